@@ -1,0 +1,1 @@
+//! Helpers that the real-kernel tests share.
