@@ -1,1 +1,32 @@
-//! Placeholder until the first piece lands.
+#![doc = include_str!("../README.md")]
+
+mod apply;
+mod cgroup;
+mod controller;
+mod cpu_list;
+mod device_number;
+mod error;
+mod hierarchy;
+mod limits;
+mod missing;
+pub mod parse;
+mod processes;
+mod remove;
+#[cfg(feature = "serde")]
+mod serde_text;
+mod sys;
+mod usage;
+
+pub use apply::Applied;
+pub use cgroup::Cgroup;
+pub use controller::{Controller, Controllers};
+pub use cpu_list::CpuList;
+pub use device_number::Device;
+pub use error::{Error, ErrorKind, Result};
+pub use hierarchy::{Hierarchy, Layout};
+pub use limits::{CpuMax, IoMax, Limits, Max};
+pub use missing::Missing;
+pub use usage::{
+    CpuStat, Events, IoStat, MemoryEvents, MemoryStat, MemoryUsage, PidsEvents, PidsUsage, Pressure,
+    PressureLine, Usage,
+};

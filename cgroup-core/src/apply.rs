@@ -1,0 +1,103 @@
+//! Limits written to a cgroup: all of them, or an error that says which not and why.
+
+use nix::errno::Errno;
+
+use crate::{Cgroup, Controller, Controllers, Error, Hierarchy, Limits, Missing, Result};
+
+/// What was written, in order: the file and the value. The kernel may round: memory to whole pages.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Applied {
+    /// The files and the values written.
+    pub writes: Vec<(String, String)>,
+}
+
+impl Cgroup {
+    /// Writes the limits to this cgroup. The controllers must be available in it already: see
+    /// [`enable_path`](Self::enable_path).
+    ///
+    /// Before anything is written the values are validated and every file is opened; so an error
+    /// of the kinds `InvalidLimit` and `Unenforceable` means that nothing was changed.
+    ///
+    /// # Errors
+    /// `InvalidLimit`: see [`Limits::validate`]. `Unenforceable`: a file is missing; each is named
+    /// with the reason. Any other is the kernel's refusal of one value, named in it: the limits
+    /// before it are in force, those after it not.
+    pub fn apply(&self, limits: &Limits) -> Result<Applied> {
+        limits.validate()?;
+        let writes = limits.writes();
+        let mut files = Vec::with_capacity(writes.len());
+        for (file, value) in &writes {
+            match self.open_for_write(file, value) {
+                Ok(fd) => files.push(fd),
+                Err(error) if error.errno() == Some(Errno::ENOENT) => {
+                    let missing = self.unenforceable(limits)?;
+                    return Err(if missing.is_empty() { error } else { Error::cannot_enforce(missing) });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        for (fd, (file, value)) in files.iter().zip(&writes) {
+            self.write_to(fd, file, value)?;
+        }
+        Ok(Applied { writes })
+    }
+
+    /// The limits that cannot be enforced in this cgroup as it is now, by file, each with the reason.
+    ///
+    /// # Errors
+    /// `NotFound` where the cgroup was removed; as [`Hierarchy::detect`].
+    pub fn unenforceable(&self, limits: &Limits) -> Result<Vec<(String, Missing)>> {
+        let mut host = None;
+        let mut all: Vec<(String, Missing)> = Vec::new();
+        let available = self.available()?;
+        for (file, _) in limits.writes() {
+            if all.last().is_some_and(|(last, _)| *last == file) || self.has(&file)? {
+                continue;
+            }
+            let why = match Controller::of_file(&file) {
+                Some(controller) if !available.contains(controller.into()) => {
+                    if host.is_none() {
+                        host = Some(Hierarchy::detect()?);
+                    }
+                    self.why_missing(controller, host.as_ref())?
+                }
+                _ => Missing::NoFile { file: file.clone() },
+            };
+            all.push((file, why));
+        }
+        Ok(all)
+    }
+
+    /// Whether it has a file of this name.
+    fn has(&self, file: &str) -> Result<bool> {
+        use nix::fcntl::OFlag;
+        match self.open_file(file, OFlag::O_PATH) {
+            Ok(_) => Ok(true),
+            Err(Errno::ENOENT | Errno::EXDEV | Errno::ENAMETOOLONG) => Ok(false),
+            Err(errno) => Err(self.fail(
+                format_args!("look for {file} in {}", self.path().display()),
+                "openat2",
+                file,
+                errno,
+            )),
+        }
+    }
+
+    fn why_missing(&self, controller: Controller, host: Option<&Hierarchy>) -> Result<Missing> {
+        if let Some(missing) = host.and_then(|host| host.why_missing(controller)) {
+            return Ok(missing);
+        }
+        // The host has it: find the uppermost cgroup that it does not reach.
+        let wanted = Controllers::from(controller);
+        let mut at = self.path().to_owned();
+        let mut above = self.parent()?;
+        while let Some(parent) = above {
+            if parent.available()?.contains(wanted) {
+                break;
+            }
+            at = parent.path().to_owned();
+            above = parent.parent()?;
+        }
+        Ok(Missing::NotDelegated { controller, at })
+    }
+}

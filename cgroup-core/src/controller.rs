@@ -1,0 +1,181 @@
+//! The controllers of cgroup v2.
+
+use std::fmt;
+use std::str::FromStr;
+
+use bitflags::bitflags;
+
+use crate::{Error, Result};
+
+/// A controller of cgroup v2, by its kernel name.
+///
+/// The freezer, perf_event and the device filter need no controller in v2 and so are not here.
+///
+/// Source: <https://docs.kernel.org/admin-guide/cgroup-v2.html#controllers>
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum Controller {
+    /// Shares and bandwidth of processor time.
+    Cpu,
+    /// Which processors and which memory nodes.
+    Cpuset,
+    /// Block devices' bandwidth, rate, weight and latency (`blkio` in v1).
+    Io,
+    /// Memory, swap and the kernel's own memory.
+    Memory,
+    /// How many processes and threads.
+    Pids,
+    /// Huge pages of each size.
+    Hugetlb,
+    /// RDMA resources.
+    Rdma,
+    /// Scalar resources, such as SEV address space ids. Since Linux 5.13.
+    Misc,
+    /// Regions of device memory. Since Linux 6.14.
+    Dmem,
+}
+
+bitflags! {
+    /// A set of [`Controller`]s.
+    ///
+    /// ```
+    /// use cgroup_core::{Controller, Controllers};
+    /// let set: Controllers = "cpu memory".parse().unwrap();
+    /// assert_eq!(set, Controllers::CPU | Controllers::MEMORY);
+    /// assert_eq!((set | Controller::Pids.into()).to_string(), "cpu memory pids");
+    /// ```
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+    pub struct Controllers: u16 {
+        /// [`Controller::Cpu`]
+        const CPU = 1 << Controller::Cpu as u8;
+        /// [`Controller::Cpuset`]
+        const CPUSET = 1 << Controller::Cpuset as u8;
+        /// [`Controller::Io`]
+        const IO = 1 << Controller::Io as u8;
+        /// [`Controller::Memory`]
+        const MEMORY = 1 << Controller::Memory as u8;
+        /// [`Controller::Pids`]
+        const PIDS = 1 << Controller::Pids as u8;
+        /// [`Controller::Hugetlb`]
+        const HUGETLB = 1 << Controller::Hugetlb as u8;
+        /// [`Controller::Rdma`]
+        const RDMA = 1 << Controller::Rdma as u8;
+        /// [`Controller::Misc`]
+        const MISC = 1 << Controller::Misc as u8;
+        /// [`Controller::Dmem`]
+        const DMEM = 1 << Controller::Dmem as u8;
+    }
+}
+
+impl Controller {
+    /// Every controller that this crate knows, in the order of the enum.
+    pub const ALL: [Self; 9] = [
+        Self::Cpu,
+        Self::Cpuset,
+        Self::Io,
+        Self::Memory,
+        Self::Pids,
+        Self::Hugetlb,
+        Self::Rdma,
+        Self::Misc,
+        Self::Dmem,
+    ];
+
+    /// Its name in `cgroup.controllers`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cpuset => "cpuset",
+            Self::Io => "io",
+            Self::Memory => "memory",
+            Self::Pids => "pids",
+            Self::Hugetlb => "hugetlb",
+            Self::Rdma => "rdma",
+            Self::Misc => "misc",
+            Self::Dmem => "dmem",
+        }
+    }
+
+    /// Its name in `/proc/cgroups` and in the mount options of v1.
+    pub fn v1_name(self) -> &'static str {
+        match self {
+            Self::Io => "blkio",
+            other => other.name(),
+        }
+    }
+
+    /// The kernel option that builds it in.
+    pub fn config(self) -> &'static str {
+        match self {
+            Self::Cpu => "CONFIG_CGROUP_SCHED",
+            Self::Cpuset => "CONFIG_CPUSETS",
+            Self::Io => "CONFIG_BLK_CGROUP",
+            Self::Memory => "CONFIG_MEMCG",
+            Self::Pids => "CONFIG_CGROUP_PIDS",
+            Self::Hugetlb => "CONFIG_CGROUP_HUGETLB",
+            Self::Rdma => "CONFIG_CGROUP_RDMA",
+            Self::Misc => "CONFIG_CGROUP_MISC",
+            Self::Dmem => "CONFIG_CGROUP_DMEM",
+        }
+    }
+
+    /// The controller that an interface file belongs to, by the part before its first dot.
+    /// `None` for the core's own files (`cgroup.*`, `cpu.stat` aside) and for unknown ones.
+    pub fn of_file(file: &str) -> Option<Self> {
+        file.split('.').next()?.parse().ok()
+    }
+}
+
+impl fmt::Display for Controller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Controller {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let known = Self::ALL.into_iter().find(|c| c.name() == name);
+        known.ok_or_else(|| Error::text("a cgroup v2 controller", name, "no controller has this name"))
+    }
+}
+
+impl From<Controller> for Controllers {
+    fn from(controller: Controller) -> Self {
+        Self::from_bits_retain(1 << controller as u8)
+    }
+}
+
+impl FromIterator<Controller> for Controllers {
+    fn from_iter<I: IntoIterator<Item = Controller>>(iter: I) -> Self {
+        iter.into_iter().fold(Self::empty(), |set, c| set | c.into())
+    }
+}
+
+impl Controllers {
+    /// Its members, in the order of [`Controller::ALL`].
+    pub fn members(self) -> impl Iterator<Item = Controller> {
+        Controller::ALL.into_iter().filter(move |&c| self.contains(c.into()))
+    }
+}
+
+/// As `cgroup.controllers` prints it: names and spaces.
+impl fmt::Display for Controllers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, controller) in self.members().enumerate() {
+            write!(f, "{}{controller}", if i == 0 { "" } else { " " })?;
+        }
+        Ok(())
+    }
+}
+
+/// Strict: a name that is not known is an error. [`crate::parse::controllers`] skips those.
+impl FromStr for Controllers {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        text.split_ascii_whitespace().map(str::parse::<Controller>).collect()
+    }
+}

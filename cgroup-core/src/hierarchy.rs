@@ -1,0 +1,281 @@
+//! Where cgroup v2 is, and which controllers it really has.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use crate::parse::{self, Mount, Subsystem};
+use crate::{Cgroup, Controller, Controllers, Error, Limits, Missing, Result};
+
+/// How the machine's cgroups are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Layout {
+    /// cgroup v2 alone.
+    Unified,
+    /// cgroup v2 beside v1 hierarchies, which may hold controllers.
+    Hybrid,
+    /// v1 alone: nothing for this crate.
+    Legacy,
+    /// No cgroup file system is mounted here.
+    None,
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unified => "unified",
+            Self::Hybrid => "hybrid",
+            Self::Legacy => "legacy",
+            Self::None => "none",
+        })
+    }
+}
+
+/// The cgroup v2 hierarchy as this process sees it: through its mount namespace (where it is
+/// mounted), its cgroup namespace (what its root is) and the kernel (which controllers it has).
+///
+/// It is a snapshot of the moment of [`detect`](Self::detect).
+///
+/// ```no_run
+/// use cgroup_core::{Controller, Hierarchy};
+/// let host = Hierarchy::detect()?;
+/// println!("{} with {}", host.layout(), host.controllers());
+/// if let Some(why) = host.why_missing(Controller::Memory) {
+///     println!("no memory limits: {why}");
+/// }
+/// # Ok::<(), cgroup_core::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Hierarchy {
+    mounts: Vec<Mount>,
+    subsystems: Vec<Subsystem>,
+    /// The index in `mounts` of the cgroup2 mount in use.
+    mount: Option<usize>,
+    controllers: Controllers,
+}
+
+impl Hierarchy {
+    /// Reads `/proc/self/mountinfo`, `/proc/cgroups` and the `cgroup.controllers` of the mount. Of
+    /// several cgroup2 mounts it takes the first that shows the caller's own cgroup, else the
+    /// first that is not hidden under another mount.
+    ///
+    /// # Errors
+    /// `NotFound` or `PermissionDenied` where `/proc` is not mounted or not readable. No hierarchy
+    /// at all is not an error: see [`layout`](Self::layout).
+    pub fn detect() -> Result<Self> {
+        let mounts = parse::mountinfo(&read("/proc/self/mountinfo")?);
+        let subsystems = match read("/proc/cgroups") {
+            Ok(text) => parse::proc_cgroups(&text)?,
+            // A kernel without v1 may lack the file.
+            Err(error) if error.errno() == Some(Errno::ENOENT) => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let own = read("/proc/self/cgroup")?;
+        let own = parse::proc_self_cgroup(&own);
+        let seen: Vec<(usize, Cgroup)> = mounts
+            .iter()
+            .enumerate()
+            .filter(|(_, mount)| mount.v2)
+            .filter_map(|(i, mount)| Some((i, Cgroup::open(&mount.point).ok()?)))
+            .collect();
+        let shows_own = |i: usize| own.is_some_and(|own| below(&mounts[i].root, own).is_some());
+        let best = seen.iter().find(|(i, _)| shows_own(*i)).or(seen.first());
+        let mount = best.map(|(i, _)| *i);
+        let controllers = best.map_or(Ok(Controllers::empty()), |(_, root)| root.available())?;
+        Ok(Self { mounts, subsystems, mount, controllers })
+    }
+
+    /// How the machine's cgroups are laid out. v1 counts where a hierarchy of it is mounted or
+    /// holds a controller, even if not mounted in this mount namespace.
+    pub fn layout(&self) -> Layout {
+        let v1 =
+            self.mounts.iter().any(|mount| !mount.v2) || self.subsystems.iter().any(|s| s.hierarchy != 0);
+        match (self.mount.is_some(), v1) {
+            (true, false) => Layout::Unified,
+            (true, true) => Layout::Hybrid,
+            (false, true) => Layout::Legacy,
+            (false, false) => Layout::None,
+        }
+    }
+
+    /// Where cgroup2 is mounted, as seen from the caller's root directory.
+    pub fn mount_point(&self) -> Option<&Path> {
+        Some(&self.mount()?.point)
+    }
+
+    /// The top directory of the cgroup2 mount.
+    ///
+    /// # Errors
+    /// `NoHierarchy` where none is mounted; else as [`Cgroup::open`].
+    pub fn root(&self) -> Result<Cgroup> {
+        Cgroup::open(&self.mounted()?.point)
+    }
+
+    /// The caller's own cgroup.
+    ///
+    /// # Errors
+    /// `NoHierarchy` where none is mounted, or the caller's cgroup is outside of what is mounted
+    /// (a cgroup namespace entered without a new mount); else as [`Cgroup::open`].
+    pub fn own(&self) -> Result<Cgroup> {
+        self.open_of("/proc/self/cgroup", "this process")
+    }
+
+    /// The cgroup of the process `pid`.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no such process, and as [`own`](Self::own).
+    pub fn of(&self, pid: i32) -> Result<Cgroup> {
+        self.open_of(&format!("/proc/{pid}/cgroup"), &format!("process {pid}"))
+    }
+
+    fn open_of(&self, file: &str, who: &str) -> Result<Cgroup> {
+        Cgroup::open(self.path_of(&read(file)?, who)?)
+    }
+
+    /// From the text of a `/proc/PID/cgroup` to the path of that cgroup's directory.
+    fn path_of(&self, text: &str, who: &str) -> Result<PathBuf> {
+        let mount = self.mounted()?;
+        let path = parse::proc_self_cgroup(text)
+            .ok_or_else(|| Error::no_hierarchy("/proc names no v2 cgroup: cgroup2 is not mounted"))?;
+        let below = below(&mount.root, path)
+            .ok_or_else(|| Error::outside(path, who.to_owned(), &mount.point, &mount.root))?;
+        Ok(if below.is_empty() { mount.point.clone() } else { mount.point.join(below) })
+    }
+
+    /// The controllers that v2 really has here: those in the mount's `cgroup.controllers`.
+    pub fn controllers(&self) -> Controllers {
+        self.controllers
+    }
+
+    /// Why v2 does not have the controller here. `None` where it does.
+    pub fn why_missing(&self, controller: Controller) -> Option<Missing> {
+        if self.controllers.contains(controller.into()) {
+            return None;
+        }
+        let Some(mount) = self.mount() else { return Some(Missing::NoHierarchy) };
+        Some(match self.subsystems.iter().find(|s| s.name == controller.v1_name()) {
+            Some(s) if s.hierarchy != 0 => {
+                let holds = |mount: &&Mount| !mount.v2 && mount.options.contains(&s.name);
+                let mount = self.mounts.iter().find(holds).map(|mount| mount.point.clone());
+                Missing::BoundToV1 { controller, mount }
+            }
+            Some(s) if !s.enabled => Missing::Disabled { controller },
+            Some(_) => Missing::NotDelegated { controller, at: mount.point.clone() },
+            None => Missing::NotInKernel { controller },
+        })
+    }
+
+    /// The limits of which v2 has no controller here, by file. Only a cgroup can tell whether the
+    /// controller reaches it and has each file: see [`Cgroup::unenforceable`].
+    pub fn unenforceable(&self, limits: &Limits) -> Vec<(String, Missing)> {
+        let mut all: Vec<_> = limits
+            .writes()
+            .into_iter()
+            .filter_map(|(file, _)| {
+                let missing = self.why_missing(Controller::of_file(&file)?)?;
+                Some((file, missing))
+            })
+            .collect();
+        all.dedup();
+        all
+    }
+
+    fn mount(&self) -> Option<&Mount> {
+        Some(&self.mounts[self.mount?])
+    }
+
+    fn mounted(&self) -> Result<&Mount> {
+        let why = match self.layout() {
+            Layout::Legacy => {
+                "only v1 cgroups are mounted here: mount cgroup2 beside them (mount -t cgroup2 none DIR), or boot with systemd.unified_cgroup_hierarchy=1"
+            }
+            _ => "no cgroup file system is mounted here: mount -t cgroup2 none /sys/fs/cgroup",
+        };
+        self.mount().ok_or_else(|| Error::no_hierarchy(why))
+    }
+}
+
+/// The part of `path` below `root`, both as the kernel prints them; `None` if it is not below.
+fn below<'a>(root: &str, path: &'a str) -> Option<&'a str> {
+    let rest = if root == "/" { path } else { path.strip_prefix(root)? };
+    let rest = match rest.strip_prefix('/') {
+        Some(rest) => rest,
+        None if rest.is_empty() => rest,
+        None => return None,
+    };
+    // `/..` leads out of the cgroup namespace, and so out of the mount.
+    (!rest.split('/').any(|part| part == "..")).then_some(rest)
+}
+
+fn read(path: &str) -> Result<String> {
+    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).map_err(|error| {
+        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+        Error::os(format!("read {path}"), "read", errno, None)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hybrid() -> Hierarchy {
+        let mountinfo = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
+            35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n\
+            41 31 0:38 /a /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        let cgroups = "#subsys_name\thierarchy\tnum_cgroups\tenabled\n\
+            memory\t4\t12\t1\nhugetlb\t0\t1\t1\ncpu\t7\t1\t1\nblkio\t0\t1\t1\npids\t0\t1\t0\n";
+        Hierarchy {
+            mounts: parse::mountinfo(mountinfo),
+            subsystems: parse::proc_cgroups(cgroups).unwrap(),
+            mount: Some(1),
+            controllers: Controllers::HUGETLB,
+        }
+    }
+
+    #[test]
+    fn each_missing_controller_has_its_reason() {
+        use Controller::*;
+        let host = hybrid();
+        let bound =
+            |controller, mount: Option<&str>| Missing::BoundToV1 { controller, mount: mount.map(Into::into) };
+        assert_eq!(host.layout(), Layout::Hybrid);
+        assert_eq!(host.why_missing(Hugetlb), None);
+        assert_eq!(host.why_missing(Memory), Some(bound(Memory, Some("/sys/fs/cgroup/memory"))));
+        assert_eq!(host.why_missing(Cpu), Some(bound(Cpu, None)));
+        let at = "/sys/fs/cgroup/unified".into();
+        assert_eq!(host.why_missing(Io), Some(Missing::NotDelegated { controller: Io, at }));
+        assert_eq!(host.why_missing(Pids), Some(Missing::Disabled { controller: Pids }));
+        assert_eq!(host.why_missing(Rdma), Some(Missing::NotInKernel { controller: Rdma }));
+        for controller in Controller::ALL.into_iter().filter(|&c| c != Hugetlb) {
+            let sentence = host.why_missing(controller).unwrap().to_string();
+            assert!(sentence.contains(controller.name()), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_found_below_a_mounted_root_and_not_outside_of_it() {
+        let host = hybrid();
+        let path = |text| host.path_of(text, "x");
+        assert_eq!(path("0::/a/b c\n").unwrap(), Path::new("/sys/fs/cgroup/unified/b c"));
+        assert_eq!(path("4:memory:/z\n0::/a\n").unwrap(), Path::new("/sys/fs/cgroup/unified"));
+        for outside in ["0::/\n", "0::/ab\n", "0::/a/../b\n", "0::/../a\n", "4:memory:/a\n"] {
+            assert_eq!(path(outside).unwrap_err().kind(), crate::ErrorKind::NoHierarchy, "{outside}");
+        }
+        assert_eq!(below("/", "/"), Some(""));
+        assert_eq!(below("/..", "/../x"), Some("x"));
+    }
+
+    #[test]
+    fn layouts_are_told_apart() {
+        let hybrid = hybrid();
+        let legacy = Hierarchy { mount: None, ..hybrid.clone() };
+        let mounts: Vec<_> = hybrid.mounts.iter().filter(|m| m.v2).cloned().collect();
+        let unified = Hierarchy { mounts, subsystems: vec![], mount: Some(0), ..hybrid.clone() };
+        let none = Hierarchy { mounts: vec![], mount: None, ..unified.clone() };
+        let layouts = [&hybrid, &legacy, &unified, &none].map(Hierarchy::layout);
+        assert_eq!(layouts, [Layout::Hybrid, Layout::Legacy, Layout::Unified, Layout::None]);
+        assert!(legacy.root().unwrap_err().to_string().contains("only v1"));
+        assert_eq!(none.why_missing(Controller::Cpu), Some(Missing::NoHierarchy));
+    }
+}

@@ -1,0 +1,180 @@
+//! The values that limits are made of.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::{Error, Result, parse};
+
+/// A number, or the kernel's `max`: no limit.
+///
+/// ```
+/// use cgroup_core::Max;
+/// assert_eq!("max".parse::<Max>().unwrap(), Max::Max);
+/// assert_eq!(Max::from(4096).to_string(), "4096");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Max {
+    /// At most this much.
+    Value(u64),
+    /// No limit.
+    Max,
+}
+
+impl From<u64> for Max {
+    fn from(value: u64) -> Self {
+        Self::Value(value)
+    }
+}
+
+impl fmt::Display for Max {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Value(value) => write!(f, "{value}"),
+            Self::Max => f.write_str("max"),
+        }
+    }
+}
+
+impl FromStr for Max {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        parse::max(text)
+    }
+}
+
+/// `cpu.max`: at most `quota` µs of processor time in every `period` µs. Two processors' worth is a
+/// quota of twice the period.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CpuMax {
+    /// In µs, at least 1000. `None`: no limit.
+    pub quota: Option<u64>,
+    /// In µs, from 1000 to 1000000; the kernel's default is 100000.
+    pub period: u64,
+}
+
+impl CpuMax {
+    /// At most `quota` µs in every `period` µs.
+    pub const fn new(quota: u64, period: u64) -> Self {
+        Self { quota: Some(quota), period }
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        if !(1_000..=1_000_000).contains(&self.period) {
+            return Err(Error::limit("cpu.max", self, "a period is from 1000 to 1000000 µs"));
+        }
+        match self.quota {
+            // The kernel's ceiling is max_cfs_runtime: 2^64 - 1 ns, in µs shifted by BW_SHIFT (20).
+            Some(quota) if !(1_000..=MAX_QUOTA).contains(&quota) => {
+                Err(Error::limit("cpu.max", self, "a quota is at least 1000 µs, and at most 203 days"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// `max_cfs_runtime` of kernel/sched/core.c in µs: (2^44 - 1) µs.
+const MAX_QUOTA: u64 = (1 << 44) - 1;
+
+impl fmt::Display for CpuMax {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.quota {
+            Some(quota) => write!(f, "{quota} {}", self.period),
+            None => write!(f, "max {}", self.period),
+        }
+    }
+}
+
+/// `QUOTA PERIOD`, or the quota alone with the kernel's default period.
+impl FromStr for CpuMax {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let text = text.trim_ascii();
+        let (quota, period) = text.split_once(' ').unwrap_or((text, "100000"));
+        let quota = match parse::max(quota)? {
+            Max::Value(quota) => Some(quota),
+            Max::Max => None,
+        };
+        Ok(Self { quota, period: parse::number(period)? })
+    }
+}
+
+/// A device's limits in `io.max`; `None` leaves a value as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(default, deny_unknown_fields)
+)]
+pub struct IoMax {
+    /// Bytes read in a second.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub rbps: Option<Max>,
+    /// Bytes written in a second.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub wbps: Option<Max>,
+    /// Reads in a second.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub riops: Option<Max>,
+    /// Writes in a second.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub wiops: Option<Max>,
+}
+
+impl IoMax {
+    /// Whether it limits nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    pub(crate) fn values(&self) -> impl Iterator<Item = Max> {
+        [self.rbps, self.wbps, self.riops, self.wiops].into_iter().flatten()
+    }
+}
+
+/// Without the device: `rbps=1048576 wiops=max`.
+impl fmt::Display for IoMax {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fields = [("rbps", self.rbps), ("wbps", self.wbps), ("riops", self.riops), ("wiops", self.wiops)];
+        let set = fields.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        for (i, (key, value)) in set.enumerate() {
+            write!(f, "{}{key}={value}", if i == 0 { "" } else { " " })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(feature = "serde")]
+mod serde_impls {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{CpuMax, Max};
+
+    crate::serde_text::as_text!(CpuMax);
+
+    /// A number, or the text `max`.
+    impl Serialize for Max {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            match self {
+                Self::Value(value) => serializer.serialize_u64(*value),
+                Self::Max => serializer.serialize_str("max"),
+            }
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Max {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            #[derive(Deserialize)]
+            #[serde(untagged)]
+            enum Either {
+                Number(u64),
+                Text(String),
+            }
+            match Either::deserialize(deserializer)? {
+                Either::Number(value) => Ok(Self::Value(value)),
+                Either::Text(text) => text.parse().map_err(serde::de::Error::custom),
+            }
+        }
+    }
+}

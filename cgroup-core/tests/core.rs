@@ -1,0 +1,232 @@
+//! What every cgroup has, without any controller: on the real kernel, in cgroups of our own.
+
+mod common;
+
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+use cgroup_core::{Cgroup, Controller, Controllers, ErrorKind, Hierarchy, Layout, Limits, Max, Missing};
+use common::{Helper, Own};
+
+#[test]
+fn the_hierarchy_says_where_it_is_and_why_each_controller_is_missing() {
+    let host = Hierarchy::detect().unwrap();
+    assert!(matches!(host.layout(), Layout::Unified | Layout::Hybrid), "{}", host.layout());
+    let root = host.root().unwrap();
+    assert_eq!(Some(root.path()), host.mount_point());
+    assert_eq!(root.available().unwrap(), host.controllers());
+    for controller in Controller::ALL {
+        let missing = host.why_missing(controller);
+        assert_eq!(missing.is_none(), host.controllers().contains(controller.into()), "{controller}");
+    }
+}
+
+#[test]
+fn a_process_is_found_in_the_cgroup_that_it_was_moved_to() {
+    let host = Hierarchy::detect().unwrap();
+    let (own, helper) = (Own::new(), Helper::sleep());
+    own.attach(helper.pid()).unwrap();
+    assert_eq!(own.procs().unwrap(), [helper.pid()]);
+    assert_eq!(own.threads().unwrap(), [helper.pid()]);
+    assert_eq!(host.of(helper.pid()).unwrap().path(), own.path());
+    assert!(own.events().unwrap().populated);
+    assert!(host.own().unwrap().procs().unwrap().contains(&(std::process::id() as i32)));
+}
+
+#[test]
+fn names_that_are_not_one_component_are_refused() {
+    let own = Own::new();
+    for name in ["", ".", "..", "a/b", "/a", "a\nb", "a\0b", &"n".repeat(256)] {
+        assert_eq!(own.create_child(name).unwrap_err().kind(), ErrorKind::InvalidName, "{name:?}");
+        assert_eq!(own.child(name).unwrap_err().kind(), ErrorKind::InvalidName, "{name:?}");
+    }
+    assert_eq!(own.children().unwrap().len(), 0);
+}
+
+#[test]
+fn creating_twice_is_already_exists_and_opening_nothing_is_not_found() {
+    let own = Own::new();
+    own.create_child("a").unwrap();
+    assert_eq!(own.create_child("a").unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert_eq!(own.child("b").unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(own.child("a").unwrap().name(), "a");
+}
+
+#[test]
+fn no_file_outside_of_the_cgroup_can_be_reached_by_name() {
+    let own = Own::new();
+    for file in ["../cgroup.procs", "/proc/self/status", "..", "a/../../cgroup.procs"] {
+        assert!(own.read(file).is_err(), "{file}");
+        assert!(own.write(file, "0").is_err(), "{file}");
+    }
+}
+
+#[test]
+fn a_directory_of_another_file_system_is_no_cgroup() {
+    assert_eq!(Cgroup::open("/tmp").unwrap_err().kind(), ErrorKind::NotCgroup2);
+    assert_eq!(Cgroup::open("/nonexistent").unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn parents_lead_to_the_top_of_the_mount_and_no_further() {
+    let own = Own::new();
+    let child = own.create_child("a").unwrap();
+    let parent = child.parent().unwrap().unwrap();
+    assert_eq!(parent.path(), own.path());
+    let root = parent.parent().unwrap().unwrap();
+    assert_eq!(Some(root.path()), Hierarchy::detect().unwrap().mount_point());
+    assert!(root.parent().unwrap().is_none());
+}
+
+#[test]
+fn frozen_processes_stand_still_until_thawed_and_can_be_killed() {
+    let own = Own::new();
+    let mut helper = Helper::sleep();
+    own.attach(helper.pid()).unwrap();
+    own.freeze().unwrap();
+    assert!(own.events().unwrap().frozen);
+    own.thaw().unwrap();
+    assert!(!own.events().unwrap().frozen);
+    own.freeze().unwrap();
+    own.kill().unwrap();
+    assert_eq!(helper.0.wait().unwrap().signal(), Some(9));
+}
+
+#[test]
+fn thawing_below_a_frozen_ancestor_times_out_and_says_so() {
+    let own = Own::new();
+    let child = own.create_child("a").unwrap();
+    own.freeze().unwrap();
+    let error = child.thaw_within(Duration::from_millis(20)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert!(error.to_string().contains("an ancestor is frozen"), "{error}");
+}
+
+#[test]
+fn kill_reaches_every_level_and_removal_waits_for_the_dying() {
+    let own = Own::new();
+    let deep = own.create_child("a").unwrap().create_child("b").unwrap();
+    let helpers: Vec<Helper> = (0..4).map(|_| Helper::sleep()).collect();
+    for (i, helper) in helpers.iter().enumerate() {
+        if i % 2 == 0 { own.attach(helper.pid()).unwrap() } else { deep.attach(helper.pid()).unwrap() }
+    }
+    let mut found = own.procs_recursive().unwrap();
+    found.sort_unstable();
+    let mut expected: Vec<i32> = helpers.iter().map(Helper::pid).collect();
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+    own.kill().unwrap();
+    own.remove_recursive().unwrap();
+    assert!(!own.path().exists());
+    own.remove_recursive().unwrap();
+    assert_eq!(own.read("cgroup.procs").unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn removal_of_an_occupied_cgroup_names_who_is_in_the_way() {
+    let (own, helper) = (Own::new(), Helper::sleep());
+    own.attach(helper.pid()).unwrap();
+    let error = own.remove_within(Duration::from_millis(20)).unwrap_err();
+    assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::Busy, Some(libc::EBUSY)));
+    assert!(error.to_string().contains(&helper.pid().to_string()), "{error}");
+    let child = own.create_child("inner").unwrap();
+    let error = own.remove().unwrap_err();
+    assert!(error.to_string().contains("inner"), "{error}");
+    child.remove().unwrap();
+}
+
+#[test]
+fn an_ended_process_cannot_be_attached_and_the_sentence_says_why() {
+    let own = Own::new();
+    let error = own.attach(i32::MAX).unwrap_err();
+    assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::NotFound, Some(libc::ESRCH)));
+    let path = own.path().display();
+    let expected = format!(
+        "cannot write \"2147483647\" to {path}/cgroup.procs: write: No such process (ESRCH); the process has ended"
+    );
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn controllers_are_enabled_down_the_path_and_only_for_cgroups_without_processes() {
+    let Some(controller) = Hierarchy::detect().unwrap().controllers().members().next() else {
+        return common::skip("v2 has no controller here");
+    };
+    let wanted = Controllers::from(controller);
+    let own = Own::new();
+    let deep = own.create_child("a").unwrap().create_child("b").unwrap();
+    deep.enable_path(wanted).unwrap();
+    assert!(deep.available().unwrap().contains(wanted));
+    let helper = Helper::sleep();
+    let child = own.create_child("c").unwrap();
+    child.attach(helper.pid()).unwrap();
+    let error = child.enable(wanted).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy);
+    assert!(error.to_string().contains("move them to a child first"), "{error}");
+    assert_eq!(own.attach(helper.pid()).unwrap_err().kind(), ErrorKind::Busy);
+    own.child("a").unwrap().disable(wanted).unwrap();
+    assert!(!deep.available().unwrap().contains(wanted));
+}
+
+#[test]
+fn a_limit_without_its_controller_is_an_error_with_the_reason_and_nothing_is_written() {
+    let own = Own::new();
+    own.write("cgroup.max.depth", "7").unwrap();
+    let limits = Limits {
+        pids_max: Some(Max::Value(7)),
+        unified: [("cgroup.max.depth".into(), "3".into())].into(),
+        ..Limits::default()
+    };
+    let error = own.apply(&limits).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unenforceable);
+    let [(file, missing)] = error.unenforceable() else { panic!("{error}") };
+    assert_eq!(file, "pids.max");
+    let host = Hierarchy::detect().unwrap();
+    let expected = host.why_missing(Controller::Pids);
+    let here = Missing::NotDelegated { controller: Controller::Pids, at: own.path().to_owned() };
+    assert_eq!(*missing, expected.unwrap_or(here));
+    assert!(
+        error.to_string().starts_with("pids.max cannot be enforced here: the pids controller"),
+        "{error}"
+    );
+    assert_eq!(own.read("cgroup.max.depth").unwrap(), "7\n");
+}
+
+#[test]
+fn a_file_that_the_kernel_does_not_know_is_unenforceable_by_name() {
+    let own = Own::new();
+    let limits = Limits { unified: [("cgroup.future".into(), "1".into())].into(), ..Limits::default() };
+    let error = own.apply(&limits).unwrap_err();
+    assert_eq!(
+        error.unenforceable(),
+        [("cgroup.future".into(), Missing::NoFile { file: "cgroup.future".into() })]
+    );
+}
+
+#[test]
+fn usage_has_what_the_cgroup_has_and_leaves_the_rest_absent() {
+    let (own, mut helper) =
+        (Own::new(), Helper::sh("read line; i=0; while [ $i -lt 50000 ]; do i=$((i+1)); done"));
+    own.attach(helper.pid()).unwrap();
+    drop(helper.0.stdin.take());
+    helper.0.wait().unwrap();
+    let usage = own.usage().unwrap();
+    assert!(usage.cpu.usage_usec > Some(0), "{usage:?}");
+    assert!(!own.available().unwrap().contains(Controllers::MEMORY));
+    assert_eq!((usage.memory.current, usage.memory.events.oom_kill, usage.pids.current), (None, None, None));
+}
+
+#[test]
+fn threads_are_spread_over_threaded_cgroups_of_one_domain() {
+    let own = Own::new();
+    let (left, right) = (own.create_child("l").unwrap(), own.create_child("r").unwrap());
+    let helper = Helper::sleep();
+    own.attach(helper.pid()).unwrap();
+    left.set_type_threaded().unwrap();
+    right.set_type_threaded().unwrap();
+    right.attach_thread(helper.pid()).unwrap();
+    assert_eq!(right.threads().unwrap(), [helper.pid()]);
+    let error = right.procs().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert_eq!(own.procs_recursive().unwrap(), [helper.pid()]);
+}
