@@ -1,1 +1,31 @@
-//! Placeholder until the first piece lands.
+#![doc = include_str!("../README.md")]
+#![warn(missing_docs)]
+
+mod clone;
+mod error;
+mod hint;
+mod id;
+mod idmap;
+mod join;
+mod kind;
+mod namespace;
+pub mod parse;
+mod pidfd;
+mod pin;
+pub mod raw;
+mod status;
+mod subid;
+mod sys;
+mod time;
+
+pub use clone::{Clone3, CloneFlags, Cloned, Spawned};
+pub use error::{Error, ErrorKind, Result};
+pub use id::{NamespaceId, NamespaceSet};
+pub use idmap::{Extent, IdMap, Ids, Setgroups, write_id_maps};
+pub use join::{setns, setns_pidfd, unshare};
+pub use kind::{Kind, Kinds};
+pub use namespace::Namespace;
+pub use pidfd::{Exit, ExitStatus, Pidfd, Usage};
+pub use status::pid_chain;
+pub use subid::{SubIdRange, SubIds, write_with_newuidmap};
+pub use time::{TimeOffset, TimeOffsets};

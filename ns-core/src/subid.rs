@@ -1,0 +1,164 @@
+//! Ranges of ids for ordinary users: `/etc/subuid`, `/etc/subgid`, `newuidmap`, `newgidmap`.
+
+use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use libc::pid_t;
+use nix::errno::Errno;
+use nix::unistd::{Uid, User};
+
+use crate::idmap::number;
+use crate::{Error, ErrorKind, Extent, IdMap, Ids, Result};
+
+/// A run of ids that a user may map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SubIdRange {
+    /// First id.
+    pub start: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// The content of `/etc/subuid` or `/etc/subgid`: who may map which ids. See
+/// [subuid(5)](https://man7.org/linux/man-pages/man5/subuid.5.html).
+///
+/// ```
+/// use ns_core::{IdMap, SubIds};
+/// let subuids = SubIds::parse("alice:100000:65536\n1001:165536:65536\n");
+/// let ranges = subuids.of_user(Some("alice"), 1000);
+/// assert_eq!(IdMap::rootless(1000, &ranges).to_string(), "0 1000 1\n1 100000 65536\n");
+/// assert_eq!(subuids.of_user(None, 1001)[0].start, 165536);
+/// ```
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct SubIds(Vec<(String, SubIdRange)>);
+
+impl SubIds {
+    /// Parses lines `OWNER:START:COUNT`. As the programs of shadow do, it passes over lines
+    /// of another form, and over empty ranges.
+    pub fn parse(text: &str) -> Self {
+        Self(text.lines().filter_map(line).collect())
+    }
+
+    /// Reads `/etc/subuid` or `/etc/subgid`; a missing file has no ranges.
+    ///
+    /// # Errors
+    /// `EACCES`, `EIO`: as of open(2) and read(2).
+    pub fn read(ids: Ids) -> Result<Self> {
+        let path = match ids {
+            Ids::Uid => "/etc/subuid",
+            Ids::Gid => "/etc/subgid",
+        };
+        match std::fs::read(path) {
+            Ok(bytes) => Ok(Self::parse(&String::from_utf8_lossy(&bytes))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => {
+                let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+                Err(Error::os(format!("read {path}"), "open", errno))
+            }
+        }
+    }
+
+    /// The ranges of a user, who may be listed by name or by uid.
+    pub fn of_user(&self, name: Option<&str>, uid: u32) -> Vec<SubIdRange> {
+        let uid = uid.to_string();
+        let is_theirs = |owner: &str| owner == uid || Some(owner) == name;
+        self.0.iter().filter(|(owner, _)| is_theirs(owner)).map(|(_, range)| *range).collect()
+    }
+
+    /// The ranges of the caller (its real uid), looked up by name as well.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn of_caller(ids: Ids) -> Result<Vec<SubIdRange>> {
+        let uid = Uid::current();
+        // A user that is not in passwd has a uid all the same.
+        let name = User::from_uid(uid).ok().flatten().map(|user| user.name);
+        Ok(Self::read(ids)?.of_user(name.as_deref(), uid.as_raw()))
+    }
+}
+
+fn line(line: &str) -> Option<(String, SubIdRange)> {
+    let mut fields = line.split(':');
+    let (owner, start, count) = (fields.next()?, fields.next()?, fields.next()?);
+    let range = SubIdRange { start: number(start)?, count: number(count)? };
+    let fits = range.start.checked_add(range.count).is_some();
+    (fields.next().is_none() && !owner.is_empty() && range.count > 0 && fits)
+        .then(|| (owner.to_owned(), range))
+}
+
+impl IdMap {
+    /// The usual map of an ordinary user: 0 inside is `own`, and 1 onwards are the ranges, as
+    /// many of them as ids are left.
+    pub fn rootless(own: u32, ranges: &[SubIdRange]) -> Self {
+        let mut extents = vec![Extent { inside: 0, outside: own, count: 1 }];
+        let mut inside = 1u32;
+        for range in ranges {
+            let count = range.count.min(u32::MAX - inside);
+            if count > 0 {
+                extents.push(Extent { inside, outside: range.start, count });
+            }
+            inside += count;
+        }
+        Self::from(extents)
+    }
+}
+
+/// Writes both maps of the user namespace of the process `pid` by the programs `newuidmap`
+/// and `newgidmap`, which may map the ranges that `/etc/subuid` and `/etc/subgid` give to
+/// the caller. See [newuidmap(1)](https://man7.org/linux/man-pages/man1/newuidmap.1.html).
+///
+/// # Errors
+/// - [`Program`](ErrorKind::Program): one is not on `PATH`, or refused; what it said is in
+///   the sentence.
+/// - [`InvalidInput`](ErrorKind::InvalidInput): see [`IdMap::validate`].
+pub fn write_with_newuidmap(pid: pid_t, uid: &IdMap, gid: &IdMap) -> Result<()> {
+    uid.validate()?;
+    gid.validate()?;
+    run("newuidmap", pid, uid)?;
+    run("newgidmap", pid, gid)
+}
+
+fn run(program: &'static str, pid: pid_t, map: &IdMap) -> Result<()> {
+    let step = || format!("map ids of process {pid} with {program}");
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    let path = find(program, &search).ok_or_else(|| {
+        let why = "it is not on PATH; on Debian and Ubuntu: apt install uidmap";
+        Error::new(ErrorKind::Program, step(), why)
+    })?;
+    let numbers = map.extents().iter().flat_map(|e| [e.inside, e.outside, e.count]);
+    let output = Command::new(&path)
+        .arg(pid.to_string())
+        .args(numbers.map(|number| number.to_string()))
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| {
+            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+            Error::os(step(), format!("spawn({})", path.display()), errno)
+        })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let file = if program == "newuidmap" { "/etc/subuid" } else { "/etc/subgid" };
+    let why = format!(
+        "it ended with {} and said {:?}; {file} must give the caller the ids outside, and \
+         {} must be setuid root or have the file capability",
+        output.status,
+        said.trim(),
+        path.display(),
+    );
+    Err(Error::new(ErrorKind::Program, step(), why))
+}
+
+/// The first executable file of that name in the directories of a search path.
+fn find(program: &str, search: &OsStr) -> Option<PathBuf> {
+    let executable = |path: &PathBuf| {
+        path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    };
+    std::env::split_paths(search)
+        .filter(|dir| dir != Path::new(""))
+        .map(|dir| dir.join(program))
+        .find(executable)
+}

@@ -1,0 +1,132 @@
+//! The clock offsets of time namespaces.
+
+use std::fmt;
+use std::str::FromStr;
+
+use libc::pid_t;
+use nix::errno::Errno;
+use nix::fcntl::AT_FDCWD;
+
+use crate::id::explain;
+use crate::idmap::{number, write_proc};
+use crate::{Error, ErrorKind, Result};
+
+/// How far one clock of a time namespace is ahead of the host's: `secs` and `nanos` add up.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct TimeOffset {
+    /// Seconds; may be negative.
+    pub secs: i64,
+    /// Nanoseconds on top, 0 to 999999999.
+    pub nanos: u32,
+}
+
+/// The offsets of a time namespace: the content of `/proc/PID/timens_offsets`. See
+/// [time_namespaces(7)](https://man7.org/linux/man-pages/man7/time_namespaces.7.html).
+///
+/// ```
+/// use ns_core::{TimeOffset, TimeOffsets};
+/// let hour = TimeOffset { secs: 3600, nanos: 0 };
+/// let offsets = TimeOffsets { boottime: hour, ..TimeOffsets::default() };
+/// assert_eq!(offsets.to_string(), "monotonic 0 0\nboottime 3600 0\n");
+/// assert_eq!(offsets.to_string().parse::<TimeOffsets>()?, offsets);
+/// # Ok::<(), ns_core::Error>(())
+/// ```
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct TimeOffsets {
+    /// Of CLOCK_MONOTONIC.
+    pub monotonic: TimeOffset,
+    /// Of CLOCK_BOOTTIME.
+    pub boottime: TimeOffset,
+}
+
+impl TimeOffsets {
+    /// The offsets of the time namespace that the children of the process `pid` are in.
+    ///
+    /// # Errors
+    /// [`NoSuchProcess`](ErrorKind::NoSuchProcess): it has ended, or this kernel has no time
+    /// namespaces.
+    pub fn of_pid(pid: pid_t) -> Result<Self> {
+        let path = format!("/proc/{pid}/timens_offsets");
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+            cannot(Error::os(format!("read {path}"), "open", errno), errno)
+        })?;
+        text.parse()
+    }
+
+    /// Sets the offsets of the time namespace that the children of the process `pid` will
+    /// be in: after its [`unshare`](crate::unshare()) and before it has a child there.
+    ///
+    /// # Errors
+    /// - `EACCES`: a process is in the namespace already.
+    /// - `EPERM`: needs CAP_SYS_TIME in the user namespace that owns the time namespace.
+    /// - `ERANGE`: the clock would be negative, or beyond half of its range.
+    /// - [`InvalidInput`](ErrorKind::InvalidInput): `nanos` above 999999999.
+    /// - [`Unsupported`](ErrorKind::Unsupported): this kernel has no time namespaces.
+    pub fn write(&self, pid: pid_t) -> Result<()> {
+        let path = format!("/proc/{pid}/timens_offsets");
+        let step = format!("write {:?} to {path}", self.to_string().trim_end());
+        if self.monotonic.nanos.max(self.boottime.nanos) > 999_999_999 {
+            let why = "nanos goes to 999999999";
+            return Err(Error::new(ErrorKind::InvalidInput, step, why));
+        }
+        write_proc(AT_FDCWD, &path, &self.to_string(), step).map_err(|(error, errno)| cannot(error, errno))
+    }
+}
+
+fn cannot(error: Error, errno: Errno) -> Error {
+    match errno {
+        Errno::EACCES => error.with_kind(ErrorKind::Busy).hint(
+            "offsets can be set only until the first process is in the time namespace: \
+             unshare, write, then clone; nobody can set those of the initial one",
+        ),
+        Errno::EPERM => {
+            error.hint("this needs CAP_SYS_TIME in the user namespace that owns the time namespace")
+        }
+        Errno::ERANGE => {
+            error.with_kind(ErrorKind::InvalidInput).hint("a clock would become negative or overflow")
+        }
+        Errno::ENOENT if !crate::id::supported(crate::Kind::Time) => error
+            .with_kind(ErrorKind::Unsupported)
+            .hint("this kernel has no time namespaces (Linux 5.6, CONFIG_TIME_NS)"),
+        _ => explain(error, errno),
+    }
+}
+
+impl fmt::Display for TimeOffsets {
+    /// As the kernel takes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (m, b) = (self.monotonic, self.boottime);
+        write!(f, "monotonic {} {}\nboottime {} {}\n", m.secs, m.nanos, b.secs, b.nanos)
+    }
+}
+
+impl FromStr for TimeOffsets {
+    type Err = Error;
+
+    /// Parses what the kernel prints; a clock that is not named has the offset 0. Clocks
+    /// may be named by number, as the kernel allows (1 and 7).
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = |line: &str| {
+            let why = "it is monotonic or boottime, seconds, nanoseconds up to 999999999";
+            Error::parse("a clock offset", line, why)
+        };
+        let mut offsets = Self::default();
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            let words: Vec<&str> = line.split_ascii_whitespace().collect();
+            let [clock, secs, nanos] = words[..] else { return Err(bad(line)) };
+            let offset = TimeOffset {
+                secs: secs.parse().map_err(|_| bad(line))?,
+                nanos: number(nanos).filter(|n| *n <= 999_999_999).ok_or_else(|| bad(line))?,
+            };
+            match clock {
+                "monotonic" | "1" => offsets.monotonic = offset,
+                "boottime" | "7" => offsets.boottime = offset,
+                _ => return Err(bad(line)),
+            }
+        }
+        Ok(offsets)
+    }
+}
