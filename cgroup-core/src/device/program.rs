@@ -1,0 +1,186 @@
+//! From rules to instructions: a pure function.
+
+use super::{Access, Kind, Rule};
+
+/// An eBPF instruction, as the kernel's `struct bpf_insn`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Instruction {
+    /// What to do.
+    pub code: u8,
+    /// The destination register in the low four bits, the source in the high four.
+    pub registers: u8,
+    /// Of a jump: how many instructions to skip. Of a load: where.
+    pub offset: i16,
+    /// The constant.
+    pub immediate: i32,
+}
+
+// Registers: r0 is the verdict, r1 points to the kernel's struct bpf_cgroup_dev_ctx.
+const VERDICT: u8 = 0;
+const CONTEXT: u8 = 1;
+const KIND: u8 = 2;
+const ACCESS: u8 = 3;
+const MAJOR: u8 = 4;
+const MINOR: u8 = 5;
+
+// Operations, by the kernel's instruction set (docs.kernel.org/bpf/standardization/instruction-set.html).
+const LOAD_WORD: u8 = 0x61;
+const MOVE: u8 = 0xbf;
+const SET: u8 = 0xb7;
+const AND: u8 = 0x57;
+const SHIFT_RIGHT: u8 = 0x77;
+const JUMP: u8 = 0x05;
+const JUMP_IF_ANY_BIT: u8 = 0x45;
+/// Compares the low 32 bits, so that no constant is sign-extended. Since Linux 5.1.
+const JUMP_UNLESS_EQUAL: u8 = 0x56;
+const EXIT: u8 = 0x95;
+
+/// The program that decides as [`allows`](super::allows) does. It goes through the rules from the
+/// last to the first with the accesses that are still undecided: an allow rule takes its own out
+/// and says yes when none is left, a deny rule says no when one of its own is left.
+pub fn compile(rules: &[Rule]) -> Vec<Instruction> {
+    let mut program = vec![
+        // struct bpf_cgroup_dev_ctx { u32 access << 16 | type; u32 major; u32 minor; }
+        load(KIND, 0),
+        instruction(MOVE, ACCESS, KIND, 0, 0),
+        constant(SHIFT_RIGHT, ACCESS, 16),
+        constant(AND, KIND, 0xffff),
+        load(MAJOR, 4),
+        load(MINOR, 8),
+        constant(SET, VERDICT, 0),
+    ];
+    for rule in rules.iter().rev() {
+        let decision = decide(rule);
+        let conditions = conditions(rule);
+        let checks = conditions.len();
+        for (i, (register, value)) in conditions.into_iter().enumerate() {
+            let past = (checks - i - 1 + decision.len()) as i16;
+            program.push(instruction(JUMP_UNLESS_EQUAL, register, 0, past, value));
+        }
+        program.extend(decision);
+    }
+    program.push(instruction(EXIT, 0, 0, 0, 0));
+    program
+}
+
+/// Which register must hold what for the rule to be about the device.
+fn conditions(rule: &Rule) -> Vec<(u8, i32)> {
+    let kind = match rule.kind {
+        Kind::All => None,
+        Kind::Block => Some(1),
+        Kind::Char => Some(2),
+    };
+    let all = [(KIND, kind), (MAJOR, rule.major), (MINOR, rule.minor)];
+    // Only the bits count: see JUMP_UNLESS_EQUAL.
+    all.into_iter().filter_map(|(register, value)| Some((register, value? as i32))).collect()
+}
+
+fn decide(rule: &Rule) -> Vec<Instruction> {
+    let access = i32::from(rule.access.bits());
+    if rule.allow {
+        vec![
+            constant(AND, ACCESS, i32::from(Access::all().bits()) & !access),
+            instruction(JUMP_UNLESS_EQUAL, ACCESS, 0, 2, 0),
+            constant(SET, VERDICT, 1),
+            instruction(EXIT, 0, 0, 0, 0),
+        ]
+    } else {
+        vec![
+            instruction(JUMP_IF_ANY_BIT, ACCESS, 0, 1, access),
+            instruction(JUMP, 0, 0, 1, 0),
+            instruction(EXIT, 0, 0, 0, 0),
+        ]
+    }
+}
+
+fn load(register: u8, offset: i16) -> Instruction {
+    instruction(LOAD_WORD, register, CONTEXT, offset, 0)
+}
+
+fn constant(code: u8, register: u8, immediate: i32) -> Instruction {
+    instruction(code, register, 0, 0, immediate)
+}
+
+fn instruction(code: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> Instruction {
+    Instruction { code, registers: source << 4 | destination, offset, immediate }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::{DEFAULT, allows};
+    use super::*;
+
+    /// What the program answers, by an eBPF interpreter that is not ours.
+    fn run(program: &[Instruction], kind: Kind, major: u32, minor: u32, access: Access) -> bool {
+        let bytes: Vec<u8> = program
+            .iter()
+            .flat_map(|i| {
+                let [a, b] = i.offset.to_le_bytes();
+                let [c, d, e, f] = i.immediate.to_le_bytes();
+                [i.code, i.registers, a, b, c, d, e, f]
+            })
+            .collect();
+        let kind = if kind == Kind::Block { 1 } else { 2 };
+        let words = [u32::from(access.bits()) << 16 | kind, major, minor];
+        let mut context: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
+        let machine = rbpf::EbpfVmRaw::new(Some(&bytes)).unwrap();
+        machine.execute_program(&mut context).unwrap() == 1
+    }
+
+    fn number() -> impl Strategy<Value = Option<u32>> {
+        prop_oneof![Just(None), (0..3_u32).prop_map(Some), Just(Some(u32::MAX)), any::<u32>().prop_map(Some)]
+    }
+
+    fn rule() -> impl Strategy<Value = Rule> {
+        let kind = prop_oneof![Just(Kind::All), Just(Kind::Char), Just(Kind::Block)];
+        let access = (0..8_u8).prop_map(Access::from_bits_truncate);
+        (any::<bool>(), kind, number(), number(), access)
+            .prop_map(|(allow, kind, major, minor, access)| Rule { allow, kind, major, minor, access })
+    }
+
+    proptest! {
+        #[test]
+        fn the_program_decides_as_the_rules_say(
+            rules in proptest::collection::vec(rule(), 0..12),
+            block in any::<bool>(),
+            major in prop_oneof![0..3_u32, Just(u32::MAX)],
+            minor in prop_oneof![0..3_u32, Just(u32::MAX)],
+        ) {
+            let program = compile(&rules);
+            let kind = if block { Kind::Block } else { Kind::Char };
+            for access in (0..8).map(Access::from_bits_truncate) {
+                let expected = allows(&rules, kind, major, minor, access);
+                prop_assert_eq!(run(&program, kind, major, minor, access), expected, "{:?}", access);
+            }
+        }
+
+        #[test]
+        fn a_rule_survives_being_printed_and_read(rule in rule().prop_filter("", |r| !r.access.is_empty())) {
+            prop_assert_eq!(rule.to_string().parse::<Rule>().unwrap(), rule);
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in ".*") {
+            let _ = text.parse::<Rule>();
+        }
+    }
+
+    #[test]
+    fn the_default_lets_a_shell_work_and_keeps_disks_away() {
+        let rw = Access::READ | Access::WRITE;
+        assert!(allows(&DEFAULT, Kind::Char, 1, 3, rw));
+        assert!(allows(&DEFAULT, Kind::Char, 136, 7, rw));
+        assert!(allows(&DEFAULT, Kind::Block, 8, 0, Access::MKNOD));
+        assert!(!allows(&DEFAULT, Kind::Block, 8, 0, Access::READ));
+        assert!(!allows(&DEFAULT, Kind::Char, 1, 1, Access::READ)); // /dev/mem
+    }
+
+    #[test]
+    fn nothing_is_allowed_by_no_rules() {
+        assert!(!allows(&[], Kind::Char, 1, 3, Access::READ));
+        assert!(!run(&compile(&[]), Kind::Char, 1, 3, Access::READ));
+    }
+}
