@@ -1,1 +1,28 @@
-//! Placeholder until the first piece lands.
+#![doc = include_str!("../README.md")]
+
+pub mod census;
+mod cgroups;
+mod child;
+mod command;
+mod container;
+mod error;
+mod hint;
+mod host;
+pub mod init;
+mod outcome;
+mod plan;
+mod pod;
+pub mod seccomp;
+mod spawn;
+pub mod spec;
+pub mod step;
+
+pub use cgroup_core;
+pub use command::{Command, Stdio};
+pub use container::{Container, exec};
+pub use error::{Error, ErrorKind};
+pub use host::Host;
+pub use ns_core;
+pub use outcome::{Oom, OomLevel, Outcome, Status};
+pub use plan::{Handles, Plan};
+pub use pod::{Files, HoldBy, Pod, PodRecord, PodSpec};

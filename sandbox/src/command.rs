@@ -1,0 +1,358 @@
+//! The builder, in the manner of [`std::process::Command`].
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+
+use cgroup_core::Limits;
+use ns_core::{Kind, Kinds, Pidfd};
+
+use crate::cgroups;
+use crate::container::Container;
+use crate::error::{Error, ErrorKind};
+use crate::outcome::Outcome;
+use crate::plan::{Handles, Plan};
+use crate::spec::{Join, Mount, Namespace, Namespaces, Root, Spec, User};
+
+/// A standard stream of a container.
+#[derive(Debug, Default)]
+pub enum Stdio {
+    /// The caller's own.
+    #[default]
+    Inherit,
+    /// `/dev/null`.
+    Null,
+    /// A pipe whose other end [`Container`] holds.
+    Piped,
+    /// This descriptor.
+    Fd(OwnedFd),
+}
+
+impl From<OwnedFd> for Stdio {
+    fn from(fd: OwnedFd) -> Stdio {
+        Stdio::Fd(fd)
+    }
+}
+
+impl From<File> for Stdio {
+    fn from(file: File) -> Stdio {
+        Stdio::Fd(file.into())
+    }
+}
+
+/// A container to be.
+///
+/// ```no_run
+/// use nspod_sandbox::{Command, Stdio};
+/// use std::io::Read;
+///
+/// let mut container = Command::new("hostname").hostname("box").stdout(Stdio::Piped).spawn()?;
+/// let mut name = String::new();
+/// container.stdout.take().unwrap().read_to_string(&mut name).unwrap();
+/// assert_eq!(name, "box\n");
+/// assert!(container.wait()?.status.success());
+/// container.delete()?;
+/// # Ok::<(), nspod_sandbox::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Command {
+    spec: Spec,
+    handles: Handles,
+    stdio: [Stdio; 3],
+    name: Option<String>,
+    cgroup: CgroupUse,
+    pod: Option<PathBuf>,
+    exit_file: Option<File>,
+}
+
+/// Which cgroup a container gets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum CgroupUse {
+    /// One of its own where this host lets the caller have one.
+    #[default]
+    Auto,
+    /// One of its own under this one.
+    Under(PathBuf),
+    /// This one, which holds the container that is joined.
+    Inside(PathBuf),
+    /// None: it stays in the caller's.
+    None,
+}
+
+impl Command {
+    /// A program in a container as one expects it: see [`Spec::new`].
+    pub fn new(program: impl AsRef<OsStr>) -> Command {
+        Command::from_spec(Spec::new(program))
+    }
+
+    /// A program with nothing isolated, the ground to build on: it has the caller's
+    /// namespaces, root, ids and environment, and no cgroup of its own.
+    pub fn bare(program: impl AsRef<OsStr>) -> Command {
+        let mut spec = Spec::bare(program);
+        spec.process.env = std::env::vars_os().collect();
+        let mut command = Command::from_spec(spec);
+        command.cgroup = CgroupUse::None;
+        command
+    }
+
+    /// A container as a spec describes it.
+    pub fn from_spec(spec: Spec) -> Command {
+        Command {
+            spec,
+            handles: Handles::default(),
+            stdio: Default::default(),
+            name: None,
+            cgroup: CgroupUse::Auto,
+            pod: None,
+            exit_file: None,
+        }
+    }
+
+    /// The spec so far.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// The spec, to change anything that has no method here.
+    pub fn spec_mut(&mut self) -> &mut Spec {
+        &mut self.spec
+    }
+
+    /// Adds an argument.
+    pub fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
+        self.spec.process.args.push(arg.as_ref().into());
+        self
+    }
+
+    /// Adds arguments.
+    pub fn args(&mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> &mut Self {
+        self.spec.process.args.extend(args.into_iter().map(|a| a.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets a variable of the environment.
+    pub fn env(&mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
+        let (key, value): (OsString, OsString) = (key.as_ref().into(), value.as_ref().into());
+        let env = &mut self.spec.process.env;
+        match env.iter_mut().find(|(k, _)| *k == key) {
+            Some(pair) => pair.1 = value,
+            None => env.push((key, value)),
+        }
+        self
+    }
+
+    /// Empties the environment.
+    pub fn env_clear(&mut self) -> &mut Self {
+        self.spec.process.env.clear();
+        self
+    }
+
+    /// The working directory within the container.
+    pub fn current_dir(&mut self, dir: impl Into<PathBuf>) -> &mut Self {
+        self.spec.process.cwd = Some(dir.into());
+        self
+    }
+
+    /// Whom to run as.
+    pub fn user(&mut self, uid: u32, gid: u32) -> &mut Self {
+        self.spec.process.user = Some(User { uid, gid, groups: Vec::new() });
+        self
+    }
+
+    /// What the container sees as `/`.
+    pub fn root(&mut self, root: Root) -> &mut Self {
+        self.spec.root = root;
+        self
+    }
+
+    /// Adds a mount.
+    pub fn mount(&mut self, mount: Mount) -> &mut Self {
+        self.spec.mounts.push(mount);
+        self
+    }
+
+    /// The host name.
+    pub fn hostname(&mut self, name: impl Into<String>) -> &mut Self {
+        self.spec.hostname = Some(name.into());
+        self
+    }
+
+    /// Resource limits of the container's cgroup.
+    pub fn limits(&mut self, limits: Limits) -> &mut Self {
+        self.spec.limits = limits;
+        self
+    }
+
+    /// Decides for one kind of namespace.
+    pub fn namespace(&mut self, kind: Kind, namespace: Namespace) -> &mut Self {
+        *self.spec.namespaces.get_mut(kind) = namespace;
+        self
+    }
+
+    /// New namespaces of exactly these kinds; the caller's own of the others.
+    pub fn isolate(&mut self, kinds: Kinds) -> &mut Self {
+        self.spec.namespaces = Namespaces::new(kinds);
+        self
+    }
+
+    /// Joins a namespace that is held open.
+    pub fn join(&mut self, namespace: ns_core::Namespace) -> &mut Self {
+        *self.spec.namespaces.get_mut(namespace.kind()) = Namespace::Join(Join::Handle);
+        self.handles.namespaces.push(namespace);
+        self
+    }
+
+    /// Joins namespaces of a process.
+    ///
+    /// # Errors
+    /// If one of them cannot be opened, for one because the process has ended.
+    pub fn join_pidfd(&mut self, kinds: Kinds, process: &Pidfd) -> Result<&mut Self, Error> {
+        for kind in kinds.kinds() {
+            self.join(ns_core::Namespace::of_pidfd(process, kind)?);
+        }
+        Ok(self)
+    }
+
+    /// Hands a descriptor on, as number `to` (3 or more).
+    pub fn fd(&mut self, fd: impl Into<OwnedFd>, to: RawFd) -> &mut Self {
+        self.handles.inherited.push((fd.into(), to));
+        self
+    }
+
+    /// Standard input.
+    pub fn stdin(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
+        self.stdio[0] = stdio.into();
+        self
+    }
+
+    /// Standard output.
+    pub fn stdout(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
+        self.stdio[1] = stdio.into();
+        self
+    }
+
+    /// Standard error.
+    pub fn stderr(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
+        self.stdio[2] = stdio.into();
+        self
+    }
+
+    /// Holds the container, all set up, until [`Container::start`].
+    pub fn hold(&mut self) -> &mut Self {
+        self.handles.hold = true;
+        self
+    }
+
+    /// The name of the container's cgroup; else a random one.
+    pub fn name(&mut self, name: impl Into<String>) -> &mut Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Makes the container's cgroup under this one (an absolute path of a cgroup2 file
+    /// system) and not where the library would.
+    pub fn cgroup_parent(&mut self, path: impl Into<PathBuf>) -> &mut Self {
+        self.cgroup = CgroupUse::Under(path.into());
+        self
+    }
+
+    /// Where the embedded init notes how the program ended, for whoever comes later: see
+    /// [`init::read_exit`](crate::init::read_exit). Without it the note is the handle's alone.
+    pub fn exit_file(&mut self, file: File) -> &mut Self {
+        self.exit_file = Some(file);
+        self
+    }
+
+    pub(crate) fn cgroup_use(&mut self, cgroup: CgroupUse) -> &mut Self {
+        self.cgroup = cgroup;
+        self
+    }
+
+    pub(crate) fn in_pod(&mut self, cgroup: PathBuf) -> &mut Self {
+        self.pod = Some(cgroup.clone());
+        self.cgroup = CgroupUse::Under(cgroup);
+        self
+    }
+
+    /// What would be done, without doing it. The descriptors handed over go into the plan.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn plan(&mut self) -> Result<Plan, Error> {
+        Plan::new(&self.spec, std::mem::take(&mut self.handles))
+    }
+
+    /// Starts the container.
+    ///
+    /// Sound from any thread of any program; it changes nothing of the caller's process.
+    ///
+    /// # Errors
+    /// What the spec has wrong, the limit that this host cannot enforce, or the step that
+    /// failed. Nothing is then left behind.
+    pub fn spawn(&mut self) -> Result<Container, Error> {
+        let plan = self.plan()?;
+        let mut streams = Streams::open(std::mem::take(&mut self.stdio))?;
+        let home = cgroups::Home::open(&self.cgroup, self.name.as_deref(), &self.spec, self.pod.take())?;
+        Container::start_plan(plan, &mut streams, home, self.exit_file.take())
+    }
+
+    /// Starts the container, waits for its end, and deletes it.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn), and if it cannot be deleted.
+    pub fn status(&mut self) -> Result<Outcome, Error> {
+        let mut container = self.spawn()?;
+        let outcome = container.wait()?;
+        container.delete()?;
+        Ok(outcome)
+    }
+}
+
+/// The standard streams as both sides hold them.
+pub(crate) struct Streams {
+    child: [Option<OwnedFd>; 3],
+    pub(crate) ours: [Option<File>; 3],
+}
+
+impl Streams {
+    fn open(stdio: [Stdio; 3]) -> Result<Streams, Error> {
+        let mut streams = Streams { child: Default::default(), ours: Default::default() };
+        for (number, stdio) in stdio.into_iter().enumerate() {
+            match stdio {
+                Stdio::Inherit => {}
+                Stdio::Null => {
+                    let null = File::options().read(true).write(true).open("/dev/null");
+                    let null =
+                        null.map_err(|e| Error::io(ErrorKind::Process, "open /dev/null", "open", &e))?;
+                    streams.child[number] = Some(null.into());
+                }
+                Stdio::Fd(fd) => streams.child[number] = Some(fd),
+                Stdio::Piped => {
+                    let (reader, writer) = std::io::pipe()
+                        .map_err(|e| Error::io(ErrorKind::Process, "make a pipe", "pipe2", &e))?;
+                    let (reader, writer) = (OwnedFd::from(reader), OwnedFd::from(writer));
+                    let (child, ours) = if number == 0 { (reader, writer) } else { (writer, reader) };
+                    streams.child[number] = Some(child);
+                    streams.ours[number] = Some(File::from(ours));
+                }
+            }
+        }
+        Ok(streams)
+    }
+
+    /// What the child gets as 0, 1 and 2.
+    pub(crate) fn child(&self) -> [RawFd; 3] {
+        let own = [
+            std::io::stdin().as_fd().as_raw_fd(),
+            std::io::stdout().as_fd().as_raw_fd(),
+            std::io::stderr().as_fd().as_raw_fd(),
+        ];
+        std::array::from_fn(|n| self.child[n].as_ref().map_or(own[n], |fd| fd.as_raw_fd()))
+    }
+
+    /// Closes this process's copies of the child's ends.
+    pub(crate) fn close_child(&mut self) {
+        self.child = Default::default();
+    }
+}

@@ -1,0 +1,166 @@
+//! What to do about errnos that puzzle: the likely cause in the place where they came up,
+//! and the cure.
+
+use ns_core::{Kind, Kinds};
+
+use crate::step::{Call, MountStep, Step, What};
+
+/// The likely cause and the cure of a step's errno, where the errno alone would puzzle.
+pub(crate) fn step(step: &Step, call: Call, errno: i32) -> Option<String> {
+    let text = match (step, call, errno) {
+        (Step::Mount(m), _, _) => return mount(m, call, errno),
+        (Step::JoinFd { kind: Kind::User, .. }, _, libc::EINVAL) => {
+            "the caller is already in that user namespace, and nobody can enter the one they are in"
+        }
+        (Step::JoinFd { .. } | Step::JoinPidfd { .. }, _, libc::EPERM) => {
+            "joining takes CAP_SYS_ADMIN both here and in the user namespace that owns it: be root, or join its user namespace as well"
+        }
+        (Step::JoinPidfd { .. }, _, libc::ESRCH) => "that process has ended",
+        (Step::MapSelf { .. }, _, libc::EPERM) => {
+            "the kernel or a security module keeps ordinary users from mapping ids: see `sysctl kernel.apparmor_restrict_unprivileged_userns`"
+        }
+        (Step::Unshare(kinds) | Step::Clone(kinds), _, _) => return clone(*kinds, errno),
+        (Step::Hostname(_) | Step::Domainname(_), _, libc::EINVAL) => "a name has at most 64 bytes",
+        (Step::Rlimit(_), _, libc::EPERM) => {
+            "raising a hard limit takes CAP_SYS_RESOURCE: ask for no more than `ulimit -H` shows"
+        }
+        (Step::Rlimit(_), _, libc::EINVAL) => "the soft limit is above the hard one",
+        (Step::OomScoreAdj(_), _, libc::EACCES) => {
+            "going below the present value takes CAP_SYS_RESOURCE: see /proc/self/oom_score_adj"
+        }
+        (Step::Sysctl { .. }, _, libc::ENOENT) => {
+            "there is no such parameter in this kernel, or not in a namespace of its own"
+        }
+        (Step::Sysctl { .. }, _, libc::EPERM | libc::EACCES) => {
+            "it is not the container's own: only parameters of its new net, ipc and uts namespaces can be set"
+        }
+        (Step::Sysctl { .. }, _, libc::EXDEV | libc::ELOOP) => {
+            "something is mounted over it or it is a link, and a write could go astray"
+        }
+        (Step::Sysctl { .. }, _, libc::EINVAL) => "the kernel refuses this value",
+        (Step::Terminal { .. }, _, libc::ENOSPC) => {
+            "the host has no terminal left: see `sysctl kernel.pty.max`"
+        }
+        (Step::Chdir(_), Call::Getcwd, libc::EXDEV | libc::ENOENT) => {
+            "that directory lies outside the container's root"
+        }
+        (Step::Chdir(_), _, libc::ENOENT) => {
+            "there is no such directory in the container: make it, or name another"
+        }
+        (Step::Chdir(_), _, libc::EACCES) => "the container's user may not enter it",
+        (Step::Credentials { .. } | Step::Become { .. }, Call::Setresuid | Call::Setresgid, libc::EINVAL) => {
+            "this id has no place in the user namespace's map: add a range to /etc/subuid and /etc/subgid, or run as an id that is mapped"
+        }
+        (Step::Credentials { .. }, Call::Setgroups, libc::EPERM) => {
+            "setgroups is denied in this user namespace: leave the groups out, or map a range of gids"
+        }
+        (Step::DropBounding(_) | Step::Capabilities { .. }, _, libc::EPERM) => {
+            "the caller lacks a capability that is asked for: only what one has can be passed on"
+        }
+        (Step::Ambient(_), _, libc::EPERM) => {
+            "an ambient capability must be permitted and inheritable as well"
+        }
+        (Step::Seccomp(_), _, libc::EACCES | libc::EPERM) => {
+            "loading a filter takes no_new_privs or CAP_SYS_ADMIN"
+        }
+        (Step::Seccomp(_), _, libc::EINVAL) => "the kernel refuses the filter",
+        (Step::PivotRoot { .. }, Call::PivotRoot, libc::EINVAL) => {
+            "the host's root is its first, in-memory one, which cannot be left"
+        }
+        (Step::Mask(_), Call::Fstat, libc::ENODEV) => {
+            "/dev/null of the host is not the null device, and masking with it would not be safe"
+        }
+        (Step::Exec(_), _, libc::ENOENT) => {
+            "no such program in the container's PATH, or its interpreter or loader is missing"
+        }
+        (Step::Exec(_), _, libc::EACCES) => {
+            "it is not executable for the container's user, or on a noexec mount"
+        }
+        (Step::Exec(_), _, libc::ENOEXEC) => "it is neither a binary for this machine nor begins with #!",
+        (Step::Exec(_), _, libc::E2BIG) => "arguments and environment are larger than the kernel takes",
+        (Step::Exec(_), _, libc::EAGAIN) => "the user has reached RLIMIT_NPROC",
+        _ => return None,
+    };
+    Some(text.into())
+}
+
+/// The same for new namespaces, by the first clone or a later one.
+pub(crate) fn clone(kinds: Kinds, errno: i32) -> Option<String> {
+    let user = kinds.contains(Kinds::from(Kind::User));
+    let text = match errno {
+        libc::EPERM if user => {
+            "this host keeps users from making user namespaces: see `sysctl kernel.unprivileged_userns_clone` and `kernel.apparmor_restrict_unprivileged_userns`, or a chroot is in the way"
+        }
+        libc::EPERM => "new namespaces take CAP_SYS_ADMIN: be root, or ask for a new user namespace as well",
+        libc::ENOSPC => {
+            let limits: Vec<String> =
+                kinds.kinds().map(|k| format!("user.max_{}_namespaces", k.name())).collect();
+            return Some(format!(
+                "a limit on namespaces or on their depth (32) is reached: see `sysctl {}`",
+                limits.join(" ")
+            ));
+        }
+        libc::EINVAL => "this kernel lacks one of these kinds of namespaces",
+        libc::EAGAIN => {
+            "a limit on processes is reached: pids.max of the cgroup or of one above it, RLIMIT_NPROC or `sysctl kernel.pid_max`"
+        }
+        libc::EBUSY => {
+            "the cgroup has controllers enabled for its children, so it cannot hold processes itself"
+        }
+        libc::EOPNOTSUPP => "the cgroup is threaded or in an invalid domain: see its cgroup.type",
+        libc::EACCES => {
+            "the caller may not move processes into this cgroup: it must be able to write its cgroup.procs and that of the common ancestor"
+        }
+        libc::ENODEV => "the cgroup was removed in the meantime",
+        libc::ENOMEM => "the host is out of memory, or the pid namespace's init has ended",
+        libc::EUSERS => "user namespaces are nested 32 deep at most",
+        _ => return None,
+    };
+    Some(text.into())
+}
+
+fn mount(mount: &MountStep, call: Call, errno: i32) -> Option<String> {
+    let kernel_fs =
+        |name: &str| matches!(&mount.what, What::New { fstype, .. } if fstype.to_bytes() == name.as_bytes());
+    let bind = matches!(mount.what, What::Bind { .. });
+    let text = match (call, errno) {
+        (_, libc::EPERM) if kernel_fs("proc") => {
+            "the kernel shows a new /proc only where the present one is fully visible: something is mounted over parts of it here, as container runtimes do, or the pid namespace is not the container's own"
+        }
+        (_, libc::EPERM) if kernel_fs("sysfs") => {
+            "a new /sys takes a net namespace of the container's own, and a present one that is fully visible"
+        }
+        (_, libc::EPERM) if kernel_fs("mqueue") => {
+            "a new mqueue takes an ipc namespace of the container's own"
+        }
+        (Call::Mkdirat | Call::Open, libc::EROFS) => {
+            "the place to mount on does not exist and the root is read-only: name an existing directory, or use a root that can be written"
+        }
+        (Call::Openat2, libc::ENOENT) => "the place to mount on does not exist within the root",
+        (Call::Openat2, libc::ELOOP) => "a link in the root is in the way, and it is not followed",
+        (Call::OpenTree, libc::ENOENT) => "there is nothing at that path on the host",
+        (Call::OpenTree, libc::EACCES) => {
+            "the container's user cannot reach it: each directory on the way must be open to it"
+        }
+        (Call::OpenTree, libc::EINVAL) if bind => {
+            "what is mounted below it may not be revealed in a user namespace: bind it with all below it"
+        }
+        (Call::MoveMount, libc::ENOTDIR) => "a directory goes only on a directory, a file only on a file",
+        (Call::MountSetattr, libc::EPERM) => {
+            "its flags are locked: a user namespace may not lift what its parent has set"
+        }
+        (Call::Fsopen, libc::ENODEV) => "this kernel lacks that file system",
+        (Call::Fstat, libc::ENODEV) => "it is not the device that its name says",
+        (Call::Mount, libc::EINVAL) if matches!(mount.what, What::Overlay { .. }) => {
+            "overlayfs refuses these directories: upper and work must be on one file system that is not an overlay itself, and work empty"
+        }
+        (Call::Mount, libc::ENODEV) => "this kernel lacks overlayfs: `modprobe overlay`",
+        (_, libc::ENOSYS) => "this takes Linux 5.12 or later",
+        (_, libc::EPERM) => {
+            "mounting takes CAP_SYS_ADMIN in the mount namespace: be root, or ask for a new user namespace as well"
+        }
+        (_, libc::ENOSPC) => "the mount namespace is full: see `sysctl fs.mount-max`",
+        _ => return None,
+    };
+    Some(text.into())
+}

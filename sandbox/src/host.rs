@@ -1,0 +1,98 @@
+//! Facts about the host and the caller that a plan rests on.
+
+use ns_core::{Extent, IdMap, Ids, Kind, SubIdRange, SubIds};
+
+use crate::error::Error;
+use crate::spec::{IdMaps, Spec};
+
+/// What a plan needs to know. Plain data: a plan for another host can be made from
+/// another's facts.
+#[derive(Debug, Clone, Default)]
+pub struct Host {
+    /// Effective uid of the caller.
+    pub uid: u32,
+    /// Effective gid of the caller.
+    pub gid: u32,
+    /// Effective capabilities of the caller, a bit each.
+    pub capabilities: u64,
+    /// Ranges of ids that the caller may map: its lines in `/etc/subuid`.
+    pub subuids: Vec<SubIdRange>,
+    /// The same for groups, of `/etc/subgid`.
+    pub subgids: Vec<SubIdRange>,
+    /// newuidmap and newgidmap are installed.
+    pub newidmap: bool,
+}
+
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+const CAP_MKNOD: u64 = 1 << 27;
+
+impl Host {
+    /// The facts that a plan for this spec rests on.
+    ///
+    /// # Errors
+    /// If `/etc/subuid` or `/etc/subgid` is there and cannot be read.
+    pub fn detect(spec: &Spec) -> Result<Host, Error> {
+        let capabilities = caps::read(None, caps::CapSet::Effective)
+            .map(|set| set.iter().fold(0, |bits, c| bits | 1 << c.index()))
+            .unwrap_or(0);
+        let mut host = Host {
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            capabilities,
+            ..Host::default()
+        };
+        if spec.namespaces.is_new(Kind::User) && spec.id_maps == IdMaps::Auto {
+            host.subuids = SubIds::of_caller(Ids::Uid)?;
+            host.subgids = SubIds::of_caller(Ids::Gid)?;
+        }
+        if spec.namespaces.is_new(Kind::User) && !host.privileged() {
+            host.newidmap = on_path("newuidmap") && on_path("newgidmap");
+        }
+        Ok(host)
+    }
+
+    /// May make namespaces and mounts without a user namespace.
+    pub fn privileged(&self) -> bool {
+        self.capabilities & CAP_SYS_ADMIN != 0
+    }
+
+    /// May make device nodes.
+    pub(crate) fn mknod(&self) -> bool {
+        self.capabilities & CAP_MKNOD != 0
+    }
+
+    /// The maps that [`IdMaps::Auto`] stands for.
+    pub(crate) fn auto_maps(&self) -> (IdMap, IdMap) {
+        const COUNT: u32 = 65_536;
+        /// The last 16-bit block of the container range in systemd's UIDS-GIDS.
+        const LAST_BLOCK: u32 = 0x6FFF_0000;
+        if self.privileged() && self.uid == 0 {
+            let range = |ranges: &[SubIdRange]| {
+                let last = SubIdRange { start: LAST_BLOCK, count: COUNT };
+                let range = ranges.first().copied().unwrap_or(last);
+                IdMap::from(vec![Extent { inside: 0, outside: range.start, count: range.count.min(COUNT) }])
+            };
+            return (range(&self.subuids), range(&self.subgids));
+        }
+        if !self.newidmap || self.subuids.is_empty() || self.subgids.is_empty() {
+            return (IdMap::single(0, self.uid), IdMap::single(0, self.gid));
+        }
+        let above = |own: u32, ranges: &[SubIdRange]| {
+            let mut extents = vec![Extent { inside: 0, outside: own, count: 1 }];
+            let mut inside = 1u32;
+            for range in ranges {
+                if let Some(end) = inside.checked_add(range.count) {
+                    extents.push(Extent { inside, outside: range.start, count: range.count });
+                    inside = end;
+                }
+            }
+            IdMap::from(extents)
+        };
+        (above(self.uid, &self.subuids), above(self.gid, &self.subgids))
+    }
+}
+
+fn on_path(program: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+}

@@ -1,0 +1,97 @@
+//! The embedded init: a few kilobytes that are pid 1 where a spec asks for one.
+//!
+//! It starts the program, forwards signals to it, reaps orphans, notes how the program
+//! ended and ends as it did. It is executed from a sealed memory file, so that nothing in
+//! the container can reach a file of the host through `/proc/1/exe`.
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use crate::error::{Error, ErrorKind};
+use crate::outcome::Status;
+
+/// The program, for this machine.
+const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/nspod-init"));
+
+/// The image as a sealed file, made once for the process.
+static SEALED: OnceLock<OwnedFd> = OnceLock::new();
+
+/// A descriptor of the sealed image with a number of at least `above`.
+pub(crate) fn image(above: i32) -> Result<OwnedFd, Error> {
+    let sealed = match SEALED.get() {
+        Some(sealed) => sealed,
+        None => {
+            let made = seal()?;
+            SEALED.get_or_init(|| made)
+        }
+    };
+    crate::spawn::dup_above(sealed, above)
+}
+
+fn seal() -> Result<OwnedFd, Error> {
+    let failed = |call| {
+        move |e: nix::errno::Errno| Error::call(ErrorKind::Step, "make the init's file", call, e as i32)
+    };
+    let fd = memfd_create(c"nspod-init", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
+        .map_err(failed("memfd_create"))?;
+    let mut file = File::from(fd);
+    file.write_all(IMAGE).map_err(|e| Error::io(ErrorKind::Step, "write the init's file", "write", &e))?;
+    let seals =
+        SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map_err(failed("fcntl"))?;
+    Ok(file.into())
+}
+
+/// A file for the init to note the program's end in.
+pub(crate) fn exit_file() -> Result<File, Error> {
+    memfd_create(c"nspod-exit", MFdFlags::MFD_CLOEXEC).map(File::from).map_err(|e| {
+        Error::call(ErrorKind::Step, "make the file for the exit status", "memfd_create", e as i32)
+    })
+}
+
+/// What the init has noted: `exited 3`, `signaled 9`, `signaled 6 core`.
+pub fn read_exit(file: &mut File) -> Option<Status> {
+    let mut text = String::new();
+    file.rewind().ok()?;
+    file.take(64).read_to_string(&mut text).ok()?;
+    parse_exit(&text)
+}
+
+/// Parses what the init has noted.
+pub fn parse_exit(text: &str) -> Option<Status> {
+    let line = text.strip_suffix('\n')?;
+    let mut words = line.split(' ');
+    let (how, number) = (words.next()?, words.next()?.parse().ok()?);
+    match (how, words.next()) {
+        ("exited", None) => Some(Status::Exited(number)),
+        ("signaled", core @ (None | Some("core"))) => {
+            Some(Status::Signaled { signal: number, core: core.is_some() })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_call_number_that_the_init_reports_is_that_of_execve() {
+        assert_eq!(crate::step::Call::Execve as u8, 41);
+    }
+
+    #[test]
+    fn the_noted_end_is_read_back() {
+        assert_eq!(parse_exit("exited 3\n"), Some(Status::Exited(3)));
+        assert_eq!(parse_exit("signaled 6 core\n"), Some(Status::Signaled { signal: 6, core: true }));
+        assert_eq!(parse_exit("signaled 9\n"), Some(Status::Signaled { signal: 9, core: false }));
+        for broken in ["", "exited 3", "exited\n", "exited x\n", "signaled 9 care\n", "left 1\n"] {
+            assert_eq!(parse_exit(broken), None, "{broken:?}");
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! From what is wanted to what will be done: everything is decided, checked and made
+//! ready here, and nothing of the kernel's state is changed.
+//!
+//! The order of the steps is the order of this file and its parts:
+//! [`namespaces`] (join, make, map), [`files`] (root, mounts, masks), then [`identity`]
+//! (descriptors, ids, capabilities, filter) and last the program.
+
+mod files;
+mod identity;
+mod namespaces;
+
+use std::ffi::{CString, OsStr};
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use ns_core::{IdMap, Kind, Kinds};
+
+use crate::error::Error;
+use crate::host::Host;
+use crate::spec::{Namespace, Spec};
+use crate::step::{CStrings, Exec, Step};
+
+/// A container made ready: it can be spawned, any number of times.
+///
+/// ```
+/// use nspod_sandbox::{Plan, spec::Spec};
+/// let plan = Plan::new(&Spec::new("/bin/true"), Default::default())?;
+/// println!("{plan}");
+/// # Ok::<(), nspod_sandbox::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Plan {
+    /// What the child does, in order.
+    pub(crate) steps: Vec<Step>,
+    /// Namespaces that the first clone makes.
+    pub(crate) kinds: Kinds,
+    /// The child borrows the parent's memory until it has become the program.
+    pub(crate) shared_memory: bool,
+    /// Maps that the parent writes while the child waits.
+    pub(crate) maps: Option<Maps>,
+    /// Mount trees that the parent opens before the clone.
+    pub(crate) trees: Vec<Tree>,
+    /// Whether a clone of the child's, and not the first, enters the cgroup.
+    pub(crate) cgroup_at_second: bool,
+    /// Descriptors of the caller's that the program gets: from, to.
+    pub(crate) inherited: Vec<(OwnedFd, i32)>,
+    /// The embedded init is pid 1.
+    pub(crate) init: bool,
+    /// The caller of the library holds the child before it becomes the program.
+    pub(crate) held: bool,
+    /// The spec that this came from.
+    pub(crate) spec: Spec,
+}
+
+/// Id maps that the parent writes.
+#[derive(Debug)]
+pub(crate) struct Maps {
+    pub(crate) uid: IdMap,
+    pub(crate) gid: IdMap,
+    /// By newuidmap and newgidmap.
+    pub(crate) helpers: bool,
+}
+
+/// A mount tree that the parent opens.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    pub(crate) source: CString,
+    pub(crate) recursive: bool,
+}
+
+/// What a spec cannot hold: descriptors.
+#[derive(Debug, Default)]
+pub struct Handles {
+    /// Namespaces to join, for the kinds that the spec says `Join(Handle)` of.
+    pub namespaces: Vec<ns_core::Namespace>,
+    /// Descriptors that the program inherits: from, to (3 and up).
+    pub inherited: Vec<(OwnedFd, i32)>,
+    /// Hold the child when everything is ready until [`Container::start`] is called.
+    ///
+    /// [`Container::start`]: crate::Container::start
+    pub hold: bool,
+}
+
+/// The descriptor number that the embedded init finds its report socket at, counted from
+/// the highest that is placed for the program.
+pub(crate) const INIT_REPORT: i32 = 1;
+/// The same for the file it writes the program's end to.
+pub(crate) const INIT_EXIT: i32 = 2;
+
+impl Plan {
+    /// Makes a plan for the calling process on this host.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidSpec`] names the field and what is wrong with it;
+    /// [`ErrorKind::Namespace`] where one to join cannot be opened.
+    pub fn new(spec: &Spec, handles: Handles) -> Result<Plan, Error> {
+        Plan::on(spec, &Host::detect(spec)?, handles)
+    }
+
+    /// Makes a plan from a spec and facts about a host.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn on(spec: &Spec, host: &Host, handles: Handles) -> Result<Plan, Error> {
+        check(spec)?;
+        let Handles { namespaces, inherited, hold } = handles;
+        let mut plan = Plan {
+            steps: Vec::with_capacity(64),
+            kinds: Kinds::empty(),
+            shared_memory: !hold,
+            maps: None,
+            trees: Vec::new(),
+            cgroup_at_second: false,
+            inherited,
+            init: spec.init,
+            held: hold,
+            spec: spec.clone(),
+        };
+        let ids = namespaces::add(&mut plan, host, namespaces)?;
+        files::add(&mut plan, host, &ids)?;
+        identity::add(&mut plan, &ids)?;
+        if plan.steps.len() > usize::from(u16::MAX) {
+            return Err(Error::invalid("mounts", "there are more than a plan can hold"));
+        }
+        Ok(plan)
+    }
+
+    /// What the child will do, in order.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The spec that this came from.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// Above every descriptor that the program gets.
+    pub(crate) fn highest_fd(&self) -> i32 {
+        self.inherited.iter().map(|(_, to)| *to).max().unwrap_or(2).max(2)
+    }
+
+    fn push(&mut self, step: Step) {
+        self.steps.push(step);
+    }
+}
+
+impl fmt::Display for Plan {
+    /// The plan for people: a line each for what the parent does, numbered lines for the
+    /// steps of the child.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.kinds.kinds().map(|k| k.name()).collect();
+        if !self.spec.limits.is_empty() {
+            writeln!(f, "limit its cgroup:")?;
+            for (file, value) in self.spec.limits.writes() {
+                writeln!(f, "      {file} = {value}")?;
+            }
+        }
+        for tree in &self.trees {
+            writeln!(f, "open the tree {}", tree.source.to_string_lossy())?;
+        }
+        write!(f, "clone3 into its cgroup")?;
+        match names.is_empty() {
+            true => write!(f, ", no new namespaces")?,
+            false => write!(f, ", new {} namespaces", names.join(", "))?,
+        }
+        writeln!(f, ", memory {}", if self.shared_memory { "shared until exec" } else { "copied" })?;
+        if let Some(maps) = &self.maps {
+            let by = if maps.helpers { " by newuidmap and newgidmap" } else { "" };
+            writeln!(f, "write the id maps{by}:")?;
+            for (name, map) in [("uid_map", &maps.uid), ("gid_map", &maps.gid)] {
+                for line in map.to_string().lines() {
+                    writeln!(f, "      {name} {}", line.trim())?;
+                }
+            }
+        }
+        for (number, step) in self.steps.iter().enumerate() {
+            writeln!(f, "{number:4}  {step}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The ids that a container's files and processes have, as its user namespace sees them.
+pub(crate) struct Ids {
+    /// The container has a user namespace that is not the caller's.
+    pub(crate) foreign: bool,
+    /// ... which this plan makes.
+    pub(crate) new: bool,
+    /// setgroups(2) works there.
+    pub(crate) setgroups: bool,
+    /// Gid 5, of terminals, is mapped.
+    pub(crate) tty_group: bool,
+}
+
+/// What can be said of a spec without looking at the host.
+fn check(spec: &Spec) -> Result<(), Error> {
+    let ns = &spec.namespaces;
+    // An init without a program holds a pod's namespaces.
+    let nameless = spec.process.args.first().is_none_or(|a| a.is_empty());
+    if nameless && !(spec.init && spec.process.args.is_empty()) {
+        return Err(Error::invalid("process.args", "name a program"));
+    }
+    if !ns.is_new(Kind::Mnt) {
+        let host_mounts = [
+            ("mounts", spec.mounts.is_empty()),
+            ("masked_paths", spec.masked_paths.is_empty()),
+            ("readonly_paths", spec.readonly_paths.is_empty()),
+        ];
+        for (field, empty) in host_mounts {
+            if !empty {
+                return Err(Error::invalid(
+                    field,
+                    "this takes a new mnt namespace, or the host would be changed",
+                ));
+            }
+        }
+        if spec.root != crate::spec::Root::Host {
+            return Err(Error::invalid("root", "a root of its own takes a new mnt namespace"));
+        }
+    }
+    for (field, name) in [("hostname", &spec.hostname), ("domainname", &spec.domainname)] {
+        if let Some(name) = name {
+            if !ns.is_new(Kind::Uts) {
+                return Err(Error::invalid(
+                    field,
+                    "this takes a new uts namespace, or the host would be renamed",
+                ));
+            }
+            if name.len() > 64 {
+                return Err(Error::invalid(field, "a name has at most 64 bytes"));
+            }
+        }
+    }
+    if spec.init && !ns.is_new(Kind::Pid) {
+        return Err(Error::invalid("init", "an init takes a new pid namespace, whose pid 1 it is"));
+    }
+    if spec.time_offsets.is_some() && !ns.is_new(Kind::Time) {
+        return Err(Error::invalid("time_offsets", "clock offsets take a new time namespace"));
+    }
+    if spec.id_maps != crate::spec::IdMaps::Auto && !ns.is_new(Kind::User) {
+        return Err(Error::invalid("id_maps", "id maps take a new user namespace"));
+    }
+    if let Some(value) = spec.process.oom_score_adj
+        && !(-1000..=1000).contains(&value)
+    {
+        return Err(Error::invalid(
+            "process.oom_score_adj",
+            format!("{value} is not between -1000 and 1000"),
+        ));
+    }
+    for name in spec.sysctls.keys() {
+        check_sysctl(name, ns)?;
+    }
+    spec.limits.validate()?;
+    Ok(())
+}
+
+/// A parameter may be set only in a new namespace that it belongs to (proc_sys(5)): any
+/// other would change the host.
+fn check_sysctl(name: &str, ns: &crate::spec::Namespaces) -> Result<(), Error> {
+    let path = name.replace('.', "/");
+    let field = format!("sysctls.{name}");
+    let kind = match path.split('/').collect::<Vec<_>>().as_slice() {
+        parts if parts.iter().any(|p| p.is_empty() || *p == "..") => {
+            return Err(Error::invalid(&field, "this is not the name of a kernel parameter"));
+        }
+        ["net", ..] => Kind::Net,
+        ["fs", "mqueue", ..] => Kind::Ipc,
+        ["kernel", p] if p.starts_with("msg") || p.starts_with("shm") || *p == "sem" => Kind::Ipc,
+        ["kernel", "hostname" | "domainname"] => Kind::Uts,
+        _ => {
+            return Err(Error::invalid(
+                &field,
+                "it belongs to no namespace, and setting it would change the host",
+            ));
+        }
+    };
+    match ns.get(kind) {
+        Namespace::New => Ok(()),
+        _ => Err(Error::invalid(
+            &field,
+            format!("this takes a new {} namespace, or others would be changed", kind.name()),
+        )),
+    }
+}
+
+fn c_string(field: &str, text: impl AsRef<OsStr>) -> Result<CString, Error> {
+    CString::new(text.as_ref().as_bytes())
+        .map_err(|_| Error::invalid(field, format!("{:?} holds a NUL byte", text.as_ref())))
+}
+
+/// The program: what to execute and what to hand it.
+fn program(plan: &Plan) -> Result<Step, Error> {
+    let process = &plan.spec.process;
+    let args = &process.args;
+    let argv = args.iter().map(|a| c_string("process.args", a)).collect::<Result<Vec<_>, _>>()?;
+    let mut envp = Vec::with_capacity(process.env.len());
+    for (key, value) in &process.env {
+        if key.is_empty() || key.as_bytes().contains(&b'=') {
+            return Err(Error::invalid("process.env", format!("{key:?} is not the name of a variable")));
+        }
+        let mut pair = key.clone();
+        pair.push("=");
+        pair.push(value);
+        envp.push(c_string("process.env", pair)?);
+    }
+    let candidates = match args.first() {
+        Some(program) => candidates(program, &process.env)?,
+        None => Vec::new(),
+    };
+    let envp = CStrings::new(envp);
+    if !plan.init {
+        return Ok(Step::Exec(Exec { candidates, file: None, argv: CStrings::new(argv), envp }));
+    }
+    let high = plan.highest_fd();
+    let contract =
+        format!("{}:{}:{}:{}", high + INIT_REPORT, high + INIT_EXIT, plan.steps.len(), candidates.len());
+    let mut init = vec![c"nspod-init".to_owned(), c_string("process.args", contract)?];
+    init.extend(candidates);
+    init.extend(argv);
+    let file = crate::init::image(high + INIT_EXIT + 1)?;
+    Ok(Step::Exec(Exec { candidates: Vec::new(), file: Some(file), argv: CStrings::new(init), envp }))
+}
+
+/// As execvp(3) would look, in the `PATH` that the program itself gets.
+fn candidates(
+    program: &OsStr,
+    env: &[(std::ffi::OsString, std::ffi::OsString)],
+) -> Result<Vec<CString>, Error> {
+    if program.as_bytes().contains(&b'/') {
+        return Ok(vec![c_string("process.args", program)?]);
+    }
+    let path = env.iter().rev().find(|(key, _)| key == "PATH").map(|(_, value)| value.as_os_str());
+    let path = path.unwrap_or(OsStr::new(crate::spec::PATH));
+    path.as_bytes()
+        .split(|b| *b == b':')
+        .filter(|dir| !dir.is_empty())
+        .map(|dir| c_string("process.args", Path::new(OsStr::from_bytes(dir)).join(program)))
+        .collect()
+}

@@ -1,0 +1,106 @@
+//! Who the program is and what it may do: the last steps before it starts.
+
+use super::{Ids, Plan, c_string, program};
+use crate::error::Error;
+use crate::seccomp::Profile;
+use crate::spec::{Capabilities, Seccomp};
+use crate::step::{RlimitStep, Step};
+
+pub(super) fn add(plan: &mut Plan, ids: &Ids) -> Result<(), Error> {
+    let process = plan.spec.process.clone();
+    plan.push(Step::Descriptors);
+    for limit in &process.rlimits {
+        let field = format!("process.rlimits.{}", limit.name);
+        let Some(resource) = limit.resource() else {
+            return Err(Error::invalid(&field, "this is not a resource of setrlimit(2)"));
+        };
+        if limit.soft > limit.hard {
+            return Err(Error::invalid(&field, "the soft limit is above the hard one"));
+        }
+        plan.push(Step::Rlimit(RlimitStep { resource, soft: limit.soft, hard: limit.hard }));
+    }
+    if let Some(umask) = process.umask {
+        plan.push(Step::Umask(umask & 0o777));
+    }
+    let filter = filter(&process.seccomp, process.capabilities)?;
+    // Without no_new_privs a filter takes CAP_SYS_ADMIN, which goes next.
+    let (early, late) = match process.no_new_privs {
+        true => (None, filter),
+        false => (filter, None),
+    };
+    plan.steps.extend(early.map(Step::Seccomp));
+    credentials(plan, ids)?;
+    if let Some(cwd) = &process.cwd {
+        if !cwd.is_absolute() {
+            return Err(Error::invalid("process.cwd", format!("{} is not an absolute path", cwd.display())));
+        }
+        plan.push(Step::Chdir(c_string("process.cwd", cwd)?));
+    }
+    if process.no_new_privs {
+        plan.push(Step::NoNewPrivs);
+    }
+    plan.steps.extend(late.map(Step::Seccomp));
+    if plan.held {
+        plan.push(Step::Hold);
+    }
+    let exec = program(plan)?;
+    plan.push(exec);
+    Ok(())
+}
+
+fn filter(
+    seccomp: &Seccomp,
+    capabilities: Option<Capabilities>,
+) -> Result<Option<Vec<libc::sock_filter>>, Error> {
+    let profile = match seccomp {
+        Seccomp::Unconfined => return Ok(None),
+        Seccomp::Standard => &Profile::standard(capabilities.map_or(u64::MAX, |c| c.bounding)),
+        Seccomp::Profile(profile) => profile,
+    };
+    profile.compile().map(Some)
+}
+
+fn credentials(plan: &mut Plan, ids: &Ids) -> Result<(), Error> {
+    let capabilities = plan.spec.process.capabilities;
+    if let Some(sets) = capabilities {
+        if sets.effective & !sets.permitted != 0 {
+            return Err(Error::invalid("process.capabilities", "an effective capability is not permitted"));
+        }
+        if sets.ambient & !(sets.permitted & sets.inheritable) != 0 {
+            return Err(Error::invalid(
+                "process.capabilities",
+                "an ambient capability is not both permitted and inheritable",
+            ));
+        }
+        plan.push(Step::DropBounding(!sets.bounding));
+    }
+    if let Some(user) = plan.spec.process.user.clone() {
+        for (field, id) in [("process.user.uid", user.uid), ("process.user.gid", user.gid)] {
+            if id == u32::MAX {
+                return Err(Error::invalid(field, "4294967295 stands for no id"));
+            }
+        }
+        if !ids.setgroups && !user.groups.is_empty() {
+            return Err(Error::invalid(
+                "process.user.groups",
+                "setgroups is denied where a single gid is mapped: leave the groups out, or map a range",
+            ));
+        }
+        if capabilities.is_some() && user.uid != 0 {
+            plan.push(Step::KeepCapabilities);
+        }
+        let groups = ids.setgroups.then_some(user.groups);
+        plan.push(Step::Credentials { uid: user.uid, gid: user.gid, groups });
+    }
+    if let Some(sets) = capabilities {
+        plan.push(Step::Capabilities {
+            effective: sets.effective,
+            permitted: sets.permitted,
+            inheritable: sets.inheritable,
+        });
+        if sets.ambient != 0 {
+            plan.push(Step::Ambient(sets.ambient));
+        }
+    }
+    Ok(())
+}

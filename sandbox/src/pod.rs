@@ -1,0 +1,459 @@
+//! Pods: containers that share some namespaces and a parent cgroup.
+//!
+//! No pause process: what is shared is held by descriptors, and pinned to files where it
+//! shall outlive them. Only a shared pid namespace needs a process, its init, without
+//! which the kernel lets nobody in; and so does an ordinary user, who can pin nothing.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use cgroup_core::{Cgroup, Limits, Usage};
+use ns_core::{Kind, Kinds, Namespace, Pidfd, TimeOffsets};
+use serde::{Deserialize, Serialize};
+
+use crate::cgroups;
+use crate::command::Command;
+use crate::error::{Error, ErrorKind};
+use crate::spec::{IdMaps, Mount, MountKind, Namespaces, Spec};
+
+/// What the containers of a pod have in common.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PodSpec {
+    /// The kinds of namespaces that are shared. Net, ipc and uts unless said otherwise.
+    pub share: Kinds,
+    /// Host name, if uts is shared.
+    pub hostname: Option<String>,
+    /// Kernel parameters of the shared net, ipc and uts namespaces.
+    pub sysctls: BTreeMap<String, String>,
+    /// Ids, if user is shared.
+    pub id_maps: IdMaps,
+    /// Clock offsets, if time is shared.
+    pub time_offsets: Option<TimeOffsets>,
+    /// Root and mounts, if mnt is shared.
+    pub files: Option<Files>,
+    /// Limits over all containers together, above their own.
+    pub limits: Limits,
+    /// What keeps the shared namespaces alive.
+    pub hold_by: HoldBy,
+}
+
+/// The file system that the containers of a pod share.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Files {
+    /// What they see as `/`.
+    pub root: crate::spec::Root,
+    /// Mounts within it.
+    pub mounts: Vec<Mount>,
+}
+
+/// What keeps a pod's namespaces alive.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HoldBy {
+    /// Descriptors and, after [`Pod::pin`], files.
+    #[default]
+    Descriptors,
+    /// A process, the embedded init, in a cgroup of its own under the pod's.
+    Process,
+}
+
+impl Default for PodSpec {
+    fn default() -> Self {
+        PodSpec {
+            share: [Kind::Net, Kind::Ipc, Kind::Uts].into_iter().collect(),
+            hostname: None,
+            sysctls: BTreeMap::new(),
+            id_maps: IdMaps::Auto,
+            time_offsets: None,
+            files: None,
+            limits: Limits::default(),
+            hold_by: HoldBy::Descriptors,
+        }
+    }
+}
+
+/// A pod that lives.
+///
+/// ```no_run
+/// use nspod_sandbox::{Pod, PodSpec};
+/// let pod = Pod::create("web", &PodSpec::default())?;
+/// let mut server = pod.command("nc").args(["-l", "-p", "80"]).spawn()?;
+/// let client = pod.command("nc").args(["127.0.0.1", "80"]).status()?;
+/// server.wait()?;
+/// pod.delete()?;
+/// # Ok::<(), nspod_sandbox::Error>(())
+/// ```
+///
+/// Dropping it kills its containers and removes its cgroup; [`detach`](Self::detach) lets
+/// it live on.
+#[derive(Debug)]
+pub struct Pod {
+    spec: PodSpec,
+    namespaces: Vec<Namespace>,
+    cgroup: Option<Cgroup>,
+    base: Option<PathBuf>,
+    holder: Option<Pidfd>,
+    holder_pid: Option<i32>,
+    shm: Option<PathBuf>,
+    /// Where it is pinned.
+    pins: Option<PathBuf>,
+    /// Dropping it leaves it alive.
+    detached: bool,
+}
+
+impl Pod {
+    /// Makes the shared namespaces and the parent cgroup.
+    ///
+    /// As an ordinary user the pod shares its user namespace as well, since nobody could
+    /// enter its other namespaces otherwise.
+    ///
+    /// # Errors
+    /// What the spec has wrong; what the kernel refuses; a limit that this host cannot
+    /// enforce. Nothing is then left behind.
+    pub fn create(name: &str, spec: &PodSpec) -> Result<Pod, Error> {
+        let mut spec = spec.clone();
+        let privileged = crate::Host::detect(&Spec::default())?.privileged();
+        if !privileged {
+            spec.share |= Kinds::from(Kind::User);
+        }
+        if spec.files.is_some() != spec.share.contains(Kinds::from(Kind::Mnt)) {
+            return Err(Error::invalid("files", "a root is given if and only if mnt is shared"));
+        }
+        let (cgroup, base) = match cgroups::make_pod(name, None) {
+            Ok((cgroup, base)) => (Some(cgroup), base),
+            Err(_) if !privileged && spec.limits.is_empty() => (None, None),
+            Err(e) => return Err(e),
+        };
+        let mut pod = Pod {
+            namespaces: Vec::new(),
+            cgroup,
+            base,
+            holder: None,
+            holder_pid: None,
+            shm: None,
+            pins: None,
+            detached: false,
+            spec,
+        };
+        // From here on dropping the pod cleans up.
+        pod.limit()?;
+        pod.make_namespaces()?;
+        if pod.spec.share.contains(Kinds::from(Kind::Ipc)) && pod.spec.files.is_none() {
+            pod.shm = Some(make_shm(name)?);
+        }
+        Ok(pod)
+    }
+
+    fn limit(&mut self) -> Result<(), Error> {
+        let Some(cgroup) = &self.cgroup else { return Ok(()) };
+        if !self.spec.limits.is_empty() {
+            cgroups::limit(cgroup, &self.spec.limits)?;
+        }
+        cgroup.enable(cgroup.available()? & cgroups::wanted())?;
+        Ok(())
+    }
+
+    /// The namespaces are those of a process that is set up like a container and then
+    /// held: it ends when they have been opened, or stays as their holder.
+    fn make_namespaces(&mut self) -> Result<(), Error> {
+        let (pid, share) = (Kinds::from(Kind::Pid), self.spec.share);
+        let stays = share.contains(pid) || self.spec.hold_by == HoldBy::Process;
+        let mut spec = Spec {
+            namespaces: Namespaces::new(if stays { share | pid } else { share }),
+            hostname: self.spec.hostname.clone(),
+            sysctls: self.spec.sysctls.clone(),
+            time_offsets: self.spec.time_offsets.clone(),
+            loopback: true,
+            init: stays,
+            ..Spec::default()
+        };
+        if share.contains(Kinds::from(Kind::User)) {
+            spec.id_maps = self.spec.id_maps.clone();
+        }
+        if let Some(files) = &self.spec.files {
+            spec.root = files.root.clone();
+            spec.mounts = files.mounts.clone();
+        }
+        if !stays {
+            spec.process.args = vec!["true".into()];
+        }
+        let mut command = Command::from_spec(spec);
+        command.stdin(crate::Stdio::Null).stdout(crate::Stdio::Null).stderr(crate::Stdio::Null);
+        command.cgroup_use(crate::command::CgroupUse::None);
+        if !stays {
+            command.hold();
+        } else if let Some(cgroup) = &self.cgroup {
+            command.cgroup_parent(cgroup.path()).name("init");
+        }
+        let process = command.spawn()?;
+        for kind in share.kinds() {
+            self.namespaces.push(Namespace::of_pidfd(process.pidfd(), kind)?);
+        }
+        if stays {
+            self.holder = Some(Pidfd::open(process.pid())?);
+            self.holder_pid = Some(process.pid());
+            process.detach();
+            return Ok(());
+        }
+        process.delete()
+    }
+
+    /// Pins the shared namespaces to files in a directory, `net`, `ipc`, …, so that they
+    /// outlive this process. The directory must lie on a private mount.
+    ///
+    /// # Errors
+    /// What keeps a namespace from being pinned; the pins made so far are then undone.
+    pub fn pin(&mut self, dir: &Path) -> Result<(), Error> {
+        for (at, namespace) in self.namespaces.iter().enumerate() {
+            if let Err(e) = namespace.pin(dir.join(namespace.kind().name())) {
+                for pinned in &self.namespaces[..at] {
+                    let _ = Namespace::unpin(dir.join(pinned.kind().name()));
+                }
+                return Err(e.into());
+            }
+        }
+        self.pins = Some(dir.to_owned());
+        Ok(())
+    }
+
+    /// Opens a pod that was detached, from its spec and what it has told of itself.
+    ///
+    /// # Errors
+    /// If a pin or the holder is gone.
+    pub fn open(spec: &PodSpec, record: &PodRecord) -> Result<Pod, Error> {
+        let mut namespaces = Vec::new();
+        let holder = record.holder.map(Pidfd::open).transpose()?;
+        for kind in spec.share.kinds() {
+            namespaces.push(match (&record.pins, &holder) {
+                (Some(dir), _) => Namespace::open(dir.join(kind.name()))?,
+                (None, Some(holder)) => Namespace::of_pidfd(holder, kind)?,
+                (None, None) => {
+                    return Err(Error::new(
+                        ErrorKind::State,
+                        "the pod's namespaces are neither pinned nor held",
+                    ));
+                }
+            });
+        }
+        Ok(Pod {
+            spec: spec.clone(),
+            namespaces,
+            cgroup: record.cgroup.as_deref().map(Cgroup::open).transpose()?,
+            base: record.base.clone(),
+            holder,
+            holder_pid: record.holder,
+            shm: record.shm.clone(),
+            pins: record.pins.clone(),
+            detached: true,
+        })
+    }
+
+    /// What [`Pod::open`] needs to find it again.
+    pub fn record(&self) -> PodRecord {
+        PodRecord {
+            cgroup: self.cgroup.as_ref().map(|c| c.path().to_owned()),
+            base: self.base.clone(),
+            holder: self.holder_pid,
+            shm: self.shm.clone(),
+            pins: self.pins.clone(),
+        }
+    }
+
+    /// Its spec, with the kinds that it really shares.
+    pub fn spec(&self) -> &PodSpec {
+        &self.spec
+    }
+
+    /// Its cgroup, the parent of its containers'.
+    pub fn cgroup(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref()
+    }
+
+    /// The pid of the process that holds its namespaces, if one does.
+    pub fn holder_pid(&self) -> Option<i32> {
+        self.holder_pid
+    }
+
+    /// A shared namespace.
+    pub fn namespace(&self, kind: Kind) -> Option<&Namespace> {
+        self.namespaces.iter().find(|n| n.kind() == kind)
+    }
+
+    /// A container of this pod: as [`Command::new`], with the shared kinds joined.
+    ///
+    /// # Errors
+    /// If the process is out of descriptors.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command, Error> {
+        let mut command = Command::new(program);
+        self.join(&mut command)?;
+        Ok(command)
+    }
+
+    /// Lets a container to be join this pod.
+    ///
+    /// # Errors
+    /// If the process is out of descriptors.
+    pub fn join(&self, command: &mut Command) -> Result<(), Error> {
+        for namespace in &self.namespaces {
+            command.join(namespace.try_clone()?);
+        }
+        let spec = command.spec_mut();
+        if self.spec.share.contains(Kinds::from(Kind::Uts)) {
+            spec.hostname = None;
+        }
+        if self.spec.share.contains(Kinds::from(Kind::Pid)) {
+            spec.init = false;
+        }
+        if self.spec.share.contains(Kinds::from(Kind::Mnt)) {
+            spec.root = crate::spec::Root::Host;
+            spec.mounts.clear();
+            spec.masked_paths.clear();
+            spec.readonly_paths.clear();
+        } else if let Some(shm) = &self.shm
+            && spec.mounts.iter().any(|m| m.kind == MountKind::Dev)
+        {
+            let kind = MountKind::Bind { source: shm.clone(), recursive: false };
+            let mount = Mount { nosuid: true, nodev: true, noexec: true, ..Mount::new("/dev/shm", kind) };
+            spec.mounts.push(mount);
+        }
+        if let Some(cgroup) = &self.cgroup {
+            command.in_pod(cgroup.path().to_owned());
+        }
+        Ok(())
+    }
+
+    /// Stops all its containers, unseen by them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::State`] if it has no cgroup.
+    pub fn freeze(&self) -> Result<(), Error> {
+        Ok(self.need_cgroup()?.freeze()?)
+    }
+
+    /// Lets them go on.
+    ///
+    /// # Errors
+    /// As [`freeze`](Self::freeze).
+    pub fn thaw(&self) -> Result<(), Error> {
+        Ok(self.need_cgroup()?.thaw()?)
+    }
+
+    /// Changes the limits over all its containers.
+    ///
+    /// # Errors
+    /// As [`freeze`](Self::freeze), and what this host cannot enforce.
+    pub fn update(&self, limits: &Limits) -> Result<(), Error> {
+        cgroups::limit(self.need_cgroup()?, limits)
+    }
+
+    /// What all its containers use together.
+    ///
+    /// # Errors
+    /// As [`freeze`](Self::freeze).
+    pub fn usage(&self) -> Result<Usage, Error> {
+        Ok(self.need_cgroup()?.usage()?)
+    }
+
+    /// Kills everything in it.
+    ///
+    /// # Errors
+    /// If a process cannot be killed.
+    pub fn kill(&self) -> Result<(), Error> {
+        match &self.cgroup {
+            Some(cgroup) => Ok(cgroup.kill()?),
+            None => self.kill_holder(),
+        }
+    }
+
+    fn kill_holder(&self) -> Result<(), Error> {
+        match self.holder.as_ref().map(|h| h.send_signal(libc::SIGKILL)) {
+            Some(Err(e)) if e.raw_os_error() != Some(libc::ESRCH) => Err(e.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn need_cgroup(&self) -> Result<&Cgroup, Error> {
+        self.cgroup.as_ref().ok_or_else(|| {
+            Error::new(ErrorKind::State, "the pod has no cgroup: run as root, or have a cgroup delegated")
+        })
+    }
+
+    /// Lets it live on without this handle: as long as its pins or its holder do.
+    pub fn detach(mut self) {
+        self.detached = true;
+    }
+
+    /// Kills what is left in it and removes its cgroup, its pins and its shared memory.
+    ///
+    /// # Errors
+    /// If something cannot be removed.
+    pub fn delete(mut self) -> Result<(), Error> {
+        self.detached = true;
+        self.clear()
+    }
+
+    fn clear(&mut self) -> Result<(), Error> {
+        self.kill()?;
+        if let Some(holder) = self.holder.take() {
+            // It may be another process's child, and then it is that one's to reap.
+            let _ = holder.poll(Some(std::time::Duration::from_secs(5)));
+            let _ = holder.try_wait();
+        }
+        let mut result = Ok(());
+        if let Some(dir) = self.pins.take() {
+            for namespace in &self.namespaces {
+                let unpinned = Namespace::unpin(dir.join(namespace.kind().name()));
+                result = result.and(unpinned.map_err(Error::from));
+            }
+        }
+        if let Some(shm) = self.shm.take() {
+            let removed = fs::remove_dir_all(&shm);
+            result =
+                result.and(removed.map_err(|e| {
+                    Error::io(ErrorKind::State, format!("remove {}", shm.display()), "unlink", &e)
+                }));
+        }
+        if let Some(cgroup) = self.cgroup.take() {
+            result = result.and(cgroup.destroy().map_err(Error::from));
+        }
+        if let Some(base) = self.base.take() {
+            // Busy as long as another container lives in it.
+            let _ = fs::remove_dir(base);
+        }
+        result
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        if !self.detached {
+            let _ = self.clear();
+        }
+    }
+}
+
+/// What a pod must remember to be found again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct PodRecord {
+    pub cgroup: Option<PathBuf>,
+    pub base: Option<PathBuf>,
+    pub holder: Option<i32>,
+    pub shm: Option<PathBuf>,
+    pub pins: Option<PathBuf>,
+}
+
+/// The shared memory of a pod's containers: a directory of the host's own `/dev/shm`, so
+/// that no mount is needed.
+fn make_shm(name: &str) -> Result<PathBuf, Error> {
+    let path = PathBuf::from(format!("/dev/shm/nspod-{name}-{}", cgroups::random_name()?));
+    let failed =
+        |call| move |e: std::io::Error| Error::io(ErrorKind::State, "make the pod's /dev/shm", call, &e);
+    fs::create_dir(&path).map_err(failed("mkdir"))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o1777)).map_err(failed("chmod"))?;
+    Ok(path)
+}

@@ -1,0 +1,449 @@
+//! The parent's side, top to bottom: one clone3, the maps if they are the parent's to
+//! write, and what the child has to say.
+
+#![allow(unsafe_code)]
+
+use std::ffi::c_void;
+use std::fs::File;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Mutex;
+
+use ns_core::{Clone3, CloneFlags, Pidfd};
+
+use crate::child::{self, Loan, Message};
+use crate::error::{Error, ErrorKind};
+use crate::hint;
+use crate::plan::{INIT_EXIT, INIT_REPORT, Plan};
+use crate::step::{Call, SLOTS, Step};
+
+/// A process that was started.
+#[derive(Debug)]
+pub(crate) struct Spawned {
+    pub(crate) pid: i32,
+    pub(crate) pidfd: Pidfd,
+    /// The other end of its terminal.
+    pub(crate) terminal: Option<OwnedFd>,
+    /// Held at the last step: the socket on which it waits.
+    pub(crate) held: Option<OwnedFd>,
+}
+
+/// Starts the plan's program with these standard streams, in this cgroup.
+///
+/// # Errors
+/// The first step that failed, as a sentence. The child is then gone and reaped.
+pub(crate) fn spawn(
+    plan: &Plan,
+    stdio: [RawFd; 3],
+    cgroup: Option<BorrowedFd<'_>>,
+    exit_file: Option<&File>,
+) -> Result<Spawned, Error> {
+    // Above every descriptor that the program, or the init before it, finds in place.
+    let above = plan.highest_fd() + 1 + if plan.init { INIT_EXIT } else { 0 };
+    let (parent_end, child_end) = socket_pair(above)?;
+    let mut fds: Vec<(RawFd, RawFd)> = stdio.into_iter().zip(0..).collect();
+    fds.extend(plan.inherited.iter().map(|(from, to)| (from.as_raw_fd(), *to)));
+    if plan.init {
+        let high = plan.highest_fd();
+        fds.push((child_end.as_raw_fd(), high + INIT_REPORT));
+        if let Some(file) = exit_file {
+            fds.push((file.as_raw_fd(), high + INIT_EXIT));
+        }
+    }
+    let mut kept: Vec<RawFd> = fds.iter().map(|(_, to)| *to).collect();
+    kept.push(child_end.as_raw_fd());
+    if let Some(Step::Exec(exec)) = plan.steps.last() {
+        kept.extend(exec.file.as_ref().map(|f| f.as_raw_fd()));
+    }
+    let close = gaps(kept);
+    let trees: Vec<OwnedFd> = plan.trees.iter().map(open_tree).collect::<Result<_, _>>()?;
+    let tree_fds: Vec<RawFd> = trees.iter().map(|t| t.as_raw_fd()).collect();
+    let stack = Stack::new()?;
+
+    let mut loan = Loan {
+        steps: &plan.steps,
+        report: child_end.as_raw_fd(),
+        fds: &mut fds,
+        close: &close,
+        above,
+        trees: &tree_fds,
+        stack: stack.lower(),
+        cgroup: match cgroup {
+            Some(fd) if plan.cgroup_at_second => fd.as_raw_fd(),
+            _ => -1,
+        },
+        shared: plan.shared_memory,
+        next: 0,
+        slots: [-1; SLOTS],
+    };
+    let (pid, pidfd) = clone(plan, &stack, &mut loan, cgroup)?;
+    // A copied child still uses its own copy; this process's loan and child end are done.
+    drop(child_end);
+    drop(trees);
+
+    let mut family = Family { first: pidfd, pid, second: None };
+    match listen(plan, &parent_end, &mut family) {
+        Ok(Heard { terminal, held }) => {
+            let (pid, pidfd) = family.settle()?;
+            Ok(Spawned { pid, pidfd, terminal, held: held.then_some(parent_end) })
+        }
+        Err(error) => {
+            // Closing the socket ends a child that waits; every other has ended by itself.
+            drop(parent_end);
+            family.reap();
+            Err(error)
+        }
+    }
+}
+
+fn clone(
+    plan: &Plan,
+    stack: &Stack,
+    loan: &mut Loan<'_>,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<(i32, Pidfd), Error> {
+    let mut flags = CloneFlags::PIDFD | CloneFlags::CLEAR_SIGHAND;
+    flags.set(CloneFlags::VM | CloneFlags::VFORK, plan.shared_memory);
+    let clone = Clone3 {
+        kinds: plan.kinds,
+        flags,
+        cgroup: cgroup.filter(|_| !plan.cgroup_at_second),
+        ..Clone3::default()
+    };
+    let (bottom, size) = stack.upper();
+    let loan: *mut Loan<'_> = loan;
+    // No handler of this program may run in the child, which might share its memory.
+    let _signals = BlockedSignals::new();
+    let _dumpable = plan.shared_memory.then(Dumpable::keep);
+    // SAFETY: the stack is mapped, unused, and outlives the call; `enter` gets the loan it
+    // expects. Where memory is shared this thread is suspended until the child has become
+    // the program or ended, so the loan is the child's alone; where it is copied the child
+    // has its own. The child keeps to what `child.rs` promises.
+    let spawned = unsafe { clone.spawn_on_stack(bottom, size, child::enter, loan.cast::<c_void>()) };
+    let spawned = spawned.map_err(|e| Error::from(e).of_kind(ErrorKind::Clone))?;
+    match spawned.pidfd {
+        Some(pidfd) => Ok((spawned.pid, pidfd)),
+        None => Ok((spawned.pid, Pidfd::open(spawned.pid)?)),
+    }
+}
+
+/// The processes of one start: the first, and its sibling where a step clones again.
+struct Family {
+    first: Pidfd,
+    pid: i32,
+    second: Option<i32>,
+}
+
+impl Family {
+    /// The one that became the program; the other is reaped.
+    fn settle(self) -> Result<(i32, Pidfd), Error> {
+        let Some(pid) = self.second else { return Ok((self.pid, self.first)) };
+        let _ = self.first.wait();
+        Ok((pid, Pidfd::open(pid)?))
+    }
+
+    /// Waits for all of them, so that none stays a zombie.
+    fn reap(self) {
+        let _ = self.first.wait();
+        if let Some(pid) = self.second
+            && let Ok(pidfd) = Pidfd::open(pid)
+        {
+            let _ = pidfd.wait();
+        }
+    }
+}
+
+struct Heard {
+    terminal: Option<OwnedFd>,
+    held: bool,
+}
+
+/// Answers the child until it has become the program (its end of the socket closes) or
+/// waits to be started.
+fn listen(plan: &Plan, socket: &OwnedFd, family: &mut Family) -> Result<Heard, Error> {
+    let mut terminal = None;
+    loop {
+        let Some((message, fd)) = receive(socket)? else {
+            return Ok(Heard { terminal, held: false });
+        };
+        let step = plan.steps.get(usize::from(message.step));
+        match (message.tag, step) {
+            (Message::CLONED, _) => family.second = Some(message.value),
+            (Message::TERMINAL, _) => terminal = fd,
+            (Message::WAITING, Some(Step::AwaitMaps)) => {
+                if let Some(maps) = &plan.maps {
+                    write_maps(maps, family.pid)?;
+                }
+                send_word(socket)?;
+            }
+            (Message::WAITING, _) => return Ok(Heard { terminal, held: true }),
+            (_, Some(step)) => {
+                return Err(failure(step, Call::from_u8(message.call), message.value));
+            }
+            (_, None) => {
+                return Err(Error::new(ErrorKind::Step, "the child spoke of a step that is not in the plan"));
+            }
+        }
+    }
+}
+
+/// The sentence for a step that failed.
+pub(crate) fn failure(step: &Step, call: Call, errno: i32) -> Error {
+    let kind = match (step, errno) {
+        (Step::Exec(_), libc::ENOENT | libc::ENOTDIR) => ErrorKind::ProgramNotFound,
+        (Step::Exec(_), _) => ErrorKind::ProgramNotExecutable,
+        _ => ErrorKind::Step,
+    };
+    Error::call(kind, step.to_string(), call.name(), errno).with_hint(hint::step(step, call, errno))
+}
+
+fn write_maps(maps: &crate::plan::Maps, pid: i32) -> Result<(), Error> {
+    let written = match maps.helpers {
+        true => ns_core::write_with_newuidmap(pid, &maps.uid, &maps.gid),
+        false => ns_core::write_id_maps(pid, &maps.uid, &maps.gid).map(drop),
+    };
+    written.map_err(|e| Error::from(e).of_kind(ErrorKind::IdMap))
+}
+
+/// Lets a waiting child go on.
+pub(crate) fn send_word(socket: &OwnedFd) -> Result<(), Error> {
+    // SAFETY: sends one byte of a live buffer.
+    let n = unsafe { libc::send(socket.as_raw_fd(), [1u8].as_ptr().cast(), 1, libc::MSG_NOSIGNAL) };
+    match n {
+        1 => Ok(()),
+        _ => Err(last("let the child go on", "send")),
+    }
+}
+
+/// After a held child was let go: `None` when it has become the program.
+pub(crate) fn hear_last(plan: &Plan, socket: &OwnedFd) -> Result<(), Error> {
+    match receive(socket)? {
+        None => Ok(()),
+        Some((message, _)) => match plan.steps.get(usize::from(message.step)) {
+            Some(step) => Err(failure(step, Call::from_u8(message.call), message.value)),
+            None => Ok(()),
+        },
+    }
+}
+
+fn receive(socket: &OwnedFd) -> Result<Option<(Message, Option<OwnedFd>)>, Error> {
+    let mut message = Message { tag: 0, call: 0, step: 0, value: 0 };
+    let mut iov = libc::iovec { iov_base: (&raw mut message).cast(), iov_len: size_of::<Message>() };
+    let mut control = [0u64; 3];
+    // SAFETY: all zeroes is a valid msghdr.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut iov;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = size_of_val(&control) as _;
+    let n = loop {
+        // SAFETY: the header and all it points to live here, with the lengths it says.
+        let n = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
+        if n >= 0 || nix::errno::Errno::last_raw() != libc::EINTR {
+            break n;
+        }
+    };
+    match n {
+        0 => return Ok(None),
+        n if n < 0 => match nix::errno::Errno::last_raw() {
+            // The child ended with words of ours unread.
+            libc::ECONNRESET => return Ok(None),
+            _ => return Err(last("hear from the child", "recvmsg")),
+        },
+        _ => {}
+    }
+    // SAFETY: the header was filled by recvmsg; a cmsg of SCM_RIGHTS holds one descriptor,
+    // which nobody else owns.
+    let fd = unsafe {
+        let first = libc::CMSG_FIRSTHDR(&raw const header);
+        (!first.is_null() && (*first).cmsg_type == libc::SCM_RIGHTS)
+            .then(|| OwnedFd::from_raw_fd(libc::CMSG_DATA(first).cast::<RawFd>().read_unaligned()))
+    };
+    Ok(Some((message, fd)))
+}
+
+fn last(what: &str, call: &'static str) -> Error {
+    Error::call(ErrorKind::Process, what, call, nix::errno::Errno::last_raw())
+}
+
+/// A pair of sockets that keep messages apart; the second has a number of at least
+/// `above`, where no descriptor of the program is placed.
+fn socket_pair(above: RawFd) -> Result<(OwnedFd, OwnedFd), Error> {
+    let mut pair = [-1; 2];
+    // SAFETY: fills two descriptors, which nobody else owns.
+    let (parent, child) = unsafe {
+        if libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, pair.as_mut_ptr())
+            < 0
+        {
+            return Err(last("make a socket to the child", "socketpair"));
+        }
+        (OwnedFd::from_raw_fd(pair[0]), OwnedFd::from_raw_fd(pair[1]))
+    };
+    if child.as_raw_fd() >= above {
+        return Ok((parent, child));
+    }
+    Ok((parent, dup_above(&child, above)?))
+}
+
+/// A copy of a descriptor, closed on exec, with a number of at least `above`.
+pub(crate) fn dup_above(fd: &OwnedFd, above: RawFd) -> Result<OwnedFd, Error> {
+    // SAFETY: F_DUPFD_CLOEXEC returns a new descriptor, which nobody else owns.
+    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, above) } {
+        -1 => Err(last("copy a descriptor", "fcntl")),
+        fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+    }
+}
+
+/// The ranges between the descriptors that are kept.
+fn gaps(mut kept: Vec<RawFd>) -> Vec<(u32, u32)> {
+    kept.sort_unstable();
+    kept.dedup();
+    let mut gaps = Vec::with_capacity(kept.len() + 1);
+    let mut next = 0u32;
+    for fd in kept {
+        let fd = fd as u32;
+        if fd > next {
+            gaps.push((next, fd - 1));
+        }
+        next = fd + 1;
+    }
+    gaps.push((next, u32::MAX));
+    gaps
+}
+
+fn open_tree(tree: &crate::plan::Tree) -> Result<OwnedFd, Error> {
+    let mut flags = 1 | libc::O_CLOEXEC as u32;
+    if tree.recursive {
+        flags |= 0x8000;
+    }
+    // SAFETY: open_tree takes a path of ours and returns a new descriptor.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, tree.source.as_ptr(), flags) };
+    match fd {
+        -1 => Err(Error::call(
+            ErrorKind::Step,
+            format!("open the tree {}", tree.source.to_string_lossy()),
+            "open_tree",
+            nix::errno::Errno::last_raw(),
+        )),
+        // SAFETY: as above; nobody else owns it.
+        fd => Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }),
+    }
+}
+
+/// Memory for the stacks of the child and of one that it may clone, with a page below
+/// each that nothing may touch.
+struct Stack {
+    base: *mut u8,
+}
+
+const PAGE: usize = 4096;
+const ONE: usize = 64 << 10;
+
+impl Stack {
+    fn new() -> Result<Stack, Error> {
+        // SAFETY: new anonymous memory, at an address of the kernel's choice.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                2 * ONE,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(last("make a stack for the child", "mmap"));
+        }
+        let stack = Stack { base: base.cast() };
+        for guard in [0, ONE] {
+            // SAFETY: a page of the mapping just made.
+            unsafe { libc::mprotect(stack.base.add(guard).cast(), PAGE, libc::PROT_NONE) };
+        }
+        Ok(stack)
+    }
+
+    /// The first child's stack: its lowest usable address and its size.
+    fn upper(&self) -> (*mut u8, usize) {
+        (self.base.wrapping_add(ONE + PAGE), ONE - PAGE)
+    }
+
+    /// The second one's.
+    fn lower(&self) -> (*mut u8, usize) {
+        (self.base.wrapping_add(PAGE), ONE - PAGE)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own, and no child uses it any more: a child
+        // with shared memory has become the program or ended before clone3 returned.
+        unsafe { libc::munmap(self.base.cast(), 2 * ONE) };
+    }
+}
+
+/// All signals of this thread are blocked while this lives.
+struct BlockedSignals(libc::sigset_t);
+
+impl BlockedSignals {
+    fn new() -> Self {
+        // SAFETY: fills sets that live here; changes only this thread's mask.
+        unsafe {
+            let (mut all, mut old) = (std::mem::zeroed(), std::mem::zeroed());
+            libc::sigfillset(&raw mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut old);
+            BlockedSignals(old)
+        }
+    }
+}
+
+impl Drop for BlockedSignals {
+    fn drop(&mut self) {
+        // SAFETY: gives this thread back the mask it had.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut()) };
+    }
+}
+
+/// The kernel marks memory as not dumpable when a process that has it changes its ids.
+/// Where the child shares the memory that would stick to this process, so the mark is put
+/// back when the last child in flight has a memory of its own; not earlier, or the
+/// child could be traced by whom it has become.
+struct Dumpable;
+
+static IN_FLIGHT: Mutex<(usize, i32)> = Mutex::new((0, 1));
+
+impl Dumpable {
+    fn keep() -> Self {
+        let mut state = IN_FLIGHT.lock().unwrap_or_else(|e| e.into_inner());
+        if state.0 == 0 {
+            // SAFETY: a plain query.
+            state.1 = unsafe { libc::prctl(libc::PR_GET_DUMPABLE) };
+        }
+        state.0 += 1;
+        Dumpable
+    }
+}
+
+impl Drop for Dumpable {
+    fn drop(&mut self) {
+        let mut state = IN_FLIGHT.lock().unwrap_or_else(|e| e.into_inner());
+        state.0 -= 1;
+        // SAFETY: plain calls on this process's own mark. 2 cannot be set, and 0 means that
+        // it was so before.
+        unsafe {
+            if state.0 == 0 && state.1 == 1 && libc::prctl(libc::PR_GET_DUMPABLE) != 1 {
+                libc::prctl(libc::PR_SET_DUMPABLE, 1);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::gaps;
+
+    #[test]
+    fn gaps_are_all_that_is_not_kept() {
+        assert_eq!(gaps(vec![2, 0, 1, 9, 5, 1]), [(3, 4), (6, 8), (10, u32::MAX)]);
+        assert_eq!(gaps(vec![4]), [(0, 3), (5, u32::MAX)]);
+    }
+}

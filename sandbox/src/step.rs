@@ -1,0 +1,624 @@
+//! One variant for each action that the child takes, in the words of the kernel.
+//!
+//! A [`Step`] is prepared data: every string is NUL-terminated and every number
+//! decided before the clone, so that the child only passes pointers on. Its
+//! position in the plan is how the child names what failed.
+
+use std::ffi::CString;
+use std::fmt;
+use std::os::fd::OwnedFd;
+
+use ns_core::{Kind, Kinds};
+
+/// A file descriptor that one step makes and later ones use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Slot {
+    /// The new root's mount.
+    Root,
+    /// The container's `/proc`.
+    Proc,
+    /// The container's `/dev`.
+    Dev,
+    /// The container's `/dev/pts`.
+    Pts,
+    /// The empty read-only tmpfs that covers masked directories.
+    Mask,
+}
+
+/// How many slots there are.
+pub(crate) const SLOTS: usize = 5;
+
+/// What is mounted.
+#[derive(Debug)]
+pub enum What {
+    /// A new instance of a file system, by `fsopen`.
+    New {
+        /// `proc`, `tmpfs`, `overlay` …
+        fstype: CString,
+        /// Parameters for `fsconfig`; a key without a value is a flag.
+        params: Vec<(CString, Option<CString>)>,
+    },
+    /// A copy of what is at `source`, by `open_tree`.
+    Bind {
+        /// Path on the host, or within the joined mount namespace.
+        source: CString,
+        /// With everything mounted below it.
+        recursive: bool,
+        /// The parent opens the tree before the clone and the child finds it at this
+        /// place of its list: for sources that the child's mapped ids could not reach.
+        tree: Option<usize>,
+        /// Only if it is a character device of this number.
+        device: Option<u64>,
+    },
+    /// An overlay, with options as mount(8) takes them. It becomes the new root.
+    Overlay {
+        /// `lowerdir=…,upperdir=…,workdir=…`.
+        options: CString,
+    },
+    /// What is already there: the mount namespace's own root.
+    Here,
+}
+
+/// What to make at a mount's destination when nothing is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Create {
+    /// Nothing: its absence is an error.
+    No,
+    /// A directory.
+    Dir,
+    /// An empty file.
+    File,
+}
+
+/// A path within the new root, resolved by `openat2` so that no link in a hostile
+/// image leads out of it.
+#[derive(Debug)]
+pub struct Dest {
+    /// The path, without a leading slash (`.` is the root).
+    pub path: CString,
+    /// Each prefix of the path and its last component, for making what is missing.
+    pub parents: Vec<(CString, CString)>,
+    /// What to make when it is missing.
+    pub create: Create,
+}
+
+/// Where a mount goes.
+#[derive(Debug)]
+pub enum Place {
+    /// Over `/` of the mount namespace: it becomes the new root.
+    NewRoot,
+    /// Within the new root.
+    In(Dest),
+    /// A name in a slot's directory, which this plan has made itself.
+    Within(Slot, CString),
+    /// Nowhere: it is only held by its descriptor.
+    Detached,
+}
+
+/// A mount, by file descriptor from beginning to end.
+#[derive(Debug)]
+pub struct MountStep {
+    /// What is mounted.
+    pub what: What,
+    /// Where.
+    pub place: Place,
+    /// `MOUNT_ATTR_*` to set.
+    pub set: u64,
+    /// `MOUNT_ATTR_*` to clear.
+    pub clear: u64,
+    /// Apply the attributes to everything below as well.
+    pub recursive: bool,
+    /// `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED`, `MS_UNBINDABLE` or 0.
+    pub propagation: u64,
+    /// Keep the mount's descriptor for later steps.
+    pub keep: Option<Slot>,
+}
+
+/// A resource limit, as setrlimit(2) takes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RlimitStep {
+    /// `RLIMIT_*`.
+    pub resource: u32,
+    /// The soft limit.
+    pub soft: u64,
+    /// The hard limit.
+    pub hard: u64,
+}
+
+/// One action of the child.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Step {
+    /// Join a namespace by its descriptor.
+    JoinFd {
+        /// Of this kind.
+        kind: Kind,
+        /// The namespace.
+        ns: OwnedFd,
+        /// What it was opened from, for messages.
+        from: String,
+    },
+    /// Join several namespaces of a process at once.
+    JoinPidfd {
+        /// Of these kinds.
+        kinds: Kinds,
+        /// The process.
+        pidfd: OwnedFd,
+        /// Its pid, for messages.
+        pid: i32,
+    },
+    /// Leave namespaces for new ones.
+    Unshare(Kinds),
+    /// Deny setgroups(2) in the new user namespace and map one id of each sort.
+    MapSelf {
+        /// A line of `uid_map`.
+        uid_map: CString,
+        /// A line of `gid_map`.
+        gid_map: CString,
+    },
+    /// Wait until the parent has written the id maps.
+    AwaitMaps,
+    /// Become these ids of the new user namespace, so that what is made belongs to them.
+    Become {
+        /// User id.
+        uid: u32,
+        /// Group id.
+        gid: u32,
+    },
+    /// Set the clocks of the new time namespace.
+    TimeOffsets(CString),
+    /// Go on in a new process, a sibling of this one, which ends.
+    Clone(Kinds),
+    /// Join a session of its own.
+    Setsid,
+    /// Keep mount events of this namespace from the host's.
+    Propagation(u64),
+    /// Mount.
+    Mount(MountStep),
+    /// Make a device node in a slot's directory.
+    Node {
+        /// In this directory.
+        slot: Slot,
+        /// Of this name.
+        name: CString,
+        /// Mode with the type.
+        mode: u32,
+        /// Device number.
+        device: u64,
+    },
+    /// Make an empty file, as a place to mount a device on.
+    File {
+        /// In this directory.
+        slot: Slot,
+        /// Of this name.
+        name: CString,
+    },
+    /// Make a symbolic link in a slot's directory.
+    Symlink {
+        /// In this directory.
+        slot: Slot,
+        /// Of this name.
+        name: CString,
+        /// To this.
+        target: CString,
+    },
+    /// Make a directory in a slot's directory.
+    Mkdir {
+        /// In this directory.
+        slot: Slot,
+        /// Of this name.
+        name: CString,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// Hide what is at a path: a directory under an empty one, a file under `/dev/null`.
+    Mask(Dest),
+    /// Make what is at a path read-only.
+    ReadOnly(Dest),
+    /// Set a kernel parameter of the container's namespaces.
+    Sysctl {
+        /// Path below `/proc`, `sys/net/ipv4/ip_forward`.
+        path: CString,
+        /// The value.
+        value: CString,
+    },
+    /// Make the new root `/` and let go of the old one.
+    PivotRoot {
+        /// Also make the new root itself read-only, now that everything is in place.
+        readonly: bool,
+    },
+    /// Change the root and stay in the mount namespace.
+    Chroot,
+    /// Open a terminal and make it the standard streams; the parent gets its other end.
+    Terminal {
+        /// Rows.
+        rows: u16,
+        /// Columns.
+        columns: u16,
+    },
+    /// Set the host name.
+    Hostname(CString),
+    /// Set the NIS domain name.
+    Domainname(CString),
+    /// Bring up `lo`.
+    Loopback,
+    /// Set a resource limit.
+    Rlimit(RlimitStep),
+    /// Set how eagerly the kernel's OOM killer picks this process.
+    OomScoreAdj(CString),
+    /// Place the given descriptors and close all others.
+    Descriptors,
+    /// Set the file mode creation mask.
+    Umask(u32),
+    /// Leave these capabilities out of the bounding set.
+    DropBounding(u64),
+    /// Keep capabilities across the change of uid.
+    KeepCapabilities,
+    /// Set supplementary groups, gid and uid.
+    Credentials {
+        /// User id within the container.
+        uid: u32,
+        /// Group id within the container.
+        gid: u32,
+        /// Supplementary groups; `None` where setgroups(2) is denied.
+        groups: Option<Vec<u32>>,
+    },
+    /// Enter the working directory and see that it lies within the root.
+    Chdir(CString),
+    /// Set the effective, permitted and inheritable sets.
+    Capabilities {
+        /// Effective set.
+        effective: u64,
+        /// Permitted set.
+        permitted: u64,
+        /// Inheritable set.
+        inheritable: u64,
+    },
+    /// Set the ambient set.
+    Ambient(u64),
+    /// Let no execve(2) grant privileges.
+    NoNewPrivs,
+    /// Load a system-call filter.
+    Seccomp(Vec<libc::sock_filter>),
+    /// Tell the parent that everything is ready and wait for its word.
+    Hold,
+    /// Become the program.
+    Exec(Exec),
+}
+
+/// The program that a container starts.
+pub struct Exec {
+    /// Paths to try in order.
+    pub candidates: Vec<CString>,
+    /// A descriptor to execute instead of a path.
+    pub file: Option<OwnedFd>,
+    /// Arguments.
+    pub argv: CStrings,
+    /// Environment.
+    pub envp: CStrings,
+}
+
+impl fmt::Debug for Exec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exec").field("candidates", &self.candidates).field("argv", &self.argv).finish()
+    }
+}
+
+/// Strings and the NULL-terminated array of pointers to them that execve(2) takes.
+pub struct CStrings {
+    strings: Vec<CString>,
+    pointers: Vec<*const libc::c_char>,
+}
+
+#[allow(unsafe_code)]
+mod send {
+    // SAFETY: the pointers lead to the heap buffers of `strings`, which are never
+    // changed after construction and move with their owner.
+    unsafe impl Send for super::CStrings {}
+    // SAFETY: as above; nothing is written through them.
+    unsafe impl Sync for super::CStrings {}
+}
+
+impl CStrings {
+    /// Takes the strings and makes the array.
+    pub fn new(strings: Vec<CString>) -> Self {
+        let pointers = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
+        CStrings { strings, pointers }
+    }
+
+    /// The array: a pointer to each string, then NULL.
+    pub fn as_ptr(&self) -> *const *const libc::c_char {
+        self.pointers.as_ptr()
+    }
+
+    /// The strings.
+    pub fn strings(&self) -> &[CString] {
+        &self.strings
+    }
+}
+
+impl fmt::Debug for CStrings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.strings.fmt(f)
+    }
+}
+
+/// The system call of a step that failed, as the child reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+#[allow(missing_docs)]
+pub enum Call {
+    Unknown = 0,
+    Setns,
+    Unshare,
+    Clone3,
+    Open,
+    Openat2,
+    Write,
+    Read,
+    Mkdirat,
+    Mknodat,
+    Symlinkat,
+    Mount,
+    Umount2,
+    OpenTree,
+    Fsopen,
+    Fsconfig,
+    Fsmount,
+    MoveMount,
+    MountSetattr,
+    PivotRoot,
+    Chroot,
+    Chdir,
+    Fchdir,
+    Getcwd,
+    Fstat,
+    Sethostname,
+    Setdomainname,
+    Socket,
+    Ioctl,
+    Sendmsg,
+    Prlimit,
+    Fcntl,
+    Dup3,
+    CloseRange,
+    Prctl,
+    Capset,
+    Setgroups,
+    Setresgid,
+    Setresuid,
+    Seccomp,
+    Setsid,
+    Execve,
+    Execveat,
+    Sigprocmask,
+}
+
+impl Call {
+    const ALL: &'static [(Call, &'static str)] = &[
+        (Call::Unknown, "?"),
+        (Call::Setns, "setns"),
+        (Call::Unshare, "unshare"),
+        (Call::Clone3, "clone3"),
+        (Call::Open, "open"),
+        (Call::Openat2, "openat2"),
+        (Call::Write, "write"),
+        (Call::Read, "read"),
+        (Call::Mkdirat, "mkdirat"),
+        (Call::Mknodat, "mknodat"),
+        (Call::Symlinkat, "symlinkat"),
+        (Call::Mount, "mount"),
+        (Call::Umount2, "umount2"),
+        (Call::OpenTree, "open_tree"),
+        (Call::Fsopen, "fsopen"),
+        (Call::Fsconfig, "fsconfig"),
+        (Call::Fsmount, "fsmount"),
+        (Call::MoveMount, "move_mount"),
+        (Call::MountSetattr, "mount_setattr"),
+        (Call::PivotRoot, "pivot_root"),
+        (Call::Chroot, "chroot"),
+        (Call::Chdir, "chdir"),
+        (Call::Fchdir, "fchdir"),
+        (Call::Getcwd, "getcwd"),
+        (Call::Fstat, "fstat"),
+        (Call::Sethostname, "sethostname"),
+        (Call::Setdomainname, "setdomainname"),
+        (Call::Socket, "socket"),
+        (Call::Ioctl, "ioctl"),
+        (Call::Sendmsg, "sendmsg"),
+        (Call::Prlimit, "prlimit"),
+        (Call::Fcntl, "fcntl"),
+        (Call::Dup3, "dup3"),
+        (Call::CloseRange, "close_range"),
+        (Call::Prctl, "prctl"),
+        (Call::Capset, "capset"),
+        (Call::Setgroups, "setgroups"),
+        (Call::Setresgid, "setresgid"),
+        (Call::Setresuid, "setresuid"),
+        (Call::Seccomp, "seccomp"),
+        (Call::Setsid, "setsid"),
+        (Call::Execve, "execve"),
+        (Call::Execveat, "execveat"),
+        (Call::Sigprocmask, "rt_sigprocmask"),
+    ];
+
+    /// The call's name in the manual.
+    pub fn name(self) -> &'static str {
+        Call::ALL.iter().find(|(c, _)| *c == self).map_or("?", |(_, n)| n)
+    }
+
+    /// The call with this number in a report.
+    pub(crate) fn from_u8(n: u8) -> Call {
+        Call::ALL.iter().find(|(c, _)| *c as u8 == n).map_or(Call::Unknown, |(c, _)| *c)
+    }
+}
+
+impl fmt::Display for Dest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.path.to_bytes() {
+            b"." => f.write_str("/"),
+            _ => write!(f, "/{}", self.path.to_string_lossy()),
+        }
+    }
+}
+
+impl Slot {
+    fn path(self) -> &'static str {
+        match self {
+            Slot::Root => "/",
+            Slot::Proc => "/proc",
+            Slot::Dev => "/dev",
+            Slot::Pts => "/dev/pts",
+            Slot::Mask => "an empty directory",
+        }
+    }
+}
+
+impl fmt::Display for MountStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.what {
+            What::New { fstype, params } => {
+                write!(f, "mount a new {}", fstype.to_string_lossy())?;
+                let shown: Vec<String> = params
+                    .iter()
+                    .filter(|(key, _)| key.as_bytes() != b"source")
+                    .map(|(key, value)| match value {
+                        Some(value) => format!("{}={}", key.to_string_lossy(), value.to_string_lossy()),
+                        None => key.to_string_lossy().into_owned(),
+                    })
+                    .collect();
+                if !shown.is_empty() {
+                    write!(f, " ({})", shown.join(","))?;
+                }
+            }
+            What::Bind { source, recursive, .. } => {
+                write!(f, "bind {}", source.to_string_lossy())?;
+                if *recursive {
+                    f.write_str(" with all below it")?;
+                }
+            }
+            What::Overlay { options } => write!(f, "mount an overlay ({})", options.to_string_lossy())?,
+            What::Here => return f.write_str("keep the root of the mount namespace"),
+        }
+        match &self.place {
+            Place::NewRoot => f.write_str(" as the new root")?,
+            Place::In(dest) => write!(f, " on {dest}")?,
+            Place::Within(slot, name) => {
+                write!(f, " on {}/{}", slot.path().trim_end_matches('/'), name.to_string_lossy())?
+            }
+            Place::Detached => f.write_str(", attached nowhere")?,
+        }
+        let flags = [
+            (libc::MOUNT_ATTR_RDONLY, "ro"),
+            (libc::MOUNT_ATTR_NOSUID, "nosuid"),
+            (libc::MOUNT_ATTR_NODEV, "nodev"),
+            (libc::MOUNT_ATTR_NOEXEC, "noexec"),
+        ];
+        for (bit, name) in flags {
+            if self.set & bit != 0 {
+                write!(f, ",{name}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A sentence fragment that names the action and its object: `join the net namespace of
+/// process 42`. The words before an error.
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let s = |c: &CString| c.to_string_lossy().into_owned();
+        let list = |kinds: Kinds| kinds.kinds().map(|k| k.name()).collect::<Vec<_>>().join(", ");
+        match self {
+            Step::JoinFd { kind, from, .. } => write!(f, "join the {} namespace of {from}", kind.name()),
+            Step::JoinPidfd { kinds, pid, .. } => {
+                write!(f, "join the {} namespaces of process {pid}", list(*kinds))
+            }
+            Step::Unshare(kinds) => write!(f, "make new {} namespaces", list(*kinds)),
+            Step::MapSelf { uid_map, gid_map } => {
+                write!(f, "map uid {} and gid {}, setgroups denied", s(uid_map).trim(), s(gid_map).trim())
+            }
+            Step::AwaitMaps => f.write_str("wait for the parent to write the id maps"),
+            Step::Become { uid, gid } => write!(f, "become uid {uid} and gid {gid} of the user namespace"),
+            Step::TimeOffsets(text) => {
+                write!(f, "set the clock offsets {}", s(text).trim().replace('\n', ", "))
+            }
+            Step::Clone(kinds) if kinds.is_empty() => f.write_str("go on in a sibling process"),
+            Step::Clone(kinds) => {
+                write!(f, "go on in a sibling process with new {} namespaces", list(*kinds))
+            }
+            Step::Setsid => f.write_str("start a session"),
+            Step::Propagation(flags) => {
+                let how = if flags & libc::MS_SLAVE != 0 { "slave" } else { "private" };
+                write!(f, "make every mount {how}")
+            }
+            Step::Mount(mount) => mount.fmt(f),
+            Step::Node { slot, name, mode, device } => write!(
+                f,
+                "make the device {}/{} ({} {}:{})",
+                slot.path(),
+                s(name),
+                if mode & libc::S_IFMT == libc::S_IFBLK { 'b' } else { 'c' },
+                libc::major(*device),
+                libc::minor(*device)
+            ),
+            Step::File { slot, name } => write!(f, "make the file {}/{}", slot.path(), s(name)),
+            Step::Symlink { slot, name, target } => {
+                write!(f, "link {}/{} to {}", slot.path(), s(name), s(target))
+            }
+            Step::Mkdir { slot, name, .. } => write!(f, "make the directory {}/{}", slot.path(), s(name)),
+            Step::Mask(dest) => write!(f, "mask {dest}"),
+            Step::ReadOnly(dest) => write!(f, "make {dest} read-only"),
+            Step::Sysctl { path, value } => {
+                write!(
+                    f,
+                    "set the kernel parameter {} to {}",
+                    s(path).trim_start_matches("sys/").replace('/', "."),
+                    s(value)
+                )
+            }
+            Step::PivotRoot { readonly: false } => f.write_str("make the new root /"),
+            Step::PivotRoot { readonly: true } => f.write_str("make the new root / and read-only"),
+            Step::Chroot => f.write_str("change the root directory"),
+            Step::Terminal { .. } => f.write_str("open a terminal"),
+            Step::Hostname(name) => write!(f, "set the host name {}", s(name)),
+            Step::Domainname(name) => write!(f, "set the domain name {}", s(name)),
+            Step::Loopback => f.write_str("bring up the loopback interface"),
+            Step::Rlimit(r) => {
+                write!(f, "set the limit {} to {}:{}", crate::spec::rlimit_name(r.resource), r.soft, r.hard)
+            }
+            Step::OomScoreAdj(value) => write!(f, "set oom_score_adj to {}", s(value)),
+            Step::Descriptors => f.write_str("place the file descriptors and close all others"),
+            Step::Umask(mask) => write!(f, "set the umask {mask:04o}"),
+            Step::DropBounding(mask) => {
+                write!(f, "drop {} capabilities from the bounding set", mask.count_ones())
+            }
+            Step::KeepCapabilities => f.write_str("keep capabilities across the change of user"),
+            Step::Credentials { uid, gid, groups } => {
+                write!(f, "become uid {uid}, gid {gid}")?;
+                match groups {
+                    Some(groups) if !groups.is_empty() => write!(f, ", groups {groups:?}"),
+                    Some(_) => f.write_str(", no other groups"),
+                    None => Ok(()),
+                }
+            }
+            Step::Chdir(path) => write!(f, "enter the directory {}", s(path)),
+            Step::Capabilities { effective, permitted, inheritable } => write!(
+                f,
+                "set {} effective, {} permitted, {} inheritable capabilities",
+                effective.count_ones(),
+                permitted.count_ones(),
+                inheritable.count_ones()
+            ),
+            Step::Ambient(mask) => write!(f, "set {} ambient capabilities", mask.count_ones()),
+            Step::NoNewPrivs => f.write_str("let no program gain privileges"),
+            Step::Seccomp(filter) => write!(f, "load the seccomp filter ({} instructions)", filter.len()),
+            Step::Hold => f.write_str("wait for the word to go on"),
+            Step::Exec(exec) => {
+                let program = exec.argv.strings().first().map(s).unwrap_or_default();
+                write!(f, "execute {program}")
+            }
+        }
+    }
+}

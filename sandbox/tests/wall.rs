@@ -1,0 +1,167 @@
+//! The wall around the child: it allocates nothing, and it can be started from any thread
+//! of a program whose other threads are anywhere.
+#![allow(unsafe_code)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::{Duration, Instant};
+
+use ns_core::{Kind, Kinds};
+use nspod_sandbox::spec::{Namespace, Spec, Terminal};
+use nspod_sandbox::{Command, Stdio};
+
+/// Passes every call on, and notes when one comes from another process than the test's.
+struct Trap;
+
+/// The test's process while the trap is armed, else 0.
+static ARMED: AtomicI32 = AtomicI32::new(0);
+/// An allocator call came from a child. In copied memory only the child's copy changes,
+/// so the child ends with a code of its own as well.
+static SPRUNG: AtomicBool = AtomicBool::new(false);
+const SPRUNG_CODE: i32 = 98;
+
+fn check() {
+    let armed = ARMED.load(Ordering::Relaxed);
+    // SAFETY: plain system calls; getpid by number, since libc might keep the parent's.
+    unsafe {
+        if armed != 0 && libc::syscall(libc::SYS_getpid) as i32 != armed {
+            SPRUNG.store(true, Ordering::SeqCst);
+            libc::syscall(libc::SYS_exit_group, SPRUNG_CODE);
+        }
+    }
+}
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Trap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        check();
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        check();
+        unsafe { System.dealloc(ptr, layout) }
+    }
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        check();
+        unsafe { System.realloc(ptr, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Trap = Trap;
+
+fn arm() {
+    ARMED.store(std::process::id() as i32, Ordering::SeqCst);
+}
+
+fn quiet(command: &mut Command) -> &mut Command {
+    command.stdin(Stdio::Null).stdout(Stdio::Null).stderr(Stdio::Null)
+}
+
+fn root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    assert!(root || std::env::var_os("NSPOD_NO_SKIP").is_none(), "this lane must run as root");
+    if !root {
+        eprintln!("SKIP wall: this takes root");
+    }
+    root
+}
+
+#[test]
+fn the_child_of_every_sort_of_plan_allocates_nothing() {
+    if !root() {
+        return;
+    }
+    arm();
+    let mut plans: Vec<(&str, Spec)> = Vec::new();
+    let full = Spec::new("true");
+    plans.push(("full", full.clone()));
+    plans.push(("bare", Spec { process: Spec::bare("/bin/true").process, ..Spec::default() }));
+    let mut user = full.clone();
+    user.namespaces.user = Namespace::New;
+    plans.push(("id ranges, memory copied", user));
+    let mut time = full.clone();
+    time.namespaces.time = Namespace::New;
+    time.time_offsets = Some("monotonic 10 0\nboottime 20 0\n".parse().unwrap());
+    plans.push(("a second clone", time));
+    let mut init = full.clone();
+    init.init = true;
+    plans.push(("init", init));
+    let mut terminal = full.clone();
+    terminal.process.terminal = Some(Terminal { rows: 24, columns: 80 });
+    plans.push(("terminal", terminal));
+    for (name, spec) in plans {
+        let outcome = quiet(&mut Command::from_spec(spec)).status().unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(outcome.status.success(), "{name}: {}", outcome.status);
+        assert!(!SPRUNG.load(Ordering::SeqCst), "{name}: the child called the allocator");
+    }
+    // A step that fails goes another way out.
+    let mut fails = full;
+    fails.process.cwd = Some("/nowhere".into());
+    let error = quiet(&mut Command::from_spec(fails)).spawn().unwrap_err();
+    assert_eq!(error.failed_call(), Some("chdir"), "{error}");
+    assert!(!SPRUNG.load(Ordering::SeqCst), "the failing child called the allocator");
+}
+
+/// The trap itself: a child that does allocate is caught.
+#[test]
+fn an_allocating_child_springs_the_trap() {
+    arm();
+    // SAFETY: the child only trips the trap, which ends it by a system call.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        std::hint::black_box(Box::new(1));
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(0) };
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child just made.
+    unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    assert_eq!(libc::WEXITSTATUS(status), SPRUNG_CODE);
+}
+
+#[test]
+fn eight_threads_spawn_while_others_churn_the_allocator() {
+    if !root() {
+        return;
+    }
+    static DONE: AtomicBool = AtomicBool::new(false);
+    let rounds = if std::env::var_os("NSPOD_LANE").is_some() { 4 } else { 25 };
+    let deadline = Instant::now() + Duration::from_secs(300);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut kept = Vec::new();
+                while !DONE.load(Ordering::Relaxed) && Instant::now() < deadline {
+                    for size in [16, 4096, 100_000] {
+                        kept.push(vec![1u8; size]);
+                    }
+                    kept.truncate(50);
+                    kept.reverse();
+                }
+            });
+        }
+        let spawners: Vec<_> = (0..8)
+            .map(|thread| {
+                scope.spawn(move || {
+                    for round in 0..rounds {
+                        let mut command = Command::new("sh");
+                        command.args(["-c", "exit $1", "sh", &(thread * 10 + round % 10).to_string()]);
+                        // Every second one with copied memory.
+                        if round % 2 == 1 {
+                            command.namespace(Kind::User, Namespace::New);
+                        } else {
+                            command.isolate(Kinds::FIVE);
+                        }
+                        let status = quiet(&mut command).status().unwrap().status;
+                        assert_eq!(status.code(), thread * 10 + round % 10);
+                    }
+                })
+            })
+            .collect();
+        for spawner in spawners {
+            spawner.join().unwrap();
+        }
+        DONE.store(true, Ordering::Relaxed);
+    });
+}
