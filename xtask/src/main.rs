@@ -1,2 +1,37 @@
 //! Project chores: `cargo xtask`.
-fn main() {}
+
+mod cpio;
+mod demux;
+mod guest;
+mod install;
+mod kernel;
+mod qemu;
+mod sh;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Project chores.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    Guest(guest::Args),
+}
+
+fn main() -> ExitCode {
+    let Cli { chore } = Cli::parse();
+    let result = match chore {
+        Chore::Guest(args) => guest::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::from(guest::BOOT_FAILED)
+    })
+}

@@ -1,0 +1,327 @@
+//! `cargo xtask guest`: a command on a kernel whose cgroup v2 hierarchy has every controller.
+
+use std::env;
+use std::fs;
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::cpio::Cpio;
+use crate::demux::Demux;
+use crate::kernel::Kernel;
+use crate::qemu::{Machine, Qemu};
+use crate::{install, sh};
+
+/// The exit code when the guest, rather than the command in it, failed.
+pub(crate) const BOOT_FAILED: u8 = 125;
+
+/// Where in the guest the real file system is: ext4, so that an overlay can have its upper layer there.
+const SCRATCH: &str = "/scratch";
+const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
+/// What Debian's kernel has as modules: the machine's devices, the root, and what tests use.
+const MODULES: &[&str] =
+    &["virtio_pci", "virtio_blk", "virtio_console", "virtiofs", "overlay", "veth", "bridge", "loop"];
+
+/// Run a command in a virtual machine whose kernel has every cgroup v2 controller
+///
+/// The guest is a Debian kernel under qemu, without KVM. Its root is this machine's, with a copy-on-write
+/// layer: the command sees every file here, and what it writes is gone afterwards. It starts in the same
+/// directory, with the variables PATH, HOME, LANG, TERM, CI, RUST*, CARGO*, NSPOD*, PROPTEST* of this
+/// environment, and TMPDIR=/scratch, a real ext4. Its standard input is empty.
+///
+/// The exit code is the command's, or 125 when the guest failed. What is missing is installed from Debian's
+/// packages; the kernel is only unpacked, below target/guest (delete that to have the newest).
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Number of CPUs
+    #[arg(long, default_value_t = 2)]
+    pub(crate) cpus: u32,
+    /// Memory, with a suffix M or G
+    #[arg(long, default_value = "2G")]
+    pub(crate) memory: String,
+    /// End the command after so many seconds, counted from the end of the boot
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
+    /// The command and its arguments; without one, an interactive shell
+    #[arg(last = true)]
+    pub(crate) command: Vec<String>,
+}
+
+/// Where a piece of output comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stream {
+    Out,
+    Err,
+}
+
+enum Event {
+    Read(Stream, Vec<u8>),
+    Signal(i32),
+}
+
+/// Runs the command that was typed.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    if args.command.is_empty() && !io::stdin().is_terminal() {
+        bail!("there is no command to run, and standard input is no terminal for a shell");
+    }
+    let code = run_with(args, &[], print)?;
+    Ok(ExitCode::from(code))
+}
+
+/// Writes a piece of output where it belongs.
+pub(crate) fn print(stream: Stream, bytes: &[u8]) -> Result<()> {
+    // As with a pipe that nobody reads: the caller wants no more.
+    match stream {
+        Stream::Out => io::stdout().write_all(bytes).and_then(|()| io::stdout().flush()),
+        Stream::Err => io::stderr().write_all(bytes),
+    }
+    .context("printing the command's output")
+}
+
+/// Boots a guest, runs the command with `variables` set beside the usual ones, gives what it prints to `sink`
+/// as it comes, and returns its exit code.
+pub(crate) fn run_with(
+    args: &Args,
+    variables: &[(&str, &str)],
+    mut sink: impl FnMut(Stream, &[u8]) -> Result<()>,
+) -> Result<u8> {
+    if !cfg!(target_arch = "x86_64") {
+        bail!("the guest is made for x86_64 only");
+    }
+    if !install::is_root()? {
+        bail!("the guest shares this machine's whole file system, which needs root: run this as root");
+    }
+    install::packages(install::GUEST)?;
+    let kernel = Kernel::get(&target_directory()?.join("guest"))?;
+    let mark = format!("nspod-guest-{:x}", std::process::id() as u128 ^ nanoseconds());
+    let initramfs = initramfs(&kernel, args, variables, &mark)?;
+
+    let (sender, events) = mpsc::channel();
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let signals_handle = signals.handle();
+    let signal_sender = sender.clone();
+    thread::spawn(move || signals.forever().try_for_each(|signal| signal_sender.send(Event::Signal(signal))));
+
+    let (mut qemu, out, err) = Qemu::start(&Machine {
+        cpus: args.cpus,
+        memory: &args.memory,
+        kernel: &kernel.image,
+        initramfs: &initramfs,
+        terminal: args.command.is_empty(),
+    })?;
+    read(out, Stream::Out, sender.clone());
+    read(err, Stream::Err, sender);
+
+    let mut streams = [Demux::new(&mark), Demux::new(&mark)];
+    let mut ended = [None, None];
+    let mut deadline = Some(Instant::now() + BOOT_TIMEOUT);
+    let mut booted = false;
+    let code = loop {
+        match events.recv_timeout(Duration::from_millis(200)) {
+            Ok(Event::Read(stream, bytes)) => {
+                let piece = streams[stream as usize].push(&bytes);
+                sink(stream, &piece.output)?;
+                for said in piece.said {
+                    if let Ok(code) = said.parse::<u8>() {
+                        ended[stream as usize] = Some(code);
+                    } else if !booted {
+                        booted = true;
+                        deadline = args.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+                        qemu.forget_files();
+                    }
+                }
+                if let [Some(code), Some(_)] = ended {
+                    break code;
+                }
+            }
+            Ok(Event::Signal(signal)) => break 128 + u8::try_from(signal).unwrap_or(0),
+            Err(RecvTimeoutError::Timeout) if qemu.has_ended()? => {
+                bail!("{}", death(booted, &qemu.logs()?));
+            }
+            Err(_) => {}
+        }
+        if deadline.is_some_and(|deadline| Instant::now() > deadline) {
+            if booted {
+                bail!("the command was ended: it ran longer than {} s", args.timeout.unwrap_or(0));
+            }
+            let logs = qemu.logs()?;
+            bail!("the guest did not boot within {} s; it said:\n{logs}", BOOT_TIMEOUT.as_secs());
+        }
+    };
+    signals_handle.close();
+    Ok(code)
+}
+
+/// Why qemu ended before the command: a sentence from what the kernel said last.
+fn death(booted: bool, logs: &str) -> String {
+    let when = if booted { "while the command ran" } else { "while it booted" };
+    let why = match logs.lines().find(|line| is_fatal(line)) {
+        Some(line) => format!("its kernel died: {}", line.trim()),
+        None => "it said why below, or qemu did above".to_owned(),
+    };
+    let lines: Vec<&str> = logs.lines().collect();
+    let tail = lines[lines.len().saturating_sub(60)..].join("\n");
+    format!("the guest ended {when}: {why}\n{tail}")
+}
+
+/// Whether the kernel says with this line that it is broken.
+fn is_fatal(line: &str) -> bool {
+    ["Kernel panic", "BUG: ", "kernel BUG at", "Oops: ", "general protection fault"]
+        .iter()
+        .any(|sign| line.contains(sign))
+}
+
+/// Accepts one connection and sends what comes.
+fn read(listener: UnixListener, stream: Stream, events: Sender<Event>) {
+    thread::spawn(move || {
+        let Ok((mut socket, _)) = listener.accept() else { return };
+        let mut buffer = [0; 1 << 16];
+        while let Ok(len @ 1..) = socket.read(&mut buffer) {
+            if events.send(Event::Read(stream, buffer[..len].to_vec())).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// The guest's first file system: busybox, modules, and what to do.
+fn initramfs(kernel: &Kernel, args: &Args, variables: &[(&str, &str)], mark: &str) -> Result<Vec<u8>> {
+    let mut cpio = Cpio::default();
+    for directory in ["bin", "dev", "proc", "sys", "modules", "job", "host", "disk", "root"] {
+        cpio.directory(directory);
+    }
+    cpio.console("dev/console");
+    cpio.program("bin/busybox", &contents(Path::new("/bin/busybox"))?);
+    for applet in [
+        "cat",
+        "chmod",
+        "cp",
+        "echo",
+        "grep",
+        "hostname",
+        "insmod",
+        "ip",
+        "ln",
+        "mkdir",
+        "mkfifo",
+        "mount",
+        "poweroff",
+        "sh",
+        "sleep",
+        "switch_root",
+        "uname",
+    ] {
+        cpio.symlink(&format!("bin/{applet}"), "busybox");
+    }
+    let mut order = String::new();
+    for file in kernel.load_order(MODULES)? {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        cpio.program(&format!("modules/{name}"), &contents(&file)?);
+        order.push_str(&format!("{name}\n"));
+    }
+    cpio.program("modules/order", order.as_bytes());
+
+    let cwd = env::current_dir().context("the current directory")?;
+    // A fresh file system would hide what is needed from there.
+    let needed = [&cwd, &repository(), &kernel.modules];
+    let temporary =
+        ["/run", "/tmp"].into_iter().filter(|dir| !needed.iter().any(|path| path.starts_with(dir)));
+    let settings = format!(
+        "MARK={}\nTMPFS={}\nMODULES={}\nINTERACTIVE={}\n",
+        sh::quote(mark),
+        sh::quote(&temporary.collect::<Vec<_>>().join(" ")),
+        sh::quote(&kernel.modules.to_string_lossy()),
+        if args.command.is_empty() { "yes" } else { "no" },
+    );
+    cpio.program("job/settings", settings.as_bytes());
+    cpio.program("job/run", job(args, variables, &cwd)?.as_bytes());
+    cpio.program("job/main", include_bytes!("../guest/main"));
+    cpio.program("init", include_bytes!("../guest/init"));
+    Ok(cpio.finish())
+}
+
+/// The script that becomes the command.
+fn job(args: &Args, variables: &[(&str, &str)], cwd: &Path) -> Result<String> {
+    let mut script = String::new();
+    for (name, value) in env::vars().filter(|(name, _)| goes_along(name)) {
+        script.push_str(&format!("export {name}={}\n", sh::quote(&value)));
+    }
+    script.push_str(&format!("export TMPDIR={SCRATCH}\n"));
+    for (name, value) in variables {
+        script.push_str(&format!("export {name}={}\n", sh::quote(value)));
+    }
+    script.push_str(&format!("cd {} || exit\n", sh::quote(&cwd.to_string_lossy())));
+    if args.command.is_empty() {
+        let size = sh::read(Command::new("stty").arg("size").stdin(std::process::Stdio::inherit()))?;
+        let (rows, columns) = size.trim().split_once(' ').unwrap_or(("24", "80"));
+        script.push_str(&format!("stty rows {rows} columns {columns}\nexec bash -i\n"));
+    } else {
+        let words: Vec<String> = args.command.iter().map(|word| sh::quote(word)).collect();
+        script.push_str(&format!("exec {}\n", words.join(" ")));
+    }
+    Ok(script)
+}
+
+/// Whether a variable of the caller's environment is set in the guest as well.
+fn goes_along(name: &str) -> bool {
+    const NAMES: &[&str] = &["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TERM", "COLORTERM", "CI"];
+    const PREFIXES: &[&str] = &["RUST", "CARGO", "NSPOD", "PROPTEST", "LC_"];
+    let is_word = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    is_word && (NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+}
+
+fn contents(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("reading {}", path.display()))
+}
+
+/// The root of the repository.
+pub(crate) fn repository() -> PathBuf {
+    let here = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    PathBuf::from(here).parent().map_or_else(|| PathBuf::from("/"), Path::to_path_buf)
+}
+
+/// Cargo's target directory.
+fn target_directory() -> Result<PathBuf> {
+    let mut command = Command::new("cargo");
+    command.args(["metadata", "--no-deps", "--format-version=1"]).current_dir(repository());
+    let metadata: serde_json::Value = serde_json::from_str(&sh::read(&mut command)?)?;
+    Ok(metadata["target_directory"].as_str().context("cargo metadata names no target directory")?.into())
+}
+
+fn nanoseconds() -> u128 {
+    std::time::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_nanos())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_named_in_the_sentence() {
+        let log = "[  1.0] fine\n[  2.0] Kernel panic - not syncing: VFS\n[  2.1] more\n";
+        let sentence = death(true, log);
+        assert!(
+            sentence
+                .starts_with("the guest ended while the command ran: its kernel died: [  2.0] Kernel panic")
+        );
+        assert!(sentence.ends_with("[  2.1] more"));
+    }
+
+    #[test]
+    fn only_variables_that_mean_the_same_in_the_guest_go_along() {
+        for name in ["PATH", "RUST_BACKTRACE", "NSPOD_LANE", "LC_ALL"] {
+            assert!(goes_along(name), "{name}");
+        }
+        for name in ["TMPDIR", "DBUS_SESSION_BUS_ADDRESS", "RUST-X", "XDG_RUNTIME_DIR"] {
+            assert!(!goes_along(name), "{name}");
+        }
+    }
+}

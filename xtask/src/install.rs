@@ -1,0 +1,92 @@
+//! What the chores need from Debian.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::sh;
+
+/// What `cargo xtask guest` needs.
+pub(crate) const GUEST: &[&str] = &[
+    "busybox-static",     // the guest's first programs
+    "e2fsprogs",          // mkfs.ext4, for the scratch disk
+    "kmod",               // depmod, and modprobe inside
+    "qemu-system-common", // virtiofsd
+    "qemu-system-x86",
+    "util-linux", // unshare and setpriv around virtiofsd and qemu
+];
+
+/// Installs those of `packages` that are missing, or says how to.
+pub(crate) fn packages(packages: &[&str]) -> Result<()> {
+    let query = Command::new("dpkg-query")
+        .args(["-W", "-f", "${binary:Package} ${db:Status-Status}\n"])
+        .args(packages)
+        .output();
+    let Ok(query) = query else {
+        bail!("dpkg-query could not be started: this needs a Debian system");
+    };
+    let missing = missing(packages, &String::from_utf8_lossy(&query.stdout));
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let command = format!("apt-get install -y --no-install-recommends {}", missing.join(" "));
+    if !is_root()? {
+        bail!("these Debian packages are missing; as root, run `{command}`");
+    }
+    eprintln!("xtask: {command}");
+    with_lists(|| sh::run(apt_get().args(["install", "-y", "--no-install-recommends"]).args(&missing)))
+}
+
+/// Runs `step`, which uses apt's lists; where there are none, or it fails as they are old, fetches them.
+pub(crate) fn with_lists(step: impl Fn() -> Result<()>) -> Result<()> {
+    let lists = Path::new("/var/lib/apt/lists");
+    let have_lists = lists.read_dir().is_ok_and(|mut entries| {
+        entries
+            .any(|entry| entry.is_ok_and(|entry| entry.file_name().to_string_lossy().contains("_Packages")))
+    });
+    if have_lists && step().is_ok() {
+        return Ok(());
+    }
+    sh::run(apt_get().arg("update"))?;
+    step()
+}
+
+/// `apt-get`, which asks nothing, waits for others, and prints on stderr.
+pub(crate) fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    command
+        .args(["-qq", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Use-Pty=0"])
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    command.stdout(std::io::stderr());
+    command
+}
+
+/// Whether the caller is root.
+pub(crate) fn is_root() -> Result<bool> {
+    Ok(sh::read(Command::new("id").arg("-u"))?.trim() == "0")
+}
+
+/// Those of `wanted` that dpkg-query does not show as installed. A name may come with its architecture.
+fn missing<'a>(wanted: &[&'a str], dpkg_query: &str) -> Vec<&'a str> {
+    let installed: Vec<&str> = dpkg_query
+        .lines()
+        .filter_map(|line| line.strip_suffix(" installed"))
+        .map(|name| name.split(':').next().unwrap_or(name))
+        .collect();
+    wanted.iter().copied().filter(|name| !installed.contains(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_and_removed_packages_are_missing() {
+        let dpkg_query = "kmod installed\nuidmap config-files\nlibc6:amd64 installed\nstrace not-installed\n";
+        assert_eq!(
+            missing(&["kmod", "uidmap", "libc6", "strace", "bridge"], dpkg_query),
+            ["uidmap", "strace", "bridge"]
+        );
+    }
+}

@@ -1,0 +1,133 @@
+//! The guest's kernel: from Debian's package, unpacked below target/guest and never installed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::{install, sh};
+
+const PACKAGE: &str = "linux-image-cloud-amd64";
+
+/// An unpacked kernel.
+pub(crate) struct Kernel {
+    /// The bootable image.
+    pub(crate) image: PathBuf,
+    /// Its modules: `lib/modules/VERSION`, with `modules.dep`.
+    pub(crate) modules: PathBuf,
+}
+
+impl Kernel {
+    /// The kernel below `cache`, fetched when there is none. Delete the folder to get the newest.
+    pub(crate) fn get(cache: &Path) -> Result<Self> {
+        let unpacked = cache.join("kernel");
+        if !unpacked.exists() {
+            fetch(cache, &unpacked)
+                .with_context(|| format!("Debian's package {PACKAGE} could not be fetched and unpacked"))?;
+        }
+        let modules = only_entry(&unpacked.join("lib/modules"))?;
+        let version = modules.file_name().unwrap_or_default().to_string_lossy();
+        Ok(Self { image: unpacked.join(format!("boot/vmlinuz-{version}")), modules })
+    }
+
+    /// The files of the modules `names` and of those that they need, in an order in which they load.
+    pub(crate) fn load_order(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
+        let path = self.modules.join("modules.dep");
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let order = load_order(names, &text)
+            .with_context(|| format!("{} does not list every module of {names:?}", path.display()))?;
+        Ok(order.into_iter().map(|file| self.modules.join(file)).collect())
+    }
+}
+
+fn fetch(cache: &Path, unpacked: &Path) -> Result<()> {
+    fs::create_dir_all(cache)?;
+    let temporary = tempfile::Builder::new().prefix("kernel-").tempdir_in(cache)?;
+    install::with_lists(|| {
+        // The package is a name for the newest version: what it depends on is the kernel.
+        let depends =
+            sh::read(Command::new("apt-cache").args(["depends", "--important", "--no-recommends", PACKAGE]))?;
+        let package = depends
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("Depends: "))
+            .find(|name| name.starts_with("linux-image-"))
+            .with_context(|| format!("apt does not know what {PACKAGE} depends on"))?
+            .to_owned();
+        // As root apt warns when its own user cannot write here; nothing is amiss then.
+        let user = ["-o", "APT::Sandbox::User=root"];
+        sh::run(install::apt_get().args(user).args(["download", &package]).current_dir(&temporary))
+    })?;
+    let package = only_entry(temporary.path())?;
+    let tree = temporary.path().join("tree");
+    sh::run(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&tree))?;
+    let modules = only_entry(&tree.join("lib/modules"))?;
+    let version = modules.file_name().unwrap_or_default().to_owned();
+    sh::run(Command::new("depmod").arg("-b").arg(&tree).arg(version))?;
+    match fs::rename(&tree, unpacked) {
+        // Another run was quicker.
+        Err(_) if unpacked.exists() => Ok(()),
+        renamed => renamed.with_context(|| format!("moving the kernel to {}", unpacked.display())),
+    }
+}
+
+fn only_entry(directory: &Path) -> Result<PathBuf> {
+    let mut entries = directory.read_dir().with_context(|| format!("reading {}", directory.display()))?;
+    let entry = entries.next().with_context(|| {
+        format!("{} is empty; delete target/guest to have it made anew", directory.display())
+    })?;
+    Ok(entry?.path())
+}
+
+/// Reads `modules.dep`: a line is `FILE: FILE...`, what the first needs, the deepest need last.
+fn load_order<'a>(names: &[&str], modules_dep: &'a str) -> Option<Vec<&'a str>> {
+    let mut order: Vec<&str> = Vec::new();
+    for name in names {
+        let (file, needs) = modules_dep
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(file, _)| module_name(file) == *name)?;
+        for file in needs.split_whitespace().rev().chain([file]) {
+            if !order.contains(&file) {
+                order.push(file);
+            }
+        }
+    }
+    Some(order)
+}
+
+/// The module in a file: `kernel/drivers/block/virtio_blk.ko` holds `virtio_blk`.
+fn module_name(file: &str) -> String {
+    let name = file.rsplit('/').next().unwrap_or(file);
+    name.split('.').next().unwrap_or(name).replace('-', "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MODULES_DEP: &str = "\
+kernel/fs/fuse/fuse.ko:
+kernel/fs/fuse/virtiofs.ko: kernel/fs/fuse/fuse.ko kernel/drivers/virtio/virtio.ko
+kernel/drivers/virtio/virtio.ko:
+kernel/drivers/net/dummy-net.ko.xz: kernel/fs/fuse/virtiofs.ko kernel/fs/fuse/fuse.ko kernel/drivers/virtio/virtio.ko
+";
+
+    #[test]
+    fn what_a_module_needs_loads_before_it_and_once() {
+        assert_eq!(
+            load_order(&["fuse", "dummy_net"], MODULES_DEP).unwrap(),
+            [
+                "kernel/fs/fuse/fuse.ko",
+                "kernel/drivers/virtio/virtio.ko",
+                "kernel/fs/fuse/virtiofs.ko",
+                "kernel/drivers/net/dummy-net.ko.xz",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_unknown_module_is_not_skipped() {
+        assert_eq!(load_order(&["fuse", "nope"], MODULES_DEP), None);
+    }
+}
