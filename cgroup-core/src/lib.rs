@@ -17,6 +17,7 @@ mod remove;
 mod serde_text;
 mod sys;
 mod usage;
+mod watch;
 
 pub use apply::Applied;
 pub use cgroup::Cgroup;
@@ -31,3 +32,4 @@ pub use usage::{
     CpuStat, Events, IoStat, MemoryEvents, MemoryStat, MemoryUsage, PidsEvents, PidsUsage, Pressure,
     PressureLine, Usage,
 };
+pub use watch::{Resource, Stall, State, Trigger, Watch};

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollFlags;
 
 use crate::cgroup::read_all;
+use crate::watch::ready_before;
 use crate::{Cgroup, Error, Events, Result, parse, sys};
 
 /// How long [`Cgroup::freeze`] and [`Cgroup::thaw`] wait.
@@ -205,14 +206,10 @@ impl Cgroup {
             if wanted(events) {
                 return Ok(());
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(self.late(what, timeout));
-            }
-            // Rounded up, so that the last wait is not a busy one.
-            let left = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLPRI)], left) {
-                Ok(_) | Err(Errno::EINTR) => {}
+            // For this file POLLERR comes with POLLPRI: it means a change.
+            match ready_before(fd.as_fd(), PollFlags::POLLPRI, Some(deadline)) {
+                Ok(Some(_)) => {}
+                Ok(None) => return Err(self.late(what, timeout)),
                 Err(errno) => return Err(fail("poll", errno)),
             }
         }
@@ -220,5 +217,44 @@ impl Cgroup {
 
     fn late(&self, what: &str, after: Duration) -> Error {
         Error::timed_out(format!("{what} in cgroup {}", self.path().display()), after)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Child, Command};
+
+    use super::*;
+    use crate::Hierarchy;
+
+    /// Reaps and removes even on failure.
+    struct Guard(Cgroup, Vec<Child>);
+
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            self.1.iter_mut().for_each(|child| drop(child.wait()));
+            let _ = self.0.remove_recursive();
+        }
+    }
+
+    #[test]
+    fn the_fallback_kills_a_tree_that_forks_all_the_time() {
+        let root = Hierarchy::detect().unwrap().root().unwrap();
+        let own = root.create_child(format!("nspod-test-{}-fallback", std::process::id())).unwrap();
+        let mut guard = Guard(own, Vec::new());
+        let deep = guard.0.create_child("a").unwrap();
+        for (i, group) in [&guard.0, &deep].into_iter().enumerate() {
+            let script = "while :; do sleep 0 & done";
+            let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+            group.attach(child.id() as i32).unwrap_or_else(|error| panic!("{i}: {error}"));
+            guard.1.push(child);
+        }
+        guard.0.kill_each(Duration::from_secs(60)).unwrap();
+        assert!(!guard.0.events().unwrap().populated);
+        for child in &mut guard.1 {
+            assert_eq!(child.wait().unwrap().signal(), Some(9));
+        }
     }
 }

@@ -1,0 +1,296 @@
+//! Waiting for what happens to a cgroup, and for pressure.
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::stat::Mode;
+
+use crate::cgroup::read_all;
+use crate::{Cgroup, Error, Events, MemoryEvents, Result};
+
+/// What a [`Watch`] sees: the state of a cgroup and all below it.
+#[derive(Debug, Clone, PartialEq, Default)]
+#[non_exhaustive]
+pub struct State {
+    /// `cgroup.events`: populated, frozen.
+    pub cgroup: Events,
+    /// `memory.events`; all absent without the memory controller.
+    pub memory: MemoryEvents,
+}
+
+/// Watches a cgroup's `cgroup.events` and `memory.events`.
+///
+/// As a file descriptor it becomes readable (`POLLIN`) when one of the files may have changed, and
+/// stays so until [`next`](Self::next) or [`now`](Self::now) reads them.
+///
+/// ```no_run
+/// # use cgroup_core::Cgroup;
+/// let mut watch = Cgroup::open("/sys/fs/cgroup/job")?.watch()?;
+/// while let Some(state) = watch.next(None)? {
+///     println!("{:?} processes killed for want of memory", state.memory.oom_kill);
+///     if !state.cgroup.populated {
+///         break;
+///     }
+/// }
+/// # Ok::<(), cgroup_core::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Watch {
+    epoll: Epoll,
+    cgroup: OwnedFd,
+    memory: Option<OwnedFd>,
+    seen: State,
+    name: String,
+}
+
+impl Cgroup {
+    /// Begins to watch; what is so already is in [`Watch::seen`].
+    ///
+    /// # Errors
+    /// `NotFound` in the root, which has no events, and where the cgroup was removed; `Os` with
+    /// `EMFILE` or `ENFILE`.
+    pub fn watch(&self) -> Result<Watch> {
+        let name = self.path().display().to_string();
+        let fail = |call, errno| Error::os(format!("watch cgroup {name}"), call, errno, None);
+        let cgroup =
+            self.open_file("cgroup.events", OFlag::O_RDONLY).map_err(|errno| fail("openat2", errno))?;
+        let memory = match self.open_file("memory.events", OFlag::O_RDONLY) {
+            Ok(fd) => Some(fd),
+            Err(Errno::ENOENT) => None,
+            Err(errno) => return Err(fail("openat2", errno)),
+        };
+        let epoll =
+            Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|errno| fail("epoll_create1", errno))?;
+        for fd in std::iter::once(&cgroup).chain(&memory) {
+            let event = EpollEvent::new(EpollFlags::EPOLLPRI, 0);
+            epoll.add(fd, event).map_err(|errno| fail("epoll_ctl", errno))?;
+        }
+        let mut watch = Watch { epoll, cgroup, memory, seen: State::default(), name };
+        watch.now()?;
+        Ok(watch)
+    }
+
+    /// Asks to be told when processes of this cgroup and below lose `threshold` of a `window` to
+    /// waiting for a resource.
+    ///
+    /// # Errors
+    /// As [`Trigger::host`]; `NotFound` too where the cgroup was removed.
+    pub fn trigger(
+        &self,
+        resource: Resource,
+        stall: Stall,
+        threshold: Duration,
+        window: Duration,
+    ) -> Result<Trigger> {
+        let file = format!("{resource}.pressure");
+        let name = self.path().join(&file).display().to_string();
+        let fd = self
+            .open_file(&file, OFlag::O_RDWR)
+            .map_err(|errno| Trigger::refused(&name, "openat2", errno))?;
+        Trigger::set(fd, name, stall, threshold, window)
+    }
+}
+
+impl Watch {
+    /// The state as it was last read.
+    pub fn seen(&self) -> &State {
+        &self.seen
+    }
+
+    /// Reads the state as it is now.
+    ///
+    /// # Errors
+    /// `NotFound` (`ENODEV`) where the cgroup was removed.
+    pub fn now(&mut self) -> Result<&State> {
+        let fail = |errno| {
+            let cure = (errno == Errno::ENODEV).then_some("the cgroup was removed");
+            Error::os(format!("watch cgroup {}", self.name), "read", errno, cure)
+        };
+        let cgroup = Events::parse(&read_all(&self.cgroup).map_err(fail)?)?;
+        let memory = match &self.memory {
+            Some(fd) => MemoryEvents::parse(&read_all(fd).map_err(fail)?)?,
+            None => MemoryEvents::default(),
+        };
+        self.seen = State { cgroup, memory };
+        Ok(&self.seen)
+    }
+
+    /// Waits until the state is another than was last [`seen`](Self::seen) and returns it; `None`
+    /// after the timeout, if one is given. Changes that follow each other closely may be seen as one.
+    ///
+    /// # Errors
+    /// As [`now`](Self::now).
+    pub fn next(&mut self, timeout: Option<Duration>) -> Result<Option<State>> {
+        let before = self.seen.clone();
+        self.wait(timeout, |state| *state != before)
+    }
+
+    /// Waits until the state is as wanted, which it may be already, and returns it; `None` after
+    /// the timeout, if one is given.
+    ///
+    /// # Errors
+    /// As [`now`](Self::now).
+    pub fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+        wanted: impl Fn(&State) -> bool,
+    ) -> Result<Option<State>> {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        loop {
+            let state = self.now()?;
+            if wanted(state) {
+                return Ok(Some(state.clone()));
+            }
+            let fail = |errno| Error::os(format!("watch cgroup {}", self.name), "poll", errno, None);
+            if ready_before(self.as_fd(), PollFlags::POLLIN, deadline).map_err(fail)?.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+}
+
+/// What there is pressure on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Resource {
+    /// Processor time.
+    Cpu,
+    /// Memory.
+    Memory,
+    /// Block devices.
+    Io,
+    /// Interrupts; [`Stall::Full`] alone. Since Linux 6.1, with CONFIG_IRQ_TIME_ACCOUNTING.
+    Irq,
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cpu => "cpu",
+            Self::Memory => "memory",
+            Self::Io => "io",
+            Self::Irq => "irq",
+        })
+    }
+}
+
+/// Whose waiting counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stall {
+    /// Time in which at least one task waited.
+    Some,
+    /// Time in which all waited.
+    Full,
+}
+
+/// A trigger on a pressure file (PSI). It ends when dropped.
+///
+/// As a file descriptor it signals `POLLPRI`, at most once in a window.
+///
+/// Source: <https://docs.kernel.org/accounting/psi.html#monitoring-for-pressure-thresholds>
+#[derive(Debug)]
+pub struct Trigger {
+    fd: OwnedFd,
+    name: String,
+}
+
+impl Trigger {
+    /// On the whole machine: a file of `/proc/pressure`.
+    ///
+    /// # Errors
+    /// `NotFound` (`ENOENT`) or `Unsupported` (`EOPNOTSUPP`) where PSI is off (`psi=1` on the
+    /// kernel's command line, CONFIG_PSI); `Os` with `EINVAL` where the window is not from 0.5 to
+    /// 10 s, the threshold is longer, or the caller lacks CAP_SYS_RESOURCE and the window is not a
+    /// multiple of 2 s; `PermissionDenied`.
+    pub fn host(resource: Resource, stall: Stall, threshold: Duration, window: Duration) -> Result<Self> {
+        let name = format!("/proc/pressure/{resource}");
+        let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let fd = nix::fcntl::open(name.as_str(), flags, Mode::empty())
+            .map_err(|errno| Self::refused(&name, "open", errno))?;
+        Self::set(fd, name, stall, threshold, window)
+    }
+
+    fn set(fd: OwnedFd, name: String, stall: Stall, threshold: Duration, window: Duration) -> Result<Self> {
+        let stall = match stall {
+            Stall::Some => "some",
+            Stall::Full => "full",
+        };
+        // The kernel overwrites the last byte with its NUL: let it be the newline.
+        let text = format!("{stall} {} {}\n", threshold.as_micros(), window.as_micros());
+        match nix::unistd::write(&fd, text.as_bytes()) {
+            Ok(_) => Ok(Self { fd, name }),
+            Err(errno) => Err(Self::refused(&name, "write", errno)),
+        }
+    }
+
+    /// Waits for the trigger: `true` if it fired, `false` after the timeout, if one is given.
+    ///
+    /// # Errors
+    /// `NotFound` (`ENODEV`) where the cgroup was removed.
+    pub fn wait(&self, timeout: Option<Duration>) -> Result<bool> {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        match ready_before(self.fd.as_fd(), PollFlags::POLLPRI, deadline) {
+            Ok(Some(flags)) if flags.contains(PollFlags::POLLERR) => {
+                Err(Self::refused(&self.name, "poll", Errno::ENODEV))
+            }
+            Ok(fired) => Ok(fired.is_some()),
+            Err(errno) => Err(Self::refused(&self.name, "poll", errno)),
+        }
+    }
+
+    fn refused(name: &str, call: &'static str, errno: Errno) -> Error {
+        let cure = match errno {
+            Errno::EINVAL => Some(
+                "a window is from 0.5 to 10 s, the threshold at most that, and without CAP_SYS_RESOURCE it is a multiple of 2 s",
+            ),
+            Errno::ENOENT | Errno::EOPNOTSUPP => Some("PSI is off: start the kernel with psi=1"),
+            Errno::ENODEV => Some("the cgroup was removed"),
+            _ => None,
+        };
+        Error::os(format!("set a trigger on {name}"), call, errno, cure)
+    }
+}
+
+impl AsFd for Trigger {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Polls until the descriptor is ready or the deadline has passed (`None`), whatever signals come.
+pub(crate) fn ready_before(
+    fd: BorrowedFd<'_>,
+    flags: PollFlags,
+    deadline: Option<Instant>,
+) -> nix::Result<Option<PollFlags>> {
+    loop {
+        let timeout = match deadline {
+            None => PollTimeout::NONE,
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                // Rounded up, so that the last wait is not a busy one.
+                PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
+            }
+        };
+        let mut fds = [PollFd::new(fd, flags)];
+        match poll(&mut fds, timeout) {
+            Ok(0) | Err(Errno::EINTR) => match deadline {
+                Some(deadline) if Instant::now() >= deadline => return Ok(None),
+                _ => {}
+            },
+            Ok(_) => return Ok(Some(fds[0].revents().unwrap_or(PollFlags::empty()))),
+            Err(errno) => return Err(errno),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! What needs no kernel: parsers never panic, and what is printed reads back the same.
+
+use std::collections::BTreeMap;
+
+use cgroup_core::{
+    Controller, Controllers, CpuList, CpuMax, CpuStat, Device, ErrorKind, Events, IoMax, Limits, Max,
+    MemoryEvents, MemoryStat, parse,
+};
+use proptest::prelude::*;
+
+fn max() -> impl Strategy<Value = Max> {
+    prop_oneof![Just(Max::Max), (1..u64::MAX).prop_map(Max::Value)]
+}
+
+fn device() -> impl Strategy<Value = Device> {
+    (any::<u32>(), any::<u32>()).prop_map(|(major, minor)| Device::new(major, minor))
+}
+
+fn io_max() -> impl Strategy<Value = IoMax> {
+    let field = || proptest::option::of(max());
+    (field(), field(), field(), field()).prop_map(|(rbps, wbps, riops, wiops)| IoMax {
+        rbps,
+        wbps,
+        riops,
+        wiops,
+    })
+}
+
+fn cpu_max() -> impl Strategy<Value = CpuMax> {
+    (proptest::option::of(1_000..1_u64 << 40), 1_000..=1_000_000_u64)
+        .prop_map(|(quota, period)| CpuMax { quota, period })
+}
+
+fn cpu_list() -> impl Strategy<Value = CpuList> {
+    proptest::collection::vec(0..300_u32, 0..20).prop_map(CpuList::from_iter)
+}
+
+prop_compose! {
+    fn limits()(
+        cpu in (proptest::option::of(cpu_max()), proptest::option::of(0..1_000_u64)),
+        weight in proptest::option::of(1..=10_000_u64),
+        cpus in proptest::option::of(cpu_list()),
+        mems in proptest::option::of(cpu_list()),
+        memory in proptest::array::uniform6(proptest::option::of(max())),
+        group in proptest::option::of(any::<bool>()),
+        pids in proptest::option::of(max()),
+        io in proptest::collection::btree_map(device(), io_max(), 0..3),
+        weights in proptest::collection::btree_map(device(), 1..=10_000_u64, 0..3),
+        latency in proptest::collection::btree_map(device(), any::<u64>(), 0..3),
+        hugetlb in proptest::collection::btree_map("[1-9][0-9]?[KMG]B", max(), 0..3),
+        unified in proptest::collection::btree_map("(memory|x)\\.[a-z.]{1,9}", "[ -~]{0,9}", 0..3),
+    ) -> Limits {
+        let [memory_min, memory_low, memory_high, memory_max, memory_swap_max, memory_zswap_max] = memory;
+        Limits {
+            cpu_max: cpu.0, cpu_max_burst: cpu.1, cpu_weight: weight, cpu_idle: None,
+            cpuset_cpus: cpus, cpuset_mems: mems,
+            memory_min, memory_low, memory_high, memory_max, memory_swap_max, memory_zswap_max,
+            memory_oom_group: group, pids_max: pids,
+            io_max: io, io_weight: weight, io_weight_device: weights, io_latency: latency,
+            hugetlb_max: hugetlb, unified,
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_a_parser_panic(text in prop_oneof![
+        ".*",
+        "(?s).*",
+        "([0-9:,. =-]|max|some|full|avg10|total|rbps|populated|\n){0,40}",
+        "[0-9]+ [0-9]+ 0:1 (/|\\\\[0-9]{1,4})+ /[a-z\\\\0-9]* rw - cgroup2? [a-z]* [a-z,]*\n",
+    ]) {
+        let _ = parse::controllers(&text);
+        let _ = parse::number(&text);
+        let _ = parse::max(&text);
+        let _ = parse::flat_keyed(&text).map(Iterator::count);
+        let _ = parse::pids(&text);
+        let _ = parse::cpu_list(&text).map(|list| (list.len(), list.to_string()));
+        let _ = parse::pressure(&text);
+        let _ = parse::io_stat(&text);
+        let _ = parse::io_max(&text);
+        let _ = parse::mountinfo(&text);
+        let _ = parse::proc_cgroups(&text);
+        let _ = parse::proc_self_cgroup(&text);
+        let _ = (Events::parse(&text), MemoryEvents::parse(&text), CpuStat::parse(&text), MemoryStat::parse(&text));
+        let _ = (text.parse::<CpuMax>(), text.parse::<Device>(), text.parse::<Controllers>());
+    }
+
+    #[test]
+    fn a_cpu_list_is_a_set_and_reads_back(numbers in proptest::collection::btree_set(0..200_u32, 0..50)) {
+        let list: CpuList = numbers.iter().copied().collect();
+        prop_assert_eq!(list.to_string().parse::<CpuList>().unwrap(), list.clone());
+        prop_assert_eq!(list.len(), numbers.len() as u64);
+        prop_assert!(numbers.iter().all(|&n| list.contains(n)));
+        prop_assert_eq!(list.iter().collect::<Vec<_>>(), numbers.into_iter().collect::<Vec<_>>());
+        let gaps = list.ranges().zip(list.ranges().skip(1)).all(|(a, b)| *a.end() + 1 < *b.start());
+        prop_assert!(gaps, "ranges that touch are one");
+    }
+
+    #[test]
+    fn values_read_back(max in max(), cpu in cpu_max(), device in device(), bits in 0..512_u16) {
+        prop_assert_eq!(max.to_string().parse::<Max>().unwrap(), max);
+        prop_assert_eq!(cpu.to_string().parse::<CpuMax>().unwrap(), cpu);
+        prop_assert_eq!(device.to_string().parse::<Device>().unwrap(), device);
+        let controllers = Controllers::from_bits_truncate(bits);
+        prop_assert_eq!(controllers.to_string().parse::<Controllers>().unwrap(), controllers);
+        prop_assert_eq!(parse::controllers(&controllers.to_string()), controllers);
+    }
+
+    #[test]
+    fn io_max_lines_read_back(all in proptest::collection::btree_map(device(), io_max(), 0..5)) {
+        let text: String = all.iter().map(|(device, max)| format!("{device} {max}\n")).collect();
+        prop_assert_eq!(parse::io_max(&text).unwrap(), all);
+    }
+
+    #[test]
+    fn what_validates_is_written_by_controller_and_files_are_plain_names(limits in limits()) {
+        let quota = limits.cpu_max.and_then(|max| max.quota);
+        prop_assume!(quota.is_none_or(|quota| limits.cpu_max_burst.is_none_or(|burst| burst <= quota)));
+        limits.validate().unwrap();
+        let writes = limits.writes();
+        prop_assert_eq!(limits.is_empty(), writes.is_empty());
+        for (file, _) in &writes {
+            prop_assert!(!file.contains('/'), "{}", file);
+            if let Some(controller) = Controller::of_file(file) {
+                prop_assert!(limits.controllers().contains(controller.into()), "{}", file);
+            }
+        }
+        let position = |file| writes.iter().position(|(f, _)| f == file);
+        if let (Some(swap), Some(max)) = (position("memory.swap.max"), position("memory.max")) {
+            prop_assert!(swap < max);
+        }
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn limits_survive_json_under_the_kernels_names(limits in limits()) {
+        let json = serde_json::to_value(&limits).unwrap();
+        prop_assert_eq!(json.get("memory.max").is_some(), limits.memory_max.is_some());
+        prop_assert_eq!(serde_json::from_value::<Limits>(json).unwrap(), limits);
+    }
+}
+
+#[test]
+fn values_that_the_kernel_would_refuse_are_named_before() {
+    let of = |limits: Limits| limits.validate().unwrap_err();
+    let cases = [
+        (
+            Limits { cpu_weight: Some(0), ..Default::default() },
+            "cpu.weight cannot be \"0\": a weight is from 1 to 10000",
+        ),
+        (
+            Limits { cpu_max: Some(CpuMax::new(999, 100_000)), ..Default::default() },
+            "cpu.max cannot be \"999 100000\": a quota is at least 1000 µs, and at most 203 days",
+        ),
+        (
+            Limits { cpu_max: Some(CpuMax::new(1_000, 999)), ..Default::default() },
+            "cpu.max cannot be \"1000 999\": a period is from 1000 to 1000000 µs",
+        ),
+        (
+            Limits {
+                cpu_max: Some(CpuMax::new(1_000, 1_000)),
+                cpu_max_burst: Some(1_001),
+                ..Default::default()
+            },
+            "cpu.max.burst cannot be \"1001\": a burst is at most the quota of cpu.max",
+        ),
+        (
+            Limits { cpu_weight: Some(1), cpu_idle: Some(true), ..Default::default() },
+            "cpu.weight cannot be \"1\": cpu.idle is set, which takes the weight away",
+        ),
+        (
+            Limits { io_weight: Some(10_001), ..Default::default() },
+            "io.weight cannot be \"10001\": a weight is from 1 to 10000",
+        ),
+        (
+            Limits {
+                io_max: [(Device::new(8, 0), IoMax { rbps: Some(Max::Value(0)), ..Default::default() })]
+                    .into(),
+                ..Default::default()
+            },
+            "io.max cannot be \"8:0 rbps=0\": a rate is above 0",
+        ),
+        (
+            Limits { hugetlb_max: [("../x".into(), Max::Max)].into(), ..Default::default() },
+            "hugetlb.SIZE.max cannot be \"../x\": a size is a word such as 2MB",
+        ),
+    ];
+    for (limits, sentence) in cases {
+        assert_eq!(of(limits.clone()).to_string(), sentence);
+        assert_eq!(of(limits).kind(), ErrorKind::InvalidLimit);
+    }
+}
+
+#[test]
+fn unified_takes_limits_and_not_what_acts_on_processes_or_lies_elsewhere() {
+    let of =
+        |file: &str| Limits { unified: [(file.into(), "1".into())].into(), ..Default::default() }.validate();
+    for good in ["memory.reclaim", "cgroup.max.depth", "hugetlb.2MB.rsvd.max", "cpuset.cpus.partition"] {
+        of(good).unwrap();
+    }
+    for bad in ["cgroup.procs", "cgroup.kill", "cgroup.freeze", "../memory.max", "", "memory", ".x", "a b.c"]
+    {
+        assert_eq!(of(bad).unwrap_err().kind(), ErrorKind::InvalidLimit, "{bad}");
+    }
+}
+
+#[test]
+fn a_burst_is_taken_back_before_the_quota_shrinks() {
+    let limits = Limits {
+        cpu_max: Some(CpuMax::new(2_000, 10_000)),
+        cpu_max_burst: Some(1_000),
+        ..Default::default()
+    };
+    let expected = [("cpu.max.burst", "0"), ("cpu.max", "2000 10000"), ("cpu.max.burst", "1000")];
+    assert_eq!(limits.writes(), expected.map(|(file, value)| (file.to_owned(), value.to_owned())));
+}
+
+#[test]
+fn real_files_are_read_and_future_keys_skipped() {
+    let events =
+        MemoryEvents::parse("low 0\nhigh 1\nmax 2\noom 3\noom_kill 4\noom_group_kill 5\nsock_throttled 6\n")
+            .unwrap();
+    let values = [events.low, events.high, events.max, events.oom, events.oom_kill, events.oom_group_kill];
+    assert_eq!(values, [0, 1, 2, 3, 4, 5].map(Some));
+    assert_eq!(MemoryEvents::parse("low 0\noom_kill 1\n").unwrap().oom_group_kill, None);
+    let io =
+        parse::io_stat("8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6 cost.usage=7\n254:1 \n").unwrap();
+    let disk = &io[&Device::new(8, 0)];
+    assert_eq!([disk.rbytes, disk.wbytes, disk.rios, disk.wios, disk.dbytes, disk.dios], [1, 2, 3, 4, 5, 6]);
+    assert_eq!(io.len(), 2);
+    let events = Events::parse("populated 1\nfrozen 0\n").unwrap();
+    assert!(events.populated && !events.frozen);
+    let io = parse::io_max("8:16 rbps=2097152 wbps=max riops=max wiops=120\n").unwrap();
+    let expected = IoMax {
+        rbps: Some(Max::Value(2 << 20)),
+        wbps: Some(Max::Max),
+        riops: Some(Max::Max),
+        wiops: Some(Max::Value(120)),
+    };
+    assert_eq!(io, BTreeMap::from([(Device::new(8, 16), expected)]));
+    let mounts = parse::mountinfo("1 2 0:3 /a\\040b /m\\134n rw shared:1 - cgroup2 none rw\nnonsense\n");
+    assert_eq!((mounts[0].root.as_str(), mounts[0].point.to_str()), ("/a b", Some("/m\\n")));
+    assert_eq!(mounts.len(), 1);
+    assert!(parse::pressure("some avg10=nan\n").is_err());
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn limits_read_from_json_as_the_kernel_writes_them() {
+    let json = r#"{"cpu.max": "max 100000", "memory.max": 4096, "memory.swap.max": "max", "cpuset.cpus": "0-1",
+        "io.max": {"8:0": {"rbps": 1000}}, "memory.oom.group": true}"#;
+    let limits: Limits = serde_json::from_str(json).unwrap();
+    assert_eq!(limits.cpu_max, Some(CpuMax { quota: None, period: 100_000 }));
+    assert_eq!((limits.memory_max, limits.memory_swap_max), (Some(Max::Value(4096)), Some(Max::Max)));
+    assert_eq!(limits.io_max[&Device::new(8, 0)].rbps, Some(Max::Value(1000)));
+    let error = serde_json::from_str::<Limits>(r#"{"memory.maximum": 1}"#).unwrap_err();
+    assert!(error.to_string().contains("unknown field `memory.maximum`"), "{error}");
+}
