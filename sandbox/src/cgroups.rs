@@ -34,7 +34,7 @@ impl Home {
         spec: &Spec,
         pod: Option<PathBuf>,
     ) -> Result<Option<Home>, Error> {
-        let demanded = !spec.limits.is_empty() || !spec.devices.is_empty();
+        let demanded = !spec.limits.is_empty() || spec.devices.is_some();
         let (parent, base) = match wanted {
             CgroupUse::None if !demanded => return Ok(None),
             CgroupUse::Inside(path) => {
@@ -67,7 +67,9 @@ impl Home {
         if !spec.limits.is_empty() {
             limit(&self.cgroup, &spec.limits)?;
         }
-        if !spec.devices.is_empty() {}
+        if let Some(rules) = &spec.devices {
+            self.cgroup.attach_devices(rules)?;
+        }
         self.above = self.ooms_above();
         Ok(())
     }

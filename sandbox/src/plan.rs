@@ -296,6 +296,10 @@ fn c_string(field: &str, text: impl AsRef<OsStr>) -> Result<CString, Error> {
 fn program(plan: &Plan) -> Result<Step, Error> {
     let process = &plan.spec.process;
     let args = &process.args;
+    let name = match args.first() {
+        Some(program) => program.to_string_lossy().into_owned(),
+        None => "the init alone".into(),
+    };
     let argv = args.iter().map(|a| c_string("process.args", a)).collect::<Result<Vec<_>, _>>()?;
     let mut envp = Vec::with_capacity(process.env.len());
     for (key, value) in &process.env {
@@ -313,7 +317,7 @@ fn program(plan: &Plan) -> Result<Step, Error> {
     };
     let envp = CStrings::new(envp);
     if !plan.init {
-        return Ok(Step::Exec(Exec { candidates, file: None, argv: CStrings::new(argv), envp }));
+        return Ok(Step::Exec(Exec { name, candidates, file: None, argv: CStrings::new(argv), envp }));
     }
     let high = plan.highest_fd();
     let contract =
@@ -322,7 +326,7 @@ fn program(plan: &Plan) -> Result<Step, Error> {
     init.extend(candidates);
     init.extend(argv);
     let file = crate::init::image(high + INIT_EXIT + 1)?;
-    Ok(Step::Exec(Exec { candidates: Vec::new(), file: Some(file), argv: CStrings::new(init), envp }))
+    Ok(Step::Exec(Exec { name, candidates: Vec::new(), file: Some(file), argv: CStrings::new(init), envp }))
 }
 
 /// As execvp(3) would look, in the `PATH` that the program itself gets.

@@ -52,8 +52,9 @@ pub struct Spec {
     pub init: bool,
     /// Resource limits of the container's cgroup.
     pub limits: Limits,
-    /// Which devices may be used, in order, the last match wins; empty: no filter.
-    pub devices: Vec<String>,
+    /// Which devices may be used, by rules of which the last that is about one wins; `None`
+    /// sets no filter. [`cgroup_core::device::DEFAULT`] is what containers have by custom.
+    pub devices: Option<Vec<cgroup_core::device::Rule>>,
 }
 
 /// The program and what it is given.
@@ -493,7 +494,7 @@ impl Default for Spec {
             loopback: false,
             init: false,
             limits: Limits::default(),
-            devices: Vec::new(),
+            devices: None,
         }
     }
 }

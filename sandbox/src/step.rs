@@ -289,6 +289,8 @@ pub enum Step {
 
 /// The program that a container starts.
 pub struct Exec {
+    /// The program's name, for messages.
+    pub name: String,
     /// Paths to try in order.
     pub candidates: Vec<CString>,
     /// A descriptor to execute instead of a path.
@@ -615,10 +617,7 @@ impl fmt::Display for Step {
             Step::NoNewPrivs => f.write_str("let no program gain privileges"),
             Step::Seccomp(filter) => write!(f, "load the seccomp filter ({} instructions)", filter.len()),
             Step::Hold => f.write_str("wait for the word to go on"),
-            Step::Exec(exec) => {
-                let program = exec.argv.strings().first().map(s).unwrap_or_default();
-                write!(f, "execute {program}")
-            }
+            Step::Exec(exec) => write!(f, "execute {}", exec.name),
         }
     }
 }

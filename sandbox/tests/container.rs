@@ -1,0 +1,593 @@
+//! What a single container is and does, on the real kernel, as root.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ns_core::{Kind, Kinds, NamespaceSet};
+use nspod_sandbox::spec::{
+    Capabilities, IdMaps, Mount, MountKind, Namespace, Rlimit, Root, Spec, Terminal, Writes,
+};
+use nspod_sandbox::{Command, Container, ErrorKind, Status, Stdio};
+
+/// These take root; the lane that lacks it says so, by name.
+macro_rules! need_root {
+    ($name:literal) => {
+        if !nix::unistd::geteuid().is_root() {
+            assert!(std::env::var_os("NSPOD_NO_SKIP").is_none(), "{} takes root", $name);
+            eprintln!("SKIP {}: this takes root", $name);
+            return;
+        }
+    };
+}
+
+/// Runs a shell command line in a container and returns what it wrote, and how it ended.
+fn shell(command: &mut Command, line: &str) -> (String, Status) {
+    command.spec_mut().process.args = vec!["sh".into(), "-c".into(), line.into()];
+    command.stdin(Stdio::Null).stdout(Stdio::Piped);
+    let mut container = command.spawn().unwrap_or_else(|e| panic!("{line}: {e}"));
+    let mut text = String::new();
+    container.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    let status = container.wait().unwrap().status;
+    container.delete().unwrap();
+    (text, status)
+}
+
+fn output(command: &mut Command, line: &str) -> String {
+    let (text, status) = shell(command, line);
+    assert!(status.success(), "{line}: {status}: {text}");
+    text.trim_end().to_owned()
+}
+
+fn error(command: &mut Command) -> nspod_sandbox::Error {
+    command.stdin(Stdio::Null).stdout(Stdio::Null).stderr(Stdio::Null);
+    command.spawn().expect_err("this must not start")
+}
+
+/// A shell and its library, in a directory of its own.
+struct Image(tempfile::TempDir);
+
+impl Image {
+    fn new() -> Image {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["proc", "sys", "dev", "tmp", "bin"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let image = Image(dir);
+        for name in ["sh", "cat", "ls", "touch", "id", "stat", "sleep", "readlink", "tty", "stty"] {
+            image.add(name);
+        }
+        image
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().to_owned()
+    }
+
+    /// Copies a program and the libraries that `ldd` names.
+    fn add(&self, name: &str) {
+        let path = ["/bin", "/usr/bin"].map(|d| PathBuf::from(d).join(name)).into_iter().find(|p| p.exists());
+        let path = path.unwrap_or_else(|| panic!("{name} is not installed")).canonicalize().unwrap();
+        std::fs::copy(&path, self.0.path().join("bin").join(name)).unwrap();
+        let ldd = std::process::Command::new("ldd").arg(&path).output().unwrap();
+        for word in String::from_utf8_lossy(&ldd.stdout).split_whitespace().filter(|w| w.starts_with('/')) {
+            let to = self.0.path().join(&word[1..]);
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            if !to.exists() {
+                std::fs::copy(word, to).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_program_gets_its_arguments_environment_directory_and_streams() {
+    need_root!("a_program_gets_its_arguments_environment_directory_and_streams");
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "cat; echo $0 $1 $NAME $PWD; exit 3", "zero", "one two"])
+        .env("NAME", "value")
+        .current_dir("/usr")
+        .stdin(Stdio::Piped)
+        .stdout(Stdio::Piped);
+    let mut container = command.spawn().unwrap();
+    container.stdin.take().unwrap().write_all(b"input\n").unwrap();
+    let mut text = String::new();
+    container.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!(text, "input\nzero one two value /usr\n");
+    assert_eq!(container.wait().unwrap().status, Status::Exited(3));
+    container.delete().unwrap();
+}
+
+#[test]
+fn the_program_is_pid_1_and_sees_its_own_processes_only() {
+    need_root!("the_program_is_pid_1_and_sees_its_own_processes_only");
+    assert_eq!(output(&mut Command::new("sh"), "echo $$; cd /proc; echo [0-9]*"), "1\n1");
+}
+
+#[test]
+fn a_signal_that_ends_it_is_in_the_outcome() {
+    need_root!("a_signal_that_ends_it_is_in_the_outcome");
+    for init in [false, true] {
+        let mut command = Command::new("sleep");
+        command.arg("1000").stdin(Stdio::Null);
+        command.spec_mut().init = init;
+        let mut container = command.spawn().unwrap();
+        assert!(container.wait_timeout(Duration::from_millis(1)).unwrap().is_none());
+        // Pid 1 takes from outside only what it cannot catch; the init forwards the rest.
+        container.signal(if init { libc::SIGTERM } else { libc::SIGKILL }).unwrap();
+        let signal = if init { libc::SIGTERM } else { libc::SIGKILL };
+        assert_eq!(container.wait().unwrap().status, Status::Signaled { signal, core: false });
+        container.delete().unwrap();
+    }
+}
+
+#[test]
+fn nothing_but_the_given_descriptors_reaches_the_program() {
+    need_root!("nothing_but_the_given_descriptors_reaches_the_program");
+    // One that is not closed on exec, as a careless host program has.
+    let leak = std::fs::File::open("/etc").unwrap();
+    nix::fcntl::fcntl(&leak, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
+    let mut command = Command::new("sh");
+    let extra = std::fs::File::open("/etc/passwd").unwrap();
+    command.fd(extra, 7);
+    for init in [false, true] {
+        command.spec_mut().init = init;
+        let text = output(
+            &mut command,
+            "cd /proc/self/fd; for f in *; do readlink $f; done; echo; read line <&7; echo $line",
+        );
+        let (fds, line) = text.split_once("\n\n").unwrap();
+        // 0, 1, 2, 7, and what the shell's own glob and readlink open.
+        assert!(fds.lines().all(|l| !l.ends_with("/etc")), "{fds}");
+        assert!(line.starts_with("root:"), "{line}");
+        command.fd(std::fs::File::open("/etc/passwd").unwrap(), 7);
+    }
+}
+
+#[test]
+fn descriptors_may_swap_places() {
+    need_root!("descriptors_may_swap_places");
+    // Whatever numbers the two have, they are asked for at each other's.
+    let (a, b) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    (&a).write_all(b"a").unwrap();
+    (&b).write_all(b"b").unwrap();
+    let rewound = |mut f: std::fs::File| {
+        std::io::Seek::rewind(&mut f).unwrap();
+        std::os::fd::OwnedFd::from(f)
+    };
+    let (a, b) = (rewound(a), rewound(b));
+    let (at_a, at_b) = (std::os::fd::AsRawFd::as_raw_fd(&a), std::os::fd::AsRawFd::as_raw_fd(&b));
+    let mut command = Command::new("sh");
+    command.fd(a, at_b).fd(b, at_a);
+    assert_eq!(output(&mut command, &format!("cat <&{at_a}; cat <&{at_b}")), "ba");
+}
+
+#[test]
+fn a_program_that_is_not_there_or_not_executable_is_told_apart() {
+    need_root!("a_program_that_is_not_there_or_not_executable_is_told_apart");
+    for init in [false, true] {
+        let mut command = Command::new("no-such-program");
+        command.spec_mut().init = init;
+        let e = error(&mut command);
+        assert_eq!(e.kind(), ErrorKind::ProgramNotFound, "{e}");
+        assert_eq!(
+            e.to_string(),
+            "cannot execute no-such-program: execve: No such file or directory (ENOENT); no such program in the container's PATH, or its interpreter or loader is missing"
+        );
+        let mut command = Command::new("/etc/passwd");
+        command.spec_mut().init = init;
+        let e = error(&mut command);
+        assert_eq!(e.kind(), ErrorKind::ProgramNotExecutable, "{e}");
+        assert_eq!(e.raw_os_error(), Some(libc::EACCES));
+    }
+}
+
+#[test]
+fn a_failed_start_leaves_no_cgroup_and_no_process() {
+    need_root!("a_failed_start_leaves_no_cgroup_and_no_process");
+    let name = format!("fails-{}", std::process::id());
+    let mut command = Command::new("true");
+    command.name(&name).current_dir("/no/such/directory");
+    let e = error(&mut command);
+    assert_eq!(
+        e.to_string(),
+        "cannot enter the directory /no/such/directory: chdir: No such file or directory (ENOENT); there is no such directory in the container: make it, or name another"
+    );
+    let root = cgroup_core::Hierarchy::detect().unwrap().root().unwrap();
+    assert!(!root.path().join("nspod").join(&name).exists());
+}
+
+#[test]
+fn deleting_leaves_no_cgroup_and_dropping_kills() {
+    need_root!("deleting_leaves_no_cgroup_and_dropping_kills");
+    let mut command = Command::new("sleep");
+    command.arg("1000").stdin(Stdio::Null);
+    let container = command.spawn().unwrap();
+    let (pid, path) = (container.pid(), container.cgroup().unwrap().path().to_owned());
+    assert!(path.exists());
+    drop(container);
+    assert!(!path.exists());
+    assert!(!PathBuf::from(format!("/proc/{pid}")).exists());
+}
+
+#[test]
+fn each_kind_is_new_alone() {
+    need_root!("each_kind_is_new_alone");
+    let ours = NamespaceSet::current().unwrap();
+    for kind in Kind::ALL {
+        let mut command = Command::bare("sleep");
+        command.arg("1000").isolate(kind.into()).stdin(Stdio::Null);
+        let container = command.spawn().unwrap_or_else(|e| panic!("{kind}: {e}"));
+        let theirs = container.namespaces().unwrap();
+        assert_eq!(ours.coincide(&theirs), Kinds::all() - Kinds::from(kind), "{kind}");
+    }
+}
+
+#[test]
+fn each_kind_is_joined_alone_and_all_are_joined_at_once() {
+    need_root!("each_kind_is_joined_alone_and_all_are_joined_at_once");
+    let mut command = Command::bare("sleep");
+    command.arg("1000").isolate(Kinds::all()).stdin(Stdio::Null);
+    let host = command.spawn().unwrap();
+    let (ours, theirs) = (NamespaceSet::current().unwrap(), host.namespaces().unwrap());
+    assert!(ours.coincide(&theirs).is_empty());
+    let sets =
+        Kind::ALL.map(Kinds::from).into_iter().chain([Kinds::all(), Kinds::all() - Kinds::from(Kind::User)]);
+    for kinds in sets {
+        let mut command = Command::bare("sleep");
+        command.arg("1000").stdin(Stdio::Null).join_pidfd(kinds, host.pidfd()).unwrap();
+        let guest = command.spawn().unwrap_or_else(|e| panic!("{kinds}: {e}"));
+        let set = guest.namespaces().unwrap();
+        assert_eq!(set.coincide(&theirs), kinds, "{kinds}");
+        assert_eq!(set.coincide(&ours), Kinds::all() - kinds, "{kinds}");
+    }
+}
+
+#[test]
+fn a_container_in_a_joined_user_namespace_owns_what_is_new() {
+    need_root!("a_container_in_a_joined_user_namespace_owns_what_is_new");
+    let mut command = Command::bare("sleep");
+    command.arg("1000").isolate(Kind::User.into()).stdin(Stdio::Null);
+    let host = command.spawn().unwrap();
+    let mut command = Command::bare("sleep");
+    command.arg("1000").isolate(Kind::Net.into()).stdin(Stdio::Null);
+    command.join_pidfd(Kind::User.into(), host.pidfd()).unwrap();
+    let guest = command.spawn().unwrap();
+    let net = ns_core::Namespace::of_pidfd(guest.pidfd(), Kind::Net).unwrap();
+    let user = ns_core::Namespace::of_pidfd(host.pidfd(), Kind::User).unwrap();
+    assert_eq!(net.owner_user().unwrap().id(), user.id());
+}
+
+#[test]
+fn a_new_user_namespace_beside_a_joined_net_namespace() {
+    need_root!("a_new_user_namespace_beside_a_joined_net_namespace");
+    let mut command = Command::bare("sleep");
+    command.arg("1000").isolate(Kind::Net.into()).stdin(Stdio::Null);
+    let host = command.spawn().unwrap();
+    let mut command = Command::bare("sh");
+    command.isolate(Kind::User.into());
+    command.join_pidfd(Kind::Net.into(), host.pidfd()).unwrap();
+    let text = output(&mut command, "readlink /proc/self/ns/net; cat /proc/self/uid_map; id -u");
+    let theirs = host.namespaces().unwrap()[Kind::Net];
+    assert!(text.starts_with(&format!("net:[{}]", theirs.ino)), "{text}");
+    assert!(text.contains("65536") && text.ends_with("\n0"), "{text}");
+}
+
+#[test]
+fn clocks_of_a_new_time_namespace_are_set() {
+    need_root!("clocks_of_a_new_time_namespace_are_set");
+    let mut command = Command::bare("sh");
+    command.isolate(Kind::Time.into());
+    command.spec_mut().time_offsets = Some("monotonic 0 0\nboottime 864000 0\n".parse().unwrap());
+    let days: f64 = output(&mut command, "cat /proc/uptime").split(' ').next().unwrap().parse().unwrap();
+    let host = std::fs::read_to_string("/proc/uptime").unwrap();
+    let host: f64 = host.split(' ').next().unwrap().parse().unwrap();
+    assert!((days - host - 864000.0).abs() < 600.0, "{days} {host}");
+}
+
+#[test]
+fn root_with_a_user_namespace_is_nobody_outside() {
+    need_root!("root_with_a_user_namespace_is_nobody_outside");
+    let mut command = Command::new("sh");
+    command.namespace(Kind::User, Namespace::New);
+    let text = output(
+        &mut command,
+        "id -u; cat /proc/self/uid_map; touch /tmp/x && stat -c %u /tmp/x; ls /dev/null /dev/pts/ptmx; echo x > /dev/null; head -c1 /dev/zero | od -An -tx1",
+    );
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!((lines[0], lines[2], lines[3]), ("0", "0", "/dev/null"), "{text}");
+    let map: Vec<u32> = lines[1].split_whitespace().map(|n| n.parse().unwrap()).collect();
+    assert_eq!((map[0], map[2]), (0, 65536));
+    assert_ne!(map[1], 0);
+}
+
+#[test]
+fn a_single_id_map_denies_setgroups() {
+    need_root!("a_single_id_map_denies_setgroups");
+    let mut command = Command::new("sh");
+    command.namespace(Kind::User, Namespace::New);
+    command.spec_mut().id_maps = IdMaps::Single;
+    assert_eq!(output(&mut command, "cat /proc/self/setgroups"), "deny");
+    command.spec_mut().process.user.as_mut().unwrap().groups = vec![0];
+    assert_eq!(error(&mut command).kind(), ErrorKind::InvalidSpec);
+}
+
+#[test]
+fn a_directory_is_the_root_and_nothing_of_the_host_is_seen() {
+    need_root!("a_directory_is_the_root_and_nothing_of_the_host_is_seen");
+    let image = Image::new();
+    std::fs::write(image.path().join("mark"), "").unwrap();
+    let mut command = Command::new("sh");
+    command.root(Root::Dir { path: image.path(), readonly: true });
+    command.spec_mut().mounts.retain(|m| m.destination != PathBuf::from("/run"));
+    assert_eq!(
+        output(&mut command, "cd /; echo *; touch /x 2>/dev/null || echo read-only"),
+        "bin dev lib lib64 mark proc sys tmp\nread-only"
+    );
+    command.root(Root::Dir { path: image.path(), readonly: false });
+    output(&mut command, "touch /x");
+    assert!(image.path().join("x").exists());
+}
+
+#[test]
+fn an_overlay_takes_the_writes() {
+    need_root!("an_overlay_takes_the_writes");
+    let image = Image::new();
+    let mut command = Command::new("sh");
+    let lower = vec![image.path()];
+    command.root(Root::Overlay { lower: lower.clone(), writes: Writes::Tmpfs { size: Some(1 << 20) } });
+    assert_eq!(
+        output(&mut command, "touch /x; echo /x; ls /upper /work 2>/dev/null || echo hidden"),
+        "/x\nhidden"
+    );
+    assert!(!image.path().join("x").exists());
+    let writes = tempfile::tempdir().unwrap();
+    let (upper, work) = (writes.path().join("upper"), writes.path().join("work"));
+    std::fs::create_dir(&upper).unwrap();
+    std::fs::create_dir(&work).unwrap();
+    command.root(Root::Overlay { lower, writes: Writes::Dir { upper: upper.clone(), work } });
+    output(&mut command, "touch /y");
+    assert!(upper.join("y").exists() && !image.path().join("y").exists());
+}
+
+#[test]
+fn binds_and_tmpfs_are_mounted_with_their_flags() {
+    need_root!("binds_and_tmpfs_are_mounted_with_their_flags");
+    let (image, data) = (Image::new(), tempfile::tempdir().unwrap());
+    std::fs::write(data.path().join("file"), "text").unwrap();
+    let bind = |to: &str, readonly| Mount {
+        readonly,
+        ..Mount::new(to, MountKind::Bind { source: data.path().into(), recursive: true })
+    };
+    let mut command = Command::new("sh");
+    command
+        .root(Root::Dir { path: image.path(), readonly: false })
+        .mount(bind("/made/for/it", true))
+        .mount(bind("/rw", false))
+        .mount(Mount::new(
+            "/etc/file",
+            MountKind::Bind { source: data.path().join("file"), recursive: false },
+        ))
+        .mount(Mount {
+            noexec: true,
+            ..Mount::new("/t", MountKind::Tmpfs { size: Some(4096), mode: Some(0o700) })
+        });
+    let text = output(
+        &mut command,
+        "cat /made/for/it/file /etc/file; touch /made/for/it/x 2>/dev/null || echo ro; touch /rw/x; stat -c %a /t; cp /bin/sh /t/sh 2>/dev/null; echo; while read a b c d e f g; do [ $e = /t ] && echo $f; done < /proc/self/mountinfo; true",
+    );
+    assert_eq!(text, "texttextro\n700\n\nrw,nosuid,nodev,noexec,relatime");
+    assert!(data.path().join("x").exists());
+}
+
+#[test]
+fn mounts_of_the_container_do_not_reach_the_host() {
+    need_root!("mounts_of_the_container_do_not_reach_the_host");
+    let before = std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
+    let container = Command::new("sleep").arg("1000").stdin(Stdio::Null).spawn().unwrap();
+    let after = std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
+    assert_eq!(before, after);
+    drop(container);
+}
+
+#[test]
+fn masked_paths_are_empty_and_readonly_paths_refuse_writes() {
+    need_root!("masked_paths_are_empty_and_readonly_paths_refuse_writes");
+    let text = output(
+        &mut Command::new("sh"),
+        "cat /proc/interrupts /proc/keys | wc -c; ls /sys/firmware | wc -l; (echo 1 > /proc/sys/kernel/panic) 2>/dev/null || echo refused",
+    );
+    assert_eq!(text, "0\n0\nrefused");
+}
+
+#[test]
+fn hostname_sysctls_and_loopback_are_the_containers_own() {
+    need_root!("hostname_sysctls_and_loopback_are_the_containers_own");
+    let mut command = Command::new("sh");
+    command.hostname("box");
+    command.spec_mut().domainname = Some("example".into());
+    for (name, value) in [("net.ipv4.ip_forward", "1"), ("kernel.shmmni", "77"), ("fs.mqueue.msg_max", "11")]
+    {
+        command.spec_mut().sysctls.insert(name.into(), value.into());
+    }
+    let text = output(
+        &mut command,
+        "cat /proc/sys/kernel/hostname /proc/sys/kernel/domainname /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/shmmni /proc/sys/fs/mqueue/msg_max; cat /sys/class/net/lo/operstate",
+    );
+    assert_eq!(text, "box\nexample\n1\n77\n11\nunknown");
+    assert_ne!(std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap(), "box\n");
+    for bad in ["kernel.panic", "net/../kernel/panic", "vm.swappiness"] {
+        let mut command = Command::new("true");
+        command.spec_mut().sysctls.insert(bad.into(), "1".into());
+        assert_eq!(error(&mut command).kind(), ErrorKind::InvalidSpec, "{bad}");
+    }
+}
+
+#[test]
+fn the_five_capability_sets_are_as_asked() {
+    need_root!("the_five_capability_sets_are_as_asked");
+    let bit = |name| Capabilities::bit(name).unwrap();
+    let mut command = Command::new("sh");
+    command.user(1234, 5678);
+    let both = bit("CAP_NET_BIND_SERVICE") | bit("kill");
+    command.spec_mut().process.capabilities = Some(Capabilities {
+        bounding: both | bit("chown"),
+        effective: both,
+        permitted: both,
+        inheritable: both,
+        ambient: bit("kill"),
+    });
+    let text = output(&mut command, "id -u; id -g; grep ^Cap /proc/self/status");
+    let sets: Vec<u64> = text
+        .lines()
+        .filter_map(|l| {
+            l.strip_prefix("Cap")?.split_once(":\t").map(|(_, v)| u64::from_str_radix(v, 16).unwrap())
+        })
+        .collect();
+    // Inheritable, permitted, effective, bounding, ambient; across execve an ordinary
+    // user keeps what is ambient.
+    let kill = bit("kill");
+    assert_eq!(sets, [both, kill, kill, both | bit("chown"), kill], "{text}");
+    assert!(text.starts_with("1234\n5678\n"), "{text}");
+}
+
+#[test]
+fn no_new_privs_seccomp_umask_rlimits_and_oom_score_are_set() {
+    need_root!("no_new_privs_seccomp_umask_rlimits_and_oom_score_are_set");
+    let mut command = Command::new("sh");
+    let process = &mut command.spec_mut().process;
+    process.umask = Some(0o027);
+    process.oom_score_adj = Some(500);
+    process.rlimits = vec![Rlimit { name: "RLIMIT_NOFILE".into(), soft: 64, hard: 128 }];
+    let text = output(
+        &mut command,
+        "grep -E '^(NoNewPrivs|Seccomp):' /proc/self/status; umask; cat /proc/self/oom_score_adj; ulimit -n; ulimit -Hn",
+    );
+    assert_eq!(text, "NoNewPrivs:\t1\nSeccomp:\t2\n0027\n500\n64\n128");
+}
+
+#[test]
+fn a_terminal_is_the_containers_own() {
+    need_root!("a_terminal_is_the_containers_own");
+    let mut command = Command::new("sh");
+    command.args(["-c", "tty; stty size; test -c /dev/console && echo console; ps -o tty= -p 1 2>/dev/null; read x; echo got $x"]);
+    command.spec_mut().process.terminal = Some(Terminal { rows: 33, columns: 99 });
+    let mut container = command.spawn().unwrap();
+    let mut terminal = container.terminal.take().unwrap();
+    terminal.write_all(b"word\n").unwrap();
+    let mut text = Vec::new();
+    // The other end closing is EIO here.
+    let _ = terminal.read_to_end(&mut text);
+    let text = String::from_utf8(text).unwrap();
+    for expected in ["/dev/pts/0", "33 99", "console", "got word"] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+    assert!(container.wait().unwrap().status.success());
+}
+
+#[test]
+fn a_held_container_starts_when_told() {
+    need_root!("a_held_container_starts_when_told");
+    let mut command = Command::new("sh");
+    command.args(["-c", "echo ran"]).stdin(Stdio::Null).stdout(Stdio::Piped).hold();
+    let mut container = command.spawn().unwrap();
+    // All is set up, and the program is not there yet.
+    assert_ne!(NamespaceSet::current().unwrap(), container.namespaces().unwrap());
+    assert!(container.wait_timeout(Duration::from_millis(1)).unwrap().is_none());
+    container.start().unwrap();
+    let mut text = String::new();
+    container.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!(text, "ran\n");
+    assert_eq!(container.start().unwrap_err().kind(), ErrorKind::State);
+    assert!(container.wait().unwrap().status.success());
+
+    let mut command = Command::new("no-such-program");
+    command.stdin(Stdio::Null).hold();
+    let mut container = command.spawn().unwrap();
+    assert_eq!(container.start().unwrap_err().kind(), ErrorKind::ProgramNotFound);
+}
+
+fn sleeper(edit: impl FnOnce(&mut Command)) -> Container {
+    let mut command = Command::new("sleep");
+    command.arg("1000").stdin(Stdio::Null).stdout(Stdio::Null).stderr(Stdio::Null);
+    edit(&mut command);
+    command.spawn().unwrap()
+}
+
+#[test]
+fn a_further_process_shares_everything_with_its_container() {
+    need_root!("a_further_process_shares_everything_with_its_container");
+    for user in [Namespace::Host, Namespace::New] {
+        let container = sleeper(|c| {
+            c.hostname("inner").namespace(Kind::User, user.clone());
+        });
+        let mut exec = container.exec("sh").unwrap();
+        let text = output(
+            &mut exec,
+            "cat /proc/sys/kernel/hostname; readlink /proc/1/exe; for k in mnt net pid user uts ipc cgroup; do [ $(readlink /proc/self/ns/$k) = $(readlink /proc/1/ns/$k) ] || echo differs $k; done; grep ^CapBnd /proc/self/status; grep ^Seccomp: /proc/self/status; cat /proc/self/cgroup | grep ^0::",
+        );
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "inner", "{text}");
+        assert!(lines[1].ends_with("sleep"), "{text}");
+        assert_eq!(lines[2..], ["CapBnd:\t00000000a80425fb", "Seccomp:\t2", "0::/"], "{text}");
+        container.delete().unwrap();
+    }
+}
+
+#[test]
+fn freezing_stops_and_thawing_goes_on() {
+    need_root!("freezing_stops_and_thawing_goes_on");
+    let mut command = Command::new("sh");
+    command.args(["-c", "while :; do echo; done"]).stdin(Stdio::Null).stdout(Stdio::Piped);
+    let mut container = command.spawn().unwrap();
+    let mut stdout = container.stdout.take().unwrap();
+    let mut byte = [0];
+    stdout.read_exact(&mut byte).unwrap();
+    container.freeze().unwrap();
+    assert!(container.cgroup().unwrap().events().unwrap().frozen);
+    let cpu = || container.usage().unwrap().cpu.usage_usec.unwrap();
+    let (before, _) = (cpu(), std::thread::sleep(Duration::from_millis(50)));
+    assert_eq!(before, cpu());
+    container.thaw().unwrap();
+    for _ in 0..100_000 {
+        stdout.read_exact(&mut byte).unwrap();
+    }
+    container.delete().unwrap();
+}
+
+#[test]
+fn the_callers_process_is_left_as_it_was() {
+    need_root!("the_callers_process_is_left_as_it_was");
+    let look = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let kept: Vec<_> = status
+            .lines()
+            .filter(|l| {
+                ["Umask", "SigBlk", "SigIgn", "SigCgt", "Cap", "Uid", "Groups"]
+                    .iter()
+                    .any(|p| l.starts_with(p))
+            })
+            .map(str::to_owned)
+            .collect();
+        (
+            kept,
+            std::env::current_dir().unwrap(),
+            nix::sys::prctl::get_dumpable().unwrap(),
+            NamespaceSet::current().unwrap(),
+        )
+    };
+    let before = look();
+    let mut command = Command::new("sh");
+    command.user(65534, 65534).current_dir("/tmp");
+    command.spec_mut().process.umask = Some(0o77);
+    output(&mut command, "true");
+    assert_eq!(before, look());
+}
+
+#[test]
+fn a_spec_survives_being_written_down() {
+    let spec = Spec::new("sh");
+    let json = serde_json::to_string_pretty(&spec).unwrap();
+    assert_eq!(serde_json::from_str::<Spec>(&json).unwrap(), spec);
+}

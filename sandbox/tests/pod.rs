@@ -1,0 +1,132 @@
+//! Pods: what is shared, what is kept apart, and what is left behind: nothing.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use ns_core::{Kind, Kinds, NamespaceSet};
+use nspod_sandbox::{HoldBy, Pod, PodSpec, Stdio};
+
+macro_rules! need_root {
+    ($name:literal) => {
+        if !nix::unistd::geteuid().is_root() {
+            assert!(std::env::var_os("NSPOD_NO_SKIP").is_none(), "{} takes root", $name);
+            eprintln!("SKIP {}: this takes root", $name);
+            return;
+        }
+    };
+}
+
+fn name(what: &str) -> String {
+    format!("test-{what}-{}", std::process::id())
+}
+
+fn sleeper(pod: &Pod) -> nspod_sandbox::Container {
+    pod.command("sleep").unwrap().arg("1000").stdin(Stdio::Null).spawn().unwrap()
+}
+
+#[test]
+fn containers_of_a_pod_share_net_ipc_and_uts_and_nothing_else() {
+    need_root!("containers_of_a_pod_share_net_ipc_and_uts_and_nothing_else");
+    let spec = PodSpec { hostname: Some("pod".into()), ..PodSpec::default() };
+    let pod = Pod::create(&name("default"), &spec).unwrap();
+    let (a, b) = (sleeper(&pod), sleeper(&pod));
+    let shared: Kinds = [Kind::Net, Kind::Ipc, Kind::Uts].into_iter().collect();
+    let not_isolated: Kinds = [Kind::User, Kind::Time].into_iter().collect();
+    let (set_a, set_b) = (a.namespaces().unwrap(), b.namespaces().unwrap());
+    assert_eq!(set_a.coincide(&set_b), shared | not_isolated);
+    assert_eq!(set_a.coincide(&NamespaceSet::current().unwrap()), not_isolated);
+    assert_ne!(a.cgroup().unwrap().path(), b.cgroup().unwrap().path());
+    assert_eq!(a.cgroup().unwrap().path().parent(), Some(pod.cgroup().unwrap().path()));
+    assert_eq!(pod.holder_pid(), None);
+}
+
+#[test]
+fn they_talk_over_localhost_and_shared_memory_under_one_name() {
+    need_root!("they_talk_over_localhost_and_shared_memory_under_one_name");
+    let spec = PodSpec { hostname: Some("both".into()), ..PodSpec::default() };
+    let pod = Pod::create(&name("talk"), &spec).unwrap();
+    let mut server = pod.command("sh").unwrap();
+    server.args(["-c", "echo word > /dev/shm/file; hostname; exec sleep 1000"]);
+    let mut server = server.stdin(Stdio::Null).stdout(Stdio::Piped).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "both\n");
+    let mut client = pod.command("sh").unwrap();
+    client.args(["-c", "cat /dev/shm/file; hostname; cat /sys/class/net/lo/operstate"]);
+    let mut client = client.stdin(Stdio::Null).stdout(Stdio::Piped).spawn().unwrap();
+    let mut text = String::new();
+    client.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!(text, "word\nboth\nunknown\n");
+}
+
+#[test]
+fn a_shared_pid_namespace_has_an_init_and_others_see_each_other() {
+    need_root!("a_shared_pid_namespace_has_an_init_and_others_see_each_other");
+    let share = [Kind::Net, Kind::Pid].into_iter().collect();
+    let pod = Pod::create(&name("pid"), &PodSpec { share, ..PodSpec::default() }).unwrap();
+    assert!(pod.holder_pid().is_some());
+    let (a, b) = (sleeper(&pod), sleeper(&pod));
+    assert_eq!(a.namespaces().unwrap()[Kind::Pid], b.namespaces().unwrap()[Kind::Pid]);
+    let mut look = pod.command("sh").unwrap();
+    look.args(["-c", "cat /proc/[0-9]*/comm"]).stdin(Stdio::Null).stdout(Stdio::Piped);
+    let mut look = look.spawn().unwrap();
+    let mut text = String::new();
+    look.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!(text.matches("sleep").count(), 2, "{text}");
+}
+
+#[test]
+fn a_pod_that_is_pinned_outlives_its_handle() {
+    need_root!("a_pod_that_is_pinned_outlives_its_handle");
+    // Pins must lie on a private mount; this one is the test's own.
+    let dir = tempfile::tempdir().unwrap();
+    let private = Private::new(dir.path());
+    let mut pod = Pod::create(&name("pinned"), &PodSpec::default()).unwrap();
+    pod.pin(dir.path()).unwrap();
+    let first = sleeper(&pod);
+    let before = first.namespaces().unwrap()[Kind::Net];
+    let (spec, record) = (pod.spec().clone(), pod.record());
+    pod.detach();
+    drop(first);
+    let pod = Pod::open(&spec, &record).unwrap();
+    let second = sleeper(&pod);
+    assert_eq!(second.namespaces().unwrap()[Kind::Net], before);
+    drop(second);
+    pod.delete().unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    drop(private);
+}
+
+struct Private(PathBuf);
+
+impl Private {
+    fn new(path: &Path) -> Private {
+        use nix::mount::{MsFlags, mount};
+        let none = None::<&str>;
+        mount(Some(path), path, none, MsFlags::MS_BIND, none).unwrap();
+        mount(none, path, none, MsFlags::MS_PRIVATE, none).unwrap();
+        Private(path.to_owned())
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn deleting_a_pod_kills_its_containers_and_leaves_nothing() {
+    need_root!("deleting_a_pod_kills_its_containers_and_leaves_nothing");
+    for hold_by in [HoldBy::Descriptors, HoldBy::Process] {
+        let name = name(&format!("delete-{hold_by:?}"));
+        let pod = Pod::create(&name, &PodSpec { hold_by, ..PodSpec::default() }).unwrap();
+        let mut container = sleeper(&pod);
+        let cgroup = pod.cgroup().unwrap().path().to_owned();
+        pod.delete().unwrap();
+        assert!(!cgroup.exists());
+        assert_eq!(container.wait().unwrap().status.code(), 128 + libc::SIGKILL);
+        let shm = std::fs::read_dir("/dev/shm").unwrap().flatten();
+        assert!(!shm.into_iter().any(|e| e.file_name().to_string_lossy().contains(&name)));
+    }
+}
