@@ -1,0 +1,285 @@
+//! Identities, handles, pins, unshare and setns against the real kernel, on threads.
+// Plain system calls on locals; what is more than that has its comment.
+#![allow(unsafe_code, clippy::undocumented_unsafe_blocks)]
+
+mod common;
+
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::thread;
+
+use common::Child;
+use nix::mount::{MsFlags, mount};
+use ns_core::{
+    Clone3, ErrorKind, Kind, Kinds, Namespace, NamespaceSet, Pidfd, parse, setns, setns_pidfd, unshare,
+};
+
+const ON_THREADS: [Kind; 5] = [Kind::Mnt, Kind::Net, Kind::Uts, Kind::Ipc, Kind::Cgroup];
+
+/// On a thread of its own, in a mnt namespace where nothing propagates, with a tmpfs that
+/// ends with the thread.
+fn in_private_mounts<T: Send>(f: impl FnOnce(&Path) -> T + Send) -> T {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    thread::scope(|scope| {
+        let run = scope.spawn(|| {
+            unshare(Kinds::MNT).unwrap();
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+            mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+            f(path)
+        });
+        run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+#[test]
+fn ids_are_those_that_the_links_in_proc_show() {
+    let set = NamespaceSet::current().unwrap();
+    for (kind, id) in set.iter() {
+        let target = std::fs::read_link(format!("/proc/thread-self/ns/{kind}")).unwrap();
+        let target = target.to_str().unwrap();
+        assert_eq!(parse::ns_link(target), Some((kind, id.ino)));
+        assert_eq!(id.display(kind).to_string(), target);
+    }
+}
+
+#[test]
+fn pid_pidfd_and_handle_agree_on_every_kind() {
+    let child = Child::sleeping(Clone3 { kinds: Kinds::all(), ..Clone3::default() });
+    let set = NamespaceSet::of_pid(child.pid).unwrap();
+    assert_eq!(NamespaceSet::of_pidfd(&child.pidfd).unwrap(), set);
+    for (kind, id) in set.iter() {
+        let by_pid = Namespace::of_pid(child.pid, kind).unwrap();
+        let by_pidfd = Namespace::of_pidfd(&child.pidfd, kind).unwrap();
+        let by_path = Namespace::open(format!("/proc/{}/ns/{kind}", child.pid)).unwrap();
+        for namespace in [by_pid, by_pidfd, by_path] {
+            assert_eq!((namespace.kind(), namespace.id()), (kind, id));
+        }
+    }
+}
+
+#[test]
+fn unsharing_a_kind_on_a_thread_moves_that_thread_alone_and_in_that_kind_alone() {
+    let before = NamespaceSet::current().unwrap();
+    for kind in ON_THREADS {
+        let there = thread::spawn(move || {
+            unshare(kind.into()).unwrap();
+            NamespaceSet::current().unwrap()
+        });
+        assert_eq!(before.coincide(&there.join().unwrap()), !Kinds::from(kind));
+        assert_eq!(NamespaceSet::current().unwrap(), before);
+    }
+}
+
+#[test]
+fn a_flag_that_is_no_kind_never_reaches_unshare() {
+    let error = unshare(Kinds::from_bits_retain(libc::CLONE_FILES as u64) | Kinds::UTS).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert_eq!(error.raw_os_error(), None);
+}
+
+#[test]
+fn a_thread_joins_namespaces_one_by_one_and_several_at_once() {
+    let child = Child::sleeping(Clone3 { kinds: Kinds::FIVE, ..Clone3::default() });
+    let (pid, pidfd) = (child.pid, &child.pidfd);
+    let its = NamespaceSet::of_pid(pid).unwrap();
+    let mine = NamespaceSet::current().unwrap();
+    thread::scope(|scope| {
+        let one = scope.spawn(|| {
+            for kind in [Kind::Net, Kind::Uts, Kind::Ipc] {
+                setns(&Namespace::of_pid(pid, kind).unwrap()).unwrap();
+            }
+            NamespaceSet::current().unwrap()
+        });
+        let expected = Kinds::NET | Kinds::UTS | Kinds::IPC;
+        assert_eq!(its.coincide(&one.join().unwrap()) - its.coincide(&mine), expected);
+        let all = scope.spawn(|| {
+            unshare(Kinds::MNT).unwrap(); // so that this thread shares no root
+            setns_pidfd(pidfd, Kinds::FIVE).unwrap();
+            (NamespaceSet::current().unwrap(), Namespace::for_children_of_this_thread())
+        });
+        let (there, for_children) = all.join().unwrap();
+        // A pid namespace is joined by children only.
+        assert_eq!(its.coincide(&there) - its.coincide(&mine), Kinds::FIVE - Kinds::PID);
+        assert_eq!(for_children, its[Kind::Pid].ino);
+    });
+}
+
+trait ForChildren {
+    fn for_children_of_this_thread() -> u64;
+}
+
+impl ForChildren for Namespace {
+    fn for_children_of_this_thread() -> u64 {
+        // After setns to the mnt namespace /proc is that one's, with the same view here.
+        let tid = unsafe { libc::syscall(libc::SYS_gettid) } as i32;
+        Namespace::for_children(tid, Kind::Pid).unwrap().id().ino
+    }
+}
+
+#[test]
+fn joining_a_mnt_namespace_with_a_shared_root_is_refused_with_the_cure() {
+    let child = Child::sleeping(Clone3 { kinds: Kinds::MNT, ..Clone3::default() });
+    let error = setns(&Namespace::of_pid(child.pid, Kind::Mnt).unwrap()).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+    assert!(error.to_string().contains("unshare a mnt namespace first"), "{error}");
+}
+
+#[test]
+fn user_and_time_namespaces_are_refused_to_threads_with_the_cure() {
+    let error = unshare(Kinds::USER).unwrap_err();
+    assert!(error.to_string().contains("several threads"), "{error}");
+    let child = Child::sleeping(Clone3 { kinds: Kinds::USER | Kinds::TIME, ..Clone3::default() });
+    let error = setns(&Namespace::of_pid(child.pid, Kind::User).unwrap()).unwrap_err();
+    assert!(error.to_string().contains("let a child do it"), "{error}");
+    let error = setns_pidfd(&child.pidfd, Kinds::TIME).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EUSERS));
+    assert!(error.to_string().contains("memory of its own"), "{error}");
+}
+
+#[test]
+fn joining_a_process_that_has_ended_says_so() {
+    let child = Child::run(Clone3::default(), || 0);
+    child.assert_success();
+    let error = setns_pidfd(&child.pidfd, Kinds::UTS).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSuchProcess);
+}
+
+#[test]
+fn after_unsharing_pid_a_thread_makes_no_threads_and_its_namespace_ends_with_its_init() {
+    let done = thread::spawn(|| {
+        unshare(Kinds::PID).unwrap();
+        let refused = thread::Builder::new().spawn(|| ()).err();
+        let first = Child::run(Clone3::default(), || unsafe { libc::getpid() });
+        let status = first.wait();
+        let after = Child::try_run(Clone3::default(), || 0).err();
+        (refused, status, after)
+    });
+    let (refused, status, after) = done.join().unwrap();
+    assert_eq!(refused.unwrap().raw_os_error(), Some(libc::EINVAL));
+    assert_eq!(status, ns_core::ExitStatus::Code(1));
+    let after = after.expect("the init has ended");
+    assert_eq!(after.raw_os_error(), Some(libc::ENOMEM));
+    assert!(after.to_string().contains("init of the pid namespace"), "{after}");
+}
+
+#[test]
+fn owners_parents_and_creators_are_found() {
+    let child = Child::sleeping(Clone3 { kinds: Kinds::USER | Kinds::PID | Kinds::NET, ..Clone3::default() });
+    let of = |kind| Namespace::of_pid(child.pid, kind).unwrap();
+    let mine = |kind| Namespace::current(kind).unwrap().id();
+    let user = of(Kind::User);
+    assert_eq!(of(Kind::Net).owner_user().unwrap().id(), user.id());
+    assert_eq!(user.owner_user().unwrap().id(), mine(Kind::User));
+    assert_eq!(user.parent().unwrap().id(), mine(Kind::User));
+    let parent = of(Kind::Pid).parent().unwrap();
+    assert_eq!((parent.kind(), parent.id()), (Kind::Pid, mine(Kind::Pid)));
+    assert_eq!(user.creator_uid().unwrap(), unsafe { libc::geteuid() });
+    assert_eq!(of(Kind::Net).parent().unwrap_err().raw_os_error(), Some(libc::EINVAL));
+    assert_eq!(of(Kind::Net).creator_uid().unwrap_err().raw_os_error(), Some(libc::EINVAL));
+}
+
+#[test]
+fn a_handle_keeps_a_namespace_alive_without_a_process() {
+    let net = {
+        let child = Child::sleeping(Clone3 { kinds: Kinds::NET, ..Clone3::default() });
+        Namespace::of_pidfd(&child.pidfd, Kind::Net).unwrap()
+    };
+    let copy = net.try_clone().unwrap();
+    let id = net.id();
+    drop(net);
+    let there = thread::spawn(move || {
+        setns(&copy).unwrap();
+        NamespaceSet::current().unwrap()
+    });
+    assert_eq!(there.join().unwrap()[Kind::Net], id);
+}
+
+#[test]
+fn what_is_no_namespace_is_refused_and_a_fifo_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    for path in [fifo.as_path(), Path::new("/dev/null"), Path::new("/proc/self/status")] {
+        let error = Namespace::open(path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotANamespace);
+    }
+    let error = Namespace::from_owned_fd(std::fs::File::open("/dev/null").unwrap().into()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotANamespace);
+    assert_eq!(Namespace::open("/nonexistent").unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn a_pin_keeps_a_namespace_alive_until_it_is_removed() {
+    in_private_mounts(|dir| {
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Mnt) {
+            let pin = dir.join(kind.name());
+            let id = {
+                let child = Child::sleeping(Clone3 { kinds: kind.into(), ..Clone3::default() });
+                let namespace = Namespace::of_pidfd(&child.pidfd, kind).unwrap();
+                namespace.pin(&pin).unwrap();
+                namespace.id()
+            };
+            let pinned = Namespace::open(&pin).unwrap();
+            assert_eq!((pinned.kind(), pinned.id()), (kind, id));
+            Namespace::unpin(&pin).unwrap();
+            assert!(!pin.exists());
+            assert_eq!(Namespace::unpin(&pin).unwrap_err().kind(), ErrorKind::NotFound);
+        }
+        let left = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        assert_eq!(left.lines().filter(|line| line.contains(dir.to_str().unwrap())).count(), 1);
+    });
+}
+
+#[test]
+fn a_pin_never_replaces_a_file_and_unpinning_never_removes_one() {
+    in_private_mounts(|dir| {
+        let file = dir.join("file");
+        std::fs::write(&file, "precious").unwrap();
+        let error = Namespace::current(Kind::Net).unwrap().pin(&file).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        let error = Namespace::unpin(&file).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotANamespace);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+        // A symlink to a pin is not followed either way.
+        let (pin, link) = (dir.join("pin"), dir.join("link"));
+        Namespace::current(Kind::Net).unwrap().pin(&pin).unwrap();
+        std::os::unix::fs::symlink(&pin, &link).unwrap();
+        assert_eq!(Namespace::unpin(&link).unwrap_err().kind(), ErrorKind::NotANamespace);
+        let error = Namespace::unpin("/proc/thread-self/ns/net").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotANamespace);
+        Namespace::unpin(&pin).unwrap();
+    });
+}
+
+#[test]
+fn a_mnt_namespace_is_pinned_from_an_older_one_and_never_within_itself() {
+    in_private_mounts(|dir| {
+        let pin = dir.join("mnt");
+        let error = Namespace::current(Kind::Mnt).unwrap().pin(&pin).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+        assert!(error.to_string().contains("older than it"), "{error}");
+        assert!(!pin.exists(), "the file is removed when the mount fails");
+        let child = Child::sleeping(Clone3 { kinds: Kinds::MNT, ..Clone3::default() });
+        let younger = Namespace::of_pidfd(&child.pidfd, Kind::Mnt).unwrap();
+        younger.pin(&pin).unwrap();
+        assert_eq!(Namespace::open(&pin).unwrap().id(), younger.id());
+        Namespace::unpin(&pin).unwrap();
+    });
+}
+
+#[test]
+fn handles_and_pidfds_are_closed_on_exec() {
+    let net = Namespace::current(Kind::Net).unwrap();
+    let child = Child::sleeping(Clone3 { kinds: Kinds::USER, ..Clone3::default() });
+    let opened = Pidfd::open(child.pid).unwrap();
+    let owner = Namespace::of_pidfd(&child.pidfd, Kind::User).unwrap().owner_user().unwrap();
+    use std::os::fd::AsFd;
+    for fd in
+        [net.as_fd(), net.try_clone().unwrap().as_fd(), owner.as_fd(), opened.as_fd(), child.pidfd.as_fd()]
+    {
+        let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFD) };
+        assert_eq!(flags, libc::FD_CLOEXEC);
+    }
+}

@@ -1,0 +1,172 @@
+//! Pidfds against the real kernel.
+// Plain system calls on locals; what is more than that has its comment.
+#![allow(unsafe_code, clippy::undocumented_unsafe_blocks)]
+
+mod common;
+
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use common::{Child, Gate, pause, skip};
+use ns_core::{Clone3, ErrorKind, ExitStatus, Kind, Namespace, NamespaceSet, Pidfd};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn waiting_tells_exit_codes_and_signals() {
+    for code in [0, 1, 255] {
+        assert_eq!(Child::run(Clone3::default(), || code).wait(), ExitStatus::Code(code));
+    }
+    let killed = Child::sleeping(Clone3::default());
+    killed.pidfd.send_signal(libc::SIGKILL).unwrap();
+    assert_eq!(killed.wait(), ExitStatus::Signal { signal: libc::SIGKILL, core_dumped: false });
+    assert_eq!(killed.pidfd.exit_info().unwrap_or(None).map_or(137, ExitStatus::shell_code), 137);
+}
+
+#[test]
+fn waiting_tells_what_was_used() {
+    let child = Child::run(Clone3::default(), || {
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        while usage.ru_utime.tv_sec == 0 && usage.ru_utime.tv_usec < 20_000 {
+            unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut usage) };
+        }
+        0
+    });
+    let usage = child.pidfd.wait().unwrap().usage;
+    assert!(usage.user >= Duration::from_millis(20), "{usage:?}");
+    assert!(usage.user + usage.system < Duration::from_secs(60), "{usage:?}");
+    // In bytes: a test binary has more than 100 KiB resident and less than 4 GiB.
+    assert!(usage.max_rss > 100 << 10 && usage.max_rss < 4 << 30, "{usage:?}");
+}
+
+#[test]
+fn a_running_child_is_not_waited_for_by_trying() {
+    let child = Child::sleeping(Clone3::default());
+    assert_eq!(child.pidfd.try_wait().unwrap(), None);
+    assert!(!child.pidfd.poll(Some(Duration::ZERO)).unwrap());
+    assert_eq!(child.pidfd.wait_timeout(Duration::from_millis(1)).unwrap(), None);
+    child.pidfd.send_signal(libc::SIGTERM).unwrap();
+    let exit = child.pidfd.wait_timeout(60 * SECOND).unwrap().expect("it was killed");
+    assert_eq!(exit.status.shell_code(), 128 + libc::SIGTERM);
+}
+
+#[test]
+fn a_timeout_beyond_the_clocks_range_is_for_ever() {
+    let child = Child::run(Clone3::default(), || 3);
+    assert!(child.pidfd.poll(Some(Duration::MAX)).unwrap());
+    assert_eq!(child.wait(), ExitStatus::Code(3));
+}
+
+#[test]
+fn waiting_twice_says_that_it_has_been_waited_for() {
+    let child = Child::run(Clone3::default(), || 0);
+    child.assert_success();
+    let error = child.pidfd.wait().unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ECHILD));
+    assert!(error.to_string().ends_with("it has been waited for already"), "{error}");
+    for error in [child.pidfd.send_signal(0).unwrap_err(), child.pidfd.pid().unwrap_err()] {
+        assert_eq!(error.kind(), ErrorKind::NoSuchProcess, "{error}");
+    }
+}
+
+#[test]
+fn a_grandchild_can_be_polled_and_asked_how_it_ended_but_not_waited_for() {
+    let gate = Gate::new();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let raw = std::os::fd::AsRawFd::as_raw_fd(&writer);
+    let child = Child::run(Clone3::default(), || unsafe {
+        let grandchild = libc::fork();
+        if grandchild == 0 {
+            gate.wait();
+            libc::_exit(9);
+        }
+        libc::write(raw, (&raw const grandchild).cast(), 4);
+        let mut status = 0;
+        libc::waitpid(grandchild, &mut status, 0);
+        0
+    });
+    let mut pid = [0; 4];
+    reader.read_exact(&mut pid).unwrap();
+    let grandchild = Pidfd::open(i32::from_ne_bytes(pid)).unwrap();
+    assert_eq!(grandchild.try_wait().unwrap_err().raw_os_error(), Some(libc::ECHILD));
+    assert!(!grandchild.poll(Some(Duration::ZERO)).unwrap());
+    gate.open();
+    assert!(grandchild.poll(Some(60 * SECOND)).unwrap());
+    child.assert_success();
+    match grandchild.exit_info() {
+        Ok(status) => assert_eq!(status, Some(ExitStatus::Code(9))),
+        Err(error) if error.kind() == ErrorKind::Unsupported => skip(
+            "a_grandchild_can_be_polled_and_asked_how_it_ended_but_not_waited_for",
+            "PIDFD_INFO_EXIT needs Linux 6.15",
+        ),
+        // Between 6.13 and 6.15 the kernel knows nothing of the reaped.
+        Err(error) if error.kind() == ErrorKind::NoSuchProcess => {}
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn a_descriptor_of_another_process_can_be_copied() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let raw = std::os::fd::AsRawFd::as_raw_fd(&writer);
+    let child = Child::sleeping(Clone3::default());
+    let copy = child.pidfd.get_fd(raw).unwrap();
+    drop(writer);
+    drop(child);
+    use std::io::Write;
+    std::fs::File::from(copy).write_all(b"through the child").unwrap();
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "through the child");
+    let error = Child::sleeping(Clone3::default()).pidfd.get_fd(1_000_000).unwrap_err();
+    assert!(error.to_string().ends_with("it has no such descriptor"), "{error}");
+}
+
+#[test]
+fn only_a_pidfd_is_taken_over_as_one() {
+    let child = Child::sleeping(Clone3::default());
+    let fd: OwnedFd = Pidfd::open(child.pid).unwrap().into();
+    assert_eq!(Pidfd::from_owned_fd(fd).unwrap().pid().unwrap(), child.pid);
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let error = Pidfd::from_owned_fd(file.into()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}
+
+#[test]
+fn opening_no_process_is_an_error_that_says_so() {
+    for (pid, kind) in
+        [(i32::MAX, ErrorKind::NoSuchProcess), (0, ErrorKind::InvalidInput), (-1, ErrorKind::InvalidInput)]
+    {
+        assert_eq!(Pidfd::open(pid).unwrap_err().kind(), kind, "{pid}");
+    }
+}
+
+#[test]
+fn a_signal_that_does_not_exist_is_refused() {
+    let child = Child::run(Clone3::default(), pause);
+    let error = child.pidfd.send_signal(999).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+}
+
+#[test]
+fn a_process_that_has_ended_has_no_namespaces_any_more() {
+    let child = Child::run(Clone3::default(), || 0);
+    assert!(child.pidfd.poll(None).unwrap());
+    // A zombie.
+    let errors = [
+        NamespaceSet::of_pid(child.pid).unwrap_err(),
+        NamespaceSet::of_pidfd(&child.pidfd).unwrap_err(),
+        Namespace::of_pid(child.pid, Kind::Net).unwrap_err(),
+        Namespace::of_pidfd(&child.pidfd, Kind::Net).unwrap_err(),
+    ];
+    child.assert_success();
+    // Reaped.
+    let more = [
+        NamespaceSet::of_pidfd(&child.pidfd).unwrap_err(),
+        Namespace::of_pidfd(&child.pidfd, Kind::Net).unwrap_err(),
+    ];
+    for error in errors.iter().chain(&more) {
+        assert_eq!(error.kind(), ErrorKind::NoSuchProcess, "{error}");
+    }
+}
