@@ -36,6 +36,7 @@ tests! {
     clone_parent_makes_a_sibling
     time_offsets_are_set_before_the_first_process_and_never_after
     a_process_outside_the_pid_namespace_has_no_pid_there
+    without_the_ioctls_of_newer_kernels_pidfds_answer_by_proc
     newuidmap_maps_the_callers_own_id_and_its_refusal_is_passed_on
     a_missing_newuidmap_names_the_package
     the_callers_ranges_are_those_of_its_files
@@ -372,6 +373,52 @@ fn a_process_outside_the_pid_namespace_has_no_pid_there() {
         0
     });
     inside.assert_success();
+}
+
+/// Makes every ioctl of pidfds fail as an older kernel would, for the rest of this process.
+fn forget_pidfd_ioctls() {
+    const NUMBER: u32 = 0;
+    const SECOND_ARGUMENT: u32 = if cfg!(target_endian = "little") { 24 } else { 28 };
+    let op = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
+    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let mut filter = [
+        op(load, NUMBER, 0, 0),
+        op(equal, libc::SYS_ioctl as u32, 0, 4),
+        op(load, SECOND_ARGUMENT, 0, 0),
+        op(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0xff00, 0, 0),
+        op(equal, 0xff00, 0, 1),
+        op(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::ENOTTY as u32, 0, 0),
+        op(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program), 0);
+    }
+}
+
+fn without_the_ioctls_of_newer_kernels_pidfds_answer_by_proc() {
+    let target = Child::run(Clone3 { kinds: Kinds::FIVE, ..Clone3::default() }, pause);
+    let its = NamespaceSet::of_pidfd(&target.pidfd).unwrap();
+    let gone = Child::run(Clone3::default(), || 0);
+    gone.assert_success();
+    let child = Child::run(Clone3::default(), || {
+        forget_pidfd_ioctls();
+        assert_eq!(target.pidfd.exit_info().unwrap_err().kind(), ErrorKind::Unsupported);
+        assert_eq!(target.pidfd.pid().unwrap(), target.pid);
+        assert_eq!(NamespaceSet::of_pidfd(&target.pidfd).unwrap(), its);
+        for kind in Kind::ALL {
+            assert_eq!(Namespace::of_pidfd(&target.pidfd, kind).unwrap().id(), its[kind]);
+        }
+        let error = Namespace::of_pidfd(&gone.pidfd, Kind::Net).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSuchProcess);
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let error = Namespace::of_pidfd(&null, Kind::Net).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        0
+    });
+    child.assert_success();
 }
 
 fn newuidmap_maps_the_callers_own_id_and_its_refusal_is_passed_on() {
