@@ -25,6 +25,8 @@ pub(crate) const BOOT_FAILED: u8 = 125;
 
 /// Where in the guest the real file system is: ext4, so that an overlay can have its upper layer there.
 const SCRATCH: &str = "/scratch";
+const DEFAULT_CPUS: u32 = 2;
+const DEFAULT_MEMORY: &str = "2G";
 const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
 /// What Debian's kernel has as modules: the machine's devices, the root, and what tests use.
 const MODULES: &[&str] =
@@ -34,25 +36,35 @@ const MODULES: &[&str] =
 ///
 /// The guest is a Debian kernel under qemu, without KVM. Its root is this machine's, with a copy-on-write
 /// layer: the command sees every file here, and what it writes is gone afterwards. It starts in the same
-/// directory, with the variables PATH, HOME, LANG, TERM, CI, RUST*, CARGO*, NSPOD*, PROPTEST* of this
-/// environment, and TMPDIR=/scratch, a real ext4. Its standard input is empty.
+/// directory, with the variables PATH, HOME, LANG, TERM, CI, RUST*, NSPOD* and PROPTEST* of this environment,
+/// and TMPDIR=/scratch, a real ext4. Its standard input is empty.
 ///
 /// The exit code is the command's, or 125 when the guest failed. What is missing is installed from Debian's
 /// packages; the kernel is only unpacked, below target/guest (delete that to have the newest).
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Number of CPUs
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = DEFAULT_CPUS)]
     pub(crate) cpus: u32,
     /// Memory, with a suffix M or G
-    #[arg(long, default_value = "2G")]
+    #[arg(long, default_value = DEFAULT_MEMORY)]
     pub(crate) memory: String,
     /// End the command after so many seconds, counted from the end of the boot
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,
+    /// Install nothing: say what is missing
+    #[arg(long)]
+    pub(crate) no_install: bool,
     /// The command and its arguments; without one, an interactive shell
     #[arg(last = true)]
     pub(crate) command: Vec<String>,
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        let memory = DEFAULT_MEMORY.to_owned();
+        Self { cpus: DEFAULT_CPUS, memory, timeout: None, no_install: false, command: Vec::new() }
+    }
 }
 
 /// Where a piece of output comes from.
@@ -99,7 +111,7 @@ pub(crate) fn run_with(
     if !install::is_root()? {
         bail!("the guest shares this machine's whole file system, which needs root: run this as root");
     }
-    install::packages(install::GUEST)?;
+    install::packages(install::GUEST, !args.no_install)?;
     let kernel = Kernel::get(&target_directory()?.join("guest"))?;
     let mark = format!("nspod-guest-{:x}", std::process::id() as u128 ^ nanoseconds());
     let initramfs = initramfs(&kernel, args, variables, &mark)?;
@@ -142,7 +154,11 @@ pub(crate) fn run_with(
                     break code;
                 }
             }
-            Ok(Event::Signal(signal)) => break 128 + u8::try_from(signal).unwrap_or(0),
+            Ok(Event::Signal(signal)) => {
+                drop(qemu);
+                signal_hook::low_level::emulate_default_handler(signal)?;
+                bail!("ended by signal {signal}");
+            }
             Err(RecvTimeoutError::Timeout) if qemu.has_ended()? => {
                 bail!("{}", death(booted, &qemu.logs()?));
             }
@@ -262,7 +278,9 @@ fn job(args: &Args, variables: &[(&str, &str)], cwd: &Path) -> Result<String> {
     if args.command.is_empty() {
         let size = sh::read(Command::new("stty").arg("size").stdin(std::process::Stdio::inherit()))?;
         let (rows, columns) = size.trim().split_once(' ').unwrap_or(("24", "80"));
-        script.push_str(&format!("stty rows {rows} columns {columns}\nexec bash -i\n"));
+        script.push_str(&format!(
+            "stty rows {rows} columns {columns}\nexport PS1='guest:\\w\\$ '\nexec bash --norc -i\n"
+        ));
     } else {
         let words: Vec<String> = args.command.iter().map(|word| sh::quote(word)).collect();
         script.push_str(&format!("exec {}\n", words.join(" ")));
@@ -272,8 +290,9 @@ fn job(args: &Args, variables: &[(&str, &str)], cwd: &Path) -> Result<String> {
 
 /// Whether a variable of the caller's environment is set in the guest as well.
 fn goes_along(name: &str) -> bool {
-    const NAMES: &[&str] = &["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TERM", "COLORTERM", "CI"];
-    const PREFIXES: &[&str] = &["RUST", "CARGO", "NSPOD", "PROPTEST", "LC_"];
+    const NAMES: &[&str] =
+        &["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TERM", "COLORTERM", "CI", "CARGO_HOME"];
+    const PREFIXES: &[&str] = &["RUST", "NSPOD", "PROPTEST", "LC_"];
     let is_word = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     is_word && (NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
 }

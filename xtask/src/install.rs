@@ -17,8 +17,21 @@ pub(crate) const GUEST: &[&str] = &[
     "util-linux", // unshare and setpriv around virtiofsd and qemu
 ];
 
-/// Installs those of `packages` that are missing, or says how to.
-pub(crate) fn packages(packages: &[&str]) -> Result<()> {
+/// What the tests call, or what building them takes, beside what is in every Debian system.
+pub(crate) const TESTS: &[&str] = &[
+    "g++", // libFuzzer
+    "gcc", // linking
+    "iproute2",
+    "libc6-dev",
+    "procps",
+    "python3",
+    "strace",
+    "uidmap", // newuidmap and newgidmap
+    "util-linux",
+];
+
+/// Installs those of `packages` that are missing, if it `may`; otherwise says how to.
+pub(crate) fn packages(packages: &[&str], may: bool) -> Result<()> {
     let query = Command::new("dpkg-query")
         .args(["-W", "-f", "${binary:Package} ${db:Status-Status}\n"])
         .args(packages)
@@ -31,7 +44,7 @@ pub(crate) fn packages(packages: &[&str]) -> Result<()> {
         return Ok(());
     }
     let command = format!("apt-get install -y --no-install-recommends {}", missing.join(" "));
-    if !is_root()? {
+    if !may || !is_root()? {
         bail!("these Debian packages are missing; as root, run `{command}`");
     }
     eprintln!("xtask: {command}");

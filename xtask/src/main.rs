@@ -2,11 +2,14 @@
 
 mod cpio;
 mod demux;
+mod fuzz;
 mod guest;
 mod install;
 mod kernel;
 mod qemu;
 mod sh;
+mod tally;
+mod test;
 
 use std::process::ExitCode;
 
@@ -23,12 +26,14 @@ struct Cli {
 #[derive(Subcommand)]
 enum Chore {
     Guest(guest::Args),
+    Test(test::Args),
 }
 
 fn main() -> ExitCode {
     let Cli { chore } = Cli::parse();
     let result = match chore {
         Chore::Guest(args) => guest::run(&args),
+        Chore::Test(args) => test::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");
