@@ -1,4 +1,4 @@
-//! Pure parsers of what `/proc` says about processes.
+//! Pure parsers of what `/proc` says about processes, and of `/etc/passwd`.
 //!
 //! The texts of id maps, sub-ids and time offsets are parsed by their types:
 //! [`IdMap`](crate::IdMap), [`SubIds`](crate::SubIds), [`TimeOffsets`](crate::TimeOffsets).
@@ -44,4 +44,19 @@ pub fn ns_link(target: &str) -> Option<(Kind, u64)> {
         return None;
     }
     Some((kind.parse().ok()?, ino.parse().ok()?))
+}
+
+/// The name of a user from the text of `/etc/passwd`.
+///
+/// ```
+/// let passwd = "root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\n";
+/// assert_eq!(ns_core::parse::user_name(passwd, 1000), Some("alice"));
+/// assert_eq!(ns_core::parse::user_name(passwd, 1001), None);
+/// ```
+pub fn user_name(passwd: &str, uid: u32) -> Option<&str> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        (fields.nth(1)?.parse() == Ok(uid)).then_some(name)
+    })
 }

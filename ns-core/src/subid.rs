@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 
 use libc::pid_t;
 use nix::errno::Errno;
-use nix::unistd::{Uid, User};
+use nix::unistd::Uid;
 
 use crate::idmap::number;
-use crate::{Error, ErrorKind, Extent, IdMap, Ids, Result};
+use crate::{Error, ErrorKind, Extent, IdMap, Ids, Result, parse};
 
 /// A run of ids that a user may map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,15 +67,20 @@ impl SubIds {
         self.0.iter().filter(|(owner, _)| is_theirs(owner)).map(|(_, range)| *range).collect()
     }
 
-    /// The ranges of the caller (its real uid), looked up by name as well.
+    /// The ranges of the caller: of its real uid, and of the name that `/etc/passwd` gives to
+    /// it.
+    ///
+    /// Other sources of names (LDAP and the like) are not asked, as the C library would load
+    /// them into the program: for those look the name up, and use [`of_user`](Self::of_user).
     ///
     /// # Errors
     /// As [`read`](Self::read).
     pub fn of_caller(ids: Ids) -> Result<Vec<SubIdRange>> {
-        let uid = Uid::current();
+        let uid = Uid::current().as_raw();
         // A user that is not in passwd has a uid all the same.
-        let name = User::from_uid(uid).ok().flatten().map(|user| user.name);
-        Ok(Self::read(ids)?.of_user(name.as_deref(), uid.as_raw()))
+        let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
+        let passwd = String::from_utf8_lossy(&passwd);
+        Ok(Self::read(ids)?.of_user(parse::user_name(&passwd, uid), uid))
     }
 }
 

@@ -116,6 +116,7 @@ proptest! {
             let _ = text.parse::<ns_core::Setgroups>();
             let _ = SubIds::parse(text).of_user(Some("a"), 0);
             let _ = (parse::nspid(text), parse::fdinfo_pid(text), parse::ns_link(text));
+            let _ = parse::user_name(text, 0);
             if let Ok(map) = text.parse::<IdMap>() {
                 let _ = map.validate();
             }

@@ -34,6 +34,7 @@ tests! {
     a_limit_on_namespaces_is_named
     a_child_joins_a_user_namespace_and_those_it_owns_at_once
     clone_parent_makes_a_sibling
+    waiting_tells_a_core_dump
     time_offsets_are_set_before_the_first_process_and_never_after
     a_process_outside_the_pid_namespace_has_no_pid_there
     without_the_ioctls_of_newer_kernels_pidfds_answer_by_proc
@@ -310,6 +311,30 @@ fn clone_parent_makes_a_sibling() {
     assert_eq!(sibling.wait().unwrap().status, ExitStatus::Code(12));
 }
 
+fn waiting_tells_a_core_dump() {
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    if pattern.starts_with(['|', '/']) {
+        return skip("waiting_tells_a_core_dump", "kernel.core_pattern sends cores elsewhere");
+    }
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    unsafe { libc::getrlimit(libc::RLIMIT_CORE, &mut limit) };
+    if limit.rlim_max == 0 {
+        return skip("waiting_tells_a_core_dump", "the hard limit of RLIMIT_CORE is 0");
+    }
+    limit.rlim_cur = limit.rlim_max;
+    let dir = tempfile::tempdir().unwrap();
+    let child = Child::run(Clone3::default(), || {
+        std::env::set_current_dir(dir.path()).unwrap();
+        unsafe {
+            libc::setrlimit(libc::RLIMIT_CORE, &limit);
+            libc::abort()
+        }
+    });
+    let status = child.wait();
+    assert_eq!(status, ExitStatus::Signal { signal: libc::SIGABRT, core_dumped: true });
+    assert_eq!(status.shell_code(), 134);
+}
+
 fn boottime() -> i64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) }, 0);
@@ -462,9 +487,10 @@ fn the_callers_ranges_are_those_of_its_files() {
     for (ids, path) in [(Ids::Uid, "/etc/subuid"), (Ids::Gid, "/etc/subgid")] {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         assert_eq!(SubIds::read(ids).unwrap(), SubIds::parse(&text));
-        let name = nix::unistd::User::from_uid(nix::unistd::Uid::current()).unwrap().map(|u| u.name);
+        let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
         let uid = nix::unistd::Uid::current().as_raw();
-        let expected = SubIds::parse(&text).of_user(name.as_deref(), uid);
+        let name = ns_core::parse::user_name(&passwd, uid);
+        let expected = SubIds::parse(&text).of_user(name, uid);
         assert_eq!(SubIds::of_caller(ids).unwrap(), expected);
     }
 }
