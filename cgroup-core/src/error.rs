@@ -82,7 +82,6 @@ enum Inner {
     #[error("the cgroup {cgroup:?} of {who} is outside of the cgroup2 mount at {mount:?}, which shows {root:?} and below: mount cgroup2 anew in this cgroup namespace, or look from the host", cgroup = .0, who = .1, mount = .2, root = .3)]
     Outside(String, String, PathBuf, String),
     #[error("{what}: {cure}")]
-    #[allow(dead_code)]
     NotDelegated { what: String, cure: String },
 }
 
@@ -188,7 +187,6 @@ impl Error {
         Self(Box::new(Inner::Outside(cgroup.into(), who, mount.to_owned(), root.into())))
     }
 
-    #[allow(dead_code)]
     pub(crate) fn not_delegated(what: String, cure: String) -> Self {
         Self(Box::new(Inner::NotDelegated { what, cure }))
     }

@@ -4,6 +4,7 @@ mod apply;
 mod cgroup;
 mod controller;
 mod cpu_list;
+pub mod delegate;
 pub mod device;
 mod device_number;
 mod error;

@@ -1,7 +1,8 @@
 //! The system calls that neither std nor nix wraps.
 #![allow(unsafe_code)]
 
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 
@@ -15,9 +16,18 @@ pub(crate) fn pidfd_open(pid: i32) -> nix::Result<OwnedFd> {
 
 /// `pidfd_send_signal(2)`. Since Linux 5.1.
 pub(crate) fn pidfd_send_signal(pidfd: &OwnedFd, signal: i32) -> nix::Result<()> {
-    use std::os::fd::AsRawFd;
     let info: *const libc::siginfo_t = std::ptr::null();
     // SAFETY: `pidfd` is open for the call; a null siginfo is what kill(2) would send.
     let done = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, 0) };
     Errno::result(done).map(drop)
+}
+
+/// Whether an extended attribute of the directory has this value; `false` where it cannot be read.
+pub(crate) fn xattr_is(fd: impl AsFd, name: &CStr, expected: &[u8]) -> bool {
+    let mut value = [0_u8; 16];
+    // SAFETY: `name` is a C string and `value` has room for the length given, both alive for the call.
+    let length = unsafe {
+        libc::fgetxattr(fd.as_fd().as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
+    };
+    usize::try_from(length).is_ok_and(|length| value.get(..length) == Some(expected))
 }

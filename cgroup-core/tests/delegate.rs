@@ -1,0 +1,208 @@
+//! Where an ordinary user may create cgroups. The tests start this program again as another user,
+//! in a cgroup of their making; what it finds there is printed by `report_as_another_user`.
+
+mod common;
+
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::chown;
+use std::process::{Command, Stdio};
+
+use cgroup_core::delegate::{Delegation, Move, Right, find};
+use cgroup_core::{Cgroup, ErrorKind, Hierarchy};
+use common::{Helper, Own};
+
+const USER: u32 = 65_534;
+
+/// Gives what delegation gives: the directory and the files to move processes and enable controllers.
+fn hand_over(cgroup: &Cgroup) {
+    for file in ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
+        chown(cgroup.path().join(file), Some(USER), Some(USER)).unwrap();
+    }
+}
+
+/// What this program reports from inside the cgroup, as the user.
+fn report(cgroup: &Cgroup, may: &str) -> String {
+    let me = std::env::current_exe().unwrap();
+    let child = Command::new("sh")
+        .args(["-c", "read line; exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\"", "sh"])
+        .arg(me)
+        .args(["--ignored", "--exact", "report_as_another_user", "--nocapture"])
+        .env("NSPOD_TEST_MOVE", may)
+        .env("XDG_RUNTIME_DIR", "/nonexistent")
+        .env_remove("DBUS_SESSION_BUS_ADDRESS")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut helper = Helper(child.unwrap());
+    cgroup.attach(helper.pid()).unwrap();
+    drop(helper.0.stdin.take());
+    let mut out = String::new();
+    helper.0.stdout.as_mut().unwrap().read_to_string(&mut out).unwrap();
+    assert!(helper.0.wait().unwrap().success(), "{out}");
+    out.lines().find_map(|line| line.strip_prefix("REPORT ")).unwrap_or_else(|| panic!("{out}")).to_owned()
+}
+
+#[test]
+#[ignore = "run by the other tests, as another user"]
+fn report_as_another_user() {
+    let pid = std::process::id() as i32;
+    let may =
+        if std::env::var("NSPOD_TEST_MOVE").unwrap() == "self" { Move::Process(pid) } else { Move::Nothing };
+    let found = find("base", may);
+    // What the harness prints stands before it on the line.
+    println!();
+    match found {
+        Err(error) => println!("REPORT {:?} {error}", error.kind()),
+        Ok(Delegation { base, right, in_the_way, .. }) => {
+            base.create_child("job").unwrap().remove().unwrap();
+            assert_eq!(find("base", may).unwrap().base.path(), base.path(), "a second call finds the same");
+            let can = base.parent().unwrap().unwrap().available().unwrap();
+            let enabled = base.enable_path(can).and_then(|()| base.enable(can));
+            let enabled = enabled.map_err(|error| error.kind());
+            let others = in_the_way.iter().filter(|&&other| other != pid).count();
+            let own = Hierarchy::detect().unwrap().own().unwrap();
+            let right = if matches!(right, Right::Scope(_)) { "Scope".into() } else { format!("{right:?}") };
+            println!(
+                "REPORT {right} own={} self-in-the-way={} others={others} controllers={can} enabled={enabled:?}",
+                own.name().display(),
+                in_the_way.contains(&pid),
+            );
+        }
+    }
+}
+
+/// The one controller at least that every lane has.
+fn controllers(own: &Own) -> String {
+    let all = own.available().unwrap();
+    own.enable_path(Hierarchy::detect().unwrap().controllers()).unwrap();
+    let all = all | own.available().unwrap();
+    assert!(!all.is_empty());
+    all.to_string()
+}
+
+#[test]
+fn root_gets_a_base_below_the_top_of_the_mount() {
+    let name = format!("nspod-test-{}-root", std::process::id());
+    let found = find(&name, Move::Nothing).unwrap();
+    let again = find(&name, Move::Nothing);
+    found.base.remove().unwrap();
+    assert_eq!((found.right, found.in_the_way), (Right::Root, vec![]));
+    assert_eq!(again.unwrap().base.path(), Hierarchy::detect().unwrap().mount_point().unwrap().join(name));
+}
+
+#[test]
+fn a_user_in_a_delegated_cgroup_can_do_all_once_it_moves_itself_out_of_the_way() {
+    let own = Own::new();
+    let all = controllers(&own);
+    hand_over(&own);
+    let expected =
+        format!("Delegated own=base-callers self-in-the-way=false others=0 controllers={all} enabled=Ok(())");
+    assert_eq!(report(&own, "self"), expected);
+}
+
+#[test]
+fn nothing_is_moved_unasked_and_what_is_in_the_way_is_named() {
+    let own = Own::new();
+    let all = controllers(&own);
+    hand_over(&own);
+    let name = own.name().display();
+    let expected =
+        format!("Delegated own={name} self-in-the-way=true others=0 controllers={all} enabled=Err(Busy)");
+    assert_eq!(report(&own, "nothing"), expected);
+}
+
+#[test]
+fn a_user_without_a_delegated_cgroup_is_told_what_is_missing_and_what_to_do() {
+    let own = Own::new();
+    let path = own.path().display();
+    let cure = "run it under systemd-run --user --scope -p Delegate=yes, or have root give the user a cgroup: \
+                chown it, its cgroup.procs and its cgroup.subtree_control, and move the process there";
+    let expected = format!(
+        "NotDelegated the cgroup {path} is not delegated to user 65534: {path} is not writable (Permission denied); \
+         a systemd scope was not tried, for it would move the caller: {cure}"
+    );
+    assert_eq!(report(&own, "nothing"), expected);
+    assert!(report(&own, "self").contains("no systemd scope by /nonexistent/bus: No such file or directory"));
+}
+
+#[test]
+fn a_partly_delegated_cgroup_names_the_file_that_is_not() {
+    let own = Own::new();
+    hand_over(&own);
+    chown(own.path().join("cgroup.subtree_control"), Some(0), None).unwrap();
+    assert!(report(&own, "nothing").contains("/cgroup.subtree_control is not writable"));
+}
+
+#[test]
+fn a_unit_that_systemd_has_not_marked_is_used_but_said_to_be_unmarked() {
+    let own = Own::new();
+    let unit = own.create_child("app.scope").unwrap();
+    hand_over(&unit);
+    assert!(report(&unit, "nothing").starts_with("Unmarked "));
+    mark(&unit);
+    assert!(report(&unit, "nothing").starts_with("Delegated "));
+    let deep = unit.create_child("leaf").unwrap();
+    hand_over(&deep);
+    assert!(report(&deep, "nothing").starts_with("Delegated "));
+}
+
+/// As systemd marks what it delegates.
+#[allow(unsafe_code)]
+fn mark(cgroup: &Cgroup) {
+    let (fd, name, value) = (cgroup.as_raw_fd(), c"user.delegate".as_ptr(), c"1".as_ptr().cast());
+    // SAFETY: two strings that live for the program, and the length of the second without its NUL.
+    let done = unsafe { libc::fsetxattr(fd, name, value, 1, 0) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn systemd_makes_a_scope_for_a_user_in_a_session() {
+    if ["/usr/bin/systemd", "/usr/bin/dbus-daemon"].iter().any(|path| !std::path::Path::new(path).exists()) {
+        return common::skip(
+            "systemd and dbus are not installed (packages systemd, dbus, dbus-user-session)",
+        );
+    }
+    let own = Own::new();
+    own.enable_path(Hierarchy::detect().unwrap().controllers()).unwrap();
+    hand_over(&own);
+    // A user manager as pid 1 would start it, in a mount namespace with a cgroup2 view of its own;
+    // the session beside it is root's, as a login's is.
+    let script = r#"
+        set -e
+        mount --make-rprivate /
+        umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup
+        mount -t tmpfs tmpfs /run
+        export XDG_RUNTIME_DIR=/run/user/65534 HOME=/run/user/65534
+        mkdir -p /run/systemd/system $XDG_RUNTIME_DIR && chown 65534 $XDG_RUNTIME_DIR
+        top=/sys/fs/cgroup/$1; shift
+        as="setpriv --reuid 65534 --regid 65534 --clear-groups"
+        echo $$ >$top/cgroup.procs
+        $as systemd --user --unit=basic.target >&2 &
+        mkdir $top/session-1.scope
+        echo $$ >$top/session-1.scope/cgroup.procs
+        i=0; until [ -S $XDG_RUNTIME_DIR/bus ]; do i=$((i+1)); [ $i -lt 600 ]; sleep 0.2; done
+        $as "$@"
+    "#;
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script, "sh"]).arg(own.name()).arg(std::env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", "report_as_another_user", "--nocapture"]);
+    command.env("NSPOD_TEST_MOVE", "self").env_remove("DBUS_SESSION_BUS_ADDRESS");
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut helper = Helper(child);
+    let mut out = String::new();
+    // The manager holds the standard error open, and lives on until the cgroup is destroyed.
+    helper.0.stdout.as_mut().unwrap().read_to_string(&mut out).unwrap();
+    own.kill().unwrap();
+    let mut log = String::new();
+    helper.0.stderr.as_mut().unwrap().read_to_string(&mut log).unwrap();
+    let found = out.lines().find_map(|line| line.strip_prefix("REPORT "));
+    let found = found.unwrap_or_else(|| panic!("{out}\n{log}"));
+    assert!(found.starts_with("Scope own=base-callers self-in-the-way=false others=0"), "{found}");
+    assert!(found.ends_with("enabled=Ok(())"), "{found}");
+}
+
+#[test]
+fn a_base_of_an_impossible_name_is_refused() {
+    assert_eq!(find("a/b", Move::Nothing).unwrap_err().kind(), ErrorKind::InvalidName);
+}

@@ -1,0 +1,205 @@
+//! Limits that bite, on a kernel whose v2 hierarchy has the controllers; skipped loudly elsewhere.
+
+mod common;
+
+use std::io::Read;
+use std::time::Duration;
+
+use cgroup_core::{
+    Cgroup, Controller, Controllers, CpuMax, Device, Hierarchy, IoMax, Limits, Max, MemoryEvents, Missing,
+    parse,
+};
+use common::{Helper, Own};
+
+const LONG: Option<Duration> = Some(Duration::from_secs(120));
+const MIB: u64 = 1 << 20;
+
+/// A child with limits, of an own cgroup that hands the controllers down.
+fn limited(own: &Own, name: &str, limits: &Limits) -> Cgroup {
+    own.enable(limits.controllers()).unwrap();
+    let child = own.create_child(name).unwrap();
+    assert_eq!(child.apply(limits).unwrap().writes, limits.writes());
+    child
+}
+
+/// A shell in the cgroup that begins once it is there; what it printed.
+fn run(cgroup: &Cgroup, script: &str) -> String {
+    let mut helper = Helper::sh(&format!("read line; {script}"));
+    cgroup.attach(helper.pid()).unwrap();
+    drop(helper.0.stdin.take());
+    let mut out = String::new();
+    helper.0.stdout.as_mut().unwrap().read_to_string(&mut out).unwrap();
+    out
+}
+
+fn memory(max: u64) -> Limits {
+    let max = Some(Max::Value(max));
+    Limits { memory_max: max, memory_swap_max: None, ..Limits::default() }
+}
+
+#[test]
+fn memory_max_kills_the_hog_not_its_neighbour_and_the_count_says_where() {
+    let Some(own) = Own::with(Controllers::MEMORY) else { return };
+    let (small, large) =
+        (limited(&own, "small", &memory(16 * MIB)), limited(&own, "large", &memory(1024 * MIB)));
+    let mut watch = small.watch().unwrap();
+    let hog = "head -c 64M /dev/zero | tail -c 64M | wc -c";
+    assert_ne!(run(&small, hog).trim(), (64 * MIB).to_string());
+    assert_eq!(run(&large, hog).trim(), (64 * MIB).to_string());
+    watch.wait(LONG, |state| state.memory.oom_kill > Some(0)).unwrap().unwrap();
+    let local = small.memory_events_local().unwrap();
+    assert!(local.oom > Some(0) && local.oom_kill > Some(0), "{local:?}");
+    assert_eq!(large.memory_events().unwrap().oom_kill, Some(0));
+    assert!(own.memory_events().unwrap().oom_kill > Some(0), "the parent counts what is below");
+    assert_eq!(own.memory_events_local().unwrap().oom_kill, Some(0));
+    let usage = small.usage().unwrap();
+    assert!(usage.memory.current.is_some() && usage.memory.stat.anon.is_some(), "{usage:?}");
+    if let Some(peak) = usage.memory.peak {
+        assert!(peak <= 16 * MIB && peak > MIB, "{peak}");
+    }
+}
+
+#[test]
+fn memory_oom_group_takes_all_of_the_cgroup() {
+    let Some(own) = Own::with(Controllers::MEMORY) else { return };
+    let group = limited(&own, "g", &Limits { memory_oom_group: Some(true), ..memory(16 * MIB) });
+    let bystander = Helper::sleep();
+    group.attach(bystander.pid()).unwrap();
+    run(&group, "tail -c 64M /dev/zero");
+    group.await_empty(LONG.unwrap()).unwrap();
+    let MemoryEvents { oom_kill, oom_group_kill, .. } = group.memory_events().unwrap();
+    assert!(oom_kill >= Some(2), "{oom_kill:?}");
+    assert!(oom_group_kill.is_none_or(|count| count > 0));
+}
+
+#[test]
+fn pids_max_refuses_the_fork_and_counts_it() {
+    let Some(own) = Own::with(Controllers::PIDS) else { return };
+    let few = limited(&own, "few", &Limits { pids_max: Some(Max::Value(3)), ..Limits::default() });
+    // Three more processes than may be; the shell gives up when it cannot fork.
+    run(&few, "sleep 1000 & sleep 1000 & sleep 1000 & sleep 1000 & wait 2>&-; :");
+    let usage = few.usage().unwrap().pids;
+    assert!(usage.events.max > Some(0), "{usage:?}");
+    assert!(usage.current <= Some(3), "{usage:?}");
+    few.kill().unwrap();
+}
+
+#[test]
+fn cpu_max_throttles_a_spinner() {
+    let Some(own) = Own::with(Controllers::CPU) else { return };
+    let tenth =
+        limited(&own, "t", &Limits { cpu_max: Some(CpuMax::new(1_000, 10_000)), ..Limits::default() });
+    let mut spinner = Helper::sh("read line; while :; do :; done");
+    tenth.attach(spinner.pid()).unwrap();
+    drop(spinner.0.stdin.take());
+    let mut rounds = 0;
+    while tenth.cpu_stat().unwrap().nr_throttled < Some(3) {
+        std::thread::sleep(Duration::from_millis(20));
+        rounds += 1;
+        assert!(rounds < 3_000, "{:?}", tenth.cpu_stat());
+    }
+    let stat = tenth.cpu_stat().unwrap();
+    assert!(stat.throttled_usec > Some(0) && stat.nr_periods >= stat.nr_throttled, "{stat:?}");
+}
+
+#[test]
+fn every_limit_reads_back_as_it_was_written_and_can_be_changed() {
+    let wanted = Controllers::CPU | Controllers::CPUSET | Controllers::MEMORY | Controllers::PIDS;
+    let Some(own) = Own::with(wanted) else { return };
+    let mut limits = Limits {
+        cpu_max: Some(CpuMax::new(50_000, 100_000)),
+        cpu_max_burst: Some(10_000),
+        cpu_weight: Some(50),
+        cpu_idle: Some(false),
+        cpuset_cpus: Some("0".parse().unwrap()),
+        cpuset_mems: Some("0".parse().unwrap()),
+        memory_min: Some(Max::Value(MIB)),
+        memory_low: Some(Max::Value(2 * MIB)),
+        memory_high: Some(Max::Value(32 * MIB)),
+        memory_max: Some(Max::Value(64 * MIB)),
+        memory_oom_group: Some(true),
+        pids_max: Some(Max::Value(7)),
+        ..Limits::default()
+    };
+    let cgroup = limited(&own, "all", &limits);
+    let same = |limits: &Limits| {
+        let last: std::collections::BTreeMap<_, _> = limits.writes().into_iter().collect();
+        for (file, value) in last {
+            assert_eq!(cgroup.read(&file).unwrap().trim_end(), value, "{file}");
+        }
+    };
+    same(&limits);
+    // A quota below the burst in force: only the order of the writes makes that possible.
+    limits.cpu_max = Some(CpuMax::new(2_000, 10_000));
+    limits.cpu_max_burst = Some(1_000);
+    limits.memory_max = Some(Max::Max);
+    cgroup.apply(&limits).unwrap();
+    same(&limits);
+    cgroup.apply(&Limits { cpu_idle: Some(true), ..Limits::default() }).unwrap();
+    let error = cgroup.write("cpu.weight", "50").unwrap_err();
+    assert!(error.to_string().contains("the cgroup is idle"), "{error}");
+    cgroup.apply(&limits).unwrap();
+    let nowhere = Limits { cpuset_cpus: Some("8000".parse().unwrap()), ..Limits::default() };
+    let error = cgroup.apply(&nowhere).unwrap_err();
+    assert!(error.to_string().contains("the list names what this machine does not have"), "{error}");
+}
+
+#[test]
+fn io_max_of_a_disk_reads_back_and_no_disk_is_an_error_that_says_so() {
+    let Some(own) = Own::with(Controllers::IO) else { return };
+    let Some(disk) = disk() else { return common::skip("this machine has no disk in /sys/block") };
+    let max = IoMax { rbps: Some(Max::Value(MIB)), wiops: Some(Max::Value(10)), ..IoMax::default() };
+    let cgroup = limited(&own, "io", &Limits { io_max: [(disk, max)].into(), ..Limits::default() });
+    let back = parse::io_max(&cgroup.read("io.max").unwrap()).unwrap()[&disk];
+    assert_eq!(back, IoMax { wbps: Some(Max::Max), riops: Some(Max::Max), ..max });
+    let nothing = Limits { io_max: [(Device::new(4095, 7), max)].into(), ..Limits::default() };
+    let error = cgroup.apply(&nothing).unwrap_err();
+    assert!(error.to_string().contains("there is no such disk"), "{error}");
+    assert!(cgroup.usage().unwrap().io.is_some());
+}
+
+fn disk() -> Option<Device> {
+    let disks = std::fs::read_dir("/sys/block").ok()?.flatten().map(|entry| entry.path());
+    let real = disks.filter(|path| path.join("device").exists());
+    real.filter_map(|path| std::fs::read_to_string(path.join("dev")).ok()?.trim().parse().ok()).next()
+}
+
+#[test]
+fn huge_pages_are_limited_by_size_and_an_unknown_size_is_unenforceable() {
+    let Some(own) = Own::with(Controllers::HUGETLB) else { return };
+    let of =
+        |size: &str| Limits { hugetlb_max: [(size.into(), Max::Value(4 * MIB))].into(), ..Limits::default() };
+    let cgroup = limited(&own, "h", &of("2MB"));
+    assert_eq!(cgroup.read("hugetlb.2MB.max").unwrap(), format!("{}\n", 4 * MIB));
+    let error = cgroup.apply(&of("3MB")).unwrap_err();
+    assert_eq!(
+        error.unenforceable(),
+        [("hugetlb.3MB.max".into(), Missing::NoFile { file: "hugetlb.3MB.max".into() })]
+    );
+    assert!(error.to_string().contains("must be a page size of this machine"), "{error}");
+}
+
+#[test]
+fn a_controller_that_is_not_handed_down_is_missing_where_it_stops() {
+    let host = Hierarchy::detect().unwrap();
+    let Some(controller) = Controller::ALL.into_iter().find(|&c| {
+        host.controllers().contains(c.into()) && matches!(c, Controller::Pids | Controller::Hugetlb)
+    }) else {
+        return common::skip("v2 has neither pids nor hugetlb here");
+    };
+    let own = Own::new();
+    own.enable_path(controller.into()).unwrap();
+    let stop = own.create_child("a").unwrap();
+    let deep = stop.create_child("b").unwrap();
+    let limits = match controller {
+        Controller::Pids => Limits { pids_max: Some(Max::Max), ..Limits::default() },
+        _ => Limits { hugetlb_max: [("2MB".into(), Max::Max)].into(), ..Limits::default() },
+    };
+    assert_eq!(host.unenforceable(&limits), []);
+    let missing = deep.unenforceable(&limits).unwrap();
+    assert_eq!(missing.len(), 1);
+    assert_eq!(missing[0].1, Missing::NotDelegated { controller, at: stop.path().to_owned() });
+    deep.enable_path(controller.into()).unwrap();
+    assert_eq!(deep.unenforceable(&limits).unwrap(), []);
+    deep.apply(&limits).unwrap();
+}
