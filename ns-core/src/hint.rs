@@ -1,6 +1,7 @@
 //! Why the kernel refuses new namespaces: asks the host's own switches.
 
 use nix::errno::Errno;
+use nix::unistd::Uid;
 
 use crate::{Error, ErrorKind, Kind, Kinds, id};
 
@@ -11,7 +12,11 @@ pub(crate) fn new_namespaces(error: Error, errno: Errno, kinds: Kinds) -> Error 
             "this needs CAP_SYS_ADMIN: run as root, or ask for a new user namespace along \
              with the others",
         ),
-        Errno::EPERM | Errno::EACCES => error.hint(user_switch()),
+        Errno::EPERM | Errno::EACCES => error.hint(user_switch().unwrap_or_else(|| {
+            "user namespaces are forbidden to this process: by a chroot it is in, by a \
+             seccomp filter (that of a container manager), or by a security module"
+                .into()
+        })),
         Errno::ENOSPC | Errno::EUSERS => error.hint(limit(kinds)),
         Errno::EINVAL => match kinds.kinds().find(|kind| !id::supported(*kind)) {
             Some(kind) => {
@@ -35,8 +40,11 @@ fn sysctl(name: &str) -> Option<String> {
     std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
-/// Which switch of the host forbids user namespaces.
-fn user_switch() -> String {
+/// Which switch of the host forbids user namespaces to the caller, an ordinary user.
+pub(crate) fn user_switch() -> Option<String> {
+    if Uid::effective().is_root() {
+        return None;
+    }
     let off = [
         ("user.max_user_namespaces", "0", "a number such as 15000"),
         ("kernel.unprivileged_userns_clone", "0", "1"),
@@ -46,16 +54,11 @@ fn user_switch() -> String {
             "0, or give the program an AppArmor profile with `userns,`",
         ),
     ];
-    off.into_iter()
-        .find(|(name, value, _)| sysctl(name).as_deref() == Some(value))
-        .map(|(name, value, cure)| {
+    off.into_iter().find(|(name, value, _)| sysctl(name).as_deref() == Some(value)).map(
+        |(name, value, cure)| {
             format!("this host forbids user namespaces: {name} is {value}; set it to {cure}")
-        })
-        .unwrap_or_else(|| {
-            "user namespaces are forbidden to this process: by a chroot it is in, by a \
-             seccomp filter (that of a container manager), or by a security module"
-                .into()
-        })
+        },
+    )
 }
 
 /// Which limit on the number of namespaces is reached.

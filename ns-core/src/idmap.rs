@@ -11,7 +11,7 @@ use nix::sys::stat::Mode;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
 use crate::id::explain;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, hint};
 
 /// The kernel takes at most this many extents (since Linux 4.15; 5 before).
 const MAX_EXTENTS: usize = 340;
@@ -183,12 +183,14 @@ impl IdMap {
             Ids::Gid => "CAP_SETGID",
         };
         write_proc(dir, path, &self.to_string(), step).map_err(|(error, errno)| match errno {
-            Errno::EPERM => error.hint(format!(
-                "the map may have been written already (once is all), or this takes {cap} in \
-                 the parent user namespace, and CAP_SETFCAP to map its 0; without these only \
-                 one id can be mapped, the caller's own, for groups after denying setgroups; \
-                 for ranges use newuidmap and newgidmap"
-            )),
+            Errno::EPERM => error.hint(hint::user_switch().unwrap_or_else(|| {
+                format!(
+                    "the map may have been written already (once is all), or this takes {cap} in \
+                     the parent user namespace, and CAP_SETFCAP to map its 0; without these only \
+                     one id can be mapped, the caller's own, for groups after denying setgroups; \
+                     for ranges use newuidmap and newgidmap"
+                )
+            })),
             Errno::EINVAL => error.hint("an id outside is not mapped in the parent user namespace"),
             _ => explain(error, errno),
         })

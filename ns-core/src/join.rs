@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 
-use crate::{Error, ErrorKind, Kind, Kinds, Namespace, Pidfd, Result, hint, raw};
+use crate::{Error, Kind, Kinds, Namespace, Pidfd, Result, hint, raw};
 
 /// Moves the calling **thread** into new namespaces of these kinds; for pid and time, its
 /// children from now on. See
@@ -56,8 +56,7 @@ pub fn unshare(kinds: Kinds) -> Result<()> {
     })
 }
 
-/// Moves the calling **thread** into a namespace; for pid, and for time its children too,
-/// its children from now on. See
+/// Moves the calling **thread** into a namespace; for pid only its children from now on. See
 /// [setns(2)](https://man7.org/linux/man-pages/man2/setns.2.html).
 ///
 /// It is a safe function for the reasons given at [`unshare`].
@@ -93,8 +92,7 @@ pub fn setns(namespace: &Namespace) -> Result<()> {
 /// ```
 ///
 /// # Errors
-/// As [`setns`]; `ESRCH`: the process has ended; [`Unsupported`](ErrorKind::Unsupported)
-/// (`EINVAL`) before Linux 5.8 is not told from the other causes of `EINVAL`.
+/// As [`setns`]; `ESRCH`: the process has ended.
 pub fn setns_pidfd(pidfd: &Pidfd, kinds: Kinds) -> Result<()> {
     let who = pidfd.pid().map_or_else(|_| "a process that has ended".into(), |pid| format!("process {pid}"));
     let step = format!("move the calling thread into the {kinds} namespaces of {who}");
@@ -103,7 +101,6 @@ pub fn setns_pidfd(pidfd: &Pidfd, kinds: Kinds) -> Result<()> {
         let error = Error::os(step, "setns", errno);
         match errno {
             Errno::ESRCH => error.hint("it has ended"),
-            Errno::EBADF => error.with_kind(ErrorKind::Unsupported).hint("a pidfd here needs Linux 5.8"),
             Errno::EINVAL if kinds.is_empty() => error.hint("no kind was named"),
             _ => joining(error, errno, kinds),
         }

@@ -60,7 +60,14 @@ impl Namespace {
             other => other.name(),
         };
         let step = format!("open the {kind} namespace for children of process {pid}");
-        Self::of_proc(step, &pid.to_string(), kind, file)
+        let opened = Self::of_proc(step, &pid.to_string(), kind, file);
+        // Before its first process a pid namespace cannot be opened, though its maker lives.
+        opened.map_err(|error| match (kind, error.raw_os_error()) {
+            (Kind::Pid, Some(libc::ENOENT)) if Path::new(&format!("/proc/{pid}/ns/pid")).exists() => {
+                error.with_kind(ErrorKind::NotFound).hint("the new pid namespace has had no process yet")
+            }
+            _ => error,
+        })
     }
 
     /// The namespace of this kind that the calling thread is in.

@@ -80,8 +80,8 @@ pub unsafe fn clone3(args: &mut CloneArgs) -> Result<pid_t, Errno> {
 /// `args.stack_size` are overwritten. Since Linux 5.3, on x86_64 and aarch64.
 ///
 /// # Errors
-/// The kernel's errno; `ENOSYS` on other architectures; `EINVAL` if the stack is shorter
-/// than 16 bytes.
+/// The kernel's errno; `ENOSYS` on other architectures; `EINVAL` if the stack has no
+/// 16 byte boundary to start from.
 ///
 /// # Safety
 /// - The pointers in `args` (pidfd, tids, set_tid) are null or valid for the kernel.
@@ -102,7 +102,7 @@ pub unsafe fn clone3_on_stack(
 ) -> Result<pid_t, Errno> {
     let base = stack.addr();
     let top = base.wrapping_add(size) & !15;
-    if size < 16 || top <= base {
+    if top <= base {
         return Err(Errno::EINVAL);
     }
     // The kernel writes through this address, so the pointer's provenance is exposed.

@@ -150,6 +150,10 @@ fn joining_a_process_that_has_ended_says_so() {
 fn after_unsharing_pid_a_thread_makes_no_threads_and_its_namespace_ends_with_its_init() {
     let done = thread::spawn(|| {
         unshare(Kinds::PID).unwrap();
+        let tid = unsafe { libc::syscall(libc::SYS_gettid) } as i32;
+        let early = Namespace::for_children(tid, Kind::Pid).unwrap_err();
+        assert_eq!(early.kind(), ErrorKind::NotFound);
+        assert!(early.to_string().ends_with("has had no process yet"), "{early}");
         let refused = thread::Builder::new().spawn(|| ()).err();
         let first = Child::run(Clone3::default(), || unsafe { libc::getpid() });
         let status = first.wait();
