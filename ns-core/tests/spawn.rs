@@ -90,7 +90,7 @@ fn a_stack_too_short_for_a_call_is_refused() {
         let pid = on_stack(SHARED, &mut vec![0u8; size], check_alignment, std::ptr::null_mut());
         assert_eq!(pid, Err(nix::errno::Errno::EINVAL));
     }
-    let mut stack = vec![0u8; 64];
+    let mut stack = [0u8; 64];
     let start = 1 + stack.as_ptr().align_offset(16);
     let pid = on_stack(SHARED, &mut stack[start..start + 3], check_alignment, std::ptr::null_mut());
     assert_eq!(pid, Err(nix::errno::Errno::EINVAL));
