@@ -362,7 +362,7 @@ fn time_offsets_are_set_before_the_first_process_and_never_after() {
         assert_eq!(error.raw_os_error(), Some(libc::ERANGE));
         let long = TimeOffset { secs: 0, nanos: 1_000_000_000 };
         let error = TimeOffsets { boottime: long, ..offsets }.write(myself).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::InvalidInput, None));
         offsets.write(myself).unwrap();
         assert_eq!(TimeOffsets::of_pid(myself).unwrap(), offsets);
         let there = Child::run(Clone3::default(), || {

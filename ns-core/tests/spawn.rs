@@ -141,6 +141,7 @@ fn sharing_memory_without_a_stack_is_refused() {
     let clone = Clone3 { flags: CloneFlags::VM | CloneFlags::VFORK, ..Clone3::default() };
     let error = unsafe { clone.spawn() }.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().ends_with("use spawn_on_stack"), "{error}");
     let mut args = raw::clone_args();
     args.flags = SHARED;
     assert_eq!(unsafe { raw::clone3(&mut args) }, Err(nix::errno::Errno::EINVAL));
