@@ -1,3 +1,60 @@
+//! Compiles the container's process 1, `init/init.rs`, into `OUT_DIR/nspod-init`,
+//! from where the library embeds it.
+//!
+//! It is a static program without the standard library, for the same target, by the
+//! same rustc and linker as the library. The flags of the library's own build
+//! (sanitizers, coverage, profiles) are meant for a hosted program and not passed on.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+const SOURCE: &str = "init/init.rs";
+
 fn main() {
-    std::fs::write(format!("{}/nspod-init", std::env::var("OUT_DIR").unwrap()), b"").unwrap();
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed={SOURCE}");
+    let var = |name: &str| env::var(name).unwrap_or_else(|_| panic!("cargo sets {name} for build scripts"));
+    let (target, arch) = (var("TARGET"), var("CARGO_CFG_TARGET_ARCH"));
+    if !matches!(arch.as_str(), "x86_64" | "aarch64") || var("CARGO_CFG_TARGET_OS") != "linux" {
+        panic!("nspod-sandbox's init is written for Linux on x86_64 and aarch64, not for {target}");
+    }
+    let image = PathBuf::from(var("OUT_DIR")).join("nspod-init");
+
+    let mut rustc = Command::new(var("RUSTC"));
+    rustc.arg(SOURCE).arg("-o").arg(&image).args(["--target", &target]);
+    rustc.args(["--crate-name", "nspod_init", "--crate-type", "bin", "--edition", "2024"]);
+    rustc.args(["--cap-lints", "warn"]);
+    for option in [
+        "panic=abort",
+        "opt-level=s",
+        "overflow-checks=no",
+        "codegen-units=1",
+        "relocation-model=static",
+        "target-feature=+crt-static",
+        "force-unwind-tables=no",
+        "strip=symbols",
+        "link-arg=-nostartfiles",
+        "link-arg=-nostdlib",
+        "link-arg=-static",
+        "link-arg=-no-pie",
+        "link-arg=-Wl,--build-id=none",
+        "link-arg=-Wl,-z,noseparate-code",
+        "link-arg=-Wl,-z,norelro",
+    ] {
+        rustc.args(["-C", option]);
+    }
+    if var("CARGO_CFG_TARGET_ENV") == "musl" {
+        // Without the start files of the C library that rustc brings for musl.
+        rustc.args(["-C", "link-self-contained=no"]);
+    }
+    if let Ok(linker) = env::var("RUSTC_LINKER") {
+        rustc.arg("-C").arg(format!("linker={linker}"));
+    }
+    // Flags for the library's build reach rustc by cargo only, but these it reads.
+    for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {
+        rustc.env_remove(name);
+    }
+    let status = rustc.status().unwrap_or_else(|e| panic!("{rustc:?} could not be started: {e}"));
+    assert!(status.success(), "{SOURCE} did not compile ({status}): {rustc:?}");
 }

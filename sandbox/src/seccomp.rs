@@ -1,15 +1,273 @@
-//! stub
-use serde::{Deserialize, Serialize};
-/// stub
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Profile {}
+//! System-call filters: profiles in OCI's form, compiled to one BPF program.
+//!
+//! A [`Profile`] is what OCI's `linux.seccomp` is, and the files that Docker and podman
+//! take as `--security-opt seccomp=` parse as well. [`Profile::standard`] is the library's
+//! own, in effect the default that containers commonly get.
+//!
+//! # How a profile decides
+//! - The rules are read in order, and the first that names the call and whose arguments
+//!   all match decides; without one, `default_action` does. A rule that can never apply,
+//!   because one before it decides every such call in another way, is an error.
+//! - A name that this architecture does not have is passed over, as other runtimes do.
+//! - Under a default of `SCMP_ACT_ERRNO`, calls with a number above every one that the
+//!   profile names give `ENOSYS`: they are newer than the profile, and programs fall back
+//!   from `ENOSYS` to older calls, but not from `EPERM`.
+//! - A process that makes calls of another architecture (32 bits) is killed; x32 calls
+//!   give `ENOSYS`.
+//!
+//! The kernel (5.11 and later) works out once, when the filter is loaded, which calls are
+//! allowed whatever their arguments, and does not run the filter for these at all; for the
+//! others it is a binary search.
+//!
+//! See [seccomp(2)](https://man7.org/linux/man-pages/man2/seccomp.2.html) and OCI's
+//! [runtime specification](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#seccomp).
+
+mod compile;
+mod standard;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::Error;
+
+/// A system-call filter, in the form of OCI's `linux.seccomp`.
+///
+/// ```
+/// # use nspod_sandbox::seccomp::Profile;
+/// let json = r#"{
+///     "defaultAction": "SCMP_ACT_ALLOW",
+///     "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 30 }]
+/// }"#;
+/// let profile: Profile = serde_json::from_str(json).unwrap();
+/// let program = profile.compile().unwrap();
+/// assert!(program.len() < 20);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Profile {
+    /// What happens to a call that no rule matches.
+    pub default_action: Action,
+    /// The errno of a default `SCMP_ACT_ERRNO`, or the message of a `SCMP_ACT_TRACE`.
+    /// `EPERM` if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_errno_ret: Option<u16>,
+    /// `SCMP_ARCH_*` that the profile is for; empty for whichever the host is. Only the
+    /// host's own is compiled.
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub architectures: Vec<String>,
+    /// How the filter is loaded.
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<Flag>,
+    /// The rules, in order.
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub syscalls: Vec<Rule>,
+}
+
+/// What happens to calls of some names, with some arguments.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rule {
+    /// The calls' names, as in `/usr/include/asm/unistd.h` without `__NR_`.
+    pub names: Vec<String>,
+    /// What happens to them.
+    pub action: Action,
+    /// The errno of `SCMP_ACT_ERRNO`, or the message of `SCMP_ACT_TRACE`; `EPERM` if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errno_ret: Option<u16>,
+    /// Only if all of these hold.
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<Arg>,
+    /// Docker's: only if all of these hold ([`Profile::resolve`]).
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Conditions::is_empty")]
+    pub includes: Conditions,
+    /// Docker's: not if any of these holds ([`Profile::resolve`]).
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Conditions::is_empty")]
+    pub excludes: Conditions,
+}
+
+/// A comparison of an argument, all 64 bits of it.
+///
+/// Many calls look at the lower half of an argument only: compare those by
+/// `SCMP_CMP_MASKED_EQ` with a mask of `0xffffffff`, or the upper half evades the rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Arg {
+    /// Which argument, from 0 to 5.
+    pub index: u32,
+    /// What it is compared with, or the mask of `SCMP_CMP_MASKED_EQ`.
+    pub value: u64,
+    /// With `SCMP_CMP_MASKED_EQ`, what the masked argument is compared with.
+    #[serde(default)]
+    pub value_two: u64,
+    /// How it is compared.
+    pub op: Op,
+}
+
+/// What the kernel does with a call.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Action {
+    /// Makes it.
+    #[serde(rename = "SCMP_ACT_ALLOW")]
+    Allow,
+    /// Fails it, with the rule's errno.
+    #[default]
+    #[serde(rename = "SCMP_ACT_ERRNO")]
+    Errno,
+    /// Kills the process, as by SIGSYS.
+    #[serde(rename = "SCMP_ACT_KILL_PROCESS")]
+    KillProcess,
+    /// Kills the thread, as by SIGSYS.
+    #[serde(rename = "SCMP_ACT_KILL_THREAD", alias = "SCMP_ACT_KILL")]
+    KillThread,
+    /// Sends SIGSYS, which the program can handle.
+    #[serde(rename = "SCMP_ACT_TRAP")]
+    Trap,
+    /// Makes it, and writes it to the audit log.
+    #[serde(rename = "SCMP_ACT_LOG")]
+    Log,
+    /// Asks the process's tracer; `ENOSYS` without one.
+    #[serde(rename = "SCMP_ACT_TRACE")]
+    Trace,
+    /// Asks a process on the host. It is parsed, and refused by [`Profile::compile`].
+    #[serde(rename = "SCMP_ACT_NOTIFY")]
+    Notify,
+}
+
+/// How an argument is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Op {
+    #[serde(rename = "SCMP_CMP_NE")]
+    Ne,
+    #[serde(rename = "SCMP_CMP_LT")]
+    Lt,
+    #[serde(rename = "SCMP_CMP_LE")]
+    Le,
+    #[serde(rename = "SCMP_CMP_EQ")]
+    Eq,
+    #[serde(rename = "SCMP_CMP_GE")]
+    Ge,
+    #[serde(rename = "SCMP_CMP_GT")]
+    Gt,
+    /// `argument & value == value_two`.
+    #[serde(rename = "SCMP_CMP_MASKED_EQ")]
+    MaskedEq,
+}
+
+/// A flag of seccomp(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Flag {
+    /// All threads at once. A container's process has one when the filter is loaded.
+    #[serde(rename = "SECCOMP_FILTER_FLAG_TSYNC")]
+    Tsync,
+    /// Every action but ALLOW goes to the audit log.
+    #[serde(rename = "SECCOMP_FILTER_FLAG_LOG")]
+    Log,
+    /// Leaves the mitigation of speculative store bypass off.
+    #[serde(rename = "SECCOMP_FILTER_FLAG_SPEC_ALLOW")]
+    SpecAllow,
+}
+
+/// When a rule of Docker's form is in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Conditions {
+    /// Capabilities, as `CAP_SYS_ADMIN`.
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub caps: Vec<String>,
+    /// Any of these architectures, as `amd64`, `arm64`.
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub arches: Vec<String>,
+    /// At least this kernel, as `4.8`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_kernel: Option<String>,
+}
+
+impl Conditions {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        *self == Conditions::default()
+    }
+}
+
 impl Profile {
-    /// stub
-    pub fn standard(_: u64) -> Profile {
-        Profile {}
+    /// The library's own profile, for a process whose bounding set is `capabilities`
+    /// (bit *n* stands for capability *n*).
+    ///
+    /// It allows what ordinary programs need and fails the rest with `EPERM`: calls that
+    /// the namespaces do not contain (keyrings, `userfaultfd`, `io_uring_*`, vsock
+    /// sockets), and those that a capability guards without that capability (`bpf`, the
+    /// mount family, `unshare` and `setns`, clocks, modules, reboot …). `clone3`, whose
+    /// flags a filter cannot see, gives `ENOSYS` without `CAP_SYS_ADMIN`, so that
+    /// programs fall back to `clone`, from which the namespace flags are barred.
+    ///
+    /// ```
+    /// # use nspod_sandbox::seccomp::Profile;
+    /// let program = Profile::standard(0).compile().unwrap();
+    /// assert!(program.len() < 500);
+    /// ```
+    pub fn standard(capabilities: u64) -> Profile {
+        standard::profile(capabilities)
     }
-    /// stub
-    pub fn compile(&self) -> Result<Vec<libc::sock_filter>, crate::Error> {
-        Ok(vec![])
+
+    /// Decides the conditions of Docker's rules (`includes`, `excludes`), for a bounding
+    /// set and a kernel's major and minor version. What is left has none.
+    pub fn resolve(&self, capabilities: u64, kernel: (u32, u32)) -> Profile {
+        let cap = |name: &String| standard::capability(name).is_some_and(|n| capabilities >> n & 1 == 1);
+        let arch = |name: &String| name == compile::DOCKER_ARCH;
+        let new_enough = |v: &String| parse_version(v).is_some_and(|least| kernel >= least);
+        let in_force = |rule: &Rule| {
+            let (with, without) = (&rule.includes, &rule.excludes);
+            with.caps.iter().all(cap)
+                && (with.arches.is_empty() || with.arches.iter().any(arch))
+                && with.min_kernel.as_ref().is_none_or(new_enough)
+                && !without.caps.iter().any(cap)
+                && !without.arches.iter().any(arch)
+                && !without.min_kernel.as_ref().is_some_and(new_enough)
+        };
+        let unconditional = |rule: &Rule| Rule {
+            includes: Conditions::default(),
+            excludes: Conditions::default(),
+            ..rule.clone()
+        };
+        let syscalls = self.syscalls.iter().filter(|r| in_force(r)).map(unconditional).collect();
+        Profile { syscalls, ..self.clone() }
     }
+
+    /// The BPF program for seccomp(2), for the architecture that this was built for.
+    ///
+    /// # Errors
+    /// A sentence that names the rule, for: `SCMP_ACT_NOTIFY`, an argument's index above
+    /// 5, an errno above 4095, conditions that [`Profile::resolve`] has not decided, a
+    /// rule that can never apply, a profile for other architectures only, and one whose
+    /// program exceeds the kernel's 4096 instructions.
+    pub fn compile(&self) -> Result<Vec<libc::sock_filter>, Error> {
+        compile::compile(self)
+    }
+
+    /// The flags to load the program with, `SECCOMP_FILTER_FLAG_*`.
+    pub fn load_flags(&self) -> libc::c_ulong {
+        self.flags.iter().fold(0, |flags, flag| {
+            flags
+                | match flag {
+                    Flag::Tsync => libc::SECCOMP_FILTER_FLAG_TSYNC,
+                    Flag::Log => libc::SECCOMP_FILTER_FLAG_LOG,
+                    Flag::SpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+                }
+        })
+    }
+}
+
+/// Major and minor of `4.8` or `6.1.0-13-amd64`.
+fn parse_version(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+/// Profiles in the wild say `null` for an empty list.
+fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }

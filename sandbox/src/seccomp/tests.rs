@@ -1,0 +1,409 @@
+//! The compiled program against a direct reading of the profile, and against the kernel.
+
+#![allow(unsafe_code)]
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::seccomp::compile::number;
+
+const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+const SYS_ADMIN: u64 = 1 << 21;
+#[cfg(target_arch = "x86_64")]
+const NATIVE: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const NATIVE: u32 = 0xc000_00b7;
+
+/// Classic BPF, the instructions that a filter of ours may use.
+fn run(program: &[libc::sock_filter], arch: u32, nr: u32, args: [u64; 6]) -> u32 {
+    let mut data = [0u8; 64];
+    data[0..4].copy_from_slice(&nr.to_ne_bytes());
+    data[4..8].copy_from_slice(&arch.to_ne_bytes());
+    for (n, arg) in args.iter().enumerate() {
+        data[16 + 8 * n..24 + 8 * n].copy_from_slice(&arg.to_ne_bytes());
+    }
+    let (mut a, mut pc) = (0u32, 0usize);
+    loop {
+        let i = program[pc];
+        pc += 1;
+        match i.code {
+            0x20 => a = u32::from_ne_bytes(data[i.k as usize..][..4].try_into().unwrap()),
+            0x54 => a &= i.k,
+            0x05 => pc += i.k as usize,
+            0x15 => pc += usize::from(if a == i.k { i.jt } else { i.jf }),
+            0x25 => pc += usize::from(if a > i.k { i.jt } else { i.jf }),
+            0x35 => pc += usize::from(if a >= i.k { i.jt } else { i.jf }),
+            0x06 => return i.k,
+            code => panic!("instruction {code:#x}"),
+        }
+    }
+}
+
+/// The profile, read as its documentation says.
+fn model(profile: &Profile, nr: u32, args: [u64; 6]) -> u32 {
+    let ret = |action, errno: Option<u16>| {
+        let data = u32::from(errno.unwrap_or(1));
+        match action {
+            Action::Allow => 0x7fff_0000,
+            Action::Errno => 0x0005_0000 | data,
+            Action::KillProcess => 0x8000_0000,
+            Action::KillThread => 0,
+            Action::Trap => 0x0003_0000,
+            Action::Log => 0x7ffc_0000,
+            Action::Trace => 0x7ff0_0000 | data,
+            Action::Notify => unreachable!(),
+        }
+    };
+    let holds = |a: &Arg| {
+        let arg = args[a.index as usize];
+        match a.op {
+            Op::Ne => arg != a.value,
+            Op::Lt => arg < a.value,
+            Op::Le => arg <= a.value,
+            Op::Eq => arg == a.value,
+            Op::Ge => arg >= a.value,
+            Op::Gt => arg > a.value,
+            Op::MaskedEq => arg & a.value == a.value_two,
+        }
+    };
+    let mut last = None;
+    for rule in &profile.syscalls {
+        let numbers: Vec<_> = rule.names.iter().filter_map(|n| number(n)).collect();
+        last = last.max(numbers.iter().copied().max());
+        if numbers.contains(&nr) && rule.args.iter().all(holds) {
+            return ret(rule.action, rule.errno_ret);
+        }
+    }
+    let kills = matches!(profile.default_action, Action::KillProcess | Action::KillThread | Action::Trap);
+    let newer = profile.default_action == Action::Errno && last.is_some_and(|last| nr > last);
+    match nr {
+        0x4000_0000.. if !kills => 0x0005_0000 | 38,
+        _ if newer => 0x0005_0000 | 38,
+        _ => ret(profile.default_action, profile.default_errno_ret),
+    }
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    use Action::*;
+    prop::sample::select(vec![Allow, Errno, KillProcess, KillThread, Trap, Log, Trace])
+}
+
+/// Values near each other and near the halves' edges, so that comparisons decide both ways.
+fn value() -> impl Strategy<Value = u64> {
+    let edges = vec![
+        0,
+        1,
+        2,
+        0xffff_fffe,
+        0xffff_ffff,
+        1 << 32,
+        (1 << 32) + 1,
+        (2 << 32) - 1,
+        u64::MAX - 1,
+        u64::MAX,
+    ];
+    prop_oneof![4 => prop::sample::select(edges), 1 => any::<u64>()]
+}
+
+fn arg() -> impl Strategy<Value = Arg> {
+    let op = prop::sample::select(vec![Op::Ne, Op::Lt, Op::Le, Op::Eq, Op::Ge, Op::Gt, Op::MaskedEq]);
+    (0u32..6, value(), value(), op).prop_map(|(index, value, value_two, op)| Arg {
+        index,
+        value,
+        value_two,
+        op,
+    })
+}
+
+fn name() -> impl Strategy<Value = String> {
+    let all: Vec<_> = syscalls::Sysno::iter().map(|s| s.name().to_owned()).collect();
+    let few = all.iter().take(8).cloned().chain(["not_a_call".to_owned()]).collect::<Vec<_>>();
+    prop_oneof![prop::sample::select(few), prop::sample::select(all)]
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let errno = prop::option::of(0u16..4096);
+    (prop::collection::vec(name(), 0..40), action(), errno, prop::collection::vec(arg(), 0..4)).prop_map(
+        |(names, action, errno_ret, args)| Rule { names, action, errno_ret, args, ..Rule::default() },
+    )
+}
+
+fn profile() -> impl Strategy<Value = Profile> {
+    let errno = prop::option::of(0u16..4096);
+    (action(), errno, prop::collection::vec(rule(), 0..12)).prop_map(
+        |(default_action, default_errno_ret, syscalls)| {
+            // What no rule can reach is an error: keep each call's rules up to its first
+            // unconditional one.
+            let mut decided = std::collections::HashSet::new();
+            let syscalls = syscalls
+                .into_iter()
+                .map(|mut rule| {
+                    rule.names.retain(|name| !decided.contains(name));
+                    if rule.args.is_empty() {
+                        decided.extend(rule.names.iter().cloned());
+                    }
+                    rule
+                })
+                .collect();
+            Profile { default_action, default_errno_ret, syscalls, ..Profile::default() }
+        },
+    )
+}
+
+fn calls() -> impl Strategy<Value = Vec<(u32, [u64; 6])>> {
+    let nr = prop_oneof![
+        2 => 0u32..9,
+        6 => 0u32..480,
+        1 => (0u32..480).prop_map(|n| n | 0x4000_0000),
+        1 => any::<u32>(),
+    ];
+    prop::collection::vec((nr, prop::array::uniform6(value())), 200)
+}
+
+proptest! {
+    #[test]
+    fn the_program_decides_as_the_profile_reads(profile in profile(), calls in calls(), other in any::<u32>()) {
+        let program = profile.compile().unwrap();
+        for (nr, args) in calls {
+            prop_assert_eq!(run(&program, NATIVE, nr, args), model(&profile, nr, args), "call {} {:?}", nr, args);
+        }
+        if other != NATIVE {
+            prop_assert_eq!(run(&program, other, 0, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS);
+        }
+    }
+
+    #[test]
+    fn a_profile_survives_its_json(profile in profile()) {
+        let json = serde_json::to_string(&profile).unwrap();
+        prop_assert_eq!(serde_json::from_str::<Profile>(&json).unwrap(), profile);
+    }
+
+    #[test]
+    fn the_standard_profile_decides_as_it_reads(capabilities in any::<u64>(), calls in calls()) {
+        let profile = Profile::standard(capabilities);
+        let program = profile.compile().unwrap();
+        for (nr, args) in calls {
+            prop_assert_eq!(run(&program, NATIVE, nr, args), model(&profile, nr, args), "call {} {:?}", nr, args);
+        }
+    }
+}
+
+#[test]
+fn a_program_longer_than_a_jump_reaches_still_decides_right() {
+    let arg = Arg { index: 0, value: 7, value_two: 0, op: Op::Eq };
+    let mut profile = Profile { default_action: Action::Allow, ..Profile::default() };
+    for (n, call) in syscalls::Sysno::iter().enumerate() {
+        let (names, errno_ret) = (vec![call.name().to_owned()], Some(n as u16 + 1));
+        profile.syscalls.push(Rule { names, errno_ret, args: vec![arg], ..Rule::default() });
+    }
+    let program = profile.compile().unwrap();
+    assert!(program.len() > 2000);
+    for nr in 0..500 {
+        for value in [7, 8] {
+            let args = [value, 0, 0, 0, 0, 0];
+            assert_eq!(run(&program, NATIVE, nr, args), model(&profile, nr, args), "call {nr}");
+        }
+    }
+}
+
+/// The standard profile's decision on a call by name.
+fn standard(capabilities: u64, name: &str, first: u64) -> u32 {
+    let program = Profile::standard(capabilities).compile().unwrap();
+    run(&program, NATIVE, number(name).unwrap(), [first, 0, 0, 0, 0, 0])
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn the_standard_profile_names_no_call_that_there_is_not() {
+    let mut seen = std::collections::HashSet::new();
+    for name in standard::all_names() {
+        assert!(number(name).is_some(), "{name}");
+        assert!(seen.insert(name), "{name} is there twice");
+    }
+}
+
+#[test]
+fn what_namespaces_do_not_guard_is_denied_whatever_the_capabilities() {
+    for name in ["keyctl", "add_key", "request_key", "userfaultfd", "io_uring_setup", "nfsservctl"] {
+        for capabilities in [0, u64::MAX] {
+            assert_eq!(standard(capabilities, name, 0), EPERM, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_capability_unlocks_its_calls_and_no_others() {
+    let cases =
+        [(21, "mount"), (21, "setns"), (39, "bpf"), (21, "bpf"), (22, "reboot"), (25, "clock_settime")];
+    for (cap, name) in cases {
+        assert_eq!(standard(1 << cap, name, 0), ALLOW, "{name} with {cap}");
+        assert_eq!(standard(1 << 10, name, 0), EPERM, "{name} without");
+    }
+    assert_eq!(standard(!SYS_ADMIN, "unshare", 0), EPERM);
+}
+
+#[test]
+fn clone_carries_namespaces_only_with_cap_sys_admin() {
+    let thread = 0x3d_0f00;
+    assert_eq!(standard(0, "clone", thread), ALLOW);
+    for kind in [0x2_0000, 0x200_0000, 0x400_0000, 0x800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000] {
+        assert_eq!(standard(0, "clone", thread | kind), EPERM, "{kind:#x}");
+        assert_eq!(standard(0, "clone", kind | 1 << 32), EPERM, "{kind:#x}");
+        assert_eq!(standard(SYS_ADMIN, "clone", thread | kind), ALLOW, "{kind:#x}");
+    }
+    assert_eq!(standard(0, "clone3", 0), ENOSYS);
+    assert_eq!(standard(SYS_ADMIN, "clone3", 0), ALLOW);
+}
+
+#[test]
+fn a_vsock_is_denied_even_with_a_filled_upper_half() {
+    assert_eq!(standard(u64::MAX, "socket", 2), ALLOW);
+    assert_eq!(standard(u64::MAX, "socket", 40), EPERM);
+    assert_eq!(standard(u64::MAX, "socket", 40 | 1 << 32), EPERM);
+    assert_eq!(standard(0, "personality", 0xffff_ffff), ALLOW);
+    assert_eq!(standard(0, "personality", 0x40_0000), EPERM);
+}
+
+#[test]
+fn calls_newer_than_the_profile_are_said_to_be_missing() {
+    let program = Profile::standard(0).compile().unwrap();
+    assert_eq!(run(&program, NATIVE, 600, [0; 6]), ENOSYS);
+    assert_eq!(run(&program, NATIVE, 0x4000_0001, [0; 6]), ENOSYS);
+}
+
+fn parse(json: &str) -> Profile {
+    serde_json::from_str(json).unwrap()
+}
+
+#[test]
+fn dockers_profile_form_is_parsed_and_resolved() {
+    let profile = parse(
+        r#"{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1,
+        "archMap": [{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86"]}],
+        "syscalls": [
+          {"names": ["read"], "action": "SCMP_ACT_ALLOW", "args": null, "comment": "", "includes": {}, "excludes": {}},
+          {"names": ["ptrace"], "action": "SCMP_ACT_ALLOW", "includes": {"minKernel": "4.8"}},
+          {"names": ["setns"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_SYS_ADMIN"]}},
+          {"names": ["sync"], "action": "SCMP_ACT_ALLOW", "includes": {"arches": ["s390x"]}},
+          {"names": ["clone"], "action": "SCMP_ACT_ALLOW", "excludes": {"caps": ["CAP_SYS_ADMIN"]},
+           "args": [{"index": 0, "value": 2114060288, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]},
+          {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38, "excludes": {"caps": ["CAP_SYS_ADMIN"]}}
+        ]}"#,
+    );
+    let names = |p: Profile| p.syscalls.iter().flat_map(|r| r.names.clone()).collect::<Vec<_>>().join(" ");
+    assert_eq!(names(profile.resolve(0, (6, 1))), "read ptrace clone clone3");
+    assert_eq!(names(profile.resolve(SYS_ADMIN, (4, 7))), "read setns");
+    assert!(profile.compile().unwrap_err().to_string().contains("call Profile::resolve first"));
+    assert!(profile.resolve(0, (6, 1)).compile().is_ok());
+}
+
+#[test]
+fn what_cannot_be_enforced_is_refused_with_the_rules_place() {
+    let with = |rule: &str| parse(&format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{rule}]}}"#));
+    let message = |profile: Profile| profile.compile().unwrap_err().to_string();
+    let m = message(with(r#"{"names": ["read"], "action": "SCMP_ACT_NOTIFY"}"#));
+    assert!(m.contains("syscalls[0]") && m.contains("SCMP_ACT_NOTIFY needs an agent"), "{m}");
+    let m = message(with(r#"{"names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 4096}"#));
+    assert!(m.contains("4096 is not an errno"), "{m}");
+    let arg = r#""args": [{"index": 6, "value": 1, "op": "SCMP_CMP_EQ"}]"#;
+    let m = message(with(&format!(r#"{{"names": ["read"], "action": "SCMP_ACT_TRAP", {arg}}}"#)));
+    assert!(m.contains("no argument 6"), "{m}");
+    let shadowed = r#"{"names": ["read", "chmod"], "action": "SCMP_ACT_LOG"}, {"names": ["chmod"], "action": "SCMP_ACT_TRAP"}"#;
+    let m = message(with(shadowed));
+    assert!(m.contains("syscalls[1]") && m.contains("chmod can never reach this rule"), "{m}");
+    let foreign = r#"{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_S390X"]}"#;
+    assert!(message(parse(foreign)).contains("the profile is for SCMP_ARCH_S390X"));
+}
+
+#[test]
+fn flags_are_those_of_the_system_call() {
+    let flags = r#"["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"]"#;
+    assert_eq!(
+        parse(&format!(r#"{{"defaultAction": "SCMP_ACT_LOG", "flags": {flags}}}"#)).load_flags(),
+        2 | 4
+    );
+}
+
+/// The errno (0 for success) of each call, made by a child under the filter.
+fn under(profile: &Profile, calls: &[(libc::c_long, [libc::c_long; 3])]) -> Vec<i32> {
+    let mut program = profile.compile().unwrap();
+    let prog = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    let mut pipe = [0; 2];
+    let mut errnos = vec![0i32; calls.len() + 1];
+    // SAFETY: `pipe` has room for two descriptors. The child of a possibly threaded
+    // process makes only raw system calls on memory that was there before, and exits.
+    unsafe {
+        assert_eq!(libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC), 0);
+        let pid = libc::fork();
+        assert!(pid >= 0);
+        if pid == 0 {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            let errno = |ret: libc::c_long| if ret < 0 { *libc::__errno_location() } else { 0 };
+            let load = libc::SECCOMP_SET_MODE_FILTER;
+            errnos[0] = errno(libc::syscall(libc::SYS_seccomp, load, profile.load_flags(), &raw const prog));
+            for (n, (nr, [a, b, c])) in calls.iter().enumerate() {
+                errnos[n + 1] = errno(libc::syscall(*nr, *a, *b, *c, 0, 0, 0));
+            }
+            libc::write(pipe[1], errnos.as_ptr().cast(), size_of_val(&errnos[..]));
+            libc::_exit(0);
+        }
+        libc::close(pipe[1]);
+        let n = libc::read(pipe[0], errnos.as_mut_ptr().cast(), size_of_val(&errnos[..]));
+        libc::close(pipe[0]);
+        let mut status = 0;
+        assert_eq!(libc::waitpid(pid, &raw mut status, 0), pid);
+        assert_eq!((n as usize, status), (size_of_val(&errnos[..]), 0), "the child was ended by its filter");
+    }
+    assert_eq!(errnos.remove(0), 0, "seccomp(2)");
+    errnos
+}
+
+#[test]
+fn the_kernel_enforces_the_standard_profile() {
+    let newuts = libc::c_long::from(libc::CLONE_NEWUTS);
+    let calls = [
+        (libc::SYS_getpid, [0; 3]),
+        (libc::SYS_keyctl, [0; 3]),
+        (libc::SYS_clone3, [0; 3]),
+        (libc::SYS_unshare, [newuts, 0, 0]),
+        (libc::SYS_clone, [newuts, 0, 0]),
+        (libc::SYS_socket, [40, 1, 0]),
+        (libc::SYS_socket, [1, 1, 0]),
+        (libc::SYS_personality, [0xffff_ffff, 0, 0]),
+        (1000, [0; 3]),
+    ];
+    assert_eq!(under(&Profile::standard(0), &calls), [0, 1, 38, 1, 1, 1, 0, 0, 38]);
+    // clone3 without arguments is the kernel's to refuse, and unshare(0) does nothing.
+    let calls = [(libc::SYS_getpid, [0; 3]), (libc::SYS_clone3, [0; 3]), (libc::SYS_unshare, [0; 3])];
+    assert_eq!(under(&Profile::standard(SYS_ADMIN), &calls), [0, libc::EINVAL, 0]);
+}
+
+#[test]
+fn the_kernel_compares_arguments_as_the_profile_says() {
+    let profile = parse(
+        r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["getpgid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 71,
+         "args": [{"index": 0, "value": 4294967296, "op": "SCMP_CMP_GE"}]},
+        {"names": ["getpgid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 72,
+         "args": [{"index": 0, "value": 0, "op": "SCMP_CMP_NE"}, {"index": 1, "value": 5, "op": "SCMP_CMP_LT"}]}]}"#,
+    );
+    let call = |a, b| (libc::SYS_getpgid, [a, b, 0]);
+    let calls = [call(0, 0), call(1 << 32, 9), call(-1, 9), call(7_000_000, 4), call(0, 4)];
+    assert_eq!(under(&profile, &calls), [0, 71, 71, 72, 0]);
+}
+
+/// `cargo test --release -- --ignored --nocapture how_long`
+#[test]
+#[ignore = "prints a time"]
+fn how_long_the_standard_profile_takes() {
+    let first = std::time::Instant::now();
+    let len = Profile::standard(0).compile().unwrap().len();
+    let first = first.elapsed();
+    let start = std::time::Instant::now();
+    for n in 0..1000 {
+        std::hint::black_box(Profile::standard(n).compile().unwrap());
+    }
+    println!("{len} instructions; the first in {first:?}, then each in {:?}", start.elapsed() / 1000);
+}
