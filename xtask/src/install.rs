@@ -19,8 +19,9 @@ pub(crate) const GUEST: &[&str] = &[
 
 /// What the tests call, or what building them takes, beside what is in every Debian system.
 pub(crate) const TESTS: &[&str] = &[
-    "g++", // libFuzzer
-    "gcc", // linking
+    "attr", // setfattr
+    "g++",  // libFuzzer
+    "gcc",  // linking
     "iproute2",
     "libc6-dev",
     "procps",

@@ -16,6 +16,8 @@ use crate::{fuzz, install, sh};
 
 /// Ends a guest that hangs. All the tests take a fraction of it.
 const GUEST_TIMEOUT: u64 = 20 * 60;
+/// Ends a test program in the guest that hangs, in seconds, so that the next ones run.
+const BINARY_TIMEOUT: u64 = 300;
 
 /// Run every check and test, here and in the guest
 ///
@@ -193,8 +195,9 @@ fn script(tests: &[TestBinary], filters: &[String]) -> String {
         let directory = sh::quote(&directory);
         script.push_str(&format!(
             "echo '     Running '{name} >&2\n\
-             (cd {directory} && CARGO_MANIFEST_DIR={directory} {exe} --show-output{filters}) || \
-             {{ failed=1; echo {name}' failed' >&2; }}\n",
+             (cd {directory} && CARGO_MANIFEST_DIR={directory} \
+             timeout --kill-after=5 {BINARY_TIMEOUT} {exe} --show-output{filters}) || \
+             {{ code=$?; failed=1; echo {name}\" failed with code $code (124: it hung)\" >&2; }}\n",
             name = sh::quote(&format!("{name} in {}", directory.trim_matches('\''))),
             exe = sh::quote(&executable),
         ));
@@ -272,7 +275,7 @@ mod tests {
         let output = Command::new("sh").args(["-c", &script]).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(String::from_utf8(output.stdout).unwrap(), "--show-output a b\n");
-        assert!(String::from_utf8(output.stderr).unwrap().contains("bad in / failed"));
+        assert!(String::from_utf8(output.stderr).unwrap().contains("bad in / failed with code 1"));
     }
 
     #[test]
