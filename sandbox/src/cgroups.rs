@@ -1,8 +1,9 @@
 //! Where a container's cgroup is made, and what it says of the container's end.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use cgroup_core::delegate::{self, Move};
 use cgroup_core::{Cgroup, Controllers, Hierarchy, Limits};
 
 use crate::command::CgroupUse;
@@ -12,6 +13,13 @@ use crate::spec::Spec;
 
 /// The name of the cgroup that holds all containers of the library's making.
 const BASE: &str = "nspod";
+
+/// The controllers that containers are limited and measured by.
+pub(crate) const WANTED: Controllers = Controllers::CPU
+    .union(Controllers::CPUSET)
+    .union(Controllers::IO)
+    .union(Controllers::MEMORY)
+    .union(Controllers::PIDS);
 
 /// A container's cgroup.
 #[derive(Debug)]
@@ -35,24 +43,21 @@ impl Home {
         pod: Option<PathBuf>,
     ) -> Result<Option<Home>, Error> {
         let demanded = !spec.limits.is_empty() || spec.devices.is_some();
-        let (parent, base) = match wanted {
+        let name = || name.map_or_else(random_name, |n| Ok(n.to_owned()));
+        let (cgroup, base) = match wanted {
             CgroupUse::None if !demanded => return Ok(None),
             CgroupUse::Inside(path) => {
                 let cgroup = Cgroup::open(path)?;
                 return Ok(Some(Home { cgroup, borrowed: true, base: None, pod: None, above: Vec::new() }));
             }
-            CgroupUse::Under(path) => (Cgroup::open(path)?, None),
-            CgroupUse::Auto | CgroupUse::None => match base() {
-                Ok(base) => {
-                    let path = base.path().to_owned();
-                    (base, Some(path))
-                }
-                Err(_) if !demanded => return Ok(None),
-                Err(e) => return Err(e),
+            CgroupUse::Under(path) => (Cgroup::open(path)?.create_child(name()?)?, None),
+            CgroupUse::Auto | CgroupUse::None => match create_in_base(&name()?) {
+                Ok((base, cgroup)) => (cgroup, Some(base.path().to_owned())),
+                // A name that is taken is not for want of a right.
+                Err(e) if demanded || e.raw_os_error() == Some(libc::EEXIST) => return Err(e),
+                Err(_) => return Ok(None),
             },
         };
-        let name = name.map_or_else(random_name, |n| Ok(n.to_owned()))?;
-        let cgroup = create(&parent, &name, base.is_some())?;
         let mut home = Home { cgroup, borrowed: false, base, pod, above: Vec::new() };
         match home.prepare(spec) {
             Ok(()) => Ok(Some(home)),
@@ -142,29 +147,33 @@ fn event(text: &str, name: &str) -> u64 {
 }
 
 /// The cgroup under which containers are made: `nspod` below the root for root, below what
-/// is delegated for others.
-pub(crate) fn base() -> Result<Cgroup, Error> {
-    let hierarchy = Hierarchy::detect()?;
-    let root = hierarchy.root()?;
-    Ok(root.child(BASE).or_else(|_| root.create_child(BASE))?)
+/// is delegated for others. The controllers that containers are measured by are handed
+/// down to it as far as the host lets them be.
+fn base() -> Result<Cgroup, Error> {
+    let base = delegate::find(BASE, Move::Nothing)?.base;
+    // Only a limit that is asked for is owed, and then what is in its way is said.
+    let _ = base
+        .enable_path(WANTED & Hierarchy::detect()?.controllers())
+        .and_then(|()| base.enable(base.available()? & WANTED));
+    Ok(base)
 }
 
-/// Makes a cgroup. Another process may remove an empty base at the same moment, and then
-/// it is made again.
-fn create(parent: &Cgroup, name: &str, base_is_ours: bool) -> Result<Cgroup, Error> {
-    for _ in 0..16 {
-        match parent.create_child(name) {
-            Err(e) if base_is_ours && e.raw_os_error() == Some(libc::ENOENT) => {
-                let again = base()?;
-                match again.create_child(name) {
-                    Err(e) if e.raw_os_error() == Some(libc::ENOENT) => continue,
-                    other => return Ok(other?),
-                }
-            }
-            other => return Ok(other?),
+/// Makes a cgroup under the base. The base goes with the last of its children, so it may
+/// vanish at any moment, and is made again.
+fn create_in_base(name: &str) -> Result<(Cgroup, Cgroup), Error> {
+    let gone = |e: &Error| matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV));
+    let attempt = || {
+        let base = base()?;
+        let cgroup = base.create_child(name)?;
+        Ok((base, cgroup))
+    };
+    for _ in 0..100 {
+        match attempt() {
+            Err(e) if gone(&e) => std::thread::yield_now(),
+            other => return other,
         }
     }
-    Ok(parent.create_child(name)?)
+    attempt()
 }
 
 /// Twelve hexadecimal digits.
@@ -178,19 +187,8 @@ pub(crate) fn random_name() -> Result<String, Error> {
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }
 
-/// The controllers that containers are measured and limited by, as far as they are here.
-pub(crate) fn wanted() -> Controllers {
-    Controllers::CPU | Controllers::MEMORY | Controllers::PIDS | Controllers::IO | Controllers::CPUSET
-}
-
-/// Makes a parent for a pod's containers.
-pub(crate) fn make_pod(name: &str, parent: Option<&Path>) -> Result<(Cgroup, Option<PathBuf>), Error> {
-    match parent {
-        Some(path) => Ok((Cgroup::open(path)?.create_child(name)?, None)),
-        None => {
-            let base = base()?;
-            let path = base.path().to_owned();
-            Ok((create(&base, name, true)?, Some(path)))
-        }
-    }
+/// Makes a parent for a pod's containers, and says which base it lies in.
+pub(crate) fn make_pod(name: &str) -> Result<(Cgroup, PathBuf), Error> {
+    let (base, cgroup) = create_in_base(name)?;
+    Ok((cgroup, base.path().to_owned()))
 }

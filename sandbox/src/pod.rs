@@ -81,8 +81,8 @@ impl Default for PodSpec {
 /// ```no_run
 /// use nspod_sandbox::{Pod, PodSpec};
 /// let pod = Pod::create("web", &PodSpec::default())?;
-/// let mut server = pod.command("nc").args(["-l", "-p", "80"]).spawn()?;
-/// let client = pod.command("nc").args(["127.0.0.1", "80"]).status()?;
+/// let mut server = pod.command("nc")?.args(["-l", "-p", "80"]).spawn()?;
+/// let client = pod.command("nc")?.args(["127.0.0.1", "80"]).status()?;
 /// server.wait()?;
 /// pod.delete()?;
 /// # Ok::<(), nspod_sandbox::Error>(())
@@ -123,8 +123,8 @@ impl Pod {
         if spec.files.is_some() != spec.share.contains(Kinds::from(Kind::Mnt)) {
             return Err(Error::invalid("files", "a root is given if and only if mnt is shared"));
         }
-        let (cgroup, base) = match cgroups::make_pod(name, None) {
-            Ok((cgroup, base)) => (Some(cgroup), base),
+        let (cgroup, base) = match cgroups::make_pod(name) {
+            Ok((cgroup, base)) => (Some(cgroup), Some(base)),
             Err(_) if !privileged && spec.limits.is_empty() => (None, None),
             Err(e) => return Err(e),
         };
@@ -153,7 +153,7 @@ impl Pod {
         if !self.spec.limits.is_empty() {
             cgroups::limit(cgroup, &self.spec.limits)?;
         }
-        cgroup.enable(cgroup.available()? & cgroups::wanted())?;
+        cgroup.enable(cgroup.available()? & cgroups::WANTED)?;
         Ok(())
     }
 
@@ -166,7 +166,7 @@ impl Pod {
             namespaces: Namespaces::new(if stays { share | pid } else { share }),
             hostname: self.spec.hostname.clone(),
             sysctls: self.spec.sysctls.clone(),
-            time_offsets: self.spec.time_offsets.clone(),
+            time_offsets: self.spec.time_offsets,
             loopback: true,
             init: stays,
             ..Spec::default()

@@ -289,6 +289,7 @@ pub(crate) fn dup_above(fd: &OwnedFd, above: RawFd) -> Result<OwnedFd, Error> {
     // SAFETY: F_DUPFD_CLOEXEC returns a new descriptor, which nobody else owns.
     match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, above) } {
         -1 => Err(last("copy a descriptor", "fcntl")),
+        // SAFETY: as above.
         fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
     }
 }

@@ -556,7 +556,7 @@ impl Spec {
         spec.process.user = Some(User::default());
         spec.process.cwd = Some("/".into());
         spec.process.no_new_privs = true;
-        spec.process.seccomp = Seccomp::Unconfined;
+        spec.process.seccomp = Seccomp::Standard;
         spec.process.new_session = true;
         spec
     }

@@ -29,6 +29,9 @@ pub enum Slot {
 /// How many slots there are.
 pub(crate) const SLOTS: usize = 5;
 
+/// A parameter of a file system: its key, and its value unless it is a flag.
+pub type Param = (CString, Option<CString>);
+
 /// What is mounted.
 #[derive(Debug)]
 pub enum What {
@@ -37,7 +40,7 @@ pub enum What {
         /// `proc`, `tmpfs`, `overlay` …
         fstype: CString,
         /// Parameters for `fsconfig`; a key without a value is a flag.
-        params: Vec<(CString, Option<CString>)>,
+        params: Vec<Param>,
     },
     /// A copy of what is at `source`, by `open_tree`.
     Bind {

@@ -1,7 +1,7 @@
 //! What a single container is and does, on the real kernel, as root.
 
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ns_core::{Kind, Kinds, NamespaceSet};
@@ -320,7 +320,7 @@ fn a_directory_is_the_root_and_nothing_of_the_host_is_seen() {
     std::fs::write(image.path().join("mark"), "").unwrap();
     let mut command = Command::new("sh");
     command.root(Root::Dir { path: image.path(), readonly: true });
-    command.spec_mut().mounts.retain(|m| m.destination != PathBuf::from("/run"));
+    command.spec_mut().mounts.retain(|m| m.destination != Path::new("/run"));
     assert_eq!(
         output(&mut command, "cd /; echo *; touch /x 2>/dev/null || echo read-only"),
         "bin dev lib lib64 mark proc sys tmp\nread-only"

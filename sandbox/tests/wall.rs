@@ -35,14 +35,17 @@ fn check() {
 unsafe impl GlobalAlloc for Trap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         check();
+        // SAFETY: the caller's promises are passed on.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         check();
+        // SAFETY: the caller's promises are passed on.
         unsafe { System.dealloc(ptr, layout) }
     }
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         check();
+        // SAFETY: the caller's promises are passed on.
         unsafe { System.realloc(ptr, layout, size) }
     }
 }

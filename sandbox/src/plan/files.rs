@@ -11,7 +11,7 @@ use super::{Ids, Plan, Tree, c_string};
 use crate::error::Error;
 use crate::host::Host;
 use crate::spec::{Mount, MountKind, Root, Terminal, Writes};
-use crate::step::{Create, Dest, MountStep, Place, Slot, Step, What};
+use crate::step::{Create, Dest, MountStep, Param, Place, Slot, Step, What};
 
 const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
 const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
@@ -235,8 +235,8 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
             .any(|other| other != destination && destination.starts_with(other) && other != Path::new("/"))
     }
 
-    fn devpts_params(&self) -> Result<Vec<(CString, Option<CString>)>, Error> {
-        let mut params: Vec<(CString, Option<CString>)> = vec![
+    fn devpts_params(&self) -> Result<Vec<Param>, Error> {
+        let mut params: Vec<Param> = vec![
             (c"newinstance".into(), None),
             (c"ptmxmode".into(), Some(c"0666".into())),
             (c"mode".into(), Some(c"0620".into())),
@@ -329,13 +329,13 @@ fn step(what: What, place: Place) -> MountStep {
 }
 
 /// A new file system; `source` is only what mount(8) shows of it.
-fn new(fstype: &str, mut params: Vec<(CString, Option<CString>)>) -> What {
+fn new(fstype: &str, mut params: Vec<Param>) -> What {
     let fstype = CString::new(fstype).unwrap_or_default();
     params.insert(0, (c"source".into(), Some(fstype.clone())));
     What::New { fstype, params }
 }
 
-fn tmpfs_params(size: Option<u64>, mode: Option<u32>) -> Result<Vec<(CString, Option<CString>)>, Error> {
+fn tmpfs_params(size: Option<u64>, mode: Option<u32>) -> Result<Vec<Param>, Error> {
     let mut params = Vec::new();
     if let Some(mode) = mode {
         params.push((c"mode".into(), Some(c_string("mode", format!("{mode:o}"))?)));

@@ -1,0 +1,173 @@
+//! Devices of the network and terminals, descriptors, capabilities, and the program.
+
+use ::core::ffi::{c_char, c_int, c_void};
+use ::core::iter::Iterator;
+use ::core::option::Option::Some;
+use ::core::ptr;
+use ::core::result::Result::{Err, Ok};
+use ::libc;
+use ::std::os::fd::AsRawFd;
+
+use super::mount::{move_mount, open_tree};
+use super::sys::{Done, Fault, call, close, drop, openat, prctl};
+use super::{Loan, Message, send, slot_fd};
+use crate::step::{Call, Exec, SLOTS, Slot};
+
+pub(super) fn loopback() -> Done {
+    // SAFETY: all zeroes is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { ::core::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+    let socket = call!(Socket, libc::SYS_socket, libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)?;
+    call!(Ioctl, libc::SYS_ioctl, socket, libc::SIOCSIFFLAGS, &raw const request)?;
+    close(socket);
+    Ok(())
+}
+
+/// Opens a terminal of the container's own `/dev/pts` (or of the host's, where the
+/// container shares it), makes it the controlling terminal and the standard streams,
+/// and sends the other end to the parent.
+pub(super) fn terminal(rows: u16, columns: u16, loan: &mut Loan<'_>) -> Done {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    let pts = slot_fd(loan, Slot::Pts);
+    let main = match pts {
+        -1 => openat(libc::AT_FDCWD, c"/dev/ptmx", flags, 0)?,
+        pts => openat(pts, c"ptmx", flags, 0)?,
+    };
+    let ioctl = |fd: c_int, request: libc::Ioctl, argument: *const c_void| {
+        call!(Ioctl, libc::SYS_ioctl, fd, request, argument)
+    };
+    let unlock: c_int = 0;
+    ioctl(main, libc::TIOCSPTLCK, (&raw const unlock).cast())?;
+    let line = ioctl(main, libc::TIOCGPTPEER, flags as usize as *const c_void)?;
+    if rows > 0 {
+        let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        ioctl(line, libc::TIOCSWINSZ, (&raw const size).cast())?;
+    }
+    ioctl(line, libc::TIOCSCTTY, ptr::null())?;
+    let dev = slot_fd(loan, Slot::Dev);
+    if dev >= 0 && pts >= 0 {
+        let tree = open_tree(line, c"", false)?;
+        move_mount(tree, dev, c"console", 0)?;
+        close(tree);
+    }
+    let step = loan.next.wrapping_sub(1) as u16;
+    send(loan.report, Message { tag: Message::TERMINAL, call: 0, step, value: 0 }, Some(main))?;
+    close(main);
+    for (from, to) in loan.fds.iter_mut() {
+        if (0..=2).contains(to) {
+            *from = line;
+        }
+    }
+    Ok(())
+}
+
+/// Places the descriptors in two passes, so that no target covers a source that is still
+/// wanted, and closes the rest for good.
+pub(super) fn descriptors(loan: &mut Loan<'_>) -> Done {
+    let above = loan.above;
+    let lift = |fd: c_int| call!(Fcntl, libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, above);
+    for (from, to) in loan.fds.iter_mut() {
+        if from != to {
+            *from = lift(*from)?;
+        }
+    }
+    for (from, to) in loan.fds.iter() {
+        if from != to {
+            call!(Dup3, libc::SYS_dup3, *from, *to, 0)?;
+        } else {
+            call!(Fcntl, libc::SYS_fcntl, *to, libc::F_SETFD, 0)?;
+        }
+    }
+    for (first, last) in loan.close {
+        call!(CloseRange, libc::SYS_close_range, *first, *last, 0)?;
+    }
+    loan.slots = [-1; SLOTS];
+    Ok(())
+}
+
+pub(super) fn drop_bounding(mask: u64) -> Done {
+    for capability in 0..64u64 {
+        if mask.checked_shr(capability as u32).is_some_and(|m| m & 1 == 1) {
+            match prctl(libc::PR_CAPBSET_DROP, capability, 0) {
+                // Beyond the last that this kernel has.
+                Err(fault) if fault.errno == libc::EINVAL => return Ok(()),
+                other => other?,
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn capset(effective: u64, permitted: u64, inheritable: u64) -> Done {
+    const VERSION_3: u32 = 0x2008_0522;
+    let header = [VERSION_3, 0];
+    let low = |set: u64| set as u32;
+    let high = |set: u64| (set >> 32) as u32;
+    let data = [
+        low(effective),
+        low(permitted),
+        low(inheritable),
+        high(effective),
+        high(permitted),
+        high(inheritable),
+    ];
+    call!(Capset, libc::SYS_capset, header.as_ptr(), data.as_ptr()).map(drop)
+}
+
+pub(super) fn ambient(mask: u64) -> Done {
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0)?;
+    for capability in 0..64u64 {
+        if mask.checked_shr(capability as u32).is_some_and(|m| m & 1 == 1) {
+            prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as u64, capability)?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives the program the signal state that it expects, and becomes it.
+pub(super) fn execute(exec: &Exec) -> Done {
+    // SIG_DFL for SIGPIPE, which Rust programs ignore; clone3 has cleared the handlers.
+    let default = [0usize; 4];
+    // SAFETY: a zeroed kernel sigaction of four words: SIG_DFL, no flags, empty mask.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, libc::SIGPIPE, default.as_ptr(), ptr::null::<u8>(), 8) };
+    let none = 0u64;
+    call!(
+        Sigprocmask,
+        libc::SYS_rt_sigprocmask,
+        libc::SIG_SETMASK,
+        &raw const none,
+        ptr::null_mut::<u64>(),
+        8
+    )?;
+    let (argv, envp) = (exec.argv.as_ptr(), exec.envp.as_ptr());
+    if let Some(file) = &exec.file {
+        return call!(
+            Execveat,
+            libc::SYS_execveat,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            argv,
+            envp,
+            libc::AT_EMPTY_PATH
+        )
+        .map(drop);
+    }
+    // As execvp(3): a directory that lacks the program is passed over, and one that holds
+    // it without leave is remembered, in case nothing better follows.
+    let mut worst = libc::ENOENT;
+    for path in exec.candidates.iter() {
+        let fault = match call!(Execve, libc::SYS_execve, path.as_ptr(), argv, envp) {
+            Ok(_) => return Ok(()),
+            Err(fault) => fault,
+        };
+        match fault.errno {
+            libc::ENOENT | libc::ENOTDIR => {}
+            libc::EACCES => worst = libc::EACCES,
+            errno => return Err(Fault { call: Call::Execve, errno }),
+        }
+    }
+    Err(Fault { call: Call::Execve, errno: worst })
+}

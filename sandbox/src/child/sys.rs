@@ -1,0 +1,110 @@
+//! The system calls that several steps make.
+
+use ::core::ffi::{CStr, c_int, c_long};
+use ::core::mem::{MaybeUninit, size_of_val};
+use ::core::result::Result::{self, Err, Ok};
+use ::libc;
+
+use crate::step::Call;
+
+/// A call that failed, and how.
+pub(super) struct Fault {
+    pub(super) call: Call,
+    pub(super) errno: c_int,
+}
+
+pub(super) type Done = Result<(), Fault>;
+
+/// A raw system call: `call!(Setns, libc::SYS_setns, fd, kinds)`.
+macro_rules! call {
+    ($name:ident, $($argument:expr),+) => {
+        // SAFETY: everywhere in this file each argument is what the call's manual page asks
+        // for: a pointer is made from a reference that lives across the call, with the
+        // length of what it refers to, and to something mutable where the kernel writes.
+        // Descriptors and ids are this process's own to use.
+        $crate::child::sys::result($crate::step::Call::$name, unsafe { ::libc::syscall($($argument),+) })
+    };
+}
+
+pub(super) use call;
+
+/// What a system call returned, or its name with its errno.
+pub(super) fn result(name: Call, returned: c_long) -> Result<c_int, Fault> {
+    match returned {
+        // SAFETY: the address of this thread's errno is always valid; where memory is
+        // shared it is the waiting parent thread's, which reads it only after its own calls.
+        -1 => Err(Fault { call: name, errno: unsafe { *libc::__errno_location() } }),
+        n => Ok(n as c_int),
+    }
+}
+
+/// Ends a value's use; `drop` of the prelude is not in scope.
+pub(super) fn drop<T>(_: T) {}
+
+pub(super) fn exit(status: c_int) -> ! {
+    loop {
+        // SAFETY: ends the process at once; runs no handler of the host program.
+        unsafe { libc::syscall(libc::SYS_exit_group, status) };
+    }
+}
+
+pub(super) fn close(fd: c_int) {
+    // SAFETY: closes a descriptor that this process has opened; its table is its own.
+    unsafe { libc::syscall(libc::SYS_close, fd) };
+}
+
+pub(super) fn setns(fd: c_int, kinds: u64) -> Done {
+    call!(Setns, libc::SYS_setns, fd, kinds).map(drop)
+}
+
+/// By raw calls: glibc's would tell threads that do not exist in this process.
+pub(super) fn set_ids(uid: u32, gid: u32) -> Done {
+    call!(Setresgid, libc::SYS_setresgid, gid, gid, gid)?;
+    call!(Setresuid, libc::SYS_setresuid, uid, uid, uid).map(drop)
+}
+
+pub(super) fn fchdir(fd: c_int) -> Done {
+    call!(Fchdir, libc::SYS_fchdir, fd).map(drop)
+}
+
+pub(super) fn prctl(option: c_int, a: u64, b: u64) -> Done {
+    call!(Prctl, libc::SYS_prctl, option, a, b, 0, 0).map(drop)
+}
+
+pub(super) fn openat(dir: c_int, path: &CStr, flags: c_int, mode: u32) -> Result<c_int, Fault> {
+    call!(Open, libc::SYS_openat, dir, path.as_ptr(), flags, mode)
+}
+
+pub(super) fn openat2(dir: c_int, path: &CStr, flags: c_int, resolve: u64) -> Result<c_int, Fault> {
+    let how = [flags as u64, 0, resolve];
+    call!(Openat2, libc::SYS_openat2, dir, path.as_ptr(), how.as_ptr(), size_of_val(&how))
+}
+
+pub(super) fn write_all(fd: c_int, value: &CStr) -> Done {
+    let bytes = value.to_bytes();
+    call!(Write, libc::SYS_write, fd, bytes.as_ptr(), bytes.len()).map(drop)
+}
+
+pub(super) fn write_file(dir: c_int, path: &CStr, value: &CStr) -> Done {
+    let fd = openat(dir, path, libc::O_WRONLY | libc::O_CLOEXEC, 0)?;
+    let done = write_all(fd, value);
+    close(fd);
+    done
+}
+
+/// Writes a file of a procfs that this child mounted itself, crossing no link and no
+/// mount, so that nothing can redirect the write.
+pub(super) fn write_beneath(dir: c_int, path: &CStr, value: &CStr) -> Done {
+    let resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_XDEV;
+    let fd = openat2(dir, path, libc::O_WRONLY | libc::O_CLOEXEC, resolve)?;
+    let done = write_all(fd, value);
+    close(fd);
+    done
+}
+
+pub(super) fn fstat(fd: c_int) -> Result<libc::stat, Fault> {
+    let mut stat = MaybeUninit::<libc::stat>::uninit();
+    call!(Fstat, libc::SYS_fstat, fd, stat.as_mut_ptr())?;
+    // SAFETY: fstat succeeded and has filled it.
+    Ok(unsafe { stat.assume_init() })
+}
