@@ -1,1 +1,381 @@
-//! stub
+//! Who is isolated from whom, seen from outside: reads every process's eight namespaces, its
+//! cgroup and its chain of pids from `/proc`, and derives namespaces, containers and pods from
+//! coincidence alone, whoever started them.
+//!
+//! [`Census::take`] reads; [`model`] draws the conclusions; [`read`] holds the parsers. A
+//! census is not a snapshot: the kernel has none to offer. A process that starts or ends while
+//! it is taken may or may not be in it, but no record mixes two processes.
+//!
+//! What it cannot see: namespaces held only by a socket, by a descriptor on its way through a
+//! Unix socket, by a mount in a mount namespace that no process is in, or by
+//! `pid_for_children` before the first child.
+
+use std::path::{Path, PathBuf};
+
+use ns_core::{Kind, NamespaceId, NamespaceSet};
+use serde::Serialize;
+
+use crate::Error;
+
+mod holders;
+mod matrix;
+pub mod model;
+pub mod read;
+mod scan;
+mod sys;
+#[cfg(test)]
+mod tests;
+
+pub use matrix::{Matrix, Row};
+pub use model::{Container, Model, Pod};
+
+/// A process: in exactly one namespace of each kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Process {
+    /// Its pid, as the `/proc` that was read numbers it.
+    pub pid: i32,
+    /// Pid of its parent, 0 if the parent is outside that pid namespace.
+    pub parent: i32,
+    /// Its effective uid, in the reader's user namespace.
+    pub uid: u32,
+    /// Its command name (`comm`).
+    pub name: String,
+    /// Its pids from `pid` inwards: one for each pid namespace down to its own.
+    pub inside: Vec<i32>,
+    /// Its cgroup (v2), seen from the reader's cgroup namespace; `None` without a v2 hierarchy.
+    pub cgroup: Option<String>,
+    /// Its namespaces. Of a kind that this kernel lacks there is only one: inode 0.
+    pub namespaces: NamespaceSet,
+}
+
+/// A thread that is not in all of the namespaces of its process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Thread {
+    /// Pid of its process.
+    pub pid: i32,
+    /// Its own id.
+    pub tid: i32,
+    /// Its namespaces.
+    pub namespaces: NamespaceSet,
+}
+
+/// A process that has ended and is not yet waited for: it has left all namespaces but two.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Zombie {
+    /// Its pid.
+    pub pid: i32,
+    /// Pid of its parent, who owes it a wait.
+    pub parent: i32,
+    /// Its command name.
+    pub name: String,
+    /// Its pid namespace, where the reader may see it.
+    pub pid_ns: Option<NamespaceId>,
+    /// Its user namespace, where the reader may see it.
+    pub user_ns: Option<NamespaceId>,
+}
+
+/// A process whose namespaces the reader may not see; nothing is guessed about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unreadable {
+    /// Its pid.
+    pub pid: i32,
+    /// Owner of `/proc/PID`: its effective uid, or root if it is not dumpable.
+    pub uid: u32,
+    /// Its command name; empty where `hidepid` hides it.
+    pub name: String,
+}
+
+/// A namespace and all that is known to keep it alive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Namespace {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its identity.
+    pub id: NamespaceId,
+    /// The pids of the processes in it, ascending; the first is the one that `lsns` shows.
+    pub processes: Vec<i32>,
+    /// What else holds it.
+    pub holders: Vec<Holder>,
+    /// The user namespace that owns it; with [`Options::owners`], and unless it is out of the
+    /// reader's sight.
+    pub owner: Option<NamespaceId>,
+    /// Of a pid or user namespace, the one above; as `owner`.
+    pub parent: Option<NamespaceId>,
+    /// Of a user namespace, the uid of who made it, in the reader's user namespace; as `owner`.
+    pub creator_uid: Option<u32>,
+}
+
+/// What keeps a namespace alive beside the processes in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Holder {
+    /// A single thread of a process that is in another; with [`Options::threads`].
+    Thread {
+        /// The process.
+        pid: i32,
+        /// The thread.
+        tid: i32,
+    },
+    /// A process that is not yet waited for (pid and user namespaces).
+    Zombie {
+        /// The process.
+        pid: i32,
+    },
+    /// An open descriptor; with [`Options::fds`].
+    Fd {
+        /// The process that has it.
+        pid: i32,
+        /// Its number there.
+        fd: i32,
+    },
+    /// A bind mount, such as `ip netns` makes; with [`Options::mounts`].
+    Mount {
+        /// Where, as the processes of that mount namespace see it.
+        path: PathBuf,
+        /// The mount namespace that it is mounted in.
+        mnt_ns: NamespaceId,
+    },
+    /// A namespace that this one is the parent or owner of, where no process is in this one;
+    /// with [`Options::owners`].
+    Namespace {
+        /// Kind of the other.
+        kind: Kind,
+        /// The other.
+        id: NamespaceId,
+    },
+}
+
+/// Whose namespaces count as the host's: the first of these that the reader may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HostFrom {
+    /// Those of pid 1 of that `/proc`.
+    Init,
+    /// Those of the kernel's own pid 2, which are the initial ones.
+    Kthreadd,
+    /// The caller's own, as happens to an ordinary user.
+    Caller,
+}
+
+/// The inode number of the initial pid namespace, in every kernel
+/// ([proc_ns.h](https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git/tree/include/linux/proc_ns.h)).
+const INITIAL_PID_NS: u64 = 0xeffffffc;
+
+fn in_host(process: &Process) -> Option<(NamespaceSet, HostFrom)> {
+    match process.pid {
+        1 => Some((process.namespaces, HostFrom::Init)),
+        2 if process.namespaces[Kind::Pid].ino == INITIAL_PID_NS => {
+            Some((process.namespaces, HostFrom::Kthreadd))
+        }
+        _ => None,
+    }
+}
+
+/// What to read beyond the processes; each costs time.
+///
+/// ```
+/// use nspod_sandbox::census::{Holder, Options};
+/// let file = std::fs::File::open("/proc/self/ns/uts")?;
+/// let census = Options { fds: true, ..Options::default() }.take()?;
+/// let held = |h: &Holder| matches!(h, Holder::Fd { pid, .. } if *pid == std::process::id() as i32);
+/// assert!(census.namespaces().iter().any(|namespace| namespace.holders.iter().any(held)));
+/// # drop(file);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Threads that are in other namespaces than their process. Off by default.
+    pub threads: bool,
+    /// Namespaces held by open descriptors. Off by default.
+    pub fds: bool,
+    /// Namespaces held by bind mounts. On by default.
+    pub mounts: bool,
+    /// Owners, parents and creators, and namespaces that live only for those below them. Off
+    /// by default.
+    pub owners: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { threads: false, fds: false, mounts: true, owners: false }
+    }
+}
+
+impl Options {
+    /// Everything there is to know.
+    pub const ALL: Options = Options { threads: true, fds: true, mounts: true, owners: true };
+
+    /// Takes the census of `/proc`.
+    ///
+    /// # Errors
+    /// As [`Options::of`].
+    pub fn take(&self) -> Result<Census, Error> {
+        self.of("/proc")
+    }
+
+    /// Takes the census of a procfs that is mounted elsewhere: of the pid namespace that it
+    /// was mounted for.
+    ///
+    /// # Errors
+    /// [`Proc`](crate::ErrorKind::Proc): the directory is no procfs, or cannot be read
+    /// (`ENOENT`, `EACCES`), or descriptors ran out (`EMFILE`). That single processes end or
+    /// may not be read is no error.
+    pub fn of(&self, procfs: impl AsRef<Path>) -> Result<Census, Error> {
+        let root = scan::Root::open(procfs.as_ref())?;
+        let found = root.scan(&root.pids()?, self.threads)?;
+        let mut index = holders::inhabited(&root, &found);
+        if self.fds {
+            holders::add_fds(&mut index, &root, &found.processes);
+        }
+        if self.mounts {
+            holders::add_mounts(&mut index, &root);
+        }
+        if self.owners {
+            holders::add_owners(&mut index, &root);
+        }
+        let (host, host_from) = match found.processes.iter().find_map(in_host) {
+            Some(found) => found,
+            None => (root.namespaces_of("self")?, HostFrom::Caller),
+        };
+        let scan::Found { processes, threads, zombies, unreadable } = found;
+        let namespaces = index.into_values().collect();
+        Ok(Census { host, host_from, namespaces, processes, threads, zombies, unreadable })
+    }
+}
+
+/// Every process and every namespace that can be seen from here.
+///
+/// ```
+/// use nspod_sandbox::census::Census;
+/// let census = Census::take()?;
+/// for namespace in census.namespaces() {
+///     println!("{} {}", namespace.id.display(namespace.kind), namespace.processes.len());
+/// }
+/// for pod in census.model().pods {
+///     println!("{} containers share {}", pod.containers.len(), pod.shared);
+/// }
+/// # Ok::<(), nspod_sandbox::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Census {
+    host: NamespaceSet,
+    host_from: HostFrom,
+    namespaces: Vec<Namespace>,
+    processes: Vec<Process>,
+    threads: Vec<Thread>,
+    zombies: Vec<Zombie>,
+    unreadable: Vec<Unreadable>,
+}
+
+impl Census {
+    /// Takes the census of `/proc`, with the default [`Options`].
+    ///
+    /// Seeing the namespaces of another process needs what ptrace reading needs: the same uid
+    /// (and no capabilities beyond the reader's), or CAP_SYS_PTRACE in its user namespace. The
+    /// processes that this leaves out are counted in [`unreadable`](Self::unreadable).
+    ///
+    /// # Errors
+    /// As [`Options::of`].
+    pub fn take() -> Result<Census, Error> {
+        Options::default().take()
+    }
+
+    /// The processes, by ascending pid. Kernel threads are processes too.
+    pub fn processes(&self) -> &[Process] {
+        &self.processes
+    }
+
+    /// The threads that differ from their process, if they were asked for.
+    pub fn threads(&self) -> &[Thread] {
+        &self.threads
+    }
+
+    /// Processes that have ended and are not yet waited for.
+    pub fn zombies(&self) -> &[Zombie] {
+        &self.zombies
+    }
+
+    /// Processes whose namespaces the reader may not see.
+    pub fn unreadable(&self) -> &[Unreadable] {
+        &self.unreadable
+    }
+
+    /// The namespaces, by kind and then by id.
+    pub fn namespaces(&self) -> &[Namespace] {
+        &self.namespaces
+    }
+
+    /// What isolation is measured against: the outermost namespaces that this `/proc` shows.
+    pub fn host(&self) -> &NamespaceSet {
+        &self.host
+    }
+
+    /// Whose namespaces [`host`](Self::host) is.
+    pub fn host_from(&self) -> HostFrom {
+        self.host_from
+    }
+
+    /// The containers and pods, by [`model::derive`].
+    pub fn model(&self) -> Model {
+        model::derive(&self.processes, &self.host)
+    }
+
+    /// A picture of who shares what.
+    pub fn matrix(&self) -> Matrix {
+        Matrix::of(&self.model())
+    }
+
+    /// A process by its pid.
+    pub fn process(&self, pid: i32) -> Option<&Process> {
+        let at = self.processes.binary_search_by_key(&pid, |p| p.pid).ok()?;
+        Some(&self.processes[at])
+    }
+
+    /// A namespace by its identity.
+    pub fn namespace(&self, kind: Kind, id: NamespaceId) -> Option<&Namespace> {
+        let at = self.namespaces.binary_search_by_key(&(kind, id), |n| (n.kind, n.id)).ok()?;
+        Some(&self.namespaces[at])
+    }
+
+    /// The pids of a process in the pid namespaces that it can be seen from, from the host's
+    /// inwards to its own; empty if the pid is not in the census.
+    ///
+    /// ```
+    /// use nspod_sandbox::census::Census;
+    /// let me = std::process::id() as i32;
+    /// assert_eq!(Census::take()?.inside_pids(me).first(), Some(&me));
+    /// # Ok::<(), nspod_sandbox::Error>(())
+    /// ```
+    pub fn inside_pids(&self, pid: i32) -> &[i32] {
+        self.process(pid).map_or(&[], |p| &p.inside)
+    }
+
+    /// The host's pid of the process that is `inside` in a pid namespace.
+    ///
+    /// A process of a pid namespace nested in that one can be seen from there as well; such
+    /// are found if the census was taken with [`Options::owners`].
+    ///
+    /// ```
+    /// use nspod_sandbox::census::Census;
+    /// use ns_core::Kind;
+    /// let census = Census::take()?;
+    /// let me = census.process(std::process::id() as i32).unwrap();
+    /// let inside = *me.inside.last().unwrap();
+    /// assert_eq!(census.find(me.namespaces[Kind::Pid], inside), Some(me.pid));
+    /// # Ok::<(), nspod_sandbox::Error>(())
+    /// ```
+    pub fn find(&self, pid_ns: NamespaceId, inside: i32) -> Option<i32> {
+        let pid_in = |process: &Process| {
+            let mut here = process.namespaces[Kind::Pid];
+            for pid in process.inside.iter().rev() {
+                if here == pid_ns {
+                    return Some(*pid);
+                }
+                here = self.namespace(Kind::Pid, here)?.parent?;
+            }
+            None
+        };
+        self.processes.iter().find(|p| pid_in(p) == Some(inside)).map(|p| p.pid)
+    }
+}

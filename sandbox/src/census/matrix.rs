@@ -1,0 +1,108 @@
+//! Who shares what, at a glance: a row a container, a column a kind.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use ns_core::{Kind, NamespaceId};
+use serde::Serialize;
+
+use super::model::Model;
+
+/// Containers against kinds. In a column, equal letters are the same namespace; the host's
+/// is a dot. Letters of different columns have nothing to do with each other.
+///
+/// ```
+/// use nspod_sandbox::census::Census;
+/// println!("{}", Census::take()?.matrix());
+/// // pod containers   mnt net pid user uts ipc cgroup time
+/// //   0 4711         a   a   a   .    a   a   a      .
+/// //   0 4780 (+2)    b   a   b   .    a   a   b      .
+/// //   1 5012         c   .   .   .    .   .   .      .
+/// # Ok::<(), nspod_sandbox::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Matrix {
+    /// The containers, those of one pod one after the other.
+    pub rows: Vec<Row>,
+}
+
+/// A container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// Index of the pod in [`Model::pods`].
+    pub pod: usize,
+    /// Index of the container in [`Model::containers`].
+    pub container: usize,
+    /// Its lowest pid.
+    pub pid: i32,
+    /// How many processes it has.
+    pub processes: usize,
+    /// For each of [`Kind::ALL`], `.` for the host's namespace or the letters of its own.
+    pub cells: [String; 8],
+}
+
+impl Matrix {
+    /// The picture of a model.
+    pub fn of(model: &Model) -> Matrix {
+        let mut names: HashMap<(Kind, NamespaceId), String> = HashMap::new();
+        let mut counts = [0; 8];
+        let order = model.pods.iter().flat_map(|pod| &pod.containers);
+        let rows = order.map(|&index| {
+            let container = &model.containers[index];
+            let cells = Kind::ALL.map(|kind| {
+                if !container.isolated.contains_kind(kind) {
+                    return ".".to_owned();
+                }
+                let name = names.entry((kind, container.namespaces[kind])).or_insert_with(|| {
+                    counts[kind as usize] += 1;
+                    letters(counts[kind as usize])
+                });
+                name.clone()
+            });
+            let (pid, processes) = (container.pids[0], container.pids.len());
+            Row { pod: container.pod, container: index, pid, processes, cells }
+        });
+        Matrix { rows: rows.collect() }
+    }
+}
+
+/// 1 is a, 26 z, 27 aa.
+fn letters(mut n: usize) -> String {
+    let mut text = Vec::new();
+    while n > 0 {
+        text.push(b"abcdefghijklmnopqrstuvwxyz"[(n - 1) % 26] as char);
+        n = (n - 1) / 26;
+    }
+    text.iter().rev().collect()
+}
+
+impl fmt::Display for Matrix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = |pod: &str, container: &str, cells: [&str; 8]| {
+            let mut line = format!("{pod:>3} {container:<12}");
+            for (kind, cell) in Kind::ALL.into_iter().zip(cells) {
+                line += &format!(" {cell:<width$}", width = kind.name().len().max(3));
+            }
+            line.truncate(line.trim_end().len());
+            line
+        };
+        f.write_str(&line("pod", "containers", Kind::ALL.map(Kind::name)))?;
+        for row in &self.rows {
+            let container = match row.processes - 1 {
+                0 => row.pid.to_string(),
+                more => format!("{} (+{more})", row.pid),
+            };
+            let cells = row.cells.each_ref().map(String::as_str);
+            write!(f, "\n{}", line(&row.pod.to_string(), &container, cells))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn letters_go_on_after_z() {
+        assert_eq!([1, 26, 27, 702, 703].map(super::letters), ["a", "z", "aa", "zz", "aaa"]);
+    }
+}

@@ -1,0 +1,262 @@
+//! Reads each process of a procfs: its eight links, `status` and `cgroup`, all below one
+//! `O_PATH` descriptor of `/proc/PID`, so that a pid that is used again midway is not mixed
+//! up with the process that had it before.
+
+use std::ffi::CStr;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::sys::stat::{Mode, fstat, fstatat};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+use nix::unistd::read;
+use ns_core::{Kind, Kinds, NamespaceId, NamespaceSet};
+
+use super::{Process, Thread, Unreadable, Zombie, read as parse, sys};
+use crate::{Error, ErrorKind};
+
+const LINKS: [&CStr; 8] =
+    [c"ns/mnt", c"ns/net", c"ns/pid", c"ns/user", c"ns/uts", c"ns/ipc", c"ns/cgroup", c"ns/time"];
+const DIR: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+const FILE: OFlag = OFlag::O_RDONLY.union(OFlag::O_CLOEXEC);
+/// Processes that a thread takes at a time; fewer than two helpings are not worth a thread.
+const HELPING: usize = 256;
+
+/// A procfs, and what is the same for all of its processes.
+pub(super) struct Root {
+    dir: OwnedFd,
+    pub(super) path: PathBuf,
+    pub(super) absent: Kinds,
+    /// Device of nsfs: the kernel has one.
+    pub(super) dev: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) processes: Vec<Process>,
+    pub(super) threads: Vec<Thread>,
+    pub(super) zombies: Vec<Zombie>,
+    pub(super) unreadable: Vec<Unreadable>,
+}
+
+fn cannot(what: impl Into<String>, call: &'static str, errno: Errno) -> Error {
+    Error::call(ErrorKind::Proc, what, call, errno as i32)
+}
+
+fn is_gone(errno: Errno) -> bool {
+    matches!(errno, Errno::ENOENT | Errno::ESRCH)
+}
+
+fn is_denied(errno: Errno) -> bool {
+    matches!(errno, Errno::EACCES | Errno::EPERM)
+}
+
+impl Root {
+    pub(super) fn open(path: &Path) -> Result<Root, Error> {
+        let what = || format!("read the processes of {}", path.display());
+        let dir = open(path, DIR, Mode::empty()).map_err(|e| cannot(what(), "open", e))?;
+        let magic = fstatfs(&dir).map_err(|e| cannot(what(), "fstatfs", e))?.filesystem_type();
+        if magic != PROC_SUPER_MAGIC {
+            let why = format!("cannot {}: it is no procfs (mount -t proc proc DIR makes one)", what());
+            return Err(Error::new(ErrorKind::Proc, why));
+        }
+        let nsfs = fstatat(&dir, "self/ns/user", AtFlags::empty())
+            .or_else(|_| fstatat(&dir, "/proc/self/ns/user", AtFlags::empty()))
+            .map_err(|e| cannot(what(), "stat(self/ns/user)", e))?;
+        // Pid 1 is there in every procfs, and its links may be seen, if not read, by anyone.
+        let has = |kind: &Kind| {
+            let link = format!("1/ns/{kind}");
+            fstatat(&dir, link.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW).err() != Some(Errno::ENOENT)
+        };
+        let absent = if has(&Kind::User) {
+            Kind::ALL.into_iter().filter(|k| !has(k)).collect()
+        } else {
+            Kinds::empty()
+        };
+        Ok(Root { dir, path: path.to_owned(), absent, dev: nsfs.st_dev })
+    }
+
+    /// The pids that are listed now, ascending.
+    pub(super) fn pids(&self) -> Result<Vec<i32>, Error> {
+        let mut pids = numbers(&self.path).map_err(|e| {
+            Error::io(ErrorKind::Proc, format!("list {}", self.path.display()), "getdents64", &e)
+        })?;
+        pids.sort_unstable();
+        Ok(pids)
+    }
+
+    /// Reads all of these processes, on as many threads as there are processors and work.
+    pub(super) fn scan(&self, pids: &[i32], threads: bool) -> Result<Found, Error> {
+        let helpings = pids.len().div_ceil(HELPING);
+        let workers = thread::available_parallelism().map_or(1, usize::from).min(helpings / 2).max(1);
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<Found, Error> {
+            let mut reader = Reader { root: self, buf: vec![0; 16 << 10], threads, found: Found::default() };
+            while let Some(helping) = pids.chunks(HELPING).nth(next.fetch_add(1, Ordering::Relaxed)) {
+                for pid in helping {
+                    reader.process(*pid)?;
+                }
+            }
+            Ok(reader.found)
+        };
+        let mut all = thread::scope(|scope| -> Result<Found, Error> {
+            // A thread that cannot be made is not missed: this one does the work.
+            let others: Vec<_> =
+                (1..workers).filter_map(|_| thread::Builder::new().spawn_scoped(scope, work).ok()).collect();
+            let mut all = work()?;
+            for other in others {
+                let found = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+                all.processes.extend(found.processes);
+                all.threads.extend(found.threads);
+                all.zombies.extend(found.zombies);
+                all.unreadable.extend(found.unreadable);
+            }
+            Ok(all)
+        })?;
+        all.processes.sort_unstable_by_key(|p| p.pid);
+        all.threads.sort_unstable_by_key(|t| (t.pid, t.tid));
+        all.zombies.sort_unstable_by_key(|z| z.pid);
+        all.unreadable.sort_unstable_by_key(|u| u.pid);
+        Ok(all)
+    }
+
+    /// The namespaces of `self` or of a pid.
+    pub(super) fn namespaces_of(&self, of: &str) -> Result<NamespaceSet, Error> {
+        let read = || self.namespaces(openat(&self.dir, of, DIR, Mode::empty())?.as_fd());
+        read().map_err(|e| {
+            cannot(format!("read the namespaces of {}/{of}", self.path.display()), "readlinkat", e)
+        })
+    }
+
+    fn namespaces(&self, process: BorrowedFd<'_>) -> Result<NamespaceSet, Errno> {
+        let mut ids = [NamespaceId { dev: self.dev, ino: 0 }; 8];
+        for (kind, id) in Kind::ALL.into_iter().zip(&mut ids) {
+            if !self.absent.contains_kind(kind) {
+                *id = self.namespace(process, kind)?;
+            }
+        }
+        Ok(NamespaceSet::new(ids))
+    }
+
+    fn namespace(&self, process: BorrowedFd<'_>, kind: Kind) -> Result<NamespaceId, Errno> {
+        let mut buf = [0; 40];
+        let text = sys::readlinkat(process, LINKS[kind as usize], &mut buf)?;
+        let (_, ino) = parse::link(text).ok_or(Errno::EINVAL)?;
+        Ok(NamespaceId { dev: self.dev, ino })
+    }
+}
+
+/// The numeric names in a directory: pids of `/proc`, tids of `task`, descriptors of `fd`.
+pub(super) fn numbers(dir: &Path) -> io::Result<Vec<i32>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        match entry {
+            Ok(entry) => numbers.extend(entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok())),
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => break, // ended meanwhile
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(numbers)
+}
+
+struct Reader<'a> {
+    root: &'a Root,
+    buf: Vec<u8>,
+    threads: bool,
+    found: Found,
+}
+
+impl Reader<'_> {
+    /// One process: noted in one of the four lists, or in none if it is gone.
+    fn process(&mut self, pid: i32) -> Result<(), Error> {
+        self.try_process(pid).or_else(|errno| match errno {
+            e if is_gone(e) => Ok(()),
+            e => Err(cannot(
+                format!("read process {pid} in {}", self.root.path.display()),
+                "openat or read",
+                e,
+            )),
+        })
+    }
+
+    fn try_process(&mut self, pid: i32) -> Result<(), Errno> {
+        let dir = openat(&self.root.dir, pid.to_string().as_str(), DIR, Mode::empty())?;
+        let dir = dir.as_fd();
+        let namespaces = match self.root.namespaces(dir) {
+            Err(e) if is_denied(e) => return self.unreadable(pid, dir),
+            // Of a process that exits its leader ends first or last; any thread will do.
+            Err(Errno::ENOENT) => self.tids(pid).into_iter().find_map(|tid| self.thread(dir, tid).ok()),
+            other => Some(other?),
+        };
+        let status = self.status(dir)?;
+        let Some(namespaces) = namespaces else {
+            let id = |kind| self.root.namespace(dir, kind).ok();
+            let (pid_ns, user_ns) = (id(Kind::Pid), id(Kind::User));
+            self.found.zombies.push(Zombie {
+                pid,
+                parent: status.parent,
+                name: status.name,
+                pid_ns,
+                user_ns,
+            });
+            return Ok(());
+        };
+        let cgroup = self.file(dir, c"cgroup").map(|text| parse::cgroup(text).map(Into::into))?;
+        if self.threads {
+            for tid in self.tids(pid) {
+                match self.thread(dir, tid) {
+                    Ok(own) if own != namespaces => {
+                        self.found.threads.push(Thread { pid, tid, namespaces: own })
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let inside = if status.pids.is_empty() { vec![pid] } else { status.pids };
+        let (parent, uid, name) = (status.parent, status.uid, status.name);
+        self.found.processes.push(Process { pid, parent, uid, name, inside, cgroup, namespaces });
+        Ok(())
+    }
+
+    fn unreadable(&mut self, pid: i32, dir: BorrowedFd<'_>) -> Result<(), Errno> {
+        let uid = fstat(dir)?.st_uid;
+        let name = match self.status(dir) {
+            Err(e) if is_denied(e) => String::new(), // hidepid=1
+            status => status?.name,
+        };
+        self.found.unreadable.push(Unreadable { pid, uid, name });
+        Ok(())
+    }
+
+    fn tids(&self, pid: i32) -> Vec<i32> {
+        numbers(&self.root.path.join(format!("{pid}/task"))).unwrap_or_default()
+    }
+
+    fn thread(&self, process: BorrowedFd<'_>, tid: i32) -> Result<NamespaceSet, Errno> {
+        self.root.namespaces(openat(process, format!("task/{tid}").as_str(), DIR, Mode::empty())?.as_fd())
+    }
+
+    fn status(&mut self, dir: BorrowedFd<'_>) -> Result<parse::Status, Errno> {
+        parse::status(self.file(dir, c"status")?).ok_or(Errno::ESRCH)
+    }
+
+    /// A file that the kernel writes in one go, which a short read ends.
+    fn file(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> Result<&[u8], Errno> {
+        let file = openat(dir, name, FILE, Mode::empty())?;
+        let mut len = 0;
+        loop {
+            let room = self.buf.len() - len;
+            let n = read(&file, &mut self.buf[len..])?;
+            len += n;
+            if n < room {
+                return Ok(&self.buf[..len]);
+            }
+            self.buf.resize(2 * len, 0);
+        }
+    }
+}
