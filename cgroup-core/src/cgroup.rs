@@ -177,6 +177,10 @@ impl Cgroup {
 
     /// Hands these controllers down to the children, in one write and only those that are not yet.
     ///
+    /// Beside processes of its own the kernel lets only `cpu`, `cpuset` and `pids` in, and the
+    /// children are then for threads alone ([`set_type_threaded`](Self::set_type_threaded)): no
+    /// process can be attached to them.
+    ///
     /// # Errors
     /// `NotFound` (`ENOENT`) where a controller is not [`available`](Self::available) here; `Busy`
     /// (`EBUSY`) where the cgroup holds processes (the no-internal-processes rule: a cgroup other
@@ -327,7 +331,7 @@ fn cure(file: &str, errno: Errno) -> Option<&'static str> {
         }
         (_, Errno::ENODEV) => "the cgroup was removed",
         ("cgroup.subtree_control", Errno::EBUSY) => {
-            "a cgroup that holds processes hands no controllers down: move them to a child first"
+            "it holds processes (move them to a child first), or a child still hands down what is to be disabled"
         }
         ("cgroup.subtree_control", Errno::ENOENT) => {
             "a controller is not in this cgroup's cgroup.controllers: enable it in the parent first"
