@@ -316,7 +316,7 @@ impl Census {
         self.host_from
     }
 
-    /// The containers and pods, by [`model::derive`].
+    /// The containers and pods, by [`model::derive()`].
     pub fn model(&self) -> Model {
         model::derive(&self.processes, &self.host)
     }

@@ -27,7 +27,7 @@ use super::Process;
 /// The kinds by which containers are linked into a pod: pid, net, mnt, ipc, uts.
 pub const LINKS: Kinds = Kinds::FIVE;
 
-/// Who shares what with whom, as [`derive`] finds it. Ordered by lowest pid throughout.
+/// Who shares what with whom, as [`derive()`] finds it. Ordered by lowest pid throughout.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Model {
     /// The pids of the processes that are in all eight of the host's namespaces.

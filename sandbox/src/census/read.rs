@@ -36,8 +36,7 @@ pub fn status(text: &[u8]) -> Option<Status> {
         let Some(colon) = line.iter().position(|b| *b == b':') else { continue };
         let (key, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         match key {
-            // The kernel escapes newlines, so the first Name is the kernel's own.
-            b"Name" if name.is_none() => name = Some(unescape(value)),
+            b"Name" => name = Some(unescape(value)),
             b"State" => state = value.first().copied(),
             b"PPid" => parent = number(value),
             b"Uid" => uid = words(value).nth(1).and_then(number),
