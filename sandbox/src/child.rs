@@ -213,9 +213,10 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
         }
         Step::Ambient(mask) => ambient(*mask),
         Step::NoNewPrivs => prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0),
-        Step::Seccomp(filter) => {
+        Step::Seccomp { filter, flags } => {
             let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
-            call!(Seccomp, libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program).map(drop)
+            call!(Seccomp, libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, *flags, &raw const program)
+                .map(drop)
         }
         Step::Exec(exec) => execute(exec),
     }

@@ -60,10 +60,10 @@ pub(crate) fn step(step: &Step, call: Call, errno: i32) -> Option<String> {
         (Step::Ambient(_), _, libc::EPERM) => {
             "an ambient capability must be permitted and inheritable as well"
         }
-        (Step::Seccomp(_), _, libc::EACCES | libc::EPERM) => {
+        (Step::Seccomp { .. }, _, libc::EACCES | libc::EPERM) => {
             "loading a filter takes no_new_privs or CAP_SYS_ADMIN"
         }
-        (Step::Seccomp(_), _, libc::EINVAL) => "the kernel refuses the filter",
+        (Step::Seccomp { .. }, _, libc::EINVAL) => "the kernel refuses the filter",
         (Step::PivotRoot { .. }, Call::PivotRoot, libc::EINVAL) => {
             "the host's root is its first, in-memory one, which cannot be left"
         }

@@ -3,7 +3,7 @@
 use ns_core::{Extent, IdMap, Ids, Kind, SubIdRange, SubIds};
 
 use crate::error::Error;
-use crate::spec::{IdMaps, Spec};
+use crate::spec::{IdMaps, Seccomp, Spec};
 
 /// What a plan needs to know. Plain data: a plan for another host can be made from
 /// another's facts.
@@ -21,6 +21,8 @@ pub struct Host {
     pub subgids: Vec<SubIdRange>,
     /// newuidmap and newgidmap are installed.
     pub newidmap: bool,
+    /// Major and minor version of the kernel, for system-call filters that depend on it.
+    pub kernel: (u32, u32),
 }
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
@@ -41,6 +43,9 @@ impl Host {
             capabilities,
             ..Host::default()
         };
+        if matches!(spec.process.seccomp, Seccomp::Profile(_)) {
+            host.kernel = kernel();
+        }
         if spec.namespaces.is_new(Kind::User) && spec.id_maps == IdMaps::Auto {
             host.subuids = SubIds::of_caller(Ids::Uid)?;
             host.subgids = SubIds::of_caller(Ids::Gid)?;
@@ -90,6 +95,13 @@ impl Host {
         };
         (above(self.uid, &self.subuids), above(self.gid, &self.subgids))
     }
+}
+
+fn kernel() -> (u32, u32) {
+    let Ok(name) = nix::sys::utsname::uname() else { return (0, 0) };
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 fn on_path(program: &str) -> bool {

@@ -81,8 +81,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_call_number_that_the_init_reports_is_that_of_execve() {
+    fn the_call_numbers_that_the_init_reports_are_execve_and_clone3() {
         assert_eq!(crate::step::Call::Execve as u8, 41);
+        assert_eq!(crate::step::Call::Clone3 as u8, 3);
     }
 
     #[test]

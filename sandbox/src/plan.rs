@@ -2,7 +2,7 @@
 //! ready here, and nothing of the kernel's state is changed.
 //!
 //! The order of the steps is the order of this file and its parts:
-//! [`namespaces`] (join, make, map), [`files`] (root, mounts, masks), then [`identity`]
+//! `namespaces` (join, make, map), `files` (root, mounts, masks), then `identity`
 //! (descriptors, ids, capabilities, filter) and last the program.
 
 mod files;
@@ -93,8 +93,7 @@ impl Plan {
     /// Makes a plan for the calling process on this host.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidSpec`] names the field and what is wrong with it;
-    /// [`ErrorKind::Namespace`] where one to join cannot be opened.
+    /// `InvalidSpec` names the field and what is wrong with it; `Namespace` where one to join cannot be opened.
     pub fn new(spec: &Spec, handles: Handles) -> Result<Plan, Error> {
         Plan::on(spec, &Host::detect(spec)?, handles)
     }
@@ -120,7 +119,7 @@ impl Plan {
         };
         let ids = namespaces::add(&mut plan, host, namespaces)?;
         files::add(&mut plan, host, &ids)?;
-        identity::add(&mut plan, &ids)?;
+        identity::add(&mut plan, host, &ids)?;
         if plan.steps.len() > usize::from(u16::MAX) {
             return Err(Error::invalid("mounts", "there are more than a plan can hold"));
         }

@@ -283,7 +283,12 @@ pub enum Step {
     /// Let no execve(2) grant privileges.
     NoNewPrivs,
     /// Load a system-call filter.
-    Seccomp(Vec<libc::sock_filter>),
+    Seccomp {
+        /// The program.
+        filter: Vec<libc::sock_filter>,
+        /// `SECCOMP_FILTER_FLAG_*`.
+        flags: libc::c_ulong,
+    },
     /// Tell the parent that everything is ready and wait for its word.
     Hold,
     /// Become the program.
@@ -618,7 +623,9 @@ impl fmt::Display for Step {
             ),
             Step::Ambient(mask) => write!(f, "set {} ambient capabilities", mask.count_ones()),
             Step::NoNewPrivs => f.write_str("let no program gain privileges"),
-            Step::Seccomp(filter) => write!(f, "load the seccomp filter ({} instructions)", filter.len()),
+            Step::Seccomp { filter, .. } => {
+                write!(f, "load the seccomp filter ({} instructions)", filter.len())
+            }
             Step::Hold => f.write_str("wait for the word to go on"),
             Step::Exec(exec) => write!(f, "execute {}", exec.name),
         }

@@ -2,11 +2,12 @@
 
 use super::{Ids, Plan, c_string, program};
 use crate::error::Error;
+use crate::host::Host;
 use crate::seccomp::Profile;
 use crate::spec::{Capabilities, Seccomp};
 use crate::step::{RlimitStep, Step};
 
-pub(super) fn add(plan: &mut Plan, ids: &Ids) -> Result<(), Error> {
+pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> {
     let process = plan.spec.process.clone();
     plan.push(Step::Descriptors);
     for limit in &process.rlimits {
@@ -22,13 +23,13 @@ pub(super) fn add(plan: &mut Plan, ids: &Ids) -> Result<(), Error> {
     if let Some(umask) = process.umask {
         plan.push(Step::Umask(umask & 0o777));
     }
-    let filter = filter(&process.seccomp, process.capabilities)?;
+    let filter = filter(&process.seccomp, process.capabilities, host)?;
     // Without no_new_privs a filter takes CAP_SYS_ADMIN, which goes next.
     let (early, late) = match process.no_new_privs {
         true => (None, filter),
         false => (filter, None),
     };
-    plan.steps.extend(early.map(Step::Seccomp));
+    plan.steps.extend(early);
     credentials(plan, ids)?;
     if let Some(cwd) = &process.cwd {
         if !cwd.is_absolute() {
@@ -39,7 +40,7 @@ pub(super) fn add(plan: &mut Plan, ids: &Ids) -> Result<(), Error> {
     if process.no_new_privs {
         plan.push(Step::NoNewPrivs);
     }
-    plan.steps.extend(late.map(Step::Seccomp));
+    plan.steps.extend(late);
     if plan.held {
         plan.push(Step::Hold);
     }
@@ -48,16 +49,14 @@ pub(super) fn add(plan: &mut Plan, ids: &Ids) -> Result<(), Error> {
     Ok(())
 }
 
-fn filter(
-    seccomp: &Seccomp,
-    capabilities: Option<Capabilities>,
-) -> Result<Option<Vec<libc::sock_filter>>, Error> {
+fn filter(seccomp: &Seccomp, capabilities: Option<Capabilities>, host: &Host) -> Result<Option<Step>, Error> {
+    let bounding = capabilities.map_or(u64::MAX, |c| c.bounding);
     let profile = match seccomp {
         Seccomp::Unconfined => return Ok(None),
-        Seccomp::Standard => &Profile::standard(capabilities.map_or(u64::MAX, |c| c.bounding)),
-        Seccomp::Profile(profile) => profile,
+        Seccomp::Standard => Profile::standard(bounding),
+        Seccomp::Profile(profile) => profile.resolve(bounding, host.kernel),
     };
-    profile.compile().map(Some)
+    Ok(Some(Step::Seccomp { filter: profile.compile()?, flags: profile.load_flags() }))
 }
 
 fn credentials(plan: &mut Plan, ids: &Ids) -> Result<(), Error> {

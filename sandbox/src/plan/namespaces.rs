@@ -15,7 +15,7 @@ use crate::step::Step;
 /// - new namespaces shall belong to a user namespace that is joined;
 /// - a new user namespace would lose the right to join others';
 /// - clocks are set, which must be done before anyone is in the time namespace.
-pub(super) fn add(plan: &mut Plan, host: &Host, handles: Vec<ns_core::Namespace>) -> Result<Ids, Error> {
+pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Vec<ns_core::Namespace>) -> Result<Ids, Error> {
     let spec = plan.spec.clone();
     let ns = &spec.namespaces;
     let (user, time, pid) = (Kinds::from(Kind::User), Kinds::from(Kind::Time), Kinds::from(Kind::Pid));
@@ -42,7 +42,10 @@ pub(super) fn add(plan: &mut Plan, host: &Host, handles: Vec<ns_core::Namespace>
     // cgroup; and whoever has not leaves one pid of pids.max to the program.
     plan.cgroup_at_second = twice && !user_new && !user_joined;
 
-    join(plan, host, joined, handles)?;
+    // Where cgroup namespaces are delegation boundaries (nsdelegate), the cgroup that one
+    // comes from cannot be left once it is out of sight: that namespace is joined last.
+    let late = if plan.cgroup_at_second { joined & cgroup } else { Kinds::empty() };
+    join(plan, host, joined - late, &mut handles)?;
     if rest.contains(user) {
         plan.push(Step::Unshare(user));
         plan.shared_memory = false;
@@ -63,6 +66,7 @@ pub(super) fn add(plan: &mut Plan, host: &Host, handles: Vec<ns_core::Namespace>
     if twice {
         plan.push(Step::Clone(rest));
     }
+    join(plan, host, late, &mut handles)?;
     if new.contains(cgroup) {
         plan.push(Step::Unshare(cgroup));
     }
@@ -75,7 +79,7 @@ fn join(
     plan: &mut Plan,
     host: &Host,
     joined: Kinds,
-    mut handles: Vec<ns_core::Namespace>,
+    handles: &mut Vec<ns_core::Namespace>,
 ) -> Result<(), Error> {
     let spec = plan.spec.clone();
     let mut order: Vec<Kind> = joined.kinds().filter(|k| *k != Kind::User).collect();
