@@ -196,14 +196,15 @@ fn a_limit_without_its_controller_is_an_error_with_the_reason_and_nothing_is_wri
 }
 
 #[test]
-fn a_file_that_the_kernel_does_not_know_is_unenforceable_by_name() {
+fn a_file_that_the_kernel_does_not_know_is_unenforceable_and_what_stands_before_it_is_not_written() {
     let own = Own::new();
-    let limits = Limits { unified: [("cgroup.future".into(), "1".into())].into(), ..Limits::default() };
-    let error = own.apply(&limits).unwrap_err();
-    assert_eq!(
-        error.unenforceable(),
-        [("cgroup.future".into(), Missing::NoFile { file: "cgroup.future".into() })]
-    );
+    own.write("cgroup.max.depth", "7").unwrap();
+    let unified = [("cgroup.max.depth", "3"), ("cgroup.unheard-of", "1")];
+    let unified = unified.map(|(file, value)| (file.to_owned(), value.to_owned())).into();
+    let error = own.apply(&Limits { unified, ..Limits::default() }).unwrap_err();
+    let file = "cgroup.unheard-of".to_owned();
+    assert_eq!(error.unenforceable(), [(file.clone(), Missing::NoFile { file })]);
+    assert_eq!(own.read("cgroup.max.depth").unwrap(), "7\n");
 }
 
 #[test]
