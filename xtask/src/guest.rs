@@ -52,6 +52,9 @@ pub(crate) struct Args {
     /// End the command after so many seconds, counted from the end of the boot
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,
+    /// Boot with this machine's systemd as process 1, and run the command as a service that owns its cgroup
+    #[arg(long)]
+    pub(crate) systemd: bool,
     /// Install nothing: say what is missing
     #[arg(long)]
     pub(crate) no_install: bool,
@@ -63,7 +66,14 @@ pub(crate) struct Args {
 impl Default for Args {
     fn default() -> Self {
         let memory = DEFAULT_MEMORY.to_owned();
-        Self { cpus: DEFAULT_CPUS, memory, timeout: None, no_install: false, command: Vec::new() }
+        Self {
+            cpus: DEFAULT_CPUS,
+            memory,
+            timeout: None,
+            systemd: false,
+            no_install: false,
+            command: Vec::new(),
+        }
     }
 }
 
@@ -251,17 +261,23 @@ fn initramfs(kernel: &Kernel, args: &Args, variables: &[(&str, &str)], mark: &st
     let temporary =
         ["/run", "/tmp"].into_iter().filter(|dir| !needed.iter().any(|path| path.starts_with(dir)));
     let settings = format!(
-        "MARK={}\nTMPFS={}\nMODULES={}\nINTERACTIVE={}\n",
+        "MARK={}\nTMPFS={}\nMODULES={}\nINTERACTIVE={}\nSYSTEMD={}\n",
         sh::quote(mark),
         sh::quote(&temporary.collect::<Vec<_>>().join(" ")),
         sh::quote(&kernel.modules.to_string_lossy()),
-        if args.command.is_empty() { "yes" } else { "no" },
+        yes_or_no(args.command.is_empty()),
+        yes_or_no(args.systemd),
     );
     cpio.program("job/settings", settings.as_bytes());
     cpio.program("job/run", job(args, variables, &cwd)?.as_bytes());
     cpio.program("job/main", include_bytes!("../guest/main"));
+    cpio.program("job/guest.service", include_bytes!("../guest/guest.service"));
     cpio.program("init", include_bytes!("../guest/init"));
     Ok(cpio.finish())
+}
+
+fn yes_or_no(yes: bool) -> &'static str {
+    if yes { "yes" } else { "no" }
 }
 
 /// The script that becomes the command.
