@@ -173,7 +173,10 @@ fn controllers_are_enabled_down_the_path_and_only_for_cgroups_without_processes(
 
 #[test]
 fn a_limit_without_its_controller_is_an_error_with_the_reason_and_nothing_is_written() {
-    let own = Own::new();
+    let host = Hierarchy::detect().unwrap();
+    let top = Own::new();
+    top.enable_path(Controllers::PIDS & host.controllers()).unwrap();
+    let own = top.create_child("leaf").unwrap();
     own.write("cgroup.max.depth", "7").unwrap();
     let limits = Limits {
         pids_max: Some(Max::Value(7)),
@@ -184,7 +187,6 @@ fn a_limit_without_its_controller_is_an_error_with_the_reason_and_nothing_is_wri
     assert_eq!(error.kind(), ErrorKind::Unenforceable);
     let [(file, missing)] = error.unenforceable() else { panic!("{error}") };
     assert_eq!(file, "pids.max");
-    let host = Hierarchy::detect().unwrap();
     let expected = host.why_missing(Controller::Pids);
     let here = Missing::NotDelegated { controller: Controller::Pids, at: own.path().to_owned() };
     assert_eq!(*missing, expected.unwrap_or(here));
@@ -211,12 +213,14 @@ fn a_file_that_the_kernel_does_not_know_is_unenforceable_and_what_stands_before_
 fn usage_has_what_the_cgroup_has_and_leaves_the_rest_absent() {
     let (own, mut helper) =
         (Own::new(), Helper::sh("read line; i=0; while [ $i -lt 50000 ]; do i=$((i+1)); done"));
-    own.attach(helper.pid()).unwrap();
+    // Below a cgroup that hands nothing down.
+    let leaf = own.create_child("leaf").unwrap();
+    leaf.attach(helper.pid()).unwrap();
     drop(helper.0.stdin.take());
     helper.0.wait().unwrap();
-    let usage = own.usage().unwrap();
+    let usage = leaf.usage().unwrap();
     assert!(usage.cpu.usage_usec > Some(0), "{usage:?}");
-    assert!(!own.available().unwrap().contains(Controllers::MEMORY));
+    assert!(!leaf.available().unwrap().contains(Controllers::MEMORY));
     assert_eq!((usage.memory.current, usage.memory.events.oom_kill, usage.pids.current), (None, None, None));
 }
 
