@@ -137,6 +137,7 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
         Step::AwaitMaps | Step::Hold => wait(loan),
         Step::Become { uid, gid } => set_ids(*uid, *gid),
         Step::TimeOffsets(text) => write_file(libc::AT_FDCWD, c"/proc/self/timens_offsets", text),
+        Step::Undumpable => prctl(libc::PR_SET_DUMPABLE, 0, 0),
         Step::Clone(kinds) => clone_again(kinds.bits(), loan),
         Step::Setsid => call!(Setsid, libc::SYS_setsid).map(drop),
         Step::Propagation(flags) => call!(

@@ -183,10 +183,14 @@ impl Container {
     pub fn kill(&self) -> Result<(), Error> {
         match self.cgroup() {
             Some(cgroup) => Ok(cgroup.kill()?),
-            None => match self.pidfd.send_signal(libc::SIGKILL) {
-                Err(e) if e.raw_os_error() != Some(libc::ESRCH) => Err(e.into()),
-                _ => Ok(()),
-            },
+            None => self.kill_first(),
+        }
+    }
+
+    fn kill_first(&self) -> Result<(), Error> {
+        match self.pidfd.send_signal(libc::SIGKILL) {
+            Err(e) if e.raw_os_error() != Some(libc::ESRCH) => Err(e.into()),
+            _ => Ok(()),
         }
     }
 
@@ -264,7 +268,8 @@ impl Container {
     fn clear(&mut self) -> Result<(), Error> {
         self.held = None;
         if self.outcome.is_none() {
-            self.kill()?;
+            // Its cgroup may be gone, with its pod's. Then it is dead, and yet to be reaped.
+            self.kill().or_else(|_| self.kill_first())?;
             self.wait()?;
         }
         match self.home.take() {

@@ -171,6 +171,9 @@ pub enum Step {
     },
     /// Set the clocks of the new time namespace.
     TimeOffsets(CString),
+    /// Keep those who can see the next process from tracing it or opening its memory or
+    /// its program, which are the caller's until it has become its own.
+    Undumpable,
     /// Go on in a new process, a sibling of this one, which ends.
     Clone(Kinds),
     /// Join a session of its own.
@@ -554,6 +557,7 @@ impl fmt::Display for Step {
             Step::TimeOffsets(text) => {
                 write!(f, "set the clock offsets {}", s(text).trim().replace('\n', ", "))
             }
+            Step::Undumpable => f.write_str("keep the caller's memory from the container's processes"),
             Step::Clone(kinds) if kinds.is_empty() => f.write_str("go on in a sibling process"),
             Step::Clone(kinds) => {
                 write!(f, "go on in a sibling process with new {} namespaces", list(*kinds))

@@ -592,3 +592,17 @@ fn a_spec_survives_being_written_down() {
     let json = serde_json::to_string_pretty(&spec).unwrap();
     assert_eq!(serde_json::from_str::<Spec>(&json).unwrap(), spec);
 }
+
+#[test]
+fn the_callers_memory_cannot_be_traced_from_the_container_that_is_entered() {
+    need_root!("the_callers_memory_cannot_be_traced_from_the_container_that_is_entered");
+    // The process that enters has the caller's memory until it has become its program, and
+    // is in sight of the container's: the plan says so before it is born there.
+    let container = sleeper(|_| {});
+    let mut exec = container.exec("true").unwrap();
+    let plan = exec.plan().unwrap().to_string();
+    let at = |what: &str| plan.find(what).unwrap_or_else(|| panic!("{what}: {plan}"));
+    assert!(at("keep the caller's memory") < at("go on in a sibling process"), "{plan}");
+    // And the mark is taken back from the caller.
+    assert!(container.exec("true").unwrap().status().unwrap().status.success());
+}

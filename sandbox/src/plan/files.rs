@@ -10,7 +10,7 @@ use ns_core::Kind;
 use super::{Ids, Plan, Tree, c_string};
 use crate::error::Error;
 use crate::host::Host;
-use crate::spec::{Mount, MountKind, Root, Terminal, Writes};
+use crate::spec::{Mount, MountKind, Namespace, Root, Terminal, Writes};
 use crate::step::{Create, Dest, MountStep, Param, Place, Slot, Step, What};
 
 const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
@@ -23,9 +23,6 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
     let new = |kind| spec.namespaces.is_new(kind);
     if spec.process.new_session || spec.process.terminal.is_some() {
         plan.push(Step::Setsid);
-    }
-    if let Some(value) = spec.process.oom_score_adj {
-        plan.push(Step::OomScoreAdj(c_string("process.oom_score_adj", value.to_string())?));
     }
     if let Some(name) = &spec.hostname {
         plan.push(Step::Hostname(c_string("hostname", name)?));
@@ -208,10 +205,10 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
             MountKind::Cgroup if (self.own)(Kind::Cgroup) => new("cgroup2", Vec::new()),
             MountKind::Mqueue if (self.own)(Kind::Ipc) => new("mqueue", Vec::new()),
             // Not the container's own: what the caller sees is all that may be shown.
-            MountKind::Proc => self.bind_own(&mut recursive, "/proc")?,
-            MountKind::Sysfs => self.bind_own(&mut recursive, "/sys")?,
-            MountKind::Cgroup => self.bind_own(&mut recursive, "/sys/fs/cgroup")?,
-            MountKind::Mqueue => self.bind_own(&mut recursive, "/dev/mqueue")?,
+            MountKind::Proc => self.bind_own(field, &mut recursive, Kind::Pid, "/proc")?,
+            MountKind::Sysfs => self.bind_own(field, &mut recursive, Kind::Net, "/sys")?,
+            MountKind::Cgroup => self.bind_own(field, &mut recursive, Kind::Cgroup, "/sys/fs/cgroup")?,
+            MountKind::Mqueue => self.bind_own(field, &mut recursive, Kind::Ipc, "/dev/mqueue")?,
             MountKind::Devpts => {
                 keep = Some(Slot::Pts);
                 new("devpts", self.devpts_params()?)
@@ -223,7 +220,18 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
         Ok(())
     }
 
-    fn bind_own(&mut self, recursive: &mut bool, path: &str) -> Result<What, Error> {
+    fn bind_own(&mut self, field: &str, recursive: &mut bool, kind: Kind, path: &str) -> Result<What, Error> {
+        // What the caller sees is another's than the container would share: the host's processes
+        // and message queues, where those of a pod were asked for. (A sysfs or cgroup2 that is
+        // read-only tells less, and nothing else is to be had.)
+        let joined = matches!(self.plan.spec.namespaces.get(kind), Namespace::Join(_));
+        if joined && matches!(kind, Kind::Pid | Kind::Ipc) {
+            let problem = format!(
+                "a new user namespace cannot mount {path} of a {kind} namespace that it joins: join its \
+                 user namespace too, or have a new {kind} namespace"
+            );
+            return Err(Error::invalid(field, problem));
+        }
         *recursive = true;
         self.bind("mounts", Path::new(path), true, None)
     }

@@ -42,6 +42,10 @@ pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Vec<ns_core::Namesp
     // cgroup; and whoever has not leaves one pid of pids.max to the program.
     plan.cgroup_at_second = twice && !user_new && !user_joined;
 
+    if let Some(value) = spec.process.oom_score_adj {
+        // By the caller's own /proc, and before it might not be this process's to write.
+        plan.push(Step::OomScoreAdj(c_string("process.oom_score_adj", value.to_string())?));
+    }
     // Where cgroup namespaces are delegation boundaries (nsdelegate), the cgroup that one
     // comes from cannot be left once it is out of sight: that namespace is joined last.
     let late = if plan.cgroup_at_second { joined & cgroup } else { Kinds::empty() };
@@ -55,6 +59,10 @@ pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Vec<ns_core::Namesp
         true => map(plan, host)?,
         false => joined_ids(ns.get(Kind::User)),
     };
+    if user_joined && new.contains(Kinds::from(Kind::Mnt)) {
+        // The caller's own ids are likely none there, and files cannot be made by nobody.
+        plan.push(joined_root(ns.get(Kind::User)));
+    }
     if let Some(offsets) = offsets {
         plan.push(Step::Unshare(time));
         plan.push(Step::TimeOffsets(c_string("time_offsets", offsets.to_string())?));
@@ -62,6 +70,9 @@ pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Vec<ns_core::Namesp
     }
     if (new | joined).contains(time) {
         plan.shared_memory = false;
+    }
+    if joined.contains(pid) {
+        plan.push(Step::Undumpable);
     }
     if twice {
         plan.push(Step::Clone(rest));
@@ -154,10 +165,6 @@ fn map(plan: &mut Plan, host: &Host) -> Result<Ids, Error> {
         ));
     }
     // Files are made and mounts done as the root of the namespace, where it has one.
-    let first = |map: &IdMap| match map.to_outside(0) {
-        Some(_) => 0,
-        None => map.extents()[0].inside,
-    };
     let r#become = Step::Become { uid: first(&uid), gid: first(&gid) };
     let tty_group = gid.to_outside(5).is_some();
     if single {
@@ -172,6 +179,23 @@ fn map(plan: &mut Plan, host: &Host) -> Result<Ids, Error> {
     }
     plan.push(r#become);
     Ok(Ids { foreign: true, new: true, setgroups: !single, tty_group })
+}
+
+/// Become root of a user namespace that is not made here, or the first id that it has.
+fn joined_root(user: &Namespace) -> Step {
+    let first = |ids| match user {
+        Namespace::Join(Join::Pid(pid)) => IdMap::of_pid(*pid, ids).map_or(0, |map| first(&map)),
+        _ => 0,
+    };
+    Step::Become { uid: first(ns_core::Ids::Uid), gid: first(ns_core::Ids::Gid) }
+}
+
+/// Root, where the map has it, or else its first id.
+fn first(map: &IdMap) -> u32 {
+    match map.to_outside(0) {
+        Some(_) => 0,
+        None => map.extents().first().map_or(0, |extent| extent.inside),
+    }
 }
 
 /// What is known of a user namespace that is not made here.
