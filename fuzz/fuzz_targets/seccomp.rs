@@ -1,0 +1,97 @@
+//! A profile's program decides as its rules read, by an interpreter of our own.
+#![no_main]
+
+use libc::sock_filter;
+use libfuzzer_sys::fuzz_target;
+use nspod_fuzz::seccomp::{NAMES, any};
+use nspod_sandbox::seccomp::{Action, Arg, Op, Profile, Rule};
+
+#[cfg(target_arch = "x86_64")]
+const ARCH: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const ARCH: u32 = 0xc000_00b7;
+
+fuzz_target!(|data: &[u8]| {
+    let Some(profile) = nspod_fuzz::json_or(data, any) else { return };
+    let json = serde_json::to_string(&profile).unwrap();
+    assert_eq!(serde_json::from_str::<Profile>(&json).unwrap(), profile);
+    let profile = profile.resolve(0xa004_25fb, (6, 1));
+    let Ok(program) = profile.compile() else { return };
+    assert!((1..=4096).contains(&program.len()));
+    assert_eq!(run(&program, !ARCH, 0, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS);
+
+    let values =
+        profile.syscalls.iter().flat_map(|rule| &rule.args).flat_map(|arg| [arg.value, arg.value_two]);
+    let values: Vec<u64> = values.take(12).flat_map(|v| [v.wrapping_sub(1), v, v.wrapping_add(1)]).collect();
+    for (name, number) in NAMES {
+        let Some(number) = number else { continue };
+        if !profile.syscalls.iter().any(|rule| rule.names.iter().any(|n| n == name)) {
+            continue;
+        }
+        for value in values.iter().copied().chain([0, 1 << 32]) {
+            for args in [[value; 6], [value, !value, 0, value, 1 << 32, 1]] {
+                let decided = run(&program, ARCH, number as u32, args);
+                assert_eq!(decided, meant(&profile, name, args), "{name} {args:x?}");
+            }
+        }
+    }
+});
+
+/// What the profile says: the first rule that names the call and holds, else the default.
+fn meant(profile: &Profile, name: &str, args: [u64; 6]) -> u32 {
+    let applies =
+        |rule: &&Rule| rule.names.iter().any(|n| n == name) && rule.args.iter().all(|a| holds(a, args));
+    match profile.syscalls.iter().find(applies) {
+        Some(rule) => verdict(rule.action, rule.errno_ret),
+        None => verdict(profile.default_action, profile.default_errno_ret),
+    }
+}
+
+fn holds(arg: &Arg, args: [u64; 6]) -> bool {
+    let (given, value) = (args[arg.index as usize], arg.value);
+    match arg.op {
+        Op::Ne => given != value,
+        Op::Lt => given < value,
+        Op::Le => given <= value,
+        Op::Eq => given == value,
+        Op::Ge => given >= value,
+        Op::Gt => given > value,
+        Op::MaskedEq => given & value == arg.value_two,
+    }
+}
+
+fn verdict(action: Action, errno: Option<u16>) -> u32 {
+    let data = u32::from(errno.unwrap_or(libc::EPERM as u16));
+    match action {
+        Action::Allow => libc::SECCOMP_RET_ALLOW,
+        Action::Errno => libc::SECCOMP_RET_ERRNO | data,
+        Action::KillProcess => libc::SECCOMP_RET_KILL_PROCESS,
+        Action::KillThread => libc::SECCOMP_RET_KILL_THREAD,
+        Action::Trap => libc::SECCOMP_RET_TRAP,
+        Action::Log => libc::SECCOMP_RET_LOG,
+        Action::Trace => libc::SECCOMP_RET_TRACE | data,
+        action => panic!("{action:?} was compiled"),
+    }
+}
+
+/// Runs classic BPF over a `struct seccomp_data`; every jump must stay within the program.
+fn run(program: &[sock_filter], arch: u32, number: u32, args: [u64; 6]) -> u32 {
+    let mut data = [number, arch, 0, 0].map(u32::to_ne_bytes).concat();
+    data.extend(args.into_iter().flat_map(u64::to_ne_bytes));
+    let (mut at, mut accumulator) = (0, 0u32);
+    loop {
+        let sock_filter { code, jt, jf, k } = program[at];
+        at += 1;
+        let jump = |holds: bool| usize::from(if holds { jt } else { jf });
+        match code {
+            0x20 => accumulator = u32::from_ne_bytes(data[k as usize..][..4].try_into().unwrap()),
+            0x54 => accumulator &= k,
+            0x05 => at += k as usize,
+            0x15 => at += jump(accumulator == k),
+            0x25 => at += jump(accumulator > k),
+            0x35 => at += jump(accumulator >= k),
+            0x06 => return k,
+            _ => panic!("unknown instruction {code:#x}"),
+        }
+    }
+}

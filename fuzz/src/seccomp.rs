@@ -1,0 +1,59 @@
+//! Seccomp profiles over a few calls, so that rules meet each other.
+
+use arbitrary::{Result, Unstructured};
+use nspod_sandbox::seccomp::{Action, Arg, Flag, Op, Profile, Rule};
+
+use crate::{maybe, several};
+
+/// Names that profiles use, and one that no machine has.
+pub const NAMES: [(&str, Option<i64>); 6] = [
+    ("read", Some(libc::SYS_read)),
+    ("openat", Some(libc::SYS_openat)),
+    ("clone3", Some(libc::SYS_clone3)),
+    ("personality", Some(libc::SYS_personality)),
+    ("futex_waitv", Some(libc::SYS_futex_waitv)),
+    ("no_such_call", None),
+];
+
+/// Any profile.
+pub fn any(u: &mut Unstructured<'_>) -> Result<Profile> {
+    Ok(Profile {
+        default_action: action(u)?,
+        default_errno_ret: errno(u)?,
+        architectures: several(u, 1, |u| {
+            Ok(u.choose(&["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"])?.to_string())
+        })?,
+        flags: several(u, 1, |u| Ok(*u.choose(&[Flag::Log, Flag::Tsync, Flag::SpecAllow])?))?,
+        syscalls: several(u, 6, rule)?,
+    })
+}
+
+fn rule(u: &mut Unstructured<'_>) -> Result<Rule> {
+    Ok(Rule {
+        names: several(u, 3, |u| Ok(u.choose(&NAMES)?.0.to_owned()))?,
+        action: action(u)?,
+        errno_ret: errno(u)?,
+        args: several(u, 3, arg)?,
+        ..Rule::default()
+    })
+}
+
+fn arg(u: &mut Unstructured<'_>) -> Result<Arg> {
+    let ops = [Op::Ne, Op::Lt, Op::Le, Op::Eq, Op::Ge, Op::Gt, Op::MaskedEq];
+    Ok(Arg { index: u.int_in_range(0..=6)?, value: number(u)?, value_two: number(u)?, op: *u.choose(&ops)? })
+}
+
+/// Mostly around the border between the halves that a filter looks at.
+fn number(u: &mut Unstructured<'_>) -> Result<u64> {
+    let edges = [0, 1, 0xffff_ffff, 1 << 32, (1 << 32) + 1, u64::MAX];
+    if u.arbitrary()? { Ok(*u.choose(&edges)?) } else { u.arbitrary() }
+}
+
+fn action(u: &mut Unstructured<'_>) -> Result<Action> {
+    use Action::{Allow, Errno, KillProcess, KillThread, Log, Notify, Trace, Trap};
+    Ok(*u.choose(&[Allow, Errno, Allow, Errno, KillProcess, KillThread, Log, Trace, Trap, Notify])?)
+}
+
+fn errno(u: &mut Unstructured<'_>) -> Result<Option<u16>> {
+    maybe(u, |u| u.int_in_range(0..=4096))
+}

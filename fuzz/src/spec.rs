@@ -1,0 +1,219 @@
+//! Specs and hosts: from ordinary to absurd, but harmless to plan on this machine.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use arbitrary::{Result, Unstructured};
+use cgroup_core::device::DEFAULT;
+use ns_core::{Extent, IdMap, Kind, SubIdRange, TimeOffset, TimeOffsets};
+use nspod_sandbox::Host;
+use nspod_sandbox::spec::{
+    Capabilities, IdMaps, Join, Mount, MountKind, Namespace, Process, Rlimit, Root, Seccomp, Spec, Terminal,
+    User, Writes,
+};
+
+use crate::{limits, maybe, seccomp, several};
+
+/// Facts about some host.
+pub fn host(u: &mut Unstructured<'_>) -> Result<Host> {
+    let capabilities = if u.arbitrary()? { u64::MAX } else { u.arbitrary()? };
+    let range = |u: &mut Unstructured<'_>| Ok(SubIdRange { start: u.arbitrary()?, count: u.arbitrary()? });
+    Ok(Host {
+        uid: u.arbitrary()?,
+        gid: u.arbitrary()?,
+        capabilities,
+        subuids: several(u, 2, range)?,
+        subgids: several(u, 2, range)?,
+        newidmap: u.arbitrary()?,
+        kernel: (u.int_in_range(4..=7)?, u.int_in_range(0..=20)?),
+    })
+}
+
+/// Any spec. Half of them begin as an ordinary container, for a spec of chance alone is
+/// refused by the first of the checks.
+pub fn any(u: &mut Unstructured<'_>) -> Result<Spec> {
+    let mut spec = if u.arbitrary()? { Spec::new("true") } else { Spec::bare("/bin/true") };
+    for kind in Kind::ALL {
+        if u.ratio(1, 2)? {
+            *spec.namespaces.get_mut(kind) = namespace(u, kind)?;
+        }
+    }
+    change(u, &mut spec.process, process)?;
+    change(u, &mut spec.id_maps, id_maps)?;
+    change(u, &mut spec.time_offsets, |u| maybe(u, time_offsets))?;
+    change(u, &mut spec.root, root)?;
+    change(u, &mut spec.mounts, |u| several(u, 5, mount))?;
+    change(u, &mut spec.masked_paths, |u| several(u, 3, path))?;
+    change(u, &mut spec.readonly_paths, |u| several(u, 3, path))?;
+    change(u, &mut spec.hostname, |u| maybe(u, name))?;
+    change(u, &mut spec.domainname, |u| maybe(u, name))?;
+    change(u, &mut spec.sysctls, |u| Ok(several(u, 2, sysctl)?.into_iter().collect()))?;
+    change(u, &mut spec.limits, limits::any)?;
+    spec.loopback = u.arbitrary()?;
+    spec.init = u.arbitrary()?;
+    spec.devices = maybe(u, |_| Ok(DEFAULT.to_vec()))?;
+    Ok(spec)
+}
+
+/// Joins of other processes and other files are turned to what is this process's own: a plan
+/// opens what it joins.
+pub fn harmless(spec: &mut Spec) {
+    for kind in Kind::ALL {
+        match spec.namespaces.get_mut(kind) {
+            Namespace::Join(Join::Pid(pid)) if *pid > 0 => *pid = std::process::id() as i32,
+            Namespace::Join(Join::Path(path)) => *path = own(kind),
+            _ => {}
+        }
+    }
+}
+
+/// The file of this process's own namespace.
+fn own(kind: Kind) -> PathBuf {
+    format!("/proc/self/ns/{kind}").into()
+}
+
+fn change<'a, T>(
+    u: &mut Unstructured<'a>,
+    field: &mut T,
+    one: impl Fn(&mut Unstructured<'a>) -> Result<T>,
+) -> Result<()> {
+    if u.ratio(1, 3)? {
+        *field = one(u)?;
+    }
+    Ok(())
+}
+
+fn namespace(u: &mut Unstructured<'_>, kind: Kind) -> Result<Namespace> {
+    Ok(match u.int_in_range(0..=6)? {
+        0..=2 => Namespace::New,
+        3 => Namespace::Host,
+        4 => Namespace::Join(Join::Pid(u.int_in_range(-1..=1)?)),
+        5 => Namespace::Join(Join::Path(own(kind))),
+        _ => Namespace::Join(Join::Handle),
+    })
+}
+
+fn process(u: &mut Unstructured<'_>) -> Result<Process> {
+    Ok(Process {
+        args: several(u, 3, os_string)?,
+        env: several(u, 2, |u| {
+            Ok((if u.arbitrary()? { "PATH".into() } else { os_string(u)? }, os_string(u)?))
+        })?,
+        cwd: maybe(u, path)?,
+        user: maybe(u, |u| {
+            Ok(User { uid: u.arbitrary()?, gid: u.arbitrary()?, groups: several(u, 2, |u| u.arbitrary())? })
+        })?,
+        umask: u.arbitrary()?,
+        capabilities: maybe(u, capabilities)?,
+        no_new_privs: u.arbitrary()?,
+        seccomp: match u.int_in_range(0..=2)? {
+            0 => Seccomp::Unconfined,
+            1 => Seccomp::Standard,
+            _ => Seccomp::Profile(Box::new(seccomp::any(u)?)),
+        },
+        rlimits: several(u, 2, |u| {
+            let name = u.choose(&["nofile", "RLIMIT_NPROC", "core", "nothing"])?.to_string();
+            Ok(Rlimit { name, soft: u.arbitrary()?, hard: u.arbitrary()? })
+        })?,
+        oom_score_adj: maybe(u, |u| u.int_in_range(-1001..=1001))?,
+        terminal: maybe(u, |u| Ok(Terminal { rows: u.arbitrary()?, columns: u.arbitrary()? }))?,
+        new_session: u.arbitrary()?,
+    })
+}
+
+fn capabilities(u: &mut Unstructured<'_>) -> Result<Capabilities> {
+    if u.arbitrary()? {
+        return Ok(Capabilities::of(u.arbitrary()?));
+    }
+    Ok(Capabilities {
+        bounding: u.arbitrary()?,
+        effective: u.arbitrary()?,
+        permitted: u.arbitrary()?,
+        inheritable: u.arbitrary()?,
+        ambient: u.arbitrary()?,
+    })
+}
+
+fn id_maps(u: &mut Unstructured<'_>) -> Result<IdMaps> {
+    let extent = |u: &mut Unstructured<'_>| {
+        Ok(Extent { inside: u.int_in_range(0..=9)?, outside: u.arbitrary()?, count: u.int_in_range(0..=9)? })
+    };
+    let map = |u: &mut Unstructured<'_>| Ok(IdMap::from(several(u, 3, extent)?));
+    Ok(match u.int_in_range(0..=2)? {
+        0 => IdMaps::Auto,
+        1 => IdMaps::Single,
+        _ => IdMaps::Maps { uid: map(u)?, gid: map(u)? },
+    })
+}
+
+fn time_offsets(u: &mut Unstructured<'_>) -> Result<TimeOffsets> {
+    let offset = |u: &mut Unstructured<'_>| Ok(TimeOffset { secs: u.arbitrary()?, nanos: u.arbitrary()? });
+    Ok(TimeOffsets { monotonic: offset(u)?, boottime: offset(u)? })
+}
+
+fn root(u: &mut Unstructured<'_>) -> Result<Root> {
+    Ok(match u.int_in_range(0..=4)? {
+        0 => Root::Host,
+        1 => Root::HostReadOnly,
+        2 => Root::Dir { path: path(u)?, readonly: u.arbitrary()? },
+        3 => Root::Overlay { lower: several(u, 3, path)?, writes: Writes::Tmpfs { size: u.arbitrary()? } },
+        _ => {
+            let writes = Writes::Dir { upper: path(u)?, work: path(u)? };
+            Root::Overlay { lower: several(u, 3, path)?, writes }
+        }
+    })
+}
+
+fn mount(u: &mut Unstructured<'_>) -> Result<Mount> {
+    let kind = match u.int_in_range(0..=7)? {
+        0 => MountKind::Bind { source: path(u)?, recursive: u.arbitrary()? },
+        1 => MountKind::Tmpfs { size: u.arbitrary()?, mode: u.arbitrary()? },
+        2 => MountKind::Proc,
+        3 => MountKind::Sysfs,
+        4 => MountKind::Mqueue,
+        5 => MountKind::Devpts,
+        6 => MountKind::Cgroup,
+        _ => MountKind::Dev,
+    };
+    let mount = Mount::new(path(u)?, kind);
+    Ok(Mount { readonly: u.arbitrary()?, nosuid: u.arbitrary()?, ..mount })
+}
+
+fn sysctl(u: &mut Unstructured<'_>) -> Result<(String, String)> {
+    let names =
+        ["net.ipv4.ip_forward", "kernel.shmmax", "kernel.hostname", "vm.swappiness", "net..x", "fs.mqueue.x"];
+    Ok((u.choose(&names)?.to_string(), u.arbitrary()?))
+}
+
+fn path(u: &mut Unstructured<'_>) -> Result<PathBuf> {
+    let paths = [
+        "/",
+        "/dev",
+        "/dev/null",
+        "/proc",
+        "/a/b",
+        "/a/../b",
+        "a",
+        "/a,b:c\\",
+        "/./tmp//",
+        "/etc/passwd",
+        "",
+    ];
+    Ok(match u.ratio(3, 4)? {
+        true => u.choose(&paths)?.into(),
+        false => PathBuf::from("/").join(os_string(u)?),
+    })
+}
+
+fn name(u: &mut Unstructured<'_>) -> Result<String> {
+    if u.arbitrary()? { Ok("box".into()) } else { u.arbitrary() }
+}
+
+fn os_string(u: &mut Unstructured<'_>) -> Result<OsString> {
+    let words: [&[u8]; 5] = [b"true", b"/bin/sh", b"x=y", b"", b":"];
+    Ok(match u.ratio(2, 3)? {
+        true => OsString::from_vec(u.choose(&words)?.to_vec()),
+        false => OsString::from_vec(u.arbitrary()?),
+    })
+}
