@@ -87,6 +87,8 @@ mod tests {
         cpio.program("bin/a", b"12345");
         cpio.symlink("bin/b", "a");
         let archive = cpio.finish();
+        // What busybox does not look at, but the kernel does: the name's length has its zero byte.
+        assert_eq!(&archive[94..114], b"0000000400000000bin\0");
 
         let Ok(mut child) = Command::new("busybox")
             .args(["cpio", "-tv"])
