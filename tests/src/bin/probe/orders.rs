@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io::{Error, Result};
 use std::os::unix::fs::FileExt;
-use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 use nix::sys::{ptrace, resource, signal::Signal, uio};
@@ -94,9 +93,12 @@ impl State {
             ["fork", many] => self.fork(number(many)?),
             ["spin"] => match sys::fork()? {
                 Some(pid) => Ok(pid.to_string()),
-                None => loop {
-                    std::hint::spin_loop();
-                },
+                None => {
+                    leave_the_pipes();
+                    loop {
+                        std::hint::spin_loop();
+                    }
+                }
             },
             ["hold", bytes] => {
                 // Written to, since memory that is only asked for is not there yet.
@@ -117,15 +119,24 @@ impl State {
         for made in 0..many {
             match sys::fork() {
                 Ok(Some(_)) => {}
-                Ok(None) => loop {
-                    pause();
-                    std::thread::sleep(Duration::from_secs(1));
-                },
+                Ok(None) => {
+                    leave_the_pipes();
+                    loop {
+                        pause();
+                    }
+                }
                 Err(error) if made == 0 => return Err(error),
                 Err(_) => return Ok(made.to_string()),
             }
         }
         Ok(many.to_string())
+    }
+}
+
+/// In a child: its parent's end is to be heard, though the child lives on.
+fn leave_the_pipes() {
+    for fd in [0, 1] {
+        let _ = nix::unistd::close(fd);
     }
 }
 

@@ -1,0 +1,96 @@
+//! What is there before a pod's life and after it is the same.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ns_core::Kinds;
+use nspod_sandbox::{HoldBy, Pod, PodSpec};
+use nspod_tests::{Cell, PATIENCE, join, pod};
+
+pub(crate) fn run(name: &str, share: &str, process: bool) {
+    let share: Kinds = share.parse().expect("kinds");
+    let hold_by = if process { HoldBy::Process } else { HoldBy::Descriptors };
+    // Pins take a mount that is private; this process's own.
+    ns_core::unshare(Kinds::MNT).expect("a mount namespace");
+    let (pins, none) = (tempfile::tempdir().expect("a directory"), None::<&str>);
+    let flags = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
+    nix::mount::mount(none, "/", none, flags, none).expect("private mounts");
+
+    // The first time the library makes what it keeps: the file of its init.
+    life(&format!("{name}-first"), &PodSpec { hold_by, ..pod(share.kinds()) }, pins.path());
+    let before = Seen::look(name);
+    life(name, &PodSpec { hold_by, ..pod(share.kinds()) }, pins.path());
+    // A namespace that has ended is taken down a moment later, and so are its processes.
+    let deadline = Instant::now() + PATIENCE / 4;
+    while Seen::look(name) != before && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(Seen::look(name), before, "what is left, and what was there");
+    assert_eq!(fs::read_dir(pins.path()).expect("the pins").count(), 0);
+    assert!(before.names.is_empty(), "{:?}", before.names);
+}
+
+/// A pod with containers, of which one ends by itself, one is deleted, one dropped and one
+/// killed by the pod's end.
+fn life(name: &str, spec: &PodSpec, pins: &Path) {
+    let mut pod = Pod::create(name, spec).expect("a pod");
+    pod.pin(pins).expect("pins");
+    let cell = || Cell::start(&mut join(&pod).expect("room")).expect("a container");
+    let (mut ends, deleted, dropped, mut killed) = (cell(), cell(), cell(), cell());
+    let cgroup = pod.cgroup().expect("a cgroup").path().to_owned();
+    for cell in [&mut ends, &mut killed] {
+        cell.order("write /dev/shm/left behind").expect("shared memory");
+        cell.order("shm make 77").or_else(|_| cell.order("shm read 77")).expect("System V memory");
+        cell.order("fork 3").expect("processes");
+    }
+    assert!(ends.order("exit 3").is_err());
+    assert_eq!(ends.container.wait().expect("its end").status.code(), 3);
+    drop(ends);
+    deleted.container.delete().expect("deleted");
+    drop(dropped);
+    let pidfd = ns_core::Pidfd::open(killed.container.pid()).expect("a pidfd");
+    pod.delete().expect("deleted");
+    assert!(pidfd.poll(Some(PATIENCE)).expect("poll"), "the pod's end ended no container");
+    drop(killed);
+    assert!(!cgroup.exists(), "{} is left", cgroup.display());
+}
+
+/// Everything that a life could leave.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    descriptors: Vec<String>,
+    mounts: BTreeSet<String>,
+    children: String,
+    /// Directories and files whose names have the pod's in them.
+    names: Vec<String>,
+}
+
+impl Seen {
+    fn look(name: &str) -> Seen {
+        let links = |dir: &str| {
+            let entries = fs::read_dir(dir).expect(dir).flatten();
+            entries.map(|entry| entry.path()).collect::<Vec<_>>()
+        };
+        let descriptors = links("/proc/self/fd").into_iter().filter_map(|path| fs::read_link(path).ok());
+        let mut descriptors: Vec<_> = descriptors.map(|to| to.to_string_lossy().into_owned()).collect();
+        descriptors.sort();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+        let cgroup = cgroup_core::Hierarchy::detect().and_then(|host| host.root()).expect("a hierarchy");
+        let children: Vec<_> = links("/proc/self/task")
+            .iter()
+            .filter_map(|task| fs::read_to_string(task.join("children")).ok())
+            .collect();
+        let named = |path: &Path| path.to_string_lossy().contains(name);
+        let places = ["/dev/shm".into(), cgroup.path().join("nspod").to_string_lossy().into_owned()];
+        let places = places.iter().filter(|place| Path::new(place).exists());
+        let names = places.flat_map(|place| links(place)).filter(|path| named(path));
+        Seen {
+            descriptors,
+            mounts: mounts.lines().map(str::to_owned).collect(),
+            children: children.join(" "),
+            names: names.map(|path| path.display().to_string()).collect(),
+        }
+    }
+}

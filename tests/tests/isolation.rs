@@ -1,0 +1,302 @@
+//! The isolation matrix. In each row one container attacks another. Where both have their own
+//! namespace of the row's kind the attack fails; where they share it, and all else is as before,
+//! it succeeds: the negative control, without which a failure would show nothing.
+//!
+//! The troubles that limits stop (memory, processes, processor time) are in `limits.rs`.
+
+use ns_core::{IdMap, Kind, Kinds, TimeOffsets};
+use nspod_sandbox::spec::{Capabilities, IdMaps, Namespace, Seccomp};
+use nspod_sandbox::{Command, Pod, PodSpec};
+use nspod_tests::{Cell, GONE, Reply, join, lane, pod, unique};
+
+/// Two containers of a pod that shares these kinds; each made by `edit`.
+struct Pair {
+    // Dropped first: a tracer that lives on keeps its victim's end from everyone else.
+    attacker: Cell,
+    victim: Cell,
+    _pod: Pod,
+}
+
+impl Pair {
+    fn new(spec: &PodSpec, edit: impl Fn(&mut Command, usize)) -> Pair {
+        let pod = Pod::create(&unique("matrix"), spec).unwrap();
+        let [victim, attacker] = [0, 1].map(|which| {
+            let mut command = join(&pod).unwrap();
+            edit(&mut command, which);
+            Cell::start(&mut command).unwrap()
+        });
+        Pair { victim, attacker, _pod: pod }
+    }
+}
+
+/// Makes the attack apart and together.
+fn row(kind: Kind, capabilities: &str, attack: impl Fn(&mut Cell, &mut Cell) -> bool) {
+    if !lane::root() {
+        return;
+    }
+    let set = capabilities.split(' ').filter_map(Capabilities::bit).fold(0, |all, bit| all | bit);
+    for share in [Kinds::empty(), kind.into()] {
+        let mut pair = Pair::new(&pod(share.kinds()), |command, _| {
+            let process = &mut command.spec_mut().process;
+            process.capabilities = Some(Capabilities::of(Capabilities::CONTAINER.bounding | set));
+        });
+        let succeeded = attack(&mut pair.victim, &mut pair.attacker);
+        assert_eq!(succeeded, !share.is_empty(), "the attack, where the containers share {{{share}}}");
+    }
+}
+
+/// The pid that the attacker should use: the victim's own idea of it, or the host's, neither of
+/// which means the victim in another pid namespace.
+fn pids(victim: &mut Cell) -> [i32; 2] {
+    [victim.order("pid").unwrap().parse().unwrap(), victim.container.pid()]
+}
+
+#[test]
+fn signals_reach_nobody_in_another_pid_namespace() {
+    row(Kind::Pid, "", |victim, attacker| {
+        for pid in pids(victim) {
+            // Its own pid 1 is what the attacker finds by that number: not to be killed by itself.
+            let _ = attacker.order(&format!("kill {pid} 9"));
+        }
+        // And everyone that it can see.
+        let _ = attacker.order("kill -1 9");
+        victim.order("ping") == Err(GONE)
+    });
+}
+
+#[test]
+fn ptrace_seizes_nobody_in_another_pid_namespace() {
+    row(Kind::Pid, "", |victim, attacker| {
+        victim.order("secret").unwrap();
+        pids(victim).iter().any(|pid| attacker.order(&format!("ptrace {pid}")).is_ok())
+    });
+}
+
+#[test]
+fn memory_is_read_of_nobody_in_another_pid_namespace() {
+    row(Kind::Pid, "", |victim, attacker| {
+        let [own, hosts] = pids(victim);
+        let at = victim.order("secret").unwrap();
+        let elsewhere = |pid| [own, hosts].contains(&pid);
+        let mut read = |order: &str, pid: i32| {
+            // A pid that means the attacker itself would yield the attacker's own secret.
+            let itself = attacker.order("pid").unwrap() == pid.to_string();
+            !itself
+                && elsewhere(pid)
+                && attacker.order(&format!("{order} {pid} {at}")).as_deref() == Ok("secret")
+        };
+        let found = [own, hosts].map(|pid| (read("read-memory", pid), read("process-vm", pid)));
+        let all = found.iter().any(|(file, _)| *file) && found.iter().any(|(_, call)| *call);
+        assert!(all || !found.iter().any(|(file, call)| *file || *call), "one way alone: {found:?}");
+        all
+    });
+}
+
+#[test]
+fn memory_is_written_of_nobody_in_another_pid_namespace() {
+    row(Kind::Pid, "", |victim, attacker| {
+        let at = victim.order("secret").unwrap();
+        for pid in pids(victim) {
+            if attacker.order("pid").unwrap() != pid.to_string() {
+                let _ = attacker.order(&format!("write-memory {pid} {at}"));
+            }
+        }
+        let own = victim.order("pid").unwrap();
+        victim.order(&format!("read-memory {own} {at}")).as_deref() == Ok("broken")
+    });
+}
+
+/// One makes a thing under a name and another finds it, or not.
+fn found(victim: &mut Cell, attacker: &mut Cell, what: &str, name: &str) -> bool {
+    victim.order(&format!("{what} make {name}")).unwrap();
+    attacker.order(&format!("{what} read {name}")).is_ok()
+}
+
+#[test]
+fn system_v_memory_semaphores_and_messages_stay_in_their_ipc_namespace() {
+    for what in ["shm", "sem", "msg"] {
+        row(Kind::Ipc, "", |victim, attacker| found(victim, attacker, what, "4711"));
+    }
+}
+
+#[test]
+fn posix_queues_and_memory_stay_in_their_ipc_namespace() {
+    row(Kind::Ipc, "", |victim, attacker| found(victim, attacker, "mq", "/queue"));
+    row(Kind::Ipc, "", |victim, attacker| found(victim, attacker, "posix-shm", "memory"));
+}
+
+#[test]
+fn abstract_sockets_stay_in_their_net_namespace() {
+    row(Kind::Net, "", |victim, attacker| {
+        victim.order("abstract listen meet-me").unwrap();
+        attacker.order("abstract connect meet-me").is_ok()
+    });
+}
+
+#[test]
+fn localhost_is_each_net_namespaces_own() {
+    row(Kind::Net, "", |victim, attacker| {
+        victim.order("tcp listen 4711").unwrap();
+        // The same port is free elsewhere, and taken here.
+        let connected = attacker.order("tcp connect 4711").is_ok();
+        assert_eq!(attacker.order("tcp listen 4711").is_err(), connected);
+        connected
+    });
+}
+
+#[test]
+fn a_host_name_is_set_in_its_uts_namespace_alone() {
+    row(Kind::Uts, "sys_admin", |victim, attacker| {
+        attacker.order("set-hostname attacked").unwrap();
+        victim.order("hostname").as_deref() == Ok("attacked")
+    });
+}
+
+#[test]
+fn a_mount_is_seen_in_its_mnt_namespace_alone() {
+    row(Kind::Mnt, "sys_admin", |victim, attacker| {
+        attacker.order("mkdir /tmp/over").unwrap();
+        attacker.order("mount-tmpfs /tmp/over").unwrap();
+        attacker.order("write /tmp/over/file text").unwrap();
+        victim.order("read /proc/self/mountinfo").unwrap().contains(" /tmp/over ")
+            && victim.order("read /tmp/over/file").is_ok()
+    });
+}
+
+#[test]
+fn files_are_written_in_ones_own_mnt_namespace_alone() {
+    row(Kind::Mnt, "", |victim, attacker| {
+        let mut all = Vec::new();
+        for dir in ["/tmp", "/run", "/dev/shm"] {
+            attacker.order(&format!("write {dir}/note text")).unwrap();
+            all.push(victim.order(&format!("read {dir}/note")).as_deref() == Ok("text"));
+        }
+        // And the host's own files by nobody.
+        assert_eq!(attacker.order("write /usr/note text"), Err(libc::EROFS));
+        assert_eq!(attacker.order("write /etc/hostname text"), Err(libc::EROFS));
+        assert!(all.iter().all(|seen| *seen == all[0]), "{all:?}");
+        all[0]
+    });
+}
+
+#[test]
+fn clocks_with_an_offset_are_their_time_namespaces_own() {
+    if !lane::root() {
+        return;
+    }
+    let offset = TimeOffsets {
+        monotonic: ns_core::TimeOffset { secs: 1_000_000, nanos: 0 },
+        ..TimeOffsets::default()
+    };
+    for shared in [false, true] {
+        let share: Kinds = if shared { Kinds::TIME } else { Kinds::empty() };
+        let spec = PodSpec { time_offsets: shared.then_some(offset), ..pod(share.kinds()) };
+        let mut pair = Pair::new(&spec, |command, which| {
+            if !shared {
+                command.namespace(Kind::Time, Namespace::New);
+                command.spec_mut().time_offsets = (which == 0).then_some(offset);
+            }
+        });
+        let clock = |cell: &mut Cell| cell.order("clock").unwrap().parse::<i64>().unwrap();
+        let apart = clock(&mut pair.victim) - clock(&mut pair.attacker);
+        assert_eq!(apart < 500_000, shared, "{apart} s apart");
+        // Nobody can move them any more, neither the victim's nor those of the attacker's own.
+        for pid in pids(&mut pair.victim).into_iter().map(|pid| pid.to_string()).chain(["self".into()]) {
+            let order = format!("write /proc/{pid}/timens_offsets monotonic\u{a0}5\u{a0}0");
+            assert!(pair.attacker.order(&order).is_err());
+        }
+    }
+}
+
+#[test]
+fn setting_the_clock_is_refused_without_the_capability_and_not_with_it() {
+    if !lane::root() {
+        return;
+    }
+    let try_it = |capability: u64| -> [Reply; 2] {
+        let mut command = nspod_tests::command();
+        let process = &mut command.spec_mut().process;
+        process.capabilities = Some(Capabilities::of(Capabilities::CONTAINER.bounding | capability));
+        process.seccomp = Seccomp::Unconfined;
+        let mut cell = Cell::start(&mut command).unwrap();
+        [cell.order("set-tick"), cell.order("set-monotonic")]
+    };
+    // What is asked for is impossible, so that the control changes no clock: with the right to
+    // ask, the answer is EINVAL.
+    assert_eq!(try_it(0)[0], Err(libc::EPERM));
+    assert_eq!(try_it(Capabilities::bit("sys_time").unwrap())[0], Err(libc::EINVAL));
+    // The monotonic clock is set by nobody.
+    assert_eq!(try_it(Capabilities::bit("sys_time").unwrap())[1], Err(libc::EINVAL));
+}
+
+fn ids(first: u32) -> IdMaps {
+    let map = |inside| IdMap::from_iter([ns_core::Extent { inside, outside: first, count: 65_536 }]);
+    IdMaps::Maps { uid: map(0), gid: map(0) }
+}
+
+#[test]
+fn users_are_their_user_namespaces_own_and_reach_neither_each_others_processes_nor_files() {
+    if !lane::root() {
+        return;
+    }
+    // All are in the host's pid namespace, to be able to name each other.
+    let shared = tempfile::tempdir().unwrap();
+    let path = shared.path().join("open");
+    std::fs::create_dir(&path).unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
+    std::fs::set_permissions(&path, open).unwrap();
+    for together in [false, true] {
+        let cell = |first: u32| {
+            let mut command = nspod_tests::command();
+            command.namespace(Kind::Pid, Namespace::Host).namespace(Kind::User, Namespace::New);
+            command.spec_mut().id_maps = ids(first);
+            let kind = nspod_sandbox::spec::MountKind::Bind { source: path.clone(), recursive: false };
+            command.mount(nspod_sandbox::spec::Mount::new("/run/open", kind));
+            Cell::start(&mut command).unwrap()
+        };
+        let (mut victim, mut attacker) = (cell(300_000), cell(if together { 300_000 } else { 400_000 }));
+        // Each is root to itself, and another ordinary user to the host.
+        assert_eq!(victim.order("uid").as_deref(), Ok("0"));
+        let host_uid = |cell: &Cell| {
+            use std::os::unix::fs::MetadataExt;
+            std::fs::metadata(format!("/proc/{}", cell.container.pid())).unwrap().uid()
+        };
+        assert_eq!(host_uid(&victim), 300_000);
+        assert_eq!(host_uid(&victim) == host_uid(&attacker), together);
+        // Root's own process is beyond both.
+        assert_eq!(attacker.order(&format!("kill {} 0", std::process::id())), Err(libc::EPERM));
+
+        let name = if together { "b" } else { "a" };
+        victim.order(&format!("write /run/open/{name} mine")).unwrap();
+        let overwritten = attacker.order(&format!("write /run/open/{name} theirs"));
+        let killed = attacker.order(&format!("kill {} 9", victim.container.pid()));
+        match together {
+            false => assert_eq!((overwritten, killed), (Err(libc::EACCES), Err(libc::EPERM))),
+            true => assert_eq!((overwritten, killed), (Ok(String::new()), Ok(String::new()))),
+        }
+        assert_eq!(victim.order("ping") == Err(GONE), together);
+    }
+}
+
+#[test]
+fn a_cgroup_namespace_hides_where_in_the_hosts_tree_one_is_and_who_else_is_there() {
+    if !lane::root() {
+        return;
+    }
+    for shared in [false, true] {
+        let mut pair = Pair::new(&pod([]), |command, _| {
+            if shared {
+                command.namespace(Kind::Cgroup, Namespace::Host);
+            }
+        });
+        let path = pair.victim.container.cgroup().unwrap().path().to_owned();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let own = pair.attacker.order("read /proc/self/cgroup").unwrap();
+        let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap().to_owned();
+        assert_eq!(own == "/", !shared, "{own}");
+        // The parent's children: the victim among them, where it is to be seen.
+        let parent = std::path::Path::new(&own).parent().map_or("".into(), |dir| dir.display().to_string());
+        let names = pair.attacker.order(&format!("list /sys/fs/cgroup{parent}")).unwrap();
+        assert_eq!(names.split(' ').any(|other| other == name), shared, "{names}");
+    }
+}

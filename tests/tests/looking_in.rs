@@ -1,0 +1,88 @@
+//! Looking in is one way: the host sees a contained process under a pid of its own, and
+//! the contained process sees nothing of the host's.
+
+use ns_core::{Kind, Pidfd, pid_chain};
+use nspod_sandbox::spec::Namespace;
+use nspod_sandbox::{ErrorKind, Pod};
+use nspod_tests::{Cell, command, join, lane, pod, unique};
+
+fn processes(cell: &mut Cell) -> Vec<i32> {
+    let names = cell.order("list /proc").unwrap();
+    let mut pids: Vec<i32> = names.split(' ').filter_map(|name| name.parse().ok()).collect();
+    pids.sort();
+    pids
+}
+
+#[test]
+fn the_host_finds_a_contained_process_under_another_pid() {
+    if !lane::root() {
+        return;
+    }
+    let mut cell = Cell::start(&mut command()).unwrap();
+    let pid = cell.container.pid();
+    assert_eq!(cell.order("pid").as_deref(), Ok("1"));
+    assert_ne!(pid, 1);
+    assert_eq!(pid_chain(pid).unwrap(), [pid, 1]);
+    // By its own pid the host looks in, and finds the process where it is.
+    assert_eq!(Pidfd::open(pid).unwrap().pid().unwrap(), pid);
+    assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap(), "probe\n");
+    let child: i32 = cell.order("spin").unwrap().parse().unwrap();
+    assert_eq!(child, 2);
+    let seen = cell.container.cgroup().unwrap().procs().unwrap();
+    let chains: Vec<_> = seen.iter().map(|pid| pid_chain(*pid).unwrap()[1]).collect();
+    assert_eq!((seen.len(), chains.contains(&2)), (2, true), "{seen:?} are {chains:?}");
+}
+
+#[test]
+fn a_contained_process_sees_its_own_and_none_of_the_hosts() {
+    if !lane::root() {
+        return;
+    }
+    let mut cell = Cell::start(&mut command()).unwrap();
+    assert_eq!(processes(&mut cell), [1]);
+    cell.order("fork 2").unwrap();
+    assert_eq!(processes(&mut cell), [1, 2, 3]);
+    // Nor by a number: neither this test nor itself as the host numbers it.
+    for pid in [std::process::id() as i32, cell.container.pid(), nix::unistd::getppid().as_raw()] {
+        if pid > 3 {
+            assert_eq!(cell.order(&format!("kill {pid} 0")), Err(libc::ESRCH));
+            assert_eq!(cell.order(&format!("read /proc/{pid}/comm")), Err(libc::ENOENT));
+        }
+    }
+    // The control: with the host's pid namespace the same looks find it.
+    let mut open = command();
+    open.namespace(Kind::Pid, Namespace::Host);
+    let mut open = Cell::start(&mut open).unwrap();
+    let own = std::process::id();
+    assert!(processes(&mut open).contains(&(own as i32)));
+    assert!(open.order(&format!("kill {own} 0")).is_ok());
+}
+
+#[test]
+fn in_a_pod_with_one_pid_namespace_all_see_each_other_and_none_of_the_hosts() {
+    if !lane::root() {
+        return;
+    }
+    let pod = Pod::create(&unique("looking"), &pod([Kind::Pid])).unwrap();
+    let mut cells = [0; 2].map(|_| Cell::start(&mut join(&pod).unwrap()).unwrap());
+    for cell in &mut cells {
+        // The init that holds the namespace, and both.
+        assert_eq!(processes(cell).len(), 3);
+        assert_eq!(processes(cell)[0], 1);
+    }
+}
+
+/// A user namespace that does not own the pid namespace may not mount a procfs of it, and the
+/// host's is no substitute.
+#[test]
+fn a_user_namespace_of_its_own_in_a_pods_pid_namespace_is_refused_a_proc_and_shown_none_of_the_hosts() {
+    if !lane::root() {
+        return;
+    }
+    let pod = Pod::create(&unique("looking-user"), &pod([Kind::Pid])).unwrap();
+    let mut command = join(&pod).unwrap();
+    command.namespace(Kind::User, Namespace::New);
+    let error = Cell::start(&mut command).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidSpec, "{error}");
+    assert!(error.to_string().contains("a new user namespace cannot mount /proc"), "{error}");
+}
