@@ -35,9 +35,9 @@ const MODULES: &[&str] =
 /// Run a command in a virtual machine whose kernel has every cgroup v2 controller
 ///
 /// The guest is a Debian kernel under qemu, without KVM. Its root is this machine's, with a copy-on-write
-/// layer: the command sees every file here, and what it writes is gone afterwards. It starts in the same
-/// directory, with the variables PATH, HOME, LANG, TERM, CI, RUST*, NSPOD* and PROPTEST* of this environment,
-/// and TMPDIR=/scratch, a real ext4. Its standard input is empty.
+/// layer: the command sees every file here but those of /tmp and /run, and what it writes is gone afterwards.
+/// It starts in the same directory, with the variables PATH, HOME, LANG, TERM, CI, RUST*, NSPOD* and PROPTEST*
+/// of this environment, and TMPDIR=/scratch, a real ext4. Its standard input is empty.
 ///
 /// The exit code is the command's, or 125 when the guest failed. What is missing is installed from Debian's
 /// packages; the kernel is only unpacked, below target/guest (delete that to have the newest).

@@ -16,6 +16,8 @@ use crate::{fuzz, install, sh};
 
 /// Ends a guest that hangs. All the tests take a fraction of it.
 const GUEST_TIMEOUT: u64 = 20 * 60;
+/// The exit code with which the harness says that tests failed.
+const TEST_FAILED: i32 = 101;
 /// Ends a test program in the guest that hangs, in seconds, so that the next ones run.
 const BINARY_TIMEOUT: u64 = 300;
 
@@ -187,7 +189,8 @@ fn test_binaries(messages: &str) -> Result<Vec<TestBinary>> {
     Ok(tests)
 }
 
-/// A script that runs them all, and fails if one did.
+/// A script that runs them all, and fails if one did. One that hung (code 124) or crashed gave no result of its
+/// own, and counts as a failed test.
 fn script(tests: &[TestBinary], filters: &[String]) -> String {
     let filters: String = filters.iter().map(|filter| format!(" {}", sh::quote(filter))).collect();
     let mut script = "failed=0\n".to_owned();
@@ -198,7 +201,8 @@ fn script(tests: &[TestBinary], filters: &[String]) -> String {
             "echo '     Running '{name} >&2\n\
              (cd {directory} && CARGO_MANIFEST_DIR={directory} \
              timeout --kill-after=5 {BINARY_TIMEOUT} {exe} --show-output{filters}) || \
-             {{ code=$?; failed=1; echo {name}\" failed with code $code (124: it hung)\" >&2; }}\n",
+             {{ code=$?; failed=1; echo {name}\" failed with code $code\" >&2; \
+             [ $code = {TEST_FAILED} ] || echo 'test result: FAILED. 0 passed; 1 failed; 0 ignored'; }}\n",
             name = sh::quote(&format!("{name} in {}", directory.trim_matches('\''))),
             exe = sh::quote(&executable),
         ));
@@ -275,7 +279,10 @@ mod tests {
         let script = script(&[test("bad", "/bin/false"), test("good", "/bin/echo")], &["a b".to_owned()]);
         let output = Command::new("sh").args(["-c", &script]).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), "--show-output a b\n");
+        assert_eq!(
+            String::from_utf8(output.stdout).unwrap(),
+            "test result: FAILED. 0 passed; 1 failed; 0 ignored\n--show-output a b\n"
+        );
         assert!(String::from_utf8(output.stderr).unwrap().contains("bad in / failed with code 1"));
     }
 
