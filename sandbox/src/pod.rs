@@ -299,7 +299,13 @@ impl Pod {
     /// If the process is out of descriptors.
     pub fn join(&self, command: &mut Command) -> Result<(), Error> {
         for namespace in &self.namespaces {
-            command.join(namespace.try_clone()?);
+            match (namespace.kind(), self.holder_pid) {
+                // By pid: only /proc/PID tells whether setgroups is allowed there.
+                (Kind::User, Some(pid)) => {
+                    command.namespace(Kind::User, crate::spec::Namespace::Join(crate::spec::Join::Pid(pid)))
+                }
+                _ => command.join(namespace.try_clone()?),
+            };
         }
         let spec = command.spec_mut();
         if self.spec.share.contains(Kinds::from(Kind::Uts)) {

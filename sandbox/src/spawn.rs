@@ -3,13 +3,15 @@
 
 #![allow(unsafe_code)]
 
+mod guard;
+
 use std::ffi::c_void;
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::Mutex;
 
 use ns_core::{Clone3, CloneFlags, Pidfd};
 
+use self::guard::{BlockedSignals, Dumpable, Stack};
 use crate::child::{self, Loan, Message};
 use crate::error::{Error, ErrorKind};
 use crate::hint;
@@ -327,114 +329,6 @@ fn open_tree(tree: &crate::plan::Tree) -> Result<OwnedFd, Error> {
         )),
         // SAFETY: as above; nobody else owns it.
         fd => Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }),
-    }
-}
-
-/// Memory for the stacks of the child and of one that it may clone, with a page below
-/// each that nothing may touch.
-struct Stack {
-    base: *mut u8,
-}
-
-const PAGE: usize = 4096;
-const ONE: usize = 64 << 10;
-
-impl Stack {
-    fn new() -> Result<Stack, Error> {
-        // SAFETY: new anonymous memory, at an address of the kernel's choice.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                2 * ONE,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK,
-                -1,
-                0,
-            )
-        };
-        if base == libc::MAP_FAILED {
-            return Err(last("make a stack for the child", "mmap"));
-        }
-        let stack = Stack { base: base.cast() };
-        for guard in [0, ONE] {
-            // SAFETY: a page of the mapping just made.
-            unsafe { libc::mprotect(stack.base.add(guard).cast(), PAGE, libc::PROT_NONE) };
-        }
-        Ok(stack)
-    }
-
-    /// The first child's stack: its lowest usable address and its size.
-    fn upper(&self) -> (*mut u8, usize) {
-        (self.base.wrapping_add(ONE + PAGE), ONE - PAGE)
-    }
-
-    /// The second one's.
-    fn lower(&self) -> (*mut u8, usize) {
-        (self.base.wrapping_add(PAGE), ONE - PAGE)
-    }
-}
-
-impl Drop for Stack {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is this value's own, and no child uses it any more: a child
-        // with shared memory has become the program or ended before clone3 returned.
-        unsafe { libc::munmap(self.base.cast(), 2 * ONE) };
-    }
-}
-
-/// All signals of this thread are blocked while this lives.
-struct BlockedSignals(libc::sigset_t);
-
-impl BlockedSignals {
-    fn new() -> Self {
-        // SAFETY: fills sets that live here; changes only this thread's mask.
-        unsafe {
-            let (mut all, mut old) = (std::mem::zeroed(), std::mem::zeroed());
-            libc::sigfillset(&raw mut all);
-            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut old);
-            BlockedSignals(old)
-        }
-    }
-}
-
-impl Drop for BlockedSignals {
-    fn drop(&mut self) {
-        // SAFETY: gives this thread back the mask it had.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut()) };
-    }
-}
-
-/// The kernel marks memory as not dumpable when a process that has it changes its ids.
-/// Where the child shares the memory that would stick to this process, so the mark is put
-/// back when the last child in flight has a memory of its own; not earlier, or the
-/// child could be traced by whom it has become.
-struct Dumpable;
-
-static IN_FLIGHT: Mutex<(usize, i32)> = Mutex::new((0, 1));
-
-impl Dumpable {
-    fn keep() -> Self {
-        let mut state = IN_FLIGHT.lock().unwrap_or_else(|e| e.into_inner());
-        if state.0 == 0 {
-            // SAFETY: a plain query.
-            state.1 = unsafe { libc::prctl(libc::PR_GET_DUMPABLE) };
-        }
-        state.0 += 1;
-        Dumpable
-    }
-}
-
-impl Drop for Dumpable {
-    fn drop(&mut self) {
-        let mut state = IN_FLIGHT.lock().unwrap_or_else(|e| e.into_inner());
-        state.0 -= 1;
-        // SAFETY: plain calls on this process's own mark. 2 cannot be set, and 0 means that
-        // it was so before.
-        unsafe {
-            if state.0 == 0 && state.1 == 1 && libc::prctl(libc::PR_GET_DUMPABLE) != 1 {
-                libc::prctl(libc::PR_SET_DUMPABLE, 1);
-            }
-        }
     }
 }
 
