@@ -393,17 +393,3 @@ fn the_kernel_compares_arguments_as_the_profile_says() {
     let calls = [call(0, 0), call(1 << 32, 9), call(-1, 9), call(7_000_000, 4), call(0, 4)];
     assert_eq!(under(&profile, &calls), [0, 71, 71, 72, 0]);
 }
-
-/// `cargo test --release -- --ignored --nocapture how_long`
-#[test]
-#[ignore = "prints a time"]
-fn how_long_the_standard_profile_takes() {
-    let first = std::time::Instant::now();
-    let len = Profile::standard(0).compile().unwrap().len();
-    let first = first.elapsed();
-    let start = std::time::Instant::now();
-    for n in 0..1000 {
-        std::hint::black_box(Profile::standard(n).compile().unwrap());
-    }
-    println!("{len} instructions; the first in {first:?}, then each in {:?}", start.elapsed() / 1000);
-}
