@@ -1,2 +1,41 @@
-//! The command line.
-fn main() {}
+//! `nspod`: run isolated processes, containers and pods, and see what on this host is
+//! isolated from what.
+//!
+//! A subcommand is a file of [`cmd`]. What it is given goes through two stages: as typed
+//! ([`args`], [`flags`]), then resolved to the library's spec.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod cmd;
+mod error;
+mod flags;
+mod foreground;
+mod output;
+mod passwd;
+mod state;
+mod terminal;
+mod value;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let code = match args::Cli::try_parse() {
+        Ok(cli) => cli.run().unwrap_or_else(|e| {
+            eprintln!("nspod: {e}");
+            e.code
+        }),
+        Err(e) if !e.use_stderr() => {
+            let _ = e.print();
+            0
+        }
+        Err(e) => {
+            let text = e.render().to_string();
+            eprint!("nspod: {}", text.strip_prefix("error: ").unwrap_or(&text));
+            error::OURS
+        }
+    };
+    ExitCode::from(code as u8)
+}

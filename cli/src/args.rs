@@ -1,0 +1,100 @@
+//! The commands, as typed.
+
+use clap::{Parser, Subcommand};
+
+use crate::cmd;
+
+/// Run isolated processes, containers and pods, and see what is isolated from what.
+///
+/// Namespaces decide what a process can see, cgroups how much it can use.
+/// Exit codes are docker's: 125 nspod itself failed, 126 the program cannot be executed,
+/// 127 it is not there, 128+N signal N ended it, else the program's own.
+#[derive(Debug, Parser)]
+#[command(name = "nspod", version, max_term_width = 100, subcommand_required = true)]
+pub(crate) struct Cli {
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Run(Box<cmd::run::RunArgs>),
+    Exec(cmd::exec::ExecArgs),
+    Ps(cmd::ps::PsArgs),
+    Top(cmd::top::TopArgs),
+    Logs(cmd::logs::LogsArgs),
+    Stats(cmd::stats::StatsArgs),
+    Inspect(cmd::inspect::InspectArgs),
+    Update(Box<cmd::update::UpdateArgs>),
+    Pause(cmd::pause::PauseArgs),
+    Unpause(cmd::pause::PauseArgs),
+    Kill(cmd::kill::KillArgs),
+    Stop(cmd::kill::StopArgs),
+    Wait(cmd::wait::WaitArgs),
+    Rm(cmd::rm::RmArgs),
+    Prune(cmd::rm::PruneArgs),
+    Pod(cmd::pod::PodArgs),
+    Completions(cmd::manual::CompletionsArgs),
+    #[command(hide = true)]
+    Man(cmd::manual::ManArgs),
+}
+
+impl Cli {
+    pub(crate) fn run(self) -> crate::error::Result<i32> {
+        let json = self.json;
+        let done = |()| 0;
+        match self.command {
+            Command::Run(args) => cmd::run::run(&args, json),
+            Command::Exec(args) => cmd::exec::exec(&args),
+            Command::Ps(args) => cmd::ps::ps(&args, json).map(done),
+            Command::Top(args) => cmd::top::top(&args, json).map(done),
+            Command::Logs(args) => cmd::logs::logs(&args).map(done),
+            Command::Stats(args) => cmd::stats::stats(&args, json).map(done),
+            Command::Inspect(args) => cmd::inspect::inspect(&args).map(done),
+            Command::Update(args) => cmd::update::update(&args).map(done),
+            Command::Pause(args) => cmd::pause::pause(&args, true).map(done),
+            Command::Unpause(args) => cmd::pause::pause(&args, false).map(done),
+            Command::Kill(args) => cmd::kill::kill(&args).map(done),
+            Command::Stop(args) => cmd::kill::stop(&args).map(done),
+            Command::Wait(args) => cmd::wait::wait(&args, json).map(done),
+            Command::Rm(args) => cmd::rm::rm(&args).map(done),
+            Command::Prune(args) => cmd::rm::prune(&args).map(done),
+            Command::Pod(args) => cmd::pod::pod(args.command, json),
+            Command::Completions(args) => cmd::manual::completions(&args).map(done),
+            Command::Man(args) => cmd::manual::man(&args).map(done),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_of_the_program_are_the_programs() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        let Command::Run(args) = parse("nspod run -m 1g ls -l --json -- x").unwrap().command else {
+            panic!()
+        };
+        assert_eq!(args.command, ["ls", "-l", "--json", "--", "x"]);
+        assert!(parse("nspod run --unknown ls").is_err());
+        assert!(parse("nspod run").is_err());
+        assert!(parse("nspod --json run ls").unwrap().json);
+    }
+
+    #[test]
+    fn h_is_the_host_name_of_run() {
+        let parsed = Cli::try_parse_from(["nspod", "run", "-h", "box", "hostname"]);
+        assert!(parsed.is_ok());
+    }
+}

@@ -1,0 +1,59 @@
+//! `nspod exec`: a further process in a container.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::Args;
+use nspod_sandbox::Stdio;
+
+use crate::error::{Error, Result};
+use crate::flags::Facts;
+use crate::flags::process::CommonArgs;
+use crate::state::Store;
+use crate::{foreground, terminal};
+
+/// Run a further command in a running container
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// Leave it running; its output goes nowhere
+    #[arg(short, long)]
+    detach: bool,
+    #[command(flatten)]
+    process: CommonArgs,
+    /// The container
+    #[arg(value_name = "CONTAINER")]
+    id: String,
+    /// The program and its arguments
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
+    command: Vec<OsString>,
+}
+
+pub(crate) fn exec(args: &ExecArgs) -> Result<i32> {
+    if args.detach && (args.process.tty || args.process.interactive) {
+        return Err(Error::new("-t and -i need somebody at the other end, and with -d nspod leaves nobody"));
+    }
+    let entry = Store::open()?.find(&args.id)?;
+    let (record, pidfd) = entry.running()?;
+    let pid = record.process.pid;
+    let cgroup = record.cgroup.as_deref();
+    let program = args.command.first().cloned().unwrap_or_default();
+    let mut command = nspod_sandbox::exec(&pidfd, pid, &record.spec, cgroup, program)?;
+    command.args(&args.command[1..]);
+    let root = PathBuf::from(format!("/proc/{pid}/root"));
+    args.process.apply(command.spec_mut(), &Facts::detect()?, &[root])?;
+    if args.process.tty {
+        command.spec_mut().process.terminal = Some(terminal::size());
+    } else if !args.process.interactive {
+        command.stdin(Stdio::Null);
+    }
+    if args.detach {
+        command.stdout(Stdio::Null).stderr(Stdio::Null);
+        command.spawn()?.detach();
+        return Ok(0);
+    }
+    let signals = foreground::Signals::hold()?;
+    let mut process = command.spawn()?;
+    let relay = process.terminal.take().map(|master| terminal::Relay::new(master, args.process.interactive));
+    let outcome = foreground::attend(&mut process, &signals, relay.transpose()?)?;
+    Ok(outcome.status.code())
+}

@@ -1,0 +1,46 @@
+//! `nspod inspect`: everything about containers, as JSON.
+
+use clap::Args;
+use ns_core::NamespaceSet;
+use serde_json::{Value, json};
+
+use crate::error::Result;
+use crate::output;
+use crate::state::{Entry, Store};
+
+/// Print everything about containers, as JSON
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    ids: Vec<String>,
+}
+
+pub(crate) fn inspect(args: &InspectArgs) -> Result<()> {
+    let store = Store::open()?;
+    let all = args.ids.iter().map(|id| describe(&store.find(id)?)).collect::<Result<Vec<_>>>()?;
+    output::json(&all)
+}
+
+fn describe(entry: &Entry) -> Result<Value> {
+    let status = entry.status()?;
+    let namespaces = entry.running().ok().and_then(|(_, pidfd)| NamespaceSet::of_pidfd(&pidfd).ok());
+    let namespaces = namespaces.map(|set| {
+        set.iter().map(|(kind, id)| (kind.to_string(), Value::from(id.display(kind).to_string()))).collect()
+    });
+    let record = entry.record.as_ref();
+    Ok(json!({
+        "id": entry.id,
+        "state": entry.state()?,
+        "exit_code": status.map(|s| s.code()),
+        "status": status,
+        "outcome": entry.outcome()?,
+        "pid": record.map(|r| r.process.pid),
+        "created": record.map(|r| r.created),
+        "cgroup": record.map(|r| &r.cgroup),
+        "pod": record.map(|r| &r.pod),
+        "namespaces": namespaces.map(Value::Object),
+        "usage": entry.cgroup().and_then(|c| c.usage().ok()),
+        "spec": record.map(|r| &r.spec),
+    }))
+}

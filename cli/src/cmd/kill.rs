@@ -1,0 +1,73 @@
+//! `nspod kill` and `nspod stop`.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::each;
+use crate::error::{Error, Result};
+use crate::foreground::would_be_lost;
+use crate::output;
+use crate::state::Store;
+use crate::value;
+
+/// Send a signal to the first process of containers; KILL ends everything in them
+#[derive(Debug, Args)]
+pub(crate) struct KillArgs {
+    /// By name or number
+    #[arg(short, long, value_name = "SIGNAL", value_parser = value::signal, default_value = "KILL")]
+    signal: i32,
+    /// The containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    ids: Vec<String>,
+}
+
+/// Ask containers to end, and end them if they do not
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    /// Seconds to wait
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
+    time: u64,
+    /// What to send first, in the place of the container's --stop-signal
+    #[arg(short, long, value_name = "SIGNAL", value_parser = value::signal)]
+    signal: Option<i32>,
+    /// The containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    ids: Vec<String>,
+}
+
+pub(crate) fn kill(args: &KillArgs) -> Result<()> {
+    let store = Store::open()?;
+    each(&args.ids, |id| {
+        let entry = store.find(id)?;
+        let (record, pidfd) = entry.running()?;
+        if args.signal == nix::libc::SIGKILL {
+            return store.kill(&entry);
+        }
+        if would_be_lost(record.process.pid, args.signal) {
+            return Err(Error::new(format!(
+                "signal {} would be lost: the program of {} is pid 1 and has no handler for it, and the kernel drops such signals; use --signal KILL, or run it with --init",
+                args.signal, entry.id
+            )));
+        }
+        Ok(pidfd.send_signal(args.signal)?)
+    })
+}
+
+pub(crate) fn stop(args: &StopArgs) -> Result<()> {
+    let store = Store::open()?;
+    each(&args.ids, |id| {
+        let entry = store.find(id)?;
+        let (record, pidfd) = entry.running()?;
+        let signal = args.signal.unwrap_or(record.stop_signal);
+        // No use in waiting for what never arrives.
+        let lost = would_be_lost(record.process.pid, signal);
+        if !lost {
+            pidfd.send_signal(signal)?;
+        }
+        if lost || !pidfd.poll(Some(Duration::from_secs(args.time)))? {
+            store.kill(&entry)?;
+        }
+        output::line(&entry.id)
+    })
+}

@@ -1,0 +1,29 @@
+//! `nspod pause` and `nspod unpause`.
+
+use clap::Args;
+
+use super::each;
+use crate::error::Result;
+use crate::state::Store;
+
+/// Stop everything in containers, unseen by them (unpause: let it go on)
+#[derive(Debug, Args)]
+pub(crate) struct PauseArgs {
+    /// The containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    ids: Vec<String>,
+}
+
+pub(crate) fn pause(args: &PauseArgs, freeze: bool) -> Result<()> {
+    let store = Store::open()?;
+    each(&args.ids, |id| {
+        let entry = store.find(id)?;
+        entry.running()?;
+        let cgroup = entry.need_cgroup()?;
+        match freeze {
+            true => cgroup.freeze()?,
+            false => cgroup.thaw()?,
+        }
+        Ok(())
+    })
+}

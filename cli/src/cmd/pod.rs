@@ -1,0 +1,287 @@
+//! `nspod pod`: containers that share namespaces and limits.
+
+use std::time::SystemTime;
+
+use clap::{Args, Subcommand};
+use ns_core::{Kind, Kinds};
+use nspod_sandbox::spec::Spec;
+use nspod_sandbox::{Files, PodSpec};
+use serde::Serialize;
+
+use super::each;
+use super::run::{self, RunArgs};
+use crate::error::{Error, Result};
+use crate::flags::Facts;
+use crate::flags::files::FileArgs;
+use crate::flags::limits::LimitArgs;
+use crate::output;
+use crate::state::Store;
+use crate::state::pods::Pods;
+use crate::value;
+
+/// Containers that share namespaces and limits
+#[derive(Debug, Args)]
+pub(crate) struct PodArgs {
+    #[command(subcommand)]
+    pub(crate) command: PodCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PodCommand {
+    Create(Box<CreateArgs>),
+    Run(Box<PodRunArgs>),
+    /// List pods
+    #[command(visible_alias = "ps")]
+    Ls,
+    /// Print everything about pods, as JSON
+    Inspect(NamesArgs),
+    /// Kill everything in pods; they stay
+    Kill(NamesArgs),
+    Rm(PodRmArgs),
+}
+
+/// Make a pod
+///
+/// Its namespaces are pinned to files, so no process holds them, unless pid is shared, whose
+/// first process stays, or an ordinary user makes it, who can pin nothing.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct CreateArgs {
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
+    /// The kinds of namespaces that its containers share, of mnt, net, pid, user, uts, ipc,
+    /// cgroup, time
+    #[arg(long, value_name = "KIND,…", value_delimiter = ',', value_parser = kind, default_value = "net,ipc,uts")]
+    share: Vec<Kind>,
+    /// Host name, where uts is shared (left out: the pod's name)
+    #[arg(short = 'h', long, value_name = "NAME")]
+    hostname: Option<String>,
+    /// A kernel parameter of the shared net, ipc or uts namespace
+    #[arg(long, value_name = "NAME=VALUE", value_parser = value::pair)]
+    sysctl: Vec<(String, String)>,
+    #[command(flatten)]
+    limits: LimitArgs,
+    /// Where mnt is shared:
+    #[command(flatten)]
+    files: FileArgs,
+    /// Its name
+    #[arg(value_name = "NAME", value_parser = value::name)]
+    name: String,
+}
+
+/// Run a command in a container of a pod: as `nspod run --pod`
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct PodRunArgs {
+    /// The pod
+    #[arg(value_name = "POD", value_parser = value::name)]
+    joined: String,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NamesArgs {
+    /// The pods
+    #[arg(value_name = "POD", required = true)]
+    names: Vec<String>,
+}
+
+/// Remove pods, with all that is kept of them
+#[derive(Debug, Args)]
+pub(crate) struct PodRmArgs {
+    /// End and remove their containers first
+    #[arg(short, long)]
+    force: bool,
+    /// The pods
+    #[arg(value_name = "POD", required = true)]
+    names: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    share: Vec<Kind>,
+    containers: Vec<String>,
+    holder_pid: Option<i32>,
+    created: Option<u64>,
+}
+
+fn kind(text: &str) -> std::result::Result<Kind, String> {
+    text.parse().map_err(|e: ns_core::Error| e.to_string())
+}
+
+pub(crate) fn pod(command: PodCommand, json: bool) -> Result<i32> {
+    let done = |()| 0;
+    match command {
+        PodCommand::Create(args) => create(&args).map(done),
+        PodCommand::Run(args) => run_in(*args, json),
+        PodCommand::Ls => ls(json).map(done),
+        PodCommand::Inspect(args) => inspect(&args).map(done),
+        PodCommand::Kill(args) => kill(&args).map(done),
+        PodCommand::Rm(args) => rm(&args).map(done),
+    }
+}
+
+fn create(args: &CreateArgs) -> Result<()> {
+    let facts = Facts::detect()?;
+    let spec = args.resolve(&facts)?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    Pods::open()?.create(&args.name, &spec, now, facts.privileged)?;
+    output::line(&args.name)
+}
+
+impl CreateArgs {
+    fn resolve(&self, facts: &Facts) -> Result<PodSpec> {
+        let share: Kinds = self.share.iter().copied().collect();
+        let mut spec = PodSpec { share, limits: self.limits.resolve()?, ..PodSpec::default() };
+        spec.sysctls = self.sysctl.iter().cloned().collect();
+        match (share.contains(Kinds::UTS), &self.hostname) {
+            (true, name) => spec.hostname = Some(name.as_ref().unwrap_or(&self.name).clone()),
+            (false, Some(_)) => return Err(Error::new("a host name of the pod's takes uts among --share")),
+            (false, None) => {}
+        }
+        if share.contains(Kinds::MNT) {
+            let mut container = Spec::new("");
+            self.files.apply(&mut container, facts)?;
+            FileArgs::make_directories(&container)?;
+            spec.files = Some(Files { root: container.root, mounts: container.mounts });
+        } else if !self.files.is_empty() {
+            return Err(Error::new("a root and mounts of the pod's take mnt among --share"));
+        }
+        Ok(spec)
+    }
+}
+
+fn run_in(args: PodRunArgs, json: bool) -> Result<i32> {
+    let mut run = args.run;
+    if run.pod.replace(args.joined).is_some() {
+        return Err(Error::new("name the pod once: `nspod pod run POD` has no --pod"));
+    }
+    run::run(&run, json)
+}
+
+fn ls(json: bool) -> Result<()> {
+    let store = Store::open()?;
+    let mut rows = Vec::new();
+    for pod in Pods::open()?.all()? {
+        let open = pod.open().ok();
+        rows.push(Row {
+            containers: pod.containers(&store)?,
+            share: pod.spec().map_or(Vec::new(), |spec| spec.share.kinds().collect()),
+            holder_pid: open.and_then(|pod| pod.holder_pid()),
+            created: pod.created(),
+            name: pod.name,
+        });
+    }
+    if json {
+        return output::json(&rows);
+    }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let cells = |row: &Row| {
+        let share: Vec<_> = row.share.iter().map(|kind| kind.name()).collect();
+        vec![
+            row.name.clone(),
+            share.join(","),
+            row.holder_pid.map_or(String::new(), |pid| pid.to_string()),
+            row.created.map_or("never finished".into(), |at| output::ago(now.saturating_sub(at))),
+            row.containers.join(" "),
+        ]
+    };
+    output::print(output::table(
+        &["NAME", "SHARES", "HOLDER", "CREATED", "CONTAINERS"],
+        &rows.iter().map(cells).collect::<Vec<_>>(),
+    ))
+}
+
+fn inspect(args: &NamesArgs) -> Result<()> {
+    let (pods, store) = (Pods::open()?, Store::open()?);
+    let describe = |name: &String| -> Result<serde_json::Value> {
+        let found = pods.find(name)?;
+        let pod = found.open();
+        let namespaces = pod.as_ref().ok().map(|pod| {
+            let ids = pod.spec().share.kinds().filter_map(|kind| Some((kind, pod.namespace(kind)?.id())));
+            ids.map(|(kind, id)| (kind.to_string(), id.display(kind).to_string().into())).collect()
+        });
+        Ok(serde_json::json!({
+            "name": found.name,
+            "created": found.created(),
+            "spec": found.spec(),
+            "namespaces": namespaces.map(serde_json::Value::Object),
+            "holder_pid": pod.as_ref().ok().and_then(|pod| pod.holder_pid()),
+            "cgroup": pod.as_ref().ok().and_then(|pod| Some(pod.cgroup()?.path().to_owned())),
+            "usage": pod.as_ref().ok().and_then(|pod| pod.usage().ok()),
+            "broken": pod.as_ref().err().map(ToString::to_string),
+            "containers": found.containers(&store)?,
+        }))
+    };
+    output::json(&args.names.iter().map(describe).collect::<Result<Vec<_>>>()?)
+}
+
+/// Its containers and not its holder: the pod stays.
+fn kill(args: &NamesArgs) -> Result<()> {
+    let (pods, store) = (Pods::open()?, Store::open()?);
+    each(&args.names, |name| each(&pods.find(name)?.containers(&store)?, |id| store.kill(&store.find(id)?)))
+}
+
+fn rm(args: &PodRmArgs) -> Result<()> {
+    let (pods, store) = (Pods::open()?, Store::open()?);
+    each(&args.names, |name| {
+        let pod = pods.find(name)?;
+        let containers = pod.containers(&store)?;
+        if !containers.is_empty() && !args.force {
+            return Err(Error::new(format!(
+                "the pod {} has containers: {}",
+                pod.name,
+                containers.join(", ")
+            ))
+            .hint(format!("`nspod pod rm -f {}` ends and removes them", pod.name)));
+        }
+        for id in &containers {
+            let entry = store.find(id)?;
+            store.kill(&entry)?;
+            if let Some(lock) = entry.lock(true)? {
+                store.remove(&entry, &lock)?;
+            }
+        }
+        pods.remove(&pod)?;
+        output::line(&pod.name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    #[command(disable_help_flag = true)]
+    struct Only {
+        #[command(flatten)]
+        args: CreateArgs,
+    }
+
+    fn spec(line: &str) -> Result<PodSpec> {
+        let args = Only::try_parse_from(std::iter::once("create").chain(line.split(' ')));
+        args.map_err(|e| Error::new(e.to_string()))?.args.resolve(&Facts::root())
+    }
+
+    #[test]
+    fn a_pod_shares_net_ipc_and_uts_unless_told() {
+        let usual = spec("web").unwrap();
+        assert_eq!(usual.share, Kinds::NET | Kinds::IPC | Kinds::UTS);
+        assert_eq!(usual.hostname.as_deref(), Some("web"));
+        let pid = spec("--share pid,net web").unwrap();
+        assert_eq!((pid.share, pid.hostname), (Kinds::PID | Kinds::NET, None));
+        assert!(spec("--share wings web").is_err());
+    }
+
+    #[test]
+    fn files_go_with_a_shared_mnt() {
+        assert!(spec("--share mnt,net web").unwrap().files.is_some());
+        assert!(spec("--rootfs /img web").is_err());
+        assert!(spec("--share net -h box web").is_err());
+    }
+}

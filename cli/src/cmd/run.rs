@@ -1,0 +1,412 @@
+//! `nspod run`: a command in a container.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use clap::{ArgAction, Args};
+use ns_core::{Kind, Kinds};
+use nspod_sandbox::spec::{Capabilities, Namespace, Root, Spec};
+use nspod_sandbox::{Command, Container, ErrorKind, Pod, Stdio};
+
+use crate::error::{Error, Result};
+use crate::flags::Facts;
+use crate::flags::files::FileArgs;
+use crate::flags::limits::{LimitArgs, relax};
+use crate::flags::namespaces::NamespaceArgs;
+use crate::flags::process::{CommonArgs, RightsArgs};
+use crate::state::pods::Pods;
+use crate::state::{EXIT, Entry, LOG, Lock, Process, Record, Store, random_id};
+use crate::{foreground, output, passwd, terminal, value};
+
+/// Run a command in a container
+///
+/// Without flags: new namespaces of all kinds but user and time, the host's files
+/// read-only with /proc, /dev, /sys, /tmp and /run of its own, the customary capabilities,
+/// no new privileges. An ordinary user gets a user namespace as well.
+///
+/// In the foreground nspod waits, hands signals on, and leaves nothing behind (but see
+/// --keep). With -d it prints the id and ends; no process of its own stays.
+#[derive(Debug, Default, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct RunArgs {
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
+    /// Leave it running and print its id. The output goes to a file that `nspod logs` shows
+    #[arg(short, long)]
+    detach: bool,
+    /// A name in the place of a random id
+    #[arg(long, value_name = "NAME", value_parser = value::name)]
+    name: Option<String>,
+    /// Remove it when it has ended: in the foreground this is so anyway; with -d it is done
+    /// by the next nspod that looks
+    #[arg(long, conflicts_with = "keep")]
+    rm: bool,
+    /// Keep what is known of a foreground container when it has ended, for `nspod inspect`
+    #[arg(long)]
+    keep: bool,
+    /// A small init as pid 1, which forwards signals and reaps orphans. With -d it is there
+    /// unless --init=false, and notes the exit status: without it that is lost
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    init: Option<bool>,
+    /// Join a pod: the namespaces that it shares, and its limits
+    #[arg(long, value_name = "POD", value_parser = value::name)]
+    pub(crate) pod: Option<String>,
+    /// Write the id to a new file
+    #[arg(long, value_name = "FILE")]
+    cidfile: Option<PathBuf>,
+    /// Write the pid of its first process, as the host sees it, to a file
+    #[arg(long, value_name = "FILE")]
+    pidfile: Option<PathBuf>,
+    /// With -d: append the output to this file
+    #[arg(long, value_name = "FILE", requires = "detach")]
+    log_file: Option<PathBuf>,
+    /// What `nspod stop` sends
+    #[arg(long, value_name = "SIGNAL", value_parser = value::signal, default_value = "TERM")]
+    stop_signal: i32,
+    /// Start it even if this host cannot enforce a limit, and say which and why
+    #[arg(long)]
+    lax_limits: bool,
+    /// Print what would be done, step by step, and do nothing
+    #[arg(long)]
+    explain: bool,
+    #[command(flatten)]
+    process: CommonArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
+    #[command(flatten)]
+    namespaces: NamespaceArgs,
+    #[command(flatten)]
+    files: FileArgs,
+    #[command(flatten)]
+    rights: RightsArgs,
+    /// The program and its arguments
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+pub(crate) fn run(args: &RunArgs, json: bool) -> Result<i32> {
+    if args.detach && (args.process.tty || args.process.interactive) {
+        return Err(Error::new(
+            "-t and -i need somebody at the other end, and with -d nspod leaves nobody: start it with -d alone, then `nspod exec -it`",
+        ));
+    }
+    let facts = Facts::detect()?;
+    let pod = args.pod.as_deref().map(|name| Pods::open()?.find(name)?.open()).transpose()?;
+    let id = args.name.clone().map_or_else(random_id, Ok)?;
+    let shared = pod.as_ref().map(|pod| pod.spec().share);
+    let mut spec = args.resolve(&facts, shared, &id, &|id| {
+        Store::open()?.find(id)?.running().map(|(record, _)| record.process.pid)
+    })?;
+    if args.explain {
+        return explain(&spec, pod.as_ref(), json);
+    }
+    if args.lax_limits {
+        relax(&mut spec.limits)?.iter().for_each(output::note);
+    }
+    FileArgs::make_directories(&spec)?;
+    let store = Store::open()?;
+    let mut claim = Claim::new(&store, &id)?;
+    let signals = if args.detach { None } else { Some(foreground::Signals::hold()?) };
+    let mut container = args.spawn(&mut spec, pod.as_ref(), &claim.entry)?;
+    let record = args.record(&container, spec, &id)?;
+    claim.entry.write(record)?;
+    args.write_files(&id, container.pid())?;
+    let Some(signals) = signals else {
+        container.detach();
+        claim.keep();
+        output::line(&id)?;
+        return Ok(0);
+    };
+    claim.unlock();
+    let relay =
+        container.terminal.take().map(|master| terminal::Relay::new(master, args.process.interactive));
+    let outcome = foreground::attend(&mut container, &signals, relay.transpose()?)?;
+    if let Some(oom) = &outcome.oom {
+        output::note(oom);
+    }
+    if args.keep {
+        claim.entry.note_outcome(&outcome)?;
+        claim.keep();
+    }
+    let gone = container.cgroup().is_some_and(|cgroup| !cgroup.path().exists());
+    match container.delete() {
+        Err(_) if gone => {}
+        other => other?,
+    }
+    claim.finish()?;
+    Ok(outcome.status.code())
+}
+
+impl RunArgs {
+    fn resolve(
+        &self,
+        facts: &Facts,
+        shared: Option<Kinds>,
+        id: &str,
+        pid_of: &dyn Fn(&str) -> Result<i32>,
+    ) -> Result<Spec> {
+        let mut spec = Spec::new("");
+        spec.process.args = self.command.clone();
+        spec.limits = self.limits.resolve()?;
+        self.namespaces.apply(&mut spec, facts, shared, pid_of)?;
+        if shared.is_some_and(|s| s.contains_kind(Kind::Mnt)) && !self.files.is_empty() {
+            return Err(Error::new(
+                "the pod shares mnt: its root and mounts are those of `nspod pod create`",
+            ));
+        }
+        self.files.apply(&mut spec, facts)?;
+        let roots = passwd::roots(&spec.root);
+        self.process.apply(&mut spec, facts, &roots)?;
+        self.rights.apply(&mut spec, self.process.privileged)?;
+        if self.process.tty {
+            spec.process.terminal = Some(terminal::size());
+        }
+        let own = |kind| spec.namespaces.is_new(kind) && !shared.is_some_and(|s| s.contains_kind(kind));
+        if own(Kind::Uts) && spec.hostname.is_none() {
+            spec.hostname = Some(id.into());
+        }
+        spec.init = self.init.unwrap_or(self.detach && own(Kind::Pid));
+        if facts.privileged && !self.process.privileged {
+            guard_devices(&mut spec, self.rights.adds(MKNOD));
+        }
+        Ok(spec)
+    }
+
+    fn spawn(&self, spec: &mut Spec, pod: Option<&Pod>, entry: &Entry) -> Result<Container> {
+        loop {
+            let mut command = self.command(spec, pod, entry)?;
+            match command.spawn() {
+                Ok(container) => return Ok(container),
+                Err(e)
+                    if e.kind() == ErrorKind::Unenforceable && self.lax_limits && !spec.limits.is_empty() =>
+                {
+                    output::note(format_args!("no limit is enforced: {e}"));
+                    spec.limits = Default::default();
+                }
+                Err(e) if e.kind() == ErrorKind::Unenforceable => {
+                    return Err(Error::from(e).hint("or start it without by --lax-limits"));
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    fn command(&self, spec: &Spec, pod: Option<&Pod>, entry: &Entry) -> Result<Command> {
+        let mut command = Command::from_spec(spec.clone());
+        command.name(&entry.id);
+        if let Some(pod) = pod {
+            pod.join(&mut command)?;
+        }
+        if self.detach {
+            let log = self.open_log(entry)?;
+            let copy = log.try_clone().map_err(|e| Error::new(format!("cannot share the log: {e}")))?;
+            command.stdin(Stdio::Null).stdout(log).stderr(copy);
+            command.exit_file(entry.dir.create(EXIT)?);
+        } else if !self.process.interactive && !self.process.tty {
+            command.stdin(Stdio::Null);
+        }
+        Ok(command)
+    }
+
+    fn open_log(&self, entry: &Entry) -> Result<File> {
+        match &self.log_file {
+            Some(path) => File::options()
+                .create(true)
+                .append(true)
+                .open(path)
+                .map_err(|e| Error::io("open the log", path, &e)),
+            None => entry.dir.create(LOG),
+        }
+    }
+
+    fn record(&self, container: &Container, spec: Spec, id: &str) -> Result<Record> {
+        let gone = || Error::new(format!("process {} is not in /proc: mount it", container.pid()));
+        let log = self.log_file.as_ref().map(std::path::absolute).transpose();
+        Ok(Record {
+            id: id.into(),
+            process: Process::of(container.pid()).ok_or_else(gone)?,
+            cgroup: container.cgroup().map(|c| c.path().to_owned()),
+            pod: self.pod.clone(),
+            created: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            runner: if self.detach { None } else { Process::current() },
+            remove: self.rm || !(self.detach || self.keep),
+            log: log.map_err(|e| Error::new(format!("cannot tell where the log is: {e}")))?,
+            stop_signal: self.stop_signal,
+            // With what the pod has changed in it.
+            spec: Spec { process: spec.process, ..container.spec().clone() },
+        })
+    }
+
+    fn write_files(&self, id: &str, pid: i32) -> Result<()> {
+        use std::io::Write;
+        if let Some(path) = &self.cidfile {
+            let written = File::create_new(path).and_then(|mut file| file.write_all(id.as_bytes()));
+            written.map_err(|e| Error::io("write the id to", path, &e))?;
+        }
+        if let Some(path) = &self.pidfile {
+            std::fs::write(path, format!("{pid}\n")).map_err(|e| Error::io("write the pid to", path, &e))?;
+        }
+        Ok(())
+    }
+}
+
+const MKNOD: u64 = 1 << 27;
+
+/// Root in a container could make a node of the host's disk, or find one in its root file
+/// system: where it may, the kernel denies all devices but the customary ones. Else it may
+/// make none, which spares every start the filter.
+fn guard_devices(spec: &mut Spec, mknod: bool) {
+    if spec.namespaces.user != Namespace::Host {
+        return;
+    }
+    let foreign_root = match &spec.root {
+        Root::Dir { .. } => true,
+        Root::Overlay { lower, .. } => lower.iter().any(|dir| dir != Path::new("/")),
+        Root::Host | Root::HostReadOnly => false,
+    };
+    if mknod || foreign_root || spec.devices.is_some() {
+        spec.devices.get_or_insert_with(|| cgroup_core::device::DEFAULT.to_vec());
+    } else if let Some(sets) = &mut spec.process.capabilities {
+        *sets = Capabilities::of(sets.bounding & !MKNOD);
+    }
+}
+
+fn explain(spec: &Spec, pod: Option<&Pod>, json: bool) -> Result<i32> {
+    let mut command = Command::from_spec(spec.clone());
+    if let Some(pod) = pod {
+        pod.join(&mut command)?;
+    }
+    let plan = command.plan()?;
+    if json {
+        let steps: Vec<String> = plan.steps().iter().map(ToString::to_string).collect();
+        output::json(&serde_json::json!({ "spec": plan.spec(), "steps": steps }))?;
+    } else {
+        output::print(plan.to_string())?;
+    }
+    Ok(0)
+}
+
+/// A name taken; given back when it goes out of scope, unless the container lives on.
+struct Claim<'a> {
+    store: &'a Store,
+    entry: Entry,
+    lock: Option<Lock>,
+    kept: bool,
+}
+
+impl<'a> Claim<'a> {
+    fn new(store: &'a Store, id: &str) -> Result<Claim<'a>> {
+        let (entry, lock) = store.create(id)?;
+        Ok(Claim { store, entry, lock: Some(lock), kept: false })
+    }
+
+    fn keep(&mut self) {
+        self.kept = true;
+    }
+
+    /// Others may look at it now.
+    fn unlock(&mut self) {
+        self.lock = None;
+    }
+
+    fn finish(mut self) -> Result<()> {
+        self.clear()
+    }
+
+    fn clear(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.kept, true) {
+            return Ok(());
+        }
+        let lock = match self.lock.take() {
+            Some(lock) => Some(lock),
+            None => self.entry.lock(true)?,
+        };
+        lock.map_or(Ok(()), |lock| self.store.remove(&self.entry, &lock))
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let _ = self.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    #[command(disable_help_flag = true)]
+    struct Only {
+        #[command(flatten)]
+        args: RunArgs,
+    }
+
+    fn args(line: &str) -> RunArgs {
+        Only::try_parse_from(std::iter::once("run").chain(line.split(' '))).unwrap().args
+    }
+
+    fn spec(line: &str, facts: &Facts, shared: Option<Kinds>) -> Result<Spec> {
+        args(line).resolve(facts, shared, "0123456789ab", &|_| Ok(42))
+    }
+
+    fn root(line: &str) -> Spec {
+        spec(line, &Facts::root(), None).unwrap()
+    }
+
+    #[test]
+    fn without_flags_it_is_the_librarys_container_named_and_without_mknod() {
+        let mut expected = Spec::new("true");
+        expected.hostname = Some("0123456789ab".into());
+        expected.process.env.push(("HOME".into(), "/root".into()));
+        let set = expected.process.capabilities.unwrap().bounding & !MKNOD;
+        expected.process.capabilities = Some(Capabilities::of(set));
+        assert_eq!(root("true"), expected);
+    }
+
+    #[test]
+    fn who_can_make_or_bring_device_nodes_is_filtered() {
+        for line in
+            ["--cap-add MKNOD x", "--rootfs /img x", "--rootfs /img --overlay x", "--device /dev/null x"]
+        {
+            assert!(root(line).devices.is_some(), "{line}");
+        }
+        for line in ["x", "--privileged x", "--overlay x", "--userns auto --rootfs /img x"] {
+            assert!(root(line).devices.is_none(), "{line}");
+        }
+        assert!(spec("--rootfs /img x", &Facts::user(), None).unwrap().devices.is_none());
+    }
+
+    #[test]
+    fn a_detached_container_has_an_init_where_it_can() {
+        assert!(root("-d x").init && root("--init x").init);
+        assert!(!root("x").init && !root("-d --init=false x").init && !root("-d --pid=host x").init);
+        assert!(!spec("-d x", &Facts::root(), Some(Kinds::PID)).unwrap().init);
+    }
+
+    #[test]
+    fn the_name_of_the_host_is_the_containers() {
+        assert_eq!(root("x").hostname.as_deref(), Some("0123456789ab"));
+        assert_eq!(root("-h box x").hostname.as_deref(), Some("box"));
+        assert_eq!(root("--uts host x").hostname, None);
+        assert_eq!(spec("x", &Facts::root(), Some(Kinds::UTS)).unwrap().hostname, None);
+    }
+
+    #[test]
+    fn a_pods_files_are_the_pods() {
+        assert!(spec("-v /a:/b x", &Facts::root(), Some(Kinds::MNT)).is_err());
+        assert!(spec("x", &Facts::root(), Some(Kinds::MNT)).is_ok());
+    }
+
+    #[test]
+    fn nobody_types_into_a_detached_container() {
+        for line in ["-d -t x", "-d -i x"] {
+            assert!(run(&args(line), false).unwrap_err().to_string().starts_with("-t and -i need somebody"));
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! `nspod stats`: what containers use.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use cgroup_core::Usage;
+use clap::Args;
+use serde::Serialize;
+
+use super::ps::running;
+use crate::error::Result;
+use crate::output;
+use crate::state::{Entry, Store};
+
+/// Show what containers use, as their cgroups count it
+#[derive(Debug, Args)]
+pub(crate) struct StatsArgs {
+    /// Once, and not again each second
+    #[arg(long)]
+    no_stream: bool,
+    /// The containers; all that run, if none is named
+    #[arg(value_name = "CONTAINER")]
+    ids: Vec<String>,
+}
+
+/// One container at one moment.
+#[derive(Debug, Serialize)]
+struct Row {
+    id: String,
+    /// Of one processor; since the last look.
+    cpu_percent: Option<f64>,
+    /// `memory.max`; absent without a limit.
+    memory_limit: Option<u64>,
+    usage: Usage,
+}
+
+struct Look {
+    at: Instant,
+    rows: Vec<Row>,
+}
+
+pub(crate) fn stats(args: &StatsArgs, json: bool) -> Result<()> {
+    let store = Store::open()?;
+    // A share of a processor takes two looks.
+    let mut last = Look::now(&store, &args.ids, None)?;
+    let mut pause = Duration::from_millis(if args.no_stream { 200 } else { 1000 });
+    loop {
+        std::thread::sleep(pause);
+        let look = Look::now(&store, &args.ids, Some(&last))?;
+        if json {
+            match args.no_stream {
+                true => output::json(&look.rows)?,
+                false => output::json_line(&look.rows)?,
+            }
+        } else {
+            look.show(!args.no_stream && std::io::stdout().is_terminal())?;
+        }
+        if args.no_stream || (look.rows.is_empty() && !args.ids.is_empty()) {
+            return Ok(());
+        }
+        last = look;
+        pause = Duration::from_secs(1);
+    }
+}
+
+impl Look {
+    fn now(store: &Store, ids: &[String], before: Option<&Look>) -> Result<Look> {
+        let entries = match ids {
+            [] => store.all()?,
+            _ => ids.iter().map(|id| store.find(id)).collect::<Result<_>>()?,
+        };
+        let at = Instant::now();
+        let mut rows = Vec::new();
+        for entry in entries {
+            if !running(&entry)? {
+                continue;
+            }
+            // Asked for by name it is an error to have no cgroup; else it is left out.
+            let usage = match entry.need_cgroup().and_then(|c| Ok(c.usage()?)) {
+                Ok(usage) => usage,
+                Err(e) if before.is_none() && !ids.is_empty() => return Err(e),
+                Err(_) => continue,
+            };
+            rows.push(Row { cpu_percent: None, memory_limit: memory_limit(&entry), id: entry.id, usage });
+        }
+        let mut look = Look { at, rows };
+        if let Some(before) = before {
+            look.compare(before);
+        }
+        Ok(look)
+    }
+
+    fn compare(&mut self, before: &Look) {
+        let elapsed = self.at.duration_since(before.at).as_secs_f64() * 1e6;
+        for row in &mut self.rows {
+            let then = before.rows.iter().find(|other| other.id == row.id);
+            let used = |row: &Row| row.usage.cpu.usage_usec;
+            if let (Some(now), Some(then)) = (used(row), then.and_then(used)) {
+                row.cpu_percent = Some(now.saturating_sub(then) as f64 / elapsed * 100.0);
+            }
+        }
+    }
+
+    fn show(&self, again: bool) -> Result<()> {
+        let table = output::table(
+            &["ID", "CPU", "MEMORY / LIMIT", "PEAK", "PIDS", "READ / WRITTEN", "PRESSURE CPU MEM IO"],
+            &self.rows.iter().map(Row::cells).collect::<Vec<_>>(),
+        );
+        let clear = if again { "\x1b[2J\x1b[H" } else { "" };
+        output::print(format!("{clear}{table}"))
+    }
+}
+
+fn memory_limit(entry: &Entry) -> Option<u64> {
+    entry.cgroup()?.read("memory.max").ok()?.trim().parse().ok()
+}
+
+impl Row {
+    fn cells(&self) -> Vec<String> {
+        const NONE: &str = "-";
+        let bytes = |n: Option<u64>| n.map_or(NONE.into(), output::bytes);
+        let usage = &self.usage;
+        let limit = self.memory_limit.map_or(String::new(), |n| format!(" / {}", output::bytes(n)));
+        let io = usage.io.as_ref().map(|devices| {
+            devices.values().fold((0, 0), |(read, written), d| (read + d.rbytes, written + d.wbytes))
+        });
+        let pressure = [&usage.cpu_pressure, &usage.memory_pressure, &usage.io_pressure];
+        let pressure = pressure.map(|p| p.as_ref().map_or(NONE.into(), |p| format!("{:.1}%", p.some.avg10)));
+        vec![
+            self.id.clone(),
+            self.cpu_percent.map_or(NONE.into(), |p| format!("{p:.1}%")),
+            format!("{}{limit}", bytes(usage.memory.current)),
+            bytes(usage.memory.peak),
+            usage.pids.current.map_or(NONE.into(), |n| n.to_string()),
+            io.map_or(NONE.into(), |(r, w)| format!("{} / {}", output::bytes(r), output::bytes(w))),
+            pressure.join(" "),
+        ]
+    }
+}

@@ -1,0 +1,207 @@
+//! What the container sees as `/`, and what is mounted in it.
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use cgroup_core::device::{DEFAULT, Kind as DeviceKind, Rule};
+use clap::Args;
+use nspod_sandbox::spec::{Mount, MountKind, Namespace, Root, Spec, Writes};
+
+use super::Facts;
+use super::limits::device_number;
+use super::mounts::{self, DeviceFlag};
+use crate::error::{Error, Result};
+
+/// Files of a container. Left out, it sees the host's, read-only, with a /proc, /dev, /sys,
+/// /tmp and /run of its own.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Files")]
+pub(crate) struct FileArgs {
+    /// A directory that the container sees as /, with /proc, /dev and /sys of its own
+    #[arg(long, value_name = "DIR")]
+    rootfs: Option<PathBuf>,
+    /// Leave the root (--rootfs, or the host's) as it is: writes go to a tmpfs that ends
+    /// with the container, or are kept in DIR/upper
+    #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true)]
+    overlay: Option<Option<PathBuf>>,
+    /// Let nothing be written to the root; /tmp and /run are tmpfs
+    #[arg(long, conflicts_with = "overlay")]
+    read_only: bool,
+    /// Mount a file or directory of the host: options are ro, noexec, nosuid, nodev, bind
+    /// (without what is mounted below it)
+    #[arg(short, long, value_name = "SOURCE:DESTINATION[:OPTIONS]", value_parser = mounts::volume)]
+    volume: Vec<Mount>,
+    /// Mount an empty tmpfs: options are size=64m, mode=1777, exec, dev, ro
+    #[arg(long, value_name = "DESTINATION[:OPTIONS]", value_parser = mounts::tmpfs)]
+    tmpfs: Vec<Mount>,
+    /// Mount anything: type=bind|tmpfs|proc|sysfs|mqueue|devpts|cgroup|dev,source=…,target=…
+    #[arg(long, value_name = "TYPE,…", value_parser = mounts::mount)]
+    mount: Vec<Mount>,
+    /// Let the container use a device of the host: all others but the customary are denied
+    #[arg(long, value_name = "PATH[:PATH][:rwm]", value_parser = mounts::device)]
+    device: Vec<DeviceFlag>,
+}
+
+impl FileArgs {
+    /// Whether nothing was asked for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rootfs.is_none()
+            && self.overlay.is_none()
+            && !self.read_only
+            && self.mounts().next().is_none()
+            && self.device.is_empty()
+    }
+
+    fn mounts(&self) -> impl Iterator<Item = &Mount> {
+        self.volume.iter().chain(&self.tmpfs).chain(&self.mount)
+    }
+
+    pub(crate) fn apply(&self, spec: &mut Spec, facts: &Facts) -> Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        if spec.namespaces.mnt != Namespace::New {
+            return Err(Error::new(
+                "mounts and a root of its own take a new mnt namespace, or others would be changed",
+            ));
+        }
+        self.root(spec, facts);
+        for mount in self.mounts() {
+            let mut mount = mount.clone();
+            if let MountKind::Bind { source, .. } = &mut mount.kind {
+                *source = facts.cwd.join(&source);
+            }
+            // One of the usual mounts at the same place gives way.
+            spec.mounts.retain(|other| other.destination != mount.destination);
+            spec.mounts.push(mount);
+        }
+        for device in &self.device {
+            let (mount, rule) = device_node(device)?;
+            spec.mounts.push(mount);
+            spec.devices.get_or_insert_with(|| DEFAULT.to_vec()).push(rule);
+        }
+        Ok(())
+    }
+
+    fn root(&self, spec: &mut Spec, facts: &Facts) {
+        let rootfs = self.rootfs.as_ref().map(|dir| facts.cwd.join(dir));
+        spec.root = match (&self.overlay, rootfs) {
+            (Some(writes), rootfs) => Root::Overlay {
+                lower: vec![rootfs.unwrap_or_else(|| "/".into())],
+                writes: match writes {
+                    None => Writes::Tmpfs { size: None },
+                    Some(dir) => {
+                        let dir = facts.cwd.join(dir);
+                        Writes::Dir { upper: dir.join("upper"), work: dir.join("work") }
+                    }
+                },
+            },
+            (None, Some(path)) => Root::Dir { path, readonly: self.read_only },
+            (None, None) => Root::HostReadOnly,
+        };
+        if self.rootfs.is_some() && !self.read_only {
+            // A root of its own has these itself.
+            spec.mounts.retain(|m| m.destination != Path::new("/tmp") && m.destination != Path::new("/run"));
+        }
+    }
+
+    /// Makes the directories that an overlay keeps its writes in.
+    pub(crate) fn make_directories(spec: &Spec) -> Result<()> {
+        if let Root::Overlay { writes: Writes::Dir { upper, work }, .. } = &spec.root {
+            for dir in [upper, work] {
+                std::fs::create_dir_all(dir).map_err(|e| Error::io("make", dir, &e))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn device_node(flag: &DeviceFlag) -> Result<(Mount, Rule)> {
+    let meta = flag.source.metadata().map_err(|e| Error::io("look at", &flag.source, &e))?;
+    let kind = match meta.file_type() {
+        t if t.is_char_device() => DeviceKind::Char,
+        t if t.is_block_device() => DeviceKind::Block,
+        _ => return Err(Error::new(format!("{} is not a device", flag.source.display()))),
+    };
+    let number = device_number(meta.rdev());
+    let rule =
+        Rule { allow: true, kind, major: Some(number.major), minor: Some(number.minor), access: flag.access };
+    let bind = MountKind::Bind { source: flag.source.clone(), recursive: false };
+    let mount = Mount { nosuid: true, noexec: true, ..Mount::new(&flag.destination, bind) };
+    Ok((mount, rule))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        args: FileArgs,
+    }
+
+    fn spec(flags: &[&str]) -> Result<Spec> {
+        let args = ["x"].iter().chain(flags);
+        let args = Only::try_parse_from(args).map_err(|e| Error::new(e.to_string()))?.args;
+        let mut spec = Spec::new("true");
+        args.apply(&mut spec, &Facts::root())?;
+        Ok(spec)
+    }
+
+    fn at<'a>(spec: &'a Spec, destination: &str) -> Vec<&'a Mount> {
+        spec.mounts.iter().filter(|m| m.destination == Path::new(destination)).collect()
+    }
+
+    #[test]
+    fn without_flags_the_files_are_the_librarys() {
+        assert_eq!(spec(&[]).unwrap(), Spec::new("true"));
+    }
+
+    #[test]
+    fn a_root_of_its_own_keeps_its_tmp() {
+        let writable = spec(&["--rootfs", "img"]).unwrap();
+        assert_eq!(writable.root, Root::Dir { path: "/work/img".into(), readonly: false });
+        assert!(at(&writable, "/tmp").is_empty() && at(&writable, "/proc").len() == 1);
+        let fixed = spec(&["--rootfs", "/img", "--read-only"]).unwrap();
+        assert_eq!(fixed.root, Root::Dir { path: "/img".into(), readonly: true });
+        assert_eq!(at(&fixed, "/tmp").len(), 1);
+    }
+
+    #[test]
+    fn an_overlay_writes_to_a_tmpfs_or_a_directory() {
+        let root = |flags: &[&str]| spec(flags).unwrap().root;
+        let tmpfs = Writes::Tmpfs { size: None };
+        assert_eq!(root(&["--overlay"]), Root::Overlay { lower: vec!["/".into()], writes: tmpfs });
+        let dir = Writes::Dir { upper: "/work/w/upper".into(), work: "/work/w/work".into() };
+        assert_eq!(
+            root(&["--rootfs=/img", "--overlay=w"]),
+            Root::Overlay { lower: vec!["/img".into()], writes: dir }
+        );
+        assert!(spec(&["--overlay", "--read-only"]).is_err());
+    }
+
+    #[test]
+    fn a_mount_takes_the_place_of_a_usual_one() {
+        let spec = spec(&["--tmpfs", "/tmp:size=1m", "-v", "a/b:/mnt"]).unwrap();
+        let [tmp] = at(&spec, "/tmp")[..] else { panic!("{:?}", spec.mounts) };
+        assert_eq!(tmp.kind, MountKind::Tmpfs { size: Some(1 << 20), mode: Some(0o1777) });
+        let MountKind::Bind { source, .. } = &at(&spec, "/mnt")[0].kind else { panic!() };
+        assert_eq!(source, Path::new("/work/a/b"));
+    }
+
+    #[test]
+    fn a_device_is_a_mount_and_a_rule() {
+        let spec = spec(&["--device", "/dev/null:/dev/nothing:rw"]).unwrap();
+        assert_eq!(at(&spec, "/dev/nothing").len(), 1);
+        let rules = spec.devices.unwrap();
+        assert_eq!(rules[..DEFAULT.len()], DEFAULT);
+        assert_eq!(rules.last().unwrap().to_string(), "allow c 1:3 rw");
+        assert_eq!(
+            self::spec(&["--device", "/etc/passwd"]).unwrap_err().to_string(),
+            "/etc/passwd is not a device"
+        );
+    }
+}

@@ -1,0 +1,268 @@
+//! How much: the limits of a cgroup.
+
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use cgroup_core::{CpuList, CpuMax, Device, Hierarchy, IoMax, Limits, Max};
+use clap::Args;
+
+use crate::error::{Error, Result};
+use crate::value;
+
+/// Limits of a container or pod.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Limits (cgroup v2)")]
+pub(crate) struct LimitArgs {
+    /// Memory beyond which the OOM killer comes (memory.max): 64m, 1g, max
+    #[arg(short, long, value_name = "BYTES", value_parser = value::max_bytes, allow_hyphen_values = true)]
+    memory: Option<Max>,
+    /// Memory and swap together, as docker counts (memory.swap.max is the difference); max for
+    /// all the swap there is. Left out, swap is not limited
+    #[arg(long, value_name = "BYTES", value_parser = value::max_bytes, allow_hyphen_values = true, requires = "memory")]
+    memory_swap: Option<Max>,
+    /// Memory that is reclaimed last (memory.low)
+    #[arg(long, value_name = "BYTES", value_parser = value::max_bytes, visible_alias = "memory-low")]
+    memory_reservation: Option<Max>,
+    /// Memory that is never reclaimed (memory.min)
+    #[arg(long, value_name = "BYTES", value_parser = value::max_bytes)]
+    memory_min: Option<Max>,
+    /// Memory beyond which the processes are slowed and reclaimed from (memory.high)
+    #[arg(long, value_name = "BYTES", value_parser = value::max_bytes)]
+    memory_high: Option<Max>,
+    /// Processors' worth of time (cpu.max): 0.5, 2
+    #[arg(long, value_name = "NUMBER", value_parser = value::cpus)]
+    cpus: Option<CpuMax>,
+    /// Share of the processors among siblings, 2 to 262144 (cpu.weight, converted)
+    #[arg(short, long, value_name = "SHARES", value_parser = value::cpu_shares, conflicts_with = "cpu_weight")]
+    cpu_shares: Option<u64>,
+    /// Share of the processors among siblings, 1 to 10000 (cpu.weight)
+    #[arg(long, value_name = "WEIGHT")]
+    cpu_weight: Option<u64>,
+    /// Processors to run on (cpuset.cpus): 0-3,7
+    #[arg(long, value_name = "LIST", value_parser = value::cpu_list)]
+    cpuset_cpus: Option<CpuList>,
+    /// Memory nodes to allocate from (cpuset.mems)
+    #[arg(long, value_name = "LIST", value_parser = value::cpu_list)]
+    cpuset_mems: Option<CpuList>,
+    /// Processes and threads (pids.max)
+    #[arg(long, value_name = "COUNT", value_parser = value::max_count, allow_hyphen_values = true)]
+    pids_limit: Option<Max>,
+    /// Bytes read from a device in a second (io.max rbps)
+    #[arg(long, value_name = "PATH:BYTES", value_parser = value::device_bytes)]
+    device_read_bps: Vec<(PathBuf, Max)>,
+    /// Bytes written to a device in a second (io.max wbps)
+    #[arg(long, value_name = "PATH:BYTES", value_parser = value::device_bytes)]
+    device_write_bps: Vec<(PathBuf, Max)>,
+    /// Reads from a device in a second (io.max riops)
+    #[arg(long, value_name = "PATH:COUNT", value_parser = value::device_count)]
+    device_read_iops: Vec<(PathBuf, Max)>,
+    /// Writes to a device in a second (io.max wiops)
+    #[arg(long, value_name = "PATH:COUNT", value_parser = value::device_count)]
+    device_write_iops: Vec<(PathBuf, Max)>,
+    /// Share of the devices among siblings, 1 to 10000 (io.weight)
+    #[arg(long, value_name = "WEIGHT")]
+    io_weight: Option<u64>,
+    /// Any file of cgroup v2 by the kernel's name: memory.oom.group=1
+    #[arg(long, value_name = "FILE=VALUE", value_parser = value::pair)]
+    limit: Vec<(String, String)>,
+}
+
+impl LimitArgs {
+    pub(crate) fn resolve(&self) -> Result<Limits> {
+        let mut limits = Limits {
+            memory_max: self.memory,
+            memory_low: self.memory_reservation,
+            memory_min: self.memory_min,
+            memory_high: self.memory_high,
+            cpu_max: self.cpus,
+            cpu_weight: self.cpu_weight.or(self.cpu_shares),
+            cpuset_cpus: self.cpuset_cpus.clone(),
+            cpuset_mems: self.cpuset_mems.clone(),
+            pids_max: self.pids_limit,
+            io_weight: self.io_weight,
+            unified: self.limit.iter().cloned().collect(),
+            ..Limits::default()
+        };
+        limits.memory_swap_max = match (self.memory_swap, self.memory) {
+            (None, _) => None,
+            (Some(Max::Value(both)), Some(Max::Value(memory))) => match both.checked_sub(memory) {
+                Some(swap) => Some(Max::Value(swap)),
+                None => {
+                    return Err(Error::new(format!(
+                        "--memory-swap counts memory and swap together: {both} bytes are less than the {memory} of --memory"
+                    )));
+                }
+            },
+            (Some(_), _) => Some(Max::Max),
+        };
+        type Field = fn(&mut IoMax) -> &mut Option<Max>;
+        let rates: [(&[(PathBuf, Max)], Field); 4] = [
+            (&self.device_read_bps, |io| &mut io.rbps),
+            (&self.device_write_bps, |io| &mut io.wbps),
+            (&self.device_read_iops, |io| &mut io.riops),
+            (&self.device_write_iops, |io| &mut io.wiops),
+        ];
+        for (given, field) in rates {
+            for (path, rate) in given {
+                *field(limits.io_max.entry(block_device(path)?).or_default()) = Some(*rate);
+            }
+        }
+        limits.validate()?;
+        Ok(limits)
+    }
+}
+
+/// The number of a disk, by the path of its node or as `MAJOR:MINOR`.
+fn block_device(path: &Path) -> Result<Device> {
+    if let Some(device) = path.to_str().and_then(|text| text.parse().ok()) {
+        return Ok(device);
+    }
+    let meta = path.metadata().map_err(|e| Error::io("look at", path, &e))?;
+    if !meta.file_type().is_block_device() {
+        return Err(Error::new(format!(
+            "{} is not a block device: name a disk such as /dev/sda",
+            path.display()
+        )));
+    }
+    Ok(device_number(meta.rdev()))
+}
+
+pub(crate) fn device_number(rdev: u64) -> Device {
+    let (major, minor) = (nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev));
+    Device::new(major as u32, minor as u32)
+}
+
+/// Takes from the limits those of which this host has no controller; each with the reason.
+pub(crate) fn relax(limits: &mut Limits) -> Result<Vec<String>> {
+    let mut notes = Vec::new();
+    for (file, missing) in Hierarchy::detect()?.unenforceable(limits) {
+        drop_file(limits, &file);
+        notes.push(format!("{file} is not enforced: {missing}"));
+    }
+    Ok(notes)
+}
+
+/// By its name as the kernel knows it: the keys of the limits as JSON are just that.
+fn drop_file(limits: &mut Limits, file: &str) {
+    let Ok(serde_json::Value::Object(mut map)) = serde_json::to_value(&*limits) else { return };
+    map.remove(file);
+    for (group, prefix) in [("io.weight.device", "io.weight"), ("hugetlb.max", "hugetlb")] {
+        if file.starts_with(prefix) {
+            map.remove(group);
+        }
+    }
+    if let Some(serde_json::Value::Object(unified)) = map.get_mut("unified") {
+        unified.remove(file);
+    }
+    if let Ok(rest) = serde_json::from_value(map.into()) {
+        *limits = rest;
+    }
+}
+
+/// The limits as they are after an update.
+pub(crate) fn merge(old: &Limits, new: &Limits) -> Limits {
+    let merged = || {
+        let (mut all, new) = (serde_json::to_value(old).ok()?, serde_json::to_value(new).ok()?);
+        for (key, value) in new.as_object()? {
+            match (all.get_mut(key).and_then(|v| v.as_object_mut()), value.as_object()) {
+                (Some(map), Some(more)) => map.extend(more.clone()),
+                _ => _ = all.as_object_mut()?.insert(key.clone(), value.clone()),
+            }
+        }
+        serde_json::from_value(all).ok()
+    };
+    merged().unwrap_or_else(|| new.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        limits: LimitArgs,
+    }
+
+    fn limits(flags: &[&str]) -> Result<Limits> {
+        let args = ["x"].iter().chain(flags);
+        Only::try_parse_from(args).map_err(|e| Error::new(e.to_string()))?.limits.resolve()
+    }
+
+    fn writes(flags: &[&str]) -> Vec<String> {
+        let all = limits(flags).unwrap().writes();
+        all.into_iter().map(|(file, value)| format!("{file}={value}")).collect()
+    }
+
+    #[test]
+    fn each_flag_becomes_the_kernels_file() {
+        for (flags, file) in [
+            (vec!["-m", "64m"], "memory.max=67108864"),
+            (vec!["--memory", "-1"], "memory.max=max"),
+            (vec!["--memory-low=1k"], "memory.low=1024"),
+            (vec!["--cpus", "1.5"], "cpu.max=150000 100000"),
+            (vec!["--cpu-shares", "1024"], "cpu.weight=39"),
+            (vec!["--cpu-weight", "300"], "cpu.weight=300"),
+            (vec!["--cpuset-cpus", "0-1"], "cpuset.cpus=0-1"),
+            (vec!["--pids-limit", "100"], "pids.max=100"),
+            (vec!["--device-read-bps", "8:0:1m"], "io.max=8:0 rbps=1048576"),
+            (vec!["--limit", "memory.oom.group=1"], "memory.oom.group=1"),
+        ] {
+            assert_eq!(writes(&flags), [file], "{flags:?}");
+        }
+        assert_eq!(writes(&[]), [""; 0]);
+    }
+
+    #[test]
+    fn swap_is_what_is_above_memory() {
+        assert_eq!(
+            writes(&["-m", "1m", "--memory-swap", "3m"]),
+            ["memory.swap.max=2097152", "memory.max=1048576"]
+        );
+        assert_eq!(
+            writes(&["-m", "1m", "--memory-swap", "-1"]),
+            ["memory.swap.max=max", "memory.max=1048576"]
+        );
+        let error = limits(&["-m", "2m", "--memory-swap", "1m"]).unwrap_err();
+        assert!(error.to_string().contains("less than the 2097152 of --memory"), "{error}");
+        assert!(limits(&["--memory-swap", "1m"]).is_err());
+    }
+
+    #[test]
+    fn several_rates_of_a_device_are_one_line() {
+        let flags = ["--device-read-bps", "8:0:1m", "--device-write-iops", "8:0:20"];
+        assert_eq!(writes(&flags), ["io.max=8:0 rbps=1048576 wiops=20"]);
+    }
+
+    #[test]
+    fn a_rate_is_for_a_block_device() {
+        let error = limits(&["--device-read-bps", "/dev/null:1m"]).unwrap_err();
+        assert_eq!(error.to_string(), "/dev/null is not a block device: name a disk such as /dev/sda");
+    }
+
+    #[test]
+    fn what_the_kernel_would_refuse_is_refused_here() {
+        assert!(limits(&["--cpu-weight", "0"]).is_err());
+        assert!(limits(&["--limit", "cgroup.procs=1"]).is_err());
+    }
+
+    #[test]
+    fn a_dropped_file_leaves_the_others() {
+        let mut all = limits(&["-m", "1m", "--pids-limit", "5", "--limit", "memory.oom.group=1"]).unwrap();
+        drop_file(&mut all, "memory.max");
+        drop_file(&mut all, "memory.oom.group");
+        assert_eq!(all.writes(), [("pids.max".to_owned(), "5".to_owned())]);
+    }
+
+    #[test]
+    fn an_update_changes_what_it_names() {
+        let old = limits(&["-m", "1m", "--pids-limit", "5", "--limit", "a.b=1"]).unwrap();
+        let new = limits(&["-m", "2m", "--limit", "c.d=2"]).unwrap();
+        let want =
+            limits(&["-m", "2m", "--pids-limit", "5", "--limit", "a.b=1", "--limit", "c.d=2"]).unwrap();
+        assert_eq!(merge(&old, &new), want);
+    }
+}

@@ -1,0 +1,236 @@
+//! Mounts as typed: `-v`, `--tmpfs`, `--mount`, `--device`. Pure functions of text.
+
+use std::path::PathBuf;
+
+use cgroup_core::device::Access;
+use nspod_sandbox::spec::{Mount, MountKind};
+
+use crate::value;
+
+type Parsed<T> = std::result::Result<T, String>;
+
+/// `SOURCE:DESTINATION[:OPTIONS]` or `PATH` alone for both.
+pub(crate) fn volume(text: &str) -> Parsed<Mount> {
+    let mut parts = text.splitn(3, ':');
+    let source = parts.next().unwrap_or_default();
+    let (destination, options) = (parts.next().unwrap_or(source), parts.next().unwrap_or(""));
+    if source.is_empty() || !destination.starts_with('/') {
+        return Err(format!("{text:?} is not of the form SOURCE:/DESTINATION[:OPTIONS]"));
+    }
+    if !source.contains('/') && source != "." && source != ".." {
+        return Err(format!(
+            "{source:?} would be the name of a volume, and nspod keeps none: give the path of a directory or file, ./{source} for one that lies here"
+        ));
+    }
+    let mut mount = Mount::new(destination, MountKind::Bind { source: source.into(), recursive: true });
+    for option in options.split(',').filter(|o| !o.is_empty()) {
+        match (option, &mut mount.kind) {
+            ("rbind", MountKind::Bind { recursive, .. }) => *recursive = true,
+            ("bind", MountKind::Bind { recursive, .. }) => *recursive = false,
+            // What they ask for is how it is.
+            ("private" | "rprivate" | "z" | "Z", _) => {}
+            _ => flag(&mut mount, option)?,
+        }
+    }
+    Ok(mount)
+}
+
+/// `DESTINATION[:size=64m,mode=1777,…]`
+pub(crate) fn tmpfs(text: &str) -> Parsed<Mount> {
+    let (destination, options) = text.split_once(':').unwrap_or((text, ""));
+    if !destination.starts_with('/') {
+        return Err(format!("{text:?} is not of the form /DESTINATION[:OPTIONS]"));
+    }
+    let mut mount = Mount::new(destination, MountKind::Tmpfs { size: None, mode: Some(0o1777) });
+    for option in options.split(',').filter(|o| !o.is_empty()) {
+        option_of_tmpfs(&mut mount, option)?;
+    }
+    Ok(mount)
+}
+
+fn option_of_tmpfs(mount: &mut Mount, option: &str) -> Parsed<()> {
+    let MountKind::Tmpfs { size, mode } = &mut mount.kind else { return flag(mount, option) };
+    match option.split_once('=') {
+        Some(("size" | "tmpfs-size", text)) => *size = Some(value::bytes(text)?),
+        Some(("mode" | "tmpfs-mode", text)) => *mode = Some(value::mode(text)?),
+        _ => flag(mount, option)?,
+    }
+    Ok(())
+}
+
+fn flag(mount: &mut Mount, option: &str) -> Parsed<()> {
+    match option {
+        "ro" | "readonly" => mount.readonly = true,
+        "rw" => mount.readonly = false,
+        "nosuid" => mount.nosuid = true,
+        "suid" => mount.nosuid = false,
+        "nodev" => mount.nodev = true,
+        "dev" => mount.nodev = false,
+        "noexec" => mount.noexec = true,
+        "exec" => mount.noexec = false,
+        _ => return Err(format!("{option:?} is not an option of this mount")),
+    }
+    Ok(())
+}
+
+/// `type=bind,source=…,target=…[,readonly]`
+pub(crate) fn mount(text: &str) -> Parsed<Mount> {
+    let (mut kind, mut source, mut target, mut rest) = ("bind", None, None, Vec::new());
+    for part in text.split(',').filter(|p| !p.is_empty()) {
+        match part.split_once('=') {
+            Some(("type", text)) => kind = text,
+            Some(("source" | "src", path)) => source = Some(path),
+            Some(("target" | "destination" | "dst", path)) => target = Some(path),
+            Some((name @ ("readonly" | "ro"), "true")) => rest.push(name),
+            Some(("readonly" | "ro", "false")) => rest.push("rw"),
+            Some(("bind-recursive", "disabled")) => rest.push("bind"),
+            _ => rest.push(part),
+        }
+    }
+    let target = match target {
+        Some(path) if path.starts_with('/') => path,
+        _ => return Err(format!("{text:?} names no target=/PATH")),
+    };
+    let kind = match (kind, source) {
+        ("bind", Some(source)) => MountKind::Bind { source: source.into(), recursive: true },
+        ("bind", None) => return Err(format!("{text:?} names no source=PATH")),
+        ("tmpfs", _) => MountKind::Tmpfs { size: None, mode: Some(0o1777) },
+        ("proc", _) => MountKind::Proc,
+        ("sysfs", _) => MountKind::Sysfs,
+        ("mqueue", _) => MountKind::Mqueue,
+        ("devpts", _) => MountKind::Devpts,
+        ("cgroup" | "cgroup2", _) => MountKind::Cgroup,
+        ("dev", _) => MountKind::Dev,
+        (other, _) => {
+            return Err(format!(
+                "type={other} is none of bind, tmpfs, proc, sysfs, mqueue, devpts, cgroup and dev"
+            ));
+        }
+    };
+    let mut mount = Mount::new(target, kind);
+    for option in rest {
+        match (option, &mut mount.kind) {
+            ("bind", MountKind::Bind { recursive, .. }) => *recursive = false,
+            _ => option_of_tmpfs(&mut mount, option)?,
+        }
+    }
+    Ok(mount)
+}
+
+/// A device node of the host's, as the container gets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DeviceFlag {
+    pub(crate) source: PathBuf,
+    pub(crate) destination: PathBuf,
+    pub(crate) access: Access,
+}
+
+/// `/dev/SOURCE[:/dev/DESTINATION][:rwm]`
+pub(crate) fn device(text: &str) -> Parsed<DeviceFlag> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, destination, access) = match parts[..] {
+        [source] => (source, source, "rwm"),
+        [source, last] if last.starts_with('/') => (source, last, "rwm"),
+        [source, last] => (source, source, last),
+        [source, destination, access] => (source, destination, access),
+        _ => ("", "", ""),
+    };
+    let mut allowed = Access::empty();
+    for letter in access.chars() {
+        allowed |= match letter {
+            'r' => Access::READ,
+            'w' => Access::WRITE,
+            'm' => Access::MKNOD,
+            _ => return Err(format!("{access:?} is not made of the letters r, w and m")),
+        };
+    }
+    if !source.starts_with('/') || !destination.starts_with('/') || allowed.is_empty() {
+        return Err(format!("{text:?} is not of the form /dev/SOURCE[:/dev/DESTINATION][:rwm]"));
+    }
+    Ok(DeviceFlag { source: source.into(), destination: destination.into(), access: allowed })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bind(destination: &str, source: &str) -> Mount {
+        Mount::new(destination, MountKind::Bind { source: source.into(), recursive: true })
+    }
+
+    #[test]
+    fn a_volume_is_a_bind_with_options() {
+        assert_eq!(volume("/a:/b"), Ok(bind("/b", "/a")));
+        assert_eq!(volume("/a"), Ok(bind("/a", "/a")));
+        assert_eq!(volume("./a:/b:ro"), Ok(Mount { readonly: true, ..bind("/b", "./a") }));
+        let strict = Mount { readonly: true, noexec: true, nosuid: true, nodev: true, ..bind("/b", "/a") };
+        assert_eq!(volume("/a:/b:ro,noexec,nosuid,nodev,Z"), Ok(strict));
+        let flat = volume("/a:/b:bind").unwrap().kind;
+        assert_eq!(flat, MountKind::Bind { source: "/a".into(), recursive: false });
+    }
+
+    #[test]
+    fn a_volume_without_a_path_is_explained() {
+        for bad in ["", ":", "/a:", "/a:b", ":/b", "/a:/b:shared", "/a:/b:ro,x"] {
+            assert!(volume(bad).is_err(), "{bad:?}");
+        }
+        assert!(volume("data:/b").unwrap_err().contains("./data for one that lies here"));
+    }
+
+    #[test]
+    fn a_tmpfs_has_a_size_and_a_mode() {
+        let mount = tmpfs("/t:size=64m,mode=700,noexec").unwrap();
+        assert_eq!(mount.kind, MountKind::Tmpfs { size: Some(64 << 20), mode: Some(0o700) });
+        assert!(mount.noexec && mount.nosuid && mount.nodev);
+        assert!(!tmpfs("/t:dev").unwrap().nodev);
+        for bad in ["", "t", "/t:size=x", "/t:mode=9", "/t:what"] {
+            assert!(tmpfs(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_long_form_says_the_same() {
+        let long = |text: &str| mount(text).unwrap();
+        assert_eq!(long("type=bind,source=/a,target=/b,readonly"), volume("/a:/b:ro").unwrap());
+        assert_eq!(long("src=/a,dst=/b,ro=true"), volume("/a:/b:ro").unwrap());
+        assert_eq!(long("type=bind,src=/a,dst=/b,bind-recursive=disabled"), volume("/a:/b:bind").unwrap());
+        assert_eq!(long("type=tmpfs,target=/t,tmpfs-size=1m"), tmpfs("/t:size=1m").unwrap());
+        assert_eq!(long("type=proc,target=/proc").kind, MountKind::Proc);
+        for bad in [
+            "",
+            "type=bind,target=/b",
+            "type=bind,source=/a",
+            "type=nfs,target=/b",
+            "type=proc,target=/p,size=1",
+        ] {
+            assert!(mount(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_device_has_a_place_and_an_access() {
+        let parsed = device("/dev/fuse").unwrap();
+        assert_eq!((parsed.destination.as_path(), parsed.access), ("/dev/fuse".as_ref(), Access::all()));
+        let parsed = device("/dev/a:/dev/b:r").unwrap();
+        assert_eq!((parsed.destination.as_path(), parsed.access), ("/dev/b".as_ref(), Access::READ));
+        assert_eq!(device("/dev/a:rw").unwrap().access, Access::READ | Access::WRITE);
+        for bad in ["", "dev", "/dev/a:x", "/dev/a:/b:", "/dev/a:/b:r:w"] {
+            assert!(device(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_a_parser_panic(text in "[a-z/:=,.]{0,40}") {
+            let _ = (volume(&text), tmpfs(&text), mount(&text), device(&text));
+        }
+
+        #[test]
+        fn a_volume_keeps_both_paths(source in "/[a-z/]{1,20}", destination in "/[a-z/]{1,20}", ro: bool) {
+            let text = format!("{source}:{destination}{}", if ro { ":ro" } else { "" });
+            prop_assert_eq!(volume(&text), Ok(Mount { readonly: ro, ..bind(&destination, &source) }));
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! What can be seen: for each kind a new namespace, the caller's own or somebody's.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use ns_core::{Extent, IdMap, Kind, Kinds, TimeOffset, TimeOffsets};
+use nspod_sandbox::spec::{IdMaps, Join, Namespace, Root, Spec};
+
+use super::Facts;
+use crate::error::{Error, Result};
+use crate::value;
+
+/// A choice as typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Choice {
+    New,
+    Host,
+    /// What the pod shares.
+    Pod,
+    Pid(i32),
+    Path(PathBuf),
+    Container(String),
+}
+
+/// Namespaces of a container. Left out, all kinds but user and time are new, and as an
+/// ordinary user that of users is new as well.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Namespaces")]
+pub(crate) struct NamespaceArgs {
+    /// none (a new one with only lo), host, container:ID or pod
+    #[arg(long, visible_alias = "net", value_name = "WHICH", value_parser = |t: &str| choice(Kind::Net, t))]
+    network: Option<Choice>,
+    /// new, host, container:ID or pod
+    #[arg(long, value_name = "WHICH", value_parser = |t: &str| choice(Kind::Pid, t))]
+    pid: Option<Choice>,
+    /// new, host, container:ID or pod
+    #[arg(long, value_name = "WHICH", value_parser = |t: &str| choice(Kind::Ipc, t))]
+    ipc: Option<Choice>,
+    /// new, host, container:ID or pod
+    #[arg(long, value_name = "WHICH", value_parser = |t: &str| choice(Kind::Uts, t))]
+    uts: Option<Choice>,
+    /// host, auto (a new one, 65536 ids where there are some to be had), single (the
+    /// caller's ids alone) or container:ID
+    #[arg(long, value_name = "WHICH", value_parser = user_choice)]
+    userns: Option<(Choice, bool)>,
+    /// new or host
+    #[arg(long, value_name = "WHICH", value_parser = |t: &str| choice(Kind::Cgroup, t))]
+    cgroupns: Option<Choice>,
+    /// Any kind (mnt, net, pid, user, uts, ipc, cgroup, time): KIND=new, KIND=host or
+    /// KIND=join:WHOSE, a pid, a path or container:ID
+    #[arg(long, value_name = "KIND=WHICH", value_parser = kind_choice)]
+    ns: Vec<(Kind, Choice)>,
+    /// Map COUNT user ids from INSIDE to OUTSIDE in a new user namespace
+    #[arg(long, value_name = "INSIDE:OUTSIDE[:COUNT]", value_parser = extent)]
+    uidmap: Vec<Extent>,
+    /// The same for group ids (left out: those of --uidmap)
+    #[arg(long, value_name = "INSIDE:OUTSIDE[:COUNT]", value_parser = extent)]
+    gidmap: Vec<Extent>,
+    /// Seconds that clocks are ahead in a new time namespace: monotonic=3600,boottime=-5.5
+    #[arg(long, value_name = "CLOCK=SECONDS,…", value_parser = time_offsets, allow_hyphen_values = true)]
+    time_offset: Option<TimeOffsets>,
+    /// Host name (left out: the container's name or id)
+    #[arg(short = 'h', long, value_name = "NAME")]
+    hostname: Option<String>,
+    /// NIS domain name
+    #[arg(long, value_name = "NAME")]
+    domainname: Option<String>,
+    /// A kernel parameter of the new net, ipc or uts namespace: net.ipv4.ip_forward=1
+    #[arg(long, value_name = "NAME=VALUE", value_parser = value::pair)]
+    sysctl: Vec<(String, String)>,
+}
+
+impl NamespaceArgs {
+    /// `shared` are the kinds that the pod shares; `pid_of` finds a container's process.
+    pub(crate) fn apply(
+        &self,
+        spec: &mut Spec,
+        facts: &Facts,
+        shared: Option<Kinds>,
+        pid_of: &dyn Fn(&str) -> Result<i32>,
+    ) -> Result<()> {
+        let mut choices: Vec<(Kind, &Choice)> =
+            self.ns.iter().map(|(kind, choice)| (*kind, choice)).collect();
+        for (kind, choice) in [
+            (Kind::Net, &self.network),
+            (Kind::Pid, &self.pid),
+            (Kind::Ipc, &self.ipc),
+            (Kind::Uts, &self.uts),
+            (Kind::User, &self.userns.as_ref().map(|(choice, _)| choice.clone())),
+            (Kind::Cgroup, &self.cgroupns),
+        ] {
+            let Some(choice) = choice else { continue };
+            if choices.iter().any(|(k, c)| *k == kind && *c != choice) {
+                return Err(Error::new(format!(
+                    "--ns {kind}=… and the flag of its own say different things"
+                )));
+            }
+            apply_one(spec, kind, choice, shared, pid_of)?;
+        }
+        choices.dedup();
+        for (kind, choice) in &choices {
+            apply_one(spec, *kind, choice, shared, pid_of)?;
+        }
+        let user_chosen = self.userns.is_some() || choices.iter().any(|(k, _)| *k == Kind::User);
+        if !user_chosen && !facts.privileged {
+            spec.namespaces.user = default_user(spec);
+        }
+        self.maps(spec)?;
+        if let Some(offsets) = self.time_offset {
+            if spec.namespaces.time == Namespace::Host && shared.is_none_or(|s| !s.contains_kind(Kind::Time))
+            {
+                spec.namespaces.time = Namespace::New;
+            }
+            spec.time_offsets = Some(offsets);
+        }
+        spec.hostname = self.hostname.clone();
+        spec.domainname = self.domainname.clone();
+        spec.sysctls.extend(self.sysctl.iter().cloned());
+        Ok(())
+    }
+
+    fn maps(&self, spec: &mut Spec) -> Result<()> {
+        if let Some((_, true)) = self.userns {
+            spec.id_maps = IdMaps::Single;
+        }
+        if self.uidmap.is_empty() && self.gidmap.is_empty() {
+            return Ok(());
+        }
+        if spec.namespaces.user == Namespace::Host {
+            spec.namespaces.user = Namespace::New;
+        }
+        let or = |own: &[Extent], other: &[Extent]| {
+            IdMap::from(if own.is_empty() { other.to_vec() } else { own.to_vec() })
+        };
+        let (uid, gid) = (or(&self.uidmap, &self.gidmap), or(&self.gidmap, &self.uidmap));
+        uid.validate()?;
+        gid.validate()?;
+        spec.id_maps = IdMaps::Maps { uid, gid };
+        Ok(())
+    }
+}
+
+fn apply_one(
+    spec: &mut Spec,
+    kind: Kind,
+    choice: &Choice,
+    shared: Option<Kinds>,
+    pid_of: &dyn Fn(&str) -> Result<i32>,
+) -> Result<()> {
+    let in_pod = shared.is_some_and(|s| s.contains_kind(kind));
+    let namespace = match choice {
+        Choice::Pod if in_pod => return Ok(()),
+        Choice::Pod => {
+            let why = if shared.is_some() { "the pod does not share it" } else { "name one with --pod" };
+            return Err(Error::new(format!("no pod's {kind} namespace to join: {why}")));
+        }
+        _ if in_pod => {
+            return Err(Error::new(format!("the pod shares {kind}: leave the choice of it to the pod")));
+        }
+        Choice::New => Namespace::New,
+        Choice::Host => Namespace::Host,
+        Choice::Pid(pid) => Namespace::Join(Join::Pid(*pid)),
+        Choice::Path(path) => Namespace::Join(Join::Path(path.clone())),
+        Choice::Container(id) => Namespace::Join(Join::Pid(pid_of(id)?)),
+    };
+    if kind == Kind::Mnt && namespace != Namespace::New {
+        // A mount namespace that others live in stays as it is.
+        spec.root = Root::Host;
+        spec.mounts.clear();
+        spec.masked_paths.clear();
+        spec.readonly_paths.clear();
+    }
+    *spec.namespaces.get_mut(kind) = namespace;
+    Ok(())
+}
+
+/// An ordinary user's way in: the user namespace of whom they join, else a new one.
+fn default_user(spec: &Spec) -> Namespace {
+    let joined = Kind::ALL.into_iter().find_map(|kind| match spec.namespaces.get(kind) {
+        Namespace::Join(Join::Pid(pid)) => Some(Namespace::Join(Join::Pid(*pid))),
+        _ => None,
+    });
+    joined.unwrap_or(Namespace::New)
+}
+
+fn choice(kind: Kind, text: &str) -> std::result::Result<Choice, String> {
+    let whose = text.strip_prefix("join:").unwrap_or(text);
+    let joins = whose.len() != text.len();
+    match (text, kind) {
+        ("new" | "private", _) | ("none", Kind::Net | Kind::Ipc) | ("auto", Kind::User) => {
+            return Ok(Choice::New);
+        }
+        ("host", _) => return Ok(Choice::Host),
+        ("pod", _) => return Ok(Choice::Pod),
+        _ => {}
+    }
+    if let Some(id) = whose.strip_prefix("container:") {
+        return value::name(id).map(Choice::Container);
+    }
+    match whose.parse() {
+        Ok(pid) if joins && pid > 0 => return Ok(Choice::Pid(pid)),
+        _ if joins && whose.starts_with('/') => return Ok(Choice::Path(whose.into())),
+        _ => {}
+    }
+    let new = if kind == Kind::Net { "none" } else { "new" };
+    Err(format!("{text:?} is none of {new}, host, pod, container:ID, join:PID and join:/PATH"))
+}
+
+/// Whether the map is to be of a single id.
+fn user_choice(text: &str) -> std::result::Result<(Choice, bool), String> {
+    match text {
+        "single" => Ok((Choice::New, true)),
+        _ => choice(Kind::User, text).map(|choice| (choice, false)),
+    }
+}
+
+fn kind_choice(text: &str) -> std::result::Result<(Kind, Choice), String> {
+    let (kind, which) = value::pair(text)?;
+    let kind = kind.parse().map_err(|e: ns_core::Error| e.to_string())?;
+    Ok((kind, choice(kind, &which)?))
+}
+
+fn extent(text: &str) -> std::result::Result<Extent, String> {
+    let numbers: Vec<u32> = text.split(':').map_while(|n| n.parse().ok()).collect();
+    match (numbers[..].to_vec(), text.split(':').count()) {
+        (n, 2) if n.len() == 2 => Ok(Extent { inside: n[0], outside: n[1], count: 1 }),
+        (n, 3) if n.len() == 3 => Ok(Extent { inside: n[0], outside: n[1], count: n[2] }),
+        _ => Err(format!("{text:?} is not of the form INSIDE:OUTSIDE[:COUNT]")),
+    }
+}
+
+fn time_offsets(text: &str) -> std::result::Result<TimeOffsets, String> {
+    let mut offsets = TimeOffsets::default();
+    for part in text.split(',') {
+        let (clock, seconds) = value::pair(part)?;
+        let offset =
+            time_offset(&seconds).ok_or_else(|| format!("{seconds:?} is not a number of seconds"))?;
+        match clock.as_str() {
+            "monotonic" => offsets.monotonic = offset,
+            "boottime" => offsets.boottime = offset,
+            _ => return Err(format!("{clock:?} is not a clock with an offset: monotonic or boottime")),
+        }
+    }
+    Ok(offsets)
+}
+
+/// `-5.5` is -6 seconds and half a second on top.
+fn time_offset(text: &str) -> Option<TimeOffset> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    if fraction.is_empty() || fraction.len() > 9 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let mut secs: i64 = whole.parse().ok()?;
+    let mut nanos: u32 = format!("{fraction:0<9}").parse().ok()?;
+    if whole.starts_with('-') && nanos > 0 {
+        (secs, nanos) = (secs.checked_sub(1)?, 1_000_000_000 - nanos);
+    }
+    Some(TimeOffset { secs, nanos })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Parser)]
+    #[command(disable_help_flag = true)]
+    struct Only {
+        #[command(flatten)]
+        args: NamespaceArgs,
+    }
+
+    fn spec(facts: &Facts, shared: Option<Kinds>, flags: &[&str]) -> Result<Spec> {
+        let args = ["x"].iter().chain(flags);
+        let args = Only::try_parse_from(args).map_err(|e| Error::new(e.to_string()))?.args;
+        let mut spec = Spec::new("true");
+        args.apply(&mut spec, facts, shared, &|_| Ok(42))?;
+        Ok(spec)
+    }
+
+    fn root(flags: &[&str]) -> Spec {
+        spec(&Facts::root(), None, flags).unwrap()
+    }
+
+    #[test]
+    fn without_flags_the_spec_is_the_librarys() {
+        assert_eq!(root(&[]), Spec::new("true"));
+    }
+
+    #[test]
+    fn each_kind_is_chosen_by_itself() {
+        for kind in Kind::ALL {
+            for (which, want) in [
+                ("new", Namespace::New),
+                ("host", Namespace::Host),
+                ("join:7", Namespace::Join(Join::Pid(7))),
+                ("join:/run/x", Namespace::Join(Join::Path("/run/x".into()))),
+                ("join:container:web", Namespace::Join(Join::Pid(42))),
+            ] {
+                let spec = root(&["--ns", &format!("{kind}={which}")]);
+                let mut expected = Spec::new("true").namespaces;
+                *expected.get_mut(kind) = want;
+                assert_eq!(spec.namespaces, expected, "{kind}={which}");
+            }
+        }
+    }
+
+    #[test]
+    fn dockers_words_choose_the_same() {
+        let namespaces =
+            root(&["--network=host", "--pid=container:web", "--ipc=none", "--uts=private"]).namespaces;
+        assert_eq!(namespaces.net, Namespace::Host);
+        assert_eq!(namespaces.pid, Namespace::Join(Join::Pid(42)));
+        assert_eq!((namespaces.ipc, namespaces.uts), (Namespace::New, Namespace::New));
+    }
+
+    #[test]
+    fn a_mount_namespace_of_others_is_left_as_it_is() {
+        let spec = root(&["--ns", "mnt=host"]);
+        assert_eq!(spec.root, Root::Host);
+        assert!(spec.mounts.is_empty() && spec.masked_paths.is_empty() && spec.readonly_paths.is_empty());
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let error = spec(&Facts::root(), None, &["--ns", "net=new", "--network", "host"]).unwrap_err();
+        assert_eq!(error.to_string(), "--ns net=… and the flag of its own say different things");
+        assert!(spec(&Facts::root(), None, &["--network", "pod"]).is_err());
+        let error = spec(&Facts::root(), Some(Kinds::NET), &["--network", "host"]).unwrap_err();
+        assert_eq!(error.to_string(), "the pod shares net: leave the choice of it to the pod");
+        assert!(spec(&Facts::root(), Some(Kinds::NET), &["--network", "pod"]).is_ok());
+    }
+
+    #[test]
+    fn an_ordinary_user_gets_a_user_namespace() {
+        let user = |flags| spec(&Facts::user(), None, flags).unwrap().namespaces.user;
+        assert_eq!(user(&[]), Namespace::New);
+        assert_eq!(user(&["--userns=host"]), Namespace::Host);
+        assert_eq!(user(&["--network=container:web"]), Namespace::Join(Join::Pid(42)));
+        assert_eq!(root(&[]).namespaces.user, Namespace::Host);
+        assert_eq!(root(&["--userns=auto"]).namespaces.user, Namespace::New);
+    }
+
+    #[test]
+    fn maps_make_a_user_namespace() {
+        let spec = root(&["--uidmap", "0:1000:10", "--uidmap", "10:5", "--gidmap", "0:100"]);
+        assert_eq!(spec.namespaces.user, Namespace::New);
+        let (uid, gid) = ("0 1000 10\n10 5 1\n".parse().unwrap(), "0 100 1\n".parse().unwrap());
+        assert_eq!(spec.id_maps, IdMaps::Maps { uid, gid });
+        assert_eq!(root(&["--userns", "single"]).id_maps, IdMaps::Single);
+        for bad in ["", "0", "0:x", "0:1:2:3", "0:1:", "-1:0:1"] {
+            assert!(extent(bad).is_err(), "{bad}");
+        }
+        assert!(self::spec(&Facts::root(), None, &["--uidmap", "0:0:0"]).is_err());
+    }
+
+    #[test]
+    fn clocks_are_offset_by_fractions_of_seconds() {
+        let spec = root(&["--time-offset", "monotonic=3600,boottime=-5.5"]);
+        assert_eq!(spec.namespaces.time, Namespace::New);
+        let offsets = spec.time_offsets.unwrap();
+        assert_eq!(offsets.to_string(), "monotonic 3600 0\nboottime -6 500000000\n");
+        for bad in ["", "monotonic", "real=1", "boottime=x", "boottime=1.", "boottime=1.-5"] {
+            assert!(time_offsets(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_a_parser_panic(text in "\\PC{0,24}") {
+            let _ = (kind_choice(&text), user_choice(&text), extent(&text), time_offsets(&text));
+        }
+
+        #[test]
+        fn an_extent_is_its_three_numbers(inside: u32, outside: u32, count: u32) {
+            prop_assert_eq!(extent(&format!("{inside}:{outside}:{count}")), Ok(Extent { inside, outside, count }));
+        }
+    }
+}

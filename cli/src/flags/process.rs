@@ -1,0 +1,312 @@
+//! The process: its environment, who it is and what it may do.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::Args;
+use nspod_sandbox::seccomp::Profile;
+use nspod_sandbox::spec::{Capabilities, Rlimit, Seccomp, Spec, User};
+
+use super::Facts;
+use crate::error::{Error, Result};
+use crate::{passwd, value};
+
+/// What `exec` takes as well.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Process")]
+pub(crate) struct CommonArgs {
+    /// Keep standard input open; without it the process reads from /dev/null
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// A terminal of its own
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Working directory within the container
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<PathBuf>,
+    /// Set a variable, or hand the caller's on
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    env: Vec<OsString>,
+    /// Variables from a file, one a line, # before comments
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
+    /// Whom to run as, by number or by the name in the container's /etc/passwd
+    #[arg(short, long, value_name = "UID[:GID]")]
+    user: Option<String>,
+    /// A further group, by number or by the name in the container's /etc/group
+    #[arg(long, value_name = "GID")]
+    group_add: Vec<String>,
+    /// All capabilities, no system-call filter, nothing masked
+    #[arg(long)]
+    pub(crate) privileged: bool,
+}
+
+impl CommonArgs {
+    /// `roots` are where the container's files are.
+    pub(crate) fn apply(&self, spec: &mut Spec, facts: &Facts, roots: &[PathBuf]) -> Result<()> {
+        let process = &mut spec.process;
+        if self.tty {
+            set(&mut process.env, "TERM".into(), facts.term.clone().unwrap_or_else(|| "xterm".into()));
+        }
+        match &self.user {
+            Some(text) => {
+                let found = passwd::find(text, roots)?;
+                process.user = Some(found.user);
+                set(&mut process.env, "HOME".into(), found.home.unwrap_or_else(|| "/".into()).into());
+            }
+            None if process.user.as_ref().is_some_and(|user| user.uid == 0) => {
+                set(&mut process.env, "HOME".into(), "/root".into());
+            }
+            None => {}
+        }
+        for group in &self.group_add {
+            let gid = passwd::gid(group, roots)?;
+            process.user.get_or_insert_with(User::default).groups.push(gid);
+        }
+        for file in &self.env_file {
+            let text = std::fs::read_to_string(file).map_err(|e| Error::io("read", file, &e))?;
+            for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+                self.variable(&mut process.env, &OsString::from(line))?;
+            }
+        }
+        for text in &self.env {
+            self.variable(&mut process.env, text)?;
+        }
+        if let Some(dir) = &self.workdir {
+            process.cwd = Some(dir.clone());
+        }
+        if self.privileged {
+            process.capabilities = None;
+            process.no_new_privs = false;
+            process.seccomp = Seccomp::Unconfined;
+        }
+        Ok(())
+    }
+
+    fn variable(&self, env: &mut Vec<(OsString, OsString)>, text: &OsString) -> Result<()> {
+        if let Some((name, value)) = value::variable(text, |name| std::env::var_os(name))? {
+            set(env, name, value);
+        }
+        Ok(())
+    }
+}
+
+fn set(env: &mut Vec<(OsString, OsString)>, name: OsString, value: OsString) {
+    match env.iter_mut().find(|(n, _)| *n == name) {
+        Some(pair) => pair.1 = value,
+        None => env.push((name, value)),
+    }
+}
+
+/// What only a container's first process takes.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Rights")]
+pub(crate) struct RightsArgs {
+    /// Give a capability, or ALL
+    #[arg(long, value_name = "CAP", value_parser = capability)]
+    cap_add: Vec<u64>,
+    /// Take a capability away, or ALL
+    #[arg(long, value_name = "CAP", value_parser = capability)]
+    cap_drop: Vec<u64>,
+    /// no-new-privileges[=false], seccomp=unconfined or seccomp=FILE
+    #[arg(long, value_name = "OPTION")]
+    security_opt: Vec<String>,
+    /// A limit of setrlimit(2): nofile=1024:4096, core=unlimited
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = ulimit)]
+    ulimit: Vec<Rlimit>,
+    /// How soon the OOM killer comes: -1000 (never) to 1000 (first)
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    oom_score_adj: Option<i32>,
+    /// File mode creation mask
+    #[arg(long, value_name = "MODE", value_parser = value::mode)]
+    umask: Option<u32>,
+}
+
+const ALL: u64 = u64::MAX;
+
+impl RightsArgs {
+    pub(crate) fn apply(&self, spec: &mut Spec, privileged: bool) -> Result<()> {
+        if privileged {
+            spec.masked_paths.clear();
+            spec.readonly_paths.clear();
+            spec.devices = None;
+            for mount in &mut spec.mounts {
+                let own = [nspod_sandbox::spec::MountKind::Sysfs, nspod_sandbox::spec::MountKind::Cgroup];
+                mount.readonly &= !own.contains(&mount.kind);
+            }
+            if !self.cap_add.is_empty() || !self.cap_drop.is_empty() {
+                return Err(Error::new(
+                    "--privileged gives every capability: leave it out to choose them by --cap-add and --cap-drop",
+                ));
+            }
+        }
+        let process = &mut spec.process;
+        if let Some(customary) = process.capabilities {
+            let set = self.capabilities(customary.bounding);
+            process.capabilities = Some(Capabilities::of(set));
+        }
+        for option in &self.security_opt {
+            match option.split_once(['=', ':']).unwrap_or((option, "true")) {
+                ("no-new-privileges", text @ ("true" | "false")) => process.no_new_privs = text == "true",
+                ("seccomp", "unconfined") => process.seccomp = Seccomp::Unconfined,
+                ("seccomp", file) => process.seccomp = Seccomp::Profile(Box::new(profile(file.as_ref())?)),
+                _ => {
+                    return Err(Error::new(format!(
+                        "--security-opt {option:?} is none of no-new-privileges[=false], seccomp=unconfined and seccomp=FILE"
+                    )));
+                }
+            }
+        }
+        process.rlimits.extend(self.ulimit.iter().cloned());
+        process.oom_score_adj = self.oom_score_adj.or(process.oom_score_adj);
+        process.umask = self.umask.or(process.umask);
+        Ok(())
+    }
+
+    /// Whether it was asked for by name, or with all others.
+    pub(crate) fn adds(&self, bit: u64) -> bool {
+        self.cap_add.iter().any(|added| added & bit != 0)
+    }
+
+    /// As docker counts: drops first, so that `--cap-drop ALL --cap-add X` leaves X.
+    fn capabilities(&self, customary: u64) -> u64 {
+        let mut set = customary;
+        let (add_all, drop_all) = (self.cap_add.contains(&ALL), self.cap_drop.contains(&ALL));
+        match (add_all, drop_all) {
+            (true, _) => set = every_capability(),
+            (false, true) => set = 0,
+            (false, false) => {}
+        }
+        let ones = |list: &[u64]| list.iter().filter(|bit| **bit != ALL).fold(0, |all, bit| all | bit);
+        if drop_all && add_all {
+            return ones(&self.cap_add);
+        }
+        set &= !ones(&self.cap_drop);
+        set | ones(&self.cap_add)
+    }
+}
+
+/// What the caller itself may hand on.
+fn every_capability() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    line.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0)
+}
+
+fn capability(text: &str) -> std::result::Result<u64, String> {
+    match text.eq_ignore_ascii_case("all") {
+        true => Ok(ALL),
+        false => {
+            Capabilities::bit(text).ok_or_else(|| format!("{text:?} is not a capability such as NET_ADMIN"))
+        }
+    }
+}
+
+fn profile(path: &std::path::Path) -> Result<Profile> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, &e))?;
+    serde_json::from_str(&text)
+        .map_err(|e| Error::new(format!("{} is not a profile of system calls: {e}", path.display())))
+}
+
+fn ulimit(text: &str) -> std::result::Result<Rlimit, String> {
+    let (name, values) = value::pair(text)?;
+    let one = |text: &str| match text {
+        "-1" | "unlimited" => Ok(u64::MAX),
+        _ => text.parse::<u64>().map_err(|_| format!("{text:?} is neither a number nor unlimited")),
+    };
+    let (soft, hard) = values.split_once(':').unwrap_or((&values, &values));
+    let limit = Rlimit { name, soft: one(soft)?, hard: one(hard)? };
+    match limit.resource() {
+        Some(_) if limit.soft <= limit.hard => Ok(limit),
+        Some(_) => Err(format!("{text:?} has a soft limit above the hard one")),
+        None => Err(format!("{:?} is not a limit of setrlimit(2) such as nofile", limit.name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        common: CommonArgs,
+        #[command(flatten)]
+        rights: RightsArgs,
+    }
+
+    fn spec(flags: &[&str]) -> Result<Spec> {
+        let args = ["x"].iter().chain(flags);
+        let args = Only::try_parse_from(args).map_err(|e| Error::new(e.to_string()))?;
+        let mut spec = Spec::new("true");
+        args.common.apply(&mut spec, &Facts::root(), &["/".into()])?;
+        args.rights.apply(&mut spec, args.common.privileged)?;
+        Ok(spec)
+    }
+
+    fn capabilities(flags: &[&str]) -> u64 {
+        spec(flags).unwrap().process.capabilities.unwrap().bounding
+    }
+
+    #[test]
+    fn capabilities_are_added_and_dropped_as_docker_does() {
+        let (base, admin, kill) = (Capabilities::CONTAINER.bounding, 1 << 12, 1 << 5);
+        assert_eq!(capabilities(&[]), base);
+        assert_eq!(capabilities(&["--cap-add", "net_admin"]), base | admin);
+        assert_eq!(capabilities(&["--cap-drop", "CAP_KILL"]), base & !kill);
+        assert_eq!(capabilities(&["--cap-drop", "ALL"]), 0);
+        assert_eq!(capabilities(&["--cap-drop", "ALL", "--cap-add", "KILL"]), kill);
+        assert_eq!(capabilities(&["--cap-add", "all", "--cap-drop", "KILL"]), every_capability() & !kill);
+        assert!(spec(&["--cap-add", "FLY"]).is_err());
+        assert!(spec(&["--cap-add", "KILL", "--privileged"]).is_err());
+    }
+
+    #[test]
+    fn privileged_takes_every_guard_away() {
+        let spec = spec(&["--privileged"]).unwrap();
+        assert_eq!((spec.process.capabilities, spec.process.seccomp), (None, Seccomp::Unconfined));
+        assert!(!spec.process.no_new_privs && spec.masked_paths.is_empty() && spec.readonly_paths.is_empty());
+        assert!(spec.mounts.iter().all(|m| !m.readonly));
+    }
+
+    #[test]
+    fn security_options_say_what_they_are() {
+        assert!(!spec(&["--security-opt", "no-new-privileges=false"]).unwrap().process.no_new_privs);
+        assert!(spec(&["--security-opt", "no-new-privileges"]).unwrap().process.no_new_privs);
+        assert!(spec(&["--security-opt", "label=disable"]).is_err());
+        let error = spec(&["--security-opt", "seccomp=/nowhere"]).unwrap_err().to_string();
+        assert_eq!(error, "cannot read /nowhere: No such file or directory (ENOENT)");
+    }
+
+    #[test]
+    fn a_ulimit_is_one_number_or_two() {
+        let one = |text: &str| ulimit(text).map(|l| (l.soft, l.hard));
+        assert_eq!(one("nofile=10"), Ok((10, 10)));
+        assert_eq!(one("nofile=10:20"), Ok((10, 20)));
+        assert_eq!(one("core=unlimited"), Ok((u64::MAX, u64::MAX)));
+        for bad in ["nofile", "nofile=", "nofile=20:10", "wings=2", "nofile=1:2:3"] {
+            assert!(ulimit(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn variables_override_in_order() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "# comment\nA=file\nB=file\n\n").unwrap();
+        let path = file.path().to_str().unwrap();
+        let env = spec(&["--env-file", path, "-e", "A=flag", "-t"]).unwrap().process.env;
+        let get = |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.to_str().unwrap());
+        assert_eq!((get("A"), get("B"), get("TERM")), (Some("flag"), Some("file"), Some("xterm")));
+        assert_eq!(get("HOME"), Some("/root"));
+    }
+
+    #[test]
+    fn a_user_is_looked_up_and_has_a_home() {
+        let spec = spec(&["-u", "nobody", "--group-add", "7"]).unwrap();
+        let user = spec.process.user.unwrap();
+        assert_eq!((user.uid, user.groups.last()), (65_534, Some(&7)));
+        assert!(spec.process.env.iter().any(|(n, v)| n == "HOME" && v == "/nonexistent"));
+    }
+}

@@ -1,0 +1,181 @@
+//! Waiting for a container in the foreground: signals are handed on to it, and bytes if it
+//! has a terminal.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nspod_sandbox::{Container, Outcome, Status};
+
+use crate::error::{Error, Result};
+use crate::terminal::Relay;
+
+/// What is handed on.
+const FORWARDED: [Signal; 7] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGCONT,
+];
+
+/// Signals that are kept until there is a container to hand them to. The library clears
+/// the mask in the container.
+pub(crate) struct Signals(SignalFd);
+
+impl Signals {
+    pub(crate) fn hold() -> Result<Signals> {
+        let mut set: SigSet = FORWARDED.into_iter().collect();
+        set.add(Signal::SIGWINCH);
+        set.thread_block().map_err(|e| Error::call("hold signals", "sigprocmask", e))?;
+        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
+        fd.map(Signals).map_err(|e| Error::call("hold signals", "signalfd", e))
+    }
+}
+
+/// Waits for the end of the container's first process.
+pub(crate) fn attend(
+    container: &mut Container,
+    signals: &Signals,
+    mut relay: Option<Relay>,
+) -> Result<Outcome> {
+    // What a signal would have done that the kernel keeps from a pid 1.
+    let mut fatal = None;
+    loop {
+        let stdin = io::stdin();
+        let mut fds = vec![
+            PollFd::new(signals.0.as_fd(), PollFlags::POLLIN),
+            PollFd::new(container.pidfd().as_fd(), PollFlags::POLLIN),
+        ];
+        let mut input = None;
+        if let Some(relay) = relay.as_ref().filter(|r| r.is_open()) {
+            let mut wanted = PollFlags::POLLIN;
+            wanted.set(PollFlags::POLLOUT, relay.wants_to_write());
+            fds.push(PollFd::new(relay.master(), wanted));
+            if relay.wants_input() {
+                input = Some(fds.len());
+                fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
+            }
+        }
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(Error::call("wait for the container", "poll", e)),
+        }
+        let happened: Vec<PollFlags> =
+            fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
+        drop(fds);
+        let readable = |at: usize| {
+            happened
+                .get(at)
+                .is_some_and(|e| e.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR))
+        };
+        if let Some(relay) = &mut relay {
+            if happened.len() > 2 && happened[2].contains(PollFlags::POLLOUT) {
+                relay.flush()?;
+            }
+            if readable(2) {
+                relay.output()?;
+            }
+            if input.is_some_and(readable) {
+                relay.input()?;
+            }
+        }
+        if readable(0) {
+            fatal = hand_on(container, signals, relay.as_ref())?.or(fatal);
+        }
+        if readable(1) {
+            break;
+        }
+    }
+    let mut outcome = container.wait()?;
+    if let Some(relay) = relay {
+        relay.finish()?;
+    }
+    if let Some(signal) = fatal {
+        outcome.status = Status::Signaled { signal, core: false };
+    }
+    Ok(outcome)
+}
+
+fn hand_on(container: &Container, signals: &Signals, relay: Option<&Relay>) -> Result<Option<i32>> {
+    let mut fatal = None;
+    while let Ok(Some(info)) = signals.0.read_signal() {
+        let signal = info.ssi_signo as i32;
+        if signal == Signal::SIGWINCH as i32 {
+            if let Some(relay) = relay {
+                relay.resize();
+            }
+            continue;
+        }
+        if would_be_lost(container.pid(), signal) {
+            fatal = Some(signal);
+            container.kill()?;
+        } else {
+            // It may have ended this moment.
+            let _ = container.signal(signal);
+        }
+    }
+    Ok(fatal)
+}
+
+/// Whether the signal would end any process but this one: the kernel drops signals for a
+/// pid 1 that has no handler for them (`sig_ignored` in kernel/signal.c).
+pub(crate) fn would_be_lost(pid: i32, signal: i32) -> bool {
+    let ends = FORWARDED.iter().any(|s| *s as i32 == signal && *s != Signal::SIGCONT);
+    let read = |file| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
+    match (read("status"), read("syscall")) {
+        (Ok(status), Ok(syscall)) => ends && is_lost(&status, &syscall, signal),
+        // It has ended, or cannot be looked into: the signal shall have its chance.
+        _ => false,
+    }
+}
+
+/// From the texts of `/proc/PID/status` and `/proc/PID/syscall`.
+fn is_lost(status: &str, syscall: &str, signal: i32) -> bool {
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let pids: Vec<&str> = field("NSpid:").unwrap_or_default().split_ascii_whitespace().collect();
+    let cared_for = ["SigCgt:", "SigIgn:", "SigBlk:"].iter().any(|name| {
+        let set = field(name).and_then(|set| u64::from_str_radix(set, 16).ok()).unwrap_or(0);
+        set & 1 << (signal - 1) != 0
+    });
+    // Who waits in sigwait(3) has the signals blocked, and /proc does not show it.
+    let call = syscall.split_ascii_whitespace().next().and_then(|n| n.parse().ok());
+    let waits_for_it = call == Some(nix::libc::SYS_rt_sigtimedwait);
+    pids.len() > 1 && pids.last() == Some(&"1") && !cared_for && !waits_for_it
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(nspid: &str, caught: u64, ignored: u64, blocked: u64) -> String {
+        format!(
+            "Name:\tx\nNSpid:\t{nspid}\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t{caught:016x}\n"
+        )
+    }
+
+    #[test]
+    fn a_pid_1_without_a_handler_loses_signals() {
+        let term = 1 << 14;
+        assert!(is_lost(&status("4711\t1", 0, 0, 0), "running\n", 15));
+        assert!(is_lost(&status("4711\t1", 1 << 1, 0, 0), "0 0x0\n", 15));
+        for cared_for in [(term, 0, 0), (0, term, 0), (0, 0, term)] {
+            assert!(!is_lost(&status("4711\t1", cared_for.0, cared_for.1, cared_for.2), "running\n", 15));
+        }
+        let sigwait = format!("{} 0x0 0x0\n", nix::libc::SYS_rt_sigtimedwait);
+        assert!(!is_lost(&status("4711\t1", 0, 0, 0), &sigwait, 15));
+    }
+
+    #[test]
+    fn any_other_process_does_not() {
+        for nspid in ["4711", "4711\t2", "1"] {
+            assert!(!is_lost(&status(nspid, 0, 0, 0), "running\n", 15), "{nspid}");
+        }
+        assert!(!is_lost("", "", 15));
+    }
+}

@@ -1,0 +1,149 @@
+//! Output for people and for programs.
+
+use std::io::{self, IsTerminal, Write};
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// Writes to standard output; that nobody reads it any more is no error.
+pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::new(format!("cannot write to standard output: {e}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A line.
+pub(crate) fn line(text: impl std::fmt::Display) -> Result<()> {
+    print(format!("{text}\n"))
+}
+
+/// JSON, indented.
+pub(crate) fn json(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Error::new(format!("cannot write this as JSON: {e}")))?;
+    line(text)
+}
+
+/// JSON on one line, for one of a stream.
+pub(crate) fn json_line(value: &impl Serialize) -> Result<()> {
+    let text =
+        serde_json::to_string(value).map_err(|e| Error::new(format!("cannot write this as JSON: {e}")))?;
+    line(text)
+}
+
+/// Something the caller should know and that is no failure.
+pub(crate) fn note(text: impl std::fmt::Display) {
+    eprintln!("nspod: {text}");
+}
+
+/// Columns aligned, headings in bold on a terminal.
+pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    layout(headings, rows, colours())
+}
+
+/// Colour only where somebody sees it and has not said no: <https://no-color.org>.
+pub(crate) fn colours() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+/// How many columns a text takes on the terminal, which what colours it does not.
+fn width(text: &str) -> usize {
+    let mut visible = true;
+    let seen = |c: char| {
+        let counts = visible && c != '\x1b';
+        visible = if visible { c != '\x1b' } else { c == 'm' };
+        counts
+    };
+    text.chars().map(seen).filter(|counts| *counts).count()
+}
+
+fn layout(headings: &[&str], rows: &[Vec<String>], bold: bool) -> String {
+    let mut widths: Vec<usize> = headings.iter().map(|h| self::width(h)).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(self::width(cell));
+        }
+    }
+    let mut text = String::new();
+    let mut add = |cells: &mut dyn Iterator<Item = &str>, style: [&str; 2]| {
+        let mut row = String::new();
+        for (cell, width) in cells.zip(&widths) {
+            let gap = width - self::width(cell) + 2;
+            row.push_str(&format!("{cell}{:gap$}", ""));
+        }
+        text.push_str(style[0]);
+        text.push_str(row.trim_end());
+        text.push_str(style[1]);
+        text.push('\n');
+    };
+    add(&mut headings.iter().copied(), if bold { ["\x1b[1m", "\x1b[0m"] } else { [""; 2] });
+    for row in rows {
+        add(&mut row.iter().map(String::as_str), [""; 2]);
+    }
+    text
+}
+
+/// What a program wrote about itself, without the control characters that would act on
+/// the terminal.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '�' } else { c }).collect()
+}
+
+/// `64.0 MiB`
+pub(crate) fn bytes(n: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    let mut size = n as f64 / 1024.0;
+    let mut unit = 0;
+    while size >= 1024.0 {
+        size /= 1024.0;
+        unit += 1;
+    }
+    format!("{size:.1} {}", UNITS[unit])
+}
+
+/// `5 minutes`
+pub(crate) fn ago(seconds: u64) -> String {
+    let (n, unit) = match seconds {
+        0..60 => (seconds, "second"),
+        60..3_600 => (seconds / 60, "minute"),
+        3_600..86_400 => (seconds / 3_600, "hour"),
+        _ => (seconds / 86_400, "day"),
+    };
+    format!("{n} {unit}{} ago", if n == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [vec!["a".into(), "long text".into()], vec!["longer".into(), "b".into()]];
+        assert_eq!(layout(&["ID", "WHAT"], &rows, false), "ID      WHAT\na       long text\nlonger  b\n");
+        let painted = [vec!["\x1b[2m·\x1b[0m".into(), "b".into()]];
+        assert_eq!(layout(&["ID", "WHAT"], &painted, false), "ID  WHAT\n\x1b[2m·\x1b[0m   b\n");
+        assert!(layout(&["ID"], &[], true).starts_with("\x1b[1mID\x1b[0m\n"));
+    }
+
+    #[test]
+    fn sizes_and_ages_are_short() {
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(3 << 19), "1.5 MiB");
+        assert_eq!(bytes(u64::MAX), "16.0 EiB");
+        assert_eq!(ago(1), "1 second ago");
+        assert_eq!(ago(7_200), "2 hours ago");
+    }
+
+    #[test]
+    fn a_name_cannot_act_on_the_terminal() {
+        assert_eq!(plain("a\x1b[31mb\n"), "a�[31mb�");
+    }
+}

@@ -1,0 +1,172 @@
+//! Users and groups by name, as the container's own `/etc/passwd` and `/etc/group` have them.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::sys::stat::Mode;
+use nspod_sandbox::spec::{Root, User};
+
+use crate::error::{Error, Result};
+
+/// Somebody, found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) user: User,
+    pub(crate) home: Option<String>,
+}
+
+/// Looks up `UID[:GID]`, either by number or name, in the files below the roots: the first
+/// that has the file counts.
+pub(crate) fn find(text: &str, roots: &[PathBuf]) -> Result<Found> {
+    let (user, group) = match text.split_once(':') {
+        Some((user, group)) => (user, Some(group)),
+        None => (text, None),
+    };
+    let passwd = read(roots, "etc/passwd")?;
+    let entry = passwd.lines().find_map(|line| account(line, user));
+    let (uid, own_gid, home) = match (entry, user.parse()) {
+        (Some((uid, gid, home)), _) => (uid, gid, Some(home.to_owned())),
+        (None, Ok(uid)) => (uid, 0, None),
+        (None, Err(_)) => return Err(unknown("user", user, "/etc/passwd")),
+    };
+    let name = passwd.lines().find(|line| account(line, user).is_some()).and_then(|l| l.split(':').next());
+    let mut found = User { uid, gid: own_gid, groups: Vec::new() };
+    match group {
+        Some(group) => found.gid = gid(group, roots)?,
+        None => {
+            let groups = read(roots, "etc/group")?;
+            found.groups = name.map_or(Vec::new(), |name| member_of(&groups, name));
+        }
+    }
+    Ok(Found { user: found, home })
+}
+
+/// A group by number or name.
+pub(crate) fn gid(text: &str, roots: &[PathBuf]) -> Result<u32> {
+    if let Ok(gid) = text.parse() {
+        return Ok(gid);
+    }
+    let groups = read(roots, "etc/group")?;
+    let found = groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next()? == text).then_some(())?;
+        fields.nth(1)?.parse().ok()
+    });
+    found.ok_or_else(|| unknown("group", text, "/etc/group"))
+}
+
+fn unknown(what: &str, name: &str, file: &str) -> Error {
+    Error::new(format!(
+        "the {what} {name:?} is not in the container's {file}: give a number, or add it there"
+    ))
+}
+
+/// Uid, gid and home, of a line that is about this name or number.
+fn account<'a>(line: &'a str, user: &str) -> Option<(u32, u32, &'a str)> {
+    let mut fields = line.split(':');
+    let (name, _, uid) = (fields.next()?, fields.next()?, fields.next()?);
+    let (gid, home) = (fields.next()?.parse().ok()?, fields.nth(1)?);
+    (name == user || uid == user).then_some((uid.parse().ok()?, gid, home))
+}
+
+/// The groups that list this name as a member.
+fn member_of(groups: &str, name: &str) -> Vec<u32> {
+    let gid = |line: &str| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let [_, _, gid, members] = fields[..] else { return None };
+        members.split(',').any(|m| m == name).then(|| gid.parse().ok())?
+    };
+    groups.lines().filter_map(gid).collect()
+}
+
+/// Where the container's files are, as the host sees them.
+pub(crate) fn roots(root: &Root) -> Vec<PathBuf> {
+    match root {
+        Root::Host | Root::HostReadOnly => vec!["/".into()],
+        Root::Dir { path, .. } => vec![path.clone()],
+        Root::Overlay { lower, writes } => {
+            let upper = match writes {
+                nspod_sandbox::spec::Writes::Dir { upper, .. } => Some(upper.clone()),
+                _ => None,
+            };
+            upper.into_iter().chain(lower.iter().cloned()).collect()
+        }
+    }
+}
+
+/// A file below the first root that has it, whatever links are in its way; empty where none
+/// has.
+fn read(roots: &[PathBuf], file: &str) -> Result<String> {
+    for root in roots {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let dir = open(root.as_path(), flags, Mode::empty()).map_err(|e| Error::path("open", root, e))?;
+        let how = OpenHow::new()
+            .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        match openat2(&dir, file, how) {
+            Ok(fd) => {
+                let mut text = Vec::new();
+                let path = Path::new(root).join(file);
+                let mut limited = std::fs::File::from(fd).take(1 << 20);
+                limited.read_to_end(&mut text).map_err(|e| Error::io("read", &path, &e))?;
+                return Ok(String::from_utf8_lossy(&text).into_owned());
+            }
+            Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => {}
+            Err(e) => return Err(Error::path("open", &root.join(file), e)),
+        }
+    }
+    Ok(String::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image() -> (tempfile::TempDir, Vec<PathBuf>) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("etc")).unwrap();
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:Web:/srv:/bin/false\nbroken\n";
+        std::fs::write(dir.path().join("etc/passwd"), passwd).unwrap();
+        std::fs::write(dir.path().join("etc/group"), "root:x:0:\nlogs:x:50:web,other\nwww:x:34:\n").unwrap();
+        let roots = vec![dir.path().to_owned()];
+        (dir, roots)
+    }
+
+    fn user(uid: u32, gid: u32, groups: &[u32]) -> User {
+        User { uid, gid, groups: groups.into() }
+    }
+
+    #[test]
+    fn names_are_those_of_the_container() {
+        let (_dir, roots) = image();
+        let find = |text| find(text, &roots).unwrap();
+        assert_eq!(find("web"), Found { user: user(33, 34, &[50]), home: Some("/srv".into()) });
+        assert_eq!(find("33").user, user(33, 34, &[50]));
+        assert_eq!(find("web:logs").user, user(33, 50, &[]));
+        assert_eq!(find("web:7").user, user(33, 7, &[]));
+        assert_eq!(find("1000"), Found { user: user(1000, 0, &[]), home: None });
+        assert_eq!(find("1000:1001").user, user(1000, 1001, &[]));
+    }
+
+    #[test]
+    fn a_name_that_is_not_there_is_named() {
+        let (_dir, roots) = image();
+        let error = find("nginx", &roots).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "the user \"nginx\" is not in the container's /etc/passwd: give a number, or add it there"
+        );
+        assert!(find("web:nginx", &roots).is_err());
+        assert!(find("", &roots).is_err());
+    }
+
+    #[test]
+    fn a_link_in_the_image_does_not_lead_to_the_host() {
+        let (dir, roots) = image();
+        std::fs::remove_file(dir.path().join("etc/passwd")).unwrap();
+        std::os::unix::fs::symlink("/etc/hostpasswd", dir.path().join("etc/passwd")).unwrap();
+        std::fs::write(dir.path().join("etc/hostpasswd"), "inner:x:5:5::/:\n").unwrap();
+        assert_eq!(find("inner", &roots).unwrap().user.uid, 5);
+    }
+}

@@ -1,0 +1,258 @@
+//! A directory held by descriptor: everything in it by name, no link followed.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open, openat, renameat};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+
+use crate::error::{Error, Result};
+
+const DIR: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+const PRIVATE: Mode = Mode::S_IRWXU;
+
+#[derive(Debug)]
+pub(crate) struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Dir {
+    /// Opens a directory, made where it is missing, that is the caller's own and nobody
+    /// else may enter.
+    pub(crate) fn own(path: &Path) -> Result<Dir> {
+        let fd = match open(path, DIR, Mode::empty()) {
+            Err(Errno::ENOENT) => {
+                match nix::unistd::mkdir(path, PRIVATE) {
+                    Ok(()) | Err(Errno::EEXIST) => {}
+                    Err(e) => return Err(Error::path("make the state directory", path, e)),
+                }
+                open(path, DIR, Mode::empty())
+            }
+            other => other,
+        };
+        let fd = fd.map_err(|e| Error::path("open the state directory", path, e))?;
+        let stat = fstat(&fd).map_err(|e| Error::path("look at", path, e))?;
+        let (uid, mode) = (geteuid().as_raw(), stat.st_mode & 0o777);
+        if stat.st_uid != uid || mode & 0o077 != 0 {
+            return Err(Error::new(format!(
+                "the state directory {} belongs to uid {} with mode {mode:o}, where uid {uid} and mode 700 are wanted: remove it, or set XDG_RUNTIME_DIR",
+                path.display(),
+                stat.st_uid,
+            )));
+        }
+        Ok(Dir { fd, path: path.into() })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn at(&self, name: impl AsRef<OsStr>) -> PathBuf {
+        self.path.join(name.as_ref())
+    }
+
+    /// A directory in it, if it is there.
+    pub(crate) fn sub(&self, name: &str) -> Result<Option<Dir>> {
+        match openat(&self.fd, name, DIR, Mode::empty()) {
+            Ok(fd) => Ok(Some(Dir { fd, path: self.at(name) })),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(e) => Err(Error::path("open", &self.at(name), e)),
+        }
+    }
+
+    /// A directory in it, made where it is missing.
+    pub(crate) fn make_sub(&self, name: &str) -> Result<Dir> {
+        if let Some(dir) = self.sub(name)? {
+            return Ok(dir);
+        }
+        self.mkdir(name)?;
+        self.sub(name)?.ok_or_else(|| Error::path("open", &self.at(name), Errno::ENOENT))
+    }
+
+    /// Makes a directory; false if there is one of that name already.
+    pub(crate) fn mkdir(&self, name: &str) -> Result<bool> {
+        match mkdirat(&self.fd, name, PRIVATE) {
+            Ok(()) => Ok(true),
+            Err(Errno::EEXIST) => Ok(false),
+            Err(e) => Err(Error::path("make", &self.at(name), e)),
+        }
+    }
+
+    /// The names in it, in order.
+    pub(crate) fn names(&self) -> Result<Vec<String>> {
+        let failed = |e| Error::path("list", &self.path, e);
+        let fd = openat(&self.fd, ".", DIR, Mode::empty()).map_err(failed)?;
+        let mut dir = nix::dir::Dir::from_fd(fd).map_err(failed)?;
+        let mut names = Vec::new();
+        for entry in dir.iter() {
+            let entry = entry.map_err(failed)?;
+            match entry.file_name().to_str() {
+                Ok("." | "..") | Err(_) => {}
+                Ok(name) => names.push(name.to_owned()),
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// A file in it, for reading, if it is there.
+    pub(crate) fn open(&self, name: &str) -> Result<Option<File>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        match openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(fd.into())),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(e) => Err(Error::path("open", &self.at(name), e)),
+        }
+    }
+
+    /// What a file in it says, if it is there.
+    pub(crate) fn read(&self, name: &str) -> Result<Option<String>> {
+        let Some(mut file) = self.open(name)? else { return Ok(None) };
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(|e| Error::io("read", &self.at(name), &e))?;
+        Ok(Some(text))
+    }
+
+    /// A new file in it, to read, write and append to.
+    pub(crate) fn create(&self, name: &str) -> Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR);
+        fd.map(File::from).map_err(|e| Error::path("make", &self.at(name), e))
+    }
+
+    /// Writes a file in one step: whoever reads it sees the old text or the new.
+    pub(crate) fn replace(&self, name: &str, text: &[u8]) -> Result<()> {
+        let fresh = format!(".{name}.{}", std::process::id());
+        let mut file = self.create(&fresh)?;
+        let written = file.set_len(0).and_then(|()| file.write_all(text));
+        written.map_err(|e| Error::io("write", &self.at(&fresh), &e))?;
+        renameat(&self.fd, fresh.as_str(), &self.fd, name)
+            .map_err(|e| Error::path("put in place", &self.at(name), e))
+    }
+
+    /// Removes a directory in it with the files in that; one that is gone is fine.
+    pub(crate) fn remove_sub(&self, name: &str) -> Result<()> {
+        let Some(dir) = self.sub(name)? else { return Ok(()) };
+        for file in dir.names()? {
+            match unlinkat(&dir.fd, file.as_str(), UnlinkatFlags::NoRemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(Errno::EISDIR) => dir.remove_sub(&file)?,
+                Err(e) => return Err(Error::path("remove", &dir.at(&file), e)),
+            }
+        }
+        match unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(e) => Err(Error::path("remove", &self.at(name), e)),
+        }
+    }
+
+    /// Locks the directory against other invocations; `None` if one of them holds it and
+    /// `wait` is not wanted.
+    pub(crate) fn lock(&self, wait: bool) -> Result<Option<Lock>> {
+        let file = self.fd.try_clone().map_err(|e| Error::io("lock", &self.path, &e))?;
+        let how = if wait { FlockArg::LockExclusive } else { FlockArg::LockExclusiveNonblock };
+        match Flock::lock(File::from(file), how) {
+            Ok(lock) => Ok(Some(Lock(lock))),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, e)) => Err(Error::path("lock", &self.path, e)),
+        }
+    }
+
+    /// Whether its name in the parent leads to it still.
+    pub(crate) fn is_at(&self, parent: &Dir, name: &str) -> bool {
+        let same = |a: FileStat, b: FileStat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
+        match (fstat(&self.fd), fstatat(&parent.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW)) {
+            (Ok(own), Ok(there)) => same(own, there),
+            _ => false,
+        }
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A lock that ends when it is dropped, or with the process.
+#[derive(Debug)]
+pub(crate) struct Lock(#[allow(dead_code)] Flock<File>);
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn temp() -> (tempfile::TempDir, Dir) {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::own(&temp.path().join("state")).unwrap();
+        (temp, dir)
+    }
+
+    #[test]
+    fn a_state_directory_that_others_may_enter_is_refused() {
+        let (_temp, dir) = temp();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let error = Dir::own(dir.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("with mode 755, where uid") && error.contains("mode 700 are wanted"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_directory_is_not_followed() {
+        let (temp, dir) = temp();
+        std::os::unix::fs::symlink(dir.path(), temp.path().join("link")).unwrap();
+        assert!(Dir::own(&temp.path().join("link")).is_err());
+        std::os::unix::fs::symlink(temp.path(), dir.at("web")).unwrap();
+        assert!(dir.sub("web").is_err());
+        std::os::unix::fs::symlink("/etc/passwd", dir.at("file")).unwrap();
+        assert!(dir.open("file").is_err() && dir.create("file").is_err());
+    }
+
+    #[test]
+    fn removing_a_directory_removes_links_and_not_what_they_lead_to() {
+        let (temp, dir) = temp();
+        std::fs::write(temp.path().join("kept"), "").unwrap();
+        let sub = dir.make_sub("web").unwrap();
+        sub.replace("a", b"1").unwrap();
+        sub.make_sub("ns").unwrap().replace("net", b"").unwrap();
+        std::os::unix::fs::symlink(temp.path(), sub.at("link")).unwrap();
+        dir.remove_sub("web").unwrap();
+        assert!(temp.path().join("kept").exists() && !dir.at("web").exists());
+    }
+
+    #[test]
+    fn one_of_two_gets_the_name() {
+        let (_temp, dir) = temp();
+        assert!(dir.mkdir("web").unwrap());
+        assert!(!dir.mkdir("web").unwrap());
+    }
+
+    #[test]
+    fn a_lock_keeps_others_out_until_it_is_dropped() {
+        let (_temp, dir) = temp();
+        let again = Dir::own(dir.path()).unwrap();
+        let lock = dir.lock(false).unwrap().unwrap();
+        assert!(again.lock(false).unwrap().is_none());
+        drop(lock);
+        assert!(again.lock(false).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_replaced_file_is_whole() {
+        let (_temp, dir) = temp();
+        dir.replace("state.json", b"long text").unwrap();
+        dir.replace("state.json", b"short").unwrap();
+        assert_eq!(dir.read("state.json").unwrap().as_deref(), Some("short"));
+        assert_eq!(dir.names().unwrap(), ["state.json"]);
+    }
+}

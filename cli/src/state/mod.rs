@@ -1,0 +1,244 @@
+//! What must be known from one invocation to the next: a directory for each container and
+//! pod, under `/run/nspod` or `$XDG_RUNTIME_DIR/nspod`.
+//!
+//! A container's directory is made before the container and is locked until its record is
+//! in place, so a crash leaves at worst an unlocked directory without a record, whose
+//! cgroup is found by its name.
+
+mod dir;
+pub(crate) mod pods;
+pub(crate) mod process;
+mod record;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cgroup_core::{Cgroup, Hierarchy};
+use nix::unistd::geteuid;
+
+pub(crate) use dir::{Dir, Lock};
+pub(crate) use process::Process;
+pub(crate) use record::{EXIT, Entry, LOG, Record, State};
+
+use crate::error::{Error, Result};
+
+/// How long the end of a killed process may take.
+pub(crate) const KILLED_WITHIN: Duration = Duration::from_secs(10);
+
+/// All containers of one user.
+#[derive(Debug)]
+pub(crate) struct Store {
+    containers: Dir,
+}
+
+impl Store {
+    pub(crate) fn open() -> Result<Store> {
+        Store::at(&base())
+    }
+
+    fn at(path: &Path) -> Result<Store> {
+        Ok(Store { containers: Dir::own(path)?.make_sub("containers")? })
+    }
+
+    /// Takes a name, which nobody else can take then, and holds the lock.
+    pub(crate) fn create(&self, id: &str) -> Result<(Entry, Lock)> {
+        loop {
+            if !self.containers.mkdir(id)? {
+                return Err(Error::new(format!("there is a container {id} already"))
+                    .hint(format!("choose another --name, or `nspod rm -f {id}`")));
+            }
+            let Some(dir) = self.containers.sub(id)? else { continue };
+            if let Some(lock) = dir.lock(true)?
+                && dir.is_at(&self.containers, id)
+            {
+                return Ok((Entry { id: id.into(), dir, record: None }, lock));
+            }
+            // Somebody has taken it for the rest of a crash and removed it: once more.
+        }
+    }
+
+    /// All containers, the oldest first.
+    pub(crate) fn all(&self) -> Result<Vec<Entry>> {
+        let mut all = Vec::new();
+        for id in self.containers.names()? {
+            if let Some(dir) = self.containers.sub(&id)? {
+                match Entry::load(id, dir) {
+                    Ok(entry) => all.push(entry),
+                    Err(e) => eprintln!("nspod: {e}"),
+                }
+            }
+        }
+        all.sort_by_key(|entry| entry.record.as_ref().map_or(u64::MAX, |r| r.created));
+        Ok(all)
+    }
+
+    /// The container of this name or id, or of the only id that starts so.
+    pub(crate) fn find(&self, text: &str) -> Result<Entry> {
+        let id = crate::value::name(text)?;
+        if let Some(dir) = self.containers.sub(&id)? {
+            return Entry::load(id, dir);
+        }
+        let names = self.containers.names()?;
+        let mut found = names.into_iter().filter(|name| is_id(name) && name.starts_with(&id));
+        match (found.next(), found.next()) {
+            (Some(name), None) => match self.containers.sub(&name)? {
+                Some(dir) => Entry::load(name, dir),
+                None => Err(none(text)),
+            },
+            (Some(_), Some(_)) => {
+                Err(Error::new(format!("several containers have ids that start with {id}")))
+            }
+            (None, _) => Err(none(text)),
+        }
+    }
+
+    /// Removes what has ended, with what is left of it; the lock says who removes.
+    pub(crate) fn remove(&self, entry: &Entry, _lock: &Lock) -> Result<()> {
+        let path = match &entry.record {
+            Some(record) => record.cgroup.clone(),
+            None => orphan_cgroup(&entry.id),
+        };
+        if let Some(path) = path {
+            remove_cgroup(&path)?;
+        }
+        self.containers.remove_sub(&entry.id)
+    }
+
+    /// Kills what runs of it, and waits for its end.
+    pub(crate) fn kill(&self, entry: &Entry) -> Result<()> {
+        let Ok((_, pidfd)) = entry.running() else { return Ok(()) };
+        match entry.cgroup() {
+            Some(cgroup) => cgroup.kill()?,
+            None => pidfd.send_signal(nix::libc::SIGKILL)?,
+        }
+        if !pidfd.poll(Some(KILLED_WITHIN))? {
+            return Err(Error::new(format!(
+                "the container {} does not end although it was killed",
+                entry.id
+            ))
+            .hint("a process of it is stuck in the kernel"));
+        }
+        entry.note(nspod_sandbox::Status::Signaled { signal: nix::libc::SIGKILL, core: false })
+    }
+
+    /// Removes the containers that were to be removed when they have ended and whose
+    /// runner cannot do so.
+    pub(crate) fn sweep(&self) -> Result<()> {
+        for entry in self.all()? {
+            let Some(record) = &entry.record else { continue };
+            let owned = record.runner.as_ref().is_some_and(Process::lives);
+            if record.remove
+                && !owned
+                && !record.process.lives()
+                && let Some(lock) = entry.lock(false)?
+            {
+                self.remove(&entry, &lock)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn none(text: &str) -> Error {
+    Error::new(format!("there is no container {text}")).hint("`nspod ps -a` lists all")
+}
+
+/// `/run/nspod` for root, else a directory of the user's own.
+fn base() -> PathBuf {
+    let uid = geteuid();
+    match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| Path::new(dir).is_absolute()) {
+        _ if uid.is_root() => "/run/nspod".into(),
+        Some(dir) => Path::new(&dir).join("nspod"),
+        None => format!("/tmp/nspod-{uid}").into(),
+    }
+}
+
+/// Twelve hexadecimal digits.
+pub(crate) fn random_id() -> Result<String> {
+    let mut bytes = [0u8; 6];
+    let path = Path::new("/dev/urandom");
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut bytes));
+    read.map_err(|e| Error::io("read", path, &e))?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+fn is_id(name: &str) -> bool {
+    name.len() == 12 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Where the cgroup of a container is whose invocation died too early to write it down.
+fn orphan_cgroup(id: &str) -> Option<PathBuf> {
+    Some(Hierarchy::detect().ok()?.mount_point()?.join("nspod").join(id))
+}
+
+/// Removes a container's cgroup with all in it, and the one that held it if that is empty.
+fn remove_cgroup(path: &Path) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    match Cgroup::open(path).and_then(|cgroup| cgroup.destroy()) {
+        Err(_) if !path.exists() => {}
+        other => other?,
+    }
+    if let Some(parent) = path.parent().filter(|p| p.file_name().is_some_and(|name| name == "nspod")) {
+        // Busy as long as another container lives in it.
+        let _ = std::fs::remove_dir(parent);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::at(&temp.path().join("nspod")).unwrap();
+        (temp, store)
+    }
+
+    #[test]
+    fn a_name_is_taken_once() {
+        let (_temp, store) = store();
+        let (_entry, _lock) = store.create("web").unwrap();
+        let error = store.create("web").unwrap_err().to_string();
+        assert_eq!(error, "there is a container web already; choose another --name, or `nspod rm -f web`");
+    }
+
+    #[test]
+    fn an_id_is_found_by_its_start_and_a_name_is_not() {
+        let (_temp, store) = store();
+        for id in ["0123456789ab", "012fffffffff", "web"] {
+            store.create(id).unwrap();
+        }
+        assert_eq!(store.find("0123").unwrap().id, "0123456789ab");
+        assert_eq!(store.find("web").unwrap().id, "web");
+        assert_eq!(
+            store.find("we").unwrap_err().to_string(),
+            "there is no container we; `nspod ps -a` lists all"
+        );
+        assert!(store.find("012").unwrap_err().to_string().starts_with("several containers"));
+        assert!(store.find("../x").is_err());
+    }
+
+    #[test]
+    fn what_a_crash_leaves_is_told_from_what_is_being_made() {
+        let (_temp, store) = store();
+        let (entry, lock) = store.create("web").unwrap();
+        assert_eq!(store.find("web").unwrap().state().unwrap(), State::Creating);
+        drop((entry, lock));
+        let left = store.find("web").unwrap();
+        assert_eq!(left.state().unwrap(), State::Dead);
+        let lock = left.lock(false).unwrap().unwrap();
+        store.remove(&left, &lock).unwrap();
+        assert!(store.all().unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_id_is_random_and_valid() {
+        let (one, two) = (random_id().unwrap(), random_id().unwrap());
+        assert!(is_id(&one) && is_id(&two) && one != two);
+        assert!(!is_id("web") && !is_id("0123456789AB"));
+    }
+}

@@ -1,0 +1,95 @@
+//! Processes that outlive the invocation that started them: found again by pid, start
+//! time and boot, so that a pid that was given to another is never taken for them.
+
+use nix::unistd::getpid;
+use ns_core::Pidfd;
+use serde::{Deserialize, Serialize};
+
+/// A process, as it is written down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Process {
+    pub(crate) pid: i32,
+    /// Field 22 of `/proc/PID/stat`: clock ticks since boot.
+    start: u64,
+    /// `/proc/sys/kernel/random/boot_id`
+    boot: String,
+}
+
+impl Process {
+    /// A process that lives, or is the caller's to wait for.
+    pub(crate) fn of(pid: i32) -> Option<Process> {
+        Some(Process { pid, start: stat(pid)?.1, boot: boot_id() })
+    }
+
+    pub(crate) fn current() -> Option<Process> {
+        Process::of(getpid().as_raw())
+    }
+
+    /// A handle on it, if it has not ended.
+    pub(crate) fn open(&self) -> Option<Pidfd> {
+        let pidfd = Pidfd::open(self.pid).ok()?;
+        // Whoever the pidfd is of cannot lose its pid now.
+        self.lives().then_some(pidfd)
+    }
+
+    pub(crate) fn lives(&self) -> bool {
+        match stat(self.pid) {
+            Some((state, start)) => {
+                !matches!(state, 'Z' | 'X') && start == self.start && self.boot == boot_id()
+            }
+            None => false,
+        }
+    }
+}
+
+fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim_end().to_owned()
+}
+
+fn stat(pid: i32) -> Option<(char, u64)> {
+    parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// State and start time from `/proc/PID/stat`. The name, in parentheses, may hold anything.
+fn parse(text: &str) -> Option<(char, u64)> {
+    let rest = &text[text.rfind(')')? + 1..];
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_and_spaces_does_not_shift_the_fields() {
+        let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21";
+        for name in ["a", "a b", "a) Z 1 2", "((", ""] {
+            assert_eq!(parse(&format!("12 ({name}) {rest}")), Some(('S', 4711)));
+        }
+        assert_eq!(parse("12 (a) S 1"), None);
+        assert_eq!(parse(""), None);
+    }
+
+    #[test]
+    fn a_recycled_pid_is_somebody_else() {
+        let me = Process::current().unwrap();
+        assert!(me.lives() && me.open().is_some());
+        let before = Process { start: me.start - 1, ..me.clone() };
+        assert!(!before.lives() && before.open().is_none());
+        let boot = Process { boot: "another".into(), ..me };
+        assert!(!boot.lives());
+    }
+
+    #[test]
+    fn a_process_that_has_ended_and_not_been_reaped_does_not_live() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let process = Process::of(child.id() as i32).unwrap();
+        Pidfd::open(process.pid).unwrap().poll(None).unwrap();
+        assert!(!process.lives());
+        child.wait().unwrap();
+        assert!(process.open().is_none());
+    }
+}

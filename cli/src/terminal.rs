@@ -1,0 +1,151 @@
+//! The caller's terminal: raw while a container uses it, restored whatever happens.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nspod_sandbox::spec::Terminal;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+
+use crate::error::{Error, Result};
+
+/// End of file, as typed: what the line discipline takes for it.
+const END: u8 = 4;
+
+/// The size of the caller's terminal, for a new one.
+pub(crate) fn size() -> Terminal {
+    let size = tcgetwinsize(io::stdin()).or_else(|_| tcgetwinsize(io::stdout()));
+    size.map(|s| Terminal { rows: s.ws_row, columns: s.ws_col }).unwrap_or_default()
+}
+
+/// Puts the terminal back when it goes out of scope.
+struct Raw(Termios);
+
+impl Raw {
+    /// `None` if standard input is no terminal.
+    fn enter() -> Result<Option<Raw>> {
+        if !io::stdin().is_terminal() {
+            return Ok(None);
+        }
+        let failed = |call| {
+            move |e: rustix::io::Errno| {
+                Error::call("set the terminal up", call, Errno::from_raw(e.raw_os_error()))
+            }
+        };
+        let before = tcgetattr(io::stdin()).map_err(failed("tcgetattr"))?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(io::stdin(), OptionalActions::Flush, &raw).map_err(failed("tcsetattr"))?;
+        Ok(Some(Raw(before)))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &self.0);
+    }
+}
+
+/// Carries bytes between the caller's terminal and the container's.
+pub(crate) struct Relay {
+    master: File,
+    raw: Option<Raw>,
+    /// Bytes on their way to the container.
+    pending: Vec<u8>,
+    reads_input: bool,
+    open: bool,
+}
+
+impl Relay {
+    /// `master` is the container's end; input is handed on if `interactive`.
+    pub(crate) fn new(master: File, interactive: bool) -> Result<Relay> {
+        let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK;
+        fcntl(&master, FcntlArg::F_SETFL(flags))
+            .map_err(|e| Error::call("set the container's terminal up", "fcntl", e))?;
+        let raw = if interactive { Raw::enter()? } else { None };
+        let relay = Relay { master, raw, pending: Vec::new(), reads_input: interactive, open: true };
+        relay.resize();
+        Ok(relay)
+    }
+
+    /// Hands the size of the caller's terminal on.
+    pub(crate) fn resize(&self) {
+        if let Ok(size) = tcgetwinsize(io::stdin()).or_else(|_| tcgetwinsize(io::stdout())) {
+            let _ = tcsetwinsize(&self.master, size);
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.open
+    }
+
+    pub(crate) fn wants_input(&self) -> bool {
+        self.reads_input && self.open && self.pending.is_empty()
+    }
+
+    pub(crate) fn wants_to_write(&self) -> bool {
+        self.open && !self.pending.is_empty()
+    }
+
+    pub(crate) fn master(&self) -> BorrowedFd<'_> {
+        self.master.as_fd()
+    }
+
+    /// Takes what has been typed.
+    pub(crate) fn input(&mut self) -> Result<()> {
+        let mut buffer = [0; 4096];
+        // Not through std's buffer, which poll(2) does not see.
+        match nix::unistd::read(io::stdin(), &mut buffer) {
+            Ok(0) => {
+                self.reads_input = false;
+                self.pending.push(END);
+            }
+            Ok(n) => self.pending.extend_from_slice(&buffer[..n]),
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(_) => self.reads_input = false,
+        }
+        self.flush()
+    }
+
+    /// Gives the container as much of it as it takes now.
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        match self.master.write(&self.pending) {
+            Ok(n) => _ = self.pending.drain(..n),
+            Err(e) if interrupted(&e) => {}
+            Err(_) => self.open = false,
+        }
+        Ok(())
+    }
+
+    /// Shows what the container has written; false when there is nothing more just now.
+    pub(crate) fn output(&mut self) -> Result<bool> {
+        let mut buffer = [0; 16384];
+        match self.master.read(&mut buffer) {
+            Ok(0) => self.open = false,
+            Ok(n) => {
+                let mut out = io::stdout().lock();
+                if out.write_all(&buffer[..n]).and_then(|()| out.flush()).is_err() {
+                    // Nobody looks any more; what follows is read and dropped.
+                }
+                return Ok(true);
+            }
+            Err(e) if interrupted(&e) => return Ok(false),
+            // EIO: no process has the terminal open.
+            Err(_) => self.open = false,
+        }
+        Ok(false)
+    }
+
+    /// Shows what is left when the container has ended, and gives the terminal back.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        while self.output()? {}
+        drop(self.raw.take());
+        Ok(())
+    }
+}
+
+fn interrupted(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}

@@ -1,0 +1,261 @@
+//! Values as people type them: sizes, rates, pairs, signals. Pure functions of text.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use cgroup_core::{CpuList, CpuMax, Max};
+use nix::sys::signal::Signal;
+
+/// Bytes: `1024`, `64k`, `64m`, `1.5g`, `64MiB`. The units are powers of 1024, as docker's.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is not a size such as 512k, 64m or 1g");
+    let lower = text.trim().to_ascii_lowercase();
+    let digits = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
+    let (number, unit) = lower.split_at(digits);
+    let shift = match unit {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        "p" | "pb" | "pib" => 50,
+        _ => return Err(wrong()),
+    };
+    let unit = 1u64 << shift;
+    if let Ok(whole) = number.parse::<u64>() {
+        return whole.checked_mul(unit).ok_or_else(|| format!("{text:?} is more than 64 bits hold"));
+    }
+    let (whole, fraction) = number.split_once('.').ok_or_else(wrong)?;
+    if fraction.is_empty() || fraction.len() > 9 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    let whole: u64 = whole.parse().map_err(|_| wrong())?;
+    let part: u64 = fraction.parse().map_err(|_| wrong())?;
+    let part = u128::from(part) * u128::from(unit) / 10u128.pow(fraction.len() as u32);
+    let sum = whole.checked_mul(unit).and_then(|w| w.checked_add(part as u64));
+    sum.ok_or_else(|| format!("{text:?} is more than 64 bits hold"))
+}
+
+/// Bytes, or `max` (`-1`, `unlimited`) for no limit.
+pub(crate) fn max_bytes(text: &str) -> Result<Max, String> {
+    match unlimited(text) {
+        true => Ok(Max::Max),
+        false => bytes(text).map(Max::Value),
+    }
+}
+
+/// A count, or `max` (`-1`, `unlimited`) for no limit.
+pub(crate) fn max_count(text: &str) -> Result<Max, String> {
+    match unlimited(text) {
+        true => Ok(Max::Max),
+        false => text.parse().map(Max::Value).map_err(|_| format!("{text:?} is not a count, nor max")),
+    }
+}
+
+fn unlimited(text: &str) -> bool {
+    matches!(text, "-1" | "max" | "unlimited")
+}
+
+/// Processors: `0.5`, `2`. As `cpu.max` in periods of 100 ms.
+pub(crate) fn cpus(text: &str) -> Result<CpuMax, String> {
+    const PERIOD: f64 = 100_000.0;
+    let cpus: f64 =
+        text.parse().map_err(|_| format!("{text:?} is not a number of processors such as 0.5"))?;
+    if !(0.01..=1_000_000.0).contains(&cpus) {
+        return Err(format!("{text} processors: the kernel takes 0.01 and more"));
+    }
+    Ok(CpuMax::new((cpus * PERIOD).round() as u64, PERIOD as u64))
+}
+
+/// docker's `--cpu-shares`, 2 to 262144, as `cpu.weight`, 1 to 10000: the conversion that
+/// OCI runtimes have settled on.
+pub(crate) fn cpu_shares(text: &str) -> Result<u64, String> {
+    match text.parse::<u64>() {
+        Ok(shares @ 2..=262_144) => Ok(1 + (shares - 2) * 9_999 / 262_142),
+        _ => Err(format!("{text:?} is not a number from 2 to 262144")),
+    }
+}
+
+/// `0-3,7`
+pub(crate) fn cpu_list(text: &str) -> Result<CpuList, String> {
+    text.parse().map_err(|e: cgroup_core::Error| e.to_string())
+}
+
+/// `NAME=VALUE`, both there, the name not empty.
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err(format!("{text:?} is not of the form NAME=VALUE")),
+    }
+}
+
+/// `PATH:RATE`, the rate in bytes.
+pub(crate) fn device_bytes(text: &str) -> Result<(PathBuf, Max), String> {
+    device(text, max_bytes)
+}
+
+/// `PATH:RATE`, the rate a count.
+pub(crate) fn device_count(text: &str) -> Result<(PathBuf, Max), String> {
+    device(text, max_count)
+}
+
+fn device(text: &str, rate: fn(&str) -> Result<Max, String>) -> Result<(PathBuf, Max), String> {
+    match text.rsplit_once(':') {
+        Some((path, number)) if !path.is_empty() => Ok((path.into(), rate(number)?)),
+        _ => Err(format!("{text:?} is not of the form /dev/PATH:RATE")),
+    }
+}
+
+/// An octal mode: `1777`.
+pub(crate) fn mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o7777 => Ok(mode),
+        _ => Err(format!("{text:?} is not an octal mode such as 1777")),
+    }
+}
+
+/// `TERM`, `SIGTERM`, `15`.
+pub(crate) fn signal(text: &str) -> Result<i32, String> {
+    let upper = text.to_ascii_uppercase();
+    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    if let Ok(signal) = name.parse::<Signal>() {
+        return Ok(signal as i32);
+    }
+    match text.parse() {
+        Ok(number @ 1..=64) => Ok(number),
+        _ => Err(format!("{text:?} is not a signal such as TERM, SIGUSR1 or 9")),
+    }
+}
+
+/// A name of a container or pod, that is also the name of a directory and of a cgroup.
+pub(crate) fn name(text: &str) -> Result<String, String> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    let starts = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    match starts && text.len() <= 64 && text.bytes().all(plain) && !text.contains("..") {
+        true => Ok(text.into()),
+        false => Err(format!(
+            "{text:?} is not a name: 1 to 64 letters, digits, '_', '.' and '-', a letter or digit first, no '..'"
+        )),
+    }
+}
+
+/// `NAME=VALUE` of an environment, or `NAME` alone, of which the caller's value is taken.
+pub(crate) fn variable(
+    text: &OsStr,
+    own: impl Fn(&OsStr) -> Option<OsString>,
+) -> Result<Option<(OsString, OsString)>, String> {
+    let bytes = text.as_bytes();
+    let (name, value) = match bytes.iter().position(|b| *b == b'=') {
+        Some(at) => (&bytes[..at], Some(OsString::from_vec(bytes[at + 1..].to_vec()))),
+        None => (bytes, None),
+    };
+    if name.is_empty() {
+        return Err(format!("{text:?} does not name a variable"));
+    }
+    let name = OsStr::from_bytes(name);
+    Ok(value.or_else(|| own(name)).map(|value| (name.to_owned(), value)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn sizes_have_units_of_1024() {
+        for (text, size) in [
+            ("0", 0),
+            ("1024", 1024),
+            ("64k", 65_536),
+            ("64M", 64 << 20),
+            ("1.5g", 3 << 29),
+            ("2GiB", 2 << 30),
+            ("1tb", 1 << 40),
+        ] {
+            assert_eq!(bytes(text), Ok(size), "{text}");
+        }
+        for text in ["", "m", "-1", "1x", "1..5g", "1.g", ".5g", "18446744073709551616", "16777216t"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_limit_has_three_spellings() {
+        for text in ["-1", "max", "unlimited"] {
+            assert_eq!(max_bytes(text), Ok(Max::Max));
+            assert_eq!(max_count(text), Ok(Max::Max));
+        }
+        assert!(max_count("-2").is_err());
+    }
+
+    #[test]
+    fn processors_become_a_quota_of_100_ms_periods() {
+        assert_eq!(cpus("0.5"), Ok(CpuMax::new(50_000, 100_000)));
+        assert_eq!(cpus("2"), Ok(CpuMax::new(200_000, 100_000)));
+        for text in ["0", "-1", "nan", "inf", "x", "0.001"] {
+            assert!(cpus(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn shares_keep_the_ends_and_the_default_of_the_scale() {
+        assert_eq!(cpu_shares("2"), Ok(1));
+        assert_eq!(cpu_shares("1024"), Ok(39));
+        assert_eq!(cpu_shares("262144"), Ok(10_000));
+        assert!(cpu_shares("1").is_err());
+    }
+
+    #[test]
+    fn names_cannot_leave_their_directory() {
+        for good in ["a", "web-1", "0123456789ab", "A_b.c"] {
+            assert_eq!(name(good).as_deref(), Ok(good));
+        }
+        for bad in ["", ".", "..", "a..b", "-a", ".a", "a/b", "a\n", "a b", "é", &"a".repeat(65)] {
+            assert!(name(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn signals_go_by_name_or_number() {
+        for text in ["TERM", "term", "SIGTERM", "15"] {
+            assert_eq!(signal(text), Ok(15));
+        }
+        for text in ["0", "65", "SIG", "NOPE", ""] {
+            assert!(signal(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_variable_without_a_value_is_the_callers() {
+        let own = |name: &OsStr| (name == "HOME").then(|| "/root".into());
+        assert_eq!(variable("A=b=c".as_ref(), own), Ok(Some(("A".into(), "b=c".into()))));
+        assert_eq!(variable("A=".as_ref(), own), Ok(Some(("A".into(), "".into()))));
+        assert_eq!(variable("HOME".as_ref(), own), Ok(Some(("HOME".into(), "/root".into()))));
+        assert_eq!(variable("NOT_SET".as_ref(), own), Ok(None));
+        assert!(variable("=x".as_ref(), own).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_a_parser_panic(text in "\\PC{0,24}") {
+            let _ = (bytes(&text), max_bytes(&text), max_count(&text), cpus(&text), cpu_shares(&text));
+            let _ = (pair(&text), device_bytes(&text), mode(&text), signal(&text), name(&text));
+        }
+
+        #[test]
+        fn a_number_of_bytes_is_itself(n: u64) {
+            prop_assert_eq!(bytes(&n.to_string()), Ok(n));
+        }
+
+        #[test]
+        fn a_name_is_one_component_of_a_path(text in "\\PC{0,70}") {
+            if let Ok(name) = name(&text) {
+                let parts: Vec<_> = std::path::Path::new(&name).components().collect();
+                prop_assert_eq!(parts.len(), 1);
+                prop_assert!(matches!(parts[0], std::path::Component::Normal(_)));
+            }
+        }
+    }
+}
