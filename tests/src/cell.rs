@@ -23,7 +23,7 @@ pub fn probe() -> PathBuf {
 }
 
 fn bind() -> Mount {
-    Mount::new(INSIDE, MountKind::Bind { source: probe(), recursive: false })
+    Mount { readonly: true, ..Mount::new(INSIDE, MountKind::Bind { source: probe(), recursive: false }) }
 }
 
 /// A container as [`Command::new`] makes it, with the probe as its program.

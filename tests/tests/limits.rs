@@ -1,0 +1,234 @@
+//! Limits bite, and bite nobody else. Each with its control: what is stopped here goes through
+//! where the limit is lifted. These take controllers of cgroup v2, which the guest lane has.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use cgroup_core::{Cgroup, Controller, Controllers, CpuMax, Hierarchy, Limits, Max};
+use nspod_sandbox::{ErrorKind, Oom, OomLevel, Pod, PodSpec, Status};
+use nspod_tests::{Cell, GONE, await_true, command, join, lane, unique};
+
+const MIB: u64 = 1 << 20;
+/// What the hogs ask for.
+const HOLD: &str = "hold 134217728";
+
+fn memory(max: u64) -> Limits {
+    // The swap too, or the kernel would make room there.
+    let unified = [("memory.swap.max".to_owned(), "0".to_owned())].into();
+    Limits { memory_max: Some(Max::Value(max)), unified, ..Limits::default() }
+}
+
+fn pids(max: Max) -> Limits {
+    Limits { pids_max: Some(max), ..Limits::default() }
+}
+
+/// A pod with these limits, and containers in it with these.
+fn containers<const N: usize>(pod: Limits, limits: [Limits; N]) -> (Pod, [Cell; N]) {
+    let pod = Pod::create(&unique("limits"), &PodSpec { limits: pod, ..PodSpec::default() }).unwrap();
+    let cells = limits.map(|limits| Cell::start(join(&pod).unwrap().limits(limits)).unwrap());
+    (pod, cells)
+}
+
+#[test]
+fn memory_max_kills_the_hog_and_neither_its_neighbour_nor_its_pod() {
+    if !lane::controllers(Controllers::MEMORY) {
+        return;
+    }
+    let limits = [memory(32 * MIB), memory(32 * MIB), Limits::default()];
+    let (pod, [mut hog, mut neighbour, mut free]) = containers(Limits::default(), limits);
+    assert_eq!(hog.order(HOLD), Err(GONE));
+    let outcome = hog.container.wait().unwrap();
+    assert_eq!(outcome.status, Status::Signaled { signal: libc::SIGKILL, core: false });
+    assert_eq!(outcome.oom, Some(Oom { level: OomLevel::Container, killed: 1 }));
+    assert_eq!(neighbour.order("ping").as_deref(), Ok("pong"));
+    // The control: the same without a limit.
+    assert!(free.order(HOLD).is_ok());
+    assert_eq!(free.order("exit 0"), Err(GONE));
+    let outcome = free.container.wait().unwrap();
+    assert_eq!((outcome.status, outcome.oom.clone()), (Status::Exited(0), None));
+    assert!(outcome.peak_memory.unwrap() >= 128 * MIB, "{outcome:?}");
+    assert_eq!(neighbour.order("ping").as_deref(), Ok("pong"));
+    pod.delete().unwrap();
+}
+
+#[test]
+fn an_outcome_names_the_pod_whose_memory_max_it_was() {
+    if !lane::controllers(Controllers::MEMORY) {
+        return;
+    }
+    let (_pod, [mut hog, mut neighbour]) =
+        containers(memory(64 * MIB), [Limits::default(), Limits::default()]);
+    assert_eq!(hog.order(HOLD), Err(GONE));
+    let oom = hog.container.wait().unwrap().oom;
+    assert_eq!(oom, Some(Oom { level: OomLevel::Pod, killed: 1 }));
+    assert_eq!(neighbour.order("ping").as_deref(), Ok("pong"));
+}
+
+struct Parent(Cgroup);
+
+impl Drop for Parent {
+    fn drop(&mut self) {
+        let _ = self.0.destroy();
+    }
+}
+
+#[test]
+fn an_outcome_names_the_ancestor_whose_memory_max_it_was() {
+    if !lane::controllers(Controllers::MEMORY) {
+        return;
+    }
+    let root = Hierarchy::detect().unwrap().root().unwrap();
+    let parent = Parent(root.create_child(unique("ancestor")).unwrap());
+    parent.0.enable_path(Controllers::MEMORY).unwrap();
+    parent.0.apply(&memory(64 * MIB)).unwrap();
+    let mut roomy = command();
+    let mut hog = Cell::start(roomy.cgroup_parent(parent.0.path()).limits(memory(512 * MIB))).unwrap();
+    assert_eq!(hog.order(HOLD), Err(GONE));
+    let level = OomLevel::Ancestor(parent.0.path().to_owned());
+    assert_eq!(hog.container.wait().unwrap().oom, Some(Oom { level, killed: 1 }));
+    drop(hog);
+}
+
+#[test]
+fn pids_max_stops_a_fork_bomb_and_not_its_neighbours_forks() {
+    if !lane::controllers(Controllers::PIDS) {
+        return;
+    }
+    let limits = [pids(Max::Value(16)), Limits::default()];
+    let (_pod, [mut bomb, mut neighbour]) = containers(Limits::default(), limits);
+    assert_eq!(bomb.order("fork 64").as_deref(), Ok("15"));
+    assert_eq!(bomb.order("fork 1"), Err(libc::EAGAIN));
+    assert!(bomb.container.usage().unwrap().pids.events.max.unwrap() > 0);
+    assert_eq!(neighbour.order("fork 64").as_deref(), Ok("64"));
+}
+
+#[test]
+fn pids_max_of_a_pod_is_over_all_its_containers_together() {
+    if !lane::controllers(Controllers::PIDS) {
+        return;
+    }
+    let limits = [Limits::default(), Limits::default()];
+    let (_pod, [mut a, mut b]) = containers(pids(Max::Value(20)), limits);
+    assert_eq!(a.order("fork 10").as_deref(), Ok("10"));
+    assert_eq!(b.order("fork 64").as_deref(), Ok("8"));
+}
+
+/// Processor time of a container so far, in µs.
+fn used(cell: &Cell) -> u64 {
+    cell.container.usage().unwrap().cpu.usage_usec.unwrap()
+}
+
+#[test]
+fn cpu_max_halves_a_spinner_and_lets_its_neighbour_spin() {
+    if !lane::controllers(Controllers::CPU) {
+        return;
+    }
+    let half = Limits { cpu_max: Some(CpuMax::new(50_000, 100_000)), ..Limits::default() };
+    let (_pod, [mut limited, mut free]) = containers(Limits::default(), [half, Limits::default()]);
+    let (start, before) = (Instant::now(), used(&limited));
+    limited.order("spin").unwrap();
+    free.order("spin").unwrap();
+    await_true("the spinner to spin", || used(&limited) - before > 400_000);
+    let share = (used(&limited) - before) as f64 / start.elapsed().as_micros() as f64;
+    // At most the quota, and what one period more may give; however busy the machine is.
+    assert!(share < 0.7, "half a processor is {share}");
+    let throttled = |cell: &Cell| cell.container.usage().unwrap().cpu.throttled_usec;
+    assert!(throttled(&limited).unwrap() > 0);
+    assert_eq!(throttled(&free).unwrap_or(0), 0);
+    limited.container.kill().unwrap();
+    let outcome = limited.container.wait().unwrap();
+    assert!(
+        !outcome.throttled_time.is_zero() && outcome.cpu_time > Duration::from_millis(400),
+        "{outcome:?}"
+    );
+}
+
+#[test]
+fn cpu_weight_divides_a_processor_three_to_one() {
+    if !lane::controllers(Controllers::CPU | Controllers::CPUSET) {
+        return;
+    }
+    let weight = |weight| Limits {
+        cpu_weight: Some(weight),
+        cpuset_cpus: Some("0".parse().unwrap()),
+        ..Limits::default()
+    };
+    let (pod, [mut heavy, mut light]) = containers(Limits::default(), [weight(300), weight(100)]);
+    heavy.order("spin").unwrap();
+    light.order("spin").unwrap();
+    let before = (used(&heavy), used(&light));
+    await_true("the spinners to spin", || used(&heavy) + used(&light) - before.0 - before.1 > 2_000_000);
+    pod.freeze().unwrap();
+    let (heavy, light) = (used(&heavy) - before.0, used(&light) - before.1);
+    let ratio = heavy as f64 / light as f64;
+    assert!((2.0..4.5).contains(&ratio), "{heavy} µs to {light} µs is {ratio}");
+}
+
+#[test]
+fn a_frozen_pod_makes_no_progress_until_it_is_thawed() {
+    if !lane::root() {
+        return;
+    }
+    let (pod, mut cells) = containers(Limits::default(), [Limits::default(), Limits::default()]);
+    for cell in &mut cells {
+        cell.order("spin").unwrap();
+    }
+    pod.freeze().unwrap();
+    let look = || cells.each_ref().map(used);
+    let before = look();
+    sleep(Duration::from_millis(100));
+    assert_eq!(look(), before);
+    pod.thaw().unwrap();
+    await_true("both to go on", || look().iter().zip(&before).all(|(now, then)| now > then));
+}
+
+#[test]
+fn an_update_changes_a_live_container() {
+    if !lane::controllers(Controllers::PIDS | Controllers::MEMORY) {
+        return;
+    }
+    let (_pod, [mut cell]) = containers(Limits::default(), [pids(Max::Value(4))]);
+    assert_eq!(cell.order("fork 8").as_deref(), Ok("3"));
+    cell.container.update(&pids(Max::Value(6))).unwrap();
+    assert_eq!(cell.order("fork 8").as_deref(), Ok("2"));
+    cell.container.update(&pids(Max::Max)).unwrap();
+    assert_eq!(cell.order("fork 8").as_deref(), Ok("8"));
+    // What is not named stays.
+    cell.container.update(&memory(32 * MIB)).unwrap();
+    assert_eq!(cell.order("fork 8").as_deref(), Ok("8"));
+    assert_eq!(cell.order(HOLD), Err(GONE));
+    assert_eq!(cell.container.wait().unwrap().oom.unwrap().level, OomLevel::Container);
+}
+
+/// On the host lane the controllers of v1; on the guest lane a file that no kernel has.
+#[test]
+fn a_limit_that_cannot_be_enforced_is_an_error_that_says_why() {
+    if !lane::root() {
+        return;
+    }
+    let host = Hierarchy::detect().unwrap();
+    let mut wanted = vec![(
+        Limits { hugetlb_max: [("3MB".to_owned(), Max::Value(0))].into(), ..Limits::default() },
+        "hugetlb.3MB.max".to_owned(),
+        None,
+    )];
+    for (limits, controller, file) in [
+        (memory(MIB), Controller::Memory, "memory.max"),
+        (pids(Max::Value(9)), Controller::Pids, "pids.max"),
+        (Limits { cpu_weight: Some(5), ..Limits::default() }, Controller::Cpu, "cpu.weight"),
+    ] {
+        if let Some(missing) = host.why_missing(controller) {
+            wanted.push((limits, file.to_owned(), Some(missing.to_string())));
+        }
+    }
+    for (limits, file, reason) in wanted {
+        let mut command = command();
+        let name = unique("unenforceable");
+        let error = Cell::start(command.name(&name).limits(limits)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unenforceable, "{error}");
+        let text = error.to_string();
+        assert!(text.contains(&file) && text.contains(reason.as_deref().unwrap_or("")), "{text}");
+        let base = host.root().unwrap().path().join("nspod");
+        assert!(!base.join(name).exists(), "the cgroup is left behind");
+    }
+}
