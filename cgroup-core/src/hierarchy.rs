@@ -1,6 +1,7 @@
 //! Where cgroup v2 is, and which controllers it really has.
 
 use std::fmt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -209,7 +210,10 @@ fn below<'a>(root: &str, path: &'a str) -> Option<&'a str> {
 }
 
 fn read(path: &str) -> Result<String> {
-    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).map_err(|error| {
+    // procfs files have no size to go by, and would be read in small pieces.
+    let mut bytes = Vec::with_capacity(16 << 10);
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes));
+    read.map(|_| String::from_utf8_lossy(&bytes).into_owned()).map_err(|error| {
         let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
         Error::os(format!("read {path}"), "read", errno, None)
     })

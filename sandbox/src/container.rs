@@ -154,16 +154,15 @@ impl Container {
         };
         // The init cannot die of its program's signal, so it writes it down.
         let status = self.exit_file.as_mut().and_then(init::read_exit).unwrap_or(kernel);
-        let usage = self.cgroup().and_then(|c| c.usage().ok());
-        let cpu = usage.as_ref().map(|u| &u.cpu);
+        let cpu = self.cgroup().and_then(|c| c.cpu_stat().ok());
+        let peak = self.cgroup().and_then(|c| c.number("memory.peak").ok().flatten());
         let of_process = exit.usage.user + exit.usage.system;
-        let peak = usage.as_ref().and_then(|u| u.memory.peak);
         Outcome {
             status,
             oom: self.home.as_ref().and_then(Home::oom),
             peak_memory: peak.or(Some(exit.usage.max_rss)),
-            cpu_time: cpu.and_then(|c| c.usage_usec).map_or(of_process, Duration::from_micros),
-            throttled_time: Duration::from_micros(cpu.and_then(|c| c.throttled_usec).unwrap_or(0)),
+            cpu_time: cpu.as_ref().and_then(|c| c.usage_usec).map_or(of_process, Duration::from_micros),
+            throttled_time: Duration::from_micros(cpu.as_ref().and_then(|c| c.throttled_usec).unwrap_or(0)),
             wall_time,
         }
     }

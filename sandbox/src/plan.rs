@@ -105,6 +105,7 @@ impl Plan {
     pub fn on(spec: &Spec, host: &Host, handles: Handles) -> Result<Plan, Error> {
         check(spec)?;
         let Handles { namespaces, inherited, hold } = handles;
+        check_descriptors(&inherited)?;
         let mut plan = Plan {
             steps: Vec::with_capacity(64),
             kinds: Kinds::empty(),
@@ -254,6 +255,20 @@ fn check(spec: &Spec) -> Result<(), Error> {
         check_sysctl(name, ns)?;
     }
     spec.limits.validate()?;
+    Ok(())
+}
+
+fn check_descriptors(inherited: &[(OwnedFd, i32)]) -> Result<(), Error> {
+    // The kernel's own default for fs.nr_open.
+    const END: i32 = 1 << 20;
+    for (at, (_, to)) in inherited.iter().enumerate() {
+        if !(3..END).contains(to) {
+            return Err(Error::invalid("descriptors", format!("{to} is not between 3 and {}", END - 1)));
+        }
+        if inherited[..at].iter().any(|(_, other)| other == to) {
+            return Err(Error::invalid("descriptors", format!("two are to be number {to}")));
+        }
+    }
     Ok(())
 }
 

@@ -99,6 +99,8 @@ pub struct Pod {
     holder: Option<Pidfd>,
     holder_pid: Option<i32>,
     shm: Option<PathBuf>,
+    /// Its user namespace has a single id, and setgroups(2) is denied there.
+    single_id: bool,
     /// Where it is pinned.
     pins: Option<PathBuf>,
     /// Dropping it leaves it alive.
@@ -135,6 +137,7 @@ impl Pod {
             holder: None,
             holder_pid: None,
             shm: None,
+            single_id: false,
             pins: None,
             detached: false,
             spec,
@@ -190,6 +193,9 @@ impl Pod {
             command.cgroup_parent(cgroup.path()).name("init");
         }
         let process = command.spawn()?;
+        if share.contains(Kinds::from(Kind::User)) {
+            self.single_id = ns_core::Setgroups::of_pid(process.pid())? == ns_core::Setgroups::Deny;
+        }
         for kind in share.kinds() {
             self.namespaces.push(Namespace::of_pidfd(process.pidfd(), kind)?);
         }
@@ -247,6 +253,7 @@ impl Pod {
             holder,
             holder_pid: record.holder,
             shm: record.shm.clone(),
+            single_id: record.single_id,
             pins: record.pins.clone(),
             detached: true,
         })
@@ -259,6 +266,7 @@ impl Pod {
             base: self.base.clone(),
             holder: self.holder_pid,
             shm: self.shm.clone(),
+            single_id: self.single_id,
             pins: self.pins.clone(),
         }
     }
@@ -313,6 +321,10 @@ impl Pod {
         }
         if self.spec.share.contains(Kinds::from(Kind::Pid)) {
             spec.init = false;
+        }
+        if self.single_id && spec.process.user == Some(crate::spec::User::default()) {
+            // There is nobody else to be, and no group that could be dropped.
+            spec.process.user = None;
         }
         if self.spec.share.contains(Kinds::from(Kind::Mnt)) {
             spec.root = crate::spec::Root::Host;
@@ -405,9 +417,7 @@ impl Pod {
     fn clear(&mut self) -> Result<(), Error> {
         self.kill()?;
         if let Some(holder) = self.holder.take() {
-            // It may be another process's child, and then it is that one's to reap.
-            let _ = holder.poll(Some(std::time::Duration::from_secs(5)));
-            let _ = holder.try_wait();
+            reap(holder);
         }
         let mut result = Ok(());
         if let Some(dir) = self.pins.take() {
@@ -434,6 +444,24 @@ impl Pod {
     }
 }
 
+/// Reaps a holder that was killed; if it is another process's child, that is the other's to do.
+///
+/// It may take its time: the first process of a pid namespace ends when everybody in it has been
+/// reaped, and a container that was in there is reaped when its owner lets go of it, which may
+/// be this very thread, later.
+fn reap(holder: Pidfd) {
+    let ended = holder.poll(Some(std::time::Duration::from_millis(100)));
+    if !matches!(ended, Ok(false)) {
+        let _ = holder.try_wait();
+        return;
+    }
+    let later = std::thread::Builder::new().name("nspod-reap".into());
+    let _ = later.spawn(move || {
+        let _ = holder.poll(None);
+        let _ = holder.try_wait();
+    });
+}
+
 impl Drop for Pod {
     fn drop(&mut self) {
         if !self.detached {
@@ -450,6 +478,8 @@ pub struct PodRecord {
     pub base: Option<PathBuf>,
     pub holder: Option<i32>,
     pub shm: Option<PathBuf>,
+    #[serde(default)]
+    pub single_id: bool,
     pub pins: Option<PathBuf>,
 }
 

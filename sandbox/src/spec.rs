@@ -45,8 +45,10 @@ pub struct Spec {
     /// Mounts within the root, in order.
     pub mounts: Vec<Mount>,
     /// Paths that are hidden; one that does not exist is passed over.
+    #[serde(with = "text")]
     pub masked_paths: Vec<PathBuf>,
     /// Paths that are made read-only; one that does not exist is passed over.
+    #[serde(with = "text")]
     pub readonly_paths: Vec<PathBuf>,
     /// Host name, for a new uts namespace (at most 64 bytes).
     pub hostname: Option<String>,

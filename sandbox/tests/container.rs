@@ -588,7 +588,15 @@ fn the_callers_process_is_left_as_it_was() {
 
 #[test]
 fn a_spec_survives_being_written_down() {
-    let spec = Spec::new("sh");
+    use std::os::unix::ffi::OsStringExt;
+    let mut spec = Spec::new("sh");
+    let odd = std::ffi::OsString::from_vec(vec![b'/', 0xff]);
+    spec.process.args.push(odd.clone());
+    spec.process.env.push(("ODD".into(), odd.clone()));
+    spec.process.cwd = Some(odd.clone().into());
+    spec.masked_paths.push(odd.clone().into());
+    spec.mounts.push(Mount::new(&odd, MountKind::Bind { source: odd.clone().into(), recursive: false }));
+    spec.root = Root::Dir { path: odd.into(), readonly: true };
     let json = serde_json::to_string_pretty(&spec).unwrap();
     assert_eq!(serde_json::from_str::<Spec>(&json).unwrap(), spec);
 }
@@ -605,4 +613,16 @@ fn the_callers_memory_cannot_be_traced_from_the_container_that_is_entered() {
     assert!(at("keep the caller's memory") < at("go on in a sibling process"), "{plan}");
     // And the mark is taken back from the caller.
     assert!(container.exec("true").unwrap().status().unwrap().status.success());
+}
+
+#[test]
+fn a_descriptor_has_one_number_of_3_or_more() {
+    need_root!("a_descriptor_has_one_number_of_3_or_more");
+    for numbers in [&[2][..], &[-1], &[i32::MAX], &[5, 5]] {
+        let mut command = Command::new("true");
+        for number in numbers {
+            command.fd(std::fs::File::open("/dev/null").unwrap(), *number);
+        }
+        assert_eq!(error(&mut command).kind(), ErrorKind::InvalidSpec, "{numbers:?}");
+    }
 }

@@ -26,7 +26,7 @@ pub struct Mount {
 ///
 /// Source: <https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html>
 pub fn mountinfo(text: &str) -> Vec<Mount> {
-    text.lines().filter_map(mount).collect()
+    text.split('\n').filter_map(mount).collect()
 }
 
 fn mount(line: &str) -> Option<Mount> {
@@ -100,5 +100,5 @@ pub fn proc_cgroups(text: &str) -> Result<Vec<Subsystem>> {
 /// assert_eq!(cgroup_core::parse::proc_self_cgroup(text), Some("/user.slice/x"));
 /// ```
 pub fn proc_self_cgroup(text: &str) -> Option<&str> {
-    text.lines().find_map(|line| line.strip_prefix("0::"))
+    text.split('\n').find_map(|line| line.strip_prefix("0::"))
 }

@@ -116,7 +116,8 @@ fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
-    std::str::from_utf8(digits).ok()?.parse().ok()
+    let text = std::str::from_utf8(digits).ok()?;
+    (!text.starts_with('+')).then(|| text.parse().ok())?
 }
 
 /// The kernel's escapes: a backslash and three octal digits, `\n`, `\\`. What is not UTF-8

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::text;
+
 /// What the container sees as `/`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -16,6 +18,7 @@ pub enum Root {
     /// A directory.
     Dir {
         /// The directory on the host.
+        #[serde(with = "text")]
         path: PathBuf,
         /// Let nothing be written to it.
         readonly: bool,
@@ -23,6 +26,7 @@ pub enum Root {
     /// Directories that stay as they are, and a place for what is written.
     Overlay {
         /// The layers, uppermost first.
+        #[serde(with = "text")]
         lower: Vec<PathBuf>,
         /// Where writes go.
         writes: Writes,
@@ -41,8 +45,10 @@ pub enum Writes {
     /// Directories on one file system, which keep what is written.
     Dir {
         /// The writes.
+        #[serde(with = "text")]
         upper: PathBuf,
         /// An empty directory that overlayfs needs beside it.
+        #[serde(with = "text")]
         work: PathBuf,
     },
 }
@@ -52,6 +58,7 @@ pub enum Writes {
 pub struct Mount {
     /// Where, within the container. A missing directory (for a bind of a file: a missing
     /// file) is made where the root can be written.
+    #[serde(with = "text")]
     pub destination: PathBuf,
     /// What.
     pub kind: MountKind,
@@ -76,6 +83,7 @@ pub enum MountKind {
     /// A file or directory of the host.
     Bind {
         /// On the host.
+        #[serde(with = "text")]
         source: PathBuf,
         /// With everything mounted below it.
         recursive: bool,

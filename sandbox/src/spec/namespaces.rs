@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use ns_core::{IdMap, Kind, Kinds};
 use serde::{Deserialize, Serialize};
 
+use super::text;
+
 /// One kind's choice.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -25,7 +27,7 @@ pub enum Join {
     /// That of a process, by its pid as the caller sees it.
     Pid(i32),
     /// One that is pinned at a path, or a `/proc/PID/ns/KIND` file.
-    Path(PathBuf),
+    Path(#[serde(with = "text")] PathBuf),
     /// One that the caller of the library hands over as a descriptor.
     Handle,
 }

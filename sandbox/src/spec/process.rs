@@ -14,13 +14,14 @@ use crate::seccomp::Profile;
 pub struct Process {
     /// Program and arguments. A program without a slash is looked up in the container's
     /// `PATH`.
-    #[serde(with = "text::os_strings")]
+    #[serde(with = "text")]
     pub args: Vec<OsString>,
     /// Environment: nothing else is handed on.
-    #[serde(with = "text::os_pairs")]
+    #[serde(with = "text")]
     pub env: Vec<(OsString, OsString)>,
     /// Working directory within the container; `None` stays where the caller is, or at
     /// `/` of a new root.
+    #[serde(with = "text")]
     pub cwd: Option<PathBuf>,
     /// Whom to run as; `None` stays who the caller is, or uid 0 of a new user namespace.
     pub user: Option<User>,

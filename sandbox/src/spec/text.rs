@@ -1,29 +1,37 @@
 //! Strings of the operating system in JSON.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Strings of the operating system in JSON: text where they are UTF-8, else bytes.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-enum Os {
+pub(super) enum Os {
     Text(String),
     Bytes(Vec<u8>),
 }
 
-impl From<&OsString> for Os {
-    fn from(s: &OsString) -> Os {
-        use std::os::unix::ffi::OsStrExt;
-        match s.to_str() {
-            Some(text) => Os::Text(text.into()),
-            None => Os::Bytes(s.as_bytes().into()),
-        }
-    }
+/// What is written as such strings: `#[serde(with = "text")]`.
+pub(super) trait Written: Sized {
+    type Form: Serialize + for<'de> Deserialize<'de>;
+    fn form(&self) -> Self::Form;
+    fn from_form(form: Self::Form) -> Self;
 }
 
-impl From<Os> for OsString {
-    fn from(os: Os) -> OsString {
+impl Written for OsString {
+    type Form = Os;
+
+    fn form(&self) -> Os {
+        use std::os::unix::ffi::OsStrExt;
+        match self.to_str() {
+            Some(text) => Os::Text(text.into()),
+            None => Os::Bytes(self.as_bytes().into()),
+        }
+    }
+
+    fn from_form(os: Os) -> OsString {
         use std::os::unix::ffi::OsStringExt;
         match os {
             Os::Text(text) => text.into(),
@@ -32,34 +40,58 @@ impl From<Os> for OsString {
     }
 }
 
-pub(super) mod os_strings {
-    use super::{Deserialize, Os, OsString, Serialize};
-    use serde::{Deserializer, Serializer};
+impl Written for PathBuf {
+    type Form = Os;
 
-    pub(in super::super) fn serialize<S: Serializer>(all: &[OsString], s: S) -> Result<S::Ok, S::Error> {
-        all.iter().map(Os::from).collect::<Vec<_>>().serialize(s)
+    fn form(&self) -> Os {
+        self.as_os_str().to_owned().form()
     }
 
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<OsString>, D::Error> {
-        Ok(Vec::<Os>::deserialize(d)?.into_iter().map(OsString::from).collect())
+    fn from_form(os: Os) -> PathBuf {
+        OsString::from_form(os).into()
     }
 }
 
-pub(super) mod os_pairs {
-    use super::{Deserialize, Os, OsString, Serialize};
-    use serde::{Deserializer, Serializer};
+impl<T: Written> Written for Option<T> {
+    type Form = Option<T::Form>;
 
-    pub(in super::super) fn serialize<S: Serializer>(
-        all: &[(OsString, OsString)],
-        s: S,
-    ) -> Result<S::Ok, S::Error> {
-        all.iter().map(|(k, v)| (Os::from(k), Os::from(v))).collect::<Vec<_>>().serialize(s)
+    fn form(&self) -> Self::Form {
+        self.as_ref().map(T::form)
     }
 
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<Vec<(OsString, OsString)>, D::Error> {
-        let pairs = Vec::<(Os, Os)>::deserialize(d)?;
-        Ok(pairs.into_iter().map(|(k, v)| (k.into(), v.into())).collect())
+    fn from_form(form: Self::Form) -> Self {
+        form.map(T::from_form)
     }
+}
+
+impl<T: Written> Written for Vec<T> {
+    type Form = Vec<T::Form>;
+
+    fn form(&self) -> Self::Form {
+        self.iter().map(T::form).collect()
+    }
+
+    fn from_form(form: Self::Form) -> Self {
+        form.into_iter().map(T::from_form).collect()
+    }
+}
+
+impl<A: Written, B: Written> Written for (A, B) {
+    type Form = (A::Form, B::Form);
+
+    fn form(&self) -> Self::Form {
+        (self.0.form(), self.1.form())
+    }
+
+    fn from_form(form: Self::Form) -> Self {
+        (A::from_form(form.0), B::from_form(form.1))
+    }
+}
+
+pub(super) fn serialize<T: Written, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    value.form().serialize(serializer)
+}
+
+pub(super) fn deserialize<'de, T: Written, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    T::Form::deserialize(deserializer).map(T::from_form)
 }
