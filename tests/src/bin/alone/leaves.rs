@@ -7,11 +7,16 @@ use std::time::{Duration, Instant};
 
 use ns_core::Kinds;
 use nspod_sandbox::{HoldBy, Pod, PodSpec};
-use nspod_tests::{Cell, PATIENCE, join, pod};
+use nspod_tests::{Cell, PATIENCE, await_true, join, pod};
 
 pub(crate) fn run(name: &str, share: &str, process: bool) {
     let share: Kinds = share.parse().expect("kinds");
     let hold_by = if process { HoldBy::Process } else { HoldBy::Descriptors };
+    // Since Linux 6.18 mount namespaces are numbered by each processor on its own, and one is
+    // pinned only from one with a lower number. So all are made by one processor here.
+    let (any, mut one) = (nix::unistd::Pid::from_raw(0), nix::sched::CpuSet::new());
+    one.set(0).expect("a processor");
+    nix::sched::sched_setaffinity(any, &one).expect("to run there");
     // Pins take a mount that is private; this process's own.
     ns_core::unshare(Kinds::MNT).expect("a mount namespace");
     let (pins, none) = (tempfile::tempdir().expect("a directory"), None::<&str>);
@@ -20,6 +25,9 @@ pub(crate) fn run(name: &str, share: &str, process: bool) {
 
     // The first time the library makes what it keeps: the file of its init.
     life(&format!("{name}-first"), &PodSpec { hold_by, ..pod(share.kinds()) }, pins.path());
+    // What was the first's may be reaped by a thread a moment later.
+    let threads = || fs::read_dir("/proc/self/task").expect("threads").count();
+    await_true("the first to be over", || threads() == 1 && Seen::look(name).children.trim().is_empty());
     let before = Seen::look(name);
     life(name, &PodSpec { hold_by, ..pod(share.kinds()) }, pins.path());
     // A namespace that has ended is taken down a moment later, and so are its processes.

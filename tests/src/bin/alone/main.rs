@@ -2,12 +2,18 @@
 //! its descriptors, or its user. Exit code 0 is a pass, and a panic tells why not.
 
 mod leaves;
+mod rootless;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["leaves-nothing", name, share, hold_by] => leaves::run(name, share, hold_by == "Process"),
+        ["single-id", _] => rootless::single_id(),
+        ["rootless-pod", name] => rootless::pod(name),
+        ["rootless-limit", _] => rootless::limit(),
+        ["id-ranges", _] => rootless::id_ranges(),
+        ["as-nobody", lines, program, what] => rootless::as_nobody(lines, program, what),
         _ => panic!("alone does not know {args:?}"),
     }
 }

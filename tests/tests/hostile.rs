@@ -1,0 +1,328 @@
+//! What has gone wrong in systems like this one (NEEDS: the advisories), tried on this one.
+//! Whatever an image holds, nothing outside of it is touched; the container is refused, or it
+//! is contained.
+
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Component, Path, PathBuf};
+
+use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
+use ns_core::Kind;
+use nspod_sandbox::Command;
+use nspod_sandbox::spec::{IdMaps, Mount, MountKind, Namespace, Root};
+use nspod_tests::{Cell, command, lane};
+use tempfile::TempDir;
+
+/// An image that an attacker has made, and a place of the host's beside it.
+struct Image(TempDir);
+
+impl Image {
+    fn new() -> Image {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("image")).unwrap();
+        fs::create_dir_all(dir.path().join("host/sub")).unwrap();
+        fs::write(dir.path().join("host/file"), "host").unwrap();
+        Image(dir)
+    }
+
+    fn image(&self) -> PathBuf {
+        self.0.path().join("image")
+    }
+
+    fn host(&self) -> PathBuf {
+        self.0.path().join("host")
+    }
+
+    fn command(&self) -> Command {
+        let mut command = command();
+        command.root(Root::Dir { path: self.image(), readonly: false });
+        command
+    }
+
+    /// The host's place is as it was.
+    fn assert_untouched(&self, attack: &str) {
+        let host = self.host();
+        assert_eq!(fs::read_to_string(host.join("file")).unwrap(), "host", "{attack}");
+        let names = |dir: &Path| {
+            let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&host), ["file", "sub"], "{attack}");
+        assert!(names(&host.join("sub")).is_empty(), "{attack}");
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(self.0.path().to_str().unwrap()), "{attack}");
+    }
+}
+
+/// The ways that a symlink may lead to a directory of the host.
+fn targets(to: &Path) -> [PathBuf; 3] {
+    let up: PathBuf = std::iter::repeat_n("..", 32).collect();
+    [to.to_owned(), up.join(to.strip_prefix("/").unwrap()), Path::new("../host").into()]
+}
+
+/// Gives the image a directory where the symlink ends, if one takes the image's root for `/`.
+fn decoy(image: &Image, target: &Path) {
+    let inside: PathBuf = target.components().filter(|part| matches!(part, Component::Normal(_))).collect();
+    fs::create_dir_all(image.image().join(inside)).unwrap();
+}
+
+#[test]
+fn a_directory_of_the_image_that_is_a_symlink_leads_no_mount_to_the_host() {
+    if !lane::root() {
+        return;
+    }
+    let mut started = 0;
+    for (name, at, with_decoy) in all(&["dev", "proc", "sys", "run", "tmp"]) {
+        let image = Image::new();
+        let target = &targets(&image.host())[at];
+        if with_decoy {
+            decoy(&image, target);
+        }
+        if symlink(target, image.image().join(name)).is_err() {
+            continue; // The decoy of /tmp, whose own name has /tmp in it.
+        }
+        let attack = format!("/{name} -> {}", target.display());
+        if let Ok(mut cell) = Cell::start(&mut image.command()) {
+            started += 1;
+            // It sees no file of the host's there, and writes none.
+            assert_eq!(cell.order(&format!("read /{name}/file")), Err(libc::ENOENT), "{attack}");
+            let _ = cell.order(&format!("write /{name}/new text"));
+        }
+        image.assert_untouched(&attack);
+    }
+    assert!(started > 0, "no image was contained, so that nothing was tried");
+}
+
+/// Each name, with each way to the host, with a decoy and without.
+fn all<'a>(names: &'a [&'a str]) -> impl Iterator<Item = (&'a str, usize, bool)> {
+    let ways = |name| (0..3).flat_map(move |at| [(name, at, false), (name, at, true)]);
+    names.iter().copied().flat_map(ways)
+}
+
+#[test]
+fn a_mount_destination_that_is_a_symlink_leads_no_mount_to_the_host() {
+    if !lane::root() {
+        return;
+    }
+    let mut started = 0;
+    for (destination, at, with_decoy) in all(&["/volume", "/volume/sub", "/volume/sub/new", "/volume/file"]) {
+        let image = Image::new();
+        let target = &targets(&image.host())[at];
+        if with_decoy {
+            decoy(&image, target);
+        }
+        symlink(target, image.image().join("volume")).unwrap();
+        let attack = format!("{destination} where /volume -> {}", target.display());
+        let source = tempfile::tempdir().unwrap();
+        let mut command = image.command();
+        let kind = MountKind::Bind { source: source.path().into(), recursive: true };
+        command.mount(Mount::new(destination, kind));
+        if let Ok(mut cell) = Cell::start(&mut command) {
+            started += 1;
+            let read = cell.order("read /volume/file").unwrap_err();
+            assert!([libc::ENOENT, libc::EISDIR].contains(&read), "{attack}: errno {read}");
+            let _ = cell.order(&format!("write {destination}/new text"));
+        }
+        image.assert_untouched(&attack);
+    }
+    assert!(started > 0, "no mount was contained, so that nothing was tried");
+}
+
+#[test]
+fn a_symlink_swapped_in_while_containers_start_leads_no_mount_to_the_host() {
+    if !lane::root() {
+        return;
+    }
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let image = Image::new();
+    fs::create_dir_all(image.image().join("volume/sub")).unwrap();
+    symlink(image.host(), image.image().join("other")).unwrap();
+    let (a, b) = (image.image().join("volume"), image.image().join("other"));
+    let source = tempfile::tempdir().unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+                renameat2(AT_FDCWD, &a, AT_FDCWD, &b, RenameFlags::RENAME_EXCHANGE).unwrap();
+            }
+        });
+        let mut outcomes = [0, 0];
+        for _ in 0..if lane::slow() { 10 } else { 200 } {
+            let mut command = image.command();
+            let kind = MountKind::Bind { source: source.path().into(), recursive: false };
+            command.mount(Mount::new("/volume/sub", kind));
+            command.spec_mut().masked_paths.push("/volume/file".into());
+            let started = Cell::start(&mut command);
+            outcomes[usize::from(started.is_ok())] += 1;
+            if let Ok(mut cell) = started {
+                let _ = cell.order("write /volume/sub/new text");
+                for name in ["volume", "other"] {
+                    assert_eq!(cell.order(&format!("read /{name}/file")), Err(libc::ENOENT));
+                }
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        eprintln!("{} were refused and {} contained", outcomes[0], outcomes[1]);
+    });
+    image.assert_untouched("a symlink swapped in");
+}
+
+#[test]
+fn devices_and_masked_paths_of_the_image_that_are_symlinks_mask_nothing_of_the_hosts() {
+    if !lane::root() {
+        return;
+    }
+    for at in 0..3 {
+        let image = Image::new();
+        let file = targets(&image.host())[at].join("file");
+        fs::create_dir(image.image().join("dev")).unwrap();
+        for name in ["dev/null", "dev/console", "dev/ptmx", "dev/shm", "masked", "readonly"] {
+            symlink(&file, image.image().join(name)).unwrap();
+        }
+        let mut command = image.command();
+        command.spec_mut().masked_paths.push("/masked".into());
+        command.spec_mut().readonly_paths.push("/readonly".into());
+        let mut cell = Cell::start(&mut command).unwrap();
+        // The devices are real, whatever the image has under their names.
+        assert_eq!(cell.order("read /dev/null").as_deref(), Ok(""));
+        assert!(cell.order("write /dev/null text").is_ok());
+        assert_eq!(cell.order("read /proc/interrupts").as_deref(), Ok(""));
+        assert_eq!(cell.order("read /masked"), Err(libc::ENOENT));
+        let null = fs::metadata(format!("/proc/{}/root/dev/null", cell.container.pid())).unwrap();
+        assert_eq!(null.rdev(), nix::sys::stat::makedev(1, 3));
+        drop(cell);
+        image.assert_untouched(&file.display().to_string());
+    }
+}
+
+#[test]
+fn a_container_gets_no_descriptor_but_its_standard_streams() {
+    if !lane::root() {
+        return;
+    }
+    // As careless callers leave them: open across exec, the host's root among them.
+    let leaked = [File::open("/").unwrap(), File::open("/proc/self/exe").unwrap()];
+    for file in &leaked {
+        fcntl(file, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+    }
+    let mut with_init = command();
+    with_init.spec_mut().init = true;
+    for mut command in [command(), with_init] {
+        let mut cell = Cell::start(&mut command).unwrap();
+        // The fourth is the one that lists them.
+        assert_eq!(cell.order("list /proc/self/fd").as_deref(), Ok("0 1 2 3"));
+        let own = cell.order("pid").unwrap();
+        assert_eq!(cell.order("link /proc/self/fd/3"), Err(libc::ENOENT), "{own}");
+        let host = format!("/proc/{}/fd", cell.container.pid());
+        let links = fs::read_dir(&host).unwrap().flatten().filter_map(|e| fs::read_link(e.path()).ok());
+        assert!(!links.into_iter().any(|to| to == Path::new("/")), "the host's root is open in pid 1");
+    }
+    let mut given = command();
+    given.fd(File::open("/usr").unwrap(), 7);
+    let mut cell = Cell::start(&mut given).unwrap();
+    assert_eq!(cell.order("list /proc/self/fd").as_deref(), Ok("0 1 2 3 7"));
+}
+
+#[test]
+fn a_working_directory_outside_of_the_root_is_refused() {
+    if !lane::root() {
+        return;
+    }
+    let image = Image::new();
+    // By a descriptor that leaked, and by one that was even handed on.
+    let host = File::open(image.host()).unwrap();
+    fcntl(&host, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+    let leaked = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&host));
+    for cwd in [leaked.as_str(), "/proc/self/fd/5", "/proc/self/fd/5/sub", "/proc/self/fd/5/../host"] {
+        let mut command = image.command();
+        command.fd(host.try_clone().unwrap(), 5).current_dir(cwd);
+        let error = Cell::start(&mut command).unwrap_err();
+        assert!(error.to_string().contains(cwd), "{error}");
+    }
+    // A symlink of the image leads to where it leads within the image.
+    symlink("/../../../../run", image.image().join("up")).unwrap();
+    let mut command = image.command();
+    command.current_dir("/up");
+    let mut cell = Cell::start(&mut command).unwrap();
+    assert_eq!(cell.order("link /proc/self/cwd").as_deref(), Ok("/run"));
+}
+
+#[test]
+fn a_kernel_parameter_is_written_to_the_kernel_and_to_no_file_of_the_image() {
+    if !lane::root() {
+        return;
+    }
+    let image = Image::new();
+    // An image that has a /proc of its own, and containers that mount theirs over it, elsewhere,
+    // or not at all.
+    let fake = image.image().join("proc/sys/kernel/shmmni");
+    fs::create_dir_all(fake.parent().unwrap()).unwrap();
+    fs::write(&fake, "fake").unwrap();
+    for at in [Some("/proc"), Some("/other"), None] {
+        let mut command = image.command();
+        let spec = command.spec_mut();
+        spec.mounts.retain(|mount| mount.kind != MountKind::Proc);
+        spec.mounts.extend(at.map(|at| Mount::new(at, MountKind::Proc)));
+        spec.sysctls.insert("kernel.shmmni".into(), "77".into());
+        let mut cell = Cell::start(&mut command).unwrap();
+        assert_eq!(fs::read_to_string(&fake).unwrap(), "fake");
+        if let Some(at) = at {
+            assert_eq!(cell.order(&format!("read {at}/sys/kernel/shmmni")).as_deref(), Ok("77\n"));
+        }
+    }
+    assert_ne!(fs::read_to_string("/proc/sys/kernel/shmmni").unwrap(), "77\n");
+}
+
+#[test]
+fn where_a_single_id_is_mapped_no_group_can_be_dropped() {
+    if !lane::root() {
+        return;
+    }
+    let mut single = command();
+    single.namespace(Kind::User, Namespace::New);
+    single.spec_mut().id_maps = IdMaps::Single;
+    let mut cell = Cell::start(&mut single).unwrap();
+    assert_eq!(cell.order("read /proc/self/setgroups").as_deref(), Ok("deny\n"));
+    assert_eq!(cell.order("drop-groups"), Err(libc::EPERM));
+    // The control: with a range it can, since no group that it has was ever the host's.
+    let mut range = command();
+    range.namespace(Kind::User, Namespace::New);
+    let mut cell = Cell::start(&mut range).unwrap();
+    assert_eq!(cell.order("read /proc/self/setgroups").as_deref(), Ok("allow\n"));
+    assert!(cell.order("drop-groups").is_ok());
+}
+
+#[test]
+fn the_inits_program_cannot_be_overwritten_from_inside() {
+    if !lane::root() {
+        return;
+    }
+    let mut command = command();
+    command.spec_mut().init = true;
+    let mut cell = Cell::start(&mut command).unwrap();
+    assert_eq!(cell.order("pid").as_deref(), Ok("2"));
+    assert!(cell.order("link /proc/1/exe").unwrap().contains("nspod-init"));
+    let refused = cell.order("open-for-writing /proc/1/exe").unwrap_err();
+    assert!([libc::ETXTBSY, libc::EACCES, libc::EPERM].contains(&refused), "errno {refused}");
+    // Not only while it runs: it is sealed for good.
+    let exe = File::open(format!("/proc/{}/exe", cell.container.pid())).unwrap();
+    let seals = SealFlag::from_bits_retain(fcntl(exe.as_fd(), FcntlArg::F_GET_SEALS).unwrap());
+    assert!(seals.contains(SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW));
+    assert!(seals.contains(SealFlag::F_SEAL_SEAL));
+}
+
+#[test]
+fn capabilities_are_not_inheritable_by_default() {
+    if !lane::root() {
+        return;
+    }
+    let mut cell = Cell::start(&mut command()).unwrap();
+    let status = cell.order("read /proc/self/status").unwrap();
+    for set in ["CapInh", "CapAmb"] {
+        // (The probe's answers have line ends where the file has tabs.)
+        assert!(status.contains(&format!("{set}:\n0000000000000000")), "{status}");
+    }
+}
