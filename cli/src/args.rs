@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Rm(cmd::rm::RmArgs),
     Prune(cmd::rm::PruneArgs),
     Pod(cmd::pod::PodArgs),
+    Census(cmd::census::CensusArgs),
+    Doctor(cmd::doctor::DoctorArgs),
     Completions(cmd::manual::CompletionsArgs),
     #[command(hide = true)]
     Man(cmd::manual::ManArgs),
@@ -63,6 +65,8 @@ impl Cli {
             Command::Rm(args) => cmd::rm::rm(&args).map(done),
             Command::Prune(args) => cmd::rm::prune(&args).map(done),
             Command::Pod(args) => cmd::pod::pod(args.command, json),
+            Command::Census(args) => cmd::census::census(&args, json).map(done),
+            Command::Doctor(args) => cmd::doctor::doctor(&args, json),
             Command::Completions(args) => cmd::manual::completions(&args).map(done),
             Command::Man(args) => cmd::manual::man(&args).map(done),
         }

@@ -51,6 +51,11 @@ pub(crate) fn colours() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
+/// A text in one of the terminal's colours, by its SGR number, where colours are shown.
+pub(crate) fn paint(text: &str, sgr: &str) -> String {
+    if colours() { format!("\x1b[{sgr}m{text}\x1b[0m") } else { text.into() }
+}
+
 /// How many columns a text takes on the terminal, which what colours it does not.
 fn width(text: &str) -> usize {
     let mut visible = true;

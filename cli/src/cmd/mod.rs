@@ -1,5 +1,7 @@
 //! The subcommands, a file each.
 
+pub(crate) mod census;
+pub(crate) mod doctor;
 pub(crate) mod exec;
 pub(crate) mod inspect;
 pub(crate) mod kill;

@@ -37,6 +37,12 @@ impl Store {
         Store::at(&base())
     }
 
+    /// The same for who only looks: nothing is made, and what may not be read is not there.
+    pub(crate) fn peek() -> Option<Store> {
+        let base = base();
+        base.join("containers").is_dir().then(|| Store::at(&base).ok())?
+    }
+
     fn at(path: &Path) -> Result<Store> {
         Ok(Store { containers: Dir::own(path)?.make_sub("containers")? })
     }

@@ -1,0 +1,102 @@
+//! `nspod census`: who is isolated from whom on this host, whoever started them.
+
+mod namespaces;
+mod picture;
+mod place;
+mod who;
+
+use clap::Args;
+use ns_core::Kind;
+use nspod_sandbox::census::{Census, HostFrom, Options};
+use serde_json::json;
+
+use crate::error::Result;
+use crate::output;
+
+/// Show which processes share which namespaces, and the containers and pods that they make
+///
+/// Containers and pods are derived from coincidence alone, whoever started them: a container
+/// is what shares one namespace of each kind, not all of them the host's; a pod is containers
+/// that share one of pid, net, mnt, ipc and uts.
+#[derive(Debug, Args)]
+pub(crate) struct CensusArgs {
+    /// List the namespaces, of these kinds or of all: mnt, net, pid, user, uts, ipc, cgroup, time
+    #[arg(short, long, value_name = "KIND", num_args = 0.., value_delimiter = ',')]
+    namespaces: Option<Vec<Kind>>,
+    /// Look for namespaces that only an open descriptor holds as well
+    #[arg(long, requires = "namespaces")]
+    fds: bool,
+    /// Say where this process is, and who else is there
+    #[arg(short, long, conflicts_with = "namespaces")]
+    pid: Option<i32>,
+    /// Look for threads that are in other namespaces than their process as well
+    #[arg(long)]
+    threads: bool,
+}
+
+pub(crate) fn census(args: &CensusArgs, json: bool) -> Result<()> {
+    let listed = args.namespaces.is_some();
+    // What nobody looks at is not read.
+    let options = match (json, listed, args.pid) {
+        (true, false, None) => Options::ALL,
+        _ => Options { threads: args.threads, fds: args.fds, mounts: listed, owners: listed && json },
+    };
+    let census = options.take()?;
+    match (&args.namespaces, args.pid) {
+        (Some(kinds), _) => namespaces::show(&census, kinds, json)?,
+        (None, Some(pid)) => place::show(&census, pid, json)?,
+        (None, None) if json => everything(&census)?,
+        (None, None) => picture::show(&census)?,
+    }
+    warn(&census);
+    Ok(())
+}
+
+fn everything(census: &Census) -> Result<()> {
+    let model = census.model();
+    let names = who::Names::read(&model);
+    output::json(&json!({
+        "host": census.host(),
+        "host_from": census.host_from(),
+        "namespaces": census.namespaces(),
+        "processes": census.processes(),
+        "threads": census.threads(),
+        "zombies": census.zombies(),
+        "unreadable": census.unreadable(),
+        "containers": model.containers.iter().enumerate().map(|(i, c)| json!({
+            "name": names.container(i),
+            "pod_name": names.pod(i),
+            "pids": c.pids,
+            "namespaces": c.namespaces,
+            "isolated": c.isolated,
+            "init": c.init,
+            "cgroup": c.cgroup,
+            "cgroup_is_own": c.cgroup_is_own,
+            "pod": c.pod,
+        })).collect::<Vec<_>>(),
+        "pods": model.pods,
+        "host_pids": model.host,
+    }))
+}
+
+/// Says what this is not a census of.
+fn warn(census: &Census) {
+    if census.host_from() == HostFrom::Caller {
+        output::note("the namespaces of pid 1 may not be read, so those of nspod itself count as the host's");
+    }
+    let unread = census.unreadable();
+    if !unread.is_empty() {
+        let most: Vec<i32> = unread.iter().map(|p| p.pid).collect();
+        let cure = match nix::unistd::geteuid().is_root() {
+            true => "that takes CAP_SYS_PTRACE, or all the capabilities that they have",
+            false => "run it as root",
+        };
+        output::note(format!(
+            "INCOMPLETE: {} of {} processes may not be looked into, and what they are in is not counted \
+             (pids {}): {cure}",
+            unread.len(),
+            unread.len() + census.processes().len(),
+            who::some(&most),
+        ));
+    }
+}

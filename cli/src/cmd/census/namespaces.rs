@@ -1,0 +1,66 @@
+//! The namespaces, as lsns(8) lists them, and what else holds each.
+
+use ns_core::Kind;
+use nspod_sandbox::census::{Census, Holder, Namespace};
+
+use super::who::{self, Users};
+use crate::error::Result;
+use crate::output;
+
+pub(super) fn show(census: &Census, kinds: &[Kind], json: bool) -> Result<()> {
+    let wanted: Vec<&Namespace> =
+        census.namespaces().iter().filter(|n| kinds.is_empty() || kinds.contains(&n.kind)).collect();
+    if json {
+        return output::json(&wanted);
+    }
+    let users = Users::read();
+    let rows: Vec<Vec<String>> = wanted.iter().map(|namespace| row(census, &users, namespace)).collect();
+    output::print(output::table(&["NS", "TYPE", "NPROCS", "PID", "USER", "COMMAND", "HELD BY"], &rows))
+}
+
+fn row(census: &Census, users: &Users, namespace: &Namespace) -> Vec<String> {
+    let first = namespace.processes.first().and_then(|pid| census.process(*pid));
+    let text = |of: &dyn Fn(&nspod_sandbox::census::Process) -> String| first.map_or("-".into(), of);
+    vec![
+        namespace.id.ino.to_string(),
+        namespace.kind.to_string(),
+        namespace.processes.len().to_string(),
+        text(&|p| p.pid.to_string()),
+        text(&|p| users.name(p.uid)),
+        text(&|p| who::command(p.pid)),
+        held_by(&namespace.holders),
+    ]
+}
+
+/// The first few holders.
+fn held_by(holders: &[Holder]) -> String {
+    const MOST: usize = 2;
+    let mut all: Vec<String> = holders.iter().take(MOST).map(holder).collect();
+    if holders.len() > MOST {
+        all.push(format!("{} more", holders.len() - MOST));
+    }
+    all.join(", ")
+}
+
+fn holder(holder: &Holder) -> String {
+    match holder {
+        Holder::Thread { pid, tid } => format!("thread {tid} of {pid}"),
+        Holder::Zombie { pid } => format!("zombie {pid}"),
+        Holder::Fd { pid, fd } => format!("fd {fd} of {pid}"),
+        Holder::Mount { path, .. } => format!("mount {}", output::plain(&path.to_string_lossy())),
+        Holder::Namespace { kind, id } => id.display(*kind).to_string(),
+        other => format!("{other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_cannot_act_on_the_terminal_and_many_are_counted() {
+        let mount = Holder::Mount { path: "/a\x1bb".into(), mnt_ns: ns_core::NamespaceId { dev: 4, ino: 1 } };
+        let fd = Holder::Fd { pid: 7, fd: 3 };
+        assert_eq!(held_by(&[mount, fd.clone(), fd.clone(), fd]), "mount /a�b, fd 3 of 7, 2 more");
+    }
+}

@@ -1,0 +1,167 @@
+//! Where one process is: its container and pod, its pids, and who else is there.
+
+use ns_core::{Kind, NamespaceId};
+use nspod_sandbox::census::{Census, Model, Process};
+use serde_json::json;
+
+use super::who::{self, Names, Users, count};
+use crate::error::{Error, Result};
+use crate::output;
+
+/// A process in the model.
+struct Place<'a> {
+    census: &'a Census,
+    model: Model,
+    names: Names,
+    process: &'a Process,
+    /// Index of its container; none for a process of the host.
+    container: Option<usize>,
+}
+
+pub(super) fn show(census: &Census, pid: i32, json: bool) -> Result<()> {
+    let process = census.process(pid).ok_or_else(|| absent(census, pid))?;
+    let model = census.model();
+    let container = model.containers.iter().position(|c| c.pids.binary_search(&pid).is_ok());
+    let names = Names::read(&model);
+    let place = Place { census, model, names, process, container };
+    if json { place.json() } else { place.print() }
+}
+
+fn absent(census: &Census, pid: i32) -> Error {
+    if census.unreadable().iter().any(|p| p.pid == pid) {
+        return Error::new(format!("the namespaces of process {pid} may not be read")).hint("run it as root");
+    }
+    match census.zombies().iter().find(|z| z.pid == pid) {
+        Some(zombie) => Error::new(format!(
+            "process {pid} has ended and left its namespaces; its parent {} has not waited for it yet",
+            zombie.parent
+        )),
+        None => Error::new(format!("there is no process {pid}")),
+    }
+}
+
+impl Place<'_> {
+    fn print(&self) -> Result<()> {
+        let process = self.process;
+        let pids: Vec<_> = process.inside.iter().map(i32::to_string).collect();
+        let mut facts = vec![
+            ("process", format!("{} {}", process.pid, who::command(process.pid))),
+            ("user", Users::read().name(process.uid)),
+            ("pids", pids.join(" > ") + if pids.len() > 1 { " (from the host's inwards)" } else { "" }),
+            ("container", self.container_text()),
+            ("pod", self.pod_text()),
+        ];
+        let mut cgroup = who::cgroup(process.cgroup.as_deref());
+        if let Some(container) = self.container.map(|i| &self.model.containers[i])
+            && container.cgroup.is_some()
+        {
+            let own = who::cgroup(container.cgroup.as_deref());
+            cgroup += &match container.cgroup_is_own {
+                true => format!(" (its container has {own} to itself)"),
+                false => format!(" (others are in {own} of its container as well)"),
+            };
+        }
+        facts.push(("cgroup", cgroup));
+        let mut text = String::new();
+        for (name, fact) in facts {
+            text += &format!("{name:<10} {fact}\n");
+        }
+        let rows: Vec<Vec<String>> = Kind::ALL
+            .into_iter()
+            .map(|kind| {
+                let id = process.namespaces[kind];
+                vec![id.display(kind).to_string(), self.population(kind, id).to_string(), self.with(kind, id)]
+            })
+            .collect();
+        text += "\n";
+        text += &output::table(&["NAMESPACE", "NPROCS", "SHARED WITH"], &rows);
+        for thread in self.census.threads().iter().filter(|t| t.pid == process.pid) {
+            let kinds = process.namespaces.coincide(&thread.namespaces).complement();
+            let all: Vec<_> =
+                kinds.kinds().map(|kind| thread.namespaces[kind].display(kind).to_string()).collect();
+            text += &format!("its thread {} is in {}\n", thread.tid, all.join(" "));
+        }
+        output::print(text)
+    }
+
+    fn json(&self) -> Result<()> {
+        let shared = Kind::ALL.map(|kind| {
+            let id = self.process.namespaces[kind];
+            let inside = self.census.namespace(kind, id).map(|n| n.processes.as_slice()).unwrap_or(&[]);
+            let others: Vec<i32> = inside.iter().copied().filter(|pid| *pid != self.process.pid).collect();
+            let host = id == self.census.host()[kind];
+            (kind.to_string(), json!({ "id": id, "host": host, "shared_with": others }))
+        });
+        output::json(&json!({
+            "process": self.process,
+            "container": self.container.map(|i| json!({
+                "name": self.names.container(i),
+                "pids": self.model.containers[i].pids,
+                "isolated": self.model.containers[i].isolated,
+                "init": self.model.containers[i].init,
+                "cgroup": self.model.containers[i].cgroup,
+                "cgroup_is_own": self.model.containers[i].cgroup_is_own,
+            })),
+            "pod": self.container.map(|i| json!({
+                "name": self.names.pod(i),
+                "containers": self.mates(i).iter()
+                    .map(|c| json!({ "name": self.names.container(*c), "pids": self.model.containers[*c].pids }))
+                    .collect::<Vec<_>>(),
+                "shared": self.model.pods[self.model.containers[i].pod].shared,
+            })),
+            "namespaces": shared.into_iter().collect::<serde_json::Map<_, _>>(),
+            "threads": self.census.threads().iter().filter(|t| t.pid == self.process.pid).collect::<Vec<_>>(),
+        }))
+    }
+
+    /// The containers of its pod, itself among them.
+    fn mates(&self, container: usize) -> &[usize] {
+        &self.model.pods[self.model.containers[container].pod].containers
+    }
+
+    fn container_text(&self) -> String {
+        let Some(index) = self.container else { return "none: it is in all of the host's namespaces".into() };
+        let container = &self.model.containers[index];
+        let name = self.names.container(index).map_or(String::new(), |name| format!("{name}, "));
+        format!(
+            "{name}{} ({}), isolated in {}",
+            count(container.pids.len(), "process", "processes"),
+            who::some(&container.pids),
+            container.isolated
+        )
+    }
+
+    fn pod_text(&self) -> String {
+        let Some(index) = self.container else { return "none".into() };
+        let mates = self.mates(index);
+        let name = self.names.pod(index).map_or(String::new(), |name| format!("{name}, "));
+        if mates.len() == 1 {
+            return format!("{name}of this container alone");
+        }
+        let all: Vec<_> = mates.iter().map(|c| self.names.or_pid(&self.model, *c)).collect();
+        let shared = self.model.pods[self.model.containers[index].pod].shared;
+        let shared = if shared.is_empty() { "nothing".into() } else { shared.to_string() };
+        format!("{name}containers {}; all of them share {shared}", all.join(", "))
+    }
+
+    fn population(&self, kind: Kind, id: NamespaceId) -> usize {
+        self.census.namespace(kind, id).map_or(0, |n| n.processes.len())
+    }
+
+    fn with(&self, kind: Kind, id: NamespaceId) -> String {
+        if id == self.census.host()[kind] {
+            return "the host".into();
+        }
+        let Some(own) = self.container else { return String::new() };
+        let others = |i: &usize| *i != own && self.model.containers[*i].namespaces[kind] == id;
+        let all: Vec<_> = (0..self.model.containers.len())
+            .filter(others)
+            .map(|i| format!("container {}", self.names.or_pid(&self.model, i)))
+            .collect();
+        match (all.is_empty(), self.model.containers[own].pids.len()) {
+            (false, _) => all.join(", "),
+            (true, 1) => "nobody".into(),
+            (true, _) => "its own container alone".into(),
+        }
+    }
+}

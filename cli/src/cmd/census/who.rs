@@ -1,0 +1,103 @@
+//! What people call containers, pods, users and processes.
+
+use std::collections::HashMap;
+
+use nspod_sandbox::census::Model;
+
+use crate::cmd::top;
+use crate::output;
+use crate::state::Store;
+
+/// The names that nspod has given, by index of the container.
+#[derive(Debug, Default)]
+pub(super) struct Names(HashMap<usize, (String, Option<String>)>);
+
+impl Names {
+    /// What the caller's own state directory says; a census needs no names, so whatever
+    /// cannot be read there has none.
+    pub(super) fn read(model: &Model) -> Names {
+        let mut names = Names::default();
+        let entries = Store::peek().and_then(|store| store.all().ok()).unwrap_or_default();
+        for entry in entries {
+            let Some(record) = entry.record.filter(|record| record.process.lives()) else { continue };
+            let pid = record.process.pid;
+            if let Some(at) = model.containers.iter().position(|c| c.pids.binary_search(&pid).is_ok()) {
+                names.0.insert(at, (entry.id, record.pod));
+            }
+        }
+        names
+    }
+
+    pub(super) fn container(&self, index: usize) -> Option<&str> {
+        self.0.get(&index).map(|(name, _)| name.as_str())
+    }
+
+    /// The pod that it was started in.
+    pub(super) fn pod(&self, index: usize) -> Option<&str> {
+        self.0.get(&index)?.1.as_deref()
+    }
+
+    /// The name of a container, or else its lowest pid.
+    pub(super) fn or_pid(&self, model: &Model, index: usize) -> String {
+        self.container(index).map_or_else(|| model.containers[index].pids[0].to_string(), str::to_owned)
+    }
+}
+
+/// The names of users, each looked up once.
+#[derive(Debug)]
+pub(super) struct Users(String);
+
+impl Users {
+    pub(super) fn read() -> Users {
+        let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
+        Users(String::from_utf8_lossy(&passwd).into_owned())
+    }
+
+    /// A name, or else the number.
+    pub(super) fn name(&self, uid: u32) -> String {
+        ns_core::parse::user_name(&self.0, uid).map_or_else(|| uid.to_string(), str::to_owned)
+    }
+}
+
+/// What a process runs, short.
+pub(super) fn command(pid: i32) -> String {
+    const WIDTH: usize = 48;
+    let text = top::command(pid).unwrap_or_default();
+    match text.char_indices().nth(WIDTH) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text,
+    }
+}
+
+/// Some of the pids, and how many more there are: `1 2 3 4 +12`.
+pub(super) fn some(pids: &[i32]) -> String {
+    const MOST: usize = 4;
+    let shown = if pids.len() > MOST + 1 { &pids[..MOST] } else { pids };
+    let mut text = shown.iter().map(i32::to_string).collect::<Vec<_>>().join(" ");
+    if pids.len() > shown.len() {
+        text += &format!(" +{}", pids.len() - shown.len());
+    }
+    text
+}
+
+/// A path of a cgroup as it may be shown.
+pub(super) fn cgroup(path: Option<&str>) -> String {
+    path.map_or_else(|| "?".into(), output::plain)
+}
+
+/// `1 process`, `2 processes`
+pub(super) fn count(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_pids_says_how_many_it_leaves_out() {
+        assert_eq!(some(&[1]), "1");
+        assert_eq!(some(&[1, 2, 3, 4, 5]), "1 2 3 4 5");
+        assert_eq!(some(&[1, 2, 3, 4, 5, 6]), "1 2 3 4 +2");
+    }
+}

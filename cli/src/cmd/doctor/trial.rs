@@ -1,0 +1,67 @@
+//! Whether containers start: real ones, as `nspod run` makes them.
+
+use std::ffi::OsString;
+
+use ns_core::{Kind, Kinds};
+use nspod_sandbox::spec::{Namespace, Namespaces, Root, Spec, Writes};
+use nspod_sandbox::{Command, ErrorKind, Stdio};
+
+use super::{Group, Mark, probe};
+use crate::error::{Error, Result};
+
+pub(super) const GROUP: &str = "trial";
+/// The check that says whether the caller can start containers.
+pub(super) const OWN: &str = "a container";
+
+pub(super) fn check(privileged: bool) -> Group {
+    let mut group = Group::new(GROUP);
+    group.tried(OWN, Mark::Missing, start(&spec(privileged)));
+    if privileged {
+        group.tried("a rootless container", Mark::Limited, probe::run_as_nobody("rootless"));
+    }
+    group
+}
+
+/// The container that `nspod run true` starts.
+pub(super) fn spec(privileged: bool) -> Spec {
+    let mut spec = Spec::new("true");
+    if !privileged {
+        *spec.namespaces.get_mut(Kind::User) = Namespace::New;
+    }
+    spec
+}
+
+/// Tries whether an overlay can be a root file system. It lies over `/usr`, which has no
+/// mounts below it that an ordinary user's mount namespace would not let go of, and has no
+/// program to run: that it is missed means that all before went well.
+pub(super) fn overlay(privileged: bool) -> Result<()> {
+    let root = Root::Overlay { lower: vec!["/usr".into()], writes: Writes::Tmpfs { size: None } };
+    let mut spec = Spec { root, ..Spec::bare("/nspod-doctor-looks-for-this") };
+    spec.namespaces = new(privileged, Kinds::MNT);
+    match Command::from_spec(spec).status() {
+        Err(e) if e.kind() == ErrorKind::ProgramNotFound => Ok(()),
+        Err(e) => Err(Error::from(e).hint("containers cannot have an overlay (--overlay) as their root")),
+        Ok(_) => Err(Error::new("/usr has a file of a name that nothing should have")),
+    }
+}
+
+/// New namespaces, with a user namespace where the caller may not make them alone.
+pub(super) fn new(privileged: bool, kinds: Kinds) -> Namespaces {
+    Namespaces::new(if privileged { kinds } else { kinds | Kinds::USER })
+}
+
+/// The arguments of a program that is there on any host: this one, doing nothing.
+pub(super) fn nothing() -> Vec<OsString> {
+    ["/proc/self/exe", "doctor", "--probe", "nothing"].map(OsString::from).into()
+}
+
+/// Runs it to its end.
+pub(super) fn start(spec: &Spec) -> Result<()> {
+    let mut command = Command::from_spec(spec.clone());
+    command.stdin(Stdio::Null).stdout(Stdio::Null).stderr(Stdio::Null);
+    let outcome = command.status()?;
+    match outcome.status.success() {
+        true => Ok(()),
+        false => Err(Error::new(format!("it started and ended with {:?}", outcome.status))),
+    }
+}

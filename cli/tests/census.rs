@@ -1,0 +1,287 @@
+//! `nspod census` against what unshare(1) and nsenter(1) make and lsns(8) says.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use ns_core::{Kind, NamespaceSet};
+use serde_json::Value;
+
+const NSPOD: &str = env!("CARGO_BIN_EXE_nspod");
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Skips loudly where the lane lacks what the test needs.
+macro_rules! need_root {
+    () => {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: this test needs root");
+            return;
+        }
+    };
+}
+
+/// A process that sleeps in namespaces of its own, until it is dropped.
+struct Sleeper(Child);
+
+impl Sleeper {
+    /// By a command line of programs that each execute the next.
+    fn start(line: &str) -> Sleeper {
+        let mut words = line.split(' ').chain(["sleep", "1000"]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).stdin(Stdio::null()).stdout(Stdio::null());
+        let sleeper = Sleeper(command.spawn().unwrap());
+        until("it sleeps", || sleeper.name() == "sleep");
+        sleeper
+    }
+
+    fn pid(&self) -> i32 {
+        self.0.id() as i32
+    }
+
+    fn name(&self) -> String {
+        std::fs::read_to_string(format!("/proc/{}/comm", self.pid())).unwrap().trim().to_owned()
+    }
+
+    fn namespaces(&self) -> NamespaceSet {
+        NamespaceSet::of_pid(self.pid()).unwrap()
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What nspod runs under a name, removed in the end.
+struct Named(String);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        nspod(&["rm", "-f", &self.0]);
+    }
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn nspod(args: &[&str]) -> Output {
+    Command::new(NSPOD).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+fn census(args: &[&str]) -> String {
+    let output = nspod(&[&["census"], args].concat());
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json(args: &[&str]) -> Value {
+    serde_json::from_str(&census(&[args, &["--json"]].concat())).unwrap()
+}
+
+fn pids(value: &Value) -> Vec<i32> {
+    value.as_array().unwrap().iter().map(|pid| pid.as_i64().unwrap() as i32).collect()
+}
+
+/// The container that a process is in.
+fn container_of(all: &Value, pid: i32) -> &Value {
+    let mut found = all["containers"].as_array().unwrap().iter().filter(|c| pids(&c["pids"]).contains(&pid));
+    let one = found.next().unwrap_or_else(|| panic!("{pid} is in no container"));
+    assert!(found.next().is_none(), "{pid} is in two containers");
+    one
+}
+
+/// Inode, kind, lowest pid and number of processes.
+type Listed = BTreeSet<(u64, String, i32, u64)>;
+
+fn by_lsns() -> Listed {
+    let output = Command::new("lsns").args(["-n", "-o", "NS,TYPE,PID,NPROCS"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (ns, kind) = (words.next()?.parse().ok()?, words.next()?.to_owned());
+        Some((ns, kind, words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+    };
+    text.lines().filter_map(line).filter(|(_, _, _, processes)| *processes > 0).collect()
+}
+
+fn by_census() -> Listed {
+    let text = census(&["--namespaces"]);
+    assert!(text.starts_with("NS "), "{text}");
+    let line = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (ns, kind) = (words.next()?.parse().ok()?, words.next()?.to_owned());
+        let processes = words.next()?.parse().ok()?;
+        Some((ns, kind, words.next()?.parse().ok()?, processes))
+    };
+    text.lines().skip(1).filter_map(line).collect()
+}
+
+#[test]
+fn its_namespaces_are_those_of_lsns() {
+    need_root!();
+    let sleeper = Sleeper::start("unshare -mnuiC");
+    let (own, pid) = (sleeper.namespaces(), sleeper.pid());
+    // Others come and go meanwhile, and lsns and the census count themselves.
+    until("both agree", || {
+        let (lsns, census) = (by_lsns(), by_census());
+        let names =
+            |all: &Listed| all.iter().map(|(ns, kind, ..)| (*ns, kind.clone())).collect::<BTreeSet<_>>();
+        let ours =
+            |all: &Listed| all.iter().filter(|(_, _, first, _)| *first == pid).cloned().collect::<Listed>();
+        assert_eq!(ours(&census).len(), 5, "{census:?}");
+        assert!(ours(&census).iter().all(|(ns, kind, ..)| own[kind.parse::<Kind>().unwrap()].ino == *ns));
+        names(&lsns) == names(&census) && ours(&lsns) == ours(&census)
+    });
+}
+
+#[test]
+fn a_container_of_unshare_is_a_container() {
+    need_root!();
+    let sleeper = Sleeper::start("unshare -mnui");
+    let (pid, host) = (sleeper.pid(), NamespaceSet::current().unwrap());
+    let all = json(&[]);
+    let container = container_of(&all, pid);
+    assert_eq!(pids(&container["pids"]), [pid]);
+    assert_eq!(container["isolated"], serde_json::json!(["mnt", "net", "uts", "ipc"]));
+    assert_eq!(container["name"], Value::Null);
+    assert!(!pids(&all["host_pids"]).contains(&pid));
+
+    let picture = census(&[]);
+    let row = picture.lines().find(|line| line.contains(&format!(" {pid} "))).expect(&picture);
+    assert!(row.ends_with("sleep 1000"), "{row}");
+    let cells: Vec<&str> = row.split_whitespace().skip(2).take(8).collect();
+    let dots: Vec<bool> = cells.iter().map(|cell| *cell == "·").collect();
+    assert_eq!(dots, [false, false, true, true, false, false, true, true], "{row}");
+
+    let place = census(&["--pid", &pid.to_string()]);
+    assert!(place.contains("isolated in mnt,net,uts,ipc\n"), "{place}");
+    let net = sleeper.namespaces()[Kind::Net].display(Kind::Net).to_string();
+    let line = place.lines().find(|line| line.starts_with(&net)).expect(&place);
+    assert_eq!(line.split_whitespace().skip(1).collect::<Vec<_>>(), ["1", "nobody"]);
+    let user = host[Kind::User].display(Kind::User).to_string();
+    assert!(place.lines().any(|line| line.starts_with(&user) && line.ends_with("the host")), "{place}");
+}
+
+#[test]
+fn the_pids_of_a_nested_process_are_told_from_the_hosts_inwards() {
+    need_root!();
+    // unshare forks into the new pid namespace, and its child's end is tied to its own.
+    let outer = Command::new("unshare").args(["-pf", "--kill-child", "sleep", "1000"]).spawn().unwrap();
+    let outer = Sleeper(outer);
+    let children = format!("/proc/{0}/task/{0}/children", outer.pid());
+    let mut inner = String::new();
+    until("it has a child", || {
+        inner = std::fs::read_to_string(&children).unwrap().trim().to_owned();
+        std::fs::read_to_string(format!("/proc/{inner}/comm")).is_ok_and(|name| name.trim() == "sleep")
+    });
+    let place = census(&["--pid", &inner]);
+    assert!(place.contains(&format!("pids       {inner} > 1 (from the host's inwards)\n")), "{place}");
+    let all = json(&["--pid", &inner]);
+    assert_eq!(pids(&all["process"]["inside"]), [inner.parse().unwrap(), 1]);
+    assert_eq!(all["container"]["init"], inner.parse::<i32>().unwrap());
+}
+
+#[test]
+fn two_processes_that_share_net_and_not_mnt_are_a_pod() {
+    need_root!();
+    let first = Sleeper::start("unshare -mnui");
+    let second = Sleeper::start(&format!("nsenter -t {} -n -u -i unshare -m", first.pid()));
+    let alone = Sleeper::start("unshare -mnui");
+    let all = json(&[]);
+    let pod = |sleeper: &Sleeper| container_of(&all, sleeper.pid())["pod"].as_u64().unwrap();
+    assert_eq!(pod(&first), pod(&second));
+    assert_ne!(pod(&first), pod(&alone));
+    let pod = &all["pods"][pod(&first) as usize];
+    assert_eq!(pod["shared"], serde_json::json!(["net", "uts", "ipc"]));
+    assert_eq!(pod["containers"].as_array().unwrap().len(), 2);
+
+    let picture = census(&[]);
+    let cells = |sleeper: &Sleeper| {
+        let pid = format!(" {} ", sleeper.pid());
+        let row = picture.lines().find(|line| line.contains(&pid)).expect(&picture);
+        row.split_whitespace().take(10).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (a, b, c) = (cells(&first), cells(&second), cells(&alone));
+    let same: Vec<usize> = (0..10).filter(|i| a[*i] == b[*i] && a[*i] != c[*i]).collect();
+    // The pod, net, uts and ipc.
+    assert_eq!(same, [0, 3, 6, 7], "{picture}");
+    let place = census(&["--pid", &first.pid().to_string()]);
+    let want = format!("containers {}, {}; all of them share net,uts,ipc\n", first.pid(), second.pid());
+    assert!(place.contains(&want), "{place}");
+}
+
+#[test]
+fn a_namespace_that_only_a_descriptor_holds_is_found_when_looked_for() {
+    need_root!();
+    let sleeper = Sleeper::start("unshare -u");
+    let ino = sleeper.namespaces()[Kind::Uts].ino;
+    let file = File::open(format!("/proc/{}/ns/uts", sleeper.pid())).unwrap();
+    drop(sleeper);
+    let line = |text: String| text.lines().find(|l| l.starts_with(&format!("{ino} "))).map(str::to_owned);
+    let found = line(census(&["--fds", "--namespaces", "uts"])).expect("it is held");
+    let want = format!("fd {} of {}", file.as_raw_fd(), std::process::id());
+    assert!(found.ends_with(&want), "{found}");
+    assert_eq!(line(census(&["--namespaces", "uts"])), None);
+    assert_eq!(line(census(&["--fds", "--namespaces", "net"])), None);
+}
+
+#[test]
+fn containers_of_nspod_are_shown_by_name() {
+    need_root!();
+    let name = Named(format!("census-{}", std::process::id()));
+    let run = nspod(&["run", "-d", "--name", &name.0, "sleep", "1000"]);
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let picture = census(&[]);
+    let row = picture.lines().find(|line| line.split_whitespace().nth(1) == Some(&name.0)).expect(&picture);
+    assert!(row.split_whitespace().skip(2).take(3).all(|cell| cell != "·"), "{row}");
+    let all = json(&[]);
+    let mine = all["containers"].as_array().unwrap().iter().find(|c| c["name"] == name.0.as_str()).unwrap();
+    let place = census(&["--pid", &mine["init"].to_string()]);
+    assert!(place.contains(&format!("container  {}, ", name.0)), "{place}");
+}
+
+#[test]
+fn an_ordinary_user_is_told_what_is_not_counted() {
+    need_root!();
+    let temp = tempfile::tempdir().unwrap();
+    let nobody = temp.path().join("nspod");
+    std::fs::copy(NSPOD, &nobody).unwrap();
+    nix::unistd::chown(temp.path(), Some(65_534.into()), None).unwrap();
+    let state = temp.path().join("state");
+    let output = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(&nobody)
+        .args(["census", "--namespaces"])
+        .env("XDG_RUNTIME_DIR", &state)
+        .current_dir("/")
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("nspod: INCOMPLETE: "), "{said}");
+    assert!(
+        said.contains(" processes may not be looked into") && said.ends_with(": run it as root\n"),
+        "{said}"
+    );
+    let own = NamespaceSet::current().unwrap()[Kind::Net].ino.to_string();
+    assert!(String::from_utf8(output.stdout).unwrap().contains(&own));
+    assert!(!state.exists(), "who only looks makes no state directory");
+}
+
+#[test]
+fn a_process_that_is_not_there_is_an_error() {
+    let output = nspod(&["census", "--pid", "2147483647"]);
+    assert_eq!(output.status.code(), Some(125));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said, "nspod: there is no process 2147483647\n");
+    assert_eq!(nspod(&["census", "--namespaces", "netz"]).status.code(), Some(125));
+}

@@ -1,0 +1,158 @@
+//! `nspod doctor` against what the host is seen to be by other means.
+
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use cgroup_core::{Controller, Hierarchy, Layout};
+use serde_json::Value;
+
+const NSPOD: &str = env!("CARGO_BIN_EXE_nspod");
+
+/// Skips loudly where the lane lacks what the test needs.
+macro_rules! need_root {
+    () => {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: this test needs root");
+            return;
+        }
+    };
+}
+
+fn run(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).current_dir("/").output().unwrap()
+}
+
+fn doctor() -> Value {
+    let output = run(Command::new(NSPOD).args(["doctor", "--json"]));
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// State and finding of a check.
+fn check<'a>(report: &'a Value, group: &str, name: &str) -> (&'a str, &'a str) {
+    let mut all = report["checks"].as_array().unwrap().iter();
+    let found = all.find(|check| check["group"] == group && check["name"] == name);
+    let found = found.unwrap_or_else(|| panic!("no check {name} of {group} in {report:#}"));
+    (found["mark"].as_str().unwrap(), found["finding"].as_str().unwrap())
+}
+
+#[test]
+fn where_containers_start_it_says_so() {
+    need_root!();
+    let report = doctor();
+    assert_eq!(report["usable"], true);
+    assert_eq!(check(&report, "trial", "a container"), ("ok", ""));
+    let run = run(Command::new(NSPOD).args(["run", "true"]));
+    assert_eq!(run.status.code(), Some(0), "{}", String::from_utf8_lossy(&run.stderr));
+}
+
+#[test]
+fn each_controller_is_there_or_has_its_reason_and_on_a_hybrid_host_memory_is_bound_to_v1() {
+    need_root!();
+    let (report, host) = (doctor(), Hierarchy::detect().unwrap());
+    for controller in Controller::ALL {
+        let why = host.why_missing(controller).map(|why| why.to_string());
+        let want = why.as_deref().map_or(("ok", ""), |why| ("missing", why));
+        assert_eq!(check(&report, "cgroups", controller.name()), want);
+    }
+    let (state, layout) = check(&report, "cgroups", "layout");
+    assert!(layout.starts_with(&host.layout().to_string()), "{layout}");
+    assert_eq!(state, if host.layout() == Layout::Unified { "ok" } else { "limited" });
+    let memory_in_v1 = std::fs::read_to_string("/proc/cgroups").is_ok_and(|text| {
+        text.lines().any(|line| line.starts_with("memory\t") && !line.starts_with("memory\t0\t"))
+    });
+    let said = check(&report, "cgroups", "memory").1;
+    assert_eq!(
+        said.starts_with("the memory controller is bound to the v1 hierarchy"),
+        memory_in_v1,
+        "{said}"
+    );
+}
+
+#[test]
+fn whatever_is_not_ok_has_a_reason() {
+    need_root!();
+    let report = doctor();
+    for check in report["checks"].as_array().unwrap() {
+        let finding = check["finding"].as_str().unwrap();
+        assert!(check["mark"] == "ok" || finding.len() > 20, "{check}");
+    }
+    let text = run(Command::new(NSPOD).arg("doctor"));
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.contains("\nContainers can be started here by the caller; "), "{text}");
+    assert!(!text.contains('\x1b'), "no colours where nobody sees them");
+}
+
+#[test]
+fn an_ordinary_user_is_told_what_is_different_for_him() {
+    need_root!();
+    let temp = tempfile::tempdir().unwrap();
+    std::fs::copy(NSPOD, temp.path().join("nspod")).unwrap();
+    nix::unistd::chown(temp.path(), Some(65_534.into()), None).unwrap();
+    let output = run(Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(temp.path().join("nspod"))
+        .args(["doctor", "--json"])
+        .env_remove("XDG_RUNTIME_DIR"));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(if report["usable"] == true { 0 } else { 1 }));
+    let (state, finding) = check(&report, "caller", "privileges");
+    assert!(state == "limited" && finding.starts_with("uid 65534 without CAP_SYS_ADMIN"), "{finding}");
+    let (state, finding) = check(&report, "cgroups", "delegation");
+    assert!(state == "limited" && finding.contains("not delegated to user 65534"), "{finding}");
+    // What root finds out for him.
+    let by_root = doctor();
+    assert_eq!(check(&by_root, "trial", "a rootless container").0, check(&report, "trial", "a container").0);
+    assert_eq!(
+        check(&by_root, "namespaces", "user, by ordinary users").0,
+        check(&report, "namespaces", "user").0
+    );
+}
+
+/// In a user namespace that may have no more namespaces of a kind.
+fn without(kind: &str) -> (Option<i32>, Value) {
+    let script = format!("echo 0 > /proc/sys/user/max_{kind}_namespaces && exec {NSPOD} doctor --json");
+    let output = run(Command::new("unshare").args(["-Ur", "sh", "-c", &script]));
+    let said = String::from_utf8_lossy(&output.stderr);
+    (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {said}")))
+}
+
+#[test]
+fn where_no_container_can_start_it_says_which_switch_is_off_and_exits_1() {
+    need_root!();
+    let (code, report) = without("uts");
+    assert_eq!((code, &report["usable"]), (Some(1), &Value::Bool(false)));
+    let (state, why) = check(&report, "namespaces", "uts");
+    assert_eq!(state, "missing");
+    assert!(why.contains("the sysctl user.max_uts_namespaces is 0"), "{why}");
+    let (state, why) = check(&report, "trial", "a container");
+    assert_eq!(state, "missing");
+    assert!(why.contains("user.max_uts_namespaces"), "{why}");
+    assert_eq!(check(&report, "namespaces", "ipc").0, "ok");
+}
+
+#[test]
+fn it_leaves_nothing_behind() {
+    need_root!();
+    let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let before = mounts();
+    doctor();
+    assert_eq!(mounts(), before);
+    let empty = || {
+        let base = Hierarchy::detect().unwrap().root().unwrap().child("nspod");
+        let children = base.and_then(|base| base.children()).unwrap_or_default();
+        // Who asks for no name, as doctor does, gets twelve digits.
+        let unnamed = children.into_iter().filter(|c| c.name().len() == 12);
+        let empty = unnamed.filter(|c| c.events().is_ok_and(|e| !e.populated));
+        empty.map(|c| c.path().to_owned()).collect::<Vec<_>>()
+    };
+    // Those that tests beside this one have made are on their way out.
+    let mut left = empty();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !left.is_empty() {
+        assert!(Instant::now() < deadline, "left behind: {left:?}");
+        std::thread::sleep(Duration::from_millis(20));
+        let now = empty();
+        left.retain(|path| now.contains(path));
+    }
+}
