@@ -53,7 +53,15 @@ pub(crate) fn exec(args: &ExecArgs) -> Result<i32> {
     }
     let signals = foreground::Signals::hold()?;
     let mut process = command.spawn()?;
-    let relay = process.terminal.take().map(|master| terminal::Relay::new(master, args.process.interactive));
-    let outcome = foreground::attend(&mut process, &signals, relay.transpose()?)?;
-    Ok(outcome.status.code())
+    let terminal = process.terminal.take();
+    let attended = terminal
+        .map(|master| terminal::Relay::new(master, args.process.interactive))
+        .transpose()
+        .and_then(|relay| foreground::attend(&mut process, &signals, relay));
+    if attended.is_err() {
+        // This process alone: dropping the handle would kill all that shares its cgroup.
+        let _ = process.signal(nix::libc::SIGKILL);
+        let _ = process.wait();
+    }
+    Ok(attended?.status.code())
 }

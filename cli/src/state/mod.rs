@@ -14,7 +14,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cgroup_core::{Cgroup, Hierarchy};
+use cgroup_core::{Cgroup, delegate};
 use nix::unistd::geteuid;
 
 pub(crate) use dir::{Dir, Lock};
@@ -71,7 +71,7 @@ impl Store {
             if let Some(dir) = self.containers.sub(&id)? {
                 match Entry::load(id, dir) {
                     Ok(entry) => all.push(entry),
-                    Err(e) => eprintln!("nspod: {e}"),
+                    Err(e) => crate::output::note(e),
                 }
             }
         }
@@ -101,6 +101,10 @@ impl Store {
 
     /// Removes what has ended, with what is left of it; the lock says who removes.
     pub(crate) fn remove(&self, entry: &Entry, _lock: &Lock) -> Result<()> {
+        if !entry.dir.is_at(&self.containers, &entry.id) {
+            // Somebody was first, and the name may be another container's by now.
+            return Ok(());
+        }
         let path = match &entry.record {
             Some(record) => record.cgroup.clone(),
             None => orphan_cgroup(&entry.id),
@@ -124,6 +128,11 @@ impl Store {
                 entry.id
             ))
             .hint("a process of it is stuck in the kernel"));
+        }
+        // Who removes it holds the lock, and must find nothing new in the directory.
+        let _lock = entry.lock(true)?;
+        if !entry.dir.is_at(&self.containers, &entry.id) {
+            return Ok(());
         }
         entry.note(nspod_sandbox::Status::Signaled { signal: nix::libc::SIGKILL, core: false })
     }
@@ -175,17 +184,16 @@ fn is_id(name: &str) -> bool {
 
 /// Where the cgroup of a container is whose invocation died too early to write it down.
 fn orphan_cgroup(id: &str) -> Option<PathBuf> {
-    Some(Hierarchy::detect().ok()?.mount_point()?.join("nspod").join(id))
+    Some(delegate::find("nspod", delegate::Move::Nothing).ok()?.base.path().join(id))
 }
 
 /// Removes a container's cgroup with all in it, and the one that held it if that is empty.
 fn remove_cgroup(path: &Path) -> Result<()> {
-    if !path.exists() {
-        return Ok(());
-    }
-    match Cgroup::open(path).and_then(|cgroup| cgroup.destroy()) {
-        Err(_) if !path.exists() => {}
-        other => other?,
+    if path.exists() {
+        match Cgroup::open(path).and_then(|cgroup| cgroup.destroy()) {
+            Err(_) if !path.exists() => {}
+            other => other?,
+        }
     }
     if let Some(parent) = path.parent().filter(|p| p.file_name().is_some_and(|name| name == "nspod")) {
         // Busy as long as another container lives in it.
