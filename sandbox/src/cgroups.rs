@@ -79,6 +79,11 @@ impl Home {
         Ok(())
     }
 
+    /// It belongs to the container that is joined.
+    pub(crate) fn is_borrowed(&self) -> bool {
+        self.borrowed
+    }
+
     pub(crate) fn cgroup(&self) -> &Cgroup {
         &self.cgroup
     }

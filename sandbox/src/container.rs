@@ -175,14 +175,15 @@ impl Container {
         Ok(self.pidfd.send_signal(signal)?)
     }
 
-    /// Kills everything in it.
+    /// Kills everything in it; of a further process in another container, that process alone.
     ///
     /// # Errors
     /// If a process cannot be killed.
     pub fn kill(&self) -> Result<(), Error> {
-        match self.cgroup() {
-            Some(cgroup) => Ok(cgroup.kill()?),
-            None => self.kill_first(),
+        match &self.home {
+            // A further process in another's cgroup does not take the other along.
+            Some(home) if !home.is_borrowed() => Ok(home.cgroup().kill()?),
+            _ => self.kill_first(),
         }
     }
 
@@ -254,14 +255,7 @@ impl Container {
     /// Lets it live on without this handle.
     pub fn detach(mut self) {
         self.home = None;
-        self.outcome.get_or_insert(Outcome {
-            status: Status::Exited(0),
-            oom: None,
-            peak_memory: None,
-            cpu_time: Duration::ZERO,
-            throttled_time: Duration::ZERO,
-            wall_time: Duration::ZERO,
-        });
+        self.outcome.get_or_insert(Outcome::unknown());
     }
 
     fn clear(&mut self) -> Result<(), Error> {
@@ -269,13 +263,31 @@ impl Container {
         if self.outcome.is_none() {
             // Its cgroup may be gone, with its pod's. Then it is dead, and yet to be reaped.
             self.kill().or_else(|_| self.kill_first())?;
-            self.wait()?;
+            let own = self.pidfd.as_fd().try_clone_to_owned();
+            let own = own.map_err(|e| Error::io(ErrorKind::Process, "keep a pidfd", "fcntl", &e))?;
+            reap(Pidfd::from_owned_fd(own)?);
+            self.outcome = Some(Outcome::unknown());
         }
         match self.home.take() {
             Some(home) => home.remove(),
             None => Ok(()),
         }
     }
+}
+
+/// Reaps a process that was killed; if it is another process's child, that is the other's to do.
+///
+/// It may take its time: a tracer hears of its end first, and the first process of a pid
+/// namespace ends when everybody in it has been reaped. One who was in there may be a child of
+/// this process whose handle is let go of later, by this very thread. So nothing waits here.
+pub(crate) fn reap(pidfd: Pidfd) {
+    if let Ok(true) = pidfd.poll(Some(Duration::from_millis(200)))
+        && !matches!(pidfd.try_wait(), Ok(None))
+    {
+        return;
+    }
+    let later = std::thread::Builder::new().name("nspod-reap".into());
+    let _ = later.spawn(move || pidfd.wait());
 }
 
 impl Drop for Container {

@@ -417,7 +417,7 @@ impl Pod {
     fn clear(&mut self) -> Result<(), Error> {
         self.kill()?;
         if let Some(holder) = self.holder.take() {
-            reap(holder);
+            crate::container::reap(holder);
         }
         let mut result = Ok(());
         if let Some(dir) = self.pins.take() {
@@ -442,24 +442,6 @@ impl Pod {
         }
         result
     }
-}
-
-/// Reaps a holder that was killed; if it is another process's child, that is the other's to do.
-///
-/// It may take its time: the first process of a pid namespace ends when everybody in it has been
-/// reaped, and a container that was in there is reaped when its owner lets go of it, which may
-/// be this very thread, later.
-fn reap(holder: Pidfd) {
-    let ended = holder.poll(Some(std::time::Duration::from_millis(100)));
-    if !matches!(ended, Ok(false)) {
-        let _ = holder.try_wait();
-        return;
-    }
-    let later = std::thread::Builder::new().name("nspod-reap".into());
-    let _ = later.spawn(move || {
-        let _ = holder.poll(None);
-        let _ = holder.try_wait();
-    });
 }
 
 impl Drop for Pod {

@@ -1,0 +1,70 @@
+//! Letting go of containers: in any order, at any time, it hangs never and hurts nobody else.
+//! Each test runs under a watchdog, since what it is about is hanging.
+
+use std::sync::mpsc;
+
+use nspod_sandbox::{Command, Pod, Stdio};
+use nspod_tests::{Cell, PATIENCE, command, join, lane, pod, unique};
+
+/// Runs it, and fails if it is not done in time.
+fn in_time(test: impl FnOnce() + Send + 'static) {
+    let (done, wait) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        test();
+        let _ = done.send(());
+    });
+    if wait.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+        panic!("this hangs");
+    }
+    thread.join().unwrap();
+}
+
+fn sleeper(command: &mut Command) -> &mut Command {
+    command.arg("1000").stdin(Stdio::Null).stdout(Stdio::Null)
+}
+
+#[test]
+fn a_container_is_deleted_while_the_handle_of_a_further_process_in_it_is_held() {
+    if !lane::root() {
+        return;
+    }
+    in_time(|| {
+        let cell = Cell::start(&mut command()).unwrap();
+        let mut further = sleeper(&mut cell.container.exec("sleep").unwrap()).spawn().unwrap();
+        cell.container.delete().unwrap();
+        assert_eq!(further.wait().unwrap().status.code(), 128 + libc::SIGKILL);
+        further.delete().unwrap();
+    });
+}
+
+#[test]
+fn letting_go_of_a_further_process_ends_it_and_not_its_container() {
+    if !lane::root() {
+        return;
+    }
+    in_time(|| {
+        let mut cell = Cell::start(&mut command()).unwrap();
+        let further = sleeper(&mut cell.container.exec("sleep").unwrap()).spawn().unwrap();
+        let pidfd = ns_core::Pidfd::open(further.pid()).unwrap();
+        drop(further);
+        assert!(pidfd.poll(Some(PATIENCE)).unwrap());
+        assert_eq!(cell.order("ping").as_deref(), Ok("pong"));
+        assert!(cell.container.cgroup().unwrap().path().exists());
+    });
+}
+
+#[test]
+fn a_container_is_deleted_while_another_traces_it() {
+    if !lane::root() {
+        return;
+    }
+    in_time(|| {
+        let pod = Pod::create(&unique("traced"), &pod([ns_core::Kind::Pid])).unwrap();
+        let [mut victim, mut tracer] = [0; 2].map(|_| Cell::start(&mut join(&pod).unwrap()).unwrap());
+        victim.order("secret").unwrap();
+        let pid = victim.order("pid").unwrap();
+        tracer.order(&format!("ptrace {pid}")).unwrap();
+        victim.container.delete().unwrap();
+        assert_eq!(tracer.order("ping").as_deref(), Ok("pong"));
+    });
+}
