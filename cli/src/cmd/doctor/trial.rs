@@ -1,6 +1,7 @@
 //! Whether containers start: real ones, as `nspod run` makes them.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use ns_core::{Kind, Kinds};
 use nspod_sandbox::spec::{Namespace, Namespaces, Root, Spec, Writes};
@@ -31,17 +32,35 @@ pub(super) fn spec(privileged: bool) -> Spec {
     spec
 }
 
-/// Tries whether an overlay can be a root file system. It lies over `/usr`, which has no
-/// mounts below it that an ordinary user's mount namespace would not let go of, and has no
-/// program to run: that it is missed means that all before went well.
+/// Tries whether an overlay can be a root file system. The one tried has no program to run:
+/// that it is missed means that all before went well.
 pub(super) fn overlay(privileged: bool) -> Result<()> {
-    let root = Root::Overlay { lower: vec!["/usr".into()], writes: Writes::Tmpfs { size: None } };
-    let mut spec = Spec { root, ..Spec::bare("/nspod-doctor-looks-for-this") };
+    let lower = Scratch::new()?;
+    let root = Root::Overlay { lower: vec![lower.0.clone()], writes: Writes::Tmpfs { size: None } };
+    let mut spec = Spec { root, ..Spec::bare("/nothing") };
     spec.namespaces = new(privileged, Kinds::MNT);
     match Command::from_spec(spec).status() {
         Err(e) if e.kind() == ErrorKind::ProgramNotFound => Ok(()),
         Err(e) => Err(Error::from(e).hint("containers cannot have an overlay (--overlay) as their root")),
-        Ok(_) => Err(Error::new("/usr has a file of a name that nothing should have")),
+        Ok(_) => Err(Error::new("an empty directory has a program in it")),
+    }
+}
+
+/// An empty directory, and so one without mounts below it, which an ordinary user's mount
+/// namespace would not let go of.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Scratch> {
+        let path = std::env::temp_dir().join(format!("nspod-doctor-{}", std::process::id()));
+        std::fs::create_dir(&path).map_err(|e| Error::io("make", &path, &e))?;
+        Ok(Scratch(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
     }
 }
 
