@@ -243,6 +243,7 @@ fn containers_of_nspod_are_shown_by_name() {
     let picture = census(&[]);
     let row = picture.lines().find(|line| line.split_whitespace().nth(1) == Some(&name.0)).expect(&picture);
     assert!(row.split_whitespace().skip(2).take(3).all(|cell| cell != "·"), "{row}");
+    assert!(row.ends_with(" sleep 1000"), "{row}");
     let all = json(&[]);
     let mine = all["containers"].as_array().unwrap().iter().find(|c| c["name"] == name.0.as_str()).unwrap();
     let place = census(&["--pid", &mine["init"].to_string()]);

@@ -32,12 +32,19 @@ fn row(census: &Census, users: &Users, namespace: &Namespace) -> Vec<String> {
     ]
 }
 
-/// The first few holders.
+/// The first few holders. A mount that many mount namespaces have a copy of is named once.
 fn held_by(holders: &[Holder]) -> String {
     const MOST: usize = 2;
-    let mut all: Vec<String> = holders.iter().take(MOST).map(holder).collect();
-    if holders.len() > MOST {
-        all.push(format!("{} more", holders.len() - MOST));
+    let mut all: Vec<String> = Vec::new();
+    for text in holders.iter().map(holder) {
+        if !all.contains(&text) {
+            all.push(text);
+        }
+    }
+    if all.len() > MOST {
+        let more = format!("{} more", all.len() - MOST);
+        all.truncate(MOST);
+        all.push(more);
     }
     all.join(", ")
 }
@@ -60,7 +67,9 @@ mod tests {
     #[test]
     fn a_holder_cannot_act_on_the_terminal_and_many_are_counted() {
         let mount = Holder::Mount { path: "/a\x1bb".into(), mnt_ns: ns_core::NamespaceId { dev: 4, ino: 1 } };
-        let fd = Holder::Fd { pid: 7, fd: 3 };
-        assert_eq!(held_by(&[mount, fd.clone(), fd.clone(), fd]), "mount /a�b, fd 3 of 7, 2 more");
+        let fd = |fd| Holder::Fd { pid: 7, fd };
+        let all = [mount.clone(), mount, fd(3), fd(4), fd(5)];
+        assert_eq!(held_by(&all), "mount /a�b, fd 3 of 7, 2 more");
+        assert_eq!(held_by(&all[..3]), "mount /a�b, fd 3 of 7");
     }
 }

@@ -31,7 +31,7 @@ pub(super) fn show(census: &Census) -> Result<()> {
             cells.push(who::some(&container.pids));
             let note = if container.cgroup_is_own || container.cgroup.is_none() { "" } else { " (shared)" };
             cells.push(format!("{}{note}", who::cgroup(container.cgroup.as_deref())));
-            cells.push(who::command(container.init.unwrap_or(container.pids[0])));
+            cells.push(program(&container.pids));
             cells
         })
         .collect();
@@ -50,6 +50,13 @@ pub(super) fn show(census: &Census) -> Result<()> {
     );
     text += &threads(census);
     output::print(text)
+}
+
+/// What a container is there for: what its first process runs, unless that is nspod's init.
+fn program(pids: &[i32]) -> String {
+    let mut all = pids.iter().map(|pid| who::command(*pid));
+    let first = all.next().unwrap_or_default();
+    if first == "nspod-init" { all.next().unwrap_or(first) } else { first }
 }
 
 fn cell(letters: &str) -> String {
