@@ -110,10 +110,14 @@ pub(crate) fn run(args: &RunArgs, json: bool) -> Result<i32> {
     let store = Store::open()?;
     let mut claim = Claim::new(&store, &id)?;
     let signals = if args.detach { None } else { Some(foreground::Signals::hold()?) };
+    let cidfile = args.cidfile.as_deref().map(|path| CidFile::new(path, &id)).transpose()?;
     let mut container = args.spawn(&mut spec, pod.as_ref(), &claim.entry)?;
     let record = args.record(&container, spec, &id)?;
     claim.entry.write(record)?;
-    args.write_files(&id, container.pid())?;
+    args.write_pid(container.pid())?;
+    if let Some(file) = cidfile {
+        file.keep();
+    }
     let Some(signals) = signals else {
         container.detach();
         claim.keep();
@@ -240,12 +244,7 @@ impl RunArgs {
         })
     }
 
-    fn write_files(&self, id: &str, pid: i32) -> Result<()> {
-        use std::io::Write;
-        if let Some(path) = &self.cidfile {
-            let written = File::create_new(path).and_then(|mut file| file.write_all(id.as_bytes()));
-            written.map_err(|e| Error::io("write the id to", path, &e))?;
-        }
+    fn write_pid(&self, pid: i32) -> Result<()> {
         if let Some(path) = &self.pidfile {
             std::fs::write(path, format!("{pid}\n")).map_err(|e| Error::io("write the pid to", path, &e))?;
         }
@@ -287,6 +286,30 @@ fn explain(spec: &Spec, pod: Option<&Pod>, json: bool) -> Result<i32> {
         output::print(plan.to_string())?;
     }
     Ok(0)
+}
+
+/// The file of `--cidfile`: made before the container, or it would have run already when the
+/// file turns out to be another's; removed when it goes out of scope before it was kept.
+struct CidFile<'a>(Option<&'a Path>);
+
+impl<'a> CidFile<'a> {
+    fn new(path: &'a Path, id: &str) -> Result<CidFile<'a>> {
+        let failed = |e| Error::io("write the id to", path, &e);
+        let mut file = File::create_new(path).map_err(failed)?;
+        let made = CidFile(Some(path));
+        std::io::Write::write_all(&mut file, id.as_bytes()).map_err(failed)?;
+        Ok(made)
+    }
+
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CidFile<'_> {
+    fn drop(&mut self) {
+        self.0.map(std::fs::remove_file);
+    }
 }
 
 /// A name taken; given back when it goes out of scope, unless the container lives on.
