@@ -24,7 +24,7 @@ use clap::Parser;
 fn main() -> ExitCode {
     let code = match args::Cli::try_parse() {
         Ok(cli) => cli.run().unwrap_or_else(|e| {
-            eprintln!("nspod: {e}");
+            output::note(&e);
             e.code
         }),
         Err(e) if !e.use_stderr() => {
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         }
         Err(e) => {
             let text = e.render().to_string();
-            eprint!("nspod: {}", text.strip_prefix("error: ").unwrap_or(&text));
+            output::note(text.strip_prefix("error: ").unwrap_or(&text).trim_end());
             error::OURS
         }
     };

@@ -1,7 +1,10 @@
 //! Output for people and for programs.
 
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -11,7 +14,8 @@ pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::new(format!("cannot write to standard output: {e}")))
+            let errno = Errno::from_raw(e.raw_os_error().unwrap_or(nix::libc::EIO));
+            Err(Error::call("write to standard output", "write", errno))
         }
         _ => Ok(()),
     }
@@ -36,9 +40,18 @@ pub(crate) fn json_line(value: &impl Serialize) -> Result<()> {
     line(text)
 }
 
-/// Something the caller should know and that is no failure.
+/// Something the caller should know, on standard error. Where that cannot be written the exit
+/// code has to do: `eprintln!` would panic.
 pub(crate) fn note(text: impl std::fmt::Display) {
-    eprintln!("nspod: {text}");
+    let _ = writeln!(io::stderr(), "nspod: {text}");
+}
+
+/// Whether nobody reads standard output any more: for who writes to it again and again.
+pub(crate) fn unread() -> bool {
+    let out = io::stdout();
+    let mut fds = [PollFd::new(out.as_fd(), PollFlags::empty())];
+    let closed = PollFlags::POLLERR | PollFlags::POLLHUP;
+    poll(&mut fds, PollTimeout::ZERO).is_ok() && fds[0].revents().is_some_and(|e| e.intersects(closed))
 }
 
 /// Columns aligned, headings in bold on a terminal.

@@ -35,7 +35,7 @@ pub(crate) fn logs(args: &LogsArgs) -> Result<()> {
     }
     loop {
         // Looked at before the read: what it wrote before its end is not missed.
-        let ended = !args.follow || entry.running().is_err();
+        let ended = !args.follow || entry.running().is_err() || output::unread();
         let mut chunk = Vec::new();
         file.by_ref().take(1 << 20).read_to_end(&mut chunk).map_err(failed)?;
         output::print(&chunk)?;

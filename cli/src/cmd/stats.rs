@@ -55,7 +55,7 @@ pub(crate) fn stats(args: &StatsArgs, json: bool) -> Result<()> {
         } else {
             look.show(!args.no_stream && std::io::stdout().is_terminal())?;
         }
-        if args.no_stream || (look.rows.is_empty() && !args.ids.is_empty()) {
+        if args.no_stream || output::unread() || (look.rows.is_empty() && !args.ids.is_empty()) {
             return Ok(());
         }
         last = look;
