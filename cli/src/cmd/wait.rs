@@ -1,5 +1,7 @@
 //! `nspod wait`: until containers end.
 
+use std::time::Duration;
+
 use clap::Args;
 use ns_core::ExitStatus;
 use nspod_sandbox::Status;
@@ -39,19 +41,27 @@ pub(crate) fn wait(args: &WaitArgs, json: bool) -> Result<()> {
 
 /// Waits, and says how it ended.
 fn ended(entry: &Entry) -> Result<Status> {
-    let mut seen = None;
-    if let Ok((_, pidfd)) = entry.running() {
-        pidfd.poll(None)?;
-        // Since Linux 6.15 the kernel tells anyone who was watching.
-        seen = pidfd.exit_info().ok().flatten().map(|exit| match exit {
+    let watched = entry.running().ok().map(|(_, pidfd)| pidfd);
+    match &watched {
+        Some(pidfd) => _ = pidfd.poll(None)?,
+        None => _ = entry.record()?,
+    }
+    // Since Linux 6.15 the kernel tells anyone who was watching, once it has been reaped.
+    let seen = || {
+        Some(match watched.as_ref()?.exit_info().ok()?? {
             ExitStatus::Code(code) => Status::Exited(code),
             ExitStatus::Signal { signal, core_dumped: core } => Status::Signaled { signal, core },
-        });
-    } else {
-        entry.record()?;
-    }
-    if let Some(status) = entry.status()?.or(seen) {
-        return Ok(status);
+        })
+    };
+    // Who killed it notes that after its end.
+    for _ in 0..100 {
+        if let Some(status) = entry.status()?.or_else(seen) {
+            return Ok(status);
+        }
+        if watched.is_none() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
     Err(Error::new(format!("how the container {} ended is not known", entry.id)).hint(
         "its init notes that unless it is killed itself; run it without --init=false and in a pid namespace of its own",
