@@ -66,6 +66,12 @@ impl FileArgs {
             ));
         }
         self.root(spec, facts);
+        // The kernel would only say that a file cannot be mounted as a root.
+        if let Root::Dir { path, .. } = &spec.root
+            && path.is_file()
+        {
+            return Err(Error::new(format!("--rootfs {} is not a directory", path.display())));
+        }
         for mount in self.mounts() {
             let mut mount = mount.clone();
             if let MountKind::Bind { source, .. } = &mut mount.kind {
@@ -127,7 +133,7 @@ fn device_node(flag: &DeviceFlag) -> Result<(Mount, Rule)> {
     let rule =
         Rule { allow: true, kind, major: Some(number.major), minor: Some(number.minor), access: flag.access };
     let bind = MountKind::Bind { source: flag.source.clone(), recursive: false };
-    let mount = Mount { nosuid: true, noexec: true, ..Mount::new(&flag.destination, bind) };
+    let mount = Mount { nosuid: true, noexec: true, nodev: false, ..Mount::new(&flag.destination, bind) };
     Ok((mount, rule))
 }
 

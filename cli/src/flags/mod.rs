@@ -9,7 +9,7 @@ pub(crate) mod process;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// What resolving needs to know of the caller.
 #[derive(Debug, Clone)]
@@ -25,8 +25,8 @@ pub(crate) struct Facts {
 impl Facts {
     pub(crate) fn detect() -> Result<Facts> {
         let host = nspod_sandbox::Host::detect(&Default::default())?;
-        let cwd =
-            std::env::current_dir().map_err(|e| Error::new(format!("cannot tell where this is: {e}")))?;
+        // One that was removed is no obstacle to who names nothing relative to it.
+        let cwd = std::env::current_dir().unwrap_or_default();
         Ok(Facts { privileged: host.privileged(), cwd, term: std::env::var_os("TERM") })
     }
 }
