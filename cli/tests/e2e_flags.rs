@@ -1,0 +1,295 @@
+//! Each flag of `nspod run` has its effect, read back from inside.
+
+mod common;
+
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use common::{Name, json, nspod, ok, root};
+
+/// What a shell in the container prints.
+#[track_caller]
+fn sh(flags: &[&str], script: &str) -> String {
+    ok(&[&["run"], flags, &["sh", "-c", script]].concat())
+}
+
+/// A field of /proc/self/status inside.
+#[track_caller]
+fn status(flags: &[&str], field: &str) -> String {
+    let text = ok(&[&["run"], flags, &["cat", "/proc/self/status"]].concat());
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(":\t"));
+    line.unwrap_or_else(|| panic!("no {field} in {text}")).into()
+}
+
+#[test]
+fn a_program_is_alone_and_number_one() {
+    if !root() {
+        return;
+    }
+    let seen = sh(&[], "echo $$; ls -d /proc/[0-9]* | wc -l; ls /sys/class/net; hostname");
+    let lines: Vec<_> = seen.lines().collect();
+    assert_eq!((lines[0], lines[2]), ("1", "lo"));
+    // The shell and the two of the pipe.
+    assert!(lines[1].trim().parse::<u32>().unwrap() <= 4, "{seen}");
+    // The random id.
+    assert!(lines[3].len() == 12 && lines[3].bytes().all(|b| b.is_ascii_hexdigit()), "{seen}");
+}
+
+#[test]
+fn nothing_of_the_callers_leaks_in_but_what_is_named() {
+    if !root() {
+        return;
+    }
+    let seen = sh(&["-e", "A=1 2", "-e", "HOME"], "env; ls /proc/self/fd | wc -l; pwd; umask");
+    assert!(seen.contains("A=1 2\n") && seen.contains("PATH=/usr/local/sbin:"), "{seen}");
+    assert!(!seen.contains("CARGO"), "{seen}");
+    // Standard input, output and error, and ls's own.
+    assert!(seen.ends_with("4\n/\n0022\n"), "{seen}");
+    // Rust programs ignore SIGPIPE; what runs here must not.
+    let ignored = u64::from_str_radix(&status(&[], "SigIgn"), 16).unwrap();
+    assert_eq!(ignored & 1 << 12, 0);
+    assert_eq!(status(&[], "SigBlk"), "0000000000000000");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "# no\nB=file\nC=file\n").unwrap();
+    let seen = sh(&["--env-file", file.path().to_str().unwrap(), "-e", "C=flag"], "echo $B $C");
+    assert_eq!(seen, "file flag\n");
+}
+
+#[test]
+fn who_it_is_and_where_it_works_are_as_asked() {
+    if !root() {
+        return;
+    }
+    let script = "id -u; id -g; id -G; pwd; hostname; echo $HOME";
+    assert_eq!(sh(&["-u", "1234:77", "-w", "/usr", "-h", "box"], script), "1234\n77\n77\n/usr\nbox\n/\n");
+    let nobody = sh(&["-u", "nobody", "--group-add", "5", "-h", "box"], script);
+    assert_eq!(nobody, "65534\n65534\n65534 5\n/\nbox\n/nonexistent\n");
+    assert_eq!(sh(&["--domainname", "dom"], "cat /proc/sys/kernel/domainname"), "dom\n");
+    assert_eq!(sh(&["--umask", "027"], "umask"), "0027\n");
+}
+
+#[test]
+fn a_volume_is_the_hosts_directory_to_write_or_to_read() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (path, file) = (dir.path().to_str().unwrap(), dir.path().join("f"));
+    std::fs::write(&file, "old\n").unwrap();
+    assert_eq!(sh(&["-v", &format!("{path}:/mnt")], "echo new > /mnt/f; cat /mnt/f"), "new\n");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "new\n");
+    let refused =
+        nspod(&["run", "-v", &format!("{path}:/mnt:ro"), "sh", "-c", "cat /mnt/f; echo x > /mnt/f"]);
+    assert_eq!((refused.code(), refused.out.as_str()), (2, "new\n"));
+    assert!(refused.err.contains("Read-only file system"), "{}", refused.err);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "new\n");
+    // A file on a file, and the long form.
+    let long = format!("type=bind,source={path}/f,target=/etc/hostname,readonly");
+    assert_eq!(sh(&["--mount", &long], "cat /etc/hostname"), "new\n");
+    // What is mounted later does not reach the host.
+    assert!(!std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains(path));
+}
+
+#[test]
+fn a_tmpfs_has_its_size_and_is_nobody_elses() {
+    if !root() {
+        return;
+    }
+    let seen = sh(
+        &["--tmpfs", "/mnt:size=1m,mode=700"],
+        "stat -c %a /mnt; head -c 3m /dev/zero 2>/dev/null > /mnt/x; head -c 3145728 /dev/zero > /mnt/x 2>/dev/null; stat -c %s /mnt/x",
+    );
+    assert_eq!(seen.lines().collect::<Vec<_>>(), ["700", "1048576"]);
+    assert!(!Path::new("/mnt/x").exists());
+}
+
+#[test]
+fn the_host_is_read_only_and_an_overlay_takes_the_writes() {
+    if !root() {
+        return;
+    }
+    for flags in [&[][..], &["--read-only"]] {
+        let script =
+            "touch /e2e-x 2>/dev/null || echo refused; touch /tmp/x /run/x /dev/shm/x && ls /tmp /run";
+        assert_eq!(sh(flags, script), "refused\n/run:\nx\n\n/tmp:\nx\n", "{flags:?}");
+    }
+    assert_eq!(sh(&["--overlay"], "echo w > /e2e-x; rm -r /usr/share/doc; cat /e2e-x"), "w\n");
+    assert!(!Path::new("/e2e-x").exists() && Path::new("/usr/share/doc").exists());
+    let dir = tempfile::tempdir().unwrap();
+    let overlay = format!("--overlay={}", dir.path().display());
+    sh(&[&overlay], "echo kept > /root/e2e-kept");
+    assert_eq!(std::fs::read_to_string(dir.path().join("upper/root/e2e-kept")).unwrap(), "kept\n");
+    assert_eq!(sh(&[&overlay], "cat /root/e2e-kept"), "kept\n");
+}
+
+#[test]
+fn a_root_of_its_own_is_all_it_sees() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for made in ["bin", "etc"] {
+        std::fs::create_dir(dir.path().join(made)).unwrap();
+    }
+    // nspod is linked statically, so it runs there.
+    std::fs::copy(common::NSPOD, dir.path().join("bin/nspod")).unwrap();
+    std::fs::write(dir.path().join("etc/passwd"), "inner:x:77:78::/etc:/bin/sh\n").unwrap();
+    let flags = ["--rootfs", dir.path().to_str().unwrap(), "--tmpfs", "/run", "-u", "inner"];
+    let run =
+        |command: &[&str]| nspod(&[&["run"], &flags[..], &["-e", "XDG_RUNTIME_DIR=/run"], command].concat());
+    assert_eq!(run(&["nspod", "ps", "--json"]).ok(), "[]\n");
+    let missing = run(&["sh"]);
+    assert_eq!(missing.code(), 127, "{}", missing.err);
+    // Only mount points were made in it, and nothing is left mounted.
+    assert_eq!(std::fs::read_dir(dir.path().join("proc")).unwrap().count(), 0);
+}
+
+#[test]
+fn capabilities_are_those_asked_for() {
+    if !root() {
+        return;
+    }
+    let sets = |flags: &[&str]| ["CapBnd", "CapEff", "CapPrm", "CapInh", "CapAmb"].map(|f| status(flags, f));
+    let none = "0000000000000000";
+    let kill = "0000000000000020";
+    assert_eq!(sets(&["--cap-drop", "ALL"]), [none; 5]);
+    assert_eq!(sets(&["--cap-drop", "all", "--cap-add", "CAP_KILL"]), [kill, kill, kill, none, none]);
+    let usual = sets(&[]);
+    let bits = |set: &str| u64::from_str_radix(set, 16).unwrap();
+    assert_eq!(bits(&sets(&["--cap-drop", "KILL"])[0]), bits(&usual[0]) & !bits(kill));
+    assert_eq!(bits(&sets(&["--cap-add", "NET_ADMIN"])[1]), bits(&usual[1]) | 1 << 12);
+    // Without NET_ADMIN the network cannot be changed, with it its own can.
+    let down = ["ip", "link", "set", "lo", "down"];
+    assert_ne!(nspod(&[&["run"], &down[..]].concat()).code(), 0);
+    ok(&[&["run", "--cap-add", "NET_ADMIN"], &down[..]].concat());
+}
+
+#[test]
+fn guards_can_be_chosen() {
+    if !root() {
+        return;
+    }
+    assert_eq!((status(&[], "NoNewPrivs"), status(&[], "Seccomp")), ("1".into(), "2".into()));
+    assert_eq!(status(&["--security-opt", "no-new-privileges=false"], "NoNewPrivs"), "0");
+    assert_eq!(status(&["--security-opt", "seccomp=unconfined"], "Seccomp"), "0");
+    assert_eq!(status(&["--privileged"], "Seccomp"), "0");
+    let profile = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(
+        profile.path(),
+        r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["uname"], "action": "SCMP_ACT_ERRNO", "errnoRet": 42}]}"#,
+    )
+    .unwrap();
+    let option = format!("seccomp={}", profile.path().display());
+    let refused = nspod(&["run", "--security-opt", &option, "uname"]);
+    assert_eq!((refused.code(), refused.out.as_str()), (1, ""), "{}", refused.err);
+    assert_eq!(sh(&["--security-opt", &option], "echo fine"), "fine\n");
+}
+
+#[test]
+fn what_a_process_may_use_is_bounded() {
+    if !root() {
+        return;
+    }
+    assert_eq!(
+        sh(&["--ulimit", "nofile=10:20", "--ulimit", "core=0"], "ulimit -Sn; ulimit -Hn; ulimit -c"),
+        "10\n20\n0\n"
+    );
+    assert_eq!(sh(&["--oom-score-adj", "500"], "cat /proc/self/oom_score_adj"), "500\n");
+    assert_eq!(sh(&["--sysctl", "net.ipv4.ip_forward=1"], "cat /proc/sys/net/ipv4/ip_forward"), "1\n");
+    assert_eq!(sh(&["--sysctl", "kernel.shmmni=77"], "cat /proc/sys/kernel/shmmni"), "77\n");
+    assert_ne!(std::fs::read_to_string("/proc/sys/kernel/shmmni").unwrap(), "77\n");
+}
+
+#[test]
+fn a_device_is_there_only_if_it_is_named() {
+    if !root() {
+        return;
+    }
+    assert_eq!(sh(&[], "ls -d /dev/full /dev/kmsg /dev/loop-control 2>/dev/null; true"), "/dev/full\n");
+    let seen =
+        sh(&["--device", "/dev/null:/dev/nichts:rw"], "echo x > /dev/nichts; stat -c %t:%T /dev/nichts");
+    assert_eq!(seen, "1:3\n");
+    // A node can be made where asked for, but the device behind it not be used.
+    let made = nspod(&[
+        "run",
+        "--cap-add",
+        "MKNOD",
+        "--tmpfs",
+        "/mnt:dev",
+        "sh",
+        "-c",
+        "mknod /mnt/kmsg c 1 11 && cat /mnt/kmsg",
+    ]);
+    assert_ne!(made.code(), 0);
+    assert!(made.err.contains("Operation not permitted"), "{}", made.err);
+    assert!(std::fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+}
+
+#[test]
+fn an_init_is_number_one_if_asked_for() {
+    if !root() {
+        return;
+    }
+    assert_eq!(sh(&["--init"], "echo $$; tr '\\0' '\\n' < /proc/1/cmdline | head -1"), "2\nnspod-init\n");
+    // Orphans are reaped by it.
+    let script = "(sleep 0.05 & ) ; sleep 0.5; grep -l '^State:.*zombie' /proc/[0-9]*/status; echo reaped";
+    assert_eq!(nspod(&["run", "--init", "sh", "-c", script]).out, "reaped\n");
+}
+
+#[test]
+fn the_id_and_the_pid_are_written_where_asked() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (cid, pid) = (dir.path().join("cid"), dir.path().join("pid"));
+    let name = Name::detached(
+        &["--cidfile", cid.to_str().unwrap(), "--pidfile", pid.to_str().unwrap()],
+        &["sleep", "1000"],
+    );
+    assert_eq!(std::fs::read_to_string(&cid).unwrap(), *name);
+    let inspected = json(&["inspect", &name]);
+    assert_eq!(std::fs::read_to_string(&pid).unwrap(), format!("{}\n", inspected[0]["pid"]));
+    // A file that is there belongs to another container: nothing is started.
+    let mark = dir.path().join("mark");
+    let volume = format!("{}:/mnt", dir.path().display());
+    let refused = nspod(&["run", "--cidfile", cid.to_str().unwrap(), "-v", &volume, "touch", "/mnt/mark"]);
+    assert_eq!(refused.code(), 125);
+    assert_eq!(
+        refused.err,
+        format!("nspod: cannot write the id to {}: File exists (EEXIST)\n", cid.display())
+    );
+    assert!(!mark.exists(), "it ran");
+    assert_eq!(std::fs::read_to_string(&cid).unwrap(), *name);
+}
+
+#[test]
+fn explain_prints_each_step_and_does_nothing() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (name, cid) = (Name::container(), dir.path().join("cid"));
+    let volume = format!("{}:/mnt", dir.path().display());
+    let overlay = format!("--overlay={}/overlay", dir.path().display());
+    let flags = [
+        "--explain",
+        "--name",
+        &name,
+        "-h",
+        "box",
+        "-v",
+        &volume,
+        &overlay,
+        "--cidfile",
+        cid.to_str().unwrap(),
+    ];
+    let plan = ok(&[&["run"], &flags[..], &["touch", "/mnt/x"]].concat());
+    for said in ["box", "/mnt", "touch", "clone3"] {
+        assert!(plan.contains(said), "{said} is not in the plan:\n{plan}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something was made");
+    assert!(!name.state().exists() && !common::cgroup(&name).exists());
+    let plan = json(&[&["--json", "run"], &flags[..], &["true"]].concat());
+    assert!(plan["steps"].as_array().unwrap().len() > 5 && plan["spec"]["hostname"] == "box");
+}

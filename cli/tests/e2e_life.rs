@@ -1,0 +1,296 @@
+//! The life of a container and of a pod, from one invocation to the next.
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::{Guard, NSPOD, Name, cgroup, end_of, eventually, json, nspod, ok, root};
+
+#[test]
+fn a_detached_container_lives_until_it_is_removed() {
+    if !root() {
+        return;
+    }
+    let script = "echo one; echo two >&2; trap 'exit 3' TERM; while :; do sleep 0.02; done";
+    let name = Name::detached(&["-h", "box", "-e", "A=1"], &["sh", "-c", script]);
+    eventually("it has written", || ok(&["logs", &name]) == "one\ntwo\n");
+    assert_eq!(name.at(), "running");
+    assert!(ok(&["ps", "-q"]).lines().any(|id| id == &*name));
+
+    // What is run in it is in it.
+    assert_eq!(
+        ok(&["exec", "-e", "B=2", "-w", "/usr", &name, "sh", "-c", "hostname; echo $A$B; pwd"]),
+        "box\n12\n/usr\n"
+    );
+    let own =
+        ok(&["exec", &name, "sh", "-c", "readlink /proc/1/ns/pid /proc/self/ns/pid; cat /proc/self/cgroup"]);
+    let lines: Vec<_> = own.lines().collect();
+    assert_eq!(lines[0], lines[1]);
+    assert!(lines.contains(&"0::/"), "{own}");
+    assert_eq!(nspod(&["exec", &name, "sh", "-c", "exit 9"]).code(), 9);
+    assert_eq!(nspod(&["exec", &name, "no-such"]).code(), 127);
+    assert_eq!(nspod(&["exec", &name, "/etc"]).code(), 126);
+    ok(&["exec", "-d", &name, "sleep", "4711"]);
+
+    // Both pids of each process.
+    for command in ["top", "ps"] {
+        eventually("the second program is listed", || {
+            let rows = json(&["--json", command, &name]);
+            let row = rows.as_array().unwrap().iter().find(|row| row["command"] == "sleep 4711").cloned();
+            row.is_some_and(|row| row["pid"].as_i64().unwrap() > 1 && row["host_pid"] != row["pid"])
+        });
+        assert!(ok(&[command, &name]).starts_with("HOST PID  PID  COMMAND\n"));
+    }
+    let seen = json(&["inspect", &name]);
+    assert_eq!((&seen[0]["id"], &seen[0]["state"]), (&(*name).into(), &"running".into()));
+    let stat = std::fs::read_to_string(format!("/proc/{}/status", seen[0]["pid"])).unwrap();
+    assert!(stat.lines().any(|line| line.starts_with("NSpid:") && line.ends_with("\t1")), "{stat}");
+
+    let stats = json(&["--json", "stats", "--no-stream", &name]);
+    assert!(stats[0]["usage"]["cpu"]["usage_usec"].as_u64().unwrap() > 0, "{stats}");
+    assert!(ok(&["stats", "--no-stream", &name]).contains(&*name));
+
+    let refused = nspod(&["rm", &name]);
+    assert_eq!(
+        refused.err,
+        format!(
+            "nspod: the container {0} is running; `nspod stop {0}` ends it, `nspod rm -f {0}` ends and removes it\n",
+            &*name
+        )
+    );
+    assert_eq!(ok(&["stop", &name]), format!("{}\n", &*name));
+    assert_eq!(ok(&["wait", &name]), "3\n");
+    let row = name.row().unwrap();
+    assert_eq!((&row["state"], &row["exit_code"]), (&"exited".into(), &3.into()));
+    assert_eq!(ok(&["logs", &name]), "one\ntwo\n");
+    assert_eq!(ok(&["logs", "-n", "1", "-f", &name]), "two\n");
+    assert_eq!(
+        nspod(&["exec", &name, "true"]).err,
+        format!("nspod: the container {} is not running\n", &*name)
+    );
+    assert_eq!(ok(&["rm", &name]), format!("{}\n", &*name));
+    assert!(!name.state().exists() && !cgroup(&name).exists());
+}
+
+#[test]
+fn logs_follow_until_the_end() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let volume = format!("{}:/mnt", dir.path().display());
+    let script = "echo first; until [ -e /mnt/go ]; do sleep 0.02; done; printf last";
+    let name = Name::detached(&["-v", &volume], &["sh", "-c", script]);
+    let child = Command::new(NSPOD).args(["logs", "--follow", &name]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut logs = Guard(child);
+    let mut out = BufReader::new(logs.0.stdout.take().unwrap());
+    let mut text = String::new();
+    out.read_line(&mut text).unwrap();
+    assert_eq!(text, "first\n");
+    std::fs::write(dir.path().join("go"), "").unwrap();
+    out.read_to_string(&mut text).unwrap();
+    assert_eq!((text.as_str(), end_of(&mut logs.0).code()), ("first\nlast", Some(0)));
+}
+
+#[test]
+fn waiting_ends_with_the_container() {
+    if !root() {
+        return;
+    }
+    let name = Name::detached(&[], &["sleep", "1000"]);
+    let child = Command::new(NSPOD).args(["--json", "wait", &name]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut wait = Guard(child);
+    assert!(wait.0.try_wait().unwrap().is_none());
+    ok(&["kill", "-s", "KILL", &name]);
+    assert_eq!(end_of(&mut wait.0).code(), Some(0));
+    let mut text = String::new();
+    wait.0.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    let row: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&row["id"], &row["exit_code"]), (&(*name).into(), &137.into()));
+}
+
+#[test]
+fn signals_reach_the_program_by_name_and_number() {
+    if !root() {
+        return;
+    }
+    let script = "trap 'echo got' USR1; trap 'exit 5' INT; echo ready; while :; do sleep 0.02; done";
+    let name = Name::detached(&[], &["sh", "-c", script]);
+    eventually("it is ready", || ok(&["logs", &name]) == "ready\n");
+    ok(&["kill", "-s", "usr1", &name]);
+    eventually("the signal came", || ok(&["logs", &name]) == "ready\ngot\n");
+    ok(&["kill", "--signal", "2", &name]);
+    assert_eq!(ok(&["wait", &name]), "5\n");
+}
+
+#[test]
+fn a_paused_container_stands_still_and_can_be_killed() {
+    if !root() {
+        return;
+    }
+    let script = "i=0; while :; do i=$((i+1)); echo $i > /tmp/i; sleep 0.01; done";
+    let name = Name::detached(&[], &["sh", "-c", script]);
+    let count = || {
+        let pid = json(&["inspect", &name])[0]["pid"].clone();
+        std::fs::read_to_string(format!("/proc/{pid}/root/tmp/i")).unwrap_or_default()
+    };
+    eventually("it counts", || !count().is_empty());
+    ok(&["pause", &name]);
+    assert_eq!(name.at(), "paused");
+    let before = count();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert_eq!(count(), before);
+    ok(&["unpause", &name]);
+    assert_eq!(name.at(), "running");
+    eventually("it goes on", || count() != before);
+    ok(&["pause", &name]);
+    ok(&["rm", "-f", &name]);
+    assert!(!name.state().exists() && !cgroup(&name).exists());
+}
+
+#[test]
+fn what_has_run_in_the_foreground_is_kept_only_if_asked() {
+    if !root() {
+        return;
+    }
+    let (gone, kept) = (Name::container(), Name::container());
+    assert_eq!(nspod(&["run", "--name", &gone, "sh", "-c", "exit 4"]).code(), 4);
+    assert!(!gone.state().exists() && gone.row().is_none());
+    assert_eq!(nspod(&["run", "--keep", "--name", &kept, "sh", "-c", "exit 4"]).code(), 4);
+    let seen = json(&["inspect", &kept]);
+    assert_eq!((&seen[0]["state"], &seen[0]["exit_code"]), (&"exited".into(), &4.into()));
+    assert!(seen[0]["outcome"]["wall_time"].is_object(), "{seen}");
+    let rm = Name::detached(&["--rm"], &["true"]);
+    eventually("it is swept away", || rm.row().is_none());
+    assert!(!cgroup(&rm).exists());
+}
+
+#[test]
+fn an_id_is_found_by_its_first_digits() {
+    if !root() {
+        return;
+    }
+    let id = ok(&["run", "-d", "sleep", "1000"]).trim().to_owned();
+    let found = nspod(&["inspect", &id[..8]]);
+    let removed = nspod(&["rm", "-f", &id[..8]]);
+    assert!(found.ok().contains(&id));
+    assert_eq!(removed.ok().trim(), id);
+}
+
+#[test]
+fn a_pod_is_shared_and_outlives_its_containers() {
+    if !root() {
+        return;
+    }
+    let (pod, server) = (Name::pod(), Name::container());
+    assert_eq!(ok(&["pod", "create", &pod]), format!("{}\n", &*pod));
+    let script = "$s = IO::Socket::INET->new(Listen => 1, LocalPort => 4712) or die; \
+        while ($c = $s->accept) { print $c \"hello\\n\"; close $c }";
+    ok(&["pod", "run", &pod, "-d", "--name", &server, "perl", "-MIO::Socket::INET", "-e", script]);
+    let client = "until cat < /dev/tcp/127.0.0.1/4712; do sleep 0.05; done 2> /dev/null";
+    assert_eq!(ok(&["run", "--pod", &pod, "timeout", "60", "bash", "-c", client]), "hello\n");
+    let alone = "cat < /dev/tcp/127.0.0.1/4712";
+    assert_ne!(nspod(&["run", "bash", "-c", alone]).code(), 0);
+
+    let seen = json(&["inspect", &server]);
+    let inside = json(&["pod", "inspect", &pod]);
+    for kind in ["net", "ipc", "uts"] {
+        assert_eq!(seen[0]["namespaces"][kind], inside[0]["namespaces"][kind], "{kind}");
+    }
+    assert_eq!(inside[0]["containers"], serde_json::json!([&*server]));
+    assert_eq!(ok(&["run", "--pod", &pod, "hostname"]), format!("{}\n", &*pod));
+    let listed = json(&["--json", "pod", "ls"]);
+    let row = listed.as_array().unwrap().iter().find(|row| row["name"] == *pod).unwrap();
+    assert_eq!(row["containers"], serde_json::json!([&*server]));
+    assert!(ok(&["ps", "--pod", &pod, "-q"]) == format!("{}\n", &*server));
+
+    let refused = nspod(&["pod", "rm", &pod]);
+    assert_eq!(
+        refused.err,
+        format!(
+            "nspod: the pod {0} has containers: {1}; `nspod pod rm -f {0}` ends and removes them\n",
+            &*pod, &*server
+        )
+    );
+    ok(&["pod", "kill", &pod]);
+    assert_eq!(ok(&["wait", &server]), "137\n");
+    ok(&["rm", &server]);
+    // Empty, it is there still, and its network as well.
+    let net = ok(&["run", "--pod", &pod, "readlink", "/proc/self/ns/net"]);
+    assert_eq!(Some(net.trim()), inside[0]["namespaces"]["net"].as_str());
+    assert_eq!(ok(&["pod", "rm", &pod]), format!("{}\n", &*pod));
+    assert!(!Path::new("/run/nspod/pods").join(&*pod).exists());
+    assert!(!cgroup(&format!("pod:{}", &*pod)).exists());
+    assert!(!std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&*pod));
+}
+
+#[test]
+fn a_pod_shares_what_it_is_told_to() {
+    if !root() {
+        return;
+    }
+    let (pod, one) = (Name::pod(), Name::container());
+    ok(&["pod", "create", "--share", "pid,mnt,net", &pod]);
+    let script = "echo x > /tmp/x; exec sleep 1000";
+    ok(&["pod", "run", &pod, "-d", "--name", &one, "sh", "-c", script]);
+    let two = "until [ -e /tmp/x ]; do sleep 0.02; done; cat /proc/[0-9]*/cmdline | tr '\\0' ' '; cat /tmp/x";
+    let seen = ok(&["run", "--pod", &pod, "sh", "-c", two]);
+    assert!(seen.contains("sleep 1000") && seen.ends_with("x\n"), "{seen}");
+    // Not shared: a name of its own.
+    assert_eq!(ok(&["run", "--pod", &pod, "-h", "own", "hostname"]), "own\n");
+    ok(&["pod", "rm", "-f", &pod]);
+    assert!(!one.state().exists() && !cgroup(&one).exists());
+}
+
+#[test]
+fn the_census_shows_a_container_and_its_pod() {
+    if !root() {
+        return;
+    }
+    let (pod, one) = (Name::pod(), Name::container());
+    ok(&["pod", "create", &pod]);
+    ok(&["run", "-d", "--pod", &pod, "--name", &one, "sleep", "1000"]);
+    // It may have something to say on standard error: what it may not look into.
+    let census = |args: &[&str]| {
+        let output = nspod(&[&["census"], args].concat());
+        assert_eq!(output.code(), 0, "{}", output.err);
+        output.out
+    };
+    assert!(census(&[]).contains(&*one));
+    let pid = json(&["inspect", &one])[0]["pid"].clone();
+    let all: serde_json::Value = serde_json::from_str(&census(&["--json"])).unwrap();
+    let found = all["containers"].as_array().unwrap().iter().find(|c| c["name"] == *one).unwrap();
+    assert!(found["pids"].as_array().unwrap().contains(&pid), "{found}");
+    assert_eq!(found["pod_name"], *pod, "{found}");
+    assert!(census(&["--pid", &pid.to_string()]).contains(&*one));
+}
+
+#[test]
+fn every_list_is_there_as_json() {
+    if !root() {
+        return;
+    }
+    let name = Name::detached(&[], &["sleep", "1000"]);
+    for args in [
+        &["--json", "ps"][..],
+        &["ps", "-a", "--json"],
+        &["top", &name, "--json"],
+        &["stats", "--no-stream", "--json"],
+        &["inspect", &name, "--json"],
+        &["pod", "ls", "--json"],
+        &["run", "--json", "--explain", "true"],
+    ] {
+        let value = json(args);
+        assert!(value.is_array() || value.is_object(), "{args:?}");
+    }
+    // These may have something to say on standard error.
+    let own = std::process::id().to_string();
+    for args in [&["doctor"][..], &["census"], &["census", "--namespaces", "net"], &["census", "--pid", &own]]
+    {
+        let output = nspod(&[&["--json"], args].concat());
+        let value = serde_json::from_str::<serde_json::Value>(&output.out);
+        assert!(value.is_ok_and(|value| value.is_array() || value.is_object()), "{args:?}: {output:?}");
+    }
+}

@@ -1,0 +1,149 @@
+//! Each kind of namespace chosen by itself: new, the host's, or somebody's.
+
+mod common;
+
+use std::path::PathBuf;
+
+use common::{NSPOD, Name, alone, json, nspod, ok, root};
+use ns_core::Kind;
+
+fn own(kind: Kind) -> PathBuf {
+    std::fs::read_link(format!("/proc/self/ns/{}", kind.name())).unwrap()
+}
+
+/// In which namespace of the kind a container with these flags is.
+#[track_caller]
+fn of(flags: &[&str], kind: Kind) -> PathBuf {
+    let path = format!("/proc/self/ns/{}", kind.name());
+    ok(&[&["run"], flags, &["readlink", &path]].concat()).trim().into()
+}
+
+#[test]
+fn new_is_another_and_host_the_callers_own() {
+    if !root() {
+        return;
+    }
+    for kind in Kind::ALL {
+        let (new, host) = (format!("{}=new", kind.name()), format!("{}=host", kind.name()));
+        assert_ne!(of(&["--ns", &new], kind), own(kind), "{new}");
+        assert_eq!(of(&["--ns", &host], kind), own(kind), "{host}");
+        let usual = of(&[], kind) == own(kind);
+        assert_eq!(usual, matches!(kind, Kind::User | Kind::Time), "{kind} without a flag");
+    }
+}
+
+#[test]
+fn the_flags_named_as_dockers_choose_the_same() {
+    if !root() {
+        return;
+    }
+    for (flag, kind) in [
+        ("--network", Kind::Net),
+        ("--pid", Kind::Pid),
+        ("--ipc", Kind::Ipc),
+        ("--uts", Kind::Uts),
+        ("--userns", Kind::User),
+        ("--cgroupns", Kind::Cgroup),
+    ] {
+        assert_eq!(of(&[flag, "host"], kind), own(kind), "{flag}");
+    }
+    assert_ne!(of(&["--network", "none"], Kind::Net), own(Kind::Net));
+    assert_eq!(ok(&["run", "--network", "none", "ls", "/sys/class/net"]), "lo\n");
+    assert_eq!(ok(&["run", "--network", "none", "cat", "/sys/class/net/lo/operstate"]), "unknown\n");
+}
+
+#[test]
+fn somebodys_namespace_is_joined_by_container_pid_or_path() {
+    if !root() {
+        return;
+    }
+    let name = Name::detached(
+        &["--init=false", "--userns=auto", "--ns=time=new", "-h", "joined"],
+        &["sleep", "1000"],
+    );
+    let seen = json(&["inspect", &name]);
+    let pid = &seen[0]["pid"];
+    for kind in Kind::ALL {
+        let theirs = PathBuf::from(seen[0]["namespaces"][kind.name()].as_str().unwrap());
+        assert_ne!(theirs, own(kind), "{kind}");
+        // Joining goes with its user namespace, which owns it, or not.
+        for with in [None, Some("--ns=user=join:container:")] {
+            let user = with.map(|flag| format!("{flag}{}", &*name));
+            for whose in
+                [format!("container:{}", &*name), format!("{pid}"), format!("/proc/{pid}/ns/{}", kind.name())]
+            {
+                let flag = format!("--ns={}=join:{whose}", kind.name());
+                let mut flags: Vec<&str> = user.as_deref().into_iter().collect();
+                flags.retain(|_| kind != Kind::User);
+                // Their /proc shows those of their pid namespace.
+                let pids = format!("--pid=container:{}", &*name);
+                flags.extend((kind == Kind::Mnt).then_some(pids.as_str()));
+                flags.push(&flag);
+                assert_eq!(of(&flags, kind), theirs, "{flags:?}");
+            }
+        }
+    }
+    assert_eq!(ok(&["run", &format!("--uts=container:{}", &*name), "hostname"]), "joined\n");
+    let seen = ok(&["run", &format!("--pid=container:{}", &*name), "cat", "/proc/1/cmdline"]);
+    assert_eq!(seen, "sleep\x001000\0");
+}
+
+#[test]
+fn a_pinned_namespace_is_joined_by_its_path() {
+    if !root() {
+        return;
+    }
+    let script = "mkdir -m 700 /run/pins && touch /run/pins/uts && \
+        unshare --uts=/run/pins/uts hostname pinned && $N run --ns uts=join:/run/pins/uts hostname";
+    assert_eq!(alone(script).ok(), "pinned\n");
+}
+
+#[test]
+fn users_are_mapped_as_asked() {
+    if !root() {
+        return;
+    }
+    let map = |flags: &[&str]| {
+        let text = ok(&[&["run"], flags, &["cat", "/proc/self/uid_map", "/proc/self/gid_map"]].concat());
+        text.lines()
+            .map(|l| l.split_whitespace().map(|n| n.parse().unwrap()).collect())
+            .collect::<Vec<Vec<u32>>>()
+    };
+    assert_eq!(map(&["--userns", "single"]), [[0, 0, 1], [0, 0, 1]]);
+    assert_eq!(map(&["--uidmap", "0:1000:10", "--gidmap", "0:2000:20"]), [[0, 1000, 10], [0, 2000, 20]]);
+    let auto = map(&["--userns", "auto"]);
+    assert!(auto.iter().all(|extent| extent[0] == 0 && extent[1] >= 1000 && extent[2] >= 65_536), "{auto:?}");
+    // Root inside is not root outside.
+    let seen = nspod(&["run", "--userns", "auto", "sh", "-c", "id -u; cat /etc/shadow"]);
+    assert!(seen.out == "0\n" && seen.err.contains("Permission denied"), "{seen:?}");
+}
+
+#[test]
+fn clocks_are_ahead_as_asked() {
+    if !root() {
+        return;
+    }
+    let uptime = |text: &str| text.split('.').next().unwrap().parse::<u64>().unwrap();
+    let host = uptime(&std::fs::read_to_string("/proc/uptime").unwrap());
+    let inside = uptime(&ok(&["run", "--time-offset", "boottime=1000000", "cat", "/proc/uptime"]));
+    assert!(inside >= host + 1_000_000, "{inside} {host}");
+}
+
+#[test]
+fn a_namespace_that_is_gone_or_none_is_named() {
+    if !root() {
+        return;
+    }
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    let gone = format!("net=join:{}", child.id());
+    let refused = nspod(&["run", "--ns", &gone, "true"]);
+    assert_eq!(refused.code(), 125);
+    let want = format!("nspod: cannot open a pidfd of process {}: pidfd_open: ", child.id());
+    assert!(refused.err.starts_with(&want), "{}", refused.err);
+    let refused = nspod(&["run", "--ns", &format!("net=join:{NSPOD}"), "true"]);
+    assert!(refused.err.contains("it is not a namespace file"), "{}", refused.err);
+    let uts = nspod(&["run", "--ns", "net=join:/proc/self/ns/uts", "true"]);
+    assert_eq!(uts.code(), 125);
+    assert!(uts.err.contains("uts"), "{}", uts.err);
+}

@@ -1,0 +1,187 @@
+//! Exit codes, signals and streams of a foreground container.
+
+mod common;
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+
+use common::{Guard, NSPOD, Name, end_of, eventually, nspod, ok, root, run_with, signal};
+
+/// Says so when it can take signals, and says which came.
+const TRAPS: &str = "for s in INT TERM HUP QUIT USR1 USR2; do trap \"echo $s; exit 42\" $s; done; \
+    echo ready; while :; do sleep 0.02; done";
+
+#[test]
+fn the_exit_code_is_the_programs_or_says_who_failed() {
+    if !root() {
+        return;
+    }
+    for code in [0, 1, 42, 125, 127, 255] {
+        assert_eq!(nspod(&["run", "sh", "-c", &format!("exit {code}")]).code(), code);
+    }
+    for (flags, number) in [(&["--init"][..], 15), (&["--init"], 9), (&["--init"], 11), (&["--pid=host"], 6)]
+    {
+        let kill = format!("kill -{number} $$");
+        let args = [&["run"], flags, &["sh", "-c", &kill]].concat();
+        assert_eq!(nspod(&args).code(), 128 + number, "{flags:?} {number}");
+    }
+    for args in [&["run", "/no/such"][..], &["run", "-d", "no-such"], &["run", "--init", "no-such"]] {
+        assert_eq!(nspod(args).code(), 127, "{args:?}");
+    }
+    let script = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(script.path(), "#!/no/such/interpreter\n").unwrap();
+    for program in ["/etc", "/etc/passwd"] {
+        assert_eq!(nspod(&["run", program]).code(), 126, "{program}");
+        assert_eq!(nspod(&["run", "-d", program]).code(), 126, "{program}");
+    }
+    for args in [&[][..], &["frob"], &["run"], &["run", "--frob", "true"], &["run", "-m"], &["rm"]] {
+        assert_eq!(nspod(args).code(), 125, "{args:?}");
+    }
+    for args in [&["--help"][..], &["help", "run"], &["run", "--help"], &["--version"], &["pod", "ls"]] {
+        assert_eq!(nspod(args).code(), 0, "{args:?}");
+    }
+}
+
+#[test]
+fn flags_after_the_program_are_its_own() {
+    if !root() {
+        return;
+    }
+    assert_eq!(ok(&["run", "echo", "--help", "--json", "-d", "--", "x"]), "--help --json -d -- x\n");
+    assert_eq!(ok(&["run", "--", "echo", "--", "x"]), "-- x\n");
+}
+
+#[test]
+fn signals_are_handed_on_and_the_programs_answer_is_the_end() {
+    if !root() {
+        return;
+    }
+    for (number, word) in [(2, "INT"), (15, "TERM"), (1, "HUP"), (3, "QUIT"), (10, "USR1"), (12, "USR2")] {
+        for init in ["--init=false", "--init"] {
+            let mut command = Command::new(NSPOD);
+            let log = tempfile::NamedTempFile::new().unwrap();
+            command.args(["run", init, "sh", "-c", TRAPS]).stdout(log.reopen().unwrap());
+            let mut run = Guard(command.spawn().unwrap());
+            let said = || std::fs::read_to_string(log.path()).unwrap();
+            eventually("the traps are set", || said() == "ready\n");
+            signal(&run.0, number);
+            assert_eq!(end_of(&mut run.0).code(), Some(42), "{word} {init}");
+            assert_eq!(said(), format!("ready\n{word}\n"));
+        }
+    }
+}
+
+#[test]
+fn a_signal_that_nobody_handles_ends_it_as_it_would_anything() {
+    if !root() {
+        return;
+    }
+    for (number, init) in [(15, "--init=false"), (2, "--init"), (3, "--init=false"), (10, "--init")] {
+        let name = Name::container();
+        let args = ["run", "--name", &name, init, "sleep", "1000"];
+        let mut run = Guard(Command::new(NSPOD).args(args).spawn().unwrap());
+        eventually("it runs", || name.at() == "running");
+        signal(&run.0, number);
+        assert_eq!(end_of(&mut run.0).code(), Some(128 + number), "{init}");
+        assert!(!name.state().exists() && !common::cgroup(&name).exists());
+    }
+}
+
+#[test]
+fn standard_input_is_handed_on_with_i_and_empty_without() {
+    if !root() {
+        return;
+    }
+    let text = "x".repeat(300_000);
+    let counted = run_with(Command::new(NSPOD).args(["run", "-i", "wc", "-c"]), &text);
+    assert_eq!(counted.ok().trim(), "300000");
+    assert_eq!(run_with(Command::new(NSPOD).args(["run", "wc", "-c"]), &text).ok().trim(), "0");
+    let mut exec = Command::new(NSPOD);
+    let name = Name::detached(&[], &["sleep", "1000"]);
+    assert_eq!(run_with(exec.args(["exec", "-i", &name, "wc", "-c"]), &text).ok().trim(), "300000");
+    // A terminal of its own between two pipes; what is typed is shown.
+    let typed = run_with(Command::new(NSPOD).args(["run", "-i", "-t", "cat"]), "hello\n");
+    assert_eq!(typed.ok(), "hello\r\nhello\r\n");
+}
+
+#[test]
+fn the_streams_stay_apart() {
+    if !root() {
+        return;
+    }
+    let both = nspod(&["run", "sh", "-c", "echo out; echo err >&2"]);
+    assert_eq!((both.out.as_str(), both.err.as_str(), both.code()), ("out\n", "err\n", 0));
+}
+
+#[test]
+fn nobody_reading_is_no_error_and_no_reason_to_go_on() {
+    if !root() {
+        return;
+    }
+    let name = Name::detached(&[], &["sh", "-c", "while :; do echo line; sleep 0.02; done"]);
+    for args in [
+        &["ps", "-a"][..],
+        &["logs", "-f", &name],
+        &["stats"],
+        &["inspect", &name],
+        &["run", "--init", "yes"],
+    ] {
+        let mut command = Command::new(NSPOD);
+        let child = command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut nspod = Guard(child.unwrap());
+        drop(nspod.0.stdout.take());
+        let status = end_of(&mut nspod.0);
+        let mut err = String::new();
+        std::io::Read::read_to_string(&mut nspod.0.stderr.take().unwrap(), &mut err).unwrap();
+        // As `head` ends `yes`, who is told by SIGPIPE.
+        let want = if args[0] == "run" { 128 + 13 } else { 0 };
+        assert_eq!((status.code(), err.as_str()), (Some(want), ""), "{args:?}");
+        assert_eq!(status.signal(), None);
+    }
+}
+
+#[test]
+fn streams_that_are_closed_or_full_are_survived() {
+    if !root() {
+        return;
+    }
+    let sh = |script: &str| run_with(Command::new("sh").args(["-c", script]).env("N", NSPOD), "");
+    for script in ["$N ps >&-", "$N run true <&- >&- 2>&-", "$N ps 2>&-; true"] {
+        assert_eq!(sh(script).code(), 0, "{script}");
+    }
+    assert_eq!(sh("$N run sh -c 'ls /proc/self/fd | wc -l' <&-").ok(), "4\n");
+    let full = || OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let run = |args: &[&str], out: File, err: File| {
+        let mut command = Command::new(NSPOD);
+        end_of(&mut command.args(args).stdout(out).stderr(err).spawn().unwrap()).code()
+    };
+    let null = || OpenOptions::new().write(true).open("/dev/null").unwrap();
+    for args in [&["run", "--frob"][..], &["rm", "no-such"], &["run", "-v", "/no/such:/mnt", "true"]] {
+        assert_eq!(run(args, null(), full()), Some(125), "{args:?}");
+    }
+    assert_eq!(run(&["ps"], full(), null()), Some(125));
+    let refused = sh("$N ps > /dev/full");
+    assert_eq!(
+        refused.err,
+        "nspod: cannot write to standard output: write: No space left on device (ENOSPC)\n"
+    );
+}
+
+#[test]
+fn the_callers_own_path_and_environment_do_not_matter() {
+    if !root() {
+        return;
+    }
+    let mut bare = Command::new(NSPOD);
+    bare.env_clear().args(["run", "sh", "-c", "echo $PATH; exit 3"]);
+    let seen = run_with(&mut bare, "");
+    assert_eq!(
+        (seen.out.trim(), seen.code()),
+        ("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 3)
+    );
+    let gone = tempfile::tempdir().unwrap();
+    let script = format!("cd {} && rmdir $PWD && $N run pwd", gone.path().display());
+    let seen = run_with(Command::new("sh").args(["-c", &script]).env("N", NSPOD), "");
+    assert_eq!((seen.out.as_str(), seen.code()), ("/\n", 0), "{}", seen.err);
+}

@@ -1,0 +1,275 @@
+//! What is written down is safe from concurrent invocations, crashes and reboots, and from
+//! who would have nspod follow it elsewhere.
+
+mod common;
+
+use std::process::{Command, Stdio};
+use std::thread;
+
+use common::{Guard, NSPOD, Name, alone, cgroup, end_of, eventually, nspod, ok, root, unique};
+use nix::fcntl::{Flock, FlockArg};
+
+#[test]
+fn one_of_many_gets_the_name() {
+    if !root() {
+        return;
+    }
+    let name = Name::container();
+    let run = || nspod(&["run", "-d", "--name", &name, "sleep", "1000"]);
+    let outputs: Vec<_> = thread::scope(|scope| {
+        let all: Vec<_> = (0..8).map(|_| scope.spawn(run)).collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    let taken = format!(
+        "nspod: there is a container {0} already; choose another --name, or `nspod rm -f {0}`\n",
+        &*name
+    );
+    let (won, lost): (Vec<_>, Vec<_>) = outputs.iter().partition(|output| output.code() == 0);
+    assert_eq!((won.len(), lost.len()), (1, 7), "{outputs:?}");
+    assert!(lost.iter().all(|output| output.code() == 125 && output.err == taken), "{lost:?}");
+    assert_eq!(name.at(), "running");
+}
+
+#[test]
+fn many_start_and_are_removed_at_once() {
+    if !root() {
+        return;
+    }
+    let names: Vec<_> = (0..20).map(|_| Name::container()).collect();
+    thread::scope(|scope| {
+        for name in &names {
+            scope.spawn(move || {
+                ok(&["run", "-d", "--name", name, "sleep", "1000"]);
+                ok(&["exec", name, "true"]);
+                nspod(&["ps", "-a"]);
+                ok(&["rm", "-f", name]);
+            });
+        }
+    });
+    for name in &names {
+        assert!(!name.state().exists() && !cgroup(name).exists());
+    }
+}
+
+#[test]
+fn many_remove_one_and_nobody_hangs() {
+    if !root() {
+        return;
+    }
+    let name = Name::detached(&[], &["sleep", "1000"]);
+    let outputs: Vec<_> = thread::scope(|scope| {
+        let all: Vec<_> = (0..6).map(|_| scope.spawn(|| nspod(&["rm", "-f", &name]))).collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    let fine = |output: &common::Output| output.code() == 0 || output.err.contains("there is no container");
+    assert!(outputs.iter().all(fine) && outputs.iter().any(|o| o.code() == 0), "{outputs:?}");
+    assert!(!name.state().exists() && !cgroup(&name).exists());
+}
+
+#[test]
+fn who_removes_a_container_spares_the_next_of_its_name() {
+    if !root() {
+        return;
+    }
+    let name = Name::detached(&[], &["true"]);
+    ok(&["wait", &name]);
+    // Somebody is at work on it, so that the removal waits.
+    let dir = std::fs::File::open(name.state()).unwrap();
+    let lock = Flock::lock(dir, FlockArg::LockExclusive).unwrap();
+    let mut rm = Guard(Command::new(NSPOD).args(["rm", &name]).stdout(Stdio::null()).spawn().unwrap());
+    let blocked = format!("{} ", nix::libc::SYS_flock);
+    eventually("it waits for the lock", || {
+        std::fs::read_to_string(format!("/proc/{}/syscall", rm.0.id()))
+            .is_ok_and(|call| call.starts_with(&blocked))
+    });
+    std::fs::remove_dir_all(name.state()).unwrap();
+    let _ = std::fs::remove_dir(cgroup(&name));
+    ok(&["run", "-d", "--name", &name, "sleep", "1000"]);
+    drop(lock);
+    end_of(&mut rm.0);
+    assert_eq!(name.at(), "running");
+}
+
+#[test]
+fn a_runner_that_was_killed_leaves_a_container_to_handle() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let volume = format!("{}:/mnt", dir.path().display());
+    let start = |name: &str| {
+        let script = "until [ -e /mnt/go ]; do sleep 0.02; done";
+        let args = ["run", "--name", name, "-v", &volume, "sh", "-c", script];
+        Guard(Command::new(NSPOD).args(args).spawn().unwrap())
+    };
+    let (ended, removed) = (Name::container(), Name::container());
+    for name in [&ended, &removed] {
+        let mut run = start(name);
+        eventually("it runs", || name.at() == "running");
+        run.0.kill().unwrap();
+        run.0.wait().unwrap();
+        assert_eq!(name.at(), "running", "it goes on by itself");
+    }
+    ok(&["rm", "-f", &removed]);
+    assert!(!removed.state().exists() && !cgroup(&removed).exists());
+    std::fs::write(dir.path().join("go"), "").unwrap();
+    // To be removed when it ends, which the next nspod that looks does.
+    eventually("it is swept away", || ended.row().is_none());
+    assert!(!ended.state().exists() && !cgroup(&ended).exists());
+}
+
+#[test]
+fn a_start_that_was_cut_short_is_told_and_removed() {
+    if !root() {
+        return;
+    }
+    let name = Name::container();
+    ok(&["ps"]);
+    std::fs::create_dir(name.state()).unwrap();
+    std::fs::create_dir_all(cgroup(&name)).unwrap();
+    assert_eq!(name.at(), "dead");
+    for args in [&["kill", &name][..], &["logs", &name], &["exec", &name, "true"], &["wait", &name]] {
+        let refused = nspod(args);
+        let want = format!(
+            "nspod: the container {0} has not been started; `nspod rm -f {0}` removes what is left of it\n",
+            &*name
+        );
+        assert_eq!((refused.code(), refused.err), (125, want), "{args:?}");
+    }
+    ok(&["rm", &name]);
+    assert!(!name.state().exists() && !cgroup(&name).exists());
+}
+
+#[test]
+fn prune_removes_what_has_ended_and_spares_what_runs() {
+    if !root() {
+        return;
+    }
+    let names: Vec<_> = (0..3).map(|_| unique()).collect();
+    let script = format!(
+        "trap '$N rm -f {0} {1} >/dev/null 2>&1' EXIT
+         $N run -d --name {0} sleep 1000 && $N run -d --name {1} true && $N wait {1} &&
+         mkdir -m 700 /run/nspod/containers/{2} && echo pruned && $N prune && echo left && $N ps -aq",
+        names[0], names[1], names[2]
+    );
+    let want = format!("{0}\n{1}\n0\npruned\n{1}\n{2}\nleft\n{0}\n", names[0], names[1], names[2]);
+    assert_eq!(alone(&script).out, want);
+}
+
+/// Rewrites what is written down of a container.
+fn forge(name: &Name, change: impl FnOnce(&mut serde_json::Value)) {
+    let file = name.state().join("state.json");
+    let mut record = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    change(&mut record);
+    std::fs::write(&file, record.to_string()).unwrap();
+}
+
+#[test]
+fn a_pid_that_is_somebody_elses_by_now_is_never_touched() {
+    if !root() {
+        return;
+    }
+    let mut bystander = Guard(Command::new("sleep").arg("1000").spawn().unwrap());
+    let pid = bystander.0.id();
+    // The kernel counts start times in hundredths of a second.
+    thread::sleep(std::time::Duration::from_millis(50));
+    type Forgery = fn(&mut serde_json::Value, u32);
+    let recycled: Forgery = |record, pid| record["process"]["pid"] = pid.into();
+    // The very start time, but before a reboot.
+    let rebooted: Forgery = |record, pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let start: u64 =
+            stat.rsplit(')').next().unwrap().split_whitespace().nth(19).unwrap().parse().unwrap();
+        record["process"] = serde_json::json!({ "pid": pid, "start": start, "boot": "0-0" });
+    };
+    for forgery in [recycled, rebooted] {
+        let name = Name::detached(&[], &["true"]);
+        ok(&["wait", &name]);
+        forge(&name, |record| forgery(record, pid));
+        assert_eq!(name.at(), "exited");
+        for args in [
+            &["kill", &name][..],
+            &["kill", "-s", "TERM", &name],
+            &["stop", &name],
+            &["pause", &name],
+            &["exec", &name, "true"],
+            &["top", &name],
+            &["update", "--pids-limit", "5", &name],
+        ] {
+            let refused = nspod(args);
+            let want = format!("nspod: the container {} is not running\n", &*name);
+            assert_eq!((refused.code(), refused.err), (125, want), "{args:?}");
+        }
+        ok(&["rm", "-f", &name]);
+        assert!(bystander.0.try_wait().unwrap().is_none());
+    }
+}
+
+#[test]
+fn a_damaged_record_is_named_and_hides_no_other() {
+    if !root() {
+        return;
+    }
+    let name = unique();
+    let other = format!("{name}-other");
+    let script = format!(
+        "trap '$N rm -f {other} >/dev/null 2>&1; rm -r /run/nspod' EXIT
+         $N run -d --name {other} sleep 1000 >/dev/null && mkdir -m 700 /run/nspod/containers/{name} &&
+         echo '{{' > /run/nspod/containers/{name}/state.json && $N ps -q; echo $?; $N inspect {name}; echo $?"
+    );
+    let seen = alone(&script);
+    assert_eq!(seen.out, format!("{other}\n0\n125\n"));
+    let want = format!("nspod: /run/nspod/containers/{name}/state.json is not a record of this nspod's");
+    assert!(seen.err.lines().all(|line| line.starts_with(&want)), "{}", seen.err);
+}
+
+#[test]
+fn a_state_directory_that_leads_elsewhere_or_is_open_to_others_is_refused() {
+    if !root() {
+        return;
+    }
+    let seen =
+        alone("mkdir -m 700 /run/trap && ln -s /run/trap /run/nspod && $N run true; echo $?; ls /run/trap");
+    assert_eq!(seen.out, "125\n");
+    assert_eq!(seen.err, "nspod: cannot open the state directory /run/nspod: Not a directory (ENOTDIR)\n");
+    for (make, why) in [
+        ("mkdir -m 777 /run/nspod", "belongs to uid 0 with mode 777"),
+        ("mkdir -m 700 /run/nspod && chown 65534 /run/nspod", "belongs to uid 65534 with mode 700"),
+    ] {
+        let seen = alone(&format!("{make} && $N run true; echo $?; ls /run/nspod"));
+        assert_eq!(seen.out, "125\n", "{make}");
+        let want = format!(
+            "nspod: the state directory /run/nspod {why}, where uid 0 and mode 700 are wanted: remove it, or set XDG_RUNTIME_DIR\n"
+        );
+        assert_eq!(seen.err, want);
+    }
+    // A link in the place of a container's directory, or of a file in it.
+    let name = unique();
+    let script = format!(
+        "mkdir -m 700 /run/nspod /run/nspod/containers /run/trap && ln -s /run/trap /run/nspod/containers/{name}
+         $N run --name {name} true; echo $?; $N rm -f {name}; echo $?; ls /run/trap; ls /run/nspod/containers"
+    );
+    let seen = alone(&script);
+    assert_eq!(seen.out, format!("125\n125\n{name}\n"), "{}", seen.err);
+}
+
+#[test]
+fn a_full_disk_starts_nothing() {
+    if !root() {
+        return;
+    }
+    let name = unique();
+    for (size, flags) in
+        [("size=4k,nr_inodes=100", "-d"), ("nr_inodes=3", "-d"), ("size=4k,nr_inodes=100", "--rm")]
+    {
+        let script = format!(
+            "mkdir -m 700 /run/nspod && mount -t tmpfs -o {size},mode=700 none /run/nspod &&
+             mkdir -m 700 /run/nspod/containers && {{ head -c 1m /dev/zero > /run/nspod/fill || true; }} 2>/dev/null
+             $N run {flags} --name {name} sleep 1000; echo $?; ls /run/nspod/containers"
+        );
+        let seen = alone(&script);
+        assert_eq!(seen.out, "125\n", "{size} {flags}: {}", seen.err);
+        assert!(seen.err.starts_with("nspod: cannot ") && seen.err.contains("(ENOSPC)"), "{}", seen.err);
+        assert!(!cgroup(&name).exists(), "{size} {flags}");
+    }
+}

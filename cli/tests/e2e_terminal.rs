@@ -1,0 +1,203 @@
+//! A session at a terminal.
+
+mod common;
+
+use common::terminal::Terminal;
+use common::{NSPOD, Name, alone, end_of, eventually, ok, root, signal};
+
+const BASH: [&str; 4] = ["bash", "--norc", "--noprofile", "-i"];
+
+fn shell(flags: &[&str]) -> Terminal {
+    let mut terminal = Terminal::nspod(&[&["run", "-it", "-e", "PS1=inside> "], flags, &BASH].concat());
+    terminal.expect("inside> ");
+    terminal
+}
+
+#[test]
+fn a_shell_has_a_prompt_an_echo_and_an_end() {
+    if !root() {
+        return;
+    }
+    let mut terminal = shell(&["-h", "box"]);
+    assert!(terminal.is_raw());
+    terminal.type_in("echo $((40+2)) $(hostname) $(tty)\r");
+    terminal.expect("echo $((40+2)) $(hostname) $(tty)\r\n");
+    terminal.expect("42 box /dev/pts/0\r\n");
+    terminal.expect("inside> ");
+    terminal.type_in("exit 7\r");
+    assert_eq!(terminal.end(), 7);
+}
+
+#[test]
+fn end_of_file_ends_the_shell() {
+    if !root() {
+        return;
+    }
+    let mut terminal = shell(&[]);
+    terminal.type_in("\x04");
+    assert_eq!(terminal.end(), 0);
+}
+
+#[test]
+fn the_size_is_the_callers_and_follows_it() {
+    if !root() {
+        return;
+    }
+    let mut terminal = shell(&[]);
+    terminal.type_in("stty size\r");
+    terminal.expect("\r\n24 80\r\n");
+    terminal.expect("inside> ");
+    terminal.type_in("trap 'echo now $(stty size)' WINCH; echo set\r");
+    terminal.expect("\r\nset\r\n");
+    terminal.resize(50, 132);
+    // bash runs the trap at the next command.
+    eventually("the size is the new one", || {
+        terminal.type_in(":\r");
+        terminal.shown().contains("now 50 132")
+    });
+    terminal.type_in("exit\r");
+    assert_eq!(terminal.end(), 0);
+}
+
+#[test]
+fn ctrl_c_ends_the_program_and_not_the_shell() {
+    if !root() {
+        return;
+    }
+    let mut terminal = shell(&[]);
+    terminal.type_in("cat\r");
+    terminal.expect("cat\r\n");
+    terminal.type_in("seen\r");
+    terminal.expect("seen\r\nseen\r\n");
+    terminal.type_in("\x03");
+    terminal.expect("^C");
+    terminal.expect("inside> ");
+    terminal.type_in("echo was $?\r");
+    terminal.expect("\r\nwas 130\r\n");
+    terminal.type_in("exit\r");
+    assert_eq!(terminal.end(), 0);
+}
+
+#[test]
+fn ctrl_z_stops_a_job_and_fg_goes_on() {
+    if !root() {
+        return;
+    }
+    let mut terminal = shell(&[]);
+    terminal.type_in("cat\r");
+    terminal.expect("cat\r\n");
+    terminal.type_in("one\r");
+    terminal.expect("one\r\none\r\n");
+    terminal.type_in("\x1a");
+    terminal.expect("Stopped");
+    terminal.expect("inside> ");
+    terminal.type_in("jobs; fg\r");
+    terminal.expect("Stopped");
+    terminal.expect("cat\r\n");
+    terminal.type_in("two\r");
+    terminal.expect("two\r\ntwo\r\n");
+    terminal.type_in("\x04");
+    terminal.expect("inside> ");
+    terminal.type_in("exit\r");
+    assert_eq!(terminal.end(), 0);
+}
+
+#[test]
+fn much_output_comes_through_whole() {
+    if !root() {
+        return;
+    }
+    let mut terminal = Terminal::nspod(&["run", "-it", "sh", "-c", "seq 1 20000; printf end"]);
+    assert_eq!(terminal.end(), 0);
+    let want: String = (1..=20_000).map(|n| format!("{n}\r\n")).chain(["end".into()]).collect();
+    eventually("all is shown", || terminal.shown().len() >= want.len());
+    assert!(terminal.shown() == want);
+}
+
+#[test]
+fn a_terminal_in_a_running_container_is_one_of_its_own() {
+    if !root() {
+        return;
+    }
+    let name = Name::detached(&["-h", "box"], &["sleep", "1000"]);
+    let mut terminal = Terminal::nspod(&[&["exec", "-it", "-e", "PS1=in> ", &name], &BASH[..]].concat());
+    terminal.expect("in> ");
+    terminal.type_in("hostname; tty; stty size\r");
+    terminal.expect("\r\nbox\r\n/dev/pts/0\r\n24 80\r\n");
+    terminal.type_in("\x03");
+    terminal.expect("in> ");
+    terminal.type_in("exit 6\r");
+    assert_eq!(terminal.end(), 6);
+    assert_eq!(name.at(), "running");
+}
+
+#[test]
+fn without_a_terminal_of_its_own_ctrl_c_is_a_signal() {
+    if !root() {
+        return;
+    }
+    let script = "trap 'echo asked; exit 8' INT; echo ready; while :; do sleep 0.02; done";
+    let mut terminal = Terminal::nspod(&["run", "sh", "-c", script]);
+    terminal.expect("ready");
+    assert!(!terminal.is_raw());
+    terminal.type_in("\x03");
+    assert_eq!(terminal.end(), 8);
+    terminal.expect("asked");
+    // Once, and not twice.
+    assert_eq!(terminal.shown().matches("asked").count(), 1);
+    let mut terminal = Terminal::nspod(&["run", "sh", "-c", "echo ready; exec sleep 1000"]);
+    terminal.expect("ready");
+    terminal.type_in("\x03");
+    assert_eq!(terminal.end(), 130);
+}
+
+#[test]
+fn the_terminal_is_given_back_whatever_ends_it() {
+    if !root() {
+        return;
+    }
+    // A failure after the terminal was looked at.
+    let mut failed = Terminal::nspod(&["run", "-it", "no-such-program"]);
+    assert_eq!(failed.end(), 127);
+    failed.expect("nspod: cannot execute no-such-program");
+    // A signal to nspod itself.
+    let mut terminal = Terminal::nspod(&["run", "-it", "--init", "sh", "-c", "echo up; exec sleep 1000"]);
+    terminal.expect("up");
+    terminal.wait_until_raw();
+    signal(terminal.child(), 15);
+    assert_eq!(terminal.end(), 128 + 15);
+    // The end of the container from elsewhere.
+    let name = Name::container();
+    let mut terminal =
+        Terminal::nspod(&["run", "-it", "--name", &name, "sh", "-c", "echo up; exec sleep 1000"]);
+    terminal.expect("up");
+    ok(&["rm", "-f", &name]);
+    assert_eq!(terminal.end(), 137);
+    assert_eq!(terminal.shown(), "up\r\n");
+}
+
+#[test]
+fn a_terminal_that_is_hung_up_ends_the_container() {
+    if !root() {
+        return;
+    }
+    let name = Name::container();
+    let mut terminal =
+        Terminal::nspod(&["run", "-it", "--name", &name, "sh", "-c", "echo up; exec sleep 1000"]);
+    terminal.expect("up");
+    let mut child = terminal.hang_up();
+    assert_eq!(end_of(&mut child.0).code(), Some(128 + 1));
+    assert!(!name.state().exists());
+}
+
+#[test]
+fn tables_are_bold_and_nothing_else_at_a_terminal() {
+    if !root() {
+        return;
+    }
+    let mut terminal = Terminal::nspod(&["ps"]);
+    assert_eq!(terminal.end(), 0);
+    terminal.expect("\x1b[1mID");
+    let plain = alone("NO_COLOR=1 script -qc '$N ps' /dev/null < /dev/null");
+    assert_eq!(plain.out.trim_end(), "ID  STATUS  HOST PID  PID  POD  CREATED  COMMAND", "{NSPOD}");
+}
