@@ -8,11 +8,13 @@
 //! - `REPORT`: a socket or pipe to the runtime. It gets one record when the program
 //!   cannot be executed, and its end of file means that the program runs.
 //! - `EXIT`: a file that gets the line `exited CODE`, `signaled SIGNAL` or
-//!   `signaled SIGNAL core` when the program has ended; -1 for none.
+//!   `signaled SIGNAL core` when the program has ended; -1 for none; -2 to become the
+//!   program and be no init at all: then all that the container can find of what it
+//!   was started from is this harmless file.
 //! - `STEP`: the step that the record names.
 //! - `CANDIDATES`: how many of the arguments that follow are paths to try; what
 //!   follows them is the program's `argv`. With none, there is no program: init
-//!   only holds the pid namespace, until SIGTERM, SIGINT or SIGHUP.
+//!   only holds the pid namespace, until it is killed from outside.
 
 #![no_std]
 #![no_main]
@@ -37,9 +39,6 @@ const EINTR: i32 = 4;
 const EACCES: i32 = 13;
 const ENOTDIR: i32 = 20;
 
-const SIGHUP: i32 = 1;
-const SIGINT: i32 = 2;
-const SIGTERM: i32 = 15;
 const SIGCHLD: i32 = 17;
 const LAST_SIGNAL: i32 = 64;
 
@@ -47,6 +46,9 @@ const CLONE_VM: usize = 0x100;
 const CLONE_VFORK: usize = 0x4000;
 const F_SETFD: usize = 2;
 const FD_CLOEXEC: usize = 1;
+/// `EXIT` of one that only becomes the program.
+const NO_INIT: i32 = -2;
+const PR_SET_DUMPABLE: usize = 4;
 const SIG_SETMASK: usize = 2;
 const TIOCSPGRP: usize = 0x5410;
 const WNOHANG: usize = 1;
@@ -65,6 +67,7 @@ mod nr {
     pub const KILL: usize = 62;
     pub const FCNTL: usize = 72;
     pub const SETPGID: usize = 109;
+    pub const PRCTL: usize = 157;
     pub const RT_SIGTIMEDWAIT: usize = 128;
     pub const EXIT_GROUP: usize = 231;
     pub const CLOSE_RANGE: usize = 436;
@@ -82,6 +85,7 @@ mod nr {
     pub const RT_SIGPROCMASK: usize = 135;
     pub const RT_SIGTIMEDWAIT: usize = 137;
     pub const SETPGID: usize = 154;
+    pub const PRCTL: usize = 167;
     pub const GETPID: usize = 172;
     pub const CLONE: usize = 220;
     pub const EXECVE: usize = 221;
@@ -151,8 +155,8 @@ unsafe fn syscall<const N: usize>(nr: usize, args: [usize; N]) -> isize {
 
 /// A system call that reads and writes no memory of ours.
 fn plain<const N: usize>(nr: usize, args: [usize; N]) -> isize {
-    // SAFETY: used only for close, close_range, fcntl, setpgid, getpid, kill and
-    // exit_group, whose arguments are numbers.
+    // SAFETY: used only for close, close_range, fcntl, setpgid, getpid, kill, prctl
+    // and exit_group, whose arguments are numbers.
     unsafe { syscall(nr, args) }
 }
 
@@ -339,7 +343,11 @@ extern "C" fn child(task: &Task) -> ! {
         unsafe { syscall(nr::RT_SIGACTION, [signal as usize, &raw const default as usize, 0, 8]) };
     }
     set_mask(0);
+    execute(task)
+}
 
+/// Becomes the first of the candidates that can be executed, or tells why none can.
+fn execute(task: &Task) -> ! {
     let mut errno = ENOENT;
     for n in 0..task.count {
         // SAFETY: `n` is one of the candidates; each is a NUL-terminated string, and
@@ -448,24 +456,26 @@ fn finish(file: i32, status: i32) -> ! {
 }
 
 extern "C" fn init(stack: *const usize) -> ! {
+    // SAFETY: `_start` passes the stack pointer that the kernel entered it with.
+    let Some(task) = (unsafe { Task::read(stack) }) else { exit(MISUSED) };
+    for fd in [task.report, task.exit] {
+        plain(nr::FCNTL, [fd as usize, F_SETFD, FD_CLOEXEC]);
+    }
+    if task.exit == NO_INIT {
+        execute(&task);
+    }
+    // What init holds, the file for the exit status for one, is the host's.
+    plain(nr::PRCTL, [PR_SET_DUMPABLE, 0]);
     // Blocked signals are kept for `next_signal`, even those that the kernel would
     // otherwise drop because process 1 has no handler for them.
     set_mask(u64::MAX);
-    // SAFETY: `_start` passes the stack pointer that the kernel entered it with.
-    let Some(task) = (unsafe { Task::read(stack) }) else { exit(MISUSED) };
     if task.count == 0 {
         close_all_but(task.exit);
         loop {
-            match next_signal() {
-                SIGCHLD => _ = reap(0),
-                SIGTERM | SIGINT | SIGHUP => finish(task.exit, 0),
-                _ => {}
+            if next_signal() == SIGCHLD {
+                reap(0);
             }
         }
-    }
-
-    for fd in [task.report, task.exit] {
-        plain(nr::FCNTL, [fd as usize, F_SETFD, FD_CLOEXEC]);
     }
     let pid = start(&task);
     if pid < 0 {

@@ -34,7 +34,7 @@ use ::std::os::fd::AsRawFd;
 use self::finish::{ambient, capset, descriptors, drop_bounding, execute, loopback, terminal};
 use self::mount::{chdir, mask, mount, pivot_root, read_only};
 use self::sys::{
-    Done, Fault, call, close, drop, exit, fchdir, openat, prctl, set_ids, setns, write_beneath, write_file,
+    Done, Fault, call, close, drop, exit, openat, prctl, set_ids, setns, write_beneath, write_file,
 };
 use crate::step::{Call, SLOTS, Slot, Step};
 
@@ -135,7 +135,16 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
             write_file(libc::AT_FDCWD, c"/proc/self/gid_map", gid_map)
         }
         Step::AwaitMaps | Step::Hold => wait(loan),
-        Step::Become { uid, gid } => set_ids(*uid, *gid),
+        Step::Become { uid, gid, leave_groups } => {
+            if *leave_groups {
+                match call!(Setgroups, libc::SYS_setgroups, 0, ptr::null::<u32>()) {
+                    // Denied in a namespace that was made so: then nobody can leave any.
+                    Err(fault) if fault.errno == libc::EPERM => {}
+                    other => drop(other?),
+                }
+            }
+            set_ids(*uid, *gid)
+        }
         Step::TimeOffsets(text) => write_file(libc::AT_FDCWD, c"/proc/self/timens_offsets", text),
         Step::Undumpable => prctl(libc::PR_SET_DUMPABLE, 0, 0),
         Step::Clone(kinds) => clone_again(kinds.bits(), loan),
@@ -155,7 +164,7 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
             let dir = slot_fd(loan, *slot);
             call!(Mknodat, libc::SYS_mknodat, dir, name.as_ptr(), *mode, *device as u32)?;
             // The umask of the caller's process had its say; this is what was asked for.
-            call!(Mknodat, libc::SYS_fchmodat, dir, name.as_ptr(), *mode & 0o7777).map(drop)
+            call!(Fchmodat, libc::SYS_fchmodat, dir, name.as_ptr(), *mode & 0o7777).map(drop)
         }
         Step::File { slot, name } => {
             let flags = libc::O_CREAT | libc::O_EXCL | libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NOFOLLOW;
@@ -170,16 +179,12 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
         Step::Mkdir { slot, name, mode } => {
             let dir = slot_fd(loan, *slot);
             call!(Mkdirat, libc::SYS_mkdirat, dir, name.as_ptr(), *mode)?;
-            call!(Mkdirat, libc::SYS_fchmodat, dir, name.as_ptr(), *mode).map(drop)
+            call!(Fchmodat, libc::SYS_fchmodat, dir, name.as_ptr(), *mode).map(drop)
         }
         Step::Mask(dest) => mask(dest, loan),
         Step::ReadOnly(dest) => read_only(dest, loan),
         Step::Sysctl { path, value } => write_beneath(slot_fd(loan, Slot::Proc), path, value),
         Step::PivotRoot { readonly } => pivot_root(*readonly, loan),
-        Step::Chroot => {
-            fchdir(slot_fd(loan, Slot::Root))?;
-            call!(Chroot, libc::SYS_chroot, c".".as_ptr()).map(drop)
-        }
         Step::Terminal { rows, columns } => terminal(*rows, *columns, loan),
         Step::Hostname(name) => {
             call!(Sethostname, libc::SYS_sethostname, name.as_ptr(), name.as_bytes().len()).map(drop)

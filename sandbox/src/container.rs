@@ -13,7 +13,7 @@ use crate::command::{CgroupUse, Command, Streams};
 use crate::error::{Error, ErrorKind};
 use crate::init;
 use crate::outcome::{Outcome, Status};
-use crate::plan::Plan;
+use crate::plan::{Plan, Through};
 use crate::spawn;
 use crate::spec::{Join, Namespace, Namespaces, Root, Spec};
 
@@ -48,7 +48,7 @@ impl Container {
         home: Option<Home>,
         exit_file: Option<File>,
     ) -> Result<Container, Error> {
-        let exit_file = match (plan.init, exit_file) {
+        let exit_file = match (plan.through == Some(Through::Init), exit_file) {
             (true, None) => Some(init::exit_file()?),
             (_, given) => given,
         };

@@ -19,7 +19,7 @@ use ns_core::{IdMap, Kind, Kinds};
 
 use crate::error::Error;
 use crate::host::Host;
-use crate::spec::{Namespace, Spec};
+use crate::spec::{Namespace, Root, Spec};
 use crate::step::{CStrings, Exec, Step};
 
 /// A container made ready: it can be spawned, any number of times.
@@ -46,12 +46,34 @@ pub struct Plan {
     pub(crate) cgroup_at_second: bool,
     /// Descriptors of the caller's that the program gets: from, to.
     pub(crate) inherited: Vec<(OwnedFd, i32)>,
-    /// The embedded init is pid 1.
-    pub(crate) init: bool,
+    /// What is executed before the program, if something is.
+    pub(crate) through: Option<Through>,
     /// The caller of the library holds the child before it becomes the program.
     pub(crate) held: bool,
     /// The spec that this came from.
     pub(crate) spec: Spec,
+}
+
+/// What is executed before the program: the embedded init, from a sealed file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Through {
+    /// As pid 1, which stays.
+    Init,
+    /// Only to be there instead of the caller's own program: an image could name
+    /// `/proc/self/exe` as an interpreter, and find the host's file there and write to it.
+    Sealed,
+}
+
+impl Through {
+    fn of(spec: &Spec) -> Option<Through> {
+        let foreign = !matches!(spec.root, Root::Host | Root::HostReadOnly)
+            || matches!(spec.namespaces.mnt, Namespace::Join(_));
+        match (spec.init, foreign) {
+            (true, _) => Some(Through::Init),
+            (false, true) => Some(Through::Sealed),
+            (false, false) => None,
+        }
+    }
 }
 
 /// Id maps that the parent writes.
@@ -114,7 +136,7 @@ impl Plan {
             trees: Vec::new(),
             cgroup_at_second: false,
             inherited,
-            init: spec.init,
+            through: Through::of(spec),
             held: hold,
             spec: spec.clone(),
         };
@@ -217,7 +239,7 @@ fn check(spec: &Spec) -> Result<(), Error> {
                 ));
             }
         }
-        if spec.root != crate::spec::Root::Host {
+        if spec.root != Root::Host {
             return Err(Error::invalid("root", "a root of its own takes a new mnt namespace"));
         }
     }
@@ -330,12 +352,15 @@ fn program(plan: &Plan) -> Result<Step, Error> {
         None => Vec::new(),
     };
     let envp = CStrings::new(envp);
-    if !plan.init {
+    let Some(through) = plan.through else {
         return Ok(Step::Exec(Exec { name, candidates, file: None, argv: CStrings::new(argv), envp }));
-    }
+    };
     let high = plan.highest_fd();
-    let contract =
-        format!("{}:{}:{}:{}", high + INIT_REPORT, high + INIT_EXIT, plan.steps.len(), candidates.len());
+    let exit = match through {
+        Through::Init => high + INIT_EXIT,
+        Through::Sealed => -2,
+    };
+    let contract = format!("{}:{exit}:{}:{}", high + INIT_REPORT, plan.steps.len(), candidates.len());
     let mut init = vec![c"nspod-init".to_owned(), c_string("process.args", contract)?];
     init.extend(candidates);
     init.extend(argv);

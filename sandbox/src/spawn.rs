@@ -15,7 +15,7 @@ use self::guard::{BlockedSignals, Dumpable, Stack};
 use crate::child::{self, Loan, Message};
 use crate::error::{Error, ErrorKind};
 use crate::hint;
-use crate::plan::{INIT_EXIT, INIT_REPORT, Plan};
+use crate::plan::{INIT_EXIT, INIT_REPORT, Plan, Through};
 use crate::step::{Call, SLOTS, Step};
 
 /// A process that was started.
@@ -40,14 +40,14 @@ pub(crate) fn spawn(
     exit_file: Option<&File>,
 ) -> Result<Spawned, Error> {
     // Above every descriptor that the program, or the init before it, finds in place.
-    let above = plan.highest_fd() + 1 + if plan.init { INIT_EXIT } else { 0 };
+    let above = plan.highest_fd() + 1 + if plan.through.is_some() { INIT_EXIT } else { 0 };
     let (parent_end, child_end) = socket_pair(above)?;
     let mut fds: Vec<(RawFd, RawFd)> = stdio.into_iter().zip(0..).collect();
     fds.extend(plan.inherited.iter().map(|(from, to)| (from.as_raw_fd(), *to)));
-    if plan.init {
+    if let Some(through) = plan.through {
         let high = plan.highest_fd();
         fds.push((child_end.as_raw_fd(), high + INIT_REPORT));
-        if let Some(file) = exit_file {
+        if let (Through::Init, Some(file)) = (through, exit_file) {
             fds.push((file.as_raw_fd(), high + INIT_EXIT));
         }
     }
@@ -77,24 +77,32 @@ pub(crate) fn spawn(
         next: 0,
         slots: [-1; SLOTS],
     };
+    // Until the child has memory of its own, which is when its end of the socket closes: the
+    // clone returns a little earlier.
+    let dumpable = plan.shared_memory.then(Dumpable::keep);
     let (pid, pidfd) = clone(plan, &stack, &mut loan, cgroup)?;
     // A copied child still uses its own copy; this process's loan and child end are done.
     drop(child_end);
     drop(trees);
 
     let mut family = Family { first: pidfd, pid, second: None };
-    match listen(plan, &parent_end, &mut family) {
-        Ok(Heard { terminal, held }) => {
-            let (pid, pidfd) = family.settle()?;
-            Ok(Spawned { pid, pidfd, terminal, held: held.then_some(parent_end) })
-        }
+    let heard = listen(plan, &parent_end, &mut family);
+    let spawned = match heard {
+        Ok(Heard { terminal, held }) => family.settle().map(|(pid, pidfd)| Spawned {
+            pid,
+            pidfd,
+            terminal,
+            held: held.then_some(parent_end),
+        }),
         Err(error) => {
             // Closing the socket ends a child that waits; every other has ended by itself.
             drop(parent_end);
             family.reap();
             Err(error)
         }
-    }
+    };
+    drop(dumpable);
+    spawned
 }
 
 fn clone(
@@ -115,7 +123,6 @@ fn clone(
     let loan: *mut Loan<'_> = loan;
     // No handler of this program may run in the child, which might share its memory.
     let _signals = BlockedSignals::new();
-    let _dumpable = plan.shared_memory.then(Dumpable::keep);
     // SAFETY: the stack is mapped, unused, and outlives the call; `enter` gets the loan it
     // expects. Where memory is shared this thread is suspended until the child has become
     // the program or ended, so the loan is the child's alone; where it is copied the child
@@ -140,7 +147,17 @@ impl Family {
     fn settle(self) -> Result<(i32, Pidfd), Error> {
         let Some(pid) = self.second else { return Ok((self.pid, self.first)) };
         let _ = self.first.wait();
-        Ok((pid, Pidfd::open(pid)?))
+        match Pidfd::open(pid) {
+            Ok(pidfd) => Ok((pid, pidfd)),
+            Err(e) => {
+                // SAFETY: a child that has not been waited for keeps its pid.
+                unsafe {
+                    libc::kill(pid, libc::SIGKILL);
+                    libc::waitpid(pid, std::ptr::null_mut(), 0);
+                }
+                Err(e.into())
+            }
+        }
     }
 
     /// Waits for all of them, so that none stays a zombie.
@@ -162,10 +179,10 @@ struct Heard {
 /// Answers the child until it has become the program (its end of the socket closes) or
 /// waits to be started.
 fn listen(plan: &Plan, socket: &OwnedFd, family: &mut Family) -> Result<Heard, Error> {
-    let mut terminal = None;
+    let (mut terminal, mut failed) = (None, None);
     loop {
         let Some((message, fd)) = receive(socket)? else {
-            return Ok(Heard { terminal, held: false });
+            return failed.map_or(Ok(Heard { terminal, held: false }), Err);
         };
         let step = plan.steps.get(usize::from(message.step));
         match (message.tag, step) {
@@ -178,11 +195,11 @@ fn listen(plan: &Plan, socket: &OwnedFd, family: &mut Family) -> Result<Heard, E
                 send_word(socket)?;
             }
             (Message::WAITING, _) => return Ok(Heard { terminal, held: true }),
-            (_, Some(step)) => {
-                return Err(failure(step, Call::from_u8(message.call), message.value));
-            }
+            // Of a second process the pid may be yet to come, to be reaped by.
+            (_, Some(step)) => failed = Some(failure(step, Call::from_u8(message.call), message.value)),
             (_, None) => {
-                return Err(Error::new(ErrorKind::Step, "the child spoke of a step that is not in the plan"));
+                let what = "the child spoke of a step that is not in the plan";
+                failed = Some(Error::new(ErrorKind::Step, what));
             }
         }
     }
@@ -313,23 +330,42 @@ fn gaps(mut kept: Vec<RawFd>) -> Vec<(u32, u32)> {
     gaps
 }
 
+/// A copy of a mount tree, attached nowhere, and out of the host's peer groups: what is
+/// mounted on it later must not appear on the host.
 fn open_tree(tree: &crate::plan::Tree) -> Result<OwnedFd, Error> {
-    let mut flags = 1 | libc::O_CLOEXEC as u32;
-    if tree.recursive {
-        flags |= 0x8000;
-    }
+    const OPEN_TREE_CLONE: u32 = 1;
+    const AT_RECURSIVE: u32 = 0x8000;
+    let failed = |call| {
+        let what = format!("open the tree {}", tree.source.to_string_lossy());
+        Error::call(ErrorKind::Step, what, call, nix::errno::Errno::last_raw())
+    };
+    let recursive = if tree.recursive { AT_RECURSIVE } else { 0 };
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u32 | recursive;
     // SAFETY: open_tree takes a path of ours and returns a new descriptor.
     let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, tree.source.as_ptr(), flags) };
-    match fd {
-        -1 => Err(Error::call(
-            ErrorKind::Step,
-            format!("open the tree {}", tree.source.to_string_lossy()),
-            "open_tree",
-            nix::errno::Errno::last_raw(),
-        )),
-        // SAFETY: as above; nobody else owns it.
-        fd => Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }),
+    if fd < 0 {
+        return Err(failed("open_tree"));
     }
+    // SAFETY: as above; nobody else owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    let attr = [0, 0, libc::MS_PRIVATE, 0];
+    let flags = libc::AT_EMPTY_PATH as u32 | recursive;
+    // SAFETY: an empty path, and a mount_attr of the size that is passed.
+    let done = unsafe {
+        let attr = attr.as_ptr();
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            attr,
+            size_of::<[u64; 4]>(),
+        )
+    };
+    if done < 0 {
+        return Err(failed("mount_setattr"));
+    }
+    Ok(fd)
 }
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ pub enum Slot {
     Root,
     /// The container's `/proc`.
     Proc,
+    /// The container's `/sys`.
+    Sys,
     /// The container's `/dev`.
     Dev,
     /// The container's `/dev/pts`.
@@ -32,7 +34,7 @@ pub enum Slot {
 }
 
 /// How many slots there are.
-pub(crate) const SLOTS: usize = 5;
+pub(crate) const SLOTS: usize = 6;
 
 /// A parameter of a file system: its key, and its value unless it is a flag.
 pub type Param = (CString, Option<CString>);
@@ -83,7 +85,12 @@ pub enum Create {
 /// image leads out of it.
 #[derive(Debug)]
 pub struct Dest {
-    /// The path, without a leading slash (`.` is the root).
+    /// Where the path begins: the new root, or a kernel file system that this plan has
+    /// mounted and holds, so that nobody can lead the way to it elsewhere.
+    pub base: Slot,
+    /// Follow no link at all on the way.
+    pub no_links: bool,
+    /// The path, without a leading slash (`.` is the base itself).
     pub path: CString,
     /// Each prefix of the path and its last component, for making what is missing.
     pub parents: Vec<(CString, CString)>,
@@ -113,12 +120,8 @@ pub struct MountStep {
     pub place: Place,
     /// `MOUNT_ATTR_*` to set.
     pub set: u64,
-    /// `MOUNT_ATTR_*` to clear.
-    pub clear: u64,
     /// Apply the attributes to everything below as well.
     pub recursive: bool,
-    /// `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED`, `MS_UNBINDABLE` or 0.
-    pub propagation: u64,
     /// Keep the mount's descriptor for later steps.
     pub keep: Option<Slot>,
 }
@@ -173,6 +176,8 @@ pub enum Step {
         uid: u32,
         /// Group id.
         gid: u32,
+        /// Leave the caller's supplementary groups, where that is not denied.
+        leave_groups: bool,
     },
     /// Set the clocks of the new time namespace.
     TimeOffsets(CString),
@@ -239,8 +244,6 @@ pub enum Step {
         /// Also make the new root itself read-only, now that everything is in place.
         readonly: bool,
     },
-    /// Change the root and stay in the mount namespace.
-    Chroot,
     /// Open a terminal and make it the standard streams; the parent gets its other end.
     Terminal {
         /// Rows.

@@ -530,7 +530,7 @@ fn a_further_process_shares_everything_with_its_container() {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "inner", "{text}");
         assert!(lines[1].ends_with("sleep"), "{text}");
-        assert_eq!(lines[2..], ["CapBnd:\t00000000a80425fb", "Seccomp:\t2", "0::/"], "{text}");
+        assert_eq!(lines[2..], ["CapBnd:\t00000000a00425fb", "Seccomp:\t2", "0::/"], "{text}");
         container.delete().unwrap();
     }
 }

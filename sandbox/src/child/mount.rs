@@ -46,12 +46,10 @@ pub(super) fn mount(step: &MountStep, loan: &mut Loan<'_>) -> Done {
             openat(libc::AT_FDCWD, c"/", libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC, 0)?
         }
     };
-    let bind = match &step.what {
-        What::Bind { .. } => step.set | step.clear,
-        _ => step.clear,
-    };
-    if bind | step.propagation != 0 {
-        mount_setattr(fd, step.set, step.clear, step.propagation, step.recursive)?;
+    if let What::Bind { .. } = step.what
+        && step.set != 0
+    {
+        mount_setattr(fd, step.set, step.recursive)?;
     }
     match &step.place {
         Place::NewRoot => move_mount(fd, libc::AT_FDCWD, c"/", 0)?,
@@ -139,8 +137,8 @@ pub(super) fn move_mount(fd: c_int, dir: c_int, path: &CStr, flags: u32) -> Done
     .map(drop)
 }
 
-pub(super) fn mount_setattr(fd: c_int, set: u64, clear: u64, propagation: u64, recursive: bool) -> Done {
-    let attr = [set, clear, propagation, 0];
+pub(super) fn mount_setattr(fd: c_int, set: u64, recursive: bool) -> Done {
+    let attr = [set, 0, 0, 0];
     let flags = if recursive { AT_EMPTY_PATH | AT_RECURSIVE } else { AT_EMPTY_PATH };
     call!(MountSetattr, libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, attr.as_ptr(), size_of_val(&attr))
         .map(drop)
@@ -157,17 +155,18 @@ pub(super) fn is_device(fd: c_int, device: u64) -> Done {
 
 /// Opens a mount's destination within the new root, and makes it first if so asked.
 pub(super) fn destination(dest: &Dest, loan: &Loan<'_>) -> Result<c_int, Fault> {
-    let root = slot_fd(loan, Slot::Root);
+    let root = slot_fd(loan, dest.base);
     let path = libc::O_PATH | libc::O_CLOEXEC;
-    match openat2(root, &dest.path, path, IN_ROOT) {
+    let resolve = if dest.no_links { IN_ROOT | libc::RESOLVE_NO_SYMLINKS } else { IN_ROOT };
+    match openat2(root, &dest.path, path, resolve) {
         Err(fault) if fault.errno == libc::ENOENT && dest.create as u8 != Create::No as u8 => {}
         other => return other,
     }
-    let mut parent = openat2(root, c".", path, IN_ROOT)?;
+    let mut parent = openat2(root, c".", path, resolve)?;
     let mut rest = dest.parents.iter();
     while let Some((prefix, name)) = rest.next() {
         let last = rest.as_slice().is_empty();
-        let next = match openat2(root, prefix, path, IN_ROOT) {
+        let next = match openat2(root, prefix, path, resolve) {
             Ok(fd) => fd,
             Err(fault) if fault.errno == libc::ENOENT => {
                 if last && dest.create as u8 == Create::File as u8 {
@@ -176,7 +175,7 @@ pub(super) fn destination(dest: &Dest, loan: &Loan<'_>) -> Result<c_int, Fault> 
                 } else {
                     call!(Mkdirat, libc::SYS_mkdirat, parent, name.as_ptr(), 0o755)?;
                 }
-                openat2(root, prefix, path, IN_ROOT)?
+                openat2(root, prefix, path, resolve)?
             }
             Err(fault) => return Err(fault),
         };
@@ -187,8 +186,8 @@ pub(super) fn destination(dest: &Dest, loan: &Loan<'_>) -> Result<c_int, Fault> 
 }
 
 pub(super) fn mask(dest: &Dest, loan: &mut Loan<'_>) -> Done {
-    let root = slot_fd(loan, Slot::Root);
-    let at = match openat2(root, &dest.path, libc::O_PATH | libc::O_CLOEXEC, IN_ROOT) {
+    let base = slot_fd(loan, dest.base);
+    let at = match openat2(base, &dest.path, libc::O_PATH | libc::O_CLOEXEC, IN_ROOT) {
         Ok(fd) => fd,
         Err(fault) if fault.errno == libc::ENOENT || fault.errno == libc::ENOTDIR => return Ok(()),
         Err(fault) => return Err(fault),
@@ -219,14 +218,14 @@ pub(super) fn mask(dest: &Dest, loan: &mut Loan<'_>) -> Done {
 }
 
 pub(super) fn read_only(dest: &Dest, loan: &Loan<'_>) -> Done {
-    let root = slot_fd(loan, Slot::Root);
-    let at = match openat2(root, &dest.path, libc::O_PATH | libc::O_CLOEXEC, IN_ROOT) {
+    let base = slot_fd(loan, dest.base);
+    let at = match openat2(base, &dest.path, libc::O_PATH | libc::O_CLOEXEC, IN_ROOT) {
         Ok(fd) => fd,
         Err(fault) if fault.errno == libc::ENOENT || fault.errno == libc::ENOTDIR => return Ok(()),
         Err(fault) => return Err(fault),
     };
     let tree = open_tree(at, c"", true)?;
-    mount_setattr(tree, libc::MOUNT_ATTR_RDONLY, 0, 0, true)?;
+    mount_setattr(tree, libc::MOUNT_ATTR_RDONLY, true)?;
     move_mount(tree, at, c"", MOVE_MOUNT_T_EMPTY_PATH)?;
     close(tree);
     close(at);
@@ -239,7 +238,7 @@ pub(super) fn pivot_root(readonly: bool, loan: &Loan<'_>) -> Done {
     call!(PivotRoot, libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr())?;
     call!(Umount2, libc::SYS_umount2, c".".as_ptr(), libc::MNT_DETACH)?;
     if readonly {
-        mount_setattr(root, libc::MOUNT_ATTR_RDONLY, 0, 0, false)?;
+        mount_setattr(root, libc::MOUNT_ATTR_RDONLY, false)?;
     }
     call!(Chdir, libc::SYS_chdir, c"/".as_ptr()).map(drop)
 }

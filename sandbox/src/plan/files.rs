@@ -3,7 +3,7 @@
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use ns_core::Kind;
 
@@ -36,13 +36,15 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
     let mut builder = Files {
         // A user namespace of root's maps root to an id that cannot reach what root can.
         parent_opens: ids.new && host.privileged(),
+        foreign: ids.foreign,
         bind_devices: ids.foreign || !host.mknod(),
         own: |kind| !ids.new || spec.namespaces.is_new(kind),
-        new_ipc: new(Kind::Ipc),
+        host_ipc: spec.namespaces.ipc == Namespace::Host,
         tty_group: ids.tty_group,
         creates: spec.root != Root::Host && spec.root != Root::HostReadOnly,
         writable_for: spec.mounts.iter().map(|m| m.destination.clone()).collect(),
-        has_proc: false,
+        proc: None,
+        sys: None,
         plan,
     };
     if new(Kind::Mnt) {
@@ -53,15 +55,15 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
         }
     }
     builder.sysctls(&spec.sysctls)?;
-    let plan = builder.plan;
     for path in &spec.readonly_paths {
-        let dest = dest("readonly_paths", path, Create::No)?;
-        plan.push(Step::ReadOnly(dest));
+        let dest = builder.held("readonly_paths", path)?;
+        builder.plan.push(Step::ReadOnly(dest));
     }
     for path in &spec.masked_paths {
-        let dest = dest("masked_paths", path, Create::No)?;
-        plan.push(Step::Mask(dest));
+        let dest = builder.held("masked_paths", path)?;
+        builder.plan.push(Step::Mask(dest));
     }
+    let plan = builder.plan;
     if let Some(Terminal { rows, columns }) = spec.process.terminal {
         plan.push(Step::Terminal { rows, columns });
     }
@@ -78,14 +80,18 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
 struct Files<'a, F: Fn(Kind) -> bool> {
     plan: &'a mut Plan,
     parent_opens: bool,
+    /// The container has a user namespace that is not the caller's.
+    foreign: bool,
     bind_devices: bool,
     /// The container's user namespace owns its namespace of this kind.
     own: F,
-    new_ipc: bool,
+    host_ipc: bool,
     tty_group: bool,
     creates: bool,
-    writable_for: Vec<std::path::PathBuf>,
-    has_proc: bool,
+    writable_for: Vec<PathBuf>,
+    /// Where `/proc` and `/sys` of the container are, once they are mounted.
+    proc: Option<PathBuf>,
+    sys: Option<PathBuf>,
 }
 
 impl<F: Fn(Kind) -> bool> Files<'_, F> {
@@ -93,7 +99,7 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
         let step = match root {
             Root::Host => MountStep { keep: Some(Slot::Root), ..step(What::Here, Place::Detached) },
             Root::HostReadOnly => MountStep {
-                set: RDONLY,
+                set: RDONLY | NODEV,
                 recursive: true,
                 keep: Some(Slot::Root),
                 ..step(self.bind("root", Path::new("/"), true, None)?, Place::NewRoot)
@@ -101,17 +107,24 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
             Root::Dir { path, .. } => {
                 let path = absolute("root.path", path)?;
                 MountStep {
+                    set: NODEV,
+                    recursive: true,
                     keep: Some(Slot::Root),
                     ..step(self.bind("root.path", path, true, None)?, Place::NewRoot)
                 }
             }
+            Root::Empty => MountStep {
+                set: RDONLY | NODEV | NOSUID | NOEXEC,
+                keep: Some(Slot::Root),
+                ..step(new("tmpfs", tmpfs_params(None, Some(0o755))?), Place::NewRoot)
+            },
             Root::Overlay { lower, writes } => return self.overlay(lower, writes),
         };
         self.plan.push(Step::Mount(step));
         Ok(())
     }
 
-    fn overlay(&mut self, lower: &[std::path::PathBuf], writes: &Writes) -> Result<(), Error> {
+    fn overlay(&mut self, lower: &[PathBuf], writes: &Writes) -> Result<(), Error> {
         if lower.is_empty() {
             return Err(Error::invalid("root.lower", "an overlay takes at least one layer"));
         }
@@ -141,7 +154,7 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
                 escape(&mut options, absolute("root.writes.work", work)?, b"\\,");
             }
         }
-        if self.bind_devices && !self.parent_opens {
+        if self.foreign {
             // Without privileges overlayfs keeps its marks in user.* attributes.
             options.extend(b",userxattr");
         }
@@ -152,7 +165,8 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
             ));
         }
         let options = CString::new(options).map_err(|_| Error::invalid("root", "a path holds a NUL byte"))?;
-        self.plan.push(Step::Mount(step(What::Overlay { options }, Place::NewRoot)));
+        let overlay = MountStep { set: NODEV, ..step(What::Overlay { options }, Place::NewRoot) };
+        self.plan.push(Step::Mount(overlay));
         Ok(())
     }
 
@@ -196,11 +210,7 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
                 self.bind(field, source, *all, None)?
             }
             MountKind::Tmpfs { size, mode } => new("tmpfs", tmpfs_params(*size, *mode)?),
-            MountKind::Proc if (self.own)(Kind::Pid) => {
-                keep = Some(Slot::Proc);
-                self.has_proc = true;
-                new("proc", Vec::new())
-            }
+            MountKind::Proc if (self.own)(Kind::Pid) => new("proc", Vec::new()),
             MountKind::Sysfs if (self.own)(Kind::Net) => new("sysfs", Vec::new()),
             MountKind::Cgroup if (self.own)(Kind::Cgroup) => new("cgroup2", Vec::new()),
             MountKind::Mqueue if (self.own)(Kind::Ipc) => new("mqueue", Vec::new()),
@@ -209,13 +219,25 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
             MountKind::Sysfs => self.bind_own(field, &mut recursive, Kind::Net, "/sys")?,
             MountKind::Cgroup => self.bind_own(field, &mut recursive, Kind::Cgroup, "/sys/fs/cgroup")?,
             MountKind::Mqueue => self.bind_own(field, &mut recursive, Kind::Ipc, "/dev/mqueue")?,
-            MountKind::Devpts => {
-                keep = Some(Slot::Pts);
-                new("devpts", self.devpts_params()?)
-            }
+            MountKind::Devpts => new("devpts", self.devpts_params()?),
             MountKind::Dev => return self.dev(&destination_field, mount, create),
         };
-        let place = Place::In(dest(&destination_field, &mount.destination, create)?);
+        match mount.kind {
+            MountKind::Proc => {
+                keep = Some(Slot::Proc);
+                self.proc = Some(mount.destination.clone());
+            }
+            MountKind::Sysfs => {
+                keep = Some(Slot::Sys);
+                self.sys = Some(mount.destination.clone());
+            }
+            MountKind::Devpts => keep = Some(Slot::Pts),
+            _ => {}
+        }
+        let mut dest = dest(&destination_field, &mount.destination, create)?;
+        // What the kernel's file systems show must not be led astray by an image's links.
+        dest.no_links = !matches!(mount.kind, MountKind::Bind { .. } | MountKind::Tmpfs { .. });
+        let place = Place::In(dest);
         self.plan.push(Step::Mount(MountStep { set, recursive, keep, ..step(what, place) }));
         Ok(())
     }
@@ -257,7 +279,9 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
 
     fn dev(&mut self, field: &str, mount: &Mount, create: Create) -> Result<(), Error> {
         let params = tmpfs_params(Some(64 << 10), Some(0o755))?;
-        let place = Place::In(dest(field, &mount.destination, create)?);
+        let mut dest = dest(field, &mount.destination, create)?;
+        dest.no_links = true;
+        let place = Place::In(dest);
         let set = NOSUID | NOEXEC;
         let dev = MountStep { set, keep: Some(Slot::Dev), ..step(new("tmpfs", params), place) };
         self.plan.push(Step::Mount(dev));
@@ -295,12 +319,14 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
             self.plan.push(Step::File { slot: Slot::Dev, name: c"console".into() });
         }
         let strict = NOSUID | NODEV | NOEXEC;
-        if self.new_ipc {
+        if !self.host_ipc {
             let shm = new("tmpfs", tmpfs_params(Some(64 << 20), Some(0o1777))?);
             self.within_dev(c"shm", 0o1777, shm, strict, None);
-            self.within_dev(c"mqueue", 0o755, new("mqueue", Vec::new()), strict, None);
+            if (self.own)(Kind::Ipc) {
+                self.within_dev(c"mqueue", 0o755, new("mqueue", Vec::new()), strict, None);
+            }
         } else {
-            // Whoever shares the ipc namespace shares its named memory.
+            // Whoever shares the host's ipc namespace shares its named memory.
             self.plan.push(Step::Mkdir { slot: Slot::Dev, name: c"mqueue".into(), mode: 0o755 });
             let shm = self.bind(field, Path::new("/dev/shm"), true, None)?;
             self.within_dev(c"shm", 0o1777, shm, 0, None);
@@ -314,11 +340,22 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
         self.plan.push(Step::Mount(MountStep { set, keep, ..step(what, place) }));
     }
 
+    /// A path to mask or protect, counted from `/proc` or `/sys` where they are held.
+    fn held(&self, field: &str, path: &Path) -> Result<Dest, Error> {
+        for (mounted, base) in [(&self.proc, Slot::Proc), (&self.sys, Slot::Sys)] {
+            if let Some(rest) = mounted.as_ref().and_then(|mounted| path.strip_prefix(mounted).ok()) {
+                let dest = dest(field, &Path::new("/").join(rest), Create::No)?;
+                return Ok(Dest { base, ..dest });
+            }
+        }
+        dest(field, path, Create::No)
+    }
+
     fn sysctls(&mut self, sysctls: &std::collections::BTreeMap<String, String>) -> Result<(), Error> {
         if sysctls.is_empty() {
             return Ok(());
         }
-        if !self.has_proc {
+        if self.proc.is_none() {
             let keep = Some(Slot::Proc);
             let proc = MountStep { keep, ..step(new("proc", Vec::new()), Place::Detached) };
             self.plan.push(Step::Mount(proc));
@@ -333,7 +370,7 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
 }
 
 fn step(what: What, place: Place) -> MountStep {
-    MountStep { what, place, set: 0, clear: 0, recursive: false, propagation: 0, keep: None }
+    MountStep { what, place, set: 0, recursive: false, keep: None }
 }
 
 /// A new file system; `source` is only what mount(8) shows of it.
@@ -373,7 +410,7 @@ fn escape(options: &mut Vec<u8>, path: &Path, special: &[u8]) {
 /// A path within the root: absolute, and without a step back.
 fn dest(field: &str, path: &Path, create: Create) -> Result<Dest, Error> {
     absolute(field, path)?;
-    let mut relative = std::path::PathBuf::new();
+    let mut relative = PathBuf::new();
     let mut parents = Vec::new();
     for part in path.components() {
         match part {
@@ -389,5 +426,5 @@ fn dest(field: &str, path: &Path, create: Create) -> Result<Dest, Error> {
         true => c".".into(),
         false => c_string(field, relative)?,
     };
-    Ok(Dest { path, parents, create })
+    Ok(Dest { base: Slot::Root, no_links: false, path, parents, create })
 }

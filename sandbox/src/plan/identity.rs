@@ -62,6 +62,11 @@ fn filter(seccomp: &Seccomp, capabilities: Option<Capabilities>, host: &Host) ->
 fn credentials(plan: &mut Plan, ids: &Ids) -> Result<(), Error> {
     let capabilities = plan.spec.process.capabilities;
     if let Some(sets) = capabilities {
+        // With no more capabilities than a neighbour's, and until the program is there, it
+        // could be traced by one who sees it. In a user namespace of its own it has none.
+        if !ids.new && !plan.steps.iter().any(|s| matches!(s, Step::Undumpable)) {
+            plan.push(Step::Undumpable);
+        }
         if sets.effective & !sets.permitted != 0 {
             return Err(Error::invalid("process.capabilities", "an effective capability is not permitted"));
         }

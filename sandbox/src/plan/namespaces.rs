@@ -55,24 +55,31 @@ pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Vec<ns_core::Namesp
         plan.shared_memory = false;
         rest -= user;
     }
-    let ids = match user_new {
-        true => map(plan, host)?,
-        false => joined_ids(ns.get(Kind::User)),
+    let (ids, r#become) = match user_new {
+        true => map(plan, host).map(|(ids, step)| (ids, Some(step)))?,
+        false => (joined_ids(ns.get(Kind::User)), None),
     };
-    if user_joined && new.contains(Kinds::from(Kind::Mnt)) {
-        // The caller's own ids are likely none there, and files cannot be made by nobody.
-        plan.push(joined_root(ns.get(Kind::User)));
-    }
     if let Some(offsets) = offsets {
+        // Before this process changes its ids: the file is then root's.
         plan.push(Step::Unshare(time));
         plan.push(Step::TimeOffsets(c_string("time_offsets", offsets.to_string())?));
         rest -= time;
+    }
+    plan.steps.extend(r#become);
+    // The caller's own ids are likely none there: nobody can make files, and somebody who is
+    // nobody inside may still be root outside.
+    if user_joined && (new.contains(Kinds::from(Kind::Mnt)) || spec.process.user.is_none()) {
+        plan.push(joined_root(ns.get(Kind::User), ids.setgroups));
     }
     if (new | joined).contains(time) {
         plan.shared_memory = false;
     }
     if joined.contains(pid) {
         plan.push(Step::Undumpable);
+        if !host.privileged() {
+            // The mark would keep other threads' children from their own /proc/self.
+            plan.shared_memory = false;
+        }
     }
     if twice {
         plan.push(Step::Clone(rest));
@@ -143,7 +150,7 @@ fn join(
 
 /// Maps the ids of a new user namespace: one of each sort the child can write itself, a
 /// range takes the parent.
-fn map(plan: &mut Plan, host: &Host) -> Result<Ids, Error> {
+fn map(plan: &mut Plan, host: &Host) -> Result<(Ids, Step), Error> {
     let (uid, gid) = match &plan.spec.id_maps {
         IdMaps::Auto => host.auto_maps(),
         IdMaps::Single => (IdMap::single(0, host.uid), IdMap::single(0, host.gid)),
@@ -165,7 +172,9 @@ fn map(plan: &mut Plan, host: &Host) -> Result<Ids, Error> {
         ));
     }
     // Files are made and mounts done as the root of the namespace, where it has one.
-    let r#become = Step::Become { uid: first(&uid), gid: first(&gid) };
+    // A single gid comes with setgroups denied.
+    let setgroups = !matches!(gid.extents(), [e] if e.count == 1);
+    let r#become = Step::Become { uid: first(&uid), gid: first(&gid), leave_groups: setgroups };
     let tty_group = gid.to_outside(5).is_some();
     if single {
         plan.push(Step::MapSelf {
@@ -177,17 +186,16 @@ fn map(plan: &mut Plan, host: &Host) -> Result<Ids, Error> {
         plan.maps = Some(Maps { uid, gid, helpers });
         plan.shared_memory = false;
     }
-    plan.push(r#become);
-    Ok(Ids { foreign: true, new: true, setgroups: !single, tty_group })
+    Ok((Ids { foreign: true, new: true, setgroups, tty_group }, r#become))
 }
 
 /// Become root of a user namespace that is not made here, or the first id that it has.
-fn joined_root(user: &Namespace) -> Step {
+fn joined_root(user: &Namespace, leave_groups: bool) -> Step {
     let first = |ids| match user {
         Namespace::Join(Join::Pid(pid)) => IdMap::of_pid(*pid, ids).map_or(0, |map| first(&map)),
         _ => 0,
     };
-    Step::Become { uid: first(ns_core::Ids::Uid), gid: first(ns_core::Ids::Gid) }
+    Step::Become { uid: first(ns_core::Ids::Uid), gid: first(ns_core::Ids::Gid), leave_groups }
 }
 
 /// Root, where the map has it, or else its first id.

@@ -15,6 +15,8 @@ pub enum Root {
     Host,
     /// The caller's `/`, read-only with all that is mounted below it.
     HostReadOnly,
+    /// Nothing at all: an empty, read-only tmpfs.
+    Empty,
     /// A directory.
     Dir {
         /// The directory on the host.
@@ -112,17 +114,18 @@ pub enum MountKind {
 
 impl Mount {
     /// A mount with the flags that its kind commonly has: `nosuid`, `nodev` and `noexec`
-    /// on kernel file systems, none on binds.
+    /// on kernel file systems, `nodev` alone on binds.
     pub fn new(destination: impl Into<PathBuf>, kind: MountKind) -> Self {
         let tmpfs = matches!(kind, MountKind::Tmpfs { .. });
         let strict = !tmpfs && !matches!(kind, MountKind::Bind { .. } | MountKind::Dev);
+        let dev = matches!(kind, MountKind::Dev);
         let readonly = matches!(kind, MountKind::Sysfs | MountKind::Cgroup);
         Mount {
             destination: destination.into(),
             kind,
             readonly,
             nosuid: strict || tmpfs,
-            nodev: strict || tmpfs,
+            nodev: !dev,
             noexec: strict,
         }
     }

@@ -100,11 +100,13 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// What containers have by custom: enough to install packages and serve low ports,
-    /// nothing that reaches the host. Empty inheritable and ambient sets.
+    /// What containers have by custom, but for `CAP_MKNOD`: enough to install packages and
+    /// serve low ports, nothing that reaches the host's devices. Whoever adds `CAP_MKNOD`
+    /// should set [`Spec::devices`](crate::spec::Spec::devices) as well. Empty inheritable and
+    /// ambient sets.
     pub const CONTAINER: Capabilities = {
         // CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP,
-        // NET_BIND_SERVICE, NET_RAW, SYS_CHROOT, MKNOD, AUDIT_WRITE, SETFCAP
+        // NET_BIND_SERVICE, NET_RAW, SYS_CHROOT, AUDIT_WRITE, SETFCAP
         let set = 1 << 0
             | 1 << 1
             | 1 << 3
@@ -116,7 +118,6 @@ impl Capabilities {
             | 1 << 10
             | 1 << 13
             | 1 << 18
-            | 1 << 27
             | 1 << 29
             | 1 << 31;
         Capabilities { bounding: set, effective: set, permitted: set, inheritable: 0, ambient: 0 }

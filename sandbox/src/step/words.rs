@@ -9,9 +9,11 @@ use super::{Dest, MountStep, Place, Slot, Step, What};
 
 impl fmt::Display for Dest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let base = self.base.path().trim_end_matches('/');
         match self.path.to_bytes() {
-            b"." => f.write_str("/"),
-            _ => write!(f, "/{}", self.path.to_string_lossy()),
+            b"." if base.is_empty() => f.write_str("/"),
+            b"." => f.write_str(base),
+            _ => write!(f, "{base}/{}", self.path.to_string_lossy()),
         }
     }
 }
@@ -21,6 +23,7 @@ impl Slot {
         match self {
             Slot::Root => "/",
             Slot::Proc => "/proc",
+            Slot::Sys => "/sys",
             Slot::Dev => "/dev",
             Slot::Pts => "/dev/pts",
             Slot::Mask => "an empty directory",
@@ -93,7 +96,9 @@ impl fmt::Display for Step {
                 write!(f, "map uid {} and gid {}, setgroups denied", s(uid_map).trim(), s(gid_map).trim())
             }
             Step::AwaitMaps => f.write_str("wait for the parent to write the id maps"),
-            Step::Become { uid, gid } => write!(f, "become uid {uid} and gid {gid} of the user namespace"),
+            Step::Become { uid, gid, .. } => {
+                write!(f, "become uid {uid} and gid {gid} of the user namespace")
+            }
             Step::TimeOffsets(text) => {
                 write!(f, "set the clock offsets {}", s(text).trim().replace('\n', ", "))
             }
@@ -134,7 +139,6 @@ impl fmt::Display for Step {
             }
             Step::PivotRoot { readonly: false } => f.write_str("make the new root /"),
             Step::PivotRoot { readonly: true } => f.write_str("make the new root / and read-only"),
-            Step::Chroot => f.write_str("change the root directory"),
             Step::Terminal { .. } => f.write_str("open a terminal"),
             Step::Hostname(name) => write!(f, "set the host name {}", s(name)),
             Step::Domainname(name) => write!(f, "set the domain name {}", s(name)),
