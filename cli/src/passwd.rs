@@ -83,6 +83,7 @@ fn member_of(groups: &str, name: &str) -> Vec<u32> {
 /// Where the container's files are, as the host sees them.
 pub(crate) fn roots(root: &Root) -> Vec<PathBuf> {
     match root {
+        Root::Empty => Vec::new(),
         Root::Host | Root::HostReadOnly => vec!["/".into()],
         Root::Dir { path, .. } => vec![path.clone()],
         Root::Overlay { lower, writes } => {

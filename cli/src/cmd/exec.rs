@@ -9,7 +9,7 @@ use nspod_sandbox::Stdio;
 use crate::error::{Error, Result};
 use crate::flags::Facts;
 use crate::flags::process::CommonArgs;
-use crate::state::Store;
+use crate::state::{State, Store};
 use crate::{foreground, terminal};
 
 /// Run a further command in a running container
@@ -34,6 +34,12 @@ pub(crate) fn exec(args: &ExecArgs) -> Result<i32> {
     }
     let entry = Store::open()?.find(&args.id)?;
     let (record, pidfd) = entry.running()?;
+    // In a frozen cgroup the new process would stand still, and this one with it: not even
+    // SIGKILL ends who waits for a vfork.
+    if entry.state()? == State::Paused {
+        return Err(Error::new(format!("the container {} is paused", entry.id))
+            .hint(format!("`nspod unpause {}` lets it go on", entry.id)));
+    }
     let pid = record.process.pid;
     let cgroup = record.cgroup.as_deref();
     let program = args.command.first().cloned().unwrap_or_default();

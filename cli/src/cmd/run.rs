@@ -264,7 +264,7 @@ fn guard_devices(spec: &mut Spec, mknod: bool) {
     let foreign_root = match &spec.root {
         Root::Dir { .. } => true,
         Root::Overlay { lower, .. } => lower.iter().any(|dir| dir != Path::new("/")),
-        Root::Host | Root::HostReadOnly => false,
+        Root::Host | Root::HostReadOnly | Root::Empty => false,
     };
     if mknod || foreign_root || spec.devices.is_some() {
         spec.devices.get_or_insert_with(|| cgroup_core::device::DEFAULT.to_vec());
