@@ -24,11 +24,10 @@ fn a_detached_container_lives_until_it_is_removed() {
         ok(&["exec", "-e", "B=2", "-w", "/usr", &name, "sh", "-c", "hostname; echo $A$B; pwd"]),
         "box\n12\n/usr\n"
     );
-    let own =
-        ok(&["exec", &name, "sh", "-c", "readlink /proc/1/ns/pid /proc/self/ns/pid; cat /proc/self/cgroup"]);
-    let lines: Vec<_> = own.lines().collect();
-    assert_eq!(lines[0], lines[1]);
-    assert!(lines.contains(&"0::/"), "{own}");
+    let own = ok(&["exec", &name, "sh", "-c", "readlink /proc/self/ns/pid; cat /proc/self/cgroup"]);
+    let namespaces = json(&["inspect", &name])[0]["namespaces"].clone();
+    assert_eq!(own.lines().next(), namespaces["pid"].as_str());
+    assert!(own.lines().any(|line| line == "0::/"), "{own}");
     assert_eq!(nspod(&["exec", &name, "sh", "-c", "exit 9"]).code(), 9);
     assert_eq!(nspod(&["exec", &name, "no-such"]).code(), 127);
     assert_eq!(nspod(&["exec", &name, "/etc"]).code(), 126);
@@ -139,6 +138,9 @@ fn a_paused_container_stands_still_and_can_be_killed() {
     eventually("it counts", || !count().is_empty());
     ok(&["pause", &name]);
     assert_eq!(name.at(), "paused");
+    let refused = nspod(&["exec", &name, "true"]);
+    let want = format!("nspod: the container {0} is paused; `nspod unpause {0}` lets it go on\n", &*name);
+    assert_eq!((refused.code(), refused.err), (125, want));
     let before = count();
     std::thread::sleep(std::time::Duration::from_millis(200));
     assert_eq!(count(), before);
