@@ -2,6 +2,9 @@
 //!
 //! All groups start the same static program, so what differs is the isolation.
 
+use std::sync::LazyLock;
+
+use nspod_benches::Program;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,7 +16,7 @@ use nspod_sandbox::ns_core::{IdMap, Kind, Kinds};
 use nspod_sandbox::spec::{IdMaps, Namespace, Root};
 use nspod_sandbox::{Command, Pod, PodSpec, Stdio};
 
-const NOTHING: &str = env!("CARGO_BIN_EXE_nothing");
+static NOTHING: LazyLock<Program> = LazyLock::new(|| Program::copy(env!("CARGO_BIN_EXE_nothing")));
 
 fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
     let mut group = criterion.benchmark_group(name);
@@ -30,9 +33,9 @@ fn run(command: &mut Command) {
 fn plain(criterion: &mut Criterion) {
     let mut group = group(criterion, "plain");
     group.bench_function("std", |b| {
-        b.iter(|| assert!(std::process::Command::new(NOTHING).status().expect("start").success()));
+        b.iter(|| assert!(std::process::Command::new(&*NOTHING).status().expect("start").success()));
     });
-    group.bench_function("bare", |b| b.iter(|| run(&mut Command::bare(NOTHING))));
+    group.bench_function("bare", |b| b.iter(|| run(&mut Command::bare(&*NOTHING))));
     group.finish();
 }
 
@@ -40,10 +43,10 @@ fn plain(criterion: &mut Criterion) {
 fn kinds(criterion: &mut Criterion) {
     let mut group = group(criterion, "kinds");
     for kind in Kind::ALL {
-        group.bench_function(kind.name(), |b| b.iter(|| run(Command::bare(NOTHING).isolate(kind.into()))));
+        group.bench_function(kind.name(), |b| b.iter(|| run(Command::bare(&*NOTHING).isolate(kind.into()))));
     }
-    group.bench_function("five", |b| b.iter(|| run(Command::bare(NOTHING).isolate(Kinds::FIVE))));
-    group.bench_function("eight", |b| b.iter(|| run(Command::bare(NOTHING).isolate(Kinds::all()))));
+    group.bench_function("five", |b| b.iter(|| run(Command::bare(&*NOTHING).isolate(Kinds::FIVE))));
+    group.bench_function("eight", |b| b.iter(|| run(Command::bare(&*NOTHING).isolate(Kinds::all()))));
     group.finish();
 }
 
@@ -55,10 +58,10 @@ fn containers(criterion: &mut Criterion) {
     let mut group = group(criterion, "container");
     group.bench_function("floor", |b| b.iter(|| floor.run().expect("floor")));
     group.bench_function("like-floor", |b| b.iter(|| run(&mut like_floor(&root.0))));
-    group.bench_function("new", |b| b.iter(|| run(&mut Command::new(NOTHING))));
+    group.bench_function("new", |b| b.iter(|| run(&mut Command::new(&*NOTHING))));
     group.bench_function("init", |b| {
         b.iter(|| {
-            let mut command = Command::new(NOTHING);
+            let mut command = Command::new(&*NOTHING);
             command.spec_mut().init = true;
             run(&mut command);
         });
@@ -74,7 +77,9 @@ fn containers(criterion: &mut Criterion) {
         };
         b.iter(|| run(&mut in_user_namespace(IdMaps::Maps { uid: map(), gid: map() })));
     });
-    group.bench_function("plan-alone", |b| b.iter(|| black_box(Command::new(NOTHING).plan().expect("plan"))));
+    group.bench_function("plan-alone", |b| {
+        b.iter(|| black_box(Command::new(&*NOTHING).plan().expect("plan")))
+    });
     group.finish();
 }
 
@@ -92,7 +97,7 @@ fn like_floor(root: &Path) -> Command {
 }
 
 fn in_user_namespace(maps: IdMaps) -> Command {
-    let mut command = Command::new(NOTHING);
+    let mut command = Command::new(&*NOTHING);
     command.namespace(Kind::User, Namespace::New);
     command.spec_mut().id_maps = maps;
     command
@@ -101,13 +106,13 @@ fn in_user_namespace(maps: IdMaps) -> Command {
 /// A further process in what is there already.
 fn joining(criterion: &mut Criterion) {
     let mut group = group(criterion, "join");
-    let mut sleeper = Command::new(NOTHING);
+    let mut sleeper = Command::new(&*NOTHING);
     let container = sleeper.arg("sleep").stdin(Stdio::Null).spawn().expect("start");
-    group.bench_function("exec", |b| b.iter(|| run(&mut container.exec(NOTHING).expect("exec"))));
+    group.bench_function("exec", |b| b.iter(|| run(&mut container.exec(&*NOTHING).expect("exec"))));
     container.delete().expect("delete");
 
     let pod = Pod::create("bench", &PodSpec::default()).expect("pod");
-    group.bench_function("pod-member", |b| b.iter(|| run(&mut pod.command(NOTHING).expect("member"))));
+    group.bench_function("pod-member", |b| b.iter(|| run(&mut pod.command(&*NOTHING).expect("member"))));
     pod.delete().expect("delete");
     group.bench_function("pod-create-delete", |b| {
         b.iter(|| Pod::create("bench", &PodSpec::default()).expect("pod").delete().expect("delete"));
@@ -124,7 +129,7 @@ impl Rootfs {
         for dir in ["proc", "dev", "sys"] {
             std::fs::create_dir_all(root.0.join(dir)).expect("a directory for the root");
         }
-        std::fs::copy(NOTHING, root.0.join("nothing")).expect("copy the program");
+        std::fs::copy(&*NOTHING, root.0.join("nothing")).expect("copy the program");
         root
     }
 }
@@ -141,6 +146,7 @@ fn all(criterion: &mut Criterion) {
         kinds(criterion);
         containers(criterion);
         joining(criterion);
+        NOTHING.remove();
     }
 }
 

@@ -48,9 +48,14 @@ impl Home {
             CgroupUse::None if !demanded => return Ok(None),
             CgroupUse::Inside(path) => {
                 let cgroup = Cgroup::open(path)?;
+                not_frozen(&cgroup)?;
                 return Ok(Some(Home { cgroup, borrowed: true, base: None, pod: None, above: Vec::new() }));
             }
-            CgroupUse::Under(path) => (Cgroup::open(path)?.create_child(name()?)?, None),
+            CgroupUse::Under(path) => {
+                let parent = Cgroup::open(path)?;
+                not_frozen(&parent)?;
+                (parent.create_child(name()?)?, None)
+            }
             CgroupUse::Auto | CgroupUse::None => match create_in_base(&name()?) {
                 Ok((base, cgroup)) => (cgroup, Some(base.path().to_owned())),
                 // A name that is taken is not for want of a right.
@@ -59,13 +64,8 @@ impl Home {
             },
         };
         let mut home = Home { cgroup, borrowed: false, base, pod, above: Vec::new() };
-        match home.prepare(spec) {
-            Ok(()) => Ok(Some(home)),
-            Err(e) => {
-                let _ = home.remove();
-                Err(e)
-            }
-        }
+        home.prepare(spec)?;
+        Ok(Some(home))
     }
 
     fn prepare(&mut self, spec: &Spec) -> Result<(), Error> {
@@ -122,8 +122,17 @@ impl Home {
     }
 
     /// Removes the cgroup and everything below it.
-    pub(crate) fn remove(self) -> Result<(), Error> {
-        if self.borrowed {
+    pub(crate) fn remove(mut self) -> Result<(), Error> {
+        self.clear()
+    }
+
+    /// Leaves it to live on.
+    pub(crate) fn leave(mut self) {
+        self.borrowed = true;
+    }
+
+    fn clear(&mut self) -> Result<(), Error> {
+        if std::mem::replace(&mut self.borrowed, true) {
             return Ok(());
         }
         self.cgroup.destroy()?;
@@ -132,6 +141,23 @@ impl Home {
             let _ = std::fs::remove_dir(base);
         }
         Ok(())
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let _ = self.clear();
+    }
+}
+
+/// A process that is born frozen never becomes its program, and its parent would wait for it.
+fn not_frozen(cgroup: &Cgroup) -> Result<(), Error> {
+    match cgroup.events() {
+        Ok(events) if events.frozen => Err(Error::new(
+            ErrorKind::State,
+            format!("nothing can be started in {}, which is frozen: thaw it first", cgroup.path().display()),
+        )),
+        _ => Ok(()),
     }
 }
 

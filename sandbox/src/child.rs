@@ -52,6 +52,8 @@ pub(crate) struct Loan<'a> {
     pub(crate) steps: &'a [Step],
     /// The child's end of the socket to the parent.
     pub(crate) report: c_int,
+    /// The parent's end, which a copy of its descriptors holds as well.
+    pub(crate) peer: c_int,
     /// Descriptors to place: from, to. The child changes `from`.
     pub(crate) fds: &'a mut [(c_int, c_int)],
     /// Ranges of descriptors to close.
@@ -105,6 +107,10 @@ impl Message {
 pub(crate) unsafe extern "C" fn enter(loan: *mut c_void) -> ! {
     // SAFETY: the caller's promise.
     let loan = unsafe { &mut *loan.cast::<Loan<'_>>() };
+    // Or the end of the parent would not be the end of what the child waits for.
+    if loan.next == 0 {
+        close(loan.peer);
+    }
     run(loan)
 }
 

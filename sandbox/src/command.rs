@@ -11,6 +11,7 @@ use ns_core::{Kind, Kinds, Pidfd};
 use crate::cgroups;
 use crate::container::Container;
 use crate::error::{Error, ErrorKind};
+use crate::family::Guests;
 use crate::outcome::Outcome;
 use crate::plan::{Handles, Plan};
 use crate::spec::{Join, Mount, Namespace, Namespaces, Root, Spec, User};
@@ -64,6 +65,7 @@ pub struct Command {
     cgroup: CgroupUse,
     pod: Option<PathBuf>,
     exit_file: Option<File>,
+    hosts: Vec<Guests>,
 }
 
 /// Which cgroup a container gets.
@@ -106,6 +108,7 @@ impl Command {
             cgroup: CgroupUse::Auto,
             pod: None,
             exit_file: None,
+            hosts: Vec::new(),
         }
     }
 
@@ -264,6 +267,18 @@ impl Command {
         self
     }
 
+    /// The process becomes a further one in a container of this program's.
+    pub(crate) fn guest_of(&mut self, guests: &Guests) {
+        self.hosts.push(guests.clone());
+    }
+
+    /// Where the spec joins this pid, it is this process that is meant, whoever has the
+    /// number by then.
+    pub(crate) fn joins_process(&mut self, pid: i32, pidfd: &Pidfd) -> Result<(), Error> {
+        self.handles.process = Some((pid, duplicate(pidfd)?));
+        Ok(())
+    }
+
     pub(crate) fn cgroup_use(&mut self, cgroup: CgroupUse) -> &mut Self {
         self.cgroup = cgroup;
         self
@@ -275,12 +290,12 @@ impl Command {
         self
     }
 
-    /// What would be done, without doing it. The descriptors handed over go into the plan.
+    /// What would be done, without doing it.
     ///
     /// # Errors
-    /// As [`Plan::new`].
-    pub fn plan(&mut self) -> Result<Plan, Error> {
-        Plan::new(&self.spec, std::mem::take(&mut self.handles))
+    /// As [`Plan::new`], and if this process is out of descriptors.
+    pub fn plan(&self) -> Result<Plan, Error> {
+        Plan::new(&self.spec, self.handles.try_clone()?)
     }
 
     /// Starts the container.
@@ -294,7 +309,7 @@ impl Command {
         let plan = self.plan()?;
         let mut streams = Streams::open(std::mem::take(&mut self.stdio))?;
         let home = cgroups::Home::open(&self.cgroup, self.name.as_deref(), &self.spec, self.pod.take())?;
-        Container::start_plan(plan, &mut streams, home, self.exit_file.take())
+        Container::start_plan(plan, &mut streams, home, self.exit_file.take(), self.hosts.clone())
     }
 
     /// Starts the container, waits for its end, and deletes it.
@@ -354,5 +369,27 @@ impl Streams {
     /// Closes this process's copies of the child's ends.
     pub(crate) fn close_child(&mut self) {
         self.child = Default::default();
+    }
+}
+
+fn duplicate(fd: &impl AsFd) -> Result<OwnedFd, Error> {
+    let copy = fd.as_fd().try_clone_to_owned();
+    copy.map_err(|e| Error::io(ErrorKind::Process, "copy a descriptor", "fcntl", &e))
+}
+
+impl Handles {
+    fn try_clone(&self) -> Result<Handles, Error> {
+        let inherited = self.inherited.iter().map(|(fd, to)| Ok((duplicate(fd)?, *to)));
+        let namespaces = self.namespaces.iter().map(|n| Ok(n.try_clone()?));
+        Ok(Handles {
+            namespaces: namespaces.collect::<Result<_, Error>>()?,
+            inherited: inherited.collect::<Result<_, Error>>()?,
+            process: self
+                .process
+                .as_ref()
+                .map(|(pid, fd)| Ok::<_, Error>((*pid, duplicate(fd)?)))
+                .transpose()?,
+            hold: self.hold,
+        })
     }
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cgroup_core::{Cgroup, Limits, Usage};
@@ -11,6 +12,7 @@ use ns_core::{Kind, Kinds, NamespaceSet, Pidfd};
 use crate::cgroups::Home;
 use crate::command::{CgroupUse, Command, Streams};
 use crate::error::{Error, ErrorKind};
+use crate::family::{self, Guests, Process};
 use crate::init;
 use crate::outcome::{Outcome, Status};
 use crate::plan::{Plan, Through};
@@ -23,8 +25,11 @@ use crate::spec::{Join, Namespace, Namespaces, Root, Spec};
 /// it live on.
 #[derive(Debug)]
 pub struct Container {
-    pid: i32,
-    pidfd: Pidfd,
+    process: Arc<Process>,
+    /// Further processes in it that this program has started.
+    guests: Guests,
+    /// The container or pod that it is a guest of.
+    hosts: Vec<Guests>,
     home: Option<Home>,
     plan: Plan,
     exit_file: Option<File>,
@@ -47,6 +52,7 @@ impl Container {
         streams: &mut Streams,
         home: Option<Home>,
         exit_file: Option<File>,
+        hosts: Vec<Guests>,
     ) -> Result<Container, Error> {
         let exit_file = match (plan.through == Some(Through::Init), exit_file) {
             (true, None) => Some(init::exit_file()?),
@@ -55,19 +61,18 @@ impl Container {
         let started = Instant::now();
         let cgroup = home.as_ref().map(|h| h.cgroup().as_fd());
         let spawned = spawn::spawn(&plan, streams.child(), cgroup, exit_file.as_ref());
-        let spawned = match (spawned, home.as_ref()) {
-            (Ok(spawned), _) => spawned,
-            (Err(e), _) => {
-                // The child is gone; so shall its cgroup be.
-                let _ = home.map(Home::remove);
-                return Err(e);
-            }
-        };
+        // If it failed, the child is gone, and its cgroup goes with `home`.
+        let spawned = spawned?;
+        let process = Process::new(spawned.pid, spawned.pidfd);
+        for host in &hosts {
+            host.add(&process);
+        }
         streams.close_child();
         let [stdin, stdout, stderr] = std::mem::take(&mut streams.ours);
         Ok(Container {
-            pid: spawned.pid,
-            pidfd: spawned.pidfd,
+            process,
+            guests: Guests::default(),
+            hosts,
             home,
             plan,
             exit_file,
@@ -83,17 +88,17 @@ impl Container {
 
     /// The pid of its first process, as the caller sees it.
     pub fn pid(&self) -> i32 {
-        self.pid
+        self.process.pid
     }
 
     /// Its first process.
     pub fn pidfd(&self) -> &Pidfd {
-        &self.pidfd
+        &self.process.pidfd
     }
 
-    /// Its cgroup, if it has one of its own.
+    /// Its cgroup, if it has one of its own; a further process in a container has none.
     pub fn cgroup(&self) -> Option<&Cgroup> {
-        self.home.as_ref().map(Home::cgroup)
+        self.home.as_ref().filter(|home| !home.is_borrowed()).map(Home::cgroup)
     }
 
     /// The spec that it was made from.
@@ -106,7 +111,7 @@ impl Container {
     /// # Errors
     /// If its first process has ended.
     pub fn namespaces(&self) -> Result<NamespaceSet, Error> {
-        Ok(NamespaceSet::of_pidfd(&self.pidfd)?)
+        Ok(NamespaceSet::of_pidfd(&self.process.pidfd)?)
     }
 
     /// Lets a held container become its program.
@@ -126,13 +131,11 @@ impl Container {
     /// # Errors
     /// If somebody else has reaped it.
     pub fn wait(&mut self) -> Result<Outcome, Error> {
-        if let Some(outcome) = &self.outcome {
-            return Ok(outcome.clone());
+        loop {
+            if let Some(outcome) = self.wait_for(None)? {
+                return Ok(outcome);
+            }
         }
-        let exit = self.pidfd.wait()?;
-        let outcome = self.conclude(exit);
-        self.outcome = Some(outcome.clone());
-        Ok(outcome)
     }
 
     /// As [`wait`](Self::wait), for so long at most; `None` if it runs still.
@@ -140,10 +143,16 @@ impl Container {
     /// # Errors
     /// As [`wait`](Self::wait).
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<Outcome>, Error> {
-        if self.outcome.is_none() && !self.pidfd.poll(Some(timeout))? {
-            return Ok(None);
+        self.wait_for(Some(timeout))
+    }
+
+    fn wait_for(&mut self, timeout: Option<Duration>) -> Result<Option<Outcome>, Error> {
+        if self.outcome.is_none()
+            && let Some(exit) = self.process.wait(&self.guests, timeout)?
+        {
+            self.outcome = Some(self.conclude(exit));
         }
-        self.wait().map(Some)
+        Ok(self.outcome.clone())
     }
 
     fn conclude(&mut self, exit: ns_core::Exit) -> Outcome {
@@ -172,7 +181,7 @@ impl Container {
     /// # Errors
     /// `ESRCH` if it has ended.
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
-        Ok(self.pidfd.send_signal(signal)?)
+        Ok(self.process.pidfd.send_signal(signal)?)
     }
 
     /// Kills everything in it; of a further process in another container, that process alone.
@@ -188,7 +197,7 @@ impl Container {
     }
 
     fn kill_first(&self) -> Result<(), Error> {
-        match self.pidfd.send_signal(libc::SIGKILL) {
+        match self.process.pidfd.send_signal(libc::SIGKILL) {
             Err(e) if e.raw_os_error() != Some(libc::ESRCH) => Err(e.into()),
             _ => Ok(()),
         }
@@ -241,7 +250,10 @@ impl Container {
     /// # Errors
     /// If the container has ended.
     pub fn exec(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command, Error> {
-        exec(&self.pidfd, self.pid, self.spec(), self.cgroup().map(|c| c.path()), program)
+        let cgroup = self.home.as_ref().map(|home| home.cgroup().path());
+        let mut command = exec(self.pidfd(), self.pid(), self.spec(), cgroup, program)?;
+        self.hosts.iter().chain([&self.guests]).for_each(|host| command.guest_of(host));
+        Ok(command)
     }
 
     /// Kills what is left in it and removes its cgroup.
@@ -252,42 +264,32 @@ impl Container {
         self.clear()
     }
 
-    /// Lets it live on without this handle.
+    /// Lets it live on without this handle. One that is held goes on holding its breath no
+    /// longer than this program lives.
     pub fn detach(mut self) {
-        self.home = None;
+        if let Some(home) = self.home.take() {
+            home.leave();
+        }
+        if let Some(held) = self.held.take() {
+            std::mem::forget(held);
+        }
         self.outcome.get_or_insert(Outcome::unknown());
     }
 
     fn clear(&mut self) -> Result<(), Error> {
         self.held = None;
+        let mut result = Ok(());
         if self.outcome.is_none() {
             // Its cgroup may be gone, with its pod's. Then it is dead, and yet to be reaped.
-            self.kill().or_else(|_| self.kill_first())?;
-            let own = self.pidfd.as_fd().try_clone_to_owned();
-            let own = own.map_err(|e| Error::io(ErrorKind::Process, "keep a pidfd", "fcntl", &e))?;
-            reap(Pidfd::from_owned_fd(own)?);
+            result = self.kill().or_else(|_| self.kill_first());
+            family::reap(self.process.clone(), &self.guests);
             self.outcome = Some(Outcome::unknown());
         }
         match self.home.take() {
-            Some(home) => home.remove(),
-            None => Ok(()),
+            Some(home) => result.and(home.remove()),
+            None => result,
         }
     }
-}
-
-/// Reaps a process that was killed; if it is another process's child, that is the other's to do.
-///
-/// It may take its time: a tracer hears of its end first, and the first process of a pid
-/// namespace ends when everybody in it has been reaped. One who was in there may be a child of
-/// this process whose handle is let go of later, by this very thread. So nothing waits here.
-pub(crate) fn reap(pidfd: Pidfd) {
-    if let Ok(true) = pidfd.poll(Some(Duration::from_millis(200)))
-        && !matches!(pidfd.try_wait(), Ok(None))
-    {
-        return;
-    }
-    let later = std::thread::Builder::new().name("nspod-reap".into());
-    let _ = later.spawn(move || pidfd.wait());
 }
 
 impl Drop for Container {
@@ -320,6 +322,7 @@ pub fn exec(
     process.terminal = None;
     let spec = Spec { process, namespaces, root: Root::Host, ..Spec::default() };
     let mut command = Command::from_spec(spec);
+    command.joins_process(pid, pidfd)?;
     command.cgroup_use(match cgroup {
         Some(path) => CgroupUse::Inside(path.into()),
         None => CgroupUse::None,

@@ -6,6 +6,7 @@ mod child;
 mod command;
 mod container;
 mod error;
+mod family;
 mod hint;
 mod host;
 pub mod init;

@@ -97,6 +97,8 @@ pub(crate) struct Tree {
 pub struct Handles {
     /// Namespaces to join, for the kinds that the spec says `Join(Handle)` of.
     pub namespaces: Vec<ns_core::Namespace>,
+    /// The process that is meant where the spec joins this pid.
+    pub process: Option<(i32, OwnedFd)>,
     /// Descriptors that the program inherits: from, to (3 and up).
     pub inherited: Vec<(OwnedFd, i32)>,
     /// Hold the child when everything is ready until [`Container::start`] is called.
@@ -126,7 +128,7 @@ impl Plan {
     /// As [`Plan::new`].
     pub fn on(spec: &Spec, host: &Host, handles: Handles) -> Result<Plan, Error> {
         check(spec)?;
-        let Handles { namespaces, inherited, hold } = handles;
+        let Handles { namespaces, process, inherited, hold } = handles;
         check_descriptors(&inherited)?;
         let mut plan = Plan {
             steps: Vec::with_capacity(64),
@@ -140,7 +142,7 @@ impl Plan {
             held: hold,
             spec: spec.clone(),
         };
-        let ids = namespaces::add(&mut plan, host, namespaces)?;
+        let ids = namespaces::add(&mut plan, host, (namespaces, process))?;
         files::add(&mut plan, host, &ids)?;
         identity::add(&mut plan, host, &ids)?;
         if plan.steps.len() > usize::from(u16::MAX) {

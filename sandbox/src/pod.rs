@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use cgroup_core::{Cgroup, Limits, Usage};
 use ns_core::{Kind, Kinds, Namespace, Pidfd, TimeOffsets};
@@ -16,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::cgroups;
 use crate::command::Command;
 use crate::error::{Error, ErrorKind};
-use crate::spec::{IdMaps, Mount, MountKind, Namespaces, Spec};
+use crate::family::{self, Guests, Process};
+use crate::spec::{Capabilities, IdMaps, Mount, MountKind, Namespaces, Root, Seccomp, Spec, User};
 
 /// What the containers of a pod have in common.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,7 +47,7 @@ pub struct PodSpec {
 #[serde(deny_unknown_fields)]
 pub struct Files {
     /// What they see as `/`.
-    pub root: crate::spec::Root,
+    pub root: Root,
     /// Mounts within it.
     pub mounts: Vec<Mount>,
 }
@@ -96,8 +98,10 @@ pub struct Pod {
     namespaces: Vec<Namespace>,
     cgroup: Option<Cgroup>,
     base: Option<PathBuf>,
-    holder: Option<Pidfd>,
-    holder_pid: Option<i32>,
+    /// The process that holds its namespaces, if one does.
+    holder: Option<Arc<Process>>,
+    /// Its containers, as long as they are this program's to reap.
+    guests: Guests,
     shm: Option<PathBuf>,
     /// Its user namespace has a single id, and setgroups(2) is denied there.
     single_id: bool,
@@ -135,7 +139,7 @@ impl Pod {
             cgroup,
             base,
             holder: None,
-            holder_pid: None,
+            guests: Guests::default(),
             shm: None,
             single_id: false,
             pins: None,
@@ -176,12 +180,23 @@ impl Pod {
         };
         if share.contains(Kinds::from(Kind::User)) {
             spec.id_maps = self.spec.id_maps.clone();
+        } else if stays {
+            // Nobody, so that no container's root could do anything to it.
+            spec.process.user = Some(User { uid: 65534, gid: 65534, groups: Vec::new() });
         }
         if let Some(files) = &self.spec.files {
             spec.root = files.root.clone();
             spec.mounts = files.mounts.clone();
         }
-        if !stays {
+        if stays {
+            if self.spec.files.is_none() {
+                *spec.namespaces.get_mut(Kind::Mnt) = crate::spec::Namespace::New;
+                spec.root = Root::Empty;
+            }
+            spec.process.capabilities = Some(Capabilities::NONE);
+            spec.process.no_new_privs = true;
+            spec.process.seccomp = Seccomp::Standard;
+        } else {
             spec.process.args = vec!["true".into()];
         }
         let mut command = Command::from_spec(spec);
@@ -200,8 +215,7 @@ impl Pod {
             self.namespaces.push(Namespace::of_pidfd(process.pidfd(), kind)?);
         }
         if stays {
-            self.holder = Some(Pidfd::open(process.pid())?);
-            self.holder_pid = Some(process.pid());
+            self.holder = Some(Process::new(process.pid(), Pidfd::open(process.pid())?));
             process.detach();
             return Ok(());
         }
@@ -232,11 +246,12 @@ impl Pod {
     /// If a pin or the holder is gone.
     pub fn open(spec: &PodSpec, record: &PodRecord) -> Result<Pod, Error> {
         let mut namespaces = Vec::new();
-        let holder = record.holder.map(Pidfd::open).transpose()?;
+        let open = |pid| Pidfd::open(pid).map(|pidfd| Process::new(pid, pidfd));
+        let holder = record.holder.map(open).transpose()?;
         for kind in spec.share.kinds() {
             namespaces.push(match (&record.pins, &holder) {
                 (Some(dir), _) => Namespace::open(dir.join(kind.name()))?,
-                (None, Some(holder)) => Namespace::of_pidfd(holder, kind)?,
+                (None, Some(holder)) => Namespace::of_pidfd(&holder.pidfd, kind)?,
                 (None, None) => {
                     return Err(Error::new(
                         ErrorKind::State,
@@ -251,7 +266,7 @@ impl Pod {
             cgroup: record.cgroup.as_deref().map(Cgroup::open).transpose()?,
             base: record.base.clone(),
             holder,
-            holder_pid: record.holder,
+            guests: Guests::default(),
             shm: record.shm.clone(),
             single_id: record.single_id,
             pins: record.pins.clone(),
@@ -264,7 +279,7 @@ impl Pod {
         PodRecord {
             cgroup: self.cgroup.as_ref().map(|c| c.path().to_owned()),
             base: self.base.clone(),
-            holder: self.holder_pid,
+            holder: self.holder_pid(),
             shm: self.shm.clone(),
             single_id: self.single_id,
             pins: self.pins.clone(),
@@ -283,7 +298,7 @@ impl Pod {
 
     /// The pid of the process that holds its namespaces, if one does.
     pub fn holder_pid(&self) -> Option<i32> {
-        self.holder_pid
+        self.holder.as_ref().map(|holder| holder.pid)
     }
 
     /// A shared namespace.
@@ -306,8 +321,9 @@ impl Pod {
     /// # Errors
     /// If the process is out of descriptors.
     pub fn join(&self, command: &mut Command) -> Result<(), Error> {
+        command.guest_of(&self.guests);
         for namespace in &self.namespaces {
-            match (namespace.kind(), self.holder_pid) {
+            match (namespace.kind(), self.holder_pid()) {
                 // By pid: only /proc/PID tells whether setgroups is allowed there.
                 (Kind::User, Some(pid)) => {
                     command.namespace(Kind::User, crate::spec::Namespace::Join(crate::spec::Join::Pid(pid)))
@@ -322,12 +338,12 @@ impl Pod {
         if self.spec.share.contains(Kinds::from(Kind::Pid)) {
             spec.init = false;
         }
-        if self.single_id && spec.process.user == Some(crate::spec::User::default()) {
+        if self.single_id && spec.process.user == Some(User::default()) {
             // There is nobody else to be, and no group that could be dropped.
             spec.process.user = None;
         }
         if self.spec.share.contains(Kinds::from(Kind::Mnt)) {
-            spec.root = crate::spec::Root::Host;
+            spec.root = Root::Host;
             spec.mounts.clear();
             spec.masked_paths.clear();
             spec.readonly_paths.clear();
@@ -388,7 +404,7 @@ impl Pod {
     }
 
     fn kill_holder(&self) -> Result<(), Error> {
-        match self.holder.as_ref().map(|h| h.send_signal(libc::SIGKILL)) {
+        match self.holder.as_ref().map(|h| h.pidfd.send_signal(libc::SIGKILL)) {
             Some(Err(e)) if e.raw_os_error() != Some(libc::ESRCH) => Err(e.into()),
             _ => Ok(()),
         }
@@ -415,11 +431,14 @@ impl Pod {
     }
 
     fn clear(&mut self) -> Result<(), Error> {
-        self.kill()?;
+        // Its cgroup may be gone; whatever else there is of it shall go as well.
+        let mut result = self.kill().or_else(|e| match &self.cgroup {
+            Some(cgroup) if !cgroup.path().exists() => self.kill_holder(),
+            _ => Err(e),
+        });
         if let Some(holder) = self.holder.take() {
-            crate::container::reap(holder);
+            family::reap(holder, &self.guests);
         }
-        let mut result = Ok(());
         if let Some(dir) = self.pins.take() {
             for namespace in &self.namespaces {
                 let unpinned = Namespace::unpin(dir.join(namespace.kind().name()));
@@ -427,7 +446,7 @@ impl Pod {
             }
         }
         if let Some(shm) = self.shm.take() {
-            let removed = fs::remove_dir_all(&shm);
+            let removed = fs::remove_dir_all(shm.parent().unwrap_or(&shm));
             result =
                 result.and(removed.map_err(|e| {
                     Error::io(ErrorKind::State, format!("remove {}", shm.display()), "unlink", &e)
@@ -466,11 +485,13 @@ pub struct PodRecord {
 }
 
 /// The shared memory of a pod's containers: a directory of the host's own `/dev/shm`, so
-/// that no mount is needed.
+/// that no mount is needed, within one that only the caller can enter.
 fn make_shm(name: &str) -> Result<PathBuf, Error> {
-    let path = PathBuf::from(format!("/dev/shm/nspod-{name}-{}", cgroups::random_name()?));
+    let outer = PathBuf::from(format!("/dev/shm/nspod-{name}-{}", cgroups::random_name()?));
     let failed =
         |call| move |e: std::io::Error| Error::io(ErrorKind::State, "make the pod's /dev/shm", call, &e);
+    fs::DirBuilder::new().mode(0o700).create(&outer).map_err(failed("mkdir"))?;
+    let path = outer.join("shm");
     fs::create_dir(&path).map_err(failed("mkdir"))?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o1777)).map_err(failed("chmod"))?;
     Ok(path)

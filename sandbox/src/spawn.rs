@@ -64,6 +64,7 @@ pub(crate) fn spawn(
     let mut loan = Loan {
         steps: &plan.steps,
         report: child_end.as_raw_fd(),
+        peer: parent_end.as_raw_fd(),
         fds: &mut fds,
         close: &close,
         above,

@@ -1,4 +1,5 @@
 //! What a single container is and does, on the real kernel, as root.
+#![allow(unsafe_code)]
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -128,10 +129,9 @@ fn nothing_but_the_given_descriptors_reaches_the_program() {
     // One that is not closed on exec, as a careless host program has.
     let leak = std::fs::File::open("/etc").unwrap();
     nix::fcntl::fcntl(&leak, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
-    let mut command = Command::new("sh");
-    let extra = std::fs::File::open("/etc/passwd").unwrap();
-    command.fd(extra, 7);
     for init in [false, true] {
+        let mut command = Command::new("sh");
+        command.fd(std::fs::File::open("/etc/passwd").unwrap(), 7);
         command.spec_mut().init = init;
         let text = output(
             &mut command,
@@ -141,7 +141,6 @@ fn nothing_but_the_given_descriptors_reaches_the_program() {
         // 0, 1, 2, 7, and what the shell's own glob and readlink open.
         assert!(fds.lines().all(|l| !l.ends_with("/etc")), "{fds}");
         assert!(line.starts_with("root:"), "{line}");
-        command.fd(std::fs::File::open("/etc/passwd").unwrap(), 7);
     }
 }
 
@@ -607,7 +606,7 @@ fn the_callers_memory_cannot_be_traced_from_the_container_that_is_entered() {
     // The process that enters has the caller's memory until it has become its program, and
     // is in sight of the container's: the plan says so before it is born there.
     let container = sleeper(|_| {});
-    let mut exec = container.exec("true").unwrap();
+    let exec = container.exec("true").unwrap();
     let plan = exec.plan().unwrap().to_string();
     let at = |what: &str| plan.find(what).unwrap_or_else(|| panic!("{what}: {plan}"));
     assert!(at("keep the caller's memory") < at("go on in a sibling process"), "{plan}");
@@ -625,4 +624,139 @@ fn a_descriptor_has_one_number_of_3_or_more() {
         }
         assert_eq!(error(&mut command).kind(), ErrorKind::InvalidSpec, "{numbers:?}");
     }
+}
+
+/// Runs it in a thread of its own: a hang must fail, and not hang the tests.
+fn in_time(what: impl FnOnce() + Send + 'static) {
+    let (done, wait) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        what();
+        let _ = done.send(());
+    });
+    wait.recv_timeout(Duration::from_secs(60)).expect("this takes too long, or panicked");
+    thread.join().unwrap();
+}
+
+#[test]
+fn waiting_for_a_container_reaps_the_guests_that_keep_it_from_ending() {
+    need_root!("waiting_for_a_container_reaps_the_guests_that_keep_it_from_ending");
+    in_time(|| {
+        let mut command = Command::new("sh");
+        command.args(["-c", "read x; exit 7"]).stdin(Stdio::Piped);
+        let mut container = command.spawn().unwrap();
+        let mut exec = container.exec("sleep").unwrap();
+        let mut guest = exec.arg("1000").stdin(Stdio::Null).spawn().unwrap();
+        drop(container.stdin.take());
+        // Its end kills the guest, whose handle is still here.
+        assert_eq!(container.wait().unwrap().status, Status::Exited(7));
+        assert_eq!(guest.wait().unwrap().status.code(), 128 + libc::SIGKILL);
+        container.delete().unwrap();
+    });
+}
+
+#[test]
+fn a_further_process_that_cannot_start_leaves_no_zombie() {
+    need_root!("a_further_process_that_cannot_start_leaves_no_zombie");
+    in_time(|| {
+        let container = sleeper(|_| {});
+        for _ in 0..3 {
+            let mut exec = container.exec("/nonexistent").unwrap();
+            assert_eq!(error(&mut exec).kind(), ErrorKind::ProgramNotFound);
+        }
+        let mut exec = container.exec("sh").unwrap();
+        assert_eq!(output(&mut exec, "cd /proc; cat [0-9]*/stat | grep -c ' Z ' || true"), "0");
+        container.delete().unwrap();
+    });
+}
+
+#[test]
+fn nothing_is_started_in_a_frozen_container() {
+    need_root!("nothing_is_started_in_a_frozen_container");
+    in_time(|| {
+        let container = sleeper(|_| {});
+        container.freeze().unwrap();
+        let e = error(&mut container.exec("true").unwrap());
+        assert_eq!(e.kind(), ErrorKind::State, "{e}");
+        assert!(e.to_string().ends_with("which is frozen: thaw it first"), "{e}");
+        container.thaw().unwrap();
+        assert!(container.exec("true").unwrap().status().unwrap().status.success());
+    });
+}
+
+#[test]
+fn a_command_can_be_planned_and_started_again_and_again() {
+    need_root!("a_command_can_be_planned_and_started_again_and_again");
+    let mut command = Command::new("sh");
+    command.fd(std::fs::File::open("/etc/passwd").unwrap(), 5);
+    for _ in 0..3 {
+        command.plan().unwrap();
+        assert!(
+            output(&mut command, "readlink /proc/self/fd/5; readlink /proc/$$/fd/5")
+                .starts_with("/etc/passwd")
+        );
+    }
+}
+
+#[test]
+fn the_supplementary_groups_of_the_caller_are_left() {
+    need_root!("the_supplementary_groups_of_the_caller_are_left");
+    in_time(|| {
+        // Of this thread alone, by the raw call.
+        // SAFETY: reads one gid.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_setgroups, 1, [42u32].as_ptr()) }, 0);
+        for user in [None, Some(nspod_sandbox::spec::User::default())] {
+            let mut command = Command::new("sh");
+            command.namespace(Kind::User, Namespace::New);
+            command.spec_mut().process.user = user;
+            assert_eq!(output(&mut command, "grep ^Groups: /proc/self/status").trim(), "Groups:");
+        }
+    });
+}
+
+#[test]
+fn a_host_whose_mounts_are_shared_sees_none_of_the_containers() {
+    need_root!("a_host_whose_mounts_are_shared_sees_none_of_the_containers");
+    in_time(|| {
+        use nix::mount::{MsFlags, mount};
+        // A mount namespace of this thread's own, shared as systemd makes the host's.
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SHARED, none).unwrap();
+        let mounts = || std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap().lines().count();
+        let before = mounts();
+        for user in [Namespace::Host, Namespace::New] {
+            let mut command = Command::new("true");
+            command.namespace(Kind::User, user).stdin(Stdio::Null);
+            assert!(command.status().unwrap().status.success());
+            assert_eq!(mounts(), before);
+        }
+    });
+}
+
+#[test]
+fn proc_is_mounted_along_no_link() {
+    need_root!("proc_is_mounted_along_no_link");
+    let image = Image::new();
+    std::fs::rename(image.path().join("proc"), image.path().join("elsewhere")).unwrap();
+    std::os::unix::fs::symlink("elsewhere", image.path().join("proc")).unwrap();
+    let mut command = Command::new("sh");
+    command.root(Root::Dir { path: image.path(), readonly: true });
+    let e = error(&mut command);
+    assert_eq!((e.failed_call(), e.raw_os_error()), (Some("openat2"), Some(libc::ELOOP)), "{e}");
+}
+
+#[test]
+fn an_image_that_names_its_runtime_as_interpreter_finds_the_sealed_init() {
+    need_root!("an_image_that_names_its_runtime_as_interpreter_finds_the_sealed_init");
+    use std::os::unix::fs::PermissionsExt;
+    let image = Image::new();
+    let path = image.path().join("bin/evil");
+    std::fs::write(&path, "#!/proc/self/exe\n").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new("/bin/evil");
+    command.root(Root::Dir { path: image.path(), readonly: true }).stdin(Stdio::Null);
+    // The init is given arguments that it does not understand, and says so by its code: the
+    // test's own program would have run its tests.
+    assert_eq!(command.status().unwrap().status, Status::Exited(125));
 }

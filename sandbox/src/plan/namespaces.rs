@@ -1,5 +1,7 @@
 //! Which namespaces are joined, made and mapped, in which order, and by which clone.
 
+use std::os::fd::OwnedFd;
+
 use ns_core::{IdMap, Kind, Kinds, Pidfd};
 
 use super::{Ids, Maps, Plan, c_string};
@@ -8,6 +10,9 @@ use crate::host::Host;
 use crate::spec::{IdMaps, Join, Namespace};
 use crate::step::Step;
 
+/// What is joined by descriptors: namespaces, and the process of a pid.
+type Handles = (Vec<ns_core::Namespace>, Option<(i32, OwnedFd)>);
+
 /// Adds the steps and decides the clones.
 ///
 /// Mostly one clone makes all that is new, and joins follow. It takes a second one where
@@ -15,7 +20,7 @@ use crate::step::Step;
 /// - new namespaces shall belong to a user namespace that is joined;
 /// - a new user namespace would lose the right to join others';
 /// - clocks are set, which must be done before anyone is in the time namespace.
-pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Vec<ns_core::Namespace>) -> Result<Ids, Error> {
+pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Handles) -> Result<Ids, Error> {
     let spec = plan.spec.clone();
     let ns = &spec.namespaces;
     let (user, time, pid) = (Kinds::from(Kind::User), Kinds::from(Kind::Time), Kinds::from(Kind::Pid));
@@ -93,12 +98,7 @@ pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Vec<ns_core::Namesp
 
 /// Joins what is to be joined. A caller with privileges enters the user namespace last,
 /// lest it lose them; one without enters it first, to gain some.
-fn join(
-    plan: &mut Plan,
-    host: &Host,
-    joined: Kinds,
-    handles: &mut Vec<ns_core::Namespace>,
-) -> Result<(), Error> {
+fn join(plan: &mut Plan, host: &Host, joined: Kinds, (handles, process): &mut Handles) -> Result<(), Error> {
     let spec = plan.spec.clone();
     let mut order: Vec<Kind> = joined.kinds().filter(|k| *k != Kind::User).collect();
     if joined.contains(Kinds::from(Kind::User)) {
@@ -122,8 +122,13 @@ fn join(
                 if *pid <= 0 {
                     return Err(Error::invalid(&field, format!("{pid} is not a pid")));
                 }
-                let pidfd = Pidfd::open(*pid)?;
-                steps.push(Step::JoinPidfd { kinds: kind.into(), pidfd: pidfd.into(), pid: *pid });
+                let pidfd = match process {
+                    Some((meant, pidfd)) if meant == pid => pidfd
+                        .try_clone()
+                        .map_err(|e| Error::io(ErrorKind::Process, "copy a descriptor", "fcntl", &e))?,
+                    _ => Pidfd::open(*pid)?.into(),
+                };
+                steps.push(Step::JoinPidfd { kinds: kind.into(), pidfd, pid: *pid });
             }
             Namespace::Join(Join::Path(path)) => {
                 let namespace = ns_core::Namespace::open(path)?;

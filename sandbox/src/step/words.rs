@@ -71,10 +71,10 @@ impl fmt::Display for MountStep {
             (libc::MOUNT_ATTR_NODEV, "nodev"),
             (libc::MOUNT_ATTR_NOEXEC, "noexec"),
         ];
-        for (bit, name) in flags {
-            if self.set & bit != 0 {
-                write!(f, ",{name}")?;
-            }
+        let set: Vec<&str> =
+            flags.into_iter().filter(|(bit, _)| self.set & bit != 0).map(|(_, name)| name).collect();
+        if !set.is_empty() {
+            write!(f, " ({})", set.join(","))?;
         }
         Ok(())
     }
