@@ -54,11 +54,11 @@ fn ended(entry: &Entry) -> Result<Status> {
         })
     };
     // Who killed it notes that after its end.
-    for _ in 0..100 {
+    for attempt in 0..100 {
         if let Some(status) = entry.status()?.or_else(seen) {
             return Ok(status);
         }
-        if watched.is_none() {
+        if watched.is_none() && attempt == 25 {
             break;
         }
         std::thread::sleep(Duration::from_millis(20));

@@ -77,7 +77,15 @@ pub(super) fn openat(dir: c_int, path: &CStr, flags: c_int, mode: u32) -> Result
 
 pub(super) fn openat2(dir: c_int, path: &CStr, flags: c_int, resolve: u64) -> Result<c_int, Fault> {
     let how = [flags as u64, 0, resolve];
-    call!(Openat2, libc::SYS_openat2, dir, path.as_ptr(), how.as_ptr(), size_of_val(&how))
+    let mut patience = 10_000u32;
+    loop {
+        match call!(Openat2, libc::SYS_openat2, dir, path.as_ptr(), how.as_ptr(), size_of_val(&how)) {
+            // Somewhere something was renamed or mounted meanwhile, and the kernel could not
+            // be sure that the path stayed within.
+            Err(fault) if fault.errno == libc::EAGAIN && patience > 0 => patience = patience.wrapping_sub(1),
+            other => return other,
+        }
+    }
 }
 
 pub(super) fn write_all(fd: c_int, value: &CStr) -> Done {

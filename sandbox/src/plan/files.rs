@@ -35,7 +35,7 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
     }
     let mut builder = Files {
         // A user namespace of root's maps root to an id that cannot reach what root can.
-        parent_opens: ids.new && host.privileged(),
+        parent_opens: ids.foreign && host.privileged(),
         foreign: ids.foreign,
         bind_devices: ids.foreign || !host.mknod(),
         own: |kind| !ids.new || spec.namespaces.is_new(kind),
