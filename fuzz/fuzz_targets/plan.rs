@@ -74,9 +74,12 @@ fn count(steps: &[Step], is: impl Fn(&&Step) -> bool) -> usize {
 fn one_program_at_the_end(spec: &Spec, steps: &[Step]) {
     assert_eq!(count(steps, |s| matches!(s, Step::Exec(_))), 1);
     let Some(Step::Exec(exec)) = steps.last() else { panic!("the program is not the last step") };
-    assert_eq!(exec.file.is_some(), spec.init);
+    // The sealed init comes first where it stays, and where the program is an image's.
+    let image = !matches!(spec.root, Root::Host | Root::HostReadOnly);
+    let image = image || matches!(spec.namespaces.mnt, Choice::Join(_));
+    assert_eq!(exec.file.is_some(), spec.init || image);
     assert_eq!(exec.envp.strings().len(), spec.process.env.len());
-    if !spec.init {
+    if exec.file.is_none() {
         assert_eq!(exec.argv.strings().len(), spec.process.args.len());
     }
 }
@@ -133,7 +136,11 @@ fn ids_are_mapped_once(spec: &Spec, steps: &[Step], text: &str) {
     let awaited = find(steps, |s| matches!(s, Step::AwaitMaps));
     assert_eq!(awaited.is_some(), text.contains("write the id maps"), "{text}");
     if let Some(at) = find(steps, |s| matches!(s, Step::AwaitMaps | Step::MapSelf { .. })) {
-        assert!(matches!(steps[at + 1], Step::Become { .. }), "{}", steps[at + 1]);
+        // Clocks are set before the ids change.
+        let mut next = steps[at + 1..].iter().skip_while(|s| {
+            matches!(s, Step::TimeOffsets(_)) || matches!(s, Step::Unshare(k) if *k == Kinds::TIME)
+        });
+        assert!(matches!(next.next(), Some(Step::Become { .. })));
         assert!(
             find(steps, |s| matches!(s, Step::Unshare(k) if k.contains(Kinds::USER))).is_none_or(|u| u < at)
         );
@@ -151,7 +158,7 @@ fn files_in_order(spec: &Spec, steps: &[Step]) {
             Step::Sysctl { .. } => need(Slot::Proc),
             Step::PivotRoot { .. } => need(Slot::Root),
             Step::Mask(dest) | Step::ReadOnly(dest) => {
-                need(Slot::Root);
+                need(dest.base);
                 stays_inside(dest);
             }
             Step::Mount(mount) => {
@@ -244,6 +251,12 @@ fn privileges_last(spec: &Spec, steps: &[Step], hold: bool) {
     assert_eq!(no_new_privs.is_some(), spec.process.no_new_privs);
     assert_eq!(seccomp.is_some(), spec.process.seccomp != nspod_sandbox::spec::Seccomp::Unconfined);
     assert_eq!(held, hold.then(|| steps.len() - 2));
+    // Nobody with as few capabilities may trace what has the caller's memory still.
+    if let Some(capabilities) = capabilities
+        && !spec.namespaces.is_new(Kind::User)
+    {
+        assert!(at(|s| matches!(s, Step::Undumpable)).is_some_and(|marked| marked < capabilities));
+    }
     for privileged in [credentials, capabilities, no_new_privs].into_iter().flatten() {
         assert!(descriptors < privileged);
     }
