@@ -69,41 +69,16 @@ pub(crate) fn paint(text: &str, sgr: &str) -> String {
     if colours() { format!("\x1b[{sgr}m{text}\x1b[0m") } else { text.into() }
 }
 
-/// How many columns a text takes on the terminal, which what colours it does not.
-fn width(text: &str) -> usize {
-    let mut visible = true;
-    let seen = |c: char| {
-        let counts = visible && c != '\x1b';
-        visible = if visible { c != '\x1b' } else { c == 'm' };
-        counts
-    };
-    text.chars().map(seen).filter(|counts| *counts).count()
-}
-
 fn layout(headings: &[&str], rows: &[Vec<String>], bold: bool) -> String {
-    let mut widths: Vec<usize> = headings.iter().map(|h| self::width(h)).collect();
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(self::width(cell));
-        }
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
+    table.set_header(headings.iter().map(|h| if bold { format!("\x1b[1m{h}\x1b[0m") } else { (*h).into() }));
+    table.add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
     }
-    let mut text = String::new();
-    let mut add = |cells: &mut dyn Iterator<Item = &str>, style: [&str; 2]| {
-        let mut row = String::new();
-        for (cell, width) in cells.zip(&widths) {
-            let gap = width - self::width(cell) + 2;
-            row.push_str(&format!("{cell}{:gap$}", ""));
-        }
-        text.push_str(style[0]);
-        text.push_str(row.trim_end());
-        text.push_str(style[1]);
-        text.push('\n');
-    };
-    add(&mut headings.iter().copied(), if bold { ["\x1b[1m", "\x1b[0m"] } else { [""; 2] });
-    for row in rows {
-        add(&mut row.iter().map(String::as_str), [""; 2]);
-    }
-    text
+    table.trim_fmt() + "\n"
 }
 
 /// What a program wrote about itself, without the control characters that would act on

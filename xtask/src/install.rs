@@ -19,15 +19,17 @@ pub(crate) const GUEST: &[&str] = &[
 
 /// What the tests call, or what building them takes, beside what is in every Debian system.
 pub(crate) const TESTS: &[&str] = &[
-    "attr", // setfattr
-    "g++",  // libFuzzer
-    "gcc",  // linking
+    "attr",              // setfattr
+    "dbus-user-session", // a bus for a user's systemd
+    "g++",               // libFuzzer
+    "gcc",               // linking
     "iproute2",
     "libc6-dev",
     "procps",
     "python3",
     "strace",
-    "uidmap", // newuidmap and newgidmap
+    "systemd", // delegation of cgroups
+    "uidmap",  // newuidmap and newgidmap
     "util-linux",
 ];
 
