@@ -119,7 +119,8 @@ fn a_detached_container_can_be_watched_waited_for_and_removed() {
     assert_eq!(code(&["rm", &name.0]), 125);
     assert_eq!(ok(&["exec", &name.0, "hostname"]), format!("{}\n", name.0));
     assert_eq!(code(&["exec", &name.0, "sh", "-c", "exit 5"]), 5);
-    ok(&["exec", &name.0, "touch", "/tmp/go"]);
+    // The container may see the file and end, and this process with it, before it has exited.
+    assert!([0, 137].contains(&code(&["exec", &name.0, "touch", "/tmp/go"])));
     assert_eq!(ok(&["wait", &name.0]), "3\n");
     assert_eq!(ok(&["logs", &name.0]), "out\nerr\n");
     assert_eq!(ok(&["logs", "--tail", "1", &name.0]), "err\n");
