@@ -169,8 +169,13 @@ impl Pod {
     fn make_namespaces(&mut self) -> Result<(), Error> {
         let (pid, share) = (Kinds::from(Kind::Pid), self.spec.share);
         let stays = share.contains(pid) || self.spec.hold_by == HoldBy::Process;
+        let mut made = if stays { share | pid } else { share };
+        if share.contains(Kinds::from(Kind::Mnt)) {
+            // Or the shared files would show the host's /dev/shm.
+            made |= Kinds::from(Kind::Ipc);
+        }
         let mut spec = Spec {
-            namespaces: Namespaces::new(if stays { share | pid } else { share }),
+            namespaces: Namespaces::new(made),
             hostname: self.spec.hostname.clone(),
             sysctls: self.spec.sysctls.clone(),
             time_offsets: self.spec.time_offsets,

@@ -130,3 +130,23 @@ fn deleting_a_pod_kills_its_containers_and_leaves_nothing() {
         assert!(!shm.into_iter().any(|e| e.file_name().to_string_lossy().contains(&name)));
     }
 }
+
+#[test]
+fn shared_files_have_a_shared_memory_of_their_own() {
+    need_root!("shared_files_have_a_shared_memory_of_their_own");
+    let share = Kind::Mnt.into();
+    let files = nspod_sandbox::Files {
+        root: nspod_sandbox::spec::Root::HostReadOnly,
+        mounts: nspod_sandbox::spec::Spec::new("").mounts,
+    };
+    let spec = PodSpec { share, files: Some(files), ..PodSpec::default() };
+    let name = name("files");
+    let pod = Pod::create(&name, &spec).unwrap();
+    let path = format!("/dev/shm/{name}");
+    let mut writes = pod.command("sh").unwrap();
+    writes.args(["-c", &format!("echo x > {path}")]).stdin(Stdio::Null);
+    assert!(writes.status().unwrap().status.success());
+    assert!(!Path::new(&path).exists(), "this is the host's");
+    let mut reads = pod.command("cat").unwrap();
+    assert!(reads.arg(&path).stdin(Stdio::Null).stdout(Stdio::Null).status().unwrap().status.success());
+}
