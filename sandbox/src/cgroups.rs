@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use cgroup_core::delegate::{self, Move};
-use cgroup_core::{Cgroup, Controllers, Hierarchy, Limits};
+use cgroup_core::{Cgroup, Controllers, Hierarchy, Limits, MemoryEvents};
 
 use crate::command::CgroupUse;
 use crate::error::{Error, ErrorKind};
@@ -94,7 +94,8 @@ impl Home {
         let mut path = self.cgroup.path();
         while let Some(parent) = path.parent() {
             let Ok(text) = std::fs::read_to_string(parent.join("memory.events.local")) else { break };
-            all.push((parent.to_owned(), event(&text, "oom")));
+            let oom = MemoryEvents::parse(&text).ok().and_then(|events| events.oom);
+            all.push((parent.to_owned(), oom.unwrap_or(0)));
             path = parent;
         }
         all
@@ -170,11 +171,6 @@ pub(crate) fn limit(cgroup: &Cgroup, limits: &Limits) -> Result<(), Error> {
     }
     cgroup.apply(limits)?;
     Ok(())
-}
-
-fn event(text: &str, name: &str) -> u64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 /// The cgroup under which containers are made: `nspod` below the root for root, below what

@@ -264,8 +264,8 @@ impl Container {
         self.clear()
     }
 
-    /// Lets it live on without this handle. One that is held goes on holding its breath no
-    /// longer than this program lives.
+    /// Lets it live on without this handle. One that is held stays held as long as this
+    /// program lives.
     pub fn detach(mut self) {
         if let Some(home) = self.home.take() {
             home.leave();
