@@ -4,6 +4,7 @@
 //! plan by [`Plan::new`](crate::Plan::new).
 
 mod files;
+mod hooks;
 mod namespaces;
 mod process;
 mod text;
@@ -16,10 +17,16 @@ use cgroup_core::Limits;
 use ns_core::{Kind, Kinds, TimeOffsets};
 use serde::{Deserialize, Serialize};
 
-pub use files::{Mount, MountKind, Root, Writes};
+pub use files::{
+    Attributes, Link, Mount, MountIdMaps, MountKind, Node, NodeKind, Propagation, PropagationKind, Root,
+    Writes,
+};
+pub use hooks::{Hook, Hooks};
 pub use namespaces::{IdMaps, Join, Namespace, Namespaces};
 pub(crate) use process::rlimit_name;
-pub use process::{Capabilities, Process, Rlimit, Seccomp, Terminal, User};
+pub use process::{
+    Capabilities, IoPriority, MemoryPolicy, Process, Rlimit, Scheduler, Seccomp, Terminal, User,
+};
 
 /// Everything about one container.
 ///
@@ -42,8 +49,17 @@ pub struct Spec {
     pub time_offsets: Option<TimeOffsets>,
     /// What the container sees as `/`.
     pub root: Root,
+    /// Open no device node that the root itself holds.
+    pub root_nodev: bool,
     /// Mounts within the root, in order.
     pub mounts: Vec<Mount>,
+    /// Device nodes and pipes within the root, made after the mounts.
+    pub nodes: Vec<Node>,
+    /// Symbolic links within the root, made after the mounts.
+    pub links: Vec<Link>,
+    /// How mounts pass between the new mnt namespace and the caller's: none at all where
+    /// it is not said. A mount of the container can pass something on only if this does.
+    pub propagation: Option<Propagation>,
     /// Paths that are hidden; one that does not exist is passed over.
     #[serde(with = "text")]
     pub masked_paths: Vec<PathBuf>,
@@ -65,6 +81,8 @@ pub struct Spec {
     /// Which devices may be used, by rules of which the last that is about one wins; `None`
     /// sets no filter. [`cgroup_core::device::DEFAULT`] is what containers have by custom.
     pub devices: Option<Vec<cgroup_core::device::Rule>>,
+    /// Programs that are run in the container on its way to its own.
+    pub hooks: Hooks,
 }
 
 impl Default for Spec {
@@ -76,7 +94,11 @@ impl Default for Spec {
             id_maps: IdMaps::Auto,
             time_offsets: None,
             root: Root::Host,
+            root_nodev: true,
             mounts: Vec::new(),
+            nodes: Vec::new(),
+            links: Vec::new(),
+            propagation: None,
             masked_paths: Vec::new(),
             readonly_paths: Vec::new(),
             hostname: None,
@@ -86,6 +108,7 @@ impl Default for Spec {
             init: false,
             limits: Limits::default(),
             devices: None,
+            hooks: Hooks::default(),
         }
     }
 }

@@ -221,6 +221,9 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
             MountKind::Mqueue => self.bind_own(field, &mut recursive, Kind::Ipc, "/dev/mqueue")?,
             MountKind::Devpts => new("devpts", self.devpts_params()?),
             MountKind::Dev => return self.dev(&destination_field, mount, create),
+            MountKind::FileSystem { .. } | MountKind::Remount => {
+                return Err(Error::invalid(field, "this kind of mount is not made yet"));
+            }
         };
         match mount.kind {
             MountKind::Proc => {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use ns_core::IdMap;
 use serde::{Deserialize, Serialize};
 
 use super::text;
@@ -76,6 +77,108 @@ pub struct Mount {
     /// Execute nothing.
     #[serde(default)]
     pub noexec: bool,
+    /// Further attributes of the mount alone, and those that it shall not have.
+    #[serde(default)]
+    pub attributes: Attributes,
+    /// Attributes of the mount and of all below it.
+    #[serde(default)]
+    pub recursive_attributes: Attributes,
+    /// How mounts on it pass to and from its copies in other namespaces, in order.
+    #[serde(default)]
+    pub propagation: Vec<Propagation>,
+    /// Show other owners of its files than those that are stored.
+    #[serde(default)]
+    pub id_maps: Option<MountIdMaps>,
+    /// Of a tmpfs: begin with a copy of what the root has at the destination.
+    #[serde(default)]
+    pub copy_up: bool,
+}
+
+/// Attributes of a mount, as mount_setattr(2) takes them: `MOUNT_ATTR_*`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Attributes {
+    /// To set. Of the access time settings (`MOUNT_ATTR__ATIME`) one value is set, with the
+    /// mask in `clear`.
+    pub set: u64,
+    /// To clear.
+    pub clear: u64,
+}
+
+/// How mounts pass between a mount and its copies in other namespaces:
+/// [mount_namespaces(7)](https://man7.org/linux/man-pages/man7/mount_namespaces.7.html).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Propagation {
+    /// The type.
+    pub kind: PropagationKind,
+    /// For all mounts below as well.
+    pub recursive: bool,
+}
+
+/// A type of propagation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PropagationKind {
+    /// To and from.
+    Shared,
+    /// From the host, not to it.
+    Slave,
+    /// Neither.
+    Private,
+    /// Neither, and it cannot be bind-mounted.
+    Unbindable,
+}
+
+/// Whose the files of a mount are seen to be (mount_setattr(2), `MOUNT_ATTR_IDMAP`; since
+/// Linux 5.12, for each file system since a version of its own).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountIdMaps {
+    /// Stored user ids (inside) to those that are seen (outside); none: as the container's
+    /// user namespace maps them.
+    pub uid: Option<IdMap>,
+    /// The same for groups.
+    pub gid: Option<IdMap>,
+    /// For all mounts below as well.
+    pub recursive: bool,
+}
+
+/// A device node or named pipe within the root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Where.
+    #[serde(with = "text")]
+    pub path: PathBuf,
+    /// What.
+    pub kind: NodeKind,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner within the container.
+    pub uid: u32,
+    /// Group within the container.
+    pub gid: u32,
+}
+
+/// What a node stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeKind {
+    /// A character device: major and minor number.
+    Char(u32, u32),
+    /// A block device.
+    Block(u32, u32),
+    /// A named pipe.
+    Fifo,
+}
+
+/// A symbolic link within the root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Where; what is there already stays.
+    #[serde(with = "text")]
+    pub path: PathBuf,
+    /// To what.
+    #[serde(with = "text")]
+    pub target: PathBuf,
 }
 
 /// What is mounted.
@@ -90,6 +193,18 @@ pub enum MountKind {
         /// With everything mounted below it.
         recursive: bool,
     },
+    /// A file system by its kernel name, with options as its driver takes them.
+    FileSystem {
+        /// `ext4`, `tmpfs`, `devpts` …
+        fstype: String,
+        /// The device or whatever the file system takes for its source.
+        #[serde(with = "text")]
+        source: PathBuf,
+        /// Its own options; one without a value is a flag.
+        options: Vec<(String, Option<String>)>,
+    },
+    /// Nothing new: the mount that is at the destination, to change its attributes.
+    Remount,
     /// A new, empty tmpfs.
     Tmpfs {
         /// At most this many bytes.
@@ -117,16 +232,25 @@ impl Mount {
     /// on kernel file systems, `nodev` alone on binds.
     pub fn new(destination: impl Into<PathBuf>, kind: MountKind) -> Self {
         let tmpfs = matches!(kind, MountKind::Tmpfs { .. });
-        let strict = !tmpfs && !matches!(kind, MountKind::Bind { .. } | MountKind::Dev);
-        let dev = matches!(kind, MountKind::Dev);
+        let plain = matches!(
+            kind,
+            MountKind::Bind { .. } | MountKind::Dev | MountKind::FileSystem { .. } | MountKind::Remount
+        );
+        let strict = !tmpfs && !plain;
+        let bind = matches!(kind, MountKind::Bind { .. });
         let readonly = matches!(kind, MountKind::Sysfs | MountKind::Cgroup);
         Mount {
             destination: destination.into(),
             kind,
             readonly,
             nosuid: strict || tmpfs,
-            nodev: !dev,
+            nodev: strict || tmpfs || bind,
             noexec: strict,
+            attributes: Attributes::default(),
+            recursive_attributes: Attributes::default(),
+            propagation: Vec::new(),
+            id_maps: None,
+            copy_up: false,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use cgroup_core::CpuList;
 use serde::{Deserialize, Serialize};
 
 use super::text;
@@ -41,6 +42,63 @@ pub struct Process {
     pub terminal: Option<Terminal>,
     /// A session of its own.
     pub new_session: bool,
+    /// Make the working directory where it is missing.
+    pub create_cwd: bool,
+    /// Scheduling policy, of sched_setattr(2).
+    pub scheduler: Option<Scheduler>,
+    /// Class and level of ioprio_set(2).
+    pub io_priority: Option<IoPriority>,
+    /// Processors that it may run on, of sched_setaffinity(2).
+    pub affinity: Option<CpuList>,
+    /// AppArmor's profile for it.
+    pub apparmor_profile: Option<String>,
+    /// SELinux's label for it.
+    pub selinux_label: Option<String>,
+    /// The execution domain, of personality(2).
+    pub personality: Option<u32>,
+    /// Where its memory lies, of set_mempolicy(2).
+    pub memory_policy: Option<MemoryPolicy>,
+    /// A session keyring of its own, of this name (keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`).
+    pub keyring: Option<String>,
+}
+
+/// A scheduling policy, as sched_setattr(2) takes it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Scheduler {
+    /// `SCHED_OTHER` 0, `SCHED_FIFO` 1, `SCHED_RR` 2, `SCHED_BATCH` 3, `SCHED_IDLE` 5,
+    /// `SCHED_DEADLINE` 6.
+    pub policy: u32,
+    /// `SCHED_FLAG_*`.
+    pub flags: u64,
+    /// Of the ordinary policies: -20 to 19.
+    pub nice: i32,
+    /// Of the real-time policies: 1 to 99.
+    pub priority: u32,
+    /// Of `SCHED_DEADLINE`, in nanoseconds.
+    pub runtime: u64,
+    /// Of `SCHED_DEADLINE`, in nanoseconds.
+    pub deadline: u64,
+    /// Of `SCHED_DEADLINE`, in nanoseconds.
+    pub period: u64,
+}
+
+/// Class and level of ioprio_set(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IoPriority {
+    /// `IOPRIO_CLASS_RT` 1, `IOPRIO_CLASS_BE` 2, `IOPRIO_CLASS_IDLE` 3.
+    pub class: u8,
+    /// 0 (first) to 7.
+    pub level: u8,
+}
+
+/// Where memory lies on a machine of several nodes, as set_mempolicy(2) takes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryPolicy {
+    /// `MPOL_*`, with `MPOL_F_*`.
+    pub mode: u32,
+    /// The nodes.
+    pub nodes: CpuList,
 }
 
 /// Ids within the container.
@@ -79,6 +137,15 @@ impl Default for Process {
             oom_score_adj: None,
             terminal: None,
             new_session: false,
+            create_cwd: false,
+            scheduler: None,
+            io_priority: None,
+            affinity: None,
+            apparmor_profile: None,
+            selinux_label: None,
+            personality: None,
+            memory_policy: None,
+            keyring: None,
         }
     }
 }
