@@ -51,6 +51,14 @@ impl Home {
                 not_frozen(&cgroup)?;
                 return Ok(Some(Home { cgroup, borrowed: true, base: None, pod: None, above: Vec::new() }));
             }
+            CgroupUse::At(path) => {
+                let mut cgroup = Hierarchy::detect()?.root()?;
+                for name in path.components().skip(1) {
+                    let below = cgroup.path().join(name);
+                    cgroup = Cgroup::open(below).or_else(|_| cgroup.create_child(name.as_os_str()))?;
+                }
+                (cgroup, None)
+            }
             CgroupUse::Under(path) => {
                 let parent = Cgroup::open(path)?;
                 not_frozen(&parent)?;

@@ -39,6 +39,7 @@ use self::sys::{
 use crate::step::{Call, SLOTS, Slot, Step};
 
 mod finish;
+mod hook;
 mod mount;
 mod sys;
 
@@ -68,6 +69,11 @@ pub(crate) struct Loan<'a> {
     pub(crate) cgroup: c_int,
     /// The memory is the parent's own.
     pub(crate) shared: bool,
+    /// Where to wait to be started and what to report to from then on, instead of the socket;
+    /// or -1.
+    pub(crate) hold: (c_int, c_int),
+    /// What hooks get as standard input, or -1.
+    pub(crate) state: c_int,
     /// Where to go on.
     pub(crate) next: usize,
     /// Descriptors that steps have made.
@@ -97,6 +103,12 @@ impl Message {
     pub(crate) const WAITING: u8 = 3;
     /// A terminal's other end comes with this message.
     pub(crate) const TERMINAL: u8 = 4;
+
+    /// As it comes out of a pipe.
+    pub(crate) fn from_bytes([tag, call, s0, s1, v0, v1, v2, v3]: [u8; 8]) -> Message {
+        let (step, value) = (u16::from_ne_bytes([s0, s1]), i32::from_ne_bytes([v0, v1, v2, v3]));
+        Message { tag, call, step, value }
+    }
 }
 
 /// The first function on the child's stack.
@@ -140,7 +152,9 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
             write_file(libc::AT_FDCWD, c"/proc/self/uid_map", uid_map)?;
             write_file(libc::AT_FDCWD, c"/proc/self/gid_map", gid_map)
         }
-        Step::AwaitMaps | Step::Hold => wait(loan),
+        Step::AwaitMaps | Step::Ready => wait(loan),
+        Step::Hook(hook) => hook::run(hook, loan),
+        Step::Hold => hold(loan),
         Step::Become { uid, gid, leave_groups } => {
             if *leave_groups {
                 match call!(Setgroups, libc::SYS_setgroups, 0, ptr::null::<u32>()) {
@@ -255,16 +269,40 @@ fn send(report: c_int, message: Message, fd: Option<c_int>) -> Done {
             libc::CMSG_DATA(first).cast::<c_int>().write_unaligned(fd);
         }
     }
-    call!(Sendmsg, libc::SYS_sendmsg, report, &raw const header, libc::MSG_NOSIGNAL).map(drop)
+    match call!(Sendmsg, libc::SYS_sendmsg, report, &raw const header, libc::MSG_NOSIGNAL) {
+        // A pipe, of one who is held.
+        Err(fault) if fault.errno == libc::ENOTSOCK => {
+            call!(Write, libc::SYS_write, report, &raw const message, size_of::<Message>()).map(drop)
+        }
+        other => other.map(drop),
+    }
 }
 
 /// Says that the child is waiting, and waits for a byte. The parent's end being closed
 /// means that it gave up.
 fn wait(loan: &Loan<'_>) -> Done {
+    wait_at(loan.report, loan)
+}
+
+/// Waits to be started: by the parent, or by whoever comes to the pipe, to whom all is
+/// reported from then on.
+fn hold(loan: &mut Loan<'_>) -> Done {
+    let (go, report) = loan.hold;
+    if go < 0 {
+        return wait(loan);
+    }
+    wait_at(go, loan)?;
+    close(go);
+    close(loan.report);
+    loan.report = report;
+    Ok(())
+}
+
+fn wait_at(fd: c_int, loan: &Loan<'_>) -> Done {
     let step = loan.next.wrapping_sub(1) as u16;
     send(loan.report, Message { tag: Message::WAITING, call: 0, step, value: 0 }, None)?;
     let mut byte = 0u8;
-    let n = call!(Read, libc::SYS_read, loan.report, &raw mut byte, 1)?;
+    let n = call!(Read, libc::SYS_read, fd, &raw mut byte, 1)?;
     match n {
         1 => Ok(()),
         _ => exit(EXIT_SETUP),

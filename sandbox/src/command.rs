@@ -12,6 +12,7 @@ use crate::cgroups;
 use crate::container::Container;
 use crate::error::{Error, ErrorKind};
 use crate::family::Guests;
+use crate::hold::Hold;
 use crate::outcome::Outcome;
 use crate::plan::{Handles, Plan};
 use crate::spec::{Join, Mount, Namespace, Namespaces, Root, Spec, User};
@@ -66,6 +67,28 @@ pub struct Command {
     pod: Option<PathBuf>,
     exit_file: Option<File>,
     hosts: Vec<Guests>,
+    prepared: Option<OnPrepared>,
+}
+
+/// A container whose namespaces and mounts are made, and whose `/` is still the caller's.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Prepared<'a> {
+    /// The pid of its process, as the caller sees it.
+    pub pid: i32,
+    /// Its process.
+    pub pidfd: &'a Pidfd,
+}
+
+/// What the caller does then.
+pub(crate) struct OnPrepared(pub(crate) Box<PreparedFn>);
+
+type PreparedFn = dyn FnOnce(&Prepared<'_>) -> Result<Vec<u8>, Error> + Send;
+
+impl std::fmt::Debug for OnPrepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnPrepared")
+    }
 }
 
 /// Which cgroup a container gets.
@@ -76,6 +99,8 @@ pub(crate) enum CgroupUse {
     Auto,
     /// One of its own under this one.
     Under(PathBuf),
+    /// This one, made with its parents.
+    At(PathBuf),
     /// This one, which holds the container that is joined.
     Inside(PathBuf),
     /// None: it stays in the caller's.
@@ -109,6 +134,7 @@ impl Command {
             pod: None,
             exit_file: None,
             hosts: Vec::new(),
+            prepared: None,
         }
     }
 
@@ -243,7 +269,37 @@ impl Command {
 
     /// Holds the container, all set up, until [`Container::start`].
     pub fn hold(&mut self) -> &mut Self {
-        self.handles.hold = true;
+        self.handles.hold = Some(Hold::Here);
+        self
+    }
+
+    /// Holds the container, all set up, until [`start_held`](crate::start_held) with this
+    /// directory, by whichever program: this one may end ([`Container::detach`]).
+    pub fn hold_at(&mut self, directory: impl Into<PathBuf>) -> &mut Self {
+        self.handles.hold = Some(Hold::At(directory.into()));
+        self
+    }
+
+    /// Calls a function when the namespaces and mounts are made and `/` is still the
+    /// caller's. What it returns is what the spec's hooks get on standard input. An error
+    /// ([`Error::caller`]) ends the start.
+    ///
+    /// ```no_run
+    /// # use nspod_sandbox::Command;
+    /// let mut command = Command::new("true");
+    /// command.prepared(|container| {
+    ///     println!("process {} is on its way", container.pid);
+    ///     Ok(Vec::new())
+    /// });
+    /// # command.status()?;
+    /// # Ok::<(), nspod_sandbox::Error>(())
+    /// ```
+    pub fn prepared(
+        &mut self,
+        then: impl FnOnce(&Prepared<'_>) -> Result<Vec<u8>, Error> + Send + 'static,
+    ) -> &mut Self {
+        self.prepared = Some(OnPrepared(Box::new(then)));
+        self.handles.ready = true;
         self
     }
 
@@ -257,6 +313,26 @@ impl Command {
     /// system) and not where the library would.
     pub fn cgroup_parent(&mut self, path: impl Into<PathBuf>) -> &mut Self {
         self.cgroup = CgroupUse::Under(path.into());
+        self
+    }
+
+    /// Makes the container's cgroup here exactly, with the parents that are missing: a path
+    /// counted from the top of the hierarchy, as in `/kubepods/burstable/pod1/c`.
+    pub fn cgroup_at(&mut self, path: impl Into<PathBuf>) -> &mut Self {
+        self.cgroup = CgroupUse::At(path.into());
+        self
+    }
+
+    /// Starts the program in this cgroup, which is there already and stays afterwards: a
+    /// further process of a container.
+    pub fn cgroup_inside(&mut self, path: impl Into<PathBuf>) -> &mut Self {
+        self.cgroup = CgroupUse::Inside(path.into());
+        self
+    }
+
+    /// Makes no cgroup: the container stays in the caller's.
+    pub fn no_cgroup(&mut self) -> &mut Self {
+        self.cgroup = CgroupUse::None;
         self
     }
 
@@ -309,7 +385,14 @@ impl Command {
         let plan = self.plan()?;
         let mut streams = Streams::open(std::mem::take(&mut self.stdio))?;
         let home = cgroups::Home::open(&self.cgroup, self.name.as_deref(), &self.spec, self.pod.take())?;
-        Container::start_plan(plan, &mut streams, home, self.exit_file.take(), self.hosts.clone())
+        Container::start_plan(
+            plan,
+            &mut streams,
+            home,
+            self.exit_file.take(),
+            self.hosts.clone(),
+            self.prepared.take(),
+        )
     }
 
     /// Starts the container, waits for its end, and deletes it.
@@ -372,7 +455,7 @@ impl Streams {
     }
 }
 
-fn duplicate(fd: &impl AsFd) -> Result<OwnedFd, Error> {
+pub(crate) fn duplicate(fd: &impl AsFd) -> Result<OwnedFd, Error> {
     let copy = fd.as_fd().try_clone_to_owned();
     copy.map_err(|e| Error::io(ErrorKind::Process, "copy a descriptor", "fcntl", &e))
 }
@@ -389,7 +472,8 @@ impl Handles {
                 .as_ref()
                 .map(|(pid, fd)| Ok::<_, Error>((*pid, duplicate(fd)?)))
                 .transpose()?,
-            hold: self.hold,
+            hold: self.hold.clone(),
+            ready: self.ready,
         })
     }
 }

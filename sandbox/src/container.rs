@@ -10,7 +10,7 @@ use cgroup_core::{Cgroup, Limits, Usage};
 use ns_core::{Kind, Kinds, NamespaceSet, Pidfd};
 
 use crate::cgroups::Home;
-use crate::command::{CgroupUse, Command, Streams};
+use crate::command::{CgroupUse, Command, OnPrepared, Streams};
 use crate::error::{Error, ErrorKind};
 use crate::family::{self, Guests, Process};
 use crate::init;
@@ -53,6 +53,7 @@ impl Container {
         home: Option<Home>,
         exit_file: Option<File>,
         hosts: Vec<Guests>,
+        prepared: Option<OnPrepared>,
     ) -> Result<Container, Error> {
         let exit_file = match (plan.through == Some(Through::Init), exit_file) {
             (true, None) => Some(init::exit_file()?),
@@ -60,7 +61,7 @@ impl Container {
         };
         let started = Instant::now();
         let cgroup = home.as_ref().map(|h| h.cgroup().as_fd());
-        let spawned = spawn::spawn(&plan, streams.child(), cgroup, exit_file.as_ref());
+        let spawned = spawn::spawn(&plan, streams.child(), cgroup, exit_file.as_ref(), prepared);
         // If it failed, the child is gone, and its cgroup goes with `home`.
         let spawned = spawned?;
         let process = Process::new(spawned.pid, spawned.pidfd);

@@ -31,6 +31,8 @@ pub enum ErrorKind {
     State,
     /// `/proc` could not be read.
     Proc,
+    /// A function of the caller's, that was called on the way, refused to go on.
+    Caller,
 }
 
 /// An error of this crate.
@@ -47,6 +49,13 @@ impl Error {
     /// where there is no errno.
     pub(crate) fn new(kind: ErrorKind, what: impl Into<String>) -> Self {
         Error { kind, what: what.into(), call: None, errno: None, hint: None }
+    }
+
+    /// What a function of the caller's ([`Command::prepared`]) has to say: a whole sentence.
+    ///
+    /// [`Command::prepared`]: crate::Command::prepared
+    pub fn caller(sentence: impl Into<String>) -> Self {
+        Error::new(ErrorKind::Caller, sentence)
     }
 
     pub(crate) fn invalid(field: &str, problem: impl fmt::Display) -> Self {

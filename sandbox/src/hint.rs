@@ -70,18 +70,31 @@ pub(crate) fn step(step: &Step, call: Call, errno: i32) -> Option<String> {
         (Step::Mask(_), Call::Fstat, libc::ENODEV) => {
             "/dev/null of the host is not the null device, and masking with it would not be safe"
         }
-        (Step::Exec(_), _, libc::ENOENT) => {
-            "no such program in the container's PATH, or its interpreter or loader is missing"
-        }
-        (Step::Exec(_), _, libc::EACCES) => {
-            "it is not executable for the container's user, or on a noexec mount"
-        }
-        (Step::Exec(_), _, libc::ENOEXEC) => "it is neither a binary for this machine nor begins with #!",
-        (Step::Exec(_), _, libc::E2BIG) => "arguments and environment are larger than the kernel takes",
-        (Step::Exec(_), _, libc::EAGAIN) => "the user has reached RLIMIT_NPROC",
+        (Step::Exec(_), _, _) => return exec(errno).map(Into::into),
+        (Step::Hook(_), _, _) => return hook(call, errno).map(Into::into),
         _ => return None,
     };
     Some(text.into())
+}
+
+/// The same for the program.
+pub(crate) fn exec(errno: i32) -> Option<&'static str> {
+    Some(match errno {
+        libc::ENOENT => "no such program in the container's PATH, or its interpreter or loader is missing",
+        libc::EACCES => "it is not executable for the container's user, or on a noexec mount",
+        libc::ENOEXEC => "it is neither a binary for this machine nor begins with #!",
+        libc::E2BIG => "arguments and environment are larger than the kernel takes",
+        libc::EAGAIN => "the user has reached RLIMIT_NPROC",
+        _ => return None,
+    })
+}
+
+/// The same for a hook.
+pub(crate) fn hook(call: Call, errno: i32) -> Option<&'static str> {
+    match (call, errno) {
+        (Call::Ppoll, libc::ETIMEDOUT) => Some("it took longer than its timeout and was killed"),
+        _ => None,
+    }
 }
 
 /// The same for new namespaces, by the first clone or a later one.

@@ -9,7 +9,7 @@ mod files;
 mod identity;
 mod namespaces;
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -18,9 +18,10 @@ use std::path::Path;
 use ns_core::{IdMap, Kind, Kinds};
 
 use crate::error::Error;
+use crate::hold::Hold;
 use crate::host::Host;
 use crate::spec::{Namespace, Root, Spec};
-use crate::step::{CStrings, Exec, Step};
+use crate::step::{CStrings, Exec, Hook, Step};
 
 /// A container made ready: it can be spawned, any number of times.
 ///
@@ -48,8 +49,10 @@ pub struct Plan {
     pub(crate) inherited: Vec<(OwnedFd, i32)>,
     /// What is executed before the program, if something is.
     pub(crate) through: Option<Through>,
-    /// The caller of the library holds the child before it becomes the program.
-    pub(crate) held: bool,
+    /// How the child is held before it becomes the program.
+    pub(crate) held: Option<Hold>,
+    /// The caller of the library has something to do when namespaces and mounts are made.
+    pub(crate) ready: bool,
     /// The spec that this came from.
     pub(crate) spec: Spec,
 }
@@ -101,10 +104,12 @@ pub struct Handles {
     pub process: Option<(i32, OwnedFd)>,
     /// Descriptors that the program inherits: from, to (3 and up).
     pub inherited: Vec<(OwnedFd, i32)>,
-    /// Hold the child when everything is ready until [`Container::start`] is called.
+    /// Hold the child when everything is ready, until it is started.
+    pub hold: Option<Hold>,
+    /// Stop when the namespaces and mounts are made, for [`Command::prepared`].
     ///
-    /// [`Container::start`]: crate::Container::start
-    pub hold: bool,
+    /// [`Command::prepared`]: crate::Command::prepared
+    pub ready: bool,
 }
 
 /// The descriptor number that the embedded init finds its report socket at, counted from
@@ -128,18 +133,20 @@ impl Plan {
     /// As [`Plan::new`].
     pub fn on(spec: &Spec, host: &Host, handles: Handles) -> Result<Plan, Error> {
         check(spec)?;
-        let Handles { namespaces, process, inherited, hold } = handles;
+        let Handles { namespaces, process, inherited, hold, ready } = handles;
         check_descriptors(&inherited)?;
         let mut plan = Plan {
             steps: Vec::with_capacity(64),
             kinds: Kinds::empty(),
-            shared_memory: !hold,
+            // A child that waits for this program cannot have its memory meanwhile.
+            shared_memory: hold.is_none() && !ready,
             maps: None,
             trees: Vec::new(),
             cgroup_at_second: false,
             inherited,
             through: Through::of(spec),
             held: hold,
+            ready,
             spec: spec.clone(),
         };
         let ids = namespaces::add(&mut plan, host, (namespaces, process))?;
@@ -168,6 +175,34 @@ impl Plan {
 
     fn push(&mut self, step: Step) {
         self.steps.push(step);
+    }
+
+    /// When namespaces and mounts are made and `/` is still the caller's.
+    fn push_ready(&mut self) -> Result<(), Error> {
+        if self.ready {
+            self.push(Step::Ready);
+        }
+        let hooks = self.spec.hooks.create_container.clone();
+        self.push_hooks("createContainer", &hooks)
+    }
+
+    fn push_hooks(&mut self, when: &'static str, hooks: &[crate::spec::Hook]) -> Result<(), Error> {
+        for (index, hook) in hooks.iter().enumerate() {
+            let field = format!("hooks.{when}[{index}]");
+            if !hook.path.is_absolute() {
+                let problem = format!("{} is not an absolute path", hook.path.display());
+                return Err(Error::invalid(&format!("{field}.path"), problem));
+            }
+            let argv = hook.args.iter().map(|arg| c_string(&field, arg)).collect::<Result<_, _>>()?;
+            self.push(Step::Hook(Hook {
+                when,
+                path: c_string(&field, &hook.path)?,
+                argv: CStrings::new(argv),
+                envp: environment(&field, &hook.env)?,
+                timeout: hook.timeout,
+            }));
+        }
+        Ok(())
     }
 }
 
@@ -339,21 +374,11 @@ fn program(plan: &Plan) -> Result<Step, Error> {
         None => "the init alone".into(),
     };
     let argv = args.iter().map(|a| c_string("process.args", a)).collect::<Result<Vec<_>, _>>()?;
-    let mut envp = Vec::with_capacity(process.env.len());
-    for (key, value) in &process.env {
-        if key.is_empty() || key.as_bytes().contains(&b'=') {
-            return Err(Error::invalid("process.env", format!("{key:?} is not the name of a variable")));
-        }
-        let mut pair = key.clone();
-        pair.push("=");
-        pair.push(value);
-        envp.push(c_string("process.env", pair)?);
-    }
     let candidates = match args.first() {
         Some(program) => candidates(program, &process.env)?,
         None => Vec::new(),
     };
-    let envp = CStrings::new(envp);
+    let envp = environment("process.env", &process.env)?;
     let Some(through) = plan.through else {
         return Ok(Step::Exec(Exec { name, candidates, file: None, argv: CStrings::new(argv), envp }));
     };
@@ -370,11 +395,21 @@ fn program(plan: &Plan) -> Result<Step, Error> {
     Ok(Step::Exec(Exec { name, candidates: Vec::new(), file: Some(file), argv: CStrings::new(init), envp }))
 }
 
+fn environment(field: &str, variables: &[(OsString, OsString)]) -> Result<CStrings, Error> {
+    let pair = |(key, value): &(OsString, OsString)| {
+        if key.is_empty() || key.as_bytes().contains(&b'=') {
+            return Err(Error::invalid(field, format!("{key:?} is not the name of a variable")));
+        }
+        let mut pair = key.clone();
+        pair.push("=");
+        pair.push(value);
+        c_string(field, pair)
+    };
+    Ok(CStrings::new(variables.iter().map(pair).collect::<Result<_, _>>()?))
+}
+
 /// As execvp(3) would look, in the `PATH` that the program itself gets.
-fn candidates(
-    program: &OsStr,
-    env: &[(std::ffi::OsString, std::ffi::OsString)],
-) -> Result<Vec<CString>, Error> {
+fn candidates(program: &OsStr, env: &[(OsString, OsString)]) -> Result<Vec<CString>, Error> {
     if program.as_bytes().contains(&b'/') {
         return Ok(vec![c_string("process.args", program)?]);
     }

@@ -8,13 +8,17 @@ mod guard;
 use std::ffi::c_void;
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use ns_core::{Clone3, CloneFlags, Pidfd};
 
 use self::guard::{BlockedSignals, Dumpable, Stack};
 use crate::child::{self, Loan, Message};
+use crate::command::{OnPrepared, Prepared, duplicate};
 use crate::error::{Error, ErrorKind};
 use crate::hint;
+use crate::hold::{Hold, Pipes};
 use crate::plan::{INIT_EXIT, INIT_REPORT, Plan, Through};
 use crate::step::{Call, SLOTS, Step};
 
@@ -38,21 +42,44 @@ pub(crate) fn spawn(
     stdio: [RawFd; 3],
     cgroup: Option<BorrowedFd<'_>>,
     exit_file: Option<&File>,
+    prepared: Option<OnPrepared>,
 ) -> Result<Spawned, Error> {
     // Above every descriptor that the program, or the init before it, finds in place.
     let above = plan.highest_fd() + 1 + if plan.through.is_some() { INIT_EXIT } else { 0 };
     let (parent_end, child_end) = socket_pair(above)?;
+    // What the child still needs when the descriptors of the program are in place.
+    let mut later = Vec::new();
+    let mut lift = |fd: OwnedFd| {
+        let fd = dup_above(&fd, above)?;
+        later.push(fd);
+        Ok::<_, Error>(later.last().map_or(-1, |fd| fd.as_raw_fd()))
+    };
+    let hold = match &plan.held {
+        Some(Hold::At(directory)) => {
+            let pipes = Pipes::make(directory, plan)?;
+            (lift(pipes.go.into())?, lift(pipes.report.into())?)
+        }
+        _ => (-1, -1),
+    };
+    let (mut state, mut state_fd) = (None, -1);
+    if !plan.spec.hooks.is_empty() {
+        let file = state_file()?;
+        state_fd = lift(duplicate(&file)?)?;
+        state = Some(file);
+    }
     let mut fds: Vec<(RawFd, RawFd)> = stdio.into_iter().zip(0..).collect();
     fds.extend(plan.inherited.iter().map(|(from, to)| (from.as_raw_fd(), *to)));
     if let Some(through) = plan.through {
         let high = plan.highest_fd();
-        fds.push((child_end.as_raw_fd(), high + INIT_REPORT));
+        let report = if hold.1 >= 0 { hold.1 } else { child_end.as_raw_fd() };
+        fds.push((report, high + INIT_REPORT));
         if let (Through::Init, Some(file)) = (through, exit_file) {
             fds.push((file.as_raw_fd(), high + INIT_EXIT));
         }
     }
     let mut kept: Vec<RawFd> = fds.iter().map(|(_, to)| *to).collect();
     kept.push(child_end.as_raw_fd());
+    kept.extend(later.iter().map(|fd| fd.as_raw_fd()));
     if let Some(Step::Exec(exec)) = plan.steps.last() {
         kept.extend(exec.file.as_ref().map(|f| f.as_raw_fd()));
     }
@@ -75,6 +102,8 @@ pub(crate) fn spawn(
             _ => -1,
         },
         shared: plan.shared_memory,
+        hold,
+        state: state_fd,
         next: 0,
         slots: [-1; SLOTS],
     };
@@ -85,15 +114,16 @@ pub(crate) fn spawn(
     // A copied child still uses its own copy; this process's loan and child end are done.
     drop(child_end);
     drop(trees);
+    drop(later);
 
     let mut family = Family { first: pidfd, pid, second: None };
-    let heard = listen(plan, &parent_end, &mut family);
+    let heard = listen(plan, &parent_end, &mut family, prepared, state);
     let spawned = match heard {
         Ok(Heard { terminal, held }) => family.settle().map(|(pid, pidfd)| Spawned {
             pid,
             pidfd,
             terminal,
-            held: held.then_some(parent_end),
+            held: (held && hold.0 < 0).then_some(parent_end),
         }),
         Err(error) => {
             // Closing the socket ends a child that waits; every other has ended by itself.
@@ -177,11 +207,55 @@ struct Heard {
     held: bool,
 }
 
+impl Family {
+    /// Calls the caller's function with the process that is to be the program, and hands what
+    /// it says to the hooks.
+    fn prepared(&self, then: Option<OnPrepared>, state: Option<&File>) -> Result<(), Error> {
+        let Some(then) = then else { return Ok(()) };
+        let second = self.second.map(|pid| Ok::<_, Error>((pid, Pidfd::open(pid)?))).transpose()?;
+        let (pid, pidfd) = second.as_ref().map_or((self.pid, &self.first), |(pid, pidfd)| (*pid, pidfd));
+        let text = (then.0)(&Prepared { pid, pidfd })?;
+        match state {
+            Some(file) => file
+                .write_all_at(&text, 0)
+                .map_err(|e| Error::io(ErrorKind::Process, "write the state for hooks", "pwrite64", &e)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A file for what hooks get on standard input.
+fn state_file() -> Result<File, Error> {
+    memfd_create(c"nspod-state", MFdFlags::MFD_CLOEXEC).map(File::from).map_err(|e| {
+        Error::call(ErrorKind::Process, "make the file for the hooks' state", "memfd_create", e as i32)
+    })
+}
+
 /// Answers the child until it has become the program (its end of the socket closes) or
 /// waits to be started.
-fn listen(plan: &Plan, socket: &OwnedFd, family: &mut Family) -> Result<Heard, Error> {
+fn listen(
+    plan: &Plan,
+    socket: &OwnedFd,
+    family: &mut Family,
+    mut prepared: Option<OnPrepared>,
+    state: Option<File>,
+) -> Result<Heard, Error> {
     let (mut terminal, mut failed) = (None, None);
+    let mut waiting: Option<&Step> = None;
+    let twice = plan.steps.iter().any(|step| matches!(step, Step::Clone(_)));
     loop {
+        // Of a second process the pid may be yet to come.
+        match waiting {
+            Some(Step::Ready) if !twice || family.second.is_some() => {
+                family.prepared(prepared.take(), state.as_ref())?;
+                send_word(socket)?;
+                waiting = None;
+            }
+            Some(Step::Hold) if !twice || family.second.is_some() => {
+                return Ok(Heard { terminal, held: true });
+            }
+            _ => {}
+        }
         let Some((message, fd)) = receive(socket)? else {
             return failed.map_or(Ok(Heard { terminal, held: false }), Err);
         };
@@ -195,7 +269,7 @@ fn listen(plan: &Plan, socket: &OwnedFd, family: &mut Family) -> Result<Heard, E
                 }
                 send_word(socket)?;
             }
-            (Message::WAITING, _) => return Ok(Heard { terminal, held: true }),
+            (Message::WAITING, step) => waiting = step,
             // Of a second process the pid may be yet to come, to be reaped by.
             (_, Some(step)) => failed = Some(failure(step, Call::from_u8(message.call), message.value)),
             (_, None) => {
@@ -208,12 +282,33 @@ fn listen(plan: &Plan, socket: &OwnedFd, family: &mut Family) -> Result<Heard, E
 
 /// The sentence for a step that failed.
 pub(crate) fn failure(step: &Step, call: Call, errno: i32) -> Error {
-    let kind = match (step, errno) {
-        (Step::Exec(_), libc::ENOENT | libc::ENOTDIR) => ErrorKind::ProgramNotFound,
-        (Step::Exec(_), _) => ErrorKind::ProgramNotExecutable,
+    if let (Step::Hook(_), Call::Wait4) = (step, call) {
+        return hook_failure(&step.to_string(), errno);
+    }
+    let kind = match step {
+        Step::Exec(_) => exec_kind(errno),
         _ => ErrorKind::Step,
     };
     Error::call(kind, step.to_string(), call.name(), errno).with_hint(hint::step(step, call, errno))
+}
+
+pub(crate) fn exec_kind(errno: i32) -> ErrorKind {
+    match errno {
+        libc::ENOENT | libc::ENOTDIR => ErrorKind::ProgramNotFound,
+        _ => ErrorKind::ProgramNotExecutable,
+    }
+}
+
+/// The sentence for a hook that has failed, by its wait status.
+pub(crate) fn hook_failure(what: &str, status: i32) -> Error {
+    let ended = match libc::WIFSIGNALED(status) {
+        true => format!("it was ended by signal {}", libc::WTERMSIG(status)),
+        false => match libc::WEXITSTATUS(status) {
+            127 => "it exited with code 127: is there such a program, and can it be executed?".into(),
+            code => format!("it exited with code {code}"),
+        },
+    };
+    Error::new(ErrorKind::Step, format!("cannot {what}: {ended}"))
 }
 
 fn write_maps(maps: &crate::plan::Maps, pid: i32) -> Result<(), Error> {

@@ -300,10 +300,29 @@ pub enum Step {
         /// `SECCOMP_FILTER_FLAG_*`.
         flags: libc::c_ulong,
     },
-    /// Tell the parent that everything is ready and wait for its word.
+    /// Tell the parent that namespaces and mounts are made, and wait for its word.
+    Ready,
+    /// Run a program that the spec wants to be run on the way.
+    Hook(Hook),
+    /// Tell the parent that everything is ready, and wait to be started.
     Hold,
     /// Become the program.
     Exec(Exec),
+}
+
+/// A program that is run on the way, with the container's state on standard input.
+#[derive(Debug)]
+pub struct Hook {
+    /// Which of OCI's hooks it is, for messages.
+    pub when: &'static str,
+    /// Its file.
+    pub path: CString,
+    /// Arguments.
+    pub argv: CStrings,
+    /// Environment.
+    pub envp: CStrings,
+    /// How many seconds it has.
+    pub timeout: Option<u32>,
 }
 
 /// The program that a container starts.

@@ -129,19 +129,7 @@ pub(super) fn ambient(mask: u64) -> Done {
 
 /// Gives the program the signal state that it expects, and becomes it.
 pub(super) fn execute(exec: &Exec) -> Done {
-    // SIG_DFL for SIGPIPE, which Rust programs ignore; clone3 has cleared the handlers.
-    let default = [0usize; 4];
-    // SAFETY: a zeroed kernel sigaction of four words: SIG_DFL, no flags, empty mask.
-    unsafe { libc::syscall(libc::SYS_rt_sigaction, libc::SIGPIPE, default.as_ptr(), ptr::null::<u8>(), 8) };
-    let none = 0u64;
-    call!(
-        Sigprocmask,
-        libc::SYS_rt_sigprocmask,
-        libc::SIG_SETMASK,
-        &raw const none,
-        ptr::null_mut::<u64>(),
-        8
-    )?;
+    program_signals()?;
     let (argv, envp) = (exec.argv.as_ptr(), exec.envp.as_ptr());
     if let Some(file) = &exec.file {
         return call!(
@@ -170,4 +158,22 @@ pub(super) fn execute(exec: &Exec) -> Done {
         }
     }
     Err(Fault { call: Call::Execve, errno: worst })
+}
+
+/// The signal state that a program expects.
+pub(super) fn program_signals() -> Done {
+    // SIG_DFL for SIGPIPE, which Rust programs ignore; clone3 has cleared the handlers.
+    let default = [0usize; 4];
+    // SAFETY: a zeroed kernel sigaction of four words: SIG_DFL, no flags, empty mask.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, libc::SIGPIPE, default.as_ptr(), ptr::null::<u8>(), 8) };
+    let none = 0u64;
+    call!(
+        Sigprocmask,
+        libc::SYS_rt_sigprocmask,
+        libc::SIG_SETMASK,
+        &raw const none,
+        ptr::null_mut::<u64>(),
+        8
+    )
+    .map(drop)
 }

@@ -67,6 +67,7 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
     if let Some(Terminal { rows, columns }) = spec.process.terminal {
         plan.push(Step::Terminal { rows, columns });
     }
+    plan.push_ready()?;
     if new(Kind::Mnt) {
         match spec.root {
             Root::Host => {}

@@ -41,9 +41,10 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
         plan.push(Step::NoNewPrivs);
     }
     plan.steps.extend(late);
-    if plan.held {
+    if plan.held.is_some() {
         plan.push(Step::Hold);
     }
+    plan.push_hooks("startContainer", &plan.spec.hooks.start_container.clone())?;
     let exec = program(plan)?;
     plan.push(exec);
     Ok(())

@@ -49,6 +49,11 @@ pub enum Call {
     Execve,
     Execveat,
     Sigprocmask,
+    Clone,
+    Lseek,
+    Ppoll,
+    Kill,
+    Wait4,
 }
 
 impl Call {
@@ -97,6 +102,11 @@ impl Call {
         (Call::Execve, "execve"),
         (Call::Execveat, "execveat"),
         (Call::Sigprocmask, "rt_sigprocmask"),
+        (Call::Clone, "clone"),
+        (Call::Lseek, "lseek"),
+        (Call::Ppoll, "ppoll"),
+        (Call::Kill, "kill"),
+        (Call::Wait4, "wait4"),
     ];
 
     /// The call's name in the manual.

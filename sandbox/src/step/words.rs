@@ -174,6 +174,8 @@ impl fmt::Display for Step {
             Step::Seccomp { filter, .. } => {
                 write!(f, "load the seccomp filter ({} instructions)", filter.len())
             }
+            Step::Ready => f.write_str("say that namespaces and mounts are made"),
+            Step::Hook(hook) => write!(f, "run the {} hook {}", hook.when, hook.path.to_string_lossy()),
             Step::Hold => f.write_str("wait for the word to go on"),
             Step::Exec(exec) => write!(f, "execute {}", exec.name),
         }

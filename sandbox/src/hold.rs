@@ -1,0 +1,157 @@
+//! A container that another program is to start: it waits at a named pipe, and nothing else
+//! of the program that made it needs to stay.
+//!
+//! Two pipes lie in a directory of the caller's. The child has both open for reading and
+//! writing until it has become its program:
+//! - `exec.fifo`: a byte from whoever starts it lets it go on. Nobody reading there means that
+//!   it is gone.
+//! - `exec.report`: what failed on the last steps, as the child's [`Message`]; the end of file
+//!   means that it has become its program.
+//!
+//! `exec.steps` holds the words of those steps, for the sentence.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind as IoKind, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+use crate::child::Message;
+use crate::error::{Error, ErrorKind};
+use crate::hint;
+use crate::plan::Plan;
+use crate::spawn;
+use crate::step::{Call, Step};
+
+/// How a container is held at its last steps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hold {
+    /// Until [`Container::start`](crate::Container::start), and as long as this program lives.
+    Here,
+    /// Until [`start_held`], by whichever program, with this directory.
+    At(PathBuf),
+}
+
+const GO: &str = "exec.fifo";
+const REPORT: &str = "exec.report";
+const STEPS: &str = "exec.steps";
+
+/// The child's ends.
+pub(crate) struct Pipes {
+    pub(crate) go: File,
+    pub(crate) report: File,
+}
+
+impl Pipes {
+    pub(crate) fn make(directory: &Path, plan: &Plan) -> Result<Pipes, Error> {
+        let held = plan.steps.iter().position(|step| matches!(step, Step::Hold)).unwrap_or(0);
+        let mut words = format!("{}\n", held + 1);
+        for step in &plan.steps[held + 1..] {
+            words.push_str(&step.to_string().replace('\n', " "));
+            words.push('\n');
+        }
+        let path = directory.join(STEPS);
+        fs::write(&path, words).map_err(|e| failed("write", &path, "write", &e))?;
+        Ok(Pipes { go: pipe(&directory.join(GO))?, report: pipe(&directory.join(REPORT))? })
+    }
+}
+
+/// Makes a named pipe, and opens it so that neither end is ever waited for.
+fn pipe(path: &Path) -> Result<File, Error> {
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    mkfifo(path, mode).map_err(|e| failed("make the pipe", path, "mkfifo", &e.into()))?;
+    let opened = OpenOptions::new().read(true).write(true).open(path);
+    opened.map_err(|e| failed("open", path, "open", &e))
+}
+
+/// Whether a container waits in this directory to be started.
+pub fn is_held(directory: &Path) -> bool {
+    directory.join(GO).exists()
+}
+
+/// Lets a container that is held at this directory ([`Hold::At`]) become its program, and
+/// waits until it has.
+///
+/// # Errors
+/// [`ErrorKind::State`] if none waits there: it was started, or has ended; what keeps it from
+/// executing the program.
+pub fn start_held(directory: &Path) -> Result<(), Error> {
+    let gone = || Error::new(ErrorKind::State, "cannot start a container that has stopped");
+    let open = |name: &str, write: bool| {
+        let path = directory.join(name);
+        let mut options = OpenOptions::new();
+        options.read(!write).write(write).custom_flags(libc::O_NONBLOCK);
+        options.open(&path).map_err(|e| match e.raw_os_error() {
+            Some(libc::ENXIO) => gone(),
+            Some(libc::ENOENT) => Error::new(ErrorKind::State, "cannot start a container that is not held"),
+            _ => failed("open", &path, "open", &e),
+        })
+    };
+    // In this order: once nobody has the report open for writing there is an end of file.
+    let mut report = open(REPORT, false)?;
+    let mut go = open(GO, true)?;
+    match go.write(&[1]) {
+        Ok(_) => {}
+        Err(e) if e.kind() == IoKind::BrokenPipe => return Err(gone()),
+        Err(e) => return Err(failed("let the container go on at", &directory.join(GO), "write", &e)),
+    }
+    let message = hear(&mut report)?;
+    let failure = message.map(|message| failure(directory, message));
+    for name in [GO, REPORT, STEPS] {
+        let path = directory.join(name);
+        fs::remove_file(&path).map_err(|e| failed("remove", &path, "unlink", &e))?;
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+/// What the child says, or `None` when it has become its program.
+fn hear(report: &mut File) -> Result<Option<Message>, Error> {
+    let mut bytes = [0; size_of::<Message>()];
+    loop {
+        match report.read(&mut bytes) {
+            Ok(n) if n == bytes.len() => return Ok(Some(Message::from_bytes(bytes))),
+            Ok(_) => return Ok(None),
+            Err(e) if e.kind() == IoKind::Interrupted => {}
+            Err(e) if e.kind() == IoKind::WouldBlock => {
+                let mut waiting = [PollFd::new(report.as_fd(), PollFlags::POLLIN)];
+                match poll(&mut waiting, PollTimeout::NONE) {
+                    Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                    Err(e) => {
+                        return Err(Error::call(
+                            ErrorKind::Process,
+                            "hear from the container",
+                            "poll",
+                            e as i32,
+                        ));
+                    }
+                }
+            }
+            Err(e) => return Err(Error::io(ErrorKind::Process, "hear from the container", "read", &e)),
+        }
+    }
+}
+
+fn failure(directory: &Path, message: Message) -> Error {
+    let words = fs::read_to_string(directory.join(STEPS)).unwrap_or_default();
+    let mut lines = words.lines();
+    let first: usize = lines.next().and_then(|line| line.parse().ok()).unwrap_or(0);
+    let steps: Vec<&str> = lines.collect();
+    let at = usize::from(message.step).wrapping_sub(first);
+    let what = steps.get(at).copied().unwrap_or("take its last steps");
+    let (call, errno) = (Call::from_u8(message.call), message.value);
+    if call == Call::Wait4 {
+        return spawn::hook_failure(what, errno);
+    }
+    let executes = at + 1 == steps.len();
+    let kind = if executes { spawn::exec_kind(errno) } else { ErrorKind::Step };
+    let hint = if executes { hint::exec(errno) } else { hint::hook(call, errno) };
+    Error::call(kind, what, call.name(), errno).with_hint(hint.map(Into::into))
+}
+
+fn failed(what: &str, path: &Path, call: &'static str, e: &std::io::Error) -> Error {
+    Error::io(ErrorKind::Process, format!("{what} {}", path.display()), call, e)
+}

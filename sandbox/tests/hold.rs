@@ -1,0 +1,208 @@
+//! Containers that another program starts, and what is run on their way, as root.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use nspod_sandbox::spec::{Hook, Spec};
+use nspod_sandbox::{Command, Container, Error, ErrorKind, Status, Stdio, is_held, start_held};
+
+macro_rules! need_root {
+    ($name:literal) => {
+        if !nix::unistd::geteuid().is_root() {
+            assert!(std::env::var_os("NSPOD_NO_SKIP").is_none(), "{} takes root", $name);
+            eprintln!("SKIP {}: this takes root", $name);
+            return;
+        }
+    };
+}
+
+/// A container that runs this line of shell, and may write to the directory.
+fn shell(line: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", line]).stdin(Stdio::Null);
+    command
+}
+
+/// A hook that runs this line of shell.
+fn hook(line: &str, timeout: Option<u32>) -> Hook {
+    Hook {
+        path: "/bin/sh".into(),
+        args: vec!["hook".into(), "-c".into(), line.into()],
+        env: vec![("GREETING".into(), "hello".into())],
+        timeout,
+    }
+}
+
+fn held(command: &mut Command, directory: &Path) -> Container {
+    let container = command.hold_at(directory).spawn().unwrap();
+    assert!(is_held(directory));
+    container
+}
+
+/// A file outside of the container that its hooks can write to.
+fn note(directory: &Path) -> String {
+    directory.join("note").display().to_string()
+}
+
+#[test]
+fn one_that_is_held_at_a_directory_starts_by_it_and_leaves_nothing_there() {
+    need_root!("one_that_is_held_at_a_directory_starts_by_it_and_leaves_nothing_there");
+    let directory = tempfile::tempdir().unwrap();
+    let mut container = held(&mut shell("exit 3"), directory.path());
+    let mode = fs::metadata(directory.path().join("exec.fifo")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    start_held(directory.path()).unwrap();
+    assert_eq!(container.wait().unwrap().status, Status::Exited(3));
+    container.delete().unwrap();
+    assert!(!is_held(directory.path()));
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    assert_eq!(start_held(directory.path()).unwrap_err().kind(), ErrorKind::State);
+}
+
+#[test]
+fn one_that_was_killed_while_held_cannot_be_started() {
+    need_root!("one_that_was_killed_while_held_cannot_be_started");
+    let directory = tempfile::tempdir().unwrap();
+    let mut container = held(&mut shell("exit 3"), directory.path());
+    container.kill().unwrap();
+    container.wait().unwrap();
+    let error = start_held(directory.path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::State);
+    assert_eq!(error.to_string(), "cannot start a container that has stopped");
+}
+
+#[test]
+fn what_keeps_a_held_one_from_its_program_is_told_to_who_starts_it() {
+    need_root!("what_keeps_a_held_one_from_its_program_is_told_to_who_starts_it");
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new("/no/such/program");
+    command.stdin(Stdio::Null);
+    let mut container = held(&mut command, directory.path());
+    let error = start_held(directory.path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ProgramNotFound);
+    assert!(error.to_string().contains("/no/such/program: execve: No such file"), "{error}");
+    assert_eq!(container.wait().unwrap().status, Status::Exited(127));
+    // The same by way of the init, which an image's program is executed by.
+    command.spec_mut().init = true;
+    let mut container = held(&mut command, directory.path());
+    let error = start_held(directory.path()).unwrap_err();
+    assert!(error.to_string().contains("/no/such/program: execve: No such file"), "{error}");
+    container.wait().unwrap();
+}
+
+#[test]
+fn a_held_one_outlives_the_program_that_made_it() {
+    need_root!("a_held_one_outlives_the_program_that_made_it");
+    let directory = tempfile::tempdir().unwrap();
+    let exit = tempfile::NamedTempFile::new().unwrap();
+    let mut command = shell("exit 4");
+    command.spec_mut().init = true;
+    command.exit_file(exit.reopen().unwrap());
+    let container = held(&mut command, directory.path());
+    let pid = container.pid();
+    let cgroup = container.cgroup().map(|c| c.path().to_owned());
+    container.detach();
+    start_held(directory.path()).unwrap();
+    let process = ns_core::Pidfd::open(pid).unwrap();
+    process.wait().unwrap();
+    assert_eq!(fs::read_to_string(exit.path()).unwrap(), "exited 4\n");
+    if let Some(path) = cgroup {
+        cgroup_core::Cgroup::open(path).unwrap().destroy().unwrap();
+    }
+}
+
+#[test]
+fn the_caller_is_asked_when_the_namespaces_are_made_and_may_refuse() {
+    need_root!("the_caller_is_asked_when_the_namespaces_are_made_and_may_refuse");
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let mut command = shell("exit 0");
+    command.prepared(move |container| {
+        let mine = fs::read_link("/proc/self/ns/net").unwrap();
+        let theirs = fs::read_link(format!("/proc/{}/ns/net", container.pid)).unwrap();
+        sender.send((container.pid, mine != theirs)).unwrap();
+        Ok(Vec::new())
+    });
+    let mut container = command.spawn().unwrap();
+    assert_eq!(receiver.recv().unwrap(), (container.pid(), true));
+    assert!(container.wait().unwrap().status.success());
+    command.stdin(Stdio::Null).prepared(|_| Err(Error::caller("not today")));
+    let error = command.spawn().unwrap_err();
+    assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Caller, "not today"));
+}
+
+#[test]
+fn hooks_run_in_the_container_in_order_with_the_state_on_standard_input() {
+    need_root!("hooks_run_in_the_container_in_order_with_the_state_on_standard_input");
+    let directory = tempfile::tempdir().unwrap();
+    let note = note(directory.path());
+    let mut command = shell("exit 0");
+    let spec: &mut Spec = command.spec_mut();
+    let line = format!("cat >> {note}; readlink /proc/self/ns/net /proc/self/fd/1 >> {note}; env >> {note}");
+    spec.hooks.create_container = vec![hook(&line, None), hook(&format!("echo second >> {note}"), Some(60))];
+    // Of the container's read-only file system it sees, but cannot write.
+    let line = format!("read state; test \"$state\" = the-state && ! echo third >> {note}");
+    spec.hooks.start_container = vec![hook(&line, None)];
+    command.prepared(|_| Ok(b"the-state\n".to_vec()));
+    let mut container = command.hold().spawn().unwrap();
+    let net = fs::read_link(format!("/proc/{}/ns/net", container.pid())).unwrap();
+    container.start().unwrap();
+    assert!(container.wait().unwrap().status.success());
+    let text = fs::read_to_string(&note).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], "the-state");
+    assert_eq!(lines[1], net.to_str().unwrap());
+    assert!(lines.contains(&"GREETING=hello"), "{text}");
+    assert_eq!(lines.last(), Some(&"second"));
+}
+
+#[test]
+fn a_hook_that_fails_or_takes_too_long_ends_the_start() {
+    need_root!("a_hook_that_fails_or_takes_too_long_ends_the_start");
+    let failing = |hook: Hook, first: bool| {
+        let mut command = shell("exit 0");
+        let hooks = &mut command.spec_mut().hooks;
+        if first { &mut hooks.create_container } else { &mut hooks.start_container }.push(hook);
+        command.spawn().unwrap_err().to_string()
+    };
+    assert_eq!(
+        failing(hook("exit 5", None), true),
+        "cannot run the createContainer hook /bin/sh: it exited with code 5"
+    );
+    assert_eq!(
+        failing(hook("kill -9 $$", None), false),
+        "cannot run the startContainer hook /bin/sh: it was ended by signal 9"
+    );
+    let late = failing(hook("sleep 60", Some(1)), true);
+    assert!(late.ends_with("it took longer than its timeout and was killed"), "{late}");
+    let missing = failing(Hook { path: "/no/such/hook".into(), ..hook("", None) }, true);
+    assert!(missing.ends_with("is there such a program, and can it be executed?"), "{missing}");
+}
+
+#[test]
+fn a_hook_that_fails_at_the_start_is_told_to_who_starts_it() {
+    need_root!("a_hook_that_fails_at_the_start_is_told_to_who_starts_it");
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = shell("exit 0");
+    command.spec_mut().hooks.start_container = vec![hook("exit 6", None)];
+    let mut container = held(&mut command, directory.path());
+    let error = start_held(directory.path()).unwrap_err().to_string();
+    assert_eq!(error, "cannot run the startContainer hook /bin/sh: it exited with code 6");
+    container.wait().unwrap();
+}
+
+#[test]
+fn held_processes_of_two_clones_are_the_ones_that_become_the_program() {
+    need_root!("held_processes_of_two_clones_are_the_ones_that_become_the_program");
+    for _ in 0..20 {
+        let mut command = shell("exit 0");
+        let spec = command.spec_mut();
+        spec.namespaces.time = nspod_sandbox::spec::Namespace::New;
+        spec.time_offsets = Some("monotonic 7 0".parse().unwrap());
+        let mut container = command.hold().spawn().unwrap();
+        let offsets = fs::read_to_string(format!("/proc/{}/timens_offsets", container.pid())).unwrap();
+        assert!(offsets.contains(" 7 "), "{offsets}");
+        container.start().unwrap();
+        assert!(container.wait().unwrap().status.success());
+    }
+}
