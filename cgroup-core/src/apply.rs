@@ -1,5 +1,7 @@
 //! Limits written to a cgroup: all of them, or an error that says which not and why.
 
+use std::os::fd::OwnedFd;
+
 use nix::errno::Errno;
 
 use crate::{Cgroup, Controller, Controllers, Error, Hierarchy, Limits, Missing, Result};
@@ -9,6 +11,16 @@ use crate::{Cgroup, Controller, Controllers, Error, Hierarchy, Limits, Missing, 
 pub struct Applied {
     /// The files and the values written.
     pub writes: Vec<(String, String)>,
+}
+
+/// The kernel has two ways to share a disk by weight, with a file each. Who asks for both means
+/// whichever there is.
+fn twin(file: &str) -> Option<&'static str> {
+    match file {
+        "io.weight" => Some("io.bfq.weight"),
+        "io.bfq.weight" => Some("io.weight"),
+        _ => None,
+    }
 }
 
 impl Cgroup {
@@ -28,18 +40,38 @@ impl Cgroup {
         let mut files = Vec::with_capacity(writes.len());
         for (file, value) in &writes {
             match self.open_for_write(file, value) {
-                Ok(fd) => files.push(fd),
+                Ok(fd) => files.push((fd, file, value)),
                 Err(error) if error.errno() == Some(Errno::ENOENT) => {
+                    if self.twin_serves(&writes, file)? {
+                        continue;
+                    }
                     let missing = self.unenforceable(limits)?;
                     return Err(if missing.is_empty() { error } else { Error::cannot_enforce(missing) });
                 }
                 Err(error) => return Err(error),
             }
         }
-        for (fd, (file, value)) in files.iter().zip(&writes) {
-            self.write_to(fd, file, value)?;
+        let mut applied = Applied::default();
+        let mut refused = Vec::new();
+        for (fd, file, value) in &files {
+            let device = value.split(' ').next();
+            let twin = |(_, other, value): &(OwnedFd, &String, &String)| {
+                twin(file) == Some(other.as_str()) && value.split(' ').next() == device
+            };
+            match self.write_to(fd, file, value) {
+                Ok(()) => applied.writes.push(((*file).clone(), (*value).clone())),
+                // This disk shares by the other weight, unless that was refused as well.
+                Err(error)
+                    if error.errno() == Some(Errno::EOPNOTSUPP)
+                        && files.iter().any(twin)
+                        && !refused.contains(&device) =>
+                {
+                    refused.push(device);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(Applied { writes })
+        Ok(applied)
     }
 
     /// The limits that cannot be enforced in this cgroup as it is now, by file, each with the reason.
@@ -50,11 +82,15 @@ impl Cgroup {
         let mut host = None;
         let mut all: Vec<(String, Missing)> = Vec::new();
         let available = self.available()?;
-        for (file, _) in limits.writes() {
-            if all.last().is_some_and(|(last, _)| *last == file) || self.has(&file)? {
+        let writes = limits.writes();
+        for (file, _) in &writes {
+            if all.last().is_some_and(|(last, _)| last == file)
+                || self.has(file)?
+                || self.twin_serves(&writes, file)?
+            {
                 continue;
             }
-            let why = match Controller::of_file(&file) {
+            let why = match Controller::of_file(file) {
                 Some(controller) if !available.contains(controller.into()) => {
                     if host.is_none() {
                         host = Some(Hierarchy::detect()?);
@@ -63,9 +99,17 @@ impl Cgroup {
                 }
                 _ => Missing::NoFile { file: file.clone() },
             };
-            all.push((file, why));
+            all.push((file.clone(), why));
         }
         Ok(all)
+    }
+
+    /// Whether the same is asked for in another file as well, and that one is there.
+    fn twin_serves(&self, writes: &[(String, String)], file: &str) -> Result<bool> {
+        match twin(file) {
+            Some(twin) if writes.iter().any(|(other, _)| other == twin) => self.has(twin),
+            _ => Ok(false),
+        }
     }
 
     /// Whether it has a file of this name.

@@ -27,7 +27,7 @@ pub use cpu_list::CpuList;
 pub use device_number::Device;
 pub use error::{Error, ErrorKind, Result};
 pub use hierarchy::{Hierarchy, Layout};
-pub use limits::{CpuMax, IoMax, Limits, Max};
+pub use limits::{CpuMax, IoMax, Limits, Max, RdmaMax, v1};
 pub use missing::Missing;
 pub use usage::{
     CpuStat, Events, IoStat, MemoryEvents, MemoryStat, MemoryUsage, PidsEvents, PidsUsage, Pressure,

@@ -1,11 +1,12 @@
 //! Limits as plain data: nothing here touches the kernel.
 
+pub mod v1;
 mod values;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-pub use values::{CpuMax, IoMax, Max};
+pub use values::{CpuMax, IoMax, Max, RdmaMax};
 
 use crate::{Controller, Controllers, CpuList, Device, Error, Result};
 
@@ -99,12 +100,34 @@ pub struct Limits {
         serde(rename = "io.weight.device", skip_serializing_if = "BTreeMap::is_empty")
     )]
     pub io_weight_device: BTreeMap<Device, u64>,
+    /// `io.bfq.weight`: the same share on disks of the scheduler bfq, 1 to 1000, 100 where not set.
+    /// Beside [`io_weight`](Self::io_weight) it is the same wish in another file, and it suffices
+    /// that the kernel has one of the two.
+    #[cfg_attr(feature = "serde", serde(rename = "io.bfq.weight", skip_serializing_if = "Option::is_none"))]
+    pub io_bfq_weight: Option<u64>,
+    /// `io.bfq.weight` for single devices; beside [`io_weight_device`](Self::io_weight_device) it
+    /// suffices that the disk shares by one of the two.
+    #[cfg_attr(
+        feature = "serde",
+        serde(rename = "io.bfq.weight.device", skip_serializing_if = "BTreeMap::is_empty")
+    )]
+    pub io_bfq_weight_device: BTreeMap<Device, u64>,
     /// `io.latency`: the latency to protect on each device, in µs.
     #[cfg_attr(feature = "serde", serde(rename = "io.latency", skip_serializing_if = "BTreeMap::is_empty"))]
     pub io_latency: BTreeMap<Device, u64>,
     /// `hugetlb.SIZE.max`: bytes of huge pages, by size as the kernel names it: `2MB`, `1GB`.
     #[cfg_attr(feature = "serde", serde(rename = "hugetlb.max", skip_serializing_if = "BTreeMap::is_empty"))]
     pub hugetlb_max: BTreeMap<String, Max>,
+    /// `hugetlb.SIZE.rsvd.max`: bytes of huge pages that may be reserved. Beyond it `mmap` fails,
+    /// where beyond [`hugetlb_max`](Self::hugetlb_max) the page fault kills.
+    #[cfg_attr(
+        feature = "serde",
+        serde(rename = "hugetlb.rsvd.max", skip_serializing_if = "BTreeMap::is_empty")
+    )]
+    pub hugetlb_rsvd_max: BTreeMap<String, Max>,
+    /// `rdma.max`: what may be held of each RDMA device, by its name as in `/sys/class/infiniband`.
+    #[cfg_attr(feature = "serde", serde(rename = "rdma.max", skip_serializing_if = "BTreeMap::is_empty"))]
+    pub rdma_max: BTreeMap<String, RdmaMax>,
     /// Any other file by name, as OCI's `unified`; written last, in order of name.
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "BTreeMap::is_empty"))]
     pub unified: BTreeMap<String, String>,
@@ -152,11 +175,21 @@ impl Limits {
         for (device, weight) in &self.io_weight_device {
             all.put("io.weight", Some(format_args!("{device} {weight}")));
         }
+        all.put("io.bfq.weight", self.io_bfq_weight.map(|weight| format!("default {weight}")));
+        for (device, weight) in &self.io_bfq_weight_device {
+            all.put("io.bfq.weight", Some(format_args!("{device} {weight}")));
+        }
         for (device, target) in &self.io_latency {
             all.put("io.latency", Some(format_args!("{device} target={target}")));
         }
         for (size, max) in &self.hugetlb_max {
             all.0.push((format!("hugetlb.{size}.max"), max.to_string()));
+        }
+        for (size, max) in &self.hugetlb_rsvd_max {
+            all.0.push((format!("hugetlb.{size}.rsvd.max"), max.to_string()));
+        }
+        for (device, max) in self.rdma_max.iter().filter(|(_, max)| !max.is_empty()) {
+            all.put("rdma.max", Some(format_args!("{device} {max}")));
         }
         all.0.extend(self.unified.iter().map(|(file, value)| (file.clone(), value.clone())));
         all.0
@@ -193,14 +226,26 @@ impl Limits {
             weight("io.weight", value)?;
         }
         self.io_weight_device.values().try_for_each(|value| weight("io.weight", value))?;
+        let bfq = self.io_bfq_weight.iter().chain(self.io_bfq_weight_device.values());
+        if let Some(wrong) = bfq.into_iter().find(|weight| !(1..=1_000).contains(*weight)) {
+            return Err(Error::limit("io.bfq.weight", wrong, "a weight of bfq is from 1 to 1000"));
+        }
         for (device, max) in &self.io_max {
             if max.values().any(|value| value == Max::Value(0)) {
                 return Err(Error::limit("io.max", format_args!("{device} {max}"), "a rate is above 0"));
             }
         }
-        for size in self.hugetlb_max.keys() {
+        for size in self.hugetlb_max.keys().chain(self.hugetlb_rsvd_max.keys()) {
             if size.is_empty() || !size.bytes().all(|b| b.is_ascii_alphanumeric()) {
                 return Err(Error::limit("hugetlb.SIZE.max", size, "a size is a word such as 2MB"));
+            }
+        }
+        for (device, max) in &self.rdma_max {
+            if device.is_empty() || !device.bytes().all(|b| b.is_ascii_graphic()) {
+                return Err(Error::limit("rdma.max", device, "a device is a word such as mlx5_0"));
+            }
+            if max.values().any(|value| matches!(value, Max::Value(count) if count > i32::MAX as u64)) {
+                return Err(Error::limit("rdma.max", max, "a count is at most 2147483647"));
             }
         }
         self.unified.iter().try_for_each(|(file, value)| unified(file, value))

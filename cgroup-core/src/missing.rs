@@ -88,6 +88,7 @@ fn needs(file: &str) -> &'static str {
         "memory.zswap.max" => "the kernel needs CONFIG_ZSWAP and to be 5.19 or later",
         "io.max" => "the kernel needs CONFIG_BLK_DEV_THROTTLING",
         "io.weight" => "the kernel needs CONFIG_BLK_CGROUP_IOCOST or the bfq scheduler",
+        "io.bfq.weight" => "the kernel needs CONFIG_BFQ_GROUP_IOSCHED, and its module bfq loaded",
         "io.latency" => "the kernel needs CONFIG_BLK_CGROUP_IOLATENCY",
         _ if file.starts_with("hugetlb.") => {
             "the part between the dots must be a page size of this machine, such as 2MB"

@@ -167,12 +167,43 @@ fn disk() -> Option<Device> {
 }
 
 #[test]
+fn a_weight_of_disks_is_set_by_the_file_that_the_kernel_has() {
+    let Some(own) = Own::with(Controllers::IO) else { return };
+    let Some(disk) = disk() else { return common::skip("this machine has no disk in /sys/block") };
+    own.enable(Controllers::IO).unwrap();
+    let cgroup = own.create_child("w").unwrap();
+    let both = Limits { io_weight: Some(4_950), io_bfq_weight: Some(500), ..Limits::default() };
+    let applied = cgroup.apply(&both).unwrap().writes;
+    let has = |file: &str| cgroup.read_if_there(file).unwrap().is_some();
+    let expected: Vec<_> = both.writes().into_iter().filter(|(file, _)| has(file)).collect();
+    assert_eq!(applied, expected);
+    assert!(!applied.is_empty());
+    for (file, value) in &applied {
+        assert!(cgroup.read(file).unwrap().starts_with(value), "{file}");
+    }
+    // The disk shares by neither weight, unless somebody has set it up to.
+    let device = Limits {
+        io_weight_device: [(disk, 4_950)].into(),
+        io_bfq_weight_device: [(disk, 500)].into(),
+        ..Limits::default()
+    };
+    match cgroup.apply(&device) {
+        Ok(applied) => assert_eq!(applied.writes.len(), 1),
+        Err(error) => assert!(error.to_string().contains("does not share by this weight"), "{error}"),
+    }
+}
+
+#[test]
 fn huge_pages_are_limited_by_size_and_an_unknown_size_is_unenforceable() {
     let Some(own) = Own::with(Controllers::HUGETLB) else { return };
     let of =
         |size: &str| Limits { hugetlb_max: [(size.into(), Max::Value(4 * MIB))].into(), ..Limits::default() };
     let cgroup = limited(&own, "h", &of("2MB"));
     assert_eq!(cgroup.read("hugetlb.2MB.max").unwrap(), format!("{}\n", 4 * MIB));
+    let reserved =
+        Limits { hugetlb_rsvd_max: [("2MB".into(), Max::Value(2 * MIB))].into(), ..Limits::default() };
+    cgroup.apply(&reserved).unwrap();
+    assert_eq!(cgroup.read("hugetlb.2MB.rsvd.max").unwrap(), format!("{}\n", 2 * MIB));
     let error = cgroup.apply(&of("3MB")).unwrap_err();
     assert_eq!(
         error.unenforceable(),

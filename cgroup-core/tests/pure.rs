@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cgroup_core::{
     Controller, Controllers, CpuList, CpuMax, CpuStat, Device, ErrorKind, Events, IoMax, Limits, Max,
-    MemoryEvents, MemoryStat, parse,
+    MemoryEvents, MemoryStat, RdmaMax, parse,
 };
 use proptest::prelude::*;
 
@@ -24,6 +24,12 @@ fn io_max() -> impl Strategy<Value = IoMax> {
         riops,
         wiops,
     })
+}
+
+fn rdma_max() -> impl Strategy<Value = RdmaMax> {
+    let count =
+        || proptest::option::of(prop_oneof![Just(Max::Max), (0..=i32::MAX as u64).prop_map(Max::Value)]);
+    (count(), count()).prop_map(|(hca_handle, hca_object)| RdmaMax { hca_handle, hca_object })
 }
 
 fn cpu_max() -> impl Strategy<Value = CpuMax> {
@@ -46,6 +52,12 @@ prop_compose! {
         pids in proptest::option::of(max()),
         io in proptest::collection::btree_map(device(), io_max(), 0..3),
         weights in proptest::collection::btree_map(device(), 1..=10_000_u64, 0..3),
+        bfq in (
+            proptest::option::of(1..=1_000_u64),
+            proptest::collection::btree_map(device(), 1..=1_000_u64, 0..3),
+        ),
+        rdma in proptest::collection::btree_map("[a-z0-9_]{1,9}", rdma_max(), 0..3),
+        rsvd in proptest::collection::btree_map("[1-9][0-9]?[KMG]B", max(), 0..3),
         latency in proptest::collection::btree_map(device(), any::<u64>(), 0..3),
         hugetlb in proptest::collection::btree_map("[1-9][0-9]?[KMG]B", max(), 0..3),
         unified in proptest::collection::btree_map("(memory|x)\\.[a-z.]{1,9}", "[ -~]{0,9}", 0..3),
@@ -57,7 +69,8 @@ prop_compose! {
             memory_min, memory_low, memory_high, memory_max, memory_swap_max, memory_zswap_max,
             memory_oom_group: group, pids_max: pids,
             io_max: io, io_weight: weight, io_weight_device: weights, io_latency: latency,
-            hugetlb_max: hugetlb, unified,
+            io_bfq_weight: bfq.0, io_bfq_weight_device: bfq.1,
+            hugetlb_max: hugetlb, hugetlb_rsvd_max: rsvd, rdma_max: rdma, unified,
         }
     }
 }
@@ -185,6 +198,25 @@ fn values_that_the_kernel_would_refuse_are_named_before() {
             Limits { hugetlb_max: [("../x".into(), Max::Max)].into(), ..Default::default() },
             "hugetlb.SIZE.max cannot be \"../x\": a size is a word such as 2MB",
         ),
+        (
+            Limits { io_bfq_weight: Some(1_001), ..Default::default() },
+            "io.bfq.weight cannot be \"1001\": a weight of bfq is from 1 to 1000",
+        ),
+        (
+            Limits { rdma_max: [("a b".into(), RdmaMax::default())].into(), ..Default::default() },
+            "rdma.max cannot be \"a b\": a device is a word such as mlx5_0",
+        ),
+        (
+            Limits {
+                rdma_max: [(
+                    "mlx5_0".into(),
+                    RdmaMax { hca_handle: Some(Max::Value(1 << 31)), hca_object: None },
+                )]
+                .into(),
+                ..Default::default()
+            },
+            "rdma.max cannot be \"hca_handle=2147483648\": a count is at most 2147483647",
+        ),
     ];
     for (limits, sentence) in cases {
         assert_eq!(of(limits.clone()).to_string(), sentence);
@@ -203,6 +235,30 @@ fn unified_takes_limits_and_not_what_acts_on_processes_or_lies_elsewhere() {
     {
         assert_eq!(of(bad).unwrap_err().kind(), ErrorKind::InvalidLimit, "{bad}");
     }
+}
+
+#[test]
+fn what_is_limited_by_device_or_size_is_a_line_or_a_file_of_its_own() {
+    let rdma = RdmaMax { hca_handle: Some(Max::Value(2)), hca_object: Some(Max::Max) };
+    let limits = Limits {
+        io_weight: Some(100),
+        io_bfq_weight: Some(50),
+        io_bfq_weight_device: [(Device::new(8, 0), 60)].into(),
+        hugetlb_max: [("2MB".into(), Max::Value(0))].into(),
+        hugetlb_rsvd_max: [("2MB".into(), Max::Max)].into(),
+        rdma_max: [("mlx5_0".into(), rdma), ("mlx5_1".into(), RdmaMax::default())].into(),
+        ..Default::default()
+    };
+    let expected = [
+        ("io.weight", "default 100"),
+        ("io.bfq.weight", "default 50"),
+        ("io.bfq.weight", "8:0 60"),
+        ("hugetlb.2MB.max", "0"),
+        ("hugetlb.2MB.rsvd.max", "max"),
+        ("rdma.max", "mlx5_0 hca_handle=2 hca_object=max"),
+    ];
+    assert_eq!(limits.writes(), expected.map(|(file, value)| (file.to_owned(), value.to_owned())));
+    limits.validate().unwrap();
 }
 
 #[test]

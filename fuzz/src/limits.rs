@@ -1,7 +1,7 @@
 //! Limits with values in and beyond the ranges that the kernel takes.
 
 use arbitrary::{Result, Unstructured};
-use cgroup_core::{CpuMax, Device, IoMax, Limits, Max};
+use cgroup_core::{CpuMax, Device, IoMax, Limits, Max, RdmaMax};
 
 use crate::{maybe, several};
 
@@ -34,8 +34,17 @@ pub fn any(u: &mut Unstructured<'_>) -> Result<Limits> {
         io_max: several(u, 3, |u| Ok((device(u)?, io_max(u)?)))?.into_iter().collect(),
         io_weight: maybe(u, weight)?,
         io_weight_device: several(u, 2, |u| Ok((device(u)?, weight(u)?)))?.into_iter().collect(),
+        io_bfq_weight: maybe(u, weight)?,
+        io_bfq_weight_device: several(u, 2, |u| Ok((device(u)?, weight(u)?)))?.into_iter().collect(),
         io_latency: several(u, 2, |u| Ok((device(u)?, u.arbitrary()?)))?.into_iter().collect(),
         hugetlb_max: several(u, 2, |u| Ok((size(u)?, max(u)?)))?.into_iter().collect(),
+        hugetlb_rsvd_max: several(u, 2, |u| Ok((size(u)?, max(u)?)))?.into_iter().collect(),
+        rdma_max: several(u, 2, |u| {
+            let device = u.choose(&["mlx5_0", "", "a b"])?.to_string();
+            Ok((device, RdmaMax { hca_handle: maybe(u, max)?, hca_object: maybe(u, max)? }))
+        })?
+        .into_iter()
+        .collect(),
         unified: several(u, 2, unified)?.into_iter().collect(),
     })
 }

@@ -49,11 +49,14 @@ impl FromStr for Max {
 pub struct CpuMax {
     /// In µs, at least 1000. `None`: no limit.
     pub quota: Option<u64>,
-    /// In µs, from 1000 to 1000000; the kernel's default is 100000.
+    /// In µs, from 1000 to 1000000.
     pub period: u64,
 }
 
 impl CpuMax {
+    /// The kernel's default period in µs.
+    pub const DEFAULT_PERIOD: u64 = 100_000;
+
     /// At most `quota` µs in every `period` µs.
     pub const fn new(quota: u64, period: u64) -> Self {
         Self { quota: Some(quota), period }
@@ -136,13 +139,54 @@ impl IoMax {
 /// Without the device: `rbps=1048576 wiops=max`.
 impl fmt::Display for IoMax {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fields = [("rbps", self.rbps), ("wbps", self.wbps), ("riops", self.riops), ("wiops", self.wiops)];
-        let set = fields.into_iter().filter_map(|(key, value)| Some((key, value?)));
-        for (i, (key, value)) in set.enumerate() {
-            write!(f, "{}{key}={value}", if i == 0 { "" } else { " " })?;
-        }
-        Ok(())
+        nested_keyed(
+            f,
+            [("rbps", self.rbps), ("wbps", self.wbps), ("riops", self.riops), ("wiops", self.wiops)],
+        )
     }
+}
+
+/// An RDMA device's limits in `rdma.max`; `None` leaves a value as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(default, deny_unknown_fields)
+)]
+pub struct RdmaMax {
+    /// Handles: connections to the device.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub hca_handle: Option<Max>,
+    /// Objects: queue pairs, memory regions and the like.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub hca_object: Option<Max>,
+}
+
+impl RdmaMax {
+    /// Whether it limits nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    pub(crate) fn values(&self) -> impl Iterator<Item = Max> {
+        [self.hca_handle, self.hca_object].into_iter().flatten()
+    }
+}
+
+/// Without the device: `hca_handle=2 hca_object=max`.
+impl fmt::Display for RdmaMax {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        nested_keyed(f, [("hca_handle", self.hca_handle), ("hca_object", self.hca_object)])
+    }
+}
+
+/// The pairs that have a value, as the kernel writes and reads them: `KEY=VALUE KEY=VALUE`.
+fn nested_keyed<const N: usize>(f: &mut fmt::Formatter<'_>, fields: [(&str, Option<Max>); N]) -> fmt::Result {
+    let set = fields.into_iter().filter_map(|(key, value)| Some((key, value?)));
+    for (i, (key, value)) in set.enumerate() {
+        write!(f, "{}{key}={value}", if i == 0 { "" } else { " " })?;
+    }
+    Ok(())
 }
 
 #[cfg(feature = "serde")]

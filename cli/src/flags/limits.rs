@@ -147,7 +147,12 @@ pub(crate) fn relax(limits: &mut Limits) -> Result<Vec<String>> {
 fn drop_file(limits: &mut Limits, file: &str) {
     let Ok(serde_json::Value::Object(mut map)) = serde_json::to_value(&*limits) else { return };
     map.remove(file);
-    for (group, prefix) in [("io.weight.device", "io.weight"), ("hugetlb.max", "hugetlb")] {
+    for (group, prefix) in [
+        ("io.weight.device", "io.weight"),
+        ("io.bfq.weight.device", "io.bfq.weight"),
+        ("hugetlb.max", "hugetlb"),
+        ("hugetlb.rsvd.max", "hugetlb"),
+    ] {
         if file.starts_with(prefix) {
             map.remove(group);
         }

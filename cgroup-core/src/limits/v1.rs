@@ -1,0 +1,175 @@
+//! From the numbers of cgroup v1, which OCI's configuration and docker's flags have kept, to limits
+//! of v2. They convert as runc and crun do, so that a container gets the same from each.
+//!
+//! In v1's numbers 0 stands for "not set", and -1 for "no limit". Here they become `None` and
+//! [`Max::Max`].
+//!
+//! Sources: <https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#control-groups>,
+//! <https://github.com/containers/crun/blob/main/crun.1.md#cgroup-v2>,
+//! <https://github.com/opencontainers/cgroups/blob/main/utils.go>
+//!
+//! ```
+//! use cgroup_core::{CpuMax, Limits, Max, v1};
+//! // docker run --memory 64m --memory-swap 96m --cpu-shares 512 --cpu-quota 50000
+//! let memory = v1::max("memory.limit", 64 << 20)?;
+//! let both = v1::max("memory.swap", 96 << 20)?;
+//! let limits = Limits {
+//!     memory_max: memory,
+//!     memory_swap_max: v1::swap_max(memory, both)?,
+//!     cpu_weight: v1::cpu_weight(512),
+//!     cpu_max: v1::cpu_max(50_000, 0),
+//!     ..Limits::default()
+//! };
+//! assert_eq!(limits.memory_swap_max, Some(Max::Value(32 << 20)));
+//! assert_eq!(limits.cpu_weight, Some(20));
+//! assert_eq!(limits.cpu_max, Some(CpuMax::new(50_000, 100_000)));
+//! # Ok::<(), cgroup_core::Error>(())
+//! ```
+
+use super::{CpuMax, Max};
+use crate::{Error, Result};
+
+/// A number of bytes or processes: 0 is not set, -1 no limit. `name` is for the error.
+///
+/// # Errors
+/// `InvalidLimit` below -1.
+pub fn max(name: &str, value: i64) -> Result<Option<Max>> {
+    match value {
+        0 => Ok(None),
+        -1 => Ok(Some(Max::Max)),
+        _ => match u64::try_from(value) {
+            Ok(value) => Ok(Some(Max::Value(value))),
+            Err(_) => Err(Error::limit(name, value, "below 0 it can only be -1, for no limit")),
+        },
+    }
+}
+
+/// `cpu.shares` (2 to 262144) to `cpu.weight` (1 to 10000), in a straight line; 0 is not set. What
+/// is outside is taken as the nearest, as the kernel of v1 did.
+///
+/// ```
+/// assert_eq!([2, 1024, 262_144].map(cgroup_core::v1::cpu_weight), [1, 39, 10_000].map(Some));
+/// ```
+pub fn cpu_weight(shares: u64) -> Option<u64> {
+    (shares != 0).then(|| 1 + ((shares.clamp(2, 262_144) - 2) * 9_999) / 262_142)
+}
+
+/// `cpu.cfs_quota_us` and `cpu.cfs_period_us` to `cpu.max`. A quota of 0 or less is no limit, a
+/// period of 0 the kernel's default.
+pub fn cpu_max(quota: i64, period: u64) -> Option<CpuMax> {
+    if quota == 0 && period == 0 {
+        return None;
+    }
+    let quota = u64::try_from(quota).ok().filter(|&quota| quota > 0);
+    Some(CpuMax { quota, period: if period == 0 { CpuMax::DEFAULT_PERIOD } else { period } })
+}
+
+/// The limits of memory, and of memory and swap together, to that of swap alone. Where memory is
+/// unlimited the second is of swap alone, and swap is unlimited too if it is not set.
+///
+/// # Errors
+/// `InvalidLimit` where both together are limited to less than memory alone, or memory is not
+/// limited at all.
+pub fn swap_max(memory: Option<Max>, both: Option<Max>) -> Result<Option<Max>> {
+    let wrong = |both, why| Err(Error::limit("memory and swap together", both, why));
+    match (memory, both) {
+        (Some(Max::Max), None) => Ok(Some(Max::Max)),
+        (_, None | Some(Max::Max)) | (Some(Max::Max), Some(_)) => Ok(both),
+        (None, Some(both)) => wrong(both, "it counts both, so memory alone must be limited as well"),
+        (Some(Max::Value(memory)), Some(Max::Value(both))) => match both.checked_sub(memory) {
+            Some(swap) => Ok(Some(Max::Value(swap))),
+            None => wrong(both.into(), "it counts both, and is less than the limit of memory alone"),
+        },
+    }
+}
+
+/// A weight of `blkio` (10 to 1000) to one of `io.weight` (1 to 10000), in a straight line; 0 is
+/// not set. Into [`Limits::io_bfq_weight`](super::Limits::io_bfq_weight) it goes as it is.
+///
+/// # Errors
+/// `InvalidLimit` outside of that range.
+///
+/// ```
+/// let weights = [10, 500, 1000].map(|weight| cgroup_core::v1::io_weight(weight).unwrap());
+/// assert_eq!(weights, [1, 4_950, 10_000].map(Some));
+/// ```
+pub fn io_weight(weight: u16) -> Result<Option<u64>> {
+    match weight {
+        0 => Ok(None),
+        10..=1_000 => Ok(Some(1 + (u64::from(weight) - 10) * 9_999 / 990)),
+        _ => Err(Error::limit("blkio.weight", weight, "a weight of v1 is from 10 to 1000")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Limits;
+
+    proptest! {
+        #[test]
+        fn every_weight_is_one_that_v2_takes_and_more_stays_more(
+            shares in any::<u64>(), more in any::<u64>(), weight in 10..=1_000_u16,
+        ) {
+            let weights = Limits {
+                cpu_weight: cpu_weight(shares),
+                io_weight: io_weight(weight).unwrap(),
+                io_bfq_weight: Some(weight.into()),
+                ..Limits::default()
+            };
+            weights.validate().unwrap();
+            prop_assert!(cpu_weight(shares.max(more)) >= cpu_weight(shares.min(more)));
+            prop_assert!(weight == 1_000 || io_weight(weight + 1).unwrap() > io_weight(weight).unwrap());
+        }
+    }
+
+    #[test]
+    fn nothing_set_is_no_limit_written() {
+        assert_eq!((cpu_weight(0), cpu_max(0, 0), io_weight(0).unwrap()), (None, None, None));
+        assert_eq!((max("x", 0).unwrap(), swap_max(None, None).unwrap()), (None, None));
+    }
+
+    #[test]
+    fn shares_outside_of_their_range_are_the_nearest() {
+        assert_eq!((cpu_weight(1), cpu_weight(u64::MAX)), (Some(1), Some(10_000)));
+    }
+
+    #[test]
+    fn a_quota_or_a_period_alone_is_completed() {
+        assert_eq!(cpu_max(5_000, 0), Some(CpuMax::new(5_000, 100_000)));
+        assert_eq!(cpu_max(-1, 0), Some(CpuMax { quota: None, period: 100_000 }));
+        assert_eq!(cpu_max(0, 20_000), Some(CpuMax { quota: None, period: 20_000 }));
+    }
+
+    #[test]
+    fn swap_is_what_both_leave_beside_memory() {
+        let of = |memory, both| swap_max(max("m", memory).unwrap(), max("s", both).unwrap());
+        let cases = [
+            (100, 0, None),
+            (100, 100, Some(Max::Value(0))),
+            (100, 150, Some(Max::Value(50))),
+            (100, -1, Some(Max::Max)),
+            (0, -1, Some(Max::Max)),
+            (-1, -1, Some(Max::Max)),
+            (-1, 0, Some(Max::Max)),
+            (-1, 50, Some(Max::Value(50))),
+        ];
+        for (memory, both, swap) in cases {
+            assert_eq!(of(memory, both).unwrap(), swap, "{memory} {both}");
+        }
+        let sentence = "memory and swap together cannot be \"99\": it counts both, and is less than the limit of memory alone";
+        assert_eq!(of(100, 99).unwrap_err().to_string(), sentence);
+        assert!(of(0, 100).unwrap_err().to_string().ends_with("so memory alone must be limited as well"));
+    }
+
+    #[test]
+    fn what_is_no_number_of_v1_is_refused_by_name() {
+        let error = max("pids.limit", -2).unwrap_err();
+        assert_eq!(error.to_string(), "pids.limit cannot be \"-2\": below 0 it can only be -1, for no limit");
+        for weight in [9, 1_001] {
+            assert_eq!(io_weight(weight).unwrap_err().kind(), crate::ErrorKind::InvalidLimit);
+        }
+    }
+}
