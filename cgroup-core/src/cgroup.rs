@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
@@ -12,7 +12,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{Mode, fstat, mkdirat};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 
-use crate::{Controllers, Error, Hierarchy, Missing, Result, parse};
+use crate::{Controllers, Error, ErrorKind, Hierarchy, Missing, Result, parse};
 
 /// A cgroup: its open directory, with its path for messages.
 ///
@@ -108,6 +108,72 @@ impl Cgroup {
                 ))
             }
         }
+    }
+
+    /// Opens the child of this name, and makes it where it does not exist.
+    pub(crate) fn open_or_create_child(&self, name: impl AsRef<OsStr>) -> Result<Self> {
+        match self.create_child(&name) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => self.child(name),
+            made => made,
+        }
+    }
+
+    /// Makes the cgroup of this path below this one, and those on the way to it that do not exist,
+    /// for processes to be started in. One that exists is taken if nothing is in it or below.
+    ///
+    /// A slash at the start means nothing: the path `/kubepods/pod1/c` of an OCI configuration is
+    /// one below [`Hierarchy::root`].
+    ///
+    /// Of the controllers each cgroup on the way hands down what it can. What is then lacking is no
+    /// error here: [`enable_path`](Self::enable_path) says what is in the way of a limit.
+    ///
+    /// ```no_run
+    /// use cgroup_core::{Controllers, Hierarchy};
+    /// let top = Hierarchy::detect()?.root()?;
+    /// let group = top.create_path("/kubepods/burstable/pod1/c", Controllers::all())?;
+    /// # Ok::<(), cgroup_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `AlreadyExists` where the cgroup holds processes, or is frozen; `InvalidName` where the path
+    /// has `..` in it or names no cgroup; and as [`create_child`](Self::create_child).
+    pub fn create_path(&self, path: impl AsRef<Path>, controllers: Controllers) -> Result<Self> {
+        let path = path.as_ref();
+        let wrong = |why| Error::name(path.as_os_str().as_bytes(), why);
+        let mut names = Vec::new();
+        for part in path.components() {
+            match part {
+                Component::Normal(name) => names.push(valid(name)?),
+                Component::ParentDir => return Err(wrong("it has `..` in it")),
+                _ => {}
+            }
+        }
+        let mut made = None;
+        for name in names {
+            let above = made.as_ref().unwrap_or(self);
+            let wanted = controllers & above.available()?;
+            if above.hand_down(wanted).is_err() {
+                wanted.members().for_each(|one| drop(above.hand_down(one.into())));
+            }
+            made = Some(above.open_or_create_child(name)?);
+        }
+        let made = made.ok_or_else(|| wrong("it names no cgroup below the top"))?;
+        let events = made.events()?;
+        if !events.populated && !events.frozen {
+            return Ok(made);
+        }
+        let (what, cure) = match made.procs_recursive() {
+            Ok(pids) if events.populated => {
+                (format!("which holds the processes {pids:?}"), "end them first, or choose another path")
+            }
+            _ => ("which is frozen".to_owned(), "thaw it (0 to its cgroup.freeze), or choose another path"),
+        };
+        Err(Error::os(
+            format!("create cgroup {}, {what}", made.path.display()),
+            "mkdirat",
+            Errno::EEXIST,
+            Some(cure),
+        ))
     }
 
     /// The parent; `None` where this is the top of the mount.
@@ -211,7 +277,8 @@ impl Cgroup {
     ///
     /// # Errors
     /// `Unenforceable`, with the reason for each, where even the top of the mount lacks a
-    /// controller; and all of [`enable`](Self::enable)'s.
+    /// controller; `Busy` where an ancestor holds processes, which are named, even for the
+    /// controllers that could be enabled beside them; and all of [`enable`](Self::enable)'s.
     pub fn enable_path(&self, controllers: Controllers) -> Result<()> {
         let missing = controllers - self.available()?;
         if missing.is_empty() {
@@ -220,7 +287,7 @@ impl Cgroup {
         match self.parent()? {
             Some(parent) => {
                 parent.enable_path(missing)?;
-                parent.enable(missing)
+                parent.hand_down(missing)
             }
             None => {
                 let host = Hierarchy::detect()?;
@@ -233,6 +300,29 @@ impl Cgroup {
                 Err(Error::cannot_enforce(missing.members().map(why).collect()))
             }
         }
+    }
+
+    /// As [`enable`](Self::enable), for children that shall hold processes: of the controllers that
+    /// can be enabled beside processes none is.
+    fn hand_down(&self, controllers: Controllers) -> Result<()> {
+        // Of another type is the root, which may, and what is for threads already.
+        if !(controllers - self.enabled()?).is_empty()
+            && self.read_if_there("cgroup.type")?.as_deref() == Some("domain\n")
+        {
+            let pids = self.procs()?;
+            if !pids.is_empty() {
+                return Err(self.fail(
+                    format_args!(
+                        "enable {controllers} in {}, which holds the processes {pids:?}",
+                        self.path.display()
+                    ),
+                    "write",
+                    "cgroup.subtree_control",
+                    Errno::EBUSY,
+                ));
+            }
+        }
+        self.enable(controllers)
     }
 
     /// The whole text of one of its files.
@@ -331,7 +421,7 @@ fn cure(file: &str, errno: Errno) -> Option<&'static str> {
         }
         (_, Errno::ENODEV) => "the cgroup was removed",
         ("cgroup.subtree_control", Errno::EBUSY) => {
-            "it holds processes (move them to a child first), or a child still hands down what is to be disabled"
+            "a cgroup either holds processes or hands controllers down, not both: move them to a child first; or a child still hands down what is to be disabled"
         }
         ("cgroup.subtree_control", Errno::ENOENT) => {
             "a controller is not in this cgroup's cgroup.controllers: enable it in the parent first"
@@ -366,6 +456,9 @@ fn cure(file: &str, errno: Errno) -> Option<&'static str> {
         }
         ("cpuset.cpus" | "cpuset.mems", Errno::ENOSPC) => {
             "the list would leave the cgroup's processes with nothing"
+        }
+        ("io.weight" | "io.bfq.weight", Errno::EOPNOTSUPP) => {
+            "the disk does not share by this weight: write bfq to its queue/scheduler for io.bfq.weight, or enable it in the root's io.cost.qos for io.weight"
         }
         ("cgroup.kill", Errno::ENOENT) => "the kernel is older than 5.14, or this is the root",
         ("cgroup.freeze", Errno::ENOENT) => "the root cannot be frozen",

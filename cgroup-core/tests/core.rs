@@ -172,6 +172,84 @@ fn controllers_are_enabled_down_the_path_and_only_for_cgroups_without_processes(
 }
 
 #[test]
+fn beside_processes_nothing_is_handed_down_to_others_and_the_sentence_says_who_they_are() {
+    // Of these the kernel would let some in, and make the child one for threads alone.
+    let has = Hierarchy::detect().unwrap().controllers();
+    let wanted = has & (Controllers::CPU | Controllers::PIDS | Controllers::HUGETLB);
+    if wanted.is_empty() {
+        return common::skip("v2 has neither cpu nor pids nor hugetlb here");
+    }
+    let own = Own::new();
+    own.enable_path(wanted).unwrap();
+    let helper = Helper::sleep();
+    own.attach(helper.pid()).unwrap();
+    let child = own.create_child("c").unwrap();
+    let error = child.enable_path(wanted).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy);
+    let expected = format!(
+        "cannot enable {wanted} in {}, which holds the processes [{}]: write: Device or resource busy (EBUSY); \
+         a cgroup either holds processes or hands controllers down, not both",
+        own.path().display(),
+        helper.pid()
+    );
+    assert!(error.to_string().starts_with(&expected), "{error}");
+    assert_eq!(child.read("cgroup.type").unwrap(), "domain\n");
+}
+
+#[test]
+fn a_path_is_made_with_its_parents_and_what_they_can_hand_down() {
+    let own = Own::new();
+    let has = Hierarchy::detect().unwrap().controllers();
+    own.enable_path(has).unwrap();
+    let made = own.create_path("/kubepods//burstable/./pod1/c", Controllers::all()).unwrap();
+    assert_eq!(made.path(), own.path().join("kubepods/burstable/pod1/c"));
+    assert_eq!((made.available().unwrap(), made.enabled().unwrap()), (has, Controllers::empty()));
+    // Empty, it is taken as it is.
+    own.create_path("kubepods/burstable/pod1/c", Controllers::empty()).unwrap();
+    for wrong in ["", "/", ".", "a/../b", "a\nb"] {
+        let error = own.create_path(wrong, Controllers::empty()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidName, "{wrong}: {error}");
+    }
+    assert_eq!(own.children().unwrap().len(), 1, "nothing is made of a path that is refused");
+}
+
+#[test]
+fn a_path_beside_processes_is_made_and_only_its_limits_are_refused() {
+    let own = Own::new();
+    let has = Hierarchy::detect().unwrap().controllers();
+    own.enable_path(has).unwrap();
+    let helper = Helper::sleep();
+    own.attach(helper.pid()).unwrap();
+    let made = own.create_path("a/b", Controllers::all()).unwrap();
+    assert_eq!(made.available().unwrap(), Controllers::empty());
+    made.attach(helper.pid()).unwrap();
+    own.attach(helper.pid()).unwrap();
+    if !has.is_empty() {
+        assert_eq!(made.enable_path(has).unwrap_err().kind(), ErrorKind::Busy);
+    }
+}
+
+#[test]
+fn a_path_to_a_cgroup_that_is_in_use_is_refused_and_says_by_whom() {
+    let own = Own::new();
+    let below = own.create_path("a/b", Controllers::empty()).unwrap();
+    let helper = Helper::sleep();
+    below.attach(helper.pid()).unwrap();
+    let error = own.create_path("/a", Controllers::empty()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+    let expected = format!(
+        "cannot create cgroup {}/a, which holds the processes [{}]: mkdirat: File exists (EEXIST); \
+         end them first, or choose another path",
+        own.path().display(),
+        helper.pid()
+    );
+    assert_eq!(error.to_string(), expected);
+    own.create_path("/frozen", Controllers::empty()).unwrap().write("cgroup.freeze", "1").unwrap();
+    let error = own.create_path("/frozen", Controllers::empty()).unwrap_err();
+    assert!(error.to_string().contains("/frozen, which is frozen: "), "{error}");
+}
+
+#[test]
 fn a_limit_without_its_controller_is_an_error_with_the_reason_and_nothing_is_written() {
     let host = Hierarchy::detect().unwrap();
     let top = Own::new();

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::unistd::{AccessFlags, faccessat, geteuid};
 
-use crate::{Cgroup, Error, ErrorKind, Hierarchy, Result, sys};
+use crate::{Cgroup, Error, Hierarchy, Result, sys};
 
 /// How long to wait for systemd to start a scope.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -126,7 +126,7 @@ pub fn find(name: &str, may: Move) -> Result<Delegation> {
 /// The base below `parent`, after the process that may be moved has left the parent. The root of
 /// the whole hierarchy, which alone has no `cgroup.events`, may hold processes.
 fn below(parent: &Cgroup, name: &str, right: Right, may: Move) -> Result<Delegation> {
-    let base = open_or_create(parent, name)?;
+    let base = parent.open_or_create_child(name)?;
     if parent.read_if_there("cgroup.events")?.is_none() {
         return Ok(Delegation { base, right, in_the_way: Vec::new() });
     }
@@ -134,7 +134,7 @@ fn below(parent: &Cgroup, name: &str, right: Right, may: Move) -> Result<Delegat
     if let Move::Process(pid) = may
         && in_the_way.contains(&pid)
     {
-        open_or_create(parent, &callers(name))?.attach(pid)?;
+        parent.open_or_create_child(callers(name))?.attach(pid)?;
         in_the_way = parent.procs()?;
     }
     Ok(Delegation { base, right, in_the_way })
@@ -143,13 +143,6 @@ fn below(parent: &Cgroup, name: &str, right: Right, may: Move) -> Result<Delegat
 /// The name of the leaf that processes are moved to.
 fn callers(name: &str) -> String {
     format!("{name}-callers")
-}
-
-fn open_or_create(parent: &Cgroup, name: &str) -> Result<Cgroup> {
-    match parent.create_child(name) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => parent.child(name),
-        made => made,
-    }
 }
 
 /// Whether the caller may create cgroups in it and hand controllers down: what delegation gives.
