@@ -52,11 +52,7 @@ impl Home {
                 return Ok(Some(Home { cgroup, borrowed: true, base: None, pod: None, above: Vec::new() }));
             }
             CgroupUse::At(path) => {
-                let mut cgroup = Hierarchy::detect()?.root()?;
-                for name in path.components().skip(1) {
-                    let below = cgroup.path().join(name);
-                    cgroup = Cgroup::open(below).or_else(|_| cgroup.create_child(name.as_os_str()))?;
-                }
+                let cgroup = Hierarchy::detect()?.root()?.create_path(path, WANTED)?;
                 (cgroup, None)
             }
             CgroupUse::Under(path) => {

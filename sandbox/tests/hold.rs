@@ -206,3 +206,21 @@ fn held_processes_of_two_clones_are_the_ones_that_become_the_program() {
         assert!(container.wait().unwrap().status.success());
     }
 }
+
+#[test]
+fn a_cgroup_at_a_path_is_made_with_its_parents_and_refused_where_it_is_in_use() {
+    need_root!("a_cgroup_at_a_path_is_made_with_its_parents_and_refused_where_it_is_in_use");
+    let top = format!("/nspod-test-{}", std::process::id());
+    let path = format!("{top}/a/b");
+    let mut command = shell("sleep 1000");
+    let container = command.cgroup_at(&path).spawn().unwrap();
+    let own = fs::read_to_string(format!("/proc/{}/cgroup", container.pid())).unwrap();
+    assert!(own.lines().any(|line| line == format!("0::{path}")), "{own}");
+    let error = shell("exit 0").cgroup_at(&path).spawn().unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EEXIST), "{error}");
+    container.delete().unwrap();
+    let hierarchy = cgroup_core::Hierarchy::detect().unwrap();
+    let top = hierarchy.mount_point().unwrap().join(top.trim_start_matches('/'));
+    assert!(!top.join("a/b").exists());
+    cgroup_core::Cgroup::open(top).unwrap().destroy().unwrap();
+}
