@@ -9,8 +9,8 @@ use libfuzzer_sys::fuzz_target;
 use ns_core::{Kind, Kinds, Namespace};
 use nspod_fuzz::spec;
 use nspod_sandbox::spec::{Join, Namespace as Choice, Root, Spec};
-use nspod_sandbox::step::{Dest, Place, Slot, Step, What};
-use nspod_sandbox::{Handles, Host, Plan};
+use nspod_sandbox::step::{Dest, Place, Slot, Step};
+use nspod_sandbox::{Handles, Hold, Host, Plan};
 
 fuzz_target!(|data: &[u8]| {
     if let Some(mut spec) = nspod_fuzz::json_or(data, spec::any) {
@@ -60,7 +60,7 @@ fn check(spec: &Spec, host: &Host, hold: bool) {
 fn handles(spec: &Spec, hold: bool) -> Handles {
     let wanted = Kind::ALL.into_iter().filter(|k| *spec.namespaces.get(*k) == Choice::Join(Join::Handle));
     let namespaces = wanted.map(|kind| Namespace::open(format!("/proc/self/ns/{kind}")).unwrap()).collect();
-    Handles { namespaces, hold, ..Handles::default() }
+    Handles { namespaces, hold: hold.then_some(Hold::Here), ..Handles::default() }
 }
 
 fn find(steps: &[Step], is: impl Fn(&Step) -> bool) -> Option<usize> {
@@ -153,30 +153,38 @@ fn files_in_order(spec: &Spec, steps: &[Step]) {
     for step in steps {
         let need = |slot: Slot| assert!(kept.contains(&(slot as u8)), "{step}: no {slot:?}");
         match step {
-            Step::Node { slot, .. } | Step::File { slot, .. } | Step::Symlink { slot, .. } => need(*slot),
-            Step::Mkdir { slot, .. } => need(*slot),
+            Step::File { slot, .. } | Step::Mkdir { slot, .. } => need(*slot),
             Step::Sysctl { .. } => need(Slot::Proc),
             Step::PivotRoot { .. } => need(Slot::Root),
-            Step::Mask(dest) | Step::ReadOnly(dest) => {
+            Step::Console(dest) => {
+                need(Slot::Terminal);
+                need(dest.base);
+                stays_inside(dest);
+            }
+            Step::Terminal { .. } => {
+                kept.insert(Slot::Terminal as u8);
+            }
+            Step::Mask(dest)
+            | Step::ReadOnly(dest)
+            | Step::Directory(dest)
+            | Step::Node { dest, .. }
+            | Step::Symlink { dest, .. } => {
                 need(dest.base);
                 stays_inside(dest);
             }
             Step::Mount(mount) => {
                 match &mount.place {
                     Place::In(dest) => {
-                        need(Slot::Root);
+                        need(dest.base);
                         stays_inside(dest);
                     }
                     Place::Within(slot, name) => {
                         need(*slot);
                         assert!(!name.as_bytes().contains(&b'/') && !name.as_bytes().starts_with(b"."));
                     }
-                    Place::NewRoot | Place::Detached => {}
+                    Place::NewRoot | Place::At(_) | Place::Detached => {}
                 }
                 kept.extend(mount.keep.map(|slot| slot as u8));
-                if matches!(mount.what, What::Overlay { .. }) {
-                    kept.insert(Slot::Root as u8);
-                }
             }
             _ => continue,
         }
@@ -202,10 +210,13 @@ fn nothing_of_the_host_is_changed(spec: &Spec, steps: &[Step]) {
     for step in steps {
         let kind = match step {
             Step::Mount(mount) if matches!(mount.place, Place::Detached) => continue,
-            Step::Mount(_) | Step::Propagation(_) | Step::PivotRoot { .. } => Kind::Mnt,
+            Step::Mount(_) | Step::Propagation(_) | Step::Private(_) | Step::PivotRoot { .. } => Kind::Mnt,
             Step::Mask(_) | Step::ReadOnly(_) | Step::Node { .. } | Step::Mkdir { .. } => Kind::Mnt,
-            Step::File { .. } | Step::Symlink { .. } => Kind::Mnt,
-            Step::Hostname(_) | Step::Domainname(_) => Kind::Uts,
+            Step::File { .. } | Step::Symlink { .. } | Step::Directory(_) | Step::Console(_) => Kind::Mnt,
+            Step::Hostname(_) | Step::Domainname(_) => {
+                assert_ne!(spec.namespaces.uts, Choice::Host);
+                continue;
+            }
             Step::Loopback => Kind::Net,
             Step::TimeOffsets(_) => Kind::Time,
             Step::AwaitMaps | Step::MapSelf { .. } => Kind::User,
@@ -218,20 +229,26 @@ fn nothing_of_the_host_is_changed(spec: &Spec, steps: &[Step]) {
                 assert!(
                     path.starts_with("sys/") && !path.split('/').any(|part| part == ".." || part.is_empty())
                 );
-                match path {
+                let kind = match path {
                     _ if path.starts_with("sys/net/") => Kind::Net,
                     "sys/kernel/hostname" | "sys/kernel/domainname" => Kind::Uts,
                     _ => Kind::Ipc,
-                }
+                };
+                assert_ne!(*spec.namespaces.get(kind), Choice::Host);
+                continue;
             }
             _ => continue,
         };
         assert!(spec.namespaces.is_new(kind), "{step} without a new {kind} namespace");
     }
-    let mounted = find(steps, |s| matches!(s, Step::Mount(m) if !matches!(m.place, Place::Detached)));
-    if let Some(mounted) = mounted {
-        let private = find(steps, |s| matches!(s, Step::Propagation(f) if f & libc::MS_PRIVATE != 0));
-        assert!(private.is_some_and(|private| private < mounted), "a mount that others could see");
+    // Where the namespace's mounts are shared, the one that holds the root is not.
+    let attached = |s: &Step| matches!(s, Step::Mount(m) if matches!(m.place, Place::NewRoot | Place::At(_)));
+    if let Some(root) = find(steps, attached) {
+        let apart = libc::MS_REC | libc::MS_PRIVATE;
+        let private = find(steps, |s| {
+            matches!(s, Step::Private(_)) || matches!(s, Step::Propagation(f) if *f == apart)
+        });
+        assert!(private.is_some_and(|private| private < root), "a root that others could see");
     }
 }
 

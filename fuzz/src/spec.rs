@@ -9,8 +9,8 @@ use cgroup_core::device::DEFAULT;
 use ns_core::{Extent, IdMap, Kind, SubIdRange, TimeOffset, TimeOffsets};
 use nspod_sandbox::Host;
 use nspod_sandbox::spec::{
-    Capabilities, IdMaps, Join, Mount, MountKind, Namespace, Process, Rlimit, Root, Seccomp, Spec, Terminal,
-    User, Writes,
+    Attributes, Capabilities, IdMaps, Join, Link, Mount, MountIdMaps, MountKind, Namespace, Node, NodeKind,
+    Process, Propagation, PropagationKind, Rlimit, Root, Seccomp, Spec, Terminal, User, Writes,
 };
 
 use crate::{limits, maybe, seccomp, several};
@@ -44,6 +44,10 @@ pub fn any(u: &mut Unstructured<'_>) -> Result<Spec> {
     change(u, &mut spec.time_offsets, |u| maybe(u, time_offsets))?;
     change(u, &mut spec.root, root)?;
     change(u, &mut spec.mounts, |u| several(u, 5, mount))?;
+    change(u, &mut spec.nodes, |u| several(u, 3, node))?;
+    change(u, &mut spec.links, |u| several(u, 2, |u| Ok(Link { path: path(u)?, target: path(u)? })))?;
+    change(u, &mut spec.propagation, |u| maybe(u, propagation))?;
+    spec.root_nodev = u.arbitrary()?;
     change(u, &mut spec.masked_paths, |u| several(u, 3, path))?;
     change(u, &mut spec.readonly_paths, |u| several(u, 3, path))?;
     change(u, &mut spec.hostname, |u| maybe(u, name))?;
@@ -119,6 +123,8 @@ fn process(u: &mut Unstructured<'_>) -> Result<Process> {
         oom_score_adj: maybe(u, |u| u.int_in_range(-1001..=1001))?,
         terminal: maybe(u, |u| Ok(Terminal { rows: u.arbitrary()?, columns: u.arbitrary()? }))?,
         new_session: u.arbitrary()?,
+        create_cwd: u.arbitrary()?,
+        ..Process::default()
     })
 }
 
@@ -135,15 +141,18 @@ fn capabilities(u: &mut Unstructured<'_>) -> Result<Capabilities> {
     })
 }
 
-fn id_maps(u: &mut Unstructured<'_>) -> Result<IdMaps> {
+fn id_map(u: &mut Unstructured<'_>) -> Result<IdMap> {
     let extent = |u: &mut Unstructured<'_>| {
         Ok(Extent { inside: u.int_in_range(0..=9)?, outside: u.arbitrary()?, count: u.int_in_range(0..=9)? })
     };
-    let map = |u: &mut Unstructured<'_>| Ok(IdMap::from(several(u, 3, extent)?));
+    Ok(IdMap::from(several(u, 3, extent)?))
+}
+
+fn id_maps(u: &mut Unstructured<'_>) -> Result<IdMaps> {
     Ok(match u.int_in_range(0..=2)? {
         0 => IdMaps::Auto,
         1 => IdMaps::Single,
-        _ => IdMaps::Maps { uid: map(u)?, gid: map(u)? },
+        _ => IdMaps::Maps { uid: id_map(u)?, gid: id_map(u)? },
     })
 }
 
@@ -166,7 +175,7 @@ fn root(u: &mut Unstructured<'_>) -> Result<Root> {
 }
 
 fn mount(u: &mut Unstructured<'_>) -> Result<Mount> {
-    let kind = match u.int_in_range(0..=7)? {
+    let kind = match u.int_in_range(0..=9)? {
         0 => MountKind::Bind { source: path(u)?, recursive: u.arbitrary()? },
         1 => MountKind::Tmpfs { size: u.arbitrary()?, mode: u.arbitrary()? },
         2 => MountKind::Proc,
@@ -174,10 +183,54 @@ fn mount(u: &mut Unstructured<'_>) -> Result<Mount> {
         4 => MountKind::Mqueue,
         5 => MountKind::Devpts,
         6 => MountKind::Cgroup,
+        7 => MountKind::Remount,
+        8 => {
+            let names = ["proc", "sysfs", "devpts", "mqueue", "tmpfs", "overlay", "ext4", ""];
+            let fstype = u.choose(&names)?.to_string();
+            let options = several(u, 3, |u| Ok((option(u)?, maybe(u, option)?)))?;
+            MountKind::FileSystem { fstype, source: path(u)?, options }
+        }
         _ => MountKind::Dev,
     };
-    let mount = Mount::new(path(u)?, kind);
-    Ok(Mount { readonly: u.arbitrary()?, nosuid: u.arbitrary()?, ..mount })
+    let mut mount = Mount::new(path(u)?, kind);
+    mount.readonly = u.arbitrary()?;
+    mount.nosuid = u.arbitrary()?;
+    change(u, &mut mount.attributes, attributes)?;
+    change(u, &mut mount.recursive_attributes, attributes)?;
+    change(u, &mut mount.propagation, |u| several(u, 2, propagation))?;
+    change(u, &mut mount.id_maps, |u| {
+        maybe(u, |u| {
+            Ok(MountIdMaps { uid: maybe(u, id_map)?, gid: maybe(u, id_map)?, recursive: u.arbitrary()? })
+        })
+    })?;
+    change(u, &mut mount.copy_up, |u| u.arbitrary())?;
+    Ok(mount)
+}
+
+fn attributes(u: &mut Unstructured<'_>) -> Result<Attributes> {
+    let bits =
+        |u: &mut Unstructured<'_>| if u.arbitrary()? { u.int_in_range(0..=0xff) } else { u.arbitrary() };
+    Ok(Attributes { set: bits(u)?, clear: bits(u)? })
+}
+
+fn propagation(u: &mut Unstructured<'_>) -> Result<Propagation> {
+    use PropagationKind::{Private, Shared, Slave, Unbindable};
+    Ok(Propagation { kind: *u.choose(&[Shared, Slave, Private, Unbindable])?, recursive: u.arbitrary()? })
+}
+
+fn node(u: &mut Unstructured<'_>) -> Result<Node> {
+    let kind = match u.int_in_range(0..=2)? {
+        0 => NodeKind::Char(u.arbitrary()?, u.arbitrary()?),
+        1 => NodeKind::Block(u.int_in_range(0..=9)?, u.int_in_range(0..=9)?),
+        _ => NodeKind::Fifo,
+    };
+    Ok(Node { path: path(u)?, kind, mode: u.arbitrary()?, uid: u.arbitrary()?, gid: u.arbitrary()? })
+}
+
+/// Of a file system: now and then one that is longer than `fsconfig` takes.
+fn option(u: &mut Unstructured<'_>) -> Result<String> {
+    let word: String = u.arbitrary()?;
+    Ok(if u.ratio(1, 4)? { word.repeat(99) } else { word })
 }
 
 fn sysctl(u: &mut Unstructured<'_>) -> Result<(String, String)> {

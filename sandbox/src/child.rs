@@ -32,12 +32,13 @@ use ::libc;
 use ::std::os::fd::AsRawFd;
 
 use self::finish::{ambient, capset, descriptors, drop_bounding, execute, loopback, terminal};
-use self::mount::{chdir, mask, mount, pivot_root, read_only};
+use self::mount::{chdir, console, directory, mask, mount, node, pivot_root, private, read_only, symlink};
 use self::sys::{
     Done, Fault, call, close, drop, exit, openat, prctl, set_ids, setns, write_beneath, write_file,
 };
 use crate::step::{Call, SLOTS, Slot, Step};
 
+mod copy;
 mod finish;
 mod hook;
 mod mount;
@@ -180,32 +181,27 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
         )
         .map(drop),
         Step::Mount(step) => mount(step, loan),
-        Step::Node { slot, name, mode, device } => {
-            let dir = slot_fd(loan, *slot);
-            call!(Mknodat, libc::SYS_mknodat, dir, name.as_ptr(), *mode, *device as u32)?;
-            // The umask of the caller's process had its say; this is what was asked for.
-            call!(Fchmodat, libc::SYS_fchmodat, dir, name.as_ptr(), *mode & 0o7777).map(drop)
-        }
+        Step::Private(path) => private(path),
+        Step::Node { dest, mode, device, owner } => node(dest, *mode, *device, *owner, loan),
         Step::File { slot, name } => {
             let flags = libc::O_CREAT | libc::O_EXCL | libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NOFOLLOW;
             let fd = openat(slot_fd(loan, *slot), name, flags, 0o666)?;
             close(fd);
             Ok(())
         }
-        Step::Symlink { slot, name, target } => {
-            call!(Symlinkat, libc::SYS_symlinkat, target.as_ptr(), slot_fd(loan, *slot), name.as_ptr())
-                .map(drop)
-        }
+        Step::Symlink { dest, target } => symlink(dest, target, loan),
         Step::Mkdir { slot, name, mode } => {
             let dir = slot_fd(loan, *slot);
             call!(Mkdirat, libc::SYS_mkdirat, dir, name.as_ptr(), *mode)?;
             call!(Fchmodat, libc::SYS_fchmodat, dir, name.as_ptr(), *mode).map(drop)
         }
+        Step::Directory(dest) => directory(dest, loan),
         Step::Mask(dest) => mask(dest, loan),
         Step::ReadOnly(dest) => read_only(dest, loan),
         Step::Sysctl { path, value } => write_beneath(slot_fd(loan, Slot::Proc), path, value),
-        Step::PivotRoot { readonly } => pivot_root(*readonly, loan),
+        Step::PivotRoot { readonly, shared } => pivot_root(*readonly, *shared, loan),
         Step::Terminal { rows, columns } => terminal(*rows, *columns, loan),
+        Step::Console(dest) => console(dest, loan),
         Step::Hostname(name) => {
             call!(Sethostname, libc::SYS_sethostname, name.as_ptr(), name.as_bytes().len()).map(drop)
         }

@@ -3,7 +3,7 @@
 
 use ns_core::{Kind, Kinds};
 
-use crate::step::{Call, MountStep, Step, What};
+use crate::step::{Call, CopyUp, MountStep, Step, What};
 
 /// The likely cause and the cure of a step's errno, where the errno alone would puzzle.
 pub(crate) fn step(step: &Step, call: Call, errno: i32) -> Option<String> {
@@ -67,6 +67,19 @@ pub(crate) fn step(step: &Step, call: Call, errno: i32) -> Option<String> {
         (Step::PivotRoot { .. }, Call::PivotRoot, libc::EINVAL) => {
             "the host's root is its first, in-memory one, which cannot be left"
         }
+        (Step::Node { .. }, _, libc::EEXIST) => {
+            "something else is there already: remove it from the image, or leave the device out"
+        }
+        (Step::Node { .. }, Call::Fchownat, libc::EINVAL) => {
+            "its owner has no place in the user namespace's map"
+        }
+        (Step::Node { .. }, Call::Mknodat, libc::EPERM) => {
+            "making devices takes CAP_MKNOD, and a file system that was mounted by the host's root"
+        }
+        (Step::Console(_), _, libc::ELOOP) => "a link in the root is in the way, and it is not followed",
+        (Step::Node { .. } | Step::Symlink { .. } | Step::Console(_), _, libc::EROFS) => {
+            "it has no place in a root that is read-only: mount a tmpfs there, or leave it out"
+        }
         (Step::Mask(_), Call::Fstat, libc::ENODEV) => {
             "/dev/null of the host is not the null device, and masking with it would not be safe"
         }
@@ -95,6 +108,26 @@ pub(crate) fn hook(call: Call, errno: i32) -> Option<&'static str> {
         (Call::Ppoll, libc::ETIMEDOUT) => Some("it took longer than its timeout and was killed"),
         _ => None,
     }
+}
+
+/// Which of its options a file system refuses, counted from 1.
+pub(crate) fn option(step: &Step, number: i32) -> Option<String> {
+    let Step::Mount(MountStep { what: What::New { params, .. }, .. }) = step else { return None };
+    let (key, value) = params.get(usize::try_from(number).ok()?.checked_sub(1)?)?;
+    let value = value.as_ref().map_or(String::new(), |value| format!("={}", value.to_string_lossy()));
+    Some(format!("the file system refuses the option {}{value}", key.to_string_lossy()))
+}
+
+/// The same for a tree whose ids are to be mapped.
+pub(crate) fn id_map(errno: i32) -> Option<String> {
+    let text = match errno {
+        libc::EINVAL => {
+            "this kernel maps no ids of that file system (tmpfs since Linux 6.3, overlayfs since 5.19), or something that it does not map is mounted below"
+        }
+        libc::EPERM => "its ids are mapped already, or the caller lacks CAP_SYS_ADMIN where it was mounted",
+        _ => return None,
+    };
+    Some(text.into())
 }
 
 /// The same for new namespaces, by the first clone or a later one.
@@ -136,6 +169,7 @@ fn mount(mount: &MountStep, call: Call, errno: i32) -> Option<String> {
     let kernel_fs =
         |name: &str| matches!(&mount.what, What::New { fstype, .. } if fstype.to_bytes() == name.as_bytes());
     let bind = matches!(mount.what, What::Bind { .. });
+    let overlay = matches!(&mount.what, What::Long { fstype, .. } if **fstype == *c"overlay");
     let text = match (call, errno) {
         (_, libc::EPERM) if kernel_fs("proc") => {
             "the kernel shows a new /proc only where the present one is fully visible: something is mounted over parts of it here, as container runtimes do, or the pid namespace is not the container's own"
@@ -162,12 +196,22 @@ fn mount(mount: &MountStep, call: Call, errno: i32) -> Option<String> {
         (Call::MountSetattr, libc::EPERM) => {
             "its flags are locked: a user namespace may not lift what its parent has set"
         }
+        (Call::MountSetattr, libc::EINVAL) if matches!(mount.what, What::There) => "nothing is mounted there",
+        (Call::Fsconfig, libc::EINVAL) => {
+            "the file system refuses its options or its source: `dmesg` may say which"
+        }
+        (Call::Open, libc::ELOOP) if mount.copy_up != CopyUp::No => {
+            "what is to be copied is more than 128 directories deep"
+        }
+        (Call::Sendfile | Call::Mkdirat, libc::ENOSPC) => {
+            "the tmpfs has no room for the copy: give it a larger size"
+        }
         (Call::Fsopen, libc::ENODEV) => "this kernel lacks that file system",
         (Call::Fstat, libc::ENODEV) => "it is not the device that its name says",
-        (Call::Mount, libc::EINVAL) if matches!(mount.what, What::Overlay { .. }) => {
+        (Call::Mount, libc::EINVAL) if overlay => {
             "overlayfs refuses these directories: upper and work must be on one file system that is not an overlay itself, and work empty"
         }
-        (Call::Mount, libc::ENODEV) => "this kernel lacks overlayfs: `modprobe overlay`",
+        (Call::Mount, libc::ENODEV) if overlay => "this kernel lacks overlayfs: `modprobe overlay`",
         (_, libc::ENOSYS) => "this takes Linux 5.12 or later",
         (_, libc::EPERM) => {
             "mounting takes CAP_SYS_ADMIN in the mount namespace: be root, or ask for a new user namespace as well"

@@ -17,7 +17,7 @@ use std::path::Path;
 
 use ns_core::{IdMap, Kind, Kinds};
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::hold::Hold;
 use crate::host::Host;
 use crate::spec::{Namespace, Root, Spec};
@@ -93,6 +93,25 @@ pub(crate) struct Maps {
 pub(crate) struct Tree {
     pub(crate) source: CString,
     pub(crate) recursive: bool,
+    /// `MS_PRIVATE`, or `MS_SLAVE` where mounts of the host shall be seen.
+    pub(crate) propagation: u64,
+    pub(crate) id_maps: Option<TreeMaps>,
+}
+
+/// Whose the files of a tree are seen to be.
+#[derive(Debug)]
+pub(crate) struct TreeMaps {
+    pub(crate) of: MapsOf,
+    pub(crate) recursive: bool,
+}
+
+/// Where a tree's id maps come from: mount_setattr(2) takes a user namespace that has them.
+#[derive(Debug)]
+pub(crate) enum MapsOf {
+    /// One that has to be made for it.
+    Given { uid: IdMap, gid: IdMap },
+    /// One that the container joins.
+    Namespace(OwnedFd),
 }
 
 /// What a spec cannot hold: descriptors.
@@ -218,7 +237,11 @@ impl fmt::Display for Plan {
             }
         }
         for tree in &self.trees {
-            writeln!(f, "open the tree {}", tree.source.to_string_lossy())?;
+            write!(f, "open the tree {}", tree.source.to_string_lossy())?;
+            match tree.id_maps {
+                Some(_) => writeln!(f, " with mapped ids")?,
+                None => writeln!(f)?,
+            }
         }
         write!(f, "clone3 into its cgroup")?;
         match names.is_empty() {
@@ -265,6 +288,9 @@ fn check(spec: &Spec) -> Result<(), Error> {
     if !ns.is_new(Kind::Mnt) {
         let host_mounts = [
             ("mounts", spec.mounts.is_empty()),
+            ("nodes", spec.nodes.is_empty()),
+            ("links", spec.links.is_empty()),
+            ("propagation", spec.propagation.is_none()),
             ("masked_paths", spec.masked_paths.is_empty()),
             ("readonly_paths", spec.readonly_paths.is_empty()),
         ];
@@ -282,10 +308,10 @@ fn check(spec: &Spec) -> Result<(), Error> {
     }
     for (field, name) in [("hostname", &spec.hostname), ("domainname", &spec.domainname)] {
         if let Some(name) = name {
-            if !ns.is_new(Kind::Uts) {
+            if *ns.get(Kind::Uts) == Namespace::Host {
                 return Err(Error::invalid(
                     field,
-                    "this takes a new uts namespace, or the host would be renamed",
+                    "this takes a uts namespace of its own, or the host would be renamed",
                 ));
             }
             if name.len() > 64 {
@@ -331,9 +357,9 @@ fn check_descriptors(inherited: &[(OwnedFd, i32)]) -> Result<(), Error> {
     Ok(())
 }
 
-/// A parameter may be set only in a new namespace that it belongs to (proc_sys(5)): any
-/// other would change the host.
-fn check_sysctl(name: &str, ns: &crate::spec::Namespaces) -> Result<(), Error> {
+/// A parameter may be set only in a namespace that it belongs to (proc_sys(5)) and that is
+/// not the caller's: any other would change the host.
+fn check_sysctl(name: &str, ns: &crate::spec::Namespaces) -> Result<Kind, Error> {
     let path = name.replace('.', "/");
     let field = format!("sysctls.{name}");
     let kind = match path.split('/').collect::<Vec<_>>().as_slice() {
@@ -352,12 +378,30 @@ fn check_sysctl(name: &str, ns: &crate::spec::Namespaces) -> Result<(), Error> {
         }
     };
     match ns.get(kind) {
-        Namespace::New => Ok(()),
-        _ => Err(Error::invalid(
+        Namespace::Host => Err(Error::invalid(
             &field,
-            format!("this takes a new {} namespace, or others would be changed", kind.name()),
+            format!("this takes a {} namespace of its own, or the host would be changed", kind.name()),
         )),
+        _ => Ok(kind),
     }
+}
+
+/// The namespace of this kind that the plan joins, if it does.
+fn joined(plan: &Plan, kind: Kind) -> Result<Option<OwnedFd>, Error> {
+    for step in &plan.steps {
+        match step {
+            Step::JoinFd { kind: other, ns, .. } if *other == kind => {
+                let copy = ns.try_clone();
+                let copy = copy.map_err(|e| Error::io(ErrorKind::Process, "copy a descriptor", "fcntl", &e));
+                return copy.map(Some);
+            }
+            Step::JoinPidfd { kinds, pidfd, .. } if kinds.contains(kind.into()) => {
+                return Ok(Some(ns_core::Namespace::of_pidfd(pidfd, kind)?.into()));
+            }
+            _ => {}
+        }
+    }
+    Ok(None)
 }
 
 fn c_string(field: &str, text: impl AsRef<OsStr>) -> Result<CString, Error> {

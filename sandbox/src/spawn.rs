@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 mod guard;
+mod trees;
 
 use std::ffi::c_void;
 use std::fs::File;
@@ -14,6 +15,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use ns_core::{Clone3, CloneFlags, Pidfd};
 
 use self::guard::{BlockedSignals, Dumpable, Stack};
+use self::trees::open_tree;
 use crate::child::{self, Loan, Message};
 use crate::command::{OnPrepared, Prepared, duplicate};
 use crate::error::{Error, ErrorKind};
@@ -281,15 +283,17 @@ fn listen(
 }
 
 /// The sentence for a step that failed.
-pub(crate) fn failure(step: &Step, call: Call, errno: i32) -> Error {
+pub(crate) fn failure(step: &Step, call: Call, value: i32) -> Error {
     if let (Step::Hook(_), Call::Wait4) = (step, call) {
-        return hook_failure(&step.to_string(), errno);
+        return hook_failure(&step.to_string(), value);
     }
+    let (option, errno) = (value >> Call::OPTION, value & ((1 << Call::OPTION) - 1));
     let kind = match step {
         Step::Exec(_) => exec_kind(errno),
         _ => ErrorKind::Step,
     };
-    Error::call(kind, step.to_string(), call.name(), errno).with_hint(hint::step(step, call, errno))
+    Error::call(kind, step.to_string(), call.name(), errno)
+        .with_hint(hint::option(step, option).or_else(|| hint::step(step, call, errno)))
 }
 
 pub(crate) fn exec_kind(errno: i32) -> ErrorKind {
@@ -424,44 +428,6 @@ fn gaps(mut kept: Vec<RawFd>) -> Vec<(u32, u32)> {
     }
     gaps.push((next, u32::MAX));
     gaps
-}
-
-/// A copy of a mount tree, attached nowhere, and out of the host's peer groups: what is
-/// mounted on it later must not appear on the host.
-fn open_tree(tree: &crate::plan::Tree) -> Result<OwnedFd, Error> {
-    const OPEN_TREE_CLONE: u32 = 1;
-    const AT_RECURSIVE: u32 = 0x8000;
-    let failed = |call| {
-        let what = format!("open the tree {}", tree.source.to_string_lossy());
-        Error::call(ErrorKind::Step, what, call, nix::errno::Errno::last_raw())
-    };
-    let recursive = if tree.recursive { AT_RECURSIVE } else { 0 };
-    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u32 | recursive;
-    // SAFETY: open_tree takes a path of ours and returns a new descriptor.
-    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, tree.source.as_ptr(), flags) };
-    if fd < 0 {
-        return Err(failed("open_tree"));
-    }
-    // SAFETY: as above; nobody else owns it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
-    let attr = [0, 0, libc::MS_PRIVATE, 0];
-    let flags = libc::AT_EMPTY_PATH as u32 | recursive;
-    // SAFETY: an empty path, and a mount_attr of the size that is passed.
-    let done = unsafe {
-        let attr = attr.as_ptr();
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            fd.as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-            attr,
-            size_of::<[u64; 4]>(),
-        )
-    };
-    if done < 0 {
-        return Err(failed("mount_setattr"));
-    }
-    Ok(fd)
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ use std::os::fd::OwnedFd;
 
 use ns_core::{Kind, Kinds};
 
+use crate::spec::Attributes;
+
 pub use call::Call;
 
 /// A file descriptor that one step makes and later ones use.
@@ -31,10 +33,12 @@ pub enum Slot {
     Pts,
     /// The empty read-only tmpfs that covers masked directories.
     Mask,
+    /// The program's terminal.
+    Terminal,
 }
 
 /// How many slots there are.
-pub(crate) const SLOTS: usize = 6;
+pub(crate) const SLOTS: usize = 7;
 
 /// A parameter of a file system: its key, and its value unless it is a flag.
 pub type Param = (CString, Option<CString>);
@@ -58,16 +62,34 @@ pub enum What {
         /// The parent opens the tree before the clone and the child finds it at this
         /// place of its list: for sources that the child's mapped ids could not reach.
         tree: Option<usize>,
-        /// Only if it is a character device of this number.
-        device: Option<u64>,
+        /// Only if it is a device of this type (`S_IFCHR`, `S_IFBLK`) and number.
+        device: Option<(u32, u64)>,
     },
-    /// An overlay, with options as mount(8) takes them. It becomes the new root.
-    Overlay {
+    /// A new instance of a file system, by mount(2): its options are longer than
+    /// `fsconfig` takes.
+    Long {
+        /// `overlay` …
+        fstype: CString,
+        /// The device or whatever the file system takes for its source.
+        source: CString,
         /// `lowerdir=…,upperdir=…,workdir=…`.
         options: CString,
     },
     /// What is already there: the mount namespace's own root.
     Here,
+    /// What is already there: the mount at the destination.
+    There,
+}
+
+/// What of the directory that it covers a new file system begins with a copy of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyUp {
+    /// Nothing.
+    No,
+    /// All that is in it.
+    Contents,
+    /// And its owner, mode and times.
+    All,
 }
 
 /// What to make at a mount's destination when nothing is there.
@@ -81,6 +103,9 @@ pub enum Create {
     File,
 }
 
+/// The beginning of a path, and the last component of that.
+pub type Prefix = (CString, CString);
+
 /// A path within the new root, resolved by `openat2` so that no link in a hostile
 /// image leads out of it.
 #[derive(Debug)]
@@ -92,8 +117,8 @@ pub struct Dest {
     pub no_links: bool,
     /// The path, without a leading slash (`.` is the base itself).
     pub path: CString,
-    /// Each prefix of the path and its last component, for making what is missing.
-    pub parents: Vec<(CString, CString)>,
+    /// Each prefix of the path, for making what is missing.
+    pub parents: Vec<Prefix>,
     /// What to make when it is missing.
     pub create: Create,
 }
@@ -103,6 +128,8 @@ pub struct Dest {
 pub enum Place {
     /// Over `/` of the mount namespace: it becomes the new root.
     NewRoot,
+    /// At this path of the host's, for programs that look for the new root there.
+    At(CString),
     /// Within the new root.
     In(Dest),
     /// A name in a slot's directory, which this plan has made itself.
@@ -118,10 +145,14 @@ pub struct MountStep {
     pub what: What,
     /// Where.
     pub place: Place,
-    /// `MOUNT_ATTR_*` to set.
-    pub set: u64,
-    /// Apply the attributes to everything below as well.
-    pub recursive: bool,
+    /// Attributes of the mount.
+    pub attributes: Attributes,
+    /// Attributes of the mount and of all below it.
+    pub recursive: Attributes,
+    /// What it begins with a copy of.
+    pub copy_up: CopyUp,
+    /// Propagation types in order: `MS_SHARED` and the like, with `MS_REC` for all below.
+    pub propagation: Vec<u64>,
     /// Keep the mount's descriptor for later steps.
     pub keep: Option<Slot>,
 }
@@ -188,20 +219,23 @@ pub enum Step {
     Clone(Kinds),
     /// Join a session of its own.
     Setsid,
-    /// Keep mount events of this namespace from the host's.
+    /// Decide how mount events pass between this namespace and others: `MS_PRIVATE` and the
+    /// like, for `/`, with `MS_REC` for all below.
     Propagation(u64),
+    /// Keep what is mounted on this path from the peers of the mount that holds it.
+    Private(CString),
     /// Mount.
     Mount(MountStep),
-    /// Make a device node in a slot's directory.
+    /// Make a device node or named pipe; one that is there already may stay.
     Node {
-        /// In this directory.
-        slot: Slot,
-        /// Of this name.
-        name: CString,
+        /// There.
+        dest: Dest,
         /// Mode with the type.
         mode: u32,
         /// Device number.
         device: u64,
+        /// User and group, where it is not the container's root.
+        owner: Option<(u32, u32)>,
     },
     /// Make an empty file, as a place to mount a device on.
     File {
@@ -210,12 +244,10 @@ pub enum Step {
         /// Of this name.
         name: CString,
     },
-    /// Make a symbolic link in a slot's directory.
+    /// Make a symbolic link, unless something is there already.
     Symlink {
-        /// In this directory.
-        slot: Slot,
-        /// Of this name.
-        name: CString,
+        /// There.
+        dest: Dest,
         /// To this.
         target: CString,
     },
@@ -228,6 +260,8 @@ pub enum Step {
         /// Permission bits.
         mode: u32,
     },
+    /// Make a directory within the root, where it can be made.
+    Directory(Dest),
     /// Hide what is at a path: a directory under an empty one, a file under `/dev/null`.
     Mask(Dest),
     /// Make what is at a path read-only.
@@ -243,6 +277,9 @@ pub enum Step {
     PivotRoot {
         /// Also make the new root itself read-only, now that everything is in place.
         readonly: bool,
+        /// Mounts of the old one may be the host's as well: to let go of them must not take
+        /// them from it.
+        shared: bool,
     },
     /// Open a terminal and make it the standard streams; the parent gets its other end.
     Terminal {
@@ -251,6 +288,8 @@ pub enum Step {
         /// Columns.
         columns: u16,
     },
+    /// Mount the terminal on the container's `/dev/console`.
+    Console(Dest),
     /// Set the host name.
     Hostname(CString),
     /// Set the NIS domain name.

@@ -1,6 +1,9 @@
 //! What a single container is and does, on the real kernel, as root.
 #![allow(unsafe_code)]
 
+#[macro_use]
+mod common;
+
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,75 +14,7 @@ use nspod_sandbox::spec::{
 };
 use nspod_sandbox::{Command, Container, ErrorKind, Status, Stdio};
 
-/// These take root; the lane that lacks it says so, by name.
-macro_rules! need_root {
-    ($name:literal) => {
-        if !nix::unistd::geteuid().is_root() {
-            assert!(std::env::var_os("NSPOD_NO_SKIP").is_none(), "{} takes root", $name);
-            eprintln!("SKIP {}: this takes root", $name);
-            return;
-        }
-    };
-}
-
-/// Runs a shell command line in a container and returns what it wrote, and how it ended.
-fn shell(command: &mut Command, line: &str) -> (String, Status) {
-    command.spec_mut().process.args = vec!["sh".into(), "-c".into(), line.into()];
-    command.stdin(Stdio::Null).stdout(Stdio::Piped);
-    let mut container = command.spawn().unwrap_or_else(|e| panic!("{line}: {e}"));
-    let mut text = String::new();
-    container.stdout.take().unwrap().read_to_string(&mut text).unwrap();
-    let status = container.wait().unwrap().status;
-    container.delete().unwrap();
-    (text, status)
-}
-
-fn output(command: &mut Command, line: &str) -> String {
-    let (text, status) = shell(command, line);
-    assert!(status.success(), "{line}: {status}: {text}");
-    text.trim_end().to_owned()
-}
-
-fn error(command: &mut Command) -> nspod_sandbox::Error {
-    command.stdin(Stdio::Null).stdout(Stdio::Null).stderr(Stdio::Null);
-    command.spawn().expect_err("this must not start")
-}
-
-/// A shell and its library, in a directory of its own.
-struct Image(tempfile::TempDir);
-
-impl Image {
-    fn new() -> Image {
-        let dir = tempfile::tempdir().unwrap();
-        for name in ["proc", "sys", "dev", "tmp", "bin"] {
-            std::fs::create_dir(dir.path().join(name)).unwrap();
-        }
-        let image = Image(dir);
-        for name in ["sh", "cat", "ls", "touch", "id", "stat", "sleep", "readlink", "tty", "stty"] {
-            image.add(name);
-        }
-        image
-    }
-
-    fn path(&self) -> PathBuf {
-        self.0.path().to_owned()
-    }
-
-    /// Copies a program and the libraries that `ldd` names.
-    fn add(&self, name: &str) {
-        let path = ["/bin", "/usr/bin"].map(|d| PathBuf::from(d).join(name)).into_iter().find(|p| p.exists());
-        let path = path.unwrap_or_else(|| panic!("{name} is not installed")).canonicalize().unwrap();
-        std::fs::copy(&path, self.0.path().join("bin").join(name)).unwrap();
-        let ldd = std::process::Command::new("ldd").arg(&path).output().unwrap();
-        for word in String::from_utf8_lossy(&ldd.stdout).split_whitespace().filter(|w| w.starts_with('/')) {
-            let to = self.0.path().join(&word[1..]);
-            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
-            if !to.exists() {
-                std::fs::copy(word, to).unwrap();
-            }
-        }
-    }
-}
+use common::{Image, error, in_time, output};
 
 #[test]
 fn a_program_gets_its_arguments_environment_directory_and_streams() {
@@ -624,17 +559,6 @@ fn a_descriptor_has_one_number_of_3_or_more() {
         }
         assert_eq!(error(&mut command).kind(), ErrorKind::InvalidSpec, "{numbers:?}");
     }
-}
-
-/// Runs it in a thread of its own: a hang must fail, and not hang the tests.
-fn in_time(what: impl FnOnce() + Send + 'static) {
-    let (done, wait) = std::sync::mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        what();
-        let _ = done.send(());
-    });
-    wait.recv_timeout(Duration::from_secs(60)).expect("this takes too long, or panicked");
-    thread.join().unwrap();
 }
 
 #[test]

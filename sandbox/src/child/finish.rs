@@ -8,9 +8,8 @@ use ::core::result::Result::{Err, Ok};
 use ::libc;
 use ::std::os::fd::AsRawFd;
 
-use super::mount::{move_mount, open_tree};
 use super::sys::{Done, Fault, call, close, drop, openat, prctl};
-use super::{Loan, Message, send, slot_fd};
+use super::{Loan, Message, send, set_slot, slot_fd};
 use crate::step::{Call, Exec, SLOTS, Slot};
 
 pub(super) fn loopback() -> Done {
@@ -47,12 +46,7 @@ pub(super) fn terminal(rows: u16, columns: u16, loan: &mut Loan<'_>) -> Done {
         ioctl(line, libc::TIOCSWINSZ, (&raw const size).cast())?;
     }
     ioctl(line, libc::TIOCSCTTY, ptr::null())?;
-    let dev = slot_fd(loan, Slot::Dev);
-    if dev >= 0 && pts >= 0 {
-        let tree = open_tree(line, c"", false)?;
-        move_mount(tree, dev, c"console", 0)?;
-        close(tree);
-    }
+    set_slot(loan, Slot::Terminal, line);
     let step = loan.next.wrapping_sub(1) as u16;
     send(loan.report, Message { tag: Message::TERMINAL, call: 0, step, value: 0 }, Some(main))?;
     close(main);

@@ -3,14 +3,16 @@
 use ::core::ffi::{CStr, c_char, c_int};
 use ::core::iter::Iterator;
 use ::core::mem::size_of_val;
-use ::core::option::Option::{None, Some};
+use ::core::option::Option::{self, None, Some};
 use ::core::ptr;
 use ::core::result::Result::{self, Err, Ok};
 use ::libc;
 
+use super::copy::copy;
 use super::sys::{Done, Fault, call, close, drop, fchdir, fstat, openat, openat2};
 use super::{Loan, set_slot, slot_fd};
-use crate::step::{Call, Create, Dest, MountStep, Param, Place, Slot, What};
+use crate::spec::Attributes;
+use crate::step::{Call, CopyUp, Create, Dest, MountStep, Param, Place, Prefix, Slot, What};
 
 const FSCONFIG_SET_FLAG: u32 = 0;
 const FSCONFIG_SET_STRING: u32 = 1;
@@ -23,44 +25,65 @@ const AT_RECURSIVE: u32 = 0x8000;
 const AT_EMPTY_PATH: u32 = libc::AT_EMPTY_PATH as u32;
 const MOVE_MOUNT_F_EMPTY_PATH: u32 = 0x04;
 const MOVE_MOUNT_T_EMPTY_PATH: u32 = 0x40;
+const PATH: c_int = libc::O_PATH | libc::O_CLOEXEC;
+const O_PATH_DIR: c_int = PATH | libc::O_DIRECTORY;
+const NO_ATTRIBUTES: Attributes = Attributes { set: 0, clear: 0 };
+const READ_ONLY: Attributes = Attributes { set: libc::MOUNT_ATTR_RDONLY, clear: 0 };
 const IN_ROOT: u64 = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
 
 pub(super) fn mount(step: &MountStep, loan: &mut Loan<'_>) -> Done {
-    if let What::Overlay { options } = &step.what {
-        return mount_overlay(options, step.set, loan);
-    }
+    let at = match &step.place {
+        Place::In(dest) => destination(dest, loan)?,
+        _ => -1,
+    };
+    let copies = step.copy_up as u8 != CopyUp::No as u8;
+    let (mut own, mut below) = (step.attributes, step.recursive);
     let fd = match &step.what {
-        What::New { fstype, params } => new_mount(fstype, params, step.set)?,
+        What::New { fstype, params } => {
+            // What is read-only takes no copy: that comes after it.
+            let all = own.set | below.set;
+            let late = if copies { all & libc::MOUNT_ATTR_RDONLY } else { 0 };
+            (own, below) = (Attributes { set: late, clear: 0 }, NO_ATTRIBUTES);
+            new_mount(fstype, params, all & !late)?
+        }
+        What::Long { fstype, source, options } => {
+            let cover = match &step.place {
+                Place::NewRoot => openat(libc::AT_FDCWD, c"/", O_PATH_DIR, 0)?,
+                _ => slot_fd(loan, Slot::Root),
+            };
+            mount_long(fstype, source, options, cover)?
+        }
         What::Bind { source, recursive, tree, device } => {
             let opened = tree.and_then(|index| loan.trees.get(index).copied());
             let fd = match opened {
                 Some(fd) => fd,
                 None => open_tree(libc::AT_FDCWD, source, *recursive)?,
             };
-            if let Some(device) = device {
-                is_device(fd, *device)?;
+            if let Some((kind, number)) = device {
+                is_device(fd, *kind, *number)?;
             }
             fd
         }
-        What::Overlay { .. } | What::Here => {
-            openat(libc::AT_FDCWD, c"/", libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC, 0)?
-        }
+        What::Here => openat(libc::AT_FDCWD, c"/", O_PATH_DIR, 0)?,
+        What::There => at,
     };
-    if let What::Bind { .. } = step.what
-        && step.set != 0
-    {
-        mount_setattr(fd, step.set, step.recursive)?;
+    if copies {
+        copy(at, fd, step.copy_up)?;
     }
-    match &step.place {
-        Place::NewRoot => move_mount(fd, libc::AT_FDCWD, c"/", 0)?,
-        Place::In(dest) => {
-            let at = destination(dest, loan)?;
-            let done = move_mount(fd, at, c"", MOVE_MOUNT_T_EMPTY_PATH);
+    mount_setattr(fd, below, 0, true)?;
+    mount_setattr(fd, own, 0, false)?;
+    match (&step.what, &step.place) {
+        (What::There, _) | (What::Long { .. }, Place::NewRoot) | (_, Place::Detached) => {}
+        (_, Place::NewRoot) => move_mount(fd, libc::AT_FDCWD, c"/", 0)?,
+        (_, Place::At(path)) => move_mount(fd, libc::AT_FDCWD, path, 0)?,
+        (_, Place::In(_)) => {
+            move_mount(fd, at, c"", MOVE_MOUNT_T_EMPTY_PATH)?;
             close(at);
-            done?
         }
-        Place::Within(slot, name) => move_mount(fd, slot_fd(loan, *slot), name, 0)?,
-        Place::Detached => {}
+        (_, Place::Within(slot, name)) => move_mount(fd, slot_fd(loan, *slot), name, 0)?,
+    }
+    for flags in step.propagation.iter() {
+        mount_setattr(fd, NO_ATTRIBUTES, *flags & !libc::MS_REC, *flags & libc::MS_REC != 0)?;
     }
     match step.keep {
         Some(slot) => set_slot(loan, slot, fd),
@@ -74,11 +97,16 @@ pub(super) fn new_mount(fstype: &CStr, params: &[Param], attributes: u64) -> Res
     let config = |command: u32, key: *const c_char, value: *const c_char| {
         call!(Fsconfig, libc::SYS_fsconfig, context, command, key, value, 0)
     };
-    for (key, value) in params {
-        match value {
-            Some(value) => config(FSCONFIG_SET_STRING, key.as_ptr(), value.as_ptr())?,
-            None => config(FSCONFIG_SET_FLAG, key.as_ptr(), ptr::null())?,
+    for ((key, value), number) in params.iter().zip(1..) {
+        let done = match value {
+            Some(value) => config(FSCONFIG_SET_STRING, key.as_ptr(), value.as_ptr()),
+            None => config(FSCONFIG_SET_FLAG, key.as_ptr(), ptr::null()),
         };
+        if let Err(fault) = done {
+            // The parent has the options, and names the one of this number.
+            let option: c_int = number;
+            return Err(Fault { errno: fault.errno | option.wrapping_shl(Call::OPTION), ..fault });
+        }
     }
     config(FSCONFIG_CMD_CREATE, ptr::null(), ptr::null())?;
     let fd = call!(Fsmount, libc::SYS_fsmount, context, FSMOUNT_CLOEXEC, attributes)?;
@@ -86,31 +114,18 @@ pub(super) fn new_mount(fstype: &CStr, params: &[Param], attributes: u64) -> Res
     Ok(fd)
 }
 
-/// Overlay by mount(2): its options are longer than `fsconfig` takes. It lands on top of
-/// whatever covers `/`, and `/..` leads there.
-pub(super) fn mount_overlay(options: &CStr, attributes: u64, loan: &mut Loan<'_>) -> Done {
-    let mut flags = 0;
-    for (attribute, flag) in [
-        (libc::MOUNT_ATTR_NOSUID, libc::MS_NOSUID),
-        (libc::MOUNT_ATTR_NODEV, libc::MS_NODEV),
-        (libc::MOUNT_ATTR_NOEXEC, libc::MS_NOEXEC),
-    ] {
-        if attributes & attribute != 0 {
-            flags |= flag;
-        }
+/// By mount(2), since `fsconfig` takes at most 255 bytes of an option. It lands on top of
+/// `cover`, the root of a mount that nobody else has, and the way up from there leads to it.
+fn mount_long(fstype: &CStr, source: &CStr, options: &CStr, cover: c_int) -> Result<c_int, Fault> {
+    let back = openat(libc::AT_FDCWD, c".", O_PATH_DIR, 0);
+    fchdir(cover)?;
+    let options = options.as_ptr();
+    call!(Mount, libc::SYS_mount, source.as_ptr(), c".".as_ptr(), fstype.as_ptr(), 0, options)?;
+    if let Ok(back) = back {
+        fchdir(back)?;
+        close(back);
     }
-    call!(
-        Mount,
-        libc::SYS_mount,
-        c"overlay".as_ptr(),
-        c"/".as_ptr(),
-        c"overlay".as_ptr(),
-        flags,
-        options.as_ptr()
-    )?;
-    let fd = openat(libc::AT_FDCWD, c"/..", libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC, 0)?;
-    set_slot(loan, Slot::Root, fd);
-    Ok(())
+    openat2(cover, c"..", O_PATH_DIR, IN_ROOT)
 }
 
 pub(super) fn open_tree(dir: c_int, path: &CStr, recursive: bool) -> Result<c_int, Fault> {
@@ -137,17 +152,41 @@ pub(super) fn move_mount(fd: c_int, dir: c_int, path: &CStr, flags: u32) -> Done
     .map(drop)
 }
 
-pub(super) fn mount_setattr(fd: c_int, set: u64, recursive: bool) -> Done {
-    let attr = [set, 0, 0, 0];
+/// Changes attributes and propagation of a mount, and of all below it; nothing where there is
+/// nothing to change.
+pub(super) fn mount_setattr(fd: c_int, attributes: Attributes, propagation: u64, recursive: bool) -> Done {
+    let attr = [attributes.set, attributes.clear, propagation, 0];
+    if attr == [0; 4] {
+        return Ok(());
+    }
     let flags = if recursive { AT_EMPTY_PATH | AT_RECURSIVE } else { AT_EMPTY_PATH };
     call!(MountSetattr, libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, attr.as_ptr(), size_of_val(&attr))
         .map(drop)
 }
 
-/// The descriptor is this character device, whatever its path says.
-pub(super) fn is_device(fd: c_int, device: u64) -> Done {
+/// Keeps what is mounted on this path from peers of the mount that holds it.
+pub(super) fn private(path: &CStr) -> Done {
+    let mut at = openat(libc::AT_FDCWD, path, O_PATH_DIR, 0)?;
+    for _ in 0..libc::PATH_MAX {
+        match mount_setattr(at, NO_ATTRIBUTES, libc::MS_PRIVATE, false) {
+            // It is not the root of a mount: that is further up.
+            Err(fault) if fault.errno == libc::EINVAL => {}
+            other => {
+                close(at);
+                return other;
+            }
+        }
+        let up = openat(at, c"..", O_PATH_DIR, 0)?;
+        close(at);
+        at = up;
+    }
+    Err(Fault { call: Call::MountSetattr, errno: libc::EINVAL })
+}
+
+/// The descriptor is this device, whatever its path says.
+pub(super) fn is_device(fd: c_int, kind: u32, number: u64) -> Done {
     let stat = fstat(fd)?;
-    if stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == device {
+    if stat.st_mode & libc::S_IFMT == kind && stat.st_rdev == number {
         return Ok(());
     }
     Err(Fault { call: Call::Fstat, errno: libc::ENODEV })
@@ -156,28 +195,49 @@ pub(super) fn is_device(fd: c_int, device: u64) -> Done {
 /// Opens a mount's destination within the new root, and makes it first if so asked.
 pub(super) fn destination(dest: &Dest, loan: &Loan<'_>) -> Result<c_int, Fault> {
     let root = slot_fd(loan, dest.base);
-    let path = libc::O_PATH | libc::O_CLOEXEC;
-    let resolve = if dest.no_links { IN_ROOT | libc::RESOLVE_NO_SYMLINKS } else { IN_ROOT };
-    match openat2(root, &dest.path, path, resolve) {
+    match openat2(root, &dest.path, PATH, resolve(dest)) {
         Err(fault) if fault.errno == libc::ENOENT && dest.create as u8 != Create::No as u8 => {}
         other => return other,
     }
-    let mut parent = openat2(root, c".", path, resolve)?;
-    let mut rest = dest.parents.iter();
-    while let Some((prefix, name)) = rest.next() {
-        let last = rest.as_slice().is_empty();
-        let next = match openat2(root, prefix, path, resolve) {
-            Ok(fd) => fd,
+    let Some(((_, name), directories)) = dest.parents.split_last() else {
+        return openat2(root, c".", PATH, resolve(dest));
+    };
+    let parent = make_directories(directories, dest, root)?;
+    if dest.create as u8 == Create::File as u8 {
+        let flags = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+        close(openat(parent, name, flags, 0o644)?);
+    } else {
+        call!(Mkdirat, libc::SYS_mkdirat, parent, name.as_ptr(), 0o755)?;
+    }
+    close(parent);
+    openat2(root, &dest.path, PATH, resolve(dest))
+}
+
+/// Opens the directory that holds the destination, and makes it first where it is missing;
+/// with the name that the destination has there.
+fn parent<'a>(dest: &'a Dest, loan: &Loan<'_>) -> Result<(c_int, &'a CStr), Fault> {
+    let root = slot_fd(loan, dest.base);
+    match dest.parents.split_last() {
+        Some(((_, name), directories)) => Ok((make_directories(directories, dest, root)?, name)),
+        None => Err(Fault { call: Call::Openat2, errno: libc::EEXIST }),
+    }
+}
+
+fn make_directories(directories: &[Prefix], dest: &Dest, root: c_int) -> Result<c_int, Fault> {
+    if let Some((whole, _)) = directories.last() {
+        match openat2(root, whole, PATH, resolve(dest)) {
+            Err(fault) if fault.errno == libc::ENOENT => {}
+            other => return other,
+        }
+    }
+    let mut parent = openat2(root, c".", PATH, resolve(dest))?;
+    for (prefix, name) in directories.iter() {
+        let next = match openat2(root, prefix, PATH, resolve(dest)) {
             Err(fault) if fault.errno == libc::ENOENT => {
-                if last && dest.create as u8 == Create::File as u8 {
-                    let flags = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-                    close(openat(parent, name, flags, 0o644)?);
-                } else {
-                    call!(Mkdirat, libc::SYS_mkdirat, parent, name.as_ptr(), 0o755)?;
-                }
-                openat2(root, prefix, path, resolve)?
+                call!(Mkdirat, libc::SYS_mkdirat, parent, name.as_ptr(), 0o755)?;
+                openat2(root, prefix, PATH, resolve(dest))?
             }
-            Err(fault) => return Err(fault),
+            other => other?,
         };
         close(parent);
         parent = next;
@@ -185,9 +245,73 @@ pub(super) fn destination(dest: &Dest, loan: &Loan<'_>) -> Result<c_int, Fault> 
     Ok(parent)
 }
 
+fn resolve(dest: &Dest) -> u64 {
+    if dest.no_links { IN_ROOT | libc::RESOLVE_NO_SYMLINKS } else { IN_ROOT }
+}
+
+/// Makes a directory within the root; where it cannot be made, whoever needs it will say so.
+pub(super) fn directory(dest: &Dest, loan: &Loan<'_>) -> Done {
+    if let Ok(fd) = destination(dest, loan) {
+        close(fd);
+    }
+    Ok(())
+}
+
+/// Makes a device node or pipe, with the mode as given: the umask of the caller's process
+/// has no say in it.
+pub(super) fn node(dest: &Dest, mode: u32, device: u64, owner: Option<(u32, u32)>, loan: &Loan<'_>) -> Done {
+    let (parent, name) = parent(dest, loan)?;
+    // SAFETY: plain system calls; this process has a file-system context of its own.
+    let umask = unsafe { libc::syscall(libc::SYS_umask, 0) };
+    let made = call!(Mknodat, libc::SYS_mknodat, parent, name.as_ptr(), mode, device as u32);
+    // SAFETY: as above.
+    unsafe { libc::syscall(libc::SYS_umask, umask) };
+    let there = match &made {
+        Err(fault) => fault.errno == libc::EEXIST,
+        Ok(_) => false,
+    };
+    if there || (made.is_ok() && owner.is_some()) {
+        let fd = openat(parent, name, PATH | libc::O_NOFOLLOW, 0)?;
+        let same = is_device(fd, mode & libc::S_IFMT, device);
+        if let (Ok(()), false, Some((uid, gid))) = (&same, there, owner) {
+            let flags = libc::AT_EMPTY_PATH;
+            call!(Fchownat, libc::SYS_fchownat, fd, c"".as_ptr(), uid, gid, flags)?;
+        }
+        close(fd);
+        if same.is_err() {
+            return Err(Fault { call: Call::Mknodat, errno: libc::EEXIST });
+        }
+        close(parent);
+        return Ok(());
+    }
+    close(parent);
+    made.map(drop)
+}
+
+/// Makes a symbolic link, unless something is there already.
+pub(super) fn symlink(dest: &Dest, target: &CStr, loan: &Loan<'_>) -> Done {
+    let (parent, name) = parent(dest, loan)?;
+    let made = call!(Symlinkat, libc::SYS_symlinkat, target.as_ptr(), parent, name.as_ptr());
+    close(parent);
+    match made {
+        Err(fault) if fault.errno == libc::EEXIST => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Mounts the terminal on `/dev/console`.
+pub(super) fn console(dest: &Dest, loan: &Loan<'_>) -> Done {
+    let at = destination(dest, loan)?;
+    let tree = open_tree(slot_fd(loan, Slot::Terminal), c"", false)?;
+    move_mount(tree, at, c"", MOVE_MOUNT_T_EMPTY_PATH)?;
+    close(tree);
+    close(at);
+    Ok(())
+}
+
 pub(super) fn mask(dest: &Dest, loan: &mut Loan<'_>) -> Done {
     let base = slot_fd(loan, dest.base);
-    let at = match openat2(base, &dest.path, libc::O_PATH | libc::O_CLOEXEC, IN_ROOT) {
+    let at = match openat2(base, &dest.path, PATH, IN_ROOT) {
         Ok(fd) => fd,
         Err(fault) if fault.errno == libc::ENOENT || fault.errno == libc::ENOTDIR => return Ok(()),
         Err(fault) => return Err(fault),
@@ -196,7 +320,7 @@ pub(super) fn mask(dest: &Dest, loan: &mut Loan<'_>) -> Done {
     let held = slot_fd(loan, Slot::Mask);
     let cover = if !directory {
         let fd = open_tree(libc::AT_FDCWD, c"/dev/null", false)?;
-        is_device(fd, libc::makedev(1, 3))?;
+        is_device(fd, libc::S_IFCHR, libc::makedev(1, 3))?;
         fd
     } else if held >= 0 {
         open_tree(held, c"", false)?
@@ -219,26 +343,31 @@ pub(super) fn mask(dest: &Dest, loan: &mut Loan<'_>) -> Done {
 
 pub(super) fn read_only(dest: &Dest, loan: &Loan<'_>) -> Done {
     let base = slot_fd(loan, dest.base);
-    let at = match openat2(base, &dest.path, libc::O_PATH | libc::O_CLOEXEC, IN_ROOT) {
+    let at = match openat2(base, &dest.path, PATH, IN_ROOT) {
         Ok(fd) => fd,
         Err(fault) if fault.errno == libc::ENOENT || fault.errno == libc::ENOTDIR => return Ok(()),
         Err(fault) => return Err(fault),
     };
     let tree = open_tree(at, c"", true)?;
-    mount_setattr(tree, libc::MOUNT_ATTR_RDONLY, true)?;
+    mount_setattr(tree, READ_ONLY, 0, true)?;
     move_mount(tree, at, c"", MOVE_MOUNT_T_EMPTY_PATH)?;
     close(tree);
     close(at);
     Ok(())
 }
 
-pub(super) fn pivot_root(readonly: bool, loan: &Loan<'_>) -> Done {
+pub(super) fn pivot_root(readonly: bool, shared: bool, loan: &Loan<'_>) -> Done {
     let root = slot_fd(loan, Slot::Root);
+    let old = if shared { openat(libc::AT_FDCWD, c"/", O_PATH_DIR, 0)? } else { -1 };
     fchdir(root)?;
     call!(PivotRoot, libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr())?;
+    if shared {
+        mount_setattr(old, NO_ATTRIBUTES, libc::MS_SLAVE, true)?;
+        close(old);
+    }
     call!(Umount2, libc::SYS_umount2, c".".as_ptr(), libc::MNT_DETACH)?;
     if readonly {
-        mount_setattr(root, libc::MOUNT_ATTR_RDONLY, false)?;
+        mount_setattr(root, READ_ONLY, 0, false)?;
     }
     call!(Chdir, libc::SYS_chdir, c"/".as_ptr()).map(drop)
 }

@@ -1,22 +1,34 @@
 //! What the container sees as its file system: root, mounts, masks; and the names and
 //! devices that are set up along with them.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use ns_core::Kind;
 
-use super::{Ids, Plan, Tree, c_string};
+use super::{Ids, MapsOf, Plan, Tree, TreeMaps, c_string, joined};
 use crate::error::Error;
 use crate::host::Host;
-use crate::spec::{Mount, MountKind, Namespace, Root, Terminal, Writes};
-use crate::step::{Create, Dest, MountStep, Param, Place, Slot, Step, What};
+use crate::spec::{
+    Attributes, Link, Mount, MountIdMaps, MountKind, Namespace, Node, NodeKind, Propagation, PropagationKind,
+    Root, Spec, Terminal, Writes,
+};
+use crate::step::{CopyUp, Create, Dest, MountStep, Param, Place, Slot, Step, What};
 
 const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
 const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
 const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
 const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+const ATIME: u64 = libc::MOUNT_ATTR__ATIME;
+/// What mount_setattr(2) takes, but for id maps.
+const ALL_ATTRIBUTES: u64 =
+    RDONLY | NOSUID | NODEV | NOEXEC | ATIME | libc::MOUNT_ATTR_NODIRATIME | libc::MOUNT_ATTR_NOSYMFOLLOW;
+const PRIVATE: u64 = libc::MS_REC | libc::MS_PRIVATE;
+/// `fsconfig` takes no longer words.
+const FSCONFIG_MAX: usize = 255;
+/// mount(2) takes a page of options, with the byte that ends it.
+const OPTIONS_MAX: usize = 4095;
 
 pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> {
     let spec = plan.spec.clone();
@@ -36,6 +48,7 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
     let mut builder = Files {
         // A user namespace of root's maps root to an id that cannot reach what root can.
         parent_opens: ids.foreign && host.privileged(),
+        privileged: host.privileged(),
         foreign: ids.foreign,
         bind_devices: ids.foreign || !host.mknod(),
         own: |kind| !ids.new || spec.namespaces.is_new(kind),
@@ -43,44 +56,84 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
         tty_group: ids.tty_group,
         creates: spec.root != Root::Host && spec.root != Root::HostReadOnly,
         writable_for: spec.mounts.iter().map(|m| m.destination.clone()).collect(),
+        propagation: propagation(&spec),
         proc: None,
         sys: None,
+        dev: None,
         plan,
     };
     if new(Kind::Mnt) {
-        builder.plan.push(Step::Propagation(libc::MS_REC | libc::MS_PRIVATE));
-        builder.root(&spec.root)?;
+        builder.plan.push(Step::Propagation(builder.propagation));
+        builder.root(&spec)?;
         for (index, mount) in spec.mounts.iter().enumerate() {
             builder.mount(&format!("mounts[{index}]"), mount)?;
+        }
+        for (index, node) in spec.nodes.iter().enumerate() {
+            builder.node(&format!("nodes[{index}]"), node)?;
+        }
+        for (index, link) in spec.links.iter().enumerate() {
+            builder.link(&format!("links[{index}]"), link)?;
+        }
+        // A working directory that goes back with `..` is there or not when it is entered.
+        if spec.process.create_cwd
+            && let Some(cwd) = &spec.process.cwd
+            && let Ok(dest) = builder.held("process.cwd", cwd, Create::Dir)
+        {
+            builder.plan.push(Step::Directory(dest));
         }
     }
     builder.sysctls(&spec.sysctls)?;
     for path in &spec.readonly_paths {
-        let dest = builder.held("readonly_paths", path)?;
+        let dest = builder.held("readonly_paths", path, Create::No)?;
         builder.plan.push(Step::ReadOnly(dest));
     }
     for path in &spec.masked_paths {
-        let dest = builder.held("masked_paths", path)?;
+        let dest = builder.held("masked_paths", path, Create::No)?;
         builder.plan.push(Step::Mask(dest));
     }
-    let plan = builder.plan;
     if let Some(Terminal { rows, columns }) = spec.process.terminal {
-        plan.push(Step::Terminal { rows, columns });
+        builder.plan.push(Step::Terminal { rows, columns });
+        if new(Kind::Mnt) && (builder.creates || builder.dev.is_some()) {
+            let console = builder.held("process.terminal", Path::new("/dev/console"), Create::File)?;
+            builder.plan.push(Step::Console(Dest { no_links: true, ..console }));
+        }
     }
+    let (setup, plan) = (builder.propagation, builder.plan);
     plan.push_ready()?;
-    if new(Kind::Mnt) {
-        match spec.root {
-            Root::Host => {}
-            Root::Dir { readonly, .. } => plan.push(Step::PivotRoot { readonly }),
-            _ => plan.push(Step::PivotRoot { readonly: false }),
+    if new(Kind::Mnt) && spec.root != Root::Host {
+        let readonly = matches!(spec.root, Root::Dir { readonly: true, .. });
+        let apart = setup & libc::MS_REC != 0 && setup & libc::MS_SHARED == 0;
+        plan.push(Step::PivotRoot { readonly, shared: !apart });
+        if let Some(propagation) = spec.propagation {
+            plan.push(Step::Propagation(propagation.flags()));
         }
     }
     Ok(())
 }
 
+/// How mount events pass while the container is set up, as mount(2) takes it.
+fn propagation(spec: &Spec) -> u64 {
+    match spec.propagation {
+        // What is unbindable could not be bound either: that comes at the end.
+        Some(Propagation { kind: PropagationKind::Unbindable, recursive }) => {
+            Propagation { kind: PropagationKind::Private, recursive }.flags()
+        }
+        Some(propagation) => propagation.flags(),
+        None if spec.mounts.iter().any(receives) => libc::MS_REC | libc::MS_SLAVE,
+        None => PRIVATE,
+    }
+}
+
+/// Whether what happens on the host shall be seen on the mount.
+fn receives(mount: &Mount) -> bool {
+    mount.propagation.iter().any(|p| matches!(p.kind, PropagationKind::Shared | PropagationKind::Slave))
+}
+
 struct Files<'a, F: Fn(Kind) -> bool> {
     plan: &'a mut Plan,
     parent_opens: bool,
+    /// The caller has CAP_SYS_ADMIN.
+    privileged: bool,
     /// The container has a user namespace that is not the caller's.
     foreign: bool,
     bind_devices: bool,
@@ -90,42 +143,60 @@ struct Files<'a, F: Fn(Kind) -> bool> {
     tty_group: bool,
     creates: bool,
     writable_for: Vec<PathBuf>,
-    /// Where `/proc` and `/sys` of the container are, once they are mounted.
+    /// How mount events pass while the container is set up.
+    propagation: u64,
+    /// Where `/proc`, `/sys` and `/dev` of the container are, once they are mounted.
     proc: Option<PathBuf>,
     sys: Option<PathBuf>,
+    dev: Option<PathBuf>,
 }
 
 impl<F: Fn(Kind) -> bool> Files<'_, F> {
-    fn root(&mut self, root: &Root) -> Result<(), Error> {
-        let step = match root {
-            Root::Host => MountStep { keep: Some(Slot::Root), ..step(What::Here, Place::Detached) },
+    fn root(&mut self, spec: &Spec) -> Result<(), Error> {
+        let nodev = if spec.root_nodev { NODEV } else { 0 };
+        let place = match &spec.root {
+            // Hooks look for the root there, and for their own files at `/`.
+            Root::Dir { path, .. } if !spec.hooks.is_empty() => Place::At(c_string("root.path", path)?),
+            _ => Place::NewRoot,
+        };
+        // Neither the root nor what is mounted in it may appear on the host.
+        let apart = self.propagation == PRIVATE || spec.root == Root::Host;
+        if !apart {
+            let on = if let Place::At(path) = &place { path.clone() } else { c"/".into() };
+            self.plan.push(Step::Private(on));
+        }
+        let mut step = match &spec.root {
+            Root::Host => step(What::Here, Place::Detached),
             Root::HostReadOnly => MountStep {
-                set: RDONLY | NODEV,
-                recursive: true,
-                keep: Some(Slot::Root),
-                ..step(self.bind("root", Path::new("/"), true, None)?, Place::NewRoot)
+                recursive: to_set(RDONLY | nodev),
+                ..step(self.bind("root", Path::new("/"), true, None)?, place)
             },
             Root::Dir { path, .. } => {
                 let path = absolute("root.path", path)?;
                 MountStep {
-                    set: NODEV,
-                    recursive: true,
-                    keep: Some(Slot::Root),
-                    ..step(self.bind("root.path", path, true, None)?, Place::NewRoot)
+                    recursive: to_set(nodev),
+                    ..step(self.bind("root.path", path, true, None)?, place)
                 }
             }
             Root::Empty => MountStep {
-                set: RDONLY | NODEV | NOSUID | NOEXEC,
-                keep: Some(Slot::Root),
-                ..step(new("tmpfs", tmpfs_params(None, Some(0o755))?), Place::NewRoot)
+                attributes: to_set(RDONLY | NODEV | NOSUID | NOEXEC),
+                ..step(new("tmpfs", tmpfs_params(None, Some(0o755))?), place)
             },
-            Root::Overlay { lower, writes } => return self.overlay(lower, writes),
+            Root::Overlay { lower, writes } => {
+                MountStep { attributes: to_set(nodev), ..step(self.overlay(lower, writes)?, place) }
+            }
         };
+        if !apart {
+            // What is mounted below it on the host stays what it was asked to be.
+            let below = if spec.propagation.is_some_and(|p| p.recursive) { 0 } else { libc::MS_REC };
+            step.propagation.push(libc::MS_PRIVATE | below);
+        }
+        step.keep = Some(Slot::Root);
         self.plan.push(Step::Mount(step));
         Ok(())
     }
 
-    fn overlay(&mut self, lower: &[PathBuf], writes: &Writes) -> Result<(), Error> {
+    fn overlay(&mut self, lower: &[PathBuf], writes: &Writes) -> Result<What, Error> {
         if lower.is_empty() {
             return Err(Error::invalid("root.lower", "an overlay takes at least one layer"));
         }
@@ -159,16 +230,14 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
             // Without privileges overlayfs keeps its marks in user.* attributes.
             options.extend(b",userxattr");
         }
-        if options.len() > 4000 {
+        if options.len() > OPTIONS_MAX {
             return Err(Error::invalid(
                 "root.lower",
                 "the layers' paths are longer than a page holds: use shorter ones",
             ));
         }
         let options = CString::new(options).map_err(|_| Error::invalid("root", "a path holds a NUL byte"))?;
-        let overlay = MountStep { set: NODEV, ..step(What::Overlay { options }, Place::NewRoot) };
-        self.plan.push(Step::Mount(overlay));
-        Ok(())
+        Ok(What::Long { fstype: c"overlay".into(), source: c"overlay".into(), options })
     }
 
     fn bind(
@@ -176,14 +245,72 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
         field: &str,
         source: &Path,
         recursive: bool,
-        device: Option<u64>,
+        device: Option<(u32, u64)>,
     ) -> Result<What, Error> {
         let source = c_string(field, source)?;
         let tree = self.parent_opens.then(|| {
-            self.plan.trees.push(Tree { source: source.clone(), recursive });
+            let propagation = libc::MS_PRIVATE;
+            self.plan.trees.push(Tree { source: source.clone(), recursive, propagation, id_maps: None });
             self.plan.trees.len() - 1
         });
         Ok(What::Bind { source, recursive, tree, device })
+    }
+
+    /// A bind as the spec asks for it. One whose ids are mapped is the parent's to open.
+    fn bind_mount(
+        &mut self,
+        field: &str,
+        source: &Path,
+        recursive: bool,
+        mount: &Mount,
+    ) -> Result<What, Error> {
+        let id_maps = match &mount.id_maps {
+            Some(maps) => Some(self.id_maps(&format!("{field}.id_maps"), maps)?),
+            None => None,
+        };
+        let parent_opens = self.parent_opens;
+        self.parent_opens |= id_maps.is_some();
+        let what = self.bind(field, source, recursive, None);
+        if let (true, Some(tree)) = (self.parent_opens, self.plan.trees.last_mut()) {
+            tree.id_maps = id_maps;
+            if receives(mount) {
+                // Never to the host: the container could have made its users its own.
+                tree.propagation = libc::MS_SLAVE;
+            }
+        }
+        self.parent_opens = parent_opens;
+        what
+    }
+
+    fn id_maps(&self, field: &str, maps: &MountIdMaps) -> Result<TreeMaps, Error> {
+        if !self.privileged {
+            let problem =
+                "mapping the ids of a mount takes CAP_SYS_ADMIN on the host: leave it out, or be root";
+            return Err(Error::invalid(field, problem));
+        }
+        let of = match (&maps.uid, &maps.gid) {
+            (Some(uid), Some(gid)) => {
+                for (field, map) in [(format!("{field}.uid"), uid), (format!("{field}.gid"), gid)] {
+                    map.validate().map_err(|e| Error::invalid(&field, e))?;
+                    if map.is_empty() {
+                        return Err(Error::invalid(&field, "map at least one id"));
+                    }
+                }
+                MapsOf::Given { uid: uid.clone(), gid: gid.clone() }
+            }
+            (None, None) => match joined(self.plan, Kind::User)? {
+                Some(namespace) => MapsOf::Namespace(namespace),
+                None => match super::namespaces::new_maps(self.plan) {
+                    Some((uid, gid)) => MapsOf::Given { uid, gid },
+                    None => {
+                        let problem = "the container's user namespace is the caller's, which maps no ids: give the maps";
+                        return Err(Error::invalid(field, problem));
+                    }
+                },
+            },
+            _ => return Err(Error::invalid(field, "give the maps of both users and groups, or neither")),
+        };
+        Ok(TreeMaps { of, recursive: maps.recursive })
     }
 
     fn mount(&mut self, field: &str, mount: &Mount) -> Result<(), Error> {
@@ -191,15 +318,7 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
             true => Create::Dir,
             false => Create::No,
         };
-        let mut set = 0;
-        for (wanted, bit) in
-            [(mount.readonly, RDONLY), (mount.nosuid, NOSUID), (mount.nodev, NODEV), (mount.noexec, NOEXEC)]
-        {
-            if wanted {
-                set |= bit;
-            }
-        }
-        let (mut recursive, mut keep) = (false, None);
+        let mut recursive = false;
         let destination_field = format!("{field}.destination");
         let what = match &mount.kind {
             MountKind::Bind { source, recursive: all } => {
@@ -208,42 +327,139 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
                 if create == Create::Dir && source.metadata().is_ok_and(|m| !m.is_dir()) {
                     create = Create::File;
                 }
-                self.bind(field, source, *all, None)?
+                self.bind_mount(field, source, *all, mount)?
+            }
+            _ if mount.id_maps.is_some() => {
+                return Err(Error::invalid(
+                    &format!("{field}.id_maps"),
+                    "only the ids of a bind can be mapped",
+                ));
             }
             MountKind::Tmpfs { size, mode } => new("tmpfs", tmpfs_params(*size, *mode)?),
-            MountKind::Proc if (self.own)(Kind::Pid) => new("proc", Vec::new()),
-            MountKind::Sysfs if (self.own)(Kind::Net) => new("sysfs", Vec::new()),
-            MountKind::Cgroup if (self.own)(Kind::Cgroup) => new("cgroup2", Vec::new()),
-            MountKind::Mqueue if (self.own)(Kind::Ipc) => new("mqueue", Vec::new()),
-            // Not the container's own: what the caller sees is all that may be shown.
-            MountKind::Proc => self.bind_own(field, &mut recursive, Kind::Pid, "/proc")?,
-            MountKind::Sysfs => self.bind_own(field, &mut recursive, Kind::Net, "/sys")?,
-            MountKind::Cgroup => self.bind_own(field, &mut recursive, Kind::Cgroup, "/sys/fs/cgroup")?,
-            MountKind::Mqueue => self.bind_own(field, &mut recursive, Kind::Ipc, "/dev/mqueue")?,
             MountKind::Devpts => new("devpts", self.devpts_params()?),
             MountKind::Dev => return self.dev(&destination_field, mount, create),
-            MountKind::FileSystem { .. } | MountKind::Remount => {
-                return Err(Error::invalid(field, "this kind of mount is not made yet"));
-            }
+            MountKind::Remount => What::There,
+            MountKind::FileSystem { .. }
+            | MountKind::Proc
+            | MountKind::Sysfs
+            | MountKind::Cgroup
+            | MountKind::Mqueue => match (shown(&mount.kind), &mount.kind) {
+                // Not the container's own: what the caller sees is all that may be shown.
+                (Some((kind, path, _)), _) if !(self.own)(kind) => {
+                    self.bind_own(field, &mut recursive, kind, path)?
+                }
+                (_, MountKind::FileSystem { fstype, source, options }) => {
+                    file_system(&format!("{field}.kind"), fstype, source, options)?
+                }
+                (Some((_, _, fstype)), _) => new(fstype, Vec::new()),
+                (None, _) => return Ok(()),
+            },
         };
-        match mount.kind {
-            MountKind::Proc => {
-                keep = Some(Slot::Proc);
-                self.proc = Some(mount.destination.clone());
+        let tmpfs = matches!(&what, What::New { fstype, .. } if **fstype == *c"tmpfs");
+        let copy_up = match &what {
+            _ if !mount.copy_up => CopyUp::No,
+            What::New { params, .. } if tmpfs => {
+                let own = [c"mode", c"uid", c"gid"];
+                match params.iter().any(|(key, _)| own.contains(&key.as_c_str())) {
+                    true => CopyUp::Contents,
+                    false => CopyUp::All,
+                }
             }
-            MountKind::Sysfs => {
-                keep = Some(Slot::Sys);
-                self.sys = Some(mount.destination.clone());
-            }
-            MountKind::Devpts => keep = Some(Slot::Pts),
-            _ => {}
-        }
+            _ => return Err(Error::invalid(&format!("{field}.copy_up"), "only a tmpfs begins with a copy")),
+        };
         let mut dest = dest(&destination_field, &mount.destination, create)?;
+        let keep = if mount.kind == MountKind::Remount { None } else { self.keep(mount, tmpfs) };
         // What the kernel's file systems show must not be led astray by an image's links.
-        dest.no_links = !matches!(mount.kind, MountKind::Bind { .. } | MountKind::Tmpfs { .. });
-        let place = Place::In(dest);
-        self.plan.push(Step::Mount(MountStep { set, recursive, keep, ..step(what, place) }));
+        dest.no_links = keep.is_some() || shown(&mount.kind).is_some();
+        let flags =
+            [(mount.readonly, RDONLY), (mount.nosuid, NOSUID), (mount.nodev, NODEV), (mount.noexec, NOEXEC)];
+        let flags = flags.into_iter().filter(|(wanted, _)| *wanted).fold(0, |set, (_, bit)| set | bit);
+        let mut step = MountStep {
+            attributes: attributes(&format!("{field}.attributes"), mount.attributes)?,
+            recursive: attributes(&format!("{field}.recursive_attributes"), mount.recursive_attributes)?,
+            copy_up,
+            propagation: mount.propagation.iter().map(|p| p.flags()).collect(),
+            keep,
+            ..step(what, Place::In(dest))
+        };
+        let all = if recursive { &mut step.recursive } else { &mut step.attributes };
+        all.set |= flags & !all.clear;
+        self.push_mount(step);
         Ok(())
+    }
+
+    /// Which slot the mount is kept in; whatever it covers is no longer where it was.
+    fn keep(&mut self, mount: &Mount, tmpfs: bool) -> Option<Slot> {
+        for held in [&mut self.proc, &mut self.sys, &mut self.dev] {
+            held.take_if(|held| held.starts_with(&mount.destination));
+        }
+        let destination = Some(mount.destination.clone());
+        match (&mount.kind, shown(&mount.kind)) {
+            (_, Some((Kind::Pid, ..))) => {
+                self.proc = destination;
+                Some(Slot::Proc)
+            }
+            (_, Some((Kind::Net, ..))) => {
+                self.sys = destination;
+                Some(Slot::Sys)
+            }
+            (MountKind::Devpts, _) => Some(Slot::Pts),
+            (MountKind::FileSystem { fstype, .. }, _) if fstype == "devpts" => Some(Slot::Pts),
+            _ if tmpfs && mount.destination == Path::new("/dev") => {
+                self.dev = destination;
+                Some(Slot::Dev)
+            }
+            _ => None,
+        }
+    }
+
+    /// A mount, apart from the host's where others of this plan are not.
+    fn push_mount(&mut self, mut step: MountStep) {
+        let silent = step.propagation.is_empty() && self.plan.spec.propagation.is_none();
+        if silent && self.propagation != PRIVATE && matches!(step.what, What::Bind { .. }) {
+            step.propagation.push(PRIVATE);
+        }
+        self.plan.push(Step::Mount(step));
+    }
+
+    fn node(&mut self, field: &str, node: &Node) -> Result<(), Error> {
+        let path_field = format!("{field}.path");
+        let (kind, (major, minor)) = match node.kind {
+            NodeKind::Char(major, minor) => (libc::S_IFCHR, (major, minor)),
+            NodeKind::Block(major, minor) => (libc::S_IFBLK, (major, minor)),
+            NodeKind::Fifo => (libc::S_IFIFO, (0, 0)),
+        };
+        if major >= 1 << 12 || minor >= 1 << 20 {
+            let problem = format!("{major}:{minor} is not the number of a device: Linux has 12 and 20 bits");
+            return Err(Error::invalid(&format!("{field}.kind"), problem));
+        }
+        let device = libc::makedev(major, minor);
+        let dest = self.entry(&path_field, &node.path)?;
+        if self.bind_devices && kind != libc::S_IFIFO {
+            let dest = Dest { no_links: true, create: Create::File, ..dest };
+            let what = self.bind(&path_field, &node.path, false, Some((kind, device)))?;
+            self.push_mount(step(what, Place::In(dest)));
+            return Ok(());
+        }
+        let owner = ((node.uid, node.gid) != (0, 0)).then_some((node.uid, node.gid));
+        self.plan.push(Step::Node { dest, mode: kind | (node.mode & 0o7777), device, owner });
+        Ok(())
+    }
+
+    fn link(&mut self, field: &str, link: &Link) -> Result<(), Error> {
+        let dest = self.entry(&format!("{field}.path"), &link.path)?;
+        let target = c_string(&format!("{field}.target"), &link.target)?;
+        self.plan.push(Step::Symlink { dest, target });
+        Ok(())
+    }
+
+    /// Where something is made that is no mount.
+    fn entry(&self, field: &str, path: &Path) -> Result<Dest, Error> {
+        let dest = self.held(field, path, Create::No)?;
+        match dest.parents.is_empty() {
+            true => Err(Error::invalid(field, format!("nothing can be made at {}", path.display()))),
+            false => Ok(dest),
+        }
     }
 
     fn bind_own(&mut self, field: &str, recursive: &mut bool, kind: Kind, path: &str) -> Result<What, Error> {
@@ -283,12 +499,12 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
 
     fn dev(&mut self, field: &str, mount: &Mount, create: Create) -> Result<(), Error> {
         let params = tmpfs_params(Some(64 << 10), Some(0o755))?;
-        let mut dest = dest(field, &mount.destination, create)?;
-        dest.no_links = true;
-        let place = Place::In(dest);
-        let set = NOSUID | NOEXEC;
-        let dev = MountStep { set, keep: Some(Slot::Dev), ..step(new("tmpfs", params), place) };
+        let place = Place::In(Dest { no_links: true, ..dest(field, &mount.destination, create)? });
+        let attributes = to_set(NOSUID | NOEXEC);
+        let dev = MountStep { attributes, keep: Some(Slot::Dev), ..step(new("tmpfs", params), place) };
         self.plan.push(Step::Mount(dev));
+        self.keep(mount, false);
+        self.dev = Some(mount.destination.clone());
         let devices = [
             (c"null", 1, 3),
             (c"zero", 1, 5),
@@ -300,13 +516,14 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
         for (name, major, minor) in devices {
             let (slot, name, device) = (Slot::Dev, CString::from(name), libc::makedev(major, minor));
             if !self.bind_devices {
-                self.plan.push(Step::Node { slot, name, mode: libc::S_IFCHR | 0o666, device });
+                let (dest, mode) = (below(slot, &name), libc::S_IFCHR | 0o666);
+                self.plan.push(Step::Node { dest, mode, device, owner: None });
                 continue;
             }
             self.plan.push(Step::File { slot, name: name.clone() });
             let source = Path::new("/dev").join(std::ffi::OsStr::from_bytes(name.as_bytes()));
-            let what = self.bind(field, &source, false, Some(device))?;
-            self.plan.push(Step::Mount(step(what, Place::Within(slot, name))));
+            let what = self.bind(field, &source, false, Some((libc::S_IFCHR, device)))?;
+            self.push_mount(step(what, Place::Within(slot, name)));
         }
         for (name, target) in [
             (c"fd", c"/proc/self/fd"),
@@ -315,13 +532,10 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
             (c"stderr", c"/proc/self/fd/2"),
             (c"ptmx", c"pts/ptmx"),
         ] {
-            self.plan.push(Step::Symlink { slot: Slot::Dev, name: name.into(), target: target.into() });
+            self.plan.push(Step::Symlink { dest: below(Slot::Dev, name), target: target.into() });
         }
         let pts = new("devpts", self.devpts_params()?);
         self.within_dev(c"pts", 0o755, pts, NOSUID | NOEXEC, Some(Slot::Pts));
-        if self.plan.spec.process.terminal.is_some() {
-            self.plan.push(Step::File { slot: Slot::Dev, name: c"console".into() });
-        }
         let strict = NOSUID | NODEV | NOEXEC;
         if !self.host_ipc {
             let shm = new("tmpfs", tmpfs_params(Some(64 << 20), Some(0o1777))?);
@@ -341,18 +555,18 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
     fn within_dev(&mut self, name: &std::ffi::CStr, mode: u32, what: What, set: u64, keep: Option<Slot>) {
         self.plan.push(Step::Mkdir { slot: Slot::Dev, name: name.into(), mode });
         let place = Place::Within(Slot::Dev, name.into());
-        self.plan.push(Step::Mount(MountStep { set, keep, ..step(what, place) }));
+        self.push_mount(MountStep { attributes: to_set(set), keep, ..step(what, place) });
     }
 
-    /// A path to mask or protect, counted from `/proc` or `/sys` where they are held.
-    fn held(&self, field: &str, path: &Path) -> Result<Dest, Error> {
-        for (mounted, base) in [(&self.proc, Slot::Proc), (&self.sys, Slot::Sys)] {
+    /// A path counted from `/proc`, `/sys` or `/dev` where they are held.
+    fn held(&self, field: &str, path: &Path, create: Create) -> Result<Dest, Error> {
+        for (mounted, base) in [(&self.proc, Slot::Proc), (&self.sys, Slot::Sys), (&self.dev, Slot::Dev)] {
             if let Some(rest) = mounted.as_ref().and_then(|mounted| path.strip_prefix(mounted).ok()) {
-                let dest = dest(field, &Path::new("/").join(rest), Create::No)?;
+                let dest = dest(field, &Path::new("/").join(rest), create)?;
                 return Ok(Dest { base, ..dest });
             }
         }
-        dest(field, path, Create::No)
+        dest(field, path, create)
     }
 
     fn sysctls(&mut self, sysctls: &std::collections::BTreeMap<String, String>) -> Result<(), Error> {
@@ -374,7 +588,96 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
 }
 
 fn step(what: What, place: Place) -> MountStep {
-    MountStep { what, place, set: 0, recursive: false, keep: None }
+    MountStep {
+        what,
+        place,
+        attributes: Attributes::default(),
+        recursive: Attributes::default(),
+        copy_up: CopyUp::No,
+        propagation: Vec::new(),
+        keep: None,
+    }
+}
+
+fn to_set(set: u64) -> Attributes {
+    Attributes { set, clear: 0 }
+}
+
+/// As mount_setattr(2) takes them: of the access time settings one is set, and all are cleared.
+fn attributes(field: &str, attributes: Attributes) -> Result<Attributes, Error> {
+    let Attributes { set, mut clear } = attributes;
+    if (set | clear) & !ALL_ATTRIBUTES != 0 {
+        let unknown = (set | clear) & !ALL_ATTRIBUTES;
+        return Err(Error::invalid(field, format!("{unknown:#x} is no attribute of a mount")));
+    }
+    if set & ATIME != 0 {
+        clear |= ATIME;
+    }
+    Ok(Attributes { set, clear })
+}
+
+/// A name in a slot's directory.
+fn below(base: Slot, name: &CStr) -> Dest {
+    let parents = vec![(name.into(), name.into())];
+    Dest { base, no_links: true, path: name.into(), parents, create: Create::No }
+}
+
+/// Of a file system that shows a namespace: its kind, where the caller's own is, and its name.
+fn shown(kind: &MountKind) -> Option<(Kind, &'static str, &'static str)> {
+    let fstype = match kind {
+        MountKind::Proc => "proc",
+        MountKind::Sysfs => "sysfs",
+        MountKind::Cgroup => "cgroup2",
+        MountKind::Mqueue => "mqueue",
+        MountKind::FileSystem { fstype, .. } => fstype,
+        _ => return None,
+    };
+    let all = [
+        (Kind::Pid, "/proc", "proc"),
+        (Kind::Net, "/sys", "sysfs"),
+        (Kind::Cgroup, "/sys/fs/cgroup", "cgroup2"),
+        (Kind::Ipc, "/dev/mqueue", "mqueue"),
+    ];
+    all.into_iter().find(|(_, _, name)| *name == fstype)
+}
+
+/// A file system of any name, with options as its driver takes them.
+fn file_system(
+    field: &str,
+    fstype: &str,
+    source: &Path,
+    options: &[(String, Option<String>)],
+) -> Result<What, Error> {
+    if fstype.is_empty() {
+        return Err(Error::invalid(&format!("{field}.fstype"), "name a file system"));
+    }
+    let fstype = c_string(&format!("{field}.fstype"), fstype)?;
+    let options_field = format!("{field}.options");
+    let source = c_string(&format!("{field}.source"), source)?;
+    let long = |text: &str| text.len() > FSCONFIG_MAX;
+    let long = source.as_bytes().len() > FSCONFIG_MAX
+        || options.iter().any(|(key, value)| long(key) || value.as_deref().is_some_and(long));
+    if long {
+        let words = options.iter().map(|(key, value)| match value {
+            Some(value) => format!("{key}={value}"),
+            None => key.clone(),
+        });
+        let options = words.collect::<Vec<_>>().join(",");
+        if options.len() > OPTIONS_MAX {
+            let problem = "the options are longer than the kernel takes, a page: use shorter paths";
+            return Err(Error::invalid(&options_field, problem));
+        }
+        return Ok(What::Long { fstype, source, options: c_string(&options_field, options)? });
+    }
+    let mut params = Vec::with_capacity(options.len() + 1);
+    if !source.is_empty() {
+        params.push((c"source".into(), Some(source)));
+    }
+    for (key, value) in options {
+        let value = value.as_ref().map(|value| c_string(&options_field, value)).transpose()?;
+        params.push((c_string(&options_field, key)?, value));
+    }
+    Ok(What::New { fstype, params })
 }
 
 /// A new file system; `source` is only what mount(8) shows of it.

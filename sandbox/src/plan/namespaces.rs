@@ -194,6 +194,19 @@ fn map(plan: &mut Plan, host: &Host) -> Result<(Ids, Step), Error> {
     Ok((Ids { foreign: true, new: true, setgroups, tty_group }, r#become))
 }
 
+/// The maps of the user namespace that the plan makes, if it does.
+pub(super) fn new_maps(plan: &Plan) -> Option<(IdMap, IdMap)> {
+    if let Some(maps) = &plan.maps {
+        return Some((maps.uid.clone(), maps.gid.clone()));
+    }
+    plan.steps.iter().find_map(|step| match step {
+        Step::MapSelf { uid_map, gid_map } => {
+            Some((uid_map.to_str().ok()?.parse().ok()?, gid_map.to_str().ok()?.parse().ok()?))
+        }
+        _ => None,
+    })
+}
+
 /// Become root of a user namespace that is not made here, or the first id that it has.
 fn joined_root(user: &Namespace, leave_groups: bool) -> Step {
     let first = |ids| match user {

@@ -115,6 +115,19 @@ pub struct Propagation {
     pub recursive: bool,
 }
 
+impl Propagation {
+    /// As mount(2) takes it.
+    pub(crate) fn flags(self) -> u64 {
+        let kind = match self.kind {
+            PropagationKind::Shared => libc::MS_SHARED,
+            PropagationKind::Slave => libc::MS_SLAVE,
+            PropagationKind::Private => libc::MS_PRIVATE,
+            PropagationKind::Unbindable => libc::MS_UNBINDABLE,
+        };
+        kind | if self.recursive { libc::MS_REC } else { 0 }
+    }
+}
+
 /// A type of propagation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

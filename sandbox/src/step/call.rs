@@ -54,6 +54,11 @@ pub enum Call {
     Ppoll,
     Kill,
     Wait4,
+    Fchownat,
+    Utimensat,
+    Readlinkat,
+    Getdents,
+    Sendfile,
 }
 
 impl Call {
@@ -107,12 +112,21 @@ impl Call {
         (Call::Ppoll, "ppoll"),
         (Call::Kill, "kill"),
         (Call::Wait4, "wait4"),
+        (Call::Fchownat, "fchownat"),
+        (Call::Utimensat, "utimensat"),
+        (Call::Readlinkat, "readlinkat"),
+        (Call::Getdents, "getdents64"),
+        (Call::Sendfile, "sendfile"),
     ];
 
     /// The call's name in the manual.
     pub fn name(self) -> &'static str {
         Call::ALL.iter().find(|(c, _)| *c == self).map_or("?", |(_, n)| n)
     }
+
+    /// Where in a report's value, above the errno, the number of the option stands that a
+    /// file system refuses, counted from 1.
+    pub(crate) const OPTION: u32 = 16;
 
     /// The call with this number in a report.
     pub(crate) fn from_u8(n: u8) -> Call {

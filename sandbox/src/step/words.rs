@@ -5,7 +5,8 @@ use std::fmt;
 
 use ns_core::Kinds;
 
-use super::{Dest, MountStep, Place, Slot, Step, What};
+use super::{CopyUp, Dest, MountStep, Place, Slot, Step, What};
+use crate::spec::Attributes;
 
 impl fmt::Display for Dest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -27,6 +28,7 @@ impl Slot {
             Slot::Dev => "/dev",
             Slot::Pts => "/dev/pts",
             Slot::Mask => "an empty directory",
+            Slot::Terminal => "the terminal",
         }
     }
 }
@@ -54,30 +56,76 @@ impl fmt::Display for MountStep {
                     f.write_str(" with all below it")?;
                 }
             }
-            What::Overlay { options } => write!(f, "mount an overlay ({})", options.to_string_lossy())?,
+            What::Long { fstype, options, .. } => {
+                write!(f, "mount a new {} ({})", fstype.to_string_lossy(), options.to_string_lossy())?
+            }
             What::Here => return f.write_str("keep the root of the mount namespace"),
+            What::There => f.write_str("change the mount")?,
         }
         match &self.place {
             Place::NewRoot => f.write_str(" as the new root")?,
+            Place::At(path) => write!(f, " as the new root, on {} of the host", path.to_string_lossy())?,
             Place::In(dest) => write!(f, " on {dest}")?,
             Place::Within(slot, name) => {
                 write!(f, " on {}/{}", slot.path().trim_end_matches('/'), name.to_string_lossy())?
             }
             Place::Detached => f.write_str(", attached nowhere")?,
         }
-        let flags = [
-            (libc::MOUNT_ATTR_RDONLY, "ro"),
-            (libc::MOUNT_ATTR_NOSUID, "nosuid"),
-            (libc::MOUNT_ATTR_NODEV, "nodev"),
-            (libc::MOUNT_ATTR_NOEXEC, "noexec"),
-        ];
-        let set: Vec<&str> =
-            flags.into_iter().filter(|(bit, _)| self.set & bit != 0).map(|(_, name)| name).collect();
-        if !set.is_empty() {
-            write!(f, " ({})", set.join(","))?;
+        let alone =
+            if matches!(self.what, What::Bind { recursive: true, .. }) { ", itself alone" } else { "" };
+        for (attributes, suffix) in [(&self.recursive, ""), (&self.attributes, alone)] {
+            let names = names(attributes);
+            if !names.is_empty() {
+                write!(f, " ({}{suffix})", names.join(","))?;
+            }
+        }
+        if self.copy_up != CopyUp::No {
+            f.write_str(", beginning with a copy of what is there")?;
+        }
+        for flags in &self.propagation {
+            write!(f, ", {}", propagation(*flags))?;
         }
         Ok(())
     }
+}
+
+/// As mount(8) has them.
+fn names(attributes: &Attributes) -> Vec<&'static str> {
+    let Attributes { set, clear } = *attributes;
+    let flags = [
+        (libc::MOUNT_ATTR_RDONLY, "ro", "rw"),
+        (libc::MOUNT_ATTR_NOSUID, "nosuid", "suid"),
+        (libc::MOUNT_ATTR_NODEV, "nodev", "dev"),
+        (libc::MOUNT_ATTR_NOEXEC, "noexec", "exec"),
+        (libc::MOUNT_ATTR_NODIRATIME, "nodiratime", "diratime"),
+        (libc::MOUNT_ATTR_NOSYMFOLLOW, "nosymfollow", "symfollow"),
+    ];
+    let mut names = Vec::new();
+    for (bit, on, off) in flags {
+        if set & bit != 0 {
+            names.push(on);
+        } else if clear & bit != 0 {
+            names.push(off);
+        }
+    }
+    names.extend(match set & libc::MOUNT_ATTR__ATIME {
+        libc::MOUNT_ATTR_NOATIME => Some("noatime"),
+        libc::MOUNT_ATTR_STRICTATIME => Some("strictatime"),
+        _ if clear & libc::MOUNT_ATTR__ATIME != 0 => Some("relatime"),
+        _ => None,
+    });
+    names
+}
+
+fn propagation(flags: u64) -> String {
+    let kinds = [
+        (libc::MS_SHARED, "shared"),
+        (libc::MS_SLAVE, "slave"),
+        (libc::MS_PRIVATE, "private"),
+        (libc::MS_UNBINDABLE, "unbindable"),
+    ];
+    let kind = kinds.into_iter().find(|(flag, _)| flags & flag != 0).map_or("?", |(_, name)| name);
+    format!("{}{kind}", if flags & libc::MS_REC != 0 { "all " } else { "" })
 }
 
 /// A sentence fragment that names the action and its object: `join the net namespace of
@@ -109,24 +157,24 @@ impl fmt::Display for Step {
             }
             Step::Setsid => f.write_str("start a session"),
             Step::Propagation(flags) => {
-                let how = if flags & libc::MS_SLAVE != 0 { "slave" } else { "private" };
-                write!(f, "make every mount {how}")
+                let what = if flags & libc::MS_REC != 0 { "every mount" } else { "the root mount" };
+                write!(f, "make {what} {}", propagation(flags & !libc::MS_REC))
             }
+            Step::Private(path) => write!(f, "make the mount that holds {} private", s(path)),
             Step::Mount(mount) => mount.fmt(f),
-            Step::Node { slot, name, mode, device } => write!(
-                f,
-                "make the device {}/{} ({} {}:{})",
-                slot.path(),
-                s(name),
-                if mode & libc::S_IFMT == libc::S_IFBLK { 'b' } else { 'c' },
-                libc::major(*device),
-                libc::minor(*device)
-            ),
-            Step::File { slot, name } => write!(f, "make the file {}/{}", slot.path(), s(name)),
-            Step::Symlink { slot, name, target } => {
-                write!(f, "link {}/{} to {}", slot.path(), s(name), s(target))
+            Step::Node { dest, mode, device, .. } => {
+                let kind = match mode & libc::S_IFMT {
+                    libc::S_IFBLK => 'b',
+                    libc::S_IFCHR => 'c',
+                    _ => return write!(f, "make the pipe {dest}"),
+                };
+                let (major, minor) = (libc::major(*device), libc::minor(*device));
+                write!(f, "make the device {dest} ({kind} {major}:{minor})")
             }
+            Step::File { slot, name } => write!(f, "make the file {}/{}", slot.path(), s(name)),
+            Step::Symlink { dest, target } => write!(f, "link {dest} to {}", s(target)),
             Step::Mkdir { slot, name, .. } => write!(f, "make the directory {}/{}", slot.path(), s(name)),
+            Step::Directory(dest) => write!(f, "make the directory {dest} where it is missing"),
             Step::Mask(dest) => write!(f, "mask {dest}"),
             Step::ReadOnly(dest) => write!(f, "make {dest} read-only"),
             Step::Sysctl { path, value } => {
@@ -137,9 +185,10 @@ impl fmt::Display for Step {
                     s(value)
                 )
             }
-            Step::PivotRoot { readonly: false } => f.write_str("make the new root /"),
-            Step::PivotRoot { readonly: true } => f.write_str("make the new root / and read-only"),
+            Step::PivotRoot { readonly: false, .. } => f.write_str("make the new root /"),
+            Step::PivotRoot { readonly: true, .. } => f.write_str("make the new root / and read-only"),
             Step::Terminal { .. } => f.write_str("open a terminal"),
+            Step::Console(dest) => write!(f, "mount the terminal on {dest}"),
             Step::Hostname(name) => write!(f, "set the host name {}", s(name)),
             Step::Domainname(name) => write!(f, "set the domain name {}", s(name)),
             Step::Loopback => f.write_str("bring up the loopback interface"),

@@ -1,0 +1,90 @@
+//! Mount trees that the parent opens before the clone: what the child's ids could not reach,
+//! and what takes rights on the host.
+
+#![allow(unsafe_code)]
+
+use std::ffi::c_void;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use ns_core::{Clone3, CloneFlags, IdMap, Kind, Namespace, Pidfd};
+
+use super::guard::{BlockedSignals, Stack};
+use crate::error::{Error, ErrorKind};
+use crate::hint;
+use crate::plan::{MapsOf, Tree, TreeMaps};
+
+const OPEN_TREE_CLONE: u32 = 1;
+const AT_RECURSIVE: u32 = 0x8000;
+
+/// A copy of a mount tree, attached nowhere, and out of the host's peer groups: what is
+/// mounted on it later must not appear on the host.
+pub(super) fn open_tree(tree: &Tree) -> Result<OwnedFd, Error> {
+    let recursive = if tree.recursive { AT_RECURSIVE } else { 0 };
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u32 | recursive;
+    // SAFETY: open_tree takes a path of ours and returns a new descriptor.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, tree.source.as_ptr(), flags) };
+    if fd < 0 {
+        return Err(failed(tree, "open the tree", "open_tree"));
+    }
+    // SAFETY: as above; nobody else owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    if !set_attributes(&fd, [0, 0, tree.propagation, 0], recursive) {
+        return Err(failed(tree, "keep the host from the mounts on", "mount_setattr"));
+    }
+    if let Some(TreeMaps { of, recursive }) = &tree.id_maps {
+        let made;
+        let namespace = match of {
+            MapsOf::Namespace(namespace) => namespace,
+            MapsOf::Given { uid, gid } => {
+                made = mapped(uid, gid)?;
+                &made
+            }
+        };
+        let attributes = [libc::MOUNT_ATTR_IDMAP, 0, 0, namespace.as_raw_fd() as u64];
+        if !set_attributes(&fd, attributes, if *recursive { AT_RECURSIVE } else { 0 }) {
+            let error = failed(tree, "map the ids of", "mount_setattr");
+            let hint = error.raw_os_error().and_then(hint::id_map);
+            return Err(error.with_hint(hint));
+        }
+    }
+    Ok(fd)
+}
+
+fn failed(tree: &Tree, what: &str, call: &'static str) -> Error {
+    let what = format!("{what} {}", tree.source.to_string_lossy());
+    Error::call(ErrorKind::Step, what, call, nix::errno::Errno::last_raw())
+}
+
+fn set_attributes(fd: &OwnedFd, attributes: [u64; 4], recursive: u32) -> bool {
+    let flags = libc::AT_EMPTY_PATH as u32 | recursive;
+    let (fd, empty, size) = (fd.as_raw_fd(), c"".as_ptr(), size_of_val(&attributes));
+    // SAFETY: an empty path, and a mount_attr of the size that is passed.
+    unsafe { libc::syscall(libc::SYS_mount_setattr, fd, empty, flags, attributes.as_ptr(), size) == 0 }
+}
+
+/// A user namespace with these maps and nobody in it. The process that it is made for ends at
+/// once: until it is waited for the kernel still tells its namespace.
+fn mapped(uid: &IdMap, gid: &IdMap) -> Result<OwnedFd, Error> {
+    unsafe extern "C" fn end(_: *mut c_void) -> ! {
+        loop {
+            // SAFETY: ends the process at once.
+            unsafe { libc::syscall(libc::SYS_exit_group, 0) };
+        }
+    }
+    let flags = CloneFlags::PIDFD | CloneFlags::CLEAR_SIGHAND | CloneFlags::VM | CloneFlags::VFORK;
+    let clone = Clone3 { kinds: Kind::User.into(), flags, ..Clone3::default() };
+    let stack = Stack::new()?;
+    let (bottom, size) = stack.upper();
+    let signals = BlockedSignals::new();
+    // SAFETY: the stack is mapped, unused, and outlives the call, for this thread sleeps until
+    // the child has ended; all that it does is to end.
+    let spawned = unsafe { clone.spawn_on_stack(bottom, size, end, std::ptr::null_mut()) };
+    drop(signals);
+    let spawned = spawned.map_err(|e| Error::from(e).of_kind(ErrorKind::Clone))?;
+    let written = ns_core::write_id_maps(spawned.pid, uid, gid);
+    let namespace = written.and_then(|_| Namespace::of_pid(spawned.pid, Kind::User));
+    let waited = spawned.pidfd.map_or_else(|| Pidfd::open(spawned.pid), Ok).and_then(|pidfd| pidfd.wait());
+    let namespace = namespace.map_err(|e| Error::from(e).of_kind(ErrorKind::IdMap))?;
+    waited?;
+    Ok(namespace.into())
+}
