@@ -11,6 +11,8 @@ mod hint;
 mod hold;
 mod host;
 pub mod init;
+#[cfg(feature = "oci")]
+pub mod oci;
 mod outcome;
 mod plan;
 mod pod;

@@ -337,7 +337,7 @@ fn check(spec: &Spec) -> Result<(), Error> {
         ));
     }
     for name in spec.sysctls.keys() {
-        check_sysctl(name, ns)?;
+        check_sysctl("sysctls", name, ns)?;
     }
     spec.limits.validate()?;
     Ok(())
@@ -359,9 +359,9 @@ fn check_descriptors(inherited: &[(OwnedFd, i32)]) -> Result<(), Error> {
 
 /// A parameter may be set only in a namespace that it belongs to (proc_sys(5)) and that is
 /// not the caller's: any other would change the host.
-fn check_sysctl(name: &str, ns: &crate::spec::Namespaces) -> Result<Kind, Error> {
+pub(crate) fn check_sysctl(field: &str, name: &str, ns: &crate::spec::Namespaces) -> Result<Kind, Error> {
     let path = name.replace('.', "/");
-    let field = format!("sysctls.{name}");
+    let field = format!("{field}.{name}");
     let kind = match path.split('/').collect::<Vec<_>>().as_slice() {
         parts if parts.iter().any(|p| p.is_empty() || *p == "..") => {
             return Err(Error::invalid(&field, "this is not the name of a kernel parameter"));

@@ -1,0 +1,71 @@
+//! A configuration to begin with.
+
+use oci_spec::runtime;
+use serde_json::json;
+
+/// The configuration that `runc spec` writes: a shell on a terminal, with the customary mounts,
+/// capabilities and masks. `rootless` is for an ordinary user: a user namespace in which root is
+/// the caller, and neither network namespace nor limits.
+pub fn example(rootless: bool) -> runtime::Spec {
+    let capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
+    let mount = |destination: &str, typ: &str, source: &str, options: &[&str]| match options {
+        [] => json!({ "destination": destination, "type": typ, "source": source }),
+        _ => json!({ "destination": destination, "type": typ, "source": source, "options": options }),
+    };
+    let strict = ["nosuid", "noexec", "nodev"];
+    let pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
+    let mut mounts = vec![
+        mount("/proc", "proc", "proc", &[]),
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        // An ordinary user has no group 5.
+        mount("/dev/pts", "devpts", "devpts", if rootless { &pts[..5] } else { &pts }),
+        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+        mount("/dev/mqueue", "mqueue", "mqueue", &strict),
+    ];
+    mounts.push(match rootless {
+        false => mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        true => mount("/sys", "none", "/sys", &["rbind", "nosuid", "noexec", "nodev", "ro"]),
+    });
+    let cgroup = ["nosuid", "noexec", "nodev", "relatime", "ro"];
+    mounts.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", &cgroup));
+    let kinds = ["pid", "network", "ipc", "uts", "mount", "cgroup", "user"];
+    let namespaces: Vec<_> = (kinds.into_iter())
+        .filter(|kind| *kind != if rootless { "network" } else { "user" })
+        .map(|kind| json!({ "type": kind }))
+        .collect();
+    let mut linux = json!({
+        "namespaces": namespaces,
+        "maskedPaths": [
+            "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+            "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi",
+        ],
+        "readonlyPaths": crate::spec::READONLY_PATHS,
+    });
+    if rootless {
+        let map = |id: u32| json!([{ "containerID": 0, "hostID": id, "size": 1 }]);
+        linux["uidMappings"] = map(nix::unistd::geteuid().as_raw());
+        linux["gidMappings"] = map(nix::unistd::getegid().as_raw());
+    } else {
+        linux["resources"] = json!({ "devices": [{ "allow": false, "access": "rwm" }] });
+    }
+    let spec = json!({
+        "ociVersion": "1.2.0",
+        "process": {
+            "terminal": true,
+            "user": { "uid": 0, "gid": 0 },
+            "args": ["sh"],
+            "env": [format!("PATH={}", crate::spec::PATH), "TERM=xterm".to_owned()],
+            "cwd": "/",
+            "capabilities": {
+                "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
+            },
+            "rlimits": [{ "type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024 }],
+            "noNewPrivileges": true,
+        },
+        "root": { "path": "rootfs", "readonly": true },
+        "hostname": "nspod",
+        "mounts": mounts,
+        "linux": linux,
+    });
+    serde_json::from_value(spec).expect("the example is a configuration")
+}

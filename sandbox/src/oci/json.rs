@@ -1,0 +1,153 @@
+//! From bytes to the types of `oci-spec`: what these would refuse or lose, and what they let
+//! pass against the specification's schema, is seen to before.
+
+use cgroup_core::CpuList;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::Error;
+use crate::error::ErrorKind;
+use crate::spec::Capabilities;
+
+/// What must be there, by the path of its object: `[]` stands for each item, `*` for each value.
+const REQUIRED: &[(&str, &[&str])] = &[
+    ("", &["ociVersion"]),
+    ("root", &["path"]),
+    ("process", &["cwd"]),
+    ("process.consoleSize", &["height", "width"]),
+    ("process.ioPriority", &["class"]),
+    ("process.scheduler", &["policy"]),
+    ("process.rlimits[]", &["type", "soft", "hard"]),
+    ("mounts[]", &["destination"]),
+    ("mounts[].uidMappings[]", MAPPING),
+    ("mounts[].gidMappings[]", MAPPING),
+    ("hooks.*[]", &["path"]),
+    ("linux.uidMappings[]", MAPPING),
+    ("linux.gidMappings[]", MAPPING),
+    ("linux.namespaces[]", &["type"]),
+    ("linux.devices[]", &["type", "path"]),
+    ("linux.memoryPolicy", &["mode"]),
+    ("linux.personality", &["domain"]),
+    ("linux.seccomp", &["defaultAction"]),
+    ("linux.seccomp.syscalls[]", &["names", "action"]),
+    ("linux.seccomp.syscalls[].args[]", &["index", "value", "op"]),
+    ("linux.resources.devices[]", &["allow"]),
+    ("linux.resources.pids", &["limit"]),
+    ("linux.resources.hugepageLimits[]", &["pageSize", "limit"]),
+    ("linux.resources.network.priorities[]", &["name", "priority"]),
+    ("linux.resources.blockIO.weightDevice[]", DEVICE),
+    ("linux.resources.blockIO.throttleReadBpsDevice[]", DEVICE),
+    ("linux.resources.blockIO.throttleWriteBpsDevice[]", DEVICE),
+    ("linux.resources.blockIO.throttleReadIOPSDevice[]", DEVICE),
+    ("linux.resources.blockIO.throttleWriteIOPSDevice[]", DEVICE),
+];
+const MAPPING: &[&str] = &["containerID", "hostID", "size"];
+const DEVICE: &[&str] = &["major", "minor"];
+
+/// The document, without what says nothing, and with what the schema demands.
+pub(super) fn document(json: &[u8]) -> Result<Value, Error> {
+    let not = |problem: String| Error::new(ErrorKind::InvalidSpec, format!("this is not JSON: {problem}"));
+    let mut document = serde_json::from_slice(json).map_err(|e| not(e.to_string()))?;
+    strip_nulls(&mut document);
+    match document {
+        Value::Object(_) => Ok(document),
+        _ => Err(Error::new(ErrorKind::InvalidSpec, "this is not an object of JSON")),
+    }
+}
+
+/// Go writes `null` for what is not set.
+fn strip_nulls(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, member| !member.is_null());
+            members.values_mut().for_each(strip_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip_nulls),
+        _ => {}
+    }
+}
+
+/// Whether everything that the schema demands below `below` is there.
+pub(super) fn check_required(document: &Value, below: &str) -> Result<(), Error> {
+    let rules = REQUIRED.iter().filter(|(path, _)| path.starts_with(below));
+    rules.copied().try_for_each(|(path, names)| required(document, path, "", names))
+}
+
+fn required(value: &Value, path: &str, at: &str, names: &[&str]) -> Result<(), Error> {
+    let Some(part) = path.split(['.', '[']).find(|part| !part.is_empty()) else {
+        let missing = names.iter().find(|name| value.as_object().is_some_and(|o| !o.contains_key(**name)));
+        return missing.map_or(Ok(()), |name| Err(Error::invalid(&join(at, name), "this is required")));
+    };
+    let rest = &path[path.find(part).unwrap_or(0) + part.len()..];
+    match (part, value) {
+        ("]", Value::Array(items)) => (items.iter().enumerate())
+            .try_for_each(|(index, item)| required(item, rest, &format!("{at}[{index}]"), names)),
+        ("*", Value::Object(members)) => {
+            members.iter().try_for_each(|(name, member)| required(member, rest, &join(at, name), names))
+        }
+        (name, Value::Object(members)) => {
+            members.get(name).map_or(Ok(()), |member| required(member, rest, &join(at, name), names))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn join(at: &str, name: &str) -> String {
+    if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") }
+}
+
+/// A value of the types of `oci-spec`, or the path of what is not one.
+pub(super) fn typed<T: DeserializeOwned>(value: Value, prefix: &str) -> Result<T, Error> {
+    serde_path_to_error::deserialize(value).map_err(|e| {
+        let path = match (prefix, e.path().to_string()) {
+            (_, path) if path == "." => prefix.to_owned(),
+            (prefix, path) => join(prefix, &path),
+        };
+        Error::invalid(&path, e.into_inner())
+    })
+}
+
+/// What the types of `oci-spec` take in another form than the specification has it.
+pub(super) fn fit_process(process: &mut Value, warnings: &mut Vec<String>) -> Result<(), Error> {
+    let Some(process) = process.as_object_mut() else { return Ok(()) };
+    process.entry("user").or_insert_with(|| Map::new().into());
+    for (set, names) in members(process.get_mut("capabilities")) {
+        let Some(names) = names.as_array_mut() else { continue };
+        names.retain(|name| {
+            let known = name.as_str().is_none_or(|name| Capabilities::bit(name).is_some());
+            if !known {
+                warnings.push(format!("process.capabilities.{set}: {name} is no capability of this kernel"));
+            }
+            known
+        });
+    }
+    for (key, list) in members(process.get_mut("execCPUAffinity")) {
+        let Some(text) = list.as_str() else { continue };
+        let cpus: CpuList =
+            text.parse().map_err(|e| Error::invalid(&format!("process.execCPUAffinity.{key}"), e))?;
+        *list = if cpus.is_empty() { Value::Null } else { cpus.to_string().into() };
+    }
+    let flags = process.get_mut("scheduler").and_then(|s| s.get_mut("flags")).and_then(Value::as_array_mut);
+    for flag in flags.into_iter().flatten() {
+        match flag.as_str() {
+            Some("SCHED_FLAG_RESET_ON_FORK") => *flag = "SCHED_RESET_ON_FORK".into(),
+            Some("SCHED_FLAG_DL_OVERRUN") => *flag = "SCHED_FLAG_D_L_OVERRUN".into(),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The same for `linux.resources`.
+pub(super) fn fit_resources(resources: &mut Value) {
+    let limits = resources.get_mut("hugepageLimits").and_then(Value::as_array_mut);
+    for limit in limits.into_iter().flatten().filter_map(|l| l.get_mut("limit")) {
+        if limit.as_u64().is_some_and(|bytes| i64::try_from(bytes).is_err()) {
+            *limit = i64::MAX.into();
+        }
+    }
+}
+
+fn members(value: Option<&mut Value>) -> impl Iterator<Item = (&String, &mut Value)> {
+    value.and_then(Value::as_object_mut).into_iter().flatten()
+}

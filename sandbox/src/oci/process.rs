@@ -1,0 +1,307 @@
+//! `process`, and what of `linux` is about a process.
+
+use std::ffi::OsString;
+
+use cgroup_core::CpuList;
+use oci_spec::runtime::{
+    self, IOPriorityClass, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy,
+    MemoryPolicyFlagType, MemoryPolicyModeType,
+};
+
+use super::{Config, Context};
+use crate::Error;
+use crate::spec::{
+    Capabilities, IoPriority, MemoryPolicy, Process, Rlimit, Scheduler, Seccomp, Terminal, User,
+};
+
+/// A process of `exec` in a container of this configuration: what it does not say is as the
+/// container's own process has it (rlimits, capabilities, labels, no new privileges).
+///
+/// # Errors
+/// `InvalidSpec`, with the JSON path of the field.
+pub fn process(
+    process: &runtime::Process,
+    config: &Config,
+    context: &Context<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<Process, Error> {
+    let first = config.spec.process();
+    let mut all = process.clone();
+    if let Some(first) = first {
+        all.set_capabilities(all.capabilities().clone().or_else(|| first.capabilities().clone()));
+        all.set_no_new_privileges(all.no_new_privileges().or(first.no_new_privileges()));
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        all.set_apparmor_profile(given(all.apparmor_profile()).or_else(|| first.apparmor_profile().clone()));
+        all.set_selinux_label(given(all.selinux_label()).or_else(|| first.selinux_label().clone()));
+        if all.rlimits().as_ref().is_none_or(Vec::is_empty) {
+            all.set_rlimits(first.rlimits().clone());
+        }
+    }
+    let affinity =
+        all.exec_cpu_affinity().as_ref().and_then(|affinity| affinity.cpu_affinity_final().clone());
+    let affinity = affinity.map(|list| cpus("process.execCPUAffinity.final", &list)).transpose()?;
+    Ok(Process { affinity, ..translate(&all, config, context, warnings)? })
+}
+
+pub(super) fn translate(
+    process: &runtime::Process,
+    config: &Config,
+    context: &Context<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<Process, Error> {
+    let bad = |field: &str, problem: &str| Err(Error::invalid(&format!("process.{field}"), problem));
+    let args: Vec<OsString> = process.args().iter().flatten().map(OsString::from).collect();
+    if args.first().is_none_or(|program| program.is_empty()) {
+        return bad("args", "name a program");
+    }
+    for (index, arg) in process.args().iter().flatten().enumerate() {
+        if arg.contains('\0') {
+            return bad(&format!("args[{index}]"), "this holds a NUL byte");
+        }
+    }
+    if !process.cwd().is_absolute() {
+        return bad("cwd", "this is not an absolute path");
+    }
+    let oom_score_adj = process.oom_score_adj();
+    if oom_score_adj.is_some_and(|value| !(-1000..=1000).contains(&value)) {
+        return bad("oomScoreAdj", "this is not between -1000 and 1000");
+    }
+    let user = process.user();
+    let groups = user.additional_gids().clone().unwrap_or_default();
+    let ids = [("uid", user.uid()), ("gid", user.gid())].into_iter();
+    if let Some((name, _)) =
+        ids.chain(groups.iter().map(|id| ("additionalGids", *id))).find(|(_, id)| *id == u32::MAX)
+    {
+        return bad(&format!("user.{name}"), "4294967295 stands for no id");
+    }
+    let terminal = process.terminal().unwrap_or(false);
+    let size = console_size(process)?;
+    let linux = config.spec.linux().as_ref();
+    let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    Ok(Process {
+        args,
+        env: env("process.env", process.env())?,
+        cwd: Some(process.cwd().clone()),
+        user: Some(User { uid: user.uid(), gid: user.gid(), groups }),
+        umask: Some(user.umask().map_or(0o022, |umask| umask & 0o777)),
+        capabilities: Some(capabilities(process.capabilities().as_ref(), warnings)?),
+        no_new_privs: process.no_new_privileges().unwrap_or(false),
+        seccomp: match &config.seccomp {
+            Some(profile) => Seccomp::Profile(Box::new(profile.clone())),
+            None => Seccomp::Unconfined,
+        },
+        rlimits: rlimits(process.rlimits())?,
+        oom_score_adj,
+        terminal: terminal.then(|| {
+            let (rows, columns) = size.unwrap_or_default();
+            Terminal { rows, columns }
+        }),
+        new_session: true,
+        create_cwd: true,
+        scheduler: process.scheduler().as_ref().map(scheduler).transpose()?,
+        io_priority: process.io_priority().as_ref().map(io_priority).transpose()?,
+        apparmor_profile: text(process.apparmor_profile()),
+        selinux_label: text(process.selinux_label()),
+        personality: linux.and_then(|l| l.personality().as_ref()).map(personality).transpose()?,
+        memory_policy: linux.and_then(|l| l.memory_policy().as_ref()).map(memory_policy).transpose()?,
+        keyring: (!context.no_new_keyring).then(|| format!("_ses.{}", context.id)),
+        ..Process::default()
+    })
+}
+
+/// Rows and columns.
+pub(super) fn console_size(process: &runtime::Process) -> Result<Option<(u16, u16)>, Error> {
+    let Some(size) = process.console_size() else { return Ok(None) };
+    let number = |name: &str, value: u64| {
+        let path = format!("process.consoleSize.{name}");
+        u16::try_from(value).map_err(|_| Error::invalid(&path, "a terminal has at most 65535"))
+    };
+    Ok(Some((number("height", size.height())?, number("width", size.width())?)))
+}
+
+/// `NAME=VALUE`, the last of a name.
+pub(super) fn env(path: &str, env: &Option<Vec<String>>) -> Result<Vec<(OsString, OsString)>, Error> {
+    let mut all: Vec<(OsString, OsString)> = Vec::new();
+    for (index, entry) in env.iter().flatten().enumerate() {
+        let (name, value) = match entry.split_once('=') {
+            Some((name, value)) if !name.is_empty() && !entry.contains('\0') => (name, value),
+            _ => {
+                let problem = format!("{entry:?} is not of the form NAME=VALUE");
+                return Err(Error::invalid(&format!("{path}[{index}]"), problem));
+            }
+        };
+        match all.iter_mut().find(|(other, _)| other == name) {
+            Some(earlier) => earlier.1 = value.into(),
+            None => all.push((name.into(), value.into())),
+        }
+    }
+    Ok(all)
+}
+
+fn capabilities(
+    given: Option<&runtime::LinuxCapabilities>,
+    warnings: &mut Vec<String>,
+) -> Result<Capabilities, Error> {
+    let Some(given) = given else { return Ok(Capabilities::NONE) };
+    let bits = |set: &Option<runtime::Capabilities>| {
+        set.iter().flatten().filter_map(|c| Capabilities::bit(&c.to_string())).fold(0, |all, bit| all | bit)
+    };
+    let mut sets = Capabilities {
+        bounding: bits(given.bounding()),
+        effective: bits(given.effective()),
+        permitted: bits(given.permitted()),
+        inheritable: bits(given.inheritable()),
+        ambient: bits(given.ambient()),
+    };
+    if sets.effective & !sets.permitted != 0 {
+        return Err(Error::invalid("process.capabilities.effective", "one of these is not permitted"));
+    }
+    // `runc spec` itself writes such.
+    if sets.ambient & !(sets.permitted & sets.inheritable) != 0 {
+        sets.ambient &= sets.permitted & sets.inheritable;
+        warnings.push(
+            "process.capabilities.ambient: what is not both permitted and inheritable cannot be ambient, \
+             and is left out"
+                .to_owned(),
+        );
+    }
+    Ok(sets)
+}
+
+fn rlimits(given: &Option<Vec<runtime::PosixRlimit>>) -> Result<Vec<Rlimit>, Error> {
+    let mut all: Vec<Rlimit> = Vec::new();
+    for (index, limit) in given.iter().flatten().enumerate() {
+        let path = format!("process.rlimits[{index}]");
+        let name = limit.typ().to_string();
+        if all.iter().any(|other| other.name == name) {
+            return Err(Error::invalid(&path, format!("{name} is given twice")));
+        }
+        if limit.soft() > limit.hard() {
+            return Err(Error::invalid(&path, "the soft limit is above the hard one"));
+        }
+        all.push(Rlimit { name, soft: limit.soft(), hard: limit.hard() });
+    }
+    Ok(all)
+}
+
+fn scheduler(given: &runtime::Scheduler) -> Result<Scheduler, Error> {
+    use LinuxSchedulerPolicy as Policy;
+    let bad = |name: &str, problem: &str| Err(Error::invalid(&format!("process.scheduler.{name}"), problem));
+    let policy = match given.policy() {
+        Policy::SchedOther => 0,
+        Policy::SchedFifo => 1,
+        Policy::SchedRr => 2,
+        Policy::SchedBatch => 3,
+        Policy::SchedIso => return bad("policy", "no kernel has SCHED_ISO"),
+        Policy::SchedIdle => 5,
+        Policy::SchedDeadline => 6,
+    };
+    let nice = given.nice().unwrap_or(0);
+    if !(-20..=19).contains(&nice) {
+        return bad("nice", "this is not between -20 and 19");
+    }
+    let priority = given.priority().unwrap_or(0);
+    match given.policy() {
+        Policy::SchedFifo | Policy::SchedRr if !(1..=99).contains(&priority) => {
+            return bad("priority", "of SCHED_FIFO and SCHED_RR this is between 1 and 99");
+        }
+        Policy::SchedFifo | Policy::SchedRr => {}
+        _ if priority != 0 => return bad("priority", "only SCHED_FIFO and SCHED_RR have priorities"),
+        _ => {}
+    }
+    let times = [("runtime", *given.runtime()), ("deadline", *given.deadline()), ("period", *given.period())];
+    let [runtime, deadline, period] = times.map(|(_, time)| time.unwrap_or(0));
+    if *given.policy() != Policy::SchedDeadline {
+        if let Some((name, _)) = times.iter().find(|(_, time)| time.unwrap_or(0) != 0) {
+            return bad(name, "only SCHED_DEADLINE has this");
+        }
+    } else if runtime == 0 || deadline == 0 {
+        let name = if runtime == 0 { "runtime" } else { "deadline" };
+        return bad(name, "SCHED_DEADLINE takes a runtime and a deadline");
+    } else if runtime > deadline || period != 0 && deadline > period {
+        return bad("deadline", "the runtime is at most the deadline, and that at most the period");
+    }
+    let flag = |flag: &LinuxSchedulerFlag| match flag {
+        LinuxSchedulerFlag::SchedResetOnFork => 0x01,
+        LinuxSchedulerFlag::SchedFlagReclaim => 0x02,
+        LinuxSchedulerFlag::SchedFlagDLOverrun => 0x04,
+        LinuxSchedulerFlag::SchedFlagKeepPolicy => 0x08,
+        LinuxSchedulerFlag::SchedFlagKeepParams => 0x10,
+        LinuxSchedulerFlag::SchedFlagUtilClampMin => 0x20,
+        LinuxSchedulerFlag::SchedFlagUtilClampMax => 0x40,
+    };
+    let flags = given.flags().iter().flatten().fold(0, |all, f| all | flag(f));
+    Ok(Scheduler { policy, flags, nice, priority: priority as u32, runtime, deadline, period })
+}
+
+fn io_priority(given: &runtime::LinuxIOPriority) -> Result<IoPriority, Error> {
+    let class = match given.class() {
+        IOPriorityClass::IoprioClassRt => 1,
+        IOPriorityClass::IoprioClassBe => 2,
+        IOPriorityClass::IoprioClassIdle => 3,
+    };
+    match given.priority() {
+        level @ 0..=7 => Ok(IoPriority { class, level: level as u8 }),
+        _ => Err(Error::invalid("process.ioPriority.priority", "this is not between 0 and 7")),
+    }
+}
+
+fn personality(given: &runtime::LinuxPersonality) -> Result<u32, Error> {
+    if given.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
+        return Err(Error::invalid("linux.personality.flags", "none are specified yet"));
+    }
+    Ok(match given.domain() {
+        LinuxPersonalityDomain::PerLinux => 0,
+        LinuxPersonalityDomain::PerLinux32 => 8,
+    })
+}
+
+fn memory_policy(given: &runtime::LinuxMemoryPolicy) -> Result<MemoryPolicy, Error> {
+    use MemoryPolicyModeType as Mode;
+    let bad = |name: &str, problem: &str| Err(Error::invalid(&format!("linux.memoryPolicy.{name}"), problem));
+    let mode = match given.mode() {
+        Mode::MpolDefault => 0,
+        Mode::MpolPreferred => 1,
+        Mode::MpolBind => 2,
+        Mode::MpolInterleave => 3,
+        Mode::MpolLocal => 4,
+        Mode::MpolPreferredMany => 5,
+        Mode::MpolWeightedInterleave => 6,
+    };
+    let nodes = cpus("linux.memoryPolicy.nodes", given.nodes().as_deref().unwrap_or_default())?;
+    // MAX_NUMNODES is 1024 at most.
+    if nodes.ranges().any(|range| *range.end() > 1023) {
+        return bad("nodes", "no kernel has a node above 1023");
+    }
+    match given.mode() {
+        Mode::MpolDefault | Mode::MpolLocal if !nodes.is_empty() => {
+            return bad("nodes", "this mode takes no nodes");
+        }
+        Mode::MpolDefault | Mode::MpolLocal | Mode::MpolPreferred => {}
+        _ if nodes.is_empty() => return bad("nodes", "this mode takes nodes"),
+        _ => {}
+    }
+    let flags: Vec<MemoryPolicyFlagType> = given.flags().clone().unwrap_or_default();
+    let has = |flag| flags.contains(&flag);
+    let (fixed, relative, balancing) = (
+        has(MemoryPolicyFlagType::MpolFStaticNodes),
+        has(MemoryPolicyFlagType::MpolFRelativeNodes),
+        has(MemoryPolicyFlagType::MpolFNumaBalancing),
+    );
+    if fixed && relative {
+        return bad("flags", "nodes are static or relative, not both");
+    }
+    if (fixed || relative) && nodes.is_empty() {
+        return bad("flags", "static and relative are said of nodes");
+    }
+    if balancing && !matches!(given.mode(), Mode::MpolBind | Mode::MpolPreferredMany) {
+        return bad("flags", "MPOL_F_NUMA_BALANCING goes with MPOL_BIND");
+    }
+    let bits = u32::from(fixed) << 15 | u32::from(relative) << 14 | u32::from(balancing) << 13;
+    Ok(MemoryPolicy { mode: mode | bits, nodes })
+}
+
+/// A list of processors or of memory nodes.
+pub(super) fn cpus(path: &str, list: &str) -> Result<CpuList, Error> {
+    list.parse().map_err(|e| Error::invalid(path, e))
+}

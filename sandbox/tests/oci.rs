@@ -1,0 +1,62 @@
+//! OCI's configuration: the specification's samples, each field, each option, each bad value.
+#![cfg(feature = "oci")]
+
+use std::path::Path;
+
+use nspod_sandbox::oci::{self, Context, example};
+
+fn context() -> Context<'static> {
+    Context { bundle: "/bundle".as_ref(), id: "web", ..Context::default() }
+}
+
+/// The specification's own samples, by name.
+fn samples(kind: &str) -> Vec<(String, Vec<u8>)> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/oci/config").join(kind);
+    let files = directory.read_dir().unwrap().map(|entry| entry.unwrap());
+    files.map(|f| (f.file_name().into_string().unwrap(), std::fs::read(f.path()).unwrap())).collect()
+}
+
+#[test]
+fn every_good_sample_for_linux_is_accepted_and_others_are_refused_by_their_platform() {
+    let samples = samples("good");
+    assert_eq!(samples.len(), 9);
+    for (name, json) in samples {
+        let result = oci::parse(&json);
+        match ["freebsd", "zos"].iter().find(|platform| name == format!("{platform}-example.json")) {
+            None => assert!(result.is_ok(), "{name}: {result:?}"),
+            Some(platform) => {
+                let error = result.unwrap_err().to_string();
+                assert_eq!(error, format!("{platform}: this runtime runs containers of Linux alone"));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_bad_sample_is_refused_by_the_path_of_what_is_bad() {
+    let expected = [
+        ("freebsd-vnet-disable.json", "freebsd: "),
+        ("invalid-json.json", "this is not JSON: "),
+        ("linux-hugepage.json", "linux.resources.hugepageLimits[0].pageSize: "),
+        ("linux-netdevice.json", "linux.netDevices.eth0.name: "),
+        ("linux-rdma.json", "linux.resources.rdma.mlx5_1.hcaHandles: "),
+    ];
+    let samples = samples("bad");
+    assert_eq!(samples.len(), expected.len());
+    for (name, json) in samples {
+        let error = oci::parse(&json).unwrap_err().to_string();
+        let (_, path) = expected.iter().find(|(other, _)| *other == name).unwrap();
+        assert!(error.starts_with(path), "{name}: {error}");
+    }
+}
+
+#[test]
+fn the_example_is_a_container() {
+    for rootless in [false, true] {
+        let config = oci::parse(&serde_json::to_vec(&example(rootless)).unwrap()).unwrap();
+        let container = config.container(&Context { rootless, ..context() }).unwrap();
+        assert_eq!(container.warnings, Vec::<String>::new());
+        assert_eq!(container.spec.mounts.len(), 7);
+        assert_eq!(container.spec.devices.is_none(), rootless);
+    }
+}
