@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use cgroup_core::Limits;
 use ns_core::{Kind, Kinds, Pidfd};
@@ -61,6 +62,8 @@ impl From<File> for Stdio {
 pub struct Command {
     spec: Spec,
     handles: Handles,
+    /// The plan for these, until they are changed.
+    plan: Option<Arc<Plan>>,
     stdio: [Stdio; 3],
     name: Option<String>,
     cgroup: CgroupUse,
@@ -128,6 +131,7 @@ impl Command {
         Command {
             spec,
             handles: Handles::default(),
+            plan: None,
             stdio: Default::default(),
             name: None,
             cgroup: CgroupUse::Auto,
@@ -145,25 +149,31 @@ impl Command {
 
     /// The spec, to change anything that has no method here.
     pub fn spec_mut(&mut self) -> &mut Spec {
+        self.plan = None;
         &mut self.spec
+    }
+
+    fn handles_mut(&mut self) -> &mut Handles {
+        self.plan = None;
+        &mut self.handles
     }
 
     /// Adds an argument.
     pub fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
-        self.spec.process.args.push(arg.as_ref().into());
+        self.spec_mut().process.args.push(arg.as_ref().into());
         self
     }
 
     /// Adds arguments.
     pub fn args(&mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> &mut Self {
-        self.spec.process.args.extend(args.into_iter().map(|a| a.as_ref().to_owned()));
+        self.spec_mut().process.args.extend(args.into_iter().map(|a| a.as_ref().to_owned()));
         self
     }
 
     /// Sets a variable of the environment.
     pub fn env(&mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
         let (key, value): (OsString, OsString) = (key.as_ref().into(), value.as_ref().into());
-        let env = &mut self.spec.process.env;
+        let env = &mut self.spec_mut().process.env;
         match env.iter_mut().find(|(k, _)| *k == key) {
             Some(pair) => pair.1 = value,
             None => env.push((key, value)),
@@ -173,62 +183,62 @@ impl Command {
 
     /// Empties the environment.
     pub fn env_clear(&mut self) -> &mut Self {
-        self.spec.process.env.clear();
+        self.spec_mut().process.env.clear();
         self
     }
 
     /// The working directory within the container.
     pub fn current_dir(&mut self, dir: impl Into<PathBuf>) -> &mut Self {
-        self.spec.process.cwd = Some(dir.into());
+        self.spec_mut().process.cwd = Some(dir.into());
         self
     }
 
     /// Whom to run as.
     pub fn user(&mut self, uid: u32, gid: u32) -> &mut Self {
-        self.spec.process.user = Some(User { uid, gid, groups: Vec::new() });
+        self.spec_mut().process.user = Some(User { uid, gid, groups: Vec::new() });
         self
     }
 
     /// What the container sees as `/`.
     pub fn root(&mut self, root: Root) -> &mut Self {
-        self.spec.root = root;
+        self.spec_mut().root = root;
         self
     }
 
     /// Adds a mount.
     pub fn mount(&mut self, mount: Mount) -> &mut Self {
-        self.spec.mounts.push(mount);
+        self.spec_mut().mounts.push(mount);
         self
     }
 
     /// The host name.
     pub fn hostname(&mut self, name: impl Into<String>) -> &mut Self {
-        self.spec.hostname = Some(name.into());
+        self.spec_mut().hostname = Some(name.into());
         self
     }
 
     /// Resource limits of the container's cgroup.
     pub fn limits(&mut self, limits: Limits) -> &mut Self {
-        self.spec.limits = limits;
+        self.spec_mut().limits = limits;
         self
     }
 
     /// Decides for one kind of namespace.
     pub fn namespace(&mut self, kind: Kind, namespace: Namespace) -> &mut Self {
-        *self.spec.namespaces.get_mut(kind) = namespace;
+        *self.spec_mut().namespaces.get_mut(kind) = namespace;
         self
     }
 
     /// New namespaces of exactly these kinds; the caller's own of the others.
     pub fn isolate(&mut self, kinds: Kinds) -> &mut Self {
-        self.spec.namespaces = Namespaces::new(kinds);
+        self.spec_mut().namespaces = Namespaces::new(kinds);
         self
     }
 
     /// Joins a namespace that is held open.
     pub fn join(&mut self, namespace: ns_core::Namespace) -> &mut Self {
-        *self.spec.namespaces.get_mut(namespace.kind()) = Namespace::Join(Join::Handle);
-        self.handles.namespaces.push(namespace);
+        *self.spec_mut().namespaces.get_mut(namespace.kind()) = Namespace::Join(Join::Handle);
+        self.handles_mut().namespaces.push(namespace);
         self
     }
 
@@ -245,7 +255,7 @@ impl Command {
 
     /// Hands a descriptor on, as number `to` (3 or more).
     pub fn fd(&mut self, fd: impl Into<OwnedFd>, to: RawFd) -> &mut Self {
-        self.handles.inherited.push((fd.into(), to));
+        self.handles_mut().inherited.push((fd.into(), to));
         self
     }
 
@@ -269,14 +279,14 @@ impl Command {
 
     /// Holds the container, all set up, until [`Container::start`].
     pub fn hold(&mut self) -> &mut Self {
-        self.handles.hold = Some(Hold::Here);
+        self.handles_mut().hold = Some(Hold::Here);
         self
     }
 
     /// Holds the container, all set up, until [`start_held`](crate::start_held) with this
     /// directory, by whichever program: this one may end ([`Container::detach`]).
     pub fn hold_at(&mut self, directory: impl Into<PathBuf>) -> &mut Self {
-        self.handles.hold = Some(Hold::At(directory.into()));
+        self.handles_mut().hold = Some(Hold::At(directory.into()));
         self
     }
 
@@ -299,7 +309,7 @@ impl Command {
         then: impl FnOnce(&Prepared<'_>) -> Result<Vec<u8>, Error> + Send + 'static,
     ) -> &mut Self {
         self.prepared = Some(OnPrepared(Box::new(then)));
-        self.handles.ready = true;
+        self.handles_mut().ready = true;
         self
     }
 
@@ -351,7 +361,7 @@ impl Command {
     /// Where the spec joins this pid, it is this process that is meant, whoever has the
     /// number by then.
     pub(crate) fn joins_process(&mut self, pid: i32, pidfd: &Pidfd) -> Result<(), Error> {
-        self.handles.process = Some((pid, duplicate(pidfd)?));
+        self.handles_mut().process = Some((pid, duplicate(pidfd)?));
         Ok(())
     }
 
@@ -366,15 +376,21 @@ impl Command {
         self
     }
 
-    /// What would be done, without doing it.
+    /// What would be done, without doing it. It is made once: each [`spawn`](Self::spawn)
+    /// follows it until something of the command is changed.
     ///
     /// # Errors
     /// As [`Plan::new`], and if this process is out of descriptors.
-    pub fn plan(&self) -> Result<Plan, Error> {
-        Plan::new(&self.spec, self.handles.try_clone()?)
+    pub fn plan(&mut self) -> Result<Arc<Plan>, Error> {
+        if let Some(plan) = &self.plan {
+            return Ok(plan.clone());
+        }
+        let plan = Arc::new(Plan::new(&self.spec, self.handles.try_clone()?)?);
+        self.plan = Some(plan.clone());
+        Ok(plan)
     }
 
-    /// Starts the container.
+    /// Starts the container. A further call starts a further one, by the same plan.
     ///
     /// Sound from any thread of any program; it changes nothing of the caller's process.
     ///

@@ -31,7 +31,7 @@ pub struct Container {
     /// The container or pod that it is a guest of.
     hosts: Vec<Guests>,
     home: Option<Home>,
-    plan: Plan,
+    plan: Arc<Plan>,
     exit_file: Option<File>,
     held: Option<OwnedFd>,
     started: Instant,
@@ -48,7 +48,7 @@ pub struct Container {
 
 impl Container {
     pub(crate) fn start_plan(
-        plan: Plan,
+        plan: Arc<Plan>,
         streams: &mut Streams,
         home: Option<Home>,
         exit_file: Option<File>,

@@ -541,7 +541,7 @@ fn the_callers_memory_cannot_be_traced_from_the_container_that_is_entered() {
     // The process that enters has the caller's memory until it has become its program, and
     // is in sight of the container's: the plan says so before it is born there.
     let container = sleeper(|_| {});
-    let exec = container.exec("true").unwrap();
+    let mut exec = container.exec("true").unwrap();
     let plan = exec.plan().unwrap().to_string();
     let at = |what: &str| plan.find(what).unwrap_or_else(|| panic!("{what}: {plan}"));
     assert!(at("keep the caller's memory") < at("go on in a sibling process"), "{plan}");
@@ -683,4 +683,19 @@ fn an_image_that_names_its_runtime_as_interpreter_finds_the_sealed_init() {
     // The init is given arguments that it does not understand, and says so by its code: the
     // test's own program would have run its tests.
     assert_eq!(command.status().unwrap().status, Status::Exited(125));
+}
+
+#[test]
+fn a_command_is_planned_once_until_it_is_changed() {
+    need_root!("a_command_is_planned_once_until_it_is_changed");
+    let mut command = Command::new("sh");
+    command.args(["-c", "exit 3"]);
+    let plan = command.plan().unwrap();
+    for _ in 0..3 {
+        let mut container = command.stdin(Stdio::Null).spawn().unwrap();
+        assert_eq!(container.wait().unwrap().status, Status::Exited(3));
+    }
+    assert!(std::sync::Arc::ptr_eq(&plan, &command.plan().unwrap()));
+    command.spec_mut().process.args = vec!["sh".into(), "-c".into(), "exit 4".into()];
+    assert_eq!(command.status().unwrap().status, Status::Exited(4));
 }
