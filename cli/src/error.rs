@@ -7,29 +7,29 @@ use std::path::Path;
 use nspod_sandbox::ErrorKind;
 
 /// Exit code of nspod's own failures.
-pub(crate) const OURS: i32 = 125;
+pub const OURS: i32 = 125;
 
 #[derive(Debug)]
-pub(crate) struct Error {
-    pub(crate) code: i32,
+pub struct Error {
+    pub code: i32,
     sentence: String,
 }
 
-pub(crate) type Result<T> = std::result::Result<T, Error>;
+pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    pub(crate) fn new(sentence: impl Into<String>) -> Self {
+    pub fn new(sentence: impl Into<String>) -> Self {
         Error { code: OURS, sentence: sentence.into() }
     }
 
     /// A call on a path that failed: `cannot read PATH: No such file or directory (ENOENT)`.
-    pub(crate) fn path(what: &str, path: &Path, errno: impl Into<nix::errno::Errno>) -> Self {
+    pub fn path(what: &str, path: &Path, errno: impl Into<nix::errno::Errno>) -> Self {
         let errno = errno.into();
         Error::new(format!("cannot {what} {}: {} ({errno:?})", path.display(), errno.desc()))
     }
 
     /// The same for an error of std's.
-    pub(crate) fn io(what: &str, path: &Path, e: &std::io::Error) -> Self {
+    pub fn io(what: &str, path: &Path, e: &std::io::Error) -> Self {
         match e.raw_os_error() {
             Some(errno) => Error::path(what, path, nix::errno::Errno::from_raw(errno)),
             None => Error::new(format!("cannot {what} {}: {e}", path.display())),
@@ -37,12 +37,12 @@ impl Error {
     }
 
     /// A call without a path.
-    pub(crate) fn call(what: &str, call: &str, errno: nix::errno::Errno) -> Self {
+    pub fn call(what: &str, call: &str, errno: nix::errno::Errno) -> Self {
         Error::new(format!("cannot {what}: {call}: {} ({errno:?})", errno.desc()))
     }
 
     /// The same sentence with more to say.
-    pub(crate) fn hint(mut self, hint: impl fmt::Display) -> Self {
+    pub fn hint(mut self, hint: impl fmt::Display) -> Self {
         self.sentence = format!("{}; {hint}", self.sentence);
         self
     }

@@ -26,10 +26,11 @@ const FORWARDED: [Signal; 7] = [
 
 /// Signals that are kept until there is a container to hand them to. The library clears
 /// the mask in the container.
-pub(crate) struct Signals(SignalFd);
+#[derive(Debug)]
+pub struct Signals(SignalFd);
 
 impl Signals {
-    pub(crate) fn hold() -> Result<Signals> {
+    pub fn hold() -> Result<Signals> {
         let mut set: SigSet = FORWARDED.into_iter().collect();
         set.add(Signal::SIGWINCH);
         set.thread_block().map_err(|e| Error::call("hold signals", "sigprocmask", e))?;
@@ -39,11 +40,7 @@ impl Signals {
 }
 
 /// Waits for the end of the container's first process.
-pub(crate) fn attend(
-    container: &mut Container,
-    signals: &Signals,
-    mut relay: Option<Relay>,
-) -> Result<Outcome> {
+pub fn attend(container: &mut Container, signals: &Signals, mut relay: Option<Relay>) -> Result<Outcome> {
     // What a signal would have done that the kernel keeps from a pid 1.
     let mut fatal = None;
     loop {
@@ -125,7 +122,7 @@ fn hand_on(container: &Container, signals: &Signals, relay: Option<&Relay>) -> R
 
 /// Whether the signal would end any process but this one: the kernel drops signals for a
 /// pid 1 that has no handler for them (`sig_ignored` in kernel/signal.c).
-pub(crate) fn would_be_lost(pid: i32, signal: i32) -> bool {
+pub fn would_be_lost(pid: i32, signal: i32) -> bool {
     let ends = FORWARDED.iter().any(|s| *s as i32 == signal && *s != Signal::SIGCONT);
     let read = |file| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
     match (read("status"), read("syscall")) {

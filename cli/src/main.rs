@@ -8,18 +8,14 @@
 
 mod args;
 mod cmd;
-mod error;
 mod flags;
-mod foreground;
-mod output;
 mod passwd;
 mod state;
-mod terminal;
-mod value;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use nspod_cli::{error, foreground, output, terminal, value};
 
 fn main() -> ExitCode {
     let code = match args::Cli::try_parse() {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 
 /// Writes to standard output; that nobody reads it any more is no error.
-pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<()> {
+pub fn print(text: impl AsRef<[u8]>) -> Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
@@ -22,19 +22,19 @@ pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<()> {
 }
 
 /// A line.
-pub(crate) fn line(text: impl std::fmt::Display) -> Result<()> {
+pub fn line(text: impl std::fmt::Display) -> Result<()> {
     print(format!("{text}\n"))
 }
 
 /// JSON, indented.
-pub(crate) fn json(value: &impl Serialize) -> Result<()> {
+pub fn json(value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| Error::new(format!("cannot write this as JSON: {e}")))?;
     line(text)
 }
 
 /// JSON on one line, for one of a stream.
-pub(crate) fn json_line(value: &impl Serialize) -> Result<()> {
+pub fn json_line(value: &impl Serialize) -> Result<()> {
     let text =
         serde_json::to_string(value).map_err(|e| Error::new(format!("cannot write this as JSON: {e}")))?;
     line(text)
@@ -42,12 +42,12 @@ pub(crate) fn json_line(value: &impl Serialize) -> Result<()> {
 
 /// Something the caller should know, on standard error. Where that cannot be written the exit
 /// code has to do: `eprintln!` would panic.
-pub(crate) fn note(text: impl std::fmt::Display) {
+pub fn note(text: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "nspod: {text}");
 }
 
 /// Whether nobody reads standard output any more: for who writes to it again and again.
-pub(crate) fn unread() -> bool {
+pub fn unread() -> bool {
     let out = io::stdout();
     let mut fds = [PollFd::new(out.as_fd(), PollFlags::empty())];
     let closed = PollFlags::POLLERR | PollFlags::POLLHUP;
@@ -55,17 +55,17 @@ pub(crate) fn unread() -> bool {
 }
 
 /// Columns aligned, headings in bold on a terminal.
-pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     layout(headings, rows, colours())
 }
 
 /// Colour only where somebody sees it and has not said no: <https://no-color.org>.
-pub(crate) fn colours() -> bool {
+pub fn colours() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
 /// A text in one of the terminal's colours, by its SGR number, where colours are shown.
-pub(crate) fn paint(text: &str, sgr: &str) -> String {
+pub fn paint(text: &str, sgr: &str) -> String {
     if colours() { format!("\x1b[{sgr}m{text}\x1b[0m") } else { text.into() }
 }
 
@@ -83,12 +83,12 @@ fn layout(headings: &[&str], rows: &[Vec<String>], bold: bool) -> String {
 
 /// What a program wrote about itself, without the control characters that would act on
 /// the terminal.
-pub(crate) fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '�' } else { c }).collect()
 }
 
 /// `64.0 MiB`
-pub(crate) fn bytes(n: u64) -> String {
+pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if n < 1024 {
         return format!("{n} B");
@@ -103,7 +103,7 @@ pub(crate) fn bytes(n: u64) -> String {
 }
 
 /// `5 minutes`
-pub(crate) fn ago(seconds: u64) -> String {
+pub fn ago(seconds: u64) -> String {
     let (n, unit) = match seconds {
         0..60 => (seconds, "second"),
         60..3_600 => (seconds / 60, "minute"),

@@ -15,12 +15,13 @@ use crate::error::{Error, Result};
 const END: u8 = 4;
 
 /// The size of the caller's terminal, for a new one.
-pub(crate) fn size() -> Terminal {
+pub fn size() -> Terminal {
     let size = tcgetwinsize(io::stdin()).or_else(|_| tcgetwinsize(io::stdout()));
     size.map(|s| Terminal { rows: s.ws_row, columns: s.ws_col }).unwrap_or_default()
 }
 
 /// Puts the terminal back when it goes out of scope.
+#[derive(Debug)]
 struct Raw(Termios);
 
 impl Raw {
@@ -49,7 +50,8 @@ impl Drop for Raw {
 }
 
 /// Carries bytes between the caller's terminal and the container's.
-pub(crate) struct Relay {
+#[derive(Debug)]
+pub struct Relay {
     master: File,
     raw: Option<Raw>,
     /// Bytes on their way to the container.
@@ -60,7 +62,7 @@ pub(crate) struct Relay {
 
 impl Relay {
     /// `master` is the container's end; input is handed on if `interactive`.
-    pub(crate) fn new(master: File, interactive: bool) -> Result<Relay> {
+    pub fn new(master: File, interactive: bool) -> Result<Relay> {
         let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK;
         fcntl(&master, FcntlArg::F_SETFL(flags))
             .map_err(|e| Error::call("set the container's terminal up", "fcntl", e))?;
@@ -71,30 +73,30 @@ impl Relay {
     }
 
     /// Hands the size of the caller's terminal on.
-    pub(crate) fn resize(&self) {
+    pub fn resize(&self) {
         if let Ok(size) = tcgetwinsize(io::stdin()).or_else(|_| tcgetwinsize(io::stdout())) {
             let _ = tcsetwinsize(&self.master, size);
         }
     }
 
-    pub(crate) fn is_open(&self) -> bool {
+    pub fn is_open(&self) -> bool {
         self.open
     }
 
-    pub(crate) fn wants_input(&self) -> bool {
+    pub fn wants_input(&self) -> bool {
         self.reads_input && self.open && self.pending.is_empty()
     }
 
-    pub(crate) fn wants_to_write(&self) -> bool {
+    pub fn wants_to_write(&self) -> bool {
         self.open && !self.pending.is_empty()
     }
 
-    pub(crate) fn master(&self) -> BorrowedFd<'_> {
+    pub fn master(&self) -> BorrowedFd<'_> {
         self.master.as_fd()
     }
 
     /// Takes what has been typed.
-    pub(crate) fn input(&mut self) -> Result<()> {
+    pub fn input(&mut self) -> Result<()> {
         let mut buffer = [0; 4096];
         // Not through std's buffer, which poll(2) does not see.
         match nix::unistd::read(io::stdin(), &mut buffer) {
@@ -110,7 +112,7 @@ impl Relay {
     }
 
     /// Gives the container as much of it as it takes now.
-    pub(crate) fn flush(&mut self) -> Result<()> {
+    pub fn flush(&mut self) -> Result<()> {
         match self.master.write(&self.pending) {
             Ok(n) => _ = self.pending.drain(..n),
             Err(e) if interrupted(&e) => {}
@@ -120,7 +122,7 @@ impl Relay {
     }
 
     /// Shows what the container has written; false when there is nothing more just now.
-    pub(crate) fn output(&mut self) -> Result<bool> {
+    pub fn output(&mut self) -> Result<bool> {
         let mut buffer = [0; 16384];
         match self.master.read(&mut buffer) {
             Ok(0) => self.open = false,
@@ -139,7 +141,7 @@ impl Relay {
     }
 
     /// Shows what is left when the container has ended, and gives the terminal back.
-    pub(crate) fn finish(mut self) -> Result<()> {
+    pub fn finish(mut self) -> Result<()> {
         while self.output()? {}
         drop(self.raw.take());
         Ok(())

@@ -8,7 +8,7 @@ use cgroup_core::{CpuList, CpuMax, Max};
 use nix::sys::signal::Signal;
 
 /// Bytes: `1024`, `64k`, `64m`, `1.5g`, `64MiB`. The units are powers of 1024, as docker's.
-pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+pub fn bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is not a size such as 512k, 64m or 1g");
     let lower = text.trim().to_ascii_lowercase();
     let digits = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
@@ -38,7 +38,7 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
 }
 
 /// Bytes, or `max` (`-1`, `unlimited`) for no limit.
-pub(crate) fn max_bytes(text: &str) -> Result<Max, String> {
+pub fn max_bytes(text: &str) -> Result<Max, String> {
     match unlimited(text) {
         true => Ok(Max::Max),
         false => bytes(text).map(Max::Value),
@@ -46,7 +46,7 @@ pub(crate) fn max_bytes(text: &str) -> Result<Max, String> {
 }
 
 /// A count, or `max` (`-1`, `unlimited`) for no limit.
-pub(crate) fn max_count(text: &str) -> Result<Max, String> {
+pub fn max_count(text: &str) -> Result<Max, String> {
     match unlimited(text) {
         true => Ok(Max::Max),
         false => text.parse().map(Max::Value).map_err(|_| format!("{text:?} is not a count, nor max")),
@@ -58,7 +58,7 @@ fn unlimited(text: &str) -> bool {
 }
 
 /// Processors: `0.5`, `2`. As `cpu.max` in periods of 100 ms.
-pub(crate) fn cpus(text: &str) -> Result<CpuMax, String> {
+pub fn cpus(text: &str) -> Result<CpuMax, String> {
     const PERIOD: f64 = 100_000.0;
     let cpus: f64 =
         text.parse().map_err(|_| format!("{text:?} is not a number of processors such as 0.5"))?;
@@ -70,7 +70,7 @@ pub(crate) fn cpus(text: &str) -> Result<CpuMax, String> {
 
 /// docker's `--cpu-shares`, 2 to 262144, as `cpu.weight`, 1 to 10000: the conversion that
 /// OCI runtimes have settled on.
-pub(crate) fn cpu_shares(text: &str) -> Result<u64, String> {
+pub fn cpu_shares(text: &str) -> Result<u64, String> {
     match text.parse::<u64>() {
         Ok(shares @ 2..=262_144) => Ok(1 + (shares - 2) * 9_999 / 262_142),
         _ => Err(format!("{text:?} is not a number from 2 to 262144")),
@@ -78,12 +78,12 @@ pub(crate) fn cpu_shares(text: &str) -> Result<u64, String> {
 }
 
 /// `0-3,7`
-pub(crate) fn cpu_list(text: &str) -> Result<CpuList, String> {
+pub fn cpu_list(text: &str) -> Result<CpuList, String> {
     text.parse().map_err(|e: cgroup_core::Error| e.to_string())
 }
 
 /// `NAME=VALUE`, both there, the name not empty.
-pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
+pub fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
         _ => Err(format!("{text:?} is not of the form NAME=VALUE")),
@@ -91,12 +91,12 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 /// `PATH:RATE`, the rate in bytes.
-pub(crate) fn device_bytes(text: &str) -> Result<(PathBuf, Max), String> {
+pub fn device_bytes(text: &str) -> Result<(PathBuf, Max), String> {
     device(text, max_bytes)
 }
 
 /// `PATH:RATE`, the rate a count.
-pub(crate) fn device_count(text: &str) -> Result<(PathBuf, Max), String> {
+pub fn device_count(text: &str) -> Result<(PathBuf, Max), String> {
     device(text, max_count)
 }
 
@@ -108,7 +108,7 @@ fn device(text: &str, rate: fn(&str) -> Result<Max, String>) -> Result<(PathBuf,
 }
 
 /// An octal mode: `1777`.
-pub(crate) fn mode(text: &str) -> Result<u32, String> {
+pub fn mode(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mode) if mode <= 0o7777 => Ok(mode),
         _ => Err(format!("{text:?} is not an octal mode such as 1777")),
@@ -116,7 +116,7 @@ pub(crate) fn mode(text: &str) -> Result<u32, String> {
 }
 
 /// `TERM`, `SIGTERM`, `15`.
-pub(crate) fn signal(text: &str) -> Result<i32, String> {
+pub fn signal(text: &str) -> Result<i32, String> {
     let upper = text.to_ascii_uppercase();
     let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
     if let Ok(signal) = name.parse::<Signal>() {
@@ -129,7 +129,7 @@ pub(crate) fn signal(text: &str) -> Result<i32, String> {
 }
 
 /// A name of a container or pod, that is also the name of a directory and of a cgroup.
-pub(crate) fn name(text: &str) -> Result<String, String> {
+pub fn name(text: &str) -> Result<String, String> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     let starts = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
     match starts && text.len() <= 64 && text.bytes().all(plain) && !text.contains("..") {
@@ -141,7 +141,7 @@ pub(crate) fn name(text: &str) -> Result<String, String> {
 }
 
 /// `NAME=VALUE` of an environment, or `NAME` alone, of which the caller's value is taken.
-pub(crate) fn variable(
+pub fn variable(
     text: &OsStr,
     own: impl Fn(&OsStr) -> Option<OsString>,
 ) -> Result<Option<(OsString, OsString)>, String> {

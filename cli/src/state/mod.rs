@@ -5,9 +5,7 @@
 //! in place, so a crash leaves at worst an unlocked directory without a record, whose
 //! cgroup is found by its name.
 
-mod dir;
 pub(crate) mod pods;
-pub(crate) mod process;
 mod record;
 
 use std::io::Read;
@@ -17,8 +15,8 @@ use std::time::Duration;
 use cgroup_core::{Cgroup, delegate};
 use nix::unistd::geteuid;
 
-pub(crate) use dir::{Dir, Lock};
-pub(crate) use process::Process;
+pub(crate) use nspod_cli::dir::{Dir, Lock};
+pub(crate) use nspod_cli::process::Process;
 pub(crate) use record::{EXIT, Entry, LOG, Record, State};
 
 use crate::error::{Error, Result};

@@ -8,7 +8,7 @@ use nspod_sandbox::spec::Spec;
 use nspod_sandbox::{Outcome, Status};
 use serde::{Deserialize, Serialize};
 
-use super::process::Process;
+use super::Process;
 use super::{Dir, Lock};
 use crate::error::{Error, Result};
 

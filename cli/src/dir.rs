@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -17,7 +18,7 @@ const DIR: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFO
 const PRIVATE: Mode = Mode::S_IRWXU;
 
 #[derive(Debug)]
-pub(crate) struct Dir {
+pub struct Dir {
     fd: OwnedFd,
     path: PathBuf,
 }
@@ -25,7 +26,7 @@ pub(crate) struct Dir {
 impl Dir {
     /// Opens a directory, made where it is missing, that is the caller's own and nobody
     /// else may enter.
-    pub(crate) fn own(path: &Path) -> Result<Dir> {
+    pub fn own(path: &Path) -> Result<Dir> {
         let fd = match open(path, DIR, Mode::empty()) {
             Err(Errno::ENOENT) => {
                 match nix::unistd::mkdir(path, PRIVATE) {
@@ -49,16 +50,30 @@ impl Dir {
         Ok(Dir { fd, path: path.into() })
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Opens a directory as it is, made with those above it where it is missing.
+    pub fn make(path: &Path) -> Result<Dir> {
+        let opened = match open(path, DIR, Mode::empty()) {
+            Err(Errno::ENOENT) => {
+                let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+                made.map_err(|e| Error::io("make the state directory", path, &e))?;
+                open(path, DIR, Mode::empty())
+            }
+            other => other,
+        };
+        let fd = opened.map_err(|e| Error::path("open the state directory", path, e))?;
+        Ok(Dir { fd, path: path.into() })
+    }
+
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(crate) fn at(&self, name: impl AsRef<OsStr>) -> PathBuf {
+    pub fn at(&self, name: impl AsRef<OsStr>) -> PathBuf {
         self.path.join(name.as_ref())
     }
 
     /// A directory in it, if it is there.
-    pub(crate) fn sub(&self, name: &str) -> Result<Option<Dir>> {
+    pub fn sub(&self, name: &str) -> Result<Option<Dir>> {
         match openat(&self.fd, name, DIR, Mode::empty()) {
             Ok(fd) => Ok(Some(Dir { fd, path: self.at(name) })),
             Err(Errno::ENOENT) => Ok(None),
@@ -67,7 +82,7 @@ impl Dir {
     }
 
     /// A directory in it, made where it is missing.
-    pub(crate) fn make_sub(&self, name: &str) -> Result<Dir> {
+    pub fn make_sub(&self, name: &str) -> Result<Dir> {
         if let Some(dir) = self.sub(name)? {
             return Ok(dir);
         }
@@ -76,7 +91,7 @@ impl Dir {
     }
 
     /// Makes a directory; false if there is one of that name already.
-    pub(crate) fn mkdir(&self, name: &str) -> Result<bool> {
+    pub fn mkdir(&self, name: &str) -> Result<bool> {
         match mkdirat(&self.fd, name, PRIVATE) {
             Ok(()) => Ok(true),
             Err(Errno::EEXIST) => Ok(false),
@@ -85,7 +100,7 @@ impl Dir {
     }
 
     /// The names in it, in order.
-    pub(crate) fn names(&self) -> Result<Vec<String>> {
+    pub fn names(&self) -> Result<Vec<String>> {
         let failed = |e| Error::path("list", &self.path, e);
         let fd = openat(&self.fd, ".", DIR, Mode::empty()).map_err(failed)?;
         let mut dir = nix::dir::Dir::from_fd(fd).map_err(failed)?;
@@ -102,7 +117,7 @@ impl Dir {
     }
 
     /// A file in it, for reading, if it is there.
-    pub(crate) fn open(&self, name: &str) -> Result<Option<File>> {
+    pub fn open(&self, name: &str) -> Result<Option<File>> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         match openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => Ok(Some(fd.into())),
@@ -112,7 +127,7 @@ impl Dir {
     }
 
     /// What a file in it says, if it is there.
-    pub(crate) fn read(&self, name: &str) -> Result<Option<String>> {
+    pub fn read(&self, name: &str) -> Result<Option<String>> {
         let Some(mut file) = self.open(name)? else { return Ok(None) };
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(|e| Error::io("read", &self.at(name), &e))?;
@@ -120,14 +135,14 @@ impl Dir {
     }
 
     /// A new file in it, to read, write and append to.
-    pub(crate) fn create(&self, name: &str) -> Result<File> {
+    pub fn create(&self, name: &str) -> Result<File> {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let fd = openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR);
         fd.map(File::from).map_err(|e| Error::path("make", &self.at(name), e))
     }
 
     /// Writes a file in one step: whoever reads it sees the old text or the new.
-    pub(crate) fn replace(&self, name: &str, text: &[u8]) -> Result<()> {
+    pub fn replace(&self, name: &str, text: &[u8]) -> Result<()> {
         let fresh = format!(".{name}.{}", std::process::id());
         let mut file = self.create(&fresh)?;
         let written = file.set_len(0).and_then(|()| file.write_all(text));
@@ -137,7 +152,7 @@ impl Dir {
     }
 
     /// Removes a directory in it with the files in that; one that is gone is fine.
-    pub(crate) fn remove_sub(&self, name: &str) -> Result<()> {
+    pub fn remove_sub(&self, name: &str) -> Result<()> {
         let Some(dir) = self.sub(name)? else { return Ok(()) };
         for file in dir.names()? {
             match unlinkat(&dir.fd, file.as_str(), UnlinkatFlags::NoRemoveDir) {
@@ -154,7 +169,7 @@ impl Dir {
 
     /// Locks the directory against other invocations; `None` if one of them holds it and
     /// `wait` is not wanted.
-    pub(crate) fn lock(&self, wait: bool) -> Result<Option<Lock>> {
+    pub fn lock(&self, wait: bool) -> Result<Option<Lock>> {
         let file = self.fd.try_clone().map_err(|e| Error::io("lock", &self.path, &e))?;
         let how = if wait { FlockArg::LockExclusive } else { FlockArg::LockExclusiveNonblock };
         match Flock::lock(File::from(file), how) {
@@ -165,7 +180,7 @@ impl Dir {
     }
 
     /// Whether its name in the parent leads to it still.
-    pub(crate) fn is_at(&self, parent: &Dir, name: &str) -> bool {
+    pub fn is_at(&self, parent: &Dir, name: &str) -> bool {
         let same = |a: FileStat, b: FileStat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
         match (fstat(&self.fd), fstatat(&parent.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW)) {
             (Ok(own), Ok(there)) => same(own, there),
@@ -182,7 +197,7 @@ impl AsFd for Dir {
 
 /// A lock that ends when it is dropped, or with the process.
 #[derive(Debug)]
-pub(crate) struct Lock(#[allow(dead_code)] Flock<File>);
+pub struct Lock(#[allow(dead_code)] Flock<File>);
 
 #[cfg(test)]
 mod tests {

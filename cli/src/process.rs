@@ -7,32 +7,32 @@ use serde::{Deserialize, Serialize};
 
 /// A process, as it is written down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Process {
-    pub(crate) pid: i32,
+pub struct Process {
+    pub pid: i32,
     /// Field 22 of `/proc/PID/stat`: clock ticks since boot.
-    start: u64,
+    pub start: u64,
     /// `/proc/sys/kernel/random/boot_id`
-    boot: String,
+    pub boot: String,
 }
 
 impl Process {
     /// A process that lives, or is the caller's to wait for.
-    pub(crate) fn of(pid: i32) -> Option<Process> {
+    pub fn of(pid: i32) -> Option<Process> {
         Some(Process { pid, start: stat(pid)?.1, boot: boot_id() })
     }
 
-    pub(crate) fn current() -> Option<Process> {
+    pub fn current() -> Option<Process> {
         Process::of(getpid().as_raw())
     }
 
     /// A handle on it, if it has not ended.
-    pub(crate) fn open(&self) -> Option<Pidfd> {
+    pub fn open(&self) -> Option<Pidfd> {
         let pidfd = Pidfd::open(self.pid).ok()?;
         // Whoever the pidfd is of cannot lose its pid now.
         self.lives().then_some(pidfd)
     }
 
-    pub(crate) fn lives(&self) -> bool {
+    pub fn lives(&self) -> bool {
         match stat(self.pid) {
             Some((state, start)) => {
                 !matches!(state, 'Z' | 'X') && start == self.start && self.boot == boot_id()

@@ -1,0 +1,202 @@
+//! The commands, as typed: runc's, and what clients send of crun's.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use nspod_cli::error::Result;
+
+use crate::cmd;
+use crate::log::Format;
+
+/// Run containers as the Open Container Initiative specifies them
+///
+/// A bundle is a directory with a config.json and a root file system. Clients such as podman,
+/// containerd and CRI-O use this program as they use runc.
+#[derive(Debug, Parser)]
+#[command(name = "nspod-oci", disable_version_flag = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Where the state of containers is kept [default: /run/nspod-oci, or
+    /// $XDG_RUNTIME_DIR/nspod-oci of an ordinary user]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// Write the log to a file and not to standard error
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log: Option<PathBuf>,
+    /// How to write the log
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
+    pub(crate) log_format: Format,
+    /// Log more
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub(crate) debug: bool,
+    /// Make cgroups by asking systemd: cgroupsPath is then SLICE:PREFIX:NAME
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub(crate) systemd_cgroup: bool,
+    /// Who makes cgroups
+    #[arg(long, value_name = "MANAGER", value_enum)]
+    pub(crate) cgroup_manager: Option<CgroupManager>,
+    /// Go on without a cgroup where none is to be had and no limit is asked for
+    #[arg(long, value_name = "WHETHER", value_enum, default_value = "auto")]
+    pub(crate) rootless: Rootless,
+    #[arg(long, hide = true, value_name = "FILE")]
+    criu: Option<PathBuf>,
+    /// Print the version
+    #[arg(short, long)]
+    pub(crate) version: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CgroupManager {
+    Cgroupfs,
+    Systemd,
+    Disabled,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rootless {
+    True,
+    False,
+    Auto,
+}
+
+impl Global {
+    pub(crate) fn rootless(&self) -> bool {
+        match self.rootless {
+            Rootless::True => true,
+            Rootless::False => false,
+            Rootless::Auto => !nix::unistd::geteuid().is_root(),
+        }
+    }
+
+    pub(crate) fn store(&self) -> Result<crate::state::Store> {
+        let own = || match std::env::var_os("XDG_RUNTIME_DIR") {
+            Some(dir) if !nix::unistd::geteuid().is_root() => PathBuf::from(dir).join("nspod-oci"),
+            _ => "/run/nspod-oci".into(),
+        };
+        crate::state::Store::open(&self.root.clone().unwrap_or_else(own))
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Create(cmd::create::CreateArgs),
+    Start(cmd::start::StartArgs),
+    Run(cmd::run::RunArgs),
+    Exec(Box<cmd::exec::ExecArgs>),
+    State(cmd::state::StateArgs),
+    List(cmd::list::ListArgs),
+    Ps(cmd::ps::PsArgs),
+    Kill(cmd::kill::KillArgs),
+    Delete(cmd::delete::DeleteArgs),
+    Pause(cmd::pause::PauseArgs),
+    Resume(cmd::pause::PauseArgs),
+    Update(Box<cmd::update::UpdateArgs>),
+    Events(cmd::events::EventsArgs),
+    Checkpoint(Box<cmd::criu::CheckpointArgs>),
+    Restore(Box<cmd::criu::RestoreArgs>),
+    Spec(cmd::spec::SpecArgs),
+    Features(cmd::features::FeaturesArgs),
+    Completions(cmd::manual::CompletionsArgs),
+    #[command(hide = true)]
+    Man(cmd::manual::ManArgs),
+}
+
+impl Command {
+    pub(crate) fn run(self, global: &Global) -> Result<i32> {
+        let done = |()| 0;
+        match self {
+            Command::Create(args) => cmd::create::create(global, &args).map(done),
+            Command::Start(args) => cmd::start::start(global, &args).map(done),
+            Command::Run(args) => cmd::run::run(global, &args),
+            Command::Exec(args) => cmd::exec::exec(global, &args),
+            Command::State(args) => cmd::state::state(global, &args).map(done),
+            Command::List(args) => cmd::list::list(global, &args).map(done),
+            Command::Ps(args) => cmd::ps::ps(global, &args).map(done),
+            Command::Kill(args) => cmd::kill::kill(global, &args).map(done),
+            Command::Delete(args) => cmd::delete::delete(global, &args).map(done),
+            Command::Pause(args) => cmd::pause::pause(global, &args).map(done),
+            Command::Resume(args) => cmd::pause::resume(global, &args).map(done),
+            Command::Update(args) => cmd::update::update(global, &args).map(done),
+            Command::Events(args) => cmd::events::events(global, &args).map(done),
+            Command::Checkpoint(args) => cmd::criu::checkpoint(global, &args).map(done),
+            Command::Restore(args) => cmd::criu::restore(global, &args),
+            Command::Spec(args) => cmd::spec::spec(&args).map(done),
+            Command::Features(_) => cmd::features::features().map(done),
+            Command::Completions(args) => cmd::manual::completions(&args).map(done),
+            Command::Man(args) => cmd::manual::man(&args).map(done),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> std::result::Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn clients_lines_are_understood() {
+        for line in [
+            "nspod-oci --root /r --log /l --log-format json --debug --systemd-cgroup create --bundle /b --pid-file /p --console-socket /s --no-pivot --no-new-keyring --preserve-fds 2 id",
+            "nspod-oci --systemd-cgroup=false --debug=true --rootless=auto create id -b /b",
+            "nspod-oci --cgroup-manager disabled run -d -b /b id",
+            "nspod-oci run --keep --no-subreaper id",
+            "nspod-oci --log-format=json start id",
+            "nspod-oci kill id",
+            "nspod-oci kill --all id 9",
+            "nspod-oci kill id -a SIGTERM",
+            "nspod-oci delete --force id",
+            "nspod-oci delete id -f",
+            "nspod-oci exec --process /p --console-socket /s --pid-file /f --detach id",
+            "nspod-oci exec -d -t -u 1:2 --cwd / -e A=b --cap CAP_KILL id sh -c true",
+            "nspod-oci exec id --tty sh",
+            "nspod-oci list --format json",
+            "nspod-oci list -q",
+            "nspod-oci ps --format json id",
+            "nspod-oci ps id -ef",
+            "nspod-oci update --resources - id",
+            "nspod-oci update id --memory 1000 --memory-swap -1 --cpu-quota -1",
+            "nspod-oci events --stats id",
+            "nspod-oci events --interval 1s id",
+            "nspod-oci checkpoint --image-path /i --work-path /w --leave-running --tcp-established --ext-unix-sk --shell-job --file-locks id",
+            "nspod-oci restore --image-path /i --work-path /w --bundle /b --detach --pid-file /p --no-pivot --no-subreaper id",
+            "nspod-oci spec --rootless --bundle /b",
+            "nspod-oci features",
+            "nspod-oci --version",
+            "nspod-oci -v",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
+        }
+    }
+
+    #[test]
+    fn what_follows_the_program_is_the_programs() {
+        let Some(Command::Exec(args)) = parse("nspod-oci exec id ls -d --tty -- x").unwrap().command else {
+            panic!()
+        };
+        assert_eq!(args.command, ["ls", "-d", "--tty", "--", "x"]);
+    }
+
+    #[test]
+    fn an_unknown_flag_is_refused() {
+        assert!(parse("nspod-oci create --unknown id").is_err());
+        assert!(parse("nspod-oci create").is_err());
+        assert!(parse("nspod-oci --rootless maybe state id").is_err());
+    }
+}

@@ -1,0 +1,63 @@
+//! `delete`: removes a container and everything of it.
+
+use std::time::Duration;
+
+use clap::Args;
+use nspod_cli::dir::Lock;
+use nspod_cli::error::{Error, Result};
+
+use crate::args::Global;
+use crate::state::{Entry, Record, Status, Store};
+use crate::{driver, hooks};
+
+/// Remove a container that has stopped, or was not started
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// Kill it first if it runs; one that does not exist is fine
+    #[arg(short, long)]
+    force: bool,
+    /// The container
+    #[arg(value_name = "ID")]
+    id: String,
+}
+
+/// How long the end of what was killed may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) fn delete(global: &Global, args: &DeleteArgs) -> Result<()> {
+    let store = global.store()?;
+    if args.force && store.look(&args.id)?.is_none() {
+        return Ok(());
+    }
+    let (entry, lock) = store.lock(&args.id)?;
+    let status = entry.status()?;
+    let Ok(record) = entry.record() else {
+        // The rest of a crash, before there was anything but the directory.
+        return store.remove(&entry, &lock);
+    };
+    let may = matches!(status, Status::Stopped | Status::Created | Status::Creating);
+    if !may && !args.force {
+        return Err(Error::new(format!("cannot delete container {} that is not stopped: {status}", args.id)));
+    }
+    if let Some(process) = record.pidfd() {
+        match process.send_signal(nix::libc::SIGKILL) {
+            Err(e) if e.raw_os_error() != Some(nix::libc::ESRCH) => return Err(e.into()),
+            _ => {}
+        }
+        if !process.poll(Some(PATIENCE))? {
+            return Err(Error::new(format!(
+                "process {} was killed and does not end",
+                record.init_process_pid
+            )));
+        }
+    }
+    driver::remove(record)?;
+    finish(&store, &entry, record, &lock)
+}
+
+/// Forgets a container of which nothing runs any more.
+pub(crate) fn finish(store: &Store, entry: &Entry, record: &Record, lock: &Lock) -> Result<()> {
+    store.remove(entry, lock)?;
+    hooks::run_all("poststop", &record.poststop, &record.state_json(Status::Stopped)?);
+    Ok(())
+}

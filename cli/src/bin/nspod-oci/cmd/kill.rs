@@ -1,0 +1,58 @@
+//! `kill`: sends a signal.
+
+use clap::Args;
+use nspod_cli::error::{Error, Result};
+use nspod_cli::value;
+
+use crate::args::Global;
+
+/// Send a signal to the first process of a container
+#[derive(Debug, Args)]
+pub(crate) struct KillArgs {
+    /// To all its processes
+    #[arg(short, long)]
+    all: bool,
+    /// The container
+    #[arg(value_name = "ID")]
+    id: String,
+    /// By name or number
+    #[arg(value_name = "SIGNAL", value_parser = value::signal, default_value = "TERM")]
+    signal: i32,
+}
+
+pub(crate) fn kill(global: &Global, args: &KillArgs) -> Result<()> {
+    let entry = global.store()?.find(&args.id)?;
+    let record = entry.record()?;
+    if args.all {
+        return all(record, args.signal);
+    }
+    let process = record.pidfd().ok_or_else(not_running)?;
+    match process.send_signal(args.signal) {
+        Err(e) if e.raw_os_error() == Some(nix::libc::ESRCH) => Err(not_running()),
+        other => Ok(other?),
+    }
+}
+
+fn not_running() -> Error {
+    Error::new("container not running")
+}
+
+/// Whatever is in its cgroup, be its first process there still or not.
+fn all(record: &crate::state::Record, signal: i32) -> Result<()> {
+    let gone = |e: &cgroup_core::Error| e.kind() == cgroup_core::ErrorKind::NotFound;
+    let done = if signal == nix::libc::SIGKILL {
+        record.cgroup()?.kill()
+    } else {
+        let cgroup = record.cgroup()?;
+        cgroup.procs_recursive().map(|pids| {
+            for pid in pids {
+                // One that has ended meanwhile needs no signal.
+                let _ = ns_core::Pidfd::open(pid).and_then(|process| process.send_signal(signal));
+            }
+        })
+    };
+    match done {
+        Err(e) if gone(&e) => Ok(()),
+        other => Ok(other?),
+    }
+}

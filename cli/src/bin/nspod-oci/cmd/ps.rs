@@ -1,0 +1,72 @@
+//! `ps`: the processes of a container.
+
+use clap::Args;
+use nspod_cli::error::{Error, Result};
+use nspod_cli::output;
+
+use super::list::Format;
+use crate::args::Global;
+
+/// List the processes of a container
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
+    /// What ps(1) prints of them, or their pids as JSON
+    #[arg(short, long, value_enum, default_value = "table")]
+    format: Format,
+    /// The container
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Options of ps(1) [default: -ef]
+    #[arg(value_name = "OPTION", trailing_var_arg = true, allow_hyphen_values = true)]
+    options: Vec<String>,
+}
+
+pub(crate) fn ps(global: &Global, args: &PsArgs) -> Result<()> {
+    let entry = global.store()?.find(&args.id)?;
+    let pids = match entry.record()?.cgroup()?.procs_recursive() {
+        Ok(pids) => pids,
+        Err(e) if e.kind() == cgroup_core::ErrorKind::NotFound => Vec::new(),
+        Err(e) => return Err(e.into()),
+    };
+    if args.format == Format::Json {
+        return output::json_line(&pids);
+    }
+    let mut command = std::process::Command::new("ps");
+    match args.options.is_empty() {
+        true => command.arg("-ef"),
+        false => command.args(&args.options),
+    };
+    let done = command
+        .output()
+        .map_err(|e| Error::new(format!("cannot run ps: {e}: install it, or use --format json")))?;
+    if !done.status.success() {
+        return Err(Error::new(format!("ps failed: {}", String::from_utf8_lossy(&done.stderr).trim())));
+    }
+    output::print(only(&String::from_utf8_lossy(&done.stdout), &pids)?)
+}
+
+/// The heading, and the lines of these processes.
+fn only(table: &str, pids: &[i32]) -> Result<String> {
+    let mut lines = table.lines();
+    let heading = lines.next().unwrap_or_default();
+    let column = heading.split_whitespace().position(|name| name == "PID").ok_or_else(|| {
+        Error::new("ps prints no column PID: give it options with which it does, such as -ef")
+    })?;
+    let of_them = |line: &&str| {
+        let pid = line.split_whitespace().nth(column).and_then(|pid| pid.parse().ok());
+        pid.is_some_and(|pid: i32| pids.contains(&pid))
+    };
+    Ok(std::iter::once(heading).chain(lines.filter(of_them)).map(|line| format!("{line}\n")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_chosen_by_the_column_of_the_pid() {
+        let table = "UID          PID    PPID CMD\nroot          10       1 a\nroot          20      10 b\n";
+        assert_eq!(only(table, &[10]).unwrap(), "UID          PID    PPID CMD\nroot          10       1 a\n");
+        assert!(only("UID CMD\n", &[1]).is_err());
+    }
+}

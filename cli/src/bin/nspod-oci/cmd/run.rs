@@ -1,0 +1,55 @@
+//! `run`: makes a container, runs its program, and waits for it.
+
+use clap::Args;
+use nspod_cli::error::Result;
+use nspod_cli::foreground::{self, Signals};
+use nspod_cli::terminal::Relay;
+
+use super::delete::finish;
+use crate::args::Global;
+use crate::hooks;
+use crate::launch::{BundleArgs, Claimed, How, Launched, launch};
+use crate::state::Status;
+
+/// Make a container and run its program
+///
+/// In the foreground its exit code is the program's, and the container is deleted.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Leave it running
+    #[arg(short, long)]
+    detach: bool,
+    /// Do not delete it when it has ended
+    #[arg(long)]
+    keep: bool,
+    /// Accepted, and of no effect: who runs it in the foreground is no subreaper
+    #[arg(long)]
+    no_subreaper: bool,
+    #[command(flatten)]
+    bundle: BundleArgs,
+}
+
+pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<i32> {
+    let signals = if args.detach { None } else { Some(Signals::hold()?) };
+    let how = if args.detach { How::Detached } else { How::Attended };
+    let Launched { mut container, terminal, claimed } = launch(global, &args.bundle, how)?;
+    let Claimed { entry, record, store, lock, .. } = claimed;
+    hooks::run_all("poststart", &record.poststart, &record.state_json(Status::Running)?);
+    let Some(signals) = signals else {
+        container.detach();
+        return Ok(0);
+    };
+    drop(lock);
+    let relay = terminal.map(|master| Relay::new(master, true)).transpose()?;
+    let outcome = foreground::attend(&mut container, &signals, relay)?;
+    if args.keep {
+        container.detach();
+        return Ok(outcome.status.code());
+    }
+    let deleted = container.delete();
+    if let Some(lock) = entry.dir.lock(true)? {
+        finish(&store, &entry, &record, &lock)?;
+    }
+    deleted?;
+    Ok(outcome.status.code())
+}

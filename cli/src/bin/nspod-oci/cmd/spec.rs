@@ -1,0 +1,37 @@
+//! `spec`: a configuration to begin with.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use nspod_cli::error::{Error, Result};
+use nspod_sandbox::oci;
+use serde::Serialize;
+
+/// Write a config.json to begin with
+#[derive(Debug, Args)]
+pub(crate) struct SpecArgs {
+    /// Where
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    bundle: PathBuf,
+    /// For an ordinary user
+    #[arg(long)]
+    rootless: bool,
+}
+
+pub(crate) fn spec(args: &SpecArgs) -> Result<()> {
+    let mut text = Vec::new();
+    let tabs = serde_json::ser::PrettyFormatter::with_indent(b"\t");
+    oci::example(args.rootless)
+        .serialize(&mut serde_json::Serializer::with_formatter(&mut text, tabs))
+        .map_err(|e| Error::new(format!("cannot write this as JSON: {e}")))?;
+    text.push(b'\n');
+    let path = args.bundle.join("config.json");
+    let mut file = std::fs::File::create_new(&path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::AlreadyExists => {
+            Error::new(format!("File {} exists. Remove it first", path.display()))
+        }
+        _ => Error::io("make", &path, &e),
+    })?;
+    file.write_all(&text).map_err(|e| Error::io("write", &path, &e))
+}

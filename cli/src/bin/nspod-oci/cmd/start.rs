@@ -1,0 +1,30 @@
+//! `start`: lets a container that was created become its program.
+
+use clap::Args;
+use nspod_cli::error::{Error, Result};
+
+use crate::args::Global;
+use crate::hooks;
+use crate::state::Status;
+
+/// Run the program of a container that was created
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    /// The container
+    #[arg(value_name = "ID")]
+    id: String,
+}
+
+pub(crate) fn start(global: &Global, args: &StartArgs) -> Result<()> {
+    let (entry, _lock) = global.store()?.lock(&args.id)?;
+    let record = entry.record()?;
+    match entry.status()? {
+        Status::Created => {}
+        Status::Stopped => return Err(Error::new("cannot start a container that has stopped")),
+        Status::Running => return Err(Error::new("cannot start an already running container")),
+        status => return Err(Error::new(format!("cannot start a container in the {status} state"))),
+    }
+    nspod_sandbox::start_held(entry.dir.path())?;
+    hooks::run_all("poststart", &record.poststart, &record.state_json(Status::Running)?);
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! `update`: changes the limits of a container.
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use clap::Args;
+use nspod_cli::error::{Error, Result};
+use nspod_sandbox::oci;
+use serde_json::{Map, Value, json};
+
+use crate::args::Global;
+use crate::state::Status;
+
+/// Change the limits of a container; those not named stay
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArgs {
+    /// A file with the limits, as linux.resources of config.json; - is standard input. All
+    /// other flags are then of no account
+    #[arg(short, long, value_name = "FILE")]
+    resources: Option<PathBuf>,
+    /// Bytes of memory; -1 lifts the limit
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    memory: Option<i64>,
+    /// Bytes of memory that are reclaimed last
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    memory_reservation: Option<i64>,
+    /// Bytes of memory and swap together; -1 lifts the limit
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    memory_swap: Option<i64>,
+    /// Share of the processors, 2 to 262144
+    #[arg(long, alias = "cpu-shares", value_name = "SHARES")]
+    cpu_share: Option<u64>,
+    /// µs of processor time in a period; -1 lifts the limit
+    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
+    cpu_quota: Option<i64>,
+    /// The period, in µs
+    #[arg(long, value_name = "MICROSECONDS")]
+    cpu_period: Option<u64>,
+    /// µs of unused quota that may be saved up
+    #[arg(long, value_name = "MICROSECONDS")]
+    cpu_burst: Option<u64>,
+    /// 1 runs it only when nothing else wants to run
+    #[arg(long, value_name = "0|1")]
+    cpu_idle: Option<i64>,
+    /// Refused: cgroup v2 has no such limit
+    #[arg(long, hide = true, value_name = "MICROSECONDS")]
+    cpu_rt_period: Option<u64>,
+    #[arg(long, hide = true, value_name = "MICROSECONDS", allow_hyphen_values = true)]
+    cpu_rt_runtime: Option<i64>,
+    /// The processors to run on
+    #[arg(long, value_name = "LIST")]
+    cpuset_cpus: Option<String>,
+    /// The memory nodes to allocate from
+    #[arg(long, value_name = "LIST")]
+    cpuset_mems: Option<String>,
+    /// Processes and threads; -1 lifts the limit
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pids_limit: Option<i64>,
+    /// Share of the disks, 10 to 1000
+    #[arg(long, value_name = "WEIGHT")]
+    blkio_weight: Option<u16>,
+    #[arg(long, hide = true, value_name = "BYTES", allow_hyphen_values = true)]
+    kernel_memory: Option<i64>,
+    #[arg(long, hide = true, value_name = "BYTES", allow_hyphen_values = true)]
+    kernel_memory_tcp: Option<i64>,
+    /// Intel RDT's schema for the L3 cache
+    #[arg(long, value_name = "SCHEMA")]
+    l3_cache_schema: Option<String>,
+    /// Intel RDT's schema for memory bandwidth
+    #[arg(long, value_name = "SCHEMA")]
+    mem_bw_schema: Option<String>,
+    /// The container
+    #[arg(value_name = "ID")]
+    id: String,
+}
+
+pub(crate) fn update(global: &Global, args: &UpdateArgs) -> Result<()> {
+    let (entry, _lock) = global.store()?.lock(&args.id)?;
+    let status = entry.status()?;
+    if status == Status::Stopped {
+        return Err(Error::new("container not running"));
+    }
+    let record = entry.record()?;
+    let text = match &args.resources {
+        Some(path) => read(path)?,
+        None => args.json().to_string(),
+    };
+    let (limits, devices) = oci::resources(&oci::parse_resources(text.as_bytes())?)?;
+    if args.l3_cache_schema.is_some() || args.mem_bw_schema.is_some() {
+        rdt(args, record.intel_rdt_path.as_deref())?;
+    }
+    let cgroup = record.cgroup()?;
+    if !limits.is_empty() {
+        cgroup.enable_path(limits.controllers())?;
+        cgroup.apply(&limits)?;
+    }
+    if let Some(rules) = devices {
+        cgroup.replace_devices(&rules)?;
+    }
+    Ok(())
+}
+
+fn read(path: &std::path::Path) -> Result<String> {
+    let mut text = String::new();
+    let read = match path.as_os_str() == "-" {
+        true => std::io::stdin().read_to_string(&mut text),
+        false => std::fs::File::open(path).and_then(|mut file| file.read_to_string(&mut text)),
+    };
+    read.map_err(|e| Error::io("read the limits", path, &e))?;
+    Ok(text)
+}
+
+fn rdt(args: &UpdateArgs, group: Option<&std::path::Path>) -> Result<()> {
+    let group = group.ok_or_else(|| {
+        Error::new("--l3-cache-schema, --mem-bw-schema: the container has no group of Intel RDT's: its configuration names no linux.intelRdt")
+    })?;
+    let path = group.join("schemata");
+    for schema in [&args.l3_cache_schema, &args.mem_bw_schema].into_iter().flatten() {
+        std::fs::write(&path, format!("{schema}\n"))
+            .map_err(|e| Error::io("write the schema to", &path, &e))?;
+    }
+    Ok(())
+}
+
+impl UpdateArgs {
+    /// The flags as linux.resources.
+    fn json(&self) -> Value {
+        fn section(fields: &[(&str, Option<Value>)]) -> Option<Value> {
+            let given: Map<String, Value> =
+                fields.iter().filter_map(|(name, value)| Some(((*name).into(), value.clone()?))).collect();
+            (!given.is_empty()).then_some(Value::Object(given))
+        }
+        let number = |value: Option<i64>| value.map(Value::from);
+        let count = |value: Option<u64>| value.map(Value::from);
+        let text = |value: &Option<String>| value.clone().map(Value::from);
+        let memory = section(&[
+            ("limit", number(self.memory)),
+            ("reservation", number(self.memory_reservation)),
+            ("swap", number(self.memory_swap)),
+        ]);
+        let cpu = section(&[
+            ("shares", count(self.cpu_share)),
+            ("quota", number(self.cpu_quota)),
+            ("period", count(self.cpu_period)),
+            ("burst", count(self.cpu_burst)),
+            ("idle", number(self.cpu_idle)),
+            ("realtimePeriod", count(self.cpu_rt_period)),
+            ("realtimeRuntime", number(self.cpu_rt_runtime)),
+            ("cpus", text(&self.cpuset_cpus)),
+            ("mems", text(&self.cpuset_mems)),
+        ]);
+        let pids = self.pids_limit.map(|limit| json!({ "limit": limit }));
+        let disks = self.blkio_weight.map(|weight| json!({ "weight": weight }));
+        section(&[("memory", memory), ("cpu", cpu), ("pids", pids), ("blockIO", disks)]).unwrap_or(json!({}))
+    }
+}

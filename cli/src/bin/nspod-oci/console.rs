@@ -1,0 +1,35 @@
+//! Sending descriptors over a unix socket: the terminal's other end, and the listener of a
+//! system-call filter.
+
+use std::fs::File;
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nspod_cli::error::{Error, Result};
+
+/// Connects to the socket of `--console-socket`.
+pub(crate) fn connect(path: &Path) -> Result<UnixStream> {
+    UnixStream::connect(path).map_err(|e| Error::io("connect to the console socket", path, &e))
+}
+
+/// Sends the terminal's other end, with its name as runc does.
+pub(crate) fn send_terminal(socket: &UnixStream, master: &File) -> Result<()> {
+    let name = rustix::pty::ptsname(master, Vec::new()).unwrap_or_default();
+    send(socket, name.as_bytes(), master.as_fd())
+}
+
+/// Sends a message with a descriptor.
+pub(crate) fn send(socket: &UnixStream, message: &[u8], fd: BorrowedFd<'_>) -> Result<()> {
+    let fds = [fd.as_raw_fd()];
+    let control = [ControlMessage::ScmRights(&fds)];
+    let parts = [IoSlice::new(message)];
+    let sent = sendmsg::<()>(socket.as_raw_fd(), &parts, &control, MsgFlags::MSG_NOSIGNAL, None);
+    match sent {
+        Ok(n) if n == message.len() => Ok(()),
+        Ok(_) => Err(Error::new("cannot send a descriptor: sendmsg: the message was cut short")),
+        Err(e) => Err(Error::call("send a descriptor", "sendmsg", e)),
+    }
+}

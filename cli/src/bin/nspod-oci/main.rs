@@ -1,0 +1,49 @@
+//! `nspod-oci`: an OCI runtime, compatible with runc on the command line, in its JSON, its
+//! exit codes and its files.
+//!
+//! A config.json becomes a spec ([`nspod_sandbox::oci`]), the spec a container; what is here is
+//! the face: a verb is a file of [`cmd`], [`state`] is what is known from one call to the next.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod cmd;
+mod console;
+mod driver;
+mod hooks;
+mod launch;
+mod log;
+mod program;
+mod state;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+fn main() -> ExitCode {
+    let cli = match args::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) if !e.use_stderr() => {
+            let _ = e.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(e) => {
+            let text = e.render().to_string();
+            log::error(&text.strip_prefix("error: ").unwrap_or(&text).trim_end());
+            return ExitCode::FAILURE;
+        }
+    };
+    log::set_up(cli.global.log.as_deref(), cli.global.log_format, cli.global.debug);
+    // Any other code of exec's is the program's.
+    let failure = if matches!(cli.command, Some(args::Command::Exec(_))) { 255 } else { 1 };
+    let done = match cli.command {
+        _ if cli.global.version => cmd::features::version().map(|()| 0),
+        Some(command) => command.run(&cli.global),
+        None => nspod_cli::output::print(args::Cli::command().render_help().to_string()).map(|()| 0),
+    };
+    let code = done.unwrap_or_else(|e| {
+        log::error(&e);
+        failure
+    });
+    ExitCode::from(code as u8)
+}

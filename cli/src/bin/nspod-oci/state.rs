@@ -1,0 +1,425 @@
+//! What is known of a container from one call of this program to the next: a directory under
+//! `--root` for each, as runc's.
+//!
+//! The directory is made first and is locked by who works on it. Its record is written before
+//! anything is made of which something would be left, and again when there is a process.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
+
+use cgroup_core::Cgroup;
+use ns_core::Pidfd;
+use nspod_cli::dir::{Dir, Lock};
+use nspod_cli::error::{Error, Result};
+use nspod_cli::process::Process;
+use nspod_sandbox::oci::{self, Context};
+use nspod_sandbox::spec::{Hook, Root};
+use serde::{Deserialize, Serialize};
+
+use crate::args::Global;
+use crate::{driver, log};
+
+const RECORD: &str = "state.json";
+const CONFIG: &str = "config.json";
+
+/// The version of the specification that states are told in.
+pub(crate) const VERSION: &str = "1.2.0";
+
+/// What is written down of a container. The first fields are named as in runc's `state.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) id: String,
+    /// 0 as long as there is none.
+    pub(crate) init_process_pid: i32,
+    /// Clock ticks since boot.
+    pub(crate) init_process_start: u64,
+    pub(crate) created: String,
+    pub(crate) rootless: bool,
+    /// The only key is empty, as of cgroup v2 in runc.
+    pub(crate) cgroup_paths: BTreeMap<String, PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) intel_rdt_path: Option<PathBuf>,
+    pub(crate) boot_id: String,
+    /// `create` is not through with it.
+    pub(crate) creating: bool,
+    pub(crate) bundle: PathBuf,
+    pub(crate) rootfs: PathBuf,
+    pub(crate) owner: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unit: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) annotations: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) poststart: Vec<Hook>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) poststop: Vec<Hook>,
+}
+
+impl Record {
+    pub(crate) fn new(id: &str, bundle: PathBuf) -> Record {
+        Record {
+            id: id.into(),
+            init_process_pid: 0,
+            init_process_start: 0,
+            created: log::rfc3339(SystemTime::now(), true),
+            rootless: false,
+            cgroup_paths: BTreeMap::new(),
+            intel_rdt_path: None,
+            boot_id: String::new(),
+            creating: true,
+            bundle,
+            rootfs: PathBuf::new(),
+            owner: String::new(),
+            unit: None,
+            annotations: BTreeMap::new(),
+            poststart: Vec::new(),
+            poststop: Vec::new(),
+        }
+    }
+
+    pub(crate) fn cgroup_path(&self) -> Option<&Path> {
+        self.cgroup_paths.get("").map(PathBuf::as_path)
+    }
+
+    pub(crate) fn cgroup(&self) -> Result<Cgroup> {
+        let path = self
+            .cgroup_path()
+            .ok_or_else(|| Error::new(format!("the container {} has no cgroup of its own", self.id)))?;
+        Ok(Cgroup::open(path)?)
+    }
+
+    pub(crate) fn set_process(&mut self, process: Process) {
+        self.init_process_pid = process.pid;
+        self.init_process_start = process.start;
+        self.boot_id = process.boot;
+    }
+
+    fn process(&self) -> Process {
+        Process { pid: self.init_process_pid, start: self.init_process_start, boot: self.boot_id.clone() }
+    }
+
+    /// Its first process, if that has not ended.
+    pub(crate) fn pidfd(&self) -> Option<Pidfd> {
+        if self.init_process_pid == 0 { None } else { self.process().open() }
+    }
+
+    pub(crate) fn set_root(&mut self, root: &Root) {
+        if let Root::Dir { path, .. } = root {
+            self.rootfs = path.clone();
+        }
+    }
+
+    /// The state as the specification has it, on which hooks and listeners live.
+    pub(crate) fn state(&self, status: Status) -> State<'_> {
+        State {
+            oci_version: VERSION,
+            id: &self.id,
+            pid: if status == Status::Stopped { 0 } else { self.init_process_pid },
+            status,
+            bundle: &self.bundle,
+            rootfs: &self.rootfs,
+            created: &self.created,
+            annotations: &self.annotations,
+            owner: &self.owner,
+        }
+    }
+
+    pub(crate) fn state_json(&self, status: Status) -> Result<Vec<u8>> {
+        serde_json::to_vec(&self.state(status)).map_err(unwritable)
+    }
+}
+
+fn unwritable(e: serde_json::Error) -> Error {
+    Error::new(format!("cannot write this as JSON: {e}"))
+}
+
+/// The state of the specification, with runc's additions.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct State<'a> {
+    pub(crate) oci_version: &'static str,
+    id: &'a str,
+    pub(crate) pid: i32,
+    pub(crate) status: Status,
+    bundle: &'a Path,
+    rootfs: &'a Path,
+    created: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: &'a BTreeMap<String, String>,
+    owner: &'a str,
+}
+
+impl State<'_> {
+    /// Its line of `list`.
+    pub(crate) fn row(&self) -> Vec<String> {
+        let (bundle, status) = (self.bundle.display().to_string(), self.status.to_string());
+        vec![self.id.into(), self.pid.to_string(), status, bundle, self.created.into(), self.owner.into()]
+    }
+}
+
+/// What a container is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Status {
+    Creating,
+    Created,
+    Running,
+    Paused,
+    Stopped,
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Status::Creating => "creating",
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Paused => "paused",
+            Status::Stopped => "stopped",
+        })
+    }
+}
+
+/// All containers under a `--root`.
+#[derive(Debug)]
+pub(crate) struct Store(Dir);
+
+impl Store {
+    pub(crate) fn open(root: &Path) -> Result<Store> {
+        Dir::make(root).map(Store)
+    }
+
+    /// Takes an id, and holds the lock.
+    pub(crate) fn create(&self, id: &str) -> Result<(Entry, Lock)> {
+        valid(id)?;
+        loop {
+            if !self.0.mkdir(id)? {
+                return Err(Error::new(format!("container with given ID already exists: {id}")));
+            }
+            let Some(dir) = self.0.sub(id)? else { continue };
+            // Somebody may have taken it for the rest of a crash and removed it.
+            if let Some(lock) = dir.lock(true)?
+                && dir.is_at(&self.0, id)
+            {
+                return Ok((
+                    Entry { id: id.into(), dir, record: None, locked: true, hooked: false.into() },
+                    lock,
+                ));
+            }
+        }
+    }
+
+    /// A container of which there is a record.
+    pub(crate) fn find(&self, id: &str) -> Result<Entry> {
+        match self.look(id)? {
+            Some(entry) if entry.record.is_some() => Ok(entry),
+            _ => Err(missing(id)),
+        }
+    }
+
+    /// A container's directory, with whatever is in it.
+    pub(crate) fn look(&self, id: &str) -> Result<Option<Entry>> {
+        valid(id)?;
+        let Some(dir) = self.0.sub(id)? else { return Ok(None) };
+        Entry::load(id.into(), dir).map(Some)
+    }
+
+    /// The same for who is going to change it; nobody else works on it meanwhile.
+    pub(crate) fn lock(&self, id: &str) -> Result<(Entry, Lock)> {
+        valid(id)?;
+        let dir = self.0.sub(id)?.ok_or_else(|| missing(id))?;
+        let lock = dir.lock(true)?.ok_or_else(|| missing(id))?;
+        match dir.is_at(&self.0, id) {
+            true => Ok((Entry { locked: true, ..Entry::load(id.into(), dir)? }, lock)),
+            false => Err(missing(id)),
+        }
+    }
+
+    /// All that have a record.
+    pub(crate) fn all(&self) -> Result<Vec<Entry>> {
+        let mut all = Vec::new();
+        for id in self.0.names()? {
+            match self.look(&id) {
+                Ok(Some(entry)) if entry.record.is_some() => all.push(entry),
+                Ok(_) => {}
+                Err(e) => log::warn(&e),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Removes what is known of a container.
+    pub(crate) fn remove(&self, entry: &Entry, _lock: &Lock) -> Result<()> {
+        self.0.remove_sub(&entry.id)
+    }
+}
+
+fn missing(id: &str) -> Error {
+    Error::new(format!("container does not exist: {id}"))
+}
+
+/// As runc's: a word that is the name of a directory.
+fn valid(id: &str) -> Result<()> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'+' | b'-' | b'.');
+    match !id.is_empty() && id.bytes().all(plain) && !matches!(id, "." | "..") {
+        true => Ok(()),
+        false => Err(Error::new(format!(
+            "invalid container ID format: {id:?}: letters, digits, '_', '+', '-' and '.', and neither \".\" nor \"..\""
+        ))),
+    }
+}
+
+/// A container's directory, and its record.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) id: String,
+    pub(crate) dir: Dir,
+    record: Option<Record>,
+    /// By this process.
+    locked: bool,
+    /// Hooks of its creation have begun, so that those of its end are due.
+    pub(crate) hooked: AtomicBool,
+}
+
+impl Entry {
+    fn load(id: String, dir: Dir) -> Result<Entry> {
+        let record = dir.read(RECORD)?.map(|text| {
+            serde_json::from_str(&text).map_err(|e| {
+                Error::new(format!("{} is not a record of this program's: {e}", dir.at(RECORD).display()))
+            })
+        });
+        Ok(Entry { id, record: record.transpose()?, dir, locked: false, hooked: false.into() })
+    }
+
+    pub(crate) fn write(&self, record: &Record) -> Result<()> {
+        let text = serde_json::to_vec(record).map_err(unwritable)?;
+        self.dir.replace(RECORD, &text)
+    }
+
+    /// Keeps the configuration, whatever becomes of the bundle.
+    pub(crate) fn write_config(&self, json: &[u8]) -> Result<()> {
+        let mut file = self.dir.create(CONFIG)?;
+        file.write_all(json).map_err(|e| Error::io("write", &self.dir.at(CONFIG), &e))
+    }
+
+    pub(crate) fn config(&self) -> Result<oci::Config> {
+        let text = self.dir.read(CONFIG)?.ok_or_else(|| missing(&self.id))?;
+        Ok(oci::parse(text.as_bytes())?)
+    }
+
+    /// What the configuration is read by.
+    pub(crate) fn context(&self, global: &Global) -> Result<Context<'_>> {
+        let record = self.record()?;
+        Ok(context(global, &record.bundle, &self.id))
+    }
+
+    pub(crate) fn record(&self) -> Result<&Record> {
+        self.record.as_ref().ok_or_else(|| missing(&self.id))
+    }
+
+    pub(crate) fn status(&self) -> Result<Status> {
+        let Some(record) = self.record.as_ref().filter(|r| r.init_process_pid != 0) else {
+            // Of one that nobody works on any more there is nothing but this directory.
+            let abandoned = self.locked || self.dir.lock(false)?.is_some();
+            return Ok(if abandoned { Status::Stopped } else { Status::Creating });
+        };
+        Ok(match () {
+            () if !record.process().lives() => Status::Stopped,
+            () if record.creating => Status::Creating,
+            () if nspod_sandbox::is_held(self.dir.path()) => Status::Created,
+            () if is_frozen(record) => Status::Paused,
+            () => Status::Running,
+        })
+    }
+}
+
+/// What a configuration is read by.
+pub(crate) fn context<'a>(global: &Global, bundle: &'a Path, id: &'a str) -> Context<'a> {
+    Context {
+        bundle,
+        id,
+        systemd_cgroup: driver::is_systemd(global),
+        rootless: global.rootless(),
+        ..Context::default()
+    }
+}
+
+fn is_frozen(record: &Record) -> bool {
+    let read = |path: &Path| std::fs::read_to_string(path.join("cgroup.freeze"));
+    record.cgroup_path().is_some_and(|path| read(path).is_ok_and(|text| text.trim_end() == "1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(&temp.path().join("a/root")).unwrap();
+        (temp, store)
+    }
+
+    #[test]
+    fn an_id_is_a_plain_name() {
+        for id in ["a", "A_b+c-d.e", "-", "...", "0"] {
+            assert!(valid(id).is_ok(), "{id}");
+        }
+        for id in ["", ".", "..", "a/b", "a b", "ä", "a\n", "a:b"] {
+            assert!(valid(id).is_err(), "{id:?}");
+        }
+    }
+
+    #[test]
+    fn an_id_is_taken_once() {
+        let (_temp, store) = store();
+        let _first = store.create("a").unwrap();
+        let error = store.create("a").unwrap_err().to_string();
+        assert!(error.contains("container with given ID already exists"), "{error}");
+    }
+
+    #[test]
+    fn what_a_crash_has_left_is_stopped_and_is_no_container() {
+        let (_temp, store) = store();
+        let (entry, lock) = store.create("a").unwrap();
+        assert_eq!(store.look("a").unwrap().unwrap().status().unwrap(), Status::Creating);
+        drop(lock);
+        let left = store.look("a").unwrap().unwrap();
+        assert_eq!(left.status().unwrap(), Status::Stopped);
+        assert!(store.find("a").unwrap_err().to_string().contains("container does not exist"));
+        entry.write(&Record::new("a", "/bundle".into())).unwrap();
+        assert_eq!(store.find("a").unwrap().status().unwrap(), Status::Stopped);
+    }
+
+    #[test]
+    fn a_process_with_the_pid_of_one_that_ended_is_another() {
+        let (_temp, store) = store();
+        let (entry, lock) = store.create("a").unwrap();
+        let mut record = Record::new("a", "/bundle".into());
+        record.creating = false;
+        record.set_process(Process::current().unwrap());
+        entry.write(&record).unwrap();
+        drop(lock);
+        assert_eq!(store.find("a").unwrap().status().unwrap(), Status::Running);
+        record.init_process_start += 1;
+        entry.write(&record).unwrap();
+        let found = store.find("a").unwrap();
+        assert_eq!(found.status().unwrap(), Status::Stopped);
+        assert!(found.record().unwrap().pidfd().is_none());
+    }
+
+    #[test]
+    fn a_state_has_the_specifications_fields() {
+        let mut record = Record::new("a", "/bundle".into());
+        record.init_process_pid = 42;
+        record.annotations.insert("k".into(), "v".into());
+        let state = serde_json::to_value(record.state(Status::Running)).unwrap();
+        assert_eq!(state["ociVersion"], VERSION);
+        assert_eq!((&state["pid"], &state["status"]), (&42.into(), &"running".into()));
+        assert_eq!((&state["bundle"], &state["annotations"]["k"]), (&"/bundle".into(), &"v".into()));
+        let stopped = serde_json::to_value(record.state(Status::Stopped)).unwrap();
+        assert_eq!(stopped["pid"], 0);
+    }
+}

@@ -1,0 +1,18 @@
+//! What the programs `nspod` and `nspod-oci` have in common. No API for others.
+
+#![forbid(unsafe_code)]
+
+#[doc(hidden)]
+pub mod dir;
+#[doc(hidden)]
+pub mod error;
+#[doc(hidden)]
+pub mod foreground;
+#[doc(hidden)]
+pub mod output;
+#[doc(hidden)]
+pub mod process;
+#[doc(hidden)]
+pub mod terminal;
+#[doc(hidden)]
+pub mod value;
