@@ -81,6 +81,13 @@ impl Error {
         self
     }
 
+    /// In other words.
+    #[cfg(feature = "oci")]
+    pub(crate) fn reworded(mut self, what: impl FnOnce(String) -> String) -> Self {
+        self.what = what(self.what);
+        self
+    }
+
     pub(crate) fn with_hint(mut self, hint: Option<String>) -> Self {
         self.hint = hint;
         self

@@ -24,7 +24,7 @@ mod mounts;
 mod process;
 mod resources;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use ns_core::Kind;
@@ -37,8 +37,9 @@ pub use process::process;
 pub use resources::resources;
 
 use crate::Error;
+use crate::error::ErrorKind;
 use crate::seccomp::Profile;
-use crate::spec::{self, Hook, Namespace, Propagation, PropagationKind, Root, Spec};
+use crate::spec::{self, Hook, IdMaps, Namespace, Root, Spec};
 
 /// A configuration that has been read and checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -177,7 +178,9 @@ pub fn parse(json: &[u8]) -> Result<Config, Error> {
         }
     }
     let seccomp = document.pointer("/linux/seccomp").cloned();
-    let seccomp = seccomp.map(|profile| json::typed(profile, "linux.seccomp")).transpose()?;
+    let mut seccomp: Option<Profile> =
+        seccomp.map(|profile| json::typed(profile, "linux.seccomp")).transpose()?;
+    seccomp.iter_mut().for_each(leave_out_unreachable);
     let spec: runtime::Spec = json::typed(document, "")?;
     check(&spec)?;
     Ok(Config { spec, seccomp, warnings })
@@ -190,10 +193,20 @@ fn check(spec: &runtime::Spec) -> Result<(), Error> {
     let Some(linux) = spec.linux() else { return Ok(()) };
     linux::nodes(linux)?;
     linux::intel_rdt(linux)?;
-    if let Some(text) = linux.rootfs_propagation().as_deref().filter(|text| !text.is_empty()) {
-        mounts::root_propagation(text)?;
-    }
+    mounts::root_propagation(linux)?;
     linux.resources().as_ref().map_or(Ok(()), resources::check)
+}
+
+/// Takes a call out of the rules that can never decide it, since one before them does. The
+/// profiles that clients send have such, and they are an error to [`Profile::compile`].
+fn leave_out_unreachable(profile: &mut Profile) {
+    let mut decided = HashSet::new();
+    for rule in &mut profile.syscalls {
+        rule.names.retain(|name| !decided.contains(name));
+        if rule.args.is_empty() {
+            decided.extend(rule.names.iter().cloned());
+        }
+    }
 }
 
 /// Reads the process of an `exec`, and what is left out of it.
@@ -267,10 +280,6 @@ impl Config {
                 return Err(Error::invalid(&format!("{path}.options"), problem));
             }
         }
-        let propagation = match linux.rootfs_propagation().as_deref().filter(|text| !text.is_empty()) {
-            Some(text) => Some(mounts::root_propagation(text)?),
-            None => passed_on(&mounts),
-        };
         let dev_is_bound = |m: &spec::Mount| {
             m.destination == Path::new("/dev") && matches!(m.kind, spec::MountKind::Bind { .. })
         };
@@ -294,9 +303,21 @@ impl Config {
             };
             Err(Error::invalid(field, problem))
         };
+        let translated = process::translate(process, self, context, &mut warnings)?;
+        if let (IdMaps::Maps { uid, gid }, Some(user)) = (&id_maps, &translated.user) {
+            let groups = user.groups.iter().enumerate();
+            let groups = groups.map(|(index, id)| (format!("additionalGids[{index}]"), *id, gid));
+            let ids = [("uid".to_owned(), user.uid, uid), ("gid".to_owned(), user.gid, gid)];
+            for (name, id, map) in ids.into_iter().chain(groups) {
+                if map.to_outside(id).is_none() {
+                    let problem = format!("the mappings of the user namespace have no {id}");
+                    return Err(Error::invalid(&format!("process.user.{name}"), problem));
+                }
+            }
+        }
         let seccomp = linux.seccomp().as_ref();
         let spec = Spec {
-            process: process::translate(process, self, context, &mut warnings)?,
+            process: translated,
             id_maps,
             time_offsets: linux::time_offsets(&linux, &namespaces)?,
             root: Root::Dir {
@@ -307,7 +328,7 @@ impl Config {
             mounts,
             nodes,
             links,
-            propagation,
+            propagation: mounts::root_propagation(&linux)?,
             masked_paths: linux::paths("maskedPaths", linux.masked_paths())?,
             readonly_paths: linux::paths("readonlyPaths", linux.readonly_paths())?,
             hostname: name("hostname", self.spec.hostname())?,
@@ -343,11 +364,51 @@ impl Config {
     }
 }
 
-/// What passes mounts on can only do so if the whole does.
-fn passed_on(mounts: &[spec::Mount]) -> Option<Propagation> {
-    let passes = |p: &Propagation| matches!(p.kind, PropagationKind::Shared | PropagationKind::Slave);
-    let any = mounts.iter().flat_map(|m| &m.propagation).any(passes);
-    any.then_some(Propagation { kind: PropagationKind::Slave, recursive: true })
+/// What a plan of a [`Container`]'s spec refuses, by the JSON path of the field instead of the spec's.
+pub fn located(error: Error) -> Error {
+    const FIELDS: [(&str, &str); 17] = [
+        ("sysctls", "linux.sysctl"),
+        ("masked_paths", "linux.maskedPaths"),
+        ("readonly_paths", "linux.readonlyPaths"),
+        ("nodes", "linux.devices"),
+        ("namespaces", "linux.namespaces"),
+        ("id_maps.uid", "linux.uidMappings"),
+        ("id_maps.gid", "linux.gidMappings"),
+        ("time_offsets", "linux.timeOffsets"),
+        ("seccomp", "linux.seccomp"),
+        ("process.seccomp", "linux.seccomp"),
+        ("process.user.groups", "process.user.additionalGids"),
+        ("process.oom_score_adj", "process.oomScoreAdj"),
+        ("process.apparmor_profile", "process.apparmorProfile"),
+        ("process.selinux_label", "process.selinuxLabel"),
+        ("process.io_priority", "process.ioPriority"),
+        ("process.memory_policy", "linux.memoryPolicy"),
+        ("process.personality", "linux.personality"),
+    ];
+    const OF_MOUNTS: [(&str, &str); 8] = [
+        (".kind.source", ".source"),
+        (".kind.fstype", ".type"),
+        (".kind.options", ".options"),
+        (".id_maps.gid", ".gidMappings"),
+        (".id_maps", ".uidMappings"),
+        (".copy_up", ".options"),
+        (".attributes", ".options"),
+        (".recursive_attributes", ".options"),
+    ];
+    if error.kind() != ErrorKind::InvalidSpec {
+        return error;
+    }
+    error.reworded(|what| {
+        let (start, rest, words) = match what.find(']') {
+            Some(end) if what.starts_with("mounts[") => (&what[..=end], &what[end + 1..], &OF_MOUNTS[..]),
+            _ => ("", &what[..], &FIELDS[..]),
+        };
+        let renamed = words.iter().find_map(|(ours, theirs)| Some((theirs, rest.strip_prefix(ours)?)));
+        match renamed {
+            Some((theirs, rest)) => format!("{start}{theirs}{rest}"),
+            None => what,
+        }
+    })
 }
 
 fn directory(field: &str, bundle: &Path, path: &Path) -> Result<PathBuf, Error> {

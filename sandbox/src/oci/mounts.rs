@@ -82,6 +82,9 @@ pub(super) fn within(field: &str, path: &Path) -> Result<(), Error> {
     if !path.is_absolute() {
         return Err(Error::invalid(field, format!("{} is not an absolute path", path.display())));
     }
+    if path.as_os_str().as_encoded_bytes().contains(&0) {
+        return Err(Error::invalid(field, format!("{path:?} holds a NUL byte")));
+    }
     if path.components().any(|part| part == Component::ParentDir) {
         return Err(Error::invalid(field, format!("{} goes back with ..", path.display())));
     }
@@ -220,9 +223,12 @@ fn propagation(option: &str) -> Option<Propagation> {
 }
 
 /// `linux.rootfsPropagation`.
-pub(super) fn root_propagation(text: &str) -> Result<Propagation, Error> {
+pub(super) fn root_propagation(linux: &runtime::Linux) -> Result<Option<Propagation>, Error> {
+    let Some(text) = linux.rootfs_propagation().as_deref().filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
     let problem = "it is private, shared, slave or unbindable, or one of these with an r before it";
-    propagation(text).ok_or_else(|| Error::invalid("linux.rootfsPropagation", problem))
+    propagation(text).map(Some).ok_or_else(|| Error::invalid("linux.rootfsPropagation", problem))
 }
 
 /// The attribute that an option is about, and whether it sets it.
