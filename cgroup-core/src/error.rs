@@ -55,6 +55,8 @@ pub enum ErrorKind {
     NoHierarchy,
     /// The caller has no cgroup in which it may create others.
     NotDelegated,
+    /// No systemd can be reached, or it refused.
+    Systemd,
     /// The kernel lacks the feature (`ENOSYS`, `EOPNOTSUPP`).
     Unsupported,
     /// Any other errno; see [`Error::raw_os_error`].
@@ -83,6 +85,8 @@ enum Inner {
     Outside(String, String, PathBuf, String),
     #[error("{what}: {cure}")]
     NotDelegated { what: String, cure: String },
+    #[error("{what}{}", Cure(*cure))]
+    Systemd { what: String, cure: Option<&'static str> },
 }
 
 /// The cure of a surprising errno, as the end of a sentence.
@@ -127,6 +131,7 @@ impl Error {
             Inner::NotCgroup2(_) => ErrorKind::NotCgroup2,
             Inner::NoHierarchy(_) | Inner::Outside(..) => ErrorKind::NoHierarchy,
             Inner::NotDelegated { .. } => ErrorKind::NotDelegated,
+            Inner::Systemd { .. } => ErrorKind::Systemd,
         }
     }
 
@@ -189,5 +194,9 @@ impl Error {
 
     pub(crate) fn not_delegated(what: String, cure: String) -> Self {
         Self(Box::new(Inner::NotDelegated { what, cure }))
+    }
+
+    pub(crate) fn systemd(what: String, cure: Option<&'static str>) -> Self {
+        Self(Box::new(Inner::Systemd { what, cure }))
     }
 }

@@ -134,11 +134,20 @@ impl Hierarchy {
         Cgroup::open(self.path_of(&read(file)?, who)?)
     }
 
+    /// The cgroup at a path as the kernel prints it, in this cgroup namespace.
+    pub(crate) fn at(&self, path: &str, who: &str) -> Result<Cgroup> {
+        Cgroup::open(self.path_to(path, who)?)
+    }
+
     /// From the text of a `/proc/PID/cgroup` to the path of that cgroup's directory.
     fn path_of(&self, text: &str, who: &str) -> Result<PathBuf> {
-        let mount = self.mounted()?;
         let path = parse::proc_self_cgroup(text)
             .ok_or_else(|| Error::no_hierarchy("/proc names no v2 cgroup: cgroup2 is not mounted"))?;
+        self.path_to(path, who)
+    }
+
+    fn path_to(&self, path: &str, who: &str) -> Result<PathBuf> {
+        let mount = self.mounted()?;
         let below = below(&mount.root, path)
             .ok_or_else(|| Error::outside(path, who.to_owned(), &mount.point, &mount.root))?;
         Ok(if below.is_empty() { mount.point.clone() } else { mount.point.join(below) })

@@ -17,6 +17,7 @@ mod remove;
 #[cfg(feature = "serde")]
 mod serde_text;
 mod sys;
+pub mod systemd;
 mod usage;
 mod watch;
 

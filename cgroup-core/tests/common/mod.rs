@@ -2,6 +2,7 @@
 //! processes, and the loud skip.
 #![allow(dead_code)]
 
+use std::io::Read;
 use std::ops::Deref;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -84,4 +85,47 @@ impl Drop for Helper {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Runs ignored tests of this program as a user, beside a systemd of that user's own that keeps to
+/// the cgroup `own`; what they print, if they pass. `None`, with a skip, where there is no systemd.
+///
+/// The manager is as process 1 would start it, in a mount namespace with a cgroup2 view of its own;
+/// the session beside it is root's, as a login's is.
+pub(crate) fn beside_systemd(own: &Own, uid: u32, tests: &[&str], vars: &[(&str, &str)]) -> Option<String> {
+    if ["/usr/bin/systemd", "/usr/bin/dbus-daemon"].iter().any(|path| !std::path::Path::new(path).exists()) {
+        skip("systemd and dbus are not installed (packages systemd, dbus, dbus-user-session)");
+        return None;
+    }
+    let script = r#"
+        set -e
+        top=/sys/fs/cgroup/$1 uid=$2; shift 2
+        mount --make-rprivate /
+        umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup
+        mount -t tmpfs tmpfs /run
+        export XDG_RUNTIME_DIR=/run/user/$uid HOME=/run/user/$uid
+        mkdir -p /run/systemd/system $XDG_RUNTIME_DIR && chown $uid $XDG_RUNTIME_DIR
+        as="setpriv --reuid $uid --regid $uid --clear-groups"
+        echo $$ >$top/cgroup.procs
+        $as systemd --user --unit=basic.target >&2 &
+        mkdir $top/session-1.scope
+        echo $$ >$top/session-1.scope/cgroup.procs
+        i=0; until [ -S $XDG_RUNTIME_DIR/bus ]; do i=$((i+1)); [ $i -lt 600 ]; sleep 0.2; done
+        exec $as env "$@"
+    "#;
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script, "sh"]).arg(own.name()).arg(uid.to_string());
+    command.args(vars.iter().map(|(name, value)| format!("{name}={value}")));
+    command.arg(std::env::current_exe().unwrap()).args(["--ignored", "--nocapture"]).args(tests);
+    command.env_remove("DBUS_SESSION_BUS_ADDRESS").env_remove("DBUS_SYSTEM_BUS_ADDRESS");
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut helper = Helper(child);
+    let (mut out, mut log) = (String::new(), String::new());
+    // The manager holds the standard error open, and lives on until the cgroup is destroyed.
+    helper.0.stdout.as_mut().unwrap().read_to_string(&mut out).unwrap();
+    let status = helper.0.wait().unwrap();
+    own.kill().unwrap();
+    helper.0.stderr.as_mut().unwrap().read_to_string(&mut log).unwrap();
+    assert!(status.success(), "{out}\n{log}");
+    Some(out)
 }

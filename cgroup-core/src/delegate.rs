@@ -6,20 +6,15 @@
 //!
 //! Source: <https://systemd.io/CGROUP_DELEGATION/>
 
-mod bus;
-
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::unistd::{AccessFlags, faccessat, geteuid};
 
+use crate::systemd::{Manager, Scope};
 use crate::{Cgroup, Error, Hierarchy, Result, sys};
-
-/// How long to wait for systemd to start a scope.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How the scopes begin that this crate asks for; they are always delegated.
 const SCOPE: &str = "nspod-scope-";
@@ -101,7 +96,7 @@ pub fn find(name: &str, may: Move) -> Result<Delegation> {
         Err(lacking) => Some(lacking),
     };
     let refused = match may {
-        Move::Process(pid) => match scope(&host, pid) {
+        Move::Process(pid) => match scope(pid) {
             Ok((scope, unit)) => return below(&scope, name, Right::Scope(unit), may),
             Err(refused) => refused.to_string(),
         },
@@ -185,21 +180,11 @@ fn marked(own: &Cgroup) -> Result<bool> {
     Ok(true)
 }
 
-/// Has the user's systemd make a delegated scope with the process in it, and waits until it is there.
-fn scope(host: &Hierarchy, pid: i32) -> Result<(Cgroup, String)> {
+/// Has the user's systemd make a delegated scope with the process in it.
+fn scope(pid: i32) -> Result<(Cgroup, String)> {
     let unit = format!("{SCOPE}{pid}-{}.scope", unique());
-    bus::start_scope(&unit, pid)?;
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let cgroup = host.of(pid)?;
-        if cgroup.name() == unit.as_str() && writable(&cgroup).is_ok() {
-            return Ok((cgroup, unit));
-        }
-        if Instant::now() >= deadline {
-            return Err(Error::timed_out(format!("systemd to start {unit}"), PATIENCE));
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    let cgroup = Manager::user()?.start_scope(&Scope::new(unit.clone()), pid)?;
+    Ok((cgroup, unit))
 }
 
 /// Differs from one call to the next, so that a scope that is still ending is not in the way.

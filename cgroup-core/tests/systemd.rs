@@ -1,0 +1,242 @@
+//! Scopes and slices by a real systemd. The tests start this program again beside a user manager
+//! of their own; what it has to do there is in `beside_systemd`.
+
+mod common;
+
+use cgroup_core::Hierarchy;
+use common::Own;
+
+fn own() -> Own {
+    let own = Own::new();
+    own.enable_path(Hierarchy::detect().unwrap().controllers()).unwrap();
+    own
+}
+
+#[test]
+fn what_is_asked_of_systemd_over_a_bus_is_done() {
+    let bus = [("NSPOD_TEST_SYSTEMD", "user")];
+    let Some(out) = common::beside_systemd(&own(), 0, &["beside_systemd::"], &bus) else { return };
+    assert!(out.contains(" 7 passed"), "{out}");
+}
+
+#[test]
+fn the_machines_systemd_is_asked_on_the_bus_that_is_told_of() {
+    let bus = [("NSPOD_TEST_SYSTEMD", "any"), ("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/run/user/0/bus")];
+    let name = "beside_systemd::a_held_scope_is_there_and_its_properties_arrive";
+    let Some(out) = common::beside_systemd(&own(), 0, &["--exact", name], &bus) else { return };
+    assert!(out.contains(" 1 passed"), "{out}");
+}
+
+#[test]
+fn where_no_bus_runs_systemd_is_asked_itself() {
+    let none = [("NSPOD_TEST_SYSTEMD", "user"), ("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent")];
+    let name = "beside_systemd::a_held_scope_is_there_and_its_properties_arrive";
+    let Some(out) = common::beside_systemd(&own(), 0, &["--exact", name], &none) else { return };
+    assert!(out.contains(" 1 passed"), "{out}");
+}
+
+mod beside_systemd {
+    use std::process::Command;
+    use std::time::{Duration, Instant};
+
+    use cgroup_core::systemd::{Manager, Property, Scope};
+    use cgroup_core::{CpuMax, Error, ErrorKind, Limits, Max};
+
+    use super::common::Helper;
+
+    const MIB: u64 = 1 << 20;
+
+    /// `any` is what the library chooses.
+    fn manager() -> Manager {
+        let which = std::env::var("NSPOD_TEST_SYSTEMD");
+        if which.as_deref() == Ok("user") { Manager::user() } else { Manager::connect() }.unwrap()
+    }
+
+    /// The properties of a unit as systemctl prints them.
+    fn shown(unit: &str, names: &[&str]) -> Vec<String> {
+        let mut command = Command::new("systemctl");
+        if std::env::var_os("NSPOD_TEST_SYSTEMD").is_some() {
+            command.args(["--user"]).env_remove("DBUS_SESSION_BUS_ADDRESS");
+        }
+        let out = command.args(["show", "--value", unit]).args(names.iter().map(|name| format!("-p{name}")));
+        let out = out.output().unwrap();
+        assert!(out.status.success(), "{out:?}");
+        String::from_utf8(out.stdout)
+            .unwrap()
+            .lines()
+            .filter(|line| !line.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// The same, one by one, since systemctl prints them in an order of its own.
+    fn each_shown(unit: &str, expected: &[(&str, &str)]) {
+        for (name, value) in expected {
+            assert_eq!(shown(unit, &[name]), [*value], "{name}");
+        }
+    }
+
+    fn until(what: &str, done: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !done() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn unknown(error: &Error) -> bool {
+        error.kind() == ErrorKind::Systemd && error.to_string().contains("NoSuchUnit")
+    }
+
+    fn limits() -> Limits {
+        Limits {
+            cpu_max: Some(CpuMax::new(50_000, 200_000)),
+            cpu_weight: Some(50),
+            cpuset_cpus: Some("0".parse().unwrap()),
+            cpuset_mems: Some("0".parse().unwrap()),
+            memory_low: Some(Max::Value(MIB)),
+            memory_max: Some(Max::Value(64 * MIB)),
+            memory_swap_max: Some(Max::Value(0)),
+            pids_max: Some(Max::Value(20)),
+            io_weight: Some(30),
+            ..Limits::default()
+        }
+    }
+
+    #[test]
+    #[ignore = "run beside a systemd, by the tests above"]
+    fn a_held_scope_is_there_and_its_properties_arrive() {
+        let unit = "nspod-properties.scope";
+        let scope = Scope {
+            slice: Some("nspodtest-a.slice".into()),
+            description: "a scope that is held".into(),
+            properties: Property::of_limits(&limits()).unwrap(),
+            ..Scope::new(unit)
+        };
+        let held = manager().hold_scope(&scope).unwrap();
+        assert!(held.cgroup().path().ends_with("nspodtest.slice/nspodtest-a.slice/nspod-properties.scope"));
+        assert_eq!(held.cgroup().procs().unwrap().len(), 1);
+        let expected = [
+            ("Description", "a scope that is held"),
+            ("Slice", "nspodtest-a.slice"),
+            ("Delegate", "yes"),
+            ("DefaultDependencies", "no"),
+            ("CollectMode", "inactive-or-failed"),
+            ("MemoryAccounting", "yes"),
+            ("CPUAccounting", "yes"),
+            ("IOAccounting", "yes"),
+            ("TasksAccounting", "yes"),
+            ("MemoryLow", "1048576"),
+            ("MemoryMax", "67108864"),
+            ("MemorySwapMax", "0"),
+            ("CPUWeight", "50"),
+            ("CPUQuotaPerSecUSec", "250ms"),
+            ("CPUQuotaPeriodUSec", "200ms"),
+            ("AllowedCPUs", "0"),
+            ("AllowedMemoryNodes", "0"),
+            ("TasksMax", "20"),
+            ("IOWeight", "30"),
+        ];
+        each_shown(unit, &expected);
+        // Where the kernel has the controllers, systemd has done what it was told.
+        for (file, value) in
+            [("memory.max", "67108864\n"), ("cpu.max", "50000 200000\n"), ("pids.max", "20\n")]
+        {
+            let read = held.cgroup().read_if_there(file).unwrap();
+            assert!(read.as_deref().is_none_or(|read| read == value), "{file}: {read:?}");
+        }
+    }
+
+    #[test]
+    #[ignore = "run beside a systemd, by the tests above"]
+    fn a_scope_lives_as_long_as_its_last_process_and_is_then_forgotten() {
+        let (mut manager, unit) = (manager(), "nspod-life.scope");
+        let held = manager.hold_scope(&Scope::new(unit)).unwrap();
+        let helper = Helper::sleep();
+        held.cgroup().attach(helper.pid()).unwrap();
+        let cgroup = held.release();
+        assert_eq!(cgroup.procs().unwrap(), [helper.pid()]);
+        // Time for a manager that thinks the scope has ended with the placeholder.
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(manager.cgroup_of(unit).unwrap().path(), cgroup.path());
+        drop(helper);
+        until("the cgroup goes with the last process", || !cgroup.path().exists());
+        until("the unit is forgotten", || super::beside_systemd::manager().cgroup_of(unit).is_err());
+        assert!(unknown(&manager.cgroup_of(unit).unwrap_err()));
+    }
+
+    #[test]
+    #[ignore = "run beside a systemd, by the tests above"]
+    fn a_scope_that_nothing_was_born_in_goes_with_its_placeholder() {
+        let held = manager().hold_scope(&Scope::new("nspod-empty.scope")).unwrap();
+        let path = held.cgroup().path().to_owned();
+        drop(held);
+        until("the cgroup goes", || !path.exists());
+    }
+
+    #[test]
+    #[ignore = "run beside a systemd, by the tests above"]
+    fn properties_change_while_it_runs_and_an_unknown_one_is_refused_by_name() {
+        let (mut manager, unit) = (manager(), "nspod-change.scope");
+        let held = manager.hold_scope(&Scope::new(unit)).unwrap();
+        let limits = Limits { memory_max: Some(Max::Value(32 * MIB)), pids_max: Some(Max::Max), ..limits() };
+        manager.set_properties(unit, &Property::of_limits(&limits).unwrap()).unwrap();
+        each_shown(unit, &[("MemoryMax", "33554432"), ("TasksMax", "infinity")]);
+        let error = manager.set_properties(unit, &[Property::new("MemoryMaximum", 1_u64)]).unwrap_err();
+        assert!(error.to_string().starts_with("systemd does not change nspod-change.scope: "), "{error}");
+        assert!(error.to_string().contains("MemoryMaximum"), "{error}");
+        drop(held);
+        until("the unit is gone", || super::beside_systemd::manager().cgroup_of(unit).is_err());
+        assert!(unknown(&manager.set_properties(unit, &[]).unwrap_err()));
+    }
+
+    #[test]
+    #[ignore = "run beside a systemd, by the tests above"]
+    fn a_scope_is_stopped_with_what_lives_in_it_and_again_is_no_error() {
+        let (mut manager, unit) = (manager(), "nspod-stop.scope");
+        let mut helper = Helper::sleep();
+        let cgroup = manager.start_scope(&Scope::new(unit), helper.pid()).unwrap();
+        assert_eq!(cgroup.procs().unwrap(), [helper.pid()]);
+        let error = manager.hold_scope(&Scope::new(unit)).unwrap_err();
+        assert!(error.to_string().contains("UnitExists"), "{error}");
+        manager.stop(unit).unwrap();
+        helper.0.wait().unwrap();
+        assert!(!cgroup.path().exists());
+        manager.stop(unit).unwrap();
+    }
+
+    #[test]
+    #[ignore = "run beside a systemd, by the tests above"]
+    fn a_scope_that_failed_makes_room_for_its_successor() {
+        let (mut manager, unit) = (manager(), "nspod-again.scope");
+        let properties =
+            vec![Property::new("CollectMode", "inactive"), Property::new("RuntimeMaxUSec", 1_000_u64)];
+        let first = manager.hold_scope(&Scope { properties, ..Scope::new(unit) }).unwrap();
+        until("the scope fails", || shown(unit, &["ActiveState"]) == ["failed"]);
+        drop(first);
+        let again = manager.hold_scope(&Scope::new(unit)).unwrap();
+        each_shown(unit, &[("ActiveState", "active")]);
+        drop(again);
+    }
+
+    #[test]
+    #[ignore = "run beside a systemd, by the tests above"]
+    fn a_slice_stays_without_processes_and_takes_other_properties_when_asked_again() {
+        let (mut manager, unit) = (manager(), "nspodpods-p1.slice");
+        let memory = |mib| {
+            Property::of_limits(&Limits { memory_max: Some(Max::Value(mib * MIB)), ..Limits::default() })
+        };
+        let cgroup = manager.start_slice(unit, &memory(64).unwrap()).unwrap();
+        assert!(cgroup.path().ends_with("nspodpods.slice/nspodpods-p1.slice"), "{}", cgroup.path().display());
+        each_shown(unit, &[("MemoryMax", "67108864"), ("ActiveState", "active")]);
+        let again = manager.start_slice(unit, &memory(32).unwrap()).unwrap();
+        assert_eq!(again.path(), cgroup.path());
+        each_shown(unit, &[("MemoryMax", "33554432")]);
+        let inside =
+            manager.hold_scope(&Scope { slice: Some(unit.into()), ..Scope::new("nspod-in.scope") }).unwrap();
+        assert_eq!(inside.cgroup().parent().unwrap().unwrap().path(), cgroup.path());
+        drop(inside);
+        manager.stop(unit).unwrap();
+        assert!(!cgroup.path().exists());
+    }
+}
