@@ -70,6 +70,7 @@ fn verdict(action: Action, errno: Option<u16>) -> u32 {
         Action::Trap => libc::SECCOMP_RET_TRAP,
         Action::Log => libc::SECCOMP_RET_LOG,
         Action::Trace => libc::SECCOMP_RET_TRACE | data,
+        Action::Notify => libc::SECCOMP_RET_USER_NOTIF,
         action => panic!("{action:?} was compiled"),
     }
 }

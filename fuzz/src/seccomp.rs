@@ -20,11 +20,16 @@ pub fn any(u: &mut Unstructured<'_>) -> Result<Profile> {
     Ok(Profile {
         default_action: action(u)?,
         default_errno_ret: errno(u)?,
-        architectures: several(u, 1, |u| {
-            Ok(u.choose(&["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"])?.to_string())
+        architectures: several(u, 3, |u| {
+            let all =
+                ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32", "SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"];
+            Ok(u.choose(&all)?.to_string())
         })?,
-        flags: several(u, 1, |u| Ok(*u.choose(&[Flag::Log, Flag::Tsync, Flag::SpecAllow])?))?,
+        flags: several(u, 1, |u| {
+            Ok(*u.choose(&[Flag::Log, Flag::Tsync, Flag::SpecAllow, Flag::WaitKillableRecv])?)
+        })?,
         syscalls: several(u, 6, rule)?,
+        ..Profile::default()
     })
 }
 

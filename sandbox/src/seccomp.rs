@@ -8,20 +8,27 @@
 //! - The rules are read in order, and the first that names the call and whose arguments
 //!   all match decides; without one, `default_action` does. A rule that can never apply,
 //!   because one before it decides every such call in another way, is an error.
-//! - A name that this architecture does not have is passed over, as other runtimes do.
+//! - It is for the machine's own ABI, and for those of `architectures` that this machine can
+//!   run programs of: on x86_64 `SCMP_ARCH_X86` and `SCMP_ARCH_X32`, on aarch64
+//!   `SCMP_ARCH_ARM`. Each has its own numbers; where arguments have 32 bits, 32 are compared.
+//!   `socketcall` and `ipc` of x86 are names like any other.
+//! - A name that an ABI does not have is passed over there, as other runtimes do.
 //! - Under a default of `SCMP_ACT_ERRNO`, calls with a number above every one that the
 //!   profile names give `ENOSYS`: they are newer than the profile, and programs fall back
 //!   from `ENOSYS` to older calls, but not from `EPERM`.
-//! - A process that makes calls of another architecture (32 bits) is killed; x32 calls
-//!   give `ENOSYS`.
+//! - A process that makes calls of an ABI that is not listed is killed; x32 calls give
+//!   `ENOSYS`.
 //!
 //! The kernel (5.11 and later) works out once, when the filter is loaded, which calls are
 //! allowed whatever their arguments, and does not run the filter for these at all; for the
 //! others it is a binary search.
 //!
+//! Compiling is cheap enough to be done at each start: COST
+//!
 //! See [seccomp(2)](https://man7.org/linux/man-pages/man2/seccomp.2.html) and OCI's
 //! [runtime specification](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#seccomp).
 
+mod abi;
 mod compile;
 mod standard;
 #[cfg(test)]
@@ -52,16 +59,30 @@ pub struct Profile {
     /// `EPERM` if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_errno_ret: Option<u16>,
-    /// `SCMP_ARCH_*` that the profile is for; empty for whichever the host is. Only the
-    /// host's own is compiled.
+    /// `SCMP_ARCH_*` that the profile is for beside the host's own; those that this host
+    /// cannot run are passed over.
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub architectures: Vec<String>,
+    /// Docker's: what goes with each architecture ([`Profile::resolve`]).
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    pub arch_map: Vec<Architecture>,
     /// How the filter is loaded.
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub flags: Vec<Flag>,
     /// The rules, in order.
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub syscalls: Vec<Rule>,
+}
+
+/// An architecture, and those that its machines can run programs of as well.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Architecture {
+    /// `SCMP_ARCH_*`.
+    pub architecture: String,
+    /// `SCMP_ARCH_*`.
+    #[serde(default, deserialize_with = "nullable")]
+    pub sub_architectures: Vec<String>,
 }
 
 /// What happens to calls of some names, with some arguments.
@@ -86,7 +107,7 @@ pub struct Rule {
     pub excludes: Conditions,
 }
 
-/// A comparison of an argument, all 64 bits of it.
+/// A comparison of an argument, all 64 bits of it (the 32 that there are in an ABI of 32 bits).
 ///
 /// Many calls look at the lower half of an argument only: compare those by
 /// `SCMP_CMP_MASKED_EQ` with a mask of `0xffffffff`, or the upper half evades the rule.
@@ -130,7 +151,8 @@ pub enum Action {
     /// Asks the process's tracer; `ENOSYS` without one.
     #[serde(rename = "SCMP_ACT_TRACE")]
     Trace,
-    /// Asks a process on the host. It is parsed, and refused by [`Profile::compile`].
+    /// Asks a process on the host, which has
+    /// [`Container::seccomp_listener`](crate::Container::seccomp_listener).
     #[serde(rename = "SCMP_ACT_NOTIFY")]
     Notify,
 }
@@ -169,6 +191,10 @@ pub enum Flag {
     /// Leaves the mitigation of speculative store bypass off.
     #[serde(rename = "SECCOMP_FILTER_FLAG_SPEC_ALLOW")]
     SpecAllow,
+    /// A call that is being answered is interrupted by fatal signals only. Without
+    /// `SCMP_ACT_NOTIFY` it says nothing.
+    #[serde(rename = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV")]
+    WaitKillableRecv,
 }
 
 /// When a rule of Docker's form is in force.
@@ -214,10 +240,11 @@ impl Profile {
     }
 
     /// Decides the conditions of Docker's rules (`includes`, `excludes`), for a bounding
-    /// set and a kernel's major and minor version. What is left has none.
+    /// set and a kernel's major and minor version, and takes this machine's architectures
+    /// from its `archMap`. What is left has neither.
     pub fn resolve(&self, capabilities: u64, kernel: (u32, u32)) -> Profile {
         let cap = |name: &String| standard::capability(name).is_some_and(|n| capabilities >> n & 1 == 1);
-        let arch = |name: &String| name == compile::DOCKER_ARCH;
+        let arch = |name: &String| name == abi::DOCKER_ARCH;
         let new_enough = |v: &String| parse_version(v).is_some_and(|least| kernel >= least);
         let in_force = |rule: &Rule| {
             let (with, without) = (&rule.includes, &rule.excludes);
@@ -234,32 +261,68 @@ impl Profile {
             ..rule.clone()
         };
         let syscalls = self.syscalls.iter().filter(|r| in_force(r)).map(unconditional).collect();
-        Profile { syscalls, ..self.clone() }
+        let mut architectures = self.architectures.clone();
+        if let Some(map) = self.arch_map.iter().find(|map| map.architecture == abi::ABIS[0].name) {
+            architectures.push(map.architecture.clone());
+            architectures.extend(map.sub_architectures.iter().cloned());
+        }
+        Profile {
+            default_action: self.default_action,
+            default_errno_ret: self.default_errno_ret,
+            architectures,
+            arch_map: Vec::new(),
+            flags: self.flags.clone(),
+            syscalls,
+        }
     }
 
-    /// The BPF program for seccomp(2), for the architecture that this was built for.
+    /// The BPF program for seccomp(2), for the machine that this was built for.
     ///
     /// # Errors
-    /// A sentence that names the rule, for: `SCMP_ACT_NOTIFY`, an argument's index above
-    /// 5, an errno above 4095, conditions that [`Profile::resolve`] has not decided, a
+    /// A sentence that names the rule, for: an argument's index above 5, an errno above 4095, conditions that [`Profile::resolve`] has not decided, a
     /// rule that can never apply, a profile for other architectures only, and one whose
     /// program exceeds the kernel's 4096 instructions.
     pub fn compile(&self) -> Result<Vec<libc::sock_filter>, Error> {
         compile::compile(self)
     }
 
-    /// The flags to load the program with, `SECCOMP_FILTER_FLAG_*`.
+    /// The flags to load the program with, `SECCOMP_FILTER_FLAG_*`: with
+    /// `SCMP_ACT_NOTIFY`, seccomp(2) returns a listener.
     pub fn load_flags(&self) -> libc::c_ulong {
-        self.flags.iter().fold(0, |flags, flag| {
+        let notifies = self.notifies();
+        let listener = if notifies { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER } else { 0 };
+        self.flags.iter().fold(listener, |flags, flag| {
             flags
                 | match flag {
+                    // The kernel takes no listener with it, and there is one thread.
+                    Flag::Tsync if notifies => 0,
                     Flag::Tsync => libc::SECCOMP_FILTER_FLAG_TSYNC,
                     Flag::Log => libc::SECCOMP_FILTER_FLAG_LOG,
                     Flag::SpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+                    Flag::WaitKillableRecv if notifies => WAIT_KILLABLE_RECV,
+                    Flag::WaitKillableRecv => 0,
                 }
         })
     }
+
+    /// Whether some call is answered by a process on the host.
+    pub fn notifies(&self) -> bool {
+        self.default_action == Action::Notify || self.syscalls.iter().any(|r| r.action == Action::Notify)
+    }
+
+    /// Whether this call may be, depending on its arguments or not.
+    pub(crate) fn notifies_of(&self, name: &str) -> bool {
+        for rule in self.syscalls.iter().filter(|rule| rule.names.iter().any(|n| n == name)) {
+            if rule.action == Action::Notify || rule.args.is_empty() {
+                return rule.action == Action::Notify;
+            }
+        }
+        self.default_action == Action::Notify
+    }
 }
+
+/// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`, since Linux 5.19.
+const WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
 
 /// Major and minor of `4.8` or `6.1.0-13-amd64`.
 fn parse_version(text: &str) -> Option<(u32, u32)> {

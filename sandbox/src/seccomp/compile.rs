@@ -1,28 +1,11 @@
 //! From a profile to a BPF program: the numbers of the calls, cut into ranges that share
 //! a decision, and a binary search over these.
 
-use std::collections::HashMap;
-use std::sync::OnceLock;
-
 use libc::sock_filter;
-use syscalls::Sysno;
 
+use super::abi::{ABIS, Abi, PRIVATE};
 use super::{Action, Arg, Conditions, Op, Profile, Rule};
 use crate::Error;
-
-/// `AUDIT_ARCH_*` of linux/audit.h, and the architecture's name in OCI's and Docker's words.
-#[cfg(target_arch = "x86_64")]
-const AUDIT_ARCH: u32 = 0xc000_003e;
-#[cfg(target_arch = "x86_64")]
-const OCI_ARCH: &str = "SCMP_ARCH_X86_64";
-#[cfg(target_arch = "x86_64")]
-pub(super) const DOCKER_ARCH: &str = "amd64";
-#[cfg(target_arch = "aarch64")]
-const AUDIT_ARCH: u32 = 0xc000_00b7;
-#[cfg(target_arch = "aarch64")]
-const OCI_ARCH: &str = "SCMP_ARCH_AARCH64";
-#[cfg(target_arch = "aarch64")]
-pub(super) const DOCKER_ARCH: &str = "arm64";
 
 /// From here on, numbers are of x32 calls (x86_64 only; no other reaches them).
 const X32: u32 = 0x4000_0000;
@@ -59,19 +42,34 @@ impl Decision<'_> {
 }
 
 pub(super) fn compile(profile: &Profile) -> Result<Vec<sock_filter>, Error> {
-    if !profile.architectures.is_empty() && !profile.architectures.iter().any(|a| a == OCI_ARCH) {
+    let listed = |abi: &Abi| profile.architectures.iter().any(|name| name == abi.name);
+    if !profile.architectures.is_empty() && !ABIS.iter().any(listed) {
         let problem =
-            format!("the profile is for {}, and this is {OCI_ARCH}", profile.architectures.join(", "));
+            format!("the profile is for {}, and this is {}", profile.architectures.join(", "), ABIS[0].name);
         return Err(Error::invalid("seccomp.architectures", problem));
     }
     let default = encode("seccomp.defaultAction", profile.default_action, profile.default_errno_ret)?;
-    let mut program = vec![
-        op(LOAD, ARCH),
-        branch(IF_EQ, AUDIT_ARCH, 1, 0),
-        op(RETURN, libc::SECCOMP_RET_KILL_PROCESS),
-        op(LOAD, NR),
-    ];
-    search(&ranges(profile, default)?, &mut program);
+    let rules = profile.syscalls.iter().enumerate();
+    let returns = rules.map(|(n, rule)| check(rule, &format!("seccomp.syscalls[{n}]")));
+    let returns = returns.collect::<Result<Vec<_>, _>>()?;
+
+    let mut program = vec![op(LOAD, ARCH)];
+    // The machine's own is always meant, and first.
+    let meant: Vec<&Abi> =
+        ABIS.iter().enumerate().filter(|(n, abi)| *n == 0 || listed(abi)).map(|(_, a)| a).collect();
+    for abis in meant.chunk_by(|a, b| a.audit == b.audit) {
+        let mut section = vec![op(LOAD, NR)];
+        search(&ranges(profile, &returns, default, abis)?, abis[0].narrow, &mut section);
+        match u8::try_from(section.len()) {
+            Ok(len) => program.push(branch(IF_EQ, abis[0].audit, 0, len)),
+            // A conditional jump reaches 255 instructions.
+            Err(_) => {
+                program.extend([branch(IF_EQ, abis[0].audit, 1, 0), op(JUMP, section.len() as u32)]);
+            }
+        }
+        program.append(&mut section);
+    }
+    program.push(op(RETURN, libc::SECCOMP_RET_KILL_PROCESS));
     if program.len() > MAX_INSTRUCTIONS {
         let problem = format!("its program has {} instructions, and the kernel takes 4096", program.len());
         return Err(Error::invalid("seccomp.syscalls", problem));
@@ -79,54 +77,77 @@ pub(super) fn compile(profile: &Profile) -> Result<Vec<sock_filter>, Error> {
     Ok(program)
 }
 
-/// The decision from each number on, up to the next.
-fn ranges(profile: &Profile, default: u32) -> Result<Vec<(u32, Decision<'_>)>, Error> {
-    let decisions = decisions(profile)?;
+/// The decision from each number on, up to the next, over ABIs that share an `AUDIT_ARCH_*`.
+fn ranges<'a>(
+    profile: &'a Profile,
+    returns: &[u32],
+    default: u32,
+    abis: &[&Abi],
+) -> Result<Vec<(u32, Decision<'a>)>, Error> {
     let enosys = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
-    let newer = match profile.default_action {
-        Action::Errno if !decisions.is_empty() => enosys,
-        _ => default,
-    };
-    let x32 = match profile.default_action {
-        Action::KillProcess | Action::KillThread | Action::Trap => default,
-        _ => enosys,
-    };
     let mut ranges: Vec<(u32, Decision<'_>)> = Vec::new();
-    let above = [(decisions.len() as u32, Decision::always(newer)), (X32, Decision::always(x32))];
-    for (number, mut decision) in (0..).zip(decisions).chain(above) {
-        decision.rest.get_or_insert(default);
+    let mut add = |number: u32, decision: Decision<'a>| {
         if ranges.last().is_none_or(|(_, before)| *before != decision) {
             ranges.push((number, decision));
         }
+    };
+    for abi in abis {
+        let decisions = decisions(profile, returns, abi)?;
+        let newer = match profile.default_action {
+            Action::Errno if !decisions.is_empty() => enosys,
+            _ => default,
+        };
+        let mut next = 0;
+        for (number, mut decision) in decisions {
+            if number > next {
+                let between = if next <= PRIVATE && PRIVATE < number { newer } else { default };
+                add(abi.base + next, Decision::always(between));
+            }
+            decision.rest.get_or_insert(default);
+            add(abi.base + number, decision);
+            next = number + 1;
+        }
+        add(abi.base + next, Decision::always(newer));
+    }
+    if abis.iter().all(|abi| !abi.narrow && abi.base < X32) {
+        let kills = matches!(profile.default_action, Action::KillProcess | Action::KillThread | Action::Trap);
+        add(X32, Decision::always(if kills { default } else { enosys }));
     }
     Ok(ranges)
 }
 
-/// The decision for each number, up to the greatest that the profile names.
-fn decisions(profile: &Profile) -> Result<Vec<Decision<'_>>, Error> {
-    let mut decisions = Vec::<Decision<'_>>::new();
+/// The decision for each number that the profile names, ascending.
+fn decisions<'a>(
+    profile: &'a Profile,
+    returns: &[u32],
+    abi: &Abi,
+) -> Result<Vec<(u32, Decision<'a>)>, Error> {
+    let mut named: Vec<(u32, usize)> = Vec::with_capacity(512);
     for (n, rule) in profile.syscalls.iter().enumerate() {
-        let field = format!("seccomp.syscalls[{n}]");
-        let ret = check(rule, &field)?;
-        for name in &rule.names {
-            let Some(number) = number(name) else { continue };
-            let number = number as usize;
-            if number >= decisions.len() {
-                decisions.resize_with(number + 1, Decision::default);
+        named.extend(rule.names.iter().filter_map(|name| Some(((abi.number)(name)?, n))));
+    }
+    named.sort_unstable();
+    named.dedup();
+    let mut decisions = Vec::<(u32, Decision<'_>)>::with_capacity(named.len());
+    for (number, n) in named {
+        if decisions.last().is_none_or(|(last, _)| *last != number) {
+            decisions.push((number, Decision::default()));
+        }
+        let Some((_, decision)) = decisions.last_mut() else { continue };
+        let (rule, ret) = (&profile.syscalls[n], returns[n]);
+        match decision.rest {
+            Some(before) if before == ret => {}
+            Some(_) => {
+                let name = rule.names.iter().find(|name| (abi.number)(name) == Some(number));
+                let name = name.map_or("?", String::as_str);
+                let problem = format!(
+                    "{name} can never reach this rule: one before it decides every {name} in another \
+                     way; put this one first or take {name} out of the other"
+                );
+                return Err(Error::invalid(&format!("seccomp.syscalls[{n}]"), problem));
             }
-            let decision = &mut decisions[number];
-            match decision.rest {
-                Some(before) if before == ret => {}
-                Some(_) => {
-                    let problem = format!(
-                        "{name} can never reach this rule: one before it decides every {name} in another \
-                         way; put this one first or take {name} out of the other"
-                    );
-                    return Err(Error::invalid(&field, problem));
-                }
-                None if rule.args.is_empty() => decision.rest = Some(ret),
-                None => decision.chain.push((&rule.args, ret)),
-            }
+            None if rule.args.is_empty() => decision.rest = Some(ret),
+            None => decision.chain.push((&rule.args, ret)),
         }
     }
     Ok(decisions)
@@ -165,31 +186,18 @@ fn encode(field: &str, action: Action, errno: Option<u16>) -> Result<u32, Error>
         Action::Trap => libc::SECCOMP_RET_TRAP,
         Action::Log => libc::SECCOMP_RET_LOG,
         Action::Trace => libc::SECCOMP_RET_TRACE | u32::from(data),
-        Action::Notify => {
-            let problem =
-                "SCMP_ACT_NOTIFY needs an agent that answers for the kernel, which is not supported";
-            return Err(Error::invalid(field, problem));
-        }
+        Action::Notify => libc::SECCOMP_RET_USER_NOTIF,
     })
 }
 
-/// The number of a call by its name.
-pub(super) fn number(name: &str) -> Option<u32> {
-    static NUMBERS: OnceLock<HashMap<&str, u32>> = OnceLock::new();
-    // Not `Sysno::iter`, which leaves the last one out.
-    let all = || (0..=Sysno::last() as usize).filter_map(Sysno::new);
-    let numbers = || all().map(|call| (call.name(), call as u32)).collect();
-    NUMBERS.get_or_init(numbers).get(name).copied()
-}
-
 /// A binary search for the range that the number in the accumulator is in.
-fn search(ranges: &[(u32, Decision<'_>)], program: &mut Vec<sock_filter>) {
+fn search(ranges: &[(u32, Decision<'_>)], narrow: bool, program: &mut Vec<sock_filter>) {
     let (below, from) = ranges.split_at(ranges.len() / 2);
     match (below, from) {
-        ([], [(_, decision)]) => decide(decision, program),
+        ([], [(_, decision)]) => decide(decision, narrow, program),
         (_, [(start, _), ..]) => {
             let mut left = Vec::new();
-            search(below, &mut left);
+            search(below, narrow, &mut left);
             match u8::try_from(left.len()) {
                 Ok(len) => program.push(branch(IF_GE, *start, len, 0)),
                 // A conditional jump reaches 255 instructions.
@@ -198,19 +206,22 @@ fn search(ranges: &[(u32, Decision<'_>)], program: &mut Vec<sock_filter>) {
                 }
             }
             program.append(&mut left);
-            search(from, program);
+            search(from, narrow, program);
         }
         _ => {}
     }
 }
 
 /// The rules that look at arguments, each a block that falls through to the next.
-fn decide(decision: &Decision<'_>, program: &mut Vec<sock_filter>) {
+fn decide(decision: &Decision<'_>, narrow: bool, program: &mut Vec<sock_filter>) {
     for (args, ret) in &decision.chain {
         let mut block = Vec::new();
         let mut failing = Vec::new();
         for arg in *args {
-            compare(arg, &mut block, &mut failing);
+            match narrow {
+                true => compare_lower(arg, &mut block, &mut failing),
+                false => compare(arg, &mut block, &mut failing),
+            }
         }
         block.push(op(RETURN, *ret));
         let end = block.len();
@@ -223,12 +234,37 @@ fn decide(decision: &Decision<'_>, program: &mut Vec<sock_filter>) {
     program.extend(decision.rest.map(|ret| op(RETURN, ret)));
 }
 
+/// The offsets of an argument's upper and lower half.
+fn offsets(arg: &Arg) -> (u32, u32) {
+    let (upper, lower) = if cfg!(target_endian = "little") { (4, 0) } else { (0, 4) };
+    (ARGS + 8 * arg.index + upper, ARGS + 8 * arg.index + lower)
+}
+
+/// Compares the lower half of an argument, which is all there is of it in an ABI of 32 bits.
+fn compare_lower(arg: &Arg, block: &mut Vec<sock_filter>, failing: &mut Vec<(usize, bool)>) {
+    let (value, (_, lower)) = (arg.value as u32, offsets(arg));
+    block.push(op(LOAD, lower));
+    let (jump, k, fails_when) = match arg.op {
+        Op::Eq => (IF_EQ, value, false),
+        Op::Ne => (IF_EQ, value, true),
+        Op::Gt => (IF_GT, value, false),
+        Op::Le => (IF_GT, value, true),
+        Op::Ge => (IF_GE, value, false),
+        Op::Lt => (IF_GE, value, true),
+        Op::MaskedEq => {
+            block.push(op(AND, value));
+            (IF_EQ, arg.value_two as u32, false)
+        }
+    };
+    failing.push((block.len(), fails_when));
+    block.push(op(jump, k));
+}
+
 /// Compares an argument, its upper half first. Where it holds the code falls through;
 /// `failing` gets the jumps to take where it does not, and whether on true or on false.
 fn compare(arg: &Arg, block: &mut Vec<sock_filter>, failing: &mut Vec<(usize, bool)>) {
     let halves = |value: u64| ((value >> 32) as u32, value as u32);
-    let (upper, lower) = if cfg!(target_endian = "little") { (4, 0) } else { (0, 4) };
-    let (upper, lower) = (ARGS + 8 * arg.index + upper, ARGS + 8 * arg.index + lower);
+    let (upper, lower) = offsets(arg);
     let (high, low) = halves(arg.value);
     let at = block.len();
     match arg.op {

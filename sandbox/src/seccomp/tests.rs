@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::seccomp::compile::number;
+use crate::seccomp::abi::{ABIS, Abi, number};
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
@@ -41,8 +41,8 @@ fn run(program: &[libc::sock_filter], arch: u32, nr: u32, args: [u64; 6]) -> u32
     }
 }
 
-/// The profile, read as its documentation says.
-fn model(profile: &Profile, nr: u32, args: [u64; 6]) -> u32 {
+/// The profile, read as its documentation says, for a call as seccomp_data shows it.
+fn model(profile: &Profile, arch: u32, nr: u32, args: [u64; 6]) -> u32 {
     let ret = |action, errno: Option<u16>| {
         let data = u32::from(errno.unwrap_or(1));
         match action {
@@ -53,41 +53,58 @@ fn model(profile: &Profile, nr: u32, args: [u64; 6]) -> u32 {
             Action::Trap => 0x0003_0000,
             Action::Log => 0x7ffc_0000,
             Action::Trace => 0x7ff0_0000 | data,
-            Action::Notify => unreachable!(),
+            Action::Notify => 0x7fc0_0000,
         }
     };
+    let default = ret(profile.default_action, profile.default_errno_ret);
+    let of_x32 = cfg!(target_arch = "x86_64") && arch == NATIVE && nr >= X32_BIT;
+    let Some(abi) = abi(arch, of_x32) else { return 0x8000_0000 };
+    if abi.base > 0 || abi.audit != NATIVE {
+        match profile.architectures.iter().any(|name| name == abi.name) {
+            true => {}
+            false if !of_x32 => return 0x8000_0000,
+            false => {
+                use Action::{KillProcess, KillThread, Trap};
+                let kills = matches!(profile.default_action, KillProcess | KillThread | Trap);
+                return if kills { default } else { ENOSYS };
+            }
+        }
+    }
     let holds = |a: &Arg| {
-        let arg = args[a.index as usize];
+        let cut = |value: u64| if abi.narrow { value & 0xffff_ffff } else { value };
+        let (arg, value) = (cut(args[a.index as usize]), cut(a.value));
         match a.op {
-            Op::Ne => arg != a.value,
-            Op::Lt => arg < a.value,
-            Op::Le => arg <= a.value,
-            Op::Eq => arg == a.value,
-            Op::Ge => arg >= a.value,
-            Op::Gt => arg > a.value,
-            Op::MaskedEq => arg & a.value == a.value_two,
+            Op::Ne => arg != value,
+            Op::Lt => arg < value,
+            Op::Le => arg <= value,
+            Op::Eq => arg == value,
+            Op::Ge => arg >= value,
+            Op::Gt => arg > value,
+            Op::MaskedEq => arg & value == cut(a.value_two),
         }
     };
     let mut last = None;
     for rule in &profile.syscalls {
-        let numbers: Vec<_> = rule.names.iter().filter_map(|n| number(n)).collect();
+        let numbers: Vec<_> =
+            rule.names.iter().filter_map(|n| (abi.number)(n)).map(|n| n + abi.base).collect();
         last = last.max(numbers.iter().copied().max());
         if numbers.contains(&nr) && rule.args.iter().all(holds) {
             return ret(rule.action, rule.errno_ret);
         }
     }
-    let kills = matches!(profile.default_action, Action::KillProcess | Action::KillThread | Action::Trap);
     let newer = profile.default_action == Action::Errno && last.is_some_and(|last| nr > last);
-    match nr {
-        0x4000_0000.. if !kills => 0x0005_0000 | 38,
-        _ if newer => 0x0005_0000 | 38,
-        _ => ret(profile.default_action, profile.default_errno_ret),
-    }
+    if newer { ENOSYS } else { default }
+}
+
+const X32_BIT: u32 = 0x4000_0000;
+
+fn abi(audit: u32, x32: bool) -> Option<&'static Abi> {
+    ABIS.iter().find(|abi| abi.audit == audit && (abi.base > 0) == x32)
 }
 
 fn action() -> impl Strategy<Value = Action> {
     use Action::*;
-    prop::sample::select(vec![Allow, Errno, KillProcess, KillThread, Trap, Log, Trace])
+    prop::sample::select(vec![Allow, Errno, KillProcess, KillThread, Trap, Log, Trace, Notify])
 }
 
 /// Values near each other and near the halves' edges, so that comparisons decide both ways.
@@ -119,21 +136,25 @@ fn arg() -> impl Strategy<Value = Arg> {
 
 fn name() -> impl Strategy<Value = String> {
     let all: Vec<_> = syscalls::Sysno::iter().map(|s| s.name().to_owned()).collect();
-    let few = all.iter().take(8).cloned().chain(["not_a_call".to_owned()]).collect::<Vec<_>>();
+    // What no ABI has, and what only those of 32 bits have.
+    let foreign = ["not_a_call", "_newselect", "socketcall", "mmap2", "clock_gettime64"].map(str::to_owned);
+    let few = all.iter().take(8).cloned().chain(foreign).collect::<Vec<_>>();
     prop_oneof![prop::sample::select(few), prop::sample::select(all)]
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
     let errno = prop::option::of(0u16..4096);
-    (prop::collection::vec(name(), 0..40), action(), errno, prop::collection::vec(arg(), 0..4)).prop_map(
+    (prop::collection::vec(name(), 0..16), action(), errno, prop::collection::vec(arg(), 0..4)).prop_map(
         |(names, action, errno_ret, args)| Rule { names, action, errno_ret, args, ..Rule::default() },
     )
 }
 
 fn profile() -> impl Strategy<Value = Profile> {
     let errno = prop::option::of(0u16..4096);
-    (action(), errno, prop::collection::vec(rule(), 0..12)).prop_map(
-        |(default_action, default_errno_ret, syscalls)| {
+    let names: Vec<_> = ABIS.iter().map(|abi| abi.name.to_owned()).collect();
+    let architectures = prop::sample::subsequence(names, 0..=ABIS.len());
+    (action(), errno, prop::collection::vec(rule(), 0..5), architectures).prop_map(
+        |(default_action, default_errno_ret, syscalls, architectures)| {
             // What no rule can reach is an error: keep each call's rules up to its first
             // unconditional one.
             let mut decided = std::collections::HashSet::new();
@@ -147,7 +168,7 @@ fn profile() -> impl Strategy<Value = Profile> {
                     rule
                 })
                 .collect();
-            Profile { default_action, default_errno_ret, syscalls, ..Profile::default() }
+            Profile { default_action, default_errno_ret, syscalls, architectures, ..Profile::default() }
         },
     )
 }
@@ -167,10 +188,10 @@ proptest! {
     fn the_program_decides_as_the_profile_reads(profile in profile(), calls in calls(), other in any::<u32>()) {
         let program = profile.compile().unwrap();
         for (nr, args) in calls {
-            prop_assert_eq!(run(&program, NATIVE, nr, args), model(&profile, nr, args), "call {} {:?}", nr, args);
-        }
-        if other != NATIVE {
-            prop_assert_eq!(run(&program, other, 0, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS);
+            for arch in ABIS.iter().map(|abi| abi.audit).chain([other]) {
+                let (decided, meant) = (run(&program, arch, nr, args), model(&profile, arch, nr, args));
+                prop_assert_eq!(decided, meant, "{:#x}: call {} {:?}", arch, nr, args);
+            }
         }
     }
 
@@ -185,7 +206,7 @@ proptest! {
         let profile = Profile::standard(capabilities);
         let program = profile.compile().unwrap();
         for (nr, args) in calls {
-            prop_assert_eq!(run(&program, NATIVE, nr, args), model(&profile, nr, args), "call {} {:?}", nr, args);
+            prop_assert_eq!(run(&program, NATIVE, nr, args), model(&profile, NATIVE, nr, args), "call {} {:?}", nr, args);
         }
     }
 }
@@ -203,7 +224,7 @@ fn a_program_longer_than_a_jump_reaches_still_decides_right() {
     for nr in 0..500 {
         for value in [7, 8] {
             let args = [value, 0, 0, 0, 0, 0];
-            assert_eq!(run(&program, NATIVE, nr, args), model(&profile, nr, args), "call {nr}");
+            assert_eq!(run(&program, NATIVE, nr, args), model(&profile, NATIVE, nr, args), "call {nr}");
         }
     }
 }
@@ -281,7 +302,9 @@ fn parse(json: &str) -> Profile {
 fn dockers_profile_form_is_parsed_and_resolved() {
     let profile = parse(
         r#"{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1,
-        "archMap": [{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86"]}],
+        "archMap": [{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86"]},
+          {"architecture": "SCMP_ARCH_AARCH64", "subArchitectures": ["SCMP_ARCH_ARM"]},
+          {"architecture": "SCMP_ARCH_S390X", "subArchitectures": null}],
         "syscalls": [
           {"names": ["read"], "action": "SCMP_ACT_ALLOW", "args": null, "comment": "", "includes": {}, "excludes": {}},
           {"names": ["ptrace"], "action": "SCMP_ACT_ALLOW", "includes": {"minKernel": "4.8"}},
@@ -296,15 +319,19 @@ fn dockers_profile_form_is_parsed_and_resolved() {
     assert_eq!(names(profile.resolve(0, (6, 1))), "read ptrace clone clone3");
     assert_eq!(names(profile.resolve(SYS_ADMIN, (4, 7))), "read setns");
     assert!(profile.compile().unwrap_err().to_string().contains("call Profile::resolve first"));
-    assert!(profile.resolve(0, (6, 1)).compile().is_ok());
+    let resolved = profile.resolve(0, (6, 1));
+    assert!(resolved.compile().is_ok());
+    let native = ABIS[0].name;
+    assert_eq!(
+        resolved.architectures,
+        [native, if native == "SCMP_ARCH_X86_64" { "SCMP_ARCH_X86" } else { "SCMP_ARCH_ARM" }]
+    );
 }
 
 #[test]
 fn what_cannot_be_enforced_is_refused_with_the_rules_place() {
     let with = |rule: &str| parse(&format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{rule}]}}"#));
     let message = |profile: Profile| profile.compile().unwrap_err().to_string();
-    let m = message(with(r#"{"names": ["read"], "action": "SCMP_ACT_NOTIFY"}"#));
-    assert!(m.contains("syscalls[0]") && m.contains("SCMP_ACT_NOTIFY needs an agent"), "{m}");
     let m = message(with(r#"{"names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 4096}"#));
     assert!(m.contains("4096 is not an errno"), "{m}");
     let arg = r#""args": [{"index": 6, "value": 1, "op": "SCMP_CMP_EQ"}]"#;
@@ -318,12 +345,45 @@ fn what_cannot_be_enforced_is_refused_with_the_rules_place() {
 }
 
 #[test]
+fn every_call_is_found_by_its_name() {
+    let native = (0..=syscalls::Sysno::last() as usize).filter_map(syscalls::Sysno::new);
+    assert!(native.clone().count() > 300);
+    for call in native {
+        assert_eq!(number(call.name()), Some(call as u32));
+    }
+    assert_eq!(number("socketcall"), None);
+    #[cfg(target_arch = "x86_64")]
+    {
+        // As in /usr/include/asm/unistd_32.h and unistd_x32.h.
+        let cases = [
+            ("read", 3, 0),
+            ("open", 5, 2),
+            ("getpgid", 132, 121),
+            ("socket", 359, 41),
+            ("execve", 11, 520),
+            ("ioctl", 54, 514),
+            ("pwritev2", 379, 547),
+            ("rt_sigaction", 174, 512),
+        ];
+        for (name, x86, x32) in cases {
+            assert_eq!((abi(0x4000_0003, false).unwrap().number)(name), Some(x86), "{name}");
+            assert_eq!((abi(NATIVE, true).unwrap().number)(name), Some(x32), "{name}");
+        }
+    }
+}
+
+#[test]
 fn flags_are_those_of_the_system_call() {
     let flags = r#"["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"]"#;
     assert_eq!(
         parse(&format!(r#"{{"defaultAction": "SCMP_ACT_LOG", "flags": {flags}}}"#)).load_flags(),
         2 | 4
     );
+    let flags = r#"["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]"#;
+    for (action, load) in [("SCMP_ACT_NOTIFY", 8 | 32), ("SCMP_ACT_ALLOW", 1)] {
+        let profile = parse(&format!(r#"{{"defaultAction": "{action}", "flags": {flags}}}"#));
+        assert_eq!(profile.load_flags(), load, "{action}");
+    }
 }
 
 /// The errno (0 for success) of each call, made by a child under the filter.
@@ -392,4 +452,63 @@ fn the_kernel_compares_arguments_as_the_profile_says() {
     let call = |a, b| (libc::SYS_getpgid, [a, b, 0]);
     let calls = [call(0, 0), call(1 << 32, 9), call(-1, 9), call(7_000_000, 4), call(0, 4)];
     assert_eq!(under(&profile, &calls), [0, 71, 71, 72, 0]);
+}
+
+/// What the calls of a 32-bit program and of an x32 one come to, by the same instructions
+/// that such a program is made of.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn the_kernel_decides_for_each_abi_by_its_own_numbers() {
+    const GETPGID_32: u32 = 132;
+    const GETPGID_X32: u32 = X32_BIT + 121;
+    let json = |architectures: &str| {
+        format!(
+            r#"{{"defaultAction": "SCMP_ACT_ALLOW", "architectures": [{architectures}], "syscalls": [
+            {{"names": ["getpgid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 71,
+              "args": [{{"index": 0, "value": 21474836484, "op": "SCMP_CMP_EQ"}}]}}]}}"#
+        )
+    };
+    let all = parse(&json(r#""SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32""#));
+    // 5 << 32 | 4: of 32 bits there is only the 4.
+    assert_eq!(foreign(&all, GETPGID_32, 4), Ok(71));
+    assert_eq!(foreign(&all, GETPGID_32, 0), Ok(0));
+    assert_eq!(under(&all, &[(libc::SYS_getpgid, [5 << 32 | 4, 0, 0])]), [71]);
+    assert_eq!(under(&all, &[(libc::c_long::from(GETPGID_X32), [5 << 32 | 4, 0, 0])]), [71]);
+    let native = parse(&json(""));
+    assert_eq!(foreign(&native, GETPGID_32, 0), Err(libc::SIGSYS));
+    assert_eq!(under(&native, &[(libc::c_long::from(GETPGID_X32), [5 << 32 | 4, 0, 0])]), [libc::ENOSYS]);
+}
+
+/// The errno (0 for success) of a 32-bit call, made by a child under the filter, or the
+/// signal that ended it.
+#[cfg(target_arch = "x86_64")]
+fn foreign(profile: &Profile, nr: u32, first: u32) -> Result<i32, i32> {
+    let mut program = profile.compile().unwrap();
+    let prog = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the child makes only raw system calls and exits; `int 0x80` takes its number
+    // and argument in the registers named and changes no other but rax.
+    unsafe {
+        let pid = libc::fork();
+        assert!(pid >= 0);
+        if pid == 0 {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            if libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const prog) != 0 {
+                libc::_exit(255);
+            }
+            let mut ret = u64::from(nr);
+            std::arch::asm!(
+                "mov {kept}, rbx", "mov ebx, {first:e}", "int 0x80", "mov rbx, {kept}",
+                kept = out(reg) _, first = in(reg) first, inout("rax") ret,
+                out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+            );
+            let ret = ret as i32;
+            libc::_exit(if ret < 0 { -ret } else { 0 });
+        }
+        let mut status = 0;
+        assert_eq!(libc::waitpid(pid, &raw mut status, 0), pid);
+        match libc::WIFEXITED(status) {
+            true => Ok(libc::WEXITSTATUS(status)),
+            false => Err(libc::WTERMSIG(status)),
+        }
+    }
 }

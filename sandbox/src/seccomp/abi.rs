@@ -1,0 +1,147 @@
+//! The ABIs that this machine's kernel may run programs of, and the numbers that each has
+//! for the calls' names.
+
+/// An ABI for system calls.
+pub(super) struct Abi {
+    /// In OCI's words.
+    pub(super) name: &'static str,
+    /// `AUDIT_ARCH_*` of linux/audit.h.
+    pub(super) audit: u32,
+    /// What its numbers begin at.
+    pub(super) base: u32,
+    /// Arguments have 32 bits.
+    pub(super) narrow: bool,
+    /// The number of a call, counted from `base`.
+    pub(super) number: fn(&str) -> Option<u32>,
+}
+
+/// Numbers from here on are an architecture's own (of ARM, `cacheflush` and the like), and
+/// not newer than those below.
+pub(super) const PRIVATE: u32 = 0xf_0000;
+
+/// The machine's own first, those that share its `AUDIT_ARCH_*` next, by base.
+#[cfg(target_arch = "x86_64")]
+pub(super) const ABIS: &[Abi] = &[
+    Abi { name: "SCMP_ARCH_X86_64", audit: 0xc000_003e, base: 0, narrow: false, number },
+    Abi { name: "SCMP_ARCH_X32", audit: 0xc000_003e, base: 0x4000_0000, narrow: false, number: x32 },
+    Abi { name: "SCMP_ARCH_X86", audit: 0x4000_0003, base: 0, narrow: true, number: x86 },
+];
+#[cfg(target_arch = "aarch64")]
+pub(super) const ABIS: &[Abi] = &[
+    Abi { name: "SCMP_ARCH_AARCH64", audit: 0xc000_00b7, base: 0, narrow: false, number },
+    Abi { name: "SCMP_ARCH_ARM", audit: 0x4000_0028, base: 0, narrow: true, number: arm },
+];
+
+/// The machine's own in Docker's words.
+#[cfg(target_arch = "x86_64")]
+pub(super) const DOCKER_ARCH: &str = "amd64";
+#[cfg(target_arch = "aarch64")]
+pub(super) const DOCKER_ARCH: &str = "arm64";
+
+const SLOTS: usize = 1024;
+
+/// FNV-1a, folded: the names of a table fall on almost as many slots.
+const fn slot(name: &str) -> usize {
+    let (bytes, mut hash, mut n) = (name.as_bytes(), 0x811c_9dc5u32, 0);
+    while n < bytes.len() {
+        hash = (hash ^ bytes[n] as u32).wrapping_mul(0x0100_0193);
+        n += 1;
+    }
+    ((hash ^ hash >> 16) as usize) % SLOTS
+}
+
+/// A function from names to numbers, by a hash table that the compiler fills: a start looks
+/// up some four hundred names for each ABI.
+macro_rules! numbers {
+    ($name:ident, $sysno:ty) => {
+        pub(super) fn $name(name: &str) -> Option<u32> {
+            const TABLE: [u16; SLOTS] = {
+                let (mut table, mut id) = ([u16::MAX; SLOTS], 0);
+                while id <= <$sysno>::last().id() as usize {
+                    if let Some(call) = <$sysno>::new(id) {
+                        let mut at = slot(call.name());
+                        while table[at] != u16::MAX {
+                            at = (at + 1) % SLOTS;
+                        }
+                        table[at] = id as u16;
+                    }
+                    id += 1;
+                }
+                table
+            };
+            let mut at = slot(name);
+            loop {
+                // An empty slot holds no number of a call.
+                let call = <$sysno>::new(usize::from(TABLE[at]))?;
+                if call.name() == name {
+                    return Some(call.id() as u32);
+                }
+                at = (at + 1) % SLOTS;
+            }
+        }
+    };
+}
+
+numbers!(number, syscalls::Sysno);
+#[cfg(target_arch = "x86_64")]
+numbers!(x86, syscalls::x86::Sysno);
+#[cfg(target_arch = "aarch64")]
+numbers!(arm_common, syscalls::arm::Sysno);
+
+/// As x86_64, but for calls whose structures differ.
+#[cfg(target_arch = "x86_64")]
+fn x32(name: &str) -> Option<u32> {
+    const FIRST: u32 = 512;
+    const OWN: [&str; 36] = [
+        "rt_sigaction",
+        "rt_sigreturn",
+        "ioctl",
+        "readv",
+        "writev",
+        "recvfrom",
+        "sendmsg",
+        "recvmsg",
+        "execve",
+        "ptrace",
+        "rt_sigpending",
+        "rt_sigtimedwait",
+        "rt_sigqueueinfo",
+        "sigaltstack",
+        "timer_create",
+        "mq_notify",
+        "kexec_load",
+        "waitid",
+        "set_robust_list",
+        "get_robust_list",
+        "vmsplice",
+        "move_pages",
+        "preadv",
+        "pwritev",
+        "rt_tgsigqueueinfo",
+        "recvmmsg",
+        "sendmmsg",
+        "process_vm_readv",
+        "process_vm_writev",
+        "setsockopt",
+        "getsockopt",
+        "io_setup",
+        "io_submit",
+        "execveat",
+        "preadv2",
+        "pwritev2",
+    ];
+    match OWN.iter().position(|own| *own == name) {
+        Some(n) => Some(FIRST + n as u32),
+        None => number(name),
+    }
+}
+
+/// The numbers that all machines have and those of ARM alone.
+#[cfg(target_arch = "aarch64")]
+fn arm(name: &str) -> Option<u32> {
+    let own = ["breakpoint", "cacheflush", "usr26", "usr32", "set_tls"];
+    match own.iter().position(|own| *own == name) {
+        Some(n) => Some(PRIVATE + 1 + n as u32),
+        None => arm_common(name),
+    }
+}
