@@ -5,12 +5,13 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use arbitrary::{Result, Unstructured};
-use cgroup_core::device::DEFAULT;
+use cgroup_core::{CpuList, device::DEFAULT};
 use ns_core::{Extent, IdMap, Kind, SubIdRange, TimeOffset, TimeOffsets};
 use nspod_sandbox::Host;
 use nspod_sandbox::spec::{
-    Attributes, Capabilities, IdMaps, Join, Link, Mount, MountIdMaps, MountKind, Namespace, Node, NodeKind,
-    Process, Propagation, PropagationKind, Rlimit, Root, Seccomp, Spec, Terminal, User, Writes,
+    Attributes, Capabilities, IdMaps, IoPriority, Join, Link, MemoryPolicy, Mount, MountIdMaps, MountKind,
+    Namespace, Node, NodeKind, Process, Propagation, PropagationKind, Rlimit, Root, Scheduler, Seccomp, Spec,
+    Terminal, User, Writes,
 };
 
 use crate::{limits, maybe, seccomp, several};
@@ -26,6 +27,8 @@ pub fn host(u: &mut Unstructured<'_>) -> Result<Host> {
         subuids: several(u, 2, range)?,
         subgids: several(u, 2, range)?,
         newidmap: u.arbitrary()?,
+        apparmor: u.arbitrary()?,
+        selinux: u.arbitrary()?,
         kernel: (u.int_in_range(4..=7)?, u.int_in_range(0..=20)?),
     })
 }
@@ -124,8 +127,41 @@ fn process(u: &mut Unstructured<'_>) -> Result<Process> {
         terminal: maybe(u, |u| Ok(Terminal { rows: u.arbitrary()?, columns: u.arbitrary()? }))?,
         new_session: u.arbitrary()?,
         create_cwd: u.arbitrary()?,
-        ..Process::default()
+        scheduler: maybe(u, scheduler)?,
+        io_priority: maybe(u, |u| {
+            Ok(IoPriority { class: u.int_in_range(0..=4)?, level: u.int_in_range(0..=8)? })
+        })?,
+        affinity: maybe(u, cpu_list)?,
+        apparmor_profile: maybe(u, name)?,
+        selinux_label: maybe(u, name)?,
+        personality: u.arbitrary()?,
+        memory_policy: maybe(u, |u| {
+            Ok(MemoryPolicy {
+                mode: u.int_in_range(0..=7)? | u.int_in_range(0u32..=15)? << 12,
+                nodes: cpu_list(u)?,
+            })
+        })?,
+        keyring: maybe(u, name)?,
     })
+}
+
+fn scheduler(u: &mut Unstructured<'_>) -> Result<Scheduler> {
+    Ok(Scheduler {
+        policy: u.int_in_range(0..=7)?,
+        flags: u.int_in_range(0..=0x80)?,
+        nice: u.int_in_range(-21..=20)?,
+        priority: u.int_in_range(0..=100)?,
+        runtime: u.arbitrary()?,
+        deadline: u.arbitrary()?,
+        period: u.arbitrary()?,
+    })
+}
+
+/// Ranges of any length: what a plan makes of a list must not grow with its numbers.
+fn cpu_list(u: &mut Unstructured<'_>) -> Result<CpuList> {
+    let text = format!("{},{}-4294967295", u.int_in_range(0..=20_000)?, u.int_in_range(0..=u32::MAX)?);
+    let text = if u.arbitrary()? { text.split(',').next().unwrap_or_default() } else { &text };
+    Ok(text.parse().unwrap_or_default())
 }
 
 fn capabilities(u: &mut Unstructured<'_>) -> Result<Capabilities> {

@@ -3,7 +3,8 @@
 //!
 //! `build.rs` compiles this file alone, without the standard library, and the
 //! library embeds the result. It allocates nothing and needs no file of the
-//! container's. Its arguments (`argv[1]` is `REPORT:EXIT:STEP:CANDIDATES`):
+//! container's. Its arguments (`argv[1]` is
+//! `REPORT:EXIT:STEP:CANDIDATES:PROC:LABEL`):
 //!
 //! - `REPORT`: a socket or pipe to the runtime. It gets one record when the program
 //!   cannot be executed, and its end of file means that the program runs.
@@ -15,6 +16,10 @@
 //! - `CANDIDATES`: how many of the arguments that follow are paths to try; what
 //!   follows them is the program's `argv`. With none, there is no program: init
 //!   only holds the pid namespace, until it is killed from outside.
+//! - `PROC`: a descriptor of `/proc`, or -1. With one, two more arguments come before the
+//!   candidates: a path below it, and what is written there before the program is executed,
+//!   for a security module.
+//! - `LABEL`: the step that the record names when that fails.
 
 #![no_std]
 #![no_main]
@@ -25,8 +30,10 @@ use core::ptr::{null, null_mut};
 
 /// The record's tag: a step failed.
 const FAILED: u8 = 1;
-/// `Call::Clone3` and `Call::Execve` of the library.
+/// `Call::Clone3` and the like, of the library.
 const CALL_CLONE: u8 = 3;
+const CALL_OPENAT2: u8 = 5;
+const CALL_WRITE: u8 = 6;
 const CALL_EXECVE: u8 = 41;
 
 /// The exit code of an init that was started with arguments it does not understand.
@@ -48,7 +55,10 @@ const F_SETFD: usize = 2;
 const FD_CLOEXEC: usize = 1;
 /// `EXIT` of one that only becomes the program.
 const NO_INIT: i32 = -2;
+const O_WRONLY_CLOEXEC: u64 = 1 | 0o2000000;
 const PR_SET_DUMPABLE: usize = 4;
+/// `RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_BENEATH`.
+const RESOLVE_WITHIN: u64 = 1 | 2 | 8;
 const SIG_SETMASK: usize = 2;
 const TIOCSPGRP: usize = 0x5410;
 const WNOHANG: usize = 1;
@@ -71,6 +81,7 @@ mod nr {
     pub const RT_SIGTIMEDWAIT: usize = 128;
     pub const EXIT_GROUP: usize = 231;
     pub const CLOSE_RANGE: usize = 436;
+    pub const OPENAT2: usize = 437;
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -91,6 +102,7 @@ mod nr {
     pub const EXECVE: usize = 221;
     pub const WAIT4: usize = 260;
     pub const CLOSE_RANGE: usize = 436;
+    pub const OPENAT2: usize = 437;
 }
 
 // The kernel enters here with argc and argv on the stack; `init` gets their address.
@@ -214,6 +226,10 @@ struct Task {
     count: usize,
     argv: *const *const u8,
     envp: *const *const u8,
+    proc: i32,
+    label: u16,
+    /// With `proc`, a path below it and what is written there.
+    label_args: *const *const u8,
 }
 
 impl Task {
@@ -230,31 +246,37 @@ impl Task {
             if argc < 2 {
                 return None;
             }
-            let mut numbers = [0; 4];
+            let mut numbers = [0; NUMBERS];
             parse(*args.add(1), &mut numbers)?;
-            let [report, exit, step, count] = numbers;
-            let count = usize::try_from(count).ok().filter(|n| *n <= argc - 2)?;
-            let candidates = args.add(2);
+            let [report, exit, step, count, proc, label] = numbers;
+            let before = if proc >= 0 { 4 } else { 2 };
+            let rest = argc.checked_sub(before)?;
+            let count = usize::try_from(count).ok().filter(|n| *n <= rest)?;
+            let (label_args, candidates) = (args.add(2), args.add(before));
             let (argv, envp) = (candidates.add(count), args.add(argc + 1));
-            Some(Task { report, exit, step: step as u16, candidates, count, argv, envp })
+            let (step, label) = (step as u16, label as u16);
+            Some(Task { report, exit, step, candidates, count, argv, envp, proc, label, label_args })
         }
     }
 
     /// Tells the runtime that the program was not started.
-    fn fail(&self, call: u8, errno: i32) {
-        let ([s0, s1], [v0, v1, v2, v3]) = (self.step.to_ne_bytes(), errno.to_ne_bytes());
+    fn fail(&self, step: u16, call: u8, errno: i32) {
+        let ([s0, s1], [v0, v1, v2, v3]) = (step.to_ne_bytes(), errno.to_ne_bytes());
         write(self.report, &[FAILED, call, s0, s1, v0, v1, v2, v3]);
     }
 }
+
+/// How many numbers the first argument holds.
+const NUMBERS: usize = 6;
 
 /// Reads decimal numbers that are divided by colons, exactly as many as asked for.
 ///
 /// # Safety
 /// `text` must be a NUL-terminated string.
-unsafe fn parse(mut text: *const u8, numbers: &mut [i32; 4]) -> Option<()> {
+unsafe fn parse(mut text: *const u8, numbers: &mut [i32; NUMBERS]) -> Option<()> {
     let mut terminator = b':';
     for (n, number) in numbers.iter_mut().enumerate() {
-        if n == 3 {
+        if n == NUMBERS - 1 {
             terminator = 0;
         }
         let mut value: i32 = 0;
@@ -364,7 +386,29 @@ fn execute(task: &Task) -> ! {
             }
         }
     }
-    task.fail(CALL_EXECVE, errno);
+    task.fail(task.step, CALL_EXECVE, errno);
+    exit(NOT_STARTED)
+}
+
+/// Tells a security module what the program is to run as.
+fn label(task: &Task) {
+    let how = [O_WRONLY_CLOEXEC, 0, RESOLVE_WITHIN];
+    // SAFETY: with `proc` there are two strings at `label_args`, which the kernel reads up
+    // to their NULs, and a struct open_how of three words at `&how`.
+    let (fd, written) = unsafe {
+        let (path, text) = (*task.label_args, *task.label_args.add(1));
+        let how = &raw const how as usize;
+        let fd = syscall(nr::OPENAT2, [task.proc as usize, path as usize, how, 24]);
+        // Read so that the compiler does not make it a call of strlen, which is not here.
+        let length = (0..).take_while(|n| text.add(*n).read_volatile() != 0).count();
+        (fd, syscall(nr::WRITE, [fd as usize, text as usize, length]))
+    };
+    let (call, errno) = match (fd, written) {
+        (..0, _) => (CALL_OPENAT2, -fd),
+        (_, ..0) => (CALL_WRITE, -written),
+        _ => return,
+    };
+    task.fail(task.label, call, errno as i32);
     exit(NOT_STARTED)
 }
 
@@ -458,10 +502,13 @@ fn finish(file: i32, status: i32) -> ! {
 extern "C" fn init(stack: *const usize) -> ! {
     // SAFETY: `_start` passes the stack pointer that the kernel entered it with.
     let Some(task) = (unsafe { Task::read(stack) }) else { exit(MISUSED) };
-    for fd in [task.report, task.exit] {
+    for fd in [task.report, task.exit, task.proc] {
         plain(nr::FCNTL, [fd as usize, F_SETFD, FD_CLOEXEC]);
     }
     if task.exit == NO_INIT {
+        if task.proc >= 0 {
+            label(&task);
+        }
         execute(&task);
     }
     // What init holds, the file for the exit status for one, is the host's.
@@ -479,7 +526,7 @@ extern "C" fn init(stack: *const usize) -> ! {
     }
     let pid = start(&task);
     if pid < 0 {
-        task.fail(CALL_CLONE, -pid as i32);
+        task.fail(task.step, CALL_CLONE, -pid as i32);
         finish(task.exit, NOT_STARTED << 8);
     }
     close(task.report);

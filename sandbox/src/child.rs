@@ -31,7 +31,9 @@ use ::core::{clone::Clone, marker::Copy};
 use ::libc;
 use ::std::os::fd::AsRawFd;
 
-use self::finish::{ambient, capset, descriptors, drop_bounding, execute, loopback, terminal};
+use self::finish::{
+    ambient, capset, descriptors, drop_bounding, execute, keyring, label, loopback, terminal,
+};
 use self::mount::{chdir, console, directory, mask, mount, node, pivot_root, private, read_only, symlink};
 use self::sys::{
     Done, Fault, call, close, drop, exit, openat, prctl, set_ids, setns, write_beneath, write_file,
@@ -91,7 +93,7 @@ pub(crate) struct Message {
     pub(crate) call: u8,
     /// The index of the step.
     pub(crate) step: u16,
-    /// An errno, or a pid for [`Message::CLONED`].
+    /// An errno, a pid for [`Message::CLONED`], or a descriptor for [`Message::LISTENER`].
     pub(crate) value: i32,
 }
 
@@ -104,6 +106,8 @@ impl Message {
     pub(crate) const WAITING: u8 = 3;
     /// A terminal's other end comes with this message.
     pub(crate) const TERMINAL: u8 = 4;
+    /// A filter was loaded that has a listener; the value is its number here.
+    pub(crate) const LISTENER: u8 = 5;
 
     /// As it comes out of a pipe.
     pub(crate) fn from_bytes([tag, call, s0, s1, v0, v1, v2, v3]: [u8; 8]) -> Message {
@@ -221,6 +225,26 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
             unsafe { libc::syscall(libc::SYS_umask, *mask) };
             Ok(())
         }
+        Step::Keyring(name) => keyring(name),
+        Step::Scheduler(attr) => {
+            call!(SchedSetattr, libc::SYS_sched_setattr, 0, &raw const *attr, 0).map(drop)
+        }
+        Step::IoPriority { class, level } => {
+            const IOPRIO_WHO_PROCESS: c_int = 1;
+            let priority = (*class as c_int) << 13 | *level as c_int;
+            call!(IoprioSet, libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, priority).map(drop)
+        }
+        Step::Affinity { mask, .. } => {
+            let bytes = size_of_val(mask.as_slice());
+            call!(SchedSetaffinity, libc::SYS_sched_setaffinity, 0, bytes, mask.as_ptr()).map(drop)
+        }
+        Step::Personality(domain) => call!(Personality, libc::SYS_personality, *domain).map(drop),
+        Step::MemoryPolicy { mode, mask, .. } => {
+            // The kernel reads one bit less than it is told of.
+            let bits = size_of_val(mask.as_slice()).saturating_mul(8).saturating_add(1);
+            call!(SetMempolicy, libc::SYS_set_mempolicy, *mode, mask.as_ptr(), bits).map(drop)
+        }
+        Step::Label { lsm, text, by_init } => label(lsm.file(), text, *by_init),
         Step::DropBounding(mask) => drop_bounding(*mask),
         Step::KeepCapabilities => prctl(libc::PR_SET_KEEPCAPS, 1, 0),
         Step::Credentials { uid, gid, groups } => {
@@ -237,14 +261,29 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
         Step::NoNewPrivs => prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0),
         Step::Seccomp { filter, flags } => {
             let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
-            call!(Seccomp, libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, *flags, &raw const program)
-                .map(drop)
+            let set = libc::SECCOMP_SET_MODE_FILTER;
+            let listener = call!(Seccomp, libc::SYS_seccomp, set, *flags, &raw const program)?;
+            match *flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER {
+                0 => Ok(()),
+                // The parent takes it while this process is held; it is closed on exec.
+                _ => {
+                    let step = loan.next.wrapping_sub(1) as u16;
+                    let message = Message { tag: Message::LISTENER, call: 0, step, value: listener };
+                    send(loan.report, message, None)
+                }
+            }
         }
         Step::Exec(exec) => execute(exec),
     }
 }
 
 fn send(report: c_int, message: Message, fd: Option<c_int>) -> Done {
+    if fd.is_none() {
+        // The simplest of calls, for a filter may be in force. If nobody listens any more,
+        // SIGPIPE is blocked.
+        let message: *const Message = &raw const message;
+        return call!(Write, libc::SYS_write, report, message, size_of::<Message>()).map(drop);
+    }
     let mut iov =
         libc::iovec { iov_base: (&raw const message).cast_mut().cast(), iov_len: size_of::<Message>() };
     // SAFETY: all zeroes is a valid msghdr: null pointers with lengths of 0.
@@ -265,13 +304,7 @@ fn send(report: c_int, message: Message, fd: Option<c_int>) -> Done {
             libc::CMSG_DATA(first).cast::<c_int>().write_unaligned(fd);
         }
     }
-    match call!(Sendmsg, libc::SYS_sendmsg, report, &raw const header, libc::MSG_NOSIGNAL) {
-        // A pipe, of one who is held.
-        Err(fault) if fault.errno == libc::ENOTSOCK => {
-            call!(Write, libc::SYS_write, report, &raw const message, size_of::<Message>()).map(drop)
-        }
-        other => other.map(drop),
-    }
+    call!(Sendmsg, libc::SYS_sendmsg, report, &raw const header, libc::MSG_NOSIGNAL).map(drop)
 }
 
 /// Says that the child is waiting, and waits for a byte. The parent's end being closed

@@ -44,6 +44,10 @@ pub struct Container {
     pub stderr: Option<File>,
     /// The other end of its terminal, if it has one.
     pub terminal: Option<File>,
+    /// Where the kernel asks about calls, if its filter has `SCMP_ACT_NOTIFY`
+    /// ([seccomp_unotify(2)](https://man7.org/linux/man-pages/man2/seccomp_unotify.2.html)).
+    /// It is to be in the hands of who answers before [`start`](Container::start).
+    pub seccomp_listener: Option<OwnedFd>,
 }
 
 impl Container {
@@ -84,6 +88,7 @@ impl Container {
             stdout,
             stderr,
             terminal: spawned.terminal.map(File::from),
+            seccomp_listener: spawned.listener,
         })
     }
 

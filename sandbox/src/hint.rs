@@ -3,7 +3,7 @@
 
 use ns_core::{Kind, Kinds};
 
-use crate::step::{Call, CopyUp, MountStep, Step, What};
+use crate::step::{Call, CopyUp, Lsm, MountStep, Step, What};
 
 /// The likely cause and the cure of a step's errno, where the errno alone would puzzle.
 pub(crate) fn step(step: &Step, call: Call, errno: i32) -> Option<String> {
@@ -54,8 +54,9 @@ pub(crate) fn step(step: &Step, call: Call, errno: i32) -> Option<String> {
         (Step::Credentials { .. }, Call::Setgroups, libc::EPERM) => {
             "setgroups is denied in this user namespace: leave the groups out, or map a range of gids"
         }
-        (Step::DropBounding(_) | Step::Capabilities { .. }, _, libc::EPERM) => {
-            "the caller lacks a capability that is asked for: only what one has can be passed on"
+        (Step::DropBounding(_), _, libc::EPERM) => "this takes CAP_SETPCAP, which the caller lacks",
+        (Step::Capabilities { permitted, inheritable, .. }, _, libc::EPERM) => {
+            return Some(capabilities(permitted | inheritable));
         }
         (Step::Ambient(_), _, libc::EPERM) => {
             "an ambient capability must be permitted and inheritable as well"
@@ -64,6 +65,36 @@ pub(crate) fn step(step: &Step, call: Call, errno: i32) -> Option<String> {
             "loading a filter takes no_new_privs or CAP_SYS_ADMIN"
         }
         (Step::Seccomp { .. }, _, libc::EINVAL) => "the kernel refuses the filter",
+        (Step::Seccomp { .. }, _, libc::EBUSY) => {
+            "a filter that the caller is under has a listener already, and there can be one only"
+        }
+        (Step::Keyring(_), _, libc::EDQUOT) => {
+            "the user has as many keyrings as are allowed: see `sysctl kernel.keys` and /proc/key-users"
+        }
+        (Step::Scheduler(_), _, libc::EPERM) => {
+            "raising a priority and the real-time policies take CAP_SYS_NICE, or room in RLIMIT_NICE and RLIMIT_RTPRIO; a cgroup may allow no real time at all"
+        }
+        (Step::Scheduler(_), _, libc::EBUSY) => "the host has not so much processor time left to promise",
+        (Step::Scheduler(_), _, libc::EINVAL) => {
+            "this kernel refuses these values together: of SCHED_DEADLINE, runtime may not exceed deadline, nor deadline the period"
+        }
+        (Step::IoPriority { .. }, _, libc::EPERM) => {
+            "the real-time class takes CAP_SYS_ADMIN or CAP_SYS_NICE"
+        }
+        (Step::Affinity { .. }, _, libc::EINVAL) => {
+            "none of these processors is online and in the cgroup's cpuset: see cpuset.cpus.effective"
+        }
+        (Step::MemoryPolicy { .. }, _, libc::EINVAL) => {
+            "none of these nodes has memory and is in the cgroup's cpuset, or this kernel lacks the policy: see cpuset.mems.effective"
+        }
+        (Step::MemoryPolicy { .. }, _, libc::ENOSYS) => "this kernel knows no memory nodes (CONFIG_NUMA)",
+        (Step::Label { lsm: Lsm::AppArmor, .. }, Call::Write, libc::ENOENT) => {
+            "no such profile is loaded: see /sys/kernel/security/apparmor/profiles"
+        }
+        (Step::Label { .. }, Call::Write, libc::EINVAL) => "the security module does not know that label",
+        (Step::Label { .. }, Call::Write, libc::EACCES | libc::EPERM) => {
+            "the security module does not let the caller go there"
+        }
         (Step::PivotRoot { .. }, Call::PivotRoot, libc::EINVAL) => {
             "the host's root is its first, in-memory one, which cannot be left"
         }
@@ -128,6 +159,18 @@ pub(crate) fn id_map(errno: i32) -> Option<String> {
         _ => return None,
     };
     Some(text.into())
+}
+
+/// Which of these the caller lacks.
+fn capabilities(wanted: u64) -> String {
+    let own = caps::read(None, caps::CapSet::Permitted).unwrap_or_default();
+    let lacking = caps::all().into_iter().filter(|c| wanted & c.bitmask() != 0 && !own.contains(c));
+    let mut names: Vec<String> = lacking.map(|c| c.to_string()).collect();
+    names.sort();
+    match names.is_empty() {
+        true => "only what one has can be passed on, and a change of user loses it".into(),
+        false => format!("the caller lacks {}: only what one has can be passed on", names.join(", ")),
+    }
 }
 
 /// The same for new namespaces, by the first clone or a later one.

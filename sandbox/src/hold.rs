@@ -8,7 +8,7 @@
 //! - `exec.report`: what failed on the last steps, as the child's [`Message`]; the end of file
 //!   means that it has become its program.
 //!
-//! `exec.steps` holds the words of those steps, for the sentence.
+//! `exec.steps` holds the words of the steps, a line each, for the sentence.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind as IoKind, Read, Write};
@@ -25,7 +25,7 @@ use crate::error::{Error, ErrorKind};
 use crate::hint;
 use crate::plan::Plan;
 use crate::spawn;
-use crate::step::{Call, Step};
+use crate::step::Call;
 
 /// How a container is held at its last steps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,9 +48,8 @@ pub(crate) struct Pipes {
 
 impl Pipes {
     pub(crate) fn make(directory: &Path, plan: &Plan) -> Result<Pipes, Error> {
-        let held = plan.steps.iter().position(|step| matches!(step, Step::Hold)).unwrap_or(0);
-        let mut words = format!("{}\n", held + 1);
-        for step in &plan.steps[held + 1..] {
+        let mut words = String::new();
+        for step in &plan.steps {
             words.push_str(&step.to_string().replace('\n', " "));
             words.push('\n');
         }
@@ -137,10 +136,8 @@ fn hear(report: &mut File) -> Result<Option<Message>, Error> {
 
 fn failure(directory: &Path, message: Message) -> Error {
     let words = fs::read_to_string(directory.join(STEPS)).unwrap_or_default();
-    let mut lines = words.lines();
-    let first: usize = lines.next().and_then(|line| line.parse().ok()).unwrap_or(0);
-    let steps: Vec<&str> = lines.collect();
-    let at = usize::from(message.step).wrapping_sub(first);
+    let steps: Vec<&str> = words.lines().collect();
+    let at = usize::from(message.step);
     let what = steps.get(at).copied().unwrap_or("take its last steps");
     let (call, errno) = (Call::from_u8(message.call), message.value);
     if call == Call::Wait4 {

@@ -21,6 +21,10 @@ pub struct Host {
     pub subgids: Vec<SubIdRange>,
     /// newuidmap and newgidmap are installed.
     pub newidmap: bool,
+    /// AppArmor is in force.
+    pub apparmor: bool,
+    /// SELinux is in force.
+    pub selinux: bool,
     /// Major and minor version of the kernel, for system-call filters that depend on it.
     pub kernel: (u32, u32),
 }
@@ -45,6 +49,14 @@ impl Host {
         };
         if matches!(spec.process.seccomp, Seccomp::Profile(_)) {
             host.kernel = kernel();
+        }
+        if spec.process.apparmor_profile.is_some() {
+            let enabled = std::fs::read("/sys/module/apparmor/parameters/enabled");
+            host.apparmor = enabled.is_ok_and(|text| text.starts_with(b"Y"));
+        }
+        if spec.process.selinux_label.is_some() {
+            let known = std::fs::read_to_string("/proc/filesystems");
+            host.selinux = known.is_ok_and(|text| text.lines().any(|line| line.ends_with("\tselinuxfs")));
         }
         if spec.namespaces.is_new(Kind::User) && spec.id_maps == IdMaps::Auto {
             host.subuids = SubIds::of_caller(Ids::Uid)?;

@@ -47,6 +47,8 @@ pub struct Plan {
     pub(crate) cgroup_at_second: bool,
     /// Descriptors of the caller's that the program gets: from, to.
     pub(crate) inherited: Vec<(OwnedFd, i32)>,
+    /// The step that the embedded init performs, and where it finds `/proc` to do so.
+    pub(crate) label: Option<(usize, i32)>,
     /// What is executed before the program, if something is.
     pub(crate) through: Option<Through>,
     /// How the child is held before it becomes the program.
@@ -136,6 +138,8 @@ pub struct Handles {
 pub(crate) const INIT_REPORT: i32 = 1;
 /// The same for the file it writes the program's end to.
 pub(crate) const INIT_EXIT: i32 = 2;
+/// The same for `/proc`, of one that is no init and has no such file.
+pub(crate) const INIT_PROC: i32 = INIT_EXIT;
 
 impl Plan {
     /// Makes a plan for the calling process on this host.
@@ -163,6 +167,7 @@ impl Plan {
             trees: Vec::new(),
             cgroup_at_second: false,
             inherited,
+            label: None,
             through: Through::of(spec),
             held: hold,
             ready,
@@ -431,8 +436,13 @@ fn program(plan: &Plan) -> Result<Step, Error> {
         Through::Init => high + INIT_EXIT,
         Through::Sealed => -2,
     };
-    let contract = format!("{}:{exit}:{}:{}", high + INIT_REPORT, plan.steps.len(), candidates.len());
+    let (label, proc) = plan.label.unwrap_or((0, -1));
+    let (step, count) = (plan.steps.len(), candidates.len());
+    let contract = format!("{}:{exit}:{step}:{count}:{proc}:{label}", high + INIT_REPORT);
     let mut init = vec![c"nspod-init".to_owned(), c_string("process.args", contract)?];
+    if let Some((Step::Label { lsm, text, .. }, true)) = plan.steps.get(label).map(|step| (step, proc >= 0)) {
+        init.extend([lsm.file().to_owned(), text.clone()]);
+    }
     init.extend(candidates);
     init.extend(argv);
     let file = crate::init::image(high + INIT_EXIT + 1)?;

@@ -31,6 +31,8 @@ pub(crate) struct Spawned {
     pub(crate) pidfd: Pidfd,
     /// The other end of its terminal.
     pub(crate) terminal: Option<OwnedFd>,
+    /// What its filter asks by.
+    pub(crate) listener: Option<OwnedFd>,
     /// Held at the last step: the socket on which it waits.
     pub(crate) held: Option<OwnedFd>,
 }
@@ -121,11 +123,18 @@ pub(crate) fn spawn(
     let mut family = Family { first: pidfd, pid, second: None };
     let heard = listen(plan, &parent_end, &mut family, prepared, state);
     let spawned = match heard {
-        Ok(Heard { terminal, held }) => family.settle().map(|(pid, pidfd)| Spawned {
-            pid,
-            pidfd,
-            terminal,
-            held: (held && hold.0 < 0).then_some(parent_end),
+        Ok(Heard { terminal, listener, held }) => family.settle().and_then(|(pid, pidfd)| {
+            match listener.map(|number| pidfd.get_fd(number)).transpose() {
+                Ok(listener) => {
+                    let held = (held && hold.0 < 0).then_some(parent_end);
+                    Ok(Spawned { pid, pidfd, terminal, listener, held })
+                }
+                Err(error) => {
+                    drop(parent_end);
+                    let _ = pidfd.wait();
+                    Err(error.into())
+                }
+            }
         }),
         Err(error) => {
             // Closing the socket ends a child that waits; every other has ended by itself.
@@ -206,6 +215,8 @@ impl Family {
 
 struct Heard {
     terminal: Option<OwnedFd>,
+    /// The number that the child has it by.
+    listener: Option<RawFd>,
     held: bool,
 }
 
@@ -242,7 +253,7 @@ fn listen(
     mut prepared: Option<OnPrepared>,
     state: Option<File>,
 ) -> Result<Heard, Error> {
-    let (mut terminal, mut failed) = (None, None);
+    let (mut terminal, mut listener, mut failed) = (None, None, None);
     let mut waiting: Option<&Step> = None;
     let twice = plan.steps.iter().any(|step| matches!(step, Step::Clone(_)));
     loop {
@@ -254,12 +265,12 @@ fn listen(
                 waiting = None;
             }
             Some(Step::Hold) if !twice || family.second.is_some() => {
-                return Ok(Heard { terminal, held: true });
+                return Ok(Heard { terminal, listener, held: true });
             }
             _ => {}
         }
         let Some((message, fd)) = receive(socket)? else {
-            return failed.map_or(Ok(Heard { terminal, held: false }), Err);
+            return failed.map_or(Ok(Heard { terminal, listener, held: false }), Err);
         };
         let step = plan.steps.get(usize::from(message.step));
         match (message.tag, step) {
@@ -271,6 +282,7 @@ fn listen(
                 }
                 send_word(socket)?;
             }
+            (Message::LISTENER, _) => listener = Some(message.value),
             (Message::WAITING, step) => waiting = step,
             // Of a second process the pid may be yet to come, to be reaped by.
             (_, Some(step)) => failed = Some(failure(step, Call::from_u8(message.call), message.value)),

@@ -11,6 +11,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::os::fd::OwnedFd;
 
+use cgroup_core::CpuList;
 use ns_core::{Kind, Kinds};
 
 use crate::spec::Attributes;
@@ -168,6 +169,26 @@ pub struct RlimitStep {
     pub hard: u64,
 }
 
+/// A security module that labels programs, as the file of `/proc/self/attr` that takes the
+/// label of the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lsm {
+    /// Takes `exec PROFILE`.
+    AppArmor,
+    /// Takes the label.
+    Selinux,
+}
+
+impl Lsm {
+    /// Below `/proc`.
+    pub(crate) fn file(self) -> &'static std::ffi::CStr {
+        match self {
+            Lsm::AppArmor => c"thread-self/attr/apparmor/exec",
+            Lsm::Selinux => c"thread-self/attr/exec",
+        }
+    }
+}
+
 /// One action of the child.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -302,6 +323,46 @@ pub enum Step {
     OomScoreAdj(CString),
     /// Place the given descriptors and close all others.
     Descriptors,
+    /// Have a session keyring of this name, which a later process of the container finds by
+    /// it. A kernel without keyrings has none.
+    Keyring(CString),
+    /// Set the scheduling policy.
+    Scheduler(libc::sched_attr),
+    /// Set class and level of I/O.
+    IoPriority {
+        /// `IOPRIO_CLASS_*`.
+        class: u8,
+        /// 0 to 7.
+        level: u8,
+    },
+    /// Run on these processors only.
+    Affinity {
+        /// The processors.
+        cpus: CpuList,
+        /// The same, a bit each.
+        mask: Vec<libc::c_ulong>,
+    },
+    /// Set the execution domain.
+    Personality(u32),
+    /// Set where memory is taken from.
+    MemoryPolicy {
+        /// `MPOL_*`, with `MPOL_F_*`.
+        mode: u32,
+        /// The nodes.
+        nodes: CpuList,
+        /// The same, a bit each.
+        mask: Vec<libc::c_ulong>,
+    },
+    /// Tell a security module what the program is to run as.
+    Label {
+        /// This one.
+        lsm: Lsm,
+        /// What its file takes.
+        text: CString,
+        /// The embedded init does it, since the program is the next that *it* executes: it
+        /// gets a descriptor of `/proc` by this number.
+        by_init: Option<i32>,
+    },
     /// Set the file mode creation mask.
     Umask(u32),
     /// Leave these capabilities out of the bounding set.
@@ -332,7 +393,7 @@ pub enum Step {
     Ambient(u64),
     /// Let no execve(2) grant privileges.
     NoNewPrivs,
-    /// Load a system-call filter.
+    /// Load a system-call filter; the parent takes its listener, if it has one.
     Seccomp {
         /// The program.
         filter: Vec<libc::sock_filter>,

@@ -55,7 +55,7 @@ impl Init {
             Command::new(path)
         };
         command.stdin(terminal.unwrap_or_else(Stdio::piped)).stdout(Stdio::piped());
-        command.arg(format!("{}:{}:{STEP}:{}", theirs.as_raw_fd(), exit.as_raw_fd(), candidates.len()));
+        command.arg(format!("{}:{}:{STEP}:{}:-1:0", theirs.as_raw_fd(), exit.as_raw_fd(), candidates.len()));
         command.args(candidates).args(argv).env_clear().env("PATH", "/usr/bin:/bin").env("GREETING", "hello");
         // The thread's next child is pid 1; the thread ends with that.
         let process = std::thread::spawn(move || {

@@ -1,14 +1,16 @@
 //! Devices of the network and terminals, descriptors, capabilities, and the program.
 
-use ::core::ffi::{c_char, c_int, c_void};
+use ::core::ffi::{CStr, c_char, c_int, c_long, c_void};
 use ::core::iter::Iterator;
-use ::core::option::Option::Some;
+use ::core::mem::MaybeUninit;
+use ::core::option::Option::{self, Some};
 use ::core::ptr;
-use ::core::result::Result::{Err, Ok};
+use ::core::result::Result::{self, Err, Ok};
 use ::libc;
 use ::std::os::fd::AsRawFd;
 
-use super::sys::{Done, Fault, call, close, drop, openat, prctl};
+use super::mount::new_mount;
+use super::sys::{Done, Fault, call, close, drop, fstat, openat, openat2, prctl, write_all};
 use super::{Loan, Message, send, set_slot, slot_fd};
 use crate::step::{Call, Exec, SLOTS, Slot};
 
@@ -80,6 +82,60 @@ pub(super) fn descriptors(loan: &mut Loan<'_>) -> Done {
     }
     loan.slots = [-1; SLOTS];
     Ok(())
+}
+
+pub(super) fn keyring(name: &CStr) -> Done {
+    const JOIN_SESSION_KEYRING: c_int = 1;
+    const SETPERM: c_int = 5;
+    // What a session keyring gives its possessor and its user, and to the user also leave to
+    // find it, which a later process of the container joins it by.
+    const PERMISSIONS: u32 = 0x3f1b_0000;
+    let id = match call!(Keyctl, libc::SYS_keyctl, JOIN_SESSION_KEYRING, name.as_ptr()) {
+        Ok(id) => id,
+        Err(fault) if fault.errno == libc::ENOSYS => return Ok(()),
+        Err(fault) => return Err(fault),
+    };
+    match call!(Keyctl, libc::SYS_keyctl, SETPERM, id, PERMISSIONS) {
+        // Another user's that was found by its name.
+        Err(fault) if fault.errno == libc::EACCES => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Writes a file of a procfs that can only be the kernel's: through a descriptor of its
+/// root, along no mount on the way, so that nothing in the container can redirect the write.
+pub(super) fn label(file: &CStr, text: &CStr, by_init: Option<c_int>) -> Done {
+    let root = proc_root()?;
+    if let Some(to) = by_init {
+        call!(Dup3, libc::SYS_dup3, root, to, 0)?;
+        close(root);
+        return Ok(());
+    }
+    let resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS | libc::RESOLVE_NO_XDEV;
+    let fd = openat2(root, file, libc::O_WRONLY | libc::O_CLOEXEC, resolve)?;
+    close(root);
+    let done = write_all(fd, text);
+    close(fd);
+    done
+}
+
+/// The root of the container's procfs, or of one of our own where the container has none or
+/// something else in its place.
+fn proc_root() -> Result<c_int, Fault> {
+    /// `PROC_ROOT_INO`.
+    const ROOT: libc::ino_t = 1;
+    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    if let Ok(fd) = openat(libc::AT_FDCWD, c"/proc", flags, 0) {
+        let mut fs = MaybeUninit::<libc::statfs>::uninit();
+        call!(Fstatfs, libc::SYS_fstatfs, fd, fs.as_mut_ptr())?;
+        // SAFETY: fstatfs succeeded and has filled it.
+        let magic = unsafe { fs.assume_init() }.f_type;
+        if magic as c_long == libc::PROC_SUPER_MAGIC as c_long && fstat(fd)?.st_ino == ROOT {
+            return Ok(fd);
+        }
+        close(fd);
+    }
+    new_mount(c"proc", &[], 0)
 }
 
 pub(super) fn drop_bounding(mask: u64) -> Done {

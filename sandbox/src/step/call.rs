@@ -59,6 +59,13 @@ pub enum Call {
     Readlinkat,
     Getdents,
     Sendfile,
+    Keyctl,
+    SchedSetattr,
+    IoprioSet,
+    SchedSetaffinity,
+    Personality,
+    SetMempolicy,
+    Fstatfs,
 }
 
 impl Call {
@@ -117,6 +124,13 @@ impl Call {
         (Call::Readlinkat, "readlinkat"),
         (Call::Getdents, "getdents64"),
         (Call::Sendfile, "sendfile"),
+        (Call::Keyctl, "keyctl"),
+        (Call::SchedSetattr, "sched_setattr"),
+        (Call::IoprioSet, "ioprio_set"),
+        (Call::SchedSetaffinity, "sched_setaffinity"),
+        (Call::Personality, "personality"),
+        (Call::SetMempolicy, "set_mempolicy"),
+        (Call::Fstatfs, "fstatfs"),
     ];
 
     /// The call's name in the manual.

@@ -5,7 +5,7 @@ use std::fmt;
 
 use ns_core::Kinds;
 
-use super::{CopyUp, Dest, MountStep, Place, Slot, Step, What};
+use super::{CopyUp, Dest, Lsm, MountStep, Place, Slot, Step, What};
 use crate::spec::Attributes;
 
 impl fmt::Display for Dest {
@@ -197,6 +197,32 @@ impl fmt::Display for Step {
             }
             Step::OomScoreAdj(value) => write!(f, "set oom_score_adj to {}", s(value)),
             Step::Descriptors => f.write_str("place the file descriptors and close all others"),
+            Step::Keyring(name) => write!(f, "join the session keyring {}", s(name)),
+            Step::Scheduler(attr) => {
+                write!(f, "schedule by {}", scheduler(attr.sched_policy))?;
+                match attr.sched_policy as i32 {
+                    libc::SCHED_FIFO | libc::SCHED_RR => write!(f, ", priority {}", attr.sched_priority),
+                    libc::SCHED_DEADLINE => write!(
+                        f,
+                        ", {} ns within {} ns, every {} ns",
+                        attr.sched_runtime, attr.sched_deadline, attr.sched_period
+                    ),
+                    _ => write!(f, ", nice {}", attr.sched_nice),
+                }
+            }
+            Step::IoPriority { class, level } => {
+                write!(f, "set the I/O priority to {}, level {level}", io_class(*class))
+            }
+            Step::Affinity { cpus, .. } => write!(f, "run on the processors {cpus}"),
+            Step::Personality(domain) => write!(f, "set the personality {domain:#x}"),
+            Step::MemoryPolicy { mode, nodes, .. } => {
+                write!(f, "take memory by policy {mode:#x}")?;
+                if nodes.is_empty() { Ok(()) } else { write!(f, " of the nodes {nodes}") }
+            }
+            Step::Label { lsm: Lsm::AppArmor, text, .. } => {
+                write!(f, "take the AppArmor profile {}", s(text).trim_start_matches("exec "))
+            }
+            Step::Label { lsm: Lsm::Selinux, text, .. } => write!(f, "take the SELinux label {}", s(text)),
             Step::Umask(mask) => write!(f, "set the umask {mask:04o}"),
             Step::DropBounding(mask) => {
                 write!(f, "drop {} capabilities from the bounding set", mask.count_ones())
@@ -220,8 +246,12 @@ impl fmt::Display for Step {
             ),
             Step::Ambient(mask) => write!(f, "set {} ambient capabilities", mask.count_ones()),
             Step::NoNewPrivs => f.write_str("let no program gain privileges"),
-            Step::Seccomp { filter, .. } => {
-                write!(f, "load the seccomp filter ({} instructions)", filter.len())
+            Step::Seccomp { filter, flags } => {
+                write!(f, "load the seccomp filter ({} instructions)", filter.len())?;
+                match flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER {
+                    0 => Ok(()),
+                    _ => f.write_str(" and hand its listener over"),
+                }
             }
             Step::Ready => f.write_str("say that namespaces and mounts are made"),
             Step::Hook(hook) => write!(f, "run the {} hook {}", hook.when, hook.path.to_string_lossy()),
@@ -229,4 +259,21 @@ impl fmt::Display for Step {
             Step::Exec(exec) => write!(f, "execute {}", exec.name),
         }
     }
+}
+
+/// The name of a scheduling policy.
+fn scheduler(policy: u32) -> &'static str {
+    match policy as i32 {
+        libc::SCHED_OTHER => "SCHED_OTHER",
+        libc::SCHED_FIFO => "SCHED_FIFO",
+        libc::SCHED_RR => "SCHED_RR",
+        libc::SCHED_BATCH => "SCHED_BATCH",
+        libc::SCHED_IDLE => "SCHED_IDLE",
+        libc::SCHED_DEADLINE => "SCHED_DEADLINE",
+        _ => "?",
+    }
+}
+
+fn io_class(class: u8) -> &'static str {
+    ["none", "real time", "best effort", "idle"].get(usize::from(class)).copied().unwrap_or("?")
 }

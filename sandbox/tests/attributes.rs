@@ -1,0 +1,356 @@
+//! What the kernel notes of a process beside who it is, read back from inside, as root.
+#![allow(unsafe_code)]
+
+use std::io::Read;
+use std::os::fd::AsRawFd;
+
+use nspod_sandbox::seccomp::{Action, Profile, Rule};
+use nspod_sandbox::spec::{
+    Capabilities, IoPriority, MemoryPolicy, Process, Root, Scheduler, Seccomp, Spec, Writes,
+};
+use nspod_sandbox::{Command, Container, Error, ErrorKind, Host, Plan, Status, Stdio};
+
+macro_rules! need_root {
+    ($name:literal) => {
+        if !nix::unistd::geteuid().is_root() {
+            assert!(std::env::var_os("NSPOD_NO_SKIP").is_none(), "{} takes root", $name);
+            eprintln!("SKIP {}: this takes root", $name);
+            return;
+        }
+    };
+}
+
+/// A container that runs this line of shell, its process changed.
+fn shell(line: &str, change: impl FnOnce(&mut Process)) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", line]).stdin(Stdio::Null).stdout(Stdio::Piped);
+    command.spec_mut().masked_paths.clear();
+    change(&mut command.spec_mut().process);
+    command
+}
+
+fn finish(mut container: Container) -> (String, Status) {
+    let mut text = String::new();
+    container.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    let status = container.wait().unwrap().status;
+    container.delete().unwrap();
+    (text.trim_end().to_owned(), status)
+}
+
+fn output(command: &mut Command) -> String {
+    let (text, status) = finish(command.spawn().unwrap());
+    assert!(status.success(), "{status}: {text}");
+    text
+}
+
+/// The sentence that planning ends in.
+fn refusal(change: impl FnOnce(&mut Process)) -> String {
+    let mut spec = Spec::new("true");
+    change(&mut spec.process);
+    let error = Plan::on(&spec, &Host::default(), Default::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidSpec, "{error}");
+    error.to_string()
+}
+
+fn scheduler(policy: u32) -> Scheduler {
+    Scheduler { policy, ..Scheduler::default() }
+}
+
+#[test]
+fn the_scheduling_policy_is_the_one_asked_for() {
+    need_root!("the_scheduling_policy_is_the_one_asked_for");
+    let fifo = Scheduler { priority: 7, ..scheduler(1) };
+    let line = "chrt -p $$";
+    let text = output(&mut shell(line, |p| p.scheduler = Some(fifo)));
+    assert!(text.contains("SCHED_FIFO") && text.ends_with("priority: 7"), "{text}");
+    // It takes no capability of the container's; and its children are ordinary again.
+    let reset = Scheduler { flags: 1, ..fifo };
+    let text = output(&mut shell("chrt -p $$; sh -c 'chrt -p $$; true'", |p| {
+        p.scheduler = Some(reset);
+        p.capabilities = Some(Capabilities::NONE);
+    }));
+    assert!(text.contains("SCHED_FIFO|SCHED_RESET_ON_FORK"), "{text}");
+    assert!(text.contains("SCHED_OTHER"), "{text}");
+    let batch = Scheduler { nice: 5, ..scheduler(3) };
+    let text = output(&mut shell("chrt -p $$; cut -d' ' -f19 /proc/$$/stat", |p| p.scheduler = Some(batch)));
+    assert!(text.contains("SCHED_BATCH") && text.ends_with("\n5"), "{text}");
+    // Whoever has promised time may not fork, but for ordinary children.
+    let deadline =
+        Scheduler { flags: 1, runtime: 1_000_000, deadline: 50_000_000, period: 100_000_000, ..scheduler(6) };
+    let text = output(&mut shell(line, |p| p.scheduler = Some(deadline)));
+    assert!(text.contains("SCHED_DEADLINE") && text.contains("1000000/50000000/100000000"), "{text}");
+}
+
+#[test]
+fn a_scheduler_that_cannot_be_is_refused_by_its_field() {
+    let of = |scheduler: Scheduler| refusal(|p| p.scheduler = Some(scheduler));
+    let cases = [
+        (scheduler(4), "process.scheduler.policy: 4 is no"),
+        (Scheduler { flags: 0x80, ..scheduler(0) }, "process.scheduler.flags: 0x80"),
+        (Scheduler { nice: -21, ..scheduler(0) }, "process.scheduler.nice: -21 is not between -20 and 19"),
+        (scheduler(1), "process.scheduler.priority: 0 is not between 1 and 99"),
+        (Scheduler { priority: 1, ..scheduler(0) }, "process.scheduler.priority: only SCHED_FIFO"),
+        (Scheduler { runtime: 1, ..scheduler(0) }, "process.scheduler.runtime: only SCHED_DEADLINE"),
+        (scheduler(6), "process.scheduler.runtime: 0 ns"),
+        (Scheduler { runtime: 2000, deadline: 1999, ..scheduler(6) }, "process.scheduler.deadline: 1999 ns"),
+        (
+            Scheduler { runtime: 2000, deadline: 2000, period: 1, ..scheduler(6) },
+            "process.scheduler.period: 1 ns",
+        ),
+    ];
+    for (scheduler, begins) in cases {
+        let text = of(scheduler);
+        assert!(text.starts_with(begins), "{text}");
+    }
+}
+
+#[test]
+fn the_io_priority_is_the_one_asked_for() {
+    need_root!("the_io_priority_is_the_one_asked_for");
+    for (class, level, shown) in [(1, 3, "realtime: prio 3"), (2, 6, "best-effort: prio 6"), (3, 0, "idle")] {
+        let priority = IoPriority { class, level };
+        let text = output(&mut shell("ionice -p $$", |p| p.io_priority = Some(priority)));
+        assert_eq!(text, shown);
+    }
+    let text = refusal(|p| p.io_priority = Some(IoPriority { class: 4, level: 0 }));
+    assert!(text.starts_with("process.io_priority.class: 4 is none"), "{text}");
+    let text = refusal(|p| p.io_priority = Some(IoPriority { class: 2, level: 8 }));
+    assert!(text.starts_with("process.io_priority.level: 8 is not"), "{text}");
+}
+
+#[test]
+fn it_runs_on_the_processors_asked_for() {
+    need_root!("it_runs_on_the_processors_asked_for");
+    let line = "while read key value; do [ $key = Cpus_allowed_list: ] && echo $value; done < /proc/self/status; true";
+    let text = output(&mut shell(line, |p| p.affinity = Some("0".parse().unwrap())));
+    assert_eq!(text, "0");
+    // Those that are not there do not matter beside one that is.
+    let text = output(&mut shell(line, |p| p.affinity = Some("0,200-300".parse().unwrap())));
+    assert_eq!(text, "0");
+    let error = shell(line, |p| p.affinity = Some("9000".parse().unwrap())).spawn().unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.starts_with("cannot run on the processors 9000: sched_setaffinity: ") && text.contains("cpuset"),
+        "{text}"
+    );
+    let text = refusal(|p| p.affinity = Some("4000000000".parse().unwrap()));
+    assert!(text.starts_with("process.affinity: 4000000000 is above"), "{text}");
+    assert!(refusal(|p| p.affinity = Some("".parse().unwrap())).starts_with("process.affinity: name"));
+}
+
+#[test]
+fn its_personality_and_its_memorys_policy_are_those_asked_for() {
+    need_root!("its_personality_and_its_memorys_policy_are_those_asked_for");
+    let linux32 = output(&mut shell("cat /proc/self/personality; uname -m", |p| p.personality = Some(8)));
+    assert_eq!(linux32, if cfg!(target_arch = "x86_64") { "00000008\ni686" } else { "00000008\narmv8l" });
+    assert!(refusal(|p| p.personality = Some(u32::MAX)).starts_with("process.personality: "));
+
+    let policy = |mode, nodes: &str| MemoryPolicy { mode, nodes: nodes.parse().unwrap() };
+    let line = "read first < /proc/self/numa_maps; set -- $first; echo $2";
+    for (mode, nodes, shown) in
+        [(2, "0", "bind:0"), (3 | 1 << 15, "0", "interleave=static:0"), (4, "", "local")]
+    {
+        let text = output(&mut shell(line, |p| p.memory_policy = Some(policy(mode, nodes))));
+        assert_eq!(text, shown);
+    }
+    let error = shell(line, |p| p.memory_policy = Some(policy(2, "63"))).spawn().unwrap_err();
+    assert_eq!((error.failed_call(), error.raw_os_error()), (Some("set_mempolicy"), Some(libc::EINVAL)));
+    for (mode, nodes, problem) in [
+        (7, "0", "process.memory_policy: 0x7: this is no memory policy"),
+        (0, "0", "process.memory_policy: 0x0: this policy takes no nodes"),
+        (2, "", "process.memory_policy.nodes: this policy takes nodes"),
+        (2 | 3 << 14, "0", "process.memory_policy: 0xc002: the nodes are either"),
+        (2, "20000", "process.memory_policy.nodes: 20000 is above"),
+    ] {
+        let text = refusal(|p| p.memory_policy = Some(policy(mode, nodes)));
+        assert!(text.starts_with(problem), "{text}");
+    }
+}
+
+#[test]
+fn a_session_keyring_of_its_own_is_joined_by_its_later_processes() {
+    need_root!("a_session_keyring_of_its_own_is_joined_by_its_later_processes");
+    let name = format!("_ses.attributes-{}", std::process::id());
+    let own = |p: &mut Process| {
+        p.keyring = Some(name.clone());
+        p.seccomp = Seccomp::Unconfined;
+    };
+    let line = "while read id rest; do case $rest in *_ses.attributes*) echo $id ${rest##*keyring};; esac; done < /proc/keys";
+    let first = output(&mut shell(line, own));
+    assert!(first.contains(&name), "{first}");
+    // Whoever has no keyring of its own does not possess another's.
+    let mut held = shell("read line", own).stdin(Stdio::Piped).spawn().unwrap();
+    let mut command = held.exec("sh").unwrap();
+    command.args(["-c", line]).stdin(Stdio::Null).stdout(Stdio::Piped);
+    command.spec_mut().process.user =
+        Some(nspod_sandbox::spec::User { uid: 1000, gid: 1000, groups: vec![] });
+    let text = output(&mut command);
+    assert_eq!(text.lines().count(), 1, "one that both have: {text}");
+    drop(held.stdin.take());
+    held.wait().unwrap();
+}
+
+#[test]
+fn a_label_of_a_module_that_is_not_in_force_is_refused_by_its_field() {
+    let text = refusal(|p| p.apparmor_profile = Some("docker-default".into()));
+    assert!(
+        text.starts_with("process.apparmor_profile: \"docker-default\" cannot be set, for AppArmor is not"),
+        "{text}"
+    );
+    let text = refusal(|p| p.selinux_label = Some("a:b:c:s0".into()));
+    assert!(
+        text.starts_with("process.selinux_label: \"a:b:c:s0\" cannot be set, for SELinux is not"),
+        "{text}"
+    );
+    // What is so already, and nothing at all.
+    let mut spec = Spec::new("true");
+    spec.process.apparmor_profile = Some("unconfined".into());
+    spec.process.selinux_label = Some(String::new());
+    Plan::on(&spec, &Host { capabilities: u64::MAX, ..Host::default() }, Default::default()).unwrap();
+}
+
+/// Where AppArmor is not in force, what becomes of a label is seen by the kernel's refusal.
+#[test]
+fn a_label_is_written_for_the_program_or_the_start_fails() {
+    need_root!("a_label_is_written_for_the_program_or_the_start_fails");
+    let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+    let in_force = enabled.is_ok_and(|text| text.starts_with('Y'));
+    let image = tempfile::tempdir().unwrap();
+    for dir in ["proc", "dev", "sys", "bin", "lib", "lib64", "usr", "tmp"] {
+        std::fs::create_dir(image.path().join(dir)).unwrap();
+    }
+    // By the program itself, by the init, and by the file that is there before the program.
+    for (init, own_root) in [(false, false), (true, false), (false, true)] {
+        let mut spec = Spec::new("cat");
+        spec.process.args.push("/proc/self/attr/current".into());
+        spec.init = init;
+        if own_root {
+            let writes = Writes::Tmpfs { size: Some(1 << 20) };
+            spec.root = Root::Overlay { lower: vec!["/".into()], writes };
+        }
+        let start = |label: &str| {
+            let mut spec = spec.clone();
+            spec.process.apparmor_profile = Some(label.into());
+            let host = Host { apparmor: true, ..Host::detect(&spec).unwrap() };
+            Plan::on(&spec, &host, Default::default()).unwrap();
+            let mut command = Command::from_spec(spec);
+            command.stdin(Stdio::Null).stdout(Stdio::Piped);
+            (host, command)
+        };
+        let (_, mut command) = start("no-such-profile");
+        match in_force {
+            true => {
+                let error = command.spawn().unwrap_err();
+                let text = error.to_string();
+                assert!(
+                    text.starts_with("cannot take the AppArmor profile no-such-profile: write: "),
+                    "{text}"
+                );
+                assert!(text.contains("no such profile is loaded"), "{text}");
+                let text = output(&mut start("unconfined").1);
+                assert_eq!(text, "unconfined");
+            }
+            false => {
+                let error = command.spawn().unwrap_err();
+                assert!(error.to_string().contains("AppArmor is not in force"), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_capability_that_the_caller_lacks_is_named() {
+    need_root!("a_capability_that_the_caller_lacks_is_named");
+    // Of a thread that has given it up.
+    let sentence = std::thread::spawn(|| {
+        for set in [caps::CapSet::Effective, caps::CapSet::Permitted] {
+            caps::drop(None, set, caps::Capability::CAP_SYS_TIME).unwrap();
+        }
+        let wanted = Capabilities::of(1 << 0 | 1 << 25);
+        shell("true", |p| p.capabilities = Some(wanted)).spawn().unwrap_err().to_string()
+    });
+    let sentence = sentence.join().unwrap();
+    assert!(
+        sentence.contains("capset: ") && sentence.contains("the caller lacks CAP_SYS_TIME:"),
+        "{sentence}"
+    );
+}
+
+fn asking(names: &[&str]) -> Seccomp {
+    let rule = Rule {
+        names: names.iter().map(|n| n.to_string()).collect(),
+        action: Action::Notify,
+        ..Rule::default()
+    };
+    Seccomp::Profile(Box::new(Profile {
+        default_action: Action::Allow,
+        syscalls: vec![rule],
+        ..Profile::default()
+    }))
+}
+
+#[test]
+fn a_filter_asks_whoever_holds_its_listener() {
+    need_root!("a_filter_asks_whoever_holds_its_listener");
+    for no_new_privs in [true, false] {
+        let mut command = shell("mkdir /tmp/never; echo $?", |p| {
+            p.no_new_privs = no_new_privs;
+            p.seccomp = asking(&["mkdir", "mkdirat", "execve", "read"]);
+        });
+        command.spec_mut().time_offsets = None;
+        let stderr = command.stderr(Stdio::Null).hold();
+        let mut container = stderr.spawn().unwrap();
+        let listener = container.seccomp_listener.take().expect("a listener");
+        let agent = std::thread::spawn(move || {
+            loop {
+                const CONTINUE: u32 = 1;
+                const RECEIVE: libc::Ioctl = 0xc050_2100;
+                const SEND: libc::Ioctl = 0xc018_2101;
+                // SAFETY: as in `answer`.
+                let number = unsafe {
+                    let mut question: libc::seccomp_notif = std::mem::zeroed();
+                    if libc::ioctl(listener.as_raw_fd(), RECEIVE, &raw mut question) != 0 {
+                        return 0;
+                    }
+                    let mut reply: libc::seccomp_notif_resp = std::mem::zeroed();
+                    reply.id = question.id;
+                    let made = libc::c_long::from(question.data.nr);
+                    match made {
+                        libc::SYS_mkdir | libc::SYS_mkdirat => reply.error = -libc::EXDEV,
+                        _ => reply.flags = CONTINUE,
+                    }
+                    libc::ioctl(listener.as_raw_fd(), SEND, &raw mut reply);
+                    made
+                };
+                if [libc::SYS_mkdir, libc::SYS_mkdirat].contains(&number) {
+                    // From here on nobody answers: every further question gets ENOSYS.
+                    return number;
+                }
+            }
+        });
+        container.start().unwrap();
+        let (text, _) = finish(container);
+        assert_eq!(text, "1");
+        assert_ne!(agent.join().unwrap(), 0);
+    }
+}
+
+#[test]
+fn a_question_that_nobody_could_answer_is_refused() {
+    let on = |command: &mut Command, names: &[&str]| -> Result<(), Error> {
+        command.spec_mut().process.seccomp = asking(names);
+        command.plan().map(drop)
+    };
+    let mut command = Command::new("true");
+    let text = on(&mut command, &["mkdir"]).unwrap_err().to_string();
+    assert!(text.starts_with("process.seccomp: SCMP_ACT_NOTIFY takes a container that is held"), "{text}");
+    command.hold();
+    on(&mut command, &["mkdir", "read"]).unwrap();
+    let text = on(&mut command, &["mkdir", "write"]).unwrap_err().to_string();
+    assert!(text.starts_with("process.seccomp: SCMP_ACT_NOTIFY of write would never be answered"), "{text}");
+    // Without no_new_privs the filter is there when capabilities are dropped.
+    on(&mut command, &["capset"]).unwrap();
+    command.spec_mut().process.no_new_privs = false;
+    let text = on(&mut command, &["capset"]).unwrap_err().to_string();
+    assert!(text.contains("SCMP_ACT_NOTIFY of capset"), "{text}");
+}
