@@ -1,0 +1,116 @@
+//! Devices that move between net namespaces, as root.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::process::Command;
+
+use nix::sched::{CloneFlags, setns, unshare};
+use nspod_sandbox::{Error, ErrorKind, move_net_device};
+
+/// Calls a function in a thread with a net namespace of its own and another at hand, and
+/// skips loudly without root.
+fn with_two(name: &str, then: impl FnOnce(&File) + Send) {
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("NSPOD_NO_SKIP").is_none(), "{name} takes root");
+        eprintln!("SKIP {name}: this takes root");
+        return;
+    }
+    let outer = File::open("/proc/thread-self/ns/net").unwrap();
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let target = File::open("/proc/thread-self/ns/net").unwrap();
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            then(&target);
+            setns(&outer, CloneFlags::CLONE_NEWNET).unwrap();
+        });
+        thread.join().unwrap();
+    });
+}
+
+/// What `ip` says in this thread's net namespace.
+fn ip(line: &str) -> String {
+    let out = Command::new("ip").args(line.split_whitespace()).output().unwrap();
+    assert!(out.status.success(), "ip {line}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+fn inside(target: &File, line: &str) -> String {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            setns(target, CloneFlags::CLONE_NEWNET).unwrap();
+            ip(line)
+        });
+        thread.join().unwrap()
+    })
+}
+
+fn moved(name: &str, new_name: Option<&str>, target: &File) -> Result<(), Error> {
+    move_net_device(name, new_name, target.as_fd())
+}
+
+#[test]
+fn a_device_arrives_under_its_new_name_up_and_with_its_addresses() {
+    with_two("a_device_arrives_under_its_new_name_up_and_with_its_addresses", |target| {
+        ip("link add a0 type veth peer name a1");
+        ip("addr add 10.9.0.1/24 brd 10.9.0.255 dev a0");
+        ip("addr add 10.9.0.2 peer 10.9.1.2/32 dev a0");
+        ip("addr add 169.254.7.7/16 scope link dev a0");
+        ip("addr add fd00:9::1/64 dev a0 nodad");
+        ip("link set a0 up");
+        moved("a0", Some("eth0"), target).unwrap();
+        let shown = inside(target, "-o addr show dev eth0");
+        for one in ["inet 10.9.0.1/24 brd 10.9.0.255", "inet 10.9.0.2 peer 10.9.1.2/32", "inet6 fd00:9::1/64"]
+        {
+            assert!(shown.contains(one), "{one}: {shown}");
+        }
+        assert!(!shown.contains("169.254"), "{shown}");
+        assert!(inside(target, "-o link show eth0").contains(",UP"));
+        assert!(!ip("-o link").contains("a0:"), "it is still here");
+        // The thread that asked for it is where it was.
+        assert!(ip("-o link").contains("a1"));
+    });
+}
+
+#[test]
+fn a_device_keeps_its_name_unless_it_gets_another() {
+    with_two("a_device_keeps_its_name_unless_it_gets_another", |target| {
+        ip("link add a0 type veth peer name a1");
+        moved("a0", None, target).unwrap();
+        assert!(inside(target, "-o link").contains("a0@"));
+    });
+}
+
+#[test]
+fn what_cannot_be_moved_stays_and_the_sentence_says_why() {
+    with_two("what_cannot_be_moved_stays_and_the_sentence_says_why", |target| {
+        let error = moved("a0", None, target).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
+        let text = error.to_string();
+        assert!(
+            text.starts_with("cannot find the device a0: rtnetlink: ") && text.contains("ip link"),
+            "{text}"
+        );
+
+        inside(target, "link add eth0 type veth peer name eth1");
+        ip("link add a0 type veth peer name a1");
+        for (name, new) in [("a0", "eth0"), ("a1", "eth1")] {
+            let error = moved(name, Some(new), target).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EEXIST), "{error}");
+            assert!(error.to_string().contains("has a device of that name already"), "{error}");
+            assert!(ip("-o link").contains(name));
+        }
+        let error = moved("lo", Some("lo9"), target).unwrap_err();
+        assert!(error.to_string().contains("cannot leave its net namespace"), "{error}");
+    });
+}
+
+#[test]
+fn names_that_no_device_can_have_are_refused() {
+    let here = File::open("/proc/thread-self/ns/net").unwrap();
+    for name in ["", ".", "..", "a/b", "a b", "a:b", "a%d", "sixteen-bytes-xx"] {
+        let error = moved("eth0", Some(name), &here).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidSpec, "{name:?}: {error}");
+        assert!(error.to_string().starts_with("net_devices.eth0: "), "{error}");
+    }
+}

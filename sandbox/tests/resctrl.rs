@@ -1,0 +1,78 @@
+//! The kernel's resctrl file system, which hardly any machine of ours has: its refusal for
+//! real, and what would be written, in a directory taken for it.
+
+use std::fs;
+use std::path::Path;
+
+use nspod_sandbox::ErrorKind;
+use nspod_sandbox::resctrl::{Resctrl, remove};
+
+/// A class as the kernel makes it, with what it is allowed.
+fn class(root: &Path, name: &str, schemata: &str) {
+    fs::create_dir_all(root.join(name).join("mon_groups")).unwrap();
+    fs::write(root.join(name).join("schemata"), schemata).unwrap();
+    fs::write(root.join(name).join("tasks"), "").unwrap();
+}
+
+fn read(root: &Path, path: &str) -> String {
+    fs::read_to_string(root.join(path)).unwrap()
+}
+
+#[test]
+fn without_resctrl_it_is_refused_in_a_sentence() {
+    if Path::new("/sys/fs/resctrl/schemata").exists() {
+        eprintln!("this machine has resctrl");
+        return;
+    }
+    let error = Resctrl::default().apply("box", 1).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unenforceable);
+    assert!(error.to_string().starts_with("resctrl: /sys/fs/resctrl is not mounted"), "{error}");
+}
+
+#[test]
+fn a_named_class_takes_the_process_and_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    class(dir.path(), "gold", "    L3:0=00f;1=0f0\n    MB:0= 50\n");
+    let mut gold = Resctrl { clos_id: Some("gold".into()), ..Resctrl::default() };
+    assert!(gold.apply_at(dir.path(), "box", 42).unwrap().is_empty());
+    assert_eq!(read(dir.path(), "gold/tasks"), "42\n");
+    // As the kernel shows it, and in other words.
+    gold.schemata = vec!["L3:1=f0;0=F".into(), "MB:0=50".into()];
+    assert!(gold.apply_at(dir.path(), "box", 43).unwrap().is_empty());
+    gold.schemata = vec!["L3:0=1f;1=f0".into()];
+    let error = gold.apply_at(dir.path(), "box", 44).unwrap_err().to_string();
+    assert!(error.contains("does not say \"L3:0=1f;1=f0\""), "{error}");
+    assert!(read(dir.path(), "gold/schemata").contains("0=00f"), "it was changed");
+    assert!(read(dir.path(), "gold/tasks").starts_with("43"), "the process was taken all the same");
+}
+
+#[test]
+fn a_class_that_is_not_there_takes_lines_to_be_made_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let gold = Resctrl { clos_id: Some("gold".into()), ..Resctrl::default() };
+    let error = gold.apply_at(dir.path(), "box", 42).unwrap_err().to_string();
+    assert!(error.starts_with("resctrl.clos_id: there is no class"), "{error}");
+    for name in ["..", "a/b", "info", ""] {
+        let wrong = Resctrl { clos_id: Some(name.into()), ..Resctrl::default() };
+        let error = wrong.apply_at(dir.path(), "box", 42).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidSpec, "{name:?}: {error}");
+    }
+    // Here no kernel fills the directory that is made, so it goes again with the failure.
+    let lines = Resctrl { schemata: vec!["L3:0=f".into()], ..gold };
+    let error = lines.apply_at(dir.path(), "box", 42).unwrap_err().to_string();
+    assert!(error.contains("gold/schemata"), "{error}");
+    assert!(!dir.path().join("gold").exists());
+}
+
+#[test]
+fn what_was_made_is_removed_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    class(dir.path(), "gold", "L3:0=f\n");
+    fs::create_dir(dir.path().join("gold/mon_groups/box")).unwrap();
+    fs::create_dir(dir.path().join("own")).unwrap();
+    let made = [dir.path().join("gold/mon_groups/box"), dir.path().join("own")];
+    remove(&made).unwrap();
+    remove(&made).unwrap();
+    assert!(!dir.path().join("own").exists() && !made[0].exists());
+    assert!(dir.path().join("gold/mon_groups").exists());
+}
