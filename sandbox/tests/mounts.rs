@@ -8,10 +8,15 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nspod_sandbox::spec::{Attributes, Link, Mount, MountKind, Namespace, Node, NodeKind, Root, Terminal};
-use nspod_sandbox::{Command, ErrorKind, ns_core::Kind};
+use nix::mount::{MsFlags, mount};
+use nspod_sandbox::ns_core::{IdMap, Kind};
+use nspod_sandbox::spec::{
+    Attributes, Hook, Link, Mount, MountIdMaps, MountKind, Namespace, Node, NodeKind, Propagation,
+    PropagationKind, Root, Terminal,
+};
+use nspod_sandbox::{Command, ErrorKind, Stdio};
 
-use common::{Image, error, output};
+use common::{Image, error, in_time, output};
 
 fn file_system(to: &str, fstype: &str, options: &str) -> Mount {
     let option = |o: &str| match o.split_once('=') {
@@ -49,6 +54,13 @@ fn listed(image: &Image) -> Command {
 
 fn node(path: &str, kind: NodeKind) -> Node {
     Node { path: path.into(), kind, mode: 0o666, uid: 0, gid: 0 }
+}
+
+/// Gives this thread a mount namespace of its own, apart from the machine's.
+fn own_mounts() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
 }
 
 /// The line of mountinfo that is about this place, in the container.
@@ -154,12 +166,10 @@ fn a_remount_changes_what_is_mounted() {
 #[test]
 fn attributes_are_of_the_mount_alone_or_of_all_below() {
     need_root!("attributes_are_of_the_mount_alone_or_of_all_below");
-    common::in_time(|| {
-        use nix::mount::{MsFlags, mount};
-        // A tree of two mounts in a namespace of this thread's own.
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    in_time(|| {
+        own_mounts();
         let none = None::<&str>;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        // A tree of two mounts.
         let (image, tree) = (Image::new(), tempfile::tempdir().unwrap());
         let below = tree.path().join("below");
         mount(Some("t"), tree.path(), Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NOATIME, none).unwrap();
@@ -362,4 +372,346 @@ fn a_missing_working_directory_is_made() {
     assert_eq!(output(&mut command, "pwd; stat -c '%a %u' /work/in"), "/work/in/here\n755 0");
     command.current_dir("/proc/nothing");
     assert_eq!(error(&mut command).failed_call(), Some("chdir"));
+}
+
+fn host_mounts() -> Vec<String> {
+    let text = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    text.lines().map(|line| line.split(' ').nth(4).unwrap().to_owned()).collect()
+}
+
+fn parse(text: &str) -> Propagation {
+    let recursive = text.starts_with('r');
+    let kind = match text.trim_start_matches('r') {
+        "shared" => PropagationKind::Shared,
+        "slave" => PropagationKind::Slave,
+        "private" => PropagationKind::Private,
+        "unbindable" => PropagationKind::Unbindable,
+        other => panic!("{other}"),
+    };
+    Propagation { kind, recursive }
+}
+
+#[test]
+fn mounts_pass_to_and_from_the_host_as_asked_and_no_other_does() {
+    need_root!("mounts_pass_to_and_from_the_host_as_asked_and_no_other_does");
+    in_time(|| {
+        own_mounts();
+        let none = None::<&str>;
+        // The host's mounts are shared, as systemd makes them.
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SHARED, none).unwrap();
+        let image = Image::new();
+        std::fs::set_permissions(image.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        // A mount of its own holds the root.
+        mount(Some(&image.path()), &image.path(), none, MsFlags::MS_BIND, none).unwrap();
+        // The namespace's, the bind's; what the host sees and what the container sees; and
+        // with a user namespace: nothing gets out.
+        let cases = [
+            ("", "", false, false),
+            ("", "rslave", false, true),
+            ("", "rshared", false, true),
+            ("", "rprivate", false, false),
+            ("rshared", "rshared", true, true),
+            ("rshared", "", true, true),
+            ("rshared", "rprivate", false, false),
+            ("shared", "rprivate", false, false),
+            ("rslave", "", false, true),
+            ("slave", "rslave", false, true),
+            ("rslave", "rprivate", false, false),
+            ("rprivate", "rshared", false, false),
+            ("private", "rprivate", false, false),
+            ("runbindable", "", false, false),
+            ("unbindable", "rprivate", false, false),
+        ];
+        for (user, (all, one, out, into)) in
+            [Namespace::Host, Namespace::New].into_iter().flat_map(|u| cases.map(|case| (u.clone(), case)))
+        {
+            let new = user == Namespace::New;
+            let case = format!("{all:?} {one:?} user: {new}");
+            let source = tempfile::tempdir().unwrap();
+            std::fs::set_permissions(source.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+            mount(Some("t"), source.path(), Some("tmpfs"), MsFlags::empty(), none).unwrap();
+            mount(none, source.path(), none, MsFlags::MS_SHARED, none).unwrap();
+            for name in ["inside", "outside"] {
+                std::fs::create_dir(source.path().join(name)).unwrap();
+            }
+            let before = host_mounts();
+            let mut command = listed(&image);
+            command.namespace(Kind::User, user);
+            command.spec_mut().propagation = Some(all).filter(|p| !p.is_empty()).map(parse);
+            let propagation = Some(one).filter(|p| !p.is_empty()).map(parse).into_iter().collect();
+            command.mount(Mount { propagation, ..bind(source.path(), "/v") });
+            command.mount(file_system("/v/inside", "tmpfs", ""));
+            command.mount(bind(source.path(), "/w"));
+            let line = "read x; while read l; do echo \"$l\"; done < /proc/self/mountinfo";
+            command.spec_mut().process.args = ["sh", "-c", line].map(Into::into).to_vec();
+            command.stdin(Stdio::Piped).stdout(Stdio::Piped);
+            let mut container = command.spawn().unwrap_or_else(|e| panic!("{case}: {e}"));
+            let mut seen = host_mounts();
+            let inside = source.path().join("inside").display().to_string();
+            let got_out = seen.contains(&inside);
+            seen.retain(|at| *at != inside);
+            assert_eq!(seen, before, "{case}");
+            // Of a user namespace the host's mounts are none of its own to change.
+            assert_eq!(got_out, out && !new, "{case}");
+            mount(Some("t"), &source.path().join("outside"), Some("tmpfs"), MsFlags::empty(), none).unwrap();
+            container.stdin.take().unwrap().write_all(b"\n").unwrap();
+            let mut text = String::new();
+            container.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+            assert!(container.wait().unwrap().status.success());
+            container.delete().unwrap();
+            assert_eq!(text.contains(" /v/outside "), into && (!new || !one.is_empty()), "{case}: {text}");
+            // Another bind has no part in it.
+            assert!(!(all.is_empty() && text.contains(" /w/outside ")), "{case}: {text}");
+            // The root's own type.
+            let root = text.lines().find(|l| l.split(' ').nth(4) == Some("/")).unwrap();
+            let last = if all.ends_with("shared") { "shared:" } else { "unbindable" };
+            assert_eq!(
+                root.contains(last),
+                all.ends_with("shared") || all.ends_with("unbindable"),
+                "{case}: {root}"
+            );
+            assert!(host_mounts().len() >= before.len(), "{case}");
+            for at in [
+                Some(source.path().join("outside")),
+                got_out.then(|| inside.into()),
+                Some(source.path().into()),
+            ] {
+                at.into_iter().for_each(|at: PathBuf| nix::mount::umount(&at).unwrap());
+            }
+        }
+    });
+}
+
+#[test]
+fn propagation_types_are_set_in_order() {
+    need_root!("propagation_types_are_set_in_order");
+    let image = Image::new();
+    let optional = |types: &[&str]| {
+        let mut command = listed(&image);
+        let propagation = types.iter().map(|t| parse(t)).collect();
+        command.mount(Mount { propagation, ..file_system("/t", "tmpfs", "") });
+        let line = mountinfo(&mut command, "/t");
+        let fields: Vec<_> = line.split(' ').skip(6).take_while(|f| *f != "-").collect();
+        fields.iter().map(|f| f.split(':').next().unwrap()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(optional(&[]), "");
+    assert_eq!(optional(&["shared"]), "shared");
+    assert_eq!(optional(&["rshared", "private"]), "");
+    assert_eq!(optional(&["shared", "unbindable"]), "unbindable");
+    assert_eq!(optional(&["unbindable", "shared"]), "shared");
+}
+
+fn id_maps(uid: Option<&str>, recursive: bool) -> Option<MountIdMaps> {
+    let map: Option<IdMap> = uid.map(|text| text.parse().unwrap());
+    Some(MountIdMaps { uid: map.clone(), gid: map, recursive })
+}
+
+#[test]
+fn files_of_a_mount_are_seen_with_mapped_owners() {
+    need_root!("files_of_a_mount_are_seen_with_mapped_owners");
+    in_time(|| {
+        own_mounts();
+        let (image, data) = (Image::new(), tempfile::tempdir().unwrap());
+        std::fs::set_permissions(image.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        std::fs::set_permissions(data.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        for name in ["file", "below"] {
+            std::fs::create_dir(data.path().join(name)).unwrap();
+        }
+        std::os::unix::fs::chown(data.path().join("file"), Some(3), Some(4)).unwrap();
+        mount(Some(&image.path()), &data.path().join("below"), None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .unwrap();
+        let owners = "stat -c '%u %g' /d/file /d/below/bin";
+        let with = |id_maps| Mount { id_maps, ..bind(data.path(), "/d") };
+
+        let mut command = listed(&image);
+        command.mount(with(id_maps(Some("0 1000 10"), false)));
+        assert_eq!(output(&mut command, owners), "1003 1004\n0 0");
+        let mut command = listed(&image);
+        command.mount(with(id_maps(Some("0 1000 10"), true)));
+        assert_eq!(output(&mut command, owners), "1003 1004\n1000 1000");
+        assert!(command.plan().unwrap().to_string().contains(" with mapped ids\n"));
+
+        // As the container's own user namespace maps them: what is made within belongs to the
+        // same ids outside.
+        let mut command = listed(&image);
+        command.namespace(Kind::User, Namespace::New).mount(bind(data.path(), "/d"));
+        assert_eq!(output(&mut command, owners), "65534 65534\n65534 65534");
+        let mut command = listed(&image);
+        command.namespace(Kind::User, Namespace::New).mount(with(id_maps(None, true)));
+        assert_eq!(output(&mut command, &format!("touch /d/made; {owners}")), "3 4\n0 0");
+        assert_eq!(std::fs::metadata(data.path().join("made")).unwrap().uid(), 0);
+        let mut command = Command::bare("sleep");
+        command.arg("1000").isolate(Kind::User.into()).stdin(Stdio::Null);
+        let host = command.spawn().unwrap();
+        let mut command = listed(&image);
+        command.join_pidfd(Kind::User.into(), host.pidfd()).unwrap();
+        command.mount(with(id_maps(None, true)));
+        assert_eq!(output(&mut command, owners), "3 4\n0 0");
+        host.delete().unwrap();
+
+        for maps in [id_maps(None, false), id_maps(Some("0 5 1\n0 6 1"), false), id_maps(Some(""), false)] {
+            let mut command = listed(&image);
+            command.mount(with(maps));
+            assert_eq!(error(&mut command).kind(), ErrorKind::InvalidSpec);
+        }
+        let mut command = listed(&image);
+        command.mount(Mount { id_maps: id_maps(Some("0 5 1"), false), ..bind(Path::new("/proc"), "/d") });
+        let e = error(&mut command);
+        assert!(e.to_string().starts_with("cannot map the ids of /proc: mount_setattr: "), "{e}");
+        assert!(e.to_string().contains("this kernel maps no ids of that file system"), "{e}");
+    });
+}
+
+/// All that a directory tree is, a line each.
+const TREE: &str = "cd /etc/tree && find . -printf '%p %y %m %U %G %T@ %l %s\\n' | sort";
+
+#[test]
+fn a_tmpfs_begins_with_a_copy_of_what_it_covers() {
+    need_root!("a_tmpfs_begins_with_a_copy_of_what_it_covers");
+    let image = Image::new();
+    ["find", "sort", "cmp"].into_iter().for_each(|name| image.add(name));
+    let tree = image.path().join("etc/tree");
+    std::fs::create_dir_all(&tree).unwrap();
+    // More entries than one reading takes, with directories among them.
+    for number in 0..400 {
+        let name = format!("{number}-{}", "n".repeat(40));
+        match number % 10 {
+            3 => {
+                std::fs::create_dir(tree.join(&name)).unwrap();
+                std::fs::write(tree.join(&name).join("in"), name.as_bytes()).unwrap();
+            }
+            _ => std::fs::write(tree.join(&name), name.as_bytes()).unwrap(),
+        }
+    }
+    let deep: PathBuf = std::iter::repeat_n("d", 60).collect();
+    std::fs::create_dir_all(tree.join(&deep)).unwrap();
+    std::fs::write(tree.join(&deep).join("large"), vec![7; 20 << 20]).unwrap();
+    std::os::unix::fs::symlink("no where", tree.join("link")).unwrap();
+    std::os::unix::fs::lchown(tree.join("link"), Some(8), Some(9)).unwrap();
+    let (kind, mode) = (nix::sys::stat::SFlag::S_IFCHR, nix::sys::stat::Mode::S_IRUSR);
+    nix::sys::stat::mknod(&tree.join("zero"), kind, mode, libc::makedev(1, 5)).unwrap();
+    nix::unistd::mkfifo(&tree.join("pipe"), mode).unwrap();
+    let large = tree.join(&deep).join("large");
+    std::os::unix::fs::chown(&large, Some(11), Some(12)).unwrap();
+    std::fs::set_permissions(&large, std::fs::Permissions::from_mode(0o4751)).unwrap();
+    let day = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::new(86_400, 123);
+    std::fs::File::options().write(true).open(&large).unwrap().set_modified(day).unwrap();
+    std::fs::File::open(tree.join("d")).unwrap().set_modified(day).unwrap();
+    std::fs::set_permissions(&tree, std::fs::Permissions::from_mode(0o1751)).unwrap();
+    std::os::unix::fs::chown(&tree, Some(5), Some(6)).unwrap();
+
+    let mut plain = listed(&image);
+    // A directory of another file system has another size.
+    let without_size = |text: String| -> Vec<String> {
+        let dir = |l: &str| l.split(' ').nth(1) == Some("d");
+        text.lines()
+            .map(|l| if dir(l) { l.rsplit_once(' ').unwrap().0.into() } else { l.to_owned() })
+            .collect()
+    };
+    let expected = without_size(output(&mut plain, TREE));
+    assert!(expected.len() > 500, "{expected:?}");
+    let mut command = listed(&image);
+    command.mount(Mount { copy_up: true, readonly: true, ..file_system("/etc/tree", "tmpfs", "") });
+    let copied = without_size(output(&mut command, TREE));
+    for (copied, expected) in copied.iter().zip(&expected) {
+        assert_eq!(copied, expected);
+    }
+    assert_eq!(copied.len(), expected.len());
+    assert!(mountinfo(&mut command, "/etc/tree").contains(" /etc/tree ro,"));
+    command.mount(bind(&tree, "/original"));
+    let same = format!("cmp /etc/tree/{0}/large /original/{0}/large", deep.display());
+    assert_eq!(output(&mut command, &same), "");
+
+    // A mode of its own is not copied, and a missing place has nothing to copy.
+    let mut command = listed(&image);
+    command.mount(Mount { copy_up: true, ..file_system("/etc/tree", "tmpfs", "mode=700") });
+    command.mount(Mount { copy_up: true, ..file_system("/not/there", "tmpfs", "") });
+    assert_eq!(output(&mut command, "stat -c '%a %u' /etc/tree; ls /not/there"), "700 0");
+    assert!(!large.metadata().unwrap().permissions().readonly());
+
+    let mut command = listed(&image);
+    command.mount(Mount { copy_up: true, ..file_system("/etc/tree", "tmpfs", "size=1m") });
+    let e = error(&mut command);
+    assert!(e.to_string().ends_with("the tmpfs has no room for the copy: give it a larger size"), "{e}");
+    let deeper: PathBuf = std::iter::repeat_n("d", 140).collect();
+    std::fs::create_dir_all(tree.join(deeper)).unwrap();
+    let mut command = listed(&image);
+    command.mount(Mount { copy_up: true, ..file_system("/etc/tree", "tmpfs", "") });
+    let e = error(&mut command);
+    assert!(e.to_string().ends_with("what is to be copied is more than 128 directories deep"), "{e}");
+    let mut command = listed(&image);
+    command.mount(Mount { copy_up: true, ..bind(&tree, "/t") });
+    assert_eq!(error(&mut command).kind(), ErrorKind::InvalidSpec);
+}
+
+#[test]
+fn names_and_parameters_are_set_in_a_joined_namespace_but_not_the_callers() {
+    need_root!("names_and_parameters_are_set_in_a_joined_namespace_but_not_the_callers");
+    let mut command = Command::new("sleep");
+    command.arg("1000").stdin(Stdio::Null);
+    let pod = command.spawn().unwrap();
+    let kinds = [Kind::Uts, Kind::Net, Kind::Ipc].map(nspod_sandbox::ns_core::Kinds::from);
+    let mut command = Command::new("true");
+    command.join_pidfd(kinds.into_iter().collect(), pod.pidfd()).unwrap();
+    let spec = command.spec_mut();
+    (spec.hostname, spec.domainname) = (Some("shared".into()), Some("domain".into()));
+    for (name, value) in [("net.ipv4.ip_forward", "1"), ("kernel.shmmni", "99")] {
+        spec.sysctls.insert(name.into(), value.into());
+    }
+    output(&mut command, "true");
+    let mut exec = pod.exec("sh").unwrap();
+    let text = output(
+        &mut exec,
+        "cd /proc/sys; cat kernel/hostname kernel/domainname net/ipv4/ip_forward kernel/shmmni",
+    );
+    assert_eq!(text, "shared\ndomain\n1\n99");
+    pod.delete().unwrap();
+
+    for (kind, field) in [(Kind::Uts, "hostname"), (Kind::Net, "sysctls.net.ipv4.ip_forward")] {
+        let mut command = Command::new("true");
+        command.join(nspod_sandbox::ns_core::Namespace::current(kind).unwrap());
+        match kind {
+            Kind::Uts => command.spec_mut().hostname = Some("never".into()),
+            _ => drop(command.spec_mut().sysctls.insert("net.ipv4.ip_forward".into(), "1".into())),
+        }
+        let e = error(&mut command);
+        assert!(
+            e.to_string().starts_with(&format!("{field}: ")) && e.to_string().contains("the caller's own"),
+            "{e}"
+        );
+    }
+}
+
+#[test]
+fn hooks_see_the_root_at_its_path_on_the_host() {
+    need_root!("hooks_see_the_root_at_its_path_on_the_host");
+    in_time(|| {
+        own_mounts();
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SHARED, none).unwrap();
+        let before = host_mounts();
+        for propagation in [None, Some(parse("rslave")), Some(parse("rshared")), Some(parse("private"))] {
+            let image = Image::new();
+            let root = image.path().display().to_string();
+            let line = format!(
+                "grep -c ' {root}/proc ' /proc/self/mountinfo > {root}/marked; ls -d /proc/1/root >> {root}/marked"
+            );
+            let mut command = listed(&image);
+            command.spec_mut().propagation = propagation;
+            command.spec_mut().hooks.create_container = vec![Hook {
+                path: "/bin/sh".into(),
+                args: ["sh", "-c", &line].map(Into::into).to_vec(),
+                env: vec![("PATH".into(), "/usr/bin:/bin".into())],
+                timeout: Some(20),
+            }];
+            assert_eq!(
+                output(
+                    &mut command,
+                    "cat /marked; ls / | while read x; do [ $x = marked ] && echo $x; done; true"
+                ),
+                "1\n/proc/1/root\nmarked"
+            );
+            assert_eq!(host_mounts(), before);
+        }
+    });
 }

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use ns_core::{Kind, Kinds};
-use nspod_sandbox::spec::{Namespace, Spec, Terminal};
+use nspod_sandbox::spec::{
+    Link, Mount, MountKind, Namespace, Node, NodeKind, Propagation, PropagationKind, Spec, Terminal,
+};
 use nspod_sandbox::{Command, Stdio};
 
 /// Passes every call on, and notes when one comes from another process than the test's.
@@ -93,6 +95,16 @@ fn the_child_of_every_sort_of_plan_allocates_nothing() {
     let mut terminal = full.clone();
     terminal.process.terminal = Some(Terminal { rows: 24, columns: 80 });
     plans.push(("terminal", terminal));
+    let mut files = full.clone();
+    let tmpfs = MountKind::Tmpfs { size: None, mode: None };
+    files.mounts.push(Mount { copy_up: true, readonly: true, ..Mount::new("/etc", tmpfs) });
+    let mut remount = Mount::new("/tmp", MountKind::Remount);
+    remount.propagation = vec![Propagation { kind: PropagationKind::Slave, recursive: true }];
+    files.mounts.push(remount);
+    files.nodes = vec![Node { path: "/tmp/a/b".into(), kind: NodeKind::Fifo, mode: 0o600, uid: 1, gid: 1 }];
+    files.links = vec![Link { path: "/tmp/c/d".into(), target: "/e".into() }];
+    (files.process.cwd, files.process.create_cwd) = (Some("/tmp/f/g".into()), true);
+    plans.push(("files", files));
     for (name, spec) in plans {
         let outcome = quiet(&mut Command::from_spec(spec)).status().unwrap_or_else(|e| panic!("{name}: {e}"));
         assert!(outcome.status.success(), "{name}: {}", outcome.status);

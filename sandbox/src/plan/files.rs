@@ -36,6 +36,7 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
     if spec.process.new_session || spec.process.terminal.is_some() {
         plan.push(Step::Setsid);
     }
+    not_the_callers(plan, &spec)?;
     if let Some(name) = &spec.hostname {
         plan.push(Step::Hostname(c_string("hostname", name)?));
     }
@@ -106,6 +107,29 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
         plan.push(Step::PivotRoot { readonly, shared: !apart });
         if let Some(propagation) = spec.propagation {
             plan.push(Step::Propagation(propagation.flags()));
+        }
+    }
+    Ok(())
+}
+
+/// Names and parameters are set in namespaces that are made or joined, and one that is joined
+/// could be the caller's own.
+fn not_the_callers(plan: &Plan, spec: &Spec) -> Result<(), Error> {
+    let names = [("hostname", &spec.hostname), ("domainname", &spec.domainname)];
+    let names = names.into_iter().filter(|(_, name)| name.is_some());
+    let mut set: Vec<_> = names.map(|(field, _)| (field.to_owned(), Kind::Uts)).collect();
+    for name in spec.sysctls.keys() {
+        let field = format!("sysctls.{name}");
+        let kind = super::check_sysctl("sysctls", name, &spec.namespaces)?;
+        set.push((field, kind));
+    }
+    for (field, kind) in set {
+        let Some(namespace) = joined(plan, kind)? else { continue };
+        let own = ns_core::Namespace::current(kind)?.id();
+        if ns_core::Namespace::from_owned_fd(namespace)?.id() == own {
+            let problem =
+                format!("the {kind} namespace that is joined is the caller's own: the host would be changed");
+            return Err(Error::invalid(&field, problem));
         }
     }
     Ok(())
