@@ -190,10 +190,18 @@ pub fn parse(json: &[u8]) -> Result<Config, Error> {
 fn check(spec: &runtime::Spec) -> Result<(), Error> {
     runtime_hooks(spec)?;
     container_hooks(spec)?;
+    let priority = spec.process().as_ref().and_then(|process| process.io_priority().as_ref());
+    if priority.is_some_and(|given| i32::try_from(given.priority()).is_err()) {
+        return Err(Error::invalid("process.ioPriority.priority", "this has more than 32 bits"));
+    }
     let Some(linux) = spec.linux() else { return Ok(()) };
     linux::nodes(linux)?;
     linux::intel_rdt(linux)?;
     mounts::root_propagation(linux)?;
+    let rules = linux.seccomp().iter().flat_map(|seccomp| seccomp.syscalls()).flatten();
+    if let Some(index) = rules.into_iter().position(|rule| rule.names().is_empty()) {
+        return Err(Error::invalid(&format!("linux.seccomp.syscalls[{index}].names"), "name a call"));
+    }
     linux.resources().as_ref().map_or(Ok(()), resources::check)
 }
 

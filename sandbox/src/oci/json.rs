@@ -70,7 +70,15 @@ fn strip_nulls(value: &mut Value) {
 /// Whether everything that the schema demands below `below` is there.
 pub(super) fn check_required(document: &Value, below: &str) -> Result<(), Error> {
     let rules = REQUIRED.iter().filter(|(path, _)| path.starts_with(below));
-    rules.copied().try_for_each(|(path, names)| required(document, path, "", names))
+    rules.copied().try_for_each(|(path, names)| required(document, path, "", names))?;
+    // Of a device by what it is.
+    let devices = document.pointer("/linux/devices").and_then(Value::as_array);
+    for (index, device) in devices.into_iter().flatten().enumerate() {
+        if device["type"].as_str().is_some_and(|typ| typ != "p") {
+            required(device, "", &format!("linux.devices[{index}]"), DEVICE)?;
+        }
+    }
+    Ok(())
 }
 
 fn required(value: &Value, path: &str, at: &str, names: &[&str]) -> Result<(), Error> {

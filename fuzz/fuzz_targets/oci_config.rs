@@ -1,0 +1,50 @@
+//! From any bytes to a plan by way of OCI's configuration: never a panic, and what is refused is
+//! refused by a field.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use ns_core::Kind;
+use nspod_sandbox::oci::{self, Context};
+use nspod_sandbox::spec::{Namespace, Spec};
+use nspod_sandbox::{ErrorKind, Handles, Host, Plan};
+
+fuzz_target!(|data: &[u8]| {
+    let config = match oci::parse(data) {
+        Ok(config) => config,
+        Err(error) => return assert_eq!(error.kind(), ErrorKind::InvalidSpec, "{error}"),
+    };
+    // What is read is written and read again.
+    let again = serde_json::to_vec(config.spec()).unwrap();
+    oci::parse(&again).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&again)));
+    for rootless in [false, true] {
+        let context = Context {
+            bundle: "/bundle".as_ref(),
+            id: "fuzz",
+            systemd_cgroup: rootless,
+            rootless,
+            ..Context::default()
+        };
+        match config.container(&context) {
+            Ok(container) => plan(&container.spec, rootless),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::InvalidSpec, "{error}");
+                assert!(error.to_string().contains(": "), "{error}");
+            }
+        }
+    }
+});
+
+fn plan(spec: &Spec, rootless: bool) {
+    // Those that are joined would be opened.
+    let joins = |kind| matches!(spec.namespaces.get(kind), Namespace::Join(_));
+    if Kind::ALL.into_iter().any(joins) {
+        return;
+    }
+    let user = Host { uid: 1000, gid: 1000, newidmap: true, ..Host::default() };
+    let root = Host { capabilities: u64::MAX, kernel: (6, 1), ..Host::default() };
+    let host = if rootless { user } else { root };
+    match Plan::on(spec, &host, Handles::default()).map_err(oci::located) {
+        Ok(plan) => assert!(!plan.to_string().is_empty()),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::InvalidSpec, "{error}"),
+    }
+}
