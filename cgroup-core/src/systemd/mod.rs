@@ -33,6 +33,7 @@
 //!
 //! Source: <https://systemd.io/CGROUP_DELEGATION/>
 
+mod annotation;
 mod bus;
 mod property;
 
@@ -75,31 +76,22 @@ impl Scope {
         Self { description: name.clone(), name, slice: None, properties: Vec::new() }
     }
 
-    /// The scope that OCI's `cgroupsPath` means where systemd is the manager: `SLICE:PREFIX:NAME`,
-    /// each of which may be empty, or nothing at all, for the container `id`.
+    /// The scope that OCI's `cgroupsPath` means by its three parts, where systemd is the manager:
+    /// `PREFIX-NAME.scope` in the slice. Slice and prefix may be empty.
     ///
     /// ```
     /// use cgroup_core::systemd::Scope;
-    /// let scope = Scope::of_cgroups_path("machine.slice:libpod:c1", "c1")?;
+    /// let scope = Scope::of_parts("machine.slice", "libpod", "c1")?;
     /// assert_eq!((scope.slice.as_deref(), scope.name.as_str()), (Some("machine.slice"), "libpod-c1.scope"));
-    /// assert_eq!(Scope::of_cgroups_path("", "c1")?.name, "nspod-c1.scope");
     /// # Ok::<(), cgroup_core::Error>(())
     /// ```
     ///
     /// # Errors
-    /// `InvalidName` for another form, and where the slice is none, see [`slice_path`].
-    pub fn of_cgroups_path(path: &str, id: &str) -> Result<Self> {
-        let parts: Vec<&str> =
-            if path.is_empty() { vec!["", "nspod", id] } else { path.split(':').collect() };
-        let [slice, prefix, name] = parts[..] else {
-            return Err(Error::name(path.as_bytes(), "for systemd a cgroupsPath is SLICE:PREFIX:NAME"));
-        };
-        let name = if name.is_empty() { id } else { name };
-        if !slice.is_empty() {
-            slice_path(slice)?;
-        }
+    /// `InvalidName` where the slice is none, see [`slice_path`].
+    pub fn of_parts(slice: &str, prefix: &str, name: &str) -> Result<Self> {
+        let slice = (!slice.is_empty()).then(|| slice_path(slice).map(|_| slice.to_owned())).transpose()?;
         let name = if prefix.is_empty() { format!("{name}.scope") } else { format!("{prefix}-{name}.scope") };
-        Ok(Self { slice: (!slice.is_empty()).then(|| slice.to_owned()), ..Self::new(name) })
+        Ok(Self { slice, ..Self::new(name) })
     }
 
     fn properties(&self, pid: i32) -> Vec<Property> {
@@ -473,16 +465,11 @@ mod tests {
     }
 
     #[test]
-    fn a_cgroups_path_is_a_slice_a_prefix_and_a_name_and_each_may_be_empty() {
-        let of = |path| Scope::of_cgroups_path(path, "id").map(|scope| (scope.slice, scope.name));
-        let slice = || Some("a-b.slice".to_owned());
-        assert_eq!(of("a-b.slice:cri:c").unwrap(), (slice(), "cri-c.scope".into()));
-        assert_eq!(of("a-b.slice::c").unwrap(), (slice(), "c.scope".into()));
-        assert_eq!(of(":cri:c").unwrap(), (None, "cri-c.scope".into()));
-        assert_eq!(of("::").unwrap(), (None, "id.scope".into()));
-        for wrong in ["/kubepods/c", "a:b", "a:b:c:d", "kubepods:cri:c"] {
-            assert_eq!(of(wrong).unwrap_err().kind(), crate::ErrorKind::InvalidName, "{wrong}");
-        }
+    fn slice_and_prefix_of_a_scope_may_be_empty() {
+        let of = |slice, prefix| Scope::of_parts(slice, prefix, "c").map(|scope| (scope.slice, scope.name));
+        assert_eq!(of("a-b.slice", "cri").unwrap(), (Some("a-b.slice".into()), "cri-c.scope".into()));
+        assert_eq!(of("", "").unwrap(), (None, "c.scope".into()));
+        assert_eq!(of("kubepods", "cri").unwrap_err().kind(), crate::ErrorKind::InvalidName);
     }
 
     #[test]
