@@ -19,14 +19,22 @@ pub(crate) const GUEST: &[&str] = &[
 
 /// What the tests call, or what building them takes, beside what is in every Debian system.
 pub(crate) const TESTS: &[&str] = &[
-    "attr",              // setfattr
+    "attr",           // setfattr
+    "busybox-static", // the image of a container
+    "catatonit",      // podman's init, and the infra container of its pods
+    "conmon",         // podman's monitor
+    "containerd",
+    "crun",              // a runtime to compare with
     "dbus-user-session", // a bus for a user's systemd
     "g++",               // libFuzzer
     "gcc",               // linking
     "iproute2",
     "libc6-dev",
+    "netavark", // podman's networks
+    "podman",
     "procps",
     "python3",
+    "runc", // as crun
     "strace",
     "systemd", // delegation of cgroups
     "uidmap",  // newuidmap and newgidmap
