@@ -27,12 +27,14 @@ pub struct Terminal {
 impl Terminal {
     /// Starts nspod on a terminal of 24 rows and 80 columns.
     pub fn nspod(args: &[&str]) -> Terminal {
-        let mut command = Command::new("setsid");
-        command.args(["--ctty", NSPOD]).args(args);
-        Terminal::start(&mut command)
+        Terminal::of(Command::new(NSPOD).args(args))
     }
 
-    fn start(command: &mut Command) -> Terminal {
+    /// Starts a program with its arguments and variables on such a terminal.
+    pub fn of(program: &Command) -> Terminal {
+        let mut command = Command::new("setsid");
+        command.arg("--ctty").arg(program.get_program()).args(program.get_args());
+        command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
