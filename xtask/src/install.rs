@@ -17,13 +17,15 @@ pub(crate) const GUEST: &[&str] = &[
     "util-linux", // unshare and setpriv around virtiofsd and qemu
 ];
 
-/// What the tests call, or what building them takes, beside what is in every Debian system.
+/// What the tests call, or what building them takes, beside what is in every Debian system. Of
+/// several in one line any will do: Docker's own package brings containerd and runc, and
+/// Debian's would drive it out.
 pub(crate) const TESTS: &[&str] = &[
     "attr",           // setfattr
     "busybox-static", // the image of a container
     "catatonit",      // podman's init, and the infra container of its pods
     "conmon",         // podman's monitor
-    "containerd",
+    "containerd|containerd.io",
     "crun",              // a runtime to compare with
     "dbus-user-session", // a bus for a user's systemd
     "g++",               // libFuzzer
@@ -34,7 +36,7 @@ pub(crate) const TESTS: &[&str] = &[
     "podman",
     "procps",
     "python3",
-    "runc", // as crun
+    "runc|containerd.io", // as crun
     "strace",
     "systemd", // delegation of cgroups
     "uidmap",  // newuidmap and newgidmap
@@ -45,7 +47,7 @@ pub(crate) const TESTS: &[&str] = &[
 pub(crate) fn packages(packages: &[&str], may: bool) -> Result<()> {
     let query = Command::new("dpkg-query")
         .args(["-W", "-f", "${binary:Package} ${db:Status-Status}\n"])
-        .args(packages)
+        .args(packages.iter().flat_map(|names| names.split('|')))
         .output();
     let Ok(query) = query else {
         bail!("dpkg-query could not be started: this needs a Debian system");
@@ -98,7 +100,9 @@ fn missing<'a>(wanted: &[&'a str], dpkg_query: &str) -> Vec<&'a str> {
         .filter_map(|line| line.strip_suffix(" installed"))
         .map(|name| name.split(':').next().unwrap_or(name))
         .collect();
-    wanted.iter().copied().filter(|name| !installed.contains(name)).collect()
+    let is_there = |names: &str| names.split('|').any(|name| installed.contains(&name));
+    let first = |names: &'a str| names.split('|').next().unwrap_or(names);
+    wanted.iter().filter(|names| !is_there(names)).map(|names| first(names)).collect()
 }
 
 #[cfg(test)]
@@ -112,5 +116,6 @@ mod tests {
             missing(&["kmod", "uidmap", "libc6", "strace", "bridge"], dpkg_query),
             ["uidmap", "strace", "bridge"]
         );
+        assert_eq!(missing(&["kmod|mod", "mod|kmod", "a|b"], dpkg_query), ["a"]);
     }
 }

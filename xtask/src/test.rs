@@ -15,11 +15,11 @@ use crate::tally::{Counts, Tally};
 use crate::{fuzz, install, sh};
 
 /// Ends a guest that hangs. All the tests take a fraction of it.
-const GUEST_TIMEOUT: u64 = 20 * 60;
+const GUEST_TIMEOUT: u64 = 45 * 60;
 /// The exit code with which the harness says that tests failed.
 const TEST_FAILED: i32 = 101;
 /// Ends a test program in the guest that hangs, in seconds, so that the next ones run.
-const BINARY_TIMEOUT: u64 = 300;
+const BINARY_TIMEOUT: u64 = 900;
 
 /// Run every check and test, here and in the guest
 ///
