@@ -454,6 +454,8 @@ fn an_unknown_field_and_a_null_say_nothing() {
         object["x-null"] = Value::Null;
     }
     document["linux"]["resources"]["network"] = Value::Null;
+    // A number that oci-spec has as one that is always there.
+    document["linux"]["devices"][2]["major"] = Value::Null;
     document["windows"] = json!({});
     assert_eq!(container(&document).unwrap(), expected);
 }
