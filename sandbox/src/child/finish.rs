@@ -107,6 +107,9 @@ pub(super) fn keyring(name: &CStr) -> Done {
 pub(super) fn label(file: &CStr, text: &CStr, by_init: Option<c_int>) -> Done {
     let root = proc_root()?;
     if let Some(to) = by_init {
+        if root == to {
+            return call!(Fcntl, libc::SYS_fcntl, to, libc::F_SETFD, 0).map(drop);
+        }
         call!(Dup3, libc::SYS_dup3, root, to, 0)?;
         close(root);
         return Ok(());
