@@ -40,8 +40,10 @@ fn plan(spec: &Spec, rootless: bool) {
     if Kind::ALL.into_iter().any(joins) {
         return;
     }
-    let user = Host { uid: 1000, gid: 1000, newidmap: true, ..Host::default() };
-    let root = Host { capabilities: u64::MAX, kernel: (6, 1), ..Host::default() };
+    let user =
+        Host { uid: 1000, gid: 1000, newidmap: true, apparmor: true, selinux: true, ..Host::default() };
+    let root =
+        Host { capabilities: u64::MAX, apparmor: true, selinux: true, kernel: (6, 1), ..Host::default() };
     let host = if rootless { user } else { root };
     match Plan::on(spec, &host, Handles::default()).map_err(oci::located) {
         Ok(plan) => assert!(!plan.to_string().is_empty()),

@@ -7,6 +7,13 @@ pub(crate) fn full() -> Value {
     serde_json::from_str(include_str!("data/full.json")).unwrap()
 }
 
+/// The same with the label of one security module: a process has no more.
+pub(crate) fn plannable() -> Value {
+    let mut document = full();
+    document["process"]["selinuxLabel"] = Value::Null;
+    document
+}
+
 /// One step of a path: a name or an index.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Part {
