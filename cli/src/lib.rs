@@ -11,6 +11,8 @@ pub mod foreground;
 #[doc(hidden)]
 pub mod output;
 #[doc(hidden)]
+pub mod passwd;
+#[doc(hidden)]
 pub mod process;
 #[doc(hidden)]
 pub mod terminal;

@@ -9,13 +9,12 @@
 mod args;
 mod cmd;
 mod flags;
-mod passwd;
 mod state;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use nspod_cli::{error, foreground, output, terminal, value};
+use nspod_cli::{error, foreground, output, passwd, terminal, value};
 
 fn main() -> ExitCode {
     let code = match args::Cli::try_parse() {

@@ -11,14 +11,14 @@ use crate::error::{Error, Result};
 
 /// Somebody, found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Found {
-    pub(crate) user: User,
-    pub(crate) home: Option<String>,
+pub struct Found {
+    pub user: User,
+    pub home: Option<String>,
 }
 
 /// Looks up `UID[:GID]`, either by number or name, in the files below the roots: the first
 /// that has the file counts.
-pub(crate) fn find(text: &str, roots: &[PathBuf]) -> Result<Found> {
+pub fn find(text: &str, roots: &[PathBuf]) -> Result<Found> {
     let (user, group) = match text.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (text, None),
@@ -43,7 +43,7 @@ pub(crate) fn find(text: &str, roots: &[PathBuf]) -> Result<Found> {
 }
 
 /// A group by number or name.
-pub(crate) fn gid(text: &str, roots: &[PathBuf]) -> Result<u32> {
+pub fn gid(text: &str, roots: &[PathBuf]) -> Result<u32> {
     if let Ok(gid) = text.parse() {
         return Ok(gid);
     }
@@ -81,7 +81,7 @@ fn member_of(groups: &str, name: &str) -> Vec<u32> {
 }
 
 /// Where the container's files are, as the host sees them.
-pub(crate) fn roots(root: &Root) -> Vec<PathBuf> {
+pub fn roots(root: &Root) -> Vec<PathBuf> {
     match root {
         Root::Empty => Vec::new(),
         Root::Host | Root::HostReadOnly => vec!["/".into()],

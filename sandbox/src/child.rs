@@ -204,7 +204,7 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
         Step::ReadOnly(dest) => read_only(dest, loan),
         Step::Sysctl { path, value } => write_beneath(slot_fd(loan, Slot::Proc), path, value),
         Step::PivotRoot { readonly, shared } => pivot_root(*readonly, *shared, loan),
-        Step::Terminal { rows, columns } => terminal(*rows, *columns, loan),
+        Step::Terminal { rows, columns, owner } => terminal(*rows, *columns, *owner, loan),
         Step::Console(dest) => console(dest, loan),
         Step::Hostname(name) => {
             call!(Sethostname, libc::SYS_sethostname, name.as_ptr(), name.as_bytes().len()).map(drop)

@@ -81,6 +81,9 @@ pub struct Prepared<'a> {
     pub pid: i32,
     /// Its process.
     pub pidfd: &'a Pidfd,
+    /// What the spec's hooks get on standard input, if there are any. It may be written anew as
+    /// long as the container is held, for those that are run at its start.
+    pub state: Option<&'a File>,
 }
 
 /// What the caller does then.

@@ -227,7 +227,7 @@ impl Family {
         let Some(then) = then else { return Ok(()) };
         let second = self.second.map(|pid| Ok::<_, Error>((pid, Pidfd::open(pid)?))).transpose()?;
         let (pid, pidfd) = second.as_ref().map_or((self.pid, &self.first), |(pid, pidfd)| (*pid, pidfd));
-        let text = (then.0)(&Prepared { pid, pidfd })?;
+        let text = (then.0)(&Prepared { pid, pidfd, state })?;
         match state {
             Some(file) => file
                 .write_all_at(&text, 0)

@@ -308,6 +308,8 @@ pub enum Step {
         rows: u16,
         /// Columns.
         columns: u16,
+        /// Whose it is; `u32::MAX` leaves it the caller's.
+        owner: u32,
     },
     /// Mount the terminal on the container's `/dev/console`.
     Console(Dest),

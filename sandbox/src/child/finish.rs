@@ -30,7 +30,7 @@ pub(super) fn loopback() -> Done {
 /// Opens a terminal of the container's own `/dev/pts` (or of the host's, where the
 /// container shares it), makes it the controlling terminal and the standard streams,
 /// and sends the other end to the parent.
-pub(super) fn terminal(rows: u16, columns: u16, loan: &mut Loan<'_>) -> Done {
+pub(super) fn terminal(rows: u16, columns: u16, owner: u32, loan: &mut Loan<'_>) -> Done {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     let pts = slot_fd(loan, Slot::Pts);
     let main = match pts {
@@ -48,6 +48,8 @@ pub(super) fn terminal(rows: u16, columns: u16, loan: &mut Loan<'_>) -> Done {
         ioctl(line, libc::TIOCSWINSZ, (&raw const size).cast())?;
     }
     ioctl(line, libc::TIOCSCTTY, ptr::null())?;
+    // An owner without a place in the user namespace is refused where it is become, in words.
+    let _ = call!(Fchownat, libc::SYS_fchown, line, owner, u32::MAX);
     set_slot(loan, Slot::Terminal, line);
     let step = loan.next.wrapping_sub(1) as u16;
     send(loan.report, Message { tag: Message::TERMINAL, call: 0, step, value: 0 }, Some(main))?;

@@ -93,7 +93,9 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
         builder.plan.push(Step::Mask(dest));
     }
     if let Some(Terminal { rows, columns }) = spec.process.terminal {
-        builder.plan.push(Step::Terminal { rows, columns });
+        // Its own user can open it again by its name, as after a login.
+        let owner = spec.process.user.as_ref().map_or(u32::MAX, |user| user.uid);
+        builder.plan.push(Step::Terminal { rows, columns, owner });
         if new(Kind::Mnt) && (builder.creates || builder.dev.is_some()) {
             let console = builder.held("process.terminal", Path::new("/dev/console"), Create::File)?;
             builder.plan.push(Step::Console(Dest { no_links: true, ..console }));

@@ -3,12 +3,15 @@
 
 use std::fs::File;
 use std::io::IoSlice;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nspod_cli::error::{Error, Result};
+use nspod_sandbox::oci::SeccompListener;
+
+use crate::state::{Record, Status, VERSION};
 
 /// Connects to the socket of `--console-socket`.
 pub(crate) fn connect(path: &Path) -> Result<UnixStream> {
@@ -32,4 +35,20 @@ pub(crate) fn send(socket: &UnixStream, message: &[u8], fd: BorrowedFd<'_>) -> R
         Ok(_) => Err(Error::new("cannot send a descriptor: sendmsg: the message was cut short")),
         Err(e) => Err(Error::call("send a descriptor", "sendmsg", e)),
     }
+}
+
+/// Sends the listener of a system-call filter to whoever answers for it, with the state
+/// message of the specification.
+pub(crate) fn send_listener(listener: &SeccompListener, fd: OwnedFd, record: &Record) -> Result<()> {
+    let message = serde_json::json!({
+        "ociVersion": VERSION,
+        "fds": ["seccompFd"],
+        "pid": record.init_process_pid,
+        "metadata": listener.metadata,
+        "state": record.state(Status::Creating),
+    });
+    let path = &listener.path;
+    let socket = UnixStream::connect(path)
+        .map_err(|e| Error::io("connect to linux.seccomp.listenerPath", path, &e))?;
+    send(&socket, message.to_string().as_bytes(), fd.as_fd())
 }

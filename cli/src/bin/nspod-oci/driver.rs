@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use cgroup_core::{Cgroup, Hierarchy};
+use cgroup_core::systemd::{Held, Manager, Property, Scope};
+use cgroup_core::{Cgroup, Hierarchy, Limits};
 use nix::errno::Errno;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nspod_cli::error::{Error, Result};
 use nspod_sandbox::oci::{self, CgroupsPath};
+use nspod_sandbox::resctrl;
 
 use crate::args::{CgroupManager, Global};
 use crate::log;
@@ -16,21 +18,28 @@ pub(crate) fn is_systemd(global: &Global) -> bool {
     global.systemd_cgroup || global.cgroup_manager == Some(CgroupManager::Systemd)
 }
 
-/// Where the container's cgroup is to be, counted from the top of the hierarchy; noted in the
-/// record as a path of the host's.
+/// Where a container is started.
+pub(crate) enum Place {
+    /// In the caller's cgroup.
+    Here,
+    /// In a cgroup of its own, counted from the top of the hierarchy.
+    At(PathBuf),
+    /// In a scope that systemd has made.
+    Scope(Held),
+}
+
+/// Finds or makes the place for a container, and notes it in the record.
 pub(crate) fn place(
     global: &Global,
     wanted: &oci::Container,
     id: &str,
     record: &mut Record,
-) -> Result<Option<PathBuf>> {
+) -> Result<Place> {
     if global.cgroup_manager == Some(CgroupManager::Disabled) {
-        return Ok(None);
+        return Ok(Place::Here);
     }
     if is_systemd(global) {
-        return Err(Error::new(
-            "--systemd-cgroup: no systemd runs here to make the cgroup: leave the flag out, and the cgroup is made in the cgroup file system",
-        ));
+        return scope(wanted, id, record).map(Place::Scope);
     }
     let owed = !wanted.spec.limits.is_empty() || wanted.spec.devices.is_some();
     let place = root().and_then(|root| Ok((root, path(&wanted.cgroup, id)?)));
@@ -38,15 +47,53 @@ pub(crate) fn place(
         Ok((root, path)) => {
             let full = root.join(path.strip_prefix("/").unwrap_or(&path));
             if owed || !global.rootless() || can_make(&full) {
-                record.cgroup_paths.insert(String::new(), full);
-                return Ok(Some(path));
+                // One that is there already may be another's, and is not to be removed after a
+                // crash: it is noted when it turned out to be free.
+                if !full.exists() {
+                    record.cgroup_paths.insert(String::new(), full);
+                }
+                return Ok(Place::At(path));
             }
             log::debug(&format_args!("no cgroup: {} is not the caller's to make", full.display()));
         }
         Err(e) if owed => return Err(e),
         Err(e) => log::debug(&format_args!("no cgroup: {e}")),
     }
-    Ok(None)
+    Ok(Place::Here)
+}
+
+fn scope(wanted: &oci::Container, id: &str, record: &mut Record) -> Result<Held> {
+    let (slice, prefix, name) = match &wanted.cgroup {
+        CgroupsPath::Systemd { slice, prefix, name } => (slice.as_str(), prefix.as_str(), name.as_str()),
+        _ => ("", "nspod", id),
+    };
+    let limits = &wanted.spec.limits;
+    let mut properties = Property::of_limits(limits)?;
+    for (key, text) in &record.annotations {
+        properties.extend(Property::of_annotation(key, text)?);
+    }
+    let description = format!("nspod-oci container {id}");
+    let scope = Scope { description, properties, ..Scope::of_parts(slice, prefix, name)? };
+    let held = Manager::connect()?.hold_scope(&scope)?;
+    record.cgroup_paths.insert(String::new(), held.cgroup().path().to_owned());
+    record.unit = Some(scope.name);
+    // And what systemd has no property for.
+    held.cgroup().apply(limits)?;
+    if let Some(rules) = &wanted.spec.devices {
+        held.cgroup().attach_devices(rules)?;
+    }
+    Ok(held)
+}
+
+/// Changes a container's limits; those not named stay.
+pub(crate) fn update(record: &Record, limits: &Limits) -> Result<()> {
+    let cgroup = record.cgroup()?;
+    match &record.unit {
+        Some(unit) => Manager::connect()?.set_properties(unit, &Property::of_limits(limits)?)?,
+        None => cgroup.enable_path(limits.controllers())?,
+    }
+    cgroup.apply(limits)?;
+    Ok(())
 }
 
 /// As runc has it: a path that is not absolute lies beside the cgroup of the caller.
@@ -83,12 +130,23 @@ fn can_make(path: &Path) -> bool {
     there.is_some_and(writable)
 }
 
-/// Removes a container's cgroup with all that is in it; one that is gone is fine.
+/// Removes a container's cgroup with all that is in it, and its group of Intel RDT's; what is
+/// gone is fine.
 pub(crate) fn remove(record: &Record) -> Result<()> {
+    resctrl::remove(&record.rdt_made)?;
     let Some(path) = record.cgroup_path() else { return Ok(()) };
-    match Cgroup::open(path) {
-        Ok(cgroup) => Ok(cgroup.destroy()?),
-        Err(e) if e.kind() == cgroup_core::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(e.into()),
+    let gone = |e: &cgroup_core::Error| e.kind() == cgroup_core::ErrorKind::NotFound;
+    let removed = Cgroup::open(path).and_then(|cgroup| match &record.unit {
+        // It is systemd's to remove.
+        Some(_) => cgroup.kill(),
+        None => cgroup.destroy(),
+    });
+    match removed {
+        Err(e) if !gone(&e) => return Err(e.into()),
+        _ => {}
+    }
+    match &record.unit {
+        Some(unit) => Ok(Manager::connect()?.stop(unit)?),
+        None => Ok(()),
     }
 }

@@ -1,25 +1,30 @@
 //! From a bundle to a container: what `create` and `run` have in common.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
+use cgroup_core::Limits;
 use clap::Args;
-use ns_core::Pidfd;
+use ns_core::{Kind, Namespace, Pidfd};
 use nspod_cli::dir::Lock;
 use nspod_cli::error::{Error, Result};
+use nspod_cli::passwd;
 use nspod_cli::process::Process;
 use nspod_sandbox::oci::{self, Context};
-use nspod_sandbox::spec::{Mount, MountKind, Spec};
-use nspod_sandbox::{Command, Container};
+use nspod_sandbox::resctrl::Resctrl;
+use nspod_sandbox::spec::{self, Mount, MountKind, Seccomp, Spec};
+use nspod_sandbox::{Command, Container, Prepared, move_net_device};
 
 use crate::args::Global;
 use crate::cmd::delete::finish;
+use crate::driver::{self, Place};
 use crate::state::{Entry, Record, Status, Store};
-use crate::{console, driver, hooks, log, program, state};
+use crate::{console, hooks, log, program, state};
 
 /// What a new container is made from.
 #[derive(Debug, Args)]
@@ -48,6 +53,11 @@ pub(crate) struct BundleArgs {
 }
 
 impl BundleArgs {
+    /// See [`HandedOn::take`].
+    pub(crate) fn handed_on(&self) -> Result<HandedOn> {
+        HandedOn::take(self.preserve_fds)
+    }
+
     pub(crate) fn write_pid(&self, pid: i32) -> Result<()> {
         self.pid_file.as_ref().map_or(Ok(()), |path| write_pid(path, pid))
     }
@@ -67,8 +77,8 @@ pub(crate) enum How {
 /// An id that was taken for a bundle, with the lock on its directory.
 pub(crate) struct Claimed {
     pub(crate) wanted: oci::Container,
-    /// Where its cgroup is to be, counted from the top of the hierarchy.
-    cgroup: Option<PathBuf>,
+    /// Where it is started.
+    place: Place,
     pub(crate) entry: Arc<Entry>,
     pub(crate) record: Record,
     pub(crate) store: Store,
@@ -105,11 +115,11 @@ pub(crate) fn prepare(global: &Global, args: &BundleArgs) -> Result<Claimed> {
     record.poststart = std::mem::take(&mut wanted.hooks.poststart);
     record.poststop = std::mem::take(&mut wanted.hooks.poststop);
     record.set_root(&wanted.spec.root);
-    let mut claimed = Claimed { wanted, cgroup: None, entry: Arc::new(entry), record, store, lock };
+    let mut claimed = Claimed { wanted, place: Place::Here, entry: Arc::new(entry), record, store, lock };
     let ready = driver::place(global, &claimed.wanted, &args.id, &mut claimed.record)
         // With what it takes to clean up after a crash.
         .and_then(|place| {
-            claimed.cgroup = place;
+            claimed.place = place;
             claimed.entry.write(&claimed.record)
         })
         .and_then(|()| claimed.entry.write_config(&json));
@@ -123,21 +133,25 @@ impl Claimed {
     /// Leaves nothing of a container that could not be made, for this reason.
     pub(crate) fn give_up(&self, why: Error) -> Error {
         let begun = self.entry.hooked.load(Ordering::Relaxed);
-        let forgotten = match begun {
+        let removed = if self.record.has_own_end() { driver::remove(&self.record) } else { Ok(()) };
+        let forgotten = removed.and_then(|()| match begun {
             true => finish(&self.store, &self.entry, &self.record, &self.lock),
             false => self.store.remove(&self.entry, &self.lock),
-        };
+        });
         if let Err(e) = forgotten {
             log::warn(&e);
         }
-        why
+        match self.record.rootfs.is_dir() {
+            true => why,
+            false => Error::new(format!("root.path: {why}")),
+        }
     }
 }
 
 /// Makes the container.
-pub(crate) fn launch(global: &Global, args: &BundleArgs, how: How) -> Result<Launched> {
+pub(crate) fn launch(global: &Global, args: &BundleArgs, how: How, handed_on: HandedOn) -> Result<Launched> {
     let mut claimed = prepare(global, args)?;
-    match make(args, how, &mut claimed) {
+    match make(args, how, handed_on, &mut claimed) {
         Ok((container, terminal)) => Ok(Launched { container, terminal, claimed }),
         Err(e) => Err(claimed.give_up(e)),
     }
@@ -155,41 +169,77 @@ fn socket(path: Option<&Path>, terminal: bool, how: How) -> Result<Option<UnixSt
     }
 }
 
-fn make(args: &BundleArgs, how: How, claimed: &mut Claimed) -> Result<(Container, Option<File>)> {
-    let Claimed { wanted, cgroup, entry, record, .. } = claimed;
+fn make(
+    args: &BundleArgs,
+    how: How,
+    handed_on: HandedOn,
+    claimed: &mut Claimed,
+) -> Result<(Container, Option<File>)> {
+    let Claimed { wanted, place, entry, record, .. } = claimed;
     let mut spec = std::mem::take(&mut wanted.spec);
     let socket = socket(args.console_socket.as_deref(), spec.process.terminal.is_some(), how)?;
-    refuse(wanted)?;
+    if let Seccomp::Profile(profile) = &spec.process.seccomp
+        && profile.notifies()
+        && wanted.seccomp_listener.is_none()
+    {
+        return Err(Error::new(
+            "linux.seccomp.listenerPath: SCMP_ACT_NOTIFY takes one, where somebody answers",
+        ));
+    }
+    home(&mut spec.process, &record.rootfs)?;
     notify_socket(&mut spec);
-    let handed_on = handed_on(&mut spec, args.preserve_fds)?;
+    // The hooks at the start are told another state than those before.
+    let two_states = !spec.hooks.create_container.is_empty() && !spec.hooks.start_container.is_empty();
+    // Who answers for a filter must have its listener before the program runs.
+    let held_here = how != How::Held && (two_states || wanted.seccomp_listener.is_some());
     let early = Early {
         status: if spec.hooks.create_container.is_empty() { Status::Created } else { Status::Creating },
         inside: !spec.hooks.is_empty(),
         hooks: std::mem::take(&mut wanted.hooks),
         net_devices: std::mem::take(&mut wanted.net_devices),
+        rdt: wanted.intel_rdt.take(),
     };
-    let mut command = Command::from_spec(spec);
-    match cgroup {
-        Some(path) => command.cgroup_at(&*path),
-        None => command.no_cgroup(),
-    };
-    for (fd, to) in handed_on.into_iter().zip(3..) {
-        command.fd(fd, to);
+    if matches!(place, Place::Here) {
+        // Nothing can hold it to these.
+        spec.devices = None;
+        spec.limits = Limits::default();
     }
+    let mut command = Command::from_spec(spec);
+    match place {
+        Place::At(path) => command.cgroup_at(&*path),
+        Place::Scope(held) => command.cgroup_inside(held.cgroup().path()),
+        Place::Here => command.no_cgroup(),
+    };
+    handed_on.give(&mut command);
     if how == How::Held {
         command.hold_at(entry.dir.path());
+    } else if held_here {
+        command.hold();
     }
+    let met = Arc::new(Met::default());
     if !early.is_empty() {
-        let (entry, mut record) = (entry.clone(), record.clone());
-        command.prepared(move |made| {
-            record.set_process(process(made.pid).map_err(caller)?);
-            early.happen(&entry, &record).map_err(caller)
-        });
+        let (entry, mut record, met) = (entry.clone(), record.clone(), met.clone());
+        command.prepared(move |made| early.happen(made, &entry, &mut record, &met).map_err(caller));
     }
     let name = command.spec().process.args.first().cloned().unwrap_or_default();
-    let mut container = command.spawn().map_err(program::failed(&name))?;
+    let spawned = command.spawn();
+    if let Some((path, made)) = met.rdt.get().cloned() {
+        (record.intel_rdt_path, record.rdt_made) = (Some(path), made);
+    }
+    let mut container = spawned.map_err(program::failed(&name))?;
+    record.set_process(process(container.pid())?);
+    if let Some(file) = met.state.get().filter(|_| two_states) {
+        let state = record.state_json(Status::Created)?;
+        let written = file.set_len(0).and_then(|()| file.write_all_at(&state, 0));
+        written.map_err(|e| Error::new(format!("cannot tell the hooks of the start the state: {e}")))?;
+    }
+    if let (Some(fd), Some(listener)) = (container.seccomp_listener.take(), &wanted.seccomp_listener) {
+        console::send_listener(listener, fd, record)?;
+    }
     if how == How::Held {
         program::check(container.pid(), &container.spec().process)?;
+    } else if held_here {
+        container.start().map_err(program::failed(&name))?;
     }
     let terminal = match (container.terminal.take(), socket) {
         (Some(master), Some(socket)) => {
@@ -198,33 +248,34 @@ fn make(args: &BundleArgs, how: How, claimed: &mut Claimed) -> Result<(Container
         }
         (master, _) => master,
     };
-    record.set_process(process(container.pid())?);
     record.creating = false;
     if let Some(cgroup) = container.cgroup() {
         record.cgroup_paths.insert(String::new(), cgroup.path().to_owned());
     }
     entry.write(record)?;
     args.write_pid(container.pid())?;
+    if let Place::Scope(held) = std::mem::replace(place, Place::Here) {
+        held.release();
+    }
     Ok((container, terminal))
 }
 
-/// What no step makes yet.
-fn refuse(wanted: &oci::Container) -> Result<()> {
-    let asked = [
-        ("linux.netDevices", !wanted.net_devices.is_empty()),
-        ("linux.intelRdt", wanted.intel_rdt.is_some()),
-        ("linux.seccomp.listenerPath", wanted.seccomp_listener.is_some()),
-    ];
-    match asked.into_iter().find(|(_, asked)| *asked) {
-        Some((field, _)) => Err(Error::new(format!("{field}: this is not supported"))),
-        None => Ok(()),
+/// A program finds its home as its user's, if nobody says another.
+pub(crate) fn home(process: &mut spec::Process, root: &Path) -> Result<()> {
+    if process.env.iter().any(|(name, _)| name == "HOME") {
+        return Ok(());
     }
+    let user = process.user.clone().unwrap_or_default();
+    let found = passwd::find(&format!("{}:{}", user.uid, user.gid), &[root.to_owned()])?;
+    process.env.push(("HOME".into(), found.home.unwrap_or_else(|| "/".into()).into()));
+    Ok(())
 }
 
 /// What happens on the host when the container's namespaces are there.
 struct Early {
     hooks: oci::Hooks,
     net_devices: Vec<(String, Option<String>)>,
+    rdt: Option<oci::IntelRdt>,
     /// There are hooks in the container, that want its state.
     inside: bool,
     /// What it is at when they are run.
@@ -233,19 +284,53 @@ struct Early {
 
 impl Early {
     fn is_empty(&self) -> bool {
-        let Early { hooks, net_devices, inside, .. } = self;
-        hooks.prestart.is_empty() && hooks.create_runtime.is_empty() && net_devices.is_empty() && !inside
+        let Early { hooks, net_devices, rdt, inside, .. } = self;
+        let without_hooks = hooks.prestart.is_empty() && hooks.create_runtime.is_empty() && !inside;
+        without_hooks && net_devices.is_empty() && rdt.is_none()
     }
 
     /// Returns the state for the hooks in the container.
-    fn happen(self, entry: &Entry, record: &Record) -> Result<Vec<u8>> {
+    fn happen(self, made: &Prepared<'_>, entry: &Entry, record: &mut Record, met: &Met) -> Result<Vec<u8>> {
+        record.set_process(process(made.pid)?);
+        if let Some(file) = made.state.and_then(|file| file.try_clone().ok()) {
+            let _ = met.state.set(file);
+        }
+        if let Some(rdt) = self.rdt {
+            let class = rdt.clos_id.clone().unwrap_or_else(|| record.id.clone());
+            let lines = rdt.l3_cache_schema.into_iter().chain(rdt.mem_bw_schema).chain(rdt.schemata);
+            let wanted = Resctrl {
+                clos_id: rdt.clos_id,
+                schemata: lines.collect(),
+                enable_monitoring: rdt.monitoring,
+            };
+            let applied = wanted.apply(&record.id, made.pid);
+            record.rdt_made = applied.map_err(|e| Error::new(format!("linux.intelRdt: {e}")))?;
+            record.intel_rdt_path = Some(Path::new("/sys/fs/resctrl").join(class));
+            let _ = met.rdt.set((record.intel_rdt_path.clone().unwrap_or_default(), record.rdt_made.clone()));
+        }
         entry.write(record)?;
         entry.hooked.store(true, Ordering::Relaxed);
+        if !self.net_devices.is_empty() {
+            let there = Namespace::of_pidfd(made.pidfd, Kind::Net)?;
+            for (name, new) in &self.net_devices {
+                move_net_device(name, new.as_deref(), there.as_fd())
+                    .map_err(|e| Error::new(format!("linux.netDevices.{name}: {e}")))?;
+            }
+        }
         let state = record.state_json(Status::Creating)?;
         hooks::run("prestart", &self.hooks.prestart, &state)?;
         hooks::run("createRuntime", &self.hooks.create_runtime, &state)?;
         record.state_json(self.status)
     }
+}
+
+/// What is known only when the namespaces are there.
+#[derive(Default)]
+struct Met {
+    /// The file that hooks in the container get.
+    state: OnceLock<File>,
+    /// The group of Intel RDT's, and what was made for it.
+    rdt: OnceLock<(PathBuf, Vec<PathBuf>)>,
 }
 
 fn caller(e: Error) -> nspod_sandbox::Error {
@@ -256,33 +341,45 @@ fn process(pid: i32) -> Result<Process> {
     Process::of(pid).ok_or_else(|| Error::new(format!("process {pid} is not in /proc: mount it")))
 }
 
-/// Descriptors of this process that the container gets: those of socket activation first.
-fn handed_on(spec: &mut Spec, preserved: u16) -> Result<Vec<OwnedFd>> {
-    let ours = |pid: &str| pid.is_empty() || pid.parse() == Ok(std::process::id());
-    let listening = match std::env::var("LISTEN_FDS").ok().and_then(|n| n.parse::<u16>().ok()) {
-        Some(n) if ours(&std::env::var("LISTEN_PID").unwrap_or_default()) => n,
-        _ => 0,
-    };
-    if listening > 0 {
-        spec.process.env.push(("LISTEN_FDS".into(), listening.to_string().into()));
-        spec.process.env.push(("LISTEN_PID".into(), "1".into()));
-    }
-    inherited(listening, preserved)
+/// Descriptors of the caller's that the container gets: those of socket activation first.
+pub(crate) struct HandedOn {
+    fds: Vec<OwnedFd>,
+    listening: u16,
 }
 
-/// Descriptors 3 and up of this process.
-pub(crate) fn inherited(listening: u16, preserved: u16) -> Result<Vec<OwnedFd>> {
-    let count = i32::from(listening) + i32::from(preserved);
-    if count == 0 {
-        return Ok(Vec::new());
+impl HandedOn {
+    /// To be called before this process opens any descriptor that stays open: the first number
+    /// that is free is the first that the caller has not handed over.
+    pub(crate) fn take(preserved: u16) -> Result<HandedOn> {
+        let ours = |pid: &str| pid.is_empty() || pid.parse() == Ok(std::process::id());
+        let listening = match std::env::var("LISTEN_FDS").ok().and_then(|n| n.parse::<u16>().ok()) {
+            Some(n) if ours(&std::env::var("LISTEN_PID").unwrap_or_default()) => n,
+            _ => 0,
+        };
+        let count = i32::from(listening) + i32::from(preserved);
+        if count == 0 {
+            return Ok(HandedOn { fds: Vec::new(), listening });
+        }
+        let own = Pidfd::open(std::process::id() as i32)?;
+        let first_free = own.as_fd().as_raw_fd();
+        let copy = |fd| match fd < first_free {
+            true => Ok(own.get_fd(fd)?),
+            false => Err(Error::new(format!(
+                "cannot hand on descriptor {fd}, of --preserve-fds or LISTEN_FDS: it is not open"
+            ))),
+        };
+        Ok(HandedOn { fds: (3..3 + count).map(copy).collect::<Result<_>>()?, listening })
     }
-    let own = Pidfd::open(std::process::id() as i32)?;
-    let copy = |fd| {
-        own.get_fd(fd).map_err(|e| {
-            Error::new(format!("cannot hand on descriptor {fd}, of --preserve-fds or LISTEN_FDS: {e}"))
-        })
-    };
-    (3..3 + count).map(copy).collect()
+
+    /// Gives them to the container.
+    pub(crate) fn give(self, command: &mut Command) {
+        if self.listening > 0 {
+            command.env("LISTEN_FDS", self.listening.to_string()).env("LISTEN_PID", "1");
+        }
+        for (fd, to) in self.fds.into_iter().zip(3..) {
+            command.fd(fd, to);
+        }
+    }
 }
 
 /// What tells systemd that the service is ready is to be had within.

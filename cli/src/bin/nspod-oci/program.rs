@@ -10,6 +10,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use nspod_cli::error::{Error, Result};
 use nspod_sandbox::ErrorKind;
+use nspod_sandbox::oci;
 use nspod_sandbox::spec::{PATH, Process};
 
 /// Looks the program up in the root of a process.
@@ -45,10 +46,16 @@ pub(crate) fn check(pid: i32, process: &Process) -> Result<()> {
 fn sentence(program: &OsStr, errno: Errno) -> String {
     let name = program.to_string_lossy();
     match errno {
-        Errno::ENOENT if !name.contains('/') => format!("exec: {name:?}: executable file not found in $PATH"),
-        Errno::ENOENT | Errno::ENOTDIR => format!("exec: {name:?}: stat {name}: no such file or directory"),
-        Errno::EACCES => format!("exec: {name:?}: permission denied: it is no file that can be executed"),
-        other => format!("exec: {name:?}: {} ({other:?})", other.desc()),
+        Errno::ENOENT if !name.contains('/') => {
+            format!("process.args: exec: {name:?}: executable file not found in $PATH")
+        }
+        Errno::ENOENT | Errno::ENOTDIR => {
+            format!("process.args: exec: {name:?}: stat {name}: no such file or directory")
+        }
+        Errno::EACCES => {
+            format!("process.args: exec: {name:?}: permission denied: it is no file that can be executed")
+        }
+        other => format!("process.args: exec: {name:?}: {} ({other:?})", other.desc()),
     }
 }
 
@@ -57,6 +64,6 @@ pub(crate) fn failed(program: &OsStr) -> impl Fn(nspod_sandbox::Error) -> Error 
     let program = program.to_owned();
     move |e| match e.kind() {
         ErrorKind::ProgramNotFound => Error::new(format!("{}: {e}", sentence(&program, Errno::ENOENT))),
-        _ => e.into(),
+        _ => oci::located(e).into(),
     }
 }

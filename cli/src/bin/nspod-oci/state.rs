@@ -42,6 +42,9 @@ pub(crate) struct Record {
     pub(crate) cgroup_paths: BTreeMap<String, PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) intel_rdt_path: Option<PathBuf>,
+    /// What of `/sys/fs/resctrl` is removed with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) rdt_made: Vec<PathBuf>,
     pub(crate) boot_id: String,
     /// `create` is not through with it.
     pub(crate) creating: bool,
@@ -68,6 +71,7 @@ impl Record {
             rootless: false,
             cgroup_paths: BTreeMap::new(),
             intel_rdt_path: None,
+            rdt_made: Vec::new(),
             boot_id: String::new(),
             creating: true,
             bundle,
@@ -110,6 +114,11 @@ impl Record {
         if let Root::Dir { path, .. } = root {
             self.rootfs = path.clone();
         }
+    }
+
+    /// There is more to remove than what the sandbox has made.
+    pub(crate) fn has_own_end(&self) -> bool {
+        self.unit.is_some() || !self.rdt_made.is_empty()
     }
 
     /// The state as the specification has it, on which hooks and listeners live.

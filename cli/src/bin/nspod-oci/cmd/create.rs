@@ -14,7 +14,7 @@ pub(crate) struct CreateArgs {
 }
 
 pub(crate) fn create(global: &Global, args: &CreateArgs) -> Result<()> {
-    let launched = launch(global, &args.bundle, How::Held)?;
+    let launched = launch(global, &args.bundle, How::Held, args.bundle.handed_on()?)?;
     launched.container.detach();
     Ok(())
 }

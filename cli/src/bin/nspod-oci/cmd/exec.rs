@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use cgroup_core::Hierarchy;
 use clap::Args;
 use nspod_cli::error::{Error, Result};
 use nspod_cli::foreground::{self, Signals};
@@ -12,7 +13,7 @@ use nspod_sandbox::oci::{self, Context};
 use nspod_sandbox::spec::{Capabilities, Process, User};
 
 use crate::args::Global;
-use crate::launch::{inherited, write_pid};
+use crate::launch::{self, HandedOn, write_pid};
 use crate::state::{Record, Status};
 use crate::{console, log, program};
 
@@ -76,6 +77,7 @@ pub(crate) struct ExecArgs {
 }
 
 pub(crate) fn exec(global: &Global, args: &ExecArgs) -> Result<i32> {
+    let handed_on = HandedOn::take(args.preserve_fds)?;
     let entry = global.store()?.find(&args.id)?;
     match entry.status()? {
         Status::Stopped => return Err(Error::new("cannot exec in a stopped container")),
@@ -89,7 +91,8 @@ pub(crate) fn exec(global: &Global, args: &ExecArgs) -> Result<i32> {
     let config = entry.config()?;
     let context = entry.context(global)?;
     let container = config.container(&context)?.spec;
-    let process = args.process(&container.process, &config, &context)?;
+    let mut process = args.process(&config, &context)?;
+    launch::home(&mut process, &Path::new("/proc").join(record.init_process_pid.to_string()).join("root"))?;
     let terminal = process.terminal.is_some();
     let socket = match (&args.console_socket, terminal) {
         (None, true) if args.detach => {
@@ -107,11 +110,17 @@ pub(crate) fn exec(global: &Global, args: &ExecArgs) -> Result<i32> {
     if let Some(path) = args.cgroup(record)? {
         command.cgroup_inside(path);
     }
-    for (fd, to) in inherited(0, args.preserve_fds)?.into_iter().zip(3..) {
-        command.fd(fd, to);
-    }
+    handed_on.give(&mut command);
     let signals = if args.detach { None } else { Some(Signals::hold()?) };
-    let mut process = command.spawn().map_err(program::failed(&name))?;
+    let spawned = match command.spawn() {
+        // Its cgroup hands controllers down and holds nothing: the first process has gone below.
+        Err(e) if e.raw_os_error() == Some(nix::libc::EBUSY) && args.cgroup.is_empty() => {
+            command.cgroup_inside(Hierarchy::detect()?.of(pid)?.path());
+            command.spawn()
+        }
+        spawned => spawned,
+    };
+    let mut process = spawned.map_err(program::failed(&name))?;
     let attended = || -> Result<i32> {
         let terminal = match (process.terminal.take(), socket) {
             (Some(master), Some(socket)) => {
@@ -142,20 +151,26 @@ pub(crate) fn exec(global: &Global, args: &ExecArgs) -> Result<i32> {
 
 impl ExecArgs {
     /// The process: the file's, or the container's own with what the flags say.
-    fn process(&self, container: &Process, config: &oci::Config, context: &Context<'_>) -> Result<Process> {
+    fn process(&self, config: &oci::Config, context: &Context<'_>) -> Result<Process> {
+        let mut warnings = Vec::new();
         let mut process = match &self.process {
             Some(path) => {
                 let json = std::fs::read(path).map_err(|e| Error::io("read the process", path, &e))?;
-                let (process, mut warnings) = oci::parse_process(&json)?;
-                let process = oci::process(&process, config, context, &mut warnings)?;
-                warnings.iter().for_each(log::warn);
-                process
+                let (process, passed_over) = oci::parse_process(&json)?;
+                warnings = passed_over;
+                oci::process(&process, config, context, &mut warnings)?
             }
             None if self.command.is_empty() => {
                 return Err(Error::new("process args cannot be empty: name a program, or give --process"));
             }
-            None => Process { args: self.command.clone(), terminal: None, ..container.clone() },
+            None => {
+                let first = config.spec().process().as_ref();
+                let first = first.ok_or_else(|| Error::new("process: the configuration has none"))?;
+                let process = oci::process(first, config, context, &mut warnings)?;
+                Process { args: self.command.clone(), terminal: None, ..process }
+            }
         };
+        warnings.iter().for_each(log::warn);
         if self.tty {
             process.terminal = Some(terminal::size());
         }

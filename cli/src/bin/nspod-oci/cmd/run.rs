@@ -7,9 +7,9 @@ use nspod_cli::terminal::Relay;
 
 use super::delete::finish;
 use crate::args::Global;
-use crate::hooks;
 use crate::launch::{BundleArgs, Claimed, How, Launched, launch};
 use crate::state::Status;
+use crate::{driver, hooks};
 
 /// Make a container and run its program
 ///
@@ -30,9 +30,10 @@ pub(crate) struct RunArgs {
 }
 
 pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<i32> {
+    let handed_on = args.bundle.handed_on()?;
     let signals = if args.detach { None } else { Some(Signals::hold()?) };
     let how = if args.detach { How::Detached } else { How::Attended };
-    let Launched { mut container, terminal, claimed } = launch(global, &args.bundle, how)?;
+    let Launched { mut container, terminal, claimed } = launch(global, &args.bundle, how, handed_on)?;
     let Claimed { entry, record, store, lock, .. } = claimed;
     hooks::run_all("poststart", &record.poststart, &record.state_json(Status::Running)?);
     let Some(signals) = signals else {
@@ -46,7 +47,10 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<i32> {
         container.detach();
         return Ok(outcome.status.code());
     }
-    let deleted = container.delete();
+    let deleted = container.delete().map_err(Into::into).and_then(|()| match record.has_own_end() {
+        true => driver::remove(&record),
+        false => Ok(()),
+    });
     if let Some(lock) = entry.dir.lock(true)? {
         finish(&store, &entry, &record, &lock)?;
     }

@@ -9,6 +9,7 @@ use nspod_sandbox::oci;
 use serde_json::{Map, Value, json};
 
 use crate::args::Global;
+use crate::driver;
 use crate::state::Status;
 
 /// Change the limits of a container; those not named stay
@@ -87,15 +88,13 @@ pub(crate) fn update(global: &Global, args: &UpdateArgs) -> Result<()> {
     };
     let (limits, devices) = oci::resources(&oci::parse_resources(text.as_bytes())?)?;
     if args.l3_cache_schema.is_some() || args.mem_bw_schema.is_some() {
-        rdt(args, record.intel_rdt_path.as_deref())?;
+        schemata(args, record.intel_rdt_path.as_deref())?;
     }
-    let cgroup = record.cgroup()?;
     if !limits.is_empty() {
-        cgroup.enable_path(limits.controllers())?;
-        cgroup.apply(&limits)?;
+        driver::update(record, &limits)?;
     }
     if let Some(rules) = devices {
-        cgroup.replace_devices(&rules)?;
+        record.cgroup()?.replace_devices(&rules)?;
     }
     Ok(())
 }
@@ -110,16 +109,15 @@ fn read(path: &std::path::Path) -> Result<String> {
     Ok(text)
 }
 
-fn rdt(args: &UpdateArgs, group: Option<&std::path::Path>) -> Result<()> {
+fn schemata(args: &UpdateArgs, group: Option<&std::path::Path>) -> Result<()> {
     let group = group.ok_or_else(|| {
         Error::new("--l3-cache-schema, --mem-bw-schema: the container has no group of Intel RDT's: its configuration names no linux.intelRdt")
     })?;
+    let lines: Vec<&str> =
+        [&args.l3_cache_schema, &args.mem_bw_schema].into_iter().flatten().map(String::as_str).collect();
     let path = group.join("schemata");
-    for schema in [&args.l3_cache_schema, &args.mem_bw_schema].into_iter().flatten() {
-        std::fs::write(&path, format!("{schema}\n"))
-            .map_err(|e| Error::io("write the schema to", &path, &e))?;
-    }
-    Ok(())
+    let write = |line: &&str| std::fs::write(&path, format!("{line}\n"));
+    lines.iter().try_for_each(write).map_err(|e| Error::io("write the schema to", &path, &e))
 }
 
 impl UpdateArgs {

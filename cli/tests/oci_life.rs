@@ -1,0 +1,422 @@
+//! nspod-oci as its clients meet it: sentences and logs, ids, what it leaves and what a crash
+//! leaves, terminals, descriptors, and ordinary users. What each field of a configuration does
+//! is in `oci_fields`.
+
+mod common;
+
+use std::fs;
+use std::io::{IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use common::{Output, end_of, eventually, root, run_with, unique};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use serde_json::{Value, json};
+
+const OCI: &str = env!("CARGO_BIN_EXE_nspod-oci");
+
+/// A bundle with busybox as its root file system, a directory for states, and an id.
+struct Bundle {
+    dir: tempfile::TempDir,
+    id: String,
+}
+
+impl Bundle {
+    /// Its container runs this script.
+    fn new(script: &str) -> Bundle {
+        Bundle::changed(script, |_| {})
+    }
+
+    fn changed(script: &str, change: impl FnOnce(&mut Value)) -> Bundle {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let busybox = run_with(Command::new("sh").args(["-c", "command -v busybox"]), "");
+        for made in ["bin", "proc", "dev", "sys", "tmp", "etc"] {
+            fs::create_dir_all(dir.path().join("rootfs").join(made)).unwrap();
+        }
+        let bin = dir.path().join("rootfs/bin");
+        fs::copy(busybox.ok().trim(), bin.join("busybox")).unwrap();
+        for name in ["sh", "cat", "sleep", "id", "echo", "ls", "true", "readlink", "env", "stty"] {
+            std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap();
+        }
+        let bundle = Bundle { dir, id: unique() };
+        bundle.command(&["spec", "--bundle", bundle.path("").to_str().unwrap()]).ok();
+        bundle.edit(|config| {
+            config["process"]["terminal"] = false.into();
+            config["process"]["args"] = json!(["sh", "-c", script]);
+            config["root"]["readonly"] = false.into();
+            change(config);
+        });
+        bundle
+    }
+
+    fn edit(&self, change: impl FnOnce(&mut Value)) {
+        let path = self.path("config.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        change(&mut config);
+        fs::write(path, config.to_string()).unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn raw(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(OCI);
+        command.arg("--root").arg(self.path("state")).args(args).current_dir(self.dir.path());
+        command
+    }
+
+    /// Runs it to its end. A container keeps what it inherits, so that is no pipe, whose end would
+    /// be waited for.
+    fn run(&self, command: &mut Command) -> Output {
+        let file = |name| fs::File::create(self.path(name)).unwrap();
+        command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr"));
+        let status = end_of(&mut command.spawn().unwrap());
+        let read = |name| fs::read_to_string(self.path(name)).unwrap();
+        Output { status, out: read("stdout"), err: read("stderr") }
+    }
+
+    fn command(&self, args: &[&str]) -> Output {
+        self.run(&mut self.raw(args))
+    }
+
+    /// A verb with its flags, and the id.
+    fn verb(&self, args: &[&str]) -> Output {
+        self.command(&[args, &[&self.id]].concat())
+    }
+
+    fn status(&self) -> String {
+        let state: Value = serde_json::from_str(self.verb(&["state"]).ok()).unwrap();
+        state["status"].as_str().unwrap().to_owned()
+    }
+
+    #[track_caller]
+    fn wait_for(&self, status: &str) {
+        eventually(status, || self.status() == status);
+    }
+
+    fn cgroup(&self) -> PathBuf {
+        let state = fs::read(self.path("state").join(&self.id).join("state.json")).unwrap();
+        let state: Value = serde_json::from_slice(&state).unwrap();
+        state["cgroup_paths"][""].as_str().unwrap().into()
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        self.verb(&["delete", "--force"]);
+    }
+}
+
+const SLEEP: &str = "exec sleep 1000";
+
+#[track_caller]
+fn fails(output: &Output, code: i32, words: &str) {
+    assert_eq!(output.code(), code, "{} {}", output.out, output.err);
+    assert!(output.err.contains(words), "{words:?} is not in: {}", output.err);
+}
+
+#[test]
+fn verbs_out_of_their_time_fail_in_runcs_words() {
+    if !root() {
+        return;
+    }
+    let bundle = Bundle::new(SLEEP);
+    for verb in ["start", "state", "pause", "resume", "kill", "delete", "ps"] {
+        fails(&bundle.verb(&[verb]), 1, "container does not exist");
+    }
+    fails(&bundle.command(&["exec", &bundle.id, "true"]), 255, "container does not exist");
+    bundle.verb(&["create"]).ok();
+    assert_eq!(bundle.status(), "created");
+    fails(&bundle.verb(&["create"]), 1, "container with given ID already exists");
+    fails(&bundle.verb(&["resume"]), 1, "container not paused");
+    bundle.verb(&["start"]).ok();
+    assert_eq!(bundle.status(), "running");
+    fails(&bundle.verb(&["start"]), 1, "cannot start an already running container");
+    let words = format!("cannot delete container {} that is not stopped: running", bundle.id);
+    fails(&bundle.verb(&["delete"]), 1, &words);
+    fails(&bundle.command(&["exec", &bundle.id, "nothere"]), 255, "executable file not found in $PATH");
+    fails(&bundle.command(&["exec", &bundle.id, "/not/here"]), 255, "no such file or directory");
+    let cgroup = bundle.cgroup();
+    assert!(cgroup.is_dir());
+    bundle.command(&["kill", &bundle.id, "SIGKILL"]).ok();
+    bundle.wait_for("stopped");
+    fails(&bundle.verb(&["start"]), 1, "cannot start a container that has stopped");
+    fails(&bundle.verb(&["kill"]), 1, "container not running");
+    fails(&bundle.command(&["exec", &bundle.id, "true"]), 255, "cannot exec in a stopped container");
+    bundle.verb(&["kill", "--all"]).ok();
+    bundle.verb(&["delete"]).ok();
+    assert!(!cgroup.exists() && !bundle.path("state").join(&bundle.id).exists());
+    bundle.verb(&["delete", "--force"]).ok();
+}
+
+#[test]
+fn the_log_is_a_file_of_lines_of_which_clients_take_the_last_error() {
+    if !root() {
+        return;
+    }
+    let bundle = Bundle::new("true");
+    let log = bundle.path("log");
+    let to_log = ["--log", log.to_str().unwrap()];
+    let output = bundle.command(&[&to_log[..], &["--log-format", "json", "state", "nobody"]].concat());
+    assert_eq!((output.code(), output.err.as_str()), (1, "container does not exist: nobody\n"));
+    let line: Value = serde_json::from_str(fs::read_to_string(&log).unwrap().trim_end()).unwrap();
+    assert_eq!((&line["level"], &line["msg"]), (&json!("error"), &json!("container does not exist: nobody")));
+    assert!(line["time"].as_str().unwrap().ends_with('Z'));
+    bundle.command(&[&to_log[..], &["state", "nobody"]].concat());
+    let text = fs::read_to_string(&log).unwrap();
+    assert_eq!(text.lines().count(), 2, "{text}");
+    assert!(text.contains("level=error msg=\"container does not exist: nobody\""), "{text}");
+    fails(&bundle.command(&["state", "nobody"]), 1, "level=error msg=");
+    fails(&bundle.command(&["create", "--nothing-such", "x"]), 1, "--nothing-such");
+}
+
+#[test]
+fn a_program_that_cannot_be_executed_is_said_when_the_container_is_created() {
+    if !root() {
+        return;
+    }
+    for (program, words) in [
+        ("nothere", "executable file not found in $PATH"),
+        ("/bin/nothere", "no such file or directory"),
+        ("/etc", "permission denied"),
+    ] {
+        let bundle = Bundle::changed("", |config| config["process"]["args"] = json!([program]));
+        for verb in [&["create"][..], &["run"], &["run", "--detach"]] {
+            let output = bundle.verb(verb);
+            assert_eq!(output.code(), 1, "{program} {verb:?}");
+            assert!(output.err.to_lowercase().contains(&words.to_lowercase()), "{}", output.err);
+            fails(&bundle.verb(&["state"]), 1, "container does not exist");
+        }
+    }
+}
+
+#[test]
+fn of_many_that_create_an_id_one_does() {
+    if !root() {
+        return;
+    }
+    let bundle = Bundle::new(SLEEP);
+    let ends: Vec<_> = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    end_of(&mut bundle.raw(&["create", &bundle.id]).stderr(Stdio::null()).spawn().unwrap())
+                })
+            })
+            .collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    assert_eq!(ends.iter().filter(|end| end.success()).count(), 1, "{ends:?}");
+    assert_eq!(bundle.status(), "created");
+}
+
+#[test]
+fn what_a_crash_of_create_leaves_is_deleted_by_force() {
+    if !root() {
+        return;
+    }
+    // Killed from within, when the container's process is there.
+    let bundle = Bundle::changed(SLEEP, |config| {
+        let script = "kill -KILL $PPID; sleep 1000 </dev/null >/dev/null 2>&1 & echo $! > hook";
+        config["hooks"] = json!({ "createRuntime": [{ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"] }] });
+    });
+    let output = bundle.verb(&["create"]);
+    assert_eq!(output.code(), 128 + 9, "{}", output.err);
+    let cgroup = bundle.cgroup();
+    bundle.verb(&["delete", "--force"]).ok();
+    assert!(!cgroup.exists() && !bundle.path("state").join(&bundle.id).exists());
+    eventually("the hook has noted its child", || bundle.path("hook").exists());
+    let hook = fs::read_to_string(bundle.path("hook")).unwrap();
+    run_with(Command::new("kill").arg(hook.trim()), "").ok();
+    // And before there was anything but its directory.
+    bundle.edit(|config| config["hooks"] = json!({}));
+    fs::create_dir(bundle.path("state").join(&bundle.id)).unwrap();
+    bundle.verb(&["delete", "--force"]).ok();
+    bundle.verb(&["create"]).ok();
+}
+
+#[test]
+fn a_cgroup_that_is_anothers_is_left_alone() {
+    if !root() {
+        return;
+    }
+    let place = format!("/{}", unique());
+    let in_place = |config: &mut Value| config["linux"]["cgroupsPath"] = place.as_str().into();
+    let (first, second) = (Bundle::changed(SLEEP, in_place), Bundle::changed(SLEEP, in_place));
+    first.verb(&["run", "--detach"]).ok();
+    assert_eq!(second.verb(&["create"]).code(), 1);
+    second.verb(&["delete", "--force"]).ok();
+    assert_eq!(first.status(), "running");
+}
+
+#[test]
+fn a_pid_file_has_the_pid_and_nothing_else() {
+    if !root() {
+        return;
+    }
+    let bundle = Bundle::new(SLEEP);
+    bundle.verb(&["create", "--pid-file", "pid"]).ok();
+    let state: Value = serde_json::from_str(bundle.verb(&["state"]).ok()).unwrap();
+    assert_eq!(fs::read_to_string(bundle.path("pid")).unwrap(), state["pid"].to_string());
+    bundle.verb(&["start"]).ok();
+    let exec = ["exec", "--detach", "--pid-file", "exec-pid", &bundle.id, "sleep", "1000"];
+    bundle.command(&exec).ok();
+    let pid = fs::read_to_string(bundle.path("exec-pid")).unwrap();
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+    assert_eq!(name, "sleep\n");
+}
+
+/// The terminal that arrives at a socket, and the name that came with it.
+fn receive(listener: &UnixListener) -> (fs::File, String) {
+    let (stream, _) = listener.accept().unwrap();
+    let mut name = [0; 256];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [IoSliceMut::new(&mut name)];
+    let bytes = recvmsg(&stream, &mut parts, &mut control, RecvFlags::empty()).unwrap().bytes;
+    let Some(RecvAncillaryMessage::ScmRights(mut fds)) = control.drain().next() else { panic!() };
+    (fds.next().unwrap().into(), String::from_utf8_lossy(&name[..bytes]).into_owned())
+}
+
+#[test]
+fn the_other_end_of_a_terminal_goes_to_the_console_socket() {
+    if !root() {
+        return;
+    }
+    let bundle = Bundle::changed("stty size; read line; echo got $line", |config| {
+        config["process"]["terminal"] = true.into();
+        config["process"]["consoleSize"] = json!({ "height": 11, "width": 22 });
+    });
+    let path = bundle.path("console");
+    let listener = UnixListener::bind(&path).unwrap();
+    let flag = ["--console-socket", path.to_str().unwrap()];
+    bundle.verb(&[&["create"][..], &flag].concat()).ok();
+    let (mut master, name) = receive(&listener);
+    assert!(name.starts_with("/dev/p"), "{name}");
+    bundle.verb(&["start"]).ok();
+    master.write_all(b"typed\n").unwrap();
+    let mut screen = Vec::new();
+    let mut buffer = [0; 1024];
+    while let Ok(n @ 1..) = master.read(&mut buffer) {
+        screen.extend_from_slice(&buffer[..n]);
+    }
+    let screen = String::from_utf8_lossy(&screen);
+    assert!(screen.contains("11 22\r\n") && screen.contains("got typed\r\n"), "{screen:?}");
+}
+
+#[test]
+fn a_terminal_and_a_console_socket_go_together() {
+    if !root() {
+        return;
+    }
+    let terminal = Bundle::changed("true", |config| config["process"]["terminal"] = true.into());
+    for verb in [&["create"][..], &["run", "--detach"]] {
+        fails(&terminal.verb(verb), 1, "cannot allocate tty");
+    }
+    let none = Bundle::new("true");
+    fails(&none.verb(&["create", "--console-socket", "nowhere"]), 1, "cannot use console socket");
+    fails(&terminal.verb(&["create", "--console-socket", "nowhere"]), 1, "No such file or directory");
+    fails(&terminal.verb(&["state"]), 1, "container does not exist");
+}
+
+#[test]
+fn sockets_of_activation_come_before_the_descriptors_that_are_preserved() {
+    if !root() {
+        return;
+    }
+    let bundle = Bundle::new("cat <&3; cat <&4; echo $LISTEN_FDS $LISTEN_PID; ls /proc/self/fd | wc -l");
+    fs::write(bundle.path("one"), "first\n").unwrap();
+    fs::write(bundle.path("two"), "second\n").unwrap();
+    let run = |before: &str, flag: &str| {
+        let state = bundle.path("state");
+        let (state, id) = (state.display(), &bundle.id);
+        let script = format!("{before} exec {OCI} --root {state} run {flag} {id} 3<one 4<two 5<two");
+        bundle.run(Command::new("sh").args(["-c", &script]).current_dir(bundle.dir.path()))
+    };
+    let both = run("LISTEN_FDS=1 LISTEN_PID=$$", "--preserve-fds 1");
+    assert!(both.out.starts_with("first\nsecond\n1 1\n"), "{both:?}");
+    let others = run("LISTEN_FDS=1 LISTEN_PID=1", "--preserve-fds 2");
+    assert!(others.out.starts_with("first\nsecond\n\n"), "{others:?}");
+    let neither = run("", "");
+    assert!(!neither.out.contains("first"), "{neither:?}");
+    // This program's own are none of the caller's.
+    fails(&run("", "--preserve-fds 4"), 1, "cannot hand on descriptor 6");
+}
+
+#[test]
+fn a_service_can_say_that_it_is_ready() {
+    if !root() {
+        return;
+    }
+    let bundle = Bundle::new("echo $NOTIFY_SOCKET; test -S $NOTIFY_SOCKET && echo there");
+    let path = bundle.path("notify");
+    let _socket = UnixDatagram::bind(&path).unwrap();
+    let output = run_with(bundle.raw(&["run", &bundle.id]).env("NOTIFY_SOCKET", &path), "");
+    assert_eq!(output.ok(), format!("{}\nthere\n", path.display()));
+}
+
+#[test]
+fn without_criu_or_systemd_the_sentence_says_so() {
+    if !root() {
+        return;
+    }
+    let bundle = Bundle::new(SLEEP);
+    bundle.verb(&["run", "--detach"]).ok();
+    let output = run_with(bundle.raw(&["checkpoint", &bundle.id]).env("PATH", "/nowhere"), "");
+    fails(&output, 1, "criu is not installed");
+    assert_eq!(bundle.status(), "running");
+    let other = Bundle::new("true");
+    let nowhere = ["DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nowhere"];
+    if !Path::new("/run/systemd/private").exists() {
+        let output =
+            run_with(other.raw(&["--systemd-cgroup", "run", &other.id]).env(nowhere[0], nowhere[1]), "");
+        fails(&output, 1, "no systemd answers");
+    }
+    fails(&other.verb(&["state"]), 1, "container does not exist");
+}
+
+#[test]
+fn without_a_manager_a_container_stays_in_the_callers_cgroup() {
+    if !root() {
+        return;
+    }
+    let bundle = Bundle::changed("cat /proc/self/cgroup", |config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|namespace| namespace["type"] != "cgroup");
+    });
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let output = bundle.command(&["--cgroup-manager", "disabled", "run", &bundle.id]);
+    assert_eq!(output.ok(), own);
+}
+
+#[test]
+fn an_ordinary_user_runs_a_bundle_of_spec_rootless() {
+    if !root() {
+        return;
+    }
+    let bundle = Bundle::new("");
+    fs::remove_file(bundle.path("config.json")).unwrap();
+    bundle.command(&["spec", "--rootless"]).ok();
+    bundle.edit(|config| {
+        config["process"]["terminal"] = false.into();
+        config["process"]["args"] = json!(["id"]);
+        config["linux"]["uidMappings"][0]["hostID"] = 65_534.into();
+        config["linux"]["gidMappings"][0]["hostID"] = 65_534.into();
+    });
+    let program = bundle.path("nspod-oci");
+    fs::copy(OCI, &program).unwrap();
+    let runtime = bundle.path("runtime");
+    fs::create_dir(&runtime).unwrap();
+    nix::unistd::chown(&runtime, Some(65_534.into()), Some(65_534.into())).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+    command.args(["run", &bundle.id]).current_dir(bundle.dir.path()).env("XDG_RUNTIME_DIR", &runtime);
+    let output = run_with(&mut command, "");
+    assert!(output.ok().starts_with("uid=0 gid=0"), "{output:?}");
+    assert_eq!(fs::read_dir(runtime.join("nspod-oci")).unwrap().count(), 0);
+}
