@@ -60,6 +60,9 @@ pub(crate) struct Loan<'a> {
     pub(crate) peer: c_int,
     /// Descriptors to place: from, to. The child changes `from`.
     pub(crate) fds: &'a mut [(c_int, c_int)],
+    /// Ranges of descriptors that no step needs: those of the caller, which must be gone before
+    /// this process can be seen from within a container.
+    pub(crate) strangers: &'a [(u32, u32)],
     /// Ranges of descriptors to close.
     pub(crate) close: &'a [(u32, u32)],
     /// Above every descriptor that is placed.
@@ -127,6 +130,11 @@ pub(crate) unsafe extern "C" fn enter(loan: *mut c_void) -> ! {
     // Or the end of the parent would not be the end of what the child waits for.
     if loan.next == 0 {
         close(loan.peer);
+        for (first, last) in loan.strangers {
+            let _ = call!(CloseRange, libc::SYS_close_range, *first, *last, 0);
+        }
+    } else {
+        close(loan.cgroup);
     }
     run(loan)
 }

@@ -34,3 +34,4 @@ pub use ns_core;
 pub use outcome::{Oom, OomLevel, Outcome, Status};
 pub use plan::{Handles, Plan};
 pub use pod::{Files, HoldBy, Pod, PodRecord, PodSpec};
+pub use spawn::read_only_self;

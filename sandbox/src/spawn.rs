@@ -16,6 +16,7 @@ use ns_core::{Clone3, CloneFlags, Pidfd};
 
 use self::guard::{BlockedSignals, Dumpable, Stack};
 use self::trees::open_tree;
+pub use self::trees::read_only_self;
 use crate::child::{self, Loan, Message};
 use crate::command::{OnPrepared, Prepared, duplicate};
 use crate::error::{Error, ErrorKind};
@@ -82,29 +83,43 @@ pub(crate) fn spawn(
         }
     }
     let mut kept: Vec<RawFd> = fds.iter().map(|(_, to)| *to).collect();
+    let mut needed: Vec<RawFd> = fds.iter().map(|(from, _)| *from).collect();
     kept.push(child_end.as_raw_fd());
     kept.extend(later.iter().map(|fd| fd.as_raw_fd()));
     if let Some(Step::Exec(exec)) = plan.steps.last() {
         kept.extend(exec.file.as_ref().map(|f| f.as_raw_fd()));
     }
+    needed.extend(&kept);
     let close = gaps(kept);
     let trees: Vec<OwnedFd> = plan.trees.iter().map(open_tree).collect::<Result<_, _>>()?;
     let tree_fds: Vec<RawFd> = trees.iter().map(|t| t.as_raw_fd()).collect();
     let stack = Stack::new()?;
+    let cgroup_fd = match cgroup {
+        Some(fd) if plan.cgroup_at_second => fd.as_raw_fd(),
+        _ => -1,
+    };
+    needed.extend(&tree_fds);
+    needed.extend(plan.steps.iter().filter_map(|step| match step {
+        Step::JoinFd { ns, .. } => Some(ns.as_raw_fd()),
+        Step::JoinPidfd { pidfd, .. } => Some(pidfd.as_raw_fd()),
+        _ => None,
+    }));
+    needed.push(cgroup_fd);
+    // Of a descriptor that is closed already there is none to keep.
+    needed.retain(|fd| *fd >= 0);
+    let strangers = gaps(needed);
 
     let mut loan = Loan {
         steps: &plan.steps,
         report: child_end.as_raw_fd(),
         peer: parent_end.as_raw_fd(),
         fds: &mut fds,
+        strangers: &strangers,
         close: &close,
         above,
         trees: &tree_fds,
         stack: stack.lower(),
-        cgroup: match cgroup {
-            Some(fd) if plan.cgroup_at_second => fd.as_raw_fd(),
-            _ => -1,
-        },
+        cgroup: cgroup_fd,
         shared: plan.shared_memory,
         hold,
         state: state_fd,

@@ -224,3 +224,31 @@ fn a_cgroup_at_a_path_is_made_with_its_parents_and_refused_where_it_is_in_use() 
     assert!(!top.join("a/b").exists());
     cgroup_core::Cgroup::open(top).unwrap().destroy().unwrap();
 }
+
+#[test]
+fn one_on_its_way_has_no_descriptor_of_the_callers() {
+    need_root!("one_on_its_way_has_no_descriptor_of_the_callers");
+    let directory = tempfile::tempdir().unwrap();
+    let secret = fs::File::open(directory.path()).unwrap();
+    let path = directory.path().to_owned();
+    let mut command = shell("true");
+    command.prepared(move |made| {
+        let open = fs::read_dir(format!("/proc/{}/fd", made.pid)).unwrap();
+        let open: Vec<_> = open.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok()).collect();
+        assert!(open.len() >= 3 && !open.contains(&path), "{open:?}");
+        Ok(Vec::new())
+    });
+    assert!(command.status().unwrap().status.success());
+    drop(secret);
+}
+
+#[test]
+fn a_program_that_keeps_its_file_from_being_written_to_cannot_be_written_to() {
+    need_root!("a_program_that_keeps_its_file_from_being_written_to_cannot_be_written_to");
+    let file = nspod_sandbox::read_only_self().unwrap();
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+    // Opening it to write to it is refused as long as anybody executes it.
+    let mode = fs::metadata(&path).unwrap().permissions();
+    let error = fs::set_permissions(&path, mode).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(nix::libc::EROFS));
+}

@@ -34,7 +34,7 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
         false => (filter, None),
     };
     plan.steps.extend(early);
-    credentials(plan, ids)?;
+    credentials(plan, host, ids)?;
     if let Some(cwd) = &process.cwd {
         if !cwd.is_absolute() {
             return Err(Error::invalid("process.cwd", format!("{} is not an absolute path", cwd.display())));
@@ -257,12 +257,14 @@ fn filter(plan: &Plan, process: &Process, host: &Host) -> Result<Option<Step>, E
     Ok(Some(Step::Seccomp { filter: profile.compile()?, flags: profile.load_flags() }))
 }
 
-fn credentials(plan: &mut Plan, ids: &Ids) -> Result<(), Error> {
+fn credentials(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> {
     let capabilities = plan.spec.process.capabilities;
     if let Some(sets) = capabilities {
         // With no more capabilities than a neighbour's, and until the program is there, it
-        // could be traced by one who sees it. In a user namespace of its own it has none.
-        if !ids.new && !plan.steps.iter().any(|s| matches!(s, Step::Undumpable)) {
+        // could be traced by one who sees it, and its memory is still the caller's. A caller
+        // without privileges could then not look at it either, in its own user namespace.
+        let seen = !ids.new || host.privileged();
+        if seen && !plan.steps.iter().any(|s| matches!(s, Step::Undumpable)) {
             plan.push(Step::Undumpable);
         }
         if sets.effective & !sets.permitted != 0 {

@@ -50,6 +50,32 @@ pub(super) fn open_tree(tree: &Tree) -> Result<OwnedFd, Error> {
     Ok(fd)
 }
 
+/// The calling program's own file, on a mount that is attached nowhere and that nobody can
+/// write through: for a program to execute itself by (execveat(2) with an empty path) before
+/// it enters containers, where its file can be opened through `/proc/PID/exe`.
+///
+/// # Errors
+/// The call that failed: it takes CAP_SYS_ADMIN, and a file that was not removed meanwhile.
+pub fn read_only_self() -> Result<OwnedFd, Error> {
+    let failed = |call| {
+        let errno = nix::errno::Errno::last_raw();
+        Error::call(ErrorKind::Step, "keep this program's file from being written to", call, errno)
+    };
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u32;
+    let path = c"/proc/self/exe".as_ptr();
+    // SAFETY: open_tree takes a path of ours and returns a new descriptor.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path, flags) };
+    if fd < 0 {
+        return Err(failed("open_tree"));
+    }
+    // SAFETY: as above; nobody else owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    match set_attributes(&fd, [libc::MOUNT_ATTR_RDONLY, 0, 0, 0], 0) {
+        true => Ok(fd),
+        false => Err(failed("mount_setattr")),
+    }
+}
+
 fn failed(tree: &Tree, what: &str, call: &'static str) -> Error {
     let what = format!("{what} {}", tree.source.to_string_lossy());
     Error::call(ErrorKind::Step, what, call, nix::errno::Errno::last_raw())
