@@ -38,16 +38,23 @@ impl Dir {
             other => other,
         };
         let fd = fd.map_err(|e| Error::path("open the state directory", path, e))?;
-        let stat = fstat(&fd).map_err(|e| Error::path("look at", path, e))?;
+        let dir = Dir { fd, path: path.into() };
+        dir.private()?;
+        Ok(dir)
+    }
+
+    /// Makes sure that it is the caller's own and nobody else may enter.
+    pub fn private(&self) -> Result<()> {
+        let stat = fstat(&self.fd).map_err(|e| Error::path("look at", &self.path, e))?;
         let (uid, mode) = (geteuid().as_raw(), stat.st_mode & 0o777);
         if stat.st_uid != uid || mode & 0o077 != 0 {
             return Err(Error::new(format!(
                 "the state directory {} belongs to uid {} with mode {mode:o}, where uid {uid} and mode 700 are wanted: remove it, or set XDG_RUNTIME_DIR",
-                path.display(),
+                self.path.display(),
                 stat.st_uid,
             )));
         }
-        Ok(Dir { fd, path: path.into() })
+        Ok(())
     }
 
     /// Opens a directory as it is, made with those above it where it is missing.

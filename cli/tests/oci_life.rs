@@ -235,7 +235,9 @@ fn what_a_crash_of_create_leaves_is_deleted_by_force() {
     run_with(Command::new("kill").arg(hook.trim()), "").ok();
     // And before there was anything but its directory.
     bundle.edit(|config| config["hooks"] = json!({}));
+    let own = fs::Permissions::from_mode(0o700);
     fs::create_dir(bundle.path("state").join(&bundle.id)).unwrap();
+    fs::set_permissions(bundle.path("state").join(&bundle.id), own).unwrap();
     bundle.verb(&["delete", "--force"]).ok();
     bundle.verb(&["create"]).ok();
 }
@@ -419,4 +421,74 @@ fn an_ordinary_user_runs_a_bundle_of_spec_rootless() {
     let output = run_with(&mut command, "");
     assert!(output.ok().starts_with("uid=0 gid=0"), "{output:?}");
     assert_eq!(fs::read_dir(runtime.join("nspod-oci")).unwrap().count(), 0);
+}
+
+#[test]
+fn the_runtimes_file_cannot_be_written_to_through_its_processes() {
+    if !root() {
+        return;
+    }
+    let bundle = Bundle::new(SLEEP);
+    let null = || Stdio::null();
+    let mut run =
+        bundle.raw(&["run", &bundle.id]).stdin(null()).stdout(null()).stderr(null()).spawn().unwrap();
+    eventually("running", || bundle.verb(&["state"]).out.contains("running"));
+    let exe = format!("/proc/{}/exe", run.id());
+    // Opening it to write to it is refused as long as anybody executes it.
+    let error = fs::set_permissions(exe, fs::Permissions::from_mode(0o755)).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    bundle.command(&["kill", &bundle.id, "KILL"]).ok();
+    assert_eq!(end_of(&mut run).code(), Some(137));
+}
+
+#[test]
+fn nothing_is_executed_in_a_container_whose_root_is_the_hosts_still() {
+    if !root() {
+        return;
+    }
+    let bundle = Bundle::new("true");
+    let (state, said) = (bundle.path("state"), bundle.path("said"));
+    let line =
+        format!("{OCI} --root {} exec {} true 2> {}; true", state.display(), bundle.id, said.display());
+    bundle.edit(|config| {
+        config["hooks"]["createRuntime"] = json!([{ "path": "/bin/sh", "args": ["sh", "-c", line] }]);
+    });
+    bundle.verb(&["run"]).ok();
+    let said = fs::read_to_string(said).unwrap();
+    assert!(said.contains("cannot exec in a container that is being created"), "{said}");
+}
+
+#[test]
+fn of_many_that_delete_by_force_none_fails() {
+    if !root() {
+        return;
+    }
+    let bundle = Bundle::new(SLEEP);
+    let delete = || bundle.raw(&["delete", "--force", &bundle.id]).stdin(Stdio::null()).status().unwrap();
+    for _ in 0..5 {
+        bundle.verb(&["create"]).ok();
+        std::thread::scope(|scope| {
+            let all: Vec<_> = (0..4).map(|_| scope.spawn(delete)).collect();
+            assert!(all.into_iter().all(|one| one.join().unwrap().success()));
+        });
+    }
+}
+
+#[test]
+fn one_that_waits_to_be_started_is_not_to_be_read_by_its_neighbours() {
+    if !root() {
+        return;
+    }
+    let bundle = Bundle::changed(SLEEP, |config| {
+        let same = json!([{ "containerID": 0, "hostID": 0, "size": 65536 }]);
+        let linux = &mut config["linux"];
+        linux["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
+        (linux["uidMappings"], linux["gidMappings"]) = (same.clone(), same);
+    });
+    bundle.verb(&["create"]).ok();
+    let environ = ["exec", "--cap", "CAP_SYS_PTRACE", &bundle.id, "cat", "/proc/1/environ"];
+    fails(&bundle.command(&environ), 1, "Permission denied");
+    bundle.verb(&["start"]).ok();
+    bundle.wait_for("running");
+    assert!(bundle.command(&environ).ok().contains("PATH="));
 }

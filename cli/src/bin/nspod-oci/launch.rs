@@ -1,6 +1,7 @@
 //! From a bundle to a container: what `create` and `run` have in common.
 
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
@@ -205,6 +206,7 @@ fn make(
         spec.limits = Limits::default();
     }
     let mut command = Command::from_spec(spec);
+    let unmarked = matches!(place, Place::Here);
     match place {
         Place::At(path) => command.cgroup_at(&*path),
         Place::Scope(held) => command.cgroup_inside(held.cgroup().path()),
@@ -217,7 +219,9 @@ fn make(
         command.hold();
     }
     let met = Arc::new(Met::default());
-    if !early.is_empty() {
+    // Of one without a cgroup a crash would leave no trace but the process, so that is noted
+    // before it can outlive this one.
+    if !early.is_empty() || unmarked {
         let (entry, mut record, met) = (entry.clone(), record.clone(), met.clone());
         command.prepared(move |made| early.happen(made, &entry, &mut record, &met).map_err(caller));
     }
@@ -393,11 +397,14 @@ fn notify_socket(spec: &mut Spec) {
     spec.process.env.push(("NOTIFY_SOCKET".into(), socket.into()));
 }
 
-/// Whoever sees the file sees a whole number in it.
+/// Whoever sees the file sees a whole number in it. What lies where it is written first is
+/// removed and not written through: it may be a link of somebody else's.
 pub(crate) fn write_pid(path: &Path, pid: i32) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let fresh = path.with_file_name(format!(".{name}"));
-    std::fs::write(&fresh, pid.to_string())
+    let _ = std::fs::remove_file(&fresh);
+    File::create_new(&fresh)
+        .and_then(|mut file| file.write_all(pid.to_string().as_bytes()))
         .and_then(|()| std::fs::rename(&fresh, path))
         .map_err(|e| Error::io("write the pid to", path, &e))
 }
@@ -409,4 +416,22 @@ fn owner() -> String {
     }
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     ns_core::parse::user_name(&passwd, uid).map_or_else(String::new, Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_is_not_written_through_a_link() {
+        let temp = tempfile::tempdir().unwrap();
+        let (victim, file) = (temp.path().join("victim"), temp.path().join("pid"));
+        std::fs::write(&victim, "kept").unwrap();
+        std::os::unix::fs::symlink(&victim, temp.path().join(".pid")).unwrap();
+        std::os::unix::fs::symlink(&victim, &file).unwrap();
+        write_pid(&file, 42).unwrap();
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "kept");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "42");
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 2);
+    }
 }

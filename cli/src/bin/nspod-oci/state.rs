@@ -294,7 +294,10 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// The record names programs to run and cgroups to remove: it is believed only where nobody
+    /// else can have written it.
     fn load(id: String, dir: Dir) -> Result<Entry> {
+        dir.private()?;
         let record = dir.read(RECORD)?.map(|text| {
             serde_json::from_str(&text).map_err(|e| {
                 Error::new(format!("{} is not a record of this program's: {e}", dir.at(RECORD).display()))
@@ -400,6 +403,20 @@ mod tests {
         assert!(store.find("a").unwrap_err().to_string().contains("container does not exist"));
         entry.write(&Record::new("a", "/bundle".into())).unwrap();
         assert_eq!(store.find("a").unwrap().status().unwrap(), Status::Stopped);
+    }
+
+    #[test]
+    fn what_another_user_may_have_written_is_not_believed() {
+        use std::os::unix::fs::PermissionsExt;
+        let (temp, store) = store();
+        let (entry, _lock) = store.create("a").unwrap();
+        entry.write(&Record::new("a", "/bundle".into())).unwrap();
+        assert!(store.find("a").is_ok());
+        let path = temp.path().join("a/root/a");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let error = store.find("a").unwrap_err().to_string();
+        assert!(error.contains("with mode 777, where uid"), "{error}");
+        assert!(store.all().unwrap().is_empty());
     }
 
     #[test]

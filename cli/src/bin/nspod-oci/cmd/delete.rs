@@ -26,10 +26,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn delete(global: &Global, args: &DeleteArgs) -> Result<()> {
     let store = global.store()?;
-    if args.force && store.look(&args.id)?.is_none() {
-        return Ok(());
-    }
-    let (entry, lock) = store.lock(&args.id)?;
+    let (entry, lock) = match store.lock(&args.id) {
+        // Be it that somebody else has just deleted it.
+        Err(_) if args.force && store.look(&args.id)?.is_none() => return Ok(()),
+        locked => locked?,
+    };
     let status = entry.status()?;
     let Ok(record) = entry.record() else {
         // The rest of a crash, before there was anything but the directory.

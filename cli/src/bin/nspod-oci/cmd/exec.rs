@@ -81,6 +81,8 @@ pub(crate) fn exec(global: &Global, args: &ExecArgs) -> Result<i32> {
     let entry = global.store()?.find(&args.id)?;
     match entry.status()? {
         Status::Stopped => return Err(Error::new("cannot exec in a stopped container")),
+        // Its `/` is the host's still.
+        Status::Creating => return Err(Error::new("cannot exec in a container that is being created")),
         Status::Paused if !args.ignore_paused => {
             return Err(Error::new("cannot exec in a paused container (use --ignore-paused to override)"));
         }
