@@ -291,7 +291,20 @@ impl Config {
         let dev_is_bound = |m: &spec::Mount| {
             m.destination == Path::new("/dev") && matches!(m.kind, spec::MountKind::Bind { .. })
         };
-        let (nodes, links) = match mounts.iter().any(dev_is_bound) {
+        let masked_paths = linux::paths("maskedPaths", linux.masked_paths())?;
+        let readonly_paths = linux::paths("readonlyPaths", linux.readonly_paths())?;
+        // Its files are there already, and what were mounted in it would stay after the container.
+        let shares_files = matches!(namespaces.mnt, Namespace::Join(_));
+        if shares_files {
+            let devices = linux.devices().iter().flatten().count();
+            let changes = mounts.len() + devices + masked_paths.len() + readonly_paths.len();
+            if root.path() != Path::new("/") || root.readonly() == Some(true) || changes > 0 {
+                let problem = "a mount namespace that is joined has its files already: give / as root.path, \
+                               and no mounts, devices, masked or read-only paths";
+                return Err(Error::invalid("linux.namespaces", problem));
+            }
+        }
+        let (nodes, links) = match shares_files || mounts.iter().any(dev_is_bound) {
             true => (Vec::new(), Vec::new()),
             false => (linux::nodes(&linux)?, linux::links()),
         };
@@ -328,17 +341,20 @@ impl Config {
             process: translated,
             id_maps,
             time_offsets: linux::time_offsets(&linux, &namespaces)?,
-            root: Root::Dir {
-                path: directory("root.path", context.bundle, root.path())?,
-                readonly: root.readonly().unwrap_or(false),
+            root: match shares_files {
+                true => Root::Host,
+                false => Root::Dir {
+                    path: directory("root.path", context.bundle, root.path())?,
+                    readonly: root.readonly().unwrap_or(false),
+                },
             },
             root_nodev: false,
             mounts,
             nodes,
             links,
             propagation: mounts::root_propagation(&linux)?,
-            masked_paths: linux::paths("maskedPaths", linux.masked_paths())?,
-            readonly_paths: linux::paths("readonlyPaths", linux.readonly_paths())?,
+            masked_paths,
+            readonly_paths,
             hostname: name("hostname", self.spec.hostname())?,
             domainname: name("domainname", self.spec.domainname())?,
             sysctls: linux::sysctls(&linux, &namespaces)?,

@@ -66,8 +66,8 @@ pub enum What {
         /// Only if it is a device of this type (`S_IFCHR`, `S_IFBLK`) and number.
         device: Option<(u32, u64)>,
     },
-    /// A new instance of a file system, by mount(2): its options are longer than
-    /// `fsconfig` takes.
+    /// A new instance of a file system, by mount(2): it has options that `fsconfig` does not
+    /// take, or longer ones.
     Long {
         /// `overlay` …
         fstype: CString,
@@ -75,6 +75,8 @@ pub enum What {
         source: CString,
         /// `lowerdir=…,upperdir=…,workdir=…`.
         options: CString,
+        /// `MS_*`, of those that `fsconfig` has no word for.
+        flags: u64,
     },
     /// What is already there: the mount namespace's own root.
     Here,

@@ -46,12 +46,12 @@ pub(super) fn mount(step: &MountStep, loan: &mut Loan<'_>) -> Done {
             (own, below) = (Attributes { set: late, clear: 0 }, NO_ATTRIBUTES);
             new_mount(fstype, params, all & !late)?
         }
-        What::Long { fstype, source, options } => {
+        What::Long { fstype, source, options, flags } => {
             let cover = match &step.place {
                 Place::NewRoot => openat(libc::AT_FDCWD, c"/", O_PATH_DIR, 0)?,
                 _ => slot_fd(loan, Slot::Root),
             };
-            mount_long(fstype, source, options, cover)?
+            mount_long(fstype, source, options, *flags, cover)?
         }
         What::Bind { source, recursive, tree, device } => {
             let opened = tree.and_then(|index| loan.trees.get(index).copied());
@@ -116,11 +116,17 @@ pub(super) fn new_mount(fstype: &CStr, params: &[Param], attributes: u64) -> Res
 
 /// By mount(2), since `fsconfig` takes at most 255 bytes of an option. It lands on top of
 /// `cover`, the root of a mount that nobody else has, and the way up from there leads to it.
-fn mount_long(fstype: &CStr, source: &CStr, options: &CStr, cover: c_int) -> Result<c_int, Fault> {
+fn mount_long(
+    fstype: &CStr,
+    source: &CStr,
+    options: &CStr,
+    flags: u64,
+    cover: c_int,
+) -> Result<c_int, Fault> {
     let back = openat(libc::AT_FDCWD, c".", O_PATH_DIR, 0);
     fchdir(cover)?;
     let options = options.as_ptr();
-    call!(Mount, libc::SYS_mount, source.as_ptr(), c".".as_ptr(), fstype.as_ptr(), 0, options)?;
+    call!(Mount, libc::SYS_mount, source.as_ptr(), c".".as_ptr(), fstype.as_ptr(), flags, options)?;
     if let Ok(back) = back {
         fchdir(back)?;
         close(back);

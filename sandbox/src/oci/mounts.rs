@@ -129,8 +129,9 @@ impl Options {
         }
         match option {
             "defaults" | "" => {}
-            // What is so without being asked for.
-            "async" | "nomand" | "nolazytime" | "noiversion" => {}
+            // What is so without being asked for, and takes back what was.
+            "async" => self.data.retain(|(key, _)| key != "sync"),
+            "nomand" | "nolazytime" | "noiversion" => self.data.retain(|(key, _)| *key != option[2..]),
             // These are about messages in the kernel's log, which a mount by descriptor never writes.
             "silent" | "loud" => {}
             "bind" => self.bind = Some(self.bind.unwrap_or(false)),

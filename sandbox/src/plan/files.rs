@@ -187,9 +187,12 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
         };
         // Neither the root nor what is mounted in it may appear on the host.
         let apart = self.propagation == PRIVATE || spec.root == Root::Host;
-        if !apart {
-            let on = if let Place::At(path) = &place { path.clone() } else { c"/".into() };
-            self.plan.push(Step::Private(on));
+        // From a slave nothing passes either, and what happens on the host is still seen.
+        let slave = spec.propagation.is_some_and(|p| p.kind == PropagationKind::Slave);
+        match &place {
+            Place::At(path) if !apart => self.plan.push(Step::Private(path.clone())),
+            _ if !apart && !slave => self.plan.push(Step::Private(c"/".into())),
+            _ => {}
         }
         let mut step = match &spec.root {
             Root::Host => step(What::Here, Place::Detached),
@@ -215,7 +218,7 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
         if !apart {
             // What is mounted below it on the host stays what it was asked to be.
             let below = if spec.propagation.is_some_and(|p| p.recursive) { 0 } else { libc::MS_REC };
-            step.propagation.push(libc::MS_PRIVATE | below);
+            step.propagation.push(if slave { libc::MS_SLAVE } else { libc::MS_PRIVATE } | below);
         }
         step.keep = Some(Slot::Root);
         self.plan.push(Step::Mount(step));
@@ -263,7 +266,7 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
             ));
         }
         let options = CString::new(options).map_err(|_| Error::invalid("root", "a path holds a NUL byte"))?;
-        Ok(What::Long { fstype: c"overlay".into(), source: c"overlay".into(), options })
+        Ok(What::Long { fstype: c"overlay".into(), source: c"overlay".into(), options, flags: 0 })
     }
 
     fn bind(
@@ -681,7 +684,12 @@ fn file_system(
     let options_field = format!("{field}.options");
     let source = c_string(&format!("{field}.source"), source)?;
     let long = |text: &str| text.len() > FSCONFIG_MAX;
-    let long = source.as_bytes().len() > FSCONFIG_MAX
+    // Only mount(2) takes it, as a flag.
+    let versions = |option: &&(String, Option<String>)| option.0 == "iversion" && option.1.is_none();
+    let flags = if options.iter().any(|option| versions(&option)) { libc::MS_I_VERSION } else { 0 };
+    let options: Vec<_> = options.iter().filter(|option| !versions(option)).collect();
+    let long = flags != 0
+        || source.as_bytes().len() > FSCONFIG_MAX
         || options.iter().any(|(key, value)| long(key) || value.as_deref().is_some_and(long));
     if long {
         let words = options.iter().map(|(key, value)| match value {
@@ -693,7 +701,7 @@ fn file_system(
             let problem = "the options are longer than the kernel takes, a page: use shorter paths";
             return Err(Error::invalid(&options_field, problem));
         }
-        return Ok(What::Long { fstype, source, options: c_string(&options_field, options)? });
+        return Ok(What::Long { fstype, source, options: c_string(&options_field, options)?, flags });
     }
     let mut params = Vec::with_capacity(options.len() + 1);
     if !source.is_empty() {

@@ -293,7 +293,9 @@ fn credentials(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> {
         if capabilities.is_some() && user.uid != 0 {
             plan.push(Step::KeepCapabilities);
         }
-        let groups = ids.setgroups.then_some(user.groups);
+        // Whoever became root of the user namespace has left the caller's groups, or it is denied.
+        let left = plan.steps.iter().any(|step| matches!(step, Step::Become { leave_groups: true, .. }));
+        let groups = (ids.setgroups && !(left && user.groups.is_empty())).then_some(user.groups);
         plan.push(Step::Credentials { uid: user.uid, gid: user.gid, groups });
     }
     if let Some(sets) = capabilities {

@@ -94,6 +94,19 @@ pub(crate) struct Launched {
     pub(crate) claimed: Claimed,
 }
 
+/// A file system is mounted with a label only where SELinux gives them.
+fn labels_can_be(config: &oci::Config) -> Result<()> {
+    let label = config.spec().linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
+    let Some(label) = label.filter(|label| !label.is_empty()) else { return Ok(()) };
+    let known = std::fs::read_to_string("/proc/filesystems");
+    match known.is_ok_and(|text| text.lines().any(|line| line.ends_with("\tselinuxfs"))) {
+        true => Ok(()),
+        false => Err(Error::new(format!(
+            "linux.mountLabel: {label:?} cannot be set, for SELinux is not in force in this kernel: leave it out"
+        ))),
+    }
+}
+
 /// Reads the bundle, and takes the id.
 pub(crate) fn prepare(global: &Global, args: &BundleArgs) -> Result<Claimed> {
     let bundle = &args.bundle;
@@ -102,8 +115,10 @@ pub(crate) fn prepare(global: &Global, args: &BundleArgs) -> Result<Claimed> {
     let json = std::fs::read(&path).map_err(|e| Error::io("read the configuration", &path, &e))?;
     let context =
         Context { no_new_keyring: args.no_new_keyring, ..state::context(global, &bundle, &args.id) };
-    let mut wanted = oci::parse(&json)?.container(&context)?;
+    let config = oci::parse(&json)?;
+    let mut wanted = config.container(&context)?;
     wanted.warnings.iter().for_each(log::warn);
+    labels_can_be(&config)?;
     if args.no_pivot {
         log::warn(&"--no-pivot has no effect: the root is entered by pivot_root");
     }

@@ -1,0 +1,523 @@
+//! The fields `root` and `mounts`, and what of `linux` is made of mounts.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, chown, symlink};
+
+use cgroup_core::Controllers;
+use serde_json::json;
+
+use crate::bundle::{Bundle, cgroups, mounted, runtime_lacks};
+
+const MOUNTINFO: &str = "/proc/self/mountinfo";
+
+#[test]
+fn the_root_is_written_to_or_read_only() {
+    let bundle = Bundle::sh("echo inside > /file");
+    bundle.run().ok();
+    assert_eq!(fs::read_to_string(bundle.path("rootfs/file")).unwrap(), "inside\n");
+    let bundle = Bundle::sh("echo inside > /file; echo kept > /dev/shm/file && cat /dev/shm/file")
+        .set("/root/readonly", true);
+    let output = bundle.run();
+    assert_eq!(output.out, "kept\n");
+    assert!(output.err.contains("Read-only file system"), "{}", output.err);
+    assert!(!bundle.path("rootfs/file").exists());
+}
+
+#[test]
+fn the_root_is_absolute_or_the_bundles_and_must_be_there() {
+    let bundle = Bundle::sh("echo started");
+    let rootfs = bundle.path("rootfs").to_str().unwrap().to_owned();
+    assert_eq!(bundle.set("/root/path", rootfs).run().ok(), "started\n");
+    Bundle::sh("true").set("/root/path", "elsewhere").fails();
+}
+
+#[test]
+fn nothing_of_the_hosts_root_is_left() {
+    let bundle = Bundle::of(&["cat", MOUNTINFO]).namespace(json!({ "type": "mount" }));
+    let output = bundle.run();
+    let rootfs = bundle.path("rootfs");
+    let root = mounted(output.ok(), "/");
+    assert!(!root.is("shared"), "{root:?}");
+    assert!(!output.out.lines().any(|line| line.split(' ').nth(4) == rootfs.to_str()), "{}", output.out);
+    assert_eq!(
+        output.out.lines().filter(|line| line.split(' ').nth(4) == Some("/")).count(),
+        1,
+        "{}",
+        output.out
+    );
+}
+
+/// What an option shows in mountinfo, in a tmpfs: of the mount, or of its file system.
+#[test]
+fn options_of_a_mount_are_set_and_cleared_and_the_last_counts() {
+    let symbolic: &[&str] =
+        if runtime_lacks(&["crun", "runc"], "nosymfollow, of 1.1") { &[] } else { &["nosymfollow"] };
+    let mut mounts: Vec<(Vec<&str>, Vec<&str>, Vec<&str>)> = vec![
+        (vec!["ro"], vec!["ro"], vec!["rw"]),
+        (vec!["ro", "rw"], vec!["rw"], vec!["ro"]),
+        (vec!["rw", "ro"], vec!["ro"], vec!["rw"]),
+        (vec!["nosuid"], vec!["nosuid"], vec![]),
+        (vec!["nosuid", "suid"], vec![], vec!["nosuid"]),
+        (vec!["suid", "nosuid"], vec!["nosuid"], vec![]),
+        (vec!["nodev"], vec!["nodev"], vec![]),
+        (vec!["nodev", "dev"], vec![], vec!["nodev"]),
+        (vec!["dev", "nodev"], vec!["nodev"], vec![]),
+        (vec!["noexec"], vec!["noexec"], vec![]),
+        (vec!["noexec", "exec"], vec![], vec!["noexec"]),
+        (vec!["exec", "noexec"], vec!["noexec"], vec![]),
+        (vec!["noatime"], vec!["noatime"], vec!["relatime"]),
+        (vec!["noatime", "atime"], vec!["relatime"], vec!["noatime"]),
+        (vec!["relatime"], vec!["relatime"], vec!["noatime"]),
+        (vec!["strictatime"], vec![], vec!["noatime", "relatime"]),
+        (vec!["nodiratime"], vec!["nodiratime"], vec![]),
+        (vec!["nodiratime", "diratime"], vec![], vec!["nodiratime"]),
+        (vec!["nosuid", "nodev", "noexec", "ro"], vec!["nosuid", "nodev", "noexec", "ro"], vec![]),
+    ];
+    if !runtime_lacks(&["runc"], "defaults") {
+        mounts.push((vec!["defaults"], vec!["rw", "relatime"], vec!["nosuid", "nodev", "noexec"]));
+    }
+    for &option in symbolic {
+        mounts.push((vec![option], vec![option], vec![]));
+        mounts.push((vec![option, "symfollow"], vec![], vec![option]));
+    }
+    // Of these the kernel shows nothing: they must be known.
+    let shows_nothing = [
+        "norelatime",
+        "nostrictatime",
+        "iversion",
+        "noiversion",
+        "silent",
+        "loud",
+        "mand",
+        "nomand",
+        "async",
+    ];
+    for option in shows_nothing {
+        if !option.contains("atime") && runtime_lacks(&["crun"], option) {
+            continue;
+        }
+        mounts.push((vec![option], vec![], vec!["ro", "nosuid"]));
+    }
+    let mut bundle = Bundle::of(&["cat", MOUNTINFO]);
+    for (i, (options, ..)) in mounts.iter().enumerate() {
+        let destination = format!("/m{i}");
+        bundle = bundle.mount(
+            json!({ "destination": destination, "type": "tmpfs", "source": "tmpfs", "options": options }),
+        );
+    }
+    let output = bundle.run();
+    for (i, (options, has, lacks)) in mounts.iter().enumerate() {
+        if options.len() == 2 && runtime_lacks(&["crun"], "the last of two options does not count") {
+            continue;
+        }
+        let mount = mounted(output.ok(), &format!("/m{i}"));
+        assert!(has.iter().all(|option| mount.has(option)), "{options:?} has {has:?}: {mount:?}");
+        assert!(!lacks.iter().any(|option| mount.has(option)), "{options:?} lacks {lacks:?}: {mount:?}");
+    }
+}
+
+#[test]
+fn options_of_a_file_system() {
+    let options = json!(["size=128k", "mode=0711", "uid=12", "gid=34", "nr_inodes=100"]);
+    let bundle = Bundle::sh("stat -c '%a %u:%g' /m; cat /proc/self/mountinfo")
+        .mount(json!({ "destination": "/m", "type": "tmpfs", "source": "named", "options": options }))
+        .mount(json!({ "destination": "/s", "type": "tmpfs", "options": ["sync", "dirsync"] }))
+        .mount(json!({ "destination": "/a", "type": "tmpfs", "options": ["sync", "async"] }));
+    let output = bundle.run();
+    assert!(output.ok().starts_with("711 12:34\n"), "{}", output.out);
+    let superblock = |place| mounted(&output.out, place).superblock;
+    assert!(superblock("/m").iter().any(|option| option == "size=128k"), "{}", output.out);
+    assert!(superblock("/m").iter().any(|option| option == "nr_inodes=100"), "{}", output.out);
+    assert!(
+        ["sync", "dirsync"].iter().all(|&option| superblock("/s").iter().any(|has| has == option)),
+        "{}",
+        output.out
+    );
+    if !runtime_lacks(&["crun"], "options of file systems are not cleared") {
+        assert!(!superblock("/a").iter().any(|option| option == "sync"), "{}", output.out);
+    }
+    assert!(output.out.contains(" - tmpfs named "), "{}", output.out);
+}
+
+#[test]
+fn a_mount_that_the_kernel_does_not_know_is_refused() {
+    for mount in [
+        json!({ "destination": "/m", "type": "tmpfs", "options": ["nosuchoption"] }),
+        json!({ "destination": "/m", "type": "nosuchfs" }),
+        json!({ "destination": "/m", "options": ["bind"], "source": "/not/there" }),
+    ] {
+        Bundle::sh("true").mount(mount).fails();
+    }
+}
+
+/// A tree of two mounts, of which the second has everything that can be cleared.
+const TREES: &str = "mkdir $B/plain $B/full
+    mount -t tmpfs none $B/plain; mkdir $B/plain/sub; mount -t tmpfs none $B/plain/sub
+    mount -t tmpfs none $B/full; mkdir $B/full/sub; mount -t tmpfs none $B/full/sub
+    for dir in full full/sub; do mount -o remount,bind,ro,nosuid,nodev,noexec,noatime,nodiratime $B/$dir; done";
+
+#[test]
+fn recursive_options_reach_the_mounts_below() {
+    const SET: &[(&str, &[&str], &[&str])] = &[
+        ("rro", &["ro"], &["rw"]),
+        ("rnosuid", &["nosuid"], &[]),
+        ("rnodev", &["nodev"], &[]),
+        ("rnoexec", &["noexec"], &[]),
+        ("rnodiratime", &["nodiratime"], &[]),
+        ("rnoatime", &["noatime"], &["relatime"]),
+        ("rstrictatime", &[], &["noatime", "relatime"]),
+    ];
+    const CLEAR: &[(&str, &[&str], &[&str])] = &[
+        ("rrw", &["rw"], &["ro"]),
+        ("rsuid", &[], &["nosuid"]),
+        ("rdev", &[], &["nodev"]),
+        ("rexec", &[], &["noexec"]),
+        ("rdiratime", &[], &["nodiratime"]),
+        ("ratime", &[], &["noatime"]),
+        ("rrelatime", &["relatime"], &["noatime"]),
+    ];
+    let mut bundle = Bundle::of(&["cat", MOUNTINFO]).before(TREES);
+    let unknown = |option: &str| {
+        option.ends_with("atime") && runtime_lacks(&["crun"], option)
+            || ["ratime", "rrelatime", "rstrictatime"].contains(&option) && runtime_lacks(&["runc"], option)
+    };
+    for (source, table) in [("plain", SET), ("full", CLEAR)] {
+        for &(option, ..) in table {
+            if unknown(option) {
+                continue;
+            }
+            let destination = format!("/{option}");
+            bundle = bundle
+                .mount(json!({ "destination": destination, "source": source, "options": ["rbind", option] }));
+        }
+    }
+    for option in ["rnorelatime", "rnostrictatime"] {
+        if runtime_lacks(&["crun", "runc"], option) {
+            continue;
+        }
+        let destination = format!("/{option}");
+        bundle = bundle
+            .mount(json!({ "destination": destination, "source": "plain", "options": ["rbind", option] }));
+    }
+    let output = bundle.run();
+    for (option, has, lacks) in [SET, CLEAR].concat() {
+        if unknown(option) {
+            continue;
+        }
+        for place in [format!("/{option}"), format!("/{option}/sub")] {
+            let mount = mounted(output.ok(), &place);
+            assert!(has.iter().all(|option| mount.has(option)), "{place} has {has:?}: {mount:?}");
+            assert!(!lacks.iter().any(|option| mount.has(option)), "{place} lacks {lacks:?}: {mount:?}");
+        }
+    }
+}
+
+#[test]
+fn recursive_nosymfollow() {
+    if runtime_lacks(&["crun", "runc"], "rnosymfollow, of 1.1") {
+        return;
+    }
+    let bundle = Bundle::of(&["cat", MOUNTINFO])
+        .before(&format!("{TREES}\nmount -o remount,bind,nosymfollow $B/full; mount -o remount,bind,nosymfollow $B/full/sub"))
+        .mount(json!({ "destination": "/set", "source": "plain", "options": ["rbind", "rnosymfollow"] }))
+        .mount(json!({ "destination": "/clear", "source": "full", "options": ["rbind", "rsymfollow"] }));
+    let output = bundle.run();
+    for (place, has) in [("/set", true), ("/set/sub", true), ("/clear", false), ("/clear/sub", false)] {
+        assert_eq!(mounted(output.ok(), place).has("nosymfollow"), has, "{place}: {}", output.out);
+    }
+}
+
+#[test]
+fn options_of_a_bind_mount_reach_it_alone_and_keep_the_rest() {
+    if runtime_lacks(&["crun"], "a bind mount has no flags but those of its options") {
+        return;
+    }
+    let bind = |destination: &str, source: &str, options: &[&str]| json!({ "destination": destination, "type": "bind", "source": source, "options": options });
+    let bundle = Bundle::of(&["cat", MOUNTINFO])
+        .before(TREES)
+        .mount(bind("/ro", "plain", &["rbind", "ro"]))
+        .mount(bind("/kept", "full", &["rbind"]))
+        .mount(bind("/alone", "plain", &["bind"]))
+        .mount(bind("/cleared", "full", &["rbind", "exec", "rw", "suid"]));
+    let output = bundle.run();
+    let at = |place| mounted(output.ok(), place);
+    assert!(at("/ro").has("ro") && at("/ro/sub").has("rw"), "{}", output.out);
+    for option in ["ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime"] {
+        assert!(at("/kept").has(option) && at("/kept/sub").has(option), "{option}: {}", output.out);
+    }
+    if runtime_lacks(&["runc"], "flags of a bind mount are not cleared") {
+        return;
+    }
+    assert!(at("/cleared").has("rw"), "{}", output.out);
+    for option in ["exec", "suid"] {
+        assert!(!at("/cleared").has(&format!("no{option}")), "{option}: {}", output.out);
+    }
+    assert!(!output.out.contains(" /alone/sub "), "{}", output.out);
+}
+
+#[test]
+fn every_propagation() {
+    if runtime_lacks(&["crun"], "the root's propagation is put over all") {
+        return;
+    }
+    // Of a source whose mounts propagate to others.
+    let before = format!("{TREES}\nmount --make-rshared $B/plain");
+    let mut bundle = Bundle::of(&["cat", MOUNTINFO]).before(&before);
+    let table: &[(&str, &[&str], &[&str])] = &[
+        ("shared", &["shared"], &[]),
+        ("slave", &["master"], &["shared"]),
+        ("private", &[], &["shared", "master", "unbindable"]),
+        ("unbindable", &["unbindable"], &["shared", "master"]),
+    ];
+    for (propagation, ..) in table {
+        for (destination, options) in [
+            (format!("/{propagation}"), ["rbind".to_owned(), propagation.to_string()]),
+            (format!("/r{propagation}"), ["rbind".to_owned(), format!("r{propagation}")]),
+        ] {
+            bundle =
+                bundle.mount(json!({ "destination": destination, "source": "plain", "options": options }));
+        }
+    }
+    let output = bundle.run();
+    for (propagation, is, is_not) in table {
+        for place in [format!("/{propagation}"), format!("/r{propagation}"), format!("/r{propagation}/sub")] {
+            let mount = mounted(output.ok(), &place);
+            assert!(is.iter().all(|tag| mount.is(tag)), "{place} is {is:?}: {mount:?}");
+            assert!(!is_not.iter().any(|tag| mount.is(tag)), "{place} is not {is_not:?}: {mount:?}");
+        }
+    }
+    let below = mounted(&output.out, "/unbindable/sub");
+    assert!(!below.is("unbindable"), "{below:?}");
+}
+
+#[test]
+fn a_bind_mount_needs_no_type_and_finds_its_source_from_the_bundle() {
+    let bundle = Bundle::sh("cat /a/file /b /c/d/file").file("source/file", "bound\n");
+    let absolute = bundle.path("source").to_str().unwrap().to_owned();
+    let bundle = bundle
+        .mount(json!({ "destination": "/a", "source": "source", "options": ["bind"] }))
+        .mount(json!({ "destination": "/b", "type": "none", "source": "source/file", "options": ["rbind", "ro"] }))
+        .mount(json!({ "destination": "/c/d", "type": "bind", "source": absolute, "options": ["bind"] }));
+    assert_eq!(bundle.run().ok(), "bound\nbound\nbound\n");
+}
+
+#[test]
+fn a_tmpfs_needs_no_source() {
+    let bundle = Bundle::of(&["cat", MOUNTINFO]).mount(json!({ "destination": "/m", "type": "tmpfs" }));
+    assert_eq!(mounted(bundle.run().ok(), "/m").kind, "tmpfs");
+}
+
+#[test]
+fn mounts_are_made_in_their_order() {
+    let tmpfs = |size: &str| json!({ "destination": "/m", "type": "tmpfs", "options": [size] });
+    let bundle = Bundle::of(&["cat", MOUNTINFO]).mount(tmpfs("size=64k")).mount(tmpfs("size=128k"));
+    let output = bundle.mount(json!({ "destination": "/m/below", "type": "tmpfs" })).run();
+    assert!(mounted(output.ok(), "/m").superblock.contains(&"size=128k".to_owned()), "{}", output.out);
+    mounted(&output.out, "/m/below");
+}
+
+#[test]
+fn a_relative_destination_is_one_from_the_root() {
+    let bundle =
+        Bundle::of(&["cat", MOUNTINFO]).mount(json!({ "destination": "some/where", "type": "tmpfs" }));
+    assert_eq!(mounted(&bundle.run().out, "/some/where").kind, "tmpfs");
+}
+
+#[test]
+fn a_destination_leads_nowhere_out_of_the_root() {
+    let bundle = Bundle::of(&["cat", MOUNTINFO])
+        .mount(json!({ "destination": "/link/there", "type": "tmpfs" }))
+        .mount(json!({ "destination": "/up/../../../there", "type": "tmpfs" }));
+    let outside = bundle.path("outside");
+    fs::create_dir(&outside).unwrap();
+    symlink("../../../../../../..", bundle.path("rootfs/link")).unwrap();
+    symlink(&outside, bundle.path("rootfs/up")).unwrap();
+    let output = bundle.run();
+    // Refused, or found within the root.
+    if output.code() == 0 {
+        mounted(&output.out, "/there");
+    }
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    assert!(!std::path::Path::new("/there").exists());
+}
+
+#[test]
+fn tmpcopyup_fills_a_tmpfs_with_what_it_hides() {
+    let bundle = Bundle::sh("cat /data/file /data/below/file; stat -c %a /data/file; echo changed > /data/file; readlink /data/link")
+        .file("rootfs/data/file", "copied\n")
+        .file("rootfs/data/below/file", "below\n")
+        .mount(json!({ "destination": "/data", "type": "tmpfs", "options": ["tmpcopyup"] }));
+    symlink("file", bundle.path("rootfs/data/link")).unwrap();
+    assert_eq!(bundle.run().ok(), "copied\nbelow\n755\nfile\n");
+    assert_eq!(fs::read_to_string(bundle.path("rootfs/data/file")).unwrap(), "copied\n");
+}
+
+/// A directory of uid and gid 7, with a file, and another mount below.
+fn owned_by_seven(bundle: Bundle) -> Bundle {
+    let bundle = bundle.file("source/file", "");
+    for path in ["source", "source/file"] {
+        chown(bundle.path(path), Some(7), Some(7)).unwrap();
+    }
+    bundle
+}
+
+#[test]
+fn an_idmap_maps_the_owners_of_a_mount() {
+    if runtime_lacks(&["runc"], "idmap, of 1.2") || runtime_lacks(&["crun"], "idmap without a user namespace")
+    {
+        return;
+    }
+    let map = json!([{ "containerID": 0, "hostID": 5000, "size": 100 }]);
+    let mount = json!({
+        "destination": "/m", "source": "source", "options": ["bind", "idmap"], "uidMappings": map, "gidMappings": map,
+    });
+    let bundle = owned_by_seven(Bundle::sh("stat -c %u:%g /m/file").mount(mount));
+    assert_eq!(bundle.run().ok(), "5007:5007\n");
+    assert_eq!(fs::metadata(bundle.path("source/file")).unwrap().uid(), 7);
+}
+
+#[test]
+fn an_idmap_of_a_user_namespace_is_its_own_or_the_mounts() {
+    if runtime_lacks(&["runc"], "idmap, of 1.2") {
+        return;
+    }
+    let bundle = Bundle::sh("stat -c %u:%g /plain/file /own/file /given/file; echo > /own/new");
+    let source = bundle.path("source").to_str().unwrap().to_owned();
+    let plain = json!({ "destination": "/plain", "source": source, "options": ["bind"] });
+    let own = json!({ "destination": "/own", "source": source, "options": ["bind", "idmap"] });
+    let map = json!([{ "containerID": 0, "hostID": 100_050, "size": 100 }]);
+    let given = json!({
+        "destination": "/given", "source": source, "options": ["bind", "idmap"], "uidMappings": map, "gidMappings": map,
+    });
+    for place in ["plain", "own", "given"] {
+        fs::create_dir(bundle.path(&format!("rootfs/{place}"))).unwrap();
+    }
+    let bundle = owned_by_seven(bundle).user_namespace().mount(plain).mount(own).mount(given);
+    chown(bundle.path("source"), Some(0), Some(0)).unwrap();
+    assert_eq!(bundle.run().ok(), "65534:65534\n7:7\n57:57\n");
+    assert_eq!(fs::metadata(bundle.path("source/new")).unwrap().uid(), 0);
+}
+
+#[test]
+fn ridmap_maps_the_mounts_below_and_idmap_does_not() {
+    if runtime_lacks(&["runc"], "idmap, of 1.2") || runtime_lacks(&["crun"], "idmap without a user namespace")
+    {
+        return;
+    }
+    let map = json!([{ "containerID": 0, "hostID": 5000, "size": 100 }]);
+    let mount = |destination: &str, option: &str| {
+        json!({
+            "destination": destination, "source": "source", "options": ["rbind", option],
+            "uidMappings": map, "gidMappings": map,
+        })
+    };
+    // The mount below is of the same file system: not every kernel maps those of a tmpfs.
+    let bundle = owned_by_seven(Bundle::sh("stat -c %u /one/file /one/sub/file /all/file /all/sub/file"))
+        .file("below/file", "")
+        .before("mkdir $B/source/sub; mount --bind $B/below $B/source/sub")
+        .mount(mount("/one", "idmap"))
+        .mount(mount("/all", "ridmap"));
+    assert_eq!(bundle.run().ok(), "5007\n0\n5007\n5000\n");
+}
+
+#[test]
+fn idmap_without_mappings_or_with_half_of_them_is_refused() {
+    if runtime_lacks(&["crun", "runc"], "idmap without a user namespace") {
+        return;
+    }
+    let map = json!([{ "containerID": 0, "hostID": 5000, "size": 100 }]);
+    let mount = json!({ "destination": "/m", "source": "source", "options": ["bind", "idmap"] });
+    let bundle = || owned_by_seven(Bundle::sh("true")).mount(mount.clone());
+    bundle().refused("mounts[6]");
+    bundle().set("/mounts/6/uidMappings", map).refused("mounts[6]");
+}
+
+#[test]
+fn the_cgroup_is_mounted_as_v2() {
+    if !cgroups(Controllers::PIDS) {
+        return;
+    }
+    let mount = json!({
+        "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+        "options": ["nosuid", "noexec", "nodev", "relatime", "ro"],
+    });
+    let script = "cat /proc/self/mountinfo /proc/self/cgroup; echo 1 > /sys/fs/cgroup/cgroup.procs; cat /sys/fs/cgroup/pids.max";
+    for own in [true, false] {
+        let bundle = Bundle::sh(script).mount(mount.clone()).set("/linux/resources/pids/limit", 23);
+        let bundle = if own { bundle.namespace(json!({ "type": "cgroup" })) } else { bundle };
+        let output = bundle.run();
+        let mount = mounted(&output.out, "/sys/fs/cgroup");
+        assert_eq!(mount.kind, "cgroup2");
+        assert!(["ro", "nosuid", "noexec", "nodev"].iter().all(|option| mount.has(option)), "{mount:?}");
+        assert_eq!(output.out.contains("\n0::/\n"), own, "{}", output.out);
+        assert_eq!(output.out.ends_with("\n23\n"), own, "{}", output.out);
+        assert!(output.err.contains("Read-only file system"), "{}", output.err);
+    }
+}
+
+#[test]
+fn the_propagation_of_the_root() {
+    for (propagation, is, is_not) in [
+        ("shared", &["shared"] as &[&str], &[] as &[&str]),
+        ("slave", &["master"], &["shared"]),
+        ("private", &[], &["shared", "master"]),
+        ("unbindable", &["unbindable"], &["shared", "master"]),
+    ] {
+        for recursive in [false, true] {
+            let value = if recursive { format!("r{propagation}") } else { propagation.into() };
+            let lack: &[&str] = match &value[..] {
+                "slave" => &["crun", "runc"],
+                "rslave" => &["crun"],
+                "private" | "rprivate" => &[],
+                _ => &["runc"],
+            };
+            if runtime_lacks(lack, &format!("a root that is {value}")) {
+                continue;
+            }
+            let bundle = Bundle::of(&["cat", MOUNTINFO])
+                .before("mount --make-rshared /")
+                .set("/linux/rootfsPropagation", value.clone());
+            let output = bundle.run();
+            let root = mounted(output.ok(), "/");
+            assert!(is.iter().all(|tag| root.is(tag)), "{value} is {is:?}: {root:?}");
+            assert!(!is_not.iter().any(|tag| root.is(tag)), "{value} is not {is_not:?}: {root:?}");
+        }
+    }
+    if !runtime_lacks(&["crun"], "what is unknown is dropped") {
+        Bundle::sh("true").set("/linux/rootfsPropagation", "sideways").refused("linux.rootfsPropagation");
+    }
+}
+
+#[test]
+fn mounts_of_a_slave_come_from_the_host_and_never_go_there() {
+    let bundle = Bundle::sh("mount -t tmpfs none /mnt && echo mounted").capabilities(&["CAP_SYS_ADMIN"]);
+    fs::create_dir(bundle.path("rootfs/mnt")).unwrap();
+    assert_eq!(bundle.run().ok(), "mounted\n");
+    let here = fs::read_to_string(MOUNTINFO).unwrap();
+    assert!(!here.contains(bundle.path("").to_str().unwrap()), "{here}");
+}
+
+#[test]
+fn masked_paths_show_nothing() {
+    let script = "wc -c < /secret; ls /hidden | wc -l; echo > /hidden/new; cat /link";
+    let bundle = Bundle::sh(script)
+        .file("rootfs/secret", "told\n")
+        .file("rootfs/hidden/file", "told\n")
+        .set("/linux/maskedPaths", json!(["/secret", "/hidden", "/not/there", "/proc/kcore"]));
+    symlink("secret", bundle.path("rootfs/link")).unwrap();
+    let output = bundle.run();
+    assert_eq!(output.out, "0\n0\n");
+    assert!(output.err.contains("Read-only file system"), "{}", output.err);
+}
+
+#[test]
+fn readonly_paths_are_not_written_to() {
+    let script = "echo > /file; echo > /dir/file; echo > /dir/tree/file; echo ok > /dir2; cat /dir2; echo > /proc/sys/net/ipv4/ip_forward";
+    let bundle = Bundle::sh(script)
+        .file("rootfs/file", "")
+        .file("rootfs/dir/tree/file", "")
+        .set("/linux/readonlyPaths", json!(["/file", "/dir", "/not/there", "/proc/sys"]));
+    let output = bundle.run();
+    assert_eq!(output.out, "ok\n");
+    assert_eq!(output.err.matches("Read-only file system").count(), 4, "{}", output.err);
+}

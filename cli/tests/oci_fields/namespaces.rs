@@ -1,0 +1,267 @@
+//! The fields `linux.namespaces`, the id maps, the names of a UTS namespace, and network devices.
+
+use std::fs;
+use std::process::Command;
+
+use cgroup_core::Controllers;
+use serde_json::json;
+
+use crate::bundle::{Bundle, Neighbour, cgroups, identity, runtime_lacks};
+use crate::common::unique;
+
+/// The types of the specification, and what /proc calls them.
+const KINDS: [(&str, &str); 8] = [
+    ("cgroup", "cgroup"),
+    ("ipc", "ipc"),
+    ("mount", "mnt"),
+    ("network", "net"),
+    ("pid", "pid"),
+    ("time", "time"),
+    ("user", "user"),
+    ("uts", "uts"),
+];
+
+/// A container that says which namespace of a kind it is in.
+fn says(kind: &str) -> Bundle {
+    Bundle::of(&["readlink", &format!("/proc/self/ns/{kind}")])
+}
+
+#[test]
+fn each_kind_of_namespace_is_new_where_it_is_asked_for_and_the_hosts_where_not() {
+    for (kind, name) in KINDS {
+        if kind == "time" && runtime_lacks(&["runc", "crun"], "time namespaces, of 1.2")
+            || kind == "cgroup" && !cgroups(Controllers::empty())
+        {
+            continue;
+        }
+        let host = identity(&format!("/proc/self/ns/{name}"));
+        let new = match kind {
+            "user" => says(name).user_namespace(),
+            _ => says(name).namespace(json!({ "type": kind })),
+        };
+        assert_ne!(new.run().ok().trim_end(), host, "{kind}");
+        // A container without a mount namespace would have the host's mounts changed.
+        if kind != "mount" {
+            let mut bundle = says(name).without(kind);
+            if kind == "network" {
+                // The host's sysfs is to be had, in the host's network namespace, by binding alone.
+                bundle = bundle.set(
+                    "/mounts/5",
+                    json!({ "destination": "/sys", "source": "/sys", "options": ["rbind", "ro"] }),
+                );
+            }
+            assert_eq!(bundle.run().ok().trim_end(), host, "{kind}");
+        }
+    }
+}
+
+#[test]
+fn each_kind_of_namespace_is_joined_by_its_path() {
+    let flags: [(&str, &str, &[&str]); 8] = [
+        ("cgroup", "cgroup", &["--cgroup"]),
+        ("ipc", "ipc", &["--ipc"]),
+        ("mount", "mnt", &["--mount"]),
+        ("network", "net", &["--net"]),
+        ("pid", "pid", &["--pid"]),
+        ("time", "time", &["--time"]),
+        ("user", "user", &["--user", "--map-root-user"]),
+        ("uts", "uts", &["--uts"]),
+    ];
+    for (kind, name, flags) in flags {
+        if kind == "time" && runtime_lacks(&["runc", "crun"], "time namespaces, of 1.2")
+            || kind == "cgroup" && !cgroups(Controllers::empty())
+            || kind == "user"
+                && runtime_lacks(&["crun", "runc"], "a user namespace by path whose ids are not mapped")
+        {
+            continue;
+        }
+        let neighbour = Neighbour::new(flags);
+        let path = neighbour.namespace(name);
+        let mut bundle = says(name);
+        if kind == "user" {
+            // Its root is the host's, and can neither mount a sysfs of another's network nor an mqueue of another's.
+            bundle = bundle.set("/process/capabilities", json!({}));
+        }
+        if kind == "mount" && !runtime_lacks(&["runc", "crun"], "what a mount namespace shows as it is") {
+            bundle.namespace(json!({ "type": kind, "path": path })).refused("linux.namespaces");
+            let maskless =
+                says(name).set("/linux/maskedPaths", json!([])).set("/linux/readonlyPaths", json!([]));
+            bundle = maskless.set("/mounts", json!([])).set("/root/path", "/");
+        }
+        assert_eq!(
+            bundle.namespace(json!({ "type": kind, "path": path })).run().ok().trim_end(),
+            identity(&path),
+            "{kind}"
+        );
+    }
+}
+
+#[test]
+fn a_joined_pid_namespace_shows_its_processes() {
+    let neighbour = Neighbour::new(&["--pid"]);
+    let bundle = Bundle::sh("cat /proc/1/comm; test $$ != 1 && echo another");
+    let bundle = bundle.namespace(json!({ "type": "pid", "path": neighbour.namespace("pid") }));
+    assert_eq!(bundle.run().ok(), "sleep\nanother\n");
+}
+
+#[test]
+fn a_namespace_of_the_wrong_type_or_none_or_twice_is_refused() {
+    let path = |path: &str| Bundle::sh("true").namespace(json!({ "type": "network", "path": path }));
+    path("/proc/self/ns/uts").fails();
+    path("/not/there").fails();
+    path("/etc/passwd").fails();
+    Bundle::sh("true").namespace(json!({ "type": "colour" })).refused("linux.namespaces[5].type");
+    if !runtime_lacks(&["crun"], "a type that is there twice is taken") {
+        Bundle::sh("true")
+            .set("/linux/namespaces/-", json!({ "type": "uts" }))
+            .refused("linux.namespaces[5]");
+    }
+}
+
+#[test]
+fn the_first_process_is_pid_1_of_a_new_pid_namespace() {
+    assert_eq!(Bundle::sh("echo $$; ls -d /proc/[0-9]* | wc -l").run().ok().lines().next(), Some("1"));
+}
+
+#[test]
+fn host_name_and_domain_name() {
+    assert_eq!(Bundle::sh("hostname").set("/hostname", "box.example").run().ok(), "box.example\n");
+    Bundle::sh("true").without("uts").set("/hostname", "box").refused("hostname");
+    if runtime_lacks(&["runc"], "domainname, of 1.1") {
+        return;
+    }
+    let bundle = Bundle::of(&["cat", "/proc/sys/kernel/domainname"]).set("/domainname", "example.org");
+    assert_eq!(bundle.run().ok(), "example.org\n");
+    Bundle::sh("true").without("uts").set("/domainname", "box").refused("domainname");
+}
+
+#[test]
+fn id_maps_are_the_kernels() {
+    let bundle = Bundle::sh("cat /proc/self/uid_map /proc/self/gid_map; id -u").user_namespace();
+    let bundle = bundle
+        .set("/linux/uidMappings/-", json!({ "containerID": 70_000, "hostID": 300_000, "size": 3 }))
+        .set("/linux/gidMappings/-", json!({ "containerID": 80_000, "hostID": 400_000, "size": 4 }));
+    let output = bundle.run();
+    let lines: Vec<Vec<_>> = output.ok().lines().map(|line| line.split_whitespace().collect()).collect();
+    let ranges = [
+        vec!["0", "100000", "65536"],
+        vec!["70000", "300000", "3"],
+        vec!["0", "100000", "65536"],
+        vec!["80000", "400000", "4"],
+        vec!["0"],
+    ];
+    assert_eq!(lines, ranges);
+}
+
+#[test]
+fn what_root_of_a_user_namespace_writes_is_its_hosts_ids() {
+    use std::os::unix::fs::MetadataExt;
+    let bundle = Bundle::sh("echo > /file; exec stat -c %u:%g / /proc/1 /dev/null").user_namespace();
+    assert!(bundle.run().ok().starts_with("0:0\n0:0\n"));
+    let file = fs::metadata(bundle.path("rootfs/file")).unwrap();
+    assert_eq!((file.uid(), file.gid()), (100_000, 100_000));
+}
+
+#[test]
+fn a_user_namespace_without_maps_and_maps_without_one_are_refused() {
+    let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 65536 }]);
+    let bundle = Bundle::sh("true").set("/linux/uidMappings", map.clone()).set("/linux/gidMappings", map);
+    if !runtime_lacks(&["crun", "runc"], "maps without a user namespace are dropped") {
+        bundle.refused("linux.uidMappings");
+    }
+    if !runtime_lacks(&["crun", "runc"], "a user namespace without maps is started") {
+        Bundle::sh("true").namespace(json!({ "type": "user" })).refused("linux.uidMappings");
+    }
+    let bundle = Bundle::sh("true").user_namespace().set("/process/user/uid", 70_000);
+    bundle.refused("process.user.uid");
+}
+
+#[test]
+fn clocks_are_offset_in_a_time_namespace() {
+    if runtime_lacks(&["crun", "runc"], "time namespaces, of 1.2") {
+        return;
+    }
+    let bundle = Bundle::sh("cat /proc/self/timens_offsets; cut -d. -f1 /proc/uptime").namespace(json!({ "type": "time" })).set(
+        "/linux/timeOffsets",
+        json!({ "monotonic": { "secs": 1_000, "nanosecs": 5 }, "boottime": { "secs": 90_000_000, "nanosecs": 7 } }),
+    );
+    let output = bundle.run();
+    let fields: Vec<_> = output.ok().split_whitespace().collect();
+    assert_eq!(fields[..6], ["monotonic", "1000", "5", "boottime", "90000000", "7"]);
+    assert!(fields[6].parse::<u64>().unwrap() >= 90_000_000);
+    let offsets = json!({ "boottime": { "secs": 1 } });
+    Bundle::sh("true").set("/linux/timeOffsets", offsets).refused("linux.timeOffsets");
+    Bundle::sh("true")
+        .namespace(json!({ "type": "time" }))
+        .set("/linux/timeOffsets", json!({ "uptime": { "secs": 1 } }))
+        .refused("linux.timeOffsets");
+}
+
+#[test]
+fn the_network_of_a_new_namespace_is_a_loopback_that_is_up() {
+    let bundle = Bundle::sh("ls /sys/class/net; ip -o link show lo");
+    let output = bundle.run();
+    let (devices, lo) = output.ok().split_once('\n').unwrap();
+    assert_eq!(devices, "lo");
+    assert!(lo.contains("LOOPBACK,UP"), "{lo}");
+}
+
+/// A pair of network devices of the host, which are gone at the end.
+struct Pair {
+    name: String,
+    peer: String,
+}
+
+impl Pair {
+    fn new() -> Pair {
+        let number = unique().replace("e2e-", "").replace('-', "x");
+        let pair = Pair { name: format!("a{number}"), peer: format!("b{number}") };
+        ip(&["link", "add", &pair.name, "type", "veth", "peer", "name", &pair.peer]);
+        pair
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["link", "del", &self.peer]).status();
+    }
+}
+
+#[track_caller]
+fn ip(args: &[&str]) {
+    assert!(Command::new("ip").args(args).status().unwrap().success(), "{args:?}");
+}
+
+#[test]
+fn network_devices_move_into_the_container_and_keep_their_addresses() {
+    if runtime_lacks(&["crun", "runc"], "linux.netDevices, of 1.3") {
+        return;
+    }
+    let (renamed, same) = (Pair::new(), Pair::new());
+    ip(&["addr", "add", "10.98.76.5/24", "dev", &renamed.name]);
+    ip(&["link", "set", &renamed.name, "mtu", "1400", "up"]);
+    let bundle = Bundle::sh(
+        "ls /sys/class/net; cat /sys/class/net/eth5/mtu; ip -o addr show dev eth5; ip link show dev eth5",
+    )
+    .set("/linux/netDevices", json!({ &renamed.name: { "name": "eth5" }, &same.name: {} }));
+    let output = bundle.run();
+    let lines: Vec<_> = output.ok().lines().collect();
+    assert_eq!(lines[..4], [&same.name, "eth5", "lo", "1400"], "{}", output.out);
+    assert!(output.out.contains("inet 10.98.76.5/24 "), "{}", output.out);
+    assert!(output.out.contains("UP"), "{}", output.out);
+    assert!(!fs::exists(format!("/sys/class/net/{}", renamed.name)).unwrap());
+}
+
+#[test]
+fn network_devices_are_refused_without_a_namespace_or_a_name() {
+    if runtime_lacks(&["crun", "runc"], "linux.netDevices, of 1.3") {
+        return;
+    }
+    let devices = |devices| Bundle::sh("true").set("/linux/netDevices", devices);
+    devices(json!({ "notthere0": {} })).fails();
+    devices(json!({ "lo": { "name": "with space" } })).refused("linux.netDevices");
+    devices(json!({ "lo": { "name": "a-name-that-is-too-long" } })).refused("linux.netDevices");
+    let pair = Pair::new();
+    devices(json!({ &pair.name: {} })).without("network").refused("linux.netDevices");
+    assert!(fs::exists(format!("/sys/class/net/{}", pair.name)).unwrap());
+}

@@ -1,0 +1,366 @@
+//! The field `process`, but for what is seccomp's.
+
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::bundle::{Bundle, ConsoleSocket, runtime_lacks};
+use crate::common::skip;
+
+#[test]
+fn a_terminal_has_its_size_and_is_sent_to_the_console_socket() {
+    let script = "stty size; tty; test -t 0 && test -t 1 && test -t 2 && echo three; \
+        stat -c '%t:%T' /dev/console; echo controls > /dev/tty; echo console > /dev/console; \
+        read line; echo \"<$line>\"";
+    let bundle = Bundle::sh(script)
+        .set("/process/terminal", true)
+        .set("/process/consoleSize", json!({ "height": 33, "width": 101 }));
+    bundle.write_config();
+    let socket = ConsoleSocket::new();
+    bundle.verb(&["create", "--console-socket", socket.path(), bundle.id()]).ok();
+    let mut terminal = socket.terminal();
+    bundle.start();
+    for line in ["33 101", "/dev/pts/0", "three", "88:0", "controls", "console"] {
+        terminal.expect(&format!("{line}\r\n"));
+    }
+    terminal.type_in("typed\n");
+    terminal.expect("<typed>\r\n");
+    bundle.wait_until("stopped");
+}
+
+#[test]
+fn a_terminal_belongs_to_the_user() {
+    let bundle = Bundle::sh("stat -c %u /dev/pts/0; echo mine > /dev/tty")
+        .set("/process/terminal", true)
+        .set("/process/user/uid", 1000);
+    bundle.write_config();
+    let socket = ConsoleSocket::new();
+    bundle.verb(&["run", "--detach", "--console-socket", socket.path(), bundle.id()]).ok();
+    let terminal = socket.terminal();
+    terminal.expect("1000\r\n");
+    terminal.expect("mine\r\n");
+}
+
+#[test]
+fn a_detached_terminal_needs_a_console_socket_and_a_console_socket_a_terminal() {
+    let bundle = Bundle::sh("true").set("/process/terminal", true);
+    bundle.write_config();
+    assert_ne!(bundle.verb(&["create", bundle.id()]).code(), 0);
+    if runtime_lacks(&["crun"], "a console socket without a terminal is ignored") {
+        return;
+    }
+    let (bundle, socket) = (Bundle::sh("true"), ConsoleSocket::new());
+    bundle.write_config();
+    assert_ne!(bundle.verb(&["create", "--console-socket", socket.path(), bundle.id()]).code(), 0);
+}
+
+#[test]
+fn user_group_and_additional_groups() {
+    let bundle = Bundle::sh("id -u; id -g; awk '/^(Uid|Gid|Groups)/ { $1 = $1; print }' /proc/self/status")
+        .set(
+            "/process/user",
+            json!({ "uid": 1000, "gid": 2000, "additionalGids": [3000, 4000, 2_000_000_000] }),
+        );
+    let want = "1000\n2000\nUid: 1000 1000 1000 1000\nGid: 2000 2000 2000 2000\n";
+    let output = bundle.run();
+    let (ids, groups) = output.ok().split_once("Groups: ").unwrap();
+    assert_eq!(ids, want);
+    let mut groups: Vec<_> = groups.split_whitespace().collect();
+    groups.retain(|&group| group != "2000"); // Some add the group itself.
+    assert_eq!(groups, ["3000", "4000", "2000000000"]);
+}
+
+#[test]
+fn none_of_the_callers_groups_is_left() {
+    let groups = "awk '/^Groups/ { $1 = \"\"; print }' /proc/self/status";
+    let output = Bundle::sh(groups).run();
+    assert!(["", "0"].contains(&output.ok().trim()), "{}", output.out);
+}
+
+#[test]
+fn umask() {
+    assert_eq!(Bundle::sh("umask").set("/process/user/umask", 0o27).run().ok(), "0027\n");
+    let bundle = Bundle::sh("umask");
+    let mut command = Command::new("sh");
+    // The specification leaves it to the runtime, and all have this one.
+    bundle.write_config();
+    let runtime = bundle.command(&["run", bundle.id()]);
+    command.args(["-c", "umask 077; exec \"$@\"", "sh"]).arg(runtime.get_program()).args(runtime.get_args());
+    let output = command.current_dir(bundle.path("")).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "0022\n", "{output:?}");
+}
+
+#[test]
+fn arguments_arrive_as_they_are() {
+    let bundle =
+        Bundle::of(&["/bin/sh", "-c", "printf '<%s>' \"$0\" \"$@\"", "a b", "", "ü*", "-x", "\"'\\\n"]);
+    assert_eq!(bundle.run().ok(), "<a b><><ü*><-x><\"'\\\n>");
+}
+
+#[test]
+fn the_environment_is_the_configured_one_and_no_other() {
+    let bundle =
+        Bundle::of(&["env"]).set("/process/env", json!(["PATH=/bin", "HOME=/h", "EMPTY=", "A=b c=d"]));
+    let output = bundle.run();
+    let mut lines: Vec<_> = output.ok().lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["A=b c=d", "EMPTY=", "HOME=/h", "PATH=/bin"]);
+}
+
+#[test]
+fn home_is_the_users_of_the_image_where_it_is_not_set() {
+    let bundle = Bundle::sh("echo $HOME")
+        .file("rootfs/etc/passwd", "root:x:0:0::/root:/bin/sh\nme:x:1000:1000::/tmp:/bin/sh\n")
+        .set("/process/env", json!(["PATH=/bin"]))
+        .set("/process/user/uid", 1000);
+    assert_eq!(bundle.run().ok(), "/tmp\n");
+}
+
+#[test]
+fn a_program_is_looked_for_in_the_containers_path() {
+    let bundle = Bundle::of(&["prog"])
+        .file("rootfs/opt/prog", "#!/bin/sh\necho found\n")
+        .set("/process/env", json!(["PATH=/none:/opt"]));
+    assert_eq!(bundle.run().ok(), "found\n");
+    // Files of the host are not found.
+    Bundle::of(&["setsid"]).fails();
+    Bundle::of(&[]).refused("process.args");
+}
+
+#[test]
+fn the_working_directory_is_gone_to_and_made_if_need_be() {
+    assert_eq!(
+        Bundle::sh("pwd; readlink /proc/self/cwd").set("/process/cwd", "/tmp").run().ok(),
+        "/tmp\n/tmp\n"
+    );
+    assert_eq!(Bundle::sh("pwd").set("/process/cwd", "/not/there").run().ok(), "/not/there\n");
+    if !runtime_lacks(&["crun"], "a path that is not absolute is taken") {
+        Bundle::sh("pwd").set("/process/cwd", "tmp").refused("process.cwd");
+    }
+}
+
+/// The names of a set in /proc/self/status.
+fn capability_set(status: &str, set: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(set)).unwrap();
+    u64::from_str_radix(line.trim(), 16).unwrap()
+}
+
+const CHOWN: u64 = 1 << 0;
+const KILL: u64 = 1 << 5;
+const SETUID: u64 = 1 << 7;
+const NET_RAW: u64 = 1 << 13;
+
+#[test]
+fn the_five_capability_sets() {
+    let bundle = Bundle::of(&["cat", "/proc/self/status"]).set("/process/user/uid", 1000).set(
+        "/process/capabilities",
+        json!({
+            "bounding": ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID", "CAP_NET_RAW"],
+            "permitted": ["CAP_CHOWN", "CAP_KILL", "CAP_NET_RAW"],
+            "effective": ["CAP_CHOWN", "CAP_KILL"],
+            "inheritable": ["CAP_CHOWN", "CAP_KILL"],
+            "ambient": ["CAP_KILL"],
+        }),
+    );
+    let output = bundle.run();
+    let sets =
+        ["CapBnd:", "CapInh:", "CapAmb:", "CapPrm:", "CapEff:"].map(|set| capability_set(output.ok(), set));
+    // Of a program without capabilities of its own: what is permitted is what is ambient.
+    assert_eq!(sets, [CHOWN | KILL | SETUID | NET_RAW, CHOWN | KILL, KILL, KILL, KILL]);
+    // Without new privileges root's programs have what was permitted before.
+    let bundle = Bundle::of(&["cat", "/proc/self/status"]).set(
+        "/process/capabilities",
+        json!({ "bounding": ["CAP_CHOWN", "CAP_KILL"], "permitted": ["CAP_KILL"], "effective": ["CAP_KILL"] }),
+    );
+    let output = bundle.run();
+    let sets = ["CapBnd:", "CapInh:", "CapAmb:", "CapPrm:"].map(|set| capability_set(output.ok(), set));
+    assert_eq!(sets, [CHOWN | KILL, 0, 0, KILL]);
+}
+
+#[test]
+fn without_capabilities_there_are_none() {
+    for capabilities in [json!({}), json!({ "bounding": [] })] {
+        let bundle = Bundle::of(&["cat", "/proc/self/status"]).set("/process/capabilities", capabilities);
+        let output = bundle.run();
+        let sets = ["CapBnd:", "CapInh:", "CapAmb:", "CapPrm:", "CapEff:"];
+        assert_eq!(sets.map(|set| capability_set(output.ok(), set)), [0; 5]);
+    }
+}
+
+#[test]
+fn a_capability_that_is_unknown_is_a_warning_and_no_failure() {
+    if runtime_lacks(&["crun"], "an unknown capability is an error") {
+        return;
+    }
+    let bundle = Bundle::sh("echo started").set("/process/capabilities/bounding/-", "CAP_OF_TOMORROW");
+    let output = bundle.run();
+    assert_eq!((output.code(), output.out.as_str()), (0, "started\n"), "{}", output.err);
+    assert!(output.err.contains("CAP_OF_TOMORROW"), "{}", output.err);
+}
+
+/// Whether the caller may raise limits, and protect processes from the OOM killer; if not, that is skipped.
+fn may_raise() -> bool {
+    const SYS_RESOURCE: u64 = 1 << 24;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let may = capability_set(&status, "CapEff:") & SYS_RESOURCE != 0;
+    if !may {
+        skip("this takes CAP_SYS_RESOURCE");
+    }
+    may
+}
+
+#[test]
+fn every_rlimit() {
+    // In the order of /proc/self/limits. Nice and realtime priorities are mostly 0, and all others are lowered.
+    let nice = if may_raise() { 7 } else { 0 };
+    let limits: [(&str, u64, u64, &str); 16] = [
+        ("RLIMIT_CPU", 1001, 1002, "Max cpu time"),
+        ("RLIMIT_FSIZE", 10_000_001, 10_000_002, "Max file size"),
+        ("RLIMIT_DATA", 100_000_001, 100_000_002, "Max data size"),
+        ("RLIMIT_STACK", 4_000_001, 4_000_002, "Max stack size"),
+        ("RLIMIT_CORE", 0, 1003, "Max core file size"),
+        ("RLIMIT_RSS", 5001, 5002, "Max resident set"),
+        ("RLIMIT_NPROC", 501, 502, "Max processes"),
+        ("RLIMIT_NOFILE", 601, 602, "Max open files"),
+        ("RLIMIT_MEMLOCK", 40_001, 40_002, "Max locked memory"),
+        ("RLIMIT_AS", 4_000_000_001, 4_000_000_002, "Max address space"),
+        ("RLIMIT_LOCKS", 701, 702, "Max file locks"),
+        ("RLIMIT_SIGPENDING", 801, 802, "Max pending signals"),
+        ("RLIMIT_MSGQUEUE", 9001, 9002, "Max msgqueue size"),
+        ("RLIMIT_NICE", 0, nice, "Max nice priority"),
+        ("RLIMIT_RTPRIO", 0, nice, "Max realtime priority"),
+        ("RLIMIT_RTTIME", 1_000_001, 1_000_002, "Max realtime timeout"),
+    ];
+    let rlimits: Vec<_> = limits
+        .iter()
+        .map(|(kind, soft, hard, _)| json!({ "type": kind, "soft": soft, "hard": hard }))
+        .collect();
+    let output = Bundle::of(&["cat", "/proc/self/limits"]).set("/process/rlimits", rlimits).run();
+    for (kind, soft, hard, shown) in limits {
+        let line = output.ok().lines().find_map(|line| line.strip_prefix(shown)).unwrap();
+        let values: Vec<_> = line.split_whitespace().take(2).map(str::to_owned).collect();
+        assert_eq!(values, [soft.to_string(), hard.to_string()], "{kind}");
+    }
+}
+
+#[test]
+fn an_rlimit_is_infinite_raised_or_refused() {
+    let rlimit = |kind: &str, soft: u64, hard: u64| json!([{ "type": kind, "soft": soft, "hard": hard }]);
+    let run = |rlimits| Bundle::sh("ulimit -c; ulimit -Hn").set("/process/rlimits", rlimits);
+    assert!(run(rlimit("RLIMIT_CORE", u64::MAX, u64::MAX)).run().ok().starts_with("unlimited\n"));
+    if may_raise() {
+        assert!(run(rlimit("RLIMIT_NOFILE", 1024, 1_000_000)).run().ok().ends_with("\n1000000\n"));
+    }
+    run(rlimit("RLIMIT_NONE", 1, 1)).refused("process.rlimits[0].type");
+    run(rlimit("RLIMIT_CORE", 2, 1)).refused("process.rlimits[0]");
+    if runtime_lacks(&["crun", "runc"], "a limit that is there twice is not refused") {
+        return;
+    }
+    let one = rlimit("RLIMIT_CORE", 1, 1)[0].clone();
+    run(json!([one, one])).refused("process.rlimits[1]");
+}
+
+#[test]
+fn no_new_privileges() {
+    for (value, shown) in [(true, "1\n"), (false, "0\n")] {
+        let bundle = Bundle::of(&["awk", "/^NoNewPrivs/ { print $2 }", "/proc/self/status"]);
+        assert_eq!(bundle.set("/process/noNewPrivileges", value).run().ok(), shown);
+    }
+}
+
+#[test]
+fn oom_score_adj_is_set_or_left() {
+    let bundle = || Bundle::of(&["cat", "/proc/self/oom_score_adj"]);
+    assert_eq!(bundle().set("/process/oomScoreAdj", 321).run().ok(), "321\n");
+    if may_raise() {
+        assert_eq!(bundle().set("/process/oomScoreAdj", -321).run().ok(), "-321\n");
+    }
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    assert_eq!(bundle().run().ok(), own);
+    bundle().set("/process/oomScoreAdj", 1001).refused("process.oomScoreAdj");
+}
+
+#[test]
+fn every_scheduling_policy() {
+    if runtime_lacks(&["crun", "runc"], "process.scheduler, of 1.1.1") {
+        return;
+    }
+    let run = |scheduler| {
+        let bundle = Bundle::of(&["awk", "{ print $19, $40, $41 }", "/proc/self/stat"]);
+        bundle.set("/process/scheduler", scheduler)
+    };
+    for (scheduler, nice_priority_policy) in [
+        (json!({ "policy": "SCHED_OTHER", "nice": 7 }), "7 0 0\n"),
+        (json!({ "policy": "SCHED_OTHER", "nice": -7 }), "-7 0 0\n"),
+        (json!({ "policy": "SCHED_FIFO", "priority": 11 }), "0 11 1\n"),
+        (json!({ "policy": "SCHED_RR", "priority": 12 }), "0 12 2\n"),
+        (json!({ "policy": "SCHED_BATCH", "nice": 5 }), "5 0 3\n"),
+        (json!({ "policy": "SCHED_IDLE" }), "0 0 5\n"),
+        (
+            json!({ "policy": "SCHED_DEADLINE", "runtime": 1_000_000, "deadline": 20_000_000, "period": 30_000_000 }),
+            "0 0 6\n",
+        ),
+    ] {
+        assert_eq!(run(scheduler).run().ok(), nice_priority_policy);
+    }
+    run(json!({ "policy": "SCHED_NONE" })).refused("process.scheduler.policy");
+    run(json!({ "policy": "SCHED_FIFO", "priority": 100 })).refused("process.scheduler");
+    run(json!({ "policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_NONE"] }))
+        .refused("process.scheduler.flags[0]");
+}
+
+#[test]
+fn a_scheduling_policy_can_end_with_a_fork() {
+    if runtime_lacks(&["crun", "runc"], "process.scheduler, of 1.1.1") {
+        return;
+    }
+    let script = "read -r own < /proc/self/stat; echo $own | awk '{ print $41 }'; awk '{ print $41 }' /proc/self/stat; true";
+    let scheduler = json!({ "policy": "SCHED_RR", "priority": 3, "flags": ["SCHED_FLAG_RESET_ON_FORK"] });
+    assert_eq!(Bundle::sh(script).set("/process/scheduler", scheduler).run().ok(), "2\n0\n");
+}
+
+#[test]
+fn every_io_priority() {
+    if runtime_lacks(&["crun", "runc"], "process.ioPriority, of 1.1.1") {
+        return;
+    }
+    let run = |class: &str, priority| {
+        Bundle::of(&["ionice"]).set("/process/ioPriority", json!({ "class": class, "priority": priority }))
+    };
+    assert_eq!(run("IOPRIO_CLASS_RT", 2).run().ok(), "realtime: prio 2\n");
+    assert_eq!(run("IOPRIO_CLASS_BE", 6).run().ok(), "best-effort: prio 6\n");
+    assert!(run("IOPRIO_CLASS_IDLE", 0).run().ok().starts_with("idle"));
+    run("IOPRIO_CLASS_NONE", 0).refused("process.ioPriority.class");
+    run("IOPRIO_CLASS_BE", 8).refused("process.ioPriority.priority");
+}
+
+#[test]
+fn exec_has_the_cpu_affinity_that_is_set_for_it() {
+    if runtime_lacks(&["crun", "runc"], "process.execCPUAffinity, of 1.2.1") {
+        return;
+    }
+    let allowed = ["awk", "/^Cpus_allowed_list/ { print $2 }", "/proc/self/status"];
+    let affinity = json!({ "initial": "0", "final": "1" });
+    let bundle = Bundle::of(&["sleep", "1000"]).set("/process/execCPUAffinity", affinity).up();
+    assert!(
+        bundle.proc("status").contains("\nCpus_allowed_list:\t0-"),
+        "it is not for the container's first process"
+    );
+    assert_eq!(bundle.exec(&allowed).ok(), "1\n");
+    Bundle::sh("true")
+        .set("/process/execCPUAffinity", json!({ "final": "1-0" }))
+        .refused("process.execCPUAffinity.final");
+}
+
+#[test]
+fn labels_are_refused_where_the_kernel_has_no_such_module() {
+    let modules = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    if !modules.contains("apparmor") && !runtime_lacks(&["crun"], "a profile that cannot be had is ignored") {
+        Bundle::sh("true").set("/process/apparmorProfile", "a-profile").refused("process.apparmorProfile");
+    }
+    if !modules.contains("selinux") && !runtime_lacks(&["crun"], "a label that cannot be had is ignored") {
+        let label = "system_u:system_r:container_t:s0:c1,c2";
+        Bundle::sh("true").set("/process/selinuxLabel", label).refused("process.selinuxLabel");
+        Bundle::sh("true").set("/linux/mountLabel", label).refused("linux.mountLabel");
+    }
+}

@@ -1,0 +1,320 @@
+//! The fields `linux.cgroupsPath` and `linux.resources`, read back from the kernel's files.
+
+use std::fs;
+
+use cgroup_core::Controllers;
+use serde_json::{Value, json};
+
+use crate::bundle::{Bundle, cgroups, hierarchy, ours, runtime_lacks};
+use crate::common::{eventually, unique};
+
+/// A created container with these resources.
+#[track_caller]
+fn with(resources: Value) -> Bundle {
+    let bundle = Bundle::of(&["sleep", "1000"]).set("/linux/resources", resources);
+    bundle.create();
+    bundle
+}
+
+#[track_caller]
+fn refused(resources: Value, field: &str) {
+    Bundle::sh("true").set("/linux/resources", resources).refused(&format!("linux.resources.{field}"));
+}
+
+#[track_caller]
+fn fails(resources: Value) {
+    Bundle::sh("true").set("/linux/resources", resources).fails();
+}
+
+#[test]
+fn an_absolute_cgroups_path_is_one_from_the_root_of_the_hierarchy() {
+    if !cgroups(Controllers::empty()) {
+        return;
+    }
+    let parent = unique();
+    let bundle = Bundle::of(&["sleep", "1000"]).set("/linux/cgroupsPath", format!("/{parent}/inner"));
+    bundle.create();
+    assert_eq!(bundle.cgroup(), hierarchy().join(&parent).join("inner"));
+    bundle.delete(&["--force"]);
+    assert!(!hierarchy().join(&parent).join("inner").exists());
+    let _ = fs::remove_dir(hierarchy().join(&parent));
+}
+
+#[test]
+fn a_relative_cgroups_path_is_one_from_where_the_runtime_puts_them() {
+    if !cgroups(Controllers::empty()) {
+        return;
+    }
+    let name = unique();
+    let bundle = || {
+        let bundle = Bundle::of(&["sleep", "1000"]).set("/linux/cgroupsPath", format!("{name}/inner"));
+        bundle.create();
+        bundle
+    };
+    let (first, path) = {
+        let bundle = bundle();
+        (bundle.cgroup(), bundle.path(""))
+    };
+    assert!(first.ends_with(format!("{name}/inner")), "{}", first.display());
+    assert!(!first.exists() && !path.exists());
+    assert_eq!(bundle().cgroup(), first);
+    let _ = fs::remove_dir(first.parent().unwrap());
+}
+
+#[test]
+fn a_cgroups_path_leads_nowhere_out_of_the_hierarchy() {
+    if !cgroups(Controllers::empty()) {
+        return;
+    }
+    let name = unique();
+    let bundle = Bundle::of(&["sleep", "1000"]).set("/linux/cgroupsPath", format!("/../../../{name}"));
+    bundle.write_config();
+    if bundle.verb(&["create", bundle.id()]).code() == 0 {
+        assert_eq!(bundle.cgroup(), hierarchy().join(&name));
+    }
+}
+
+#[test]
+fn without_a_path_each_container_has_a_cgroup_of_its_own_which_goes_with_it() {
+    if !cgroups(Controllers::empty()) {
+        return;
+    }
+    let (one, two) = (with(json!({})), with(json!({})));
+    let path = one.cgroup();
+    assert_ne!(path, two.cgroup());
+    assert!(path.to_str().unwrap().contains(one.id()), "{}", path.display());
+    one.delete(&["--force"]);
+    assert!(!path.exists());
+}
+
+#[test]
+fn memory_limit_reservation_and_swap() {
+    if !cgroups(Controllers::MEMORY) {
+        return;
+    }
+    let megabytes = |n: i64| n << 20;
+    let limits =
+        json!({ "memory": { "limit": megabytes(64), "reservation": megabytes(16), "swap": megabytes(96) } });
+    let bundle = with(limits);
+    let files = ["memory.max", "memory.low", "memory.swap.max"].map(|file| bundle.limit(file));
+    assert_eq!(files, ["67108864", "16777216", "33554432"]);
+    // Swap is of memory and swap together, and -1 is no limit.
+    let bundle = with(json!({ "memory": { "limit": megabytes(64), "swap": megabytes(64) } }));
+    assert_eq!(bundle.limit("memory.swap.max"), "0");
+    let bundle = with(json!({ "memory": { "limit": -1, "swap": -1 } }));
+    assert_eq!(["memory.max", "memory.swap.max"].map(|file| bundle.limit(file)), ["max", "max"]);
+    refused(json!({ "memory": { "limit": megabytes(64), "swap": megabytes(32) } }), "memory.swap");
+    if !runtime_lacks(&["runc", "crun"], "swap without a limit is refused or unlimited, as it comes") {
+        refused(json!({ "memory": { "swap": megabytes(32) } }), "memory.swap");
+    }
+}
+
+#[test]
+fn what_memory_has_of_cgroup_v1_alone_is_refused() {
+    if !cgroups(Controllers::MEMORY) || runtime_lacks(&["runc", "crun"], "it is dropped") {
+        return;
+    }
+    refused(json!({ "memory": { "swappiness": 10 } }), "memory.swappiness");
+    refused(json!({ "memory": { "disableOOMKiller": true } }), "memory.disableOOMKiller");
+    refused(json!({ "network": { "classID": 7 } }), "network");
+    refused(json!({ "cpu": { "realtimeRuntime": 1000, "realtimePeriod": 10_000 } }), "cpu.realtime");
+}
+
+#[test]
+fn a_hog_is_ended_at_its_memory_limit() {
+    if !cgroups(Controllers::MEMORY) {
+        return;
+    }
+    let memory = json!({ "limit": 16 << 20, "swap": 16 << 20 });
+    let bundle = Bundle::of(&["dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1"])
+        .set("/linux/resources/memory", memory);
+    assert_eq!(bundle.run().code(), 137);
+}
+
+#[test]
+fn cpu_shares_are_a_weight() {
+    if !cgroups(Controllers::CPU) {
+        return;
+    }
+    for (shares, weight) in [(2, 1), (262_144, 10_000)] {
+        assert_eq!(with(json!({ "cpu": { "shares": shares } })).limit("cpu.weight"), weight.to_string());
+    }
+    let weight: u32 = with(json!({ "cpu": { "shares": 1024 } })).limit("cpu.weight").parse().unwrap();
+    // Of the formulas in use one gives 39, the other 100.
+    assert!([39, 100].contains(&weight), "{weight}");
+    assert_eq!(with(json!({ "cpu": { "shares": 0 } })).limit("cpu.weight"), "100");
+}
+
+#[test]
+fn cpu_quota_period_and_burst() {
+    if !cgroups(Controllers::CPU) {
+        return;
+    }
+    let max = |cpu| with(json!({ "cpu": cpu })).limit("cpu.max");
+    assert_eq!(max(json!({ "quota": 20_000, "period": 50_000 })), "20000 50000");
+    assert_eq!(max(json!({ "quota": 20_000 })), "20000 100000");
+    assert_eq!(max(json!({ "period": 50_000 })), "max 50000");
+    assert_eq!(max(json!({ "quota": -1, "period": 50_000 })), "max 50000");
+    if !runtime_lacks(&["runc", "crun"], "cpu.burst, of 1.1") {
+        let bundle = with(json!({ "cpu": { "quota": 20_000, "period": 50_000, "burst": 7_000 } }));
+        assert_eq!([bundle.limit("cpu.max"), bundle.limit("cpu.max.burst")], ["20000 50000", "7000"]);
+    }
+    fails(json!({ "cpu": { "quota": 10, "period": 50_000 } }));
+}
+
+#[test]
+fn cpu_idle() {
+    if !cgroups(Controllers::CPU) || runtime_lacks(&["runc"], "cpu.idle, of 1.1") {
+        return;
+    }
+    assert_eq!(with(json!({ "cpu": { "idle": 1 } })).limit("cpu.idle"), "1");
+    assert_eq!(with(json!({ "cpu": { "idle": 0 } })).limit("cpu.idle"), "0");
+    refused(json!({ "cpu": { "idle": 7 } }), "cpu.idle");
+}
+
+#[test]
+fn cpus_and_mems() {
+    if !cgroups(Controllers::CPUSET) {
+        return;
+    }
+    let bundle = with(json!({ "cpu": { "cpus": "1", "mems": "0" } }));
+    assert_eq!([bundle.limit("cpuset.cpus"), bundle.limit("cpuset.mems")], ["1", "0"]);
+    assert!(bundle.proc("status").contains("\nCpus_allowed_list:\t1\n"));
+    refused(json!({ "cpu": { "cpus": "1-0" } }), "cpu.cpus");
+    if !runtime_lacks(&["crun", "runc"], "the kernel takes processors that are not there") {
+        refused(json!({ "cpu": { "cpus": "all" } }), "cpu.cpus");
+    }
+}
+
+#[test]
+fn pids_limit() {
+    if !cgroups(Controllers::PIDS) {
+        return;
+    }
+    assert_eq!(with(json!({ "pids": { "limit": 23 } })).limit("pids.max"), "23");
+    assert_eq!(with(json!({ "pids": { "limit": -1 } })).limit("pids.max"), "max");
+    // More than a few processes, as a runtime starts the first with threads.
+    let bomb = "i=0; while [ $i -lt 40 ]; do sleep 1000 & i=$((i + 1)); done";
+    let output = Bundle::sh(bomb).set("/linux/resources/pids/limit", 20).run();
+    assert_ne!(output.code(), 0);
+    assert!(output.err.contains("can't fork"), "{}", output.err);
+}
+
+/// The numbers of a disk.
+fn disk() -> (u64, u64) {
+    let disks = fs::read_dir("/sys/block").unwrap().map(|entry| entry.unwrap());
+    let disk = disks
+        .filter(|disk| disk.file_name().to_str().unwrap().starts_with("vd"))
+        .min_by_key(|disk| disk.file_name());
+    let numbers = fs::read_to_string(disk.expect("a disk").path().join("dev")).unwrap();
+    let (major, minor) = numbers.trim().split_once(':').unwrap();
+    (major.parse().unwrap(), minor.parse().unwrap())
+}
+
+#[test]
+fn block_io_throttles() {
+    if !cgroups(Controllers::IO) {
+        return;
+    }
+    let (major, minor) = disk();
+    let throttle = |rate: u64| json!([{ "major": major, "minor": minor, "rate": rate }]);
+    let bundle = with(json!({ "blockIO": {
+        "throttleReadBpsDevice": throttle(1_000_001), "throttleWriteBpsDevice": throttle(2_000_002),
+        "throttleReadIOPSDevice": throttle(303), "throttleWriteIOPSDevice": throttle(404),
+    } }));
+    assert_eq!(
+        bundle.limit("io.max"),
+        format!("{major}:{minor} rbps=1000001 wbps=2000002 riops=303 wiops=404")
+    );
+    let nowhere = json!([{ "major": 4095, "minor": 1, "rate": 1 }]);
+    fails(json!({ "blockIO": { "throttleReadBpsDevice": nowhere } }));
+}
+
+#[test]
+fn block_io_weight() {
+    if !cgroups(Controllers::IO) {
+        return;
+    }
+    for (weight, shown) in [(10, "default 1"), (1000, "default 10000")] {
+        let bundle = with(json!({ "blockIO": { "weight": weight } }));
+        assert_eq!(bundle.limit("io.weight").lines().next().unwrap(), shown);
+    }
+    refused(json!({ "blockIO": { "weight": 1001 } }), "blockIO.weight");
+    let (major, minor) = disk();
+    if !runtime_lacks(&["runc", "crun"], "weights of devices are those of a scheduler that is not there") {
+        let devices = json!([{ "major": major, "minor": minor, "weight": 1000 }]);
+        let bundle = with(json!({ "blockIO": { "weightDevice": devices } }));
+        assert!(
+            bundle.limit("io.weight").contains(&format!("{major}:{minor} 10000")),
+            "{}",
+            bundle.limit("io.weight")
+        );
+    }
+}
+
+#[test]
+fn huge_page_limits() {
+    if !cgroups(Controllers::HUGETLB) {
+        return;
+    }
+    let bundle = with(
+        json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": 4_194_304 }, { "pageSize": "1GB", "limit": 0 }] }),
+    );
+    assert_eq!([bundle.limit("hugetlb.2MB.max"), bundle.limit("hugetlb.1GB.max")], ["4194304", "0"]);
+    fails(json!({ "hugepageLimits": [{ "pageSize": "3MB", "limit": 1 }] }));
+}
+
+#[test]
+fn rdma_limits_of_a_device_that_is_not_there_are_refused() {
+    if !cgroups(Controllers::RDMA) {
+        return;
+    }
+    if runtime_lacks(&["crun"], "limits of such a device are dropped") {
+        return;
+    }
+    fails(json!({ "rdma": { "mlx5_9": { "hcaHandles": 3, "hcaObjects": 10000 } } }));
+    if !runtime_lacks(&["runc"], "an empty limit is taken") {
+        refused(json!({ "rdma": { "mlx5_9": {} } }), "rdma");
+    }
+}
+
+#[test]
+fn unified_are_the_kernels_files_and_win() {
+    if !cgroups(Controllers::MEMORY | Controllers::PIDS) {
+        return;
+    }
+    let unified = json!({ "memory.high": "33554432", "memory.oom.group": "1", "pids.max": "77" });
+    let bundle = with(json!({ "pids": { "limit": 23 }, "unified": unified }));
+    let files = ["memory.high", "memory.oom.group", "pids.max"].map(|file| bundle.limit(file));
+    assert_eq!(files, ["33554432", "1", "77"]);
+    fails(json!({ "unified": { "memory.none": "1" } }));
+    refused(json!({ "unified": { "memory/../../cgroup.procs": "1" } }), "unified");
+    fails(json!({ "unified": { "pids.max": "a few" } }));
+}
+
+#[test]
+fn nothing_of_a_container_that_was_refused_is_left() {
+    if !cgroups(Controllers::PIDS) || !ours() {
+        return;
+    }
+    let name = unique();
+    let bundle = Bundle::sh("true").set("/linux/cgroupsPath", format!("/{name}"));
+    bundle.set("/linux/resources/unified", json!({ "pids.max": "a few" })).fails();
+    assert!(!hierarchy().join(&name).exists());
+}
+
+#[test]
+fn everything_in_the_cgroup_is_killed_with_the_container() {
+    if !cgroups(Controllers::PIDS) {
+        return;
+    }
+    let bundle = Bundle::sh("sleep 1000 & sleep 1000 & wait").without("pid").up();
+    let cgroup = bundle.cgroup();
+    let procs = || fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    eventually("three processes", || procs().lines().count() == 3);
+    bundle.verb(&["kill", "--all", bundle.id(), "KILL"]).ok();
+    eventually("no process", || procs().is_empty());
+    bundle.wait_until("stopped");
+    bundle.delete(&[]);
+    assert!(!cgroup.exists());
+}

@@ -1,0 +1,289 @@
+//! The field `linux.seccomp`.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::bundle::{Bundle, runtime_lacks};
+use crate::common::{Guard, Output};
+
+fn filter(syscalls: Value) -> Value {
+    json!({ "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": syscalls })
+}
+
+#[track_caller]
+fn run(script: &str, syscalls: Value) -> Output {
+    Bundle::sh(script).set("/linux/seccomp", filter(syscalls)).run()
+}
+
+const MKDIR: [&str; 2] = ["mkdir", "mkdirat"];
+
+#[test]
+fn every_action() {
+    for (action, code, why) in [
+        ("SCMP_ACT_ALLOW", 0, ""),
+        ("SCMP_ACT_LOG", 0, ""),
+        ("SCMP_ACT_ERRNO", 1, "Operation not permitted"),
+        // Nobody traces.
+        ("SCMP_ACT_TRACE", 1, "Function not implemented"),
+        ("SCMP_ACT_TRAP", 159, "Bad system call"),
+        ("SCMP_ACT_KILL", 159, "Bad system call"),
+        ("SCMP_ACT_KILL_THREAD", 159, "Bad system call"),
+        ("SCMP_ACT_KILL_PROCESS", 159, "Bad system call"),
+    ] {
+        let output = run("mkdir /made; echo $?", json!([{ "names": MKDIR, "action": action }]));
+        assert_eq!(output.out, format!("{code}\n"), "{action}: {}", output.err);
+        assert!(
+            output.err.contains(why) && output.err.is_empty() == why.is_empty(),
+            "{action}: {}",
+            output.err
+        );
+    }
+}
+
+#[test]
+fn an_error_has_its_number() {
+    let output = run("mkdir /made", json!([{ "names": MKDIR, "action": "SCMP_ACT_ERRNO", "errnoRet": 18 }]));
+    assert!(output.err.contains("Invalid cross-device link"), "{}", output.err);
+    let trace = json!([{ "names": MKDIR, "action": "SCMP_ACT_TRACE", "errnoRet": 7 }]);
+    assert!(run("mkdir /made", trace).err.contains("Function not implemented"));
+}
+
+#[test]
+fn who_is_filtered_is_in_filter_mode() {
+    let mode = "awk '/^Seccomp:/ { print $2 }' /proc/self/status";
+    assert_eq!(run(mode, json!([])).ok(), "2\n");
+    let own = std::fs::read_to_string("/proc/self/status").unwrap().contains("\nSeccomp:\t0\n");
+    if own {
+        assert_eq!(Bundle::sh(mode).run().ok(), "0\n");
+    }
+}
+
+/// What a shell, and who starts it, may need; but for `mkdir`.
+const ALLOWED: &str = "access arch_prctl brk capget capset chdir chmod chown clone clone3 close close_range connect dup \
+    dup2 dup3 epoll_create1 epoll_ctl epoll_pwait eventfd2 execve execveat exit exit_group fchdir fchmod fchown fcntl \
+    fstat fstatfs futex getcwd getdents64 getegid geteuid getgid getgroups getpgrp getpid getppid getrandom getrlimit \
+    gettid getuid ioctl kill lseek lstat madvise mkdirat mmap mprotect mremap munmap nanosleep newfstatat open openat \
+    openat2 pipe pipe2 poll ppoll prctl pread64 prlimit64 read readlink readlinkat recvmsg rseq rt_sigaction \
+    rt_sigprocmask rt_sigreturn rt_sigtimedwait sched_getaffinity sched_yield seccomp sendmsg sendto set_robust_list \
+    set_tid_address setgid setgroups setresgid setresuid setuid sigaltstack socket stat statfs statx tgkill uname \
+    unlink unlinkat vfork wait4 waitid write writev";
+
+#[test]
+fn the_default_is_for_what_no_rule_names() {
+    let allowed =
+        json!([{ "names": ALLOWED.split_whitespace().collect::<Vec<_>>(), "action": "SCMP_ACT_ALLOW" }]);
+    for (ret, why) in [(json!(95), "not supported"), (Value::Null, "Operation not permitted")] {
+        let mut filter = filter(allowed.clone());
+        filter["defaultAction"] = "SCMP_ACT_ERRNO".into();
+        if !ret.is_null() {
+            filter["defaultErrnoRet"] = ret;
+        }
+        let output = Bundle::sh("mkdir /made; echo $?").set("/linux/seccomp", filter).run();
+        assert_eq!(output.out, "1\n", "{}", output.err);
+        assert!(output.err.contains(why), "{}", output.err);
+    }
+}
+
+/// Of these signals a shell ignores all.
+const SIGNALS: &str = "for s in 0 17 18 23 28; do kill -$s $$ 2> /dev/null && echo $s; done; true";
+
+#[test]
+fn every_comparison_of_an_argument() {
+    for (op, value, second, allowed) in [
+        ("SCMP_CMP_NE", 18, None, "18"),
+        ("SCMP_CMP_LT", 18, None, "18 23 28"),
+        ("SCMP_CMP_LE", 18, None, "23 28"),
+        ("SCMP_CMP_EQ", 18, None, "0 17 23 28"),
+        ("SCMP_CMP_GE", 18, None, "0 17"),
+        ("SCMP_CMP_GT", 18, None, "0 17 18"),
+        ("SCMP_CMP_MASKED_EQ", 1, Some(1), "0 18 28"),
+        ("SCMP_CMP_MASKED_EQ", 3, Some(2), "0 17 23 28"),
+    ] {
+        let mut arg = json!({ "index": 1, "value": value, "op": op });
+        if let Some(second) = second {
+            arg["valueTwo"] = second.into();
+        }
+        let output = run(SIGNALS, json!([{ "names": ["kill"], "action": "SCMP_ACT_ERRNO", "args": [arg] }]));
+        assert_eq!(output.ok().split_whitespace().collect::<Vec<_>>().join(" "), allowed, "{op} {value}");
+    }
+}
+
+#[test]
+fn arguments_have_64_bits() {
+    let rule = |op, value: u64| {
+        json!([{
+            "names": ["ftruncate"], "action": "SCMP_ACT_ERRNO",
+            "args": [{ "index": 1, "value": value, "op": op }],
+        }])
+    };
+    let script = "for n in 1 4294967296 4294967297 8589934592; do truncate -s $n /file 2> /dev/null && echo $n; done; true";
+    assert_eq!(run(script, rule("SCMP_CMP_GT", 1 << 32)).ok(), "1\n4294967296\n");
+    assert_eq!(run(script, rule("SCMP_CMP_EQ", (1 << 32) + 1)).ok(), "1\n4294967296\n8589934592\n");
+}
+
+#[test]
+fn all_arguments_of_a_rule_must_match_and_any_rule_of_a_call() {
+    let arg = |index, value| json!({ "index": index, "value": value, "op": "SCMP_CMP_EQ" });
+    let rule = |args: Value| json!({ "names": ["kill"], "action": "SCMP_ACT_ERRNO", "args": args });
+    let script = "sleep 1000 & for p in 1 $!; do for s in 17 23; do kill -$s $p 2> /dev/null && echo $((p == 1)) $s; done; done; true";
+    assert_eq!(run(script, json!([rule(json!([arg(0, 1), arg(1, 17)]))])).ok(), "1 23\n0 17\n0 23\n");
+    let rules = json!([rule(json!([arg(0, 1)])), rule(json!([arg(1, 17)]))]);
+    assert_eq!(run(script, rules).ok(), "0 23\n");
+}
+
+#[test]
+fn a_call_that_is_not_known_is_passed_over() {
+    let rule = json!([{ "names": ["call_of_tomorrow", "mkdir"], "action": "SCMP_ACT_ERRNO" }]);
+    assert!(run("mkdir /made", rule).err.contains("Operation not permitted"));
+}
+
+#[test]
+fn every_flag() {
+    if runtime_lacks(&["runc"], "flags") {
+        return;
+    }
+    let run = |flags: &[&str]| {
+        let bundle = Bundle::sh("echo started")
+            .set("/linux/seccomp", filter(json!([])))
+            .set("/linux/seccomp/flags", flags);
+        assert_eq!(bundle.run().ok(), "started\n", "{flags:?}");
+    };
+    run(&["SECCOMP_FILTER_FLAG_LOG"]);
+    run(&["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]);
+    run(&["SECCOMP_FILTER_FLAG_TSYNC"]);
+    if !runtime_lacks(&["crun", "runc"], "WAIT_KILLABLE_RECV, of 1.1") {
+        run(&["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]);
+    }
+    let none = Bundle::sh("true").set("/linux/seccomp", filter(json!([])));
+    none.set("/linux/seccomp/flags", json!(["SECCOMP_FILTER_FLAG_NONE"])).refused("linux.seccomp.flags[0]");
+}
+
+#[test]
+fn a_filter_that_makes_no_sense_is_refused() {
+    let with = |filter| Bundle::sh("true").set("/linux/seccomp", filter);
+    let one = |rule: Value| with(filter(json!([rule])));
+    one(json!({ "names": MKDIR, "action": "SCMP_ACT_NONE" })).refused("linux.seccomp.syscalls[0].action");
+    let rule = |arg| json!({ "names": MKDIR, "action": "SCMP_ACT_ERRNO", "args": [arg] });
+    one(rule(json!({ "index": 0, "value": 1, "op": "SCMP_CMP_NONE" })))
+        .refused("linux.seccomp.syscalls[0].args");
+    one(rule(json!({ "index": 6, "value": 1, "op": "SCMP_CMP_EQ" })))
+        .refused("linux.seccomp.syscalls[0].args");
+    with(json!({ "defaultAction": "SCMP_ACT_NONE" })).refused("linux.seccomp.defaultAction");
+    with(json!({ "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_NONE"] }))
+        .refused("linux.seccomp.architectures[0]");
+    if !runtime_lacks(&["crun", "runc"], "a number of an error is taken where there is none") {
+        one(json!({ "names": MKDIR, "action": "SCMP_ACT_KILL", "errnoRet": 1 }))
+            .refused("linux.seccomp.syscalls[0].errnoRet");
+    }
+}
+
+/// A program for i386 that makes the directory /made and exits with the error's number.
+fn mkdir_of_i386() -> Vec<u8> {
+    const BASE: u32 = 0x0804_8000;
+    const CODE: u32 = BASE + 52 + 32;
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let mut code = vec![0xb8]; // mov eax, mkdir
+    code.extend(words(&[39]));
+    code.push(0xbb); // mov ebx, the path behind the code
+    code.extend(words(&[CODE + 25]));
+    code.extend([0x31, 0xc9, 0xcd, 0x80]); // xor ecx, ecx; int 0x80
+    code.extend([0xf7, 0xd8, 0x89, 0xc3]); // neg eax; mov ebx, eax
+    code.extend([0x31, 0xc0, 0x40, 0xcd, 0x80]); // xor eax, eax; inc eax (exit); int 0x80
+    code.extend([0x90, 0x90]);
+    code.extend(b"/made\0");
+    let size = 52 + 32 + code.len() as u32;
+    let mut program = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x03\0".to_vec();
+    program.extend(words(&[1, CODE, 52, 0, 0]));
+    program.extend([52, 0, 32, 0, 1, 0, 40, 0, 0, 0, 0, 0]);
+    program.extend(words(&[1, 0, BASE, BASE, size, size, 5, 4096]));
+    program.extend(code);
+    program
+}
+
+#[test]
+fn a_rule_holds_for_the_architectures_that_are_named_and_no_other_is_let_through() {
+    let bundle = || {
+        let bundle = Bundle::sh("/prog; echo $?");
+        std::fs::write(bundle.path("rootfs/prog"), mkdir_of_i386()).unwrap();
+        std::fs::set_permissions(bundle.path("rootfs/prog"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        bundle
+    };
+    let output = bundle().run();
+    if output.out != "0\n" {
+        crate::common::skip("this kernel runs no programs for i386");
+        return;
+    }
+    let rule = json!([{ "names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 33 }]);
+    let with = |architectures: &[&str]| {
+        let mut filter = filter(rule.clone());
+        filter["architectures"] = architectures.into();
+        bundle().set("/linux/seccomp", filter).run().out
+    };
+    assert_eq!(with(&["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]), "33\n");
+    assert_eq!(with(&["SCMP_ARCH_X86_64"]), "159\n");
+}
+
+/// Takes a filter's listener, says what came with it, and answers every call with EXDEV.
+const AGENT: &str = r#"
+import fcntl, json, socket, struct, sys
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+print("ready", flush=True)
+connection, _ = listener.accept()
+message, fds, _, _ = socket.recv_fds(connection, 1 << 16, 8)
+print(json.dumps({"fds": len(fds), "message": json.loads(message)}), flush=True)
+while True:
+    call = bytearray(80)
+    fcntl.ioctl(fds[0], 0xC0502100, call)
+    fcntl.ioctl(fds[0], 0xC0182101, struct.pack("QqiI", struct.unpack_from("Q", call)[0], 0, -18, 0))
+"#;
+
+#[test]
+fn calls_go_to_the_listener_which_is_told_the_state() {
+    let bundle =
+        Bundle::sh("mkdir /made; echo $?").set("/annotations", json!({ "org.example.key": "value" }));
+    let socket = bundle.path("listener").to_str().unwrap().to_owned();
+    let mut agent = Guard(
+        Command::new("python3")
+            .args(["-c", AGENT, &socket])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let mut lines = BufReader::new(agent.0.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    let mut filter = filter(json!([{ "names": MKDIR, "action": "SCMP_ACT_NOTIFY" }]));
+    filter["listenerPath"] = socket.into();
+    filter["listenerMetadata"] = "about this".into();
+    let bundle = bundle.set("/linux/seccomp", filter);
+    let output = bundle.run();
+    assert_eq!(output.out, "1\n", "{}", output.err);
+    assert!(output.err.contains("Invalid cross-device link"), "{}", output.err);
+    let said: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(said["fds"], 1);
+    let message = &said["message"];
+    assert_eq!(message["fds"], json!(["seccompFd"]));
+    assert_eq!(message["metadata"], "about this");
+    assert!(message["ociVersion"].is_string() && message["pid"].as_u64() > Some(0), "{message}");
+    let state = &message["state"];
+    assert_eq!(state["id"], bundle.id());
+    assert_eq!(state["status"], "creating");
+    assert_eq!(state["annotations"]["org.example.key"], "value");
+    assert!(state["pid"].as_u64() > Some(0), "{state}");
+    assert_eq!(state["bundle"], bundle.path("").to_str().unwrap().trim_end_matches('/'));
+}
+
+#[test]
+fn a_notify_without_a_listener_is_refused() {
+    let filter = filter(json!([{ "names": MKDIR, "action": "SCMP_ACT_NOTIFY" }]));
+    if !runtime_lacks(&["crun"], "a notify without a listener is passed over") {
+        Bundle::sh("true").set("/linux/seccomp", filter.clone()).refused("linux.seccomp.listenerPath");
+    }
+    let nobody = Bundle::sh("true").set("/linux/seccomp", filter);
+    nobody.set("/linux/seccomp/listenerPath", "/not/there").refused("linux.seccomp.listenerPath");
+}

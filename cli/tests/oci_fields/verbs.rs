@@ -1,0 +1,458 @@
+//! The verbs beside the life of a container, and what goes before every verb.
+
+use std::fs;
+
+use cgroup_core::Controllers;
+use serde_json::{Value, json};
+
+use crate::bundle::{Bundle, ConsoleSocket, cgroups, runtime_lacks};
+use crate::common::eventually;
+
+fn sleeping() -> Bundle {
+    Bundle::of(&["sleep", "1000"]).up()
+}
+
+#[test]
+fn exec_runs_in_all_of_the_container() {
+    let bundle = sleeping();
+    let here: String = ["cgroup", "ipc", "mnt", "net", "pid", "uts", "user"]
+        .map(|kind| crate::bundle::identity(&format!("/proc/{}/ns/{kind}", bundle.pid())) + "\n")
+        .concat();
+    let script = "for kind in cgroup ipc mnt net pid uts user; do readlink /proc/self/ns/$kind; done";
+    assert_eq!(bundle.exec(&["sh", "-c", script]).ok(), here);
+    assert_eq!(bundle.exec(&["sh", "-c", "exit 41"]).code(), 41);
+    assert_eq!(bundle.exec(&["sh", "-c", "kill -9 $$"]).code(), 137);
+    assert_ne!(bundle.exec(&["not-there"]).code(), 0);
+    assert_eq!(bundle.status(), "running");
+}
+
+#[test]
+fn exec_has_what_the_config_gives_the_process() {
+    if runtime_lacks(&["crun"], "but for its environment") {
+        return;
+    }
+    let bundle = Bundle::of(&["sleep", "1000"])
+        .set("/process/user", json!({ "uid": 1000, "gid": 2000, "umask": 0o27 }))
+        .set("/process/cwd", "/tmp")
+        .set("/process/env/-", "CONFIGURED=yes")
+        .set("/process/rlimits", json!([{ "type": "RLIMIT_CPU", "soft": 100, "hard": 200 }]))
+        .set(
+            "/linux/seccomp",
+            json!({
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 18 }],
+            }),
+        )
+        .up();
+    let output = bundle.exec(&["sh", "-c", "id -u; id -g; pwd; echo $CONFIGURED; ulimit -t; awk '/^NoNewPrivs/ { print $2 }' /proc/self/status; mkdir /tmp/d"]);
+    assert_eq!(output.out, "1000\n2000\n/tmp\nyes\n100\n1\n");
+    assert!(output.err.contains("cross-device"), "{}", output.err);
+}
+
+#[test]
+fn exec_has_its_flags() {
+    let bundle = sleeping();
+    let exec = |flags: &[&str], script: &str| {
+        bundle.verb(&[&["exec"], flags, &[bundle.id(), "sh", "-c", script]].concat()).ok().to_owned()
+    };
+    assert_eq!(exec(&["--user", "1000:2000"], "id -u; id -g"), "1000\n2000\n");
+    assert_eq!(exec(&["-u", "1000"], "id -u"), "1000\n");
+    assert_eq!(exec(&["--cwd", "/tmp"], "pwd"), "/tmp\n");
+    if runtime_lacks(&["crun"], "--env and --cap add nothing but replace all") {
+        return;
+    }
+    assert_eq!(exec(&["--env", "A=b c", "--env", "D=e"], "echo $A $D $HOME"), "b c e /root\n");
+    let raw = "grep CapBnd /proc/self/status";
+    assert!(
+        exec(&["--cap", "CAP_NET_RAW"], raw).ends_with("20002420\n"),
+        "{}",
+        exec(&["--cap", "CAP_NET_RAW"], raw)
+    );
+    assert!(exec(&[], raw).ends_with("20000420\n"));
+}
+
+#[test]
+fn what_comes_after_the_id_of_exec_is_the_commands() {
+    let bundle = sleeping();
+    let output = bundle.exec(&["printf", "<%s>", "--user", "-d", "--", "-x"]);
+    assert_eq!(output.ok(), "<--user><-d><--><-x>");
+}
+
+#[test]
+fn exec_takes_a_process_from_a_file() {
+    let bundle = sleeping();
+    let process = json!({
+        "args": ["/bin/sh", "-c", "id -u; pwd; echo $A; ulimit -t"],
+        "cwd": "/tmp",
+        "env": ["PATH=/bin", "A=file"],
+        "user": { "uid": 33, "gid": 0 },
+        "rlimits": [{ "type": "RLIMIT_CPU", "soft": 100, "hard": 200 }],
+
+    });
+    let bundle = bundle.file("process.json", &process.to_string());
+    let file = bundle.path("process.json").to_str().unwrap().to_owned();
+    for flag in ["--process", "-p"] {
+        assert_eq!(bundle.verb(&["exec", flag, &file, bundle.id()]).ok(), "33\n/tmp\nfile\n100\n");
+    }
+    assert_ne!(bundle.verb(&["exec", "--process", "/not/there", bundle.id()]).code(), 0);
+    if !runtime_lacks(&["crun", "runc"], "umask and oomScoreAdj of a process that is executed") {
+        let process = json!({
+            "args": ["sh", "-c", "umask; cat /proc/self/oom_score_adj"], "cwd": "/", "env": ["PATH=/bin"],
+            "user": { "uid": 0, "gid": 0, "umask": 0o77 }, "oomScoreAdj": 123,
+        });
+        let bundle = bundle.file("process.json", &process.to_string());
+        assert_eq!(bundle.verb(&["exec", "--process", &file, bundle.id()]).ok(), "0077\n123\n");
+    }
+}
+
+#[test]
+fn exec_has_a_terminal() {
+    let bundle = sleeping();
+    let socket = ConsoleSocket::new();
+    let script = "tty; echo controls > /dev/tty; read line; echo \"<$line>\"";
+    let file = bundle.path("pid").to_str().unwrap().to_owned();
+    bundle
+        .verb(&[
+            "exec",
+            "--tty",
+            "--detach",
+            "--pid-file",
+            &file,
+            "--console-socket",
+            socket.path(),
+            bundle.id(),
+            "sh",
+            "-c",
+            script,
+        ])
+        .ok();
+    let mut terminal = socket.terminal();
+    terminal.expect("/dev/pts/");
+    terminal.expect("controls\r\n");
+    terminal.type_in("typed\n");
+    terminal.expect("<typed>\r\n");
+    let pid = fs::read_to_string(&file).unwrap();
+    eventually("it is gone", || !fs::exists(format!("/proc/{pid}/exe")).unwrap());
+}
+
+#[test]
+fn exec_leaves_the_command_in_the_background() {
+    let bundle = sleeping();
+    let file = bundle.path("pid").to_str().unwrap().to_owned();
+    bundle.verb(&["exec", "--detach", "--pid-file", &file, bundle.id(), "sleep", "2000"]).ok();
+    let pid = fs::read_to_string(&file).unwrap();
+    let command = || fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    eventually("it is executed", || command() == "sleep\u{0}2000\u{0}");
+    assert_ne!(pid, bundle.pid().to_string());
+    let namespace = |pid: &str| crate::bundle::identity(&format!("/proc/{pid}/ns/pid"));
+    assert_eq!(namespace(&pid), namespace(&bundle.pid().to_string()));
+    bundle.delete(&["--force"]);
+    eventually("it ends with its container", || !fs::exists(format!("/proc/{pid}/exe")).unwrap());
+}
+
+#[test]
+fn exec_preserves_descriptors() {
+    let bundle = sleeping().file("three", "three\n");
+    let runtime = bundle.command(&["exec", "--preserve-fds", "1", bundle.id(), "cat", "/proc/self/fd/3"]);
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "exec \"$@\" 3< $B/three", "sh"]).arg(runtime.get_program()).args(runtime.get_args());
+    assert_eq!(crate::common::run_with(command.env("B", bundle.path("")), "").ok(), "three\n");
+}
+
+#[test]
+fn exec_into_a_cgroup_below() {
+    if !cgroups(Controllers::PIDS) {
+        return;
+    }
+    let bundle = sleeping();
+    assert!(bundle.exec(&["cat", "/proc/self/cgroup"]).ok().contains(bundle.id()));
+    fs::create_dir(bundle.cgroup().join("below")).unwrap();
+    let output = bundle.verb(&["exec", "--cgroup", "below", bundle.id(), "cat", "/proc/self/cgroup"]);
+    assert!(output.ok().ends_with("/below\n"), "{}", output.out);
+    assert_ne!(bundle.verb(&["exec", "--cgroup", "none", bundle.id(), "true"]).code(), 0);
+}
+
+#[test]
+fn options_are_taken_after_the_id_as_before_it() {
+    if runtime_lacks(&["crun", "runc"], "options are taken before the id alone") {
+        return;
+    }
+    let bundle = Bundle::of(&["sleep", "1000"]);
+    bundle.write_config();
+    let file = bundle.path("pid").to_str().unwrap().to_owned();
+    bundle.verb(&["create", bundle.id(), "--pid-file", &file]).ok();
+    assert_eq!(fs::read_to_string(&file).unwrap(), bundle.pid().to_string());
+    bundle.start();
+    bundle.verb(&["delete", bundle.id(), "--force"]).ok();
+    assert_ne!(bundle.verb(&["state", bundle.id()]).code(), 0);
+}
+
+#[test]
+fn list_shows_containers() {
+    let bundle = Bundle::of(&["sleep", "1000"]).set("/annotations", json!({ "org.example.key": "value" }));
+    bundle.create();
+    let table = bundle.verb(&["list"]);
+    let mut lines = table.ok().lines();
+    let words: Vec<_> = lines.next().unwrap().split_whitespace().collect();
+    assert_eq!(
+        words[..4],
+        ["NAME", "PID", "STATUS", "BUNDLE"].map(|word| if words[0] == "ID" && word == "NAME" {
+            "ID"
+        } else {
+            word
+        })
+    );
+    let row: Vec<_> = lines.next().unwrap().split_whitespace().collect();
+    assert_eq!(row[..3], [bundle.id(), &bundle.pid().to_string(), "created"]);
+    assert_eq!(bundle.verb(&["list", "-q"]).ok(), format!("{}\n", bundle.id()));
+    let list: Value = serde_json::from_str(bundle.verb(&["list", "--format", "json"]).ok()).unwrap();
+    assert_eq!(list[0]["id"], bundle.id());
+    assert_eq!(list[0]["status"], "created");
+    assert_eq!(list[0]["pid"], bundle.pid());
+    assert_ne!(bundle.verb(&["list", "--format", "colours"]).code(), 0);
+    bundle.delete(&["--force"]);
+    assert_eq!(bundle.verb(&["list", "-q"]).ok(), "");
+}
+
+#[test]
+fn ps_shows_the_processes() {
+    if !cgroups(Controllers::PIDS) {
+        return;
+    }
+    let bundle = Bundle::sh("sleep 1000 & exec sleep 2000").up();
+    let mut pids = Vec::new();
+    eventually("two processes", || {
+        let output = bundle.verb(&["ps", "--format", "json", bundle.id()]);
+        pids = serde_json::from_str(output.ok()).unwrap();
+        pids.len() == 2 && bundle.proc("comm") == "sleep\n"
+    });
+    assert!(pids.contains(&bundle.pid()), "{pids:?}");
+    if !runtime_lacks(&["crun"], "its table has pids alone") {
+        let table = bundle.verb(&["ps", bundle.id()]);
+        assert!(table.ok().lines().next().unwrap().contains("PID"), "{}", table.out);
+        assert!(table.out.contains("sleep 1000") && table.out.contains("sleep 2000"), "{}", table.out);
+    }
+}
+
+#[test]
+fn pause_freezes_and_resume_thaws() {
+    if !cgroups(Controllers::PIDS) {
+        return;
+    }
+    let bundle = Bundle::sh("while :; do date >> /ticks; sleep 0.02; done").up();
+    let ticks = || fs::metadata(bundle.path("rootfs/ticks")).map_or(0, |file| file.len());
+    eventually("it ticks", || ticks() > 0);
+    bundle.verb(&["pause", bundle.id()]).ok();
+    assert_eq!(bundle.status(), "paused");
+    assert!(fs::read_to_string(bundle.cgroup().join("cgroup.events")).unwrap().contains("frozen 1"));
+    let stopped = ticks();
+    bundle.verb(&["resume", bundle.id()]).ok();
+    assert_eq!(bundle.status(), "running");
+    eventually("it ticks again", || ticks() > stopped);
+    bundle.verb(&["pause", bundle.id()]).ok();
+    bundle.delete(&["--force"]);
+}
+
+#[test]
+fn a_paused_container_takes_no_exec_and_is_killed() {
+    if !cgroups(Controllers::PIDS) {
+        return;
+    }
+    let bundle = sleeping();
+    if !runtime_lacks(&["crun"], "what is not paused is resumed") {
+        assert_ne!(bundle.verb(&["resume", bundle.id()]).code(), 0);
+    }
+    bundle.verb(&["pause", bundle.id()]).ok();
+    if !runtime_lacks(&["crun"], "such an exec waits") {
+        assert_ne!(bundle.exec(&["true"]).code(), 0);
+    }
+    bundle.verb(&["kill", bundle.id(), "KILL"]).ok();
+    bundle.wait_until("stopped");
+}
+
+#[test]
+fn update_takes_flags() {
+    if !cgroups(Controllers::MEMORY | Controllers::CPU | Controllers::PIDS | Controllers::CPUSET) {
+        return;
+    }
+    let bundle = sleeping();
+    bundle
+        .verb(&[
+            "update",
+            "--memory",
+            "33554432",
+            "--memory-swap",
+            "67108864",
+            "--memory-reservation",
+            "16777216",
+            "--pids-limit",
+            "20",
+            "--cpu-quota",
+            "25000",
+            "--cpu-period",
+            "50000",
+            "--cpu-share",
+            "262144",
+            "--cpuset-cpus",
+            "0",
+            "--cpuset-mems",
+            "0",
+            bundle.id(),
+        ])
+        .ok();
+    let files = [
+        "memory.max",
+        "memory.swap.max",
+        "memory.low",
+        "pids.max",
+        "cpu.max",
+        "cpu.weight",
+        "cpuset.cpus",
+        "cpuset.mems",
+    ];
+    assert_eq!(
+        files.map(|file| bundle.limit(file)),
+        ["33554432", "33554432", "16777216", "20", "25000 50000", "10000", "0", "0"]
+    );
+    bundle.verb(&["update", "--pids-limit", "-1", bundle.id()]).ok();
+    assert_eq!([bundle.limit("pids.max"), bundle.limit("memory.max")], ["max", "33554432"]);
+    assert_ne!(bundle.verb(&["update", "--memory", "much", bundle.id()]).code(), 0);
+}
+
+#[test]
+fn update_takes_resources_from_a_file_or_its_input() {
+    if !cgroups(Controllers::MEMORY | Controllers::PIDS) {
+        return;
+    }
+    let bundle = sleeping()
+        .file("resources.json", &json!({ "pids": { "limit": 31 }, "cpu": { "quota": 30000 } }).to_string());
+    let file = bundle.path("resources.json").to_str().unwrap().to_owned();
+    bundle.verb(&["update", "--resources", &file, bundle.id()]).ok();
+    assert_eq!([bundle.limit("pids.max"), bundle.limit("cpu.max")], ["31", "30000 100000"]);
+    let resources = json!({ "memory": { "limit": 33_554_432 }, "unified": { "memory.high": "16777216" } });
+    bundle.verb_with(&["update", "-r", "-", bundle.id()], &resources.to_string()).ok();
+    assert_eq!([bundle.limit("memory.max"), bundle.limit("pids.max")], ["33554432", "31"]);
+    if !runtime_lacks(&["runc"], "unified is not updated") {
+        assert_eq!(bundle.limit("memory.high"), "16777216");
+    }
+    assert_ne!(bundle.verb_with(&["update", "-r", "-", bundle.id()], "{").code(), 0);
+}
+
+#[test]
+fn events_has_statistics() {
+    if !cgroups(Controllers::MEMORY | Controllers::CPU | Controllers::PIDS)
+        || runtime_lacks(&["crun"], "events")
+    {
+        return;
+    }
+    let bundle = Bundle::of(&["sleep", "1000"]).set("/linux/resources/memory/limit", 33_554_432).up();
+    let event: Value = serde_json::from_str(bundle.verb(&["events", "--stats", bundle.id()]).ok()).unwrap();
+    assert_eq!((&event["type"], &event["id"]), (&json!("stats"), &json!(bundle.id())));
+    let data = &event["data"];
+    assert_eq!(data["memory"]["usage"]["limit"], 33_554_432);
+    assert!(data["memory"]["usage"]["usage"].as_u64() > Some(0), "{data}");
+    assert!(data["cpu"]["usage"]["total"].as_u64() > Some(0), "{data}");
+    assert_eq!(data["pids"]["current"], 1);
+}
+
+#[test]
+fn spec_writes_a_config_that_runs() {
+    let bundle = Bundle::sh("");
+    bundle.verb(&["spec"]).ok();
+    let read =
+        || serde_json::from_str::<Value>(&fs::read_to_string(bundle.path("config.json")).unwrap()).unwrap();
+    let mut config = read();
+    assert_eq!(config["process"]["terminal"], true);
+    assert_eq!(config["process"]["args"], json!(["sh"]));
+    assert_eq!(config["root"], json!({ "path": "rootfs", "readonly": true }));
+    assert_ne!(bundle.verb(&["spec"]).code(), 0, "what is there is kept");
+    assert_eq!(read(), config);
+    config["process"]["args"] = json!(["echo", "started"]);
+    config["process"]["terminal"] = false.into();
+    if !cgroups(Controllers::empty()) {
+        config["linux"]["resources"].take();
+        config["mounts"].as_array_mut().unwrap().retain(|mount| mount["type"] != "cgroup");
+    }
+    fs::write(bundle.path("config.json"), config.to_string()).unwrap();
+    assert_eq!(bundle.verb(&["run", bundle.id()]).ok(), "started\n");
+}
+
+#[test]
+fn spec_of_an_ordinary_user_has_a_user_namespace() {
+    if runtime_lacks(&["crun"], "maps of ids, and the host's network, in it") {
+        return;
+    }
+    let bundle = Bundle::sh("");
+    bundle.verb(&["spec", "--rootless"]).ok();
+    let config: Value =
+        serde_json::from_str(&fs::read_to_string(bundle.path("config.json")).unwrap()).unwrap();
+    let namespaces = config["linux"]["namespaces"].as_array().unwrap();
+    assert!(namespaces.iter().any(|namespace| namespace["type"] == "user"), "{config}");
+    assert!(!namespaces.iter().any(|namespace| namespace["type"] == "network"), "{config}");
+    assert_eq!(config["linux"]["uidMappings"][0]["size"], 1);
+    assert!(config["linux"]["resources"].is_null(), "{config}");
+}
+
+#[test]
+fn spec_writes_where_it_is_told() {
+    let bundle = Bundle::sh("");
+    fs::create_dir(bundle.path("other")).unwrap();
+    bundle.verb(&["spec", "--bundle", bundle.path("other").to_str().unwrap()]).ok();
+    assert!(bundle.path("other/config.json").exists());
+}
+
+#[test]
+fn features_are_told() {
+    if runtime_lacks(&["crun"], "features") {
+        return;
+    }
+    let bundle = Bundle::sh("");
+    let features: Value = serde_json::from_str(bundle.verb(&["features"]).ok()).unwrap();
+    assert!(features["ociVersionMin"].is_string() && features["ociVersionMax"].is_string(), "{features}");
+    let has =
+        |list: &Value, word: &str| list.as_array().is_some_and(|list| list.iter().any(|item| item == word));
+    assert!(has(&features["hooks"], "createContainer"), "{features}");
+    assert!(has(&features["mountOptions"], "rbind") && has(&features["mountOptions"], "rro"), "{features}");
+    let linux = &features["linux"];
+    assert!(has(&linux["namespaces"], "user") && has(&linux["capabilities"], "CAP_SYS_ADMIN"), "{linux}");
+    assert_eq!(linux["cgroup"]["v2"], true);
+    assert!(has(&linux["seccomp"]["actions"], "SCMP_ACT_NOTIFY"), "{linux}");
+    assert!(has(&linux["seccomp"]["operators"], "SCMP_CMP_MASKED_EQ"), "{linux}");
+}
+
+#[test]
+fn errors_go_to_the_log() {
+    let bundle = Bundle::sh("true");
+    let log = bundle.path("log").to_str().unwrap().to_owned();
+    for format in ["json", "text"] {
+        let _ = fs::remove_file(&log);
+        // Global options come before the verb.
+        let mut command = bundle.command(&["state", "not-there"]);
+        let args: Vec<_> = command.get_args().map(|arg| arg.to_owned()).collect();
+        let (global, verb) = args.split_at(args.len() - 2);
+        let mut again = std::process::Command::new(command.get_program());
+        again.args(global).args(["--log", &log, "--log-format", format]).args(verb);
+        assert_ne!(crate::common::run_with(&mut again, "").code(), 0);
+        let said = fs::read_to_string(&log).unwrap();
+        if format == "json" {
+            let line: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+            assert_eq!(line["level"], "error", "{line}");
+            assert!(line["msg"].is_string() && line["time"].is_string(), "{line}");
+        } else {
+            assert_ne!(said, "");
+        }
+        command.stdin(std::process::Stdio::null());
+    }
+}
+
+#[test]
+fn version_and_help() {
+    let bundle = Bundle::sh("");
+    let version = bundle.verb(&["--version"]);
+    assert!(version.ok().contains(" version ") && version.out.contains("spec: 1."), "{}", version.out);
+    for args in [&["--help"] as &[&str], &["create", "--help"]] {
+        assert_eq!(bundle.verb(args).code(), 0, "{args:?}");
+    }
+    assert_ne!(bundle.verb(&["no-such-verb"]).code(), 0);
+    assert_ne!(bundle.verb(&["state"]).code(), 0);
+}
