@@ -167,11 +167,6 @@ fn check(rule: &Rule, field: &str) -> Result<u32, Error> {
         let problem = format!("{} comparisons are more than any call's arguments need (12)", rule.args.len());
         return Err(Error::invalid(&format!("{field}.args"), problem));
     }
-    if rule.errno_ret.is_some_and(|errno| errno != 0) && !matches!(rule.action, Action::Errno | Action::Trace)
-    {
-        let problem = "a number goes with SCMP_ACT_ERRNO and SCMP_ACT_TRACE alone";
-        return Err(Error::invalid(&format!("{field}.errnoRet"), problem));
-    }
     encode(&format!("{field}.action"), rule.action, rule.errno_ret)
 }
 
