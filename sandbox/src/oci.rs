@@ -38,7 +38,7 @@ pub use resources::resources;
 
 use crate::Error;
 use crate::error::ErrorKind;
-use crate::seccomp::Profile;
+use crate::seccomp::{Action, Profile};
 use crate::spec::{self, Hook, IdMaps, Namespace, Root, Spec};
 
 /// A configuration that has been read and checked.
@@ -180,6 +180,13 @@ pub fn parse(json: &[u8]) -> Result<Config, Error> {
     let seccomp = document.pointer("/linux/seccomp").cloned();
     let mut seccomp: Option<Profile> =
         seccomp.map(|profile| json::typed(profile, "linux.seccomp")).transpose()?;
+    for (index, rule) in seccomp.iter().flat_map(|profile| &profile.syscalls).enumerate() {
+        let has = rule.errno_ret.is_some_and(|errno| errno != 0);
+        if has && !matches!(rule.action, Action::Errno | Action::Trace) {
+            let problem = "a number goes with SCMP_ACT_ERRNO and SCMP_ACT_TRACE alone";
+            return Err(Error::invalid(&format!("linux.seccomp.syscalls[{index}].errnoRet"), problem));
+        }
+    }
     seccomp.iter_mut().for_each(leave_out_unreachable);
     let spec: runtime::Spec = json::typed(document, "")?;
     check(&spec)?;
