@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cgroup_core::systemd::{Held, Manager, Property, Scope};
+use cgroup_core::systemd::{self, Held, Manager, Property};
 use cgroup_core::{Cgroup, Hierarchy, Limits};
 use nix::errno::Errno;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
@@ -25,7 +25,44 @@ pub(crate) enum Place {
     /// In a cgroup of its own, counted from the top of the hierarchy.
     At(PathBuf),
     /// In a scope that systemd has made.
-    Scope(Held),
+    Scope(Box<Scope>),
+}
+
+/// A scope that waits for the container's first process.
+pub(crate) struct Scope {
+    manager: Manager,
+    unit: String,
+    held: Held,
+    limits: Limits,
+}
+
+impl Scope {
+    pub(crate) fn path(&self) -> &Path {
+        self.held.cgroup().path()
+    }
+
+    /// Leaves it to the container, which is in it. What held it has counted as a process, so it is
+    /// now that these are limited.
+    pub(crate) fn release(mut self) -> Result<()> {
+        let cgroup = self.held.release();
+        let (_, processes) = apart(self.limits.clone());
+        if processes.is_empty() {
+            return Ok(());
+        }
+        self.manager.set_properties(&self.unit, &Property::of_limits(&processes)?)?;
+        // All of them, since systemd has written what it knows of them again.
+        limit(&cgroup, &self.limits)
+    }
+}
+
+/// Limits without that of processes, and that.
+fn apart(mut limits: Limits) -> (Limits, Limits) {
+    let processes = Limits {
+        pids_max: limits.pids_max.take(),
+        unified: limits.unified.remove_entry("pids.max").into_iter().collect(),
+        ..Limits::default()
+    };
+    (limits, processes)
 }
 
 /// Finds or makes the place for a container, and notes it in the record.
@@ -39,7 +76,7 @@ pub(crate) fn place(
         return Ok(Place::Here);
     }
     if is_systemd(global) {
-        return scope(wanted, id, record).map(Place::Scope);
+        return scope(global, wanted, id, record).map(|scope| Place::Scope(scope.into()));
     }
     let owed = !wanted.spec.limits.is_empty() || wanted.spec.devices.is_some();
     let place = root().and_then(|root| Ok((root, path(&wanted.cgroup, id)?)));
@@ -62,38 +99,54 @@ pub(crate) fn place(
     Ok(Place::Here)
 }
 
-fn scope(wanted: &oci::Container, id: &str, record: &mut Record) -> Result<Held> {
+fn scope(global: &Global, wanted: &oci::Container, id: &str, record: &mut Record) -> Result<Scope> {
     let (slice, prefix, name) = match &wanted.cgroup {
         CgroupsPath::Systemd { slice, prefix, name } => (slice.as_str(), prefix.as_str(), name.as_str()),
         _ => ("", "nspod", id),
     };
-    let limits = &wanted.spec.limits;
-    let mut properties = Property::of_limits(limits)?;
+    // As runc has it.
+    let slice = match slice {
+        "" if global.rootless() => "user.slice",
+        "" => "system.slice",
+        slice => slice,
+    };
+    let named = systemd::Scope::of_parts(slice, prefix, name)
+        .map_err(|e| Error::new(format!("linux.cgroupsPath: {e}")))?;
+    let limits = wanted.spec.limits.clone();
+    let (early, _) = apart(limits.clone());
+    let mut properties = Property::of_limits(&early)?;
     for (key, text) in &record.annotations {
-        properties.extend(Property::of_annotation(key, text)?);
+        let property = Property::of_annotation(key, text);
+        properties.extend(property.map_err(|e| Error::new(format!("annotations.{key}: {e}")))?);
     }
     let description = format!("nspod-oci container {id}");
-    let scope = Scope { description, properties, ..Scope::of_parts(slice, prefix, name)? };
-    let held = Manager::connect()?.hold_scope(&scope)?;
+    let unit = named.name.clone();
+    let mut manager = Manager::connect()?;
+    let held = manager.hold_scope(&systemd::Scope { description, properties, ..named })?;
     record.cgroup_paths.insert(String::new(), held.cgroup().path().to_owned());
-    record.unit = Some(scope.name);
+    record.unit = Some(unit.clone());
     // And what systemd has no property for.
-    held.cgroup().apply(limits)?;
+    limit(held.cgroup(), &early)?;
     if let Some(rules) = &wanted.spec.devices {
         held.cgroup().attach_devices(rules)?;
     }
-    Ok(held)
+    Ok(Scope { manager, unit, held, limits })
+}
+
+fn limit(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
+    cgroup.enable_path(limits.controllers())?;
+    cgroup.apply(limits)?;
+    Ok(())
 }
 
 /// Changes a container's limits; those not named stay.
 pub(crate) fn update(record: &Record, limits: &Limits) -> Result<()> {
     let cgroup = record.cgroup()?;
-    match &record.unit {
-        Some(unit) => Manager::connect()?.set_properties(unit, &Property::of_limits(limits)?)?,
-        None => cgroup.enable_path(limits.controllers())?,
-    }
-    cgroup.apply(limits)?;
-    Ok(())
+    let Some(unit) = &record.unit else { return limit(&cgroup, limits) };
+    // systemd will have rounded it up.
+    let exact = cgroup.read_if_there("cpu.max")?.map(|text| text.parse()).transpose()?;
+    Manager::connect()?.set_properties(unit, &Property::of_limits(limits)?)?;
+    limit(&cgroup, &Limits { cpu_max: limits.cpu_max.or(exact), ..limits.clone() })
 }
 
 /// As runc has it: a path that is not absolute lies beside the cgroup of the caller.

@@ -146,6 +146,14 @@ pub(crate) fn prepare(global: &Global, args: &BundleArgs) -> Result<Claimed> {
 }
 
 impl Claimed {
+    /// The container is in its place, by other means than this program's.
+    pub(crate) fn settled(&mut self) -> Result<()> {
+        match std::mem::replace(&mut self.place, Place::Here) {
+            Place::Scope(scope) => scope.release(),
+            _ => Ok(()),
+        }
+    }
+
     /// Leaves nothing of a container that could not be made, for this reason.
     pub(crate) fn give_up(&self, why: Error) -> Error {
         let begun = self.entry.hooked.load(Ordering::Relaxed);
@@ -222,9 +230,10 @@ fn make(
     }
     let mut command = Command::from_spec(spec);
     let unmarked = matches!(place, Place::Here);
-    match place {
-        Place::At(path) => command.cgroup_at(&*path),
-        Place::Scope(held) => command.cgroup_inside(held.cgroup().path()),
+    let mut scope = None;
+    match std::mem::replace(place, Place::Here) {
+        Place::At(path) => command.cgroup_at(path),
+        Place::Scope(made) => command.cgroup_inside(scope.insert(made).path()),
         Place::Here => command.no_cgroup(),
     };
     handed_on.give(&mut command);
@@ -236,9 +245,16 @@ fn make(
     let met = Arc::new(Met::default());
     // Of one without a cgroup a crash would leave no trace but the process, so that is noted
     // before it can outlive this one.
-    if !early.is_empty() || unmarked {
+    let noted = !early.is_empty() || unmarked;
+    if noted || scope.is_some() {
         let (entry, mut record, met) = (entry.clone(), record.clone(), met.clone());
-        command.prepared(move |made| early.happen(made, &entry, &mut record, &met).map_err(caller));
+        command.prepared(move |made| {
+            scope.map_or(Ok(()), |scope| scope.release()).map_err(caller)?;
+            match noted {
+                true => early.happen(made, &entry, &mut record, &met).map_err(caller),
+                false => Ok(Vec::new()),
+            }
+        });
     }
     let name = command.spec().process.args.first().cloned().unwrap_or_default();
     let spawned = command.spawn();
@@ -273,9 +289,6 @@ fn make(
     }
     entry.write(record)?;
     args.write_pid(container.pid())?;
-    if let Place::Scope(held) = std::mem::replace(place, Place::Here) {
-        held.release();
-    }
     Ok((container, terminal))
 }
 

@@ -138,7 +138,8 @@ pub(crate) fn restore(global: &Global, args: &RestoreArgs) -> Result<i32> {
     let images = &args.images;
     let mut command = images.command("restore")?;
     let mut restored = launch::prepare(global, &args.bundle)?;
-    let result = restore_into(args, &mut command, &mut restored);
+    let result =
+        restore_into(args, &mut command, &mut restored).and_then(|pid| restored.settled().map(|()| pid));
     match result {
         Ok(pid) if args.detach => {
             args.bundle.write_pid(pid)?;
