@@ -18,6 +18,9 @@ use crate::{fuzz, install, sh};
 const GUEST_TIMEOUT: u64 = 45 * 60;
 /// The exit code with which the harness says that tests failed.
 const TEST_FAILED: i32 = 101;
+/// The test program that takes any OCI runtime, and whose own controls these are in the guest.
+const CONTROLLED: &str = "oci_fields";
+const CONTROLS: [&str; 2] = ["crun", "runc"];
 /// Ends a test program in the guest that hangs, in seconds, so that the next ones run.
 const BINARY_TIMEOUT: u64 = 900;
 
@@ -194,12 +197,17 @@ fn test_binaries(messages: &str) -> Result<Vec<TestBinary>> {
 fn script(tests: &[TestBinary], filters: &[String]) -> String {
     let filters: String = filters.iter().map(|filter| format!(" {}", sh::quote(filter))).collect();
     let mut script = "failed=0\n".to_owned();
-    for TestBinary { name, directory, executable } in tests {
+    let controls = |test: &TestBinary| if test.name == CONTROLLED { &CONTROLS[..] } else { &[] };
+    let own = tests.iter().map(|test| (test, None));
+    let all = own.chain(tests.iter().flat_map(|test| controls(test).iter().map(move |c| (test, Some(*c)))));
+    for (TestBinary { name, directory, executable }, control) in all {
         let (directory, executable) = (directory.to_string_lossy(), executable.to_string_lossy());
         let directory = sh::quote(&directory);
+        let name = control.map_or_else(|| name.clone(), |runtime| format!("{name} of {runtime}"));
+        let runtime = control.map(|runtime| format!("NSPOD_TEST_RUNTIME={runtime} ")).unwrap_or_default();
         script.push_str(&format!(
             "echo '     Running '{name} >&2\n\
-             (cd {directory} && CARGO_MANIFEST_DIR={directory} \
+             (cd {directory} && {runtime}CARGO_MANIFEST_DIR={directory} \
              timeout --kill-after=5 {BINARY_TIMEOUT} {exe} --show-output{filters}) || \
              {{ code=$?; failed=1; echo {name}\" failed with code $code\" >&2; \
              [ $code = {TEST_FAILED} ] || echo 'test result: FAILED. 0 passed; 1 failed; 0 ignored'; }}\n",
@@ -284,6 +292,18 @@ mod tests {
             "test result: FAILED. 0 passed; 1 failed; 0 ignored\n--show-output a b\n"
         );
         assert!(String::from_utf8(output.stderr).unwrap().contains("bad in / failed with code 1"));
+    }
+
+    #[test]
+    fn the_suite_of_runtimes_is_run_with_its_controls_too() {
+        let test =
+            |name: &str| TestBinary { name: name.into(), directory: "/".into(), executable: "/t".into() };
+        let script = script(&[test(CONTROLLED), test("other")], &[]);
+        for (words, times) in
+            [("/t' --show", 4), ("NSPOD_TEST_RUNTIME=crun ", 1), ("NSPOD_TEST_RUNTIME=runc ", 1)]
+        {
+            assert_eq!(script.matches(words).count(), times, "{words}: {script}");
+        }
     }
 
     #[test]
