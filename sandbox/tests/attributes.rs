@@ -1,6 +1,9 @@
 //! What the kernel notes of a process beside who it is, read back from inside, as root.
 #![allow(unsafe_code)]
 
+#[macro_use]
+mod common;
+
 use std::io::Read;
 use std::os::fd::AsRawFd;
 
@@ -9,16 +12,6 @@ use nspod_sandbox::spec::{
     Capabilities, IoPriority, MemoryPolicy, Process, Root, Scheduler, Seccomp, Spec, Writes,
 };
 use nspod_sandbox::{Command, Container, Error, ErrorKind, Host, Plan, Status, Stdio};
-
-macro_rules! need_root {
-    ($name:literal) => {
-        if !nix::unistd::geteuid().is_root() {
-            assert!(std::env::var_os("NSPOD_NO_SKIP").is_none(), "{} takes root", $name);
-            eprintln!("SKIP {}: this takes root", $name);
-            return;
-        }
-    };
-}
 
 /// A container that runs this line of shell, its process changed.
 fn shell(line: &str, change: impl FnOnce(&mut Process)) -> Command {

@@ -1,21 +1,14 @@
 //! Containers that another program starts, and what is run on their way, as root.
 
+#[macro_use]
+mod common;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use nspod_sandbox::spec::{Hook, Spec};
 use nspod_sandbox::{Command, Container, Error, ErrorKind, Status, Stdio, is_held, start_held};
-
-macro_rules! need_root {
-    ($name:literal) => {
-        if !nix::unistd::geteuid().is_root() {
-            assert!(std::env::var_os("NSPOD_NO_SKIP").is_none(), "{} takes root", $name);
-            eprintln!("SKIP {}: this takes root", $name);
-            return;
-        }
-    };
-}
 
 /// A container that runs this line of shell, and may write to the directory.
 fn shell(line: &str) -> Command {

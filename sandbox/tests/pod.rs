@@ -1,20 +1,13 @@
 //! Pods: what is shared, what is kept apart, and what is left behind: nothing.
 
+#[macro_use]
+mod common;
+
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use ns_core::{Kind, Kinds, NamespaceSet};
 use nspod_sandbox::{HoldBy, Pod, PodSpec, Stdio};
-
-macro_rules! need_root {
-    ($name:literal) => {
-        if !nix::unistd::geteuid().is_root() {
-            assert!(std::env::var_os("NSPOD_NO_SKIP").is_none(), "{} takes root", $name);
-            eprintln!("SKIP {}: this takes root", $name);
-            return;
-        }
-    };
-}
 
 fn name(what: &str) -> String {
     format!("test-{what}-{}", std::process::id())
