@@ -1,6 +1,7 @@
 //! The commands, as typed.
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use nspod_cli::manual;
 
 use crate::cmd;
 
@@ -39,9 +40,9 @@ pub(crate) enum Command {
     Pod(cmd::pod::PodArgs),
     Census(cmd::census::CensusArgs),
     Doctor(cmd::doctor::DoctorArgs),
-    Completions(cmd::manual::CompletionsArgs),
+    Completions(manual::CompletionsArgs),
     #[command(hide = true)]
-    Man(cmd::manual::ManArgs),
+    Man(manual::ManArgs),
 }
 
 impl Cli {
@@ -67,21 +68,38 @@ impl Cli {
             Command::Pod(args) => cmd::pod::pod(args.command, json),
             Command::Census(args) => cmd::census::census(&args, json).map(done),
             Command::Doctor(args) => cmd::doctor::doctor(&args, json),
-            Command::Completions(args) => cmd::manual::completions(&args).map(done),
-            Command::Man(args) => cmd::manual::man(&args).map(done),
+            Command::Completions(args) => manual::completions(&args, Cli::command()).map(done),
+            Command::Man(args) => manual::man(&args, Cli::command()).map(done),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_commands_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_manual_page_renders_for_each_command() {
+        let dir = tempfile::tempdir().unwrap();
+        manual::man(&manual::ManArgs { dir: dir.path().into() }, Cli::command()).unwrap();
+        for page in ["nspod.1", "nspod-run.1", "nspod-pod-create.1"] {
+            let text = std::fs::read_to_string(dir.path().join(page)).unwrap();
+            assert!(text.contains(".SH SYNOPSIS") && text.len() > 500, "{page}");
+        }
+    }
+
+    #[test]
+    fn completions_know_the_flags() {
+        for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "nspod", &mut text);
+            assert!(String::from_utf8(text).unwrap().contains("pids-limit"), "{shell}");
+        }
     }
 
     #[test]

@@ -9,6 +9,8 @@ pub mod error;
 #[doc(hidden)]
 pub mod foreground;
 #[doc(hidden)]
+pub mod manual;
+#[doc(hidden)]
 pub mod output;
 #[doc(hidden)]
 pub mod passwd;

@@ -6,7 +6,6 @@ pub(crate) mod exec;
 pub(crate) mod inspect;
 pub(crate) mod kill;
 pub(crate) mod logs;
-pub(crate) mod manual;
 pub(crate) mod pause;
 pub(crate) mod pod;
 pub(crate) mod ps;

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use nspod_cli::error::Result;
+use nspod_cli::manual;
 
 use crate::cmd;
 use crate::log::Format;
@@ -103,9 +104,9 @@ pub(crate) enum Command {
     Restore(Box<cmd::criu::RestoreArgs>),
     Spec(cmd::spec::SpecArgs),
     Features(cmd::features::FeaturesArgs),
-    Completions(cmd::manual::CompletionsArgs),
+    Completions(manual::CompletionsArgs),
     #[command(hide = true)]
-    Man(cmd::manual::ManArgs),
+    Man(manual::ManArgs),
 }
 
 impl Command {
@@ -129,16 +130,14 @@ impl Command {
             Command::Restore(args) => cmd::criu::restore(global, &args),
             Command::Spec(args) => cmd::spec::spec(&args).map(done),
             Command::Features(_) => cmd::features::features().map(done),
-            Command::Completions(args) => cmd::manual::completions(&args).map(done),
-            Command::Man(args) => cmd::manual::man(&args).map(done),
+            Command::Completions(args) => manual::completions(&args, Cli::command()).map(done),
+            Command::Man(args) => manual::man(&args, Cli::command()).map(done),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn parse(line: &str) -> std::result::Result<Cli, clap::Error> {
@@ -148,6 +147,16 @@ mod tests {
     #[test]
     fn the_commands_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_manual_page_renders_for_each_command() {
+        let dir = tempfile::tempdir().unwrap();
+        manual::man(&manual::ManArgs { dir: dir.path().into() }, Cli::command()).unwrap();
+        for page in ["nspod-oci.1", "nspod-oci-create.1", "nspod-oci-update.1"] {
+            let text = std::fs::read_to_string(dir.path().join(page)).unwrap();
+            assert!(text.contains(".SH SYNOPSIS") && text.len() > 500, "{page}");
+        }
     }
 
     #[test]

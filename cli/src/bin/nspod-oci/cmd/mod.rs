@@ -8,7 +8,6 @@ pub(crate) mod exec;
 pub(crate) mod features;
 pub(crate) mod kill;
 pub(crate) mod list;
-pub(crate) mod manual;
 pub(crate) mod pause;
 pub(crate) mod ps;
 pub(crate) mod run;
