@@ -492,3 +492,14 @@ fn one_that_waits_to_be_started_is_not_to_be_read_by_its_neighbours() {
     bundle.wait_for("running");
     assert!(bundle.command(&environ).ok().contains("PATH="));
 }
+
+#[test]
+fn a_configuration_that_nobody_will_write_is_not_waited_for() {
+    let bundle = Bundle::new("");
+    fs::remove_file(bundle.path("config.json")).unwrap();
+    let made = Command::new("mkfifo").arg(bundle.path("config.json")).status().unwrap();
+    assert!(made.success());
+    let output = bundle.command(&["create", "--bundle", bundle.path("").to_str().unwrap(), &bundle.id]);
+    assert_eq!(output.code(), 1, "{}", output.err);
+    assert!(output.err.contains("config.json: this is not a file"), "{}", output.err);
+}

@@ -1,9 +1,10 @@
 //! From a bundle to a container: what `create` and `run` have in common.
 
 use std::fs::File;
+use std::io::Read;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -107,12 +108,24 @@ fn labels_can_be(config: &oci::Config) -> Result<()> {
     }
 }
 
+/// Reads a file, and waits for nobody who might write to what is none.
+fn read_config(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut file =
+        File::options().read(true).custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("this is not a file"));
+    }
+    let mut json = Vec::new();
+    file.read_to_end(&mut json)?;
+    Ok(json)
+}
+
 /// Reads the bundle, and takes the id.
 pub(crate) fn prepare(global: &Global, args: &BundleArgs) -> Result<Claimed> {
     let bundle = &args.bundle;
     let bundle = bundle.canonicalize().map_err(|e| Error::io("enter the bundle", bundle, &e))?;
     let path = bundle.join("config.json");
-    let json = std::fs::read(&path).map_err(|e| Error::io("read the configuration", &path, &e))?;
+    let json = read_config(&path).map_err(|e| Error::io("read the configuration", &path, &e))?;
     let context =
         Context { no_new_keyring: args.no_new_keyring, ..state::context(global, &bundle, &args.id) };
     let config = oci::parse(&json)?;
