@@ -50,6 +50,9 @@ pub fn resources(given: &runtime::LinuxResources) -> Result<(Limits, Option<Vec<
     for (device, given) in given.rdma().iter().flatten() {
         let max = |count: Option<u32>| count.map(|count| Max::Value(count.into()));
         let max = RdmaMax { hca_handle: max(given.hca_handles()), hca_object: max(given.hca_objects()) };
+        if max.is_empty() {
+            return bad(format!("rdma.{device}"), "this says hcaHandles or hcaObjects, or both");
+        }
         let one = Limits { rdma_max: [(device.clone(), max)].into(), ..Limits::default() };
         at(format!("rdma.{device}"), one.validate())?;
         limits.rdma_max.extend(one.rdma_max);

@@ -142,6 +142,7 @@ fn what_v2_cannot_limit_is_refused_by_its_path() {
         (json!({ "network": { "classID": 1 } }), "network.classID"),
         (json!({ "network": { "priorities": [{ "name": "eth0", "priority": 1 }] } }), "network.priorities"),
         (json!({ "rdma": { "a b": { "hcaHandles": 1 } } }), "rdma.a b"),
+        (json!({ "rdma": { "mlx5": {} } }), "rdma.mlx5"),
         (json!({ "rdma": { "mlx5": { "hcaHandles": u32::MAX } } }), "rdma.mlx5"),
         (json!({ "unified": { "../memory.max": "1" } }), "unified.../memory.max"),
         (json!({ "unified": { "cgroup.procs": "1" } }), "unified.cgroup.procs"),
