@@ -55,8 +55,7 @@ impl Host {
             host.apparmor = enabled.is_ok_and(|text| text.starts_with(b"Y"));
         }
         if spec.process.selinux_label.is_some() {
-            let known = std::fs::read_to_string("/proc/filesystems");
-            host.selinux = known.is_ok_and(|text| text.lines().any(|line| line.ends_with("\tselinuxfs")));
+            host.selinux = Host::has_selinux();
         }
         if spec.namespaces.is_new(Kind::User) && spec.id_maps == IdMaps::Auto {
             host.subuids = SubIds::of_caller(Ids::Uid)?;
@@ -66,6 +65,12 @@ impl Host {
             host.newidmap = on_path("newuidmap") && on_path("newgidmap");
         }
         Ok(host)
+    }
+
+    /// Whether SELinux is in force in this kernel.
+    pub fn has_selinux() -> bool {
+        let known = std::fs::read_to_string("/proc/filesystems");
+        known.is_ok_and(|text| text.lines().any(|line| line.ends_with("\tselinuxfs")))
     }
 
     /// May make namespaces and mounts without a user namespace.

@@ -20,7 +20,7 @@ use nspod_cli::process::Process;
 use nspod_sandbox::oci::{self, Context};
 use nspod_sandbox::resctrl::Resctrl;
 use nspod_sandbox::spec::{self, Mount, MountKind, Seccomp, Spec};
-use nspod_sandbox::{Command, Container, Prepared, move_net_device};
+use nspod_sandbox::{Command, Container, Host, Prepared, move_net_device};
 
 use crate::args::Global;
 use crate::cmd::delete::finish;
@@ -99,8 +99,7 @@ pub(crate) struct Launched {
 fn labels_can_be(config: &oci::Config) -> Result<()> {
     let label = config.spec().linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
     let Some(label) = label.filter(|label| !label.is_empty()) else { return Ok(()) };
-    let known = std::fs::read_to_string("/proc/filesystems");
-    match known.is_ok_and(|text| text.lines().any(|line| line.ends_with("\tselinuxfs"))) {
+    match Host::has_selinux() {
         true => Ok(()),
         false => Err(Error::new(format!(
             "linux.mountLabel: {label:?} cannot be set, for SELinux is not in force in this kernel: leave it out"
