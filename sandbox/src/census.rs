@@ -223,11 +223,8 @@ impl Options {
     /// may not be read is no error.
     pub fn of(&self, procfs: impl AsRef<Path>) -> Result<Census, Error> {
         let root = scan::Root::open(procfs.as_ref())?;
-        let found = root.scan(&root.pids()?, self.threads)?;
+        let found = root.scan(&root.pids()?, *self)?;
         let mut index = holders::inhabited(&root, &found);
-        if self.fds {
-            holders::add_fds(&mut index, &root, &found.processes);
-        }
         if self.mounts {
             holders::add_mounts(&mut index, &root);
         }
@@ -238,7 +235,7 @@ impl Options {
             Some(found) => found,
             None => (root.namespaces_of("self")?, HostFrom::Caller),
         };
-        let scan::Found { processes, threads, zombies, unreadable } = found;
+        let scan::Found { processes, threads, zombies, unreadable, fds: _ } = found;
         let namespaces = index.into_values().collect();
         Ok(Census { host, host_from, namespaces, processes, threads, zombies, unreadable })
     }

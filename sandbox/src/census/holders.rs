@@ -2,13 +2,13 @@
 //! the namespaces below it or owned by it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
-use std::os::fd::AsFd;
+use std::fs::File;
+use std::io::Read;
 
 use ns_core::{Kind, NamespaceId, NamespaceSet};
 
-use super::scan::{Found, Root, numbers};
-use super::{Holder, Namespace, Process, read, sys};
+use super::scan::{Found, Root};
+use super::{Holder, Namespace, read};
 
 /// Namespaces by kind and identity.
 pub(super) type Index = BTreeMap<(Kind, NamespaceId), Namespace>;
@@ -25,7 +25,7 @@ fn entry(index: &mut Index, kind: Kind, id: NamespaceId) -> &mut Namespace {
     })
 }
 
-/// The namespaces that processes, threads and zombies are in.
+/// The namespaces that processes, threads and zombies are in, and those that are held open.
 pub(super) fn inhabited(root: &Root, found: &Found) -> Index {
     let mut index = Index::new();
     let kinds = || Kind::ALL.into_iter().filter(|kind| !root.absent.contains_kind(*kind));
@@ -54,44 +54,32 @@ pub(super) fn inhabited(root: &Root, found: &Found) -> Index {
             }
         }
     }
-    index
-}
-
-/// Adds what is held open: `/proc/PID/fd` of every process that lets it be read.
-pub(super) fn add_fds(index: &mut Index, root: &Root, processes: &[Process]) {
-    let mut buf = [0; 40];
-    for process in processes {
-        let path = root.path.join(format!("{}/fd", process.pid));
-        let (Ok(fds), Ok(dir)) = (numbers(&path), fs::File::open(&path)) else { continue };
-        for fd in fds {
-            let Ok(name) = std::ffi::CString::new(fd.to_string()) else { continue };
-            let Ok(text) = sys::readlinkat(dir.as_fd(), &name, &mut buf) else { continue };
-            if let Some((kind, ino)) = read::link(text) {
-                let id = NamespaceId { dev: root.dev, ino };
-                entry(index, kind, id).holders.push(Holder::Fd { pid: process.pid, fd });
-            }
-        }
+    for fd in &found.fds {
+        entry(&mut index, fd.kind, fd.id).holders.push(Holder::Fd { pid: fd.pid, fd: fd.fd });
     }
+    index
 }
 
 /// Adds what is bind-mounted: `mountinfo` of one process of each mount namespace.
 pub(super) fn add_mounts(index: &mut Index, root: &Root) {
-    let mounts: Vec<_> = index
-        .values()
-        .filter(|namespace| namespace.kind == Kind::Mnt)
-        .filter_map(|namespace| {
-            // The first may be gone by now; they all see the same mounts, but for a chroot.
-            let file = |pid: &i32| fs::read(root.path.join(format!("{pid}/mountinfo"))).ok();
-            let text = namespace.processes.iter().find_map(file)?;
-            Some((namespace.id, text))
-        })
-        .collect();
-    for (mnt_ns, text) in mounts {
-        for mount in read::namespace_mounts(&text) {
-            let id = NamespaceId { dev: mount.dev, ino: mount.ino };
-            let holder = Holder::Mount { path: mount.path.into(), mnt_ns };
-            entry(index, mount.kind, id).holders.push(holder);
+    // Room for most from the start, as reading into a vector that grows begins with few bytes.
+    let mut text = Vec::with_capacity(64 << 10);
+    let mut mounts = Vec::new();
+    for namespace in index.values().filter(|namespace| namespace.kind == Kind::Mnt) {
+        // The first may be gone by now; they all see the same mounts, but for a chroot.
+        let read = namespace.processes.iter().any(|pid| {
+            text.clear();
+            let file = File::open(root.path.join(format!("{pid}/mountinfo")));
+            file.and_then(|mut file| file.read_to_end(&mut text)).is_ok()
+        });
+        if read {
+            mounts.extend(read::namespace_mounts(&text).map(|mount| (namespace.id, mount)));
         }
+    }
+    for (mnt_ns, mount) in mounts {
+        let id = NamespaceId { dev: mount.dev, ino: mount.ino };
+        let holder = Holder::Mount { path: mount.path.into(), mnt_ns };
+        entry(index, mount.kind, id).holders.push(holder);
     }
 }
 
@@ -128,7 +116,11 @@ pub(super) fn add_owners(index: &mut Index, root: &Root) {
 /// Opens a namespace by whatever holds it, and makes sure that it is still that one.
 fn representative(index: &Index, root: &Root, key: (Kind, NamespaceId)) -> Option<ns_core::Namespace> {
     let namespace = index.get(&key)?;
-    let processes = namespace.processes.iter().map(|pid| format!("{pid}/ns/{}", key.0));
+    // These links lead to namespaces and nothing else, so they may be opened as they are.
+    let links = namespace.processes.iter().filter_map(|pid| {
+        let link = File::open(root.path.join(format!("{pid}/ns/{}", key.0))).ok()?;
+        ns_core::Namespace::from_owned_fd(link.into()).ok()
+    });
     let others = namespace.holders.iter().filter_map(|holder| match holder {
         Holder::Thread { pid, tid } => Some(format!("{pid}/task/{tid}/ns/{}", key.0)),
         Holder::Zombie { pid } => Some(format!("{pid}/ns/{}", key.0)),
@@ -139,8 +131,7 @@ fn representative(index: &Index, root: &Root, key: (Kind, NamespaceId)) -> Optio
         }
         Holder::Namespace { .. } => None,
     });
-    processes
-        .chain(others)
-        .filter_map(|path| ns_core::Namespace::open(root.path.join(path)).ok())
+    links
+        .chain(others.filter_map(|path| ns_core::Namespace::open(root.path.join(path)).ok()))
         .find(|open| (open.kind(), open.id()) == key)
 }

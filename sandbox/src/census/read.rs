@@ -50,6 +50,18 @@ pub fn status(text: &[u8]) -> Option<Status> {
     Some(Status { name: name?, state: state?, parent: parent?, uid: uid?, pids })
 }
 
+/// How many threads the process has, from the `Threads:` of the same file, which comes late in it.
+///
+/// ```
+/// use nspod_sandbox::census::read::threads;
+/// assert_eq!(threads(b"Name:\tsleep\nVmRSS:\t  876 kB\nThreads:\t1\n"), Some(1));
+/// assert_eq!(threads(b"Name:\tsleep\n"), None);
+/// ```
+pub fn threads(text: &[u8]) -> Option<u32> {
+    let value = text.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"Threads:"))?;
+    number(value.trim_ascii())
+}
+
 /// The cgroup (v2) that `/proc/PID/cgroup` names, as the reader's cgroup namespace sees it.
 ///
 /// ```

@@ -1,15 +1,14 @@
-//! Reads each process of a procfs: its eight links, `status` and `cgroup`, all below one
-//! `O_PATH` descriptor of `/proc/PID`, so that a pid that is used again midway is not mixed
-//! up with the process that had it before.
+//! Reads each process of a procfs: its eight links, `status` and `cgroup`, and where they are
+//! wanted `task` and `fd`, all below one `O_PATH` descriptor of `/proc/PID`, so that a pid that
+//! is used again midway is not mixed up with the process that had it before.
 
-use std::ffi::CStr;
-use std::fs;
-use std::io;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{Mode, fstat, fstatat};
@@ -17,12 +16,13 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::read;
 use ns_core::{Kind, Kinds, NamespaceId, NamespaceSet};
 
-use super::{Process, Thread, Unreadable, Zombie, read as parse, sys};
+use super::{Options, Process, Thread, Unreadable, Zombie, read as parse, sys};
 use crate::{Error, ErrorKind};
 
 const LINKS: [&CStr; 8] =
     [c"ns/mnt", c"ns/net", c"ns/pid", c"ns/user", c"ns/uts", c"ns/ipc", c"ns/cgroup", c"ns/time"];
 const DIR: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+const LIST: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 const FILE: OFlag = OFlag::O_RDONLY.union(OFlag::O_CLOEXEC);
 /// Processes that a thread takes at a time; fewer than two helpings are not worth a thread.
 const HELPING: usize = 256;
@@ -42,6 +42,15 @@ pub(super) struct Found {
     pub(super) threads: Vec<Thread>,
     pub(super) zombies: Vec<Zombie>,
     pub(super) unreadable: Vec<Unreadable>,
+    pub(super) fds: Vec<Fd>,
+}
+
+/// An open descriptor of a namespace.
+pub(super) struct Fd {
+    pub(super) pid: i32,
+    pub(super) fd: i32,
+    pub(super) kind: Kind,
+    pub(super) id: NamespaceId,
 }
 
 fn cannot(what: impl Into<String>, call: &'static str, errno: Errno) -> Error {
@@ -83,20 +92,20 @@ impl Root {
 
     /// The pids that are listed now, ascending.
     pub(super) fn pids(&self) -> Result<Vec<i32>, Error> {
-        let mut pids = numbers(&self.path).map_err(|e| {
-            Error::io(ErrorKind::Proc, format!("list {}", self.path.display()), "getdents64", &e)
-        })?;
+        let listed = Dir::openat(&self.dir, c".", LIST, Mode::empty()).and_then(|mut dir| numbers(&mut dir));
+        let mut pids =
+            listed.map_err(|e| cannot(format!("list {}", self.path.display()), "openat or getdents64", e))?;
         pids.sort_unstable();
         Ok(pids)
     }
 
     /// Reads all of these processes, on as many threads as there are processors and work.
-    pub(super) fn scan(&self, pids: &[i32], threads: bool) -> Result<Found, Error> {
+    pub(super) fn scan(&self, pids: &[i32], options: Options) -> Result<Found, Error> {
         let helpings = pids.len().div_ceil(HELPING);
         let workers = thread::available_parallelism().map_or(1, usize::from).min(helpings / 2).max(1);
         let next = AtomicUsize::new(0);
         let work = || -> Result<Found, Error> {
-            let mut reader = Reader { root: self, buf: vec![0; 16 << 10], threads, found: Found::default() };
+            let mut reader = Reader { root: self, buf: vec![0; 16 << 10], options, found: Found::default() };
             while let Some(helping) = pids.chunks(HELPING).nth(next.fetch_add(1, Ordering::Relaxed)) {
                 for pid in helping {
                     reader.process(*pid)?;
@@ -115,6 +124,7 @@ impl Root {
                 all.threads.extend(found.threads);
                 all.zombies.extend(found.zombies);
                 all.unreadable.extend(found.unreadable);
+                all.fds.extend(found.fds);
             }
             Ok(all)
         })?;
@@ -122,6 +132,7 @@ impl Root {
         all.threads.sort_unstable_by_key(|t| (t.pid, t.tid));
         all.zombies.sort_unstable_by_key(|z| z.pid);
         all.unreadable.sort_unstable_by_key(|u| u.pid);
+        all.fds.sort_unstable_by_key(|f| (f.pid, f.fd));
         Ok(all)
     }
 
@@ -152,22 +163,28 @@ impl Root {
 }
 
 /// The numeric names in a directory: pids of `/proc`, tids of `task`, descriptors of `fd`.
-pub(super) fn numbers(dir: &Path) -> io::Result<Vec<i32>> {
+fn numbers(dir: &mut Dir) -> Result<Vec<i32>, Errno> {
     let mut numbers = Vec::new();
-    for entry in fs::read_dir(dir)? {
+    for entry in dir.iter() {
         match entry {
-            Ok(entry) => numbers.extend(entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok())),
-            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => break, // ended meanwhile
+            Ok(entry) => numbers.extend(entry.file_name().to_str().ok().and_then(|n| n.parse::<i32>().ok())),
+            Err(Errno::ESRCH) => break, // ended meanwhile
             Err(e) => return Err(e),
         }
     }
     Ok(numbers)
 }
 
+/// The threads that are listed now; none if the process is gone.
+fn tids(process: BorrowedFd<'_>) -> Vec<i32> {
+    let listed = Dir::openat(process, c"task", LIST, Mode::empty()).and_then(|mut dir| numbers(&mut dir));
+    listed.unwrap_or_default()
+}
+
 struct Reader<'a> {
     root: &'a Root,
     buf: Vec<u8>,
-    threads: bool,
+    options: Options,
     found: Found,
 }
 
@@ -190,10 +207,14 @@ impl Reader<'_> {
         let namespaces = match self.root.namespaces(dir) {
             Err(e) if is_denied(e) => return self.unreadable(pid, dir),
             // Of a process that exits its leader ends first or last; any thread will do.
-            Err(Errno::ENOENT) => self.tids(pid).into_iter().find_map(|tid| self.thread(dir, tid).ok()),
+            Err(Errno::ENOENT) => tids(dir).into_iter().find_map(|tid| self.thread(dir, tid).ok()),
             other => Some(other?),
         };
-        let status = self.status(dir)?;
+        let options = self.options;
+        let text = self.file(dir, c"status")?;
+        let status = parse::status(text).ok_or(Errno::ESRCH)?;
+        // The first thread is the process itself, so of one thread nothing is left to read.
+        let has_threads = options.threads && parse::threads(text) != Some(1);
         let Some(namespaces) = namespaces else {
             let id = |kind| self.root.namespace(dir, kind).ok();
             let (pid_ns, user_ns) = (id(Kind::Pid), id(Kind::User));
@@ -207,8 +228,8 @@ impl Reader<'_> {
             return Ok(());
         };
         let cgroup = self.file(dir, c"cgroup").map(|text| parse::cgroup(text).map(Into::into))?;
-        if self.threads {
-            for tid in self.tids(pid) {
+        if has_threads {
+            for tid in tids(dir).into_iter().filter(|tid| *tid != pid) {
                 match self.thread(dir, tid) {
                     Ok(own) if own != namespaces => {
                         self.found.threads.push(Thread { pid, tid, namespaces: own })
@@ -216,6 +237,9 @@ impl Reader<'_> {
                     _ => {}
                 }
             }
+        }
+        if options.fds {
+            self.fds(pid, dir);
         }
         let inside = if status.pids.is_empty() { vec![pid] } else { status.pids };
         let (parent, uid, name) = (status.parent, status.uid, status.name);
@@ -225,24 +249,29 @@ impl Reader<'_> {
 
     fn unreadable(&mut self, pid: i32, dir: BorrowedFd<'_>) -> Result<(), Errno> {
         let uid = fstat(dir)?.st_uid;
-        let name = match self.status(dir) {
+        let name = match self.file(dir, c"status") {
             Err(e) if is_denied(e) => String::new(), // hidepid=1
-            status => status?.name,
+            text => parse::status(text?).ok_or(Errno::ESRCH)?.name,
         };
         self.found.unreadable.push(Unreadable { pid, uid, name });
         Ok(())
     }
 
-    fn tids(&self, pid: i32) -> Vec<i32> {
-        numbers(&self.root.path.join(format!("{pid}/task"))).unwrap_or_default()
+    /// The namespaces that it holds open, if its descriptors may be read.
+    fn fds(&mut self, pid: i32, process: BorrowedFd<'_>) {
+        let Ok(mut dir) = Dir::openat(process, c"fd", LIST, Mode::empty()) else { return };
+        let mut buf = [0; 40];
+        for fd in numbers(&mut dir).unwrap_or_default() {
+            let Ok(name) = CString::new(fd.to_string()) else { continue };
+            let Ok(text) = sys::readlinkat(dir.as_fd(), &name, &mut buf) else { continue };
+            if let Some((kind, ino)) = parse::link(text) {
+                self.found.fds.push(Fd { pid, fd, kind, id: NamespaceId { dev: self.root.dev, ino } });
+            }
+        }
     }
 
     fn thread(&self, process: BorrowedFd<'_>, tid: i32) -> Result<NamespaceSet, Errno> {
         self.root.namespaces(openat(process, format!("task/{tid}").as_str(), DIR, Mode::empty())?.as_fd())
-    }
-
-    fn status(&mut self, dir: BorrowedFd<'_>) -> Result<parse::Status, Errno> {
-        parse::status(self.file(dir, c"status")?).ok_or(Errno::ESRCH)
     }
 
     /// A file that the kernel writes in one go, which a short read ends.
