@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::sync::LazyLock;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -61,7 +62,11 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
 
 /// Colour only where somebody sees it and has not said no: <https://no-color.org>.
 pub fn colours() -> bool {
-    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+    // Asked once, for every cell of a table wants to know.
+    static COLOURS: LazyLock<bool> = LazyLock::new(|| {
+        io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+    });
+    *COLOURS
 }
 
 /// A text in one of the terminal's colours, by its SGR number, where colours are shown.

@@ -1,5 +1,7 @@
 //! The namespaces, as lsns(8) lists them, and what else holds each.
 
+use std::collections::{HashMap, HashSet};
+
 use ns_core::Kind;
 use nspod_sandbox::census::{Census, Holder, Namespace};
 
@@ -14,11 +16,20 @@ pub(super) fn show(census: &Census, kinds: &[Kind], json: bool) -> Result<()> {
         return output::json(&wanted);
     }
     let users = Users::read();
-    let rows: Vec<Vec<String>> = wanted.iter().map(|namespace| row(census, &users, namespace)).collect();
+    // A process is the first of several namespaces, as a rule.
+    let mut commands = HashMap::new();
+    let mut command = |pid| commands.entry(pid).or_insert_with(|| who::command(pid)).clone();
+    let rows: Vec<Vec<String>> =
+        wanted.iter().map(|namespace| row(census, &users, &mut command, namespace)).collect();
     output::print(output::table(&["NS", "TYPE", "NPROCS", "PID", "USER", "COMMAND", "HELD BY"], &rows))
 }
 
-fn row(census: &Census, users: &Users, namespace: &Namespace) -> Vec<String> {
+fn row(
+    census: &Census,
+    users: &Users,
+    command: &mut impl FnMut(i32) -> String,
+    namespace: &Namespace,
+) -> Vec<String> {
     let first = namespace.processes.first().and_then(|pid| census.process(*pid));
     let text = |of: &dyn Fn(&nspod_sandbox::census::Process) -> String| first.map_or("-".into(), of);
     vec![
@@ -27,7 +38,7 @@ fn row(census: &Census, users: &Users, namespace: &Namespace) -> Vec<String> {
         namespace.processes.len().to_string(),
         text(&|p| p.pid.to_string()),
         text(&|p| users.name(p.uid)),
-        text(&|p| who::command(p.pid)),
+        first.map_or("-".into(), |p| command(p.pid)),
         held_by(&namespace.holders),
     ]
 }
@@ -35,12 +46,8 @@ fn row(census: &Census, users: &Users, namespace: &Namespace) -> Vec<String> {
 /// The first few holders. A mount that many mount namespaces have a copy of is named once.
 fn held_by(holders: &[Holder]) -> String {
     const MOST: usize = 2;
-    let mut all: Vec<String> = Vec::new();
-    for text in holders.iter().map(holder) {
-        if !all.contains(&text) {
-            all.push(text);
-        }
-    }
+    let mut seen = HashSet::new();
+    let mut all: Vec<String> = holders.iter().map(holder).filter(|text| seen.insert(text.clone())).collect();
     if all.len() > MOST {
         let more = format!("{} more", all.len() - MOST);
         all.truncate(MOST);

@@ -17,12 +17,13 @@ impl Names {
     /// cannot be read there has none.
     pub(super) fn read(model: &Model) -> Names {
         let mut names = Names::default();
+        let of_pid: HashMap<i32, usize> =
+            (0..).zip(&model.containers).flat_map(|(i, c)| c.pids.iter().map(move |pid| (*pid, i))).collect();
         let entries = Store::peek().and_then(|store| store.all().ok()).unwrap_or_default();
         for entry in entries {
             let Some(record) = entry.record.filter(|record| record.process.lives()) else { continue };
-            let pid = record.process.pid;
-            if let Some(at) = model.containers.iter().position(|c| c.pids.binary_search(&pid).is_ok()) {
-                names.0.insert(at, (entry.id, record.pod));
+            if let Some(at) = of_pid.get(&record.process.pid) {
+                names.0.insert(*at, (entry.id, record.pod));
             }
         }
         names
