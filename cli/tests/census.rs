@@ -286,3 +286,47 @@ fn a_process_that_is_not_there_is_an_error() {
     assert_eq!(said, "nspod: there is no process 2147483647\n");
     assert_eq!(nspod(&["census", "--namespaces", "netz"]).status.code(), Some(125));
 }
+
+/// What a census calls in a pid namespace with this many sleepers, and how many descriptors each
+/// of those has. Left out are calls that manage memory, which come by the amount and not by the
+/// process, and those by which a debug build looks at each descriptor that it closes.
+fn calls(sleepers: usize, args: &str) -> (usize, usize) {
+    const SCRIPT: &str = r#"
+        mount -t tmpfs none /run && for i in $(seq "$1"); do sleep 1000 & done
+        set -- "$@" /proc/$!/fd/*
+        echo $(($# - 4))
+        strace -qq -f -c -U name,calls -o "$2" "$3" $4 > /dev/null"#;
+    let counts = tempfile::NamedTempFile::new().unwrap();
+    let output = Command::new("unshare")
+        .args(["--pid", "--fork", "--mount-proc", "sh", "-c", SCRIPT, "sh", &sleepers.to_string()])
+        .arg(counts.path())
+        .args([NSPOD, args])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let fds = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
+    let text = std::fs::read_to_string(counts.path()).unwrap();
+    let left_out = ["fcntl", "brk", "mmap", "mprotect", "mremap", "munmap", "madvise", "futex", "total"];
+    let count = |line: &str| {
+        let (name, calls) = line.trim().split_once(char::is_whitespace)?;
+        (!left_out.contains(&name)).then(|| calls.trim().parse::<usize>().ok())?
+    };
+    (text.lines().filter_map(count).sum(), fds)
+}
+
+#[test]
+fn a_process_costs_its_eight_links_and_two_files_and_nothing_that_grows() {
+    need_root!();
+    let each = |args| {
+        let ((few, _), (many, fds)) = (calls(20, args), calls(120, args));
+        assert!(fds > 0 && many > few, "{few} calls, then {many}, with {fds} descriptors each");
+        ((many - few) as f64 / 100.0, fds as f64)
+    };
+    // Its directory opened and closed, eight links, two files opened, read and closed.
+    let (picture, _) = each("census");
+    assert!(picture <= 16.0, "a census makes {picture} calls for a process");
+    // Its directory of descriptors listed as well, and a link for each.
+    let (everything, fds) = each("--json census");
+    assert!(everything <= 16.0 + 6.0 + fds, "with {fds} descriptors it makes {everything} calls");
+}
