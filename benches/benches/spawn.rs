@@ -1,22 +1,20 @@
 //! How long a start takes, from the call to the program's end and the removal of what was made.
 //!
-//! All groups start the same static program, so what differs is the isolation.
+//! All groups start the same static program, so what differs is the isolation. Each holds the
+//! baselines that the library is to be compared with.
 
-use std::sync::LazyLock;
-
-use nspod_benches::Program;
 use std::hint::black_box;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime};
-use nspod_benches::floor::Floor;
-use nspod_sandbox::cgroup_core::Hierarchy;
-use nspod_sandbox::ns_core::{IdMap, Kind, Kinds};
-use nspod_sandbox::spec::{IdMaps, Namespace, Root};
+use nspod_benches::work::{self, Ground, clone_flags};
+use nspod_benches::{Program, c};
+use nspod_sandbox::ns_core::{Extent, IdMap, Kind, Kinds};
+use nspod_sandbox::spec::{IdMaps, Namespace};
 use nspod_sandbox::{Command, Pod, PodSpec, Stdio};
 
-static NOTHING: LazyLock<Program> = LazyLock::new(|| Program::copy(env!("CARGO_BIN_EXE_nothing")));
+const NOTHING: &str = env!("CARGO_BIN_EXE_nothing");
 
 fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
     let mut group = criterion.benchmark_group(name);
@@ -25,129 +23,161 @@ fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, Wal
 }
 
 fn run(command: &mut Command) {
-    let outcome = command.status().expect("start");
-    assert!(outcome.status.success(), "{outcome:?}");
+    work::run(command).expect("start");
 }
 
 /// No isolation: what the kernel and the library cost by themselves.
-fn plain(criterion: &mut Criterion) {
+fn plain(criterion: &mut Criterion, ground: &Ground) {
     let mut group = group(criterion, "plain");
-    group.bench_function("std", |b| {
-        b.iter(|| assert!(std::process::Command::new(&*NOTHING).status().expect("start").success()));
-    });
-    group.bench_function("bare", |b| b.iter(|| run(&mut Command::bare(&*NOTHING))));
+    let mut std = std::process::Command::new(ground.program());
+    group.bench_function("std", |b| b.iter(|| work::run_std(&mut std).expect("start")));
+    let mut library = Command::bare(ground.program());
+    group.bench_function("library", |b| b.iter(|| run(&mut library)));
+    group.bench_function("library-planned-anew", |b| b.iter(|| run(&mut Command::bare(ground.program()))));
     group.finish();
 }
 
 /// New namespaces and nothing else.
-fn kinds(criterion: &mut Criterion) {
+fn kinds(criterion: &mut Criterion, ground: &Ground) {
+    let program = ground.program_c().expect("a path");
     let mut group = group(criterion, "kinds");
-    for kind in Kind::ALL {
-        group.bench_function(kind.name(), |b| b.iter(|| run(Command::bare(&*NOTHING).isolate(kind.into()))));
+    let mut all = |name: &str, kinds: Kinds| {
+        let mut library = Command::bare(ground.program());
+        library.isolate(kinds);
+        group.bench_function(format!("{name}/library"), |b| b.iter(|| run(&mut library)));
+        let flags = clone_flags(kinds);
+        group.bench_function(format!("{name}/raw-c"), |b| {
+            b.iter(|| c::raw(&program, flags).expect("start"));
+        });
+        // A new time namespace is refused to a child that shares memory.
+        if !kinds.contains(Kinds::TIME) {
+            group.bench_function(format!("{name}/raw-c-shared"), |b| {
+                b.iter(|| c::raw_shared(&program, flags).expect("start"));
+            });
+        }
+    };
+    if !nspod_benches::is_quick() {
+        Kind::ALL.into_iter().for_each(|kind| all(kind.name(), kind.into()));
     }
-    group.bench_function("five", |b| b.iter(|| run(Command::bare(&*NOTHING).isolate(Kinds::FIVE))));
-    group.bench_function("eight", |b| b.iter(|| run(Command::bare(&*NOTHING).isolate(Kinds::all()))));
+    all("five", Kinds::FIVE);
+    all("eight", Kinds::all());
     group.finish();
 }
 
 /// Containers, beside the fewest system calls that make one.
-fn containers(criterion: &mut Criterion) {
-    let root = Rootfs::new();
-    let cgroup = Hierarchy::detect().expect("cgroups").mount_point().expect("cgroup2").join("nspod-floor");
-    let floor = Floor::new(&root.0, Path::new("/nothing"), &cgroup).expect("floor");
+fn containers(criterion: &mut Criterion, ground: &Ground) {
+    let cgroup = ground.cgroup_path("floor").expect("a path");
+    let floor = ground.floor().expect("floor");
+    let floor_in_rust = ground.floor_in_rust().expect("floor");
+    let mut library = ground.container();
     let mut group = group(criterion, "container");
-    group.bench_function("floor", |b| b.iter(|| floor.run().expect("floor")));
-    group.bench_function("like-floor", |b| b.iter(|| run(&mut like_floor(&root.0))));
-    group.bench_function("new", |b| b.iter(|| run(&mut Command::new(&*NOTHING))));
+    group.bench_function("floor-c", |b| b.iter(|| floor.run(&cgroup).expect("floor")));
+    group.bench_function("floor-rust", |b| b.iter(|| floor_in_rust.run().expect("floor")));
+    group.bench_function("like-floor", |b| b.iter(|| run(&mut library)));
+    group.bench_function("like-floor-planned-anew", |b| b.iter(|| run(&mut ground.container())));
+    let mut filtered = ground.container_with_seccomp();
+    group.bench_function("like-floor-seccomp", |b| b.iter(|| run(&mut filtered)));
+    let nothing = Program::copy(NOTHING);
+    group.bench_function("new", |b| b.iter(|| run(&mut Command::new(&nothing))));
     group.bench_function("init", |b| {
         b.iter(|| {
-            let mut command = Command::new(&*NOTHING);
+            let mut command = Command::new(&nothing);
             command.spec_mut().init = true;
             run(&mut command);
         });
     });
-    group.bench_function("user-single", |b| b.iter(|| run(&mut in_user_namespace(IdMaps::Single))));
+    group.bench_function("user-single", |b| b.iter(|| run(&mut in_user_namespace(&nothing, IdMaps::Single))));
     group.bench_function("user-range", |b| {
-        let map = || {
-            IdMap::from(vec![nspod_sandbox::ns_core::Extent {
-                inside: 0,
-                outside: 0x6fff_0000,
-                count: 65_536,
-            }])
-        };
-        b.iter(|| run(&mut in_user_namespace(IdMaps::Maps { uid: map(), gid: map() })));
+        let map = || IdMap::from(vec![Extent { inside: 0, outside: 0x6fff_0000, count: 65_536 }]);
+        b.iter(|| run(&mut in_user_namespace(&nothing, IdMaps::Maps { uid: map(), gid: map() })));
     });
     group.bench_function("plan-alone", |b| {
-        b.iter(|| black_box(Command::new(&*NOTHING).plan().expect("plan")))
+        b.iter(|| black_box(Command::new(&nothing).plan().expect("plan")));
     });
     group.finish();
+    nothing.remove();
 }
 
-/// The floor's work by the library: its mounts over the same root, with no filter, no
-/// capability and nothing masked.
-fn like_floor(root: &Path) -> Command {
-    use nspod_sandbox::spec::{Mount, MountKind};
-    let mut command = Command::bare("/nothing");
-    command.isolate(Kinds::FIVE).hostname("c").root(Root::Dir { path: root.to_owned(), readonly: false });
-    command.cgroup_parent(Hierarchy::detect().expect("cgroups").mount_point().expect("cgroup2"));
-    for (path, kind) in [("/proc", MountKind::Proc), ("/dev", MountKind::Dev), ("/sys", MountKind::Sysfs)] {
-        command.mount(Mount::new(path, kind));
-    }
-    command
-}
-
-fn in_user_namespace(maps: IdMaps) -> Command {
-    let mut command = Command::new(&*NOTHING);
+fn in_user_namespace(nothing: &Program, maps: IdMaps) -> Command {
+    let mut command = Command::new(nothing);
     command.namespace(Kind::User, Namespace::New);
     command.spec_mut().id_maps = maps;
     command
 }
 
 /// A further process in what is there already.
-fn joining(criterion: &mut Criterion) {
+fn joining(criterion: &mut Criterion, ground: &Ground) {
     let mut group = group(criterion, "join");
-    let mut sleeper = Command::new(&*NOTHING);
+    let nothing = Program::copy(NOTHING);
+    let mut sleeper = Command::new(&nothing);
     let container = sleeper.arg("sleep").stdin(Stdio::Null).spawn().expect("start");
-    group.bench_function("exec", |b| b.iter(|| run(&mut container.exec(&*NOTHING).expect("exec"))));
+    group.bench_function("exec", |b| b.iter(|| run(&mut container.exec(&nothing).expect("exec"))));
+    container.delete().expect("delete");
+    // The same in a container that has the floor's mounts and no filter.
+    let container = ground.sleeper().expect("start");
+    group.bench_function("exec-bare", |b| b.iter(|| run(&mut container.exec("/nothing").expect("exec"))));
     container.delete().expect("delete");
 
     let pod = Pod::create("bench", &PodSpec::default()).expect("pod");
-    group.bench_function("pod-member", |b| b.iter(|| run(&mut pod.command(&*NOTHING).expect("member"))));
+    group.bench_function("pod-member", |b| b.iter(|| run(&mut pod.command(&nothing).expect("member"))));
     pod.delete().expect("delete");
     group.bench_function("pod-create-delete", |b| {
         b.iter(|| Pod::create("bench", &PodSpec::default()).expect("pod").delete().expect("delete"));
     });
     group.finish();
+    nothing.remove();
 }
 
-/// A root file system with nothing but the program.
-struct Rootfs(PathBuf);
+/// The time of a container where every processor starts them.
+fn throughput(criterion: &mut Criterion, ground: &Ground) {
+    let mut group = group(criterion, "throughput");
+    group.bench_function("library", |b| {
+        b.iter_custom(|count| {
+            on_all_processors(count, |_| {
+                let mut command = ground.container();
+                move || run(&mut command)
+            })
+        });
+    });
+    // In threads of one process, which share its memory map; the runner has a process for each.
+    group.bench_function("floor-c", |b| {
+        b.iter_custom(|count| {
+            on_all_processors(count, |thread| {
+                let cgroup = ground.cgroup_path(&format!("floor-{thread}")).expect("a path");
+                let floor = ground.floor().expect("floor");
+                move || floor.run(&cgroup).expect("floor")
+            })
+        });
+    });
+    group.finish();
+}
 
-impl Rootfs {
-    fn new() -> Rootfs {
-        let root = Rootfs(std::env::temp_dir().join(format!("nspod-bench-{}", std::process::id())));
-        for dir in ["proc", "dev", "sys"] {
-            std::fs::create_dir_all(root.0.join(dir)).expect("a directory for the root");
+/// Does it so many times in all, on as many threads as there are processors.
+fn on_all_processors<F: FnMut()>(count: u64, prepare: impl Fn(usize) -> F + Sync) -> Duration {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let started = AtomicU64::new(0);
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let (prepare, started) = (&prepare, &started);
+            scope.spawn(move || {
+                let mut once = prepare(thread);
+                while started.fetch_add(1, Ordering::Relaxed) < count {
+                    once();
+                }
+            });
         }
-        std::fs::copy(&*NOTHING, root.0.join("nothing")).expect("copy the program");
-        root
-    }
-}
-
-impl Drop for Rootfs {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+    });
+    start.elapsed()
 }
 
 fn all(criterion: &mut Criterion) {
-    if nspod_benches::is_root() {
-        plain(criterion);
-        kinds(criterion);
-        containers(criterion);
-        joining(criterion);
-        NOTHING.remove();
-    }
+    let Some(ground) = nspod_benches::ground(NOTHING) else { return };
+    plain(criterion, &ground);
+    kinds(criterion, &ground);
+    containers(criterion, &ground);
+    joining(criterion, &ground);
+    throughput(criterion, &ground);
 }
 
 criterion_group!(spawn, all);
