@@ -6,6 +6,7 @@ mod fuzz;
 mod guest;
 mod install;
 mod kernel;
+mod peers;
 mod qemu;
 mod sh;
 mod tally;
@@ -25,6 +26,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Chore {
+    BenchPeers(peers::Args),
     Guest(guest::Args),
     Test(test::Args),
 }
@@ -32,6 +34,7 @@ enum Chore {
 fn main() -> ExitCode {
     let Cli { chore } = Cli::parse();
     let result = match chore {
+        Chore::BenchPeers(args) => peers::run(&args),
         Chore::Guest(args) => guest::run(&args),
         Chore::Test(args) => test::run(&args),
     };
