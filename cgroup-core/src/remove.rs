@@ -81,6 +81,12 @@ impl Cgroup {
     /// # Errors
     /// As [`kill`](Self::kill) and [`remove`](Self::remove).
     pub fn destroy(&self) -> Result<()> {
+        // Mostly nothing is left in it, and that is seen by removing it.
+        if let Ok(Some(parent)) = self.parent()
+            && unlinkat(&parent, self.name(), UnlinkatFlags::RemoveDir).is_ok()
+        {
+            return Ok(());
+        }
         match self.kill() {
             Err(error) if error.kind() == ErrorKind::NotFound && self.events().is_err() => Ok(()),
             Err(error) => Err(error),

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use cgroup_core::delegate::{self, Move};
 use cgroup_core::{Cgroup, Controllers, Hierarchy, Limits, MemoryEvents};
@@ -27,8 +28,8 @@ pub(crate) struct Home {
     cgroup: Cgroup,
     /// It belongs to the container that is joined, and is not this one's to remove.
     borrowed: bool,
-    /// The library's own parent, to be removed when nothing is left in it.
-    base: Option<PathBuf>,
+    /// The library's own parent.
+    base: Option<Arc<Base>>,
     pod: Option<PathBuf>,
     /// `oom` of each cgroup above, before the start.
     above: Vec<(PathBuf, u64)>,
@@ -41,6 +42,7 @@ impl Home {
         name: Option<&str>,
         spec: &Spec,
         pod: Option<PathBuf>,
+        base: &mut Option<Arc<Base>>,
     ) -> Result<Option<Home>, Error> {
         let demanded = !spec.limits.is_empty() || spec.devices.is_some();
         let name = || name.map_or_else(random_name, |n| Ok(n.to_owned()));
@@ -60,8 +62,8 @@ impl Home {
                 not_frozen(&parent)?;
                 (parent.create_child(name()?)?, None)
             }
-            CgroupUse::Auto | CgroupUse::None => match create_in_base(&name()?) {
-                Ok((base, cgroup)) => (cgroup, Some(base.path().to_owned())),
+            CgroupUse::Auto | CgroupUse::None => match create_in_base(&name()?, base) {
+                Ok((base, cgroup)) => (cgroup, Some(base)),
                 // A name that is taken is not for want of a right.
                 Err(e) if demanded || e.raw_os_error() == Some(libc::EEXIST) => return Err(e),
                 Err(_) => return Ok(None),
@@ -141,10 +143,7 @@ impl Home {
             return Ok(());
         }
         self.cgroup.destroy()?;
-        if let Some(base) = &self.base {
-            // Busy as long as another container lives in it.
-            let _ = std::fs::remove_dir(base);
-        }
+        self.base = None;
         Ok(())
     }
 }
@@ -178,24 +177,43 @@ pub(crate) fn limit(cgroup: &Cgroup, limits: &Limits) -> Result<(), Error> {
 }
 
 /// The cgroup under which containers are made: `nspod` below the root for root, below what
-/// is delegated for others. The controllers that containers are measured by are handed
-/// down to it as far as the host lets them be.
-fn base() -> Result<Cgroup, Error> {
-    let base = delegate::find(BASE, Move::Nothing)?.base;
-    // Only a limit that is asked for is owed, and then what is in its way is said.
-    let _ = base
-        .enable_path(WANTED & Hierarchy::detect()?.controllers())
-        .and_then(|()| base.enable(base.available()? & WANTED));
-    Ok(base)
+/// is delegated for others. It is removed with the last that uses it, here or in another
+/// program.
+#[derive(Debug)]
+pub(crate) struct Base(Cgroup);
+
+impl Base {
+    /// The controllers that containers are measured by are handed down to it as far as the host
+    /// lets them be.
+    fn find() -> Result<Base, Error> {
+        let base = Base(delegate::find(BASE, Move::Nothing)?.base);
+        // Only a limit that is asked for is owed, and then what is in its way is said.
+        let _ = base
+            .0
+            .enable_path(WANTED & Hierarchy::detect()?.controllers())
+            .and_then(|()| base.0.enable(base.0.available()? & WANTED));
+        Ok(base)
+    }
 }
 
-/// Makes a cgroup under the base. The base goes with the last of its children, so it may
-/// vanish at any moment, and is made again.
-fn create_in_base(name: &str) -> Result<(Cgroup, Cgroup), Error> {
+impl Drop for Base {
+    fn drop(&mut self) {
+        // Busy as long as another container lives in it.
+        let _ = std::fs::remove_dir(self.0.path());
+    }
+}
+
+/// Makes a cgroup under the base, which may be known from before. It may vanish at any moment,
+/// and is made again.
+fn create_in_base(name: &str, known: &mut Option<Arc<Base>>) -> Result<(Arc<Base>, Cgroup), Error> {
     let gone = |e: &Error| matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV));
-    let attempt = || {
-        let base = base()?;
-        let cgroup = base.create_child(name)?;
+    let mut attempt = || {
+        let base = match known.take() {
+            Some(base) => base,
+            None => Arc::new(Base::find()?),
+        };
+        let cgroup = base.0.create_child(name)?;
+        *known = Some(base.clone());
         Ok((base, cgroup))
     };
     for _ in 0..100 {
@@ -220,6 +238,6 @@ pub(crate) fn random_name() -> Result<String, Error> {
 
 /// Makes a parent for a pod's containers, and says which base it lies in.
 pub(crate) fn make_pod(name: &str) -> Result<(Cgroup, PathBuf), Error> {
-    let (base, cgroup) = create_in_base(name)?;
-    Ok((cgroup, base.path().to_owned()))
+    let (base, cgroup) = create_in_base(name, &mut None)?;
+    Ok((cgroup, base.0.path().to_owned()))
 }

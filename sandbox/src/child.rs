@@ -34,7 +34,10 @@ use ::std::os::fd::AsRawFd;
 use self::finish::{
     ambient, capset, descriptors, drop_bounding, execute, keyring, label, loopback, terminal,
 };
-use self::mount::{chdir, console, directory, mask, mount, node, pivot_root, private, read_only, symlink};
+use self::mount::{
+    chdir, clear_umask, console, directory, mask, mount, node, pivot_root, private, read_only, restore_umask,
+    symlink,
+};
 use self::sys::{
     Done, Fault, call, close, drop, exit, openat, prctl, set_ids, setns, write_beneath, write_file,
 };
@@ -82,6 +85,8 @@ pub(crate) struct Loan<'a> {
     pub(crate) state: c_int,
     /// Where to go on.
     pub(crate) next: usize,
+    /// The caller's mask of modes while another is in force, or -1.
+    pub(crate) umask: c_int,
     /// Descriptors that steps have made.
     pub(crate) slots: [c_int; SLOTS],
 }
@@ -166,7 +171,10 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
             write_file(libc::AT_FDCWD, c"/proc/self/gid_map", gid_map)
         }
         Step::AwaitMaps | Step::Ready => wait(loan),
-        Step::Hook(hook) => hook::run(hook, loan),
+        Step::Hook(hook) => {
+            restore_umask(loan);
+            hook::run(hook, loan)
+        }
         Step::Hold => hold(loan),
         Step::Become { uid, gid, leave_groups } => {
             if *leave_groups {
@@ -203,9 +211,8 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
         }
         Step::Symlink { dest, target } => symlink(dest, target, loan),
         Step::Mkdir { slot, name, mode } => {
-            let dir = slot_fd(loan, *slot);
-            call!(Mkdirat, libc::SYS_mkdirat, dir, name.as_ptr(), *mode)?;
-            call!(Fchmodat, libc::SYS_fchmodat, dir, name.as_ptr(), *mode).map(drop)
+            clear_umask(loan);
+            call!(Mkdirat, libc::SYS_mkdirat, slot_fd(loan, *slot), name.as_ptr(), *mode).map(drop)
         }
         Step::Directory(dest) => directory(dest, loan),
         Step::Mask(dest) => mask(dest, loan),
@@ -227,7 +234,10 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
                 .map(drop)
         }
         Step::OomScoreAdj(value) => write_file(libc::AT_FDCWD, c"/proc/self/oom_score_adj", value),
-        Step::Descriptors => descriptors(loan),
+        Step::Descriptors => {
+            restore_umask(loan);
+            descriptors(loan)
+        }
         Step::Umask(mask) => {
             // SAFETY: plain system call; this process has a file-system context of its own.
             unsafe { libc::syscall(libc::SYS_umask, *mask) };

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use cgroup_core::Limits;
 use ns_core::{Kind, Kinds, Pidfd};
 
-use crate::cgroups;
 use crate::container::Container;
 use crate::error::{Error, ErrorKind};
 use crate::family::Guests;
@@ -403,7 +402,7 @@ impl Command {
     pub fn spawn(&mut self) -> Result<Container, Error> {
         let plan = self.plan()?;
         let mut streams = Streams::open(std::mem::take(&mut self.stdio))?;
-        let home = cgroups::Home::open(&self.cgroup, self.name.as_deref(), &self.spec, self.pod.take())?;
+        let home = plan.home(&self.cgroup, self.name.as_deref(), self.pod.take())?;
         Container::start_plan(
             plan,
             &mut streams,
@@ -433,7 +432,7 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    fn open(stdio: [Stdio; 3]) -> Result<Streams, Error> {
+    pub(crate) fn open(stdio: [Stdio; 3]) -> Result<Streams, Error> {
         let mut streams = Streams { child: Default::default(), ours: Default::default() };
         for (number, stdio) in stdio.into_iter().enumerate() {
             match stdio {

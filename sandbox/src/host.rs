@@ -1,9 +1,12 @@
 //! Facts about the host and the caller that a plan rests on.
 
+use std::path::{Path, PathBuf};
+
+use cgroup_core::Hierarchy;
 use ns_core::{Extent, IdMap, Ids, Kind, SubIdRange, SubIds};
 
 use crate::error::Error;
-use crate::spec::{IdMaps, Seccomp, Spec};
+use crate::spec::{IdMaps, MountKind, Namespace, Root, Seccomp, Spec};
 
 /// What a plan needs to know. Plain data: a plan for another host can be made from
 /// another's facts.
@@ -27,6 +30,11 @@ pub struct Host {
     pub selinux: bool,
     /// Major and minor version of the kernel, for system-call filters that depend on it.
     pub kernel: (u32, u32),
+    /// Where cgroup2 is mounted, for containers that stay in the caller's cgroup namespace.
+    pub cgroup2: Option<PathBuf>,
+    /// The caller's own program was executed from a mount that is attached nowhere and that
+    /// nobody can write through: see [`read_only_self`](crate::read_only_self).
+    pub sealed: bool,
 }
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
@@ -56,6 +64,12 @@ impl Host {
         }
         if spec.process.selinux_label.is_some() {
             host.selinux = Host::has_selinux();
+        }
+        if spec.namespaces.cgroup == Namespace::Host && spec.mounts.iter().any(shows_cgroups) {
+            host.cgroup2 = Hierarchy::detect()?.mount_point().map(Path::to_owned);
+        }
+        if spec.root != Root::Host || matches!(spec.namespaces.mnt, Namespace::Join(_)) {
+            host.sealed = is_sealed();
         }
         if spec.namespaces.is_new(Kind::User) && spec.id_maps == IdMaps::Auto {
             host.subuids = SubIds::of_caller(Ids::Uid)?;
@@ -112,6 +126,22 @@ impl Host {
         };
         (above(self.uid, &self.subuids), above(self.gid, &self.subgids))
     }
+}
+
+fn shows_cgroups(mount: &crate::spec::Mount) -> bool {
+    match &mount.kind {
+        MountKind::Cgroup => true,
+        MountKind::FileSystem { fstype, .. } => fstype == "cgroup2",
+        _ => false,
+    }
+}
+
+/// A mount of that one file, attached nowhere, has no other path than `/`.
+fn is_sealed() -> bool {
+    use nix::sys::statvfs::{FsFlags, statvfs};
+    const EXE: &str = "/proc/self/exe";
+    std::fs::read_link(EXE).is_ok_and(|path| path == Path::new("/"))
+        && statvfs(EXE).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_RDONLY))
 }
 
 fn kernel() -> (u32, u32) {

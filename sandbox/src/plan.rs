@@ -13,10 +13,14 @@ use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use ns_core::{IdMap, Kind, Kinds};
 
+use crate::cgroups::{Base, Home};
+use crate::command::{CgroupUse, Streams};
+use crate::container::Container;
 use crate::error::{Error, ErrorKind};
 use crate::hold::Hold;
 use crate::host::Host;
@@ -57,6 +61,8 @@ pub struct Plan {
     pub(crate) ready: bool,
     /// The spec that this came from.
     pub(crate) spec: Spec,
+    /// Kept from the first start on, so that not each makes it anew.
+    base: Mutex<Option<Arc<Base>>>,
 }
 
 /// What is executed before the program: the embedded init, from a sealed file.
@@ -65,15 +71,16 @@ pub(crate) enum Through {
     /// As pid 1, which stays.
     Init,
     /// Only to be there instead of the caller's own program: an image could name
-    /// `/proc/self/exe` as an interpreter, and find the host's file there and write to it.
+    /// `/proc/self/exe` as an interpreter, and find the host's file there and write to it. Not
+    /// needed where that program cannot be written to: [`Host::sealed`].
     Sealed,
 }
 
 impl Through {
-    fn of(spec: &Spec) -> Option<Through> {
+    fn of(spec: &Spec, host: &Host) -> Option<Through> {
         let foreign = !matches!(spec.root, Root::Host | Root::HostReadOnly)
             || matches!(spec.namespaces.mnt, Namespace::Join(_));
-        match (spec.init, foreign) {
+        match (spec.init, foreign && !host.sealed) {
             (true, _) => Some(Through::Init),
             (false, true) => Some(Through::Sealed),
             (false, false) => None,
@@ -168,10 +175,11 @@ impl Plan {
             cgroup_at_second: false,
             inherited,
             label: None,
-            through: Through::of(spec),
+            through: Through::of(spec, host),
             held: hold,
             ready,
             spec: spec.clone(),
+            base: Mutex::default(),
         };
         let ids = namespaces::add(&mut plan, host, (namespaces, process))?;
         files::add(&mut plan, host, &ids)?;
@@ -180,6 +188,43 @@ impl Plan {
             return Err(Error::invalid("mounts", "there are more than a plan can hold"));
         }
         Ok(plan)
+    }
+
+    /// Starts a container by this plan, in a cgroup of its own, with the caller's standard
+    /// streams. Nothing is planned any more, and any number of threads may do so at once.
+    /// [`Command::spawn`](crate::Command::spawn) starts in the same way, and can say more.
+    ///
+    /// ```no_run
+    /// use nspod_sandbox::Command;
+    /// let plan = Command::new("true").plan()?;
+    /// for _ in 0..1000 {
+    ///     let mut container = plan.spawn()?;
+    ///     assert!(container.wait()?.status.success());
+    ///     container.delete()?;
+    /// }
+    /// # Ok::<(), nspod_sandbox::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Command::spawn`](crate::Command::spawn).
+    pub fn spawn(self: &Arc<Plan>) -> Result<Container, Error> {
+        let mut streams = Streams::open(Default::default())?;
+        let home = self.home(&CgroupUse::Auto, None, None)?;
+        Container::start_plan(self.clone(), &mut streams, home, None, Vec::new(), None)
+    }
+
+    /// Makes the cgroup that a container is to start in.
+    pub(crate) fn home(
+        &self,
+        wanted: &CgroupUse,
+        name: Option<&str>,
+        pod: Option<PathBuf>,
+    ) -> Result<Option<Home>, Error> {
+        let known = || self.base.lock().unwrap_or_else(|e| e.into_inner());
+        let mut base = known().clone();
+        let home = Home::open(wanted, name, &self.spec, pod, &mut base);
+        *known() = base;
+        home
     }
 
     /// What the child will do, in order.

@@ -124,6 +124,7 @@ pub(crate) fn spawn(
         hold,
         state: state_fd,
         next: 0,
+        umask: -1,
         slots: [-1; SLOTS],
     };
     // Until the child has memory of its own, which is when its end of the socket closes: the

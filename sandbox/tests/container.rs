@@ -699,3 +699,61 @@ fn a_command_is_planned_once_until_it_is_changed() {
     command.spec_mut().process.args = vec!["sh".into(), "-c".into(), "exit 4".into()];
     assert_eq!(command.status().unwrap().status, Status::Exited(4));
 }
+
+#[test]
+fn a_plan_is_spawned_by_many_threads_at_once() {
+    need_root!("a_plan_is_spawned_by_many_threads_at_once");
+    let mut command = Command::new("sh");
+    command.args(["-c", "exit 3"]);
+    let plan = command.plan().unwrap();
+    let cgroups = std::sync::Mutex::new(std::collections::BTreeSet::new());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..3 {
+                    let mut container = plan.spawn().unwrap();
+                    let path = container.cgroup().unwrap().path().to_owned();
+                    assert_eq!(container.wait().unwrap().status, Status::Exited(3));
+                    container.delete().unwrap();
+                    assert!(!path.exists(), "{}", path.display());
+                    cgroups.lock().unwrap().insert(path);
+                }
+            });
+        }
+    });
+    assert_eq!(cgroups.into_inner().unwrap().len(), 12);
+}
+
+/// Three stages of one program: the test, the same on a mount that nobody can write through, and
+/// what an image makes of it in a container.
+#[test]
+fn a_program_on_a_sealed_mount_needs_no_other_to_hide_it() {
+    const NAME: &str = "a_program_on_a_sealed_mount_needs_no_other_to_hide_it";
+    need_root!("a_program_on_a_sealed_mount_needs_no_other_to_hide_it");
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::PermissionsExt;
+    match std::env::var("NSPOD_TEST_STAGE").as_deref() {
+        Err(_) => {
+            let file = nspod_sandbox::read_only_self().unwrap();
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let mut again = std::process::Command::new(path);
+            let again = again.args(["--exact", NAME]).env("NSPOD_TEST_STAGE", "caller").output().unwrap();
+            assert!(again.status.success(), "{again:?}");
+        }
+        Ok("caller") => {
+            let image = Image::new();
+            let path = image.path().join("bin/evil");
+            std::fs::write(&path, format!("#!/proc/self/exe {NAME}\n")).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            let mut command = Command::new("/bin/evil");
+            command.root(Root::Dir { path: image.path(), readonly: false }).stdin(Stdio::Null);
+            command.env("NSPOD_TEST_STAGE", "inside");
+            // The image gets the test's program, which is of no use to it.
+            assert_eq!(command.status().unwrap().status, Status::Exited(0));
+        }
+        Ok(_) => {
+            let fs = nix::sys::statvfs::statvfs("/proc/self/exe").unwrap();
+            assert!(fs.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY));
+        }
+    }
+}

@@ -715,3 +715,25 @@ fn hooks_see_the_root_at_its_path_on_the_host() {
         }
     });
 }
+
+#[test]
+fn cgroups_of_the_hosts_namespace_are_bound_from_where_they_are() {
+    need_root!("cgroups_of_the_hosts_namespace_are_bound_from_where_they_are");
+    let image = Image::new();
+    let mut command = listed(&image);
+    command.namespace(Kind::Cgroup, Namespace::Host);
+    let mount = Mount { readonly: true, ..Mount::new("/sys/fs/cgroup", MountKind::Cgroup) };
+    command.spec_mut().mounts.push(mount);
+    command.args(["-c", "read a < /sys/fs/cgroup/cgroup.procs; ! mkdir /sys/fs/cgroup/x"]);
+    let hierarchy = nspod_sandbox::cgroup_core::Hierarchy::detect().unwrap();
+    let point = hierarchy.mount_point().unwrap().display().to_string();
+    let plan = command.plan().unwrap().to_string();
+    // A mount of its own would take from the host's what options it lacks.
+    let bound = plan.lines().filter(|line| line.contains(&format!("bind {point} "))).count();
+    assert_eq!(bound, 1, "{plan}");
+    assert!(command.stdin(Stdio::Null).stderr(Stdio::Null).status().unwrap().status.success());
+    command.spec_mut().mounts.pop();
+    command.spec_mut().mounts.push(file_system("/sys/fs/cgroup", "cgroup2", "nsdelegate"));
+    let e = error(&mut command).to_string();
+    assert!(e.contains("mounts[6].kind.options") && e.contains("the whole host"), "{e}");
+}

@@ -219,12 +219,30 @@ pub(super) fn destination(dest: &Dest, loan: &Loan<'_>) -> Result<c_int, Fault> 
     openat2(root, &dest.path, PATH, resolve(dest))
 }
 
+/// The directory that holds a destination.
+struct Parent {
+    fd: c_int,
+    /// A slot's, which stays open.
+    held: bool,
+}
+
+impl Parent {
+    fn close(self) {
+        if !self.held {
+            close(self.fd);
+        }
+    }
+}
+
 /// Opens the directory that holds the destination, and makes it first where it is missing;
 /// with the name that the destination has there.
-fn parent<'a>(dest: &'a Dest, loan: &Loan<'_>) -> Result<(c_int, &'a CStr), Fault> {
+fn parent<'a>(dest: &'a Dest, loan: &Loan<'_>) -> Result<(Parent, &'a CStr), Fault> {
     let root = slot_fd(loan, dest.base);
     match dest.parents.split_last() {
-        Some(((_, name), directories)) => Ok((make_directories(directories, dest, root)?, name)),
+        Some(((_, name), [])) => Ok((Parent { fd: root, held: true }, name)),
+        Some(((_, name), directories)) => {
+            Ok((Parent { fd: make_directories(directories, dest, root)?, held: false }, name))
+        }
         None => Err(Fault { call: Call::Openat2, errno: libc::EEXIST }),
     }
 }
@@ -263,21 +281,23 @@ pub(super) fn directory(dest: &Dest, loan: &Loan<'_>) -> Done {
     Ok(())
 }
 
-/// Makes a device node or pipe, with the mode as given: the umask of the caller's process
-/// has no say in it.
-pub(super) fn node(dest: &Dest, mode: u32, device: u64, owner: Option<(u32, u32)>, loan: &Loan<'_>) -> Done {
+/// Makes a device node or pipe, with the mode as given.
+pub(super) fn node(
+    dest: &Dest,
+    mode: u32,
+    device: u64,
+    owner: Option<(u32, u32)>,
+    loan: &mut Loan<'_>,
+) -> Done {
+    clear_umask(loan);
     let (parent, name) = parent(dest, loan)?;
-    // SAFETY: plain system calls; this process has a file-system context of its own.
-    let umask = unsafe { libc::syscall(libc::SYS_umask, 0) };
-    let made = call!(Mknodat, libc::SYS_mknodat, parent, name.as_ptr(), mode, device as u32);
-    // SAFETY: as above.
-    unsafe { libc::syscall(libc::SYS_umask, umask) };
+    let made = call!(Mknodat, libc::SYS_mknodat, parent.fd, name.as_ptr(), mode, device as u32);
     let there = match &made {
         Err(fault) => fault.errno == libc::EEXIST,
         Ok(_) => false,
     };
     if there || (made.is_ok() && owner.is_some()) {
-        let fd = openat(parent, name, PATH | libc::O_NOFOLLOW, 0)?;
+        let fd = openat(parent.fd, name, PATH | libc::O_NOFOLLOW, 0)?;
         let same = is_device(fd, mode & libc::S_IFMT, device);
         if let (Ok(()), false, Some((uid, gid))) = (&same, there, owner) {
             let flags = libc::AT_EMPTY_PATH;
@@ -287,18 +307,36 @@ pub(super) fn node(dest: &Dest, mode: u32, device: u64, owner: Option<(u32, u32)
         if same.is_err() {
             return Err(Fault { call: Call::Mknodat, errno: libc::EEXIST });
         }
-        close(parent);
+        parent.close();
         return Ok(());
     }
-    close(parent);
+    parent.close();
     made.map(drop)
+}
+
+/// The mask of the caller's process has no say in the modes of what is made, up to
+/// [`restore_umask`].
+pub(super) fn clear_umask(loan: &mut Loan<'_>) {
+    if loan.umask < 0 {
+        // SAFETY: a plain system call; this process has a file-system context of its own.
+        loan.umask = unsafe { libc::syscall(libc::SYS_umask, 0) } as c_int;
+    }
+}
+
+/// What others than this child make has the modes that the caller's mask leaves them.
+pub(super) fn restore_umask(loan: &mut Loan<'_>) {
+    if loan.umask >= 0 {
+        // SAFETY: as above.
+        unsafe { libc::syscall(libc::SYS_umask, loan.umask) };
+        loan.umask = -1;
+    }
 }
 
 /// Makes a symbolic link, unless something is there already.
 pub(super) fn symlink(dest: &Dest, target: &CStr, loan: &Loan<'_>) -> Done {
     let (parent, name) = parent(dest, loan)?;
-    let made = call!(Symlinkat, libc::SYS_symlinkat, target.as_ptr(), parent, name.as_ptr());
-    close(parent);
+    let made = call!(Symlinkat, libc::SYS_symlinkat, target.as_ptr(), parent.fd, name.as_ptr());
+    parent.close();
     match made {
         Err(fault) if fault.errno == libc::EEXIST => Ok(()),
         other => other.map(drop),

@@ -54,6 +54,7 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
         bind_devices: ids.foreign || !host.mknod(),
         own: |kind| !ids.new || spec.namespaces.is_new(kind),
         host_ipc: spec.namespaces.ipc == Namespace::Host,
+        cgroup2: host.cgroup2.as_deref(),
         tty_group: ids.tty_group,
         creates: spec.root != Root::Host && spec.root != Root::HostReadOnly,
         writable_for: spec.mounts.iter().map(|m| m.destination.clone()).collect(),
@@ -166,6 +167,8 @@ struct Files<'a, F: Fn(Kind) -> bool> {
     /// The container's user namespace owns its namespace of this kind.
     own: F,
     host_ipc: bool,
+    /// Where the caller's cgroup hierarchy is, if the container stays in its cgroup namespace.
+    cgroup2: Option<&'a Path>,
     tty_group: bool,
     creates: bool,
     writable_for: Vec<PathBuf>,
@@ -376,6 +379,19 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
                 // Not the container's own: what the caller sees is all that may be shown.
                 (Some((kind, path, _)), _) if !(self.own)(kind) => {
                     self.bind_own(field, &mut recursive, kind, path)?
+                }
+                // A new mount of it waits for all CPUs, and what options it lacks the host loses,
+                // where it is made in the host's cgroup namespace. It shows the same as theirs.
+                (Some((Kind::Cgroup, ..)), kind) if self.cgroup2.is_some() => {
+                    if let MountKind::FileSystem { options, .. } = kind
+                        && !options.is_empty()
+                    {
+                        let problem = "these would be changed for the whole host: leave them out, or \
+                                       have a cgroup namespace of the container's own";
+                        return Err(Error::invalid(&format!("{field}.kind.options"), problem));
+                    }
+                    let point = self.cgroup2.unwrap_or(Path::new("/"));
+                    self.bind(field, point, false, None)?
                 }
                 (_, MountKind::FileSystem { fstype, source, options }) => {
                     file_system(&format!("{field}.kind"), fstype, source, options)?
