@@ -8,7 +8,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open, openat, renameat};
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, RenameFlags, open, openat, renameat, renameat2};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
@@ -154,8 +154,13 @@ impl Dir {
         let mut file = self.create(&fresh)?;
         let written = file.set_len(0).and_then(|()| file.write_all(text));
         written.map_err(|e| Error::io("write", &self.at(&fresh), &e))?;
-        renameat(&self.fd, fresh.as_str(), &self.fd, name)
-            .map_err(|e| Error::path("put in place", &self.at(name), e))
+        // A file system may write to its disk before it lets a name pass from an old file to a new
+        // one, as ext4 does; not where both keep one, and there is nothing to keep after a crash.
+        match renameat2(&self.fd, fresh.as_str(), &self.fd, name, RenameFlags::RENAME_EXCHANGE) {
+            Ok(()) => unlinkat(&self.fd, fresh.as_str(), UnlinkatFlags::NoRemoveDir),
+            Err(_) => renameat(&self.fd, fresh.as_str(), &self.fd, name),
+        }
+        .map_err(|e| Error::path("put in place", &self.at(name), e))
     }
 
     /// Removes a directory in it with the files in that; one that is gone is fine.

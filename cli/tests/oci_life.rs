@@ -429,16 +429,36 @@ fn the_runtimes_file_cannot_be_written_to_through_its_processes() {
         return;
     }
     let bundle = Bundle::new(SLEEP);
-    let null = || Stdio::null();
-    let mut run =
-        bundle.raw(&["run", &bundle.id]).stdin(null()).stdout(null()).stderr(null()).spawn().unwrap();
-    eventually("running", || bundle.verb(&["state"]).out.contains("running"));
-    let exe = format!("/proc/{}/exe", run.id());
-    // Opening it to write to it is refused as long as anybody executes it.
-    let error = fs::set_permissions(exe, fs::Permissions::from_mode(0o755)).unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    let sealed = |pid: u32| {
+        // Opening it to write to it is refused as long as anybody executes it.
+        let exe = format!("/proc/{pid}/exe");
+        let error = fs::set_permissions(exe, fs::Permissions::from_mode(0o755)).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    };
+    let start = |command: &mut Command| {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    bundle.verb(&["create"]).ok();
+    let state: Value = serde_json::from_str(&bundle.verb(&["state"]).ok()).unwrap();
+    let init = state["pid"].as_u64().unwrap();
+    // Held in its own container, where a further process may look at it.
+    sealed(init as u32);
+    bundle.verb(&["start"]).ok();
+    let mut exec = start(&mut bundle.raw(&["exec", &bundle.id, "sh", "-c", "sleep 1000; true"]));
+    eventually("executed", || bundle.verb(&["ps"]).out.lines().count() > 2);
+    sealed(exec.id());
+    // In the processes of another's container, who may look as well.
+    let neighbour = Bundle::changed(SLEEP, |config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+        let pid = namespaces.iter_mut().find(|namespace| namespace["type"] == "pid").unwrap();
+        pid["path"] = format!("/proc/{init}/ns/pid").into();
+    });
+    let mut run = start(&mut neighbour.raw(&["run", &neighbour.id]));
+    eventually("running", || neighbour.verb(&["state"]).out.contains("running"));
+    sealed(run.id());
     bundle.command(&["kill", &bundle.id, "KILL"]).ok();
     assert_eq!(end_of(&mut run).code(), Some(137));
+    assert_eq!(end_of(&mut exec).code(), Some(137));
 }
 
 #[test]
