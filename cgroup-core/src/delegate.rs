@@ -14,7 +14,7 @@ use nix::fcntl::AtFlags;
 use nix::unistd::{AccessFlags, faccessat, geteuid};
 
 use crate::systemd::{Manager, Scope};
-use crate::{Cgroup, Error, Hierarchy, Result, sys};
+use crate::{Cgroup, Controllers, Error, Hierarchy, Result, sys};
 
 /// How the scopes begin that this crate asks for; they are always delegated.
 const SCOPE: &str = "nspod-scope-";
@@ -52,6 +52,8 @@ pub struct Delegation {
     pub base: Cgroup,
     /// By which right.
     pub right: Right,
+    /// The controllers that v2 has on this host.
+    pub controllers: Controllers,
     /// The processes in the base's parent. Unless that is the root of the hierarchy, they keep it
     /// from handing down controllers that it does not yet: [`Cgroup::enable_path`] is then `Busy`.
     pub in_the_way: Vec<i32>,
@@ -80,7 +82,7 @@ pub fn find(name: &str, may: Move) -> Result<Delegation> {
     if geteuid().is_root() {
         let root = host.root()?;
         if writable(&root).is_ok() {
-            return below(&root, name, Right::Root, may);
+            return below(&host, &root, name, Right::Root, may);
         }
     }
     let mut own = host.own()?;
@@ -91,19 +93,19 @@ pub fn find(name: &str, may: Move) -> Result<Delegation> {
         own = parent;
     }
     let lacking = match writable(&own) {
-        Ok(()) if marked(&own)? => return below(&own, name, Right::Delegated, may),
+        Ok(()) if marked(&own)? => return below(&host, &own, name, Right::Delegated, may),
         Ok(()) => None,
         Err(lacking) => Some(lacking),
     };
     let refused = match may {
         Move::Process(pid) => match scope(pid) {
-            Ok((scope, unit)) => return below(&scope, name, Right::Scope(unit), may),
+            Ok((scope, unit)) => return below(&host, &scope, name, Right::Scope(unit), may),
             Err(refused) => refused.to_string(),
         },
         Move::Nothing => "a systemd scope was not tried, for it would move the caller".to_owned(),
     };
     match lacking {
-        None => below(&own, name, Right::Unmarked, may),
+        None => below(&host, &own, name, Right::Unmarked, may),
         Some((file, errno)) => Err(Error::not_delegated(
             format!(
                 "the cgroup {} is not delegated to user {}: {file} is not writable ({}); {refused}",
@@ -120,10 +122,10 @@ pub fn find(name: &str, may: Move) -> Result<Delegation> {
 
 /// The base below `parent`, after the process that may be moved has left the parent. The root of
 /// the whole hierarchy, which alone has no `cgroup.events`, may hold processes.
-fn below(parent: &Cgroup, name: &str, right: Right, may: Move) -> Result<Delegation> {
-    let base = parent.open_or_create_child(name)?;
+fn below(host: &Hierarchy, parent: &Cgroup, name: &str, right: Right, may: Move) -> Result<Delegation> {
+    let (base, controllers) = (parent.open_or_create_child(name)?, host.controllers());
     if parent.read_if_there("cgroup.events")?.is_none() {
-        return Ok(Delegation { base, right, in_the_way: Vec::new() });
+        return Ok(Delegation { base, right, controllers, in_the_way: Vec::new() });
     }
     let mut in_the_way = parent.procs()?;
     if let Move::Process(pid) = may
@@ -132,7 +134,7 @@ fn below(parent: &Cgroup, name: &str, right: Right, may: Move) -> Result<Delegat
         parent.open_or_create_child(callers(name))?.attach(pid)?;
         in_the_way = parent.procs()?;
     }
-    Ok(Delegation { base, right, in_the_way })
+    Ok(Delegation { base, right, controllers, in_the_way })
 }
 
 /// The name of the leaf that processes are moved to.

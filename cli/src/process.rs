@@ -1,6 +1,9 @@
 //! Processes that outlive the invocation that started them: found again by pid, start
 //! time and boot, so that a pid that was given to another is never taken for them.
 
+use std::io::Read;
+use std::sync::OnceLock;
+
 use nix::unistd::getpid;
 use ns_core::Pidfd;
 use serde::{Deserialize, Serialize};
@@ -42,13 +45,22 @@ impl Process {
     }
 }
 
+/// It is the same as long as anybody can ask.
 fn boot_id() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim_end().to_owned()
+    static ID: OnceLock<String> = OnceLock::new();
+    let id = || read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    ID.get_or_init(id).trim_end().to_owned()
 }
 
 fn stat(pid: i32) -> Option<(char, u64)> {
-    parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    parse(&read(&format!("/proc/{pid}/stat"))?)
+}
+
+fn read(path: &str) -> Option<String> {
+    // procfs files have no size to go by, and would be read in small pieces.
+    let mut bytes = Vec::with_capacity(4096);
+    std::fs::File::open(path).ok()?.read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// State and start time from `/proc/PID/stat`. The name, in parentheses, may hold anything.

@@ -186,11 +186,12 @@ impl Base {
     /// The controllers that containers are measured by are handed down to it as far as the host
     /// lets them be.
     fn find() -> Result<Base, Error> {
-        let base = Base(delegate::find(BASE, Move::Nothing)?.base);
+        let found = delegate::find(BASE, Move::Nothing)?;
+        let base = Base(found.base);
         // Only a limit that is asked for is owed, and then what is in its way is said.
         let _ = base
             .0
-            .enable_path(WANTED & Hierarchy::detect()?.controllers())
+            .enable_path(WANTED & found.controllers)
             .and_then(|()| base.0.enable(base.0.available()? & WANTED));
         Ok(base)
     }

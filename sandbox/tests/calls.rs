@@ -1,0 +1,169 @@
+//! How many system calls a start makes, exactly: one more is a regression, one less is to be
+//! noted here. The test's program starts itself again under strace, which counts.
+
+#[macro_use]
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use common::Image;
+use nspod_sandbox::ns_core::Kinds;
+use nspod_sandbox::spec::{Mount, MountKind, Root};
+use nspod_sandbox::{Command, Stdio};
+
+const BUSYBOX: &str = "/bin/busybox";
+const STAGE: &str = "NSPOD_TEST_CALLS";
+const ROOT: &str = "NSPOD_TEST_ROOT";
+/// Of the two that one start is the difference of.
+const STARTS: [usize; 2] = [2, 5];
+/// Those by which memory is managed come by the amount and not by the start.
+const MEMORY: [&str; 7] = ["brk", "mmap", "mprotect", "mremap", "munmap", "madvise", "futex"];
+
+/// What is started. The program sleeps, so that its end is always waited for.
+fn command(what: &str, root: &Path) -> Command {
+    let mut command = Command::bare(BUSYBOX);
+    command.args(["sleep", "0.1"]).stdin(Stdio::Null).no_cgroup();
+    match what {
+        "plain" => {}
+        "five kinds" => {
+            command.isolate(Kinds::FIVE);
+        }
+        // What a container's file system takes: nine mounts, six nodes, five links.
+        "container" | "container with a cgroup" => {
+            let root = Root::Dir { path: root.to_owned(), readonly: false };
+            command.isolate(Kinds::FIVE).hostname("c").root(root);
+            let mounts = [("/proc", MountKind::Proc), ("/dev", MountKind::Dev), ("/sys", MountKind::Sysfs)];
+            for (path, kind) in mounts {
+                command.mount(Mount::new(path, kind));
+            }
+        }
+        other => panic!("{other}"),
+    }
+    if what == "container with a cgroup" {
+        let host = nspod_sandbox::cgroup_core::Hierarchy::detect().unwrap();
+        command.cgroup_parent(host.mount_point().unwrap());
+    }
+    command
+}
+
+/// Not a test by itself: what the tests below start under strace.
+#[test]
+fn the_stage() {
+    let Ok(stage) = std::env::var(STAGE) else { return };
+    let (what, starts) = stage.split_once(':').unwrap();
+    let root = std::env::var_os(ROOT).unwrap();
+    let mut sleeper = command("five kinds", Path::new(&root));
+    let sleeper = (what == "exec").then(|| {
+        sleeper.spec_mut().process.args[1] = "1000".into();
+        sleeper.spawn().unwrap()
+    });
+    let mut command = match &sleeper {
+        Some(container) => container.exec(BUSYBOX).unwrap(),
+        None => command(what, Path::new(&root)),
+    };
+    if sleeper.is_some() {
+        command.args(["sleep", "0.1"]);
+    }
+    for _ in 0..starts.parse().unwrap() {
+        command.stdin(Stdio::Null);
+        assert!(command.status().unwrap().status.success());
+    }
+}
+
+/// The calls of the starter, and of the started up to its program, both by name.
+type Calls = [BTreeMap<String, i64>; 2];
+
+/// What so many starts call.
+fn traced(what: &str, starts: usize, root: &Path) -> Calls {
+    let temp = tempfile::NamedTempFile::new().unwrap();
+    let output = std::process::Command::new("strace")
+        .args(["-qq", "-f", "-e", "signal=none", "-o"])
+        .arg(temp.path())
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "the_stage", "--test-threads=1"])
+        .env(STAGE, format!("{what}:{starts}"))
+        .env(ROOT, root)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = std::fs::read_to_string(temp.path()).unwrap();
+    let lines = || text.lines().filter_map(|line| line.split_once(char::is_whitespace));
+    // A call that was interrupted by another process's line goes on in one of its own: `<... read`.
+    let call = |rest: &str| {
+        let (name, _) = rest.trim_start().split_once('(')?;
+        (!name.starts_with('<')).then(|| name.to_owned())
+    };
+    let is_exec = |name: &str| matches!(name, "execve" | "execveat");
+    // Of each process the line of its last exec: what comes after it is the program's.
+    let mut last = BTreeMap::new();
+    for (at, (pid, rest)) in lines().enumerate() {
+        if call(rest).is_some_and(|name| is_exec(&name)) {
+            last.insert(pid, at);
+        }
+    }
+    let first = lines().next().unwrap().0;
+    let mut calls = Calls::default();
+    for (at, (pid, rest)) in lines().enumerate() {
+        // Threads of the test's program have no exec, and are the starter like the first.
+        let started = pid != first && last.contains_key(pid);
+        if started && at > last[pid] {
+            continue;
+        }
+        let counts = |name: &String| match name.as_str() {
+            // A debug build looks at each descriptor that it closes.
+            "fcntl" => started,
+            name => !MEMORY.contains(&name),
+        };
+        if let Some(name) = call(rest).filter(counts) {
+            *calls[usize::from(started)].entry(name).or_default() += 1;
+        }
+    }
+    calls
+}
+
+/// What one start calls: the starter and the started.
+fn counted(what: &str, root: &Path) -> ([i64; 2], String) {
+    let [few, many] = STARTS.map(|starts| traced(what, starts, root));
+    let more = (STARTS[1] - STARTS[0]) as i64;
+    let mut said = String::new();
+    let counts = std::array::from_fn(|side| {
+        let mut total = 0;
+        for (name, count) in &many[side] {
+            let of_these = count - few[side].get(name).copied().unwrap_or(0);
+            assert_eq!(of_these % more, 0, "{what}: not each start calls {name} as often: {of_these}");
+            total += of_these / more;
+            said.push_str(&format!("{name} {}, ", of_these / more));
+        }
+        said.push_str("| ");
+        total
+    });
+    (counts, said)
+}
+
+#[test]
+fn a_start_makes_exactly_these_calls() {
+    need_root!("a_start_makes_exactly_these_calls");
+    if std::process::Command::new("strace").arg("-V").output().is_err() || !Path::new(BUSYBOX).exists() {
+        assert!(std::env::var_os("NSPOD_NO_SKIP").is_none(), "this takes strace and busybox");
+        eprintln!("SKIP a_start_makes_exactly_these_calls: strace or busybox is not installed");
+        return;
+    }
+    let image = Image::new();
+    image.add("busybox");
+    let wanted = [("plain", [15, 12]), ("five kinds", [15, 14]), ("container", [15, 96])];
+    let mut wrong = String::new();
+    for (what, wanted) in wanted {
+        let (counts, said) = counted(what, &image.path());
+        if counts != wanted {
+            wrong.push_str(&format!("{what}: {counts:?} and not {wanted:?}: {said}\n"));
+        }
+    }
+    assert!(wrong.is_empty(), "calls of the starter and of the started:\n{wrong}");
+    // The cgroup: what it takes to make it, to start in it, to measure it and to remove it. Each
+    // level that counts its memory is read as well.
+    let (with, said) = counted("container with a cgroup", &image.path());
+    let (without, _) = counted("container", &image.path());
+    assert_eq!(with[1], without[1], "{said}");
+    assert!(with[0] - without[0] <= 40, "{said}");
+}
