@@ -75,6 +75,14 @@ fn containers(criterion: &mut Criterion, ground: &Ground) {
     group.bench_function("floor-rust", |b| b.iter(|| floor_in_rust.run().expect("floor")));
     group.bench_function("like-floor", |b| b.iter(|| run(&mut library)));
     group.bench_function("like-floor-planned-anew", |b| b.iter(|| run(&mut ground.container())));
+    let plan = ground.container().plan().expect("plan");
+    group.bench_function("like-floor-plan-spawn", |b| {
+        b.iter(|| {
+            let mut container = plan.spawn().expect("start");
+            assert!(container.wait().expect("wait").status.success());
+            container.delete().expect("delete");
+        });
+    });
     let mut filtered = ground.container_with_seccomp();
     group.bench_function("like-floor-seccomp", |b| b.iter(|| run(&mut filtered)));
     let nothing = Program::copy(NOTHING);

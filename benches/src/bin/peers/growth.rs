@@ -149,8 +149,8 @@ pub(crate) fn alive(stage: &Stage) -> Result<Report> {
 /// Lets the kernel finish what deletions have left to it: until no net namespace goes any more.
 pub(crate) fn settle() {
     let mut last = net_namespaces();
-    for _ in 0..20 {
-        std::thread::sleep(Duration::from_secs(1));
+    for _ in 0..10 {
+        std::thread::sleep(Duration::from_secs(3));
         let now = net_namespaces();
         if now >= last {
             break;

@@ -20,12 +20,19 @@ pub(crate) fn container(stage: &Stage) -> Result<Report> {
         side(stage, "floor in C", "floor")?,
         side(stage, "floor in Rust", "floor-rust")?,
         side(stage, "planned anew", "container-anew")?,
+        side(stage, "Plan::spawn", "container-plan")?,
     ];
-    let samples = alternate(stage.budget(10.0, 1000), sides)?;
-    let [ours, c, rust, anew] = samples.as_slice() else { unreachable!("four sides") };
+    let samples = alternate(stage.budget(12.0, 1000), sides)?;
+    let [ours, c, rust, anew, plan] = samples.as_slice() else { unreachable!("five sides") };
     Ok(Report::of(&samples)
         .line(Line::compare("library: full container", ours, c, Target::AtMost(1.10)))
         .line(Line::compare("library: full container", ours, rust, Target::None))
+        .line(Line::compare(
+            "library: full container by `Plan::spawn`, in the cgroup of its choice",
+            plan,
+            c,
+            Target::None,
+        ))
         .line(Line::compare("library: full container, planned anew each time", anew, c, Target::None)))
 }
 

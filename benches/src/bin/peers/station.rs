@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nspod_benches::work::{self, Ground};
 use nspod_benches::{Ballast, c};
@@ -234,6 +234,15 @@ pub(crate) fn prepare(ground: &Ground, what: &str, number: usize) -> Result<Once
         "container-anew" => {
             let ground = Ground::open(ground.root.clone(), ground.cgroup.clone());
             Ok(Box::new(move || Ok(work::run(&mut ground.container())?)))
+        }
+        "container-plan" => {
+            let mut command = ground.container();
+            let plan = command.plan()?;
+            Ok(Box::new(move || {
+                let mut container = plan.spawn()?;
+                ensure!(container.wait()?.status.success(), "it did not end by exit code 0");
+                Ok(container.delete()?)
+            }))
         }
         "container-seccomp" => library(ground.container_with_seccomp()),
         "container-mounts" => library(ground.container_with_mounts(detail.parse()?)),
