@@ -56,6 +56,26 @@ impl Cgroup {
         }
     }
 
+    /// Opens the top of the cgroup2 mount: where it is on almost every machine, and otherwise
+    /// where [`Hierarchy::detect`] finds it, which reads more of `/proc`.
+    ///
+    /// ```no_run
+    /// let top = cgroup_core::Cgroup::top()?;
+    /// println!("{} has {}", top.path().display(), top.available()?);
+    /// # Ok::<(), cgroup_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `NoHierarchy` where none is mounted; else as [`open`](Self::open).
+    pub fn top() -> Result<Self> {
+        for usual in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
+            if let Ok(top) = Self::open(usual) {
+                return Ok(top);
+            }
+        }
+        Hierarchy::detect()?.root()
+    }
+
     /// Its path at the time it was opened, for messages.
     pub fn path(&self) -> &Path {
         &self.path

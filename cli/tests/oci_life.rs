@@ -439,7 +439,7 @@ fn the_runtimes_file_cannot_be_written_to_through_its_processes() {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     };
     bundle.verb(&["create"]).ok();
-    let state: Value = serde_json::from_str(&bundle.verb(&["state"]).ok()).unwrap();
+    let state: Value = serde_json::from_str(bundle.verb(&["state"]).ok()).unwrap();
     let init = state["pid"].as_u64().unwrap();
     // Held in its own container, where a further process may look at it.
     sealed(init as u32);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cgroup_core::delegate::{self, Move};
-use cgroup_core::{Cgroup, Controllers, Hierarchy, Limits, MemoryEvents};
+use cgroup_core::{Cgroup, Controllers, Limits, MemoryEvents};
 
 use crate::command::CgroupUse;
 use crate::error::{Error, ErrorKind};
@@ -54,7 +54,7 @@ impl Home {
                 return Ok(Some(Home { cgroup, borrowed: true, base: None, pod: None, above: Vec::new() }));
             }
             CgroupUse::At(path) => {
-                let cgroup = Hierarchy::detect()?.root()?.create_path(path, WANTED)?;
+                let cgroup = Cgroup::top()?.create_path(path, WANTED)?;
                 (cgroup, None)
             }
             CgroupUse::Under(path) => {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cgroup_core::Hierarchy;
+use cgroup_core::Cgroup;
 use ns_core::{Extent, IdMap, Ids, Kind, SubIdRange, SubIds};
 
 use crate::error::Error;
@@ -66,7 +66,7 @@ impl Host {
             host.selinux = Host::has_selinux();
         }
         if spec.namespaces.cgroup == Namespace::Host && spec.mounts.iter().any(shows_cgroups) {
-            host.cgroup2 = Hierarchy::detect()?.mount_point().map(Path::to_owned);
+            host.cgroup2 = Cgroup::top().ok().map(|top| top.path().to_owned());
         }
         if spec.root != Root::Host || matches!(spec.namespaces.mnt, Namespace::Join(_)) {
             host.sealed = is_sealed();

@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use cgroup_core::systemd::{self, Held, Manager, Property};
-use cgroup_core::{Cgroup, Hierarchy, Limits};
+use cgroup_core::{Cgroup, Limits};
 use nix::errno::Errno;
-use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nspod_cli::error::{Error, Result};
 use nspod_sandbox::oci::{self, CgroupsPath};
 use nspod_sandbox::resctrl;
@@ -79,7 +78,7 @@ pub(crate) fn place(
         return scope(global, wanted, id, record).map(|scope| Place::Scope(scope.into()));
     }
     let owed = !wanted.spec.limits.is_empty() || wanted.spec.devices.is_some();
-    let place = root().and_then(|root| Ok((root, path(&wanted.cgroup, id)?)));
+    let place = top().and_then(|top| Ok((top, path(&wanted.cgroup, id)?)));
     match place {
         Ok((root, path)) => {
             let full = root.join(path.strip_prefix("/").unwrap_or(&path));
@@ -162,14 +161,9 @@ fn path(wanted: &CgroupsPath, id: &str) -> Result<PathBuf> {
     Ok(own.parent().unwrap_or(own).join(relative))
 }
 
-/// Where cgroup2 is mounted: mostly where it is looked for first.
-fn root() -> Result<PathBuf> {
-    for usual in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
-        if statfs(usual).is_ok_and(|stat| stat.filesystem_type() == CGROUP2_SUPER_MAGIC) {
-            return Ok(usual.into());
-        }
-    }
-    Ok(Hierarchy::detect()?.root()?.path().to_owned())
+/// Where cgroup2 is mounted.
+fn top() -> Result<PathBuf> {
+    Ok(Cgroup::top()?.path().to_owned())
 }
 
 /// Whether the caller may make a cgroup here: its nearest ancestor is a directory to write in.
