@@ -33,6 +33,37 @@ fn new_is_another_and_host_the_callers_own() {
 }
 
 #[test]
+fn bare_is_the_namespaces_and_nothing_else() {
+    if !root() {
+        return;
+    }
+    let inside = |kind: Kind, flags: &[&str]| -> PathBuf {
+        let link = format!("/proc/$$/ns/{}", kind.name());
+        // Its own /proc is not mounted, so it is the host that looks.
+        let script =
+            format!("read line < /proc/self/stat; set -- $line; readlink {}", link.replace("$$", "$1"));
+        ok(&[&["run", "--bare"], flags, &["sh", "-c", &script]].concat()).trim().into()
+    };
+    let apart = |kind| matches!(kind, Kind::Mnt | Kind::Net | Kind::Pid | Kind::Ipc | Kind::Uts);
+    for kind in Kind::ALL {
+        assert_eq!(inside(kind, &[]) != own(kind), apart(kind), "{kind}");
+    }
+    assert_eq!(inside(Kind::Net, &["--net", "host"]), own(Kind::Net));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    let script =
+        format!("echo $$ $NSPOD_TEST_BARE $(cat /proc/self/cgroup | wc -l) > {}; exit 3", file.display());
+    let mut command = std::process::Command::new(NSPOD);
+    command.args(["run", "--bare", "sh", "-c", &script]).env("NSPOD_TEST_BARE", "there");
+    assert_eq!(common::run_with(&mut command, "").code(), 3);
+    let lines = std::fs::read_to_string("/proc/self/cgroup").unwrap().lines().count();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("1 there {lines}\n"));
+    let refused = nspod(&["run", "--bare", "-m", "64m", "true"]);
+    assert_eq!(refused.code(), 125);
+    assert!(refused.err.contains("'--bare' cannot be used with"), "{}", refused.err);
+}
+
+#[test]
 fn the_flags_named_as_dockers_choose_the_same() {
     if !root() {
         return;

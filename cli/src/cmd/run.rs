@@ -69,6 +69,14 @@ pub(crate) struct RunArgs {
     /// Start it even if this host cannot enforce a limit, and say which and why
     #[arg(long)]
     lax_limits: bool,
+    /// The namespaces and nothing else, as unshare(1) makes them: no files, limits, cgroup or
+    /// rights of its own, and no container that other commands know of. It has the caller's
+    /// environment and standard input
+    #[arg(long, conflicts_with_all = [
+        "detach", "name", "rm", "keep", "init", "pod", "cidfile", "pidfile", "log_file", "lax_limits",
+        "CommonArgs", "LimitArgs", "FileArgs", "RightsArgs",
+    ])]
+    bare: bool,
     /// Print what would be done, step by step, and do nothing
     #[arg(long)]
     explain: bool,
@@ -94,12 +102,13 @@ pub(crate) fn run(args: &RunArgs, json: bool) -> Result<i32> {
         ));
     }
     let facts = Facts::detect()?;
+    if args.bare {
+        return bare(args, &facts, json);
+    }
     let pod = args.pod.as_deref().map(|name| Pods::open()?.find(name)?.open()).transpose()?;
     let id = args.name.clone().map_or_else(random_id, Ok)?;
     let shared = pod.as_ref().map(|pod| pod.spec().share);
-    let mut spec = args.resolve(&facts, shared, &id, &|id| {
-        Store::open()?.find(id)?.running().map(|(record, _)| record.process.pid)
-    })?;
+    let mut spec = args.resolve(&facts, shared, &id, &pid_of)?;
     if args.explain {
         return explain(&spec, pod.as_ref(), json);
     }
@@ -142,6 +151,25 @@ pub(crate) fn run(args: &RunArgs, json: bool) -> Result<i32> {
     }
     claim.finish()?;
     Ok(outcome.status.code())
+}
+
+fn bare(args: &RunArgs, facts: &Facts, json: bool) -> Result<i32> {
+    let (program, rest) = args.command.split_first().ok_or_else(|| Error::new("name a program"))?;
+    let mut command = Command::bare(program);
+    command.args(rest).isolate(Kinds::FIVE);
+    args.namespaces.apply(command.spec_mut(), facts, None, &pid_of)?;
+    if args.explain {
+        return explained(command, json);
+    }
+    let signals = foreground::Signals::hold()?;
+    let mut container = command.spawn()?;
+    let outcome = foreground::attend(&mut container, &signals, None)?;
+    container.delete()?;
+    Ok(outcome.status.code())
+}
+
+fn pid_of(id: &str) -> Result<i32> {
+    Store::open()?.find(id)?.running().map(|(record, _)| record.process.pid)
 }
 
 impl RunArgs {
@@ -278,6 +306,10 @@ fn explain(spec: &Spec, pod: Option<&Pod>, json: bool) -> Result<i32> {
     if let Some(pod) = pod {
         pod.join(&mut command)?;
     }
+    explained(command, json)
+}
+
+fn explained(mut command: Command, json: bool) -> Result<i32> {
     let plan = command.plan()?;
     if json {
         let steps: Vec<String> = plan.steps().iter().map(ToString::to_string).collect();
