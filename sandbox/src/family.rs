@@ -27,6 +27,11 @@ impl Process {
         Arc::new(Process { pid, pidfd, exit: Mutex::new(None) })
     }
 
+    /// How it ended, if it was reaped.
+    fn known(&self) -> Option<Exit> {
+        *self.exit.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
     /// How it ended, if it did; it is then reaped.
     fn reap(&self) -> Result<Option<Exit>, Error> {
         let mut exit = self.exit.lock().unwrap_or_else(|e| e.into_inner());
@@ -42,8 +47,10 @@ impl Process {
         const NOTICE: Duration = Duration::from_millis(200);
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         loop {
-            if let Some(exit) = self.reap()? {
-                return Ok(Some(exit));
+            // Who waits for ever has the kernel wait first.
+            let ended = if deadline.is_some() { self.reap()? } else { self.known() };
+            if ended.is_some() {
+                return Ok(ended);
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {

@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code)]
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use super::last;
 use crate::error::Error;
@@ -14,11 +14,29 @@ pub(super) struct Stack {
     base: *mut u8,
 }
 
+// SAFETY: the memory belongs to the value alone, whichever thread has it.
+unsafe impl Send for Stack {}
+
+/// Stacks that no child uses, kept for the next starts: to map one costs four calls, and a fault
+/// for each page.
+static FREE: Mutex<Vec<Stack>> = Mutex::new(Vec::new());
+/// As many as are kept; a program that starts more at once maps the others each time.
+const KEPT: usize = 16;
+
 const PAGE: usize = 4096;
 const ONE: usize = 64 << 10;
 
+fn free() -> MutexGuard<'static, Vec<Stack>> {
+    FREE.lock().unwrap_or_else(|e| e.into_inner())
+}
+
 impl Stack {
     pub(super) fn new() -> Result<Stack, Error> {
+        let kept = free().pop();
+        kept.map_or_else(Stack::map, Ok)
+    }
+
+    fn map() -> Result<Stack, Error> {
         // SAFETY: new anonymous memory, at an address of the kernel's choice.
         let base = unsafe {
             libc::mmap(
@@ -53,9 +71,16 @@ impl Stack {
 }
 
 impl Drop for Stack {
+    /// No child uses it any more: one with shared memory has become the program or ended before
+    /// clone3 returned, and one with copied memory has a stack of its own.
     fn drop(&mut self) {
-        // SAFETY: the mapping is this value's own, and no child uses it any more: a child
-        // with shared memory has become the program or ended before clone3 returned.
+        let mut free = free();
+        if free.len() < KEPT {
+            free.push(Stack { base: self.base });
+            return;
+        }
+        drop(free);
+        // SAFETY: the mapping is this value's own, and was not handed on.
         unsafe { libc::munmap(self.base.cast(), 2 * ONE) };
     }
 }
