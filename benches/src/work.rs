@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nspod_sandbox::cgroup_core::Cgroup;
 use nspod_sandbox::ns_core::{Kind, Kinds};
 use nspod_sandbox::spec::{Mount, MountKind, Root, Seccomp};
-use nspod_sandbox::{Command, Container};
+use nspod_sandbox::{Command, Container, Pool, PoolOptions};
 
 use crate::{c, floor};
 
@@ -84,6 +84,21 @@ impl Ground {
         let mut command = self.container();
         command.spec_mut().process.seccomp = Seccomp::Standard;
         command.spec_mut().process.no_new_privs = true;
+        command
+    }
+
+    /// A pool with what [`container_of`](Self::container_of) can have of it.
+    ///
+    /// # Errors
+    /// As [`Pool::new`].
+    pub fn pool(&self) -> std::result::Result<Pool, nspod_sandbox::Error> {
+        Pool::new(PoolOptions { cgroup_parent: Some(self.cgroup.clone()), ..PoolOptions::default() })
+    }
+
+    /// The container with what a pool has ready, and with `lo` up, as a pool's is.
+    pub fn container_of(&self, pool: &Pool) -> Command {
+        let mut command = self.container();
+        command.pool(pool).spec_mut().loopback = true;
         command
     }
 

@@ -1,8 +1,11 @@
 //! Where a container's cgroup is made, and what it says of the container's end.
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cgroup_core::delegate::{self, Move};
 use cgroup_core::{Cgroup, Controllers, Limits, MemoryEvents};
@@ -10,10 +13,14 @@ use cgroup_core::{Cgroup, Controllers, Limits, MemoryEvents};
 use crate::command::CgroupUse;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{Oom, OomLevel};
+use crate::spawn::{Lock, lock};
 use crate::spec::Spec;
 
 /// The name of the cgroup that holds all containers of the library's making.
 const BASE: &str = "nspod";
+
+/// How the names of cgroups begin that are made ahead.
+const AHEAD: &str = "pool-";
 
 /// The controllers that containers are limited and measured by.
 pub(crate) const WANTED: Controllers = Controllers::CPU
@@ -72,6 +79,47 @@ impl Home {
         let mut home = Home { cgroup, borrowed: false, base, pod, above: Vec::new() };
         home.prepare(spec)?;
         Ok(Some(home))
+    }
+
+    /// Makes a cgroup for whoever comes, here or where the library would.
+    pub(crate) fn ahead(parent: Option<&Path>, known: &mut Option<Arc<Base>>) -> Result<Home, Error> {
+        let name = format!("{AHEAD}{}", random_name()?);
+        for _ in 0..100 {
+            let (cgroup, base) = match parent {
+                Some(path) => (Cgroup::open(path)?.create_child(&name)?, None),
+                None => create_in_base(&name, known).map(|(base, cgroup)| (cgroup, Some(base)))?,
+            };
+            let home = Home { cgroup, borrowed: false, base, pod: None, above: Vec::new() };
+            // Held as long as the descriptor is open. Another pool that found it before that has
+            // removed it.
+            if lock(home.cgroup.as_fd(), Lock::Shared) && home.cgroup.events().is_ok() {
+                return Ok(home);
+            }
+        }
+        Err(Error::new(ErrorKind::Cgroup, format!("somebody removes the cgroup {name} whenever it is made")))
+    }
+
+    /// What [`ahead`](Self::ahead) has made becomes a container's.
+    pub(crate) fn take_over(mut self, spec: &Spec, pod: Option<PathBuf>) -> Result<Home, Error> {
+        if self.base.is_none() {
+            not_frozen(&self.cgroup)?;
+        }
+        self.pod = pod;
+        self.prepare(spec)?;
+        Ok(self)
+    }
+
+    /// Removes what programs that have ended had made ahead, where nobody is in it.
+    pub(crate) fn remove_abandoned(parent: Option<&Path>) {
+        let parent = match parent {
+            Some(path) => Cgroup::open(path).ok(),
+            None => delegate::find(BASE, Move::Nothing).ok().map(|found| found.base),
+        };
+        for child in parent.and_then(|parent| parent.children().ok()).unwrap_or_default() {
+            if child.name().as_bytes().starts_with(AHEAD.as_bytes()) && lock(child.as_fd(), Lock::Exclusive) {
+                let _ = child.remove_within(Duration::ZERO);
+            }
+        }
     }
 
     fn prepare(&mut self, spec: &Spec) -> Result<(), Error> {

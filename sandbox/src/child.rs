@@ -23,10 +23,12 @@
 )]
 
 use ::core::ffi::{c_char, c_int, c_void};
+use ::core::iter::Iterator;
 use ::core::mem::{size_of, size_of_val};
+use ::core::ops::Range;
 use ::core::option::Option::{self, None, Some};
 use ::core::ptr;
-use ::core::result::Result::{Err, Ok};
+use ::core::result::Result::{self, Err, Ok};
 use ::core::{clone::Clone, marker::Copy};
 use ::libc;
 use ::std::os::fd::AsRawFd;
@@ -35,8 +37,8 @@ use self::finish::{
     ambient, capset, descriptors, drop_bounding, execute, keyring, label, loopback, terminal,
 };
 use self::mount::{
-    chdir, clear_umask, console, directory, mask, mount, node, pivot_root, private, read_only, restore_umask,
-    symlink,
+    chdir, clear_umask, console, directory, make_ready, mask, mount, node, pivot_root, place, private,
+    read_only, restore_umask, symlink,
 };
 use self::sys::{
     Done, Fault, call, close, drop, exit, openat, prctl, set_ids, setns, write_beneath, write_file,
@@ -89,6 +91,23 @@ pub(crate) struct Loan<'a> {
     pub(crate) umask: c_int,
     /// Descriptors that steps have made.
     pub(crate) slots: [c_int; SLOTS],
+    /// What a pool has made ahead.
+    pub(crate) ready: Ready<'a>,
+}
+
+/// What a pool has made ahead, so that this process need not.
+pub(crate) struct Ready<'a> {
+    /// Namespaces to enter, with the kind of each. In the net namespace `lo` is up.
+    pub(crate) enter: &'a [(c_int, u64)],
+    /// The steps that are done, but for the placing of their mounts.
+    pub(crate) steps: Range<usize>,
+    /// Those mounts, in the order of the steps.
+    pub(crate) dev: &'a [c_int],
+}
+
+impl Ready<'_> {
+    /// What a message has for its step where these could not be entered: no plan has so many.
+    pub(crate) const STEP: u16 = u16::MAX;
 }
 
 /// What the child tells the parent, in eight bytes.
@@ -138,6 +157,11 @@ pub(crate) unsafe extern "C" fn enter(loan: *mut c_void) -> ! {
         for (first, last) in loan.strangers {
             let _ = call!(CloseRange, libc::SYS_close_range, *first, *last, 0);
         }
+        for (namespace, kind) in loan.ready.enter {
+            if let Err(fault) = setns(*namespace, *kind) {
+                fail(fault, Ready::STEP, loan)
+            }
+        }
     } else {
         close(loan.cgroup);
     }
@@ -150,14 +174,85 @@ fn run(loan: &mut Loan<'_>) -> ! {
     while let Some(step) = steps.get(index) {
         index = index.wrapping_add(1);
         loan.next = index;
-        if let Err(fault) = perform(step, loan) {
-            let step = index.wrapping_sub(1) as u16;
-            let message = Message { tag: Message::FAILED, call: fault.call as u8, step, value: fault.errno };
-            let _ = send(loan.report, message, None);
-            exit(EXIT_SETUP)
+        let at = index.wrapping_sub(1);
+        let done = match loan.ready.steps.start <= at && at < loan.ready.steps.end {
+            true => place_ready(step, loan),
+            false => perform(step, loan),
+        };
+        if let Err(fault) = done {
+            fail(fault, at as u16, loan)
         }
     }
     exit(EXIT_SETUP)
+}
+
+fn fail(fault: Fault, step: u16, loan: &Loan<'_>) -> ! {
+    let message = Message { tag: Message::FAILED, call: fault.call as u8, step, value: fault.errno };
+    let _ = send(loan.report, message, None);
+    exit(EXIT_SETUP)
+}
+
+/// Of a step that is done already: its mount goes to its place.
+fn place_ready(step: &Step, loan: &mut Loan<'_>) -> Done {
+    match (step, loan.ready.dev.split_first()) {
+        (Step::Mount(step), Some((fd, rest))) => {
+            loan.ready.dev = rest;
+            place(step, *fd, loan)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Does steps in a thread that is no child, in which nothing is placed: see
+/// [`spawn::ahead`](crate::spawn::ahead). Those mounts that are made are filled in.
+///
+/// # Errors
+/// The number of the step, the call and the errno.
+pub(crate) fn ahead(steps: &[Step], mounts: &mut [c_int]) -> Result<(), (usize, Call, c_int)> {
+    if let Err(fault) = loopback() {
+        return Err((steps.len(), fault.call, fault.errno));
+    }
+    let mut loan = Loan {
+        steps,
+        report: -1,
+        peer: -1,
+        fds: &mut [],
+        strangers: &[],
+        close: &[],
+        above: 0,
+        trees: &[],
+        stack: (ptr::null_mut(), 0),
+        cgroup: -1,
+        shared: false,
+        hold: (-1, -1),
+        state: -1,
+        next: 0,
+        umask: -1,
+        slots: [-1; SLOTS],
+        ready: Ready { enter: &[], steps: 0..0, dev: &[] },
+    };
+    let mut mounts = mounts.iter_mut();
+    let mut failed = None;
+    for (step, at) in steps.iter().zip(0..) {
+        let done = match step {
+            Step::Mount(step) => make_ready(step, &mut loan).map(|fd| {
+                if let Some(mount) = mounts.next() {
+                    *mount = fd;
+                }
+            }),
+            step => perform(step, &mut loan),
+        };
+        if let Err(fault) = done {
+            failed = Some((at, fault.call, fault.errno));
+            break;
+        }
+    }
+    // The thread makes cgroups too.
+    restore_umask(&mut loan);
+    match failed {
+        Some(failed) => Err(failed),
+        None => Ok(()),
+    }
 }
 
 fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
@@ -227,6 +322,8 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
         Step::Domainname(name) => {
             call!(Setdomainname, libc::SYS_setdomainname, name.as_ptr(), name.as_bytes().len()).map(drop)
         }
+        // A pool's is up.
+        Step::Loopback if !loan.ready.enter.is_empty() => Ok(()),
         Step::Loopback => loopback(),
         Step::Rlimit(limit) => {
             let new = [limit.soft, limit.hard];

@@ -15,6 +15,7 @@ use crate::family::Guests;
 use crate::hold::Hold;
 use crate::outcome::Outcome;
 use crate::plan::{Handles, Plan};
+use crate::pool::{Pool, Shared};
 use crate::spec::{Join, Mount, Namespace, Namespaces, Root, Spec, User};
 
 /// A standard stream of a container.
@@ -70,6 +71,7 @@ pub struct Command {
     exit_file: Option<File>,
     hosts: Vec<Guests>,
     prepared: Option<OnPrepared>,
+    pool: Option<Arc<Shared>>,
 }
 
 /// A container whose namespaces and mounts are made, and whose `/` is still the caller's.
@@ -141,6 +143,7 @@ impl Command {
             exit_file: None,
             hosts: Vec::new(),
             prepared: None,
+            pool: None,
         }
     }
 
@@ -348,6 +351,13 @@ impl Command {
         self
     }
 
+    /// Takes what is ready in a pool, and makes the rest.
+    pub fn pool(&mut self, pool: &Pool) -> &mut Self {
+        self.plan = None;
+        self.pool = Some(pool.shared());
+        self
+    }
+
     /// Where the embedded init notes how the program ended, for whoever comes later: see
     /// [`init::read_exit`](crate::init::read_exit). Without it the note is the handle's alone.
     pub fn exit_file(&mut self, file: File) -> &mut Self {
@@ -387,7 +397,9 @@ impl Command {
         if let Some(plan) = &self.plan {
             return Ok(plan.clone());
         }
-        let plan = Arc::new(Plan::new(&self.spec, self.handles.try_clone()?)?);
+        let mut plan = Plan::new(&self.spec, self.handles.try_clone()?)?;
+        plan.pool = self.pool.clone();
+        let plan = Arc::new(plan);
         self.plan = Some(plan.clone());
         Ok(plan)
     }

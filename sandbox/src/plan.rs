@@ -11,6 +11,7 @@ mod namespaces;
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use crate::container::Container;
 use crate::error::{Error, ErrorKind};
 use crate::hold::Hold;
 use crate::host::Host;
+use crate::pool::{Pool, Shared};
 use crate::spec::{Namespace, Root, Spec};
 use crate::step::{CStrings, Exec, Hook, Step};
 
@@ -59,6 +61,10 @@ pub struct Plan {
     pub(crate) held: Option<Hold>,
     /// The caller of the library has something to do when namespaces and mounts are made.
     pub(crate) ready: bool,
+    /// The steps that make the standard `/dev` and need not to be the container's own.
+    pub(crate) dev: Option<Range<usize>>,
+    /// Where what is ready is taken from.
+    pub(crate) pool: Option<Arc<Shared>>,
     /// The spec that this came from.
     pub(crate) spec: Spec,
     /// Kept from the first start on, so that not each makes it anew.
@@ -178,6 +184,8 @@ impl Plan {
             through: Through::of(spec, host),
             held: hold,
             ready,
+            dev: None,
+            pool: None,
             spec: spec.clone(),
             base: Mutex::default(),
         };
@@ -220,11 +228,23 @@ impl Plan {
         name: Option<&str>,
         pod: Option<PathBuf>,
     ) -> Result<Option<Home>, Error> {
+        if let Some(pool) = &self.pool
+            && let Some(ready) = pool.cgroup(wanted, name, &self.spec, pod.as_ref())?
+        {
+            return Ok(Some(ready));
+        }
         let known = || self.base.lock().unwrap_or_else(|e| e.into_inner());
         let mut base = known().clone();
         let home = Home::open(wanted, name, &self.spec, pod, &mut base);
         *known() = base;
         home
+    }
+
+    /// The same plan, with what is ready in a pool taken from there.
+    #[must_use]
+    pub fn with_pool(mut self, pool: &Pool) -> Plan {
+        self.pool = Some(pool.shared());
+        self
     }
 
     /// What the child will do, in order.

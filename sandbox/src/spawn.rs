@@ -12,9 +12,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use ns_core::{Clone3, CloneFlags, Pidfd};
+use ns_core::{Clone3, CloneFlags, Kinds, Pidfd};
 
-use self::guard::{BlockedSignals, Dumpable, Stack};
+pub(crate) use self::guard::{BlockedSignals, Lock, lock};
+use self::guard::{Dumpable, Stack};
 use self::trees::open_tree;
 pub use self::trees::read_only_self;
 use crate::child::{self, Loan, Message};
@@ -105,6 +106,18 @@ pub(crate) fn spawn(
         _ => None,
     }));
     needed.push(cgroup_fd);
+    let mut ready =
+        plan.pool.as_ref().filter(|_| plan.spec.loopback).and_then(|pool| pool.namespaces(plan.kinds));
+    if plan.dev.is_none()
+        && let Some(ready) = &mut ready
+    {
+        ready.leave_dev();
+    }
+    let enter: Vec<(RawFd, u64)> =
+        ready.iter().flat_map(|r| &r.namespaces).map(|(fd, kind)| (fd.as_raw_fd(), kind.bits())).collect();
+    let dev: Vec<RawFd> = ready.iter().flat_map(|r| &r.dev).map(|fd| fd.as_raw_fd()).collect();
+    let made = plan.kinds & ready.as_ref().map_or(Kinds::empty(), |r| r.kinds());
+    needed.extend(enter.iter().map(|(fd, _)| *fd).chain(dev.iter().copied()));
     // Of a descriptor that is closed already there is none to keep.
     needed.retain(|fd| *fd >= 0);
     let strangers = gaps(needed);
@@ -126,15 +139,21 @@ pub(crate) fn spawn(
         next: 0,
         umask: -1,
         slots: [-1; SLOTS],
+        ready: child::Ready {
+            enter: &enter,
+            dev: &dev,
+            steps: plan.dev.clone().filter(|_| !dev.is_empty()).unwrap_or_default(),
+        },
     };
     // Until the child has memory of its own, which is when its end of the socket closes: the
     // clone returns a little earlier.
     let dumpable = plan.shared_memory.then(Dumpable::keep);
-    let (pid, pidfd) = clone(plan, &stack, &mut loan, cgroup)?;
+    let (pid, pidfd) = clone(plan, plan.kinds - made, &stack, &mut loan, cgroup)?;
     // A copied child still uses its own copy; this process's loan and child end are done.
     drop(child_end);
     drop(trees);
     drop(later);
+    drop(ready);
 
     let mut family = Family { first: pidfd, pid, second: None };
     let heard = listen(plan, &parent_end, &mut family, prepared, state);
@@ -165,18 +184,15 @@ pub(crate) fn spawn(
 
 fn clone(
     plan: &Plan,
+    kinds: Kinds,
     stack: &Stack,
     loan: &mut Loan<'_>,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<(i32, Pidfd), Error> {
     let mut flags = CloneFlags::PIDFD | CloneFlags::CLEAR_SIGHAND;
     flags.set(CloneFlags::VM | CloneFlags::VFORK, plan.shared_memory);
-    let clone = Clone3 {
-        kinds: plan.kinds,
-        flags,
-        cgroup: cgroup.filter(|_| !plan.cgroup_at_second),
-        ..Clone3::default()
-    };
+    let clone =
+        Clone3 { kinds, flags, cgroup: cgroup.filter(|_| !plan.cgroup_at_second), ..Clone3::default() };
     let (bottom, size) = stack.upper();
     let loan: *mut Loan<'_> = loan;
     // No handler of this program may run in the child, which might share its memory.
@@ -302,11 +318,34 @@ fn listen(
             (Message::WAITING, step) => waiting = step,
             // Of a second process the pid may be yet to come, to be reaped by.
             (_, Some(step)) => failed = Some(failure(step, Call::from_u8(message.call), message.value)),
+            (_, None) if message.step == child::Ready::STEP => {
+                let call = Call::from_u8(message.call).name();
+                let what = "enter the ready namespaces of the pool";
+                failed = Some(Error::call(ErrorKind::Namespace, what, call, message.value));
+            }
             (_, None) => {
                 let what = "the child spoke of a step that is not in the plan";
                 failed = Some(Error::new(ErrorKind::Step, what));
             }
         }
+    }
+}
+
+/// Does these steps of a plan in the calling thread, with `lo` brought up before, but for the
+/// placing of their mounts: those are returned, in the order of the steps.
+///
+/// # Errors
+/// The step that failed.
+pub(crate) fn ahead(steps: &[Step]) -> Result<Vec<OwnedFd>, Error> {
+    let count = steps.iter().filter(|step| matches!(step, Step::Mount(_))).count();
+    let mut mounts = vec![-1; count];
+    let done = child::ahead(steps, &mut mounts);
+    let made = mounts.into_iter().filter(|fd| *fd >= 0);
+    // SAFETY: these were just made, and nobody else owns them.
+    let made = made.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect();
+    match done {
+        Ok(()) => Ok(made),
+        Err((at, call, errno)) => Err(failure(steps.get(at).unwrap_or(&Step::Loopback), call, errno)),
     }
 }
 

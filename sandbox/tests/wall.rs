@@ -10,7 +10,7 @@ use ns_core::{Kind, Kinds};
 use nspod_sandbox::spec::{
     Link, Mount, MountKind, Namespace, Node, NodeKind, Propagation, PropagationKind, Spec, Terminal,
 };
-use nspod_sandbox::{Command, Stdio};
+use nspod_sandbox::{Command, Pool, PoolOptions, Stdio};
 
 /// Passes every call on, and notes when one comes from another process than the test's.
 struct Trap;
@@ -110,6 +110,10 @@ fn the_child_of_every_sort_of_plan_allocates_nothing() {
         assert!(outcome.status.success(), "{name}: {}", outcome.status);
         assert!(!SPRUNG.load(Ordering::SeqCst), "{name}: the child called the allocator");
     }
+    let pool = Pool::new(PoolOptions { size: 1, ..PoolOptions::default() }).unwrap();
+    let outcome = quiet(Command::from_spec(full.clone()).pool(&pool)).status().unwrap();
+    assert!(outcome.status.success() && pool.namespaces().taken == 1);
+    assert!(!SPRUNG.load(Ordering::SeqCst), "from a pool: the child called the allocator");
     // A step that fails goes another way out.
     let mut fails = full;
     fails.process.cwd = Some("/nowhere".into());

@@ -72,6 +72,32 @@ pub(super) fn mount(step: &MountStep, loan: &mut Loan<'_>) -> Done {
     }
     mount_setattr(fd, below, 0, true)?;
     mount_setattr(fd, own, 0, false)?;
+    settle(step, fd, at, loan)
+}
+
+/// A mount that is made to be placed later: one that is new and begins empty.
+pub(super) fn make_ready(step: &MountStep, loan: &mut Loan<'_>) -> Result<c_int, Fault> {
+    let What::New { fstype, params } = &step.what else {
+        return Err(Fault { call: Call::Fsopen, errno: libc::EINVAL });
+    };
+    let fd = new_mount(fstype, params, step.attributes.set | step.recursive.set)?;
+    if let Some(slot) = step.keep {
+        set_slot(loan, slot, fd);
+    }
+    Ok(fd)
+}
+
+/// Places a mount of [`make_ready`]'s.
+pub(super) fn place(step: &MountStep, fd: c_int, loan: &mut Loan<'_>) -> Done {
+    let at = match &step.place {
+        Place::In(dest) => destination(dest, loan)?,
+        _ => -1,
+    };
+    settle(step, fd, at, loan)
+}
+
+/// A mount goes to its place, and is kept if it shall be.
+fn settle(step: &MountStep, fd: c_int, at: c_int, loan: &mut Loan<'_>) -> Done {
     match (&step.what, &step.place) {
         (What::There, _) | (What::Long { .. }, Place::NewRoot) | (_, Place::Detached) => {}
         (_, Place::NewRoot) => move_mount(fd, libc::AT_FDCWD, c"/", 0)?,

@@ -547,6 +547,7 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
         let place = Place::In(Dest { no_links: true, ..dest(field, &mount.destination, create)? });
         let attributes = to_set(NOSUID | NOEXEC);
         let dev = MountStep { attributes, keep: Some(Slot::Dev), ..step(new("tmpfs", params), place) };
+        let first = self.plan.steps.len();
         self.plan.push(Step::Mount(dev));
         self.keep(mount, false);
         self.dev = Some(mount.destination.clone());
@@ -593,6 +594,10 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
             self.plan.push(Step::Mkdir { slot: Slot::Dev, name: c"mqueue".into(), mode: 0o755 });
             let shm = self.bind(field, Path::new("/dev/shm"), true, None)?;
             self.within_dev(c"shm", 0o1777, shm, 0, None);
+        }
+        let ordinary = !self.bind_devices && !self.foreign && self.plan.spec.namespaces.is_new(Kind::Ipc);
+        if ordinary && self.plan.dev.is_none() {
+            self.plan.dev = Some(first..self.plan.steps.len());
         }
         Ok(())
     }

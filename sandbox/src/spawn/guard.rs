@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code)]
 
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard};
 
 use super::last;
@@ -86,10 +87,10 @@ impl Drop for Stack {
 }
 
 /// All signals of this thread are blocked while this lives.
-pub(super) struct BlockedSignals(libc::sigset_t);
+pub(crate) struct BlockedSignals(libc::sigset_t);
 
 impl BlockedSignals {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // SAFETY: fills sets that live here; changes only this thread's mask.
         unsafe {
             let (mut all, mut old) = (std::mem::zeroed(), std::mem::zeroed());
@@ -139,4 +140,23 @@ impl Drop for Dumpable {
             }
         }
     }
+}
+
+/// How an open file is locked, as by flock(2).
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Lock {
+    /// With others who share it.
+    Shared,
+    /// Alone.
+    Exclusive,
+}
+
+/// Locks an open file as long as it is open; `false` if somebody else has locked it otherwise.
+pub(crate) fn lock(fd: BorrowedFd<'_>, how: Lock) -> bool {
+    let how = match how {
+        Lock::Shared => libc::LOCK_SH,
+        Lock::Exclusive => libc::LOCK_EX | libc::LOCK_NB,
+    };
+    // SAFETY: takes integers.
+    unsafe { libc::flock(fd.as_raw_fd(), how) == 0 }
 }

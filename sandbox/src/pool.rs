@@ -1,0 +1,424 @@
+//! What takes longest of a start, made ahead by a thread of its own.
+
+mod make;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ns_core::Kinds;
+
+use self::make::Maker;
+use crate::cgroups::Home;
+use crate::command::CgroupUse;
+use crate::error::{Error, ErrorKind};
+use crate::spawn::BlockedSignals;
+use crate::spec::Spec;
+
+/// What a [`Pool`] keeps ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolOptions {
+    /// How many of each at most: 1 to 1,024. Each takes up to seven descriptors of this process.
+    pub size: usize,
+    /// Also cgroups.
+    pub cgroups: bool,
+    /// The cgroup under which they are made (an absolute path of a cgroup2 file system), for the
+    /// commands that name this one as [`cgroup_parent`](crate::Command::cgroup_parent); else they
+    /// are where the library would make them, for the commands that leave it to the library.
+    pub cgroup_parent: Option<PathBuf>,
+    /// Also the standard `/dev` ([`MountKind::Dev`](crate::spec::MountKind::Dev)), with the ipc
+    /// namespace that its message queues belong to.
+    pub dev: bool,
+}
+
+impl Default for PoolOptions {
+    /// Sixteen of all.
+    fn default() -> Self {
+        PoolOptions { size: 16, cgroups: true, cgroup_parent: None, dev: true }
+    }
+}
+
+/// Ready net and ipc namespaces, `/dev`s and cgroups, each for one container and used once.
+///
+/// A start that finds some ready takes them, and one that does not makes its own, as without a
+/// pool: it never waits. When half of them are taken a thread makes new ones. Nothing comes
+/// back: what a container has had ends with it, so nothing of it reaches another.
+///
+/// ```
+/// use nspod_sandbox::{Command, Pool, PoolOptions};
+/// # if !nix::unistd::geteuid().is_root() { return Ok(()); }
+/// let pool = Pool::new(PoolOptions { size: 4, cgroups: false, ..PoolOptions::default() })?;
+/// let mut command = Command::new("true");
+/// command.pool(&pool);
+/// assert!(command.status()?.status.success());
+/// assert_eq!(pool.namespaces().taken, 1);
+/// # Ok::<(), nspod_sandbox::Error>(())
+/// ```
+///
+/// **What takes from it.** The namespaces: a container with a new net namespace in which `lo` is
+/// up ([`Spec::loopback`]), and with no user namespace or clocks of its own: those of a pool
+/// belong to the user namespace of the program that made it, where such a container has no
+/// rights. The `/dev`: of these one with a new ipc namespace and [`MountKind::Dev`]. A cgroup:
+/// one for which neither name nor place is given, or the place is
+/// [`cgroup_parent`](PoolOptions::cgroup_parent). Limits are set when it is taken. Every other
+/// container has its own made.
+///
+/// **What is inside.** A net namespace as new: `lo` with 127.0.0.1 and ::1, no route, rule or
+/// socket. Kernel parameters have the values that a new one had when it was made, of which some
+/// come from the host's (`net.core.devconf_inherit_init_net`). Since Linux 6.8 mountinfo lists
+/// mounts by age, so a `/dev` of a pool stands before the root that it is mounted on.
+///
+/// **The thread** (`nspod-pool`) belongs to this process. It has all signals blocked and a
+/// working directory and umask of its own, and changes nothing that is the process's. It makes
+/// namespaces by entering them, and is back in the caller's between two. In a process that was
+/// forked off without exec it does not run: there nothing is taken, and dropping the pool does
+/// nothing.
+///
+/// **Afterwards.** Dropping the pool ends the thread and removes what was not taken. Containers
+/// that run are not concerned. Should the program end without that, the kernel removes all but
+/// the empty cgroups, named `pool-` and twelve digits, and the next pool with the same parent
+/// removes those.
+///
+/// [`Spec::loopback`]: crate::spec::Spec::loopback
+/// [`MountKind::Dev`]: crate::spec::MountKind::Dev
+#[derive(Debug)]
+pub struct Pool {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// How many of a sort there are and were.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolCounts {
+    /// Ready to be taken.
+    pub ready: usize,
+    /// Made so far.
+    pub made: u64,
+    /// Taken by a container.
+    pub taken: u64,
+    /// Wanted by a container that found none.
+    pub missed: u64,
+}
+
+/// A net namespace with what belongs to it.
+pub(crate) struct Ready {
+    /// The namespaces, with their kinds.
+    pub(crate) namespaces: Vec<(OwnedFd, Kinds)>,
+    /// The mounts of `/dev`, in the order of the plan's steps.
+    pub(crate) dev: Vec<OwnedFd>,
+    /// For what was not wanted.
+    shared: Arc<Shared>,
+}
+
+/// What the thread and those who take have in common.
+pub(crate) struct Shared {
+    options: PoolOptions,
+    /// The process that the thread belongs to.
+    process: u32,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    namespaces: Shelf<make::Namespaces>,
+    cgroups: Shelf<Home>,
+    /// Of what was taken the part that nobody wanted: it is not the taker's to wait for its end.
+    unused: Vec<OwnedFd>,
+    failure: Option<Error>,
+    stop: bool,
+}
+
+struct Shelf<T> {
+    ready: VecDeque<T>,
+    counts: PoolCounts,
+    filling: bool,
+}
+
+impl<T> Default for Shelf<T> {
+    fn default() -> Self {
+        Shelf { ready: VecDeque::new(), counts: PoolCounts::default(), filling: true }
+    }
+}
+
+impl<T> Shelf<T> {
+    fn take(&mut self, size: usize) -> Option<T> {
+        // The oldest: it has come to rest.
+        let taken = self.ready.pop_front();
+        match taken {
+            Some(_) => self.counts.taken += 1,
+            None => self.counts.missed += 1,
+        }
+        self.filling |= self.ready.len() <= size / 2;
+        taken
+    }
+
+    fn put(&mut self, one: T, size: usize) {
+        self.ready.push_back(one);
+        self.counts.made += 1;
+        self.filling = self.ready.len() < size;
+    }
+
+    fn counts(&self) -> PoolCounts {
+        PoolCounts { ready: self.ready.len(), ..self.counts }
+    }
+}
+
+impl Pool {
+    /// Makes a pool and fills it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidSpec`] for a size that is not to be had; what could not be made: it
+    /// takes `CAP_SYS_ADMIN` and `CAP_NET_ADMIN` (`EPERM`), and leave of the host's
+    /// (`ENOSPC`: `user.max_net_namespaces`).
+    pub fn new(options: PoolOptions) -> Result<Pool, Error> {
+        check(&options)?;
+        let shared = Arc::new(Shared {
+            options,
+            process: std::process::id(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        shared.lock().cgroups.filling = shared.options.cgroups;
+        let (worker, blocked) = (shared.clone(), BlockedSignals::new());
+        let thread = std::thread::Builder::new().name("nspod-pool".into()).spawn(move || work(&worker));
+        drop(blocked);
+        let thread =
+            thread.map_err(|e| Error::io(ErrorKind::Process, "start the pool's thread", "clone3", &e))?;
+        let pool = Pool { shared, thread: Some(thread) };
+        pool.fill()?;
+        Ok(pool)
+    }
+
+    /// Waits until the pool is full.
+    ///
+    /// # Errors
+    /// What could not be made; the pool lives on with what it has, and tries again each second.
+    pub fn fill(&self) -> Result<(), Error> {
+        let shared = &self.shared;
+        if !shared.is_here() {
+            return Err(Error::new(
+                ErrorKind::State,
+                "the pool is another process's, from which this one was forked: make one here",
+            ));
+        }
+        let mut state = shared.lock();
+        state.namespaces.filling = state.namespaces.ready.len() < shared.options.size;
+        state.cgroups.filling = shared.options.cgroups && state.cgroups.ready.len() < shared.options.size;
+        state.failure = None;
+        shared.changed.notify_all();
+        while state.namespaces.filling || state.cgroups.filling {
+            if let Some(failure) = state.failure.take() {
+                return Err(failure);
+            }
+            state = shared.changed.wait(state).unwrap_or_else(|e| e.into_inner());
+        }
+        Ok(())
+    }
+
+    /// The net namespaces, each with its ipc namespace and `/dev` where it has them.
+    pub fn namespaces(&self) -> PoolCounts {
+        self.shared.lock().namespaces.counts()
+    }
+
+    /// The cgroups.
+    pub fn cgroups(&self) -> PoolCounts {
+        self.shared.lock().cgroups.counts()
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        if !self.shared.is_here() {
+            // Neither thread nor cgroups are this process's, and who held the lock is not here.
+            std::mem::forget((thread, self.shared.clone()));
+            return;
+        }
+        self.shared.lock().stop = true;
+        self.shared.changed.notify_all();
+        let _ = thread.join();
+        let mut state = self.shared.lock();
+        let left = (std::mem::take(&mut state.namespaces.ready), std::mem::take(&mut state.cgroups.ready));
+        drop(state);
+        drop(left);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// A process that was forked off has copies of the descriptors, and each is to be used once.
+    fn is_here(&self) -> bool {
+        self.process == std::process::id()
+    }
+
+    /// Namespaces for a clone that would make these, if there are any ready.
+    pub(crate) fn namespaces(self: &Arc<Self>, kinds: Kinds) -> Option<Ready> {
+        if !kinds.contains(Kinds::NET) || kinds.contains(Kinds::USER) || !self.is_here() {
+            return None;
+        }
+        let taken = self.take(|state, size| state.namespaces.take(size))?;
+        let mut ready = Ready { namespaces: Vec::new(), dev: taken.dev, shared: self.clone() };
+        for (namespace, kind) in taken.namespaces {
+            match kinds.contains(kind) {
+                true => ready.namespaces.push((namespace, kind)),
+                false => ready.leave(vec![namespace]),
+            }
+        }
+        if !kinds.contains(Kinds::IPC) {
+            ready.leave_dev();
+        }
+        Some(ready)
+    }
+
+    /// A cgroup with the spec's limits for a container that wants it there, if one is ready.
+    ///
+    /// # Errors
+    /// The limit that cannot be set; that the cgroup is frozen.
+    pub(crate) fn cgroup(
+        &self,
+        wanted: &CgroupUse,
+        name: Option<&str>,
+        spec: &Spec,
+        pod: Option<&PathBuf>,
+    ) -> Result<Option<Home>, Error> {
+        let fits = match (wanted, &self.options.cgroup_parent) {
+            (CgroupUse::Auto, None) => true,
+            (CgroupUse::Under(path), Some(parent)) => path == parent,
+            _ => false,
+        };
+        if !fits || name.is_some() || !self.options.cgroups || !self.is_here() {
+            return Ok(None);
+        }
+        let taken = self.take(|state, size| state.cgroups.take(size));
+        taken.map(|home| home.take_over(spec, pod.cloned())).transpose()
+    }
+
+    fn take<T>(&self, take: impl FnOnce(&mut State, usize) -> Option<T>) -> Option<T> {
+        let mut state = self.lock();
+        if state.stop {
+            return None;
+        }
+        let taken = take(&mut state, self.options.size);
+        let wanting = state.namespaces.filling || state.cgroups.filling;
+        drop(state);
+        if wanting {
+            self.changed.notify_all();
+        }
+        taken
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Ready {
+    /// The kinds that need not be made any more.
+    pub(crate) fn kinds(&self) -> Kinds {
+        self.namespaces.iter().fold(Kinds::empty(), |all, (_, kind)| all | *kind)
+    }
+
+    /// The container has another `/dev`, or none.
+    pub(crate) fn leave_dev(&mut self) {
+        let dev = std::mem::take(&mut self.dev);
+        self.leave(dev);
+    }
+
+    fn leave(&self, unused: Vec<OwnedFd>) {
+        self.shared.lock().unused.extend(unused);
+    }
+}
+
+fn check(options: &PoolOptions) -> Result<(), Error> {
+    const MOST: usize = 1024;
+    /// A net and an ipc namespace, four mounts, a cgroup.
+    const EACH: u64 = 7;
+    let size = options.size;
+    if !(1..=MOST).contains(&size) {
+        return Err(Error::invalid("size", format!("{size} is not between 1 and {MOST}")));
+    }
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+    if let Ok((soft, _)) = limit
+        && size as u64 * EACH > soft / 2
+    {
+        return Err(Error::invalid(
+            "size",
+            format!(
+                "{size} take {} descriptors, more than half of the {soft} that this process may have \
+                 (RLIMIT_NOFILE): raise that, or choose at most {}",
+                size as u64 * EACH,
+                soft / 2 / EACH
+            ),
+        ));
+    }
+    Ok(())
+}
+
+enum Made {
+    Namespaces(make::Namespaces),
+    Cgroup(Home),
+    Nothing,
+}
+
+/// The thread: makes what is lacking, until the pool is dropped.
+fn work(shared: &Shared) {
+    /// Before what failed is tried again, unless somebody waits for it.
+    const PAUSE: Duration = Duration::from_secs(1);
+    let size = shared.options.size;
+    let mut maker: Option<Maker> = None;
+    let mut state = shared.lock();
+    while !state.stop {
+        let unused = std::mem::take(&mut state.unused);
+        let (namespaces, cgroups) = (state.namespaces.filling, state.cgroups.filling);
+        if unused.is_empty() && !namespaces && !cgroups {
+            state = shared.changed.wait(state).unwrap_or_else(|e| e.into_inner());
+            continue;
+        }
+        drop(state);
+        drop(unused);
+        let made = match &mut maker {
+            None => Maker::new(&shared.options).map(|made| {
+                maker = Some(made);
+                Made::Nothing
+            }),
+            Some(maker) if namespaces => maker.namespaces().map(Made::Namespaces),
+            Some(maker) if cgroups => maker.cgroup().map(Made::Cgroup),
+            Some(_) => Ok(Made::Nothing),
+        };
+        state = shared.lock();
+        match made {
+            Ok(made) => {
+                match made {
+                    Made::Namespaces(one) => state.namespaces.put(one, size),
+                    Made::Cgroup(one) => state.cgroups.put(one, size),
+                    Made::Nothing => {}
+                }
+                if !state.namespaces.filling && !state.cgroups.filling {
+                    shared.changed.notify_all();
+                }
+            }
+            Err(failure) => {
+                state.failure = Some(failure);
+                shared.changed.notify_all();
+                let waited = shared
+                    .changed
+                    .wait_timeout_while(state, PAUSE, |state| !state.stop && state.failure.is_some());
+                state = waited.unwrap_or_else(|e| e.into_inner()).0;
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The making, on the pool's thread.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use nix::sched::{CloneFlags, unshare};
+use ns_core::{Kind, Kinds, Namespace};
+
+use super::PoolOptions;
+use crate::cgroups::{Base, Home};
+use crate::error::{Error, ErrorKind};
+use crate::plan::Plan;
+use crate::spawn;
+use crate::spec::{Mount, MountKind, Root, Spec};
+
+/// Namespaces that nobody is in.
+pub(super) struct Namespaces {
+    pub(super) namespaces: Vec<(OwnedFd, Kinds)>,
+    pub(super) dev: Vec<OwnedFd>,
+}
+
+pub(super) struct Maker {
+    /// The thread's own, to come back to.
+    home: Vec<Namespace>,
+    /// The steps that make a `/dev` are among its steps.
+    plan: Option<Plan>,
+    cgroup_parent: Option<PathBuf>,
+    /// Where the library makes cgroups, once it is known.
+    base: Option<Arc<Base>>,
+}
+
+impl Maker {
+    pub(super) fn new(options: &PoolOptions) -> Result<Maker, Error> {
+        // The working directory and the umask of this thread are its own from here on.
+        unshare(CloneFlags::CLONE_FS).map_err(|e| {
+            Error::call(ErrorKind::Namespace, "set the pool's thread apart", "unshare", e as i32)
+        })?;
+        let kinds: &[Kind] = if options.dev { &[Kind::Net, Kind::Ipc] } else { &[Kind::Net] };
+        let home = kinds.iter().map(|kind| Namespace::current(*kind)).collect::<Result<_, _>>()?;
+        let plan = match options.dev {
+            true => Some(Plan::new(&with_dev(), Default::default())?).filter(|plan| plan.dev.is_some()),
+            false => None,
+        };
+        if options.cgroups {
+            Home::remove_abandoned(options.cgroup_parent.as_deref());
+        }
+        Ok(Maker { home, plan, cgroup_parent: options.cgroup_parent.clone(), base: None })
+    }
+
+    pub(super) fn cgroup(&mut self) -> Result<Home, Error> {
+        Home::ahead(self.cgroup_parent.as_deref(), &mut self.base)
+    }
+
+    /// Makes namespaces by entering them, and comes back.
+    pub(super) fn namespaces(&self) -> Result<Namespaces, Error> {
+        let kinds: Kinds = self.home.iter().map(Namespace::kind).collect();
+        ns_core::unshare(kinds)?;
+        let made = self.within();
+        for namespace in &self.home {
+            ns_core::setns(namespace)?;
+        }
+        made
+    }
+
+    fn within(&self) -> Result<Namespaces, Error> {
+        let open = |one: &Namespace| {
+            let kind = one.kind();
+            Ok((Namespace::current(kind)?.into(), Kinds::from(kind)))
+        };
+        let namespaces = self.home.iter().map(open).collect::<Result<_, Error>>()?;
+        let steps = self.plan.as_ref().and_then(|plan| plan.steps.get(plan.dev.clone()?)).unwrap_or_default();
+        let dev = spawn::ahead(steps)?;
+        Ok(Namespaces { namespaces, dev })
+    }
+}
+
+/// A container that has a `/dev` and nothing else.
+fn with_dev() -> Spec {
+    let mut spec = Spec::bare("/");
+    spec.namespaces = crate::spec::Namespaces::new(Kinds::FIVE);
+    spec.root = Root::Host;
+    spec.mounts.push(Mount::new("/dev", MountKind::Dev));
+    spec
+}
