@@ -26,6 +26,7 @@ pub(crate) const TESTS: &[&str] = &[
     "catatonit",      // podman's init, and the infra container of its pods
     "conmon",         // podman's monitor
     "containerd|containerd.io",
+    "criu",              // checkpoint and restore
     "crun",              // a runtime to compare with
     "dbus-user-session", // a bus for a user's systemd
     "g++",               // libFuzzer

@@ -9,6 +9,7 @@
 mod common;
 
 mod bundle;
+mod criu;
 mod devices;
 mod hooks;
 mod kernel;

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use cgroup_core::systemd::{self, Held, Manager, Property};
-use cgroup_core::{Cgroup, Limits};
+use cgroup_core::{Cgroup, Controllers, Hierarchy, Limits};
 use nix::errno::Errno;
 use nspod_cli::error::{Error, Result};
 use nspod_sandbox::oci::{self, CgroupsPath};
 use nspod_sandbox::resctrl;
+use nspod_sandbox::spec::Spec;
 
 use crate::args::{CgroupManager, Global};
 use crate::log;
@@ -25,6 +26,23 @@ pub(crate) enum Place {
     At(PathBuf),
     /// In a scope that systemd has made.
     Scope(Box<Scope>),
+}
+
+impl Place {
+    /// The cgroup, made and limited as is wanted.
+    pub(crate) fn make(&self, spec: &Spec) -> Result<Option<Cgroup>> {
+        let path = match self {
+            Place::Here => return Ok(None),
+            Place::Scope(scope) => return Ok(Some(Cgroup::open(scope.path())?)),
+            Place::At(path) => path,
+        };
+        let cgroup = Hierarchy::detect()?.root()?.create_path(path, Controllers::all())?;
+        limit(&cgroup, &spec.limits)?;
+        if let Some(rules) = &spec.devices {
+            cgroup.attach_devices(rules)?;
+        }
+        Ok(Some(cgroup))
+    }
 }
 
 /// A scope that waits for the container's first process.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
-use cgroup_core::Limits;
+use cgroup_core::{Cgroup, Limits};
 use clap::Args;
 use ns_core::{Kind, Namespace, Pidfd};
 use nspod_cli::dir::Lock;
@@ -161,6 +161,15 @@ pub(crate) fn prepare(global: &Global, args: &BundleArgs) -> Result<Claimed> {
 }
 
 impl Claimed {
+    /// Makes its cgroup, for what is put there by other means than this program's.
+    pub(crate) fn cgroup(&mut self) -> Result<Option<Cgroup>> {
+        let made = self.place.make(&self.wanted.spec)?;
+        if let Some(cgroup) = &made {
+            self.record.cgroup_paths.insert(String::new(), cgroup.path().to_owned());
+        }
+        Ok(made)
+    }
+
     /// The container is in its place, by other means than this program's.
     pub(crate) fn settled(&mut self) -> Result<()> {
         match std::mem::replace(&mut self.place, Place::Here) {

@@ -1,17 +1,33 @@
 //! `checkpoint` and `restore`, by the program criu.
 
+use std::fs;
+use std::io::ErrorKind;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use clap::Args;
+use cgroup_core::{Cgroup, Hierarchy};
+use clap::{Args, ValueEnum};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::Mode;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use ns_core::Kind;
 use nspod_cli::error::{Error, Result};
 use nspod_cli::process::Process;
+use nspod_sandbox::spec::{Join, MountKind, Namespace, Spec};
 
 use super::delete::finish;
 use crate::args::Global;
-use crate::driver;
-use crate::launch::{self, BundleArgs};
+use crate::launch::{self, BundleArgs, Claimed};
 use crate::state::Status;
+use crate::{driver, hooks, log};
+
+/// Where it is written what the standard streams were, as runc does.
+const DESCRIPTORS: &str = "descriptors.json";
 
 /// What both take.
 #[derive(Debug, Args)]
@@ -28,7 +44,7 @@ pub(crate) struct ImageArgs {
     /// Allow unix sockets to the outside
     #[arg(long)]
     ext_unix_sk: bool,
-    /// Allow a terminal of the caller's
+    /// Allow a session that was begun outside of the container
     #[arg(long)]
     shell_job: bool,
     /// Handle file locks
@@ -37,15 +53,28 @@ pub(crate) struct ImageArgs {
     /// Leave no copies of memory in the images that are restored
     #[arg(long)]
     auto_dedup: bool,
-    /// What becomes of cgroups: soft, full, strict, ignore
-    #[arg(long, value_name = "MODE")]
-    manage_cgroups_mode: Option<String>,
+    /// What becomes of the cgroups in the container's, and their limits
+    #[arg(long, value_name = "MODE", value_enum, default_value = "soft")]
+    manage_cgroups_mode: Cgroups,
     /// Make a namespace and restore nothing in it
-    #[arg(long, value_name = "KIND")]
-    empty_ns: Vec<String>,
+    #[arg(long, value_name = "KIND", value_enum)]
+    empty_ns: Vec<EmptyNs>,
     /// Transfer memory as it is needed
     #[arg(long)]
     lazy_pages: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Cgroups {
+    Soft,
+    Full,
+    Strict,
+    Ignore,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum EmptyNs {
+    Network,
 }
 
 /// Write a running container to images, and end it
@@ -102,19 +131,40 @@ pub(crate) fn checkpoint(global: &Global, args: &CheckpointArgs) -> Result<()> {
     }
     let record = entry.record()?;
     let images = &args.images;
-    std::fs::create_dir_all(&images.image_path).map_err(|e| Error::io("make", &images.image_path, &e))?;
     let mut command = images.command(if args.pre_dump { "pre-dump" } else { "dump" })?;
-    command.arg("--tree").arg(record.init_process_pid.to_string()).arg("--root").arg(&record.rootfs);
-    for mount in entry.config()?.container(&entry.context(global)?)?.spec.mounts {
-        if matches!(mount.kind, nspod_sandbox::spec::MountKind::Bind { .. }) {
-            let place = mount.destination.display();
-            command.arg("--external").arg(format!("mnt[{place}]:{place}"));
-        }
+    let spec = entry.config()?.container(&entry.context(global)?)?.spec;
+    no_terminal(&spec)?;
+    images.make()?;
+    let pid = record.init_process_pid;
+    command.arg("--tree").arg(pid.to_string()).arg("--root").arg(&record.rootfs);
+    let inside = Path::new("/proc").join(pid.to_string()).join("root");
+    // A directory is masked with a file system of its own, which criu finds out.
+    let is_own = |place: &Path| {
+        let there = inside.join(place.strip_prefix("/").unwrap_or(place));
+        spec.masked_paths.iter().any(|path| path == place)
+            && fs::symlink_metadata(there).is_ok_and(|there| there.is_dir())
+    };
+    for (place, _) in external(&spec, &record.rootfs)?.into_iter().filter(|(place, _)| !is_own(place)) {
+        command.arg("--external").arg(format!("mnt[{0}]:{0}", place.display()));
+    }
+    for (kind, path) in joined(&spec) {
+        let inode = fs::metadata(path).map_err(|e| Error::io("look at", path, &e))?.ino();
+        command.arg("--external").arg(format!("{kind}[{inode}]:{}", label(kind)));
+    }
+    let streams = Streams::of(pid)?;
+    for file in streams.0.iter().filter(|name| name.starts_with("file[")) {
+        command.arg("--external").arg(file);
+    }
+    if let Some(path) = record.cgroup_path() {
+        command.arg("--freeze-cgroup").arg(path);
     }
     if let Some(path) = &args.parent_path {
         command.arg("--prev-images-dir").arg(path).arg("--track-mem");
     }
-    if let Some((address, port)) = args.page_server.as_deref().and_then(|server| server.rsplit_once(':')) {
+    if let Some(server) = &args.page_server {
+        let (address, port) = server.rsplit_once(':').ok_or_else(|| {
+            Error::new(format!("--page-server: {server:?} is not of the form ADDRESS:PORT"))
+        })?;
         command.args(["--page-server", "--address", address, "--port", port]);
     }
     if let Some(fd) = args.status_fd {
@@ -126,8 +176,12 @@ pub(crate) fn checkpoint(global: &Global, args: &CheckpointArgs) -> Result<()> {
     if args.pre_dump {
         command.arg("--track-mem");
     }
-    done(&mut command, images)?;
-    if args.leave_running || args.pre_dump {
+    done(command.spawn(), &images.log(&command))?;
+    if args.pre_dump {
+        return Ok(());
+    }
+    streams.write(&images.image_path)?;
+    if args.leave_running {
         return Ok(());
     }
     driver::remove(record)?;
@@ -135,48 +189,69 @@ pub(crate) fn checkpoint(global: &Global, args: &CheckpointArgs) -> Result<()> {
 }
 
 pub(crate) fn restore(global: &Global, args: &RestoreArgs) -> Result<i32> {
-    let images = &args.images;
-    let mut command = images.command("restore")?;
+    let mut command = args.images.command("restore")?;
     let mut restored = launch::prepare(global, &args.bundle)?;
-    let result =
-        restore_into(args, &mut command, &mut restored).and_then(|pid| restored.settled().map(|()| pid));
-    match result {
-        Ok(pid) if args.detach => {
-            args.bundle.write_pid(pid)?;
-            Ok(0)
-        }
-        Ok(pid) => {
-            args.bundle.write_pid(pid)?;
-            ns_core::Pidfd::open(pid)?.poll(None)?;
-            driver::remove(&restored.record)?;
-            finish(&restored.store, &restored.entry, &restored.record, &restored.lock)?;
-            Ok(0)
-        }
+    let pid = match restore_into(args, &mut command, &mut restored) {
+        Ok(pid) => pid,
         Err(e) => {
-            driver::remove(&restored.record)?;
-            finish(&restored.store, &restored.entry, &restored.record, &restored.lock)?;
-            Err(e)
+            // What criu has restored before something failed, and the cgroup it was put in.
+            if let Err(e) = driver::remove(&restored.record) {
+                log::warn(&e);
+            }
+            return Err(restored.give_up(e));
         }
+    };
+    args.bundle.write_pid(pid)?;
+    let Claimed { entry, record, store, lock, .. } = restored;
+    hooks::run_all("poststart", &record.poststart, &record.state_json(Status::Running)?);
+    if args.detach {
+        return Ok(0);
     }
+    drop(lock);
+    let code = wait(pid)?;
+    if let Some(lock) = entry.dir.lock(true)? {
+        driver::remove(&record)?;
+        finish(&store, &entry, &record, &lock)?;
+    }
+    Ok(code)
 }
 
-fn restore_into(args: &RestoreArgs, command: &mut Command, restored: &mut launch::Claimed) -> Result<i32> {
-    let (entry, record) = (&restored.entry, &mut restored.record);
-    // criu takes a root that is a mount point.
-    let root = entry.dir.make_sub("criu-root")?;
-    let flags = nix::mount::MsFlags::MS_BIND | nix::mount::MsFlags::MS_REC;
-    nix::mount::mount(Some(&record.rootfs), root.path(), None::<&str>, flags, None::<&str>)
-        .map_err(|e| Error::path("mount the root at", root.path(), e))?;
+fn restore_into(args: &RestoreArgs, command: &mut Command, restored: &mut Claimed) -> Result<i32> {
+    let images = &args.images;
+    let unheard = [
+        ("prestart", restored.wanted.hooks.prestart.is_empty()),
+        ("createRuntime", restored.wanted.hooks.create_runtime.is_empty()),
+    ];
+    for (kind, _) in unheard.iter().filter(|(_, none)| !none) {
+        log::warn(&format_args!("hooks.{kind}: these are not run again for what is restored"));
+    }
+    no_terminal(&restored.wanted.spec)?;
+    let cgroup = restored.cgroup()?;
+    let (entry, record, spec) = (&restored.entry, &mut restored.record, &restored.wanted.spec);
+    command.args(["--restore-detached", "--restore-sibling"]);
     let pid_file = entry.dir.at("criu.pid");
-    command.arg("--restore-detached").arg("--pidfile").arg(&pid_file).arg("--root").arg(root.path());
-    for mount in &restored.wanted.spec.mounts {
-        if let nspod_sandbox::spec::MountKind::Bind { source, .. } = &mount.kind {
-            let place = mount.destination.display();
-            command.arg("--external").arg(format!("mnt[{place}]:{}", source.display()));
+    command.arg("--pidfile").arg(&pid_file);
+    for (place, source) in external(spec, &record.rootfs)? {
+        command.arg("--external").arg(format!("mnt[{}]:{}", place.display(), source.display()));
+    }
+    // Without close-on-exec, for criu.
+    let mut inherited: Vec<OwnedFd> = Vec::new();
+    let mut inherit = |command: &mut Command, fd: OwnedFd, name: &str| {
+        command.arg("--inherit-fd").arg(format!("fd[{}]:{name}", fd.as_raw_fd()));
+        inherited.push(fd);
+    };
+    for (kind, path) in joined(spec) {
+        let fd = nix::fcntl::open(path, OFlag::O_RDONLY, Mode::empty());
+        inherit(command, fd.map_err(|e| Error::path("open", path, e))?, label(kind));
+    }
+    for (number, name) in Streams::read(&images.image_path)?.0.iter().enumerate() {
+        if name.starts_with("pipe:") || name.starts_with("file[") {
+            inherit(command, stream(number)?, name);
         }
     }
-    if let Some(path) = record.cgroup_path() {
-        command.arg("--cgroup-root").arg(path);
+    if let (Some(path), true) = (record.cgroup_path(), images.manage_cgroups_mode != Cgroups::Ignore) {
+        let from_top = path.strip_prefix(Hierarchy::detect()?.root()?.path()).unwrap_or(path);
+        command.arg("--cgroup-root").arg(Path::new("/").join(from_top));
     }
     if let Some(profile) = &args.lsm_profile {
         command.arg("--lsm-profile").arg(profile);
@@ -184,10 +259,15 @@ fn restore_into(args: &RestoreArgs, command: &mut Command, restored: &mut launch
     if let Some(context) = &args.lsm_mount_context {
         command.arg("--lsm-mount-context").arg(context);
     }
-    let restored_by_criu = done(command, &args.images);
-    let _ = nix::mount::umount2(root.path(), nix::mount::MntFlags::MNT_DETACH);
-    restored_by_criu?;
-    let text = std::fs::read_to_string(&pid_file).map_err(|e| Error::io("read", &pid_file, &e))?;
+    // criu takes a root that is a mount point.
+    let root = entry.dir.make_sub("criu-root")?;
+    mount(Some(&record.rootfs), root.path(), None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
+        .map_err(|e| Error::path("mount the root at", root.path(), e))?;
+    command.arg("--root").arg(root.path());
+    let by_criu = done(inside(cgroup.as_ref(), command), &images.log(command));
+    let _ = umount2(root.path(), MntFlags::MNT_DETACH);
+    by_criu?;
+    let text = fs::read_to_string(&pid_file).map_err(|e| Error::io("read", &pid_file, &e))?;
     let pid = text
         .trim()
         .parse()
@@ -197,7 +277,120 @@ fn restore_into(args: &RestoreArgs, command: &mut Command, restored: &mut launch
     record.set_process(process);
     record.creating = false;
     entry.write(record)?;
+    restored.settled()?;
     Ok(pid)
+}
+
+/// Starts a program in a cgroup, by entering that for the moment.
+fn inside(cgroup: Option<&Cgroup>, command: &mut Command) -> std::io::Result<std::process::Child> {
+    let other = |e: cgroup_core::Error| std::io::Error::other(e.to_string());
+    let Some(cgroup) = cgroup else { return command.spawn() };
+    let own = std::process::id() as i32;
+    let before = Hierarchy::detect().and_then(|all| all.of(own)).map_err(other)?;
+    cgroup.attach(own).map_err(other)?;
+    let child = command.spawn();
+    before.attach(own).map_err(other)?;
+    child
+}
+
+/// What is mounted from outside, and from where: criu knows it by its place in the container.
+fn external(spec: &Spec, rootfs: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let bound = spec.mounts.iter().filter_map(|mount| match &mount.kind {
+        MountKind::Bind { source, .. } => Some((&mount.destination, source.as_path())),
+        _ => None,
+    });
+    let masked = spec.masked_paths.iter().map(|path| (path, Path::new("/dev/null")));
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = nix::fcntl::open(rootfs, flags, Mode::empty()).map_err(|e| Error::path("open", rootfs, e))?;
+    let root_path = rootfs.canonicalize().map_err(|e| Error::io("look at", rootfs, &e))?;
+    let place = |path: &PathBuf| {
+        let how =
+            OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+        // What lies on another mount of the container's is not to be seen from here.
+        let Ok(found) = openat2(&root, path, how) else { return path.clone() };
+        let found = fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).unwrap_or_default();
+        found.strip_prefix(&root_path).map_or_else(|_| path.clone(), |inner| Path::new("/").join(inner))
+    };
+    Ok(bound.chain(masked).map(|(path, source)| (place(path), source.to_owned())).collect())
+}
+
+/// Namespaces that are others', of the kinds that criu can leave alone.
+fn joined(spec: &Spec) -> impl Iterator<Item = (Kind, &Path)> {
+    [Kind::Net, Kind::Pid].into_iter().filter_map(|kind| match spec.namespaces.get(kind) {
+        Namespace::Join(Join::Path(path)) => Some((kind, path.as_path())),
+        _ => None,
+    })
+}
+
+/// runc's name for one of them in images.
+fn label(kind: Kind) -> &'static str {
+    if kind == Kind::Net { "extRootNetNS" } else { "extRootPidNS" }
+}
+
+/// By which names criu knows what a container's standard streams were.
+struct Streams(Vec<String>);
+
+impl Streams {
+    fn of(pid: i32) -> Result<Streams> {
+        let proc = Path::new("/proc").join(pid.to_string());
+        let read = |path: &Path| fs::read_to_string(path).map_err(|e| Error::io("read", path, &e));
+        let mounts = read(&proc.join("mountinfo"))?;
+        let name = |number: u32| {
+            let path = proc.join("fd").join(number.to_string());
+            let target = match fs::read_link(&path) {
+                Err(e) if e.kind() == ErrorKind::NotFound => return Ok(String::new()),
+                target => target.map_err(|e| Error::io("look at", &path, &e))?.display().to_string(),
+            };
+            let stat = fs::metadata(&path).map_err(|e| Error::io("look at", &path, &e))?;
+            let info = read(&proc.join("fdinfo").join(number.to_string()))?;
+            let mount = info.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap_or_default().trim();
+            let has_path = !stat.file_type().is_fifo() && !stat.file_type().is_socket();
+            let known = mounts.lines().any(|line| line.split(' ').next() == Some(mount));
+            Ok(match mount.parse::<u32>() {
+                Ok(id) if has_path && !known => format!("file[{id:x}:{:x}]", stat.ino()),
+                _ => target,
+            })
+        };
+        Ok(Streams((0..3).map(name).collect::<Result<_>>()?))
+    }
+
+    fn write(&self, images: &Path) -> Result<()> {
+        let path = images.join(DESCRIPTORS);
+        fs::write(&path, serde_json::json!(self.0).to_string()).map_err(|e| Error::io("write", &path, &e))
+    }
+
+    fn read(images: &Path) -> Result<Streams> {
+        let path = images.join(DESCRIPTORS);
+        match fs::read(&path) {
+            Ok(json) => serde_json::from_slice(&json).map(Streams).map_err(|e| {
+                Error::new(format!("{} is no list of what the standard streams were: {e}", path.display()))
+            }),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Streams(Vec::new())),
+            Err(e) => Err(Error::io("read", &path, &e)),
+        }
+    }
+}
+
+/// A copy of a standard stream of this program's.
+fn stream(number: usize) -> Result<OwnedFd> {
+    let copy = match number {
+        0 => rustix::io::dup(std::io::stdin()),
+        1 => rustix::io::dup(std::io::stdout()),
+        _ => rustix::io::dup(std::io::stderr()),
+    };
+    copy.map_err(|e| Error::call("copy a standard stream", "dup", Errno::from_raw(e.raw_os_error())))
+}
+
+/// The exit code of a child.
+fn wait(pid: i32) -> Result<i32> {
+    loop {
+        match waitpid(Pid::from_raw(pid), None) {
+            Ok(WaitStatus::Exited(_, code)) => return Ok(code),
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(128 + signal as i32),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(Error::call("wait for the container", "waitpid", e)),
+        }
+    }
 }
 
 impl ImageArgs {
@@ -209,7 +402,7 @@ impl ImageArgs {
         })?;
         let mut command = Command::new(criu);
         command.arg(action).arg("--images-dir").arg(&self.image_path);
-        command.arg("--work-dir").arg(self.work()).args(["--log-file", &format!("{action}.log")]);
+        command.arg("--work-dir").arg(self.work()).args(["--log-file", &format!("{action}.log"), "-v4"]);
         for (wanted, flag) in [
             (self.tcp_established, "--tcp-established"),
             (self.ext_unix_sk, "--ext-unix-sk"),
@@ -217,29 +410,59 @@ impl ImageArgs {
             (self.file_locks, "--file-locks"),
             (self.auto_dedup, "--auto-dedup"),
             (self.lazy_pages, "--lazy-pages"),
+            (self.empty_ns.contains(&EmptyNs::Network), "--empty-ns=net"),
         ] {
             if wanted {
                 command.arg(flag);
             }
         }
-        for kind in &self.empty_ns {
-            command.arg("--empty-ns").arg(kind);
-        }
-        command.arg(format!("--manage-cgroups={}", self.manage_cgroups_mode.as_deref().unwrap_or("soft")));
+        let mode = self.manage_cgroups_mode.to_possible_value();
+        let mode = mode.as_ref().map_or("soft", |mode| mode.get_name());
+        command.arg(format!("--manage-cgroups={mode}"));
         Ok(command)
+    }
+
+    /// Directories for what is in a process's memory, and so for the caller alone.
+    fn make(&self) -> Result<()> {
+        for dir in [&self.image_path, self.work()] {
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+            made.map_err(|e| Error::io("make", dir, &e))?;
+        }
+        Ok(())
     }
 
     fn work(&self) -> &Path {
         self.work_path.as_deref().unwrap_or(&self.image_path)
     }
+
+    fn log(&self, command: &Command) -> PathBuf {
+        let action = command.get_args().next().unwrap_or_default();
+        self.work().join(action).with_extension("log")
+    }
 }
 
-fn done(command: &mut Command, images: &ImageArgs) -> Result<()> {
-    let status = command.status().map_err(|e| Error::new(format!("cannot run criu: {e}")))?;
-    match status.success() {
-        true => Ok(()),
-        false => {
-            Err(Error::new(format!("criu failed: {status}: see its log in {}", images.work().display())))
-        }
+/// Of a terminal the other end is outside, and criu hands over a new one's only to who speaks
+/// its protocol.
+fn no_terminal(spec: &Spec) -> Result<()> {
+    match spec.process.terminal {
+        Some(_) => Err(Error::new(
+            "process.terminal: a container with a terminal cannot be checkpointed or restored, for the program criu hands over no other end of one: set it to false",
+        )),
+        None => Ok(()),
     }
+}
+
+/// Waits for criu's success, or says what it complains of last.
+fn done(criu: std::io::Result<std::process::Child>, log: &Path) -> Result<()> {
+    let status = criu.and_then(|mut criu| criu.wait());
+    let status = status.map_err(|e| Error::new(format!("cannot run criu: {e}")))?;
+    if status.success() {
+        return Ok(());
+    }
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    // The first may be of something that it can do without.
+    let is_reason = |line: &&str| line.contains("Error (") && !line.ends_with("FAILED.");
+    let complaint = text.lines().rfind(is_reason).unwrap_or("it does not say why");
+    Err(Error::new(format!("criu failed: {status}: {}: see {}", complaint.trim(), log.display())))
 }

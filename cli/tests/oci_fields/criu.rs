@@ -1,0 +1,267 @@
+//! A container is written to images by criu, and goes on from them.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use cgroup_core::Controllers;
+use serde_json::json;
+
+use crate::bundle::{Bundle, cgroups, ours, runtime_lacks};
+use crate::common::{self, Output, end_of, eventually, root, run_with, skip};
+
+/// Whether the runtime can checkpoint, on a kernel of which criu takes processes; if not, the test is skipped.
+fn able() -> bool {
+    if !root() || runtime_lacks(&["crun"], "Debian's is built without criu") {
+        return false;
+    }
+    if !Command::new("criu").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        skip("criu is not installed");
+        return false;
+    }
+    let check = run_with(Command::new("criu").arg("check"), "");
+    if check.code() != 0 {
+        skip(&format!("`criu check` fails: {}", check.err.lines().next().unwrap_or_default()));
+    }
+    check.code() == 0
+}
+
+/// A container that counts in memory alone, and shows how far it is, under a word of this start's; at `/tmp/stop` it
+/// ends.
+fn counter() -> Bundle {
+    Bundle::sh(
+        "word=$(cat /proc/sys/kernel/random/uuid); i=0
+         until [ -e /tmp/stop ]; do i=$((i + 1)); echo $word $i > /tmp/new; mv /tmp/new /tmp/count; sleep 0.05; done
+         echo stopped; exit 7",
+    )
+}
+
+/// The word and how far it is.
+fn count(bundle: &Bundle) -> Option<(String, u32)> {
+    let text = fs::read_to_string(bundle.path("rootfs/tmp/count")).ok()?;
+    let (word, count) = text.trim().split_once(' ')?;
+    Some((word.into(), count.parse().unwrap()))
+}
+
+fn goes_on(bundle: &Bundle) -> (String, u32) {
+    let mut last = None;
+    eventually("it counts", || {
+        let before = last.replace(count(bundle)).flatten();
+        before.is_some() && last != Some(before)
+    });
+    last.flatten().unwrap()
+}
+
+/// Starts the container with nothing of the caller's: runc checkpoints none whose output goes to a file.
+fn up(bundle: Bundle) -> Bundle {
+    bundle.write_config();
+    let mut command = bundle.command(&["run", "--detach", bundle.id()]);
+    assert!(end_of(&mut command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()).success());
+    bundle
+}
+
+/// The same of one that is restored.
+fn restored(bundle: &Bundle, flags: &[&str]) {
+    let args = [&["restore", "--image-path", "images", "--detach"], flags, &[bundle.id()]].concat();
+    let mut command = bundle.command(&args);
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    let err = || fs::read_to_string(bundle.path("restore.err")).unwrap();
+    assert!(end_of(&mut child).success(), "{}", err());
+}
+
+fn checkpoint(bundle: &Bundle, flags: &[&str]) -> Output {
+    bundle.verb(&[&["checkpoint", "--image-path", "images"], flags, &[bundle.id()]].concat())
+}
+
+fn restore(bundle: &Bundle, flags: &[&str]) -> Output {
+    bundle.verb(&[&["restore", "--image-path", "images"], flags, &[bundle.id()]].concat())
+}
+
+#[test]
+fn what_is_checkpointed_goes_on_where_it_was() {
+    if !able() {
+        return;
+    }
+    let bundle = up(counter());
+    let (word, _) = goes_on(&bundle);
+    let pid = bundle.pid();
+    checkpoint(&bundle, &["--leave-running"]).ok();
+    assert_eq!((bundle.pid(), bundle.status().as_str()), (pid, "running"));
+    goes_on(&bundle);
+    fs::remove_dir_all(bundle.path("images")).unwrap();
+    checkpoint(&bundle, &[]).ok();
+    assert_ne!(bundle.verb(&["state", bundle.id()]).code(), 0, "it is not gone");
+    let (_, then) = count(&bundle).unwrap();
+    fs::remove_file(bundle.path("rootfs/tmp/count")).unwrap();
+
+    restored(&bundle, &["--pid-file", "pid"]);
+    let (same, now) = goes_on(&bundle);
+    assert_eq!(same, word);
+    assert!(now > then && now < then + 10_000, "{then} and then {now}");
+    assert_eq!(bundle.status(), "running");
+    assert_eq!(fs::read_to_string(bundle.path("pid")).unwrap(), bundle.pid().to_string());
+    // And once more, from there.
+    fs::remove_dir_all(bundle.path("images")).unwrap();
+    checkpoint(&bundle, &[]).ok();
+    restored(&bundle, &[]);
+    assert_eq!(goes_on(&bundle).0, word);
+    assert_eq!(bundle.verb(&["exec", bundle.id(), "cat", "/proc/1/comm"]).ok(), "sh\n");
+    bundle.verb(&["kill", bundle.id(), "KILL"]).ok();
+    bundle.wait_until("stopped");
+    bundle.delete(&[]);
+}
+
+#[test]
+fn what_is_restored_is_in_a_cgroup_of_its_own_with_its_limits() {
+    if !able() || !cgroups(Controllers::PIDS | Controllers::MEMORY) {
+        return;
+    }
+    let bundle = up(counter()
+        .set("/linux/resources", json!({ "pids": { "limit": 50 }, "memory": { "limit": 67_108_864 } })));
+    goes_on(&bundle);
+    let (cgroup, limit) = (bundle.cgroup(), |name: &str| bundle.cgroup().join(name));
+    checkpoint(&bundle, &[]).ok();
+    assert!(!cgroup.exists());
+    restored(&bundle, &[]);
+    goes_on(&bundle);
+    assert_eq!(bundle.cgroup(), cgroup);
+    assert_eq!(fs::read_to_string(limit("pids.max")).unwrap(), "50\n");
+    assert_eq!(fs::read_to_string(limit("memory.max")).unwrap(), "67108864\n");
+    assert_eq!(bundle.verb(&["ps", bundle.id()]).code(), 0);
+    bundle.delete(&["--force"]);
+    assert!(!cgroup.exists());
+    if !ours() {
+        return;
+    }
+    // Under another name, and its cgroup is another; without a word on cgroups, it is the same.
+    for (flags, id) in [(&[][..], "other"), (&["--manage-cgroups-mode", "ignore"], "third")] {
+        let id = format!("{}-{id}", bundle.id());
+        let args = [&["restore", "--image-path", "images", "--detach"], flags, &[&id]].concat();
+        bundle.verb(&args).ok();
+        goes_on(&bundle);
+        let own = bundle.verb(&["exec", &id, "cat", "/proc/1/cgroup"]);
+        bundle.verb(&["delete", "--force", &id]).ok();
+        assert!(own.ok().ends_with(&format!("{id}\n")), "{own:?}");
+    }
+}
+
+#[test]
+fn who_restores_in_the_foreground_has_its_output_and_its_exit_code() {
+    if !able() || runtime_lacks(&["runc"], "it checkpoints none whose output goes to a file") {
+        return;
+    }
+    let bundle = counter().up();
+    goes_on(&bundle);
+    checkpoint(&bundle, &[]).ok();
+    restore(&bundle, &["--detach"]).ok();
+    goes_on(&bundle);
+    fs::remove_dir_all(bundle.path("images")).unwrap();
+    checkpoint(&bundle, &[]).ok();
+    fs::remove_file(bundle.path("rootfs/tmp/count")).unwrap();
+    let output = thread::scope(|scope| {
+        let restored = scope.spawn(|| restore(&bundle, &[]));
+        goes_on(&bundle);
+        fs::write(bundle.path("rootfs/tmp/stop"), "").unwrap();
+        restored.join().unwrap()
+    });
+    assert_eq!((output.code(), output.out.as_str()), (7, "stopped\n"), "{}", output.err);
+    assert_eq!(bundle.printed("create"), "");
+    assert_ne!(bundle.verb(&["state", bundle.id()]).code(), 0, "it is not deleted");
+}
+
+#[test]
+fn pipes_are_those_of_who_restores() {
+    if !able() {
+        return;
+    }
+    let bundle = counter();
+    bundle.write_config();
+    let piped = |args: &[&str]| {
+        common::Guard({
+            let mut command = bundle.command(args);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+        })
+    };
+    let first = piped(&["run", "--detach", bundle.id()]);
+    goes_on(&bundle);
+    checkpoint(&bundle, &[]).ok();
+    drop(first);
+    let mut second = piped(&["restore", "--image-path", "images", "--detach", bundle.id()]);
+    goes_on(&bundle);
+    fs::write(bundle.path("rootfs/tmp/stop"), "").unwrap();
+    let said = std::io::read_to_string(second.0.stdout.take().unwrap()).unwrap();
+    assert_eq!(said, "stopped\n");
+}
+
+#[test]
+fn mounts_from_outside_are_there_again() {
+    if !able() {
+        return;
+    }
+    let bundle = counter().file("dir/a", "a directory's").file("file", "a file's").file("rootfs/run/x", "");
+    std::os::unix::fs::symlink("/run", bundle.path("rootfs/linked")).unwrap();
+    let bind = |from: &str, to: &str| json!({ "destination": to, "type": "bind", "source": bundle.path(from), "options": ["rbind"] });
+    let mounts = [bind("dir", "/outside"), bind("file", "/linked/file")];
+    let [dir, file] = mounts;
+    let masked = json!(["/proc/kcore", "/proc/acpi", "/sys/firmware", "/proc/nothing"]);
+    let bundle = bundle.mount(dir).mount(file).set("/linux/maskedPaths", masked);
+    let bundle = bundle.set("/linux/readonlyPaths", json!(["/proc/sys"]));
+    let bundle = up(bundle);
+    let look = |bundle: &Bundle| {
+        let script = "cat /outside/a /run/file; head -c 1 /proc/kcore; ls /sys/firmware; grep -c . /proc/mounts; \
+            echo > /proc/sys/kernel/hostname";
+        let output = bundle.verb(&["exec", bundle.id(), "sh", "-c", script]);
+        (output.out.clone(), output.err.contains("Read-only file system"))
+    };
+    goes_on(&bundle);
+    let before = look(&bundle);
+    assert!(before.0.starts_with("a directory'sa file's") && before.1, "{before:?}");
+    checkpoint(&bundle, &[]).ok();
+    restored(&bundle, &[]);
+    goes_on(&bundle);
+    assert_eq!(look(&bundle), before);
+}
+
+#[test]
+fn one_that_is_paused_is_checkpointed_too() {
+    if !able() || runtime_lacks(&["runc"], "it refuses to") || !cgroups(Controllers::empty()) {
+        return;
+    }
+    let bundle = up(counter());
+    goes_on(&bundle);
+    bundle.verb(&["pause", bundle.id()]).ok();
+    checkpoint(&bundle, &[]).ok();
+    restored(&bundle, &[]);
+    goes_on(&bundle);
+    assert_eq!(bundle.status(), "running");
+}
+
+#[test]
+fn a_failure_says_criu_s_reason_and_changes_nothing() {
+    if !able() {
+        return;
+    }
+    let bundle = counter();
+    bundle.create();
+    let words = |output: &Output, ours_alone: &str| {
+        assert_ne!(output.code(), 0, "{output:?}");
+        assert!(!ours() || output.err.contains(ours_alone), "{ours_alone:?} is not in {}", output.err);
+    };
+    words(&checkpoint(&bundle, &[]), "cannot be checkpointed in created state");
+    bundle.start();
+    goes_on(&bundle);
+    words(&checkpoint(&bundle, &["--page-server", "127.0.0.1:1"]), "criu failed: exit status: 1");
+    goes_on(&bundle);
+    assert_eq!(bundle.status(), "running");
+    let cgroup = bundle.cgroup();
+    bundle.delete(&["--force"]);
+    fs::create_dir_all(bundle.path("images")).unwrap();
+    words(&restore(&bundle, &["--detach"]), "criu failed: exit status: 1");
+    assert_ne!(bundle.verb(&["state", bundle.id()]).code(), 0, "a container is left");
+    assert!(!cgroup.exists(), "a cgroup is left");
+    if ours() {
+        let bundle = counter().set("/process/terminal", true);
+        bundle.write_config();
+        words(&restore(&bundle, &["--detach"]), "process.terminal: a container with a terminal");
+    }
+}
