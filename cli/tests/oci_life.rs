@@ -172,7 +172,18 @@ fn the_log_is_a_file_of_lines_of_which_clients_take_the_last_error() {
     assert_eq!(text.lines().count(), 2, "{text}");
     assert!(text.contains("level=error msg=\"container does not exist: nobody\""), "{text}");
     fails(&bundle.command(&["state", "nobody"]), 1, "level=error msg=");
-    fails(&bundle.command(&["create", "--nothing-such", "x"]), 1, "--nothing-such");
+    let usage = bundle.command(&["create", "--nothing-such", "x"]);
+    fails(&usage, 1, "error: unexpected argument '--nothing-such' found\n");
+    assert!(!usage.err.contains("\\n"), "{}", usage.err);
+}
+
+#[test]
+fn a_log_that_nobody_reads_is_not_waited_for() {
+    let bundle = Bundle::new("");
+    let fifo = bundle.path("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let output = bundle.command(&["--log", fifo.to_str().unwrap(), "state", "nobody"]);
+    fails(&output, 1, "level=error msg=\"container does not exist: nobody\"");
 }
 
 #[test]

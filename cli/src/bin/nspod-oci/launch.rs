@@ -458,7 +458,10 @@ pub(crate) fn write_pid(path: &Path, pid: i32) -> Result<()> {
     File::create_new(&fresh)
         .and_then(|mut file| file.write_all(pid.to_string().as_bytes()))
         .and_then(|()| std::fs::rename(&fresh, path))
-        .map_err(|e| Error::io("write the pid to", path, &e))
+        .map_err(|e| {
+            let _ = std::fs::remove_file(&fresh);
+            Error::io("write the pid to", path, &e)
+        })
 }
 
 fn owner() -> String {
@@ -485,5 +488,14 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&victim).unwrap(), "kept");
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "42");
         assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn of_a_pid_that_cannot_be_written_nothing_is_left() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::create_dir(temp.path().join("pid")).unwrap();
+        let error = write_pid(&temp.path().join("pid"), 42).unwrap_err().to_string();
+        assert!(error.contains("cannot write the pid to"), "{error}");
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1);
     }
 }

@@ -4,6 +4,7 @@
 use std::fmt::{Display, Write as _};
 use std::fs::File;
 use std::io::{Write as _, stderr};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -56,7 +57,9 @@ fn write(level: &str, what: &impl Display) {
     let (file, format) = LOG.get().map_or((None, Format::Text), |log| (log.file.as_ref(), log.format));
     let text = line(level, &what.to_string(), format, SystemTime::now());
     let to_file = |path: &PathBuf| -> std::io::Result<()> {
-        File::options().create(true).append(true).open(path)?.write_all(text.as_bytes())
+        // Nobody is waited for who might read from what is no file.
+        let how = nix::libc::O_NONBLOCK;
+        File::options().create(true).append(true).custom_flags(how).open(path)?.write_all(text.as_bytes())
     };
     // Where even the log cannot be written, the words shall not be lost.
     if file.is_none_or(|path| to_file(path).is_err()) {

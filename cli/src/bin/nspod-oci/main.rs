@@ -23,14 +23,10 @@ use clap::{CommandFactory, Parser};
 fn main() -> ExitCode {
     let cli = match args::Cli::try_parse() {
         Ok(cli) => cli,
-        Err(e) if !e.use_stderr() => {
-            let _ = e.print();
-            return ExitCode::SUCCESS;
-        }
         Err(e) => {
-            let text = e.render().to_string();
-            log::error(&text.strip_prefix("error: ").unwrap_or(&text).trim_end());
-            return ExitCode::FAILURE;
+            // For people: of --log nothing is known yet.
+            let _ = e.print();
+            return if e.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
         }
     };
     log::set_up(cli.global.log.as_deref(), cli.global.log_format, cli.global.debug);
