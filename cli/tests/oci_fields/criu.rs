@@ -153,10 +153,6 @@ fn who_restores_in_the_foreground_has_its_output_and_its_exit_code() {
     let bundle = counter().up();
     goes_on(&bundle);
     checkpoint(&bundle, &[]).ok();
-    restore(&bundle, &["--detach"]).ok();
-    goes_on(&bundle);
-    fs::remove_dir_all(bundle.path("images")).unwrap();
-    checkpoint(&bundle, &[]).ok();
     fs::remove_file(bundle.path("rootfs/tmp/count")).unwrap();
     let output = thread::scope(|scope| {
         let restored = scope.spawn(|| restore(&bundle, &[]));
