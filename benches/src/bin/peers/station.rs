@@ -194,6 +194,8 @@ impl Station {
 
 fn delete_all(containers: Vec<Container>) -> Result<()> {
     on_threads(containers, |containers| {
+        // All are killed before the first is waited for, on both sides: the ends overlap.
+        containers.iter().try_for_each(Container::kill)?;
         containers.into_iter().try_for_each(|container| Ok(container.delete()?))
     })
 }
