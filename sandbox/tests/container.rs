@@ -133,6 +133,34 @@ fn a_failed_start_leaves_no_cgroup_and_no_process() {
 }
 
 #[test]
+fn deleting_ends_what_is_left_in_the_callers_pid_namespace() {
+    need_root!("deleting_ends_what_is_left_in_the_callers_pid_namespace");
+    let mut command = Command::new("sh");
+    command.args(["-c", "sleep 1000 > /dev/null & echo $!"]).stdin(Stdio::Null).stdout(Stdio::Piped);
+    let mut container = command.namespace(Kind::Pid, Namespace::Host).spawn().unwrap();
+    let mut pid = String::new();
+    container.stdout.take().unwrap().read_to_string(&mut pid).unwrap();
+    assert!(container.wait().unwrap().status.success());
+    let cgroup = container.cgroup().unwrap().path().to_owned();
+    let procs = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap();
+    assert_eq!(procs, pid);
+    container.delete().unwrap();
+    assert!(!cgroup.exists(), "{pid} is left in {}", cgroup.display());
+}
+
+#[test]
+fn a_descriptor_of_the_hosts_is_no_way_out_for_the_working_directory() {
+    need_root!("a_descriptor_of_the_hosts_is_no_way_out_for_the_working_directory");
+    let image = Image::new();
+    let mut command = Command::new("true");
+    command.root(Root::Dir { path: image.path(), readonly: false });
+    command.fd(std::fs::File::open("/").unwrap(), 7).current_dir("/proc/self/fd/7");
+    let error = error(&mut command);
+    assert_eq!(error.failed_call(), Some("getcwd"), "{error}");
+    assert!(error.to_string().contains("outside the container's root"), "{error}");
+}
+
+#[test]
 fn deleting_leaves_no_cgroup_and_dropping_kills() {
     need_root!("deleting_leaves_no_cgroup_and_dropping_kills");
     let mut command = Command::new("sleep");

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use nspod_sandbox::spec::{Hook, Spec};
+use nspod_sandbox::spec::{Capabilities, Hook, Spec};
 use nspod_sandbox::{Command, Container, Error, ErrorKind, Status, Stdio, is_held, start_held};
 
 /// A container that runs this line of shell, and may write to the directory.
@@ -51,6 +51,32 @@ fn one_that_is_held_at_a_directory_starts_by_it_and_leaves_nothing_there() {
     assert!(!is_held(directory.path()));
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     assert_eq!(start_held(directory.path()).unwrap_err().kind(), ErrorKind::State);
+}
+
+/// Of the effective and the permitted the program itself sees what execve(2) makes of them.
+#[test]
+fn one_that_is_held_has_each_of_the_capability_sets_already() {
+    need_root!("one_that_is_held_has_each_of_the_capability_sets_already");
+    let sets = Capabilities {
+        inheritable: 0b00011,
+        permitted: 0b00111,
+        effective: 0b00101,
+        bounding: 0b01111,
+        ambient: 0b00010,
+    };
+    let mut command = shell("exit 0");
+    command.spec_mut().process.capabilities = Some(sets);
+    let mut container = command.hold().spawn().unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", container.pid())).unwrap();
+    let set = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        u64::from_str_radix(line.trim(), 16).unwrap()
+    };
+    let [inheritable, permitted, effective, bounding, ambient] =
+        ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"].map(set);
+    assert_eq!(Capabilities { inheritable, permitted, effective, bounding, ambient }, sets);
+    container.start().unwrap();
+    assert!(container.wait().unwrap().status.success());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use nix::mount::{MsFlags, mount};
 use nspod_sandbox::ns_core::{IdMap, Kind};
 use nspod_sandbox::spec::{
     Attributes, Hook, Link, Mount, MountIdMaps, MountKind, Namespace, Node, NodeKind, Propagation,
-    PropagationKind, Root, Terminal,
+    PropagationKind, Root, Terminal, Writes,
 };
 use nspod_sandbox::{Command, ErrorKind, Stdio};
 
@@ -249,6 +249,30 @@ fn nodes_and_links_are_made_where_they_are_asked_for() {
         let e = error(&mut command).to_string();
         assert!(e.starts_with("nodes[3].path: "), "{e}");
     }
+}
+
+#[test]
+fn the_callers_umask_is_the_programs_and_its_hooks_and_no_nodes() {
+    need_root!("the_callers_umask_is_the_programs_and_its_hooks_and_no_nodes");
+    in_time(|| {
+        let (image, note) = (Image::new(), tempfile::NamedTempFile::new().unwrap());
+        // With the mounts the thread gets an umask of its own.
+        own_mounts();
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+        let mut command = listed(&image);
+        command.spec_mut().hooks.create_container = vec![Hook {
+            path: "/bin/sh".into(),
+            args: ["sh", "-c", &format!("umask > {}", note.path().display())].map(Into::into).to_vec(),
+            env: Vec::new(),
+            timeout: None,
+        }];
+        assert_eq!(output(&mut command, "umask; stat -c %a /dev/null"), "0077\n666");
+        assert_eq!(std::fs::read_to_string(note.path()).unwrap(), "0077\n");
+        let mut command = Command::new("sh");
+        let writes = Writes::Tmpfs { size: Some(1 << 20) };
+        command.root(Root::Overlay { lower: vec![image.path()], writes });
+        assert_eq!(output(&mut command, "umask; stat -c %a / /dev/null"), "0077\n755\n666");
+    });
 }
 
 #[test]
