@@ -285,16 +285,12 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
         Step::Undumpable => prctl(libc::PR_SET_DUMPABLE, 0, 0),
         Step::Clone(kinds) => clone_again(kinds.bits(), loan),
         Step::Setsid => call!(Setsid, libc::SYS_setsid).map(drop),
-        Step::Propagation(flags) => call!(
-            Mount,
-            libc::SYS_mount,
-            ptr::null::<c_char>(),
-            c"/".as_ptr(),
-            ptr::null::<c_char>(),
-            *flags,
-            ptr::null::<c_char>()
-        )
-        .map(drop),
+        Step::Propagation(flags) => {
+            // The first of the steps that make files: they have the modes that are asked for.
+            clear_umask(loan);
+            let (none, root) = (ptr::null::<c_char>(), c"/".as_ptr());
+            call!(Mount, libc::SYS_mount, none, root, none, *flags, none).map(drop)
+        }
         Step::Mount(step) => mount(step, loan),
         Step::Private(path) => private(path),
         Step::Node { dest, mode, device, owner } => node(dest, *mode, *device, *owner, loan),

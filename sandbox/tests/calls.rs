@@ -151,7 +151,7 @@ fn a_start_makes_exactly_these_calls() {
     }
     let image = Image::new();
     image.add("busybox");
-    let wanted = [("plain", [14, 12]), ("five kinds", [14, 14]), ("container", [14, 96])];
+    let wanted = [("plain", [14, 12]), ("five kinds", [14, 16]), ("container", [14, 96])];
     let mut wrong = String::new();
     for (what, wanted) in wanted {
         let (counts, said) = counted(what, &image.path());
