@@ -266,14 +266,14 @@ mod tests {
     #[test]
     fn a_missed_target_is_explained_by_its_note_or_said_not_to_be() {
         let mut line = Line::value("left", 1.0, Target::Exactly(0.0));
-        line.row = "unshare";
+        line.row = "alive";
         let found = |name| vec![(name, Report::default().line(line.clone()))];
         let text = |name| {
             let mut page = String::new();
             misses(&mut page, &found(name)).unwrap();
             page
         };
-        assert!(text("unshare").contains(note("unshare").unwrap().lines().next().unwrap()));
+        assert!(text("alive").contains(note("alive").unwrap().lines().next().unwrap()));
         assert!(text("of no note").contains("Not explained yet"));
     }
 }
