@@ -11,7 +11,11 @@
 //! - It is for the machine's own ABI, and for those of `architectures` that this machine can
 //!   run programs of: on x86_64 `SCMP_ARCH_X86` and `SCMP_ARCH_X32`, on aarch64
 //!   `SCMP_ARCH_ARM`. Each has its own numbers; where arguments have 32 bits, 32 are compared.
-//!   `socketcall` and `ipc` of x86 are names like any other.
+//! - `socketcall` and `ipc` of x86 make the calls of sockets and of System V's IPC as well, so
+//!   what is said of one of these goes for both ways to it. Their arguments are in memory, where
+//!   no filter sees them: of what the rules may come to, the strictest does.
+//! - A rule that compares one argument more than once is as many rules, with a comparison each:
+//!   libseccomp takes no other, and so have runc and crun.
 //! - A name that an ABI does not have is passed over there, as other runtimes do.
 //! - Under a default of `SCMP_ACT_ERRNO`, calls with a number above every one that the
 //!   profile names give `ENOSYS`: they are newer than the profile, and programs fall back
@@ -98,7 +102,7 @@ pub struct Rule {
     /// The errno of `SCMP_ACT_ERRNO`, or the message of `SCMP_ACT_TRACE`; `EPERM` if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errno_ret: Option<u16>,
-    /// Only if all of these hold.
+    /// Only if all of these hold; where one argument is compared more than once, if any of them does.
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<Arg>,
     /// Docker's: only if all of these hold ([`Profile::resolve`]).
@@ -175,7 +179,7 @@ pub enum Op {
     Ge,
     #[serde(rename = "SCMP_CMP_GT")]
     Gt,
-    /// `argument & value == value_two`.
+    /// `argument & value == value_two & value`.
     #[serde(rename = "SCMP_CMP_MASKED_EQ")]
     MaskedEq,
 }
@@ -218,6 +222,14 @@ impl Conditions {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         *self == Conditions::default()
+    }
+}
+
+impl Rule {
+    /// Whether any of the comparisons is enough.
+    fn alternatives(&self) -> bool {
+        let twice = |n: usize| self.args[..n].iter().any(|arg| arg.index == self.args[n].index);
+        (1..self.args.len()).any(twice)
     }
 }
 

@@ -33,7 +33,8 @@ pub(crate) const TESTS: &[&str] = &[
     "gcc",               // linking
     "iproute2",
     "libc6-dev",
-    "netavark", // podman's networks
+    "libseccomp2", // what the compiler of seccomp profiles is compared with
+    "netavark",    // podman's networks
     "podman",
     "procps",
     "python3",

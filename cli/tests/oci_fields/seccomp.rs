@@ -135,6 +135,13 @@ fn all_arguments_of_a_rule_must_match_and_any_rule_of_a_call() {
 }
 
 #[test]
+fn of_comparisons_of_one_argument_any_is_enough() {
+    let arg = |value| json!({ "index": 1, "value": value, "op": "SCMP_CMP_EQ" });
+    let rule = json!([{ "names": ["kill"], "action": "SCMP_ACT_ERRNO", "args": [arg(18), arg(23)] }]);
+    assert_eq!(run(SIGNALS, rule).ok(), "0\n17\n28\n");
+}
+
+#[test]
 fn a_call_that_is_not_known_is_passed_over() {
     let rule = json!([{ "names": ["call_of_tomorrow", "mkdir"], "action": "SCMP_ACT_ERRNO" }]);
     assert!(run("mkdir /made", rule).err.contains("Operation not permitted"));

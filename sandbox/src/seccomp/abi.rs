@@ -1,6 +1,8 @@
 //! The ABIs that this machine's kernel may run programs of, and the numbers that each has
 //! for the calls' names.
 
+use super::{Arg, Op};
+
 /// An ABI for system calls.
 pub(super) struct Abi {
     /// In OCI's words.
@@ -13,6 +15,8 @@ pub(super) struct Abi {
     pub(super) narrow: bool,
     /// The number of a call, counted from `base`.
     pub(super) number: fn(&str) -> Option<u32>,
+    /// The number of the call that makes this one as well, and what asks for it there.
+    pub(super) multiplexed: fn(&str) -> Option<(u32, Arg)>,
 }
 
 /// Numbers from here on are an architecture's own (of ARM, `cacheflush` and the like), and
@@ -22,14 +26,21 @@ pub(super) const PRIVATE: u32 = 0xf_0000;
 /// The machine's own first, those that share its `AUDIT_ARCH_*` next, by base.
 #[cfg(target_arch = "x86_64")]
 pub(super) const ABIS: &[Abi] = &[
-    Abi { name: "SCMP_ARCH_X86_64", audit: 0xc000_003e, base: 0, narrow: false, number },
-    Abi { name: "SCMP_ARCH_X32", audit: 0xc000_003e, base: 0x4000_0000, narrow: false, number: x32 },
-    Abi { name: "SCMP_ARCH_X86", audit: 0x4000_0003, base: 0, narrow: true, number: x86 },
+    Abi { name: "SCMP_ARCH_X86_64", audit: 0xc000_003e, base: 0, narrow: false, number, multiplexed: none },
+    Abi {
+        name: "SCMP_ARCH_X32",
+        audit: 0xc000_003e,
+        base: 0x4000_0000,
+        narrow: false,
+        number: x32,
+        multiplexed: none,
+    },
+    Abi { name: "SCMP_ARCH_X86", audit: 0x4000_0003, base: 0, narrow: true, number: x86, multiplexed },
 ];
 #[cfg(target_arch = "aarch64")]
 pub(super) const ABIS: &[Abi] = &[
-    Abi { name: "SCMP_ARCH_AARCH64", audit: 0xc000_00b7, base: 0, narrow: false, number },
-    Abi { name: "SCMP_ARCH_ARM", audit: 0x4000_0028, base: 0, narrow: true, number: arm },
+    Abi { name: "SCMP_ARCH_AARCH64", audit: 0xc000_00b7, base: 0, narrow: false, number, multiplexed: none },
+    Abi { name: "SCMP_ARCH_ARM", audit: 0x4000_0028, base: 0, narrow: true, number: arm, multiplexed: none },
 ];
 
 /// The machine's own in Docker's words.
@@ -144,4 +155,53 @@ fn arm(name: &str) -> Option<u32> {
         Some(n) => Some(PRIVATE + 1 + n as u32),
         None => arm_common(name),
     }
+}
+
+/// An ABI whose calls have one number each.
+fn none(_: &str) -> Option<(u32, Arg)> {
+    None
+}
+
+/// The sockets' calls are `socketcall`'s too, and those of System V's IPC are `ipc`'s: see
+/// linux/net.h and linux/ipc.h. Of the second's number the kernel takes 16 bits.
+#[cfg(target_arch = "x86_64")]
+fn multiplexed(name: &str) -> Option<(u32, Arg)> {
+    const SOCKETCALL: u32 = 102;
+    const IPC: u32 = 117;
+    let (number, mask, call) = match name {
+        "socket" => (SOCKETCALL, u32::MAX, 1),
+        "bind" => (SOCKETCALL, u32::MAX, 2),
+        "connect" => (SOCKETCALL, u32::MAX, 3),
+        "listen" => (SOCKETCALL, u32::MAX, 4),
+        "accept" => (SOCKETCALL, u32::MAX, 5),
+        "getsockname" => (SOCKETCALL, u32::MAX, 6),
+        "getpeername" => (SOCKETCALL, u32::MAX, 7),
+        "socketpair" => (SOCKETCALL, u32::MAX, 8),
+        "send" => (SOCKETCALL, u32::MAX, 9),
+        "recv" => (SOCKETCALL, u32::MAX, 10),
+        "sendto" => (SOCKETCALL, u32::MAX, 11),
+        "recvfrom" => (SOCKETCALL, u32::MAX, 12),
+        "shutdown" => (SOCKETCALL, u32::MAX, 13),
+        "setsockopt" => (SOCKETCALL, u32::MAX, 14),
+        "getsockopt" => (SOCKETCALL, u32::MAX, 15),
+        "sendmsg" => (SOCKETCALL, u32::MAX, 16),
+        "recvmsg" => (SOCKETCALL, u32::MAX, 17),
+        "accept4" => (SOCKETCALL, u32::MAX, 18),
+        "recvmmsg" => (SOCKETCALL, u32::MAX, 19),
+        "sendmmsg" => (SOCKETCALL, u32::MAX, 20),
+        "semop" => (IPC, 0xffff, 1),
+        "semget" => (IPC, 0xffff, 2),
+        "semctl" => (IPC, 0xffff, 3),
+        "semtimedop" => (IPC, 0xffff, 4),
+        "msgsnd" => (IPC, 0xffff, 11),
+        "msgrcv" => (IPC, 0xffff, 12),
+        "msgget" => (IPC, 0xffff, 13),
+        "msgctl" => (IPC, 0xffff, 14),
+        "shmat" => (IPC, 0xffff, 21),
+        "shmdt" => (IPC, 0xffff, 22),
+        "shmget" => (IPC, 0xffff, 23),
+        "shmctl" => (IPC, 0xffff, 24),
+        _ => return None,
+    };
+    Some((number, Arg { index: 0, value: mask.into(), value_two: call, op: Op::MaskedEq }))
 }

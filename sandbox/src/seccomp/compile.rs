@@ -1,6 +1,8 @@
 //! From a profile to a BPF program: the numbers of the calls, cut into ranges that share
 //! a decision, and a binary search over these.
 
+use std::borrow::Cow;
+
 use libc::sock_filter;
 
 use super::abi::{ABIS, Abi, PRIVATE};
@@ -31,7 +33,7 @@ const ARGS: u32 = 16;
 /// others come to (the profile's default where no rule says it).
 #[derive(Clone, Default, PartialEq)]
 struct Decision<'a> {
-    chain: Vec<(&'a [Arg], u32)>,
+    chain: Vec<(Cow<'a, [Arg]>, u32)>,
     rest: Option<u32>,
 }
 
@@ -92,7 +94,7 @@ fn ranges<'a>(
         }
     };
     for abi in abis {
-        let decisions = decisions(profile, returns, abi)?;
+        let decisions = decisions(profile, returns, default, abi)?;
         let newer = match profile.default_action {
             Action::Errno if !decisions.is_empty() => enosys,
             _ => default,
@@ -113,31 +115,48 @@ fn ranges<'a>(
         let kills = matches!(profile.default_action, Action::KillProcess | Action::KillThread | Action::Trap);
         add(X32, Decision::always(if kills { default } else { enosys }));
     }
+    // What a tracer makes of a call that shall not be made; its result is the tracer's.
+    add(u32::MAX, Decision::always(default));
     Ok(ranges)
 }
+
+/// A number, the rule that names it, and what of a call that makes several others is meant and
+/// comes of it.
+type Named = (u32, usize, Option<(Arg, u32)>);
 
 /// The decision for each number that the profile names, ascending.
 fn decisions<'a>(
     profile: &'a Profile,
     returns: &[u32],
+    default: u32,
     abi: &Abi,
 ) -> Result<Vec<(u32, Decision<'a>)>, Error> {
-    let mut named: Vec<(u32, usize)> = Vec::with_capacity(512);
+    let mut named: Vec<Named> = Vec::with_capacity(512);
+    let mut multiplexed: Vec<(u32, Arg, usize)> = Vec::new();
     for (n, rule) in profile.syscalls.iter().enumerate() {
-        named.extend(rule.names.iter().filter_map(|name| Some(((abi.number)(name)?, n))));
+        named.extend(rule.names.iter().filter_map(|name| Some(((abi.number)(name)?, n, None))));
+        multiplexed.extend(rule.names.iter().filter_map(|name| {
+            let (number, arg) = (abi.multiplexed)(name)?;
+            Some((number, arg, n))
+        }));
     }
-    named.sort_unstable();
+    multiplexed.sort_by_key(|(number, arg, n)| (*number, arg.value_two, *n));
+    for rules in multiplexed.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+        let (number, arg, first) = rules[0];
+        let rules = rules.iter().map(|(_, _, n)| (&profile.syscalls[*n], returns[*n]));
+        named.extend(unseen(rules, default).map(|ret| (number, first, Some((arg, ret)))));
+    }
+    named.sort_by_key(|(number, n, part)| (*number, *n, part.map(|(arg, _)| arg.value_two)));
     named.dedup();
     let mut decisions = Vec::<(u32, Decision<'_>)>::with_capacity(named.len());
-    for (number, n) in named {
+    for (number, n, part) in named {
         if decisions.last().is_none_or(|(last, _)| *last != number) {
             decisions.push((number, Decision::default()));
         }
         let Some((_, decision)) = decisions.last_mut() else { continue };
         let (rule, ret) = (&profile.syscalls[n], returns[n]);
-        match decision.rest {
-            Some(before) if before == ret => {}
-            Some(_) => {
+        match (decision.rest, part) {
+            (Some(before), None) if before != ret => {
                 let name = rule.names.iter().find(|name| (abi.number)(name) == Some(number));
                 let name = name.map_or("?", String::as_str);
                 let problem = format!(
@@ -146,11 +165,32 @@ fn decisions<'a>(
                 );
                 return Err(Error::invalid(&format!("seccomp.syscalls[{n}]"), problem));
             }
-            None if rule.args.is_empty() => decision.rest = Some(ret),
-            None => decision.chain.push((&rule.args, ret)),
+            (Some(_), _) => {}
+            (None, Some((arg, ret))) => decision.chain.push((Cow::Owned(vec![arg]), ret)),
+            (None, None) if rule.args.is_empty() => decision.rest = Some(ret),
+            (None, None) if rule.alternatives() => {
+                decision.chain.extend(rule.args.chunks(1).map(|arg| (Cow::Borrowed(arg), ret)));
+            }
+            (None, None) => decision.chain.push((Cow::Borrowed(&rule.args), ret)),
         }
     }
     Ok(decisions)
+}
+
+/// What becomes of a call whose arguments a filter cannot see, as they are in memory: of what
+/// the rules may come to, the strictest. `None` if they can only loosen the default.
+fn unseen<'a>(rules: impl Iterator<Item = (&'a Rule, u32)>, default: u32) -> Option<u32> {
+    // As the kernel orders them among several filters.
+    let strictness = |ret: &u32| (ret & libc::SECCOMP_RET_ACTION_FULL) as i32;
+    let (mut strictest, mut decided) = (None, false);
+    for (rule, ret) in rules {
+        strictest = strictest.into_iter().chain([ret]).min_by_key(strictness);
+        decided = rule.args.is_empty();
+        if decided {
+            break;
+        }
+    }
+    strictest.filter(|ret| decided || strictness(ret) <= strictness(&default))
 }
 
 /// Refuses what cannot be compiled; the rule's action for the kernel.
@@ -217,7 +257,7 @@ fn decide(decision: &Decision<'_>, narrow: bool, program: &mut Vec<sock_filter>)
     for (args, ret) in &decision.chain {
         let mut block = Vec::new();
         let mut failing = Vec::new();
-        for arg in *args {
+        for arg in args.iter() {
             match narrow {
                 true => compare_lower(arg, &mut block, &mut failing),
                 false => compare(arg, &mut block, &mut failing),
@@ -253,7 +293,7 @@ fn compare_lower(arg: &Arg, block: &mut Vec<sock_filter>, failing: &mut Vec<(usi
         Op::Lt => (IF_GE, value, true),
         Op::MaskedEq => {
             block.push(op(AND, value));
-            (IF_EQ, arg.value_two as u32, false)
+            (IF_EQ, arg.value_two as u32 & value, false)
         }
     };
     failing.push((block.len(), fails_when));
@@ -273,7 +313,7 @@ fn compare(arg: &Arg, block: &mut Vec<sock_filter>, failing: &mut Vec<(usize, bo
             failing.extend([(at + 1, false), (at + 3, false)]);
         }
         Op::MaskedEq => {
-            let (expected_high, expected_low) = halves(arg.value_two);
+            let (expected_high, expected_low) = halves(arg.value_two & arg.value);
             block.extend([op(LOAD, upper), op(AND, high), op(IF_EQ, expected_high)]);
             block.extend([op(LOAD, lower), op(AND, low), op(IF_EQ, expected_low)]);
             failing.extend([(at + 2, false), (at + 5, false)]);

@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code)]
 
+mod libseccomp;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -41,25 +43,27 @@ fn run(program: &[libc::sock_filter], arch: u32, nr: u32, args: [u64; 6]) -> u32
     }
 }
 
+/// An action as the kernel has it.
+fn returned(action: Action, errno: Option<u16>) -> u32 {
+    let data = u32::from(errno.unwrap_or(1));
+    match action {
+        Action::Allow => 0x7fff_0000,
+        Action::Errno => 0x0005_0000 | data,
+        Action::KillProcess => 0x8000_0000,
+        Action::KillThread => 0,
+        Action::Trap => 0x0003_0000,
+        Action::Log => 0x7ffc_0000,
+        Action::Trace => 0x7ff0_0000 | data,
+        Action::Notify => 0x7fc0_0000,
+    }
+}
+
 /// The profile, read as its documentation says, for a call as seccomp_data shows it.
 fn model(profile: &Profile, arch: u32, nr: u32, args: [u64; 6]) -> u32 {
-    let ret = |action, errno: Option<u16>| {
-        let data = u32::from(errno.unwrap_or(1));
-        match action {
-            Action::Allow => 0x7fff_0000,
-            Action::Errno => 0x0005_0000 | data,
-            Action::KillProcess => 0x8000_0000,
-            Action::KillThread => 0,
-            Action::Trap => 0x0003_0000,
-            Action::Log => 0x7ffc_0000,
-            Action::Trace => 0x7ff0_0000 | data,
-            Action::Notify => 0x7fc0_0000,
-        }
-    };
-    let default = ret(profile.default_action, profile.default_errno_ret);
+    let default = returned(profile.default_action, profile.default_errno_ret);
     let of_x32 = cfg!(target_arch = "x86_64") && arch == NATIVE && nr >= X32_BIT;
     let Some(abi) = abi(arch, of_x32) else { return 0x8000_0000 };
-    if abi.base > 0 || abi.audit != NATIVE {
+    if (abi.base > 0 && nr < u32::MAX) || abi.audit != NATIVE {
         match profile.architectures.iter().any(|name| name == abi.name) {
             true => {}
             false if !of_x32 => return 0x8000_0000,
@@ -80,16 +84,43 @@ fn model(profile: &Profile, arch: u32, nr: u32, args: [u64; 6]) -> u32 {
             Op::Eq => arg == value,
             Op::Ge => arg >= value,
             Op::Gt => arg > value,
-            Op::MaskedEq => arg & value == cut(a.value_two),
+            Op::MaskedEq => arg & value == cut(a.value_two) & value,
         }
+    };
+    if nr == u32::MAX {
+        return default;
+    }
+    // What the strictest of a call's rules does to it by way of another call.
+    let through = |way: (u32, Arg)| {
+        let rules = profile.syscalls.iter();
+        let rules = rules.filter(|rule| rule.names.iter().any(|name| (abi.multiplexed)(name) == Some(way)));
+        let returned = |rule: &Rule| returned(rule.action, rule.errno_ret);
+        let rules: Vec<_> = rules.collect();
+        let end = rules.iter().position(|rule| rule.args.is_empty());
+        let tried = &rules[..end.map_or(rules.len(), |end| end + 1)];
+        let by_action = |ret: &u32| (ret >> 16) as u16 as i16;
+        let strictest = tried.iter().map(|rule| returned(rule)).min_by_key(by_action)?;
+        (end.is_some() || by_action(&strictest) <= by_action(&default)).then_some(strictest)
     };
     let mut last = None;
     for rule in &profile.syscalls {
         let numbers: Vec<_> =
             rule.names.iter().filter_map(|n| (abi.number)(n)).map(|n| n + abi.base).collect();
         last = last.max(numbers.iter().copied().max());
-        if numbers.contains(&nr) && rule.args.iter().all(holds) {
-            return ret(rule.action, rule.errno_ret);
+        let twice = |a: &Arg| rule.args.iter().filter(|b| b.index == a.index).count() > 1;
+        let matches = match rule.args.iter().any(twice) {
+            true => rule.args.iter().any(holds),
+            false => rule.args.iter().all(holds),
+        };
+        if numbers.contains(&nr) && matches {
+            return returned(rule.action, rule.errno_ret);
+        }
+        for way in rule.names.iter().filter_map(|name| (abi.multiplexed)(name)) {
+            let Some(ret) = through(way) else { continue };
+            last = last.max(Some(way.0));
+            if way.0 == nr && holds(&way.1) {
+                return ret;
+            }
         }
     }
     let newer = profile.default_action == Action::Errno && last.is_some_and(|last| nr > last);
@@ -134,11 +165,13 @@ fn arg() -> impl Strategy<Value = Arg> {
     })
 }
 
+/// Names that not every ABI has, or that have more than one way.
+const FOREIGN: [&str; 9] =
+    ["not_a_call", "_newselect", "socketcall", "ipc", "socket", "bind", "semop", "mmap2", "clock_gettime64"];
+
 fn name() -> impl Strategy<Value = String> {
     let all: Vec<_> = syscalls::Sysno::iter().map(|s| s.name().to_owned()).collect();
-    // What no ABI has, and what only those of 32 bits have.
-    let foreign = ["not_a_call", "_newselect", "socketcall", "mmap2", "clock_gettime64"].map(str::to_owned);
-    let few = all.iter().take(8).cloned().chain(foreign).collect::<Vec<_>>();
+    let few = all.iter().take(8).cloned().chain(FOREIGN.map(str::to_owned)).collect::<Vec<_>>();
     prop_oneof![prop::sample::select(few), prop::sample::select(all)]
 }
 
@@ -177,6 +210,7 @@ fn calls() -> impl Strategy<Value = Vec<(u32, [u64; 6])>> {
     let nr = prop_oneof![
         2 => 0u32..9,
         6 => 0u32..480,
+        1 => prop::sample::select(vec![102, 117, u32::MAX]),
         1 => (0u32..480).prop_map(|n| n | 0x4000_0000),
         1 => any::<u32>(),
     ];
@@ -477,6 +511,27 @@ fn the_kernel_decides_for_each_abi_by_its_own_numbers() {
     let native = parse(&json(""));
     assert_eq!(foreign(&native, GETPGID_32, 0), Err(libc::SIGSYS));
     assert_eq!(under(&native, &[(libc::c_long::from(GETPGID_X32), [5 << 32 | 4, 0, 0])]), [libc::ENOSYS]);
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_rule_holds_on_both_ways_to_a_call_of_i386() {
+    const SOCKETCALL: u32 = 102;
+    const IPC: u32 = 117;
+    let profile = parse(
+        r#"{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86"], "syscalls": [
+        {"names": ["socket", "semget"], "action": "SCMP_ACT_ERRNO", "errnoRet": 71},
+        {"names": ["bind"], "action": "SCMP_ACT_ERRNO", "errnoRet": 72,
+         "args": [{"index": 1, "value": 5, "op": "SCMP_CMP_EQ"}]}]}"#,
+    );
+    assert_eq!(foreign(&profile, SOCKETCALL, 1), Ok(71));
+    // Its arguments are out of sight.
+    assert_eq!(foreign(&profile, SOCKETCALL, 2), Ok(72));
+    assert_eq!(foreign(&profile, SOCKETCALL, 21), Ok(libc::EINVAL));
+    // The upper half is a version.
+    assert_eq!(foreign(&profile, IPC, 2), Ok(71));
+    assert_eq!(foreign(&profile, IPC, 1 << 16 | 2), Ok(71));
+    assert_eq!(foreign(&profile, IPC, 99), Ok(libc::ENOSYS));
 }
 
 /// The errno (0 for success) of a 32-bit call, made by a child under the filter, or the
