@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -125,11 +126,16 @@ fn hand_on(container: &Container, signals: &Signals, relay: Option<&Relay>) -> R
 pub fn would_be_lost(pid: i32, signal: i32) -> bool {
     let ends = FORWARDED.iter().any(|s| *s as i32 == signal && *s != Signal::SIGCONT);
     let read = |file| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
-    match (read("status"), read("syscall")) {
-        (Ok(status), Ok(syscall)) => ends && is_lost(&status, &syscall, signal),
-        // It has ended, or cannot be looked into: the signal shall have its chance.
-        _ => false,
+    for _ in 0..10 {
+        match (read("status"), read("syscall")) {
+            (Ok(status), Ok(syscall)) => return ends && is_lost(&status, &syscall, signal),
+            // It becomes another program at this moment, and cannot be looked into meanwhile.
+            (Ok(_), Err(_)) if ends => std::thread::sleep(Duration::from_millis(2)),
+            _ => return false,
+        }
     }
+    // It can be looked into by others alone: the signal shall have its chance.
+    false
 }
 
 /// From the texts of `/proc/PID/status` and `/proc/PID/syscall`.
