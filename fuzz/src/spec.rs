@@ -30,6 +30,8 @@ pub fn host(u: &mut Unstructured<'_>) -> Result<Host> {
         apparmor: u.arbitrary()?,
         selinux: u.arbitrary()?,
         kernel: (u.int_in_range(4..=7)?, u.int_in_range(0..=20)?),
+        cgroup2: u.arbitrary::<bool>()?.then(|| "/sys/fs/cgroup".into()),
+        sealed: u.arbitrary()?,
     })
 }
 
