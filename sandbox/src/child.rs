@@ -231,6 +231,7 @@ pub(crate) fn ahead(steps: &[Step], mounts: &mut [c_int]) -> Result<(), (usize, 
         slots: [-1; SLOTS],
         ready: Ready { enter: &[], steps: 0..0, dev: &[] },
     };
+    clear_umask(&mut loan);
     let mut mounts = mounts.iter_mut();
     let mut failed = None;
     for (step, at) in steps.iter().zip(0..) {
@@ -302,7 +303,6 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
         }
         Step::Symlink { dest, target } => symlink(dest, target, loan),
         Step::Mkdir { slot, name, mode } => {
-            clear_umask(loan);
             call!(Mkdirat, libc::SYS_mkdirat, slot_fd(loan, *slot), name.as_ptr(), *mode).map(drop)
         }
         Step::Directory(dest) => directory(dest, loan),

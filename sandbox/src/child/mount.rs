@@ -308,14 +308,7 @@ pub(super) fn directory(dest: &Dest, loan: &Loan<'_>) -> Done {
 }
 
 /// Makes a device node or pipe, with the mode as given.
-pub(super) fn node(
-    dest: &Dest,
-    mode: u32,
-    device: u64,
-    owner: Option<(u32, u32)>,
-    loan: &mut Loan<'_>,
-) -> Done {
-    clear_umask(loan);
+pub(super) fn node(dest: &Dest, mode: u32, device: u64, owner: Option<(u32, u32)>, loan: &Loan<'_>) -> Done {
     let (parent, name) = parent(dest, loan)?;
     let made = call!(Mknodat, libc::SYS_mknodat, parent.fd, name.as_ptr(), mode, device as u32);
     let there = match &made {

@@ -375,14 +375,14 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
             | MountKind::Proc
             | MountKind::Sysfs
             | MountKind::Cgroup
-            | MountKind::Mqueue => match (shown(&mount.kind), &mount.kind) {
+            | MountKind::Mqueue => match (shown(&mount.kind), &mount.kind, self.cgroup2) {
                 // Not the container's own: what the caller sees is all that may be shown.
-                (Some((kind, path, _)), _) if !(self.own)(kind) => {
+                (Some((kind, path, _)), ..) if !(self.own)(kind) => {
                     self.bind_own(field, &mut recursive, kind, path)?
                 }
                 // A new mount of it waits for all CPUs, and what options it lacks the host loses,
                 // where it is made in the host's cgroup namespace. It shows the same as theirs.
-                (Some((Kind::Cgroup, ..)), kind) if self.cgroup2.is_some() => {
+                (Some((Kind::Cgroup, ..)), kind, Some(point)) => {
                     if let MountKind::FileSystem { options, .. } = kind
                         && !options.is_empty()
                     {
@@ -390,14 +390,13 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
                                        have a cgroup namespace of the container's own";
                         return Err(Error::invalid(&format!("{field}.kind.options"), problem));
                     }
-                    let point = self.cgroup2.unwrap_or(Path::new("/"));
                     self.bind(field, point, false, None)?
                 }
-                (_, MountKind::FileSystem { fstype, source, options }) => {
+                (_, MountKind::FileSystem { fstype, source, options }, _) => {
                     file_system(&format!("{field}.kind"), fstype, source, options)?
                 }
-                (Some((_, _, fstype)), _) => new(fstype, Vec::new()),
-                (None, _) => return Ok(()),
+                (Some((_, _, fstype)), ..) => new(fstype, Vec::new()),
+                (None, ..) => return Ok(()),
             },
         };
         let tmpfs = matches!(&what, What::New { fstype, .. } if **fstype == *c"tmpfs");

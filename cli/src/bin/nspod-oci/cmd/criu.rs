@@ -250,7 +250,7 @@ fn restore_into(args: &RestoreArgs, command: &mut Command, restored: &mut Claime
         }
     }
     if let (Some(path), true) = (record.cgroup_path(), images.manage_cgroups_mode != Cgroups::Ignore) {
-        let from_top = path.strip_prefix(Hierarchy::detect()?.root()?.path()).unwrap_or(path);
+        let from_top = path.strip_prefix(Cgroup::top()?.path()).unwrap_or(path);
         command.arg("--cgroup-root").arg(Path::new("/").join(from_top));
     }
     if let Some(profile) = &args.lsm_profile {
@@ -286,7 +286,7 @@ fn inside(cgroup: Option<&Cgroup>, command: &mut Command) -> std::io::Result<std
     let other = |e: cgroup_core::Error| std::io::Error::other(e.to_string());
     let Some(cgroup) = cgroup else { return command.spawn() };
     let own = std::process::id() as i32;
-    let before = Hierarchy::detect().and_then(|all| all.of(own)).map_err(other)?;
+    let before = Hierarchy::detect().and_then(|host| host.own()).map_err(other)?;
     cgroup.attach(own).map_err(other)?;
     let child = command.spawn();
     before.attach(own).map_err(other)?;
