@@ -28,7 +28,7 @@
 //! others it is a binary search.
 //!
 //! Compiling is cheap enough to be done at each start, and no program is kept for a second
-//! one: for three ABIs podman's default profile took 97 µs and the standard one 75 µs, where
+//! one: for three ABIs podman's default profile took 122 µs and the standard one 103 µs, where
 //! an empty container starts in about 1 ms (`cargo bench -p nspod-benches --bench seccomp`).
 //!
 //! See [seccomp(2)](https://man7.org/linux/man-pages/man2/seccomp.2.html) and OCI's
