@@ -1,6 +1,8 @@
 //! A profile's program decides as its rules read, by an interpreter of our own.
 #![no_main]
 
+use std::collections::BTreeSet;
+
 use libc::sock_filter;
 use libfuzzer_sys::fuzz_target;
 use nspod_fuzz::seccomp::{NAMES, any};
@@ -39,11 +41,20 @@ fuzz_target!(|data: &[u8]| {
 
 /// What the profile says: the first rule that names the call and holds, else the default.
 fn meant(profile: &Profile, name: &str, args: [u64; 6]) -> u32 {
-    let applies =
-        |rule: &&Rule| rule.names.iter().any(|n| n == name) && rule.args.iter().all(|a| holds(a, args));
+    let applies = |rule: &&Rule| rule.names.iter().any(|n| n == name) && compared(&rule.args, args);
     match profile.syscalls.iter().find(applies) {
         Some(rule) => verdict(rule.action, rule.errno_ret),
         None => verdict(profile.default_action, profile.default_errno_ret),
+    }
+}
+
+/// All must hold; but where two look at the same argument, any is enough.
+fn compared(rule: &[Arg], args: [u64; 6]) -> bool {
+    let indices: BTreeSet<u32> = rule.iter().map(|arg| arg.index).collect();
+    if indices.len() < rule.len() {
+        rule.iter().any(|arg| holds(arg, args))
+    } else {
+        rule.iter().all(|arg| holds(arg, args))
     }
 }
 
@@ -56,7 +67,7 @@ fn holds(arg: &Arg, args: [u64; 6]) -> bool {
         Op::Eq => given == value,
         Op::Ge => given >= value,
         Op::Gt => given > value,
-        Op::MaskedEq => given & value == arg.value_two,
+        Op::MaskedEq => given & value == arg.value_two & value,
     }
 }
 
