@@ -243,12 +243,14 @@ fn nothing_of_the_host_is_changed(spec: &Spec, steps: &[Step]) {
         };
         assert!(spec.namespaces.is_new(kind), "{step} without a new {kind} namespace");
     }
-    // Where the namespace's mounts are shared, the one that holds the root is not.
+    // Where the namespace's mounts are shared, the one that holds the root is not: from a slave
+    // nothing passes either.
     let attached = |s: &Step| matches!(s, Step::Mount(m) if matches!(m.place, Place::NewRoot | Place::At(_)));
     if let Some(root) = find(steps, attached) {
         let apart = libc::MS_REC | libc::MS_PRIVATE;
         let private = find(steps, |s| {
-            matches!(s, Step::Private(_)) || matches!(s, Step::Propagation(f) if *f == apart)
+            matches!(s, Step::Private(_))
+                || matches!(s, Step::Propagation(f) if *f == apart || f & libc::MS_SLAVE != 0)
         });
         assert!(private.is_some_and(|private| private < root), "a root that others could see");
     }
