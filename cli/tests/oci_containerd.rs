@@ -13,8 +13,8 @@ use std::thread;
 use common::terminal::Terminal;
 use common::{Output, eventually, run_with, unique};
 use oci::{
-    AT_A_TERMINAL, able, all_capabilities, cgroup, directory_with_layer, runtime, shell, until_the_end,
-    wait_until_frozen,
+    AT_A_TERMINAL, Engine, able, all_capabilities, cgroup, directory_with_layer, runtime, shell,
+    until_the_end, wait_until_frozen,
 };
 
 const IMAGE: &str = "localhost/box:latest";
@@ -28,6 +28,14 @@ struct Containerd {
 fn containerd() -> Option<&'static Containerd> {
     static CONTAINERD: LazyLock<Containerd> = LazyLock::new(Containerd::new);
     able(&["containerd", "containerd-shim-runc-v2", "ctr", "busybox"]).then(|| &*CONTAINERD)
+}
+
+impl Engine for Containerd {
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("ctr");
+        command.arg("-a").arg(self.dir.join("sock")).args(args);
+        command
+    }
 }
 
 impl Containerd {
@@ -60,24 +68,6 @@ impl Containerd {
         eventually("containerd answers", || containerd.call(&["version"]).code() == 0);
         containerd.ok(&["image", "import", containerd.dir.join("image.tar").to_str().unwrap()]);
         containerd
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("ctr");
-        command.arg("-a").arg(self.dir.join("sock")).args(args);
-        command
-    }
-
-    fn call(&self, args: &[&str]) -> Output {
-        run_with(&mut self.command(args), "")
-    }
-
-    /// What ctr prints; it must succeed.
-    #[track_caller]
-    fn ok(&self, args: &[&str]) -> String {
-        let output = self.call(args);
-        assert_eq!(output.code(), 0, "{args:?}: {}{}", output.out, output.err);
-        output.out
     }
 
     /// Runs a command in a new container.

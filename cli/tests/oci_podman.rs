@@ -10,10 +10,10 @@ use std::process::{ChildStdin, Command};
 use std::sync::LazyLock;
 
 use common::terminal::Terminal;
-use common::{Output, eventually, run_with, unique};
+use common::{eventually, run_with, skip, unique};
 use oci::{
-    AT_A_TERMINAL, able, all_capabilities, cgroup, directory_with_layer, runtime, shell, until_the_end,
-    wait_until_frozen,
+    AT_A_TERMINAL, Engine, able, all_capabilities, cgroup, directory_with_layer, runtime, shell,
+    until_the_end, wait_until_frozen,
 };
 
 /// Podman with storage of its own, in which there is the image `box`. Containers have no network but loopback.
@@ -22,48 +22,69 @@ struct Podman {
     _end: ChildStdin,
 }
 
+/// Who calls podman.
+#[derive(PartialEq)]
+enum Caller {
+    Root,
+    /// Nobody, with a range of ids from 100000 on.
+    User,
+}
+
 fn podman() -> Option<&'static Podman> {
-    static PODMAN: LazyLock<Podman> = LazyLock::new(Podman::new);
+    static PODMAN: LazyLock<Podman> = LazyLock::new(|| Podman::of(Caller::Root));
     able(&["podman", "conmon", "busybox"]).then(|| &*PODMAN)
 }
 
-impl Podman {
-    fn new() -> Podman {
-        let dir = directory_with_layer();
-        let conf = "[containers]\nnetns = \"none\"\n[network]\nnetwork_backend = \"netavark\"\n\
-            [engine]\nruntime_supports_json = [\"crun\", \"runc\", \"nspod-oci\"]\n";
-        fs::write(dir.join("containers.conf"), conf).unwrap();
-        let podman: Vec<_> = std::iter::once("podman".to_owned()).chain(options(&dir)).collect();
-        let podman = format!("CONTAINERS_CONF={}/containers.conf {}", dir.display(), podman.join(" "));
-        let end = format!("cat; {podman} pod rm -fa -t 0; {podman} rm -fa -t 0; umount root/overlay");
-        let podman = Podman { _end: until_the_end(&dir, &end), dir };
-        podman.ok(&[
-            "import",
-            "-q",
-            "-c",
-            "ENV PATH=/bin",
-            podman.dir.join("layer.tar").to_str().unwrap(),
-            "box",
-        ]);
-        podman
-    }
+fn podman_of_user() -> Option<Podman> {
+    able(&["podman", "conmon", "busybox", "newuidmap"]).then(|| Podman::of(Caller::User))
+}
 
+impl Engine for Podman {
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("podman");
-        command.args(options(&self.dir)).args(args).env("CONTAINERS_CONF", self.dir.join("containers.conf"));
+        let mut command = Command::new(self.dir.join("podman"));
+        command.args(args);
         command
     }
+}
 
-    fn call(&self, args: &[&str]) -> Output {
-        run_with(&mut self.command(args), "")
-    }
-
-    /// What podman prints; it must succeed.
-    #[track_caller]
-    fn ok(&self, args: &[&str]) -> String {
-        let output = self.call(args);
-        assert_eq!(output.code(), 0, "{args:?}: {}{}", output.out, output.err);
-        output.out
+impl Podman {
+    fn of(caller: Caller) -> Podman {
+        let dir = directory_with_layer();
+        let runtime = dir.join(runtime().file_name().unwrap());
+        fs::copy(oci::runtime(), &runtime).unwrap();
+        // Podman 4 has another name than its manual for what is needed for --cgroups=disabled.
+        let conf = "[containers]\nnetns = \"none\"\n[network]\nnetwork_backend = \"netavark\"\n\
+            [engine]\nruntime_supports_json = [\"crun\", \"runc\", \"nspod-oci\"]\n\
+            runtime_supports_nocgroup = [\"crun\", \"nspod-oci\"]\n";
+        fs::write(dir.join("containers.conf"), conf).unwrap();
+        let script = format!(
+            r#"#!/bin/sh
+            set -e
+            export D={dir} CONTAINERS_CONF={dir}/containers.conf
+            set -- podman --root $D/root --runroot $D/run --tmpdir $D/tmp --storage-driver overlay \
+                --cgroup-manager cgroupfs --events-backend none --runtime {runtime} "$@"
+            [ $(stat -c %u $D) != 0 ] || exec "$@"
+            export USER=nobody HOME=$D XDG_RUNTIME_DIR=$D/runtime
+            exec unshare --mount --propagation private sh -ec '
+                mount --bind $D/subids /etc/subuid
+                mount --bind $D/subids /etc/subgid
+                exec setpriv --reuid=65534 --regid=65534 --clear-groups "$@"' sh "$@"
+            "#,
+            dir = dir.display(),
+            runtime = runtime.display()
+        );
+        fs::write(dir.join("podman"), script).unwrap();
+        shell(&dir, "chmod +x podman; echo nobody:100000:65536 > subids");
+        if caller == Caller::User {
+            shell(&dir, "mkdir runtime; chown 65534:65534 . runtime");
+        }
+        // The last kills what holds an ordinary user's namespaces.
+        let end = "cat; for what in 'pod rm -fa -t 0' 'rm -fa -t 0' 'system migrate'; do ./podman $what; done
+            umount root/overlay";
+        let podman = Podman { _end: until_the_end(&dir, end), dir };
+        let layer = podman.dir.join("layer.tar");
+        podman.ok(&["import", "-q", "-c", "ENV PATH=/bin", layer.to_str().unwrap(), "box"]);
+        podman
     }
 
     /// What a shell in a new container prints; it must succeed.
@@ -113,14 +134,6 @@ impl Podman {
         fs::create_dir(&dir).unwrap();
         dir
     }
-}
-
-fn options(dir: &std::path::Path) -> Vec<String> {
-    let at = |name: &str| dir.join(name).display().to_string();
-    let words = ["--root", &at("root"), "--runroot", &at("run"), "--tmpdir", &at("tmp")];
-    let fixed = ["--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "none"];
-    let runtime = ["--runtime".to_owned(), runtime().display().to_string()];
-    words.into_iter().chain(fixed).map(str::to_owned).chain(runtime).collect()
 }
 
 #[test]
@@ -553,4 +566,42 @@ spec:
     podman.ok(&["play", "kube", "--down", manifest.to_str().unwrap()]);
     assert!(!cgroup.exists());
     assert_eq!(podman.call(&["pod", "exists", &pod]).code(), 1);
+}
+
+#[test]
+fn the_default_profile_of_apparmor_is_in_force() {
+    let Some(podman) = podman() else { return };
+    if !std::path::Path::new("/sys/kernel/security/apparmor").exists() {
+        return skip("this takes AppArmor");
+    }
+    let label = podman.sh(&[], "cat /proc/self/attr/current");
+    assert!(label.starts_with("containers-default-") && label.ends_with(" (enforce)\n"), "{label}");
+}
+
+#[test]
+fn an_ordinary_user_runs_containers_and_executes_in_them() {
+    let Some(podman) = podman_of_user() else { return };
+    let script = "id -u; awk '{ print $1, $2, $3 }' /proc/self/uid_map; exit 7";
+    for cgroups in ["--cgroups=disabled", "--cgroups=enabled"] {
+        let run = podman.call(&["run", "--rm", cgroups, "box", "sh", "-c", script]);
+        assert_eq!((run.code(), run.out.as_str()), (7, "0\n0 65534 1\n1 100000 65536\n"), "{}", run.err);
+    }
+    let name = podman.detached(&[], &["sleep", "1000"]);
+    assert_eq!(podman.ok(&["exec", "-u", "nobody", &name, "id", "-u"]), "65534\n");
+    assert_eq!(podman.call(&["exec", &name, "sh", "-c", "exit 5"]).code(), 5);
+    podman.ok(&["stop", "-t", "0", &name]);
+    assert_eq!(podman.inspect(&name, ".State.ExitCode"), "137");
+}
+
+#[test]
+fn an_ordinary_users_volume_has_the_users_ids_and_those_of_the_range() {
+    let Some(podman) = podman_of_user() else { return };
+    let volume = podman.volume();
+    shell(&volume, "chmod 777 .");
+    let flag = format!("-v={}:/v", volume.display());
+    podman.sh(&[&flag], "touch /v/root");
+    podman.sh(&[&flag, "--user=5"], "touch /v/five");
+    assert_eq!(podman.sh(&[&flag, "--userns=keep-id"], "touch /v/kept; id -u"), "65534\n");
+    let owner = |file: &str| fs::metadata(volume.join(file)).unwrap().uid();
+    assert_eq!([owner("root"), owner("five"), owner("kept")], [65_534, 100_004, 65_534]);
 }

@@ -24,6 +24,7 @@ pub fn host(u: &mut Unstructured<'_>) -> Result<Host> {
         uid: u.arbitrary()?,
         gid: u.arbitrary()?,
         capabilities,
+        nested: u.arbitrary()?,
         subuids: several(u, 2, range)?,
         subgids: several(u, 2, range)?,
         newidmap: u.arbitrary()?,

@@ -1,5 +1,6 @@
 //! Facts about the host and the caller that a plan rests on.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use cgroup_core::Cgroup;
@@ -18,6 +19,9 @@ pub struct Host {
     pub gid: u32,
     /// Effective capabilities of the caller, a bit each.
     pub capabilities: u64,
+    /// The caller is in a user namespace that somebody has made, and its capabilities count
+    /// there alone.
+    pub nested: bool,
     /// Ranges of ids that the caller may map: its lines in `/etc/subuid`.
     pub subuids: Vec<SubIdRange>,
     /// The same for groups, of `/etc/subgid`.
@@ -39,6 +43,8 @@ pub struct Host {
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 const CAP_MKNOD: u64 = 1 << 27;
+/// What the kernel calls `PROC_USER_INIT_INO`: the user namespace of the boot.
+const INITIAL_USER_NS: u64 = 0xeffffffd;
 
 impl Host {
     /// The facts that a plan for this spec rests on.
@@ -53,6 +59,7 @@ impl Host {
             uid: nix::unistd::geteuid().as_raw(),
             gid: nix::unistd::getegid().as_raw(),
             capabilities,
+            nested: Host::is_nested(),
             ..Host::default()
         };
         if matches!(spec.process.seccomp, Seccomp::Profile(_)) {
@@ -87,6 +94,12 @@ impl Host {
         known.is_ok_and(|text| text.lines().any(|line| line.ends_with("\tselinuxfs")))
     }
 
+    /// Whether the caller is in a user namespace that somebody has made, as what podman starts
+    /// for an ordinary user is: then root is not the host's.
+    pub fn is_nested() -> bool {
+        std::fs::metadata("/proc/self/ns/user").is_ok_and(|ns| ns.ino() != INITIAL_USER_NS)
+    }
+
     /// May make namespaces and mounts without a user namespace.
     pub fn privileged(&self) -> bool {
         self.capabilities & CAP_SYS_ADMIN != 0
@@ -94,7 +107,7 @@ impl Host {
 
     /// May make device nodes.
     pub(crate) fn mknod(&self) -> bool {
-        self.capabilities & CAP_MKNOD != 0
+        self.capabilities & CAP_MKNOD != 0 && !self.nested
     }
 
     /// The maps that [`IdMaps::Auto`] stands for.

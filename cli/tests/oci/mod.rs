@@ -7,7 +7,25 @@ use std::process::{ChildStdin, Command, Stdio};
 
 use cgroup_core::{Controllers, Hierarchy};
 
-use crate::common::{controllers, eventually, run_with, skip};
+use crate::common::{Output, controllers, eventually, run_with, skip};
+
+/// Who runs containers by the runtime under test.
+pub trait Engine {
+    /// Its client with these arguments.
+    fn command(&self, args: &[&str]) -> Command;
+
+    fn call(&self, args: &[&str]) -> Output {
+        run_with(&mut self.command(args), "")
+    }
+
+    /// What its client prints; it must succeed.
+    #[track_caller]
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.call(args);
+        assert_eq!(output.code(), 0, "{args:?}: {}{}", output.out, output.err);
+        output.out
+    }
+}
 
 /// A script that waits for the caller's window size, which an engine sets when the script runs already, says where
 /// it is, and can be interrupted.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use nspod_cli::error::Result;
 use nspod_cli::manual;
+use nspod_sandbox::Host;
 
 use crate::cmd;
 use crate::log::Format;
@@ -25,7 +26,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// Where the state of containers is kept [default: /run/nspod-oci, or
-    /// $XDG_RUNTIME_DIR/nspod-oci of an ordinary user]
+    /// $XDG_RUNTIME_DIR/nspod-oci of an ordinary user, who may be root in a user namespace]
     #[arg(long, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,
     /// Write the log to a file and not to standard error
@@ -72,13 +73,16 @@ impl Global {
         match self.rootless {
             Rootless::True => true,
             Rootless::False => false,
-            Rootless::Auto => !nix::unistd::geteuid().is_root(),
+            Rootless::Auto => !nix::unistd::geteuid().is_root() || Host::is_nested(),
         }
     }
 
     pub(crate) fn store(&self) -> Result<crate::state::Store> {
+        // As runc has it: an engine calls by the user's name who is root in the namespace it made.
+        let another = || std::env::var_os("USER").is_none_or(|name| name != "root");
+        let user = || !nix::unistd::geteuid().is_root() || Host::is_nested() && another();
         let own = || match std::env::var_os("XDG_RUNTIME_DIR") {
-            Some(dir) if !nix::unistd::geteuid().is_root() => PathBuf::from(dir).join("nspod-oci"),
+            Some(dir) if user() => PathBuf::from(dir).join("nspod-oci"),
             _ => "/run/nspod-oci".into(),
         };
         crate::state::Store::open(&self.root.clone().unwrap_or_else(own))
