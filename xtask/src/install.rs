@@ -21,6 +21,7 @@ pub(crate) const GUEST: &[&str] = &[
 /// several in one line any will do: Docker's own package brings containerd and runc, and
 /// Debian's would drive it out.
 pub(crate) const TESTS: &[&str] = &[
+    "apparmor",       // apparmor_parser
     "attr",           // setfattr
     "busybox-static", // the image of a container
     "catatonit",      // podman's init, and the infra container of its pods
