@@ -39,6 +39,7 @@ pub(crate) const TESTS: &[&str] = &[
     "podman",
     "procps",
     "python3",
+    "python3-jsonschema", // the specification's schemas
     "runc|containerd.io", // as crun
     "strace",
     "systemd", // delegation of cgroups

@@ -18,5 +18,6 @@ mod mounts;
 mod namespaces;
 mod process;
 mod resources;
+mod schema;
 mod seccomp;
 mod verbs;
