@@ -73,6 +73,24 @@ fn a_device_arrives_under_its_new_name_up_and_with_its_addresses() {
 }
 
 #[test]
+fn addresses_are_the_devices_own_and_follow_it_to_another_index() {
+    with_two("addresses_are_the_devices_own_and_follow_it_to_another_index", |target| {
+        inside(target, "link add b0 index 1000 type veth peer name b1");
+        ip("link add a0 index 1000 type veth peer name a1");
+        ip("addr add 10.9.0.1/24 dev a0");
+        ip("addr add 10.9.5.1/24 dev a1");
+        moved("a0", None, target).unwrap();
+        let shown = inside(target, "-o -4 addr");
+        let [a0] = shown.lines().filter(|line| !line.contains(": lo ")).collect::<Vec<_>>()[..] else {
+            panic!("{shown}")
+        };
+        assert!(a0.contains(": a0 ") && a0.contains("inet 10.9.0.1/24 ") && !a0.starts_with("1000:"), "{a0}");
+        assert!(inside(target, "-o link show a0").contains(",UP"));
+        assert!(!inside(target, "-o link show b0").contains(",UP"));
+    });
+}
+
+#[test]
 fn a_device_keeps_its_name_unless_it_gets_another() {
     with_two("a_device_keeps_its_name_unless_it_gets_another", |target| {
         ip("link add a0 type veth peer name a1");

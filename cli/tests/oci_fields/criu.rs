@@ -246,13 +246,13 @@ fn a_failure_says_criu_s_reason_and_changes_nothing() {
     words(&checkpoint(&bundle, &[]), "cannot be checkpointed in created state");
     bundle.start();
     goes_on(&bundle);
-    words(&checkpoint(&bundle, &["--page-server", "127.0.0.1:1"]), "criu failed: exit status: 1");
+    words(&checkpoint(&bundle, &["--page-server", "127.0.0.1:1"]), "criu failed: exit status: 1: (00.");
     goes_on(&bundle);
     assert_eq!(bundle.status(), "running");
     let cgroup = bundle.cgroup();
     bundle.delete(&["--force"]);
     fs::create_dir_all(bundle.path("images")).unwrap();
-    words(&restore(&bundle, &["--detach"]), "criu failed: exit status: 1");
+    words(&restore(&bundle, &["--detach"]), "criu failed: exit status: 1: (00.");
     assert_ne!(bundle.verb(&["state", bundle.id()]).code(), 0, "a container is left");
     assert!(!cgroup.exists(), "a cgroup is left");
     if ours() {

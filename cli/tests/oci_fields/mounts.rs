@@ -521,3 +521,19 @@ fn readonly_paths_are_not_written_to() {
     assert_eq!(output.out, "ok\n");
     assert_eq!(output.err.matches("Read-only file system").count(), 4, "{}", output.err);
 }
+
+#[test]
+fn what_is_mounted_below_a_readonly_path_is_not_written_to_either() {
+    if runtime_lacks(&["crun", "runc"], "what is mounted below a read-only path is left as it is") {
+        return;
+    }
+    let bundle = Bundle::sh("cat /dir/below/seed; echo > /dir/below/file")
+        .file("rootfs/dir/file", "")
+        .file("volume/seed", "seed\n")
+        .mount(json!({ "destination": "/dir/below", "source": "volume", "options": ["bind"] }))
+        .set("/linux/readonlyPaths", json!(["/dir"]));
+    let output = bundle.run();
+    assert_eq!(output.out, "seed\n");
+    assert!(output.err.contains("Read-only file system"), "{}", output.err);
+    assert!(!bundle.path("volume/file").exists());
+}
