@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use cgroup_core::Cgroup;
+use nix::sys::statvfs::{FsFlags, statvfs};
 use ns_core::{Extent, IdMap, Ids, Kind, SubIdRange, SubIds};
 
 use crate::error::Error;
@@ -76,7 +77,7 @@ impl Host {
             host.cgroup2 = Cgroup::top().ok().map(|top| top.path().to_owned());
         }
         if spec.root != Root::Host || matches!(spec.namespaces.mnt, Namespace::Join(_)) {
-            host.sealed = is_sealed();
+            host.sealed = Host::is_sealed();
         }
         if spec.namespaces.is_new(Kind::User) && spec.id_maps == IdMaps::Auto {
             host.subuids = SubIds::of_caller(Ids::Uid)?;
@@ -98,6 +99,15 @@ impl Host {
     /// for an ordinary user is: then root is not the host's.
     pub fn is_nested() -> bool {
         std::fs::metadata("/proc/self/ns/user").is_ok_and(|ns| ns.ino() != INITIAL_USER_NS)
+    }
+
+    /// Whether the caller's own program was executed by way of
+    /// [`read_only_self`](crate::read_only_self).
+    pub fn is_sealed() -> bool {
+        const EXE: &str = "/proc/self/exe";
+        // A mount of that one file, attached nowhere, has no other path than `/`.
+        std::fs::read_link(EXE).is_ok_and(|path| path == Path::new("/"))
+            && statvfs(EXE).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_RDONLY))
     }
 
     /// May make namespaces and mounts without a user namespace.
@@ -147,14 +157,6 @@ fn shows_cgroups(mount: &crate::spec::Mount) -> bool {
         MountKind::FileSystem { fstype, .. } => fstype == "cgroup2",
         _ => false,
     }
-}
-
-/// A mount of that one file, attached nowhere, has no other path than `/`.
-fn is_sealed() -> bool {
-    use nix::sys::statvfs::{FsFlags, statvfs};
-    const EXE: &str = "/proc/self/exe";
-    std::fs::read_link(EXE).is_ok_and(|path| path == Path::new("/"))
-        && statvfs(EXE).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_RDONLY))
 }
 
 fn kernel() -> (u32, u32) {

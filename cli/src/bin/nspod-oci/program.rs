@@ -9,9 +9,9 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use nspod_cli::error::{Error, Result};
-use nspod_sandbox::ErrorKind;
 use nspod_sandbox::oci;
 use nspod_sandbox::spec::{PATH, Process};
+use nspod_sandbox::{ErrorKind, Host};
 
 use crate::log;
 
@@ -81,9 +81,7 @@ pub(crate) fn harmless() {
 }
 
 fn execute_again() -> Result<()> {
-    let there = |e| Error::path("look at", Path::new("/proc/self/exe"), e);
-    let flags = nix::sys::statvfs::statvfs("/proc/self/exe").map_err(there)?.flags();
-    if flags.contains(nix::sys::statvfs::FsFlags::ST_RDONLY) || !nix::unistd::geteuid().is_root() {
+    if Host::is_sealed() || !nix::unistd::geteuid().is_root() {
         return Ok(());
     }
     let file = nspod_sandbox::read_only_self()?;
