@@ -14,6 +14,7 @@ use std::os::unix::fs::FileExt;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use ns_core::{Clone3, CloneFlags, Kinds, Pidfd};
 
+pub use self::guard::inherit_nothing;
 pub(crate) use self::guard::{BlockedSignals, Lock, lock};
 use self::guard::{Dumpable, Stack};
 use self::trees::open_tree;

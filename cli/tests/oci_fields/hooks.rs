@@ -173,6 +173,19 @@ fn a_hook_has_its_arguments_and_its_environment_alone() {
 }
 
 #[test]
+fn a_hook_has_no_descriptors_of_the_runtimes_caller() {
+    let script = "echo $1 >> $B/log/all; if test -e /proc/$$/fd/7; then echo $1 >> $B/log/leaked; fi";
+    let bundle = with_all(bundle("true"), script).before("exec 7< /dev/null");
+    bundle.run().ok();
+    if runtime_lacks(&["crun", "runc"], "they may have them") {
+        return;
+    }
+    assert_eq!(log(&bundle), KINDS.map(|kind| format!("{kind}\n")).concat());
+    let leaked = fs::read_to_string(bundle.path("log/leaked")).unwrap_or_default();
+    assert_eq!(leaked, "");
+}
+
+#[test]
 fn a_hook_that_fails_before_the_start_leaves_no_container() {
     for kind in &KINDS[..3] {
         let bundle = bundle("echo started");

@@ -44,6 +44,7 @@ fn one(hook: &Hook, state: &[u8]) -> Result<()> {
     }
     command.env_clear().envs(hook.env.iter().cloned());
     command.stdin(input).stdout(copy()?).stderr(copy()?);
+    nspod_sandbox::inherit_nothing(&mut command);
     let mut child = command.spawn().map_err(|e| Error::io("execute", &hook.path, &e))?;
     if let Some(seconds) = hook.timeout {
         let pidfd = Pidfd::open(child.id() as i32)?;
