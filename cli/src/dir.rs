@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -16,6 +16,36 @@ use crate::error::{Error, Result};
 
 const DIR: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 const PRIVATE: Mode = Mode::S_IRWXU;
+
+/// Where state is kept instead.
+const ELSEWHERE: &str = "set XDG_RUNTIME_DIR, or name another directory by nspod-oci's --root";
+
+/// A failure to get at a state directory, with what is in the way and the cure.
+fn explained(what: &str, path: &Path, errno: Errno) -> Error {
+    let error = Error::path(what, path, errno);
+    // As far as anything is there.
+    let there = path.ancestors().find_map(|part| Some((part, part.symlink_metadata().ok()?)));
+    let Some((part, there)) = there else { return error };
+    let name = part.display();
+    match errno {
+        Errno::EACCES => error.hint(format_args!(
+            "{name} belongs to uid {} with mode {:o}, and this is uid {}: {ELSEWHERE}",
+            there.uid(),
+            there.mode() & 0o7777,
+            geteuid()
+        )),
+        Errno::ENOTDIR if there.is_symlink() && part == path => error.hint(format_args!(
+            "{name} is a link, which is not followed: name the directory that it leads to"
+        )),
+        Errno::ENOTDIR => error.hint(format_args!("{name} is no directory: remove it, or {ELSEWHERE}")),
+        Errno::EROFS => error.hint(format_args!("the file system of {name} is read-only: {ELSEWHERE}")),
+        _ => error,
+    }
+}
+
+fn errno(e: &std::io::Error) -> Errno {
+    Errno::from_raw(e.raw_os_error().unwrap_or(0))
+}
 
 #[derive(Debug)]
 pub struct Dir {
@@ -31,13 +61,13 @@ impl Dir {
             Err(Errno::ENOENT) => {
                 match nix::unistd::mkdir(path, PRIVATE) {
                     Ok(()) | Err(Errno::EEXIST) => {}
-                    Err(e) => return Err(Error::path("make the state directory", path, e)),
+                    Err(e) => return Err(explained("make the state directory", path, e)),
                 }
                 open(path, DIR, Mode::empty())
             }
             other => other,
         };
-        let fd = fd.map_err(|e| Error::path("open the state directory", path, e))?;
+        let fd = fd.map_err(|e| explained("open the state directory", path, e))?;
         let dir = Dir { fd, path: path.into() };
         dir.private()?;
         Ok(dir)
@@ -49,7 +79,7 @@ impl Dir {
         let (uid, mode) = (geteuid().as_raw(), stat.st_mode & 0o777);
         if stat.st_uid != uid || mode & 0o077 != 0 {
             return Err(Error::new(format!(
-                "the state directory {} belongs to uid {} with mode {mode:o}, where uid {uid} and mode 700 are wanted: remove it, or set XDG_RUNTIME_DIR",
+                "the state directory {} belongs to uid {} with mode {mode:o}, where uid {uid} and mode 700 are wanted: remove it, or {ELSEWHERE}",
                 self.path.display(),
                 stat.st_uid,
             )));
@@ -62,12 +92,12 @@ impl Dir {
         let opened = match open(path, DIR, Mode::empty()) {
             Err(Errno::ENOENT) => {
                 let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-                made.map_err(|e| Error::io("make the state directory", path, &e))?;
+                made.map_err(|e| explained("make the state directory", path, errno(&e)))?;
                 open(path, DIR, Mode::empty())
             }
             other => other,
         };
-        let fd = opened.map_err(|e| Error::path("open the state directory", path, e))?;
+        let fd = opened.map_err(|e| explained("open the state directory", path, e))?;
         Ok(Dir { fd, path: path.into() })
     }
 
@@ -84,7 +114,7 @@ impl Dir {
         match openat(&self.fd, name, DIR, Mode::empty()) {
             Ok(fd) => Ok(Some(Dir { fd, path: self.at(name) })),
             Err(Errno::ENOENT) => Ok(None),
-            Err(e) => Err(Error::path("open", &self.at(name), e)),
+            Err(e) => Err(explained("open", &self.at(name), e)),
         }
     }
 
@@ -102,7 +132,7 @@ impl Dir {
         match mkdirat(&self.fd, name, PRIVATE) {
             Ok(()) => Ok(true),
             Err(Errno::EEXIST) => Ok(false),
-            Err(e) => Err(Error::path("make", &self.at(name), e)),
+            Err(e) => Err(explained("make", &self.at(name), e)),
         }
     }
 

@@ -35,6 +35,11 @@ impl Process {
         self.lives().then_some(pidfd)
     }
 
+    /// Whether it has ended, or is on its way there.
+    pub fn is_ending(&self) -> bool {
+        !self.lives() || read(&format!("/proc/{}/stat", self.pid)).is_none_or(|text| ends(&text))
+    }
+
     pub fn lives(&self) -> bool {
         match stat(self.pid) {
             Some((state, start)) => {
@@ -43,6 +48,17 @@ impl Process {
             None => false,
         }
     }
+}
+
+/// Whether a text of `/proc/PID/stat` is of one that was killed or that has begun to end.
+fn ends(text: &str) -> bool {
+    const PF_EXITING: u64 = 4;
+    const PENDING_SIGKILL: u64 = 1 << 8;
+    let fields = text.rfind(')').map_or("", |at| &text[at + 1..]);
+    // Counted as in proc(5), where the state is the third.
+    let field =
+        |n: usize| fields.split_ascii_whitespace().nth(n - 3).and_then(|n| n.parse().ok()).unwrap_or(0);
+    field(9) & PF_EXITING != 0 || field(31) & PENDING_SIGKILL != 0
 }
 
 /// It is the same as long as anybody can ask.
@@ -74,6 +90,21 @@ fn parse(text: &str) -> Option<(char, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_that_was_killed_is_ending_before_it_has_ended() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = Process::of(child.id() as i32).unwrap();
+        assert!(!process.is_ending());
+        child.kill().unwrap();
+        assert!(process.is_ending());
+        child.wait().unwrap();
+        assert!(process.is_ending());
+        let text = |flags: u32, pending: u32| {
+            format!("1 (a) b) S 1 1 1 0 -1 {flags} {} {pending} 0", [0; 21].map(|n| n.to_string()).join(" "))
+        };
+        assert!(!ends(&text(0x400040, 0)) && ends(&text(0x400044, 0)) && ends(&text(0x400040, 256)));
+    }
 
     #[test]
     fn a_name_with_parentheses_and_spaces_does_not_shift_the_fields() {

@@ -11,6 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use common::{Output, end_of, eventually, root, run_with, unique};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -502,6 +503,82 @@ fn of_many_that_delete_by_force_none_fails() {
             let all: Vec<_> = (0..4).map(|_| scope.spawn(delete)).collect();
             assert!(all.into_iter().all(|one| one.join().unwrap().success()));
         });
+    }
+}
+
+#[test]
+fn a_process_that_enters_what_is_deleted_fails_in_a_clear_sentence() {
+    if !root() {
+        return;
+    }
+    let bundle = Bundle::new(SLEEP);
+    let exec = || run_with(&mut bundle.raw(&["exec", &bundle.id, "true"]), "");
+    for round in 0..10 {
+        bundle.verb(&["run", "--detach"]).ok();
+        let cgroup = bundle.cgroup();
+        let ends: Vec<Output> = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..8)
+                .map(|number| {
+                    scope.spawn(move || {
+                        std::thread::sleep(Duration::from_millis(number * 2));
+                        exec()
+                    })
+                })
+                .collect();
+            std::thread::sleep(Duration::from_millis(8 + round * 2));
+            let deleted =
+                bundle.raw(&["delete", "--force", &bundle.id]).stdin(Stdio::null()).status().unwrap();
+            assert!(deleted.success());
+            all.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        for end in ends.iter().filter(|end| !matches!(end.code(), 0 | 137)) {
+            let words = ["cannot exec in a stopped container", "container does not exist"];
+            assert!(words.iter().any(|words| end.err.contains(words)), "{end:?}");
+        }
+        assert!(!cgroup.exists() && !bundle.path("state").join(&bundle.id).exists());
+    }
+}
+
+#[test]
+fn what_keeps_the_state_from_its_directory_is_said_with_the_cure() {
+    if !root() {
+        return;
+    }
+    let bundle = Bundle::new("");
+    let list = |command: &mut Command, at: &str| {
+        let list = command.arg("--root").arg(bundle.path(at)).arg("list").env_remove("XDG_RUNTIME_DIR");
+        run_with(list, "")
+    };
+    fs::write(bundle.path("file"), "").unwrap();
+    fs::create_dir(bundle.path("ours")).unwrap();
+    fs::set_permissions(bundle.path("ours"), fs::Permissions::from_mode(0o700)).unwrap();
+    std::os::unix::fs::symlink("ours", bundle.path("link")).unwrap();
+    let cure = "set XDG_RUNTIME_DIR, or name another directory by nspod-oci's --root";
+    for at in ["file", "file/below"] {
+        let said = list(&mut Command::new(OCI), at);
+        fails(
+            &said,
+            1,
+            &format!("(ENOTDIR); {} is no directory: remove it, or {cure}", bundle.path("file").display()),
+        );
+    }
+    let link = list(&mut Command::new(OCI), "link");
+    fails(&link, 1, "link is a link, which is not followed: name the directory that it leads to");
+    list(&mut Command::new(OCI), "link/below").ok();
+    let program = bundle.path("nspod-oci");
+    fs::copy(OCI, &program).unwrap();
+    for (at, way) in [("ours", "ours"), ("ours/below", "ours"), ("new", "")] {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+        let said = list(&mut command, at);
+        let (way, mode) = (bundle.path(way), if way.is_empty() { 755 } else { 700 });
+        let way = way.display().to_string();
+        let way = way.trim_end_matches('/');
+        fails(
+            &said,
+            1,
+            &format!("(EACCES); {way} belongs to uid 0 with mode {mode}, and this is uid 65534: {cure}"),
+        );
     }
 }
 

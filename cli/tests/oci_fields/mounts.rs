@@ -28,7 +28,8 @@ fn the_root_is_absolute_or_the_bundles_and_must_be_there() {
     let bundle = Bundle::sh("echo started");
     let rootfs = bundle.path("rootfs").to_str().unwrap().to_owned();
     assert_eq!(bundle.set("/root/path", rootfs).run().ok(), "started\n");
-    Bundle::sh("true").set("/root/path", "elsewhere").fails();
+    Bundle::sh("true").set("/root/path", "elsewhere").refused("root.path: cannot find ");
+    Bundle::sh("true").set("/root/path", "rootfs/bin/sh").refused("rootfs/bin/sh is not a directory: name ");
 }
 
 #[test]

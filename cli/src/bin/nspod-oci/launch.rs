@@ -1,8 +1,7 @@
 //! From a bundle to a container: what `create` and `run` have in common.
 
 use std::fs::File;
-use std::io::Read;
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
@@ -19,7 +18,7 @@ use nspod_cli::passwd;
 use nspod_cli::process::Process;
 use nspod_sandbox::oci::{self, Context};
 use nspod_sandbox::resctrl::Resctrl;
-use nspod_sandbox::spec::{self, Mount, MountKind, Seccomp, Spec};
+use nspod_sandbox::spec::{self, Mount, MountKind, Root, Seccomp, Spec};
 use nspod_sandbox::{Command, Container, Host, Prepared, move_net_device};
 
 use crate::args::Global;
@@ -107,6 +106,19 @@ fn labels_can_be(config: &oci::Config) -> Result<()> {
     }
 }
 
+/// What shall be the root is a directory, or out of the caller's sight.
+fn root_is_there(root: &Root) -> Result<()> {
+    let Root::Dir { path, .. } = root else { return Ok(()) };
+    let problem = match path.metadata() {
+        Ok(there) if there.is_dir() => return Ok(()),
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => return Ok(()),
+        Ok(_) => Error::new(format!("{} is not a directory", path.display())),
+        Err(e) => Error::io("find", path, &e),
+    };
+    let cure = "name the directory that holds the container's root file system";
+    Err(Error::new(format!("root.path: {problem}: {cure}")))
+}
+
 /// Reads a file, and waits for nobody who might write to what is none.
 fn read_config(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut file =
@@ -134,6 +146,7 @@ pub(crate) fn prepare(global: &Global, args: &BundleArgs) -> Result<Claimed> {
     }
     wanted.warnings.iter().for_each(log::warn);
     labels_can_be(&config)?;
+    root_is_there(&wanted.spec.root)?;
     if args.no_pivot {
         log::warn(&"--no-pivot has no effect: the root is entered by pivot_root");
     }
@@ -189,10 +202,7 @@ impl Claimed {
         if let Err(e) = forgotten {
             log::warn(&e);
         }
-        match self.record.rootfs.is_dir() {
-            true => why,
-            false => Error::new(format!("root.path: {why}")),
-        }
+        why
     }
 }
 

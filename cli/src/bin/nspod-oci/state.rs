@@ -101,7 +101,7 @@ impl Record {
         self.boot_id = process.boot;
     }
 
-    fn process(&self) -> Process {
+    pub(crate) fn process(&self) -> Process {
         Process { pid: self.init_process_pid, start: self.init_process_start, boot: self.boot_id.clone() }
     }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cgroup_core::Hierarchy;
 use clap::Args;
+use ns_core::Pidfd;
 use nspod_cli::error::{Error, Result};
 use nspod_cli::foreground::{self, Signals};
 use nspod_cli::terminal::{self, Relay};
@@ -14,7 +15,7 @@ use nspod_sandbox::spec::{Capabilities, Process, User};
 
 use crate::args::Global;
 use crate::launch::{self, HandedOn, write_pid};
-use crate::state::{Record, Status};
+use crate::state::{Entry, Record, Status};
 use crate::{console, log, program};
 
 /// Run a further process in a container
@@ -90,6 +91,15 @@ pub(crate) fn exec(global: &Global, args: &ExecArgs) -> Result<i32> {
     }
     let record = entry.record()?;
     let pidfd = record.pidfd().ok_or_else(|| Error::new("cannot exec in a stopped container"))?;
+    // Whatever it was that failed in one that is just ending, that is why.
+    enter(global, args, handed_on, &entry, &pidfd).map_err(|e| match record.process().is_ending() {
+        true => Error::new(format!("cannot exec in a stopped container: {} has just ended", args.id)),
+        false => e,
+    })
+}
+
+fn enter(global: &Global, args: &ExecArgs, handed_on: HandedOn, entry: &Entry, pidfd: &Pidfd) -> Result<i32> {
+    let record = entry.record()?;
     let config = entry.config()?;
     let context = entry.context(global)?;
     let container = config.container(&context)?.spec;
@@ -107,7 +117,7 @@ pub(crate) fn exec(global: &Global, args: &ExecArgs) -> Result<i32> {
     };
     let name = process.args.first().cloned().unwrap_or_default();
     let pid = record.init_process_pid;
-    let mut command = nspod_sandbox::exec(&pidfd, pid, &container, record.cgroup_path(), &name)?;
+    let mut command = nspod_sandbox::exec(pidfd, pid, &container, record.cgroup_path(), &name)?;
     command.spec_mut().process = process;
     if let Some(path) = args.cgroup(record)? {
         command.cgroup_inside(path);
