@@ -32,12 +32,21 @@ pub struct Signals(SignalFd);
 
 impl Signals {
     pub fn hold() -> Result<Signals> {
-        let mut set: SigSet = FORWARDED.into_iter().collect();
-        set.add(Signal::SIGWINCH);
+        let set = held();
         set.thread_block().map_err(|e| Error::call("hold signals", "sigprocmask", e))?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
         fd.map(Signals).map_err(|e| Error::call("hold signals", "signalfd", e))
     }
+
+    /// From now on they are this process's own; what came before was meant for the container.
+    pub fn release(self) {
+        while let Ok(Some(_)) = self.0.read_signal() {}
+        let _ = held().thread_unblock();
+    }
+}
+
+fn held() -> SigSet {
+    FORWARDED.into_iter().chain([Signal::SIGWINCH]).collect()
 }
 
 /// Waits for the end of the container's first process.

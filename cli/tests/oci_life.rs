@@ -9,6 +9,7 @@ use std::io::{IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -536,6 +537,44 @@ fn a_process_that_enters_what_is_deleted_fails_in_a_clear_sentence() {
             assert!(words.iter().any(|words| end.err.contains(words)), "{end:?}");
         }
         assert!(!cgroup.exists() && !bundle.path("state").join(&bundle.id).exists());
+    }
+}
+
+#[test]
+fn a_hook_that_hangs_after_the_end_holds_nothing_of_the_container() {
+    if !root() {
+        return;
+    }
+    for verb in [&["delete", "--force"][..], &["run"]] {
+        let bundle = Bundle::new(if verb == ["run"] { "true" } else { SLEEP });
+        let note = bundle.path("hook").display().to_string();
+        let script = format!("exec 1> {note}; echo $$; exec sleep 1000");
+        bundle.edit(|config| {
+            config["hooks"]["poststop"] = json!([{ "path": "/bin/sh", "args": ["sh", "-c", script] }]);
+        });
+        let mut held = None;
+        if verb != ["run"] {
+            bundle.verb(&["run", "--detach"]).ok();
+            let state: Value = serde_json::from_str(bundle.verb(&["state"]).ok()).unwrap();
+            held = Some((bundle.cgroup(), PathBuf::from(format!("/proc/{}/ns/mnt", state["pid"]))));
+        }
+        let mut line = bundle.raw(&[verb, &[&bundle.id]].concat());
+        line.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        let mut hanging = line.spawn().unwrap();
+        eventually("the hook runs", || {
+            fs::read_to_string(bundle.path("hook")).is_ok_and(|pid| !pid.is_empty())
+        });
+        if let Some((cgroup, mounts)) = held {
+            assert!(!cgroup.exists() && fs::read_link(mounts).is_err());
+        }
+        fails(&bundle.verb(&["state"]), 1, "container does not exist");
+        // As by Ctrl-C, of which the hook has its own part.
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(hanging.id() as i32), nix::sys::signal::SIGINT)
+            .unwrap();
+        assert_eq!(end_of(&mut hanging).signal(), Some(2));
+        let hook = fs::read_to_string(bundle.path("hook")).unwrap();
+        run_with(Command::new("kill").arg(hook.trim()), "").ok();
+        bundle.verb(&["delete", "--force"]).ok();
     }
 }
 

@@ -52,6 +52,8 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<i32> {
         false => Ok(()),
     });
     if let Some(lock) = entry.dir.lock(true)? {
+        // Who runs it need not wait for what comes after its end.
+        signals.release();
         finish(&store, &entry, &record, &lock)?;
     }
     deleted?;
