@@ -343,6 +343,46 @@ fn a_destination_leads_nowhere_out_of_the_root() {
 }
 
 #[test]
+fn a_destination_behind_links_that_lead_nowhere_is_made_where_they_lead() {
+    if runtime_lacks(&["crun"], "it makes nothing behind such a link") {
+        return;
+    }
+    let places = [
+        ("/var/run/there", "/run/there"),
+        ("/chain/there", "/some/where/deep/there"),
+        ("/etc/file", "/etc/real/file"),
+        ("/out", "/outside/of"),
+    ];
+    let mut bundle = Bundle::of(&["cat", MOUNTINFO]).file("file", "").file("rootfs/var/keep", "");
+    let file = bundle.path("file").to_str().unwrap().to_owned();
+    for (place, _) in places {
+        bundle = bundle.mount(match place {
+            "/etc/file" => json!({ "destination": place, "source": file, "options": ["bind"] }),
+            _ => json!({ "destination": place, "type": "tmpfs" }),
+        });
+    }
+    for (link, target) in [
+        ("var/run", "/run"),
+        ("chain", "var/next"),
+        ("var/next", "../some//where/deep/"),
+        ("etc/file", "real/file"),
+        ("out", "../../../../../../../../../outside/of"),
+    ] {
+        symlink(target, bundle.path("rootfs").join(link)).unwrap();
+    }
+    let output = bundle.run();
+    for (_, led) in places {
+        mounted(output.ok(), led);
+    }
+    assert!(bundle.path("rootfs/etc/real/file").is_file());
+    assert!(!std::path::Path::new("/outside").exists() && !std::path::Path::new("/some").exists());
+    // One that leads to itself leads nowhere for ever.
+    let bundle = Bundle::sh("true").mount(json!({ "destination": "/loop/there", "type": "tmpfs" }));
+    symlink("loop/on", bundle.path("rootfs/loop")).unwrap();
+    bundle.fails();
+}
+
+#[test]
 fn tmpcopyup_fills_a_tmpfs_with_what_it_hides() {
     let bundle = Bundle::sh("cat /data/file /data/below/file; stat -c %a /data/file; echo changed > /data/file; readlink /data/link")
         .file("rootfs/data/file", "copied\n")

@@ -231,17 +231,7 @@ pub(super) fn destination(dest: &Dest, loan: &Loan<'_>) -> Result<c_int, Fault> 
         Err(fault) if fault.errno == libc::ENOENT && dest.create as u8 != Create::No as u8 => {}
         other => return other,
     }
-    let Some(((_, name), directories)) = dest.parents.split_last() else {
-        return openat2(root, c".", PATH, resolve(dest));
-    };
-    let parent = make_directories(directories, dest, root)?;
-    if dest.create as u8 == Create::File as u8 {
-        let flags = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-        close(openat(parent, name, flags, 0o644)?);
-    } else {
-        call!(Mkdirat, libc::SYS_mkdirat, parent, name.as_ptr(), 0o755)?;
-    }
-    close(parent);
+    make(root, &dest.path, dest.create, resolve(dest))?;
     openat2(root, &dest.path, PATH, resolve(dest))
 }
 
@@ -274,25 +264,130 @@ fn parent<'a>(dest: &'a Dest, loan: &Loan<'_>) -> Result<(Parent, &'a CStr), Fau
 }
 
 fn make_directories(directories: &[Prefix], dest: &Dest, root: c_int) -> Result<c_int, Fault> {
-    if let Some((whole, _)) = directories.last() {
-        match openat2(root, whole, PATH, resolve(dest)) {
-            Err(fault) if fault.errno == libc::ENOENT => {}
-            other => return other,
+    let Some((whole, _)) = directories.last() else {
+        return openat2(root, c".", PATH, resolve(dest));
+    };
+    match openat2(root, whole, PATH, resolve(dest)) {
+        Err(fault) if fault.errno == libc::ENOENT => {}
+        other => return other,
+    }
+    make(root, whole, Create::Dir, resolve(dest))?;
+    openat2(root, whole, PATH, resolve(dest))
+}
+
+/// A path that is changed on the way, and ends with a NUL.
+type Way = [u8; libc::PATH_MAX as usize];
+
+/// A link that leads to nothing yet.
+struct Dangling {
+    /// Where its name begins in the way, the rest of which is now what it says.
+    at: usize,
+    /// What is to be made where it leads.
+    create: Create,
+}
+
+/// Makes what is missing of a path within the root: directories, and what is asked for at its end.
+/// A link that leads to nothing is followed, as any other, and there it is made.
+fn make(root: c_int, path: &CStr, create: Create, resolve: u64) -> Done {
+    const MOST_LINKS: u8 = 40;
+    let (mut way, mut target): (Way, Way) = ([0; _], [0; _]);
+    put(&mut way, 0, path.to_bytes())?;
+    let (mut end, mut followed) = (create, false);
+    for _ in 0..MOST_LINKS {
+        match make_up_to_link(root, &mut way, end, resolve, &mut target)? {
+            Some(link) => {
+                let said = CStr::from_bytes_until_nul(&target).unwrap_or(c"").to_bytes();
+                let absolute = said.first() == Some(&b'/');
+                put(&mut way, if absolute { 0 } else { link.at }, said)?;
+                (end, followed) = (link.create, true);
+            }
+            None if followed => {
+                put(&mut way, 0, path.to_bytes())?;
+                (end, followed) = (create, false);
+            }
+            None => return Ok(()),
         }
     }
-    let mut parent = openat2(root, c".", PATH, resolve(dest))?;
-    for (prefix, name) in directories.iter() {
-        let next = match openat2(root, prefix, PATH, resolve(dest)) {
-            Err(fault) if fault.errno == libc::ENOENT => {
-                call!(Mkdirat, libc::SYS_mkdirat, parent, name.as_ptr(), 0o755)?;
-                openat2(root, prefix, PATH, resolve(dest))?
+    Err(Fault { call: Call::Openat2, errno: libc::ELOOP })
+}
+
+/// Makes what is missing of a way; up to a link that leads to nothing, whose target it reads.
+fn make_up_to_link(
+    root: c_int,
+    way: &mut Way,
+    create: Create,
+    resolve: u64,
+    target: &mut Way,
+) -> Result<Option<Dangling>, Fault> {
+    let mut parent = openat2(root, c".", PATH, resolve)?;
+    let mut at = 0usize;
+    loop {
+        let rest = way.get(at..).unwrap_or_default();
+        let length = rest.iter().position(|byte| *byte == b'/' || *byte == 0).unwrap_or(0);
+        let stop = at.wrapping_add(length);
+        let is_last = rest.get(length).copied().unwrap_or(0) == 0;
+        if let Some(byte) = way.get_mut(stop) {
+            *byte = 0;
+        }
+        if length > 0 {
+            let name = CStr::from_bytes_until_nul(way.get(at..).unwrap_or_default()).unwrap_or(c"");
+            let create = if is_last { create } else { Create::Dir };
+            match make_one(parent, name, create) {
+                Err(fault) if fault.errno == libc::EEXIST => {}
+                other => other?,
             }
-            other => other?,
-        };
-        close(parent);
-        parent = next;
+            match openat2(root, CStr::from_bytes_until_nul(way).unwrap_or(c""), PATH, resolve) {
+                Ok(next) => {
+                    close(parent);
+                    parent = next;
+                }
+                Err(fault) if fault.errno == libc::ENOENT => {
+                    *target = [0; _];
+                    let room = target.len().wrapping_sub(1);
+                    call!(
+                        Readlinkat,
+                        libc::SYS_readlinkat,
+                        parent,
+                        name.as_ptr(),
+                        target.as_mut_ptr(),
+                        room
+                    )?;
+                    close(parent);
+                    return Ok(Some(Dangling { at, create }));
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+        if is_last {
+            close(parent);
+            return Ok(None);
+        }
+        if let Some(byte) = way.get_mut(stop) {
+            *byte = b'/';
+        }
+        at = stop.wrapping_add(1);
     }
-    Ok(parent)
+}
+
+fn make_one(parent: c_int, name: &CStr, create: Create) -> Done {
+    if create as u8 == Create::File as u8 {
+        let flags = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+        return openat(parent, name, flags, 0o644).map(close);
+    }
+    call!(Mkdirat, libc::SYS_mkdirat, parent, name.as_ptr(), 0o755).map(drop)
+}
+
+/// Puts text into a way from here on, and a NUL at its end.
+fn put(way: &mut Way, at: usize, text: &[u8]) -> Done {
+    let end = at.wrapping_add(text.len());
+    let Some(last) = way.get_mut(end) else {
+        return Err(Fault { call: Call::Openat2, errno: libc::ENAMETOOLONG });
+    };
+    *last = 0;
+    for (byte, new) in way.get_mut(at..end).unwrap_or_default().iter_mut().zip(text) {
+        *byte = *new;
+    }
+    Ok(())
 }
 
 fn resolve(dest: &Dest) -> u64 {
