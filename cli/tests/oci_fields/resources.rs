@@ -262,6 +262,11 @@ fn huge_page_limits() {
         json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": 4_194_304 }, { "pageSize": "1GB", "limit": 0 }] }),
     );
     assert_eq!([bundle.limit("hugetlb.2MB.max"), bundle.limit("hugetlb.1GB.max")], ["4194304", "0"]);
+    // And of those reserved, so that it is mmap that fails and no page fault that kills.
+    let reserved = ["2MB", "1GB"].map(|size| bundle.limit(&format!("hugetlb.{size}.rsvd.max")));
+    if !runtime_lacks(&["crun", "runc"], "no limit of those reserved: Debian's are too old") {
+        assert_eq!(reserved, ["4194304", "0"]);
+    }
     fails(json!({ "hugepageLimits": [{ "pageSize": "3MB", "limit": 1 }] }));
 }
 

@@ -46,6 +46,7 @@ pub fn resources(given: &runtime::LinuxResources) -> Result<(Limits, Option<Vec<
     for limit in given.hugepage_limits().iter().flatten() {
         let max = Max::Value(limit.limit().unsigned_abs());
         limits.hugetlb_max.insert(limit.page_size().clone(), max);
+        limits.hugetlb_rsvd_max.insert(limit.page_size().clone(), max);
     }
     for (device, given) in given.rdma().iter().flatten() {
         let max = |count: Option<u32>| count.map(|count| Max::Value(count.into()));

@@ -43,6 +43,7 @@ fn every_limit_of_the_full_configuration_is_written_in_v2s_units() {
         "io.bfq.weight default 500",
         "io.bfq.weight 8:0 1000",
         "hugetlb.2MB.max 4194304",
+        "hugetlb.2MB.rsvd.max 4194304",
         "rdma.max mlx5_1 hca_handle=3 hca_object=10000",
         "memory.high 1000000",
     ];
@@ -86,7 +87,7 @@ fn what_v1_counts_together_or_calls_unlimited_is_so_in_v2() {
         (json!({ "blockIO": { "weight": 0, "leafWeight": 0 } }), Vec::new()),
         (
             json!({ "hugepageLimits": [{ "pageSize": "1GB", "limit": u64::MAX }] }),
-            one("hugetlb.1GB.max", &i64::MAX.to_string()),
+            two("hugetlb.1GB.max", &i64::MAX.to_string(), "hugetlb.1GB.rsvd.max", &i64::MAX.to_string()),
         ),
         (json!({ "devices": null, "memory": null, "unified": null }), Vec::new()),
         (json!({ "memory": { "disableOOMKiller": false, "swappiness": null, "kernel": 0 } }), Vec::new()),
