@@ -5,7 +5,7 @@ use std::fs;
 use cgroup_core::Controllers;
 use serde_json::{Value, json};
 
-use crate::bundle::{Bundle, ConsoleSocket, cgroups, runtime_lacks};
+use crate::bundle::{Bundle, ConsoleSocket, cgroups, ours, runtime_lacks};
 use crate::common::eventually;
 
 fn sleeping() -> Bundle {
@@ -336,6 +336,41 @@ fn update_takes_resources_from_a_file_or_its_input() {
         assert_eq!(bundle.limit("memory.high"), "16777216");
     }
     assert_ne!(bundle.verb_with(&["update", "-r", "-", bundle.id()], "{").code(), 0);
+}
+
+#[test]
+fn update_of_a_quota_keeps_the_period_and_the_other_way_round() {
+    if !cgroups(Controllers::CPU) {
+        return;
+    }
+    let cpu = json!({ "quota": 25_000, "period": 50_000 });
+    let bundle = Bundle::of(&["sleep", "1000"]).set("/linux/resources/cpu", cpu).up();
+    bundle.verb(&["update", "--cpu-quota", "20000", bundle.id()]).ok();
+    assert_eq!(bundle.limit("cpu.max"), "20000 50000");
+    bundle.verb(&["update", "--cpu-period", "40000", bundle.id()]).ok();
+    assert_eq!(bundle.limit("cpu.max"), "20000 40000");
+    bundle.verb(&["update", "--cpu-quota", "-1", bundle.id()]).ok();
+    assert_eq!(bundle.limit("cpu.max"), "max 40000");
+}
+
+#[test]
+fn update_can_leave_what_is_in_use_its_room() {
+    if !cgroups(Controllers::MEMORY) || runtime_lacks(&["runc"], "memory.checkBeforeUpdate, of 1.1") {
+        return;
+    }
+    let bundle = sleeping();
+    let update = |limit: u64, check: bool| {
+        let memory = json!({ "memory": { "limit": limit, "swap": limit, "checkBeforeUpdate": check } });
+        bundle.verb_with(&["update", "-r", "-", bundle.id()], &memory.to_string())
+    };
+    update(33_554_432, true).ok();
+    let refused = update(4096, true);
+    assert_ne!(refused.code(), 0);
+    assert!(!ours() || refused.err.contains("memory.checkBeforeUpdate forbids"), "{}", refused.err);
+    assert_eq!((bundle.limit("memory.max").as_str(), bundle.status().as_str()), ("33554432", "running"));
+    // Without the check it is the end of what is there.
+    update(4096, false);
+    bundle.wait_until("stopped");
 }
 
 #[test]

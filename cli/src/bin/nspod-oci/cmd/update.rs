@@ -3,14 +3,16 @@
 use std::io::Read;
 use std::path::PathBuf;
 
+use cgroup_core::{CpuMax, Limits, Max};
 use clap::Args;
 use nspod_cli::error::{Error, Result};
 use nspod_sandbox::oci;
+use nspod_sandbox::oci::oci_spec::runtime::LinuxCpu;
 use serde_json::{Map, Value, json};
 
 use crate::args::Global;
 use crate::driver;
-use crate::state::Status;
+use crate::state::{Record, Status};
 
 /// Change the limits of a container; those not named stay
 #[derive(Debug, Args)]
@@ -86,7 +88,14 @@ pub(crate) fn update(global: &Global, args: &UpdateArgs) -> Result<()> {
         Some(path) => read(path)?,
         None => args.json().to_string(),
     };
-    let (limits, devices) = oci::resources(&oci::parse_resources(text.as_bytes())?)?;
+    let given = oci::parse_resources(text.as_bytes())?;
+    let (mut limits, devices) = oci::resources(&given)?;
+    if let Some(cpu) = given.cpu() {
+        keep_half(cpu, record, &mut limits)?;
+    }
+    if given.memory().is_some_and(|memory| memory.check_before_update() == Some(true)) {
+        leaves_room(record, limits.memory_max)?;
+    }
     if args.l3_cache_schema.is_some() || args.mem_bw_schema.is_some() {
         schemata(args, record.intel_rdt_path.as_deref())?;
     }
@@ -97,6 +106,32 @@ pub(crate) fn update(global: &Global, args: &UpdateArgs) -> Result<()> {
         record.cgroup()?.replace_devices(&rules)?;
     }
     Ok(())
+}
+
+/// A quota leaves the period as it is, and the other way round.
+fn keep_half(cpu: &LinuxCpu, record: &Record, limits: &mut Limits) -> Result<()> {
+    let Some(max) = &mut limits.cpu_max else { return Ok(()) };
+    let Some(text) = record.cgroup()?.read_if_there("cpu.max")? else { return Ok(()) };
+    let now: CpuMax = text.parse()?;
+    if cpu.period().unwrap_or(0) == 0 {
+        max.period = now.period;
+    }
+    if cpu.quota().unwrap_or(0) == 0 {
+        max.quota = now.quota;
+    }
+    Ok(())
+}
+
+/// Below what is in use a limit would end processes at once.
+fn leaves_room(record: &Record, max: Option<Max>) -> Result<()> {
+    let Some(Max::Value(max)) = max else { return Ok(()) };
+    let used = record.cgroup()?.read_if_there("memory.current")?;
+    match used.and_then(|text| text.trim().parse::<u64>().ok()) {
+        Some(used) if max <= used => Err(Error::new(format!(
+            "memory.limit: {max} bytes are no more than the {used} in use, which memory.checkBeforeUpdate forbids: name a higher limit, or leave the check out"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn read(path: &std::path::Path) -> Result<String> {
