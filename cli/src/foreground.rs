@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use ns_core::Pidfd;
 use nspod_sandbox::{Container, Outcome, Status};
 
 use crate::error::{Error, Result};
@@ -51,13 +52,34 @@ fn held() -> SigSet {
 
 /// Waits for the end of the container's first process.
 pub fn attend(container: &mut Container, signals: &Signals, mut relay: Option<Relay>) -> Result<Outcome> {
+    let kill = || Ok(container.kill()?);
+    let fatal = until_end(container.pid(), container.pidfd(), signals, &mut relay, kill)?;
+    let mut outcome = container.wait()?;
+    if let Some(relay) = relay {
+        relay.finish()?;
+    }
+    if let Some(signal) = fatal {
+        outcome.status = Status::Signaled { signal, core: false };
+    }
+    Ok(outcome)
+}
+
+/// Hands signals and bytes on until a process has ended; returns the signal by which it was killed
+/// that it could not get.
+pub fn until_end(
+    pid: i32,
+    pidfd: &Pidfd,
+    signals: &Signals,
+    relay: &mut Option<Relay>,
+    kill: impl Fn() -> Result<()>,
+) -> Result<Option<i32>> {
     // What a signal would have done that the kernel keeps from a pid 1.
     let mut fatal = None;
     loop {
         let stdin = io::stdin();
         let mut fds = vec![
             PollFd::new(signals.0.as_fd(), PollFlags::POLLIN),
-            PollFd::new(container.pidfd().as_fd(), PollFlags::POLLIN),
+            PollFd::new(pidfd.as_fd(), PollFlags::POLLIN),
         ];
         let mut input = None;
         if let Some(relay) = relay.as_ref().filter(|r| r.is_open()) {
@@ -81,7 +103,7 @@ pub fn attend(container: &mut Container, signals: &Signals, mut relay: Option<Re
                 .get(at)
                 .is_some_and(|e| e.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR))
         };
-        if let Some(relay) = &mut relay {
+        if let Some(relay) = relay.as_mut() {
             if happened.len() > 2 && happened[2].contains(PollFlags::POLLOUT) {
                 relay.flush()?;
             }
@@ -93,23 +115,21 @@ pub fn attend(container: &mut Container, signals: &Signals, mut relay: Option<Re
             }
         }
         if readable(0) {
-            fatal = hand_on(container, signals, relay.as_ref())?.or(fatal);
+            fatal = hand_on(pid, pidfd, signals, relay.as_ref(), &kill)?.or(fatal);
         }
         if readable(1) {
-            break;
+            return Ok(fatal);
         }
     }
-    let mut outcome = container.wait()?;
-    if let Some(relay) = relay {
-        relay.finish()?;
-    }
-    if let Some(signal) = fatal {
-        outcome.status = Status::Signaled { signal, core: false };
-    }
-    Ok(outcome)
 }
 
-fn hand_on(container: &Container, signals: &Signals, relay: Option<&Relay>) -> Result<Option<i32>> {
+fn hand_on(
+    pid: i32,
+    pidfd: &Pidfd,
+    signals: &Signals,
+    relay: Option<&Relay>,
+    kill: impl Fn() -> Result<()>,
+) -> Result<Option<i32>> {
     let mut fatal = None;
     while let Ok(Some(info)) = signals.0.read_signal() {
         let signal = info.ssi_signo as i32;
@@ -119,12 +139,12 @@ fn hand_on(container: &Container, signals: &Signals, relay: Option<&Relay>) -> R
             }
             continue;
         }
-        if would_be_lost(container.pid(), signal) {
+        if would_be_lost(pid, signal) {
             fatal = Some(signal);
-            container.kill()?;
+            kill()?;
         } else {
             // It may have ended this moment.
-            let _ = container.signal(signal);
+            let _ = pidfd.send_signal(signal);
         }
     }
     Ok(fatal)

@@ -166,6 +166,23 @@ fn who_restores_in_the_foreground_has_its_output_and_its_exit_code() {
 }
 
 #[test]
+fn signals_to_who_restores_in_the_foreground_are_the_containers() {
+    if !able() || runtime_lacks(&["runc"], "it checkpoints none whose output goes to a file") {
+        return;
+    }
+    let bundle = Bundle::sh("trap 'echo told; exit 9' TERM; i=0; while true; do i=$((i + 1)); echo x $i > /tmp/new; mv /tmp/new /tmp/count; sleep 0.05; done").up();
+    goes_on(&bundle);
+    checkpoint(&bundle, &[]).ok();
+    fs::remove_file(bundle.path("rootfs/tmp/count")).unwrap();
+    let mut restored = bundle.command(&["restore", "--image-path", "images", bundle.id()]).spawn().unwrap();
+    goes_on(&bundle);
+    run_with(Command::new("kill").arg(restored.id().to_string()), "").ok();
+    assert_eq!(end_of(&mut restored).code(), Some(9));
+    assert_eq!(bundle.printed("restore"), "told\n");
+    assert_ne!(bundle.verb(&["state", bundle.id()]).code(), 0, "it is not deleted");
+}
+
+#[test]
 fn pipes_are_those_of_who_restores() {
     if !able() {
         return;

@@ -15,8 +15,9 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
-use ns_core::Kind;
+use ns_core::{Kind, Pidfd};
 use nspod_cli::error::{Error, Result};
+use nspod_cli::foreground::{self, Signals};
 use nspod_cli::process::Process;
 use nspod_sandbox::spec::{Join, MountKind, Namespace, Spec};
 
@@ -190,6 +191,7 @@ pub(crate) fn checkpoint(global: &Global, args: &CheckpointArgs) -> Result<()> {
 
 pub(crate) fn restore(global: &Global, args: &RestoreArgs) -> Result<i32> {
     let mut command = args.images.command("restore")?;
+    let signals = if args.detach { None } else { Some(Signals::hold()?) };
     let mut restored = launch::prepare(global, &args.bundle)?;
     let pid = match restore_into(args, &mut command, &mut restored) {
         Ok(pid) => pid,
@@ -204,13 +206,16 @@ pub(crate) fn restore(global: &Global, args: &RestoreArgs) -> Result<i32> {
     args.bundle.write_pid(pid)?;
     let Claimed { entry, record, store, lock, .. } = restored;
     hooks::run_all("poststart", &record.poststart, &record.state_json(Status::Running)?);
-    if args.detach {
-        return Ok(0);
-    }
+    let Some(signals) = signals else { return Ok(0) };
     drop(lock);
+    let pidfd = Pidfd::open(pid)?;
+    let kill = || Ok(pidfd.send_signal(nix::libc::SIGKILL)?);
+    let fatal = foreground::until_end(pid, &pidfd, &signals, &mut None, kill)?;
     let code = wait(pid)?;
+    let code = fatal.map_or(code, |signal| 128 + signal);
     if let Some(lock) = entry.dir.lock(true)? {
         driver::remove(&record)?;
+        signals.release();
         finish(&store, &entry, &record, &lock)?;
     }
     Ok(code)
