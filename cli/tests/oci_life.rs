@@ -114,6 +114,12 @@ impl Drop for Bundle {
     }
 }
 
+/// By another process: a file that is open to be written to, in whatever program of another test's has
+/// inherited it for a moment, cannot be executed.
+fn copy_runtime(to: &Path) {
+    run_with(Command::new("cp").arg(OCI).arg(to), "").ok();
+}
+
 const SLEEP: &str = "exec sleep 1000";
 
 #[track_caller]
@@ -424,7 +430,7 @@ fn an_ordinary_user_runs_a_bundle_of_spec_rootless() {
         config["linux"]["gidMappings"][0]["hostID"] = 65_534.into();
     });
     let program = bundle.path("nspod-oci");
-    fs::copy(OCI, &program).unwrap();
+    copy_runtime(&program);
     let runtime = bundle.path("runtime");
     fs::create_dir(&runtime).unwrap();
     nix::unistd::chown(&runtime, Some(65_534.into()), Some(65_534.into())).unwrap();
@@ -605,7 +611,7 @@ fn what_keeps_the_state_from_its_directory_is_said_with_the_cure() {
     fails(&link, 1, "link is a link, which is not followed: name the directory that it leads to");
     list(&mut Command::new(OCI), "link/below").ok();
     let program = bundle.path("nspod-oci");
-    fs::copy(OCI, &program).unwrap();
+    copy_runtime(&program);
     for (at, way) in [("ours", "ours"), ("ours/below", "ours"), ("new", "")] {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
