@@ -219,9 +219,9 @@ fn below<'a>(root: &str, path: &'a str) -> Option<&'a str> {
 }
 
 fn read(path: &str) -> Result<String> {
-    // procfs files have no size to go by, and would be read in small pieces.
+    // procfs files have no size to go by: std would ask for it all the same, and read small pieces.
     let mut bytes = Vec::with_capacity(16 << 10);
-    let read = std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes));
+    let read = std::fs::File::open(path).and_then(|file| file.take(u64::MAX).read_to_end(&mut bytes));
     read.map(|_| String::from_utf8_lossy(&bytes).into_owned()).map_err(|error| {
         let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
         Error::os(format!("read {path}"), "read", errno, None)

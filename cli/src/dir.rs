@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -45,6 +45,14 @@ fn explained(what: &str, path: &Path, errno: Errno) -> Error {
 
 fn errno(e: &std::io::Error) -> Errno {
     Errno::from_raw(e.raw_os_error().unwrap_or(0))
+}
+
+/// All of a file that is mostly small. std would ask for its size and place first, and read what
+/// has no size, as in procfs, in small pieces.
+pub fn read_small(file: File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(8192);
+    file.take(u64::MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[derive(Debug)]
@@ -165,10 +173,10 @@ impl Dir {
 
     /// What a file in it says, if it is there.
     pub fn read(&self, name: &str) -> Result<Option<String>> {
-        let Some(mut file) = self.open(name)? else { return Ok(None) };
-        let mut text = String::new();
-        file.read_to_string(&mut text).map_err(|e| Error::io("read", &self.at(name), &e))?;
-        Ok(Some(text))
+        let Some(file) = self.open(name)? else { return Ok(None) };
+        let text = read_small(file)
+            .and_then(|bytes| String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into()));
+        text.map(Some).map_err(|e| Error::io("read", &self.at(name), &e))
     }
 
     /// A new file in it, to read, write and append to.

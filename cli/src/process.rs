@@ -1,12 +1,13 @@
 //! Processes that outlive the invocation that started them: found again by pid, start
 //! time and boot, so that a pid that was given to another is never taken for them.
 
-use std::io::Read;
 use std::sync::OnceLock;
 
 use nix::unistd::getpid;
 use ns_core::Pidfd;
 use serde::{Deserialize, Serialize};
+
+use crate::dir::read_small;
 
 /// A process, as it is written down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,10 +74,8 @@ fn stat(pid: i32) -> Option<(char, u64)> {
 }
 
 fn read(path: &str) -> Option<String> {
-    // procfs files have no size to go by, and would be read in small pieces.
-    let mut bytes = Vec::with_capacity(4096);
-    std::fs::File::open(path).ok()?.read_to_end(&mut bytes).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
+    let file = std::fs::File::open(path).ok()?;
+    Some(String::from_utf8_lossy(&read_small(file).ok()?).into_owned())
 }
 
 /// State and start time from `/proc/PID/stat`. The name, in parentheses, may hold anything.

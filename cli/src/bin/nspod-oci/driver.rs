@@ -1,10 +1,12 @@
 //! Which cgroup a container gets, and who makes it.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use cgroup_core::systemd::{self, Held, Manager, Property};
 use cgroup_core::{Cgroup, Controllers, Hierarchy, Limits};
 use nix::errno::Errno;
+use nspod_cli::dir::read_small;
 use nspod_cli::error::{Error, Result};
 use nspod_sandbox::oci::{self, CgroupsPath};
 use nspod_sandbox::resctrl;
@@ -173,8 +175,9 @@ fn path(wanted: &CgroupsPath, id: &str) -> Result<PathBuf> {
         CgroupsPath::Relative(path) => path,
         CgroupsPath::Default | CgroupsPath::Systemd { .. } => Path::new(id),
     };
-    let text = std::fs::read_to_string("/proc/self/cgroup")
-        .map_err(|e| Error::io("read", Path::new("/proc/self/cgroup"), &e))?;
+    let file = Path::new("/proc/self/cgroup");
+    let text = File::open(file).and_then(read_small).map_err(|e| Error::io("read", file, &e))?;
+    let text = String::from_utf8_lossy(&text);
     let own = Path::new(cgroup_core::parse::proc_self_cgroup(&text).unwrap_or("/"));
     Ok(own.parent().unwrap_or(own).join(relative))
 }

@@ -1,7 +1,7 @@
 //! From a bundle to a container: what `create` and `run` have in common.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use cgroup_core::{Cgroup, Limits};
 use clap::Args;
 use ns_core::{Kind, Namespace, Pidfd};
-use nspod_cli::dir::Lock;
+use nspod_cli::dir::{Lock, read_small};
 use nspod_cli::error::{Error, Result};
 use nspod_cli::passwd;
 use nspod_cli::process::Process;
@@ -121,14 +121,11 @@ fn root_is_there(root: &Root) -> Result<()> {
 
 /// Reads a file, and waits for nobody who might write to what is none.
 fn read_config(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut file =
-        File::options().read(true).custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits()).open(path)?;
+    let file = File::options().read(true).custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits()).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(std::io::Error::other("this is not a file"));
     }
-    let mut json = Vec::new();
-    file.read_to_end(&mut json)?;
-    Ok(json)
+    read_small(file)
 }
 
 /// Reads the bundle, and takes the id.

@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use cgroup_core::Cgroup;
 use ns_core::Pidfd;
-use nspod_cli::dir::{Dir, Lock};
+use nspod_cli::dir::{Dir, Lock, read_small};
 use nspod_cli::error::{Error, Result};
 use nspod_cli::process::Process;
 use nspod_sandbox::oci::{self, Context};
@@ -360,8 +360,8 @@ pub(crate) fn context<'a>(global: &Global, bundle: &'a Path, id: &'a str) -> Con
 }
 
 fn is_frozen(record: &Record) -> bool {
-    let read = |path: &Path| std::fs::read_to_string(path.join("cgroup.freeze"));
-    record.cgroup_path().is_some_and(|path| read(path).is_ok_and(|text| text.trim_end() == "1"))
+    let read = |path: &Path| std::fs::File::open(path.join("cgroup.freeze")).and_then(read_small);
+    record.cgroup_path().is_some_and(|path| read(path).is_ok_and(|text| text.trim_ascii_end() == b"1"))
 }
 
 #[cfg(test)]
