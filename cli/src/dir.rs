@@ -201,6 +201,21 @@ impl Dir {
         .map_err(|e| Error::path("put in place", &self.at(name), e))
     }
 
+    /// Removes this directory, whose name is in `parent`, with the files in it; one that is gone is
+    /// fine. These files are mostly all that there are, and nobody has to list them.
+    pub fn remove_from(&self, parent: &Dir, name: &str, files: &[&str]) -> Result<()> {
+        for file in files {
+            match unlinkat(&self.fd, *file, UnlinkatFlags::NoRemoveDir) {
+                Ok(()) | Err(Errno::ENOENT | Errno::EISDIR) => {}
+                Err(e) => return Err(Error::path("remove", &self.at(file), e)),
+            }
+        }
+        match unlinkat(&parent.fd, name, UnlinkatFlags::RemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(_) => parent.remove_sub(name),
+        }
+    }
+
     /// Removes a directory in it with the files in that; one that is gone is fine.
     pub fn remove_sub(&self, name: &str) -> Result<()> {
         let Some(dir) = self.sub(name)? else { return Ok(()) };
@@ -293,6 +308,18 @@ mod tests {
         std::os::unix::fs::symlink(temp.path(), sub.at("link")).unwrap();
         dir.remove_sub("web").unwrap();
         assert!(temp.path().join("kept").exists() && !dir.at("web").exists());
+    }
+
+    #[test]
+    fn files_that_are_known_are_removed_and_so_are_others() {
+        let (_temp, dir) = temp();
+        for more in [&[][..], &["b", "c"]] {
+            let sub = dir.make_sub("web").unwrap();
+            ["a"].iter().chain(more).for_each(|name| sub.replace(name, b"1").unwrap());
+            sub.remove_from(&dir, "web", &["missing", "a"]).unwrap();
+            assert!(!dir.at("web").exists(), "{more:?}");
+            sub.remove_from(&dir, "web", &["a"]).unwrap();
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use nix::unistd::geteuid;
 
 pub(crate) use nspod_cli::dir::{Dir, Lock};
 pub(crate) use nspod_cli::process::Process;
-pub(crate) use record::{EXIT, Entry, LOG, Record, State};
+pub(crate) use record::{EXIT, Entry, LOG, RECORD, Record, State};
 
 use crate::error::{Error, Result};
 
@@ -110,7 +110,7 @@ impl Store {
         if let Some(path) = path {
             remove_cgroup(&path)?;
         }
-        self.containers.remove_sub(&entry.id)
+        entry.dir.remove_from(&self.containers, &entry.id, &[RECORD])
     }
 
     /// Kills what runs of it, and waits for its end.

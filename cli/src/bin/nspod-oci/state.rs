@@ -262,7 +262,7 @@ impl Store {
 
     /// Removes what is known of a container.
     pub(crate) fn remove(&self, entry: &Entry, _lock: &Lock) -> Result<()> {
-        self.0.remove_sub(&entry.id)
+        entry.dir.remove_from(&self.0, &entry.id, &[CONFIG, RECORD])
     }
 }
 
