@@ -212,6 +212,8 @@ impl Dir {
         }
         match unlinkat(&parent.fd, name, UnlinkatFlags::RemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            // The name may be another's by now.
+            Err(_) if !self.is_at(parent, name) => Ok(()),
             Err(_) => parent.remove_sub(name),
         }
     }

@@ -144,9 +144,9 @@ pub(crate) fn run(args: &RunArgs, json: bool) -> Result<i32> {
         claim.entry.note_outcome(&outcome)?;
         claim.keep();
     }
-    let gone = container.cgroup().is_some_and(|cgroup| !cgroup.path().exists());
+    let cgroup = container.cgroup().map(|cgroup| cgroup.path().to_owned());
     match container.delete() {
-        Err(_) if gone => {}
+        Err(_) if cgroup.is_some_and(|path| !path.exists()) => {}
         other => other?,
     }
     claim.finish()?;
@@ -368,10 +368,11 @@ impl<'a> Claim<'a> {
     }
 
     fn finish(mut self) -> Result<()> {
-        self.clear()
+        // Its cgroup went with the container.
+        self.clear(Store::forget)
     }
 
-    fn clear(&mut self) -> Result<()> {
+    fn clear(&mut self, remove: fn(&Store, &Entry, &Lock) -> Result<()>) -> Result<()> {
         if std::mem::replace(&mut self.kept, true) {
             return Ok(());
         }
@@ -379,13 +380,13 @@ impl<'a> Claim<'a> {
             Some(lock) => Some(lock),
             None => self.entry.lock(true)?,
         };
-        lock.map_or(Ok(()), |lock| self.store.remove(&self.entry, &lock))
+        lock.map_or(Ok(()), |lock| remove(self.store, &self.entry, &lock))
     }
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        let _ = self.clear();
+        let _ = self.clear(Store::remove);
     }
 }
 

@@ -98,7 +98,7 @@ impl Store {
     }
 
     /// Removes what has ended, with what is left of it; the lock says who removes.
-    pub(crate) fn remove(&self, entry: &Entry, _lock: &Lock) -> Result<()> {
+    pub(crate) fn remove(&self, entry: &Entry, lock: &Lock) -> Result<()> {
         if !entry.dir.is_at(&self.containers, &entry.id) {
             // Somebody was first, and the name may be another container's by now.
             return Ok(());
@@ -110,7 +110,15 @@ impl Store {
         if let Some(path) = path {
             remove_cgroup(&path)?;
         }
-        entry.dir.remove_from(&self.containers, &entry.id, &[RECORD])
+        self.forget(entry, lock)
+    }
+
+    /// The same for one whose cgroup has been removed already.
+    pub(crate) fn forget(&self, entry: &Entry, _lock: &Lock) -> Result<()> {
+        match entry.dir.is_at(&self.containers, &entry.id) {
+            true => entry.dir.remove_from(&self.containers, &entry.id, &[RECORD]),
+            false => Ok(()),
+        }
     }
 
     /// Kills what runs of it, and waits for its end.
