@@ -106,7 +106,7 @@ pub(crate) fn run(args: &RunArgs, json: bool) -> Result<i32> {
         return bare(args, &facts, json);
     }
     let pod = args.pod.as_deref().map(|name| Pods::open()?.find(name)?.open()).transpose()?;
-    let id = args.name.clone().map_or_else(random_id, Ok)?;
+    let id = args.name.clone().unwrap_or_else(random_id);
     let shared = pod.as_ref().map(|pod| pod.spec().share);
     let mut spec = args.resolve(&facts, shared, &id, &pid_of)?;
     if args.explain {

@@ -333,13 +333,23 @@ impl Entry {
     }
 
     pub(crate) fn status(&self) -> Result<Status> {
+        self.status_if(|record| record.process().lives())
+    }
+
+    /// The same, with its first process, if that has not ended.
+    pub(crate) fn look(&self) -> Result<(Status, Option<Pidfd>)> {
+        let pidfd = self.record.as_ref().and_then(Record::pidfd);
+        Ok((self.status_if(|_| pidfd.is_some())?, pidfd))
+    }
+
+    fn status_if(&self, lives: impl Fn(&Record) -> bool) -> Result<Status> {
         let Some(record) = self.record.as_ref().filter(|r| r.init_process_pid != 0) else {
             // Of one that nobody works on any more there is nothing but this directory.
             let abandoned = self.locked || self.dir.lock(false)?.is_some();
             return Ok(if abandoned { Status::Stopped } else { Status::Creating });
         };
         Ok(match () {
-            () if !record.process().lives() => Status::Stopped,
+            () if !lives(record) => Status::Stopped,
             () if record.creating => Status::Creating,
             () if nspod_sandbox::is_held(self.dir.path()) => Status::Created,
             () if is_frozen(record) => Status::Paused,

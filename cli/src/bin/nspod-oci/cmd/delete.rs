@@ -31,7 +31,7 @@ pub(crate) fn delete(global: &Global, args: &DeleteArgs) -> Result<()> {
         Err(_) if args.force && store.look(&args.id)?.is_none() => return Ok(()),
         locked => locked?,
     };
-    let status = entry.status()?;
+    let (status, process) = entry.look()?;
     let Ok(record) = entry.record() else {
         // The rest of a crash, before there was anything but the directory.
         return store.remove(&entry, &lock);
@@ -40,7 +40,7 @@ pub(crate) fn delete(global: &Global, args: &DeleteArgs) -> Result<()> {
     if !may && !args.force {
         return Err(Error::new(format!("cannot delete container {} that is not stopped: {status}", args.id)));
     }
-    if let Some(process) = record.pidfd() {
+    if let Some(process) = process {
         match process.send_signal(nix::libc::SIGKILL) {
             Err(e) if e.raw_os_error() != Some(nix::libc::ESRCH) => return Err(e.into()),
             _ => {}

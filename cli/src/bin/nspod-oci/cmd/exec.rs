@@ -80,7 +80,8 @@ pub(crate) struct ExecArgs {
 pub(crate) fn exec(global: &Global, args: &ExecArgs) -> Result<i32> {
     let handed_on = HandedOn::take(args.preserve_fds)?;
     let entry = global.store()?.find(&args.id)?;
-    match entry.status()? {
+    let (status, pidfd) = entry.look()?;
+    match status {
         Status::Stopped => return Err(Error::new("cannot exec in a stopped container")),
         // Its `/` is the host's still.
         Status::Creating => return Err(Error::new("cannot exec in a container that is being created")),
@@ -90,7 +91,7 @@ pub(crate) fn exec(global: &Global, args: &ExecArgs) -> Result<i32> {
         _ => {}
     }
     let record = entry.record()?;
-    let pidfd = record.pidfd().ok_or_else(|| Error::new("cannot exec in a stopped container"))?;
+    let pidfd = pidfd.ok_or_else(|| Error::new("cannot exec in a stopped container"))?;
     // Whatever it was that failed in one that is just ending, that is why.
     enter(global, args, handed_on, &entry, &pidfd).map_err(|e| match record.process().is_ending() {
         true => Error::new(format!("cannot exec in a stopped container: {} has just ended", args.id)),
