@@ -181,7 +181,11 @@ impl Dir {
 
     /// A new file in it, to read, write and append to.
     pub fn create(&self, name: &str) -> Result<File> {
-        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        self.create_with(name, OFlag::O_APPEND)
+    }
+
+    fn create_with(&self, name: &str, more: OFlag) -> Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | more;
         let fd = openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR);
         fd.map(File::from).map_err(|e| Error::path("make", &self.at(name), e))
     }
@@ -189,9 +193,8 @@ impl Dir {
     /// Writes a file in one step: whoever reads it sees the old text or the new.
     pub fn replace(&self, name: &str, text: &[u8]) -> Result<()> {
         let fresh = format!(".{name}.{}", std::process::id());
-        let mut file = self.create(&fresh)?;
-        let written = file.set_len(0).and_then(|()| file.write_all(text));
-        written.map_err(|e| Error::io("write", &self.at(&fresh), &e))?;
+        let mut file = self.create_with(&fresh, OFlag::O_TRUNC)?;
+        file.write_all(text).map_err(|e| Error::io("write", &self.at(&fresh), &e))?;
         // A file system may write to its disk before it lets a name pass from an old file to a new
         // one, as ext4 does; not where both keep one, and there is nothing to keep after a crash.
         match renameat2(&self.fd, fresh.as_str(), &self.fd, name, RenameFlags::RENAME_EXCHANGE) {
