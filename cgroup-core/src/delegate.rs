@@ -78,13 +78,13 @@ pub struct Delegation {
 /// `NotDelegated`: says what is missing and what to do. `NoHierarchy`, `InvalidName`, and as
 /// [`Cgroup::create_child`].
 pub fn find(name: &str, may: Move) -> Result<Delegation> {
-    let host = Hierarchy::detect()?;
     if geteuid().is_root() {
-        let root = host.root()?;
+        let root = Cgroup::top()?;
         if writable(&root).is_ok() {
-            return below(&host, &root, name, Right::Root, may);
+            return below(root.available()?, &root, name, Right::Root, may);
         }
     }
+    let host = Hierarchy::detect()?;
     let mut own = host.own()?;
     // Moved there by an earlier call: what was delegated is the cgroup above.
     if own.name() == callers(name).as_str()
@@ -93,19 +93,19 @@ pub fn find(name: &str, may: Move) -> Result<Delegation> {
         own = parent;
     }
     let lacking = match writable(&own) {
-        Ok(()) if marked(&own)? => return below(&host, &own, name, Right::Delegated, may),
+        Ok(()) if marked(&own)? => return below(host.controllers(), &own, name, Right::Delegated, may),
         Ok(()) => None,
         Err(lacking) => Some(lacking),
     };
     let refused = match may {
         Move::Process(pid) => match scope(pid) {
-            Ok((scope, unit)) => return below(&host, &scope, name, Right::Scope(unit), may),
+            Ok((scope, unit)) => return below(host.controllers(), &scope, name, Right::Scope(unit), may),
             Err(refused) => refused.to_string(),
         },
         Move::Nothing => "a systemd scope was not tried, for it would move the caller".to_owned(),
     };
     match lacking {
-        None => below(&host, &own, name, Right::Unmarked, may),
+        None => below(host.controllers(), &own, name, Right::Unmarked, may),
         Some((file, errno)) => Err(Error::not_delegated(
             format!(
                 "the cgroup {} is not delegated to user {}: {file} is not writable ({}); {refused}",
@@ -122,8 +122,14 @@ pub fn find(name: &str, may: Move) -> Result<Delegation> {
 
 /// The base below `parent`, after the process that may be moved has left the parent. The root of
 /// the whole hierarchy, which alone has no `cgroup.events`, may hold processes.
-fn below(host: &Hierarchy, parent: &Cgroup, name: &str, right: Right, may: Move) -> Result<Delegation> {
-    let (base, controllers) = (parent.open_or_create_child(name)?, host.controllers());
+fn below(
+    controllers: Controllers,
+    parent: &Cgroup,
+    name: &str,
+    right: Right,
+    may: Move,
+) -> Result<Delegation> {
+    let base = parent.open_or_create_child(name)?;
     if parent.read_if_there("cgroup.events")?.is_none() {
         return Ok(Delegation { base, right, controllers, in_the_way: Vec::new() });
     }

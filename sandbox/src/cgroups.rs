@@ -147,7 +147,12 @@ impl Home {
         let mut all = Vec::new();
         let mut path = self.cgroup.path();
         while let Some(parent) = path.parent() {
-            let Ok(text) = std::fs::read_to_string(parent.join("memory.events.local")) else { break };
+            // std would ask a plain file for its size first, which these do not have.
+            let mut text = String::with_capacity(4096);
+            let file = std::fs::File::open(parent.join("memory.events.local"));
+            if file.and_then(|file| file.take(u64::MAX).read_to_string(&mut text)).is_err() {
+                break;
+            }
             let oom = MemoryEvents::parse(&text).ok().and_then(|events| events.oom);
             all.push((parent.to_owned(), oom.unwrap_or(0)));
             path = parent;
@@ -237,11 +242,22 @@ impl Base {
         let found = delegate::find(BASE, Move::Nothing)?;
         let base = Base(found.base);
         // Only a limit that is asked for is owed, and then what is in its way is said.
-        let _ = base
-            .0
-            .enable_path(WANTED & found.controllers)
-            .and_then(|()| base.0.enable(base.0.available()? & WANTED));
+        let _ = base.hand_down(WANTED & found.controllers);
         Ok(base)
+    }
+}
+
+impl Base {
+    fn hand_down(&self, wanted: Controllers) -> cgroup_core::Result<()> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let mut has = self.0.available()?;
+        if !has.contains(wanted) {
+            self.0.enable_path(wanted)?;
+            has = self.0.available()?;
+        }
+        self.0.enable(has & WANTED)
     }
 }
 
