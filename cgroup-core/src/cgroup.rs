@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{Mode, fstat, mkdirat};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::{Controllers, Error, ErrorKind, Hierarchy, Missing, Result, parse};
 
@@ -33,6 +34,8 @@ use crate::{Controllers, Error, ErrorKind, Hierarchy, Missing, Result, parse};
 pub struct Cgroup {
     dir: OwnedFd,
     path: PathBuf,
+    /// It was found in its parent, so that there is one.
+    below: bool,
 }
 
 const DIR_FLAGS: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
@@ -49,7 +52,7 @@ impl Cgroup {
             .map_err(|errno| Error::os(format!("open cgroup {}", path.display()), "open", errno, None))?;
         match fstatfs(&dir) {
             Ok(stat) if stat.filesystem_type() == CGROUP2_SUPER_MAGIC => {
-                Ok(Self { dir, path: path.to_owned() })
+                Ok(Self { dir, path: path.to_owned(), below: false })
             }
             Ok(_) => Err(Error::not_cgroup2(path)),
             Err(errno) => Err(Error::os(format!("inspect {}", path.display()), "fstatfs", errno, None)),
@@ -94,7 +97,7 @@ impl Cgroup {
         let name = valid(name.as_ref())?;
         let path = self.path.join(name);
         match self.open_beneath(name, DIR_FLAGS) {
-            Ok(dir) => Ok(Self { dir, path }),
+            Ok(dir) => Ok(Self { dir, path, below: true }),
             Err(errno) => Err(Error::os(format!("open cgroup {}", path.display()), "openat2", errno, None)),
         }
     }
@@ -219,7 +222,18 @@ impl Cgroup {
             Some(parent) if self.path.file_name().is_some() => parent.to_owned(),
             _ => self.path.join(".."),
         };
-        Ok(Some(Self { dir, path }))
+        Ok(Some(Self { dir, path, below: false }))
+    }
+
+    /// Removes it where nothing is in it; from where it was found that takes one call.
+    pub(crate) fn remove_at_once(&self) -> bool {
+        let remove = |dir: &OwnedFd, name: &Path| unlinkat(dir, name, UnlinkatFlags::RemoveDir).is_ok();
+        match self.below {
+            true => remove(&self.dir, &Path::new("..").join(self.name())),
+            false => self
+                .parent()
+                .is_ok_and(|parent| parent.is_some_and(|parent| remove(&parent.dir, Path::new(self.name())))),
+        }
     }
 
     /// The children, in no order. Those that vanish meanwhile are left out.

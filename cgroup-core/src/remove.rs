@@ -82,9 +82,7 @@ impl Cgroup {
     /// As [`kill`](Self::kill) and [`remove`](Self::remove).
     pub fn destroy(&self) -> Result<()> {
         // Mostly nothing is left in it, and that is seen by removing it.
-        if let Ok(Some(parent)) = self.parent()
-            && unlinkat(&parent, self.name(), UnlinkatFlags::RemoveDir).is_ok()
-        {
+        if self.remove_at_once() {
             return Ok(());
         }
         match self.kill() {
