@@ -1,5 +1,7 @@
 //! The pids that one process has in nested pid namespaces.
 
+use std::io::Read;
+
 use libc::pid_t;
 use nix::errno::Errno;
 
@@ -21,8 +23,11 @@ use crate::{Error, ErrorKind, Result, parse};
 pub fn pid_chain(pid: pid_t) -> Result<Vec<pid_t>> {
     let path = format!("/proc/{pid}/status");
     let step = || format!("read the pids of process {pid}");
-    // Names of processes are any bytes.
-    let bytes = std::fs::read(&path).map_err(|error| {
+    // Names of processes are any bytes. std would ask for the size, which files of /proc do not
+    // have, and read them in small pieces.
+    let mut bytes = Vec::with_capacity(4096);
+    let file = std::fs::File::open(&path);
+    file.and_then(|file| file.take(u64::MAX).read_to_end(&mut bytes)).map_err(|error| {
         let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
         explain(Error::os(step(), format!("read({path})"), errno), errno)
     })?;
