@@ -1,0 +1,256 @@
+//! How many system calls each path of the command line makes, exactly: one more is a regression,
+//! one less is to be noted here.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use cgroup_core::{Controllers, Hierarchy, Layout};
+
+use common::{NSPOD, end_of, eventually, root, skip};
+
+const OCI: &str = env!("CARGO_BIN_EXE_nspod-oci");
+const BUSYBOX: &str = "/bin/busybox";
+
+/// Left out: memory comes by the amount, waiting by who is first, links are read by how deep the
+/// bundle lies, and the rest is the Rust runtime's at its start and end.
+const LEFT_OUT: [&str; 12] = [
+    "brk",
+    "mmap",
+    "mprotect",
+    "mremap",
+    "munmap",
+    "madvise",
+    "futex",
+    "poll",
+    "ppoll",
+    "readlink",
+    "sigaltstack",
+    "sched_yield",
+];
+
+/// Left out of the started as well where files of /proc and /sys are masked, which come and go
+/// with the kernel; a full container of the library's is counted in its own test.
+const OF_MASKS: [&str; 6] = ["close", "fstat", "mount_setattr", "move_mount", "open_tree", "openat2"];
+
+/// The calls of the program itself where all controllers are v2's, and where v1 has them; and of
+/// the processes that it starts up to theirs.
+const WANTED: [(&str, [i32; 2], i32); 8] = [
+    ("run --bare", [25, 25], 15),
+    ("run", [126, 111], 122),
+    ("run, bwrap's work", [143, 128], 148),
+    ("oci run", [129, 125], 138),
+    ("oci create", [120, 122], 134),
+    ("oci start", [35, 35], 0),
+    ("oci exec", [110, 104], 70),
+    ("oci delete", [46, 46], 0),
+];
+
+/// A root of one program, two bundles of it, and a cgroup that keeps the one above it.
+struct Stage {
+    dir: tempfile::TempDir,
+    keeper: PathBuf,
+}
+
+impl Stage {
+    fn new(top: &Path) -> Stage {
+        let keeper = top.join("nspod").join(format!("calls-{}", std::process::id()));
+        std::fs::create_dir_all(&keeper).unwrap();
+        let stage = Stage { dir: tempfile::tempdir().unwrap(), keeper };
+        std::fs::create_dir(stage.path("root")).unwrap();
+        std::fs::copy(BUSYBOX, stage.path("root/busybox")).unwrap();
+        for (name, args) in [("true", &["/busybox", "true"][..]), ("sleep", &["/busybox", "sleep", "1000"])] {
+            let bundle = stage.path(name);
+            std::fs::create_dir(&bundle).unwrap();
+            assert!(Command::new(OCI).arg("spec").current_dir(&bundle).status().unwrap().success());
+            let path = bundle.join("config.json");
+            let mut config: serde_json::Value =
+                serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            config["process"]["terminal"] = false.into();
+            config["process"]["args"] = args.into();
+            config["root"]["path"] = stage.path("root").to_str().unwrap().into();
+            std::fs::write(&path, serde_json::to_vec(&config).unwrap()).unwrap();
+        }
+        stage
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The same state directory for all, and none that anybody else has.
+    fn command(&self, what: &str) -> Command {
+        let words: Vec<&str> = what.split(' ').collect();
+        let mut command = Command::new("strace");
+        command.args(["-qq", "-f", "-e", "signal=none", "-o"]).arg(self.path("trace"));
+        command.arg(if words[0] == "oci" { OCI } else { NSPOD });
+        if words[0] == "oci" {
+            command.arg("--root").arg(self.path("state"));
+        }
+        let bundle = |name| ["--bundle".into(), self.path(name)];
+        match what {
+            "run --bare" => command.args(["run", "--bare", "--", BUSYBOX, "true"]),
+            "run" => {
+                command.args(["run", "--rootfs"]).arg(self.path("root")).args(["--", "/busybox", "true"])
+            }
+            "run, bwrap's work" => command
+                .args(["run", "--privileged", "--userns", "single", "--rootfs"])
+                .arg(self.path("root"))
+                .args(["--", "/busybox", "true"]),
+            "oci run" => command.arg("run").args(bundle("true")).arg("calls-run"),
+            "oci create" => command.arg("create").args(bundle("sleep")).arg("calls"),
+            "oci start" => command.args(["start", "calls"]),
+            "oci exec" => command.args(["exec", "calls", "/busybox", "true"]),
+            "oci delete" => command.args(["delete", "--force", "calls"]),
+            other => panic!("{other}"),
+        };
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let mut delete = Command::new(OCI);
+        delete.arg("--root").arg(self.path("state")).args(["delete", "--force", "calls"]);
+        let _ = delete.stderr(Stdio::null()).status();
+        let _ = std::fs::remove_dir(&self.keeper);
+        let _ = self.keeper.parent().map(std::fs::remove_dir);
+    }
+}
+
+/// The calls of the program itself, and of those that it starts up to theirs, by name.
+type Calls = [BTreeMap<String, i32>; 2];
+
+fn calls(what: &str, trace: &Path) -> Calls {
+    let masks = matches!(what, "run" | "oci run" | "oci create");
+    let text = std::fs::read_to_string(trace).unwrap();
+    let lines: Vec<(&str, &str)> =
+        text.lines().filter_map(|line| line.split_once(' ')).map(|(pid, rest)| (pid, rest.trim())).collect();
+    // A call that another process's line has interrupted goes on in one of its own: `<... read`.
+    let name =
+        |rest: &str| rest.split_once('(').map(|(name, _)| name.to_owned()).filter(|n| !n.contains('<'));
+    let is_exec = |rest: &str| rest.starts_with("execve(") || rest.starts_with("execveat(");
+    // The last that the Rust runtime does before `main`.
+    let is_main = |rest: &str| rest.starts_with("rt_sigaction(SIGBUS, {");
+    let first = lines[0].0;
+    let last: BTreeMap<&str, usize> = lines
+        .iter()
+        .enumerate()
+        .filter(|(_, (_, rest))| is_exec(rest))
+        .map(|(at, (pid, _))| (*pid, at))
+        .collect();
+    let mut calls = Calls::default();
+    let mut in_main = !lines.iter().any(|(pid, rest)| *pid == first && is_main(rest));
+    for (at, (pid, rest)) in lines.iter().enumerate() {
+        let side = usize::from(*pid != first);
+        // What comes after the last exec is the container's program.
+        if side == 1 && last.get(pid).is_some_and(|last| at > *last)
+            || side == 0 && !in_main && !is_main(rest)
+        {
+            continue;
+        }
+        if side == 0 && !in_main {
+            in_main = true;
+            continue;
+        }
+        if side == 0 && is_exec(rest) {
+            in_main = false;
+        }
+        let resumed =
+            rest.strip_prefix("<... ").and_then(|rest| rest.split_once(' ')).map(|(name, _)| name.to_owned());
+        let in_vain =
+            rest.contains("= -1 EAGAIN") || rest.contains("= -1 EINTR") || rest.contains("= ? ERESTART");
+        let (by, name) = match (name(rest), resumed) {
+            (Some(name), _) if !in_vain => (1, name),
+            (None, Some(name)) if in_vain => (-1, name),
+            _ => continue,
+        };
+        // A debug build looks at each descriptor that it closes.
+        if LEFT_OUT.contains(&name.as_str()) || name == "fcntl" && rest.contains("F_GETFD") {
+            continue;
+        }
+        if side == 1 && masks && OF_MASKS.contains(&name.as_str()) {
+            continue;
+        }
+        // Before Linux 6.13 a pidfd does not tell its pid, and that is read from /proc.
+        if side == 0 && name == "ioctl" && rest.contains("= -1") {
+            for name in ["openat", "read", "read", "close"] {
+                *calls[0].entry(name.to_owned()).or_insert(0) -= 1;
+            }
+        }
+        *calls[side].entry(name).or_insert(0) += by;
+    }
+    calls
+}
+
+/// All of them, once.
+fn counted(stage: &Stage) -> Vec<Calls> {
+    let mut all = Vec::new();
+    let mut running: Option<Child> = None;
+    for (what, ..) in WANTED {
+        let trace = stage.path("trace");
+        let mut child = stage.command(what).spawn().unwrap();
+        if what == "oci create" {
+            // strace stays as long as the container does.
+            eventually("the container is created", || is_created(stage));
+            std::fs::rename(&trace, stage.path("trace of create")).unwrap();
+            running = Some(child);
+            all.push(Calls::default());
+            continue;
+        }
+        assert!(end_of(&mut child).success(), "{what}");
+        all.push(calls(what, &trace));
+    }
+    end_of(&mut running.unwrap());
+    all[4] = calls("oci create", &stage.path("trace of create"));
+    all
+}
+
+fn is_created(stage: &Stage) -> bool {
+    let mut state = Command::new(OCI);
+    let output = state.arg("--root").arg(stage.path("state")).args(["state", "calls"]).output().unwrap();
+    let state: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    state["status"] == "created"
+}
+
+#[test]
+fn each_path_makes_exactly_these_calls() {
+    if !root() {
+        return;
+    }
+    if Command::new("strace").arg("-V").output().is_err() || !Path::new(BUSYBOX).exists() {
+        return skip("this takes strace and busybox");
+    }
+    let host = Hierarchy::detect().unwrap();
+    let five =
+        Controllers::CPU | Controllers::CPUSET | Controllers::IO | Controllers::MEMORY | Controllers::PIDS;
+    let legacy = match (host.layout(), host.controllers() & five) {
+        (Layout::Unified, all) if all == five => false,
+        (Layout::Hybrid, none) if none.is_empty() => true,
+        (layout, some) => return skip(&format!("nobody has counted with {layout} cgroups and {some} in v2")),
+    };
+    let stage = Stage::new(host.mount_point().unwrap());
+    // The first of all makes state directories, and has controllers handed down.
+    counted(&stage);
+    let mut wrong = String::new();
+    // One whose cgroup or process is looked at by others at that moment may have to call twice.
+    for _ in 0..3 {
+        let found = counted(&stage);
+        wrong.clear();
+        for ((what, own, started), calls) in WANTED.iter().zip(&found) {
+            let wanted = [own[usize::from(legacy)], *started];
+            let count = [0, 1].map(|side| calls[side].values().sum::<i32>());
+            if count != wanted {
+                writeln!(wrong, "{what}: {count:?} and not {wanted:?}: {calls:?}").unwrap();
+            }
+        }
+        if wrong.is_empty() {
+            return;
+        }
+    }
+    panic!("calls of the program and of those that it starts:\n{wrong}");
+}
