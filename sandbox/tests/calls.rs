@@ -10,7 +10,7 @@ use std::path::Path;
 use common::Image;
 use nspod_sandbox::ns_core::Kinds;
 use nspod_sandbox::spec::{Mount, MountKind, Root};
-use nspod_sandbox::{Command, Stdio};
+use nspod_sandbox::{Command, Pool, PoolOptions, Stdio};
 
 const BUSYBOX: &str = "/bin/busybox";
 const STAGE: &str = "NSPOD_TEST_CALLS";
@@ -30,7 +30,7 @@ fn command(what: &str, root: &Path) -> Command {
             command.isolate(Kinds::FIVE);
         }
         // What a container's file system takes: nine mounts, six nodes, five links.
-        "container" | "container with a cgroup" => {
+        "container" | "container with a cgroup" | "container with a pool" => {
             let root = Root::Dir { path: root.to_owned(), readonly: false };
             command.isolate(Kinds::FIVE).hostname("c").root(root);
             let mounts = [("/proc", MountKind::Proc), ("/dev", MountKind::Dev), ("/sys", MountKind::Sysfs)];
@@ -62,6 +62,14 @@ fn the_stage() {
         Some(container) => container.exec(BUSYBOX).unwrap(),
         None => command(what, Path::new(&root)),
     };
+    // It is refilled when half of it is taken, and so not here. What is left is not removed, which
+    // would differ by what was taken.
+    let pool = || Pool::new(PoolOptions { size: 16, cgroups: false, ..PoolOptions::default() }).unwrap();
+    if let Some(pool) = (what == "container with a pool").then(pool) {
+        command.spec_mut().loopback = true;
+        command.pool(&pool);
+        std::mem::forget(pool);
+    }
     if sleeper.is_some() {
         command.args(["sleep", "0.1"]);
     }
@@ -151,7 +159,12 @@ fn a_start_makes_exactly_these_calls() {
     }
     let image = Image::new();
     image.add("busybox");
-    let wanted = [("plain", [14, 12]), ("five kinds", [14, 16]), ("container", [14, 96])];
+    let wanted = [
+        ("plain", [14, 12]),
+        ("five kinds", [14, 16]),
+        ("container", [14, 96]),
+        ("container with a pool", [21, 61]),
+    ];
     let mut wrong = String::new();
     for (what, wanted) in wanted {
         let (counts, said) = counted(what, &image.path());

@@ -6,12 +6,12 @@ mod common;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use ns_core::{Kind, Kinds, NamespaceId, NamespaceSet};
 use nspod_sandbox::cgroup_core::{Cgroup, Hierarchy};
 use nspod_sandbox::spec::{Namespace, Root};
-use nspod_sandbox::{Command, Container, ErrorKind, Pool, PoolOptions, Stdio};
+use nspod_sandbox::{Command, Container, ErrorKind, Handles, Plan, Pool, PoolOptions, Stdio};
 use proptest::prelude::{ProptestConfig, any, proptest};
 
 use common::{in_time, output};
@@ -83,6 +83,31 @@ fn each_is_handed_out_once() {
     assert!(cgroups.iter().all(|path| path.file_name().unwrap().to_string_lossy().starts_with("pool-")));
     alive.into_iter().for_each(|container| container.delete().unwrap());
     assert!(cgroups.iter().all(|path| !path.exists()), "a cgroup outlives its container");
+}
+
+#[test]
+fn a_plan_takes_from_its_pool_at_each_start() {
+    need_root!("a_plan_takes_from_its_pool_at_each_start");
+    let pool = pool(4);
+    let mut command = Command::new("sleep");
+    command.arg("1000");
+    let plan = Plan::new(command.spec(), Handles::default()).unwrap().with_pool(&pool);
+    let plan = Arc::new(plan);
+    let containers: Vec<_> = (0..2).map(|_| plan.spawn().unwrap()).collect();
+    assert_eq!((pool.namespaces().taken, pool.namespaces().missed), (2, 0));
+    assert_eq!((pool.cgroups().taken, pool.cgroups().missed), (2, 0));
+    let [one, two] = [ids(&containers[0]), ids(&containers[1])];
+    assert!(one[0] != two[0] && one[1] != two[1], "both have what was made once: {one:?} {two:?}");
+    for container in containers {
+        let cgroup = container.cgroup().unwrap().path().to_owned();
+        assert!(cgroup.file_name().unwrap().to_string_lossy().starts_with("pool-"), "{}", cgroup.display());
+        container.delete().unwrap();
+        assert!(!cgroup.exists());
+    }
+    // Without one it makes its own.
+    let plan = Arc::new(Plan::new(command.spec(), Handles::default()).unwrap());
+    plan.spawn().unwrap().delete().unwrap();
+    assert_eq!(pool.namespaces().taken, 2);
 }
 
 /// What a container can see of what a pool makes; of its mounts not their age, by which they are
