@@ -21,26 +21,62 @@ pub(crate) struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Command {
+    /// Run a command in a container
+    ///
+    /// Without flags: new namespaces of all kinds but user and time, the host's files
+    /// read-only with /proc, /dev, /sys, /tmp and /run of its own, the customary capabilities,
+    /// no new privileges. An ordinary user gets a user namespace as well.
+    ///
+    /// In the foreground nspod waits, hands signals on, and leaves nothing behind (but see
+    /// --keep). With -d it prints the id and ends; no process of its own stays.
     Run(Box<cmd::run::RunArgs>),
+    /// Run a further command in a running container
     Exec(cmd::exec::ExecArgs),
+    /// List containers, or the processes of one
     Ps(cmd::ps::PsArgs),
+    /// List the processes of a container, with their pids on the host and inside
     Top(cmd::top::TopArgs),
+    /// Show what a detached container has written, standard output and error in the order they
+    /// came
     Logs(cmd::logs::LogsArgs),
+    /// Show what containers use, as their cgroups count it
     Stats(cmd::stats::StatsArgs),
+    /// Print everything about containers, as JSON
     Inspect(cmd::inspect::InspectArgs),
+    /// Change the limits of running containers; those not named stay
     Update(Box<cmd::update::UpdateArgs>),
+    /// Stop everything in containers, unseen by them
     Pause(cmd::pause::PauseArgs),
+    /// Let paused containers go on
     Unpause(cmd::pause::PauseArgs),
+    /// Send a signal to the first process of containers; KILL ends everything in them
     Kill(cmd::kill::KillArgs),
+    /// Ask containers to end, and end them if they do not
     Stop(cmd::kill::StopArgs),
+    /// Wait for containers to end, and print their exit codes
     Wait(cmd::wait::WaitArgs),
+    /// Remove containers that have ended, with all that is kept of them
     Rm(cmd::rm::RmArgs),
+    /// Remove all containers that have ended, and what crashes have left
     Prune(cmd::rm::PruneArgs),
+    /// Containers that share namespaces and limits
     Pod(cmd::pod::PodArgs),
+    /// Show which processes share which namespaces, and the containers and pods that they make
+    ///
+    /// Containers and pods are derived from coincidence alone, whoever started them: a container
+    /// is what shares one namespace of each kind, not all of them the host's; a pod is containers
+    /// that share one of pid, net, mnt, ipc and uts.
     Census(cmd::census::CensusArgs),
+    /// Say what this host can and cannot do, and how to mend it
+    ///
+    /// Everything is tried, nothing is concluded from versions, and nothing is left behind.
+    /// The exit code is 0 if the caller can start containers on this host, else 1.
     Doctor(cmd::doctor::DoctorArgs),
+    /// Print completions for a shell
     Completions(manual::CompletionsArgs),
+    /// Write manual pages to a directory
     #[command(hide = true)]
     Man(manual::ManArgs),
 }
@@ -81,6 +117,14 @@ mod tests {
     #[test]
     fn the_commands_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_list_says_of_each_command_what_it_does() {
+        // What an argument type says is not read before its command is chosen.
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+        }
     }
 
     #[test]

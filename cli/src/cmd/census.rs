@@ -13,11 +13,6 @@ use serde_json::json;
 use crate::error::Result;
 use crate::output;
 
-/// Show which processes share which namespaces, and the containers and pods that they make
-///
-/// Containers and pods are derived from coincidence alone, whoever started them: a container
-/// is what shares one namespace of each kind, not all of them the host's; a pod is containers
-/// that share one of pid, net, mnt, ipc and uts.
 #[derive(Debug, Args)]
 pub(crate) struct CensusArgs {
     /// List the namespaces, of these kinds or of all: mnt, net, pid, user, uts, ipc, cgroup, time

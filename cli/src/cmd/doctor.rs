@@ -14,10 +14,6 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::output::{self, paint};
 
-/// Say what this host can and cannot do, and how to mend it
-///
-/// Everything is tried, nothing is concluded from versions, and nothing is left behind.
-/// The exit code is 0 if the caller can start containers on this host, else 1.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// Tries one thing in this process, which it changes: doctor runs itself for each

@@ -12,7 +12,6 @@ use crate::flags::process::CommonArgs;
 use crate::state::{State, Store};
 use crate::{foreground, terminal};
 
-/// Run a further command in a running container
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
     /// Leave it running; its output goes nowhere

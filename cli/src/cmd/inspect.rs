@@ -8,7 +8,6 @@ use crate::error::Result;
 use crate::output;
 use crate::state::{Entry, Store};
 
-/// Print everything about containers, as JSON
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
     /// The containers

@@ -11,7 +11,6 @@ use crate::output;
 use crate::state::Store;
 use crate::value;
 
-/// Send a signal to the first process of containers; KILL ends everything in them
 #[derive(Debug, Args)]
 pub(crate) struct KillArgs {
     /// By name or number
@@ -22,7 +21,6 @@ pub(crate) struct KillArgs {
     ids: Vec<String>,
 }
 
-/// Ask containers to end, and end them if they do not
 #[derive(Debug, Args)]
 pub(crate) struct StopArgs {
     /// Seconds to wait

@@ -10,8 +10,6 @@ use crate::error::{Error, Result};
 use crate::output;
 use crate::state::{Entry, LOG, Store};
 
-/// Show what a detached container has written, standard output and error in the order they
-/// came
 #[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
     /// Go on until it ends

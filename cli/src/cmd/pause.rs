@@ -6,7 +6,6 @@ use super::each;
 use crate::error::Result;
 use crate::state::Store;
 
-/// Stop everything in containers, unseen by them (unpause: let it go on)
 #[derive(Debug, Args)]
 pub(crate) struct PauseArgs {
     /// The containers

@@ -19,7 +19,6 @@ use crate::state::Store;
 use crate::state::pods::Pods;
 use crate::value;
 
-/// Containers that share namespaces and limits
 #[derive(Debug, Args)]
 pub(crate) struct PodArgs {
     #[command(subcommand)]
@@ -27,8 +26,14 @@ pub(crate) struct PodArgs {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum PodCommand {
+    /// Make a pod
+    ///
+    /// Its namespaces are pinned to files, so no process holds them, unless pid is shared, whose
+    /// first process stays, or an ordinary user makes it, who can pin nothing.
     Create(Box<CreateArgs>),
+    /// Run a command in a container of a pod: as `nspod run --pod`
     Run(Box<PodRunArgs>),
     /// List pods
     #[command(visible_alias = "ps")]
@@ -37,6 +42,7 @@ pub(crate) enum PodCommand {
     Inspect(NamesArgs),
     /// Kill everything in pods; they stay
     Kill(NamesArgs),
+    /// Remove pods, with all that is kept of them
     Rm(PodRmArgs),
 }
 

@@ -10,7 +10,6 @@ use crate::error::Result;
 use crate::output;
 use crate::state::{Entry, State, Store};
 
-/// List containers, or the processes of one
 #[derive(Debug, Args)]
 pub(crate) struct PsArgs {
     /// Those that have ended as well

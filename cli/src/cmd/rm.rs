@@ -7,7 +7,6 @@ use crate::error::{Error, Result};
 use crate::output;
 use crate::state::{State, Store};
 
-/// Remove containers that have ended, with all that is kept of them
 #[derive(Debug, Args)]
 pub(crate) struct RmArgs {
     /// End them first, where they run
@@ -18,7 +17,6 @@ pub(crate) struct RmArgs {
     ids: Vec<String>,
 }
 
-/// Remove all containers that have ended, and what crashes have left
 #[derive(Debug, Args)]
 pub(crate) struct PruneArgs {}
 

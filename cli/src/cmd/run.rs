@@ -20,14 +20,6 @@ use crate::state::pods::Pods;
 use crate::state::{EXIT, Entry, LOG, Lock, Process, Record, Store, random_id};
 use crate::{foreground, output, passwd, terminal, value};
 
-/// Run a command in a container
-///
-/// Without flags: new namespaces of all kinds but user and time, the host's files
-/// read-only with /proc, /dev, /sys, /tmp and /run of its own, the customary capabilities,
-/// no new privileges. An ordinary user gets a user namespace as well.
-///
-/// In the foreground nspod waits, hands signals on, and leaves nothing behind (but see
-/// --keep). With -d it prints the id and ends; no process of its own stays.
 #[derive(Debug, Default, Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct RunArgs {

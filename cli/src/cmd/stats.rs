@@ -12,7 +12,6 @@ use crate::error::Result;
 use crate::output;
 use crate::state::{Entry, Store};
 
-/// Show what containers use, as their cgroups count it
 #[derive(Debug, Args)]
 pub(crate) struct StatsArgs {
     /// Once, and not again each second

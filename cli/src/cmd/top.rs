@@ -9,7 +9,6 @@ use crate::error::{Error, Result};
 use crate::output;
 use crate::state::{Entry, Store};
 
-/// List the processes of a container, with their pids on the host and inside
 #[derive(Debug, Args)]
 pub(crate) struct TopArgs {
     /// The container

@@ -8,7 +8,6 @@ use crate::error::{Error, Result};
 use crate::flags::limits::{LimitArgs, merge};
 use crate::state::Store;
 
-/// Change the limits of running containers; those not named stay
 #[derive(Debug, Args)]
 pub(crate) struct UpdateArgs {
     #[command(flatten)]

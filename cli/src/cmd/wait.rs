@@ -12,7 +12,6 @@ use crate::error::{Error, Result};
 use crate::output;
 use crate::state::{Entry, Store};
 
-/// Wait for containers to end, and print their exit codes
 #[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
     /// The containers

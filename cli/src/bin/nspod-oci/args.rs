@@ -90,25 +90,47 @@ impl Global {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Command {
+    /// Make a container, all but its program, which `start` runs
     Create(cmd::create::CreateArgs),
+    /// Run the program of a container that was created
     Start(cmd::start::StartArgs),
+    /// Make a container and run its program
+    ///
+    /// In the foreground its exit code is the program's, and the container is deleted.
     Run(cmd::run::RunArgs),
+    /// Run a further process in a container
     Exec(Box<cmd::exec::ExecArgs>),
+    /// Print the state of a container
     State(cmd::state::StateArgs),
+    /// List containers
     List(cmd::list::ListArgs),
+    /// List the processes of a container
     Ps(cmd::ps::PsArgs),
+    /// Send a signal to the first process of a container
     Kill(cmd::kill::KillArgs),
+    /// Remove a container that has stopped, or was not started
     Delete(cmd::delete::DeleteArgs),
+    /// Stop all processes of a container
     Pause(cmd::pause::PauseArgs),
+    /// Let the processes of a paused container go on
     Resume(cmd::pause::PauseArgs),
+    /// Change the limits of a container; those not named stay
     Update(Box<cmd::update::UpdateArgs>),
+    /// Print what a container uses, and when it runs out of memory
     Events(cmd::events::EventsArgs),
+    /// Write a running container to images, and end it
     Checkpoint(Box<cmd::criu::CheckpointArgs>),
+    /// Make a container from images
     Restore(Box<cmd::criu::RestoreArgs>),
+    /// Write a config.json to begin with
     Spec(cmd::spec::SpecArgs),
+    /// Print what this runtime supports
     Features(cmd::features::FeaturesArgs),
+    /// Print completions for a shell
     Completions(manual::CompletionsArgs),
+    /// Write manual pages to a directory
     #[command(hide = true)]
     Man(manual::ManArgs),
 }
@@ -151,6 +173,14 @@ mod tests {
     #[test]
     fn the_commands_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_list_says_of_each_command_what_it_does() {
+        // What an argument type says is not read before its command is chosen.
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+        }
     }
 
     #[test]

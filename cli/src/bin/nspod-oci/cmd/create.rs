@@ -6,7 +6,6 @@ use nspod_cli::error::Result;
 use crate::args::Global;
 use crate::launch::{BundleArgs, How, launch};
 
-/// Make a container, all but its program, which `start` runs
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
     #[command(flatten)]

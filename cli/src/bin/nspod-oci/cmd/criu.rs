@@ -78,7 +78,6 @@ enum EmptyNs {
     Network,
 }
 
-/// Write a running container to images, and end it
 #[derive(Debug, Args)]
 pub(crate) struct CheckpointArgs {
     #[command(flatten)]
@@ -103,7 +102,6 @@ pub(crate) struct CheckpointArgs {
     id: String,
 }
 
-/// Make a container from images
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArgs {
     #[command(flatten)]

@@ -10,7 +10,6 @@ use crate::args::Global;
 use crate::state::{Entry, Record, Status, Store};
 use crate::{driver, hooks};
 
-/// Remove a container that has stopped, or was not started
 #[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
     /// Kill it first if it runs; one that does not exist is fine

@@ -11,7 +11,6 @@ use serde_json::{Map, Value, json};
 use crate::args::Global;
 use crate::state::Status;
 
-/// Print what a container uses, and when it runs out of memory
 #[derive(Debug, Args)]
 pub(crate) struct EventsArgs {
     /// How often

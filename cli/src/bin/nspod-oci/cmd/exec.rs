@@ -18,7 +18,6 @@ use crate::launch::{self, HandedOn, write_pid};
 use crate::state::{Entry, Record, Status};
 use crate::{console, log, program};
 
-/// Run a further process in a container
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
     /// A file with the process, as in config.json

@@ -7,7 +7,6 @@ use serde_json::json;
 
 use crate::state::VERSION;
 
-/// Print what this runtime supports
 #[derive(Debug, Args)]
 pub(crate) struct FeaturesArgs {}
 

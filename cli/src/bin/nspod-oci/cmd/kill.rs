@@ -6,7 +6,6 @@ use nspod_cli::value;
 
 use crate::args::Global;
 
-/// Send a signal to the first process of a container
 #[derive(Debug, Args)]
 pub(crate) struct KillArgs {
     /// To all its processes

@@ -6,7 +6,6 @@ use nspod_cli::output;
 
 use crate::args::Global;
 
-/// List containers
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
     /// How to print them

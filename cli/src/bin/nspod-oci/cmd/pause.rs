@@ -6,7 +6,6 @@ use nspod_cli::error::{Error, Result};
 use crate::args::Global;
 use crate::state::Status;
 
-/// Stop all processes of a container, or let them go on
 #[derive(Debug, Args)]
 pub(crate) struct PauseArgs {
     /// The container

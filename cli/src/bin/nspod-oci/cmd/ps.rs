@@ -7,7 +7,6 @@ use nspod_cli::output;
 use super::list::Format;
 use crate::args::Global;
 
-/// List the processes of a container
 #[derive(Debug, Args)]
 pub(crate) struct PsArgs {
     /// What ps(1) prints of them, or their pids as JSON

@@ -11,9 +11,6 @@ use crate::launch::{BundleArgs, Claimed, How, Launched, launch};
 use crate::state::Status;
 use crate::{driver, hooks};
 
-/// Make a container and run its program
-///
-/// In the foreground its exit code is the program's, and the container is deleted.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// Leave it running

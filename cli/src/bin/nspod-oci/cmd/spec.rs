@@ -8,7 +8,6 @@ use nspod_cli::error::{Error, Result};
 use nspod_sandbox::oci;
 use serde::Serialize;
 
-/// Write a config.json to begin with
 #[derive(Debug, Args)]
 pub(crate) struct SpecArgs {
     /// Where

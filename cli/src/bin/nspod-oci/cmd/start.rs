@@ -7,7 +7,6 @@ use crate::args::Global;
 use crate::hooks;
 use crate::state::Status;
 
-/// Run the program of a container that was created
 #[derive(Debug, Args)]
 pub(crate) struct StartArgs {
     /// The container

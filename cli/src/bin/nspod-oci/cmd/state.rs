@@ -6,7 +6,6 @@ use nspod_cli::output;
 
 use crate::args::Global;
 
-/// Print the state of a container
 #[derive(Debug, Args)]
 pub(crate) struct StateArgs {
     /// The container

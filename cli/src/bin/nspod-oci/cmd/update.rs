@@ -14,7 +14,6 @@ use crate::args::Global;
 use crate::driver;
 use crate::state::{Record, Status};
 
-/// Change the limits of a container; those not named stay
 #[derive(Debug, Args)]
 pub(crate) struct UpdateArgs {
     /// A file with the limits, as linux.resources of config.json; - is standard input. All
