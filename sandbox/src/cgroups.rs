@@ -1,5 +1,6 @@
 //! Where a container's cgroup is made, and what it says of the container's end.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -52,7 +53,7 @@ impl Home {
         base: &mut Option<Arc<Base>>,
     ) -> Result<Option<Home>, Error> {
         let demanded = !spec.limits.is_empty() || spec.devices.is_some();
-        let name = || name.map_or_else(random_name, |n| Ok(n.to_owned()));
+        let name = || name.map_or_else(random_name, str::to_owned);
         let (cgroup, base) = match wanted {
             CgroupUse::None if !demanded => return Ok(None),
             CgroupUse::Inside(path) => {
@@ -67,9 +68,9 @@ impl Home {
             CgroupUse::Under(path) => {
                 let parent = Cgroup::open(path)?;
                 not_frozen(&parent)?;
-                (parent.create_child(name()?)?, None)
+                (parent.create_child(name())?, None)
             }
-            CgroupUse::Auto | CgroupUse::None => match create_in_base(&name()?, base) {
+            CgroupUse::Auto | CgroupUse::None => match create_in_base(&name(), base) {
                 Ok((base, cgroup)) => (cgroup, Some(base)),
                 // A name that is taken is not for want of a right.
                 Err(e) if demanded || e.raw_os_error() == Some(libc::EEXIST) => return Err(e),
@@ -83,7 +84,7 @@ impl Home {
 
     /// Makes a cgroup for whoever comes, here or where the library would.
     pub(crate) fn ahead(parent: Option<&Path>, known: &mut Option<Arc<Base>>) -> Result<Home, Error> {
-        let name = format!("{AHEAD}{}", random_name()?);
+        let name = format!("{AHEAD}{}", random_name());
         for _ in 0..100 {
             let (cgroup, base) = match parent {
                 Some(path) => (Cgroup::open(path)?.create_child(&name)?, None),
@@ -290,15 +291,11 @@ fn create_in_base(name: &str, known: &mut Option<Arc<Base>>) -> Result<(Arc<Base
     attempt()
 }
 
-/// Twelve hexadecimal digits.
-pub(crate) fn random_name() -> Result<String, Error> {
-    let mut bytes = [0u8; 6];
-    let mut random = std::fs::File::open("/dev/urandom")
-        .map_err(|e| Error::io(ErrorKind::Process, "open /dev/urandom", "open", &e))?;
-    random
-        .read_exact(&mut bytes)
-        .map_err(|e| Error::io(ErrorKind::Process, "read /dev/urandom", "read", &e))?;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+/// Twelve hexadecimal digits, made without a system call once the thread has its keys.
+pub(crate) fn random_name() -> String {
+    // The keys are the kernel's random bits. A process that was forked off has the same ones.
+    let number = RandomState::new().hash_one(std::process::id());
+    format!("{:012x}", number >> 16)
 }
 
 /// Makes a parent for a pod's containers, and says which base it lies in.

@@ -492,7 +492,7 @@ pub struct PodRecord {
 /// The shared memory of a pod's containers: a directory of the host's own `/dev/shm`, so
 /// that no mount is needed, within one that only the caller can enter.
 fn make_shm(name: &str) -> Result<PathBuf, Error> {
-    let outer = PathBuf::from(format!("/dev/shm/nspod-{name}-{}", cgroups::random_name()?));
+    let outer = PathBuf::from(format!("/dev/shm/nspod-{name}-{}", cgroups::random_name()));
     let failed =
         |call| move |e: std::io::Error| Error::io(ErrorKind::State, "make the pod's /dev/shm", call, &e);
     fs::DirBuilder::new().mode(0o700).create(&outer).map_err(failed("mkdir"))?;
