@@ -34,9 +34,9 @@ fn explained(what: &str, path: &Path, errno: Errno) -> Error {
             there.mode() & 0o7777,
             geteuid()
         )),
-        Errno::ENOTDIR if there.is_symlink() && part == path => error.hint(format_args!(
-            "{name} is a link, which is not followed: name the directory that it leads to"
-        )),
+        Errno::ENOTDIR if there.is_symlink() && part == path => {
+            error.hint(format_args!("{name} is a link, which is not followed: remove it, or {ELSEWHERE}"))
+        }
         Errno::ENOTDIR => error.hint(format_args!("{name} is no directory: remove it, or {ELSEWHERE}")),
         Errno::EROFS => error.hint(format_args!("the file system of {name} is read-only: {ELSEWHERE}")),
         _ => error,

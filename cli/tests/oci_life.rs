@@ -608,7 +608,7 @@ fn what_keeps_the_state_from_its_directory_is_said_with_the_cure() {
         );
     }
     let link = list(&mut Command::new(OCI), "link");
-    fails(&link, 1, "link is a link, which is not followed: name the directory that it leads to");
+    fails(&link, 1, "link is a link, which is not followed: remove it, or");
     list(&mut Command::new(OCI), "link/below").ok();
     let program = bundle.path("nspod-oci");
     copy_runtime(&program);
