@@ -1,11 +1,12 @@
 //! `cargo xtask bench-peers`: nspod beside its peers, into benches/RESULTS.md.
 
+use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
-use crate::guest::repository;
+use crate::guest::{self, repository};
 use crate::install;
 use crate::sh;
 
@@ -59,7 +60,33 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         peers.args(is_set.then_some(flag));
     }
     peers.args(args.only.iter().flat_map(|row| ["--only", row]));
+    if let Some(started) = pids_max_in_guest(args)? {
+        peers.arg(format!("--pids-max-in-guest={started}"));
+    }
     // In this one's place, so that a signal to end reaches the one that has to clean up.
     let error = peers.exec();
     Err(error).with_context(|| format!("`{}` could not be started", sh::line(&peers)))
+}
+
+/// Whether a container limited to one process starts, in the guest lane, where this host's cgroup v2 cannot limit
+/// them; `None` where that is not asked for or the guest does not come up.
+fn pids_max_in_guest(args: &Args) -> Result<Option<bool>> {
+    let here = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    let wanted = args.only.is_empty() || args.only.iter().any(|row| row == "pids-max");
+    if !wanted || args.list || args.quick || args.no_install || here.split_whitespace().any(|c| c == "pids") {
+        return Ok(None);
+    }
+    let own = std::env::current_exe()?;
+    let built = own.ancestors().nth(2).context("the folder of this program")?.join("release/nspod");
+    let limited = "read max < /sys/fs/cgroup/pids.max && [ $max = 1 ]";
+    let command = [&built.to_string_lossy(), "run", "--pids-limit", "1", "--", "/bin/sh", "-c", limited];
+    let guest = guest::Args { command: command.map(str::to_owned).to_vec(), ..Default::default() };
+    match guest::run_with(&guest, &[], guest::print) {
+        Ok(code) if code != guest::BOOT_FAILED => Ok(Some(code == 0)),
+        Ok(_) => Ok(None),
+        Err(error) => {
+            eprintln!("xtask: no guest to limit a container in: {error:#}");
+            Ok(None)
+        }
+    }
 }

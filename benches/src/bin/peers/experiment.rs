@@ -179,7 +179,7 @@ pub(crate) fn run_all(files: &Path, options: &Options) -> Result<ExitCode> {
         bail!("{unknown:?} is no row; --list prints them");
     }
     let began = Instant::now();
-    let stage = Stage::new(files, options.quick)?;
+    let stage = Stage::new(files, options)?;
     let mut found = Vec::new();
     let mut failed = false;
     for experiment in ALL {

@@ -52,6 +52,10 @@ pub(crate) struct Options {
     /// The folder in which RESULTS.md and plots/ are written
     #[arg(long, value_name = "DIR", default_value = ".")]
     output: PathBuf,
+    /// Whether a container limited to one process has started in the guest lane, for a host that
+    /// cannot tell
+    #[arg(long, hide = true, value_name = "WHETHER")]
+    pids_max_in_guest: Option<bool>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -134,6 +138,7 @@ impl Options {
         let mut words = vec!["--output".into(), self.output.clone().into()];
         words.extend(self.quick.then(|| "--quick".into()));
         words.extend(self.only.iter().flat_map(|row| ["--only".into(), row.into()]));
+        words.extend(self.pids_max_in_guest.map(|started| format!("--pids-max-in-guest={started}").into()));
         words
     }
 }

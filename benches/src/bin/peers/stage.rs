@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use nspod_benches::work::Ground;
 use serde_json::{Value, json};
 
+use crate::Options;
 use crate::measure::{Budget, LOST, Side, micros};
 
 /// Where cgroup2 is mounted within.
@@ -28,17 +29,21 @@ pub(crate) struct Stage {
     built: PathBuf,
     /// Whether a runtime that wants a device filter can have one here.
     pub(crate) device_rules: bool,
+    /// What was found in the guest lane, if it was looked at.
+    pub(crate) pids_max_in_guest: Option<bool>,
 }
 
 impl Stage {
     /// Makes this mount namespace's `/sys/fs/cgroup` a pure cgroup2, and what the measurements need.
-    pub(crate) fn new(files: &Path, quick: bool) -> Result<Stage> {
+    pub(crate) fn new(files: &Path, options: &Options) -> Result<Stage> {
         pure_cgroup2()?;
         let built = std::env::current_exe()?.parent().context("the folder of this program")?.to_owned();
         let ground =
             Ground::new(&built.join("nothing"), files.join("root"), Path::new(CGROUPS).join("bench"))
                 .context("the root directory and the cgroup of what is started")?;
-        let mut stage = Stage { quick, files: files.to_owned(), ground, built, device_rules: true };
+        let (quick, pids_max_in_guest) = (options.quick, options.pids_max_in_guest);
+        let files = files.to_owned();
+        let mut stage = Stage { quick, files, ground, built, device_rules: true, pids_max_in_guest };
         stage.device_rules = stage.probe_device_rules()?;
         Ok(stage)
     }
