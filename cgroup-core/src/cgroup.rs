@@ -8,10 +8,10 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{Mode, fstat, mkdirat};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, unlinkat};
 
 use crate::{Controllers, Error, ErrorKind, Hierarchy, Missing, Result, parse};
 
@@ -225,11 +225,15 @@ impl Cgroup {
         Ok(Some(Self { dir, path, below: false }))
     }
 
-    /// Removes it where nothing is in it; from where it was found that takes one call.
+    /// Removes it where nothing is in it.
     pub(crate) fn remove_at_once(&self) -> bool {
         let remove = |dir: &OwnedFd, name: &Path| unlinkat(dir, name, UnlinkatFlags::RemoveDir).is_ok();
         match self.below {
-            true => remove(&self.dir, &Path::new("..").join(self.name())),
+            // Of one that was removed the name may be another's by now.
+            true => {
+                faccessat(&self.dir, "cgroup.procs", AccessFlags::F_OK, AtFlags::empty()).is_ok()
+                    && remove(&self.dir, &Path::new("..").join(self.name()))
+            }
             false => self
                 .parent()
                 .is_ok_and(|parent| parent.is_some_and(|parent| remove(&parent.dir, Path::new(self.name())))),

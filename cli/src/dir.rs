@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, RenameFlags, open, openat, renameat, renameat2};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+use nspod_sandbox::Host;
 
 use crate::error::{Error, Result};
 
@@ -19,6 +20,14 @@ const PRIVATE: Mode = Mode::S_IRWXU;
 
 /// Where state is kept instead.
 const ELSEWHERE: &str = "set XDG_RUNTIME_DIR, or name another directory by nspod-oci's --root";
+
+/// `$XDG_RUNTIME_DIR` of an ordinary user; also of one who is root in a user namespace, which an
+/// engine calls by the user's name, as runc has it.
+pub fn of_user() -> Option<PathBuf> {
+    let dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute())?;
+    let another = || std::env::var_os("USER").is_none_or(|name| name != "root");
+    (!geteuid().is_root() || Host::is_nested() && another()).then_some(dir)
+}
 
 /// A failure to get at a state directory, with what is in the way and the cure.
 fn explained(what: &str, path: &Path, errno: Errno) -> Error {

@@ -4,7 +4,6 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -236,21 +235,23 @@ fn each_path_makes_exactly_these_calls() {
     let stage = Stage::new(host.mount_point().unwrap());
     // The first of all makes state directories, and has controllers handed down.
     counted(&stage);
-    let mut wrong = String::new();
+    let mut wrong = BTreeMap::from_iter(WANTED.map(|(what, ..)| (what, String::new())));
     // One whose cgroup or process is looked at by others at that moment may have to call twice.
     for _ in 0..3 {
         let found = counted(&stage);
-        wrong.clear();
         for ((what, own, started), calls) in WANTED.iter().zip(&found) {
             let wanted = [own[usize::from(legacy)], *started];
             let count = [0, 1].map(|side| calls[side].values().sum::<i32>());
-            if count != wanted {
-                writeln!(wrong, "{what}: {count:?} and not {wanted:?}: {calls:?}").unwrap();
+            if count == wanted {
+                wrong.remove(what);
+            } else if let Some(text) = wrong.get_mut(what) {
+                *text = format!("{what}: {count:?} and not {wanted:?}: {calls:?}");
             }
         }
         if wrong.is_empty() {
             return;
         }
     }
+    let wrong = wrong.into_values().collect::<Vec<_>>().join("\n");
     panic!("calls of the program and of those that it starts:\n{wrong}");
 }

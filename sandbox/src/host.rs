@@ -105,8 +105,9 @@ impl Host {
     /// [`read_only_self`](crate::read_only_self).
     pub fn is_sealed() -> bool {
         const EXE: &str = "/proc/self/exe";
-        // A mount of that one file, attached nowhere, has no other path than `/`.
-        std::fs::read_link(EXE).is_ok_and(|path| path == Path::new("/"))
+        // A mount of that one file, attached nowhere, has no other path than `/`, also where the
+        // file was replaced meanwhile.
+        std::fs::read_link(EXE).is_ok_and(|path| [Path::new("/"), Path::new("/ (deleted)")].contains(&&*path))
             && statvfs(EXE).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_RDONLY))
     }
 
@@ -125,7 +126,7 @@ impl Host {
         const COUNT: u32 = 65_536;
         /// The last 16-bit block of the container range in systemd's UIDS-GIDS.
         const LAST_BLOCK: u32 = 0x6FFF_0000;
-        if self.privileged() && self.uid == 0 {
+        if self.privileged() && self.uid == 0 && !self.nested {
             let range = |ranges: &[SubIdRange]| {
                 let last = SubIdRange { start: LAST_BLOCK, count: COUNT };
                 let range = ranges.first().copied().unwrap_or(last);

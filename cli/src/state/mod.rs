@@ -168,9 +168,9 @@ fn none(text: &str) -> Error {
 /// `/run/nspod` for root, else a directory of the user's own.
 fn base() -> PathBuf {
     let uid = geteuid();
-    match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| Path::new(dir).is_absolute()) {
-        _ if uid.is_root() => "/run/nspod".into(),
-        Some(dir) => Path::new(&dir).join("nspod"),
+    match nspod_cli::dir::of_user() {
+        Some(dir) => dir.join("nspod"),
+        None if uid.is_root() => "/run/nspod".into(),
         None => format!("/tmp/nspod-{uid}").into(),
     }
 }

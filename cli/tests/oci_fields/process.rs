@@ -352,21 +352,32 @@ fn exec_has_the_cpu_affinity_that_is_set_for_it() {
         .refused("process.execCPUAffinity.final");
 }
 
-/// Loads a profile of AppArmor's that keeps a file from being read and nothing else; its name. It stays, for it
-/// belongs to the guest's kernel, which ends. Where this kernel takes none, the test is skipped.
-fn apparmor_profile(unreadable: &str) -> Option<String> {
+/// A profile of AppArmor's that is removed in the end.
+struct Profile {
+    name: String,
+    text: String,
+}
+
+impl Drop for Profile {
+    fn drop(&mut self) {
+        run_with(Command::new("apparmor_parser").args(["--quiet", "--remove"]), &self.text);
+    }
+}
+
+/// Loads a profile that keeps a file from being read and nothing else. Where this kernel takes none, the test is
+/// skipped.
+fn apparmor_profile(unreadable: &str) -> Option<Profile> {
     if !apparmor() {
         skip("this takes AppArmor");
         return None;
     }
     let name = unique();
     let allowed = "file, capability, network, mount, umount, pivot_root, signal, ptrace, unix,";
-    let profile =
-        format!("profile {name} flags=(attach_disconnected) {{ {allowed} deny {unreadable} r, }}\n");
+    let text = format!("profile {name} flags=(attach_disconnected) {{ {allowed} deny {unreadable} r, }}\n");
     let mut parser = Command::new("apparmor_parser");
-    let loaded = run_with(parser.args(["--quiet", "--skip-cache", "--add"]), &profile);
+    let loaded = run_with(parser.args(["--quiet", "--skip-cache", "--add"]), &text);
     assert_eq!(loaded.code(), 0, "{loaded:?}");
-    Some(name)
+    Some(Profile { name, text })
 }
 
 fn apparmor() -> bool {
@@ -376,20 +387,21 @@ fn apparmor() -> bool {
 
 #[test]
 fn an_apparmor_profile_confines_the_container_and_what_is_executed_in_it() {
-    let (Some(first), Some(second)) = (apparmor_profile("/one"), apparmor_profile("/two")) else { return };
+    let (Some(one), Some(two)) = (apparmor_profile("/one"), apparmor_profile("/two")) else { return };
+    let (first, second) = (one.name.as_str(), two.name.as_str());
     let script = "cat /proc/self/attr/current /one /two 2>&1; true";
     let bundle = Bundle::of(&["sleep", "1000"])
         .file("rootfs/one", "read one\n")
         .file("rootfs/two", "read two\n")
-        .set("/process/apparmorProfile", first.as_str())
+        .set("/process/apparmorProfile", first)
         .up();
     eventually("it runs", || bundle.proc("comm") == "sleep\n");
     assert_eq!(bundle.proc("attr/current"), format!("{first} (enforce)\n"));
-    let one = format!("{first} (enforce)\ncat: can't open '/one': Permission denied\nread two\n");
-    let two = format!("{second} (enforce)\nread one\ncat: can't open '/two': Permission denied\n");
-    assert_eq!(bundle.exec(&["sh", "-c", script]).ok(), one);
-    let exec = ["exec", "--apparmor", &second, bundle.id(), "sh", "-c", script];
-    assert_eq!(bundle.verb(&exec).ok(), two);
+    let seen_one = format!("{first} (enforce)\ncat: can't open '/one': Permission denied\nread two\n");
+    let seen_two = format!("{second} (enforce)\nread one\ncat: can't open '/two': Permission denied\n");
+    assert_eq!(bundle.exec(&["sh", "-c", script]).ok(), seen_one);
+    let exec = ["exec", "--apparmor", second, bundle.id(), "sh", "-c", script];
+    assert_eq!(bundle.verb(&exec).ok(), seen_two);
     let unknown = bundle.verb(&["exec", "--apparmor", "no-such-profile", bundle.id(), "true"]);
     assert_ne!(unknown.code(), 0);
     assert!(!ours() || unknown.err.contains("no such profile is loaded"), "{}", unknown.err);

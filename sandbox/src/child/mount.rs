@@ -277,6 +277,7 @@ fn make_directories(directories: &[Prefix], dest: &Dest, root: c_int) -> Result<
 
 /// A path that is changed on the way, and ends with a NUL.
 type Way = [u8; libc::PATH_MAX as usize];
+const EMPTY: Way = [0; libc::PATH_MAX as usize];
 
 /// A link that leads to nothing yet.
 struct Dangling {
@@ -290,7 +291,7 @@ struct Dangling {
 /// A link that leads to nothing is followed, as any other, and there it is made.
 fn make(root: c_int, path: &CStr, create: Create, resolve: u64) -> Done {
     const MOST_LINKS: u8 = 40;
-    let (mut way, mut target): (Way, Way) = ([0; _], [0; _]);
+    let (mut way, mut target) = (EMPTY, EMPTY);
     put(&mut way, 0, path.to_bytes())?;
     let (mut end, mut followed) = (create, false);
     for _ in 0..MOST_LINKS {
@@ -342,7 +343,7 @@ fn make_up_to_link(
                     parent = next;
                 }
                 Err(fault) if fault.errno == libc::ENOENT => {
-                    *target = [0; _];
+                    *target = EMPTY;
                     let room = target.len().wrapping_sub(1);
                     call!(
                         Readlinkat,

@@ -166,8 +166,6 @@ pub(crate) fn lock(fd: BorrowedFd<'_>, how: Lock) -> bool {
 
 /// Has a program start with its standard streams alone, and no signal held back: whatever else the
 /// caller has open, was itself started with, or holds back for a while, is none of its business.
-///
-/// Before Linux 5.11 starting it fails with ENOSYS.
 pub fn inherit_nothing(command: &mut std::process::Command) {
     let between = || {
         // SAFETY: no memory of ours is involved, and nothing is closed before the program is executed.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use nspod_cli::dir;
 use nspod_cli::error::Result;
 use nspod_cli::manual;
 use nspod_sandbox::Host;
@@ -78,13 +79,7 @@ impl Global {
     }
 
     pub(crate) fn store(&self) -> Result<crate::state::Store> {
-        // As runc has it: an engine calls by the user's name who is root in the namespace it made.
-        let another = || std::env::var_os("USER").is_none_or(|name| name != "root");
-        let user = || !nix::unistd::geteuid().is_root() || Host::is_nested() && another();
-        let own = || match std::env::var_os("XDG_RUNTIME_DIR") {
-            Some(dir) if user() => PathBuf::from(dir).join("nspod-oci"),
-            _ => "/run/nspod-oci".into(),
-        };
+        let own = || dir::of_user().unwrap_or_else(|| "/run".into()).join("nspod-oci");
         crate::state::Store::open(&self.root.clone().unwrap_or_else(own))
     }
 }

@@ -193,7 +193,7 @@ impl Claimed {
         let begun = self.entry.hooked.load(Ordering::Relaxed);
         let removed = if self.record.has_own_end() { driver::remove(&self.record) } else { Ok(()) };
         let forgotten = removed.and_then(|()| match begun {
-            true => finish(&self.store, &self.entry, &self.record, &self.lock),
+            true => finish(&self.store, &self.entry, &self.record, &self.lock, None),
             false => self.store.remove(&self.entry, &self.lock),
         });
         if let Err(e) = forgotten {

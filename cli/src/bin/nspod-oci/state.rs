@@ -260,6 +260,12 @@ impl Store {
         Ok(all)
     }
 
+    /// The lock of a container that this process has held before; none where somebody else has
+    /// removed it meanwhile, so that its name may be another's.
+    pub(crate) fn lock_again(&self, entry: &Entry) -> Result<Option<Lock>> {
+        Ok(entry.dir.lock(true)?.filter(|_| entry.dir.is_at(&self.0, &entry.id)))
+    }
+
     /// Removes what is known of a container.
     pub(crate) fn remove(&self, entry: &Entry, _lock: &Lock) -> Result<()> {
         entry.dir.remove_from(&self.0, &entry.id, &[CONFIG, RECORD])

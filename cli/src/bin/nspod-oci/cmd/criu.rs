@@ -184,12 +184,11 @@ pub(crate) fn checkpoint(global: &Global, args: &CheckpointArgs) -> Result<()> {
         return Ok(());
     }
     driver::remove(record)?;
-    finish(&store, &entry, record, &lock)
+    finish(&store, &entry, record, &lock, None)
 }
 
 pub(crate) fn restore(global: &Global, args: &RestoreArgs) -> Result<i32> {
     let mut command = args.images.command("restore")?;
-    let signals = if args.detach { None } else { Some(Signals::hold()?) };
     let mut restored = launch::prepare(global, &args.bundle)?;
     let pid = match restore_into(args, &mut command, &mut restored) {
         Ok(pid) => pid,
@@ -201,6 +200,8 @@ pub(crate) fn restore(global: &Global, args: &RestoreArgs) -> Result<i32> {
             return Err(restored.give_up(e));
         }
     };
+    // Until here they end criu as well.
+    let signals = if args.detach { None } else { Some(Signals::hold()?) };
     args.bundle.write_pid(pid)?;
     let Claimed { entry, record, store, lock, .. } = restored;
     hooks::run_all("poststart", &record.poststart, &record.state_json(Status::Running)?);
@@ -211,10 +212,9 @@ pub(crate) fn restore(global: &Global, args: &RestoreArgs) -> Result<i32> {
     let fatal = foreground::until_end(pid, &pidfd, &signals, &mut None, kill)?;
     let code = wait(pid)?;
     let code = fatal.map_or(code, |signal| 128 + signal);
-    if let Some(lock) = entry.dir.lock(true)? {
+    if let Some(lock) = store.lock_again(&entry)? {
         driver::remove(&record)?;
-        signals.release();
-        finish(&store, &entry, &record, &lock)?;
+        finish(&store, &entry, &record, &lock, Some(signals))?;
     }
     Ok(code)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use nspod_cli::dir::Lock;
 use nspod_cli::error::{Error, Result};
+use nspod_cli::foreground::Signals;
 
 use crate::args::Global;
 use crate::state::{Entry, Record, Status, Store};
@@ -52,12 +53,22 @@ pub(crate) fn delete(global: &Global, args: &DeleteArgs) -> Result<()> {
         }
     }
     driver::remove(record)?;
-    finish(&store, &entry, record, &lock)
+    finish(&store, &entry, record, &lock, None)
 }
 
-/// Forgets a container of which nothing runs any more.
-pub(crate) fn finish(store: &Store, entry: &Entry, record: &Record, lock: &Lock) -> Result<()> {
+/// Forgets a container of which nothing runs any more. Who holds signals back does so until there
+/// are but its hooks to wait for, which take what time they like.
+pub(crate) fn finish(
+    store: &Store,
+    entry: &Entry,
+    record: &Record,
+    lock: &Lock,
+    signals: Option<Signals>,
+) -> Result<()> {
     store.remove(entry, lock)?;
+    if let Some(signals) = signals {
+        signals.release();
+    }
     hooks::run_all("poststop", &record.poststop, &record.state_json(Status::Stopped)?);
     Ok(())
 }

@@ -93,7 +93,7 @@ pub(crate) fn exec(global: &Global, args: &ExecArgs) -> Result<i32> {
     let pidfd = pidfd.ok_or_else(|| Error::new("cannot exec in a stopped container"))?;
     // Whatever it was that failed in one that is just ending, that is why.
     enter(global, args, handed_on, &entry, &pidfd).map_err(|e| match record.process().is_ending() {
-        true => Error::new(format!("cannot exec in a stopped container: {} has just ended", args.id)),
+        true => Error::new(format!("cannot exec in a stopped container: {} has just ended ({e})", args.id)),
         false => e,
     })
 }

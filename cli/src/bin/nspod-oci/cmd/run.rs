@@ -44,14 +44,13 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<i32> {
         container.detach();
         return Ok(outcome.status.code());
     }
-    let deleted = container.delete().map_err(Into::into).and_then(|()| match record.has_own_end() {
-        true => driver::remove(&record),
-        false => Ok(()),
-    });
-    if let Some(lock) = entry.dir.lock(true)? {
-        // Who runs it need not wait for what comes after its end.
-        signals.release();
-        finish(&store, &entry, &record, &lock)?;
+    let lock = store.lock_again(&entry)?;
+    let deleted = container.delete();
+    if let Some(lock) = lock {
+        if record.has_own_end() {
+            driver::remove(&record)?;
+        }
+        finish(&store, &entry, &record, &lock, Some(signals))?;
     }
     deleted?;
     Ok(outcome.status.code())
