@@ -39,9 +39,9 @@ const OF_MASKS: [&str; 6] = ["close", "fstat", "mount_setattr", "move_mount", "o
 /// the processes that it starts up to theirs.
 const WANTED: [(&str, [i32; 2], i32); 8] = [
     ("run --bare", [25, 25], 15),
-    ("run", [126, 111], 122),
-    ("run, bwrap's work", [143, 128], 148),
-    ("oci run", [129, 125], 138),
+    ("run", [127, 112], 122),
+    ("run, bwrap's work", [144, 129], 148),
+    ("oci run", [132, 128], 138),
     ("oci create", [120, 122], 134),
     ("oci start", [35, 35], 0),
     ("oci exec", [110, 104], 70),
