@@ -11,7 +11,7 @@ use super::Facts;
 use crate::error::{Error, Result};
 use crate::{passwd, value};
 
-/// What `exec` takes as well.
+// What `exec` takes as well.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Process")]
 pub(crate) struct CommonArgs {

@@ -172,9 +172,14 @@ mod tests {
 
     #[test]
     fn the_list_says_of_each_command_what_it_does() {
-        // What an argument type says is not read before its command is chosen.
+        // What an argument type says is not read before its command is chosen, and must say the same.
+        let mut built = Cli::command();
+        built.build();
         for command in Cli::command().get_subcommands() {
-            assert!(command.get_about().is_some(), "{}", command.get_name());
+            let said = |command: &clap::Command| command.get_about().map(ToString::to_string);
+            let name = command.get_name();
+            assert!(said(command).is_some(), "{name}");
+            assert_eq!(built.find_subcommand(name).and_then(said), said(command), "{name}");
         }
     }
 

@@ -27,7 +27,7 @@ use crate::driver::{self, Place};
 use crate::state::{Entry, Record, Status, Store};
 use crate::{console, hooks, log, program, state};
 
-/// What a new container is made from.
+// What a new container is made from.
 #[derive(Debug, Args)]
 pub(crate) struct BundleArgs {
     /// The directory with config.json

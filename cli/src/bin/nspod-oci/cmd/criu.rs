@@ -30,7 +30,7 @@ use crate::{driver, hooks, log};
 /// Where it is written what the standard streams were, as runc does.
 const DESCRIPTORS: &str = "descriptors.json";
 
-/// What both take.
+// What both take.
 #[derive(Debug, Args)]
 pub(crate) struct ImageArgs {
     /// Where the images are
