@@ -46,10 +46,6 @@ pub(crate) enum PodCommand {
     Rm(PodRmArgs),
 }
 
-/// Make a pod
-///
-/// Its namespaces are pinned to files, so no process holds them, unless pid is shared, whose
-/// first process stays, or an ordinary user makes it, who can pin nothing.
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct CreateArgs {
@@ -76,7 +72,6 @@ pub(crate) struct CreateArgs {
     name: String,
 }
 
-/// Run a command in a container of a pod: as `nspod run --pod`
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct PodRunArgs {
@@ -94,7 +89,6 @@ pub(crate) struct NamesArgs {
     names: Vec<String>,
 }
 
-/// Remove pods, with all that is kept of them
 #[derive(Debug, Args)]
 pub(crate) struct PodRmArgs {
     /// End and remove their containers first

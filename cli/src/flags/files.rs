@@ -12,8 +12,8 @@ use super::limits::device_number;
 use super::mounts::{self, DeviceFlag};
 use crate::error::{Error, Result};
 
-/// Files of a container. Left out, it sees the host's, read-only, with a /proc, /dev, /sys,
-/// /tmp and /run of its own.
+// Files of a container. Left out, it sees the host's, read-only, with a /proc, /dev, /sys,
+// /tmp and /run of its own.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Files")]
 pub(crate) struct FileArgs {

@@ -10,7 +10,7 @@ use clap::Args;
 use crate::error::{Error, Result};
 use crate::value;
 
-/// Limits of a container or pod.
+// Limits of a container or pod.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Limits (cgroup v2)")]
 pub(crate) struct LimitArgs {

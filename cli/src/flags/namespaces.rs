@@ -22,8 +22,8 @@ pub(crate) enum Choice {
     Container(String),
 }
 
-/// Namespaces of a container. Left out, all kinds but user and time are new, and as an
-/// ordinary user that of users is new as well.
+// Namespaces of a container. Left out, all kinds but user and time are new, and as an
+// ordinary user that of users is new as well.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Namespaces")]
 pub(crate) struct NamespaceArgs {

@@ -98,7 +98,7 @@ fn set(env: &mut Vec<(OsString, OsString)>, name: OsString, value: OsString) {
     }
 }
 
-/// What only a container's first process takes.
+// What only a container's first process takes.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Rights")]
 pub(crate) struct RightsArgs {
