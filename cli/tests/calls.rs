@@ -242,7 +242,9 @@ fn each_path_makes_exactly_these_calls() {
         for ((what, own, started), calls) in WANTED.iter().zip(&found) {
             let wanted = [own[usize::from(legacy)], *started];
             let count = [0, 1].map(|side| calls[side].values().sum::<i32>());
-            if count == wanted {
+            // Whether its program has ended before it is waited for shows as one call less.
+            let early = *what == "oci exec" && [count[0] + 1, count[1]] == wanted;
+            if count == wanted || early {
                 wrong.remove(what);
             } else if let Some(text) = wrong.get_mut(what) {
                 *text = format!("{what}: {count:?} and not {wanted:?}: {calls:?}");
