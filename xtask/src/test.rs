@@ -15,7 +15,7 @@ use crate::tally::{Counts, Tally};
 use crate::{fuzz, install, sh};
 
 /// Ends a guest that hangs. All the tests take a fraction of it.
-const GUEST_TIMEOUT: u64 = 45 * 60;
+const GUEST_TIMEOUT: u64 = 55 * 60;
 /// The exit code with which the harness says that tests failed.
 const TEST_FAILED: i32 = 101;
 /// The test program that takes any OCI runtime, and whose own controls these are in the guest.
