@@ -45,10 +45,10 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<i32> {
         return Ok(outcome.status.code());
     }
     let lock = store.lock_again(&entry)?;
-    let deleted = container.delete();
+    let mut deleted = container.delete().map_err(Into::into);
     if let Some(lock) = lock {
-        if record.has_own_end() {
-            driver::remove(&record)?;
+        if deleted.is_ok() && record.has_own_end() {
+            deleted = driver::remove(&record);
         }
         finish(&store, &entry, &record, &lock, Some(signals))?;
     }
