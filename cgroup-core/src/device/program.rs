@@ -50,30 +50,46 @@ pub fn compile(rules: &[Rule]) -> Vec<Instruction> {
         load(MINOR, 8),
         constant(SET, VERDICT, 0),
     ];
-    for rule in rules.iter().rev() {
-        let decision = decide(rule);
-        let conditions = conditions(rule);
-        let checks = conditions.len();
-        for (i, (register, value)) in conditions.into_iter().enumerate() {
-            let past = (checks - i - 1 + decision.len()) as i16;
-            program.push(instruction(JUMP_UNLESS_EQUAL, register, 0, past, value));
-        }
-        program.extend(decision);
+    let last_first: Vec<&Rule> = rules.iter().rev().collect();
+    for rules in last_first.chunks(LONGEST) {
+        program.extend(under(&CONDITIONS, rules));
     }
     program.push(instruction(EXIT, 0, 0, 0, 0));
     program
 }
 
-/// Which register must hold what for the rule to be about the device.
-fn conditions(rule: &Rule) -> Vec<(u8, i32)> {
-    let kind = match rule.kind {
+/// What a rule may demand, and of which register.
+type Condition = (u8, fn(&Rule) -> Option<u32>);
+
+const CONDITIONS: [Condition; 3] = [
+    (KIND, |rule| match rule.kind {
         Kind::All => None,
         Kind::Block => Some(1),
         Kind::Char => Some(2),
+    }),
+    (MAJOR, |rule| rule.major),
+    (MINOR, |rule| rule.minor),
+];
+
+/// So many rules are seven times as many instructions at most, which a jump can skip.
+const LONGEST: usize = 1000;
+
+/// The decisions of rules, under these conditions yet. What a run of rules has in common is asked
+/// once: the kernel's verifier follows every jump, and takes longer than all else of a load.
+fn under(conditions: &[Condition], rules: &[&Rule]) -> Vec<Instruction> {
+    let Some((&(register, demand), further)) = conditions.split_first() else {
+        return rules.iter().flat_map(|rule| decide(rule)).collect();
     };
-    let all = [(KIND, kind), (MAJOR, rule.major), (MINOR, rule.minor)];
-    // Only the bits count: see JUMP_UNLESS_EQUAL.
-    all.into_iter().filter_map(|(register, value)| Some((register, value? as i32))).collect()
+    let mut program = Vec::new();
+    for run in rules.chunk_by(|a, b| demand(a) == demand(b)) {
+        let decisions = under(further, run);
+        if let Some(value) = demand(run[0]) {
+            // Only the bits count: see JUMP_UNLESS_EQUAL.
+            program.push(instruction(JUMP_UNLESS_EQUAL, register, 0, decisions.len() as i16, value as i32));
+        }
+        program.extend(decisions);
+    }
+    program
 }
 
 fn decide(rule: &Rule) -> Vec<Instruction> {
@@ -176,6 +192,25 @@ mod tests {
         assert!(allows(&DEFAULT, Kind::Block, 8, 0, Access::MKNOD));
         assert!(!allows(&DEFAULT, Kind::Block, 8, 0, Access::READ));
         assert!(!allows(&DEFAULT, Kind::Char, 1, 1, Access::READ)); // /dev/mem
+    }
+
+    #[test]
+    fn what_rules_have_in_common_is_asked_once() {
+        let jumps = compile(&DEFAULT).iter().filter(|i| i.code == JUMP_UNLESS_EQUAL).count();
+        // Three runs of a kind, three majors, eight minors, and a verdict of each rule.
+        assert_eq!(jumps, 3 + 3 + 8 + DEFAULT.len());
+    }
+
+    #[test]
+    fn a_list_longer_than_a_jump_decides_the_same() {
+        let rule = |minor| Rule { minor: Some(minor), ..DEFAULT[2] };
+        let compiled = |count| compile(&(0..count).map(rule).collect::<Vec<_>>());
+        assert!(compiled(100_000).iter().all(|i| i.offset >= 0));
+        // As many as the interpreter can take.
+        let program = compiled(5_000);
+        for (minor, allowed) in [(0, true), (4_999, true), (5_000, false)] {
+            assert_eq!(run(&program, Kind::Char, 1, minor, Access::READ), allowed);
+        }
     }
 
     #[test]
