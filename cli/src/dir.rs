@@ -19,7 +19,12 @@ const DIR: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFO
 const PRIVATE: Mode = Mode::S_IRWXU;
 
 /// Where state is kept instead.
-const ELSEWHERE: &str = "set XDG_RUNTIME_DIR, or name another directory by nspod-oci's --root";
+fn elsewhere() -> &'static str {
+    match geteuid().is_root() && !Host::is_nested() {
+        true => "name another directory by nspod-oci's --root",
+        false => "set XDG_RUNTIME_DIR, or name another directory by nspod-oci's --root",
+    }
+}
 
 /// `$XDG_RUNTIME_DIR` of an ordinary user; also of one who is root in a user namespace, which an
 /// engine calls by the user's name, as runc has it.
@@ -35,19 +40,19 @@ fn explained(what: &str, path: &Path, errno: Errno) -> Error {
     // As far as anything is there.
     let there = path.ancestors().find_map(|part| Some((part, part.symlink_metadata().ok()?)));
     let Some((part, there)) = there else { return error };
-    let name = part.display();
+    let (name, elsewhere) = (part.display(), elsewhere());
     match errno {
         Errno::EACCES => error.hint(format_args!(
-            "{name} belongs to uid {} with mode {:o}, and this is uid {}: {ELSEWHERE}",
+            "{name} belongs to uid {} with mode {:o}, and this is uid {}: {elsewhere}",
             there.uid(),
             there.mode() & 0o7777,
             geteuid()
         )),
         Errno::ENOTDIR if there.is_symlink() && part == path => {
-            error.hint(format_args!("{name} is a link, which is not followed: remove it, or {ELSEWHERE}"))
+            error.hint(format_args!("{name} is a link, which is not followed: remove it, or {elsewhere}"))
         }
-        Errno::ENOTDIR => error.hint(format_args!("{name} is no directory: remove it, or {ELSEWHERE}")),
-        Errno::EROFS => error.hint(format_args!("the file system of {name} is read-only: {ELSEWHERE}")),
+        Errno::ENOTDIR => error.hint(format_args!("{name} is no directory: remove it, or {elsewhere}")),
+        Errno::EROFS => error.hint(format_args!("the file system of {name} is read-only: {elsewhere}")),
         _ => error,
     }
 }
@@ -96,9 +101,10 @@ impl Dir {
         let (uid, mode) = (geteuid().as_raw(), stat.st_mode & 0o777);
         if stat.st_uid != uid || mode & 0o077 != 0 {
             return Err(Error::new(format!(
-                "the state directory {} belongs to uid {} with mode {mode:o}, where uid {uid} and mode 700 are wanted: remove it, or {ELSEWHERE}",
+                "the state directory {} belongs to uid {} with mode {mode:o}, where uid {uid} and mode 700 are wanted: remove it, or {}",
                 self.path.display(),
                 stat.st_uid,
+                elsewhere(),
             )));
         }
         Ok(())

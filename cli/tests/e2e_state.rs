@@ -246,7 +246,7 @@ fn a_state_directory_that_leads_elsewhere_or_is_open_to_others_is_refused() {
         let seen = alone(&format!("{make} && $N run true; echo $?; ls /run/nspod"));
         assert_eq!(seen.out, "125\n", "{make}");
         let want = format!(
-            "nspod: the state directory /run/nspod {why}, where uid 0 and mode 700 are wanted: remove it, or set XDG_RUNTIME_DIR, or name another directory by nspod-oci's --root\n"
+            "nspod: the state directory /run/nspod {why}, where uid 0 and mode 700 are wanted: remove it, or name another directory by nspod-oci's --root\n"
         );
         assert_eq!(seen.err, want);
     }

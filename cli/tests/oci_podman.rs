@@ -51,7 +51,8 @@ impl Podman {
     fn of(caller: Caller) -> Podman {
         let dir = directory_with_layer();
         let runtime = dir.join(runtime().file_name().unwrap());
-        fs::copy(oci::runtime(), &runtime).unwrap();
+        // Another process writes what is executed: a thread that forks meanwhile would keep it open.
+        shell(&dir, &format!("cp {} {}", oci::runtime().display(), runtime.display()));
         // Podman 4 has another name than its manual for what is needed for --cgroups=disabled.
         let conf = "[containers]\nnetns = \"none\"\n[network]\nnetwork_backend = \"netavark\"\n\
             [engine]\nruntime_supports_json = [\"crun\", \"runc\", \"nspod-oci\"]\n\
@@ -73,8 +74,8 @@ impl Podman {
             dir = dir.display(),
             runtime = runtime.display()
         );
-        fs::write(dir.join("podman"), script).unwrap();
-        shell(&dir, "chmod +x podman; echo nobody:100000:65536 > subids");
+        fs::write(dir.join("script"), script).unwrap();
+        shell(&dir, "cp script podman; chmod +x podman; echo nobody:100000:65536 > subids");
         if caller == Caller::User {
             shell(&dir, "mkdir runtime; chown 65534:65534 . runtime");
         }

@@ -106,8 +106,14 @@ pub enum Create {
     File,
 }
 
-/// The beginning of a path, and the last component of that.
-pub type Prefix = (CString, CString);
+/// The last component of a path.
+#[derive(Debug)]
+pub struct Last {
+    /// Of the directory that holds it, where that is not the base.
+    pub within: Option<CString>,
+    /// Its name there.
+    pub name: CString,
+}
 
 /// A path within the new root, resolved by `openat2` so that no link in a hostile
 /// image leads out of it.
@@ -120,8 +126,8 @@ pub struct Dest {
     pub no_links: bool,
     /// The path, without a leading slash (`.` is the base itself).
     pub path: CString,
-    /// Each prefix of the path, for making what is missing.
-    pub parents: Vec<Prefix>,
+    /// The end of the path, for making what is missing; none of the base itself.
+    pub last: Option<Last>,
     /// What to make when it is missing.
     pub create: Create,
 }

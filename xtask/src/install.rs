@@ -33,6 +33,7 @@ pub(crate) const TESTS: &[&str] = &[
     "g++",               // libFuzzer
     "gcc",               // linking
     "iproute2",
+    "iptables", // by which criu holds a container's connections
     "libc6-dev",
     "libseccomp2", // what the compiler of seccomp profiles is compared with
     "netavark",    // podman's networks

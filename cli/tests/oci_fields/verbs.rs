@@ -340,7 +340,7 @@ fn update_takes_resources_from_a_file_or_its_input() {
 
 #[test]
 fn update_of_a_quota_keeps_the_period_and_the_other_way_round() {
-    if !cgroups(Controllers::CPU) {
+    if !cgroups(Controllers::CPU) || runtime_lacks(&["crun"], "a quota alone sets the period to 100 ms") {
         return;
     }
     let cpu = json!({ "quota": 25_000, "period": 50_000 });

@@ -12,7 +12,7 @@ use super::copy::copy;
 use super::sys::{Done, Fault, call, close, drop, fchdir, fstat, openat, openat2};
 use super::{Loan, set_slot, slot_fd};
 use crate::spec::Attributes;
-use crate::step::{Call, CopyUp, Create, Dest, MountStep, Param, Place, Prefix, Slot, What};
+use crate::step::{Call, CopyUp, Create, Dest, MountStep, Param, Place, Slot, What};
 
 const FSCONFIG_SET_FLAG: u32 = 0;
 const FSCONFIG_SET_STRING: u32 = 1;
@@ -254,25 +254,23 @@ impl Parent {
 /// with the name that the destination has there.
 fn parent<'a>(dest: &'a Dest, loan: &Loan<'_>) -> Result<(Parent, &'a CStr), Fault> {
     let root = slot_fd(loan, dest.base);
-    match dest.parents.split_last() {
-        Some(((_, name), [])) => Ok((Parent { fd: root, held: true }, name)),
-        Some(((_, name), directories)) => {
-            Ok((Parent { fd: make_directories(directories, dest, root)?, held: false }, name))
-        }
-        None => Err(Fault { call: Call::Openat2, errno: libc::EEXIST }),
-    }
+    let Some(last) = &dest.last else {
+        return Err(Fault { call: Call::Openat2, errno: libc::EEXIST });
+    };
+    let parent = match &last.within {
+        None => Parent { fd: root, held: true },
+        Some(path) => Parent { fd: make_directory(path, dest, root)?, held: false },
+    };
+    Ok((parent, &last.name))
 }
 
-fn make_directories(directories: &[Prefix], dest: &Dest, root: c_int) -> Result<c_int, Fault> {
-    let Some((whole, _)) = directories.last() else {
-        return openat2(root, c".", PATH, resolve(dest));
-    };
-    match openat2(root, whole, PATH, resolve(dest)) {
+fn make_directory(path: &CStr, dest: &Dest, root: c_int) -> Result<c_int, Fault> {
+    match openat2(root, path, PATH, resolve(dest)) {
         Err(fault) if fault.errno == libc::ENOENT => {}
         other => return other,
     }
-    make(root, whole, Create::Dir, resolve(dest))?;
-    openat2(root, whole, PATH, resolve(dest))
+    make(root, path, Create::Dir, resolve(dest))?;
+    openat2(root, path, PATH, resolve(dest))
 }
 
 /// A path that is changed on the way, and ends with a NUL.

@@ -14,7 +14,7 @@ use crate::spec::{
     Attributes, Link, Mount, MountIdMaps, MountKind, Namespace, Node, NodeKind, Propagation, PropagationKind,
     Root, Spec, Terminal, Writes,
 };
-use crate::step::{CopyUp, Create, Dest, MountStep, Param, Place, Slot, Step, What};
+use crate::step::{CopyUp, Create, Dest, Last, MountStep, Param, Place, Slot, Step, What};
 
 const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
 const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
@@ -500,9 +500,9 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
     /// Where something is made that is no mount.
     fn entry(&self, field: &str, path: &Path) -> Result<Dest, Error> {
         let dest = self.held(field, path, Create::No)?;
-        match dest.parents.is_empty() {
-            true => Err(Error::invalid(field, format!("nothing can be made at {}", path.display()))),
-            false => Ok(dest),
+        match dest.last {
+            None => Err(Error::invalid(field, format!("nothing can be made at {}", path.display()))),
+            Some(_) => Ok(dest),
         }
     }
 
@@ -667,8 +667,8 @@ fn attributes(field: &str, attributes: Attributes) -> Result<Attributes, Error> 
 
 /// A name in a slot's directory.
 fn below(base: Slot, name: &CStr) -> Dest {
-    let parents = vec![(name.into(), name.into())];
-    Dest { base, no_links: true, path: name.into(), parents, create: Create::No }
+    let last = Some(Last { within: None, name: name.into() });
+    Dest { base, no_links: true, path: name.into(), last, create: Create::No }
 }
 
 /// Of a file system that shows a namespace: its kind, where the caller's own is, and its name.
@@ -772,20 +772,21 @@ fn escape(options: &mut Vec<u8>, path: &Path, special: &[u8]) {
 fn dest(field: &str, path: &Path, create: Create) -> Result<Dest, Error> {
     absolute(field, path)?;
     let mut relative = PathBuf::new();
-    let mut parents = Vec::new();
     for part in path.components() {
         match part {
             Component::RootDir | Component::CurDir => {}
-            Component::Normal(name) => {
-                relative.push(name);
-                parents.push((c_string(field, &relative)?, c_string(field, name)?));
-            }
+            Component::Normal(name) => relative.push(name),
             _ => return Err(Error::invalid(field, format!("{} goes back with ..", path.display()))),
         }
     }
-    let path = match parents.is_empty() {
-        true => c".".into(),
-        false => c_string(field, relative)?,
+    let (path, last) = match relative.file_name() {
+        None => (c".".into(), None),
+        Some(name) => {
+            let name = c_string(field, name)?;
+            let within = relative.parent().filter(|dir| !dir.as_os_str().is_empty());
+            let within = within.map(|dir| c_string(field, dir)).transpose()?;
+            (c_string(field, &relative)?, Some(Last { within, name }))
+        }
     };
-    Ok(Dest { base: Slot::Root, no_links: false, path, parents, create })
+    Ok(Dest { base: Slot::Root, no_links: false, path, last, create })
 }

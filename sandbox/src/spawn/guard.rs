@@ -166,6 +166,21 @@ pub(crate) fn lock(fd: BorrowedFd<'_>, how: Lock) -> bool {
 
 /// Has a program start with its standard streams alone, and no signal held back: whatever else the
 /// caller has open, was itself started with, or holds back for a while, is none of its business.
+///
+/// The start fails with `EINVAL` before Linux 5.11, which lacks `CLOSE_RANGE_CLOEXEC` (close_range(2)).
+///
+/// ```
+/// # use std::os::fd::AsRawFd;
+/// let file = std::fs::File::open("/dev/null")?;
+/// // As a descriptor is that was handed down to the caller.
+/// nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
+/// let mut command = std::process::Command::new("test");
+/// command.arg("-e").arg(format!("/dev/fd/{}", file.as_raw_fd()));
+/// assert!(command.status()?.success());
+/// nspod_sandbox::inherit_nothing(&mut command);
+/// assert!(!command.status()?.success());
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub fn inherit_nothing(command: &mut std::process::Command) {
     let between = || {
         // SAFETY: no memory of ours is involved, and nothing is closed before the program is executed.
