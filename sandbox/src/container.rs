@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cgroup_core::{Cgroup, Limits, Usage};
@@ -34,6 +35,7 @@ pub struct Container {
     plan: Arc<Plan>,
     exit_file: Option<File>,
     held: Option<OwnedFd>,
+    killed: AtomicBool,
     started: Instant,
     outcome: Option<Outcome>,
     /// Its standard input, if it was piped.
@@ -82,6 +84,7 @@ impl Container {
             plan,
             exit_file,
             held: spawned.held,
+            killed: AtomicBool::new(false),
             started,
             outcome: None,
             stdin,
@@ -197,9 +200,11 @@ impl Container {
     pub fn kill(&self) -> Result<(), Error> {
         match &self.home {
             // A further process in another's cgroup does not take the other along.
-            Some(home) if !home.is_borrowed() => Ok(home.cgroup().kill()?),
-            _ => self.kill_first(),
+            Some(home) if !home.is_borrowed() => home.cgroup().kill()?,
+            _ => self.kill_first()?,
         }
+        self.killed.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     fn kill_first(&self) -> Result<(), Error> {
@@ -286,8 +291,10 @@ impl Container {
         self.held = None;
         let mut result = Ok(());
         if self.outcome.is_none() {
-            // Its cgroup may be gone, with its pod's. Then it is dead, and yet to be reaped.
-            result = self.kill().or_else(|_| self.kill_first());
+            if !*self.killed.get_mut() {
+                // Its cgroup may be gone, with its pod's. Then it is dead, and yet to be reaped.
+                result = self.kill().or_else(|_| self.kill_first());
+            }
             family::reap(self.process.clone(), &self.guests);
             self.outcome = Some(Outcome::unknown());
         }

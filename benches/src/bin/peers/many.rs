@@ -38,7 +38,7 @@ pub(crate) fn throughput(stage: &Stage) -> Result<Report> {
 
 pub(crate) fn delete(stage: &Stage) -> Result<Report> {
     let count = if stage.quick { 100 } else { 1000 };
-    let rounds = if stage.quick { 1 } else { 3 };
+    let rounds = if stage.quick { 1 } else { 7 };
     let patience = Duration::from_secs(if stage.quick { 1 } else { 10 });
     let mut station = stage.station()?;
     let mut times = [Vec::new(), Vec::new()];
