@@ -232,6 +232,7 @@ fn each_path_makes_exactly_these_calls() {
         (Layout::Hybrid, none) if none.is_empty() => true,
         (layout, some) => return skip(&format!("nobody has counted with {layout} cgroups and {some} in v2")),
     };
+    let hands_down_nothing = host.root().unwrap().enabled().unwrap().is_empty();
     let stage = Stage::new(host.mount_point().unwrap());
     // The first of all makes state directories, and has controllers handed down.
     counted(&stage);
@@ -240,7 +241,9 @@ fn each_path_makes_exactly_these_calls() {
     for _ in 0..3 {
         let found = counted(&stage);
         for ((what, own, started), calls) in WANTED.iter().zip(&found) {
-            let wanted = [own[usize::from(legacy)], *started];
+            // To see that a file is empty takes one call, and to see that it ends another.
+            let one_less = hands_down_nothing && ["oci run", "oci create"].contains(what);
+            let wanted = [own[usize::from(legacy)] - i32::from(one_less), *started];
             let count = [0, 1].map(|side| calls[side].values().sum::<i32>());
             // Whether its program has ended before it is waited for shows as one call less.
             let early = *what == "oci exec" && [count[0] + 1, count[1]] == wanted;

@@ -146,7 +146,7 @@ fn without_a_terminal_of_its_own_ctrl_c_is_a_signal() {
     // Once, and not twice.
     assert_eq!(terminal.shown().matches("asked").count(), 1);
     // No shell: one catches the signal itself until it has become another program.
-    let mut terminal = Terminal::nspod(&["run", "cat", "/proc/self/comm", "-"]);
+    let mut terminal = Terminal::nspod(&["run", "-i", "cat", "/proc/self/comm", "-"]);
     terminal.expect("cat");
     terminal.type_in("\x03");
     assert_eq!(terminal.end(), 130);

@@ -606,7 +606,10 @@ fn what_keeps_the_state_from_its_directory_is_said_with_the_cure() {
         fails(
             &said,
             1,
-            &format!("(ENOTDIR); {} is no directory: remove it, or {root_cure}", bundle.path("file").display()),
+            &format!(
+                "(ENOTDIR); {} is no directory: remove it, or {root_cure}",
+                bundle.path("file").display()
+            ),
         );
     }
     let link = list(&mut Command::new(OCI), "link");

@@ -91,7 +91,8 @@ impl Seen {
             .filter_map(|task| fs::read_to_string(task.join("children")).ok())
             .collect();
         let named = |path: &Path| path.to_string_lossy().contains(name);
-        let places: [String; 2] = ["/dev/shm".into(), cgroup.path().join("nspod").to_string_lossy().into_owned()];
+        let places: [String; 2] =
+            ["/dev/shm".into(), cgroup.path().join("nspod").to_string_lossy().into_owned()];
         // The directory of cgroups goes with the last container of any test.
         let there = places.iter().filter_map(|place| fs::read_dir(place).ok());
         let names = there.flatten().flatten().map(|entry| entry.path()).filter(|path| named(path));
