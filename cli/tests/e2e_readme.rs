@@ -20,6 +20,8 @@ fn the_first_command_shows_a_host_name_pid_1_own_processes_and_limits() {
     if !root() {
         return;
     }
+    // Of the two programs of this package `cargo run` takes this one.
+    assert!(include_str!("../Cargo.toml").contains("\ndefault-run = \"nspod\"\n"));
     let cargo = "cargo run --release -p nspod-cli --";
     let command = blocks()[0].replace(cargo, NSPOD);
     assert!(command.starts_with(NSPOD), "README's first command is not {cargo}: {command}");
