@@ -18,41 +18,48 @@ use crate::error::{Error, Result};
 const DIR: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 const PRIVATE: Mode = Mode::S_IRWXU;
 
-/// Where state is kept instead.
-fn elsewhere() -> &'static str {
-    match geteuid().is_root() && !Host::is_nested() {
-        true => "name another directory by nspod-oci's --root",
-        false => "set XDG_RUNTIME_DIR, or name another directory by nspod-oci's --root",
-    }
-}
-
 /// `$XDG_RUNTIME_DIR` of an ordinary user; also of one who is root in a user namespace, which an
 /// engine calls by the user's name, as runc has it.
 pub fn of_user() -> Option<PathBuf> {
     let dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute())?;
+    is_users().then_some(dir)
+}
+
+fn is_users() -> bool {
     let another = || std::env::var_os("USER").is_none_or(|name| name != "root");
-    (!geteuid().is_root() || Host::is_nested() && another()).then_some(dir)
+    !geteuid().is_root() || Host::is_nested() && another()
+}
+
+/// What to do instead of, or after, something else.
+fn or(cure: &str, elsewhere: Elsewhere) -> String {
+    elsewhere().map_or_else(|| cure.to_owned(), |elsewhere| format!("{cure}, or {elsewhere}"))
 }
 
 /// A failure to get at a state directory, with what is in the way and the cure.
-fn explained(what: &str, path: &Path, errno: Errno) -> Error {
+fn explained(what: &str, path: &Path, errno: Errno, elsewhere: Elsewhere) -> Error {
     let error = Error::path(what, path, errno);
     // As far as anything is there.
     let there = path.ancestors().find_map(|part| Some((part, part.symlink_metadata().ok()?)));
     let Some((part, there)) = there else { return error };
-    let (name, elsewhere) = (part.display(), elsewhere());
+    let name = part.display();
     match errno {
-        Errno::EACCES => error.hint(format_args!(
-            "{name} belongs to uid {} with mode {:o}, and this is uid {}: {elsewhere}",
-            there.uid(),
-            there.mode() & 0o7777,
-            geteuid()
-        )),
-        Errno::ENOTDIR if there.is_symlink() && part == path => {
-            error.hint(format_args!("{name} is a link, which is not followed: remove it, or {elsewhere}"))
+        Errno::EACCES => {
+            let (mode, uid) = (there.mode() & 0o7777, geteuid());
+            let cure = or(&format!("be uid {}", there.uid()), elsewhere);
+            error.hint(format_args!(
+                "{name} belongs to uid {} with mode {mode:o}, and this is uid {uid}: {cure}",
+                there.uid()
+            ))
         }
-        Errno::ENOTDIR => error.hint(format_args!("{name} is no directory: remove it, or {elsewhere}")),
-        Errno::EROFS => error.hint(format_args!("the file system of {name} is read-only: {elsewhere}")),
+        Errno::ENOTDIR if there.is_symlink() && part == path => {
+            let cure = or("remove it", elsewhere);
+            error.hint(format_args!("{name} is a link, which is not followed: {cure}"))
+        }
+        Errno::ENOTDIR => error.hint(format_args!("{name} is no directory: {}", or("remove it", elsewhere))),
+        Errno::EROFS => {
+            let cure = or("mount one there that is not", elsewhere);
+            error.hint(format_args!("the file system of {name} is read-only: {cure}"))
+        }
         _ => error,
     }
 }
@@ -73,24 +80,30 @@ pub fn read_small(file: File) -> io::Result<Vec<u8>> {
 pub struct Dir {
     fd: OwnedFd,
     path: PathBuf,
+    /// How to have state kept elsewhere, if it can be.
+    elsewhere: Elsewhere,
 }
+
+type Elsewhere = fn() -> Option<&'static str>;
 
 impl Dir {
     /// Opens a directory, made where it is missing, that is the caller's own and nobody
-    /// else may enter.
+    /// else may enter: `nspod`'s, which has no other for root.
     pub fn own(path: &Path) -> Result<Dir> {
+        let elsewhere: Elsewhere = || is_users().then_some("set XDG_RUNTIME_DIR to another directory");
+        let explained = |what, errno| explained(what, path, errno, elsewhere);
         let fd = match open(path, DIR, Mode::empty()) {
             Err(Errno::ENOENT) => {
                 match nix::unistd::mkdir(path, PRIVATE) {
                     Ok(()) | Err(Errno::EEXIST) => {}
-                    Err(e) => return Err(explained("make the state directory", path, e)),
+                    Err(e) => return Err(explained("make the state directory", e)),
                 }
                 open(path, DIR, Mode::empty())
             }
             other => other,
         };
-        let fd = fd.map_err(|e| explained("open the state directory", path, e))?;
-        let dir = Dir { fd, path: path.into() };
+        let fd = fd.map_err(|e| explained("open the state directory", e))?;
+        let dir = Dir { fd, path: path.into(), elsewhere };
         dir.private()?;
         Ok(dir)
     }
@@ -101,27 +114,29 @@ impl Dir {
         let (uid, mode) = (geteuid().as_raw(), stat.st_mode & 0o777);
         if stat.st_uid != uid || mode & 0o077 != 0 {
             return Err(Error::new(format!(
-                "the state directory {} belongs to uid {} with mode {mode:o}, where uid {uid} and mode 700 are wanted: remove it, or {}",
+                "the state directory {} belongs to uid {} with mode {mode:o}, where uid {uid} and mode 700 are wanted: {}",
                 self.path.display(),
                 stat.st_uid,
-                elsewhere(),
+                or("remove it", self.elsewhere),
             )));
         }
         Ok(())
     }
 
-    /// Opens a directory as it is, made with those above it where it is missing.
+    /// Opens a directory as it is, made with those above it where it is missing: that of `--root`.
     pub fn make(path: &Path) -> Result<Dir> {
+        let elsewhere: Elsewhere = || Some("name another directory by --root");
+        let explained = |what, errno| explained(what, path, errno, elsewhere);
         let opened = match open(path, DIR, Mode::empty()) {
             Err(Errno::ENOENT) => {
                 let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-                made.map_err(|e| explained("make the state directory", path, errno(&e)))?;
+                made.map_err(|e| explained("make the state directory", errno(&e)))?;
                 open(path, DIR, Mode::empty())
             }
             other => other,
         };
-        let fd = opened.map_err(|e| explained("open the state directory", path, e))?;
-        Ok(Dir { fd, path: path.into() })
+        let fd = opened.map_err(|e| explained("open the state directory", e))?;
+        Ok(Dir { fd, path: path.into(), elsewhere })
     }
 
     pub fn path(&self) -> &Path {
@@ -135,9 +150,9 @@ impl Dir {
     /// A directory in it, if it is there.
     pub fn sub(&self, name: &str) -> Result<Option<Dir>> {
         match openat(&self.fd, name, DIR, Mode::empty()) {
-            Ok(fd) => Ok(Some(Dir { fd, path: self.at(name) })),
+            Ok(fd) => Ok(Some(Dir { fd, path: self.at(name), elsewhere: self.elsewhere })),
             Err(Errno::ENOENT) => Ok(None),
-            Err(e) => Err(explained("open", &self.at(name), e)),
+            Err(e) => Err(explained("open", &self.at(name), e, self.elsewhere)),
         }
     }
 
@@ -155,7 +170,7 @@ impl Dir {
         match mkdirat(&self.fd, name, PRIVATE) {
             Ok(()) => Ok(true),
             Err(Errno::EEXIST) => Ok(false),
-            Err(e) => Err(explained("make", &self.at(name), e)),
+            Err(e) => Err(explained("make", &self.at(name), e, self.elsewhere)),
         }
     }
 

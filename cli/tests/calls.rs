@@ -232,16 +232,16 @@ fn each_path_makes_exactly_these_calls() {
         (Layout::Hybrid, none) if none.is_empty() => true,
         (layout, some) => return skip(&format!("nobody has counted with {layout} cgroups and {some} in v2")),
     };
-    let hands_down_nothing = host.root().unwrap().enabled().unwrap().is_empty();
     let stage = Stage::new(host.mount_point().unwrap());
     // The first of all makes state directories, and has controllers handed down.
     counted(&stage);
+    let hands_down_nothing = host.root().unwrap().enabled().unwrap().is_empty();
     let mut wrong = BTreeMap::from_iter(WANTED.map(|(what, ..)| (what, String::new())));
     // One whose cgroup or process is looked at by others at that moment may have to call twice.
     for _ in 0..3 {
         let found = counted(&stage);
         for ((what, own, started), calls) in WANTED.iter().zip(&found) {
-            // To see that a file is empty takes one call, and to see that it ends another.
+            // An empty cgroup.subtree_control takes one read, any other a second to see its end.
             let one_less = hands_down_nothing && ["oci run", "oci create"].contains(what);
             let wanted = [own[usize::from(legacy)] - i32::from(one_less), *started];
             let count = [0, 1].map(|side| calls[side].values().sum::<i32>());

@@ -598,18 +598,13 @@ fn what_keeps_the_state_from_its_directory_is_said_with_the_cure() {
     fs::create_dir(bundle.path("ours")).unwrap();
     fs::set_permissions(bundle.path("ours"), fs::Permissions::from_mode(0o700)).unwrap();
     std::os::unix::fs::symlink("ours", bundle.path("link")).unwrap();
-    // Only an ordinary user's is kept elsewhere by that variable.
-    let root_cure = "name another directory by nspod-oci's --root";
-    let cure = format!("set XDG_RUNTIME_DIR, or {root_cure}");
+    let cure = "name another directory by --root";
     for at in ["file", "file/below"] {
         let said = list(&mut Command::new(OCI), at);
         fails(
             &said,
             1,
-            &format!(
-                "(ENOTDIR); {} is no directory: remove it, or {root_cure}",
-                bundle.path("file").display()
-            ),
+            &format!("(ENOTDIR); {} is no directory: remove it, or {cure}", bundle.path("file").display()),
         );
     }
     let link = list(&mut Command::new(OCI), "link");
@@ -627,7 +622,9 @@ fn what_keeps_the_state_from_its_directory_is_said_with_the_cure() {
         fails(
             &said,
             1,
-            &format!("(EACCES); {way} belongs to uid 0 with mode {mode}, and this is uid 65534: {cure}"),
+            &format!(
+                "(EACCES); {way} belongs to uid 0 with mode {mode}, and this is uid 65534: be uid 0, or {cure}"
+            ),
         );
     }
 }

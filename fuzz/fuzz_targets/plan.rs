@@ -202,8 +202,11 @@ fn stays_inside(dest: &Dest) {
     let path = dest.path.to_bytes();
     assert!(!path.is_empty() && !path.starts_with(b"/"), "{dest}");
     assert!(path.split(|b| *b == b'/').all(|part| part != b".." && !part.is_empty()), "{dest}");
-    match dest.parents.last() {
-        Some((whole, _)) => assert_eq!(whole, &dest.path),
+    match &dest.last {
+        Some(last) => {
+            let within = last.within.iter().flat_map(|dir| [dir.to_bytes(), b"/"].concat());
+            assert_eq!(within.chain(last.name.to_bytes().iter().copied()).collect::<Vec<_>>(), path);
+        }
         None => assert_eq!(path, b"."),
     }
 }

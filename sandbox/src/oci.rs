@@ -180,17 +180,25 @@ pub fn parse(json: &[u8]) -> Result<Config, Error> {
     let seccomp = document.pointer("/linux/seccomp").cloned();
     let mut seccomp: Option<Profile> =
         seccomp.map(|profile| json::typed(profile, "linux.seccomp")).transpose()?;
-    for (index, rule) in seccomp.iter().flat_map(|profile| &profile.syscalls).enumerate() {
-        let has = rule.errno_ret.is_some_and(|errno| errno != 0);
-        if has && !matches!(rule.action, Action::Errno | Action::Trace) {
-            let problem = "a number goes with SCMP_ACT_ERRNO and SCMP_ACT_TRACE alone";
-            return Err(Error::invalid(&format!("linux.seccomp.syscalls[{index}].errnoRet"), problem));
+    if let Some(profile) = &seccomp {
+        goes_with("defaultErrnoRet", profile.default_errno_ret, profile.default_action)?;
+        for (index, rule) in profile.syscalls.iter().enumerate() {
+            goes_with(&format!("syscalls[{index}].errnoRet"), rule.errno_ret, rule.action)?;
         }
     }
     seccomp.iter_mut().for_each(leave_out_unreachable);
     let spec: runtime::Spec = json::typed(document, "")?;
     check(&spec)?;
     Ok(Config { spec, seccomp, warnings })
+}
+
+/// Whether the action has a number.
+fn goes_with(field: &str, errno: Option<u16>, action: Action) -> Result<(), Error> {
+    if errno.is_some_and(|errno| errno != 0) && !matches!(action, Action::Errno | Action::Trace) {
+        let problem = "a number goes with SCMP_ACT_ERRNO and SCMP_ACT_TRACE alone";
+        return Err(Error::invalid(&format!("linux.seccomp.{field}"), problem));
+    }
+    Ok(())
 }
 
 /// What the schema demands beyond the types, and needs no more than the configuration.
@@ -208,6 +216,14 @@ fn check(spec: &runtime::Spec) -> Result<(), Error> {
     let rules = linux.seccomp().iter().flat_map(|seccomp| seccomp.syscalls()).flatten();
     if let Some(index) = rules.into_iter().position(|rule| rule.names().is_empty()) {
         return Err(Error::invalid(&format!("linux.seccomp.syscalls[{index}].names"), "name a call"));
+    }
+    if let Some(seccomp) = linux.seccomp() {
+        let has = |text: &str| !text.is_empty();
+        let path = seccomp.listener_path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+        if !path && seccomp.listener_metadata().as_deref().is_some_and(has) {
+            let problem = "this is sent to listenerPath, which is not set";
+            return Err(Error::invalid("linux.seccomp.listenerMetadata", problem));
+        }
     }
     linux.resources().as_ref().map_or(Ok(()), resources::check)
 }
@@ -319,8 +335,8 @@ impl Config {
             Some(given) => resources(given)?,
             None => Default::default(),
         };
-        let devices = (!context.rootless)
-            .then(|| devices.into_iter().flatten().chain(cgroup_core::device::DEFAULT).collect());
+        let devices =
+            (!context.rootless).then(|| devices.unwrap_or_else(|| cgroup_core::device::DEFAULT.into()));
         let name = |field: &str, name: &Option<String>| -> Result<Option<String>, Error> {
             let Some(name) = name.clone().filter(|name| !name.is_empty()) else { return Ok(None) };
             let problem = match () {

@@ -126,7 +126,7 @@ pub struct Dest {
     pub no_links: bool,
     /// The path, without a leading slash (`.` is the base itself).
     pub path: CString,
-    /// The end of the path, for making what is missing; none of the base itself.
+    /// The end of the path, for what is put into a directory; none of the base itself.
     pub last: Option<Last>,
     /// What to make when it is missing.
     pub create: Create,

@@ -122,7 +122,7 @@ pub(crate) fn run_with(
         bail!("the guest shares this machine's whole file system, which needs root: run this as root");
     }
     install::packages(install::GUEST, !args.no_install)?;
-    let kernel = Kernel::get(&target_directory()?.join("guest"))?;
+    let kernel = Kernel::get(&directory()?)?;
     let mark = format!("nspod-guest-{:x}", std::process::id() as u128 ^ nanoseconds());
     let initramfs = initramfs(&kernel, args, variables, &mark)?;
 
@@ -321,6 +321,11 @@ fn contents(path: &Path) -> Result<Vec<u8>> {
 pub(crate) fn repository() -> PathBuf {
     let here = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     PathBuf::from(here).parent().map_or_else(|| PathBuf::from("/"), Path::to_path_buf)
+}
+
+/// Where what only the guest needs is kept.
+pub(crate) fn directory() -> Result<PathBuf> {
+    Ok(target_directory()?.join("guest"))
 }
 
 /// Cargo's target directory.

@@ -1,11 +1,12 @@
 //! What the chores need from Debian.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
-use crate::sh;
+use crate::{kernel, sh};
 
 /// What `cargo xtask guest` needs.
 pub(crate) const GUEST: &[&str] = &[
@@ -35,8 +36,9 @@ pub(crate) const TESTS: &[&str] = &[
     "iproute2",
     "iptables", // by which criu holds a container's connections
     "libc6-dev",
-    "libseccomp2", // what the compiler of seccomp profiles is compared with
-    "netavark",    // podman's networks
+    "libdevmapper1.02.1", // dockerd
+    "libseccomp2",        // what the compiler of seccomp profiles is compared with
+    "netavark",           // podman's networks
     "podman",
     "procps",
     "python3",
@@ -81,6 +83,32 @@ pub(crate) fn with_lists(step: impl Fn() -> Result<()>) -> Result<()> {
     }
     sh::run(apt_get().arg("update"))?;
     step()
+}
+
+/// Unpacks a package to where nothing is yet, and does not install it: a kernel would be booted, and
+/// a daemon be started.
+pub(crate) fn unpack(
+    package: impl Fn() -> Result<String>,
+    to: &Path,
+    finish: impl Fn(&Path) -> Result<()>,
+) -> Result<()> {
+    let parent = to.parent().context("a folder is in another")?;
+    fs::create_dir_all(parent)?;
+    let temporary = tempfile::Builder::new().prefix("package-").tempdir_in(parent)?;
+    with_lists(|| {
+        // As root apt warns when its own user cannot write here; nothing is amiss then.
+        let user = ["-o", "APT::Sandbox::User=root"];
+        sh::run(apt_get().args(user).args(["download", &package()?]).current_dir(&temporary))
+    })?;
+    let file = kernel::only_entry(temporary.path())?;
+    let tree = temporary.path().join("tree");
+    sh::run(Command::new("dpkg-deb").arg("-x").arg(&file).arg(&tree))?;
+    finish(&tree)?;
+    match fs::rename(&tree, to) {
+        // Another run was quicker.
+        Err(_) if to.exists() => Ok(()),
+        renamed => renamed.with_context(|| format!("moving what was unpacked to {}", to.display())),
+    }
 }
 
 /// `apt-get`, which asks nothing, waits for others, and prints on stderr.

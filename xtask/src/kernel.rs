@@ -23,7 +23,7 @@ impl Kernel {
     pub(crate) fn get(cache: &Path) -> Result<Self> {
         let unpacked = cache.join("kernel");
         if !unpacked.exists() {
-            fetch(cache, &unpacked)
+            fetch(&unpacked)
                 .with_context(|| format!("Debian's package {PACKAGE} could not be fetched and unpacked"))?;
         }
         let modules = only_entry(&unpacked.join("lib/modules"))?;
@@ -41,37 +41,25 @@ impl Kernel {
     }
 }
 
-fn fetch(cache: &Path, unpacked: &Path) -> Result<()> {
-    fs::create_dir_all(cache)?;
-    let temporary = tempfile::Builder::new().prefix("kernel-").tempdir_in(cache)?;
-    install::with_lists(|| {
-        // The package is a name for the newest version: what it depends on is the kernel.
+fn fetch(unpacked: &Path) -> Result<()> {
+    // The package is a name for the newest version: what it depends on is the kernel.
+    let newest = || {
         let depends =
             sh::read(Command::new("apt-cache").args(["depends", "--important", "--no-recommends", PACKAGE]))?;
-        let package = depends
+        let kernel = depends
             .lines()
             .filter_map(|line| line.trim().strip_prefix("Depends: "))
-            .find(|name| name.starts_with("linux-image-"))
-            .with_context(|| format!("apt does not know what {PACKAGE} depends on"))?
-            .to_owned();
-        // As root apt warns when its own user cannot write here; nothing is amiss then.
-        let user = ["-o", "APT::Sandbox::User=root"];
-        sh::run(install::apt_get().args(user).args(["download", &package]).current_dir(&temporary))
-    })?;
-    let package = only_entry(temporary.path())?;
-    let tree = temporary.path().join("tree");
-    sh::run(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&tree))?;
-    let modules = only_entry(&tree.join("lib/modules"))?;
-    let version = modules.file_name().unwrap_or_default().to_owned();
-    sh::run(Command::new("depmod").arg("-b").arg(&tree).arg(version))?;
-    match fs::rename(&tree, unpacked) {
-        // Another run was quicker.
-        Err(_) if unpacked.exists() => Ok(()),
-        renamed => renamed.with_context(|| format!("moving the kernel to {}", unpacked.display())),
-    }
+            .find(|name| name.starts_with("linux-image-"));
+        Ok(kernel.with_context(|| format!("apt does not know what {PACKAGE} depends on"))?.to_owned())
+    };
+    install::unpack(newest, unpacked, |tree| {
+        let modules = only_entry(&tree.join("lib/modules"))?;
+        let version = modules.file_name().unwrap_or_default().to_owned();
+        sh::run(Command::new("depmod").arg("-b").arg(tree).arg(version))
+    })
 }
 
-fn only_entry(directory: &Path) -> Result<PathBuf> {
+pub(crate) fn only_entry(directory: &Path) -> Result<PathBuf> {
     let mut entries = directory.read_dir().with_context(|| format!("reading {}", directory.display()))?;
     let entry = entries.next().with_context(|| {
         format!("{} is empty; delete target/guest to have it made anew", directory.display())

@@ -146,10 +146,17 @@ fn guest_lane(args: &Args, tally: &mut Tally) -> Result<()> {
     let mut tests = test_binaries(&sh::read(&mut build)?)?;
     tests.retain(|test| test.directory != repository().join("xtask"));
     ensure!(!tests.is_empty(), "cargo has built no test");
+    let docker = guest::directory()?.join("docker");
+    if !docker.exists() && !args.no_install {
+        // If it was installed, it would run on this host from now on.
+        install::unpack(|| Ok("docker.io".to_owned()), &docker, |_| Ok(()))
+            .context("Debian's package docker.io could not be fetched and unpacked")?;
+    }
+    let path = format!("PATH=$PATH:{0}/usr/bin:{0}/usr/sbin\n", sh::quote(&docker.to_string_lossy()));
     let guest = guest::Args {
         timeout: Some(GUEST_TIMEOUT),
         no_install: args.no_install,
-        command: vec!["sh".to_owned(), "-c".to_owned(), script(&tests, &args.filters)],
+        command: vec!["sh".to_owned(), "-c".to_owned(), path + &script(&tests, &args.filters)],
         ..guest::Args::default()
     };
     let variables = [("NSPOD_LANE", "guest"), ("NSPOD_NO_SKIP", "1"), ("PROPTEST_CASES", "32")];

@@ -84,6 +84,7 @@ fn under(conditions: &[Condition], rules: &[&Rule]) -> Vec<Instruction> {
     for run in rules.chunk_by(|a, b| demand(a) == demand(b)) {
         let decisions = under(further, run);
         if let Some(value) = demand(run[0]) {
+            debug_assert!(decisions.len() <= i16::MAX as usize, "a jump goes no further");
             // Only the bits count: see JUMP_UNLESS_EQUAL.
             program.push(instruction(JUMP_UNLESS_EQUAL, register, 0, decisions.len() as i16, value as i32));
         }

@@ -310,11 +310,10 @@ fn the_root_of_states_is_private() {
     use std::os::unix::fs::PermissionsExt;
     let bundle = Bundle::of(&["sleep", "1000"]);
     bundle.create();
-    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o077;
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let (root, own) = (mode(&bundle.path("state")), mode(&bundle.path("state").join(bundle.id())));
     if !runtime_lacks(&["crun"], "its directories are open to the group") {
-        assert_eq!(
-            mode(&bundle.path("state").join(bundle.id())),
-            0o011 & mode(&bundle.path("state").join(bundle.id()))
-        );
+        assert_eq!(own & 0o066, 0, "{own:o}");
     }
+    assert!(!ours() || (root, own) == (0o700, 0o700), "{root:o} {own:o}");
 }

@@ -1,12 +1,14 @@
 //! The verbs beside the life of a container, and what goes before every verb.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 
 use cgroup_core::Controllers;
 use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, ConsoleSocket, cgroups, ours, runtime_lacks};
-use crate::common::eventually;
+use crate::common::{end_of, eventually};
 
 fn sleeping() -> Bundle {
     Bundle::of(&["sleep", "1000"]).up()
@@ -388,6 +390,32 @@ fn events_has_statistics() {
     assert!(data["memory"]["usage"]["usage"].as_u64() > Some(0), "{data}");
     assert!(data["cpu"]["usage"]["total"].as_u64() > Some(0), "{data}");
     assert_eq!(data["pids"]["current"], 1);
+}
+
+#[test]
+fn events_tell_of_use_and_of_oom_until_the_end() {
+    if !cgroups(Controllers::MEMORY | Controllers::CPU | Controllers::PIDS)
+        || runtime_lacks(&["crun"], "events")
+    {
+        return;
+    }
+    let hog = "until [ -e /go ]; do sleep 0.1; done; dd if=/dev/zero of=/dev/null bs=64M count=1; sleep 1000";
+    let bundle = Bundle::of(&["sh", "-c", hog])
+        .set("/linux/resources/memory", json!({ "limit": 33_554_432, "swap": 33_554_432 }))
+        .up();
+    let mut events = bundle.command(&["events", "--interval", "200ms", bundle.id()]);
+    let mut events = events.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(events.stdout.take().unwrap()).lines();
+    let mut next = || -> String {
+        let event: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        event["type"].as_str().unwrap().to_owned()
+    };
+    assert_eq!([next(), next()], ["stats", "stats"]);
+    fs::write(bundle.path("rootfs/go"), "").unwrap();
+    while next() != "oom" {}
+    bundle.delete(&["--force"]);
+    assert!(lines.all(|line| line.is_ok()));
+    assert!(end_of(&mut events).success());
 }
 
 #[test]

@@ -37,9 +37,14 @@ pub fn process(
             all.set_rlimits(first.rlimits().clone());
         }
     }
+    // It is born in its cgroup, so what it starts with is what it has until the end, where no other is
+    // named.
+    let affinity = all.exec_cpu_affinity().as_ref().and_then(|affinity| {
+        let last = affinity.cpu_affinity_final().clone().map(|list| ("final", list));
+        last.or_else(|| affinity.initial().clone().map(|list| ("initial", list)))
+    });
     let affinity =
-        all.exec_cpu_affinity().as_ref().and_then(|affinity| affinity.cpu_affinity_final().clone());
-    let affinity = affinity.map(|list| cpus("process.execCPUAffinity.final", &list)).transpose()?;
+        affinity.map(|(when, list)| cpus(&format!("process.execCPUAffinity.{when}"), &list)).transpose()?;
     Ok(Process { affinity, ..translate(&all, config, context, warnings)? })
 }
 
@@ -74,6 +79,10 @@ pub(super) fn translate(
     {
         return bad(&format!("user.{name}"), "4294967295 stands for no id");
     }
+    let umask = user.umask().unwrap_or(0o022);
+    if umask > 0o777 {
+        return bad("user.umask", "this has more than the nine bits of permissions");
+    }
     let terminal = process.terminal().unwrap_or(false);
     let size = console_size(process)?;
     let linux = config.spec.linux().as_ref();
@@ -83,7 +92,7 @@ pub(super) fn translate(
         env: env("process.env", process.env())?,
         cwd: Some(process.cwd().clone()),
         user: Some(User { uid: user.uid(), gid: user.gid(), groups }),
-        umask: Some(user.umask().map_or(0o022, |umask| umask & 0o777)),
+        umask: Some(umask),
         capabilities: Some(capabilities(process.capabilities().as_ref(), warnings)?),
         no_new_privs: process.no_new_privileges().unwrap_or(false),
         seccomp: match &config.seccomp {

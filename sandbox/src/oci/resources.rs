@@ -27,8 +27,8 @@ pub(super) fn check(given: &runtime::LinuxResources) -> Result<(), Error> {
     Ok(())
 }
 
-/// `linux.resources`, also those of an `update`, as limits and as rules of devices: `None` where
-/// it has no list of these.
+/// `linux.resources`, also those of an `update`, as limits and as rules of devices, with those
+/// that hold in every container at the end: `None` where it has no list of these.
 ///
 /// # Errors
 /// `InvalidSpec`, with the JSON path of the field: it is invalid, or cgroup v2 cannot do it.
@@ -63,7 +63,9 @@ pub fn resources(given: &runtime::LinuxResources) -> Result<(Limits, Option<Vec<
         at(format!("unified.{file}"), one.validate())?;
         limits.unified.extend(one.unified);
     }
-    Ok((limits, given.devices().as_deref().map(rules).transpose()?))
+    let mut devices = given.devices().as_deref().map(rules).transpose()?;
+    devices.iter_mut().for_each(|rules| rules.extend(cgroup_core::device::DEFAULT));
+    Ok((limits, devices))
 }
 
 fn bad<T>(field: impl fmt::Display, problem: impl fmt::Display) -> Result<T, Error> {

@@ -167,7 +167,8 @@ pub(crate) fn lock(fd: BorrowedFd<'_>, how: Lock) -> bool {
 /// Has a program start with its standard streams alone, and no signal held back: whatever else the
 /// caller has open, was itself started with, or holds back for a while, is none of its business.
 ///
-/// The start fails with `EINVAL` before Linux 5.11, which lacks `CLOSE_RANGE_CLOEXEC` (close_range(2)).
+/// Since Linux 5.11, which has `CLOSE_RANGE_CLOEXEC`
+/// ([close_range(2)](https://man7.org/linux/man-pages/man2/close_range.2.html)).
 ///
 /// ```
 /// # use std::os::fd::AsRawFd;

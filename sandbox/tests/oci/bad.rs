@@ -169,8 +169,17 @@ fn a_value_that_the_schema_excludes_is_refused_by_its_path() {
         let error = refused(&with(path, value.clone()));
         assert!(error.starts_with(&format!("{path}: ")), "{path} = {value}: {error}");
     }
+    // What goes with another field alone.
+    let mut document = full();
+    document["linux"]["seccomp"]["listenerMetadata"] = json!("for whom?");
+    assert!(refused(&document).starts_with("linux.seccomp.listenerMetadata: "));
+    document["linux"]["seccomp"]["listenerMetadata"] = Value::Null;
+    document["linux"]["seccomp"]["defaultAction"] = json!("SCMP_ACT_KILL_PROCESS");
+    document["linux"]["seccomp"]["defaultErrnoRet"] = json!(38);
+    assert!(refused(&document).starts_with("linux.seccomp.defaultErrnoRet: "));
     // What the kernel or this runtime excludes besides, told when a container is wanted.
     let cases = [
+        ("process.user.umask", json!(0o1000)),
         ("process.args", json!([])),
         ("process.args", json!([""])),
         ("process.args[1]", json!("a\0b")),

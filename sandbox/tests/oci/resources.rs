@@ -62,6 +62,8 @@ fn the_last_words_on_devices_are_the_customary_ones() {
     document["linux"]["resources"] = Value::Null;
     assert_eq!(crate::container(&document).unwrap().spec.devices.unwrap(), device::DEFAULT);
     assert_eq!(update(&json!({})).unwrap(), (Limits::default(), None));
+    let (_, updated) = update(&json!({ "devices": [{ "allow": false, "access": "rwm" }] })).unwrap();
+    assert_eq!(updated.unwrap()[1..], device::DEFAULT);
 }
 
 #[test]

@@ -255,7 +255,10 @@ fn make(
         rdt: wanted.intel_rdt.take(),
     };
     if matches!(place, Place::Here) {
-        // Nothing can hold it to these.
+        // Nothing can hold it to these. Limits are asked for in vain only where cgroups are disabled.
+        if !spec.limits.is_empty() {
+            log::warn(&"linux.resources has no effect, as the cgroup manager is disabled");
+        }
         spec.devices = None;
         spec.limits = Limits::default();
     }

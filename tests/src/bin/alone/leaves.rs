@@ -91,16 +91,19 @@ impl Seen {
             .filter_map(|task| fs::read_to_string(task.join("children")).ok())
             .collect();
         let named = |path: &Path| path.to_string_lossy().contains(name);
-        let places: [String; 2] =
-            ["/dev/shm".into(), cgroup.path().join("nspod").to_string_lossy().into_owned()];
+        let places = [Path::new("/dev/shm"), &cgroup.path().join("nspod")];
         // The directory of cgroups goes with the last container of any test.
-        let there = places.iter().filter_map(|place| fs::read_dir(place).ok());
-        let names = there.flatten().flatten().map(|entry| entry.path()).filter(|path| named(path));
+        let there = places.map(fs::read_dir).into_iter().filter(|dir| !is_gone(dir));
+        let names = there.flat_map(|dir| dir.expect("a directory").flatten()).map(|entry| entry.path());
         Seen {
             descriptors,
             mounts: mounts.lines().map(str::to_owned).collect(),
             children: children.join(" "),
-            names: names.map(|path| path.display().to_string()).collect(),
+            names: names.filter(|path| named(path)).map(|path| path.display().to_string()).collect(),
         }
     }
+}
+
+fn is_gone(dir: &std::io::Result<fs::ReadDir>) -> bool {
+    matches!(dir, Err(error) if error.kind() == std::io::ErrorKind::NotFound)
 }
