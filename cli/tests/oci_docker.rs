@@ -75,12 +75,6 @@ impl Docker {
         eventually("the script is ready", || self.ok(&["logs", &name]).contains("ready"));
         name
     }
-
-    /// A field of what is known of a container.
-    #[track_caller]
-    fn inspect(&self, name: &str, field: &str) -> String {
-        self.ok(&["inspect", "--format", &format!("{{{{{field}}}}}"), name]).trim_end().to_owned()
-    }
 }
 
 /// README's, with the runtime under test.

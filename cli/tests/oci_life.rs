@@ -411,8 +411,13 @@ fn without_a_manager_a_container_stays_in_the_callers_cgroup() {
         namespaces.retain(|namespace| namespace["type"] != "cgroup");
     });
     let own = fs::read_to_string("/proc/self/cgroup").unwrap();
-    let output = bundle.command(&["--cgroup-manager", "disabled", "run", &bundle.id]);
-    assert_eq!(output.ok(), own);
+    let run = ["--cgroup-manager", "disabled", "run", &bundle.id];
+    let in_vain = "linux.resources has no effect";
+    let output = bundle.command(&run);
+    assert!(output.out == own && !output.err.contains(in_vain), "{output:?}");
+    bundle.edit(|config| config["linux"]["resources"]["pids"] = json!({ "limit": 7 }));
+    let output = bundle.command(&run);
+    assert!(output.out == own && output.err.contains(in_vain), "{output:?}");
 }
 
 #[test]

@@ -110,12 +110,6 @@ impl Podman {
         name
     }
 
-    /// A field of what podman knows of a container.
-    #[track_caller]
-    fn inspect(&self, name: &str, field: &str) -> String {
-        self.ok(&["inspect", "--format", &format!("{{{{{field}}}}}"), name]).trim_end().to_owned()
-    }
-
     #[track_caller]
     fn pid(&self, name: &str) -> u64 {
         self.inspect(name, ".State.Pid").parse().unwrap()

@@ -25,6 +25,12 @@ pub trait Engine {
         assert_eq!(output.code(), 0, "{args:?}: {}{}", output.out, output.err);
         output.out
     }
+
+    /// A field of what podman and Docker know of a container.
+    #[track_caller]
+    fn inspect(&self, name: &str, field: &str) -> String {
+        self.ok(&["inspect", "--format", &format!("{{{{{field}}}}}"), name]).trim_end().to_owned()
+    }
 }
 
 /// A script that waits for the caller's window size, which an engine sets when the script runs already, says where

@@ -316,6 +316,11 @@ fn update_takes_flags() {
         files.map(|file| bundle.limit(file)),
         ["33554432", "33554432", "16777216", "20", "25000 50000", "10000", "0", "0"]
     );
+    if !runtime_lacks(&["crun", "runc"], "update --cpu-burst and --cpu-idle") {
+        bundle.verb(&["update", "--cpu-burst", "10000", bundle.id()]).ok();
+        bundle.verb(&["update", "--cpu-idle", "1", bundle.id()]).ok();
+        assert_eq!([bundle.limit("cpu.max.burst"), bundle.limit("cpu.idle")], ["10000", "1"]);
+    }
     bundle.verb(&["update", "--pids-limit", "-1", bundle.id()]).ok();
     assert_eq!([bundle.limit("pids.max"), bundle.limit("memory.max")], ["max", "33554432"]);
     assert_ne!(bundle.verb(&["update", "--memory", "much", bundle.id()]).code(), 0);
