@@ -522,7 +522,8 @@ fn freezing_stops_and_thawing_goes_on() {
 fn the_callers_process_is_left_as_it_was() {
     need_root!("the_callers_process_is_left_as_it_was");
     let look = || {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        // Of the thread that starts it: another is about to make a thread, and holds signals back.
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
         let kept: Vec<_> = status
             .lines()
             .filter(|l| {
