@@ -40,8 +40,9 @@ impl Docker {
         fs::write(dir.join("daemon.json"), daemon_json()).unwrap();
         let end = "dockerd --config-file $PWD/daemon.json --host unix://$PWD/sock --data-root $PWD/root \
                 --exec-root $PWD/run --pidfile $PWD/pid --bridge none --iptables=false --ip6tables=false \
-                --exec-opt native.cgroupdriver=cgroupfs > log 2>&1 &
-            cat; docker -H unix://$PWD/sock ps -aq | xargs -r docker -H unix://$PWD/sock rm -f; kill $!; wait";
+                --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent /${PWD##*/} > log 2>&1 &
+            cat; docker -H unix://$PWD/sock ps -aq | xargs -r docker -H unix://$PWD/sock rm -f; kill $!; wait
+            rmdir /sys/fs/cgroup/${PWD##*/}";
         let docker = Docker { _end: until_the_end(&dir, end), dir };
         eventually("dockerd answers", || docker.call(&["version"]).code() == 0);
         let layer = docker.dir.join("layer.tar");
