@@ -11,7 +11,8 @@ use std::sync::LazyLock;
 use common::terminal::Terminal;
 use common::{eventually, run_with, unique};
 use oci::{
-    AT_A_TERMINAL, Engine, able, directory_with_layer, runtime, shell, until_the_end, wait_until_frozen,
+    AT_A_TERMINAL, DockerLike, Engine, able, directory_with_layer, runtime, shell, until_the_end,
+    wait_until_frozen,
 };
 
 /// A daemon of the tests' own, which has the image `box`. Containers have no network but loopback.
@@ -34,6 +35,10 @@ impl Engine for Docker {
     }
 }
 
+impl DockerLike for Docker {
+    const RUN: &[&str] = &["run", "--runtime", "nspod", "--network", "none"];
+}
+
 impl Docker {
     fn new() -> Docker {
         let dir = directory_with_layer();
@@ -52,29 +57,7 @@ impl Docker {
 
     /// What starts a container, with these flags.
     fn run<'a>(flags: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
-        [&["run", "--runtime", "nspod", "--network", "none"], flags, &["box"], command].concat()
-    }
-
-    /// What a shell in a new container prints; it must succeed.
-    #[track_caller]
-    fn sh(&self, flags: &[&str], script: &str) -> String {
-        self.ok(&Docker::run(&[&["--rm"], flags].concat(), &["sh", "-c", script]))
-    }
-
-    /// A container that runs this in the background.
-    #[track_caller]
-    fn detached(&self, flags: &[&str], command: &[&str]) -> String {
-        let name = unique();
-        self.ok(&Docker::run(&[&["-d", "--name", &name], flags].concat(), command));
-        name
-    }
-
-    /// A container that runs a script in the background, which has come to where it says that it is ready.
-    #[track_caller]
-    fn ready(&self, script: &str) -> String {
-        let name = self.detached(&[], &["sh", "-c", script]);
-        eventually("the script is ready", || self.ok(&["logs", &name]).contains("ready"));
-        name
+        [Docker::RUN, flags, &["box"], command].concat()
     }
 }
 
@@ -151,7 +134,7 @@ fn it_is_paused_listed_and_measured() {
         let stats = docker.ok(&["stats", "--no-stream", "--format", "{{.PIDs}} {{.MemUsage}}", &name]);
         top.matches("sleep 1000\n").count() == 2 && stats.starts_with("3 ") && stats.ends_with(" / 64MiB\n")
     });
-    let pid = docker.inspect(&name, ".State.Pid").parse().unwrap();
+    let pid = docker.pid(&name);
     docker.ok(&["pause", &name]);
     wait_until_frozen(pid, true);
     docker.ok(&["unpause", &name]);

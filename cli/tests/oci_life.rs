@@ -414,10 +414,12 @@ fn without_a_manager_a_container_stays_in_the_callers_cgroup() {
     let run = ["--cgroup-manager", "disabled", "run", &bundle.id];
     let in_vain = "linux.resources has no effect";
     let output = bundle.command(&run);
-    assert!(output.out == own && !output.err.contains(in_vain), "{output:?}");
+    assert_eq!(output.ok(), own);
+    assert!(!output.err.contains(in_vain), "{output:?}");
     bundle.edit(|config| config["linux"]["resources"]["pids"] = json!({ "limit": 7 }));
     let output = bundle.command(&run);
-    assert!(output.out == own && output.err.contains(in_vain), "{output:?}");
+    assert_eq!(output.ok(), own);
+    assert!(output.err.contains(in_vain), "{output:?}");
 }
 
 #[test]

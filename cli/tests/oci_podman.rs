@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use common::terminal::Terminal;
 use common::{eventually, run_with, skip, unique};
 use oci::{
-    AT_A_TERMINAL, Engine, able, all_capabilities, cgroup, directory_with_layer, runtime, shell,
+    AT_A_TERMINAL, DockerLike, Engine, able, all_capabilities, cgroup, directory_with_layer, runtime, shell,
     until_the_end, wait_until_frozen,
 };
 
@@ -45,6 +45,10 @@ impl Engine for Podman {
         command.args(args);
         command
     }
+}
+
+impl DockerLike for Podman {
+    const RUN: &[&str] = &["run"];
 }
 
 impl Podman {
@@ -86,33 +90,6 @@ impl Podman {
         let layer = podman.dir.join("layer.tar");
         podman.ok(&["import", "-q", "-c", "ENV PATH=/bin", layer.to_str().unwrap(), "box"]);
         podman
-    }
-
-    /// What a shell in a new container prints; it must succeed.
-    #[track_caller]
-    fn sh(&self, flags: &[&str], script: &str) -> String {
-        self.ok(&[&["run", "--rm"], flags, &["box", "sh", "-c", script]].concat())
-    }
-
-    /// A container that runs this in the background.
-    #[track_caller]
-    fn detached(&self, flags: &[&str], command: &[&str]) -> String {
-        let name = unique();
-        self.ok(&[&["run", "-d", "--name", &name], flags, &["box"], command].concat());
-        name
-    }
-
-    /// A container that runs a script in the background, which has come to where it says that it is ready.
-    #[track_caller]
-    fn ready(&self, script: &str) -> String {
-        let name = self.detached(&[], &["sh", "-c", script]);
-        eventually("the script is ready", || self.ok(&["logs", &name]).contains("ready"));
-        name
-    }
-
-    #[track_caller]
-    fn pid(&self, name: &str) -> u64 {
-        self.inspect(name, ".State.Pid").parse().unwrap()
     }
 
     /// Makes the cgroup of a pod anew that nothing runs in yet: this podman leaves a filter on it by which its

@@ -35,6 +35,7 @@ pub struct Container {
     plan: Arc<Plan>,
     exit_file: Option<File>,
     held: Option<OwnedFd>,
+    /// By [`kill`](Container::kill): to delete it takes no second one.
     killed: AtomicBool,
     started: Instant,
     outcome: Option<Outcome>,

@@ -1,12 +1,12 @@
 //! What the chores need from Debian.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{kernel, sh};
+use crate::sh;
 
 /// What `cargo xtask guest` needs.
 pub(crate) const GUEST: &[&str] = &[
@@ -72,7 +72,7 @@ pub(crate) fn packages(packages: &[&str], may: bool) -> Result<()> {
 }
 
 /// Runs `step`, which uses apt's lists; where there are none, or it fails as they are old, fetches them.
-pub(crate) fn with_lists(step: impl Fn() -> Result<()>) -> Result<()> {
+fn with_lists(step: impl Fn() -> Result<()>) -> Result<()> {
     let lists = Path::new("/var/lib/apt/lists");
     let have_lists = lists.read_dir().is_ok_and(|mut entries| {
         entries
@@ -100,7 +100,7 @@ pub(crate) fn unpack(
         let user = ["-o", "APT::Sandbox::User=root"];
         sh::run(apt_get().args(user).args(["download", &package()?]).current_dir(&temporary))
     })?;
-    let file = kernel::only_entry(temporary.path())?;
+    let file = only_entry(temporary.path())?;
     let tree = temporary.path().join("tree");
     sh::run(Command::new("dpkg-deb").arg("-x").arg(&file).arg(&tree))?;
     finish(&tree)?;
@@ -111,8 +111,17 @@ pub(crate) fn unpack(
     }
 }
 
+/// The one thing in a folder.
+pub(crate) fn only_entry(directory: &Path) -> Result<PathBuf> {
+    let mut entries = directory.read_dir().with_context(|| format!("reading {}", directory.display()))?;
+    let entry = entries.next().with_context(|| {
+        format!("{} is empty; delete target/guest to have it made anew", directory.display())
+    })?;
+    Ok(entry?.path())
+}
+
 /// `apt-get`, which asks nothing, waits for others, and prints on stderr.
-pub(crate) fn apt_get() -> Command {
+fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
     command
         .args(["-qq", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Use-Pty=0"])

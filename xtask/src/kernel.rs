@@ -26,7 +26,7 @@ impl Kernel {
             fetch(&unpacked)
                 .with_context(|| format!("Debian's package {PACKAGE} could not be fetched and unpacked"))?;
         }
-        let modules = only_entry(&unpacked.join("lib/modules"))?;
+        let modules = install::only_entry(&unpacked.join("lib/modules"))?;
         let version = modules.file_name().unwrap_or_default().to_string_lossy();
         Ok(Self { image: unpacked.join(format!("boot/vmlinuz-{version}")), modules })
     }
@@ -53,18 +53,10 @@ fn fetch(unpacked: &Path) -> Result<()> {
         Ok(kernel.with_context(|| format!("apt does not know what {PACKAGE} depends on"))?.to_owned())
     };
     install::unpack(newest, unpacked, |tree| {
-        let modules = only_entry(&tree.join("lib/modules"))?;
+        let modules = install::only_entry(&tree.join("lib/modules"))?;
         let version = modules.file_name().unwrap_or_default().to_owned();
         sh::run(Command::new("depmod").arg("-b").arg(tree).arg(version))
     })
-}
-
-pub(crate) fn only_entry(directory: &Path) -> Result<PathBuf> {
-    let mut entries = directory.read_dir().with_context(|| format!("reading {}", directory.display()))?;
-    let entry = entries.next().with_context(|| {
-        format!("{} is empty; delete target/guest to have it made anew", directory.display())
-    })?;
-    Ok(entry?.path())
 }
 
 /// Reads `modules.dep`: a line is `FILE: FILE...`, what the first needs, the deepest need last.

@@ -7,7 +7,7 @@ use std::process::{ChildStdin, Command, Stdio};
 
 use cgroup_core::{Controllers, Hierarchy};
 
-use crate::common::{Output, controllers, eventually, run_with, skip};
+use crate::common::{Output, controllers, eventually, run_with, skip, unique};
 
 /// Who runs containers by the runtime under test.
 pub trait Engine {
@@ -25,11 +25,44 @@ pub trait Engine {
         assert_eq!(output.code(), 0, "{args:?}: {}{}", output.out, output.err);
         output.out
     }
+}
 
-    /// A field of what podman and Docker know of a container.
+/// An engine with Docker's command line, which has the image `box`.
+pub trait DockerLike: Engine {
+    /// What every container is run with.
+    const RUN: &'static [&'static str];
+
+    /// What a shell in a new container prints; it must succeed.
+    #[track_caller]
+    fn sh(&self, flags: &[&str], script: &str) -> String {
+        self.ok(&[Self::RUN, &["--rm"], flags, &["box", "sh", "-c", script]].concat())
+    }
+
+    /// A container that runs this in the background.
+    #[track_caller]
+    fn detached(&self, flags: &[&str], command: &[&str]) -> String {
+        let name = unique();
+        self.ok(&[Self::RUN, &["-d", "--name", &name], flags, &["box"], command].concat());
+        name
+    }
+
+    /// A container that runs a script in the background, which has come to where it says that it is ready.
+    #[track_caller]
+    fn ready(&self, script: &str) -> String {
+        let name = self.detached(&[], &["sh", "-c", script]);
+        eventually("the script is ready", || self.ok(&["logs", &name]).contains("ready"));
+        name
+    }
+
+    /// A field of what is known of a container.
     #[track_caller]
     fn inspect(&self, name: &str, field: &str) -> String {
         self.ok(&["inspect", "--format", &format!("{{{{{field}}}}}"), name]).trim_end().to_owned()
+    }
+
+    #[track_caller]
+    fn pid(&self, name: &str) -> u64 {
+        self.inspect(name, ".State.Pid").parse().unwrap()
     }
 }
 
