@@ -17,6 +17,7 @@ use clap::Parser;
 use nspod_cli::{error, foreground, output, passwd, terminal, value};
 
 fn main() -> ExitCode {
+    nspod_sandbox::notice_children();
     let code = match args::Cli::try_parse() {
         Ok(cli) => cli.run().unwrap_or_else(|e| {
             output::note(&e);

@@ -15,8 +15,9 @@ const OCI: &str = env!("CARGO_BIN_EXE_nspod-oci");
 const BUSYBOX: &str = "/bin/busybox";
 
 /// Left out: memory comes by the amount, waiting by who is first, links are read by how deep the
-/// bundle lies, and the rest is the Rust runtime's at its start and end.
-const LEFT_OUT: [&str; 12] = [
+/// bundle lies, each signal is reset by a call of its own, and the rest is the Rust runtime's at
+/// its start and end.
+const LEFT_OUT: [&str; 13] = [
     "brk",
     "mmap",
     "mprotect",
@@ -27,6 +28,7 @@ const LEFT_OUT: [&str; 12] = [
     "poll",
     "ppoll",
     "readlink",
+    "rt_sigaction",
     "sigaltstack",
     "sched_yield",
 ];
@@ -38,13 +40,13 @@ const OF_MASKS: [&str; 6] = ["close", "fstat", "mount_setattr", "move_mount", "o
 /// The calls of the program itself where all controllers are v2's, and where v1 has them; and of
 /// the processes that it starts up to theirs.
 const WANTED: [(&str, [i32; 2], i32); 8] = [
-    ("run --bare", [25, 25], 15),
-    ("run", [127, 112], 122),
-    ("run, bwrap's work", [144, 129], 148),
-    ("oci run", [132, 128], 138),
-    ("oci create", [120, 122], 134),
+    ("run --bare", [25, 25], 14),
+    ("run", [127, 112], 121),
+    ("run, bwrap's work", [144, 129], 147),
+    ("oci run", [132, 128], 137),
+    ("oci create", [120, 122], 133),
     ("oci start", [35, 35], 0),
-    ("oci exec", [110, 104], 70),
+    ("oci exec", [110, 104], 69),
     ("oci delete", [46, 46], 0),
 ];
 

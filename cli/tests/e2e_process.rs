@@ -73,6 +73,35 @@ fn signals_are_handed_on_and_the_programs_answer_is_the_end() {
 }
 
 #[test]
+fn signals_that_the_caller_ignores_have_their_default_in_the_container() {
+    if !root() {
+        return;
+    }
+    let ignored = |args: &[&str]| {
+        let mut command = Command::new("env");
+        command.arg("--ignore-signal").arg(NSPOD).args(args).args(["grep", "SigIgn", "/proc/self/status"]);
+        run_with(&mut command, "")
+    };
+    let sleeper = Name::detached(&[], &["sleep", "1000"]);
+    let pod = Name::pod();
+    run_with(
+        Command::new("env").args(["--ignore-signal", NSPOD, "pod", "create", "--share", "pid", &pod]),
+        "",
+    )
+    .ok();
+    for args in [
+        &["run"][..],
+        &["run", "--bare"],
+        &["run", "--init"],
+        &["run", "--userns", "single"],
+        &["run", "--pod", &pod],
+        &["exec", &sleeper],
+    ] {
+        assert_eq!(ignored(args).ok(), "SigIgn:\t0000000000000000\n", "{args:?}");
+    }
+}
+
+#[test]
 fn a_signal_that_nobody_handles_ends_it_as_it_would_anything() {
     if !root() {
         return;

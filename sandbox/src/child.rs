@@ -33,6 +33,7 @@ use ::core::{clone::Clone, marker::Copy};
 use ::libc;
 use ::std::os::fd::AsRawFd;
 
+pub(crate) use self::finish::default_signals;
 use self::finish::{
     ambient, capset, descriptors, drop_bounding, execute, keyring, label, loopback, terminal,
 };
@@ -151,8 +152,9 @@ impl Message {
 pub(crate) unsafe extern "C" fn enter(loan: *mut c_void) -> ! {
     // SAFETY: the caller's promise.
     let loan = unsafe { &mut *loan.cast::<Loan<'_>>() };
-    // Or the end of the parent would not be the end of what the child waits for.
     if loan.next == 0 {
+        default_signals();
+        // Or the end of the parent would not be the end of what the child waits for.
         close(loan.peer);
         for (first, last) in loan.strangers {
             let _ = call!(CloseRange, libc::SYS_close_range, *first, *last, 0);

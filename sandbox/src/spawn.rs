@@ -14,9 +14,9 @@ use std::os::unix::fs::FileExt;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use ns_core::{Clone3, CloneFlags, Kinds, Pidfd};
 
-pub use self::guard::inherit_nothing;
 pub(crate) use self::guard::{BlockedSignals, Lock, lock};
 use self::guard::{Dumpable, Stack};
+pub use self::guard::{inherit_nothing, notice_children};
 use self::trees::open_tree;
 pub use self::trees::read_only_self;
 use crate::child::{self, Loan, Message};

@@ -188,6 +188,30 @@ fn a_hook_has_no_descriptors_of_the_runtimes_caller_and_no_signals_held_back() {
 }
 
 #[test]
+fn a_hook_ignores_no_signal_that_the_runtimes_caller_ignores() {
+    let script = "echo $1 $(grep SigIgn /proc/self/status) >> $B/log/all";
+    let bundle = with_all(bundle("true"), script).before("trap '' HUP INT QUIT USR1 TERM");
+    bundle.run().ok();
+    if runtime_lacks(&["crun", "runc"], "what the caller ignores its hooks ignore as well") {
+        return;
+    }
+    assert_eq!(log(&bundle), KINDS.map(|kind| format!("{kind} SigIgn: 0000000000000000\n")).concat());
+}
+
+#[test]
+fn hooks_run_where_the_runtimes_caller_ignores_the_end_of_its_children() {
+    if runtime_lacks(&["crun"], "it fails") {
+        return;
+    }
+    let bundle =
+        with_all(bundle("true"), "echo $1 >> $B/log/all").before("set -- env --ignore-signal=CHLD \"$@\"");
+    bundle.run().ok();
+    if !runtime_lacks(&["runc"], "hooks after the start wait for none inside") {
+        assert_eq!(log(&bundle), KINDS.map(|kind| format!("{kind}\n")).concat());
+    }
+}
+
+#[test]
 fn a_hook_after_the_end_that_takes_longer_than_its_timeout_is_ended() {
     let mut slow = hook(&bundle("true"), "poststop", "exec sleep 1000");
     slow["timeout"] = 1.into();

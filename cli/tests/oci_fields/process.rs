@@ -424,3 +424,17 @@ fn labels_are_refused_where_the_kernel_has_no_such_module() {
         Bundle::sh("true").set("/linux/mountLabel", label).refused("linux.mountLabel");
     }
 }
+
+#[test]
+fn signals_that_the_runtimes_caller_ignores_have_their_default_in_the_container() {
+    let bundle = Bundle::sh("grep SigIgn /proc/self/status; exec sleep 1000")
+        .before("set -- env --ignore-signal=HUP,INT,QUIT,PIPE,USR1,TERM,RTMAX \"$@\"");
+    let none = "SigIgn:\t0000000000000000\n";
+    bundle.create().start();
+    eventually("it says what it ignores", || !bundle.printed("create").is_empty());
+    if runtime_lacks(&["runc"], "those of its own threads stay ignored") {
+        return;
+    }
+    assert_eq!(bundle.printed("create"), none);
+    assert_eq!(bundle.exec(&["grep", "SigIgn", "/proc/self/status"]).ok(), none);
+}

@@ -1,8 +1,9 @@
 //! The field `linux.seccomp`.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Lines};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -249,21 +250,22 @@ while True:
     fcntl.ioctl(fds[0], 0xC0182101, struct.pack("QqiI", struct.unpack_from("Q", call)[0], 0, -18, 0))
 "#;
 
+/// An agent on this socket, and what it prints.
+fn agent(socket: &Path) -> (Guard, Lines<BufReader<ChildStdout>>) {
+    let mut command = Command::new("python3");
+    command.args(["-c", AGENT]).arg(socket).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut agent = Guard(command.spawn().unwrap());
+    let mut lines = BufReader::new(agent.0.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    (agent, lines)
+}
+
 #[test]
 fn calls_go_to_the_listener_which_is_told_the_state() {
     let bundle =
         Bundle::sh("mkdir /made; echo $?").set("/annotations", json!({ "org.example.key": "value" }));
     let socket = bundle.path("listener").to_str().unwrap().to_owned();
-    let mut agent = Guard(
-        Command::new("python3")
-            .args(["-c", AGENT, &socket])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap(),
-    );
-    let mut lines = BufReader::new(agent.0.stdout.take().unwrap()).lines();
-    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    let (_agent, mut lines) = agent(Path::new(&socket));
     let mut filter = filter(json!([{ "names": MKDIR, "action": "SCMP_ACT_NOTIFY" }]));
     filter["listenerPath"] = socket.into();
     filter["listenerMetadata"] = "about this".into();
@@ -293,4 +295,33 @@ fn a_notify_without_a_listener_is_refused() {
     }
     let nobody = Bundle::sh("true").set("/linux/seccomp", filter);
     nobody.set("/linux/seccomp/listenerPath", "/not/there").refused("linux.seccomp.listenerPath");
+}
+
+#[test]
+fn a_hook_of_the_start_is_under_the_containers_filter() {
+    let hook = json!({
+        "path": "/bin/sh", "env": ["PATH=/bin"],
+        "args": ["sh", "-c", "cat > /dev/null; mkdir /made 2> /said; echo $? >> /said"],
+    });
+    for (action, why) in
+        [("SCMP_ACT_ERRNO", "Operation not permitted"), ("SCMP_ACT_NOTIFY", "Invalid cross-device link")]
+    {
+        for no_new_privileges in [true, false] {
+            let bundle = Bundle::sh("cat /said").set("/process/noNewPrivileges", no_new_privileges);
+            let mut filter = filter(json!([{ "names": MKDIR, "action": action }]));
+            let socket = bundle.path("listener");
+            let _agent = (action == "SCMP_ACT_NOTIFY").then(|| {
+                filter["listenerPath"] = socket.to_str().unwrap().into();
+                agent(&socket)
+            });
+            let bundle = bundle.set("/linux/seccomp", filter).set("/hooks/startContainer/-", hook.clone());
+            let output = bundle.run();
+            assert!(
+                output.ok().contains(why) && output.out.ends_with("\n1\n"),
+                "{action} {no_new_privileges}: {}",
+                output.out
+            );
+            assert!(!bundle.path("rootfs/made").exists(), "{action} {no_new_privileges}");
+        }
+    }
 }

@@ -182,9 +182,9 @@ pub(super) fn ambient(mask: u64) -> Done {
     Ok(())
 }
 
-/// Gives the program the signal state that it expects, and becomes it.
+/// Unblocks the signals, and becomes the program.
 pub(super) fn execute(exec: &Exec) -> Done {
-    program_signals()?;
+    unblock_signals()?;
     let (argv, envp) = (exec.argv.as_ptr(), exec.envp.as_ptr());
     if let Some(file) = &exec.file {
         return call!(
@@ -215,12 +215,20 @@ pub(super) fn execute(exec: &Exec) -> Done {
     Err(Fault { call: Call::Execve, errno: worst })
 }
 
-/// The signal state that a program expects.
-pub(super) fn program_signals() -> Done {
-    // SIG_DFL for SIGPIPE, which Rust programs ignore; clone3 has cleared the handlers.
+/// Resets every signal to its default: those that the caller ignores would stay ignored in all that
+/// is executed here. In the child all signals are blocked meanwhile, so none acts on it.
+pub(crate) fn default_signals() {
+    const LAST: c_int = 64;
     let default = [0usize; 4];
-    // SAFETY: a zeroed kernel sigaction of four words: SIG_DFL, no flags, empty mask.
-    unsafe { libc::syscall(libc::SYS_rt_sigaction, libc::SIGPIPE, default.as_ptr(), ptr::null::<u8>(), 8) };
+    // SIGKILL and SIGSTOP are refused, and cannot be ignored.
+    for signal in 1..=LAST {
+        // SAFETY: a zeroed kernel sigaction of four words: SIG_DFL, no flags, empty mask.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null::<u8>(), 8) };
+    }
+}
+
+/// Unblocks all signals, for the program that is executed next.
+pub(super) fn unblock_signals() -> Done {
     let none = 0u64;
     call!(
         Sigprocmask,

@@ -7,7 +7,7 @@ use ::core::result::Result::{Err, Ok};
 use ::libc;
 
 use super::Loan;
-use super::finish::program_signals;
+use super::finish::unblock_signals;
 use super::sys::{Done, Fault, call, close, drop, exit};
 use crate::step::{Call, Hook};
 
@@ -33,7 +33,7 @@ pub(super) fn run(hook: &Hook, loan: &Loan<'_>) -> Done {
 fn r#become(hook: &Hook, loan: &Loan<'_>) -> Done {
     call!(Dup3, libc::SYS_dup3, loan.state, 0, 0)?;
     call!(CloseRange, libc::SYS_close_range, 3, u32::MAX, 0)?;
-    program_signals()?;
+    unblock_signals()?;
     call!(Execve, libc::SYS_execve, hook.path.as_ptr(), hook.argv.as_ptr(), hook.envp.as_ptr()).map(drop)
 }
 

@@ -44,7 +44,9 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
     if process.no_new_privs {
         plan.push(Step::NoNewPrivs);
     }
-    // Whom it asks must have the listener before the program starts.
+    // The parent must have the listener before the program starts, so that filter is loaded before
+    // the hold. Any other is loaded after it, for waiting takes calls that a filter may refuse; but
+    // before the hooks, whose programs are the container's own.
     let (before, after) = match late {
         Some(Step::Seccomp { flags, .. }) if flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER == 0 => {
             (None, late)
@@ -55,8 +57,8 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
     if plan.held.is_some() {
         plan.push(Step::Hold);
     }
-    plan.push_hooks("startContainer", &plan.spec.hooks.start_container.clone())?;
     plan.steps.extend(after);
+    plan.push_hooks("startContainer", &plan.spec.hooks.start_container.clone())?;
     let exec = program(plan)?;
     plan.push(exec);
     Ok(())

@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard};
 use nix::sys::signal::SigSet;
 
 use super::last;
+use crate::child::default_signals;
 use crate::error::Error;
 
 /// Memory for the stacks of the child and of one that it may clone, with a page below
@@ -164,8 +165,8 @@ pub(crate) fn lock(fd: BorrowedFd<'_>, how: Lock) -> bool {
     unsafe { libc::flock(fd.as_raw_fd(), how) == 0 }
 }
 
-/// Has a program start with its standard streams alone, and no signal held back: whatever else the
-/// caller has open, was itself started with, or holds back for a while, is none of its business.
+/// Has a program start with its standard streams alone, and with no signal blocked or ignored:
+/// it inherits nothing else that the caller has open, blocks or ignores.
 ///
 /// Since Linux 5.11, which has `CLOSE_RANGE_CLOEXEC`
 /// ([close_range(2)](https://man7.org/linux/man-pages/man2/close_range.2.html)).
@@ -189,8 +190,19 @@ pub fn inherit_nothing(command: &mut std::process::Command) {
         if done != 0 {
             return Err(std::io::Error::last_os_error());
         }
+        default_signals();
         Ok(SigSet::empty().thread_set_mask()?)
     };
-    // SAFETY: two system calls, which allocate nothing and lock nothing.
+    // SAFETY: system calls alone, which allocate nothing and lock nothing.
     unsafe { command.pre_exec(between) };
+}
+
+/// Resets `SIGCHLD` to its default in this process.
+///
+/// A process that ignores `SIGCHLD` cannot wait for its children, and a program that is started by
+/// one that ignores it ignores it as well. A program that starts containers calls this once, before
+/// all else. The library does not do so by itself: dispositions belong to the whole process.
+pub fn notice_children() {
+    // SAFETY: no function becomes a handler.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }

@@ -21,6 +21,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 fn main() -> ExitCode {
+    nspod_sandbox::notice_children();
     let cli = match args::Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
