@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::Mode;
-use nspod_sandbox::spec::{Root, User};
+use nspod_sandbox::spec::{Process, Root, User};
 
 use crate::error::{Error, Result};
 
@@ -40,6 +40,21 @@ pub fn find(text: &str, roots: &[PathBuf]) -> Result<Found> {
         }
     }
     Ok(Found { user: found, home })
+}
+
+/// Sets `HOME` to the home of the process's user, if the environment has none or an empty one.
+///
+/// # Errors
+/// A passwd file is there and cannot be read.
+pub fn set_home(process: &mut Process, roots: &[PathBuf]) -> Result<()> {
+    let home = process.env.iter().rev().find(|(name, _)| name == "HOME");
+    if home.is_some_and(|(_, home)| !home.is_empty()) {
+        return Ok(());
+    }
+    let user = process.user.clone().unwrap_or_default();
+    let found = find(&format!("{}:{}", user.uid, user.gid), roots)?;
+    process.env.push(("HOME".into(), found.home.unwrap_or_else(|| "/".into()).into()));
+    Ok(())
 }
 
 /// A group by number or name.

@@ -120,7 +120,8 @@ pub enum CgroupsPath {
 }
 
 /// Programs that are run in the runtime's own namespaces, each with the container's state on
-/// standard input. The others are the [spec's](spec::Hooks).
+/// standard input. One without an environment gets the runtime's. The others are the
+/// [spec's](spec::Hooks).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hooks {
     /// When the namespaces are there, before `create_runtime`.
@@ -347,7 +348,7 @@ impl Config {
             };
             Err(Error::invalid(field, problem))
         };
-        let translated = process::translate(process, self, context, &mut warnings)?;
+        let translated = process::translate(process, self, context)?;
         if let (IdMaps::Maps { uid, gid }, Some(user)) = (&id_maps, &translated.user) {
             let groups = user.groups.iter().enumerate();
             let groups = groups.map(|(index, id)| (format!("additionalGids[{index}]"), *id, gid));
@@ -511,7 +512,10 @@ fn hook(path: &str, given: &runtime::Hook) -> Result<Hook, Error> {
     Ok(Hook {
         path: given.path().clone(),
         args,
-        env: process::env(&format!("{path}.env"), given.env())?,
+        env: match given.env() {
+            Some(_) => Some(process::env(&format!("{path}.env"), given.env())?),
+            None => None,
+        },
         timeout,
     })
 }

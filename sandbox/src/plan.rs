@@ -9,6 +9,7 @@ mod files;
 mod identity;
 mod namespaces;
 
+use std::collections::HashSet;
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
 use std::ops::Range;
@@ -287,7 +288,7 @@ impl Plan {
                 when,
                 path: c_string(&field, &hook.path)?,
                 argv: CStrings::new(argv),
-                envp: environment(&field, &hook.env)?,
+                envp: environment(&field, hook.env.as_ref().unwrap_or(&self.spec.process.env))?,
                 timeout: hook.timeout,
             }));
         }
@@ -524,7 +525,11 @@ fn environment(field: &str, variables: &[(OsString, OsString)]) -> Result<CStrin
         pair.push(value);
         c_string(field, pair)
     };
-    Ok(CStrings::new(variables.iter().map(pair).collect::<Result<_, _>>()?))
+    // getenv(3) finds the first of a name, so only the last is handed on.
+    let mut names = HashSet::new();
+    let mut last: Vec<_> = variables.iter().rev().filter(|(key, _)| names.insert(key)).collect();
+    last.reverse();
+    Ok(CStrings::new(last.into_iter().map(pair).collect::<Result<_, _>>()?))
 }
 
 /// As execvp(3) would look, in the `PATH` that the program itself gets.

@@ -22,7 +22,7 @@ fn hook(line: &str, timeout: Option<u32>) -> Hook {
     Hook {
         path: "/bin/sh".into(),
         args: vec!["hook".into(), "-c".into(), line.into()],
-        env: vec![("GREETING".into(), "hello".into())],
+        env: Some(vec![("GREETING".into(), "hello".into())]),
         timeout,
     }
 }

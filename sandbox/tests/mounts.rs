@@ -263,7 +263,7 @@ fn the_callers_umask_is_the_programs_and_its_hooks_and_no_nodes() {
         command.spec_mut().hooks.create_container = vec![Hook {
             path: "/bin/sh".into(),
             args: ["sh", "-c", &format!("umask > {}", note.path().display())].map(Into::into).to_vec(),
-            env: Vec::new(),
+            env: None,
             timeout: None,
         }];
         assert_eq!(output(&mut command, "umask; stat -c %a /dev/null"), "0077\n666");
@@ -728,7 +728,7 @@ fn hooks_see_the_root_at_its_path_on_the_host() {
             command.spec_mut().hooks.create_container = vec![Hook {
                 path: "/bin/sh".into(),
                 args: ["sh", "-c", &line].map(Into::into).to_vec(),
-                env: vec![("PATH".into(), "/usr/bin:/bin".into())],
+                env: Some(vec![("PATH".into(), "/usr/bin:/bin".into())]),
                 timeout: Some(20),
             }];
             assert_eq!(

@@ -72,6 +72,9 @@ impl CommonArgs {
         for text in &self.env {
             self.variable(&mut process.env, text)?;
         }
+        if process.env.iter().any(|(name, home)| name == "HOME" && home.is_empty()) {
+            passwd::set_home(process, roots)?;
+        }
         if let Some(dir) = &self.workdir {
             process.cwd = Some(dir.clone());
         }
@@ -308,5 +311,12 @@ mod tests {
         let user = spec.process.user.unwrap();
         assert_eq!((user.uid, user.groups.last()), (65_534, Some(&7)));
         assert!(spec.process.env.iter().any(|(n, v)| n == "HOME" && v == "/nonexistent"));
+    }
+
+    #[test]
+    fn an_empty_home_is_the_users() {
+        let process = spec(&["-u", "nobody", "-e", "HOME="]).unwrap().process;
+        let home = process.env.iter().rfind(|(name, _)| name == "HOME");
+        assert_eq!(home.unwrap().1, "/nonexistent");
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, identity, ours, runtime_lacks};
-use crate::common::eventually;
+use crate::common::{end_of, eventually};
 
 const KINDS: [&str; 6] =
     ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
@@ -170,6 +170,37 @@ fn a_hook_has_its_arguments_and_its_environment_alone() {
     );
     bundle.run().ok();
     assert_eq!(log(&bundle), format!("named|-c|{script}|a b||PATH=/bin:/usr/bin\nX=y z\n"));
+}
+
+#[test]
+fn a_hook_without_an_environment_has_the_programs_inside_and_the_runtimes_outside() {
+    let bundle = bundle("true").set("/process/env", json!(["PATH=/bin:/usr/bin", "INSIDE=yes"]));
+    let script = "cat > /dev/null; echo $1 ${INSIDE-no} ${NSPOD_TEST_MARK:+mark} ${HOME:-none} >> $2/all";
+    let mut bundle = bundle.file("rootfs/etc/passwd", "root:x:0:0::/home/root:/bin/sh\n");
+    for kind in KINDS {
+        let log = bundle.path("log");
+        let hook = json!({ "path": "/bin/sh", "args": ["sh", "-c", script, "sh", kind, log] });
+        bundle = bundle.set(&format!("/hooks/{kind}/-"), hook);
+    }
+    bundle.write_config();
+    let mut run = bundle.command(&["run", bundle.id()]);
+    assert!(end_of(&mut run.env("HOME", "/hosts").spawn().unwrap()).success(), "{}", bundle.printed("run"));
+    let mut lines: Vec<_> = log(&bundle).lines().map(str::to_owned).collect();
+    let inside = lines.iter().position(|line| line.starts_with("startContainer")).unwrap();
+    assert_eq!(lines.remove(inside), "startContainer yes /home/root");
+    if runtime_lacks(&["crun"], "the runtime's own for createContainer") {
+        return;
+    }
+    let inside = lines.iter().position(|line| line.starts_with("createContainer")).unwrap();
+    let line = lines.remove(inside);
+    // runc knows no home yet.
+    assert!(
+        line == "createContainer yes /home/root" || !ours() && line == "createContainer yes none",
+        "{line}"
+    );
+    for line in lines {
+        assert!(line.ends_with(" no mark /hosts"), "{line}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::bundle::{Bundle, ConsoleSocket, ours, runtime_lacks};
-use crate::common::{eventually, run_with, skip, unique};
+use crate::common::{Output, eventually, run_with, skip, unique};
 
 #[test]
 fn a_terminal_has_its_size_and_is_sent_to_the_console_socket() {
@@ -117,6 +117,54 @@ fn home_is_the_users_of_the_image_where_it_is_not_set() {
 }
 
 #[test]
+fn an_empty_home_is_the_users_of_the_image() {
+    if runtime_lacks(&["crun", "runc"], "it stays empty; runc has this from 1.3 on") {
+        return;
+    }
+    let passwd = "root:x:0:0::/home/root:/bin/sh\nme:x:1000:1000::/home/me:/bin/sh\n";
+    let bundle = Bundle::sh("env | grep HOME; sleep 1000")
+        .file("rootfs/etc/passwd", passwd)
+        .set("/process/env", json!(["HOME=/other", "PATH=/bin", "HOME="]))
+        .set("/process/user/uid", 1000)
+        .up();
+    eventually("it prints", || bundle.printed("create") == "HOME=/home/me\n");
+    let exec = |flags: &[&str]| {
+        let args = [&["exec"], flags, &[bundle.id(), "sh", "-c", "env | grep HOME"]].concat();
+        bundle.verb(&args).ok().to_owned()
+    };
+    assert_eq!(exec(&["--user", "0", "--env", "HOME="]), "HOME=/home/root\n");
+    assert_eq!(exec(&["--user", "7:7", "--env", "HOME="]), "HOME=/\n");
+    assert_eq!(exec(&["--env", "HOME=/mine"]), "HOME=/mine\n");
+}
+
+#[test]
+fn the_last_variable_of_a_name_counts() {
+    let env = json!(["A=first", "PATH=/none", "A=second", "PATH=/bin", "HOME=/h"]);
+    let sorted = |output: Output| {
+        let mut lines: Vec<_> = output.ok().lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
+    };
+    let bundle = Bundle::of(&["env"]).set("/process/env", env.clone());
+    if !runtime_lacks(&["crun"], "the first PATH is looked through") {
+        assert_eq!(sorted(bundle.run()), ["A=second", "HOME=/h", "PATH=/bin"]);
+    }
+    let process = json!({ "args": ["env"], "cwd": "/", "env": env, "user": { "uid": 0, "gid": 0 } });
+    let bundle = Bundle::of(&["sleep", "1000"]).file("process.json", &process.to_string());
+    let bundle = bundle.set("/process/env/-", "A=configured").up();
+    if !runtime_lacks(&["crun"], "the first PATH is looked through") {
+        let file = bundle.path("process.json").to_str().unwrap().to_owned();
+        let output = bundle.verb(&["exec", "--process", &file, bundle.id()]);
+        assert_eq!(sorted(output), ["A=second", "HOME=/h", "PATH=/bin"]);
+    }
+    if !runtime_lacks(&["crun"], "--env adds nothing but replaces all") {
+        let flags = ["-e", "A=x", "-e", "A=flag=2", "-e", "B="];
+        let output = bundle.verb(&[&["exec"], &flags[..], &[bundle.id(), "env"]].concat());
+        assert_eq!(sorted(output), ["A=flag=2", "B=", "HOME=/root", "PATH=/bin"]);
+    }
+}
+
+#[test]
 fn a_program_is_looked_for_in_the_containers_path() {
     let bundle = Bundle::of(&["prog"])
         .file("rootfs/opt/prog", "#!/bin/sh\necho found\n")
@@ -185,6 +233,43 @@ fn without_capabilities_there_are_none() {
         let sets = ["CapBnd:", "CapInh:", "CapAmb:", "CapPrm:", "CapEff:"];
         assert_eq!(sets.map(|set| capability_set(output.ok(), set)), [0; 5]);
     }
+}
+
+#[test]
+fn an_ambient_capability_that_is_not_inheritable_is_left_out_in_silence() {
+    let capabilities = json!({
+        "bounding": ["CAP_CHOWN", "CAP_KILL"], "permitted": ["CAP_CHOWN", "CAP_KILL"], "effective": ["CAP_KILL"],
+        "ambient": ["CAP_CHOWN", "CAP_KILL"],
+    });
+    let bundle = Bundle::of(&["cat", "/proc/self/status"])
+        .set("/process/user/uid", 1000)
+        .set("/process/capabilities", capabilities);
+    let output = bundle.run();
+    assert_eq!(capability_set(output.ok(), "CapAmb:"), 0);
+}
+
+#[test]
+fn a_capability_that_exec_adds_is_ambient_if_it_is_inheritable() {
+    if runtime_lacks(&["crun", "runc"], "exec --cap sets no ambient ones; runc has this from 1.2 on") {
+        return;
+    }
+    let bundle = Bundle::of(&["sleep", "1000"])
+        .set("/process/user/uid", 1000)
+        .set("/process/capabilities/bounding", json!(["CAP_CHOWN", "CAP_KILL"]))
+        .set("/process/capabilities/inheritable", json!(["CAP_CHOWN"]))
+        .up();
+    let output = bundle.verb(&[
+        "exec",
+        "--cap",
+        "CAP_CHOWN",
+        "--cap",
+        "CAP_NET_RAW",
+        bundle.id(),
+        "cat",
+        "/proc/self/status",
+    ]);
+    let sets = ["CapInh:", "CapAmb:", "CapEff:"].map(|set| capability_set(output.ok(), set));
+    assert_eq!(sets, [CHOWN; 3]);
 }
 
 #[test]

@@ -138,6 +138,33 @@ fn exec_has_a_terminal() {
 }
 
 #[test]
+fn the_terminal_of_exec_has_the_size_that_is_configured() {
+    let process = json!({
+        "args": ["sh", "-c", "stty size"], "cwd": "/", "env": ["PATH=/bin"], "user": { "uid": 0, "gid": 0 },
+        "terminal": true, "consoleSize": { "height": 33, "width": 101 },
+    });
+    let bundle = Bundle::of(&["sleep", "1000"])
+        .set("/process/consoleSize", json!({ "height": 22, "width": 77 }))
+        .file("process.json", &process.to_string())
+        .up();
+    let file = bundle.path("process.json").to_str().unwrap().to_owned();
+    let size = |flags: &[&str], command: &[&str]| {
+        let socket = ConsoleSocket::new();
+        let flags = [&["exec", "--detach", "--console-socket", socket.path()], flags].concat();
+        bundle.verb(&[&flags[..], &[bundle.id()], command].concat()).ok();
+        let terminal = socket.terminal();
+        terminal.expect("\r\n");
+        terminal.shown()
+    };
+    assert_eq!(size(&["--process", &file], &[]), "33 101\r\n");
+    // As conmon says it.
+    assert_eq!(size(&["--process", &file, "--tty"], &[]), "33 101\r\n");
+    if !runtime_lacks(&["crun"], "the size of the configuration is not for exec") {
+        assert_eq!(size(&["--tty"], &["stty", "size"]), "22 77\r\n");
+    }
+}
+
+#[test]
 fn exec_leaves_the_command_in_the_background() {
     let bundle = sleeping();
     let file = bundle.path("pid").to_str().unwrap().to_owned();

@@ -19,12 +19,7 @@ use crate::spec::{
 ///
 /// # Errors
 /// `InvalidSpec`, with the JSON path of the field.
-pub fn process(
-    process: &runtime::Process,
-    config: &Config,
-    context: &Context<'_>,
-    warnings: &mut Vec<String>,
-) -> Result<Process, Error> {
+pub fn process(process: &runtime::Process, config: &Config, context: &Context<'_>) -> Result<Process, Error> {
     let first = config.spec.process();
     let mut all = process.clone();
     if let Some(first) = first {
@@ -45,14 +40,13 @@ pub fn process(
     });
     let affinity =
         affinity.map(|(when, list)| cpus(&format!("process.execCPUAffinity.{when}"), &list)).transpose()?;
-    Ok(Process { affinity, ..translate(&all, config, context, warnings)? })
+    Ok(Process { affinity, ..translate(&all, config, context)? })
 }
 
 pub(super) fn translate(
     process: &runtime::Process,
     config: &Config,
     context: &Context<'_>,
-    warnings: &mut Vec<String>,
 ) -> Result<Process, Error> {
     let bad = |field: &str, problem: &str| Err(Error::invalid(&format!("process.{field}"), problem));
     let args: Vec<OsString> = process.args().iter().flatten().map(OsString::from).collect();
@@ -93,7 +87,7 @@ pub(super) fn translate(
         cwd: Some(process.cwd().clone()),
         user: Some(User { uid: user.uid(), gid: user.gid(), groups }),
         umask: Some(umask),
-        capabilities: Some(capabilities(process.capabilities().as_ref(), warnings)?),
+        capabilities: Some(capabilities(process.capabilities().as_ref())?),
         no_new_privs: process.no_new_privileges().unwrap_or(false),
         seccomp: match &config.seccomp {
             Some(profile) => Seccomp::Profile(Box::new(profile.clone())),
@@ -147,10 +141,7 @@ pub(super) fn env(path: &str, env: &Option<Vec<String>>) -> Result<Vec<(OsString
     Ok(all)
 }
 
-fn capabilities(
-    given: Option<&runtime::LinuxCapabilities>,
-    warnings: &mut Vec<String>,
-) -> Result<Capabilities, Error> {
+fn capabilities(given: Option<&runtime::LinuxCapabilities>) -> Result<Capabilities, Error> {
     let Some(given) = given else { return Ok(Capabilities::NONE) };
     let bits = |set: &Option<runtime::Capabilities>| {
         set.iter().flatten().filter_map(|c| Capabilities::bit(&c.to_string())).fold(0, |all, bit| all | bit)
@@ -165,15 +156,9 @@ fn capabilities(
     if sets.effective & !sets.permitted != 0 {
         return Err(Error::invalid("process.capabilities.effective", "one of these is not permitted"));
     }
-    // `runc spec` itself writes such.
-    if sets.ambient & !(sets.permitted & sets.inheritable) != 0 {
-        sets.ambient &= sets.permitted & sets.inheritable;
-        warnings.push(
-            "process.capabilities.ambient: what is not both permitted and inheritable cannot be ambient, \
-             and is left out"
-                .to_owned(),
-        );
-    }
+    // The kernel refuses the others. Engines and `runc spec` name them all the same, and runc and crun
+    // leave them out in silence.
+    sets.ambient &= sets.permitted & sets.inheritable;
     Ok(sets)
 }
 

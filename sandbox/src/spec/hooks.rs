@@ -34,9 +34,10 @@ pub struct Hook {
     /// Its arguments, the name that it is called by first.
     #[serde(with = "text")]
     pub args: Vec<OsString>,
-    /// Its environment.
-    #[serde(with = "text")]
-    pub env: Vec<(OsString, OsString)>,
+    /// Its environment; `None` is that of the process it runs for: the container's program for the
+    /// spec's hooks.
+    #[serde(default, with = "text")]
+    pub env: Option<Vec<(OsString, OsString)>>,
     /// How many seconds it has, after which it is killed and has failed.
     pub timeout: Option<u32>,
 }

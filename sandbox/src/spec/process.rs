@@ -17,7 +17,7 @@ pub struct Process {
     /// `PATH`.
     #[serde(with = "text")]
     pub args: Vec<OsString>,
-    /// Environment: nothing else is handed on.
+    /// Environment: nothing else is handed on. The last variable of a name counts.
     #[serde(with = "text")]
     pub env: Vec<(OsString, OsString)>,
     /// Working directory within the container; `None` stays where the caller is, or at

@@ -42,7 +42,10 @@ fn one(hook: &Hook, state: &[u8]) -> Result<()> {
     if let Some((name, rest)) = hook.args.split_first() {
         command.arg0(name).args(rest);
     }
-    command.env_clear().envs(hook.env.iter().cloned());
+    // One that names no environment has this program's, as with runc and crun.
+    if let Some(env) = &hook.env {
+        command.env_clear().envs(env.iter().cloned());
+    }
     command.stdin(input).stdout(copy()?).stderr(copy()?);
     nspod_sandbox::inherit_nothing(&mut command);
     let mut child = command.spawn().map_err(|e| Error::io("execute", &hook.path, &e))?;

@@ -18,7 +18,7 @@ use nspod_cli::passwd;
 use nspod_cli::process::Process;
 use nspod_sandbox::oci::{self, Context};
 use nspod_sandbox::resctrl::Resctrl;
-use nspod_sandbox::spec::{self, Mount, MountKind, Root, Seccomp, Spec};
+use nspod_sandbox::spec::{Mount, MountKind, Root, Seccomp, Spec};
 use nspod_sandbox::{Command, Container, Host, Prepared, move_net_device};
 
 use crate::args::Global;
@@ -241,7 +241,7 @@ fn make(
             "linux.seccomp.listenerPath: SCMP_ACT_NOTIFY takes one, where somebody answers",
         ));
     }
-    home(&mut spec.process, &record.rootfs)?;
+    passwd::set_home(&mut spec.process, std::slice::from_ref(&record.rootfs))?;
     notify_socket(&mut spec);
     // The hooks at the start are told another state than those before.
     let two_states = !spec.hooks.create_container.is_empty() && !spec.hooks.start_container.is_empty();
@@ -324,17 +324,6 @@ fn make(
     entry.write(record)?;
     args.write_pid(container.pid())?;
     Ok((container, terminal))
-}
-
-/// A program finds its home as its user's, if nobody says another.
-pub(crate) fn home(process: &mut spec::Process, root: &Path) -> Result<()> {
-    if process.env.iter().any(|(name, _)| name == "HOME") {
-        return Ok(());
-    }
-    let user = process.user.clone().unwrap_or_default();
-    let found = passwd::find(&format!("{}:{}", user.uid, user.gid), &[root.to_owned()])?;
-    process.env.push(("HOME".into(), found.home.unwrap_or_else(|| "/".into()).into()));
-    Ok(())
 }
 
 /// What happens on the host when the container's namespaces are there.

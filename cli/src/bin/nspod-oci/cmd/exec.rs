@@ -9,12 +9,13 @@ use clap::Args;
 use ns_core::Pidfd;
 use nspod_cli::error::{Error, Result};
 use nspod_cli::foreground::{self, Signals};
+use nspod_cli::passwd;
 use nspod_cli::terminal::{self, Relay};
 use nspod_sandbox::oci::{self, Context};
-use nspod_sandbox::spec::{Capabilities, Process, User};
+use nspod_sandbox::spec::{Capabilities, Process, Terminal, User};
 
 use crate::args::Global;
-use crate::launch::{self, HandedOn, write_pid};
+use crate::launch::{HandedOn, write_pid};
 use crate::state::{Entry, Record, Status};
 use crate::{console, log, program};
 
@@ -104,7 +105,8 @@ fn enter(global: &Global, args: &ExecArgs, handed_on: HandedOn, entry: &Entry, p
     let context = entry.context(global)?;
     let container = config.container(&context)?.spec;
     let mut process = args.process(&config, &context)?;
-    launch::home(&mut process, &Path::new("/proc").join(record.init_process_pid.to_string()).join("root"))?;
+    let root = Path::new("/proc").join(record.init_process_pid.to_string()).join("root");
+    passwd::set_home(&mut process, &[root])?;
     let terminal = process.terminal.is_some();
     let socket = match (&args.console_socket, terminal) {
         (None, true) if args.detach => {
@@ -164,26 +166,30 @@ fn enter(global: &Global, args: &ExecArgs, handed_on: HandedOn, entry: &Entry, p
 impl ExecArgs {
     /// The process: the file's, or the container's own with what the flags say.
     fn process(&self, config: &oci::Config, context: &Context<'_>) -> Result<Process> {
-        let mut warnings = Vec::new();
-        let mut process = match &self.process {
+        let mut given = match &self.process {
             Some(path) => {
                 let json = std::fs::read(path).map_err(|e| Error::io("read the process", path, &e))?;
-                let (process, passed_over) = oci::parse_process(&json)?;
-                warnings = passed_over;
-                oci::process(&process, config, context, &mut warnings)?
+                let (given, warnings) = oci::parse_process(&json)?;
+                warnings.iter().for_each(log::warn);
+                given
             }
             None if self.command.is_empty() => {
                 return Err(Error::new("process args cannot be empty: name a program, or give --process"));
             }
             None => {
                 let first = config.spec().process().as_ref();
-                let first = first.ok_or_else(|| Error::new("process: the configuration has none"))?;
-                let process = oci::process(first, config, context, &mut warnings)?;
-                Process { args: self.command.clone(), terminal: None, ..process }
+                first.ok_or_else(|| Error::new("process: the configuration has none"))?.clone()
             }
         };
-        warnings.iter().for_each(log::warn);
-        if self.tty {
+        if self.process.is_none() || self.tty {
+            given.set_terminal(Some(self.tty));
+        }
+        let mut process = oci::process(&given, config, context)?;
+        if self.process.is_none() {
+            process.args.clone_from(&self.command);
+        }
+        // What names no size gets that of the caller's terminal.
+        if process.terminal == Some(Terminal::default()) {
             process.terminal = Some(terminal::size());
         }
         if let Some(cwd) = &self.cwd {
@@ -206,6 +212,8 @@ impl ExecArgs {
             sets.bounding |= bit;
             sets.effective |= bit;
             sets.permitted |= bit;
+            // As runc does. The kernel allows it of what is inheritable alone.
+            sets.ambient |= bit & sets.inheritable;
         }
         process.no_new_privs |= self.no_new_privs;
         process.apparmor_profile = self.apparmor.clone().or(process.apparmor_profile);
