@@ -153,7 +153,7 @@ fn hand_on(
 /// Whether the signal would end any process but this one: the kernel drops signals for a
 /// pid 1 that has no handler for them (`sig_ignored` in kernel/signal.c).
 pub fn would_be_lost(pid: i32, signal: i32) -> bool {
-    let ends = FORWARDED.iter().any(|s| *s as i32 == signal && *s != Signal::SIGCONT);
+    let ends = ends_by_default(signal);
     let read = |file| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
     for _ in 0..10 {
         match (read("status"), read("syscall")) {
@@ -165,6 +165,14 @@ pub fn would_be_lost(pid: i32, signal: i32) -> bool {
     }
     // It can be looked into by others alone: the signal shall have its chance.
     false
+}
+
+/// Whether a process without a handler ends by it, and the kernel keeps it from a pid 1: SIGKILL and
+/// SIGSTOP reach that one, and the others here are ignored or stop and continue it.
+fn ends_by_default(signal: i32) -> bool {
+    use Signal::*;
+    let others = [SIGCHLD, SIGCONT, SIGKILL, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH];
+    signal != 0 && others.iter().all(|other| *other as i32 != signal)
 }
 
 /// From the texts of `/proc/PID/status` and `/proc/PID/syscall`.

@@ -115,17 +115,36 @@ pub fn mode(text: &str) -> Result<u32, String> {
     }
 }
 
-/// `TERM`, `SIGTERM`, `15`.
+/// `TERM`, `SIGTERM`, `15`; of the real-time signals also `RTMIN+3` and `RTMAX-1`, counted as
+/// glibc counts them. `0` is no signal, and only asks whether one could be sent.
 pub fn signal(text: &str) -> Result<i32, String> {
+    let number = |digits: &str| match digits.bytes().all(|b| b.is_ascii_digit()) {
+        true => digits.parse::<i32>().ok(),
+        false => None,
+    };
+    let (first, last) = (nix::libc::SIGRTMIN(), nix::libc::SIGRTMAX());
     let upper = text.to_ascii_uppercase();
-    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
-    if let Ok(signal) = name.parse::<Signal>() {
-        return Ok(signal as i32);
-    }
-    match text.parse() {
-        Ok(number @ 1..=64) => Ok(number),
-        _ => Err(format!("{text:?} is not a signal such as TERM, SIGUSR1 or 9")),
-    }
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let real_time = match (name.get(..5), name.get(5..)) {
+        (Some("RTMIN"), Some("")) => Some(first),
+        (Some("RTMAX"), Some("")) => Some(last),
+        (Some("RTMIN"), Some(rest)) => {
+            rest.strip_prefix('+').and_then(number).map(|n| first.saturating_add(n))
+        }
+        (Some("RTMAX"), Some(rest)) => {
+            rest.strip_prefix('-').and_then(number).map(|n| last.saturating_sub(n))
+        }
+        _ => None,
+    };
+    let ordinary = match name {
+        "CLD" => Some(Signal::SIGCHLD),
+        "IOT" => Some(Signal::SIGABRT),
+        "POLL" => Some(Signal::SIGIO),
+        name => format!("SIG{name}").parse().ok(),
+    };
+    let found = real_time.filter(|n| (first..=last).contains(n));
+    let found = found.or(ordinary.map(|signal| signal as i32)).or(number(text).filter(|n| *n <= last));
+    found.ok_or_else(|| format!("{text:?} is not a signal such as TERM, SIGUSR1, RTMIN+3 or 9"))
 }
 
 /// A name of a container or pod, that is also the name of a directory and of a cgroup.
@@ -222,7 +241,26 @@ mod tests {
         for text in ["TERM", "term", "SIGTERM", "15"] {
             assert_eq!(signal(text), Ok(15));
         }
-        for text in ["0", "65", "SIG", "NOPE", ""] {
+        for (text, number) in [
+            ("0", 0),
+            ("64", 64),
+            ("SIGIOT", 6),
+            ("cld", 17),
+            ("POLL", 29),
+            ("SIGRTMIN", 34),
+            ("RTMIN+0", 34),
+            ("SIGRTMIN+3", 37),
+            ("rtmin+30", 64),
+            ("RTMAX", 64),
+            ("SIGRTMAX-1", 63),
+            ("rtmax-30", 34),
+        ] {
+            assert_eq!(signal(text), Ok(number), "{text}");
+        }
+        let wrong =
+            ["65", "-1", "+9", "SIG", "SIG9", "NOPE", "", "RTMIN-1", "RTMAX+1", "RTMIN+31", "RTMAX-31"];
+        for text in wrong.into_iter().chain(["RTMIN+", "RTMIN3", "RTMIN+-3", "RTMIN+2147483647", "9.0", " 9"])
+        {
             assert!(signal(text).is_err(), "{text:?}");
         }
     }

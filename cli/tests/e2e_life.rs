@@ -120,8 +120,36 @@ fn signals_reach_the_program_by_name_and_number() {
     eventually("it is ready", || ok(&["logs", &name]) == "ready\n");
     ok(&["kill", "-s", "usr1", &name]);
     eventually("the signal came", || ok(&["logs", &name]) == "ready\ngot\n");
+    ok(&["kill", "--signal", "0", &name]);
     ok(&["kill", "--signal", "2", &name]);
     assert_eq!(ok(&["wait", &name]), "5\n");
+    assert_eq!(nspod(&["kill", "-s", "0", &name]).code(), 125, "it has ended");
+}
+
+#[test]
+fn real_time_signals_reach_the_program_and_stop_it() {
+    if !root() {
+        return;
+    }
+    let script = "trap 'echo got' 63; trap 'exit 6' 37; echo ready; while :; do sleep 0.02; done";
+    for (flags, init) in [(&["--stop-signal", "SIGRTMIN+3"][..], "--init"), (&[], "--init=false")] {
+        let name = Name::detached(&[flags, &[init]].concat(), &["busybox", "sh", "-c", script]);
+        eventually("it is ready", || ok(&["logs", &name]) == "ready\n");
+        ok(&["kill", "-s", "RTMAX-1", &name]);
+        eventually("the signal came", || ok(&["logs", &name]) == "ready\ngot\n");
+        let signal = if flags.is_empty() { &["--signal", "RTMIN+3"][..] } else { &[] };
+        let start = std::time::Instant::now();
+        ok(&[&["stop", "-t", "100"], signal, &[&name]].concat());
+        assert!(start.elapsed().as_secs() < 90, "the signal did not stop it");
+        if init == "--init" {
+            assert_eq!(name.row().unwrap()["exit_code"], 6);
+        }
+    }
+    // Nobody waits for what would be lost.
+    let name = Name::detached(&["--init=false"], &["sleep", "1000"]);
+    let lost = nspod(&["kill", "-s", "RTMIN+3", &name]);
+    assert!(lost.code() == 125 && lost.err.contains("signal 37 would be lost"), "{}", lost.err);
+    ok(&["stop", "-t", "100", "--signal", "RTMIN+3", &name]);
 }
 
 #[test]

@@ -130,7 +130,8 @@ fn a_created_container_is_deleted_by_force_or_after_it_was_killed() {
 
 #[test]
 fn signals_have_names_and_numbers() {
-    let script = "trap 'echo term' TERM; trap 'echo usr1' USR1; trap 'echo usr2' USR2; echo ready; while :; do sleep 0.05; done";
+    let script = "trap 'echo term' TERM; trap 'echo usr1' USR1; trap 'echo usr2' USR2; \
+        trap 'echo rtmin+3' 37; trap 'echo rtmax-1' 63; echo ready; while :; do sleep 0.05; done";
     let bundle = Bundle::sh(script).up();
     eventually("it is ready", || bundle.printed("create") == "ready\n");
     let mut so_far = "ready\n".to_owned();
@@ -140,12 +141,20 @@ fn signals_have_names_and_numbers() {
         (Some("10"), "usr1\n"),
         (Some("TERM"), "term\n"),
         (None, "term\n"),
+        (Some("0"), ""),
+        (Some("SIGRTMIN+3"), "rtmin+3\n"),
+        (Some("RTMAX-1"), "rtmax-1\n"),
     ] {
+        if signal.is_some_and(|name| name.to_ascii_uppercase().contains("RTM"))
+            && runtime_lacks(&["runc"], "names of real-time signals")
+        {
+            continue;
+        }
         bundle.verb(&["kill", bundle.id()].into_iter().chain(signal).collect::<Vec<_>>()).ok();
         so_far += said;
         eventually(said, || bundle.printed("create") == so_far);
     }
-    for signal in ["NONE", "SIGNONE", "-1", "4000"] {
+    for signal in ["NONE", "SIGNONE", "-1", "4000", "RTMIN-1", "RTMAX+1"] {
         if !runtime_lacks(&["crun"], "a signal that it does not know is none") {
             assert_ne!(bundle.verb(&["kill", bundle.id(), signal]).code(), 0, "{signal:?}");
         }
