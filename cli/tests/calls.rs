@@ -46,7 +46,8 @@ const WANTED: [(&str, [i32; 2], i32); 8] = [
     ("oci run", [132, 128], 137),
     ("oci create", [120, 122], 133),
     ("oci start", [35, 35], 0),
-    ("oci exec", [110, 104], 69),
+    // Three of them look whose the standard streams are; `run` and `create` do so too.
+    ("oci exec", [110, 104], 72),
     ("oci delete", [46, 46], 0),
 ];
 

@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs::{File, OpenOptions};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
@@ -41,6 +42,52 @@ fn the_exit_code_is_the_programs_or_says_who_failed() {
     for args in [&["--help"][..], &["help", "run"], &["run", "--help"], &["--version"], &["pod", "ls"]] {
         assert_eq!(nspod(args).code(), 0, "{args:?}");
     }
+}
+
+#[test]
+fn a_user_opens_the_standard_streams_and_a_file_for_reading_stays_the_callers() {
+    if !root() {
+        return;
+    }
+    let script = "cat /dev/stdin; echo out > /dev/stdout; echo err > /dev/stderr";
+    let streams = |args: &[&str]| {
+        let output = run_with(Command::new(NSPOD).args(args).args(["sh", "-c", script]), "in\n");
+        assert_eq!((output.code(), output.out.as_str(), output.err.as_str()), (0, "in\nout\n", "err\n"));
+    };
+    streams(&["run", "-i", "-u", "1000:1000"]);
+    streams(&["run", "-i", "-u", "1000:1000", "--init"]);
+    let sleeper = Name::detached(&[], &["sleep", "1000"]);
+    streams(&["exec", "-i", "-u", "1000:1000", &sleeper]);
+    let dir = tempfile::tempdir().unwrap();
+    let [input, output] = ["input", "output"].map(|name| dir.path().join(name));
+    std::fs::write(&input, "in\n").unwrap();
+    let mut command = Command::new(NSPOD);
+    command.args(["run", "-i", "-u", "1000:1000", "sh", "-c", "cat; echo out >> /dev/stdout"]);
+    command.stdin(File::open(&input).unwrap()).stdout(File::create(&output).unwrap());
+    assert!(end_of(&mut command.spawn().unwrap()).success());
+    assert_eq!(std::fs::read_to_string(&output).unwrap(), "in\nout\n");
+    assert_eq!([&input, &output].map(|path| path.metadata().unwrap().uid()), [0, 1000]);
+    // Root opens a file of somebody else's, and leaves it to them.
+    let mut command = Command::new(NSPOD);
+    command
+        .args(["run", "sh", "-c", "echo out >> /dev/stdout"])
+        .stdout(OpenOptions::new().append(true).open(&output).unwrap());
+    assert!(end_of(&mut command.spawn().unwrap()).success());
+    assert_eq!(output.metadata().unwrap().uid(), 1000);
+}
+
+#[test]
+fn a_working_directory_that_the_user_may_not_enter_is_entered() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let volume = format!("{}:/mnt", dir.path().display());
+    let run = ["run", "-v", &volume, "-u", "42:42", "-w", "/mnt", "pwd"];
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    assert_eq!(ok(&run), "/mnt\n");
+    let sleeper = Name::detached(&["-v", &volume], &["sleep", "1000"]);
+    assert_eq!(ok(&["exec", "-u", "42:42", "-w", "/mnt", &sleeper, "pwd"]), "/mnt\n");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use ns_core::{Extent, IdMap, Kind, SubIdRange, TimeOffset, TimeOffsets};
 use nspod_sandbox::Host;
 use nspod_sandbox::spec::{
     Attributes, Capabilities, IdMaps, IoPriority, Join, Link, MemoryPolicy, Mount, MountIdMaps, MountKind,
-    Namespace, Node, NodeKind, Process, Propagation, PropagationKind, Rlimit, Root, Scheduler, Seccomp, Spec,
+    Namespace, Node, NodeKind, Process, Propagation, PropagationKind, Rlimit, Root, Scheduler, Seccomp, Spec, StreamOwner,
     Terminal, User, Writes,
 };
 
@@ -130,6 +130,7 @@ fn process(u: &mut Unstructured<'_>) -> Result<Process> {
         terminal: maybe(u, |u| Ok(Terminal { rows: u.arbitrary()?, columns: u.arbitrary()? }))?,
         new_session: u.arbitrary()?,
         create_cwd: u.arbitrary()?,
+        streams: *u.choose(&[StreamOwner::Caller, StreamOwner::Needed, StreamOwner::User])?,
         scheduler: maybe(u, scheduler)?,
         io_priority: maybe(u, |u| {
             Ok(IoPriority { class: u.int_in_range(0..=4)?, level: u.int_in_range(0..=8)? })

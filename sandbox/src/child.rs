@@ -35,7 +35,7 @@ use ::std::os::fd::AsRawFd;
 
 pub(crate) use self::finish::default_signals;
 use self::finish::{
-    ambient, capset, descriptors, drop_bounding, execute, keyring, label, loopback, terminal,
+    ambient, capset, descriptors, drop_bounding, execute, give_streams, keyring, label, loopback, terminal,
 };
 use self::mount::{
     chdir, clear_umask, console, directory, make_ready, mask, mount, node, pivot_root, place, private,
@@ -90,6 +90,8 @@ pub(crate) struct Loan<'a> {
     pub(crate) next: usize,
     /// The caller's mask of modes while another is in force, or -1.
     pub(crate) umask: c_int,
+    /// The working directory is the program's.
+    pub(crate) entered: bool,
     /// Descriptors that steps have made.
     pub(crate) slots: [c_int; SLOTS],
     /// What a pool has made ahead.
@@ -230,6 +232,7 @@ pub(crate) fn ahead(steps: &[Step], mounts: &mut [c_int]) -> Result<(), (usize, 
         state: -1,
         next: 0,
         umask: -1,
+        entered: false,
         slots: [-1; SLOTS],
         ready: Ready { enter: &[], steps: 0..0, dev: &[] },
     };
@@ -333,6 +336,7 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
             restore_umask(loan);
             descriptors(loan)
         }
+        Step::GiveStreams { uid, all } => give_streams(*uid, *all),
         Step::Umask(mask) => {
             // SAFETY: plain system call; this process has a file-system context of its own.
             unsafe { libc::syscall(libc::SYS_umask, *mask) };
@@ -366,7 +370,16 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
             }
             set_ids(*uid, *gid)
         }
-        Step::Chdir(path) => chdir(path),
+        Step::Chdir { path, again } => match chdir(path) {
+            Ok(()) => {
+                loan.entered = true;
+                Ok(())
+            }
+            Err(fault) if *again && (fault.errno == libc::EACCES || fault.errno == libc::EPERM) => Ok(()),
+            other => other,
+        },
+        Step::ChdirAsUser(_) if loan.entered => Ok(()),
+        Step::ChdirAsUser(path) => chdir(path),
         Step::Capabilities { effective, permitted, inheritable } => {
             capset(*effective, *permitted, *inheritable)
         }

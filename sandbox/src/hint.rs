@@ -41,13 +41,13 @@ pub(crate) fn step(step: &Step, call: Call, errno: i32) -> Option<String> {
         (Step::Terminal { .. }, _, libc::ENOSPC) => {
             "the host has no terminal left: see `sysctl kernel.pty.max`"
         }
-        (Step::Chdir(_), Call::Getcwd, libc::EXDEV | libc::ENOENT) => {
+        (Step::Chdir { .. } | Step::ChdirAsUser(_), Call::Getcwd, libc::EXDEV | libc::ENOENT) => {
             "that directory lies outside the container's root"
         }
-        (Step::Chdir(_), _, libc::ENOENT) => {
+        (Step::Chdir { .. } | Step::ChdirAsUser(_), _, libc::ENOENT) => {
             "there is no such directory in the container: make it, or name another"
         }
-        (Step::Chdir(_), _, libc::EACCES) => "the container's user may not enter it",
+        (Step::Chdir { .. } | Step::ChdirAsUser(_), _, libc::EACCES) => "the container's user may not enter it",
         (Step::Credentials { .. } | Step::Become { .. }, Call::Setresuid | Call::Setresgid, libc::EINVAL) => {
             "this id has no place in the user namespace's map: add a range to /etc/subuid and /etc/subgid, or run as an id that is mapped"
         }

@@ -139,6 +139,7 @@ pub(crate) fn spawn(
         state: state_fd,
         next: 0,
         umask: -1,
+        entered: false,
         slots: [-1; SLOTS],
         ready: child::Ready {
             enter: &enter,

@@ -25,7 +25,8 @@ pub use hooks::{Hook, Hooks};
 pub use namespaces::{IdMaps, Join, Namespace, Namespaces};
 pub(crate) use process::rlimit_name;
 pub use process::{
-    Capabilities, IoPriority, MemoryPolicy, Process, Rlimit, Scheduler, Seccomp, Terminal, User,
+    Capabilities, IoPriority, MemoryPolicy, Process, Rlimit, Scheduler, Seccomp, StreamOwner, Terminal,
+    User,
 };
 
 /// Everything about one container.
@@ -148,7 +149,8 @@ impl Spec {
     /// A program in a container as one expects it: new namespaces of the five classic
     /// kinds and cgroup; the host's files read-only with `/proc`, `/sys`, `/dev`, `/tmp`
     /// and `/run` of its own; the customary capabilities, no new privileges, the
-    /// standard system-call filter; `lo` up.
+    /// standard system-call filter; `lo` up. A user other than root owns the standard streams
+    /// that it writes to ([`StreamOwner::Needed`]).
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let mut spec = Spec::bare(program);
         spec.namespaces = Namespaces::new(Kinds::FIVE | Kinds::from(Kind::Cgroup));
@@ -172,6 +174,7 @@ impl Spec {
         spec.process.no_new_privs = true;
         spec.process.seccomp = Seccomp::Standard;
         spec.process.new_session = true;
+        spec.process.streams = StreamOwner::Needed;
         spec
     }
 }

@@ -333,6 +333,13 @@ pub enum Step {
     OomScoreAdj(CString),
     /// Place the given descriptors and close all others.
     Descriptors,
+    /// Make the user the owner of the standard streams that are no devices.
+    GiveStreams {
+        /// The user, within the container.
+        uid: u32,
+        /// Also files that are open only for reading.
+        all: bool,
+    },
     /// Have a session keyring of this name, which a later process of the container finds by
     /// it. A kernel without keyrings has none.
     Keyring(CString),
@@ -389,7 +396,14 @@ pub enum Step {
         groups: Option<Vec<u32>>,
     },
     /// Enter the working directory and see that it lies within the root.
-    Chdir(CString),
+    Chdir {
+        /// The directory.
+        path: CString,
+        /// Go on where it may not be entered: [`Step::ChdirAsUser`] follows.
+        again: bool,
+    },
+    /// The same as the program's user, unless it is entered already.
+    ChdirAsUser(CString),
     /// Set the effective, permitted and inheritable sets.
     Capabilities {
         /// Effective set.

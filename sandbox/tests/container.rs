@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ns_core::{Kind, Kinds, NamespaceSet};
 use nspod_sandbox::spec::{
-    Capabilities, IdMaps, Mount, MountKind, Namespace, Rlimit, Root, Spec, Terminal, Writes,
+    Capabilities, IdMaps, Mount, MountKind, Namespace, Rlimit, Root, Spec, StreamOwner, Terminal, Writes,
 };
 use nspod_sandbox::{Command, Container, ErrorKind, Status, Stdio};
 
@@ -146,6 +146,52 @@ fn deleting_ends_what_is_left_in_the_callers_pid_namespace() {
     assert_eq!(procs, pid);
     container.delete().unwrap();
     assert!(!cgroup.exists(), "{pid} is left in {}", cgroup.display());
+}
+
+#[test]
+fn the_standard_streams_are_given_to_the_user_as_the_spec_says() {
+    need_root!("the_standard_streams_are_given_to_the_user_as_the_spec_says");
+    let script = "cat /dev/stdin > /dev/null && echo in; echo out > /dev/stdout";
+    let readable = || tempfile::tempfile().unwrap();
+    let opened = |owner: StreamOwner, stdin: std::fs::File| {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).user(1000, 1000).stdin(stdin).stdout(Stdio::Piped).stderr(Stdio::Null);
+        command.spec_mut().process.streams = owner;
+        let mut container = command.spawn().unwrap();
+        let mut text = String::new();
+        container.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        container.wait().unwrap();
+        container.delete().unwrap();
+        text
+    };
+    let only_read = |file: &std::fs::File| {
+        std::fs::File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file))).unwrap()
+    };
+    assert_eq!(Spec::new("true").process.streams, StreamOwner::Needed);
+    assert_eq!(Spec::bare("true").process.streams, StreamOwner::Caller);
+    let wanted = [
+        (StreamOwner::Caller, "", 0),
+        (StreamOwner::Needed, "out\n", 0),
+        (StreamOwner::User, "in\nout\n", 1000),
+    ];
+    for (owner, text, uid) in wanted {
+        let file = readable();
+        std::fs::set_permissions(
+            format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)),
+            std::os::unix::fs::PermissionsExt::from_mode(0o600),
+        )
+        .unwrap();
+        assert_eq!(opened(owner, only_read(&file)), text, "{owner:?}");
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&file.metadata().unwrap()), uid, "{owner:?}");
+    }
+    // Root without the right to open what is another's needs to own it.
+    let mut command = Command::new("sh");
+    command.spec_mut().process.capabilities = Some(Capabilities::NONE);
+    let file = readable();
+    std::os::unix::fs::fchown(&file, Some(1000), None).unwrap();
+    command.stderr(file.try_clone().unwrap());
+    assert_eq!(output(&mut command, "echo >> /dev/stderr && echo opened"), "opened");
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&file.metadata().unwrap()), 0);
 }
 
 #[test]

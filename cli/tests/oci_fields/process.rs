@@ -1,11 +1,14 @@
 //! The field `process`, but for what is seccomp's.
 
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
+use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
 use serde_json::json;
 
 use crate::bundle::{Bundle, ConsoleSocket, ours, runtime_lacks};
-use crate::common::{Output, eventually, run_with, skip, unique};
+use crate::common::{Output, end_of, eventually, run_with, skip, unique};
 
 #[test]
 fn a_terminal_has_its_size_and_is_sent_to_the_console_socket() {
@@ -185,6 +188,103 @@ fn the_working_directory_is_gone_to_and_made_if_need_be() {
     if !runtime_lacks(&["crun"], "a path that is not absolute is taken") {
         Bundle::sh("pwd").set("/process/cwd", "tmp").refused("process.cwd");
     }
+}
+
+#[test]
+fn a_working_directory_that_only_root_or_only_the_user_may_enter() {
+    let closed = |bundle: Bundle, owner: (u32, u32), mode: u32| {
+        let bundle = bundle.file("rootfs/closed/file", "").set("/process/cwd", "/closed");
+        let closed = bundle.path("rootfs/closed");
+        std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(mode)).unwrap();
+        std::os::unix::fs::chown(&closed, Some(owner.0), Some(owner.1)).unwrap();
+        bundle.set("/process/user", json!({ "uid": 1000, "gid": 1000 })).capabilities(&[])
+    };
+    let pwd = || Bundle::sh("/bin/pwd");
+    assert_eq!(closed(pwd(), (0, 0), 0o700).run().ok(), "/closed\n");
+    assert_eq!(closed(pwd(), (1000, 1000), 0o700).run().ok(), "/closed\n");
+    // It belongs to nobody in the user namespace, so its root has no right there; the user has the group's.
+    assert_eq!(closed(pwd().user_namespace(), (0, 101_000), 0o750).run().ok(), "/closed\n");
+    let said = closed(pwd().user_namespace(), (0, 102_000), 0o750).fails();
+    assert!(!ours() || said.contains("the container's user may not enter it"), "{said}");
+    // Another process of the container has a user and a directory of its own.
+    let bundle = closed(Bundle::sh("sleep 1000"), (0, 0), 0o700).set("/process/cwd", "/").up();
+    let exec = ["exec", "--user", "1000", "--cwd", "/closed", bundle.id(), "/bin/pwd"];
+    assert_eq!(bundle.verb(&exec).ok(), "/closed\n");
+}
+
+#[test]
+fn the_standard_streams_belong_to_the_user() {
+    let user = |args: &str| {
+        let bundle = Bundle::sh(args).set("/process/user", json!({ "uid": 1000, "gid": 1000 }));
+        bundle.write_config();
+        bundle
+    };
+    let script = "cat /dev/stdin; echo out > /dev/stdout; echo err > /dev/stderr";
+    let bundle = user(script);
+    let output = run_with(&mut bundle.command(&["run", bundle.id()]), "in\n");
+    assert_eq!((output.code(), output.out.as_str(), output.err.as_str()), (0, "in\nout\n", "err\n"));
+    // A file, and a named pipe. With `run` some have pipes of their own between.
+    let bundle = user("echo out >> /dev/stdout; echo err > /dev/stderr");
+    let fifo = bundle.path("fifo");
+    assert!(Command::new("mkfifo").arg("-m").arg("600").arg(&fifo).status().unwrap().success());
+    let both = || std::fs::File::options().read(true).write(true).open(&fifo).unwrap();
+    let mut reader = both();
+    let mut child = bundle.command(&["create", bundle.id()]).stderr(both()).spawn().unwrap();
+    assert!(end_of(&mut child).success());
+    bundle.start().wait_until("stopped");
+    assert_eq!(bundle.printed("create"), "out\n");
+    let mut line = [0; 4];
+    reader.read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"err\n");
+    let owner = |path: &std::path::Path| path.metadata().unwrap().uid();
+    assert_eq!((owner(&bundle.path("create.out")), owner(&fifo)), (1000, 1000));
+    // The group stays.
+    let kept = runtime_lacks(&["crun"], "the group is given as well")
+        || bundle.path("create.out").metadata().unwrap().gid() == 0;
+    assert!(kept);
+    // Another process of the container has its own.
+    let bundle = Bundle::sh("sleep 1000").up();
+    let pipes = |args: &[&str]| run_with(&mut bundle.command(args), "in\n");
+    let output = pipes(&["exec", "--user", "1000", bundle.id(), "/bin/sh", "-c", script]);
+    assert_eq!((output.code(), output.out.as_str(), output.err.as_str()), (0, "in\nout\n", "err\n"));
+}
+
+#[test]
+fn the_null_device_and_the_callers_terminal_stay_whose_they_are() {
+    if runtime_lacks(&["crun"], "the null device is given to the user") {
+        return;
+    }
+    let owners = || {
+        let owner = |path: &str| std::fs::metadata(path).unwrap().uid();
+        [owner("/dev/null"), owner("/dev/zero")]
+    };
+    let before = owners();
+    let user = |script: &str| {
+        let bundle = Bundle::sh(script).set("/process/user/uid", 1000);
+        bundle.write_config();
+        bundle
+    };
+    let bundle = user("stat -L -c %u /dev/stdin");
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let mut child = bundle.command(&["create", bundle.id()]).stdin(null).spawn().unwrap();
+    assert!(end_of(&mut child).success());
+    bundle.start().wait_until("stopped");
+    assert_eq!((bundle.printed("create").as_str(), owners()), ("0\n", before));
+    if runtime_lacks(&["runc"], "all of the caller's devices but /dev/null are given to the user") {
+        return;
+    }
+    let bundle = user("true");
+    let main = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    unlockpt(&main).unwrap();
+    let line =
+        std::fs::File::options().write(true).open(ptsname(&main, Vec::new()).unwrap().to_str().unwrap());
+    let line = line.unwrap();
+    let owner = line.metadata().unwrap().uid();
+    let mut child =
+        bundle.command(&["create", bundle.id()]).stderr(line.try_clone().unwrap()).spawn().unwrap();
+    assert!(end_of(&mut child).success());
+    bundle.start().wait_until("stopped");
+    assert_eq!(line.metadata().unwrap().uid(), owner);
 }
 
 /// The names of a set in /proc/self/status.

@@ -2,6 +2,7 @@
 
 use ::core::ffi::{CStr, c_char, c_int, c_long, c_void};
 use ::core::iter::Iterator;
+use ::core::matches;
 use ::core::mem::MaybeUninit;
 use ::core::option::Option::{self, Some};
 use ::core::ptr;
@@ -83,6 +84,31 @@ pub(super) fn descriptors(loan: &mut Loan<'_>) -> Done {
         call!(CloseRange, libc::SYS_close_range, *first, *last, 0)?;
     }
     loan.slots = [-1; SLOTS];
+    Ok(())
+}
+
+/// Makes the user the owner of the standard streams, but for devices, which others use too, and,
+/// unless all are wanted, for files that are not open for writing.
+pub(super) fn give_streams(uid: u32, all: bool) -> Done {
+    for fd in 0..=2 {
+        // There is none of this number.
+        let Ok(stat) = fstat(fd) else { continue };
+        let kind = stat.st_mode & libc::S_IFMT;
+        if stat.st_uid == uid || kind == libc::S_IFCHR || kind == libc::S_IFBLK {
+            continue;
+        }
+        if !all && (kind == libc::S_IFREG || kind == libc::S_IFDIR) {
+            let flags = call!(Fcntl, libc::SYS_fcntl, fd, libc::F_GETFL)?;
+            if flags & libc::O_ACCMODE == libc::O_RDONLY {
+                continue;
+            }
+        }
+        match call!(Fchown, libc::SYS_fchown, fd, uid, u32::MAX) {
+            // An owner or a user whom the user namespace lacks, or a file system that is read-only.
+            Err(fault) if matches!(fault.errno, libc::EINVAL | libc::EPERM | libc::EROFS) => {}
+            other => drop(other?),
+        }
+    }
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use oci_spec::runtime::{
 use super::{Config, Context};
 use crate::Error;
 use crate::spec::{
-    Capabilities, IoPriority, MemoryPolicy, Process, Rlimit, Scheduler, Seccomp, Terminal, User,
+    Capabilities, IoPriority, MemoryPolicy, Process, Rlimit, Scheduler, Seccomp, StreamOwner, Terminal, User,
 };
 
 /// A process of `exec` in a container of this configuration: what it does not say is as the
@@ -101,6 +101,7 @@ pub(super) fn translate(
         }),
         new_session: true,
         create_cwd: true,
+        streams: StreamOwner::User,
         scheduler: process.scheduler().as_ref().map(scheduler).transpose()?,
         io_priority: process.io_priority().as_ref().map(io_priority).transpose()?,
         apparmor_profile: text(process.apparmor_profile()),

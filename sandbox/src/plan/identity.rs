@@ -1,17 +1,22 @@
 //! Who the program is and what it may do: the last steps before it starts.
 
+use std::ffi::CString;
+
 use cgroup_core::CpuList;
 
 use super::{INIT_PROC, Ids, Plan, Through, c_string, program};
 use crate::error::Error;
 use crate::host::Host;
 use crate::seccomp::Profile;
-use crate::spec::{IoPriority, MemoryPolicy, Process, Scheduler, Seccomp};
+use crate::spec::{IoPriority, MemoryPolicy, Process, Scheduler, Seccomp, StreamOwner, User};
 use crate::step::{Lsm, RlimitStep, Step};
+
+const CAP_DAC_OVERRIDE: u64 = 1 << 1;
 
 pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> {
     let process = plan.spec.process.clone();
     plan.push(Step::Descriptors);
+    streams(plan, &process);
     for limit in &process.rlimits {
         let field = format!("process.rlimits.{}", limit.name);
         let Some(resource) = limit.resource() else {
@@ -27,6 +32,10 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
     }
     attributes(plan, &process)?;
     label(plan, host, &process)?;
+    let cwd = cwd(&process)?;
+    let changes_user = process.user.is_some();
+    // With the rights of the caller, which may reach what the user cannot.
+    plan.steps.extend(cwd.clone().map(|path| Step::Chdir { path, again: changes_user }));
     let filter = filter(plan, &process, host)?;
     // Without no_new_privs a filter takes CAP_SYS_ADMIN, which goes next.
     let (early, late) = match process.no_new_privs {
@@ -35,11 +44,8 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
     };
     plan.steps.extend(early);
     credentials(plan, host, ids)?;
-    if let Some(cwd) = &process.cwd {
-        if !cwd.is_absolute() {
-            return Err(Error::invalid("process.cwd", format!("{} is not an absolute path", cwd.display())));
-        }
-        plan.push(Step::Chdir(c_string("process.cwd", cwd)?));
+    if let Some(path) = cwd.filter(|_| changes_user) {
+        plan.push(Step::ChdirAsUser(path));
     }
     if process.no_new_privs {
         plan.push(Step::NoNewPrivs);
@@ -62,6 +68,27 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
     let exec = program(plan)?;
     plan.push(exec);
     Ok(())
+}
+
+/// The user's standard streams.
+fn streams(plan: &mut Plan, process: &Process) {
+    let Some(User { uid, .. }) = process.user else { return };
+    let opens_all = uid == 0 && process.capabilities.is_none_or(|c| c.effective & CAP_DAC_OVERRIDE != 0);
+    let all = match process.streams {
+        StreamOwner::Caller => return,
+        StreamOwner::Needed if opens_all => return,
+        StreamOwner::Needed => false,
+        StreamOwner::User => true,
+    };
+    plan.push(Step::GiveStreams { uid, all });
+}
+
+fn cwd(process: &Process) -> Result<Option<CString>, Error> {
+    let Some(cwd) = &process.cwd else { return Ok(None) };
+    match cwd.is_absolute() {
+        true => c_string("process.cwd", cwd).map(Some),
+        false => Err(Error::invalid("process.cwd", format!("{} is not an absolute path", cwd.display()))),
+    }
 }
 
 /// What the kernel notes of a process beside who it is; setting it may take privileges.

@@ -44,6 +44,8 @@ pub struct Process {
     pub new_session: bool,
     /// Make the working directory where it is missing.
     pub create_cwd: bool,
+    /// Which standard streams belong to [`user`](Self::user).
+    pub streams: StreamOwner,
     /// Scheduling policy, of sched_setattr(2).
     pub scheduler: Option<Scheduler>,
     /// Class and level of ioprio_set(2).
@@ -113,6 +115,28 @@ pub struct User {
     pub groups: Vec<u32>,
 }
 
+/// Which standard streams belong to the program's user.
+///
+/// A program that opens `/dev/stdout` opens the file behind its standard output once more, and
+/// the kernel checks the owner and the mode of that file: a pipe of root's has mode 0600. So the
+/// streams are given to the user by fchown(2), with their group unchanged. Devices keep their
+/// owner: `/dev/null` and a terminal of the caller's belong to others as well, and a terminal of
+/// the container's own belongs to its user anyway. A stream whose owner the container's user
+/// namespace cannot change keeps it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StreamOwner {
+    /// None: they stay the caller's.
+    #[default]
+    Caller,
+    /// Pipes, sockets, and files that are open for writing, unless the user is root with
+    /// `CAP_DAC_OVERRIDE`, who opens them anyway. A file that is open only for reading stays the
+    /// caller's, because its owner could write to it.
+    Needed,
+    /// All, as other OCI runtimes do.
+    User,
+}
+
 /// Size of a new terminal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terminal {
@@ -138,6 +162,7 @@ impl Default for Process {
             terminal: None,
             new_session: false,
             create_cwd: false,
+            streams: StreamOwner::Caller,
             scheduler: None,
             io_priority: None,
             affinity: None,

@@ -66,6 +66,7 @@ pub enum Call {
     Personality,
     SetMempolicy,
     Fstatfs,
+    Fchown,
 }
 
 impl Call {
@@ -131,6 +132,7 @@ impl Call {
         (Call::Personality, "personality"),
         (Call::SetMempolicy, "set_mempolicy"),
         (Call::Fstatfs, "fstatfs"),
+        (Call::Fchown, "fchown"),
     ];
 
     /// The call's name in the manual.

@@ -236,7 +236,9 @@ impl fmt::Display for Step {
                     None => Ok(()),
                 }
             }
-            Step::Chdir(path) => write!(f, "enter the directory {}", s(path)),
+            Step::Chdir { path, .. } => write!(f, "enter the directory {}", s(path)),
+            Step::ChdirAsUser(path) => write!(f, "enter the directory {} as the user", s(path)),
+            Step::GiveStreams { uid, .. } => write!(f, "give the standard streams to uid {uid}"),
             Step::Capabilities { effective, permitted, inheritable } => write!(
                 f,
                 "set {} effective, {} permitted, {} inheritable capabilities",

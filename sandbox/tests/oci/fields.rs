@@ -6,7 +6,7 @@ use nspod_sandbox::ns_core::{Extent, IdMap, Kind, TimeOffset};
 use nspod_sandbox::oci::{self, CgroupsPath, Context, IntelRdt, SeccompListener};
 use nspod_sandbox::spec::{
     Capabilities, Hook, IdMaps, IoPriority, Join, MemoryPolicy, Namespace, Node, NodeKind, Process,
-    Propagation, PropagationKind, Rlimit, Root, Scheduler, Seccomp, Terminal, User,
+    Propagation, PropagationKind, Rlimit, Root, Scheduler, Seccomp, StreamOwner, Terminal, User,
 };
 use serde_json::{Value, json};
 
@@ -48,6 +48,7 @@ fn the_process_is_as_it_is_asked_for() {
         terminal: Some(Terminal { rows: 24, columns: 80 }),
         new_session: true,
         create_cwd: true,
+        streams: StreamOwner::User,
         scheduler: Some(Scheduler { policy: 3, flags: 1, nice: 5, ..Scheduler::default() }),
         io_priority: Some(IoPriority { class: 2, level: 4 }),
         affinity: None,
@@ -74,6 +75,7 @@ fn a_process_that_says_little_gets_the_customary() {
         capabilities: Some(Capabilities::NONE),
         new_session: true,
         create_cwd: true,
+        streams: StreamOwner::User,
         ..Process::default()
     };
     let process = process(&document);
