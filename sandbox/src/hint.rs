@@ -47,7 +47,9 @@ pub(crate) fn step(step: &Step, call: Call, errno: i32) -> Option<String> {
         (Step::Chdir { .. } | Step::ChdirAsUser(_), _, libc::ENOENT) => {
             "there is no such directory in the container: make it, or name another"
         }
-        (Step::Chdir { .. } | Step::ChdirAsUser(_), _, libc::EACCES) => "the container's user may not enter it",
+        (Step::Chdir { .. } | Step::ChdirAsUser(_), _, libc::EACCES) => {
+            "the container's user may not enter it"
+        }
         (Step::Credentials { .. } | Step::Become { .. }, Call::Setresuid | Call::Setresgid, libc::EINVAL) => {
             "this id has no place in the user namespace's map: add a range to /etc/subuid and /etc/subgid, or run as an id that is mapped"
         }

@@ -25,8 +25,7 @@ pub use hooks::{Hook, Hooks};
 pub use namespaces::{IdMaps, Join, Namespace, Namespaces};
 pub(crate) use process::rlimit_name;
 pub use process::{
-    Capabilities, IoPriority, MemoryPolicy, Process, Rlimit, Scheduler, Seccomp, StreamOwner, Terminal,
-    User,
+    Capabilities, IoPriority, MemoryPolicy, Process, Rlimit, Scheduler, Seccomp, StreamOwner, Terminal, User,
 };
 
 /// Everything about one container.
