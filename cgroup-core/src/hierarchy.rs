@@ -56,14 +56,20 @@ pub struct Hierarchy {
     controllers: Controllers,
 }
 
+/// Whether an error says nothing of what is there.
+fn is_of_the_moment(error: &Error) -> bool {
+    matches!(error.errno(), Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EIO | Errno::EINTR))
+}
+
 impl Hierarchy {
     /// Reads `/proc/self/mountinfo`, `/proc/cgroups` and the `cgroup.controllers` of the mount. Of
     /// several cgroup2 mounts it takes the first that shows the caller's own cgroup, else the
     /// first that is not hidden under another mount.
     ///
     /// # Errors
-    /// `NotFound` or `PermissionDenied` where `/proc` is not mounted or not readable. No hierarchy
-    /// at all is not an error: see [`layout`](Self::layout).
+    /// `NotFound` or `PermissionDenied` where `/proc` is not mounted or not readable; `Os` where the
+    /// caller is out of descriptors or memory. No hierarchy at all is not an error: see
+    /// [`layout`](Self::layout).
     pub fn detect() -> Result<Self> {
         let mounts = parse::mountinfo(&read("/proc/self/mountinfo")?);
         let subsystems = match read("/proc/cgroups") {
@@ -74,12 +80,15 @@ impl Hierarchy {
         };
         let own = read("/proc/self/cgroup")?;
         let own = parse::proc_self_cgroup(&own);
-        let seen: Vec<(usize, Cgroup)> = mounts
-            .iter()
-            .enumerate()
-            .filter(|(_, mount)| mount.v2)
-            .filter_map(|(i, mount)| Some((i, Cgroup::open(&mount.point).ok()?)))
-            .collect();
+        let mut seen: Vec<(usize, Cgroup)> = Vec::new();
+        for (i, mount) in mounts.iter().enumerate().filter(|(_, mount)| mount.v2) {
+            match Cgroup::open(&mount.point) {
+                Ok(cgroup) => seen.push((i, cgroup)),
+                Err(e) if is_of_the_moment(&e) => return Err(e),
+                // Another mount hides it.
+                Err(_) => {}
+            }
+        }
         let shows_own = |i: usize| own.is_some_and(|own| below(&mounts[i].root, own).is_some());
         let best = seen.iter().find(|(i, _)| shows_own(*i)).or(seen.first());
         let mount = best.map(|(i, _)| *i);

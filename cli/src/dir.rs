@@ -3,15 +3,17 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, RenameFlags, open, openat, renameat, renameat2};
-use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
+use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use nspod_sandbox::Host;
+use rustix::fs::RawDir;
 
 use crate::error::{Error, Result};
 
@@ -174,6 +176,49 @@ impl Dir {
         }
     }
 
+    /// Makes a directory and locks it; `None` if there is one of that name already.
+    ///
+    /// Between the two another process may remove the directory and make its own. The one that
+    /// is locked must be at its name still, and must be empty: a process that has made one puts
+    /// something into it before it gives the lock up.
+    pub fn claim(&self, name: &str) -> Result<Option<(Dir, Lock)>> {
+        while self.mkdir(name)? {
+            match self.lock_new(name) {
+                Ok(None) => {}
+                Ok(Some((dir, lock, empty))) => return Ok(empty.then_some((dir, lock))),
+                Err(e) => {
+                    // It is removed only while it is empty, and then its maker makes another.
+                    let _ = unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir);
+                    return Err(e);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn lock_new(&self, name: &str) -> Result<Option<(Dir, Lock, bool)>> {
+        let Some(dir) = self.sub(name)? else { return Ok(None) };
+        let Some(lock) = dir.lock(true)? else { return Ok(None) };
+        if !dir.is_at(self, name)? {
+            return Ok(None);
+        }
+        let empty = dir.is_empty()?;
+        Ok(Some((dir, lock, empty)))
+    }
+
+    /// Whether nothing is in it. It can be asked once of a handle, which then stands at the end.
+    fn is_empty(&self) -> Result<bool> {
+        let mut space = [MaybeUninit::uninit(); 512];
+        let mut entries = RawDir::new(&self.fd, &mut space);
+        while let Some(entry) = entries.next() {
+            let failed = |e: rustix::io::Errno| Error::path("list", &self.path, Errno::from_raw(e.raw_os_error()));
+            if !matches!(entry.map_err(failed)?.file_name().to_bytes(), b"." | b"..") {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The names in it, in order.
     pub fn names(&self) -> Result<Vec<String>> {
         let failed = |e| Error::path("list", &self.path, e);
@@ -246,7 +291,7 @@ impl Dir {
         match unlinkat(&parent.fd, name, UnlinkatFlags::RemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
             // The name may be another's by now.
-            Err(_) if !self.is_at(parent, name) => Ok(()),
+            Err(_) if !self.is_at(parent, name)? => Ok(()),
             Err(_) => parent.remove_sub(name),
         }
     }
@@ -280,11 +325,13 @@ impl Dir {
     }
 
     /// Whether its name in the parent leads to it still.
-    pub fn is_at(&self, parent: &Dir, name: &str) -> bool {
-        let same = |a: FileStat, b: FileStat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
-        match (fstat(&self.fd), fstatat(&parent.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW)) {
-            (Ok(own), Ok(there)) => same(own, there),
-            _ => false,
+    pub fn is_at(&self, parent: &Dir, name: &str) -> Result<bool> {
+        let failed = |e| Error::path("look at", &self.path, e);
+        let own = fstat(&self.fd).map_err(failed)?;
+        match fstatat(&parent.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(there) => Ok((own.st_dev, own.st_ino) == (there.st_dev, there.st_ino)),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(e) => Err(failed(e)),
         }
     }
 }
@@ -360,8 +407,9 @@ mod tests {
     #[test]
     fn one_of_two_gets_the_name() {
         let (_temp, dir) = temp();
-        assert!(dir.mkdir("web").unwrap());
-        assert!(!dir.mkdir("web").unwrap());
+        let first = dir.claim("web").unwrap();
+        assert!(first.is_some() && dir.claim("web").unwrap().is_none());
+        assert!(dir.at("web").is_dir());
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! Processes that outlive the invocation that started them: found again by pid, start
 //! time and boot, so that a pid that was given to another is never taken for them.
 
+use std::path::Path;
 use std::sync::OnceLock;
 
+use nix::libc;
 use nix::unistd::getpid;
 use ns_core::Pidfd;
 use serde::{Deserialize, Serialize};
 
 use crate::dir::read_small;
+use crate::error::{Error, Result};
 
 /// A process, as it is written down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,33 +24,47 @@ pub struct Process {
 
 impl Process {
     /// A process that lives, or is the caller's to wait for.
-    pub fn of(pid: i32) -> Option<Process> {
-        Some(Process { pid, start: stat(pid)?.1, boot: boot_id() })
+    ///
+    /// # Errors
+    /// If there is no such process in `/proc`, or it cannot be read.
+    pub fn of(pid: i32) -> Result<Process> {
+        let gone = || Error::new(format!("process {pid} is not in /proc: mount it"));
+        Ok(Process { pid, start: stat(pid)?.ok_or_else(gone)?.1, boot: boot_id()?.to_owned() })
     }
 
-    pub fn current() -> Option<Process> {
+    pub fn current() -> Result<Process> {
         Process::of(getpid().as_raw())
     }
 
     /// A handle on it, if it has not ended.
-    pub fn open(&self) -> Option<Pidfd> {
-        let pidfd = Pidfd::open(self.pid).ok()?;
-        // Whoever the pidfd is of cannot lose its pid now.
-        self.lives().then_some(pidfd)
-    }
-
-    /// Whether it has ended, or is on its way there.
-    pub fn is_ending(&self) -> bool {
-        !self.lives() || read(&format!("/proc/{}/stat", self.pid)).is_none_or(|text| ends(&text))
-    }
-
-    pub fn lives(&self) -> bool {
-        match stat(self.pid) {
-            Some((state, start)) => {
-                !matches!(state, 'Z' | 'X') && start == self.start && self.boot == boot_id()
-            }
-            None => false,
+    ///
+    /// # Errors
+    /// If that cannot be found out, for one because this process is out of descriptors.
+    pub fn open(&self) -> Result<Option<Pidfd>> {
+        match Pidfd::open(self.pid) {
+            // The process that the pidfd is of cannot lose its pid now.
+            Ok(pidfd) => Ok(self.lives()?.then_some(pidfd)),
+            // The number is nobody's, or a thread's.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::EINVAL | libc::ENOENT)) => Ok(None),
+            Err(e) => Err(e.into()),
         }
+    }
+
+    /// Whether it has ended, or is on its way there, as far as can be seen.
+    pub fn is_ending(&self) -> bool {
+        let seen = || -> Result<bool> { Ok(!self.lives()? || stat_of(self.pid)?.is_none_or(|text| ends(&text))) };
+        seen().unwrap_or(false)
+    }
+
+    /// Whether it has not ended.
+    ///
+    /// # Errors
+    /// If `/proc` cannot be read.
+    pub fn lives(&self) -> Result<bool> {
+        let Some((state, start)) = stat(self.pid)? else { return Ok(false) };
+        let boot = boot_id()?;
+        let same_boot = self.boot.is_empty() || boot.is_empty() || self.boot == boot;
+        Ok(!matches!(state, 'Z' | 'X') && start == self.start && same_boot)
     }
 }
 
@@ -63,20 +80,32 @@ fn ends(text: &str) -> bool {
     field(9) & (PF_EXITING | PF_SIGNALED) != 0 || field(31) & PENDING_SIGKILL != 0
 }
 
-/// It is the same as long as anybody can ask.
-fn boot_id() -> String {
+/// It stays the same for the life of this process. Empty where `/proc` has only processes
+/// (`subset=pid`).
+fn boot_id() -> Result<&'static str> {
     static ID: OnceLock<String> = OnceLock::new();
-    let id = || read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    ID.get_or_init(id).trim_end().to_owned()
+    if let Some(id) = ID.get() {
+        return Ok(id);
+    }
+    let text = read(Path::new("/proc/sys/kernel/random/boot_id"))?.unwrap_or_default();
+    Ok(ID.get_or_init(|| text.trim_end().to_owned()))
 }
 
-fn stat(pid: i32) -> Option<(char, u64)> {
-    parse(&read(&format!("/proc/{pid}/stat"))?)
+fn stat(pid: i32) -> Result<Option<(char, u64)>> {
+    Ok(stat_of(pid)?.and_then(|text| parse(&text)))
 }
 
-fn read(path: &str) -> Option<String> {
-    let file = std::fs::File::open(path).ok()?;
-    Some(String::from_utf8_lossy(&read_small(file).ok()?).into_owned())
+fn stat_of(pid: i32) -> Result<Option<String>> {
+    read(Path::new(&format!("/proc/{pid}/stat")))
+}
+
+/// What a file of `/proc` says; `None` if there is none, as of a process that has ended.
+fn read(path: &Path) -> Result<Option<String>> {
+    match std::fs::File::open(path).and_then(read_small) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(None),
+        Err(e) => Err(Error::io("read", path, &e)),
+    }
 }
 
 /// State and start time from `/proc/PID/stat`. The name, in parentheses, may hold anything.
@@ -120,11 +149,11 @@ mod tests {
     #[test]
     fn a_recycled_pid_is_somebody_else() {
         let me = Process::current().unwrap();
-        assert!(me.lives() && me.open().is_some());
+        assert!(me.lives().unwrap() && me.open().unwrap().is_some());
         let before = Process { start: me.start - 1, ..me.clone() };
-        assert!(!before.lives() && before.open().is_none());
-        let boot = Process { boot: "another".into(), ..me };
-        assert!(!boot.lives());
+        assert!(!before.lives().unwrap() && before.open().unwrap().is_none());
+        let boot = |boot: &str| Process { boot: boot.into(), ..me.clone() };
+        assert!(!boot("another").lives().unwrap() && boot("").lives().unwrap());
     }
 
     #[test]
@@ -132,8 +161,8 @@ mod tests {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let process = Process::of(child.id() as i32).unwrap();
         Pidfd::open(process.pid).unwrap().poll(None).unwrap();
-        assert!(!process.lives());
+        assert!(!process.lives().unwrap());
         child.wait().unwrap();
-        assert!(process.open().is_none());
+        assert!(process.open().unwrap().is_none());
     }
 }

@@ -41,11 +41,11 @@ const OF_MASKS: [&str; 6] = ["close", "fstat", "mount_setattr", "move_mount", "o
 /// the processes that it starts up to theirs.
 const WANTED: [(&str, [i32; 2], i32); 8] = [
     ("run --bare", [25, 25], 14),
-    ("run", [127, 112], 121),
-    ("run, bwrap's work", [144, 129], 147),
-    ("oci run", [132, 128], 137),
-    ("oci create", [120, 122], 133),
-    ("oci start", [35, 35], 0),
+    ("run", [129, 114], 121),
+    ("run, bwrap's work", [146, 131], 147),
+    ("oci run", [134, 130], 137),
+    ("oci create", [122, 124], 133),
+    ("oci start", [39, 39], 0),
     // Three of them look whose the standard streams are; `run` and `create` do so too.
     ("oci exec", [110, 104], 72),
     ("oci delete", [46, 46], 0),

@@ -3,10 +3,11 @@
 
 mod common;
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use common::{Guard, NSPOD, Name, alone, cgroup, end_of, eventually, nspod, ok, root, unique};
+use common::{Guard, NSPOD, Name, alone, cgroup, end_of, eventually, fault, nspod, ok, root, unique};
 use nix::fcntl::{Flock, FlockArg};
 
 #[test]
@@ -92,6 +93,134 @@ fn who_removes_a_container_spares_the_next_of_its_name() {
     assert_eq!(name.at(), "running");
 }
 
+/// Runs a script that begins with one nspod that stops at a call, alone.
+fn raced(script: &str, name: &str) -> common::Output {
+    let script = script.replace("NAME", name);
+    alone(&format!("{{ $N ps; $N pod ls; }} > /run/out; {}\n{script}", fault::LATE))
+}
+
+#[test]
+fn who_makes_a_container_adopts_no_other_of_its_name() {
+    if !root() || !fault::able() {
+        return;
+    }
+    let script = "late mkdirat:signal=STOP:when=1 run -d --name NAME sleep 1000
+        $N rm -f NAME; $N run -d --name NAME sleep 1000
+        go_on $late; cat /run/late; $N exec NAME echo runs; $N rm -f NAME";
+    let name = unique();
+    let want = "NAME
+NAME
+125
+nspod: there is a container NAME already; choose another --name, or `nspod rm -f NAME`
+runs
+NAME
+";
+    let seen = raced(script, &name);
+    assert_eq!(seen.out, want.replace("NAME", &name), "{}", seen.err);
+}
+
+#[test]
+fn who_removes_a_container_that_never_started_spares_one_that_starts_meanwhile() {
+    if !root() || !fault::able() {
+        return;
+    }
+    // One has made the directory and not locked it yet. The other looks whether anybody is at work on it, which is
+    // one lock and one unlock, and locks it then.
+    let script = "late mkdirat:signal=STOP:when=1 run -d --name NAME sleep 1000; run=$late
+        late flock:signal=STOP:when=2 rm NAME; rm=$late
+        go_on $run; go_on $rm; $N exec NAME echo runs; $N rm -f NAME";
+    let name = unique();
+    let seen = raced(script, &name);
+    assert_eq!(seen.out, "0\n125\nruns\nNAME\n".replace("NAME", &name), "{}", seen.err);
+}
+
+#[test]
+fn who_fails_to_start_a_container_spares_the_cgroup_of_another_of_its_name() {
+    if !root() {
+        return;
+    }
+    let name = Name::detached(&[], &["sleep", "1000"]);
+    let seen = alone(&format!("$N run --name {0} true; echo $?; ls /run/nspod/containers", &*name));
+    assert_eq!(seen.out, "125\n", "{}", seen.err);
+    assert_eq!(name.at(), "running");
+}
+
+#[test]
+fn who_makes_a_pod_adopts_no_other_of_its_name() {
+    if !root() || !fault::able() {
+        return;
+    }
+    let script = "late mkdirat:signal=STOP:when=1 pod create NAME
+        $N pod rm -f NAME; $N pod create NAME
+        go_on $late; cat /run/late; $N pod run NAME echo runs; $N pod rm NAME";
+    let name = unique();
+    let want = "NAME
+NAME
+125
+nspod: there is a pod NAME already; choose another name, or `nspod pod rm -f NAME`
+runs
+NAME
+";
+    let seen = raced(script, &name);
+    assert_eq!(seen.out, want.replace("NAME", &name), "{}", seen.err);
+}
+
+/// What there is of a pod beside its directory: its cgroup, and its shared memory.
+fn of_pod(name: &str) -> Vec<PathBuf> {
+    let begins = format!("nspod-pod:{name}-");
+    let shm = std::fs::read_dir("/dev/shm").unwrap().map(|entry| entry.unwrap().path());
+    let shm = shm.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&begins));
+    shm.chain(Some(cgroup(&format!("pod:{name}"))).filter(|path| path.exists())).collect()
+}
+
+/// The processes with this in their environment.
+fn marked(mark: &str) -> Vec<String> {
+    let pids = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let has = |pid: &String| {
+        let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environ.windows(mark.len()).any(|at| at == mark.as_bytes())
+    };
+    pids.filter(|pid| pid.parse::<u32>().is_ok()).filter(has).collect()
+}
+
+const CHANGING: &[&str] = &[
+    "mkdir", "mkdirat", "openat", "write", "renameat", "renameat2", "unlinkat", "mount", "clone3", "close", "chmod",
+];
+
+#[test]
+fn what_a_killed_creation_of_a_pod_leaves_is_removed() {
+    if !root() || !fault::able() {
+        return;
+    }
+    let ways =
+        ["prune", "pod rm NAME", "pod rm -f NAME", "pod create NAME; $N pod run NAME true; $N pod rm NAME"];
+    let mut next = ways.iter().cycle();
+    for share in ["net,ipc,uts", "net,ipc,pid"] {
+        let counted = Name::pod();
+        for (call, times) in fault::count(CHANGING, NSPOD, &["pod", "create", "--share", share, &counted]) {
+            for when in 1..=times {
+                let (name, way) = (unique(), next.next().unwrap());
+                let script = "
+                    NSPOD_TEST_MARK=NAME strace -qq -o /dev/null -e inject=CALL:signal=KILL:when=WHEN \\
+                        $N pod create --share SHARE NAME > /run/out 2>&1
+                    { if $N pod ls | grep -q 'never finished'; then $N WAY
+                    elif $N pod ls | grep -q NAME; then $N pod rm NAME; fi; } > /run/out
+                    ls /run/nspod/pods; grep -o '/run/nspod/pods/NAME[^ ]*' /proc/self/mountinfo";
+                let when = when.to_string();
+                let words = [("CALL", call), ("WHEN", &when), ("SHARE", share), ("WAY", way), ("NAME", &name)];
+                let script = words.iter().fold(script.to_owned(), |script, (from, to)| script.replace(from, to));
+                let seen = alone(&script);
+                let at = format!("{share}, {call} {when}, {way}");
+                assert_eq!((seen.out.as_str(), seen.err.as_str()), ("", ""), "{at}");
+                let left = of_pod(&name);
+                assert!(left.is_empty(), "{at}: {left:?}");
+                let mark = format!("NSPOD_TEST_MARK={name}");
+                eventually(&format!("{at}: no process is left"), || marked(&mark).is_empty());
+            }
+        }
+    }
+}
+
 #[test]
 fn a_runner_that_was_killed_leaves_a_container_to_handle() {
     if !root() {
@@ -125,21 +254,54 @@ fn a_start_that_was_cut_short_is_told_and_removed() {
     if !root() {
         return;
     }
-    let name = Name::container();
-    ok(&["ps"]);
-    std::fs::create_dir(name.state()).unwrap();
-    std::fs::create_dir_all(cgroup(&name)).unwrap();
-    assert_eq!(name.at(), "dead");
-    for args in [&["kill", &name][..], &["logs", &name], &["exec", &name, "true"], &["wait", &name]] {
-        let refused = nspod(args);
-        let want = format!(
-            "nspod: the container {0} has not been started; `nspod rm -f {0}` removes what is left of it\n",
-            &*name
+    // Alone, for the `ps` of another test would remove it.
+    for (then, left) in [
+        ("$N kill NAME; $N logs NAME; $N exec NAME true; $N wait NAME; $N rm NAME", ""),
+        ("$N ps -aq", ""),
+        ("$N run -d --name NAME true > /run/out; $N wait NAME; $N ps -aq; $N rm NAME > /run/out", "NAME\n"),
+    ] {
+        let name = unique();
+        let script = format!(
+            "mkdir -m 700 -p /run/nspod/containers/NAME {}; chmod 700 /run/nspod
+             {{ {then}; }} 2>&1; ls /run/nspod/containers",
+            cgroup(&name).display()
         );
-        assert_eq!((refused.code(), refused.err), (125, want), "{args:?}");
+        let seen = alone(&script.replace("NAME", &name));
+        let refused = "nspod: the container NAME has not been started; `nspod rm -f NAME` removes what is left of it\n";
+        let want = match then.contains("kill") {
+            true => refused.repeat(4) + "NAME\n",
+            false if then.contains("run") => "0\n".to_owned() + left,
+            false => left.to_owned(),
+        };
+        assert_eq!((seen.out, seen.err.as_str()), (want.replace("NAME", &name), ""), "{then}");
+        assert!(!cgroup(&name).exists(), "{then}");
     }
-    ok(&["rm", &name]);
-    assert!(!name.state().exists() && !cgroup(&name).exists());
+}
+
+#[test]
+fn a_killed_start_leaves_nothing_that_the_next_ps_does_not_remove() {
+    if !root() || !fault::able() {
+        return;
+    }
+    let counted = Name::container();
+    for (call, times) in fault::count(CHANGING, NSPOD, &["run", "-d", "--name", &counted, "sleep", "1000"]) {
+        for when in 1..=times {
+            let name = unique();
+            let script = "
+                NSPOD_TEST_MARK=NAME strace -qq -o /dev/null -e inject=CALL:signal=KILL:when=WHEN \\
+                    $N run -d -e NSPOD_TEST_MARK=NAME --name NAME sleep 1000 > /run/out 2>&1
+                test -n \"$($N ps -q)\" && $N rm -f NAME > /run/out
+                $N ps -aq; ls /run/nspod/containers";
+            let when = when.to_string();
+            let words = [("CALL", call), ("WHEN", &when), ("NAME", &name)];
+            let script = words.iter().fold(script.to_owned(), |script, (from, to)| script.replace(from, to));
+            let seen = alone(&script);
+            assert_eq!((seen.out.as_str(), seen.err.as_str()), ("", ""), "{call} {when}");
+            assert!(!cgroup(&name).exists(), "{call} {when}");
+            let mark = format!("NSPOD_TEST_MARK={name}");
+            eventually(&format!("{call} {when}: no process is left"), || marked(&mark).is_empty());
+        }
+    }
 }
 
 #[test]

@@ -72,9 +72,8 @@ impl Home {
             }
             CgroupUse::Auto | CgroupUse::None => match create_in_base(&name(), base) {
                 Ok((base, cgroup)) => (cgroup, Some(base)),
-                // A name that is taken is not for want of a right.
-                Err(e) if demanded || e.raw_os_error() == Some(libc::EEXIST) => return Err(e),
-                Err(_) => return Ok(None),
+                Err(e) if !demanded && none_to_be_had(&e) => return Ok(None),
+                Err(e) => return Err(e),
             },
         };
         let mut home = Home { cgroup, borrowed: false, base, pod, above: Vec::new() };
@@ -291,6 +290,13 @@ fn create_in_base(name: &str, known: &mut Option<Arc<Base>>) -> Result<(Arc<Base
     attempt()
 }
 
+/// Whether this host lets the caller have no cgroup: there is no hierarchy, or no right to one. Any
+/// other failure (a name that is taken, a limit on cgroups, too many open files) is one to tell.
+pub(crate) fn none_to_be_had(e: &Error) -> bool {
+    let refused = matches!(e.raw_os_error(), None | Some(libc::EACCES | libc::EPERM | libc::EROFS));
+    e.kind() == ErrorKind::Cgroup && refused
+}
+
 /// Twelve hexadecimal digits, made without a system call once the thread has its keys.
 pub(crate) fn random_name() -> String {
     // The keys are the kernel's random bits. A process that was forked off has the same ones.
@@ -298,8 +304,17 @@ pub(crate) fn random_name() -> String {
     format!("{:012x}", number >> 16)
 }
 
-/// Makes a parent for a pod's containers, and says which base it lies in.
-pub(crate) fn make_pod(name: &str) -> Result<(Cgroup, PathBuf), Error> {
-    let (base, cgroup) = create_in_base(name, &mut None)?;
+/// Makes a parent for a pod's containers, and says which base it lies in. The path of one that is
+/// free is told before it is made.
+pub(crate) fn make_pod(
+    name: &str,
+    tell: impl FnOnce(&Path) -> Result<(), Error>,
+) -> Result<(Cgroup, PathBuf), Error> {
+    let base = Arc::new(Base::find()?);
+    let path = base.0.path().join(name);
+    if !path.exists() {
+        tell(&path)?;
+    }
+    let (base, cgroup) = create_in_base(name, &mut Some(base))?;
     Ok((cgroup, base.0.path().to_owned()))
 }

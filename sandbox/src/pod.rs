@@ -121,6 +121,21 @@ impl Pod {
     /// What the spec has wrong; what the kernel refuses; a limit that this host cannot
     /// enforce. Nothing is then left behind.
     pub fn create(name: &str, spec: &PodSpec) -> Result<Pod, Error> {
+        Pod::create_noted(name, spec, |_| Ok(()))
+    }
+
+    /// As [`create`](Self::create), for a pod that outlives this program: `note` is called before
+    /// anything is made that would be left if this program were killed, with the record of that.
+    /// It may be called more than once, each time with all that is known so far. What it names
+    /// need not exist yet. An error ([`Error::caller`]) ends the creation.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create), and what `note` returns.
+    pub fn create_noted(
+        name: &str,
+        spec: &PodSpec,
+        note: impl Fn(&PodRecord) -> Result<(), Error> + Send + 'static,
+    ) -> Result<Pod, Error> {
         let mut spec = spec.clone();
         let privileged = crate::Host::detect(&Spec::default())?.privileged();
         if !privileged {
@@ -129,9 +144,16 @@ impl Pod {
         if spec.files.is_some() != spec.share.contains(Kinds::from(Kind::Mnt)) {
             return Err(Error::invalid("files", "a root is given if and only if mnt is shared"));
         }
-        let (cgroup, base) = match cgroups::make_pod(name) {
+        let shared_memory = spec.share.contains(Kinds::from(Kind::Ipc)) && spec.files.is_none();
+        let shm = shared_memory.then(|| shm_path(name));
+        let mut record = PodRecord { shm: shm.clone(), ..PodRecord::default() };
+        let made = cgroups::make_pod(name, |path| {
+            record.cgroup = Some(path.to_owned());
+            note(&record)
+        });
+        let (cgroup, base) = match made {
             Ok((cgroup, base)) => (Some(cgroup), Some(base)),
-            Err(_) if !privileged && spec.limits.is_empty() => (None, None),
+            Err(e) if !privileged && spec.limits.is_empty() && cgroups::none_to_be_had(&e) => (None, None),
             Err(e) => return Err(e),
         };
         let mut pod = Pod {
@@ -148,9 +170,10 @@ impl Pod {
         };
         // From here on dropping the pod cleans up.
         pod.limit()?;
-        pod.make_namespaces()?;
-        if pod.spec.share.contains(Kinds::from(Kind::Ipc)) && pod.spec.files.is_none() {
-            pod.shm = Some(make_shm(name)?);
+        pod.make_namespaces(record, note)?;
+        if let Some(path) = shm {
+            pod.shm = Some(path.clone());
+            make_shm(&path)?;
         }
         Ok(pod)
     }
@@ -166,7 +189,11 @@ impl Pod {
 
     /// The namespaces are those of a process that is set up like a container and then
     /// held: it ends when they have been opened, or stays as their holder.
-    fn make_namespaces(&mut self) -> Result<(), Error> {
+    fn make_namespaces(
+        &mut self,
+        mut record: PodRecord,
+        note: impl Fn(&PodRecord) -> Result<(), Error> + Send + 'static,
+    ) -> Result<(), Error> {
         let (pid, share) = (Kinds::from(Kind::Pid), self.spec.share);
         let stays = share.contains(pid) || self.spec.hold_by == HoldBy::Process;
         let mut made = if stays { share | pid } else { share };
@@ -211,6 +238,12 @@ impl Pod {
             command.hold();
         } else if let Some(cgroup) = &self.cgroup {
             command.cgroup_parent(cgroup.path()).name("init");
+        } else {
+            // No cgroup leads to the holder. It ends with this program until the function returns.
+            command.prepared(move |holder| {
+                record.holder = Some(holder.pid);
+                note(&record).map(|()| Vec::new())
+            });
         }
         let process = command.spawn()?;
         if share.contains(Kinds::from(Kind::User)) {
@@ -451,11 +484,13 @@ impl Pod {
             }
         }
         if let Some(shm) = self.shm.take() {
-            let removed = fs::remove_dir_all(shm.parent().unwrap_or(&shm));
-            result =
-                result.and(removed.map_err(|e| {
-                    Error::io(ErrorKind::State, format!("remove {}", shm.display()), "unlink", &e)
-                }));
+            match fs::remove_dir_all(shm.parent().unwrap_or(&shm)) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    let failed = Error::io(ErrorKind::State, format!("remove {}", shm.display()), "unlink", &e);
+                    result = result.and(Err(failed));
+                }
+                _ => {}
+            }
         }
         if let Some(cgroup) = self.cgroup.take() {
             result = result.and(cgroup.destroy().map_err(Error::from));
@@ -491,13 +526,15 @@ pub struct PodRecord {
 
 /// The shared memory of a pod's containers: a directory of the host's own `/dev/shm`, so
 /// that no mount is needed, within one that only the caller can enter.
-fn make_shm(name: &str) -> Result<PathBuf, Error> {
-    let outer = PathBuf::from(format!("/dev/shm/nspod-{name}-{}", cgroups::random_name()));
+fn shm_path(name: &str) -> PathBuf {
+    PathBuf::from(format!("/dev/shm/nspod-{name}-{}/shm", cgroups::random_name()))
+}
+
+fn make_shm(path: &Path) -> Result<(), Error> {
     let failed =
         |call| move |e: std::io::Error| Error::io(ErrorKind::State, "make the pod's /dev/shm", call, &e);
-    fs::DirBuilder::new().mode(0o700).create(&outer).map_err(failed("mkdir"))?;
-    let path = outer.join("shm");
-    fs::create_dir(&path).map_err(failed("mkdir"))?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o1777)).map_err(failed("chmod"))?;
-    Ok(path)
+    let outer = path.parent().unwrap_or(path);
+    fs::DirBuilder::new().mode(0o700).create(outer).map_err(failed("mkdir"))?;
+    fs::create_dir(path).map_err(failed("mkdir"))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o1777)).map_err(failed("chmod"))
 }

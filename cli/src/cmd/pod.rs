@@ -15,7 +15,7 @@ use crate::flags::Facts;
 use crate::flags::files::FileArgs;
 use crate::flags::limits::LimitArgs;
 use crate::output;
-use crate::state::Store;
+use crate::state::{Locked, Store};
 use crate::state::pods::Pods;
 use crate::value;
 
@@ -239,13 +239,12 @@ fn rm(args: &PodRmArgs) -> Result<()> {
             .hint(format!("`nspod pod rm -f {}` ends and removes them", pod.name)));
         }
         for id in &containers {
-            let entry = store.find(id)?;
-            store.kill(&entry)?;
-            if let Some(lock) = entry.lock(true)? {
+            if let Locked::Ours(entry, lock) = store.lock(id, true)? {
+                entry.end()?;
                 store.remove(&entry, &lock)?;
             }
         }
-        pods.remove(&pod)?;
+        pods.remove(&pod.name)?;
         output::line(&pod.name)
     })
 }

@@ -5,7 +5,8 @@ use clap::Args;
 use super::each;
 use crate::error::{Error, Result};
 use crate::output;
-use crate::state::{State, Store};
+use crate::state::pods::Pods;
+use crate::state::{Locked, State, Store};
 
 #[derive(Debug, Args)]
 pub(crate) struct RmArgs {
@@ -24,39 +25,42 @@ pub(crate) fn rm(args: &RmArgs) -> Result<()> {
     let store = Store::open()?;
     each(&args.ids, |id| {
         let entry = store.find(id)?;
-        let state = entry.state()?;
-        if state == State::Creating {
+        if entry.state()? == State::Creating {
             return Err(Error::new(format!(
                 "the container {} is being started or removed just now",
                 entry.id
             )));
         }
-        if matches!(state, State::Running | State::Paused) {
-            if !args.force {
-                return Err(Error::new(format!("the container {} is running", entry.id)).hint(format!(
-                    "`nspod stop {0}` ends it, `nspod rm -f {0}` ends and removes it",
-                    entry.id
-                )));
-            }
-            store.kill(&entry)?;
+        let Locked::Ours(entry, lock) = store.lock(&entry.id, true)? else {
+            // Another invocation has just removed it.
+            return output::line(&entry.id);
+        };
+        if args.force {
+            entry.end()?;
+        } else if entry.lives()? {
+            return Err(Error::new(format!("the container {} is running", entry.id)).hint(format!(
+                "`nspod stop {0}` ends it, `nspod rm -f {0}` ends and removes it",
+                entry.id
+            )));
         }
-        if let Some(lock) = entry.lock(true)? {
-            store.remove(&entry, &lock)?;
-        }
+        store.remove(&entry, &lock)?;
         output::line(&entry.id)
     })
 }
 
 pub(crate) fn prune(_: &PruneArgs) -> Result<()> {
     let store = Store::open()?;
-    each(&store.all()?, |entry| {
-        if !matches!(entry.state()?, State::Exited | State::Dead) {
-            return Ok(());
+    let pods = Pods::open()?;
+    let pruned = each(&pods.names()?, |name| match pods.prune(name)? {
+        true => output::line(name),
+        false => Ok(()),
+    });
+    each(&store.all()?, |entry| match store.lock(&entry.id, false)? {
+        Locked::Ours(entry, lock) if !entry.lives()? => {
+            store.remove(&entry, &lock)?;
+            output::line(&entry.id)
         }
-        if let Some(lock) = entry.lock(false)? {
-            store.remove(entry, &lock)?;
-            output::line(&entry.id)?;
-        }
-        Ok(())
-    })
+        _ => Ok(()),
+    })?;
+    pruned
 }

@@ -112,7 +112,7 @@ pub(crate) fn run(args: &RunArgs, json: bool) -> Result<i32> {
     let mut claim = Claim::new(&store, &id)?;
     let signals = if args.detach { None } else { Some(foreground::Signals::hold()?) };
     let cidfile = args.cidfile.as_deref().map(|path| CidFile::new(path, &id)).transpose()?;
-    let mut container = args.spawn(&mut spec, pod.as_ref(), &claim.entry)?;
+    let mut container = args.spawn(&mut spec, pod.as_ref(), &mut claim)?;
     let record = args.record(&container, spec, &id)?;
     claim.entry.write(record)?;
     args.write_pid(container.pid())?;
@@ -199,9 +199,10 @@ impl RunArgs {
         Ok(spec)
     }
 
-    fn spawn(&self, spec: &mut Spec, pod: Option<&Pod>, entry: &Entry) -> Result<Container> {
+    fn spawn(&self, spec: &mut Spec, pod: Option<&Pod>, claim: &mut Claim<'_>) -> Result<Container> {
         loop {
-            let mut command = self.command(spec, pod, entry)?;
+            let mut command = self.command(spec, pod, &claim.entry)?;
+            claim.remove = Store::remove;
             match command.spawn() {
                 Ok(container) => return Ok(container),
                 Err(e)
@@ -213,7 +214,13 @@ impl RunArgs {
                 Err(e) if e.kind() == ErrorKind::Unenforceable => {
                     return Err(Error::from(e).hint("or start it without by --lax-limits"));
                 }
-                Err(e) => return Err(e.into()),
+                Err(e) => {
+                    if e.kind() == ErrorKind::Cgroup && e.raw_os_error() == Some(nix::libc::EEXIST) {
+                        // The cgroup of this name is that of a container with other state.
+                        claim.remove = Store::forget;
+                    }
+                    return Err(e.into());
+                }
             }
         }
     }
@@ -247,15 +254,14 @@ impl RunArgs {
     }
 
     fn record(&self, container: &Container, spec: Spec, id: &str) -> Result<Record> {
-        let gone = || Error::new(format!("process {} is not in /proc: mount it", container.pid()));
         let log = self.log_file.as_ref().map(std::path::absolute).transpose();
         Ok(Record {
             id: id.into(),
-            process: Process::of(container.pid()).ok_or_else(gone)?,
+            process: Process::of(container.pid())?,
             cgroup: container.cgroup().map(|c| c.path().to_owned()),
             pod: self.pod.clone(),
             created: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-            runner: if self.detach { None } else { Process::current() },
+            runner: if self.detach { None } else { Some(Process::current()?) },
             remove: self.rm || !(self.detach || self.keep),
             log: log.map_err(|e| Error::new(format!("cannot tell where the log is: {e}")))?,
             stop_signal: self.stop_signal,
@@ -341,13 +347,15 @@ struct Claim<'a> {
     store: &'a Store,
     entry: Entry,
     lock: Option<Lock>,
+    /// How it is given back: with its cgroup once that may be there.
+    remove: fn(&Store, &Entry, &Lock) -> Result<()>,
     kept: bool,
 }
 
 impl<'a> Claim<'a> {
     fn new(store: &'a Store, id: &str) -> Result<Claim<'a>> {
         let (entry, lock) = store.create(id)?;
-        Ok(Claim { store, entry, lock: Some(lock), kept: false })
+        Ok(Claim { store, entry, lock: Some(lock), remove: Store::forget, kept: false })
     }
 
     fn keep(&mut self) {
@@ -361,10 +369,11 @@ impl<'a> Claim<'a> {
 
     fn finish(mut self) -> Result<()> {
         // Its cgroup went with the container.
-        self.clear(Store::forget)
+        self.remove = Store::forget;
+        self.clear()
     }
 
-    fn clear(&mut self, remove: fn(&Store, &Entry, &Lock) -> Result<()>) -> Result<()> {
+    fn clear(&mut self) -> Result<()> {
         if std::mem::replace(&mut self.kept, true) {
             return Ok(());
         }
@@ -372,13 +381,13 @@ impl<'a> Claim<'a> {
             Some(lock) => Some(lock),
             None => self.entry.lock(true)?,
         };
-        lock.map_or(Ok(()), |lock| remove(self.store, &self.entry, &lock))
+        lock.map_or(Ok(()), |lock| (self.remove)(self.store, &self.entry, &lock))
     }
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        let _ = self.clear(Store::remove);
+        let _ = self.clear();
     }
 }
 

@@ -21,6 +21,9 @@ pub(crate) use record::{EXIT, Entry, LOG, RECORD, Record, State};
 
 use crate::error::{Error, Result};
 
+/// The cgroup that holds those of all containers and pods.
+const BASE: &str = "nspod";
+
 /// How long the end of a killed process may take.
 pub(crate) const KILLED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -48,17 +51,27 @@ impl Store {
     /// Takes a name, which nobody else can take then, and holds the lock.
     pub(crate) fn create(&self, id: &str) -> Result<(Entry, Lock)> {
         loop {
-            if !self.containers.mkdir(id)? {
-                return Err(Error::new(format!("there is a container {id} already"))
-                    .hint(format!("choose another --name, or `nspod rm -f {id}`")));
-            }
-            let Some(dir) = self.containers.sub(id)? else { continue };
-            if let Some(lock) = dir.lock(true)?
-                && dir.is_at(&self.containers, id)
-            {
+            if let Some((dir, lock)) = self.containers.claim(id)? {
                 return Ok((Entry { id: id.into(), dir, record: None }, lock));
             }
-            // Somebody has taken it for the rest of a crash and removed it: once more.
+            match self.lock(id, false)? {
+                Locked::Ours(entry, lock) if entry.record.is_none() => self.remove(&entry, &lock)?,
+                Locked::Gone => {}
+                Locked::Ours(..) | Locked::Theirs => {
+                    return Err(Error::new(format!("there is a container {id} already"))
+                        .hint(format!("choose another --name, or `nspod rm -f {id}`")));
+                }
+            }
+        }
+    }
+
+    /// Locks a container by its whole id, and reads what is written down of it then.
+    pub(crate) fn lock(&self, id: &str, wait: bool) -> Result<Locked> {
+        let Some(dir) = self.containers.sub(id)? else { return Ok(Locked::Gone) };
+        let Some(lock) = dir.lock(wait)? else { return Ok(Locked::Theirs) };
+        match dir.is_at(&self.containers, id)? {
+            true => Ok(Locked::Ours(Entry::load(id.into(), dir)?, lock)),
+            false => Ok(Locked::Gone),
         }
     }
 
@@ -99,66 +112,71 @@ impl Store {
 
     /// Removes what has ended, with what is left of it; the lock says who removes.
     pub(crate) fn remove(&self, entry: &Entry, lock: &Lock) -> Result<()> {
-        if !entry.dir.is_at(&self.containers, &entry.id) {
-            // Somebody was first, and the name may be another container's by now.
+        if !entry.dir.is_at(&self.containers, &entry.id)? {
+            // Another invocation was first, and the name may be another container's by now.
             return Ok(());
         }
-        let path = match &entry.record {
-            Some(record) => record.cgroup.clone(),
-            None => orphan_cgroup(&entry.id),
-        };
-        if let Some(path) = path {
-            remove_cgroup(&path)?;
+        match &entry.record {
+            Some(record) => record.cgroup.as_deref().map_or(Ok(()), remove_cgroup)?,
+            None => orphan_cgroups(&entry.id)?.iter().try_for_each(|path| remove_cgroup(path))?,
         }
         self.forget(entry, lock)
     }
 
     /// The same for one whose cgroup has been removed already.
     pub(crate) fn forget(&self, entry: &Entry, _lock: &Lock) -> Result<()> {
-        match entry.dir.is_at(&self.containers, &entry.id) {
+        match entry.dir.is_at(&self.containers, &entry.id)? {
             true => entry.dir.remove_from(&self.containers, &entry.id, &[RECORD]),
             false => Ok(()),
         }
     }
 
-    /// Kills what runs of it, and waits for its end.
+    /// Kills what runs of it, waits for its end, and notes that.
     pub(crate) fn kill(&self, entry: &Entry) -> Result<()> {
-        let Ok((_, pidfd)) = entry.running() else { return Ok(()) };
-        match entry.cgroup() {
-            Some(cgroup) => cgroup.kill()?,
-            None => pidfd.send_signal(nix::libc::SIGKILL)?,
+        let same = |now: &Entry| now.record.as_ref().map(|r| &r.process) == entry.record.as_ref().map(|r| &r.process);
+        match self.lock(&entry.id, true)? {
+            Locked::Ours(now, _lock) if same(&now) => {
+                if now.end()? {
+                    let killed = nspod_sandbox::Status::Signaled { signal: nix::libc::SIGKILL, core: false };
+                    // It is dead, whether that can be noted or not.
+                    now.note(killed).unwrap_or_else(crate::output::note);
+                }
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        if !pidfd.poll(Some(KILLED_WITHIN))? {
-            return Err(Error::new(format!(
-                "the container {} does not end although it was killed",
-                entry.id
-            ))
-            .hint("a process of it is stuck in the kernel"));
-        }
-        // Who removes it holds the lock, and must find nothing new in the directory.
-        let _lock = entry.lock(true)?;
-        if !entry.dir.is_at(&self.containers, &entry.id) {
-            return Ok(());
-        }
-        entry.note(nspod_sandbox::Status::Signaled { signal: nix::libc::SIGKILL, core: false })
     }
 
     /// Removes the containers that were to be removed when they have ended and whose
-    /// runner cannot do so.
+    /// runner cannot do so, and the rest of starts that were killed.
     pub(crate) fn sweep(&self) -> Result<()> {
+        let due = |entry: &Entry| -> Result<bool> {
+            Ok(match &entry.record {
+                Some(record) => record.remove && !record.owned()? && !record.process.lives()?,
+                None => true,
+            })
+        };
         for entry in self.all()? {
-            let Some(record) = &entry.record else { continue };
-            let owned = record.runner.as_ref().is_some_and(Process::lives);
-            if record.remove
-                && !owned
-                && !record.process.lives()
-                && let Some(lock) = entry.lock(false)?
+            if due(&entry)?
+                && let Locked::Ours(entry, lock) = self.lock(&entry.id, false)?
+                && due(&entry)?
             {
                 self.remove(&entry, &lock)?;
             }
         }
         Ok(())
     }
+}
+
+/// What comes of an attempt to lock a container or pod.
+#[derive(Debug)]
+pub(crate) enum Locked<E = Entry> {
+    /// Nobody else changes it meanwhile.
+    Ours(E, Lock),
+    /// Another invocation holds the lock.
+    Theirs,
+    /// There is none of that id, or it was just removed.
+    Gone,
 }
 
 fn none(text: &str) -> Error {
@@ -184,9 +202,28 @@ fn is_id(name: &str) -> bool {
     name.len() == 12 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Where the cgroup of a container is whose invocation died too early to write it down.
-fn orphan_cgroup(id: &str) -> Option<PathBuf> {
-    Some(delegate::find("nspod", delegate::Move::Nothing).ok()?.base.path().join(id))
+/// Where the cgroup of a container may be whose invocation died too early to write it down: beside
+/// the others, or in that of a pod.
+fn orphan_cgroups(id: &str) -> Result<Vec<PathBuf>> {
+    use cgroup_core::ErrorKind::{NoHierarchy, NotDelegated, PermissionDenied};
+    let base = match delegate::find(BASE, delegate::Move::Nothing) {
+        Ok(found) => found.base.path().to_owned(),
+        // It had none either.
+        Err(e) if matches!(e.kind(), NoHierarchy | NotDelegated | PermissionDenied) => return Ok(Vec::new()),
+        Err(e) => return Err(e.into()),
+    };
+    let mut all = vec![base.join(id)];
+    // The holder of a pod's namespaces has the cgroup `init` there.
+    if id != "init" {
+        let failed = |e| Error::io("list", &base, &e);
+        for entry in std::fs::read_dir(&base).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            if name.as_encoded_bytes().starts_with(b"pod:") {
+                all.push(base.join(name).join(id));
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// Removes a container's cgroup with all in it, and the one that held it if that is empty.
@@ -197,7 +234,7 @@ fn remove_cgroup(path: &Path) -> Result<()> {
             other => other?,
         }
     }
-    if let Some(parent) = path.parent().filter(|p| p.file_name().is_some_and(|name| name == "nspod")) {
+    if let Some(parent) = path.parent().filter(|p| p.file_name().is_some_and(|name| name == BASE)) {
         // Busy as long as another container lives in it.
         let _ = std::fs::remove_dir(parent);
     }

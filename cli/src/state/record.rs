@@ -8,8 +8,7 @@ use nspod_sandbox::spec::Spec;
 use nspod_sandbox::{Outcome, Status};
 use serde::{Deserialize, Serialize};
 
-use super::Process;
-use super::{Dir, Lock};
+use super::{Dir, KILLED_WITHIN, Lock, Process};
 use crate::error::{Error, Result};
 
 pub(crate) const RECORD: &str = "state.json";
@@ -34,6 +33,13 @@ pub(crate) struct Record {
     pub(crate) log: Option<PathBuf>,
     pub(crate) stop_signal: i32,
     pub(crate) spec: Spec,
+}
+
+impl Record {
+    /// Whether a `nspod run` in the foreground waits for it.
+    pub(crate) fn owned(&self) -> Result<bool> {
+        self.runner.as_ref().map_or(Ok(false), Process::lives)
+    }
 }
 
 /// What a container is at.
@@ -96,18 +102,43 @@ impl Entry {
         let Some(record) = &self.record else {
             return Ok(if self.lock(false)?.is_some() { State::Dead } else { State::Creating });
         };
-        if !record.process.lives() {
+        if !record.process.lives()? {
             return Ok(State::Exited);
         }
         let frozen = self.cgroup().and_then(|c| c.events().ok()).is_some_and(|e| e.frozen);
         Ok(if frozen { State::Paused } else { State::Running })
     }
 
+    /// Whether its first process has not ended.
+    pub(crate) fn lives(&self) -> Result<bool> {
+        self.record.as_ref().map_or(Ok(false), |record| record.process.lives())
+    }
+
     /// Its first process, if it runs.
     pub(crate) fn running(&self) -> Result<(&Record, ns_core::Pidfd)> {
         let record = self.record()?;
-        let pidfd = record.process.open();
+        let pidfd = record.process.open()?;
         Ok((record, pidfd.ok_or_else(|| Error::new(format!("the container {} is not running", self.id)))?))
+    }
+
+    /// Kills what runs of it, and waits for its end; false if it has ended before. The caller has
+    /// the lock, or the cgroup could be the next container's of that name by then.
+    pub(crate) fn end(&self) -> Result<bool> {
+        let Some(process) = self.record.as_ref().map(|r| r.process.open()).transpose()?.flatten() else {
+            return Ok(false);
+        };
+        match self.cgroup() {
+            Some(cgroup) => cgroup.kill()?,
+            None => process.send_signal(nix::libc::SIGKILL)?,
+        }
+        match process.poll(Some(KILLED_WITHIN))? {
+            true => Ok(true),
+            false => Err(Error::new(format!(
+                "the container {} does not end although it was killed",
+                self.id
+            ))
+            .hint("a process of it is stuck in the kernel")),
+        }
     }
 
     pub(crate) fn cgroup(&self) -> Option<Cgroup> {

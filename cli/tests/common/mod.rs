@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unreachable_pub)] // Each test file uses its share.
 
+pub mod fault;
 pub mod terminal;
 pub mod user;
 

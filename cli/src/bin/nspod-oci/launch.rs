@@ -296,7 +296,7 @@ fn make(
         (record.intel_rdt_path, record.rdt_made) = (Some(path), made);
     }
     let mut container = spawned.map_err(program::failed(&name))?;
-    record.set_process(process(container.pid())?);
+    record.set_process(Process::of(container.pid())?);
     if let Some(file) = met.state.get().filter(|_| two_states) {
         let state = record.state_json(Status::Created)?;
         let written = file.set_len(0).and_then(|()| file.write_all_at(&state, 0));
@@ -346,7 +346,7 @@ impl Early {
 
     /// Returns the state for the hooks in the container.
     fn happen(self, made: &Prepared<'_>, entry: &Entry, record: &mut Record, met: &Met) -> Result<Vec<u8>> {
-        record.set_process(process(made.pid)?);
+        record.set_process(Process::of(made.pid)?);
         if let Some(file) = made.state.and_then(|file| file.try_clone().ok()) {
             let _ = met.state.set(file);
         }
@@ -390,10 +390,6 @@ struct Met {
 
 fn caller(e: Error) -> nspod_sandbox::Error {
     nspod_sandbox::Error::caller(e.to_string())
-}
-
-fn process(pid: i32) -> Result<Process> {
-    Process::of(pid).ok_or_else(|| Error::new(format!("process {pid} is not in /proc: mount it")))
 }
 
 /// Descriptors of the caller's that the container gets: those of socket activation first.

@@ -106,8 +106,8 @@ impl Record {
     }
 
     /// Its first process, if that has not ended.
-    pub(crate) fn pidfd(&self) -> Option<Pidfd> {
-        if self.init_process_pid == 0 { None } else { self.process().open() }
+    pub(crate) fn pidfd(&self) -> Result<Option<Pidfd>> {
+        if self.init_process_pid == 0 { Ok(None) } else { self.process().open() }
     }
 
     pub(crate) fn set_root(&mut self, root: &Root) {
@@ -205,18 +205,20 @@ impl Store {
     pub(crate) fn create(&self, id: &str) -> Result<(Entry, Lock)> {
         valid(id)?;
         loop {
-            if !self.0.mkdir(id)? {
-                return Err(Error::new(format!("container with given ID already exists: {id}")));
+            if let Some((dir, lock)) = self.0.claim(id)? {
+                let entry = Entry { id: id.into(), dir, record: None, locked: true, hooked: false.into() };
+                return Ok((entry, lock));
             }
             let Some(dir) = self.0.sub(id)? else { continue };
-            // Somebody may have taken it for the rest of a crash and removed it.
-            if let Some(lock) = dir.lock(true)?
-                && dir.is_at(&self.0, id)
-            {
-                return Ok((
-                    Entry { id: id.into(), dir, record: None, locked: true, hooked: false.into() },
-                    lock,
-                ));
+            let lock = dir.lock(false)?;
+            if !dir.is_at(&self.0, id)? {
+                continue;
+            }
+            let entry = Entry::load(id.into(), dir)?;
+            match lock {
+                // The rest of a creation that was killed, before there was anything else.
+                Some(lock) if entry.record.is_none() => self.remove(&entry, &lock)?,
+                _ => return Err(Error::new(format!("container with given ID already exists: {id}"))),
             }
         }
     }
@@ -241,7 +243,7 @@ impl Store {
         valid(id)?;
         let dir = self.0.sub(id)?.ok_or_else(|| missing(id))?;
         let lock = dir.lock(true)?.ok_or_else(|| missing(id))?;
-        match dir.is_at(&self.0, id) {
+        match dir.is_at(&self.0, id)? {
             true => Ok((Entry { locked: true, ..Entry::load(id.into(), dir)? }, lock)),
             false => Err(missing(id)),
         }
@@ -263,7 +265,8 @@ impl Store {
     /// The lock of a container that this process has held before; none where somebody else has
     /// removed it meanwhile, so that its name may be another's.
     pub(crate) fn lock_again(&self, entry: &Entry) -> Result<Option<Lock>> {
-        Ok(entry.dir.lock(true)?.filter(|_| entry.dir.is_at(&self.0, &entry.id)))
+        let lock = entry.dir.lock(true)?;
+        Ok(if entry.dir.is_at(&self.0, &entry.id)? { lock } else { None })
     }
 
     /// Removes what is known of a container.
@@ -344,21 +347,21 @@ impl Entry {
 
     /// The same, with its first process, if that has not ended.
     pub(crate) fn look(&self) -> Result<(Status, Option<Pidfd>)> {
-        let pidfd = self.record.as_ref().and_then(Record::pidfd);
-        Ok((self.status_if(|_| pidfd.is_some())?, pidfd))
+        let pidfd = self.record.as_ref().map(Record::pidfd).transpose()?.flatten();
+        Ok((self.status_if(|_| Ok(pidfd.is_some()))?, pidfd))
     }
 
-    fn status_if(&self, lives: impl Fn(&Record) -> bool) -> Result<Status> {
+    fn status_if(&self, lives: impl Fn(&Record) -> Result<bool>) -> Result<Status> {
         let Some(record) = self.record.as_ref().filter(|r| r.init_process_pid != 0) else {
             // Of one that nobody works on any more there is nothing but this directory.
             let abandoned = self.locked || self.dir.lock(false)?.is_some();
             return Ok(if abandoned { Status::Stopped } else { Status::Creating });
         };
         Ok(match () {
-            () if !lives(record) => Status::Stopped,
+            () if !lives(record)? => Status::Stopped,
             () if record.creating => Status::Creating,
+            () if is_frozen(record)? => Status::Paused,
             () if nspod_sandbox::is_held(self.dir.path()) => Status::Created,
-            () if is_frozen(record) => Status::Paused,
             () => Status::Running,
         })
     }
@@ -375,9 +378,16 @@ pub(crate) fn context<'a>(global: &Global, bundle: &'a Path, id: &'a str) -> Con
     }
 }
 
-fn is_frozen(record: &Record) -> bool {
-    let read = |path: &Path| std::fs::File::open(path.join("cgroup.freeze")).and_then(read_small);
-    record.cgroup_path().is_some_and(|path| read(path).is_ok_and(|text| text.trim_ascii_end() == b"1"))
+/// Also of one that was created, which then does not go on when it is started, as in runc.
+fn is_frozen(record: &Record) -> Result<bool> {
+    let Some(path) = record.cgroup_path() else { return Ok(false) };
+    let path = path.join("cgroup.freeze");
+    match std::fs::File::open(&path).and_then(read_small) {
+        Ok(text) => Ok(text.trim_ascii_end() == b"1"),
+        // The cgroup is gone, and the process in another.
+        Err(e) if matches!(e.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ENODEV)) => Ok(false),
+        Err(e) => Err(Error::io("read", &path, &e)),
+    }
 }
 
 #[cfg(test)]
@@ -449,7 +459,7 @@ mod tests {
         entry.write(&record).unwrap();
         let found = store.find("a").unwrap();
         assert_eq!(found.status().unwrap(), Status::Stopped);
-        assert!(found.record().unwrap().pidfd().is_none());
+        assert!(found.record().unwrap().pidfd().unwrap().is_none());
     }
 
     #[test]

@@ -275,9 +275,7 @@ fn restore_into(args: &RestoreArgs, command: &mut Command, restored: &mut Claime
         .trim()
         .parse()
         .map_err(|_| Error::new(format!("criu noted no pid in {}", pid_file.display())))?;
-    let process = Process::of(pid)
-        .ok_or_else(|| Error::new(format!("process {pid}, that criu restored, has ended")))?;
-    record.set_process(process);
+    record.set_process(Process::of(pid)?);
     record.creating = false;
     entry.write(record)?;
     restored.settled()?;

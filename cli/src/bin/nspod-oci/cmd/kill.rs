@@ -1,10 +1,12 @@
 //! `kill`: sends a signal.
 
 use clap::Args;
+use ns_core::Kind;
 use nspod_cli::error::{Error, Result};
 use nspod_cli::value;
 
 use crate::args::Global;
+use crate::state::{Entry, Record};
 
 #[derive(Debug, Args)]
 pub(crate) struct KillArgs {
@@ -25,11 +27,21 @@ pub(crate) fn kill(global: &Global, args: &KillArgs) -> Result<()> {
     if args.all {
         return all(record, args.signal);
     }
-    let process = record.pidfd().ok_or_else(not_running)?;
+    if args.signal == nix::libc::SIGKILL && record.cgroup_path().is_some() && shares_pid(global, &entry)? {
+        // No end of a first process takes the others along, and they may have outlived theirs.
+        return all(record, args.signal);
+    }
+    let process = record.pidfd()?.ok_or_else(not_running)?;
     match process.send_signal(args.signal) {
         Err(e) if e.raw_os_error() == Some(nix::libc::ESRCH) => Err(not_running()),
         other => Ok(other?),
     }
+}
+
+/// Whether its pid namespace is not its own.
+fn shares_pid(global: &Global, entry: &Entry) -> Result<bool> {
+    let config = entry.config()?;
+    Ok(!config.container(&entry.context(global)?)?.spec.namespaces.is_new(Kind::Pid))
 }
 
 fn not_running() -> Error {
@@ -37,7 +49,7 @@ fn not_running() -> Error {
 }
 
 /// Whatever is in its cgroup, be its first process there still or not.
-fn all(record: &crate::state::Record, signal: i32) -> Result<()> {
+fn all(record: &Record, signal: i32) -> Result<()> {
     let gone = |e: &cgroup_core::Error| e.kind() == cgroup_core::ErrorKind::NotFound;
     let done = if signal == nix::libc::SIGKILL {
         record.cgroup()?.kill()
