@@ -56,9 +56,11 @@ impl Home {
         let name = || name.map_or_else(random_name, str::to_owned);
         let (cgroup, base) = match wanted {
             CgroupUse::None if !demanded => return Ok(None),
-            CgroupUse::Inside(path) => {
+            CgroupUse::Inside { path, even_frozen, .. } => {
                 let cgroup = Cgroup::open(path)?;
-                not_frozen(&cgroup)?;
+                if !even_frozen {
+                    not_frozen(&cgroup)?;
+                }
                 return Ok(Some(Home { cgroup, borrowed: true, base: None, pod: None, above: Vec::new() }));
             }
             CgroupUse::At(path) => {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cgroup_core::Limits;
+use cgroup_core::{Hierarchy, Limits};
 use ns_core::{Kind, Kinds, Pidfd};
 
 use crate::container::Container;
@@ -109,7 +109,15 @@ pub(crate) enum CgroupUse {
     /// This one, made with its parents.
     At(PathBuf),
     /// This one, which holds the container that is joined.
-    Inside(PathBuf),
+    Inside {
+        /// Its directory.
+        path: PathBuf,
+        /// The first process of the container. Where this cgroup can take no process, since it is
+        /// gone or hands controllers down, the one that the first process is in by now.
+        of: Option<i32>,
+        /// Frozen or not.
+        even_frozen: bool,
+    },
     /// None: it stays in the caller's.
     None,
 }
@@ -341,7 +349,17 @@ impl Command {
     /// Starts the program in this cgroup, which is there already and stays afterwards: a
     /// further process of a container.
     pub fn cgroup_inside(&mut self, path: impl Into<PathBuf>) -> &mut Self {
-        self.cgroup = CgroupUse::Inside(path.into());
+        self.cgroup = CgroupUse::Inside { path: path.into(), of: None, even_frozen: false };
+        self
+    }
+
+    /// Starts a further process of a container also where its cgroup is frozen.
+    /// [`spawn`](Self::spawn) returns when the cgroup is thawed. Without it that is an error
+    /// ([`ErrorKind::State`]).
+    pub fn even_frozen(&mut self) -> &mut Self {
+        if let CgroupUse::Inside { even_frozen, .. } = &mut self.cgroup {
+            *even_frozen = true;
+        }
         self
     }
 
@@ -414,15 +432,25 @@ impl Command {
     pub fn spawn(&mut self) -> Result<Container, Error> {
         let plan = self.plan()?;
         let mut streams = Streams::open(std::mem::take(&mut self.stdio))?;
-        let home = plan.home(&self.cgroup, self.name.as_deref(), self.pod.take())?;
-        Container::start_plan(
-            plan,
-            &mut streams,
-            home,
-            self.exit_file.take(),
-            self.hosts.clone(),
-            self.prepared.take(),
-        )
+        let pod = self.pod.take();
+        let mut start = |cgroup: &CgroupUse| {
+            let home = plan.home(cgroup, self.name.as_deref(), pod.clone())?;
+            Container::start_plan(
+                plan.clone(),
+                &mut streams,
+                home,
+                self.exit_file.take(),
+                self.hosts.clone(),
+                self.prepared.take(),
+            )
+        };
+        match (start(&self.cgroup), &self.cgroup) {
+            (Err(e), CgroupUse::Inside { of: Some(pid), even_frozen, .. }) if takes_no_process(&e) => {
+                let path = Hierarchy::detect()?.of(*pid)?.path().to_owned();
+                start(&CgroupUse::Inside { path, of: None, even_frozen: *even_frozen })
+            }
+            (started, _) => started,
+        }
     }
 
     /// Starts the container, waits for its end, and deletes it.
@@ -435,6 +463,12 @@ impl Command {
         container.delete()?;
         Ok(outcome)
     }
+}
+
+/// Whether a cgroup is gone, or hands controllers down, and so can hold no process.
+fn takes_no_process(e: &Error) -> bool {
+    let of_cgroup = matches!(e.kind(), ErrorKind::Cgroup | ErrorKind::Clone);
+    of_cgroup && matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::EBUSY))
 }
 
 /// The standard streams as both sides hold them.

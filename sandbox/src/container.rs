@@ -313,7 +313,8 @@ impl Drop for Container {
 }
 
 /// A command for a further process in the container of `pid`, whose spec and cgroup these
-/// are.
+/// are. Where the process has moved on from that cgroup, and the cgroup is gone or can hold no
+/// process, the command starts in the cgroup where the process is.
 ///
 /// # Errors
 /// If the process has ended.
@@ -338,7 +339,7 @@ pub fn exec(
     let mut command = Command::from_spec(spec);
     command.joins_process(pid, pidfd)?;
     command.cgroup_use(match cgroup {
-        Some(path) => CgroupUse::Inside(path.into()),
+        Some(path) => CgroupUse::Inside { path: path.into(), of: Some(pid), even_frozen: false },
         None => CgroupUse::None,
     });
     Ok(command)

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use cgroup_core::Controllers;
 use serde_json::json;
 
-use crate::bundle::{Bundle, ours, runtime_lacks};
+use crate::bundle::{Bundle, cgroups, ours, runtime_lacks};
 use crate::common::eventually;
 
 #[test]
@@ -162,6 +163,27 @@ fn signals_have_names_and_numbers() {
     assert_eq!(bundle.status(), "running");
     bundle.verb(&["kill", bundle.id(), "9"]).ok();
     bundle.wait_until("stopped");
+}
+
+#[test]
+fn kill_ends_what_the_first_process_has_left_in_a_shared_pid_namespace() {
+    if !cgroups(Controllers::empty()) || runtime_lacks(&["crun", "runc"], "it signals the first process alone") {
+        return;
+    }
+    for script in ["sleep 1000 &", "sleep 1000 & exec sleep 1000"] {
+        let bundle = Bundle::sh(script).without("pid");
+        let mark = format!("NSPOD_TEST_MARK={}", bundle.id());
+        let bundle = bundle.set("/process/env/-", mark).up();
+        if script.ends_with('&') {
+            bundle.wait_until("stopped");
+            assert_eq!(bundle.processes().len(), 1);
+            assert_ne!(bundle.verb(&["kill", bundle.id(), "TERM"]).code(), 0, "no signal but KILL goes to all");
+        }
+        bundle.verb(&["kill", bundle.id(), "KILL"]).ok();
+        eventually("no process is left", || bundle.processes().is_empty());
+        bundle.wait_until("stopped");
+        bundle.delete(&[]);
+    }
 }
 
 #[test]

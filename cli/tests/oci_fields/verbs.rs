@@ -2,13 +2,16 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
 
 use cgroup_core::Controllers;
 use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, ConsoleSocket, cgroups, ours, runtime_lacks};
-use crate::common::{end_of, eventually};
+use crate::common::{Guard, end_of, eventually, signal};
 
 fn sleeping() -> Bundle {
     Bundle::of(&["sleep", "1000"]).up()
@@ -280,6 +283,95 @@ fn pause_freezes_and_resume_thaws() {
     eventually("it ticks again", || ticks() > stopped);
     bundle.verb(&["pause", bundle.id()]).ok();
     bundle.delete(&["--force"]);
+}
+
+#[test]
+fn a_created_container_is_paused_and_resumed_before_it_is_started() {
+    if !cgroups(Controllers::empty()) || runtime_lacks(&["crun"], "only what runs is paused") {
+        return;
+    }
+    let bundle = Bundle::sh("echo started; exec sleep 1000");
+    bundle.create();
+    bundle.verb(&["pause", bundle.id()]).ok();
+    assert_eq!(bundle.status(), "paused");
+    assert_ne!(bundle.verb(&["start", bundle.id()]).code(), 0);
+    assert_ne!(bundle.exec(&["true"]).code(), 0);
+    bundle.verb(&["resume", bundle.id()]).ok();
+    assert_eq!(bundle.status(), "created");
+    bundle.start();
+    eventually("it runs", || bundle.printed("create") == "started\n");
+    assert_eq!(bundle.status(), "running");
+}
+
+#[test]
+fn exec_in_a_paused_container_waits_if_it_is_told_to() {
+    if !cgroups(Controllers::empty()) || runtime_lacks(&["crun"], "every such exec waits") {
+        return;
+    }
+    let bundle = sleeping();
+    for flags in [&[][..], &["--detach"]] {
+        bundle.verb(&["pause", bundle.id()]).ok();
+        let args = [&["exec", "--ignore-paused"], flags, &[bundle.id(), "echo", "ran"]].concat();
+        let mut exec = Guard(bundle.command(&args).spawn().unwrap());
+        thread::sleep(Duration::from_millis(300));
+        assert!(exec.0.try_wait().unwrap().is_none(), "it does not wait");
+        assert_eq!(bundle.printed("exec"), "");
+        bundle.verb(&["resume", bundle.id()]).ok();
+        assert!(end_of(&mut exec.0).success());
+        eventually("it ran", || bundle.printed("exec") == "ran\n");
+    }
+    assert_eq!(bundle.verb(&["exec", "--ignore-paused", bundle.id(), "echo", "ran"]).ok(), "ran\n");
+}
+
+#[test]
+fn exec_that_waits_for_a_paused_container_can_be_killed() {
+    if !cgroups(Controllers::empty()) || runtime_lacks(&["crun"], "every such exec waits") {
+        return;
+    }
+    let bundle = sleeping();
+    bundle.verb(&["pause", bundle.id()]).ok();
+    let mut exec =
+        Guard(bundle.command(&["exec", "--ignore-paused", bundle.id(), "true"]).spawn().unwrap());
+    thread::sleep(Duration::from_millis(300));
+    signal(&exec.0, nix::libc::SIGKILL);
+    assert_eq!(end_of(&mut exec.0).signal(), Some(nix::libc::SIGKILL));
+    bundle.verb(&["resume", bundle.id()]).ok();
+    assert_eq!(bundle.exec(&["true"]).code(), 0);
+}
+
+#[test]
+fn exec_finds_the_cgroup_that_the_first_process_has_moved_to() {
+    if !cgroups(Controllers::empty()) || runtime_lacks(&["crun", "runc"], "it looks in v1 as well") {
+        return;
+    }
+    let bundle = sleeping();
+    let first = bundle.cgroup();
+    let second = Cgroup::new(first.with_file_name(format!("{}-moved", bundle.id())));
+    fs::write(second.0.join("cgroup.procs"), bundle.pid().to_string()).unwrap();
+    fs::remove_dir(&first).unwrap();
+    assert_eq!(bundle.status(), "running");
+    let said = bundle.exec(&["grep", "^0:", "/proc/self/cgroup"]);
+    assert!(said.ok().trim_end().ends_with("-moved"), "{}", said.out);
+    // One that is asked for is not replaced.
+    assert_ne!(bundle.verb(&["exec", "--cgroup", "/", bundle.id(), "true"]).code(), 0);
+    bundle.delete(&["--force"]);
+}
+
+/// A cgroup, removed at the end with what is in it.
+struct Cgroup(std::path::PathBuf);
+
+impl Cgroup {
+    fn new(path: std::path::PathBuf) -> Cgroup {
+        fs::create_dir(&path).unwrap();
+        Cgroup(path)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::write(self.0.join("cgroup.kill"), "1");
+        eventually("the cgroup is removed", || fs::remove_dir(&self.0).is_ok() || !self.0.exists());
+    }
 }
 
 #[test]

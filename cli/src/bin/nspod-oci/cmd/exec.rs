@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use cgroup_core::Hierarchy;
 use clap::Args;
 use ns_core::Pidfd;
 use nspod_cli::error::{Error, Result};
@@ -124,17 +123,12 @@ fn enter(global: &Global, args: &ExecArgs, handed_on: HandedOn, entry: &Entry, p
     if let Some(path) = args.cgroup(record)? {
         command.cgroup_inside(path);
     }
+    if args.ignore_paused {
+        command.even_frozen();
+    }
     handed_on.give(&mut command);
     let signals = if args.detach { None } else { Some(Signals::hold()?) };
-    let spawned = match command.spawn() {
-        // Its cgroup hands controllers down and holds nothing: the first process has gone below.
-        Err(e) if e.raw_os_error() == Some(nix::libc::EBUSY) && args.cgroup.is_empty() => {
-            command.cgroup_inside(Hierarchy::detect()?.of(pid)?.path());
-            command.spawn()
-        }
-        spawned => spawned,
-    };
-    let mut process = spawned.map_err(program::failed(&name))?;
+    let mut process = command.spawn().map_err(program::failed(&name))?;
     let attended = || -> Result<i32> {
         let terminal = match (process.terminal.take(), socket) {
             (Some(master), Some(socket)) => {
