@@ -211,7 +211,8 @@ impl Dir {
         let mut space = [MaybeUninit::uninit(); 512];
         let mut entries = RawDir::new(&self.fd, &mut space);
         while let Some(entry) = entries.next() {
-            let failed = |e: rustix::io::Errno| Error::path("list", &self.path, Errno::from_raw(e.raw_os_error()));
+            let failed =
+                |e: rustix::io::Errno| Error::path("list", &self.path, Errno::from_raw(e.raw_os_error()));
             if !matches!(entry.map_err(failed)?.file_name().to_bytes(), b"." | b"..") {
                 return Ok(false);
             }

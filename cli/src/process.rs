@@ -52,7 +52,8 @@ impl Process {
 
     /// Whether it has ended, or is on its way there, as far as can be seen.
     pub fn is_ending(&self) -> bool {
-        let seen = || -> Result<bool> { Ok(!self.lives()? || stat_of(self.pid)?.is_none_or(|text| ends(&text))) };
+        let seen =
+            || -> Result<bool> { Ok(!self.lives()? || stat_of(self.pid)?.is_none_or(|text| ends(&text))) };
         seen().unwrap_or(false)
     }
 

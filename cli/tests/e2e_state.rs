@@ -175,7 +175,8 @@ fn of_pod(name: &str) -> Vec<PathBuf> {
 
 /// The processes with this in their environment.
 fn marked(mark: &str) -> Vec<String> {
-    let pids = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let pids =
+        std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let has = |pid: &String| {
         let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environ.windows(mark.len()).any(|at| at == mark.as_bytes())
@@ -184,7 +185,17 @@ fn marked(mark: &str) -> Vec<String> {
 }
 
 const CHANGING: &[&str] = &[
-    "mkdir", "mkdirat", "openat", "write", "renameat", "renameat2", "unlinkat", "mount", "clone3", "close", "chmod",
+    "mkdir",
+    "mkdirat",
+    "openat",
+    "write",
+    "renameat",
+    "renameat2",
+    "unlinkat",
+    "mount",
+    "clone3",
+    "close",
+    "chmod",
 ];
 
 #[test]
@@ -207,8 +218,10 @@ fn what_a_killed_creation_of_a_pod_leaves_is_removed() {
                     elif $N pod ls | grep -q NAME; then $N pod rm NAME; fi; } > /run/out
                     ls /run/nspod/pods; grep -o '/run/nspod/pods/NAME[^ ]*' /proc/self/mountinfo";
                 let when = when.to_string();
-                let words = [("CALL", call), ("WHEN", &when), ("SHARE", share), ("WAY", way), ("NAME", &name)];
-                let script = words.iter().fold(script.to_owned(), |script, (from, to)| script.replace(from, to));
+                let words =
+                    [("CALL", call), ("WHEN", &when), ("SHARE", share), ("WAY", way), ("NAME", &name)];
+                let script =
+                    words.iter().fold(script.to_owned(), |script, (from, to)| script.replace(from, to));
                 let seen = alone(&script);
                 let at = format!("{share}, {call} {when}, {way}");
                 assert_eq!((seen.out.as_str(), seen.err.as_str()), ("", ""), "{at}");
@@ -267,7 +280,8 @@ fn a_start_that_was_cut_short_is_told_and_removed() {
             cgroup(&name).display()
         );
         let seen = alone(&script.replace("NAME", &name));
-        let refused = "nspod: the container NAME has not been started; `nspod rm -f NAME` removes what is left of it\n";
+        let refused =
+            "nspod: the container NAME has not been started; `nspod rm -f NAME` removes what is left of it\n";
         let want = match then.contains("kill") {
             true => refused.repeat(4) + "NAME\n",
             false if then.contains("run") => "0\n".to_owned() + left,

@@ -486,7 +486,8 @@ impl Pod {
         if let Some(shm) = self.shm.take() {
             match fs::remove_dir_all(shm.parent().unwrap_or(&shm)) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    let failed = Error::io(ErrorKind::State, format!("remove {}", shm.display()), "unlink", &e);
+                    let failed =
+                        Error::io(ErrorKind::State, format!("remove {}", shm.display()), "unlink", &e);
                     result = result.and(Err(failed));
                 }
                 _ => {}

@@ -15,8 +15,8 @@ use crate::flags::Facts;
 use crate::flags::files::FileArgs;
 use crate::flags::limits::LimitArgs;
 use crate::output;
-use crate::state::{Locked, Store};
 use crate::state::pods::Pods;
+use crate::state::{Locked, Store};
 use crate::value;
 
 #[derive(Debug, Args)]

@@ -38,10 +38,8 @@ pub(crate) fn rm(args: &RmArgs) -> Result<()> {
         if args.force {
             entry.end()?;
         } else if entry.lives()? {
-            return Err(Error::new(format!("the container {} is running", entry.id)).hint(format!(
-                "`nspod stop {0}` ends it, `nspod rm -f {0}` ends and removes it",
-                entry.id
-            )));
+            return Err(Error::new(format!("the container {} is running", entry.id))
+                .hint(format!("`nspod stop {0}` ends it, `nspod rm -f {0}` ends and removes it", entry.id)));
         }
         store.remove(&entry, &lock)?;
         output::line(&entry.id)

@@ -133,7 +133,9 @@ impl Store {
 
     /// Kills what runs of it, waits for its end, and notes that.
     pub(crate) fn kill(&self, entry: &Entry) -> Result<()> {
-        let same = |now: &Entry| now.record.as_ref().map(|r| &r.process) == entry.record.as_ref().map(|r| &r.process);
+        let same = |now: &Entry| {
+            now.record.as_ref().map(|r| &r.process) == entry.record.as_ref().map(|r| &r.process)
+        };
         match self.lock(&entry.id, true)? {
             Locked::Ours(now, _lock) if same(&now) => {
                 if now.end()? {

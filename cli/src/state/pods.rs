@@ -167,9 +167,8 @@ impl Found {
         let spec = PodSpec { hold_by, ..spec.clone() };
         let (dir, noted) = (self.dir.clone(), spec.clone());
         let note = move |record: &PodRecord| {
-            let written = Record::new(created, &noted, record.clone()).and_then(|record| {
-                Record { creating: true, ..record }.write(&dir)
-            });
+            let written = Record::new(created, &noted, record.clone())
+                .and_then(|record| Record { creating: true, ..record }.write(&dir));
             written.map_err(|e| nspod_sandbox::Error::caller(e.to_string()))
         };
         // No container can have a name with a colon: their cgroups lie beside each other.

@@ -133,11 +133,10 @@ impl Entry {
         }
         match process.poll(Some(KILLED_WITHIN))? {
             true => Ok(true),
-            false => Err(Error::new(format!(
-                "the container {} does not end although it was killed",
-                self.id
-            ))
-            .hint("a process of it is stuck in the kernel")),
+            false => {
+                Err(Error::new(format!("the container {} does not end although it was killed", self.id))
+                    .hint("a process of it is stuck in the kernel"))
+            }
         }
     }
 

@@ -167,7 +167,9 @@ fn signals_have_names_and_numbers() {
 
 #[test]
 fn kill_ends_what_the_first_process_has_left_in_a_shared_pid_namespace() {
-    if !cgroups(Controllers::empty()) || runtime_lacks(&["crun", "runc"], "it signals the first process alone") {
+    if !cgroups(Controllers::empty())
+        || runtime_lacks(&["crun", "runc"], "it signals the first process alone")
+    {
         return;
     }
     for script in ["sleep 1000 &", "sleep 1000 & exec sleep 1000"] {
@@ -177,7 +179,11 @@ fn kill_ends_what_the_first_process_has_left_in_a_shared_pid_namespace() {
         if script.ends_with('&') {
             bundle.wait_until("stopped");
             assert_eq!(bundle.processes().len(), 1);
-            assert_ne!(bundle.verb(&["kill", bundle.id(), "TERM"]).code(), 0, "no signal but KILL goes to all");
+            assert_ne!(
+                bundle.verb(&["kill", bundle.id(), "TERM"]).code(),
+                0,
+                "no signal but KILL goes to all"
+            );
         }
         bundle.verb(&["kill", bundle.id(), "KILL"]).ok();
         eventually("no process is left", || bundle.processes().is_empty());

@@ -330,8 +330,7 @@ fn exec_that_waits_for_a_paused_container_can_be_killed() {
     }
     let bundle = sleeping();
     bundle.verb(&["pause", bundle.id()]).ok();
-    let mut exec =
-        Guard(bundle.command(&["exec", "--ignore-paused", bundle.id(), "true"]).spawn().unwrap());
+    let mut exec = Guard(bundle.command(&["exec", "--ignore-paused", bundle.id(), "true"]).spawn().unwrap());
     thread::sleep(Duration::from_millis(300));
     signal(&exec.0, nix::libc::SIGKILL);
     assert_eq!(end_of(&mut exec.0).signal(), Some(nix::libc::SIGKILL));
