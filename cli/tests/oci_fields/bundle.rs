@@ -396,7 +396,7 @@ impl Drop for Bundle {
     }
 }
 
-/// Where the runtime sends the terminal of a container.
+/// Where the runtime sends the terminal of a container, or another descriptor.
 pub struct ConsoleSocket {
     listener: UnixListener,
     path: PathBuf,
@@ -410,26 +410,29 @@ impl ConsoleSocket {
         ConsoleSocket { listener: UnixListener::bind(&path).unwrap(), path, _dir: dir }
     }
 
+    /// What the runtime has sent: a message and a descriptor.
+    pub fn received(&self) -> (String, OwnedFd) {
+        let (stream, _) = self.listener.accept().unwrap();
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut bytes = [0; 4096];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let message = recvmsg(&stream, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags).unwrap();
+        let fd = ancillary.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
+        let text = String::from_utf8_lossy(&bytes[..message.bytes]).into_owned();
+        (text, fd.expect("a descriptor comes with the message"))
+    }
+
     pub fn path(&self) -> &str {
         self.path.to_str().unwrap()
     }
 
     /// The terminal, of which the runtime has sent the master.
     pub fn terminal(self) -> Terminal {
-        let (stream, _) = self.listener.accept().unwrap();
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let mut bytes = [0; 4096];
-        recvmsg(&stream, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-            .unwrap();
-        let master: OwnedFd = ancillary
-            .drain()
-            .find_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-                _ => None,
-            })
-            .expect("a descriptor comes with the message");
-        let (master, shown) = (File::from(master), Arc::new(Mutex::new(Vec::new())));
+        let (master, shown) = (File::from(self.received().1), Arc::new(Mutex::new(Vec::new())));
         let (mut reader, screen) = (master.try_clone().unwrap(), shown.clone());
         thread::spawn(move || {
             let mut buffer = [0; 4096];

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::thread;
@@ -165,6 +166,35 @@ fn the_terminal_of_exec_has_the_size_that_is_configured() {
     if !runtime_lacks(&["crun"], "the size of the configuration is not for exec") {
         assert_eq!(size(&["--tty"], &["stty", "size"]), "22 77\r\n");
     }
+}
+
+#[test]
+fn a_pidfd_is_sent_of_the_process_that_is_started() {
+    if runtime_lacks(&["crun", "runc"], "--pidfd-socket, of 1.2") {
+        return;
+    }
+    let bundle = Bundle::of(&["sleep", "1000"]);
+    let received = |flags: &[&str], command: &[&str]| {
+        let socket = ConsoleSocket::new();
+        let flags = [flags, &["--pidfd-socket", socket.path(), bundle.id()], command].concat();
+        bundle.verb(&flags).ok();
+        let (word, fd) = socket.received();
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).unwrap();
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).unwrap().trim().to_owned();
+        (word, pid)
+    };
+    bundle.write_config();
+    assert_eq!(received(&["create"], &[]), ("standard".to_owned(), bundle.pid().to_string()));
+    bundle.start();
+    let file = bundle.path("pid").to_str().unwrap().to_owned();
+    let exec = received(&["exec", "--detach", "--pid-file", &file], &["sleep", "1000"]);
+    assert_eq!(exec, ("setns".to_owned(), fs::read_to_string(&file).unwrap()));
+    bundle.delete(&["--force"]);
+    let run = received(&["run", "--detach"], &[]);
+    assert_eq!(run, ("standard".to_owned(), bundle.pid().to_string()));
+    let refused = bundle.verb(&["exec", "--pidfd-socket", "/not/there", bundle.id(), "true"]);
+    assert_ne!(refused.code(), 0);
+    assert!(refused.err.contains("pidfd socket"), "{}", refused.err);
 }
 
 #[test]
@@ -513,6 +543,33 @@ fn events_has_statistics() {
     assert!(data["memory"]["usage"]["usage"].as_u64() > Some(0), "{data}");
     assert!(data["cpu"]["usage"]["total"].as_u64() > Some(0), "{data}");
     assert_eq!(data["pids"]["current"], 1);
+}
+
+#[test]
+fn an_event_has_its_keys_in_runcs_order_and_the_pressure() {
+    if !cgroups(Controllers::empty()) || runtime_lacks(&["crun"], "events") {
+        return;
+    }
+    let bundle = sleeping();
+    let output = bundle.verb(&["events", "--stats", bundle.id()]);
+    let (text, mut from) = (output.ok(), 0);
+    let keys =
+        ["type", "id", "data", "cpu", "cpuset", "memory", "pids", "blkio", "hugetlb", "intel_rdt", "network_interfaces"];
+    for key in keys {
+        let at = text[from..].find(&format!("\"{key}\":"));
+        from += at.unwrap_or_else(|| panic!("{key} is not where it belongs: {text}"));
+    }
+    if runtime_lacks(&["runc"], "pressure, of 1.2") {
+        return;
+    }
+    let event: Value = serde_json::from_str(text).unwrap();
+    for (part, file) in [("cpu", "cpu"), ("memory", "memory"), ("blkio", "io")] {
+        let psi = &event["data"][part]["psi"];
+        assert_eq!(psi.is_object(), bundle.cgroup().join(format!("{file}.pressure")).exists(), "{part}: {text}");
+        for share in ["avg10", "avg60", "avg300", "total"].iter().filter(|_| psi.is_object()) {
+            assert!(psi["some"][share].is_number() && psi["full"][share].is_number(), "{part}: {text}");
+        }
+    }
 }
 
 #[test]

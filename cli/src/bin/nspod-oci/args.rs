@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn clients_lines_are_understood() {
         for line in [
-            "nspod-oci --root /r --log /l --log-format json --debug --systemd-cgroup create --bundle /b --pid-file /p --console-socket /s --no-pivot --no-new-keyring --preserve-fds 2 id",
+            "nspod-oci --root /r --log /l --log-format json --debug --systemd-cgroup create --bundle /b --pid-file /p --console-socket /s --pidfd-socket /f --no-pivot --no-new-keyring --preserve-fds 2 id",
             "nspod-oci --systemd-cgroup=false --debug=true --rootless=auto create id -b /b",
             "nspod-oci --cgroup-manager disabled run -d -b /b id",
             "nspod-oci run --keep --no-subreaper id",

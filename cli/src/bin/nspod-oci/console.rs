@@ -1,12 +1,13 @@
-//! Sending descriptors over a unix socket: the terminal's other end, and the listener of a
-//! system-call filter.
+//! Sending descriptors over a unix socket: the terminal's other end, a process's pidfd, and the
+//! listener of a system-call filter.
 
 use std::fs::File;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nspod_cli::error::{Error, Result};
 use nspod_sandbox::oci::SeccompListener;
@@ -16,6 +17,30 @@ use crate::state::{Record, Status, VERSION};
 /// Connects to the socket of `--console-socket`.
 pub(crate) fn connect(path: &Path) -> Result<UnixStream> {
     UnixStream::connect(path).map_err(|e| Error::io("connect to the console socket", path, &e))
+}
+
+/// The option `--pidfd-socket`.
+#[derive(Debug, Args)]
+pub(crate) struct PidfdSocket {
+    /// Send a pidfd of the process to this socket
+    #[arg(long = "pidfd-socket", value_name = "SOCKET")]
+    path: Option<PathBuf>,
+}
+
+impl PidfdSocket {
+    /// Connects to it, if it is given.
+    pub(crate) fn connect(&self) -> Result<Option<UnixStream>> {
+        let socket = |path: &Path| {
+            UnixStream::connect(path).map_err(|e| Error::io("connect to the pidfd socket", path, &e))
+        };
+        self.path.as_deref().map(socket).transpose()
+    }
+}
+
+/// Sends a process's pidfd, with the word that runc sends: `standard` for a container's first
+/// process, `setns` for a further one.
+pub(crate) fn send_pidfd(socket: Option<UnixStream>, word: &str, pidfd: BorrowedFd<'_>) -> Result<()> {
+    socket.map_or(Ok(()), |socket| send(&socket, word.as_bytes(), pidfd))
 }
 
 /// Sends the terminal's other end, with its name as runc does.

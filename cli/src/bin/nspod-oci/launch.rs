@@ -23,6 +23,7 @@ use nspod_sandbox::{Command, Container, Host, Prepared, move_net_device};
 
 use crate::args::Global;
 use crate::cmd::delete::finish;
+use crate::console::PidfdSocket;
 use crate::driver::{self, Place};
 use crate::state::{Entry, Record, Status, Store};
 use crate::{console, hooks, log, program, state};
@@ -36,6 +37,8 @@ pub(crate) struct BundleArgs {
     /// Send the terminal's other end to this socket
     #[arg(long, value_name = "SOCKET")]
     console_socket: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) pidfd_socket: PidfdSocket,
     /// Write the pid of the container's first process to a file
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
@@ -233,6 +236,7 @@ fn make(
     let Claimed { wanted, place, entry, record, .. } = claimed;
     let mut spec = std::mem::take(&mut wanted.spec);
     let socket = socket(args.console_socket.as_deref(), spec.process.terminal.is_some(), how)?;
+    let pidfd_socket = args.pidfd_socket.connect()?;
     if let Seccomp::Profile(profile) = &spec.process.seccomp
         && profile.notifies()
         && wanted.seccomp_listener.is_none()
@@ -297,6 +301,7 @@ fn make(
     }
     let mut container = spawned.map_err(program::failed(&name))?;
     record.set_process(Process::of(container.pid())?);
+    console::send_pidfd(pidfd_socket, "standard", container.pidfd().as_fd())?;
     if let Some(file) = met.state.get().filter(|_| two_states) {
         let state = record.state_json(Status::Created)?;
         let written = file.set_len(0).and_then(|()| file.write_all_at(&state, 0));

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,7 +25,7 @@ use super::delete::finish;
 use crate::args::Global;
 use crate::launch::{self, BundleArgs, Claimed};
 use crate::state::Status;
-use crate::{driver, hooks, log};
+use crate::{console, driver, hooks, log};
 
 /// Where it is written what the standard streams were, as runc does.
 const DESCRIPTORS: &str = "descriptors.json";
@@ -189,6 +189,7 @@ pub(crate) fn checkpoint(global: &Global, args: &CheckpointArgs) -> Result<()> {
 
 pub(crate) fn restore(global: &Global, args: &RestoreArgs) -> Result<i32> {
     let mut command = args.images.command("restore")?;
+    let pidfd_socket = args.bundle.pidfd_socket.connect()?;
     let mut restored = launch::prepare(global, &args.bundle)?;
     let pid = match restore_into(args, &mut command, &mut restored) {
         Ok(pid) => pid,
@@ -202,12 +203,13 @@ pub(crate) fn restore(global: &Global, args: &RestoreArgs) -> Result<i32> {
     };
     // Until here they end criu as well.
     let signals = if args.detach { None } else { Some(Signals::hold()?) };
+    let pidfd = Pidfd::open(pid)?;
+    console::send_pidfd(pidfd_socket, "standard", pidfd.as_fd())?;
     args.bundle.write_pid(pid)?;
     let Claimed { entry, record, store, lock, .. } = restored;
     hooks::run_all("poststart", &record.poststart, &record.state_json(Status::Running)?);
     let Some(signals) = signals else { return Ok(0) };
     drop(lock);
-    let pidfd = Pidfd::open(pid)?;
     let kill = || Ok(pidfd.send_signal(nix::libc::SIGKILL)?);
     let fatal = foreground::until_end(pid, &pidfd, &signals, &mut None, kill)?;
     let code = wait(pid)?;

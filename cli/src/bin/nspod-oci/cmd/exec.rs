@@ -1,6 +1,7 @@
 //! `exec`: a further process in a container.
 
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ use nspod_sandbox::oci::{self, Context};
 use nspod_sandbox::spec::{Capabilities, Process, Terminal, User};
 
 use crate::args::Global;
+use crate::console::PidfdSocket;
 use crate::launch::{HandedOn, write_pid};
 use crate::state::{Entry, Record, Status};
 use crate::{console, log, program};
@@ -50,6 +52,8 @@ pub(crate) struct ExecArgs {
     /// Send the terminal's other end to this socket
     #[arg(long, value_name = "SOCKET")]
     console_socket: Option<PathBuf>,
+    #[command(flatten)]
+    pidfd_socket: PidfdSocket,
     /// Hand on so many descriptors more, from 3 on
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u16,
@@ -116,6 +120,7 @@ fn enter(global: &Global, args: &ExecArgs, handed_on: HandedOn, entry: &Entry, p
         (Some(_), false) => return Err(Error::new("cannot use console socket without a terminal: give -t")),
         (path, _) => path.as_deref().map(console::connect).transpose()?,
     };
+    let pidfd_socket = args.pidfd_socket.connect()?;
     let name = process.args.first().cloned().unwrap_or_default();
     let pid = record.init_process_pid;
     let mut command = nspod_sandbox::exec(pidfd, pid, &container, record.cgroup_path(), &name)?;
@@ -130,6 +135,7 @@ fn enter(global: &Global, args: &ExecArgs, handed_on: HandedOn, entry: &Entry, p
     let signals = if args.detach { None } else { Some(Signals::hold()?) };
     let mut process = command.spawn().map_err(program::failed(&name))?;
     let attended = || -> Result<i32> {
+        console::send_pidfd(pidfd_socket, "setns", process.pidfd().as_fd())?;
         let terminal = match (process.terminal.take(), socket) {
             (Some(master), Some(socket)) => {
                 console::send_terminal(&socket, &master)?;
