@@ -191,7 +191,8 @@ fn a_log_that_nobody_reads_is_not_waited_for() {
     let fifo = bundle.path("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     let output = bundle.command(&["--log", fifo.to_str().unwrap(), "state", "nobody"]);
-    fails(&output, 1, "level=error msg=\"container does not exist: nobody\"");
+    fails(&output, 1, "cannot open the log");
+    assert!(output.err.contains("nobody reads from it"), "{}", output.err);
 }
 
 #[test]

@@ -553,8 +553,19 @@ fn an_event_has_its_keys_in_runcs_order_and_the_pressure() {
     let bundle = sleeping();
     let output = bundle.verb(&["events", "--stats", bundle.id()]);
     let (text, mut from) = (output.ok(), 0);
-    let keys =
-        ["type", "id", "data", "cpu", "cpuset", "memory", "pids", "blkio", "hugetlb", "intel_rdt", "network_interfaces"];
+    let keys = [
+        "type",
+        "id",
+        "data",
+        "cpu",
+        "cpuset",
+        "memory",
+        "pids",
+        "blkio",
+        "hugetlb",
+        "intel_rdt",
+        "network_interfaces",
+    ];
     for key in keys {
         let at = text[from..].find(&format!("\"{key}\":"));
         from += at.unwrap_or_else(|| panic!("{key} is not where it belongs: {text}"));
@@ -565,7 +576,11 @@ fn an_event_has_its_keys_in_runcs_order_and_the_pressure() {
     let event: Value = serde_json::from_str(text).unwrap();
     for (part, file) in [("cpu", "cpu"), ("memory", "memory"), ("blkio", "io")] {
         let psi = &event["data"][part]["psi"];
-        assert_eq!(psi.is_object(), bundle.cgroup().join(format!("{file}.pressure")).exists(), "{part}: {text}");
+        assert_eq!(
+            psi.is_object(),
+            bundle.cgroup().join(format!("{file}.pressure")).exists(),
+            "{part}: {text}"
+        );
         for share in ["avg10", "avg60", "avg300", "total"].iter().filter(|_| psi.is_object()) {
             assert!(psi["some"][share].is_number() && psi["full"][share].is_number(), "{part}: {text}");
         }
@@ -661,6 +676,10 @@ fn features_are_told() {
     assert_eq!(linux["cgroup"]["v2"], true);
     assert!(has(&linux["seccomp"]["actions"], "SCMP_ACT_NOTIFY"), "{linux}");
     assert!(has(&linux["seccomp"]["operators"], "SCMP_CMP_MASKED_EQ"), "{linux}");
+    if runtime_lacks(&["runc"], "potentiallyUnsafeConfigAnnotations, of 1.1.1") {
+        return;
+    }
+    assert!(has(&features["potentiallyUnsafeConfigAnnotations"], "org.systemd.property."), "{features}");
 }
 
 #[test]
@@ -686,6 +705,85 @@ fn errors_go_to_the_log() {
         }
         command.stdin(std::process::Stdio::null());
     }
+}
+
+#[test]
+fn the_log_is_made_at_once_and_must_be_writable() {
+    let bundle = Bundle::sh("true");
+    let log = bundle.path("log").to_str().unwrap().to_owned();
+    bundle.verb(&["--log", &log, "list"]).ok();
+    assert_eq!(fs::read_to_string(&log).unwrap(), "");
+    for log in ["/not/there", bundle.path("").to_str().unwrap()] {
+        for verb in [&["list"][..], &["exec", "none", "true"]] {
+            let output = bundle.verb(&[&["--log", log], verb].concat());
+            assert_eq!((output.code(), output.out.as_str()), (1, ""), "{log}");
+            assert!(output.err.contains(log), "{}", output.err);
+        }
+    }
+    if !runtime_lacks(&["crun"], "--log \"\", of a later version") {
+        bundle.verb(&["--log", "", "list"]).ok();
+    }
+}
+
+#[test]
+fn debug_shows_an_operator_how_a_container_is_made() {
+    if !ours() {
+        return;
+    }
+    let hook = json!({ "path": "/bin/true" });
+    let filter = json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{ "names": ["mkdir"], "action": "SCMP_ACT_ERRNO" }] });
+    let bundle =
+        Bundle::sh("exit 3").set("/hooks/createRuntime/-", hook.clone()).set("/hooks/poststop/-", hook);
+    let bundle = bundle.set("/linux/seccomp", filter).set("/process/env/-", "SECRET=word");
+    bundle.write_config();
+    let log = bundle.path("log").to_str().unwrap().to_owned();
+    let debug =
+        |verb: &[&str]| bundle.verb(&[&["--debug", "--log", &log, "--log-format", "json"], verb].concat());
+    let output = debug(&["run", bundle.id()]);
+    assert_eq!((output.code(), output.err.as_str()), (3, ""));
+    let (first, mut times) = (fs::read_to_string(&log).unwrap(), Vec::new());
+    let mut said = String::new();
+    for line in first.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["level"], "debug");
+        times.push(line["time"].as_str().unwrap().to_owned());
+        said = said + line["msg"].as_str().unwrap() + "\n";
+    }
+    assert!(times.is_sorted() && times[0].len() == "2026-11-24T14:19:37.123456789Z".len(), "{times:?}");
+    let mut from = 0;
+    for words in [
+        ": run\n",
+        bundle.path("").to_str().unwrap().trim_end_matches('/'),
+        "cgroup /",
+        "net namespace: New",
+        "seccomp: ",
+        "clone3 into its cgroup",
+        "mount a new proc on /proc",
+        "load the seccomp filter",
+        "execute /bin/sh",
+        "run the createRuntime hook /bin/true",
+        "createRuntime hook /bin/true has succeeded",
+        "runs",
+        "exited with code 3",
+        "run the poststop hook",
+    ] {
+        let at = said[from..].find(words);
+        from += at.unwrap_or_else(|| panic!("{words:?} is not where it belongs: {said}"));
+    }
+    assert!(!said.contains("SECRET") && !said.contains("word"), "{said}");
+
+    let bundle = sleeping();
+    let debug = |verb: &[&str]| bundle.verb(&[&["--debug"], verb].concat()).err;
+    let exec = debug(&["exec", "--env", "SECRET=word", bundle.id(), "true"]);
+    assert!(
+        exec.contains("join the") && exec.contains("exited with code 0") && !exec.contains("word"),
+        "{exec}"
+    );
+    let pid = bundle.pid();
+    let killed = debug(&["kill", bundle.id(), "KILL"]);
+    assert!(killed.contains(&format!("send signal 9 to process {pid}")), "{killed}");
+    bundle.wait_until("stopped");
+    assert!(debug(&["delete", bundle.id()]).contains("which is stopped"));
 }
 
 #[test]

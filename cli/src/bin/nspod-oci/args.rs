@@ -1,6 +1,7 @@
 //! The commands, as typed: runc's, and what clients send of crun's.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use nspod_cli::dir;
@@ -16,7 +17,7 @@ use crate::log::Format;
 /// A bundle is a directory with a config.json and a root file system. Clients such as podman,
 /// containerd and CRI-O use this program as they use runc.
 #[derive(Debug, Parser)]
-#[command(name = "nspod-oci", disable_version_flag = true, max_term_width = 100)]
+#[command(name = "nspod-oci", disable_version_flag = true, max_term_width = 100, args_override_self = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -28,11 +29,11 @@ pub(crate) struct Cli {
 pub(crate) struct Global {
     /// Where the state of containers is kept [default: /run/nspod-oci, or
     /// $XDG_RUNTIME_DIR/nspod-oci of an ordinary user, who may be root in a user namespace]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) root: Option<PathBuf>,
+    #[arg(long, value_name = "DIR", default_value = "", hide_default_value = true)]
+    pub(crate) root: MaybePath,
     /// Write the log to a file and not to standard error
-    #[arg(long, value_name = "FILE")]
-    pub(crate) log: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", default_value = "", hide_default_value = true)]
+    pub(crate) log: MaybePath,
     /// How to write the log
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
     pub(crate) log_format: Format,
@@ -48,11 +49,27 @@ pub(crate) struct Global {
     /// Go on without a cgroup where none is to be had and no limit is asked for
     #[arg(long, value_name = "WHETHER", value_enum, default_value = "auto")]
     pub(crate) rootless: Rootless,
-    #[arg(long, hide = true, value_name = "FILE")]
-    criu: Option<PathBuf>,
+    #[arg(long, hide = true, value_name = "FILE", default_value = "", hide_default_value = true)]
+    criu: MaybePath,
     /// Print the version
     #[arg(short, long)]
     pub(crate) version: bool,
+}
+
+/// A path that is not given, or is empty, which runc takes for the same.
+#[derive(Debug, Clone)]
+pub(crate) struct MaybePath(PathBuf);
+
+impl From<OsString> for MaybePath {
+    fn from(text: OsString) -> Self {
+        MaybePath(text.into())
+    }
+}
+
+impl MaybePath {
+    pub(crate) fn get(&self) -> Option<&Path> {
+        (!self.0.as_os_str().is_empty()).then_some(&self.0)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -80,7 +97,7 @@ impl Global {
 
     pub(crate) fn store(&self) -> Result<crate::state::Store> {
         let own = || dir::of_user().unwrap_or_else(|| "/run".into()).join("nspod-oci");
-        crate::state::Store::open(&self.root.clone().unwrap_or_else(own))
+        crate::state::Store::open(&self.root.get().map_or_else(own, Path::to_owned))
     }
 }
 
@@ -221,11 +238,23 @@ mod tests {
             "nspod-oci restore --image-path /i --work-path /w --bundle /b --detach --pid-file /p --no-pivot --no-subreaper id",
             "nspod-oci spec --rootless --bundle /b",
             "nspod-oci features",
+            "nspod-oci --root /a --root /b state id",
+            "nspod-oci exec --cwd /a --cwd /b id true",
             "nspod-oci --version",
             "nspod-oci -v",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
         }
+    }
+
+    #[test]
+    fn an_empty_path_is_none() {
+        let line = ["nspod-oci", "--log", "", "--root", "", "create", "--pid-file", "", "--bundle", "", "id"];
+        let cli = Cli::try_parse_from(line).unwrap();
+        assert!(cli.global.log.get().is_none() && cli.global.root.get().is_none());
+        assert!(
+            Cli::try_parse_from(["nspod-oci", "exec", "--process", "", "--cwd", "", "id", "true"]).is_ok()
+        );
     }
 
     #[test]

@@ -5,13 +5,14 @@ use std::fs::File;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nspod_cli::error::{Error, Result};
 use nspod_sandbox::oci::SeccompListener;
 
+use crate::args::MaybePath;
 use crate::state::{Record, Status, VERSION};
 
 /// Connects to the socket of `--console-socket`.
@@ -19,12 +20,12 @@ pub(crate) fn connect(path: &Path) -> Result<UnixStream> {
     UnixStream::connect(path).map_err(|e| Error::io("connect to the console socket", path, &e))
 }
 
-/// The option `--pidfd-socket`.
+// The option --pidfd-socket.
 #[derive(Debug, Args)]
 pub(crate) struct PidfdSocket {
     /// Send a pidfd of the process to this socket
-    #[arg(long = "pidfd-socket", value_name = "SOCKET")]
-    path: Option<PathBuf>,
+    #[arg(long = "pidfd-socket", value_name = "SOCKET", default_value = "", hide_default_value = true)]
+    path: MaybePath,
 }
 
 impl PidfdSocket {
@@ -33,7 +34,7 @@ impl PidfdSocket {
         let socket = |path: &Path| {
             UnixStream::connect(path).map_err(|e| Error::io("connect to the pidfd socket", path, &e))
         };
-        self.path.as_deref().map(socket).transpose()
+        self.path.get().map(socket).transpose()
     }
 }
 

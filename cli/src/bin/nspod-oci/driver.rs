@@ -30,6 +30,18 @@ pub(crate) enum Place {
     Scope(Box<Scope>),
 }
 
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Place::Here => f.write_str("no cgroup of its own"),
+            Place::At(path) => write!(f, "cgroup {}", path.display()),
+            Place::Scope(scope) => {
+                write!(f, "cgroup {}, made by systemd as {}", scope.path().display(), scope.unit)
+            }
+        }
+    }
+}
+
 impl Place {
     /// The cgroup, made and limited as is wanted.
     pub(crate) fn make(&self, spec: &Spec) -> Result<Option<Cgroup>> {

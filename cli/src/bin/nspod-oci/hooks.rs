@@ -16,7 +16,7 @@ use crate::log;
 /// Runs hooks in order up to the first that fails.
 pub(crate) fn run(kind: &str, hooks: &[Hook], state: &[u8]) -> Result<()> {
     for (number, hook) in hooks.iter().enumerate() {
-        one(hook, state).map_err(|e| {
+        one(kind, hook, state).map_err(|e| {
             Error::new(format!("hooks.{kind}[{number}]: error running hook {}: {e}", hook.path.display()))
         })?;
     }
@@ -26,13 +26,21 @@ pub(crate) fn run(kind: &str, hooks: &[Hook], state: &[u8]) -> Result<()> {
 /// Runs all hooks; one that fails is spoken of and no more.
 pub(crate) fn run_all(kind: &str, hooks: &[Hook], state: &[u8]) {
     for hook in hooks {
-        if let Err(e) = one(hook, state) {
+        if let Err(e) = one(kind, hook, state) {
             log::warn(&format_args!("{kind} hook {}: {e}", hook.path.display()));
         }
     }
 }
 
-fn one(hook: &Hook, state: &[u8]) -> Result<()> {
+fn one(kind: &str, hook: &Hook, state: &[u8]) -> Result<()> {
+    log::debug(&format_args!("run the {kind} hook {}", hook.path.display()));
+    let done = execute(hook, state);
+    let end = if done.is_ok() { "has succeeded" } else { "has failed" };
+    log::debug(&format_args!("the {kind} hook {} {end}", hook.path.display()));
+    done
+}
+
+fn execute(hook: &Hook, state: &[u8]) -> Result<()> {
     let mut input = memory("state")?;
     let output = memory("output")?;
     let failed = |e: std::io::Error| Error::io("hand the state to", &hook.path, &e);

@@ -21,7 +21,7 @@ use nspod_sandbox::resctrl::Resctrl;
 use nspod_sandbox::spec::{Mount, MountKind, Root, Seccomp, Spec};
 use nspod_sandbox::{Command, Container, Host, Prepared, move_net_device};
 
-use crate::args::Global;
+use crate::args::{Global, MaybePath};
 use crate::cmd::delete::finish;
 use crate::console::PidfdSocket;
 use crate::driver::{self, Place};
@@ -33,15 +33,15 @@ use crate::{console, hooks, log, program, state};
 pub(crate) struct BundleArgs {
     /// The directory with config.json
     #[arg(short, long, value_name = "DIR", default_value = ".")]
-    bundle: PathBuf,
+    bundle: MaybePath,
     /// Send the terminal's other end to this socket
-    #[arg(long, value_name = "SOCKET")]
-    console_socket: Option<PathBuf>,
+    #[arg(long, value_name = "SOCKET", default_value = "", hide_default_value = true)]
+    console_socket: MaybePath,
     #[command(flatten)]
     pub(crate) pidfd_socket: PidfdSocket,
     /// Write the pid of the container's first process to a file
-    #[arg(long, value_name = "FILE")]
-    pid_file: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", default_value = "", hide_default_value = true)]
+    pid_file: MaybePath,
     /// Accepted, and of no effect: the root is always entered by pivot_root
     #[arg(long)]
     no_pivot: bool,
@@ -63,7 +63,7 @@ impl BundleArgs {
     }
 
     pub(crate) fn write_pid(&self, pid: i32) -> Result<()> {
-        self.pid_file.as_ref().map_or(Ok(()), |path| write_pid(path, pid))
+        self.pid_file.get().map_or(Ok(()), |path| write_pid(path, pid))
     }
 }
 
@@ -133,7 +133,7 @@ fn read_config(path: &Path) -> std::io::Result<Vec<u8>> {
 
 /// Reads the bundle, and takes the id.
 pub(crate) fn prepare(global: &Global, args: &BundleArgs) -> Result<Claimed> {
-    let bundle = &args.bundle;
+    let bundle = args.bundle.get().unwrap_or(Path::new("."));
     let bundle = bundle.canonicalize().map_err(|e| Error::io("enter the bundle", bundle, &e))?;
     let path = bundle.join("config.json");
     let json = read_config(&path).map_err(|e| Error::io("read the configuration", &path, &e))?;
@@ -145,6 +145,12 @@ pub(crate) fn prepare(global: &Global, args: &BundleArgs) -> Result<Claimed> {
         program::harmless();
     }
     wanted.warnings.iter().for_each(log::warn);
+    log::debug(&format_args!(
+        "container {}: bundle {}, root {:?}",
+        args.id,
+        bundle.display(),
+        wanted.spec.root
+    ));
     labels_can_be(&config)?;
     root_is_there(&wanted.spec.root)?;
     if args.no_pivot {
@@ -163,6 +169,7 @@ pub(crate) fn prepare(global: &Global, args: &BundleArgs) -> Result<Claimed> {
     let ready = driver::place(global, &claimed.wanted, &args.id, &mut claimed.record)
         // With what it takes to clean up after a crash.
         .and_then(|place| {
+            log::debug(&place);
             claimed.place = place;
             claimed.entry.write(&claimed.record)
         })
@@ -235,7 +242,7 @@ fn make(
 ) -> Result<(Container, Option<File>)> {
     let Claimed { wanted, place, entry, record, .. } = claimed;
     let mut spec = std::mem::take(&mut wanted.spec);
-    let socket = socket(args.console_socket.as_deref(), spec.process.terminal.is_some(), how)?;
+    let socket = socket(args.console_socket.get(), spec.process.terminal.is_some(), how)?;
     let pidfd_socket = args.pidfd_socket.connect()?;
     if let Seccomp::Profile(profile) = &spec.process.seccomp
         && profile.notifies()
@@ -295,12 +302,15 @@ fn make(
         });
     }
     let name = command.spec().process.args.first().cloned().unwrap_or_default();
+    program::tell(&mut command);
     let spawned = command.spawn();
     if let Some((path, made)) = met.rdt.get().cloned() {
         (record.intel_rdt_path, record.rdt_made) = (Some(path), made);
     }
     let mut container = spawned.map_err(program::failed(&name))?;
     record.set_process(Process::of(container.pid())?);
+    let state = if how == How::Held || held_here { "is held" } else { "runs" };
+    log::debug(&format_args!("the container's process {} {state}", record.init_process_pid));
     console::send_pidfd(pidfd_socket, "standard", container.pidfd().as_fd())?;
     if let Some(file) = met.state.get().filter(|_| two_states) {
         let state = record.state_json(Status::Created)?;

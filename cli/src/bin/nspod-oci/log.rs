@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum;
+use nspod_cli::error::{Error, Result};
 
 /// How lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -27,11 +28,31 @@ struct Log {
 
 static LOG: OnceLock<Log> = OnceLock::new();
 
-/// Where lines go from now on.
-pub(crate) fn set_up(file: Option<&Path>, format: Format, debug: bool) {
-    // Relative to the working directory of now.
-    let file = file.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.into()));
+/// Where lines go from now on. The file is made; it is opened for each line, so that no descriptor
+/// of this process stands in the way of those that the caller hands on.
+///
+/// # Errors
+/// The file cannot be opened.
+pub(crate) fn set_up(file: Option<&Path>, format: Format, debug: bool) -> Result<()> {
+    let file = match file {
+        Some(file) => {
+            open(file).map_err(|e| match e.raw_os_error() {
+                Some(nix::libc::ENXIO) => Error::io("open the log", file, &e).hint("nobody reads from it"),
+                _ => Error::io("open the log", file, &e),
+            })?;
+            // Relative to the working directory of now.
+            Some(std::path::absolute(file).unwrap_or_else(|_| file.into()))
+        }
+        None => None,
+    };
     let _ = LOG.set(Log { file, format, debug });
+    Ok(())
+}
+
+/// It does not wait for somebody who might read from a FIFO.
+fn open(path: &Path) -> std::io::Result<File> {
+    let mut options = File::options();
+    options.create(true).append(true).mode(0o644).custom_flags(nix::libc::O_NONBLOCK).open(path)
 }
 
 /// The failure of this program: in the log, and in plain words on standard error if the log is
@@ -48,27 +69,29 @@ pub(crate) fn warn(what: &impl Display) {
 }
 
 pub(crate) fn debug(what: &impl Display) {
-    if LOG.get().is_some_and(|log| log.debug) {
+    if is_debug() {
         write("debug", what);
     }
 }
 
+/// Whether `--debug` is given.
+pub(crate) fn is_debug() -> bool {
+    LOG.get().is_some_and(|log| log.debug)
+}
+
 fn write(level: &str, what: &impl Display) {
     let (file, format) = LOG.get().map_or((None, Format::Text), |log| (log.file.as_ref(), log.format));
-    let text = line(level, &what.to_string(), format, SystemTime::now());
-    let to_file = |path: &PathBuf| -> std::io::Result<()> {
-        // Nobody is waited for who might read from what is no file.
-        let how = nix::libc::O_NONBLOCK;
-        File::options().create(true).append(true).custom_flags(how).open(path)?.write_all(text.as_bytes())
-    };
+    // With --debug the time shows how long each step has lasted.
+    let time = rfc3339(SystemTime::now(), is_debug());
+    let text = line(level, &what.to_string(), format, &time);
+    let to_file = |path: &PathBuf| open(path)?.write_all(text.as_bytes());
     // Where even the log cannot be written, the words shall not be lost.
     if file.is_none_or(|path| to_file(path).is_err()) {
         let _ = stderr().write_all(text.as_bytes());
     }
 }
 
-fn line(level: &str, message: &str, format: Format, now: SystemTime) -> String {
-    let time = rfc3339(now, false);
+fn line(level: &str, message: &str, format: Format, time: &str) -> String {
     match format {
         Format::Text => format!("time=\"{time}\" level={level} msg={message:?}\n"),
         Format::Json => {
@@ -127,10 +150,11 @@ mod tests {
     #[test]
     fn lines_are_those_of_logrus() {
         let message = "no \"x\"\nhere";
-        let json = line("error", message, Format::Json, at(0));
+        let time = rfc3339(at(0), false);
+        let json = line("error", message, Format::Json, &time);
         let expected = r#"{"level":"error","msg":"no \"x\"\nhere","time":"1970-01-01T00:00:00Z"}"#;
         assert_eq!(json.trim_end(), expected);
-        let text = line("error", message, Format::Text, at(0));
+        let text = line("error", message, Format::Text, &time);
         assert_eq!(text, "time=\"1970-01-01T00:00:00Z\" level=error msg=\"no \\\"x\\\"\\nhere\"\n");
     }
 }

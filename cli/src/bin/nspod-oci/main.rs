@@ -30,7 +30,17 @@ fn main() -> ExitCode {
             return if e.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
         }
     };
-    log::set_up(cli.global.log.as_deref(), cli.global.log_format, cli.global.debug);
+    if let Err(e) = log::set_up(cli.global.log.get(), cli.global.log_format, cli.global.debug) {
+        log::error(&e);
+        return ExitCode::FAILURE;
+    }
+    if let Some(command) = &cli.command
+        && log::is_debug()
+    {
+        // Its arguments may hold secrets.
+        let verb = format!("{command:?}").split('(').next().unwrap_or_default().to_lowercase();
+        log::debug(&format_args!("nspod-oci {}: {verb}", env!("CARGO_PKG_VERSION")));
+    }
     // Any other code of exec's is the program's.
     let failure = if matches!(cli.command, Some(args::Command::Exec(_))) { 255 } else { 1 };
     // `run` enters a container that is there already only where its configuration says so.

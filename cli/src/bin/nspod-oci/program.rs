@@ -8,10 +8,11 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, SFlag, fstat};
+use ns_core::Kind;
 use nspod_cli::error::{Error, Result};
 use nspod_sandbox::oci;
-use nspod_sandbox::spec::{PATH, Process};
-use nspod_sandbox::{ErrorKind, Host};
+use nspod_sandbox::spec::{PATH, Process, Seccomp};
+use nspod_sandbox::{Command, ErrorKind, Host};
 
 use crate::log;
 
@@ -58,6 +59,28 @@ fn sentence(program: &OsStr, errno: Errno) -> String {
             format!("process.args: exec: {name:?}: permission denied: it is no file that can be executed")
         }
         other => format!("process.args: exec: {name:?}: {} ({other:?})", other.desc()),
+    }
+}
+
+/// Says by `--debug` what will be done: namespaces, limits, mounts, the filter, each step.
+pub(crate) fn tell(command: &mut Command) {
+    if !log::is_debug() {
+        return;
+    }
+    let spec = command.spec();
+    for (kind, choice) in Kind::ALL.into_iter().map(|kind| (kind, spec.namespaces.get(kind))) {
+        log::debug(&format_args!("{} namespace: {choice:?}", kind.name()));
+    }
+    match &spec.process.seccomp {
+        Seccomp::Profile(profile) => {
+            let (default, rules) = (profile.default_action, profile.syscalls.len());
+            log::debug(&format_args!("seccomp: {default:?} but for what {rules} rules say"));
+        }
+        other => log::debug(&format_args!("seccomp: {other:?}")),
+    }
+    // What is wrong with it is said when it is started.
+    if let Ok(plan) = command.plan() {
+        plan.to_string().lines().for_each(|line| log::debug(&line));
     }
 }
 

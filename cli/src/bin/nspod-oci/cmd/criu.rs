@@ -22,7 +22,7 @@ use nspod_cli::process::Process;
 use nspod_sandbox::spec::{Join, MountKind, Namespace, Spec};
 
 use super::delete::finish;
-use crate::args::Global;
+use crate::args::{Global, MaybePath};
 use crate::launch::{self, BundleArgs, Claimed};
 use crate::state::Status;
 use crate::{console, driver, hooks, log};
@@ -37,8 +37,8 @@ pub(crate) struct ImageArgs {
     #[arg(long, value_name = "DIR", default_value = "checkpoint")]
     image_path: PathBuf,
     /// Where criu works and logs
-    #[arg(long, value_name = "DIR")]
-    work_path: Option<PathBuf>,
+    #[arg(long, value_name = "DIR", default_value = "", hide_default_value = true)]
+    work_path: MaybePath,
     /// Allow open TCP connections
     #[arg(long)]
     tcp_established: bool,
@@ -83,8 +83,8 @@ pub(crate) struct CheckpointArgs {
     #[command(flatten)]
     images: ImageArgs,
     /// The images of a --pre-dump before, relative to --image-path
-    #[arg(long, value_name = "DIR")]
-    parent_path: Option<PathBuf>,
+    #[arg(long, value_name = "DIR", default_value = "", hide_default_value = true)]
+    parent_path: MaybePath,
     /// Let it run on
     #[arg(long)]
     leave_running: bool,
@@ -157,7 +157,7 @@ pub(crate) fn checkpoint(global: &Global, args: &CheckpointArgs) -> Result<()> {
     if let Some(path) = record.cgroup_path() {
         command.arg("--freeze-cgroup").arg(path);
     }
-    if let Some(path) = &args.parent_path {
+    if let Some(path) = args.parent_path.get() {
         command.arg("--prev-images-dir").arg(path).arg("--track-mem");
     }
     if let Some(server) = &args.page_server {
@@ -435,7 +435,7 @@ impl ImageArgs {
     }
 
     fn work(&self) -> &Path {
-        self.work_path.as_deref().unwrap_or(&self.image_path)
+        self.work_path.get().unwrap_or(&self.image_path)
     }
 
     fn log(&self, command: &Command) -> PathBuf {

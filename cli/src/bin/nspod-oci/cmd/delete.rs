@@ -9,7 +9,7 @@ use nspod_cli::foreground::Signals;
 
 use crate::args::Global;
 use crate::state::{Entry, Record, Status, Store};
-use crate::{driver, hooks};
+use crate::{driver, hooks, log};
 
 #[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
@@ -40,6 +40,7 @@ pub(crate) fn delete(global: &Global, args: &DeleteArgs) -> Result<()> {
     if !may && !args.force {
         return Err(Error::new(format!("cannot delete container {} that is not stopped: {status}", args.id)));
     }
+    log::debug(&format_args!("delete the container {}, which is {status}", args.id));
     if let Some(process) = process {
         match process.send_signal(nix::libc::SIGKILL) {
             Err(e) if e.raw_os_error() != Some(nix::libc::ESRCH) => return Err(e.into()),

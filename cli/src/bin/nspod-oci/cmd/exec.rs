@@ -14,7 +14,7 @@ use nspod_cli::terminal::{self, Relay};
 use nspod_sandbox::oci::{self, Context};
 use nspod_sandbox::spec::{Capabilities, Process, Terminal, User};
 
-use crate::args::Global;
+use crate::args::{Global, MaybePath};
 use crate::console::PidfdSocket;
 use crate::launch::{HandedOn, write_pid};
 use crate::state::{Entry, Record, Status};
@@ -23,8 +23,8 @@ use crate::{console, log, program};
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
     /// A file with the process, as in config.json
-    #[arg(short, long, value_name = "FILE", conflicts_with = "command")]
-    process: Option<PathBuf>,
+    #[arg(short, long, value_name = "FILE", default_value = "", hide_default_value = true)]
+    process: MaybePath,
     /// Give it a terminal
     #[arg(short, long)]
     tty: bool,
@@ -35,8 +35,8 @@ pub(crate) struct ExecArgs {
     #[arg(short = 'g', long, value_name = "GID")]
     additional_gids: Vec<u32>,
     /// The working directory
-    #[arg(long, value_name = "DIR")]
-    cwd: Option<PathBuf>,
+    #[arg(long, value_name = "DIR", default_value = "", hide_default_value = true)]
+    cwd: MaybePath,
     /// Set a variable of the environment
     #[arg(short, long, value_name = "NAME=VALUE")]
     env: Vec<OsString>,
@@ -47,11 +47,11 @@ pub(crate) struct ExecArgs {
     #[arg(short, long)]
     detach: bool,
     /// Write its pid to a file
-    #[arg(long, value_name = "FILE")]
-    pid_file: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", default_value = "", hide_default_value = true)]
+    pid_file: MaybePath,
     /// Send the terminal's other end to this socket
-    #[arg(long, value_name = "SOCKET")]
-    console_socket: Option<PathBuf>,
+    #[arg(long, value_name = "SOCKET", default_value = "", hide_default_value = true)]
+    console_socket: MaybePath,
     #[command(flatten)]
     pidfd_socket: PidfdSocket,
     /// Hand on so many descriptors more, from 3 on
@@ -111,14 +111,14 @@ fn enter(global: &Global, args: &ExecArgs, handed_on: HandedOn, entry: &Entry, p
     let root = Path::new("/proc").join(record.init_process_pid.to_string()).join("root");
     passwd::set_home(&mut process, &[root])?;
     let terminal = process.terminal.is_some();
-    let socket = match (&args.console_socket, terminal) {
+    let socket = match (args.console_socket.get(), terminal) {
         (None, true) if args.detach => {
             return Err(Error::new(
                 "cannot allocate tty if nspod-oci will detach without setting console socket",
             ));
         }
         (Some(_), false) => return Err(Error::new("cannot use console socket without a terminal: give -t")),
-        (path, _) => path.as_deref().map(console::connect).transpose()?,
+        (path, _) => path.map(console::connect).transpose()?,
     };
     let pidfd_socket = args.pidfd_socket.connect()?;
     let name = process.args.first().cloned().unwrap_or_default();
@@ -133,7 +133,9 @@ fn enter(global: &Global, args: &ExecArgs, handed_on: HandedOn, entry: &Entry, p
     }
     handed_on.give(&mut command);
     let signals = if args.detach { None } else { Some(Signals::hold()?) };
+    program::tell(&mut command);
     let mut process = command.spawn().map_err(program::failed(&name))?;
+    log::debug(&format_args!("the process {} runs in the container {}", process.pid(), args.id));
     let attended = || -> Result<i32> {
         console::send_pidfd(pidfd_socket, "setns", process.pidfd().as_fd())?;
         let terminal = match (process.terminal.take(), socket) {
@@ -143,12 +145,14 @@ fn enter(global: &Global, args: &ExecArgs, handed_on: HandedOn, entry: &Entry, p
             }
             (master, _) => master,
         };
-        if let Some(path) = &args.pid_file {
+        if let Some(path) = args.pid_file.get() {
             write_pid(path, process.pid())?;
         }
         let Some(signals) = &signals else { return Ok(0) };
         let relay = terminal.map(|master| Relay::new(master, true)).transpose()?;
-        Ok(foreground::attend(&mut process, signals, relay)?.status.code())
+        let outcome = foreground::attend(&mut process, signals, relay)?;
+        log::debug(&format_args!("the process {} {}", process.pid(), outcome.status));
+        Ok(outcome.status.code())
     };
     let attended = { attended }();
     match (&attended, args.detach) {
@@ -166,7 +170,10 @@ fn enter(global: &Global, args: &ExecArgs, handed_on: HandedOn, entry: &Entry, p
 impl ExecArgs {
     /// The process: the file's, or the container's own with what the flags say.
     fn process(&self, config: &oci::Config, context: &Context<'_>) -> Result<Process> {
-        let mut given = match &self.process {
+        let mut given = match self.process.get() {
+            Some(_) if !self.command.is_empty() => {
+                return Err(Error::new("--process names the program already: leave the command out"));
+            }
             Some(path) => {
                 let json = std::fs::read(path).map_err(|e| Error::io("read the process", path, &e))?;
                 let (given, warnings) = oci::parse_process(&json)?;
@@ -181,19 +188,19 @@ impl ExecArgs {
                 first.ok_or_else(|| Error::new("process: the configuration has none"))?.clone()
             }
         };
-        if self.process.is_none() || self.tty {
+        if self.process.get().is_none() || self.tty {
             given.set_terminal(Some(self.tty));
         }
         let mut process = oci::process(&given, config, context)?;
-        if self.process.is_none() {
+        if self.process.get().is_none() {
             process.args.clone_from(&self.command);
         }
         // What names no size gets that of the caller's terminal.
         if process.terminal == Some(Terminal::default()) {
             process.terminal = Some(terminal::size());
         }
-        if let Some(cwd) = &self.cwd {
-            process.cwd = Some(cwd.clone());
+        if let Some(cwd) = self.cwd.get() {
+            process.cwd = Some(cwd.to_owned());
         }
         for pair in &self.env {
             process.env.push(variable(pair)?);
@@ -216,8 +223,9 @@ impl ExecArgs {
             sets.ambient |= bit & sets.inheritable;
         }
         process.no_new_privs |= self.no_new_privs;
-        process.apparmor_profile = self.apparmor.clone().or(process.apparmor_profile);
-        process.selinux_label = self.process_label.clone().or(process.selinux_label);
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        process.apparmor_profile = given(&self.apparmor).or(process.apparmor_profile);
+        process.selinux_label = given(&self.process_label).or(process.selinux_label);
         Ok(process)
     }
 

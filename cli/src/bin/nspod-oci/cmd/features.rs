@@ -114,7 +114,7 @@ pub(crate) fn features() -> Result<()> {
             },
             "apparmor": { "enabled": true },
             "selinux": { "enabled": true },
-            "intelRdt": { "enabled": true },
+            "intelRdt": { "enabled": true, "schemata": true, "monitoring": true },
             "memoryPolicy": {
                 "modes": ["MPOL_BIND", "MPOL_DEFAULT", "MPOL_INTERLEAVE", "MPOL_LOCAL", "MPOL_PREFERRED", "MPOL_PREFERRED_MANY", "MPOL_WEIGHTED_INTERLEAVE"],
                 "flags": ["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"],
@@ -122,6 +122,8 @@ pub(crate) fn features() -> Result<()> {
             "mountExtensions": { "idmap": { "enabled": true } },
             "netDevices": { "enabled": true },
         },
+        // What an engine should keep untrusted users from setting.
+        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property."],
         "annotations": { "org.nspod.version": env!("CARGO_PKG_VERSION") },
     }))
 }

@@ -6,6 +6,7 @@ use nspod_cli::error::{Error, Result};
 use nspod_cli::value;
 
 use crate::args::Global;
+use crate::log;
 use crate::state::{Entry, Record};
 
 #[derive(Debug, Args)]
@@ -32,6 +33,7 @@ pub(crate) fn kill(global: &Global, args: &KillArgs) -> Result<()> {
         return all(record, args.signal);
     }
     let process = record.pidfd()?.ok_or_else(not_running)?;
+    log::debug(&format_args!("send signal {} to process {}", args.signal, record.init_process_pid));
     match process.send_signal(args.signal) {
         Err(e) if e.raw_os_error() == Some(nix::libc::ESRCH) => Err(not_running()),
         other => Ok(other?),
@@ -50,6 +52,7 @@ fn not_running() -> Error {
 
 /// Whatever is in its cgroup, be its first process there still or not.
 fn all(record: &Record, signal: i32) -> Result<()> {
+    log::debug(&format_args!("send signal {signal} to all processes of the container"));
     let gone = |e: &cgroup_core::Error| e.kind() == cgroup_core::ErrorKind::NotFound;
     let done = if signal == nix::libc::SIGKILL {
         record.cgroup()?.kill()

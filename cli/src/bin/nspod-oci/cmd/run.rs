@@ -9,7 +9,7 @@ use super::delete::finish;
 use crate::args::Global;
 use crate::launch::{BundleArgs, Claimed, How, Launched, launch};
 use crate::state::Status;
-use crate::{driver, hooks};
+use crate::{driver, hooks, log};
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
@@ -40,6 +40,7 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<i32> {
     drop(lock);
     let relay = terminal.map(|master| Relay::new(master, true)).transpose()?;
     let outcome = foreground::attend(&mut container, &signals, relay)?;
+    log::debug(&format_args!("the container's process {} {}", container.pid(), outcome.status));
     if args.keep {
         container.detach();
         return Ok(outcome.status.code());

@@ -4,8 +4,8 @@ use clap::Args;
 use nspod_cli::error::{Error, Result};
 
 use crate::args::Global;
-use crate::hooks;
 use crate::state::Status;
+use crate::{hooks, log};
 
 #[derive(Debug, Args)]
 pub(crate) struct StartArgs {
@@ -24,6 +24,7 @@ pub(crate) fn start(global: &Global, args: &StartArgs) -> Result<()> {
         status => return Err(Error::new(format!("cannot start a container in the {status} state"))),
     }
     nspod_sandbox::start_held(entry.dir.path())?;
+    log::debug(&format_args!("the container's process {} runs", record.init_process_pid));
     hooks::run_all("poststart", &record.poststart, &record.state_json(Status::Running)?);
     Ok(())
 }

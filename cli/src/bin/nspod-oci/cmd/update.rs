@@ -1,7 +1,6 @@
 //! `update`: changes the limits of a container.
 
 use std::io::Read;
-use std::path::PathBuf;
 
 use cgroup_core::{CpuMax, Limits, Max};
 use clap::Args;
@@ -10,7 +9,7 @@ use nspod_sandbox::oci;
 use nspod_sandbox::oci::oci_spec::runtime::LinuxCpu;
 use serde_json::{Map, Value, json};
 
-use crate::args::Global;
+use crate::args::{Global, MaybePath};
 use crate::driver;
 use crate::state::{Record, Status};
 
@@ -18,8 +17,8 @@ use crate::state::{Record, Status};
 pub(crate) struct UpdateArgs {
     /// A file with the limits, as linux.resources of config.json; - is standard input. All
     /// other flags are then of no account
-    #[arg(short, long, value_name = "FILE")]
-    resources: Option<PathBuf>,
+    #[arg(short, long, value_name = "FILE", default_value = "", hide_default_value = true)]
+    resources: MaybePath,
     /// Bytes of memory; -1 lifts the limit
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
     memory: Option<i64>,
@@ -83,7 +82,7 @@ pub(crate) fn update(global: &Global, args: &UpdateArgs) -> Result<()> {
         return Err(Error::new("container not running"));
     }
     let record = entry.record()?;
-    let text = match &args.resources {
+    let text = match args.resources.get() {
         Some(path) => read(path)?,
         None => args.json().to_string(),
     };
