@@ -183,6 +183,30 @@ fn guards_can_be_chosen() {
     let refused = nspod(&["run", "--security-opt", &option, "uname"]);
     assert_eq!((refused.code(), refused.out.as_str()), (1, ""), "{}", refused.err);
     assert_eq!(sh(&["--security-opt", &option], "echo fine"), "fine\n");
+    // Docker's old form.
+    let old = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"name": "uname", "action": "SCMP_ACT_ERRNO", "args": []}]}"#;
+    std::fs::write(profile.path(), old).unwrap();
+    assert_eq!(nspod(&["run", "--security-opt", &option, "uname"]).code(), 1);
+}
+
+#[test]
+fn podmans_default_profile_is_taken_as_it_is() {
+    const PROFILE: &str = "/usr/share/containers/seccomp.json";
+    if !root() {
+        return;
+    }
+    if !std::path::Path::new(PROFILE).exists() {
+        return common::skip("this takes podman's default profile, of golang-github-containers-common");
+    }
+    let option = format!("seccomp={PROFILE}");
+    // One that it denies by name, and that fails with EBADF where it is allowed.
+    let vmsplice = "import ctypes; libc = ctypes.CDLL(None, use_errno=True); libc.vmsplice(-1, None, 0, 0); print(ctypes.get_errno())";
+    assert_eq!(ok(&["run", "python3", "-c", vmsplice]), "9\n");
+    for flags in [&[][..], &["--cap-add", "SYS_ADMIN"], &["--security-opt", "no-new-privileges=false"]] {
+        let all = [&["--security-opt", &option], flags].concat();
+        assert_eq!(sh(&all, "grep ^Seccomp: /proc/self/status"), "Seccomp:\t2\n");
+        assert_eq!(ok(&[&["run"], &all[..], &["python3", "-c", vmsplice]].concat()), "1\n", "{flags:?}");
+    }
 }
 
 #[test]

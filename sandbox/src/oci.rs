@@ -24,7 +24,7 @@ mod mounts;
 mod process;
 mod resources;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ns_core::Kind;
@@ -164,6 +164,9 @@ pub struct SeccompListener {
 /// `InvalidSpec`, with the JSON path of the field.
 pub fn parse(json: &[u8]) -> Result<Config, Error> {
     let mut document = json::document(json)?;
+    if let Some(rules) = document.pointer_mut("/linux/seccomp/syscalls") {
+        json::fit_seccomp(rules);
+    }
     json::check_required(&document, "")?;
     let mut warnings = Vec::new();
     if let Some(process) = document.get_mut("process") {
@@ -179,7 +182,7 @@ pub fn parse(json: &[u8]) -> Result<Config, Error> {
         }
     }
     let seccomp = document.pointer("/linux/seccomp").cloned();
-    let mut seccomp: Option<Profile> =
+    let seccomp: Option<Profile> =
         seccomp.map(|profile| json::typed(profile, "linux.seccomp")).transpose()?;
     if let Some(profile) = &seccomp {
         goes_with("defaultErrnoRet", profile.default_errno_ret, profile.default_action)?;
@@ -187,7 +190,6 @@ pub fn parse(json: &[u8]) -> Result<Config, Error> {
             goes_with(&format!("syscalls[{index}].errnoRet"), rule.errno_ret, rule.action)?;
         }
     }
-    seccomp.iter_mut().for_each(leave_out_unreachable);
     let spec: runtime::Spec = json::typed(document, "")?;
     check(&spec)?;
     Ok(Config { spec, seccomp, warnings })
@@ -227,18 +229,6 @@ fn check(spec: &runtime::Spec) -> Result<(), Error> {
         }
     }
     linux.resources().as_ref().map_or(Ok(()), resources::check)
-}
-
-/// Takes a call out of the rules that can never decide it, since one before them does. The
-/// profiles that clients send have such, and they are an error to [`Profile::compile`].
-fn leave_out_unreachable(profile: &mut Profile) {
-    let mut decided = HashSet::new();
-    for rule in &mut profile.syscalls {
-        rule.names.retain(|name| !decided.contains(name));
-        if rule.args.is_empty() {
-            decided.extend(rule.names.iter().cloned());
-        }
-    }
 }
 
 /// Reads the process of an `exec`, and what is left out of it.

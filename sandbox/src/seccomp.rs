@@ -6,8 +6,8 @@
 //!
 //! # How a profile decides
 //! - The rules are read in order, and the first that names the call and whose arguments
-//!   all match decides; without one, `default_action` does. A rule that can never apply,
-//!   because one before it decides every such call in another way, is an error.
+//!   all match decides; without one, `default_action` does. So a rule has no effect on a call
+//!   that one before it decides whatever the arguments. podman's default profile has such rules.
 //! - It is for the machine's own ABI, and for those of `architectures` that this machine can
 //!   run programs of: on x86_64 `SCMP_ARCH_X86` and `SCMP_ARCH_X32`, on aarch64
 //!   `SCMP_ARCH_ARM`. Each has its own numbers; where arguments have 32 bits, 32 are compared.
@@ -40,6 +40,7 @@ mod standard;
 #[cfg(test)]
 mod tests;
 
+use nix::errno::Errno;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::Error;
@@ -65,6 +66,10 @@ pub struct Profile {
     /// `EPERM` if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_errno_ret: Option<u16>,
+    /// podman's: the same by its name, as `ENOSYS`. It goes before the number
+    /// ([`Profile::resolve`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_errno: Option<String>,
     /// `SCMP_ARCH_*` that the profile is for beside the host's own; those that this host
     /// cannot run are passed over.
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
@@ -95,13 +100,19 @@ pub struct Architecture {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Rule {
-    /// The calls' names, as in `/usr/include/asm/unistd.h` without `__NR_`.
+    /// The calls' names, as in `/usr/include/asm/unistd.h` without `__NR_`. `name`, with a single
+    /// one, is the form of Docker's profiles before 17.05.
+    #[serde(alias = "name", deserialize_with = "one_or_more")]
     pub names: Vec<String>,
     /// What happens to them.
     pub action: Action,
     /// The errno of `SCMP_ACT_ERRNO`, or the message of `SCMP_ACT_TRACE`; `EPERM` if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errno_ret: Option<u16>,
+    /// podman's: the same by its name, as `EINVAL`. It goes before the number
+    /// ([`Profile::resolve`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errno: Option<String>,
     /// Only if all of these hold; where one argument is compared more than once, if any of them does.
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<Arg>,
@@ -254,8 +265,9 @@ impl Profile {
     }
 
     /// Decides the conditions of Docker's rules (`includes`, `excludes`), for a bounding
-    /// set and a kernel's major and minor version, and takes this machine's architectures
-    /// from its `archMap`. What is left has neither.
+    /// set and a kernel's major and minor version, takes this machine's architectures
+    /// from its `archMap`, and the numbers of podman's `errno` names. What is left has none of
+    /// these, but for names that no errno has.
     pub fn resolve(&self, capabilities: u64, kernel: (u32, u32)) -> Profile {
         let cap = |name: &String| standard::capability(name).is_some_and(|n| capabilities >> n & 1 == 1);
         let arch = |name: &String| name == abi::DOCKER_ARCH;
@@ -269,10 +281,10 @@ impl Profile {
                 && !without.arches.iter().any(arch)
                 && !without.min_kernel.as_ref().is_some_and(new_enough)
         };
-        let unconditional = |rule: &Rule| Rule {
-            includes: Conditions::default(),
-            excludes: Conditions::default(),
-            ..rule.clone()
+        let unconditional = |rule: &Rule| {
+            let (includes, excludes) = Default::default();
+            let (errno, errno_ret) = numbered(rule.errno.as_deref(), rule.errno_ret);
+            Rule { includes, excludes, errno, errno_ret, ..rule.clone() }
         };
         let syscalls = self.syscalls.iter().filter(|r| in_force(r)).map(unconditional).collect();
         let mut architectures = self.architectures.clone();
@@ -280,9 +292,12 @@ impl Profile {
             architectures.push(map.architecture.clone());
             architectures.extend(map.sub_architectures.iter().cloned());
         }
+        let (default_errno, default_errno_ret) =
+            numbered(self.default_errno.as_deref(), self.default_errno_ret);
         Profile {
             default_action: self.default_action,
-            default_errno_ret: self.default_errno_ret,
+            default_errno_ret,
+            default_errno,
             architectures,
             arch_map: Vec::new(),
             flags: self.flags.clone(),
@@ -293,9 +308,9 @@ impl Profile {
     /// The BPF program for seccomp(2), for the machine that this was built for.
     ///
     /// # Errors
-    /// A sentence that names the rule, for: an argument's index above 5, an errno above 4095, conditions that [`Profile::resolve`] has not decided, a
-    /// rule that can never apply, a profile for other architectures only, and one whose
-    /// program exceeds the kernel's 4096 instructions.
+    /// A sentence that names the rule, for: an argument's index above 5, an errno above 4095 or of
+    /// no known name, conditions that [`Profile::resolve`] has not decided, a profile for other
+    /// architectures only, and one whose program exceeds the kernel's 4096 instructions.
     pub fn compile(&self) -> Result<Vec<libc::sock_filter>, Error> {
         compile::compile(self)
     }
@@ -342,6 +357,30 @@ const WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
 fn parse_version(text: &str) -> Option<(u32, u32)> {
     let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+/// An errno by its name, where it has one, and by its number. A name is left if no errno has it.
+fn numbered(name: Option<&str>, number: Option<u16>) -> (Option<String>, Option<u16>) {
+    const LAST: u16 = 133;
+    let Some(name) = name.filter(|name| !name.is_empty()) else { return (None, number) };
+    match (1..=LAST).find(|errno| format!("{:?}", Errno::from_raw((*errno).into())) == name) {
+        Some(errno) => (None, Some(errno)),
+        None => (Some(name.to_owned()), number),
+    }
+}
+
+/// A list, or its only member.
+fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a list of the names of calls is wanted")]
+    enum OneOrMore {
+        One(String),
+        More(Vec<String>),
+    }
+    Ok(match OneOrMore::deserialize(from)? {
+        OneOrMore::One(name) => vec![name],
+        OneOrMore::More(names) => names,
+    })
 }
 
 /// Profiles in the wild say `null` for an empty list.

@@ -149,6 +149,26 @@ fn a_call_that_is_not_known_is_passed_over() {
 }
 
 #[test]
+fn a_rule_in_the_old_form_has_one_name() {
+    if runtime_lacks(&["crun", "runc"], "the form of Docker's old profiles") {
+        return;
+    }
+    let rule = json!([{ "name": "mkdir", "action": "SCMP_ACT_ERRNO", "errnoRet": 18, "args": [] }]);
+    assert!(run("mkdir /made", rule).err.contains("Invalid cross-device link"));
+    let both = json!([{ "name": "mkdir", "names": ["mkdirat"], "action": "SCMP_ACT_ERRNO" }]);
+    Bundle::sh("true").set("/linux/seccomp", filter(both)).refused("linux.seccomp.syscalls[0]");
+}
+
+#[test]
+fn the_first_rule_of_a_call_decides() {
+    let rules = json!([
+        { "names": MKDIR, "action": "SCMP_ACT_ERRNO", "errnoRet": 18 },
+        { "names": ["mkdir"], "action": "SCMP_ACT_KILL" },
+    ]);
+    assert!(run("mkdir /made", rules).err.contains("Invalid cross-device link"));
+}
+
+#[test]
 fn every_flag() {
     if runtime_lacks(&["runc"], "flags") {
         return;

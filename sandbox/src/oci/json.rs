@@ -156,6 +156,17 @@ pub(super) fn fit_resources(resources: &mut Value) {
     }
 }
 
+/// The rules of `linux.seccomp` in Docker's old form, with the `name` of one call each, in that of
+/// the specification.
+pub(super) fn fit_seccomp(rules: &mut Value) {
+    let rules = rules.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut);
+    for rule in rules.filter(|rule| !rule.contains_key("names")) {
+        if let Some(name) = rule.remove("name") {
+            rule.insert("names".into(), Value::Array(vec![name]));
+        }
+    }
+}
+
 fn members(value: Option<&mut Value>) -> impl Iterator<Item = (&String, &mut Value)> {
     value.and_then(Value::as_object_mut).into_iter().flatten()
 }

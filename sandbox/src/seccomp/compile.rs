@@ -50,6 +50,7 @@ pub(super) fn compile(profile: &Profile) -> Result<Vec<sock_filter>, Error> {
             format!("the profile is for {}, and this is {}", profile.architectures.join(", "), ABIS[0].name);
         return Err(Error::invalid("seccomp.architectures", problem));
     }
+    decided("seccomp.defaultErrno", profile.default_errno.as_ref())?;
     let default = encode("seccomp.defaultAction", profile.default_action, profile.default_errno_ret)?;
     let rules = profile.syscalls.iter().enumerate();
     let returns = rules.map(|(n, rule)| check(rule, &format!("seccomp.syscalls[{n}]")));
@@ -156,15 +157,7 @@ fn decisions<'a>(
         let Some((_, decision)) = decisions.last_mut() else { continue };
         let (rule, ret) = (&profile.syscalls[n], returns[n]);
         match (decision.rest, part) {
-            (Some(before), None) if before != ret => {
-                let name = rule.names.iter().find(|name| (abi.number)(name) == Some(number));
-                let name = name.map_or("?", String::as_str);
-                let problem = format!(
-                    "{name} can never reach this rule: one before it decides every {name} in another \
-                     way; put this one first or take {name} out of the other"
-                );
-                return Err(Error::invalid(&format!("seccomp.syscalls[{n}]"), problem));
-            }
+            // One before it decides every such call.
             (Some(_), _) => {}
             (None, Some((arg, ret))) => decision.chain.push((Cow::Owned(vec![arg]), ret)),
             (None, None) if rule.args.is_empty() => decision.rest = Some(ret),
@@ -207,7 +200,15 @@ fn check(rule: &Rule, field: &str) -> Result<u32, Error> {
         let problem = format!("{} comparisons are more than any call's arguments need (12)", rule.args.len());
         return Err(Error::invalid(&format!("{field}.args"), problem));
     }
+    decided(&format!("{field}.errno"), rule.errno.as_ref())?;
     encode(&format!("{field}.action"), rule.action, rule.errno_ret)
+}
+
+fn decided(field: &str, errno: Option<&String>) -> Result<(), Error> {
+    let Some(name) = errno else { return Ok(()) };
+    let problem =
+        format!("{name:?} is not an errno, such as EPERM, or Profile::resolve was not called first");
+    Err(Error::invalid(field, problem))
 }
 
 fn encode(field: &str, action: Action, errno: Option<u16>) -> Result<u32, Error> {

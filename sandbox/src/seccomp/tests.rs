@@ -371,11 +371,57 @@ fn what_cannot_be_enforced_is_refused_with_the_rules_place() {
     let arg = r#""args": [{"index": 6, "value": 1, "op": "SCMP_CMP_EQ"}]"#;
     let m = message(with(&format!(r#"{{"names": ["read"], "action": "SCMP_ACT_TRAP", {arg}}}"#)));
     assert!(m.contains("no argument 6"), "{m}");
-    let shadowed = r#"{"names": ["read", "chmod"], "action": "SCMP_ACT_LOG"}, {"names": ["chmod"], "action": "SCMP_ACT_TRAP"}"#;
-    let m = message(with(shadowed));
-    assert!(m.contains("syscalls[1]") && m.contains("chmod can never reach this rule"), "{m}");
+    let m = message(
+        with(r#"{"names": ["read"], "action": "SCMP_ACT_ERRNO", "errno": "EFOO"}"#).resolve(0, (6, 1)),
+    );
+    assert!(m.contains("seccomp.syscalls[0].errno") && m.contains("\"EFOO\" is not an errno"), "{m}");
     let foreign = r#"{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_S390X"]}"#;
     assert!(message(parse(foreign)).contains("the profile is for SCMP_ARCH_S390X"));
+}
+
+#[test]
+fn the_first_rule_that_names_a_call_decides_and_a_later_one_is_no_error() {
+    let profile = parse(
+        r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["read", "chmod"], "action": "SCMP_ACT_LOG"}, {"names": ["chmod"], "action": "SCMP_ACT_TRAP"}]}"#,
+    );
+    let program = profile.compile().unwrap();
+    for name in ["read", "chmod"] {
+        assert_eq!(run(&program, NATIVE, number(name).unwrap(), [0; 6]), libc::SECCOMP_RET_LOG, "{name}");
+    }
+}
+
+#[test]
+fn dockers_old_form_has_one_name_in_a_rule() {
+    let profile = parse(
+        r#"{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"],
+        "syscalls": [{"name": "mkdirat", "action": "SCMP_ACT_ERRNO", "args": []},
+          {"name": "getpgid", "action": "SCMP_ACT_ERRNO",
+           "args": [{"index": 0, "value": 7, "valueTwo": 0, "op": "SCMP_CMP_EQ"}]}]}"#,
+    );
+    let program = profile.resolve(0, (6, 1)).compile().unwrap();
+    for (name, first, ret) in [("mkdirat", 0, EPERM), ("getpgid", 7, EPERM), ("getpgid", 8, ALLOW)] {
+        assert_eq!(run(&program, NATIVE, number(name).unwrap(), [first, 0, 0, 0, 0, 0]), ret, "{name}");
+    }
+    let both = r#"{"defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"name": "read", "names": ["write"], "action": "SCMP_ACT_ERRNO"}]}"#;
+    let error = serde_json::from_str::<Profile>(both).unwrap_err().to_string();
+    assert!(error.contains("duplicate field `names`"), "{error}");
+}
+
+#[test]
+fn podmans_name_of_an_errno_goes_before_its_number() {
+    let profile = parse(
+        r#"{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1, "defaultErrno": "ENOSYS", "syscalls": [
+        {"names": ["read"], "action": "SCMP_ACT_ERRNO", "errno": "EINVAL"},
+        {"names": ["write"], "action": "SCMP_ACT_ERRNO", "errnoRet": 71, "errno": ""}]}"#,
+    );
+    assert!(profile.compile().unwrap_err().to_string().contains("Profile::resolve"));
+    let program = profile.resolve(0, (6, 1)).compile().unwrap();
+    for (name, errno) in [("read", libc::EINVAL), ("write", libc::EPROTO), ("close", libc::ENOSYS)] {
+        let ret = libc::SECCOMP_RET_ERRNO | errno as u32;
+        assert_eq!(run(&program, NATIVE, number(name).unwrap(), [0; 6]), ret, "{name}");
+    }
 }
 
 #[test]
