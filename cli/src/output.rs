@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nspod_sandbox::Status;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -45,6 +46,16 @@ pub fn json_line(value: &impl Serialize) -> Result<()> {
 /// code has to do: `eprintln!` would panic.
 pub fn note(text: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "nspod: {text}");
+}
+
+/// What its exit code does not say of a program that has ended.
+pub fn ended(status: Status) {
+    if let Status::Signaled { signal: nix::libc::SIGSYS, .. } = status {
+        note(
+            "the program was ended by SIGSYS, the signal of a seccomp filter for a call that ends a process, \
+             and for each call of an ABI that is not in the filter's \"architectures\", such as that of 32-bit programs",
+        );
+    }
 }
 
 /// Whether nobody reads standard output any more: for who writes to it again and again.

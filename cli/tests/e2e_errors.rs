@@ -64,7 +64,7 @@ fn values_that_are_none_are_explained() {
         (
             &["run", "--stop-signal", "FOO", "true"],
             "--stop-signal <SIGNAL>",
-            "\"FOO\" is not a signal such as TERM, SIGUSR1 or 9",
+            "\"FOO\" is not a signal such as TERM, SIGUSR1, RTMIN+3 or 9",
         ),
         (
             &["run", "--name", "../x", "true"],

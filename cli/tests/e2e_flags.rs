@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 
 use common::{Name, json, nspod, ok, root};
@@ -187,6 +187,35 @@ fn guards_can_be_chosen() {
     let old = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"name": "uname", "action": "SCMP_ACT_ERRNO", "args": []}]}"#;
     std::fs::write(profile.path(), old).unwrap();
     assert_eq!(nspod(&["run", "--security-opt", &option, "uname"]).code(), 1);
+}
+
+#[test]
+fn a_32_bit_program_runs_under_the_default_filter_and_one_that_a_filter_ends_is_said_so() {
+    if !root() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let program = root.path().join("prog");
+    std::fs::write(&program, common::mkdir_of_i386()).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let run = |flags: &[&str]| {
+        let output =
+            nspod(&[&["run", "--rootfs", root.path().to_str().unwrap()], flags, &["/prog"]].concat());
+        let _ = std::fs::remove_dir(root.path().join("made"));
+        output
+    };
+    if run(&["--security-opt", "seccomp=unconfined"]).code() != 0 {
+        return common::skip("this kernel runs no programs for i386");
+    }
+    run(&[]).ok();
+    let profile = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(profile.path(), r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#).unwrap();
+    let option = format!("seccomp={}", profile.path().display());
+    for init in ["--init", "--init=false"] {
+        let ended = run(&["--security-opt", &option, init]);
+        assert_eq!(ended.code(), 128 + 31, "{}", ended.err);
+        assert!(ended.err.contains("SIGSYS") && ended.err.contains("\"architectures\""), "{}", ended.err);
+    }
 }
 
 #[test]

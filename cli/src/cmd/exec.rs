@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::flags::Facts;
 use crate::flags::process::CommonArgs;
 use crate::state::{State, Store};
-use crate::{foreground, terminal};
+use crate::{foreground, output, terminal};
 
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
@@ -68,5 +68,7 @@ pub(crate) fn exec(args: &ExecArgs) -> Result<i32> {
         let _ = process.signal(nix::libc::SIGKILL);
         let _ = process.wait();
     }
-    Ok(attended?.status.code())
+    let status = attended?.status;
+    output::ended(status);
+    Ok(status.code())
 }

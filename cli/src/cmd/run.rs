@@ -132,6 +132,7 @@ pub(crate) fn run(args: &RunArgs, json: bool) -> Result<i32> {
     if let Some(oom) = &outcome.oom {
         output::note(oom);
     }
+    output::ended(outcome.status);
     if args.keep {
         claim.entry.note_outcome(&outcome)?;
         claim.keep();
@@ -156,6 +157,7 @@ fn bare(args: &RunArgs, facts: &Facts, json: bool) -> Result<i32> {
     let signals = foreground::Signals::hold()?;
     let mut container = command.spawn()?;
     let outcome = foreground::attend(&mut container, &signals, None)?;
+    output::ended(outcome.status);
     container.delete()?;
     Ok(outcome.status.code())
 }

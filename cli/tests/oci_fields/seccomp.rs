@@ -208,34 +208,11 @@ fn a_filter_that_makes_no_sense_is_refused() {
     }
 }
 
-/// A program for i386 that makes the directory /made and exits with the error's number.
-fn mkdir_of_i386() -> Vec<u8> {
-    const BASE: u32 = 0x0804_8000;
-    const CODE: u32 = BASE + 52 + 32;
-    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
-    let mut code = vec![0xb8]; // mov eax, mkdir
-    code.extend(words(&[39]));
-    code.push(0xbb); // mov ebx, the path behind the code
-    code.extend(words(&[CODE + 25]));
-    code.extend([0x31, 0xc9, 0xcd, 0x80]); // xor ecx, ecx; int 0x80
-    code.extend([0xf7, 0xd8, 0x89, 0xc3]); // neg eax; mov ebx, eax
-    code.extend([0x31, 0xc0, 0x40, 0xcd, 0x80]); // xor eax, eax; inc eax (exit); int 0x80
-    code.extend([0x90, 0x90]);
-    code.extend(b"/made\0");
-    let size = 52 + 32 + code.len() as u32;
-    let mut program = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x03\0".to_vec();
-    program.extend(words(&[1, CODE, 52, 0, 0]));
-    program.extend([52, 0, 32, 0, 1, 0, 40, 0, 0, 0, 0, 0]);
-    program.extend(words(&[1, 0, BASE, BASE, size, size, 5, 4096]));
-    program.extend(code);
-    program
-}
-
 #[test]
 fn a_rule_holds_for_the_architectures_that_are_named_and_no_other_is_let_through() {
     let bundle = || {
         let bundle = Bundle::sh("/prog; echo $?");
-        std::fs::write(bundle.path("rootfs/prog"), mkdir_of_i386()).unwrap();
+        std::fs::write(bundle.path("rootfs/prog"), crate::common::mkdir_of_i386()).unwrap();
         std::fs::set_permissions(bundle.path("rootfs/prog"), std::fs::Permissions::from_mode(0o755)).unwrap();
         bundle
     };

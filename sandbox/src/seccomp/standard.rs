@@ -3,6 +3,7 @@
 
 use caps::Capability::{self, *};
 
+use super::abi::ABIS;
 use super::{Action, Arg, Op, Profile, Rule};
 
 /// Allowed to every program, by subject.
@@ -53,14 +54,30 @@ const ORDINARY: &[&str] = &[
      timerfd_create timerfd_gettime timerfd_settime",
 ];
 
-/// Allowed with any of these capabilities.
+/// The same for programs of 32 bits: what only i386 or 32-bit ARM has, mostly the older and the
+/// wider form of a call above. `send` and `recv` are calls of ARM, and of i386 by `socketcall`.
+const NARROW: &[&str] = &[
+    "_llseek _newselect arm_fadvise64_64 arm_sync_file_range breakpoint cacheflush chown32 fadvise64_64 fchown32 \
+     fcntl64 fstat64 fstatat64 fstatfs64 ftruncate64 lchown32 lstat64 mmap2 readdir recv send sendfile64 set_tls \
+     stat64 statfs64 sync_file_range2 truncate64 ugetrlimit waitpid",
+    "sigaction signal sigpending sigprocmask sigreturn sigsuspend",
+    "getegid32 geteuid32 getgid32 getgroups32 getresgid32 getresuid32 getuid32 setfsgid32 setfsuid32 setgid32 \
+     setgroups32 setregid32 setresgid32 setresuid32 setreuid32 setuid32",
+    "clock_adjtime64 clock_getres_time64 clock_gettime64 clock_nanosleep_time64 futex_time64 \
+     io_pgetevents_time64 mq_timedreceive_time64 mq_timedsend_time64 ppoll_time64 pselect6_time64 \
+     recvmmsg_time64 rt_sigtimedwait_time64 sched_rr_get_interval_time64 semtimedop_time64 timer_gettime64 \
+     timer_settime64 timerfd_gettime64 timerfd_settime64 utimensat_time64",
+];
+
+/// Allowed with any of these capabilities. `stime`, `umount` and `clock_settime64` are calls of 32
+/// bits.
 const GUARDED: &[(&[Capability], &str)] = &[
     (&[CAP_DAC_READ_SEARCH], "open_by_handle_at"),
     (
         &[CAP_SYS_ADMIN],
         "clone clone3 fanotify_init fsconfig fsmount fsopen fspick listmount lookup_dcookie lsm_get_self_attr \
          lsm_list_modules lsm_set_self_attr mount mount_setattr move_mount open_tree open_tree_attr pivot_root \
-         quotactl quotactl_fd setdomainname sethostname setns statmount swapoff swapon umount2 unshare",
+         quotactl quotactl_fd setdomainname sethostname setns statmount swapoff swapon umount umount2 unshare",
     ),
     (&[CAP_SYS_ADMIN, CAP_BPF], "bpf"),
     (&[CAP_SYS_ADMIN, CAP_PERFMON], "perf_event_open"),
@@ -72,7 +89,7 @@ const GUARDED: &[(&[Capability], &str)] = &[
     (&[CAP_SYS_PACCT], "acct"),
     (&[CAP_SYS_PTRACE], "kcmp pidfd_getfd process_madvise"),
     (&[CAP_SYS_RAWIO], "ioperm iopl"),
-    (&[CAP_SYS_TIME], "clock_settime settimeofday"),
+    (&[CAP_SYS_TIME], "clock_settime clock_settime64 settimeofday stime"),
     (&[CAP_SYS_TTY_CONFIG], "vhangup"),
 ];
 
@@ -93,7 +110,7 @@ const PERSONALITIES: [u64; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 pub(super) fn profile(capabilities: u64) -> Profile {
     let has = |cap: &Capability| capabilities & cap.bitmask() != 0;
     let unlocked = GUARDED.iter().filter(|(caps, _)| caps.iter().any(has)).map(|(_, names)| names);
-    let names = ORDINARY.iter().chain(unlocked).flat_map(|names| names.split_whitespace());
+    let names = ORDINARY.iter().chain(NARROW).chain(unlocked).flat_map(|names| names.split_whitespace());
     let mut syscalls = vec![rule(names.collect(), Action::Allow, None, vec![])];
 
     if !has(&CAP_SYS_ADMIN) {
@@ -104,11 +121,13 @@ pub(super) fn profile(capabilities: u64) -> Profile {
     for domain in PERSONALITIES {
         syscalls.push(rule(vec!["personality"], Action::Allow, None, vec![masked(u32::MAX, domain)]));
     }
-    // A vsock reaches the hypervisor, which no network namespace contains.
-    let vsock = masked(u32::MAX, libc::AF_VSOCK as u64);
-    syscalls.push(rule(vec!["socket"], Action::Errno, None, vec![vsock]));
+    for family in [libc::AF_ALG, libc::AF_VSOCK] {
+        let family = masked(u32::MAX, family as u64);
+        syscalls.push(rule(vec!["socket"], Action::Errno, None, vec![family]));
+    }
     syscalls.push(rule(vec!["socket"], Action::Allow, None, vec![]));
-    Profile { default_action: Action::Errno, syscalls, ..Profile::default() }
+    let architectures = ABIS.iter().filter(|abi| abi.narrow).map(|abi| abi.name.to_owned()).collect();
+    Profile { default_action: Action::Errno, architectures, syscalls, ..Profile::default() }
 }
 
 fn rule(names: Vec<&str>, action: Action, errno_ret: Option<u16>, args: Vec<Arg>) -> Rule {
@@ -129,5 +148,5 @@ pub(super) fn capability(name: &str) -> Option<u8> {
 #[cfg(test)]
 pub(super) fn all_names() -> impl Iterator<Item = &'static str> {
     let guarded = GUARDED.iter().map(|(_, names)| names);
-    ORDINARY.iter().chain(guarded).flat_map(|names| names.split_whitespace())
+    ORDINARY.iter().chain(NARROW).chain(guarded).flat_map(|names| names.split_whitespace())
 }
