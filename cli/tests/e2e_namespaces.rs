@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use common::{NSPOD, Name, alone, json, nspod, ok, root};
 use ns_core::Kind;
@@ -29,6 +29,34 @@ fn new_is_another_and_host_the_callers_own() {
         assert_eq!(of(&["--ns", &host], kind), own(kind), "{host}");
         let usual = of(&[], kind) == own(kind);
         assert_eq!(usual, matches!(kind, Kind::User | Kind::Time), "{kind} without a flag");
+    }
+}
+
+/// The kernel of user-mode Linux has no time namespaces; the others have every kind.
+#[test]
+fn a_kind_that_the_kernel_lacks_stops_only_what_asks_for_it() {
+    if !root() {
+        return;
+    }
+    let absent = |kind: Kind| !Path::new("/proc/self/ns").join(kind.name()).exists();
+    // Its programs may have to spare registers that the kernel does not keep.
+    let flags = ["-e", "GLIBC_TUNABLES"];
+    let container = Name::detached(&flags, &["sleep", "1000"]);
+    assert_eq!(ok(&[&["exec"], &flags[..], &[&container, "echo", "in"]].concat()), "in\n");
+    assert!(!json(&["inspect", &container])[0]["namespaces"].is_null());
+    assert!(ok(&["top", &container]).contains("sleep"));
+    assert!(nspod(&["census"]).out.contains("sleep 1000"));
+    let pod = Name::pod();
+    ok(&["pod", "create", "--share", "net,ipc,uts,pid", &pod]);
+    assert_eq!(ok(&[&["run", "--pod", &pod], &flags[..], &["echo", "in"]].concat()), "in\n");
+    let checks = json(&["doctor", "--json"]);
+    assert!(checks.to_string().contains("a container"), "{checks}");
+    for kind in Kind::ALL {
+        let new = format!("{kind}=new");
+        let asked = nspod(&[&["run", "--ns", &new], &flags[..], &["true"]].concat());
+        let refused = asked.err.contains(&format!("no {kind} namespaces"));
+        let code = if absent(kind) { 125 } else { 0 };
+        assert_eq!((asked.code(), refused), (code, absent(kind)), "{kind}: {}", asked.err);
     }
 }
 

@@ -25,6 +25,9 @@ pub struct NamespaceId {
 }
 
 impl NamespaceId {
+    /// Stands in a [`NamespaceSet`] for the kind that the kernel lacks: all processes share it.
+    pub const NONE: Self = Self { dev: 0, ino: 0 };
+
     pub(crate) fn from_stat(stat: &FileStat) -> Self {
         Self { dev: stat.st_dev, ino: stat.st_ino }
     }
@@ -50,6 +53,9 @@ impl fmt::Display for Link {
 }
 
 /// The namespaces of one process or thread: exactly one of each of the eight kinds.
+///
+/// A kernel may lack a kind: one built without `CONFIG_TIME_NS`, or older than Linux 5.6, has no
+/// time namespaces. The set then holds [`NamespaceId::NONE`] for that kind.
 ///
 /// ```
 /// use ns_core::{Kind, Kinds, NamespaceSet};
@@ -77,8 +83,6 @@ impl NamespaceSet {
     ///   namespaces any more), or lives outside this pid namespace.
     /// - [`PermissionDenied`](ErrorKind::PermissionDenied) (`EACCES`): reading needs what
     ///   ptrace reading needs, the same uid or CAP_SYS_PTRACE.
-    /// - [`Unsupported`](ErrorKind::Unsupported): this kernel lacks a kind (time came with
-    ///   Linux 5.6).
     pub fn of_pid(pid: pid_t) -> Result<Self> {
         Self::read(&pid.to_string())
     }
@@ -108,9 +112,16 @@ impl NamespaceSet {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let dir = open(path.as_str(), flags, Mode::empty())
             .map_err(|errno| explain(Error::os(step(of), format!("open({path})"), errno), errno))?;
-        let mut ids = [NamespaceId { dev: 0, ino: 0 }; 8];
+        let mut ids = [NamespaceId::NONE; 8];
         for (id, kind) in ids.iter_mut().zip(Kind::ALL) {
-            *id = stat_in(&dir, kind).map_err(|errno| missing(step(of), &path, kind, errno))?;
+            match stat_in(&dir, kind) {
+                Ok(found) => *id = found,
+                Err(Errno::ENOENT) if !supported(kind) => {}
+                Err(errno) => {
+                    let error = Error::os(step(of), format!("stat({path}/{kind})"), errno);
+                    return Err(explain(error, errno));
+                }
+            }
         }
         Ok(Self(ids))
     }
@@ -150,21 +161,11 @@ fn stat_in(dir: &OwnedFd, kind: Kind) -> Result<NamespaceId, Errno> {
     fstatat(dir, kind.name(), AtFlags::empty()).map(|stat| NamespaceId::from_stat(&stat))
 }
 
-/// Why `/proc/PID/ns/KIND` did not open: the kernel lacks the kind, or the process is gone.
-pub(crate) fn missing(step: String, dir: &str, kind: Kind, errno: Errno) -> Error {
-    let error = Error::os(step, format!("stat({dir}/{kind})"), errno);
-    if errno == Errno::ENOENT && !supported(kind) {
-        return error.with_kind(ErrorKind::Unsupported).hint(format!(
-            "this kernel has no {kind} namespaces; time namespaces need Linux 5.6 and CONFIG_TIME_NS"
-        ));
-    }
-    explain(error, errno)
-}
-
 /// Whether this kernel has namespaces of the kind; unknown counts as yes.
 pub(crate) fn supported(kind: Kind) -> bool {
+    // Mount namespaces have no kernel option: where their link is missing, so is /proc.
     std::fs::symlink_metadata(format!("/proc/thread-self/ns/{kind}")).is_ok()
-        || std::fs::symlink_metadata("/proc/thread-self/ns/user").is_err()
+        || std::fs::symlink_metadata("/proc/thread-self/ns/mnt").is_err()
 }
 
 /// The likely cause of a failure below `/proc/PID`.

@@ -10,7 +10,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
-use crate::id::{explain, missing};
+use crate::id::{explain, supported};
 use crate::{Error, ErrorKind, Kind, NamespaceId, Result, pidfd, sys};
 
 /// A namespace, held by a descriptor: it lives at least as long as this value.
@@ -83,8 +83,9 @@ impl Namespace {
         let path = format!("/proc/{of}/ns/{file}");
         match open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
             Ok(fd) => Self::of_kind(fd, kind),
-            Err(Errno::ENOENT) if !crate::id::supported(kind) => {
-                Err(missing(step, &format!("/proc/{of}/ns"), kind, Errno::ENOENT))
+            Err(Errno::ENOENT) if !supported(kind) => {
+                let error = Error::os(step, format!("open({path})"), Errno::ENOENT);
+                Err(error.with_kind(ErrorKind::Unsupported).hint(lacks(kind)))
             }
             Err(errno) => Err(explain(Error::os(step, format!("open({path})"), errno), errno)),
         }
@@ -260,6 +261,21 @@ impl fmt::Debug for Namespace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Namespace({self}, fd {})", raw(self.as_fd()))
     }
+}
+
+/// Says that this kernel lacks the kind, and what has it.
+fn lacks(kind: Kind) -> String {
+    let option = match kind {
+        Kind::Mnt => "CONFIG_NAMESPACES",
+        Kind::Cgroup => "CONFIG_CGROUPS",
+        Kind::Time => "CONFIG_TIME_NS, and Linux 5.6 or later",
+        Kind::Net => "CONFIG_NET_NS",
+        Kind::Pid => "CONFIG_PID_NS",
+        Kind::User => "CONFIG_USER_NS",
+        Kind::Uts => "CONFIG_UTS_NS",
+        Kind::Ipc => "CONFIG_IPC_NS",
+    };
+    format!("this kernel has no {kind} namespaces, which need {option}")
 }
 
 pub(crate) fn raw(fd: BorrowedFd<'_>) -> i32 {

@@ -11,7 +11,8 @@ use std::thread;
 use common::Child;
 use nix::mount::{MsFlags, mount};
 use ns_core::{
-    Clone3, ErrorKind, Kind, Kinds, Namespace, NamespaceSet, Pidfd, parse, setns, setns_pidfd, unshare,
+    Clone3, ErrorKind, Kind, Kinds, Namespace, NamespaceId, NamespaceSet, Pidfd, parse, setns, setns_pidfd,
+    unshare,
 };
 
 const ON_THREADS: [Kind; 5] = [Kind::Mnt, Kind::Net, Kind::Uts, Kind::Ipc, Kind::Cgroup];
@@ -166,6 +167,26 @@ fn after_unsharing_pid_a_thread_makes_no_threads_and_its_namespace_ends_with_its
     let after = after.expect("the init has ended");
     assert_eq!(after.raw_os_error(), Some(libc::ENOMEM));
     assert!(after.to_string().contains("init of the pid namespace"), "{after}");
+}
+
+/// The kernel of user-mode Linux has no time namespaces; the others have every kind.
+#[test]
+fn a_kind_that_the_kernel_lacks_has_no_id_and_is_refused_where_it_is_asked_for() {
+    let child = Child::sleeping(Clone3 { kinds: Kinds::MNT, ..Clone3::default() });
+    let set = NamespaceSet::of_pidfd(&child.pidfd).unwrap();
+    let mine = NamespaceSet::current().unwrap();
+    assert_eq!(set.coincide(&mine), Kinds::all() - Kinds::MNT);
+    for kind in Kind::ALL {
+        let there = Path::new("/proc/self/ns").join(kind.name()).exists();
+        assert_eq!(mine[kind] != NamespaceId::NONE, there, "{kind}");
+        match Namespace::of_pidfd(&child.pidfd, kind) {
+            Ok(namespace) => assert_eq!((namespace.id(), there), (set[kind], true)),
+            Err(error) => {
+                assert_eq!((error.kind(), there), (ErrorKind::Unsupported, false), "{error}");
+                assert!(error.to_string().contains(&format!("no {kind} namespaces")), "{error}");
+            }
+        }
+    }
 }
 
 #[test]

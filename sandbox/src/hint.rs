@@ -32,7 +32,7 @@ pub(crate) fn step(step: &Step, call: Call, errno: i32) -> Option<String> {
             "there is no such parameter in this kernel, or not in a namespace of its own"
         }
         (Step::Sysctl { .. }, _, libc::EPERM | libc::EACCES) => {
-            "it is not the container's own: only parameters of its new net, ipc and uts namespaces can be set"
+            "it is not the container's own: only parameters of its new net, ipc, uts and user namespaces can be set"
         }
         (Step::Sysctl { .. }, _, libc::EXDEV | libc::ELOOP) => {
             "something is mounted over it or it is a link, and a write could go astray"
@@ -191,7 +191,16 @@ pub(crate) fn clone(kinds: Kinds, errno: i32) -> Option<String> {
                 limits.join(" ")
             ));
         }
-        libc::EINVAL => "this kernel lacks one of these kinds of namespaces",
+        libc::EINVAL => {
+            let absent = |kind: &Kind| {
+                let own = ns_core::Namespace::current(*kind);
+                own.is_err_and(|e| e.kind() == ns_core::ErrorKind::Unsupported)
+            };
+            return Some(match kinds.kinds().find(absent) {
+                Some(kind) => format!("this kernel has no {kind} namespaces"),
+                None => "the kernel refuses these kinds together".into(),
+            });
+        }
         libc::EAGAIN => {
             "a limit on processes is reached: pids.max of the cgroup or of one above it, RLIMIT_NPROC or `sysctl kernel.pid_max`"
         }

@@ -11,6 +11,7 @@ mod qemu;
 mod sh;
 mod tally;
 mod test;
+mod uml;
 
 use std::process::ExitCode;
 

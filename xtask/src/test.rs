@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything that must pass, in both lanes.
+//! `cargo xtask test`: everything that must pass, in all lanes.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use clap::ValueEnum;
 
 use crate::guest::{self, Stream, repository};
 use crate::tally::{Counts, Tally};
-use crate::{fuzz, install, sh};
+use crate::{fuzz, install, sh, uml};
 
 /// Ends a guest that hangs. All the tests take a fraction of it.
 const GUEST_TIMEOUT: u64 = 55 * 60;
@@ -24,11 +24,16 @@ const CONTROLS: [&str; 2] = ["crun", "runc"];
 /// Ends a test program in the guest that hangs, in seconds, so that the next ones run.
 const BINARY_TIMEOUT: u64 = 900;
 
-/// Run every check and test, here and in the guest
+/// The tests that are run on a kernel that lacks a kind of namespace, by program and filter.
+const LACKING: [(&str, &str); 3] =
+    [("namespaces", "kernel_lacks"), ("e2e_namespaces", "kernel_lacks"), ("oci_fields", "kernel_lacks")];
+
+/// Run every check and test, here, in the guest and under user-mode Linux
 ///
 /// The host lane is this machine's kernel: formatting, lints, documentation, tests, a few seconds of each fuzz
 /// target, and one run of each benchmark. A test that this kernel cannot run is listed at the end. The guest
-/// lane runs the same tests under `cargo xtask guest`, where none may be skipped.
+/// lane runs the same tests under `cargo xtask guest`, where none may be skipped. The uml lane runs the few that
+/// are about a kernel without time namespaces on such a one.
 ///
 /// What is missing is installed from Debian's packages, as root.
 #[derive(clap::Args)]
@@ -47,6 +52,7 @@ pub(crate) struct Args {
 enum Lane {
     Host,
     Guest,
+    Uml,
     All,
 }
 
@@ -56,7 +62,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if !args.no_install {
         steps.step("packages", || install::packages(install::TESTS, true));
     }
-    let (host, guest) = (args.lane != Lane::Guest, args.lane != Lane::Host);
+    let runs = |lane| args.lane == lane || args.lane == Lane::All;
+    let (host, guest, uml) = (runs(Lane::Host), runs(Lane::Guest), runs(Lane::Uml));
     let checks = host && args.filters.is_empty();
     if checks {
         steps.step("format", || sh::run(&mut cargo(&["fmt", "--all", "--check"])));
@@ -78,6 +85,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if guest {
         let mut tally = Tally::default();
         let ok = steps.step("tests, guest lane", || guest_lane(args, &mut tally));
+        add(&mut total, tally.counts(), ok);
+    }
+    if uml && args.filters.is_empty() {
+        let mut tally = Tally::default();
+        let ok = steps.step("tests, uml lane", || uml_lane(args, &mut tally));
         add(&mut total, tally.counts(), ok);
     }
     if checks {
@@ -140,12 +152,42 @@ fn host_lane(args: &Args, tally: &mut Tally) -> Result<()> {
     tee(&mut command, tally)
 }
 
-fn guest_lane(args: &Args, tally: &mut Tally) -> Result<()> {
+/// Builds the tests that other kernels run.
+fn build() -> Result<Vec<TestBinary>> {
     // The whole workspace, as in the host lane, or other features would have it all built anew.
     let mut build = cargo(&["test", "--workspace", "--no-run", "--message-format=json"]);
     let mut tests = test_binaries(&sh::read(&mut build)?)?;
     tests.retain(|test| test.directory != repository().join("xtask"));
     ensure!(!tests.is_empty(), "cargo has built no test");
+    Ok(tests)
+}
+
+fn uml_lane(args: &Args, tally: &mut Tally) -> Result<()> {
+    let tests = build()?;
+    let mut script = "export NSPOD_LANE=uml NSPOD_NO_SKIP=1\nfailed=0\n".to_owned();
+    for (name, filter) in LACKING {
+        let test = tests.iter().find(|test| test.name == name);
+        let TestBinary { directory, executable, .. } =
+            test.with_context(|| format!("cargo has built no test {name}"))?;
+        let (directory, executable) = (directory.to_string_lossy(), executable.to_string_lossy());
+        let (directory, executable) = (sh::quote(&directory), sh::quote(&executable));
+        script.push_str(&format!(
+            "(cd {directory} && timeout {BINARY_TIMEOUT} {executable} --show-output {filter}) || failed=1\n"
+        ));
+    }
+    script.push_str("exit $failed\n");
+    let code = uml::run(&script, !args.no_install, |stream, bytes| {
+        tally.push(stream as usize, bytes);
+        guest::print(stream, bytes)
+    })?;
+    ensure!(code == 0, "some tests failed under user-mode Linux");
+    let Counts { passed, .. } = tally.counts();
+    ensure!(passed >= LACKING.len() as u32, "some of the tests for user-mode Linux are not there any more");
+    Ok(())
+}
+
+fn guest_lane(args: &Args, tally: &mut Tally) -> Result<()> {
+    let tests = build()?;
     let docker = guest::directory()?.join("docker");
     if !docker.exists() && !args.no_install {
         // If it was installed, it would run on this host from now on.

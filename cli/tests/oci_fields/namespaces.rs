@@ -1,12 +1,13 @@
 //! The fields `linux.namespaces`, the id maps, the names of a UTS namespace, and network devices.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use cgroup_core::Controllers;
 use serde_json::json;
 
-use crate::bundle::{Bundle, Neighbour, cgroups, identity, runtime_lacks};
+use crate::bundle::{Bundle, Neighbour, cgroups, identity, ours, runtime_lacks};
 use crate::common::unique;
 
 /// The types of the specification, and what /proc calls them.
@@ -93,6 +94,23 @@ fn each_kind_of_namespace_is_joined_by_its_path() {
             identity(&path),
             "{kind}"
         );
+    }
+}
+
+/// The kernel of user-mode Linux has no time namespaces; the others have every kind.
+#[test]
+fn a_kind_that_the_kernel_lacks_stops_only_what_asks_for_it() {
+    // Its programs may have to spare registers that the kernel does not keep.
+    let registers = std::env::var("GLIBC_TUNABLES").unwrap_or_default();
+    let registers = format!("GLIBC_TUNABLES={registers}");
+    let bundle = Bundle::of(&["sleep", "1000"]).set("/process/env/-", registers.as_str()).up();
+    assert_eq!(bundle.exec(&["echo", "in"]).ok(), "in\n");
+    assert_eq!(bundle.status(), "running");
+    for (kind, name) in KINDS {
+        if !Path::new("/proc/self/ns").join(name).exists() {
+            let said = Bundle::sh("true").namespace(json!({ "type": kind })).fails();
+            assert!(!ours() || said.contains(&format!("no {name} namespaces")), "{said}");
+        }
     }
 }
 

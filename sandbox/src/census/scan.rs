@@ -74,15 +74,16 @@ impl Root {
             let why = format!("cannot {}: it is no procfs (mount -t proc proc DIR makes one)", what());
             return Err(Error::new(ErrorKind::Proc, why));
         }
-        let nsfs = fstatat(&dir, "self/ns/user", AtFlags::empty())
-            .or_else(|_| fstatat(&dir, "/proc/self/ns/user", AtFlags::empty()))
-            .map_err(|e| cannot(what(), "stat(self/ns/user)", e))?;
+        let nsfs = fstatat(&dir, "self/ns/mnt", AtFlags::empty())
+            .or_else(|_| fstatat(&dir, "/proc/self/ns/mnt", AtFlags::empty()))
+            .map_err(|e| cannot(what(), "stat(self/ns/mnt)", e))?;
         // Pid 1 is there in every procfs, and its links may be seen, if not read, by anyone.
         let has = |kind: &Kind| {
             let link = format!("1/ns/{kind}");
             fstatat(&dir, link.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW).err() != Some(Errno::ENOENT)
         };
-        let absent = if has(&Kind::User) {
+        // Only this kind has no option in the kernel.
+        let absent = if has(&Kind::Mnt) {
             Kind::ALL.into_iter().filter(|k| !has(k)).collect()
         } else {
             Kinds::empty()
@@ -145,7 +146,7 @@ impl Root {
     }
 
     fn namespaces(&self, process: BorrowedFd<'_>) -> Result<NamespaceSet, Errno> {
-        let mut ids = [NamespaceId { dev: self.dev, ino: 0 }; 8];
+        let mut ids = [NamespaceId::NONE; 8];
         for (kind, id) in Kind::ALL.into_iter().zip(&mut ids) {
             if !self.absent.contains_kind(kind) {
                 *id = self.namespace(process, kind)?;
