@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use cgroup_core::{CpuList, CpuMax, Max};
+use cgroup_core::{CpuList, CpuMax, Max, v1};
 use nix::sys::signal::Signal;
 
 /// Bytes: `1024`, `64k`, `64m`, `1.5g`, `64MiB`. The units are powers of 1024, as docker's.
@@ -13,6 +13,7 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     let lower = text.trim().to_ascii_lowercase();
     let digits = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
     let (number, unit) = lower.split_at(digits);
+    let unit = unit.trim_start();
     let shift = match unit {
         "" | "b" => 0,
         "k" | "kb" | "kib" => 10,
@@ -35,6 +36,15 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     let part = u128::from(part) * u128::from(unit) / 10u128.pow(fraction.len() as u32);
     let sum = whole.checked_mul(unit).and_then(|w| w.checked_add(part as u64));
     sum.ok_or_else(|| format!("{text:?} is more than 64 bits hold"))
+}
+
+/// Bytes as runc's flags have them: as [`bytes`], -1 for no limit, and empty as 0 for not set.
+pub fn signed_bytes(text: &str) -> Result<i64, String> {
+    match text {
+        "-1" => Ok(-1),
+        "" => Ok(0),
+        _ => i64::try_from(bytes(text)?).map_err(|_| format!("{text:?} is more than 63 bits hold")),
+    }
 }
 
 /// Bytes, or `max` (`-1`, `unlimited`) for no limit.
@@ -68,13 +78,10 @@ pub fn cpus(text: &str) -> Result<CpuMax, String> {
     Ok(CpuMax::new((cpus * PERIOD).round() as u64, PERIOD as u64))
 }
 
-/// docker's `--cpu-shares`, 2 to 262144, as `cpu.weight`, 1 to 10000: the conversion that
-/// OCI runtimes have settled on.
+/// docker's `--cpu-shares`, 2 to 262144, as `cpu.weight`, 1 to 10000: see [`v1::cpu_weight`].
 pub fn cpu_shares(text: &str) -> Result<u64, String> {
-    match text.parse::<u64>() {
-        Ok(shares @ 2..=262_144) => Ok(1 + (shares - 2) * 9_999 / 262_142),
-        _ => Err(format!("{text:?} is not a number from 2 to 262144")),
-    }
+    let shares = text.parse().ok().filter(|shares| (2..=262_144).contains(shares));
+    shares.and_then(v1::cpu_weight).ok_or_else(|| format!("{text:?} is not a number from 2 to 262144"))
 }
 
 /// `0-3,7`
@@ -192,11 +199,20 @@ mod tests {
             ("1.5g", 3 << 29),
             ("2GiB", 2 << 30),
             ("1tb", 1 << 40),
+            ("50 M", 50 << 20),
         ] {
             assert_eq!(bytes(text), Ok(size), "{text}");
         }
         for text in ["", "m", "-1", "1x", "1..5g", "1.g", ".5g", "18446744073709551616", "16777216t"] {
             assert!(bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn runcs_sizes_have_minus_one_for_no_limit() {
+        assert_eq!(["-1", "", "50M"].map(signed_bytes), [Ok(-1), Ok(0), Ok(50 << 20)]);
+        for text in ["-2", "max", "9223372036854775808"] {
+            assert!(signed_bytes(text).is_err(), "{text}");
         }
     }
 
@@ -221,7 +237,7 @@ mod tests {
     #[test]
     fn shares_keep_the_ends_and_the_default_of_the_scale() {
         assert_eq!(cpu_shares("2"), Ok(1));
-        assert_eq!(cpu_shares("1024"), Ok(39));
+        assert_eq!(cpu_shares("1024"), Ok(100));
         assert_eq!(cpu_shares("262144"), Ok(10_000));
         assert!(cpu_shares("1").is_err());
     }

@@ -21,7 +21,7 @@
 //!     ..Limits::default()
 //! };
 //! assert_eq!(limits.memory_swap_max, Some(Max::Value(32 << 20)));
-//! assert_eq!(limits.cpu_weight, Some(20));
+//! assert_eq!(limits.cpu_weight, Some(59));
 //! assert_eq!(limits.cpu_max, Some(CpuMax::new(50_000, 100_000)));
 //! # Ok::<(), cgroup_core::Error>(())
 //! ```
@@ -44,14 +44,30 @@ pub fn max(name: &str, value: i64) -> Result<Option<Max>> {
     }
 }
 
-/// `cpu.shares` (2 to 262144) to `cpu.weight` (1 to 10000), in a straight line; 0 is not set. What
-/// is outside is taken as the nearest, as the kernel of v1 did.
+/// `cpu.shares` (2 to 262144) to `cpu.weight` (1 to 10000); 0 is not set. What is outside is taken
+/// as the nearest, as the kernel of v1 did.
+///
+/// The curve goes through the smallest, the default and the largest value of both scales: quadratic
+/// in the logarithm of the shares, rounded up. runc 1.3.2 and crun 1.23 convert so; before them the
+/// conversion was a straight line, on which the default of v1 became a weight of 39.
+///
+/// Source: <https://github.com/opencontainers/cgroups/blob/main/utils.go>
 ///
 /// ```
-/// assert_eq!([2, 1024, 262_144].map(cgroup_core::v1::cpu_weight), [1, 39, 10_000].map(Some));
+/// let weights = [2, 1024, 2000, 22_000, 262_144].map(cgroup_core::v1::cpu_weight);
+/// assert_eq!(weights, [1, 100, 170, 1_204, 10_000].map(Some));
 /// ```
 pub fn cpu_weight(shares: u64) -> Option<u64> {
-    (shares != 0).then(|| 1 + ((shares.clamp(2, 262_144) - 2) * 9_999) / 262_142)
+    match shares {
+        0 => None,
+        1 | 2 => Some(1),
+        262_144.. => Some(10_000),
+        shares => {
+            let log = (shares as f64).log2();
+            let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
+            Some(10_f64.powf(exponent).ceil() as u64)
+        }
+    }
 }
 
 /// `cpu.cfs_quota_us` and `cpu.cfs_period_us` to `cpu.max`. A quota of 0 or less is no limit, a

@@ -209,7 +209,7 @@ mod tests {
             (vec!["--memory", "-1"], "memory.max=max"),
             (vec!["--memory-low=1k"], "memory.low=1024"),
             (vec!["--cpus", "1.5"], "cpu.max=150000 100000"),
-            (vec!["--cpu-shares", "1024"], "cpu.weight=39"),
+            (vec!["--cpu-shares", "1024"], "cpu.weight=100"),
             (vec!["--cpu-weight", "300"], "cpu.weight=300"),
             (vec!["--cpuset-cpus", "0-1"], "cpuset.cpus=0-1"),
             (vec!["--pids-limit", "100"], "pids.max=100"),

@@ -88,6 +88,16 @@ fn without_a_path_each_container_has_a_cgroup_of_its_own_which_goes_with_it() {
 }
 
 #[test]
+fn a_container_has_every_controller_that_the_host_has() {
+    if !cgroups(Controllers::empty()) {
+        return;
+    }
+    let host = fs::read_to_string(hierarchy().join("cgroup.controllers")).unwrap();
+    let has = with(json!({})).limit("cgroup.controllers");
+    assert_eq!(has.trim(), host.trim());
+}
+
+#[test]
 fn memory_limit_reservation_and_swap() {
     if !cgroups(Controllers::MEMORY) {
         return;
@@ -139,9 +149,11 @@ fn cpu_shares_are_a_weight() {
     for (shares, weight) in [(2, 1), (262_144, 10_000)] {
         assert_eq!(with(json!({ "cpu": { "shares": shares } })).limit("cpu.weight"), weight.to_string());
     }
-    let weight: u32 = with(json!({ "cpu": { "shares": 1024 } })).limit("cpu.weight").parse().unwrap();
-    // Of the formulas in use one gives 39, the other 100.
-    assert!([39, 100].contains(&weight), "{weight}");
+    if !runtime_lacks(&["crun", "runc"], "the curve of crun 1.23 and runc 1.3.2, which keeps the default") {
+        for (shares, weight) in [(1024, 100), (2000, 170), (22_000, 1204)] {
+            assert_eq!(with(json!({ "cpu": { "shares": shares } })).limit("cpu.weight"), weight.to_string());
+        }
+    }
     assert_eq!(with(json!({ "cpu": { "shares": 0 } })).limit("cpu.weight"), "100");
 }
 
@@ -155,6 +167,7 @@ fn cpu_quota_period_and_burst() {
     assert_eq!(max(json!({ "quota": 20_000 })), "20000 100000");
     assert_eq!(max(json!({ "period": 50_000 })), "max 50000");
     assert_eq!(max(json!({ "quota": -1, "period": 50_000 })), "max 50000");
+    assert_eq!(max(json!({ "quota": -2, "period": 50_000 })), "max 50000");
     if !runtime_lacks(&["runc", "crun"], "cpu.burst, of 1.1") {
         let bundle = with(json!({ "cpu": { "quota": 20_000, "period": 50_000, "burst": 7_000 } }));
         assert_eq!([bundle.limit("cpu.max"), bundle.limit("cpu.max.burst")], ["20000 50000", "7000"]);
@@ -193,6 +206,10 @@ fn pids_limit() {
     }
     assert_eq!(with(json!({ "pids": { "limit": 23 } })).limit("pids.max"), "23");
     assert_eq!(with(json!({ "pids": { "limit": -1 } })).limit("pids.max"), "max");
+    assert_eq!(with(json!({ "pids": {} })).limit("pids.max"), "max");
+    if !runtime_lacks(&["crun", "runc"], "0 as a limit, of 1.3: to runc 1.4 it is 1") {
+        assert_eq!(with(json!({ "pids": { "limit": 0 } })).limit("pids.max"), "1");
+    }
     // More than a few processes, as a runtime starts the first with threads.
     let bomb = "i=0; while [ $i -lt 40 ]; do sleep 1000 & i=$((i + 1)); done";
     let output = Bundle::sh(bomb).set("/linux/resources/pids/limit", 20).run();

@@ -475,6 +475,33 @@ fn update_takes_flags() {
 }
 
 #[test]
+fn update_takes_sizes_with_units() {
+    if !cgroups(Controllers::MEMORY) || runtime_lacks(&["crun"], "units") {
+        return;
+    }
+    let bundle = sleeping();
+    let update = |flags: &[&str]| bundle.verb(&[&["update"], flags, &[bundle.id()]].concat());
+    let limits = || ["memory.max", "memory.swap.max", "memory.low"].map(|file| bundle.limit(file));
+    update(&["--memory", "50M"]).ok();
+    assert_eq!(limits(), ["52428800", "max", "0"]);
+    update(&["--memory", "64MiB", "--memory-swap", "96 mb", "--memory-reservation", "1.5m"]).ok();
+    assert_eq!(limits(), ["67108864", "33554432", "1572864"]);
+    // It counts both, and the kernel's file the swap alone.
+    let alone = update(&["--memory-swap", "128M"]);
+    assert_ne!(alone.code(), 0);
+    assert!(alone.err.contains("memory"), "{}", alone.err);
+    assert_eq!(limits(), ["67108864", "33554432", "1572864"]);
+    update(&["--memory-swap", "-1"]).ok();
+    assert_eq!(limits(), ["67108864", "max", "1572864"]);
+    // There is no such limit any more.
+    let kernel = update(&["--kernel-memory", "50M", "--memory", "32M"]);
+    assert_eq!(kernel.code(), 0, "{}", kernel.err);
+    assert!(kernel.err.contains("level=warning"), "{}", kernel.err);
+    assert_eq!(limits(), ["33554432", "max", "1572864"]);
+    assert_ne!(update(&["--memory", "-2"]).code(), 0);
+}
+
+#[test]
 fn update_takes_resources_from_a_file_or_its_input() {
     if !cgroups(Controllers::MEMORY | Controllers::PIDS) {
         return;

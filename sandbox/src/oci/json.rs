@@ -32,7 +32,6 @@ const REQUIRED: &[(&str, &[&str])] = &[
     ("linux.seccomp.syscalls[]", &["names", "action"]),
     ("linux.seccomp.syscalls[].args[]", &["index", "value", "op"]),
     ("linux.resources.devices[]", &["allow"]),
-    ("linux.resources.pids", &["limit"]),
     ("linux.resources.hugepageLimits[]", &["pageSize", "limit"]),
     ("linux.resources.network.priorities[]", &["name", "priority"]),
     ("linux.resources.blockIO.weightDevice[]", DEVICE),
@@ -148,6 +147,12 @@ pub(super) fn fit_process(process: &mut Value, warnings: &mut Vec<String>) -> Re
 
 /// The same for `linux.resources`.
 pub(super) fn fit_resources(resources: &mut Value) {
+    // The types have 0 for a limit that is not there, and 0 is a limit.
+    if let Some(resources) = resources.as_object_mut()
+        && resources.get("pids").and_then(Value::as_object).is_some_and(|pids| !pids.contains_key("limit"))
+    {
+        resources.remove("pids");
+    }
     let limits = resources.get_mut("hugepageLimits").and_then(Value::as_array_mut);
     for limit in limits.into_iter().flatten().filter_map(|l| l.get_mut("limit")) {
         if limit.as_u64().is_some_and(|bytes| i64::try_from(bytes).is_err()) {

@@ -40,7 +40,8 @@ pub fn resources(given: &runtime::LinuxResources) -> Result<(Limits, Option<Vec<
     given.block_io().as_ref().map_or(Ok(()), |given| block_io(given, &mut limits))?;
     given.network().as_ref().map_or(Ok(()), network)?;
     if let Some(pids) = given.pids() {
-        let limit = if pids.limit() == 0 { -1 } else { pids.limit() };
+        // A cgroup of 0 processes could not have its first, and systemd refuses 0: as runc 1.4.
+        let limit = if pids.limit() == 0 { 1 } else { pids.limit() };
         limits.pids_max = at("pids.limit", v1::max("pids.max", limit))?;
     }
     for limit in given.hugepage_limits().iter().flatten() {
@@ -102,9 +103,6 @@ fn memory(given: &runtime::LinuxMemory, limits: &mut Limits) -> Result<(), Error
 
 fn cpu(given: &runtime::LinuxCpu, limits: &mut Limits) -> Result<(), Error> {
     let (quota, period) = (given.quota().unwrap_or(0), given.period().unwrap_or(0));
-    if quota < -1 {
-        return bad("cpu.quota", format!("{quota}: below 0 it can only be -1, for no limit"));
-    }
     if let Some(max) = v1::cpu_max(quota, period) {
         let alone = |quota, period| {
             let max = cgroup_core::CpuMax { quota, period };

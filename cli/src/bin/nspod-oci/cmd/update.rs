@@ -5,13 +5,14 @@ use std::io::Read;
 use cgroup_core::{CpuMax, Limits, Max};
 use clap::Args;
 use nspod_cli::error::{Error, Result};
+use nspod_cli::value::signed_bytes;
 use nspod_sandbox::oci;
 use nspod_sandbox::oci::oci_spec::runtime::LinuxCpu;
 use serde_json::{Map, Value, json};
 
 use crate::args::{Global, MaybePath};
-use crate::driver;
 use crate::state::{Record, Status};
+use crate::{driver, log};
 
 #[derive(Debug, Args)]
 pub(crate) struct UpdateArgs {
@@ -19,14 +20,14 @@ pub(crate) struct UpdateArgs {
     /// other flags are then of no account
     #[arg(short, long, value_name = "FILE", default_value = "", hide_default_value = true)]
     resources: MaybePath,
-    /// Bytes of memory; -1 lifts the limit
-    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    /// Bytes of memory, as in 52428800 or 50M; -1 lifts the limit
+    #[arg(long, value_name = "BYTES", value_parser = signed_bytes, allow_hyphen_values = true)]
     memory: Option<i64>,
     /// Bytes of memory that are reclaimed last
-    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    #[arg(long, value_name = "BYTES", value_parser = signed_bytes, allow_hyphen_values = true)]
     memory_reservation: Option<i64>,
-    /// Bytes of memory and swap together; -1 lifts the limit
-    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    /// Bytes of memory and swap together, which needs --memory too; -1 lifts the limit
+    #[arg(long, value_name = "BYTES", value_parser = signed_bytes, allow_hyphen_values = true)]
     memory_swap: Option<i64>,
     /// Share of the processors, 2 to 262144
     #[arg(long, alias = "cpu-shares", value_name = "SHARES")]
@@ -60,9 +61,10 @@ pub(crate) struct UpdateArgs {
     /// Share of the disks, 10 to 1000
     #[arg(long, value_name = "WEIGHT")]
     blkio_weight: Option<u16>,
-    #[arg(long, hide = true, value_name = "BYTES", allow_hyphen_values = true)]
+    /// Ignored with a warning: cgroup v2 has no such limit
+    #[arg(long, hide = true, value_name = "BYTES", value_parser = signed_bytes, allow_hyphen_values = true)]
     kernel_memory: Option<i64>,
-    #[arg(long, hide = true, value_name = "BYTES", allow_hyphen_values = true)]
+    #[arg(long, hide = true, value_name = "BYTES", value_parser = signed_bytes, allow_hyphen_values = true)]
     kernel_memory_tcp: Option<i64>,
     /// Intel RDT's schema for the L3 cache
     #[arg(long, value_name = "SCHEMA")]
@@ -86,6 +88,10 @@ pub(crate) fn update(global: &Global, args: &UpdateArgs) -> Result<()> {
         Some(path) => read(path)?,
         None => args.json().to_string(),
     };
+    let kernel = [args.kernel_memory, args.kernel_memory_tcp];
+    if args.resources.get().is_none() && kernel.into_iter().flatten().any(|bytes| bytes != 0) {
+        log::warn(&"--kernel-memory and --kernel-memory-tcp have no effect: cgroup v2 has no such limit");
+    }
     let given = oci::parse_resources(text.as_bytes())?;
     let (mut limits, devices) = oci::resources(&given)?;
     if let Some(cpu) = given.cpu() {
