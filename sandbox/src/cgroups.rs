@@ -23,12 +23,8 @@ const BASE: &str = "nspod";
 /// How the names of cgroups begin that are made ahead.
 const AHEAD: &str = "pool-";
 
-/// The controllers that containers are limited and measured by.
-pub(crate) const WANTED: Controllers = Controllers::CPU
-    .union(Controllers::CPUSET)
-    .union(Controllers::IO)
-    .union(Controllers::MEMORY)
-    .union(Controllers::PIDS);
+/// The controllers that containers are limited and measured by, as far as the host has them.
+pub(crate) const WANTED: Controllers = Controllers::all();
 
 /// A container's cgroup.
 #[derive(Debug)]
@@ -55,8 +51,13 @@ impl Home {
         let demanded = !spec.limits.is_empty() || spec.devices.is_some();
         let name = || name.map_or_else(random_name, str::to_owned);
         let (cgroup, base) = match wanted {
-            CgroupUse::None if !demanded => return Ok(None),
+            CgroupUse::None => {
+                nothing_demanded(spec, "the container is to have no cgroup of its own")?;
+                return Ok(None);
+            }
             CgroupUse::Inside { path, even_frozen, .. } => {
+                let why = format!("the process is to start in {}, which is not its own", path.display());
+                nothing_demanded(spec, &why)?;
                 let cgroup = Cgroup::open(path)?;
                 if !even_frozen {
                     not_frozen(&cgroup)?;
@@ -72,7 +73,7 @@ impl Home {
                 not_frozen(&parent)?;
                 (parent.create_child(name())?, None)
             }
-            CgroupUse::Auto | CgroupUse::None => match create_in_base(&name(), base) {
+            CgroupUse::Auto => match create_in_base(&name(), base) {
                 Ok((base, cgroup)) => (cgroup, Some(base)),
                 Err(e) if !demanded && none_to_be_had(&e) => return Ok(None),
                 Err(e) => return Err(e),
@@ -206,6 +207,17 @@ impl Home {
 impl Drop for Home {
     fn drop(&mut self) {
         let _ = self.clear();
+    }
+}
+
+/// Checks that the spec has nothing that a cgroup of the container's own would enforce.
+fn nothing_demanded(spec: &Spec, why: &str) -> Result<(), Error> {
+    let limit = spec.limits.writes().into_iter().next().map(|(file, _)| format!("limits.{file}"));
+    match limit.or(spec.devices.as_ref().map(|_| "devices".to_owned())) {
+        Some(field) => {
+            Err(Error::invalid(&field, format!("{why}, and nothing would enforce this: leave it out")))
+        }
+        None => Ok(()),
     }
 }
 

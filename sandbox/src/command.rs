@@ -230,7 +230,9 @@ impl Command {
         self
     }
 
-    /// Resource limits of the container's cgroup.
+    /// Resource limits of the container's cgroup. [`spawn`](Self::spawn) refuses them where the
+    /// container has no cgroup of its own: after [`no_cgroup`](Self::no_cgroup),
+    /// [`cgroup_inside`](Self::cgroup_inside), [`Command::bare`] and [`exec`](crate::exec).
     pub fn limits(&mut self, limits: Limits) -> &mut Self {
         self.spec_mut().limits = limits;
         self
@@ -347,7 +349,8 @@ impl Command {
     }
 
     /// Starts the program in this cgroup, which is there already and stays afterwards: a
-    /// further process of a container.
+    /// further process of a container. Limits and device rules in the spec are then refused, as
+    /// they would concern the processes that are there too.
     pub fn cgroup_inside(&mut self, path: impl Into<PathBuf>) -> &mut Self {
         self.cgroup = CgroupUse::Inside { path: path.into(), of: None, even_frozen: false };
         self
@@ -363,7 +366,8 @@ impl Command {
         self
     }
 
-    /// Makes no cgroup: the container stays in the caller's.
+    /// Makes no cgroup: the container stays in the caller's. Limits and device rules in the spec
+    /// are then refused.
     pub fn no_cgroup(&mut self) -> &mut Self {
         self.cgroup = CgroupUse::None;
         self

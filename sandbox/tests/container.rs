@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ns_core::{Kind, Kinds, NamespaceSet};
+use nspod_sandbox::cgroup_core::{Hierarchy, Limits};
 use nspod_sandbox::spec::{
     Capabilities, IdMaps, Mount, MountKind, Namespace, Rlimit, Root, Spec, StreamOwner, Terminal, Writes,
 };
@@ -430,6 +431,82 @@ fn hostname_sysctls_and_loopback_are_the_containers_own() {
         command.spec_mut().sysctls.insert(bad.into(), "1".into());
         assert_eq!(error(&mut command).kind(), ErrorKind::InvalidSpec, "{bad}");
     }
+}
+
+#[test]
+fn a_sysctl_of_each_kind_is_set_in_a_namespace_of_that_kind_alone() {
+    need_root!("a_sysctl_of_each_kind_is_set_in_a_namespace_of_that_kind_alone");
+    let cases = [
+        ("net.ipv4.ip_forward", "1", Kind::Net),
+        ("kernel.msgmni", "77", Kind::Ipc),
+        ("kernel.msg_next_id", "5", Kind::Ipc),
+        ("kernel.shmall", "88", Kind::Ipc),
+        ("kernel.shm_rmid_forced", "1", Kind::Ipc),
+        ("kernel.sem_next_id", "6", Kind::Ipc),
+        ("fs.mqueue.queues_max", "9", Kind::Ipc),
+        ("kernel.domainname", "example", Kind::Uts),
+        ("user.max_net_namespaces", "3", Kind::User),
+    ];
+    for (name, value, kind) in cases {
+        let file = format!("/proc/sys/{}", name.replace('.', "/"));
+        let command = || {
+            let mut command = Command::new("sh");
+            command.namespace(kind, Namespace::New);
+            command.spec_mut().sysctls.insert(name.into(), value.into());
+            command
+        };
+        let host = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(output(&mut command(), &format!("cat {file}")), value, "{name}");
+        let said = error(command().namespace(kind, Namespace::Host)).to_string();
+        assert!(said.starts_with(&format!("sysctls.{name}: this takes a {kind} namespace")), "{said}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), host, "{name}");
+    }
+    let mut named = Command::new("true");
+    named.spec_mut().sysctls.insert("kernel.hostname".into(), "box".into());
+    let said = error(&mut named).to_string();
+    assert!(said.starts_with("sysctls.kernel.hostname: this conflicts with the field hostname"), "{said}");
+}
+
+#[test]
+fn limits_are_refused_by_name_where_nothing_would_enforce_them() {
+    need_root!("limits_are_refused_by_name_where_nothing_would_enforce_them");
+    let container = Command::new("sleep").arg("1000").spawn().unwrap();
+    let cgroup = container.cgroup().unwrap().path();
+    type Way<'a> = (&'static str, Box<dyn Fn() -> Command + 'a>);
+    let ways: [Way<'_>; 4] = [
+        ("exec", Box::new(|| container.exec("true").unwrap())),
+        ("cgroup_inside", Box::new(|| take(Command::new("true").cgroup_inside(cgroup)))),
+        ("no_cgroup", Box::new(|| take(Command::new("true").no_cgroup()))),
+        ("bare", Box::new(|| Command::bare("true"))),
+    ];
+    for (way, command) in &ways {
+        // The control: it starts without.
+        assert!(command().stdin(Stdio::Null).status().unwrap().status.success(), "{way}");
+        let limits = Limits { memory_max: Some((16 << 20).into()), ..Limits::default() };
+        let refused = error(command().limits(limits));
+        assert_eq!(refused.kind(), ErrorKind::InvalidSpec, "{way}: {refused}");
+        assert!(refused.to_string().starts_with("limits.memory.max: "), "{way}: {refused}");
+        let mut filtered = command();
+        filtered.spec_mut().devices = Some(Vec::new());
+        let refused = error(&mut filtered);
+        assert!(refused.to_string().starts_with("devices: "), "{way}: {refused}");
+    }
+    drop(ways);
+    container.delete().unwrap();
+}
+
+/// What a builder has come to.
+fn take(command: &mut Command) -> Command {
+    std::mem::replace(command, Command::new("true"))
+}
+
+#[test]
+fn a_container_has_every_controller_that_the_host_has() {
+    need_root!("a_container_has_every_controller_that_the_host_has");
+    let container = Command::new("sleep").arg("1000").spawn().unwrap();
+    let has = container.cgroup().unwrap().available().unwrap();
+    assert_eq!(has, Hierarchy::detect().unwrap().controllers());
+    container.delete().unwrap();
 }
 
 #[test]

@@ -270,6 +270,9 @@ fn make(
         if !spec.limits.is_empty() {
             log::warn(&"linux.resources has no effect, as the cgroup manager is disabled");
         }
+    }
+    if !matches!(place, Place::At(_)) {
+        // A scope has them already.
         spec.devices = None;
         spec.limits = Limits::default();
     }
