@@ -371,7 +371,7 @@ impl Config {
             readonly_paths,
             hostname: name("hostname", self.spec.hostname())?,
             domainname: name("domainname", self.spec.domainname())?,
-            sysctls: linux::sysctls(&linux, &namespaces)?,
+            sysctls: linux::sysctls(&linux, &namespaces, self.spec.domainname().as_deref())?,
             loopback: namespaces.is_new(Kind::Net),
             init: false,
             limits,

@@ -407,8 +407,9 @@ fn check(spec: &Spec) -> Result<(), Error> {
             format!("{value} is not between -1000 and 1000"),
         ));
     }
-    for name in spec.sysctls.keys() {
+    for (name, value) in &spec.sysctls {
         check_sysctl("sysctls", name, ns)?;
+        check_name("sysctls", name, value, spec.domainname.as_deref())?;
     }
     spec.limits.validate()?;
     Ok(())
@@ -428,8 +429,8 @@ fn check_descriptors(inherited: &[(OwnedFd, i32)]) -> Result<(), Error> {
     Ok(())
 }
 
-/// A parameter may be set only in a namespace that it belongs to (proc_sys(5)) and that is
-/// not the caller's: any other would change the host.
+/// Checks that a parameter belongs to a kind of namespace (namespaces(7), user_namespaces(7)) and
+/// is set in one that is not the caller's: any other would change the host. Returns the kind.
 pub(crate) fn check_sysctl(field: &str, name: &str, ns: &crate::spec::Namespaces) -> Result<Kind, Error> {
     let path = name.replace('.', "/");
     let field = format!("{field}.{name}");
@@ -439,8 +440,10 @@ pub(crate) fn check_sysctl(field: &str, name: &str, ns: &crate::spec::Namespaces
         }
         ["net", ..] => Kind::Net,
         ["fs", "mqueue", ..] => Kind::Ipc,
-        ["kernel", p] if p.starts_with("msg") || p.starts_with("shm") || *p == "sem" => Kind::Ipc,
+        ["kernel", p] if p.starts_with("msg") || p.starts_with("shm") => Kind::Ipc,
+        ["kernel", "sem" | "sem_next_id" | "auto_msgmni"] => Kind::Ipc,
         ["kernel", "hostname" | "domainname"] => Kind::Uts,
+        ["user", _] => Kind::User,
         _ => {
             return Err(Error::invalid(
                 &field,
@@ -455,6 +458,24 @@ pub(crate) fn check_sysctl(field: &str, name: &str, ns: &crate::spec::Namespaces
         )),
         _ => Ok(kind),
     }
+}
+
+/// Checks that a parameter does not set a name that has a field of its own, as runc and crun do.
+/// The domain name may be given both ways if it is the same: that field is younger than the custom
+/// of engines to set the parameter.
+pub(crate) fn check_name(
+    field: &str,
+    name: &str,
+    value: &str,
+    domainname: Option<&str>,
+) -> Result<(), Error> {
+    let conflict = match name.replace('.', "/").as_str() {
+        "kernel/hostname" => "hostname",
+        "kernel/domainname" if domainname.is_some_and(|domainname| domainname != value) => "domainname",
+        _ => return Ok(()),
+    };
+    let problem = format!("this conflicts with the field {conflict}: set the name there");
+    Err(Error::invalid(&format!("{field}.{name}"), problem))
 }
 
 /// The namespace of this kind that the plan joins, if it does.

@@ -28,7 +28,7 @@ pub struct PodSpec {
     pub share: Kinds,
     /// Host name, if uts is shared.
     pub hostname: Option<String>,
-    /// Kernel parameters of the shared net, ipc and uts namespaces.
+    /// Kernel parameters of the shared net, ipc, uts and user namespaces.
     pub sysctls: BTreeMap<String, String>,
     /// Ids, if user is shared.
     pub id_maps: IdMaps,

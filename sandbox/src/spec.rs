@@ -70,7 +70,8 @@ pub struct Spec {
     pub hostname: Option<String>,
     /// NIS domain name, for a new uts namespace (at most 64 bytes).
     pub domainname: Option<String>,
-    /// Kernel parameters, `net.ipv4.ip_forward`, of the new net, ipc or uts namespace.
+    /// Kernel parameters, `net.ipv4.ip_forward`, of the new net, ipc, uts or user namespace. The
+    /// host name is not among them: see [`hostname`](Self::hostname).
     pub sysctls: BTreeMap<String, String>,
     /// Bring up `lo` in a new net namespace.
     pub loopback: bool,

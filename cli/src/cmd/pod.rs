@@ -59,7 +59,7 @@ pub(crate) struct CreateArgs {
     /// Host name, where uts is shared (left out: the pod's name)
     #[arg(short = 'h', long, value_name = "NAME")]
     hostname: Option<String>,
-    /// A kernel parameter of the shared net, ipc or uts namespace
+    /// A kernel parameter of the shared net, ipc, uts or user namespace
     #[arg(long, value_name = "NAME=VALUE", value_parser = value::pair)]
     sysctl: Vec<(String, String)>,
     #[command(flatten)]

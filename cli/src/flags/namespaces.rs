@@ -65,7 +65,7 @@ pub(crate) struct NamespaceArgs {
     /// NIS domain name
     #[arg(long, value_name = "NAME")]
     domainname: Option<String>,
-    /// A kernel parameter of the new net, ipc or uts namespace: net.ipv4.ip_forward=1
+    /// A kernel parameter of the new net, ipc, uts or user namespace: net.ipv4.ip_forward=1
     #[arg(long, value_name = "NAME=VALUE", value_parser = value::pair)]
     sysctl: Vec<(String, String)>,
 }

@@ -36,6 +36,37 @@ fn a_sysctl_of_the_hosts_is_refused() {
 }
 
 #[test]
+fn a_sysctl_of_a_name_conflicts_with_the_field_of_that_name() {
+    let sysctl = |name: &str| {
+        Bundle::sh("cat /proc/sys/kernel/hostname /proc/sys/kernel/domainname")
+            .set("/linux/sysctl", json!({ name: "other" }))
+    };
+    sysctl("kernel.hostname").refused("linux.sysctl.kernel.hostname");
+    // For lack of a field engines have long set the domain's name so.
+    assert_eq!(sysctl("kernel.domainname").run().ok(), "box\nother\n");
+    assert_eq!(sysctl("kernel.domainname").set("/domainname", "other").run().ok(), "box\nother\n");
+    if !runtime_lacks(&["runc"], "domainname, of 1.1") {
+        sysctl("kernel.domainname").set("/domainname", "another").refused("linux.sysctl.kernel.domainname");
+    }
+    sysctl("kernel.domainname").without("uts").refused("linux.sysctl");
+}
+
+#[test]
+fn a_sysctl_of_users_is_that_of_a_new_user_namespace() {
+    if runtime_lacks(&["crun", "runc"], "the parameters of user namespaces") {
+        return;
+    }
+    let file = "/proc/sys/user/max_user_namespaces";
+    let host = std::fs::read_to_string(file).unwrap();
+    let sysctl = Bundle::sh(&format!("cat {file}")).set("/linux/sysctl", json!({ "user.max_user_namespaces": "0" }));
+    assert_eq!(sysctl.user_namespace().run().ok(), "0\n");
+    assert_eq!(std::fs::read_to_string(file).unwrap(), host);
+    let sysctl = Bundle::sh("true").set("/linux/sysctl", json!({ "user.max_user_namespaces": "7" }));
+    sysctl.refused("linux.sysctl.user.max_user_namespaces");
+    assert_eq!(std::fs::read_to_string(file).unwrap(), host);
+}
+
+#[test]
 fn personality() {
     if runtime_lacks(&["runc"], "linux.personality, of 1.1 there") {
         return;

@@ -216,10 +216,12 @@ pub(super) fn paths(name: &str, paths: &Option<Vec<String>>) -> Result<Vec<PathB
 pub(super) fn sysctls(
     linux: &runtime::Linux,
     namespaces: &Namespaces,
+    domainname: Option<&str>,
 ) -> Result<BTreeMap<String, String>, Error> {
     let mut all = BTreeMap::new();
     for (name, value) in linux.sysctl().iter().flatten() {
         crate::plan::check_sysctl("linux.sysctl", name, namespaces)?;
+        crate::plan::check_name("linux.sysctl", name, value, domainname)?;
         all.insert(name.clone(), value.clone());
     }
     Ok(all)

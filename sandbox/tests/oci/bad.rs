@@ -73,7 +73,6 @@ fn what_is_required_is_missed_by_its_path() {
         "linux.seccomp.syscalls[1].args[0].value",
         "linux.seccomp.syscalls[1].args[0].op",
         "linux.resources.devices[1].allow",
-        "linux.resources.pids.limit",
         "linux.resources.hugepageLimits[0].pageSize",
         "linux.resources.hugepageLimits[0].limit",
         "linux.resources.blockIO.weightDevice[0].major",
@@ -215,6 +214,9 @@ fn a_value_that_the_schema_excludes_is_refused_by_its_path() {
         ("linux.timeOffsets.boottime.nanosecs", json!(1_000_000_000)),
         ("linux.intelRdt.closID", json!("..")),
         ("linux.sysctl.kernel.panic", json!("1")),
+        ("linux.sysctl.kernel.hostname", json!("box")),
+        ("linux.sysctl.kernel/hostname", json!("box")),
+        ("linux.sysctl.kernel.domainname", json!("not the field's")),
         ("linux.sysctl.net..x", json!("1")),
     ];
     for (path, value) in cases {
