@@ -58,7 +58,8 @@ fn a_sysctl_of_users_is_that_of_a_new_user_namespace() {
     }
     let file = "/proc/sys/user/max_user_namespaces";
     let host = std::fs::read_to_string(file).unwrap();
-    let sysctl = Bundle::sh(&format!("cat {file}")).set("/linux/sysctl", json!({ "user.max_user_namespaces": "0" }));
+    let sysctl =
+        Bundle::sh(&format!("cat {file}")).set("/linux/sysctl", json!({ "user.max_user_namespaces": "0" }));
     assert_eq!(sysctl.user_namespace().run().ok(), "0\n");
     assert_eq!(std::fs::read_to_string(file).unwrap(), host);
     let sysctl = Bundle::sh("true").set("/linux/sysctl", json!({ "user.max_user_namespaces": "7" }));
