@@ -1,10 +1,12 @@
 //! Users and groups by name, as the container's own `/etc/passwd` and `/etc/group` have them.
 
 use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, SFlag, fstat};
 use nspod_sandbox::spec::{Process, Root, User};
 
 use crate::error::{Error, Result};
@@ -45,16 +47,17 @@ pub fn find(text: &str, roots: &[PathBuf]) -> Result<Found> {
 /// Sets `HOME` to the home of the process's user, if the environment has none or an empty one.
 ///
 /// # Errors
-/// A passwd file is there and cannot be read.
+/// The image's files cannot be read. `HOME` is `/` then.
 pub fn set_home(process: &mut Process, roots: &[PathBuf]) -> Result<()> {
     let home = process.env.iter().rev().find(|(name, _)| name == "HOME");
     if home.is_some_and(|(_, home)| !home.is_empty()) {
         return Ok(());
     }
     let user = process.user.clone().unwrap_or_default();
-    let found = find(&format!("{}:{}", user.uid, user.gid), roots)?;
-    process.env.push(("HOME".into(), found.home.unwrap_or_else(|| "/".into()).into()));
-    Ok(())
+    let found = find(&format!("{}:{}", user.uid, user.gid), roots);
+    let home = found.as_ref().ok().and_then(|found| found.home.clone());
+    process.env.push(("HOME".into(), home.unwrap_or_else(|| "/".into()).into()));
+    found.map(drop)
 }
 
 /// A group by number or name.
@@ -111,28 +114,56 @@ pub fn roots(root: &Root) -> Vec<PathBuf> {
     }
 }
 
-/// A file below the first root that has it, whatever links are in its way; empty where none
-/// has.
+/// The most that is read of a file.
+const MOST: u64 = 16 << 20;
+
+/// Reads a file below the first root that has it, whatever links are in its way. Returns an
+/// empty text where none has it.
 fn read(roots: &[PathBuf], file: &str) -> Result<String> {
     for root in roots {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let dir = open(root.as_path(), flags, Mode::empty()).map_err(|e| Error::path("open", root, e))?;
         let how = OpenHow::new()
-            .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         match openat2(&dir, file, how) {
-            Ok(fd) => {
-                let mut text = Vec::new();
-                let path = Path::new(root).join(file);
-                let mut limited = std::fs::File::from(fd).take(1 << 20);
-                limited.read_to_end(&mut text).map_err(|e| Error::io("read", &path, &e))?;
-                return Ok(String::from_utf8_lossy(&text).into_owned());
-            }
-            Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => {}
+            Ok(at) => return read_regular(&at, &root.join(file)),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
             Err(e) => return Err(Error::path("open", &root.join(file), e)),
         }
     }
     Ok(String::new())
+}
+
+/// Reads a regular file by its `O_PATH` descriptor. Opening anything else could act on the host
+/// or block: the image chooses what lies there.
+fn read_regular(at: &OwnedFd, path: &Path) -> Result<String> {
+    let stat = fstat(at).map_err(|e| Error::path("look at", path, e))?;
+    let kind = SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits());
+    if kind == SFlag::S_IFCHR && stat.st_rdev == 0 {
+        // An overlay's mark of a file that was removed.
+        return Ok(String::new());
+    }
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    let problem = match kind {
+        SFlag::S_IFREG if size <= MOST => None,
+        SFlag::S_IFREG => Some(format!("it has {size} bytes, and at most {MOST} are read")),
+        _ => Some("it is not a regular file".into()),
+    };
+    if let Some(problem) = problem {
+        let sentence = format!("cannot read {}: {problem}: replace it in the image", path.display());
+        return Err(Error::new(sentence));
+    }
+    // A file of procfs may be without an end, or block. Its size is 0.
+    if size == 0 {
+        return Ok(String::new());
+    }
+    let again = format!("/proc/thread-self/fd/{}", at.as_raw_fd());
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    let fd = open(again.as_str(), flags, Mode::empty()).map_err(|e| Error::path("open", path, e))?;
+    let mut text = Vec::new();
+    std::fs::File::from(fd).take(size).read_to_end(&mut text).map_err(|e| Error::io("read", path, &e))?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 #[cfg(test)]
@@ -184,5 +215,27 @@ mod tests {
         std::os::unix::fs::symlink("/etc/hostpasswd", dir.path().join("etc/passwd")).unwrap();
         std::fs::write(dir.path().join("etc/hostpasswd"), "inner:x:5:5::/:\n").unwrap();
         assert_eq!(find("inner", &roots).unwrap().user.uid, 5);
+    }
+
+    #[test]
+    fn what_is_not_a_regular_file_is_not_opened() {
+        let (dir, roots) = image();
+        let passwd = dir.path().join("etc/passwd");
+        let replace = |make: &dyn Fn()| {
+            std::fs::remove_file(&passwd).unwrap();
+            make();
+            find("1000", &roots).map_err(|e| e.to_string())
+        };
+        let not_regular =
+            format!("cannot read {}: it is not a regular file: replace it in the image", passwd.display());
+        let found = replace(&|| nix::unistd::mkfifo(&passwd, Mode::S_IRWXU).unwrap());
+        assert_eq!(found.unwrap_err(), not_regular);
+        let found = replace(&|| drop(std::os::unix::net::UnixListener::bind(&passwd).unwrap()));
+        assert_eq!(found.unwrap_err(), not_regular);
+        let found = replace(&|| std::fs::File::create(&passwd).unwrap().set_len(MOST + 1).unwrap());
+        assert!(found.unwrap_err().contains("at most 16777216 are read"));
+        // A regular file whose reading waits for messages of the kernel's.
+        let file = open("/proc/kmsg", OFlag::O_PATH, Mode::empty()).unwrap();
+        assert_eq!(read_regular(&file, &passwd).unwrap(), "");
     }
 }

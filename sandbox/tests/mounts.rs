@@ -671,6 +671,42 @@ fn a_tmpfs_begins_with_a_copy_of_what_it_covers() {
     assert_eq!(error(&mut command).kind(), ErrorKind::InvalidSpec);
 }
 
+/// What lies in an image can change between a look at it and its opening.
+#[test]
+fn a_copy_opens_no_pipe_that_takes_the_place_of_a_file() {
+    need_root!("a_copy_opens_no_pipe_that_takes_the_place_of_a_file");
+    let image = Image::new();
+    let tree = image.path().join("etc/tree");
+    std::fs::create_dir_all(&tree).unwrap();
+    let (file, pipe) = (tree.join("file"), tree.join("pipe"));
+    std::fs::write(&file, "text").unwrap();
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let flags = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                nix::fcntl::renameat2(nix::fcntl::AT_FDCWD, &file, nix::fcntl::AT_FDCWD, &pipe, flags)
+                    .unwrap();
+            }
+        });
+        let copies = || {
+            let mut command = listed(&image);
+            for place in 0..20 {
+                let place = format!("/copy{place}");
+                command.mount(bind(&tree, &place));
+                command.mount(Mount { copy_up: true, ..file_system(&place, "tmpfs", "") });
+            }
+            let mut container = command.arg("-c").arg("true").spawn()?;
+            container.wait()?;
+            container.delete()
+        };
+        let result = (0..100).try_for_each(|_| copies());
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        result.unwrap();
+    });
+}
+
 #[test]
 fn names_and_parameters_are_set_in_a_joined_namespace_but_not_the_callers() {
     need_root!("names_and_parameters_are_set_in_a_joined_namespace_but_not_the_callers");

@@ -168,6 +168,33 @@ fn the_last_variable_of_a_name_counts() {
 }
 
 #[test]
+fn a_passwd_that_is_not_a_regular_file_is_not_opened_and_home_is_the_root() {
+    let bundle = || {
+        Bundle::sh("exec 3<>/etc/passwd; echo started; exec sleep 1000")
+            .set("/process/env", json!(["PATH=/bin"]))
+            .set("/process/user/uid", 1000)
+    };
+    // The kernel has no such device.
+    let device = bundle().set("/process/args", json!(["/bin/sh", "-c", "exec echo $HOME"]));
+    let args = ["rootfs/etc/passwd", "c", "511", "1"];
+    assert!(Command::new("mknod").args(args).current_dir(device.path("")).status().unwrap().success());
+    let output = device.run();
+    assert_eq!((output.code(), &output.out[..]), (0, "/\n"), "{}", output.err);
+    assert!(!ours() || output.err.contains("etc/passwd: it is not a regular file"), "{}", output.err);
+    if runtime_lacks(&["crun", "runc"], "a pipe in place of passwd is read") {
+        return;
+    }
+    let pipe = bundle();
+    let mkfifo = Command::new("mkfifo").args(["-m", "666"]).arg(pipe.path("rootfs/etc/passwd")).status();
+    assert!(mkfifo.unwrap().success());
+    pipe.write_config();
+    assert_eq!(pipe.verb(&["create", pipe.id()]).code(), 0);
+    pipe.start();
+    eventually("it holds the pipe open", || pipe.printed("create").contains("started"));
+    assert_eq!(pipe.exec(&["/bin/sh", "-c", "echo $HOME"]).out, "/\n");
+}
+
+#[test]
 fn a_program_is_looked_for_in_the_containers_path() {
     let bundle = Bundle::of(&["prog"])
         .file("rootfs/opt/prog", "#!/bin/sh\necho found\n")

@@ -8,7 +8,7 @@ use ::core::ptr;
 use ::core::result::Result::{Err, Ok};
 use ::libc;
 
-use super::sys::{Done, Fault, call, close, drop, fstat, openat};
+use super::sys::{Done, Fault, call, close, drop, fstat, openat, own_fd};
 use crate::step::{Call, CopyUp};
 
 /// How deep a tree may be.
@@ -37,18 +37,18 @@ pub(super) fn copy(from: c_int, to: c_int, what: CopyUp) -> Done {
             let path = libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC;
             let at = openat(source, name, path, 0)?;
             let stat = fstat(at)?;
-            close(at);
             match stat.st_mode & libc::S_IFMT {
                 libc::S_IFDIR => {
                     call!(Mkdirat, libc::SYS_mkdirat, target, name.as_ptr(), 0o700)?;
                     if stat.st_dev == device {
+                        close(at);
                         let pair = (openat(source, name, directory, 0)?, openat(target, name, directory, 0)?);
                         call!(Lseek, libc::SYS_lseek, source, entry.next, libc::SEEK_SET)?;
                         below = Some(pair);
                         break;
                     }
                 }
-                libc::S_IFREG => copy_file(source, target, name)?,
+                libc::S_IFREG => copy_file(at, target, name)?,
                 libc::S_IFLNK => copy_link(source, target, name)?,
                 kind => {
                     let mode = kind | 0o600;
@@ -56,6 +56,7 @@ pub(super) fn copy(from: c_int, to: c_int, what: CopyUp) -> Done {
                 }
             }
             copy_attributes(target, name, &stat)?;
+            close(at);
         }
         if let Some(pair) = below {
             let Some(place) = open.get_mut(depth) else {
@@ -121,10 +122,13 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-fn copy_file(source: c_int, target: c_int, name: &CStr) -> Done {
-    let flags = libc::O_NOFOLLOW | libc::O_CLOEXEC;
-    let from = openat(source, name, libc::O_RDONLY | libc::O_NONBLOCK | flags, 0)?;
-    let to = openat(target, name, libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | flags, 0o600)?;
+/// The file is opened by the descriptor that its type was read from: the name may be another
+/// file's by now, which opening could act on.
+fn copy_file(at: c_int, target: c_int, name: &CStr) -> Done {
+    let from =
+        openat(libc::AT_FDCWD, own_fd(at).path(), libc::O_RDONLY | libc::O_NONBLOCK | libc::O_CLOEXEC, 0)?;
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    let to = openat(target, name, flags, 0o600)?;
     while call!(Sendfile, libc::SYS_sendfile, to, from, ptr::null_mut::<i64>(), 1 << 24)? > 0 {}
     close(from);
     close(to);

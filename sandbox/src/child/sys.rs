@@ -1,6 +1,7 @@
 //! The system calls that several steps make.
 
 use ::core::ffi::{CStr, c_int, c_long};
+use ::core::iter::Iterator;
 use ::core::mem::{MaybeUninit, size_of_val};
 use ::core::result::Result::{self, Err, Ok};
 use ::libc;
@@ -115,4 +116,39 @@ pub(super) fn fstat(fd: c_int) -> Result<libc::stat, Fault> {
     call!(Fstat, libc::SYS_fstat, fd, stat.as_mut_ptr())?;
     // SAFETY: fstat succeeded and has filled it.
     Ok(unsafe { stat.assume_init() })
+}
+
+/// `/proc/self/fd/N`.
+pub(super) struct OwnFd([u8; 32]);
+
+impl OwnFd {
+    pub(super) fn path(&self) -> &CStr {
+        match CStr::from_bytes_until_nul(&self.0) {
+            Ok(path) => path,
+            Err(_) => c"",
+        }
+    }
+}
+
+/// The path of one of this process's descriptors, while `/` is the caller's: by it the file is
+/// opened again that an `O_PATH` descriptor refers to.
+pub(super) fn own_fd(fd: c_int) -> OwnFd {
+    const DIRECTORY: &[u8] = b"/proc/self/fd/";
+    let mut path = [0u8; 32];
+    let mut digits = [0u8; 10];
+    let mut rest = fd.unsigned_abs();
+    let mut written = 0usize;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0'.wrapping_add(rest.wrapping_rem(10) as u8);
+        rest = rest.wrapping_div(10);
+        written = written.wrapping_add(1);
+        if rest == 0 {
+            break;
+        }
+    }
+    let digits = digits.get(digits.len().wrapping_sub(written)..).unwrap_or_default();
+    for (to, from) in path.iter_mut().zip(DIRECTORY.iter().chain(digits)) {
+        *to = *from;
+    }
+    OwnFd(path)
 }

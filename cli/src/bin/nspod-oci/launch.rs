@@ -252,7 +252,7 @@ fn make(
             "linux.seccomp.listenerPath: SCMP_ACT_NOTIFY takes one, where somebody answers",
         ));
     }
-    passwd::set_home(&mut spec.process, std::slice::from_ref(&record.rootfs))?;
+    set_home(&mut spec.process, &record.rootfs);
     notify_socket(&mut spec);
     // The hooks at the start are told another state than those before.
     let two_states = !spec.hooks.create_container.is_empty() && !spec.hooks.start_container.is_empty();
@@ -342,6 +342,14 @@ fn make(
     entry.write(record)?;
     args.write_pid(container.pid())?;
     Ok((container, terminal))
+}
+
+/// Sets `HOME`, if nobody has. What the image has in the place of `/etc/passwd` keeps no process
+/// from starting.
+pub(crate) fn set_home(process: &mut spec::Process, root: &Path) {
+    if let Err(e) = passwd::set_home(process, &[root.to_owned()]) {
+        log::warn(&format!("HOME is set to /: {e}"));
+    }
 }
 
 /// What happens on the host when the container's namespaces are there.

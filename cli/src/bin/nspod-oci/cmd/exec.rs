@@ -9,14 +9,13 @@ use clap::Args;
 use ns_core::Pidfd;
 use nspod_cli::error::{Error, Result};
 use nspod_cli::foreground::{self, Signals};
-use nspod_cli::passwd;
 use nspod_cli::terminal::{self, Relay};
 use nspod_sandbox::oci::{self, Context};
 use nspod_sandbox::spec::{Capabilities, Process, Terminal, User};
 
 use crate::args::{Global, MaybePath};
 use crate::console::PidfdSocket;
-use crate::launch::{HandedOn, write_pid};
+use crate::launch::{HandedOn, set_home, write_pid};
 use crate::state::{Entry, Record, Status};
 use crate::{console, log, program};
 
@@ -109,7 +108,7 @@ fn enter(global: &Global, args: &ExecArgs, handed_on: HandedOn, entry: &Entry, p
     let container = config.container(&context)?.spec;
     let mut process = args.process(&config, &context)?;
     let root = Path::new("/proc").join(record.init_process_pid.to_string()).join("root");
-    passwd::set_home(&mut process, &[root])?;
+    set_home(&mut process, &root);
     let terminal = process.terminal.is_some();
     let socket = match (args.console_socket.get(), terminal) {
         (None, true) if args.detach => {
