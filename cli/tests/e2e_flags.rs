@@ -101,6 +101,16 @@ fn a_tmpfs_has_its_size_and_is_nobody_elses() {
     );
     assert_eq!(seen.lines().collect::<Vec<_>>(), ["700", "1048576"]);
     assert!(!Path::new("/mnt/x").exists());
+    // What a closed directory hides does not become anybody's to write to.
+    let mode = std::fs::metadata("/root").unwrap().permissions().mode() & 0o7777;
+    let seen = sh(&["--tmpfs", "/root", "--mount", "type=tmpfs,target=/tmp"], "stat -c %a /root /tmp");
+    assert_eq!(seen.lines().collect::<Vec<_>>(), [&format!("{mode:o}"), "1777"]);
+    let refused = nspod(&["run", "-v", "/tmp:/proc/sys", "true"]);
+    assert!(
+        refused.err.contains("/proc/sys cannot be mounted because it is inside /proc"),
+        "{}",
+        refused.err
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use ns_core::{Kind, Kinds};
 
-use crate::step::{Call, CopyUp, Lsm, MountStep, Step, What};
+use crate::step::{Call, CopyUp, Lsm, MountStep, OverProc, Step, What};
 
 /// The likely cause and the cure of a step's errno, where the errno alone would puzzle.
 pub(crate) fn step(step: &Step, call: Call, errno: i32) -> Option<String> {
@@ -222,9 +222,15 @@ pub(crate) fn clone(kinds: Kinds, errno: i32) -> Option<String> {
 fn mount(mount: &MountStep, call: Call, errno: i32) -> Option<String> {
     let kernel_fs =
         |name: &str| matches!(&mount.what, What::New { fstype, .. } if fstype.to_bytes() == name.as_bytes());
-    let bind = matches!(mount.what, What::Bind { .. });
+    let bind = matches!(mount.what, What::Bind { .. } | What::Inside { .. });
     let overlay = matches!(&mount.what, What::Long { fstype, .. } if **fstype == *c"overlay");
     let text = match (call, errno) {
+        (Call::Fstatfs, libc::EPERM) if mount.over_proc == OverProc::Root => {
+            "it cannot be mounted because it is not of type proc: bind a procfs, or mount a new one"
+        }
+        (Call::Fstatfs, libc::EPERM) => {
+            "it cannot be mounted because it is inside /proc, where a link of the image leads"
+        }
         (_, libc::EPERM) if kernel_fs("proc") => {
             "the kernel shows a new /proc only where the present one is fully visible: something is mounted over parts of it here, as container runtimes do, or the pid namespace is not the container's own"
         }

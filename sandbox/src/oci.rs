@@ -294,7 +294,7 @@ impl Config {
         let mut mounts = Vec::new();
         for (index, mount) in self.spec.mounts().iter().flatten().enumerate() {
             let path = format!("mounts[{index}]");
-            mounts.push(mounts::mount(&path, mount, label, context, &mut warnings)?);
+            mounts.push(mounts::mount(&path, mount, label, &id_maps, context, &mut warnings)?);
             if namespaces.user == Namespace::Host
                 && mounts.last().and_then(|m| m.id_maps.as_ref()).is_some_and(|maps| maps.uid.is_none())
             {
@@ -305,8 +305,8 @@ impl Config {
         let dev_is_bound = |m: &spec::Mount| {
             m.destination == Path::new("/dev") && matches!(m.kind, spec::MountKind::Bind { .. })
         };
-        let masked_paths = linux::paths("maskedPaths", linux.masked_paths())?;
-        let readonly_paths = linux::paths("readonlyPaths", linux.readonly_paths())?;
+        let masked_paths = linux::paths("maskedPaths", linux.masked_paths(), &mut warnings)?;
+        let readonly_paths = linux::paths("readonlyPaths", linux.readonly_paths(), &mut warnings)?;
         // Its files are there already, and what were mounted in it would stay after the container.
         let shares_files = matches!(namespaces.mnt, Namespace::Join(_));
         if shares_files {

@@ -78,6 +78,13 @@ pub enum What {
         /// `MS_*`, of those that `fsconfig` has no word for.
         flags: u64,
     },
+    /// A copy of what the new root has at this path, where an earlier step has mounted it.
+    Inside {
+        /// Path within the new root.
+        source: CString,
+        /// With everything mounted below it.
+        recursive: bool,
+    },
     /// What is already there: the mount namespace's own root.
     Here,
     /// What is already there: the mount at the destination.
@@ -95,12 +102,24 @@ pub enum CopyUp {
     All,
 }
 
+/// Whether a mount may lie over a procfs. Programs trust what they find in `/proc`, and security
+/// modules are told by it what a program is to run as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OverProc {
+    /// It may not, not even where a link of the image leads there.
+    No,
+    /// It may: one of the files that are known to be harmless, or nothing new is mounted.
+    Yes,
+    /// It is mounted on `/proc` itself, so it must be a procfs.
+    Root,
+}
+
 /// What to make at a mount's destination when nothing is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Create {
     /// Nothing: its absence is an error.
     No,
-    /// A directory.
+    /// A directory; for the bind of a file, an empty file.
     Dir,
     /// An empty file.
     File,
@@ -160,6 +179,10 @@ pub struct MountStep {
     pub recursive: Attributes,
     /// What it begins with a copy of.
     pub copy_up: CopyUp,
+    /// Give the root of the new file system the mode of the directory that it covers.
+    pub mode_of_covered: bool,
+    /// Whether it may lie over a procfs.
+    pub over_proc: OverProc,
     /// Propagation types in order: `MS_SHARED` and the like, with `MS_REC` for all below.
     pub propagation: Vec<u64>,
     /// Keep the mount's descriptor for later steps.

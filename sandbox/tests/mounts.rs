@@ -671,6 +671,59 @@ fn a_tmpfs_begins_with_a_copy_of_what_it_covers() {
     assert_eq!(error(&mut command).kind(), ErrorKind::InvalidSpec);
 }
 
+#[test]
+fn nothing_is_mounted_in_proc_by_a_path_or_by_a_link() {
+    need_root!("nothing_is_mounted_in_proc_by_a_path_or_by_a_link");
+    let image = Image::new();
+    std::os::unix::fs::symlink("/proc/self", image.path().join("link")).unwrap();
+    let tmpfs = |to: &str| Mount::new(to, MountKind::Tmpfs { size: None, mode: None });
+    for mount in [
+        tmpfs("/proc"),
+        tmpfs("/proc/self/attr"),
+        Mount::new("/proc/dev", MountKind::Dev),
+        Mount::new("/proc/1", MountKind::Proc),
+        bind(&image.path(), "/proc/sys"),
+        file_system("/proc", "sysfs", ""),
+    ] {
+        let mut command = listed(&image);
+        command.mount(mount);
+        let e = error(&mut command);
+        assert_eq!(e.kind(), ErrorKind::InvalidSpec, "{e}");
+        assert!(e.to_string().starts_with("mounts[6].destination: "), "{e}");
+    }
+    for mount in [tmpfs("/link/attr"), bind(&image.path(), "/link"), bind(&image.path(), "/proc")] {
+        let mut command = listed(&image);
+        command.mount(mount);
+        let e = error(&mut command);
+        assert!(e.to_string().contains("it cannot be mounted because it is "), "{e}");
+    }
+    // A device that is bound, since it cannot be made.
+    let mut command = listed(&image);
+    command.spec_mut().namespaces.user = Namespace::New;
+    command.spec_mut().nodes.push(node("/proc/kcore", NodeKind::Char(1, 3)));
+    let e = error(&mut command).to_string();
+    assert!(e.starts_with("nodes[3].path: /proc/kcore cannot be mounted because it is inside /proc"), "{e}");
+    // The host's own, and what holds for the container alone.
+    let file = image.path().join("uptime");
+    std::fs::write(&file, "1.00 1.00\n").unwrap();
+    let mut command = listed(&image);
+    command.mount(bind(Path::new("/proc"), "/proc")).mount(bind(&file, "/proc/uptime"));
+    assert_eq!(output(&mut command, "cat /proc/uptime"), "1.00 1.00");
+}
+
+#[test]
+fn a_dev_of_the_standard_kind_is_read_only_at_last() {
+    need_root!("a_dev_of_the_standard_kind_is_read_only_at_last");
+    let image = Image::new();
+    let mut command = listed(&image);
+    command.spec_mut().mounts = vec![
+        Mount::new("/proc", MountKind::Proc),
+        Mount { readonly: true, ..Mount::new("/dev", MountKind::Dev) },
+    ];
+    assert!(mountinfo(&mut command, "/dev").contains(" /dev ro,"));
+    assert!(mountinfo(&mut command, "/dev/shm").contains(" /dev/shm rw,"));
+}
+
 /// What lies in an image can change between a look at it and its opening.
 #[test]
 fn a_copy_opens_no_pipe_that_takes_the_place_of_a_file() {

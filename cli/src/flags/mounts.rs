@@ -41,7 +41,7 @@ pub(crate) fn tmpfs(text: &str) -> Parsed<Mount> {
     if !destination.starts_with('/') {
         return Err(format!("{text:?} is not of the form /DESTINATION[:OPTIONS]"));
     }
-    let mut mount = Mount::new(destination, MountKind::Tmpfs { size: None, mode: Some(0o1777) });
+    let mut mount = Mount::new(destination, MountKind::Tmpfs { size: None, mode: None });
     for option in options.split(',').filter(|o| !o.is_empty()) {
         option_of_tmpfs(&mut mount, option)?;
     }
@@ -94,7 +94,7 @@ pub(crate) fn mount(text: &str) -> Parsed<Mount> {
     let kind = match (kind, source) {
         ("bind", Some(source)) => MountKind::Bind { source: source.into(), recursive: true },
         ("bind", None) => return Err(format!("{text:?} names no source=PATH")),
-        ("tmpfs", _) => MountKind::Tmpfs { size: None, mode: Some(0o1777) },
+        ("tmpfs", _) => MountKind::Tmpfs { size: None, mode: None },
         ("proc", _) => MountKind::Proc,
         ("sysfs", _) => MountKind::Sysfs,
         ("mqueue", _) => MountKind::Mqueue,

@@ -69,6 +69,20 @@ fn devices_have_their_type_numbers_mode_and_owner() {
 }
 
 #[test]
+fn a_device_has_all_bits_of_its_mode() {
+    if runtime_lacks(&["crun", "runc"], "the change of owner takes bits of the mode away") {
+        return;
+    }
+    let devices = json!([
+        { "path": "/dev/one", "type": "c", "major": 1, "minor": 3, "fileMode": 0o2770, "uid": 12, "gid": 34 },
+        { "path": "/dev/two", "type": "c", "major": 1, "minor": 3, "fileMode": 0o27755 },
+        { "path": "/dev/three", "type": "p", "fileMode": 0o4711, "uid": 12 },
+    ]);
+    let bundle = Bundle::sh("cd /dev; stat -c '%a %u:%g' one two three").set("/linux/devices", devices);
+    assert_eq!(bundle.run().ok(), "2770 12:34\n7755 0:0\n4711 12:0\n");
+}
+
+#[test]
 fn a_device_of_no_type_or_without_numbers_or_twice_is_refused() {
     let devices = |devices: Value| Bundle::sh("true").set("/linux/devices", devices);
     if !runtime_lacks(&["crun"], "a type that is none is taken") {

@@ -1,12 +1,12 @@
 //! The fields `root` and `mounts`, and what of `linux` is made of mounts.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 
 use cgroup_core::Controllers;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::bundle::{Bundle, cgroups, mounted, runtime_lacks};
+use crate::bundle::{Bundle, cgroups, mounted, ours, runtime_lacks};
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 
@@ -577,4 +577,189 @@ fn what_is_mounted_below_a_readonly_path_is_not_written_to_either() {
     assert_eq!(output.out, "seed\n");
     assert!(output.err.contains("Read-only file system"), "{}", output.err);
     assert!(!bundle.path("volume/file").exists());
+}
+
+#[test]
+fn in_proc_only_files_that_are_known_to_be_harmless_are_mounted_over() {
+    let bind = |destination: &str, source: &str| json!({ "destination": destination, "source": source, "options": ["bind"] });
+    let bundle = Bundle::sh("cat /proc/cpuinfo /proc/sys/kernel/ns_last_pid")
+        .file("file", "fake\n")
+        .mount(bind("/proc/cpuinfo", "file"))
+        .mount(bind("/proc/sys/kernel/ns_last_pid", "file"));
+    assert_eq!(bundle.run().ok(), "fake\nfake\n");
+    // On /proc itself goes a procfs alone.
+    let host = Bundle::sh("cat /proc/self/comm").without("pid").set("/mounts/0", bind("/proc", "/proc"));
+    assert_eq!(host.run().ok(), "cat\n");
+    if runtime_lacks(&["crun"], "what is mounted in /proc is not looked at") {
+        return;
+    }
+    let refused = |mount: Value, link: Option<(&str, &str)>| {
+        let bundle = Bundle::sh("true").file("dir/file", "fake\n").mount(mount);
+        if let Some((link, target)) = link {
+            symlink(target, bundle.path("rootfs").join(link)).unwrap();
+        }
+        let said = bundle.fails();
+        assert!(!ours() || said.contains("/proc"), "{said}");
+        assert!(said.contains("cannot be mounted because it is "), "{said}");
+    };
+    refused(bind("/proc", "dir"), None);
+    for destination in
+        ["/proc/self", "/proc/sys", "/proc/self/attr", "proc//thread-self/attr", "/proc/sys/kernel"]
+    {
+        refused(bind(destination, "dir"), None);
+    }
+    refused(bind("/proc/self/attr/exec", "dir/file"), None);
+    // The image's links lead there as well.
+    refused(bind("/link", "dir"), Some(("link", "/proc/self")));
+    refused(bind("/link", "dir"), Some(("link", "../../proc")));
+    refused(bind("/link/attr", "dir"), Some(("link", "proc/self")));
+    if runtime_lacks(&["runc"], "only binds are looked at") {
+        return;
+    }
+    refused(json!({ "destination": "/proc", "type": "tmpfs" }), None);
+    refused(json!({ "destination": "/proc", "type": "sysfs" }), None);
+    refused(json!({ "destination": "/proc/sys", "type": "tmpfs" }), None);
+    refused(json!({ "destination": "/proc/sys", "type": "proc", "source": "proc" }), None);
+    refused(json!({ "destination": "/link/sys", "type": "tmpfs" }), Some(("link", "proc")));
+}
+
+#[test]
+fn a_tmpfs_without_a_mode_has_that_of_the_directory_that_it_covers() {
+    let tmpfs = |place: &str, options: &[&str]| json!({ "destination": place, "type": "tmpfs", "source": "tmpfs", "options": options });
+    let bundle = Bundle::sh("stat -c %a /closed /given /copied /sticky /new")
+        .file("rootfs/closed/file", "")
+        .file("rootfs/given/file", "")
+        .file("rootfs/copied/file", "")
+        .file("rootfs/sticky/file", "")
+        .mount(tmpfs("/closed", &["size=64k"]))
+        .mount(tmpfs("/given", &["mode=700"]))
+        .mount(tmpfs("/copied", &["tmpcopyup"]))
+        .mount(tmpfs("/sticky", &["ro", "uid=5"]))
+        .mount(tmpfs("/new", &[]));
+    for (place, mode) in [("closed", 0o710), ("given", 0o710), ("copied", 0o701), ("sticky", 0o3770)] {
+        fs::set_permissions(bundle.path("rootfs").join(place), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let output = bundle.run();
+    if runtime_lacks(&["crun", "runc"], "a mode is not inherited, or it wins over the option") {
+        return;
+    }
+    let (there, new) = output.ok().split_at(output.out.trim_end().rfind('\n').unwrap() + 1);
+    assert_eq!(there, "710\n700\n701\n3770\n");
+    // Where there was no directory it is the kernel's choice.
+    assert_eq!(new, "1777\n");
+}
+
+#[test]
+fn a_bind_mount_finds_what_an_earlier_mount_of_the_list_provides() {
+    for user in [false, true] {
+        if user && runtime_lacks(&["runc", "crun"], "sources are opened before other mounts are made") {
+            continue;
+        }
+        let bundle = Bundle::sh("cat /file /dir/file; ls /dir/tmpfs /tmpfs")
+            .file("volume/file", "from the volume\n")
+            .file("volume/tmpfs/covered", "")
+            .file("rootfs/data/keep", "");
+        let data = bundle.path("rootfs/data").to_str().unwrap().to_owned();
+        let bind = |destination: &str, source: &str| json!({ "destination": destination, "source": source, "options": ["rbind"] });
+        let places = ["rootfs/dir", "rootfs/tmpfs", "rootfs/data/tmpfs"];
+        places.iter().for_each(|place| fs::create_dir(bundle.path(place)).unwrap());
+        fs::write(bundle.path("rootfs/file"), "").unwrap();
+        let bundle = if user { bundle.user_namespace() } else { bundle };
+        let bundle = bundle
+            .mount(bind("/data", "volume"))
+            .mount(json!({ "destination": "/data/tmpfs", "type": "tmpfs" }))
+            .mount(bind("/dir", &data))
+            .mount(bind("/file", &format!("{data}/file")))
+            .mount(bind("/tmpfs", &format!("{data}/tmpfs")));
+        assert_eq!(bundle.run().ok(), "from the volume\nfrom the volume\n/dir/tmpfs:\n\n/tmpfs:\n", "{user}");
+    }
+}
+
+#[test]
+fn a_tmpfs_is_read_only_when_all_that_lies_in_it_is_made() {
+    let script = "test -c /dev/null && test -d /dev/pts && ls -d /dev/fd; ls /m/below; \
+        for f in /dev/new /m/new; do echo > $f; done; cat /proc/self/mountinfo";
+    let tmpfs = |place: &str| json!({ "destination": place, "type": "tmpfs", "source": "tmpfs", "options": ["ro", "mode=755"] });
+    let below = json!({ "destination": "/m/below", "source": "dir", "options": ["bind"] });
+    let bundle = Bundle::sh(script).file("dir/file", "").set("/mounts/1", tmpfs("/dev"));
+    let output = bundle.mount(tmpfs("/m")).mount(below).run();
+    assert!(output.out.starts_with("/dev/fd\nfile\n"), "{} {}", output.out, output.err);
+    assert_eq!(output.err.matches("Read-only file system").count(), 2, "{}", output.err);
+    let at = |place| mounted(&output.out, place);
+    assert!(
+        at("/dev").has("ro") && at("/dev/shm").has("rw") && at("/m").has("ro") && at("/m/below").has("rw")
+    );
+}
+
+#[test]
+fn options_of_a_file_system_have_no_effect_on_a_bind_mount() {
+    let options = json!(["bind", "mode=700", "size=1m", "nofail", "ro"]);
+    let bundle = Bundle::sh("stat -c %a /m; cat /proc/self/mountinfo")
+        .file("dir/file", "")
+        .mount(json!({ "destination": "/m", "type": "bind", "source": "dir", "options": options }));
+    let output = bundle.run();
+    assert!(output.code() == 0 && output.out.starts_with("755\n"), "{} {}", output.out, output.err);
+    assert!(mounted(&output.out, "/m").has("ro"), "{}", output.out);
+    if ours() {
+        let said = "mounts[6].options[1]: mode=700,size=1m,nofail has no effect on a bind mount";
+        assert!(output.err.contains(said), "{}", output.err);
+    }
+}
+
+#[test]
+fn a_file_on_a_directory_and_a_directory_on_a_file_are_called_not_a_directory() {
+    let bind = |destination: &str, source: &str| json!({ "destination": destination, "source": source, "options": ["bind"] });
+    for mount in
+        [bind("/place", "file"), bind("/placed", "dir"), json!({ "destination": "/placed", "type": "tmpfs" })]
+    {
+        let bundle = Bundle::sh("true").file("file", "").file("dir/file", "");
+        let said = bundle.file("rootfs/place/file", "").file("rootfs/placed", "").mount(mount).fails();
+        assert!(said.to_lowercase().contains("not a directory"), "{said}");
+    }
+}
+
+#[test]
+fn masked_and_readonly_paths_are_relative_to_the_root_and_count_once() {
+    let script = "ls hidden | wc -l; wc -c < /secret; cat /proc/self/mountinfo; echo > /dir/file";
+    let bundle = Bundle::sh(script)
+        .file("rootfs/hidden/file", "told\n")
+        .file("rootfs/secret", "told\n")
+        .file("rootfs/dir/file", "")
+        .set("/linux/maskedPaths", json!(["hidden", "/hidden", "/hidden/", "/secret", "//secret"]))
+        .set("/linux/readonlyPaths", json!(["dir", "/dir", "/dir/."]));
+    let output = bundle.run();
+    assert!(output.out.starts_with("0\n0\n"), "{} {}", output.out, output.err);
+    assert!(output.err.contains("Read-only file system"), "{}", output.err);
+    if runtime_lacks(&["crun", "runc"], "a path is masked as often as it is named") {
+        return;
+    }
+    for place in ["/hidden", "/secret", "/dir"] {
+        let lines = output.out.lines().filter(|line| line.split(' ').nth(4) == Some(place));
+        assert_eq!(lines.count(), 1, "{place}: {}", output.out);
+    }
+}
+
+#[test]
+fn the_mappings_of_an_idmap_are_those_in_its_option() {
+    if runtime_lacks(&["runc"], "idmap, of 1.2") {
+        return;
+    }
+    let bundle = Bundle::sh("stat -c %u:%g /given/seven /given/eight /relative/seven");
+    let source = bundle.path("source").to_str().unwrap().to_owned();
+    let mount = |destination: &str, option: &str| json!({ "destination": destination, "source": source, "options": ["bind", option] });
+    for place in ["given", "relative"] {
+        fs::create_dir(bundle.path(&format!("rootfs/{place}"))).unwrap();
+    }
+    let bundle = bundle.file("source/seven", "").file("source/eight", "");
+    chown(bundle.path("source/seven"), Some(7), Some(7)).unwrap();
+    chown(bundle.path("source/eight"), Some(8), Some(9)).unwrap();
+    let bundle = bundle
+        .user_namespace()
+        .mount(mount("/given", "idmap=uids=0-100000-8#8-100040-5;gids=0-100000-8#9-100050-1"))
+        .mount(mount("/relative", "idmap=uids=@0-30-10;gids=@0-40-10"));
+    assert_eq!(bundle.run().ok(), "7:7\n40:50\n37:47\n");
+    for option in ["idmap=uids=0-7", "idmap=uids=0-7-1", "idmap=uids=0-7-1;gids=0-8-x", "idmap=kinds=0-1-1"] {
+        let bundle = Bundle::sh("true").file("source/file", "").user_namespace();
+        bundle.mount(json!({ "destination": "/m", "source": "source", "options": ["bind", option] })).fails();
+    }
 }

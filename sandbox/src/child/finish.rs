@@ -1,9 +1,8 @@
 //! Devices of the network and terminals, descriptors, capabilities, and the program.
 
-use ::core::ffi::{CStr, c_char, c_int, c_long, c_void};
+use ::core::ffi::{CStr, c_char, c_int, c_void};
 use ::core::iter::Iterator;
 use ::core::matches;
-use ::core::mem::MaybeUninit;
 use ::core::option::Option::{self, Some};
 use ::core::ptr;
 use ::core::result::Result::{self, Err, Ok};
@@ -11,7 +10,7 @@ use ::libc;
 use ::std::os::fd::AsRawFd;
 
 use super::mount::new_mount;
-use super::sys::{Done, Fault, call, close, drop, fstat, openat, openat2, prctl, write_all};
+use super::sys::{Done, Fault, call, close, drop, fstat, is_procfs_root, openat, openat2, prctl, write_all};
 use super::{Loan, Message, send, set_slot, slot_fd};
 use crate::step::{Call, Exec, SLOTS, Slot};
 
@@ -153,15 +152,9 @@ pub(super) fn label(file: &CStr, text: &CStr, by_init: Option<c_int>) -> Done {
 /// The root of the container's procfs, or of one of our own where the container has none or
 /// something else in its place.
 fn proc_root() -> Result<c_int, Fault> {
-    /// `PROC_ROOT_INO`.
-    const ROOT: libc::ino_t = 1;
     let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
     if let Ok(fd) = openat(libc::AT_FDCWD, c"/proc", flags, 0) {
-        let mut fs = MaybeUninit::<libc::statfs>::uninit();
-        call!(Fstatfs, libc::SYS_fstatfs, fd, fs.as_mut_ptr())?;
-        // SAFETY: fstatfs succeeded and has filled it.
-        let magic = unsafe { fs.assume_init() }.f_type;
-        if magic as c_long == libc::PROC_SUPER_MAGIC as c_long && fstat(fd)?.st_ino == ROOT {
+        if is_procfs_root(fd)? {
             return Ok(fd);
         }
         close(fd);

@@ -9,10 +9,12 @@ use ::core::result::Result::{self, Err, Ok};
 use ::libc;
 
 use super::copy::copy;
-use super::sys::{Done, Fault, call, close, drop, fchdir, fstat, openat, openat2};
+use super::sys::{
+    Done, Fault, call, close, drop, fchdir, fstat, is_procfs, is_procfs_root, openat, openat2, own_fd,
+};
 use super::{Loan, set_slot, slot_fd};
 use crate::spec::Attributes;
-use crate::step::{Call, CopyUp, Create, Dest, MountStep, Param, Place, Slot, What};
+use crate::step::{Call, CopyUp, Create, Dest, MountStep, OverProc, Param, Place, Slot, What};
 
 const FSCONFIG_SET_FLAG: u32 = 0;
 const FSCONFIG_SET_STRING: u32 = 1;
@@ -32,19 +34,21 @@ const READ_ONLY: Attributes = Attributes { set: libc::MOUNT_ATTR_RDONLY, clear: 
 const IN_ROOT: u64 = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
 
 pub(super) fn mount(step: &MountStep, loan: &mut Loan<'_>) -> Done {
-    let at = match &step.place {
-        Place::In(dest) => destination(dest, loan)?,
+    // What is missing at the destination is made as the source is: a directory or a file.
+    let source = match &step.what {
+        What::Bind { .. } | What::Inside { .. } => bind(&step.what, loan)?,
         _ => -1,
     };
-    let copies = step.copy_up as u8 != CopyUp::No as u8;
+    let (at, made) = match &step.place {
+        Place::In(dest) => covered(dest, source, step.over_proc, loan)?,
+        _ => (-1, false),
+    };
     let (mut own, mut below) = (step.attributes, step.recursive);
     let fd = match &step.what {
         What::New { fstype, params } => {
-            // What is read-only takes no copy: that comes after it.
             let all = own.set | below.set;
-            let late = if copies { all & libc::MOUNT_ATTR_RDONLY } else { 0 };
-            (own, below) = (Attributes { set: late, clear: 0 }, NO_ATTRIBUTES);
-            new_mount(fstype, params, all & !late)?
+            (own, below) = (NO_ATTRIBUTES, NO_ATTRIBUTES);
+            new_mount(fstype, params, all)?
         }
         What::Long { fstype, source, options, flags } => {
             let cover = match &step.place {
@@ -53,6 +57,28 @@ pub(super) fn mount(step: &MountStep, loan: &mut Loan<'_>) -> Done {
             };
             mount_long(fstype, source, options, *flags, cover)?
         }
+        What::Bind { .. } | What::Inside { .. } => source,
+        What::Here => openat(libc::AT_FDCWD, c"/", O_PATH_DIR, 0)?,
+        What::There => at,
+    };
+    if source >= 0 && step.over_proc as u8 == OverProc::Root as u8 && !is_procfs_root(source)? {
+        return Err(Fault { call: Call::Fstatfs, errno: libc::EPERM });
+    }
+    if step.mode_of_covered && at >= 0 && !made {
+        let mode = fstat(at)?.st_mode & 0o7777;
+        call!(Fchmodat, libc::SYS_fchmodat, fd, c".".as_ptr(), mode)?;
+    }
+    if step.copy_up as u8 != CopyUp::No as u8 {
+        copy(at, fd, step.copy_up)?;
+    }
+    mount_setattr(fd, below, 0, true)?;
+    mount_setattr(fd, own, 0, false)?;
+    settle(step, fd, at, loan)
+}
+
+/// A copy of the tree that is to be bound.
+fn bind(what: &What, loan: &Loan<'_>) -> Result<c_int, Fault> {
+    match what {
         What::Bind { source, recursive, tree, device } => {
             let opened = tree.and_then(|index| loan.trees.get(index).copied());
             let fd = match opened {
@@ -62,17 +88,30 @@ pub(super) fn mount(step: &MountStep, loan: &mut Loan<'_>) -> Done {
             if let Some((kind, number)) = device {
                 is_device(fd, *kind, *number)?;
             }
-            fd
+            Ok(fd)
         }
-        What::Here => openat(libc::AT_FDCWD, c"/", O_PATH_DIR, 0)?,
-        What::There => at,
-    };
-    if copies {
-        copy(at, fd, step.copy_up)?;
+        What::Inside { source, recursive } => {
+            let at = openat2(slot_fd(loan, Slot::Root), source, PATH, IN_ROOT)?;
+            let fd = open_tree(at, c"", *recursive)?;
+            close(at);
+            Ok(fd)
+        }
+        _ => Err(Fault { call: Call::OpenTree, errno: libc::EINVAL }),
     }
-    mount_setattr(fd, below, 0, true)?;
-    mount_setattr(fd, own, 0, false)?;
-    settle(step, fd, at, loan)
+}
+
+/// Opens a mount's destination, and makes it first if so asked: whether it was made.
+fn covered(dest: &Dest, source: c_int, over_proc: OverProc, loan: &Loan<'_>) -> Result<(c_int, bool), Fault> {
+    let (at, made) = destination(dest, source, loan)?;
+    // Along no link there is no other way into /proc than the path that was looked at.
+    if over_proc as u8 == OverProc::No as u8 && !dest.no_links && is_procfs(at)? {
+        return Err(Fault { call: Call::Fstatfs, errno: libc::EPERM });
+    }
+    Ok((at, made))
+}
+
+fn is_directory(fd: c_int) -> Result<bool, Fault> {
+    Ok(fstat(fd)?.st_mode & libc::S_IFMT == libc::S_IFDIR)
 }
 
 /// A mount that is made to be placed later: one that is new and begins empty.
@@ -90,7 +129,7 @@ pub(super) fn make_ready(step: &MountStep, loan: &mut Loan<'_>) -> Result<c_int,
 /// Places a mount of [`make_ready`]'s.
 pub(super) fn place(step: &MountStep, fd: c_int, loan: &mut Loan<'_>) -> Done {
     let at = match &step.place {
-        Place::In(dest) => destination(dest, loan)?,
+        Place::In(dest) => covered(dest, -1, step.over_proc, loan)?.0,
         _ => -1,
     };
     settle(step, fd, at, loan)
@@ -103,7 +142,13 @@ fn settle(step: &MountStep, fd: c_int, at: c_int, loan: &mut Loan<'_>) -> Done {
         (_, Place::NewRoot) => move_mount(fd, libc::AT_FDCWD, c"/", 0)?,
         (_, Place::At(path)) => move_mount(fd, libc::AT_FDCWD, path, 0)?,
         (_, Place::In(_)) => {
-            move_mount(fd, at, c"", MOVE_MOUNT_T_EMPTY_PATH)?;
+            match move_mount(fd, at, c"", MOVE_MOUNT_T_EMPTY_PATH) {
+                // The kernel's word for it here; mount(2) says ENOTDIR, which clients know.
+                Err(fault) if fault.errno == libc::EINVAL && is_directory(fd)? != is_directory(at)? => {
+                    return Err(Fault { errno: libc::ENOTDIR, ..fault });
+                }
+                other => other?,
+            }
             close(at);
         }
         (_, Place::Within(slot, name)) => move_mount(fd, slot_fd(loan, *slot), name, 0)?,
@@ -224,15 +269,17 @@ pub(super) fn is_device(fd: c_int, kind: u32, number: u64) -> Done {
     Err(Fault { call: Call::Fstat, errno: libc::ENODEV })
 }
 
-/// Opens a mount's destination within the new root, and makes it first if so asked.
-pub(super) fn destination(dest: &Dest, loan: &Loan<'_>) -> Result<c_int, Fault> {
+/// Opens a mount's destination within the new root, and makes it first if so asked; whether it
+/// was made.
+fn destination(dest: &Dest, source: c_int, loan: &Loan<'_>) -> Result<(c_int, bool), Fault> {
     let root = slot_fd(loan, dest.base);
     match openat2(root, &dest.path, PATH, resolve(dest)) {
         Err(fault) if fault.errno == libc::ENOENT && dest.create as u8 != Create::No as u8 => {}
-        other => return other,
+        other => return other.map(|fd| (fd, false)),
     }
-    make(root, &dest.path, dest.create, resolve(dest))?;
-    openat2(root, &dest.path, PATH, resolve(dest))
+    let create = if source >= 0 && !is_directory(source)? { Create::File } else { dest.create };
+    make(root, &dest.path, create, resolve(dest))?;
+    openat2(root, &dest.path, PATH, resolve(dest)).map(|fd| (fd, true))
 }
 
 /// The directory that holds a destination.
@@ -395,7 +442,7 @@ fn resolve(dest: &Dest) -> u64 {
 
 /// Makes a directory within the root; where it cannot be made, whoever needs it will say so.
 pub(super) fn directory(dest: &Dest, loan: &Loan<'_>) -> Done {
-    if let Ok(fd) = destination(dest, loan) {
+    if let Ok((fd, _)) = destination(dest, -1, loan) {
         close(fd);
     }
     Ok(())
@@ -415,6 +462,12 @@ pub(super) fn node(dest: &Dest, mode: u32, device: u64, owner: Option<(u32, u32)
         if let (Ok(()), false, Some((uid, gid))) = (&same, there, owner) {
             let flags = libc::AT_EMPTY_PATH;
             call!(Fchownat, libc::SYS_fchownat, fd, c"".as_ptr(), uid, gid, flags)?;
+            // A change of owner takes these bits away.
+            if mode & 0o7000 != 0 {
+                let path = own_fd(fd);
+                let path = path.path().as_ptr();
+                call!(Fchmodat, libc::SYS_fchmodat, libc::AT_FDCWD, path, mode & 0o7777)?;
+            }
         }
         close(fd);
         if same.is_err() {
@@ -458,7 +511,7 @@ pub(super) fn symlink(dest: &Dest, target: &CStr, loan: &Loan<'_>) -> Done {
 
 /// Mounts the terminal on `/dev/console`.
 pub(super) fn console(dest: &Dest, loan: &Loan<'_>) -> Done {
-    let at = destination(dest, loan)?;
+    let (at, _) = destination(dest, -1, loan)?;
     let tree = open_tree(slot_fd(loan, Slot::Terminal), c"", false)?;
     move_mount(tree, at, c"", MOVE_MOUNT_T_EMPTY_PATH)?;
     close(tree);

@@ -152,3 +152,19 @@ pub(super) fn own_fd(fd: c_int) -> OwnFd {
     }
     OwnFd(path)
 }
+
+/// Whether this lies on a procfs.
+pub(super) fn is_procfs(fd: c_int) -> Result<bool, Fault> {
+    let mut stat = MaybeUninit::<libc::statfs>::uninit();
+    call!(Fstatfs, libc::SYS_fstatfs, fd, stat.as_mut_ptr())?;
+    // SAFETY: fstatfs succeeded and has filled it.
+    let magic = unsafe { stat.assume_init() }.f_type;
+    Ok(magic as c_long == libc::PROC_SUPER_MAGIC as c_long)
+}
+
+/// Whether this is the root of a procfs.
+pub(super) fn is_procfs_root(fd: c_int) -> Result<bool, Fault> {
+    /// `PROC_ROOT_INO`.
+    const ROOT: libc::ino_t = 1;
+    Ok(is_procfs(fd)? && fstat(fd)?.st_ino == ROOT)
+}

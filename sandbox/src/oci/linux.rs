@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use ns_core::{Extent, IdMap, Kind, TimeOffset, TimeOffsets};
 use oci_spec::runtime::{self, LinuxDeviceType, LinuxNamespaceType};
 
-use super::mounts::within;
+use super::mounts::{absolute, within};
 use super::{CgroupsPath, Context, IntelRdt};
 use crate::Error;
 use crate::spec::{IdMaps, Join, Link, Namespace, Namespaces, Node, NodeKind};
@@ -166,8 +166,8 @@ fn node(path: &str, device: &runtime::LinuxDevice) -> Result<Node, Error> {
     };
     // Some clients leave the file's type in.
     let mode = device.file_mode().unwrap_or(0o666) & !libc::S_IFMT;
-    if mode > 0o777 {
-        let problem = format!("{mode:#o} has more than permissions");
+    if mode > 0o7777 {
+        let problem = format!("{mode:#o} has more than a file's mode");
         return Err(Error::invalid(&format!("{path}.fileMode"), problem));
     }
     let (uid, gid) = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
@@ -205,12 +205,16 @@ pub(super) fn cgroups_path(linux: &runtime::Linux, context: &Context<'_>) -> Res
 }
 
 /// Paths to mask or to protect.
-pub(super) fn paths(name: &str, paths: &Option<Vec<String>>) -> Result<Vec<PathBuf>, Error> {
+pub(super) fn paths(
+    name: &str,
+    paths: &Option<Vec<String>>,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<PathBuf>, Error> {
+    let paths = paths.iter().flatten().enumerate();
     let path = |(index, path): (usize, &String)| {
-        within(&format!("linux.{name}[{index}]"), Path::new(path))?;
-        Ok(PathBuf::from(path))
+        absolute(&format!("linux.{name}[{index}]"), Path::new(path), warnings)
     };
-    paths.iter().flatten().enumerate().map(path).collect()
+    paths.map(path).collect()
 }
 
 pub(super) fn sysctls(

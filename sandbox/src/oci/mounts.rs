@@ -7,47 +7,40 @@ use libc::{
     MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY, MOUNT_ATTR_RELATIME,
     MOUNT_ATTR_STRICTATIME,
 };
+use ns_core::{Extent, IdMap};
 use oci_spec::runtime;
 
 use super::Context;
 use super::linux::id_map;
 use crate::Error;
-use crate::spec::{Attributes, Mount, MountIdMaps, MountKind, Propagation, PropagationKind};
+use crate::spec::{Attributes, IdMaps, Mount, MountIdMaps, MountKind, Propagation, PropagationKind};
 
 /// One mount, at `path` in the configuration.
 pub(super) fn mount(
     path: &str,
     mount: &runtime::Mount,
     label: Option<&str>,
+    id_maps: &IdMaps,
     context: &Context<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<Mount, Error> {
-    let mut destination = mount.destination().clone();
-    if !destination.is_absolute() {
-        let field = format!("{path}.destination");
-        if destination.as_os_str().is_empty() {
-            return Err(Error::invalid(&field, "this is empty"));
-        }
-        warnings.push(format!("{field}: {} is not absolute, taken as below /", destination.display()));
-        destination = Path::new("/").join(destination);
-    }
-    within(&format!("{path}.destination"), &destination)?;
+    let destination = absolute(&format!("{path}.destination"), mount.destination(), warnings)?;
     let mut options = Options::default();
     for (index, option) in mount.options().iter().flatten().enumerate() {
-        options.add(&format!("{path}.options[{index}]"), option)?;
+        options.add(&format!("{path}.options[{index}]"), option, id_maps)?;
     }
     let typ = mount.typ().as_deref().unwrap_or_default();
     if typ == "bind" {
         options.bind.get_or_insert(false);
     }
     let source = mount.source().as_deref().filter(|source| !source.as_os_str().is_empty());
-    let kind = options.kind(path, typ, source, label, context)?;
+    let kind = options.kind(path, typ, source, label, context, warnings)?;
     let bind = matches!(kind, MountKind::Bind { .. });
     if options.copy_up && typ != "tmpfs" {
         let problem = "tmpcopyup is an option of a tmpfs";
         return Err(Error::invalid(&format!("{path}.options"), problem));
     }
-    let id_maps = id_maps(path, mount, options.id_map)?;
+    let id_maps = self::id_maps(path, mount, &mut options)?;
     if id_maps.is_some() && !bind {
         let problem = "only a bind mount can show other owners than are stored";
         return Err(Error::invalid(&format!("{path}.options"), problem));
@@ -77,6 +70,19 @@ pub(super) fn mount(
     })
 }
 
+/// A path of the container's. One that is not absolute is taken as below `/`, as other runtimes do.
+pub(super) fn absolute(field: &str, path: &Path, warnings: &mut Vec<String>) -> Result<PathBuf, Error> {
+    if path.as_os_str().is_empty() {
+        return Err(Error::invalid(field, "this is empty"));
+    }
+    let whole = Path::new("/").join(path);
+    within(field, &whole)?;
+    if !path.is_absolute() {
+        warnings.push(format!("{field}: {} is not absolute, taken as below /", path.display()));
+    }
+    Ok(whole)
+}
+
 /// Whether a path of the container's is one, and does not go back.
 pub(super) fn within(field: &str, path: &Path) -> Result<(), Error> {
     if !path.is_absolute() {
@@ -91,7 +97,7 @@ pub(super) fn within(field: &str, path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn id_maps(path: &str, mount: &runtime::Mount, wanted: Option<bool>) -> Result<Option<MountIdMaps>, Error> {
+fn id_maps(path: &str, mount: &runtime::Mount, options: &mut Options) -> Result<Option<MountIdMaps>, Error> {
     let map = |name: &str, mappings: &Option<Vec<runtime::LinuxIdMapping>>| {
         let mappings = mappings.as_deref().filter(|mappings| !mappings.is_empty());
         mappings.map(|mappings| id_map(&format!("{path}.{name}"), mappings)).transpose()
@@ -102,8 +108,66 @@ fn id_maps(path: &str, mount: &runtime::Mount, wanted: Option<bool>) -> Result<O
         let missing = if uid.is_some() { "gidMappings" } else { "uidMappings" };
         return Err(Error::invalid(&format!("{path}.{missing}"), "users and groups are mapped together"));
     }
-    let recursive = wanted.or(uid.is_some().then_some(false));
+    let (uid, gid) = match (uid, options.own_maps.take()) {
+        (Some(_), Some(_)) => {
+            let problem = "the options have mappings as well: leave one of them out";
+            return Err(Error::invalid(&format!("{path}.uidMappings"), problem));
+        }
+        (None, Some((uid, gid))) => (Some(uid), Some(gid)),
+        (uid, None) => (uid, gid),
+    };
+    let recursive = options.id_map.or(uid.is_some().then_some(false));
     Ok(recursive.map(|recursive| MountIdMaps { uid, gid, recursive }))
+}
+
+/// The mappings in an option `idmap=uids=0-7-1#10-20-5;gids=0-8-1`, as crun has it and podman sends
+/// it: the first id that is stored, the first that is seen, and how many. After an `@` the ids that
+/// are seen are those of the container's user namespace.
+fn own_maps(path: &str, text: &str, id_maps: &IdMaps) -> Result<(IdMap, IdMap), Error> {
+    let invalid = |problem: String| Error::invalid(path, problem);
+    let (mut uid, mut gid) = (None, None);
+    for part in text.split(';').filter(|part| !part.is_empty()) {
+        let (map, list, users) = match part.split_once('=') {
+            Some(("uids", list)) => (&mut uid, list, true),
+            Some(("gids", list)) => (&mut gid, list, false),
+            _ => return Err(invalid(format!("{part:?} is neither uids=… nor gids=…"))),
+        };
+        let of = |extent: &str| {
+            let form = || invalid(format!("{extent:?} is not of the form STORED-SEEN-COUNT"));
+            let (relative, numbers) = match extent.strip_prefix('@') {
+                Some(numbers) => (true, numbers),
+                None => (false, extent),
+            };
+            let numbers: Result<Vec<u32>, _> = numbers.split('-').map(str::parse).collect();
+            let Ok([inside, seen, count]) = numbers.as_deref() else { return Err(form()) };
+            let (inside, seen, count) = (*inside, *seen, *count);
+            let outside = match (relative, id_maps) {
+                (true, IdMaps::Maps { uid, gid }) => {
+                    let map = if users { uid } else { gid };
+                    let last = seen.checked_add(count.saturating_sub(1)).ok_or_else(form)?;
+                    let ends = (map.to_outside(seen), map.to_outside(last));
+                    match ends {
+                        (Some(first), Some(end)) if end.wrapping_sub(first) == last - seen => first,
+                        _ => {
+                            let problem = "the user namespace does not map these ids in one range";
+                            return Err(invalid(format!("{extent:?}: {problem}")));
+                        }
+                    }
+                }
+                (true, _) => return Err(invalid(format!("{extent:?} takes mappings of a user namespace"))),
+                (false, _) => seen,
+            };
+            Ok(Extent { inside, outside, count })
+        };
+        let extents = list.split('#').map(of).collect::<Result<Vec<_>, _>>()?;
+        let made = IdMap::from(extents);
+        made.validate().map_err(|e| Error::invalid(path, e))?;
+        *map = Some(made);
+    }
+    match (uid, gid) {
+        (Some(uid), Some(gid)) => Ok((uid, gid)),
+        _ => Err(invalid("users and groups are mapped together: give both uids= and gids=".into())),
+    }
 }
 
 /// What the options of a mount come to.
@@ -116,6 +180,8 @@ struct Options {
     bind: Option<bool>,
     remount: bool,
     id_map: Option<bool>,
+    /// The mappings of that option.
+    own_maps: Option<(IdMap, IdMap)>,
     copy_up: bool,
     /// Those of the file system, and where they stand.
     data: Vec<(String, Option<String>)>,
@@ -123,7 +189,7 @@ struct Options {
 }
 
 impl Options {
-    fn add(&mut self, path: &str, option: &str) -> Result<(), Error> {
+    fn add(&mut self, path: &str, option: &str, id_maps: &IdMaps) -> Result<(), Error> {
         if option.contains('\0') {
             return Err(Error::invalid(path, "this holds a NUL byte"));
         }
@@ -141,7 +207,11 @@ impl Options {
             "ridmap" => self.id_map = Some(true),
             "tmpcopyup" => self.copy_up = true,
             _ => {
-                if let Some(propagation) = propagation(option) {
+                let with_maps = |name| option.strip_prefix(name).map(|maps| own_maps(path, maps, id_maps));
+                if let Some(maps) = with_maps("idmap=").or_else(|| with_maps("ridmap=")) {
+                    self.id_map = Some(option.starts_with('r'));
+                    self.own_maps = Some(maps?);
+                } else if let Some(propagation) = propagation(option) {
                     self.propagation.push(propagation);
                 } else if let Some((attribute, set)) = attribute(option) {
                     change(&mut self.own, attribute, set);
@@ -166,17 +236,29 @@ impl Options {
         source: Option<&Path>,
         label: Option<&str>,
         context: &Context<'_>,
+        warnings: &mut Vec<String>,
     ) -> Result<MountKind, Error> {
         let no_data = |what: &str, options: &Options| match &options.first_data {
             Some(at) => Err(Error::invalid(at, format!("{what} takes no options of a file system"))),
             None => Ok(()),
         };
+        // Of a bind the file system is there already. Other runtimes pass its options over.
+        if self.bind.is_some()
+            && let Some(at) = self.first_data.take()
+        {
+            let words = self.data.iter().map(|(key, value)| match value {
+                Some(value) => format!("{key}={value}"),
+                None => key.clone(),
+            });
+            let words = words.collect::<Vec<_>>().join(",");
+            warnings.push(format!("{at}: {words} has no effect on a bind mount"));
+            self.data.clear();
+        }
         if self.remount {
             no_data("a mount that is changed", self)?;
             return Ok(MountKind::Remount);
         }
         if let Some(recursive) = self.bind {
-            no_data("a bind mount", self)?;
             let field = format!("{path}.source");
             let source = source.ok_or_else(|| Error::invalid(&field, "a bind mount has a source"))?;
             return Ok(MountKind::Bind { source: context.bundle.join(source), recursive });

@@ -14,7 +14,7 @@ use crate::spec::{
     Attributes, Link, Mount, MountIdMaps, MountKind, Namespace, Node, NodeKind, Propagation, PropagationKind,
     Root, Spec, Terminal, Writes,
 };
-use crate::step::{CopyUp, Create, Dest, Last, MountStep, Param, Place, Slot, Step, What};
+use crate::step::{CopyUp, Create, Dest, Last, MountStep, OverProc, Param, Place, Slot, Step, What};
 
 const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
 const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
@@ -59,6 +59,12 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
         creates: spec.root != Root::Host && spec.root != Root::HostReadOnly,
         writable_for: spec.mounts.iter().map(|m| m.destination.clone()).collect(),
         propagation: propagation(&spec),
+        root: match &spec.root {
+            Root::Dir { path, .. } if path != Path::new("/") => Some(path),
+            _ => None,
+        },
+        mounted: Vec::new(),
+        read_only_last: Vec::new(),
         proc: None,
         sys: None,
         dev: None,
@@ -85,12 +91,10 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
         }
     }
     builder.sysctls(&spec.sysctls)?;
-    for path in &spec.readonly_paths {
-        let dest = builder.held("readonly_paths", path, Create::No)?;
+    for dest in builder.each_once("readonly_paths", &spec.readonly_paths)? {
         builder.plan.push(Step::ReadOnly(dest));
     }
-    for path in &spec.masked_paths {
-        let dest = builder.held("masked_paths", path, Create::No)?;
+    for dest in builder.each_once("masked_paths", &spec.masked_paths)? {
         builder.plan.push(Step::Mask(dest));
     }
     if let Some(Terminal { rows, columns }) = spec.process.terminal {
@@ -102,8 +106,13 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
             builder.plan.push(Step::Console(Dest { no_links: true, ..console }));
         }
     }
-    let (setup, plan) = (builder.propagation, builder.plan);
+    let (setup, read_only, plan) = (builder.propagation, builder.read_only_last, builder.plan);
     plan.push_ready()?;
+    for (_, dest) in read_only {
+        let attributes = to_set(RDONLY);
+        let over_proc = OverProc::Yes;
+        plan.push(Step::Mount(MountStep { attributes, over_proc, ..step(What::There, Place::In(dest)) }));
+    }
     if new(Kind::Mnt) && spec.root != Root::Host {
         let readonly = matches!(spec.root, Root::Dir { readonly: true, .. });
         let apart = setup & libc::MS_REC != 0 && setup & libc::MS_SHARED == 0;
@@ -174,6 +183,12 @@ struct Files<'a, F: Fn(Kind) -> bool> {
     writable_for: Vec<PathBuf>,
     /// How mount events pass while the container is set up.
     propagation: u64,
+    /// The directory of the host's that is the new root.
+    root: Option<&'a Path>,
+    /// Where the list has mounted something so far.
+    mounted: Vec<PathBuf>,
+    /// Mounts that are to be read-only when all that lies in them is made.
+    read_only_last: Vec<(PathBuf, Dest)>,
     /// Where `/proc`, `/sys` and `/dev` of the container are, once they are mounted.
     proc: Option<PathBuf>,
     sys: Option<PathBuf>,
@@ -296,6 +311,14 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
         recursive: bool,
         mount: &Mount,
     ) -> Result<What, Error> {
+        if let Some(inner) = self.provided(source) {
+            if mount.id_maps.is_some() {
+                let problem = "the ids of what an earlier mount provides cannot be mapped";
+                return Err(Error::invalid(&format!("{field}.id_maps"), problem));
+            }
+            let source = dest(&format!("{field}.kind.source"), &inner, Create::No)?.path;
+            return Ok(What::Inside { source, recursive });
+        }
         let id_maps = match &mount.id_maps {
             Some(maps) => Some(self.id_maps(&format!("{field}.id_maps"), maps)?),
             None => None,
@@ -346,7 +369,7 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
     }
 
     fn mount(&mut self, field: &str, mount: &Mount) -> Result<(), Error> {
-        let mut create = match self.creates || self.within_writable(&mount.destination) {
+        let create = match self.creates || self.within_writable(&mount.destination) {
             true => Create::Dir,
             false => Create::No,
         };
@@ -356,9 +379,6 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
             MountKind::Bind { source, recursive: all } => {
                 let source = absolute(&format!("{field}.kind.source"), source)?;
                 recursive = *all;
-                if create == Create::Dir && source.metadata().is_ok_and(|m| !m.is_dir()) {
-                    create = Create::File;
-                }
                 self.bind_mount(field, source, *all, mount)?
             }
             _ if mount.id_maps.is_some() => {
@@ -369,7 +389,10 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
             }
             MountKind::Tmpfs { size, mode } => new("tmpfs", tmpfs_params(*size, *mode)?),
             MountKind::Devpts => new("devpts", self.devpts_params()?),
-            MountKind::Dev => return self.dev(&destination_field, mount, create),
+            MountKind::Dev => {
+                over_proc(&destination_field, mount)?;
+                return self.dev(&destination_field, mount, create);
+            }
             MountKind::Remount => What::There,
             MountKind::FileSystem { .. }
             | MountKind::Proc
@@ -399,22 +422,35 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
                 (None, ..) => return Ok(()),
             },
         };
-        let tmpfs = matches!(&what, What::New { fstype, .. } if **fstype == *c"tmpfs");
+        let fstype = match &what {
+            What::New { fstype, .. } | What::Long { fstype, .. } => Some(fstype.as_c_str()),
+            _ => None,
+        };
+        let tmpfs = fstype == Some(c"tmpfs");
+        let has = |key: &CStr| match &what {
+            What::New { params, .. } => params.iter().any(|(has, _)| has.as_c_str() == key),
+            What::Long { options, .. } => {
+                let option = |option: &[u8]| option.split(|b| *b == b'=').next() == Some(key.to_bytes());
+                options.to_bytes().split(|b| *b == b',').any(option)
+            }
+            _ => false,
+        };
+        let mode_of_covered = tmpfs && !has(c"mode");
         let copy_up = match &what {
             _ if !mount.copy_up => CopyUp::No,
-            What::New { params, .. } if tmpfs => {
-                let own = [c"mode", c"uid", c"gid"];
-                match params.iter().any(|(key, _)| own.contains(&key.as_c_str())) {
-                    true => CopyUp::Contents,
-                    false => CopyUp::All,
-                }
-            }
+            What::New { .. } if tmpfs => match [c"mode", c"uid", c"gid"].into_iter().any(has) {
+                true => CopyUp::Contents,
+                false => CopyUp::All,
+            },
             _ => return Err(Error::invalid(&format!("{field}.copy_up"), "only a tmpfs begins with a copy")),
         };
         let mut dest = dest(&destination_field, &mount.destination, create)?;
         let keep = if mount.kind == MountKind::Remount { None } else { self.keep(mount, tmpfs) };
+        let over_proc = over_proc(&destination_field, mount)?;
         // What the kernel's file systems show must not be led astray by an image's links.
-        dest.no_links = keep.is_some() || shown(&mount.kind).is_some();
+        dest.no_links = keep.is_some() || shown(&mount.kind).is_some() || over_proc == OverProc::Root;
+        let new = matches!(what, What::New { .. } | What::Long { .. });
+        let last = new && (tmpfs || mount.destination == Path::new("/dev"));
         let flags =
             [(mount.readonly, RDONLY), (mount.nosuid, NOSUID), (mount.nodev, NODEV), (mount.noexec, NOEXEC)];
         let flags = flags.into_iter().filter(|(wanted, _)| *wanted).fold(0, |set, (_, bit)| set | bit);
@@ -422,14 +458,63 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
             attributes: attributes(&format!("{field}.attributes"), mount.attributes)?,
             recursive: attributes(&format!("{field}.recursive_attributes"), mount.recursive_attributes)?,
             copy_up,
+            mode_of_covered,
+            over_proc,
             propagation: mount.propagation.iter().map(|p| p.flags()).collect(),
             keep,
             ..step(what, Place::In(dest))
         };
         let all = if recursive { &mut step.recursive } else { &mut step.attributes };
         all.set |= flags & !all.clear;
+        self.covers(mount, step.attributes.clear & RDONLY != 0);
+        if last && (step.attributes.set | step.recursive.set) & RDONLY != 0 {
+            step.attributes.set &= !RDONLY;
+            step.recursive.set &= !RDONLY;
+            self.read_only_at_last(&destination_field, mount)?;
+        }
         self.push_mount(step);
         Ok(())
+    }
+
+    /// Takes note of what the mount covers: what lies there is no longer reached.
+    fn covers(&mut self, mount: &Mount, writable: bool) {
+        let there = mount.kind == MountKind::Remount;
+        self.read_only_last.retain(|(path, _)| match there {
+            true => !(writable && *path == mount.destination),
+            false => !path.starts_with(&mount.destination),
+        });
+        self.mounted.push(mount.destination.clone());
+    }
+
+    /// Makes the mount read-only after the last of what is made in it: mount points, devices, links.
+    fn read_only_at_last(&mut self, field: &str, mount: &Mount) -> Result<(), Error> {
+        let dest = self.held(field, &mount.destination, Create::No)?;
+        self.read_only_last.push((mount.destination.clone(), dest));
+        Ok(())
+    }
+
+    /// Paths of a list, of which one that is there twice counts once.
+    fn each_once(&self, field: &str, paths: &[PathBuf]) -> Result<Vec<Dest>, Error> {
+        let mut all: Vec<Dest> = Vec::new();
+        for path in paths {
+            let dest = self.held(field, path, Create::No)?;
+            if !all.iter().any(|other| other.base == dest.base && other.path == dest.path) {
+                all.push(dest);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The path within the new root of a source that an earlier mount of the list provides. On the
+    /// host there is nothing at that path, or something else.
+    fn provided(&self, source: &Path) -> Option<PathBuf> {
+        let root = self.root?;
+        let inner = source.strip_prefix(root).ok().map(Path::to_owned);
+        let inner =
+            inner.or_else(|| Some(source.strip_prefix(root.canonicalize().ok()?).ok()?.to_owned()))?;
+        let inner = Path::new("/").join(inner);
+        let provides = |mounted: &PathBuf| mounted != Path::new("/") && inner.starts_with(mounted);
+        self.mounted.iter().any(provides).then_some(inner)
     }
 
     /// Which slot the mount is kept in; whatever it covers is no longer where it was.
@@ -460,7 +545,8 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
     /// A mount, apart from the host's where others of this plan are not.
     fn push_mount(&mut self, mut step: MountStep) {
         let silent = step.propagation.is_empty() && self.plan.spec.propagation.is_none();
-        if silent && self.propagation != PRIVATE && matches!(step.what, What::Bind { .. }) {
+        let bind = matches!(step.what, What::Bind { .. } | What::Inside { .. });
+        if silent && self.propagation != PRIVATE && bind {
             step.propagation.push(PRIVATE);
         }
         self.plan.push(Step::Mount(step));
@@ -480,6 +566,7 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
         let device = libc::makedev(major, minor);
         let dest = self.entry(&path_field, &node.path)?;
         if self.bind_devices && kind != libc::S_IFIFO {
+            in_proc(&path_field, &node.path)?;
             let dest = Dest { no_links: true, create: Create::File, ..dest };
             let what = self.bind(&path_field, &node.path, false, Some((kind, device)))?;
             self.push_mount(step(what, Place::In(dest)));
@@ -549,7 +636,11 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
         let first = self.plan.steps.len();
         self.plan.push(Step::Mount(dev));
         self.keep(mount, false);
+        self.covers(mount, false);
         self.dev = Some(mount.destination.clone());
+        if mount.readonly {
+            self.read_only_at_last(field, mount)?;
+        }
         let devices = [
             (c"null", 1, 3),
             (c"zero", 1, 5),
@@ -643,6 +734,8 @@ fn step(what: What, place: Place) -> MountStep {
         attributes: Attributes::default(),
         recursive: Attributes::default(),
         copy_up: CopyUp::No,
+        mode_of_covered: false,
+        over_proc: OverProc::No,
         propagation: Vec::new(),
         keep: None,
     }
@@ -688,6 +781,57 @@ fn shown(kind: &MountKind) -> Option<(Kind, &'static str, &'static str)> {
         (Kind::Ipc, "/dev/mqueue", "mqueue"),
     ];
     all.into_iter().find(|(_, _, name)| *name == fstype)
+}
+
+/// Files of a procfs that may be mounted over, as runc has them: what they tell is of the whole
+/// host, and is often replaced by what holds for the container.
+const IN_PROC: [&str; 11] = [
+    "cpuinfo",
+    "diskstats",
+    "meminfo",
+    "stat",
+    "swaps",
+    "uptime",
+    "loadavg",
+    "slabinfo",
+    "net/dev",
+    "sys/kernel/ns_last_pid",
+    "sys/crypto/fips_enabled",
+];
+
+/// Whether the mount may lie over a procfs.
+fn over_proc(field: &str, mount: &Mount) -> Result<OverProc, Error> {
+    let procfs = match &mount.kind {
+        MountKind::Remount => return Ok(OverProc::Yes),
+        MountKind::Proc | MountKind::Bind { .. } => true,
+        MountKind::FileSystem { fstype, .. } => fstype == "proc",
+        _ => false,
+    };
+    match in_proc(field, &mount.destination)? {
+        OverProc::Root if !procfs => {
+            let problem = "/proc cannot be mounted because it is not of type proc: mount a procfs there";
+            Err(Error::invalid(field, problem))
+        }
+        over => Ok(over),
+    }
+}
+
+/// The same, of a path alone.
+fn in_proc(field: &str, path: &Path) -> Result<OverProc, Error> {
+    let parts: PathBuf = path.components().filter(|part| matches!(part, Component::Normal(_))).collect();
+    let Ok(rest) = parts.strip_prefix("proc") else { return Ok(OverProc::No) };
+    match rest.to_str() {
+        Some("") => Ok(OverProc::Root),
+        Some(file) if IN_PROC.contains(&file) => Ok(OverProc::Yes),
+        _ => {
+            let problem = format!(
+                "{} cannot be mounted because it is inside /proc: only {} may be mounted over there",
+                path.display(),
+                IN_PROC.join(", ")
+            );
+            Err(Error::invalid(field, problem))
+        }
+    }
 }
 
 /// A file system of any name, with options as its driver takes them.

@@ -222,7 +222,8 @@ pub enum MountKind {
     Tmpfs {
         /// At most this many bytes.
         size: Option<u64>,
-        /// Permission bits of its root.
+        /// Permission bits of its root. Without any it has those of the directory that it covers, or
+        /// 1777 where there is none.
         mode: Option<u32>,
     },
     /// The processes of the container's pid namespace.

@@ -33,6 +33,12 @@ impl Slot {
     }
 }
 
+impl What {
+    fn is_recursive(&self) -> bool {
+        matches!(self, What::Bind { recursive: true, .. } | What::Inside { recursive: true, .. })
+    }
+}
+
 impl fmt::Display for MountStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.what {
@@ -56,6 +62,12 @@ impl fmt::Display for MountStep {
                     f.write_str(" with all below it")?;
                 }
             }
+            What::Inside { source, recursive } => {
+                write!(f, "bind what is mounted on /{}", source.to_string_lossy())?;
+                if *recursive {
+                    f.write_str(" with all below it")?;
+                }
+            }
             What::Long { fstype, options, .. } => {
                 write!(f, "mount a new {} ({})", fstype.to_string_lossy(), options.to_string_lossy())?
             }
@@ -71,8 +83,7 @@ impl fmt::Display for MountStep {
             }
             Place::Detached => f.write_str(", attached nowhere")?,
         }
-        let alone =
-            if matches!(self.what, What::Bind { recursive: true, .. }) { ", itself alone" } else { "" };
+        let alone = if self.what.is_recursive() { ", itself alone" } else { "" };
         for (attributes, suffix) in [(&self.recursive, ""), (&self.attributes, alone)] {
             let names = names(attributes);
             if !names.is_empty() {

@@ -196,6 +196,23 @@ fn a_relative_destination_is_below_the_root_and_warned_of() {
 }
 
 #[test]
+fn options_of_a_file_system_on_a_bind_mount_are_warned_of() {
+    let options = json!(["rbind", "sync", "ro", "size=1"]);
+    let mount = json!({ "destination": "/m", "source": "a", "options": options });
+    let container = crate::container(&with("mounts[0]", mount)).unwrap();
+    assert_eq!(container.warnings, ["mounts[0].options[1]: sync,size=1 has no effect on a bind mount"]);
+}
+
+#[test]
+fn an_idmap_has_its_mappings_in_its_option() {
+    let option = "ridmap=uids=0-7-1#1-100-5;gids=0-8-1";
+    let maps = with_options("bind", &["bind", option]).id_maps.unwrap();
+    let (uid, gid) = (maps.uid.unwrap(), maps.gid.unwrap());
+    assert_eq!((uid.to_outside(0), uid.to_outside(3), gid.to_outside(0)), (Some(7), Some(102), Some(8)));
+    assert!(maps.recursive);
+}
+
+#[test]
 fn what_cannot_be_mounted_is_refused() {
     let maps = json!([{ "containerID": 0, "hostID": 0, "size": 1 }]);
     let cases = [
@@ -204,17 +221,27 @@ fn what_cannot_be_mounted_is_refused() {
         (json!({ "destination": "/m" }), "mounts[0].type: "),
         (json!({ "destination": "/m", "type": "none", "options": ["rshared"] }), "mounts[0].type: "),
         (json!({ "destination": "/m", "type": "bind" }), "mounts[0].source: "),
-        (
-            json!({ "destination": "/m", "type": "bind", "source": "a", "options": ["ro", "size=1"] }),
-            "mounts[0].options[1]: ",
-        ),
-        (
-            json!({ "destination": "/m", "type": "bind", "source": "a", "options": ["sync"] }),
-            "mounts[0].options[0]: ",
-        ),
         (json!({ "destination": "/m", "type": "cgroup", "options": ["memory"] }), "mounts[0].options[0]: "),
         (json!({ "destination": "/m", "options": ["remount", "size=1"] }), "mounts[0].options[1]: "),
         (json!({ "destination": "/m", "type": "tmpfs", "options": ["a\0"] }), "mounts[0].options[0]: "),
+        (
+            json!({ "destination": "/m", "type": "bind", "source": "a", "options": ["idmap=uids=0-1-1"] }),
+            "mounts[0].options[0]: ",
+        ),
+        (
+            json!({
+                "destination": "/m", "type": "bind", "source": "a",
+                "options": ["idmap=uids=@0-4000000000-1;gids=0-1-1"],
+            }),
+            "mounts[0].options[0]: ",
+        ),
+        (
+            json!({
+                "destination": "/m", "type": "bind", "source": "a", "uidMappings": maps, "gidMappings": maps,
+                "options": ["idmap=uids=0-1-1;gids=0-1-1"],
+            }),
+            "mounts[0].uidMappings: ",
+        ),
         (json!({ "destination": "/m", "type": "proc", "options": ["tmpcopyup"] }), "mounts[0].options: "),
         (json!({ "destination": "/m", "type": "tmpfs", "options": ["idmap"] }), "mounts[0].options: "),
         (

@@ -346,7 +346,7 @@ fn make(
 
 /// Sets `HOME`, if nobody has. What the image has in the place of `/etc/passwd` keeps no process
 /// from starting.
-pub(crate) fn set_home(process: &mut spec::Process, root: &Path) {
+pub(crate) fn set_home(process: &mut nspod_sandbox::spec::Process, root: &Path) {
     if let Err(e) = passwd::set_home(process, &[root.to_owned()]) {
         log::warn(&format!("HOME is set to /: {e}"));
     }
