@@ -197,6 +197,10 @@ fn guards_can_be_chosen() {
     let old = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"name": "uname", "action": "SCMP_ACT_ERRNO", "args": []}]}"#;
     std::fs::write(profile.path(), old).unwrap();
     assert_eq!(nspod(&["run", "--security-opt", &option, "uname"]).code(), 1);
+    let asking = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["uname"], "action": "SCMP_ACT_NOTIFY"}]}"#;
+    std::fs::write(profile.path(), asking).unwrap();
+    let refused = nspod(&["run", "--security-opt", &option, "uname"]);
+    assert!(refused.code() == 125 && refused.err.contains("linux.seccomp.listenerPath"), "{}", refused.err);
 }
 
 #[test]

@@ -207,8 +207,16 @@ fn capability(text: &str) -> std::result::Result<u64, String> {
 
 fn profile(path: &std::path::Path) -> Result<Profile> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, &e))?;
-    serde_json::from_str(&text)
-        .map_err(|e| Error::new(format!("{} is not a profile of system calls: {e}", path.display())))
+    let profile: Profile = serde_json::from_str(&text)
+        .map_err(|e| Error::new(format!("{} is not a profile of system calls: {e}", path.display())))?;
+    match profile.notifies() {
+        false => Ok(profile),
+        true => Err(Error::new(format!(
+            "{} asks another program by SCMP_ACT_NOTIFY, and nspod knows none to ask: take those rules out, \
+             or run the container by nspod-oci with linux.seccomp.listenerPath",
+            path.display()
+        ))),
+    }
 }
 
 fn ulimit(text: &str) -> std::result::Result<Rlimit, String> {

@@ -7,7 +7,7 @@ use std::process::{ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::bundle::{Bundle, runtime_lacks};
+use crate::bundle::{Bundle, ours, runtime_lacks};
 use crate::common::{Guard, Output};
 
 fn filter(syscalls: Value) -> Value {
@@ -231,20 +231,26 @@ fn a_rule_holds_for_the_architectures_that_are_named_and_no_other_is_let_through
     assert_eq!(with(&["SCMP_ARCH_X86_64"]), "159\n");
 }
 
-/// Takes a filter's listener, says what came with it, and answers every call with EXDEV.
+/// Takes the listeners of filters, says what came with each, and answers every call with EXDEV.
 const AGENT: &str = r#"
-import fcntl, json, socket, struct, sys
-listener = socket.socket(socket.AF_UNIX)
-listener.bind(sys.argv[1])
-listener.listen()
+import fcntl, json, socket, struct, sys, threading
+def answer(listener):
+    while True:
+        call = bytearray(80)
+        try:
+            fcntl.ioctl(listener, 0xC0502100, call)
+            fcntl.ioctl(listener, 0xC0182101, struct.pack("QqiI", struct.unpack_from("Q", call)[0], 0, -18, 0))
+        except FileNotFoundError:
+            return
+agent = socket.socket(socket.AF_UNIX)
+agent.bind(sys.argv[1])
+agent.listen()
 print("ready", flush=True)
-connection, _ = listener.accept()
-message, fds, _, _ = socket.recv_fds(connection, 1 << 16, 8)
-print(json.dumps({"fds": len(fds), "message": json.loads(message)}), flush=True)
 while True:
-    call = bytearray(80)
-    fcntl.ioctl(fds[0], 0xC0502100, call)
-    fcntl.ioctl(fds[0], 0xC0182101, struct.pack("QqiI", struct.unpack_from("Q", call)[0], 0, -18, 0))
+    connection, _ = agent.accept()
+    message, fds, _, _ = socket.recv_fds(connection, 1 << 16, 8)
+    print(json.dumps({"fds": len(fds), "message": json.loads(message)}), flush=True)
+    threading.Thread(target=answer, args=(fds[0],), daemon=True).start()
 "#;
 
 /// An agent on this socket, and what it prints.
@@ -282,6 +288,39 @@ fn calls_go_to_the_listener_which_is_told_the_state() {
     assert_eq!(state["annotations"]["org.example.key"], "value");
     assert!(state["pid"].as_u64() > Some(0), "{state}");
     assert_eq!(state["bundle"], bundle.path("").to_str().unwrap().trim_end_matches('/'));
+}
+
+#[test]
+fn calls_of_an_exec_go_to_the_listener_as_well() {
+    let bundle = Bundle::sh("sleep 1000");
+    let socket = bundle.path("listener");
+    let (agent, mut lines) = agent(&socket);
+    let mut filter = filter(json!([{ "names": MKDIR, "action": "SCMP_ACT_NOTIFY" }]));
+    filter["listenerPath"] = socket.to_str().unwrap().into();
+    let bundle = bundle.set("/linux/seccomp", filter).up();
+    lines.next();
+    let made = bundle.exec(&["mkdir", "/made"]);
+    assert!(made.err.contains("Invalid cross-device link"), "{}", made.err);
+    let said: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    let message = &said["message"];
+    assert_eq!((&said["fds"], &message["fds"]), (&1.into(), &json!(["seccompFd"])));
+    assert_eq!(message["state"]["id"], bundle.id());
+    if !runtime_lacks(&["crun"], "the state is not that of the container") {
+        assert_eq!(message["state"]["status"], "running");
+        assert_eq!(message["state"]["pid"], bundle.pid());
+        let pid = message["pid"].as_u64().unwrap();
+        assert!(pid > 0 && pid != bundle.pid(), "{message}");
+    }
+    assert_eq!(bundle.exec(&["sh", "-c", "exit 7"]).code(), 7);
+    bundle.verb(&["exec", "--detach", bundle.id(), "sleep", "1000"]).ok();
+    // Whom nobody listens to is not started.
+    drop((agent, lines));
+    let before = bundle.processes().len();
+    let refused = bundle.exec(&["mkdir", "/made"]);
+    assert_ne!(refused.code(), 0);
+    assert!(!ours() || refused.err.contains("linux.seccomp.listenerPath"), "{}", refused.err);
+    assert_eq!(bundle.processes().len(), before);
+    assert!(!bundle.path("rootfs/made").exists());
 }
 
 #[test]

@@ -11,6 +11,7 @@ use clap::Args;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nspod_cli::error::{Error, Result};
 use nspod_sandbox::oci::SeccompListener;
+use nspod_sandbox::spec::{Process, Seccomp};
 
 use crate::args::MaybePath;
 use crate::state::{Record, Status, VERSION};
@@ -63,15 +64,31 @@ pub(crate) fn send(socket: &UnixStream, message: &[u8], fd: BorrowedFd<'_>) -> R
     }
 }
 
-/// Sends the listener of a system-call filter to whoever answers for it, with the state
-/// message of the specification.
-pub(crate) fn send_listener(listener: &SeccompListener, fd: OwnedFd, record: &Record) -> Result<()> {
+/// Checks that a process whose filter asks has a socket to send the filter's listener to.
+pub(crate) fn check_listener(process: &Process, listener: Option<&SeccompListener>) -> Result<()> {
+    match &process.seccomp {
+        Seccomp::Profile(profile) if profile.notifies() && listener.is_none() => {
+            Err(Error::new("linux.seccomp.listenerPath: SCMP_ACT_NOTIFY takes one, where somebody answers"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Sends the listener of a process's filter to the socket of the configuration, with the state
+/// message of the specification: the process, and the container with its status.
+pub(crate) fn send_listener(
+    listener: &SeccompListener,
+    fd: OwnedFd,
+    pid: i32,
+    record: &Record,
+    status: Status,
+) -> Result<()> {
     let message = serde_json::json!({
         "ociVersion": VERSION,
         "fds": ["seccompFd"],
-        "pid": record.init_process_pid,
+        "pid": pid,
         "metadata": listener.metadata,
-        "state": record.state(Status::Creating),
+        "state": record.state(status),
     });
     let path = &listener.path;
     let socket = UnixStream::connect(path)

@@ -18,7 +18,7 @@ use nspod_cli::passwd;
 use nspod_cli::process::Process;
 use nspod_sandbox::oci::{self, Context};
 use nspod_sandbox::resctrl::Resctrl;
-use nspod_sandbox::spec::{Mount, MountKind, Root, Seccomp, Spec};
+use nspod_sandbox::spec::{Mount, MountKind, Root, Spec};
 use nspod_sandbox::{Command, Container, Host, Prepared, move_net_device};
 
 use crate::args::{Global, MaybePath};
@@ -244,14 +244,7 @@ fn make(
     let mut spec = std::mem::take(&mut wanted.spec);
     let socket = socket(args.console_socket.get(), spec.process.terminal.is_some(), how)?;
     let pidfd_socket = args.pidfd_socket.connect()?;
-    if let Seccomp::Profile(profile) = &spec.process.seccomp
-        && profile.notifies()
-        && wanted.seccomp_listener.is_none()
-    {
-        return Err(Error::new(
-            "linux.seccomp.listenerPath: SCMP_ACT_NOTIFY takes one, where somebody answers",
-        ));
-    }
+    console::check_listener(&spec.process, wanted.seccomp_listener.as_ref())?;
     set_home(&mut spec.process, &record.rootfs);
     notify_socket(&mut spec);
     // The hooks at the start are told another state than those before.
@@ -321,7 +314,7 @@ fn make(
         written.map_err(|e| Error::new(format!("cannot tell the hooks of the start the state: {e}")))?;
     }
     if let (Some(fd), Some(listener)) = (container.seccomp_listener.take(), &wanted.seccomp_listener) {
-        console::send_listener(listener, fd, record)?;
+        console::send_listener(listener, fd, container.pid(), record, Status::Creating)?;
     }
     if how == How::Held {
         program::check(container.pid(), &container.spec().process)?;

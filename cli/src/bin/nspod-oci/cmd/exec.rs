@@ -95,18 +95,25 @@ pub(crate) fn exec(global: &Global, args: &ExecArgs) -> Result<i32> {
     let record = entry.record()?;
     let pidfd = pidfd.ok_or_else(|| Error::new("cannot exec in a stopped container"))?;
     // Whatever it was that failed in one that is just ending, that is why.
-    enter(global, args, handed_on, &entry, &pidfd).map_err(|e| match record.process().is_ending() {
+    enter(global, args, handed_on, &entry, (status, &pidfd)).map_err(|e| match record.process().is_ending() {
         true => Error::new(format!("cannot exec in a stopped container: {} has just ended ({e})", args.id)),
         false => e,
     })
 }
 
-fn enter(global: &Global, args: &ExecArgs, handed_on: HandedOn, entry: &Entry, pidfd: &Pidfd) -> Result<i32> {
+fn enter(
+    global: &Global,
+    args: &ExecArgs,
+    handed_on: HandedOn,
+    entry: &Entry,
+    (status, pidfd): (Status, &Pidfd),
+) -> Result<i32> {
     let record = entry.record()?;
     let config = entry.config()?;
     let context = entry.context(global)?;
-    let container = config.container(&context)?.spec;
+    let oci::Container { spec: container, seccomp_listener: listener, .. } = config.container(&context)?;
     let mut process = args.process(&config, &context)?;
+    console::check_listener(&process, listener.as_ref())?;
     let root = Path::new("/proc").join(record.init_process_pid.to_string()).join("root");
     set_home(&mut process, &root);
     let terminal = process.terminal.is_some();
@@ -131,11 +138,21 @@ fn enter(global: &Global, args: &ExecArgs, handed_on: HandedOn, entry: &Entry, p
         command.even_frozen();
     }
     handed_on.give(&mut command);
+    // What answers for its filter must have the listener before the program runs.
+    if listener.is_some() {
+        command.hold();
+    }
     let signals = if args.detach { None } else { Some(Signals::hold()?) };
     program::tell(&mut command);
     let mut process = command.spawn().map_err(program::failed(&name))?;
     log::debug(&format_args!("the process {} runs in the container {}", process.pid(), args.id));
     let attended = || -> Result<i32> {
+        if let Some(listener) = &listener {
+            if let Some(fd) = process.seccomp_listener.take() {
+                console::send_listener(listener, fd, process.pid(), record, status)?;
+            }
+            process.start().map_err(program::failed(&name))?;
+        }
         console::send_pidfd(pidfd_socket, "setns", process.pidfd().as_fd())?;
         let terminal = match (process.terminal.take(), socket) {
             (Some(master), Some(socket)) => {
