@@ -42,7 +42,7 @@ const OF_MASKS: [&str; 6] = ["close", "fstat", "mount_setattr", "move_mount", "o
 const WANTED: [(&str, [i32; 2], i32); 8] = [
     ("run --bare", [25, 25], 14),
     ("run", [129, 114], 121),
-    ("run, bwrap's work", [146, 131], 147),
+    ("run, bwrap's work", [146, 131], 149),
     ("oci run", [134, 130], 137),
     ("oci create", [122, 124], 133),
     ("oci start", [39, 39], 0),

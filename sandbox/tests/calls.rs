@@ -164,8 +164,8 @@ fn a_start_makes_exactly_these_calls() {
     let wanted = [
         ("plain", [14, 11]),
         ("five kinds", [14, 15]),
-        ("container", [14, 95]),
-        ("container with a pool", [21, 60]),
+        ("container", [14, 97]),
+        ("container with a pool", [21, 62]),
     ];
     let mut wrong = String::new();
     for (what, wanted) in wanted {

@@ -71,6 +71,55 @@ fn mountinfo(command: &mut Command, at: &str) -> String {
 }
 
 #[test]
+fn nothing_of_the_host_is_left_above_any_sort_of_root() {
+    need_root!("nothing_of_the_host_is_left_above_any_sort_of_root");
+    let image = Image::new();
+    let writes = tempfile::tempdir().unwrap();
+    let [upper, work] = ["upper", "work"].map(|name| writes.path().join(name));
+    std::fs::create_dir(&upper).unwrap();
+    std::fs::create_dir(&work).unwrap();
+    let overlay = |writes| Root::Overlay { lower: vec![image.path()], writes };
+    let roots = [
+        Root::HostReadOnly,
+        Root::Dir { path: image.path(), readonly: false },
+        overlay(Writes::Tmpfs { size: None }),
+        overlay(Writes::Dir { upper, work }),
+    ];
+    // The way up from the root leads to the uppermost mount over it.
+    let script = "while read id parent dev in at rest; do [ $at = / ] && echo mount; done < /proc/self/mountinfo; \
+        stat -c %d:%i / /.. /../..";
+    for root in roots {
+        for user in [Namespace::Host, Namespace::New] {
+            // A user namespace makes no overlay of the host's directories and a tmpfs.
+            if user == Namespace::New && matches!(root, Root::Overlay { .. }) {
+                continue;
+            }
+            let mut command = Command::new("sh");
+            command.root(root.clone()).namespace(Kind::User, user.clone());
+            command
+                .spec_mut()
+                .mounts
+                .retain(|m| ["/proc", "/dev"].map(Path::new).contains(&m.destination.as_path()));
+            let text = output(&mut command, script);
+            let lines: Vec<&str> = text.lines().collect();
+            let [mount, root_id, up, further] = lines[..] else { panic!("{root:?} {user:?}: {text}") };
+            assert_eq!((mount, up, further), ("mount", root_id, root_id), "{root:?} {user:?}");
+        }
+    }
+    // What is mounted over the caller's own root goes too.
+    let caller = std::thread::spawn(move || {
+        own_mounts();
+        mount(Some("tmpfs"), "/", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        let mut command = Command::new("sh");
+        command.root(Root::Dir { path: image.path(), readonly: false });
+        command.spec_mut().mounts.retain(|m| m.destination == Path::new("/proc"));
+        output(&mut command, script)
+    });
+    let text = caller.join().unwrap();
+    assert!(text.starts_with("mount\n") && !text[6..].contains("mount"), "{text}");
+}
+
+#[test]
 fn file_systems_are_mounted_by_name_with_their_own_options() {
     need_root!("file_systems_are_mounted_by_name_with_their_own_options");
     let image = Image::new();

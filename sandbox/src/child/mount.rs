@@ -575,7 +575,25 @@ pub(super) fn pivot_root(readonly: bool, shared: bool, loan: &Loan<'_>) -> Done 
         mount_setattr(old, NO_ATTRIBUTES, libc::MS_SLAVE, true)?;
         close(old);
     }
-    call!(Umount2, libc::SYS_umount2, c".".as_ptr(), libc::MNT_DETACH)?;
+    // The old root is mounted over the new one, and a tmpfs that was over the old one still is:
+    // `/..` leads to the uppermost. umount2(2) lets go of that one.
+    const MOST: u8 = 100;
+    for _ in 0..MOST {
+        call!(Umount2, libc::SYS_umount2, c".".as_ptr(), libc::MNT_DETACH)?;
+        match openat2(root, c"..", O_PATH_DIR, libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_XDEV) {
+            Ok(fd) => {
+                close(fd);
+                return settled(root, readonly);
+            }
+            Err(fault) if fault.errno == libc::EXDEV => {}
+            Err(fault) => return Err(fault),
+        }
+    }
+    Err(Fault { call: Call::Umount2, errno: libc::EBUSY })
+}
+
+/// The new root is `/`, with nothing over it.
+fn settled(root: c_int, readonly: bool) -> Done {
     if readonly {
         mount_setattr(root, READ_ONLY, 0, false)?;
     }
