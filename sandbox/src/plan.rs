@@ -112,6 +112,18 @@ pub(crate) struct Tree {
     /// `MS_PRIVATE`, or `MS_SLAVE` where mounts of the host shall be seen.
     pub(crate) propagation: u64,
     pub(crate) id_maps: Option<TreeMaps>,
+    /// The device that the source shall be. It is made where the source is none or another.
+    pub(crate) device: Option<TreeDevice>,
+}
+
+/// A device that the parent makes, for the container's ids may not.
+#[derive(Debug)]
+pub(crate) struct TreeDevice {
+    /// Mode with the type.
+    pub(crate) mode: u32,
+    pub(crate) number: u64,
+    /// User and group on the host.
+    pub(crate) owner: (u32, u32),
 }
 
 /// Whose the files of a tree are seen to be.

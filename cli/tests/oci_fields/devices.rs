@@ -108,6 +108,23 @@ fn devices_work_in_a_user_namespace() {
 }
 
 #[test]
+fn a_device_that_the_host_does_not_have_at_that_path_works_in_a_user_namespace() {
+    if runtime_lacks(&["runc"], "there is nothing to bind") {
+        return;
+    }
+    let devices = json!([
+        { "path": "/dev/nspod-none", "type": "c", "major": 1, "minor": 5, "fileMode": 0o2640, "uid": 12, "gid": 34 },
+        { "path": "/dev/kmsg", "type": "c", "major": 1, "minor": 3, "fileMode": 0o644 },
+    ]);
+    let script = format!("cd /dev; {STAT} nspod-none kmsg; head -c 1 nspod-none | od -An -tx1; echo > kmsg");
+    let bundle = Bundle::sh(&script).capabilities(&["CAP_DAC_OVERRIDE"]).set("/linux/devices", devices);
+    let expected = "nspod-none character special file 2640 12:34 1:5\n\
+        kmsg character special file 644 0:0 1:3\n 00\n";
+    assert_eq!(bundle.user_namespace().run().ok(), expected);
+    assert!(!std::path::Path::new("/dev/nspod-none").exists());
+}
+
+#[test]
 fn what_the_devices_cgroup_denies_is_not_opened() {
     if !cgroups(Controllers::empty()) {
         return;

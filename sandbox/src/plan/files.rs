@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use ns_core::Kind;
 
-use super::{Ids, MapsOf, Plan, Tree, TreeMaps, c_string, joined};
+use super::{Ids, MapsOf, Plan, Tree, TreeDevice, TreeMaps, c_string, joined};
 use crate::error::Error;
 use crate::host::Host;
 use crate::spec::{
@@ -297,7 +297,13 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
         let source = c_string(field, source)?;
         let tree = self.parent_opens.then(|| {
             let propagation = libc::MS_PRIVATE;
-            self.plan.trees.push(Tree { source: source.clone(), recursive, propagation, id_maps: None });
+            self.plan.trees.push(Tree {
+                source: source.clone(),
+                recursive,
+                propagation,
+                id_maps: None,
+                device: None,
+            });
             self.plan.trees.len() - 1
         });
         Ok(What::Bind { source, recursive, tree, device })
@@ -569,6 +575,13 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
             in_proc(&path_field, &node.path)?;
             let dest = Dest { no_links: true, create: Create::File, ..dest };
             let what = self.bind(&path_field, &node.path, false, Some((kind, device)))?;
+            let maps = super::namespaces::new_maps(self.plan);
+            if let (What::Bind { tree: Some(_), .. }, Some(tree)) = (&what, self.plan.trees.last_mut()) {
+                let owner =
+                    maps.and_then(|(uid, gid)| Some((uid.to_outside(node.uid)?, gid.to_outside(node.gid)?)));
+                let mode = kind | (node.mode & 0o7777);
+                tree.device = Some(TreeDevice { mode, number: device, owner: owner.unwrap_or((0, 0)) });
+            }
             self.push_mount(step(what, Place::In(dest)));
             return Ok(());
         }

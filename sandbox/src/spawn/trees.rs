@@ -3,15 +3,21 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use nix::errno::Errno;
+use nix::fcntl::AT_FDCWD;
+use nix::mount::{MsFlags, mount};
+use nix::sched::unshare;
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat, mknod};
+use nix::unistd::chown;
 use ns_core::{Clone3, CloneFlags, IdMap, Kind, Namespace, Pidfd};
 
 use super::guard::{BlockedSignals, Stack};
 use crate::error::{Error, ErrorKind};
 use crate::hint;
-use crate::plan::{MapsOf, Tree, TreeMaps};
+use crate::plan::{MapsOf, Tree, TreeDevice, TreeMaps};
 
 const OPEN_TREE_CLONE: u32 = 1;
 const AT_RECURSIVE: u32 = 0x8000;
@@ -20,14 +26,12 @@ const AT_RECURSIVE: u32 = 0x8000;
 /// mounted on it later must not appear on the host.
 pub(super) fn open_tree(tree: &Tree) -> Result<OwnedFd, Error> {
     let recursive = if tree.recursive { AT_RECURSIVE } else { 0 };
-    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u32 | recursive;
-    // SAFETY: open_tree takes a path of ours and returns a new descriptor.
-    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, tree.source.as_ptr(), flags) };
-    if fd < 0 {
-        return Err(failed(tree, "open the tree", "open_tree"));
-    }
-    // SAFETY: as above; nobody else owns it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    let fd = match (copy_tree(&tree.source, recursive), &tree.device) {
+        (Some(fd), Some(device)) if !is_device(&fd, device) => made(tree, device)?,
+        (Some(fd), _) => fd,
+        (None, Some(device)) if Errno::last_raw() == libc::ENOENT => made(tree, device)?,
+        (None, _) => return Err(failed(tree, "open the tree", "open_tree")),
+    };
     if !set_attributes(&fd, [0, 0, tree.propagation, 0], recursive) {
         return Err(failed(tree, "keep the host from the mounts on", "mount_setattr"));
     }
@@ -50,6 +54,49 @@ pub(super) fn open_tree(tree: &Tree) -> Result<OwnedFd, Error> {
     Ok(fd)
 }
 
+fn copy_tree(path: &CStr, recursive: u32) -> Option<OwnedFd> {
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u32 | recursive;
+    // SAFETY: open_tree takes a path of ours and returns a new descriptor.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    // SAFETY: as above; nobody else owns it.
+    (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+fn is_device(fd: &OwnedFd, device: &TreeDevice) -> bool {
+    let same = |stat: FileStat| {
+        (stat.st_mode & libc::S_IFMT, stat.st_rdev) == (device.mode & libc::S_IFMT, device.number)
+    };
+    fstat(fd).is_ok_and(same)
+}
+
+/// A tree of a device alone, where the host has none at that path. The device is made in a file
+/// system that nothing else uses, so that nothing is left on the host. A thread mounts that file
+/// system in a mount namespace of its own: before Linux 6.15 only what is mounted somewhere can be
+/// copied.
+fn made(tree: &Tree, device: &TreeDevice) -> Result<OwnedFd, Error> {
+    let make = || -> Result<OwnedFd, (&'static str, Errno)> {
+        // A directory that every host has.
+        let (place, node) = (c"/proc", c"/proc/device");
+        let (private, none) = (MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&CStr>);
+        unshare(nix::sched::CloneFlags::CLONE_NEWNS).map_err(|e| ("unshare", e))?;
+        mount(none, c"/", none, private, none).map_err(|e| ("mount", e))?;
+        mount(Some(c"tmpfs"), place, Some(c"tmpfs"), MsFlags::empty(), none).map_err(|e| ("mount", e))?;
+        let (kind, mode) = (device.mode & libc::S_IFMT, Mode::from_bits_truncate(device.mode));
+        let (kind, (uid, gid)) = (SFlag::from_bits_truncate(kind), device.owner);
+        mknod(node, kind, mode, device.number).map_err(|e| ("mknod", e))?;
+        chown(node, Some(uid.into()), Some(gid.into())).map_err(|e| ("chown", e))?;
+        // The caller's mask and the change of owner take bits away.
+        let flags = FchmodatFlags::FollowSymlink;
+        fchmodat(AT_FDCWD, node, mode, flags).map_err(|e| ("fchmodat", e))?;
+        copy_tree(node, 0).ok_or_else(|| ("open_tree", Errno::last()))
+    };
+    let made = std::thread::scope(|scope| scope.spawn(make).join());
+    made.unwrap_or(Err(("clone", Errno::EAGAIN))).map_err(|(call, errno)| {
+        let what = format!("make the device {}, which the host does not have", tree.source.to_string_lossy());
+        Error::call(ErrorKind::Step, what, call, errno as i32)
+    })
+}
+
 /// The calling program's own file, on a mount that is attached nowhere and that nobody can
 /// write through: for a program to execute itself by (execveat(2) with an empty path) before
 /// it enters containers, where its file can be opened through `/proc/PID/exe`.
@@ -58,7 +105,7 @@ pub(super) fn open_tree(tree: &Tree) -> Result<OwnedFd, Error> {
 /// The call that failed: it takes CAP_SYS_ADMIN, and a file that was not removed meanwhile.
 pub fn read_only_self() -> Result<OwnedFd, Error> {
     let failed = |call| {
-        let errno = nix::errno::Errno::last_raw();
+        let errno = Errno::last_raw();
         Error::call(ErrorKind::Step, "keep this program's file from being written to", call, errno)
     };
     let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u32;
@@ -78,7 +125,7 @@ pub fn read_only_self() -> Result<OwnedFd, Error> {
 
 fn failed(tree: &Tree, what: &str, call: &'static str) -> Error {
     let what = format!("{what} {}", tree.source.to_string_lossy());
-    Error::call(ErrorKind::Step, what, call, nix::errno::Errno::last_raw())
+    Error::call(ErrorKind::Step, what, call, Errno::last_raw())
 }
 
 fn set_attributes(fd: &OwnedFd, attributes: [u64; 4], recursive: u32) -> bool {
