@@ -257,13 +257,20 @@ pub fn parse_resources(json: &[u8]) -> Result<runtime::LinuxResources, Error> {
     Ok(resources)
 }
 
-/// 1.0 to 1.3: later ones may ask for what is not known here.
-fn check_version(text: &str) -> Result<(), Error> {
+/// The version of the runtime specification that is implemented.
+pub const VERSION: &str = "1.3.0";
+
+/// Major and minor number of [`VERSION`].
+const IMPLEMENTED: (u32, u32) = (1, 3);
+
+/// Major and minor number of a version that is understood: from 1.0 on. A later minor one adds what
+/// is not known here, and takes nothing away.
+fn version(text: &str) -> Result<(u32, u32), Error> {
     let numbers = text.split(['-', '+']).next().unwrap_or_default();
     let numbers: Option<Vec<u32>> = numbers.split('.').map(|number| number.parse().ok()).collect();
     match numbers.as_deref() {
-        Some([1, 0..=3, _]) => Ok(()),
-        _ => Err(Error::invalid("ociVersion", format!("{text:?} is not a version from 1.0.0 to 1.3.x"))),
+        Some(&[1, minor, _]) => Ok((1, minor)),
+        _ => Err(Error::invalid("ociVersion", format!("{text:?} is not a version 1.x.y"))),
     }
 }
 
@@ -273,12 +280,21 @@ impl Config {
         &self.spec
     }
 
+    /// Whether a poststart hook that fails stops the container: from 1.3 of the specification on.
+    /// Before, a warning is due.
+    ///
+    /// # Errors
+    /// `InvalidSpec` if `ociVersion` is no version from 1.0.0 on.
+    pub fn poststart_stops(&self) -> Result<bool, Error> {
+        Ok(version(self.spec.version())? >= (1, 3))
+    }
+
     /// The container that it describes.
     ///
     /// # Errors
     /// `InvalidSpec`, with the JSON path of the field.
     pub fn container(&self, context: &Context<'_>) -> Result<Container, Error> {
-        check_version(self.spec.version())?;
+        let version = version(self.spec.version())?;
         let missing = |field: &str| Error::invalid(field, "a container takes one");
         let process = self.spec.process().as_ref().ok_or_else(|| missing("process"))?;
         let root = self.spec.root().as_ref().ok_or_else(|| missing("root"))?;
@@ -288,6 +304,10 @@ impl Config {
             None => json::typed(none, "linux")?,
         };
         let mut warnings = self.warnings.clone();
+        if version > IMPLEMENTED {
+            let text = self.spec.version();
+            warnings.push(format!("ociVersion: what {text:?} has added to {VERSION} is passed over"));
+        }
         let namespaces = linux::namespaces(&linux, context)?;
         let id_maps = linux::id_maps(&linux, &namespaces)?;
         let label = linux.mount_label().as_deref().filter(|label| !label.is_empty());

@@ -287,6 +287,46 @@ fn a_hook_that_fails_at_the_start_stops_the_container() {
 }
 
 #[test]
+fn a_hook_that_fails_after_the_start_stops_the_container_from_version_1_3_on() {
+    if runtime_lacks(&["crun", "runc"], "it is one rule for all versions, and runc has these hooks at create") {
+        return;
+    }
+    let with_failing = |version: &str| {
+        let bundle = bundle("sleep 1000 & exec sleep 1000").set("/ociVersion", version);
+        let failing = hook(&bundle, "poststart", "exit 3");
+        let hooks = ["poststart", "poststop"].map(|kind| hook(&bundle, kind, "echo $1 >> $B/log/all"));
+        let [next, last] = hooks;
+        bundle.set("/hooks/poststart", json!([failing, next])).set("/hooks/poststop/-", last)
+    };
+    for version in ["1.3.0", "1.4.0"] {
+        let bundle = with_failing(version);
+        bundle.write_config();
+        assert_eq!(bundle.verb(&["create", bundle.id()]).code(), 0);
+        let output = bundle.verb(&["start", bundle.id()]);
+        assert_eq!(output.code(), 1, "{version}");
+        assert!(output.err.contains("hooks.poststart[0]: error running hook"), "{}", output.err);
+        assert_eq!(bundle.status(), "stopped", "{version}");
+        assert_eq!(log(&bundle), "", "{version}: the next is not run");
+        bundle.delete(&[]);
+        assert_eq!(log(&bundle), "poststop\n", "{version}");
+        for flags in [&[][..], &["--detach"]] {
+            let bundle = with_failing(version);
+            bundle.write_config();
+            let output = bundle.verb(&[&["run"], flags, &[bundle.id()]].concat());
+            assert_eq!(output.code(), 1, "{version} {flags:?}");
+            assert!(output.err.contains("hooks.poststart[0]"), "{}", output.err);
+            assert_ne!(bundle.verb(&["state", bundle.id()]).code(), 0, "{version} {flags:?}");
+            assert_eq!(log(&bundle), "poststop\n", "{version} {flags:?}");
+        }
+    }
+    let bundle = with_failing("1.2.1");
+    bundle.create();
+    let output = bundle.verb(&["start", bundle.id()]);
+    assert!(output.code() == 0 && output.err.contains("poststart hook"), "{}", output.err);
+    assert_eq!((bundle.status().as_str(), log(&bundle).as_str()), ("running", "poststart\n"));
+}
+
+#[test]
 fn a_hook_that_fails_after_the_end_does_not_keep_the_container() {
     let bundle = bundle("true");
     let (failing, next) = (hook(&bundle, "", "exit 3"), hook(&bundle, "poststop", "echo $1 >> $B/log/all"));

@@ -41,6 +41,10 @@ fn the_state_is_the_specifications() {
     bundle.create();
     let state = bundle.state();
     assert!(state["ociVersion"].as_str().unwrap().starts_with("1."), "{state}");
+    if ours() {
+        let features: serde_json::Value = serde_json::from_str(bundle.verb(&["features"]).ok()).unwrap();
+        assert_eq!((&state["ociVersion"], &features["ociVersionMax"]), (&json!("1.3.0"), &json!("1.3.0")));
+    }
     assert_eq!(state["id"], bundle.id());
     assert_eq!(state["bundle"], bundle.path("").to_str().unwrap().trim_end_matches('/'));
     assert_eq!(state["annotations"], json!({ "org.example.key": "value", "empty": "" }));
@@ -305,6 +309,9 @@ fn versions_of_the_configuration() {
             "{version}"
         );
     }
+    let later = Bundle::sh("echo started").set("/ociVersion", "1.99.0").run();
+    assert_eq!((later.code(), later.out.as_str()), (0, "started\n"));
+    assert!(!ours() || later.err.contains("ociVersion"), "{}", later.err);
     if runtime_lacks(&["runc"], "versions are not looked at") {
         return;
     }

@@ -49,7 +49,7 @@ pub fn example(rootless: bool) -> runtime::Spec {
         linux["resources"] = json!({ "devices": [{ "allow": false, "access": "rwm" }] });
     }
     let spec = json!({
-        "ociVersion": "1.2.0",
+        "ociVersion": super::VERSION,
         "process": {
             "terminal": true,
             "user": { "uid": 0, "gid": 0 },

@@ -425,11 +425,15 @@ fn the_context_decides_on_the_keyring_and_the_bundle() {
 }
 
 #[test]
-fn versions_from_1_0_to_1_3_are_taken() {
+fn versions_from_1_0_on_are_taken_and_later_minor_ones_with_a_warning() {
     for version in ["1.0.0", "1.0.2-dev", "1.1.0-rc.2", "1.1.0+build.5", "1.2.0", "1.2.1", "1.3.9"] {
-        container(&with("ociVersion", json!(version))).unwrap();
+        assert!(container(&with("ociVersion", json!(version))).unwrap().warnings.is_empty(), "{version}");
     }
-    for version in ["", "1", "1.0", "1.4.0", "2.0.0", "0.5.0-dev", "1.0.x", "v1.0.0", "1.0.0.0"] {
+    for version in ["1.4.0", "1.10.0-dev"] {
+        let warnings = container(&with("ociVersion", json!(version))).unwrap().warnings;
+        assert_eq!(warnings, [format!("ociVersion: what {version:?} has added to 1.3.0 is passed over")]);
+    }
+    for version in ["", "1", "1.0", "2.0.0", "0.5.0-dev", "1.0.x", "v1.0.0", "1.0.0.0"] {
         let error = error(&with("ociVersion", json!(version)));
         assert!(error.starts_with("ociVersion: "), "{version}: {error}");
     }

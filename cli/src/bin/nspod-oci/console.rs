@@ -10,11 +10,11 @@ use std::path::Path;
 use clap::Args;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nspod_cli::error::{Error, Result};
-use nspod_sandbox::oci::SeccompListener;
+use nspod_sandbox::oci::{self, SeccompListener};
 use nspod_sandbox::spec::{Process, Seccomp};
 
 use crate::args::MaybePath;
-use crate::state::{Record, Status, VERSION};
+use crate::state::{Record, Status};
 
 /// Connects to the socket of `--console-socket`.
 pub(crate) fn connect(path: &Path) -> Result<UnixStream> {
@@ -84,7 +84,7 @@ pub(crate) fn send_listener(
     status: Status,
 ) -> Result<()> {
     let message = serde_json::json!({
-        "ociVersion": VERSION,
+        "ociVersion": oci::VERSION,
         "fds": ["seccompFd"],
         "pid": pid,
         "metadata": listener.metadata,

@@ -12,6 +12,7 @@ use nspod_cli::error::{Error, Result};
 use nspod_sandbox::spec::Hook;
 
 use crate::log;
+use crate::state::{Entry, Record, Status};
 
 /// Runs hooks in order up to the first that fails.
 pub(crate) fn run(kind: &str, hooks: &[Hook], state: &[u8]) -> Result<()> {
@@ -21,6 +22,22 @@ pub(crate) fn run(kind: &str, hooks: &[Hook], state: &[u8]) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Runs the hooks after the start. An error is due to stop the container; before 1.3 of the
+/// specification a hook that fails was spoken of and no more.
+pub(crate) fn poststart(entry: &Entry, record: &Record) -> Result<()> {
+    if record.poststart.is_empty() {
+        return Ok(());
+    }
+    let state = record.state_json(Status::Running)?;
+    match entry.config()?.poststart_stops()? {
+        true => run("poststart", &record.poststart, &state),
+        false => {
+            run_all("poststart", &record.poststart, &state);
+            Ok(())
+        }
+    }
 }
 
 /// Runs all hooks; one that fails is spoken of and no more.

@@ -198,6 +198,12 @@ impl Claimed {
         }
     }
 
+    /// The same of one that has been started and killed: the hooks of its end are due.
+    pub(crate) fn give_up_started(&self, why: Error) -> Error {
+        self.entry.hooked.store(true, Ordering::Relaxed);
+        self.give_up(why)
+    }
+
     /// Leaves nothing of a container that could not be made, for this reason.
     pub(crate) fn give_up(&self, why: Error) -> Error {
         let begun = self.entry.hooked.load(Ordering::Relaxed);

@@ -25,9 +25,6 @@ use crate::{driver, log};
 const RECORD: &str = "state.json";
 const CONFIG: &str = "config.json";
 
-/// The version of the specification that states are told in.
-pub(crate) const VERSION: &str = "1.2.0";
-
 /// What is written down of a container. The first fields are named as in runc's `state.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record {
@@ -124,7 +121,7 @@ impl Record {
     /// The state as the specification has it, on which hooks and listeners live.
     pub(crate) fn state(&self, status: Status) -> State<'_> {
         State {
-            oci_version: VERSION,
+            oci_version: oci::VERSION,
             id: &self.id,
             pid: if status == Status::Stopped { 0 } else { self.init_process_pid },
             status,
@@ -468,7 +465,7 @@ mod tests {
         record.init_process_pid = 42;
         record.annotations.insert("k".into(), "v".into());
         let state = serde_json::to_value(record.state(Status::Running)).unwrap();
-        assert_eq!(state["ociVersion"], VERSION);
+        assert_eq!(state["ociVersion"], oci::VERSION);
         assert_eq!((&state["pid"], &state["status"]), (&42.into(), &"running".into()));
         assert_eq!((&state["bundle"], &state["annotations"]["k"]), (&"/bundle".into(), &"v".into()));
         let stopped = serde_json::to_value(record.state(Status::Stopped)).unwrap();

@@ -21,7 +21,7 @@ use nspod_cli::foreground::{self, Signals};
 use nspod_cli::process::Process;
 use nspod_sandbox::spec::{Join, MountKind, Namespace, Spec};
 
-use super::delete::finish;
+use super::delete::{finish, stop};
 use crate::args::{Global, MaybePath};
 use crate::launch::{self, BundleArgs, Claimed};
 use crate::state::Status;
@@ -206,8 +206,14 @@ pub(crate) fn restore(global: &Global, args: &RestoreArgs) -> Result<i32> {
     let pidfd = Pidfd::open(pid)?;
     console::send_pidfd(pidfd_socket, "standard", pidfd.as_fd())?;
     args.bundle.write_pid(pid)?;
+    if let Err(e) = hooks::poststart(&restored.entry, &restored.record) {
+        let record = &restored.record;
+        if let Err(e) = stop(record).and_then(|()| driver::remove(record)) {
+            log::warn(&e);
+        }
+        return Err(restored.give_up_started(e));
+    }
     let Claimed { entry, record, store, lock, .. } = restored;
-    hooks::run_all("poststart", &record.poststart, &record.state_json(Status::Running)?);
     let Some(signals) = signals else { return Ok(0) };
     drop(lock);
     let kill = || Ok(pidfd.send_signal(nix::libc::SIGKILL)?);

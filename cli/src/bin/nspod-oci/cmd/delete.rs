@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use ns_core::Pidfd;
 use nspod_cli::dir::Lock;
 use nspod_cli::error::{Error, Result};
 use nspod_cli::foreground::Signals;
@@ -42,19 +43,32 @@ pub(crate) fn delete(global: &Global, args: &DeleteArgs) -> Result<()> {
     }
     log::debug(&format_args!("delete the container {}, which is {status}", args.id));
     if let Some(process) = process {
-        match process.send_signal(nix::libc::SIGKILL) {
-            Err(e) if e.raw_os_error() != Some(nix::libc::ESRCH) => return Err(e.into()),
-            _ => {}
-        }
-        if !process.poll(Some(PATIENCE))? {
-            return Err(Error::new(format!(
-                "process {} was killed and does not end",
-                record.init_process_pid
-            )));
-        }
+        end(record, &process)?;
     }
     driver::remove(record)?;
     finish(&store, &entry, record, &lock, None)
+}
+
+/// Kills the first process, and waits for its end.
+fn end(record: &Record, process: &Pidfd) -> Result<()> {
+    match process.send_signal(nix::libc::SIGKILL) {
+        Err(e) if e.raw_os_error() != Some(nix::libc::ESRCH) => return Err(e.into()),
+        _ => {}
+    }
+    match process.poll(Some(PATIENCE))? {
+        true => Ok(()),
+        false => {
+            Err(Error::new(format!("process {} was killed and does not end", record.init_process_pid)))
+        }
+    }
+}
+
+/// Kills all that runs of a container, and leaves it stopped.
+pub(crate) fn stop(record: &Record) -> Result<()> {
+    if record.cgroup_path().is_some() {
+        record.cgroup()?.kill()?;
+    }
+    record.pidfd()?.map_or(Ok(()), |process| end(record, &process))
 }
 
 /// Forgets a container of which nothing runs any more. Who holds signals back does so until there

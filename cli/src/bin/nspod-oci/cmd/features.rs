@@ -3,9 +3,9 @@
 use clap::Args;
 use nspod_cli::error::Result;
 use nspod_cli::output;
+use nspod_sandbox::oci::VERSION;
 use serde_json::json;
 
-use crate::state::VERSION;
 
 #[derive(Debug, Args)]
 pub(crate) struct FeaturesArgs {}
@@ -85,7 +85,7 @@ pub(crate) fn features() -> Result<()> {
     let capabilities: Vec<String> = caps::all().iter().map(ToString::to_string).collect();
     output::json(&json!({
         "ociVersionMin": "1.0.0",
-        "ociVersionMax": "1.3.0",
+        "ociVersionMax": VERSION,
         "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
         "mountOptions": MOUNT_OPTIONS,
         "linux": {

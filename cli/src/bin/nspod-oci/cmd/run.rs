@@ -8,7 +8,6 @@ use nspod_cli::terminal::Relay;
 use super::delete::finish;
 use crate::args::Global;
 use crate::launch::{BundleArgs, Claimed, How, Launched, launch};
-use crate::state::Status;
 use crate::{driver, hooks, log};
 
 #[derive(Debug, Args)]
@@ -31,8 +30,11 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<i32> {
     let signals = if args.detach { None } else { Some(Signals::hold()?) };
     let how = if args.detach { How::Detached } else { How::Attended };
     let Launched { mut container, terminal, claimed } = launch(global, &args.bundle, how, handed_on)?;
+    if let Err(e) = hooks::poststart(&claimed.entry, &claimed.record) {
+        let deleted = container.delete();
+        return Err(deleted.map_or_else(Into::into, |()| claimed.give_up_started(e)));
+    }
     let Claimed { entry, record, store, lock, .. } = claimed;
-    hooks::run_all("poststart", &record.poststart, &record.state_json(Status::Running)?);
     let Some(signals) = signals else {
         container.detach();
         return Ok(0);

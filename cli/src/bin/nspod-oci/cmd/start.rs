@@ -3,6 +3,7 @@
 use clap::Args;
 use nspod_cli::error::{Error, Result};
 
+use super::delete::stop;
 use crate::args::Global;
 use crate::state::Status;
 use crate::{hooks, log};
@@ -25,6 +26,8 @@ pub(crate) fn start(global: &Global, args: &StartArgs) -> Result<()> {
     }
     nspod_sandbox::start_held(entry.dir.path())?;
     log::debug(&format_args!("the container's process {} runs", record.init_process_pid));
-    hooks::run_all("poststart", &record.poststart, &record.state_json(Status::Running)?);
-    Ok(())
+    hooks::poststart(&entry, record).map_err(|e| match stop(record) {
+        Ok(()) => e,
+        Err(alive) => Error::new(format!("{e}; and the container could not be stopped: {alive}")),
+    })
 }
