@@ -111,7 +111,10 @@ impl Cgroup {
     pub fn create_child(&self, name: impl AsRef<OsStr>) -> Result<Self> {
         let name = valid(name.as_ref())?;
         match mkdirat(&self.dir, name, Mode::from_bits_truncate(0o755)) {
-            Ok(()) => self.child(name),
+            // Nobody would know of one that cannot be opened.
+            Ok(()) => self.child(name).inspect_err(|_| {
+                let _ = unlinkat(&self.dir, name, UnlinkatFlags::RemoveDir);
+            }),
             Err(errno) => {
                 let cure = match errno {
                     Errno::EACCES | Errno::EPERM => {
@@ -135,9 +138,14 @@ impl Cgroup {
 
     /// Opens the child of this name, and makes it where it does not exist.
     pub(crate) fn open_or_create_child(&self, name: impl AsRef<OsStr>) -> Result<Self> {
-        match self.create_child(&name) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => self.child(name),
-            made => made,
+        self.open_or_make(name.as_ref()).map(|(child, _)| child)
+    }
+
+    /// The same, and whether it was made.
+    fn open_or_make(&self, name: &OsStr) -> Result<(Self, bool)> {
+        match self.create_child(name) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok((self.child(name)?, false)),
+            made => Ok((made?, true)),
         }
     }
 
@@ -171,28 +179,48 @@ impl Cgroup {
                 _ => {}
             }
         }
-        let mut made = None;
+        if names.is_empty() {
+            return Err(wrong("it names no cgroup below the top"));
+        }
+        let mut way = Vec::new();
+        match self.make_way(&names, controllers, &mut way) {
+            Ok(()) => way.pop().map(|(last, _)| last).ok_or_else(|| wrong("it names no cgroup")),
+            Err(e) => {
+                for (cgroup, _) in way.iter().rev().filter(|(_, made)| *made) {
+                    cgroup.remove_at_once();
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// Opens these, one below the other, and says which of them were made.
+    fn make_way(&self, names: &[&OsStr], controllers: Controllers, way: &mut Vec<(Self, bool)>) -> Result<()> {
         for name in names {
-            let above = made.as_ref().unwrap_or(self);
+            let above = way.last().map_or(self, |(cgroup, _)| cgroup);
             let wanted = controllers & above.available()?;
             if above.hand_down(wanted).is_err() {
                 wanted.members().for_each(|one| drop(above.hand_down(one.into())));
             }
-            made = Some(above.open_or_create_child(name)?);
+            way.push(above.open_or_make(name)?);
         }
-        let made = made.ok_or_else(|| wrong("it names no cgroup below the top"))?;
-        let events = made.events()?;
+        way.last().map_or(Ok(()), |(last, _)| last.is_free())
+    }
+
+    /// Whether processes can be started in it as in a new one.
+    fn is_free(&self) -> Result<()> {
+        let events = self.events()?;
         if !events.populated && !events.frozen {
-            return Ok(made);
+            return Ok(());
         }
-        let (what, cure) = match made.procs_recursive() {
+        let (what, cure) = match self.procs_recursive() {
             Ok(pids) if events.populated => {
                 (format!("which holds the processes {pids:?}"), "end them first, or choose another path")
             }
             _ => ("which is frozen".to_owned(), "thaw it (0 to its cgroup.freeze), or choose another path"),
         };
         Err(Error::os(
-            format!("create cgroup {}, {what}", made.path.display()),
+            format!("create cgroup {}, {what}", self.path.display()),
             "mkdirat",
             Errno::EEXIST,
             Some(cure),

@@ -9,11 +9,11 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, RenameFlags, open, openat, renameat, renameat2};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, open, openat, renameat, renameat2};
 use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use nspod_sandbox::Host;
-use rustix::fs::RawDir;
+use rustix::fs::{FlockOperation, RawDir, SeekFrom, flock, seek};
 
 use crate::error::{Error, Result};
 
@@ -202,39 +202,35 @@ impl Dir {
         if !dir.is_at(self, name)? {
             return Ok(None);
         }
-        let empty = dir.is_empty()?;
+        let empty = dir.further_names()?.is_empty();
         Ok(Some((dir, lock, empty)))
-    }
-
-    /// Whether nothing is in it. It can be asked once of a handle, which then stands at the end.
-    fn is_empty(&self) -> Result<bool> {
-        let mut space = [MaybeUninit::uninit(); 512];
-        let mut entries = RawDir::new(&self.fd, &mut space);
-        while let Some(entry) = entries.next() {
-            let failed =
-                |e: rustix::io::Errno| Error::path("list", &self.path, Errno::from_raw(e.raw_os_error()));
-            if !matches!(entry.map_err(failed)?.file_name().to_bytes(), b"." | b"..") {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     /// The names in it, in order.
     pub fn names(&self) -> Result<Vec<String>> {
-        let failed = |e| Error::path("list", &self.path, e);
-        let fd = openat(&self.fd, ".", DIR, Mode::empty()).map_err(failed)?;
-        let mut dir = nix::dir::Dir::from_fd(fd).map_err(failed)?;
+        seek(&self.fd, SeekFrom::Start(0)).map_err(|e| self.not_listed(e))?;
+        let mut names = self.further_names()?;
+        names.sort();
+        Ok(names)
+    }
+
+    /// The names from where the handle stands, which is then at the end. It takes no further
+    /// descriptor, so that what is in the directory can be removed when there is none.
+    fn further_names(&self) -> Result<Vec<String>> {
+        let mut space = vec![MaybeUninit::uninit(); 8192];
+        let mut entries = RawDir::new(&self.fd, &mut space);
         let mut names = Vec::new();
-        for entry in dir.iter() {
-            let entry = entry.map_err(failed)?;
-            match entry.file_name().to_str() {
+        while let Some(entry) = entries.next() {
+            match entry.map_err(|e| self.not_listed(e))?.file_name().to_str() {
                 Ok("." | "..") | Err(_) => {}
                 Ok(name) => names.push(name.to_owned()),
             }
         }
-        names.sort();
         Ok(names)
+    }
+
+    fn not_listed(&self, e: rustix::io::Errno) -> Error {
+        Error::path("list", &self.path, Errno::from_raw(e.raw_os_error()))
     }
 
     /// A file in it, for reading, if it is there.
@@ -293,35 +289,48 @@ impl Dir {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
             // The name may be another's by now.
             Err(_) if !self.is_at(parent, name)? => Ok(()),
-            Err(_) => parent.remove_sub(name),
+            Err(_) => self.clear().and_then(|()| parent.remove_empty(name)),
         }
     }
 
     /// Removes a directory in it with the files in that; one that is gone is fine.
     pub fn remove_sub(&self, name: &str) -> Result<()> {
         let Some(dir) = self.sub(name)? else { return Ok(()) };
-        for file in dir.names()? {
-            match unlinkat(&dir.fd, file.as_str(), UnlinkatFlags::NoRemoveDir) {
-                Ok(()) | Err(Errno::ENOENT) => {}
-                Err(Errno::EISDIR) => dir.remove_sub(&file)?,
-                Err(e) => return Err(Error::path("remove", &dir.at(&file), e)),
-            }
-        }
+        dir.clear()?;
+        self.remove_empty(name)
+    }
+
+    fn remove_empty(&self, name: &str) -> Result<()> {
         match unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
             Err(e) => Err(Error::path("remove", &self.at(name), e)),
         }
     }
 
+    /// Removes what is in it.
+    fn clear(&self) -> Result<()> {
+        for file in self.names()? {
+            match unlinkat(&self.fd, file.as_str(), UnlinkatFlags::NoRemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(Errno::EISDIR) => self.remove_sub(&file)?,
+                Err(e) => return Err(Error::path("remove", &self.at(&file), e)),
+            }
+        }
+        Ok(())
+    }
+
     /// Locks the directory against other invocations; `None` if one of them holds it and
     /// `wait` is not wanted.
     pub fn lock(&self, wait: bool) -> Result<Option<Lock>> {
         let file = self.fd.try_clone().map_err(|e| Error::io("lock", &self.path, &e))?;
-        let how = if wait { FlockArg::LockExclusive } else { FlockArg::LockExclusiveNonblock };
-        match Flock::lock(File::from(file), how) {
-            Ok(lock) => Ok(Some(Lock(lock))),
-            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
-            Err((_, e)) => Err(Error::path("lock", &self.path, e)),
+        let how = if wait { FlockOperation::LockExclusive } else { FlockOperation::NonBlockingLockExclusive };
+        loop {
+            match flock(&file, how) {
+                Ok(()) => return Ok(Some(Lock(file))),
+                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(Error::path("lock", &self.path, Errno::from_raw(e.raw_os_error()))),
+            }
         }
     }
 
@@ -345,7 +354,14 @@ impl AsFd for Dir {
 
 /// A lock that ends when it is dropped, or with the process.
 #[derive(Debug)]
-pub struct Lock(#[allow(dead_code)] Flock<File>);
+pub struct Lock(OwnedFd);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // The directory's handle is the same open file, so to close this is not enough.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -208,28 +208,25 @@ fn what_a_killed_creation_of_a_pod_leaves_is_removed() {
     let mut next = ways.iter().cycle();
     for share in ["net,ipc,uts", "net,ipc,pid"] {
         let counted = Name::pod();
-        for (call, times) in fault::count(CHANGING, NSPOD, &["pod", "create", "--share", share, &counted]) {
-            for when in 1..=times {
-                let (name, way) = (unique(), next.next().unwrap());
-                let script = "
-                    NSPOD_TEST_MARK=NAME strace -qq -o /dev/null -e inject=CALL:signal=KILL:when=WHEN \\
-                        $N pod create --share SHARE NAME > /run/out 2>&1
-                    { if $N pod ls | grep -q 'never finished'; then $N WAY
-                    elif $N pod ls | grep -q NAME; then $N pod rm NAME; fi; } > /run/out
-                    ls /run/nspod/pods; grep -o '/run/nspod/pods/NAME[^ ]*' /proc/self/mountinfo";
-                let when = when.to_string();
-                let words =
-                    [("CALL", call), ("WHEN", &when), ("SHARE", share), ("WAY", way), ("NAME", &name)];
-                let script =
-                    words.iter().fold(script.to_owned(), |script, (from, to)| script.replace(from, to));
-                let seen = alone(&script);
-                let at = format!("{share}, {call} {when}, {way}");
-                assert_eq!((seen.out.as_str(), seen.err.as_str()), ("", ""), "{at}");
-                let left = of_pod(&name);
-                assert!(left.is_empty(), "{at}: {left:?}");
-                let mark = format!("NSPOD_TEST_MARK={name}");
-                eventually(&format!("{at}: no process is left"), || marked(&mark).is_empty());
-            }
+        let mut create = Command::new(NSPOD);
+        create.args(["pod", "create", "--share", share, &counted]);
+        for point in fault::points(CHANGING, "signal=KILL", &mut create) {
+            let (name, way) = (unique(), next.next().unwrap());
+            let script = "
+                NSPOD_TEST_MARK=NAME STRACEPOINT $N pod create --share SHARE NAME > /run/out 2>&1
+                { if $N pod ls | grep -q 'never finished'; then $N WAY
+                elif $N pod ls | grep -q NAME; then $N pod rm NAME; fi; } > /run/out
+                ls /run/nspod/pods; grep -o '/run/nspod/pods/NAME[^ ]*' /proc/self/mountinfo";
+            let words =
+                [("STRACE", fault::STRACE), ("POINT", &point), ("SHARE", share), ("WAY", way), ("NAME", &name)];
+            let script = words.iter().fold(script.to_owned(), |script, (from, to)| script.replace(from, to));
+            let seen = alone(&script);
+            let at = format!("{share}, {point}, {way}");
+            assert_eq!((seen.out.as_str(), seen.err.as_str()), ("", ""), "{at}");
+            let left = of_pod(&name);
+            assert!(left.is_empty(), "{at}: {left:?}");
+            let mark = format!("NSPOD_TEST_MARK={name}");
+            eventually(&format!("{at}: no process is left"), || marked(&mark).is_empty());
         }
     }
 }
@@ -298,24 +295,97 @@ fn a_killed_start_leaves_nothing_that_the_next_ps_does_not_remove() {
         return;
     }
     let counted = Name::container();
-    for (call, times) in fault::count(CHANGING, NSPOD, &["run", "-d", "--name", &counted, "sleep", "1000"]) {
-        for when in 1..=times {
-            let name = unique();
-            let script = "
-                NSPOD_TEST_MARK=NAME strace -qq -o /dev/null -e inject=CALL:signal=KILL:when=WHEN \\
-                    $N run -d -e NSPOD_TEST_MARK=NAME --name NAME sleep 1000 > /run/out 2>&1
-                test -n \"$($N ps -q)\" && $N rm -f NAME > /run/out
-                $N ps -aq; ls /run/nspod/containers";
-            let when = when.to_string();
-            let words = [("CALL", call), ("WHEN", &when), ("NAME", &name)];
-            let script = words.iter().fold(script.to_owned(), |script, (from, to)| script.replace(from, to));
-            let seen = alone(&script);
-            assert_eq!((seen.out.as_str(), seen.err.as_str()), ("", ""), "{call} {when}");
-            assert!(!cgroup(&name).exists(), "{call} {when}");
-            let mark = format!("NSPOD_TEST_MARK={name}");
-            eventually(&format!("{call} {when}: no process is left"), || marked(&mark).is_empty());
-        }
+    let mut run = Command::new(NSPOD);
+    run.args(["run", "-d", "--name", &counted, "sleep", "1000"]);
+    for point in fault::points(CHANGING, "signal=KILL", &mut run) {
+        let name = unique();
+        let script = "
+            NSPOD_TEST_MARK=NAME STRACEPOINT $N run -d -e NSPOD_TEST_MARK=NAME --name NAME sleep 1000 > /run/out 2>&1
+            test -n \"$($N ps -q)\" && $N rm -f NAME > /run/out
+            $N ps -aq; ls /run/nspod/containers";
+        let words = [("STRACE", fault::STRACE), ("POINT", &point), ("NAME", &name)];
+        let script = words.iter().fold(script.to_owned(), |script, (from, to)| script.replace(from, to));
+        let seen = alone(&script);
+        assert_eq!((seen.out.as_str(), seen.err.as_str()), ("", ""), "{point}");
+        assert!(!cgroup(&name).exists(), "{point}");
+        let mark = format!("NSPOD_TEST_MARK={name}");
+        eventually(&format!("{point}: no process is left"), || marked(&mark).is_empty());
     }
+}
+
+#[test]
+fn a_call_that_fails_leaves_a_container_with_its_cgroup_or_an_error_and_none() {
+    if !root() || !fault::able() {
+        return;
+    }
+    let counted = Name::container();
+    let mut run = Command::new(NSPOD);
+    run.args(["run", "-d", "--userns", "auto", "--name", &counted, "sleep", "1000"]);
+    for point in fault::points(fault::FAILING, "error=EIO", &mut run) {
+        let name = unique();
+        let script = "$N ps > /run/out
+            STRACEPOINT $N run -d --userns auto --name NAME sleep 1000 > /run/out 2>&1; code=$?
+            echo $code; test -s /run/out && echo said; ls -d CGROUP; $N ps -q; ls /run/nspod/containers; $N rm -f NAME";
+        let cgroup = cgroup(&name);
+        let at = cgroup.display().to_string();
+        let words = [("STRACE", fault::STRACE), ("POINT", &point), ("CGROUP", &at), ("NAME", &name)];
+        let script = words.iter().fold(script.to_owned(), |script, (from, to)| script.replace(from, to));
+        let seen = alone(&script);
+        let fine = format!("0\nsaid\n{at}\n{name}\n{name}\n{name}\n");
+        assert!(seen.out == fine || seen.out == "125\nsaid\n", "{point}: {}{}", seen.out, seen.err);
+        assert!(!cgroup.exists(), "{point}");
+    }
+}
+
+#[test]
+fn who_has_too_few_descriptors_starts_nothing_and_leaves_nothing() {
+    if !root() {
+        return;
+    }
+    let name = unique();
+    // Until there are enough.
+    let script = format!(
+        "$N ps > /run/out; n=4
+        until [ $n = 100 ] || prlimit --nofile=$n $N run -d --name {name} sleep 1000 > /run/out 2>&1; do
+            n=$((n + 1)); ls /run/nspod/containers; ls -d {}
+        done 2> /run/err; cat /run/out; $N rm -f {name}",
+        cgroup(&name).display()
+    );
+    assert_eq!(alone(&script).ok(), format!("{name}\n{name}\n"));
+}
+
+#[test]
+fn a_removal_that_cannot_look_at_the_container_fails() {
+    if !root() || !fault::able() {
+        return;
+    }
+    let counted = Name::detached(&[], &["sleep", "1000"]);
+    for point in fault::points(fault::FAILING, "error=EIO", Command::new(NSPOD).args(["rm", "-f", &counted])) {
+        let name = unique();
+        let script = "$N run -d --name NAME sleep 1000 > /run/out
+            STRACEPOINT $N rm -f NAME > /run/out 2>&1; test $? = 0 || $N rm -f NAME > /run/out
+            ls /run/nspod/containers";
+        let words = [("STRACE", fault::STRACE), ("POINT", &point), ("NAME", &name)];
+        let script = words.iter().fold(script.to_owned(), |script, (from, to)| script.replace(from, to));
+        let seen = alone(&script);
+        assert_eq!((seen.out.as_str(), seen.err.as_str()), ("", ""), "{point}");
+        assert!(!cgroup(&name).exists(), "{point}");
+    }
+}
+
+#[test]
+fn a_container_is_removed_from_a_full_disk() {
+    if !root() {
+        return;
+    }
+    let name = unique();
+    let script = format!(
+        "mkdir -m 700 /run/nspod && mount -t tmpfs -o size=100k,mode=700 none /run/nspod &&
+         $N run -d --name {name} sleep 1000 > /run/out &&
+         {{ head -c 1m /dev/zero > /run/nspod/fill; }} 2> /run/err; $N rm -f {name}; ls /run/nspod/containers"
+    );
+    assert_eq!(alone(&script).ok(), format!("{name}\n"));
+    assert!(!cgroup(&name).exists());
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Output, end_of, eventually, root, run_with, unique};
+use common::{Output, alone, end_of, eventually, fault, root, run_with, unique};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::{Value, json};
 
@@ -260,6 +260,74 @@ fn what_a_crash_of_create_leaves_is_deleted_by_force() {
     fs::set_permissions(bundle.path("state").join(&bundle.id), own).unwrap();
     bundle.verb(&["delete", "--force"]).ok();
     bundle.verb(&["create"]).ok();
+}
+
+#[test]
+fn who_creates_a_container_adopts_no_other_of_its_id() {
+    if !root() || !fault::able() {
+        return;
+    }
+    let bundle = Bundle::new("sleep 1000");
+    bundle.command(&["list"]).ok();
+    let script = format!(
+        "N={OCI}; cd {}; create='--root {} create {}'; delete='--root {1} delete --force {2}'; {}
+         late mkdirat:signal=STOP:when=1 $create
+         $N $delete; $N $create > /run/created 2>&1; go_on $late; cat /run/late",
+        bundle.path("").display(),
+        bundle.path("state").display(),
+        bundle.id,
+        fault::LATE
+    );
+    let seen = alone(&format!(": ; {script}"));
+    let mut lines = seen.out.lines();
+    assert_eq!((lines.next(), seen.err.as_str()), (Some("1"), ""), "{}", seen.out);
+    assert!(lines.next().unwrap().contains("container with given ID already exists"), "{}", seen.out);
+    assert_eq!(bundle.status(), "created");
+    bundle.verb(&["start"]).ok();
+    bundle.verb(&["delete", "--force"]).ok();
+    // The next one may have it.
+    bundle.verb(&["create"]).ok();
+}
+
+#[test]
+fn a_call_that_fails_leaves_a_created_container_or_none() {
+    if !root() || !fault::able() {
+        return;
+    }
+    let bundle = Bundle::new("sleep 1000");
+    let points = fault::points(fault::FAILING, "error=EIO", &mut bundle.raw(&["create", &bundle.id]));
+    let cgroup = bundle.cgroup();
+    bundle.verb(&["delete", "--force"]).ok();
+    for point in points {
+        let output = bundle.run(&mut fault::with(&point, &bundle.raw(&["create", &bundle.id])));
+        if output.code() == 0 {
+            assert_eq!(bundle.status(), "created", "{point}");
+            bundle.verb(&["start"]).ok();
+            bundle.verb(&["delete", "--force"]).ok();
+        } else {
+            assert_ne!(output.err, "", "{point}");
+        }
+        assert!(!bundle.path("state").join(&bundle.id).exists(), "{point}: {}", output.err);
+        assert!(!cgroup.exists(), "{point}: {}", output.err);
+    }
+}
+
+#[test]
+fn a_container_that_cannot_be_looked_at_is_not_called_stopped() {
+    if !root() || !fault::able() {
+        return;
+    }
+    let bundle = Bundle::new("sleep 1000");
+    bundle.verb(&["create"]).ok();
+    bundle.verb(&["start"]).ok();
+    for (verb, fine) in [("state", "running"), ("delete", "")] {
+        for point in fault::points(fault::FAILING, "error=EIO", &mut bundle.raw(&["state", &bundle.id])) {
+            let output = bundle.run(&mut fault::with(&point, &bundle.raw(&[verb, &bundle.id])));
+            let right = output.code() == 0 && output.out.contains(fine) && verb == "state";
+            assert!(right || output.code() == 1 && !output.err.is_empty(), "{verb}, {point}: {}", output.out);
+            assert_eq!(bundle.status(), "running", "{verb}, {point}");
+        }
+    }
 }
 
 #[test]

@@ -68,8 +68,12 @@ fn pipe(path: &Path) -> Result<File, Error> {
 }
 
 /// Whether a container waits in this directory to be started.
-pub fn is_held(directory: &Path) -> bool {
-    directory.join(GO).exists()
+///
+/// # Errors
+/// [`ErrorKind::Process`] if that cannot be found out.
+pub fn is_held(directory: &Path) -> Result<bool, Error> {
+    let path = directory.join(GO);
+    path.try_exists().map_err(|e| failed("look for", &path, "stat", &e))
 }
 
 /// Lets a container that is held at this directory ([`Hold::At`]) become its program, and
@@ -100,10 +104,13 @@ pub fn start_held(directory: &Path) -> Result<(), Error> {
     }
     let message = hear(&mut report)?;
     let failure = message.map(|message| failure(directory, message));
-    for name in [GO, REPORT, STEPS] {
-        let path = directory.join(name);
-        fs::remove_file(&path).map_err(|e| failed("remove", &path, "unlink", &e))?;
+    let path = directory.join(GO);
+    let removed = fs::remove_file(&path).map_err(|e| failed("remove", &path, "unlink", &e));
+    for name in [REPORT, STEPS] {
+        // Of no use to anybody, and no hindrance.
+        let _ = fs::remove_file(directory.join(name));
     }
+    removed?;
     failure.map_or(Ok(()), Err)
 }
 

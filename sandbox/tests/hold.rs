@@ -29,7 +29,7 @@ fn hook(line: &str, timeout: Option<u32>) -> Hook {
 
 fn held(command: &mut Command, directory: &Path) -> Container {
     let container = command.hold_at(directory).spawn().unwrap();
-    assert!(is_held(directory));
+    assert!(is_held(directory).unwrap());
     container
 }
 
@@ -48,7 +48,7 @@ fn one_that_is_held_at_a_directory_starts_by_it_and_leaves_nothing_there() {
     start_held(directory.path()).unwrap();
     assert_eq!(container.wait().unwrap().status, Status::Exited(3));
     container.delete().unwrap();
-    assert!(!is_held(directory.path()));
+    assert!(!is_held(directory.path()).unwrap());
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     assert_eq!(start_held(directory.path()).unwrap_err().kind(), ErrorKind::State);
 }

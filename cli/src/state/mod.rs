@@ -230,11 +230,9 @@ fn orphan_cgroups(id: &str) -> Result<Vec<PathBuf>> {
 
 /// Removes a container's cgroup with all in it, and the one that held it if that is empty.
 fn remove_cgroup(path: &Path) -> Result<()> {
-    if path.exists() {
-        match Cgroup::open(path).and_then(|cgroup| cgroup.destroy()) {
-            Err(_) if !path.exists() => {}
-            other => other?,
-        }
+    match Cgroup::open(path).and_then(|cgroup| cgroup.destroy()) {
+        Err(e) if e.kind() == cgroup_core::ErrorKind::NotFound => {}
+        other => other?,
     }
     if let Some(parent) = path.parent().filter(|p| p.file_name().is_some_and(|name| name == BASE)) {
         // Busy as long as another container lives in it.

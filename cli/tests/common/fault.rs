@@ -1,8 +1,9 @@
 //! Faults that strace puts into a program's calls: `-e inject`, see strace(1).
 
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use super::{run_with, skip};
+use super::skip;
 
 /// Whether strace is there; if not, the test is skipped.
 pub fn able() -> bool {
@@ -13,28 +14,70 @@ pub fn able() -> bool {
     there
 }
 
-/// A program, in whose own calls these faults happen: `mkdirat:error=EIO:when=2`. What it starts has none.
-pub fn with(faults: &[&str], program: &str, args: &[&str]) -> Command {
-    let mut command = Command::new("strace");
-    command.args(["-qq", "-o", "/dev/null", "-e", "signal=none"]);
-    for fault in faults {
-        command.args(["-e", &format!("inject={fault}")]);
+/// How long a test goes through faults: on a slow machine it comes to some of them.
+const LONG: Duration = Duration::from_secs(40);
+
+/// The faults of these calls, each `CALL:FAULT` or `CALL` with the common fault, at each time that a program makes
+/// the call itself: `openat:error=EMFILE:when=3`.
+pub fn points(calls: &[&str], fault: &str, program: &mut Command) -> impl Iterator<Item = String> + use<> {
+    let trace = tempfile::NamedTempFile::new().unwrap();
+    let mut strace = Command::new("strace");
+    strace.args(["-qq", "-e", "signal=none", "-o"]).arg(trace.path());
+    strace.arg(program.get_program()).args(program.get_args());
+    if let Some(dir) = program.get_current_dir() {
+        strace.current_dir(dir);
     }
-    command.arg(program).args(args);
-    command
+    // What it starts may keep its streams.
+    let status = strace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    assert!(status.success());
+    let text = std::fs::read_to_string(trace.path()).unwrap();
+    let mut points = Vec::new();
+    for of in calls {
+        let (call, fault) = of.split_once(':').unwrap_or((of, fault));
+        let times = text.lines().filter(|line| line.starts_with(&format!("{call}("))).count();
+        points.extend((1..=times).map(|when| format!("{call}:{fault}:when={when}")));
+    }
+    assert!(points.len() > 10, "{points:?}");
+    let start = Instant::now();
+    // Those that come first are from everywhere.
+    let spread = (0..7).flat_map(move |first| points.clone().into_iter().skip(first).step_by(7));
+    spread.take_while(move |_| start.elapsed() < LONG)
 }
 
-/// How often a program makes each of these calls itself.
-pub fn count(calls: &[&'static str], program: &str, args: &[&str]) -> Vec<(&'static str, usize)> {
-    let trace = tempfile::NamedTempFile::new().unwrap();
-    let mut command = Command::new("strace");
-    command.args(["-qq", "-e", "signal=none", "-e", &format!("trace={}", calls.join(",")), "-o"]);
-    command.arg(trace.path()).arg(program).args(args);
-    assert_eq!(run_with(&mut command, "").code(), 0);
-    let text = std::fs::read_to_string(trace.path()).unwrap();
-    let of = |call: &str| text.lines().filter(|line| line.starts_with(&format!("{call}("))).count();
-    calls.iter().map(|call| (*call, of(call))).collect()
+/// The same program with such a fault.
+pub fn with(point: &str, program: &Command) -> Command {
+    let mut strace = Command::new("strace");
+    strace.args(["-qq", "-o", "/dev/null", "-e", "signal=none", "-e", &format!("inject={point}")]);
+    strace.arg(program.get_program()).args(program.get_args());
+    if let Some(dir) = program.get_current_dir() {
+        strace.current_dir(dir);
+    }
+    strace
 }
+
+/// What strace is given in a script to have a fault happen.
+pub const STRACE: &str = "strace -qq -o /dev/null -e signal=none -e inject=";
+
+/// Calls by which is looked, opened, locked, made and removed, and how they fail.
+pub const FAILING: &[&str] = &[
+    "openat:error=EMFILE",
+    "openat",
+    "openat2:error=EMFILE",
+    "openat2",
+    "mkdirat:error=EAGAIN",
+    "mkdirat",
+    "fstat",
+    "newfstatat",
+    "statx",
+    "read",
+    "pread64",
+    "getdents64",
+    "fcntl",
+    "flock",
+    "unlinkat",
+    "renameat2",
+    "pidfd_open",
+];
 
 /// A shell function that starts nspod with a fault of `signal=STOP` in the background, with what it says in the
 /// file `/run/late`, and waits until it has stopped: `late FAULT ARGUMENT…`. Then `go_on` lets it, and says how it

@@ -117,7 +117,7 @@ pub(crate) fn place(
             if owed || !global.rootless() || can_make(&full) {
                 // One that is there already may be another's, and is not to be removed after a
                 // crash: it is noted when it turned out to be free.
-                if !full.exists() {
+                if matches!(full.try_exists(), Ok(false)) {
                     record.cgroup_paths.insert(String::new(), full);
                 }
                 return Ok(Place::At(path));

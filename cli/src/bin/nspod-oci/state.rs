@@ -358,7 +358,7 @@ impl Entry {
             () if !lives(record)? => Status::Stopped,
             () if record.creating => Status::Creating,
             () if is_frozen(record)? => Status::Paused,
-            () if nspod_sandbox::is_held(self.dir.path()) => Status::Created,
+            () if nspod_sandbox::is_held(self.dir.path())? => Status::Created,
             () => Status::Running,
         })
     }
