@@ -195,7 +195,12 @@ impl Cgroup {
     }
 
     /// Opens these, one below the other, and says which of them were made.
-    fn make_way(&self, names: &[&OsStr], controllers: Controllers, way: &mut Vec<(Self, bool)>) -> Result<()> {
+    fn make_way(
+        &self,
+        names: &[&OsStr],
+        controllers: Controllers,
+        way: &mut Vec<(Self, bool)>,
+    ) -> Result<()> {
         for name in names {
             let above = way.last().map_or(self, |(cgroup, _)| cgroup);
             let wanted = controllers & above.available()?;

@@ -217,8 +217,13 @@ fn what_a_killed_creation_of_a_pod_leaves_is_removed() {
                 { if $N pod ls | grep -q 'never finished'; then $N WAY
                 elif $N pod ls | grep -q NAME; then $N pod rm NAME; fi; } > /run/out
                 ls /run/nspod/pods; grep -o '/run/nspod/pods/NAME[^ ]*' /proc/self/mountinfo";
-            let words =
-                [("STRACE", fault::STRACE), ("POINT", &point), ("SHARE", share), ("WAY", way), ("NAME", &name)];
+            let words = [
+                ("STRACE", fault::STRACE),
+                ("POINT", &point),
+                ("SHARE", share),
+                ("WAY", way),
+                ("NAME", &name),
+            ];
             let script = words.iter().fold(script.to_owned(), |script, (from, to)| script.replace(from, to));
             let seen = alone(&script);
             let at = format!("{share}, {point}, {way}");
@@ -360,7 +365,8 @@ fn a_removal_that_cannot_look_at_the_container_fails() {
         return;
     }
     let counted = Name::detached(&[], &["sleep", "1000"]);
-    for point in fault::points(fault::FAILING, "error=EIO", Command::new(NSPOD).args(["rm", "-f", &counted])) {
+    for point in fault::points(fault::FAILING, "error=EIO", Command::new(NSPOD).args(["rm", "-f", &counted]))
+    {
         let name = unique();
         let script = "$N run -d --name NAME sleep 1000 > /run/out
             STRACEPOINT $N rm -f NAME > /run/out 2>&1; test $? = 0 || $N rm -f NAME > /run/out

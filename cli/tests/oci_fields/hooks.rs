@@ -288,7 +288,8 @@ fn a_hook_that_fails_at_the_start_stops_the_container() {
 
 #[test]
 fn a_hook_that_fails_after_the_start_stops_the_container_from_version_1_3_on() {
-    if runtime_lacks(&["crun", "runc"], "it is one rule for all versions, and runc has these hooks at create") {
+    if runtime_lacks(&["crun", "runc"], "it is one rule for all versions, and runc has these hooks at create")
+    {
         return;
     }
     let with_failing = |version: &str| {

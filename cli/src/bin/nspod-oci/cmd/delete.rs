@@ -57,9 +57,7 @@ fn end(record: &Record, process: &Pidfd) -> Result<()> {
     }
     match process.poll(Some(PATIENCE))? {
         true => Ok(()),
-        false => {
-            Err(Error::new(format!("process {} was killed and does not end", record.init_process_pid)))
-        }
+        false => Err(Error::new(format!("process {} was killed and does not end", record.init_process_pid))),
     }
 }
 

@@ -6,7 +6,6 @@ use nspod_cli::output;
 use nspod_sandbox::oci::VERSION;
 use serde_json::json;
 
-
 #[derive(Debug, Args)]
 pub(crate) struct FeaturesArgs {}
 
