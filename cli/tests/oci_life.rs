@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 use std::io::{IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -516,44 +516,6 @@ fn an_ordinary_user_runs_a_bundle_of_spec_rootless() {
 }
 
 #[test]
-fn the_runtimes_file_cannot_be_written_to_through_its_processes() {
-    if !root() {
-        return;
-    }
-    let bundle = Bundle::new(SLEEP);
-    let sealed = |pid: u32| {
-        // Opening it to write to it is refused as long as anybody executes it.
-        let exe = format!("/proc/{pid}/exe");
-        let error = fs::set_permissions(exe, fs::Permissions::from_mode(0o755)).unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
-    };
-    let start = |command: &mut Command| {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-    };
-    bundle.verb(&["create"]).ok();
-    let state: Value = serde_json::from_str(bundle.verb(&["state"]).ok()).unwrap();
-    let init = state["pid"].as_u64().unwrap();
-    // Held in its own container, where a further process may look at it.
-    sealed(init as u32);
-    bundle.verb(&["start"]).ok();
-    let mut exec = start(&mut bundle.raw(&["exec", &bundle.id, "sh", "-c", "sleep 1000; true"]));
-    eventually("executed", || bundle.verb(&["ps"]).out.lines().count() > 2);
-    sealed(exec.id());
-    // In the processes of another's container, who may look as well.
-    let neighbour = Bundle::changed(SLEEP, |config| {
-        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
-        let pid = namespaces.iter_mut().find(|namespace| namespace["type"] == "pid").unwrap();
-        pid["path"] = format!("/proc/{init}/ns/pid").into();
-    });
-    let mut run = start(&mut neighbour.raw(&["run", &neighbour.id]));
-    eventually("running", || neighbour.verb(&["state"]).out.contains("running"));
-    sealed(run.id());
-    bundle.command(&["kill", &bundle.id, "KILL"]).ok();
-    assert_eq!(end_of(&mut run).code(), Some(137));
-    assert_eq!(end_of(&mut exec).code(), Some(137));
-}
-
-#[test]
 fn nothing_is_executed_in_a_container_whose_root_is_the_hosts_still() {
     if !root() {
         return;
@@ -703,22 +665,32 @@ fn what_keeps_the_state_from_its_directory_is_said_with_the_cure() {
 }
 
 #[test]
-fn one_that_waits_to_be_started_is_not_to_be_read_by_its_neighbours() {
+fn a_held_container_has_neither_the_runtimes_file_nor_its_environment() {
     if !root() {
         return;
     }
-    let bundle = Bundle::changed(SLEEP, |config| {
-        let same = json!([{ "containerID": 0, "hostID": 0, "size": 65536 }]);
-        let linux = &mut config["linux"];
-        linux["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
-        (linux["uidMappings"], linux["gidMappings"]) = (same.clone(), same);
-    });
-    bundle.verb(&["create"]).ok();
-    let environ = ["exec", "--cap", "CAP_SYS_PTRACE", &bundle.id, "cat", "/proc/1/environ"];
-    fails(&bundle.command(&environ), 1, "Permission denied");
-    bundle.verb(&["start"]).ok();
-    bundle.wait_for("running");
-    assert!(bundle.command(&environ).ok().contains("PATH="));
+    for user_namespace in [false, true] {
+        let bundle = Bundle::changed(SLEEP, |config| {
+            if user_namespace {
+                let same = json!([{ "containerID": 0, "hostID": 0, "size": 65536 }]);
+                let linux = &mut config["linux"];
+                linux["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
+                (linux["uidMappings"], linux["gidMappings"]) = (same.clone(), same);
+            }
+        });
+        bundle.run(bundle.raw(&["create", &bundle.id]).env("NSPOD_TEST_SECRET", "of-the-host")).ok();
+        let state: Value = serde_json::from_str(bundle.verb(&["state"]).ok()).unwrap();
+        let init = format!("/proc/{}", state["pid"]);
+        let (theirs, ours) = (fs::metadata(format!("{init}/exe")).unwrap(), fs::metadata(OCI).unwrap());
+        assert_ne!((theirs.dev(), theirs.ino()), (ours.dev(), ours.ino()));
+        assert_eq!(fs::read(format!("{init}/environ")).unwrap(), b"");
+        let maps = fs::read_to_string(format!("{init}/maps")).unwrap();
+        assert!(!maps.contains(OCI) && !maps.contains("[heap]"), "{maps}");
+        bundle.verb(&["start"]).ok();
+        bundle.wait_for("running");
+        let environ = ["exec", "--cap", "CAP_SYS_PTRACE", &bundle.id, "cat", "/proc/1/environ"];
+        assert!(bundle.command(&environ).ok().contains("PATH="));
+    }
 }
 
 #[test]

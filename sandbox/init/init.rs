@@ -9,17 +9,25 @@
 //! - `REPORT`: a socket or pipe to the runtime. It gets one record when the program
 //!   cannot be executed, and its end of file means that the program runs.
 //! - `EXIT`: a file that gets the line `exited CODE`, `signaled SIGNAL` or
-//!   `signaled SIGNAL core` when the program has ended; -1 for none; -2 to become the
-//!   program and be no init at all: then all that the container can find of what it
-//!   was started from is this harmless file.
+//!   `signaled SIGNAL core` when the program has ended; -1 for none.
 //! - `STEP`: the step that the record names.
 //! - `CANDIDATES`: how many of the arguments that follow are paths to try; what
 //!   follows them is the program's `argv`. With none, there is no program: init
 //!   only holds the pid namespace, until it is killed from outside.
-//! - `PROC`: a descriptor of `/proc`, or -1. With one, two more arguments come before the
-//!   candidates: a path below it, and what is written there before the program is executed,
-//!   for a security module.
-//! - `LABEL`: the step that the record names when that fails.
+//!
+//! The same file is the *stage*, when its name in `argv[0]` is `nspod-stage`: the last steps
+//! of a start, in a process that has none of the runtime's memory, environment or
+//! descriptors. Its other argument is `BLOB:SIZE:REPORT`. `BLOB` is a memory file of `SIZE`
+//! bytes, mapped shared, so that the runtime can read there why a step failed even if the
+//! container's filter refuses `write`. `plan/stage.rs` of the library writes it; its layout:
+//!
+//! - word 0: the record of the step that failed, or 0. Word 1: set to 1 immediately before
+//!   the program is executed.
+//! - word 2: how many relocations follow the header: offsets of words to which the address
+//!   of the blob is added. Word 3: how many operations follow the relocations, of eight words
+//!   each: `KIND | CALL << 8 | STEP << 16 | TOLERATED << 32`, the number of a system call,
+//!   its six arguments. `TOLERATED` is an errno that is no failure.
+//! - then the strings and arrays that the operations point to.
 
 #![no_std]
 #![no_main]
@@ -27,6 +35,7 @@
 use core::arch::{asm, global_asm};
 use core::mem::MaybeUninit;
 use core::ptr::{null, null_mut};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// The record's tag: a step failed.
 const FAILED: u8 = 1;
@@ -34,7 +43,18 @@ const FAILED: u8 = 1;
 const CALL_CLONE: u8 = 3;
 const CALL_OPENAT2: u8 = 5;
 const CALL_WRITE: u8 = 6;
+const CALL_READ: u8 = 7;
+const CALL_SENDMSG: u8 = 29;
 const CALL_EXECVE: u8 = 41;
+const CALL_CLONE_OLD: u8 = 44;
+const CALL_LSEEK: u8 = 45;
+const CALL_PPOLL: u8 = 46;
+const CALL_WAIT4: u8 = 48;
+/// The record's tags beside [`FAILED`].
+const CLONED: u8 = 2;
+const WAITING: u8 = 3;
+const LISTENER: u8 = 5;
+const STARTED: u8 = 6;
 
 /// The exit code of an init that was started with arguments it does not understand.
 const MISUSED: i32 = 125;
@@ -51,10 +71,15 @@ const LAST_SIGNAL: i32 = 64;
 
 const CLONE_VM: usize = 0x100;
 const CLONE_VFORK: usize = 0x4000;
+const CLONE_PIDFD: usize = 0x1000;
+const CLONE_PARENT: usize = 0x8000;
 const F_SETFD: usize = 2;
 const FD_CLOEXEC: usize = 1;
-/// `EXIT` of one that only becomes the program.
-const NO_INIT: i32 = -2;
+const PROT_READ_WRITE: usize = 1 | 2;
+const MAP_SHARED: usize = 1;
+const POLLIN: u64 = 1;
+const ETIMEDOUT: i32 = 110;
+const SIGKILL: usize = 9;
 const O_WRONLY_CLOEXEC: u64 = 1 | 0o2000000;
 const PR_SET_DUMPABLE: usize = 4;
 /// `RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_BENEATH`.
@@ -65,8 +90,15 @@ const WNOHANG: usize = 1;
 
 #[cfg(target_arch = "x86_64")]
 mod nr {
+    pub const READ: usize = 0;
     pub const WRITE: usize = 1;
     pub const CLOSE: usize = 3;
+    pub const LSEEK: usize = 8;
+    pub const MMAP: usize = 9;
+    pub const SENDMSG: usize = 46;
+    pub const EXIT: usize = 60;
+    pub const PPOLL: usize = 271;
+    pub const DUP3: usize = 292;
     pub const RT_SIGACTION: usize = 13;
     pub const RT_SIGPROCMASK: usize = 14;
     pub const IOCTL: usize = 16;
@@ -89,7 +121,14 @@ mod nr {
     pub const FCNTL: usize = 25;
     pub const IOCTL: usize = 29;
     pub const CLOSE: usize = 57;
+    pub const DUP3: usize = 24;
+    pub const LSEEK: usize = 62;
+    pub const READ: usize = 63;
     pub const WRITE: usize = 64;
+    pub const PPOLL: usize = 73;
+    pub const EXIT: usize = 93;
+    pub const SENDMSG: usize = 211;
+    pub const MMAP: usize = 222;
     pub const EXIT_GROUP: usize = 94;
     pub const KILL: usize = 129;
     pub const RT_SIGACTION: usize = 134;
@@ -150,6 +189,7 @@ unsafe fn syscall<const N: usize>(nr: usize, args: [usize; N]) -> isize {
             "syscall",
             inlateout("rax") nr => ret,
             in("rdi") arg(0), in("rsi") arg(1), in("rdx") arg(2), in("r10") arg(3),
+            in("r8") arg(4), in("r9") arg(5),
             lateout("rcx") _, lateout("r11") _,
             options(nostack),
         );
@@ -158,7 +198,7 @@ unsafe fn syscall<const N: usize>(nr: usize, args: [usize; N]) -> isize {
             "svc #0",
             in("x8") nr,
             inlateout("x0") arg(0) => ret,
-            in("x1") arg(1), in("x2") arg(2), in("x3") arg(3),
+            in("x1") arg(1), in("x2") arg(2), in("x3") arg(3), in("x4") arg(4), in("x5") arg(5),
             options(nostack),
         );
     }
@@ -167,14 +207,21 @@ unsafe fn syscall<const N: usize>(nr: usize, args: [usize; N]) -> isize {
 
 /// A system call that reads and writes no memory of ours.
 fn plain<const N: usize>(nr: usize, args: [usize; N]) -> isize {
-    // SAFETY: used only for close, close_range, fcntl, setpgid, getpid, kill, prctl
-    // and exit_group, whose arguments are numbers.
+    // SAFETY: used only for close, close_range, dup3, fcntl, lseek, setpgid, getpid, kill,
+    // prctl, exit and exit_group, whose arguments are numbers.
     unsafe { syscall(nr, args) }
 }
 
+/// Ends this process. A filter can refuse both calls; a trap cannot be refused.
 fn exit(code: i32) -> ! {
-    loop {
-        plain(nr::EXIT_GROUP, [code as usize]);
+    plain(nr::EXIT_GROUP, [code as usize]);
+    plain(nr::EXIT, [code as usize]);
+    // SAFETY: the instruction raises a signal that ends this process.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        asm!("ud2", options(noreturn));
+        #[cfg(target_arch = "aarch64")]
+        asm!("brk #1", options(noreturn));
     }
 }
 
@@ -226,10 +273,9 @@ struct Task {
     count: usize,
     argv: *const *const u8,
     envp: *const *const u8,
-    proc: i32,
-    label: u16,
-    /// With `proc`, a path below it and what is written there.
-    label_args: *const *const u8,
+    /// The process that was to become the program, with which this memory was shared, told why it
+    /// did not.
+    failed: AtomicBool,
 }
 
 impl Task {
@@ -246,37 +292,37 @@ impl Task {
             if argc < 2 {
                 return None;
             }
-            let mut numbers = [0; NUMBERS];
+            let mut numbers = [0; 4];
             parse(*args.add(1), &mut numbers)?;
-            let [report, exit, step, count, proc, label] = numbers;
-            let before = if proc >= 0 { 4 } else { 2 };
-            let rest = argc.checked_sub(before)?;
-            let count = usize::try_from(count).ok().filter(|n| *n <= rest)?;
-            let (label_args, candidates) = (args.add(2), args.add(before));
+            let [report, exit, step, count] = numbers;
+            let count = usize::try_from(count).ok().filter(|n| *n <= argc - 2)?;
+            let candidates = args.add(2);
             let (argv, envp) = (candidates.add(count), args.add(argc + 1));
-            let (step, label) = (step as u16, label as u16);
-            Some(Task { report, exit, step, candidates, count, argv, envp, proc, label, label_args })
+            Some(Task { report, exit, step: step as u16, candidates, count, argv, envp, failed: AtomicBool::new(false) })
         }
     }
 
     /// Tells the runtime that the program was not started.
     fn fail(&self, step: u16, call: u8, errno: i32) {
-        let ([s0, s1], [v0, v1, v2, v3]) = (step.to_ne_bytes(), errno.to_ne_bytes());
-        write(self.report, &[FAILED, call, s0, s1, v0, v1, v2, v3]);
+        write(self.report, &record(FAILED, call, step, errno));
+        self.failed.store(true, Ordering::Relaxed);
     }
 }
 
-/// How many numbers the first argument holds.
-const NUMBERS: usize = 6;
+/// What the runtime is told, as its `Message`.
+fn record(tag: u8, call: u8, step: u16, value: i32) -> [u8; 8] {
+    let ([s0, s1], [v0, v1, v2, v3]) = (step.to_ne_bytes(), value.to_ne_bytes());
+    [tag, call, s0, s1, v0, v1, v2, v3]
+}
 
 /// Reads decimal numbers that are divided by colons, exactly as many as asked for.
 ///
 /// # Safety
 /// `text` must be a NUL-terminated string.
-unsafe fn parse(mut text: *const u8, numbers: &mut [i32; NUMBERS]) -> Option<()> {
+unsafe fn parse<const N: usize>(mut text: *const u8, numbers: &mut [i32; N]) -> Option<()> {
     let mut terminator = b':';
     for (n, number) in numbers.iter_mut().enumerate() {
-        if n == NUMBERS - 1 {
+        if n == N - 1 {
             terminator = 0;
         }
         let mut value: i32 = 0;
@@ -370,46 +416,36 @@ extern "C" fn child(task: &Task) -> ! {
 
 /// Becomes the first of the candidates that can be executed, or tells why none can.
 fn execute(task: &Task) -> ! {
-    let mut errno = ENOENT;
-    for n in 0..task.count {
-        // SAFETY: `n` is one of the candidates; each is a NUL-terminated string, and
-        // argv and envp are NULL-terminated arrays, as the kernel laid them out.
-        let ret = unsafe {
-            syscall(nr::EXECVE, [*task.candidates.add(n) as usize, task.argv as usize, task.envp as usize])
-        };
-        match -ret as i32 {
-            ENOENT | ENOTDIR => {}
-            EACCES => errno = EACCES,
-            other => {
-                errno = other;
-                break;
-            }
-        }
-    }
+    // SAFETY: as the kernel laid them out: `count` strings, and two NULL-terminated arrays.
+    let errno = unsafe { try_each(task.candidates, task.count, task.argv, task.envp) };
     task.fail(task.step, CALL_EXECVE, errno);
     exit(NOT_STARTED)
 }
 
-/// Tells a security module what the program is to run as.
-fn label(task: &Task) {
-    let how = [O_WRONLY_CLOEXEC, 0, RESOLVE_WITHIN];
-    // SAFETY: with `proc` there are two strings at `label_args`, which the kernel reads up
-    // to their NULs, and a struct open_how of three words at `&how`.
-    let (fd, written) = unsafe {
-        let (path, text) = (*task.label_args, *task.label_args.add(1));
-        let how = &raw const how as usize;
-        let fd = syscall(nr::OPENAT2, [task.proc as usize, path as usize, how, 24]);
-        // Read so that the compiler does not make it a call of strlen, which is not here.
-        let length = (0..).take_while(|n| text.add(*n).read_volatile() != 0).count();
-        (fd, syscall(nr::WRITE, [fd as usize, text as usize, length]))
-    };
-    let (call, errno) = match (fd, written) {
-        (..0, _) => (CALL_OPENAT2, -fd),
-        (_, ..0) => (CALL_WRITE, -written),
-        _ => return,
-    };
-    task.fail(task.label, call, errno as i32);
-    exit(NOT_STARTED)
+/// Executes the first of `count` paths that can be executed; returns the errno that says why
+/// none can.
+///
+/// # Safety
+/// There are `count` NUL-terminated strings at `candidates`; `argv` and `envp` are
+/// NULL-terminated arrays of such strings.
+unsafe fn try_each(
+    candidates: *const *const u8,
+    count: usize,
+    argv: *const *const u8,
+    envp: *const *const u8,
+) -> i32 {
+    let mut errno = ENOENT;
+    for n in 0..count {
+        // SAFETY: `n` is below `count`; the rest is the caller's promise.
+        let ret =
+            unsafe { syscall(nr::EXECVE, [*candidates.add(n) as usize, argv as usize, envp as usize]) };
+        match -ret as i32 {
+            ENOENT | ENOTDIR => {}
+            EACCES => errno = EACCES,
+            other => return other,
+        }
+    }
+    errno
 }
 
 /// Waits for the next signal, whichever it is.
@@ -500,16 +536,17 @@ fn finish(file: i32, status: i32) -> ! {
 }
 
 extern "C" fn init(stack: *const usize) -> ! {
-    // SAFETY: `_start` passes the stack pointer that the kernel entered it with.
-    let Some(task) = (unsafe { Task::read(stack) }) else { exit(MISUSED) };
-    for fd in [task.report, task.exit, task.proc] {
-        plain(nr::FCNTL, [fd as usize, F_SETFD, FD_CLOEXEC]);
+    // SAFETY: `_start` passes the stack pointer that the kernel entered it with: argc and the
+    // strings of argv follow.
+    let staged = unsafe { (*stack == 2).then(|| stage::argument(stack)).flatten() };
+    if let Some(argument) = staged {
+        // SAFETY: a NUL-terminated string of argv.
+        unsafe { stage::run(argument) }
     }
-    if task.exit == NO_INIT {
-        if task.proc >= 0 {
-            label(&task);
-        }
-        execute(&task);
+    // SAFETY: as above.
+    let Some(task) = (unsafe { Task::read(stack) }) else { exit(MISUSED) };
+    for fd in [task.report, task.exit] {
+        plain(nr::FCNTL, [fd as usize, F_SETFD, FD_CLOEXEC]);
     }
     // What init holds, the file for the exit status for one, is the host's.
     plain(nr::PRCTL, [PR_SET_DUMPABLE, 0]);
@@ -517,6 +554,7 @@ extern "C" fn init(stack: *const usize) -> ! {
     // otherwise drop because process 1 has no handler for them.
     set_mask(u64::MAX);
     if task.count == 0 {
+        write(task.report, &record(STARTED, 0, task.step, 0));
         close_all_but(task.exit);
         loop {
             if next_signal() == SIGCHLD {
@@ -529,6 +567,10 @@ extern "C" fn init(stack: *const usize) -> ! {
         task.fail(task.step, CALL_CLONE, -pid as i32);
         finish(task.exit, NOT_STARTED << 8);
     }
+    // The end of file alone could also mean that this process was killed.
+    if !task.failed.load(Ordering::Relaxed) {
+        write(task.report, &record(STARTED, 0, task.step, 0));
+    }
     close(task.report);
     close_all_but(task.exit);
     loop {
@@ -539,6 +581,278 @@ extern "C" fn init(stack: *const usize) -> ! {
                 }
             }
             signal => _ = plain(nr::KILL, [pid as usize, signal as usize]),
+        }
+    }
+}
+
+/// The last steps of a start: see the head of this file.
+mod stage {
+    use super::*;
+
+    /// The words of the header.
+    const RECORD: usize = 0;
+    const EXECUTES: usize = 1;
+    const RELOCATIONS: usize = 2;
+    const OPERATIONS: usize = 3;
+    const HEADER: usize = 4;
+
+    /// The kinds of operations.
+    const CALL: u8 = 0;
+    const CLONE: u8 = 1;
+    const HOLD: u8 = 2;
+    const LISTEN: u8 = 3;
+    const LABEL: u8 = 4;
+    const HOOK: u8 = 5;
+    const EXECUTE: u8 = 6;
+    const EXECUTE_FILE: u8 = 7;
+    const TELL: u8 = 8;
+
+    /// The argument of a stage, if this process was started as one.
+    ///
+    /// # Safety
+    /// `stack` must be the stack pointer at the program's entry, with two arguments.
+    pub(super) unsafe fn argument(stack: *const usize) -> Option<*const u8> {
+        // SAFETY: two pointers to strings follow argc. `and_then` stops at the NUL.
+        unsafe {
+            let args = stack.add(1).cast::<*const u8>();
+            let mut name = *args;
+            for byte in b"nspod-stage" {
+                if *name != *byte {
+                    return None;
+                }
+                name = name.add(1);
+            }
+            Some(*args.add(1))
+        }
+    }
+
+    struct Stage {
+        blob: *mut u64,
+        report: i32,
+    }
+
+    /// One operation.
+    #[repr(C)]
+    struct Operation {
+        kind: u8,
+        call: u8,
+        step: u16,
+        tolerated: u32,
+        nr: usize,
+        args: [usize; 6],
+    }
+
+    /// A call that failed, and how.
+    type Fault = (u8, i32);
+
+    /// Runs the operations of the blob.
+    ///
+    /// # Safety
+    /// `argument` is a NUL-terminated string.
+    pub(super) unsafe fn run(argument: *const u8) -> ! {
+        let mut numbers = [0; 3];
+        // SAFETY: the caller's promise.
+        if unsafe { parse(argument, &mut numbers) }.is_none() {
+            exit(MISUSED);
+        }
+        let [fd, size, report] = numbers;
+        // SAFETY: a new mapping, at an address of the kernel's choice.
+        let blob = unsafe {
+            syscall(nr::MMAP, [0, size as usize, PROT_READ_WRITE, MAP_SHARED, fd as usize, 0])
+        };
+        if blob < 0 {
+            write(report, &record(FAILED, 0, u16::MAX, -blob as i32));
+            exit(NOT_STARTED);
+        }
+        close(fd);
+        let mut stage = Stage { blob: blob as *mut u64, report };
+        // SAFETY: the library wrote the blob, with the layout that the head of this file gives:
+        // each offset leads to a word of it.
+        let operations = unsafe {
+            let (relocations, count) = (*stage.blob.add(RELOCATIONS), *stage.blob.add(OPERATIONS));
+            for n in 0..relocations as usize {
+                let at = *stage.blob.add(HEADER + n) as usize;
+                *stage.blob.byte_add(at) += blob as u64;
+            }
+            let first = stage.blob.add(HEADER + relocations as usize).cast::<Operation>();
+            core::slice::from_raw_parts(first, count as usize)
+        };
+        for operation in operations {
+            if let Err((call, errno)) = stage.perform(operation) {
+                stage.fail(operation.step, call, errno);
+            }
+        }
+        exit(NOT_STARTED)
+    }
+
+    impl Stage {
+        fn fail(&self, step: u16, call: u8, errno: i32) -> ! {
+            let record = record(FAILED, call, step, errno);
+            // SAFETY: the first word of the blob.
+            unsafe { self.blob.add(RECORD).write_volatile(u64::from_ne_bytes(record)) };
+            write(self.report, &record);
+            exit(NOT_STARTED)
+        }
+
+        fn perform(&mut self, operation: &Operation) -> Result<(), Fault> {
+            let [a, b, c, d, ..] = operation.args;
+            match operation.kind {
+                CALL => called(operation).map(drop),
+                CLONE => self.clone(operation.step),
+                HOLD => self.hold(operation.step, a as i32, b as i32),
+                LISTEN => {
+                    let listener = called(operation)?;
+                    self.tell(LISTENER, operation.step, listener)
+                }
+                LABEL => label(a, b as *const u8, c as *const u8, d),
+                HOOK => hook(operation),
+                EXECUTE => {
+                    self.executes();
+                    // SAFETY: the library wrote the three arrays.
+                    let errno = unsafe { try_each(a as *const _, b, c as *const _, d as *const _) };
+                    Err((CALL_EXECVE, errno))
+                }
+                TELL => self.tell(STARTED, operation.step, 0),
+                EXECUTE_FILE => {
+                    self.executes();
+                    called(operation).map(drop)
+                }
+                _ => exit(MISUSED),
+            }
+        }
+
+        /// Notes that nothing comes any more but the program.
+        fn executes(&self) {
+            // SAFETY: the second word of the blob.
+            unsafe { self.blob.add(EXECUTES).write_volatile(1) };
+        }
+
+        fn tell(&self, tag: u8, step: u16, value: i32) -> Result<(), Fault> {
+            let message = record(tag, 0, step, value);
+            // SAFETY: the kernel reads the eight bytes of a live array.
+            let n = unsafe {
+                syscall(nr::WRITE, [self.report as usize, message.as_ptr() as usize, message.len()])
+            };
+            checked(CALL_WRITE, n).map(drop)
+        }
+
+        /// Goes on in a sibling, which is born into the pid namespace that the container has.
+        /// The runtime gets the sibling's pidfd: a number could be forged by the sibling.
+        fn clone(&self, step: u16) -> Result<(), Fault> {
+            let mut pidfd = -1i32;
+            let flags = CLONE_PARENT | CLONE_PIDFD | SIGCHLD as usize;
+            // SAFETY: without CLONE_VM both processes have memory and a stack of their own;
+            // the kernel writes an int at `&pidfd`.
+            let pid = unsafe { syscall(nr::CLONE, [flags, 0, &raw mut pidfd as usize, 0, 0]) };
+            if checked(CALL_CLONE_OLD, pid)? == 0 {
+                return Ok(());
+            }
+            self.send(&record(CLONED, 0, step, pid as i32), pidfd)?;
+            exit(0)
+        }
+
+        /// Sends a record with a descriptor.
+        fn send(&self, message: &[u8; 8], fd: i32) -> Result<(), Fault> {
+            // A cmsghdr of SOL_SOCKET and SCM_RIGHTS, with one int.
+            let control = [20u64, 1 | 1 << 32, u64::from(fd as u32)];
+            let iov = [message.as_ptr() as usize, message.len()];
+            let header = [0, 0, &raw const iov as usize, 1, &raw const control as usize, 24, 0];
+            // SAFETY: a msghdr whose pointers lead to live arrays of the lengths that it names.
+            let n = unsafe {
+                syscall(nr::SENDMSG, [self.report as usize, &raw const header as usize, MSG_NOSIGNAL])
+            };
+            checked(CALL_SENDMSG, n).map(drop)
+        }
+
+        /// Says that everything is ready, and waits for a byte from `go`, or from the runtime.
+        /// What fails afterwards is reported to `late`.
+        fn hold(&mut self, step: u16, go: i32, late: i32) -> Result<(), Fault> {
+            self.tell(WAITING, step, 0)?;
+            let from = if go < 0 { self.report } else { go };
+            let mut byte = 0u8;
+            // SAFETY: the kernel writes one byte at `&byte`.
+            let n = unsafe { syscall(nr::READ, [from as usize, &raw mut byte as usize, 1]) };
+            if checked(CALL_READ, n)? != 1 {
+                exit(NOT_STARTED);
+            }
+            if go >= 0 {
+                close(go);
+                close(self.report);
+                self.report = late;
+            }
+            Ok(())
+        }
+    }
+
+    const MSG_NOSIGNAL: usize = 0x4000;
+
+    fn checked(call: u8, returned: isize) -> Result<i32, Fault> {
+        if returned < 0 { Err((call, -returned as i32)) } else { Ok(returned as i32) }
+    }
+
+    fn called(operation: &Operation) -> Result<i32, Fault> {
+        // SAFETY: the library made the operation from a step that it has checked; pointers lead
+        // into the blob.
+        let returned = unsafe { syscall(operation.nr, operation.args) };
+        match checked(operation.call, returned) {
+            Err((_, errno)) if errno as u32 == operation.tolerated => Ok(0),
+            other => other,
+        }
+    }
+
+    /// Tells a security module what the program is to run as, by a file below `/proc`.
+    fn label(proc: usize, path: *const u8, text: *const u8, length: usize) -> Result<(), Fault> {
+        let how = [O_WRONLY_CLOEXEC, 0, RESOLVE_WITHIN];
+        // SAFETY: a string of the library's, and a struct open_how of three words.
+        let fd = unsafe {
+            syscall(nr::OPENAT2, [proc, path as usize, &raw const how as usize, size_of_val(&how)])
+        };
+        let fd = checked(CALL_OPENAT2, fd)?;
+        // SAFETY: the kernel reads `length` bytes of the blob.
+        let written = unsafe { syscall(nr::WRITE, [fd as usize, text as usize, length]) };
+        close(fd);
+        checked(CALL_WRITE, written).map(drop)
+    }
+
+    /// Runs a program to its end, with the container's state on standard input: path, argv,
+    /// envp, the file of the state, and how many seconds it has (0: any number).
+    fn hook(operation: &Operation) -> Result<(), Fault> {
+        let [path, argv, envp, state, seconds, _] = operation.args;
+        checked(CALL_LSEEK, plain(nr::LSEEK, [state, 0, 0]))?;
+        let mut pidfd = -1i32;
+        // SAFETY: as in `Stage::clone`.
+        let pid = unsafe {
+            syscall(nr::CLONE, [CLONE_PIDFD | SIGCHLD as usize, 0, &raw mut pidfd as usize, 0, 0])
+        };
+        let pid = checked(CALL_CLONE_OLD, pid)?;
+        if pid == 0 {
+            if plain(nr::DUP3, [state, 0, 0]) >= 0 {
+                plain(nr::CLOSE_RANGE, [3, u32::MAX as usize, 0]);
+                set_mask(0);
+                // SAFETY: a string and two arrays of the library's.
+                unsafe { syscall(nr::EXECVE, [path, argv, envp]) };
+            }
+            exit(NOT_STARTED)
+        }
+        let mut poll = u64::from(pidfd as u32) | POLLIN << 32;
+        let limit = [seconds as u64, 0];
+        let limit = if seconds == 0 { 0 } else { &raw const limit as usize };
+        // SAFETY: a struct pollfd, and a struct timespec or NULL.
+        let ready = unsafe { syscall(nr::PPOLL, [&raw mut poll as usize, 1, limit, 0, 8]) };
+        let mut status = 0i32;
+        if ready <= 0 {
+            plain(nr::KILL, [pid as usize, SIGKILL]);
+        }
+        // SAFETY: the kernel writes an int at `&status`.
+        let waited = unsafe { syscall(nr::WAIT4, [pid as usize, &raw mut status as usize, 0, 0]) };
+        close(pidfd);
+        checked(CALL_PPOLL, ready)?;
+        checked(CALL_WAIT4, waited)?;
+        match (ready, status) {
+            (0, _) => Err((CALL_PPOLL, ETIMEDOUT)),
+            (_, 0) => Ok(()),
+            // Its wait status, which the runtime tells from an errno by the call.
+            (_, status) => Err((CALL_WAIT4, status)),
         }
     }
 }

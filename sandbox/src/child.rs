@@ -34,8 +34,10 @@ use ::libc;
 use ::std::os::fd::AsRawFd;
 
 pub(crate) use self::finish::default_signals;
+pub(crate) use self::procfs::{Procfs, make as make_procfs};
 use self::finish::{
-    ambient, capset, descriptors, drop_bounding, execute, give_streams, keyring, label, loopback, terminal,
+    ambient, capset, descriptors, drop_bounding, execute, give_streams, keyring, label, loopback, proc,
+    terminal, unblock_signals,
 };
 use self::mount::{
     chdir, clear_umask, console, directory, make_ready, mask, mount, node, pivot_root, place, private,
@@ -50,6 +52,7 @@ mod copy;
 mod finish;
 mod hook;
 mod mount;
+mod procfs;
 mod sys;
 
 /// Exit status of a child that could not become the program; the parent has its message.
@@ -81,9 +84,9 @@ pub(crate) struct Loan<'a> {
     pub(crate) cgroup: c_int,
     /// The memory is the parent's own.
     pub(crate) shared: bool,
-    /// Where to wait to be started and what to report to from then on, instead of the socket;
-    /// or -1.
-    pub(crate) hold: (c_int, c_int),
+    /// Where to note a failure, for a parent whom no call can tell of it any more, and that
+    /// nothing is to come but the program. Both processes have this memory.
+    pub(crate) note: *mut Note,
     /// What hooks get as standard input, or -1.
     pub(crate) state: c_int,
     /// Where to go on.
@@ -113,8 +116,18 @@ impl Ready<'_> {
     pub(crate) const STEP: u16 = u16::MAX;
 }
 
+/// What the parent reads where the child told it nothing. The stage's memory begins with one.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub(crate) struct Note {
+    /// The [`Message`] of the step that failed, or zeros.
+    pub(crate) failure: [u8; 8],
+    /// 1 once nothing is to come but the program, or the stage.
+    pub(crate) executes: u64,
+}
+
 /// What the child tells the parent, in eight bytes.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Message {
     /// One of the constants below.
@@ -123,7 +136,8 @@ pub(crate) struct Message {
     pub(crate) call: u8,
     /// The index of the step.
     pub(crate) step: u16,
-    /// An errno, a pid for [`Message::CLONED`], or a descriptor for [`Message::LISTENER`].
+    /// An errno, a pid for [`Message::CLONED`] (from the stage its pidfd comes along, which
+    /// cannot be forged), or a descriptor for [`Message::LISTENER`].
     pub(crate) value: i32,
 }
 
@@ -138,6 +152,13 @@ impl Message {
     pub(crate) const TERMINAL: u8 = 4;
     /// A filter was loaded that has a listener; the value is its number here.
     pub(crate) const LISTENER: u8 = 5;
+    /// The program runs under the init, or is all that is still to come of a held container.
+    pub(crate) const STARTED: u8 = 6;
+
+    pub(crate) fn to_bytes(self) -> [u8; 8] {
+        let ([s0, s1], [v0, v1, v2, v3]) = (self.step.to_ne_bytes(), self.value.to_ne_bytes());
+        [self.tag, self.call, s0, s1, v0, v1, v2, v3]
+    }
 
     /// As it comes out of a pipe.
     pub(crate) fn from_bytes([tag, call, s0, s1, v0, v1, v2, v3]: [u8; 8]) -> Message {
@@ -192,8 +213,18 @@ fn run(loan: &mut Loan<'_>) -> ! {
 
 fn fail(fault: Fault, step: u16, loan: &Loan<'_>) -> ! {
     let message = Message { tag: Message::FAILED, call: fault.call as u8, step, value: fault.errno };
+    note(loan, |note| note.failure = message.to_bytes());
     let _ = send(loan.report, message, None);
     exit(EXIT_SETUP)
+}
+
+/// Writes into the memory that the parent reads.
+fn note(loan: &Loan<'_>, write: impl ::core::ops::FnOnce(&mut Note)) {
+    // SAFETY: it is this child's alone to write, and the parent reads it when the child is gone
+    // or has become the program; or it is null.
+    if let Some(note) = unsafe { loan.note.as_mut() } {
+        write(note);
+    }
 }
 
 /// Of a step that is done already: its mount goes to its place.
@@ -228,7 +259,7 @@ pub(crate) fn ahead(steps: &[Step], mounts: &mut [c_int]) -> Result<(), (usize, 
         stack: (ptr::null_mut(), 0),
         cgroup: -1,
         shared: false,
-        hold: (-1, -1),
+        note: ptr::null_mut(),
         state: -1,
         next: 0,
         umask: -1,
@@ -276,7 +307,6 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
             restore_umask(loan);
             hook::run(hook, loan)
         }
-        Step::Hold => hold(loan),
         Step::Become { uid, gid, leave_groups } => {
             if *leave_groups {
                 match call!(Setgroups, libc::SYS_setgroups, 0, ptr::null::<u32>()) {
@@ -316,6 +346,9 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
         Step::Sysctl { path, value } => write_beneath(slot_fd(loan, Slot::Proc), path, value),
         Step::PivotRoot { readonly, shared } => pivot_root(*readonly, *shared, loan),
         Step::Terminal { rows, columns, owner } => terminal(*rows, *columns, *owner, loan),
+        Step::ControllingTerminal => {
+            call!(Ioctl, libc::SYS_ioctl, 0, libc::TIOCSCTTY, ptr::null::<c_void>()).map(drop)
+        }
         Step::Console(dest) => console(dest, loan),
         Step::Hostname(name) => {
             call!(Sethostname, libc::SYS_sethostname, name.as_ptr(), name.as_bytes().len()).map(drop)
@@ -361,7 +394,8 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
             let bits = size_of_val(mask.as_slice()).saturating_mul(8).saturating_add(1);
             call!(SetMempolicy, libc::SYS_set_mempolicy, *mode, mask.as_ptr(), bits).map(drop)
         }
-        Step::Label { lsm, text, by_init } => label(lsm.file(), text, *by_init),
+        Step::Label { lsm, text } => label(lsm.file(), text),
+        Step::Proc { to, enters } => proc(*to, *enters),
         Step::DropBounding(mask) => drop_bounding(*mask),
         Step::KeepCapabilities => prctl(libc::PR_SET_KEEPCAPS, 1, 0),
         Step::Credentials { uid, gid, groups } => {
@@ -388,18 +422,15 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
         Step::Seccomp { filter, flags } => {
             let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
             let set = libc::SECCOMP_SET_MODE_FILTER;
-            let listener = call!(Seccomp, libc::SYS_seccomp, set, *flags, &raw const program)?;
-            match *flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER {
-                0 => Ok(()),
-                // The parent takes it while this process is held; it is closed on exec.
-                _ => {
-                    let step = loan.next.wrapping_sub(1) as u16;
-                    let message = Message { tag: Message::LISTENER, call: 0, step, value: listener };
-                    send(loan.report, message, None)
-                }
-            }
+            call!(Seccomp, libc::SYS_seccomp, set, *flags, &raw const program).map(drop)
         }
-        Step::Exec(exec) => execute(exec),
+        Step::Signals => unblock_signals(),
+        Step::Stage(exec) | Step::Exec(exec) => {
+            note(loan, |note| note.executes = 1);
+            execute(exec)
+        }
+        // The stage's: a held container always has one.
+        Step::Hold | Step::Started => Ok(()),
     }
 }
 
@@ -436,28 +467,10 @@ fn send(report: c_int, message: Message, fd: Option<c_int>) -> Done {
 /// Says that the child is waiting, and waits for a byte. The parent's end being closed
 /// means that it gave up.
 fn wait(loan: &Loan<'_>) -> Done {
-    wait_at(loan.report, loan)
-}
-
-/// Waits to be started: by the parent, or by whoever comes to the pipe, to whom all is
-/// reported from then on.
-fn hold(loan: &mut Loan<'_>) -> Done {
-    let (go, report) = loan.hold;
-    if go < 0 {
-        return wait(loan);
-    }
-    wait_at(go, loan)?;
-    close(go);
-    close(loan.report);
-    loan.report = report;
-    Ok(())
-}
-
-fn wait_at(fd: c_int, loan: &Loan<'_>) -> Done {
     let step = loan.next.wrapping_sub(1) as u16;
     send(loan.report, Message { tag: Message::WAITING, call: 0, step, value: 0 }, None)?;
     let mut byte = 0u8;
-    let n = call!(Read, libc::SYS_read, fd, &raw mut byte, 1)?;
+    let n = call!(Read, libc::SYS_read, loan.report, &raw mut byte, 1)?;
     match n {
         1 => Ok(()),
         _ => exit(EXIT_SETUP),

@@ -399,6 +399,12 @@ impl Command {
         Ok(())
     }
 
+    /// Executes this file, whatever the first argument is.
+    pub(crate) fn file(&mut self, path: impl Into<PathBuf>) -> &mut Self {
+        self.handles_mut().file = Some(path.into());
+        self
+    }
+
     pub(crate) fn cgroup_use(&mut self, cgroup: CgroupUse) -> &mut Self {
         self.cgroup = cgroup;
         self
@@ -542,6 +548,7 @@ impl Handles {
                 .transpose()?,
             hold: self.hold.clone(),
             ready: self.ready,
+            file: self.file.clone(),
         })
     }
 }

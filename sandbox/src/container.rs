@@ -16,8 +16,8 @@ use crate::error::{Error, ErrorKind};
 use crate::family::{self, Guests, Process};
 use crate::init;
 use crate::outcome::{Outcome, Status};
-use crate::plan::{Plan, Through};
-use crate::spawn;
+use crate::plan::Plan;
+use crate::spawn::{self, Held};
 use crate::spec::{Join, Namespace, Namespaces, Root, Spec};
 
 /// A running container.
@@ -34,7 +34,7 @@ pub struct Container {
     home: Option<Home>,
     plan: Arc<Plan>,
     exit_file: Option<File>,
-    held: Option<OwnedFd>,
+    held: Option<Held>,
     /// By [`kill`](Container::kill): to delete it takes no second one.
     killed: AtomicBool,
     started: Instant,
@@ -62,7 +62,7 @@ impl Container {
         hosts: Vec<Guests>,
         prepared: Option<OnPrepared>,
     ) -> Result<Container, Error> {
-        let exit_file = match (plan.through == Some(Through::Init), exit_file) {
+        let exit_file = match (plan.spec.init, exit_file) {
             (true, None) => Some(init::exit_file()?),
             (_, given) => given,
         };
@@ -70,7 +70,7 @@ impl Container {
         let cgroup = home.as_ref().map(|h| h.cgroup().as_fd());
         let spawned = spawn::spawn(&plan, streams.child(), cgroup, exit_file.as_ref(), prepared);
         // If it failed, the child is gone, and its cgroup goes with `home`.
-        let spawned = spawned?;
+        let spawned = spawned.map_err(|e| why_killed(e, home.as_ref()))?;
         let process = Process::new(spawned.pid, spawned.pidfd);
         for host in &hosts {
             host.add(&process);
@@ -129,11 +129,10 @@ impl Container {
     /// # Errors
     /// [`ErrorKind::State`] if it is not held; what keeps it from executing the program.
     pub fn start(&mut self) -> Result<(), Error> {
-        let Some(socket) = self.held.take() else {
+        let Some(held) = self.held.take() else {
             return Err(Error::new(ErrorKind::State, "the container has been started already"));
         };
-        spawn::send_word(&socket)?;
-        spawn::hear_last(&self.plan, &socket)
+        held.start(&self.plan).map_err(|e| why_killed(e, self.home.as_ref()))
     }
 
     /// Waits for its first process to end, and says how and why it did.
@@ -304,6 +303,18 @@ impl Container {
             None => result,
         }
     }
+}
+
+/// Adds the likely cause to the error of a first process that was killed.
+fn why_killed(error: Error, home: Option<&Home>) -> Error {
+    if error.kind() != ErrorKind::Killed {
+        return error;
+    }
+    let hint = match home.and_then(Home::oom) {
+        Some(oom) => format!("{oom}: the memory limit may be too low for the start"),
+        None => "a process outside sent it the signal, or it reached a limit of its own".to_owned(),
+    };
+    error.with_hint(Some(hint))
 }
 
 impl Drop for Container {

@@ -13,6 +13,8 @@ pub enum ErrorKind {
     ProgramNotFound,
     /// The program is there and cannot be executed.
     ProgramNotExecutable,
+    /// The first process was killed before it was the program.
+    Killed,
     /// A step of the child failed; the child is gone and so is its cgroup.
     Step,
     /// A namespace could not be opened, pinned or read.

@@ -102,8 +102,21 @@ pub fn start_held(directory: &Path) -> Result<(), Error> {
         Err(e) if e.kind() == IoKind::BrokenPipe => return Err(gone()),
         Err(e) => return Err(failed("let the container go on at", &directory.join(GO), "write", &e)),
     }
-    let message = hear(&mut report)?;
-    let failure = message.map(|message| failure(directory, message));
+    let mut message = hear(&mut report)?;
+    let told = matches!(message, Some(Message { tag: Message::STARTED, .. }));
+    while let Some(Message { tag: Message::STARTED, .. }) = message {
+        message = hear(&mut report)?;
+    }
+    let killed = || {
+        let what = "cannot start the container: its first process ended before it was the program";
+        Error::new(ErrorKind::Killed, what).with_hint(Some(
+            "it was killed: by another process, or because the memory limit is too low for the start".into(),
+        ))
+    };
+    let failure = match message {
+        Some(message) => Some(failure(directory, message)),
+        None => (!told).then(killed),
+    };
     let path = directory.join(GO);
     let removed = fs::remove_file(&path).map_err(|e| failed("remove", &path, "unlink", &e));
     for name in [REPORT, STEPS] {

@@ -1,14 +1,13 @@
 //! Facts about the host and the caller that a plan rests on.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cgroup_core::Cgroup;
-use nix::sys::statvfs::{FsFlags, statvfs};
 use ns_core::{Extent, IdMap, Ids, Kind, SubIdRange, SubIds};
 
 use crate::error::Error;
-use crate::spec::{IdMaps, MountKind, Namespace, Root, Seccomp, Spec};
+use crate::spec::{IdMaps, MountKind, Namespace, Seccomp, Spec};
 
 /// What a plan needs to know. Plain data: a plan for another host can be made from
 /// another's facts.
@@ -37,9 +36,6 @@ pub struct Host {
     pub kernel: (u32, u32),
     /// Where cgroup2 is mounted, for containers that stay in the caller's cgroup namespace.
     pub cgroup2: Option<PathBuf>,
-    /// The caller's own program was executed from a mount that is attached nowhere and that
-    /// nobody can write through: see [`read_only_self`](crate::read_only_self).
-    pub sealed: bool,
 }
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
@@ -76,9 +72,6 @@ impl Host {
         if spec.namespaces.cgroup == Namespace::Host && spec.mounts.iter().any(shows_cgroups) {
             host.cgroup2 = Cgroup::top().ok().map(|top| top.path().to_owned());
         }
-        if spec.root != Root::Host || matches!(spec.namespaces.mnt, Namespace::Join(_)) {
-            host.sealed = Host::is_sealed();
-        }
         if spec.namespaces.is_new(Kind::User) && spec.id_maps == IdMaps::Auto {
             host.subuids = SubIds::of_caller(Ids::Uid)?;
             host.subgids = SubIds::of_caller(Ids::Gid)?;
@@ -99,16 +92,6 @@ impl Host {
     /// for an ordinary user is: then root is not the host's.
     pub fn is_nested() -> bool {
         std::fs::metadata("/proc/self/ns/user").is_ok_and(|ns| ns.ino() != INITIAL_USER_NS)
-    }
-
-    /// Whether the caller's own program was executed by way of
-    /// [`read_only_self`](crate::read_only_self).
-    pub fn is_sealed() -> bool {
-        const EXE: &str = "/proc/self/exe";
-        // A mount of that one file, attached nowhere, has no other path than `/`, also where the
-        // file was replaced meanwhile.
-        std::fs::read_link(EXE).is_ok_and(|path| [Path::new("/"), Path::new("/ (deleted)")].contains(&&*path))
-            && statvfs(EXE).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_RDONLY))
     }
 
     /// May make namespaces and mounts without a user namespace.

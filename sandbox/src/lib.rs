@@ -36,4 +36,4 @@ pub use outcome::{Oom, OomLevel, Outcome, Status};
 pub use plan::{Handles, Plan};
 pub use pod::{Files, HoldBy, Pod, PodRecord, PodSpec};
 pub use pool::{Pool, PoolCounts, PoolOptions};
-pub use spawn::{inherit_nothing, notice_children, read_only_self};
+pub use spawn::{inherit_nothing, notice_children};

@@ -8,6 +8,7 @@
 mod files;
 mod identity;
 mod namespaces;
+mod stage;
 
 use std::collections::HashSet;
 use std::ffi::{CString, OsStr, OsString};
@@ -28,7 +29,7 @@ use crate::hold::Hold;
 use crate::host::Host;
 use crate::pool::{Pool, Shared};
 use crate::spec::{Namespace, Root, Spec};
-use crate::step::{CStrings, Exec, Hook, Step};
+use crate::step::{CStrings, Exec, Hook, Param, Step};
 
 /// A container made ready: it can be spawned, any number of times.
 ///
@@ -54,12 +55,12 @@ pub struct Plan {
     pub(crate) cgroup_at_second: bool,
     /// Descriptors of the caller's that the program gets: from, to.
     pub(crate) inherited: Vec<(OwnedFd, i32)>,
-    /// The step that the embedded init performs, and where it finds `/proc` to do so.
-    pub(crate) label: Option<(usize, i32)>,
-    /// What is executed before the program, if something is.
-    pub(crate) through: Option<Through>,
+    /// The steps that a process without any of the caller's memory performs, if there are any.
+    pub(crate) stage: Option<Stage>,
     /// How the child is held before it becomes the program.
     pub(crate) held: Option<Hold>,
+    /// The program's file, where its first argument is not the path.
+    file: Option<PathBuf>,
     /// The caller of the library has something to do when namespaces and mounts are made.
     pub(crate) ready: bool,
     /// The steps that make the standard `/dev` and need not to be the container's own.
@@ -72,26 +73,31 @@ pub struct Plan {
     base: Mutex<Option<Arc<Base>>>,
 }
 
-/// What is executed before the program: the embedded init, from a sealed file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Through {
-    /// As pid 1, which stays.
-    Init,
-    /// Only to be there instead of the caller's own program: an image could name
-    /// `/proc/self/exe` as an interpreter, and find the host's file there and write to it. Not
-    /// needed where that program cannot be written to: [`Host::sealed`].
-    Sealed,
+/// The last steps of a start, for the stage: see [`stage`].
+#[derive(Debug)]
+pub(crate) struct Stage {
+    /// What the stage maps: the steps after [`Step::Stage`], encoded.
+    pub(crate) blob: Vec<u8>,
+    /// The process is born into a pid namespace that other processes are in already.
+    pub(crate) enters: bool,
+    /// The createContainer hooks, which the parent runs in the container's other namespaces: a
+    /// process that the child made would be seen, with the caller's memory.
+    pub(crate) hooks: Vec<crate::spec::Hook>,
 }
 
-impl Through {
-    fn of(spec: &Spec, host: &Host) -> Option<Through> {
+impl Stage {
+    /// Decides whether the last steps need a process that has nothing of the caller's:
+    /// - other processes are in the pid namespace that is joined;
+    /// - a hook of the image runs before the program does;
+    /// - the container is held, and others may enter it meanwhile;
+    /// - the program is an image's, which can name `/proc/self/exe` as its interpreter. The
+    ///   embedded init serves for this as well.
+    fn of(spec: &Spec, held: bool) -> Option<Stage> {
         let foreign = !matches!(spec.root, Root::Host | Root::HostReadOnly)
             || matches!(spec.namespaces.mnt, Namespace::Join(_));
-        match (spec.init, foreign && !host.sealed) {
-            (true, _) => Some(Through::Init),
-            (false, true) => Some(Through::Sealed),
-            (false, false) => None,
-        }
+        let enters = matches!(spec.namespaces.pid, Namespace::Join(_));
+        let needed = enters || held || !spec.hooks.start_container.is_empty() || foreign && !spec.init;
+        needed.then(|| Stage { blob: Vec::new(), enters, hooks: Vec::new() })
     }
 }
 
@@ -114,6 +120,8 @@ pub(crate) struct Tree {
     pub(crate) id_maps: Option<TreeMaps>,
     /// The device that the source shall be. It is made where the source is none or another.
     pub(crate) device: Option<TreeDevice>,
+    /// It is no tree of the source's, but a procfs of a pid namespace that is joined.
+    pub(crate) procfs: Option<ProcfsOf>,
 }
 
 /// A device that the parent makes, for the container's ids may not.
@@ -124,6 +132,15 @@ pub(crate) struct TreeDevice {
     pub(crate) number: u64,
     /// User and group on the host.
     pub(crate) owner: (u32, u32),
+}
+
+/// A procfs that is made from outside of its pid namespace.
+#[derive(Debug)]
+pub(crate) struct ProcfsOf {
+    pub(crate) namespace: OwnedFd,
+    /// The user namespace that has the right to, where the caller has none.
+    pub(crate) user: Option<OwnedFd>,
+    pub(crate) params: Vec<Param>,
 }
 
 /// Whose the files of a tree are seen to be.
@@ -157,15 +174,34 @@ pub struct Handles {
     ///
     /// [`Command::prepared`]: crate::Command::prepared
     pub ready: bool,
+    /// The program's file, where its first argument is not the path.
+    pub(crate) file: Option<PathBuf>,
 }
 
-/// The descriptor number that the embedded init finds its report socket at, counted from
-/// the highest that is placed for the program.
-pub(crate) const INIT_REPORT: i32 = 1;
-/// The same for the file it writes the program's end to.
-pub(crate) const INIT_EXIT: i32 = 2;
-/// The same for `/proc`, of one that is no init and has no such file.
-pub(crate) const INIT_PROC: i32 = INIT_EXIT;
+/// The descriptors that the stage and the embedded init find in place, counted from the highest
+/// that is placed for the program.
+pub(crate) mod numbers {
+    // Apart from the numbers that the caller's own next descriptors likely have: one that has its
+    // number already would be placed by one call and not by two.
+    /// The socket to the parent.
+    pub(crate) const REPORT: i32 = 21;
+    /// Where a held container reports from its start on.
+    pub(crate) const LATE: i32 = 22;
+    /// The file that the init writes the program's end to.
+    pub(crate) const EXIT: i32 = 23;
+    /// The encoded steps. This and what follows is the stage's alone.
+    pub(crate) const BLOB: i32 = 24;
+    /// The root of a procfs.
+    pub(crate) const PROC: i32 = 25;
+    /// Where a held container waits to be started.
+    pub(crate) const GO: i32 = 26;
+    /// What hooks get as standard input.
+    pub(crate) const STATE: i32 = 27;
+    /// The file of the embedded init.
+    pub(crate) const IMAGE: i32 = 28;
+    /// Above all of these.
+    pub(crate) const ABOVE: i32 = 29;
+}
 
 impl Plan {
     /// Makes a plan for the calling process on this host.
@@ -182,20 +218,20 @@ impl Plan {
     /// As [`Plan::new`].
     pub fn on(spec: &Spec, host: &Host, handles: Handles) -> Result<Plan, Error> {
         check(spec)?;
-        let Handles { namespaces, process, inherited, hold, ready } = handles;
+        let Handles { namespaces, process, inherited, hold, ready, file } = handles;
         check_descriptors(&inherited)?;
         let mut plan = Plan {
             steps: Vec::with_capacity(64),
             kinds: Kinds::empty(),
             // A child that waits for this program cannot have its memory meanwhile.
-            shared_memory: hold.is_none() && !ready,
+            shared_memory: !ready,
             maps: None,
             trees: Vec::new(),
             cgroup_at_second: false,
             inherited,
-            label: None,
-            through: Through::of(spec, host),
+            stage: Stage::of(spec, hold.is_some()),
             held: hold,
+            file,
             ready,
             dev: None,
             pool: None,
@@ -205,6 +241,7 @@ impl Plan {
         let ids = namespaces::add(&mut plan, host, (namespaces, process))?;
         files::add(&mut plan, host, &ids)?;
         identity::add(&mut plan, host, &ids)?;
+        plan.encode_stage()?;
         if plan.steps.len() > usize::from(u16::MAX) {
             return Err(Error::invalid("mounts", "there are more than a plan can hold"));
         }
@@ -275,26 +312,74 @@ impl Plan {
         self.inherited.iter().map(|(_, to)| *to).max().unwrap_or(2).max(2)
     }
 
+    /// The program's name, for messages.
+    pub(crate) fn program(&self) -> std::borrow::Cow<'_, str> {
+        self.spec.process.args.first().map_or("the init".into(), |name| name.to_string_lossy())
+    }
+
+    /// The process is born into a pid namespace that other processes are in already.
+    pub(crate) fn enters(&self) -> bool {
+        self.stage.as_ref().is_some_and(|stage| stage.enters)
+    }
+
+    /// Above every descriptor that is placed, for the program and for what is executed before it.
+    pub(crate) fn above(&self) -> i32 {
+        let placed = self.stage.is_some() || self.spec.init;
+        self.highest_fd() + if placed { numbers::ABOVE } else { 1 }
+    }
+
+    /// Encodes what follows the step that executes the stage.
+    fn encode_stage(&mut self) -> Result<(), Error> {
+        let Some(at) = self.steps.iter().position(|step| matches!(step, Step::Stage(_))) else {
+            return Ok(());
+        };
+        let blob = stage::encode(self, at + 1)?;
+        let (high, above) = (self.highest_fd(), self.above());
+        let (fd, report) = (high + numbers::BLOB, high + numbers::REPORT);
+        let contract = c_string("process.args", format!("{fd}:{}:{report}", blob.len()))?;
+        self.steps[at] = Step::Stage(Exec {
+            name: "the stage".into(),
+            candidates: Vec::new(),
+            file: Some(crate::init::image(above)?),
+            argv: CStrings::new(vec![c"nspod-stage".to_owned(), contract]),
+            envp: CStrings::new(Vec::new()),
+        });
+        if let Some(stage) = &mut self.stage {
+            stage.blob = blob;
+        }
+        Ok(())
+    }
+
     fn push(&mut self, step: Step) {
         self.steps.push(step);
     }
 
     /// When namespaces and mounts are made and `/` is still the caller's.
     fn push_ready(&mut self) -> Result<(), Error> {
+        let mut hooks = self.spec.hooks.create_container.clone();
+        let outside = self.enters() && !hooks.is_empty();
+        if outside {
+            self.ready = true;
+            self.shared_memory = false;
+        }
         if self.ready {
             self.push(Step::Ready);
         }
-        let hooks = self.spec.hooks.create_container.clone();
+        if let Some(stage) = self.stage.as_mut().filter(|_| outside) {
+            for (index, hook) in hooks.iter_mut().enumerate() {
+                check_hook(&format!("hooks.createContainer[{index}]"), hook)?;
+                hook.env.get_or_insert_with(|| self.spec.process.env.clone());
+            }
+            stage.hooks = hooks;
+            return Ok(());
+        }
         self.push_hooks("createContainer", &hooks)
     }
 
     fn push_hooks(&mut self, when: &'static str, hooks: &[crate::spec::Hook]) -> Result<(), Error> {
         for (index, hook) in hooks.iter().enumerate() {
             let field = format!("hooks.{when}[{index}]");
-            if !hook.path.is_absolute() {
-                let problem = format!("{} is not an absolute path", hook.path.display());
-                return Err(Error::invalid(&format!("{field}.path"), problem));
-            }
+            check_hook(&field, hook)?;
             let argv = hook.args.iter().map(|arg| c_string(&field, arg)).collect::<Result<_, _>>()?;
             self.push(Step::Hook(Hook {
                 when,
@@ -427,6 +512,16 @@ fn check(spec: &Spec) -> Result<(), Error> {
     Ok(())
 }
 
+fn check_hook(field: &str, hook: &crate::spec::Hook) -> Result<(), Error> {
+    match hook.path.is_absolute() {
+        true => Ok(()),
+        false => {
+            let problem = format!("{} is not an absolute path", hook.path.display());
+            Err(Error::invalid(&format!("{field}.path"), problem))
+        }
+    }
+}
+
 fn check_descriptors(inherited: &[(OwnedFd, i32)]) -> Result<(), Error> {
     // The kernel's own default for fs.nr_open.
     const END: i32 = 1 << 20;
@@ -522,29 +617,24 @@ fn program(plan: &Plan) -> Result<Step, Error> {
         None => "the init alone".into(),
     };
     let argv = args.iter().map(|a| c_string("process.args", a)).collect::<Result<Vec<_>, _>>()?;
-    let candidates = match args.first() {
-        Some(program) => candidates(program, &process.env)?,
-        None => Vec::new(),
+    let candidates = match (&plan.file, args.first()) {
+        (Some(file), _) => vec![c_string("process.args", file)?],
+        (None, Some(program)) => candidates(program, &process.env)?,
+        (None, None) => Vec::new(),
     };
     let envp = environment("process.env", &process.env)?;
-    let Some(through) = plan.through else {
+    if !plan.spec.init {
         return Ok(Step::Exec(Exec { name, candidates, file: None, argv: CStrings::new(argv), envp }));
-    };
-    let high = plan.highest_fd();
-    let exit = match through {
-        Through::Init => high + INIT_EXIT,
-        Through::Sealed => -2,
-    };
-    let (label, proc) = plan.label.unwrap_or((0, -1));
-    let (step, count) = (plan.steps.len(), candidates.len());
-    let contract = format!("{}:{exit}:{step}:{count}:{proc}:{label}", high + INIT_REPORT);
-    let mut init = vec![c"nspod-init".to_owned(), c_string("process.args", contract)?];
-    if let Some((Step::Label { lsm, text, .. }, true)) = plan.steps.get(label).map(|step| (step, proc >= 0)) {
-        init.extend([lsm.file().to_owned(), text.clone()]);
     }
+    let high = plan.highest_fd();
+    let late = matches!(plan.held, Some(Hold::At(_)));
+    let report = high + if late { numbers::LATE } else { numbers::REPORT };
+    let (step, count) = (plan.steps.len(), candidates.len());
+    let contract = format!("{report}:{}:{step}:{count}", high + numbers::EXIT);
+    let mut init = vec![c"nspod-init".to_owned(), c_string("process.args", contract)?];
     init.extend(candidates);
     init.extend(argv);
-    let file = crate::init::image(high + INIT_EXIT + 1)?;
+    let file = crate::init::image(plan.above())?;
     Ok(Step::Exec(Exec { name, candidates: Vec::new(), file: Some(file), argv: CStrings::new(init), envp }))
 }
 

@@ -224,6 +224,8 @@ impl Pod {
             if self.spec.files.is_none() {
                 *spec.namespaces.get_mut(Kind::Mnt) = crate::spec::Namespace::New;
                 spec.root = Root::Empty;
+                // From where the containers have theirs, on a kernel before Linux 6.17.
+                spec.mounts.push(Mount::new("/proc", MountKind::Proc));
             }
             spec.process.capabilities = Some(Capabilities::NONE);
             spec.process.no_new_privs = true;

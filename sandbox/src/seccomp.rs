@@ -36,6 +36,7 @@
 
 mod abi;
 mod compile;
+mod evaluate;
 mod standard;
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,7 @@ mod tests;
 use nix::errno::Errno;
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub(crate) use self::evaluate::allows;
 use crate::Error;
 
 /// A system-call filter, in the form of OCI's `linux.seccomp`.

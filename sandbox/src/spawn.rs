@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 mod guard;
+mod hooks;
 mod trees;
 
 use std::ffi::c_void;
@@ -12,19 +13,19 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use ns_core::{Clone3, CloneFlags, Kinds, Pidfd};
+use ns_core::{Clone3, CloneFlags, ExitStatus, Kinds, Pidfd};
 
 pub(crate) use self::guard::{BlockedSignals, Lock, lock};
 use self::guard::{Dumpable, Stack};
 pub use self::guard::{inherit_nothing, notice_children};
 use self::trees::open_tree;
-pub use self::trees::read_only_self;
-use crate::child::{self, Loan, Message};
-use crate::command::{OnPrepared, Prepared, duplicate};
+use crate::child::{self, Loan, Message, Note};
+use crate::command::{OnPrepared, Prepared};
 use crate::error::{Error, ErrorKind};
 use crate::hint;
 use crate::hold::{Hold, Pipes};
-use crate::plan::{INIT_EXIT, INIT_REPORT, Plan, Through};
+use crate::outcome::Status;
+use crate::plan::{Plan, numbers};
 use crate::step::{Call, SLOTS, Step};
 
 /// A process that was started.
@@ -36,8 +37,16 @@ pub(crate) struct Spawned {
     pub(crate) terminal: Option<OwnedFd>,
     /// What its filter asks by.
     pub(crate) listener: Option<OwnedFd>,
-    /// Held at the last step: the socket on which it waits.
-    pub(crate) held: Option<OwnedFd>,
+    /// Held at the last step, until this is told to go on.
+    pub(crate) held: Option<Held>,
+}
+
+/// A process that waits for the caller's word.
+#[derive(Debug)]
+pub(crate) struct Held {
+    socket: OwnedFd,
+    /// What the stage has mapped.
+    blob: File,
 }
 
 /// Starts the plan's program with these standard streams, in this cgroup.
@@ -51,47 +60,46 @@ pub(crate) fn spawn(
     exit_file: Option<&File>,
     prepared: Option<OnPrepared>,
 ) -> Result<Spawned, Error> {
-    // Above every descriptor that the program, or the init before it, finds in place.
-    let above = plan.highest_fd() + 1 + if plan.through.is_some() { INIT_EXIT } else { 0 };
+    // Above every descriptor that the program, or what is executed before it, finds in place.
+    let above = plan.above();
     let (parent_end, child_end) = socket_pair(above)?;
-    // What the child still needs when the descriptors of the program are in place.
-    let mut later = Vec::new();
-    let mut lift = |fd: OwnedFd| {
-        let fd = dup_above(&fd, above)?;
-        later.push(fd);
-        Ok::<_, Error>(later.last().map_or(-1, |fd| fd.as_raw_fd()))
+    let pipes = match &plan.held {
+        Some(Hold::At(directory)) => Some(Pipes::make(directory, plan)?),
+        _ => None,
     };
-    let hold = match &plan.held {
-        Some(Hold::At(directory)) => {
-            let pipes = Pipes::make(directory, plan)?;
-            (lift(pipes.go.into())?, lift(pipes.report.into())?)
-        }
-        _ => (-1, -1),
-    };
-    let (mut state, mut state_fd) = (None, -1);
-    if !plan.spec.hooks.is_empty() {
-        let file = state_file()?;
-        state_fd = lift(duplicate(&file)?)?;
-        state = Some(file);
-    }
+    let state = if plan.spec.hooks.is_empty() { None } else { Some(memory_file(c"nspod-state", &[])?) };
+    let blob = plan.stage.as_ref().map(|stage| memory_file(c"nspod-stage", &stage.blob)).transpose()?;
     let mut fds: Vec<(RawFd, RawFd)> = stdio.into_iter().zip(0..).collect();
     fds.extend(plan.inherited.iter().map(|(from, to)| (from.as_raw_fd(), *to)));
-    if let Some(through) = plan.through {
-        let high = plan.highest_fd();
-        let report = if hold.1 >= 0 { hold.1 } else { child_end.as_raw_fd() };
-        fds.push((report, high + INIT_REPORT));
-        if let (Through::Init, Some(file)) = (through, exit_file) {
-            fds.push((file.as_raw_fd(), high + INIT_EXIT));
+    let high = plan.highest_fd();
+    let mut place = |fd: Option<RawFd>, number| fds.extend(fd.map(|fd| (fd, high + number)));
+    if plan.stage.is_some() || plan.spec.init {
+        place(Some(child_end.as_raw_fd()), numbers::REPORT);
+    }
+    if plan.spec.init {
+        place(exit_file.map(AsRawFd::as_raw_fd), numbers::EXIT);
+    }
+    let mut kept: Vec<RawFd> = vec![child_end.as_raw_fd()];
+    if let Some(blob) = &blob {
+        place(Some(blob.as_raw_fd()), numbers::BLOB);
+        place(pipes.as_ref().map(|pipes| pipes.go.as_raw_fd()), numbers::GO);
+        place(pipes.as_ref().map(|pipes| pipes.report.as_raw_fd()), numbers::LATE);
+        place(state.as_ref().map(AsRawFd::as_raw_fd), numbers::STATE);
+    }
+    for step in &plan.steps {
+        match step {
+            Step::Exec(exec) if blob.is_some() => {
+                place(exec.file.as_ref().map(AsRawFd::as_raw_fd), numbers::IMAGE);
+            }
+            Step::Exec(exec) | Step::Stage(exec) => kept.extend(exec.file.as_ref().map(AsRawFd::as_raw_fd)),
+            _ => {}
         }
     }
-    let mut kept: Vec<RawFd> = fds.iter().map(|(_, to)| *to).collect();
-    let mut needed: Vec<RawFd> = fds.iter().map(|(from, _)| *from).collect();
-    kept.push(child_end.as_raw_fd());
-    kept.extend(later.iter().map(|fd| fd.as_raw_fd()));
-    if let Some(Step::Exec(exec)) = plan.steps.last() {
-        kept.extend(exec.file.as_ref().map(|f| f.as_raw_fd()));
-    }
-    needed.extend(&kept);
+    // What a step needs before the descriptors are placed: the targets are none of it, for the
+    // caller has files of its own by these numbers.
+    let mut needed: Vec<RawFd> = fds.iter().map(|(from, _)| *from).chain(kept.iter().copied()).collect();
+    needed.extend(state.as_ref().map(AsRawFd::as_raw_fd));
+    kept.extend(fds.iter().map(|(_, to)| *to));
     let close = gaps(kept);
     let trees: Vec<OwnedFd> = plan.trees.iter().map(open_tree).collect::<Result<_, _>>()?;
     let tree_fds: Vec<RawFd> = trees.iter().map(|t| t.as_raw_fd()).collect();
@@ -119,7 +127,7 @@ pub(crate) fn spawn(
     let dev: Vec<RawFd> = ready.iter().flat_map(|r| &r.dev).map(|fd| fd.as_raw_fd()).collect();
     let made = plan.kinds & ready.as_ref().map_or(Kinds::empty(), |r| r.kinds());
     needed.extend(enter.iter().map(|(fd, _)| *fd).chain(dev.iter().copied()));
-    // Of a descriptor that is closed already there is none to keep.
+    // A descriptor that is closed already cannot be kept.
     needed.retain(|fd| *fd >= 0);
     let strangers = gaps(needed);
 
@@ -135,8 +143,8 @@ pub(crate) fn spawn(
         stack: stack.lower(),
         cgroup: cgroup_fd,
         shared: plan.shared_memory,
-        hold,
-        state: state_fd,
+        note: stack.note(),
+        state: state.as_ref().map_or(-1, AsRawFd::as_raw_fd),
         next: 0,
         umask: -1,
         entered: false,
@@ -153,26 +161,36 @@ pub(crate) fn spawn(
     let (pid, pidfd) = clone(plan, plan.kinds - made, &stack, &mut loan, cgroup)?;
     // A copied child still uses its own copy; this process's loan and child end are done.
     drop(child_end);
+    drop(pipes);
     drop(trees);
-    drop(later);
     drop(ready);
 
     let mut family = Family { first: pidfd, pid, second: None };
-    let heard = listen(plan, &parent_end, &mut family, prepared, state);
+    let heard = listen(plan, &parent_end, &mut family, prepared, state.as_ref()).and_then(|heard| {
+        if !heard.held {
+            let notes = [Some(stack.read_note()), blob.as_ref().map(read_note)];
+            let exit_file = exit_file.filter(|_| plan.spec.init);
+            became_the_program(plan, &family, notes, heard.started, exit_file)?;
+        }
+        Ok(heard)
+    });
     let spawned = match heard {
-        Ok(Heard { terminal, listener, held }) => family.settle().and_then(|(pid, pidfd)| {
+        Ok(Heard { terminal, listener, held, .. }) => {
+            let (pid, pidfd) = family.settle();
             match listener.map(|number| pidfd.get_fd(number)).transpose() {
                 Ok(listener) => {
-                    let held = (held && hold.0 < 0).then_some(parent_end);
+                    let here = held && plan.held == Some(Hold::Here);
+                    let held = blob.filter(|_| here).map(|blob| Held { socket: parent_end, blob });
                     Ok(Spawned { pid, pidfd, terminal, listener, held })
                 }
                 Err(error) => {
                     drop(parent_end);
+                    let _ = pidfd.send_signal(libc::SIGKILL);
                     let _ = pidfd.wait();
                     Err(error.into())
                 }
             }
-        }),
+        }
         Err(error) => {
             // Closing the socket ends a child that waits; every other has ended by itself.
             drop(parent_end);
@@ -182,6 +200,42 @@ pub(crate) fn spawn(
     };
     drop(dumpable);
     spawned
+}
+
+/// Checks that the end of file on the socket meant that the program was executed: the child could
+/// have been killed, or have been kept by its filter from saying what failed.
+fn became_the_program(
+    plan: &Plan,
+    family: &Family,
+    notes: [Option<Note>; 2],
+    started: bool,
+    exit_file: Option<&File>,
+) -> Result<(), Error> {
+    for note in notes.iter().flatten() {
+        if note.failure != [0; 8] {
+            return Err(told(plan, Message::from_bytes(note.failure)));
+        }
+    }
+    let (pidfd, last) = (family.last(), notes.into_iter().flatten().next_back());
+    if last.is_some_and(|note| note.executes == 1) {
+        if !plan.spec.init || started {
+            return Ok(());
+        }
+        // The filter may have kept the init from saying that the program runs.
+        let noted = exit_file.is_some_and(|file| file.metadata().is_ok_and(|file| file.len() > 0));
+        if noted || !pidfd.poll(Some(std::time::Duration::ZERO))? {
+            return Ok(());
+        }
+    }
+    let how = match pidfd.wait().map(|exit| exit.status) {
+        Ok(ExitStatus::Code(code)) => Status::Exited(code).to_string(),
+        Ok(ExitStatus::Signal { signal, core_dumped }) => {
+            format!("was {}", Status::Signaled { signal, core: core_dumped })
+        }
+        Err(_) => "ended".to_owned(),
+    };
+    let what = format!("cannot start {}: the first process {how} while it was set up", plan.program());
+    Err(Error::new(ErrorKind::Killed, what))
 }
 
 fn clone(
@@ -215,52 +269,52 @@ fn clone(
 struct Family {
     first: Pidfd,
     pid: i32,
-    second: Option<i32>,
+    second: Option<(i32, Pidfd)>,
 }
 
 impl Family {
+    /// The one that is to be the program.
+    fn last(&self) -> &Pidfd {
+        self.second.as_ref().map_or(&self.first, |(_, pidfd)| pidfd)
+    }
+
     /// The one that became the program; the other is reaped.
-    fn settle(self) -> Result<(i32, Pidfd), Error> {
-        let Some(pid) = self.second else { return Ok((self.pid, self.first)) };
+    fn settle(self) -> (i32, Pidfd) {
+        let Some(second) = self.second else { return (self.pid, self.first) };
         let _ = self.first.wait();
-        match Pidfd::open(pid) {
-            Ok(pidfd) => Ok((pid, pidfd)),
-            Err(e) => {
-                // SAFETY: a child that has not been waited for keeps its pid.
-                unsafe {
-                    libc::kill(pid, libc::SIGKILL);
-                    libc::waitpid(pid, std::ptr::null_mut(), 0);
-                }
-                Err(e.into())
+        second
+    }
+
+    /// Notes the sibling. Its pidfd cannot be forged where one comes along; otherwise the pid is
+    /// that of a child of this process, which keeps it until it is waited for.
+    fn add(&mut self, plan: &Plan, pid: i32, fd: Option<OwnedFd>) -> Result<(), Error> {
+        self.second = Some(match fd {
+            Some(fd) => {
+                let pidfd = Pidfd::from_owned_fd(fd)?;
+                (pidfd.pid()?, pidfd)
             }
-        }
+            None if plan.enters() => {
+                return Err(Error::new(ErrorKind::Step, "the stage did not send the pidfd of its sibling"));
+            }
+            None => (pid, Pidfd::open(pid)?),
+        });
+        Ok(())
     }
 
     /// Waits for all of them, so that none stays a zombie.
     fn reap(self) {
         let _ = self.first.wait();
-        if let Some(pid) = self.second
-            && let Ok(pidfd) = Pidfd::open(pid)
-        {
+        if let Some((_, pidfd)) = self.second {
             let _ = pidfd.wait();
         }
     }
-}
 
-struct Heard {
-    terminal: Option<OwnedFd>,
-    /// The number that the child has it by.
-    listener: Option<RawFd>,
-    held: bool,
-}
-
-impl Family {
     /// Calls the caller's function with the process that is to be the program, and hands what
     /// it says to the hooks.
     fn prepared(&self, then: Option<OnPrepared>, state: Option<&File>) -> Result<(), Error> {
         let Some(then) = then else { return Ok(()) };
-        let second = self.second.map(|pid| Ok::<_, Error>((pid, Pidfd::open(pid)?))).transpose()?;
-        let (pid, pidfd) = second.as_ref().map_or((self.pid, &self.first), |(pid, pidfd)| (*pid, pidfd));
+        let (pid, pidfd) =
+            self.second.as_ref().map_or((self.pid, &self.first), |(pid, pidfd)| (*pid, pidfd));
         let text = (then.0)(&Prepared { pid, pidfd, state })?;
         match state {
             Some(file) => file
@@ -271,11 +325,37 @@ impl Family {
     }
 }
 
-/// A file for what hooks get on standard input.
-fn state_file() -> Result<File, Error> {
-    memfd_create(c"nspod-state", MFdFlags::MFD_CLOEXEC).map(File::from).map_err(|e| {
-        Error::call(ErrorKind::Process, "make the file for the hooks' state", "memfd_create", e as i32)
-    })
+struct Heard {
+    terminal: Option<OwnedFd>,
+    /// The number that the child has it by.
+    listener: Option<RawFd>,
+    /// The init said that the program runs.
+    started: bool,
+    held: bool,
+}
+
+/// A memory file that begins with these bytes.
+fn memory_file(name: &std::ffi::CStr, bytes: &[u8]) -> Result<File, Error> {
+    let what = "make a file in memory for the child";
+    let file = memfd_create(name, MFdFlags::MFD_CLOEXEC)
+        .map(File::from)
+        .map_err(|e| Error::call(ErrorKind::Process, what, "memfd_create", e as i32))?;
+    if !bytes.is_empty() {
+        file.write_all_at(bytes, 0).map_err(|e| Error::io(ErrorKind::Process, what, "pwrite64", &e))?;
+    }
+    Ok(file)
+}
+
+/// What the stage has noted.
+fn read_note(blob: &File) -> Note {
+    let mut bytes = [0; size_of::<Note>()];
+    match blob.read_exact_at(&mut bytes, 0) {
+        Ok(()) => {
+            let [failure, executes] = [0, 8].map(|at| std::array::from_fn(|n| bytes[at + n]));
+            Note { failure, executes: u64::from_ne_bytes(executes) }
+        }
+        Err(_) => Note::default(),
+    }
 }
 
 /// Answers the child until it has become the program (its end of the socket closes) or
@@ -285,51 +365,63 @@ fn listen(
     socket: &OwnedFd,
     family: &mut Family,
     mut prepared: Option<OnPrepared>,
-    state: Option<File>,
+    state: Option<&File>,
 ) -> Result<Heard, Error> {
-    let (mut terminal, mut listener, mut failed) = (None, None, None);
+    let mut heard = Heard { terminal: None, listener: None, started: false, held: false };
+    let mut failed = None;
     let mut waiting: Option<&Step> = None;
-    let twice = plan.steps.iter().any(|step| matches!(step, Step::Clone(_)));
+    let clone = plan.steps.iter().position(|step| matches!(step, Step::Clone(_)));
     loop {
-        // Of a second process the pid may be yet to come.
         match waiting {
-            Some(Step::Ready) if !twice || family.second.is_some() => {
-                family.prepared(prepared.take(), state.as_ref())?;
+            // The pid of a second process may be yet to come.
+            Some(Step::Ready) if clone.is_none() || plan.enters() || family.second.is_some() => {
+                family.prepared(prepared.take(), state)?;
+                for hook in plan.stage.iter().flat_map(|stage| &stage.hooks) {
+                    hooks::run(hook, family.pid, &family.first, state)?;
+                }
                 send_word(socket)?;
                 waiting = None;
             }
-            Some(Step::Hold) if !twice || family.second.is_some() => {
-                return Ok(Heard { terminal, listener, held: true });
+            Some(Step::Hold) if clone.is_none() || family.second.is_some() => {
+                heard.held = true;
+                return Ok(heard);
             }
             _ => {}
         }
         let Some((message, fd)) = receive(socket)? else {
-            return failed.map_or(Ok(Heard { terminal, listener, held: false }), Err);
+            return failed.map_or(Ok(heard), Err);
         };
         let step = plan.steps.get(usize::from(message.step));
         match (message.tag, step) {
-            (Message::CLONED, _) => family.second = Some(message.value),
-            (Message::TERMINAL, _) => terminal = fd,
+            (Message::CLONED, Some(Step::Clone(_))) if family.second.is_none() => {
+                family.add(plan, message.value, fd)?;
+            }
+            (Message::TERMINAL, Some(Step::Terminal { .. })) => heard.terminal = fd,
             (Message::WAITING, Some(Step::AwaitMaps)) => {
                 if let Some(maps) = &plan.maps {
                     write_maps(maps, family.pid)?;
                 }
                 send_word(socket)?;
             }
-            (Message::LISTENER, _) => listener = Some(message.value),
+            (Message::LISTENER, Some(Step::Seccomp { .. })) => heard.listener = Some(message.value),
             (Message::WAITING, step) => waiting = step,
-            // Of a second process the pid may be yet to come, to be reaped by.
-            (_, Some(step)) => failed = Some(failure(step, Call::from_u8(message.call), message.value)),
-            (_, None) if message.step == child::Ready::STEP => {
-                let call = Call::from_u8(message.call).name();
-                let what = "enter the ready namespaces of the pool";
-                failed = Some(Error::call(ErrorKind::Namespace, what, call, message.value));
-            }
-            (_, None) => {
-                let what = "the child spoke of a step that is not in the plan";
-                failed = Some(Error::new(ErrorKind::Step, what));
-            }
+            (Message::STARTED, _) => heard.started = true,
+            // A second process, whose pid may be yet to come, is reaped by it.
+            _ => failed = Some(told(plan, message)),
         }
+    }
+}
+
+/// The sentence for what the child says that failed.
+fn told(plan: &Plan, message: Message) -> Error {
+    let call = Call::from_u8(message.call);
+    match plan.steps.get(usize::from(message.step)) {
+        Some(step) => failure(step, call, message.value),
+        None if message.step == child::Ready::STEP => {
+            let what = "enter the ready namespaces of the pool";
+            Error::call(ErrorKind::Namespace, what, call.name(), message.value)
+        }
+        None => Error::new(ErrorKind::Step, "the child spoke of a step that is not in the plan"),
     }
 }
 
@@ -402,14 +494,26 @@ pub(crate) fn send_word(socket: &OwnedFd) -> Result<(), Error> {
     }
 }
 
-/// After a held child was let go: `None` when it has become the program.
-pub(crate) fn hear_last(plan: &Plan, socket: &OwnedFd) -> Result<(), Error> {
-    match receive(socket)? {
-        None => Ok(()),
-        Some((message, _)) => match plan.steps.get(usize::from(message.step)) {
-            Some(step) => Err(failure(step, Call::from_u8(message.call), message.value)),
-            None => Ok(()),
-        },
+impl Held {
+    /// Lets the process go on, and waits until it has become the program.
+    pub(crate) fn start(self, plan: &Plan) -> Result<(), Error> {
+        send_word(&self.socket)?;
+        let mut started = false;
+        while let Some((message, _)) = receive(&self.socket)? {
+            match message.tag {
+                Message::STARTED => started = true,
+                _ => return Err(told(plan, message)),
+            }
+        }
+        let note = read_note(&self.blob);
+        match note.failure {
+            [0, ..] if note.executes == 1 && (started || !plan.spec.init) => Ok(()),
+            [0, ..] => Err(Error::new(
+                ErrorKind::Killed,
+                format!("cannot start {}: the first process ended before it was the program", plan.program()),
+            )),
+            failure => Err(told(plan, Message::from_bytes(failure))),
+        }
     }
 }
 
@@ -443,7 +547,9 @@ fn receive(socket: &OwnedFd) -> Result<Option<(Message, Option<OwnedFd>)>, Error
     // which nobody else owns.
     let fd = unsafe {
         let first = libc::CMSG_FIRSTHDR(&raw const header);
-        (!first.is_null() && (*first).cmsg_type == libc::SCM_RIGHTS)
+        (!first.is_null()
+            && (*first).cmsg_level == libc::SOL_SOCKET
+            && (*first).cmsg_type == libc::SCM_RIGHTS)
             .then(|| OwnedFd::from_raw_fd(libc::CMSG_DATA(first).cast::<RawFd>().read_unaligned()))
     };
     Ok(Some((message, fd)))

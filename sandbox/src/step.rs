@@ -342,6 +342,8 @@ pub enum Step {
         /// Whose it is; `u32::MAX` leaves it the caller's.
         owner: u32,
     },
+    /// Make standard input the controlling terminal.
+    ControllingTerminal,
     /// Mount the terminal on the container's `/dev/console`.
     Console(Dest),
     /// Set the host name.
@@ -399,9 +401,13 @@ pub enum Step {
         lsm: Lsm,
         /// What its file takes.
         text: CString,
-        /// The embedded init does it, since the program is the next that *it* executes: it
-        /// gets a descriptor of `/proc` by this number.
-        by_init: Option<i32>,
+    },
+    /// Open the root of the container's procfs, for the stage.
+    Proc {
+        /// By this number.
+        to: i32,
+        /// The program is born into a pid namespace that is joined, so that no new procfs does.
+        enters: bool,
     },
     /// Set the file mode creation mask.
     Umask(u32),
@@ -453,6 +459,14 @@ pub enum Step {
     Hook(Hook),
     /// Tell the parent that everything is ready, and wait to be started.
     Hold,
+    /// Execute the stage, which has nothing of the caller's memory, executable, environment and
+    /// descriptors: it takes the steps that follow.
+    Stage(Exec),
+    /// Give the program the signal state that it expects: default actions, none blocked.
+    Signals,
+    /// Tell the program that starts a held container that only its filter and its program are to
+    /// come.
+    Started,
     /// Become the program.
     Exec(Exec),
 }

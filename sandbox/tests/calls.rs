@@ -162,10 +162,10 @@ fn a_start_makes_exactly_these_calls() {
     let image = Image::new();
     image.add("busybox");
     let wanted = [
-        ("plain", [14, 11]),
-        ("five kinds", [14, 15]),
-        ("container", [14, 97]),
-        ("container with a pool", [21, 62]),
+        ("plain", [14, 12]),
+        ("five kinds", [14, 16]),
+        ("container", [19, 100]),
+        ("container with a pool", [26, 63]),
     ];
     let mut wrong = String::new();
     for (what, wanted) in wanted {

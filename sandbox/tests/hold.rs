@@ -260,14 +260,3 @@ fn one_on_its_way_has_no_descriptor_of_the_callers() {
     assert!(command.status().unwrap().status.success());
     drop(secret);
 }
-
-#[test]
-fn a_program_that_keeps_its_file_from_being_written_to_cannot_be_written_to() {
-    need_root!("a_program_that_keeps_its_file_from_being_written_to_cannot_be_written_to");
-    let file = nspod_sandbox::read_only_self().unwrap();
-    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
-    // Opening it to write to it is refused as long as anybody executes it.
-    let mode = fs::metadata(&path).unwrap().permissions();
-    let error = fs::set_permissions(&path, mode).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(nix::libc::EROFS));
-}

@@ -55,7 +55,7 @@ impl Init {
             Command::new(path)
         };
         command.stdin(terminal.unwrap_or_else(Stdio::piped)).stdout(Stdio::piped());
-        command.arg(format!("{}:{}:{STEP}:{}:-1:0", theirs.as_raw_fd(), exit.as_raw_fd(), candidates.len()));
+        command.arg(format!("{}:{}:{STEP}:{}", theirs.as_raw_fd(), exit.as_raw_fd(), candidates.len()));
         command.args(candidates).args(argv).env_clear().env("PATH", "/usr/bin:/bin").env("GREETING", "hello");
         // The thread's next child is pid 1; the thread ends with that.
         let process = std::thread::spawn(move || {
@@ -133,6 +133,14 @@ fn record(errno: i32) -> Vec<u8> {
     record
 }
 
+/// The record that says that the program runs.
+fn started() -> Vec<u8> {
+    let mut record = vec![6, 0];
+    record.extend(STEP.to_ne_bytes());
+    record.extend([0; 4]);
+    record
+}
+
 #[test]
 fn the_image_is_a_few_kilobytes() {
     assert!(IMAGE.starts_with(b"\x7fELF"));
@@ -143,7 +151,7 @@ fn the_image_is_a_few_kilobytes() {
 fn init_ends_with_the_programs_exit_code() {
     for code in [0, 7, 127, 255] {
         let Some(mut init) = sh(&format!("exit {code}")) else { return };
-        assert_eq!(init.report(), b"");
+        assert_eq!(init.report(), started());
         let (status, text) = init.end();
         assert_eq!((status.code(), text), (Some(code), format!("exited {code}\n")));
     }
@@ -211,7 +219,7 @@ fn an_orphan_does_not_stay_a_zombie() {
 fn candidates_are_tried_as_execvp_tries_them() {
     let tried = ["/nonexistent/true", "/etc/passwd/true", "/etc/passwd", "/bin/true"];
     let Some(mut init) = Init::start(&tried, &["true"]) else { return };
-    assert_eq!(init.report(), b"");
+    assert_eq!(init.report(), started());
     assert_eq!(init.end().1, "exited 0\n");
 }
 
@@ -289,7 +297,7 @@ fn the_program_has_the_terminals_foreground() {
 #[test]
 fn without_a_program_init_holds_the_namespace_until_it_is_killed_from_outside() {
     let Some(mut init) = Init::start(&[], &[]) else { return };
-    assert_eq!(init.report(), b"");
+    assert_eq!(init.report(), started());
     // What whoever is in the namespace might send.
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1] {
         init.signal(signal);

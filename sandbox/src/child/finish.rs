@@ -3,7 +3,7 @@
 use ::core::ffi::{CStr, c_char, c_int, c_void};
 use ::core::iter::Iterator;
 use ::core::matches;
-use ::core::option::Option::{self, Some};
+use ::core::option::Option::Some;
 use ::core::ptr;
 use ::core::result::Result::{self, Err, Ok};
 use ::libc;
@@ -28,8 +28,8 @@ pub(super) fn loopback() -> Done {
 }
 
 /// Opens a terminal of the container's own `/dev/pts` (or of the host's, where the
-/// container shares it), makes it the controlling terminal and the standard streams,
-/// and sends the other end to the parent.
+/// container shares it), makes it the standard streams, and sends the other end to the
+/// parent.
 pub(super) fn terminal(rows: u16, columns: u16, owner: u32, loan: &mut Loan<'_>) -> Done {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     let pts = slot_fd(loan, Slot::Pts);
@@ -47,7 +47,6 @@ pub(super) fn terminal(rows: u16, columns: u16, owner: u32, loan: &mut Loan<'_>)
         let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         ioctl(line, libc::TIOCSWINSZ, (&raw const size).cast())?;
     }
-    ioctl(line, libc::TIOCSCTTY, ptr::null())?;
     // An owner without a place in the user namespace is refused where it is become, in words.
     let _ = call!(Fchownat, libc::SYS_fchown, line, owner, u32::MAX);
     set_slot(loan, Slot::Terminal, line);
@@ -131,16 +130,8 @@ pub(super) fn keyring(name: &CStr) -> Done {
 
 /// Writes a file of a procfs that can only be the kernel's: through a descriptor of its
 /// root, along no mount on the way, so that nothing in the container can redirect the write.
-pub(super) fn label(file: &CStr, text: &CStr, by_init: Option<c_int>) -> Done {
+pub(super) fn label(file: &CStr, text: &CStr) -> Done {
     let root = proc_root()?;
-    if let Some(to) = by_init {
-        if root == to {
-            return call!(Fcntl, libc::SYS_fcntl, to, libc::F_SETFD, 0).map(drop);
-        }
-        call!(Dup3, libc::SYS_dup3, root, to, 0)?;
-        close(root);
-        return Ok(());
-    }
     let resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS | libc::RESOLVE_NO_XDEV;
     let fd = openat2(root, file, libc::O_WRONLY | libc::O_CLOEXEC, resolve)?;
     close(root);
@@ -149,17 +140,33 @@ pub(super) fn label(file: &CStr, text: &CStr, by_init: Option<c_int>) -> Done {
     done
 }
 
+/// Opens the root of a procfs as `to`, for the stage. If it `enters` a pid namespace, a new procfs
+/// would show another one.
+pub(super) fn proc(to: c_int, enters: bool) -> Done {
+    let root = if enters { proc_at_root()? } else { proc_root()? };
+    if root == to {
+        return call!(Fcntl, libc::SYS_fcntl, to, libc::F_SETFD, 0).map(drop);
+    }
+    call!(Dup3, libc::SYS_dup3, root, to, 0)?;
+    close(root);
+    Ok(())
+}
+
 /// The root of the container's procfs, or of one of our own where the container has none or
 /// something else in its place.
 fn proc_root() -> Result<c_int, Fault> {
+    proc_at_root().or_else(|_| new_mount(c"proc", &[], 0))
+}
+
+/// The root of the procfs that is mounted on `/proc`.
+pub(super) fn proc_at_root() -> Result<c_int, Fault> {
     let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-    if let Ok(fd) = openat(libc::AT_FDCWD, c"/proc", flags, 0) {
-        if is_procfs_root(fd)? {
-            return Ok(fd);
-        }
-        close(fd);
+    let fd = openat(libc::AT_FDCWD, c"/proc", flags, 0)?;
+    if is_procfs_root(fd)? {
+        return Ok(fd);
     }
-    new_mount(c"proc", &[], 0)
+    close(fd);
+    Err(Fault { call: Call::Fstatfs, errno: libc::ENODEV })
 }
 
 pub(super) fn drop_bounding(mask: u64) -> Done {
@@ -201,9 +208,8 @@ pub(super) fn ambient(mask: u64) -> Done {
     Ok(())
 }
 
-/// Unblocks the signals, and becomes the program.
+/// Becomes the program.
 pub(super) fn execute(exec: &Exec) -> Done {
-    unblock_signals()?;
     let (argv, envp) = (exec.argv.as_ptr(), exec.envp.as_ptr());
     if let Some(file) = &exec.file {
         return call!(

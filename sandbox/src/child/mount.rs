@@ -18,6 +18,7 @@ use crate::step::{Call, CopyUp, Create, Dest, MountStep, OverProc, Param, Place,
 
 const FSCONFIG_SET_FLAG: u32 = 0;
 const FSCONFIG_SET_STRING: u32 = 1;
+const FSCONFIG_SET_FD: u32 = 5;
 const FSCONFIG_CMD_CREATE: u32 = 6;
 const FSOPEN_CLOEXEC: u32 = 1;
 const FSMOUNT_CLOEXEC: u32 = 1;
@@ -164,10 +165,24 @@ fn settle(step: &MountStep, fd: c_int, at: c_int, loan: &mut Loan<'_>) -> Done {
 }
 
 pub(super) fn new_mount(fstype: &CStr, params: &[Param], attributes: u64) -> Result<c_int, Fault> {
+    new_mount_in(fstype, params, attributes, None)
+}
+
+/// The same, of a pid namespace that this process is not in: since Linux 6.17.
+pub(super) fn new_mount_in(
+    fstype: &CStr,
+    params: &[Param],
+    attributes: u64,
+    pid: Option<c_int>,
+) -> Result<c_int, Fault> {
     let context = call!(Fsopen, libc::SYS_fsopen, fstype.as_ptr(), FSOPEN_CLOEXEC)?;
     let config = |command: u32, key: *const c_char, value: *const c_char| {
         call!(Fsconfig, libc::SYS_fsconfig, context, command, key, value, 0)
     };
+    if let Some(pid) = pid {
+        let (key, none) = (c"pidns".as_ptr(), ptr::null::<c_char>());
+        call!(Fsconfig, libc::SYS_fsconfig, context, FSCONFIG_SET_FD, key, none, pid)?;
+    }
     for ((key, value), number) in params.iter().zip(1..) {
         let done = match value {
             Some(value) => config(FSCONFIG_SET_STRING, key.as_ptr(), value.as_ptr()),

@@ -42,11 +42,20 @@ pub(super) fn result(name: Call, returned: c_long) -> Result<c_int, Fault> {
 /// Ends a value's use; `drop` of the prelude is not in scope.
 pub(super) fn drop<T>(_: T) {}
 
+/// Ends the process. A filter can refuse both calls; a trap cannot be refused.
 pub(super) fn exit(status: c_int) -> ! {
-    loop {
-        // SAFETY: ends the process at once; runs no handler of the host program.
-        unsafe { libc::syscall(libc::SYS_exit_group, status) };
+    // SAFETY: ends the process at once; runs no handler of the host program. The instruction
+    // raises a signal with its default action, which ends the process, and an init too.
+    unsafe {
+        libc::syscall(libc::SYS_exit_group, status);
+        libc::syscall(libc::SYS_exit, status);
+        #[cfg(target_arch = "x86_64")]
+        ::core::arch::asm!("ud2", options(noreturn));
+        #[cfg(target_arch = "aarch64")]
+        ::core::arch::asm!("brk #1", options(noreturn));
     }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    loop {}
 }
 
 pub(super) fn close(fd: c_int) {

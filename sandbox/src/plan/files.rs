@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use ns_core::Kind;
 
-use super::{Ids, MapsOf, Plan, Tree, TreeDevice, TreeMaps, c_string, joined};
+use super::{Ids, MapsOf, Plan, ProcfsOf, Tree, TreeDevice, TreeMaps, c_string, joined};
 use crate::error::Error;
 use crate::host::Host;
 use crate::spec::{
@@ -33,7 +33,8 @@ const OPTIONS_MAX: usize = 4095;
 pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> {
     let spec = plan.spec.clone();
     let new = |kind| spec.namespaces.is_new(kind);
-    if spec.process.new_session || spec.process.terminal.is_some() {
+    // A process that the stage makes has its session from there.
+    if (spec.process.new_session || spec.process.terminal.is_some()) && !plan.enters() {
         plan.push(Step::Setsid);
     }
     not_the_callers(plan, &spec)?;
@@ -114,7 +115,7 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
         plan.push(Step::Mount(MountStep { attributes, over_proc, ..step(What::There, Place::In(dest)) }));
     }
     if new(Kind::Mnt) && spec.root != Root::Host {
-        let readonly = matches!(spec.root, Root::Dir { readonly: true, .. });
+        let readonly = matches!(spec.root, Root::Dir { readonly: true, .. } | Root::Empty);
         let apart = setup & libc::MS_REC != 0 && setup & libc::MS_SHARED == 0;
         plan.push(Step::PivotRoot { readonly, shared: !apart });
         if let Some(propagation) = spec.propagation {
@@ -225,8 +226,9 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
                     ..step(self.bind("root.path", path, true, None)?, place)
                 }
             }
+            // Read-only it is when everything has its place.
             Root::Empty => MountStep {
-                attributes: to_set(RDONLY | NODEV | NOSUID | NOEXEC),
+                attributes: to_set(NODEV | NOSUID | NOEXEC),
                 ..step(new("tmpfs", tmpfs_params(None, Some(0o755))?), place)
             },
             Root::Overlay { lower, writes } => {
@@ -303,10 +305,38 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
                 propagation,
                 id_maps: None,
                 device: None,
+                procfs: None,
             });
             self.plan.trees.len() - 1
         });
         Ok(What::Bind { source, recursive, tree, device })
+    }
+
+    /// The procfs of the pid namespace that is joined, which the parent makes.
+    fn procfs(&mut self, field: &str, kind: &MountKind) -> Result<What, Error> {
+        let params = match kind {
+            MountKind::FileSystem { fstype, source, options } => {
+                match file_system(&format!("{field}.kind"), fstype, source, options)? {
+                    What::New { params, .. } => params,
+                    _ => Vec::new(),
+                }
+            }
+            _ => Vec::new(),
+        };
+        let Some(namespace) = joined(self.plan, Kind::Pid)? else {
+            return Err(Error::invalid(field, "the pid namespace that is joined is not known"));
+        };
+        let user = if self.privileged { None } else { joined(self.plan, Kind::User)? };
+        let source = c"the procfs of the pid namespace that is joined".to_owned();
+        self.plan.trees.push(Tree {
+            source: source.clone(),
+            recursive: false,
+            propagation: libc::MS_PRIVATE,
+            id_maps: None,
+            device: None,
+            procfs: Some(ProcfsOf { namespace, user, params }),
+        });
+        Ok(What::Bind { source, recursive: false, tree: Some(self.plan.trees.len() - 1), device: None })
     }
 
     /// A bind as the spec asks for it. One whose ids are mapped is the parent's to open.
@@ -405,6 +435,8 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
             | MountKind::Sysfs
             | MountKind::Cgroup
             | MountKind::Mqueue => match (shown(&mount.kind), &mount.kind, self.cgroup2) {
+                // A new one would show the processes of the caller's pid namespace.
+                (Some((Kind::Pid, ..)), kind, _) if self.plan.enters() => self.procfs(field, kind)?,
                 // Not the container's own: what the caller sees is all that may be shown.
                 (Some((kind, path, _)), ..) if !(self.own)(kind) => {
                     self.bind_own(field, &mut recursive, kind, path)?

@@ -4,18 +4,27 @@ use std::ffi::CString;
 
 use cgroup_core::CpuList;
 
-use super::{INIT_PROC, Ids, Plan, Through, c_string, program};
+use super::{Ids, Plan, c_string, numbers, program};
 use crate::error::Error;
 use crate::host::Host;
 use crate::seccomp::Profile;
 use crate::spec::{IoPriority, MemoryPolicy, Process, Scheduler, Seccomp, StreamOwner, User};
-use crate::step::{Lsm, RlimitStep, Step};
+use crate::step::{CStrings, Exec, Lsm, RlimitStep, Step};
 
 const CAP_DAC_OVERRIDE: u64 = 1 << 1;
+const CAP_SETPCAP: u64 = 1 << 8;
+const CAP_SYS_ADMIN: u64 = 1 << 21;
 
+/// Every call that is made once the filter is in force can be refused by it, so the filter is
+/// loaded last; but before the hooks, whose programs are the container's own.
 pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> {
     let process = plan.spec.process.clone();
+    let staged = plan.stage.is_some();
+    let terminal = process.terminal.is_some();
     plan.push(Step::Descriptors);
+    if terminal && !plan.enters() {
+        plan.push(Step::ControllingTerminal);
+    }
     streams(plan, &process);
     for limit in &process.rlimits {
         let field = format!("process.rlimits.{}", limit.name);
@@ -31,39 +40,47 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
         plan.push(Step::Umask(umask & 0o777));
     }
     attributes(plan, &process)?;
-    label(plan, host, &process)?;
+    let mut label = label(host, &process)?;
+    if let (Some(_), true) = (&label, staged) {
+        plan.push(Step::Proc { to: plan.highest_fd() + numbers::PROC, enters: plan.enters() });
+    }
+    if !staged {
+        plan.steps.extend(label.take());
+    }
     let cwd = cwd(&process)?;
     let changes_user = process.user.is_some();
     // With the rights of the caller, which may reach what the user cannot.
     plan.steps.extend(cwd.clone().map(|path| Step::Chdir { path, again: changes_user }));
-    let filter = filter(plan, &process, host)?;
-    // Without no_new_privs a filter takes CAP_SYS_ADMIN, which goes next.
-    let (early, late) = match process.no_new_privs {
-        true => (None, filter),
-        false => (filter, None),
-    };
-    plan.steps.extend(early);
-    credentials(plan, host, ids)?;
+    let mut filter = filter(plan, &process, host)?;
+    // Without no_new_privs a filter requires CAP_SYS_ADMIN, which is kept until then.
+    let able = host.privileged() || ids.foreign;
+    let keeps = filter.is_some() && !process.no_new_privs && process.capabilities.is_some() && able;
+    if filter.is_some() && !process.no_new_privs && !keeps {
+        plan.steps.extend(filter.take());
+    }
+    // A process that the filter does not let exit ends by a trap. Before Linux 5.17 that ended
+    // every process with the same memory.
+    if let Some(Step::Seccomp { filter, .. }) = &filter
+        && !staged
+        && !crate::seccomp::allows(filter, libc::SYS_exit_group, [0; 3])
+    {
+        plan.shared_memory = false;
+    }
+    credentials(plan, host, ids, keeps)?;
     if let Some(path) = cwd.filter(|_| changes_user) {
         plan.push(Step::ChdirAsUser(path));
     }
     if process.no_new_privs {
         plan.push(Step::NoNewPrivs);
     }
-    // The parent must have the listener before the program starts, so that filter is loaded before
-    // the hold. Any other is loaded after it, for waiting takes calls that a filter may refuse; but
-    // before the hooks, whose programs are the container's own.
-    let (before, after) = match late {
-        Some(Step::Seccomp { flags, .. }) if flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER == 0 => {
-            (None, late)
-        }
-        late => (late, None),
-    };
-    plan.steps.extend(before);
-    if plan.held.is_some() {
-        plan.push(Step::Hold);
+    if staged {
+        stage(plan, host, label, &mut filter, keeps);
     }
-    plan.steps.extend(after);
+    plan.push(Step::Signals);
+    if matches!(plan.held, Some(crate::hold::Hold::At(_))) {
+        plan.push(Step::Started);
+    }
+    plan.steps.extend(filter);
     plan.push_hooks("startContainer", &plan.spec.hooks.start_container.clone())?;
     let exec = program(plan)?;
     plan.push(exec);
@@ -89,6 +106,95 @@ fn cwd(process: &Process) -> Result<Option<CString>, Error> {
         true => c_string("process.cwd", cwd).map(Some),
         false => Err(Error::invalid("process.cwd", format!("{} is not an absolute path", cwd.display()))),
     }
+}
+
+/// The steps from the stage on, up to those that every start has.
+fn stage(plan: &mut Plan, host: &Host, label: Option<Step>, filter: &mut Option<Step>, keeps: bool) {
+    let process = plan.spec.process.clone();
+    let uid = plan.steps.iter().rev().find_map(|step| match step {
+        Step::Credentials { uid, .. } | Step::Become { uid, .. } => Some(*uid),
+        _ => None,
+    });
+    let uid = uid.unwrap_or(host.uid);
+    let none = CStrings::new(Vec::new());
+    let empty = CStrings::new(Vec::new());
+    let file = Exec { name: String::new(), candidates: Vec::new(), file: None, argv: none, envp: empty };
+    plan.push(Step::Stage(file));
+    // What the program is executed with decides what it gets: root gets the bounding and the
+    // inheritable set, others the ambient one. So the stage has got them, too, and leaves those
+    // that the program is not to have before it is executed. Who looks at a held one sees them.
+    let sets = process.capabilities.filter(|_| keeps || plan.held.is_some());
+    let capabilities = |more: u64| {
+        sets.map(|sets| {
+            let root = uid == 0;
+            let permitted = sets.permitted & (sets.bounding | sets.inheritable);
+            let permitted = if root { permitted | sets.ambient } else { sets.ambient };
+            let effective = sets.effective & permitted | more;
+            Step::Capabilities { effective, permitted: permitted | more, inheritable: sets.inheritable }
+        })
+    };
+    if let Some(sets) = sets {
+        plan.steps.extend(capabilities(if keeps { CAP_SYS_ADMIN } else { 0 }));
+        if keeps {
+            plan.push(Step::Ambient(sets.ambient));
+        }
+    }
+    // No process that others can see has a right that its program will not have, if the filter
+    // lets it do what is left.
+    let (asks, early) = match &filter {
+        Some(Step::Seccomp { flags, .. }) if flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 => {
+            (true, false)
+        }
+        Some(Step::Seccomp { filter, .. }) => (false, keeps && lets_through(filter, plan, &process)),
+        _ => (false, false),
+    };
+    let mut load = |plan: &mut Plan, when: bool| {
+        if when && let Some(step) = filter.take() {
+            plan.push(step);
+            plan.steps.extend(capabilities(0).filter(|_| keeps && !asks));
+        }
+    };
+    load(plan, early && plan.enters());
+    if plan.enters() {
+        plan.push(Step::Clone(ns_core::Kinds::empty()));
+        if process.new_session || process.terminal.is_some() {
+            plan.push(Step::Setsid);
+        }
+        if process.terminal.is_some() {
+            plan.push(Step::ControllingTerminal);
+        }
+    }
+    plan.steps.extend(label);
+    // A process that answers for the filter has the listener before the container is started.
+    load(plan, asks || early && plan.held.is_some());
+    if plan.held.is_some() {
+        plan.push(Step::Hold);
+    }
+}
+
+/// Whether the filter allows what the stage does after it has loaded the filter early.
+fn lets_through(filter: &[libc::sock_filter], plan: &Plan, process: &Process) -> bool {
+    let mut calls = vec![
+        (libc::SYS_capset, [0; 3]),
+        (libc::SYS_write, [0; 3]),
+        (libc::SYS_read, [0; 3]),
+        (libc::SYS_close, [0; 3]),
+        (libc::SYS_rt_sigprocmask, [libc::SIG_SETMASK as u64, 0, 0]),
+    ];
+    if plan.enters() {
+        let flags = (libc::CLONE_PARENT | libc::CLONE_PIDFD | libc::SIGCHLD) as u64;
+        calls.extend([
+            (libc::SYS_clone, [flags, 0, 0]),
+            (libc::SYS_sendmsg, [0; 3]),
+            (libc::SYS_exit_group, [0; 3]),
+            (libc::SYS_setsid, [0; 3]),
+            (libc::SYS_ioctl, [0, libc::TIOCSCTTY, 0]),
+        ]);
+    }
+    if process.apparmor_profile.is_some() || process.selinux_label.is_some() {
+        calls.push((libc::SYS_openat2, [0; 3]));
+    }
+    calls.into_iter().all(|(nr, args)| crate::seccomp::allows(filter, nr, args))
 }
 
 /// What the kernel notes of a process beside who it is; setting it may take privileges.
@@ -223,14 +329,13 @@ fn mask(field: &str, list: &CpuList) -> Result<Vec<libc::c_ulong>, Error> {
     Ok(mask)
 }
 
-fn label(plan: &mut Plan, host: &Host, process: &Process) -> Result<(), Error> {
-    // An init of the container's own has the label as well; what is there only for the
-    // moment before the program takes it for the program.
-    let by_init = (plan.through == Some(Through::Sealed)).then(|| plan.highest_fd() + INIT_PROC);
+/// The step that gives the program a label, if one is asked for.
+fn label(host: &Host, process: &Process) -> Result<Option<Step>, Error> {
     let asked = [
         (Lsm::AppArmor, "AppArmor", "process.apparmor_profile", &process.apparmor_profile, host.apparmor),
         (Lsm::Selinux, "SELinux", "process.selinux_label", &process.selinux_label, host.selinux),
     ];
+    let mut step = None;
     for (lsm, name, field, label, in_force) in asked {
         let Some(label) = label.as_ref().filter(|label| !label.is_empty()) else { continue };
         if !in_force {
@@ -248,13 +353,12 @@ fn label(plan: &mut Plan, host: &Host, process: &Process) -> Result<(), Error> {
             Lsm::AppArmor => format!("exec {label}"),
             Lsm::Selinux => label.clone(),
         };
-        if plan.label.is_some() {
+        if step.is_some() {
             return Err(Error::invalid(field, "a process has one label, of one security module"));
         }
-        plan.label = by_init.map(|fd| (plan.steps.len(), fd));
-        plan.push(Step::Label { lsm, text: c_string(field, text)?, by_init });
+        step = Some(Step::Label { lsm, text: c_string(field, text)? });
     }
-    Ok(())
+    Ok(step)
 }
 
 fn filter(plan: &Plan, process: &Process, host: &Host) -> Result<Option<Step>, Error> {
@@ -271,28 +375,27 @@ fn filter(plan: &Plan, process: &Process, host: &Host) -> Result<Option<Step>, E
                 "SCMP_ACT_NOTIFY takes a container that is held (Command::hold) until whoever answers has the listener",
             ));
         }
-        // What is called from the filter's loading until the parent has its listener.
-        let late = ["prctl", "capset", "setgroups", "setresgid", "setresuid", "chdir", "getcwd"];
-        let between = if process.no_new_privs { &[] } else { late.as_slice() };
-        if let Some(call) = between.iter().chain(&["write"]).find(|call| profile.notifies_of(call)) {
+        // It says that the filter is loaded before the parent has the listener.
+        if profile.notifies_of("write") {
             return Err(Error::invalid(
                 "process.seccomp",
-                format!(
-                    "SCMP_ACT_NOTIFY of {call} would never be answered: the start itself calls it, before the listener is handed over"
-                ),
+                "SCMP_ACT_NOTIFY of write would never be answered: the start itself calls it, before the listener is handed over",
             ));
         }
     }
     Ok(Some(Step::Seccomp { filter: profile.compile()?, flags: profile.load_flags() }))
 }
 
-fn credentials(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> {
+/// Ids and capabilities. If it `keeps` CAP_SYS_ADMIN for the filter, the program loses that by
+/// being executed.
+fn credentials(plan: &mut Plan, host: &Host, ids: &Ids, keeps: bool) -> Result<(), Error> {
     let capabilities = plan.spec.process.capabilities;
+    let staged = plan.stage.is_some();
     if let Some(sets) = capabilities {
         // With no more capabilities than a neighbour's, and until the program is there, it
         // could be traced by one who sees it, and its memory is still the caller's. A caller
         // without privileges could then not look at it either, in its own user namespace.
-        let seen = !ids.new || host.privileged();
+        let seen = (!ids.new || host.privileged()) && !plan.enters();
         if seen && !plan.steps.iter().any(|s| matches!(s, Step::Undumpable)) {
             plan.push(Step::Undumpable);
         }
@@ -305,7 +408,9 @@ fn credentials(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> {
                 "an ambient capability is not both permitted and inheritable",
             ));
         }
-        plan.push(Step::DropBounding(!sets.bounding));
+        if !(keeps && staged) {
+            plan.push(Step::DropBounding(!sets.bounding));
+        }
     }
     if let Some(user) = plan.spec.process.user.clone() {
         for (field, id) in [("process.user.uid", user.uid), ("process.user.gid", user.gid)] {
@@ -328,13 +433,20 @@ fn credentials(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> {
         plan.push(Step::Credentials { uid: user.uid, gid: user.gid, groups });
     }
     if let Some(sets) = capabilities {
+        // Across the stage's exec a capability lasts if it is ambient, which requires that it is
+        // inheritable. That in turn requires that it is still in the bounding set.
+        let across = if keeps && staged { CAP_SYS_ADMIN } else { 0 };
+        let kept = if keeps { CAP_SYS_ADMIN } else { 0 } | if across == 0 { 0 } else { CAP_SETPCAP };
         plan.push(Step::Capabilities {
-            effective: sets.effective,
-            permitted: sets.permitted,
-            inheritable: sets.inheritable,
+            effective: sets.effective | kept,
+            permitted: sets.permitted | kept,
+            inheritable: sets.inheritable | across,
         });
-        if sets.ambient != 0 {
-            plan.push(Step::Ambient(sets.ambient));
+        if sets.ambient | across != 0 {
+            plan.push(Step::Ambient(sets.ambient | across));
+        }
+        if across != 0 {
+            plan.push(Step::DropBounding(!sets.bounding));
         }
     }
     Ok(())

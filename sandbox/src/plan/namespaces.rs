@@ -16,10 +16,12 @@ type Handles = (Vec<ns_core::Namespace>, Option<(i32, OwnedFd)>);
 /// Adds the steps and decides the clones.
 ///
 /// Mostly one clone makes all that is new, and joins follow. It takes a second one where
-/// - a pid namespace is joined: its members are born into it;
 /// - new namespaces shall belong to a user namespace that is joined;
 /// - a new user namespace would lose the right to join others';
 /// - clocks are set, which must be done before anyone is in the time namespace.
+///
+/// Where a pid namespace is joined the second clone is the stage's, for its members are born
+/// into it and could look at a process that is still the caller's.
 pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Handles) -> Result<Ids, Error> {
     let spec = plan.spec.clone();
     let ns = &spec.namespaces;
@@ -30,8 +32,8 @@ pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Handles) -> Result<
 
     let user_new = new.contains(user);
     let user_joined = joined.contains(user);
-    let twice = joined.contains(pid)
-        || (user_joined && !(new - cgroup).is_empty())
+    let enters = joined.contains(pid);
+    let twice = (user_joined && !(new - cgroup).is_empty())
         || (user_new && !joined.is_empty())
         || offsets.is_some();
     // The root of a new cgroup namespace is the maker's cgroup at that moment, and a
@@ -45,7 +47,7 @@ pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Handles) -> Result<
     rest -= plan.kinds;
     // Whoever has entered another user namespace may have lost the right to enter the
     // cgroup; and whoever has not leaves one pid of pids.max to the program.
-    plan.cgroup_at_second = twice && !user_new && !user_joined;
+    plan.cgroup_at_second = twice && !user_new && !user_joined && !enters;
 
     if let Some(value) = spec.process.oom_score_adj {
         // By the caller's own /proc, and before it might not be this process's to write.
@@ -79,15 +81,10 @@ pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Handles) -> Result<
     if (new | joined).contains(time) {
         plan.shared_memory = false;
     }
-    if joined.contains(pid) {
-        plan.push(Step::Undumpable);
-        if !host.privileged() {
-            // The mark would keep other threads' children from their own /proc/self.
-            plan.shared_memory = false;
-        }
-    }
-    if twice {
-        plan.push(Step::Clone(rest));
+    match enters {
+        true if !rest.is_empty() && twice => plan.push(Step::Unshare(rest)),
+        false if twice => plan.push(Step::Clone(rest)),
+        _ => {}
     }
     join(plan, host, late, &mut handles)?;
     if new.contains(cgroup) {

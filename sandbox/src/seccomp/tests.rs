@@ -18,29 +18,8 @@ const NATIVE: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 const NATIVE: u32 = 0xc000_00b7;
 
-/// Classic BPF, the instructions that a filter of ours may use.
 fn run(program: &[libc::sock_filter], arch: u32, nr: u32, args: [u64; 6]) -> u32 {
-    let mut data = [0u8; 64];
-    data[0..4].copy_from_slice(&nr.to_ne_bytes());
-    data[4..8].copy_from_slice(&arch.to_ne_bytes());
-    for (n, arg) in args.iter().enumerate() {
-        data[16 + 8 * n..24 + 8 * n].copy_from_slice(&arg.to_ne_bytes());
-    }
-    let (mut a, mut pc) = (0u32, 0usize);
-    loop {
-        let i = program[pc];
-        pc += 1;
-        match i.code {
-            0x20 => a = u32::from_ne_bytes(data[i.k as usize..][..4].try_into().unwrap()),
-            0x54 => a &= i.k,
-            0x05 => pc += i.k as usize,
-            0x15 => pc += usize::from(if a == i.k { i.jt } else { i.jf }),
-            0x25 => pc += usize::from(if a > i.k { i.jt } else { i.jf }),
-            0x35 => pc += usize::from(if a >= i.k { i.jt } else { i.jf }),
-            0x06 => return i.k,
-            code => panic!("instruction {code:#x}"),
-        }
-    }
+    evaluate::run(program, arch, nr, args).expect("an instruction of the compiler's")
 }
 
 /// An action as the kernel has it.

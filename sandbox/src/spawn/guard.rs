@@ -10,13 +10,15 @@ use std::sync::{Mutex, MutexGuard};
 use nix::sys::signal::SigSet;
 
 use super::last;
-use crate::child::default_signals;
+use crate::child::{Note, default_signals};
 use crate::error::Error;
 
 /// Memory for the stacks of the child and of one that it may clone, with a page below
-/// each that nothing may touch.
+/// each that nothing may touch. And a note that the child leaves, in a page that it shares with
+/// the parent also where its other memory is a copy.
 pub(super) struct Stack {
     base: *mut u8,
+    note: *mut Note,
 }
 
 // SAFETY: the memory belongs to the value alone, whichever thread has it.
@@ -38,7 +40,21 @@ fn free() -> MutexGuard<'static, Vec<Stack>> {
 impl Stack {
     pub(super) fn new() -> Result<Stack, Error> {
         let kept = free().pop();
-        kept.map_or_else(Stack::map, Ok)
+        let stack = kept.map_or_else(Stack::map, Ok)?;
+        // SAFETY: no child has this memory now.
+        unsafe { stack.note.write_volatile(Note::default()) };
+        Ok(stack)
+    }
+
+    /// Where the child leaves its note.
+    pub(super) fn note(&self) -> *mut Note {
+        self.note
+    }
+
+    /// What the child has noted.
+    pub(super) fn read_note(&self) -> Note {
+        // SAFETY: the page lives as long as this value. Any bytes are a note.
+        unsafe { self.note.read_volatile() }
     }
 
     fn map() -> Result<Stack, Error> {
@@ -56,7 +72,24 @@ impl Stack {
         if base == libc::MAP_FAILED {
             return Err(last("make a stack for the child", "mmap"));
         }
-        let stack = Stack { base: base.cast() };
+        // SAFETY: as above.
+        let note = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                PAGE,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if note == libc::MAP_FAILED {
+            let error = last("make a page for what the child notes", "mmap");
+            // SAFETY: the mapping that was just made.
+            unsafe { libc::munmap(base, 2 * ONE) };
+            return Err(error);
+        }
+        let stack = Stack { base: base.cast(), note: note.cast() };
         for guard in [0, ONE] {
             // SAFETY: a page of the mapping just made.
             unsafe { libc::mprotect(stack.base.add(guard).cast(), PAGE, libc::PROT_NONE) };
@@ -81,12 +114,15 @@ impl Drop for Stack {
     fn drop(&mut self) {
         let mut free = free();
         if free.len() < KEPT {
-            free.push(Stack { base: self.base });
+            free.push(Stack { base: self.base, note: self.note });
             return;
         }
         drop(free);
-        // SAFETY: the mapping is this value's own, and was not handed on.
-        unsafe { libc::munmap(self.base.cast(), 2 * ONE) };
+        // SAFETY: the mappings are this value's own, and were not handed on.
+        unsafe {
+            libc::munmap(self.base.cast(), 2 * ONE);
+            libc::munmap(self.note.cast(), PAGE);
+        }
     }
 }
 

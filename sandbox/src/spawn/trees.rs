@@ -4,7 +4,8 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_void};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
@@ -15,9 +16,11 @@ use nix::unistd::chown;
 use ns_core::{Clone3, CloneFlags, IdMap, Kind, Namespace, Pidfd};
 
 use super::guard::{BlockedSignals, Stack};
+use crate::child::{Procfs, make_procfs};
 use crate::error::{Error, ErrorKind};
 use crate::hint;
-use crate::plan::{MapsOf, Tree, TreeDevice, TreeMaps};
+use crate::plan::{MapsOf, ProcfsOf, Tree, TreeDevice, TreeMaps};
+use crate::step::Call;
 
 const OPEN_TREE_CLONE: u32 = 1;
 const AT_RECURSIVE: u32 = 0x8000;
@@ -25,6 +28,9 @@ const AT_RECURSIVE: u32 = 0x8000;
 /// A copy of a mount tree, attached nowhere, and out of the host's peer groups: what is
 /// mounted on it later must not appear on the host.
 pub(super) fn open_tree(tree: &Tree) -> Result<OwnedFd, Error> {
+    if let Some(of) = &tree.procfs {
+        return procfs(of);
+    }
     let recursive = if tree.recursive { AT_RECURSIVE } else { 0 };
     let fd = match (copy_tree(&tree.source, recursive), &tree.device) {
         (Some(fd), Some(device)) if !is_device(&fd, device) => made(tree, device)?,
@@ -97,30 +103,76 @@ fn made(tree: &Tree, device: &TreeDevice) -> Result<OwnedFd, Error> {
     })
 }
 
-/// The calling program's own file, on a mount that is attached nowhere and that nobody can
-/// write through: for a program to execute itself by (execveat(2) with an empty path) before
-/// it enters containers, where its file can be opened through `/proc/PID/exe`.
-///
-/// # Errors
-/// The call that failed: it takes CAP_SYS_ADMIN, and a file that was not removed meanwhile.
-pub fn read_only_self() -> Result<OwnedFd, Error> {
-    let failed = |call| {
-        let errno = Errno::last_raw();
-        Error::call(ErrorKind::Step, "keep this program's file from being written to", call, errno)
+/// A procfs of a pid namespace that the caller is not in. A process that ends at once makes it, for
+/// it may have to enter other namespaces first.
+fn procfs(of: &ProcfsOf) -> Result<OwnedFd, Error> {
+    let make = |member: Option<&Pidfd>| -> Result<Result<OwnedFd, (Call, i32)>, Error> {
+        let mut job = Procfs {
+            namespace: of.namespace.as_raw_fd(),
+            user: of.user.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            member: member.map_or(-1, |pidfd| pidfd.as_fd().as_raw_fd()),
+            params: &of.params,
+            made: -1,
+            failed: None,
+        };
+        let flags = CloneFlags::PIDFD
+            | CloneFlags::CLEAR_SIGHAND
+            | CloneFlags::FILES
+            | CloneFlags::VM
+            | CloneFlags::VFORK;
+        let clone = Clone3 { flags, ..Clone3::default() };
+        let stack = Stack::new()?;
+        let (bottom, size) = stack.upper();
+        let signals = BlockedSignals::new();
+        // SAFETY: the stack is mapped, unused, and outlives the call, as the job does, for this
+        // thread sleeps until the child has ended. The child keeps to what `child.rs` promises.
+        let spawned =
+            unsafe { clone.spawn_on_stack(bottom, size, make_procfs, (&raw mut job).cast::<c_void>()) };
+        drop(signals);
+        let spawned = spawned.map_err(|e| Error::from(e).of_kind(ErrorKind::Clone))?;
+        spawned.pidfd.map_or_else(|| Pidfd::open(spawned.pid), Ok).and_then(|pidfd| pidfd.wait())?;
+        Ok(match job.failed {
+            Some(failed) => Err(failed),
+            // SAFETY: the descriptor is new in the table that both have, and nobody else owns it.
+            None => Ok(unsafe { OwnedFd::from_raw_fd(job.made) }),
+        })
     };
-    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u32;
-    let path = c"/proc/self/exe".as_ptr();
-    // SAFETY: open_tree takes a path of ours and returns a new descriptor.
-    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path, flags) };
-    if fd < 0 {
-        return Err(failed("open_tree"));
+    let (call, errno) = match make(None)? {
+        Ok(mount) => return Ok(mount),
+        Err(failed) => failed,
+    };
+    let what = "make a procfs of the pid namespace that is joined";
+    if (call, errno) != (Call::Fsconfig, libc::EINVAL) {
+        let errno = errno & ((1 << Call::OPTION) - 1);
+        return Err(Error::call(ErrorKind::Step, what, call.name(), errno));
     }
-    // SAFETY: as above; nobody else owns it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
-    match set_attributes(&fd, [libc::MOUNT_ATTR_RDONLY, 0, 0, 0], 0) {
-        true => Ok(fd),
-        false => Err(failed("mount_setattr")),
+    if of.params.is_empty() {
+        for member in members(&of.namespace)? {
+            if let Ok(mount) = make(Some(&member))? {
+                return Ok(mount);
+            }
+        }
     }
+    let cure = "that requires Linux 6.17, or a process in it that has its procfs mounted on /proc, and no \
+                options of the mount";
+    Err(Error::call(ErrorKind::Step, what, call.name(), errno).with_hint(Some(cure.into())))
+}
+
+/// The processes that are in a pid namespace.
+fn members(namespace: &OwnedFd) -> Result<Vec<Pidfd>, Error> {
+    let unread = |e: std::io::Error| Error::io(ErrorKind::Proc, "read /proc", "getdents64", &e);
+    let wanted = std::fs::metadata(format!("/proc/self/fd/{}", namespace.as_raw_fd())).map_err(unread)?;
+    let mut members = Vec::new();
+    for entry in std::fs::read_dir("/proc").map_err(unread)? {
+        let entry = entry.map_err(unread)?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Ok(pidfd) = Pidfd::open(pid) else { continue };
+        let own = std::fs::metadata(entry.path().join("ns/pid"));
+        if own.is_ok_and(|own| (own.dev(), own.ino()) == (wanted.dev(), wanted.ino())) {
+            members.push(pidfd);
+        }
+    }
+    Ok(members)
 }
 
 fn failed(tree: &Tree, what: &str, call: &'static str) -> Error {

@@ -266,6 +266,11 @@ impl fmt::Display for Step {
                     _ => f.write_str(" and hand its listener over"),
                 }
             }
+            Step::Proc { .. } => f.write_str("open the root of a procfs"),
+            Step::ControllingTerminal => f.write_str("make the terminal the controlling one"),
+            Step::Stage(_) => f.write_str("execute the stage, which has no memory of the caller's"),
+            Step::Signals => f.write_str("set every signal to its default action"),
+            Step::Started => f.write_str("say that only the filter and the program are to come"),
             Step::Ready => f.write_str("say that namespaces and mounts are made"),
             Step::Hook(hook) => write!(f, "run the {} hook {}", hook.when, hook.path.to_string_lossy()),
             Step::Hold => f.write_str("wait for the word to go on"),

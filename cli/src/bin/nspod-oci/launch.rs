@@ -141,9 +141,6 @@ pub(crate) fn prepare(global: &Global, args: &BundleArgs) -> Result<Claimed> {
         Context { no_new_keyring: args.no_new_keyring, ..state::context(global, &bundle, &args.id) };
     let config = oci::parse(&json)?;
     let mut wanted = config.container(&context)?;
-    if !wanted.spec.namespaces.is_new(Kind::Pid) {
-        program::harmless();
-    }
     wanted.warnings.iter().for_each(log::warn);
     log::debug(&format_args!(
         "container {}: bundle {}, root {:?}",

@@ -43,10 +43,6 @@ fn main() -> ExitCode {
     }
     // Any other code of exec's is the program's.
     let failure = if matches!(cli.command, Some(args::Command::Exec(_))) { 255 } else { 1 };
-    // `run` enters a container that is there already only where its configuration says so.
-    if matches!(cli.command, Some(args::Command::Create(_) | args::Command::Exec(_))) {
-        program::harmless();
-    }
     let done = match cli.command {
         _ if cli.global.version => cmd::features::version().map(|()| 0),
         Some(command) => command.run(&cli.global),

@@ -1,7 +1,7 @@
 //! The container's program: whether a held container will find it, said at once and not when it
-//! is started, in the words that clients look for. And this program, kept from containers.
+//! is started, in the words that clients look for.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use ns_core::Kind;
 use nspod_cli::error::{Error, Result};
 use nspod_sandbox::oci;
 use nspod_sandbox::spec::{PATH, Process, Seccomp};
-use nspod_sandbox::{Command, ErrorKind, Host};
+use nspod_sandbox::{Command, ErrorKind};
 
 use crate::log;
 
@@ -91,31 +91,4 @@ pub(crate) fn failed(program: &OsStr) -> impl Fn(nspod_sandbox::Error) -> Error 
         ErrorKind::ProgramNotFound => Error::new(format!("{}: {e}", sentence(&program, Errno::ENOENT))),
         _ => oci::located(e).into(),
     }
-}
-
-/// Goes on as this same program on a mount that cannot be written through, if it is not there
-/// already: a process in the container that may trace opens `/proc/PID/exe` of one that enters.
-/// Without privileges there is no such mount, and nobody in the container whom the file is owned
-/// by may trace.
-pub(crate) fn harmless() {
-    if let Err(e) = execute_again() {
-        log::warn(&e);
-    }
-}
-
-fn execute_again() -> Result<()> {
-    if Host::is_sealed() || !nix::unistd::geteuid().is_root() {
-        return Ok(());
-    }
-    let file = nspod_sandbox::read_only_self()?;
-    let c_string = |bytes: &OsStr| CString::new(bytes.as_bytes()).unwrap_or_default();
-    let args: Vec<CString> = std::env::args_os().map(|arg| c_string(&arg)).collect();
-    let variable = |(mut name, value): (OsString, OsString)| {
-        name.push("=");
-        name.push(value);
-        c_string(&name)
-    };
-    let env: Vec<CString> = std::env::vars_os().map(variable).collect();
-    let done = nix::unistd::execveat(&file, c"", &args, &env, nix::fcntl::AtFlags::AT_EMPTY_PATH);
-    done.map(drop).map_err(|e| Error::call("execute this program again", "execveat", e))
 }

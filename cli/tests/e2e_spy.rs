@@ -1,0 +1,391 @@
+//! A container with CAP_SYS_PTRACE watches the processes that enter its pid namespace. It finds
+//! nothing of the runtime's there: no memory, executable, environment, descriptor or capability.
+//! The same spy finds all of these in a process that enters by nsenter(1), its control.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{NSPOD, Name, eventually, ok, root, run_with, skip, unique};
+use serde_json::{Value, json};
+
+const OCI: &str = env!("CARGO_BIN_EXE_nspod-oci");
+const SECRET: &str = "NSPOD_TEST_SECRET=of-the-host";
+const SECRET_DIR: &str = "nspod-secret-directory";
+/// How often somebody enters.
+const TIMES: usize = 40;
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+
+/// Where the spy runs: a root file system with the spy and busybox, and what it has found.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Place {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        for name in ["bin", "proc", "dev", "sys", "tmp", "etc", "out"] {
+            fs::create_dir_all(root.join(name)).unwrap();
+        }
+        fs::create_dir_all(dir.path().join(SECRET_DIR)).unwrap();
+        fs::copy(std::env::current_exe().unwrap(), root.join("spy")).unwrap();
+        let busybox = run_with(Command::new("sh").args(["-c", "command -v busybox"]), "");
+        fs::copy(busybox.ok().trim(), root.join("bin/busybox")).unwrap();
+        for name in ["true", "sleep", "sh"] {
+            symlink("busybox", root.join("bin").join(name)).unwrap();
+        }
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        Place { dir }
+    }
+
+    fn root(&self) -> String {
+        self.dir.path().join("root").to_str().unwrap().to_owned()
+    }
+
+    fn out(&self, name: &str) -> PathBuf {
+        self.dir.path().join("root/out").join(name)
+    }
+
+    /// The spy's program, with the files that it is to know again.
+    fn spy(&self, files: &[&Path]) -> (Vec<String>, Vec<String>) {
+        let ids = files.iter().map(|file| {
+            let there = file.metadata().unwrap();
+            format!("{}:{}", there.dev(), there.ino())
+        });
+        let names: Vec<_> = files.iter().map(|file| file.to_str().unwrap()).collect();
+        let env = vec![
+            format!("SPY_IDS={}", ids.collect::<Vec<_>>().join(",")),
+            format!("SPY_FILES={}", names.join(",")),
+        ];
+        let program = ["/spy", "--exact", "the_spy", "--nocapture", "--test-threads=1"];
+        (program.map(str::to_owned).to_vec(), env)
+    }
+
+    /// Waits until the spy watches.
+    fn watched(&self) {
+        eventually("the spy watches", || self.out("ready").exists());
+    }
+
+    /// A host program with what the spy looks for: a variable, a directory, a descriptor.
+    fn host(&self, program: &str, args: &[&str]) -> Command {
+        let secret = self.dir.path().join(SECRET_DIR);
+        let mut command = Command::new("sh");
+        // The descriptor is open in the program as well.
+        command.args(["-c", "exec 3< . && exec \"$0\" \"$@\"", program]).args(args);
+        let (name, value) = SECRET.split_once('=').unwrap();
+        command.current_dir(secret).env(name, value);
+        command
+    }
+
+    /// What the spy has found: of how many processes, and of how many of these each thing.
+    fn found(&self) -> Value {
+        fs::write(self.out("stop"), "").unwrap();
+        eventually("the spy reports", || self.out("found").exists());
+        serde_json::from_slice(&fs::read(self.out("found")).unwrap()).unwrap()
+    }
+
+    #[track_caller]
+    fn assert_nothing_found(&self) {
+        let found = self.found();
+        assert!(found["seen"].as_u64().unwrap() >= TIMES as u64 / 2, "the spy was blind: {found}");
+        for what in ["executables", "written", "memory", "environment", "descriptors", "capabilities"] {
+            assert_eq!(found[what], 0, "{what}: {found}");
+        }
+    }
+}
+
+/// Not a test by itself: the program of the container.
+#[test]
+fn the_spy() {
+    let Ok(ids) = std::env::var("SPY_IDS") else { return };
+    let ids: BTreeSet<&str> = ids.split(',').collect();
+    let files = std::env::var("SPY_FILES").unwrap();
+    let files: Vec<&str> = files.split(',').collect();
+    let own = std::process::id();
+    let mut last = last_pid();
+    let mut held = Vec::new();
+    let mut counts = [0u32; 6];
+    let [mut seen, mut rounds] = [0u32, 0u32];
+    fs::write("/out/ready", "").unwrap();
+    loop {
+        let newest = last_pid();
+        for pid in last + 1..=newest {
+            if pid == own {
+                continue;
+            }
+            let mut found = [false; 5];
+            for _ in 0..400 {
+                let Some(now) = look(pid, &ids, &files, &mut held) else { break };
+                found.iter_mut().zip(now).for_each(|(all, one)| *all |= one);
+                // It is the container's own program by now.
+                if is_program(pid) {
+                    break;
+                }
+            }
+            seen += 1;
+            counts.iter_mut().zip(found).for_each(|(count, one)| *count += u32::from(one));
+        }
+        last = newest;
+        rounds += 1;
+        if rounds.is_multiple_of(64) && Path::new("/out/stop").exists() {
+            break;
+        }
+    }
+    let [executables, memory, environment, descriptors, capabilities, _] = counts;
+    let written = held.iter().filter(|file| {
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        File::options().write(true).open(path).is_ok()
+    });
+    let found = json!({
+        "seen": seen, "executables": executables, "written": written.count(), "memory": memory,
+        "environment": environment, "descriptors": descriptors, "capabilities": capabilities,
+    });
+    fs::write("/out/found.new", found.to_string()).unwrap();
+    fs::rename("/out/found.new", "/out/found").unwrap();
+}
+
+/// The pid that was given last in this pid namespace.
+fn last_pid() -> u32 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap();
+    text.split_whitespace().next_back().unwrap().parse().unwrap()
+}
+
+/// Whether busybox of the container runs there.
+fn is_program(pid: u32) -> bool {
+    fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path.ends_with("busybox"))
+}
+
+/// What there is to find in a process; `None` if it is gone.
+fn look(pid: u32, ids: &BTreeSet<&str>, files: &[&str], held: &mut Vec<File>) -> Option<[bool; 5]> {
+    let proc = format!("/proc/{pid}");
+    let exe = File::options().read(true).custom_flags(nix::libc::O_PATH).open(format!("{proc}/exe"));
+    let mut theirs = false;
+    match exe {
+        Ok(exe) => {
+            let there = exe.metadata().unwrap();
+            theirs = ids.contains(format!("{}:{}", there.dev(), there.ino()).as_str());
+            if theirs {
+                held.push(exe);
+            }
+        }
+        Err(_) if !Path::new(&proc).exists() => return None,
+        Err(_) => {}
+    }
+    let read = |name: &str| fs::read(format!("{proc}/{name}")).unwrap_or_default();
+    let has = |text: &[u8], what: &str| text.windows(what.len()).any(|part| part == what.as_bytes());
+    let maps = read("maps");
+    let memory = files.iter().any(|file| has(&maps, file));
+    let environment = has(&read("environ"), SECRET);
+    let mut links: Vec<PathBuf> = fs::read_link(format!("{proc}/cwd")).into_iter().collect();
+    let fds = fs::read_dir(format!("{proc}/fd")).into_iter().flatten().flatten();
+    links.extend(fds.filter_map(|fd| fs::read_link(fd.path()).ok()));
+    let descriptors = links.iter().any(|link| link.to_string_lossy().contains(SECRET_DIR));
+    let status = String::from_utf8(read("status")).unwrap_or_default();
+    let permitted = status.lines().find_map(|line| line.strip_prefix("CapPrm:\t"));
+    let permitted = permitted.and_then(|set| u64::from_str_radix(set, 16).ok()).unwrap_or(0);
+    Some([theirs, memory, environment, descriptors, permitted & CAP_SYS_ADMIN != 0])
+}
+
+/// A container of nspod's in which the spy runs.
+fn spied(place: &Place, files: &[&Path], more: &[&str]) -> Name {
+    let (program, env) = place.spy(files);
+    let root = place.root();
+    let out = format!("{}:/out", place.out("").display());
+    let mut flags = vec!["--cap-add", "SYS_PTRACE", "--rootfs", &root, "-v", &out];
+    flags.extend(env.iter().flat_map(|pair| ["-e", pair]));
+    flags.extend(more);
+    flags.push("--");
+    let program: Vec<&str> = program.iter().map(String::as_str).collect();
+    let name = Name::detached(&flags, &program);
+    place.watched();
+    name
+}
+
+fn enter(place: &Place, program: &str, args: &[&str]) {
+    for _ in 0..TIMES {
+        let output = run_with(&mut place.host(program, args), "");
+        assert_eq!((output.code(), output.err.as_str()), (0, ""), "{args:?}");
+    }
+}
+
+#[test]
+fn a_process_that_enters_by_nsenter_is_found_out() {
+    if !root() {
+        return;
+    }
+    let place = Place::new();
+    // A copy, for it is opened to be written to.
+    let nsenter = place.dir.path().join("nsenter");
+    let found = run_with(Command::new("sh").args(["-c", "command -v nsenter"]), "");
+    if found.code() != 0 {
+        return skip("nsenter is not installed");
+    }
+    fs::copy(found.ok().trim(), &nsenter).unwrap();
+    let name = spied(&place, &[&nsenter], &[]);
+    let pid = common::json(&["inspect", &name])[0]["pid"].as_u64().unwrap().to_string();
+    enter(&place, nsenter.to_str().unwrap(), &["-t", &pid, "-m", "-p", "-r", "true"]);
+    let found = place.found();
+    for what in ["executables", "written", "memory", "environment", "capabilities"] {
+        assert!(found[what].as_u64().unwrap() > 0, "{what}: {found}");
+    }
+}
+
+#[test]
+fn exec_shows_the_container_nothing_of_the_runtime() {
+    if !root() {
+        return;
+    }
+    let place = Place::new();
+    let name = spied(&place, &[Path::new(NSPOD)], &[]);
+    enter(&place, NSPOD, &["exec", &name, "true"]);
+    place.assert_nothing_found();
+}
+
+#[test]
+fn a_container_that_joins_a_pid_namespace_shows_nothing_of_the_runtime() {
+    if !root() {
+        return;
+    }
+    let place = Place::new();
+    let name = spied(&place, &[Path::new(NSPOD)], &[]);
+    let pid = format!("container:{}", &*name);
+    enter(&place, NSPOD, &["run", "--rm", "--pid", &pid, "--rootfs", &place.root(), "--", "true"]);
+    place.assert_nothing_found();
+}
+
+#[test]
+fn a_container_of_a_pod_that_shares_pids_shows_nothing_of_the_runtime() {
+    if !root() {
+        return;
+    }
+    let place = Place::new();
+    let pod = Name::pod();
+    ok(&["pod", "create", "--share", "net,ipc,uts,pid", &pod]);
+    let _spy = spied(&place, &[Path::new(NSPOD)], &["--pod", &pod]);
+    enter(&place, NSPOD, &["run", "--rm", "--pod", &pod, "--rootfs", &place.root(), "--", "true"]);
+    place.assert_nothing_found();
+}
+
+/// A bundle with the place's root, and the directory for the states of its containers.
+struct Bundle<'a> {
+    place: &'a Place,
+    id: String,
+}
+
+impl Bundle<'_> {
+    fn new<'a>(place: &'a Place, name: &str, change: impl FnOnce(&mut Value)) -> Bundle<'a> {
+        let bundle = Bundle { place, id: unique() };
+        let dir = place.dir.path().join(name);
+        fs::create_dir(&dir).unwrap();
+        run_with(Command::new(OCI).args(["spec", "--bundle"]).arg(&dir), "").ok();
+        let path = dir.join("config.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        config["process"]["terminal"] = false.into();
+        config["process"]["args"] = json!(["true"]);
+        config["process"]["noNewPrivileges"] = false.into();
+        config["root"] = json!({ "path": place.root(), "readonly": false });
+        config["linux"].as_object_mut().unwrap().remove("resources");
+        change(&mut config);
+        fs::write(path, config.to_string()).unwrap();
+        bundle
+    }
+
+    fn args<'a>(&'a self, args: &[&'a str], root: &'a str) -> Vec<&'a str> {
+        [&["--root", root], args].concat()
+    }
+
+    fn state_root(&self) -> String {
+        self.place.dir.path().join("state").to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Bundle<'_> {
+    fn drop(&mut self) {
+        let root = self.state_root();
+        let _ = Command::new(OCI).args(["--root", &root, "delete", "--force", &self.id]).output();
+    }
+}
+
+/// The capabilities of runc's default configuration, and CAP_SYS_PTRACE.
+fn may_trace(config: &mut Value) {
+    let caps = json!(["CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_DAC_OVERRIDE", "CAP_SYS_PTRACE"]);
+    for set in ["bounding", "effective", "permitted"] {
+        config["process"]["capabilities"][set] = caps.clone();
+    }
+}
+
+/// The spy as an OCI container, with this filter.
+fn oci_spied<'a>(place: &'a Place, seccomp: Option<Value>) -> (Bundle<'a>, i64) {
+    let (program, env) = place.spy(&[Path::new(OCI)]);
+    let bundle = Bundle::new(place, "spy", |config| {
+        config["process"]["args"] = json!(program);
+        config["process"]["env"] = json!(env);
+        if let Some(seccomp) = seccomp {
+            config["linux"]["seccomp"] = seccomp;
+        }
+        may_trace(config);
+    });
+    let dir = place.dir.path().join("spy");
+    let root = bundle.state_root();
+    let run = bundle.args(&["run", "--detach", "--bundle", dir.to_str().unwrap(), &bundle.id], &root);
+    let status = Command::new(OCI).args(&run).stdout(File::create(place.out("said")).unwrap()).status();
+    assert!(status.unwrap().success());
+    place.watched();
+    let state = run_with(Command::new(OCI).args(["--root", &root, "state", &bundle.id]), "");
+    let pid = serde_json::from_str::<Value>(state.ok()).unwrap()["pid"].as_i64().unwrap();
+    (bundle, pid)
+}
+
+/// What engines give a container that may gain privileges: much is allowed, and the rest refused.
+fn lenient() -> Value {
+    json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{ "names": ["mkdir"], "action": "SCMP_ACT_ERRNO" }],
+    })
+}
+
+#[test]
+fn exec_of_the_oci_runtime_shows_the_container_nothing() {
+    if !root() {
+        return;
+    }
+    for seccomp in [None, Some(lenient())] {
+        let place = Place::new();
+        let (bundle, _) = oci_spied(&place, seccomp);
+        let root = bundle.state_root();
+        enter(&place, OCI, &bundle.args(&["exec", &bundle.id, "true"], &root));
+        place.assert_nothing_found();
+    }
+}
+
+#[test]
+fn an_oci_container_that_joins_a_pid_namespace_shows_nothing() {
+    if !root() {
+        return;
+    }
+    for seccomp in [None, Some(lenient())] {
+        let place = Place::new();
+        let (spy, pid) = oci_spied(&place, None);
+        let guest = Bundle::new(&place, "guest", |config| {
+            let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+            let own = namespaces.iter_mut().find(|namespace| namespace["type"] == "pid").unwrap();
+            own["path"] = format!("/proc/{pid}/ns/pid").into();
+            // A hook of the runtime's runs in the container's namespaces.
+            config["hooks"] = json!({ "createContainer": [{ "path": "/bin/true", "args": ["true"], "env": [] }] });
+            if let Some(seccomp) = seccomp {
+                config["linux"]["seccomp"] = seccomp;
+            }
+            may_trace(config);
+        });
+        let (dir, root) = (place.dir.path().join("guest"), spy.state_root());
+        let run = guest.args(&["run", "--bundle", dir.to_str().unwrap(), &guest.id], &root);
+        enter(&place, OCI, &run);
+        place.assert_nothing_found();
+    }
+}

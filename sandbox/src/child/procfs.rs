@@ -1,0 +1,67 @@
+//! A procfs of a pid namespace in which this process is not.
+//!
+//! fsopen(2) makes a procfs of its caller's pid namespace, and a process that is in the
+//! container's can be seen there. So a process outside makes it: by the option `pidns` since
+//! Linux 6.17, and on an older kernel by a copy of the mount that a process inside has.
+
+use ::core::ffi::{c_int, c_void};
+use ::core::option::Option::{self, None, Some};
+use ::core::result::Result::{Err, Ok};
+use ::libc;
+
+use super::finish::proc_at_root;
+use super::mount::{new_mount_in, open_tree};
+use super::sys::{Done, Fault, close, exit, fstat, openat, setns};
+use crate::step::{Call, Param};
+
+/// What the parent lends the process that makes the mount. They share memory and descriptors.
+pub(crate) struct Procfs<'a> {
+    /// The pid namespace.
+    pub(crate) namespace: c_int,
+    /// The user namespace to enter first, or -1.
+    pub(crate) user: c_int,
+    /// A process of the pid namespace, whose mount is copied, or -1 to make a new one.
+    pub(crate) member: c_int,
+    /// Options of the new one.
+    pub(crate) params: &'a [Param],
+    /// The mount, attached nowhere.
+    pub(crate) made: c_int,
+    /// What failed.
+    pub(crate) failed: Option<(Call, c_int)>,
+}
+
+/// The first function on the stack of the process that makes the mount.
+///
+/// # Safety
+/// `job` points to a [`Procfs`] that nobody else touches until this process has ended.
+pub(crate) unsafe extern "C" fn make(job: *mut c_void) -> ! {
+    // SAFETY: the caller's promise.
+    let job = unsafe { &mut *job.cast::<Procfs<'_>>() };
+    job.failed = match attempt(job) {
+        Ok(()) => None,
+        Err(Fault { call, errno }) => Some((call, errno)),
+    };
+    exit(0)
+}
+
+fn attempt(job: &mut Procfs<'_>) -> Done {
+    if job.user >= 0 {
+        setns(job.user, libc::CLONE_NEWUSER as u64)?;
+    }
+    if job.member < 0 {
+        job.made = new_mount_in(c"proc", job.params, 0, Some(job.namespace))?;
+        return Ok(());
+    }
+    setns(job.member, libc::CLONE_NEWNS as u64)?;
+    let root = proc_at_root()?;
+    // Its process 1 tells whose procfs it is.
+    let first = openat(root, c"1/ns/pid", libc::O_RDONLY | libc::O_CLOEXEC, 0)?;
+    let (shown, wanted) = (fstat(first)?, fstat(job.namespace)?);
+    close(first);
+    if shown.st_ino != wanted.st_ino || shown.st_dev != wanted.st_dev {
+        return Err(Fault { call: Call::Fstat, errno: libc::EXDEV });
+    }
+    job.made = open_tree(root, c"", false)?;
+    close(root);
+    Ok(())
+}
