@@ -377,7 +377,8 @@ fn an_oci_container_that_joins_a_pid_namespace_shows_nothing() {
             let own = namespaces.iter_mut().find(|namespace| namespace["type"] == "pid").unwrap();
             own["path"] = format!("/proc/{pid}/ns/pid").into();
             // A hook of the runtime's runs in the container's namespaces.
-            config["hooks"] = json!({ "createContainer": [{ "path": "/bin/true", "args": ["true"], "env": [] }] });
+            config["hooks"] =
+                json!({ "createContainer": [{ "path": "/bin/true", "args": ["true"], "env": [] }] });
             if let Some(seccomp) = seccomp {
                 config["linux"]["seccomp"] = seccomp;
             }

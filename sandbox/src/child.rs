@@ -34,7 +34,6 @@ use ::libc;
 use ::std::os::fd::AsRawFd;
 
 pub(crate) use self::finish::default_signals;
-pub(crate) use self::procfs::{Procfs, make as make_procfs};
 use self::finish::{
     ambient, capset, descriptors, drop_bounding, execute, give_streams, keyring, label, loopback, proc,
     terminal, unblock_signals,
@@ -43,6 +42,7 @@ use self::mount::{
     chdir, clear_umask, console, directory, make_ready, mask, mount, node, pivot_root, place, private,
     read_only, restore_umask, symlink,
 };
+pub(crate) use self::procfs::{Procfs, make as make_procfs};
 use self::sys::{
     Done, Fault, call, close, drop, exit, openat, prctl, set_ids, setns, write_beneath, write_file,
 };

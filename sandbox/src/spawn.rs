@@ -313,8 +313,7 @@ impl Family {
     /// it says to the hooks.
     fn prepared(&self, then: Option<OnPrepared>, state: Option<&File>) -> Result<(), Error> {
         let Some(then) = then else { return Ok(()) };
-        let (pid, pidfd) =
-            self.second.as_ref().map_or((self.pid, &self.first), |(pid, pidfd)| (*pid, pidfd));
+        let (pid, pidfd) = self.second.as_ref().map_or((self.pid, &self.first), |(pid, pidfd)| (*pid, pidfd));
         let text = (then.0)(&Prepared { pid, pidfd, state })?;
         match state {
             Some(file) => file

@@ -33,9 +33,8 @@ pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Handles) -> Result<
     let user_new = new.contains(user);
     let user_joined = joined.contains(user);
     let enters = joined.contains(pid);
-    let twice = (user_joined && !(new - cgroup).is_empty())
-        || (user_new && !joined.is_empty())
-        || offsets.is_some();
+    let twice =
+        (user_joined && !(new - cgroup).is_empty()) || (user_new && !joined.is_empty()) || offsets.is_some();
     // The root of a new cgroup namespace is the maker's cgroup at that moment, and a
     // child of clone3 is its maker's, so it is made when the child is in its own.
     let mut rest = new - cgroup;

@@ -135,7 +135,8 @@ impl Blob {
                 self.push(EXECUTE, at, Call::Execve, 0, &args, 0);
             }
             other => {
-                let what = format!("cannot {other}: the plan has this step after its stage, where it is unknown");
+                let what =
+                    format!("cannot {other}: the plan has this step after its stage, where it is unknown");
                 return Err(Error::new(ErrorKind::InvalidSpec, what));
             }
         }
