@@ -451,6 +451,24 @@ fn a_service_can_say_that_it_is_ready() {
 }
 
 #[test]
+fn the_images_of_a_checkpoint_before_are_named_relative_to_the_new_ones() {
+    if !root() {
+        return;
+    }
+    let bundle = Bundle::new(SLEEP);
+    bundle.verb(&["run", "--detach"]).ok();
+    fs::write(bundle.path("file"), "").unwrap();
+    for (path, words) in [
+        ("/before", "--parent-path: /before is not relative to --image-path"),
+        ("../before", "--parent-path: cannot find the images of the --pre-dump before at images/../before"),
+        ("../file", "--parent-path: images/../file is not a directory"),
+    ] {
+        fails(&bundle.verb(&["checkpoint", "--image-path", "images", "--parent-path", path]), 1, words);
+    }
+    assert_eq!(bundle.status(), "running");
+}
+
+#[test]
 fn without_criu_or_systemd_the_sentence_says_so() {
     if !root() {
         return;

@@ -7,7 +7,7 @@ use std::thread;
 use cgroup_core::Controllers;
 use serde_json::json;
 
-use crate::bundle::{Bundle, cgroups, ours, runtime_lacks};
+use crate::bundle::{Bundle, ConsoleSocket, cgroups, ours, runtime_lacks};
 use crate::common::{self, Output, end_of, eventually, root, run_with, skip};
 
 /// Whether the runtime can checkpoint, on a kernel of which criu takes processes; if not, the test is skipped.
@@ -263,18 +263,86 @@ fn a_failure_says_criu_s_reason_and_changes_nothing() {
     words(&checkpoint(&bundle, &[]), "cannot be checkpointed in created state");
     bundle.start();
     goes_on(&bundle);
-    words(&checkpoint(&bundle, &["--page-server", "127.0.0.1:1"]), "criu failed: exit status: 1: (00.");
+    words(&checkpoint(&bundle, &["--page-server", "127.0.0.1:1"]), "criu failed: (00.");
     goes_on(&bundle);
     assert_eq!(bundle.status(), "running");
     let cgroup = bundle.cgroup();
     bundle.delete(&["--force"]);
     fs::create_dir_all(bundle.path("images")).unwrap();
-    words(&restore(&bundle, &["--detach"]), "criu failed: exit status: 1: (00.");
+    words(&restore(&bundle, &["--detach"]), "criu failed: (00.");
     assert_ne!(bundle.verb(&["state", bundle.id()]).code(), 0, "a container is left");
     assert!(!cgroup.exists(), "a cgroup is left");
-    if ours() {
-        let bundle = counter().set("/process/terminal", true);
-        bundle.write_config();
-        words(&restore(&bundle, &["--detach"]), "process.terminal: a container with a terminal");
+}
+
+#[test]
+fn a_terminal_is_handed_over_again() {
+    if !able() {
+        return;
     }
+    let bundle = Bundle::sh("word=$(cat /proc/sys/kernel/random/uuid); while read line; do echo \"$word <$line> $(stty size)\"; done")
+        .set("/process/terminal", true)
+        .set("/process/consoleSize", json!({ "height": 33, "width": 101 }));
+    bundle.write_config();
+    let socket = ConsoleSocket::new();
+    bundle.verb(&["run", "--detach", "--console-socket", socket.path(), bundle.id()]).ok();
+    let mut first = socket.terminal();
+    first.type_in("one\n");
+    first.expect(" <one> 33 101\r\n");
+    let shown = first.shown();
+    let word = shown.lines().find_map(|line| line.strip_suffix(" <one> 33 101")).unwrap();
+    checkpoint(&bundle, &[]).ok();
+    if ours() {
+        assert_ne!(restore(&bundle, &["--detach"]).code(), 0, "nobody has its terminal");
+    }
+    let socket = ConsoleSocket::new();
+    restored(&bundle, &["--console-socket", socket.path()]);
+    let mut second = socket.terminal();
+    second.type_in("two\n");
+    second.expect(&format!("{word} <two> 33 101\r\n"));
+    assert_eq!(bundle.verb(&["exec", bundle.id(), "readlink", "/proc/1/fd/0"]).ok(), "/dev/pts/0\n");
+    if runtime_lacks(&["runc"], "in the foreground it serves a terminal of the caller's alone") {
+        return;
+    }
+    fs::remove_dir_all(bundle.path("images")).unwrap();
+    checkpoint(&bundle, &[]).ok();
+    let output = bundle.verb_with(&["restore", "--image-path", "images", bundle.id()], "three\n");
+    assert_eq!(output.code(), 0, "{}", output.err);
+    assert!(output.out.contains(&format!("{word} <three> 33 101\r\n")), "{}", output.out);
+}
+
+#[test]
+fn a_file_that_is_open_and_removed_is_linked_to_a_name_if_that_is_allowed() {
+    if !able() || runtime_lacks(&["runc"], "--link-remap, of 1.3") {
+        return;
+    }
+    let bundle = Bundle::sh(
+        "echo kept > /tmp/file; ln /tmp/file /tmp/link; exec 3< /tmp/file; rm /tmp/file
+         i=0; until [ -e /tmp/stop ]; do i=$((i + 1)); echo x $i > /tmp/new; mv /tmp/new /tmp/count; sleep 0.05; done
+         cat <&3 > /tmp/read",
+    );
+    let bundle = up(bundle);
+    goes_on(&bundle);
+    assert_ne!(checkpoint(&bundle, &[]).code(), 0);
+    fs::remove_dir_all(bundle.path("images")).unwrap();
+    checkpoint(&bundle, &["--link-remap", "--tcp-skip-in-flight"]).ok();
+    restored(&bundle, &[]);
+    goes_on(&bundle);
+    fs::write(bundle.path("rootfs/tmp/stop"), "").unwrap();
+    bundle.wait_until("stopped");
+    assert_eq!(fs::read_to_string(bundle.path("rootfs/tmp/read")).unwrap(), "kept\n");
+}
+
+#[test]
+fn memory_is_written_beforehand_and_the_rest_refers_to_it() {
+    if !able() {
+        return;
+    }
+    let bundle = up(counter());
+    let (word, _) = goes_on(&bundle);
+    bundle.verb(&["checkpoint", "--pre-dump", "--image-path", "before", bundle.id()]).ok();
+    goes_on(&bundle);
+    checkpoint(&bundle, &["--parent-path", "../before"]).ok();
+    assert!(bundle.path("images/parent").exists());
+    restored(&bundle, &[]);
+    assert_eq!(goes_on(&bundle).0, word);
 }

@@ -34,8 +34,8 @@ pub struct Hook {
     /// Its arguments, the name that it is called by first.
     #[serde(with = "text")]
     pub args: Vec<OsString>,
-    /// Its environment; `None` is that of the process it runs for: the container's program for the
-    /// spec's hooks.
+    /// Its environment. `None` stands for the environment of the container's program, or, for a hook that
+    /// the runtime runs outside of the container, for that of the runtime.
     #[serde(default, with = "text")]
     pub env: Option<Vec<(OsString, OsString)>>,
     /// How many seconds it has, after which it is killed and has failed.

@@ -56,7 +56,7 @@ pub(crate) struct Global {
     pub(crate) version: bool,
 }
 
-/// A path that is not given, or is empty, which runc takes for the same.
+/// A path that may be left out or empty. runc treats both alike.
 #[derive(Debug, Clone)]
 pub(crate) struct MaybePath(PathBuf);
 
@@ -234,7 +234,7 @@ mod tests {
             "nspod-oci update id --memory 1000 --memory-swap -1 --cpu-quota -1",
             "nspod-oci events --stats id",
             "nspod-oci events --interval 1s id",
-            "nspod-oci checkpoint --image-path /i --work-path /w --leave-running --tcp-established --ext-unix-sk --shell-job --file-locks id",
+            "nspod-oci checkpoint --image-path /i --work-path /w --leave-running --tcp-established --ext-unix-sk --shell-job --file-locks --link-remap --tcp-skip-in-flight id",
             "nspod-oci restore --image-path /i --work-path /w --bundle /b --detach --pid-file /p --no-pivot --no-subreaper id",
             "nspod-oci spec --rootless --bundle /b",
             "nspod-oci features",

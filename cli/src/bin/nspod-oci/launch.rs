@@ -62,6 +62,19 @@ impl BundleArgs {
         HandedOn::take(self.preserve_fds)
     }
 
+    /// Connects to the console socket, if one is needed.
+    pub(crate) fn socket(&self, terminal: bool, how: How) -> Result<Option<UnixStream>> {
+        match (self.console_socket.get(), terminal) {
+            (None, true) if how != How::Attended => Err(Error::new(
+                "cannot allocate tty if nspod-oci will detach without setting console socket: give --console-socket, or set process.terminal to false",
+            )),
+            (Some(_), false) => Err(Error::new(
+                "cannot use console socket if nspod-oci will not detach or allocate tty: leave --console-socket out, or set process.terminal",
+            )),
+            (path, _) => path.map(console::connect).transpose(),
+        }
+    }
+
     pub(crate) fn write_pid(&self, pid: i32) -> Result<()> {
         self.pid_file.get().map_or(Ok(()), |path| write_pid(path, pid))
     }
@@ -225,18 +238,6 @@ pub(crate) fn launch(global: &Global, args: &BundleArgs, how: How, handed_on: Ha
     }
 }
 
-fn socket(path: Option<&Path>, terminal: bool, how: How) -> Result<Option<UnixStream>> {
-    match (path, terminal) {
-        (None, true) if how != How::Attended => Err(Error::new(
-            "cannot allocate tty if nspod-oci will detach without setting console socket: give --console-socket, or set process.terminal to false",
-        )),
-        (Some(_), false) => Err(Error::new(
-            "cannot use console socket if nspod-oci will not detach or allocate tty: leave --console-socket out, or set process.terminal",
-        )),
-        _ => path.map(console::connect).transpose(),
-    }
-}
-
 fn make(
     args: &BundleArgs,
     how: How,
@@ -245,7 +246,7 @@ fn make(
 ) -> Result<(Container, Option<File>)> {
     let Claimed { wanted, place, entry, record, .. } = claimed;
     let mut spec = std::mem::take(&mut wanted.spec);
-    let socket = socket(args.console_socket.get(), spec.process.terminal.is_some(), how)?;
+    let socket = args.socket(spec.process.terminal.is_some(), how)?;
     let pidfd_socket = args.pidfd_socket.connect()?;
     console::check_listener(&spec.process, wanted.seccomp_listener.as_ref())?;
     set_home(&mut spec.process, &record.rootfs);

@@ -62,7 +62,7 @@ fn sentence(program: &OsStr, errno: Errno) -> String {
     }
 }
 
-/// Says by `--debug` what will be done: namespaces, limits, mounts, the filter, each step.
+/// Logs for `--debug` what will be done: namespaces, limits, mounts, the filter, each step.
 pub(crate) fn tell(command: &mut Command) {
     if !log::is_debug() {
         return;
@@ -74,7 +74,7 @@ pub(crate) fn tell(command: &mut Command) {
     match &spec.process.seccomp {
         Seccomp::Profile(profile) => {
             let (default, rules) = (profile.default_action, profile.syscalls.len());
-            log::debug(&format_args!("seccomp: {default:?} but for what {rules} rules say"));
+            log::debug(&format_args!("seccomp: default action {default:?}, {rules} rules"));
         }
         other => log::debug(&format_args!("seccomp: {other:?}")),
     }

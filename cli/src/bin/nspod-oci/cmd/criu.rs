@@ -1,8 +1,9 @@
 //! `checkpoint` and `restore`, by the program criu.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,11 +20,15 @@ use ns_core::{Kind, Pidfd};
 use nspod_cli::error::{Error, Result};
 use nspod_cli::foreground::{self, Signals};
 use nspod_cli::process::Process;
+use nspod_cli::terminal::Relay;
 use nspod_sandbox::spec::{Join, MountKind, Namespace, Spec};
 
+mod rpc;
+
+use self::rpc::{Action, Field, Message, Options};
 use super::delete::{finish, stop};
 use crate::args::{Global, MaybePath};
-use crate::launch::{self, BundleArgs, Claimed};
+use crate::launch::{self, BundleArgs, Claimed, How};
 use crate::state::Status;
 use crate::{console, driver, hooks, log};
 
@@ -35,7 +40,7 @@ const DESCRIPTORS: &str = "descriptors.json";
 pub(crate) struct ImageArgs {
     /// Where the images are
     #[arg(long, value_name = "DIR", default_value = "checkpoint")]
-    image_path: PathBuf,
+    image_path: MaybePath,
     /// Where criu works and logs
     #[arg(long, value_name = "DIR", default_value = "", hide_default_value = true)]
     work_path: MaybePath,
@@ -65,12 +70,13 @@ pub(crate) struct ImageArgs {
     lazy_pages: bool,
 }
 
+// With the numbers of criu's criu_cg_mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Cgroups {
-    Soft,
-    Full,
-    Strict,
-    Ignore,
+    Ignore = 0,
+    Soft = 3,
+    Full = 4,
+    Strict = 5,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -85,6 +91,12 @@ pub(crate) struct CheckpointArgs {
     /// The images of a --pre-dump before, relative to --image-path
     #[arg(long, value_name = "DIR", default_value = "", hide_default_value = true)]
     parent_path: MaybePath,
+    /// Leave out TCP connections that are being made
+    #[arg(long)]
+    tcp_skip_in_flight: bool,
+    /// Link files that are open and removed to a name, for the time until they are restored
+    #[arg(long)]
+    link_remap: bool,
     /// Let it run on
     #[arg(long)]
     leave_running: bool,
@@ -96,7 +108,7 @@ pub(crate) struct CheckpointArgs {
     page_server: Option<String>,
     /// Where criu tells that it is ready for --lazy-pages
     #[arg(long, value_name = "FD")]
-    status_fd: Option<i32>,
+    status_fd: Option<u32>,
     /// The container
     #[arg(value_name = "ID")]
     id: String,
@@ -130,12 +142,15 @@ pub(crate) fn checkpoint(global: &Global, args: &CheckpointArgs) -> Result<()> {
     }
     let record = entry.record()?;
     let images = &args.images;
-    let mut command = images.command(if args.pre_dump { "pre-dump" } else { "dump" })?;
-    let spec = entry.config()?.container(&entry.context(global)?)?.spec;
-    no_terminal(&spec)?;
     images.make()?;
+    let parent = args.parent()?;
+    let criu = criu()?;
+    let spec = entry.config()?.container(&entry.context(global)?)?.spec;
     let pid = record.init_process_pid;
-    command.arg("--tree").arg(pid.to_string()).arg("--root").arg(&record.rootfs);
+    let action = if args.pre_dump { Action::PreDump } else { Action::Dump };
+    let (mut options, _dirs) = images.options(action)?;
+    options.number(Field::Pid, pid as u64);
+    options.text(Field::Root, &record.rootfs);
     let inside = Path::new("/proc").join(pid.to_string()).join("root");
     // A directory is masked with a file system of its own, which criu finds out.
     let is_own = |place: &Path| {
@@ -144,42 +159,52 @@ pub(crate) fn checkpoint(global: &Global, args: &CheckpointArgs) -> Result<()> {
             && fs::symlink_metadata(there).is_ok_and(|there| there.is_dir())
     };
     for (place, _) in external(&spec, &record.rootfs)?.into_iter().filter(|(place, _)| !is_own(place)) {
-        command.arg("--external").arg(format!("mnt[{0}]:{0}", place.display()));
+        options.text(Field::External, format!("mnt[{0}]:{0}", place.display()));
     }
     for (kind, path) in joined(&spec) {
         let inode = fs::metadata(path).map_err(|e| Error::io("look at", path, &e))?.ino();
-        command.arg("--external").arg(format!("{kind}[{inode}]:{}", label(kind)));
+        options.text(Field::External, format!("{kind}[{inode}]:{}", label(kind)));
     }
     let streams = Streams::of(pid)?;
     for file in streams.0.iter().filter(|name| name.starts_with("file[")) {
-        command.arg("--external").arg(file);
+        options.text(Field::External, file);
     }
     if let Some(path) = record.cgroup_path() {
-        command.arg("--freeze-cgroup").arg(path);
+        options.text(Field::FreezeCgroup, path);
     }
-    if let Some(path) = args.parent_path.get() {
-        command.arg("--prev-images-dir").arg(path).arg("--track-mem");
+    if let Some(path) = parent {
+        options.text(Field::ParentImages, path);
     }
     if let Some(server) = &args.page_server {
-        let (address, port) = server.rsplit_once(':').ok_or_else(|| {
-            Error::new(format!("--page-server: {server:?} is not of the form ADDRESS:PORT"))
-        })?;
-        command.args(["--page-server", "--address", address, "--port", port]);
+        let (address, port) = server
+            .rsplit_once(':')
+            .and_then(|(address, port)| Some((address, port.parse::<u16>().ok()?)))
+            .ok_or_else(|| {
+                Error::new(format!("--page-server: {server:?} is not of the form ADDRESS:PORT"))
+            })?;
+        let mut given = Message::default();
+        given.bytes(1, address.as_bytes()).number(2, port.into());
+        options.message(Field::PageServer, &given);
     }
     if let Some(fd) = args.status_fd {
-        command.arg("--status-fd").arg(fd.to_string());
+        options.number(Field::StatusFd, fd.into());
     }
-    if args.leave_running {
-        command.arg("--leave-running");
+    for (wanted, field) in [
+        (args.leave_running, Field::LeaveRunning),
+        (args.pre_dump || parent.is_some(), Field::TrackMem),
+        (args.tcp_skip_in_flight, Field::TcpSkipInFlight),
+        (args.link_remap, Field::LinkRemap),
+    ] {
+        if wanted {
+            options.flag(field);
+        }
     }
-    if args.pre_dump {
-        command.arg("--track-mem");
-    }
-    done(command.spawn(), &images.log(&command))?;
+    rpc::call(&criu, action, options, Command::spawn).map_err(images.reason(action))?;
+    log::debug(&format_args!("criu has written process {pid} to {}", images.images().display()));
     if args.pre_dump {
         return Ok(());
     }
-    streams.write(&images.image_path)?;
+    streams.write(images.images())?;
     if args.leave_running {
         return Ok(());
     }
@@ -187,12 +212,34 @@ pub(crate) fn checkpoint(global: &Global, args: &CheckpointArgs) -> Result<()> {
     finish(&store, &entry, record, &lock, None)
 }
 
+impl CheckpointArgs {
+    /// `--parent-path`, which criu reads as a path relative to the images.
+    fn parent(&self) -> Result<Option<&Path>> {
+        let Some(path) = self.parent_path.get() else { return Ok(None) };
+        if path.is_absolute() {
+            let problem = format!(
+                "{} is not relative to --image-path: name it as it is seen from there",
+                path.display()
+            );
+            return Err(Error::new(format!("--parent-path: {problem}")));
+        }
+        let there = self.images.images().join(path);
+        match fs::metadata(&there) {
+            Ok(found) if found.is_dir() => Ok(Some(path)),
+            Ok(_) => Err(Error::new(format!("--parent-path: {} is not a directory", there.display()))),
+            Err(e) => {
+                let problem = Error::io("find the images of the --pre-dump before at", &there, &e);
+                Err(Error::new(format!("--parent-path: {problem}")))
+            }
+        }
+    }
+}
+
 pub(crate) fn restore(global: &Global, args: &RestoreArgs) -> Result<i32> {
-    let mut command = args.images.command("restore")?;
     let pidfd_socket = args.bundle.pidfd_socket.connect()?;
     let mut restored = launch::prepare(global, &args.bundle)?;
-    let pid = match restore_into(args, &mut command, &mut restored) {
-        Ok(pid) => pid,
+    let (pid, terminal) = match restore_into(args, &mut restored) {
+        Ok(done) => done,
         Err(e) => {
             // What criu has restored before something failed, and the cgroup it was put in.
             if let Err(e) = driver::remove(&restored.record) {
@@ -201,6 +248,7 @@ pub(crate) fn restore(global: &Global, args: &RestoreArgs) -> Result<i32> {
             return Err(restored.give_up(e));
         }
     };
+    log::debug(&format_args!("criu has restored process {pid}"));
     // Until here they end criu as well.
     let signals = if args.detach { None } else { Some(Signals::hold()?) };
     let pidfd = Pidfd::open(pid)?;
@@ -217,8 +265,12 @@ pub(crate) fn restore(global: &Global, args: &RestoreArgs) -> Result<i32> {
     let Some(signals) = signals else { return Ok(0) };
     drop(lock);
     let kill = || Ok(pidfd.send_signal(nix::libc::SIGKILL)?);
-    let fatal = foreground::until_end(pid, &pidfd, &signals, &mut None, kill)?;
+    let mut relay = terminal.map(|master| Relay::new(master, true)).transpose()?;
+    let fatal = foreground::until_end(pid, &pidfd, &signals, &mut relay, kill)?;
     let code = wait(pid)?;
+    if let Some(relay) = relay {
+        relay.finish()?;
+    }
     let code = fatal.map_or(code, |signal| 128 + signal);
     if let Some(lock) = store.lock_again(&entry)? {
         driver::remove(&record)?;
@@ -227,8 +279,10 @@ pub(crate) fn restore(global: &Global, args: &RestoreArgs) -> Result<i32> {
     Ok(code)
 }
 
-fn restore_into(args: &RestoreArgs, command: &mut Command, restored: &mut Claimed) -> Result<i32> {
+/// Returns the first process, and its terminal's other end if this process is to serve it.
+fn restore_into(args: &RestoreArgs, restored: &mut Claimed) -> Result<(i32, Option<File>)> {
     let images = &args.images;
+    let criu = criu()?;
     let unheard = [
         ("prestart", restored.wanted.hooks.prestart.is_empty()),
         ("createRuntime", restored.wanted.hooks.create_runtime.is_empty()),
@@ -236,58 +290,57 @@ fn restore_into(args: &RestoreArgs, command: &mut Command, restored: &mut Claime
     for (kind, _) in unheard.iter().filter(|(_, none)| !none) {
         log::warn(&format_args!("hooks.{kind}: these are not run again for what is restored"));
     }
-    no_terminal(&restored.wanted.spec)?;
+    let has_terminal = restored.wanted.spec.process.terminal.is_some();
+    let socket = args.bundle.socket(has_terminal, if args.detach { How::Detached } else { How::Attended })?;
     let cgroup = restored.cgroup()?;
     let (entry, record, spec) = (&restored.entry, &mut restored.record, &restored.wanted.spec);
-    command.args(["--restore-detached", "--restore-sibling"]);
-    let pid_file = entry.dir.at("criu.pid");
-    command.arg("--pidfile").arg(&pid_file);
+    let (mut options, _dirs) = images.options(Action::Restore)?;
+    options.flag(Field::RestoreSibling);
     for (place, source) in external(spec, &record.rootfs)? {
-        command.arg("--external").arg(format!("mnt[{}]:{}", place.display(), source.display()));
+        options.text(Field::External, format!("mnt[{}]:{}", place.display(), source.display()));
     }
-    // Without close-on-exec, for criu.
-    let mut inherited: Vec<OwnedFd> = Vec::new();
-    let mut inherit = |command: &mut Command, fd: OwnedFd, name: &str| {
-        command.arg("--inherit-fd").arg(format!("fd[{}]:{name}", fd.as_raw_fd()));
-        inherited.push(fd);
-    };
     for (kind, path) in joined(spec) {
         let fd = nix::fcntl::open(path, OFlag::O_RDONLY, Mode::empty());
-        inherit(command, fd.map_err(|e| Error::path("open", path, e))?, label(kind));
+        options.inherit(fd.map_err(|e| Error::path("open", path, e))?, label(kind));
     }
-    for (number, name) in Streams::read(&images.image_path)?.0.iter().enumerate() {
+    for (number, name) in Streams::read(images.images())?.0.iter().enumerate() {
         if name.starts_with("pipe:") || name.starts_with("file[") {
-            inherit(command, stream(number)?, name);
+            options.inherit(stream(number)?, name);
         }
     }
     if let (Some(path), true) = (record.cgroup_path(), images.manage_cgroups_mode != Cgroups::Ignore) {
         let from_top = path.strip_prefix(Cgroup::top()?.path()).unwrap_or(path);
-        command.arg("--cgroup-root").arg(Path::new("/").join(from_top));
+        let mut root = Message::default();
+        root.bytes(2, Path::new("/").join(from_top).as_os_str().as_bytes());
+        options.message(Field::CgroupRoot, &root);
     }
     if let Some(profile) = &args.lsm_profile {
-        command.arg("--lsm-profile").arg(profile);
+        options.text(Field::LsmProfile, profile);
     }
     if let Some(context) = &args.lsm_mount_context {
-        command.arg("--lsm-mount-context").arg(context);
+        options.text(Field::LsmMountContext, context);
     }
     // criu takes a root that is a mount point.
     let root = entry.dir.make_sub("criu-root")?;
     mount(Some(&record.rootfs), root.path(), None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
         .map_err(|e| Error::path("mount the root at", root.path(), e))?;
-    command.arg("--root").arg(root.path());
-    let by_criu = done(inside(cgroup.as_ref(), command), &images.log(command));
+    options.text(Field::Root, root.path());
+    let by_criu = rpc::call(&criu, Action::Restore, options, |command| inside(cgroup.as_ref(), command));
     let _ = umount2(root.path(), MntFlags::MNT_DETACH);
-    by_criu?;
-    let text = fs::read_to_string(&pid_file).map_err(|e| Error::io("read", &pid_file, &e))?;
-    let pid = text
-        .trim()
-        .parse()
-        .map_err(|_| Error::new(format!("criu noted no pid in {}", pid_file.display())))?;
+    let rpc::Done { pid, mut terminal } = by_criu.map_err(images.reason(Action::Restore))?;
     record.set_process(Process::of(pid)?);
     record.creating = false;
     entry.write(record)?;
     restored.settled()?;
-    Ok(pid)
+    if has_terminal && terminal.is_none() {
+        return Err(Error::new("process.terminal: what is restored had no terminal: set it to false"));
+    }
+    if let Some(socket) = socket
+        && let Some(master) = terminal.take()
+    {
+        console::send_terminal(&socket, &master)?;
+    }
+    Ok((pid, terminal))
 }
 
 /// Starts a program in a cgroup, by entering that for the moment.
@@ -402,76 +455,83 @@ fn wait(pid: i32) -> Result<i32> {
     }
 }
 
+fn criu() -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let criu = std::env::split_paths(&path).map(|dir| dir.join("criu")).find(|file| file.is_file());
+    criu.ok_or_else(|| {
+        Error::new(
+            "criu is not installed, and checkpoint and restore are its work: install it, or put it in PATH",
+        )
+    })
+}
+
 impl ImageArgs {
-    fn command(&self, action: &str) -> Result<Command> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let criu = std::env::split_paths(&path).map(|dir| dir.join("criu")).find(|file| file.is_file());
-        let criu = criu.ok_or_else(|| {
-            Error::new("criu is not installed, and checkpoint and restore are its work: install it, or put it in PATH")
-        })?;
-        let mut command = Command::new(criu);
-        command.arg(action).arg("--images-dir").arg(&self.image_path);
-        command.arg("--work-dir").arg(self.work()).args(["--log-file", &format!("{action}.log"), "-v4"]);
-        for (wanted, flag) in [
-            (self.tcp_established, "--tcp-established"),
-            (self.ext_unix_sk, "--ext-unix-sk"),
-            (self.shell_job, "--shell-job"),
-            (self.file_locks, "--file-locks"),
-            (self.auto_dedup, "--auto-dedup"),
-            (self.lazy_pages, "--lazy-pages"),
-            (self.empty_ns.contains(&EmptyNs::Network), "--empty-ns=net"),
+    /// Returns the options of every action, with the directories, which stay open until criu has ended.
+    fn options(&self, action: Action) -> Result<(Options, [File; 2])> {
+        let mut options = Options::default();
+        let open = |path: &Path| File::open(path).map_err(|e| Error::io("open", path, &e));
+        let [images, work] = [open(self.images())?, open(self.work())?];
+        options.number(Field::ImagesDirFd, images.as_raw_fd() as u64);
+        options.number(Field::WorkDirFd, work.as_raw_fd() as u64);
+        options.text(Field::LogFile, log_file(action));
+        options.number(Field::LogLevel, 4);
+        // criu tells of each step by this, and hands a terminal over.
+        options.flag(Field::NotifyScripts);
+        options.flag(Field::OrphanPtsMaster);
+        for (wanted, field) in [
+            (self.tcp_established, Field::TcpEstablished),
+            (self.ext_unix_sk, Field::ExtUnixSk),
+            (self.shell_job, Field::ShellJob),
+            (self.file_locks, Field::FileLocks),
+            (self.auto_dedup, Field::AutoDedup),
+            (self.lazy_pages, Field::LazyPages),
         ] {
             if wanted {
-                command.arg(flag);
+                options.flag(field);
             }
         }
-        let mode = self.manage_cgroups_mode.to_possible_value();
-        let mode = mode.as_ref().map_or("soft", |mode| mode.get_name());
-        command.arg(format!("--manage-cgroups={mode}"));
-        Ok(command)
+        if self.empty_ns.contains(&EmptyNs::Network) {
+            options.number(Field::EmptyNs, nix::libc::CLONE_NEWNET as u64);
+        }
+        options.number(Field::ManageCgroupsMode, self.manage_cgroups_mode as u64);
+        Ok((options, [images, work]))
     }
 
     /// Directories for what is in a process's memory, and so for the caller alone.
     fn make(&self) -> Result<()> {
-        for dir in [&self.image_path, self.work()] {
+        for dir in [self.images(), self.work()] {
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
             made.map_err(|e| Error::io("make", dir, &e))?;
         }
         Ok(())
     }
 
+    fn images(&self) -> &Path {
+        self.image_path.get().unwrap_or(Path::new("checkpoint"))
+    }
+
     fn work(&self) -> &Path {
-        self.work_path.get().unwrap_or(&self.image_path)
+        self.work_path.get().unwrap_or(self.images())
     }
 
-    fn log(&self, command: &Command) -> PathBuf {
-        let action = command.get_args().next().unwrap_or_default();
-        self.work().join(action).with_extension("log")
+    /// Adds the last error of criu's log to a failure.
+    fn reason(&self, action: Action) -> impl Fn(Error) -> Error {
+        let log = self.work().join(log_file(action));
+        move |e| {
+            let text = fs::read(&log).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            // The first may be of something that it can do without.
+            let is_reason = |line: &&str| line.contains("Error (") && !line.ends_with("FAILED.");
+            let complaint = text.lines().rfind(is_reason).unwrap_or("it does not say why");
+            Error::new(format!("{e}: {}: see {}", complaint.trim(), log.display()))
+        }
     }
 }
 
-/// Of a terminal the other end is outside, and criu hands over a new one's only to who speaks
-/// its protocol.
-fn no_terminal(spec: &Spec) -> Result<()> {
-    match spec.process.terminal {
-        Some(_) => Err(Error::new(
-            "process.terminal: a container with a terminal cannot be checkpointed or restored, for the program criu hands over no other end of one: set it to false",
-        )),
-        None => Ok(()),
+fn log_file(action: Action) -> &'static str {
+    match action {
+        Action::Dump => "dump.log",
+        Action::Restore => "restore.log",
+        Action::PreDump => "pre-dump.log",
     }
-}
-
-/// Waits for criu's success, or says what it complains of last.
-fn done(criu: std::io::Result<std::process::Child>, log: &Path) -> Result<()> {
-    let status = criu.and_then(|mut criu| criu.wait());
-    let status = status.map_err(|e| Error::new(format!("cannot run criu: {e}")))?;
-    if status.success() {
-        return Ok(());
-    }
-    let text = fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    // The first may be of something that it can do without.
-    let is_reason = |line: &&str| line.contains("Error (") && !line.ends_with("FAILED.");
-    let complaint = text.lines().rfind(is_reason).unwrap_or("it does not say why");
-    Err(Error::new(format!("criu failed: {status}: {}: see {}", complaint.trim(), log.display())))
 }
