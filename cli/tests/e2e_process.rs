@@ -91,6 +91,22 @@ fn a_working_directory_that_the_user_may_not_enter_is_entered() {
 }
 
 #[test]
+fn what_starts_a_program_says_that_it_is_none_itself() {
+    if !root() {
+        return;
+    }
+    const SELF: &str = "/proc/self/exe";
+    let root = tempfile::tempdir().unwrap();
+    let rootfs = ["--rootfs", root.path().to_str().unwrap()];
+    for flags in [&["--init"][..], &rootfs] {
+        let output = nspod(&[&["run"], flags, &[SELF]].concat());
+        assert!(output.code() == 125 && output.err.contains(SELF), "{flags:?}: {output:?}");
+    }
+    let name = Name::detached(&[], &[SELF]);
+    eventually("it says so in its log", || ok(&["logs", &name]).contains(SELF));
+}
+
+#[test]
 fn flags_after_the_program_are_its_own() {
     if !root() {
         return;

@@ -58,6 +58,10 @@ const STARTED: u8 = 6;
 
 /// The exit code of an init that was started with arguments it does not understand.
 const MISUSED: i32 = 125;
+/// What it says then: a command or an interpreter of `/proc/self/exe` leads here.
+const MISUSE: &[u8] =
+    b"nspod-init: this is not a program of the container, but what starts one: name the program by its own path, not by /proc/self/exe\n";
+const STDERR: i32 = 2;
 /// The exit code when the program could not be started.
 const NOT_STARTED: i32 = 127;
 
@@ -544,7 +548,10 @@ extern "C" fn init(stack: *const usize) -> ! {
         unsafe { stage::run(argument) }
     }
     // SAFETY: as above.
-    let Some(task) = (unsafe { Task::read(stack) }) else { exit(MISUSED) };
+    let Some(task) = (unsafe { Task::read(stack) }) else {
+        write(STDERR, MISUSE);
+        exit(MISUSED)
+    };
     for fd in [task.report, task.exit] {
         plain(nr::FCNTL, [fd as usize, F_SETFD, FD_CLOEXEC]);
     }
