@@ -619,6 +619,8 @@ fn a_hook_that_hangs_after_the_end_holds_nothing_of_the_container() {
         }
         let mut line = bundle.raw(&[verb, &[&bundle.id]].concat());
         line.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        // It is ended by SIGINT, which who runs the tests may ignore.
+        nspod_sandbox::inherit_nothing(&mut line);
         let mut hanging = line.spawn().unwrap();
         eventually("the hook runs", || {
             fs::read_to_string(bundle.path("hook")).is_ok_and(|pid| !pid.is_empty())

@@ -467,12 +467,16 @@ fn an_unknown_field_and_a_null_say_nothing() {
 }
 
 #[test]
-fn a_rule_that_can_never_decide_is_passed_over() {
+fn a_rule_that_can_never_decide_is_no_error_and_one_in_the_old_form_is_taken() {
     let rule = |names: &[&str], action: &str| json!({ "names": names, "action": action });
     let rules =
         json!([rule(&["read", "setns"], "SCMP_ACT_ALLOW"), rule(&["setns", "bpf"], "SCMP_ACT_ERRNO")]);
     let document = with("linux.seccomp.syscalls", rules);
     let Seccomp::Profile(profile) = process(&document).seccomp else { panic!("no filter") };
-    assert_eq!(profile.syscalls[1].names, ["bpf"]);
     profile.compile().unwrap();
+    let old = json!([{ "name": "bpf", "action": "SCMP_ACT_ERRNO" }]);
+    let Seccomp::Profile(profile) = process(&with("linux.seccomp.syscalls", old)).seccomp else {
+        panic!("no filter")
+    };
+    assert_eq!(profile.syscalls[0].names, ["bpf"]);
 }
