@@ -181,6 +181,53 @@ fn a_paused_container_stands_still_and_can_be_killed() {
 }
 
 #[test]
+fn kill_ends_what_the_first_process_has_left_in_the_hosts_pid_namespace() {
+    if !root() {
+        return;
+    }
+    let name = Name::detached(&["--pid", "host"], &["sh", "-c", "sleep 1000 &"]);
+    eventually("its first process has ended", || name.at() == "exited");
+    let populated = || std::fs::read_to_string(cgroup(&name).join("cgroup.events")).unwrap().contains("populated 1");
+    assert!(populated());
+    assert_eq!(nspod(&["kill", "-s", "TERM", &name]).code(), 125, "no signal but KILL goes to all");
+    ok(&["kill", &name]);
+    eventually("no process is left", || !populated());
+    assert_eq!(nspod(&["kill", &name]).code(), 125);
+    ok(&["rm", &name]);
+}
+
+#[test]
+fn exec_finds_the_cgroup_that_the_first_process_has_moved_to() {
+    if !root() {
+        return;
+    }
+    let name = Name::detached(&["--cgroupns", "host"], &["sleep", "1000"]);
+    let pid = name.row().unwrap()["host_pid"].to_string();
+    let enter = |path: &Path, pid: &str| std::fs::write(path.join("cgroup.procs"), pid).unwrap();
+    let first = cgroup(&name);
+    // A cgroup that hands a controller down holds no process; without controllers it goes on to do so.
+    let below = first.join("below");
+    std::fs::create_dir(&below).unwrap();
+    let pids = std::fs::read_to_string(first.join("cgroup.procs")).unwrap();
+    pids.lines().for_each(|pid| enter(&below, pid));
+    let controllers = std::fs::read_to_string(first.join("cgroup.controllers")).unwrap();
+    if let Some(one) = controllers.split_whitespace().next() {
+        std::fs::write(first.join("cgroup.subtree_control"), format!("+{one}")).unwrap();
+        assert!(ok(&["exec", &name, "cat", "/proc/self/cgroup"]).contains(&format!("/{}/below\n", &*name)));
+        std::fs::write(first.join("cgroup.subtree_control"), format!("-{one}")).unwrap();
+    }
+    let moved = first.with_file_name(format!("{}-moved", &*name));
+    std::fs::create_dir(&moved).unwrap();
+    pids.lines().for_each(|pid| enter(&moved, pid));
+    std::fs::remove_dir(&below).and_then(|()| std::fs::remove_dir(&first)).unwrap();
+    let seen = nspod(&["exec", &name, "cat", "/proc/self/cgroup"]);
+    std::fs::write(moved.join("cgroup.kill"), "1").unwrap();
+    ok(&["rm", "-f", &name]);
+    eventually(&format!("{pid} is gone"), || std::fs::remove_dir(&moved).is_ok());
+    assert!(seen.ok().contains("-moved\n"), "{}", seen.out);
+}
+
+#[test]
 fn what_has_run_in_the_foreground_is_kept_only_if_asked() {
     if !root() {
         return;

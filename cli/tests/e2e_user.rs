@@ -3,7 +3,7 @@
 mod common;
 
 use common::user::User;
-use common::{eventually, root, run_with};
+use common::{eventually, fault, root, run_with};
 
 #[test]
 fn an_ordinary_user_is_root_in_a_container_and_nobody_outside() {
@@ -140,4 +140,40 @@ fn another_users_state_is_not_to_be_had() {
     let want = "nspod: cannot open the state directory /tmp/nspod-65534: Not a directory (ENOTDIR); \
         /tmp/nspod-65534 is a link, which is not followed: remove it, or ";
     assert!(refused.code() == 125 && refused.err.starts_with(want), "{}", refused.err);
+}
+
+#[test]
+fn a_killed_creation_of_a_pod_leaves_no_holder() {
+    if !root() || !fault::able() {
+        return;
+    }
+    let user = User::new();
+    // No cgroup leads to the process that holds an ordinary user's pod.
+    let script = r#"
+        cd $XDG_RUNTIME_DIR; end=$(($(date +%s) + 40))
+        strace -qq -o trace ./bin pod create counted > out; ./bin pod rm counted > out
+        for call in clone3 write sendmsg recvmsg renameat2 close mkdirat; do
+            for when in $(seq $(grep -c "^$call(" trace)); do
+                test $(date +%s) -lt $end || exit 0
+                strace -qq -o /dev/null -e inject=$call:signal=KILL:when=$when \
+                    ./bin pod create pod > out 2>&1
+                if ./bin pod ls | grep -q pod; then ./bin pod rm -f pod > out; fi
+                ls nspod/pods; tries=10; left=yes
+                until test -z "$left"; do
+                    left=
+                    for process in /proc/[2-9]* /proc/1?*; do
+                        read -r _ name state _ < $process/stat || continue
+                        case $state in [ZX]) ;; *) left="$left $name" ;; esac
+                    done 2> out
+                    test -n "$left" || break
+                    tries=$((tries - 1)); test $tries -gt 0 || { echo "$call $when: these are left: $left"; exit; }
+                    sleep 0.1
+                done
+            done
+        done"#;
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"]);
+    command.args(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", script]);
+    let seen = run_with(command.env("XDG_RUNTIME_DIR", user.dir()), "");
+    assert_eq!((seen.out.as_str(), seen.err.as_str()), ("", ""));
 }

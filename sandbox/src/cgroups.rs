@@ -228,6 +228,8 @@ fn not_frozen(cgroup: &Cgroup) -> Result<(), Error> {
             ErrorKind::State,
             format!("nothing can be started in {}, which is frozen: thaw it first", cgroup.path().display()),
         )),
+        // The root of the hierarchy cannot be frozen, and what is gone takes no process.
+        Err(e) if e.kind() != cgroup_core::ErrorKind::NotFound => Err(e.into()),
         _ => Ok(()),
     }
 }

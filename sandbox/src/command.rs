@@ -477,8 +477,12 @@ impl Command {
 
 /// Whether a cgroup is gone, or hands controllers down, and so can hold no process.
 fn takes_no_process(e: &Error) -> bool {
-    let of_cgroup = matches!(e.kind(), ErrorKind::Cgroup | ErrorKind::Clone);
-    of_cgroup && matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::EBUSY))
+    let errno = e.raw_os_error();
+    match e.failed_call() {
+        // Here, or by the child on its way into the namespaces.
+        Some("clone3") => matches!(errno, Some(libc::ENODEV | libc::EBUSY)),
+        _ => e.kind() == ErrorKind::Cgroup && matches!(errno, Some(libc::ENOENT | libc::ENODEV)),
+    }
 }
 
 /// The standard streams as both sides hold them.

@@ -38,6 +38,9 @@ pub(crate) fn kill(args: &KillArgs) -> Result<()> {
     let store = Store::open()?;
     each(&args.ids, |id| {
         let entry = store.find(id)?;
+        if args.signal == nix::libc::SIGKILL && entry.is_outlived()? {
+            return store.kill(&entry);
+        }
         let (record, pidfd) = entry.running()?;
         if args.signal == nix::libc::SIGKILL {
             return store.kill(&entry);

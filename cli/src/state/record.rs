@@ -121,16 +121,28 @@ impl Entry {
         Ok((record, pidfd.ok_or_else(|| Error::new(format!("the container {} is not running", self.id)))?))
     }
 
-    /// Kills what runs of it, and waits for its end; false if it has ended before. The caller has
-    /// the lock, or the cgroup could be the next container's of that name by then.
+    /// Whether processes are left of one whose first process has ended, as may be where its pid
+    /// namespace is not its own.
+    pub(crate) fn is_outlived(&self) -> Result<bool> {
+        let populated = |cgroup: Cgroup| cgroup.events().is_ok_and(|events| events.populated);
+        Ok(self.record.is_some() && !self.lives()? && self.cgroup().is_some_and(populated))
+    }
+
+    /// Kills what runs of it, and waits for the end of its first process; false if that has ended
+    /// before. The caller has the lock, or the cgroup could be the next container's of that name by
+    /// then.
     pub(crate) fn end(&self) -> Result<bool> {
-        let Some(process) = self.record.as_ref().map(|r| r.process.open()).transpose()?.flatten() else {
-            return Ok(false);
-        };
-        match self.cgroup() {
-            Some(cgroup) => cgroup.kill()?,
-            None => process.send_signal(nix::libc::SIGKILL)?,
+        let process = self.record.as_ref().map(|r| r.process.open()).transpose()?.flatten();
+        match (self.cgroup(), &process) {
+            (Some(cgroup), _) => match cgroup.kill() {
+                // The runner has just removed it.
+                Err(e) if e.kind() == cgroup_core::ErrorKind::NotFound => {}
+                killed => killed?,
+            },
+            (None, Some(process)) => process.send_signal(nix::libc::SIGKILL)?,
+            (None, None) => {}
         }
+        let Some(process) = process else { return Ok(false) };
         match process.poll(Some(KILLED_WITHIN))? {
             true => Ok(true),
             false => {
