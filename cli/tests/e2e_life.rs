@@ -187,7 +187,8 @@ fn kill_ends_what_the_first_process_has_left_in_the_hosts_pid_namespace() {
     }
     let name = Name::detached(&["--pid", "host"], &["sh", "-c", "sleep 1000 &"]);
     eventually("its first process has ended", || name.at() == "exited");
-    let populated = || std::fs::read_to_string(cgroup(&name).join("cgroup.events")).unwrap().contains("populated 1");
+    let populated =
+        || std::fs::read_to_string(cgroup(&name).join("cgroup.events")).unwrap().contains("populated 1");
     assert!(populated());
     assert_eq!(nspod(&["kill", "-s", "TERM", &name]).code(), 125, "no signal but KILL goes to all");
     ok(&["kill", &name]);
