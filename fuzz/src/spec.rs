@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use arbitrary::{Result, Unstructured};
 use cgroup_core::{CpuList, device::DEFAULT};
 use ns_core::{Extent, IdMap, Kind, SubIdRange, TimeOffset, TimeOffsets};
-use nspod_sandbox::Host;
+use nspod_sandbox::{Host, HostMount};
 use nspod_sandbox::spec::{
     Attributes, Capabilities, IdMaps, IoPriority, Join, Link, MemoryPolicy, Mount, MountIdMaps, MountKind,
     Namespace, Node, NodeKind, Process, Propagation, PropagationKind, Rlimit, Root, Scheduler, Seccomp, Spec, StreamOwner,
@@ -32,7 +32,7 @@ pub fn host(u: &mut Unstructured<'_>) -> Result<Host> {
         selinux: u.arbitrary()?,
         kernel: (u.int_in_range(4..=7)?, u.int_in_range(0..=20)?),
         cgroup2: u.arbitrary::<bool>()?.then(|| "/sys/fs/cgroup".into()),
-        sealed: u.arbitrary()?,
+        mounts: HostMount::parse(&u.arbitrary::<Vec<u8>>()?),
     })
 }
 
@@ -54,6 +54,7 @@ pub fn any(u: &mut Unstructured<'_>) -> Result<Spec> {
     change(u, &mut spec.links, |u| several(u, 2, |u| Ok(Link { path: path(u)?, target: path(u)? })))?;
     change(u, &mut spec.propagation, |u| maybe(u, propagation))?;
     spec.root_nodev = u.arbitrary()?;
+    spec.root_sockets = u.arbitrary()?;
     change(u, &mut spec.masked_paths, |u| several(u, 3, path))?;
     change(u, &mut spec.readonly_paths, |u| several(u, 3, path))?;
     change(u, &mut spec.hostname, |u| maybe(u, name))?;

@@ -219,12 +219,32 @@ pub(crate) fn clone(kinds: Kinds, errno: i32) -> Option<String> {
     Some(text.into())
 }
 
+/// The host's files through an overlay.
+fn host_root(errno: i32) -> String {
+    let cause = match errno {
+        libc::ENODEV => "this kernel lacks overlayfs (`modprobe overlay`)",
+        libc::EPERM => "this kernel lets no user namespace mount an overlay (Linux 5.11 does)",
+        libc::EINVAL => {
+            "overlayfs refuses this directory, for one because it lies on two overlays already: `dmesg` may say more"
+        }
+        libc::ENOENT => "the directory is gone since the plan was made",
+        _ => "overlayfs refuses this directory",
+    };
+    format!(
+        "the overlay keeps the container from the host's sockets and named pipes, and {cause}: mount \
+         something over it (--tmpfs DIR, -v DIR:DIR:ro), name a root (--rootfs), or give the sockets \
+         up to the container (--host-sockets)"
+    )
+}
+
 fn mount(mount: &MountStep, call: Call, errno: i32) -> Option<String> {
     let kernel_fs =
         |name: &str| matches!(&mount.what, What::New { fstype, .. } if fstype.to_bytes() == name.as_bytes());
     let bind = matches!(mount.what, What::Bind { .. } | What::Inside { .. });
     let overlay = matches!(&mount.what, What::Long { fstype, .. } if **fstype == *c"overlay");
+    let host = matches!(&mount.what, What::New { fstype, .. } if **fstype == *c"overlay");
     let text = match (call, errno) {
+        (Call::Fsopen | Call::Fsconfig | Call::Fsmount, _) if host => return Some(host_root(errno)),
         (Call::Fstatfs, libc::EPERM) if mount.over_proc == OverProc::Root => {
             "it cannot be mounted because it is not of type proc: bind a procfs, or mount a new one"
         }

@@ -1,12 +1,15 @@
 //! Facts about the host and the caller that a plan rests on.
 
+mod mounts;
+
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use cgroup_core::Cgroup;
 use ns_core::{Extent, IdMap, Ids, Kind, SubIdRange, SubIds};
 
-use crate::error::Error;
+pub use self::mounts::HostMount;
+use crate::error::{Error, ErrorKind};
 use crate::spec::{IdMaps, MountKind, Namespace, Seccomp, Spec};
 
 /// What a plan needs to know. Plain data: a plan for another host can be made from
@@ -36,6 +39,8 @@ pub struct Host {
     pub kernel: (u32, u32),
     /// Where cgroup2 is mounted, for containers that stay in the caller's cgroup namespace.
     pub cgroup2: Option<PathBuf>,
+    /// What is mounted, for a root that is the host's.
+    pub mounts: Vec<HostMount>,
 }
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
@@ -71,6 +76,12 @@ impl Host {
         }
         if spec.namespaces.cgroup == Namespace::Host && spec.mounts.iter().any(shows_cgroups) {
             host.cgroup2 = Cgroup::top().ok().map(|top| top.path().to_owned());
+        }
+        if spec.hides_sockets() {
+            const MOUNTS: &str = "/proc/thread-self/mountinfo";
+            let text = std::fs::read(MOUNTS)
+                .map_err(|e| Error::io(ErrorKind::Process, format!("read {MOUNTS}"), "read", &e))?;
+            host.mounts = HostMount::parse(&text);
         }
         if spec.namespaces.is_new(Kind::User) && spec.id_maps == IdMaps::Auto {
             host.subuids = SubIds::of_caller(Ids::Uid)?;

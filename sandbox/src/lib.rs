@@ -29,7 +29,7 @@ pub use command::{Command, Prepared, Stdio};
 pub use container::{Container, exec};
 pub use error::{Error, ErrorKind};
 pub use hold::{Hold, is_held, start_held};
-pub use host::Host;
+pub use host::{Host, HostMount};
 pub use net::move_net_device;
 pub use ns_core;
 pub use outcome::{Oom, OomLevel, Outcome, Status};

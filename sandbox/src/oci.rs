@@ -383,6 +383,7 @@ impl Config {
                 },
             },
             root_nodev: false,
+            root_sockets: false,
             mounts,
             nodes,
             links,

@@ -6,6 +6,7 @@
 //! (descriptors, ids, capabilities, filter) and last the program.
 
 mod files;
+mod host_root;
 mod identity;
 mod namespaces;
 mod stage;

@@ -51,6 +51,8 @@ pub struct Spec {
     pub root: Root,
     /// Open no device node that the root itself holds.
     pub root_nodev: bool,
+    /// Leave the host's sockets and named pipes usable through [`Root::HostReadOnly`].
+    pub root_sockets: bool,
     /// Mounts within the root, in order.
     pub mounts: Vec<Mount>,
     /// Device nodes and pipes within the root, made after the mounts.
@@ -96,6 +98,7 @@ impl Default for Spec {
             time_offsets: None,
             root: Root::Host,
             root_nodev: true,
+            root_sockets: false,
             mounts: Vec::new(),
             nodes: Vec::new(),
             links: Vec::new(),
@@ -138,6 +141,11 @@ pub const READONLY_PATHS: &[&str] =
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl Spec {
+    /// Whether the root is the host's without its sockets and named pipes.
+    pub(crate) fn hides_sockets(&self) -> bool {
+        self.root == Root::HostReadOnly && !self.root_sockets
+    }
+
     /// A program with nothing isolated: the ground to build on.
     pub fn bare(program: impl AsRef<OsStr>) -> Self {
         Spec {

@@ -24,6 +24,10 @@ pub(crate) struct FileArgs {
     /// with the container, or are kept in DIR/upper
     #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true)]
     overlay: Option<Option<PathBuf>>,
+    /// Leave the sockets and named pipes usable that lie in the host's files: a read-only mount
+    /// does not keep the container from them, and an overlay otherwise does
+    #[arg(long, conflicts_with_all = ["rootfs", "overlay"])]
+    host_sockets: bool,
     /// Let nothing be written to the root; /tmp and /run are tmpfs
     #[arg(long, conflicts_with = "overlay")]
     read_only: bool,
@@ -48,6 +52,7 @@ impl FileArgs {
         self.rootfs.is_none()
             && self.overlay.is_none()
             && !self.read_only
+            && !self.host_sockets
             && self.mounts().next().is_none()
             && self.device.is_empty()
     }
@@ -105,6 +110,7 @@ impl FileArgs {
             (None, Some(path)) => Root::Dir { path, readonly: self.read_only },
             (None, None) => Root::HostReadOnly,
         };
+        spec.root_sockets = self.host_sockets;
         if self.rootfs.is_some() && !self.read_only {
             // A root of its own has these itself.
             spec.mounts.retain(|m| m.destination != Path::new("/tmp") && m.destination != Path::new("/run"));

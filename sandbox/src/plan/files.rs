@@ -19,14 +19,14 @@ use crate::step::{CopyUp, Create, Dest, Last, MountStep, OverProc, Param, Place,
 const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
 const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
 const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
-const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+pub(super) const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 const ATIME: u64 = libc::MOUNT_ATTR__ATIME;
 /// What mount_setattr(2) takes, but for id maps.
 const ALL_ATTRIBUTES: u64 =
     RDONLY | NOSUID | NODEV | NOEXEC | ATIME | libc::MOUNT_ATTR_NODIRATIME | libc::MOUNT_ATTR_NOSYMFOLLOW;
 const PRIVATE: u64 = libc::MS_REC | libc::MS_PRIVATE;
 /// `fsconfig` takes no longer words.
-const FSCONFIG_MAX: usize = 255;
+pub(super) const FSCONFIG_MAX: usize = 255;
 /// mount(2) takes a page of options, with the byte that ends it.
 const OPTIONS_MAX: usize = 4095;
 
@@ -73,7 +73,7 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
     };
     if new(Kind::Mnt) {
         builder.plan.push(Step::Propagation(builder.propagation));
-        builder.root(&spec)?;
+        builder.root(&spec, host)?;
         for (index, mount) in spec.mounts.iter().enumerate() {
             builder.mount(&format!("mounts[{index}]"), mount)?;
         }
@@ -115,7 +115,11 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
         plan.push(Step::Mount(MountStep { attributes, over_proc, ..step(What::There, Place::In(dest)) }));
     }
     if new(Kind::Mnt) && spec.root != Root::Host {
-        let readonly = matches!(spec.root, Root::Dir { readonly: true, .. } | Root::Empty);
+        let readonly = match spec.root {
+            Root::Dir { readonly, .. } => readonly,
+            Root::Empty => true,
+            _ => spec.hides_sockets() && super::host_root::is_in_parts(host, ids.foreign),
+        };
         let apart = setup & libc::MS_REC != 0 && setup & libc::MS_SHARED == 0;
         plan.push(Step::PivotRoot { readonly, shared: !apart });
         if let Some(propagation) = spec.propagation {
@@ -166,13 +170,13 @@ fn receives(mount: &Mount) -> bool {
     mount.propagation.iter().any(|p| matches!(p.kind, PropagationKind::Shared | PropagationKind::Slave))
 }
 
-struct Files<'a, F: Fn(Kind) -> bool> {
-    plan: &'a mut Plan,
-    parent_opens: bool,
+pub(super) struct Files<'a, F: Fn(Kind) -> bool> {
+    pub(super) plan: &'a mut Plan,
+    pub(super) parent_opens: bool,
     /// The caller has CAP_SYS_ADMIN.
     privileged: bool,
     /// The container has a user namespace that is not the caller's.
-    foreign: bool,
+    pub(super) foreign: bool,
     bind_devices: bool,
     /// The container's user namespace owns its namespace of this kind.
     own: F,
@@ -197,7 +201,7 @@ struct Files<'a, F: Fn(Kind) -> bool> {
 }
 
 impl<F: Fn(Kind) -> bool> Files<'_, F> {
-    fn root(&mut self, spec: &Spec) -> Result<(), Error> {
+    fn root(&mut self, spec: &Spec, host: &Host) -> Result<(), Error> {
         let nodev = if spec.root_nodev { NODEV } else { 0 };
         let place = match &spec.root {
             // Hooks look for the root there, and for their own files at `/`.
@@ -212,6 +216,9 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
             Place::At(path) if !apart => self.plan.push(Step::Private(path.clone())),
             _ if !apart && !slave => self.plan.push(Step::Private(c"/".into())),
             _ => {}
+        }
+        if spec.hides_sockets() {
+            return self.host_root(host, spec, nodev);
         }
         let mut step = match &spec.root {
             Root::Host => step(What::Here, Place::Detached),
@@ -289,7 +296,7 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
         Ok(What::Long { fstype: c"overlay".into(), source: c"overlay".into(), options, flags: 0 })
     }
 
-    fn bind(
+    pub(super) fn bind(
         &mut self,
         field: &str,
         source: &Path,
@@ -772,7 +779,7 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
     }
 }
 
-fn step(what: What, place: Place) -> MountStep {
+pub(super) fn step(what: What, place: Place) -> MountStep {
     MountStep {
         what,
         place,
@@ -786,7 +793,7 @@ fn step(what: What, place: Place) -> MountStep {
     }
 }
 
-fn to_set(set: u64) -> Attributes {
+pub(super) fn to_set(set: u64) -> Attributes {
     Attributes { set, clear: 0 }
 }
 
@@ -924,7 +931,7 @@ fn file_system(
 }
 
 /// A new file system; `source` is only what mount(8) shows of it.
-fn new(fstype: &str, mut params: Vec<Param>) -> What {
+pub(super) fn new(fstype: &str, mut params: Vec<Param>) -> What {
     let fstype = CString::new(fstype).unwrap_or_default();
     params.insert(0, (c"source".into(), Some(fstype.clone())));
     What::New { fstype, params }
@@ -948,7 +955,7 @@ fn absolute<'a>(field: &str, path: &'a Path) -> Result<&'a Path, Error> {
     }
 }
 
-fn escape(options: &mut Vec<u8>, path: &Path, special: &[u8]) {
+pub(super) fn escape(options: &mut Vec<u8>, path: &Path, special: &[u8]) {
     for byte in path.as_os_str().as_bytes() {
         if special.contains(byte) {
             options.push(b'\\');
@@ -958,7 +965,7 @@ fn escape(options: &mut Vec<u8>, path: &Path, special: &[u8]) {
 }
 
 /// A path within the root: absolute, and without a step back.
-fn dest(field: &str, path: &Path, create: Create) -> Result<Dest, Error> {
+pub(super) fn dest(field: &str, path: &Path, create: Create) -> Result<Dest, Error> {
     absolute(field, path)?;
     let mut relative = PathBuf::new();
     for part in path.components() {

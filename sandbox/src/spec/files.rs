@@ -14,7 +14,16 @@ pub enum Root {
     /// The mount namespace's own root, left as it is.
     #[default]
     Host,
-    /// The caller's `/`, read-only with all that is mounted below it.
+    /// The caller's `/`, read-only with all that is mounted below it, and without its sockets
+    /// and named pipes: the container sees their names and reaches nobody behind them.
+    ///
+    /// Each mount of the host is shown through an overlay (Linux 5.11 in a user namespace), as it
+    /// was mounted when the plan was made. A file that the host replaces by another one of the same
+    /// name may be seen as it was, if the container has looked at it before. A socket that the
+    /// container shall use is bound by its name, or
+    /// [`Spec::root_sockets`](crate::spec::Spec::root_sockets) binds the host's mounts
+    /// themselves. overlayfs stacks two layers deep: where `/` is an overlay on an overlay, as in a
+    /// container of this sort in a container, it refuses a further one, and the start fails.
     HostReadOnly,
     /// Nothing at all: an empty, read-only tmpfs.
     Empty,

@@ -1,0 +1,127 @@
+//! What is mounted on the host, as a caller sees it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+/// A mount of the host: a line of `/proc/self/mountinfo`.
+///
+/// Source: <https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html>
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostMount {
+    /// Number of the mount.
+    pub id: u64,
+    /// Number of the mount that it is mounted on.
+    pub parent: u64,
+    /// Where it is mounted.
+    pub path: PathBuf,
+    /// Kind of file system.
+    pub fstype: String,
+    /// `nosuid`, `nodev`, `noexec` and `nosymfollow`, as `MOUNT_ATTR_*`.
+    pub attributes: u64,
+}
+
+impl HostMount {
+    /// The mounts of a `mountinfo`, in its order. Lines of another form are passed over.
+    pub fn parse(text: &[u8]) -> Vec<HostMount> {
+        text.split(|byte| *byte == b'\n').filter_map(HostMount::line).collect()
+    }
+
+    fn line(line: &[u8]) -> Option<HostMount> {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse().ok();
+        let (id, parent) = (number(fields.next()?)?, number(fields.next()?)?);
+        let path = unescape(fields.nth(2)?);
+        let attributes = fields.next()?.split(|byte| *byte == b',').fold(0, |set, word| {
+            set | match word {
+                b"nosuid" => libc::MOUNT_ATTR_NOSUID,
+                b"nodev" => libc::MOUNT_ATTR_NODEV,
+                b"noexec" => libc::MOUNT_ATTR_NOEXEC,
+                b"nosymfollow" => libc::MOUNT_ATTR_NOSYMFOLLOW,
+                _ => 0,
+            }
+        });
+        let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
+        let fstype = String::from_utf8_lossy(rest.next()?).into_owned();
+        Some(HostMount { id, parent, path, fstype, attributes })
+    }
+
+    /// Those that a path leads to, sorted by their paths: of several at one place the uppermost, and
+    /// none that lies below a place where another was mounted later.
+    pub(crate) fn visible(all: &[HostMount]) -> Vec<&HostMount> {
+        let ids: BTreeSet<u64> = all.iter().map(|mount| mount.id).collect();
+        let mut on: BTreeMap<u64, Vec<&HostMount>> = BTreeMap::new();
+        for mount in all.iter().filter(|mount| mount.parent != mount.id) {
+            on.entry(mount.parent).or_default().push(mount);
+        }
+        on.values_mut().for_each(|mounts| mounts.sort_by(|a, b| a.path.cmp(&b.path)));
+        // The caller's root, which nothing that is mounted over it hides from the caller.
+        let root = all.iter().find(|m| m.path == Path::new("/") && (!ids.contains(&m.parent) || m.parent == m.id));
+        let (mut seen, mut next) = (Vec::new(), Vec::from_iter(root));
+        while let Some(mut mount) = next.pop() {
+            let over = |mount: &HostMount| {
+                let over = on.get(&mount.id)?.iter().find(|other| other.path == mount.path);
+                over.copied().filter(|_| mount.path != Path::new("/"))
+            };
+            while let Some(other) = over(mount) {
+                mount = other;
+            }
+            seen.push(mount);
+            let mut last: Option<&Path> = None;
+            for below in on.get(&mount.id).into_iter().flatten().filter(|below| below.path != mount.path) {
+                if last.is_none_or(|last| !below.path.starts_with(last)) {
+                    last = Some(&below.path);
+                    next.push(below);
+                }
+            }
+        }
+        seen.sort_by(|a, b| a.path.cmp(&b.path));
+        seen
+    }
+}
+
+/// Blanks, tabs, line ends and backslashes are written as `\` and three octal digits.
+fn unescape(field: &[u8]) -> PathBuf {
+    if !field.contains(&b'\\') {
+        return OsStr::from_bytes(field).into();
+    }
+    let (mut path, mut rest) = (Vec::with_capacity(field.len()), field);
+    while let [first, tail @ ..] = rest {
+        let digits = tail.get(..3).filter(|_| *first == b'\\');
+        let octal = digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        path.push(octal.unwrap_or(*first));
+        rest = &tail[if octal.is_some() { 3 } else { 0 }..];
+    }
+    std::ffi::OsString::from_vec(path).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(text: &str) -> Vec<(u64, String)> {
+        let all = HostMount::parse(text.as_bytes());
+        HostMount::visible(&all).into_iter().map(|m| (m.id, m.path.display().to_string())).collect()
+    }
+
+    #[test]
+    fn a_line_is_read_with_its_escapes_and_optional_fields() {
+        let line = b"36 35 98:0 /mnt1 /mnt\\0402\\134x rw,noexec,nosuid master:1 shared:7 - ext3 /dev/root rw";
+        let attributes = libc::MOUNT_ATTR_NOEXEC | libc::MOUNT_ATTR_NOSUID;
+        let mount =
+            HostMount { id: 36, parent: 35, path: "/mnt 2\\x".into(), fstype: "ext3".into(), attributes };
+        assert_eq!(HostMount::parse(line), [mount]);
+        assert_eq!(HostMount::parse(b"\nnonsense\n1 x\n"), []);
+    }
+
+    #[test]
+    fn what_is_mounted_over_is_not_visible() {
+        let text = "27 1 0:1 / / rw - ext4 a rw\n30 27 0:2 / /a rw - tmpfs a rw\n31 30 0:2 / /a/b rw - tmpfs a rw\n\
+            32 30 0:2 / /a rw - tmpfs a rw\n33 32 0:2 / /a/c rw - tmpfs a rw\n34 27 0:2 / /d/e rw - tmpfs a rw\n\
+            35 27 0:2 / /d rw - tmpfs a rw\n36 27 0:2 / /d-e rw - tmpfs a rw\n";
+        let want = [(27, "/"), (32, "/a"), (33, "/a/c"), (35, "/d"), (36, "/d-e")];
+        assert_eq!(paths(text), want.map(|(id, path)| (id, path.to_owned())));
+        assert_eq!(paths(""), []);
+    }
+}

@@ -1,0 +1,202 @@
+//! The host's files as a root: read-only, and without the host's sockets and named pipes.
+//!
+//! On a read-only mount a process can still connect to a socket and write to a named pipe. What a
+//! socket is bound to and what a pipe holds belongs to the file's inode, and behind overlayfs each
+//! file has an inode of its own: connect(2) finds nobody there, and the pipe is another one.
+//!
+//! An overlay shows one mount and nothing that is mounted on it, so each mount of the host gets
+//! its own. In a mount namespace of a user namespace the mounts are locked together, and the
+//! kernel makes no overlay of a directory with a mount below it. There a tmpfs is the root, with
+//! an overlay for each directory that has none.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::{self, DirEntry, Metadata};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::unistd::AccessFlags;
+use ns_core::Kind;
+
+use super::c_string;
+use super::files::{FSCONFIG_MAX, Files, RDONLY, dest, escape, new, step, to_set};
+use crate::error::Error;
+use crate::host::{Host, HostMount};
+use crate::spec::{MountKind, Spec};
+use crate::step::{Create, Dest, MountStep, Place, Slot, Step, What};
+
+/// File systems that hold neither sockets nor named pipes. overlayfs refuses some of them.
+const PLAIN: [&str; 23] = [
+    "autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "efivarfs", "exfat",
+    "fusectl", "mqueue", "msdos", "nsfs", "ntfs3", "proc", "pstore", "resctrl", "securityfs", "selinuxfs",
+    "sysfs", "tracefs", "vfat",
+];
+/// An empty directory, the second layer that overlayfs wants. It lies in a tmpfs over `/`, to
+/// which no other path leads.
+const NONE: &[u8] = b"/../none";
+
+struct View<'a> {
+    /// What is mounted on the host, sorted by path.
+    mounts: Vec<&'a HostMount>,
+    /// All that is mounted, hidden or not.
+    all: &'a [HostMount],
+    spec: &'a Spec,
+    nodev: u64,
+    /// The mounts are locked together.
+    locked: bool,
+    /// The child has fewer rights than the caller.
+    lesser: bool,
+}
+
+/// Whether the root of the container is a tmpfs with parts of the host's.
+pub(super) fn is_in_parts(host: &Host, foreign: bool) -> bool {
+    let locked = foreign || host.nested || !host.privileged();
+    locked && host.mounts.iter().any(|mount| mount.path != Path::new("/"))
+}
+
+impl<F: Fn(Kind) -> bool> Files<'_, F> {
+    /// The mount that is kept as the root.
+    pub(super) fn host_root(&mut self, host: &Host, spec: &Spec, nodev: u64) -> Result<(), Error> {
+        let in_parts = is_in_parts(host, self.foreign);
+        let view = View {
+            mounts: HostMount::visible(&host.mounts),
+            all: &host.mounts,
+            spec,
+            nodev,
+            locked: in_parts,
+            lesser: self.parent_opens,
+        };
+        let tmpfs = |place| MountStep {
+            attributes: to_set(libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID),
+            keep: Some(Slot::Root),
+            ..step(new("tmpfs", vec![(c"mode".into(), Some(c"755".into()))]), place)
+        };
+        self.plan.push(Step::Mount(tmpfs(Place::NewRoot)));
+        for name in [c"none", c"root"] {
+            self.plan.push(Step::Mkdir { slot: Slot::Root, name: name.into(), mode: 0o755 });
+        }
+        let place = Place::Within(Slot::Root, c"root".into());
+        if in_parts {
+            self.plan.push(Step::Mount(tmpfs(place)));
+            return self.parts(&view, Path::new("/"));
+        }
+        let root = MountStep { keep: Some(Slot::Root), ..overlay(Path::new("/"), &view, place)? };
+        self.plan.push(Step::Mount(root));
+        for mount in &view.mounts {
+            if mount.path != Path::new("/") && !view.covers(&mount.path) {
+                self.part(&view, &mount.path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a directory holds that has mounts below it.
+    fn parts(&mut self, view: &View<'_>, directory: &Path) -> Result<(), Error> {
+        let Ok(entries) = fs::read_dir(directory) else { return Ok(()) };
+        let mut entries: Vec<DirEntry> = entries.filter_map(Result::ok).collect();
+        entries.sort_by_key(DirEntry::file_name);
+        for entry in entries {
+            let path = entry.path();
+            let Ok(kind) = entry.file_type() else { continue };
+            if kind.is_symlink() {
+                let Ok(target) = fs::read_link(&path) else { continue };
+                let target = c_string("root", target)?;
+                self.plan.push(Step::Symlink { dest: place(&path, Create::No)?, target });
+                continue;
+            }
+            let covered = view.covers(&path);
+            let parted = view.locked && view.has_below(&path);
+            if kind.is_dir() && (covered || parted) {
+                let meta = path.metadata().ok();
+                let mode = meta.as_ref().map_or(0o755, |meta| meta.mode() & 0o7777);
+                let name = c_string("root", path.strip_prefix("/").unwrap_or(&path))?;
+                self.plan.push(Step::Mkdir { slot: Slot::Root, name, mode });
+                if !covered && meta.is_some_and(|meta| view.reaches(&path, &meta)) {
+                    self.parts(view, &path)?;
+                }
+                continue;
+            }
+            self.part(view, &path)?;
+        }
+        Ok(())
+    }
+
+    /// A directory with what is in its own mount, or a file.
+    fn part(&mut self, view: &View<'_>, path: &Path) -> Result<(), Error> {
+        // What the caller cannot look at, the container cannot either.
+        let Ok(meta) = path.metadata() else { return Ok(()) };
+        let mount = view.mount(path);
+        let plain = mount.is_some_and(|mount| mount.path == path && PLAIN.contains(&mount.fstype.as_str()));
+        let create = match (view.locked, meta.is_dir()) {
+            (false, _) => Create::No,
+            (true, true) => Create::Dir,
+            (true, false) => Create::File,
+        };
+        let at = Place::In(place(path, create)?);
+        let step = if meta.is_file() || plain {
+            MountStep { attributes: to_set(RDONLY | view.nodev), ..step(self.bind("root", path, false, None)?, at) }
+        } else if meta.is_dir() {
+            overlay(path, view, at)?
+        } else {
+            return Ok(());
+        };
+        self.plan.push(Step::Mount(step));
+        Ok(())
+    }
+}
+
+impl View<'_> {
+    /// The container has something else there.
+    fn covers(&self, path: &Path) -> bool {
+        let mounts = self.spec.mounts.iter().filter(|mount| mount.kind != MountKind::Remount);
+        mounts.map(|mount| &mount.destination).any(|other| other != Path::new("/") && path.starts_with(other))
+    }
+
+    /// The mount that a path leads to.
+    fn mount(&self, path: &Path) -> Option<&HostMount> {
+        path.ancestors().find_map(|path| {
+            let found = self.mounts.binary_search_by(|mount| mount.path.as_path().cmp(path));
+            found.ok().and_then(|at| self.mounts.get(at).copied())
+        })
+    }
+
+    fn has_below(&self, path: &Path) -> bool {
+        self.all.iter().any(|mount| mount.path != path && mount.path.starts_with(path))
+    }
+
+    /// Whether the container can reach what is in a directory.
+    fn reaches(&self, path: &Path, meta: &Metadata) -> bool {
+        match self.lesser {
+            true => meta.mode() & 0o001 != 0,
+            false => nix::unistd::eaccess(path, AccessFlags::X_OK).is_ok(),
+        }
+    }
+}
+
+fn place(path: &Path, create: Create) -> Result<Dest, Error> {
+    Ok(Dest { no_links: true, ..dest("root", path, create)? })
+}
+
+/// What a directory holds, but for what is mounted below it.
+fn overlay(path: &Path, view: &View<'_>, place: Place) -> Result<MountStep, Error> {
+    let mut layers = Vec::new();
+    escape(&mut layers, path, b":\\,");
+    layers.push(b':');
+    layers.extend(NONE);
+    // fsconfig(2) takes no comma, and no longer words.
+    let long = layers.len() > FSCONFIG_MAX || layers.contains(&b',');
+    let layers = OsStr::from_bytes(&layers);
+    let what = if long {
+        let mut options = OsString::from("lowerdir=");
+        options.push(layers);
+        let (fstype, options) = (CString::from(c"overlay"), c_string("root", options)?);
+        What::Long { source: fstype.clone(), fstype, options, flags: 0 }
+    } else {
+        What::New {
+            fstype: c"overlay".into(),
+            params: vec![(c"lowerdir".into(), Some(c_string("root", layers)?))],
+        }
+    };
+    let own = view.mount(path).map_or(0, |mount| mount.attributes);
+    Ok(MountStep { attributes: to_set(RDONLY | view.nodev | own), ..step(what, place) })
+}
