@@ -164,8 +164,8 @@ fn a_start_makes_exactly_these_calls() {
     let wanted = [
         ("plain", [14, 12]),
         ("five kinds", [14, 16]),
-        ("container", [19, 100]),
-        ("container with a pool", [26, 63]),
+        ("container", [19, 102]),
+        ("container with a pool", [26, 65]),
     ];
     let mut wrong = String::new();
     for (what, wanted) in wanted {
