@@ -57,7 +57,8 @@ impl HostMount {
         }
         on.values_mut().for_each(|mounts| mounts.sort_by(|a, b| a.path.cmp(&b.path)));
         // The caller's root, which nothing that is mounted over it hides from the caller.
-        let root = all.iter().find(|m| m.path == Path::new("/") && (!ids.contains(&m.parent) || m.parent == m.id));
+        let root =
+            all.iter().find(|m| m.path == Path::new("/") && (!ids.contains(&m.parent) || m.parent == m.id));
         let (mut seen, mut next) = (Vec::new(), Vec::from_iter(root));
         while let Some(mut mount) = next.pop() {
             let over = |mount: &HostMount| {
@@ -107,7 +108,8 @@ mod tests {
 
     #[test]
     fn a_line_is_read_with_its_escapes_and_optional_fields() {
-        let line = b"36 35 98:0 /mnt1 /mnt\\0402\\134x rw,noexec,nosuid master:1 shared:7 - ext3 /dev/root rw";
+        let line =
+            b"36 35 98:0 /mnt1 /mnt\\0402\\134x rw,noexec,nosuid master:1 shared:7 - ext3 /dev/root rw";
         let attributes = libc::MOUNT_ATTR_NOEXEC | libc::MOUNT_ATTR_NOSUID;
         let mount =
             HostMount { id: 36, parent: 35, path: "/mnt 2\\x".into(), fstype: "ext3".into(), attributes };

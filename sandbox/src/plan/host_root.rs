@@ -27,9 +27,29 @@ use crate::step::{Create, Dest, MountStep, Place, Slot, Step, What};
 
 /// File systems that hold neither sockets nor named pipes. overlayfs refuses some of them.
 const PLAIN: [&str; 23] = [
-    "autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "efivarfs", "exfat",
-    "fusectl", "mqueue", "msdos", "nsfs", "ntfs3", "proc", "pstore", "resctrl", "securityfs", "selinuxfs",
-    "sysfs", "tracefs", "vfat",
+    "autofs",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "efivarfs",
+    "exfat",
+    "fusectl",
+    "mqueue",
+    "msdos",
+    "nsfs",
+    "ntfs3",
+    "proc",
+    "pstore",
+    "resctrl",
+    "securityfs",
+    "selinuxfs",
+    "sysfs",
+    "tracefs",
+    "vfat",
 ];
 /// An empty directory, the second layer that overlayfs wants. It lies in a tmpfs over `/`, to
 /// which no other path leads.
@@ -134,7 +154,10 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
         };
         let at = Place::In(place(path, create)?);
         let step = if meta.is_file() || plain {
-            MountStep { attributes: to_set(RDONLY | view.nodev), ..step(self.bind("root", path, false, None)?, at) }
+            MountStep {
+                attributes: to_set(RDONLY | view.nodev),
+                ..step(self.bind("root", path, false, None)?, at)
+            }
         } else if meta.is_dir() {
             overlay(path, view, at)?
         } else {
