@@ -6,7 +6,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
 use nix::fcntl::OFlag;
-use nix::mqueue::{MQ_OFlag, mq_open, mq_receive, mq_send};
+use nix::mqueue::{MQ_OFlag, MqAttr, mq_open, mq_receive, mq_send};
 use nix::sys::stat::Mode;
 
 /// Listeners that stay open.
@@ -42,7 +42,9 @@ pub(crate) fn mq(name: &str, make: bool) -> Result<String> {
         true => MQ_OFlag::O_CREAT | MQ_OFlag::O_EXCL | MQ_OFlag::O_RDWR,
         false => MQ_OFlag::O_RDWR,
     } | MQ_OFlag::O_NONBLOCK;
-    let queue = mq_open(name, flags, mode, None).map_err(Error::from)?;
+    // Without them nix hands no mode on either, and the call reads what happens to be there.
+    let attributes = MqAttr::new(0, 10, 8192, 0);
+    let queue = mq_open(name, flags, mode, Some(&attributes)).map_err(Error::from)?;
     if make {
         mq_send(&queue, b"secret", 0)?;
         return Ok("made".into());
