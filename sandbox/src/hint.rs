@@ -98,7 +98,7 @@ pub(crate) fn step(step: &Step, call: Call, errno: i32) -> Option<String> {
             "the security module does not let the caller go there"
         }
         (Step::PivotRoot { .. }, Call::PivotRoot, libc::EINVAL) => {
-            "the host's root is its first, in-memory one, which cannot be left"
+            "the host's root is its first, in-memory one, which cannot be left: use no_pivot (`nspod-oci`: --no-pivot)"
         }
         (Step::Node { .. }, _, libc::EEXIST) => {
             "something else is there already: remove it from the image, or leave the device out"

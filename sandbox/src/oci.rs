@@ -62,6 +62,8 @@ pub struct Context<'a> {
     pub rootless: bool,
     /// The container's processes keep the session keyring that the runtime has.
     pub no_new_keyring: bool,
+    /// The root is entered by chroot(2): [`Spec::no_pivot`].
+    pub no_pivot: bool,
 }
 
 impl Default for Context<'_> {
@@ -72,6 +74,7 @@ impl Default for Context<'_> {
             systemd_cgroup: false,
             rootless: false,
             no_new_keyring: false,
+            no_pivot: false,
         }
     }
 }
@@ -384,6 +387,7 @@ impl Config {
             },
             root_nodev: false,
             root_sockets: false,
+            no_pivot: context.no_pivot,
             mounts,
             nodes,
             links,

@@ -53,6 +53,11 @@ pub struct Spec {
     pub root_nodev: bool,
     /// Leave the host's sockets and named pipes usable through [`Root::HostReadOnly`].
     pub root_sockets: bool,
+    /// Enter the root by chroot(2) and not by pivot_root(2), which refuses where the host's root is
+    /// its first, in-memory one (an initramfs). What the root covers stays in the mount namespace: a
+    /// program with CAP_SYS_ADMIN there may uncover it.
+    #[serde(default)]
+    pub no_pivot: bool,
     /// Mounts within the root, in order.
     pub mounts: Vec<Mount>,
     /// Device nodes and pipes within the root, made after the mounts.
@@ -99,6 +104,7 @@ impl Default for Spec {
             root: Root::Host,
             root_nodev: true,
             root_sockets: false,
+            no_pivot: false,
             mounts: Vec::new(),
             nodes: Vec::new(),
             links: Vec::new(),

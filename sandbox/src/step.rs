@@ -333,6 +333,17 @@ pub enum Step {
         /// them from it.
         shared: bool,
     },
+    /// Make the new root `/` by chroot(2), where pivot_root(2) cannot: what it covers stays in the
+    /// mount namespace.
+    ChangeRoot {
+        /// Move it over `/` before.
+        over: bool,
+        /// Also make the new root itself read-only, now that everything is in place.
+        readonly: bool,
+        /// Mounts of procfs and sysfs to take away before. Where such a file system is visible in
+        /// its mount namespace, the kernel lets a user namespace mount it anew without the masks.
+        hide: Vec<CString>,
+    },
     /// Open a terminal and make it the standard streams; the parent gets its other end.
     Terminal {
         /// Rows.

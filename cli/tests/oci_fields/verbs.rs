@@ -12,10 +12,40 @@ use cgroup_core::Controllers;
 use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, ConsoleSocket, cgroups, ours, runtime_lacks};
-use crate::common::{Guard, end_of, eventually, signal};
+use crate::common::{Guard, end_of, eventually, signal, skip};
 
 fn sleeping() -> Bundle {
     Bundle::of(&["sleep", "1000"]).up()
+}
+
+/// pivot_root(2) cannot leave an initramfs. Here strace lets it fail as it would there.
+#[test]
+fn without_pivot_root_the_root_is_entered_all_the_same() {
+    let strace = std::process::Command::new("strace").arg("-V").output();
+    if strace.is_err() {
+        return skip("strace is not installed");
+    }
+    let script = "ls -d /.. /../bin; \
+        ls -d /bin/busybox; cat /proc/self/mountinfo";
+    for hook in [false, true] {
+        let mut bundle = Bundle::sh(script).set("/root/readonly", true).before(
+            "exec strace -f -qq -o /dev/null -e trace=pivot_root -e inject=pivot_root:error=EINVAL \"$@\"",
+        );
+        if hook {
+            let hook = json!([{ "path": "/bin/true", "args": ["true"] }]);
+            bundle = bundle.set("/hooks/createContainer", hook);
+        }
+        let fails = bundle.run();
+        assert_ne!(fails.code(), 0);
+        assert_eq!(fails.out, "");
+        bundle.verb(&["delete", "--force", bundle.id()]);
+        let output = bundle.verb(&["run", "--no-pivot", bundle.id()]);
+        assert_eq!(output.code(), 0, "{}", output.err);
+        assert!(output.out.starts_with("/..\n/../bin\n/bin/busybox\n"), "{}", output.out);
+        let at = |place| crate::bundle::mounted(&output.out, place);
+        assert!(at("/").has("ro") && at("/proc").kind == "proc", "{}", output.out);
+        assert!(!ours() || output.err.is_empty(), "{}", output.err);
+    }
 }
 
 #[test]

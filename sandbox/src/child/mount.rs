@@ -7,6 +7,7 @@ use ::core::option::Option::{self, None, Some};
 use ::core::ptr;
 use ::core::result::Result::{self, Err, Ok};
 use ::libc;
+use ::std::ffi::CString;
 
 use super::copy::copy;
 use super::sys::{
@@ -613,6 +614,39 @@ fn settled(root: c_int, readonly: bool) -> Done {
         mount_setattr(root, READ_ONLY, 0, false)?;
     }
     call!(Chdir, libc::SYS_chdir, c"/".as_ptr()).map(drop)
+}
+
+pub(super) fn change_root(over: bool, readonly: bool, hide: &[CString], loan: &Loan<'_>) -> Done {
+    let root = slot_fd(loan, Slot::Root);
+    for path in hide.iter() {
+        match call!(Umount2, libc::SYS_umount2, path.as_ptr(), libc::MNT_DETACH) {
+            // A user namespace may not take away what it has from its parent.
+            Err(fault) if fault.errno == libc::EINVAL || fault.errno == libc::EPERM => {
+                let cover = new_mount(c"tmpfs", &[], libc::MOUNT_ATTR_RDONLY)?;
+                let covered = move_mount(cover, libc::AT_FDCWD, path, 0);
+                close(cover);
+                absent(covered)?;
+            }
+            other => absent(other.map(drop))?,
+        }
+    }
+    if over {
+        move_mount(root, libc::AT_FDCWD, c"/", 0)?;
+    }
+    fchdir(root)?;
+    call!(Chroot, libc::SYS_chroot, c".".as_ptr())?;
+    if readonly {
+        mount_setattr(root, READ_ONLY, 0, false)?;
+    }
+    call!(Chdir, libc::SYS_chdir, c"/".as_ptr()).map(drop)
+}
+
+/// It is as well if it went with what it was mounted on.
+fn absent(done: Done) -> Done {
+    match done {
+        Err(fault) if fault.errno == libc::ENOENT => Ok(()),
+        other => other,
+    }
 }
 
 /// Enters the directory and makes sure that the kernel can name it from the root: a

@@ -121,12 +121,53 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
             _ => spec.hides_sockets() && super::host_root::is_in_parts(host, ids.foreign),
         };
         let apart = setup & libc::MS_REC != 0 && setup & libc::MS_SHARED == 0;
-        plan.push(Step::PivotRoot { readonly, shared: !apart });
+        plan.push(match spec.no_pivot {
+            true if !apart => {
+                let problem = "without pivot_root(2) the root is private or a slave, with all below it";
+                return Err(Error::invalid("propagation", problem));
+            }
+            true => {
+                let over = matches!(spec.root, Root::Dir { .. }) && !spec.hooks.is_empty();
+                Step::ChangeRoot { over, readonly, hide: kernel_file_systems()? }
+            }
+            false => Step::PivotRoot { readonly, shared: !apart },
+        });
         if let Some(propagation) = spec.propagation {
             plan.push(Step::Propagation(propagation.flags()));
         }
     }
     Ok(())
+}
+
+/// Where the caller's mount namespace has procfs and sysfs.
+fn kernel_file_systems() -> Result<Vec<CString>, Error> {
+    let file = "/proc/self/mountinfo";
+    let text = std::fs::read(file);
+    let text =
+        text.map_err(|e| Error::io(crate::error::ErrorKind::Process, format!("read {file}"), "read", &e))?;
+    let mut points = Vec::new();
+    for line in text.split(|byte| *byte == b'\n') {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let Some(point) = fields.nth(4) else { continue };
+        let fstype = fields.skip_while(|field| *field != b"-").nth(1).unwrap_or_default();
+        if matches!(fstype, b"proc" | b"sysfs") {
+            points.push(c_string("mountinfo", std::ffi::OsStr::from_bytes(&unescaped(point)))?);
+        }
+    }
+    Ok(points)
+}
+
+/// proc_pid_mountinfo(5) writes some bytes as octal numbers: `\040`.
+fn unescaped(text: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, after)) = rest.split_first() {
+        let number = after.get(..3).filter(|_| *first == b'\\');
+        let number = number.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        bytes.push(number.unwrap_or(*first));
+        rest = if number.is_some() { &after[3..] } else { after };
+    }
+    bytes
 }
 
 /// Names and parameters are set in namespaces that are made or joined, and one that is joined

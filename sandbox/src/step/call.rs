@@ -67,6 +67,7 @@ pub enum Call {
     SetMempolicy,
     Fstatfs,
     Fchown,
+    Chroot,
 }
 
 impl Call {
@@ -133,6 +134,7 @@ impl Call {
         (Call::SetMempolicy, "set_mempolicy"),
         (Call::Fstatfs, "fstatfs"),
         (Call::Fchown, "fchown"),
+        (Call::Chroot, "chroot"),
     ];
 
     /// The call's name in the manual.

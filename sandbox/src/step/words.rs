@@ -196,6 +196,10 @@ impl fmt::Display for Step {
                     s(value)
                 )
             }
+            Step::ChangeRoot { readonly: false, .. } => f.write_str("change to the new root"),
+            Step::ChangeRoot { readonly: true, .. } => {
+                f.write_str("change to the new root and make it read-only")
+            }
             Step::PivotRoot { readonly: false, .. } => f.write_str("make the new root /"),
             Step::PivotRoot { readonly: true, .. } => f.write_str("make the new root / and read-only"),
             Step::Terminal { .. } => f.write_str("open a terminal"),

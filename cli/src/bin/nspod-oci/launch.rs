@@ -42,7 +42,7 @@ pub(crate) struct BundleArgs {
     /// Write the pid of the container's first process to a file
     #[arg(long, value_name = "FILE", default_value = "", hide_default_value = true)]
     pid_file: MaybePath,
-    /// Accepted, and of no effect: the root is always entered by pivot_root
+    /// Enter the root by chroot, where the host's is an initramfs, which pivot_root cannot leave
     #[arg(long)]
     no_pivot: bool,
     /// Stay in the caller's session keyring
@@ -150,8 +150,11 @@ pub(crate) fn prepare(global: &Global, args: &BundleArgs) -> Result<Claimed> {
     let bundle = bundle.canonicalize().map_err(|e| Error::io("enter the bundle", bundle, &e))?;
     let path = bundle.join("config.json");
     let json = read_config(&path).map_err(|e| Error::io("read the configuration", &path, &e))?;
-    let context =
-        Context { no_new_keyring: args.no_new_keyring, ..state::context(global, &bundle, &args.id) };
+    let context = Context {
+        no_new_keyring: args.no_new_keyring,
+        no_pivot: args.no_pivot,
+        ..state::context(global, &bundle, &args.id)
+    };
     let config = oci::parse(&json)?;
     let mut wanted = config.container(&context)?;
     wanted.warnings.iter().for_each(log::warn);
@@ -163,9 +166,6 @@ pub(crate) fn prepare(global: &Global, args: &BundleArgs) -> Result<Claimed> {
     ));
     labels_can_be(&config)?;
     root_is_there(&wanted.spec.root)?;
-    if args.no_pivot {
-        log::warn(&"--no-pivot has no effect: the root is entered by pivot_root");
-    }
     let store = global.store()?;
     let (entry, lock) = store.create(&args.id)?;
     let mut record = Record::new(&args.id, bundle.clone());
