@@ -83,7 +83,7 @@ fn ends(text: &str) -> bool {
 
 /// It stays the same for the life of this process. Empty where `/proc` has only processes
 /// (`subset=pid`).
-fn boot_id() -> Result<&'static str> {
+pub fn boot_id() -> Result<&'static str> {
     static ID: OnceLock<String> = OnceLock::new();
     if let Some(id) = ID.get() {
         return Ok(id);

@@ -39,8 +39,8 @@ use self::finish::{
     terminal, unblock_signals,
 };
 use self::mount::{
-    change_root, chdir, clear_umask, console, directory, make_ready, mask, mount, node, pivot_root, place,
-    private, read_only, restore_umask, symlink,
+    change_root, chdir, clear_umask, console, directory, enter_root, make_ready, mask, mount, node,
+    pivot_root, place, private, read_only, restore_umask, symlink,
 };
 pub(crate) use self::procfs::{Procfs, make as make_procfs};
 use self::sys::{
@@ -346,6 +346,7 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
         Step::Sysctl { path, value } => write_beneath(slot_fd(loan, Slot::Proc), path, value),
         Step::PivotRoot { readonly, shared } => pivot_root(*readonly, *shared, loan),
         Step::ChangeRoot { over, readonly, hide } => change_root(*over, *readonly, hide, loan),
+        Step::EnterRoot(root) => enter_root(root.as_raw_fd()),
         Step::Terminal { rows, columns, owner } => terminal(*rows, *columns, *owner, loan),
         Step::ControllingTerminal => {
             call!(Ioctl, libc::SYS_ioctl, 0, libc::TIOCSCTTY, ptr::null::<c_void>()).map(drop)

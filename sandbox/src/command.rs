@@ -405,6 +405,11 @@ impl Command {
         self
     }
 
+    /// The program's `/` is this directory.
+    pub(crate) fn enters_root(&mut self, root: OwnedFd) {
+        self.handles_mut().root = Some(root);
+    }
+
     pub(crate) fn cgroup_use(&mut self, cgroup: CgroupUse) -> &mut Self {
         self.cgroup = cgroup;
         self
@@ -551,6 +556,7 @@ impl Handles {
                 .map(|(pid, fd)| Ok::<_, Error>((*pid, duplicate(fd)?)))
                 .transpose()?,
             hold: self.hold.clone(),
+            root: self.root.as_ref().map(duplicate).transpose()?,
             ready: self.ready,
             file: self.file.clone(),
         })

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cgroup_core::{Cgroup, Limits, Usage};
+use nix::fcntl::OFlag;
 use ns_core::{Kind, Kinds, NamespaceSet, Pidfd};
 
 use crate::cgroups::Home;
@@ -349,6 +350,16 @@ pub fn exec(
     let spec = Spec { process, namespaces, root: Root::Host, ..Spec::default() };
     let mut command = Command::from_spec(spec);
     command.joins_process(pid, pidfd)?;
+    if container.mounts_stay {
+        let path = format!("/proc/{pid}/root");
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = nix::fcntl::open(path.as_str(), flags, nix::sys::stat::Mode::empty());
+        let what = "open the root of the container";
+        let root = root.map_err(|e| Error::call(ErrorKind::Process, what, "open", e as i32))?;
+        // The pid was still its own.
+        pidfd.send_signal(0)?;
+        command.enters_root(root);
+    }
     command.cgroup_use(match cgroup {
         Some(path) => CgroupUse::Inside { path: path.into(), of: Some(pid), even_frozen: false },
         None => CgroupUse::None,

@@ -330,16 +330,15 @@ impl Config {
         };
         let masked_paths = linux::paths("maskedPaths", linux.masked_paths(), &mut warnings)?;
         let readonly_paths = linux::paths("readonlyPaths", linux.readonly_paths(), &mut warnings)?;
-        // Its files are there already, and what were mounted in it would stay after the container.
-        let shares_files = matches!(namespaces.mnt, Namespace::Join(_));
-        if shares_files {
-            let devices = linux.devices().iter().flatten().count();
-            let changes = mounts.len() + devices + masked_paths.len() + readonly_paths.len();
-            if root.path() != Path::new("/") || root.readonly() == Some(true) || changes > 0 {
-                let problem = "a mount namespace that is joined has its files already: give / as root.path, \
-                               and no mounts, devices, masked or read-only paths";
-                return Err(Error::invalid("linux.namespaces", problem));
-            }
+        // A mount namespace that is not new has its files already, and what is mounted in it stays.
+        let changes = mounts.len() + masked_paths.len() + readonly_paths.len();
+        let changes = changes + linux.devices().iter().flatten().count();
+        let new = namespaces.is_new(Kind::Mnt);
+        let shares_files = !new && root.path() == Path::new("/");
+        if shares_files && (root.readonly() == Some(true) || changes > 0) {
+            let problem = "this is the root of a mount namespace that is not the container's own: name another \
+                           directory, or leave out mounts, devices, masked and read-only paths";
+            return Err(Error::invalid("root.path", problem));
         }
         let (nodes, links) = match shares_files || mounts.iter().any(dev_is_bound) {
             true => (Vec::new(), Vec::new()),
@@ -387,7 +386,8 @@ impl Config {
             },
             root_nodev: false,
             root_sockets: false,
-            no_pivot: context.no_pivot,
+            no_pivot: context.no_pivot && new,
+            mounts_stay: !new && !shares_files,
             mounts,
             nodes,
             links,

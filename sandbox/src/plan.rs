@@ -93,8 +93,9 @@ impl Stage {
     /// - the container is held, and others may enter it meanwhile;
     /// - the program is an image's, which can name `/proc/self/exe` as its interpreter. The
     ///   embedded init serves for this as well.
-    fn of(spec: &Spec, held: bool) -> Option<Stage> {
-        let foreign = !matches!(spec.root, Root::Host | Root::HostReadOnly)
+    fn of(spec: &Spec, held: bool, entered: bool) -> Option<Stage> {
+        let foreign = entered
+            || !matches!(spec.root, Root::Host | Root::HostReadOnly)
             || matches!(spec.namespaces.mnt, Namespace::Join(_));
         let enters = matches!(spec.namespaces.pid, Namespace::Join(_));
         let needed = enters || held || !spec.hooks.start_container.is_empty() || foreign && !spec.init;
@@ -177,6 +178,8 @@ pub struct Handles {
     pub ready: bool,
     /// The program's file, where its first argument is not the path.
     pub(crate) file: Option<PathBuf>,
+    /// The directory that becomes `/`: the root of a process whose mount namespace has another.
+    pub root: Option<OwnedFd>,
 }
 
 /// The descriptors that the stage and the embedded init find in place, counted from the highest
@@ -219,7 +222,7 @@ impl Plan {
     /// As [`Plan::new`].
     pub fn on(spec: &Spec, host: &Host, handles: Handles) -> Result<Plan, Error> {
         check(spec)?;
-        let Handles { namespaces, process, inherited, hold, ready, file } = handles;
+        let Handles { namespaces, process, inherited, hold, ready, file, root } = handles;
         check_descriptors(&inherited)?;
         let mut plan = Plan {
             steps: Vec::with_capacity(64),
@@ -230,7 +233,7 @@ impl Plan {
             trees: Vec::new(),
             cgroup_at_second: false,
             inherited,
-            stage: Stage::of(spec, hold.is_some()),
+            stage: Stage::of(spec, hold.is_some(), root.is_some()),
             held: hold,
             file,
             ready,
@@ -241,6 +244,7 @@ impl Plan {
         };
         let ids = namespaces::add(&mut plan, host, (namespaces, process))?;
         files::add(&mut plan, host, &ids)?;
+        plan.steps.extend(root.map(Step::EnterRoot));
         identity::add(&mut plan, host, &ids)?;
         plan.encode_stage()?;
         if plan.steps.len() > usize::from(u16::MAX) {
@@ -454,7 +458,16 @@ fn check(spec: &Spec) -> Result<(), Error> {
     if nameless && !(spec.init && spec.process.args.is_empty()) {
         return Err(Error::invalid("process.args", "name a program"));
     }
-    if !ns.is_new(Kind::Mnt) {
+    if spec.mounts_stay {
+        let problem = match &spec.root {
+            _ if ns.is_new(Kind::Mnt) => "the mounts of a new mnt namespace end with it",
+            Root::Dir { path, .. } if path != Path::new("/") => "",
+            _ => "the root is a directory other than /",
+        };
+        if !problem.is_empty() {
+            return Err(Error::invalid("mounts_stay", problem));
+        }
+    } else if !ns.is_new(Kind::Mnt) {
         let host_mounts = [
             ("mounts", spec.mounts.is_empty()),
             ("nodes", spec.nodes.is_empty()),

@@ -112,6 +112,7 @@ pub(crate) fn spawn(
     needed.extend(plan.steps.iter().filter_map(|step| match step {
         Step::JoinFd { ns, .. } => Some(ns.as_raw_fd()),
         Step::JoinPidfd { pidfd, .. } => Some(pidfd.as_raw_fd()),
+        Step::EnterRoot(root) => Some(root.as_raw_fd()),
         _ => None,
     }));
     needed.push(cgroup_fd);

@@ -58,6 +58,11 @@ pub struct Spec {
     /// program with CAP_SYS_ADMIN there may uncover it.
     #[serde(default)]
     pub no_pivot: bool,
+    /// Mount the root and all that is in it in a mount namespace that is not new, on the root's own
+    /// path: everything in that namespace sees the mounts, and they stay after the container. The
+    /// root is entered by chroot(2).
+    #[serde(default)]
+    pub mounts_stay: bool,
     /// Mounts within the root, in order.
     pub mounts: Vec<Mount>,
     /// Device nodes and pipes within the root, made after the mounts.
@@ -105,6 +110,7 @@ impl Default for Spec {
             root_nodev: true,
             root_sockets: false,
             no_pivot: false,
+            mounts_stay: false,
             mounts: Vec::new(),
             nodes: Vec::new(),
             links: Vec::new(),

@@ -344,6 +344,8 @@ pub enum Step {
         /// its mount namespace, the kernel lets a user namespace mount it anew without the masks.
         hide: Vec<CString>,
     },
+    /// Make this directory `/`, by chroot(2): the root of the process that is joined.
+    EnterRoot(OwnedFd),
     /// Open a terminal and make it the standard streams; the parent gets its other end.
     Terminal {
         /// Rows.

@@ -359,10 +359,29 @@ fn devices_in_a_user_namespace_are_the_hosts() {
     );
     assert_eq!(text, "character special file 1 5\nfifo 600 0");
     assert!(mountinfo(&mut command, "/dev/null").contains(" /null /dev/null "));
-    // Only what has the number that was asked for.
-    command.spec_mut().nodes.push(node("/dev/random", NodeKind::Char(1, 3)));
-    let e = error(&mut command);
-    assert!(e.to_string().ends_with("it is not the device that its name says"), "{e}");
+    // One that has another number there is made, and the host's is not shown.
+    command.spec_mut().nodes.push(Node { mode: 0o640, uid: 7, ..node("/dev/random", NodeKind::Char(1, 3)) });
+    assert_eq!(output(&mut command, "stat -c '%t %T %a %u' /dev/random"), "1 3 640 7");
+}
+
+#[test]
+fn mounts_stay_in_a_namespace_only_where_that_is_asked_for() {
+    let image = Image::new();
+    let mut command = listed(&image);
+    command.namespace(Kind::Mnt, Namespace::Host);
+    assert!(error(&mut command).to_string().starts_with("mounts: this takes a new mnt namespace"));
+    command.spec_mut().mounts_stay = true;
+    command.root(Root::Dir { path: "/".into(), readonly: false });
+    assert!(error(&mut command).to_string().starts_with("mounts_stay: "));
+    command.root(Root::Empty);
+    assert!(error(&mut command).to_string().starts_with("mounts_stay: "));
+    let mut command = listed(&image);
+    command.spec_mut().mounts_stay = true;
+    assert!(error(&mut command).to_string().starts_with("mounts_stay: "));
+    let mut command = listed(&image);
+    command.spec_mut().no_pivot = true;
+    command.spec_mut().propagation = Some(Propagation { kind: PropagationKind::Shared, recursive: true });
+    assert!(error(&mut command).to_string().starts_with("propagation: "));
 }
 
 fn terminal_says(command: &mut Command, line: &str) -> String {

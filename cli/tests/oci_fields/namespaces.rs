@@ -8,7 +8,7 @@ use cgroup_core::Controllers;
 use serde_json::json;
 
 use crate::bundle::{Bundle, Neighbour, cgroups, identity, ours, runtime_lacks};
-use crate::common::unique;
+use crate::common::{eventually, unique};
 
 /// The types of the specification, and what /proc calls them.
 const KINDS: [(&str, &str); 8] = [
@@ -41,7 +41,7 @@ fn each_kind_of_namespace_is_new_where_it_is_asked_for_and_the_hosts_where_not()
             _ => says(name).namespace(json!({ "type": kind })),
         };
         assert_ne!(new.run().ok().trim_end(), host, "{kind}");
-        // A container without a mount namespace would have the host's mounts changed.
+        // One without a mount namespace has tests of its own, for its mounts are the host's.
         if kind != "mount" {
             let mut bundle = says(name).without(kind);
             if kind == "network" {
@@ -83,12 +83,6 @@ fn each_kind_of_namespace_is_joined_by_its_path() {
             // Its root is the host's, and can neither mount a sysfs of another's network nor an mqueue of another's.
             bundle = bundle.set("/process/capabilities", json!({}));
         }
-        if kind == "mount" && !runtime_lacks(&["runc", "crun"], "what a mount namespace shows as it is") {
-            bundle.namespace(json!({ "type": kind, "path": path })).refused("linux.namespaces");
-            let maskless =
-                says(name).set("/linux/maskedPaths", json!([])).set("/linux/readonlyPaths", json!([]));
-            bundle = maskless.set("/mounts", json!([])).set("/root/path", "/");
-        }
         assert_eq!(
             bundle.namespace(json!({ "type": kind, "path": path })).run().ok().trim_end(),
             identity(&path),
@@ -112,6 +106,77 @@ fn a_kind_that_the_kernel_lacks_stops_only_what_asks_for_it() {
             assert!(!ours() || said.contains(&format!("no {name} namespaces")), "{said}");
         }
     }
+}
+
+/// What a container without a mount namespace of its own shows of its root.
+const ROOT: &str = "ls -d /..; ls /; wc -c < /secret; echo > /dir/file; readlink /proc/self/ns/mnt";
+
+/// A container with mounts in a mount namespace that is not its own.
+fn guest(bundle: Bundle) -> Bundle {
+    bundle
+        .file("rootfs/secret", "told\n")
+        .file("rootfs/dir/file", "")
+        .file("volume/file", "from the volume\n")
+        .mount(json!({ "destination": "/volume", "source": "volume", "options": ["rbind"] }))
+}
+
+#[test]
+fn mounts_are_made_in_a_joined_mount_namespace_whose_others_keep_their_root() {
+    let neighbour = Neighbour::new(&["--mount"]);
+    let path = neighbour.namespace("mnt");
+    let bundle = guest(Bundle::sh(&format!("{ROOT}; cat /volume/file; exec sleep 1000")))
+        .set("/linux/maskedPaths", json!(["/secret"]))
+        .set("/linux/readonlyPaths", json!(["/dir"]))
+        .set("/root/readonly", true)
+        .namespace(json!({ "type": "mount", "path": path }))
+        .up();
+    let ends = format!("0\n{}\nfrom the volume\n", identity(&path));
+    eventually("it shows its root", || bundle.printed("create").ends_with(&ends));
+    let shown = bundle.printed("create");
+    assert!(shown.starts_with("/..\nbin\ndev\ndir\netc\n"), "{shown}");
+    if !runtime_lacks(&["crun", "runc"], "an exec has another root") {
+        assert_eq!(bundle.exec(&["cat", "/volume/file"]).ok(), "from the volume\n");
+    }
+    if !runtime_lacks(&["crun", "runc"], "it pivots the root of all in the namespace") {
+        let root = fs::read_link(path.replace("ns/mnt", "root")).unwrap();
+        assert_eq!(root.to_str(), Some("/"));
+        assert!(fs::exists(path.replace("ns/mnt", "root/etc/passwd")).unwrap());
+    }
+    let here = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!here.contains(bundle.path("").to_str().unwrap()), "{here}");
+}
+
+#[test]
+fn without_a_mount_namespace_the_mounts_are_the_hosts_and_go_with_the_container() {
+    // In a mount namespace apart from the machine's.
+    let bundle = guest(Bundle::sh(&format!("{ROOT}; cat /volume/file")))
+        .without("mount")
+        .before("readlink /proc/self/ns/mnt; trap 'grep -c $B /proc/self/mountinfo > $B/left' EXIT; run() { \"$@\"; }; run \"$@\"; exit");
+    let output = bundle.run();
+    let (first, rest) = output.out.split_once('\n').unwrap();
+    assert!(rest.starts_with("/..\nbin\ndev\ndir\netc\n"), "{} {}", output.out, output.err);
+    assert!(rest.ends_with(&format!("\n5\n{first}\nfrom the volume\n")), "{} {}", output.out, output.err);
+    if runtime_lacks(&["crun", "runc"], "the mounts stay") {
+        return;
+    }
+    assert_eq!(fs::read_to_string(bundle.path("left")).unwrap(), "0\n");
+    // One that cannot be made leaves nothing either; exec finds the root.
+    let bundle = guest(Bundle::of(&["sleep", "1000"])).without("mount");
+    let bundle = bundle.set("/hooks/createContainer", json!([{ "path": "/bin/false" }]));
+    bundle.write_config();
+    assert_ne!(bundle.verb(&["create", bundle.id()]).code(), 0);
+    let mounts = |bundle: &Bundle| {
+        let here = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let rootfs = bundle.path("rootfs").to_str().unwrap().to_owned();
+        here.lines().filter(|line| line.split(' ').nth(4).is_some_and(|at| at.starts_with(&rootfs))).count()
+    };
+    assert_eq!(mounts(&bundle), 0);
+    let bundle = bundle.set("/hooks", json!({})).up();
+    assert_eq!(mounts(&bundle), 8);
+    assert_eq!(bundle.exec(&["cat", "/volume/file"]).ok(), "from the volume\n");
+    bundle.delete(&["--force"]);
+    assert_eq!(mounts(&bundle), 0);
+    Bundle::sh("true").without("mount").set("/root/path", "/").refused("root.path");
 }
 
 #[test]

@@ -3,11 +3,11 @@
 use ::core::ffi::{CStr, c_char, c_int};
 use ::core::iter::Iterator;
 use ::core::mem::size_of_val;
+use ::core::ops::Deref;
 use ::core::option::Option::{self, None, Some};
 use ::core::ptr;
 use ::core::result::Result::{self, Err, Ok};
 use ::libc;
-use ::std::ffi::CString;
 
 use super::copy::copy;
 use super::sys::{
@@ -36,6 +36,9 @@ const READ_ONLY: Attributes = Attributes { set: libc::MOUNT_ATTR_RDONLY, clear: 
 const IN_ROOT: u64 = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
 
 pub(super) fn mount(step: &MountStep, loan: &mut Loan<'_>) -> Done {
+    if let Place::At(_) = step.place {
+        clear_umask(loan);
+    }
     // What is missing at the destination is made as the source is: a directory or a file.
     let source = match &step.what {
         What::Bind { .. } | What::Inside { .. } => bind(&step.what, loan)?,
@@ -616,7 +619,12 @@ fn settled(root: c_int, readonly: bool) -> Done {
     call!(Chdir, libc::SYS_chdir, c"/".as_ptr()).map(drop)
 }
 
-pub(super) fn change_root(over: bool, readonly: bool, hide: &[CString], loan: &Loan<'_>) -> Done {
+pub(super) fn change_root<P: Deref<Target = CStr>>(
+    over: bool,
+    readonly: bool,
+    hide: &[P],
+    loan: &Loan<'_>,
+) -> Done {
     let root = slot_fd(loan, Slot::Root);
     for path in hide.iter() {
         match call!(Umount2, libc::SYS_umount2, path.as_ptr(), libc::MNT_DETACH) {
@@ -633,11 +641,16 @@ pub(super) fn change_root(over: bool, readonly: bool, hide: &[CString], loan: &L
     if over {
         move_mount(root, libc::AT_FDCWD, c"/", 0)?;
     }
-    fchdir(root)?;
-    call!(Chroot, libc::SYS_chroot, c".".as_ptr())?;
+    enter_root(root)?;
     if readonly {
         mount_setattr(root, READ_ONLY, 0, false)?;
     }
+    Ok(())
+}
+
+pub(super) fn enter_root(root: c_int) -> Done {
+    fchdir(root)?;
+    call!(Chroot, libc::SYS_chroot, c".".as_ptr())?;
     call!(Chdir, libc::SYS_chdir, c"/".as_ptr()).map(drop)
 }
 

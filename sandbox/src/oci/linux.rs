@@ -35,10 +35,6 @@ pub(super) fn namespaces(linux: &runtime::Linux, context: &Context<'_>) -> Resul
             Some(file) => Namespace::Join(Join::Path(context.bundle.join(file))),
         };
     }
-    if all.mnt == Namespace::Host {
-        let problem = "a root of its own takes a new mount namespace";
-        return Err(Error::invalid("linux.namespaces", problem));
-    }
     Ok(all)
 }
 

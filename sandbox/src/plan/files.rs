@@ -71,8 +71,11 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
         dev: None,
         plan,
     };
+    let mounts = new(Kind::Mnt) || spec.mounts_stay;
     if new(Kind::Mnt) {
         builder.plan.push(Step::Propagation(builder.propagation));
+    }
+    if mounts {
         builder.root(&spec, host)?;
         for (index, mount) in spec.mounts.iter().enumerate() {
             builder.mount(&format!("mounts[{index}]"), mount)?;
@@ -102,7 +105,7 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
         // Its own user can open it again by its name, as after a login.
         let owner = spec.process.user.as_ref().map_or(u32::MAX, |user| user.uid);
         builder.plan.push(Step::Terminal { rows, columns, owner });
-        if new(Kind::Mnt) && (builder.creates || builder.dev.is_some()) {
+        if mounts && (builder.creates || builder.dev.is_some()) {
             let console = builder.held("process.terminal", Path::new("/dev/console"), Create::File)?;
             builder.plan.push(Step::Console(Dest { no_links: true, ..console }));
         }
@@ -114,14 +117,16 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
         let over_proc = OverProc::Yes;
         plan.push(Step::Mount(MountStep { attributes, over_proc, ..step(What::There, Place::In(dest)) }));
     }
-    if new(Kind::Mnt) && spec.root != Root::Host {
+    if mounts && spec.root != Root::Host {
         let readonly = match spec.root {
             Root::Dir { readonly, .. } => readonly,
             Root::Empty => true,
             _ => spec.hides_sockets() && super::host_root::is_in_parts(host, ids.foreign),
         };
         let apart = setup & libc::MS_REC != 0 && setup & libc::MS_SHARED == 0;
-        plan.push(match spec.no_pivot {
+        plan.push(match spec.no_pivot || spec.mounts_stay {
+            // The others in the namespace keep their root, and their kernel file systems.
+            true if spec.mounts_stay => Step::ChangeRoot { over: false, readonly, hide: Vec::new() },
             true if !apart => {
                 let problem = "without pivot_root(2) the root is private or a slave, with all below it";
                 return Err(Error::invalid("propagation", problem));
@@ -196,6 +201,8 @@ fn not_the_callers(plan: &Plan, spec: &Spec) -> Result<(), Error> {
 /// How mount events pass while the container is set up, as mount(2) takes it.
 fn propagation(spec: &Spec) -> u64 {
     match spec.propagation {
+        // That of the namespace is left as it is, so each mount is kept apart by itself.
+        _ if spec.mounts_stay => 0,
         // What is unbindable could not be bound either: that comes at the end.
         Some(Propagation { kind: PropagationKind::Unbindable, recursive }) => {
             Propagation { kind: PropagationKind::Private, recursive }.flags()
@@ -246,7 +253,9 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
         let nodev = if spec.root_nodev { NODEV } else { 0 };
         let place = match &spec.root {
             // Hooks look for the root there, and for their own files at `/`.
-            Root::Dir { path, .. } if !spec.hooks.is_empty() => Place::At(c_string("root.path", path)?),
+            Root::Dir { path, .. } if !spec.hooks.is_empty() || spec.mounts_stay => {
+                Place::At(c_string("root.path", path)?)
+            }
             _ => Place::NewRoot,
         };
         // Neither the root nor what is mounted in it may appear on the host.
@@ -254,6 +263,7 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
         // From a slave nothing passes either, and what happens on the host is still seen.
         let slave = spec.propagation.is_some_and(|p| p.kind == PropagationKind::Slave);
         match &place {
+            _ if spec.mounts_stay => {}
             Place::At(path) if !apart => self.plan.push(Step::Private(path.clone())),
             _ if !apart && !slave => self.plan.push(Step::Private(c"/".into())),
             _ => {}

@@ -196,6 +196,7 @@ impl fmt::Display for Step {
                     s(value)
                 )
             }
+            Step::EnterRoot(_) => f.write_str("change to the root of the container"),
             Step::ChangeRoot { readonly: false, .. } => f.write_str("change to the new root"),
             Step::ChangeRoot { readonly: true, .. } => {
                 f.write_str("change to the new root and make it read-only")

@@ -8,6 +8,7 @@ use cgroup_core::{Cgroup, Controllers, Hierarchy, Limits};
 use nix::errno::Errno;
 use nspod_cli::dir::read_small;
 use nspod_cli::error::{Error, Result};
+use nspod_cli::process::boot_id;
 use nspod_sandbox::oci::{self, CgroupsPath};
 use nspod_sandbox::resctrl;
 use nspod_sandbox::spec::Spec;
@@ -210,10 +211,36 @@ fn can_make(path: &Path) -> bool {
     there.is_some_and(writable)
 }
 
+/// The id of the mount that a path leads to.
+pub(crate) fn mount_id(path: &Path) -> Result<u64> {
+    let wanted = rustix::fs::StatxFlags::MNT_ID;
+    let stat = rustix::fs::statx(rustix::fs::CWD, path, rustix::fs::AtFlags::empty(), wanted);
+    let stat = stat.map_err(|e| Error::path("look at", path, Errno::from_raw(e.raw_os_error())))?;
+    Ok(stat.stx_mnt_id)
+}
+
+/// Takes the root away that was mounted in the caller's mount namespace, with all that is in it. What
+/// somebody else has mounted over it since stays, and the root below that.
+fn unmount(record: &Record) -> Result<()> {
+    let Some((before, made)) = record.root_mount else { return Ok(()) };
+    let rebooted = !record.boot_id.is_empty() && record.boot_id != boot_id()?;
+    if rebooted || !record.rootfs.exists() {
+        return Ok(());
+    }
+    let now = mount_id(&record.rootfs)?;
+    if made.map_or(now == before, |made| now != made) {
+        return Ok(());
+    }
+    let flags = rustix::mount::UnmountFlags::DETACH;
+    rustix::mount::unmount(&record.rootfs, flags)
+        .map_err(|e| Error::path("unmount", &record.rootfs, Errno::from_raw(e.raw_os_error())))
+}
+
 /// Removes a container's cgroup with all that is in it, and its group of Intel RDT's; what is
 /// gone is fine.
 pub(crate) fn remove(record: &Record) -> Result<()> {
     resctrl::remove(&record.rdt_made)?;
+    unmount(record)?;
     let Some(path) = record.cgroup_path() else { return Ok(()) };
     let gone = |e: &cgroup_core::Error| e.kind() == cgroup_core::ErrorKind::NotFound;
     let removed = Cgroup::open(path).and_then(|cgroup| match &record.unit {

@@ -175,6 +175,9 @@ pub(crate) fn prepare(global: &Global, args: &BundleArgs) -> Result<Claimed> {
     record.poststart = std::mem::take(&mut wanted.hooks.poststart);
     record.poststop = std::mem::take(&mut wanted.hooks.poststop);
     record.set_root(&wanted.spec.root);
+    if wanted.spec.mounts_stay && wanted.spec.namespaces.mnt == nspod_sandbox::spec::Namespace::Host {
+        record.root_mount = Some((driver::mount_id(&record.rootfs)?, None));
+    }
     let mut claimed = Claimed { wanted, place: Place::Here, entry: Arc::new(entry), record, store, lock };
     let ready = driver::place(global, &claimed.wanted, &args.id, &mut claimed.record)
         // With what it takes to clean up after a crash.
@@ -333,6 +336,9 @@ fn make(
         (master, _) => master,
     };
     record.creating = false;
+    if let Some((_, made)) = &mut record.root_mount {
+        *made = Some(driver::mount_id(&record.rootfs)?);
+    }
     if let Some(cgroup) = container.cgroup() {
         record.cgroup_paths.insert(String::new(), cgroup.path().to_owned());
     }

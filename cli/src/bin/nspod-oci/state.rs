@@ -42,6 +42,10 @@ pub(crate) struct Record {
     /// What of `/sys/fs/resctrl` is removed with it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) rdt_made: Vec<PathBuf>,
+    /// The mount that covers the root in the caller's mount namespace, which is the container's as
+    /// well: what is mounted there before it is made, and what then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) root_mount: Option<(u64, Option<u64>)>,
     pub(crate) boot_id: String,
     /// `create` is not through with it.
     pub(crate) creating: bool,
@@ -69,6 +73,7 @@ impl Record {
             cgroup_paths: BTreeMap::new(),
             intel_rdt_path: None,
             rdt_made: Vec::new(),
+            root_mount: None,
             boot_id: String::new(),
             creating: true,
             bundle,
@@ -115,7 +120,7 @@ impl Record {
 
     /// There is more to remove than what the sandbox has made.
     pub(crate) fn has_own_end(&self) -> bool {
-        self.unit.is_some() || !self.rdt_made.is_empty()
+        self.unit.is_some() || !self.rdt_made.is_empty() || self.root_mount.is_some()
     }
 
     /// The state as the specification has it, on which hooks and listeners live.
