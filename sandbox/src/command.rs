@@ -483,11 +483,10 @@ impl Command {
 /// Whether a cgroup is gone, or hands controllers down, and so can hold no process.
 fn takes_no_process(e: &Error) -> bool {
     let errno = e.raw_os_error();
-    match e.failed_call() {
-        // Here, or by the child on its way into the namespaces.
-        Some("clone3") => matches!(errno, Some(libc::ENODEV | libc::EBUSY)),
-        _ => e.kind() == ErrorKind::Cgroup && matches!(errno, Some(libc::ENOENT | libc::ENODEV)),
-    }
+    // Here, or by the child on its way into the namespaces.
+    let of_clone = e.kind() == ErrorKind::Clone || e.failed_call() == Some("clone3");
+    of_clone && matches!(errno, Some(libc::ENODEV | libc::EBUSY))
+        || e.kind() == ErrorKind::Cgroup && matches!(errno, Some(libc::ENOENT | libc::ENODEV))
 }
 
 /// The standard streams as both sides hold them.
