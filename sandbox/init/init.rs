@@ -280,6 +280,8 @@ struct Task {
     /// The process that was to become the program, with which this memory was shared, told why it
     /// did not.
     failed: AtomicBool,
+    /// The same process came to where it executes the program.
+    executes: AtomicBool,
 }
 
 impl Task {
@@ -302,7 +304,7 @@ impl Task {
             let count = usize::try_from(count).ok().filter(|n| *n <= argc - 2)?;
             let candidates = args.add(2);
             let (argv, envp) = (candidates.add(count), args.add(argc + 1));
-            Some(Task { report, exit, step: step as u16, candidates, count, argv, envp, failed: AtomicBool::new(false) })
+            Some(Task { report, exit, step: step as u16, candidates, count, argv, envp, failed: AtomicBool::new(false), executes: AtomicBool::new(false) })
         }
     }
 
@@ -420,6 +422,7 @@ extern "C" fn child(task: &Task) -> ! {
 
 /// Becomes the first of the candidates that can be executed, or tells why none can.
 fn execute(task: &Task) -> ! {
+    task.executes.store(true, Ordering::Relaxed);
     // SAFETY: as the kernel laid them out: `count` strings, and two NULL-terminated arrays.
     let errno = unsafe { try_each(task.candidates, task.count, task.argv, task.envp) };
     task.fail(task.step, CALL_EXECVE, errno);
@@ -572,6 +575,13 @@ extern "C" fn init(stack: *const usize) -> ! {
     let pid = start(&task);
     if pid < 0 {
         task.fail(task.step, CALL_CLONE, -pid as i32);
+        finish(task.exit, NOT_STARTED << 8);
+    }
+    if !task.executes.load(Ordering::Relaxed) {
+        let mut status = 0i32;
+        // SAFETY: the kernel writes an int at `&mut status`.
+        unsafe { syscall(nr::WAIT4, [pid as usize, &raw mut status as usize, 0, 0]) };
+        task.fail(task.step, CALL_WAIT4, status);
         finish(task.exit, NOT_STARTED << 8);
     }
     // The end of file alone could also mean that this process was killed.

@@ -75,7 +75,6 @@ pub struct Plan {
 }
 
 /// The last steps of a start, for the stage: see [`stage`].
-#[derive(Debug)]
 pub(crate) struct Stage {
     /// What the stage maps: the steps after [`Step::Stage`], encoded.
     pub(crate) blob: Vec<u8>,
@@ -84,6 +83,14 @@ pub(crate) struct Stage {
     /// The createContainer hooks, which the parent runs in the container's other namespaces: a
     /// process that the child made would be seen, with the caller's memory.
     pub(crate) hooks: Vec<crate::spec::Hook>,
+}
+
+impl fmt::Debug for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Stage { blob, enters, hooks } = self;
+        let bytes = blob.len();
+        f.debug_struct("Stage").field("bytes", &bytes).field("enters", enters).field("hooks", hooks).finish()
+    }
 }
 
 impl Stage {

@@ -224,19 +224,35 @@ fn became_the_program(
         }
         // The filter may have kept the init from saying that the program runs.
         let noted = exit_file.is_some_and(|file| file.metadata().is_ok_and(|file| file.len() > 0));
-        if noted || !pidfd.poll(Some(std::time::Duration::ZERO))? {
+        if noted || !is_ending(pidfd) {
             return Ok(());
         }
     }
-    let how = match pidfd.wait().map(|exit| exit.status) {
-        Ok(ExitStatus::Code(code)) => Status::Exited(code).to_string(),
-        Ok(ExitStatus::Signal { signal, core_dumped }) => {
+    Err(killed(&plan.program(), pidfd.wait().ok().map(|exit| exit.status)))
+}
+
+/// Whether a process has ended or is about to: it has closed its descriptors before it can be
+/// waited for.
+fn is_ending(pidfd: &Pidfd) -> bool {
+    /// `PF_EXITING`.
+    const EXITING: u64 = 4;
+    let Ok(pid) = pidfd.pid() else { return true };
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name, in parentheses, can hold anything. State, four numbers and the flags follow it.
+    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
+    flags.is_none_or(|flags| flags & EXITING != 0)
+}
+
+/// The sentence for a process that ended before it was the program.
+fn killed(program: &str, status: Option<ExitStatus>) -> Error {
+    let how = match status {
+        Some(ExitStatus::Code(code)) => Status::Exited(code).to_string(),
+        Some(ExitStatus::Signal { signal, core_dumped }) => {
             format!("was {}", Status::Signaled { signal, core: core_dumped })
         }
-        Err(_) => "ended".to_owned(),
+        None => "ended".to_owned(),
     };
-    let what = format!("cannot start {}: the first process {how} while it was set up", plan.program());
-    Err(Error::new(ErrorKind::Killed, what))
+    Error::new(ErrorKind::Killed, format!("cannot start {program}: the first process {how} while it was set up"))
 }
 
 fn clone(
@@ -448,6 +464,9 @@ pub(crate) fn failure(step: &Step, call: Call, value: i32) -> Error {
     if let (Step::Hook(_), Call::Wait4) = (step, call) {
         return hook_failure(&step.to_string(), value);
     }
+    if let (Step::Exec(exec), Call::Wait4) = (step, call) {
+        return killed(&exec.name, Some(ExitStatus::from_wait(value)));
+    }
     let (option, errno) = (value >> Call::OPTION, value & ((1 << Call::OPTION) - 1));
     let kind = match step {
         Step::Exec(_) => exec_kind(errno),
@@ -508,10 +527,7 @@ impl Held {
         let note = read_note(&self.blob);
         match note.failure {
             [0, ..] if note.executes == 1 && (started || !plan.spec.init) => Ok(()),
-            [0, ..] => Err(Error::new(
-                ErrorKind::Killed,
-                format!("cannot start {}: the first process ended before it was the program", plan.program()),
-            )),
+            [0, ..] => Err(killed(&plan.program(), None)),
             failure => Err(told(plan, Message::from_bytes(failure))),
         }
     }

@@ -361,3 +361,93 @@ fn a_hook_of_the_start_is_under_the_containers_filter() {
         }
     }
 }
+
+/// A program of a few instructions, which writes `hello`, exits with code 7, and calls nothing else.
+/// If it may not exit it ends by a trap.
+#[cfg(target_arch = "x86_64")]
+fn hello() -> Vec<u8> {
+    let code: &[u8] = &[
+        0xb8, 1, 0, 0, 0, // mov eax, 1 (write)
+        0xbf, 1, 0, 0, 0, // mov edi, 1
+        0x48, 0x8d, 0x35, 0x15, 0, 0, 0, // lea rsi, [rip + 21]
+        0xba, 6, 0, 0, 0, // mov edx, 6
+        0x0f, 0x05, // syscall
+        0xb8, 231, 0, 0, 0, // mov eax, 231 (exit_group)
+        0xbf, 7, 0, 0, 0, // mov edi, 7
+        0x0f, 0x05, // syscall
+        0x0f, 0x0b, // ud2
+    ];
+    const BASE: u64 = 0x40_0000;
+    let size = 64 + 56 + code.len() as u64 + 6;
+    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
+    for word in [BASE + 120, 64, 0] {
+        file.extend(word.to_le_bytes());
+    }
+    file.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 64, 0, 0, 0, 0, 0]);
+    file.extend([1, 0, 0, 0, 5, 0, 0, 0]);
+    for word in [0, BASE, BASE, size, size, 0x1000] {
+        file.extend(word.to_le_bytes());
+    }
+    file.extend(code);
+    file.extend(b"hello\n");
+    file
+}
+
+/// A bundle whose container is that program, under a filter that allows these calls alone.
+#[cfg(target_arch = "x86_64")]
+fn minimal(allowed: &[&str]) -> Bundle {
+    let bundle = Bundle::of(&["/hello"]);
+    let path = bundle.path("rootfs/hello");
+    std::fs::write(&path, hello()).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let rules = json!([{ "names": allowed, "action": "SCMP_ACT_ALLOW" }]);
+    let filter = json!({ "defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": rules });
+    bundle.set("/linux/seccomp", filter)
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn execve_write_and_exit_group_are_enough_to_start_a_program() {
+    if runtime_lacks(&["crun", "runc"], "they call more under the filter") {
+        return;
+    }
+    for keeps_privileges in [true, false] {
+        let bundle = minimal(&["execve", "write", "exit_group"]);
+        let output = bundle.set("/process/noNewPrivileges", !keeps_privileges).run();
+        assert_eq!((output.code(), output.out.as_str()), (7, "hello\n"), "{}", output.err);
+    }
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_filter_that_refuses_everything_is_told_and_hangs_nothing() {
+    if runtime_lacks(&["crun", "runc"], "they hang, or say nothing") {
+        return;
+    }
+    // A rule allows something. Calls above all that are named give ENOSYS, so it is one of the last.
+    for (allowed, no_new_privileges) in
+        [(&["futex_waitv"][..], true), (&["futex_waitv"], false), (&["write", "futex_waitv"], true), (&["execve"], true)]
+    {
+        let output = minimal(allowed).set("/process/noNewPrivileges", no_new_privileges).run();
+        if allowed == ["execve"] {
+            assert_eq!((output.code(), output.err.as_str()), (132, ""));
+            continue;
+        }
+        assert_eq!(output.code(), 1, "{allowed:?}: {}", output.err);
+        assert!(output.err.contains("execve: Operation not permitted"), "{allowed:?}: {}", output.err);
+    }
+}
+
+#[test]
+fn a_program_that_is_not_there_hangs_nothing_where_exit_is_refused() {
+    let refused = json!([{ "names": ["exit", "exit_group"], "action": "SCMP_ACT_ERRNO" }]);
+    if runtime_lacks(&["crun", "runc"], "they look for the program before") {
+        return;
+    }
+    for no_new_privileges in [true, false] {
+        let bundle = Bundle::of(&["/nowhere"]).set("/linux/seccomp", filter(refused.clone()));
+        let output = bundle.set("/process/noNewPrivileges", no_new_privileges).run();
+        assert_eq!(output.code(), 1, "{}", output.err);
+        assert!(output.err.contains("no such file or directory"), "{}", output.err);
+    }
+}

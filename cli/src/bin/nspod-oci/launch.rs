@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use cgroup_core::{Cgroup, Limits};
 use clap::Args;
@@ -324,7 +325,8 @@ fn make(
         console::send_listener(listener, fd, container.pid(), record, Status::Creating)?;
     }
     if how == How::Held {
-        program::check(container.pid(), &container.spec().process)?;
+        let checked = program::check(container.pid(), &container.spec().process);
+        checked.map_err(|e| died(&mut container).unwrap_or(e))?;
     } else if held_here {
         container.start().map_err(program::failed(&name))?;
     }
@@ -419,6 +421,16 @@ struct Met {
 
 fn caller(e: Error) -> nspod_sandbox::Error {
     nspod_sandbox::Error::caller(e.to_string())
+}
+
+/// What to say of a container that should wait to be started, if its first process has ended.
+fn died(container: &mut Container) -> Option<Error> {
+    let outcome = container.wait_timeout(Duration::ZERO).ok().flatten()?;
+    let error = Error::new(format!("the container's first process was {} before its start", outcome.status));
+    Some(match outcome.oom {
+        Some(oom) => error.hint(format!("{oom}: the memory limit may be too low")),
+        None => error.hint("a process outside sent it the signal"),
+    })
 }
 
 /// Descriptors of the caller's that the container gets: those of socket activation first.

@@ -1,0 +1,56 @@
+//! A first process that is killed while it is set up is no success, whichever call it was killed at.
+
+mod common;
+
+use std::process::Command;
+
+use common::{NSPOD, Name, nspod, root, run_with, skip};
+
+/// Runs nspod with the first process killed when it makes this call for the first time.
+fn killed_at(call: &str, args: &[&str]) -> common::Output {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", "signal=none", "-e"]);
+    command.arg(format!("inject={call}:signal=KILL:when=1")).arg(NSPOD).args(args);
+    run_with(&mut command, "")
+}
+
+#[test]
+fn a_first_process_that_is_killed_on_its_way_is_told_and_leaves_nothing() {
+    if !root() {
+        return;
+    }
+    if Command::new("strace").arg("-V").output().is_err() {
+        return skip("strace is not installed");
+    }
+    // From the first steps to the last. The program calls none of them.
+    for call in ["umask", "pivot_root", "sethostname", "capset", "setresuid", "seccomp"] {
+        for detached in [true, false] {
+            let name = Name::container();
+            let mut args = vec!["run", "--name", &name];
+            args.extend(if detached { &["-d"][..] } else { &["--rm"] });
+            args.extend(["--", "sleep", "1000"]);
+            let output = killed_at(call, &args);
+            assert_eq!((output.code(), output.out.as_str()), (125, ""), "{call}: {}", output.err);
+            assert!(output.err.contains("was ended by SIGKILL while it was set up"), "{call}: {}", output.err);
+            assert_eq!(nspod(&["inspect", &name]).code(), 125, "{call}: the container is left");
+            assert!(!common::cgroup(&name).exists(), "{call}: its cgroup is left");
+        }
+    }
+}
+
+#[test]
+fn an_init_that_is_killed_before_its_program_runs_is_told() {
+    if !root() {
+        return;
+    }
+    if Command::new("strace").arg("-V").output().is_err() {
+        return skip("strace is not installed");
+    }
+    // A call of the init's, and one of the process that it starts.
+    for call in ["clone", "setpgid"] {
+        let name = Name::container();
+        let output = killed_at(call, &["run", "-d", "--name", &name, "--", "sleep", "1000"]);
+        assert_eq!((output.code(), output.out.as_str()), (125, ""), "{call}: {}", output.err);
+        assert!(output.err.contains("while it was set up"), "{call}: {}", output.err);
+    }
+}
