@@ -31,7 +31,11 @@ fn a_first_process_that_is_killed_on_its_way_is_told_and_leaves_nothing() {
             args.extend(["--", "sleep", "1000"]);
             let output = killed_at(call, &args);
             assert_eq!((output.code(), output.out.as_str()), (125, ""), "{call}: {}", output.err);
-            assert!(output.err.contains("was ended by SIGKILL while it was set up"), "{call}: {}", output.err);
+            assert!(
+                output.err.contains("was ended by SIGKILL while it was set up"),
+                "{call}: {}",
+                output.err
+            );
             assert_eq!(nspod(&["inspect", &name]).code(), 125, "{call}: the container is left");
             assert!(!common::cgroup(&name).exists(), "{call}: its cgroup is left");
         }

@@ -252,7 +252,10 @@ fn killed(program: &str, status: Option<ExitStatus>) -> Error {
         }
         None => "ended".to_owned(),
     };
-    Error::new(ErrorKind::Killed, format!("cannot start {program}: the first process {how} while it was set up"))
+    Error::new(
+        ErrorKind::Killed,
+        format!("cannot start {program}: the first process {how} while it was set up"),
+    )
 }
 
 fn clone(

@@ -344,7 +344,8 @@ fn everything_in_the_cgroup_is_killed_with_the_container() {
 
 #[test]
 fn a_memory_limit_that_is_too_low_for_the_start_is_named() {
-    if !cgroups(Controllers::MEMORY) || runtime_lacks(&["crun"], "it says that it cannot read from its child") {
+    if !cgroups(Controllers::MEMORY) || runtime_lacks(&["crun"], "it says that it cannot read from its child")
+    {
         return;
     }
     let error = Bundle::sh("true").set("/linux/resources", json!({ "memory": { "limit": 65536 } })).fails();

@@ -425,9 +425,12 @@ fn a_filter_that_refuses_everything_is_told_and_hangs_nothing() {
         return;
     }
     // A rule allows something. Calls above all that are named give ENOSYS, so it is one of the last.
-    for (allowed, no_new_privileges) in
-        [(&["futex_waitv"][..], true), (&["futex_waitv"], false), (&["write", "futex_waitv"], true), (&["execve"], true)]
-    {
+    for (allowed, no_new_privileges) in [
+        (&["futex_waitv"][..], true),
+        (&["futex_waitv"], false),
+        (&["write", "futex_waitv"], true),
+        (&["execve"], true),
+    ] {
         let output = minimal(allowed).set("/process/noNewPrivileges", no_new_privileges).run();
         if allowed == ["execve"] {
             assert_eq!((output.code(), output.err.as_str()), (132, ""));
