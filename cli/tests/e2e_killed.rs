@@ -43,6 +43,24 @@ fn a_first_process_that_is_killed_on_its_way_is_told_and_leaves_nothing() {
 }
 
 #[test]
+fn a_start_whose_report_cannot_be_read_ends_the_container() {
+    if !root() {
+        return;
+    }
+    if Command::new("strace").arg("-V").output().is_err() {
+        return skip("strace is not installed");
+    }
+    let name = Name::container();
+    let mut command = Command::new("strace");
+    command.args(["-qq", "-o", "/dev/null", "-e", "signal=none", "-e", "inject=recvmsg:error=EIO:when=1"]);
+    command.arg(NSPOD).args(["run", "-d", "--name", &name, "--", "sleep", "1000"]);
+    let output = run_with(&mut command, "");
+    assert_eq!((output.code(), output.out.as_str()), (125, ""), "{}", output.err);
+    assert!(output.err.contains("recvmsg: I/O error (EIO)"), "{}", output.err);
+    assert!(!common::cgroup(&name).exists());
+}
+
+#[test]
 fn an_init_that_is_killed_before_its_program_runs_is_told() {
     if !root() {
         return;

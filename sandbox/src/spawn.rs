@@ -193,8 +193,10 @@ pub(crate) fn spawn(
             }
         }
         Err(error) => {
-            // Closing the socket ends a child that waits; every other has ended by itself.
+            // Closing the socket ends a child that waits. The error may be this process's own, with
+            // a child that goes on.
             drop(parent_end);
+            family.kill();
             family.reap();
             Err(error)
         }
@@ -319,6 +321,13 @@ impl Family {
             None => (pid, Pidfd::open(pid)?),
         });
         Ok(())
+    }
+
+    fn kill(&self) {
+        let second = self.second.iter().map(|(_, pidfd)| pidfd);
+        for pidfd in second.chain([&self.first]) {
+            let _ = pidfd.send_signal(libc::SIGKILL);
+        }
     }
 
     /// Waits for all of them, so that none stays a zombie.
