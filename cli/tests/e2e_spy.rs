@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard};
@@ -399,4 +400,57 @@ fn an_oci_container_that_joins_a_pid_namespace_shows_nothing() {
         enter(&place, OCI, &run);
         place.assert_nothing_found();
     }
+}
+
+/// Where pids are the host's the spy sees the process in its user namespace, too.
+#[test]
+fn exec_into_a_user_namespace_alone_shows_the_container_nothing() {
+    if !root() {
+        return;
+    }
+    if Command::new("strace").arg("-V").output().is_err() {
+        return skip("strace is not installed");
+    }
+    let place = Place::new();
+    // The root of the user namespace is another user here.
+    fs::set_permissions(place.out(""), fs::Permissions::from_mode(0o777)).unwrap();
+    let name = spied(&place, &[Path::new(NSPOD)], &["--pid", "host", "--userns", "auto"]);
+    // There is time to look after each step.
+    let delay = "inject=setns:delay_exit=100000";
+    let exec = ["-f", "-qq", "-o", "/dev/null", "-e", delay, NSPOD, "exec", &name, "true"];
+    for _ in 0..5 {
+        let output = run_with(&mut place.host("strace", &exec), "");
+        assert_eq!((output.code(), output.err.as_str()), (0, ""));
+    }
+    let found = place.found();
+    assert!(found["seen"].as_u64().unwrap() > 10, "the spy was blind: {found}");
+    // The capabilities of each process can be read by everybody.
+    for what in ["executables", "written", "memory", "environment", "descriptors"] {
+        assert_eq!(found[what], 0, "{what}: {found}");
+    }
+}
+
+/// The process waits in the container until who answers for the filter has the listener.
+#[test]
+fn exec_under_a_filter_that_asks_shows_the_container_no_right_to_load_it() {
+    if !root() {
+        return;
+    }
+    let place = Place::new();
+    let socket = place.dir.path().join("listener");
+    let listener = UnixListener::bind(&socket).unwrap();
+    // It keeps the listeners, and has nothing to answer.
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        loop {
+            kept.push(listener.accept());
+        }
+    });
+    let mut asks = lenient();
+    asks["syscalls"][0]["action"] = "SCMP_ACT_NOTIFY".into();
+    asks["listenerPath"] = socket.to_str().unwrap().into();
+    let (bundle, _) = oci_spied(&place, Some(asks));
+    let root = bundle.state_root();
+    enter(&place, OCI, &bundle.args(&["exec", &bundle.id, "true"], &root));
+    place.assert_nothing_found();
 }

@@ -142,16 +142,16 @@ fn stage(plan: &mut Plan, host: &Host, label: Option<Step>, filter: &mut Option<
     // No process that others can see has a right that its program will not have, if the filter
     // lets it do what is left.
     let (asks, early) = match &filter {
-        Some(Step::Seccomp { flags, .. }) if flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 => {
-            (true, false)
-        }
-        Some(Step::Seccomp { filter, .. }) => (false, keeps && lets_through(filter, plan, &process)),
+        Some(Step::Seccomp { filter, flags }) => (
+            flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0,
+            keeps && lets_through(filter, plan, &process),
+        ),
         _ => (false, false),
     };
     let mut load = |plan: &mut Plan, when: bool| {
         if when && let Some(step) = filter.take() {
             plan.push(step);
-            plan.steps.extend(capabilities(0).filter(|_| keeps && !asks));
+            plan.steps.extend(capabilities(0).filter(|_| early));
         }
     };
     load(plan, early && plan.enters());

@@ -55,6 +55,11 @@ pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Handles) -> Result<
     // Where cgroup namespaces are delegation boundaries (nsdelegate), the cgroup that one
     // comes from cannot be left once it is out of sight: that namespace is joined last.
     let late = if plan.cgroup_at_second { joined & cgroup } else { Kinds::empty() };
+    // Where the container's processes see the host's pids, they see this process, and have rights
+    // over it once it is in their user namespace.
+    if user_joined && !enters && host.privileged() {
+        plan.push(Step::Undumpable);
+    }
     join(plan, host, joined - late, &mut handles)?;
     if rest.contains(user) {
         plan.push(Step::Unshare(user));
