@@ -9,6 +9,7 @@ use std::io::{Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -34,16 +35,22 @@ pub(crate) fn image(above: i32) -> Result<OwnedFd, Error> {
 }
 
 fn seal() -> Result<OwnedFd, Error> {
-    let failed = |call| {
-        move |e: nix::errno::Errno| Error::call(ErrorKind::Step, "make the init's file", call, e as i32)
+    let failed = |call| move |e: Errno| Error::call(ErrorKind::Step, "make the init's file", call, e as i32);
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    // Since Linux 6.3 the mode can be sealed too: a container that owns the file could otherwise
+    // keep the next one from executing it.
+    const MFD_EXEC: libc::c_uint = 0x10;
+    let executable = MFdFlags::from_bits_retain(MFD_EXEC);
+    let (fd, mode) = match memfd_create(c"nspod-init", flags | executable) {
+        Err(Errno::EINVAL) => (memfd_create(c"nspod-init", flags), SealFlag::empty()),
+        made => (made, SealFlag::from_bits_retain(libc::F_SEAL_EXEC)),
     };
-    let fd = memfd_create(c"nspod-init", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
-        .map_err(failed("memfd_create"))?;
+    let fd = fd.map_err(failed("memfd_create"))?;
     let mut file = File::from(fd);
     file.write_all(IMAGE).map_err(|e| Error::io(ErrorKind::Step, "write the init's file", "write", &e))?;
     let seals =
         SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map_err(failed("fcntl"))?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals | mode)).map_err(failed("fcntl"))?;
     Ok(file.into())
 }
 

@@ -877,3 +877,18 @@ fn a_container_that_joins_a_pid_namespace_sees_its_processes_and_no_others() {
     assert!(matches!(seen[..], [1, 2..10]), "{seen:?}");
     assert!(container.wait().unwrap().status.success());
 }
+
+/// Before Linux 6.3 it can.
+#[test]
+fn a_program_cannot_change_the_mode_of_the_init_that_starts_the_next() {
+    need_root!("a_program_cannot_change_the_mode_of_the_init_that_starts_the_next");
+    const SETS: u64 = 1 << 3 /* CAP_FOWNER */ | 1 << 19 /* CAP_SYS_PTRACE */;
+    for line in ["! chmod 0 /proc/1/exe 2> /dev/null", "test -x /proc/1/exe"] {
+        let mut command = Command::new("sh");
+        command.args(["-c", line]);
+        command.spec_mut().init = true;
+        command.spec_mut().process.capabilities =
+            Some(Capabilities { bounding: SETS, permitted: SETS, effective: SETS, ..Capabilities::NONE });
+        assert_eq!(command.status().unwrap().status, Status::Exited(0), "{line}");
+    }
+}
