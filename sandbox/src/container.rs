@@ -133,7 +133,8 @@ impl Container {
         let Some(held) = self.held.take() else {
             return Err(Error::new(ErrorKind::State, "the container has been started already"));
         };
-        held.start(&self.plan).map_err(|e| why_killed(e, self.home.as_ref()))
+        let exit_file = self.exit_file.as_ref().filter(|_| self.plan.spec.init);
+        held.start(&self.plan, self.pidfd(), exit_file).map_err(|e| why_killed(e, self.home.as_ref()))
     }
 
     /// Waits for its first process to end, and says how and why it did.

@@ -8,7 +8,9 @@
 //! - `exec.report`: what failed on the last steps, as the child's [`Message`]; the end of file
 //!   means that it has become its program.
 //!
-//! `exec.steps` holds the words of the steps, a line each, for the sentence.
+//! `exec.steps` holds the words of the steps, a line each, for the sentence. `exec.stage` holds
+//! the encoded steps; the child has it mapped and notes there what failed, for its filter may
+//! refuse to let it write to the pipe.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind as IoKind, Read, Write};
@@ -39,6 +41,7 @@ pub enum Hold {
 const GO: &str = "exec.fifo";
 const REPORT: &str = "exec.report";
 const STEPS: &str = "exec.steps";
+const STAGE: &str = "exec.stage";
 
 /// The child's ends.
 pub(crate) struct Pipes {
@@ -57,6 +60,17 @@ impl Pipes {
         fs::write(&path, words).map_err(|e| failed("write", &path, "write", &e))?;
         Ok(Pipes { go: pipe(&directory.join(GO))?, report: pipe(&directory.join(REPORT))? })
     }
+}
+
+/// Writes the encoded steps to a file, where whoever starts the container finds what the stage has
+/// noted.
+pub(crate) fn stage_file(directory: &Path, blob: &[u8]) -> Result<File, Error> {
+    let path = directory.join(STAGE);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o600);
+    let mut file = options.open(&path).map_err(|e| failed("make", &path, "open", &e))?;
+    file.write_all(blob).map_err(|e| failed("write", &path, "write", &e))?;
+    Ok(file)
 }
 
 /// Makes a named pipe, and opens it so that neither end is ever waited for.
@@ -96,6 +110,7 @@ pub fn start_held(directory: &Path) -> Result<(), Error> {
     };
     // In this order: once nobody has the report open for writing there is an end of file.
     let mut report = open(REPORT, false)?;
+    let stage = open(STAGE, false)?;
     let mut go = open(GO, true)?;
     match go.write(&[1]) {
         Ok(_) => {}
@@ -113,13 +128,15 @@ pub fn start_held(directory: &Path) -> Result<(), Error> {
             "it was killed: by another process, or because the memory limit is too low for the start".into(),
         ))
     };
-    let failure = match message {
-        Some(message) => Some(failure(directory, message)),
-        None => (!told).then(killed),
+    let note = spawn::read_note(&stage);
+    let failure = match (message, note.failure) {
+        (Some(message), _) => Some(failure(directory, message)),
+        (None, [0, ..]) => (!told || note.executes != 1).then(killed),
+        (None, bytes) => Some(failure(directory, Message::from_bytes(bytes))),
     };
     let path = directory.join(GO);
     let removed = fs::remove_file(&path).map_err(|e| failed("remove", &path, "unlink", &e));
-    for name in [REPORT, STEPS] {
+    for name in [REPORT, STEPS, STAGE] {
         // Of no use to anybody, and no hindrance.
         let _ = fs::remove_file(directory.join(name));
     }

@@ -23,7 +23,7 @@ use crate::child::{self, Loan, Message, Note};
 use crate::command::{OnPrepared, Prepared};
 use crate::error::{Error, ErrorKind};
 use crate::hint;
-use crate::hold::{Hold, Pipes};
+use crate::hold::{self, Hold, Pipes};
 use crate::outcome::Status;
 use crate::plan::{Plan, numbers};
 use crate::step::{Call, SLOTS, Step};
@@ -68,7 +68,11 @@ pub(crate) fn spawn(
         _ => None,
     };
     let state = if plan.spec.hooks.is_empty() { None } else { Some(memory_file(c"nspod-state", &[])?) };
-    let blob = plan.stage.as_ref().map(|stage| memory_file(c"nspod-stage", &stage.blob)).transpose()?;
+    let blob = match (&plan.stage, &plan.held) {
+        (Some(stage), Some(Hold::At(directory))) => Some(hold::stage_file(directory, &stage.blob)?),
+        (Some(stage), _) => Some(memory_file(c"nspod-stage", &stage.blob)?),
+        (None, _) => None,
+    };
     let mut fds: Vec<(RawFd, RawFd)> = stdio.into_iter().zip(0..).collect();
     fds.extend(plan.inherited.iter().map(|(from, to)| (from.as_raw_fd(), *to)));
     let high = plan.highest_fd();
@@ -171,7 +175,10 @@ pub(crate) fn spawn(
         if !heard.held {
             let notes = [Some(stack.read_note()), blob.as_ref().map(read_note)];
             let exit_file = exit_file.filter(|_| plan.spec.init);
-            became_the_program(plan, &family, notes, heard.started, exit_file)?;
+            if !became_the_program(plan, family.last(), notes, heard.started, exit_file)? {
+                let exit = family.last().wait().ok();
+                return Err(killed(&plan.program(), exit.map(|exit| exit.status)));
+            }
         }
         Ok(heard)
     });
@@ -205,32 +212,30 @@ pub(crate) fn spawn(
     spawned
 }
 
-/// Checks that the end of file on the socket meant that the program was executed: the child could
-/// have been killed, or have been kept by its filter from saying what failed.
+/// Whether the end of file on the socket meant that the program was executed: the child could have
+/// been killed.
+///
+/// # Errors
+/// What failed, if the child was kept by its filter from saying so.
 fn became_the_program(
     plan: &Plan,
-    family: &Family,
+    pidfd: &Pidfd,
     notes: [Option<Note>; 2],
     started: bool,
     exit_file: Option<&File>,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     for note in notes.iter().flatten() {
         if note.failure != [0; 8] {
             return Err(told(plan, Message::from_bytes(note.failure)));
         }
     }
-    let (pidfd, last) = (family.last(), notes.into_iter().flatten().next_back());
-    if last.is_some_and(|note| note.executes == 1) {
-        if !plan.spec.init || started {
-            return Ok(());
-        }
-        // The filter may have kept the init from saying that the program runs.
-        let noted = exit_file.is_some_and(|file| file.metadata().is_ok_and(|file| file.len() > 0));
-        if noted || !is_ending(pidfd) {
-            return Ok(());
-        }
+    let last = notes.into_iter().flatten().next_back();
+    if last.is_none_or(|note| note.executes != 1) {
+        return Ok(false);
     }
-    Err(killed(&plan.program(), pidfd.wait().ok().map(|exit| exit.status)))
+    // The filter may have kept the init from saying that the program runs.
+    let noted = || exit_file.is_some_and(|file| file.metadata().is_ok_and(|file| file.len() > 0));
+    Ok(!plan.spec.init || started || noted() || !is_ending(pidfd))
 }
 
 /// Whether a process has ended or is about to: it has closed its descriptors before it can be
@@ -375,7 +380,7 @@ fn memory_file(name: &std::ffi::CStr, bytes: &[u8]) -> Result<File, Error> {
 }
 
 /// What the stage has noted.
-fn read_note(blob: &File) -> Note {
+pub(crate) fn read_note(blob: &File) -> Note {
     let mut bytes = [0; size_of::<Note>()];
     match blob.read_exact_at(&mut bytes, 0) {
         Ok(()) => {
@@ -527,7 +532,7 @@ pub(crate) fn send_word(socket: &OwnedFd) -> Result<(), Error> {
 
 impl Held {
     /// Lets the process go on, and waits until it has become the program.
-    pub(crate) fn start(self, plan: &Plan) -> Result<(), Error> {
+    pub(crate) fn start(self, plan: &Plan, pidfd: &Pidfd, exit_file: Option<&File>) -> Result<(), Error> {
         send_word(&self.socket)?;
         let mut started = false;
         while let Some((message, _)) = receive(&self.socket)? {
@@ -536,11 +541,9 @@ impl Held {
                 _ => return Err(told(plan, message)),
             }
         }
-        let note = read_note(&self.blob);
-        match note.failure {
-            [0, ..] if note.executes == 1 && (started || !plan.spec.init) => Ok(()),
-            [0, ..] => Err(killed(&plan.program(), None)),
-            failure => Err(told(plan, Message::from_bytes(failure))),
+        match became_the_program(plan, pidfd, [None, Some(read_note(&self.blob))], started, exit_file)? {
+            true => Ok(()),
+            false => Err(killed(&plan.program(), None)),
         }
     }
 }
@@ -554,7 +557,9 @@ fn receive(socket: &OwnedFd) -> Result<Option<(Message, Option<OwnedFd>)>, Error
     header.msg_iov = &raw mut iov;
     header.msg_iovlen = 1;
     header.msg_control = control.as_mut_ptr().cast();
-    header.msg_controllen = size_of_val(&control) as _;
+    // The buffer has room for two descriptors, of which nobody would close the second.
+    // SAFETY: computes a number.
+    header.msg_controllen = unsafe { libc::CMSG_LEN(size_of::<RawFd>() as u32) } as _;
     let n = loop {
         // SAFETY: the header and all it points to live here, with the lengths it says.
         let n = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
@@ -635,7 +640,28 @@ fn gaps(mut kept: Vec<RawFd>) -> Vec<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::gaps;
+    use super::{gaps, receive, socket_pair};
+
+    #[test]
+    fn a_message_brings_one_descriptor_and_no_more() {
+        use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+        use std::os::fd::AsRawFd;
+        let (ours, theirs) = socket_pair(0).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let open = || {
+            let fds = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+            fds.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|path| path == file.path())).count()
+        };
+        let fds = [file.as_raw_fd(); 2];
+        for count in [1, 2] {
+            let control = ControlMessage::ScmRights(&fds[..count]);
+            let bytes = [std::io::IoSlice::new(&[0; 8])];
+            sendmsg::<()>(theirs.as_raw_fd(), &bytes, &[control], MsgFlags::empty(), None).unwrap();
+            let (_, fd) = receive(&ours).unwrap().unwrap();
+            assert!(fd.is_some());
+            assert_eq!(open(), 2, "{count}");
+        }
+    }
 
     #[test]
     fn gaps_are_all_that_is_not_kept() {

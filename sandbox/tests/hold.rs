@@ -7,7 +7,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use nspod_sandbox::spec::{Capabilities, Hook, Spec};
+use nspod_sandbox::seccomp::{Action, Profile, Rule};
+use nspod_sandbox::spec::{Capabilities, Hook, Seccomp, Spec};
 use nspod_sandbox::{Command, Container, Error, ErrorKind, Status, Stdio, is_held, start_held};
 
 /// A container that runs this line of shell, and may write to the directory.
@@ -278,4 +279,19 @@ fn one_on_its_way_has_no_descriptor_of_the_callers_by_a_number_that_its_program_
     });
     assert!(command.status().unwrap().status.success());
     drop(secret);
+}
+
+#[test]
+fn one_whose_init_may_not_write_is_started_all_the_same() {
+    need_root!("one_whose_init_may_not_write_is_started_all_the_same");
+    let rule = Rule { names: vec!["write".into()], action: Action::Errno, ..Rule::default() };
+    let profile = Profile { default_action: Action::Allow, syscalls: vec![rule], ..Profile::default() };
+    let mut command = shell("sleep 0.3; exit 3");
+    command.spec_mut().init = true;
+    command.spec_mut().process.seccomp = Seccomp::Profile(Box::new(profile));
+    let mut container = command.hold().spawn().unwrap();
+    container.start().unwrap();
+    // The init could not note how the program ended.
+    assert_eq!(container.wait().unwrap().status, Status::Exited(3));
+    container.delete().unwrap();
 }

@@ -454,3 +454,18 @@ fn a_program_that_is_not_there_hangs_nothing_where_exit_is_refused() {
         assert!(output.err.contains("no such file or directory"), "{}", output.err);
     }
 }
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_start_that_the_filter_keeps_from_speaking_is_told() {
+    if runtime_lacks(&["crun", "runc"], "they hang, or say nothing") {
+        return;
+    }
+    for no_new_privileges in [true, false] {
+        let bundle = minimal(&["futex_waitv"]).set("/process/noNewPrivileges", no_new_privileges);
+        bundle.create();
+        let output = bundle.verb(&["start", bundle.id()]);
+        assert_eq!(output.code(), 1, "{}", output.err);
+        assert!(output.err.contains("execve: Operation not permitted"), "{}", output.err);
+    }
+}
