@@ -41,13 +41,13 @@ const OF_MASKS: [&str; 6] = ["close", "fstat", "mount_setattr", "move_mount", "o
 /// the processes that it starts up to theirs.
 const WANTED: [(&str, [i32; 2], i32); 8] = [
     ("run --bare", [25, 25], 14),
-    ("run", [129, 114], 121),
-    ("run, bwrap's work", [146, 131], 149),
-    ("oci run", [134, 130], 137),
-    ("oci create", [122, 124], 133),
-    ("oci start", [39, 39], 0),
+    ("run", [143, 128], 124),
+    ("run, bwrap's work", [160, 145], 153),
+    ("oci run", [144, 140], 139),
+    ("oci create", [129, 131], 149),
+    ("oci start", [44, 44], 0),
     // Three of them look whose the standard streams are; `run` and `create` do so too.
-    ("oci exec", [110, 104], 72),
+    ("oci exec", [119, 113], 74),
     ("oci delete", [46, 46], 0),
 ];
 

@@ -20,7 +20,7 @@ use ns_core::Kind;
 
 use super::c_string;
 use super::files::{FSCONFIG_MAX, Files, RDONLY, dest, escape, new, step, to_set};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::host::{Host, HostMount};
 use crate::spec::{MountKind, Spec};
 use crate::step::{Create, Dest, MountStep, Place, Slot, Step, What};
@@ -112,14 +112,17 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
 
     /// What a directory holds that has mounts below it.
     fn parts(&mut self, view: &View<'_>, directory: &Path) -> Result<(), Error> {
-        let Ok(entries) = fs::read_dir(directory) else { return Ok(()) };
-        let mut entries: Vec<DirEntry> = entries.filter_map(Result::ok).collect();
+        let Some(entries) = seen("list", directory, fs::read_dir(directory))? else { return Ok(()) };
+        let mut entries: Vec<DirEntry> = match seen("list", directory, entries.collect())? {
+            Some(entries) => entries,
+            None => return Ok(()),
+        };
         entries.sort_by_key(DirEntry::file_name);
         for entry in entries {
             let path = entry.path();
-            let Ok(kind) = entry.file_type() else { continue };
+            let Some(kind) = seen("look at", &path, entry.file_type())? else { continue };
             if kind.is_symlink() {
-                let Ok(target) = fs::read_link(&path) else { continue };
+                let Some(target) = seen("read", &path, fs::read_link(&path))? else { continue };
                 let target = c_string("root", target)?;
                 self.plan.push(Step::Symlink { dest: place(&path, Create::No)?, target });
                 continue;
@@ -127,7 +130,7 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
             let covered = view.covers(&path);
             let parted = view.locked && view.has_below(&path);
             if kind.is_dir() && (covered || parted) {
-                let meta = path.metadata().ok();
+                let meta = seen("look at", &path, path.metadata())?;
                 let mode = meta.as_ref().map_or(0o755, |meta| meta.mode() & 0o7777);
                 let name = c_string("root", path.strip_prefix("/").unwrap_or(&path))?;
                 self.plan.push(Step::Mkdir { slot: Slot::Root, name, mode });
@@ -144,7 +147,7 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
     /// A directory with what is in its own mount, or a file.
     fn part(&mut self, view: &View<'_>, path: &Path) -> Result<(), Error> {
         // What the caller cannot look at, the container cannot either.
-        let Ok(meta) = path.metadata() else { return Ok(()) };
+        let Some(meta) = seen("look at", path, path.metadata())? else { return Ok(()) };
         let mount = view.mount(path);
         let plain = mount.is_some_and(|mount| mount.path == path && PLAIN.contains(&mount.fstype.as_str()));
         let create = match (view.locked, meta.is_dir()) {
@@ -192,6 +195,27 @@ impl View<'_> {
         match self.lesser {
             true => meta.mode() & 0o001 != 0,
             false => nix::unistd::eaccess(path, AccessFlags::X_OK).is_ok(),
+        }
+    }
+}
+
+/// What there is to see of the host; `None` where it has gone, where the caller may not look, and
+/// where a file system has lost what it comes from.
+fn seen<T>(what: &str, path: &Path, found: std::io::Result<T>) -> Result<Option<T>, Error> {
+    const PASSED_OVER: [i32; 6] =
+        [libc::ENOENT, libc::ENOTDIR, libc::EACCES, libc::EPERM, libc::ENOTCONN, libc::ESTALE];
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(e) if e.raw_os_error().is_some_and(|errno| PASSED_OVER.contains(&errno)) => Ok(None),
+        Err(e) => {
+            let what = format!("{what} {} of the host, which the container is to see", path.display());
+            let call = match what.split(' ').next() {
+                Some("list") => "getdents64",
+                Some("read") => "readlink",
+                _ => "statx",
+            };
+            let cure = "cover it with a mount of the container's own, or name another root";
+            Err(Error::io(ErrorKind::Step, what, call, &e).with_hint(Some(cure.into())))
         }
     }
 }

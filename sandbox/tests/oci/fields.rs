@@ -243,11 +243,14 @@ fn each_namespace_is_new_or_joined_or_the_callers() {
         document["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": name }));
         assert!(error(&document).starts_with("linux.namespaces[2]: "), "{name}");
     }
+    // Without any the container is in the caller's, with its mounts.
     let mut without = minimal.clone();
-    without["linux"]["namespaces"] = json!([]);
-    assert!(error(&without).starts_with("linux.namespaces: "));
-    without["linux"] = Value::Null;
-    assert!(error(&without).starts_with("linux.namespaces: "));
+    for linux in [json!({ "namespaces": [] }), Value::Null] {
+        without["linux"] = linux;
+        let spec = container(&without).unwrap().spec;
+        assert!(spec.namespaces.new_kinds().is_empty() && spec.namespaces.joined_kinds().is_empty());
+        assert!(spec.mounts_stay);
+    }
 }
 
 #[test]
