@@ -2,8 +2,8 @@
 //! the contained process sees nothing of the host's.
 
 use ns_core::{Kind, Pidfd, pid_chain};
-use nspod_sandbox::spec::Namespace;
 use nspod_sandbox::Pod;
+use nspod_sandbox::spec::Namespace;
 use nspod_tests::{Cell, command, join, lane, pod, unique};
 
 fn processes(cell: &mut Cell) -> Vec<i32> {
