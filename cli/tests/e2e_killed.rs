@@ -76,3 +76,20 @@ fn an_init_that_is_killed_before_its_program_runs_is_told() {
         assert!(output.err.contains("while it was set up"), "{call}: {}", output.err);
     }
 }
+
+#[test]
+fn an_exec_whose_first_process_is_killed_on_its_way_is_told() {
+    if !root() {
+        return;
+    }
+    if Command::new("strace").arg("-V").output().is_err() {
+        return skip("strace is not installed");
+    }
+    let name = Name::detached(&[], &["sleep", "1000"]);
+    // By the last one the first process tells of the one that goes on.
+    for call in ["setns", "execveat", "clone", "sendmsg"] {
+        let output = killed_at(call, &["exec", &name, "true"]);
+        assert_eq!((output.code(), output.out.as_str()), (125, ""), "{call}: {}", output.err);
+        assert!(output.err.contains("was ended by SIGKILL while it was set up"), "{call}: {}", output.err);
+    }
+}

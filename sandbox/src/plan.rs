@@ -334,6 +334,11 @@ impl Plan {
         self.stage.as_ref().is_some_and(|stage| stage.enters)
     }
 
+    /// A step goes on in a sibling.
+    pub(crate) fn clones(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Clone(_)))
+    }
+
     /// Above every descriptor that is placed, for the program and for what is executed before it.
     pub(crate) fn above(&self) -> i32 {
         let placed = self.stage.is_some() || self.spec.init;

@@ -175,7 +175,9 @@ pub(crate) fn spawn(
         if !heard.held {
             let notes = [Some(stack.read_note()), blob.as_ref().map(read_note)];
             let exit_file = exit_file.filter(|_| plan.spec.init);
-            if !became_the_program(plan, family.last(), notes, heard.started, exit_file)? {
+            // Where a sibling goes on, nobody knows it if the first was killed before it told of it.
+            let told = !plan.clones() || family.second.is_some();
+            if !became_the_program(plan, family.last(), notes, heard.started, exit_file)? || !told {
                 let exit = family.last().wait().ok();
                 return Err(killed(&plan.program(), exit.map(|exit| exit.status)));
             }
@@ -403,11 +405,11 @@ fn listen(
     let mut heard = Heard { terminal: None, listener: None, started: false, held: false };
     let mut failed = None;
     let mut waiting: Option<&Step> = None;
-    let clone = plan.steps.iter().position(|step| matches!(step, Step::Clone(_)));
+    let clones = plan.clones();
     loop {
         match waiting {
             // The pid of a second process may be yet to come.
-            Some(Step::Ready) if clone.is_none() || plan.enters() || family.second.is_some() => {
+            Some(Step::Ready) if !clones || plan.enters() || family.second.is_some() => {
                 family.prepared(prepared.take(), state)?;
                 for hook in plan.stage.iter().flat_map(|stage| &stage.hooks) {
                     hooks::run(hook, family.pid, &family.first, state)?;
@@ -415,7 +417,7 @@ fn listen(
                 send_word(socket)?;
                 waiting = None;
             }
-            Some(Step::Hold) if clone.is_none() || family.second.is_some() => {
+            Some(Step::Hold) if !clones || family.second.is_some() => {
                 heard.held = true;
                 return Ok(heard);
             }
