@@ -279,9 +279,11 @@ fn asking(names: &[&str]) -> Seccomp {
 #[test]
 fn a_filter_asks_whoever_holds_its_listener() {
     need_root!("a_filter_asks_whoever_holds_its_listener");
-    for no_new_privs in [true, false] {
+    let few = Some(Capabilities::CONTAINER);
+    for (no_new_privs, capabilities) in [(true, few), (false, few), (false, None)] {
         let mut command = shell("mkdir /tmp/never; echo $?", |p| {
             p.no_new_privs = no_new_privs;
+            p.capabilities = capabilities;
             p.seccomp = asking(&["mkdir", "mkdirat", "execve", "read"]);
         });
         command.spec_mut().time_offsets = None;
@@ -319,6 +321,23 @@ fn a_filter_asks_whoever_holds_its_listener() {
         let (text, _) = finish(container);
         assert_eq!(text, "1");
         assert_ne!(agent.join().unwrap(), 0);
+    }
+}
+
+#[test]
+fn a_start_that_its_filter_does_not_let_exit_has_its_own_memory() {
+    let plan = |call: &str, capabilities| {
+        let mut spec = Spec::bare("/bin/true");
+        let rule = Rule { names: vec![call.into()], action: Action::Errno, ..Rule::default() };
+        let profile = Profile { default_action: Action::Allow, syscalls: vec![rule], ..Profile::default() };
+        spec.process.seccomp = Seccomp::Profile(Box::new(profile));
+        spec.process.capabilities = capabilities;
+        let host = Host { capabilities: u64::MAX, ..Host::default() };
+        Plan::on(&spec, &host, Default::default()).unwrap().to_string()
+    };
+    for capabilities in [None, Some(Capabilities::CONTAINER)] {
+        assert!(plan("mkdir", capabilities).contains("memory shared until exec"));
+        assert!(plan("exit_group", capabilities).contains("memory copied"), "{capabilities:?}");
     }
 }
 

@@ -55,16 +55,18 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
     // Without no_new_privs a filter requires CAP_SYS_ADMIN, which is kept until then.
     let able = host.privileged() || ids.foreign;
     let keeps = filter.is_some() && !process.no_new_privs && process.capabilities.is_some() && able;
-    if filter.is_some() && !process.no_new_privs && !keeps {
-        plan.steps.extend(filter.take());
-    }
+    // The stage alone hands a listener over.
+    let early = filter.is_some() && !process.no_new_privs && !keeps && !filter.as_ref().is_some_and(asks);
     // A process that the filter does not let exit ends by a trap. Before Linux 5.17 that ended
     // every process with the same memory.
     if let Some(Step::Seccomp { filter, .. }) = &filter
-        && !staged
+        && (early || !staged)
         && !crate::seccomp::allows(filter, libc::SYS_exit_group, [0; 3])
     {
         plan.shared_memory = false;
+    }
+    if early {
+        plan.steps.extend(filter.take());
     }
     credentials(plan, host, ids, keeps)?;
     if let Some(path) = cwd.filter(|_| changes_user) {
@@ -142,10 +144,9 @@ fn stage(plan: &mut Plan, host: &Host, label: Option<Step>, filter: &mut Option<
     // No process that others can see has a right that its program will not have, if the filter
     // lets it do what is left.
     let (asks, early) = match &filter {
-        Some(Step::Seccomp { filter, flags }) => (
-            flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0,
-            keeps && lets_through(filter, plan, &process),
-        ),
+        Some(step @ Step::Seccomp { filter, .. }) => {
+            (asks(step), keeps && lets_through(filter, plan, &process))
+        }
         _ => (false, false),
     };
     let mut load = |plan: &mut Plan, when: bool| {
@@ -170,6 +171,11 @@ fn stage(plan: &mut Plan, host: &Host, label: Option<Step>, filter: &mut Option<
     if plan.held.is_some() {
         plan.push(Step::Hold);
     }
+}
+
+/// Whether another process answers for the filter, by a listener.
+fn asks(step: &Step) -> bool {
+    matches!(step, Step::Seccomp { flags, .. } if flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0)
 }
 
 /// Whether the filter allows what the stage does after it has loaded the filter early.
