@@ -2,16 +2,21 @@
 //! that its child relies on, and never reaches what the spec does not make its own.
 #![no_main]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::fs::File;
 
 use arbitrary::{Result, Unstructured};
 use libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
 use libfuzzer_sys::fuzz_target;
 use ns_core::{Kind, Kinds, Namespace};
+use nspod_fuzz::seccomp::{ARCH, run};
 use nspod_fuzz::spec;
-use nspod_sandbox::spec::{Join, Namespace as Choice, Root, Spec};
-use nspod_sandbox::step::{Dest, Place, Slot, Step};
+use nspod_sandbox::spec::{Join, Namespace as Choice, Root, Seccomp, Spec};
+use nspod_sandbox::step::{Dest, Lsm, Place, Slot, Step};
 use nspod_sandbox::{Handles, Hold, Host, Plan};
+
+const CAP_SETPCAP: u64 = 1 << 8;
+const CAP_SYS_ADMIN: u64 = 1 << 21;
 
 fuzz_target!(|data: &[u8]| {
     if let Some(mut spec) = nspod_fuzz::json_or(data, spec::any) {
@@ -21,8 +26,9 @@ fuzz_target!(|data: &[u8]| {
             // JSON holds bytes for arguments and the environment, but not for paths.
             Err(error) => assert!(error.to_string().contains("UTF-8"), "{error}"),
         }
+        let asked = Asked::of(&spec, data);
         for host in hosts(data) {
-            check(&spec, &host, data.len() % 2 == 0);
+            check(&spec, &host, &asked);
         }
     }
 });
@@ -37,31 +43,63 @@ fn hosts(data: &[u8]) -> Vec<Host> {
     [root, user].into_iter().chain(any).collect()
 }
 
-fn check(spec: &Spec, host: &Host, hold: bool) {
-    let Ok(plan) = Plan::on(spec, host, handles(spec, hold)) else { return };
-    assert_eq!(plan.spec(), spec);
-    let (steps, text) = (plan.steps(), plan.to_string());
-    assert_eq!(text.lines().filter(|line| line.starts_with("   0  ")).count(), 1, "{text}");
-    let again = Plan::on(spec, host, handles(spec, hold)).unwrap();
-    assert_eq!(again.to_string(), text);
+/// What is asked for beside the spec.
+struct Asked {
+    hold: Option<Hold>,
+    ready: bool,
+    /// The root of a process whose mount namespace is joined.
+    root: bool,
+}
 
-    one_program_at_the_end(spec, host, steps);
-    each_namespace_once(spec, steps, &text);
-    ids_are_mapped_once(spec, steps, &text);
-    files_in_order(spec, steps);
-    nothing_of_the_host_is_changed(spec, steps);
-    privileges_last(spec, steps, hold);
-    if text.contains("memory shared until exec") {
-        let time = !matches!(spec.namespaces.time, Choice::Host);
-        let waits = find(steps, |s| matches!(s, Step::AwaitMaps | Step::Hold)).is_some();
-        assert!(!time && !waits, "{text}");
+impl Asked {
+    fn of(spec: &Spec, data: &[u8]) -> Asked {
+        let bits = data.iter().fold(data.len(), |sum, byte| sum.wrapping_add(usize::from(*byte)));
+        let hold = match bits % 3 {
+            0 => None,
+            1 => Some(Hold::Here),
+            _ => Some(Hold::At("/run/box".into())),
+        };
+        let joined = matches!(spec.namespaces.mnt, Choice::Join(_));
+        Asked { hold, ready: bits % 5 == 0, root: joined && bits % 2 == 0 }
+    }
+
+    fn handles(&self, spec: &Spec) -> Handles {
+        let wanted = Kind::ALL.into_iter().filter(|k| *spec.namespaces.get(*k) == Choice::Join(Join::Handle));
+        let mut handles = Handles::default();
+        handles.namespaces =
+            wanted.map(|kind| Namespace::open(format!("/proc/self/ns/{kind}")).unwrap()).collect();
+        handles.hold = self.hold.clone();
+        handles.ready = self.ready;
+        handles.root = self.root.then(|| File::open("/").unwrap().into());
+        handles
     }
 }
 
-fn handles(spec: &Spec, hold: bool) -> Handles {
-    let wanted = Kind::ALL.into_iter().filter(|k| *spec.namespaces.get(*k) == Choice::Join(Join::Handle));
-    let namespaces = wanted.map(|kind| Namespace::open(format!("/proc/self/ns/{kind}")).unwrap()).collect();
-    Handles { namespaces, hold: hold.then_some(Hold::Here), ..Handles::default() }
+fn check(spec: &Spec, host: &Host, asked: &Asked) {
+    let plan = match Plan::on(spec, host, asked.handles(spec)) {
+        Ok(plan) => plan,
+        Err(error) => {
+            let error = error.to_string();
+            assert!(!error.contains("after its stage"), "a step that the stage cannot perform: {error}");
+            return;
+        }
+    };
+    assert_eq!(plan.spec(), spec);
+    let (steps, text) = (plan.steps(), plan.to_string());
+    assert_eq!(text.lines().filter(|line| line.starts_with("   0  ")).count(), 1, "{text}");
+    let again = Plan::on(spec, host, asked.handles(spec)).unwrap();
+    assert_eq!(again.to_string(), text);
+
+    one_program_at_the_end(spec, steps);
+    the_stage_has_nothing_of_the_callers(spec, asked, steps);
+    each_namespace_once(spec, steps, &text);
+    ids_are_mapped_once(spec, steps, &text);
+    files_in_order(spec, asked, steps);
+    nothing_of_the_host_is_changed(spec, steps);
+    privileges_last(spec, host, steps);
+    the_filter_is_last(spec, host, asked, steps);
+    rights_are_given_up(spec, host, steps);
+    memory_is_shared_by_whom_nobody_waits_for(spec, asked, steps, &text);
 }
 
 fn find(steps: &[Step], is: impl Fn(&Step) -> bool) -> Option<usize> {
@@ -72,17 +110,95 @@ fn count(steps: &[Step], is: impl Fn(&&Step) -> bool) -> usize {
     steps.iter().filter(is).count()
 }
 
-fn one_program_at_the_end(spec: &Spec, host: &Host, steps: &[Step]) {
+/// Where the only step of its sort is, if there is one.
+fn only(steps: &[Step], is: impl Fn(&Step) -> bool) -> Option<usize> {
+    assert!(count(steps, |s| is(s)) <= 1);
+    find(steps, is)
+}
+
+fn enters(spec: &Spec) -> bool {
+    matches!(spec.namespaces.pid, Choice::Join(_))
+}
+
+/// The container has mounts of its own, and a root among them.
+fn own_root(spec: &Spec) -> bool {
+    (spec.namespaces.is_new(Kind::Mnt) || spec.mounts_stay) && spec.root != Root::Host
+}
+
+fn one_program_at_the_end(spec: &Spec, steps: &[Step]) {
     assert_eq!(count(steps, |s| matches!(s, Step::Exec(_))), 1);
     let Some(Step::Exec(exec)) = steps.last() else { panic!("the program is not the last step") };
-    // The sealed init comes first where it stays, and where the program is an image's while the
-    // caller's could be written to.
-    let image = !matches!(spec.root, Root::Host | Root::HostReadOnly);
-    let image = image || matches!(spec.namespaces.mnt, Choice::Join(_));
-    assert_eq!(exec.file.is_some(), spec.init || image && !host.sealed);
-    assert_eq!(exec.envp.strings().len(), spec.process.env.len());
-    if exec.file.is_none() {
-        assert_eq!(exec.argv.strings().len(), spec.process.args.len());
+    assert_eq!(exec.file.is_some(), spec.init);
+    assert_eq!(exec.candidates.is_empty(), spec.init || no_directory(spec));
+    let names: HashSet<_> = spec.process.env.iter().map(|(name, _)| name).collect();
+    assert_eq!(exec.envp.strings().len(), names.len());
+    let (args, argv) = (&spec.process.args, exec.argv.strings());
+    let own = if spec.init { argv.len() - args.len() } else { 0 };
+    assert!(argv[own..].iter().zip(args).all(|(a, b)| a.as_bytes() == b.as_encoded_bytes()));
+    assert_eq!(argv.len() - own, args.len());
+}
+
+/// The program is looked for in a `PATH` that names nothing.
+fn no_directory(spec: &Spec) -> bool {
+    let path = spec.process.env.iter().rev().find(|(key, _)| key == "PATH");
+    path.is_some_and(|(_, path)| path.as_encoded_bytes().iter().all(|byte| *byte == b':'))
+        && spec.process.args.first().is_some_and(|name| !name.as_encoded_bytes().contains(&b'/'))
+}
+
+/// A stage is there where others can see the process on its last steps, and all that follows it
+/// is done by what it was given.
+fn the_stage_has_nothing_of_the_callers(spec: &Spec, asked: &Asked, steps: &[Step]) {
+    let image = !matches!(spec.root, Root::Host | Root::HostReadOnly)
+        || matches!(spec.namespaces.mnt, Choice::Join(_))
+        || asked.root;
+    let hooks = !spec.hooks.start_container.is_empty();
+    let needed = enters(spec) || asked.hold.is_some() || hooks || image && !spec.init;
+    let at = only(steps, |s| matches!(s, Step::Stage(_)));
+    assert_eq!(at.is_some(), needed);
+    let label = only(steps, |s| matches!(s, Step::Label { .. }));
+    let proc = only(steps, |s| matches!(s, Step::Proc { .. }));
+    assert_eq!(proc.is_some(), at.is_some() && label.is_some());
+    if let Some(proc) = proc {
+        assert!(matches!(steps[proc], Step::Proc { to, enters: joined } if to > 2 && joined == enters(spec)));
+        assert!(proc > find(steps, |s| matches!(s, Step::Descriptors)).unwrap());
+    }
+    let Some(at) = at else {
+        assert!(!steps.iter().any(|s| matches!(s, Step::Hold | Step::Started)));
+        return;
+    };
+    let Step::Stage(exec) = &steps[at] else { unreachable!() };
+    assert!(exec.file.is_some() && exec.candidates.is_empty());
+    assert_eq!((exec.argv.strings().len(), exec.envp.strings().len()), (2, 0));
+    // The processes of a pid namespace that is joined, and hooks of the image, see but the stage.
+    let seen = |s: &Step| match s {
+        Step::Hold | Step::Started => true,
+        Step::Clone(_) => enters(spec),
+        Step::Hook(hook) => hook.when == "startContainer",
+        _ => false,
+    };
+    assert!(!steps[..at].iter().any(seen), "the caller's memory is seen");
+    assert!(label.is_none_or(|label| proc.unwrap() < at && at < label));
+    for step in &steps[at + 1..] {
+        use Step::{
+            Ambient, Capabilities, Clone, ControllingTerminal, Exec, Hold, Hook, Label, Seccomp, Setsid,
+            Signals, Started,
+        };
+        let known = matches!(step, Capabilities { .. } | Ambient(_) | Seccomp { .. } | Label { .. })
+            || matches!(step, Clone(_) | Setsid | ControllingTerminal)
+            || matches!(step, Hold | Signals | Started | Hook(_) | Exec(_));
+        assert!(known, "{step} after the stage");
+    }
+    let clone = only(&steps[at..], |s| matches!(s, Step::Clone(_)));
+    assert_eq!(clone.is_some(), enters(spec));
+    if let Some(clone) = clone {
+        let clone = at + clone;
+        assert!(matches!(steps[clone], Step::Clone(kinds) if kinds.is_empty()));
+        // What holds for the one process alone comes after it.
+        for step in &steps[..clone] {
+            use Step::{ControllingTerminal, Hold, Label, Setsid, Signals};
+            let own = matches!(step, Setsid | ControllingTerminal | Label { .. } | Hold | Signals);
+            assert!(!own, "{step} before the process is made");
+        }
     }
 }
 
@@ -107,15 +223,19 @@ fn each_namespace_once(spec: &Spec, steps: &[Step], text: &str) {
     assert!(count(steps, |s| matches!(s, Step::Clone(_))) <= 1);
     let namespaces = |s: &Step| {
         use Step::{AwaitMaps, Become, Clone, JoinFd, JoinPidfd, MapSelf, TimeOffsets, Unshare};
-        matches!(s, JoinFd { .. } | JoinPidfd { .. } | Unshare(_) | Clone(_) | TimeOffsets(_))
+        // The stage's is made when all is ready, and makes no namespace.
+        matches!(s, JoinFd { .. } | JoinPidfd { .. } | Unshare(_) | TimeOffsets(_))
+            || matches!(s, Clone(_) if !enters(spec))
             || matches!(s, AwaitMaps | MapSelf { .. } | Become { .. })
     };
     let inside = |s: &Step| {
         use Step::{
-            Descriptors, Domainname, Hostname, Loopback, Mount, Propagation, Setsid, Sysctl, Terminal,
+            ChangeRoot, Descriptors, Domainname, EnterRoot, Hostname, Loopback, Mount, PivotRoot,
+            Propagation, Setsid, Sysctl, Terminal,
         };
         matches!(s, Setsid | Hostname(_) | Domainname(_) | Loopback | Terminal { .. } | Descriptors)
             || matches!(s, Propagation(_) | Mount(_) | Sysctl { .. })
+            || matches!(s, PivotRoot { .. } | ChangeRoot { .. } | EnterRoot(_))
     };
     let first = find(steps, inside).unwrap();
     assert!(!steps[first..].iter().any(namespaces), "namespaces after what is done in them");
@@ -149,15 +269,24 @@ fn ids_are_mapped_once(spec: &Spec, steps: &[Step], text: &str) {
     }
 }
 
-fn files_in_order(spec: &Spec, steps: &[Step]) {
+fn files_in_order(spec: &Spec, asked: &Asked, steps: &[Step]) {
     let mut kept: BTreeSet<u8> = BTreeSet::new();
-    let mut pivoted = false;
+    let mut entered = false;
     for step in steps {
         let need = |slot: Slot| assert!(kept.contains(&(slot as u8)), "{step}: no {slot:?}");
         match step {
             Step::File { slot, .. } | Step::Mkdir { slot, .. } => need(*slot),
             Step::Sysctl { .. } => need(Slot::Proc),
-            Step::PivotRoot { .. } => need(Slot::Root),
+            Step::PivotRoot { .. } => {
+                need(Slot::Root);
+                assert!(!spec.no_pivot && !spec.mounts_stay);
+            }
+            Step::ChangeRoot { over, hide, .. } => {
+                need(Slot::Root);
+                assert!(spec.no_pivot || spec.mounts_stay);
+                // The others of the namespace keep their root, and what is mounted in it.
+                assert!(!spec.mounts_stay || !over && hide.is_empty());
+            }
             Step::Console(dest) => {
                 need(Slot::Terminal);
                 need(dest.base);
@@ -188,13 +317,21 @@ fn files_in_order(spec: &Spec, steps: &[Step]) {
                 }
                 kept.extend(mount.keep.map(|slot| slot as u8));
             }
+            Step::Hook(hook) if hook.when == "createContainer" => {}
             _ => continue,
         }
-        assert!(!pivoted, "{step} after the old root has gone");
-        pivoted = matches!(step, Step::PivotRoot { .. });
+        assert!(!entered, "{step} after the old root has gone");
+        entered = matches!(step, Step::PivotRoot { .. } | Step::ChangeRoot { .. });
     }
-    let own_root = spec.namespaces.is_new(Kind::Mnt) && spec.root != Root::Host;
-    assert_eq!(pivoted, own_root);
+    assert_eq!(entered, own_root(spec));
+    // The root of a process is entered in its mount namespace, and before descriptors are closed.
+    let root = only(steps, |s| matches!(s, Step::EnterRoot(_)));
+    assert_eq!(root.is_some(), asked.root);
+    let descriptors = find(steps, |s| matches!(s, Step::Descriptors)).unwrap();
+    assert!(root.is_none_or(|root| root + 1 == descriptors));
+    assert!(
+        !steps[descriptors..].iter().any(|s| matches!(s, Step::PivotRoot { .. } | Step::ChangeRoot { .. }))
+    );
 }
 
 /// A destination is relative to the new root and never goes up.
@@ -211,17 +348,34 @@ fn stays_inside(dest: &Dest) {
     }
 }
 
+/// All that is joined here is the caller's own, so only what is new may be changed.
 fn nothing_of_the_host_is_changed(spec: &Spec, steps: &[Step]) {
-    for step in steps {
+    let changed = find(steps, |s| matches!(s, Step::ChangeRoot { .. }));
+    for (at, step) in steps.iter().enumerate() {
         let kind = match step {
             Step::Mount(mount) if matches!(mount.place, Place::Detached) => continue,
-            Step::Mount(_) | Step::Propagation(_) | Step::Private(_) | Step::PivotRoot { .. } => Kind::Mnt,
-            Step::Mask(_) | Step::ReadOnly(_) | Step::Node { .. } | Step::Mkdir { .. } => Kind::Mnt,
-            Step::File { .. } | Step::Symlink { .. } | Step::Directory(_) | Step::Console(_) => Kind::Mnt,
-            Step::Hostname(_) | Step::Domainname(_) => {
-                assert_ne!(spec.namespaces.uts, Choice::Host);
+            // The root lies on its own path, and all else in it.
+            Step::Mount(mount) if spec.mounts_stay => {
+                assert!(!matches!(mount.place, Place::NewRoot), "{step} over the root of others");
                 continue;
             }
+            // The root's own, once it is entered.
+            Step::Propagation(_) if spec.mounts_stay => {
+                assert!(changed.is_some_and(|changed| changed < at), "{step} of the root of others");
+                continue;
+            }
+            Step::Mask(_) | Step::ReadOnly(_) | Step::Node { .. } | Step::Mkdir { .. }
+                if spec.mounts_stay =>
+            {
+                continue;
+            }
+            Step::File { .. } | Step::Symlink { .. } | Step::Directory(_) if spec.mounts_stay => continue,
+            Step::Console(_) | Step::ChangeRoot { .. } if spec.mounts_stay => continue,
+            Step::Mount(_) | Step::Propagation(_) | Step::Private(_) => Kind::Mnt,
+            Step::PivotRoot { .. } | Step::ChangeRoot { .. } => Kind::Mnt,
+            Step::Mask(_) | Step::ReadOnly(_) | Step::Node { .. } | Step::Mkdir { .. } => Kind::Mnt,
+            Step::File { .. } | Step::Symlink { .. } | Step::Directory(_) | Step::Console(_) => Kind::Mnt,
+            Step::Hostname(_) | Step::Domainname(_) => Kind::Uts,
             Step::Loopback => Kind::Net,
             Step::TimeOffsets(_) => Kind::Time,
             Step::AwaitMaps | Step::MapSelf { .. } => Kind::User,
@@ -234,13 +388,13 @@ fn nothing_of_the_host_is_changed(spec: &Spec, steps: &[Step]) {
                 assert!(
                     path.starts_with("sys/") && !path.split('/').any(|part| part == ".." || part.is_empty())
                 );
-                let kind = match path {
+                match path {
+                    "sys/kernel/hostname" => panic!("the name has a field of its own"),
+                    "sys/kernel/domainname" => Kind::Uts,
                     _ if path.starts_with("sys/net/") => Kind::Net,
-                    "sys/kernel/hostname" | "sys/kernel/domainname" => Kind::Uts,
+                    _ if path.starts_with("sys/user/") => Kind::User,
                     _ => Kind::Ipc,
-                };
-                assert_ne!(*spec.namespaces.get(kind), Choice::Host);
-                continue;
+                }
             }
             _ => continue,
         };
@@ -249,51 +403,252 @@ fn nothing_of_the_host_is_changed(spec: &Spec, steps: &[Step]) {
     // Where the namespace's mounts are shared, the one that holds the root is not: from a slave
     // nothing passes either.
     let attached = |s: &Step| matches!(s, Step::Mount(m) if matches!(m.place, Place::NewRoot | Place::At(_)));
-    if let Some(root) = find(steps, attached) {
-        let apart = libc::MS_REC | libc::MS_PRIVATE;
-        let private = find(steps, |s| {
-            matches!(s, Step::Private(_))
-                || matches!(s, Step::Propagation(f) if *f == apart || f & libc::MS_SLAVE != 0)
-        });
-        assert!(private.is_some_and(|private| private < root), "a root that others could see");
+    let Some(root) = find(steps, attached) else { return };
+    let keeps_apart = |flags: u64| flags & (libc::MS_PRIVATE | libc::MS_SLAVE) != 0;
+    if spec.mounts_stay {
+        let Step::Mount(mount) = &steps[root] else { unreachable!() };
+        assert!(mount.propagation.iter().any(|flags| keeps_apart(*flags)), "what is in the root is shared");
+        return;
     }
+    let apart = libc::MS_REC | libc::MS_PRIVATE;
+    let private = find(steps, |s| {
+        matches!(s, Step::Private(_))
+            || matches!(s, Step::Propagation(f) if *f == apart || f & libc::MS_SLAVE != 0)
+    });
+    assert!(private.is_some_and(|private| private < root), "a root that others could see");
 }
 
-fn privileges_last(spec: &Spec, steps: &[Step], hold: bool) {
-    let at = |is: fn(&Step) -> bool| {
-        assert!(count(steps, |s| is(s)) <= 1);
-        find(steps, is)
-    };
+/// From the closing of descriptors on: what takes the caller's rights comes before they are left.
+fn privileges_last(spec: &Spec, host: &Host, steps: &[Step]) {
+    let process = &spec.process;
+    let at = |is: fn(&Step) -> bool| only(steps, is);
     let descriptors = at(|s| matches!(s, Step::Descriptors)).expect("descriptors are not closed");
     let credentials = at(|s| matches!(s, Step::Credentials { .. }));
-    let capabilities = at(|s| matches!(s, Step::Capabilities { .. }));
+    let capabilities = find(steps, |s| matches!(s, Step::Capabilities { .. }));
+    let bounding = at(|s| matches!(s, Step::DropBounding(_)));
     let no_new_privs = at(|s| matches!(s, Step::NoNewPrivs));
-    let seccomp = at(|s| matches!(s, Step::Seccomp { .. }));
-    let held = at(|s| matches!(s, Step::Hold));
-    assert_eq!(credentials.is_some(), spec.process.user.is_some());
-    assert_eq!(capabilities.is_some(), spec.process.capabilities.is_some());
-    assert_eq!(no_new_privs.is_some(), spec.process.no_new_privs);
-    assert_eq!(seccomp.is_some(), spec.process.seccomp != nspod_sandbox::spec::Seccomp::Unconfined);
-    // Behind a held child there are but the filter, which it needs not then, and the program.
-    let last = steps.len() - 2;
-    let late =
-        matches!(&steps[last], Step::Seccomp { flags, .. } if flags & SECCOMP_FILTER_FLAG_NEW_LISTENER == 0);
-    assert_eq!(held, hold.then(|| if late { last - 1 } else { last }));
-    // Nobody with as few capabilities may trace what has the caller's memory still.
-    if let Some(capabilities) = capabilities
-        && !spec.namespaces.is_new(Kind::User)
-    {
-        assert!(at(|s| matches!(s, Step::Undumpable)).is_some_and(|marked| marked < capabilities));
-    }
-    for privileged in [credentials, capabilities, no_new_privs].into_iter().flatten() {
-        assert!(descriptors < privileged);
+    let end = at(|s| matches!(s, Step::Stage(_))).unwrap_or(steps.len() - 1);
+    assert_eq!(credentials.is_some(), process.user.is_some());
+    assert_eq!(capabilities.is_some(), process.capabilities.is_some());
+    assert_eq!(bounding.is_some(), process.capabilities.is_some());
+    assert_eq!(no_new_privs.is_some(), process.no_new_privs);
+    for privileged in [credentials, capabilities, bounding, no_new_privs].into_iter().flatten() {
+        assert!(descriptors < privileged && privileged < end);
     }
     if let (Some(credentials), Some(capabilities)) = (credentials, capabilities) {
         assert!(credentials < capabilities);
     }
-    match (seccomp, no_new_privs) {
-        (Some(seccomp), Some(no_new_privs)) => assert!(no_new_privs < seccomp),
-        (Some(seccomp), None) => assert!(capabilities.is_none_or(|capabilities| seccomp < capabilities)),
-        _ => {}
+    // What may take rights is done with the caller's.
+    let left = [credentials, capabilities, bounding].into_iter().flatten().min().unwrap_or(end);
+    for (at, step) in steps.iter().enumerate() {
+        use Step::{
+            Affinity, GiveStreams, IoPriority, Keyring, MemoryPolicy, OomScoreAdj, Personality, Proc, Rlimit,
+            Scheduler, Umask,
+        };
+        let attribute = matches!(step, Rlimit(_) | OomScoreAdj(_) | Umask(_) | Keyring(_) | Scheduler(_))
+            || matches!(step, IoPriority { .. } | Affinity { .. } | Personality(_) | MemoryPolicy { .. })
+            || matches!(step, GiveStreams { .. } | Proc { .. });
+        assert!(!attribute || at < left, "{step} after rights are left");
+    }
+    // Nobody with as few capabilities may trace what has the caller's memory still: neither the
+    // neighbours in the pid namespace, nor the host's processes with the same ids. Whoever is born
+    // into a joined one is the stage's.
+    let undumpable = at(|s| matches!(s, Step::Undumpable));
+    if let Some(capabilities) = capabilities
+        && (!spec.namespaces.is_new(Kind::User) || host.privileged())
+        && !enters(spec)
+    {
+        let marked = undumpable.expect("the caller's memory can be traced");
+        assert!([Some(capabilities), credentials, bounding].into_iter().flatten().all(|at| marked < at));
+    }
+    // The directory is entered with the caller's rights, and where those do not reach, the user's.
+    let chdir = at(|s| matches!(s, Step::Chdir { .. }));
+    let as_user = at(|s| matches!(s, Step::ChdirAsUser(_)));
+    assert_eq!(chdir.is_some(), process.cwd.is_some());
+    assert_eq!(as_user.is_some(), process.cwd.is_some() && process.user.is_some());
+    if let Some(chdir) = chdir {
+        assert!(matches!(steps[chdir], Step::Chdir { again, .. } if again == as_user.is_some()));
+        assert!(descriptors < chdir && chdir < left);
+    }
+    if let Some(as_user) = as_user {
+        assert!(credentials.unwrap() < as_user && capabilities.is_none_or(|c| c < as_user) && as_user < end);
+    }
+    // A terminal is made, becomes standard input, and then controls the session.
+    let session = at(|s| matches!(s, Step::Setsid));
+    let terminal = at(|s| matches!(s, Step::Terminal { .. }));
+    let controlling = at(|s| matches!(s, Step::ControllingTerminal));
+    assert_eq!(session.is_some(), process.new_session || process.terminal.is_some());
+    assert_eq!(terminal.is_some(), process.terminal.is_some());
+    assert_eq!(controlling.is_some(), process.terminal.is_some());
+    if let Some(controlling) = controlling {
+        assert!(terminal.unwrap() < descriptors && descriptors < controlling);
+        assert!(session.unwrap() < controlling);
+    }
+}
+
+/// Nothing that the container's own filter may refuse comes after it, except for its programs.
+fn the_filter_is_last(spec: &Spec, host: &Host, asked: &Asked, steps: &[Step]) {
+    let process = &spec.process;
+    let at = |is: fn(&Step) -> bool| only(steps, is);
+    let seccomp = at(|s| matches!(s, Step::Seccomp { .. }));
+    let held = at(|s| matches!(s, Step::Hold));
+    let signals = at(|s| matches!(s, Step::Signals)).expect("signals stay blocked");
+    assert_eq!(held.is_some(), asked.hold.is_some());
+    assert_eq!(seccomp.is_some(), process.seccomp != Seccomp::Unconfined);
+    // Behind a held child there are but the filter, the hooks and the program.
+    if let Some(held) = held {
+        assert_eq!(held + 1, signals);
+    }
+    let started = at(|s| matches!(s, Step::Started));
+    assert_eq!(started, matches!(asked.hold, Some(Hold::At(_))).then_some(signals + 1));
+    let mut rest = &steps[started.unwrap_or(signals) + 1..steps.len() - 1];
+    let late = matches!(rest.first(), Some(Step::Seccomp { .. }));
+    if late {
+        rest = &rest[1..];
+    }
+    assert_eq!(rest.len(), spec.hooks.start_container.len());
+    assert!(rest.iter().all(|s| matches!(s, Step::Hook(hook) if hook.when == "startContainer")));
+    let (Some(seccomp), false) = (seccomp, late) else { return };
+
+    let Step::Seccomp { filter, flags } = &steps[seccomp] else { unreachable!() };
+    let stage = at(|s| matches!(s, Step::Stage(_)));
+    if flags & SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 {
+        // Who answers for the filter has its listener before anything asks, and the stage, which
+        // alone hands it over, does nothing between.
+        assert!(stage.is_some_and(|stage| stage < seccomp) && held == Some(seccomp + 1));
+        return;
+    }
+    if !process.no_new_privs && !keeps(spec, host) {
+        // The caller's right to load it goes with the credentials.
+        let privileges = |s: &Step| {
+            use Step::{Ambient, Capabilities, Credentials, DropBounding, KeepCapabilities, Undumpable};
+            matches!(s, DropBounding(_) | KeepCapabilities | Credentials { .. } | Undumpable)
+                || matches!(s, Capabilities { .. } | Ambient(_))
+        };
+        assert!(find(steps, privileges).is_none_or(|first| seccomp < first));
+        let before = |s: &Step| matches!(s, Step::Descriptors | Step::Chdir { .. } | Step::Proc { .. });
+        assert!(steps.iter().rposition(before).is_some_and(|before| before < seccomp));
+        return;
+    }
+    // Loaded early so that no process that others see has the right to load it.
+    assert!(stage.is_some_and(|stage| stage < seccomp));
+    assert!(keeps(spec, host) && (enters(spec) || asked.hold.is_some()));
+    let clone = at(|s| matches!(s, Step::Clone(_))).filter(|_| enters(spec));
+    assert!(clone.or(held).is_some_and(|seen| seccomp < seen));
+    assert!(matches!(steps[seccomp + 1], Step::Capabilities { .. }));
+    for step in &steps[seccomp + 1..signals + 1 + usize::from(started.is_some())] {
+        for (number, args) in calls(step) {
+            let mut all = [0; 6];
+            all[..3].copy_from_slice(&args);
+            let answer = run(filter, ARCH, number as u32, all) & libc::SECCOMP_RET_ACTION_FULL;
+            let allowed = matches!(answer, libc::SECCOMP_RET_ALLOW | libc::SECCOMP_RET_LOG);
+            assert!(allowed, "{step} after a filter that refuses its call {number}");
+        }
+    }
+}
+
+/// Calls of the stage's steps, with their first arguments.
+fn calls(step: &Step) -> Vec<(libc::c_long, [u64; 3])> {
+    let flags = (libc::CLONE_PARENT | libc::CLONE_PIDFD | libc::SIGCHLD) as u64;
+    match step {
+        Step::Capabilities { .. } => vec![(libc::SYS_capset, [0; 3])],
+        Step::Clone(_) => vec![
+            (libc::SYS_clone, [flags, 0, 0]),
+            (libc::SYS_sendmsg, [0; 3]),
+            (libc::SYS_exit_group, [0; 3]),
+        ],
+        Step::Setsid => vec![(libc::SYS_setsid, [0; 3])],
+        Step::ControllingTerminal => vec![(libc::SYS_ioctl, [0, libc::TIOCSCTTY, 0])],
+        Step::Label { lsm: Lsm::AppArmor | Lsm::Selinux, .. } => {
+            vec![(libc::SYS_openat2, [0; 3]), (libc::SYS_write, [0; 3]), (libc::SYS_close, [0; 3])]
+        }
+        Step::Hold => {
+            vec![(libc::SYS_write, [0; 3]), (libc::SYS_read, [0; 3]), (libc::SYS_close, [0; 3])]
+        }
+        Step::Signals => vec![(libc::SYS_rt_sigprocmask, [libc::SIG_SETMASK as u64, 0, 0])],
+        Step::Started => vec![(libc::SYS_write, [0; 3])],
+        other => panic!("{other} after a filter that was loaded early"),
+    }
+}
+
+/// CAP_SYS_ADMIN is kept for the filter.
+fn keeps(spec: &Spec, host: &Host) -> bool {
+    let process = &spec.process;
+    let filter = process.seccomp != Seccomp::Unconfined && !process.no_new_privs;
+    filter && process.capabilities.is_some() && (host.privileged() || spec.namespaces.user != Choice::Host)
+}
+
+/// The program has the capabilities that the spec names, and until then there are no others but
+/// what the filter takes.
+fn rights_are_given_up(spec: &Spec, host: &Host, steps: &[Step]) {
+    let Some(sets) = spec.process.capabilities else {
+        assert!(!steps.iter().any(|s| matches!(s, Step::Ambient(_))));
+        return;
+    };
+    let stage = find(steps, |s| matches!(s, Step::Stage(_)));
+    let filter = find(steps, |s| matches!(s, Step::Seccomp { .. }));
+    let (mut permitted, mut inheritable, mut ambient) = (0, 0, 0);
+    for (at, step) in steps.iter().enumerate() {
+        let staged = stage.is_some_and(|stage| stage < at);
+        match step {
+            Step::DropBounding(mask) => {
+                assert_eq!(*mask, !sets.bounding);
+                assert!(!staged);
+            }
+            Step::Capabilities { effective, permitted: may, inheritable: hands_on } => {
+                assert_eq!(effective & !may, 0);
+                // From the stage to the filter, or without one to the program.
+                let kept = match (stage, staged) {
+                    _ if !keeps(spec, host) || filter.is_some_and(|filter| filter < at) => 0,
+                    (Some(_), false) => CAP_SYS_ADMIN | CAP_SETPCAP,
+                    _ => CAP_SYS_ADMIN,
+                };
+                assert_eq!(may & !(sets.permitted | kept), 0, "{step}");
+                assert_eq!(effective & !(sets.effective | kept), 0, "{step}");
+                let across = if stage.is_some() && !staged { kept & CAP_SYS_ADMIN } else { 0 };
+                assert_eq!(*hands_on, sets.inheritable | across, "{step}");
+                if !staged {
+                    assert_eq!((*may, *effective), (sets.permitted | kept, sets.effective | kept));
+                }
+                if kept != 0 {
+                    assert_eq!(effective & kept, kept, "{step}: the filter could not be loaded");
+                }
+                (permitted, inheritable) = (*may, *hands_on);
+                ambient &= permitted & inheritable;
+            }
+            Step::Ambient(mask) => {
+                assert_eq!(mask & !(permitted & inheritable), 0, "{step}: the kernel refuses it");
+                ambient = *mask;
+            }
+            Step::Seccomp { .. } if keeps(spec, host) => assert_ne!(permitted & CAP_SYS_ADMIN, 0),
+            _ => {}
+        }
+    }
+    assert_eq!((inheritable, ambient), (sets.inheritable, sets.ambient));
+}
+
+/// While memory is shared the parent stands still: it can do nothing that the child waits for, up
+/// to the stage or the program.
+fn memory_is_shared_by_whom_nobody_waits_for(spec: &Spec, asked: &Asked, steps: &[Step], text: &str) {
+    let outside = enters(spec) && !spec.hooks.create_container.is_empty();
+    let ready = only(steps, |s| matches!(s, Step::Ready));
+    assert_eq!(ready.is_some(), asked.ready || outside);
+    let hooks = count(steps, |s| matches!(s, Step::Hook(hook) if hook.when == "createContainer"));
+    assert_eq!(hooks, if outside { 0 } else { spec.hooks.create_container.len() });
+    let end = find(steps, |s| matches!(s, Step::Stage(_) | Step::Exec(_))).unwrap();
+    let waits = |s: &Step| matches!(s, Step::AwaitMaps | Step::Ready | Step::Hold);
+    let asks =
+        |s: &Step| matches!(s, Step::Seccomp { flags, .. } if flags & SECCOMP_FILTER_FLAG_NEW_LISTENER != 0);
+    assert!(!steps[..end].iter().any(asks), "nobody takes the listener");
+    if text.contains("memory shared until exec") {
+        assert_eq!(spec.namespaces.time, Choice::Host, "{text}");
+        assert!(!steps[..end].iter().any(waits), "{text}");
+        // A process that may not exit ends by a trap, on old kernels with all that share its memory.
+        for step in &steps[..end] {
+            if let Step::Seccomp { filter, .. } = step {
+                let answer = run(filter, ARCH, libc::SYS_exit_group as u32, [0; 6]);
+                assert!(matches!(answer, libc::SECCOMP_RET_ALLOW | libc::SECCOMP_RET_LOG), "{text}");
+            }
+        }
     }
 }

@@ -3,15 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use libc::sock_filter;
 use libfuzzer_sys::fuzz_target;
-use nspod_fuzz::seccomp::{NAMES, any};
+use nspod_fuzz::seccomp::{ARCH, NAMES, any, run};
 use nspod_sandbox::seccomp::{Action, Arg, Op, Profile, Rule};
-
-#[cfg(target_arch = "x86_64")]
-const ARCH: u32 = 0xc000_003e;
-#[cfg(target_arch = "aarch64")]
-const ARCH: u32 = 0xc000_00b7;
 
 fuzz_target!(|data: &[u8]| {
     let Some(profile) = nspod_fuzz::json_or(data, any) else { return };
@@ -83,27 +77,5 @@ fn verdict(action: Action, errno: Option<u16>) -> u32 {
         Action::Trace => libc::SECCOMP_RET_TRACE | data,
         Action::Notify => libc::SECCOMP_RET_USER_NOTIF,
         action => panic!("{action:?} was compiled"),
-    }
-}
-
-/// Runs classic BPF over a `struct seccomp_data`; every jump must stay within the program.
-fn run(program: &[sock_filter], arch: u32, number: u32, args: [u64; 6]) -> u32 {
-    let mut data = [number, arch, 0, 0].map(u32::to_ne_bytes).concat();
-    data.extend(args.into_iter().flat_map(u64::to_ne_bytes));
-    let (mut at, mut accumulator) = (0, 0u32);
-    loop {
-        let sock_filter { code, jt, jf, k } = program[at];
-        at += 1;
-        let jump = |holds: bool| usize::from(if holds { jt } else { jf });
-        match code {
-            0x20 => accumulator = u32::from_ne_bytes(data[k as usize..][..4].try_into().unwrap()),
-            0x54 => accumulator &= k,
-            0x05 => at += k as usize,
-            0x15 => at += jump(accumulator == k),
-            0x25 => at += jump(accumulator > k),
-            0x35 => at += jump(accumulator >= k),
-            0x06 => return k,
-            _ => panic!("unknown instruction {code:#x}"),
-        }
     }
 }

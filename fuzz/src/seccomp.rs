@@ -1,9 +1,17 @@
 //! Seccomp profiles over a few calls, so that rules meet each other.
 
 use arbitrary::{Result, Unstructured};
+use libc::sock_filter;
 use nspod_sandbox::seccomp::{Action, Arg, Flag, Op, Profile, Rule};
 
 use crate::{maybe, several};
+
+/// The native architecture, as a filter sees it.
+#[cfg(target_arch = "x86_64")]
+pub const ARCH: u32 = 0xc000_003e;
+/// The native architecture, as a filter sees it.
+#[cfg(target_arch = "aarch64")]
+pub const ARCH: u32 = 0xc000_00b7;
 
 /// Names that profiles use, and one that no machine has.
 pub const NAMES: [(&str, Option<i64>); 6] = [
@@ -61,4 +69,26 @@ fn action(u: &mut Unstructured<'_>) -> Result<Action> {
 
 fn errno(u: &mut Unstructured<'_>) -> Result<Option<u16>> {
     maybe(u, |u| u.int_in_range(0..=4096))
+}
+
+/// Runs classic BPF over a `struct seccomp_data`; every jump must stay within the program.
+pub fn run(program: &[sock_filter], arch: u32, number: u32, args: [u64; 6]) -> u32 {
+    let mut data = [number, arch, 0, 0].map(u32::to_ne_bytes).concat();
+    data.extend(args.into_iter().flat_map(u64::to_ne_bytes));
+    let (mut at, mut accumulator) = (0, 0u32);
+    loop {
+        let sock_filter { code, jt, jf, k } = program[at];
+        at += 1;
+        let jump = |holds: bool| usize::from(if holds { jt } else { jf });
+        match code {
+            0x20 => accumulator = u32::from_ne_bytes(data[k as usize..][..4].try_into().unwrap()),
+            0x54 => accumulator &= k,
+            0x05 => at += k as usize,
+            0x15 => at += jump(accumulator == k),
+            0x25 => at += jump(accumulator > k),
+            0x35 => at += jump(accumulator >= k),
+            0x06 => return k,
+            _ => panic!("unknown instruction {code:#x}"),
+        }
+    }
 }

@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use arbitrary::{Result, Unstructured};
 use cgroup_core::{CpuList, device::DEFAULT};
 use ns_core::{Extent, IdMap, Kind, SubIdRange, TimeOffset, TimeOffsets};
-use nspod_sandbox::{Host, HostMount};
 use nspod_sandbox::spec::{
-    Attributes, Capabilities, IdMaps, IoPriority, Join, Link, MemoryPolicy, Mount, MountIdMaps, MountKind,
-    Namespace, Node, NodeKind, Process, Propagation, PropagationKind, Rlimit, Root, Scheduler, Seccomp, Spec, StreamOwner,
-    Terminal, User, Writes,
+    Attributes, Capabilities, Hook, Hooks, IdMaps, IoPriority, Join, Link, MemoryPolicy, Mount, MountIdMaps,
+    MountKind, Namespace, Node, NodeKind, Process, Propagation, PropagationKind, Rlimit, Root, Scheduler,
+    Seccomp, Spec, StreamOwner, Terminal, User, Writes,
 };
+use nspod_sandbox::{Host, HostMount};
 
 use crate::{limits, maybe, seccomp, several};
 
@@ -64,6 +64,13 @@ pub fn any(u: &mut Unstructured<'_>) -> Result<Spec> {
     spec.loopback = u.arbitrary()?;
     spec.init = u.arbitrary()?;
     spec.devices = maybe(u, |_| Ok(DEFAULT.to_vec()))?;
+    change(u, &mut spec.hooks, hooks)?;
+    spec.no_pivot = u.ratio(1, 4)?;
+    if u.ratio(1, 8)? {
+        spec.mounts_stay = true;
+        change(u, &mut spec.namespaces.mnt, |_| Ok(Namespace::Host))?;
+        change(u, &mut spec.root, |u| Ok(Root::Dir { path: path(u)?, readonly: u.arbitrary()? }))?;
+    }
     Ok(spec)
 }
 
@@ -202,12 +209,26 @@ fn time_offsets(u: &mut Unstructured<'_>) -> Result<TimeOffsets> {
     Ok(TimeOffsets { monotonic: offset(u)?, boottime: offset(u)? })
 }
 
+fn hooks(u: &mut Unstructured<'_>) -> Result<Hooks> {
+    let variable = |u: &mut Unstructured<'_>| Ok((os_string(u)?, os_string(u)?));
+    let hook = |u: &mut Unstructured<'_>| {
+        Ok(Hook {
+            path: path(u)?,
+            args: several(u, 2, os_string)?,
+            env: maybe(u, |u| several(u, 2, variable))?,
+            timeout: u.arbitrary()?,
+        })
+    };
+    Ok(Hooks { create_container: several(u, 2, hook)?, start_container: several(u, 2, hook)? })
+}
+
 fn root(u: &mut Unstructured<'_>) -> Result<Root> {
-    Ok(match u.int_in_range(0..=4)? {
+    Ok(match u.int_in_range(0..=5)? {
         0 => Root::Host,
         1 => Root::HostReadOnly,
         2 => Root::Dir { path: path(u)?, readonly: u.arbitrary()? },
-        3 => Root::Overlay { lower: several(u, 3, path)?, writes: Writes::Tmpfs { size: u.arbitrary()? } },
+        3 => Root::Empty,
+        4 => Root::Overlay { lower: several(u, 3, path)?, writes: Writes::Tmpfs { size: u.arbitrary()? } },
         _ => {
             let writes = Writes::Dir { upper: path(u)?, work: path(u)? };
             Root::Overlay { lower: several(u, 3, path)?, writes }
@@ -236,6 +257,8 @@ fn mount(u: &mut Unstructured<'_>) -> Result<Mount> {
     let mut mount = Mount::new(path(u)?, kind);
     mount.readonly = u.arbitrary()?;
     mount.nosuid = u.arbitrary()?;
+    mount.nodev = u.arbitrary()?;
+    mount.noexec = u.arbitrary()?;
     change(u, &mut mount.attributes, attributes)?;
     change(u, &mut mount.recursive_attributes, attributes)?;
     change(u, &mut mount.propagation, |u| several(u, 2, propagation))?;
@@ -275,8 +298,16 @@ fn option(u: &mut Unstructured<'_>) -> Result<String> {
 }
 
 fn sysctl(u: &mut Unstructured<'_>) -> Result<(String, String)> {
-    let names =
-        ["net.ipv4.ip_forward", "kernel.shmmax", "kernel.hostname", "vm.swappiness", "net..x", "fs.mqueue.x"];
+    let names = [
+        "net.ipv4.ip_forward",
+        "kernel.shmmax",
+        "kernel.hostname",
+        "kernel.domainname",
+        "user.max_net_namespaces",
+        "vm.swappiness",
+        "net..x",
+        "fs.mqueue.x",
+    ];
     Ok((u.choose(&names)?.to_string(), u.arbitrary()?))
 }
 
