@@ -87,6 +87,8 @@ pub(crate) struct Loan<'a> {
     /// Where to note a failure, for a parent whom no call can tell of it any more, and that
     /// nothing is to come but the program. Both processes have this memory.
     pub(crate) note: *mut Note,
+    /// What is executed in place of the plan's file, or -1.
+    pub(crate) image: c_int,
     /// What hooks get as standard input, or -1.
     pub(crate) state: c_int,
     /// Where to go on.
@@ -260,6 +262,7 @@ pub(crate) fn ahead(steps: &[Step], mounts: &mut [c_int]) -> Result<(), (usize, 
         cgroup: -1,
         shared: false,
         note: ptr::null_mut(),
+        image: -1,
         state: -1,
         next: 0,
         umask: -1,
@@ -429,7 +432,7 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
         Step::Signals => unblock_signals(),
         Step::Stage(exec) | Step::Exec(exec) => {
             note(loan, |note| note.executes = 1);
-            execute(exec)
+            execute(exec, loan.image)
         }
         // The stage's: a held container always has one.
         Step::Hold | Step::Started => Ok(()),

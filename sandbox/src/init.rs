@@ -19,26 +19,37 @@ use crate::outcome::Status;
 /// The program, for this machine.
 const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/nspod-init"));
 
-/// The image as a sealed file, made once for the process.
-static SEALED: OnceLock<OwnedFd> = OnceLock::new();
+/// The image as a sealed file, made once for the process, and whether its mode is sealed too.
+static SEALED: OnceLock<(OwnedFd, bool)> = OnceLock::new();
 
 /// A descriptor of the sealed image with a number of at least `above`.
 pub(crate) fn image(above: i32) -> Result<OwnedFd, Error> {
-    let sealed = match SEALED.get() {
-        Some(sealed) => sealed,
-        None => {
-            let made = seal()?;
-            SEALED.get_or_init(|| made)
-        }
-    };
-    crate::spawn::dup_above(sealed, above)
+    crate::spawn::dup_above(&shared()?.0, above)
 }
 
-fn seal() -> Result<OwnedFd, Error> {
+/// A file for one start alone, before Linux 6.3: there a container could change the mode of the
+/// image that is shared, and so keep the next one from executing it. `None` where it cannot.
+pub(crate) fn image_for_one(above: i32) -> Result<Option<OwnedFd>, Error> {
+    match shared()?.1 {
+        true => Ok(None),
+        false => crate::spawn::dup_above(&seal()?.0, above).map(Some),
+    }
+}
+
+fn shared() -> Result<&'static (OwnedFd, bool), Error> {
+    match SEALED.get() {
+        Some(sealed) => Ok(sealed),
+        None => {
+            let made = seal()?;
+            Ok(SEALED.get_or_init(|| made))
+        }
+    }
+}
+
+fn seal() -> Result<(OwnedFd, bool), Error> {
     let failed = |call| move |e: Errno| Error::call(ErrorKind::Step, "make the init's file", call, e as i32);
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    // Since Linux 6.3 the mode can be sealed too: a container that owns the file could otherwise
-    // keep the next one from executing it.
+    // Since Linux 6.3 the mode can be sealed too.
     const MFD_EXEC: libc::c_uint = 0x10;
     let executable = MFdFlags::from_bits_retain(MFD_EXEC);
     let (fd, mode) = match memfd_create(c"nspod-init", flags | executable) {
@@ -51,7 +62,7 @@ fn seal() -> Result<OwnedFd, Error> {
     let seals =
         SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals | mode)).map_err(failed("fcntl"))?;
-    Ok(file.into())
+    Ok((file.into(), !mode.is_empty()))
 }
 
 /// A file for the init to note the program's end in.

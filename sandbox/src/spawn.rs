@@ -9,9 +9,10 @@ mod trees;
 
 use std::ffi::c_void;
 use std::fs::File;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use ns_core::{Clone3, CloneFlags, ExitStatus, Kinds, Pidfd};
 
@@ -90,13 +91,15 @@ pub(crate) fn spawn(
         place(pipes.as_ref().map(|pipes| pipes.report.as_raw_fd()), numbers::LATE);
         place(state.as_ref().map(AsRawFd::as_raw_fd), numbers::STATE);
     }
+    let executed = plan.stage.is_some() || plan.spec.init;
+    let own_image = if executed { crate::init::image_for_one(above)? } else { None };
+    let image = own_image.as_ref().map(AsRawFd::as_raw_fd);
     for step in &plan.steps {
+        let (Step::Exec(exec) | Step::Stage(exec)) = step else { continue };
+        let file = exec.file.as_ref().map(|file| image.unwrap_or(file.as_raw_fd()));
         match step {
-            Step::Exec(exec) if blob.is_some() => {
-                place(exec.file.as_ref().map(AsRawFd::as_raw_fd), numbers::IMAGE);
-            }
-            Step::Exec(exec) | Step::Stage(exec) => kept.extend(exec.file.as_ref().map(AsRawFd::as_raw_fd)),
-            _ => {}
+            Step::Exec(_) if blob.is_some() => place(file, numbers::IMAGE),
+            _ => kept.extend(file),
         }
     }
     // What a step needs before the descriptors are placed: the targets are none of it, for the
@@ -149,6 +152,7 @@ pub(crate) fn spawn(
         cgroup: cgroup_fd,
         shared: plan.shared_memory,
         note: stack.note(),
+        image: image.unwrap_or(-1),
         state: state.as_ref().map_or(-1, AsRawFd::as_raw_fd),
         next: 0,
         umask: -1,
@@ -330,6 +334,22 @@ impl Family {
         Ok(())
     }
 
+    /// Waits until the socket can be read. The first process is to tell of the second, which waits
+    /// for this one meanwhile; if the first was killed before, nothing comes any more.
+    fn still_tells(&self, plan: &Plan, socket: &OwnedFd) -> Result<(), Error> {
+        let mut fds = [socket.as_fd(), self.first.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        loop {
+            match poll(&mut fds, PollTimeout::NONE) {
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(e) => {
+                    return Err(Error::call(ErrorKind::Process, "hear from the child", "poll", e as i32));
+                }
+                Ok(_) if fds[0].any() == Some(true) => return Ok(()),
+                Ok(_) => return Err(killed(&plan.program(), self.first.wait().ok().map(|exit| exit.status))),
+            }
+        }
+    }
+
     fn kill(&self) {
         let second = self.second.iter().map(|(_, pidfd)| pidfd);
         for pidfd in second.chain([&self.first]) {
@@ -405,23 +425,29 @@ fn listen(
     let mut heard = Heard { terminal: None, listener: None, started: false, held: false };
     let mut failed = None;
     let mut waiting: Option<&Step> = None;
-    let clones = plan.clones();
+    let (clones, mut hooked) = (plan.clones(), false);
     loop {
         match waiting {
             // The pid of a second process may be yet to come.
+            Some(Step::Ready) if hooked => {
+                return Err(Error::new(ErrorKind::Step, "the child asked for the hooks a second time"));
+            }
             Some(Step::Ready) if !clones || plan.enters() || family.second.is_some() => {
                 family.prepared(prepared.take(), state)?;
                 for hook in plan.stage.iter().flat_map(|stage| &stage.hooks) {
                     hooks::run(hook, family.pid, &family.first, state)?;
                 }
                 send_word(socket)?;
-                waiting = None;
+                (waiting, hooked) = (None, true);
             }
             Some(Step::Hold) if !clones || family.second.is_some() => {
                 heard.held = true;
                 return Ok(heard);
             }
             _ => {}
+        }
+        if waiting.is_some() && clones && family.second.is_none() {
+            family.still_tells(plan, socket)?;
         }
         let Some((message, fd)) = receive(socket)? else {
             return failed.map_or(Ok(heard), Err);
@@ -431,7 +457,8 @@ fn listen(
             (Message::CLONED, Some(Step::Clone(_))) if family.second.is_none() => {
                 family.add(plan, message.value, fd)?;
             }
-            (Message::TERMINAL, Some(Step::Terminal { .. })) => heard.terminal = fd,
+            // The child sends it before another process can speak in its place.
+            (Message::TERMINAL, Some(Step::Terminal { .. })) if heard.terminal.is_none() => heard.terminal = fd,
             (Message::WAITING, Some(Step::AwaitMaps)) => {
                 if let Some(maps) = &plan.maps {
                     write_maps(maps, family.pid)?;

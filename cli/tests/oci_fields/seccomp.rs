@@ -469,3 +469,26 @@ fn a_start_that_the_filter_keeps_from_speaking_is_told() {
         assert!(output.err.contains("execve: Operation not permitted"), "{}", output.err);
     }
 }
+
+#[test]
+fn an_exec_with_a_listener_whose_first_process_is_killed_is_told() {
+    if runtime_lacks(&["crun", "runc"], "they start a process in other steps") {
+        return;
+    }
+    let bundle = Bundle::sh("sleep 1000");
+    let socket = bundle.path("listener");
+    let (_agent, mut lines) = agent(&socket);
+    let mut filter = filter(json!([{ "names": MKDIR, "action": "SCMP_ACT_NOTIFY" }]));
+    filter["listenerPath"] = socket.to_str().unwrap().into();
+    let bundle = bundle.set("/linux/seccomp", filter).up();
+    lines.next();
+    let before = bundle.processes().len();
+    let exec = bundle.command(&["exec", bundle.id(), "true"]);
+    let mut strace = Command::new("strace");
+    // By this call the first process would tell of the one that goes on.
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "signal=none", "-e", "inject=sendmsg:signal=KILL:when=1"]);
+    let output = crate::common::run_with(strace.arg(exec.get_program()).args(exec.get_args()), "");
+    assert_eq!(output.code(), 255, "{}", output.err);
+    assert!(output.err.contains("was ended by SIGKILL while it was set up"), "{}", output.err);
+    crate::common::eventually("nothing is left of it", || bundle.processes().len() == before);
+}

@@ -209,13 +209,14 @@ pub(super) fn ambient(mask: u64) -> Done {
 }
 
 /// Becomes the program.
-pub(super) fn execute(exec: &Exec) -> Done {
+pub(super) fn execute(exec: &Exec, image: c_int) -> Done {
     let (argv, envp) = (exec.argv.as_ptr(), exec.envp.as_ptr());
     if let Some(file) = &exec.file {
+        let file = if image >= 0 { image } else { file.as_raw_fd() };
         return call!(
             Execveat,
             libc::SYS_execveat,
-            file.as_raw_fd(),
+            file,
             c"".as_ptr(),
             argv,
             envp,
