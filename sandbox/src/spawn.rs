@@ -458,7 +458,9 @@ fn listen(
                 family.add(plan, message.value, fd)?;
             }
             // The child sends it before another process can speak in its place.
-            (Message::TERMINAL, Some(Step::Terminal { .. })) if heard.terminal.is_none() => heard.terminal = fd,
+            (Message::TERMINAL, Some(Step::Terminal { .. })) if heard.terminal.is_none() => {
+                heard.terminal = fd
+            }
             (Message::WAITING, Some(Step::AwaitMaps)) => {
                 if let Some(maps) = &plan.maps {
                     write_maps(maps, family.pid)?;

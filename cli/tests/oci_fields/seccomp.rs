@@ -486,7 +486,16 @@ fn an_exec_with_a_listener_whose_first_process_is_killed_is_told() {
     let exec = bundle.command(&["exec", bundle.id(), "true"]);
     let mut strace = Command::new("strace");
     // By this call the first process would tell of the one that goes on.
-    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "signal=none", "-e", "inject=sendmsg:signal=KILL:when=1"]);
+    strace.args([
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "signal=none",
+        "-e",
+        "inject=sendmsg:signal=KILL:when=1",
+    ]);
     let output = crate::common::run_with(strace.arg(exec.get_program()).args(exec.get_args()), "");
     assert_eq!(output.code(), 255, "{}", output.err);
     assert!(output.err.contains("was ended by SIGKILL while it was set up"), "{}", output.err);

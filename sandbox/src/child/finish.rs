@@ -213,16 +213,8 @@ pub(super) fn execute(exec: &Exec, image: c_int) -> Done {
     let (argv, envp) = (exec.argv.as_ptr(), exec.envp.as_ptr());
     if let Some(file) = &exec.file {
         let file = if image >= 0 { image } else { file.as_raw_fd() };
-        return call!(
-            Execveat,
-            libc::SYS_execveat,
-            file,
-            c"".as_ptr(),
-            argv,
-            envp,
-            libc::AT_EMPTY_PATH
-        )
-        .map(drop);
+        return call!(Execveat, libc::SYS_execveat, file, c"".as_ptr(), argv, envp, libc::AT_EMPTY_PATH)
+            .map(drop);
     }
     // As execvp(3): a directory that lacks the program is passed over, and one that holds
     // it without leave is remembered, in case nothing better follows.
