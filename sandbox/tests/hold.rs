@@ -248,37 +248,24 @@ fn a_cgroup_at_a_path_is_made_with_its_parents_and_refused_where_it_is_in_use() 
 #[test]
 fn one_on_its_way_has_no_descriptor_of_the_callers() {
     need_root!("one_on_its_way_has_no_descriptor_of_the_callers");
-    let directory = tempfile::tempdir().unwrap();
-    let secret = fs::File::open(directory.path()).unwrap();
-    let path = directory.path().to_owned();
-    let mut command = shell("true");
-    command.prepared(move |made| {
-        let open = fs::read_dir(format!("/proc/{}/fd", made.pid)).unwrap();
-        let open: Vec<_> = open.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok()).collect();
-        assert!(open.len() >= 3 && !open.contains(&path), "{open:?}");
-        Ok(Vec::new())
-    });
-    assert!(command.status().unwrap().status.success());
-    drop(secret);
-}
-
-#[test]
-fn one_on_its_way_has_no_descriptor_of_the_callers_by_a_number_that_its_program_gets() {
-    need_root!("one_on_its_way_has_no_descriptor_of_the_callers_by_a_number_that_its_program_gets");
     use std::os::fd::AsRawFd;
     let directory = tempfile::tempdir().unwrap();
     let secret = fs::File::open(directory.path()).unwrap();
-    let path = directory.path().to_owned();
-    let mut command = shell("true");
-    command.fd(fs::File::open("/dev/null").unwrap(), secret.as_raw_fd());
-    command.prepared(move |made| {
-        let open = fs::read_dir(format!("/proc/{}/fd", made.pid)).unwrap();
-        let open: Vec<_> = open.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok()).collect();
-        assert!(open.len() >= 3 && !open.contains(&path), "{open:?}");
-        Ok(Vec::new())
-    });
-    assert!(command.status().unwrap().status.success());
-    drop(secret);
+    // Nor by a number that its program gets.
+    for same_number in [false, true] {
+        let path = directory.path().to_owned();
+        let mut command = shell("true");
+        if same_number {
+            command.fd(fs::File::open("/dev/null").unwrap(), secret.as_raw_fd());
+        }
+        command.prepared(move |made| {
+            let open = fs::read_dir(format!("/proc/{}/fd", made.pid)).unwrap();
+            let open: Vec<_> = open.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok()).collect();
+            assert!(open.len() >= 3 && !open.contains(&path), "{open:?}");
+            Ok(Vec::new())
+        });
+        assert!(command.status().unwrap().status.success());
+    }
 }
 
 #[test]
