@@ -232,8 +232,8 @@ fn a_mount_that_cannot_be_shown_so_is_an_error_with_its_cures() {
         return;
     }
     // Two overlays deep, which is as deep as the kernel goes.
-    let script = "mount -t tmpfs none /mnt; cd /mnt; mkdir a b c d; \
-        mount -t overlay none -o lowerdir=/usr/bin:/mnt/a /mnt/b; \
+    let script = "mount -t tmpfs none /mnt; cd /mnt; mkdir a b c d e; \
+        mount -t overlay none -o lowerdir=/mnt/e:/mnt/a /mnt/b; \
         mount -t overlay none -o lowerdir=/mnt/b:/mnt/c /mnt/d; exec \"$N\" run \"$@\"";
     let run = |args: &[&str]| apart(script, &args.iter().map(|arg| arg.to_string()).collect::<Vec<_>>());
     let output = run(&["true"]);

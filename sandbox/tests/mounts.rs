@@ -822,7 +822,9 @@ fn a_copy_opens_no_pipe_that_takes_the_place_of_a_file() {
             container.wait()?;
             container.delete()
         };
-        let result = (0..100).try_for_each(|_| copies());
+        // The guest is an emulated machine.
+        let rounds = if std::env::var_os("NSPOD_LANE").is_some() { 10 } else { 100 };
+        let result = (0..rounds).try_for_each(|_| copies());
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         result.unwrap();
     });
