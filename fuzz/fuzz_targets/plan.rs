@@ -461,6 +461,11 @@ fn privileges_last(spec: &Spec, host: &Host, steps: &[Step]) {
         let marked = undumpable.expect("the caller's memory can be traced");
         assert!([Some(capabilities), credentials, bounding].into_iter().flatten().all(|at| marked < at));
     }
+    // The processes of a user namespace that is joined have rights over this one from then on.
+    if matches!(spec.namespaces.user, Choice::Join(_)) && host.privileged() && !enters(spec) {
+        let joins = |s: &Step| matches!(s, Step::JoinFd { .. } | Step::JoinPidfd { .. });
+        assert!(undumpable.is_some_and(|marked| marked < find(steps, joins).unwrap()));
+    }
     // The directory is entered with the caller's rights, and where those do not reach, the user's.
     let chdir = at(|s| matches!(s, Step::Chdir { .. }));
     let as_user = at(|s| matches!(s, Step::ChdirAsUser(_)));
@@ -513,16 +518,18 @@ fn the_filter_is_last(spec: &Spec, host: &Host, asked: &Asked, steps: &[Step]) {
     let Step::Seccomp { filter, flags } = &steps[seccomp] else { unreachable!() };
     let stage = at(|s| matches!(s, Step::Stage(_)));
     if flags & SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 {
-        // Who answers for the filter has its listener before anything asks, and the stage, which
-        // alone hands it over, does nothing between.
-        assert!(stage.is_some_and(|stage| stage < seccomp) && held == Some(seccomp + 1));
-        return;
+        // Who answers for the filter has its listener before the container is started. The stage
+        // alone hands it over, and does nothing between unless the filter lets it through.
+        assert!(stage.is_some_and(|stage| stage < seccomp) && held.is_some_and(|held| seccomp < held));
+        if held == Some(seccomp + 1) {
+            return;
+        }
     }
     if !process.no_new_privs && !keeps(spec, host) {
         // The caller's right to load it goes with the credentials.
         let privileges = |s: &Step| {
-            use Step::{Ambient, Capabilities, Credentials, DropBounding, KeepCapabilities, Undumpable};
-            matches!(s, DropBounding(_) | KeepCapabilities | Credentials { .. } | Undumpable)
+            use Step::{Ambient, Capabilities, Credentials, DropBounding, KeepCapabilities};
+            matches!(s, DropBounding(_) | KeepCapabilities | Credentials { .. })
                 || matches!(s, Capabilities { .. } | Ambient(_))
         };
         assert!(find(steps, privileges).is_none_or(|first| seccomp < first));
