@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Command;
 
-use common::{NSPOD, Name, nspod, root, run_with, skip};
+use common::{NSPOD, Name, fault, nspod, root, run_with};
 
 /// Runs nspod with the first process killed when it makes this call for the first time.
 fn killed_at(call: &str, args: &[&str]) -> common::Output {
@@ -16,11 +16,8 @@ fn killed_at(call: &str, args: &[&str]) -> common::Output {
 
 #[test]
 fn a_first_process_that_is_killed_on_its_way_is_told_and_leaves_nothing() {
-    if !root() {
+    if !root() || !fault::able() {
         return;
-    }
-    if Command::new("strace").arg("-V").output().is_err() {
-        return skip("strace is not installed");
     }
     // From the first steps to the last. The program calls none of them.
     for call in ["umask", "pivot_root", "sethostname", "capset", "setresuid", "seccomp"] {
@@ -44,11 +41,8 @@ fn a_first_process_that_is_killed_on_its_way_is_told_and_leaves_nothing() {
 
 #[test]
 fn a_start_whose_report_cannot_be_read_ends_the_container() {
-    if !root() {
+    if !root() || !fault::able() {
         return;
-    }
-    if Command::new("strace").arg("-V").output().is_err() {
-        return skip("strace is not installed");
     }
     let name = Name::container();
     let mut command = Command::new("strace");
@@ -62,11 +56,8 @@ fn a_start_whose_report_cannot_be_read_ends_the_container() {
 
 #[test]
 fn an_init_that_is_killed_before_its_program_runs_is_told() {
-    if !root() {
+    if !root() || !fault::able() {
         return;
-    }
-    if Command::new("strace").arg("-V").output().is_err() {
-        return skip("strace is not installed");
     }
     // A call of the init's, and one of the process that it starts.
     for call in ["clone", "setpgid"] {
@@ -79,11 +70,8 @@ fn an_init_that_is_killed_before_its_program_runs_is_told() {
 
 #[test]
 fn an_exec_whose_first_process_is_killed_on_its_way_is_told() {
-    if !root() {
+    if !root() || !fault::able() {
         return;
-    }
-    if Command::new("strace").arg("-V").output().is_err() {
-        return skip("strace is not installed");
     }
     let name = Name::detached(&[], &["sleep", "1000"]);
     // By the last one the first process tells of the one that goes on.
