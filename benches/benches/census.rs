@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use nspod_benches::Program;
-use nspod_sandbox::census::Options;
+use nspod_census::Options;
 
 /// Processes that sleep until this is dropped.
 struct Sleepers(Vec<Child>);

@@ -82,7 +82,16 @@ impl ErrorKind {
 }
 
 impl Error {
-    /// `step` completes the sentence "cannot …".
+    /// Makes the error of a failed system call, for crates that build on this one. `step`
+    /// completes the sentence "cannot …"; `call` names the system call.
+    pub fn from_raw_os_error(
+        step: impl Into<String>,
+        call: impl Into<Cow<'static, str>>,
+        errno: i32,
+    ) -> Self {
+        Self::os(step, call, Errno::from_raw(errno))
+    }
+
     pub(crate) fn os(step: impl Into<String>, call: impl Into<Cow<'static, str>>, errno: Errno) -> Self {
         Self(Box::new(Inner {
             kind: ErrorKind::of(errno),
@@ -93,8 +102,9 @@ impl Error {
         }))
     }
 
-    /// A failure that no system call reported.
-    pub(crate) fn new(kind: ErrorKind, step: impl Into<String>, why: impl Into<Cow<'static, str>>) -> Self {
+    /// Makes the error of a failure that no system call reported, for crates that build on this
+    /// one. `step` completes the sentence "cannot …"; `why` is the reason.
+    pub fn new(kind: ErrorKind, step: impl Into<String>, why: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(Inner {
             kind,
             step: step.into(),

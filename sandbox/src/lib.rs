@@ -1,6 +1,5 @@
 #![doc = include_str!("../README.md")]
 
-pub mod census;
 mod cgroups;
 mod child;
 mod command;

@@ -7,7 +7,7 @@ mod who;
 
 use clap::Args;
 use ns_core::Kind;
-use nspod_sandbox::census::{Census, HostFrom, Options};
+use nspod_census::{Census, HostFrom, Options};
 use serde_json::json;
 
 use crate::error::Result;

@@ -97,7 +97,7 @@ pub(crate) fn census(stage: &Stage) -> Result<Report> {
     nspod.arg("census");
     let mut sides = vec![
         Side::of("nspod census", move || once(&mut nspod)),
-        Side::timed("library", || nspod_sandbox::census::Census::take().map(drop)),
+        Side::timed("library", || nspod_census::Census::take().map(drop)),
     ];
     if let Some(lsns) = stage.peer("lsns") {
         let mut lsns = Command::new(lsns);

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use ns_core::Kind;
-use nspod_sandbox::census::{Census, Holder, Namespace};
+use nspod_census::{Census, Holder, Namespace};
 
 use super::who::{self, Users};
 use crate::error::Result;
@@ -31,7 +31,7 @@ fn row(
     namespace: &Namespace,
 ) -> Vec<String> {
     let first = namespace.processes.first().and_then(|pid| census.process(*pid));
-    let text = |of: &dyn Fn(&nspod_sandbox::census::Process) -> String| first.map_or("-".into(), of);
+    let text = |of: &dyn Fn(&nspod_census::Process) -> String| first.map_or("-".into(), of);
     vec![
         namespace.id.ino.to_string(),
         namespace.kind.to_string(),

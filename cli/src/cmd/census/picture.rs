@@ -1,7 +1,7 @@
 //! The picture: a row a container, a column a kind, and equal letters for what is shared.
 
 use ns_core::Kind;
-use nspod_sandbox::census::{Census, Matrix};
+use nspod_census::{Census, Matrix};
 
 use super::who::{self, Names, count};
 use crate::error::Result;
@@ -71,7 +71,7 @@ fn cell(letters: &str) -> String {
 
 /// The threads that are elsewhere than their process, if they were asked for.
 fn threads(census: &Census) -> String {
-    let differs = |thread: &nspod_sandbox::census::Thread| {
+    let differs = |thread: &nspod_census::Thread| {
         let process = census.process(thread.pid)?;
         let kinds = process.namespaces.coincide(&thread.namespaces).complement();
         let elsewhere: Vec<_> =

@@ -1,7 +1,7 @@
 //! Where one process is: its container and pod, its pids, and who else is there.
 
 use ns_core::{Kind, NamespaceId};
-use nspod_sandbox::census::{Census, Model, Process};
+use nspod_census::{Census, Model, Process};
 use serde_json::json;
 
 use super::who::{self, Names, Users, count};

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use nspod_sandbox::census::Model;
+use nspod_census::Model;
 
 use crate::cmd::top;
 use crate::output;

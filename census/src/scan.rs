@@ -54,7 +54,7 @@ pub(super) struct Fd {
 }
 
 fn cannot(what: impl Into<String>, call: &'static str, errno: Errno) -> Error {
-    Error::call(ErrorKind::Proc, what, call, errno as i32)
+    Error::from_raw_os_error(what, call, errno as i32)
 }
 
 fn is_gone(errno: Errno) -> bool {
@@ -71,8 +71,8 @@ impl Root {
         let dir = open(path, DIR, Mode::empty()).map_err(|e| cannot(what(), "open", e))?;
         let magic = fstatfs(&dir).map_err(|e| cannot(what(), "fstatfs", e))?.filesystem_type();
         if magic != PROC_SUPER_MAGIC {
-            let why = format!("cannot {}: it is no procfs (mount -t proc proc DIR makes one)", what());
-            return Err(Error::new(ErrorKind::Proc, why));
+            let why = "the directory is not a procfs (mount -t proc proc DIR makes one)";
+            return Err(Error::new(ErrorKind::InvalidInput, what(), why));
         }
         let nsfs = fstatat(&dir, "self/ns/mnt", AtFlags::empty())
             .or_else(|_| fstatat(&dir, "/proc/self/ns/mnt", AtFlags::empty()))

@@ -1,21 +1,11 @@
-//! Who is isolated from whom, seen from outside: reads every process's eight namespaces, its
-//! cgroup and its chain of pids from `/proc`, and derives namespaces, containers and pods from
-//! coincidence alone, whoever started them.
-//!
-//! [`Census::take`] reads; [`model`] draws the conclusions; [`read`] holds the parsers. A
-//! census is not a snapshot: the kernel has none to offer. A process that starts or ends while
-//! it is taken may or may not be in it, but no record mixes two processes.
-//!
-//! What it cannot see: namespaces held only by a socket, by a descriptor on its way through a
-//! Unix socket, by a mount in a mount namespace that no process is in, or by
-//! `pid_for_children` before the first child.
+#![doc = include_str!("../README.md")]
 
 use std::path::{Path, PathBuf};
 
 use ns_core::{Kind, NamespaceId, NamespaceSet};
 use serde::Serialize;
 
-use crate::Error;
+pub use ns_core::{Error, ErrorKind};
 
 mod holders;
 mod matrix;
@@ -175,7 +165,7 @@ fn in_host(process: &Process) -> Option<(NamespaceSet, HostFrom)> {
 /// What to read beyond the processes; each costs time.
 ///
 /// ```
-/// use nspod_sandbox::census::{Holder, Options};
+/// use nspod_census::{Holder, Options};
 /// let file = std::fs::File::open("/proc/self/ns/uts")?;
 /// let census = Options { fds: true, ..Options::default() }.take()?;
 /// let held = |h: &Holder| matches!(h, Holder::Fd { pid, .. } if *pid == std::process::id() as i32);
@@ -218,9 +208,11 @@ impl Options {
     /// was mounted for.
     ///
     /// # Errors
-    /// [`Proc`](crate::ErrorKind::Proc): the directory is no procfs, or cannot be read
-    /// (`ENOENT`, `EACCES`), or descriptors ran out (`EMFILE`). That single processes end or
-    /// may not be read is no error.
+    /// - [`InvalidInput`](ErrorKind::InvalidInput): the directory is not a procfs.
+    /// - `ENOENT`, `EACCES`: the directory cannot be opened.
+    /// - `EMFILE`, `ENFILE`: no descriptor is free.
+    ///
+    /// A process that ends while it is read, or that the caller may not read, is not an error.
     pub fn of(&self, procfs: impl AsRef<Path>) -> Result<Census, Error> {
         let root = scan::Root::open(procfs.as_ref())?;
         let found = root.scan(&root.pids()?, *self)?;
@@ -244,7 +236,7 @@ impl Options {
 /// Every process and every namespace that can be seen from here.
 ///
 /// ```
-/// use nspod_sandbox::census::Census;
+/// use nspod_census::Census;
 /// let census = Census::take()?;
 /// for namespace in census.namespaces() {
 ///     println!("{} {}", namespace.id.display(namespace.kind), namespace.processes.len());
@@ -252,7 +244,7 @@ impl Options {
 /// for pod in census.model().pods {
 ///     println!("{} containers share {}", pod.containers.len(), pod.shared);
 /// }
-/// # Ok::<(), nspod_sandbox::Error>(())
+/// # Ok::<(), nspod_census::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Census {
@@ -339,10 +331,10 @@ impl Census {
     /// inwards to its own; empty if the pid is not in the census.
     ///
     /// ```
-    /// use nspod_sandbox::census::Census;
+    /// use nspod_census::Census;
     /// let me = std::process::id() as i32;
     /// assert_eq!(Census::take()?.inside_pids(me).first(), Some(&me));
-    /// # Ok::<(), nspod_sandbox::Error>(())
+    /// # Ok::<(), nspod_census::Error>(())
     /// ```
     pub fn inside_pids(&self, pid: i32) -> &[i32] {
         self.process(pid).map_or(&[], |p| &p.inside)
@@ -354,13 +346,13 @@ impl Census {
     /// are found if the census was taken with [`Options::owners`].
     ///
     /// ```
-    /// use nspod_sandbox::census::Census;
+    /// use nspod_census::Census;
     /// use ns_core::Kind;
     /// let census = Census::take()?;
     /// let me = census.process(std::process::id() as i32).unwrap();
     /// let inside = *me.inside.last().unwrap();
     /// assert_eq!(census.find(me.namespaces[Kind::Pid], inside), Some(me.pid));
-    /// # Ok::<(), nspod_sandbox::Error>(())
+    /// # Ok::<(), nspod_census::Error>(())
     /// ```
     pub fn find(&self, pid_ns: NamespaceId, inside: i32) -> Option<i32> {
         let pid_in = |process: &Process| {

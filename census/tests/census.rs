@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
 use ns_core::{Kind, Kinds, Namespace, NamespaceSet, raw};
-use nspod_sandbox::ErrorKind;
-use nspod_sandbox::census::{Census, Holder, HostFrom, Options, model};
+use nspod_census::ErrorKind;
+use nspod_census::{Census, Holder, HostFrom, Options, model};
 
 /// Says loudly what is not tested here, and why.
 fn skip(test: &str, why: &str) {
@@ -384,10 +384,10 @@ fn a_procfs_of_an_inner_pid_namespace_is_a_world_of_its_own() {
 #[test]
 fn a_directory_that_is_no_procfs_is_refused_with_a_sentence() {
     let error = Options::default().of("/").unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Proc);
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert_eq!(
         error.to_string(),
-        "cannot read the processes of /: it is no procfs (mount -t proc proc DIR makes one)"
+        "cannot read the processes of /: the directory is not a procfs (mount -t proc proc DIR makes one)"
     );
     let error = Options::default().of("/nowhere").unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ENOENT));

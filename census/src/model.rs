@@ -74,12 +74,12 @@ pub struct Pod {
 /// name, not the numbers that the namespaces happen to have.
 ///
 /// ```
-/// use nspod_sandbox::census::{Census, model};
+/// use nspod_census::{Census, model};
 /// let census = Census::take()?;
 /// let model = model::derive(census.processes(), census.host());
 /// let inside: usize = model.containers.iter().map(|c| c.pids.len()).sum();
 /// assert_eq!(model.host.len() + inside, census.processes().len());
-/// # Ok::<(), nspod_sandbox::Error>(())
+/// # Ok::<(), nspod_census::Error>(())
 /// ```
 pub fn derive(processes: &[Process], host: &NamespaceSet) -> Model {
     let mut classes: HashMap<&NamespaceSet, Vec<&Process>> = HashMap::new();

@@ -12,13 +12,13 @@ use super::model::Model;
 /// is a dot. Letters of different columns have nothing to do with each other.
 ///
 /// ```
-/// use nspod_sandbox::census::Census;
+/// use nspod_census::Census;
 /// println!("{}", Census::take()?.matrix());
 /// // pod containers   mnt net pid user uts ipc cgroup time
 /// //   0 4711         a   a   a   .    a   a   a      .
 /// //   0 4780 (+2)    b   a   b   .    a   a   b      .
 /// //   1 5012         c   .   .   .    .   .   .      .
-/// # Ok::<(), nspod_sandbox::Error>(())
+/// # Ok::<(), nspod_census::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Matrix {

@@ -23,7 +23,7 @@ pub struct Status {
 /// `None` unless every field of [`Status`] but `NSpid` (which needs CONFIG_PID_NS) is there.
 ///
 /// ```
-/// use nspod_sandbox::census::read::status;
+/// use nspod_census::read::status;
 /// let text = b"Name:\tsleep\nState:\tS (sleeping)\nPPid:\t7\nUid:\t0\t0\t0\t0\nNSpid:\t812\t1\n";
 /// let status = status(text).unwrap();
 /// assert_eq!((status.name.as_str(), status.parent), ("sleep", 7));
@@ -53,7 +53,7 @@ pub fn status(text: &[u8]) -> Option<Status> {
 /// How many threads the process has, from the `Threads:` of the same file, which comes late in it.
 ///
 /// ```
-/// use nspod_sandbox::census::read::threads;
+/// use nspod_census::read::threads;
 /// assert_eq!(threads(b"Name:\tsleep\nVmRSS:\t  876 kB\nThreads:\t1\n"), Some(1));
 /// assert_eq!(threads(b"Name:\tsleep\n"), None);
 /// ```
@@ -65,7 +65,7 @@ pub fn threads(text: &[u8]) -> Option<u32> {
 /// The cgroup (v2) that `/proc/PID/cgroup` names, as the reader's cgroup namespace sees it.
 ///
 /// ```
-/// use nspod_sandbox::census::read::cgroup;
+/// use nspod_census::read::cgroup;
 /// assert_eq!(cgroup(b"4:memory:/a\n0::/pod/web\n"), Some("/pod/web"));
 /// assert_eq!(cgroup(b"4:memory:/a\n"), None);
 /// ```
@@ -77,7 +77,7 @@ pub fn cgroup(text: &[u8]) -> Option<&str> {
 /// The kind and inode number in the text of an nsfs link, `net:[4026531840]`.
 ///
 /// ```
-/// use nspod_sandbox::census::read::link;
+/// use nspod_census::read::link;
 /// assert_eq!(link(b"net:[4026531840]"), Some((ns_core::Kind::Net, 4026531840)));
 /// assert_eq!(link(b"pipe:[12]"), None);
 /// ```
@@ -104,7 +104,7 @@ pub struct NamespaceMount {
 /// [proc_pid_mountinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html).
 ///
 /// ```
-/// use nspod_sandbox::census::read::namespace_mounts;
+/// use nspod_census::read::namespace_mounts;
 /// let text = b"36 35 0:4 net:[4026532281] /run/my\\040net rw shared:7 - nsfs nsfs rw\n";
 /// let mount = namespace_mounts(text).next().unwrap();
 /// assert_eq!((mount.ino, mount.path.as_str()), (4026532281, "/run/my net"));
