@@ -1,7 +1,10 @@
 //! The crate's error: a sentence that names the step, its object, the call and the errno,
 //! and says what to do where the errno alone would puzzle.
 
+use std::borrow::Cow;
 use std::fmt;
+
+use nix::errno::Errno;
 
 /// What sort of thing went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,88 +41,141 @@ pub enum ErrorKind {
 }
 
 /// An error of this crate.
-pub struct Error {
+///
+/// [`Display`](fmt::Display) prints a complete sentence for people; its wording can change between
+/// releases. [`kind`](Self::kind), [`field`](Self::field), [`failed_call`](Self::failed_call) and
+/// [`raw_os_error`](Self::raw_os_error) are for programs. The sentence includes the cause, so do
+/// not print [`source`](std::error::Error::source) as well; it is there for downcasts.
+///
+/// ```
+/// use nspod_sandbox::{ErrorKind, Handles, Plan, spec::Spec};
+/// let mut spec = Spec::new("true");
+/// spec.process.cwd = Some("relative".into());
+/// let error = Plan::new(&spec, Handles::default()).unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::InvalidSpec);
+/// assert_eq!(error.field(), Some("process.cwd"));
+/// ```
+pub struct Error(Box<Inner>);
+
+struct Inner {
     kind: ErrorKind,
+    /// Completes "cannot …" if a call failed; otherwise the whole sentence.
     what: String,
-    call: Option<&'static str>,
-    errno: Option<i32>,
+    field: Option<String>,
+    call: Option<Cow<'static, str>>,
+    errno: Option<Errno>,
     hint: Option<String>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
-    /// `what` completes "cannot …" for failures of the kernel, and is the whole sentence
-    /// where there is no errno.
-    pub(crate) fn new(kind: ErrorKind, what: impl Into<String>) -> Self {
-        Error { kind, what: what.into(), call: None, errno: None, hint: None }
+    /// Makes an error from a whole sentence, for crates that build on this one.
+    pub fn new(kind: ErrorKind, sentence: impl Into<String>) -> Self {
+        Error(Box::new(Inner {
+            kind,
+            what: sentence.into(),
+            field: None,
+            call: None,
+            errno: None,
+            hint: None,
+            source: None,
+        }))
     }
 
-    /// What a function of the caller's ([`Command::prepared`]) has to say: a whole sentence.
+    /// Makes the error of a function that the caller passed to [`Command::prepared`], from a whole
+    /// sentence.
     ///
     /// [`Command::prepared`]: crate::Command::prepared
     pub fn caller(sentence: impl Into<String>) -> Self {
         Error::new(ErrorKind::Caller, sentence)
     }
 
-    pub(crate) fn invalid(field: &str, problem: impl fmt::Display) -> Self {
-        Error::new(ErrorKind::InvalidSpec, format!("{field}: {problem}"))
+    /// Makes an [`ErrorKind::InvalidSpec`] error: the path of the field, as in
+    /// `mounts[3].destination`, and the problem with its value.
+    pub fn invalid(field: impl Into<String>, problem: impl fmt::Display) -> Self {
+        Error::new(ErrorKind::InvalidSpec, problem.to_string()).with_field(field)
     }
 
-    /// A failed call, with the hint that its errno deserves in this place.
-    pub(crate) fn call(kind: ErrorKind, what: impl Into<String>, call: &'static str, errno: i32) -> Self {
-        Error { kind, what: what.into(), call: Some(call), errno: Some(errno), hint: None }
-    }
-
-    pub(crate) fn io(
+    /// Makes the error of a failed call. `what` completes the sentence "cannot …".
+    pub fn call(
         kind: ErrorKind,
         what: impl Into<String>,
-        call: &'static str,
+        call: impl Into<Cow<'static, str>>,
+        errno: i32,
+    ) -> Self {
+        let mut error = Error::new(kind, what);
+        error.0.call = Some(call.into());
+        error.0.errno = Some(Errno::from_raw(errno));
+        error
+    }
+
+    /// Makes the error of a call of the standard library. `what` completes the sentence "cannot …".
+    pub fn io(
+        kind: ErrorKind,
+        what: impl Into<String>,
+        call: impl Into<Cow<'static, str>>,
         e: &std::io::Error,
     ) -> Self {
-        Error::call(kind, what, call, e.raw_os_error().unwrap_or(0))
+        let call = call.into();
+        match e.raw_os_error() {
+            Some(errno) => Error::call(kind, what, call, errno),
+            None => Error::new(kind, format!("cannot {}: {call}: {e}", what.into())),
+        }
     }
 
     pub(crate) fn of_kind(mut self, kind: ErrorKind) -> Self {
-        self.kind = kind;
+        self.0.kind = kind;
         self
     }
 
-    /// In other words.
-    #[cfg(feature = "oci")]
-    pub(crate) fn reworded(mut self, what: impl FnOnce(String) -> String) -> Self {
-        self.what = what(self.what);
+    /// Replaces the path of the field, for a caller whose configuration has other names than
+    /// [`Spec`](crate::spec::Spec). The rest of the error stays.
+    pub fn with_field(mut self, field: impl Into<String>) -> Self {
+        self.0.field = Some(field.into());
         self
     }
 
-    pub(crate) fn with_hint(mut self, hint: Option<String>) -> Self {
-        self.hint = hint;
+    /// Sets the end of the sentence, which says what to do.
+    pub fn with_hint(mut self, hint: Option<String>) -> Self {
+        self.0.hint = hint;
         self
     }
 
-    /// What sort of thing went wrong.
+    /// Returns what sort of thing went wrong.
     pub fn kind(&self) -> ErrorKind {
-        self.kind
+        self.0.kind
     }
 
-    /// The errno of the call that failed, if a call did.
+    /// Returns the path of the field that is invalid, as in `mounts[3].destination`, or `None` if
+    /// the error is not about a field.
+    pub fn field(&self) -> Option<&str> {
+        self.0.field.as_deref()
+    }
+
+    /// Returns the errno of the call that failed, if a call failed.
     pub fn raw_os_error(&self) -> Option<i32> {
-        self.errno
+        self.0.errno.map(|errno| errno as i32)
     }
 
-    /// The name of the call that failed, if a call did.
-    pub fn failed_call(&self) -> Option<&'static str> {
-        self.call
+    /// Returns the name of the call that failed, if a call failed.
+    pub fn failed_call(&self) -> Option<&str> {
+        self.0.call.as_deref()
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.call, self.errno) {
-            (Some(call), Some(errno)) => {
-                write!(f, "cannot {}: {call}: {}", self.what, errno_text(errno))?;
-            }
-            _ => f.write_str(&self.what)?,
+        let Inner { what, field, call, errno, hint, .. } = &*self.0;
+        if let Some(field) = field {
+            write!(f, "{field}: ")?;
         }
-        match &self.hint {
+        match (call, errno) {
+            (Some(call), Some(errno)) => {
+                write!(f, "cannot {what}: {call}: {}", errno_text(*errno as i32))?;
+            }
+            _ => f.write_str(what)?,
+        }
+        match hint {
             Some(hint) => write!(f, "; {hint}"),
             None => Ok(()),
         }
@@ -128,27 +184,33 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Error").field("kind", &self.kind).field("message", &self.to_string()).finish()
+        f.debug_struct("Error").field("kind", &self.0.kind).field("message", &self.to_string()).finish()
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    /// Returns the [`ns_core::Error`] or [`cgroup_core::Error`] that this error comes from, or else
+    /// the [`Errno`].
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.0.source {
+            Some(source) => Some(&**source),
+            None => self.0.errno.as_ref().map(|errno| errno as _),
+        }
+    }
+}
 
-/// `No such file or directory (ENOENT)`.
+/// Returns `No such file or directory (ENOENT)`.
 pub(crate) fn errno_text(errno: i32) -> String {
-    let e = nix::errno::Errno::from_raw(errno);
+    let e = Errno::from_raw(errno);
     format!("{} ({e:?})", e.desc())
 }
 
 impl From<ns_core::Error> for Error {
     fn from(e: ns_core::Error) -> Self {
-        Error {
-            kind: ErrorKind::Namespace,
-            what: e.to_string(),
-            call: None,
-            errno: e.raw_os_error(),
-            hint: None,
-        }
+        let mut error = Error::new(ErrorKind::Namespace, e.to_string());
+        error.0.errno = e.raw_os_error().map(Errno::from_raw);
+        error.0.source = Some(Box::new(e));
+        error
     }
 }
 
@@ -158,6 +220,9 @@ impl From<cgroup_core::Error> for Error {
             cgroup_core::ErrorKind::Unenforceable => ErrorKind::Unenforceable,
             _ => ErrorKind::Cgroup,
         };
-        Error { kind, what: e.to_string(), call: None, errno: e.raw_os_error(), hint: None }
+        let mut error = Error::new(kind, e.to_string());
+        error.0.errno = e.raw_os_error().map(Errno::from_raw);
+        error.0.source = Some(Box::new(e));
+        error
     }
 }

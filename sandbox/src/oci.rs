@@ -37,7 +37,7 @@ pub use process::process;
 pub use resources::resources;
 
 use crate::Error;
-use crate::error::ErrorKind;
+
 use crate::seccomp::{Action, Profile};
 use crate::spec::{self, Hook, IdMaps, Namespace, Root, Spec};
 
@@ -427,8 +427,17 @@ impl Config {
     }
 }
 
-/// What a plan of a [`Container`]'s spec refuses, by the JSON path of the field instead of the spec's.
+/// Renames the field of a [`Plan`](crate::Plan)'s error from the name in [`Spec`] to the JSON path
+/// in the configuration.
 pub fn located(error: Error) -> Error {
+    match error.field().and_then(json_path) {
+        Some(path) => error.with_field(path),
+        None => error,
+    }
+}
+
+/// Returns the JSON path of a field of [`Spec`], if the two differ.
+fn json_path(field: &str) -> Option<String> {
     const FIELDS: [(&str, &str); 17] = [
         ("sysctls", "linux.sysctl"),
         ("masked_paths", "linux.maskedPaths"),
@@ -458,19 +467,14 @@ pub fn located(error: Error) -> Error {
         (".attributes", ".options"),
         (".recursive_attributes", ".options"),
     ];
-    if error.kind() != ErrorKind::InvalidSpec {
-        return error;
-    }
-    error.reworded(|what| {
-        let (start, rest, words) = match what.find(']') {
-            Some(end) if what.starts_with("mounts[") => (&what[..=end], &what[end + 1..], &OF_MOUNTS[..]),
-            _ => ("", &what[..], &FIELDS[..]),
-        };
-        let renamed = words.iter().find_map(|(ours, theirs)| Some((theirs, rest.strip_prefix(ours)?)));
-        match renamed {
-            Some((theirs, rest)) => format!("{start}{theirs}{rest}"),
-            None => what,
-        }
+    let (start, rest, names) = match field.find(']') {
+        Some(end) if field.starts_with("mounts[") => (&field[..=end], &field[end + 1..], &OF_MOUNTS[..]),
+        _ => ("", field, &FIELDS[..]),
+    };
+    names.iter().find_map(|(spec, json)| {
+        let below = rest.strip_prefix(spec)?;
+        // A name ends here: `nodes[1]` and `nodes`, not `nodes_of_others`.
+        (below.is_empty() || below.starts_with(['.', '['])).then(|| format!("{start}{json}{below}"))
     })
 }
 
