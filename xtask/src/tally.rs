@@ -1,9 +1,17 @@
-//! Counts tests from what cargo's test harness prints.
+//! Counts tests and names the failed ones, from the output of cargo's test harness.
 
 use std::collections::BTreeSet;
 
-/// A line like this, on either stream, says that a test did not run: `SKIP NAME: REASON`.
+/// A line with this beginning, on either stream, says that a test did not run: `SKIP NAME: REASON`.
 const SKIP: &str = "SKIP ";
+/// A line with this beginning on stdout names the test program that runs from here on.
+pub(crate) const PROGRAM: &str = "== program ";
+/// A line with this beginning on stdout says that the program failed. Its exit code follows, as a shell gives it.
+pub(crate) const FAILED: &str = "== failed, code ";
+/// The exit code of the harness when tests failed.
+const TEST_FAILED: &str = "101";
+/// The exit code of `timeout` for a program that ran too long.
+const TIMED_OUT: i32 = 124;
 
 /// The tests of one lane.
 #[derive(Debug, Default)]
@@ -12,6 +20,13 @@ pub(crate) struct Tally {
     failed: u32,
     ignored: u32,
     skips: BTreeSet<String>,
+    failures: Vec<String>,
+    /// The program that runs.
+    program: String,
+    /// Whether the program has printed its result.
+    has_result: bool,
+    /// Whether the program prints the output of its tests, which can look like a failed test.
+    output_follows: bool,
     /// The unfinished last line of each stream.
     partial: [Vec<u8>; 2],
 }
@@ -25,24 +40,29 @@ pub(crate) struct Counts {
 }
 
 impl Tally {
-    /// Takes a piece of what the tests printed on a stream: 0 is stdout, 1 stderr.
+    /// Adds a piece of the tests' output. Stream 0 is stdout, stream 1 is stderr.
     pub(crate) fn push(&mut self, stream: usize, bytes: &[u8]) {
         for &byte in bytes {
             if byte == b'\n' {
                 let line = std::mem::take(&mut self.partial[stream]);
-                self.line(&String::from_utf8_lossy(&line));
+                self.line(stream, &String::from_utf8_lossy(&line));
             } else {
                 self.partial[stream].push(byte);
             }
         }
     }
 
-    /// The tests that said that they could not run: `NAME: REASON`.
+    /// Returns the skipped tests that reported themselves, each as `NAME: REASON`.
     pub(crate) fn skips(&self) -> impl Iterator<Item = &str> {
         self.skips.iter().map(String::as_str)
     }
 
-    /// The counts. To the harness a test that skipped itself has passed; here it has not.
+    /// Returns the failed tests and the broken programs, each as `PROGRAM: NAME`, in the order in which they ran.
+    pub(crate) fn failures(&self) -> &[String] {
+        &self.failures
+    }
+
+    /// Returns the counts. The harness counts a test that skipped itself as passed; this does not.
     pub(crate) fn counts(&self) -> Counts {
         let skipped = u32::try_from(self.skips.len()).unwrap_or(u32::MAX);
         Counts {
@@ -52,14 +72,55 @@ impl Tally {
         }
     }
 
-    fn line(&mut self, line: &str) {
+    fn line(&mut self, stream: usize, line: &str) {
         if let Some(skip) = line.strip_prefix(SKIP) {
             self.skips.insert(skip.trim().to_owned());
+        } else if stream == 0 {
+            self.harness_line(line);
+        }
+    }
+
+    fn harness_line(&mut self, line: &str) {
+        if let Some(program) = line.strip_prefix(PROGRAM) {
+            program.clone_into(&mut self.program);
+            self.has_result = false;
+            self.output_follows = false;
+        } else if let Some(code) = line.strip_prefix(FAILED) {
+            if code != TEST_FAILED || !self.has_result {
+                self.failed += 1;
+                self.fail(&broken(code));
+            }
         } else if let Some((passed, failed, ignored)) = result(line) {
             self.passed += passed;
             self.failed += failed;
             self.ignored += ignored;
+            self.has_result = true;
+            // `cargo test --doc` runs one harness for each crate.
+            self.output_follows = false;
+        } else if line == "failures:" || line == "successes:" {
+            self.output_follows = true;
+        } else if let Some(name) = failed_test(line).filter(|_| !self.output_follows) {
+            self.fail(name);
         }
+    }
+
+    fn fail(&mut self, what: &str) {
+        self.failures.push(format!("{}: {what}", self.program));
+    }
+}
+
+/// Reads `test NAME ... FAILED`.
+fn failed_test(line: &str) -> Option<&str> {
+    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
+}
+
+/// Describes the end of a program that gave no result.
+fn broken(code: &str) -> String {
+    match code.parse() {
+        Ok(TIMED_OUT) => "the program hung and was killed".to_owned(),
+        // A shell adds 128 to the number of the signal.
+        Ok(code @ 129..) => format!("the program was killed by signal {}", code - 128),
+        _ => format!("the program ended with code {code}"),
     }
 }
 
@@ -94,5 +155,53 @@ mod tests {
         tally
             .push(0, b"test result: odd\nnot a test result: ok. 1 passed; 0 failed; 0 ignored\n SKIP x: y\n");
         assert_eq!(tally.counts(), Counts::default());
+    }
+
+    #[test]
+    fn a_failed_test_is_named_once_with_its_program() {
+        let mut tally = Tally::default();
+        tally.push(0, b"\n== program cli, smoke\n\nrunning 3 tests\ntest one ... ok\ntest mod::two ... FAI");
+        tally.push(1, b"test on_stderr ... FAILED\n");
+        tally.push(0, b"LED\ntest three - should panic ... FAILED\n\nsuccesses:\n\n---- one stdout ----\n");
+        tally.push(
+            0,
+            b"test printed_by_a_test ... FAILED\n\nfailures:\n\nfailures:\n    mod::two\n    three\n\n",
+        );
+        tally.push(0, b"test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out\n");
+        tally.push(0, b"\n== failed, code 101\n\n== program documentation\ntest src/lib.rs - a (line 3) ... FAILED\nfailures:\n");
+        tally.push(
+            0,
+            b"test result: FAILED. 0 passed; 1 failed; 0 ignored\ntest src/b.rs - b (line 9) ... FAILED\n",
+        );
+        assert_eq!(
+            tally.failures(),
+            [
+                "cli, smoke: mod::two",
+                "cli, smoke: three - should panic",
+                "documentation: src/lib.rs - a (line 3)",
+                "documentation: src/b.rs - b (line 9)",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_program_that_hung_or_crashed_counts_and_is_named() {
+        let mut tally = Tally::default();
+        for (program, code) in [("a", "124"), ("b", "139"), ("c", "1"), ("d", "101")] {
+            tally.push(
+                0,
+                format!("\n== program {program}\nsuccesses:\ntest x ... \n{FAILED}{code}\n").as_bytes(),
+            );
+        }
+        assert_eq!(tally.counts(), Counts { passed: 0, failed: 4, skipped: 0 });
+        assert_eq!(
+            tally.failures(),
+            [
+                "a: the program hung and was killed",
+                "b: the program was killed by signal 11",
+                "c: the program ended with code 1",
+                "d: the program ended with code 101",
+            ]
+        );
     }
 }

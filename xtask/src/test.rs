@@ -7,21 +7,21 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
 use crate::guest::{self, Stream, repository};
-use crate::tally::{Counts, Tally};
+use crate::tally::{Counts, FAILED, PROGRAM, Tally};
 use crate::{fuzz, install, sh, uml};
 
 /// Ends a guest that hangs. All the tests take a fraction of it.
 const GUEST_TIMEOUT: u64 = 55 * 60;
-/// The exit code with which the harness says that tests failed.
-const TEST_FAILED: i32 = 101;
+/// The lane whose kernel need not be able to run all tests.
+const HOST: &str = "host lane";
 /// The test program that takes any OCI runtime, and whose own controls these are in the guest.
 const CONTROLLED: &str = "oci_fields";
 const CONTROLS: [&str; 2] = ["crun", "runc"];
-/// Ends a test program in the guest that hangs, in seconds, so that the next ones run.
+/// Ends a test program that hangs, in seconds, so that the next ones run.
 const BINARY_TIMEOUT: u64 = 900;
 
 /// The tests that are run on a kernel that lacks a kind of namespace, by program and filter.
@@ -76,21 +76,22 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let mut total = Counts::default();
     let mut skips = Vec::new();
-    if host {
+    let mut failures = Vec::new();
+    type RunLane = fn(&Args, &mut Tally) -> Result<()>;
+    let lanes: [(&str, bool, RunLane); 3] = [
+        (HOST, host, host_lane),
+        ("guest lane", guest, guest_lane),
+        ("uml lane", uml && args.filters.is_empty(), uml_lane),
+    ];
+    for (lane, _, run) in lanes.into_iter().filter(|(_, wanted, _)| *wanted) {
         let mut tally = Tally::default();
-        let ok = steps.step("tests, host lane", || host_lane(args, &mut tally));
+        let ok = steps.step(&format!("tests, {lane}"), || run(args, &mut tally));
         add(&mut total, tally.counts(), ok);
-        skips.extend(tally.skips().map(str::to_owned));
-    }
-    if guest {
-        let mut tally = Tally::default();
-        let ok = steps.step("tests, guest lane", || guest_lane(args, &mut tally));
-        add(&mut total, tally.counts(), ok);
-    }
-    if uml && args.filters.is_empty() {
-        let mut tally = Tally::default();
-        let ok = steps.step("tests, uml lane", || uml_lane(args, &mut tally));
-        add(&mut total, tally.counts(), ok);
+        if lane == HOST {
+            // The other lanes fail when a test is skipped, and name it then.
+            skips.extend(tally.skips().map(str::to_owned));
+        }
+        failures.extend(tally.failures().iter().map(|failure| format!("{lane}, {failure}")));
     }
     if checks {
         if repository().join("fuzz/Cargo.toml").exists() {
@@ -110,6 +111,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     for failed in &steps.failed {
         eprintln!("FAILED {failed}");
+    }
+    for failure in &failures {
+        eprintln!("FAILED test: {failure}");
     }
     println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
     Ok(if steps.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -146,18 +150,26 @@ fn add(total: &mut Counts, lane: Counts, ok: bool) {
 }
 
 fn host_lane(args: &Args, tally: &mut Tally) -> Result<()> {
-    // --show-output: the harness keeps what a test that passes prints, and a skip is such a thing.
-    let mut command = cargo(&["test", "--workspace", "--no-fail-fast", "--", "--show-output"]);
-    command.args(&args.filters);
-    tee(&mut command, tally)
+    let tests = build()?;
+    let mut script = script(&tests, &args.filters, Place::Host);
+    // The output of `cargo test --doc` names each test by its file.
+    script.push_str(&format!(
+        "printf '\\n{PROGRAM}documentation\\n'\n\
+         cargo test --workspace --doc --no-fail-fast -- --show-output{} || {}\n",
+        words(&args.filters),
+        failed()
+    ));
+    script.push_str(END);
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]).current_dir(repository()).stdin(Stdio::null());
+    ensure!(tee(&mut command, tally)?, "some tests failed");
+    Ok(())
 }
 
-/// Builds the tests that other kernels run.
+/// Builds all tests. The lanes build the same packages, because another set has other features and builds all anew.
 fn build() -> Result<Vec<TestBinary>> {
-    // The whole workspace, as in the host lane, or other features would have it all built anew.
-    let mut build = cargo(&["test", "--workspace", "--no-run", "--message-format=json"]);
-    let mut tests = test_binaries(&sh::read(&mut build)?)?;
-    tests.retain(|test| test.directory != repository().join("xtask"));
+    let mut build = cargo(&["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
+    let tests = test_binaries(&sh::read(&mut build)?)?;
     ensure!(!tests.is_empty(), "cargo has built no test");
     Ok(tests)
 }
@@ -167,15 +179,10 @@ fn uml_lane(args: &Args, tally: &mut Tally) -> Result<()> {
     let mut script = "export NSPOD_LANE=uml NSPOD_NO_SKIP=1\nfailed=0\n".to_owned();
     for (name, filter) in LACKING {
         let test = tests.iter().find(|test| test.name == name);
-        let TestBinary { directory, executable, .. } =
-            test.with_context(|| format!("cargo has built no test {name}"))?;
-        let (directory, executable) = (directory.to_string_lossy(), executable.to_string_lossy());
-        let (directory, executable) = (sh::quote(&directory), sh::quote(&executable));
-        script.push_str(&format!(
-            "(cd {directory} && timeout {BINARY_TIMEOUT} {executable} --show-output {filter}) || failed=1\n"
-        ));
+        let test = test.with_context(|| format!("cargo has built no test {name}"))?;
+        script.push_str(&run_program(test, "", "", &words(&[filter.to_owned()]), Place::Guest));
     }
-    script.push_str("exit $failed\n");
+    script.push_str(END);
     let code = uml::run(&script, !args.no_install, |stream, bytes| {
         tally.push(stream as usize, bytes);
         guest::print(stream, bytes)
@@ -187,7 +194,8 @@ fn uml_lane(args: &Args, tally: &mut Tally) -> Result<()> {
 }
 
 fn guest_lane(args: &Args, tally: &mut Tally) -> Result<()> {
-    let tests = build()?;
+    let mut tests = build()?;
+    tests.retain(|test| test.directory != repository().join("xtask"));
     let docker = guest::directory()?.join("docker");
     if !docker.exists() && !args.no_install {
         // If it was installed, it would run on this host from now on.
@@ -198,7 +206,11 @@ fn guest_lane(args: &Args, tally: &mut Tally) -> Result<()> {
     let guest = guest::Args {
         timeout: Some(GUEST_TIMEOUT),
         no_install: args.no_install,
-        command: vec!["sh".to_owned(), "-c".to_owned(), path + &script(&tests, &args.filters)],
+        command: vec![
+            "sh".to_owned(),
+            "-c".to_owned(),
+            path + &script(&tests, &args.filters, Place::Guest) + END,
+        ],
         ..guest::Args::default()
     };
     let variables = [("NSPOD_LANE", "guest"), ("NSPOD_NO_SKIP", "1"), ("PROPTEST_CASES", "32")];
@@ -241,41 +253,65 @@ fn test_binaries(messages: &str) -> Result<Vec<TestBinary>> {
     Ok(tests)
 }
 
-/// A script that runs them all, and fails if one did. One that hung (code 124) or crashed gave no result of its
-/// own, and counts as a failed test.
-fn script(tests: &[TestBinary], filters: &[String]) -> String {
-    let filters: String = filters.iter().map(|filter| format!(" {}", sh::quote(filter))).collect();
+/// Where the test programs run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Host,
+    Guest,
+}
+
+/// The last line of a script that runs tests.
+const END: &str = "exit $failed\n";
+
+/// Returns a script that runs all test programs and sets `failed` if one failed. Its stdout names each program,
+/// and the exit code of each that failed, in the form that [`Tally`] reads.
+fn script(tests: &[TestBinary], filters: &[String], place: Place) -> String {
     let mut script = "failed=0\n".to_owned();
-    let controls = |test: &TestBinary| if test.name == CONTROLLED { &CONTROLS[..] } else { &[] };
     let own = tests.iter().map(|test| (test, None));
-    let all = own.chain(tests.iter().flat_map(|test| controls(test).iter().map(move |c| (test, Some(*c)))));
-    for (TestBinary { name, directory, executable }, control) in all {
-        let (directory, executable) = (directory.to_string_lossy(), executable.to_string_lossy());
-        let directory = sh::quote(&directory);
-        let name = control.map_or_else(|| name.clone(), |runtime| format!("{name} of {runtime}"));
+    let controlled = tests.iter().filter(|test| place == Place::Guest && test.name == CONTROLLED);
+    let controls = controlled.flat_map(|test| CONTROLS.iter().map(move |runtime| (test, Some(*runtime))));
+    for (test, control) in own.chain(controls) {
         let runtime = control.map(|runtime| format!("NSPOD_TEST_RUNTIME={runtime} ")).unwrap_or_default();
-        script.push_str(&format!(
-            "echo '     Running '{name} >&2\n\
-             (cd {directory} && {runtime}CARGO_MANIFEST_DIR={directory} \
-             timeout --kill-after=5 {BINARY_TIMEOUT} {exe} --show-output{filters}) || \
-             {{ code=$?; failed=1; echo {name}\" failed with code $code\" >&2; \
-             [ $code = {TEST_FAILED} ] || echo 'test result: FAILED. 0 passed; 1 failed; 0 ignored'; }}\n",
-            name = sh::quote(&format!("{name} in {}", directory.trim_matches('\''))),
-            exe = sh::quote(&executable),
-        ));
+        let of = control.map(|runtime| format!(" of {runtime}")).unwrap_or_default();
+        script.push_str(&run_program(test, &of, &runtime, &words(filters), place));
     }
-    script.push_str("exit $failed\n");
     script
 }
 
-/// Runs the command, printing and counting what it prints as it comes.
-fn tee(command: &mut Command, tally: &mut Tally) -> Result<()> {
-    let line = sh::line(command);
+/// Returns the line of script that runs one test program.
+fn run_program(test: &TestBinary, of: &str, variables: &str, filters: &str, place: Place) -> String {
+    let package = test.directory.file_name().unwrap_or_default().to_string_lossy();
+    let directory = sh::quote(&test.directory.to_string_lossy());
+    // With a process group of its own the program would not be interrupted from the terminal.
+    let group = if place == Place::Host { " --foreground" } else { "" };
+    format!(
+        "printf '\\n%s\\n' {heading}\n\
+         (cd {directory} && {variables}CARGO_MANIFEST_DIR={directory} \
+         timeout{group} --kill-after=5 {BINARY_TIMEOUT} {executable} --show-output{filters}) || \
+         {failed}\n",
+        failed = failed(),
+        heading = sh::quote(&format!("{PROGRAM}{package}, {}{of}", test.name)),
+        executable = sh::quote(&test.executable.to_string_lossy()),
+    )
+}
+
+/// Returns the command of script that reports the failure of the last command.
+fn failed() -> String {
+    format!("{{ code=$?; failed=1; printf '\\n{FAILED}%s\\n' $code; }}")
+}
+
+/// Returns the filters as words of shell script, each with a space before it.
+fn words(filters: &[String]) -> String {
+    filters.iter().map(|filter| format!(" {}", sh::quote(filter))).collect()
+}
+
+/// Runs the command, prints and counts its output as it comes, and returns whether the command succeeded.
+fn tee(command: &mut Command, tally: &mut Tally) -> Result<bool> {
     let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .with_context(|| format!("`{line}` could not be started"))?;
+        .context("the shell could not be started")?;
     let (sender, pieces) = mpsc::channel();
     let out = child.stdout.take().context("stdout is a pipe")?;
     let err = child.stderr.take().context("stderr is a pipe")?;
@@ -285,11 +321,7 @@ fn tee(command: &mut Command, tally: &mut Tally) -> Result<()> {
         tally.push(stream as usize, &bytes);
         guest::print(stream, &bytes)?;
     }
-    let status = child.wait()?;
-    if !status.success() {
-        bail!("`{line}` failed: {status}");
-    }
-    Ok(())
+    Ok(child.wait()?.success())
 }
 
 fn forward(mut from: impl Read + Send + 'static, stream: Stream, to: mpsc::Sender<(Stream, Vec<u8>)>) {
@@ -333,21 +365,46 @@ mod tests {
             directory: "/".into(),
             executable: executable.into(),
         };
-        let script = script(&[test("bad", "/bin/false"), test("good", "/bin/echo")], &["a b".to_owned()]);
+        let tests = [test("bad", "/bin/false"), test("good", "/bin/echo")];
+        let script = script(&tests, &["a b".to_owned()], Place::Host) + END;
         let output = Command::new("sh").args(["-c", &script]).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(
             String::from_utf8(output.stdout).unwrap(),
-            "test result: FAILED. 0 passed; 1 failed; 0 ignored\n--show-output a b\n"
+            "\n== program , bad\n\n== failed, code 1\n\n== program , good\n--show-output a b\n"
         );
-        assert!(String::from_utf8(output.stderr).unwrap().contains("bad in / failed with code 1"));
+    }
+
+    #[test]
+    fn a_program_that_was_killed_is_named_and_the_next_one_has_its_own_failures() {
+        let directory = tempfile::tempdir().unwrap();
+        let test = |name: &str, script: &str| {
+            let executable = directory.path().join(name);
+            std::fs::write(&executable, format!("#!/bin/sh\n{script}\n")).unwrap();
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(&executable, mode).unwrap();
+            TestBinary { name: name.into(), directory: "/cli".into(), executable }
+        };
+        let tests = [
+            test("crash", "printf 'test a ... '; kill -SEGV $$"),
+            test(
+                "fail",
+                "echo 'test b ... FAILED'; echo 'test result: FAILED. 0 passed; 1 failed; 0 ignored'; exit 101",
+            ),
+        ];
+        let mut tally = Tally::default();
+        let script = script(&tests, &[], Place::Host).replace("cd '/cli'", "cd /") + END;
+        let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        tally.push(0, &output.stdout);
+        assert_eq!(tally.failures(), ["cli, crash: the program was killed by signal 11", "cli, fail: b"]);
     }
 
     #[test]
     fn the_suite_of_runtimes_is_run_with_its_controls_too() {
         let test =
             |name: &str| TestBinary { name: name.into(), directory: "/".into(), executable: "/t".into() };
-        let script = script(&[test(CONTROLLED), test("other")], &[]);
+        let script = script(&[test(CONTROLLED), test("other")], &[], Place::Guest);
         for (words, times) in
             [("/t' --show", 4), ("NSPOD_TEST_RUNTIME=crun ", 1), ("NSPOD_TEST_RUNTIME=runc ", 1)]
         {
