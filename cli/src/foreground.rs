@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use ns_core::Pidfd;
-use nspod_sandbox::{Container, Outcome, Status};
+use nspod_sandbox::{Container, ExitStatus, Outcome};
 
 use crate::error::{Error, Result};
 use crate::terminal::Relay;
@@ -59,7 +59,7 @@ pub fn attend(container: &mut Container, signals: &Signals, mut relay: Option<Re
         relay.finish()?;
     }
     if let Some(signal) = fatal {
-        outcome.status = Status::Signaled { signal, core: false };
+        outcome.status = ExitStatus::Signaled { signal, core_dumped: false };
     }
     Ok(outcome)
 }

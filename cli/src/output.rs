@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nspod_sandbox::Status;
+use nspod_sandbox::ExitStatus;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -49,8 +49,8 @@ pub fn note(text: impl std::fmt::Display) {
 }
 
 /// What its exit code does not say of a program that has ended.
-pub fn ended(status: Status) {
-    if let Status::Signaled { signal: nix::libc::SIGSYS, .. } = status {
+pub fn ended(status: ExitStatus) {
+    if let ExitStatus::Signaled { signal: nix::libc::SIGSYS, .. } = status {
         note(
             "the program was ended by SIGSYS, the signal of a seccomp filter for a call that ends a process, \
              and for each call of an ABI that is not in the filter's \"architectures\", such as that of 32-bit programs",

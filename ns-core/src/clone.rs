@@ -48,7 +48,7 @@ bitflags::bitflags! {
 /// match unsafe { clone.spawn() }? {
 ///     Cloned::Child => unsafe { libc::_exit(libc::getpid()) }, // the first in its pid namespace
 ///     Cloned::Parent { pidfd, .. } => {
-///         assert_eq!(pidfd.unwrap().wait()?.status, ExitStatus::Code(1));
+///         assert_eq!(pidfd.unwrap().wait()?.status, ExitStatus::Exited(1));
 ///     }
 /// }
 /// # Ok::<(), ns_core::Error>(())

@@ -3,6 +3,7 @@
 
 mod clone;
 mod error;
+mod exit;
 mod hint;
 mod id;
 mod idmap;
@@ -20,12 +21,13 @@ mod time;
 
 pub use clone::{Clone3, CloneFlags, Cloned, Spawned};
 pub use error::{Error, ErrorKind, Result};
+pub use exit::{Exit, ExitStatus, Usage};
 pub use id::{NamespaceId, NamespaceSet};
 pub use idmap::{Extent, IdMap, Ids, Setgroups, write_id_maps};
 pub use join::{setns, setns_pidfd, unshare};
 pub use kind::{Kind, Kinds};
 pub use namespace::Namespace;
-pub use pidfd::{Exit, ExitStatus, Pidfd, Usage};
+pub use pidfd::Pidfd;
 pub use status::pid_chain;
 pub use subid::{SubIdRange, SubIds, write_with_newuidmap};
 pub use time::{TimeOffset, TimeOffsets};

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use crate::namespace::raw;
-use crate::{Error, ErrorKind, Result, parse, sys};
+use crate::{Error, ErrorKind, Exit, ExitStatus, Result, Usage, parse, sys};
 
 /// A handle on a process. Unlike a pid it never comes to mean another process.
 ///
@@ -21,77 +21,11 @@ use crate::{Error, ErrorKind, Result, parse, sys};
 /// let pidfd = Pidfd::open(child.id() as i32)?;
 /// pidfd.send_signal(libc::SIGKILL)?;
 /// let exit = pidfd.wait()?;
-/// assert_eq!(exit.status, ExitStatus::Signal { signal: libc::SIGKILL, core_dumped: false });
+/// assert_eq!(exit.status, ExitStatus::Signaled { signal: libc::SIGKILL, core_dumped: false });
 /// # Ok::<(), ns_core::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct Pidfd(OwnedFd);
-
-/// How a process ended, and what it had used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Exit {
-    /// How it ended.
-    pub status: ExitStatus,
-    /// What it had used, with the children that it had waited for.
-    pub usage: Usage,
-}
-
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
-pub enum ExitStatus {
-    /// It exited with this code, 0 to 255.
-    Code(i32),
-    /// A signal killed it.
-    Signal {
-        /// The number of the signal.
-        signal: i32,
-        /// Whether it dumped core.
-        core_dumped: bool,
-    },
-}
-
-/// What a process had used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct Usage {
-    /// CPU time in user mode.
-    pub user: Duration,
-    /// CPU time in the kernel.
-    pub system: Duration,
-    /// The largest resident set, in bytes, of the process or one of its children.
-    pub max_rss: u64,
-}
-
-impl ExitStatus {
-    /// Decodes the status word of `wait(2)`, which is also the kernel's `exit_code`.
-    ///
-    /// ```
-    /// use ns_core::ExitStatus;
-    /// assert_eq!(ExitStatus::from_wait(3 << 8), ExitStatus::Code(3));
-    /// assert_eq!(ExitStatus::from_wait(0x80 | 11), ExitStatus::Signal { signal: 11, core_dumped: true });
-    /// ```
-    pub fn from_wait(status: i32) -> Self {
-        match status & 0x7f {
-            0 => Self::Code((status >> 8) & 0xff),
-            signal => Self::Signal { signal, core_dumped: status & 0x80 != 0 },
-        }
-    }
-
-    /// The exit code 0.
-    pub fn success(self) -> bool {
-        self == Self::Code(0)
-    }
-
-    /// One number as shells have it: the code, or 128 and the number of the signal.
-    pub fn shell_code(self) -> i32 {
-        match self {
-            Self::Code(code) => code,
-            Self::Signal { signal, .. } => 128 + signal,
-        }
-    }
-}
 
 impl Pidfd {
     /// The process `pid`. Since Linux 5.3.
@@ -213,8 +147,8 @@ impl Pidfd {
         })?;
         Ok(waited.map(|waited| Exit {
             status: match waited.code {
-                libc::CLD_EXITED => ExitStatus::Code(waited.status),
-                code => ExitStatus::Signal { signal: waited.status, core_dumped: code == libc::CLD_DUMPED },
+                libc::CLD_EXITED => ExitStatus::Exited(waited.status),
+                code => ExitStatus::Signaled { signal: waited.status, core_dumped: code == libc::CLD_DUMPED },
             },
             usage: Usage {
                 user: duration(waited.usage.ru_utime),

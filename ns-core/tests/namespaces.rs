@@ -163,7 +163,7 @@ fn after_unsharing_pid_a_thread_makes_no_threads_and_its_namespace_ends_with_its
     });
     let (refused, status, after) = done.join().unwrap();
     assert_eq!(refused.unwrap().raw_os_error(), Some(libc::EINVAL));
-    assert_eq!(status, ns_core::ExitStatus::Code(1));
+    assert_eq!(status, ns_core::ExitStatus::Exited(1));
     let after = after.expect("the init has ended");
     assert_eq!(after.raw_os_error(), Some(libc::ENOMEM));
     assert!(after.to_string().contains("init of the pid namespace"), "{after}");

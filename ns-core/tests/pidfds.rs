@@ -16,11 +16,11 @@ const SECOND: Duration = Duration::from_secs(1);
 #[test]
 fn waiting_tells_exit_codes_and_signals() {
     for code in [0, 1, 255] {
-        assert_eq!(Child::run(Clone3::default(), || code).wait(), ExitStatus::Code(code));
+        assert_eq!(Child::run(Clone3::default(), || code).wait(), ExitStatus::Exited(code));
     }
     let killed = Child::sleeping(Clone3::default());
     killed.pidfd.send_signal(libc::SIGKILL).unwrap();
-    assert_eq!(killed.wait(), ExitStatus::Signal { signal: libc::SIGKILL, core_dumped: false });
+    assert_eq!(killed.wait(), ExitStatus::Signaled { signal: libc::SIGKILL, core_dumped: false });
     assert_eq!(killed.pidfd.exit_info().unwrap_or(None).map_or(137, ExitStatus::shell_code), 137);
 }
 
@@ -55,7 +55,7 @@ fn a_running_child_is_not_waited_for_by_trying() {
 fn a_timeout_beyond_the_clocks_range_is_for_ever() {
     let child = Child::run(Clone3::default(), || 3);
     assert!(child.pidfd.poll(Some(Duration::MAX)).unwrap());
-    assert_eq!(child.wait(), ExitStatus::Code(3));
+    assert_eq!(child.wait(), ExitStatus::Exited(3));
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn a_grandchild_can_be_polled_and_asked_how_it_ended_but_not_waited_for() {
     child.assert_success();
     let info = grandchild.exit_info();
     match kernel_is_at_least(6, 15) {
-        true => assert_eq!(info.unwrap(), Some(ExitStatus::Code(9))),
+        true => assert_eq!(info.unwrap(), Some(ExitStatus::Exited(9))),
         // Without PIDFD_GET_INFO, or with one that knows nothing of the reaped.
         false => {
             let kind = info.unwrap_err().kind();

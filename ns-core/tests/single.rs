@@ -308,7 +308,7 @@ fn clone_parent_makes_a_sibling() {
     nix::unistd::read(&reader, &mut pid).unwrap();
     let sibling = Pidfd::open(i32::from_ne_bytes(pid)).unwrap();
     gate.open();
-    assert_eq!(sibling.wait().unwrap().status, ExitStatus::Code(12));
+    assert_eq!(sibling.wait().unwrap().status, ExitStatus::Exited(12));
 }
 
 fn waiting_tells_a_core_dump() {
@@ -331,7 +331,7 @@ fn waiting_tells_a_core_dump() {
         }
     });
     let status = child.wait();
-    assert_eq!(status, ExitStatus::Signal { signal: libc::SIGABRT, core_dumped: true });
+    assert_eq!(status, ExitStatus::Signaled { signal: libc::SIGABRT, core_dumped: true });
     assert_eq!(status.shell_code(), 134);
 }
 

@@ -48,7 +48,7 @@ fn exit_code(pid: i32) -> i32 {
     let mut status = 0;
     assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
     match ExitStatus::from_wait(status) {
-        ExitStatus::Code(code) => code,
+        ExitStatus::Exited(code) => code,
         other => panic!("{other:?}"),
     }
 }
@@ -160,7 +160,7 @@ fn the_typed_spawn_on_a_stack_returns_a_pidfd_of_the_child() {
     let child = unsafe { clone.spawn_on_stack(stack.as_mut_ptr(), stack.len(), write_cell, arg) }.unwrap();
     let pidfd = child.pidfd.unwrap();
     assert_eq!(pidfd.pid().unwrap(), child.pid);
-    assert_eq!(pidfd.wait().unwrap().status, ExitStatus::Code(42));
+    assert_eq!(pidfd.wait().unwrap().status, ExitStatus::Exited(42));
     assert_eq!(cell.into_inner(), 7);
 }
 
@@ -184,7 +184,7 @@ fn a_child_is_in_new_namespaces_of_exactly_the_kinds_asked_for() {
 fn the_first_process_of_a_pid_namespace_is_pid_1_there_and_another_here() {
     let clone = Clone3 { kinds: Kinds::PID, ..Clone3::default() };
     let asks = Child::run(clone, || unsafe { libc::getpid() });
-    assert_eq!(asks.wait(), ExitStatus::Code(1));
+    assert_eq!(asks.wait(), ExitStatus::Exited(1));
     let sleeps = Child::sleeping(clone);
     assert_eq!(ns_core::pid_chain(sleeps.pid).unwrap(), [sleeps.pid, 1]);
 }
@@ -201,7 +201,7 @@ fn set_tid_chooses_the_pid() {
     );
     // The first process of a pid namespace is 1, and nothing else.
     let clone = Clone3 { kinds: Kinds::PID, set_tid: &[1], ..Clone3::default() };
-    assert_eq!(Child::run(clone, || unsafe { libc::getpid() }).wait(), ExitStatus::Code(1));
+    assert_eq!(Child::run(clone, || unsafe { libc::getpid() }).wait(), ExitStatus::Exited(1));
     let clone = Clone3 { kinds: Kinds::PID, set_tid: &[7], ..Clone3::default() };
     let error = Child::try_run(clone, || 0).err().unwrap();
     assert_eq!(error.raw_os_error(), Some(libc::EINVAL));

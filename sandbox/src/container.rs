@@ -16,7 +16,7 @@ use crate::command::{CgroupUse, Command, OnPrepared, Streams};
 use crate::error::{Error, ErrorKind};
 use crate::family::{self, Guests, Process};
 use crate::init;
-use crate::outcome::{Outcome, Status};
+use crate::outcome::Outcome;
 use crate::plan::Plan;
 use crate::spawn::{self, Held};
 use crate::spec::{Join, Namespace, Namespaces, Root, Spec};
@@ -168,12 +168,8 @@ impl Container {
 
     fn conclude(&mut self, exit: ns_core::Exit) -> Outcome {
         let wall_time = self.started.elapsed();
-        let kernel = match exit.status {
-            ns_core::ExitStatus::Code(code) => Status::Exited(code),
-            ns_core::ExitStatus::Signal { signal, core_dumped: core } => Status::Signaled { signal, core },
-        };
         // The init cannot die of its program's signal, so it writes it down.
-        let status = self.exit_file.as_mut().and_then(init::read_exit).unwrap_or(kernel);
+        let status = self.exit_file.as_mut().and_then(init::read_exit).unwrap_or(exit.status);
         let cpu = self.cgroup().and_then(|c| c.cpu_stat().ok());
         let peak = self.cgroup().and_then(|c| c.number("memory.peak").ok().flatten());
         let of_process = exit.usage.user + exit.usage.system;

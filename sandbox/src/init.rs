@@ -12,9 +12,9 @@ use std::sync::OnceLock;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use ns_core::ExitStatus;
 
 use crate::error::{Error, ErrorKind};
-use crate::outcome::Status;
 
 /// The program, for this machine.
 const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/nspod-init"));
@@ -73,7 +73,7 @@ pub(crate) fn exit_file() -> Result<File, Error> {
 }
 
 /// What the init has noted: `exited 3`, `signaled 9`, `signaled 6 core`.
-pub fn read_exit(file: &mut File) -> Option<Status> {
+pub fn read_exit(file: &mut File) -> Option<ExitStatus> {
     let mut text = String::new();
     file.rewind().ok()?;
     file.take(64).read_to_string(&mut text).ok()?;
@@ -81,14 +81,14 @@ pub fn read_exit(file: &mut File) -> Option<Status> {
 }
 
 /// Parses what the init has noted.
-pub fn parse_exit(text: &str) -> Option<Status> {
+pub fn parse_exit(text: &str) -> Option<ExitStatus> {
     let line = text.strip_suffix('\n')?;
     let mut words = line.split(' ');
     let (how, number) = (words.next()?, words.next()?.parse().ok()?);
     match (how, words.next()) {
-        ("exited", None) => Some(Status::Exited(number)),
+        ("exited", None) => Some(ExitStatus::Exited(number)),
         ("signaled", core @ (None | Some("core"))) => {
-            Some(Status::Signaled { signal: number, core: core.is_some() })
+            Some(ExitStatus::Signaled { signal: number, core_dumped: core.is_some() })
         }
         _ => None,
     }
@@ -106,9 +106,12 @@ mod tests {
 
     #[test]
     fn the_noted_end_is_read_back() {
-        assert_eq!(parse_exit("exited 3\n"), Some(Status::Exited(3)));
-        assert_eq!(parse_exit("signaled 6 core\n"), Some(Status::Signaled { signal: 6, core: true }));
-        assert_eq!(parse_exit("signaled 9\n"), Some(Status::Signaled { signal: 9, core: false }));
+        assert_eq!(parse_exit("exited 3\n"), Some(ExitStatus::Exited(3)));
+        assert_eq!(
+            parse_exit("signaled 6 core\n"),
+            Some(ExitStatus::Signaled { signal: 6, core_dumped: true })
+        );
+        assert_eq!(parse_exit("signaled 9\n"), Some(ExitStatus::Signaled { signal: 9, core_dumped: false }));
         for broken in ["", "exited 3", "exited\n", "exited x\n", "signaled 9 care\n", "left 1\n"] {
             assert_eq!(parse_exit(broken), None, "{broken:?}");
         }

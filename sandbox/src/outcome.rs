@@ -4,52 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ns_core::ExitStatus;
 use serde::{Deserialize, Serialize};
-
-/// How a program ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// It exited with this code.
-    Exited(i32),
-    /// A signal ended it.
-    Signaled {
-        /// The signal.
-        signal: i32,
-        /// It left a core file.
-        core: bool,
-    },
-}
-
-impl Status {
-    /// It exited with code 0.
-    pub fn success(self) -> bool {
-        self == Status::Exited(0)
-    }
-
-    /// As shells count: the exit code, or 128 and the signal.
-    pub fn code(self) -> i32 {
-        match self {
-            Status::Exited(code) => code,
-            Status::Signaled { signal, .. } => 128 + signal,
-        }
-    }
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Status::Exited(code) => write!(f, "exited with code {code}"),
-            Status::Signaled { signal, core } => {
-                match nix::sys::signal::Signal::try_from(*signal) {
-                    Ok(name) => write!(f, "ended by {name}")?,
-                    Err(_) => write!(f, "ended by signal {signal}")?,
-                }
-                if *core { f.write_str(", core dumped") } else { Ok(()) }
-            }
-        }
-    }
-}
 
 /// Whose memory limit it was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,7 +47,7 @@ impl fmt::Display for Oom {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// How its program ended.
-    pub status: Status,
+    pub status: ExitStatus,
     /// Whether the OOM killer was at work, and where.
     pub oom: Option<Oom>,
     /// The most memory it held at once, in bytes: `memory.peak` of its cgroup (since Linux
@@ -110,7 +66,7 @@ impl Outcome {
     /// Of a container that nobody waits for any more.
     pub(crate) fn unknown() -> Outcome {
         Outcome {
-            status: Status::Exited(0),
+            status: ExitStatus::Exited(0),
             oom: None,
             peak_memory: None,
             cpu_time: Duration::ZERO,

@@ -25,7 +25,6 @@ use crate::command::{OnPrepared, Prepared};
 use crate::error::{Error, ErrorKind};
 use crate::hint;
 use crate::hold::{self, Hold, Pipes};
-use crate::outcome::Status;
 use crate::plan::{Plan, numbers};
 use crate::step::{Call, SLOTS, Step};
 
@@ -259,10 +258,8 @@ fn is_ending(pidfd: &Pidfd) -> bool {
 /// The sentence for a process that ended before it was the program.
 fn killed(program: &str, status: Option<ExitStatus>) -> Error {
     let how = match status {
-        Some(ExitStatus::Code(code)) => Status::Exited(code).to_string(),
-        Some(ExitStatus::Signal { signal, core_dumped }) => {
-            format!("was {}", Status::Signaled { signal, core: core_dumped })
-        }
+        Some(exited @ ExitStatus::Exited(_)) => exited.to_string(),
+        Some(signaled @ ExitStatus::Signaled { .. }) => format!("was {signaled}"),
         None => "ended".to_owned(),
     };
     Error::new(

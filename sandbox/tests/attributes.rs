@@ -11,7 +11,7 @@ use nspod_sandbox::seccomp::{Action, Profile, Rule};
 use nspod_sandbox::spec::{
     Capabilities, IoPriority, MemoryPolicy, Process, Root, Scheduler, Seccomp, Spec, Writes,
 };
-use nspod_sandbox::{Command, Container, Error, ErrorKind, Host, Plan, Status, Stdio};
+use nspod_sandbox::{Command, Container, Error, ErrorKind, ExitStatus, Host, Plan, Stdio};
 
 /// A container that runs this line of shell, its process changed.
 fn shell(line: &str, change: impl FnOnce(&mut Process)) -> Command {
@@ -22,7 +22,7 @@ fn shell(line: &str, change: impl FnOnce(&mut Process)) -> Command {
     command
 }
 
-fn finish(mut container: Container) -> (String, Status) {
+fn finish(mut container: Container) -> (String, ExitStatus) {
     let mut text = String::new();
     container.stdout.take().unwrap().read_to_string(&mut text).unwrap();
     let status = container.wait().unwrap().status;

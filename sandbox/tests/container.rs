@@ -13,7 +13,7 @@ use nspod_sandbox::cgroup_core::{Hierarchy, Limits};
 use nspod_sandbox::spec::{
     Capabilities, IdMaps, Mount, MountKind, Namespace, Rlimit, Root, Spec, StreamOwner, Terminal, Writes,
 };
-use nspod_sandbox::{Command, Container, ErrorKind, Status, Stdio};
+use nspod_sandbox::{Command, Container, ErrorKind, ExitStatus, Stdio};
 
 use common::{Image, error, in_time, output};
 
@@ -32,7 +32,7 @@ fn a_program_gets_its_arguments_environment_directory_and_streams() {
     let mut text = String::new();
     container.stdout.take().unwrap().read_to_string(&mut text).unwrap();
     assert_eq!(text, "input\nzero one two value /usr\n");
-    assert_eq!(container.wait().unwrap().status, Status::Exited(3));
+    assert_eq!(container.wait().unwrap().status, ExitStatus::Exited(3));
     container.delete().unwrap();
 }
 
@@ -54,7 +54,7 @@ fn a_signal_that_ends_it_is_in_the_outcome() {
         // Pid 1 takes from outside only what it cannot catch; the init forwards the rest.
         container.signal(if init { libc::SIGTERM } else { libc::SIGKILL }).unwrap();
         let signal = if init { libc::SIGTERM } else { libc::SIGKILL };
-        assert_eq!(container.wait().unwrap().status, Status::Signaled { signal, core: false });
+        assert_eq!(container.wait().unwrap().status, ExitStatus::Signaled { signal, core_dumped: false });
         container.delete().unwrap();
     }
 }
@@ -710,8 +710,8 @@ fn waiting_for_a_container_reaps_the_guests_that_keep_it_from_ending() {
         let mut guest = exec.arg("1000").stdin(Stdio::Null).spawn().unwrap();
         drop(container.stdin.take());
         // Its end kills the guest, whose handle is still here.
-        assert_eq!(container.wait().unwrap().status, Status::Exited(7));
-        assert_eq!(guest.wait().unwrap().status.code(), 128 + libc::SIGKILL);
+        assert_eq!(container.wait().unwrap().status, ExitStatus::Exited(7));
+        assert_eq!(guest.wait().unwrap().status.shell_code(), 128 + libc::SIGKILL);
         container.delete().unwrap();
     });
 }
@@ -820,7 +820,7 @@ fn an_image_that_names_its_runtime_as_interpreter_finds_the_sealed_init() {
     command.root(Root::Dir { path: image.path(), readonly: true }).stdin(Stdio::Null);
     // The init is given arguments that it does not understand, and says so by its code: the
     // test's own program would have run its tests.
-    assert_eq!(command.status().unwrap().status, Status::Exited(125));
+    assert_eq!(command.status().unwrap().status, ExitStatus::Exited(125));
 }
 
 #[test]
@@ -831,11 +831,11 @@ fn a_command_is_planned_once_until_it_is_changed() {
     let plan = command.plan().unwrap();
     for _ in 0..3 {
         let mut container = command.stdin(Stdio::Null).spawn().unwrap();
-        assert_eq!(container.wait().unwrap().status, Status::Exited(3));
+        assert_eq!(container.wait().unwrap().status, ExitStatus::Exited(3));
     }
     assert!(std::sync::Arc::ptr_eq(&plan, &command.plan().unwrap()));
     command.spec_mut().process.args = vec!["sh".into(), "-c".into(), "exit 4".into()];
-    assert_eq!(command.status().unwrap().status, Status::Exited(4));
+    assert_eq!(command.status().unwrap().status, ExitStatus::Exited(4));
 }
 
 #[test]
@@ -851,7 +851,7 @@ fn a_plan_is_spawned_by_many_threads_at_once() {
                 for _ in 0..3 {
                     let mut container = plan.spawn().unwrap();
                     let path = container.cgroup().unwrap().path().to_owned();
-                    assert_eq!(container.wait().unwrap().status, Status::Exited(3));
+                    assert_eq!(container.wait().unwrap().status, ExitStatus::Exited(3));
                     container.delete().unwrap();
                     assert!(!path.exists(), "{}", path.display());
                     cgroups.lock().unwrap().insert(path);
@@ -890,6 +890,6 @@ fn a_program_cannot_change_the_mode_of_the_init_that_starts_the_next() {
         command.spec_mut().init = true;
         command.spec_mut().process.capabilities =
             Some(Capabilities { bounding: SETS, permitted: SETS, effective: SETS, ..Capabilities::NONE });
-        assert_eq!(command.status().unwrap().status, Status::Exited(0), "{line}");
+        assert_eq!(command.status().unwrap().status, ExitStatus::Exited(0), "{line}");
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use nspod_sandbox::seccomp::{Action, Profile, Rule};
 use nspod_sandbox::spec::{Capabilities, Hook, Seccomp, Spec};
-use nspod_sandbox::{Command, Container, Error, ErrorKind, Status, Stdio, is_held, start_held};
+use nspod_sandbox::{Command, Container, Error, ErrorKind, ExitStatus, Stdio, is_held, start_held};
 
 /// A container that runs this line of shell, and may write to the directory.
 fn shell(line: &str) -> Command {
@@ -47,7 +47,7 @@ fn one_that_is_held_at_a_directory_starts_by_it_and_leaves_nothing_there() {
     let mode = fs::metadata(directory.path().join("exec.fifo")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     start_held(directory.path()).unwrap();
-    assert_eq!(container.wait().unwrap().status, Status::Exited(3));
+    assert_eq!(container.wait().unwrap().status, ExitStatus::Exited(3));
     container.delete().unwrap();
     assert!(!is_held(directory.path()).unwrap());
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
@@ -102,7 +102,7 @@ fn what_keeps_a_held_one_from_its_program_is_told_to_who_starts_it() {
     let error = start_held(directory.path()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ProgramNotFound);
     assert!(error.to_string().contains("/no/such/program: execve: No such file"), "{error}");
-    assert_eq!(container.wait().unwrap().status, Status::Exited(127));
+    assert_eq!(container.wait().unwrap().status, ExitStatus::Exited(127));
     // The same by way of the init, which an image's program is executed by.
     command.spec_mut().init = true;
     let mut container = held(&mut command, directory.path());
@@ -279,6 +279,6 @@ fn one_whose_init_may_not_write_is_started_all_the_same() {
     let mut container = command.hold().spawn().unwrap();
     container.start().unwrap();
     // The init could not note how the program ended.
-    assert_eq!(container.wait().unwrap().status, Status::Exited(3));
+    assert_eq!(container.wait().unwrap().status, ExitStatus::Exited(3));
     container.delete().unwrap();
 }

@@ -118,7 +118,7 @@ fn deleting_a_pod_kills_its_containers_and_leaves_nothing() {
         let cgroup = pod.cgroup().unwrap().path().to_owned();
         pod.delete().unwrap();
         assert!(!cgroup.exists());
-        assert_eq!(container.wait().unwrap().status.code(), 128 + libc::SIGKILL);
+        assert_eq!(container.wait().unwrap().status.shell_code(), 128 + libc::SIGKILL);
         let shm = std::fs::read_dir("/dev/shm").unwrap().flatten();
         assert!(!shm.into_iter().any(|e| e.file_name().to_string_lossy().contains(&name)));
     }

@@ -173,7 +173,7 @@ fn eight_threads_spawn_while_others_churn_the_allocator() {
                             command.isolate(Kinds::FIVE);
                         }
                         let status = quiet(&mut command).status().unwrap().status;
-                        assert_eq!(status.code(), thread * 10 + round % 10);
+                        assert_eq!(status.shell_code(), thread * 10 + round % 10);
                     }
                 })
             })

@@ -32,7 +32,7 @@ fn a_container_is_deleted_while_the_handle_of_a_further_process_in_it_is_held() 
         let cell = Cell::start(&mut command()).unwrap();
         let mut further = sleeper(&mut cell.container.exec("sleep").unwrap()).spawn().unwrap();
         cell.container.delete().unwrap();
-        assert_eq!(further.wait().unwrap().status.code(), 128 + libc::SIGKILL);
+        assert_eq!(further.wait().unwrap().status.shell_code(), 128 + libc::SIGKILL);
         further.delete().unwrap();
     });
 }

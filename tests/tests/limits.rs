@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use cgroup_core::{Cgroup, Controller, Controllers, CpuMax, Hierarchy, Limits, Max};
-use nspod_sandbox::{ErrorKind, Oom, OomLevel, Pod, PodSpec, Status};
+use nspod_sandbox::{ErrorKind, ExitStatus, Oom, OomLevel, Pod, PodSpec};
 use nspod_tests::{Cell, GONE, await_true, command, join, lane, unique};
 
 const MIB: u64 = 1 << 20;
@@ -38,14 +38,14 @@ fn memory_max_kills_the_hog_and_neither_its_neighbour_nor_its_pod() {
     let (pod, [mut hog, mut neighbour, mut free]) = containers(Limits::default(), limits);
     assert_eq!(hog.order(HOLD), Err(GONE));
     let outcome = hog.container.wait().unwrap();
-    assert_eq!(outcome.status, Status::Signaled { signal: libc::SIGKILL, core: false });
+    assert_eq!(outcome.status, ExitStatus::Signaled { signal: libc::SIGKILL, core_dumped: false });
     assert_eq!(outcome.oom, Some(Oom { level: OomLevel::Container, killed: 1 }));
     assert_eq!(neighbour.order("ping").as_deref(), Ok("pong"));
     // The control: the same without a limit.
     assert!(free.order(HOLD).is_ok());
     assert_eq!(free.order("exit 0"), Err(GONE));
     let outcome = free.container.wait().unwrap();
-    assert_eq!((outcome.status, outcome.oom.clone()), (Status::Exited(0), None));
+    assert_eq!((outcome.status, outcome.oom.clone()), (ExitStatus::Exited(0), None));
     assert!(outcome.peak_memory.unwrap() >= 128 * MIB, "{outcome:?}");
     assert_eq!(neighbour.order("ping").as_deref(), Ok("pong"));
     pod.delete().unwrap();

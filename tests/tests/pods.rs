@@ -116,7 +116,7 @@ fn a_shared_pid_namespace_ends_with_its_holder_and_every_container_in_it() {
         nix::sys::signal::Signal::SIGKILL,
     )
     .unwrap();
-    assert_eq!(a.container.wait().unwrap().status.code(), 128 + libc::SIGKILL);
+    assert_eq!(a.container.wait().unwrap().status.shell_code(), 128 + libc::SIGKILL);
     // And nobody can come any more: an error and not a hang.
     assert!(Cell::start(&mut join(&pod).unwrap()).is_err());
 }

@@ -70,5 +70,5 @@ pub(crate) fn exec(args: &ExecArgs) -> Result<i32> {
     }
     let status = attended?.status;
     output::ended(status);
-    Ok(status.code())
+    Ok(status.shell_code())
 }

@@ -31,7 +31,7 @@ fn describe(entry: &Entry) -> Result<Value> {
     Ok(json!({
         "id": entry.id,
         "state": entry.state()?,
-        "exit_code": status.map(|s| s.code()),
+        "exit_code": status.map(|s| s.shell_code()),
         "status": status,
         "outcome": entry.outcome()?,
         "pid": record.map(|r| r.process.pid),

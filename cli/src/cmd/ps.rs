@@ -84,7 +84,7 @@ impl Row {
         Ok(Row {
             id: entry.id.clone(),
             state,
-            exit_code: if ended { entry.status()?.map(|s| s.code()) } else { None },
+            exit_code: if ended { entry.status()?.map(|s| s.shell_code()) } else { None },
             host_pid,
             pid: chain.and_then(|chain| chain.last().copied()),
             pod: record.and_then(|r| r.pod.clone()),

@@ -143,7 +143,7 @@ pub(crate) fn run(args: &RunArgs, json: bool) -> Result<i32> {
         other => other?,
     }
     claim.finish()?;
-    Ok(outcome.status.code())
+    Ok(outcome.status.shell_code())
 }
 
 fn bare(args: &RunArgs, facts: &Facts, json: bool) -> Result<i32> {
@@ -159,7 +159,7 @@ fn bare(args: &RunArgs, facts: &Facts, json: bool) -> Result<i32> {
     let outcome = foreground::attend(&mut container, &signals, None)?;
     output::ended(outcome.status);
     container.delete()?;
-    Ok(outcome.status.code())
+    Ok(outcome.status.shell_code())
 }
 
 fn pid_of(id: &str) -> Result<i32> {

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use clap::Args;
 use ns_core::ExitStatus;
-use nspod_sandbox::Status;
 use serde::Serialize;
 
 use super::each;
@@ -23,7 +22,7 @@ pub(crate) struct WaitArgs {
 struct Row<'a> {
     id: &'a str,
     exit_code: i32,
-    status: Status,
+    status: ExitStatus,
 }
 
 pub(crate) fn wait(args: &WaitArgs, json: bool) -> Result<()> {
@@ -32,26 +31,21 @@ pub(crate) fn wait(args: &WaitArgs, json: bool) -> Result<()> {
         let entry = store.find(id)?;
         let status = ended(&entry)?;
         match json {
-            true => output::json_line(&Row { id: &entry.id, exit_code: status.code(), status }),
-            false => output::line(status.code()),
+            true => output::json_line(&Row { id: &entry.id, exit_code: status.shell_code(), status }),
+            false => output::line(status.shell_code()),
         }
     })
 }
 
 /// Waits, and says how it ended.
-fn ended(entry: &Entry) -> Result<Status> {
+fn ended(entry: &Entry) -> Result<ExitStatus> {
     let watched = entry.running().ok().map(|(_, pidfd)| pidfd);
     match &watched {
         Some(pidfd) => _ = pidfd.poll(None)?,
         None => _ = entry.record()?,
     }
     // Since Linux 6.15 the kernel tells anyone who was watching, once it has been reaped.
-    let seen = || {
-        Some(match watched.as_ref()?.exit_info().ok()?? {
-            ExitStatus::Code(code) => Status::Exited(code),
-            ExitStatus::Signal { signal, core_dumped: core } => Status::Signaled { signal, core },
-        })
-    };
+    let seen = || watched.as_ref()?.exit_info().ok()?;
     // Who killed it notes that after its end.
     for attempt in 0..100 {
         if let Some(status) = entry.status()?.or_else(seen) {

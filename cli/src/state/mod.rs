@@ -139,7 +139,10 @@ impl Store {
         match self.lock(&entry.id, true)? {
             Locked::Ours(now, _lock) if same(&now) => {
                 if now.end()? {
-                    let killed = nspod_sandbox::Status::Signaled { signal: nix::libc::SIGKILL, core: false };
+                    let killed = nspod_sandbox::ExitStatus::Signaled {
+                        signal: nix::libc::SIGKILL,
+                        core_dumped: false,
+                    };
                     // It is dead, whether that can be noted or not.
                     now.note(killed).unwrap_or_else(crate::output::note);
                 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use cgroup_core::Cgroup;
 use nspod_sandbox::init;
 use nspod_sandbox::spec::Spec;
-use nspod_sandbox::{Outcome, Status};
+use nspod_sandbox::{ExitStatus, Outcome};
 use serde::{Deserialize, Serialize};
 
 use super::{Dir, KILLED_WITHIN, Lock, Process};
@@ -168,26 +168,26 @@ impl Entry {
     }
 
     /// How it ended, as far as anybody has noted it.
-    pub(crate) fn status(&self) -> Result<Option<Status>> {
+    pub(crate) fn status(&self) -> Result<Option<ExitStatus>> {
         let noted = self.dir.read(EXIT)?.as_deref().and_then(init::parse_exit);
         if noted.is_some() {
             return Ok(noted);
         }
         // The OOM killer may have taken the init with the program.
         let oom = self.cgroup().and_then(|c| c.memory_events().ok()).and_then(|e| e.oom_kill);
-        let killed = Status::Signaled { signal: nix::libc::SIGKILL, core: false };
+        let killed = ExitStatus::Signaled { signal: nix::libc::SIGKILL, core_dumped: false };
         Ok((oom.unwrap_or(0) > 0).then_some(killed))
     }
 
     /// Notes how it ended, unless that is noted already.
-    pub(crate) fn note(&self, status: Status) -> Result<()> {
+    pub(crate) fn note(&self, status: ExitStatus) -> Result<()> {
         if self.dir.read(EXIT)?.as_deref().and_then(init::parse_exit).is_some() {
             return Ok(());
         }
         let text = match status {
-            Status::Exited(code) => format!("exited {code}\n"),
-            Status::Signaled { signal, core: true } => format!("signaled {signal} core\n"),
-            Status::Signaled { signal, core: false } => format!("signaled {signal}\n"),
+            ExitStatus::Exited(code) => format!("exited {code}\n"),
+            ExitStatus::Signaled { signal, core_dumped: true } => format!("signaled {signal} core\n"),
+            ExitStatus::Signaled { signal, core_dumped: false } => format!("signaled {signal}\n"),
         };
         self.dir.replace(EXIT, text.as_bytes())
     }

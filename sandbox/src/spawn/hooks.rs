@@ -8,13 +8,12 @@ use std::fs::File;
 use std::io::Seek;
 use std::time::Duration;
 
-use ns_core::{Kind, Pidfd};
+use ns_core::{ExitStatus, Kind, Pidfd};
 
 use super::hook_failure;
 use crate::command::Stdio;
 use crate::container;
 use crate::error::{Error, ErrorKind};
-use crate::outcome::Status;
 use crate::spec::{Hook, Namespace, Spec};
 
 /// Runs a hook to its end, with the state on standard input.
@@ -45,8 +44,8 @@ pub(super) fn run(hook: &Hook, pid: i32, pidfd: &Pidfd, state: Option<&File>) ->
         return Err(Error::new(ErrorKind::Step, format!("cannot {what}: {hint}")));
     };
     match outcome.status {
-        Status::Exited(0) => Ok(()),
-        Status::Exited(code) => Err(hook_failure(&what, code << 8)),
-        Status::Signaled { signal, .. } => Err(hook_failure(&what, signal)),
+        ExitStatus::Exited(0) => Ok(()),
+        ExitStatus::Exited(code) => Err(hook_failure(&what, code << 8)),
+        ExitStatus::Signaled { signal, .. } => Err(hook_failure(&what, signal)),
     }
 }

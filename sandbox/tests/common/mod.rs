@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nspod_sandbox::{Command, Status, Stdio};
+use nspod_sandbox::{Command, ExitStatus, Stdio};
 
 /// These take root; the lane that lacks it says so, by name.
 macro_rules! need_root {
@@ -19,7 +19,7 @@ macro_rules! need_root {
 }
 
 /// Runs a shell command line in a container and returns what it wrote, and how it ended.
-pub fn shell(command: &mut Command, line: &str) -> (String, Status) {
+pub fn shell(command: &mut Command, line: &str) -> (String, ExitStatus) {
     command.spec_mut().process.args = vec!["sh".into(), "-c".into(), line.into()];
     command.stdin(Stdio::Null).stdout(Stdio::Piped);
     let mut container = command.spawn().unwrap_or_else(|e| panic!("{line}: {e}"));

@@ -26,7 +26,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use nspod_sandbox::ns_core::{Kind, Kinds};
 use nspod_sandbox::spec::{Mount, MountKind};
-use nspod_sandbox::{Command, Status};
+use nspod_sandbox::{Command, ExitStatus};
 
 /// Measure nspod beside its peers
 #[derive(Debug, Parser)]
@@ -125,7 +125,7 @@ fn supervise(options: &Options) -> Result<ExitCode> {
     drop(files);
     ensure!(!interrupted.load(Ordering::Relaxed), "interrupted; everything is cleaned up");
     Ok(match outcome.status {
-        Status::Exited(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        ExitStatus::Exited(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         status => {
             eprintln!("peers: the measuring process ended by {status:?}");
             ExitCode::FAILURE

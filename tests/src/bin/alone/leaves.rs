@@ -54,7 +54,7 @@ fn life(name: &str, spec: &PodSpec, pins: &Path) {
         cell.order("fork 3").expect("processes");
     }
     assert!(ends.order("exit 3").is_err());
-    assert_eq!(ends.container.wait().expect("its end").status.code(), 3);
+    assert_eq!(ends.container.wait().expect("its end").status.shell_code(), 3);
     drop(ends);
     deleted.container.delete().expect("deleted");
     drop(dropped);

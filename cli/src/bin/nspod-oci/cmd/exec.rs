@@ -168,7 +168,7 @@ fn enter(
         let relay = terminal.map(|master| Relay::new(master, true)).transpose()?;
         let outcome = foreground::attend(&mut process, signals, relay)?;
         log::debug(&format_args!("the process {} {}", process.pid(), outcome.status));
-        Ok(outcome.status.code())
+        Ok(outcome.status.shell_code())
     };
     let attended = { attended }();
     match (&attended, args.detach) {

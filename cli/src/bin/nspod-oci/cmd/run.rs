@@ -45,7 +45,7 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<i32> {
     log::debug(&format_args!("the container's process {} {}", container.pid(), outcome.status));
     if args.keep {
         container.detach();
-        return Ok(outcome.status.code());
+        return Ok(outcome.status.shell_code());
     }
     let lock = store.lock_again(&entry)?;
     let mut deleted = container.delete().map_err(Into::into);
@@ -56,5 +56,5 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<i32> {
         finish(&store, &entry, &record, &lock, Some(signals))?;
     }
     deleted?;
-    Ok(outcome.status.code())
+    Ok(outcome.status.shell_code())
 }
