@@ -54,11 +54,25 @@ impl fmt::Display for Error {
     }
 }
 
+/// The exit code for an error of the sandbox.
+fn code(kind: ErrorKind) -> i32 {
+    match kind {
+        ErrorKind::ProgramNotFound => 127,
+        ErrorKind::ProgramNotExecutable => 126,
+        _ => OURS,
+    }
+}
+
 impl From<nspod_sandbox::Error> for Error {
     fn from(e: nspod_sandbox::Error) -> Self {
+        Error { code: code(e.kind()), sentence: e.to_string() }
+    }
+}
+
+impl From<nspod_oci_runtime::Error> for Error {
+    fn from(e: nspod_oci_runtime::Error) -> Self {
         let code = match e.kind() {
-            ErrorKind::ProgramNotFound => 127,
-            ErrorKind::ProgramNotExecutable => 126,
+            nspod_oci_runtime::ErrorKind::Sandbox(kind) => code(kind),
             _ => OURS,
         };
         Error { code, sentence: e.to_string() }

@@ -4,14 +4,15 @@
 
 use libfuzzer_sys::fuzz_target;
 use ns_core::Kind;
-use nspod_sandbox::oci::{self, Context};
+use nspod_oci_runtime::config::{self as oci, Context};
 use nspod_sandbox::spec::{Namespace, Spec};
-use nspod_sandbox::{ErrorKind, Handles, Host, Plan};
+use nspod_oci_runtime::ErrorKind;
+use nspod_sandbox::{Handles, Host, Plan};
 
 fuzz_target!(|data: &[u8]| {
     let config = match oci::parse(data) {
         Ok(config) => config,
-        Err(error) => return assert_eq!(error.kind(), ErrorKind::InvalidSpec, "{error}"),
+        Err(error) => return assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}"),
     };
     // What is read is written and read again.
     let again = serde_json::to_vec(config.spec()).unwrap();
@@ -24,10 +25,10 @@ fuzz_target!(|data: &[u8]| {
             rootless,
             ..Context::default()
         };
-        match config.container(&context) {
+        match config.container_spec(&context) {
             Ok(container) => plan(&container.spec, rootless),
             Err(error) => {
-                assert_eq!(error.kind(), ErrorKind::InvalidSpec, "{error}");
+                assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
                 assert!(error.to_string().contains(": "), "{error}");
             }
         }
@@ -45,8 +46,8 @@ fn plan(spec: &Spec, rootless: bool) {
     let root =
         Host { capabilities: u64::MAX, apparmor: true, selinux: true, kernel: (6, 1), ..Host::default() };
     let host = if rootless { user } else { root };
-    match Plan::on(spec, &host, Handles::default()).map_err(oci::located) {
+    match Plan::on(spec, &host, Handles::default()).map_err(nspod_oci_runtime::Error::from) {
         Ok(plan) => assert!(!plan.to_string().is_empty()),
-        Err(error) => assert_eq!(error.kind(), ErrorKind::InvalidSpec, "{error}"),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}"),
     }
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use clap::Args;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nspod_cli::error::{Error, Result};
-use nspod_sandbox::oci::{self, SeccompListener};
+use nspod_oci_runtime::config::{self, SeccompListener};
 use nspod_sandbox::spec::{Process, Seccomp};
 
 use crate::args::MaybePath;
@@ -84,7 +84,7 @@ pub(crate) fn send_listener(
     status: Status,
 ) -> Result<()> {
     let message = serde_json::json!({
-        "ociVersion": oci::VERSION,
+        "ociVersion": config::VERSION,
         "fds": ["seccompFd"],
         "pid": pid,
         "metadata": listener.metadata,

@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use nspod_cli::dir::read_small;
 use nspod_cli::error::{Error, Result};
 use nspod_cli::process::boot_id;
-use nspod_sandbox::oci::{self, CgroupsPath};
-use nspod_sandbox::resctrl;
+use nspod_oci_runtime::config::{self, CgroupsPath};
+use nspod_oci_runtime::resctrl;
 use nspod_sandbox::spec::Spec;
 
 use crate::args::{CgroupManager, Global};
@@ -100,7 +100,7 @@ fn apart(mut limits: Limits) -> (Limits, Limits) {
 /// Finds or makes the place for a container, and notes it in the record.
 pub(crate) fn place(
     global: &Global,
-    wanted: &oci::Container,
+    wanted: &config::ContainerSpec,
     id: &str,
     record: &mut Record,
 ) -> Result<Place> {
@@ -131,7 +131,7 @@ pub(crate) fn place(
     Ok(Place::Here)
 }
 
-fn scope(global: &Global, wanted: &oci::Container, id: &str, record: &mut Record) -> Result<Scope> {
+fn scope(global: &Global, wanted: &config::ContainerSpec, id: &str, record: &mut Record) -> Result<Scope> {
     let (slice, prefix, name) = match &wanted.cgroup {
         CgroupsPath::Systemd { slice, prefix, name } => (slice.as_str(), prefix.as_str(), name.as_str()),
         _ => ("", "nspod", id),

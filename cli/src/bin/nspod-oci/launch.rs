@@ -17,10 +17,11 @@ use nspod_cli::dir::{Lock, read_small};
 use nspod_cli::error::{Error, Result};
 use nspod_cli::passwd;
 use nspod_cli::process::Process;
-use nspod_sandbox::oci::{self, Context};
-use nspod_sandbox::resctrl::Resctrl;
+use nspod_oci_runtime::config::{self, Context};
+use nspod_oci_runtime::move_net_device;
+use nspod_oci_runtime::resctrl::Resctrl;
 use nspod_sandbox::spec::{Mount, MountKind, Root, Spec};
-use nspod_sandbox::{Command, Container, Host, Prepared, move_net_device};
+use nspod_sandbox::{Command, Container, Host, Prepared};
 
 use crate::args::{Global, MaybePath};
 use crate::cmd::delete::finish;
@@ -94,7 +95,7 @@ pub(crate) enum How {
 
 /// An id that was taken for a bundle, with the lock on its directory.
 pub(crate) struct Claimed {
-    pub(crate) wanted: oci::Container,
+    pub(crate) wanted: config::ContainerSpec,
     /// Where it is started.
     place: Place,
     pub(crate) entry: Arc<Entry>,
@@ -112,7 +113,7 @@ pub(crate) struct Launched {
 }
 
 /// A file system is mounted with a label only where SELinux gives them.
-fn labels_can_be(config: &oci::Config) -> Result<()> {
+fn labels_can_be(config: &config::Config) -> Result<()> {
     let label = config.spec().linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
     let Some(label) = label.filter(|label| !label.is_empty()) else { return Ok(()) };
     match Host::has_selinux() {
@@ -156,8 +157,8 @@ pub(crate) fn prepare(global: &Global, args: &BundleArgs) -> Result<Claimed> {
         no_pivot: args.no_pivot,
         ..state::context(global, &bundle, &args.id)
     };
-    let config = oci::parse(&json)?;
-    let mut wanted = config.container(&context)?;
+    let config = config::parse(&json)?;
+    let mut wanted = config.container_spec(&context)?;
     wanted.warnings.iter().for_each(log::warn);
     log::debug(&format_args!(
         "container {}: bundle {}, root {:?}",
@@ -359,9 +360,9 @@ pub(crate) fn set_home(process: &mut nspod_sandbox::spec::Process, root: &Path) 
 
 /// What happens on the host when the container's namespaces are there.
 struct Early {
-    hooks: oci::Hooks,
+    hooks: config::Hooks,
     net_devices: Vec<(String, Option<String>)>,
-    rdt: Option<oci::IntelRdt>,
+    rdt: Option<config::IntelRdt>,
     /// There are hooks in the container, that want its state.
     inside: bool,
     /// What it is at when they are run.

@@ -10,7 +10,6 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use ns_core::Kind;
 use nspod_cli::error::{Error, Result};
-use nspod_sandbox::oci;
 use nspod_sandbox::spec::{PATH, Process, Seccomp};
 use nspod_sandbox::{Command, ErrorKind};
 
@@ -89,6 +88,6 @@ pub(crate) fn failed(program: &OsStr) -> impl Fn(nspod_sandbox::Error) -> Error 
     let program = program.to_owned();
     move |e| match e.kind() {
         ErrorKind::ProgramNotFound => Error::new(format!("{}: {e}", sentence(&program, Errno::ENOENT))),
-        _ => oci::located(e).into(),
+        _ => nspod_oci_runtime::Error::from(e).into(),
     }
 }

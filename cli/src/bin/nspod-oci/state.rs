@@ -15,7 +15,7 @@ use ns_core::Pidfd;
 use nspod_cli::dir::{Dir, Lock, read_small};
 use nspod_cli::error::{Error, Result};
 use nspod_cli::process::Process;
-use nspod_sandbox::oci::{self, Context};
+use nspod_oci_runtime::config::{self, Context};
 use nspod_sandbox::spec::{Hook, Root};
 use serde::{Deserialize, Serialize};
 
@@ -126,7 +126,7 @@ impl Record {
     /// The state as the specification has it, on which hooks and listeners live.
     pub(crate) fn state(&self, status: Status) -> State<'_> {
         State {
-            oci_version: oci::VERSION,
+            oci_version: config::VERSION,
             id: &self.id,
             pid: if status == Status::Stopped { 0 } else { self.init_process_pid },
             status,
@@ -328,9 +328,9 @@ impl Entry {
         file.write_all(json).map_err(|e| Error::io("write", &self.dir.at(CONFIG), &e))
     }
 
-    pub(crate) fn config(&self) -> Result<oci::Config> {
+    pub(crate) fn config(&self) -> Result<config::Config> {
         let text = self.dir.read(CONFIG)?.ok_or_else(|| missing(&self.id))?;
-        Ok(oci::parse(text.as_bytes())?)
+        Ok(config::parse(text.as_bytes())?)
     }
 
     /// What the configuration is read by.
@@ -470,7 +470,7 @@ mod tests {
         record.init_process_pid = 42;
         record.annotations.insert("k".into(), "v".into());
         let state = serde_json::to_value(record.state(Status::Running)).unwrap();
-        assert_eq!(state["ociVersion"], oci::VERSION);
+        assert_eq!(state["ociVersion"], config::VERSION);
         assert_eq!((&state["pid"], &state["status"]), (&42.into(), &"running".into()));
         assert_eq!((&state["bundle"], &state["annotations"]["k"]), (&"/bundle".into(), &"v".into()));
         let stopped = serde_json::to_value(record.state(Status::Stopped)).unwrap();

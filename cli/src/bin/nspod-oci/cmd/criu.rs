@@ -145,7 +145,7 @@ pub(crate) fn checkpoint(global: &Global, args: &CheckpointArgs) -> Result<()> {
     images.make()?;
     let parent = args.parent()?;
     let criu = criu()?;
-    let spec = entry.config()?.container(&entry.context(global)?)?.spec;
+    let spec = entry.config()?.container_spec(&entry.context(global)?)?.spec;
     let pid = record.init_process_pid;
     let action = if args.pre_dump { Action::PreDump } else { Action::Dump };
     let (mut options, _dirs) = images.options(action)?;

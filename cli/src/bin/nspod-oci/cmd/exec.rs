@@ -10,7 +10,7 @@ use ns_core::Pidfd;
 use nspod_cli::error::{Error, Result};
 use nspod_cli::foreground::{self, Signals};
 use nspod_cli::terminal::{self, Relay};
-use nspod_sandbox::oci::{self, Context};
+use nspod_oci_runtime::config::{self, Context};
 use nspod_sandbox::spec::{Capabilities, Process, Terminal, User};
 
 use crate::args::{Global, MaybePath};
@@ -111,7 +111,8 @@ fn enter(
     let record = entry.record()?;
     let config = entry.config()?;
     let context = entry.context(global)?;
-    let oci::Container { spec: container, seccomp_listener: listener, .. } = config.container(&context)?;
+    let config::ContainerSpec { spec: container, seccomp_listener: listener, .. } =
+        config.container_spec(&context)?;
     let mut process = args.process(&config, &context)?;
     console::check_listener(&process, listener.as_ref())?;
     let root = Path::new("/proc").join(record.init_process_pid.to_string()).join("root");
@@ -185,14 +186,14 @@ fn enter(
 
 impl ExecArgs {
     /// The process: the file's, or the container's own with what the flags say.
-    fn process(&self, config: &oci::Config, context: &Context<'_>) -> Result<Process> {
+    fn process(&self, config: &config::Config, context: &Context<'_>) -> Result<Process> {
         let mut given = match self.process.get() {
             Some(_) if !self.command.is_empty() => {
                 return Err(Error::new("--process names the program already: leave the command out"));
             }
             Some(path) => {
                 let json = std::fs::read(path).map_err(|e| Error::io("read the process", path, &e))?;
-                let (given, warnings) = oci::parse_process(&json)?;
+                let (given, warnings) = config::parse_process(&json)?;
                 warnings.iter().for_each(log::warn);
                 given
             }
@@ -207,7 +208,7 @@ impl ExecArgs {
         if self.process.get().is_none() || self.tty {
             given.set_terminal(Some(self.tty));
         }
-        let mut process = oci::process(&given, config, context)?;
+        let mut process = config::process(&given, config, context)?;
         if self.process.get().is_none() {
             process.args.clone_from(&self.command);
         }

@@ -3,7 +3,7 @@
 use clap::Args;
 use nspod_cli::error::Result;
 use nspod_cli::output;
-use nspod_sandbox::oci::VERSION;
+use nspod_oci_runtime::config::VERSION;
 use serde_json::json;
 
 #[derive(Debug, Args)]

@@ -43,7 +43,7 @@ pub(crate) fn kill(global: &Global, args: &KillArgs) -> Result<()> {
 /// Whether its pid namespace is not its own.
 fn shares_pid(global: &Global, entry: &Entry) -> Result<bool> {
     let config = entry.config()?;
-    Ok(!config.container(&entry.context(global)?)?.spec.namespaces.is_new(Kind::Pid))
+    Ok(!config.container_spec(&entry.context(global)?)?.spec.namespaces.is_new(Kind::Pid))
 }
 
 fn not_running() -> Error {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use nspod_cli::error::{Error, Result};
-use nspod_sandbox::oci;
+use nspod_oci_runtime::config;
 use serde::Serialize;
 
 #[derive(Debug, Args)]
@@ -21,7 +21,7 @@ pub(crate) struct SpecArgs {
 pub(crate) fn spec(args: &SpecArgs) -> Result<()> {
     let mut text = Vec::new();
     let tabs = serde_json::ser::PrettyFormatter::with_indent(b"\t");
-    oci::example(args.rootless)
+    config::example(args.rootless)
         .serialize(&mut serde_json::Serializer::with_formatter(&mut text, tabs))
         .map_err(|e| Error::new(format!("cannot write this as JSON: {e}")))?;
     text.push(b'\n');

@@ -6,8 +6,8 @@ use cgroup_core::{CpuMax, Limits, Max};
 use clap::Args;
 use nspod_cli::error::{Error, Result};
 use nspod_cli::value::signed_bytes;
-use nspod_sandbox::oci;
-use nspod_sandbox::oci::oci_spec::runtime::LinuxCpu;
+use nspod_oci_runtime::config;
+use nspod_oci_runtime::oci_spec::runtime::LinuxCpu;
 use serde_json::{Map, Value, json};
 
 use crate::args::{Global, MaybePath};
@@ -92,8 +92,8 @@ pub(crate) fn update(global: &Global, args: &UpdateArgs) -> Result<()> {
     if args.resources.get().is_none() && kernel.into_iter().flatten().any(|bytes| bytes != 0) {
         log::warn(&"--kernel-memory and --kernel-memory-tcp have no effect: cgroup v2 has no such limit");
     }
-    let given = oci::parse_resources(text.as_bytes())?;
-    let (mut limits, devices) = oci::resources(&given)?;
+    let given = config::parse_resources(text.as_bytes())?;
+    let (mut limits, devices) = config::resources(&given)?;
     if let Some(cpu) = given.cpu() {
         keep_half(cpu, record, &mut limits)?;
     }

@@ -39,7 +39,7 @@ pub fn example(rootless: bool) -> runtime::Spec {
             "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
             "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi",
         ],
-        "readonlyPaths": crate::spec::READONLY_PATHS,
+        "readonlyPaths": nspod_sandbox::spec::READONLY_PATHS,
     });
     if rootless {
         let map = |id: u32| json!([{ "containerID": 0, "hostID": id, "size": 1 }]);
@@ -54,7 +54,7 @@ pub fn example(rootless: bool) -> runtime::Spec {
             "terminal": true,
             "user": { "uid": 0, "gid": 0 },
             "args": ["sh"],
-            "env": [format!("PATH={}", crate::spec::PATH), "TERM=xterm".to_owned()],
+            "env": [format!("PATH={}", nspod_sandbox::spec::PATH), "TERM=xterm".to_owned()],
             "cwd": "/",
             "capabilities": {
                 "bounding": capabilities, "effective": capabilities, "permitted": capabilities,

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::process::Command;
 
 use nix::sched::{CloneFlags, setns, unshare};
-use nspod_sandbox::{Error, ErrorKind, move_net_device};
+use nspod_oci_runtime::{Error, ErrorKind, move_net_device};
 
 /// Calls a function in a thread with a net namespace of its own and another at hand, and
 /// skips loudly without root.
@@ -128,7 +128,7 @@ fn names_that_no_device_can_have_are_refused() {
     let here = File::open("/proc/thread-self/ns/net").unwrap();
     for name in ["", ".", "..", "a/b", "a b", "a:b", "a%d", "sixteen-bytes-xx"] {
         let error = moved("eth0", Some(name), &here).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidSpec, "{name:?}: {error}");
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{name:?}: {error}");
         assert!(error.to_string().starts_with("net_devices.eth0: "), "{error}");
     }
 }

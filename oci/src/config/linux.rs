@@ -1,6 +1,5 @@
 //! `linux`, but for its resources: namespaces, ids, devices, and what stands alone.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ns_core::{Extent, IdMap, Kind, TimeOffset, TimeOffsets};
@@ -9,7 +8,8 @@ use oci_spec::runtime::{self, LinuxDeviceType, LinuxNamespaceType};
 use super::mounts::{absolute, within};
 use super::{CgroupsPath, Context, IntelRdt};
 use crate::Error;
-use crate::spec::{IdMaps, Join, Link, Namespace, Namespaces, Node, NodeKind};
+use crate::net::check_name;
+use nspod_sandbox::spec::{IdMaps, Join, Link, Namespace, Namespaces, Node, NodeKind};
 
 pub(super) fn namespaces(linux: &runtime::Linux, context: &Context<'_>) -> Result<Namespaces, Error> {
     let mut all = Namespaces::default();
@@ -213,20 +213,6 @@ pub(super) fn paths(
     paths.map(path).collect()
 }
 
-pub(super) fn sysctls(
-    linux: &runtime::Linux,
-    namespaces: &Namespaces,
-    domainname: Option<&str>,
-) -> Result<BTreeMap<String, String>, Error> {
-    let mut all = BTreeMap::new();
-    for (name, value) in linux.sysctl().iter().flatten() {
-        crate::plan::check_sysctl("linux.sysctl", name, namespaces)?;
-        crate::plan::check_name("linux.sysctl", name, value, domainname)?;
-        all.insert(name.clone(), value.clone());
-    }
-    Ok(all)
-}
-
 pub(super) fn net_devices(
     linux: &runtime::Linux,
     namespaces: &Namespaces,
@@ -234,10 +220,10 @@ pub(super) fn net_devices(
     let mut devices = Vec::new();
     for (name, device) in linux.net_devices().iter().flatten() {
         let path = format!("linux.netDevices.{name}");
-        interface(&path, name)?;
+        check_name(&path, name)?;
         let new = device.name().clone().filter(|new| !new.is_empty());
         if let Some(new) = &new {
-            interface(&format!("{path}.name"), new)?;
+            check_name(&format!("{path}.name"), new)?;
         }
         devices.push((name.clone(), new));
     }
@@ -247,18 +233,6 @@ pub(super) fn net_devices(
         return Err(Error::invalid("linux.netDevices", problem));
     }
     Ok(devices)
-}
-
-/// dev_valid_name() of the kernel.
-fn interface(path: &str, name: &str) -> Result<(), Error> {
-    let wrong = name.is_empty()
-        || name.len() > 15
-        || matches!(name, "." | "..")
-        || name.contains(|c: char| c == '/' || c == ':' || c == '\0' || c.is_ascii_whitespace());
-    match wrong {
-        true => Err(Error::invalid(path, format!("{name:?} is not a name of a network device"))),
-        false => Ok(()),
-    }
 }
 
 #[allow(deprecated)] // Configurations before 1.3 ask for monitoring by two older names.

@@ -1,5 +1,4 @@
 //! OCI's configuration: the specification's samples, each field, each option, each bad value.
-#![cfg(feature = "oci")]
 
 mod any;
 mod bad;
@@ -10,16 +9,24 @@ mod resources;
 
 use std::path::Path;
 
-use nspod_sandbox::oci::{self, Container, Context, example};
-use nspod_sandbox::{Error, Handles, Host, Plan};
+use nspod_oci_runtime::Error;
+use nspod_oci_runtime::config::{self as oci, ContainerSpec, Context, example};
+use nspod_sandbox::{Handles, Host, Plan};
 use serde_json::Value;
 
 fn context() -> Context<'static> {
     Context { bundle: "/bundle".as_ref(), id: "web", ..Context::default() }
 }
 
-fn container(document: &Value) -> Result<Container, Error> {
-    oci::parse(&serde_json::to_vec(document).unwrap())?.container(&context())
+fn container(document: &Value) -> Result<ContainerSpec, Error> {
+    oci::parse(&serde_json::to_vec(document).unwrap())?.container_spec(&context())
+}
+
+/// The same, and checks that the container can be planned.
+fn planned(document: &Value) -> Result<ContainerSpec, Error> {
+    let container = container(document)?;
+    Plan::on(&container.spec, &host(), Handles::default())?;
+    Ok(container)
 }
 
 /// A host's root.
@@ -29,7 +36,7 @@ fn host() -> Host {
 
 /// The specification's own samples, by name.
 fn samples(kind: &str) -> Vec<(String, Vec<u8>)> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oci/data/config").join(kind);
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/data/config").join(kind);
     let files = directory.read_dir().unwrap().map(|entry| entry.unwrap());
     files.map(|f| (f.file_name().into_string().unwrap(), std::fs::read(f.path()).unwrap())).collect()
 }
@@ -72,12 +79,12 @@ fn every_bad_sample_is_refused_by_the_path_of_what_is_bad() {
 fn the_example_and_the_full_configuration_are_planned() {
     for rootless in [false, true] {
         let config = oci::parse(&serde_json::to_vec(&example(rootless)).unwrap()).unwrap();
-        let container = config.container(&Context { rootless, ..context() }).unwrap();
+        let container = config.container_spec(&Context { rootless, ..context() }).unwrap();
         assert_eq!(container.warnings, Vec::<String>::new());
         assert_eq!(container.spec.devices.is_none(), rootless);
         Plan::on(&container.spec, &host(), Handles::default()).unwrap();
     }
     let full = container(&json::plannable()).unwrap();
     assert_eq!(full.warnings, Vec::<String>::new());
-    Plan::on(&full.spec, &host(), Handles::default()).map_err(oci::located).unwrap();
+    Plan::on(&full.spec, &host(), Handles::default()).map_err(Error::from).unwrap();
 }

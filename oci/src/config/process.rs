@@ -10,7 +10,7 @@ use oci_spec::runtime::{
 
 use super::{Config, Context};
 use crate::Error;
-use crate::spec::{
+use nspod_sandbox::spec::{
     Capabilities, IoPriority, MemoryPolicy, Process, Rlimit, Scheduler, Seccomp, StreamOwner, Terminal, User,
 };
 
@@ -18,7 +18,7 @@ use crate::spec::{
 /// container's own process has it (rlimits, capabilities, labels, no new privileges).
 ///
 /// # Errors
-/// `InvalidSpec`, with the JSON path of the field.
+/// `InvalidConfig`, with the JSON path of the field.
 pub fn process(process: &runtime::Process, config: &Config, context: &Context<'_>) -> Result<Process, Error> {
     let first = config.spec.process();
     let mut all = process.clone();

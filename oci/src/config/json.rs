@@ -6,8 +6,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::Error;
-use crate::error::ErrorKind;
-use crate::spec::Capabilities;
+use crate::ErrorKind;
+use nspod_sandbox::spec::Capabilities;
 
 /// What must be there, by the path of its object: `[]` stands for each item, `*` for each value.
 const REQUIRED: &[(&str, &[&str])] = &[
@@ -45,12 +45,12 @@ const DEVICE: &[&str] = &["major", "minor"];
 
 /// The document, without what says nothing, and with what the schema demands.
 pub(super) fn document(json: &[u8]) -> Result<Value, Error> {
-    let not = |problem: String| Error::new(ErrorKind::InvalidSpec, format!("this is not JSON: {problem}"));
+    let not = |problem: String| Error::new(ErrorKind::InvalidConfig, format!("this is not JSON: {problem}"));
     let mut document = serde_json::from_slice(json).map_err(|e| not(e.to_string()))?;
     strip_nulls(&mut document);
     match document {
         Value::Object(_) => Ok(document),
-        _ => Err(Error::new(ErrorKind::InvalidSpec, "this is not an object of JSON")),
+        _ => Err(Error::new(ErrorKind::InvalidConfig, "this is not an object of JSON")),
     }
 }
 

@@ -4,8 +4,8 @@
 use std::fs;
 use std::path::Path;
 
-use nspod_sandbox::ErrorKind;
-use nspod_sandbox::resctrl::{Resctrl, remove};
+use nspod_oci_runtime::ErrorKind;
+use nspod_oci_runtime::resctrl::{Resctrl, remove};
 
 /// A class as the kernel makes it, with what it is allowed.
 fn class(root: &Path, name: &str, schemata: &str) {
@@ -25,7 +25,7 @@ fn without_resctrl_it_is_refused_in_a_sentence() {
         return eprintln!("SKIP without_resctrl_it_is_refused_in_a_sentence: this machine has resctrl");
     }
     let error = Resctrl::default().apply("box", 1).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unenforceable);
+    assert_eq!(error.kind(), ErrorKind::Resctrl);
     assert!(error.to_string().starts_with("resctrl: /sys/fs/resctrl is not mounted"), "{error}");
 }
 
@@ -55,7 +55,7 @@ fn a_class_that_is_not_there_takes_lines_to_be_made_of() {
     for name in ["..", "a/b", "info", ""] {
         let wrong = Resctrl { clos_id: Some(name.into()), ..Resctrl::default() };
         let error = wrong.apply_at(dir.path(), "box", 42).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidSpec, "{name:?}: {error}");
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{name:?}: {error}");
     }
     // Here no kernel fills the directory that is made, so it goes again with the failure.
     let lines = Resctrl { schemata: vec!["L3:0=f".into()], ..gold };

@@ -1,6 +1,6 @@
 //! A bad value for each field of the specification's schema.
 
-use nspod_sandbox::oci;
+use nspod_oci_runtime::config as oci;
 use serde_json::{Value, json};
 
 use crate::json::{at, full, parts, path, paths, remove, with};
@@ -227,7 +227,7 @@ fn a_value_that_the_schema_excludes_is_refused_by_its_path() {
         } else {
             with(path, value.clone())
         };
-        let error = crate::container(&document).unwrap_err().to_string();
+        let error = crate::planned(&document).unwrap_err().to_string();
         assert!(error.starts_with(&format!("{path}: ")), "{path} = {value}: {error}");
     }
 }

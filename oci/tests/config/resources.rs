@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use nspod_sandbox::cgroup_core::device::{self, Rule};
-use nspod_sandbox::cgroup_core::{Limits, Max};
-use nspod_sandbox::oci;
+use cgroup_core::device::{self, Rule};
+use cgroup_core::{Limits, Max};
+use nspod_oci_runtime::config as oci;
 use serde_json::{Value, json};
 
 fn update(resources: &Value) -> Result<(Limits, Option<Vec<Rule>>), String> {

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use nspod_sandbox::ns_core::{Extent, IdMap, Kind, TimeOffset};
-use nspod_sandbox::oci::{self, CgroupsPath, Context, IntelRdt, SeccompListener};
+use ns_core::{Extent, IdMap, Kind, TimeOffset};
+use nspod_oci_runtime::config::{self as oci, CgroupsPath, Context, IntelRdt, SeccompListener};
 use nspod_sandbox::spec::{
     Capabilities, Hook, IdMaps, IoPriority, Join, MemoryPolicy, Namespace, Node, NodeKind, Process,
     Propagation, PropagationKind, Rlimit, Root, Scheduler, Seccomp, StreamOwner, Terminal, User,
@@ -264,11 +264,12 @@ fn what_belongs_to_a_namespace_takes_one() {
     assert!(error(&without("user")).starts_with("linux.uidMappings: "));
     assert!(error(&without("uts")).starts_with("hostname: "));
     assert!(error(&without("time")).starts_with("linux.timeOffsets: "));
-    assert!(error(&without("network")).starts_with("linux.sysctl.net.ipv4.ip_forward: "));
     let mut document = without("network");
-    document["linux"]["sysctl"] = Value::Null;
     assert!(error(&document).starts_with("linux.netDevices: "));
     document["linux"]["netDevices"] = Value::Null;
+    let sysctl = crate::planned(&document).unwrap_err();
+    assert_eq!(sysctl.field(), Some("linux.sysctl.net.ipv4.ip_forward"));
+    document["linux"]["sysctl"] = Value::Null;
     container(&document).unwrap();
     let mut document = full();
     document["linux"]["uidMappings"] = json!([]);
@@ -393,8 +394,9 @@ fn a_cgroup_is_at_a_path_or_a_scope_of_systemds() {
         oci::parse(&serde_json::to_vec(&with("linux.cgroupsPath", json!(path))).unwrap()).unwrap()
     };
     let systemd = Context { systemd_cgroup: true, ..context() };
-    let at =
-        |path: &str, context| config(path).container(&context).map(|c| c.cgroup).map_err(|e| e.to_string());
+    let at = |path: &str, context| {
+        config(path).container_spec(&context).map(|c| c.cgroup).map_err(|e| e.to_string())
+    };
     assert_eq!(at("", context()), Ok(CgroupsPath::Default));
     assert_eq!(at("/a//b/./c/", context()), Ok(CgroupsPath::Absolute("/a/b/c".into())));
     assert_eq!(at("a/b", context()), Ok(CgroupsPath::Relative("a/b".into())));
@@ -421,9 +423,9 @@ fn a_cgroup_is_at_a_path_or_a_scope_of_systemds() {
 #[test]
 fn the_context_decides_on_the_keyring_and_the_bundle() {
     let config = oci::parse(&serde_json::to_vec(&full()).unwrap()).unwrap();
-    let container = config.container(&Context { no_new_keyring: true, ..context() }).unwrap();
+    let container = config.container_spec(&Context { no_new_keyring: true, ..context() }).unwrap();
     assert_eq!(container.spec.process.keyring, None);
-    let container = config.container(&Context { bundle: Path::new("/other"), ..context() }).unwrap();
+    let container = config.container_spec(&Context { bundle: Path::new("/other"), ..context() }).unwrap();
     assert_eq!(container.spec.root, Root::Dir { path: "/other/rootfs".into(), readonly: true });
 }
 

@@ -1,7 +1,8 @@
 //! Whatever a configuration says, it is refused by a path or planned.
 
-use nspod_sandbox::oci::{self, Context};
-use nspod_sandbox::{ErrorKind, Handles, Host, Plan};
+use nspod_oci_runtime::config::{self as oci, Context};
+use nspod_oci_runtime::{Error, ErrorKind};
+use nspod_sandbox::{Handles, Host, Plan};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::{Value, json};
@@ -140,17 +141,17 @@ const FIELDS: [&str; 13] = [
     "zos",
 ];
 
-fn is_refused_by_a_path(error: &nspod_sandbox::Error) -> bool {
+fn is_refused_by_a_path(error: &Error) -> bool {
     let text = error.to_string();
     let end = text.find(['.', '[', ':']).unwrap_or(text.len());
-    error.kind() == ErrorKind::InvalidSpec && text.contains(": ") && FIELDS.contains(&&text[..end])
+    error.kind() == ErrorKind::InvalidConfig && text.contains(": ") && FIELDS.contains(&&text[..end])
 }
 
 /// Whether it came to a plan.
 fn comes_to_a_plan(document: &Value, rootless: bool) -> bool {
     let json = serde_json::to_vec(document).unwrap();
     let context = Context { rootless, systemd_cgroup: rootless, ..crate::context() };
-    let container = match oci::parse(&json).and_then(|config| config.container(&context)) {
+    let container = match oci::parse(&json).and_then(|config| config.container_spec(&context)) {
         Ok(container) => container,
         Err(error) => {
             assert!(is_refused_by_a_path(&error), "{error}: {document}");
@@ -160,10 +161,10 @@ fn comes_to_a_plan(document: &Value, rootless: bool) -> bool {
     let user =
         Host { uid: 1000, gid: 1000, newidmap: true, apparmor: true, selinux: true, ..Host::default() };
     let host = if rootless { user } else { host() };
-    match Plan::on(&container.spec, &host, Handles::default()).map_err(oci::located) {
+    match Plan::on(&container.spec, &host, Handles::default()).map_err(Error::from) {
         Ok(plan) => !plan.to_string().is_empty(),
         // Namespaces that are joined are looked for.
-        Err(error) if error.kind() == ErrorKind::Namespace => false,
+        Err(error) if error.kind() == ErrorKind::Sandbox(nspod_sandbox::ErrorKind::Namespace) => false,
         Err(error) => {
             assert!(is_refused_by_a_path(&error), "{error}: {document}");
             false

@@ -13,7 +13,7 @@ use oci_spec::runtime;
 use super::Context;
 use super::linux::id_map;
 use crate::Error;
-use crate::spec::{Attributes, IdMaps, Mount, MountIdMaps, MountKind, Propagation, PropagationKind};
+use nspod_sandbox::spec::{Attributes, IdMaps, Mount, MountIdMaps, MountKind, Propagation, PropagationKind};
 
 /// One mount, at `path` in the configuration.
 pub(super) fn mount(

@@ -31,7 +31,7 @@ pub(super) fn check(given: &runtime::LinuxResources) -> Result<(), Error> {
 /// that hold in every container at the end: `None` where it has no list of these.
 ///
 /// # Errors
-/// `InvalidSpec`, with the JSON path of the field: it is invalid, or cgroup v2 cannot do it.
+/// `InvalidConfig`, with the JSON path of the field: it is invalid, or cgroup v2 cannot do it.
 pub fn resources(given: &runtime::LinuxResources) -> Result<(Limits, Option<Vec<Rule>>), Error> {
     check(given)?;
     let mut limits = Limits::default();

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::statfs::{FsType, statfs};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, ErrorKind};
+use crate::{Error, ErrorKind};
 
 const ROOT: &str = "/sys/fs/resctrl";
 /// `RDTGROUP_SUPER_MAGIC` of linux/magic.h.
@@ -41,7 +41,7 @@ impl Resctrl {
         let mounted = statfs(ROOT).is_ok_and(|s| s.filesystem_type() == FsType(MAGIC as _));
         if !mounted {
             return Err(Error::new(
-                ErrorKind::Unenforceable,
+                ErrorKind::Resctrl,
                 format!(
                     "resctrl: {ROOT} is not mounted, so nothing can be said of caches and bandwidth: it takes a \
                      processor with RDT or its like (see /proc/cpuinfo for cat_l3 and mba) and `mount -t resctrl resctrl {ROOT}`"
@@ -59,7 +59,7 @@ impl Resctrl {
         let class = self.clos_id.as_deref().unwrap_or(id);
         let class_dir = match class {
             "/" => root.to_owned(),
-            name => root.join(checked("resctrl.clos_id", name)?),
+            name => root.join(checked("linux.intelRdt.closID", name)?),
         };
         let mut made = Vec::new();
         let done = self.place(root, &class_dir, id, pid, &mut made);
@@ -82,7 +82,7 @@ impl Resctrl {
         if named && !there && self.schemata.is_empty() {
             let problem =
                 format!("there is no class {}, and nothing says what it is allowed", class_dir.display());
-            return Err(Error::invalid("resctrl.clos_id", problem));
+            return Err(Error::invalid("linux.intelRdt.closID", problem));
         }
         if !there {
             make(class_dir, made)?;
@@ -158,7 +158,7 @@ fn same(class_dir: &Path, asked: &[String]) -> Result<(), Error> {
         None => Ok(()),
         Some(line) => {
             let problem = format!("{} is there and does not say {line:?}", path.display());
-            Err(Error::invalid("resctrl.schemata", problem))
+            Err(Error::invalid("linux.intelRdt.schemata", problem))
         }
     }
 }
@@ -191,5 +191,5 @@ fn write(root: &Path, path: &Path, text: &str) -> Result<(), Error> {
 }
 
 fn failed(what: &str, path: &Path, call: &'static str, e: &std::io::Error) -> Error {
-    Error::io(ErrorKind::Unenforceable, format!("{what} {}", path.display()), call, e)
+    Error::io(ErrorKind::Resctrl, format!("{what} {}", path.display()), call, e)
 }

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
-use crate::error::{Error, ErrorKind};
+use crate::{Error, ErrorKind};
 
 /// Of linux/netlink.h.
 const NLM_F_REQUEST: u16 = 1;
@@ -36,21 +36,21 @@ const HEADER: usize = 16;
 /// ```no_run
 /// use std::os::fd::AsFd;
 /// let theirs = std::fs::File::open("/proc/42/ns/net").unwrap();
-/// nspod_sandbox::move_net_device("eth1", Some("eth0"), theirs.as_fd())?;
-/// # Ok::<(), nspod_sandbox::Error>(())
+/// nspod_oci_runtime::move_net_device("eth1", Some("eth0"), theirs.as_fd())?;
+/// # Ok::<(), nspod_oci_runtime::Error>(())
 /// ```
 ///
 /// # Errors
-/// [`ErrorKind::InvalidSpec`] for what is no name of a device; `ENODEV` if there is no such
+/// [`ErrorKind::InvalidConfig`] for what is no name of a device; `ENODEV` if there is no such
 /// device; `EEXIST` if the name is taken there, in which case the device stays where it is.
 pub fn move_net_device(name: &str, new_name: Option<&str>, target: BorrowedFd<'_>) -> Result<(), Error> {
     let inside = new_name.unwrap_or(name);
     for one in [name, inside] {
-        check_name(name, one)?;
+        check_name(&format!("linux.netDevices.{name}"), one)?;
     }
     let failed = |what: String, call: &'static str, errno: Errno, hint: &str| {
         let hint = (!hint.is_empty()).then(|| hint.into());
-        Error::call(ErrorKind::Namespace, what, call, errno as i32).with_hint(hint)
+        Error::call(ErrorKind::NetDevice, what, call, errno as i32).with_hint(hint)
     };
     let here = Netlink::open().map_err(|e| failed(format!("find the device {name}"), "socket", e, ""))?;
     let index = here.index(name).map_err(|e| {
@@ -95,8 +95,9 @@ pub fn move_net_device(name: &str, new_name: Option<&str>, target: BorrowedFd<'_
     })
 }
 
-/// As the kernel's `dev_valid_name`.
-fn check_name(device: &str, name: &str) -> Result<(), Error> {
+/// Checks a name of a network device, as the kernel's `dev_valid_name`. A `%` would make the kernel
+/// choose a number.
+pub(crate) fn check_name(field: &str, name: &str) -> Result<(), Error> {
     let wrong = name.is_empty()
         || name.len() >= libc::IFNAMSIZ
         || matches!(name, "." | "..")
@@ -105,8 +106,8 @@ fn check_name(device: &str, name: &str) -> Result<(), Error> {
         false => Ok(()),
         true => {
             let problem =
-                format!("{name:?} is no name of a device: at most 15 bytes, none of them / : % or blank");
-            Err(Error::invalid(&format!("net_devices.{device}"), problem))
+                "not a name of a network device: at most 15 bytes, and neither / : % nor white space";
+            Err(Error::invalid(field, format!("{name:?} is {problem}")))
         }
     }
 }

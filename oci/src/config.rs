@@ -3,18 +3,6 @@
 //! What a configuration asks and this runtime or cgroup v2 cannot do is refused, by the field's
 //! JSON path; an unknown field is passed over, as the specification wants it.
 //!
-//! ```
-//! use nspod_sandbox::oci::{self, Context};
-//! let json = serde_json::to_vec(&oci::example(false)).unwrap();
-//! let config = oci::parse(&json)?;
-//! let context = Context { bundle: "/bundle".as_ref(), id: "web", ..Context::default() };
-//! assert_eq!(config.container(&context)?.spec.hostname.as_deref(), Some("nspod"));
-//!
-//! let error = oci::parse(br#"{ "ociVersion": "1.0.0", "process": { "cwd": 3 } }"#).unwrap_err();
-//! assert!(error.to_string().starts_with("process.cwd: "));
-//! # Ok::<(), nspod_sandbox::Error>(())
-//! ```
-//!
 //! Source: <https://github.com/opencontainers/runtime-spec/blob/main/config.md>
 
 mod example;
@@ -32,14 +20,12 @@ use oci_spec::runtime;
 use serde_json::Value;
 
 pub use example::example;
-pub use oci_spec;
 pub use process::process;
 pub use resources::resources;
 
 use crate::Error;
-
-use crate::seccomp::{Action, Profile};
-use crate::spec::{self, Hook, IdMaps, Namespace, Root, Spec};
+use nspod_sandbox::seccomp::{Action, Profile};
+use nspod_sandbox::spec::{self, Hook, IdMaps, Namespace, Root, Spec};
 
 /// A configuration that has been read and checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,7 +67,7 @@ impl Default for Context<'_> {
 
 /// A container as a configuration describes it: its spec, and what the runtime sees to itself.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Container {
+pub struct ContainerSpec {
     /// What is planned and spawned.
     pub spec: Spec,
     /// Where its cgroup shall be.
@@ -164,7 +150,7 @@ pub struct SeccompListener {
 /// Reads and checks a configuration.
 ///
 /// # Errors
-/// `InvalidSpec`, with the JSON path of the field.
+/// `InvalidConfig`, with the JSON path of the field.
 pub fn parse(json: &[u8]) -> Result<Config, Error> {
     let mut document = json::document(json)?;
     if let Some(rules) = document.pointer_mut("/linux/seccomp/syscalls") {
@@ -287,7 +273,7 @@ impl Config {
     /// Before, a warning is due.
     ///
     /// # Errors
-    /// `InvalidSpec` if `ociVersion` is no version from 1.0.0 on.
+    /// `InvalidConfig` if `ociVersion` is no version from 1.0.0 on.
     pub fn poststart_stops(&self) -> Result<bool, Error> {
         Ok(version(self.spec.version())? >= (1, 3))
     }
@@ -295,8 +281,8 @@ impl Config {
     /// The container that it describes.
     ///
     /// # Errors
-    /// `InvalidSpec`, with the JSON path of the field.
-    pub fn container(&self, context: &Context<'_>) -> Result<Container, Error> {
+    /// `InvalidConfig`, with the JSON path of the field.
+    pub fn container_spec(&self, context: &Context<'_>) -> Result<ContainerSpec, Error> {
         let version = version(self.spec.version())?;
         let missing = |field: &str| Error::invalid(field, "a container takes one");
         let process = self.spec.process().as_ref().ok_or_else(|| missing("process"))?;
@@ -396,7 +382,7 @@ impl Config {
             readonly_paths,
             hostname: name("hostname", self.spec.hostname())?,
             domainname: name("domainname", self.spec.domainname())?,
-            sysctls: linux::sysctls(&linux, &namespaces, self.spec.domainname().as_deref())?,
+            sysctls: linux.sysctl().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
             loopback: namespaces.is_new(Kind::Net),
             init: false,
             limits,
@@ -404,7 +390,7 @@ impl Config {
             hooks: container_hooks(&self.spec)?,
             namespaces,
         };
-        Ok(Container {
+        Ok(ContainerSpec {
             cgroup: linux::cgroups_path(&linux, context)?,
             hooks: runtime_hooks(&self.spec)?,
             annotations: self
@@ -425,57 +411,6 @@ impl Config {
             warnings,
         })
     }
-}
-
-/// Renames the field of a [`Plan`](crate::Plan)'s error from the name in [`Spec`] to the JSON path
-/// in the configuration.
-pub fn located(error: Error) -> Error {
-    match error.field().and_then(json_path) {
-        Some(path) => error.with_field(path),
-        None => error,
-    }
-}
-
-/// Returns the JSON path of a field of [`Spec`], if the two differ.
-fn json_path(field: &str) -> Option<String> {
-    const FIELDS: [(&str, &str); 17] = [
-        ("sysctls", "linux.sysctl"),
-        ("masked_paths", "linux.maskedPaths"),
-        ("readonly_paths", "linux.readonlyPaths"),
-        ("nodes", "linux.devices"),
-        ("namespaces", "linux.namespaces"),
-        ("id_maps.uid", "linux.uidMappings"),
-        ("id_maps.gid", "linux.gidMappings"),
-        ("time_offsets", "linux.timeOffsets"),
-        ("seccomp", "linux.seccomp"),
-        ("process.seccomp", "linux.seccomp"),
-        ("process.user.groups", "process.user.additionalGids"),
-        ("process.oom_score_adj", "process.oomScoreAdj"),
-        ("process.apparmor_profile", "process.apparmorProfile"),
-        ("process.selinux_label", "process.selinuxLabel"),
-        ("process.io_priority", "process.ioPriority"),
-        ("process.memory_policy", "linux.memoryPolicy"),
-        ("process.personality", "linux.personality"),
-    ];
-    const OF_MOUNTS: [(&str, &str); 8] = [
-        (".kind.source", ".source"),
-        (".kind.fstype", ".type"),
-        (".kind.options", ".options"),
-        (".id_maps.gid", ".gidMappings"),
-        (".id_maps", ".uidMappings"),
-        (".copy_up", ".options"),
-        (".attributes", ".options"),
-        (".recursive_attributes", ".options"),
-    ];
-    let (start, rest, names) = match field.find(']') {
-        Some(end) if field.starts_with("mounts[") => (&field[..=end], &field[end + 1..], &OF_MOUNTS[..]),
-        _ => ("", field, &FIELDS[..]),
-    };
-    names.iter().find_map(|(spec, json)| {
-        let below = rest.strip_prefix(spec)?;
-        // A name ends here: `nodes[1]` and `nodes`, not `nodes_of_others`.
-        (below.is_empty() || below.starts_with(['.', '['])).then(|| format!("{start}{json}{below}"))
-    })
 }
 
 fn directory(field: &str, bundle: &Path, path: &Path) -> Result<PathBuf, Error> {
