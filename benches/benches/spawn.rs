@@ -75,10 +75,10 @@ fn containers(criterion: &mut Criterion, ground: &Ground) {
     group.bench_function("floor-rust", |b| b.iter(|| floor_in_rust.run().expect("floor")));
     group.bench_function("like-floor", |b| b.iter(|| run(&mut library)));
     group.bench_function("like-floor-planned-anew", |b| b.iter(|| run(&mut ground.container())));
-    let plan = ground.container().plan().expect("plan");
+    let launcher = ground.container().launcher().expect("plan");
     group.bench_function("like-floor-plan-spawn", |b| {
         b.iter(|| {
-            let mut container = plan.spawn().expect("start");
+            let mut container = launcher.spawn().expect("start");
             assert!(container.wait().expect("wait").status.success());
             container.delete().expect("delete");
         });

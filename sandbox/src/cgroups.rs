@@ -1,4 +1,5 @@
-//! Where a container's cgroup is made, and what it says of the container's end.
+//! The cgroup of a container: where it is made, its limits, and what its counters say about the end of
+//! the container.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::Read;
@@ -11,46 +12,71 @@ use std::time::Duration;
 use cgroup_core::delegate::{self, Move};
 use cgroup_core::{Cgroup, Controllers, Limits, MemoryEvents};
 
-use crate::command::CgroupUse;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{Oom, OomLevel};
 use crate::spawn::{Lock, lock};
 use crate::spec::Spec;
 
-/// The name of the cgroup that holds all containers of the library's making.
-const BASE: &str = "nspod";
+/// Name of the cgroup under which the library makes the cgroups of containers.
+const PARENT: &str = "nspod";
 
-/// How the names of cgroups begin that are made ahead.
+/// Prefix of the names of the cgroups that a pool makes.
 const AHEAD: &str = "pool-";
 
-/// The controllers that containers are limited and measured by, as far as the host has them.
+/// Controllers to enable for containers, as far as the host has them.
 pub(crate) const WANTED: Controllers = Controllers::all();
+
+/// Which cgroup a container starts in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum CgroupUse {
+    /// A new one under the library's parent, if the host lets the caller make one.
+    #[default]
+    Auto,
+    /// A new one under this one.
+    Under(PathBuf),
+    /// A new one with this path, and its missing parents.
+    At(PathBuf),
+    /// An existing one, which belongs to the container that is joined.
+    Inside {
+        /// Its directory.
+        path: PathBuf,
+        /// The first process of the container. If the cgroup is gone or has controllers enabled for
+        /// its children, and so cannot hold processes, the cgroup of this process is used.
+        of: Option<i32>,
+        /// Start even if the cgroup is frozen.
+        even_frozen: bool,
+    },
+    /// The caller's.
+    None,
+}
 
 /// A container's cgroup.
 #[derive(Debug)]
-pub(crate) struct Home {
+pub(crate) struct ContainerCgroup {
     cgroup: Cgroup,
-    /// It belongs to the container that is joined, and is not this one's to remove.
+    /// The cgroup belongs to another container or lives on, so this value does not remove it.
     borrowed: bool,
-    /// The library's own parent.
-    base: Option<Arc<Base>>,
+    /// The library's parent, if the cgroup is in it.
+    parent: Option<Arc<CgroupParent>>,
+    /// The pod's cgroup, if the container is in a pod.
     pod: Option<PathBuf>,
-    /// `oom` of each cgroup above, before the start.
+    /// Path and `oom` count of each ancestor before the start.
     above: Vec<(PathBuf, u64)>,
 }
 
-impl Home {
-    /// Makes the cgroup, with the spec's limits, or finds out that none is to be had.
+impl ContainerCgroup {
+    /// Opens or makes the cgroup, and sets the spec's limits. Returns `None` if the container stays in
+    /// the caller's cgroup.
     pub(crate) fn open(
         wanted: &CgroupUse,
         name: Option<&str>,
         spec: &Spec,
         pod: Option<PathBuf>,
-        base: &mut Option<Arc<Base>>,
-    ) -> Result<Option<Home>, Error> {
+        known: &mut Option<Arc<CgroupParent>>,
+    ) -> Result<Option<ContainerCgroup>, Error> {
         let demanded = !spec.limits.is_empty() || spec.devices.is_some();
         let name = || name.map_or_else(random_name, str::to_owned);
-        let (cgroup, base) = match wanted {
+        let (cgroup, parent) = match wanted {
             CgroupUse::None => {
                 nothing_demanded(spec, "the container is to have no cgroup of its own")?;
                 return Ok(None);
@@ -62,7 +88,13 @@ impl Home {
                 if !even_frozen {
                     not_frozen(&cgroup)?;
                 }
-                return Ok(Some(Home { cgroup, borrowed: true, base: None, pod: None, above: Vec::new() }));
+                return Ok(Some(ContainerCgroup {
+                    cgroup,
+                    borrowed: true,
+                    parent: None,
+                    pod: None,
+                    above: Vec::new(),
+                }));
             }
             CgroupUse::At(path) => {
                 let cgroup = Cgroup::top()?.create_path(path, WANTED)?;
@@ -73,38 +105,44 @@ impl Home {
                 not_frozen(&parent)?;
                 (parent.create_child(name())?, None)
             }
-            CgroupUse::Auto => match create_in_base(&name(), base) {
-                Ok((base, cgroup)) => (cgroup, Some(base)),
-                Err(e) if !demanded && none_to_be_had(&e) => return Ok(None),
+            CgroupUse::Auto => match create_in_parent(&name(), known) {
+                Ok((parent, cgroup)) => (cgroup, Some(parent)),
+                Err(e) if !demanded && is_not_allowed(&e) => return Ok(None),
                 Err(e) => return Err(e),
             },
         };
-        let mut home = Home { cgroup, borrowed: false, base, pod, above: Vec::new() };
-        home.prepare(spec)?;
-        Ok(Some(home))
+        let mut cgroup = ContainerCgroup { cgroup, borrowed: false, parent, pod, above: Vec::new() };
+        cgroup.prepare(spec)?;
+        Ok(Some(cgroup))
     }
 
-    /// Makes a cgroup for whoever comes, here or where the library would.
-    pub(crate) fn ahead(parent: Option<&Path>, known: &mut Option<Arc<Base>>) -> Result<Home, Error> {
+    /// Makes a cgroup for a pool, under `parent` or the library's parent.
+    pub(crate) fn ahead(
+        parent: Option<&Path>,
+        known: &mut Option<Arc<CgroupParent>>,
+    ) -> Result<ContainerCgroup, Error> {
         let name = format!("{AHEAD}{}", random_name());
         for _ in 0..100 {
-            let (cgroup, base) = match parent {
+            let (cgroup, parent) = match parent {
                 Some(path) => (Cgroup::open(path)?.create_child(&name)?, None),
-                None => create_in_base(&name, known).map(|(base, cgroup)| (cgroup, Some(base)))?,
+                None => create_in_parent(&name, known).map(|(parent, cgroup)| (cgroup, Some(parent)))?,
             };
-            let home = Home { cgroup, borrowed: false, base, pod: None, above: Vec::new() };
-            // Held as long as the descriptor is open. Another pool that found it before that has
-            // removed it.
-            if lock(home.cgroup.as_fd(), Lock::Shared) && home.cgroup.events().is_ok() {
-                return Ok(home);
+            let made = ContainerCgroup { cgroup, borrowed: false, parent, pod: None, above: Vec::new() };
+            // The lock lasts as long as the descriptor is open. Another pool may have removed the cgroup
+            // before it was locked.
+            if lock(made.cgroup.as_fd(), Lock::Shared) && made.cgroup.events().is_ok() {
+                return Ok(made);
             }
         }
-        Err(Error::new(ErrorKind::Cgroup, format!("somebody removes the cgroup {name} whenever it is made")))
+        Err(Error::new(
+            ErrorKind::Cgroup,
+            format!("cannot make the cgroup {name}: another program removed it each time"),
+        ))
     }
 
-    /// What [`ahead`](Self::ahead) has made becomes a container's.
-    pub(crate) fn take_over(mut self, spec: &Spec, pod: Option<PathBuf>) -> Result<Home, Error> {
-        if self.base.is_none() {
+    /// Gives a cgroup that [`ahead`](Self::ahead) made to a container, with the spec's limits.
+    pub(crate) fn take_over(mut self, spec: &Spec, pod: Option<PathBuf>) -> Result<ContainerCgroup, Error> {
+        if self.parent.is_none() {
             not_frozen(&self.cgroup)?;
         }
         self.pod = pod;
@@ -112,11 +150,11 @@ impl Home {
         Ok(self)
     }
 
-    /// Removes what programs that have ended had made ahead, where nobody is in it.
+    /// Removes the empty cgroups that the pools of ended programs left.
     pub(crate) fn remove_abandoned(parent: Option<&Path>) {
         let parent = match parent {
             Some(path) => Cgroup::open(path).ok(),
-            None => delegate::find(BASE, Move::Nothing).ok().map(|found| found.base),
+            None => delegate::find(PARENT, Move::Nothing).ok().map(|found| found.base),
         };
         for child in parent.and_then(|parent| parent.children().ok()).unwrap_or_default() {
             if child.name().as_bytes().starts_with(AHEAD.as_bytes()) && lock(child.as_fd(), Lock::Exclusive) {
@@ -136,7 +174,7 @@ impl Home {
         Ok(())
     }
 
-    /// It belongs to the container that is joined.
+    /// Whether the cgroup belongs to another container.
     pub(crate) fn is_borrowed(&self) -> bool {
         self.borrowed
     }
@@ -145,12 +183,12 @@ impl Home {
         &self.cgroup
     }
 
-    /// The `oom` counts of the cgroups above; empty where there is no memory controller.
+    /// Returns the `oom` counts of the ancestors. The list is empty without a memory controller.
     fn ooms_above(&self) -> Vec<(PathBuf, u64)> {
         let mut all = Vec::new();
         let mut path = self.cgroup.path();
         while let Some(parent) = path.parent() {
-            // std would ask a plain file for its size first, which these do not have.
+            // `read_to_string` of a `File` calls statx(2) for the size first. Cgroup files have none.
             let mut text = String::with_capacity(4096);
             let file = std::fs::File::open(parent.join("memory.events.local"));
             if file.and_then(|file| file.take(u64::MAX).read_to_string(&mut text)).is_err() {
@@ -163,7 +201,8 @@ impl Home {
         all
     }
 
-    /// Whether the OOM killer was at work, and at which level: where `oom` was counted.
+    /// Returns how many processes the OOM killer ended, and whose limit was reached: the level whose
+    /// `oom` count grew.
     pub(crate) fn oom(&self) -> Option<Oom> {
         let killed = self.cgroup.memory_events().ok()?.oom_kill?;
         if killed == 0 {
@@ -184,12 +223,12 @@ impl Home {
         Some(Oom { level, killed })
     }
 
-    /// Removes the cgroup and everything below it.
+    /// Kills what is in the cgroup and removes it, with its descendants.
     pub(crate) fn remove(mut self) -> Result<(), Error> {
         self.clear()
     }
 
-    /// Leaves it to live on.
+    /// Drops the handle and keeps the cgroup.
     pub(crate) fn leave(mut self) {
         self.borrowed = true;
     }
@@ -199,18 +238,33 @@ impl Home {
             return Ok(());
         }
         self.cgroup.destroy()?;
-        self.base = None;
+        self.parent = None;
         Ok(())
     }
 }
 
-impl Drop for Home {
+impl Drop for ContainerCgroup {
     fn drop(&mut self) {
         let _ = self.clear();
     }
 }
 
-/// Checks that the spec has nothing that a cgroup of the container's own would enforce.
+/// Adds the likely cause to the error of a start whose first process was killed.
+///
+/// `cgroup` is the container's.
+pub(crate) fn explain_kill(error: Error, cgroup: Option<&ContainerCgroup>) -> Error {
+    if error.kind() != ErrorKind::Killed {
+        return error;
+    }
+    let hint = match cgroup.and_then(ContainerCgroup::oom) {
+        Some(oom) => format!("{oom}: the memory limit may be too low for the start"),
+        None => "a process outside sent it the signal, or it reached a limit of its own".to_owned(),
+    };
+    error.with_hint(Some(hint))
+}
+
+/// Checks that the spec sets neither limits nor device rules, which need a cgroup of the container's
+/// own.
 fn nothing_demanded(spec: &Spec, why: &str) -> Result<(), Error> {
     let limit = spec.limits.writes().into_iter().next().map(|(file, _)| format!("limits.{file}"));
     match limit.or(spec.devices.as_ref().map(|_| "devices".to_owned())) {
@@ -221,23 +275,24 @@ fn nothing_demanded(spec: &Spec, why: &str) -> Result<(), Error> {
     }
 }
 
-/// A process that is born frozen never becomes its program, and its parent would wait for it.
+/// Checks that a cgroup is not frozen: a process that starts in it would never reach its program, and
+/// the caller would wait forever.
 fn not_frozen(cgroup: &Cgroup) -> Result<(), Error> {
     match cgroup.events() {
         Ok(events) if events.frozen => Err(Error::new(
             ErrorKind::State,
             format!("nothing can be started in {}, which is frozen: thaw it first", cgroup.path().display()),
         )),
-        // The root of the hierarchy cannot be frozen, and what is gone takes no process.
+        // The root of the hierarchy has no cgroup.events. If the cgroup is gone, the clone fails.
         Err(e) if e.kind() != cgroup_core::ErrorKind::NotFound => Err(e.into()),
         _ => Ok(()),
     }
 }
 
-/// Sets limits, after what it takes from the cgroups above.
+/// Sets limits, after it has enabled their controllers in the ancestors.
 pub(crate) fn limit(cgroup: &Cgroup, limits: &Limits) -> Result<(), Error> {
     if let Err(missing) = cgroup.enable_path(limits.controllers()) {
-        // `apply` says of each limit why it cannot be had.
+        // The error of `apply` names the limit and why it cannot be enforced.
         cgroup.apply(limits)?;
         return Err(missing.into());
     }
@@ -245,25 +300,21 @@ pub(crate) fn limit(cgroup: &Cgroup, limits: &Limits) -> Result<(), Error> {
     Ok(())
 }
 
-/// The cgroup under which containers are made: `nspod` below the root for root, below what
-/// is delegated for others. It is removed with the last that uses it, here or in another
-/// program.
+/// The library's parent of container cgroups: `nspod` below the hierarchy's root for root, below the
+/// delegated cgroup for other users. The last user removes it, in this program or another.
 #[derive(Debug)]
-pub(crate) struct Base(Cgroup);
+pub(crate) struct CgroupParent(Cgroup);
 
-impl Base {
-    /// The controllers that containers are measured by are handed down to it as far as the host
-    /// lets them be.
-    fn find() -> Result<Base, Error> {
-        let found = delegate::find(BASE, Move::Nothing)?;
-        let base = Base(found.base);
-        // Only a limit that is asked for is owed, and then what is in its way is said.
-        let _ = base.hand_down(WANTED & found.controllers);
-        Ok(base)
+impl CgroupParent {
+    /// Finds or makes it, and enables the controllers that the host allows.
+    fn find() -> Result<CgroupParent, Error> {
+        let found = delegate::find(PARENT, Move::Nothing)?;
+        let parent = CgroupParent(found.base);
+        // If a limit needs a controller that cannot be enabled, `limit` reports it.
+        let _ = parent.hand_down(WANTED & found.controllers);
+        Ok(parent)
     }
-}
 
-impl Base {
     fn hand_down(&self, wanted: Controllers) -> cgroup_core::Result<()> {
         if wanted.is_empty() {
             return Ok(());
@@ -277,25 +328,28 @@ impl Base {
     }
 }
 
-impl Drop for Base {
+impl Drop for CgroupParent {
     fn drop(&mut self) {
-        // Busy as long as another container lives in it.
+        // This fails with EBUSY while it holds another container.
         let _ = std::fs::remove_dir(self.0.path());
     }
 }
 
-/// Makes a cgroup under the base, which may be known from before. It may vanish at any moment,
-/// and is made again.
-fn create_in_base(name: &str, known: &mut Option<Arc<Base>>) -> Result<(Arc<Base>, Cgroup), Error> {
+/// Makes a cgroup under the library's parent, which `known` may hold from an earlier call. Another
+/// program can remove the parent at any moment; then it is made again.
+fn create_in_parent(
+    name: &str,
+    known: &mut Option<Arc<CgroupParent>>,
+) -> Result<(Arc<CgroupParent>, Cgroup), Error> {
     let gone = |e: &Error| matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV));
     let mut attempt = || {
-        let base = match known.take() {
-            Some(base) => base,
-            None => Arc::new(Base::find()?),
+        let parent = match known.take() {
+            Some(parent) => parent,
+            None => Arc::new(CgroupParent::find()?),
         };
-        let cgroup = base.0.create_child(name)?;
-        *known = Some(base.clone());
-        Ok((base, cgroup))
+        let cgroup = parent.0.create_child(name)?;
+        *known = Some(parent.clone());
+        Ok((parent, cgroup))
     };
     for _ in 0..100 {
         match attempt() {
@@ -306,31 +360,32 @@ fn create_in_base(name: &str, known: &mut Option<Arc<Base>>) -> Result<(Arc<Base
     attempt()
 }
 
-/// Whether this host lets the caller have no cgroup: there is no hierarchy, or no right to one. Any
-/// other failure (a name that is taken, a limit on cgroups, too many open files) is one to tell.
-pub(crate) fn none_to_be_had(e: &Error) -> bool {
+/// Whether an error means that this host lets the caller make no cgroup: there is no cgroup2
+/// hierarchy, or the caller has no permission. Other failures (a name in use, a limit on the number
+/// of cgroups, too many open files) are not this.
+pub(crate) fn is_not_allowed(e: &Error) -> bool {
     let refused = matches!(e.raw_os_error(), None | Some(libc::EACCES | libc::EPERM | libc::EROFS));
     e.kind() == ErrorKind::Cgroup && refused
 }
 
-/// Twelve hexadecimal digits, made without a system call once the thread has its keys.
+/// Returns twelve random hexadecimal digits. Only the first call in a thread makes a system call.
 pub(crate) fn random_name() -> String {
-    // The keys are the kernel's random bits. A process that was forked off has the same ones.
+    // The keys are random bits from the kernel. A forked process has the same keys, another pid.
     let number = RandomState::new().hash_one(std::process::id());
     format!("{:012x}", number >> 16)
 }
 
-/// Makes a parent for a pod's containers, and says which base it lies in. The path of one that is
-/// free is told before it is made.
+/// Makes the cgroup of a pod, and returns it with the path of the library's parent. `tell` is called
+/// with the path before the cgroup is made, unless something has that path already.
 pub(crate) fn make_pod(
     name: &str,
     tell: impl FnOnce(&Path) -> Result<(), Error>,
 ) -> Result<(Cgroup, PathBuf), Error> {
-    let base = Arc::new(Base::find()?);
-    let path = base.0.path().join(name);
+    let parent = Arc::new(CgroupParent::find()?);
+    let path = parent.0.path().join(name);
     if !path.exists() {
         tell(&path)?;
     }
-    let (base, cgroup) = create_in_base(name, &mut Some(base))?;
-    Ok((cgroup, base.0.path().to_owned()))
+    let (parent, cgroup) = create_in_parent(name, &mut Some(parent))?;
+    Ok((cgroup, parent.0.path().to_owned()))
 }

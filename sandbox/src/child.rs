@@ -241,7 +241,7 @@ fn place_ready(step: &Step, loan: &mut Loan<'_>) -> Done {
 }
 
 /// Does steps in a thread that is no child, in which nothing is placed: see
-/// [`spawn::ahead`](crate::spawn::ahead). Those mounts that are made are filled in.
+/// [`perform_ahead`](crate::spawn::perform_ahead). Those mounts that are made are filled in.
 ///
 /// # Errors
 /// The number of the step, the call and the errno.

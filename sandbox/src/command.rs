@@ -2,47 +2,25 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use cgroup_core::{Hierarchy, Limits};
 use ns_core::{Kind, Kinds, Pidfd};
 
+use crate::cgroups::CgroupUse;
 use crate::container::Container;
 use crate::error::{Error, ErrorKind};
-use crate::family::Guests;
-use crate::hold::Hold;
+use crate::fd::duplicate;
+use crate::launch::{Launcher, OnPrepared, StartOptions};
 use crate::outcome::Outcome;
-use crate::plan::{Handles, Plan};
+use crate::plan::{Handles, Hold, Plan};
 use crate::pool::{Pool, Shared};
+use crate::reap::ReapList;
+use crate::spawn::Prepared;
 use crate::spec::{Join, Mount, Namespace, Namespaces, Root, Spec, User};
-
-/// A standard stream of a container.
-#[derive(Debug, Default)]
-pub enum Stdio {
-    /// The caller's own.
-    #[default]
-    Inherit,
-    /// `/dev/null`.
-    Null,
-    /// A pipe whose other end [`Container`] holds.
-    Piped,
-    /// This descriptor.
-    Fd(OwnedFd),
-}
-
-impl From<OwnedFd> for Stdio {
-    fn from(fd: OwnedFd) -> Stdio {
-        Stdio::Fd(fd)
-    }
-}
-
-impl From<File> for Stdio {
-    fn from(file: File) -> Stdio {
-        Stdio::Fd(file.into())
-    }
-}
+use crate::stdio::{Stdio, Streams};
 
 /// A container to be.
 ///
@@ -62,64 +40,16 @@ impl From<File> for Stdio {
 pub struct Command {
     spec: Spec,
     handles: Handles,
-    /// The plan for these, until they are changed.
-    plan: Option<Arc<Plan>>,
+    /// Starts the plan for these; `None` after one of them was changed.
+    launcher: Option<Arc<Launcher>>,
     stdio: [Stdio; 3],
     name: Option<String>,
     cgroup: CgroupUse,
     pod: Option<PathBuf>,
     exit_file: Option<File>,
-    hosts: Vec<Guests>,
+    reaped_by: Vec<ReapList>,
     prepared: Option<OnPrepared>,
     pool: Option<Arc<Shared>>,
-}
-
-/// A container whose namespaces and mounts are made, and whose `/` is still the caller's.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Prepared<'a> {
-    /// The pid of its process, as the caller sees it.
-    pub pid: i32,
-    /// Its process.
-    pub pidfd: &'a Pidfd,
-    /// What the spec's hooks get on standard input, if there are any. It may be written anew as
-    /// long as the container is held, for those that are run at its start.
-    pub state: Option<&'a File>,
-}
-
-/// What the caller does then.
-pub(crate) struct OnPrepared(pub(crate) Box<PreparedFn>);
-
-type PreparedFn = dyn FnOnce(&Prepared<'_>) -> Result<Vec<u8>, Error> + Send;
-
-impl std::fmt::Debug for OnPrepared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("OnPrepared")
-    }
-}
-
-/// Which cgroup a container gets.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) enum CgroupUse {
-    /// One of its own where this host lets the caller have one.
-    #[default]
-    Auto,
-    /// One of its own under this one.
-    Under(PathBuf),
-    /// This one, made with its parents.
-    At(PathBuf),
-    /// This one, which holds the container that is joined.
-    Inside {
-        /// Its directory.
-        path: PathBuf,
-        /// The first process of the container. Where this cgroup can take no process, since it is
-        /// gone or hands controllers down, the one that the first process is in by now.
-        of: Option<i32>,
-        /// Frozen or not.
-        even_frozen: bool,
-    },
-    /// None: it stays in the caller's.
-    None,
 }
 
 impl Command {
@@ -143,13 +73,13 @@ impl Command {
         Command {
             spec,
             handles: Handles::default(),
-            plan: None,
+            launcher: None,
             stdio: Default::default(),
             name: None,
             cgroup: CgroupUse::Auto,
             pod: None,
             exit_file: None,
-            hosts: Vec::new(),
+            reaped_by: Vec::new(),
             prepared: None,
             pool: None,
         }
@@ -162,12 +92,12 @@ impl Command {
 
     /// The spec, to change anything that has no method here.
     pub fn spec_mut(&mut self) -> &mut Spec {
-        self.plan = None;
+        self.launcher = None;
         &mut self.spec
     }
 
     fn handles_mut(&mut self) -> &mut Handles {
-        self.plan = None;
+        self.launcher = None;
         &mut self.handles
     }
 
@@ -375,7 +305,7 @@ impl Command {
 
     /// Takes what is ready in a pool, and makes the rest.
     pub fn pool(&mut self, pool: &Pool) -> &mut Self {
-        self.plan = None;
+        self.launcher = None;
         self.pool = Some(pool.shared());
         self
     }
@@ -387,25 +317,18 @@ impl Command {
         self
     }
 
-    /// The process becomes a further one in a container of this program's.
-    pub(crate) fn guest_of(&mut self, guests: &Guests) {
-        self.hosts.push(guests.clone());
+    /// The process must be reaped for a container or pod of this program to end.
+    pub(crate) fn reaped_by(&mut self, list: &ReapList) {
+        self.reaped_by.push(list.clone());
     }
 
-    /// Where the spec joins this pid, it is this process that is meant, whoever has the
-    /// number by then.
+    /// Pins a pid that the spec joins to this pidfd, so that a reused pid is not joined.
     pub(crate) fn joins_process(&mut self, pid: i32, pidfd: &Pidfd) -> Result<(), Error> {
         self.handles_mut().process = Some((pid, duplicate(pidfd)?));
         Ok(())
     }
 
-    /// Executes this file, whatever the first argument is.
-    pub(crate) fn file(&mut self, path: impl Into<PathBuf>) -> &mut Self {
-        self.handles_mut().file = Some(path.into());
-        self
-    }
-
-    /// The program's `/` is this directory.
+    /// Makes this directory the program's `/`.
     pub(crate) fn enters_root(&mut self, root: OwnedFd) {
         self.handles_mut().root = Some(root);
     }
@@ -421,46 +344,54 @@ impl Command {
         self
     }
 
-    /// What would be done, without doing it. It is made once: each [`spawn`](Self::spawn)
-    /// follows it until something of the command is changed.
+    /// Returns what a start would do, without doing it. The plan is made once: each
+    /// [`spawn`](Self::spawn) follows it until the command is changed.
     ///
     /// # Errors
-    /// As [`Plan::new`], and if this process is out of descriptors.
+    /// As [`Plan::new`], and if this process has too many open files (`EMFILE`).
     pub fn plan(&mut self) -> Result<Arc<Plan>, Error> {
-        if let Some(plan) = &self.plan {
-            return Ok(plan.clone());
-        }
-        let mut plan = Plan::new(&self.spec, self.handles.try_clone()?)?;
-        plan.pool = self.pool.clone();
-        let plan = Arc::new(plan);
-        self.plan = Some(plan.clone());
-        Ok(plan)
+        Ok(self.launcher()?.plan().clone())
     }
 
-    /// Starts the container. A further call starts a further one, by the same plan.
-    ///
-    /// Sound from any thread of any program; it changes nothing of the caller's process.
+    /// Returns what starts this command's plan any number of times, from any thread. The standard
+    /// streams, the name and the place of the cgroup are not part of a plan.
     ///
     /// # Errors
-    /// What the spec has wrong, the limit that this host cannot enforce, or the step that
+    /// As [`plan`](Self::plan).
+    pub fn launcher(&mut self) -> Result<Arc<Launcher>, Error> {
+        if let Some(launcher) = &self.launcher {
+            return Ok(launcher.clone());
+        }
+        let plan = Plan::new(&self.spec, self.handles.try_clone()?)?;
+        let launcher = Arc::new(Launcher::new(plan).with_shared_pool(self.pool.clone()));
+        self.launcher = Some(launcher.clone());
+        Ok(launcher)
+    }
+
+    /// Starts the container. A further call starts another one, by the same plan.
+    ///
+    /// This is sound from any thread of any program. It changes nothing of the caller's process.
+    ///
+    /// # Errors
+    /// The field of the spec that is invalid, the limit that this host cannot enforce, or the step that
     /// failed. Nothing is then left behind.
     pub fn spawn(&mut self) -> Result<Container, Error> {
-        let plan = self.plan()?;
+        let launcher = self.launcher()?;
         let mut streams = Streams::open(std::mem::take(&mut self.stdio))?;
         let pod = self.pod.take();
         let mut start = |cgroup: &CgroupUse| {
-            let home = plan.home(cgroup, self.name.as_deref(), pod.clone())?;
-            Container::start_plan(
-                plan.clone(),
-                &mut streams,
-                home,
-                self.exit_file.take(),
-                self.hosts.clone(),
-                self.prepared.take(),
-            )
+            launcher.start(StartOptions {
+                streams: &mut streams,
+                cgroup,
+                name: self.name.as_deref(),
+                pod: pod.clone(),
+                exit_file: self.exit_file.take(),
+                reaped_by: self.reaped_by.clone(),
+                prepared: self.prepared.take(),
+            })
         };
         match (start(&self.cgroup), &self.cgroup) {
-            (Err(e), CgroupUse::Inside { of: Some(pid), even_frozen, .. }) if takes_no_process(&e) => {
+            (Err(e), CgroupUse::Inside { of: Some(pid), even_frozen, .. }) if holds_no_process(&e) => {
                 let path = Hierarchy::detect()?.of(*pid)?.path().to_owned();
                 start(&CgroupUse::Inside { path, of: None, even_frozen: *even_frozen })
             }
@@ -480,84 +411,12 @@ impl Command {
     }
 }
 
-/// Whether a cgroup is gone, or hands controllers down, and so can hold no process.
-fn takes_no_process(e: &Error) -> bool {
+/// Whether the start failed because the cgroup is gone or has controllers enabled for its children, and
+/// so cannot hold processes.
+fn holds_no_process(e: &Error) -> bool {
     let errno = e.raw_os_error();
-    // Here, or by the child on its way into the namespaces.
+    // The clone3 of this process, or a second one of the child.
     let of_clone = e.kind() == ErrorKind::Clone || e.failed_call() == Some("clone3");
     of_clone && matches!(errno, Some(libc::ENODEV | libc::EBUSY))
         || e.kind() == ErrorKind::Cgroup && matches!(errno, Some(libc::ENOENT | libc::ENODEV))
-}
-
-/// The standard streams as both sides hold them.
-pub(crate) struct Streams {
-    child: [Option<OwnedFd>; 3],
-    pub(crate) ours: [Option<File>; 3],
-}
-
-impl Streams {
-    pub(crate) fn open(stdio: [Stdio; 3]) -> Result<Streams, Error> {
-        let mut streams = Streams { child: Default::default(), ours: Default::default() };
-        for (number, stdio) in stdio.into_iter().enumerate() {
-            match stdio {
-                Stdio::Inherit => {}
-                Stdio::Null => {
-                    let null = File::options().read(true).write(true).open("/dev/null");
-                    let null =
-                        null.map_err(|e| Error::io(ErrorKind::Process, "open /dev/null", "open", &e))?;
-                    streams.child[number] = Some(null.into());
-                }
-                Stdio::Fd(fd) => streams.child[number] = Some(fd),
-                Stdio::Piped => {
-                    let (reader, writer) = std::io::pipe()
-                        .map_err(|e| Error::io(ErrorKind::Process, "make a pipe", "pipe2", &e))?;
-                    let (reader, writer) = (OwnedFd::from(reader), OwnedFd::from(writer));
-                    let (child, ours) = if number == 0 { (reader, writer) } else { (writer, reader) };
-                    streams.child[number] = Some(child);
-                    streams.ours[number] = Some(File::from(ours));
-                }
-            }
-        }
-        Ok(streams)
-    }
-
-    /// What the child gets as 0, 1 and 2.
-    pub(crate) fn child(&self) -> [RawFd; 3] {
-        let own = [
-            std::io::stdin().as_fd().as_raw_fd(),
-            std::io::stdout().as_fd().as_raw_fd(),
-            std::io::stderr().as_fd().as_raw_fd(),
-        ];
-        std::array::from_fn(|n| self.child[n].as_ref().map_or(own[n], |fd| fd.as_raw_fd()))
-    }
-
-    /// Closes this process's copies of the child's ends.
-    pub(crate) fn close_child(&mut self) {
-        self.child = Default::default();
-    }
-}
-
-pub(crate) fn duplicate(fd: &impl AsFd) -> Result<OwnedFd, Error> {
-    let copy = fd.as_fd().try_clone_to_owned();
-    copy.map_err(|e| Error::io(ErrorKind::Process, "copy a descriptor", "fcntl", &e))
-}
-
-impl Handles {
-    fn try_clone(&self) -> Result<Handles, Error> {
-        let inherited = self.inherited.iter().map(|(fd, to)| Ok((duplicate(fd)?, *to)));
-        let namespaces = self.namespaces.iter().map(|n| Ok(n.try_clone()?));
-        Ok(Handles {
-            namespaces: namespaces.collect::<Result<_, Error>>()?,
-            inherited: inherited.collect::<Result<_, Error>>()?,
-            process: self
-                .process
-                .as_ref()
-                .map(|(pid, fd)| Ok::<_, Error>((*pid, duplicate(fd)?)))
-                .transpose()?,
-            hold: self.hold.clone(),
-            root: self.root.as_ref().map(duplicate).transpose()?,
-            ready: self.ready,
-            file: self.file.clone(),
-        })
-    }
 }

@@ -16,7 +16,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind as IoKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
@@ -25,18 +25,8 @@ use nix::unistd::mkfifo;
 use crate::child::Message;
 use crate::error::{Error, ErrorKind};
 use crate::hint;
-use crate::plan::Plan;
-use crate::spawn;
-use crate::step::Call;
-
-/// How a container is held at its last steps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Hold {
-    /// Until [`Container::start`](crate::Container::start), and as long as this program lives.
-    Here,
-    /// Until [`start_held`], by whichever program, with this directory.
-    At(PathBuf),
-}
+use crate::spawn::{failure, stage};
+use crate::step::{Call, Step};
 
 const GO: &str = "exec.fifo";
 const REPORT: &str = "exec.report";
@@ -50,9 +40,9 @@ pub(crate) struct Pipes {
 }
 
 impl Pipes {
-    pub(crate) fn make(directory: &Path, plan: &Plan) -> Result<Pipes, Error> {
+    pub(crate) fn make(directory: &Path, steps: &[Step]) -> Result<Pipes, Error> {
         let mut words = String::new();
-        for step in &plan.steps {
+        for step in steps {
             words.push_str(&step.to_string().replace('\n', " "));
             words.push('\n');
         }
@@ -110,7 +100,7 @@ pub fn start_held(directory: &Path) -> Result<(), Error> {
     };
     // In this order: once nobody has the report open for writing there is an end of file.
     let mut report = open(REPORT, false)?;
-    let stage = open(STAGE, false)?;
+    let memory = open(STAGE, false)?;
     let mut go = open(GO, true)?;
     match go.write(&[1]) {
         Ok(_) => {}
@@ -128,11 +118,11 @@ pub fn start_held(directory: &Path) -> Result<(), Error> {
             "it was killed: by another process, or because the memory limit is too low for the start".into(),
         ))
     };
-    let note = spawn::read_note(&stage);
+    let note = stage::read_note(&memory);
     let failure = match (message, note.failure) {
-        (Some(message), _) => Some(failure(directory, message)),
+        (Some(message), _) => Some(reported(directory, message)),
         (None, [0, ..]) => (!told || note.executes != 1).then(killed),
-        (None, bytes) => Some(failure(directory, Message::from_bytes(bytes))),
+        (None, bytes) => Some(reported(directory, Message::from_bytes(bytes))),
     };
     let path = directory.join(GO);
     let removed = fs::remove_file(&path).map_err(|e| failed("remove", &path, "unlink", &e));
@@ -171,17 +161,17 @@ fn hear(report: &mut File) -> Result<Option<Message>, Error> {
     }
 }
 
-fn failure(directory: &Path, message: Message) -> Error {
+fn reported(directory: &Path, message: Message) -> Error {
     let words = fs::read_to_string(directory.join(STEPS)).unwrap_or_default();
     let steps: Vec<&str> = words.lines().collect();
     let at = usize::from(message.step);
     let what = steps.get(at).copied().unwrap_or("take its last steps");
     let (call, errno) = (Call::from_u8(message.call), message.value);
     if call == Call::Wait4 {
-        return spawn::hook_failure(what, errno);
+        return failure::hook_failed(what, errno);
     }
     let executes = at + 1 == steps.len();
-    let kind = if executes { spawn::exec_kind(errno) } else { ErrorKind::Step };
+    let kind = if executes { failure::exec_kind(errno) } else { ErrorKind::Step };
     let hint = if executes { hint::exec(errno) } else { hint::hook(call, errno) };
     Error::call(kind, what, call.name(), errno).with_hint(hint.map(Into::into))
 }

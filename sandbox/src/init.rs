@@ -15,6 +15,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use ns_core::ExitStatus;
 
 use crate::error::{Error, ErrorKind};
+use crate::fd::duplicate_above;
 
 /// The program, for this machine.
 const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/nspod-init"));
@@ -24,7 +25,7 @@ static SEALED: OnceLock<(OwnedFd, bool)> = OnceLock::new();
 
 /// A descriptor of the sealed image with a number of at least `above`.
 pub(crate) fn image(above: i32) -> Result<OwnedFd, Error> {
-    crate::spawn::dup_above(&shared()?.0, above)
+    duplicate_above(&shared()?.0, above)
 }
 
 /// A file for one start alone, before Linux 6.3: there a container could change the mode of the
@@ -32,7 +33,7 @@ pub(crate) fn image(above: i32) -> Result<OwnedFd, Error> {
 pub(crate) fn image_for_one(above: i32) -> Result<Option<OwnedFd>, Error> {
     match shared()?.1 {
         true => Ok(None),
-        false => crate::spawn::dup_above(&seal()?.0, above).map(Some),
+        false => duplicate_above(&seal()?.0, above).map(Some),
     }
 }
 

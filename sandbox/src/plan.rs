@@ -18,17 +18,12 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
 use ns_core::{IdMap, Kind, Kinds};
 
-use crate::cgroups::{Base, Home};
-use crate::command::{CgroupUse, Streams};
-use crate::container::Container;
 use crate::error::{Error, ErrorKind};
-use crate::hold::Hold;
+use crate::fd::duplicate;
 use crate::host::Host;
-use crate::pool::{Pool, Shared};
 use crate::spec::{Namespace, Root, Spec};
 use crate::step::{CStrings, Exec, Hook, Param, Step};
 
@@ -66,12 +61,8 @@ pub struct Plan {
     pub(crate) ready: bool,
     /// The steps that make the standard `/dev` and need not to be the container's own.
     pub(crate) dev: Option<Range<usize>>,
-    /// Where what is ready is taken from.
-    pub(crate) pool: Option<Arc<Shared>>,
     /// The spec that this came from.
     pub(crate) spec: Spec,
-    /// Kept from the first start on, so that not each makes it anew.
-    base: Mutex<Option<Arc<Base>>>,
 }
 
 /// The last steps of a start, for the stage: see [`stage`].
@@ -168,25 +159,53 @@ pub(crate) enum MapsOf {
     Namespace(OwnedFd),
 }
 
-/// What a spec cannot hold: descriptors.
+/// How a container is held before its program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hold {
+    /// Until [`Container::start`](crate::Container::start), while this program lives.
+    Here,
+    /// Until [`start_held`](crate::start_held) with this directory, in this program or another.
+    At(PathBuf),
+}
+
+/// Descriptors and other handles that belong to a spec.
 #[derive(Debug, Default)]
 pub struct Handles {
-    /// Namespaces to join, for the kinds that the spec says `Join(Handle)` of.
+    /// Namespaces to join, for the kinds that the spec has as `Join(Handle)`.
     pub namespaces: Vec<ns_core::Namespace>,
-    /// The process that is meant where the spec joins this pid.
+    /// The process that the spec joins by this pid. It pins the pid to the pidfd, so that a reused
+    /// pid is not joined.
     pub process: Option<(i32, OwnedFd)>,
-    /// Descriptors that the program inherits: from, to (3 and up).
+    /// Descriptors that the program inherits: from, to (3 or more).
     pub inherited: Vec<(OwnedFd, i32)>,
-    /// Hold the child when everything is ready, until it is started.
+    /// Hold the container before its program, until it is started.
     pub hold: Option<Hold>,
-    /// Stop when the namespaces and mounts are made, for [`Command::prepared`].
+    /// Stop when the namespaces and mounts exist, for [`Command::prepared`].
     ///
     /// [`Command::prepared`]: crate::Command::prepared
     pub ready: bool,
-    /// The program's file, where its first argument is not the path.
+    /// The program's file, if it differs from the first argument.
     pub(crate) file: Option<PathBuf>,
-    /// The directory that becomes `/`: the root of a process whose mount namespace has another.
+    /// The directory that becomes `/`: the root of a process whose mount namespace has another root.
     pub root: Option<OwnedFd>,
+}
+
+impl Handles {
+    /// Copies the handles, so that a plan can be made again.
+    pub(crate) fn try_clone(&self) -> Result<Handles, Error> {
+        let inherited = self.inherited.iter().map(|(fd, to)| Ok((duplicate(fd)?, *to)));
+        let namespaces = self.namespaces.iter().map(|namespace| Ok(namespace.try_clone()?));
+        let process = self.process.as_ref().map(|(pid, fd)| Ok::<_, Error>((*pid, duplicate(fd)?)));
+        Ok(Handles {
+            namespaces: namespaces.collect::<Result<_, Error>>()?,
+            inherited: inherited.collect::<Result<_, Error>>()?,
+            process: process.transpose()?,
+            hold: self.hold.clone(),
+            root: self.root.as_ref().map(duplicate).transpose()?,
+            ready: self.ready,
+            file: self.file.clone(),
+        })
+    }
 }
 
 /// The descriptors that the stage and the embedded init find in place, counted from the highest
@@ -245,9 +264,7 @@ impl Plan {
             file,
             ready,
             dev: None,
-            pool: None,
             spec: spec.clone(),
-            base: Mutex::default(),
         };
         let ids = namespaces::add(&mut plan, host, (namespaces, process))?;
         files::add(&mut plan, host, &ids)?;
@@ -258,55 +275,6 @@ impl Plan {
             return Err(Error::invalid("mounts", "there are more than a plan can hold"));
         }
         Ok(plan)
-    }
-
-    /// Starts a container by this plan, in a cgroup of its own, with the caller's standard
-    /// streams. Nothing is planned any more, and any number of threads may do so at once.
-    /// [`Command::spawn`](crate::Command::spawn) starts in the same way, and can say more.
-    ///
-    /// ```no_run
-    /// use nspod_sandbox::Command;
-    /// let plan = Command::new("true").plan()?;
-    /// for _ in 0..1000 {
-    ///     let mut container = plan.spawn()?;
-    ///     assert!(container.wait()?.status.success());
-    ///     container.delete()?;
-    /// }
-    /// # Ok::<(), nspod_sandbox::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`Command::spawn`](crate::Command::spawn).
-    pub fn spawn(self: &Arc<Plan>) -> Result<Container, Error> {
-        let mut streams = Streams::open(Default::default())?;
-        let home = self.home(&CgroupUse::Auto, None, None)?;
-        Container::start_plan(self.clone(), &mut streams, home, None, Vec::new(), None)
-    }
-
-    /// Makes the cgroup that a container is to start in.
-    pub(crate) fn home(
-        &self,
-        wanted: &CgroupUse,
-        name: Option<&str>,
-        pod: Option<PathBuf>,
-    ) -> Result<Option<Home>, Error> {
-        if let Some(pool) = &self.pool
-            && let Some(ready) = pool.cgroup(wanted, name, &self.spec, pod.as_ref())?
-        {
-            return Ok(Some(ready));
-        }
-        let known = || self.base.lock().unwrap_or_else(|e| e.into_inner());
-        let mut base = known().clone();
-        let home = Home::open(wanted, name, &self.spec, pod, &mut base);
-        *known() = base;
-        home
-    }
-
-    /// The same plan, with what is ready in a pool taken from there.
-    #[must_use]
-    pub fn with_pool(mut self, pool: &Pool) -> Plan {
-        self.pool = Some(pool.shared());
-        self
     }
 
     /// What the child will do, in order.

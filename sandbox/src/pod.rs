@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroups;
 use crate::command::Command;
 use crate::error::{Error, ErrorKind};
-use crate::family::{self, Guests, Process};
+use crate::reap::{self, ChildProcess, ReapList};
 use crate::spec::{Capabilities, IdMaps, Mount, MountKind, Namespaces, Root, Seccomp, Spec, User};
 
 /// What the containers of a pod have in common.
@@ -99,9 +99,9 @@ pub struct Pod {
     cgroup: Option<Cgroup>,
     base: Option<PathBuf>,
     /// The process that holds its namespaces, if one does.
-    holder: Option<Arc<Process>>,
+    holder: Option<Arc<ChildProcess>>,
     /// Its containers, as long as they are this program's to reap.
-    guests: Guests,
+    reaps: ReapList,
     shm: Option<PathBuf>,
     /// Its user namespace has a single id, and setgroups(2) is denied there.
     single_id: bool,
@@ -153,7 +153,7 @@ impl Pod {
         });
         let (cgroup, base) = match made {
             Ok((cgroup, base)) => (Some(cgroup), Some(base)),
-            Err(e) if !privileged && spec.limits.is_empty() && cgroups::none_to_be_had(&e) => (None, None),
+            Err(e) if !privileged && spec.limits.is_empty() && cgroups::is_not_allowed(&e) => (None, None),
             Err(e) => return Err(e),
         };
         let mut pod = Pod {
@@ -161,7 +161,7 @@ impl Pod {
             cgroup,
             base,
             holder: None,
-            guests: Guests::default(),
+            reaps: ReapList::default(),
             shm: None,
             single_id: false,
             pins: None,
@@ -235,7 +235,7 @@ impl Pod {
         }
         let mut command = Command::from_spec(spec);
         command.stdin(crate::Stdio::Null).stdout(crate::Stdio::Null).stderr(crate::Stdio::Null);
-        command.cgroup_use(crate::command::CgroupUse::None);
+        command.cgroup_use(cgroups::CgroupUse::None);
         if !stays {
             command.hold();
         } else if let Some(cgroup) = &self.cgroup {
@@ -255,7 +255,7 @@ impl Pod {
             self.namespaces.push(Namespace::of_pidfd(process.pidfd(), kind)?);
         }
         if stays {
-            self.holder = Some(Process::new(process.pid(), Pidfd::open(process.pid())?));
+            self.holder = Some(ChildProcess::new(process.pid(), Pidfd::open(process.pid())?));
             process.detach();
             return Ok(());
         }
@@ -286,7 +286,7 @@ impl Pod {
     /// If a pin or the holder is gone.
     pub fn open(spec: &PodSpec, record: &PodRecord) -> Result<Pod, Error> {
         let mut namespaces = Vec::new();
-        let open = |pid| Pidfd::open(pid).map(|pidfd| Process::new(pid, pidfd));
+        let open = |pid| Pidfd::open(pid).map(|pidfd| ChildProcess::new(pid, pidfd));
         let holder = record.holder.map(open).transpose()?;
         for kind in spec.share.kinds() {
             namespaces.push(match (&record.pins, &holder) {
@@ -306,7 +306,7 @@ impl Pod {
             cgroup: record.cgroup.as_deref().map(Cgroup::open).transpose()?,
             base: record.base.clone(),
             holder,
-            guests: Guests::default(),
+            reaps: ReapList::default(),
             shm: record.shm.clone(),
             single_id: record.single_id,
             pins: record.pins.clone(),
@@ -361,7 +361,7 @@ impl Pod {
     /// # Errors
     /// If the process is out of descriptors.
     pub fn join(&self, command: &mut Command) -> Result<(), Error> {
-        command.guest_of(&self.guests);
+        command.reaped_by(&self.reaps);
         for namespace in &self.namespaces {
             match (namespace.kind(), self.holder_pid()) {
                 // By pid: only /proc/PID tells whether setgroups is allowed there.
@@ -477,7 +477,7 @@ impl Pod {
             _ => Err(e),
         });
         if let Some(holder) = self.holder.take() {
-            family::reap(holder, &self.guests);
+            reap::reap(holder, &self.reaps);
         }
         if let Some(dir) = self.pins.take() {
             for namespace in &self.namespaces {

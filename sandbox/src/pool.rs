@@ -13,10 +13,9 @@ use std::time::Duration;
 use ns_core::Kinds;
 
 use self::make::Maker;
-use crate::cgroups::Home;
-use crate::command::CgroupUse;
+use crate::cgroups::{CgroupUse, ContainerCgroup};
 use crate::error::{Error, ErrorKind};
-use crate::spawn::BlockedSignals;
+use crate::spawn::{BlockedSignals, Premade};
 use crate::spec::Spec;
 
 /// What a [`Pool`] keeps ready.
@@ -104,16 +103,6 @@ pub struct PoolCounts {
     pub missed: u64,
 }
 
-/// A net namespace with what belongs to it.
-pub(crate) struct Ready {
-    /// The namespaces, with their kinds.
-    pub(crate) namespaces: Vec<(OwnedFd, Kinds)>,
-    /// The mounts of `/dev`, in the order of the plan's steps.
-    pub(crate) dev: Vec<OwnedFd>,
-    /// For what was not wanted.
-    shared: Arc<Shared>,
-}
-
 /// What the thread and those who take have in common.
 pub(crate) struct Shared {
     options: PoolOptions,
@@ -126,8 +115,8 @@ pub(crate) struct Shared {
 #[derive(Default)]
 struct State {
     namespaces: Shelf<make::Namespaces>,
-    cgroups: Shelf<Home>,
-    /// Of what was taken the part that nobody wanted: it is not the taker's to wait for its end.
+    cgroups: Shelf<ContainerCgroup>,
+    /// Unused parts of taken entries; the pool thread drops them, which can take long.
     unused: Vec<OwnedFd>,
     failure: Option<Error>,
     stop: bool,
@@ -263,23 +252,23 @@ impl Shared {
         self.process == std::process::id()
     }
 
-    /// Namespaces for a clone that would make these, if there are any ready.
-    pub(crate) fn namespaces(self: &Arc<Self>, kinds: Kinds) -> Option<Ready> {
+    /// Takes namespaces for a clone that would make these kinds, with the mounts of `/dev` if the
+    /// container has the standard `/dev`. Returns `None` if the pool has none that fit.
+    pub(crate) fn namespaces(&self, kinds: Kinds, wants_dev: bool) -> Option<Premade> {
         if !kinds.contains(Kinds::NET) || kinds.contains(Kinds::USER) || !self.is_here() {
             return None;
         }
         let taken = self.take(|state, size| state.namespaces.take(size))?;
-        let mut ready = Ready { namespaces: Vec::new(), dev: taken.dev, shared: self.clone() };
-        for (namespace, kind) in taken.namespaces {
-            match kinds.contains(kind) {
-                true => ready.namespaces.push((namespace, kind)),
-                false => ready.leave(vec![namespace]),
-            }
+        let (wanted, mut unused): (Vec<_>, Vec<_>) =
+            taken.namespaces.into_iter().partition(|(_, kind)| kinds.contains(*kind));
+        let mut dev = taken.dev;
+        if !wants_dev || !kinds.contains(Kinds::IPC) {
+            unused.extend(dev.drain(..).map(|fd| (fd, Kinds::empty())));
         }
-        if !kinds.contains(Kinds::IPC) {
-            ready.leave_dev();
+        if !unused.is_empty() {
+            self.lock().unused.extend(unused.into_iter().map(|(fd, _)| fd));
         }
-        Some(ready)
+        Some(Premade { namespaces: wanted, dev })
     }
 
     /// A cgroup with the spec's limits for a container that wants it there, if one is ready.
@@ -292,7 +281,7 @@ impl Shared {
         name: Option<&str>,
         spec: &Spec,
         pod: Option<&PathBuf>,
-    ) -> Result<Option<Home>, Error> {
+    ) -> Result<Option<ContainerCgroup>, Error> {
         let fits = match (wanted, &self.options.cgroup_parent) {
             (CgroupUse::Auto, None) => true,
             (CgroupUse::Under(path), Some(parent)) => path == parent,
@@ -302,7 +291,7 @@ impl Shared {
             return Ok(None);
         }
         let taken = self.take(|state, size| state.cgroups.take(size));
-        taken.map(|home| home.take_over(spec, pod.cloned())).transpose()
+        taken.map(|cgroup| cgroup.take_over(spec, pod.cloned())).transpose()
     }
 
     fn take<T>(&self, take: impl FnOnce(&mut State, usize) -> Option<T>) -> Option<T> {
@@ -323,23 +312,6 @@ impl Shared {
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool").field("options", &self.options).finish_non_exhaustive()
-    }
-}
-
-impl Ready {
-    /// The kinds that need not be made any more.
-    pub(crate) fn kinds(&self) -> Kinds {
-        self.namespaces.iter().fold(Kinds::empty(), |all, (_, kind)| all | *kind)
-    }
-
-    /// The container has another `/dev`, or none.
-    pub(crate) fn leave_dev(&mut self) {
-        let dev = std::mem::take(&mut self.dev);
-        self.leave(dev);
-    }
-
-    fn leave(&self, unused: Vec<OwnedFd>) {
-        self.shared.lock().unused.extend(unused);
     }
 }
 
@@ -370,7 +342,7 @@ fn check(options: &PoolOptions) -> Result<(), Error> {
 
 enum Made {
     Namespaces(make::Namespaces),
-    Cgroup(Home),
+    Cgroup(ContainerCgroup),
     Nothing,
 }
 
@@ -378,7 +350,7 @@ enum Made {
 fn work(shared: &Shared) {
     /// Before what failed is tried again, unless somebody waits for it.
     const PAUSE: Duration = Duration::from_secs(1);
-    let size = shared.options.size;
+    let (options, size) = (&shared.options, shared.options.size);
     let mut maker: Option<Maker> = None;
     let mut state = shared.lock();
     while !state.stop {
@@ -391,7 +363,7 @@ fn work(shared: &Shared) {
         drop(state);
         drop(unused);
         let made = match &mut maker {
-            None => Maker::new(&shared.options).map(|made| {
+            None => Maker::new(options.dev, options.cgroups, options.cgroup_parent.as_deref()).map(|made| {
                 maker = Some(made);
                 Made::Nothing
             }),

@@ -839,17 +839,17 @@ fn a_command_is_planned_once_until_it_is_changed() {
 }
 
 #[test]
-fn a_plan_is_spawned_by_many_threads_at_once() {
-    need_root!("a_plan_is_spawned_by_many_threads_at_once");
+fn a_launcher_is_used_by_many_threads_at_once() {
+    need_root!("a_launcher_is_used_by_many_threads_at_once");
     let mut command = Command::new("sh");
     command.args(["-c", "exit 3"]);
-    let plan = command.plan().unwrap();
+    let launcher = command.launcher().unwrap();
     let cgroups = std::sync::Mutex::new(std::collections::BTreeSet::new());
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 for _ in 0..3 {
-                    let mut container = plan.spawn().unwrap();
+                    let mut container = launcher.spawn().unwrap();
                     let path = container.cgroup().unwrap().path().to_owned();
                     assert_eq!(container.wait().unwrap().status, ExitStatus::Exited(3));
                     container.delete().unwrap();

@@ -6,12 +6,12 @@ mod common;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use ns_core::{Kind, Kinds, NamespaceId, NamespaceSet};
 use nspod_sandbox::cgroup_core::{Cgroup, Hierarchy};
 use nspod_sandbox::spec::{Namespace, Root};
-use nspod_sandbox::{Command, Container, ErrorKind, Handles, Plan, Pool, PoolOptions, Stdio};
+use nspod_sandbox::{Command, Container, ErrorKind, Handles, Launcher, Plan, Pool, PoolOptions, Stdio};
 use proptest::prelude::{ProptestConfig, any, proptest};
 
 use common::{in_time, output};
@@ -86,14 +86,14 @@ fn each_is_handed_out_once() {
 }
 
 #[test]
-fn a_plan_takes_from_its_pool_at_each_start() {
-    need_root!("a_plan_takes_from_its_pool_at_each_start");
+fn a_launcher_takes_from_its_pool_at_each_start() {
+    need_root!("a_launcher_takes_from_its_pool_at_each_start");
     let pool = pool(4);
     let mut command = Command::new("sleep");
     command.arg("1000");
-    let plan = Plan::new(command.spec(), Handles::default()).unwrap().with_pool(&pool);
-    let plan = Arc::new(plan);
-    let containers: Vec<_> = (0..2).map(|_| plan.spawn().unwrap()).collect();
+    let plan = Plan::new(command.spec(), Handles::default()).unwrap();
+    let launcher = Launcher::new(plan).with_pool(&pool);
+    let containers: Vec<_> = (0..2).map(|_| launcher.spawn().unwrap()).collect();
     assert_eq!((pool.namespaces().taken, pool.namespaces().missed), (2, 0));
     assert_eq!((pool.cgroups().taken, pool.cgroups().missed), (2, 0));
     let [one, two] = [ids(&containers[0]), ids(&containers[1])];
@@ -104,9 +104,9 @@ fn a_plan_takes_from_its_pool_at_each_start() {
         container.delete().unwrap();
         assert!(!cgroup.exists());
     }
-    // Without one it makes its own.
-    let plan = Arc::new(Plan::new(command.spec(), Handles::default()).unwrap());
-    plan.spawn().unwrap().delete().unwrap();
+    // Without a pool the container's namespaces are made at its start.
+    let plan = Plan::new(command.spec(), Handles::default()).unwrap();
+    Launcher::new(plan).spawn().unwrap().delete().unwrap();
     assert_eq!(pool.namespaces().taken, 2);
 }
 

@@ -79,7 +79,7 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
         stage(plan, host, label, &mut filter, keeps);
     }
     plan.push(Step::Signals);
-    if matches!(plan.held, Some(crate::hold::Hold::At(_))) {
+    if matches!(plan.held, Some(super::Hold::At(_))) {
         plan.push(Step::Started);
     }
     plan.steps.extend(filter);

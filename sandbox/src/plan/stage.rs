@@ -108,7 +108,7 @@ impl Blob {
                 self.push(LABEL, at, Call::Openat2, 0, &args, 0);
             }
             Step::Hold => {
-                let pipes = matches!(plan.held, Some(crate::hold::Hold::At(_)));
+                let pipes = matches!(plan.held, Some(super::Hold::At(_)));
                 let args = match pipes {
                     true => [fd(numbers::GO), fd(numbers::LATE)],
                     false => [Number(NO_DESCRIPTOR); 2],

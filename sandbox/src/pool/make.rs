@@ -1,17 +1,16 @@
 //! The making, on the pool's thread.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::sched::{CloneFlags, unshare};
 use ns_core::{Kind, Kinds, Namespace};
 
-use super::PoolOptions;
-use crate::cgroups::{Base, Home};
+use crate::cgroups::{CgroupParent, ContainerCgroup};
 use crate::error::{Error, ErrorKind};
 use crate::plan::Plan;
-use crate::spawn;
+use crate::spawn::perform_ahead;
 use crate::spec::{Mount, MountKind, Root, Spec};
 
 /// Namespaces that nobody is in.
@@ -27,29 +26,30 @@ pub(super) struct Maker {
     plan: Option<Plan>,
     cgroup_parent: Option<PathBuf>,
     /// Where the library makes cgroups, once it is known.
-    base: Option<Arc<Base>>,
+    known: Option<Arc<CgroupParent>>,
 }
 
 impl Maker {
-    pub(super) fn new(options: &PoolOptions) -> Result<Maker, Error> {
+    /// Detaches this thread from the process, and plans the `/dev`, if it is `wanted`.
+    pub(super) fn new(dev: bool, cgroups: bool, cgroup_parent: Option<&Path>) -> Result<Maker, Error> {
         // The working directory and the umask of this thread are its own from here on.
         unshare(CloneFlags::CLONE_FS).map_err(|e| {
             Error::call(ErrorKind::Namespace, "set the pool's thread apart", "unshare", e as i32)
         })?;
-        let kinds: &[Kind] = if options.dev { &[Kind::Net, Kind::Ipc] } else { &[Kind::Net] };
+        let kinds: &[Kind] = if dev { &[Kind::Net, Kind::Ipc] } else { &[Kind::Net] };
         let home = kinds.iter().map(|kind| Namespace::current(*kind)).collect::<Result<_, _>>()?;
-        let plan = match options.dev {
+        let plan = match dev {
             true => Some(Plan::new(&with_dev(), Default::default())?).filter(|plan| plan.dev.is_some()),
             false => None,
         };
-        if options.cgroups {
-            Home::remove_abandoned(options.cgroup_parent.as_deref());
+        if cgroups {
+            ContainerCgroup::remove_abandoned(cgroup_parent);
         }
-        Ok(Maker { home, plan, cgroup_parent: options.cgroup_parent.clone(), base: None })
+        Ok(Maker { home, plan, cgroup_parent: cgroup_parent.map(Path::to_owned), known: None })
     }
 
-    pub(super) fn cgroup(&mut self) -> Result<Home, Error> {
-        Home::ahead(self.cgroup_parent.as_deref(), &mut self.base)
+    pub(super) fn cgroup(&mut self) -> Result<ContainerCgroup, Error> {
+        ContainerCgroup::ahead(self.cgroup_parent.as_deref(), &mut self.known)
     }
 
     /// Makes namespaces by entering them, and comes back.
@@ -70,7 +70,7 @@ impl Maker {
         };
         let namespaces = self.home.iter().map(open).collect::<Result<_, Error>>()?;
         let steps = self.plan.as_ref().and_then(|plan| plan.steps.get(plan.dev.clone()?)).unwrap_or_default();
-        let dev = spawn::ahead(steps)?;
+        let dev = perform_ahead(steps)?;
         Ok(Namespaces { namespaces, dev })
     }
 }

@@ -9,9 +9,8 @@ use std::sync::{Mutex, MutexGuard};
 
 use nix::sys::signal::SigSet;
 
-use super::last;
 use crate::child::{Note, default_signals};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 
 /// Memory for the stacks of the child and of one that it may clone, with a page below
 /// each that nothing may touch. And a note that the child leaves, in a page that it shares with
@@ -241,4 +240,8 @@ pub fn inherit_nothing(command: &mut std::process::Command) {
 pub fn notice_children() {
     // SAFETY: no function becomes a handler.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+fn last(what: &str, call: &'static str) -> Error {
+    Error::call(ErrorKind::Process, what, call, nix::errno::Errno::last_raw())
 }

@@ -23,7 +23,7 @@ pub(crate) fn container(stage: &Stage) -> Result<Report> {
         side(stage, "floor in C", "floor")?,
         side(stage, "floor in Rust", "floor-rust")?,
         side(stage, "planned anew", "container-anew")?,
-        side(stage, "Plan::spawn", "container-plan")?,
+        side(stage, "Launcher::spawn", "container-plan")?,
     ];
     let samples = alternate(stage.budget(12.0, 1000), sides)?;
     let [ours, c, rust, anew, plan] = samples.as_slice() else { unreachable!("five sides") };
@@ -31,7 +31,7 @@ pub(crate) fn container(stage: &Stage) -> Result<Report> {
         .line(Line::compare("library: full container", ours, c, Target::AtMost(1.10)))
         .line(Line::compare("library: full container", ours, rust, Target::None))
         .line(Line::compare(
-            "library: full container by `Plan::spawn`, in the cgroup of its choice",
+            "library: full container by `Launcher::spawn`, in the cgroup of its choice",
             plan,
             c,
             Target::None,

@@ -239,9 +239,9 @@ pub(crate) fn prepare(ground: &Ground, what: &str, number: usize) -> Result<Once
         }
         "container-plan" => {
             let mut command = ground.container();
-            let plan = command.plan()?;
+            let launcher = command.launcher()?;
             Ok(Box::new(move || {
-                let mut container = plan.spawn()?;
+                let mut container = launcher.spawn()?;
                 ensure!(container.wait()?.status.success(), "it did not end by exit code 0");
                 Ok(container.delete()?)
             }))

@@ -1,9 +1,9 @@
-//! Processes that this program has started, and must reap for one another.
+//! The processes that this program started and must reap.
 //!
-//! The first process of a pid namespace ends when everybody in it has been reaped, and a
-//! further process in a container is a child of this program and not of the container. So
-//! who waits for a container reaps its guests as well, and keeps how they ended for
-//! whoever asks.
+//! The init of a pid namespace ends only after every process in that namespace was reaped. A process
+//! that [`exec`](crate::exec) starts in a container is a child of this program, not of the
+//! container's init. Therefore a wait for the container also reaps these processes, and keeps their
+//! exit statuses for a later wait.
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
@@ -14,25 +14,25 @@ use ns_core::{Exit, Pidfd};
 
 use crate::error::{Error, ErrorKind};
 
-/// A child of this program.
+/// A child process of this program.
 #[derive(Debug)]
-pub(crate) struct Process {
+pub(crate) struct ChildProcess {
     pub(crate) pid: i32,
     pub(crate) pidfd: Pidfd,
     exit: Mutex<Option<Exit>>,
 }
 
-impl Process {
-    pub(crate) fn new(pid: i32, pidfd: Pidfd) -> Arc<Process> {
-        Arc::new(Process { pid, pidfd, exit: Mutex::new(None) })
+impl ChildProcess {
+    pub(crate) fn new(pid: i32, pidfd: Pidfd) -> Arc<ChildProcess> {
+        Arc::new(ChildProcess { pid, pidfd, exit: Mutex::new(None) })
     }
 
-    /// How it ended, if it was reaped.
+    /// Returns the exit status if the process was reaped already.
     fn known(&self) -> Option<Exit> {
         *self.exit.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// How it ended, if it did; it is then reaped.
+    /// Reaps the process if it has ended.
     fn reap(&self) -> Result<Option<Exit>, Error> {
         let mut exit = self.exit.lock().unwrap_or_else(|e| e.into_inner());
         if exit.is_none() {
@@ -41,13 +41,14 @@ impl Process {
         Ok(*exit)
     }
 
-    /// Waits for its end, and reaps those in `guests` that end before.
-    pub(crate) fn wait(&self, guests: &Guests, timeout: Option<Duration>) -> Result<Option<Exit>, Error> {
-        /// A guest that is started meanwhile is noticed so late at most.
+    /// Waits for the process to end, for at most `timeout`, and reaps the processes in `others` that
+    /// end before it.
+    pub(crate) fn wait(&self, others: &ReapList, timeout: Option<Duration>) -> Result<Option<Exit>, Error> {
+        /// Delay until a process that is added to `others` during the wait is noticed.
         const NOTICE: Duration = Duration::from_millis(200);
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         loop {
-            // Who waits for ever has the kernel wait first.
+            // Without a timeout poll(2) comes first: it saves a call.
             let ended = if deadline.is_some() { self.reap()? } else { self.known() };
             if ended.is_some() {
                 return Ok(ended);
@@ -56,8 +57,8 @@ impl Process {
             if left == Some(Duration::ZERO) {
                 return Ok(None);
             }
-            let present = guests.present();
-            let patience = match (left, guests.is_shared()) {
+            let present = others.present();
+            let patience = match (left, others.is_shared()) {
                 (None, false) => PollTimeout::NONE,
                 (left, shared) => {
                     let most = if shared { NOTICE } else { Duration::from_secs(3600) };
@@ -69,7 +70,7 @@ impl Process {
             let mut fds: Vec<_> = all.map(|p| PollFd::new(p.pidfd.as_fd(), PollFlags::POLLIN)).collect();
             match poll(&mut fds, patience) {
                 Ok(0) | Err(nix::errno::Errno::EINTR) => {}
-                // One that is traced has ended for its tracer first: not to spin meanwhile.
+                // The tracer of a process learns of its end first. Sleep instead of spinning.
                 Ok(_) if self.reap()?.is_none() => std::thread::sleep(Duration::from_millis(1)),
                 Ok(_) => {}
                 Err(e) => {
@@ -80,36 +81,38 @@ impl Process {
     }
 }
 
-/// Further processes in a container, as long as they have not been reaped.
+/// The processes that must be reaped before a pid namespace can end.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Guests(Arc<Mutex<Vec<Arc<Process>>>>);
+pub(crate) struct ReapList(Arc<Mutex<Vec<Arc<ChildProcess>>>>);
 
-impl Guests {
-    pub(crate) fn add(&self, process: &Arc<Process>) {
+impl ReapList {
+    pub(crate) fn add(&self, process: &Arc<ChildProcess>) {
         self.0.lock().unwrap_or_else(|e| e.into_inner()).push(process.clone());
     }
 
-    /// Reaps those that have ended; the others.
-    fn present(&self) -> Vec<Arc<Process>> {
+    /// Reaps the processes that have ended, and returns the others.
+    fn present(&self) -> Vec<Arc<ChildProcess>> {
         let mut all = self.0.lock().unwrap_or_else(|e| e.into_inner());
         all.retain(|process| matches!(process.reap(), Ok(None)));
         all.clone()
     }
 
-    /// Somebody else can start one.
+    /// Whether another handle can add a process.
     fn is_shared(&self) -> bool {
         Arc::strong_count(&self.0) > 1
     }
 }
 
-/// Reaps a process that was killed; if it is another process's child, that is the other's to do.
+/// Reaps a process that was killed. A process that is another program's child is left to that
+/// program.
 ///
-/// It may take its time: a tracer hears of its end first, and one whose pid namespace it held may
-/// be reaped later, by this very thread. So nothing waits here.
-pub(crate) fn reap(process: Arc<Process>, guests: &Guests) {
-    if let Ok(None) = process.wait(guests, Some(Duration::from_millis(200))) {
-        let guests = guests.clone();
+/// The end of a process can be delayed: its tracer learns of it first, and the init of a pid namespace
+/// ends after all others in it, which this thread may reap later. Therefore a thread continues after
+/// 200 ms.
+pub(crate) fn reap(process: Arc<ChildProcess>, others: &ReapList) {
+    if let Ok(None) = process.wait(others, Some(Duration::from_millis(200))) {
+        let others = others.clone();
         let later = std::thread::Builder::new().name("nspod-reap".into());
-        let _ = later.spawn(move || process.wait(&guests, None));
+        let _ = later.spawn(move || process.wait(&others, None));
     }
 }

@@ -1,0 +1,20 @@
+//! Which namespaces of another process a new process joins.
+
+use ns_core::{Kind, Kinds, NamespaceSet, Pidfd};
+
+use crate::error::Error;
+use crate::spec::{Join, Namespace, Namespaces};
+
+/// Returns the namespaces of a process that differ from the caller's, as namespaces to join by pid.
+///
+/// # Errors
+/// The process has ended (`ESRCH`).
+pub(crate) fn namespaces_of(pid: i32, pidfd: &Pidfd) -> Result<Namespaces, Error> {
+    let theirs = NamespaceSet::of_pidfd(pidfd)?;
+    let same = theirs.coincide(&NamespaceSet::current()?);
+    let mut namespaces = Namespaces::default();
+    for kind in Kind::ALL.into_iter().filter(|kind| !same.contains(Kinds::from(*kind))) {
+        *namespaces.get_mut(kind) = Namespace::Join(Join::Pid(pid));
+    }
+    Ok(namespaces)
+}

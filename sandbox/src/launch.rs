@@ -1,0 +1,199 @@
+//! Starting a plan: [`Launcher::start`] reads in the order of a start.
+//!
+//! 1. The container's cgroup (`cgroups`), made now or taken from a pool (`pool`).
+//! 2. Namespaces and mounts that a pool has ready.
+//! 3. The clone, and the answers to the child (`spawn`); `hooks` runs hooks meanwhile.
+//! 4. The handle ([`Container`]).
+
+mod hooks;
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use crate::cgroups::{CgroupParent, CgroupUse, ContainerCgroup, explain_kill};
+use crate::container::Container;
+use crate::error::{Error, ErrorKind};
+use crate::init;
+use crate::plan::Plan;
+use crate::pool::{Pool, Shared};
+use crate::reap::{ChildProcess, ReapList};
+use crate::spawn::{self, Premade, Prepared, Start};
+use crate::stdio::Streams;
+
+/// Starts containers by one plan, any number of times and from any thread.
+///
+/// ```no_run
+/// use nspod_sandbox::Command;
+/// let launcher = Command::new("true").launcher()?;
+/// for _ in 0..1000 {
+///     let mut container = launcher.spawn()?;
+///     assert!(container.wait()?.status.success());
+///     container.delete()?;
+/// }
+/// # Ok::<(), nspod_sandbox::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Launcher {
+    plan: Arc<Plan>,
+    pool: Option<Arc<Shared>>,
+    /// The library's parent of cgroups, kept from the first start so that later ones need not find it.
+    parent: Mutex<Option<Arc<CgroupParent>>>,
+}
+
+/// What differs between starts by one plan.
+pub(crate) struct StartOptions<'a> {
+    pub(crate) streams: &'a mut Streams,
+    pub(crate) cgroup: &'a CgroupUse,
+    /// The name of the cgroup; a random one if there is none.
+    pub(crate) name: Option<&'a str>,
+    /// The pod's cgroup.
+    pub(crate) pod: Option<PathBuf>,
+    pub(crate) exit_file: Option<File>,
+    /// The lists of the container and the pod that the process is added to.
+    pub(crate) reaped_by: Vec<ReapList>,
+    pub(crate) prepared: Option<OnPrepared>,
+}
+
+/// A function of the caller's that is called when namespaces and mounts exist.
+pub(crate) struct OnPrepared(pub(crate) Box<PreparedFn>);
+
+type PreparedFn = dyn FnOnce(&Prepared<'_>) -> Result<Vec<u8>, Error> + Send;
+
+impl std::fmt::Debug for OnPrepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnPrepared")
+    }
+}
+
+impl Launcher {
+    /// Returns a launcher of this plan.
+    pub fn new(plan: impl Into<Arc<Plan>>) -> Launcher {
+        Launcher { plan: plan.into(), pool: None, parent: Mutex::default() }
+    }
+
+    /// Takes what is ready from a pool at each start, and makes the rest.
+    #[must_use]
+    pub fn with_pool(mut self, pool: &Pool) -> Launcher {
+        self.pool = Some(pool.shared());
+        self
+    }
+
+    /// Sets the pool by its shared part.
+    pub(crate) fn with_shared_pool(mut self, pool: Option<Arc<Shared>>) -> Launcher {
+        self.pool = pool;
+        self
+    }
+
+    /// Returns the plan.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// Starts a container in a cgroup of its own, with the caller's standard streams.
+    /// [`Command::spawn`](crate::Command::spawn) starts in the same way and has more options.
+    ///
+    /// # Errors
+    /// As [`Command::spawn`](crate::Command::spawn).
+    pub fn spawn(&self) -> Result<Container, Error> {
+        self.start(StartOptions {
+            streams: &mut Streams::default(),
+            cgroup: &CgroupUse::Auto,
+            name: None,
+            pod: None,
+            exit_file: None,
+            reaped_by: Vec::new(),
+            prepared: None,
+        })
+    }
+
+    /// Starts a container.
+    pub(crate) fn start(&self, options: StartOptions<'_>) -> Result<Container, Error> {
+        let StartOptions { streams, cgroup, name, pod, exit_file, reaped_by, mut prepared } = options;
+        let plan = &self.plan;
+        let cgroup = self.cgroup(cgroup, name, pod)?;
+        let exit_file = match (plan.spec.init, exit_file) {
+            (true, None) => Some(init::exit_file()?),
+            (_, given) => given,
+        };
+        let started = Instant::now();
+        let spawned = spawn::spawn(Start {
+            plan,
+            stdio: streams.child(),
+            cgroup: cgroup.as_ref().map(|cgroup| cgroup.cgroup().as_fd()),
+            exit_file: exit_file.as_ref(),
+            premade: self.premade(),
+            on_ready: &mut |container| on_ready(plan, container, prepared.take()),
+        });
+        // After an error the child has ended, and dropping `cgroup` removes it.
+        let spawned = spawned.map_err(|e| explain_kill(e, cgroup.as_ref()))?;
+        let process = ChildProcess::new(spawned.pid, spawned.pidfd);
+        reaped_by.iter().for_each(|list| list.add(&process));
+        streams.close_child();
+        let [stdin, stdout, stderr] = std::mem::take(&mut streams.ours);
+        Ok(Container {
+            process,
+            reaps: ReapList::default(),
+            reaped_by,
+            cgroup,
+            plan: plan.clone(),
+            exit_file,
+            held: spawned.held,
+            killed: AtomicBool::new(false),
+            started,
+            outcome: None,
+            stdin,
+            stdout,
+            stderr,
+            terminal: spawned.terminal.map(File::from),
+            seccomp_listener: spawned.listener,
+        })
+    }
+
+    /// Takes the container's cgroup from the pool, or makes it.
+    fn cgroup(
+        &self,
+        wanted: &CgroupUse,
+        name: Option<&str>,
+        pod: Option<PathBuf>,
+    ) -> Result<Option<ContainerCgroup>, Error> {
+        let spec = &self.plan.spec;
+        if let Some(pool) = &self.pool
+            && let Some(ready) = pool.cgroup(wanted, name, spec, pod.as_ref())?
+        {
+            return Ok(Some(ready));
+        }
+        // Not locked meanwhile, so that starts do not wait for one another.
+        let known = || self.parent.lock().unwrap_or_else(|e| e.into_inner());
+        let mut parent = known().clone();
+        let cgroup = ContainerCgroup::open(wanted, name, spec, pod, &mut parent);
+        *known() = parent;
+        cgroup
+    }
+
+    /// Takes namespaces and mounts from the pool, if it has some that fit the plan.
+    fn premade(&self) -> Premade {
+        let pool = self.pool.as_ref().filter(|_| self.plan.spec.loopback);
+        pool.and_then(|pool| pool.namespaces(self.plan.kinds, self.plan.dev.is_some())).unwrap_or_default()
+    }
+}
+
+/// Calls the caller's function, writes what it returns to the file that hooks read, and runs the hooks
+/// that the parent must run.
+fn on_ready(plan: &Plan, container: &Prepared<'_>, prepared: Option<OnPrepared>) -> Result<(), Error> {
+    if let Some(OnPrepared(then)) = prepared {
+        let text = then(container)?;
+        if let Some(file) = container.state {
+            file.write_all_at(&text, 0)
+                .map_err(|e| Error::io(ErrorKind::Process, "write the state for hooks", "pwrite64", &e))?;
+        }
+    }
+    for hook in plan.stage.iter().flat_map(|stage| &stage.hooks) {
+        hooks::run(hook, container)?;
+    }
+    Ok(())
+}

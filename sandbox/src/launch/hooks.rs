@@ -1,0 +1,69 @@
+//! The createContainer hooks of a container that joins a pid namespace.
+//!
+//! The child of such a start must not clone processes: they would be born into that pid namespace,
+//! where the container's processes can see them, with the caller's memory. Therefore the parent runs
+//! these hooks, in the child's other namespaces.
+
+use std::fs::File;
+use std::io::Seek;
+use std::time::Duration;
+
+use ns_core::{ExitStatus, Kind};
+
+use crate::error::{Error, ErrorKind};
+use crate::fd::duplicate;
+use crate::join;
+use crate::plan::{Handles, Plan};
+use crate::reap::{ChildProcess, ReapList};
+use crate::spawn::failure::hook_failed;
+use crate::spawn::{self, Premade, Prepared, Start};
+use crate::spec::{Hook, Namespace, Spec};
+use crate::stdio::{Stdio, Streams};
+
+/// Runs a hook and waits for its end. Its standard input is the state.
+pub(super) fn run(hook: &Hook, container: &Prepared<'_>) -> Result<(), Error> {
+    let what = format!("run the createContainer hook {}", hook.path.display());
+    let plan = plan(hook, container)?;
+    let mut streams = Streams::open([stdin(container.state)?, Stdio::Inherit, Stdio::Inherit])?;
+    let spawned = spawn::spawn(Start {
+        plan: &plan,
+        stdio: streams.child(),
+        cgroup: None,
+        exit_file: None,
+        premade: Premade::default(),
+        on_ready: &mut |_| Ok(()),
+    })?;
+    streams.close_child();
+    let process = ChildProcess::new(spawned.pid, spawned.pidfd);
+    let timeout = hook.timeout.map(|seconds| Duration::from_secs(seconds.into()));
+    let Some(exit) = process.wait(&ReapList::default(), timeout)? else {
+        process.pidfd.send_signal(libc::SIGKILL)?;
+        process.wait(&ReapList::default(), None)?;
+        let hint = "it took longer than its timeout and was killed";
+        return Err(Error::new(ErrorKind::Step, format!("cannot {what}: {hint}")));
+    };
+    match exit.status {
+        ExitStatus::Exited(0) => Ok(()),
+        ExitStatus::Exited(code) => Err(hook_failed(&what, code << 8)),
+        ExitStatus::Signaled { signal, .. } => Err(hook_failed(&what, signal)),
+    }
+}
+
+/// Plans the hook as a process that joins all the container's namespaces except its pid namespace.
+fn plan(hook: &Hook, container: &Prepared<'_>) -> Result<Plan, Error> {
+    let mut spec = Spec::bare(&hook.path);
+    spec.namespaces = join::namespaces_of(container.pid, container.pidfd)?;
+    *spec.namespaces.get_mut(Kind::Pid) = Namespace::Host;
+    spec.process.env = hook.env.clone().unwrap_or_default();
+    spec.process.args = hook.args.clone();
+    let process = Some((container.pid, duplicate(container.pidfd)?));
+    Plan::new(&spec, Handles { process, file: Some(hook.path.clone()), ..Handles::default() })
+}
+
+fn stdin(state: Option<&File>) -> Result<Stdio, Error> {
+    let Some(state) = state else { return Ok(Stdio::Inherit) };
+    let failed = |call| move |e| Error::io(ErrorKind::Process, "pass the state to a hook", call, &e);
+    let copy = state.try_clone().map_err(failed("fcntl"))?;
+    (&copy).rewind().map_err(failed("lseek"))?;
+    Ok(Stdio::Fd(copy.into()))
+}

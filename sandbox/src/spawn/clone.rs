@@ -1,0 +1,115 @@
+//! The clone, and the processes that it leads to.
+
+#![allow(unsafe_code)]
+
+use std::ffi::c_void;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use ns_core::{Clone3, CloneFlags, Kinds, Pidfd};
+
+use crate::child::{self, Loan};
+use crate::error::{Error, ErrorKind};
+use crate::plan::Plan;
+use crate::spawn::failure::killed;
+use crate::spawn::guard::{BlockedSignals, Stack};
+
+/// Clones the first process into new namespaces of these kinds, and into the cgroup unless a later
+/// clone enters it.
+pub(super) fn clone_first(
+    plan: &Plan,
+    kinds: Kinds,
+    stack: &Stack,
+    context: &mut Loan<'_>,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Processes, Error> {
+    let mut flags = CloneFlags::PIDFD | CloneFlags::CLEAR_SIGHAND;
+    flags.set(CloneFlags::VM | CloneFlags::VFORK, plan.shared_memory);
+    let clone =
+        Clone3 { kinds, flags, cgroup: cgroup.filter(|_| !plan.cgroup_at_second), ..Clone3::default() };
+    let (bottom, size) = stack.upper();
+    let context: *mut Loan<'_> = context;
+    // A signal handler of this program must not run in the child, which can share its memory.
+    let _signals = BlockedSignals::new();
+    // SAFETY: the stack is mapped, unused, and outlives the call; `enter` gets the context that it
+    // expects. If the memory is shared, this thread is suspended until the child has executed the
+    // program or ended, so only the child uses the context; if the memory is copied, the child has a
+    // copy. The child keeps the promises of `child.rs`.
+    let spawned = unsafe { clone.spawn_on_stack(bottom, size, child::enter, context.cast::<c_void>()) };
+    let spawned = spawned.map_err(|e| Error::from(e).of_kind(ErrorKind::Clone))?;
+    let first = match spawned.pidfd {
+        Some(pidfd) => pidfd,
+        None => Pidfd::open(spawned.pid)?,
+    };
+    Ok(Processes { pid: spawned.pid, first, second: None })
+}
+
+/// The processes of one start: the first, and its sibling if a step clones again.
+pub(super) struct Processes {
+    pub(super) pid: i32,
+    pub(super) first: Pidfd,
+    pub(super) second: Option<(i32, Pidfd)>,
+}
+
+impl Processes {
+    /// Returns the process that executes the program, as far as it is known.
+    pub(super) fn last(&self) -> (i32, &Pidfd) {
+        self.second.as_ref().map_or((self.pid, &self.first), |(pid, pidfd)| (*pid, pidfd))
+    }
+
+    /// Reaps the first process if there is a second, and returns the one that executed the program.
+    pub(super) fn settle(self) -> (i32, Pidfd) {
+        let Some(second) = self.second else { return (self.pid, self.first) };
+        let _ = self.first.wait();
+        second
+    }
+
+    /// Adds the sibling. The stage sends its pidfd, which cannot be forged. Without one the pid is
+    /// that of a child of this process, so it stays valid until this process reaps it.
+    pub(super) fn add(&mut self, plan: &Plan, pid: i32, fd: Option<OwnedFd>) -> Result<(), Error> {
+        self.second = Some(match fd {
+            Some(fd) => {
+                let pidfd = Pidfd::from_owned_fd(fd)?;
+                (pidfd.pid()?, pidfd)
+            }
+            None if plan.enters() => {
+                return Err(Error::new(ErrorKind::Step, "the stage did not send the pidfd of its sibling"));
+            }
+            None => (pid, Pidfd::open(pid)?),
+        });
+        Ok(())
+    }
+
+    /// Waits until the socket is readable.
+    ///
+    /// The second process waits for this one, and the first must still report it.
+    ///
+    /// # Errors
+    /// The first process was killed before that.
+    pub(super) fn wait_for_second(&self, plan: &Plan, socket: &OwnedFd) -> Result<(), Error> {
+        let mut fds = [socket.as_fd(), self.first.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        loop {
+            match poll(&mut fds, PollTimeout::NONE) {
+                Err(Errno::EINTR) => {}
+                Err(e) => {
+                    return Err(Error::call(ErrorKind::Process, "wait for the child", "poll", e as i32));
+                }
+                Ok(_) if fds[0].any() == Some(true) => return Ok(()),
+                Ok(_) => return Err(killed(&plan.program(), self.first.wait().ok().map(|exit| exit.status))),
+            }
+        }
+    }
+
+    /// Kills and reaps all of them.
+    pub(super) fn destroy(self) {
+        let second = self.second.iter().map(|(_, pidfd)| pidfd);
+        for pidfd in second.chain([&self.first]) {
+            let _ = pidfd.send_signal(libc::SIGKILL);
+        }
+        let _ = self.first.wait();
+        if let Some((_, pidfd)) = self.second {
+            let _ = pidfd.wait();
+        }
+    }
+}

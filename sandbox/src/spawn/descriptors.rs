@@ -1,0 +1,243 @@
+//! The descriptors of one start: what this process opens for the child, and the tables by which the
+//! child places and closes descriptors.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use ns_core::Kinds;
+
+use crate::child::{Loan, Ready};
+use crate::error::Error;
+use crate::hold::{self, Pipes};
+use crate::init;
+use crate::plan::{Hold, Plan, numbers};
+use crate::spawn::guard::Stack;
+use crate::spawn::socket::socket_pair;
+use crate::spawn::stage::memory_file;
+use crate::spawn::trees::open_tree;
+use crate::step::{SLOTS, Step};
+
+/// Namespaces and mounts that a pool has made for one start.
+#[derive(Debug, Default)]
+pub(crate) struct Premade {
+    /// The namespaces, with their kinds. In the net namespace `lo` is up.
+    pub(crate) namespaces: Vec<(OwnedFd, Kinds)>,
+    /// The mounts of `/dev`, in the order of the plan's steps.
+    pub(crate) dev: Vec<OwnedFd>,
+}
+
+/// The descriptors that this process holds for one start.
+pub(super) struct Descriptors {
+    opened: Opened,
+    /// Descriptors to place: from, to.
+    placed: Vec<(RawFd, RawFd)>,
+    /// Ranges that no step needs, and that are closed first.
+    foreign: Vec<(u32, u32)>,
+    /// Ranges that are closed when the descriptors have been placed.
+    close: Vec<(u32, u32)>,
+    trees: Vec<RawFd>,
+    enter: Vec<(RawFd, u64)>,
+    dev: Vec<RawFd>,
+    /// The cgroup for a second clone, or -1.
+    cgroup: RawFd,
+}
+
+/// What remains open in this process after the clone.
+pub(super) struct ParentSide {
+    /// This process's end of the socket.
+    pub(super) socket: OwnedFd,
+    /// The state that hooks get on standard input.
+    pub(super) state: Option<File>,
+    /// The memory of the stage.
+    pub(super) blob: Option<File>,
+}
+
+struct Opened {
+    parent_end: OwnedFd,
+    child_end: OwnedFd,
+    pipes: Option<Pipes>,
+    state: Option<File>,
+    blob: Option<File>,
+    /// The file of the embedded init, if it is for this start alone.
+    image: Option<OwnedFd>,
+    trees: Vec<OwnedFd>,
+    premade: Premade,
+}
+
+impl Descriptors {
+    /// Opens what the plan needs, and computes the tables.
+    ///
+    /// `cgroup` is the cgroup for a second clone, or -1.
+    pub(super) fn open(
+        plan: &Plan,
+        stdio: [RawFd; 3],
+        exit_file: Option<&File>,
+        premade: Premade,
+        cgroup: RawFd,
+    ) -> Result<Descriptors, Error> {
+        let opened = Opened::open(plan, premade)?;
+        let (placed, mut kept) = opened.targets(plan, stdio, exit_file);
+        let foreign = gaps(opened.needed(plan, &placed, &kept, cgroup));
+        kept.extend(placed.iter().map(|(_, to)| *to));
+        let namespaces = &opened.premade.namespaces;
+        Ok(Descriptors {
+            placed,
+            foreign,
+            close: gaps(kept),
+            trees: opened.trees.iter().map(AsRawFd::as_raw_fd).collect(),
+            enter: namespaces.iter().map(|(fd, kind)| (fd.as_raw_fd(), kind.bits())).collect(),
+            dev: opened.premade.dev.iter().map(AsRawFd::as_raw_fd).collect(),
+            cgroup,
+            opened,
+        })
+    }
+
+    /// Returns the kinds of namespaces that the clone need not make.
+    pub(super) fn premade_kinds(&self) -> Kinds {
+        self.opened.premade.namespaces.iter().fold(Kinds::empty(), |all, (_, kind)| all | *kind)
+    }
+
+    /// Returns what the child borrows until it has executed the program.
+    pub(super) fn context<'a>(&'a mut self, plan: &'a Plan, stack: &Stack) -> Loan<'a> {
+        let opened = &self.opened;
+        let steps = plan.dev.clone().filter(|_| !self.dev.is_empty()).unwrap_or_default();
+        Loan {
+            steps: &plan.steps,
+            report: opened.child_end.as_raw_fd(),
+            peer: opened.parent_end.as_raw_fd(),
+            fds: &mut self.placed,
+            strangers: &self.foreign,
+            close: &self.close,
+            above: plan.above(),
+            trees: &self.trees,
+            stack: stack.lower(),
+            cgroup: self.cgroup,
+            shared: plan.shared_memory,
+            note: stack.note(),
+            image: opened.image.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            state: opened.state.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            next: 0,
+            umask: -1,
+            entered: false,
+            slots: [-1; SLOTS],
+            ready: Ready { enter: &self.enter, dev: &self.dev, steps },
+        }
+    }
+
+    /// Closes what only the child needs.
+    pub(super) fn after_clone(self) -> ParentSide {
+        let Opened { parent_end, state, blob, .. } = self.opened;
+        ParentSide { socket: parent_end, state, blob }
+    }
+}
+
+impl Opened {
+    fn open(plan: &Plan, premade: Premade) -> Result<Opened, Error> {
+        // Above every descriptor that the program, or what is executed before it, finds in place.
+        let above = plan.above();
+        let (parent_end, child_end) = socket_pair(above)?;
+        let pipes = match &plan.held {
+            Some(Hold::At(directory)) => Some(Pipes::make(directory, &plan.steps)?),
+            _ => None,
+        };
+        let state = if plan.spec.hooks.is_empty() { None } else { Some(memory_file(c"nspod-state", &[])?) };
+        let blob = match (&plan.stage, &plan.held) {
+            (Some(stage), Some(Hold::At(directory))) => Some(hold::stage_file(directory, &stage.blob)?),
+            (Some(stage), _) => Some(memory_file(c"nspod-stage", &stage.blob)?),
+            (None, _) => None,
+        };
+        let image = if executes_image(plan) { init::image_for_one(above)? } else { None };
+        let trees = plan.trees.iter().map(open_tree).collect::<Result<_, _>>()?;
+        Ok(Opened { parent_end, child_end, pipes, state, blob, image, trees, premade })
+    }
+
+    /// Returns which descriptors are placed (from, to), and which keep their numbers.
+    fn targets(
+        &self,
+        plan: &Plan,
+        stdio: [RawFd; 3],
+        exit_file: Option<&File>,
+    ) -> (Vec<(RawFd, RawFd)>, Vec<RawFd>) {
+        let mut placed: Vec<(RawFd, RawFd)> = stdio.into_iter().zip(0..).collect();
+        placed.extend(plan.inherited.iter().map(|(from, to)| (from.as_raw_fd(), *to)));
+        let high = plan.highest_fd();
+        let mut place = |fd: Option<RawFd>, number| placed.extend(fd.map(|fd| (fd, high + number)));
+        if executes_image(plan) {
+            place(Some(self.child_end.as_raw_fd()), numbers::REPORT);
+        }
+        if plan.spec.init {
+            place(exit_file.map(AsRawFd::as_raw_fd), numbers::EXIT);
+        }
+        if let Some(blob) = &self.blob {
+            place(Some(blob.as_raw_fd()), numbers::BLOB);
+            place(self.pipes.as_ref().map(|pipes| pipes.go.as_raw_fd()), numbers::GO);
+            place(self.pipes.as_ref().map(|pipes| pipes.report.as_raw_fd()), numbers::LATE);
+            place(self.state.as_ref().map(AsRawFd::as_raw_fd), numbers::STATE);
+        }
+        let mut kept = vec![self.child_end.as_raw_fd()];
+        let image = self.image.as_ref().map(AsRawFd::as_raw_fd);
+        for step in &plan.steps {
+            let (Step::Exec(exec) | Step::Stage(exec)) = step else { continue };
+            let file = exec.file.as_ref().map(|file| image.unwrap_or(file.as_raw_fd()));
+            match step {
+                Step::Exec(_) if self.blob.is_some() => place(file, numbers::IMAGE),
+                _ => kept.extend(file),
+            }
+        }
+        (placed, kept)
+    }
+
+    /// Returns the descriptors that a step uses before the descriptors are placed. The targets are not
+    /// among them: by these numbers the caller can have files of its own.
+    fn needed(&self, plan: &Plan, placed: &[(RawFd, RawFd)], kept: &[RawFd], cgroup: RawFd) -> Vec<RawFd> {
+        let mut needed: Vec<RawFd> =
+            placed.iter().map(|(from, _)| *from).chain(kept.iter().copied()).collect();
+        needed.extend(self.state.as_ref().map(AsRawFd::as_raw_fd));
+        needed.extend(self.trees.iter().map(AsRawFd::as_raw_fd));
+        needed.extend(plan.steps.iter().filter_map(|step| match step {
+            Step::JoinFd { ns, .. } => Some(ns.as_raw_fd()),
+            Step::JoinPidfd { pidfd, .. } => Some(pidfd.as_raw_fd()),
+            Step::EnterRoot(root) => Some(root.as_raw_fd()),
+            _ => None,
+        }));
+        needed.push(cgroup);
+        needed.extend(self.premade.namespaces.iter().map(|(fd, _)| fd.as_raw_fd()));
+        needed.extend(self.premade.dev.iter().map(AsRawFd::as_raw_fd));
+        // -1 stands for a descriptor that is not there.
+        needed.retain(|fd| *fd >= 0);
+        needed
+    }
+}
+
+/// Whether the stage or the embedded init is executed.
+fn executes_image(plan: &Plan) -> bool {
+    plan.stage.is_some() || plan.spec.init
+}
+
+/// Returns the ranges between these descriptors.
+fn gaps(mut kept: Vec<RawFd>) -> Vec<(u32, u32)> {
+    kept.sort_unstable();
+    kept.dedup();
+    let mut gaps = Vec::with_capacity(kept.len() + 1);
+    let mut next = 0u32;
+    for fd in kept {
+        let fd = fd as u32;
+        if fd > next {
+            gaps.push((next, fd - 1));
+        }
+        next = fd + 1;
+    }
+    gaps.push((next, u32::MAX));
+    gaps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::gaps;
+
+    #[test]
+    fn gaps_are_all_that_is_not_kept() {
+        assert_eq!(gaps(vec![2, 0, 1, 9, 5, 1]), [(3, 4), (6, 8), (10, u32::MAX)]);
+        assert_eq!(gaps(vec![4]), [(0, 3), (5, u32::MAX)]);
+    }
+}

@@ -1,0 +1,73 @@
+//! The errors of a start: what the child reports, as a sentence.
+
+use ns_core::ExitStatus;
+
+use crate::child::{Message, Ready};
+use crate::error::{Error, ErrorKind};
+use crate::hint;
+use crate::plan::Plan;
+use crate::step::{Call, Step};
+
+/// Returns the error that a message of the child stands for.
+pub(super) fn reported(plan: &Plan, message: Message) -> Error {
+    let call = Call::from_u8(message.call);
+    match plan.steps.get(usize::from(message.step)) {
+        Some(step) => step_failed(step, call, message.value),
+        None if message.step == Ready::STEP => {
+            let what = "enter the ready namespaces of the pool";
+            Error::call(ErrorKind::Namespace, what, call.name(), message.value)
+        }
+        None => Error::new(ErrorKind::Step, "the child reported a step that is not in the plan"),
+    }
+}
+
+/// Returns the error of a step. `value` is an errno with the number of an option above it, or a wait
+/// status where the call is wait4(2).
+pub(super) fn step_failed(step: &Step, call: Call, value: i32) -> Error {
+    if let (Step::Hook(_), Call::Wait4) = (step, call) {
+        return hook_failed(&step.to_string(), value);
+    }
+    if let (Step::Exec(exec), Call::Wait4) = (step, call) {
+        return killed(&exec.name, Some(ExitStatus::from_wait(value)));
+    }
+    let (option, errno) = (value >> Call::OPTION, value & ((1 << Call::OPTION) - 1));
+    let kind = match step {
+        Step::Exec(_) => exec_kind(errno),
+        _ => ErrorKind::Step,
+    };
+    Error::call(kind, step.to_string(), call.name(), errno)
+        .with_hint(hint::option(step, option).or_else(|| hint::step(step, call, errno)))
+}
+
+/// Returns the kind of a failed execve(2).
+pub(crate) fn exec_kind(errno: i32) -> ErrorKind {
+    match errno {
+        libc::ENOENT | libc::ENOTDIR => ErrorKind::ProgramNotFound,
+        _ => ErrorKind::ProgramNotExecutable,
+    }
+}
+
+/// Returns the error of a hook that ended with this wait status.
+pub(crate) fn hook_failed(what: &str, status: i32) -> Error {
+    let ended = match libc::WIFSIGNALED(status) {
+        true => format!("it was ended by signal {}", libc::WTERMSIG(status)),
+        false => match libc::WEXITSTATUS(status) {
+            127 => "it exited with code 127: is there such a program, and can it be executed?".into(),
+            code => format!("it exited with code {code}"),
+        },
+    };
+    Error::new(ErrorKind::Step, format!("cannot {what}: {ended}"))
+}
+
+/// Returns the error of a first process that ended before it executed the program.
+pub(super) fn killed(program: &str, status: Option<ExitStatus>) -> Error {
+    let how = match status {
+        Some(exited @ ExitStatus::Exited(_)) => exited.to_string(),
+        Some(signaled @ ExitStatus::Signaled { .. }) => format!("was {signaled}"),
+        None => "ended".to_owned(),
+    };
+    Error::new(
+        ErrorKind::Killed,
+        format!("cannot start {program}: the first process {how} while it was set up"),
+    )
+}

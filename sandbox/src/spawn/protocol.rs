@@ -1,0 +1,172 @@
+//! What this process and the child say to each other during a start.
+//!
+//! The child sends messages of eight bytes ([`Message`]). At some steps it waits for a byte of this
+//! process. The conversation ends when the child's end of the socket closes, which execve(2) does, or
+//! when the child waits to be started.
+
+use std::fs::File;
+use std::os::fd::{OwnedFd, RawFd};
+
+use ns_core::{IdMap, Pidfd};
+
+use crate::child::{Message, Note};
+use crate::error::{Error, ErrorKind};
+use crate::plan::{Maps, Plan};
+use crate::spawn::clone::Processes;
+use crate::spawn::failure::{killed, reported};
+use crate::spawn::socket::{receive, send_word};
+use crate::spawn::stage::read_note;
+use crate::step::Step;
+
+/// What the child reported until it executed the program or waits to be started.
+#[derive(Default)]
+pub(super) struct Report {
+    /// The other end of the container's terminal.
+    pub(super) terminal: Option<OwnedFd>,
+    /// The number of the filter's listener in the child.
+    pub(super) listener: Option<RawFd>,
+    /// The embedded init has started the program.
+    pub(super) started: bool,
+    /// The child waits to be started.
+    pub(super) held: bool,
+}
+
+/// Answers the child until it has executed the program or waits to be started. `on_ready` is called
+/// with the processes when namespaces and mounts exist.
+///
+/// # Errors
+/// The step that failed in the child.
+pub(super) fn listen(
+    plan: &Plan,
+    socket: &OwnedFd,
+    processes: &mut Processes,
+    on_ready: &mut dyn FnMut(&Processes) -> Result<(), Error>,
+) -> Result<Report, Error> {
+    let mut report = Report::default();
+    let mut failed = None;
+    let mut waiting: Option<&Step> = None;
+    let (clones, mut was_ready) = (plan.clones(), false);
+    loop {
+        // The second process can wait before the first has reported it.
+        let known = !clones || processes.second.is_some();
+        match waiting {
+            Some(Step::Ready) if was_ready => {
+                return Err(Error::new(ErrorKind::Step, "the child was ready a second time"));
+            }
+            Some(Step::Ready) if known || plan.enters() => {
+                on_ready(processes)?;
+                send_word(socket)?;
+                (waiting, was_ready) = (None, true);
+            }
+            Some(Step::Hold) if known => {
+                report.held = true;
+                return Ok(report);
+            }
+            _ => {}
+        }
+        if waiting.is_some() && !known {
+            processes.wait_for_second(plan, socket)?;
+        }
+        let Some((message, fd)) = receive(socket)? else {
+            return failed.map_or(Ok(report), Err);
+        };
+        let step = plan.steps.get(usize::from(message.step));
+        match (message.tag, step) {
+            (Message::CLONED, Some(Step::Clone(_))) if processes.second.is_none() => {
+                processes.add(plan, message.value, fd)?;
+            }
+            // The child sends this before another process can send in its place.
+            (Message::TERMINAL, Some(Step::Terminal { .. })) if report.terminal.is_none() => {
+                report.terminal = fd
+            }
+            (Message::WAITING, Some(Step::AwaitMaps)) => {
+                if let Some(maps) = &plan.maps {
+                    write_maps(maps, processes.pid)?;
+                }
+                send_word(socket)?;
+            }
+            (Message::LISTENER, Some(Step::Seccomp { .. })) => report.listener = Some(message.value),
+            (Message::WAITING, step) => waiting = step,
+            (Message::STARTED, _) => report.started = true,
+            // Continue until the end of file: the pid of a second process must be known to reap it.
+            _ => failed = Some(reported(plan, message)),
+        }
+    }
+}
+
+fn write_maps(maps: &Maps, pid: i32) -> Result<(), Error> {
+    let (uid, gid): (&IdMap, &IdMap) = (&maps.uid, &maps.gid);
+    let written = match maps.helpers {
+        true => ns_core::write_with_newuidmap(pid, uid, gid),
+        false => ns_core::write_id_maps(pid, uid, gid).map(drop),
+    };
+    written.map_err(|e| Error::from(e).of_kind(ErrorKind::IdMap))
+}
+
+/// Returns whether the end of file on the socket means that the program was executed. A child that was
+/// killed closes its socket too.
+///
+/// `notes` are those of the child and of the stage.
+///
+/// # Errors
+/// The step that failed, if the filter kept the child from reporting it.
+pub(super) fn executed_program(
+    plan: &Plan,
+    pidfd: &Pidfd,
+    notes: [Option<Note>; 2],
+    started: bool,
+    exit_file: Option<&File>,
+) -> Result<bool, Error> {
+    for note in notes.iter().flatten() {
+        if note.failure != [0; 8] {
+            return Err(reported(plan, Message::from_bytes(note.failure)));
+        }
+    }
+    let last = notes.into_iter().flatten().next_back();
+    if last.is_none_or(|note| note.executes != 1) {
+        return Ok(false);
+    }
+    // The filter can keep the init from reporting that the program runs.
+    let noted = || exit_file.is_some_and(|file| file.metadata().is_ok_and(|file| file.len() > 0));
+    Ok(!plan.spec.init || started || noted() || !is_ending(pidfd))
+}
+
+/// Whether a process has ended or is about to. It closes its descriptors before it can be waited for.
+fn is_ending(pidfd: &Pidfd) -> bool {
+    /// `PF_EXITING`.
+    const EXITING: u64 = 4;
+    let Ok(pid) = pidfd.pid() else { return true };
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name, in parentheses, can hold any byte. The state, four numbers and the flags follow.
+    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
+    flags.is_none_or(|flags| flags & EXITING != 0)
+}
+
+/// A process that waits for this program to start it.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(super) socket: OwnedFd,
+    /// The memory of the stage.
+    pub(super) blob: File,
+}
+
+impl Held {
+    /// Lets the process continue, and waits until it has executed the program.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub(crate) fn start(self, plan: &Plan, pidfd: &Pidfd, exit_file: Option<&File>) -> Result<(), Error> {
+        send_word(&self.socket)?;
+        let mut started = false;
+        while let Some((message, _)) = receive(&self.socket)? {
+            match message.tag {
+                Message::STARTED => started = true,
+                _ => return Err(reported(plan, message)),
+            }
+        }
+        match executed_program(plan, pidfd, [None, Some(read_note(&self.blob))], started, exit_file)? {
+            true => Ok(()),
+            false => Err(killed(&plan.program(), None)),
+        }
+    }
+}

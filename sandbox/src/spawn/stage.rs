@@ -1,0 +1,34 @@
+//! The memory of the stage: a file that holds its encoded steps, and a note of it to this process.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use crate::child::Note;
+use crate::error::{Error, ErrorKind};
+
+/// Makes a memory file that begins with these bytes.
+pub(super) fn memory_file(name: &CStr, bytes: &[u8]) -> Result<File, Error> {
+    let what = "make a file in memory for the child";
+    let file = memfd_create(name, MFdFlags::MFD_CLOEXEC)
+        .map(File::from)
+        .map_err(|e| Error::call(ErrorKind::Process, what, "memfd_create", e as i32))?;
+    if !bytes.is_empty() {
+        file.write_all_at(bytes, 0).map_err(|e| Error::io(ErrorKind::Process, what, "pwrite64", &e))?;
+    }
+    Ok(file)
+}
+
+/// Reads the note at the beginning of the stage's memory.
+pub(crate) fn read_note(blob: &File) -> Note {
+    let mut bytes = [0; size_of::<Note>()];
+    match blob.read_exact_at(&mut bytes, 0) {
+        Ok(()) => {
+            let [failure, executes] = [0, 8].map(|at| std::array::from_fn(|n| bytes[at + n]));
+            Note { failure, executes: u64::from_ne_bytes(executes) }
+        }
+        Err(_) => Note::default(),
+    }
+}
