@@ -1,6 +1,7 @@
 //! Project chores: `cargo xtask`.
 
 mod cpio;
+mod cycles;
 mod demux;
 mod fuzz;
 mod guest;
@@ -28,6 +29,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Chore {
     BenchPeers(peers::Args),
+    Cycles(cycles::Args),
     Guest(guest::Args),
     Test(test::Args),
 }
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
     let Cli { chore } = Cli::parse();
     let result = match chore {
         Chore::BenchPeers(args) => peers::run(&args),
+        Chore::Cycles(args) => cycles::run(&args),
         Chore::Guest(args) => guest::run(&args),
         Chore::Test(args) => test::run(&args),
     };
