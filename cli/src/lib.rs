@@ -3,8 +3,6 @@
 #![forbid(unsafe_code)]
 
 #[doc(hidden)]
-pub mod dir;
-#[doc(hidden)]
 pub mod error;
 #[doc(hidden)]
 pub mod foreground;
@@ -16,6 +14,8 @@ pub mod output;
 pub mod passwd;
 #[doc(hidden)]
 pub mod process;
+#[doc(hidden)]
+pub mod runtime_dir;
 #[doc(hidden)]
 pub mod terminal;
 #[doc(hidden)]

@@ -9,8 +9,8 @@ use nix::unistd::getpid;
 use ns_core::Pidfd;
 use serde::{Deserialize, Serialize};
 
-use crate::dir::read_small;
 use crate::error::{Error, Result};
+use nspod_sandbox::store::read_small;
 
 /// A process, as it is written down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

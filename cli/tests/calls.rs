@@ -41,16 +41,16 @@ const OF_MASKS: [&str; 6] = ["close", "fstat", "mount_setattr", "move_mount", "o
 /// the processes that it starts up to theirs.
 const WANTED: [(&str, [i32; 2], i32); 8] = [
     ("run --bare", [25, 25], 10),
-    ("run", [143, 128], 114),
-    ("run, bwrap's work", [160, 145], 143),
-    ("oci run", [148, 140], 131),
-    ("oci create", [133, 131], 139),
-    ("oci start", [44, 44], 0),
+    ("run", [139, 124], 114),
+    ("run, bwrap's work", [156, 141], 143),
+    ("oci run", [144, 136], 131),
+    ("oci create", [131, 129], 139),
+    ("oci start", [42, 42], 0),
     // Three calls read the owners of the standard streams, as in `run` and `create`. The first number
     // is that of Linux 6.1: before 6.3 a memory file cannot be sealed as not executable, so each
     // process gets a copy of the stage of its own.
     ("oci exec", [130, 113], 66),
-    ("oci delete", [46, 46], 0),
+    ("oci delete", [44, 44], 0),
 ];
 
 /// A root of one program, two bundles of it, and a cgroup that keeps the one above it.

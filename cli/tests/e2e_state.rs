@@ -476,7 +476,7 @@ fn a_damaged_record_is_named_and_hides_no_other() {
     );
     let seen = alone(&script);
     assert_eq!(seen.out, format!("{other}\n0\n125\n"));
-    let want = format!("nspod: /run/nspod/containers/{name}/state.json is not a record of this nspod's");
+    let want = format!("nspod: /run/nspod/containers/{name}/state.json is not a valid record");
     assert!(seen.err.lines().all(|line| line.starts_with(&want)), "{}", seen.err);
 }
 
@@ -488,17 +488,17 @@ fn a_state_directory_that_leads_elsewhere_or_is_open_to_others_is_refused() {
     let seen =
         alone("mkdir -m 700 /run/trap && ln -s /run/trap /run/nspod && $N run true; echo $?; ls /run/trap");
     assert_eq!(seen.out, "125\n");
-    let want = "nspod: cannot open the state directory /run/nspod: Not a directory (ENOTDIR); \
-        /run/nspod is a link, which is not followed: remove it\n";
+    let want = "nspod: cannot open the state directory /run/nspod: open: Not a directory (ENOTDIR); \
+        /run/nspod is a symbolic link, which is not followed: remove it\n";
     assert!(seen.err.starts_with(want), "{}", seen.err);
     for (make, why) in [
-        ("mkdir -m 777 /run/nspod", "belongs to uid 0 with mode 777"),
-        ("mkdir -m 700 /run/nspod && chown 65534 /run/nspod", "belongs to uid 65534 with mode 700"),
+        ("mkdir -m 777 /run/nspod", "has owner 0 and mode 777"),
+        ("mkdir -m 700 /run/nspod && chown 65534 /run/nspod", "has owner 65534 and mode 700"),
     ] {
         let seen = alone(&format!("{make} && $N run true; echo $?; ls /run/nspod"));
         assert_eq!(seen.out, "125\n", "{make}");
         let want = format!(
-            "nspod: the state directory /run/nspod {why}, where uid 0 and mode 700 are wanted: remove it\n"
+            "nspod: the state directory /run/nspod {why} instead of owner 0 and mode 700; remove it\n"
         );
         assert_eq!(seen.err, want);
     }

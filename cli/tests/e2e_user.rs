@@ -122,7 +122,7 @@ fn another_users_state_is_not_to_be_had() {
     let refused = run_with(command.env("XDG_RUNTIME_DIR", strange.path()), "");
     assert_eq!(refused.code(), 125);
     let want = format!(
-        "nspod: cannot make the state directory {}/nspod: Permission denied (EACCES)\n",
+        "nspod: cannot make the state directory {}/nspod: mkdir: Permission denied (EACCES)\n",
         strange.path().display()
     );
     assert!(refused.err.starts_with(want.trim_end()), "{}", refused.err);
@@ -137,8 +137,8 @@ fn another_users_state_is_not_to_be_had() {
     let mut command = std::process::Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-c", script]).arg(&copy);
     let refused = run_with(command.env_remove("XDG_RUNTIME_DIR"), "");
-    let want = "nspod: cannot open the state directory /tmp/nspod-65534: Not a directory (ENOTDIR); \
-        /tmp/nspod-65534 is a link, which is not followed: remove it, or ";
+    let want = "nspod: cannot open the state directory /tmp/nspod-65534: open: Not a directory (ENOTDIR); \
+        /tmp/nspod-65534 is a symbolic link, which is not followed: remove it, or ";
     assert!(refused.code() == 125 && refused.err.starts_with(want), "{}", refused.err);
 }
 

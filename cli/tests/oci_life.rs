@@ -653,17 +653,17 @@ fn what_keeps_the_state_from_its_directory_is_said_with_the_cure() {
     fs::create_dir(bundle.path("ours")).unwrap();
     fs::set_permissions(bundle.path("ours"), fs::Permissions::from_mode(0o700)).unwrap();
     std::os::unix::fs::symlink("ours", bundle.path("link")).unwrap();
-    let cure = "name another directory by --root";
+    let cure = "name another directory with --root";
     for at in ["file", "file/below"] {
         let said = list(&mut Command::new(OCI), at);
         fails(
             &said,
             1,
-            &format!("(ENOTDIR); {} is no directory: remove it, or {cure}", bundle.path("file").display()),
+            &format!("(ENOTDIR); {} is not a directory: remove it, or {cure}", bundle.path("file").display()),
         );
     }
     let link = list(&mut Command::new(OCI), "link");
-    fails(&link, 1, "link is a link, which is not followed: remove it, or");
+    fails(&link, 1, "link is a symbolic link, which is not followed: remove it, or");
     list(&mut Command::new(OCI), "link/below").ok();
     let program = bundle.path("nspod-oci");
     copy_runtime(&program);
@@ -678,7 +678,7 @@ fn what_keeps_the_state_from_its_directory_is_said_with_the_cure() {
             &said,
             1,
             &format!(
-                "(EACCES); {way} belongs to uid 0 with mode {mode}, and this is uid 65534: be uid 0, or {cure}"
+                "(EACCES); {way} has owner 0 and mode {mode}, and the caller has uid 65534: run as uid 0, or {cure}"
             ),
         );
     }

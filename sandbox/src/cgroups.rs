@@ -1,7 +1,6 @@
 //! The cgroup of a container: where it is made, its limits, and what its counters say about the end of
 //! the container.
 
-use std::hash::{BuildHasher, RandomState};
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +15,7 @@ use crate::error::{Error, ErrorKind};
 use crate::outcome::{Oom, OomLevel};
 use crate::spawn::{Lock, lock};
 use crate::spec::Spec;
+use crate::store::random_name;
 
 /// Name of the cgroup under which the library makes the cgroups of containers.
 const PARENT: &str = "nspod";
@@ -366,13 +366,6 @@ fn create_in_parent(
 pub(crate) fn is_not_allowed(e: &Error) -> bool {
     let refused = matches!(e.raw_os_error(), None | Some(libc::EACCES | libc::EPERM | libc::EROFS));
     e.kind() == ErrorKind::Cgroup && refused
-}
-
-/// Returns twelve random hexadecimal digits. Only the first call in a thread makes a system call.
-pub(crate) fn random_name() -> String {
-    // The keys are random bits from the kernel. A forked process has the same keys, another pid.
-    let number = RandomState::new().hash_one(std::process::id());
-    format!("{:012x}", number >> 16)
 }
 
 /// Makes the cgroup of a pod, and returns it with the path of the library's parent. `tell` is called

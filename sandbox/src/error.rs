@@ -34,6 +34,8 @@ pub enum ErrorKind {
     Process,
     /// The container or pod is not in a state that allows this.
     State,
+    /// A [`store`](crate::store) could not be read or written.
+    Store,
     /// `/proc` could not be read.
     Proc,
     /// A function of the caller's, that was called on the way, refused to go on.

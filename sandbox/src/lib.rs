@@ -23,6 +23,7 @@ mod spawn;
 pub mod spec;
 mod stdio;
 pub mod step;
+pub mod store;
 
 pub use cgroup_core;
 pub use command::Command;

@@ -19,6 +19,7 @@ use crate::command::Command;
 use crate::error::{Error, ErrorKind};
 use crate::reap::{self, ChildProcess, ReapList};
 use crate::spec::{Capabilities, IdMaps, Mount, MountKind, Namespaces, Root, Seccomp, Spec, User};
+use crate::store::random_name;
 
 /// What the containers of a pod have in common.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -530,7 +531,7 @@ pub struct PodRecord {
 /// The shared memory of a pod's containers: a directory of the host's own `/dev/shm`, so
 /// that no mount is needed, within one that only the caller can enter.
 fn shm_path(name: &str) -> PathBuf {
-    PathBuf::from(format!("/dev/shm/nspod-{name}-{}/shm", cgroups::random_name()))
+    PathBuf::from(format!("/dev/shm/nspod-{name}-{}/shm", random_name()))
 }
 
 fn make_shm(path: &Path) -> Result<(), Error> {

@@ -36,8 +36,8 @@ pub(crate) fn exec(args: &ExecArgs) -> Result<i32> {
     // In a frozen cgroup the new process would stand still, and this one with it: not even
     // SIGKILL ends who waits for a vfork.
     if entry.state()? == State::Paused {
-        return Err(Error::new(format!("the container {} is paused", entry.id))
-            .hint(format!("`nspod unpause {}` lets it go on", entry.id)));
+        return Err(Error::new(format!("the container {} is paused", entry.id()))
+            .hint(format!("`nspod unpause {}` lets it go on", entry.id())));
     }
     let pid = record.process.pid;
     let cgroup = record.cgroup.as_deref();

@@ -27,9 +27,9 @@ fn describe(entry: &Entry) -> Result<Value> {
     let namespaces = namespaces.map(|set| {
         set.iter().map(|(kind, id)| (kind.to_string(), Value::from(id.display(kind).to_string()))).collect()
     });
-    let record = entry.record.as_ref();
+    let record = entry.saved();
     Ok(json!({
-        "id": entry.id,
+        "id": entry.id(),
         "state": entry.state()?,
         "exit_code": status.map(|s| s.shell_code()),
         "status": status,

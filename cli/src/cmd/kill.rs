@@ -48,7 +48,8 @@ pub(crate) fn kill(args: &KillArgs) -> Result<()> {
         if would_be_lost(record.process.pid, args.signal) {
             return Err(Error::new(format!(
                 "signal {} would be lost: the program of {} is pid 1 and has no handler for it, and the kernel drops such signals; use --signal KILL, or run it with --init",
-                args.signal, entry.id
+                args.signal,
+                entry.id()
             )));
         }
         Ok(pidfd.send_signal(args.signal)?)
@@ -69,6 +70,6 @@ pub(crate) fn stop(args: &StopArgs) -> Result<()> {
         if lost || !pidfd.poll(Some(Duration::from_secs(args.time)))? {
             store.kill(&entry)?;
         }
-        output::line(&entry.id)
+        output::line(entry.id())
     })
 }

@@ -26,7 +26,7 @@ pub(crate) struct LogsArgs {
 pub(crate) fn logs(args: &LogsArgs) -> Result<()> {
     let entry = Store::open()?.find(&args.id)?;
     let mut file = open(&entry)?;
-    let failed = |e: std::io::Error| Error::new(format!("cannot read the log of {}: {e}", entry.id));
+    let failed = |e: std::io::Error| Error::new(format!("cannot read the log of {}: {e}", entry.id()));
     if let Some(lines) = args.tail {
         let start = start_of_last(&mut file, lines).map_err(failed)?;
         file.seek(SeekFrom::Start(start)).map_err(failed)?;
@@ -48,10 +48,10 @@ pub(crate) fn logs(args: &LogsArgs) -> Result<()> {
 
 fn open(entry: &Entry) -> Result<File> {
     let none =
-        || Error::new(format!("the container {} keeps no log: only those started with -d do", entry.id));
+        || Error::new(format!("the container {} keeps no log: only those started with -d do", entry.id()));
     match entry.record()?.log.as_ref() {
         Some(path) => File::open(path).map_err(|e| Error::io("open the log", path, &e)),
-        None => entry.dir.open(LOG)?.ok_or_else(none),
+        None => entry.dir().open(LOG)?.ok_or_else(none),
     }
 }
 

@@ -172,7 +172,7 @@ fn ls(json: bool) -> Result<()> {
             share: pod.spec().map_or(Vec::new(), |spec| spec.share.kinds().collect()),
             holder_pid: open.and_then(|pod| pod.holder_pid()),
             created: pod.created(),
-            name: pod.name,
+            name: pod.name().to_owned(),
         });
     }
     if json {
@@ -205,7 +205,7 @@ fn inspect(args: &NamesArgs) -> Result<()> {
             ids.map(|(kind, id)| (kind.to_string(), id.display(kind).to_string().into())).collect()
         });
         Ok(serde_json::json!({
-            "name": found.name,
+            "name": found.name(),
             "created": found.created(),
             "spec": found.spec(),
             "namespaces": namespaces.map(serde_json::Value::Object),
@@ -233,10 +233,10 @@ fn rm(args: &PodRmArgs) -> Result<()> {
         if !containers.is_empty() && !args.force {
             return Err(Error::new(format!(
                 "the pod {} has containers: {}",
-                pod.name,
+                pod.name(),
                 containers.join(", ")
             ))
-            .hint(format!("`nspod pod rm -f {}` ends and removes them", pod.name)));
+            .hint(format!("`nspod pod rm -f {}` ends and removes them", pod.name())));
         }
         for id in &containers {
             if let Locked::Ours(entry, lock) = store.lock(id, true)? {
@@ -244,8 +244,8 @@ fn rm(args: &PodRmArgs) -> Result<()> {
                 store.remove(&entry, &lock)?;
             }
         }
-        pods.remove(&pod.name)?;
-        output::line(&pod.name)
+        pods.remove(&pod.name())?;
+        output::line(&pod.name())
     })
 }
 

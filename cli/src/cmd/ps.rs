@@ -76,13 +76,13 @@ pub(crate) fn running(entry: &Entry) -> Result<bool> {
 impl Row {
     fn of(entry: &Entry) -> Result<Row> {
         let state = entry.state()?;
-        let record = entry.record.as_ref();
+        let record = entry.saved();
         let running = matches!(state, State::Running | State::Paused);
         let host_pid = record.filter(|_| running).map(|r| r.process.pid);
         let chain = host_pid.and_then(|pid| ns_core::pid_chain(pid).ok());
         let ended = state == State::Exited;
         Ok(Row {
-            id: entry.id.clone(),
+            id: entry.id().to_owned(),
             state,
             exit_code: if ended { entry.status()?.map(|s| s.shell_code()) } else { None },
             host_pid,

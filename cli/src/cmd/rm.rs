@@ -28,21 +28,23 @@ pub(crate) fn rm(args: &RmArgs) -> Result<()> {
         if entry.state()? == State::Creating {
             return Err(Error::new(format!(
                 "the container {} is being started or removed just now",
-                entry.id
+                entry.id()
             )));
         }
-        let Locked::Ours(entry, lock) = store.lock(&entry.id, true)? else {
+        let Locked::Ours(entry, lock) = store.lock(entry.id(), true)? else {
             // Another invocation has just removed it.
-            return output::line(&entry.id);
+            return output::line(entry.id());
         };
         if args.force {
             entry.end()?;
         } else if entry.lives()? {
-            return Err(Error::new(format!("the container {} is running", entry.id))
-                .hint(format!("`nspod stop {0}` ends it, `nspod rm -f {0}` ends and removes it", entry.id)));
+            return Err(Error::new(format!("the container {} is running", entry.id())).hint(format!(
+                "`nspod stop {0}` ends it, `nspod rm -f {0}` ends and removes it",
+                entry.id()
+            )));
         }
         store.remove(&entry, &lock)?;
-        output::line(&entry.id)
+        output::line(entry.id())
     })
 }
 
@@ -53,10 +55,10 @@ pub(crate) fn prune(_: &PruneArgs) -> Result<()> {
         true => output::line(name),
         false => Ok(()),
     });
-    each(&store.all()?, |entry| match store.lock(&entry.id, false)? {
+    each(&store.all()?, |entry| match store.lock(entry.id(), false)? {
         Locked::Ours(entry, lock) if !entry.lives()? => {
             store.remove(&entry, &lock)?;
-            output::line(&entry.id)
+            output::line(entry.id())
         }
         _ => Ok(()),
     })?;

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use clap::{ArgAction, Args};
 use ns_core::{Kind, Kinds};
 use nspod_sandbox::spec::{Capabilities, Namespace, Root, Spec};
+use nspod_sandbox::store::random_name;
 use nspod_sandbox::{Command, Container, ErrorKind, Pod, Stdio};
 
 use crate::error::{Error, Result};
@@ -17,7 +18,7 @@ use crate::flags::limits::{LimitArgs, relax};
 use crate::flags::namespaces::NamespaceArgs;
 use crate::flags::process::{CommonArgs, RightsArgs};
 use crate::state::pods::Pods;
-use crate::state::{EXIT, Entry, LOG, Lock, Process, Record, Store, random_id};
+use crate::state::{EXIT, Entry, LOG, Lock, Process, Saved, Store};
 use crate::{foreground, output, passwd, terminal, value};
 
 #[derive(Debug, Default, Args)]
@@ -98,7 +99,7 @@ pub(crate) fn run(args: &RunArgs, json: bool) -> Result<i32> {
         return bare(args, &facts, json);
     }
     let pod = args.pod.as_deref().map(|name| Pods::open()?.find(name)?.open()).transpose()?;
-    let id = args.name.clone().unwrap_or_else(random_id);
+    let id = args.name.clone().unwrap_or_else(random_name);
     let shared = pod.as_ref().map(|pod| pod.spec().share);
     let mut spec = args.resolve(&facts, shared, &id, &pid_of)?;
     if args.explain {
@@ -113,8 +114,7 @@ pub(crate) fn run(args: &RunArgs, json: bool) -> Result<i32> {
     let signals = if args.detach { None } else { Some(foreground::Signals::hold()?) };
     let cidfile = args.cidfile.as_deref().map(|path| CidFile::new(path, &id)).transpose()?;
     let mut container = args.spawn(&mut spec, pod.as_ref(), &mut claim)?;
-    let record = args.record(&container, spec, &id)?;
-    claim.entry.write(record)?;
+    claim.entry.write(&args.saved(&container, spec, &id)?)?;
     args.write_pid(container.pid())?;
     if let Some(file) = cidfile {
         file.keep();
@@ -229,7 +229,7 @@ impl RunArgs {
 
     fn command(&self, spec: &Spec, pod: Option<&Pod>, entry: &Entry) -> Result<Command> {
         let mut command = Command::from_spec(spec.clone());
-        command.name(&entry.id);
+        command.name(entry.id());
         if let Some(pod) = pod {
             pod.join(&mut command)?;
         }
@@ -237,7 +237,7 @@ impl RunArgs {
             let log = self.open_log(entry)?;
             let copy = log.try_clone().map_err(|e| Error::new(format!("cannot share the log: {e}")))?;
             command.stdin(Stdio::Null).stdout(log).stderr(copy);
-            command.exit_file(entry.dir.create(EXIT)?);
+            command.exit_file(entry.dir().create(EXIT)?);
         } else if !self.process.interactive && !self.process.tty {
             command.stdin(Stdio::Null);
         }
@@ -251,13 +251,13 @@ impl RunArgs {
                 .append(true)
                 .open(path)
                 .map_err(|e| Error::io("open the log", path, &e)),
-            None => entry.dir.create(LOG),
+            None => Ok(entry.dir().create(LOG)?),
         }
     }
 
-    fn record(&self, container: &Container, spec: Spec, id: &str) -> Result<Record> {
+    fn saved(&self, container: &Container, spec: Spec, id: &str) -> Result<Saved> {
         let log = self.log_file.as_ref().map(std::path::absolute).transpose();
-        Ok(Record {
+        Ok(Saved {
             id: id.into(),
             process: Process::of(container.pid())?,
             cgroup: container.cgroup().map(|c| c.path().to_owned()),
@@ -381,7 +381,7 @@ impl<'a> Claim<'a> {
         }
         let lock = match self.lock.take() {
             Some(lock) => Some(lock),
-            None => self.entry.lock(true)?,
+            None => self.store.lock_again(&self.entry)?,
         };
         lock.map_or(Ok(()), |lock| (self.remove)(self.store, &self.entry, &lock))
     }

@@ -80,7 +80,12 @@ impl Look {
                 Err(e) if before.is_none() && !ids.is_empty() => return Err(e),
                 Err(_) => continue,
             };
-            rows.push(Row { cpu_percent: None, memory_limit: memory_limit(&entry), id: entry.id, usage });
+            rows.push(Row {
+                cpu_percent: None,
+                memory_limit: memory_limit(&entry),
+                id: entry.id().to_owned(),
+                usage,
+            });
         }
         let mut look = Look { at, rows };
         if let Some(before) = before {

@@ -24,12 +24,12 @@ pub(crate) fn update(args: &UpdateArgs) -> Result<()> {
     }
     let store = Store::open()?;
     each(&args.ids, |id| {
-        let mut entry = store.find(id)?;
+        let entry = store.find(id)?;
         entry.running()?;
         apply(&entry.need_cgroup()?, &limits)?;
         let mut record = entry.record()?.clone();
         record.spec.limits = merge(&record.spec.limits, &limits);
-        entry.write(record)
+        entry.write(&record)
     })
 }
 

@@ -31,7 +31,7 @@ pub(crate) fn wait(args: &WaitArgs, json: bool) -> Result<()> {
         let entry = store.find(id)?;
         let status = ended(&entry)?;
         match json {
-            true => output::json_line(&Row { id: &entry.id, exit_code: status.shell_code(), status }),
+            true => output::json_line(&Row { id: entry.id(), exit_code: status.shell_code(), status }),
             false => output::line(status.shell_code()),
         }
     })
@@ -56,7 +56,7 @@ fn ended(entry: &Entry) -> Result<ExitStatus> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    Err(Error::new(format!("how the container {} ended is not known", entry.id)).hint(
+    Err(Error::new(format!("how the container {} ended is not known", entry.id())).hint(
         "its init notes that unless it is killed itself; run it without --init=false and in a pid namespace of its own",
     ))
 }

@@ -1,258 +1,229 @@
-//! Pods from one invocation to the next.
+//! The pods that other invocations made.
 
 use std::path::Path;
-use std::sync::Arc;
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nspod_cli::runtime_dir;
+use nspod_sandbox::store::{self, Dir, Lock, Locked, Trust};
 use nspod_sandbox::{HoldBy, Pod, PodRecord, PodSpec};
 use serde::{Deserialize, Serialize};
 
-use super::{Dir, Lock, Locked, Process, Store, base, remove_cgroup};
+use super::{Process, Store, base, remove_cgroup};
 use crate::error::{Error, Result};
 
-const RECORD: &str = "state.json";
-/// Where the namespaces are pinned: a mount of its own, private, so that no copy of a pin
-/// ends up in another mount namespace.
+/// The directory in which the namespaces are pinned. It is a private mount of its own, so that no
+/// other mount namespace gets a copy of a pin.
 const PINS: &str = "ns";
 
-/// A pod, as it is written down.
+/// What is saved of a pod.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Record {
-    /// Seconds since 1970.
+struct Saved {
+    /// Time of the creation in seconds since 1970.
     created: u64,
     spec: PodSpec,
     record: PodRecord,
-    /// Which process `record.holder` is the pid of.
+    /// Identity of the process `record.holder`.
     holder: Option<Process>,
-    /// It is not finished: what `record` names may be there or not.
+    /// Whether the pod is incomplete: what `record` names can exist or not.
     #[serde(default)]
     creating: bool,
 }
 
-impl Record {
-    fn new(created: u64, spec: &PodSpec, record: PodRecord) -> Result<Record> {
+impl store::Record for Saved {
+    fn is_complete(&self) -> bool {
+        !self.creating
+    }
+}
+
+impl Saved {
+    fn new(created: u64, spec: &PodSpec, record: PodRecord) -> Result<Saved> {
         let holder = record.holder.map(Process::of).transpose()?;
-        Ok(Record { created, spec: spec.clone(), record, holder, creating: false })
-    }
-
-    fn write(&self, dir: &Dir) -> Result<()> {
-        let text =
-            serde_json::to_vec(self).map_err(|e| Error::new(format!("cannot write the pod down: {e}")))?;
-        dir.replace(RECORD, &text)
+        Ok(Saved { created, spec: spec.clone(), record, holder, creating: false })
     }
 }
 
-/// All pods of one user.
+/// The pods of one user.
 #[derive(Debug)]
-pub(crate) struct Pods {
-    dir: Dir,
-}
+pub(crate) struct Pods(store::Store<Saved>);
 
-/// A pod's directory, and what is in it.
+/// A pod's entry in the store.
 #[derive(Debug)]
-pub(crate) struct Found {
-    pub(crate) name: String,
-    dir: Arc<Dir>,
-    record: Option<Record>,
-}
+pub(crate) struct Entry(store::Entry<Saved>);
 
 impl Pods {
+    /// Opens the store. Creates its directory if it is missing.
     pub(crate) fn open() -> Result<Pods> {
-        let dir = Dir::own(&base())?.make_sub("pods")?;
-        Ok(Pods { dir })
+        let dir = Dir::private(&base(), runtime_dir::BY_VARIABLE)?.make_sub("pods")?;
+        Ok(Pods(store::Store::new(dir, Trust::Store)))
     }
 
-    /// Makes a pod, all of it or nothing.
+    /// Creates a pod. If that fails, nothing of the pod is left.
     pub(crate) fn create(&self, name: &str, spec: &PodSpec, created: u64, privileged: bool) -> Result<()> {
-        let (dir, lock) = loop {
-            if let Some(claimed) = self.dir.claim(name)? {
-                break claimed;
-            }
-            match self.lock(name, false)? {
-                // The rest of a creation that was killed.
-                Locked::Ours(found, lock) if !found.is_finished() => self.remove_locked(&found, &lock)?,
-                Locked::Gone => {}
-                Locked::Ours(..) | Locked::Theirs => {
-                    return Err(Error::new(format!("there is a pod {name} already"))
-                        .hint(format!("choose another name, or `nspod pod rm -f {name}`")));
-                }
-            }
+        let reclaim = |entry: &store::Entry<Saved>, lock: &Lock| match is_complete(entry) {
+            true => Ok(false),
+            false => self.clear(entry, lock).map(|()| true),
         };
-        let found = Found { name: name.into(), dir: dir.into(), record: None };
-        let made = found.make(spec, created, privileged);
+        let Some((entry, lock)) = self.0.create(name, reclaim)? else {
+            return Err(Error::new(format!("there is a pod {name} already"))
+                .hint(format!("choose another name, or `nspod pod rm -f {name}`")));
+        };
+        let made = make(&entry, spec, created, privileged);
         if made.is_err() {
-            // What cannot be removed now is left with its record.
-            let _ = found.reload().and_then(|found| self.remove_locked(&found, &lock));
+            // The record stays with what cannot be removed now, for `pod rm`.
+            let _ = self.0.reload(&entry).map_err(Error::from).and_then(|entry| self.clear(&entry, &lock));
         }
         made
     }
 
-    fn lock(&self, name: &str, wait: bool) -> Result<Locked<Found>> {
-        let Some(dir) = self.dir.sub(name)? else { return Ok(Locked::Gone) };
-        let Some(lock) = dir.lock(wait)? else { return Ok(Locked::Theirs) };
-        match dir.is_at(&self.dir, name)? {
-            true => Ok(Locked::Ours(Found::load(name.into(), dir.into())?, lock)),
-            false => Ok(Locked::Gone),
-        }
-    }
-
-    pub(crate) fn find(&self, name: &str) -> Result<Found> {
+    /// Returns the pod of a name.
+    pub(crate) fn find(&self, name: &str) -> Result<Entry> {
         let name = crate::value::name(name)?;
         let none = || Error::new(format!("there is no pod {name}")).hint("`nspod pod ls` lists all");
-        Found::load(name.clone(), self.dir.sub(&name)?.ok_or_else(none)?.into())
+        Ok(Entry(self.0.find(&name)?.ok_or_else(none)?))
     }
 
-    pub(crate) fn all(&self) -> Result<Vec<Found>> {
-        let mut all = Vec::new();
-        for name in self.dir.names()? {
-            if let Some(dir) = self.dir.sub(&name)? {
-                all.push(Found::load(name, dir.into())?);
-            }
-        }
-        Ok(all)
+    /// Returns all pods, sorted by name.
+    pub(crate) fn all(&self) -> Result<Vec<Entry>> {
+        self.0.entries()?.into_iter().map(|entry| Ok(Entry(entry?))).collect()
     }
 
-    /// Kills what is left in a pod and removes all of it.
+    /// Returns the names of all pods, sorted.
+    pub(crate) fn names(&self) -> Result<Vec<String>> {
+        Ok(self.0.names()?)
+    }
+
+    /// Kills the processes in a pod and removes the pod.
     pub(crate) fn remove(&self, name: &str) -> Result<()> {
-        match self.lock(name, true)? {
-            Locked::Ours(found, lock) => self.remove_locked(&found, &lock),
+        match self.0.lock(name, true)? {
+            Locked::Ours(entry, lock) => self.clear(&entry, &lock),
             // Another invocation has just removed it.
             Locked::Gone | Locked::Theirs => Ok(()),
         }
     }
 
-    pub(crate) fn names(&self) -> Result<Vec<String>> {
-        self.dir.names()
-    }
-
-    /// Removes what a creation that was killed has left; whether it was one.
+    /// Removes what a killed creation has left, and returns whether there was any.
     pub(crate) fn prune(&self, name: &str) -> Result<bool> {
-        match self.lock(name, false)? {
-            Locked::Ours(found, lock) if !found.is_finished() => {
-                self.remove_locked(&found, &lock).map(|()| true)
-            }
+        match self.0.lock(name, false)? {
+            Locked::Ours(entry, lock) if !is_complete(&entry) => self.clear(&entry, &lock).map(|()| true),
             _ => Ok(false),
         }
     }
 
-    fn remove_locked(&self, found: &Found, _lock: &Lock) -> Result<()> {
-        match found.open() {
+    fn clear(&self, entry: &store::Entry<Saved>, lock: &Lock) -> Result<()> {
+        match open(entry) {
             Ok(pod) => pod.delete()?,
-            // It was never finished, or its namespaces are gone, after a crash or a reboot; the
-            // rest need not be.
-            Err(_) => found.clear()?,
+            // The pod is incomplete, or its namespaces are gone after a crash or a reboot. Other
+            // parts can still exist.
+            Err(_) => remove_parts(entry)?,
         }
-        found.unmount()?;
-        self.dir.remove_sub(&found.name)
+        unmount(entry.dir())?;
+        Ok(self.0.remove(entry, lock)?)
     }
 }
 
-impl Found {
-    fn load(name: String, dir: Arc<Dir>) -> Result<Found> {
-        let record = match dir.read(RECORD)? {
-            Some(text) => Some(serde_json::from_str(&text).map_err(|e| {
-                Error::new(format!("{} is not a record of this nspod's: {e}", dir.at(RECORD).display()))
-            })?),
-            None => None,
-        };
-        Ok(Found { name, dir, record })
+impl Entry {
+    pub(crate) fn name(&self) -> &str {
+        self.0.name()
     }
 
-    fn reload(&self) -> Result<Found> {
-        Found::load(self.name.clone(), self.dir.clone())
-    }
-
-    fn make(&self, spec: &PodSpec, created: u64, privileged: bool) -> Result<()> {
-        let hold_by = if privileged { HoldBy::Descriptors } else { HoldBy::Process };
-        let spec = PodSpec { hold_by, ..spec.clone() };
-        let (dir, noted) = (self.dir.clone(), spec.clone());
-        let note = move |record: &PodRecord| {
-            let written = Record::new(created, &noted, record.clone())
-                .and_then(|record| Record { creating: true, ..record }.write(&dir));
-            written.map_err(|e| nspod_sandbox::Error::caller(e.to_string()))
-        };
-        // No container can have a name with a colon: their cgroups lie beside each other.
-        let mut pod = Pod::create_noted(&format!("pod:{}", self.name), &spec, note)?;
-        if privileged {
-            self.dir.make_sub(PINS)?;
-            let pins = self.dir.at(PINS);
-            private_mount(&pins)?;
-            pod.pin(&pins)?;
-        }
-        Record::new(created, pod.spec(), pod.record())?.write(&self.dir)?;
-        pod.detach();
-        Ok(())
-    }
-
-    fn is_finished(&self) -> bool {
-        self.record.as_ref().is_some_and(|record| !record.creating)
-    }
-
-    fn record(&self) -> Result<&Record> {
-        self.record.as_ref().filter(|record| !record.creating).ok_or_else(|| {
-            Error::new(format!("the pod {} was never finished", self.name))
-                .hint(format!("`nspod pod rm -f {}` removes what is left of it", self.name))
-        })
-    }
-
+    /// Opens the pod.
     pub(crate) fn open(&self) -> Result<Pod> {
-        let record = self.record()?;
-        if !record.holder.as_ref().map_or(Ok(true), Process::lives)? {
-            return Err(Error::new(format!(
-                "the process that holds the pod {}'s namespaces has ended, and they with it; `nspod pod rm -f {0}` removes the rest",
-                self.name
-            )));
-        }
-        Ok(Pod::open(&record.spec, &record.record)?)
+        open(&self.0)
     }
 
+    /// Returns the time of the creation in seconds since 1970; `None` if the pod is incomplete.
     pub(crate) fn created(&self) -> Option<u64> {
-        self.record().ok().map(|r| r.created)
+        complete(&self.0).ok().map(|saved| saved.created)
     }
 
+    /// Returns the spec; `None` if the pod is incomplete.
     pub(crate) fn spec(&self) -> Option<&PodSpec> {
-        self.record().ok().map(|r| &r.spec)
+        complete(&self.0).ok().map(|saved| &saved.spec)
     }
 
-    /// The ids of its containers.
+    /// Returns the ids of the pod's containers.
     pub(crate) fn containers(&self, store: &Store) -> Result<Vec<String>> {
-        let in_it = |entry: super::Entry| {
-            let record = entry.record.as_ref()?;
-            (record.pod.as_deref() == Some(&self.name)).then_some(entry.id)
-        };
-        Ok(store.all()?.into_iter().filter_map(in_it).collect())
-    }
-
-    /// Removes what is left of a pod that was never finished, or whose namespaces are gone.
-    fn clear(&self) -> Result<()> {
-        let Some(record) = &self.record else { return Ok(()) };
-        if let Some(holder) = record.holder.as_ref().map(Process::open).transpose()?.flatten() {
-            holder.send_signal(nix::libc::SIGKILL)?;
-        }
-        if let Some(path) = &record.record.cgroup {
-            remove_cgroup(path)?;
-        }
-        // It lies in a directory of its own.
-        match record.record.shm.as_deref().and_then(Path::parent).map(std::fs::remove_dir_all) {
-            Some(Err(e)) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::new(format!("cannot remove the shared memory of {}: {e}", self.name)))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn unmount(&self) -> Result<()> {
-        let pins = self.dir.at(PINS);
-        match umount2(&pins, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-            // No mount, no directory, or no right to have made one.
-            Ok(())
-            | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT | nix::errno::Errno::EPERM) => Ok(()),
-            Err(e) => Err(Error::path("unmount", &pins, e)),
-        }
+        let mut all = store.all()?;
+        all.retain(|entry| entry.saved().is_some_and(|saved| saved.pod.as_deref() == Some(self.name())));
+        Ok(all.iter().map(|entry| entry.id().to_owned()).collect())
     }
 }
 
-/// Makes a directory a mount that nothing propagates from.
+fn is_complete(entry: &store::Entry<Saved>) -> bool {
+    entry.record().is_some_and(store::Record::is_complete)
+}
+
+fn complete(entry: &store::Entry<Saved>) -> Result<&Saved> {
+    entry.record().filter(|saved| !saved.creating).ok_or_else(|| {
+        let name = entry.name();
+        Error::new(format!("the pod {name} was never finished"))
+            .hint(format!("`nspod pod rm -f {name}` removes what is left of it"))
+    })
+}
+
+fn open(entry: &store::Entry<Saved>) -> Result<Pod> {
+    let saved = complete(entry)?;
+    if !saved.holder.as_ref().map_or(Ok(true), Process::lives)? {
+        return Err(Error::new(format!(
+            "the process that holds the namespaces of the pod {} has ended, and they with it; `nspod pod rm -f {0}` removes the rest",
+            entry.name()
+        )));
+    }
+    Ok(Pod::open(&saved.spec, &saved.record)?)
+}
+
+/// Makes a pod in its new entry.
+fn make(entry: &store::Entry<Saved>, spec: &PodSpec, created: u64, privileged: bool) -> Result<()> {
+    let hold_by = if privileged { HoldBy::Descriptors } else { HoldBy::Process };
+    let spec = PodSpec { hold_by, ..spec.clone() };
+    let (writer, noted) = (entry.writer(), spec.clone());
+    let note = move |record: &PodRecord| {
+        let written = Saved::new(created, &noted, record.clone())
+            .and_then(|saved| Ok(writer.write(&Saved { creating: true, ..saved })?));
+        written.map_err(|e| nspod_sandbox::Error::caller(e.to_string()))
+    };
+    // The cgroups of pods and containers lie beside each other, and no container's name has a colon.
+    let mut pod = Pod::create_noted(&format!("pod:{}", entry.name()), &spec, note)?;
+    if privileged {
+        entry.dir().make_sub(PINS)?;
+        let pins = entry.dir().at(PINS);
+        private_mount(&pins)?;
+        pod.pin(&pins)?;
+    }
+    entry.write(&Saved::new(created, pod.spec(), pod.record())?)?;
+    pod.detach();
+    Ok(())
+}
+
+/// Removes what is left of a pod that is incomplete or whose namespaces are gone.
+fn remove_parts(entry: &store::Entry<Saved>) -> Result<()> {
+    let Some(saved) = entry.record() else { return Ok(()) };
+    if let Some(holder) = saved.holder.as_ref().map(Process::open).transpose()?.flatten() {
+        holder.send_signal(nix::libc::SIGKILL)?;
+    }
+    if let Some(path) = &saved.record.cgroup {
+        remove_cgroup(path)?;
+    }
+    // The shared memory lies in a directory of its own.
+    match saved.record.shm.as_deref().and_then(Path::parent).map(std::fs::remove_dir_all) {
+        Some(Err(e)) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::new(format!("cannot remove the shared memory of {}: {e}", entry.name())))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn unmount(dir: &Dir) -> Result<()> {
+    let pins = dir.at(PINS);
+    match umount2(&pins, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        // There is no mount or no directory, or the caller cannot have made a mount.
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT | Errno::EPERM) => Ok(()),
+        Err(e) => Err(Error::path("unmount", &pins, e)),
+    }
+}
+
+/// Makes a directory a mount with private propagation.
 fn private_mount(dir: &Path) -> Result<()> {
     let none = None::<&str>;
     mount(Some(dir), dir, none, MsFlags::MS_BIND, none)

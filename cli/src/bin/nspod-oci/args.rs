@@ -4,9 +4,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use nspod_cli::dir;
 use nspod_cli::error::Result;
-use nspod_cli::manual;
+use nspod_cli::{manual, runtime_dir};
 use nspod_sandbox::Host;
 
 use crate::cmd;
@@ -96,7 +95,7 @@ impl Global {
     }
 
     pub(crate) fn store(&self) -> Result<crate::state::Store> {
-        let own = || dir::of_user().unwrap_or_else(|| "/run".into()).join("nspod-oci");
+        let own = || runtime_dir::of_user().unwrap_or_else(|| "/run".into()).join("nspod-oci");
         crate::state::Store::open(&self.root.get().map_or_else(own, Path::to_owned))
     }
 }

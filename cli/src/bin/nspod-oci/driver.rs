@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use cgroup_core::systemd::{self, Held, Manager, Property};
 use cgroup_core::{Cgroup, Controllers, Hierarchy, Limits};
 use nix::errno::Errno;
-use nspod_cli::dir::read_small;
 use nspod_cli::error::{Error, Result};
 use nspod_cli::process::boot_id;
 use nspod_oci_runtime::config::{self, CgroupsPath};
 use nspod_oci_runtime::resctrl;
 use nspod_sandbox::spec::Spec;
+use nspod_sandbox::store::read_small;
 
 use crate::args::{CgroupManager, Global};
 use crate::log;

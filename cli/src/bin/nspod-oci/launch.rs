@@ -13,7 +13,6 @@ use std::time::Duration;
 use cgroup_core::{Cgroup, Limits};
 use clap::Args;
 use ns_core::{Kind, Namespace, Pidfd};
-use nspod_cli::dir::{Lock, read_small};
 use nspod_cli::error::{Error, Result};
 use nspod_cli::passwd;
 use nspod_cli::process::Process;
@@ -21,6 +20,7 @@ use nspod_oci_runtime::config::{self, Context};
 use nspod_oci_runtime::move_net_device;
 use nspod_oci_runtime::resctrl::Resctrl;
 use nspod_sandbox::spec::{Mount, MountKind, Root, Spec};
+use nspod_sandbox::store::{Lock, read_small};
 use nspod_sandbox::{Command, Container, Host, Prepared};
 
 use crate::args::{Global, MaybePath};
@@ -288,7 +288,7 @@ fn make(
     };
     handed_on.give(&mut command);
     if how == How::Held {
-        command.hold_at(entry.dir.path());
+        command.hold_at(entry.dir().path());
     } else if held_here {
         command.hold();
     }

@@ -12,17 +12,16 @@ use std::time::SystemTime;
 
 use cgroup_core::Cgroup;
 use ns_core::Pidfd;
-use nspod_cli::dir::{Dir, Lock, read_small};
 use nspod_cli::error::{Error, Result};
 use nspod_cli::process::Process;
 use nspod_oci_runtime::config::{self, Context};
 use nspod_sandbox::spec::{Hook, Root};
+use nspod_sandbox::store::{self, Dir, Lock, Locked, Trust, read_small};
 use serde::{Deserialize, Serialize};
 
 use crate::args::Global;
 use crate::{driver, log};
 
-const RECORD: &str = "state.json";
 const CONFIG: &str = "config.json";
 
 /// What is written down of a container. The first fields are named as in runc's `state.json`.
@@ -194,69 +193,68 @@ impl std::fmt::Display for Status {
     }
 }
 
-/// All containers under a `--root`.
+impl store::Record for Record {
+    const FILES: &'static [&'static str] = &[CONFIG, store::RECORD];
+
+    fn is_complete(&self) -> bool {
+        self.init_process_pid != 0
+    }
+}
+
+/// The containers under a `--root`.
 #[derive(Debug)]
-pub(crate) struct Store(Dir);
+pub(crate) struct Store(store::Store<Record>);
 
 impl Store {
     pub(crate) fn open(root: &Path) -> Result<Store> {
-        Dir::make(root).map(Store)
+        let dir = Dir::shared(root, nspod_cli::runtime_dir::BY_ROOT)?;
+        // Each entry is checked, since `--root` can name a directory that other users can enter.
+        Ok(Store(store::Store::new(dir, Trust::Entry)))
     }
 
-    /// Takes an id, and holds the lock.
+    /// Creates a container's entry and locks it.
     pub(crate) fn create(&self, id: &str) -> Result<(Entry, Lock)> {
         valid(id)?;
-        loop {
-            if let Some((dir, lock)) = self.0.claim(id)? {
-                let entry = Entry { id: id.into(), dir, record: None, locked: true, hooked: false.into() };
-                return Ok((entry, lock));
-            }
-            let Some(dir) = self.0.sub(id)? else { continue };
-            let lock = dir.lock(false)?;
-            if !dir.is_at(&self.0, id)? {
-                continue;
-            }
-            let entry = Entry::load(id.into(), dir)?;
-            match lock {
-                // The rest of a creation that was killed, before there was anything else.
-                Some(lock) if entry.record.is_none() => self.remove(&entry, &lock)?,
-                _ => return Err(Error::new(format!("container with given ID already exists: {id}"))),
-            }
+        // Without a record, a killed creation has left nothing else.
+        let reclaim = |entry: &store::Entry<Record>, lock: &Lock| match entry.record() {
+            None => self.0.remove(entry, lock).map(|()| true),
+            Some(_) => Ok(false),
+        };
+        match self.0.create(id, reclaim)? {
+            Some((entry, lock)) => Ok((Entry::new(entry), lock)),
+            None => Err(Error::new(format!("container with given ID already exists: {id}"))),
         }
     }
 
-    /// A container of which there is a record.
+    /// Returns a container that has a record.
     pub(crate) fn find(&self, id: &str) -> Result<Entry> {
         match self.look(id)? {
-            Some(entry) if entry.record.is_some() => Ok(entry),
+            Some(entry) if entry.entry.record().is_some() => Ok(entry),
             _ => Err(missing(id)),
         }
     }
 
-    /// A container's directory, with whatever is in it.
+    /// Returns a container's entry, with or without a record.
     pub(crate) fn look(&self, id: &str) -> Result<Option<Entry>> {
         valid(id)?;
-        let Some(dir) = self.0.sub(id)? else { return Ok(None) };
-        Entry::load(id.into(), dir).map(Some)
+        Ok(self.0.find(id)?.map(Entry::new))
     }
 
-    /// The same for who is going to change it; nobody else works on it meanwhile.
+    /// Locks a container's entry; waits for the lock.
     pub(crate) fn lock(&self, id: &str) -> Result<(Entry, Lock)> {
         valid(id)?;
-        let dir = self.0.sub(id)?.ok_or_else(|| missing(id))?;
-        let lock = dir.lock(true)?.ok_or_else(|| missing(id))?;
-        match dir.is_at(&self.0, id)? {
-            true => Ok((Entry { locked: true, ..Entry::load(id.into(), dir)? }, lock)),
-            false => Err(missing(id)),
+        match self.0.lock(id, true)? {
+            Locked::Ours(entry, lock) => Ok((Entry::new(entry), lock)),
+            Locked::Theirs | Locked::Gone => Err(missing(id)),
         }
     }
 
-    /// All that have a record.
+    /// Returns the containers that have a record.
     pub(crate) fn all(&self) -> Result<Vec<Entry>> {
         let mut all = Vec::new();
-        for id in self.0.names()? {
-            match self.look(&id) {
-                Ok(Some(entry)) if entry.record.is_some() => all.push(entry),
+        for entry in self.0.entries()? {
+            match entry {
+                Ok(entry) if entry.record().is_some() => all.push(Entry::new(entry)),
                 Ok(_) => {}
                 Err(e) => log::warn(&e),
             }
@@ -264,16 +262,15 @@ impl Store {
         Ok(all)
     }
 
-    /// The lock of a container that this process has held before; none where somebody else has
-    /// removed it meanwhile, so that its name may be another's.
+    /// Locks a container again that this process had locked; `None` if another process has removed
+    /// it.
     pub(crate) fn lock_again(&self, entry: &Entry) -> Result<Option<Lock>> {
-        let lock = entry.dir.lock(true)?;
-        Ok(if entry.dir.is_at(&self.0, &entry.id)? { lock } else { None })
+        Ok(self.0.lock_again(&entry.entry)?)
     }
 
-    /// Removes what is known of a container.
-    pub(crate) fn remove(&self, entry: &Entry, _lock: &Lock) -> Result<()> {
-        entry.dir.remove_from(&self.0, &entry.id, &[CONFIG, RECORD])
+    /// Removes a container's entry.
+    pub(crate) fn remove(&self, entry: &Entry, lock: &Lock) -> Result<()> {
+        Ok(self.0.remove(&entry.entry, lock)?)
     }
 }
 
@@ -292,55 +289,51 @@ fn valid(id: &str) -> Result<()> {
     }
 }
 
-/// A container's directory, and its record.
+/// A container's entry.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    pub(crate) id: String,
-    pub(crate) dir: Dir,
-    record: Option<Record>,
-    /// By this process.
-    locked: bool,
-    /// Hooks of its creation have begun, so that those of its end are due.
+    entry: store::Entry<Record>,
+    /// Whether hooks of its creation have begun, so that those of its end are due.
     pub(crate) hooked: AtomicBool,
 }
 
 impl Entry {
-    /// The record names programs to run and cgroups to remove: it is believed only where nobody
-    /// else can have written it.
-    fn load(id: String, dir: Dir) -> Result<Entry> {
-        dir.private()?;
-        let record = dir.read(RECORD)?.map(|text| {
-            serde_json::from_str(&text).map_err(|e| {
-                Error::new(format!("{} is not a record of this program's: {e}", dir.at(RECORD).display()))
-            })
-        });
-        Ok(Entry { id, record: record.transpose()?, dir, locked: false, hooked: false.into() })
+    fn new(entry: store::Entry<Record>) -> Entry {
+        Entry { entry, hooked: false.into() }
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        self.entry.name()
+    }
+
+    /// The directory of the container's state.
+    pub(crate) fn dir(&self) -> &Dir {
+        self.entry.dir()
     }
 
     pub(crate) fn write(&self, record: &Record) -> Result<()> {
-        let text = serde_json::to_vec(record).map_err(unwritable)?;
-        self.dir.replace(RECORD, &text)
+        Ok(self.entry.write(record)?)
     }
 
     /// Keeps the configuration, whatever becomes of the bundle.
     pub(crate) fn write_config(&self, json: &[u8]) -> Result<()> {
-        let mut file = self.dir.create(CONFIG)?;
-        file.write_all(json).map_err(|e| Error::io("write", &self.dir.at(CONFIG), &e))
+        let mut file = self.dir().create(CONFIG)?;
+        file.write_all(json).map_err(|e| Error::io("write", &self.dir().at(CONFIG), &e))
     }
 
     pub(crate) fn config(&self) -> Result<config::Config> {
-        let text = self.dir.read(CONFIG)?.ok_or_else(|| missing(&self.id))?;
+        let text = self.dir().read(CONFIG)?.ok_or_else(|| missing(self.id()))?;
         Ok(config::parse(text.as_bytes())?)
     }
 
     /// What the configuration is read by.
     pub(crate) fn context(&self, global: &Global) -> Result<Context<'_>> {
         let record = self.record()?;
-        Ok(context(global, &record.bundle, &self.id))
+        Ok(context(global, &record.bundle, self.id()))
     }
 
     pub(crate) fn record(&self) -> Result<&Record> {
-        self.record.as_ref().ok_or_else(|| missing(&self.id))
+        self.entry.record().ok_or_else(|| missing(self.id()))
     }
 
     pub(crate) fn status(&self) -> Result<Status> {
@@ -349,21 +342,21 @@ impl Entry {
 
     /// The same, with its first process, if that has not ended.
     pub(crate) fn look(&self) -> Result<(Status, Option<Pidfd>)> {
-        let pidfd = self.record.as_ref().map(Record::pidfd).transpose()?.flatten();
+        let pidfd = self.entry.record().map(Record::pidfd).transpose()?.flatten();
         Ok((self.status_if(|_| Ok(pidfd.is_some()))?, pidfd))
     }
 
     fn status_if(&self, lives: impl Fn(&Record) -> Result<bool>) -> Result<Status> {
-        let Some(record) = self.record.as_ref().filter(|r| r.init_process_pid != 0) else {
-            // Of one that nobody works on any more there is nothing but this directory.
-            let abandoned = self.locked || self.dir.lock(false)?.is_some();
-            return Ok(if abandoned { Status::Stopped } else { Status::Creating });
+        let record = match self.entry.state()? {
+            store::EntryState::BeingMade => return Ok(Status::Creating),
+            store::EntryState::Broken => return Ok(Status::Stopped),
+            store::EntryState::There => self.record()?,
         };
         Ok(match () {
             () if !lives(record)? => Status::Stopped,
             () if record.creating => Status::Creating,
             () if is_frozen(record)? => Status::Paused,
-            () if nspod_sandbox::is_held(self.dir.path())? => Status::Created,
+            () if nspod_sandbox::is_held(self.dir().path())? => Status::Created,
             () => Status::Running,
         })
     }
@@ -443,7 +436,7 @@ mod tests {
         let path = temp.path().join("a/root/a");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
         let error = store.find("a").unwrap_err().to_string();
-        assert!(error.contains("with mode 777, where uid"), "{error}");
+        assert!(error.contains("mode 777 instead of owner"), "{error}");
         assert!(store.all().unwrap().is_empty());
     }
 

@@ -321,7 +321,7 @@ fn restore_into(args: &RestoreArgs, restored: &mut Claimed) -> Result<(i32, Opti
         options.text(Field::LsmMountContext, context);
     }
     // criu takes a root that is a mount point.
-    let root = entry.dir.make_sub("criu-root")?;
+    let root = entry.dir().make_sub("criu-root")?;
     mount(Some(&record.rootfs), root.path(), None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
         .map_err(|e| Error::path("mount the root at", root.path(), e))?;
     options.text(Field::Root, root.path());

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 use ns_core::Pidfd;
-use nspod_cli::dir::Lock;
 use nspod_cli::error::{Error, Result};
 use nspod_cli::foreground::Signals;
+use nspod_sandbox::store::Lock;
 
 use crate::args::Global;
 use crate::state::{Entry, Record, Status, Store};

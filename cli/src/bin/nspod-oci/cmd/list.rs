@@ -25,7 +25,7 @@ pub(crate) enum Format {
 pub(crate) fn list(global: &Global, args: &ListArgs) -> Result<()> {
     let all = global.store()?.all()?;
     if args.quiet {
-        return output::print(all.iter().map(|entry| format!("{}\n", entry.id)).collect::<String>());
+        return output::print(all.iter().map(|entry| format!("{}\n", entry.id())).collect::<String>());
     }
     let mut states = Vec::new();
     for entry in &all {

@@ -24,7 +24,7 @@ pub(crate) fn start(global: &Global, args: &StartArgs) -> Result<()> {
         Status::Running => return Err(Error::new("cannot start an already running container")),
         status => return Err(Error::new(format!("cannot start a container in the {status} state"))),
     }
-    nspod_sandbox::start_held(entry.dir.path())?;
+    nspod_sandbox::start_held(entry.dir().path())?;
     log::debug(&format_args!("the container's process {} runs", record.init_process_pid));
     hooks::poststart(&entry, record).map_err(|e| match stop(record) {
         Ok(()) => e,

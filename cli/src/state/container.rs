@@ -1,0 +1,210 @@
+//! A container in the store.
+
+use std::path::PathBuf;
+
+use cgroup_core::Cgroup;
+use nspod_sandbox::init;
+use nspod_sandbox::spec::Spec;
+use nspod_sandbox::store::{self, Dir, EntryState, RECORD};
+use nspod_sandbox::{ExitStatus, Outcome};
+use serde::{Deserialize, Serialize};
+
+use super::{KILLED_WITHIN, Process};
+use crate::error::{Error, Result};
+
+pub(crate) const EXIT: &str = "exit";
+pub(crate) const LOG: &str = "log";
+const OUTCOME: &str = "outcome.json";
+
+/// What is saved of a container once its first process runs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Saved {
+    pub(crate) id: String,
+    /// First process.
+    pub(crate) process: Process,
+    pub(crate) cgroup: Option<PathBuf>,
+    pub(crate) pod: Option<String>,
+    /// Time of the creation in seconds since 1970.
+    pub(crate) created: u64,
+    /// The `nspod run` that waits for the container in the foreground.
+    pub(crate) runner: Option<Process>,
+    /// Whether the container is removed when it has ended.
+    pub(crate) remove: bool,
+    pub(crate) log: Option<PathBuf>,
+    pub(crate) stop_signal: i32,
+    pub(crate) spec: Spec,
+}
+
+impl store::Record for Saved {
+    const FILES: &'static [&'static str] = &[RECORD];
+}
+
+impl Saved {
+    /// Returns whether a `nspod run` in the foreground waits for the container.
+    pub(crate) fn owned(&self) -> Result<bool> {
+        self.runner.as_ref().map_or(Ok(false), Process::lives)
+    }
+}
+
+/// Lifecycle state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum State {
+    /// Another invocation is starting or removing the container.
+    Creating,
+    Running,
+    Paused,
+    Exited,
+    /// The invocation that started the container died before the first process ran.
+    Dead,
+}
+
+/// A container's entry in the store.
+#[derive(Debug)]
+pub(crate) struct Entry(store::Entry<Saved>);
+
+impl Entry {
+    pub(super) fn new(entry: store::Entry<Saved>) -> Entry {
+        Entry(entry)
+    }
+
+    pub(super) fn stored(&self) -> &store::Entry<Saved> {
+        &self.0
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        self.0.name()
+    }
+
+    pub(crate) fn dir(&self) -> &Dir {
+        self.0.dir()
+    }
+
+    /// Returns what is saved of the container; `None` if its first process has not run.
+    pub(crate) fn saved(&self) -> Option<&Saved> {
+        self.0.record()
+    }
+
+    /// Returns what is saved of the container.
+    pub(crate) fn record(&self) -> Result<&Saved> {
+        self.saved().ok_or_else(|| {
+            Error::new(format!("the container {} has not been started", self.id()))
+                .hint(format!("`nspod rm -f {}` removes what is left of it", self.id()))
+        })
+    }
+
+    pub(crate) fn write(&self, saved: &Saved) -> Result<()> {
+        Ok(self.0.write(saved)?)
+    }
+
+    /// Returns the lifecycle state.
+    pub(crate) fn state(&self) -> Result<State> {
+        match self.0.state()? {
+            EntryState::BeingMade => return Ok(State::Creating),
+            EntryState::Broken => return Ok(State::Dead),
+            EntryState::There => {}
+        }
+        if !self.lives()? {
+            return Ok(State::Exited);
+        }
+        let frozen = self.cgroup().and_then(|c| c.events().ok()).is_some_and(|e| e.frozen);
+        Ok(if frozen { State::Paused } else { State::Running })
+    }
+
+    /// Returns whether the first process has been started and has not ended.
+    pub(crate) fn lives(&self) -> Result<bool> {
+        self.saved().map_or(Ok(false), |saved| saved.process.lives())
+    }
+
+    /// Returns a pidfd of the first process.
+    ///
+    /// # Errors
+    /// The container has not been started, or its first process has ended.
+    pub(crate) fn running(&self) -> Result<(&Saved, ns_core::Pidfd)> {
+        let record = self.record()?;
+        let pidfd = record.process.open()?;
+        Ok((record, pidfd.ok_or_else(|| Error::new(format!("the container {} is not running", self.id())))?))
+    }
+
+    /// Returns whether processes are left although the first one has ended. This is possible if the
+    /// container has no pid namespace of its own.
+    pub(crate) fn is_outlived(&self) -> Result<bool> {
+        let populated = |cgroup: Cgroup| cgroup.events().is_ok_and(|events| events.populated);
+        Ok(self.saved().is_some() && !self.lives()? && self.cgroup().is_some_and(populated))
+    }
+
+    /// Kills the processes of the container and waits for the end of the first one; false if that
+    /// had ended before. The caller holds the lock: without it the cgroup can belong to the next
+    /// container of that name.
+    pub(crate) fn end(&self) -> Result<bool> {
+        let process = self.saved().map(|saved| saved.process.open()).transpose()?.flatten();
+        match (self.cgroup(), &process) {
+            (Some(cgroup), _) => match cgroup.kill() {
+                // The `nspod run` of the container has just removed the cgroup.
+                Err(e) if e.kind() == cgroup_core::ErrorKind::NotFound => {}
+                killed => killed?,
+            },
+            (None, Some(process)) => process.send_signal(nix::libc::SIGKILL)?,
+            (None, None) => {}
+        }
+        let Some(process) = process else { return Ok(false) };
+        match process.poll(Some(KILLED_WITHIN))? {
+            true => Ok(true),
+            false => Err(Error::new(format!("the container {} was killed and has not ended", self.id()))
+                .hint("one of its processes is blocked in the kernel")),
+        }
+    }
+
+    /// Returns the cgroup; `None` if the container has none or the cgroup cannot be opened.
+    pub(crate) fn cgroup(&self) -> Option<Cgroup> {
+        Cgroup::open(self.saved()?.cgroup.as_ref()?).ok()
+    }
+
+    /// Returns the cgroup.
+    ///
+    /// # Errors
+    /// The container has none, or the cgroup cannot be opened.
+    pub(crate) fn need_cgroup(&self) -> Result<Cgroup> {
+        match &self.record()?.cgroup {
+            Some(path) => Ok(Cgroup::open(path)?),
+            None => Err(Error::new(format!("the container {} has no cgroup of its own", self.id()))
+                .hint("run nspod as root, or have a cgroup delegated")),
+        }
+    }
+
+    /// Returns how the container ended; `None` if that is not known.
+    pub(crate) fn status(&self) -> Result<Option<ExitStatus>> {
+        let noted = self.dir().read(EXIT)?.as_deref().and_then(init::parse_exit);
+        if noted.is_some() {
+            return Ok(noted);
+        }
+        // The OOM killer can have killed the init together with the program.
+        let oom = self.cgroup().and_then(|c| c.memory_events().ok()).and_then(|e| e.oom_kill);
+        let killed = ExitStatus::Signaled { signal: nix::libc::SIGKILL, core_dumped: false };
+        Ok((oom.unwrap_or(0) > 0).then_some(killed))
+    }
+
+    /// Writes down how the container ended, unless the init has done so.
+    pub(crate) fn note(&self, status: ExitStatus) -> Result<()> {
+        if self.dir().read(EXIT)?.as_deref().and_then(init::parse_exit).is_some() {
+            return Ok(());
+        }
+        let text = match status {
+            ExitStatus::Exited(code) => format!("exited {code}\n"),
+            ExitStatus::Signaled { signal, core_dumped: true } => format!("signaled {signal} core\n"),
+            ExitStatus::Signaled { signal, core_dumped: false } => format!("signaled {signal}\n"),
+        };
+        Ok(self.dir().replace(EXIT, text.as_bytes())?)
+    }
+
+    /// Writes down how and why the container ended.
+    pub(crate) fn note_outcome(&self, outcome: &Outcome) -> Result<()> {
+        self.note(outcome.status)?;
+        Ok(self.dir().replace(OUTCOME, &serde_json::to_vec(outcome).unwrap_or_default())?)
+    }
+
+    /// Returns how and why the container ended, if a `nspod run --keep` has written it down.
+    pub(crate) fn outcome(&self) -> Result<Option<Outcome>> {
+        Ok(self.dir().read(OUTCOME)?.and_then(|text| serde_json::from_str(&text).ok()))
+    }
+}

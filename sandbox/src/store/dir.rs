@@ -1,0 +1,454 @@
+//! A directory by descriptor. Each file in it is reached by name, and no link is followed.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, RawDir, RenameFlags, SeekFrom, fstat, mkdirat, openat, renameat,
+    renameat_with, seek, statat, unlinkat,
+};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use super::hint::{Alternative, explained, or};
+use super::{Lock, failed};
+use crate::error::{Error, ErrorKind};
+
+const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// A directory by descriptor. Each file in it is reached by name, and no link is followed.
+///
+/// A clone shares the descriptor.
+#[derive(Debug, Clone)]
+pub struct Dir {
+    fd: Arc<OwnedFd>,
+    path: PathBuf,
+    alternative: Alternative,
+}
+
+impl Dir {
+    /// Opens a directory that belongs to the caller and that no other user can enter. Creates it
+    /// with mode 700 if it is missing; the directory above it must exist.
+    ///
+    /// `alternative` completes the hint of an error, see [`Alternative`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`]: another user owns the directory or can enter it; `EACCES`, `EROFS`,
+    /// `ENOSPC`, `ENOENT` from mkdir(2) or open(2); `ENOTDIR` also if the path is a symbolic link.
+    pub fn private(path: &Path, alternative: Alternative) -> Result<Dir, Error> {
+        let dir = Dir::open_or(path, alternative, || match mkdirat(CWD, path, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(e) => Err(e),
+        })?;
+        dir.check_private()?;
+        Ok(dir)
+    }
+
+    /// Opens a directory, whoever owns it. Creates it, and the directories above it, with mode 700
+    /// if they are missing.
+    ///
+    /// # Errors
+    /// As [`private`](Self::private), except that the owner and the mode are not checked.
+    pub fn shared(path: &Path, alternative: Alternative) -> Result<Dir, Error> {
+        Dir::open_or(path, alternative, || {
+            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+            made.map_err(|e| Errno::from_raw_os_error(e.raw_os_error().unwrap_or(0)))
+        })
+    }
+
+    /// Opens a directory; `make` creates it if it is missing.
+    fn open_or(
+        path: &Path,
+        alternative: Alternative,
+        make: impl FnOnce() -> Result<(), Errno>,
+    ) -> Result<Dir, Error> {
+        let opened = match openat(CWD, path, DIR, Mode::empty()) {
+            Err(Errno::NOENT) => {
+                make().map_err(|e| explained("make the state directory", "mkdir", path, e, alternative))?;
+                openat(CWD, path, DIR, Mode::empty())
+            }
+            other => other,
+        };
+        let fd = opened.map_err(|e| explained("open the state directory", "open", path, e, alternative))?;
+        Ok(Dir { fd: fd.into(), path: path.into(), alternative })
+    }
+
+    /// Checks that the directory belongs to the caller and that no other user can enter it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`]: another user owns the directory or can enter it.
+    pub fn check_private(&self) -> Result<(), Error> {
+        let stat = fstat(&self.fd).map_err(|e| failed("inspect", &self.path, "fstat", e))?;
+        let (uid, mode) = (geteuid().as_raw(), stat.st_mode & 0o777);
+        if stat.st_uid == uid && mode & 0o077 == 0 {
+            return Ok(());
+        }
+        let path = self.path.display();
+        let owner = stat.st_uid;
+        let error = Error::new(
+            ErrorKind::Store,
+            format!(
+                "the state directory {path} has owner {owner} and mode {mode:o} instead of owner {uid} and mode 700"
+            ),
+        );
+        Err(error.with_hint(Some(or("remove it", self.alternative))))
+    }
+
+    /// The path under which the directory was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of a file in the directory.
+    pub fn at(&self, name: impl AsRef<OsStr>) -> PathBuf {
+        self.path.join(name.as_ref())
+    }
+
+    /// Opens a directory in this one; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`] with the errno of openat(2); `ENOTDIR` also if it is a symbolic link.
+    pub fn sub(&self, name: &str) -> Result<Option<Dir>, Error> {
+        match openat(&self.fd, component(name)?, DIR, Mode::empty()) {
+            Ok(fd) => Ok(Some(Dir { fd: fd.into(), path: self.at(name), alternative: self.alternative })),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(explained("open", "openat", &self.at(name), e, self.alternative)),
+        }
+    }
+
+    /// Opens a directory in this one. Creates it with mode 700 if it is missing.
+    ///
+    /// # Errors
+    /// As [`sub`](Self::sub), and the errno of mkdirat(2).
+    pub fn make_sub(&self, name: &str) -> Result<Dir, Error> {
+        if let Some(dir) = self.sub(name)? {
+            return Ok(dir);
+        }
+        self.mkdir(name)?;
+        self.sub(name)?.ok_or_else(|| failed("open", &self.at(name), "openat", Errno::NOENT))
+    }
+
+    /// Creates a directory in this one; false if the name exists.
+    fn mkdir(&self, name: &str) -> Result<bool, Error> {
+        match mkdirat(&self.fd, component(name)?, Mode::RWXU) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => Ok(false),
+            Err(e) => Err(explained("make", "mkdirat", &self.at(name), e, self.alternative)),
+        }
+    }
+
+    /// Creates a directory in this one and locks it; `None` if the name exists.
+    ///
+    /// Between mkdir and the lock another process may remove the directory and create its own.
+    /// Therefore the locked directory must still have the name, and must be empty: a process that
+    /// creates one writes something into it before it releases the lock.
+    pub(super) fn claim(&self, name: &str) -> Result<Option<(Dir, Lock)>, Error> {
+        while self.mkdir(name)? {
+            match self.lock_new(name) {
+                Ok(None) => {}
+                Ok(Some((dir, lock, empty))) => return Ok(empty.then_some((dir, lock))),
+                Err(e) => {
+                    // rmdir fails if another process has put something into the directory. If the
+                    // directory is another process's and still empty, that process creates a new one.
+                    let _ = unlinkat(&self.fd, name, AtFlags::REMOVEDIR);
+                    return Err(e);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn lock_new(&self, name: &str) -> Result<Option<(Dir, Lock, bool)>, Error> {
+        let Some(dir) = self.sub(name)? else { return Ok(None) };
+        let Some(lock) = dir.lock(true)? else { return Ok(None) };
+        if !dir.is_at(self, name)? {
+            return Ok(None);
+        }
+        let empty = dir.remaining_names()?.is_empty();
+        Ok(Some((dir, lock, empty)))
+    }
+
+    /// Returns the names in the directory, sorted. A name that is not UTF-8 is left out.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`] with the errno of getdents64(2).
+    pub fn names(&self) -> Result<Vec<String>, Error> {
+        seek(&self.fd, SeekFrom::Start(0)).map_err(|e| failed("list", &self.path, "lseek", e))?;
+        let mut names = self.remaining_names()?;
+        names.sort();
+        Ok(names)
+    }
+
+    /// Returns the names from the descriptor's position to the end. No further descriptor is
+    /// opened, so that a directory can be emptied when the process is out of descriptors.
+    fn remaining_names(&self) -> Result<Vec<String>, Error> {
+        let mut space = vec![MaybeUninit::uninit(); 8192];
+        let mut entries = RawDir::new(&self.fd, &mut space);
+        let mut names = Vec::new();
+        while let Some(entry) = entries.next() {
+            let entry = entry.map_err(|e| failed("list", &self.path, "getdents64", e))?;
+            match entry.file_name().to_str() {
+                Ok("." | "..") | Err(_) => {}
+                Ok(name) => names.push(name.to_owned()),
+            }
+        }
+        Ok(names)
+    }
+
+    /// Opens a file in the directory for reading; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`] with the errno of openat(2); `ELOOP` if it is a symbolic link.
+    pub fn open(&self, name: &str) -> Result<Option<File>, Error> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match openat(&self.fd, component(name)?, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(fd.into())),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(failed("open", &self.at(name), "openat", e)),
+        }
+    }
+
+    /// Reads a file in the directory; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and the errno of read(2); also if the text is not UTF-8.
+    pub fn read(&self, name: &str) -> Result<Option<String>, Error> {
+        let Some(file) = self.open(name)? else { return Ok(None) };
+        let bytes = read_small(file).map_err(|e| io(&e, "read", &self.at(name), "read"))?;
+        let text = String::from_utf8(bytes).map_err(|e| {
+            Error::new(ErrorKind::Store, format!("cannot read {}: {e}", self.at(name).display()))
+        });
+        text.map(Some)
+    }
+
+    /// Opens a file in the directory for reading and appending. Creates it with mode 600 if it is
+    /// missing.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn create(&self, name: &str) -> Result<File, Error> {
+        self.create_with(name, OFlags::APPEND)
+    }
+
+    fn create_with(&self, name: &str, more: OFlags) -> Result<File, Error> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | more;
+        let fd = openat(&self.fd, component(name)?, flags, Mode::RUSR | Mode::WUSR);
+        fd.map(File::from).map_err(|e| failed("make", &self.at(name), "openat", e))
+    }
+
+    /// Writes a whole file in the directory atomically: a reader sees the old text or the new.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`] with the errno of openat(2), write(2) or rename(2).
+    pub fn replace(&self, name: &str, text: &[u8]) -> Result<(), Error> {
+        let fresh = format!(".{name}.{}", std::process::id());
+        let mut file = self.create_with(&fresh, OFlags::TRUNC)?;
+        file.write_all(text).map_err(|e| io(&e, "write", &self.at(&fresh), "write"))?;
+        // A rename over an existing file makes ext4 write the new file to the disk first. An
+        // exchange does not, and the store need not survive a crash of the machine.
+        match renameat_with(&self.fd, &*fresh, &self.fd, name, RenameFlags::EXCHANGE) {
+            Ok(()) => unlinkat(&self.fd, &*fresh, AtFlags::empty()),
+            Err(_) => renameat(&self.fd, &*fresh, &self.fd, name),
+        }
+        .map_err(|e| failed("replace", &self.at(name), "rename", e))
+    }
+
+    /// Removes this directory, which has the name `name` in `parent`, and the files in it. Does
+    /// nothing if it does not exist.
+    ///
+    /// `files` are the files that the directory usually holds. It is listed only if there are more.
+    pub(super) fn remove_from(&self, parent: &Dir, name: &str, files: &[&str]) -> Result<(), Error> {
+        for file in files {
+            match unlinkat(&self.fd, *file, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT | Errno::ISDIR) => {}
+                Err(e) => return Err(failed("remove", &self.at(file), "unlinkat", e)),
+            }
+        }
+        match unlinkat(&parent.fd, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            // Another process may have the name now.
+            Err(_) if !self.is_at(parent, name)? => Ok(()),
+            Err(_) => self.clear().and_then(|()| parent.remove_empty(name)),
+        }
+    }
+
+    fn remove_sub(&self, name: &str) -> Result<(), Error> {
+        let Some(dir) = self.sub(name)? else { return Ok(()) };
+        dir.clear()?;
+        self.remove_empty(name)
+    }
+
+    fn remove_empty(&self, name: &str) -> Result<(), Error> {
+        match unlinkat(&self.fd, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(failed("remove", &self.at(name), "rmdir", e)),
+        }
+    }
+
+    fn clear(&self) -> Result<(), Error> {
+        for file in self.names()? {
+            match unlinkat(&self.fd, &*file, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::ISDIR) => self.remove_sub(&file)?,
+                Err(e) => return Err(failed("remove", &self.at(&file), "unlinkat", e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Locks the directory; `None` if another process holds the lock and `wait` is false.
+    pub(super) fn lock(&self, wait: bool) -> Result<Option<Lock>, Error> {
+        Lock::take(self.fd.clone(), wait).map_err(|e| failed("lock", &self.path, "flock", e))
+    }
+
+    /// Returns whether the name in `parent` still leads to this directory.
+    pub(super) fn is_at(&self, parent: &Dir, name: &str) -> Result<bool, Error> {
+        let own = fstat(&self.fd).map_err(|e| failed("inspect", &self.path, "fstat", e))?;
+        match statat(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(there) => Ok((own.st_dev, own.st_ino) == (there.st_dev, there.st_ino)),
+            Err(Errno::NOENT) => Ok(false),
+            Err(e) => Err(failed("inspect", &self.path, "fstatat", e)),
+        }
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Reads a whole file, which is usually smaller than 8 KiB.
+///
+/// [`std::fs::read`] asks for the size and the position first, and reads a file that reports no
+/// size, such as those of procfs, in small pieces.
+///
+/// # Errors
+/// Those of read(2).
+pub fn read_small(file: File) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(8192);
+    file.take(u64::MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Checks that a name is a single path component, so that it cannot lead out of the directory.
+fn component(name: &str) -> Result<&str, Error> {
+    match name {
+        "" | "." | ".." => {}
+        _ if name.contains('/') => {}
+        _ => return Ok(name),
+    }
+    Err(Error::new(ErrorKind::Store, format!("{name:?} is not the name of a file in a directory")))
+}
+
+fn io(e: &std::io::Error, what: &str, path: &Path, call: &'static str) -> Error {
+    failed(what, path, call, Errno::from_raw_os_error(e.raw_os_error().unwrap_or(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn temp() -> (tempfile::TempDir, Dir) {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = private(&temp.path().join("state")).unwrap();
+        (temp, dir)
+    }
+
+    fn private(path: &Path) -> Result<Dir, Error> {
+        Dir::private(path, || None)
+    }
+
+    #[test]
+    fn a_state_directory_that_others_can_enter_is_refused() {
+        let (_temp, dir) = temp();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let error = Dir::private(dir.path(), || Some("choose another")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Store);
+        let (error, uid) = (error.to_string(), geteuid().as_raw());
+        let want = format!("and mode 755 instead of owner {uid} and mode 700; remove it, or choose another");
+        assert!(error.ends_with(&want), "{error}");
+    }
+
+    #[test]
+    fn a_link_is_not_followed() {
+        let (temp, dir) = temp();
+        std::os::unix::fs::symlink(dir.path(), temp.path().join("link")).unwrap();
+        let error = private(&temp.path().join("link")).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOTDIR));
+        std::os::unix::fs::symlink(temp.path(), dir.at("web")).unwrap();
+        assert_eq!(dir.sub("web").unwrap_err().raw_os_error(), Some(libc::ENOTDIR));
+        std::os::unix::fs::symlink("/etc/passwd", dir.at("file")).unwrap();
+        assert_eq!(dir.open("file").unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        assert_eq!(dir.create("file").unwrap_err().raw_os_error(), Some(libc::ELOOP));
+    }
+
+    #[test]
+    fn a_name_cannot_leave_the_directory() {
+        let (_temp, dir) = temp();
+        for name in ["", ".", "..", "../x", "a/b", "/etc"] {
+            let said =
+                [dir.sub(name).unwrap_err(), dir.read(name).unwrap_err(), dir.create(name).unwrap_err()];
+            assert!(said.iter().all(|e| e.to_string().contains("is not the name of a file")), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn removing_a_directory_removes_links_and_not_their_targets() {
+        let (temp, dir) = temp();
+        std::fs::write(temp.path().join("kept"), "").unwrap();
+        let sub = dir.make_sub("web").unwrap();
+        sub.replace("a", b"1").unwrap();
+        sub.make_sub("ns").unwrap().replace("net", b"").unwrap();
+        std::os::unix::fs::symlink(temp.path(), sub.at("link")).unwrap();
+        dir.remove_sub("web").unwrap();
+        assert!(temp.path().join("kept").exists() && !dir.at("web").exists());
+    }
+
+    #[test]
+    fn known_files_are_removed_and_so_are_others() {
+        let (_temp, dir) = temp();
+        for more in [&[][..], &["b", "c"]] {
+            let sub = dir.make_sub("web").unwrap();
+            ["a"].iter().chain(more).for_each(|name| sub.replace(name, b"1").unwrap());
+            sub.remove_from(&dir, "web", &["missing", "a"]).unwrap();
+            assert!(!dir.at("web").exists(), "{more:?}");
+            sub.remove_from(&dir, "web", &["a"]).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_name_is_claimed_once() {
+        let (_temp, dir) = temp();
+        let first = dir.claim("web").unwrap();
+        assert!(first.is_some() && dir.claim("web").unwrap().is_none());
+        assert!(dir.at("web").is_dir());
+    }
+
+    #[test]
+    fn a_lock_keeps_others_out_until_it_is_dropped() {
+        let (_temp, dir) = temp();
+        let again = private(dir.path()).unwrap();
+        let lock = dir.lock(false).unwrap().unwrap();
+        assert!(again.lock(false).unwrap().is_none());
+        drop(lock);
+        assert!(again.lock(false).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_replaced_file_is_whole() {
+        let (_temp, dir) = temp();
+        dir.replace("state.json", b"long text").unwrap();
+        dir.replace("state.json", b"short").unwrap();
+        assert_eq!(dir.read("state.json").unwrap().as_deref(), Some("short"));
+        assert_eq!(dir.names().unwrap(), ["state.json"]);
+    }
+}

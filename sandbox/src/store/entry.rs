@@ -1,0 +1,134 @@
+//! An entry of a store and its record.
+
+use std::marker::PhantomData;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Dir, Trust};
+use crate::error::{Error, ErrorKind};
+
+/// The file name of an entry's record.
+pub const RECORD: &str = "state.json";
+
+/// What a program keeps of each entry. It is written as JSON.
+pub trait Record: Serialize + DeserializeOwned {
+    /// The files that an entry usually holds. They are removed without listing the entry.
+    const FILES: &'static [&'static str] = &[RECORD];
+
+    /// Returns whether everything that the record describes has been made.
+    fn is_complete(&self) -> bool {
+        true
+    }
+}
+
+/// How far an entry has been made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryState {
+    /// A process has the entry locked and has not completed it.
+    BeingMade,
+    /// The record is complete.
+    There,
+    /// The process that made the entry has ended without completing it.
+    Broken,
+}
+
+/// An entry of a store, with the record that was read when it was opened.
+#[derive(Debug)]
+pub struct Entry<R> {
+    name: String,
+    dir: Dir,
+    record: Option<R>,
+    /// Whether this process held the lock when it opened the entry.
+    locked: bool,
+}
+
+impl<R: Record> Entry<R> {
+    /// Returns a new entry, which the caller has locked.
+    pub(super) fn new(name: &str, dir: Dir) -> Entry<R> {
+        Entry { name: name.into(), dir, record: None, locked: true }
+    }
+
+    pub(super) fn load(name: &str, dir: Dir, trust: Trust) -> Result<Entry<R>, Error> {
+        if trust == Trust::Entry {
+            dir.check_private()?;
+        }
+        let record = dir.read(RECORD)?.map(|text| serde_json::from_str(&text)).transpose();
+        let record = record.map_err(|e| {
+            let file = dir.at(RECORD);
+            let error =
+                Error::new(ErrorKind::Store, format!("{} is not a valid record: {e}", file.display()));
+            error.with_hint(Some(format!("end what it describes, then remove {}", dir.path().display())))
+        })?;
+        Ok(Entry { name: name.into(), dir, record, locked: false })
+    }
+
+    pub(super) fn locked(self) -> Entry<R> {
+        Entry { locked: true, ..self }
+    }
+
+    /// The name of the entry.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The directory of the entry, for further files.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// The record that was read when the entry was opened; `None` if it had none.
+    pub fn record(&self) -> Option<&R> {
+        self.record.as_ref()
+    }
+
+    /// Writes the record. [`record`](Self::record) still returns the one that was read.
+    ///
+    /// # Errors
+    /// As [`Dir::replace`].
+    pub fn write(&self, record: &R) -> Result<(), Error> {
+        write(&self.dir, record)
+    }
+
+    /// Returns a handle that writes the record, for a closure that outlives the entry.
+    pub fn writer(&self) -> Writer<R> {
+        Writer { dir: self.dir.clone(), record: PhantomData }
+    }
+
+    /// Returns how far the entry has been made.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`] with the errno of flock(2).
+    pub fn state(&self) -> Result<EntryState, Error> {
+        if self.record.as_ref().is_some_and(R::is_complete) {
+            return Ok(EntryState::There);
+        }
+        let abandoned = self.locked || self.dir.lock(false)?.is_some();
+        Ok(if abandoned { EntryState::Broken } else { EntryState::BeingMade })
+    }
+}
+
+/// Writes the record of an entry.
+#[derive(Debug)]
+pub struct Writer<R> {
+    dir: Dir,
+    record: PhantomData<fn(R)>,
+}
+
+impl<R: Record> Writer<R> {
+    /// Writes the record.
+    ///
+    /// # Errors
+    /// As [`Dir::replace`].
+    pub fn write(&self, record: &R) -> Result<(), Error> {
+        write(&self.dir, record)
+    }
+}
+
+fn write<R: Record>(dir: &Dir, record: &R) -> Result<(), Error> {
+    let text = serde_json::to_vec(record).map_err(|e| {
+        let what = format!("cannot write {} as JSON: {e}", dir.at(RECORD).display());
+        Error::new(ErrorKind::Store, what)
+    })?;
+    dir.replace(RECORD, &text)
+}

@@ -1,0 +1,51 @@
+//! The cure in an error about a state directory.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use super::failed;
+use crate::error::Error;
+
+/// Returns how the user can move the store to another directory, as the last clause of an error's
+/// hint: `name another directory with --root`. It is called only for an error.
+pub type Alternative = fn() -> Option<&'static str>;
+
+/// Appends the alternative to a cure.
+pub(super) fn or(cure: &str, alternative: Alternative) -> String {
+    alternative().map_or_else(|| cure.to_owned(), |alternative| format!("{cure}, or {alternative}"))
+}
+
+/// Returns the error of a call on a state directory, with the reason and the cure.
+pub(super) fn explained(
+    what: &str,
+    call: &'static str,
+    path: &Path,
+    errno: Errno,
+    alternative: Alternative,
+) -> Error {
+    let error = failed(what, path, call, errno);
+    // The last part of the path that exists.
+    let found = path.ancestors().find_map(|part| Some((part, part.symlink_metadata().ok()?)));
+    let Some((part, meta)) = found else { return error };
+    let name = part.display();
+    let hint = match errno {
+        Errno::ACCESS => {
+            let (mode, owner, uid) = (meta.mode() & 0o7777, meta.uid(), geteuid().as_raw());
+            let cure = or(&format!("run as uid {owner}"), alternative);
+            format!("{name} has owner {owner} and mode {mode:o}, and the caller has uid {uid}: {cure}")
+        }
+        Errno::NOTDIR if meta.is_symlink() && part == path => {
+            format!("{name} is a symbolic link, which is not followed: {}", or("remove it", alternative))
+        }
+        Errno::NOTDIR => format!("{name} is not a directory: {}", or("remove it", alternative)),
+        Errno::ROFS => {
+            let cure = or("mount a writable one there", alternative);
+            format!("the file system of {name} is read-only: {cure}")
+        }
+        _ => return error,
+    };
+    error.with_hint(Some(hint))
+}

@@ -1,0 +1,35 @@
+//! The lock on an entry's directory.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+/// A lock on an entry. It ends when it is dropped, or with the process.
+///
+/// See [flock(2)](https://man7.org/linux/man-pages/man2/flock.2.html).
+#[derive(Debug)]
+pub struct Lock(Arc<OwnedFd>);
+
+impl Lock {
+    /// Locks an open file; `None` if another process holds the lock and `wait` is false.
+    pub(super) fn take(file: Arc<OwnedFd>, wait: bool) -> Result<Option<Lock>, Errno> {
+        let how = if wait { FlockOperation::LockExclusive } else { FlockOperation::NonBlockingLockExclusive };
+        loop {
+            match flock(&file, how) {
+                Ok(()) => return Ok(Some(Lock(file))),
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // The entry keeps the same open file, so that a close does not end the lock.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}

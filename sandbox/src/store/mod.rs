@@ -1,0 +1,316 @@
+//! Containers and pods from one program to the next: a directory with an entry for each.
+//!
+//! An entry is a directory with the name of the container or pod. Its record, `state.json`, holds
+//! what the program wants to keep. An entry is being made, there, or broken ([`EntryState`]):
+//!
+//! 1. [`Store::create`] makes the directory and locks it.
+//! 2. The program writes a record of what it is about to make, makes it, and writes the record
+//!    again. If it is killed, the lock ends and the record says what is left.
+//! 3. The program releases the lock.
+//!
+//! A process that changes or removes an entry holds its lock. The state directory and the entries
+//! have mode 700, links are not followed, and a record is replaced atomically.
+//!
+//! ```
+//! use nspod_sandbox::store::{EntryState, Record, Store};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Job { command: String }
+//! impl Record for Job {}
+//!
+//! # let temp = tempfile::tempdir().unwrap();
+//! # let path = temp.path().join("jobs");
+//! let store = Store::<Job>::open(&path)?;
+//! let made = store.create("web", |_, _| Ok::<_, nspod_sandbox::Error>(false))?;
+//! let (entry, lock) = made.expect("the name is free");
+//! assert_eq!(store.find("web")?.expect("an entry").state()?, EntryState::BeingMade);
+//! entry.write(&Job { command: "sleep 60".into() })?;
+//! drop(lock);
+//! let found = store.find("web")?.expect("an entry");
+//! assert_eq!((found.state()?, &*found.record().expect("a record").command), (EntryState::There, "sleep 60"));
+//! # Ok::<(), nspod_sandbox::Error>(())
+//! ```
+
+mod dir;
+mod entry;
+mod hint;
+mod lock;
+mod name;
+
+use std::marker::PhantomData;
+use std::path::Path;
+
+use rustix::io::Errno;
+
+pub use dir::{Dir, read_small};
+pub use entry::{Entry, EntryState, RECORD, Record, Writer};
+pub use hint::Alternative;
+pub use lock::Lock;
+pub use name::{is_random_name, random_name};
+
+use crate::error::{Error, ErrorKind};
+
+/// A directory with an entry for each container or pod of one program and user. `R` is the record
+/// of an entry.
+#[derive(Debug)]
+pub struct Store<R> {
+    dir: Dir,
+    trust: Trust,
+    record: PhantomData<fn() -> R>,
+}
+
+/// Why an entry's record is believed, which can name programs to run and cgroups to remove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// Only the caller can enter the store's directory.
+    Store,
+    /// Each entry is checked: it belongs to the caller and no other user can enter it.
+    Entry,
+}
+
+/// The result of an attempt to lock an entry.
+#[derive(Debug)]
+pub enum Locked<E> {
+    /// The caller holds the lock.
+    Ours(E, Lock),
+    /// Another process holds the lock.
+    Theirs,
+    /// No entry has the name, or its holder has just removed it.
+    Gone,
+}
+
+impl<R: Record> Store<R> {
+    /// Opens the store in a directory that only the caller can enter, which is created if it is
+    /// missing.
+    ///
+    /// # Errors
+    /// As [`Dir::private`].
+    pub fn open(path: &Path) -> Result<Store<R>, Error> {
+        Ok(Store::new(Dir::private(path, || None)?, Trust::Store))
+    }
+
+    /// Opens the store in an open directory.
+    pub fn new(dir: Dir, trust: Trust) -> Store<R> {
+        Store { dir, trust, record: PhantomData }
+    }
+
+    /// Creates an entry and locks it; `None` if the name is taken.
+    ///
+    /// `reclaim` is called for an entry of that name that no process has locked. It can
+    /// [`remove`](Self::remove) what a killed creation has left, and returns true if it did.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`] with the errno of mkdirat(2), openat(2) or flock(2); the error of
+    /// `reclaim`. No entry is left.
+    pub fn create<E: From<Error>>(
+        &self,
+        name: &str,
+        mut reclaim: impl FnMut(&Entry<R>, &Lock) -> Result<bool, E>,
+    ) -> Result<Option<(Entry<R>, Lock)>, E> {
+        loop {
+            if let Some((dir, lock)) = self.dir.claim(name)? {
+                return Ok(Some((Entry::new(name, dir), lock)));
+            }
+            match self.lock(name, false)? {
+                Locked::Ours(entry, lock) if reclaim(&entry, &lock)? => {}
+                Locked::Gone => {}
+                Locked::Ours(..) | Locked::Theirs => return Ok(None),
+            }
+        }
+    }
+
+    /// Returns the entry of a name; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`] with the errno of openat(2) or read(2); the record is not valid; with
+    /// [`Trust::Entry`], another user owns the entry or can enter it.
+    pub fn find(&self, name: &str) -> Result<Option<Entry<R>>, Error> {
+        self.dir.sub(name)?.map(|dir| Entry::load(name, dir, self.trust)).transpose()
+    }
+
+    /// Locks an entry and reads its record after that. If another process holds the lock, the call
+    /// waits, or returns [`Locked::Theirs`] if `wait` is false.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find), and the errno of flock(2).
+    pub fn lock(&self, name: &str, wait: bool) -> Result<Locked<Entry<R>>, Error> {
+        let Some(dir) = self.dir.sub(name)? else { return Ok(Locked::Gone) };
+        let Some(lock) = dir.lock(wait)? else { return Ok(Locked::Theirs) };
+        if !dir.is_at(&self.dir, name)? {
+            return Ok(Locked::Gone);
+        }
+        Ok(Locked::Ours(Entry::load(name, dir, self.trust)?.locked(), lock))
+    }
+
+    /// Locks an entry again that this process had locked; waits for the lock. `None` if another
+    /// process has removed the entry.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`] with the errno of flock(2) or fstat(2).
+    pub fn lock_again(&self, entry: &Entry<R>) -> Result<Option<Lock>, Error> {
+        let lock = entry.dir().lock(true)?;
+        Ok(if entry.dir().is_at(&self.dir, entry.name())? { lock } else { None })
+    }
+
+    /// Reads the record of an entry again. The caller holds the lock.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub fn reload(&self, entry: &Entry<R>) -> Result<Entry<R>, Error> {
+        Ok(Entry::load(entry.name(), entry.dir().clone(), self.trust)?.locked())
+    }
+
+    /// Removes an entry whose lock the caller holds.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`] with the errno of unlinkat(2).
+    pub fn remove(&self, entry: &Entry<R>, _lock: &Lock) -> Result<(), Error> {
+        entry.dir().remove_from(&self.dir, entry.name(), R::FILES)
+    }
+
+    /// Returns the names of the entries, sorted.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`] with the errno of getdents64(2).
+    pub fn names(&self) -> Result<Vec<String>, Error> {
+        self.dir.names()
+    }
+
+    /// Returns the entries, sorted by name. An entry that cannot be read is an error in the list.
+    ///
+    /// # Errors
+    /// As [`names`](Self::names).
+    pub fn entries(&self) -> Result<Vec<Result<Entry<R>, Error>>, Error> {
+        Ok(self.names()?.iter().filter_map(|name| self.find(name).transpose()).collect())
+    }
+}
+
+/// Returns the error of a call on a file of the store.
+fn failed(what: &str, path: &Path, call: &'static str, errno: Errno) -> Error {
+    Error::call(ErrorKind::Store, format!("{what} {}", path.display()), call, errno.raw_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Thing {
+        value: u32,
+        complete: bool,
+    }
+
+    impl Record for Thing {
+        fn is_complete(&self) -> bool {
+            self.complete
+        }
+    }
+
+    const HALF: Thing = Thing { value: 1, complete: false };
+    const WHOLE: Thing = Thing { value: 2, complete: true };
+
+    fn store(trust: Trust) -> (tempfile::TempDir, Store<Thing>) {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::private(&temp.path().join("store"), || None).unwrap();
+        (temp, Store::new(dir, trust))
+    }
+
+    fn create(store: &Store<Thing>, name: &str) -> Option<(Entry<Thing>, Lock)> {
+        store.create(name, |_, _| Ok::<_, Error>(false)).unwrap()
+    }
+
+    #[test]
+    fn a_name_is_taken_once() {
+        let (_temp, store) = store(Trust::Store);
+        let held = create(&store, "web").unwrap();
+        let never = |_: &Entry<Thing>, _: &Lock| -> Result<bool, Error> { panic!("the entry is locked") };
+        assert!(store.create("web", never).unwrap().is_none());
+        drop(held);
+        assert!(create(&store, "web").is_none());
+    }
+
+    #[test]
+    fn an_abandoned_entry_is_reclaimed() {
+        let (_temp, store) = store(Trust::Store);
+        let (entry, lock) = create(&store, "web").unwrap();
+        entry.write(&HALF).unwrap();
+        drop(lock);
+        let made = store.create("web", |entry, lock| {
+            assert_eq!(entry.record(), Some(&HALF));
+            store.remove(entry, lock).map(|()| true)
+        });
+        let (entry, _lock) = made.unwrap().unwrap();
+        assert_eq!(store.find("web").unwrap().unwrap().record(), None);
+        assert_eq!(entry.name(), "web");
+    }
+
+    #[test]
+    fn an_entry_is_being_made_broken_or_there() {
+        let (_temp, store) = store(Trust::Store);
+        let state = || store.find("web").unwrap().unwrap().state().unwrap();
+        let (entry, lock) = create(&store, "web").unwrap();
+        assert_eq!(state(), EntryState::BeingMade);
+        entry.write(&HALF).unwrap();
+        assert_eq!(state(), EntryState::BeingMade);
+        entry.write(&WHOLE).unwrap();
+        assert_eq!(state(), EntryState::There);
+        drop(lock);
+        assert_eq!(state(), EntryState::There);
+        entry.write(&HALF).unwrap();
+        assert_eq!(state(), EntryState::Broken);
+        let Locked::Ours(locked, _lock) = store.lock("web", false).unwrap() else { panic!("not locked") };
+        // The process that holds the lock is the caller.
+        assert_eq!(locked.state().unwrap(), EntryState::Broken);
+    }
+
+    #[test]
+    fn a_lock_that_was_released_is_not_taken_again_on_another_entry() {
+        let (_temp, store) = store(Trust::Store);
+        let (entry, lock) = create(&store, "web").unwrap();
+        drop(lock);
+        let lock = store.lock_again(&entry).unwrap().unwrap();
+        store.remove(&entry, &lock).unwrap();
+        drop(lock);
+        let _other = create(&store, "web").unwrap();
+        assert!(store.lock_again(&entry).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_record_that_another_user_can_have_written_is_not_believed() {
+        for (trust, believed) in [(Trust::Store, true), (Trust::Entry, false)] {
+            let (temp, store) = store(trust);
+            let (entry, _lock) = create(&store, "web").unwrap();
+            entry.write(&WHOLE).unwrap();
+            assert_eq!(store.find("web").unwrap().unwrap().record(), Some(&WHOLE));
+            let path = temp.path().join("store/web");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
+            match store.find("web") {
+                Ok(found) => assert!(believed && found.is_some()),
+                Err(e) => assert!(!believed && e.to_string().contains("mode 777 instead of"), "{e}"),
+            }
+            assert_eq!(
+                store.entries().unwrap().iter().filter(|entry| entry.is_ok()).count(),
+                usize::from(believed)
+            );
+        }
+    }
+
+    #[test]
+    fn a_text_that_is_not_a_record_is_an_error_of_that_entry_alone() {
+        let (_temp, store) = store(Trust::Store);
+        for (name, text) in [("bad", "{"), ("good", r#"{"value":2,"complete":true}"#)] {
+            let (entry, _lock) = create(&store, name).unwrap();
+            entry.dir().replace(RECORD, text.as_bytes()).unwrap();
+        }
+        let entries = store.entries().unwrap();
+        let error = entries[0].as_ref().unwrap_err().to_string();
+        assert!(error.contains("bad/state.json is not a valid record"), "{error}");
+        assert_eq!(entries[1].as_ref().unwrap().record(), Some(&WHOLE));
+        assert_eq!(store.names().unwrap(), ["bad", "good"]);
+    }
+}
