@@ -6,8 +6,8 @@ use arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use ns_core::{Kinds, NamespaceId, NamespaceSet};
 use nspod_fuzz::several;
-use nspod_sandbox::census::Process;
-use nspod_sandbox::census::model::{LINKS, derive};
+use nspod_census::Process;
+use nspod_census::model::{LINKS, derive};
 
 fuzz_target!(|data: &[u8]| {
     let mut u = Unstructured::new(data);

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nspod_sandbox::census::read;
+use nspod_census::read;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Some(status) = read::status(bytes) {

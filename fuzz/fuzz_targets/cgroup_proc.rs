@@ -3,7 +3,7 @@
 
 use cgroup_core::parse;
 use libfuzzer_sys::fuzz_target;
-use nspod_sandbox::census::read;
+use nspod_census::read;
 
 fuzz_target!(|text: &str| {
     if let Ok(all) = parse::proc_cgroups(text) {

@@ -1,9 +1,11 @@
 //! Why the kernel refuses new namespaces: asks the host's own switches.
 
+use std::path::Path;
+
 use nix::errno::Errno;
 use nix::unistd::Uid;
 
-use crate::{Error, ErrorKind, Kind, Kinds, id};
+use crate::{Error, ErrorKind, Kind, Kinds};
 
 /// Adds the likely cause of a failed clone3 or unshare.
 pub(crate) fn new_namespaces(error: Error, errno: Errno, kinds: Kinds) -> Error {
@@ -18,7 +20,7 @@ pub(crate) fn new_namespaces(error: Error, errno: Errno, kinds: Kinds) -> Error 
                 .into()
         })),
         Errno::ENOSPC | Errno::EUSERS => error.hint(limit(kinds)),
-        Errno::EINVAL => match kinds.kinds().find(|kind| !id::supported(*kind)) {
+        Errno::EINVAL => match kinds.kinds().find(|kind| !supported(*kind)) {
             Some(kind) => {
                 error.with_kind(ErrorKind::Unsupported).hint(format!("this kernel has no {kind} namespaces"))
             }
@@ -72,5 +74,27 @@ fn limit(kinds: Kinds) -> String {
         None => "a limit is reached: the sysctls user.max_*_namespaces (of this or an outer \
                  user namespace), or 32 levels of pid or user namespaces"
             .into(),
+    }
+}
+
+/// Whether this kernel has namespaces of the kind; unknown counts as yes.
+pub(crate) fn supported(kind: Kind) -> bool {
+    // Mount namespaces have no kernel option: where their link is missing, so is /proc.
+    std::fs::symlink_metadata(format!("/proc/thread-self/ns/{kind}")).is_ok()
+        || std::fs::symlink_metadata("/proc/thread-self/ns/mnt").is_err()
+}
+
+/// The likely cause of a failure below `/proc/PID`.
+pub(crate) fn of_proc(error: Error, errno: Errno) -> Error {
+    match errno {
+        Errno::ENOENT | Errno::ESRCH if Path::new("/proc/thread-self").exists() => error
+            .with_kind(ErrorKind::NoSuchProcess)
+            .hint("no such process here: it has ended, or lives outside this pid namespace"),
+        Errno::ENOENT => error.hint("/proc is not mounted here"),
+        Errno::EACCES | Errno::EPERM => error.hint(
+            "this needs the uid of that process, or CAP_SYS_PTRACE in its user namespace; \
+             /proc mounted with hidepid= or a security module may forbid it too",
+        ),
+        _ => error,
     }
 }

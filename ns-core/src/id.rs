@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::stat::{FileStat, Mode, fstatat};
 
-use crate::{Error, ErrorKind, Kind, Kinds, Result, pidfd};
+use crate::{Error, Kind, Kinds, Result, hint, pidfd};
 
 /// What tells one namespace from another: the device and inode number of its nsfs file.
 ///
@@ -111,15 +111,15 @@ impl NamespaceSet {
         let path = format!("/proc/{of}/ns");
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let dir = open(path.as_str(), flags, Mode::empty())
-            .map_err(|errno| explain(Error::os(step(of), format!("open({path})"), errno), errno))?;
+            .map_err(|errno| hint::of_proc(Error::os(step(of), format!("open({path})"), errno), errno))?;
         let mut ids = [NamespaceId::NONE; 8];
         for (id, kind) in ids.iter_mut().zip(Kind::ALL) {
             match stat_in(&dir, kind) {
                 Ok(found) => *id = found,
-                Err(Errno::ENOENT) if !supported(kind) => {}
+                Err(Errno::ENOENT) if !hint::supported(kind) => {}
                 Err(errno) => {
                     let error = Error::os(step(of), format!("stat({path}/{kind})"), errno);
-                    return Err(explain(error, errno));
+                    return Err(hint::of_proc(error, errno));
                 }
             }
         }
@@ -159,26 +159,4 @@ fn step(of: &str) -> String {
 
 fn stat_in(dir: &OwnedFd, kind: Kind) -> Result<NamespaceId, Errno> {
     fstatat(dir, kind.name(), AtFlags::empty()).map(|stat| NamespaceId::from_stat(&stat))
-}
-
-/// Whether this kernel has namespaces of the kind; unknown counts as yes.
-pub(crate) fn supported(kind: Kind) -> bool {
-    // Mount namespaces have no kernel option: where their link is missing, so is /proc.
-    std::fs::symlink_metadata(format!("/proc/thread-self/ns/{kind}")).is_ok()
-        || std::fs::symlink_metadata("/proc/thread-self/ns/mnt").is_err()
-}
-
-/// The likely cause of a failure below `/proc/PID`.
-pub(crate) fn explain(error: Error, errno: Errno) -> Error {
-    match errno {
-        Errno::ENOENT | Errno::ESRCH if std::path::Path::new("/proc/thread-self").exists() => error
-            .with_kind(ErrorKind::NoSuchProcess)
-            .hint("no such process here: it has ended, or lives outside this pid namespace"),
-        Errno::ENOENT => error.hint("/proc is not mounted here"),
-        Errno::EACCES | Errno::EPERM => error.hint(
-            "this needs the uid of that process, or CAP_SYS_PTRACE in its user namespace; \
-             /proc mounted with hidepid= or a security module may forbid it too",
-        ),
-        _ => error,
-    }
 }

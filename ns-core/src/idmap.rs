@@ -1,17 +1,15 @@
 //! Id maps of user namespaces: which ids inside are which outside.
 
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::str::FromStr;
 
 use libc::pid_t;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, open, openat};
-use nix::sys::stat::Mode;
-use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+use nix::fcntl::AT_FDCWD;
 
-use crate::id::explain;
-use crate::{Error, ErrorKind, Result, hint};
+use crate::file::write_proc;
+use crate::{Error, ErrorKind, Result, file, hint};
 
 /// The kernel takes at most this many extents (since Linux 4.15; 5 before).
 const MAX_EXTENTS: usize = 340;
@@ -145,8 +143,8 @@ impl IdMap {
     pub fn of_pid(pid: pid_t, ids: Ids) -> Result<Self> {
         let path = format!("/proc/{pid}/{}", ids.file());
         let text = std::fs::read_to_string(&path).map_err(|error| {
-            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
-            explain(Error::os(format!("read {path}"), "open", errno), errno)
+            let errno = file::errno(&error);
+            hint::of_proc(Error::os(format!("read {path}"), "open", errno), errno)
         })?;
         text.parse()
     }
@@ -192,7 +190,7 @@ impl IdMap {
                 )
             })),
             Errno::EINVAL => error.hint("an id outside is not mapped in the parent user namespace"),
-            _ => explain(error, errno),
+            _ => hint::of_proc(error, errno),
         })
     }
 }
@@ -284,8 +282,8 @@ impl Setgroups {
     pub fn of_pid(pid: pid_t) -> Result<Self> {
         let path = format!("/proc/{pid}/setgroups");
         let text = std::fs::read_to_string(&path).map_err(|error| {
-            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
-            explain(Error::os(format!("read {path}"), "open", errno), errno)
+            let errno = file::errno(&error);
+            hint::of_proc(Error::os(format!("read {path}"), "open", errno), errno)
         })?;
         text.parse()
     }
@@ -301,7 +299,7 @@ impl Setgroups {
             Errno::EPERM => {
                 error.hint("it is decided before the gid map is written, and once denied stays so")
             }
-            _ => explain(error, errno),
+            _ => hint::of_proc(error, errno),
         })
     }
 }
@@ -340,23 +338,4 @@ pub fn write_id_maps(pid: pid_t, uid: &IdMap, gid: &IdMap) -> Result<Setgroups> 
     uid.write(pid, Ids::Uid)?;
     gid.write(pid, Ids::Gid)?;
     Ok(setgroups)
-}
-
-/// Writes a file of `/proc` in one call, after making sure that it is one.
-pub(crate) fn write_proc(dir: impl AsFd, path: &str, text: &str, step: String) -> Result<(), (Error, Errno)> {
-    let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-    let attempt = || -> Result<(), (&'static str, Errno)> {
-        let fd: OwnedFd = match path.starts_with('/') {
-            true => open(path, flags, Mode::empty()),
-            false => openat(dir, path, flags, Mode::empty()),
-        }
-        .map_err(|errno| ("open", errno))?;
-        let statfs = fstatfs(&fd).map_err(|errno| ("fstatfs", errno))?;
-        if statfs.filesystem_type() != PROC_SUPER_MAGIC {
-            return Err(("fstatfs (the file is not of procfs: something is mounted over it)", Errno::EXDEV));
-        }
-        nix::unistd::write(&fd, text.as_bytes()).map_err(|errno| ("write", errno))?;
-        Ok(())
-    };
-    attempt().map_err(|(call, errno)| (Error::os(step, call, errno), errno))
 }

@@ -1,7 +1,7 @@
 //! Handles on namespaces: a descriptor keeps a namespace alive without a process in it.
 
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use libc::pid_t;
@@ -10,8 +10,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
-use crate::id::{explain, supported};
-use crate::{Error, ErrorKind, Kind, NamespaceId, Result, pidfd, sys};
+use crate::{Error, ErrorKind, Kind, NamespaceId, Result, file, hint, pidfd, sys};
 
 /// A namespace, held by a descriptor: it lives at least as long as this value.
 ///
@@ -83,11 +82,11 @@ impl Namespace {
         let path = format!("/proc/{of}/ns/{file}");
         match open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
             Ok(fd) => Self::of_kind(fd, kind),
-            Err(Errno::ENOENT) if !supported(kind) => {
+            Err(Errno::ENOENT) if !hint::supported(kind) => {
                 let error = Error::os(step, format!("open({path})"), Errno::ENOENT);
                 Err(error.with_kind(ErrorKind::Unsupported).hint(lacks(kind)))
             }
-            Err(errno) => Err(explain(Error::os(step, format!("open({path})"), errno), errno)),
+            Err(errno) => Err(hint::of_proc(Error::os(step, format!("open({path})"), errno), errno)),
         }
     }
 
@@ -108,7 +107,7 @@ impl Namespace {
             Err(Errno::ENOTTY | Errno::EINVAL | Errno::EOPNOTSUPP) => {}
             Err(errno) => {
                 let call = format!("ioctl(PIDFD_GET_{}_NAMESPACE)", kind.name().to_uppercase());
-                return Err(explain(Error::os(step(), call, errno), errno));
+                return Err(hint::of_proc(Error::os(step(), call, errno), errno));
             }
         }
         let namespace = Self::of_pid(pidfd::pid_of(pidfd)?, kind)?;
@@ -132,7 +131,7 @@ impl Namespace {
         let at = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(|errno| Error::os(step(), "open", errno))?;
         check_nsfs(at.as_fd(), step)?;
-        let again = format!("/proc/thread-self/fd/{}", raw(at.as_fd()));
+        let again = format!("/proc/thread-self/fd/{}", at.as_raw_fd());
         let fd = open(again.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(|errno| Error::os(step(), format!("open({again})"), errno))?;
         Self::from_owned_fd(fd)
@@ -143,7 +142,7 @@ impl Namespace {
     /// # Errors
     /// [`NotANamespace`](ErrorKind::NotANamespace) where it is another file.
     pub fn from_owned_fd(fd: OwnedFd) -> Result<Self> {
-        let step = || format!("take descriptor {} as a namespace", raw(fd.as_fd()));
+        let step = || format!("take descriptor {} as a namespace", fd.as_raw_fd());
         check_nsfs(fd.as_fd(), step)?;
         let flag = sys::ioctl(fd.as_fd(), libc::NS_GET_NSTYPE as u32)
             .map_err(|errno| Error::os(step(), "ioctl(NS_GET_NSTYPE)", errno))?;
@@ -227,7 +226,7 @@ impl Namespace {
     /// `EMFILE`: the descriptors of this process are used up.
     pub fn try_clone(&self) -> Result<Self> {
         let fd = self.fd.try_clone().map_err(|error| {
-            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+            let errno = file::errno(&error);
             self.cannot("duplicate the handle on", "fcntl(F_DUPFD_CLOEXEC)", errno)
         })?;
         Ok(Self { fd, ..*self })
@@ -259,7 +258,7 @@ impl fmt::Display for Namespace {
 
 impl fmt::Debug for Namespace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Namespace({self}, fd {})", raw(self.as_fd()))
+        write!(f, "Namespace({self}, fd {})", self.fd.as_raw_fd())
     }
 }
 
@@ -276,10 +275,6 @@ fn lacks(kind: Kind) -> String {
         Kind::Ipc => "CONFIG_IPC_NS",
     };
     format!("this kernel has no {kind} namespaces, which need {option}")
-}
-
-pub(crate) fn raw(fd: BorrowedFd<'_>) -> i32 {
-    std::os::fd::AsRawFd::as_raw_fd(&fd)
 }
 
 /// Makes sure that a descriptor is of nsfs.

@@ -1,6 +1,6 @@
 //! Pidfds: a process by descriptor, which never comes to mean another process.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use libc::pid_t;
@@ -8,8 +8,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
-use crate::namespace::raw;
-use crate::{Error, ErrorKind, Exit, ExitStatus, Result, Usage, parse, sys};
+use crate::{Error, ErrorKind, Exit, ExitStatus, Result, Usage, file, proc, sys};
 
 /// A handle on a process. Unlike a pid it never comes to mean another process.
 ///
@@ -57,8 +56,8 @@ impl Pidfd {
     pub fn from_owned_fd(fd: OwnedFd) -> Result<Self> {
         // The one question that every kernel with pidfds answers: does fdinfo have a Pid line?
         let text = fdinfo(fd.as_fd())?;
-        if parse::fdinfo_pid(&text).is_none() {
-            let step = format!("take descriptor {} as a pidfd", raw(fd.as_fd()));
+        if proc::fdinfo_pid(&text).is_none() {
+            let step = format!("take descriptor {} as a pidfd", fd.as_raw_fd());
             return Err(Error::new(ErrorKind::InvalidInput, step, "it is another file"));
         }
         Ok(Self(fd))
@@ -223,7 +222,7 @@ impl Pidfd {
     fn cannot(&self, verb: &str, call: &'static str, errno: Errno) -> Error {
         let step = match self.pid() {
             Ok(pid) => format!("{verb} process {pid}"),
-            Err(_) => format!("{verb} the process behind pidfd {}", raw(self.as_fd())),
+            Err(_) => format!("{verb} the process behind pidfd {}", self.as_fd().as_raw_fd()),
         };
         Error::os(step, call, errno)
     }
@@ -246,11 +245,10 @@ fn duration(time: libc::timeval) -> Duration {
     Duration::new(secs, micros.saturating_mul(1000))
 }
 
-fn fdinfo(fd: BorrowedFd<'_>) -> Result<String> {
-    let path = format!("/proc/thread-self/fdinfo/{}", raw(fd));
-    std::fs::read_to_string(&path).map_err(|error| {
-        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
-        Error::os(format!("inspect descriptor {}", raw(fd)), format!("read({path})"), errno)
+fn fdinfo(fd: BorrowedFd<'_>) -> Result<Vec<u8>> {
+    let path = format!("/proc/thread-self/fdinfo/{}", fd.as_raw_fd());
+    file::read(&path).map_err(|errno| {
+        Error::os(format!("inspect descriptor {}", fd.as_raw_fd()), format!("read({path})"), errno)
     })
 }
 
@@ -259,10 +257,10 @@ pub(crate) fn pid_of(pidfd: BorrowedFd<'_>) -> Result<pid_t> {
     let pid = match sys::pidfd_info(pidfd, sys::PIDFD_INFO_PID) {
         Ok(info) if info.mask & sys::PIDFD_INFO_PID != 0 => info.pid as pid_t,
         // Before 6.13, or not to be seen: fdinfo tells why.
-        _ => match parse::fdinfo_pid(&fdinfo(pidfd)?) {
+        _ => match proc::fdinfo_pid(&fdinfo(pidfd)?) {
             Some(pid) => pid,
             None => {
-                let step = format!("find the process behind descriptor {}", raw(pidfd));
+                let step = format!("find the process behind descriptor {}", pidfd.as_raw_fd());
                 return Err(Error::new(ErrorKind::InvalidInput, step, "it is not a pidfd"));
             }
         },
@@ -274,7 +272,7 @@ pub(crate) fn pid_of(pidfd: BorrowedFd<'_>) -> Result<pid_t> {
         0 => "it lives outside this pid namespace",
         _ => "it has ended and been waited for",
     };
-    let step = format!("find the pid of the process behind pidfd {}", raw(pidfd));
+    let step = format!("find the pid of the process behind pidfd {}", pidfd.as_raw_fd());
     Err(Error::new(ErrorKind::NoSuchProcess, step, why))
 }
 

@@ -1,6 +1,6 @@
 //! Pins: a namespace kept alive by a bind mount on a file, without any process.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -9,7 +9,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use crate::namespace::{check_nsfs, raw};
+use crate::namespace::check_nsfs;
 use crate::{Error, ErrorKind, Kind, Namespace, Result};
 
 impl Namespace {
@@ -40,8 +40,8 @@ impl Namespace {
             })
         })?;
         // Both ends by descriptor: nothing that happens to the paths can redirect the mount.
-        let source = format!("/proc/thread-self/fd/{}", raw(self.as_fd()));
-        let target = format!("/proc/thread-self/fd/{}", raw(file.as_fd()));
+        let source = format!("/proc/thread-self/fd/{}", self.as_fd().as_raw_fd());
+        let target = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
         let none = None::<&str>;
         mount(Some(source.as_str()), target.as_str(), none, MsFlags::MS_BIND, none).map_err(|errno| {
             let _ = unlinkat(&dir, name, UnlinkatFlags::NoRemoveDir);
@@ -82,7 +82,7 @@ impl Namespace {
             openat(&dir, name, flags, Mode::empty()).map_err(|errno| Error::os(step(), "openat", errno))?;
         check_nsfs(file.as_fd(), step)?;
         drop(file);
-        let target = Path::new("/proc/thread-self/fd").join(raw(dir.as_fd()).to_string()).join(name);
+        let target = Path::new("/proc/thread-self/fd").join(dir.as_raw_fd().to_string()).join(name);
         umount2(&target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).map_err(|errno| {
             Error::os(step(), "umount2(MNT_DETACH | UMOUNT_NOFOLLOW)", errno).hint(match errno {
                 Errno::EINVAL => "no mount of this mount namespace is there",

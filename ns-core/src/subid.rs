@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use libc::pid_t;
-use nix::errno::Errno;
 use nix::unistd::Uid;
 
 use crate::idmap::number;
-use crate::{Error, ErrorKind, Extent, IdMap, Ids, Result, parse};
+use crate::{Error, ErrorKind, Extent, IdMap, Ids, Result, file};
 
 /// A run of ids that a user may map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,7 +53,7 @@ impl SubIds {
             Ok(bytes) => Ok(Self::parse(&String::from_utf8_lossy(&bytes))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => {
-                let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+                let errno = file::errno(&error);
                 Err(Error::os(format!("read {path}"), "open", errno))
             }
         }
@@ -80,8 +79,24 @@ impl SubIds {
         // A user that is not in passwd has a uid all the same.
         let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
         let passwd = String::from_utf8_lossy(&passwd);
-        Ok(Self::read(ids)?.of_user(parse::user_name(&passwd, uid), uid))
+        Ok(Self::read(ids)?.of_user(user_name(&passwd, uid), uid))
     }
+}
+
+/// Returns the name of a user from the text of `/etc/passwd`; see
+/// [passwd(5)](https://man7.org/linux/man-pages/man5/passwd.5.html).
+///
+/// ```
+/// let passwd = "root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\n";
+/// assert_eq!(ns_core::user_name(passwd, 1000), Some("alice"));
+/// assert_eq!(ns_core::user_name(passwd, 1001), None);
+/// ```
+pub fn user_name(passwd: &str, uid: u32) -> Option<&str> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        (fields.nth(1)?.parse() == Ok(uid)).then_some(name)
+    })
 }
 
 fn line(line: &str) -> Option<(String, SubIdRange)> {
@@ -139,7 +154,7 @@ fn run(program: &'static str, pid: pid_t, map: &IdMap) -> Result<()> {
         .stdin(Stdio::null())
         .output()
         .map_err(|error| {
-            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+            let errno = file::errno(&error);
             Error::os(step(), format!("spawn({})", path.display()), errno)
         })?;
     if output.status.success() {

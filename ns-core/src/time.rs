@@ -7,9 +7,9 @@ use libc::pid_t;
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 
-use crate::id::explain;
-use crate::idmap::{number, write_proc};
-use crate::{Error, ErrorKind, Result};
+use crate::file::write_proc;
+use crate::idmap::number;
+use crate::{Error, ErrorKind, Result, file, hint};
 
 /// How far one clock of a time namespace is ahead of the host's: `secs` and `nanos` add up.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,7 +50,7 @@ impl TimeOffsets {
     pub fn of_pid(pid: pid_t) -> Result<Self> {
         let path = format!("/proc/{pid}/timens_offsets");
         let text = std::fs::read_to_string(&path).map_err(|error| {
-            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+            let errno = file::errno(&error);
             cannot(Error::os(format!("read {path}"), "open", errno), errno)
         })?;
         text.parse()
@@ -88,10 +88,10 @@ fn cannot(error: Error, errno: Errno) -> Error {
         Errno::ERANGE => {
             error.with_kind(ErrorKind::InvalidInput).hint("a clock would become negative or overflow")
         }
-        Errno::ENOENT if !crate::id::supported(crate::Kind::Time) => error
+        Errno::ENOENT if !hint::supported(crate::Kind::Time) => error
             .with_kind(ErrorKind::Unsupported)
             .hint("this kernel has no time namespaces (Linux 5.6, CONFIG_TIME_NS)"),
-        _ => explain(error, errno),
+        _ => hint::of_proc(error, errno),
     }
 }
 

@@ -11,7 +11,7 @@ use std::thread;
 use common::Child;
 use nix::mount::{MsFlags, mount};
 use ns_core::{
-    Clone3, ErrorKind, Kind, Kinds, Namespace, NamespaceId, NamespaceSet, Pidfd, parse, setns, setns_pidfd,
+    Clone3, ErrorKind, Kind, Kinds, Namespace, NamespaceId, NamespaceSet, Pidfd, proc, setns, setns_pidfd,
     unshare,
 };
 
@@ -40,7 +40,7 @@ fn ids_are_those_that_the_links_in_proc_show() {
     for (kind, id) in set.iter() {
         let target = std::fs::read_link(format!("/proc/thread-self/ns/{kind}")).unwrap();
         let target = target.to_str().unwrap();
-        assert_eq!(parse::ns_link(target), Some((kind, id.ino)));
+        assert_eq!(proc::ns_link(target.as_bytes()), Some((kind, id.ino)));
         assert_eq!(id.display(kind).to_string(), target);
     }
 }

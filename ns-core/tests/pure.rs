@@ -1,8 +1,6 @@
 //! Properties that need no kernel.
 
-use ns_core::{
-    Extent, IdMap, Kind, Kinds, NamespaceId, NamespaceSet, SubIds, TimeOffset, TimeOffsets, parse,
-};
+use ns_core::{Extent, IdMap, Kind, Kinds, NamespaceId, NamespaceSet, SubIds, TimeOffset, TimeOffsets, proc};
 use proptest::prelude::*;
 
 fn extent() -> impl Strategy<Value = Extent> {
@@ -110,13 +108,14 @@ proptest! {
     #[test]
     fn parsers_never_panic(text in "(?s).{0,200}", lines in "([a-zA-Z0-9:\\[\\] +-]{0,24}\n){0,6}") {
         for text in [&text, &lines] {
+            let bytes = text.as_bytes();
             let _ = text.parse::<Kind>();
             let _ = text.parse::<Kinds>();
             let _ = text.parse::<TimeOffsets>();
             let _ = text.parse::<ns_core::Setgroups>();
             let _ = SubIds::parse(text).of_user(Some("a"), 0);
-            let _ = (parse::nspid(text), parse::fdinfo_pid(text), parse::ns_link(text));
-            let _ = parse::user_name(text, 0);
+            let _ = (proc::nspid(bytes), proc::fdinfo_pid(bytes), proc::ns_link(bytes));
+            let _ = ns_core::user_name(text, 0);
             if let Ok(map) = text.parse::<IdMap>() {
                 let _ = map.validate();
             }

@@ -234,7 +234,7 @@ fn a_map_is_written_beneath_an_open_proc_directory_only_if_it_is_procfs() {
     std::fs::write(&file, "").unwrap();
     let dir = std::fs::File::open(elsewhere.path()).unwrap();
     let error = IdMap::single(0, 7).write_at(dir.as_fd(), Ids::Uid).unwrap_err();
-    assert!(error.to_string().contains("not of procfs"), "{error}");
+    assert!(error.to_string().contains("not on a procfs"), "{error}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "");
 }
 
@@ -489,7 +489,7 @@ fn the_callers_ranges_are_those_of_its_files() {
         assert_eq!(SubIds::read(ids).unwrap(), SubIds::parse(&text));
         let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
         let uid = nix::unistd::Uid::current().as_raw();
-        let name = ns_core::parse::user_name(&passwd, uid);
+        let name = ns_core::user_name(&passwd, uid);
         let expected = SubIds::parse(&text).of_user(name, uid);
         assert_eq!(SubIds::of_caller(ids).unwrap(), expected);
     }

@@ -507,7 +507,7 @@ fn owner() -> String {
         return "root".into();
     }
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    ns_core::parse::user_name(&passwd, uid).map_or_else(String::new, Into::into)
+    ns_core::user_name(&passwd, uid).map_or_else(String::new, Into::into)
 }
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ impl Users {
 
     /// A name, or else the number.
     pub(super) fn name(&self, uid: u32) -> String {
-        ns_core::parse::user_name(&self.0, uid).map_or_else(|| uid.to_string(), str::to_owned)
+        ns_core::user_name(&self.0, uid).map_or_else(|| uid.to_string(), str::to_owned)
     }
 }
 

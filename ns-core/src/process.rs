@@ -1,0 +1,186 @@
+//! Identity of a process that outlives the program which wrote it down.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use libc::pid_t;
+use nix::errno::Errno;
+
+use crate::proc::Stat;
+use crate::{Error, ErrorKind, Pidfd, Result, file, hint, pidfd, proc};
+
+/// Identity of a process: pid, start time and boot.
+///
+/// The kernel gives the pid of an ended process to another one later. The start time tells the two
+/// apart, and the boot id tells a process from one of an earlier boot. So this value can be written
+/// to a file and be used by another program: [`open`](Self::open) returns a handle on the same
+/// process, or says that it has ended.
+///
+/// The start time has a resolution of one clock tick (10 ms): two processes are taken for one only
+/// if the kernel goes through all pids within a tick. Write and compare identities in one pid
+/// namespace and one time namespace, since both change the numbers.
+///
+/// ```
+/// use ns_core::ProcessId;
+/// let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+/// let id = ProcessId::of(child.id() as i32)?;
+/// let pidfd = id.open()?.expect("the child is alive");
+/// pidfd.send_signal(libc::SIGKILL)?;
+/// child.wait().unwrap();
+/// assert!(id.open()?.is_none());
+/// # Ok::<(), ns_core::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct ProcessId {
+    /// Pid in the pid namespace of the `/proc` that was read.
+    pub pid: pid_t,
+    /// Start time in clock ticks after boot: field 22 of `/proc/PID/stat`, see
+    /// [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html).
+    pub start: u64,
+    /// Id of the boot: `/proc/sys/kernel/random/boot_id`. Empty if it was not readable; it then
+    /// equals any other.
+    pub boot: String,
+}
+
+impl ProcessId {
+    /// Returns the identity of the process `pid`, which may be a zombie.
+    ///
+    /// The caller must be sure of the pid: it is the pid of the caller itself or of a child that it
+    /// has not waited for. For another process use [`of_pidfd`](Self::of_pidfd).
+    ///
+    /// # Errors
+    /// - [`NoSuchProcess`](ErrorKind::NoSuchProcess) (`ENOENT`, `ESRCH`): the process has ended and
+    ///   been reaped, or is outside this pid namespace.
+    /// - [`NotFound`](ErrorKind::NotFound) (`ENOENT`): `/proc` is not mounted.
+    pub fn of(pid: pid_t) -> Result<Self> {
+        let step = || format!("identify process {pid}");
+        let call = || format!("read(/proc/{pid}/stat)");
+        let stat = stat(pid).map_err(|errno| hint::of_proc(Error::os(step(), call(), errno), errno))?;
+        let stat = stat.ok_or_else(|| {
+            Error::new(ErrorKind::Parse, step(), format!("/proc/{pid}/stat has an unknown form"))
+        })?;
+        Ok(Self { pid, start: stat.start, boot: boot_id()?.to_owned() })
+    }
+
+    /// Returns the identity of the process behind a pidfd.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub fn of_pidfd(pidfd: &Pidfd) -> Result<Self> {
+        let id = Self::of(pidfd.pid()?)?;
+        pidfd::check_unreaped(pidfd.as_fd(), &format!("identify process {}", id.pid))?;
+        Ok(id)
+    }
+
+    /// Returns the identity of the calling process.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) (`ENOENT`): `/proc` is not mounted.
+    pub fn current() -> Result<Self> {
+        Self::of(nix::unistd::getpid().as_raw())
+    }
+
+    /// Opens a pidfd of this process. Returns `None` if the process has ended, even if another
+    /// process has its pid now, or its parent has not yet waited for it. Since Linux 5.3.
+    ///
+    /// # Errors
+    /// - `EMFILE`, `ENFILE`: no descriptor is free.
+    /// - `EACCES`, `EPERM`: `/proc/PID/stat` may not be read.
+    /// - [`NotFound`](ErrorKind::NotFound) (`ENOENT`): `/proc` is not mounted.
+    pub fn open(&self) -> Result<Option<Pidfd>> {
+        match Pidfd::open(self.pid) {
+            // The process behind the pidfd keeps its pid at least until it has been reaped, so a
+            // start time that is read now is its own.
+            Ok(pidfd) => Ok(self.is_alive()?.then_some(pidfd)),
+            // No process has the pid, or it is the id of a thread.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::EINVAL | libc::ENOENT)) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Returns whether this process is alive: it has not ended, and no other process has its pid.
+    ///
+    /// The answer may be outdated when the caller gets it. To signal the process, use
+    /// [`open`](Self::open).
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), except for the descriptors.
+    pub fn is_alive(&self) -> Result<bool> {
+        Ok(self.stat()?.is_some_and(|stat| !stat.has_ended()))
+    }
+
+    /// Returns whether this process has ended or is about to: it was killed or has begun to exit.
+    ///
+    /// # Errors
+    /// As [`is_alive`](Self::is_alive).
+    pub fn is_ending(&self) -> Result<bool> {
+        Ok(self.stat()?.is_none_or(|stat| stat.is_ending()))
+    }
+
+    /// Reads `stat` of this process; `None` if it has been reaped.
+    fn stat(&self) -> Result<Option<Stat>> {
+        let found = match stat(self.pid) {
+            Ok(found) => found,
+            Err(Errno::ENOENT | Errno::ESRCH) if Path::new("/proc/thread-self").exists() => None,
+            Err(errno) => {
+                let step = format!("find out whether process {} is alive", self.pid);
+                let call = format!("read(/proc/{}/stat)", self.pid);
+                return Err(hint::of_proc(Error::os(step, call, errno), errno));
+            }
+        };
+        let boot = boot_id()?;
+        let same_boot = self.boot.is_empty() || boot.is_empty() || self.boot == boot;
+        Ok(found.filter(|stat| same_boot && stat.start == self.start))
+    }
+}
+
+fn stat(pid: pid_t) -> Result<Option<Stat>, Errno> {
+    file::read(&format!("/proc/{pid}/stat")).map(|text| Stat::parse(&text))
+}
+
+/// Returns the id of this boot, a UUID: `/proc/sys/kernel/random/boot_id`. It is read once for the
+/// life of the calling process. Empty if this `/proc` shows processes only (`subset=pid`).
+///
+/// See [proc_sys_kernel(5)](https://man7.org/linux/man-pages/man5/proc_sys_kernel.5.html).
+///
+/// # Errors
+/// `EACCES`, `EMFILE`, `ENFILE`: the file cannot be opened.
+pub fn boot_id() -> Result<&'static str> {
+    const PATH: &str = "/proc/sys/kernel/random/boot_id";
+    static ID: OnceLock<String> = OnceLock::new();
+    if let Some(id) = ID.get() {
+        return Ok(id);
+    }
+    let text = match file::read(PATH) {
+        Ok(text) => text,
+        Err(Errno::ENOENT) => Vec::new(),
+        Err(errno) => return Err(Error::os("read the id of this boot", format!("read({PATH})"), errno)),
+    };
+    Ok(ID.get_or_init(|| String::from_utf8_lossy(text.trim_ascii()).into_owned()))
+}
+
+/// Returns the pids of the process `pid`: first its pid here, then its pid in each nested pid
+/// namespace, last its pid in its own. Since Linux 4.1.
+///
+/// ```
+/// let myself = std::process::id() as i32;
+/// assert_eq!(ns_core::pid_chain(myself)?[0], myself);
+/// # Ok::<(), ns_core::Error>(())
+/// ```
+///
+/// # Errors
+/// - [`NoSuchProcess`](ErrorKind::NoSuchProcess) (`ENOENT`, `ESRCH`): the process has ended, or is
+///   outside this pid namespace.
+/// - [`Unsupported`](ErrorKind::Unsupported): the kernel has no pid namespaces.
+pub fn pid_chain(pid: pid_t) -> Result<Vec<pid_t>> {
+    let path = format!("/proc/{pid}/status");
+    let step = || format!("read the pids of process {pid}");
+    let text = file::read(&path)
+        .map_err(|errno| hint::of_proc(Error::os(step(), format!("read({path})"), errno), errno))?;
+    proc::nspid(&text).ok_or_else(|| {
+        let why = format!("{path} has no NSpid line (Linux 4.1, CONFIG_PID_NS)");
+        Error::new(ErrorKind::Unsupported, step(), why)
+    })
+}
