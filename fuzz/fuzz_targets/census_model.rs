@@ -5,9 +5,9 @@
 use arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use ns_core::{Kinds, NamespaceId, NamespaceSet};
-use nspod_fuzz::several;
 use nspod_census::Process;
 use nspod_census::model::{LINKS, derive};
+use nspod_fuzz::several;
 
 fuzz_target!(|data: &[u8]| {
     let mut u = Unstructured::new(data);

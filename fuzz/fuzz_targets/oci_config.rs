@@ -4,9 +4,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use ns_core::Kind;
+use nspod_oci_runtime::ErrorKind;
 use nspod_oci_runtime::config::{self as oci, Context};
 use nspod_sandbox::spec::{Namespace, Spec};
-use nspod_oci_runtime::ErrorKind;
 use nspod_sandbox::{Handles, Host, Plan};
 
 fuzz_target!(|data: &[u8]| {
