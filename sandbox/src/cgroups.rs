@@ -2,7 +2,6 @@
 //! the container.
 
 use std::io::Read;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,10 +9,10 @@ use std::time::Duration;
 
 use cgroup_core::delegate::{self, Move};
 use cgroup_core::{Cgroup, Controllers, Limits, MemoryEvents};
+use rustix::fs::{FlockOperation, flock};
 
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{Oom, OomLevel};
-use crate::spawn::{Lock, lock};
 use crate::spec::Spec;
 use crate::store::random_name;
 
@@ -130,7 +129,7 @@ impl ContainerCgroup {
             let made = ContainerCgroup { cgroup, borrowed: false, parent, pod: None, above: Vec::new() };
             // The lock lasts as long as the descriptor is open. Another pool may have removed the cgroup
             // before it was locked.
-            if lock(made.cgroup.as_fd(), Lock::Shared) && made.cgroup.events().is_ok() {
+            if flock(&made.cgroup, FlockOperation::LockShared).is_ok() && made.cgroup.events().is_ok() {
                 return Ok(made);
             }
         }
@@ -157,7 +156,9 @@ impl ContainerCgroup {
             None => delegate::find(PARENT, Move::Nothing).ok().map(|found| found.base),
         };
         for child in parent.and_then(|parent| parent.children().ok()).unwrap_or_default() {
-            if child.name().as_bytes().starts_with(AHEAD.as_bytes()) && lock(child.as_fd(), Lock::Exclusive) {
+            if child.name().as_bytes().starts_with(AHEAD.as_bytes())
+                && flock(&child, FlockOperation::NonBlockingLockExclusive).is_ok()
+            {
                 let _ = child.remove_within(Duration::ZERO);
             }
         }

@@ -29,23 +29,24 @@ use ::core::ops::Range;
 use ::core::option::Option::{self, None, Some};
 use ::core::ptr;
 use ::core::result::Result::{self, Err, Ok};
-use ::core::{clone::Clone, marker::Copy};
 use ::libc;
-use ::std::os::fd::AsRawFd;
+use ::std::os::fd::{AsRawFd, OwnedFd};
 
-pub(crate) use self::finish::default_signals;
 use self::finish::{
     ambient, capset, descriptors, drop_bounding, execute, give_streams, keyring, label, loopback, proc,
-    terminal, unblock_signals,
+    terminal,
 };
 use self::mount::{
     change_root, chdir, clear_umask, console, directory, enter_root, make_ready, mask, mount, node,
     pivot_root, place, private, read_only, restore_umask, symlink,
 };
-pub(crate) use self::procfs::{Procfs, make as make_procfs};
+pub(crate) use self::procfs::Procfs;
+pub(crate) use self::report::{Message, Note, SharedNote};
 use self::sys::{
-    Done, Fault, call, close, drop, exit, openat, prctl, set_ids, setns, write_beneath, write_file,
+    Done, Fault, call, clone_on_stack, close, default_signals, drop, exit, openat, prctl, set_ids, setns,
+    unblock_signals, write_beneath, write_file,
 };
+pub(crate) use self::sys::{End, Run, SecondStack, default_signal, enter, inherit_nothing, mount_setattr};
 use crate::step::{Call, SLOTS, Slot, Step};
 
 mod copy;
@@ -53,6 +54,7 @@ mod finish;
 mod hook;
 mod mount;
 mod procfs;
+mod report;
 mod sys;
 
 /// Exit status of a child that could not become the program; the parent has its message.
@@ -79,14 +81,13 @@ pub(crate) struct Loan<'a> {
     /// Mount trees that the parent has opened.
     pub(crate) trees: &'a [c_int],
     /// For a step that clones once more: where the next process's stack lies.
-    pub(crate) stack: (*mut u8, usize),
+    pub(crate) stack: Option<SecondStack>,
     /// For a step that clones once more: the cgroup to start in, or -1.
     pub(crate) cgroup: c_int,
     /// The memory is the parent's own.
     pub(crate) shared: bool,
-    /// Where to note a failure, for a parent whom no call can tell of it any more, and that
-    /// nothing is to come but the program. Both processes have this memory.
-    pub(crate) note: *mut Note,
+    /// Memory for a note to the parent, which a filter cannot prevent.
+    pub(crate) note: Option<&'a SharedNote>,
     /// What is executed in place of the plan's file, or -1.
     pub(crate) image: c_int,
     /// What hooks get as standard input, or -1.
@@ -118,65 +119,13 @@ impl Ready<'_> {
     pub(crate) const STEP: u16 = u16::MAX;
 }
 
-/// What the parent reads where the child told it nothing. The stage's memory begins with one.
-#[derive(Debug, Clone, Copy, Default)]
-#[repr(C)]
-pub(crate) struct Note {
-    /// The [`Message`] of the step that failed, or zeros.
-    pub(crate) failure: [u8; 8],
-    /// 1 once nothing is to come but the program, or the stage.
-    pub(crate) executes: u64,
-}
-
-/// What the child tells the parent, in eight bytes.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub(crate) struct Message {
-    /// One of the constants below.
-    pub(crate) tag: u8,
-    /// The [`Call`] that failed.
-    pub(crate) call: u8,
-    /// The index of the step.
-    pub(crate) step: u16,
-    /// An errno, a pid for [`Message::CLONED`] (from the stage its pidfd comes along, which
-    /// cannot be forged), or a descriptor for [`Message::LISTENER`].
-    pub(crate) value: i32,
-}
-
-impl Message {
-    /// A step failed; the child ends.
-    pub(crate) const FAILED: u8 = 1;
-    /// A step cloned once more; the value is the new process's pid.
-    pub(crate) const CLONED: u8 = 2;
-    /// The child waits for the parent's word.
-    pub(crate) const WAITING: u8 = 3;
-    /// A terminal's other end comes with this message.
-    pub(crate) const TERMINAL: u8 = 4;
-    /// A filter was loaded that has a listener; the value is its number here.
-    pub(crate) const LISTENER: u8 = 5;
-    /// The program runs under the init, or is all that is still to come of a held container.
-    pub(crate) const STARTED: u8 = 6;
-
-    pub(crate) fn to_bytes(self) -> [u8; 8] {
-        let ([s0, s1], [v0, v1, v2, v3]) = (self.step.to_ne_bytes(), self.value.to_ne_bytes());
-        [self.tag, self.call, s0, s1, v0, v1, v2, v3]
-    }
-
-    /// As it comes out of a pipe.
-    pub(crate) fn from_bytes([tag, call, s0, s1, v0, v1, v2, v3]: [u8; 8]) -> Message {
-        let (step, value) = (u16::from_ne_bytes([s0, s1]), i32::from_ne_bytes([v0, v1, v2, v3]));
-        Message { tag, call, step, value }
+impl Run for Loan<'_> {
+    fn run(&mut self) -> ! {
+        begin(self)
     }
 }
 
-/// The first function on the child's stack.
-///
-/// # Safety
-/// `loan` points to a [`Loan`] that nobody else touches until this process has become
-/// the program or ended.
-pub(crate) unsafe extern "C" fn enter(loan: *mut c_void) -> ! {
-    // SAFETY: the caller's promise.
-    let loan = unsafe { &mut *loan.cast::<Loan<'_>>() };
+fn begin(loan: &mut Loan<'_>) -> ! {
     if loan.next == 0 {
         default_signals();
         // Or the end of the parent would not be the end of what the child waits for.
@@ -215,18 +164,11 @@ fn run(loan: &mut Loan<'_>) -> ! {
 
 fn fail(fault: Fault, step: u16, loan: &Loan<'_>) -> ! {
     let message = Message { tag: Message::FAILED, call: fault.call as u8, step, value: fault.errno };
-    note(loan, |note| note.failure = message.to_bytes());
+    if let Some(note) = loan.note {
+        note.fail(message);
+    }
     let _ = send(loan.report, message, None);
     exit(EXIT_SETUP)
-}
-
-/// Writes into the memory that the parent reads.
-fn note(loan: &Loan<'_>, write: impl ::core::ops::FnOnce(&mut Note)) {
-    // SAFETY: it is this child's alone to write, and the parent reads it when the child is gone
-    // or has become the program; or it is null.
-    if let Some(note) = unsafe { loan.note.as_mut() } {
-        write(note);
-    }
 }
 
 /// Of a step that is done already: its mount goes to its place.
@@ -245,7 +187,7 @@ fn place_ready(step: &Step, loan: &mut Loan<'_>) -> Done {
 ///
 /// # Errors
 /// The number of the step, the call and the errno.
-pub(crate) fn ahead(steps: &[Step], mounts: &mut [c_int]) -> Result<(), (usize, Call, c_int)> {
+pub(crate) fn ahead(steps: &[Step], mounts: &mut [Option<OwnedFd>]) -> Result<(), (usize, Call, c_int)> {
     if let Err(fault) = loopback() {
         return Err((steps.len(), fault.call, fault.errno));
     }
@@ -258,10 +200,10 @@ pub(crate) fn ahead(steps: &[Step], mounts: &mut [c_int]) -> Result<(), (usize, 
         close: &[],
         above: 0,
         trees: &[],
-        stack: (ptr::null_mut(), 0),
+        stack: None,
         cgroup: -1,
         shared: false,
-        note: ptr::null_mut(),
+        note: None,
         image: -1,
         state: -1,
         next: 0,
@@ -277,7 +219,7 @@ pub(crate) fn ahead(steps: &[Step], mounts: &mut [c_int]) -> Result<(), (usize, 
         let done = match step {
             Step::Mount(step) => make_ready(step, &mut loan).map(|fd| {
                 if let Some(mount) = mounts.next() {
-                    *mount = fd;
+                    *mount = Some(fd);
                 }
             }),
             step => perform(step, &mut loan),
@@ -431,7 +373,9 @@ fn perform(step: &Step, loan: &mut Loan<'_>) -> Done {
         }
         Step::Signals => unblock_signals(),
         Step::Stage(exec) | Step::Exec(exec) => {
-            note(loan, |note| note.executes = 1);
+            if let Some(note) = loan.note {
+                note.executes();
+            }
             execute(exec, loan.image)
         }
         // The stage's: a held container always has one.
@@ -482,33 +426,21 @@ fn wait(loan: &Loan<'_>) -> Done {
     }
 }
 
-/// Goes on in a sibling, and ends this process.
+/// Continues in a sibling, and ends this process.
 fn clone_again(kinds: u64, loan: &mut Loan<'_>) -> Done {
-    // SAFETY: all zeroes is a valid clone_args.
-    let mut args: libc::clone_args = unsafe { ::core::mem::zeroed() };
-    args.flags = kinds | libc::CLONE_PARENT as u64;
+    let Some(stack) = loan.stack.take() else {
+        return Err(Fault { call: Call::Clone3, errno: libc::ENOMEM });
+    };
+    let mut flags = kinds | libc::CLONE_PARENT as u64;
     if loan.shared {
-        args.flags |= (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
+        flags |= (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
     }
-    if loan.cgroup >= 0 {
-        args.flags |= ::ns_core::raw::CLONE_INTO_CGROUP;
-        args.cgroup = loan.cgroup as u64;
-    }
-    let (stack, size) = loan.stack;
+    let cgroup = if loan.cgroup >= 0 { Some(loan.cgroup) } else { None };
     let report = loan.report;
     let step = loan.next.wrapping_sub(1) as u16;
-    let next: *mut Loan<'_> = loan;
-    // SAFETY: the stack is unused and lives as long as the loan; where memory is shared
-    // this process waits until the next has become the program, and afterwards touches
-    // nothing of the loan.
-    let pid = unsafe { ::ns_core::raw::clone3_on_stack(&mut args, stack, size, enter, next.cast()) };
-    match pid {
-        Ok(pid) => {
-            let _ = send(report, Message { tag: Message::CLONED, call: 0, step, value: pid }, None);
-            exit(0)
-        }
-        Err(errno) => Err(Fault { call: Call::Clone3, errno: errno as c_int }),
-    }
+    let pid = clone_on_stack(flags, cgroup, stack, loan)?;
+    let _ = send(report, Message { tag: Message::CLONED, call: 0, step, value: pid }, None);
+    exit(0)
 }
 
 fn slot_fd(loan: &Loan<'_>, slot: Slot) -> c_int {

@@ -15,7 +15,8 @@ use ns_core::Kinds;
 use self::make::Maker;
 use crate::cgroups::{CgroupUse, ContainerCgroup};
 use crate::error::{Error, ErrorKind};
-use crate::spawn::{BlockedSignals, Premade};
+use crate::signals::BlockedSignals;
+use crate::spawn::Premade;
 use crate::spec::Spec;
 
 /// What a [`Pool`] keeps ready.

@@ -9,10 +9,11 @@
 mod ahead;
 mod clone;
 mod descriptors;
+mod dumpable;
 pub(crate) mod failure;
-mod guard;
 mod protocol;
 mod socket;
+mod stack;
 pub(crate) mod stage;
 mod trees;
 
@@ -25,12 +26,12 @@ pub(crate) use self::ahead::perform_ahead;
 use self::clone::{Processes, clone_first};
 pub(crate) use self::descriptors::Premade;
 use self::descriptors::{Descriptors, ParentSide};
+use self::dumpable::Dumpable;
+pub use self::dumpable::make_undumpable;
 use self::failure::killed;
-pub(crate) use self::guard::{BlockedSignals, Lock, lock};
-use self::guard::{Dumpable, Stack};
-pub use self::guard::{inherit_nothing, notice_children};
 pub(crate) use self::protocol::Held;
 use self::protocol::{Report, executed_program, listen};
+use self::stack::Stack;
 use self::stage::read_note;
 use crate::error::Error;
 use crate::plan::{Hold, Plan};

@@ -10,6 +10,7 @@ mod words;
 use std::ffi::CString;
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicPtr;
 
 use cgroup_core::CpuList;
 use ns_core::{Kind, Kinds};
@@ -522,28 +523,22 @@ impl fmt::Debug for Exec {
 /// Strings and the NULL-terminated array of pointers to them that execve(2) takes.
 pub struct CStrings {
     strings: Vec<CString>,
-    pointers: Vec<*const libc::c_char>,
-}
-
-#[allow(unsafe_code)]
-mod send {
-    // SAFETY: the pointers lead to the heap buffers of `strings`, which are never
-    // changed after construction and move with their owner.
-    unsafe impl Send for super::CStrings {}
-    // SAFETY: as above; nothing is written through them.
-    unsafe impl Sync for super::CStrings {}
+    /// Pointers to the heap buffers of `strings`, which never change. An `AtomicPtr` has the layout
+    /// of a pointer, and may be sent to another thread.
+    pointers: Vec<AtomicPtr<libc::c_char>>,
 }
 
 impl CStrings {
     /// Takes the strings and makes the array.
     pub fn new(strings: Vec<CString>) -> Self {
-        let pointers = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
+        let pointers = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]);
+        let pointers = pointers.map(|pointer| AtomicPtr::new(pointer.cast_mut())).collect();
         CStrings { strings, pointers }
     }
 
     /// The array: a pointer to each string, then NULL.
     pub fn as_ptr(&self) -> *const *const libc::c_char {
-        self.pointers.as_ptr()
+        self.pointers.as_ptr().cast()
     }
 
     /// The strings.

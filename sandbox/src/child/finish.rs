@@ -4,7 +4,6 @@ use ::core::ffi::{CStr, c_char, c_int, c_void};
 use ::core::iter::Iterator;
 use ::core::matches;
 use ::core::option::Option::Some;
-use ::core::ptr;
 use ::core::result::Result::{self, Err, Ok};
 use ::libc;
 use ::std::os::fd::AsRawFd;
@@ -231,30 +230,4 @@ pub(super) fn execute(exec: &Exec, image: c_int) -> Done {
         }
     }
     Err(Fault { call: Call::Execve, errno: worst })
-}
-
-/// Resets every signal to its default: those that the caller ignores would stay ignored in all that
-/// is executed here. In the child all signals are blocked meanwhile, so none acts on it.
-pub(crate) fn default_signals() {
-    const LAST: c_int = 64;
-    let default = [0usize; 4];
-    // SIGKILL and SIGSTOP are refused, and cannot be ignored.
-    for signal in 1..=LAST {
-        // SAFETY: a zeroed kernel sigaction of four words: SIG_DFL, no flags, empty mask.
-        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null::<u8>(), 8) };
-    }
-}
-
-/// Unblocks all signals, for the program that is executed next.
-pub(super) fn unblock_signals() -> Done {
-    let none = 0u64;
-    call!(
-        Sigprocmask,
-        libc::SYS_rt_sigprocmask,
-        libc::SIG_SETMASK,
-        &raw const none,
-        ptr::null_mut::<u64>(),
-        8
-    )
-    .map(drop)
 }

@@ -7,8 +7,7 @@ use ::core::result::Result::{Err, Ok};
 use ::libc;
 
 use super::Loan;
-use super::finish::unblock_signals;
-use super::sys::{Done, Fault, call, close, drop, exit};
+use super::sys::{Done, Fault, call, close, drop, exit, unblock_signals};
 use crate::step::{Call, Hook};
 
 /// Exit status of a hook that could not be executed, as a shell's.

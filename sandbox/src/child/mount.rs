@@ -2,16 +2,17 @@
 
 use ::core::ffi::{CStr, c_char, c_int};
 use ::core::iter::Iterator;
-use ::core::mem::size_of_val;
 use ::core::ops::Deref;
 use ::core::option::Option::{self, None, Some};
 use ::core::ptr;
 use ::core::result::Result::{self, Err, Ok};
 use ::libc;
+use ::std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 
 use super::copy::copy;
 use super::sys::{
-    Done, Fault, call, close, drop, fchdir, fstat, is_procfs, is_procfs_root, openat, openat2, own_fd,
+    self, Done, Fault, call, close, drop, fchdir, fsmount, fstat, is_procfs, is_procfs_root, openat, openat2,
+    own_fd,
 };
 use super::{Loan, set_slot, slot_fd};
 use crate::spec::Attributes;
@@ -120,13 +121,13 @@ fn is_directory(fd: c_int) -> Result<bool, Fault> {
 }
 
 /// A mount that is made to be placed later: one that is new and begins empty.
-pub(super) fn make_ready(step: &MountStep, loan: &mut Loan<'_>) -> Result<c_int, Fault> {
+pub(super) fn make_ready(step: &MountStep, loan: &mut Loan<'_>) -> Result<OwnedFd, Fault> {
     let What::New { fstype, params } = &step.what else {
         return Err(Fault { call: Call::Fsopen, errno: libc::EINVAL });
     };
-    let fd = new_mount(fstype, params, step.attributes.set | step.recursive.set)?;
+    let fd = new_mount_in(fstype, params, step.attributes.set | step.recursive.set, None)?;
     if let Some(slot) = step.keep {
-        set_slot(loan, slot, fd);
+        set_slot(loan, slot, fd.as_raw_fd());
     }
     Ok(fd)
 }
@@ -169,7 +170,7 @@ fn settle(step: &MountStep, fd: c_int, at: c_int, loan: &mut Loan<'_>) -> Done {
 }
 
 pub(super) fn new_mount(fstype: &CStr, params: &[Param], attributes: u64) -> Result<c_int, Fault> {
-    new_mount_in(fstype, params, attributes, None)
+    new_mount_in(fstype, params, attributes, None).map(OwnedFd::into_raw_fd)
 }
 
 /// The same, of a pid namespace that this process is not in: since Linux 6.17.
@@ -178,7 +179,7 @@ pub(super) fn new_mount_in(
     params: &[Param],
     attributes: u64,
     pid: Option<c_int>,
-) -> Result<c_int, Fault> {
+) -> Result<OwnedFd, Fault> {
     let context = call!(Fsopen, libc::SYS_fsopen, fstype.as_ptr(), FSOPEN_CLOEXEC)?;
     let config = |command: u32, key: *const c_char, value: *const c_char| {
         call!(Fsconfig, libc::SYS_fsconfig, context, command, key, value, 0)
@@ -199,7 +200,7 @@ pub(super) fn new_mount_in(
         }
     }
     config(FSCONFIG_CMD_CREATE, ptr::null(), ptr::null())?;
-    let fd = call!(Fsmount, libc::SYS_fsmount, context, FSMOUNT_CLOEXEC, attributes)?;
+    let fd = fsmount(context, FSMOUNT_CLOEXEC, attributes as u32)?;
     close(context);
     Ok(fd)
 }
@@ -225,6 +226,11 @@ fn mount_long(
 }
 
 pub(super) fn open_tree(dir: c_int, path: &CStr, recursive: bool) -> Result<c_int, Fault> {
+    owned_tree(dir, path, recursive).map(OwnedFd::into_raw_fd)
+}
+
+/// The same, with its owner.
+pub(super) fn owned_tree(dir: c_int, path: &CStr, recursive: bool) -> Result<OwnedFd, Fault> {
     let mut flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC;
     if recursive {
         flags |= AT_RECURSIVE;
@@ -232,7 +238,7 @@ pub(super) fn open_tree(dir: c_int, path: &CStr, recursive: bool) -> Result<c_in
     if path.is_empty() {
         flags |= AT_EMPTY_PATH;
     }
-    call!(OpenTree, libc::SYS_open_tree, dir, path.as_ptr(), flags)
+    sys::open_tree(dir, path, flags)
 }
 
 pub(super) fn move_mount(fd: c_int, dir: c_int, path: &CStr, flags: u32) -> Done {
@@ -255,9 +261,7 @@ pub(super) fn mount_setattr(fd: c_int, attributes: Attributes, propagation: u64,
     if attr == [0; 4] {
         return Ok(());
     }
-    let flags = if recursive { AT_EMPTY_PATH | AT_RECURSIVE } else { AT_EMPTY_PATH };
-    call!(MountSetattr, libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, attr.as_ptr(), size_of_val(&attr))
-        .map(drop)
+    sys::mount_setattr(fd, &attr, recursive)
 }
 
 /// Keeps what is mounted on this path from peers of the mount that holds it.

@@ -4,14 +4,15 @@
 //! container's can be seen there. So a process outside makes it: by the option `pidns` since
 //! Linux 6.17, and on an older kernel by a copy of the mount that a process inside has.
 
-use ::core::ffi::{c_int, c_void};
+use ::core::ffi::c_int;
 use ::core::option::Option::{self, None, Some};
 use ::core::result::Result::{Err, Ok};
 use ::libc;
+use ::std::os::fd::OwnedFd;
 
 use super::finish::proc_at_root;
-use super::mount::{new_mount_in, open_tree};
-use super::sys::{Done, Fault, close, exit, fstat, openat, setns};
+use super::mount::{new_mount_in, owned_tree};
+use super::sys::{Done, Fault, Run, close, exit, fstat, openat, setns};
 use crate::step::{Call, Param};
 
 /// What the parent lends the process that makes the mount. They share memory and descriptors.
@@ -25,23 +26,19 @@ pub(crate) struct Procfs<'a> {
     /// Options of the new one.
     pub(crate) params: &'a [Param],
     /// The mount, attached nowhere.
-    pub(crate) made: c_int,
+    pub(crate) made: Option<OwnedFd>,
     /// What failed.
     pub(crate) failed: Option<(Call, c_int)>,
 }
 
-/// The first function on the stack of the process that makes the mount.
-///
-/// # Safety
-/// `job` points to a [`Procfs`] that nobody else touches until this process has ended.
-pub(crate) unsafe extern "C" fn make(job: *mut c_void) -> ! {
-    // SAFETY: the caller's promise.
-    let job = unsafe { &mut *job.cast::<Procfs<'_>>() };
-    job.failed = match attempt(job) {
-        Ok(()) => None,
-        Err(Fault { call, errno }) => Some((call, errno)),
-    };
-    exit(0)
+impl Run for Procfs<'_> {
+    fn run(&mut self) -> ! {
+        self.failed = match attempt(self) {
+            Ok(()) => None,
+            Err(Fault { call, errno }) => Some((call, errno)),
+        };
+        exit(0)
+    }
 }
 
 fn attempt(job: &mut Procfs<'_>) -> Done {
@@ -49,7 +46,7 @@ fn attempt(job: &mut Procfs<'_>) -> Done {
         setns(job.user, libc::CLONE_NEWUSER as u64)?;
     }
     if job.member < 0 {
-        job.made = new_mount_in(c"proc", job.params, 0, Some(job.namespace))?;
+        job.made = Some(new_mount_in(c"proc", job.params, 0, Some(job.namespace))?);
         return Ok(());
     }
     setns(job.member, libc::CLONE_NEWNS as u64)?;
@@ -61,7 +58,7 @@ fn attempt(job: &mut Procfs<'_>) -> Done {
     if shown.st_ino != wanted.st_ino || shown.st_dev != wanted.st_dev {
         return Err(Fault { call: Call::Fstat, errno: libc::EXDEV });
     }
-    job.made = open_tree(root, c"", false)?;
+    job.made = Some(owned_tree(root, c"", false)?);
     close(root);
     Ok(())
 }

@@ -1,20 +1,24 @@
 //! The system calls that several steps make.
 
-use ::core::ffi::{CStr, c_int, c_long};
+use ::core::ffi::{CStr, c_int, c_long, c_void};
 use ::core::iter::Iterator;
 use ::core::mem::{MaybeUninit, size_of_val};
+use ::core::option::Option::{self, Some};
+use ::core::ptr;
 use ::core::result::Result::{self, Err, Ok};
 use ::libc;
+use ::std::os::fd::{FromRawFd, OwnedFd};
+use ::std::os::unix::process::CommandExt;
 
 use crate::step::Call;
 
 /// A call that failed, and how.
-pub(super) struct Fault {
-    pub(super) call: Call,
-    pub(super) errno: c_int,
+pub(crate) struct Fault {
+    pub(crate) call: Call,
+    pub(crate) errno: c_int,
 }
 
-pub(super) type Done = Result<(), Fault>;
+pub(crate) type Done = Result<(), Fault>;
 
 /// A raw system call: `call!(Setns, libc::SYS_setns, fd, kinds)`.
 macro_rules! call {
@@ -39,6 +43,125 @@ pub(super) fn result(name: Call, returned: c_long) -> Result<c_int, Fault> {
     }
 }
 
+/// What a new process runs. It must keep to the rules of [`child`](crate::child).
+pub(crate) trait Run {
+    /// Runs until the process ends or executes a program.
+    fn run(&mut self) -> !;
+}
+
+/// The first function on a new process's stack.
+///
+/// # Safety
+/// `process` points to an `R` that nothing else accesses until the process has ended or executed a
+/// program.
+pub(crate) unsafe extern "C" fn enter<R: Run>(process: *mut c_void) -> ! {
+    // SAFETY: the caller's promise.
+    unsafe { &mut *process.cast::<R>() }.run()
+}
+
+/// A process that ends at once.
+pub(crate) struct End;
+
+impl Run for End {
+    fn run(&mut self) -> ! {
+        exit(0)
+    }
+}
+
+/// The stack of a process that the child may clone.
+pub(crate) struct SecondStack {
+    lowest: *mut u8,
+    size: usize,
+}
+
+impl SecondStack {
+    /// Names a stack by its lowest address and its size in bytes.
+    ///
+    /// # Safety
+    /// The range is mapped, writable, and used by nothing else until the process that runs on it
+    /// has ended or executed a program.
+    pub(crate) unsafe fn new(lowest: *mut u8, size: usize) -> Self {
+        SecondStack { lowest, size }
+    }
+}
+
+/// Starts a process that runs `process` on this stack. The flags contain `CLONE_VFORK` if they
+/// contain `CLONE_VM`, and `cgroup` is the cgroup to start in. Returns the pid.
+pub(super) fn clone_on_stack<R: Run>(
+    flags: u64,
+    cgroup: Option<c_int>,
+    stack: SecondStack,
+    process: &mut R,
+) -> Result<c_int, Fault> {
+    let mut args = ::ns_core::raw::clone_args();
+    args.flags = flags;
+    if let Some(cgroup) = cgroup {
+        args.flags |= ::ns_core::raw::CLONE_INTO_CGROUP;
+        args.cgroup = cgroup as u64;
+    }
+    let process: *mut R = process;
+    // SAFETY: `SecondStack::new` was promised a stack of this process's own. Where memory is shared
+    // this process sleeps until the new process has ended or executed a program, so that the new
+    // process alone has the borrow; where memory is copied it has a copy.
+    let pid = unsafe {
+        ::ns_core::raw::clone3_on_stack(&mut args, stack.lowest, stack.size, enter::<R>, process.cast())
+    };
+    pid.map_err(|errno| Fault { call: Call::Clone3, errno: errno as c_int })
+}
+
+/// Lets a command start with its standard streams as its only descriptors, and with all signals
+/// unblocked and at their default actions.
+pub(crate) fn inherit_nothing(command: &mut ::std::process::Command) {
+    let before_exec = || {
+        let flags = libc::CLOSE_RANGE_CLOEXEC;
+        match close_range(3, u32::MAX, flags as c_int).and_then(|()| {
+            default_signals();
+            unblock_signals()
+        }) {
+            Ok(()) => Ok(()),
+            Err(fault) => Err(::std::io::Error::from_raw_os_error(fault.errno)),
+        }
+    };
+    // SAFETY: the closure makes system calls on memory of its own only, and allocates nothing.
+    unsafe { CommandExt::pre_exec(command, before_exec) };
+}
+
+/// Resets the action of a signal to its default.
+pub(crate) fn default_signal(signal: c_int) {
+    let default = [0usize; 4];
+    // SAFETY: the kernel reads a struct sigaction of four words: SIG_DFL, no flags, an empty mask.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null::<u8>(), 8usize) };
+}
+
+/// Resets the actions of all signals to their defaults. A program would inherit the signals that
+/// the caller ignores. In the child all signals are blocked meanwhile, so that none takes effect.
+pub(super) fn default_signals() {
+    const LAST: c_int = 64;
+    // The kernel refuses SIGKILL and SIGSTOP, which cannot be ignored.
+    for signal in 1..=LAST {
+        default_signal(signal);
+    }
+}
+
+/// Unblocks all signals.
+pub(super) fn unblock_signals() -> Done {
+    let none = 0u64;
+    call!(
+        Sigprocmask,
+        libc::SYS_rt_sigprocmask,
+        libc::SIG_SETMASK,
+        &raw const none,
+        ptr::null_mut::<u64>(),
+        8
+    )
+    .map(drop)
+}
+
+/// Closes a range of descriptors, or with `CLOSE_RANGE_CLOEXEC` marks them to be closed on exec.
+pub(super) fn close_range(first: u32, last: u32, flags: c_int) -> Done {
+    call!(CloseRange, libc::SYS_close_range, first, last, flags).map(drop)
+}
+
 /// Ends a value's use; `drop` of the prelude is not in scope.
 pub(super) fn drop<T>(_: T) {}
 
@@ -56,6 +179,29 @@ pub(super) fn exit(status: c_int) -> ! {
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     loop {}
+}
+
+/// Changes attributes and propagation of a mount: `attr_set`, `attr_clr`, `propagation` and
+/// `userns_fd` of a `struct mount_attr`.
+pub(crate) fn mount_setattr(fd: c_int, attributes: &[u64; 4], recursive: bool) -> Done {
+    const AT_RECURSIVE: u32 = 0x8000;
+    let flags = libc::AT_EMPTY_PATH as u32 | if recursive { AT_RECURSIVE } else { 0 };
+    let size = size_of_val(attributes);
+    call!(MountSetattr, libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, attributes.as_ptr(), size).map(drop)
+}
+
+/// Copies a mount tree, attached nowhere.
+pub(super) fn open_tree(dir: c_int, path: &CStr, flags: u32) -> Result<OwnedFd, Fault> {
+    let fd = call!(OpenTree, libc::SYS_open_tree, dir, path.as_ptr(), flags)?;
+    // SAFETY: the descriptor is new, and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes a mount, attached nowhere, of a file system context.
+pub(super) fn fsmount(context: c_int, flags: u32, attributes: u32) -> Result<OwnedFd, Fault> {
+    let fd = call!(Fsmount, libc::SYS_fsmount, context, flags, attributes)?;
+    // SAFETY: as in `open_tree`.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 pub(super) fn close(fd: c_int) {

@@ -1,8 +1,6 @@
 //! Steps of a plan that a thread of this process performs ahead, for a pool.
 
-#![allow(unsafe_code)]
-
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use crate::child;
 use crate::error::Error;
@@ -16,13 +14,9 @@ use crate::step::Step;
 /// The step that failed.
 pub(crate) fn perform_ahead(steps: &[Step]) -> Result<Vec<OwnedFd>, Error> {
     let count = steps.iter().filter(|step| matches!(step, Step::Mount(_))).count();
-    let mut mounts = vec![-1; count];
-    let done = child::ahead(steps, &mut mounts);
-    let made = mounts.into_iter().filter(|fd| *fd >= 0);
-    // SAFETY: the child's code has just made these descriptors, and nothing else owns them.
-    let made = made.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect();
-    match done {
-        Ok(()) => Ok(made),
+    let mut mounts: Vec<Option<OwnedFd>> = (0..count).map(|_| None).collect();
+    match child::ahead(steps, &mut mounts) {
+        Ok(()) => Ok(mounts.into_iter().flatten().collect()),
         Err((at, call, errno)) => Err(step_failed(steps.get(at).unwrap_or(&Step::Loopback), call, errno)),
     }
 }

@@ -1,19 +1,16 @@
 //! The clone, and the processes that it leads to.
 
-#![allow(unsafe_code)]
-
-use std::ffi::c_void;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use ns_core::{Clone3, CloneFlags, Kinds, Pidfd};
+use ns_core::{Clone3, Kinds, Pidfd};
 
-use crate::child::{self, Loan};
+use crate::child::Loan;
 use crate::error::{Error, ErrorKind};
 use crate::plan::Plan;
 use crate::spawn::failure::killed;
-use crate::spawn::guard::{BlockedSignals, Stack};
+use crate::spawn::stack::{Memory, Stack};
 
 /// Clones the first process into new namespaces of these kinds, and into the cgroup unless a later
 /// clone enters it.
@@ -24,25 +21,10 @@ pub(super) fn clone_first(
     context: &mut Loan<'_>,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<Processes, Error> {
-    let mut flags = CloneFlags::PIDFD | CloneFlags::CLEAR_SIGHAND;
-    flags.set(CloneFlags::VM | CloneFlags::VFORK, plan.shared_memory);
-    let clone =
-        Clone3 { kinds, flags, cgroup: cgroup.filter(|_| !plan.cgroup_at_second), ..Clone3::default() };
-    let (bottom, size) = stack.upper();
-    let context: *mut Loan<'_> = context;
-    // A signal handler of this program must not run in the child, which can share its memory.
-    let _signals = BlockedSignals::new();
-    // SAFETY: the stack is mapped, unused, and outlives the call; `enter` gets the context that it
-    // expects. If the memory is shared, this thread is suspended until the child has executed the
-    // program or ended, so only the child uses the context; if the memory is copied, the child has a
-    // copy. The child keeps the promises of `child.rs`.
-    let spawned = unsafe { clone.spawn_on_stack(bottom, size, child::enter, context.cast::<c_void>()) };
-    let spawned = spawned.map_err(|e| Error::from(e).of_kind(ErrorKind::Clone))?;
-    let first = match spawned.pidfd {
-        Some(pidfd) => pidfd,
-        None => Pidfd::open(spawned.pid)?,
-    };
-    Ok(Processes { pid: spawned.pid, first, second: None })
+    let cgroup = cgroup.filter(|_| !plan.cgroup_at_second);
+    let memory = if plan.shared_memory { Memory::Shared } else { Memory::Copied };
+    let (pid, first) = stack.start(Clone3 { kinds, cgroup, ..Clone3::default() }, memory, context)?;
+    Ok(Processes { pid, first, second: None })
 }
 
 /// The processes of one start: the first, and its sibling if a step clones again.

@@ -11,8 +11,8 @@ use crate::error::Error;
 use crate::hold::{self, Pipes};
 use crate::init;
 use crate::plan::{Hold, Plan, numbers};
-use crate::spawn::guard::Stack;
 use crate::spawn::socket::socket_pair;
+use crate::spawn::stack::Stack;
 use crate::spawn::stage::memory_file;
 use crate::spawn::trees::open_tree;
 use crate::step::{SLOTS, Step};
@@ -98,7 +98,7 @@ impl Descriptors {
     }
 
     /// Returns what the child borrows until it has executed the program.
-    pub(super) fn context<'a>(&'a mut self, plan: &'a Plan, stack: &Stack) -> Loan<'a> {
+    pub(super) fn context<'a>(&'a mut self, plan: &'a Plan, stack: &'a Stack) -> Loan<'a> {
         let opened = &self.opened;
         let steps = plan.dev.clone().filter(|_| !self.dev.is_empty()).unwrap_or_default();
         Loan {
@@ -110,10 +110,10 @@ impl Descriptors {
             close: &self.close,
             above: plan.above(),
             trees: &self.trees,
-            stack: stack.lower(),
+            stack: Some(stack.second()),
             cgroup: self.cgroup,
             shared: plan.shared_memory,
-            note: stack.note(),
+            note: Some(stack.note()),
             image: opened.image.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             state: opened.state.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             next: 0,

@@ -1,99 +1,145 @@
-//! The socket to the child: messages from it, and a byte that lets it continue.
-
-#![allow(unsafe_code)]
+//! The socket between a child and its parent.
 
 use std::io::IoSliceMut;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use nix::cmsg_space;
-use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, send, socketpair,
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, SocketFlags,
+    SocketType, recvmsg, send, socketpair,
 };
 
 use crate::child::Message;
 use crate::error::{Error, ErrorKind};
 use crate::fd::duplicate_above;
 
-/// Makes a pair of sockets that preserve message boundaries. The second, the child's, has a number of
-/// at least `above`, so that no descriptor of the program is placed on it.
+/// Returns a pair of sockets that keep messages apart: the parent's and the child's. The child's
+/// descriptor is at least `above`, where no descriptor of the program is placed.
+///
+/// # Errors
+/// `EMFILE`, `ENFILE`: the process or the system has reached its limit on descriptors.
 pub(super) fn socket_pair(above: RawFd) -> Result<(OwnedFd, OwnedFd), Error> {
-    let (family, kind, flags) = (AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
-    let pair = socketpair(family, kind, None, flags);
-    let (parent, child) = pair.map_err(|e| failed("make a socket to the child", "socketpair", e))?;
+    let (parent, child) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(|errno| failed("make a socket to the child", "socketpair", errno))?;
     if child.as_raw_fd() >= above {
         return Ok((parent, child));
     }
     Ok((parent, duplicate_above(&child, above)?))
 }
 
-/// Lets a child that waits continue.
+/// Lets a waiting child continue.
+///
+/// # Errors
+/// `EPIPE`: the child has ended.
 pub(super) fn send_word(socket: &OwnedFd) -> Result<(), Error> {
-    let sent = send(socket.as_raw_fd(), &[1], MsgFlags::MSG_NOSIGNAL);
-    sent.map(drop).map_err(|e| failed("let the child continue", "send", e))
-}
-
-/// Receives a message, with the descriptor that comes with it. Returns `None` at the end of file.
-pub(super) fn receive(socket: &OwnedFd) -> Result<Option<(Message, Option<OwnedFd>)>, Error> {
-    let what = "receive a message of the child";
-    let mut bytes = [0; size_of::<Message>()];
-    // Room for as many descriptors as a message can have (SCM_MAX_FD). If there were too many for the
-    // buffer, nothing could close those that the kernel has made.
-    let mut control = cmsg_space!([RawFd; 253]);
-    let mut fd = None;
-    let length = loop {
-        let mut slices = [IoSliceMut::new(&mut bytes)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let received = match recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags) {
-            Err(Errno::EINTR) => continue,
-            // The child ended before it had read all that was sent to it.
-            Err(Errno::ECONNRESET) => return Ok(None),
-            received => received.map_err(|e| failed(what, "recvmsg", e))?,
-        };
-        for message in received.cmsgs().into_iter().flatten() {
-            let ControlMessageOwned::ScmRights(fds) = message else { continue };
-            // SAFETY: the kernel made these descriptors for this message, and nothing else owns them.
-            // Those after the first are closed.
-            fds.into_iter().for_each(|new| fd = fd.take().or(Some(unsafe { OwnedFd::from_raw_fd(new) })));
-        }
-        if received.flags.contains(MsgFlags::MSG_CTRUNC) {
-            let hint = "a descriptor that came with it was lost: this process may have too many open";
-            return Err(Error::new(ErrorKind::Process, format!("cannot {what}: {hint}")));
-        }
-        break received.bytes;
-    };
-    match length {
-        0 => Ok(None),
-        _ => Ok(Some((Message::from_bytes(bytes), fd))),
+    match send(socket, &[1], SendFlags::NOSIGNAL) {
+        Ok(_) => Ok(()),
+        Err(errno) => Err(failed("let the child continue", "send", errno)),
     }
 }
 
+/// Receives the child's next message, with the descriptor that it sent along. Returns `None` once
+/// every copy of the child's socket is closed.
+///
+/// # Errors
+/// A message that is not as long as a [`Message`], or that brings more than one descriptor or other
+/// control data. All of its descriptors are then closed.
+pub(super) fn receive(socket: &OwnedFd) -> Result<Option<(Message, Option<OwnedFd>)>, Error> {
+    let mut bytes = [0; size_of::<Message>()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        match recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => {}
+            // The child ended and left a word of the parent unread.
+            Err(Errno::CONNRESET) => return Ok(None),
+            Err(errno) => return Err(failed("receive a message of the child", "recvmsg", errno)),
+            Ok(received) if received.bytes == 0 => return Ok(None),
+            Ok(received) => break received,
+        }
+    };
+    // The iterator checks cmsg_level and cmsg_type. It owns the descriptors that it has not returned.
+    let mut fds = control.drain().flat_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => fds.collect::<Vec<OwnedFd>>(),
+        _ => Vec::new(),
+    });
+    let (fd, second) = (fds.next(), fds.next());
+    if second.is_some() || received.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(Error::new(ErrorKind::Process, "a message of the child brings more than one descriptor"));
+    }
+    if received.bytes != bytes.len() || received.flags.contains(ReturnFlags::TRUNC) {
+        return Err(Error::new(ErrorKind::Process, "a message of the child has an unknown length"));
+    }
+    Ok(Some((Message::from_bytes(bytes), fd)))
+}
+
 fn failed(what: &str, call: &'static str, errno: Errno) -> Error {
-    Error::call(ErrorKind::Process, what, call, errno as i32)
+    Error::call(ErrorKind::Process, what, call, errno.raw_os_error())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::IoSlice;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::MetadataExt;
+
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt};
+
     use super::{receive, socket_pair};
 
     #[test]
-    fn a_message_brings_one_descriptor_and_no_more() {
-        use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-        use std::os::fd::AsRawFd;
+    fn a_message_brings_at_most_one_descriptor() {
         let (ours, theirs) = socket_pair(0).unwrap();
-        let file = tempfile::NamedTempFile::new().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let inode = file.metadata().unwrap().ino();
         let open = || {
             let fds = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
-            fds.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|path| path == file.path())).count()
+            fds.filter(|fd| std::fs::metadata(fd.path()).is_ok_and(|file| file.ino() == inode)).count()
         };
-        let fds = [file.as_raw_fd(); 253];
-        for count in [1, 2, 253] {
-            let control = ControlMessage::ScmRights(&fds[..count]);
-            let bytes = [std::io::IoSlice::new(&[0; 8])];
-            sendmsg::<()>(theirs.as_raw_fd(), &bytes, &[control], MsgFlags::empty(), None).unwrap();
-            let (_, fd) = receive(&ours).unwrap().unwrap();
-            assert!(fd.is_some());
-            assert_eq!(open(), 2, "{count}");
+        let fds = [file.as_raw_fd(); 4];
+        for count in 0..=fds.len() {
+            let control: &[ControlMessage<'_>] = match count {
+                0 => &[],
+                _ => &[ControlMessage::ScmRights(&fds[..count])],
+            };
+            let bytes = [IoSlice::new(&[0; 8])];
+            sendmsg::<()>(theirs.as_raw_fd(), &bytes, control, MsgFlags::empty(), None).unwrap();
+            match receive(&ours) {
+                Ok(message) => {
+                    assert!(count < 2, "{count}");
+                    let (_, fd) = message.unwrap();
+                    assert_eq!(fd.is_some(), count == 1);
+                    assert_eq!(open(), 1 + count);
+                }
+                Err(error) => {
+                    assert!(count > 1, "{count}: {error}");
+                    assert!(error.to_string().contains("more than one descriptor"), "{error}");
+                }
+            }
+            assert_eq!(open(), 1, "{count}");
         }
+    }
+
+    #[test]
+    fn a_control_message_of_another_type_is_not_taken_for_a_descriptor() {
+        let (ours, theirs) = socket_pair(0).unwrap();
+        // The kernel then adds the sender's ids, which need more room than a descriptor.
+        setsockopt(&ours, sockopt::PassCred, &true).unwrap();
+        sendmsg::<()>(theirs.as_raw_fd(), &[IoSlice::new(&[0; 8])], &[], MsgFlags::empty(), None).unwrap();
+        let error = receive(&ours).unwrap_err();
+        assert!(error.to_string().contains("more than one descriptor"), "{error}");
+    }
+
+    #[test]
+    fn a_message_of_another_length_is_rejected() {
+        let (ours, theirs) = socket_pair(0).unwrap();
+        for length in [1, 7, 9, 64] {
+            rustix::net::send(&theirs, &[0; 64][..length], rustix::net::SendFlags::empty()).unwrap();
+            let error = receive(&ours).unwrap_err();
+            assert!(error.to_string().contains("unknown length"), "{length}: {error}");
+        }
+        drop(theirs);
+        assert!(receive(&ours).unwrap().is_none());
     }
 }

@@ -1,10 +1,8 @@
 //! Mount trees that the parent opens before the clone: what the child's ids could not reach,
 //! and what takes rights on the host.
 
-#![allow(unsafe_code)]
-
-use std::ffi::{CStr, c_void};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
@@ -14,16 +12,15 @@ use nix::sched::unshare;
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat, mknod};
 use nix::unistd::chown;
 use ns_core::{Clone3, CloneFlags, IdMap, Kind, Namespace, Pidfd};
+use rustix::fs::CWD;
+use rustix::mount::OpenTreeFlags;
 
-use super::guard::{BlockedSignals, Stack};
-use crate::child::{Procfs, make_procfs};
+use super::stack::{Memory, Stack};
+use crate::child::{End, Procfs, mount_setattr};
 use crate::error::{Error, ErrorKind};
 use crate::hint;
 use crate::plan::{MapsOf, ProcfsOf, Tree, TreeDevice, TreeMaps};
 use crate::step::Call;
-
-const OPEN_TREE_CLONE: u32 = 1;
-const AT_RECURSIVE: u32 = 0x8000;
 
 /// A copy of a mount tree, attached nowhere, and out of the host's peer groups: what is
 /// mounted on it later must not appear on the host.
@@ -31,15 +28,14 @@ pub(super) fn open_tree(tree: &Tree) -> Result<OwnedFd, Error> {
     if let Some(of) = &tree.procfs {
         return procfs(of);
     }
-    let recursive = if tree.recursive { AT_RECURSIVE } else { 0 };
-    let fd = match (copy_tree(&tree.source, recursive), &tree.device) {
-        (Some(fd), Some(device)) if !is_device(&fd, device) => made(tree, device)?,
-        (Some(fd), _) => fd,
-        (None, Some(device)) if Errno::last_raw() == libc::ENOENT => made(tree, device)?,
-        (None, _) => return Err(failed(tree, "open the tree", "open_tree")),
+    let fd = match (copy_tree(&tree.source, tree.recursive), &tree.device) {
+        (Ok(fd), Some(device)) if !is_device(&fd, device) => made(tree, device)?,
+        (Ok(fd), _) => fd,
+        (Err(rustix::io::Errno::NOENT), Some(device)) => made(tree, device)?,
+        (Err(errno), _) => return Err(failed(tree, "open the tree", "open_tree", errno.raw_os_error())),
     };
-    if !set_attributes(&fd, [0, 0, tree.propagation, 0], recursive) {
-        return Err(failed(tree, "keep the host from the mounts on", "mount_setattr"));
+    if let Err(errno) = set_attributes(&fd, [0, 0, tree.propagation, 0], tree.recursive) {
+        return Err(failed(tree, "keep the host from the mounts on", "mount_setattr", errno));
     }
     if let Some(TreeMaps { of, recursive }) = &tree.id_maps {
         let made;
@@ -51,21 +47,17 @@ pub(super) fn open_tree(tree: &Tree) -> Result<OwnedFd, Error> {
             }
         };
         let attributes = [libc::MOUNT_ATTR_IDMAP, 0, 0, namespace.as_raw_fd() as u64];
-        if !set_attributes(&fd, attributes, if *recursive { AT_RECURSIVE } else { 0 }) {
-            let error = failed(tree, "map the ids of", "mount_setattr");
-            let hint = error.raw_os_error().and_then(hint::id_map);
-            return Err(error.with_hint(hint));
+        if let Err(errno) = set_attributes(&fd, attributes, *recursive) {
+            return Err(failed(tree, "map the ids of", "mount_setattr", errno).with_hint(hint::id_map(errno)));
         }
     }
     Ok(fd)
 }
 
-fn copy_tree(path: &CStr, recursive: u32) -> Option<OwnedFd> {
-    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u32 | recursive;
-    // SAFETY: open_tree takes a path of ours and returns a new descriptor.
-    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
-    // SAFETY: as above; nobody else owns it.
-    (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+fn copy_tree(path: &CStr, recursive: bool) -> rustix::io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
+    rustix::mount::open_tree(CWD, path, flags)
 }
 
 fn is_device(fd: &OwnedFd, device: &TreeDevice) -> bool {
@@ -94,7 +86,7 @@ fn made(tree: &Tree, device: &TreeDevice) -> Result<OwnedFd, Error> {
         // The caller's mask and the change of owner take bits away.
         let flags = FchmodatFlags::FollowSymlink;
         fchmodat(AT_FDCWD, node, mode, flags).map_err(|e| ("fchmodat", e))?;
-        copy_tree(node, 0).ok_or_else(|| ("open_tree", Errno::last()))
+        copy_tree(node, false).map_err(|e| ("open_tree", Errno::from_raw(e.raw_os_error())))
     };
     let made = std::thread::scope(|scope| scope.spawn(make).join());
     made.unwrap_or(Err(("clone", Errno::EAGAIN))).map_err(|(call, errno)| {
@@ -112,29 +104,16 @@ fn procfs(of: &ProcfsOf) -> Result<OwnedFd, Error> {
             user: of.user.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             member: member.map_or(-1, |pidfd| pidfd.as_fd().as_raw_fd()),
             params: &of.params,
-            made: -1,
+            made: None,
             failed: None,
         };
-        let flags = CloneFlags::PIDFD
-            | CloneFlags::CLEAR_SIGHAND
-            | CloneFlags::FILES
-            | CloneFlags::VM
-            | CloneFlags::VFORK;
-        let clone = Clone3 { flags, ..Clone3::default() };
-        let stack = Stack::new()?;
-        let (bottom, size) = stack.upper();
-        let signals = BlockedSignals::new();
-        // SAFETY: the stack is mapped, unused, and outlives the call, as the job does, for this
-        // thread sleeps until the child has ended. The child keeps to what `child.rs` promises.
-        let spawned =
-            unsafe { clone.spawn_on_stack(bottom, size, make_procfs, (&raw mut job).cast::<c_void>()) };
-        drop(signals);
-        let spawned = spawned.map_err(|e| Error::from(e).of_kind(ErrorKind::Clone))?;
-        spawned.pidfd.map_or_else(|| Pidfd::open(spawned.pid), Ok).and_then(|pidfd| pidfd.wait())?;
+        let clone = Clone3 { flags: CloneFlags::FILES, ..Clone3::default() };
+        let (_, pidfd) = Stack::new()?.start(clone, Memory::Shared, &mut job)?;
+        pidfd.wait()?;
         Ok(match job.failed {
             Some(failed) => Err(failed),
-            // SAFETY: the descriptor is new in the table that both have, and nobody else owns it.
-            None => Ok(unsafe { OwnedFd::from_raw_fd(job.made) }),
+            // The process ended without a word: it was killed.
+            None => job.made.ok_or((Call::Unknown, libc::ESRCH)),
         })
     };
     let (call, errno) = match make(None)? {
@@ -175,40 +154,23 @@ fn members(namespace: &OwnedFd) -> Result<Vec<Pidfd>, Error> {
     Ok(members)
 }
 
-fn failed(tree: &Tree, what: &str, call: &'static str) -> Error {
+fn failed(tree: &Tree, what: &str, call: &'static str, errno: i32) -> Error {
     let what = format!("{what} {}", tree.source.to_string_lossy());
-    Error::call(ErrorKind::Step, what, call, Errno::last_raw())
+    Error::call(ErrorKind::Step, what, call, errno)
 }
 
-fn set_attributes(fd: &OwnedFd, attributes: [u64; 4], recursive: u32) -> bool {
-    let flags = libc::AT_EMPTY_PATH as u32 | recursive;
-    let (fd, empty, size) = (fd.as_raw_fd(), c"".as_ptr(), size_of_val(&attributes));
-    // SAFETY: an empty path, and a mount_attr of the size that is passed.
-    unsafe { libc::syscall(libc::SYS_mount_setattr, fd, empty, flags, attributes.as_ptr(), size) == 0 }
+fn set_attributes(fd: &OwnedFd, attributes: [u64; 4], recursive: bool) -> Result<(), i32> {
+    mount_setattr(fd.as_raw_fd(), &attributes, recursive).map_err(|fault| fault.errno)
 }
 
 /// A user namespace with these maps and nobody in it. The process that it is made for ends at
 /// once: until it is waited for the kernel still tells its namespace.
 fn mapped(uid: &IdMap, gid: &IdMap) -> Result<OwnedFd, Error> {
-    unsafe extern "C" fn end(_: *mut c_void) -> ! {
-        loop {
-            // SAFETY: ends the process at once.
-            unsafe { libc::syscall(libc::SYS_exit_group, 0) };
-        }
-    }
-    let flags = CloneFlags::PIDFD | CloneFlags::CLEAR_SIGHAND | CloneFlags::VM | CloneFlags::VFORK;
-    let clone = Clone3 { kinds: Kind::User.into(), flags, ..Clone3::default() };
-    let stack = Stack::new()?;
-    let (bottom, size) = stack.upper();
-    let signals = BlockedSignals::new();
-    // SAFETY: the stack is mapped, unused, and outlives the call, for this thread sleeps until
-    // the child has ended; all that it does is to end.
-    let spawned = unsafe { clone.spawn_on_stack(bottom, size, end, std::ptr::null_mut()) };
-    drop(signals);
-    let spawned = spawned.map_err(|e| Error::from(e).of_kind(ErrorKind::Clone))?;
-    let written = ns_core::write_id_maps(spawned.pid, uid, gid);
-    let namespace = written.and_then(|_| Namespace::of_pid(spawned.pid, Kind::User));
-    let waited = spawned.pidfd.map_or_else(|| Pidfd::open(spawned.pid), Ok).and_then(|pidfd| pidfd.wait());
+    let clone = Clone3 { kinds: Kind::User.into(), ..Clone3::default() };
+    let (pid, pidfd) = Stack::new()?.start(clone, Memory::Shared, &mut End)?;
+    let written = ns_core::write_id_maps(pid, uid, gid);
+    let namespace = written.and_then(|_| Namespace::of_pid(pid, Kind::User));
+    let waited = pidfd.wait();
     let namespace = namespace.map_err(|e| Error::from(e).of_kind(ErrorKind::IdMap))?;
     waited?;
     Ok(namespace.into())

@@ -1,0 +1,68 @@
+//! The mark of this process's memory that allows core dumps and tracing.
+
+use std::sync::{Mutex, MutexGuard};
+
+use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
+
+/// Restores the mark after starts whose child shares this process's memory.
+///
+/// The kernel clears the mark of memory whose process changes its ids, and the mark would stay
+/// cleared for this process. It is restored when the last child in flight has memory of its own.
+/// If it were restored earlier, a process of the child's new user could trace the child.
+pub(super) struct Dumpable;
+
+struct State {
+    /// How many [`Dumpable`]s exist.
+    in_flight: usize,
+    /// Whether the mark was set when the first of them was made, and is to be restored.
+    restore: bool,
+}
+
+static STATE: Mutex<State> = Mutex::new(State { in_flight: 0, restore: false });
+
+fn state() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+fn is_dumpable() -> bool {
+    dumpable_behavior().is_ok_and(|mark| mark == DumpableBehavior::Dumpable)
+}
+
+impl Dumpable {
+    /// Notes the present mark.
+    pub(super) fn keep() -> Self {
+        let mut state = state();
+        if state.in_flight == 0 {
+            state.restore = is_dumpable();
+        }
+        state.in_flight += 1;
+        Dumpable
+    }
+}
+
+impl Drop for Dumpable {
+    fn drop(&mut self) {
+        let mut state = state();
+        state.in_flight -= 1;
+        if state.in_flight == 0 && state.restore && !is_dumpable() {
+            let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
+        }
+    }
+}
+
+/// Makes this process undumpable: no core dumps, and no tracing by other processes of its user.
+///
+/// Use this in place of `prctl(PR_SET_DUMPABLE, 0)` in a program that starts containers in other
+/// threads. While a container starts, the kernel may clear the same mark, and the library sets it
+/// again afterwards; a direct prctl(2) call during that time cannot be told from the kernel's, and
+/// would be undone. A call before the first start needs no such care.
+///
+/// See [PR_SET_DUMPABLE(2const)](https://man7.org/linux/man-pages/man2/PR_SET_DUMPABLE.2const.html).
+///
+/// # Errors
+/// None on Linux.
+pub fn make_undumpable() -> std::io::Result<()> {
+    let mut state = state();
+    state.restore = false;
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
