@@ -4,7 +4,13 @@ use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 
-use crate::{Cgroup, Controller, Controllers, Error, Hierarchy, Limits, Missing, Result};
+use crate::cgroup::Cgroup;
+use crate::controller::{Controller, Controllers};
+use crate::error::{Error, Result};
+use crate::hierarchy::Hierarchy;
+use crate::limits::Limits;
+use crate::limits::table::Limit;
+use crate::missing::Missing;
 
 /// What was written, in order: the file and the value. The kernel may round: memory to whole pages.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -13,14 +19,9 @@ pub struct Applied {
     pub writes: Vec<(String, String)>,
 }
 
-/// The kernel has two ways to share a disk by weight, with a file each. Who asks for both means
-/// whichever there is.
-fn twin(file: &str) -> Option<&'static str> {
-    match file {
-        "io.weight" => Some("io.bfq.weight"),
-        "io.bfq.weight" => Some("io.weight"),
-        _ => None,
-    }
+/// Returns the file of another mechanism for the same purpose.
+fn alternative(file: &str) -> Option<&'static str> {
+    Limit::of_file(file)?.alternative
 }
 
 impl Cgroup {
@@ -42,7 +43,7 @@ impl Cgroup {
             match self.open_for_write(file, value) {
                 Ok(fd) => files.push((fd, file, value)),
                 Err(error) if error.errno() == Some(Errno::ENOENT) => {
-                    if self.twin_serves(&writes, file)? {
+                    if self.alternative_exists(&writes, file)? {
                         continue;
                     }
                     let missing = self.unenforceable(limits)?;
@@ -56,7 +57,7 @@ impl Cgroup {
         for (fd, file, value) in &files {
             let device = value.split(' ').next();
             let twin = |(_, other, value): &(OwnedFd, &String, &String)| {
-                twin(file) == Some(other.as_str()) && value.split(' ').next() == device
+                alternative(file) == Some(other.as_str()) && value.split(' ').next() == device
             };
             match self.write_to(fd, file, value) {
                 Ok(()) => applied.writes.push(((*file).clone(), (*value).clone())),
@@ -86,7 +87,7 @@ impl Cgroup {
         for (file, _) in &writes {
             if all.last().is_some_and(|(last, _)| last == file)
                 || self.has(file)?
-                || self.twin_serves(&writes, file)?
+                || self.alternative_exists(&writes, file)?
             {
                 continue;
             }
@@ -97,7 +98,7 @@ impl Cgroup {
                     }
                     self.why_missing(controller, host.as_ref())?
                 }
-                _ => Missing::NoFile { file: file.clone() },
+                _ => Missing::NoFile { file: file.clone(), requirement: Limit::requirement(file) },
             };
             all.push((file.clone(), why));
         }
@@ -105,9 +106,9 @@ impl Cgroup {
     }
 
     /// Whether the same is asked for in another file as well, and that one is there.
-    fn twin_serves(&self, writes: &[(String, String)], file: &str) -> Result<bool> {
-        match twin(file) {
-            Some(twin) if writes.iter().any(|(other, _)| other == twin) => self.has(twin),
+    fn alternative_exists(&self, writes: &[(String, String)], file: &str) -> Result<bool> {
+        match alternative(file) {
+            Some(other) if writes.iter().any(|(file, _)| file == other) => self.has(other),
             _ => Ok(false),
         }
     }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
@@ -13,7 +13,10 @@ use nix::sys::stat::{Mode, fstat, mkdirat};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, unlinkat};
 
-use crate::{Controllers, Error, ErrorKind, Hierarchy, Missing, Result, parse};
+use crate::cause::cause;
+use crate::controller::Controllers;
+use crate::error::{Error, ErrorKind, Result};
+use crate::parse;
 
 /// A cgroup: its open directory, with its path for messages.
 ///
@@ -57,26 +60,6 @@ impl Cgroup {
             Ok(_) => Err(Error::not_cgroup2(path)),
             Err(errno) => Err(Error::os(format!("inspect {}", path.display()), "fstatfs", errno, None)),
         }
-    }
-
-    /// Opens the top of the cgroup2 mount: where it is on almost every machine, and otherwise
-    /// where [`Hierarchy::detect`] finds it, which reads more of `/proc`.
-    ///
-    /// ```no_run
-    /// let top = cgroup_core::Cgroup::top()?;
-    /// println!("{} has {}", top.path().display(), top.available()?);
-    /// # Ok::<(), cgroup_core::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// `NoHierarchy` where none is mounted; else as [`open`](Self::open).
-    pub fn top() -> Result<Self> {
-        for usual in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
-            if let Ok(top) = Self::open(usual) {
-                return Ok(top);
-            }
-        }
-        Hierarchy::detect()?.root()
     }
 
     /// Its path at the time it was opened, for messages.
@@ -142,94 +125,11 @@ impl Cgroup {
     }
 
     /// The same, and whether it was made.
-    fn open_or_make(&self, name: &OsStr) -> Result<(Self, bool)> {
+    pub(crate) fn open_or_make(&self, name: &OsStr) -> Result<(Self, bool)> {
         match self.create_child(name) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok((self.child(name)?, false)),
             made => Ok((made?, true)),
         }
-    }
-
-    /// Makes the cgroup of this path below this one, and those on the way to it that do not exist,
-    /// for processes to be started in. One that exists is taken if nothing is in it or below.
-    ///
-    /// A slash at the start means nothing: the path `/kubepods/pod1/c` of an OCI configuration is
-    /// one below [`Hierarchy::root`].
-    ///
-    /// Of the controllers each cgroup on the way hands down what it can. What is then lacking is no
-    /// error here: [`enable_path`](Self::enable_path) says what is in the way of a limit.
-    ///
-    /// ```no_run
-    /// use cgroup_core::{Controllers, Hierarchy};
-    /// let top = Hierarchy::detect()?.root()?;
-    /// let group = top.create_path("/kubepods/burstable/pod1/c", Controllers::all())?;
-    /// # Ok::<(), cgroup_core::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// `AlreadyExists` where the cgroup holds processes, or is frozen; `InvalidName` where the path
-    /// has `..` in it or names no cgroup; and as [`create_child`](Self::create_child).
-    pub fn create_path(&self, path: impl AsRef<Path>, controllers: Controllers) -> Result<Self> {
-        let path = path.as_ref();
-        let wrong = |why| Error::name(path.as_os_str().as_bytes(), why);
-        let mut names = Vec::new();
-        for part in path.components() {
-            match part {
-                Component::Normal(name) => names.push(valid(name)?),
-                Component::ParentDir => return Err(wrong("it has `..` in it")),
-                _ => {}
-            }
-        }
-        if names.is_empty() {
-            return Err(wrong("it names no cgroup below the top"));
-        }
-        let mut way = Vec::new();
-        match self.make_way(&names, controllers, &mut way) {
-            Ok(()) => way.pop().map(|(last, _)| last).ok_or_else(|| wrong("it names no cgroup")),
-            Err(e) => {
-                for (cgroup, _) in way.iter().rev().filter(|(_, made)| *made) {
-                    cgroup.remove_at_once();
-                }
-                Err(e)
-            }
-        }
-    }
-
-    /// Opens these, one below the other, and says which of them were made.
-    fn make_way(
-        &self,
-        names: &[&OsStr],
-        controllers: Controllers,
-        way: &mut Vec<(Self, bool)>,
-    ) -> Result<()> {
-        for name in names {
-            let above = way.last().map_or(self, |(cgroup, _)| cgroup);
-            let wanted = controllers & above.available()?;
-            if above.hand_down(wanted).is_err() {
-                wanted.members().for_each(|one| drop(above.hand_down(one.into())));
-            }
-            way.push(above.open_or_make(name)?);
-        }
-        way.last().map_or(Ok(()), |(last, _)| last.is_free())
-    }
-
-    /// Whether processes can be started in it as in a new one.
-    fn is_free(&self) -> Result<()> {
-        let events = self.events()?;
-        if !events.populated && !events.frozen {
-            return Ok(());
-        }
-        let (what, cure) = match self.procs_recursive() {
-            Ok(pids) if events.populated => {
-                (format!("which holds the processes {pids:?}"), "end them first, or choose another path")
-            }
-            _ => ("which is frozen".to_owned(), "thaw it (0 to its cgroup.freeze), or choose another path"),
-        };
-        Err(Error::os(
-            format!("create cgroup {}, {what}", self.path.display()),
-            "mkdirat",
-            Errno::EEXIST,
-            Some(cure),
-        ))
     }
 
     /// The parent; `None` where this is the top of the mount.
@@ -312,90 +212,6 @@ impl Cgroup {
         Ok(parse::controllers(&self.read("cgroup.subtree_control")?))
     }
 
-    /// Hands these controllers down to the children, in one write and only those that are not yet.
-    ///
-    /// Beside processes of its own the kernel lets only `cpu`, `cpuset` and `pids` in, and the
-    /// children are then for threads alone ([`set_type_threaded`](Self::set_type_threaded)): no
-    /// process can be attached to them.
-    ///
-    /// # Errors
-    /// `NotFound` (`ENOENT`) where a controller is not [`available`](Self::available) here; `Busy`
-    /// (`EBUSY`) where the cgroup holds processes (the no-internal-processes rule: a cgroup other
-    /// than the root has either processes or controllers for its children); `Unsupported`
-    /// (`EOPNOTSUPP`) for a domain controller in a threaded subtree.
-    pub fn enable(&self, controllers: Controllers) -> Result<()> {
-        if controllers.is_empty() {
-            return Ok(());
-        }
-        let missing = controllers - self.enabled()?;
-        if missing.is_empty() {
-            return Ok(());
-        }
-        self.write("cgroup.subtree_control", &signed('+', missing))
-    }
-
-    /// Takes these controllers from the children.
-    ///
-    /// # Errors
-    /// `Busy` (`EBUSY`) where a child hands them down in turn.
-    pub fn disable(&self, controllers: Controllers) -> Result<()> {
-        let present = controllers & self.enabled()?;
-        if present.is_empty() { Ok(()) } else { self.write("cgroup.subtree_control", &signed('-', present)) }
-    }
-
-    /// Makes these controllers available in this cgroup, by enabling them in each ancestor from
-    /// the topmost that lacks them down to the parent. What is available already costs one read.
-    ///
-    /// # Errors
-    /// `Unenforceable`, with the reason for each, where even the top of the mount lacks a
-    /// controller; `Busy` where an ancestor holds processes, which are named, even for the
-    /// controllers that could be enabled beside them; and all of [`enable`](Self::enable)'s.
-    pub fn enable_path(&self, controllers: Controllers) -> Result<()> {
-        let missing = controllers - self.available()?;
-        if missing.is_empty() {
-            return Ok(());
-        }
-        match self.parent()? {
-            Some(parent) => {
-                parent.enable_path(missing)?;
-                parent.hand_down(missing)
-            }
-            None => {
-                let host = Hierarchy::detect()?;
-                let why = |controller| {
-                    let at = self.path.clone();
-                    let missing =
-                        host.why_missing(controller).unwrap_or(Missing::NotDelegated { controller, at });
-                    (controller.to_string(), missing)
-                };
-                Err(Error::cannot_enforce(missing.members().map(why).collect()))
-            }
-        }
-    }
-
-    /// As [`enable`](Self::enable), for children that shall hold processes: of the controllers that
-    /// can be enabled beside processes none is.
-    fn hand_down(&self, controllers: Controllers) -> Result<()> {
-        // Of another type is the root, which may, and what is for threads already.
-        if !(controllers - self.enabled()?).is_empty()
-            && self.read_if_there("cgroup.type")?.as_deref() == Some("domain\n")
-        {
-            let pids = self.procs()?;
-            if !pids.is_empty() {
-                return Err(self.fail(
-                    format_args!(
-                        "enable {controllers} in {}, which holds the processes {pids:?}",
-                        self.path.display()
-                    ),
-                    "write",
-                    "cgroup.subtree_control",
-                    Errno::EBUSY,
-                ));
-            }
-        }
-        self.enable(controllers)
-    }
-
     /// The whole text of one of its files.
     ///
     /// # Errors
@@ -468,7 +284,7 @@ impl Cgroup {
         file: &str,
         errno: Errno,
     ) -> Error {
-        Error::os(step.to_string(), call, errno, cure(file, errno))
+        Error::os(step.to_string(), call, errno, cause(file, errno))
     }
 }
 
@@ -484,79 +300,8 @@ impl AsRawFd for Cgroup {
     }
 }
 
-/// What to do about an errno of one of a cgroup's files.
-fn cure(file: &str, errno: Errno) -> Option<&'static str> {
-    Some(match (file, errno) {
-        ("io.max" | "io.weight" | "io.latency", Errno::ENODEV | Errno::ENXIO) => {
-            "there is no such disk: name a whole disk as MAJOR:MINOR, not a partition"
-        }
-        (_, Errno::ENODEV) => "the cgroup was removed",
-        ("cgroup.subtree_control", Errno::EBUSY) => {
-            "a cgroup either holds processes or hands controllers down, not both: move them to a child first; or a child still hands down what is to be disabled"
-        }
-        ("cgroup.subtree_control", Errno::ENOENT) => {
-            "a controller is not in this cgroup's cgroup.controllers: enable it in the parent first"
-        }
-        ("cgroup.subtree_control", Errno::EOPNOTSUPP) => {
-            "in a threaded subtree only threaded controllers can be enabled (cpu, cpuset, pids)"
-        }
-        ("cgroup.procs" | "cgroup.threads", Errno::EBUSY) => {
-            "this cgroup hands controllers down to children, so no process may sit in it: use a child"
-        }
-        ("cgroup.procs" | "cgroup.threads", Errno::EOPNOTSUPP) => {
-            "the cgroup is threaded or invalid (see cgroup.type): use cgroup.threads within one threaded subtree"
-        }
-        ("cgroup.procs" | "cgroup.threads", Errno::EACCES | Errno::EPERM) => {
-            "moving takes write access to cgroup.procs here and in the common ancestor"
-        }
-        ("cgroup.procs" | "cgroup.threads", Errno::ESRCH) => "the process has ended",
-        ("cgroup.procs" | "cgroup.threads", Errno::EINVAL) => {
-            "kernel threads bound to a processor cannot be moved, nor pid 0 of another pid namespace"
-        }
-        ("cgroup.type", Errno::EOPNOTSUPP) => {
-            "the parent is an invalid domain, or this cgroup has processes or controllers enabled"
-        }
-        ("cpu.max", Errno::EINVAL) => {
-            "the quota is below cpu.max.burst, or period and quota are out of range, or an ancestor has a tighter realtime budget"
-        }
-        ("cpu.weight", Errno::EINVAL) => {
-            "the cgroup is idle (cpu.idle is 1), or the weight is not from 1 to 10000"
-        }
-        ("cpuset.cpus" | "cpuset.mems", Errno::EINVAL | Errno::ERANGE) => {
-            "the list names what this machine does not have"
-        }
-        ("cpuset.cpus" | "cpuset.mems", Errno::ENOSPC) => {
-            "the list would leave the cgroup's processes with nothing"
-        }
-        ("io.weight" | "io.bfq.weight", Errno::EOPNOTSUPP) => {
-            "the disk does not share by this weight: write bfq to its queue/scheduler for io.bfq.weight, or enable it in the root's io.cost.qos for io.weight"
-        }
-        ("cgroup.kill", Errno::ENOENT) => "the kernel is older than 5.14, or this is the root",
-        ("cgroup.freeze", Errno::ENOENT) => "the root cannot be frozen",
-        (_, Errno::EACCES | Errno::EPERM) => "the file is not delegated to the caller",
-        (_, Errno::EROFS) => "cgroup2 is mounted read-only here",
-        (_, Errno::ENOENT) => {
-            "the cgroup was removed, its controller is not enabled here, or the kernel does not know the file"
-        }
-        (_, Errno::EINVAL | Errno::ERANGE) => "the kernel does not take this value for this file",
-        _ => return None,
-    })
-}
-
-/// `+cpu +memory`
-fn signed(sign: char, controllers: Controllers) -> String {
-    let mut text = String::with_capacity(64);
-    for controller in controllers.members() {
-        text.push(sign);
-        text.push_str(controller.name());
-        text.push(' ');
-    }
-    text.pop();
-    text
-}
-
 /// A name that is exactly one component and fit to be printed in a line.
-fn valid(name: &OsStr) -> Result<&OsStr> {
+pub(crate) fn valid(name: &OsStr) -> Result<&OsStr> {
     let bytes = name.as_bytes();
     let why = match bytes {
         b"" => "it is empty",

@@ -1,11 +1,8 @@
 //! The controllers of cgroup v2.
 
 use std::fmt;
-use std::str::FromStr;
 
 use bitflags::bitflags;
-
-use crate::{Error, Result};
 
 /// A controller of cgroup v2, by its kernel name.
 ///
@@ -123,22 +120,18 @@ impl Controller {
     /// The controller that an interface file belongs to, by the part before its first dot.
     /// `None` for the core's own files (`cgroup.*`, `cpu.stat` aside) and for unknown ones.
     pub fn of_file(file: &str) -> Option<Self> {
-        file.split('.').next()?.parse().ok()
+        Self::of_name(file.split('.').next()?)
+    }
+
+    /// Returns the controller with this name in `cgroup.controllers`.
+    pub(crate) fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|controller| controller.name() == name)
     }
 }
 
 impl fmt::Display for Controller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
-    }
-}
-
-impl FromStr for Controller {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        let known = Self::ALL.into_iter().find(|c| c.name() == name);
-        known.ok_or_else(|| Error::text("a cgroup v2 controller", name, "no controller has this name"))
     }
 }
 
@@ -168,14 +161,5 @@ impl fmt::Display for Controllers {
             write!(f, "{}{controller}", if i == 0 { "" } else { " " })?;
         }
         Ok(())
-    }
-}
-
-/// Strict: a name that is not known is an error. [`crate::parse::controllers`] skips those.
-impl FromStr for Controllers {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        text.split_ascii_whitespace().map(str::parse::<Controller>).collect()
     }
 }

@@ -13,8 +13,12 @@ use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::unistd::{AccessFlags, faccessat, geteuid};
 
+use crate::cgroup::Cgroup;
+use crate::controller::Controllers;
+use crate::error::{Error, Result};
+use crate::hierarchy::Hierarchy;
+use crate::sys;
 use crate::systemd::{Manager, Scope};
-use crate::{Cgroup, Controllers, Error, Hierarchy, Result, sys};
 
 /// How the scopes begin that this crate asks for; they are always delegated.
 const SCOPE: &str = "nspod-scope-";

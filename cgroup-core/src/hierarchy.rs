@@ -6,8 +6,12 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
+use crate::cgroup::Cgroup;
+use crate::controller::{Controller, Controllers};
+use crate::error::{Error, Result};
+use crate::limits::Limits;
+use crate::missing::Missing;
 use crate::parse::{self, Mount, Subsystem};
-use crate::{Cgroup, Controller, Controllers, Error, Limits, Missing, Result};
 
 /// How the machine's cgroups are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -212,6 +216,28 @@ impl Hierarchy {
             _ => "no cgroup file system is mounted here: mount -t cgroup2 none /sys/fs/cgroup",
         };
         self.mount().ok_or_else(|| Error::no_hierarchy(why))
+    }
+}
+
+impl Cgroup {
+    /// Opens the top of the cgroup2 mount: where it is on almost every machine, and otherwise
+    /// where [`Hierarchy::detect`] finds it, which reads more of `/proc`.
+    ///
+    /// ```no_run
+    /// let top = cgroup_core::Cgroup::top()?;
+    /// println!("{} has {}", top.path().display(), top.available()?);
+    /// # Ok::<(), cgroup_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `NoHierarchy` where none is mounted; else as [`open`](Self::open).
+    pub fn top() -> Result<Self> {
+        for usual in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
+            if let Ok(top) = Self::open(usual) {
+                return Ok(top);
+            }
+        }
+        Hierarchy::detect()?.root()
     }
 }
 

@@ -1,12 +1,15 @@
 #![doc = include_str!("../README.md")]
 
 mod apply;
+mod cause;
 mod cgroup;
 mod controller;
 mod cpu_list;
+mod create_path;
 pub mod delegate;
 pub mod device;
 mod device_number;
+mod enable;
 mod error;
 mod hierarchy;
 mod limits;

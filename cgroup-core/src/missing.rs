@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::Controller;
+use crate::controller::Controller;
 
 /// Why a controller, or one of its files, is missing. Its `Display` is the reason and the cure.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,8 +38,10 @@ pub enum Missing {
     /// The controller is there, but not this file: the kernel is too old for it, was built without
     /// an option, or there is no such file.
     NoFile {
-        /// The file's name.
+        /// The name of the file.
         file: String,
+        /// What the file requires, as the end of a sentence.
+        requirement: String,
     },
 }
 
@@ -72,27 +74,9 @@ impl fmt::Display for Missing {
             Self::NoHierarchy => {
                 f.write_str("no cgroup2 file system is mounted; mount -t cgroup2 none /sys/fs/cgroup")
             }
-            Self::NoFile { file } => write!(f, "there is no file {file}; {}", needs(file)),
+            Self::NoFile { file, requirement } => {
+                write!(f, "the file {file} does not exist; {requirement}")
+            }
         }
-    }
-}
-
-/// What a file needs beyond its controller.
-fn needs(file: &str) -> &'static str {
-    match file {
-        "cpu.max" => "the kernel needs CONFIG_CFS_BANDWIDTH",
-        "cpu.max.burst" => "the kernel needs CONFIG_CFS_BANDWIDTH and to be 5.14 or later",
-        "cpu.weight" => "the kernel needs CONFIG_FAIR_GROUP_SCHED",
-        "cpu.idle" => "the kernel needs CONFIG_FAIR_GROUP_SCHED and to be 5.15 or later",
-        "memory.swap.max" => "the kernel needs CONFIG_SWAP, and swapaccount=0 taken off its command line",
-        "memory.zswap.max" => "the kernel needs CONFIG_ZSWAP and to be 5.19 or later",
-        "io.max" => "the kernel needs CONFIG_BLK_DEV_THROTTLING",
-        "io.weight" => "the kernel needs CONFIG_BLK_CGROUP_IOCOST or the bfq scheduler",
-        "io.bfq.weight" => "the kernel needs CONFIG_BFQ_GROUP_IOSCHED, and its module bfq loaded",
-        "io.latency" => "the kernel needs CONFIG_BLK_CGROUP_IOLATENCY",
-        _ if file.starts_with("hugetlb.") => {
-            "the part between the dots must be a page size of this machine, such as 2MB"
-        }
-        _ => "check its name, or this kernel does not know it",
     }
 }

@@ -7,9 +7,11 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::PollFlags;
 
-use crate::cgroup::read_all;
+use crate::cgroup::{Cgroup, read_all};
+use crate::error::{Error, ErrorKind, Result};
+use crate::usage::Events;
 use crate::watch::ready_before;
-use crate::{Cgroup, Error, Events, Result, parse, sys};
+use crate::{parse, sys};
 
 /// How long [`Cgroup::freeze`] and [`Cgroup::thaw`] wait.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -159,7 +161,7 @@ impl Cgroup {
         let deadline = Instant::now() + timeout;
         // A process stuck in the kernel does not stop in time; it dies all the same.
         if let Err(error) = self.freeze_within(Duration::from_millis(200))
-            && error.kind() != crate::ErrorKind::TimedOut
+            && error.kind() != ErrorKind::TimedOut
         {
             return Err(error);
         }

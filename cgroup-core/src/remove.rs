@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use crate::{Cgroup, Error, ErrorKind, Result};
+use crate::cgroup::Cgroup;
+use crate::error::{Error, ErrorKind, Result};
 
 /// How long [`Cgroup::remove`] waits for processes that are ending.
 const PATIENCE: Duration = Duration::from_secs(5);

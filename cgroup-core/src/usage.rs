@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Cgroup, Device, Result, parse};
+use crate::cgroup::Cgroup;
+use crate::device_number::Device;
+use crate::error::{Error, Result};
+use crate::parse;
 
 /// Derives for the plain data of this file; absent values are left out of serialized text.
 macro_rules! plain {
@@ -243,6 +246,77 @@ plain! {
     }
 }
 
+impl IoStat {
+    /// Parses `io.stat`: a line `MAJOR:MINOR KEY=VALUE…` for each device. Unknown keys are skipped.
+    ///
+    /// # Errors
+    /// `InvalidText` for a line that does not begin with a device number.
+    pub fn parse(text: &str) -> Result<BTreeMap<Device, Self>> {
+        let mut all = BTreeMap::new();
+        for line in text.lines() {
+            let (device, rest) = parse::keyed_by_device("a line of io.stat", line)?;
+            let mut stat = Self::default();
+            for (key, value) in rest.filter_map(|word| word.split_once('=')) {
+                let Ok(value) = value.parse() else { continue };
+                match key {
+                    "rbytes" => stat.rbytes = value,
+                    "wbytes" => stat.wbytes = value,
+                    "rios" => stat.rios = value,
+                    "wios" => stat.wios = value,
+                    "dbytes" => stat.dbytes = value,
+                    "dios" => stat.dios = value,
+                    _ => {}
+                }
+            }
+            all.insert(device, stat);
+        }
+        Ok(all)
+    }
+}
+
+impl Pressure {
+    /// Parses a pressure file (`*.pressure`).
+    ///
+    /// # Errors
+    /// `InvalidText` for an unknown first word or a malformed number.
+    ///
+    /// ```
+    /// let text = "some avg10=1.50 avg60=0.00 avg300=0.00 total=42\n";
+    /// let pressure = cgroup_core::Pressure::parse(text).unwrap();
+    /// assert_eq!((pressure.some.avg10, pressure.some.total), (1.5, 42));
+    /// assert_eq!(pressure.full, None);
+    /// ```
+    pub fn parse(text: &str) -> Result<Self> {
+        let wrong = |why| Error::text("a pressure file", text, why);
+        let mut pressure = Self::default();
+        for line in text.lines() {
+            let mut words = line.split_ascii_whitespace();
+            let kind = words.next();
+            let mut parsed = PressureLine::default();
+            for word in words {
+                let (key, value) = word.split_once('=').ok_or_else(|| wrong("a field is KEY=VALUE"))?;
+                let share = || match value.parse::<f32>() {
+                    Ok(share) if share.is_finite() => Ok(share),
+                    _ => Err(wrong("a share is a decimal number")),
+                };
+                match key {
+                    "avg10" => parsed.avg10 = share()?,
+                    "avg60" => parsed.avg60 = share()?,
+                    "avg300" => parsed.avg300 = share()?,
+                    "total" => parsed.total = parse::number(value)?,
+                    _ => {}
+                }
+            }
+            match kind {
+                Some("some") => pressure.some = parsed,
+                Some("full") => pressure.full = Some(parsed),
+                _ => return Err(wrong("a line begins with some or full")),
+            }
+        }
+        Ok(pressure)
+    }
+}
+
 plain! {
     /// `cgroup.events`
     #[derive(Copy, Eq)]
@@ -296,10 +370,10 @@ impl Cgroup {
                 peak: self.number("pids.peak")?,
                 events: self.parsed("pids.events", PidsEvents::parse)?.unwrap_or_default(),
             },
-            io: self.parsed("io.stat", parse::io_stat)?,
-            cpu_pressure: self.parsed("cpu.pressure", parse::pressure)?,
-            memory_pressure: self.parsed("memory.pressure", parse::pressure)?,
-            io_pressure: self.parsed("io.pressure", parse::pressure)?,
+            io: self.parsed("io.stat", IoStat::parse)?,
+            cpu_pressure: self.parsed("cpu.pressure", Pressure::parse)?,
+            memory_pressure: self.parsed("memory.pressure", Pressure::parse)?,
+            io_pressure: self.parsed("io.pressure", Pressure::parse)?,
         })
     }
 

@@ -10,8 +10,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::stat::Mode;
 
-use crate::cgroup::read_all;
-use crate::{Cgroup, Error, Events, MemoryEvents, Result};
+use crate::cgroup::{Cgroup, read_all};
+use crate::error::{Error, Result};
+use crate::usage::{Events, MemoryEvents};
 
 /// What a [`Watch`] sees: the state of a cgroup and all below it.
 #[derive(Debug, Clone, PartialEq, Default)]

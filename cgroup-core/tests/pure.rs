@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use cgroup_core::{
-    Controller, Controllers, CpuList, CpuMax, CpuStat, Device, ErrorKind, Events, IoMax, Limits, Max,
-    MemoryEvents, MemoryStat, RdmaMax, parse,
+    Controller, Controllers, CpuList, CpuMax, CpuStat, Device, ErrorKind, Events, IoMax, IoStat, Limits, Max,
+    MemoryEvents, MemoryStat, Pressure, RdmaMax, parse,
 };
 use proptest::prelude::*;
 
@@ -85,13 +85,13 @@ proptest! {
     ]) {
         let _ = parse::controllers(&text);
         let _ = parse::number(&text);
-        let _ = parse::max(&text);
+        let _ = text.parse::<Max>();
         let _ = parse::flat_keyed(&text).map(Iterator::count);
         let _ = parse::pids(&text);
-        let _ = parse::cpu_list(&text).map(|list| (list.len(), list.to_string()));
-        let _ = parse::pressure(&text);
-        let _ = parse::io_stat(&text);
-        let _ = parse::io_max(&text);
+        let _ = text.parse::<CpuList>().map(|list| (list.len(), list.to_string()));
+        let _ = Pressure::parse(&text);
+        let _ = IoStat::parse(&text);
+        let _ = IoMax::parse(&text);
         let _ = parse::mountinfo(&text);
         let _ = parse::proc_cgroups(&text);
         let _ = parse::proc_self_cgroup(&text);
@@ -123,7 +123,7 @@ proptest! {
     #[test]
     fn io_max_lines_read_back(all in proptest::collection::btree_map(device(), io_max(), 0..5)) {
         let text: String = all.iter().map(|(device, max)| format!("{device} {max}\n")).collect();
-        prop_assert_eq!(parse::io_max(&text).unwrap(), all);
+        prop_assert_eq!(IoMax::parse(&text).unwrap(), all);
     }
 
     #[test]
@@ -160,15 +160,15 @@ fn values_that_the_kernel_would_refuse_are_named_before() {
     let cases = [
         (
             Limits { cpu_weight: Some(0), ..Default::default() },
-            "cpu.weight cannot be \"0\": a weight is from 1 to 10000",
+            "cpu.weight cannot be \"0\": a weight must be from 1 to 10000",
         ),
         (
             Limits { cpu_max: Some(CpuMax::new(999, 100_000)), ..Default::default() },
-            "cpu.max cannot be \"999 100000\": a quota is at least 1000 µs, and at most 203 days",
+            "cpu.max cannot be \"999 100000\": the quota must be from 1000 µs to 203 days",
         ),
         (
             Limits { cpu_max: Some(CpuMax::new(1_000, 999)), ..Default::default() },
-            "cpu.max cannot be \"1000 999\": a period is from 1000 to 1000000 µs",
+            "cpu.max cannot be \"1000 999\": the period must be from 1000 to 1000000 µs",
         ),
         (
             Limits {
@@ -176,15 +176,15 @@ fn values_that_the_kernel_would_refuse_are_named_before() {
                 cpu_max_burst: Some(1_001),
                 ..Default::default()
             },
-            "cpu.max.burst cannot be \"1001\": a burst is at most the quota of cpu.max",
+            "cpu.max.burst cannot be \"1001\": it must be at most the quota of cpu.max",
         ),
         (
             Limits { cpu_weight: Some(1), cpu_idle: Some(true), ..Default::default() },
-            "cpu.weight cannot be \"1\": cpu.idle is set, which takes the weight away",
+            "cpu.weight cannot be \"1\": an idle cgroup (cpu.idle) has no weight",
         ),
         (
             Limits { io_weight: Some(10_001), ..Default::default() },
-            "io.weight cannot be \"10001\": a weight is from 1 to 10000",
+            "io.weight cannot be \"10001\": a weight must be from 1 to 10000",
         ),
         (
             Limits {
@@ -192,19 +192,19 @@ fn values_that_the_kernel_would_refuse_are_named_before() {
                     .into(),
                 ..Default::default()
             },
-            "io.max cannot be \"8:0 rbps=0\": a rate is above 0",
+            "io.max cannot be \"8:0 rbps=0\": a rate must be above 0",
         ),
         (
             Limits { hugetlb_max: [("../x".into(), Max::Max)].into(), ..Default::default() },
-            "hugetlb.SIZE.max cannot be \"../x\": a size is a word such as 2MB",
+            "hugetlb.SIZE.max cannot be \"../x\": a page size is a word such as 2MB",
         ),
         (
             Limits { io_bfq_weight: Some(1_001), ..Default::default() },
-            "io.bfq.weight cannot be \"1001\": a weight of bfq is from 1 to 1000",
+            "io.bfq.weight cannot be \"1001\": a bfq weight must be from 1 to 1000",
         ),
         (
             Limits { rdma_max: [("a b".into(), RdmaMax::default())].into(), ..Default::default() },
-            "rdma.max cannot be \"a b\": a device is a word such as mlx5_0",
+            "rdma.max cannot be \"a b\": the name of a device is a word such as mlx5_0",
         ),
         (
             Limits {
@@ -215,13 +215,69 @@ fn values_that_the_kernel_would_refuse_are_named_before() {
                 .into(),
                 ..Default::default()
             },
-            "rdma.max cannot be \"hca_handle=2147483648\": a count is at most 2147483647",
+            "rdma.max cannot be \"hca_handle=2147483648\": a count must be at most 2147483647",
         ),
     ];
     for (limits, sentence) in cases {
         assert_eq!(of(limits.clone()).to_string(), sentence);
         assert_eq!(of(limits).kind(), ErrorKind::InvalidLimit);
     }
+}
+
+fn one_of_each(memory: u64, device: &str) -> Limits {
+    let io = IoMax { rbps: Some(Max::Value(memory)), ..IoMax::default() };
+    Limits {
+        memory_max: Some(Max::Value(memory)),
+        io_max: [(device.parse().unwrap(), io)].into(),
+        io_weight: Some(memory),
+        io_weight_device: [(device.parse().unwrap(), memory)].into(),
+        hugetlb_max: [("2MB".into(), Max::Value(memory)), ("1GB".into(), Max::Max)].into(),
+        hugetlb_rsvd_max: [("2MB".into(), Max::Max)].into(),
+        unified: [(format!("a.{device}"), "1".into()), ("b.c".into(), "2".into())].into(),
+        ..Limits::default()
+    }
+}
+
+#[test]
+fn a_merge_changes_what_it_names_and_keeps_the_rest() {
+    let mut limits = one_of_each(1, "8:0");
+    limits.pids_max = Some(Max::Value(5));
+    let wiops = IoMax { wiops: Some(Max::Max), ..IoMax::default() };
+    let new = Limits { io_max: [(Device::new(8, 0), wiops)].into(), ..one_of_each(2, "8:16") };
+    limits.merge(&new);
+    assert_eq!((limits.pids_max, limits.memory_max), (Some(Max::Value(5)), Some(Max::Value(2))));
+    let both = IoMax { rbps: Some(Max::Value(1)), ..wiops };
+    assert_eq!(limits.io_max, [(Device::new(8, 0), both)].into());
+    assert_eq!(limits.io_weight_device, [(Device::new(8, 0), 1), (Device::new(8, 16), 2)].into());
+    assert_eq!(limits.unified.keys().collect::<Vec<_>>(), ["a.8:0", "a.8:16", "b.c"]);
+}
+
+#[test]
+fn a_merged_limit_replaces_the_file_that_would_be_written_after_it() {
+    let unified = [("memory.max".to_owned(), "1".to_owned()), ("io.max".to_owned(), "8:0 rbps=1".to_owned())];
+    let mut limits = Limits { unified: unified.into(), ..Limits::default() };
+    limits.merge(&one_of_each(4096, "8:16"));
+    assert!(!limits.unified.contains_key("memory.max"));
+    assert!(limits.unified.contains_key("io.max"), "the line of another device stays");
+}
+
+#[test]
+fn a_removed_file_leaves_the_others_and_comes_back() {
+    let mut limits = one_of_each(1, "8:0");
+    let all = limits.clone();
+    let removed = limits.remove("io.weight");
+    let file = |(file, _): (String, String)| file;
+    assert_eq!(removed.writes().into_iter().map(file).collect::<Vec<_>>(), ["io.weight", "io.weight"]);
+    assert_eq!((limits.io_weight, limits.io_weight_device.len()), (None, 0));
+    let huge = limits.remove("hugetlb.2MB.max");
+    assert_eq!(huge.writes(), [("hugetlb.2MB.max".to_owned(), "1".to_owned())]);
+    assert_eq!((limits.hugetlb_max.len(), limits.hugetlb_rsvd_max.len()), (1, 1));
+    assert_eq!(limits.remove("b.c").unified.len(), 1);
+    assert_eq!(limits.remove("x.y"), Limits::default());
+    for part in [removed, huge, Limits { unified: all.unified.clone(), ..Limits::default() }] {
+        limits.merge(&part);
+    }
+    assert_eq!(limits, all);
 }
 
 #[test]
@@ -281,13 +337,13 @@ fn real_files_are_read_and_future_keys_skipped() {
     assert_eq!(values, [0, 1, 2, 3, 4, 5].map(Some));
     assert_eq!(MemoryEvents::parse("low 0\noom_kill 1\n").unwrap().oom_group_kill, None);
     let io =
-        parse::io_stat("8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6 cost.usage=7\n254:1 \n").unwrap();
+        IoStat::parse("8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6 cost.usage=7\n254:1 \n").unwrap();
     let disk = &io[&Device::new(8, 0)];
     assert_eq!([disk.rbytes, disk.wbytes, disk.rios, disk.wios, disk.dbytes, disk.dios], [1, 2, 3, 4, 5, 6]);
     assert_eq!(io.len(), 2);
     let events = Events::parse("populated 1\nfrozen 0\n").unwrap();
     assert!(events.populated && !events.frozen);
-    let io = parse::io_max("8:16 rbps=2097152 wbps=max riops=max wiops=120\n").unwrap();
+    let io = IoMax::parse("8:16 rbps=2097152 wbps=max riops=max wiops=120\n").unwrap();
     let expected = IoMax {
         rbps: Some(Max::Value(2 << 20)),
         wbps: Some(Max::Max),
@@ -298,7 +354,7 @@ fn real_files_are_read_and_future_keys_skipped() {
     let mounts = parse::mountinfo("1 2 0:3 /a\\040b /m\\134n rw shared:1 - cgroup2 none rw\nnonsense\n");
     assert_eq!((mounts[0].root.as_str(), mounts[0].point.to_str()), ("/a b", Some("/m\\n")));
     assert_eq!(mounts.len(), 1);
-    assert!(parse::pressure("some avg10=nan\n").is_err());
+    assert!(Pressure::parse("some avg10=nan\n").is_err());
 }
 
 #[cfg(feature = "serde")]

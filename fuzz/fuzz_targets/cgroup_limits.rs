@@ -2,7 +2,7 @@
 //! value that reads back as what was asked for.
 #![no_main]
 
-use cgroup_core::{Controller, CpuList, CpuMax, Limits, Max, parse};
+use cgroup_core::{Controller, CpuList, CpuMax, IoMax, Limits, Max};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -43,6 +43,6 @@ fuzz_target!(|data: &[u8]| {
     }
     if let Some(value) = written("io.max") {
         let (device, max) = limits.io_max.iter().rfind(|(_, max)| !max.is_empty()).unwrap();
-        assert_eq!(parse::io_max(&value).unwrap().get(device), Some(max));
+        assert_eq!(IoMax::parse(&value).unwrap().get(device), Some(max));
     }
 });

@@ -1,11 +1,11 @@
 //! Pressure files survive being printed as the kernel prints them.
 #![no_main]
 
-use cgroup_core::{PressureLine, parse};
+use cgroup_core::{Pressure, PressureLine};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
-    let Ok(pressure) = parse::pressure(text) else { return };
+    let Ok(pressure) = Pressure::parse(text) else { return };
     let line = |kind: &str, line: &PressureLine| {
         let PressureLine { avg10, avg60, avg300, total, .. } = line;
         format!("{kind} avg10={avg10} avg60={avg60} avg300={avg300} total={total}\n")
@@ -14,5 +14,5 @@ fuzz_target!(|text: &str| {
     if let Some(full) = &pressure.full {
         printed += &line("full", full);
     }
-    assert_eq!(parse::pressure(&printed).unwrap(), pressure);
+    assert_eq!(Pressure::parse(&printed).unwrap(), pressure);
 });

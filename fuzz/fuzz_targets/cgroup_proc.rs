@@ -1,7 +1,7 @@
 //! `/proc/cgroups`, `/proc/PID/cgroup` and the small files of a cgroup.
 #![no_main]
 
-use cgroup_core::parse;
+use cgroup_core::{Max, parse};
 use libfuzzer_sys::fuzz_target;
 use nspod_census::read;
 
@@ -29,7 +29,7 @@ fuzz_target!(|text: &str| {
         let printed: String = pids.iter().map(|pid| format!("{pid}\n")).collect();
         assert_eq!(parse::pids(&printed).unwrap(), pids);
     }
-    if let Ok(max) = parse::max(text) {
-        assert_eq!(parse::max(&max.to_string()).unwrap(), max);
+    if let Ok(max) = text.parse::<Max>() {
+        assert_eq!(max.to_string().parse::<Max>().unwrap(), max);
     }
 });

@@ -26,8 +26,8 @@
 //! # Ok::<(), cgroup_core::Error>(())
 //! ```
 
-use super::{CpuMax, Max};
-use crate::{Error, Result};
+use super::values::{CpuMax, Max};
+use crate::error::{Error, Result};
 
 /// A number of bytes or processes: 0 is not set, -1 no limit. `name` is for the error.
 ///

@@ -1,9 +1,12 @@
 //! The values that limits are made of.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{Error, Result, parse};
+use crate::device_number::Device;
+use crate::error::{Error, Result};
+use crate::parse;
 
 /// A number, or the kernel's `max`: no limit.
 ///
@@ -38,8 +41,12 @@ impl fmt::Display for Max {
 impl FromStr for Max {
     type Err = Error;
 
+    /// Parses a decimal number of 64 bits or `max`, with white space around it.
     fn from_str(text: &str) -> Result<Self> {
-        parse::max(text)
+        match text.trim_ascii() {
+            "max" => Ok(Self::Max),
+            text => parse::number(text).map(Self::Value),
+        }
     }
 }
 
@@ -62,14 +69,15 @@ impl CpuMax {
         Self { quota: Some(quota), period }
     }
 
-    pub(crate) fn validate(&self) -> Result<()> {
+    /// Checks the values against the ranges that the kernel accepts.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
         if !(1_000..=1_000_000).contains(&self.period) {
-            return Err(Error::limit("cpu.max", self, "a period is from 1000 to 1000000 µs"));
+            return Err("the period must be from 1000 to 1000000 µs");
         }
         match self.quota {
-            // The kernel's ceiling is max_cfs_runtime: 2^64 - 1 ns, in µs shifted by BW_SHIFT (20).
+            // The kernel's maximum is max_cfs_runtime: 2^64 - 1 ns, in µs shifted by BW_SHIFT (20).
             Some(quota) if !(1_000..=MAX_QUOTA).contains(&quota) => {
-                Err(Error::limit("cpu.max", self, "a quota is at least 1000 µs, and at most 203 days"))
+                Err("the quota must be from 1000 µs to 203 days")
             }
             _ => Ok(()),
         }
@@ -95,7 +103,7 @@ impl FromStr for CpuMax {
     fn from_str(text: &str) -> Result<Self> {
         let text = text.trim_ascii();
         let (quota, period) = text.split_once(' ').unwrap_or((text, "100000"));
-        let quota = match parse::max(quota)? {
+        let quota = match quota.parse()? {
             Max::Value(quota) => Some(quota),
             Max::Max => None,
         };
@@ -126,6 +134,35 @@ pub struct IoMax {
 }
 
 impl IoMax {
+    /// Parses `io.max`: a line `MAJOR:MINOR rbps=… wbps=… riops=… wiops=…` for each device with a
+    /// limit.
+    ///
+    /// # Errors
+    /// `InvalidText` for a line that does not begin with a device number, an unknown key, or a value
+    /// that is neither a number nor `max`.
+    pub fn parse(text: &str) -> Result<BTreeMap<Device, Self>> {
+        let mut all = BTreeMap::new();
+        for line in text.lines() {
+            let (device, rest) = parse::keyed_by_device("a line of io.max", line)?;
+            let mut limit = Self::default();
+            for word in rest {
+                let wrong =
+                    || Error::text("a line of io.max", line, "a field is rbps, wbps, riops or wiops=VALUE");
+                let (key, value) = word.split_once('=').ok_or_else(wrong)?;
+                let value = Some(value.parse()?);
+                match key {
+                    "rbps" => limit.rbps = value,
+                    "wbps" => limit.wbps = value,
+                    "riops" => limit.riops = value,
+                    "wiops" => limit.wiops = value,
+                    _ => return Err(wrong()),
+                }
+            }
+            all.insert(device, limit);
+        }
+        Ok(all)
+    }
+
     /// Whether it limits nothing.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

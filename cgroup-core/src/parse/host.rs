@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// A cgroup mount, v1 or v2, of `/proc/self/mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]

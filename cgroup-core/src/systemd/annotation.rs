@@ -1,8 +1,8 @@
 //! Properties as a container's annotations give them: CRI-O and podman ask so for what OCI's
 //! configuration has no field for.
 
-use super::{Property, Value};
-use crate::{Error, Result};
+use super::property::{Property, Value};
+use crate::error::{Error, Result};
 
 /// What the keys of such annotations begin with.
 const PREFIX: &str = "org.systemd.property.";

@@ -3,10 +3,13 @@
 //! Sources: <https://dbus.freedesktop.org/doc/dbus-specification.html>,
 //! <https://www.freedesktop.org/software/systemd/man/latest/org.freedesktop.systemd1.html>
 
+use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
 
 use super::property::{Property, Value};
 
@@ -35,6 +38,31 @@ pub(super) enum Failure {
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
+    }
+}
+
+impl Failure {
+    /// Whether it is systemd's error of this name.
+    pub(super) fn is(&self, name: &str) -> bool {
+        matches!(self, Self::Refused(refused, _) if refused.strip_prefix("org.freedesktop.systemd1.") == Some(name))
+    }
+
+    pub(super) fn is_late(&self) -> bool {
+        use std::io::ErrorKind::{TimedOut, WouldBlock};
+        matches!(self, Self::Io(error) if matches!(error.kind(), TimedOut | WouldBlock))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            _ if self.is_late() => f.write_str("it does not answer in time"),
+            Self::Io(error) => match error.raw_os_error() {
+                Some(errno) => f.write_str(Errno::from_raw(errno).desc()),
+                None => write!(f, "{error}"),
+            },
+            Self::Refused(name, text) => write!(f, "{name}: {text}"),
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! Properties of units, and the limits that systemd has to know of.
 
-use crate::{CpuList, CpuMax, Error, Limits, Max, Result, parse};
+use crate::cpu_list::CpuList;
+use crate::error::{Error, Result};
+use crate::limits::table::{Limit, Systemd};
+use crate::limits::{CpuMax, Limits, Max};
 
 /// A property of a unit, by the name that it has on D-Bus: `MemoryMax`, `TimeoutStopUSec`.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,44 +91,31 @@ impl Property {
     }
 }
 
-/// The properties for a value of one of a cgroup's files.
+/// Returns the properties for a value of a file.
 fn of_file(file: &str, value: &str) -> Result<Vec<Property>> {
     let number = |name: &str| {
-        let number = match parse::max(value)? {
+        let number = match value.trim_start_matches("default ").parse()? {
             Max::Value(number) => number,
             Max::Max => u64::MAX,
         };
         Ok(vec![Property::new(name, number)])
     };
-    let list = |name: &str| Ok(vec![Property::new(name, mask(file, &value.parse()?)?)]);
-    match file {
-        "memory.min" => number("MemoryMin"),
-        "memory.low" => number("MemoryLow"),
-        // Nothing at all is nothing that systemd takes for these.
-        "memory.high" | "memory.max" | "pids.max" if value == "0" => Ok(Vec::new()),
-        "memory.high" => number("MemoryHigh"),
-        "memory.max" => number("MemoryMax"),
-        "memory.swap.max" => number("MemorySwapMax"),
-        "pids.max" => number("TasksMax"),
-        "cpu.weight" => number("CPUWeight"),
-        "cpu.idle" if value == "1" => Ok(vec![Property::new("CPUWeight", 0_u64)]),
-        "cpu.max" => {
+    match Limit::of_file(file).map_or(Systemd::None, |limit| limit.systemd) {
+        Systemd::None => Ok(Vec::new()),
+        Systemd::Positive(_) if value == "0" => Ok(Vec::new()),
+        Systemd::Number(name) | Systemd::Positive(name) => number(name),
+        Systemd::Mask(name) => Ok(vec![Property::new(name, mask(file, &value.parse()?)?)]),
+        Systemd::Idle if value == "1" => Ok(vec![Property::new("CPUWeight", 0_u64)]),
+        Systemd::Idle => Ok(Vec::new()),
+        Systemd::Quota => {
             let max: CpuMax = value.parse()?;
-            max.validate()?;
+            max.check().map_err(|why| Error::limit(file, max, why))?;
+            let quota = max.quota.map_or(u64::MAX, |quota| per_second(quota, max.period));
             Ok(vec![
                 Property::new("CPUQuotaPeriodUSec", max.period),
-                Property::new(
-                    "CPUQuotaPerSecUSec",
-                    max.quota.map_or(u64::MAX, |quota| per_second(quota, max.period)),
-                ),
+                Property::new("CPUQuotaPerSecUSec", quota),
             ])
         }
-        "cpuset.cpus" => list("AllowedCPUs"),
-        "cpuset.mems" => list("AllowedMemoryNodes"),
-        "io.weight" => {
-            Ok(vec![Property::new("IOWeight", parse::number(value.trim_start_matches("default "))?)])
-        }
-        _ => Ok(Vec::new()),
     }
 }
 

@@ -5,7 +5,7 @@ use clap::Args;
 
 use super::each;
 use crate::error::{Error, Result};
-use crate::flags::limits::{LimitArgs, merge};
+use crate::flags::limits::LimitArgs;
 use crate::state::Store;
 
 #[derive(Debug, Args)]
@@ -28,7 +28,7 @@ pub(crate) fn update(args: &UpdateArgs) -> Result<()> {
         entry.running()?;
         apply(&entry.need_cgroup()?, &limits)?;
         let mut record = entry.record()?.clone();
-        record.spec.limits = merge(&record.spec.limits, &limits);
+        record.spec.limits.merge(&limits);
         entry.write(&record)
     })
 }

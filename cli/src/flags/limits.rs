@@ -137,47 +137,10 @@ pub(crate) fn device_number(rdev: u64) -> Device {
 pub(crate) fn relax(limits: &mut Limits) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     for (file, missing) in Hierarchy::detect()?.unenforceable(limits) {
-        drop_file(limits, &file);
+        limits.remove(&file);
         notes.push(format!("{file} is not enforced: {missing}"));
     }
     Ok(notes)
-}
-
-/// By its name as the kernel knows it: the keys of the limits as JSON are just that.
-fn drop_file(limits: &mut Limits, file: &str) {
-    let Ok(serde_json::Value::Object(mut map)) = serde_json::to_value(&*limits) else { return };
-    map.remove(file);
-    for (group, prefix) in [
-        ("io.weight.device", "io.weight"),
-        ("io.bfq.weight.device", "io.bfq.weight"),
-        ("hugetlb.max", "hugetlb"),
-        ("hugetlb.rsvd.max", "hugetlb"),
-    ] {
-        if file.starts_with(prefix) {
-            map.remove(group);
-        }
-    }
-    if let Some(serde_json::Value::Object(unified)) = map.get_mut("unified") {
-        unified.remove(file);
-    }
-    if let Ok(rest) = serde_json::from_value(map.into()) {
-        *limits = rest;
-    }
-}
-
-/// The limits as they are after an update.
-pub(crate) fn merge(old: &Limits, new: &Limits) -> Limits {
-    let merged = || {
-        let (mut all, new) = (serde_json::to_value(old).ok()?, serde_json::to_value(new).ok()?);
-        for (key, value) in new.as_object()? {
-            match (all.get_mut(key).and_then(|v| v.as_object_mut()), value.as_object()) {
-                (Some(map), Some(more)) => map.extend(more.clone()),
-                _ => _ = all.as_object_mut()?.insert(key.clone(), value.clone()),
-            }
-        }
-        serde_json::from_value(all).ok()
-    };
-    merged().unwrap_or_else(|| new.clone())
 }
 
 #[cfg(test)]
@@ -252,22 +215,5 @@ mod tests {
     fn what_the_kernel_would_refuse_is_refused_here() {
         assert!(limits(&["--cpu-weight", "0"]).is_err());
         assert!(limits(&["--limit", "cgroup.procs=1"]).is_err());
-    }
-
-    #[test]
-    fn a_dropped_file_leaves_the_others() {
-        let mut all = limits(&["-m", "1m", "--pids-limit", "5", "--limit", "memory.oom.group=1"]).unwrap();
-        drop_file(&mut all, "memory.max");
-        drop_file(&mut all, "memory.oom.group");
-        assert_eq!(all.writes(), [("pids.max".to_owned(), "5".to_owned())]);
-    }
-
-    #[test]
-    fn an_update_changes_what_it_names() {
-        let old = limits(&["-m", "1m", "--pids-limit", "5", "--limit", "a.b=1"]).unwrap();
-        let new = limits(&["-m", "2m", "--limit", "c.d=2"]).unwrap();
-        let want =
-            limits(&["-m", "2m", "--pids-limit", "5", "--limit", "a.b=1", "--limit", "c.d=2"]).unwrap();
-        assert_eq!(merge(&old, &new), want);
     }
 }

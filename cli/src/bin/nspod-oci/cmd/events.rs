@@ -388,7 +388,7 @@ mod tests {
         let oom = Event { kind: "oom", id: "a", data: None };
         assert_eq!(serde_json::to_string(&oom).unwrap(), r#"{"type":"oom","id":"a"}"#);
         let mut usage = Usage::default();
-        let some = parse::pressure("some avg10=1.50 avg60=0.10 avg300=0.00 total=42\n").unwrap();
+        let some = cgroup_core::Pressure::parse("some avg10=1.50 avg60=0.10 avg300=0.00 total=42\n").unwrap();
         usage.io_pressure = Some(some);
         let disks = serde_json::to_string(&Disks::of(&usage)).unwrap();
         let zero = r#"{"avg10":0.0,"avg60":0.0,"avg300":0.0,"total":0}"#;

@@ -1,0 +1,264 @@
+//! A connection to systemd that starts, changes and stops units.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::unistd::geteuid;
+
+use super::bus::{Call, Connection, Failure, Writer};
+use super::held::{Held, Placeholder};
+use super::property::Property;
+use super::scope::{Scope, common, slice_path};
+use crate::cgroup::Cgroup;
+use crate::error::{Error, Result};
+use crate::hierarchy::Hierarchy;
+
+/// For a job of systemd, which may have others to do first.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A connection to a systemd.
+#[derive(Debug)]
+pub struct Manager {
+    connection: Connection,
+}
+
+impl Manager {
+    /// Connects to the systemd that the caller's cgroups belong to: as root the machine's, as
+    /// another the user's, and as the root of a user namespace the user's if a session is known by
+    /// `DBUS_SESSION_BUS_ADDRESS` or `XDG_RUNTIME_DIR`.
+    ///
+    /// # Errors
+    /// `Systemd` where none answers.
+    pub fn connect() -> Result<Self> {
+        let session = ["DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR"];
+        let session = session.iter().any(|name| std::env::var_os(name).is_some());
+        if geteuid().is_root() && !(session && in_user_namespace()) { Self::system() } else { Self::user() }
+    }
+
+    /// Connects to the machine's systemd: over the system bus (`DBUS_SYSTEM_BUS_ADDRESS`), or
+    /// directly where no bus runs, which takes root.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn system() -> Result<Self> {
+        let bus = bus_of("DBUS_SYSTEM_BUS_ADDRESS").unwrap_or_else(|| "/run/dbus/system_bus_socket".into());
+        Self::open(
+            [(bus, true), ("/run/systemd/private".into(), false)],
+            "boot this machine with systemd, or let the cgroups be managed without it (cgroupfs)",
+        )
+    }
+
+    /// Connects to the user's systemd: over the session's bus (`DBUS_SESSION_BUS_ADDRESS`, or below
+    /// `XDG_RUNTIME_DIR`, which is `/run/user/UID` where it is not set), or directly.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn user() -> Result<Self> {
+        let dir = std::env::var_os("XDG_RUNTIME_DIR");
+        let dir = dir.map_or_else(|| PathBuf::from(format!("/run/user/{}", geteuid())), PathBuf::from);
+        let bus = bus_of("DBUS_SESSION_BUS_ADDRESS").unwrap_or_else(|| dir.join("bus"));
+        Self::open(
+            [(bus, true), (dir.join("systemd/private"), false)],
+            "log in through a session with a user manager (loginctl enable-linger USER), or let the cgroups be managed without systemd (cgroupfs)",
+        )
+    }
+
+    fn open(places: [(PathBuf, bool); 2], cure: &'static str) -> Result<Self> {
+        let mut failures = Vec::new();
+        for (place, is_bus) in places {
+            // It tells subscribers alone which jobs have ended.
+            let subscribed = Connection::open(&place, is_bus).and_then(|mut connection| {
+                connection.call(Call::manager("Subscribe", "", Writer::default()))?;
+                Ok(connection)
+            });
+            match subscribed {
+                Ok(connection) => return Ok(Self { connection }),
+                Err(failure) => failures.push(format!("{} ({failure})", place.display())),
+            }
+        }
+        Err(Error::systemd(format!("no systemd answers at {}", failures.join(" or ")), Some(cure)))
+    }
+
+    /// Starts a scope with an existing process, which is moved there with all its threads, and
+    /// returns its cgroup. The pid is as systemd sees it.
+    ///
+    /// # Errors
+    /// `Systemd` where it refuses the scope or one of its properties, or such a scope is active;
+    /// `TimedOut` after 30 s.
+    pub fn start_scope(&mut self, scope: &Scope, pid: i32) -> Result<Cgroup> {
+        let properties = scope.properties(pid);
+        let started = match self.start(&scope.name, &properties) {
+            // One that failed, and whose maker did not let systemd forget it.
+            Err(failure) if failure.is("UnitExists") => {
+                let _ = self.by_name("ResetFailedUnit", &scope.name);
+                self.start(&scope.name, &properties)
+            }
+            started => started,
+        };
+        let job = started.map_err(|failure| failed("start", &scope.name, failure))?;
+        self.finish("start", &scope.name, &job)?;
+        self.cgroup_of(&scope.name)
+    }
+
+    /// Starts a scope with nothing in it but a placeholder, for processes that shall be born there.
+    ///
+    /// # Errors
+    /// As [`start_scope`](Self::start_scope), and `Os` with `EAGAIN` or `ENOMEM` where no process
+    /// can be started.
+    pub fn hold_scope(&mut self, scope: &Scope) -> Result<Held> {
+        // As long as it is not reaped its pid is no other's.
+        let placeholder = Placeholder::start()?;
+        let cgroup = self.start_scope(scope, placeholder.pid)?;
+        Ok(Held { cgroup, placeholder })
+    }
+
+    /// Starts a slice, for limits over several scopes, and returns its cgroup. It stays until it is
+    /// [stopped](Self::stop). If it is active already it gets the properties.
+    ///
+    /// # Errors
+    /// As [`start_scope`](Self::start_scope); `InvalidName`, see [`slice_path`].
+    pub fn start_slice(&mut self, name: &str, properties: &[Property]) -> Result<Cgroup> {
+        slice_path(name)?;
+        let mut all = vec![Property::new("Description", name)];
+        // A slice is in the one that its name says; it only needs it to be there.
+        if let Some((parent, _)) = name.rsplit_once('-').filter(|(parent, _)| !parent.is_empty()) {
+            all.push(Property::new("Wants", vec![format!("{parent}.slice")]));
+        }
+        all.extend(common());
+        all.extend_from_slice(properties);
+        match self.start(name, &all) {
+            Ok(job) => self.finish("start", name, &job)?,
+            Err(failure) if failure.is("UnitExists") => self.set_properties(name, properties)?,
+            Err(failure) => return Err(failed("start", name, failure)),
+        }
+        self.cgroup_of(name)
+    }
+
+    /// The cgroup of a unit that is active.
+    ///
+    /// # Errors
+    /// `Systemd` where there is no such unit; `NotFound` where it has no cgroup any more; as
+    /// [`Hierarchy::detect`].
+    pub fn cgroup_of(&mut self, unit: &str) -> Result<Cgroup> {
+        let fail = |failure| failed("find the cgroup of", unit, failure);
+        let reply = self.by_name("GetUnit", unit).map_err(fail)?;
+        let (_, kind) = unit.rsplit_once('.').unwrap_or_default();
+        let mut body = Writer::default();
+        body.text(match kind {
+            "slice" => "org.freedesktop.systemd1.Slice",
+            "service" => "org.freedesktop.systemd1.Service",
+            _ => "org.freedesktop.systemd1.Scope",
+        });
+        body.text("ControlGroup");
+        let get = Call {
+            path: &reply,
+            interface: "org.freedesktop.DBus.Properties",
+            member: "Get",
+            signature: "ss",
+            body,
+        };
+        let reply = self.connection.call(get).map_err(fail)?;
+        let path = reply.text().unwrap_or_default();
+        Hierarchy::detect()?.at(path, &format!("the unit {unit}"))
+    }
+
+    /// Changes properties of an active unit, until it ends.
+    ///
+    /// # Errors
+    /// `Systemd` where it refuses one, or there is no such unit.
+    pub fn set_properties(&mut self, unit: &str, properties: &[Property]) -> Result<()> {
+        let mut body = Writer::default();
+        body.text(unit);
+        body.word(1); // Not in a file, which would outlive the unit.
+        body.properties(properties);
+        let call = Call::manager("SetUnitProperties", "sba(sv)", body);
+        self.connection.call(call).map_err(|failure| failed("change", unit, failure))?;
+        Ok(())
+    }
+
+    /// Stops a unit, and has systemd forget it, if it failed too. One that is gone is fine.
+    ///
+    /// Processes that live in it are asked to end (SIGTERM) and get 90 s before they are killed:
+    /// [`Cgroup::kill`] them first.
+    ///
+    /// # Errors
+    /// `Systemd` where it refuses; `TimedOut` after 30 s.
+    pub fn stop(&mut self, unit: &str) -> Result<()> {
+        let mut body = Writer::default();
+        body.text(unit);
+        body.text("replace");
+        match self.connection.call(Call::manager("StopUnit", "ss", body)) {
+            Ok(reply) => self.finish("stop", unit, reply.text().unwrap_or_default())?,
+            Err(failure) if failure.is("NoSuchUnit") => return Ok(()),
+            Err(failure) => return Err(failed("stop", unit, failure)),
+        }
+        match self.by_name("ResetFailedUnit", unit) {
+            Err(failure) if !failure.is("NoSuchUnit") => Err(failed("reset", unit, failure)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks for the start of a transient unit; the path of the job.
+    fn start(&mut self, unit: &str, properties: &[Property]) -> Result<String, Failure> {
+        let mut body = Writer::default();
+        body.text(unit);
+        body.text("fail");
+        body.properties(properties);
+        body.array(8, |_| {}); // No auxiliary units.
+        let reply = self.connection.call(Call::manager("StartTransientUnit", "ssa(sv)a(sa(sv))", body))?;
+        Ok(reply.text().unwrap_or_default().to_owned())
+    }
+
+    /// A call that takes a unit's name; the text that it returns, if any.
+    fn by_name(&mut self, member: &str, unit: &str) -> Result<String, Failure> {
+        let mut body = Writer::default();
+        body.text(unit);
+        let reply = self.connection.call(Call::manager(member, "s", body))?;
+        Ok(reply.text().unwrap_or_default().to_owned())
+    }
+
+    fn finish(&mut self, verb: &str, unit: &str, job: &str) -> Result<()> {
+        match self.connection.job(job, PATIENCE) {
+            Ok(result) if result == "done" => Ok(()),
+            Ok(result) => Err(Error::systemd(
+                format!("systemd could not {verb} {unit}: the job ended as {result:?}"),
+                Some("its journal says why (journalctl --unit, as a user with --user)"),
+            )),
+            Err(failure) if failure.is_late() => {
+                Err(Error::timed_out(format!("systemd to {verb} {unit}"), PATIENCE))
+            }
+            Err(failure) => Err(failed(verb, unit, failure)),
+        }
+    }
+}
+
+fn failed(verb: &str, unit: &str, failure: Failure) -> Error {
+    Error::systemd(format!("systemd does not {verb} {unit}: {failure}"), None)
+}
+
+/// The socket that a variable tells of.
+fn bus_of(variable: &str) -> Option<PathBuf> {
+    let told = std::env::var(variable).ok()?;
+    let path = told.split(';').find_map(|one| one.strip_prefix("unix:path=")?.split(',').next())?;
+    Some(path.into())
+}
+
+/// Whether some of the machine's users do not exist here.
+fn in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    !map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_nothing_listens_the_sentence_names_both_places_and_what_to_do() {
+        let places = [("/nonexistent/bus".into(), true), ("/dev/null".into(), false)];
+        let error = Manager::open(places, "do that").unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Systemd);
+        let expected = "no systemd answers at /nonexistent/bus (No such file or directory) or /dev/null (Connection refused); do that";
+        assert_eq!(error.to_string(), expected);
+    }
+}
