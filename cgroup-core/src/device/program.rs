@@ -1,6 +1,6 @@
 //! From rules to instructions: a pure function.
 
-use super::{Access, Kind, Rule};
+use super::rule::{Access, Kind, Rule};
 
 /// An eBPF instruction, as the kernel's `struct bpf_insn`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,15 @@ pub struct Instruction {
     pub offset: i16,
     /// The constant.
     pub immediate: i32,
+}
+
+impl Instruction {
+    /// Returns the instruction as it lies in memory for the kernel.
+    pub(super) fn to_bits(&self) -> u64 {
+        let [a, b] = self.offset.to_ne_bytes();
+        let [c, d, e, f] = self.immediate.to_ne_bytes();
+        u64::from_ne_bytes([self.code, self.registers, a, b, c, d, e, f])
+    }
 }
 
 // Registers: r0 is the verdict, r1 points to the kernel's struct bpf_cgroup_dev_ctx.
@@ -127,19 +136,12 @@ fn instruction(code: u8, destination: u8, source: u8, offset: i16, immediate: i3
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{DEFAULT, allows};
+    use super::super::rule::{DEFAULT, allows};
     use super::*;
 
     /// What the program answers, by an eBPF interpreter that is not ours.
     fn run(program: &[Instruction], kind: Kind, major: u32, minor: u32, access: Access) -> bool {
-        let bytes: Vec<u8> = program
-            .iter()
-            .flat_map(|i| {
-                let [a, b] = i.offset.to_le_bytes();
-                let [c, d, e, f] = i.immediate.to_le_bytes();
-                [i.code, i.registers, a, b, c, d, e, f]
-            })
-            .collect();
+        let bytes: Vec<u8> = program.iter().flat_map(|i| i.to_bits().to_ne_bytes()).collect();
         let kind = if kind == Kind::Block { 1 } else { 2 };
         let words = [u32::from(access.bits()) << 16 | kind, major, minor];
         let mut context: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();

@@ -1,8 +1,10 @@
 //! A scope that a placeholder process keeps alive.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::pipe2;
 
 use crate::cgroup::Cgroup;
@@ -55,7 +57,8 @@ impl Drop for Placeholder {
     fn drop(&mut self) {
         // Even where the scope is frozen.
         let _ = sys::pidfd_send_signal(&self.pidfd, libc::SIGKILL);
-        sys::reap(&self.pidfd);
+        let wait = || waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::__WALL);
+        while wait() == Err(Errno::EINTR) {}
     }
 }
 

@@ -1,0 +1,188 @@
+//! Device rules and their meaning, as plain data.
+
+use std::fmt;
+use std::str::FromStr;
+
+use bitflags::bitflags;
+
+use crate::error::{Error, Result};
+
+/// The kind of device that a rule is about, or that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Either, in a rule: `a`.
+    All,
+    /// A character device: `c`.
+    Char,
+    /// A block device: `b`.
+    Block,
+}
+
+bitflags! {
+    /// What is done with a device; printed in the order `rwm`.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+    pub struct Access: u8 {
+        /// Make a node for it: `m`.
+        const MKNOD = 1;
+        /// Open it to read: `r`.
+        const READ = 2;
+        /// Open it to write: `w`.
+        const WRITE = 4;
+    }
+}
+
+/// One rule; printed and read as `allow c 1:3 rwm`, with `*` for any number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Rule {
+    /// Allow or deny.
+    pub allow: bool,
+    /// Of which kind.
+    pub kind: Kind,
+    /// Of which driver; `None` is any.
+    pub major: Option<u32>,
+    /// Which of its devices; `None` is any.
+    pub minor: Option<u32>,
+    /// Which accesses.
+    pub access: Access,
+}
+
+impl Rule {
+    /// Whether the device is one that the rule is about.
+    pub fn is_about(&self, kind: Kind, major: u32, minor: u32) -> bool {
+        (self.kind == Kind::All || self.kind == kind)
+            && self.major.is_none_or(|m| m == major)
+            && self.minor.is_none_or(|m| m == minor)
+    }
+
+    const fn char(major: u32, minor: Option<u32>) -> Self {
+        Self { allow: true, kind: Kind::Char, major: Some(major), minor, access: Access::all() }
+    }
+
+    const fn mknod(kind: Kind) -> Self {
+        Self { allow: true, kind, major: None, minor: None, access: Access::MKNOD }
+    }
+}
+
+/// What OCI runtimes allow in every container: to make any node, and to use null, zero, full,
+/// random, urandom, tty, console, ptmx and the pseudo terminals.
+///
+/// Making a node is harmless where opening it is denied.
+pub const DEFAULT: [Rule; 11] = [
+    Rule::mknod(Kind::Char),
+    Rule::mknod(Kind::Block),
+    Rule::char(1, Some(3)),
+    Rule::char(1, Some(5)),
+    Rule::char(1, Some(7)),
+    Rule::char(1, Some(8)),
+    Rule::char(1, Some(9)),
+    Rule::char(5, Some(0)),
+    Rule::char(5, Some(1)),
+    Rule::char(5, Some(2)),
+    Rule::char(136, None),
+];
+
+/// What the rules say: the meaning that [`compile`](super::compile)'s program has. Each access asked for must be
+/// allowed by the last rule about it. To ask for none, as `access(2)` with `F_OK` does, is allowed
+/// where any allow rule is about the device.
+pub fn allows(rules: &[Rule], kind: Kind, major: u32, minor: u32, access: Access) -> bool {
+    let mut about = rules.iter().rev().filter(|rule| rule.is_about(kind, major, minor));
+    if access.is_empty() {
+        return about.any(|rule| rule.allow);
+    }
+    access
+        .iter()
+        .all(|bit| about.clone().find(|rule| rule.access.contains(bit)).is_some_and(|rule| rule.allow))
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::All => "a",
+            Self::Char => "c",
+            Self::Block => "b",
+        })
+    }
+}
+
+impl FromStr for Kind {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "a" => Ok(Self::All),
+            "c" => Ok(Self::Char),
+            "b" => Ok(Self::Block),
+            _ => Err(Error::text("a device type", text, "it is a, b or c")),
+        }
+    }
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (bit, letter) in [(Self::READ, "r"), (Self::WRITE, "w"), (Self::MKNOD, "m")] {
+            if self.contains(bit) {
+                f.write_str(letter)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Access {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bit = |letter| match letter {
+            'r' => Ok(Self::READ),
+            'w' => Ok(Self::WRITE),
+            'm' => Ok(Self::MKNOD),
+            _ => Err(Error::text("device access", text, "it is made of r, w and m")),
+        };
+        text.chars().map(bit).collect()
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = if self.allow { "allow" } else { "deny" };
+        write!(f, "{verb} {} ", self.kind)?;
+        for (number, end) in [(self.major, ":"), (self.minor, " ")] {
+            match number {
+                Some(number) => write!(f, "{number}{end}")?,
+                None => write!(f, "*{end}")?,
+            }
+        }
+        write!(f, "{}", self.access)
+    }
+}
+
+impl FromStr for Rule {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let wrong = |why| Error::text("a device rule", text, why);
+        let words: Vec<&str> = text.split_ascii_whitespace().collect();
+        let [verb, kind, numbers, access] = words[..] else {
+            return Err(wrong("it is of the form: allow c 1:3 rwm"));
+        };
+        let allow = match verb {
+            "allow" => true,
+            "deny" => false,
+            _ => return Err(wrong("it begins with allow or deny")),
+        };
+        let number = |part| match part {
+            "*" => Ok(None),
+            part => str::parse(part).map(Some).map_err(|_| wrong("a number is decimal or *")),
+        };
+        let (major, minor) = numbers.split_once(':').ok_or_else(|| wrong("a device is MAJOR:MINOR"))?;
+        let (major, minor) = (number(major)?, number(minor)?);
+        Ok(Self { allow, kind: kind.parse()?, major, minor, access: access.parse()? })
+    }
+}
+
+#[cfg(feature = "serde")]
+crate::serde_text::as_text!(Rule);
+#[cfg(feature = "serde")]
+crate::serde_text::as_text!(Kind);
+#[cfg(feature = "serde")]
+crate::serde_text::as_text!(Access);
