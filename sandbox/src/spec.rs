@@ -18,8 +18,8 @@ use ns_core::{Kind, Kinds, TimeOffsets};
 use serde::{Deserialize, Serialize};
 
 pub use files::{
-    Attributes, Link, Mount, MountIdMaps, MountKind, Node, NodeKind, Propagation, PropagationKind, Root,
-    Writes,
+    Attributes, DEVICES, LINKS, Link, Mount, MountIdMaps, MountKind, Node, NodeKind, Propagation,
+    PropagationKind, Root, Writes,
 };
 pub use hooks::{Hook, Hooks};
 pub use namespaces::{IdMaps, Join, Namespace, Namespaces};

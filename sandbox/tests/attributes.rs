@@ -106,7 +106,7 @@ fn the_io_priority_is_the_one_asked_for() {
         assert_eq!(text, shown);
     }
     let text = refusal(|p| p.io_priority = Some(IoPriority { class: 4, level: 0 }));
-    assert!(text.starts_with("process.io_priority.class: 4 is none"), "{text}");
+    assert!(text.starts_with("process.io_priority.class: 4 is not 1"), "{text}");
     let text = refusal(|p| p.io_priority = Some(IoPriority { class: 2, level: 8 }));
     assert!(text.starts_with("process.io_priority.level: 8 is not"), "{text}");
 }
@@ -149,9 +149,9 @@ fn its_personality_and_its_memorys_policy_are_those_asked_for() {
     let error = shell(line, |p| p.memory_policy = Some(policy(2, "63"))).spawn().unwrap_err();
     assert_eq!((error.failed_call(), error.raw_os_error()), (Some("set_mempolicy"), Some(libc::EINVAL)));
     for (mode, nodes, problem) in [
-        (7, "0", "process.memory_policy: 0x7: this is no memory policy"),
-        (0, "0", "process.memory_policy: 0x0: this policy takes no nodes"),
-        (2, "", "process.memory_policy.nodes: this policy takes nodes"),
+        (7, "0", "process.memory_policy: 0x7: this is not a memory policy"),
+        (0, "0", "process.memory_policy: 0x0: this policy has no nodes"),
+        (2, "", "process.memory_policy.nodes: this policy requires nodes"),
         (2 | 3 << 14, "0", "process.memory_policy: 0xc002: the nodes are either"),
         (2, "20000", "process.memory_policy.nodes: 20000 is above"),
     ] {
@@ -187,12 +187,12 @@ fn a_session_keyring_of_its_own_is_joined_by_its_later_processes() {
 fn a_label_of_a_module_that_is_not_in_force_is_refused_by_its_field() {
     let text = refusal(|p| p.apparmor_profile = Some("docker-default".into()));
     assert!(
-        text.starts_with("process.apparmor_profile: \"docker-default\" cannot be set, for AppArmor is not"),
+        text.starts_with("process.apparmor_profile: \"docker-default\" cannot be set because AppArmor is not"),
         "{text}"
     );
     let text = refusal(|p| p.selinux_label = Some("a:b:c:s0".into()));
     assert!(
-        text.starts_with("process.selinux_label: \"a:b:c:s0\" cannot be set, for SELinux is not"),
+        text.starts_with("process.selinux_label: \"a:b:c:s0\" cannot be set because SELinux is not"),
         "{text}"
     );
     // What is so already, and nothing at all.
@@ -349,7 +349,7 @@ fn a_question_that_nobody_could_answer_is_refused() {
     };
     let mut command = Command::new("true");
     let text = on(&mut command, &["mkdir"]).unwrap_err().to_string();
-    assert!(text.starts_with("process.seccomp: SCMP_ACT_NOTIFY takes a container that is held"), "{text}");
+    assert!(text.starts_with("process.seccomp: SCMP_ACT_NOTIFY requires a container that is held"), "{text}");
     command.hold();
     on(&mut command, &["mkdir", "read"]).unwrap();
     let text = on(&mut command, &["mkdir", "write"]).unwrap_err().to_string();

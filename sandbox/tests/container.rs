@@ -458,7 +458,10 @@ fn a_sysctl_of_each_kind_is_set_in_a_namespace_of_that_kind_alone() {
         let host = std::fs::read_to_string(&file).unwrap();
         assert_eq!(output(&mut command(), &format!("cat {file}")), value, "{name}");
         let said = error(command().namespace(kind, Namespace::Host)).to_string();
-        assert!(said.starts_with(&format!("sysctls.{name}: this takes a {kind} namespace")), "{said}");
+        assert!(
+            said.starts_with(&format!("sysctls.{name}: this requires a new or joined {kind} namespace")),
+            "{said}"
+        );
         assert_eq!(std::fs::read_to_string(&file).unwrap(), host, "{name}");
     }
     let mut named = Command::new("true");

@@ -369,7 +369,7 @@ fn mounts_stay_in_a_namespace_only_where_that_is_asked_for() {
     let image = Image::new();
     let mut command = listed(&image);
     command.namespace(Kind::Mnt, Namespace::Host);
-    assert!(error(&mut command).to_string().starts_with("mounts: this takes a new mnt namespace"));
+    assert!(error(&mut command).to_string().starts_with("mounts: this requires a new mnt namespace"));
     command.spec_mut().mounts_stay = true;
     command.root(Root::Dir { path: "/".into(), readonly: false });
     assert!(error(&mut command).to_string().starts_with("mounts_stay: "));

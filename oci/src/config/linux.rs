@@ -9,7 +9,7 @@ use super::mounts::{absolute, within};
 use super::{CgroupsPath, Context, IntelRdt};
 use crate::Error;
 use crate::net::check_name;
-use nspod_sandbox::spec::{IdMaps, Join, Link, Namespace, Namespaces, Node, NodeKind};
+use nspod_sandbox::spec::{DEVICES, IdMaps, Join, LINKS, Link, Namespace, Namespaces, Node, NodeKind};
 
 pub(super) fn namespaces(linux: &runtime::Linux, context: &Context<'_>) -> Result<Namespaces, Error> {
     let mut all = Namespaces::default();
@@ -97,27 +97,10 @@ pub(super) fn time_offsets(
     Ok(Some(offsets))
 }
 
-/// What every container has in `/dev`.
-const DEVICES: [(&str, u32, u32); 6] = [
-    ("/dev/null", 1, 3),
-    ("/dev/zero", 1, 5),
-    ("/dev/full", 1, 7),
-    ("/dev/random", 1, 8),
-    ("/dev/urandom", 1, 9),
-    ("/dev/tty", 5, 0),
-];
-
-const LINKS: [(&str, &str); 6] = [
-    ("/dev/fd", "/proc/self/fd"),
-    ("/dev/stdin", "/proc/self/fd/0"),
-    ("/dev/stdout", "/proc/self/fd/1"),
-    ("/dev/stderr", "/proc/self/fd/2"),
-    ("/dev/core", "/proc/kcore"),
-    ("/dev/ptmx", "pts/ptmx"),
-];
-
+/// Returns the links of `/dev`: those of the sandbox, and `/dev/core`.
 pub(super) fn links() -> Vec<Link> {
-    LINKS.map(|(path, target)| Link { path: path.into(), target: target.into() }).into()
+    let links = LINKS.iter().chain(&[("/dev/core", "/proc/kcore")]);
+    links.map(|(path, target)| Link { path: path.into(), target: target.into() }).collect()
 }
 
 /// The customary devices and those that are asked for, which take precedence.
@@ -131,7 +114,7 @@ pub(super) fn nodes(linux: &runtime::Linux) -> Result<Vec<Node>, Error> {
     }
     for (path, major, minor) in DEVICES {
         if !nodes.iter().any(|node| node.path == Path::new(path)) {
-            let kind = NodeKind::Char(major, minor);
+            let kind = NodeKind::Char(*major, *minor);
             nodes.push(Node { path: path.into(), kind, mode: 0o666, uid: 0, gid: 0 });
         }
     }

@@ -16,12 +16,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::unistd::AccessFlags;
-use ns_core::Kind;
 
-use super::c_string;
-use super::files::{FSCONFIG_MAX, Files, RDONLY, dest, escape, new, step, to_set};
 use crate::error::{Error, ErrorKind};
 use crate::host::{Host, HostMount};
+use crate::plan::builder::FileSteps;
+use crate::plan::file_systems::{FSCONFIG_MAX, RDONLY, mount_step, new_fs, to_set};
+use crate::plan::paths::{dest, escape};
+use crate::plan::text::c_string;
 use crate::spec::{MountKind, Spec};
 use crate::step::{Create, Dest, MountStep, Place, Slot, Step, What};
 
@@ -74,7 +75,7 @@ pub(super) fn is_in_parts(host: &Host, foreign: bool) -> bool {
     locked && host.mounts.iter().any(|mount| mount.path != Path::new("/"))
 }
 
-impl<F: Fn(Kind) -> bool> Files<'_, F> {
+impl FileSteps<'_> {
     /// The mount that is kept as the root.
     pub(super) fn host_root(&mut self, host: &Host, spec: &Spec, nodev: u64) -> Result<(), Error> {
         let in_parts = is_in_parts(host, self.foreign);
@@ -89,7 +90,7 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
         let tmpfs = |place| MountStep {
             attributes: to_set(libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID),
             keep: Some(Slot::Root),
-            ..step(new("tmpfs", vec![(c"mode".into(), Some(c"755".into()))]), place)
+            ..mount_step(new_fs(c"tmpfs", vec![(c"mode".into(), Some(c"755".into()))]), place)
         };
         self.plan.push(Step::Mount(tmpfs(Place::NewRoot)));
         for name in [c"none", c"root"] {
@@ -159,7 +160,7 @@ impl<F: Fn(Kind) -> bool> Files<'_, F> {
         let step = if meta.is_file() || plain {
             MountStep {
                 attributes: to_set(RDONLY | view.nodev),
-                ..step(self.bind("root", path, false, None)?, at)
+                ..mount_step(self.bind("root", path, false, None)?, at)
             }
         } else if meta.is_dir() {
             overlay(path, view, at)?
@@ -245,5 +246,5 @@ fn overlay(path: &Path, view: &View<'_>, place: Place) -> Result<MountStep, Erro
         }
     };
     let own = view.mount(path).map_or(0, |mount| mount.attributes);
-    Ok(MountStep { attributes: to_set(RDONLY | view.nodev | own), ..step(what, place) })
+    Ok(MountStep { attributes: to_set(RDONLY | view.nodev | own), ..mount_step(what, place) })
 }

@@ -277,3 +277,26 @@ impl Mount {
         }
     }
 }
+
+/// Devices that every container has: path, major and minor number.
+///
+/// Specification: [OCI runtime, default devices](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#default-devices).
+pub const DEVICES: &[(&str, u32, u32)] = &[
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+];
+
+/// Symbolic links that every container has in `/dev`: path and target.
+///
+/// Specification: [OCI runtime, dev symbolic links](https://github.com/opencontainers/runtime-spec/blob/main/runtime-linux.md#dev-symbolic-links).
+pub const LINKS: &[(&str, &str)] = &[
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+    ("/dev/ptmx", "pts/ptmx"),
+];

@@ -1,0 +1,175 @@
+//! The state while the steps of the file system are added.
+
+use std::path::{Path, PathBuf};
+
+use ns_core::Kind;
+
+use crate::error::Error;
+use crate::host::Host;
+use crate::plan::data::Plan;
+use crate::plan::file_systems::{RDONLY, mount_step, to_set};
+use crate::plan::id_maps::Ids;
+use crate::plan::paths::dest;
+use crate::spec::{Mount, MountKind, Namespace, Propagation, PropagationKind, Root, Spec};
+use crate::step::{Create, Dest, MountStep, OverProc, Place, Slot, Step, What};
+
+/// Each mount private: mount events do not pass in either direction.
+pub(super) const PRIVATE: u64 = libc::MS_REC | libc::MS_PRIVATE;
+
+pub(super) struct FileSteps<'a> {
+    pub(super) plan: &'a mut Plan,
+    /// The parent opens the sources of binds, which the child's mapped ids may not reach.
+    pub(super) parent_opens: bool,
+    /// The caller has CAP_SYS_ADMIN.
+    pub(super) privileged: bool,
+    /// The container's user namespace is not the caller's.
+    pub(super) foreign: bool,
+    /// The plan makes the container's user namespace.
+    new_user: bool,
+    /// Devices are binds of the host's, because the child cannot make nodes.
+    pub(super) bind_devices: bool,
+    /// The ipc namespace is the caller's.
+    pub(super) host_ipc: bool,
+    /// The caller's cgroup2 mount, if the container stays in the caller's cgroup namespace.
+    pub(super) cgroup2: Option<PathBuf>,
+    /// Terminals belong to gid 5.
+    pub(super) tty_group: bool,
+    /// Missing destinations can be made in the root.
+    pub(super) creates: bool,
+    /// The destinations of all mounts.
+    destinations: Vec<PathBuf>,
+    /// How mount events pass while the container is set up.
+    pub(super) propagation: u64,
+    /// The host's directory that becomes the root.
+    pub(super) root: Option<PathBuf>,
+    /// The destinations of the mounts so far.
+    pub(super) mounted: Vec<PathBuf>,
+    /// Mounts that become read-only after everything in them was made.
+    read_only_last: Vec<(PathBuf, Dest)>,
+    /// The destinations of the container's `/proc`, `/sys` and `/dev`, once they are mounted.
+    pub(super) proc: Option<PathBuf>,
+    pub(super) sys: Option<PathBuf>,
+    pub(super) dev: Option<PathBuf>,
+}
+
+impl<'a> FileSteps<'a> {
+    pub(super) fn new(plan: &'a mut Plan, spec: &Spec, host: &Host, ids: &Ids) -> FileSteps<'a> {
+        FileSteps {
+            plan,
+            // If root makes a user namespace, its root is an id that cannot reach what root can.
+            parent_opens: ids.foreign && host.privileged(),
+            privileged: host.privileged(),
+            foreign: ids.foreign,
+            new_user: ids.new,
+            bind_devices: ids.foreign || !host.mknod(),
+            host_ipc: spec.namespaces.ipc == Namespace::Host,
+            cgroup2: host.cgroup2.clone(),
+            tty_group: ids.tty_group,
+            creates: spec.root != Root::Host && spec.root != Root::HostReadOnly,
+            destinations: spec.mounts.iter().map(|mount| mount.destination.clone()).collect(),
+            propagation: propagation(spec),
+            root: match &spec.root {
+                Root::Dir { path, .. } if path != Path::new("/") => Some(path.clone()),
+                _ => None,
+            },
+            mounted: Vec::new(),
+            read_only_last: Vec::new(),
+            proc: None,
+            sys: None,
+            dev: None,
+        }
+    }
+
+    /// Whether the container's user namespace owns its namespace of this kind.
+    pub(super) fn owns(&self, kind: Kind) -> bool {
+        !self.new_user || self.plan.spec.namespaces.is_new(kind)
+    }
+
+    /// Whether a mount of the list holds the destination, so that the destination can be made.
+    pub(super) fn within_mount(&self, destination: &Path) -> bool {
+        self.destinations
+            .iter()
+            .any(|other| other != destination && destination.starts_with(other) && other != Path::new("/"))
+    }
+
+    /// Returns a path within the root, relative to `/proc`, `/sys` or `/dev` if it lies in one of them
+    /// and its mount is held.
+    pub(super) fn held(&self, field: &str, path: &Path, create: Create) -> Result<Dest, Error> {
+        for (mounted, base) in [(&self.proc, Slot::Proc), (&self.sys, Slot::Sys), (&self.dev, Slot::Dev)] {
+            if let Some(rest) = mounted.as_ref().and_then(|mounted| path.strip_prefix(mounted).ok()) {
+                let dest = dest(field, &Path::new("/").join(rest), create)?;
+                return Ok(Dest { base, ..dest });
+            }
+        }
+        dest(field, path, create)
+    }
+
+    /// Returns the paths of a list, without those that occur again.
+    pub(super) fn each_once(&self, field: &str, paths: &[PathBuf]) -> Result<Vec<Dest>, Error> {
+        let mut all: Vec<Dest> = Vec::new();
+        for path in paths {
+            let dest = self.held(field, path, Create::No)?;
+            if !all.iter().any(|other| other.base == dest.base && other.path == dest.path) {
+                all.push(dest);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Notes that a mount covers its destination: what lies there can no longer be reached.
+    pub(super) fn covers(&mut self, mount: &Mount, writable: bool) {
+        let there = mount.kind == MountKind::Remount;
+        self.read_only_last.retain(|(path, _)| match there {
+            true => !(writable && *path == mount.destination),
+            false => !path.starts_with(&mount.destination),
+        });
+        self.mounted.push(mount.destination.clone());
+    }
+
+    /// Makes the mount read-only after everything in it was made: mount points, devices, links.
+    pub(super) fn read_only_at_last(&mut self, field: &str, mount: &Mount) -> Result<(), Error> {
+        let dest = self.held(field, &mount.destination, Create::No)?;
+        self.read_only_last.push((mount.destination.clone(), dest));
+        Ok(())
+    }
+
+    /// Adds the steps of [`read_only_at_last`](Self::read_only_at_last).
+    pub(super) fn push_read_only_mounts(&mut self) {
+        for (_, dest) in std::mem::take(&mut self.read_only_last) {
+            let (attributes, over_proc) = (to_set(RDONLY), OverProc::Yes);
+            let there = mount_step(What::There, Place::In(dest));
+            self.plan.push(Step::Mount(MountStep { attributes, over_proc, ..there }));
+        }
+    }
+
+    /// Adds a mount. If the namespace is not private, a bind without a propagation of its own is made
+    /// private.
+    pub(super) fn push_mount(&mut self, mut step: MountStep) {
+        let silent = step.propagation.is_empty() && self.plan.spec.propagation.is_none();
+        let bind = matches!(step.what, What::Bind { .. } | What::Inside { .. });
+        if silent && self.propagation != PRIVATE && bind {
+            step.propagation.push(PRIVATE);
+        }
+        self.plan.push(Step::Mount(step));
+    }
+}
+
+/// Returns how mount events pass while the container is set up, as flags of mount(2).
+fn propagation(spec: &Spec) -> u64 {
+    match spec.propagation {
+        // The propagation of a joined namespace does not change; each mount is made private.
+        _ if spec.mounts_stay => 0,
+        // An unbindable mount cannot be bound, so it becomes unbindable at the end.
+        Some(Propagation { kind: PropagationKind::Unbindable, recursive }) => {
+            Propagation { kind: PropagationKind::Private, recursive }.flags()
+        }
+        Some(propagation) => propagation.flags(),
+        None if spec.mounts.iter().any(receives) => libc::MS_REC | libc::MS_SLAVE,
+        None => PRIVATE,
+    }
+}
+
+/// Whether later mounts of the host appear on the mount.
+pub(super) fn receives(mount: &Mount) -> bool {
+    mount.propagation.iter().any(|p| matches!(p.kind, PropagationKind::Shared | PropagationKind::Slave))
+}

@@ -1,0 +1,104 @@
+//! The checks that need no facts about the host.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use ns_core::Kind;
+
+use crate::error::Error;
+use crate::plan::names::check_sysctl;
+use crate::spec::{IdMaps, Namespace, Root, Spec};
+
+/// Checks a spec.
+pub(super) fn check(spec: &Spec) -> Result<(), Error> {
+    let ns = &spec.namespaces;
+    // An init without a program holds a pod's namespaces.
+    let nameless = spec.process.args.first().is_none_or(|arg| arg.is_empty());
+    if nameless && !(spec.init && spec.process.args.is_empty()) {
+        return Err(Error::invalid("process.args", "name a program"));
+    }
+    check_mounts(spec)?;
+    for (field, name) in [("hostname", &spec.hostname), ("domainname", &spec.domainname)] {
+        let Some(name) = name else { continue };
+        if *ns.get(Kind::Uts) == Namespace::Host {
+            let problem = "a name requires a new or joined uts namespace, or the host would be renamed";
+            return Err(Error::invalid(field, problem));
+        }
+        if name.len() > 64 {
+            return Err(Error::invalid(field, "a name has at most 64 bytes"));
+        }
+    }
+    let requires_new = [
+        ("init", spec.init, Kind::Pid, "an init requires a new pid namespace, whose pid 1 it is"),
+        (
+            "time_offsets",
+            spec.time_offsets.is_some(),
+            Kind::Time,
+            "clock offsets require a new time namespace",
+        ),
+        ("id_maps", spec.id_maps != IdMaps::Auto, Kind::User, "id maps require a new user namespace"),
+    ];
+    for (field, set, kind, problem) in requires_new {
+        if set && !ns.is_new(kind) {
+            return Err(Error::invalid(field, problem));
+        }
+    }
+    if let Some(value) = spec.process.oom_score_adj
+        && !(-1000..=1000).contains(&value)
+    {
+        let problem = format!("{value} is not between -1000 and 1000");
+        return Err(Error::invalid("process.oom_score_adj", problem));
+    }
+    for (name, value) in &spec.sysctls {
+        check_sysctl(name, value, spec)?;
+    }
+    spec.limits.validate()?;
+    Ok(())
+}
+
+/// Checks that mounts are made in a new mount namespace, unless they are to stay.
+fn check_mounts(spec: &Spec) -> Result<(), Error> {
+    let new = spec.namespaces.is_new(Kind::Mnt);
+    if spec.mounts_stay {
+        let problem = match &spec.root {
+            _ if new => "the mounts of a new mnt namespace end with it",
+            Root::Dir { path, .. } if path != Path::new("/") => return Ok(()),
+            _ => "the root must be a directory other than /",
+        };
+        return Err(Error::invalid("mounts_stay", problem));
+    }
+    if new {
+        return Ok(());
+    }
+    let host_mounts = [
+        ("mounts", spec.mounts.is_empty()),
+        ("nodes", spec.nodes.is_empty()),
+        ("links", spec.links.is_empty()),
+        ("propagation", spec.propagation.is_none()),
+        ("masked_paths", spec.masked_paths.is_empty()),
+        ("readonly_paths", spec.readonly_paths.is_empty()),
+    ];
+    if let Some((field, _)) = host_mounts.into_iter().find(|(_, empty)| !empty) {
+        let problem = "this requires a new mnt namespace, or the host would be changed";
+        return Err(Error::invalid(field, problem));
+    }
+    match spec.root {
+        Root::Host => Ok(()),
+        _ => Err(Error::invalid("root", "a container root requires a new mnt namespace")),
+    }
+}
+
+/// Checks the numbers of the descriptors that the program inherits.
+pub(super) fn check_descriptors(inherited: &[(OwnedFd, i32)]) -> Result<(), Error> {
+    // The kernel's own default for fs.nr_open.
+    const END: i32 = 1 << 20;
+    for (at, (_, to)) in inherited.iter().enumerate() {
+        if !(3..END).contains(to) {
+            return Err(Error::invalid("descriptors", format!("{to} is not between 3 and {}", END - 1)));
+        }
+        if inherited[..at].iter().any(|(_, other)| other == to) {
+            return Err(Error::invalid("descriptors", format!("two are to be number {to}")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! The plan as data.
+
+use std::borrow::Cow;
+use std::ffi::CString;
+use std::fmt;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use ns_core::{IdMap, Kinds};
+
+use crate::plan::handles::Hold;
+use crate::plan::numbers;
+use crate::spec::{Hook, Spec};
+use crate::step::{Param, Step};
+
+/// A prepared start: it can be started any number of times, by a [`Launcher`](crate::Launcher).
+///
+/// Its [`Display`](fmt::Display) prints one line for each action of the parent, and a numbered line for
+/// each step of the child.
+///
+/// ```
+/// use nspod_sandbox::{Plan, spec::Spec};
+/// let plan = Plan::new(&Spec::new("/bin/true"), Default::default())?;
+/// println!("{plan}");
+/// # Ok::<(), nspod_sandbox::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Plan {
+    /// The steps of the child, in order.
+    pub(crate) steps: Vec<Step>,
+    /// The kinds of namespaces that the first clone makes.
+    pub(crate) kinds: Kinds,
+    /// The child borrows the parent's memory until it executes the program.
+    pub(crate) shared_memory: bool,
+    /// Id maps that the parent writes while the child waits.
+    pub(crate) maps: Option<Maps>,
+    /// Mount trees that the parent opens before the clone.
+    pub(crate) trees: Vec<Tree>,
+    /// A second clone, and not the first, enters the cgroup.
+    pub(crate) cgroup_at_second: bool,
+    /// The caller's descriptors that the program inherits: from, to.
+    pub(crate) inherited: Vec<(OwnedFd, i32)>,
+    /// The stage, if the last steps need one.
+    pub(crate) stage: Option<Stage>,
+    /// How the child is held before the program.
+    pub(crate) held: Option<Hold>,
+    /// The program's file, if it differs from the first argument.
+    pub(super) file: Option<PathBuf>,
+    /// Stop when namespaces and mounts exist, and call the caller.
+    pub(super) ready: bool,
+    /// The steps that make the standard `/dev`, if a pool can make it ahead.
+    pub(crate) dev: Option<Range<usize>>,
+    /// The spec of the plan.
+    pub(crate) spec: Spec,
+}
+
+/// A process with nothing of the caller's memory, which performs the last steps: see
+/// [`stage`](super::stage).
+pub(crate) struct Stage {
+    /// The memory of the stage: the steps after [`Step::Stage`], encoded.
+    pub(crate) blob: Vec<u8>,
+    /// The program starts in a pid namespace in which other processes may live.
+    pub(crate) enters: bool,
+    /// The createContainer hooks, which the parent runs in the container's other namespaces. If the
+    /// child ran them, the container's processes could see them, with the caller's memory.
+    pub(crate) hooks: Vec<Hook>,
+}
+
+impl fmt::Debug for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Stage { blob, enters, hooks } = self;
+        let bytes = blob.len();
+        f.debug_struct("Stage").field("bytes", &bytes).field("enters", enters).field("hooks", hooks).finish()
+    }
+}
+
+/// Id maps that the parent writes.
+#[derive(Debug)]
+pub(crate) struct Maps {
+    pub(crate) uid: IdMap,
+    pub(crate) gid: IdMap,
+    /// newuidmap and newgidmap write them.
+    pub(crate) helpers: bool,
+}
+
+/// A mount tree that the parent opens.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    pub(crate) source: CString,
+    /// With everything mounted below the source.
+    pub(crate) recursive: bool,
+    /// `MS_PRIVATE`, or `MS_SLAVE` if later mounts of the host appear in the tree.
+    pub(crate) propagation: u64,
+    pub(crate) id_maps: Option<TreeMaps>,
+    /// The device that the source must be. If it is not, the parent makes the device.
+    pub(crate) device: Option<TreeDevice>,
+    /// Instead of a copy of the source: a procfs of a pid namespace that is joined.
+    pub(crate) procfs: Option<ProcfsOf>,
+}
+
+impl Tree {
+    /// A private copy of what is at `source`.
+    pub(super) fn private(source: CString, recursive: bool) -> Tree {
+        let propagation = libc::MS_PRIVATE;
+        Tree { source, recursive, propagation, id_maps: None, device: None, procfs: None }
+    }
+}
+
+/// A device that the parent makes because the container's ids must not.
+#[derive(Debug)]
+pub(crate) struct TreeDevice {
+    /// Mode with the type.
+    pub(crate) mode: u32,
+    pub(crate) number: u64,
+    /// User and group on the host.
+    pub(crate) owner: (u32, u32),
+}
+
+/// A procfs that is made from outside its pid namespace.
+#[derive(Debug)]
+pub(crate) struct ProcfsOf {
+    pub(crate) namespace: OwnedFd,
+    /// The user namespace that has the permission, if the caller has not.
+    pub(crate) user: Option<OwnedFd>,
+    pub(crate) params: Vec<Param>,
+}
+
+/// ID mapping of a tree (an idmapped mount).
+#[derive(Debug)]
+pub(crate) struct TreeMaps {
+    pub(crate) of: MapsOf,
+    pub(crate) recursive: bool,
+}
+
+/// The user namespace whose maps mount_setattr(2) applies to a tree.
+#[derive(Debug)]
+pub(crate) enum MapsOf {
+    /// One that the parent makes with these maps.
+    Given { uid: IdMap, gid: IdMap },
+    /// The one that the container joins.
+    Namespace(OwnedFd),
+}
+
+impl Plan {
+    /// Returns the steps of the child, in order.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// Returns the spec of the plan.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// Returns the highest number of a descriptor that the program gets.
+    pub(crate) fn highest_fd(&self) -> i32 {
+        self.inherited.iter().map(|(_, to)| *to).max().unwrap_or(2).max(2)
+    }
+
+    /// Returns a number above every descriptor that is placed, for the program and for what is
+    /// executed before it.
+    pub(crate) fn above(&self) -> i32 {
+        let placed = self.stage.is_some() || self.spec.init;
+        self.highest_fd() + if placed { numbers::ABOVE } else { 1 }
+    }
+
+    /// Returns the program's name, for messages.
+    pub(crate) fn program(&self) -> Cow<'_, str> {
+        self.spec.process.args.first().map_or("the init".into(), |name| name.to_string_lossy())
+    }
+
+    /// Whether the program starts in a pid namespace in which other processes may live.
+    pub(crate) fn enters(&self) -> bool {
+        self.stage.as_ref().is_some_and(|stage| stage.enters)
+    }
+
+    /// Whether a step clones a second process.
+    pub(crate) fn clones(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Clone(_)))
+    }
+
+    /// Adds a step.
+    pub(super) fn push(&mut self, step: Step) {
+        self.steps.push(step);
+    }
+}

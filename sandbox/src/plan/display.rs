@@ -1,0 +1,43 @@
+//! The plan in words: `nspod run --explain` prints it.
+
+use std::fmt;
+
+use crate::plan::data::Plan;
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.kinds.kinds().map(|k| k.name()).collect();
+        if !self.spec.limits.is_empty() {
+            writeln!(f, "limit its cgroup:")?;
+            for (file, value) in self.spec.limits.writes() {
+                writeln!(f, "      {file} = {value}")?;
+            }
+        }
+        for tree in &self.trees {
+            write!(f, "open the tree {}", tree.source.to_string_lossy())?;
+            match tree.id_maps {
+                Some(_) => writeln!(f, " with mapped ids")?,
+                None => writeln!(f)?,
+            }
+        }
+        write!(f, "clone3 into its cgroup")?;
+        match names.is_empty() {
+            true => write!(f, ", no new namespaces")?,
+            false => write!(f, ", new {} namespaces", names.join(", "))?,
+        }
+        writeln!(f, ", memory {}", if self.shared_memory { "shared until exec" } else { "copied" })?;
+        if let Some(maps) = &self.maps {
+            let by = if maps.helpers { " by newuidmap and newgidmap" } else { "" };
+            writeln!(f, "write the id maps{by}:")?;
+            for (name, map) in [("uid_map", &maps.uid), ("gid_map", &maps.gid)] {
+                for line in map.to_string().lines() {
+                    writeln!(f, "      {name} {}", line.trim())?;
+                }
+            }
+        }
+        for (number, step) in self.steps.iter().enumerate() {
+            writeln!(f, "{number:4}  {step}")?;
+        }
+        Ok(())
+    }
+}

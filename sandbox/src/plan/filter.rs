@@ -1,0 +1,64 @@
+//! The system-call filter.
+
+use crate::error::Error;
+use crate::host::Host;
+use crate::plan::data::Plan;
+use crate::seccomp::{self, Profile};
+use crate::spec::{Process, Seccomp};
+use crate::step::Step;
+
+/// Returns the step that loads the filter, if the spec has one.
+pub(super) fn filter(plan: &Plan, process: &Process, host: &Host) -> Result<Option<Step>, Error> {
+    let bounding = process.capabilities.map_or(u64::MAX, |c| c.bounding);
+    let profile = match &process.seccomp {
+        Seccomp::Unconfined => return Ok(None),
+        Seccomp::Standard => Profile::standard(bounding),
+        Seccomp::Profile(profile) => profile.resolve(bounding, host.kernel),
+    };
+    if profile.notifies() {
+        if plan.held.is_none() {
+            return Err(Error::invalid(
+                "process.seccomp",
+                "SCMP_ACT_NOTIFY requires a container that is held (Command::hold) until the supervisor has the listener",
+            ));
+        }
+        // The child reports a loaded filter by write(2), before the parent has the listener.
+        if profile.notifies_of("write") {
+            return Err(Error::invalid(
+                "process.seccomp",
+                "SCMP_ACT_NOTIFY of write would never be answered: the start itself calls write before the supervisor has the listener",
+            ));
+        }
+    }
+    Ok(Some(Step::Seccomp { filter: profile.compile()?, flags: profile.load_flags() }))
+}
+
+/// Whether the filter has a listener, by which another process decides about calls.
+pub(super) fn asks(step: &Step) -> bool {
+    matches!(step, Step::Seccomp { flags, .. } if flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0)
+}
+
+/// Whether the filter allows the calls that the stage makes after it has loaded the filter early.
+pub(super) fn lets_through(filter: &[libc::sock_filter], plan: &Plan, process: &Process) -> bool {
+    let mut calls = vec![
+        (libc::SYS_capset, [0; 3]),
+        (libc::SYS_write, [0; 3]),
+        (libc::SYS_read, [0; 3]),
+        (libc::SYS_close, [0; 3]),
+        (libc::SYS_rt_sigprocmask, [libc::SIG_SETMASK as u64, 0, 0]),
+    ];
+    if plan.enters() {
+        let flags = (libc::CLONE_PARENT | libc::CLONE_PIDFD | libc::SIGCHLD) as u64;
+        calls.extend([
+            (libc::SYS_clone, [flags, 0, 0]),
+            (libc::SYS_sendmsg, [0; 3]),
+            (libc::SYS_exit_group, [0; 3]),
+            (libc::SYS_setsid, [0; 3]),
+            (libc::SYS_ioctl, [0, libc::TIOCSCTTY, 0]),
+        ]);
+    }
+    if process.apparmor_profile.is_some() || process.selinux_label.is_some() {
+        calls.push((libc::SYS_openat2, [0; 3]));
+    }
+    calls.into_iter().all(|(nr, args)| seccomp::allows(filter, nr, args))
+}

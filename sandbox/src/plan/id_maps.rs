@@ -1,0 +1,114 @@
+//! The ids of a container: the maps of its user namespace.
+
+use ns_core::IdMap;
+
+use crate::error::{Error, ErrorKind};
+use crate::host::Host;
+use crate::plan::data::{Maps, Plan};
+use crate::plan::text::c_string;
+use crate::spec::{IdMaps, Join, Namespace};
+use crate::step::Step;
+
+/// What is known about the ids of a container in its user namespace.
+pub(super) struct Ids {
+    /// The user namespace is not the caller's.
+    pub(super) foreign: bool,
+    /// The plan makes the user namespace.
+    pub(super) new: bool,
+    /// setgroups(2) is allowed.
+    pub(super) setgroups: bool,
+    /// Gid 5, of terminals, is mapped.
+    pub(super) tty_group: bool,
+}
+
+impl Ids {
+    /// Returns the ids of a user namespace that the plan does not make.
+    pub(super) fn of_joined(user: &Namespace) -> Ids {
+        let read = |pid: &i32, name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).ok();
+        match user {
+            Namespace::Join(Join::Pid(pid)) => Ids {
+                foreign: true,
+                new: false,
+                setgroups: read(pid, "setgroups").is_none_or(|s| s.trim() == "allow"),
+                tty_group: read(pid, "gid_map")
+                    .and_then(|s| s.parse::<IdMap>().ok())
+                    .is_some_and(|map| map.to_outside(5).is_some()),
+            },
+            Namespace::Join(_) => Ids { foreign: true, new: false, setgroups: true, tty_group: false },
+            _ => Ids { foreign: false, new: false, setgroups: true, tty_group: true },
+        }
+    }
+}
+
+/// Adds the steps that map the ids of a new user namespace. The child can map a single id itself; a
+/// range requires the parent.
+///
+/// Returns the ids, and the step by which the child becomes root of the namespace.
+pub(super) fn add(plan: &mut Plan, host: &Host) -> Result<(Ids, Step), Error> {
+    let (uid, gid) = match &plan.spec.id_maps {
+        IdMaps::Auto => host.auto_maps(),
+        IdMaps::Single => (IdMap::single(0, host.uid), IdMap::single(0, host.gid)),
+        IdMaps::Maps { uid, gid } => (uid.clone(), gid.clone()),
+    };
+    for (field, map) in [("id_maps.uid", &uid), ("id_maps.gid", &gid)] {
+        map.validate().map_err(|e| Error::invalid(field, e))?;
+        if map.extents().is_empty() {
+            return Err(Error::invalid(field, "map at least one id"));
+        }
+    }
+    let is_own = |map: &IdMap, own: u32| matches!(map.extents(), [e] if e.outside == own && e.count == 1);
+    let single = is_own(&uid, host.uid) && is_own(&gid, host.gid);
+    let helpers = !single && !host.privileged();
+    if helpers && !host.newidmap {
+        return Err(Error::new(
+            ErrorKind::IdMap,
+            "id_maps: a range of ids requires newuidmap and newgidmap, which are not installed: `apt install uidmap`, or map a single id",
+        ));
+    }
+    // The root of the namespace, if it has one, makes files and mounts. With a single gid setgroups(2)
+    // is denied.
+    let setgroups = !matches!(gid.extents(), [e] if e.count == 1);
+    let becomes = Step::Become { uid: first(&uid), gid: first(&gid), leave_groups: setgroups };
+    let tty_group = gid.to_outside(5).is_some();
+    if single {
+        plan.push(Step::MapSelf {
+            uid_map: c_string("id_maps.uid", uid.to_string())?,
+            gid_map: c_string("id_maps.gid", gid.to_string())?,
+        });
+    } else {
+        plan.push(Step::AwaitMaps);
+        plan.maps = Some(Maps { uid, gid, helpers });
+        plan.shared_memory = false;
+    }
+    Ok((Ids { foreign: true, new: true, setgroups, tty_group }, becomes))
+}
+
+/// Returns the maps of the user namespace that the plan makes, if it makes one.
+pub(super) fn new_maps(plan: &Plan) -> Option<(IdMap, IdMap)> {
+    if let Some(maps) = &plan.maps {
+        return Some((maps.uid.clone(), maps.gid.clone()));
+    }
+    plan.steps.iter().find_map(|step| match step {
+        Step::MapSelf { uid_map, gid_map } => {
+            Some((uid_map.to_str().ok()?.parse().ok()?, gid_map.to_str().ok()?.parse().ok()?))
+        }
+        _ => None,
+    })
+}
+
+/// Returns the step that becomes root of a user namespace that is joined, or its first id.
+pub(super) fn become_joined_root(user: &Namespace, leave_groups: bool) -> Step {
+    let first = |ids| match user {
+        Namespace::Join(Join::Pid(pid)) => IdMap::of_pid(*pid, ids).map_or(0, |map| first(&map)),
+        _ => 0,
+    };
+    Step::Become { uid: first(ns_core::Ids::Uid), gid: first(ns_core::Ids::Gid), leave_groups }
+}
+
+/// Returns 0 if the map has it, else its first id.
+fn first(map: &IdMap) -> u32 {
+    match map.to_outside(0) {
+        Some(_) => 0,
+        None => map.extents().first().map_or(0, |extent| extent.inside),
+    }
+}
