@@ -187,7 +187,9 @@ fn a_session_keyring_of_its_own_is_joined_by_its_later_processes() {
 fn a_label_of_a_module_that_is_not_in_force_is_refused_by_its_field() {
     let text = refusal(|p| p.apparmor_profile = Some("docker-default".into()));
     assert!(
-        text.starts_with("process.apparmor_profile: \"docker-default\" cannot be set because AppArmor is not"),
+        text.starts_with(
+            "process.apparmor_profile: \"docker-default\" cannot be set because AppArmor is not"
+        ),
         "{text}"
     );
     let text = refusal(|p| p.selinux_label = Some("a:b:c:s0".into()));
