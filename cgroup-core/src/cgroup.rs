@@ -284,7 +284,8 @@ impl Cgroup {
         file: &str,
         errno: Errno,
     ) -> Error {
-        Error::os(step.to_string(), call, errno, cause(file, errno))
+        let error = Error::os(step.to_string(), call, errno, cause(file, errno)).on(&self.path);
+        if file.is_empty() { error } else { error.with_field(file) }
     }
 }
 

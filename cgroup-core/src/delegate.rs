@@ -15,7 +15,7 @@ use nix::unistd::{AccessFlags, faccessat, geteuid};
 
 use crate::cgroup::Cgroup;
 use crate::controller::Controllers;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, errno_text};
 use crate::hierarchy::Hierarchy;
 use crate::sys;
 use crate::systemd::{Manager, Scope};
@@ -101,25 +101,28 @@ pub fn find(name: &str, may: Move) -> Result<Delegation> {
         Ok(()) => None,
         Err(lacking) => Some(lacking),
     };
-    let refused = match may {
+    let (refused, source) = match may {
         Move::Process(pid) => match scope(pid) {
             Ok((scope, unit)) => return below(host.controllers(), &scope, name, Right::Scope(unit), may),
-            Err(refused) => refused.to_string(),
+            Err(refused) => (refused.to_string(), Some(refused)),
         },
-        Move::Nothing => "a systemd scope was not tried, for it would move the caller".to_owned(),
+        Move::Nothing => {
+            ("no systemd scope was requested, because it would move the caller".to_owned(), None)
+        }
     };
     match lacking {
         None => below(host.controllers(), &own, name, Right::Unmarked, may),
         Some((file, errno)) => Err(Error::not_delegated(
             format!(
-                "the cgroup {} is not delegated to user {}: {file} is not writable ({}); {refused}",
+                "the cgroup {} is not delegated to user {}: {file} is not writable: {}; {refused}",
                 own.path().display(),
                 geteuid(),
-                errno.desc()
+                errno_text(errno)
             ),
             "run it under systemd-run --user --scope -p Delegate=yes, or have root give the user a cgroup: \
              chown it, its cgroup.procs and its cgroup.subtree_control, and move the process there"
                 .to_owned(),
+            source,
         )),
     }
 }

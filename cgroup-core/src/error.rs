@@ -1,4 +1,4 @@
-//! The one error type of this crate.
+//! The error type of this crate.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,90 +11,107 @@ use crate::missing::Missing;
 /// A `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What failed, on which object, in which call, with which errno, and what to do about it.
+/// A failure: the step, the object, the system call, the errno, and the likely cause.
 ///
-/// Its `Display` is a sentence for people; [`Error::kind`] and [`Error::raw_os_error`] are for
-/// programs.
+/// `Display` prints a sentence for people, with the errno as `Operation not permitted (EPERM)`. The
+/// methods return the parts for programs.
 ///
 /// ```
-/// use cgroup_core::{Cgroup, ErrorKind};
-/// let error = Cgroup::open("/proc/self").unwrap_err();
-/// assert_eq!(error.kind(), ErrorKind::NotCgroup2);
-/// assert!(error.to_string().contains("/proc/self"));
+/// use cgroup_core::{ErrorKind, Limits};
+/// let error = Limits { cpu_weight: Some(0), ..Limits::default() }.validate().unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::InvalidLimit);
+/// assert_eq!(error.field(), Some("cpu.weight"));
+/// assert_eq!(error.to_string(), "cpu.weight cannot be \"0\": a weight must be from 1 to 10000");
 /// ```
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct Error(Box<Inner>);
 
-/// The classes of failure that a program may want to tell apart.
+/// The kinds of failure that a program may need to tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The cgroup, file or process does not exist (`ENOENT`, `ESRCH`), or was removed while the
-    /// handle was held (`ENODEV`).
+    /// The cgroup, file or process does not exist (`ENOENT`, `ESRCH`), or the cgroup was removed
+    /// while the handle was open (`ENODEV`).
     NotFound,
-    /// A cgroup of that name exists (`EEXIST`).
+    /// A cgroup with this name exists (`EEXIST`).
     AlreadyExists,
-    /// The kernel refused for lack of permission or of delegation (`EACCES`, `EPERM`, `EROFS`).
+    /// The caller lacks permission or delegation (`EACCES`, `EPERM`), or the mount is read-only
+    /// (`EROFS`).
     PermissionDenied,
-    /// Processes or child cgroups stand in the way (`EBUSY`, `ENOTEMPTY`).
+    /// The cgroup has processes or children (`EBUSY`, `ENOTEMPTY`).
     Busy,
-    /// What was waited for did not happen in time.
+    /// An awaited event did not happen in time.
     TimedOut,
-    /// A name is not one path component, or is not fit for a cgroup.
+    /// A name is not one path component, or is not valid for a cgroup or unit.
     InvalidName,
-    /// A limit's value is outside the range that the kernel takes.
+    /// The value of a limit is outside the range that the kernel accepts.
     InvalidLimit,
-    /// Text is not in the format expected.
+    /// A text does not have the expected format.
     InvalidText,
-    /// Limits that this host or this cgroup cannot enforce; see [`Error::unenforceable`].
+    /// This host or this cgroup cannot enforce a limit; see [`Error::unenforceable`].
     Unenforceable,
-    /// The path is not a directory of a cgroup2 file system.
+    /// The path is not on a cgroup2 file system.
     NotCgroup2,
-    /// There is no cgroup2 hierarchy here, or the cgroup lies outside of what is mounted.
+    /// No cgroup2 hierarchy is mounted, or the cgroup is outside of what is mounted.
     NoHierarchy,
     /// The caller has no cgroup in which it may create others.
     NotDelegated,
-    /// No systemd can be reached, or it refused.
+    /// systemd cannot be reached, or it refused a request.
     Systemd,
     /// The kernel lacks the feature (`ENOSYS`, `EOPNOTSUPP`).
     Unsupported,
-    /// Any other errno; see [`Error::raw_os_error`].
+    /// Another errno; see [`Error::raw_os_error`].
     Os,
 }
 
 #[derive(Debug, thiserror::Error)]
 enum Inner {
-    #[error("cannot {step}: {call}: {} ({errno:?}){}", errno.desc(), Cure(*cure))]
-    Os { step: String, call: &'static str, errno: Errno, cure: Option<&'static str> },
-    #[error("gave up after {after:?} waiting for {what}")]
+    #[error("cannot {step}: {call}: {}{}", errno_text(*errno), Cause(*cause))]
+    Os {
+        step: String,
+        call: &'static str,
+        errno: Errno,
+        cause: Option<&'static str>,
+        object: Option<String>,
+        field: Option<String>,
+    },
+    #[error("timed out after {after:?} while waiting for {what}")]
     TimedOut { what: String, after: Duration },
     #[error("{name:?} cannot name a cgroup: {why}")]
     Name { name: String, why: &'static str },
     #[error("{file} cannot be {value:?}: {why}")]
     Limit { file: String, value: String, why: &'static str },
-    #[error("cannot read {text:?} as {what}: {why}")]
+    #[error("cannot parse {text:?} as {what}: {why}")]
     Text { what: &'static str, text: String, why: &'static str },
     #[error("{}", Sentences(.0))]
     Unenforceable(Vec<(String, Missing)>),
-    #[error("{path:?} is not a cgroup v2 directory: its file system is another one", path = .0)]
+    #[error("{path:?} is not on a cgroup2 file system", path = .0)]
     NotCgroup2(PathBuf),
     #[error("{0}")]
     NoHierarchy(&'static str),
-    #[error("the cgroup {cgroup:?} of {who} is outside of the cgroup2 mount at {mount:?}, which shows {root:?} and below: mount cgroup2 anew in this cgroup namespace, or look from the host", cgroup = .0, who = .1, mount = .2, root = .3)]
-    Outside(String, String, PathBuf, String),
+    #[error(
+        "the cgroup {cgroup:?} of {owner} is outside of the cgroup2 mount at {mount:?}, which shows {root:?} \
+         and below: mount cgroup2 again in this cgroup namespace, or run this outside of it"
+    )]
+    Outside { cgroup: String, owner: String, mount: PathBuf, root: String },
     #[error("{what}: {cure}")]
-    NotDelegated { what: String, cure: String },
-    #[error("{what}{}", Cure(*cure))]
-    Systemd { what: String, cure: Option<&'static str> },
+    NotDelegated { what: String, cure: String, source: Option<Error> },
+    #[error("{what}{}", Cause(*cause))]
+    Systemd { what: String, cause: Option<&'static str>, source: Option<std::io::Error> },
 }
 
-/// The cure of a surprising errno, as the end of a sentence.
-struct Cure(Option<&'static str>);
+/// Returns `Operation not permitted (EPERM)`.
+pub(crate) fn errno_text(errno: Errno) -> String {
+    format!("{} ({errno:?})", errno.desc())
+}
 
-impl fmt::Display for Cure {
+/// The likely cause, as the end of a sentence.
+struct Cause(Option<&'static str>);
+
+impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.map_or(Ok(()), |cure| write!(f, "; {cure}"))
+        self.0.map_or(Ok(()), |cause| write!(f, "; {cause}"))
     }
 }
 
@@ -112,7 +129,7 @@ impl fmt::Display for Sentences<'_> {
 }
 
 impl Error {
-    /// The class of the failure.
+    /// Returns the kind of the failure.
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
             Inner::Os { errno, .. } => match errno {
@@ -129,18 +146,56 @@ impl Error {
             Inner::Text { .. } => ErrorKind::InvalidText,
             Inner::Unenforceable(_) => ErrorKind::Unenforceable,
             Inner::NotCgroup2(_) => ErrorKind::NotCgroup2,
-            Inner::NoHierarchy(_) | Inner::Outside(..) => ErrorKind::NoHierarchy,
+            Inner::NoHierarchy(_) | Inner::Outside { .. } => ErrorKind::NoHierarchy,
             Inner::NotDelegated { .. } => ErrorKind::NotDelegated,
             Inner::Systemd { .. } => ErrorKind::Systemd,
         }
     }
 
-    /// The errno, where a system call failed.
+    /// Returns the errno of the system call that failed.
     pub fn raw_os_error(&self) -> Option<i32> {
         self.errno().map(|errno| errno as i32)
     }
 
-    /// Each limit that cannot be enforced and why, if that is what this error is about.
+    /// Returns the name of the system call that failed.
+    pub fn failed_call(&self) -> Option<&str> {
+        match &*self.0 {
+            Inner::Os { call, .. } => Some(call),
+            _ => None,
+        }
+    }
+
+    /// Returns the name of the interface file that the failure is about, such as `memory.max`: the
+    /// file of an invalid limit, of the first limit that cannot be enforced, or of a failed access.
+    pub fn field(&self) -> Option<&str> {
+        match &*self.0 {
+            Inner::Limit { file, .. } => Some(file),
+            Inner::Unenforceable(list) => list.first().map(|(file, _)| file.as_str()),
+            Inner::Os { field, .. } => field.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Returns the step that failed, as the end of "cannot …".
+    pub fn step(&self) -> Option<&str> {
+        match &*self.0 {
+            Inner::Os { step, .. } => Some(step),
+            _ => None,
+        }
+    }
+
+    /// Returns the cgroup that the failure is about: its path, or its name if that is invalid.
+    pub fn object(&self) -> Option<&str> {
+        match &*self.0 {
+            Inner::Os { object, .. } => object.as_deref(),
+            Inner::Name { name, .. } => Some(name),
+            Inner::NotCgroup2(path) => path.to_str(),
+            Inner::Outside { cgroup, .. } => Some(cgroup),
+            _ => None,
+        }
+    }
+
+    /// Returns each limit that cannot be enforced, with the reason. Empty for errors of other kinds.
     pub fn unenforceable(&self) -> &[(String, Missing)] {
         match &*self.0 {
             Inner::Unenforceable(list) => list,
@@ -155,8 +210,25 @@ impl Error {
         }
     }
 
-    pub(crate) fn os(step: String, call: &'static str, errno: Errno, cure: Option<&'static str>) -> Self {
-        Self(Box::new(Inner::Os { step, call, errno, cure }))
+    /// `step` completes the sentence "cannot …".
+    pub(crate) fn os(step: String, call: &'static str, errno: Errno, cause: Option<&'static str>) -> Self {
+        Self(Box::new(Inner::Os { step, call, errno, cause, object: None, field: None }))
+    }
+
+    /// Adds the cgroup that the failed call was about.
+    pub(crate) fn on(mut self, cgroup: &Path) -> Self {
+        if let Inner::Os { object, .. } = &mut *self.0 {
+            *object = Some(cgroup.display().to_string());
+        }
+        self
+    }
+
+    /// Adds the interface file that the failed call was about.
+    pub(crate) fn with_field(mut self, file: &str) -> Self {
+        if let Inner::Os { field, .. } = &mut *self.0 {
+            *field = Some(file.to_owned());
+        }
+        self
     }
 
     pub(crate) fn timed_out(what: String, after: Duration) -> Self {
@@ -188,15 +260,16 @@ impl Error {
         Self(Box::new(Inner::NoHierarchy(why)))
     }
 
-    pub(crate) fn outside(cgroup: &str, who: String, mount: &Path, root: &str) -> Self {
-        Self(Box::new(Inner::Outside(cgroup.into(), who, mount.to_owned(), root.into())))
+    pub(crate) fn outside(cgroup: &str, owner: String, mount: &Path, root: &str) -> Self {
+        let (mount, root) = (mount.to_owned(), root.to_owned());
+        Self(Box::new(Inner::Outside { cgroup: cgroup.into(), owner, mount, root }))
     }
 
-    pub(crate) fn not_delegated(what: String, cure: String) -> Self {
-        Self(Box::new(Inner::NotDelegated { what, cure }))
+    pub(crate) fn not_delegated(what: String, cure: String, source: Option<Self>) -> Self {
+        Self(Box::new(Inner::NotDelegated { what, cure, source }))
     }
 
-    pub(crate) fn systemd(what: String, cure: Option<&'static str>) -> Self {
-        Self(Box::new(Inner::Systemd { what, cure }))
+    pub(crate) fn systemd(what: String, cause: Option<&'static str>, source: Option<std::io::Error>) -> Self {
+        Self(Box::new(Inner::Systemd { what, cause, source }))
     }
 }

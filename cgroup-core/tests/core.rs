@@ -3,7 +3,7 @@
 mod common;
 
 use std::os::unix::process::ExitStatusExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cgroup_core::{Cgroup, Controller, Controllers, ErrorKind, Hierarchy, Layout, Limits, Max, Missing};
 use common::{Helper, Own};
@@ -55,9 +55,11 @@ fn creating_twice_is_already_exists_and_opening_nothing_is_not_found() {
 #[test]
 fn no_file_outside_of_the_cgroup_can_be_reached_by_name() {
     let own = Own::new();
+    own.create_child("a").unwrap();
     for file in ["../cgroup.procs", "/proc/self/status", "..", "a/../../cgroup.procs"] {
-        assert!(own.read(file).is_err(), "{file}");
-        assert!(own.write(file, "0").is_err(), "{file}");
+        for error in [own.read(file).unwrap_err(), own.write(file, "0").unwrap_err()] {
+            assert_eq!(error.raw_os_error(), Some(libc::EXDEV), "{file}: {error}");
+        }
     }
 }
 
@@ -81,12 +83,21 @@ fn parents_lead_to_the_top_of_the_mount_and_no_further() {
 #[test]
 fn frozen_processes_stand_still_until_thawed_and_can_be_killed() {
     let own = Own::new();
-    let mut helper = Helper::sleep();
+    let mut helper = Helper::sh("while :; do :; done");
     own.attach(helper.pid()).unwrap();
     own.freeze().unwrap();
     assert!(own.events().unwrap().frozen);
+    let used = || own.cpu_stat().unwrap().usage_usec.unwrap();
+    let frozen = used();
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(used(), frozen);
     own.thaw().unwrap();
     assert!(!own.events().unwrap().frozen);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while used() == frozen {
+        assert!(Instant::now() < deadline, "the process does not continue");
+        std::thread::sleep(Duration::from_millis(1));
+    }
     own.freeze().unwrap();
     own.kill().unwrap();
     assert_eq!(helper.0.wait().unwrap().signal(), Some(9));
@@ -145,6 +156,8 @@ fn an_ended_process_cannot_be_attached_and_the_sentence_says_why() {
         "cannot write \"2147483647\" to {path}/cgroup.procs: write: No such process (ESRCH); the process has ended"
     );
     assert_eq!(error.to_string(), expected);
+    assert_eq!((error.field(), error.failed_call()), (Some("cgroup.procs"), Some("write")));
+    assert_eq!(error.object(), own.path().to_str());
 }
 
 #[test]
@@ -264,7 +277,7 @@ fn a_limit_without_its_controller_is_an_error_with_the_reason_and_nothing_is_wri
     let error = own.apply(&limits).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unenforceable);
     let [(file, missing)] = error.unenforceable() else { panic!("{error}") };
-    assert_eq!(file, "pids.max");
+    assert_eq!((file.as_str(), error.field()), ("pids.max", Some("pids.max")));
     let expected = host.why_missing(Controller::Pids);
     let here = Missing::NotDelegated { controller: Controller::Pids, at: own.path().to_owned() };
     assert_eq!(*missing, expected.unwrap_or(here));

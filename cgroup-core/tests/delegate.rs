@@ -119,14 +119,13 @@ fn a_user_without_a_delegated_cgroup_is_told_what_is_missing_and_what_to_do() {
     let cure = "run it under systemd-run --user --scope -p Delegate=yes, or have root give the user a cgroup: \
                 chown it, its cgroup.procs and its cgroup.subtree_control, and move the process there";
     let expected = format!(
-        "NotDelegated the cgroup {path} is not delegated to user 65534: {path} is not writable (Permission denied); \
-         a systemd scope was not tried, for it would move the caller: {cure}"
+        "NotDelegated the cgroup {path} is not delegated to user 65534: {path} is not writable: Permission denied (EACCES); \
+         no systemd scope was requested, because it would move the caller: {cure}"
     );
     assert_eq!(report(&own, "nothing"), expected);
-    assert!(
-        report(&own, "self")
-            .contains("no systemd answers at /nonexistent/bus (No such file or directory) or ")
-    );
+    assert!(report(&own, "self").contains(
+        "cannot connect to systemd at /nonexistent/bus: No such file or directory (ENOENT) or at "
+    ));
 }
 
 #[test]

@@ -219,8 +219,9 @@ fn values_that_the_kernel_would_refuse_are_named_before() {
         ),
     ];
     for (limits, sentence) in cases {
-        assert_eq!(of(limits.clone()).to_string(), sentence);
-        assert_eq!(of(limits).kind(), ErrorKind::InvalidLimit);
+        let error = of(limits);
+        assert_eq!(error.to_string(), sentence);
+        assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidLimit, sentence.split(' ').next()));
     }
 }
 
@@ -354,7 +355,7 @@ fn real_files_are_read_and_future_keys_skipped() {
     let mounts = parse::mountinfo("1 2 0:3 /a\\040b /m\\134n rw shared:1 - cgroup2 none rw\nnonsense\n");
     assert_eq!((mounts[0].root.as_str(), mounts[0].point.to_str()), ("/a b", Some("/m\\n")));
     assert_eq!(mounts.len(), 1);
-    assert!(Pressure::parse("some avg10=nan\n").is_err());
+    assert_eq!(Pressure::parse("some avg10=nan\n").unwrap_err().kind(), ErrorKind::InvalidText);
 }
 
 #[cfg(feature = "serde")]

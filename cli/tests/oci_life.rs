@@ -483,7 +483,7 @@ fn without_criu_or_systemd_the_sentence_says_so() {
     if !Path::new("/run/systemd/private").exists() {
         let output =
             run_with(other.raw(&["--systemd-cgroup", "run", &other.id]).env(nowhere[0], nowhere[1]), "");
-        fails(&output, 1, "no systemd answers");
+        fails(&output, 1, "cannot connect to systemd");
     }
     fails(&other.verb(&["state"]), 1, "container does not exist");
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::property::{Property, Value};
+use crate::error::errno_text;
 
 /// For a call. What systemd promises meanwhile it does later, see [`Connection::job`].
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,6 +48,14 @@ impl Failure {
         matches!(self, Self::Refused(refused, _) if refused.strip_prefix("org.freedesktop.systemd1.") == Some(name))
     }
 
+    /// Returns the error of the connection that it comes from.
+    pub(super) fn into_source(self) -> Option<io::Error> {
+        match self {
+            Self::Io(error) => Some(error),
+            Self::Refused(..) => None,
+        }
+    }
+
     pub(super) fn is_late(&self) -> bool {
         use std::io::ErrorKind::{TimedOut, WouldBlock};
         matches!(self, Self::Io(error) if matches!(error.kind(), TimedOut | WouldBlock))
@@ -58,7 +67,7 @@ impl fmt::Display for Failure {
         match self {
             _ if self.is_late() => f.write_str("it does not answer in time"),
             Self::Io(error) => match error.raw_os_error() {
-                Some(errno) => f.write_str(Errno::from_raw(errno).desc()),
+                Some(errno) => f.write_str(&errno_text(Errno::from_raw(errno))),
                 None => write!(f, "{error}"),
             },
             Self::Refused(name, text) => write!(f, "{name}: {text}"),

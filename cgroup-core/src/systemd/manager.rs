@@ -64,7 +64,7 @@ impl Manager {
     }
 
     fn open(places: [(PathBuf, bool); 2], cure: &'static str) -> Result<Self> {
-        let mut failures = Vec::new();
+        let (mut failures, mut source) = (Vec::new(), None);
         for (place, is_bus) in places {
             // It tells subscribers alone which jobs have ended.
             let subscribed = Connection::open(&place, is_bus).and_then(|mut connection| {
@@ -73,10 +73,17 @@ impl Manager {
             });
             match subscribed {
                 Ok(connection) => return Ok(Self { connection }),
-                Err(failure) => failures.push(format!("{} ({failure})", place.display())),
+                Err(failure) => {
+                    failures.push(format!("{}: {failure}", place.display()));
+                    source = failure.into_source();
+                }
             }
         }
-        Err(Error::systemd(format!("no systemd answers at {}", failures.join(" or ")), Some(cure)))
+        Err(Error::systemd(
+            format!("cannot connect to systemd at {}", failures.join(" or at ")),
+            Some(cure),
+            source,
+        ))
     }
 
     /// Starts a scope with an existing process, which is moved there with all its threads, and
@@ -221,8 +228,9 @@ impl Manager {
         match self.connection.job(job, PATIENCE) {
             Ok(result) if result == "done" => Ok(()),
             Ok(result) => Err(Error::systemd(
-                format!("systemd could not {verb} {unit}: the job ended as {result:?}"),
-                Some("its journal says why (journalctl --unit, as a user with --user)"),
+                format!("systemd failed to {verb} {unit}: the job ended as {result:?}"),
+                Some("see its journal (journalctl --unit, for a user manager with --user)"),
+                None,
             )),
             Err(failure) if failure.is_late() => {
                 Err(Error::timed_out(format!("systemd to {verb} {unit}"), PATIENCE))
@@ -233,7 +241,7 @@ impl Manager {
 }
 
 fn failed(verb: &str, unit: &str, failure: Failure) -> Error {
-    Error::systemd(format!("systemd does not {verb} {unit}: {failure}"), None)
+    Error::systemd(format!("systemd cannot {verb} {unit}: {failure}"), None, failure.into_source())
 }
 
 /// The socket that a variable tells of.
@@ -258,7 +266,9 @@ mod tests {
         let places = [("/nonexistent/bus".into(), true), ("/dev/null".into(), false)];
         let error = Manager::open(places, "do that").unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Systemd);
-        let expected = "no systemd answers at /nonexistent/bus (No such file or directory) or /dev/null (Connection refused); do that";
+        let expected = "cannot connect to systemd at /nonexistent/bus: No such file or directory (ENOENT) or at /dev/null: Connection refused (ECONNREFUSED); do that";
         assert_eq!(error.to_string(), expected);
+        let source = std::error::Error::source(&error).unwrap().downcast_ref::<std::io::Error>().unwrap();
+        assert_eq!(source.raw_os_error(), Some(libc::ECONNREFUSED));
     }
 }

@@ -224,7 +224,8 @@ mod tests {
         assert_eq!(error.kind(), crate::ErrorKind::InvalidText);
         let error = Property::of_limits(&unified("cpuset.cpus", "0-4294967295")).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::InvalidLimit);
-        assert!(Property::of_limits(&unified("cpu.max", "1000 0")).is_err());
+        let error = Property::of_limits(&unified("cpu.max", "1000 0")).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::InvalidLimit);
     }
 
     #[test]
