@@ -13,8 +13,6 @@ pub mod output;
 #[doc(hidden)]
 pub mod passwd;
 #[doc(hidden)]
-pub mod process;
-#[doc(hidden)]
 pub mod runtime_dir;
 #[doc(hidden)]
 pub mod terminal;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cgroup_core::{Cgroup, Limits, Usage};
-use ns_core::{Kind, Kinds, Namespace, Pidfd, TimeOffsets};
+use ns_core::{Kind, Kinds, Namespace, Pidfd, ProcessId, TimeOffsets};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroups;
@@ -100,7 +100,7 @@ pub struct Pod {
     cgroup: Option<Cgroup>,
     base: Option<PathBuf>,
     /// The process that holds its namespaces, if one does.
-    holder: Option<Arc<ChildProcess>>,
+    holder: Option<Holder>,
     /// Its containers, as long as they are this program's to reap.
     reaps: ReapList,
     shm: Option<PathBuf>,
@@ -244,7 +244,7 @@ impl Pod {
         } else {
             // No cgroup leads to the holder. It ends with this program until the function returns.
             command.prepared(move |holder| {
-                record.holder = Some(holder.pid);
+                record.holder = Some(ProcessId::of(holder.pid)?);
                 note(&record).map(|()| Vec::new())
             });
         }
@@ -256,7 +256,9 @@ impl Pod {
             self.namespaces.push(Namespace::of_pidfd(process.pidfd(), kind)?);
         }
         if stays {
-            self.holder = Some(ChildProcess::new(process.pid(), Pidfd::open(process.pid())?));
+            // The process is this program's child, so its pid cannot be reused before it was reaped.
+            let id = ProcessId::of(process.pid())?;
+            self.holder = Some(Holder { process: ChildProcess::new(id.pid, Pidfd::open(id.pid)?), id });
             process.detach();
             return Ok(());
         }
@@ -284,15 +286,14 @@ impl Pod {
     /// Opens a pod that was detached, from its spec and what it has told of itself.
     ///
     /// # Errors
-    /// If a pin or the holder is gone.
+    /// [`ErrorKind::State`]: the holder has ended, or the pod is neither pinned nor held. A pin is gone.
     pub fn open(spec: &PodSpec, record: &PodRecord) -> Result<Pod, Error> {
         let mut namespaces = Vec::new();
-        let open = |pid| Pidfd::open(pid).map(|pidfd| ChildProcess::new(pid, pidfd));
-        let holder = record.holder.map(open).transpose()?;
+        let holder = record.holder.as_ref().map(Holder::open).transpose()?;
         for kind in spec.share.kinds() {
             namespaces.push(match (&record.pins, &holder) {
                 (Some(dir), _) => Namespace::open(dir.join(kind.name()))?,
-                (None, Some(holder)) => Namespace::of_pidfd(&holder.pidfd, kind)?,
+                (None, Some(holder)) => Namespace::of_pidfd(&holder.process.pidfd, kind)?,
                 (None, None) => {
                     return Err(Error::new(
                         ErrorKind::State,
@@ -320,7 +321,7 @@ impl Pod {
         PodRecord {
             cgroup: self.cgroup.as_ref().map(|c| c.path().to_owned()),
             base: self.base.clone(),
-            holder: self.holder_pid(),
+            holder: self.holder.as_ref().map(|holder| holder.id.clone()),
             shm: self.shm.clone(),
             single_id: self.single_id,
             pins: self.pins.clone(),
@@ -339,7 +340,7 @@ impl Pod {
 
     /// The pid of the process that holds its namespaces, if one does.
     pub fn holder_pid(&self) -> Option<i32> {
-        self.holder.as_ref().map(|holder| holder.pid)
+        self.holder.as_ref().map(|holder| holder.id.pid)
     }
 
     /// A shared namespace.
@@ -445,7 +446,7 @@ impl Pod {
     }
 
     fn kill_holder(&self) -> Result<(), Error> {
-        match self.holder.as_ref().map(|h| h.pidfd.send_signal(libc::SIGKILL)) {
+        match self.holder.as_ref().map(|h| h.process.pidfd.send_signal(libc::SIGKILL)) {
             Some(Err(e)) if e.raw_os_error() != Some(libc::ESRCH) => Err(e.into()),
             _ => Ok(()),
         }
@@ -478,7 +479,7 @@ impl Pod {
             _ => Err(e),
         });
         if let Some(holder) = self.holder.take() {
-            reap::reap(holder, &self.reaps);
+            reap::reap(holder.process, &self.reaps);
         }
         if let Some(dir) = self.pins.take() {
             for namespace in &self.namespaces {
@@ -515,13 +516,33 @@ impl Drop for Pod {
     }
 }
 
+/// The process that holds a pod's namespaces.
+#[derive(Debug)]
+struct Holder {
+    process: Arc<ChildProcess>,
+    id: ProcessId,
+}
+
+impl Holder {
+    /// Opens the process unless it has ended. Another process can have its pid by then.
+    fn open(id: &ProcessId) -> Result<Holder, Error> {
+        let Some(pidfd) = id.open()? else {
+            return Err(Error::new(
+                ErrorKind::State,
+                "the process that held the namespaces has ended, and the namespaces with it",
+            ));
+        };
+        Ok(Holder { process: ChildProcess::new(id.pid, pidfd), id: id.clone() })
+    }
+}
+
 /// What a pod must remember to be found again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct PodRecord {
     pub cgroup: Option<PathBuf>,
     pub base: Option<PathBuf>,
-    pub holder: Option<i32>,
+    pub holder: Option<ProcessId>,
     pub shm: Option<PathBuf>,
     #[serde(default)]
     pub single_id: bool,

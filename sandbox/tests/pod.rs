@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use ns_core::{Kind, Kinds, NamespaceSet};
-use nspod_sandbox::{HoldBy, Pod, PodSpec, Stdio};
+use nspod_sandbox::{ErrorKind, HoldBy, Pod, PodSpec, Stdio};
 
 fn name(what: &str) -> String {
     format!("test-{what}-{}", std::process::id())
@@ -88,6 +88,21 @@ fn a_pod_that_is_pinned_outlives_its_handle() {
     pod.delete().unwrap();
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     drop(private);
+}
+
+#[test]
+fn a_pod_is_not_opened_by_the_pid_of_another_process() {
+    need_root!("a_pod_is_not_opened_by_the_pid_of_another_process");
+    let share = [Kind::Net, Kind::Pid].into_iter().collect();
+    let pod = Pod::create(&name("reused"), &PodSpec { share, ..PodSpec::default() }).unwrap();
+    let (spec, mut record) = (pod.spec().clone(), pod.record());
+    let same = Pod::open(&spec, &record).unwrap();
+    assert_eq!(same.holder_pid(), pod.holder_pid());
+    // The same pid with another start time is what a reused pid looks like.
+    record.holder.as_mut().unwrap().start += 1;
+    let error = Pod::open(&spec, &record).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::State);
+    assert!(error.to_string().contains("has ended"), "{error}");
 }
 
 struct Private(PathBuf);

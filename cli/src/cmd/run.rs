@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use clap::{ArgAction, Args};
-use ns_core::{Kind, Kinds};
+use ns_core::{Kind, Kinds, ProcessId};
 use nspod_sandbox::spec::{Capabilities, Namespace, Root, Spec};
 use nspod_sandbox::store::random_name;
 use nspod_sandbox::{Command, Container, ErrorKind, Pod, Stdio};
@@ -18,7 +18,7 @@ use crate::flags::limits::{LimitArgs, relax};
 use crate::flags::namespaces::NamespaceArgs;
 use crate::flags::process::{CommonArgs, RightsArgs};
 use crate::state::pods::Pods;
-use crate::state::{EXIT, Entry, LOG, Lock, Process, Saved, Store};
+use crate::state::{EXIT, Entry, LOG, Lock, Saved, Store};
 use crate::{foreground, output, passwd, terminal, value};
 
 #[derive(Debug, Default, Args)]
@@ -259,11 +259,11 @@ impl RunArgs {
         let log = self.log_file.as_ref().map(std::path::absolute).transpose();
         Ok(Saved {
             id: id.into(),
-            process: Process::of(container.pid())?,
+            process: ProcessId::of(container.pid())?,
             cgroup: container.cgroup().map(|c| c.path().to_owned()),
             pod: self.pod.clone(),
             created: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-            runner: if self.detach { None } else { Some(Process::current()?) },
+            runner: if self.detach { None } else { Some(ProcessId::current()?) },
             remove: self.rm || !(self.detach || self.keep),
             log: log.map_err(|e| Error::new(format!("cannot tell where the log is: {e}")))?,
             stop_signal: self.stop_signal,

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use cgroup_core::Cgroup;
+use ns_core::ProcessId;
 use nspod_sandbox::init;
 use nspod_sandbox::spec::Spec;
 use nspod_sandbox::store::{self, Dir, EntryState, RECORD};
 use nspod_sandbox::{ExitStatus, Outcome};
 use serde::{Deserialize, Serialize};
 
-use super::{KILLED_WITHIN, Process};
+use super::KILLED_WITHIN;
 use crate::error::{Error, Result};
 
 pub(crate) const EXIT: &str = "exit";
@@ -21,13 +22,13 @@ const OUTCOME: &str = "outcome.json";
 pub(crate) struct Saved {
     pub(crate) id: String,
     /// First process.
-    pub(crate) process: Process,
+    pub(crate) process: ProcessId,
     pub(crate) cgroup: Option<PathBuf>,
     pub(crate) pod: Option<String>,
     /// Time of the creation in seconds since 1970.
     pub(crate) created: u64,
     /// The `nspod run` that waits for the container in the foreground.
-    pub(crate) runner: Option<Process>,
+    pub(crate) runner: Option<ProcessId>,
     /// Whether the container is removed when it has ended.
     pub(crate) remove: bool,
     pub(crate) log: Option<PathBuf>,
@@ -42,7 +43,7 @@ impl store::Record for Saved {
 impl Saved {
     /// Returns whether a `nspod run` in the foreground waits for the container.
     pub(crate) fn owned(&self) -> Result<bool> {
-        self.runner.as_ref().map_or(Ok(false), Process::lives)
+        Ok(self.runner.as_ref().map(ProcessId::is_alive).transpose()?.unwrap_or(false))
     }
 }
 
@@ -113,7 +114,7 @@ impl Entry {
 
     /// Returns whether the first process has been started and has not ended.
     pub(crate) fn lives(&self) -> Result<bool> {
-        self.saved().map_or(Ok(false), |saved| saved.process.lives())
+        Ok(self.saved().map(|saved| saved.process.is_alive()).transpose()?.unwrap_or(false))
     }
 
     /// Returns a pidfd of the first process.

@@ -16,7 +16,6 @@ use nspod_cli::runtime_dir;
 use nspod_sandbox::store::{self, Dir, Trust, is_random_name};
 
 pub(crate) use container::{EXIT, Entry, LOG, Saved, State};
-pub(crate) use nspod_cli::process::Process;
 pub(crate) use nspod_sandbox::store::{Lock, Locked};
 
 use crate::error::{Error, Result};
@@ -152,7 +151,7 @@ impl Store {
     pub(crate) fn sweep(&self) -> Result<()> {
         let due = |entry: &Entry| -> Result<bool> {
             Ok(match entry.saved() {
-                Some(saved) => saved.remove && !saved.owned()? && !saved.process.lives()?,
+                Some(saved) => saved.remove && !saved.owned()? && !saved.process.is_alive()?,
                 None => true,
             })
         };

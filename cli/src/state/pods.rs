@@ -4,12 +4,13 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use ns_core::ProcessId;
 use nspod_cli::runtime_dir;
 use nspod_sandbox::store::{self, Dir, Lock, Locked, Trust};
-use nspod_sandbox::{HoldBy, Pod, PodRecord, PodSpec};
+use nspod_sandbox::{ErrorKind, HoldBy, Pod, PodRecord, PodSpec};
 use serde::{Deserialize, Serialize};
 
-use super::{Process, Store, base, remove_cgroup};
+use super::{Store, base, remove_cgroup};
 use crate::error::{Error, Result};
 
 /// The directory in which the namespaces are pinned. It is a private mount of its own, so that no
@@ -23,8 +24,6 @@ struct Saved {
     created: u64,
     spec: PodSpec,
     record: PodRecord,
-    /// Identity of the process `record.holder`.
-    holder: Option<Process>,
     /// Whether the pod is incomplete: what `record` names can exist or not.
     #[serde(default)]
     creating: bool,
@@ -37,9 +36,8 @@ impl store::Record for Saved {
 }
 
 impl Saved {
-    fn new(created: u64, spec: &PodSpec, record: PodRecord) -> Result<Saved> {
-        let holder = record.holder.map(Process::of).transpose()?;
-        Ok(Saved { created, spec: spec.clone(), record, holder, creating: false })
+    fn new(created: u64, spec: &PodSpec, record: PodRecord) -> Saved {
+        Saved { created, spec: spec.clone(), record, creating: false }
     }
 }
 
@@ -164,13 +162,15 @@ fn complete(entry: &store::Entry<Saved>) -> Result<&Saved> {
 
 fn open(entry: &store::Entry<Saved>) -> Result<Pod> {
     let saved = complete(entry)?;
-    if !saved.holder.as_ref().map_or(Ok(true), Process::lives)? {
-        return Err(Error::new(format!(
-            "the process that holds the namespaces of the pod {} has ended, and they with it; `nspod pod rm -f {0}` removes the rest",
-            entry.name()
-        )));
-    }
-    Ok(Pod::open(&saved.spec, &saved.record)?)
+    Pod::open(&saved.spec, &saved.record).map_err(|e| {
+        let gone = e.kind() == ErrorKind::State;
+        let name = entry.name();
+        match gone {
+            true => Error::new(format!("the pod {name}: {e}"))
+                .hint(format!("`nspod pod rm -f {name}` removes the rest")),
+            false => e.into(),
+        }
+    })
 }
 
 /// Makes a pod in its new entry.
@@ -179,9 +179,7 @@ fn make(entry: &store::Entry<Saved>, spec: &PodSpec, created: u64, privileged: b
     let spec = PodSpec { hold_by, ..spec.clone() };
     let (writer, noted) = (entry.writer(), spec.clone());
     let note = move |record: &PodRecord| {
-        let written = Saved::new(created, &noted, record.clone())
-            .and_then(|saved| Ok(writer.write(&Saved { creating: true, ..saved })?));
-        written.map_err(|e| nspod_sandbox::Error::caller(e.to_string()))
+        writer.write(&Saved { creating: true, ..Saved::new(created, &noted, record.clone()) })
     };
     // The cgroups of pods and containers lie beside each other, and no container's name has a colon.
     let mut pod = Pod::create_noted(&format!("pod:{}", entry.name()), &spec, note)?;
@@ -191,7 +189,7 @@ fn make(entry: &store::Entry<Saved>, spec: &PodSpec, created: u64, privileged: b
         private_mount(&pins)?;
         pod.pin(&pins)?;
     }
-    entry.write(&Saved::new(created, pod.spec(), pod.record())?)?;
+    entry.write(&Saved::new(created, pod.spec(), pod.record()))?;
     pod.detach();
     Ok(())
 }
@@ -199,7 +197,7 @@ fn make(entry: &store::Entry<Saved>, spec: &PodSpec, created: u64, privileged: b
 /// Removes what is left of a pod that is incomplete or whose namespaces are gone.
 fn remove_parts(entry: &store::Entry<Saved>) -> Result<()> {
     let Some(saved) = entry.record() else { return Ok(()) };
-    if let Some(holder) = saved.holder.as_ref().map(Process::open).transpose()?.flatten() {
+    if let Some(holder) = saved.record.holder.as_ref().map(ProcessId::open).transpose()?.flatten() {
         holder.send_signal(nix::libc::SIGKILL)?;
     }
     if let Some(path) = &saved.record.cgroup {

@@ -7,7 +7,6 @@ use cgroup_core::systemd::{self, Held, Manager, Property};
 use cgroup_core::{Cgroup, Controllers, Hierarchy, Limits};
 use nix::errno::Errno;
 use nspod_cli::error::{Error, Result};
-use nspod_cli::process::boot_id;
 use nspod_oci_runtime::config::{self, CgroupsPath};
 use nspod_oci_runtime::resctrl;
 use nspod_sandbox::spec::Spec;
@@ -223,7 +222,7 @@ pub(crate) fn mount_id(path: &Path) -> Result<u64> {
 /// somebody else has mounted over it since stays, and the root below that.
 fn unmount(record: &Record) -> Result<()> {
     let Some((before, made)) = record.root_mount else { return Ok(()) };
-    let rebooted = !record.boot_id.is_empty() && record.boot_id != boot_id()?;
+    let rebooted = !record.boot_id.is_empty() && record.boot_id != ns_core::boot_id()?;
     if rebooted || !record.rootfs.exists() {
         return Ok(());
     }

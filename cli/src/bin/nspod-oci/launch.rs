@@ -12,10 +12,9 @@ use std::time::Duration;
 
 use cgroup_core::{Cgroup, Limits};
 use clap::Args;
-use ns_core::{Kind, Namespace, Pidfd};
+use ns_core::{Kind, Namespace, Pidfd, ProcessId};
 use nspod_cli::error::{Error, Result};
 use nspod_cli::passwd;
-use nspod_cli::process::Process;
 use nspod_oci_runtime::config::{self, Context};
 use nspod_oci_runtime::move_net_device;
 use nspod_oci_runtime::resctrl::Resctrl;
@@ -313,7 +312,7 @@ fn make(
         (record.intel_rdt_path, record.rdt_made) = (Some(path), made);
     }
     let mut container = spawned.map_err(program::failed(&name))?;
-    record.set_process(Process::of(container.pid())?);
+    record.set_process(ProcessId::of(container.pid())?);
     let state = if how == How::Held || held_here { "is held" } else { "runs" };
     log::debug(&format_args!("the container's process {} {state}", record.init_process_pid));
     console::send_pidfd(pidfd_socket, "standard", container.pidfd().as_fd())?;
@@ -378,7 +377,7 @@ impl Early {
 
     /// Returns the state for the hooks in the container.
     fn happen(self, made: &Prepared<'_>, entry: &Entry, record: &mut Record, met: &Met) -> Result<Vec<u8>> {
-        record.set_process(Process::of(made.pid)?);
+        record.set_process(ProcessId::of(made.pid)?);
         if let Some(file) = made.state.and_then(|file| file.try_clone().ok()) {
             let _ = met.state.set(file);
         }

@@ -11,9 +11,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use cgroup_core::Cgroup;
-use ns_core::Pidfd;
+use ns_core::{Pidfd, ProcessId};
 use nspod_cli::error::{Error, Result};
-use nspod_cli::process::Process;
 use nspod_oci_runtime::config::{self, Context};
 use nspod_sandbox::spec::{Hook, Root};
 use nspod_sandbox::store::{self, Dir, Lock, Locked, Trust, read_small};
@@ -96,19 +95,19 @@ impl Record {
         Ok(Cgroup::open(path)?)
     }
 
-    pub(crate) fn set_process(&mut self, process: Process) {
+    pub(crate) fn set_process(&mut self, process: ProcessId) {
         self.init_process_pid = process.pid;
         self.init_process_start = process.start;
         self.boot_id = process.boot;
     }
 
-    pub(crate) fn process(&self) -> Process {
-        Process { pid: self.init_process_pid, start: self.init_process_start, boot: self.boot_id.clone() }
+    pub(crate) fn process(&self) -> ProcessId {
+        ProcessId { pid: self.init_process_pid, start: self.init_process_start, boot: self.boot_id.clone() }
     }
 
     /// Its first process, if that has not ended.
     pub(crate) fn pidfd(&self) -> Result<Option<Pidfd>> {
-        if self.init_process_pid == 0 { Ok(None) } else { self.process().open() }
+        if self.init_process_pid == 0 { Ok(None) } else { Ok(self.process().open()?) }
     }
 
     pub(crate) fn set_root(&mut self, root: &Root) {
@@ -337,7 +336,7 @@ impl Entry {
     }
 
     pub(crate) fn status(&self) -> Result<Status> {
-        self.status_if(|record| record.process().lives())
+        self.status_if(|record| Ok(record.process().is_alive()?))
     }
 
     /// The same, with its first process, if that has not ended.
@@ -446,7 +445,7 @@ mod tests {
         let (entry, lock) = store.create("a").unwrap();
         let mut record = Record::new("a", "/bundle".into());
         record.creating = false;
-        record.set_process(Process::current().unwrap());
+        record.set_process(ProcessId::current().unwrap());
         entry.write(&record).unwrap();
         drop(lock);
         assert_eq!(store.find("a").unwrap().status().unwrap(), Status::Running);

@@ -21,7 +21,7 @@ impl Names {
             (0..).zip(&model.containers).flat_map(|(i, c)| c.pids.iter().map(move |pid| (*pid, i))).collect();
         let entries = Store::peek().and_then(|store| store.all().ok()).unwrap_or_default();
         for entry in entries {
-            let Some(record) = entry.saved().filter(|record| matches!(record.process.lives(), Ok(true)))
+            let Some(record) = entry.saved().filter(|record| matches!(record.process.is_alive(), Ok(true)))
             else {
                 continue;
             };

@@ -19,7 +19,6 @@ use nix::unistd::Pid;
 use ns_core::{Kind, Pidfd};
 use nspod_cli::error::{Error, Result};
 use nspod_cli::foreground::{self, Signals};
-use nspod_cli::process::Process;
 use nspod_cli::terminal::Relay;
 use nspod_sandbox::spec::{Join, MountKind, Namespace, Spec};
 
@@ -328,7 +327,7 @@ fn restore_into(args: &RestoreArgs, restored: &mut Claimed) -> Result<(i32, Opti
     let by_criu = rpc::call(&criu, Action::Restore, options, |command| inside(cgroup.as_ref(), command));
     let _ = umount2(root.path(), MntFlags::MNT_DETACH);
     let rpc::Done { pid, mut terminal } = by_criu.map_err(images.reason(Action::Restore))?;
-    record.set_process(Process::of(pid)?);
+    record.set_process(ns_core::ProcessId::of(pid)?);
     record.creating = false;
     entry.write(record)?;
     restored.settled()?;

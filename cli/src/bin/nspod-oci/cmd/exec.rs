@@ -95,9 +95,13 @@ pub(crate) fn exec(global: &Global, args: &ExecArgs) -> Result<i32> {
     let record = entry.record()?;
     let pidfd = pidfd.ok_or_else(|| Error::new("cannot exec in a stopped container"))?;
     // Whatever it was that failed in one that is just ending, that is why.
-    enter(global, args, handed_on, &entry, (status, &pidfd)).map_err(|e| match record.process().is_ending() {
-        true => Error::new(format!("cannot exec in a stopped container: {} has just ended ({e})", args.id)),
-        false => e,
+    enter(global, args, handed_on, &entry, (status, &pidfd)).map_err(|e| {
+        match record.process().is_ending().unwrap_or(false) {
+            true => {
+                Error::new(format!("cannot exec in a stopped container: {} has just ended ({e})", args.id))
+            }
+            false => e,
+        }
     })
 }
 
