@@ -190,6 +190,23 @@ pub struct MountStep {
     pub keep: Option<Slot>,
 }
 
+/// Returns the header and the sets that capset(2) reads, in the layout of version 3: the lower halves
+/// of the effective, permitted and inheritable sets, and then the upper halves.
+pub(crate) const fn capability_words(
+    effective: u64,
+    permitted: u64,
+    inheritable: u64,
+) -> ([u32; 2], [u32; 6]) {
+    /// `_LINUX_CAPABILITY_VERSION_3`.
+    const VERSION: u32 = 0x2008_0522;
+    let sets = [effective, permitted, inheritable];
+    let [low, high] = [
+        [sets[0] as u32, sets[1] as u32, sets[2] as u32],
+        [(sets[0] >> 32) as u32, (sets[1] >> 32) as u32, (sets[2] >> 32) as u32],
+    ];
+    ([VERSION, 0], [low[0], low[1], low[2], high[0], high[1], high[2]])
+}
+
 /// A resource limit, as setrlimit(2) takes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RlimitStep {

@@ -1,24 +1,28 @@
-//! A copy of a directory tree, for a file system that begins with what it covers.
+//! A copy of a directory tree, for a new file system that starts with the files that it covers.
 
 use ::core::cmp::Ord;
 use ::core::ffi::{CStr, c_int};
 use ::core::iter::Iterator;
 use ::core::option::Option::{self, None, Some};
-use ::core::ptr;
 use ::core::result::Result::{Err, Ok};
 use ::libc;
 
-use super::sys::{Done, Fault, call, close, drop, fstat, openat, own_fd};
+use super::file::own_fd;
+use super::sys::{
+    Done, Fault, close, fchmod, fchmodat, fchownat, fstat, getdents64, mkdirat, mknodat, openat, readlinkat,
+    seek, sendfile, symlinkat, utimensat,
+};
 use crate::step::{Call, CopyUp};
 
-/// How deep a tree may be.
+/// Maximum depth of a tree.
 const DEPTH: usize = 128;
 
-/// Copies what the directory `from` holds, of its own file system alone, into `to`: files,
-/// links, devices and pipes with owner, mode and times. Hard links become files.
+/// Copies the contents of the directory `from` into `to`: files, links, devices and pipes, with
+/// owner, mode and times. A hard link becomes a file of its own. Other file systems that are mounted
+/// below are not copied.
 ///
-/// There is one buffer for all directories: where one is left for another below it, its own
-/// descriptor keeps the place to go on from.
+/// All directories share one buffer. When the loop descends into a directory, the descriptor of the
+/// upper directory keeps the offset at which to continue.
 pub(super) fn copy(from: c_int, to: c_int, what: CopyUp) -> Done {
     let directory = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
     let mut open = [(-1, -1); DEPTH];
@@ -27,7 +31,7 @@ pub(super) fn copy(from: c_int, to: c_int, what: CopyUp) -> Done {
     let device = fstat(source)?.st_dev;
     let mut buffer = Buffer([0; SIZE]);
     loop {
-        let n = call!(Getdents, libc::SYS_getdents64, source, buffer.0.as_mut_ptr(), SIZE)?;
+        let n = getdents64(source, &mut buffer.0)?;
         let mut below = None;
         for entry in buffer.entries(n as usize) {
             let name = entry.name;
@@ -39,11 +43,11 @@ pub(super) fn copy(from: c_int, to: c_int, what: CopyUp) -> Done {
             let stat = fstat(at)?;
             match stat.st_mode & libc::S_IFMT {
                 libc::S_IFDIR => {
-                    call!(Mkdirat, libc::SYS_mkdirat, target, name.as_ptr(), 0o700)?;
+                    mkdirat(target, name, 0o700)?;
                     if stat.st_dev == device {
                         close(at);
                         let pair = (openat(source, name, directory, 0)?, openat(target, name, directory, 0)?);
-                        call!(Lseek, libc::SYS_lseek, source, entry.next, libc::SEEK_SET)?;
+                        seek(source, entry.next)?;
                         below = Some(pair);
                         break;
                     }
@@ -51,8 +55,7 @@ pub(super) fn copy(from: c_int, to: c_int, what: CopyUp) -> Done {
                 libc::S_IFREG => copy_file(at, target, name)?,
                 libc::S_IFLNK => copy_link(source, target, name)?,
                 kind => {
-                    let mode = kind | 0o600;
-                    call!(Mknodat, libc::SYS_mknodat, target, name.as_ptr(), mode, stat.st_rdev as u32)?;
+                    mknodat(target, name, kind | 0o600, stat.st_rdev as u32)?;
                 }
             }
             copy_attributes(target, name, &stat)?;
@@ -66,7 +69,7 @@ pub(super) fn copy(from: c_int, to: c_int, what: CopyUp) -> Done {
             (source, target) = pair;
             depth = depth.saturating_add(1);
         } else if n == 0 {
-            // After its last entry, since each one changes its times.
+            // Set the times last, because each new entry changes them.
             if depth > 0 || what as u8 == CopyUp::All as u8 {
                 copy_attributes(target, c"", &fstat(source)?)?;
             }
@@ -86,14 +89,14 @@ pub(super) fn copy(from: c_int, to: c_int, what: CopyUp) -> Done {
 
 const SIZE: usize = 8192;
 
-/// What getdents64(2) fills.
+/// Buffer for getdents64(2).
 #[repr(align(8))]
 struct Buffer([u8; SIZE]);
 
 /// An entry of a directory.
 struct Entry<'a> {
     name: &'a CStr,
-    /// Where the entry after it is.
+    /// Offset of the next entry.
     next: i64,
 }
 
@@ -108,8 +111,8 @@ struct Entries<'a>(&'a [u8]);
 impl<'a> Iterator for Entries<'a> {
     type Item = Entry<'a>;
 
-    /// By the layout of `struct linux_dirent64`: inode number, offset of the next entry,
-    /// length of this one, type, name.
+    /// Decodes a `struct linux_dirent64`: inode number, offset of the next entry, length of this
+    /// one, type, name.
     fn next(&mut self) -> Option<Entry<'a>> {
         let next = i64::from_ne_bytes(*self.0.get(8..)?.first_chunk()?);
         let length = u16::from_ne_bytes(*self.0.get(16..)?.first_chunk()?);
@@ -122,14 +125,14 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-/// The file is opened by the descriptor that its type was read from: the name may be another
-/// file's by now, which opening could act on.
+/// Copies the contents of a file. The file is opened through the descriptor that its type was read
+/// from: another file may have the name by now, and opening that file could have side effects.
 fn copy_file(at: c_int, target: c_int, name: &CStr) -> Done {
     let from =
         openat(libc::AT_FDCWD, own_fd(at).path(), libc::O_RDONLY | libc::O_NONBLOCK | libc::O_CLOEXEC, 0)?;
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC;
     let to = openat(target, name, flags, 0o600)?;
-    while call!(Sendfile, libc::SYS_sendfile, to, from, ptr::null_mut::<i64>(), 1 << 24)? > 0 {}
+    while sendfile(to, from, 1 << 24)? > 0 {}
     close(from);
     close(to);
     Ok(())
@@ -137,23 +140,23 @@ fn copy_file(at: c_int, target: c_int, name: &CStr) -> Done {
 
 fn copy_link(source: c_int, target: c_int, name: &CStr) -> Done {
     let mut text = [0u8; libc::PATH_MAX as usize];
-    // One byte stays zero, to end the text.
+    // The last byte stays NUL.
     let room = text.len().saturating_sub(1);
-    call!(Readlinkat, libc::SYS_readlinkat, source, name.as_ptr(), text.as_mut_ptr(), room)?;
-    call!(Symlinkat, libc::SYS_symlinkat, text.as_ptr(), target, name.as_ptr()).map(drop)
+    readlinkat(source, name, text.get_mut(..room).unwrap_or_default())?;
+    symlinkat(CStr::from_bytes_until_nul(&text).unwrap_or(c""), target, name)
 }
 
-/// Owner, mode and times. The copy is this process's alone still, so nobody can have put a
-/// link in the place of a file.
+/// Copies owner, mode and times. No other process can reach the copy yet, so that none can have
+/// replaced a file by a link.
 fn copy_attributes(target: c_int, name: &CStr, stat: &libc::stat) -> Done {
     let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH;
-    call!(Fchownat, libc::SYS_fchownat, target, name.as_ptr(), stat.st_uid, stat.st_gid, flags)?;
+    fchownat(target, name, stat.st_uid, stat.st_gid, flags)?;
     let mode = stat.st_mode & 0o7777;
     if name.is_empty() {
-        call!(Fchmodat, libc::SYS_fchmod, target, mode)?;
+        fchmod(target, mode)?;
     } else if stat.st_mode & libc::S_IFMT != libc::S_IFLNK {
-        call!(Fchmodat, libc::SYS_fchmodat, target, name.as_ptr(), mode)?;
+        fchmodat(target, name, mode)?;
     }
     let times = [stat.st_atime, stat.st_atime_nsec, stat.st_mtime, stat.st_mtime_nsec];
-    call!(Utimensat, libc::SYS_utimensat, target, name.as_ptr(), times.as_ptr(), flags).map(drop)
+    utimensat(target, name, &times, flags)
 }

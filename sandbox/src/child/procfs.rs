@@ -1,8 +1,8 @@
-//! A procfs of a pid namespace in which this process is not.
+//! A procfs of a pid namespace that this process is not in.
 //!
-//! fsopen(2) makes a procfs of its caller's pid namespace, and a process that is in the
-//! container's can be seen there. So a process outside makes it: by the option `pidns` since
-//! Linux 6.17, and on an older kernel by a copy of the mount that a process inside has.
+//! fsopen(2) makes a procfs of its caller's pid namespace, and processes of the container could see
+//! a caller in theirs. Therefore a process outside makes the mount: with the option `pidns` since
+//! Linux 6.17, and on an older kernel as a copy of the mount of a process inside.
 
 use ::core::ffi::c_int;
 use ::core::option::Option::{self, None, Some};
@@ -10,20 +10,21 @@ use ::core::result::Result::{Err, Ok};
 use ::libc;
 use ::std::os::fd::OwnedFd;
 
-use super::finish::proc_at_root;
-use super::mount::{new_mount_in, owned_tree};
-use super::sys::{Done, Fault, Run, close, exit, fstat, openat, setns};
+use super::file::proc_at_root;
+use super::mount::new_mount_in;
+use super::sys::{Done, Fault, Run, close, exit, fstat, open_tree, openat, setns};
 use crate::step::{Call, Param};
 
-/// What the parent lends the process that makes the mount. They share memory and descriptors.
+/// What the process that makes the mount works with. It shares memory and descriptors with its
+/// parent.
 pub(crate) struct Procfs<'a> {
     /// The pid namespace.
     pub(crate) namespace: c_int,
     /// The user namespace to enter first, or -1.
     pub(crate) user: c_int,
-    /// A process of the pid namespace, whose mount is copied, or -1 to make a new one.
+    /// Pidfd of a process of the pid namespace whose mount is copied, or -1 to make a new mount.
     pub(crate) member: c_int,
-    /// Options of the new one.
+    /// Options of a new mount.
     pub(crate) params: &'a [Param],
     /// The mount, attached nowhere.
     pub(crate) made: Option<OwnedFd>,
@@ -43,22 +44,22 @@ impl Run for Procfs<'_> {
 
 fn attempt(job: &mut Procfs<'_>) -> Done {
     if job.user >= 0 {
-        setns(job.user, libc::CLONE_NEWUSER as u64)?;
+        setns(job.user, libc::CLONE_NEWUSER)?;
     }
     if job.member < 0 {
         job.made = Some(new_mount_in(c"proc", job.params, 0, Some(job.namespace))?);
         return Ok(());
     }
-    setns(job.member, libc::CLONE_NEWNS as u64)?;
+    setns(job.member, libc::CLONE_NEWNS)?;
     let root = proc_at_root()?;
-    // Its process 1 tells whose procfs it is.
+    // Process 1 of the procfs tells which pid namespace it shows.
     let first = openat(root, c"1/ns/pid", libc::O_RDONLY | libc::O_CLOEXEC, 0)?;
     let (shown, wanted) = (fstat(first)?, fstat(job.namespace)?);
     close(first);
     if shown.st_ino != wanted.st_ino || shown.st_dev != wanted.st_dev {
         return Err(Fault { call: Call::Fstat, errno: libc::EXDEV });
     }
-    job.made = Some(owned_tree(root, c"", false)?);
+    job.made = Some(open_tree(root, c"", false)?);
     close(root);
     Ok(())
 }

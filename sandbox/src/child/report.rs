@@ -2,9 +2,12 @@
 
 use ::core::clone::Clone;
 use ::core::default::Default;
+use ::core::ffi::c_int;
 use ::core::fmt::Debug;
 use ::core::marker::Copy;
 use ::core::sync::atomic::{AtomicU64, Ordering};
+
+use super::sys::{Done, send_descriptor, write};
 
 /// A message of the child to its parent: eight bytes.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +50,19 @@ impl Message {
         let (step, value) = (u16::from_ne_bytes([s0, s1]), i32::from_ne_bytes([v0, v1, v2, v3]));
         Message { tag, call, step, value }
     }
+}
+
+/// Sends a message to the parent.
+///
+/// By write(2), which filters permit most often. If the parent has closed its end, the call fails:
+/// SIGPIPE is blocked.
+pub(super) fn send(report: c_int, message: Message) -> Done {
+    write(report, &message.to_bytes())
+}
+
+/// Sends a message with a descriptor to the parent.
+pub(super) fn send_with(report: c_int, message: Message, fd: c_int) -> Done {
+    send_descriptor(report, &message.to_bytes(), fd)
 }
 
 /// What a child or a stage leaves in memory for its parent, which reads it when no message could

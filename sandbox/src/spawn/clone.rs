@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ns_core::{Clone3, Kinds, Pidfd};
 
-use crate::child::Loan;
+use crate::child::ChildContext;
 use crate::error::{Error, ErrorKind};
 use crate::plan::Plan;
 use crate::spawn::failure::killed;
@@ -18,7 +18,7 @@ pub(super) fn clone_first(
     plan: &Plan,
     kinds: Kinds,
     stack: &Stack,
-    context: &mut Loan<'_>,
+    context: &mut ChildContext<'_>,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<Processes, Error> {
     let cgroup = cgroup.filter(|_| !plan.cgroup_at_second);

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use ns_core::Kinds;
 
-use crate::child::{Loan, Ready};
+use crate::child::{ChildContext, Ready};
 use crate::error::Error;
 use crate::hold::{self, Pipes};
 use crate::init;
@@ -98,15 +98,15 @@ impl Descriptors {
     }
 
     /// Returns what the child borrows until it has executed the program.
-    pub(super) fn context<'a>(&'a mut self, plan: &'a Plan, stack: &'a Stack) -> Loan<'a> {
+    pub(super) fn context<'a>(&'a mut self, plan: &'a Plan, stack: &'a Stack) -> ChildContext<'a> {
         let opened = &self.opened;
         let steps = plan.dev.clone().filter(|_| !self.dev.is_empty()).unwrap_or_default();
-        Loan {
+        ChildContext {
             steps: &plan.steps,
             report: opened.child_end.as_raw_fd(),
             peer: opened.parent_end.as_raw_fd(),
             fds: &mut self.placed,
-            strangers: &self.foreign,
+            foreign_fds: &self.foreign,
             close: &self.close,
             above: plan.above(),
             trees: &self.trees,

@@ -1,0 +1,135 @@
+//! What the child works with.
+
+use ::core::ffi::c_int;
+use ::core::ops::Range;
+use ::core::option::Option::{self, None, Some};
+
+use super::report::SharedNote;
+use super::sys::{CloneMemory, SecondStack, umask};
+use crate::step::{SLOTS, Slot, Step};
+
+/// What the parent prepares for the child. It is alive until the child has executed the program or
+/// has ended. Descriptors that are absent are -1.
+pub(crate) struct ChildContext<'a> {
+    /// The steps to perform.
+    pub(crate) steps: &'a [Step],
+    /// The child's end of the socket to the parent.
+    pub(crate) report: c_int,
+    /// The parent's end of that socket, of which the child has a copy.
+    pub(crate) peer: c_int,
+    /// Descriptors to place: from, to. The child changes `from`.
+    pub(crate) fds: &'a mut [(c_int, c_int)],
+    /// Ranges of the caller's descriptors that no step needs. They are closed before a process of the
+    /// container can see this one.
+    pub(crate) foreign_fds: &'a [(u32, u32)],
+    /// Ranges of descriptors to close when the others are placed.
+    pub(crate) close: &'a [(u32, u32)],
+    /// A number above every descriptor that is placed.
+    pub(crate) above: c_int,
+    /// Mount trees that the parent has opened.
+    pub(crate) trees: &'a [c_int],
+    /// Stack for the process of [`Step::Clone`].
+    pub(crate) stack: Option<SecondStack>,
+    /// Cgroup for the process of [`Step::Clone`].
+    pub(crate) cgroup: c_int,
+    /// Whether the memory is the parent's own.
+    pub(crate) shared: bool,
+    /// Memory for a note to the parent, which no filter can prevent.
+    pub(crate) note: Option<&'a SharedNote>,
+    /// The file to execute in place of the plan's.
+    pub(crate) image: c_int,
+    /// Standard input of hooks.
+    pub(crate) state: c_int,
+    /// Index of the next step.
+    pub(crate) next: usize,
+    /// The caller's file mode creation mask while another one is in force, or -1.
+    pub(crate) umask: c_int,
+    /// Whether the program's working directory is entered.
+    pub(crate) entered: bool,
+    /// Descriptors that steps have made.
+    pub(crate) slots: [c_int; SLOTS],
+    /// What a pool has made ahead.
+    pub(crate) ready: Ready<'a>,
+}
+
+/// Namespaces and mounts that a pool has made ahead.
+pub(crate) struct Ready<'a> {
+    /// Namespaces to enter, with the kind (`CLONE_NEW*`) of each. In the net namespace `lo` is up.
+    pub(crate) enter: &'a [(c_int, u64)],
+    /// Indices of the steps that are done, except that their mounts are not attached.
+    pub(crate) steps: Range<usize>,
+    /// Those mounts, in the order of the steps.
+    pub(crate) dev: &'a [c_int],
+}
+
+impl Ready<'_> {
+    /// Index of the step in a message about these namespaces. No plan has so many steps.
+    pub(crate) const STEP: u16 = u16::MAX;
+}
+
+impl<'a> ChildContext<'a> {
+    /// Returns a context for steps that need nothing of the parent's.
+    pub(super) fn of_steps(steps: &'a [Step]) -> Self {
+        ChildContext {
+            steps,
+            report: -1,
+            peer: -1,
+            fds: &mut [],
+            foreign_fds: &[],
+            close: &[],
+            above: 0,
+            trees: &[],
+            stack: None,
+            cgroup: -1,
+            shared: false,
+            note: None,
+            image: -1,
+            state: -1,
+            next: 0,
+            umask: -1,
+            entered: false,
+            slots: [-1; SLOTS],
+            ready: Ready { enter: &[], steps: 0..0, dev: &[] },
+        }
+    }
+
+    /// Returns the descriptor in a slot, or -1.
+    pub(super) fn slot(&self, slot: Slot) -> c_int {
+        match self.slots.get(slot as usize) {
+            Some(fd) => *fd,
+            None => -1,
+        }
+    }
+
+    /// Puts a descriptor into a slot.
+    pub(super) fn set_slot(&mut self, slot: Slot, fd: c_int) {
+        if let Some(place) = self.slots.get_mut(slot as usize) {
+            *place = fd;
+        }
+    }
+
+    /// Returns the index of the step that is being performed.
+    pub(super) fn step(&self) -> u16 {
+        self.next.wrapping_sub(1) as u16
+    }
+
+    /// Returns how the process of [`Step::Clone`] gets its memory.
+    pub(super) fn clone_memory(&self) -> CloneMemory {
+        if self.shared { CloneMemory::Shared } else { CloneMemory::Copied }
+    }
+
+    /// Clears the file mode creation mask, so that files get the modes that the spec says.
+    pub(super) fn clear_umask(&mut self) {
+        if self.umask < 0 {
+            self.umask = umask(0);
+        }
+    }
+
+    /// Restores the caller's mask, for files that hooks and the program make.
+    pub(super) fn restore_umask(&mut self) {
+        if self.umask >= 0 {
+            umask(self.umask);
+            self.umask = -1;
+        }
+    }
+}

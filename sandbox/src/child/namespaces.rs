@@ -1,0 +1,76 @@
+//! Namespaces, and the processes of a start.
+
+use ::core::ffi::{CStr, c_int, c_ulong};
+use ::core::option::Option::{None, Some};
+use ::core::result::Result::{Err, Ok};
+use ::libc;
+
+use super::context::ChildContext;
+use super::file::write_file;
+use super::report::{Message, send};
+use super::sys::{
+    Done, Fault, Run, clone_sibling, close, exit, inet_socket, read_byte, set_ids, set_loopback_flags,
+    setgroups, setns,
+};
+use crate::step::Call;
+
+/// Exit status of a child that could not execute the program. The parent has its message.
+pub(super) const EXIT_SETUP: c_int = 127;
+
+/// Joins namespaces of these kinds (`CLONE_NEW*`).
+pub(super) fn join(fd: c_int, kinds: u64) -> Done {
+    setns(fd, kinds as c_int)
+}
+
+/// Denies setgroups(2), and maps one user id and one group id into the user namespace.
+pub(super) fn map_self(uid_map: &CStr, gid_map: &CStr) -> Done {
+    write_file(c"/proc/self/setgroups", c"deny")?;
+    write_file(c"/proc/self/uid_map", uid_map)?;
+    write_file(c"/proc/self/gid_map", gid_map)
+}
+
+/// Changes to ids of the new user namespace.
+pub(super) fn become_owner(uid: u32, gid: u32, leave_groups: bool) -> Done {
+    if leave_groups {
+        match setgroups(&[]) {
+            // setgroups(2) is denied in this user namespace, so that no process leaves a group.
+            Err(fault) if fault.errno == libc::EPERM => {}
+            other => other?,
+        }
+    }
+    set_ids(uid, gid)
+}
+
+/// Tells the parent that the child waits, and waits for a byte. Ends this process if the parent
+/// closes its end.
+pub(super) fn wait_for_parent(context: &ChildContext<'_>) -> Done {
+    send(context.report, Message { tag: Message::WAITING, call: 0, step: context.step(), value: 0 })?;
+    match read_byte(context.report)? {
+        true => Ok(()),
+        false => exit(EXIT_SETUP),
+    }
+}
+
+/// Continues in a sibling in new namespaces (`CLONE_NEW*`), and ends this process.
+pub(super) fn clone_again<'a>(kinds: c_ulong, context: &mut ChildContext<'a>) -> Done
+where
+    ChildContext<'a>: Run,
+{
+    let Some(stack) = context.stack.take() else {
+        return Err(Fault { call: Call::Clone3, errno: libc::ENOMEM });
+    };
+    let cgroup = if context.cgroup >= 0 { Some(context.cgroup) } else { None };
+    // If memory is shared, the sibling changes the context.
+    let (report, step, memory) = (context.report, context.step(), context.clone_memory());
+    let pid = clone_sibling(kinds, memory, cgroup, stack, context)?;
+    let _ = send(report, Message { tag: Message::CLONED, call: 0, step, value: pid });
+    exit(0)
+}
+
+/// Brings up the interface `lo`.
+pub(super) fn loopback() -> Done {
+    let socket = inet_socket()?;
+    set_loopback_flags(socket, libc::IFF_UP | libc::IFF_RUNNING)?;
+    close(socket);
+    Ok(())
+}
