@@ -1,56 +1,141 @@
-//! The command line's error: a sentence and an exit code, docker's: 125 for a failure of
-//! nspod's own, 126 for a program that cannot be executed, 127 for one that is not there.
+//! The error of the programs: an exit code, and what failed as data and as a sentence.
+//!
+//! The exit codes are docker's: 125 if nspod itself failed, 126 if the program cannot be executed,
+//! 127 if the program does not exist.
 
 use std::fmt;
 use std::path::Path;
 
-use nspod_sandbox::ErrorKind;
+use nix::errno::Errno;
+use nspod_sandbox::{ErrorKind, ErrorReport};
 
 /// Exit code of nspod's own failures.
 pub const OURS: i32 = 125;
 
+/// `kind` of an error about the command line itself. `field` is the flag, `--memory`.
+const USAGE: &str = "usage";
+
+/// `kind` of an error that has no kind of its own.
+const OTHER: &str = "other";
+
 #[derive(Debug)]
 pub struct Error {
     pub code: i32,
-    sentence: String,
+    report: Box<ErrorReport>,
+    /// Further failures of a command that was given several containers.
+    more: Vec<Error>,
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub fn new(sentence: impl Into<String>) -> Self {
-        Error { code: OURS, sentence: sentence.into() }
+        let report = ErrorReport { kind: OTHER.into(), message: sentence.into(), ..ErrorReport::default() };
+        Error { code: OURS, report: Box::new(report), more: Vec::new() }
     }
 
-    /// A call on a path that failed: `cannot read PATH: No such file or directory (ENOENT)`.
-    pub fn path(what: &str, path: &Path, errno: impl Into<nix::errno::Errno>) -> Self {
+    /// The command line is invalid: `flag` is the flag or argument, `--memory`.
+    pub fn usage(flag: &str, sentence: impl Into<String>) -> Self {
+        let mut error = Error::new(sentence);
+        error.report.kind = USAGE.into();
+        error.report.field = Some(flag.into());
+        error
+    }
+
+    /// The command line could not be parsed.
+    pub fn parse(e: &clap::Error) -> Self {
+        use clap::error::{ContextKind, ContextValue};
+        let text = e.render().to_string();
+        let mut error = Error::new(text.strip_prefix("error: ").unwrap_or(&text).trim_end());
+        error.report.kind = USAGE.into();
+        let value = |kind| match e.get(kind) {
+            Some(ContextValue::String(text)) => Some(text.clone()),
+            Some(ContextValue::Strings(texts)) => texts.first().cloned(),
+            _ => None,
+        };
+        // `--memory <BYTES>` names the flag and its value.
+        let flag = value(ContextKind::InvalidArg);
+        error.report.field = flag.and_then(|flag| flag.split([' ', '=', '[']).next().map(Into::into));
+        let object = value(ContextKind::InvalidValue).or_else(|| value(ContextKind::InvalidSubcommand));
+        error.report.object = object.filter(|object| !object.is_empty());
+        error
+    }
+
+    /// A container or pod is not in a state that allows the command.
+    pub fn state(object: &str, sentence: impl Into<String>) -> Self {
+        Error::new(sentence).kind(ErrorKind::State).on(object)
+    }
+
+    /// A failed operation on a path: `cannot read PATH: No such file or directory (ENOENT)`.
+    /// `what` begins with the verb.
+    pub fn path(what: &str, path: &Path, errno: impl Into<Errno>) -> Self {
         let errno = errno.into();
-        Error::new(format!("cannot {what} {}: {} ({errno:?})", path.display(), errno.desc()))
+        let sentence = format!("cannot {what} {}: {} ({errno:?})", path.display(), errno.desc());
+        Error::new(sentence).of(what, errno).on(path.display())
     }
 
-    /// The same for an error of std's.
+    /// The same for an error of the standard library.
     pub fn io(what: &str, path: &Path, e: &std::io::Error) -> Self {
         match e.raw_os_error() {
-            Some(errno) => Error::path(what, path, nix::errno::Errno::from_raw(errno)),
-            None => Error::new(format!("cannot {what} {}: {e}", path.display())),
+            Some(errno) => Error::path(what, path, Errno::from_raw(errno)),
+            None => Error::new(format!("cannot {what} {}: {e}", path.display())).at(what).on(path.display()),
         }
     }
 
-    /// A call without a path.
-    pub fn call(what: &str, call: &str, errno: nix::errno::Errno) -> Self {
-        Error::new(format!("cannot {what}: {call}: {} ({errno:?})", errno.desc()))
+    /// A failed call without a path. `what` begins with the verb.
+    pub fn call(what: &str, call: &str, errno: Errno) -> Self {
+        let sentence = format!("cannot {what}: {call}: {} ({errno:?})", errno.desc());
+        let mut error = Error::new(sentence).of(what, errno);
+        error.report.call = Some(call.into());
+        error
     }
 
-    /// The same sentence with more to say.
-    pub fn hint(mut self, hint: impl fmt::Display) -> Self {
-        self.sentence = format!("{}; {hint}", self.sentence);
+    fn of(mut self, what: &str, errno: Errno) -> Self {
+        self.report.errno = Some(format!("{errno:?}"));
+        self.at(what).kind(ErrorKind::of_errno(errno as i32))
+    }
+
+    fn at(mut self, what: &str) -> Self {
+        self.report.step = what.split(' ').next().map(Into::into);
         self
+    }
+
+    /// Sets what happened. The sentence stays.
+    pub fn kind(mut self, kind: ErrorKind) -> Self {
+        self.report.kind = kind.name().into();
+        self
+    }
+
+    /// Sets the container, pod or path that the error is about. The sentence stays.
+    pub fn on(mut self, object: impl fmt::Display) -> Self {
+        self.report.object = Some(object.to_string());
+        self
+    }
+
+    /// Appends a hint to the sentence.
+    pub fn hint(mut self, hint: impl fmt::Display) -> Self {
+        self.report.message = format!("{}; {hint}", self.report.message);
+        self
+    }
+
+    /// Returns one error for all that failed, or `None` if nothing did.
+    pub fn all(failed: Vec<Error>) -> Option<Self> {
+        let mut failed = failed.into_iter();
+        let mut first = failed.next()?;
+        first.more.extend(failed);
+        Some(first)
+    }
+
+    /// Returns the machine-readable form of each failure.
+    pub fn reports(&self) -> impl Iterator<Item = &ErrorReport> {
+        std::iter::once(&*self.report).chain(self.more.iter().map(|more| &*more.report))
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.sentence)
+        f.write_str(&self.report.message)?;
+        self.more.iter().try_for_each(|more| write!(f, "\nnspod: {more}"))
     }
 }
 
@@ -65,7 +150,7 @@ fn code(kind: ErrorKind) -> i32 {
 
 impl From<nspod_sandbox::Error> for Error {
     fn from(e: nspod_sandbox::Error) -> Self {
-        Error { code: code(e.kind()), sentence: e.to_string() }
+        Error { code: code(e.kind()), report: Box::new(e.report()), more: Vec::new() }
     }
 }
 
@@ -75,19 +160,19 @@ impl From<nspod_oci_runtime::Error> for Error {
             nspod_oci_runtime::ErrorKind::Sandbox(kind) => code(kind),
             _ => OURS,
         };
-        Error { code, sentence: e.to_string() }
+        Error { code, report: Box::new(e.report()), more: Vec::new() }
     }
 }
 
 impl From<ns_core::Error> for Error {
     fn from(e: ns_core::Error) -> Self {
-        Error::new(e.to_string())
+        nspod_sandbox::Error::from(e).into()
     }
 }
 
 impl From<cgroup_core::Error> for Error {
     fn from(e: cgroup_core::Error) -> Self {
-        Error::new(e.to_string())
+        nspod_sandbox::Error::from(e).into()
     }
 }
 

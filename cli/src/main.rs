@@ -14,24 +14,35 @@ mod state;
 use std::process::ExitCode;
 
 use clap::Parser;
+use nspod_cli::error::Error;
 use nspod_cli::{error, foreground, output, passwd, terminal, value};
 
 fn main() -> ExitCode {
     nspod_sandbox::notice_children();
     let code = match args::Cli::try_parse() {
-        Ok(cli) => cli.run().unwrap_or_else(|e| {
-            output::note(&e);
-            e.code
-        }),
+        Ok(cli) => {
+            let json = cli.json;
+            cli.run().unwrap_or_else(|e| fail(&e, json))
+        }
         Err(e) if !e.use_stderr() => {
             let _ = e.print();
             0
         }
+        // What follows `--` is the program's.
         Err(e) => {
-            let text = e.render().to_string();
-            output::note(text.strip_prefix("error: ").unwrap_or(&text).trim_end());
-            error::OURS
+            let mut own = std::env::args_os().take_while(|arg| arg != "--");
+            fail(&Error::parse(&e), own.any(|arg| arg == "--json"))
         }
     };
     ExitCode::from(code as u8)
+}
+
+/// Prints an error and returns its exit code.
+fn fail(error: &Error, json: bool) -> i32 {
+    if json {
+        output::note_json(error)
+    } else {
+        output::note(error)
+    }
+    error.code
 }

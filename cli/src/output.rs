@@ -48,6 +48,14 @@ pub fn note(text: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "nspod: {text}");
 }
 
+/// Prints the machine-readable form of an error on standard error: a line of JSON for each failure.
+pub fn note_json(error: &Error) {
+    for report in error.reports() {
+        let text = serde_json::to_string(report).unwrap_or_else(|_| report.message.clone());
+        let _ = writeln!(io::stderr(), "{text}");
+    }
+}
+
 /// What its exit code does not say of a program that has ended.
 pub fn ended(status: ExitStatus) {
     if let ExitStatus::Signaled { signal: nix::libc::SIGSYS, .. } = status {

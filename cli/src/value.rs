@@ -1,4 +1,4 @@
-//! Values as people type them: sizes, rates, pairs, signals. Pure functions of text.
+//! Parsers of flag values: sizes, rates, pairs, signals. Pure functions of text.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use cgroup_core::{CpuList, CpuMax, Max, v1};
 use nix::sys::signal::Signal;
 
-/// Bytes: `1024`, `64k`, `64m`, `1.5g`, `64MiB`. The units are powers of 1024, as docker's.
+/// Parses bytes: `1024`, `64k`, `64m`, `1.5g`, `64MiB`. The units are powers of 1024, as in docker.
 pub fn bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is not a size such as 512k, 64m or 1g");
     let lower = text.trim().to_ascii_lowercase();
@@ -25,7 +25,7 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     };
     let unit = 1u64 << shift;
     if let Ok(whole) = number.parse::<u64>() {
-        return whole.checked_mul(unit).ok_or_else(|| format!("{text:?} is more than 64 bits hold"));
+        return whole.checked_mul(unit).ok_or_else(|| format!("{text:?} does not fit in 64 bits"));
     }
     let (whole, fraction) = number.split_once('.').ok_or_else(wrong)?;
     if fraction.is_empty() || fraction.len() > 9 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
@@ -35,19 +35,19 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     let part: u64 = fraction.parse().map_err(|_| wrong())?;
     let part = u128::from(part) * u128::from(unit) / 10u128.pow(fraction.len() as u32);
     let sum = whole.checked_mul(unit).and_then(|w| w.checked_add(part as u64));
-    sum.ok_or_else(|| format!("{text:?} is more than 64 bits hold"))
+    sum.ok_or_else(|| format!("{text:?} does not fit in 64 bits"))
 }
 
-/// Bytes as runc's flags have them: as [`bytes`], -1 for no limit, and empty as 0 for not set.
+/// Parses bytes as runc's flags do: as [`bytes`], -1 for no limit, and empty as 0 for not set.
 pub fn signed_bytes(text: &str) -> Result<i64, String> {
     match text {
         "-1" => Ok(-1),
         "" => Ok(0),
-        _ => i64::try_from(bytes(text)?).map_err(|_| format!("{text:?} is more than 63 bits hold")),
+        _ => i64::try_from(bytes(text)?).map_err(|_| format!("{text:?} does not fit in 63 bits")),
     }
 }
 
-/// Bytes, or `max` (`-1`, `unlimited`) for no limit.
+/// Parses bytes, or `max` (`-1`, `unlimited`) for no limit.
 pub fn max_bytes(text: &str) -> Result<Max, String> {
     match unlimited(text) {
         true => Ok(Max::Max),
@@ -55,11 +55,11 @@ pub fn max_bytes(text: &str) -> Result<Max, String> {
     }
 }
 
-/// A count, or `max` (`-1`, `unlimited`) for no limit.
+/// Parses a count, or `max` (`-1`, `unlimited`) for no limit.
 pub fn max_count(text: &str) -> Result<Max, String> {
     match unlimited(text) {
         true => Ok(Max::Max),
-        false => text.parse().map(Max::Value).map_err(|_| format!("{text:?} is not a count, nor max")),
+        false => text.parse().map(Max::Value).map_err(|_| format!("{text:?} must be a count or max")),
     }
 }
 
@@ -67,42 +67,43 @@ fn unlimited(text: &str) -> bool {
     matches!(text, "-1" | "max" | "unlimited")
 }
 
-/// Processors: `0.5`, `2`. As `cpu.max` in periods of 100 ms.
+/// Parses a number of processors, `0.5` or `2`, to `cpu.max` with a period of 100 ms.
 pub fn cpus(text: &str) -> Result<CpuMax, String> {
     const PERIOD: f64 = 100_000.0;
     let cpus: f64 =
         text.parse().map_err(|_| format!("{text:?} is not a number of processors such as 0.5"))?;
     if !(0.01..=1_000_000.0).contains(&cpus) {
-        return Err(format!("{text} processors: the kernel takes 0.01 and more"));
+        return Err(format!("{text} processors: must be at least 0.01"));
     }
     Ok(CpuMax::new((cpus * PERIOD).round() as u64, PERIOD as u64))
 }
 
-/// docker's `--cpu-shares`, 2 to 262144, as `cpu.weight`, 1 to 10000: see [`v1::cpu_weight`].
+/// Parses docker's `--cpu-shares`, 2 to 262144, to `cpu.weight`, 1 to 10000: see
+/// [`v1::cpu_weight`].
 pub fn cpu_shares(text: &str) -> Result<u64, String> {
     let shares = text.parse().ok().filter(|shares| (2..=262_144).contains(shares));
-    shares.and_then(v1::cpu_weight).ok_or_else(|| format!("{text:?} is not a number from 2 to 262144"))
+    shares.and_then(v1::cpu_weight).ok_or_else(|| format!("{text:?} must be a number from 2 to 262144"))
 }
 
-/// `0-3,7`
+/// Parses a list of processors or memory nodes: `0-3,7`.
 pub fn cpu_list(text: &str) -> Result<CpuList, String> {
     text.parse().map_err(|e: cgroup_core::Error| e.to_string())
 }
 
-/// `NAME=VALUE`, both there, the name not empty.
+/// Parses `NAME=VALUE` with a name that is not empty.
 pub fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
-        _ => Err(format!("{text:?} is not of the form NAME=VALUE")),
+        _ => Err(format!("{text:?} must have the form NAME=VALUE")),
     }
 }
 
-/// `PATH:RATE`, the rate in bytes.
+/// Parses `PATH:RATE` with a rate in bytes per second.
 pub fn device_bytes(text: &str) -> Result<(PathBuf, Max), String> {
     device(text, max_bytes)
 }
 
-/// `PATH:RATE`, the rate a count.
+/// Parses `PATH:RATE` with a rate in operations per second.
 pub fn device_count(text: &str) -> Result<(PathBuf, Max), String> {
     device(text, max_count)
 }
@@ -110,11 +111,11 @@ pub fn device_count(text: &str) -> Result<(PathBuf, Max), String> {
 fn device(text: &str, rate: fn(&str) -> Result<Max, String>) -> Result<(PathBuf, Max), String> {
     match text.rsplit_once(':') {
         Some((path, number)) if !path.is_empty() => Ok((path.into(), rate(number)?)),
-        _ => Err(format!("{text:?} is not of the form /dev/PATH:RATE")),
+        _ => Err(format!("{text:?} must have the form /dev/PATH:RATE")),
     }
 }
 
-/// An octal mode: `1777`.
+/// Parses an octal mode: `1777`.
 pub fn mode(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mode) if mode <= 0o7777 => Ok(mode),
@@ -122,8 +123,8 @@ pub fn mode(text: &str) -> Result<u32, String> {
     }
 }
 
-/// `TERM`, `SIGTERM`, `15`; of the real-time signals also `RTMIN+3` and `RTMAX-1`, counted as
-/// glibc counts them. `0` is no signal, and only asks whether one could be sent.
+/// Parses a signal: `TERM`, `SIGTERM`, `15`, or `RTMIN+3` and `RTMAX-1` with glibc's `SIGRTMIN` and
+/// `SIGRTMAX`. With `0`, kill(2) only checks whether a signal could be sent.
 pub fn signal(text: &str) -> Result<i32, String> {
     let number = |digits: &str| match digits.bytes().all(|b| b.is_ascii_digit()) {
         true => digits.parse::<i32>().ok(),
@@ -154,19 +155,20 @@ pub fn signal(text: &str) -> Result<i32, String> {
     found.ok_or_else(|| format!("{text:?} is not a signal such as TERM, SIGUSR1, RTMIN+3 or 9"))
 }
 
-/// A name of a container or pod, that is also the name of a directory and of a cgroup.
+/// Parses the name of a container or pod, which is also the name of a directory and of a cgroup.
 pub fn name(text: &str) -> Result<String, String> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     let starts = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
     match starts && text.len() <= 64 && text.bytes().all(plain) && !text.contains("..") {
         true => Ok(text.into()),
         false => Err(format!(
-            "{text:?} is not a name: 1 to 64 letters, digits, '_', '.' and '-', a letter or digit first, no '..'"
+            "{text:?} is not a valid name: use 1 to 64 letters, digits, '_', '.' and '-', beginning with a letter or digit, without '..'"
         )),
     }
 }
 
-/// `NAME=VALUE` of an environment, or `NAME` alone, of which the caller's value is taken.
+/// Parses `NAME=VALUE` of an environment. `NAME` alone gets the caller's value from `own`, and is
+/// omitted if the caller has none.
 pub fn variable(
     text: &OsStr,
     own: impl Fn(&OsStr) -> Option<OsString>,
@@ -177,7 +179,7 @@ pub fn variable(
         None => (bytes, None),
     };
     if name.is_empty() {
-        return Err(format!("{text:?} does not name a variable"));
+        return Err(format!("{text:?} must begin with the name of a variable"));
     }
     let name = OsStr::from_bytes(name);
     Ok(value.or_else(|| own(name)).map(|value| (name.to_owned(), value)))

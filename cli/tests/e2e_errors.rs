@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Name, nspod, root};
+use serde_json::{Value, json};
 
 /// What clap says after its first line.
 const TRY_HELP: &str = "\n\nFor more information, try '--help'.";
@@ -35,21 +36,21 @@ fn wrong_values(table: &[(&[&str], &str, &str)]) {
 fn values_that_are_none_are_explained() {
     wrong_values(&[
         (&["run", "-m", "12q", "true"], "--memory <BYTES>", "\"12q\" is not a size such as 512k, 64m or 1g"),
-        (&["run", "--cpus", "0", "true"], "--cpus <NUMBER>", "0 processors: the kernel takes 0.01 and more"),
+        (&["run", "--cpus", "0", "true"], "--cpus <NUMBER>", "0 processors: must be at least 0.01"),
         (
             &["run", "-v", "data:/mnt", "true"],
             "--volume <SOURCE:DESTINATION[:OPTIONS]>",
-            "\"data\" would be the name of a volume, and nspod keeps none: give the path of a directory or file, ./data for one that lies here",
+            "\"data\" must be a path: nspod has no named volumes; for a directory or file in the working directory use ./data",
         ),
         (
             &["run", "--tmpfs", "mnt", "true"],
             "--tmpfs <DESTINATION[:OPTIONS]>",
-            "\"mnt\" is not of the form /DESTINATION[:OPTIONS]",
+            "\"mnt\" must have the form /DESTINATION[:OPTIONS]",
         ),
         (
             &["run", "--mount", "type=nfs,target=/x", "true"],
             "--mount <TYPE,…>",
-            "type=nfs is none of bind, tmpfs, proc, sysfs, mqueue, devpts, cgroup and dev",
+            "type=nfs must be bind, tmpfs, proc, sysfs, mqueue, devpts, cgroup or dev",
         ),
         (
             &["run", "--cap-add", "FLY", "true"],
@@ -59,7 +60,7 @@ fn values_that_are_none_are_explained() {
         (
             &["run", "--ulimit", "nofile=20:10", "true"],
             "--ulimit <NAME=SOFT[:HARD]>",
-            "\"nofile=20:10\" has a soft limit above the hard one",
+            "\"nofile=20:10\" has a soft limit above the hard limit",
         ),
         (
             &["run", "--stop-signal", "FOO", "true"],
@@ -69,7 +70,7 @@ fn values_that_are_none_are_explained() {
         (
             &["run", "--name", "../x", "true"],
             "--name <NAME>",
-            "\"../x\" is not a name: 1 to 64 letters, digits, '_', '.' and '-', a letter or digit first, no '..'",
+            "\"../x\" is not a valid name: use 1 to 64 letters, digits, '_', '.' and '-', beginning with a letter or digit, without '..'",
         ),
         (
             &["run", "--ns", "foo=new", "true"],
@@ -79,12 +80,12 @@ fn values_that_are_none_are_explained() {
         (
             &["run", "--ipc", "weird", "true"],
             "--ipc <WHICH>",
-            "\"weird\" is none of new, host, pod, container:ID, join:PID and join:/PATH",
+            "\"weird\" must be new, host, pod, container:ID, join:PID or join:/PATH",
         ),
         (
             &["run", "--uidmap", "0:x", "true"],
             "--uidmap <INSIDE:OUTSIDE[:COUNT]>",
-            "\"0:x\" is not of the form INSIDE:OUTSIDE[:COUNT]",
+            "\"0:x\" must have the form INSIDE:OUTSIDE[:COUNT]",
         ),
         (&["run", "--umask", "9", "true"], "--umask <MODE>", "\"9\" is not an octal mode such as 1777"),
     ]);
@@ -201,7 +202,7 @@ fn files_that_are_not_there_are_named() {
             ),
             (
                 &["run", "--security-opt", "seccomp=/etc/passwd", "true"],
-                "/etc/passwd is not a profile of system calls: expected value at line 1 column 1",
+                "/etc/passwd is not a seccomp profile: expected value at line 1 column 1",
             ),
             (
                 &["run", "--ns", "net=join:/etc/passwd", "true"],
@@ -221,19 +222,19 @@ fn contradictions_and_what_the_kernel_would_refuse_are_refused_first() {
         &[
             (
                 &["run", "-d", "-t", "true"],
-                "-t and -i need somebody at the other end, and with -d nspod leaves nobody: start it with -d alone, then `nspod exec -it`",
+                "-d conflicts with -t and -i: start the container with -d alone, then use `nspod exec -it`",
             ),
             (
                 &["run", "--network", "none", "--ns", "net=host", "true"],
-                "--ns net=… and the flag of its own say different things",
+                "`--ns net=…` conflicts with `--network`",
             ),
             (
                 &["run", "--privileged", "--cap-add", "KILL", "true"],
-                "--privileged gives every capability: leave it out to choose them by --cap-add and --cap-drop",
+                "--privileged grants every capability and conflicts with --cap-add and --cap-drop",
             ),
             (
                 &["run", "--security-opt", "label=x", "true"],
-                "--security-opt \"label=x\" is none of no-new-privileges[=false], seccomp=unconfined and seccomp=FILE",
+                "--security-opt \"label=x\" must be no-new-privileges[=false], seccomp=unconfined or seccomp=FILE",
             ),
             (
                 &["run", "--sysctl", "vm.swappiness=1", "true"],
@@ -255,7 +256,7 @@ fn contradictions_and_what_the_kernel_would_refuse_are_refused_first() {
                 &["run", "--device-read-bps", "/dev/null:1m", "true"],
                 "/dev/null is not a block device: name a disk such as /dev/sda",
             ),
-            (&["run", "-e", "=x", "true"], "\"=x\" does not name a variable"),
+            (&["run", "-e", "=x", "true"], "\"=x\" must begin with the name of a variable"),
             (&["run", ""], "process.args: name a program"),
         ],
     );
@@ -278,7 +279,10 @@ fn containers_and_pods_that_are_not_there_or_in_the_way_are_named() {
             (&["rm", "no-such", "no-such"], &format!("{none}\nnspod: {none}")),
             (&["run", "--pod", "no-such", "true"], no_pod),
             (&["pod", "rm", "no-such"], no_pod),
-            (&["run", "--network", "pod", "true"], "no pod's net namespace to join: name one with --pod"),
+            (
+                &["run", "--network", "pod", "true"],
+                "cannot join the net namespace of a pod: name the pod with --pod",
+            ),
             (
                 &["pod", "create", "--share", "net", "-h", "x", "no-such"],
                 "a host name of the pod's takes uts among --share",
@@ -286,7 +290,7 @@ fn containers_and_pods_that_are_not_there_or_in_the_way_are_named() {
             (&["update", "no-such"], "name a limit to change, such as --memory 64m"),
             (
                 &["inspect", "../x"],
-                "\"../x\" is not a name: 1 to 64 letters, digits, '_', '.' and '-', a letter or digit first, no '..'",
+                "\"../x\" is not a valid name: use 1 to 64 letters, digits, '_', '.' and '-', beginning with a letter or digit, without '..'",
             ),
         ],
     );
@@ -322,7 +326,7 @@ fn containers_and_pods_that_are_not_there_or_in_the_way_are_named() {
             ),
             (
                 &["run", "--pod", &pod, "--network", "host", "true"],
-                "the pod shares net: leave the choice of it to the pod",
+                "the pod shares its net namespace, so `--network` must be omitted",
             ),
             (
                 &["pod", "run", &pod, "--pod", &pod, "true"],
@@ -330,4 +334,125 @@ fn containers_and_pods_that_are_not_there_or_in_the_way_are_named() {
             ),
         ],
     );
+}
+
+/// Runs with `--json`, and returns the object that the last line of standard error is.
+#[track_caller]
+fn failed(code: i32, args: &[&str]) -> Value {
+    let output = nspod(&[&["--json"], args].concat());
+    assert_eq!((output.code(), output.out.as_str()), (code, ""), "{args:?}: {}", output.err);
+    let error: Value = serde_json::from_str(output.err.lines().last().unwrap()).unwrap();
+    let mut keys: Vec<&String> = error.as_object().unwrap().keys().collect();
+    keys.sort();
+    assert_eq!(keys, ["call", "errno", "field", "kind", "message", "object", "step"], "{args:?}");
+    error
+}
+
+/// Compares every key but the message with the documented schema; the message must be what the same
+/// command prints without `--json`.
+#[track_caller]
+fn reports(code: i32, args: &[&str], mut expected: Value) {
+    let mut error = failed(code, args);
+    let message = error.as_object_mut().unwrap().remove("message").unwrap();
+    for key in ["step", "object", "call", "errno", "field"] {
+        expected.as_object_mut().unwrap().entry(key).or_insert(Value::Null);
+    }
+    assert_eq!(error, expected, "{args:?}: {message}");
+    let plain = nspod(args).err;
+    assert_eq!(format!("nspod: {}\n", message.as_str().unwrap()), plain, "{args:?}");
+}
+
+#[test]
+fn an_error_in_json_names_the_flag_that_is_wrong() {
+    reports(
+        125,
+        &["run", "--memory", "12q", "true"],
+        json!({ "kind": "usage", "field": "--memory", "object": "12q" }),
+    );
+    reports(125, &["run", "--no-such", "true"], json!({ "kind": "usage", "field": "--no-such" }));
+    reports(125, &["run", "-m"], json!({ "kind": "usage", "field": "--memory" }));
+    reports(125, &["frob"], json!({ "kind": "usage", "object": "frob" }));
+    reports(
+        125,
+        &["run", "--network", "none", "--ns", "net=host", "true"],
+        json!({ "kind": "usage", "field": "--ns" }),
+    );
+    // What follows `--` is not nspod's.
+    let output = nspod(&["run", "--no-such", "--", "--json"]);
+    assert!(output.err.starts_with("nspod: unexpected argument"), "{}", output.err);
+}
+
+#[test]
+fn an_error_in_json_names_step_object_call_and_errno() {
+    if !root() {
+        return;
+    }
+    let exec = |kind: &str, program: &str, errno: &str| json!({ "kind": kind, "step": "exec", "object": program, "call": "execve", "errno": errno });
+    reports(127, &["run", "no-such"], exec("program_not_found", "no-such", "ENOENT"));
+    reports(126, &["run", "/etc/passwd"], exec("program_not_executable", "/etc/passwd", "EACCES"));
+    reports(
+        125,
+        &["run", "-v", "/no/such:/mnt", "true"],
+        json!({ "kind": "not_found", "step": "mount", "object": "/no/such", "call": "open_tree", "errno": "ENOENT" }),
+    );
+    reports(
+        125,
+        &["run", "-w", "/no/such", "pwd"],
+        json!({ "kind": "not_found", "step": "cwd", "object": "/no/such", "call": "chdir", "errno": "ENOENT" }),
+    );
+    reports(
+        125,
+        &["run", "--env-file", "/no/such", "true"],
+        json!({ "kind": "not_found", "step": "read", "object": "/no/such", "errno": "ENOENT" }),
+    );
+    reports(
+        125,
+        &["run", "--oom-score-adj", "2000", "true"],
+        json!({ "kind": "invalid_spec", "field": "process.oom_score_adj" }),
+    );
+    reports(
+        125,
+        &["run", "--ns", "net=join:2147483647", "true"],
+        json!({ "kind": "process_ended", "step": "namespace", "errno": "ESRCH" }),
+    );
+}
+
+#[test]
+fn an_error_in_json_says_that_a_container_is_missing_or_in_the_way() {
+    if !root() {
+        return;
+    }
+    let missing = json!({ "kind": "not_found", "object": "no-such" });
+    for args in [&["rm", "no-such"][..], &["exec", "no-such", "true"], &["pod", "rm", "no-such"]] {
+        reports(125, args, missing.clone());
+    }
+    let name = Name::detached(&[], &["sleep", "1000"]);
+    let taken = nspod(&["--json", "run", "--name", &name, "true"]);
+    let taken: Value = serde_json::from_str(&taken.err).unwrap();
+    assert_eq!((taken["kind"].as_str(), taken["object"].as_str()), (Some("already_exists"), Some(&*name)));
+    reports(125, &["rm", &name], json!({ "kind": "state", "object": &*name }));
+    // A line for each failure.
+    let both = nspod(&["--json", "rm", "no-such", &name]);
+    let kinds: Vec<Value> = both.err.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(kinds.iter().map(|error| &error["kind"]).collect::<Vec<_>>(), ["not_found", "state"]);
+}
+
+#[test]
+fn an_error_in_json_says_that_rights_are_missing() {
+    if !root() {
+        return;
+    }
+    // A runtime directory of another user.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("program");
+    std::fs::copy(env!("CARGO_BIN_EXE_nspod"), &path).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(dir.path(), mode).unwrap();
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(path);
+    command.args(["--json", "run", "-d", "true"]).env("XDG_RUNTIME_DIR", dir.path());
+    let output = command.output().unwrap();
+    let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(error["kind"], "permission_denied", "{error}");
+    assert_eq!(error["errno"], "EACCES", "{error}");
 }

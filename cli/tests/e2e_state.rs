@@ -63,7 +63,7 @@ fn many_remove_one_and_nobody_hangs() {
         all.into_iter().map(|one| one.join().unwrap()).collect()
     });
     // Or that it is gone, or that somebody is at it.
-    let said = ["there is no container", "is being started or removed just now"];
+    let said = ["there is no container", "another command is starting or removing the container"];
     let fine = |o: &common::Output| o.code() == 0 || said.iter().any(|said| o.err.contains(said));
     assert!(outputs.iter().all(fine) && outputs.iter().any(|o| o.code() == 0), "{outputs:?}");
     assert!(!name.state().exists() && !cgroup(&name).exists());

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use nspod_sandbox::ErrorReport;
+
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -81,6 +83,26 @@ impl Error {
     /// Returns the name of the failed call.
     pub fn failed_call(&self) -> Option<&str> {
         self.call.or_else(|| self.source.as_ref()?.failed_call())
+    }
+
+    /// Returns the machine-readable form. `kind` is `invalid_config` for an invalid field, and one of
+    /// [`nspod_sandbox::ErrorKind::name`] otherwise.
+    pub fn report(&self) -> ErrorReport {
+        let kind = match (self.kind, self.errno) {
+            (ErrorKind::InvalidConfig, _) => "invalid_config",
+            (ErrorKind::Sandbox(kind), _) => kind.name(),
+            (_, Some(errno)) => nspod_sandbox::ErrorKind::of_errno(errno).name(),
+            (ErrorKind::NetDevice | ErrorKind::Resctrl, None) => "unsupported",
+        };
+        let errno = self.errno.map(|errno| format!("{:?}", nix::errno::Errno::from_raw(errno)));
+        ErrorReport {
+            kind: kind.into(),
+            call: self.failed_call().map(Into::into),
+            errno,
+            field: self.field.clone(),
+            message: self.to_string(),
+            ..self.source.as_ref().map(nspod_sandbox::Error::report).unwrap_or_default()
+        }
     }
 }
 

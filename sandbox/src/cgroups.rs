@@ -134,7 +134,7 @@ impl ContainerCgroup {
             }
         }
         Err(Error::new(
-            ErrorKind::Cgroup,
+            ErrorKind::Busy,
             format!("cannot make the cgroup {name}: another program removed it each time"),
         ))
     }
@@ -366,7 +366,7 @@ fn create_in_parent(
 /// of cgroups, too many open files) are not this.
 pub(crate) fn is_not_allowed(e: &Error) -> bool {
     let refused = matches!(e.raw_os_error(), None | Some(libc::EACCES | libc::EPERM | libc::EROFS));
-    e.kind() == ErrorKind::Cgroup && refused
+    e.step() == Some("cgroup") && refused
 }
 
 /// Makes the cgroup of a pod, and returns it with the path of the library's parent. `tell` is called

@@ -11,7 +11,7 @@ use ns_core::{Kind, Kinds, Pidfd};
 
 use crate::cgroups::CgroupUse;
 use crate::container::Container;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::fd::duplicate;
 use crate::launch::{Launcher, OnPrepared, StartOptions};
 use crate::outcome::Outcome;
@@ -288,7 +288,7 @@ impl Command {
 
     /// Starts a further process of a container also where its cgroup is frozen.
     /// [`spawn`](Self::spawn) returns when the cgroup is thawed. Without it that is an error
-    /// ([`ErrorKind::State`]).
+    /// ([`ErrorKind::State`](crate::ErrorKind::State)).
     pub fn even_frozen(&mut self) -> &mut Self {
         if let CgroupUse::Inside { even_frozen, .. } = &mut self.cgroup {
             *even_frozen = true;
@@ -416,7 +416,7 @@ impl Command {
 fn holds_no_process(e: &Error) -> bool {
     let errno = e.raw_os_error();
     // The clone3 of this process, or a second one of the child.
-    let of_clone = e.kind() == ErrorKind::Clone || e.failed_call() == Some("clone3");
+    let of_clone = e.step() == Some("clone") || e.failed_call() == Some("clone3");
     of_clone && matches!(errno, Some(libc::ENODEV | libc::EBUSY))
-        || e.kind() == ErrorKind::Cgroup && matches!(errno, Some(libc::ENOENT | libc::ENODEV))
+        || e.step() == Some("cgroup") && matches!(errno, Some(libc::ENOENT | libc::ENODEV))
 }

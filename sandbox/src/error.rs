@@ -1,45 +1,144 @@
-//! The crate's error: a sentence that names the step, its object, the call and the errno,
-//! and says what to do where the errno alone would puzzle.
+//! The error of this crate: the step, its object, the call and the errno as data and as a sentence.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
-/// What sort of thing went wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What happened, for a program to act on. [`Error::step`] says during what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The spec asks for something impossible or contradictory; nothing was done.
+    /// A field of the spec is invalid, or contradicts another: [`Error::field`]. Nothing was done.
     InvalidSpec,
-    /// The program is not there, as the container sees it.
+    /// An argument, name or text is invalid (`EINVAL`).
+    InvalidInput,
+    /// The program does not exist in the container.
     ProgramNotFound,
-    /// The program is there and cannot be executed.
+    /// The program exists in the container and cannot be executed.
     ProgramNotExecutable,
-    /// The first process was killed before it was the program.
+    /// The first process was killed before it executed the program.
     Killed,
-    /// A step of the child failed; the child is gone and so is its cgroup.
-    Step,
-    /// A namespace could not be opened, pinned or read.
-    Namespace,
-    /// A cgroup could not be made, limited, read or removed.
-    Cgroup,
-    /// This host cannot enforce a limit that was asked for.
+    /// A hook exited with another code than 0, was killed, or exceeded its timeout.
+    HookFailed,
+    /// The caller lacks a capability, or a policy of the host forbids the call (`EPERM`, `EACCES`,
+    /// `EROFS`).
+    PermissionDenied,
+    /// A file, device, cgroup, container or pod does not exist (`ENOENT`, `ENODEV`, `ENXIO`).
+    NotFound,
+    /// The process has ended, or is outside this pid namespace (`ESRCH`).
+    ProcessEnded,
+    /// The name is in use (`EEXIST`).
+    AlreadyExists,
+    /// Something in use prevents the call (`EBUSY`, `ENOTEMPTY`, `ETXTBSY`).
+    Busy,
+    /// The kernel lacks the feature, or a program that is needed is not installed (`ENOSYS`,
+    /// `EOPNOTSUPP`, `ENOTTY`).
+    Unsupported,
+    /// Namespaces, processes, descriptors or memory are exhausted (`ENOSPC`, `EUSERS`, `EAGAIN`,
+    /// `EMFILE`, `ENFILE`, `ENOMEM`, `EDQUOT`).
+    LimitReached,
+    /// This host cannot enforce a limit of the spec.
     Unenforceable,
-    /// The id maps could not be written.
-    IdMap,
-    /// A process could not be made.
-    Clone,
-    /// A process could not be waited for, signalled or talked with.
-    Process,
-    /// The container or pod is not in a state that allows this.
+    /// The container or pod is not in a state that allows the operation.
     State,
-    /// A [`store`](crate::store) could not be read or written.
-    Store,
-    /// `/proc` could not be read.
-    Proc,
-    /// A function of the caller's, that was called on the way, refused to go on.
+    /// An operation did not finish in time (`ETIMEDOUT`).
+    TimedOut,
+    /// A process of the container sent an unexpected message, or none.
+    Protocol,
+    /// A function that the caller passed, such as that of
+    /// [`Command::prepared`](crate::Command::prepared), returned an error.
     Caller,
+    /// Another errno: [`Error::raw_os_error`].
+    Os,
+}
+
+impl ErrorKind {
+    /// Returns the name in the [machine-readable form](ErrorReport::kind), `permission_denied`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InvalidSpec => "invalid_spec",
+            Self::InvalidInput => "invalid_input",
+            Self::ProgramNotFound => "program_not_found",
+            Self::ProgramNotExecutable => "program_not_executable",
+            Self::Killed => "killed",
+            Self::HookFailed => "hook_failed",
+            Self::PermissionDenied => "permission_denied",
+            Self::NotFound => "not_found",
+            Self::ProcessEnded => "process_ended",
+            Self::AlreadyExists => "already_exists",
+            Self::Busy => "busy",
+            Self::Unsupported => "unsupported",
+            Self::LimitReached => "limit_reached",
+            Self::Unenforceable => "unenforceable",
+            Self::State => "state",
+            Self::TimedOut => "timed_out",
+            Self::Protocol => "protocol",
+            Self::Caller => "caller",
+            Self::Os => "os",
+        }
+    }
+
+    /// Returns the kind of a failed call.
+    pub fn of_errno(errno: i32) -> Self {
+        match Errno::from_raw(errno) {
+            Errno::EPERM | Errno::EACCES | Errno::EROFS => Self::PermissionDenied,
+            Errno::ENOENT | Errno::ENODEV | Errno::ENXIO => Self::NotFound,
+            Errno::ESRCH => Self::ProcessEnded,
+            Errno::EEXIST => Self::AlreadyExists,
+            Errno::EBUSY | Errno::ENOTEMPTY | Errno::ETXTBSY => Self::Busy,
+            Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::ENOTTY => Self::Unsupported,
+            Errno::ENOSPC
+            | Errno::EUSERS
+            | Errno::EAGAIN
+            | Errno::EMFILE
+            | Errno::ENFILE
+            | Errno::ENOMEM
+            | Errno::EDQUOT => Self::LimitReached,
+            Errno::EINVAL => Self::InvalidInput,
+            Errno::ETIMEDOUT => Self::TimedOut,
+            _ => Self::Os,
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The machine-readable form of an error: a JSON object with exactly these keys. A key that does
+/// not apply is `null`. New kinds and steps can be added; the meaning of an existing one does not
+/// change. Only `message` is for people, and can be reworded in any release.
+///
+/// ```
+/// use nspod_sandbox::{Handles, Plan, spec::Spec};
+/// let mut spec = Spec::new("true");
+/// spec.process.cwd = Some("relative".into());
+/// let error = Plan::new(&spec, Handles::default()).unwrap_err();
+/// let json = serde_json::to_value(error.report()).unwrap();
+/// assert_eq!(json["kind"], "invalid_spec");
+/// assert_eq!(json["field"], "process.cwd");
+/// assert_eq!(json["errno"], serde_json::Value::Null);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorReport {
+    /// What happened: [`ErrorKind::name`], such as `permission_denied`.
+    pub kind: String,
+    /// Name of the step that failed: [`Error::step`].
+    pub step: Option<String>,
+    /// Path, program, container or other object of the step: [`Error::object`].
+    pub object: Option<String>,
+    /// Name of the system call that failed, `mount_setattr`.
+    pub call: Option<String>,
+    /// Symbolic name of the errno, `EPERM`: the numbers differ between architectures.
+    pub errno: Option<String>,
+    /// Path of the invalid field, `mounts[3].destination`.
+    pub field: Option<String>,
+    /// The sentence for people, without a newline at its end.
+    pub message: String,
 }
 
 /// An error of this crate.
@@ -63,6 +162,8 @@ struct Inner {
     kind: ErrorKind,
     /// Completes "cannot …" if a call failed; otherwise the whole sentence.
     what: String,
+    step: Option<Cow<'static, str>>,
+    object: Option<String>,
     field: Option<String>,
     call: Option<Cow<'static, str>>,
     errno: Option<Errno>,
@@ -76,6 +177,8 @@ impl Error {
         Error(Box::new(Inner {
             kind,
             what: sentence.into(),
+            step: None,
+            object: None,
             field: None,
             call: None,
             errno: None,
@@ -98,35 +201,50 @@ impl Error {
         Error::new(ErrorKind::InvalidSpec, problem.to_string()).with_field(field)
     }
 
-    /// Makes the error of a failed call. `what` completes the sentence "cannot …".
+    /// Makes the error of a failed call. `step` is the [name of the step](Self::step), and `what`
+    /// completes the sentence "cannot …".
     pub fn call(
-        kind: ErrorKind,
+        step: &'static str,
         what: impl Into<String>,
         call: impl Into<Cow<'static, str>>,
         errno: i32,
     ) -> Self {
-        let mut error = Error::new(kind, what);
+        let mut error = Error::new(ErrorKind::of_errno(errno), what).at(step);
         error.0.call = Some(call.into());
         error.0.errno = Some(Errno::from_raw(errno));
         error
     }
 
-    /// Makes the error of a call of the standard library. `what` completes the sentence "cannot …".
+    /// Makes the error of a call of the standard library. `step` is the [name of the
+    /// step](Self::step), and `what` completes the sentence "cannot …".
     pub fn io(
-        kind: ErrorKind,
+        step: &'static str,
         what: impl Into<String>,
         call: impl Into<Cow<'static, str>>,
         e: &std::io::Error,
     ) -> Self {
         let call = call.into();
         match e.raw_os_error() {
-            Some(errno) => Error::call(kind, what, call, errno),
-            None => Error::new(kind, format!("cannot {}: {call}: {e}", what.into())),
+            Some(errno) => Error::call(step, what, call, errno),
+            None => Error::new(ErrorKind::Os, format!("cannot {}: {call}: {e}", what.into())).at(step),
         }
     }
 
-    pub(crate) fn of_kind(mut self, kind: ErrorKind) -> Self {
+    /// Replaces what happened. The sentence stays.
+    pub fn with_kind(mut self, kind: ErrorKind) -> Self {
         self.0.kind = kind;
+        self
+    }
+
+    /// Sets the name of the step that failed: [`step`](Self::step). The sentence stays.
+    pub fn at(mut self, step: impl Into<Cow<'static, str>>) -> Self {
+        self.0.step = Some(step.into());
+        self
+    }
+
+    /// Sets the object of the step that failed: [`object`](Self::object). The sentence stays.
+    pub fn on(mut self, object: impl Into<String>) -> Self {
+        self.0.object = Some(object.into());
         self
     }
 
@@ -143,7 +261,7 @@ impl Error {
         self
     }
 
-    /// Returns what sort of thing went wrong.
+    /// Returns what happened.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
@@ -154,6 +272,20 @@ impl Error {
         self.0.field.as_deref()
     }
 
+    /// Returns the name of the step that failed: [`Step::name`] of a step of the child, or `clone`,
+    /// `id-maps`, `cgroup`, `limits`, `namespace`, `process`, `proc`, `pod`, `store` or `setup` for
+    /// what this process does before and after those.
+    ///
+    /// [`Step::name`]: crate::step::Step::name
+    pub fn step(&self) -> Option<&str> {
+        self.0.step.as_deref()
+    }
+
+    /// Returns the object of the step that failed: a path, a program, or a name.
+    pub fn object(&self) -> Option<&str> {
+        self.0.object.as_deref()
+    }
+
     /// Returns the errno of the call that failed, if a call failed.
     pub fn raw_os_error(&self) -> Option<i32> {
         self.0.errno.map(|errno| errno as i32)
@@ -162,6 +294,20 @@ impl Error {
     /// Returns the name of the call that failed, if a call failed.
     pub fn failed_call(&self) -> Option<&str> {
         self.0.call.as_deref()
+    }
+
+    /// Returns the machine-readable form.
+    pub fn report(&self) -> ErrorReport {
+        let text = |text: Option<&str>| text.map(str::to_owned);
+        ErrorReport {
+            kind: self.kind().name().to_owned(),
+            step: text(self.step()),
+            object: text(self.object()),
+            call: text(self.failed_call()),
+            errno: self.0.errno.map(|errno| format!("{errno:?}")),
+            field: text(self.field()),
+            message: self.to_string(),
+        }
     }
 }
 
@@ -209,7 +355,19 @@ pub(crate) fn errno_text(errno: i32) -> String {
 
 impl From<ns_core::Error> for Error {
     fn from(e: ns_core::Error) -> Self {
-        let mut error = Error::new(ErrorKind::Namespace, e.to_string());
+        use ns_core::ErrorKind as Ns;
+        let kind = match e.kind() {
+            Ns::PermissionDenied => ErrorKind::PermissionDenied,
+            Ns::NoSuchProcess => ErrorKind::ProcessEnded,
+            Ns::NotFound => ErrorKind::NotFound,
+            Ns::AlreadyExists => ErrorKind::AlreadyExists,
+            Ns::NotANamespace | Ns::InvalidInput | Ns::Parse => ErrorKind::InvalidInput,
+            Ns::Unsupported | Ns::Program => ErrorKind::Unsupported,
+            Ns::LimitReached => ErrorKind::LimitReached,
+            Ns::Busy => ErrorKind::Busy,
+            _ => ErrorKind::Os,
+        };
+        let mut error = Error::new(kind, e.to_string()).at("namespace");
         error.0.errno = e.raw_os_error().map(Errno::from_raw);
         error.0.source = Some(Box::new(e));
         error
@@ -218,11 +376,19 @@ impl From<ns_core::Error> for Error {
 
 impl From<cgroup_core::Error> for Error {
     fn from(e: cgroup_core::Error) -> Self {
+        use cgroup_core::ErrorKind as Cg;
         let kind = match e.kind() {
-            cgroup_core::ErrorKind::Unenforceable => ErrorKind::Unenforceable,
-            _ => ErrorKind::Cgroup,
+            Cg::NotFound => ErrorKind::NotFound,
+            Cg::AlreadyExists => ErrorKind::AlreadyExists,
+            Cg::PermissionDenied | Cg::NotDelegated => ErrorKind::PermissionDenied,
+            Cg::Busy => ErrorKind::Busy,
+            Cg::TimedOut => ErrorKind::TimedOut,
+            Cg::InvalidName | Cg::InvalidLimit | Cg::InvalidText | Cg::NotCgroup2 => ErrorKind::InvalidInput,
+            Cg::Unenforceable => ErrorKind::Unenforceable,
+            Cg::NoHierarchy | Cg::Systemd | Cg::Unsupported => ErrorKind::Unsupported,
+            _ => ErrorKind::Os,
         };
-        let mut error = Error::new(kind, e.to_string());
+        let mut error = Error::new(kind, e.to_string()).at("cgroup");
         error.0.errno = e.raw_os_error().map(Errno::from_raw);
         error.0.source = Some(Box::new(e));
         error

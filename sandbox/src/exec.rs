@@ -10,7 +10,7 @@ use ns_core::Pidfd;
 use crate::cgroups::CgroupUse;
 use crate::command::Command;
 use crate::container::Container;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::join;
 use crate::spec::{Root, Spec};
 
@@ -53,9 +53,8 @@ pub fn exec(
     if container.mounts_stay {
         let path = format!("/proc/{pid}/root");
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let root = nix::fcntl::open(path.as_str(), flags, Mode::empty()).map_err(|e| {
-            Error::call(ErrorKind::Process, "open the root of the container", "open", e as i32)
-        })?;
+        let root = nix::fcntl::open(path.as_str(), flags, Mode::empty())
+            .map_err(|e| Error::call("process", "open the root of the container", "open", e as i32))?;
         // If the process still exists, the pid was not reused before the open.
         pidfd.send_signal(0)?;
         command.enters_root(root);

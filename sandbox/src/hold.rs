@@ -74,7 +74,7 @@ fn pipe(path: &Path) -> Result<File, Error> {
 /// Whether a container waits in this directory to be started.
 ///
 /// # Errors
-/// [`ErrorKind::Process`] if that cannot be found out.
+/// The errno of the call that failed.
 pub fn is_held(directory: &Path) -> Result<bool, Error> {
     let path = directory.join(GO);
     path.try_exists().map_err(|e| failed("look for", &path, "stat", &e))
@@ -147,16 +147,11 @@ fn hear(report: &mut File) -> Result<Option<Message>, Error> {
                 match poll(&mut waiting, PollTimeout::NONE) {
                     Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                     Err(e) => {
-                        return Err(Error::call(
-                            ErrorKind::Process,
-                            "hear from the container",
-                            "poll",
-                            e as i32,
-                        ));
+                        return Err(Error::call("process", "hear from the container", "poll", e as i32));
                     }
                 }
             }
-            Err(e) => return Err(Error::io(ErrorKind::Process, "hear from the container", "read", &e)),
+            Err(e) => return Err(Error::io("process", "hear from the container", "read", &e)),
         }
     }
 }
@@ -171,11 +166,12 @@ fn reported(directory: &Path, message: Message) -> Error {
         return failure::hook_failed(what, errno);
     }
     let executes = at + 1 == steps.len();
-    let kind = if executes { failure::exec_kind(errno) } else { ErrorKind::Step };
+    let error = Error::call(if executes { "exec" } else { "setup" }, what, call.name(), errno);
+    let kind = if executes { failure::exec_kind(errno) } else { error.kind() };
     let hint = if executes { hint::exec(errno) } else { hint::hook(call, errno) };
-    Error::call(kind, what, call.name(), errno).with_hint(hint.map(Into::into))
+    error.with_kind(kind).with_hint(hint.map(Into::into))
 }
 
 fn failed(what: &str, path: &Path, call: &'static str, e: &std::io::Error) -> Error {
-    Error::io(ErrorKind::Process, format!("{what} {}", path.display()), call, e)
+    Error::io("process", format!("{what} {}", path.display()), call, e)
 }

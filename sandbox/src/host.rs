@@ -9,7 +9,7 @@ use cgroup_core::Cgroup;
 use ns_core::{Extent, IdMap, Ids, Kind, SubIdRange, SubIds};
 
 pub use self::mounts::HostMount;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::spec::{IdMaps, MountKind, Namespace, Seccomp, Spec};
 
 /// What a plan needs to know. Plain data: a plan for another host can be made from
@@ -80,7 +80,7 @@ impl Host {
         if spec.hides_sockets() {
             const MOUNTS: &str = "/proc/thread-self/mountinfo";
             let text = std::fs::read(MOUNTS)
-                .map_err(|e| Error::io(ErrorKind::Process, format!("read {MOUNTS}"), "read", &e))?;
+                .map_err(|e| Error::io("process", format!("read {MOUNTS}"), "read", &e))?;
             host.mounts = HostMount::parse(&text);
         }
         if spec.namespaces.is_new(Kind::User) && spec.id_maps == IdMaps::Auto {

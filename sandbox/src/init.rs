@@ -14,7 +14,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use ns_core::ExitStatus;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::fd::duplicate_above;
 
 /// The program, for this machine.
@@ -48,7 +48,7 @@ fn shared() -> Result<&'static (OwnedFd, bool), Error> {
 }
 
 fn seal() -> Result<(OwnedFd, bool), Error> {
-    let failed = |call| move |e: Errno| Error::call(ErrorKind::Step, "make the init's file", call, e as i32);
+    let failed = |call| move |e: Errno| Error::call("setup", "make the init's file", call, e as i32);
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     // Since Linux 6.3 the mode can be sealed too.
     const MFD_EXEC: libc::c_uint = 0x10;
@@ -59,7 +59,7 @@ fn seal() -> Result<(OwnedFd, bool), Error> {
     };
     let fd = fd.map_err(failed("memfd_create"))?;
     let mut file = File::from(fd);
-    file.write_all(IMAGE).map_err(|e| Error::io(ErrorKind::Step, "write the init's file", "write", &e))?;
+    file.write_all(IMAGE).map_err(|e| Error::io("setup", "write the init's file", "write", &e))?;
     let seals =
         SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals | mode)).map_err(failed("fcntl"))?;
@@ -68,9 +68,9 @@ fn seal() -> Result<(OwnedFd, bool), Error> {
 
 /// A file for the init to note the program's end in.
 pub(crate) fn exit_file() -> Result<File, Error> {
-    memfd_create(c"nspod-exit", MFdFlags::MFD_CLOEXEC).map(File::from).map_err(|e| {
-        Error::call(ErrorKind::Step, "make the file for the exit status", "memfd_create", e as i32)
-    })
+    memfd_create(c"nspod-exit", MFdFlags::MFD_CLOEXEC)
+        .map(File::from)
+        .map_err(|e| Error::call("setup", "make the file for the exit status", "memfd_create", e as i32))
 }
 
 /// What the init has noted: `exited 3`, `signaled 9`, `signaled 6 core`.

@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use crate::cgroups::{CgroupParent, CgroupUse, ContainerCgroup, explain_kill};
 use crate::container::Container;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::init;
 use crate::plan::Plan;
 use crate::pool::{Pool, Shared};
@@ -189,7 +189,7 @@ fn on_ready(plan: &Plan, container: &Prepared<'_>, prepared: Option<OnPrepared>)
         let text = then(container)?;
         if let Some(file) = container.state {
             file.write_all_at(&text, 0)
-                .map_err(|e| Error::io(ErrorKind::Process, "write the state for hooks", "pwrite64", &e))?;
+                .map_err(|e| Error::io("process", "write the state for hooks", "pwrite64", &e))?;
         }
     }
     for hook in plan.stage.iter().flat_map(|stage| &stage.hooks) {

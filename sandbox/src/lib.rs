@@ -31,7 +31,7 @@ pub mod store;
 pub use cgroup_core;
 pub use command::Command;
 pub use container::Container;
-pub use error::{Error, ErrorKind};
+pub use error::{Error, ErrorKind, ErrorReport};
 pub use exec::exec;
 pub use hold::{is_held, start_held};
 pub use host::{Host, HostMount};

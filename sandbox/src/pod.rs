@@ -490,8 +490,7 @@ impl Pod {
         if let Some(shm) = self.shm.take() {
             match fs::remove_dir_all(shm.parent().unwrap_or(&shm)) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    let failed =
-                        Error::io(ErrorKind::State, format!("remove {}", shm.display()), "unlink", &e);
+                    let failed = Error::io("pod", format!("remove {}", shm.display()), "unlink", &e);
                     result = result.and(Err(failed));
                 }
                 _ => {}
@@ -556,8 +555,7 @@ fn shm_path(name: &str) -> PathBuf {
 }
 
 fn make_shm(path: &Path) -> Result<(), Error> {
-    let failed =
-        |call| move |e: std::io::Error| Error::io(ErrorKind::State, "make the pod's /dev/shm", call, &e);
+    let failed = |call| move |e: std::io::Error| Error::io("pod", "make the pod's /dev/shm", call, &e);
     let outer = path.parent().unwrap_or(path);
     fs::DirBuilder::new().mode(0o700).create(outer).map_err(failed("mkdir"))?;
     fs::create_dir(path).map_err(failed("mkdir"))?;

@@ -177,8 +177,7 @@ impl Pool {
         let (worker, blocked) = (shared.clone(), BlockedSignals::new());
         let thread = std::thread::Builder::new().name("nspod-pool".into()).spawn(move || work(&worker));
         drop(blocked);
-        let thread =
-            thread.map_err(|e| Error::io(ErrorKind::Process, "start the pool's thread", "clone3", &e))?;
+        let thread = thread.map_err(|e| Error::io("process", "start the pool's thread", "clone3", &e))?;
         let pool = Pool { shared, thread: Some(thread) };
         pool.fill()?;
         Ok(pool)

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ns_core::{Exit, Pidfd};
 
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 
 /// A child process of this program.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ impl ChildProcess {
                 Ok(_) if self.reap()?.is_none() => std::thread::sleep(Duration::from_millis(1)),
                 Ok(_) => {}
                 Err(e) => {
-                    return Err(Error::call(ErrorKind::Process, "wait for the container", "poll", e as i32));
+                    return Err(Error::call("process", "wait for the container", "poll", e as i32));
                 }
             }
         }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 
 /// A standard stream of a container.
 #[derive(Debug, Default)]
@@ -49,14 +49,13 @@ impl Streams {
                 Stdio::Inherit => {}
                 Stdio::Null => {
                     let null = File::options().read(true).write(true).open("/dev/null");
-                    let null =
-                        null.map_err(|e| Error::io(ErrorKind::Process, "open /dev/null", "open", &e))?;
+                    let null = null.map_err(|e| Error::io("process", "open /dev/null", "open", &e))?;
                     streams.child[number] = Some(null.into());
                 }
                 Stdio::Fd(fd) => streams.child[number] = Some(fd),
                 Stdio::Piped => {
-                    let (reader, writer) = std::io::pipe()
-                        .map_err(|e| Error::io(ErrorKind::Process, "make a pipe", "pipe2", &e))?;
+                    let (reader, writer) =
+                        std::io::pipe().map_err(|e| Error::io("process", "make a pipe", "pipe2", &e))?;
                     let (reader, writer) = (OwnedFd::from(reader), OwnedFd::from(writer));
                     let (child, ours) = if number == 0 { (reader, writer) } else { (writer, reader) };
                     streams.child[number] = Some(child);

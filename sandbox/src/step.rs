@@ -5,6 +5,7 @@
 //! position in the plan is how the child names what failed.
 
 mod call;
+mod name;
 mod words;
 
 use std::ffi::CString;

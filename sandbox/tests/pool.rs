@@ -189,7 +189,7 @@ fn limits_are_the_takers_and_end_with_it() {
     let mut command = Command::new("true");
     command.spec_mut().limits.unified.insert("cgroup.max.depth".into(), "many".into());
     let error = common::error(command.cgroup_parent(&parent.0).pool(&pool));
-    assert_eq!(error.kind(), ErrorKind::Cgroup, "{error}");
+    assert_eq!(error.step(), Some("cgroup"), "{error}");
     assert_eq!(pool.cgroups().taken, 1);
     drop(pool);
     assert_eq!(parent.children(), HashSet::new());
@@ -476,7 +476,7 @@ fn what_is_not_to_be_had_is_said() {
     }
     let cgroup_parent = Some(Path::new("/proc").to_owned());
     let error = refused(PoolOptions { cgroup_parent, ..PoolOptions::default() });
-    assert_eq!(error.kind(), ErrorKind::Cgroup, "{error}");
+    assert_eq!(error.step(), Some("cgroup"), "{error}");
     assert!(error.to_string().contains("/proc"), "{error}");
     // A pool that only now fails says so, and serves what it has.
     let parent = Parent::new("fails");

@@ -29,14 +29,14 @@ pub(crate) struct ExecArgs {
 
 pub(crate) fn exec(args: &ExecArgs) -> Result<i32> {
     if args.detach && (args.process.tty || args.process.interactive) {
-        return Err(Error::new("-t and -i need somebody at the other end, and with -d nspod leaves nobody"));
+        return Err(Error::usage("--detach", "-d conflicts with -t and -i"));
     }
     let entry = Store::open()?.find(&args.id)?;
     let (record, pidfd) = entry.running()?;
-    // In a frozen cgroup the new process would stand still, and this one with it: not even
-    // SIGKILL ends who waits for a vfork.
+    // In a frozen cgroup the new process would stop, and this process would wait for its vfork:
+    // not even SIGKILL ends that wait.
     if entry.state()? == State::Paused {
-        return Err(Error::new(format!("the container {} is paused", entry.id()))
+        return Err(Error::state(entry.id(), format!("the container {} is paused", entry.id()))
             .hint(format!("`nspod unpause {}` lets it go on", entry.id())));
     }
     let pid = record.process.pid;

@@ -18,16 +18,8 @@ pub(crate) mod wait;
 
 use crate::error::{Error, Result};
 
-/// Does the same for each, and goes on where one fails: what failed is said at once.
+/// Does the same for each, and continues after a failure. The error contains all failures.
 pub(crate) fn each<T>(all: &[T], mut act: impl FnMut(&T) -> Result<()>) -> Result<()> {
-    let mut failed = Vec::new();
-    for one in all {
-        if let Err(e) = act(one) {
-            failed.push(e.to_string());
-        }
-    }
-    match failed.is_empty() {
-        true => Ok(()),
-        false => Err(Error::new(failed.join("\nnspod: "))),
-    }
+    let failed = all.iter().filter_map(|one| act(one).err()).collect();
+    Error::all(failed).map_or(Ok(()), Err)
 }

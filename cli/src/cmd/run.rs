@@ -1,4 +1,4 @@
-//! `nspod run`: a command in a container.
+//! `nspod run`: runs a command in a container.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -27,50 +27,49 @@ pub(crate) struct RunArgs {
     /// Print help
     #[arg(long, action = ArgAction::Help)]
     help: Option<bool>,
-    /// Leave it running and print its id. The output goes to a file that `nspod logs` shows
+    /// Run in the background and print the id. Output goes to a file: see `nspod logs`
     #[arg(short, long)]
     detach: bool,
-    /// A name in the place of a random id
+    /// Name of the container [default: a random id]
     #[arg(long, value_name = "NAME", value_parser = value::name)]
     name: Option<String>,
-    /// Remove it when it has ended: in the foreground this is so anyway; with -d it is done
-    /// by the next nspod that looks
+    /// Remove the container after it has exited. This is the default in the foreground; with -d
+    /// the next nspod command removes it
     #[arg(long, conflicts_with = "keep")]
     rm: bool,
-    /// Keep what is known of a foreground container when it has ended, for `nspod inspect`
+    /// Keep the state of a foreground container after it has exited, for `nspod inspect`
     #[arg(long)]
     keep: bool,
-    /// A small init as pid 1, which forwards signals and reaps orphans. With -d it is there
-    /// unless --init=false, and notes the exit status: without it that is lost
+    /// Run a small init as pid 1, which forwards signals, reaps orphans and records the exit
+    /// status. This is the default with -d; with --init=false the exit status is lost
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     init: Option<bool>,
-    /// Join a pod: the namespaces that it shares, and its limits
+    /// Run the container in this pod, with its shared namespaces and its limits
     #[arg(long, value_name = "POD", value_parser = value::name)]
     pub(crate) pod: Option<String>,
     /// Write the id to a new file
     #[arg(long, value_name = "FILE")]
     cidfile: Option<PathBuf>,
-    /// Write the pid of its first process, as the host sees it, to a file
+    /// Write the host pid of the first process to a file
     #[arg(long, value_name = "FILE")]
     pidfile: Option<PathBuf>,
-    /// With -d: append the output to this file
+    /// With -d, append the output to this file
     #[arg(long, value_name = "FILE", requires = "detach")]
     log_file: Option<PathBuf>,
-    /// What `nspod stop` sends
+    /// Signal that `nspod stop` sends
     #[arg(long, value_name = "SIGNAL", value_parser = value::signal, default_value = "TERM")]
     stop_signal: i32,
-    /// Start it even if this host cannot enforce a limit, and say which and why
+    /// If this host cannot enforce a limit, start without it and print a warning
     #[arg(long)]
     lax_limits: bool,
-    /// The namespaces and nothing else, as unshare(1) makes them: no files, limits, cgroup or
-    /// rights of its own, and no container that other commands know of. It has the caller's
-    /// environment and standard input
+    /// Create only the namespaces, as unshare(1) does. The program has the caller's files, cgroup,
+    /// capabilities, environment and standard input, and `nspod ps` does not list it
     #[arg(long, conflicts_with_all = [
         "detach", "name", "rm", "keep", "init", "pod", "cidfile", "pidfile", "log_file", "lax_limits",
         "CommonArgs", "LimitArgs", "FileArgs", "RightsArgs",
     ])]
     bare: bool,
-    /// Print what would be done, step by step, and do nothing
+    /// Print the steps without running them
     #[arg(long)]
     explain: bool,
     #[command(flatten)]
@@ -90,8 +89,9 @@ pub(crate) struct RunArgs {
 
 pub(crate) fn run(args: &RunArgs, json: bool) -> Result<i32> {
     if args.detach && (args.process.tty || args.process.interactive) {
-        return Err(Error::new(
-            "-t and -i need somebody at the other end, and with -d nspod leaves nobody: start it with -d alone, then `nspod exec -it`",
+        return Err(Error::usage(
+            "--detach",
+            "-d conflicts with -t and -i: start the container with -d alone, then use `nspod exec -it`",
         ));
     }
     let facts = Facts::detect()?;
@@ -147,7 +147,8 @@ pub(crate) fn run(args: &RunArgs, json: bool) -> Result<i32> {
 }
 
 fn bare(args: &RunArgs, facts: &Facts, json: bool) -> Result<i32> {
-    let (program, rest) = args.command.split_first().ok_or_else(|| Error::new("name a program"))?;
+    let (program, rest) =
+        args.command.split_first().ok_or_else(|| Error::usage("COMMAND", "a program is required"))?;
     let mut command = Command::bare(program);
     command.args(rest).isolate(Kinds::FIVE);
     args.namespaces.apply(command.spec_mut(), facts, None, &pid_of)?;
@@ -179,8 +180,9 @@ impl RunArgs {
         spec.limits = self.limits.resolve()?;
         self.namespaces.apply(&mut spec, facts, shared, pid_of)?;
         if shared.is_some_and(|s| s.contains_kind(Kind::Mnt)) && !self.files.is_empty() {
-            return Err(Error::new(
-                "the pod shares mnt: its root and mounts are those of `nspod pod create`",
+            return Err(Error::usage(
+                "--pod",
+                "the pod shares its mnt namespace: give the root and mounts to `nspod pod create`",
             ));
         }
         self.files.apply(&mut spec, facts)?;
@@ -214,11 +216,11 @@ impl RunArgs {
                     spec.limits = Default::default();
                 }
                 Err(e) if e.kind() == ErrorKind::Unenforceable => {
-                    return Err(Error::from(e).hint("or start it without by --lax-limits"));
+                    return Err(Error::from(e).hint("or start without it by --lax-limits"));
                 }
                 Err(e) => {
-                    if e.kind() == ErrorKind::Cgroup && e.raw_os_error() == Some(nix::libc::EEXIST) {
-                        // The cgroup of this name is that of a container with other state.
+                    if e.kind() == ErrorKind::AlreadyExists && e.step() == Some("cgroup") {
+                        // A container in another store has a cgroup of this name: keep it.
                         claim.remove = Store::forget;
                     }
                     return Err(e.into());
@@ -267,7 +269,7 @@ impl RunArgs {
             remove: self.rm || !(self.detach || self.keep),
             log: log.map_err(|e| Error::new(format!("cannot tell where the log is: {e}")))?,
             stop_signal: self.stop_signal,
-            // With what the pod has changed in it.
+            // Includes the changes that the pod made.
             spec: Spec { process: spec.process, ..container.spec().clone() },
         })
     }
@@ -282,9 +284,9 @@ impl RunArgs {
 
 const MKNOD: u64 = 1 << 27;
 
-/// Root in a container could make a node of the host's disk, or find one in its root file
-/// system: where it may, the kernel denies all devices but the customary ones. Else it may
-/// make none, which spares every start the filter.
+/// Keeps root in a container from the host's disks. Root could make a device node, or find one in
+/// its root file system. In both cases a device filter denies all but the standard devices.
+/// Otherwise the container loses CAP_MKNOD instead, because loading the filter costs time.
 fn guard_devices(spec: &mut Spec, mknod: bool) {
     if spec.namespaces.user != Namespace::Host {
         return;
@@ -320,8 +322,8 @@ fn explained(mut command: Command, json: bool) -> Result<i32> {
     Ok(0)
 }
 
-/// The file of `--cidfile`: made before the container, or it would have run already when the
-/// file turns out to be another's; removed when it goes out of scope before it was kept.
+/// The file of `--cidfile`. It is created before the container, so that a file that exists already
+/// prevents the start. Dropping removes it, unless it was kept.
 struct CidFile<'a>(Option<&'a Path>);
 
 impl<'a> CidFile<'a> {
@@ -344,12 +346,12 @@ impl Drop for CidFile<'_> {
     }
 }
 
-/// A name taken; given back when it goes out of scope, unless the container lives on.
+/// A reserved name. Dropping releases it, unless the container stays.
 struct Claim<'a> {
     store: &'a Store,
     entry: Entry,
     lock: Option<Lock>,
-    /// How it is given back: with its cgroup once that may be there.
+    /// Releases the name, and removes the cgroup if it may exist.
     remove: fn(&Store, &Entry, &Lock) -> Result<()>,
     kept: bool,
 }
@@ -364,13 +366,13 @@ impl<'a> Claim<'a> {
         self.kept = true;
     }
 
-    /// Others may look at it now.
+    /// Lets other commands use the entry.
     fn unlock(&mut self) {
         self.lock = None;
     }
 
     fn finish(mut self) -> Result<()> {
-        // Its cgroup went with the container.
+        // The container's cgroup is removed already.
         self.remove = Store::forget;
         self.clear()
     }
@@ -465,7 +467,9 @@ mod tests {
     #[test]
     fn nobody_types_into_a_detached_container() {
         for line in ["-d -t x", "-d -i x"] {
-            assert!(run(&args(line), false).unwrap_err().to_string().starts_with("-t and -i need somebody"));
+            assert!(
+                run(&args(line), false).unwrap_err().to_string().starts_with("-d conflicts with -t and -i")
+            );
         }
     }
 }

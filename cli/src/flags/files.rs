@@ -1,4 +1,4 @@
-//! What the container sees as `/`, and what is mounted in it.
+//! File flags: the container's root, mounts and devices.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -12,42 +12,42 @@ use super::limits::device_number;
 use super::mounts::{self, DeviceFlag};
 use crate::error::{Error, Result};
 
-// Files of a container. Left out, it sees the host's, read-only, with a /proc, /dev, /sys,
-// /tmp and /run of its own.
+// A plain comment: clap would print a doc comment of flattened arguments as help of the command.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Files")]
 pub(crate) struct FileArgs {
-    /// A directory that the container sees as /, with /proc, /dev and /sys of its own
+    /// Directory to use as the container's /, with new /proc, /dev and /sys [default: the host's /,
+    /// read-only, with new /proc, /dev, /sys, /tmp and /run]
     #[arg(long, value_name = "DIR")]
     rootfs: Option<PathBuf>,
-    /// Leave the root (--rootfs, or the host's) as it is: writes go to a tmpfs that ends
-    /// with the container, or are kept in DIR/upper
+    /// Mount an overlay over the root (--rootfs, or the host's /): writes go to a tmpfs that is
+    /// deleted with the container, or to DIR/upper
     #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true)]
     overlay: Option<Option<PathBuf>>,
-    /// Leave the sockets and named pipes usable that lie in the host's files: a read-only mount
-    /// does not keep the container from them, and an overlay otherwise does
+    /// Allow access to sockets and named pipes among the host's files. By default an overlay blocks
+    /// access, as a read-only mount alone does not
     #[arg(long, conflicts_with_all = ["rootfs", "overlay"])]
     host_sockets: bool,
-    /// Let nothing be written to the root; /tmp and /run are tmpfs
+    /// Make the root read-only; /tmp and /run are tmpfs
     #[arg(long, conflicts_with = "overlay")]
     read_only: bool,
-    /// Mount a file or directory of the host: options are ro, noexec, nosuid, nodev, bind
-    /// (without what is mounted below it)
+    /// Mount a file or directory of the host. Options: ro, noexec, nosuid, nodev, bind (without the
+    /// mounts below it)
     #[arg(short, long, value_name = "SOURCE:DESTINATION[:OPTIONS]", value_parser = mounts::volume)]
     volume: Vec<Mount>,
-    /// Mount an empty tmpfs: options are size=64m, mode=1777, exec, dev, ro
+    /// Mount an empty tmpfs. Options: size=64m, mode=1777, exec, dev, ro
     #[arg(long, value_name = "DESTINATION[:OPTIONS]", value_parser = mounts::tmpfs)]
     tmpfs: Vec<Mount>,
-    /// Mount anything: type=bind|tmpfs|proc|sysfs|mqueue|devpts|cgroup|dev,source=…,target=…
+    /// Mount a file system: type=bind|tmpfs|proc|sysfs|mqueue|devpts|cgroup|dev,source=…,target=…
     #[arg(long, value_name = "TYPE,…", value_parser = mounts::mount)]
     mount: Vec<Mount>,
-    /// Let the container use a device of the host: all others but the customary are denied
+    /// Allow a device of the host. All others are denied, except the standard ones such as /dev/null
     #[arg(long, value_name = "PATH[:PATH][:rwm]", value_parser = mounts::device)]
     device: Vec<DeviceFlag>,
 }
 
 impl FileArgs {
-    /// Whether nothing was asked for.
+    /// Whether no flag was given.
     pub(crate) fn is_empty(&self) -> bool {
         self.rootfs.is_none()
             && self.overlay.is_none()
@@ -66,23 +66,25 @@ impl FileArgs {
             return Ok(());
         }
         if spec.namespaces.mnt != Namespace::New {
-            return Err(Error::new(
-                "mounts and a root of its own take a new mnt namespace, or others would be changed",
+            return Err(Error::usage(
+                "--ns",
+                "mounts and a container root require a new mnt namespace: remove `--ns mnt=…`, or the file flags",
             ));
         }
         self.root(spec, facts);
-        // The kernel would only say that a file cannot be mounted as a root.
+        // The kernel's ENOTDIR would not say which path is wrong.
         if let Root::Dir { path, .. } = &spec.root
             && path.is_file()
         {
-            return Err(Error::new(format!("--rootfs {} is not a directory", path.display())));
+            let problem = format!("--rootfs {} is not a directory", path.display());
+            return Err(Error::usage("--rootfs", problem).on(path.display()));
         }
         for mount in self.mounts() {
             let mut mount = mount.clone();
             if let MountKind::Bind { source, .. } = &mut mount.kind {
                 *source = facts.cwd.join(&source);
             }
-            // One of the usual mounts at the same place gives way.
+            // Replaces a default mount at the same place.
             spec.mounts.retain(|other| other.destination != mount.destination);
             spec.mounts.push(mount);
         }
@@ -112,12 +114,12 @@ impl FileArgs {
         };
         spec.root_sockets = self.host_sockets;
         if self.rootfs.is_some() && !self.read_only {
-            // A root of its own has these itself.
+            // The directory has these itself.
             spec.mounts.retain(|m| m.destination != Path::new("/tmp") && m.destination != Path::new("/run"));
         }
     }
 
-    /// Makes the directories that an overlay keeps its writes in.
+    /// Creates the upper and work directories of an overlay.
     pub(crate) fn make_directories(spec: &Spec) -> Result<()> {
         if let Root::Overlay { writes: Writes::Dir { upper, work }, .. } = &spec.root {
             for dir in [upper, work] {
@@ -133,7 +135,10 @@ fn device_node(flag: &DeviceFlag) -> Result<(Mount, Rule)> {
     let kind = match meta.file_type() {
         t if t.is_char_device() => DeviceKind::Char,
         t if t.is_block_device() => DeviceKind::Block,
-        _ => return Err(Error::new(format!("{} is not a device", flag.source.display()))),
+        _ => {
+            let problem = format!("{} is not a device", flag.source.display());
+            return Err(Error::usage("--device", problem).on(flag.source.display()));
+        }
     };
     let number = device_number(meta.rdev());
     let rule =

@@ -1,4 +1,4 @@
-//! Flags that commands share: as typed, and how they change a spec.
+//! Flags of several commands: as typed, and applied to a spec.
 
 pub(crate) mod files;
 pub(crate) mod limits;
@@ -11,12 +11,12 @@ use std::path::PathBuf;
 
 use crate::error::Result;
 
-/// What resolving needs to know of the caller.
+/// Facts about the caller that the flags depend on.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
-    /// Has CAP_SYS_ADMIN: needs no user namespace.
+    /// Has CAP_SYS_ADMIN, so that no user namespace is required.
     pub(crate) privileged: bool,
-    /// Its working directory, which relative paths start from.
+    /// Working directory, the base of relative paths.
     pub(crate) cwd: PathBuf,
     /// `TERM`, for a terminal.
     pub(crate) term: Option<OsString>,
@@ -25,7 +25,7 @@ pub(crate) struct Facts {
 impl Facts {
     pub(crate) fn detect() -> Result<Facts> {
         let host = nspod_sandbox::Host::detect(&Default::default())?;
-        // One that was removed is no obstacle to who names nothing relative to it.
+        // A removed working directory matters only to relative paths.
         let cwd = std::env::current_dir().unwrap_or_default();
         Ok(Facts { privileged: host.privileged(), cwd, term: std::env::var_os("TERM") })
     }

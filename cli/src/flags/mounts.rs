@@ -1,4 +1,4 @@
-//! Mounts as typed: `-v`, `--tmpfs`, `--mount`, `--device`. Pure functions of text.
+//! Parsers of `-v`, `--tmpfs`, `--mount` and `--device`: pure functions of text.
 
 use std::path::PathBuf;
 
@@ -9,17 +9,17 @@ use crate::value;
 
 type Parsed<T> = std::result::Result<T, String>;
 
-/// `SOURCE:DESTINATION[:OPTIONS]` or `PATH` alone for both.
+/// Parses `SOURCE:DESTINATION[:OPTIONS]`. `PATH` alone is both source and destination.
 pub(crate) fn volume(text: &str) -> Parsed<Mount> {
     let mut parts = text.splitn(3, ':');
     let source = parts.next().unwrap_or_default();
     let (destination, options) = (parts.next().unwrap_or(source), parts.next().unwrap_or(""));
     if source.is_empty() || !destination.starts_with('/') {
-        return Err(format!("{text:?} is not of the form SOURCE:/DESTINATION[:OPTIONS]"));
+        return Err(format!("{text:?} must have the form SOURCE:/DESTINATION[:OPTIONS]"));
     }
     if !source.contains('/') && source != "." && source != ".." {
         return Err(format!(
-            "{source:?} would be the name of a volume, and nspod keeps none: give the path of a directory or file, ./{source} for one that lies here"
+            "{source:?} must be a path: nspod has no named volumes; for a directory or file in the working directory use ./{source}"
         ));
     }
     let mut mount = Mount::new(destination, MountKind::Bind { source: source.into(), recursive: true });
@@ -27,7 +27,7 @@ pub(crate) fn volume(text: &str) -> Parsed<Mount> {
         match (option, &mut mount.kind) {
             ("rbind", MountKind::Bind { recursive, .. }) => *recursive = true,
             ("bind", MountKind::Bind { recursive, .. }) => *recursive = false,
-            // What they ask for is how it is.
+            // The default already.
             ("private" | "rprivate" | "z" | "Z", _) => {}
             _ => flag(&mut mount, option)?,
         }
@@ -35,11 +35,11 @@ pub(crate) fn volume(text: &str) -> Parsed<Mount> {
     Ok(mount)
 }
 
-/// `DESTINATION[:size=64m,mode=1777,…]`
+/// Parses `DESTINATION[:size=64m,mode=1777,…]`.
 pub(crate) fn tmpfs(text: &str) -> Parsed<Mount> {
     let (destination, options) = text.split_once(':').unwrap_or((text, ""));
     if !destination.starts_with('/') {
-        return Err(format!("{text:?} is not of the form /DESTINATION[:OPTIONS]"));
+        return Err(format!("{text:?} must have the form /DESTINATION[:OPTIONS]"));
     }
     let mut mount = Mount::new(destination, MountKind::Tmpfs { size: None, mode: None });
     for option in options.split(',').filter(|o| !o.is_empty()) {
@@ -73,7 +73,7 @@ fn flag(mount: &mut Mount, option: &str) -> Parsed<()> {
     Ok(())
 }
 
-/// `type=bind,source=…,target=…[,readonly]`
+/// Parses `type=bind,source=…,target=…[,readonly]`.
 pub(crate) fn mount(text: &str) -> Parsed<Mount> {
     let (mut kind, mut source, mut target, mut rest) = ("bind", None, None, Vec::new());
     for part in text.split(',').filter(|p| !p.is_empty()) {
@@ -89,11 +89,11 @@ pub(crate) fn mount(text: &str) -> Parsed<Mount> {
     }
     let target = match target {
         Some(path) if path.starts_with('/') => path,
-        _ => return Err(format!("{text:?} names no target=/PATH")),
+        _ => return Err(format!("{text:?} requires target=/PATH")),
     };
     let kind = match (kind, source) {
         ("bind", Some(source)) => MountKind::Bind { source: source.into(), recursive: true },
-        ("bind", None) => return Err(format!("{text:?} names no source=PATH")),
+        ("bind", None) => return Err(format!("{text:?} requires source=PATH")),
         ("tmpfs", _) => MountKind::Tmpfs { size: None, mode: None },
         ("proc", _) => MountKind::Proc,
         ("sysfs", _) => MountKind::Sysfs,
@@ -103,7 +103,7 @@ pub(crate) fn mount(text: &str) -> Parsed<Mount> {
         ("dev", _) => MountKind::Dev,
         (other, _) => {
             return Err(format!(
-                "type={other} is none of bind, tmpfs, proc, sysfs, mqueue, devpts, cgroup and dev"
+                "type={other} must be bind, tmpfs, proc, sysfs, mqueue, devpts, cgroup or dev"
             ));
         }
     };
@@ -117,7 +117,7 @@ pub(crate) fn mount(text: &str) -> Parsed<Mount> {
     Ok(mount)
 }
 
-/// A device node of the host's, as the container gets it.
+/// A device node of the host, and its path and access in the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DeviceFlag {
     pub(crate) source: PathBuf,
@@ -125,7 +125,7 @@ pub(crate) struct DeviceFlag {
     pub(crate) access: Access,
 }
 
-/// `/dev/SOURCE[:/dev/DESTINATION][:rwm]`
+/// Parses `/dev/SOURCE[:/dev/DESTINATION][:rwm]`.
 pub(crate) fn device(text: &str) -> Parsed<DeviceFlag> {
     let parts: Vec<&str> = text.split(':').collect();
     let (source, destination, access) = match parts[..] {
@@ -141,11 +141,11 @@ pub(crate) fn device(text: &str) -> Parsed<DeviceFlag> {
             'r' => Access::READ,
             'w' => Access::WRITE,
             'm' => Access::MKNOD,
-            _ => return Err(format!("{access:?} is not made of the letters r, w and m")),
+            _ => return Err(format!("access {access:?} must consist of the letters r, w and m")),
         };
     }
     if !source.starts_with('/') || !destination.starts_with('/') || allowed.is_empty() {
-        return Err(format!("{text:?} is not of the form /dev/SOURCE[:/dev/DESTINATION][:rwm]"));
+        return Err(format!("{text:?} must have the form /dev/SOURCE[:/dev/DESTINATION][:rwm]"));
     }
     Ok(DeviceFlag { source: source.into(), destination: destination.into(), access: allowed })
 }
@@ -176,7 +176,7 @@ mod tests {
         for bad in ["", ":", "/a:", "/a:b", ":/b", "/a:/b:shared", "/a:/b:ro,x"] {
             assert!(volume(bad).is_err(), "{bad:?}");
         }
-        assert!(volume("data:/b").unwrap_err().contains("./data for one that lies here"));
+        assert!(volume("data:/b").unwrap_err().contains("use ./data"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What can be seen: for each kind a new namespace, the caller's own or somebody's.
+//! Namespace flags: for each kind a new namespace, the caller's, or that of another process.
 
 use std::path::PathBuf;
 
@@ -10,68 +10,68 @@ use super::Facts;
 use crate::error::{Error, Result};
 use crate::value;
 
-/// A choice as typed.
+/// Namespace of one kind, as typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Choice {
     New,
     Host,
-    /// What the pod shares.
+    /// The pod's namespace.
     Pod,
     Pid(i32),
     Path(PathBuf),
     Container(String),
 }
 
-// Namespaces of a container. Left out, all kinds but user and time are new, and as an
-// ordinary user that of users is new as well.
+// A plain comment: clap would print a doc comment of flattened arguments as help of the command.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Namespaces")]
 pub(crate) struct NamespaceArgs {
-    /// none (a new one with only lo), host, container:ID or pod
+    /// Network namespace: none (new, with only the loopback interface), host, container:ID or pod
     #[arg(long, visible_alias = "net", value_name = "WHICH", value_parser = |t: &str| choice(Kind::Net, t))]
     network: Option<Choice>,
-    /// new, host, container:ID or pod
+    /// Pid namespace: new, host, container:ID or pod
     #[arg(long, value_name = "WHICH", value_parser = |t: &str| choice(Kind::Pid, t))]
     pid: Option<Choice>,
-    /// new, host, container:ID or pod
+    /// IPC namespace: new, host, container:ID or pod
     #[arg(long, value_name = "WHICH", value_parser = |t: &str| choice(Kind::Ipc, t))]
     ipc: Option<Choice>,
-    /// new, host, container:ID or pod
+    /// UTS namespace (host name): new, host, container:ID or pod
     #[arg(long, value_name = "WHICH", value_parser = |t: &str| choice(Kind::Uts, t))]
     uts: Option<Choice>,
-    /// host, auto (a new one, 65536 ids where there are some to be had), single (the
-    /// caller's ids alone) or container:ID
+    /// User namespace: host, auto (new, with up to 65536 ids from /etc/subuid), single (new, with
+    /// only the caller's ids) or container:ID
     #[arg(long, value_name = "WHICH", value_parser = user_choice)]
     userns: Option<(Choice, bool)>,
-    /// new or host
+    /// Cgroup namespace: new or host
     #[arg(long, value_name = "WHICH", value_parser = |t: &str| choice(Kind::Cgroup, t))]
     cgroupns: Option<Choice>,
-    /// Any kind (mnt, net, pid, user, uts, ipc, cgroup, time): KIND=new, KIND=host or
-    /// KIND=join:WHOSE, a pid, a path or container:ID
+    /// Namespace of any kind (mnt, net, pid, user, uts, ipc, cgroup, time): KIND=new, KIND=host,
+    /// or KIND=join:TARGET with a pid, a path or container:ID as TARGET
     #[arg(long, value_name = "KIND=WHICH", value_parser = kind_choice)]
     ns: Vec<(Kind, Choice)>,
-    /// Map COUNT user ids from INSIDE to OUTSIDE in a new user namespace
+    /// Map COUNT user ids, INSIDE in the new user namespace to OUTSIDE on the host
     #[arg(long, value_name = "INSIDE:OUTSIDE[:COUNT]", value_parser = extent)]
     uidmap: Vec<Extent>,
-    /// The same for group ids (left out: those of --uidmap)
+    /// Map group ids in the same way [default: the mappings of --uidmap]
     #[arg(long, value_name = "INSIDE:OUTSIDE[:COUNT]", value_parser = extent)]
     gidmap: Vec<Extent>,
-    /// Seconds that clocks are ahead in a new time namespace: monotonic=3600,boottime=-5.5
+    /// Offsets of clocks in a new time namespace, in seconds: monotonic=3600,boottime=-5.5
     #[arg(long, value_name = "CLOCK=SECONDS,…", value_parser = time_offsets, allow_hyphen_values = true)]
     time_offset: Option<TimeOffsets>,
-    /// Host name (left out: the container's name or id)
+    /// Host name [default: the container's name or id]
     #[arg(short = 'h', long, value_name = "NAME")]
     hostname: Option<String>,
     /// NIS domain name
     #[arg(long, value_name = "NAME")]
     domainname: Option<String>,
-    /// A kernel parameter of the new net, ipc, uts or user namespace: net.ipv4.ip_forward=1
+    /// Set a kernel parameter of a new net, ipc, uts or user namespace: net.ipv4.ip_forward=1
     #[arg(long, value_name = "NAME=VALUE", value_parser = value::pair)]
     sysctl: Vec<(String, String)>,
 }
 
 impl NamespaceArgs {
-    /// `shared` are the kinds that the pod shares; `pid_of` finds a container's process.
+    /// Applies the flags to a spec. `shared` contains the kinds that the pod shares, or `None` without
+    /// a pod; `pid_of` returns the pid of a container's first process.
     pub(crate) fn apply(
         &self,
         spec: &mut Spec,
@@ -91,9 +91,8 @@ impl NamespaceArgs {
         ] {
             let Some(choice) = choice else { continue };
             if choices.iter().any(|(k, c)| *k == kind && *c != choice) {
-                return Err(Error::new(format!(
-                    "--ns {kind}=… and the flag of its own say different things"
-                )));
+                let flag = own_flag(kind);
+                return Err(Error::usage("--ns", format!("`--ns {kind}=…` conflicts with `{flag}`")));
             }
             apply_one(spec, kind, choice, shared, pid_of)?;
         }
@@ -151,11 +150,18 @@ fn apply_one(
     let namespace = match choice {
         Choice::Pod if in_pod => return Ok(()),
         Choice::Pod => {
-            let why = if shared.is_some() { "the pod does not share it" } else { "name one with --pod" };
-            return Err(Error::new(format!("no pod's {kind} namespace to join: {why}")));
+            let why = match shared {
+                Some(_) => format!("the pod does not share its {kind} namespace"),
+                None => "name the pod with --pod".to_owned(),
+            };
+            return Err(Error::usage(
+                own_flag(kind),
+                format!("cannot join the {kind} namespace of a pod: {why}"),
+            ));
         }
         _ if in_pod => {
-            return Err(Error::new(format!("the pod shares {kind}: leave the choice of it to the pod")));
+            let why = format!("the pod shares its {kind} namespace, so `{}` must be omitted", own_flag(kind));
+            return Err(Error::usage(own_flag(kind), why));
         }
         Choice::New => Namespace::New,
         Choice::Host => Namespace::Host,
@@ -164,7 +170,7 @@ fn apply_one(
         Choice::Container(id) => Namespace::Join(Join::Pid(pid_of(id)?)),
     };
     if kind == Kind::Mnt && namespace != Namespace::New {
-        // A mount namespace that others live in stays as it is.
+        // Other processes use this mount namespace: do not change its mounts.
         spec.root = Root::Host;
         spec.mounts.clear();
         spec.masked_paths.clear();
@@ -174,13 +180,27 @@ fn apply_one(
     Ok(())
 }
 
-/// An ordinary user's way in: the user namespace of whom they join, else a new one.
+/// Returns the user namespace for a caller without privileges: that of the process whose
+/// namespaces are joined, or a new one. Only its owner may join the others.
 fn default_user(spec: &Spec) -> Namespace {
     let joined = Kind::ALL.into_iter().find_map(|kind| match spec.namespaces.get(kind) {
         Namespace::Join(Join::Pid(pid)) => Some(Namespace::Join(Join::Pid(*pid))),
         _ => None,
     });
     joined.unwrap_or(Namespace::New)
+}
+
+/// The flag that chooses the namespace of one kind.
+fn own_flag(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Net => "--network",
+        Kind::Pid => "--pid",
+        Kind::Ipc => "--ipc",
+        Kind::Uts => "--uts",
+        Kind::User => "--userns",
+        Kind::Cgroup => "--cgroupns",
+        Kind::Mnt | Kind::Time => "--ns",
+    }
 }
 
 fn choice(kind: Kind, text: &str) -> std::result::Result<Choice, String> {
@@ -203,10 +223,10 @@ fn choice(kind: Kind, text: &str) -> std::result::Result<Choice, String> {
         _ => {}
     }
     let new = if kind == Kind::Net { "none" } else { "new" };
-    Err(format!("{text:?} is none of {new}, host, pod, container:ID, join:PID and join:/PATH"))
+    Err(format!("{text:?} must be {new}, host, pod, container:ID, join:PID or join:/PATH"))
 }
 
-/// Whether the map is to be of a single id.
+/// Parses `--userns`. The flag in the result means a map of a single id.
 fn user_choice(text: &str) -> std::result::Result<(Choice, bool), String> {
     match text {
         "single" => Ok((Choice::New, true)),
@@ -225,7 +245,7 @@ fn extent(text: &str) -> std::result::Result<Extent, String> {
     match (numbers[..].to_vec(), text.split(':').count()) {
         (n, 2) if n.len() == 2 => Ok(Extent { inside: n[0], outside: n[1], count: 1 }),
         (n, 3) if n.len() == 3 => Ok(Extent { inside: n[0], outside: n[1], count: n[2] }),
-        _ => Err(format!("{text:?} is not of the form INSIDE:OUTSIDE[:COUNT]")),
+        _ => Err(format!("{text:?} must have the form INSIDE:OUTSIDE[:COUNT]")),
     }
 }
 
@@ -238,13 +258,14 @@ fn time_offsets(text: &str) -> std::result::Result<TimeOffsets, String> {
         match clock.as_str() {
             "monotonic" => offsets.monotonic = offset,
             "boottime" => offsets.boottime = offset,
-            _ => return Err(format!("{clock:?} is not a clock with an offset: monotonic or boottime")),
+            _ => return Err(format!("clock {clock:?} must be monotonic or boottime")),
         }
     }
     Ok(offsets)
 }
 
-/// `-5.5` is -6 seconds and half a second on top.
+/// Parses seconds with a fraction. The kernel requires nanoseconds from 0 on: `-5.5` is -6 s plus
+/// 500,000,000 ns.
 fn time_offset(text: &str) -> Option<TimeOffset> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     if fraction.is_empty() || fraction.len() > 9 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
@@ -326,10 +347,10 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         let error = spec(&Facts::root(), None, &["--ns", "net=new", "--network", "host"]).unwrap_err();
-        assert_eq!(error.to_string(), "--ns net=… and the flag of its own say different things");
+        assert_eq!(error.to_string(), "`--ns net=…` conflicts with `--network`");
         assert!(spec(&Facts::root(), None, &["--network", "pod"]).is_err());
         let error = spec(&Facts::root(), Some(Kinds::NET), &["--network", "host"]).unwrap_err();
-        assert_eq!(error.to_string(), "the pod shares net: leave the choice of it to the pod");
+        assert_eq!(error.to_string(), "the pod shares its net namespace, so `--network` must be omitted");
         assert!(spec(&Facts::root(), Some(Kinds::NET), &["--network", "pod"]).is_ok());
     }
 

@@ -1,4 +1,4 @@
-//! The process: its environment, who it is and what it may do.
+//! Process flags: environment, user, capabilities and limits.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -11,38 +11,38 @@ use super::Facts;
 use crate::error::{Error, Result};
 use crate::{passwd, value};
 
-// What `exec` takes as well.
+// Flags of both `run` and `exec`.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Process")]
 pub(crate) struct CommonArgs {
-    /// Keep standard input open; without it the process reads from /dev/null
+    /// Connect standard input; without this flag the process reads from /dev/null
     #[arg(short, long)]
     pub(crate) interactive: bool,
-    /// A terminal of its own
+    /// Allocate a terminal
     #[arg(short, long)]
     pub(crate) tty: bool,
-    /// Working directory within the container
+    /// Working directory in the container
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<PathBuf>,
-    /// Set a variable, or hand the caller's on
+    /// Set an environment variable; without a value, copy it from the caller
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     env: Vec<OsString>,
-    /// Variables from a file, one a line, # before comments
+    /// Read environment variables from a file: one per line, # starts a comment
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
-    /// Whom to run as, by number or by the name in the container's /etc/passwd
+    /// User to run as: a number, or a name in the container's /etc/passwd
     #[arg(short, long, value_name = "UID[:GID]")]
     user: Option<String>,
-    /// A further group, by number or by the name in the container's /etc/group
+    /// Additional group: a number, or a name in the container's /etc/group
     #[arg(long, value_name = "GID")]
     group_add: Vec<String>,
-    /// All capabilities, no system-call filter, nothing masked
+    /// Grant all capabilities, without a seccomp filter and without masked paths
     #[arg(long)]
     pub(crate) privileged: bool,
 }
 
 impl CommonArgs {
-    /// `roots` are where the container's files are.
+    /// Applies the flags to a spec. `roots` are the directories that contain the container's files.
     pub(crate) fn apply(&self, spec: &mut Spec, facts: &Facts, roots: &[PathBuf]) -> Result<()> {
         let process = &mut spec.process;
         if self.tty {
@@ -101,23 +101,23 @@ fn set(env: &mut Vec<(OsString, OsString)>, name: OsString, value: OsString) {
     }
 }
 
-// What only a container's first process takes.
+// Flags of a container's first process.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Rights")]
 pub(crate) struct RightsArgs {
-    /// Give a capability, or ALL
+    /// Add a capability, or ALL
     #[arg(long, value_name = "CAP", value_parser = capability)]
     cap_add: Vec<u64>,
-    /// Take a capability away, or ALL
+    /// Drop a capability, or ALL
     #[arg(long, value_name = "CAP", value_parser = capability)]
     cap_drop: Vec<u64>,
-    /// no-new-privileges[=false], seccomp=unconfined or seccomp=FILE
+    /// Security option: no-new-privileges[=false], seccomp=unconfined or seccomp=FILE
     #[arg(long, value_name = "OPTION")]
     security_opt: Vec<String>,
-    /// A limit of setrlimit(2): nofile=1024:4096, core=unlimited
+    /// Resource limit of setrlimit(2): nofile=1024:4096, core=unlimited
     #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = ulimit)]
     ulimit: Vec<Rlimit>,
-    /// How soon the OOM killer comes: -1000 (never) to 1000 (first)
+    /// OOM killer preference: -1000 (never killed) to 1000 (killed first)
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     oom_score_adj: Option<i32>,
     /// File mode creation mask
@@ -138,8 +138,9 @@ impl RightsArgs {
                 mount.readonly &= !own.contains(&mount.kind);
             }
             if !self.cap_add.is_empty() || !self.cap_drop.is_empty() {
-                return Err(Error::new(
-                    "--privileged gives every capability: leave it out to choose them by --cap-add and --cap-drop",
+                return Err(Error::usage(
+                    "--privileged",
+                    "--privileged grants every capability and conflicts with --cap-add and --cap-drop",
                 ));
             }
         }
@@ -154,9 +155,12 @@ impl RightsArgs {
                 ("seccomp", "unconfined") => process.seccomp = Seccomp::Unconfined,
                 ("seccomp", file) => process.seccomp = Seccomp::Profile(Box::new(profile(file.as_ref())?)),
                 _ => {
-                    return Err(Error::new(format!(
-                        "--security-opt {option:?} is none of no-new-privileges[=false], seccomp=unconfined and seccomp=FILE"
-                    )));
+                    return Err(Error::usage(
+                        "--security-opt",
+                        format!(
+                            "--security-opt {option:?} must be no-new-privileges[=false], seccomp=unconfined or seccomp=FILE"
+                        ),
+                    ));
                 }
             }
         }
@@ -166,12 +170,12 @@ impl RightsArgs {
         Ok(())
     }
 
-    /// Whether it was asked for by name, or with all others.
+    /// Whether the flags add a capability, by its name or by ALL.
     pub(crate) fn adds(&self, bit: u64) -> bool {
         self.cap_add.iter().any(|added| added & bit != 0)
     }
 
-    /// As docker counts: drops first, so that `--cap-drop ALL --cap-add X` leaves X.
+    /// Drops before it adds, as docker does, so that `--cap-drop ALL --cap-add X` leaves X.
     fn capabilities(&self, customary: u64) -> u64 {
         let mut set = customary;
         let (add_all, drop_all) = (self.cap_add.contains(&ALL), self.cap_drop.contains(&ALL));
@@ -189,7 +193,7 @@ impl RightsArgs {
     }
 }
 
-/// What the caller itself may hand on.
+/// Returns the caller's bounding set: a container cannot have more.
 fn every_capability() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
@@ -208,15 +212,19 @@ fn capability(text: &str) -> std::result::Result<u64, String> {
 fn profile(path: &std::path::Path) -> Result<Profile> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, &e))?;
     let profile: Profile = serde_json::from_str(&text)
-        .map_err(|e| Error::new(format!("{} is not a profile of system calls: {e}", path.display())))?;
+        .map_err(|e| invalid_profile(path, format!("is not a seccomp profile: {e}")))?;
     match profile.notifies() {
         false => Ok(profile),
-        true => Err(Error::new(format!(
-            "{} asks another program by SCMP_ACT_NOTIFY, and nspod knows none to ask: take those rules out, \
-             or run the container by nspod-oci with linux.seccomp.listenerPath",
-            path.display()
-        ))),
+        true => Err(invalid_profile(
+            path,
+            "uses SCMP_ACT_NOTIFY, which requires a supervisor: remove those rules, or run the container with \
+             nspod-oci and linux.seccomp.listenerPath",
+        )),
     }
+}
+
+fn invalid_profile(path: &std::path::Path, problem: impl std::fmt::Display) -> Error {
+    Error::usage("--security-opt", format!("{} {problem}", path.display())).on(path.display())
 }
 
 fn ulimit(text: &str) -> std::result::Result<Rlimit, String> {
@@ -229,8 +237,8 @@ fn ulimit(text: &str) -> std::result::Result<Rlimit, String> {
     let limit = Rlimit { name, soft: one(soft)?, hard: one(hard)? };
     match limit.resource() {
         Some(_) if limit.soft <= limit.hard => Ok(limit),
-        Some(_) => Err(format!("{text:?} has a soft limit above the hard one")),
-        None => Err(format!("{:?} is not a limit of setrlimit(2) such as nofile", limit.name)),
+        Some(_) => Err(format!("{text:?} has a soft limit above the hard limit")),
+        None => Err(format!("{:?} is not a resource of setrlimit(2) such as nofile", limit.name)),
     }
 }
 

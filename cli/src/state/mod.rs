@@ -13,6 +13,7 @@ use std::time::Duration;
 use cgroup_core::{Cgroup, delegate};
 use nix::unistd::geteuid;
 use nspod_cli::runtime_dir;
+use nspod_sandbox::ErrorKind;
 use nspod_sandbox::store::{self, Dir, Trust, is_random_name};
 
 pub(crate) use container::{EXIT, Entry, LOG, Saved, State};
@@ -57,6 +58,8 @@ impl Store {
         match self.0.create(id, reclaim)? {
             Some((entry, lock)) => Ok((Entry::new(entry), lock)),
             None => Err(Error::new(format!("there is a container {id} already"))
+                .kind(ErrorKind::AlreadyExists)
+                .on(id)
                 .hint(format!("choose another --name, or `nspod rm -f {id}`"))),
         }
     }
@@ -92,7 +95,11 @@ impl Store {
     /// Returns the container with this name or id, or the only container whose id starts with the
     /// text.
     pub(crate) fn find(&self, text: &str) -> Result<Entry> {
-        let none = || Error::new(format!("there is no container {text}")).hint("`nspod ps -a` lists all");
+        let none = || {
+            let error =
+                Error::new(format!("there is no container {text}")).kind(ErrorKind::NotFound).on(text);
+            error.hint("`nspod ps -a` lists all")
+        };
         let id = crate::value::name(text)?;
         if let Some(entry) = self.0.find(&id)? {
             return Ok(Entry::new(entry));
@@ -245,7 +252,7 @@ mod tests {
             "there is no container we; `nspod ps -a` lists all"
         );
         assert!(store.find("012").unwrap_err().to_string().starts_with("several containers"));
-        assert!(store.find("../x").unwrap_err().to_string().contains("is not a name"));
+        assert!(store.find("../x").unwrap_err().to_string().contains("is not a valid name"));
     }
 
     #[test]

@@ -64,6 +64,8 @@ impl Pods {
         };
         let Some((entry, lock)) = self.0.create(name, reclaim)? else {
             return Err(Error::new(format!("there is a pod {name} already"))
+                .kind(ErrorKind::AlreadyExists)
+                .on(name)
                 .hint(format!("choose another name, or `nspod pod rm -f {name}`")));
         };
         let made = make(&entry, spec, created, privileged);
@@ -77,7 +79,10 @@ impl Pods {
     /// Returns the pod of a name.
     pub(crate) fn find(&self, name: &str) -> Result<Entry> {
         let name = crate::value::name(name)?;
-        let none = || Error::new(format!("there is no pod {name}")).hint("`nspod pod ls` lists all");
+        let none = || {
+            let error = Error::new(format!("there is no pod {name}")).kind(ErrorKind::NotFound).on(&name);
+            error.hint("`nspod pod ls` lists all")
+        };
         Ok(Entry(self.0.find(&name)?.ok_or_else(none)?))
     }
 

@@ -161,11 +161,12 @@ fn comes_to_a_plan(document: &Value, rootless: bool) -> bool {
     let user =
         Host { uid: 1000, gid: 1000, newidmap: true, apparmor: true, selinux: true, ..Host::default() };
     let host = if rootless { user } else { host() };
-    match Plan::on(&container.spec, &host, Handles::default()).map_err(Error::from) {
+    match Plan::on(&container.spec, &host, Handles::default()) {
         Ok(plan) => !plan.to_string().is_empty(),
         // Namespaces that are joined are looked for.
-        Err(error) if error.kind() == ErrorKind::Sandbox(nspod_sandbox::ErrorKind::Namespace) => false,
+        Err(error) if error.step() == Some("namespace") => false,
         Err(error) => {
+            let error = Error::from(error);
             assert!(is_refused_by_a_path(&error), "{error}: {document}");
             false
         }

@@ -40,7 +40,7 @@ pub(super) fn run(hook: &Hook, container: &Prepared<'_>) -> Result<(), Error> {
         process.pidfd.send_signal(libc::SIGKILL)?;
         process.wait(&ReapList::default(), None)?;
         let hint = "it took longer than its timeout and was killed";
-        return Err(Error::new(ErrorKind::Step, format!("cannot {what}: {hint}")));
+        return Err(Error::new(ErrorKind::HookFailed, format!("cannot {what}: {hint}")).at("hook"));
     };
     match exit.status {
         ExitStatus::Exited(0) => Ok(()),
@@ -62,7 +62,7 @@ fn plan(hook: &Hook, container: &Prepared<'_>) -> Result<Plan, Error> {
 
 fn stdin(state: Option<&File>) -> Result<Stdio, Error> {
     let Some(state) = state else { return Ok(Stdio::Inherit) };
-    let failed = |call| move |e| Error::io(ErrorKind::Process, "pass the state to a hook", call, &e);
+    let failed = |call| move |e| Error::io("process", "pass the state to a hook", call, &e);
     let copy = state.try_clone().map_err(failed("fcntl"))?;
     (&copy).rewind().map_err(failed("lseek"))?;
     Ok(Stdio::Fd(copy.into()))

@@ -17,7 +17,7 @@ use std::path::Path;
 
 use nix::unistd::AccessFlags;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::host::{Host, HostMount};
 use crate::plan::builder::FileSteps;
 use crate::plan::file_systems::{FSCONFIG_MAX, RDONLY, mount_step, new_fs, to_set};
@@ -216,7 +216,7 @@ fn seen<T>(what: &str, path: &Path, found: std::io::Result<T>) -> Result<Option<
                 _ => "statx",
             };
             let cure = "cover it with a mount of the container's own, or name another root";
-            Err(Error::io(ErrorKind::Step, what, call, &e).with_hint(Some(cure.into())))
+            Err(Error::io("setup", what, call, &e).with_hint(Some(cure.into())))
         }
     }
 }

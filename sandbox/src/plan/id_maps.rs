@@ -61,9 +61,10 @@ pub(super) fn add(plan: &mut Plan, host: &Host) -> Result<(Ids, Step), Error> {
     let helpers = !single && !host.privileged();
     if helpers && !host.newidmap {
         return Err(Error::new(
-            ErrorKind::IdMap,
-            "id_maps: a range of ids requires newuidmap and newgidmap, which are not installed: `apt install uidmap`, or map a single id",
-        ));
+            ErrorKind::Unsupported,
+            "a range of ids requires newuidmap and newgidmap, which are not installed: `apt install uidmap`, or map a single id",
+        )
+        .with_field("id_maps"));
     }
     // The root of the namespace, if it has one, makes files and mounts. With a single gid setgroups(2)
     // is denied.

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::host::{Host, HostMount};
 use crate::plan::builder::{FileSteps, PRIVATE};
 use crate::plan::file_systems::{
@@ -151,7 +151,7 @@ impl FileSteps<'_> {
 fn kernel_file_systems() -> Result<Vec<CString>, Error> {
     const MOUNTS: &str = "/proc/self/mountinfo";
     let text = std::fs::read(MOUNTS)
-        .map_err(|e| Error::io(ErrorKind::Process, format!("read {MOUNTS}"), "read", &e))?;
+        .map_err(|e| Error::io("process", format!("read {MOUNTS}"), "read", &e))?;
     let mounts = HostMount::parse(&text);
     let wanted = mounts.iter().filter(|mount| matches!(mount.fstype.as_str(), "proc" | "sysfs"));
     wanted.map(|mount| c_string("mountinfo", &mount.path)).collect()

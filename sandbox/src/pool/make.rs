@@ -8,7 +8,7 @@ use nix::sched::{CloneFlags, unshare};
 use ns_core::{Kind, Kinds, Namespace};
 
 use crate::cgroups::{CgroupParent, ContainerCgroup};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::plan::Plan;
 use crate::spawn::perform_ahead;
 use crate::spec::{Mount, MountKind, Root, Spec};
@@ -33,9 +33,8 @@ impl Maker {
     /// Detaches this thread from the process, and plans the `/dev`, if it is `wanted`.
     pub(super) fn new(dev: bool, cgroups: bool, cgroup_parent: Option<&Path>) -> Result<Maker, Error> {
         // The working directory and the umask of this thread are its own from here on.
-        unshare(CloneFlags::CLONE_FS).map_err(|e| {
-            Error::call(ErrorKind::Namespace, "set the pool's thread apart", "unshare", e as i32)
-        })?;
+        unshare(CloneFlags::CLONE_FS)
+            .map_err(|e| Error::call("namespace", "set the pool's thread apart", "unshare", e as i32))?;
         let kinds: &[Kind] = if dev { &[Kind::Net, Kind::Ipc] } else { &[Kind::Net] };
         let home = kinds.iter().map(|kind| Namespace::current(*kind)).collect::<Result<_, _>>()?;
         let plan = match dev {

@@ -56,7 +56,7 @@ impl Processes {
                 (pidfd.pid()?, pidfd)
             }
             None if plan.enters() => {
-                return Err(Error::new(ErrorKind::Step, "the stage did not send the pidfd of its sibling"));
+                return Err(Error::new(ErrorKind::Protocol, "the stage did not send the pidfd of its sibling"));
             }
             None => (pid, Pidfd::open(pid)?),
         });
@@ -75,7 +75,7 @@ impl Processes {
             match poll(&mut fds, PollTimeout::NONE) {
                 Err(Errno::EINTR) => {}
                 Err(e) => {
-                    return Err(Error::call(ErrorKind::Process, "wait for the child", "poll", e as i32));
+                    return Err(Error::call("process", "wait for the child", "poll", e as i32));
                 }
                 Ok(_) if fds[0].any() == Some(true) => return Ok(()),
                 Ok(_) => return Err(killed(&plan.program(), self.first.wait().ok().map(|exit| exit.status))),

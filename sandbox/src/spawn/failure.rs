@@ -15,9 +15,9 @@ pub(super) fn reported(plan: &Plan, message: Message) -> Error {
         Some(step) => step_failed(step, call, message.value),
         None if message.step == Ready::STEP => {
             let what = "enter the ready namespaces of the pool";
-            Error::call(ErrorKind::Namespace, what, call.name(), message.value)
+            Error::call("namespace", what, call.name(), message.value)
         }
-        None => Error::new(ErrorKind::Step, "the child reported a step that is not in the plan"),
+        None => Error::new(ErrorKind::Protocol, "the child reported a step that is not in the plan"),
     }
 }
 
@@ -25,18 +25,22 @@ pub(super) fn reported(plan: &Plan, message: Message) -> Error {
 /// status where the call is wait4(2).
 pub(super) fn step_failed(step: &Step, call: Call, value: i32) -> Error {
     if let (Step::Hook(_), Call::Wait4) = (step, call) {
-        return hook_failed(&step.to_string(), value);
+        let object = step.object().unwrap_or_default();
+        return hook_failed(&step.to_string(), value).on(object);
     }
     if let (Step::Exec(exec), Call::Wait4) = (step, call) {
         return killed(&exec.name, Some(ExitStatus::from_wait(value)));
     }
     let (option, errno) = (value >> Call::OPTION, value & ((1 << Call::OPTION) - 1));
-    let kind = match step {
-        Step::Exec(_) => exec_kind(errno),
-        _ => ErrorKind::Step,
-    };
-    Error::call(kind, step.to_string(), call.name(), errno)
-        .with_hint(hint::option(step, option).or_else(|| hint::step(step, call, errno)))
+    let mut error = Error::call(step.name(), step.to_string(), call.name(), errno);
+    if let Step::Exec(_) = step {
+        error = error.with_kind(exec_kind(errno));
+    }
+    match step.object() {
+        Some(object) => error.on(object),
+        None => error,
+    }
+    .with_hint(hint::option(step, option).or_else(|| hint::step(step, call, errno)))
 }
 
 /// Returns the kind of a failed execve(2).
@@ -56,7 +60,7 @@ pub(crate) fn hook_failed(what: &str, status: i32) -> Error {
             code => format!("it exited with code {code}"),
         },
     };
-    Error::new(ErrorKind::Step, format!("cannot {what}: {ended}"))
+    Error::new(ErrorKind::HookFailed, format!("cannot {what}: {ended}")).at("hook")
 }
 
 /// Returns the error of a first process that ended before it executed the program.
@@ -70,4 +74,5 @@ pub(super) fn killed(program: &str, status: Option<ExitStatus>) -> Error {
         ErrorKind::Killed,
         format!("cannot start {program}: the first process {how} while it was set up"),
     )
+    .on(program)
 }

@@ -51,7 +51,7 @@ pub(super) fn listen(
         let known = !clones || processes.second.is_some();
         match waiting {
             Some(Step::Ready) if was_ready => {
-                return Err(Error::new(ErrorKind::Step, "the child was ready a second time"));
+                return Err(Error::new(ErrorKind::Protocol, "the child was ready a second time"));
             }
             Some(Step::Ready) if known || plan.enters() => {
                 on_ready(processes)?;
@@ -100,7 +100,7 @@ fn write_maps(maps: &Maps, pid: i32) -> Result<(), Error> {
         true => ns_core::write_with_newuidmap(pid, uid, gid),
         false => ns_core::write_id_maps(pid, uid, gid).map(drop),
     };
-    written.map_err(|e| Error::from(e).of_kind(ErrorKind::IdMap))
+    written.map_err(|e| Error::from(e).at("id-maps"))
 }
 
 /// Returns whether the end of file on the socket means that the program was executed. A child that was

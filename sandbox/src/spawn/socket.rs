@@ -66,16 +66,16 @@ pub(super) fn receive(socket: &OwnedFd) -> Result<Option<(Message, Option<OwnedF
     });
     let (fd, second) = (fds.next(), fds.next());
     if second.is_some() || received.flags.contains(ReturnFlags::CTRUNC) {
-        return Err(Error::new(ErrorKind::Process, "a message of the child brings more than one descriptor"));
+        return Err(Error::new(ErrorKind::Protocol, "a message of the child brings more than one descriptor"));
     }
     if received.bytes != bytes.len() || received.flags.contains(ReturnFlags::TRUNC) {
-        return Err(Error::new(ErrorKind::Process, "a message of the child has an unknown length"));
+        return Err(Error::new(ErrorKind::Protocol, "a message of the child has an unknown length"));
     }
     Ok(Some((Message::from_bytes(bytes), fd)))
 }
 
 fn failed(what: &str, call: &'static str, errno: Errno) -> Error {
-    Error::call(ErrorKind::Process, what, call, errno.raw_os_error())
+    Error::call("process", what, call, errno.raw_os_error())
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
 use crate::child::{Note, Run, SecondStack, SharedNote, enter};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::signals::BlockedSignals;
 
 /// How a new process gets its memory.
@@ -56,7 +56,7 @@ impl Stack {
     pub(super) fn new() -> Result<Stack, Error> {
         let kept = free().pop();
         let mapped = kept.map_or_else(Mapped::new, Ok).map_err(|(what, call, errno)| {
-            Error::call(ErrorKind::Process, what, call, errno.raw_os_error())
+            Error::call("process", what, call, errno.raw_os_error())
         })?;
         let stack = Stack(ManuallyDrop::new(mapped));
         stack.note().clear();
@@ -108,7 +108,7 @@ impl Stack {
         let spawned = unsafe {
             clone.spawn_on_stack(stack, layout.usable, enter::<R>, ptr::from_mut(process).cast::<c_void>())
         };
-        let spawned = spawned.map_err(|e| Error::from(e).of_kind(ErrorKind::Clone))?;
+        let spawned = spawned.map_err(|e| Error::from(e).at("clone"))?;
         match spawned.pidfd {
             Some(pidfd) => Ok((spawned.pid, pidfd)),
             None => Ok((spawned.pid, Pidfd::open(spawned.pid)?)),

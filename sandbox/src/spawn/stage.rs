@@ -7,16 +7,16 @@ use std::os::unix::fs::FileExt;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::child::Note;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 
 /// Makes a memory file that begins with these bytes.
 pub(super) fn memory_file(name: &CStr, bytes: &[u8]) -> Result<File, Error> {
     let what = "make a file in memory for the child";
     let file = memfd_create(name, MFdFlags::MFD_CLOEXEC)
         .map(File::from)
-        .map_err(|e| Error::call(ErrorKind::Process, what, "memfd_create", e as i32))?;
+        .map_err(|e| Error::call("process", what, "memfd_create", e as i32))?;
     if !bytes.is_empty() {
-        file.write_all_at(bytes, 0).map_err(|e| Error::io(ErrorKind::Process, what, "pwrite64", &e))?;
+        file.write_all_at(bytes, 0).map_err(|e| Error::io("process", what, "pwrite64", &e))?;
     }
     Ok(file)
 }

@@ -17,7 +17,7 @@ use rustix::mount::OpenTreeFlags;
 
 use super::stack::{Memory, Stack};
 use crate::child::{End, Procfs, mount_setattr};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::hint;
 use crate::plan::{MapsOf, ProcfsOf, Tree, TreeDevice, TreeMaps};
 use crate::step::Call;
@@ -91,7 +91,7 @@ fn made(tree: &Tree, device: &TreeDevice) -> Result<OwnedFd, Error> {
     let made = std::thread::scope(|scope| scope.spawn(make).join());
     made.unwrap_or(Err(("clone", Errno::EAGAIN))).map_err(|(call, errno)| {
         let what = format!("make the device {}, which the host does not have", tree.source.to_string_lossy());
-        Error::call(ErrorKind::Step, what, call, errno as i32)
+        Error::call("setup", what, call, errno as i32)
     })
 }
 
@@ -123,7 +123,7 @@ fn procfs(of: &ProcfsOf) -> Result<OwnedFd, Error> {
     let what = "make a procfs of the pid namespace that is joined";
     if (call, errno) != (Call::Fsconfig, libc::EINVAL) {
         let errno = errno & ((1 << Call::OPTION) - 1);
-        return Err(Error::call(ErrorKind::Step, what, call.name(), errno));
+        return Err(Error::call("setup", what, call.name(), errno));
     }
     if of.params.is_empty() {
         for member in members(&of.namespace)? {
@@ -134,12 +134,12 @@ fn procfs(of: &ProcfsOf) -> Result<OwnedFd, Error> {
     }
     let cure = "that requires Linux 6.17, or a process in it that has its procfs mounted on /proc, and no \
                 options of the mount";
-    Err(Error::call(ErrorKind::Step, what, call.name(), errno).with_hint(Some(cure.into())))
+    Err(Error::call("setup", what, call.name(), errno).with_hint(Some(cure.into())))
 }
 
 /// The processes that are in a pid namespace.
 fn members(namespace: &OwnedFd) -> Result<Vec<Pidfd>, Error> {
-    let unread = |e: std::io::Error| Error::io(ErrorKind::Proc, "read /proc", "getdents64", &e);
+    let unread = |e: std::io::Error| Error::io("proc", "read /proc", "getdents64", &e);
     let wanted = std::fs::metadata(format!("/proc/self/fd/{}", namespace.as_raw_fd())).map_err(unread)?;
     let mut members = Vec::new();
     for entry in std::fs::read_dir("/proc").map_err(unread)? {
@@ -156,7 +156,7 @@ fn members(namespace: &OwnedFd) -> Result<Vec<Pidfd>, Error> {
 
 fn failed(tree: &Tree, what: &str, call: &'static str, errno: i32) -> Error {
     let what = format!("{what} {}", tree.source.to_string_lossy());
-    Error::call(ErrorKind::Step, what, call, errno)
+    Error::call("setup", what, call, errno)
 }
 
 fn set_attributes(fd: &OwnedFd, attributes: [u64; 4], recursive: bool) -> Result<(), i32> {
@@ -171,7 +171,7 @@ fn mapped(uid: &IdMap, gid: &IdMap) -> Result<OwnedFd, Error> {
     let written = ns_core::write_id_maps(pid, uid, gid);
     let namespace = written.and_then(|_| Namespace::of_pid(pid, Kind::User));
     let waited = pidfd.wait();
-    let namespace = namespace.map_err(|e| Error::from(e).of_kind(ErrorKind::IdMap))?;
+    let namespace = namespace.map_err(|e| Error::from(e).at("id-maps"))?;
     waited?;
     Ok(namespace.into())
 }

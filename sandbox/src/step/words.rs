@@ -20,7 +20,7 @@ impl fmt::Display for Dest {
 }
 
 impl Slot {
-    fn path(self) -> &'static str {
+    pub(super) fn path(self) -> &'static str {
         match self {
             Slot::Root => "/",
             Slot::Proc => "/proc",

@@ -39,7 +39,7 @@ impl Dir {
     /// `alternative` completes the hint of an error, see [`Alternative`].
     ///
     /// # Errors
-    /// [`ErrorKind::Store`]: another user owns the directory or can enter it; `EACCES`, `EROFS`,
+    /// [`ErrorKind::PermissionDenied`]: another user owns the directory or can enter it; `EACCES`, `EROFS`,
     /// `ENOSPC`, `ENOENT` from mkdir(2) or open(2); `ENOTDIR` also if the path is a symbolic link.
     pub fn private(path: &Path, alternative: Alternative) -> Result<Dir, Error> {
         let dir = Dir::open_or(path, alternative, || match mkdirat(CWD, path, Mode::RWXU) {
@@ -82,7 +82,7 @@ impl Dir {
     /// Checks that the directory belongs to the caller and that no other user can enter it.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`]: another user owns the directory or can enter it.
+    /// [`ErrorKind::PermissionDenied`]: another user owns the directory or can enter it.
     pub fn check_private(&self) -> Result<(), Error> {
         let stat = fstat(&self.fd).map_err(|e| failed("inspect", &self.path, "fstat", e))?;
         let (uid, mode) = (geteuid().as_raw(), stat.st_mode & 0o777);
@@ -92,12 +92,12 @@ impl Dir {
         let path = self.path.display();
         let owner = stat.st_uid;
         let error = Error::new(
-            ErrorKind::Store,
+            ErrorKind::PermissionDenied,
             format!(
                 "the state directory {path} has owner {owner} and mode {mode:o} instead of owner {uid} and mode 700"
             ),
         );
-        Err(error.with_hint(Some(or("remove it", self.alternative))))
+        Err(error.at("store").on(path.to_string()).with_hint(Some(or("remove it", self.alternative))))
     }
 
     /// The path under which the directory was opened.
@@ -113,7 +113,7 @@ impl Dir {
     /// Opens a directory in this one; `None` if it does not exist.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`] with the errno of openat(2); `ENOTDIR` also if it is a symbolic link.
+    /// The errno of openat(2); `ENOTDIR` also if it is a symbolic link.
     pub fn sub(&self, name: &str) -> Result<Option<Dir>, Error> {
         match openat(&self.fd, component(name)?, DIR, Mode::empty()) {
             Ok(fd) => Ok(Some(Dir { fd: fd.into(), path: self.at(name), alternative: self.alternative })),
@@ -177,7 +177,7 @@ impl Dir {
     /// Returns the names in the directory, sorted. A name that is not UTF-8 is left out.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`] with the errno of getdents64(2).
+    /// The errno of getdents64(2).
     pub fn names(&self) -> Result<Vec<String>, Error> {
         seek(&self.fd, SeekFrom::Start(0)).map_err(|e| failed("list", &self.path, "lseek", e))?;
         let mut names = self.remaining_names()?;
@@ -204,7 +204,7 @@ impl Dir {
     /// Opens a file in the directory for reading; `None` if it does not exist.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`] with the errno of openat(2); `ELOOP` if it is a symbolic link.
+    /// The errno of openat(2); `ELOOP` if it is a symbolic link.
     pub fn open(&self, name: &str) -> Result<Option<File>, Error> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match openat(&self.fd, component(name)?, flags, Mode::empty()) {
@@ -222,7 +222,7 @@ impl Dir {
         let Some(file) = self.open(name)? else { return Ok(None) };
         let bytes = read_small(file).map_err(|e| io(&e, "read", &self.at(name), "read"))?;
         let text = String::from_utf8(bytes).map_err(|e| {
-            Error::new(ErrorKind::Store, format!("cannot read {}: {e}", self.at(name).display()))
+            Error::new(ErrorKind::InvalidInput, format!("cannot read {}: {e}", self.at(name).display()))
         });
         text.map(Some)
     }
@@ -245,7 +245,7 @@ impl Dir {
     /// Writes a whole file in the directory atomically: a reader sees the old text or the new.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`] with the errno of openat(2), write(2) or rename(2).
+    /// The errno of openat(2), write(2) or rename(2).
     pub fn replace(&self, name: &str, text: &[u8]) -> Result<(), Error> {
         let fresh = format!(".{name}.{}", std::process::id());
         let mut file = self.create_with(&fresh, OFlags::TRUNC)?;
@@ -344,7 +344,7 @@ fn component(name: &str) -> Result<&str, Error> {
         _ if name.contains('/') => {}
         _ => return Ok(name),
     }
-    Err(Error::new(ErrorKind::Store, format!("{name:?} is not the name of a file in a directory")))
+    Err(Error::new(ErrorKind::InvalidInput, format!("{name:?} is not the name of a file in a directory")))
 }
 
 fn io(e: &std::io::Error, what: &str, path: &Path, call: &'static str) -> Error {
@@ -372,7 +372,7 @@ mod tests {
         let (_temp, dir) = temp();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let error = Dir::private(dir.path(), || Some("choose another")).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Store);
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
         let (error, uid) = (error.to_string(), geteuid().as_raw());
         let want = format!("and mode 755 instead of owner {uid} and mode 700; remove it, or choose another");
         assert!(error.ends_with(&want), "{error}");

@@ -57,7 +57,7 @@ impl<R: Record> Entry<R> {
         let record = record.map_err(|e| {
             let file = dir.at(RECORD);
             let error =
-                Error::new(ErrorKind::Store, format!("{} is not a valid record: {e}", file.display()));
+                Error::new(ErrorKind::InvalidInput, format!("{} is not a valid record: {e}", file.display()));
             error.with_hint(Some(format!("end what it describes, then remove {}", dir.path().display())))
         })?;
         Ok(Entry { name: name.into(), dir, record, locked: false })
@@ -98,7 +98,7 @@ impl<R: Record> Entry<R> {
     /// Returns how far the entry has been made.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`] with the errno of flock(2).
+    /// The errno of flock(2).
     pub fn state(&self) -> Result<EntryState, Error> {
         if self.record.as_ref().is_some_and(R::is_complete) {
             return Ok(EntryState::There);
@@ -128,7 +128,7 @@ impl<R: Record> Writer<R> {
 fn write<R: Record>(dir: &Dir, record: &R) -> Result<(), Error> {
     let text = serde_json::to_vec(record).map_err(|e| {
         let what = format!("cannot write {} as JSON: {e}", dir.at(RECORD).display());
-        Error::new(ErrorKind::Store, what)
+        Error::new(ErrorKind::InvalidInput, what)
     })?;
     dir.replace(RECORD, &text)
 }

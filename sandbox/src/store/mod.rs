@@ -49,7 +49,7 @@ pub use hint::Alternative;
 pub use lock::Lock;
 pub use name::{is_random_name, random_name};
 
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 
 /// A directory with an entry for each container or pod of one program and user. `R` is the record
 /// of an entry.
@@ -101,7 +101,7 @@ impl<R: Record> Store<R> {
     /// [`remove`](Self::remove) what a killed creation has left, and returns true if it did.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`] with the errno of mkdirat(2), openat(2) or flock(2); the error of
+    /// The errno of mkdirat(2), openat(2) or flock(2); the error of
     /// `reclaim`. No entry is left.
     pub fn create<E: From<Error>>(
         &self,
@@ -123,7 +123,7 @@ impl<R: Record> Store<R> {
     /// Returns the entry of a name; `None` if there is none.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`] with the errno of openat(2) or read(2); the record is not valid; with
+    /// The errno of openat(2) or read(2); the record is not valid; with
     /// [`Trust::Entry`], another user owns the entry or can enter it.
     pub fn find(&self, name: &str) -> Result<Option<Entry<R>>, Error> {
         self.dir.sub(name)?.map(|dir| Entry::load(name, dir, self.trust)).transpose()
@@ -147,7 +147,7 @@ impl<R: Record> Store<R> {
     /// process has removed the entry.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`] with the errno of flock(2) or fstat(2).
+    /// The errno of flock(2) or fstat(2).
     pub fn lock_again(&self, entry: &Entry<R>) -> Result<Option<Lock>, Error> {
         let lock = entry.dir().lock(true)?;
         Ok(if entry.dir().is_at(&self.dir, entry.name())? { lock } else { None })
@@ -164,7 +164,7 @@ impl<R: Record> Store<R> {
     /// Removes an entry whose lock the caller holds.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`] with the errno of unlinkat(2).
+    /// The errno of unlinkat(2).
     pub fn remove(&self, entry: &Entry<R>, _lock: &Lock) -> Result<(), Error> {
         entry.dir().remove_from(&self.dir, entry.name(), R::FILES)
     }
@@ -172,7 +172,7 @@ impl<R: Record> Store<R> {
     /// Returns the names of the entries, sorted.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`] with the errno of getdents64(2).
+    /// The errno of getdents64(2).
     pub fn names(&self) -> Result<Vec<String>, Error> {
         self.dir.names()
     }
@@ -188,7 +188,7 @@ impl<R: Record> Store<R> {
 
 /// Returns the error of a call on a file of the store.
 fn failed(what: &str, path: &Path, call: &'static str, errno: Errno) -> Error {
-    Error::call(ErrorKind::Store, format!("{what} {}", path.display()), call, errno.raw_os_error())
+    Error::call("store", format!("{what} {}", path.display()), call, errno.raw_os_error())
 }
 
 #[cfg(test)]
