@@ -150,8 +150,8 @@ impl FileSteps<'_> {
 /// Returns where the caller's mount namespace has procfs and sysfs.
 fn kernel_file_systems() -> Result<Vec<CString>, Error> {
     const MOUNTS: &str = "/proc/self/mountinfo";
-    let text = std::fs::read(MOUNTS)
-        .map_err(|e| Error::io("process", format!("read {MOUNTS}"), "read", &e))?;
+    let text =
+        std::fs::read(MOUNTS).map_err(|e| Error::io("process", format!("read {MOUNTS}"), "read", &e))?;
     let mounts = HostMount::parse(&text);
     let wanted = mounts.iter().filter(|mount| matches!(mount.fstype.as_str(), "proc" | "sysfs"));
     wanted.map(|mount| c_string("mountinfo", &mount.path)).collect()

@@ -56,7 +56,10 @@ impl Processes {
                 (pidfd.pid()?, pidfd)
             }
             None if plan.enters() => {
-                return Err(Error::new(ErrorKind::Protocol, "the stage did not send the pidfd of its sibling"));
+                return Err(Error::new(
+                    ErrorKind::Protocol,
+                    "the stage did not send the pidfd of its sibling",
+                ));
             }
             None => (pid, Pidfd::open(pid)?),
         });

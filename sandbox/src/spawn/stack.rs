@@ -55,9 +55,9 @@ impl Stack {
     /// `ENOMEM`: the process has reached its limit on mappings or on address space.
     pub(super) fn new() -> Result<Stack, Error> {
         let kept = free().pop();
-        let mapped = kept.map_or_else(Mapped::new, Ok).map_err(|(what, call, errno)| {
-            Error::call("process", what, call, errno.raw_os_error())
-        })?;
+        let mapped = kept
+            .map_or_else(Mapped::new, Ok)
+            .map_err(|(what, call, errno)| Error::call("process", what, call, errno.raw_os_error()))?;
         let stack = Stack(ManuallyDrop::new(mapped));
         stack.note().clear();
         Ok(stack)
