@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
-use ns_core::{Kind, NamespaceId, NamespaceSet};
+use ns_core::{Kind, NamespaceId, NamespaceSet, proc};
 
-use super::scan::{Found, Root};
-use super::{Holder, Namespace, read};
+use crate::record::{Holder, Namespace};
+use crate::scan::{Found, Root};
 
 /// Namespaces by kind and identity.
 pub(super) type Index = BTreeMap<(Kind, NamespaceId), Namespace>;
@@ -73,14 +75,20 @@ pub(super) fn add_mounts(index: &mut Index, root: &Root) {
             file.and_then(|mut file| file.read_to_end(&mut text)).is_ok()
         });
         if read {
-            mounts.extend(read::namespace_mounts(&text).map(|mount| (namespace.id, mount)));
+            mounts.extend(namespace_mounts(&text).map(|(kind, id, path)| (kind, id, path, namespace.id)));
         }
     }
-    for (mnt_ns, mount) in mounts {
-        let id = NamespaceId { dev: mount.dev, ino: mount.ino };
-        let holder = Holder::Mount { path: mount.path.into(), mnt_ns };
-        entry(index, mount.kind, id).holders.push(holder);
+    for (kind, id, path, mnt_ns) in mounts {
+        entry(index, kind, id).holders.push(Holder::Mount { path, mnt_ns });
     }
+}
+
+/// The namespaces that are bind-mounted, with their mount points, from a mountinfo.
+pub(super) fn namespace_mounts(mountinfo: &[u8]) -> impl Iterator<Item = (Kind, NamespaceId, PathBuf)> {
+    proc::mounts(mountinfo).filter(|mount| mount.fstype == b"nsfs").filter_map(|mount| {
+        let (kind, ino) = proc::ns_link(mount.root().as_os_str().as_bytes())?;
+        Some((kind, NamespaceId { dev: mount.device, ino }, mount.point().into_owned()))
+    })
 }
 
 /// Adds owners, parents and creators, and the namespaces that are found only so.

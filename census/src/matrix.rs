@@ -6,7 +6,7 @@ use std::fmt;
 use ns_core::{Kind, NamespaceId};
 use serde::Serialize;
 
-use super::model::Model;
+use crate::model::Model;
 
 /// Containers against kinds. In a column, equal letters are the same namespace; the host's
 /// is a dot. Letters of different columns have nothing to do with each other.

@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, HashMap};
 use ns_core::{Kind, Kinds, NamespaceId, NamespaceSet};
 use serde::Serialize;
 
-use super::Process;
+use crate::record::Process;
 
 /// The kinds by which containers are linked into a pod: pid, net, mnt, ipc, uts.
 pub const LINKS: Kinds = Kinds::FIVE;

@@ -2,30 +2,60 @@
 //! wanted `task` and `fd`, all below one `O_PATH` descriptor of `/proc/PID`, so that a pid that
 //! is used again midway is not mixed up with the process that had it before.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use nix::dir::Dir;
-use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat};
-use nix::sys::stat::{Mode, fstat, fstatat};
-use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
-use nix::unistd::read;
-use ns_core::{Kind, Kinds, NamespaceId, NamespaceSet};
+use ns_core::proc::{self, Status};
+use ns_core::{Error, ErrorKind, Kind, Kinds, NamespaceId, NamespaceSet};
+use rustix::fs::{
+    AtFlags, Dir, Mode, OFlags, PROC_SUPER_MAGIC, fstat, fstatfs, open, openat, readlinkat_raw, statat,
+};
+use rustix::io::{Errno, read};
 
-use super::{Options, Process, Thread, Unreadable, Zombie, read as parse, sys};
-use crate::{Error, ErrorKind};
+use crate::record::{Process, Thread, Unreadable, Zombie};
 
 const LINKS: [&CStr; 8] =
     [c"ns/mnt", c"ns/net", c"ns/pid", c"ns/user", c"ns/uts", c"ns/ipc", c"ns/cgroup", c"ns/time"];
-const DIR: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
-const LIST: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
-const FILE: OFlag = OFlag::O_RDONLY.union(OFlag::O_CLOEXEC);
+const DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+const LIST: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+const FILE: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC);
+/// Room for the target of a link to a namespace; longer targets are cut off.
+const LINK: usize = 40;
 /// Processes that a thread takes at a time; fewer than two helpings are not worth a thread.
 const HELPING: usize = 256;
+
+/// What to read beyond the processes; each costs time.
+///
+/// ```
+/// use nspod_census::{Holder, Options};
+/// let file = std::fs::File::open("/proc/self/ns/uts")?;
+/// let census = Options { fds: true, ..Options::default() }.take()?;
+/// let held = |h: &Holder| matches!(h, Holder::Fd { pid, .. } if *pid == std::process::id() as i32);
+/// assert!(census.namespaces().iter().any(|namespace| namespace.holders.iter().any(held)));
+/// # drop(file);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Threads that are in other namespaces than their process. Off by default.
+    pub threads: bool,
+    /// Namespaces held by open descriptors. Off by default.
+    pub fds: bool,
+    /// Namespaces held by bind mounts. On by default.
+    pub mounts: bool,
+    /// Owners, parents and creators, and namespaces that live only for those below them. Off
+    /// by default.
+    pub owners: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { threads: false, fds: false, mounts: true, owners: false }
+    }
+}
 
 /// A procfs, and what is the same for all of its processes.
 pub(super) struct Root {
@@ -54,33 +84,33 @@ pub(super) struct Fd {
 }
 
 fn cannot(what: impl Into<String>, call: &'static str, errno: Errno) -> Error {
-    Error::from_raw_os_error(what, call, errno as i32)
+    Error::from_raw_os_error(what, call, errno.raw_os_error())
 }
 
 fn is_gone(errno: Errno) -> bool {
-    matches!(errno, Errno::ENOENT | Errno::ESRCH)
+    matches!(errno, Errno::NOENT | Errno::SRCH)
 }
 
 fn is_denied(errno: Errno) -> bool {
-    matches!(errno, Errno::EACCES | Errno::EPERM)
+    matches!(errno, Errno::ACCESS | Errno::PERM)
 }
 
 impl Root {
     pub(super) fn open(path: &Path) -> Result<Root, Error> {
         let what = || format!("read the processes of {}", path.display());
         let dir = open(path, DIR, Mode::empty()).map_err(|e| cannot(what(), "open", e))?;
-        let magic = fstatfs(&dir).map_err(|e| cannot(what(), "fstatfs", e))?.filesystem_type();
+        let magic = fstatfs(&dir).map_err(|e| cannot(what(), "fstatfs", e))?.f_type;
         if magic != PROC_SUPER_MAGIC {
             let why = "the directory is not a procfs (mount -t proc proc DIR makes one)";
             return Err(Error::new(ErrorKind::InvalidInput, what(), why));
         }
-        let nsfs = fstatat(&dir, "self/ns/mnt", AtFlags::empty())
-            .or_else(|_| fstatat(&dir, "/proc/self/ns/mnt", AtFlags::empty()))
+        let nsfs = statat(&dir, "self/ns/mnt", AtFlags::empty())
+            .or_else(|_| statat(&dir, "/proc/self/ns/mnt", AtFlags::empty()))
             .map_err(|e| cannot(what(), "stat(self/ns/mnt)", e))?;
         // Pid 1 is there in every procfs, and its links may be seen, if not read, by anyone.
         let has = |kind: &Kind| {
             let link = format!("1/ns/{kind}");
-            fstatat(&dir, link.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW).err() != Some(Errno::ENOENT)
+            statat(&dir, link, AtFlags::SYMLINK_NOFOLLOW).err() != Some(Errno::NOENT)
         };
         // Only this kind has no option in the kernel.
         let absent = if has(&Kind::Mnt) {
@@ -93,7 +123,7 @@ impl Root {
 
     /// The pids that are listed now, ascending.
     pub(super) fn pids(&self) -> Result<Vec<i32>, Error> {
-        let listed = Dir::openat(&self.dir, c".", LIST, Mode::empty()).and_then(|mut dir| numbers(&mut dir));
+        let listed = list(&self.dir, c".").and_then(|mut dir| numbers(&mut dir));
         let mut pids =
             listed.map_err(|e| cannot(format!("list {}", self.path.display()), "openat or getdents64", e))?;
         pids.sort_unstable();
@@ -156,20 +186,24 @@ impl Root {
     }
 
     fn namespace(&self, process: BorrowedFd<'_>, kind: Kind) -> Result<NamespaceId, Errno> {
-        let mut buf = [0; 40];
-        let text = sys::readlinkat(process, LINKS[kind as usize], &mut buf)?;
-        let (_, ino) = parse::link(text).ok_or(Errno::EINVAL)?;
+        let mut buf = [0; LINK];
+        let len = readlinkat_raw(process, LINKS[kind as usize], &mut buf)?;
+        let (_, ino) = proc::ns_link(&buf[..len]).ok_or(Errno::INVAL)?;
         Ok(NamespaceId { dev: self.dev, ino })
     }
+}
+
+fn list(dir: impl AsFd, name: &CStr) -> Result<Dir, Errno> {
+    Dir::new(openat(dir, name, LIST, Mode::empty())?)
 }
 
 /// The numeric names in a directory: pids of `/proc`, tids of `task`, descriptors of `fd`.
 fn numbers(dir: &mut Dir) -> Result<Vec<i32>, Errno> {
     let mut numbers = Vec::new();
-    for entry in dir.iter() {
+    while let Some(entry) = dir.read() {
         match entry {
             Ok(entry) => numbers.extend(entry.file_name().to_str().ok().and_then(|n| n.parse::<i32>().ok())),
-            Err(Errno::ESRCH) => break, // ended meanwhile
+            Err(Errno::SRCH) => break, // The process has ended.
             Err(e) => return Err(e),
         }
     }
@@ -178,8 +212,7 @@ fn numbers(dir: &mut Dir) -> Result<Vec<i32>, Errno> {
 
 /// The threads that are listed now; none if the process is gone.
 fn tids(process: BorrowedFd<'_>) -> Vec<i32> {
-    let listed = Dir::openat(process, c"task", LIST, Mode::empty()).and_then(|mut dir| numbers(&mut dir));
-    listed.unwrap_or_default()
+    list(process, c"task").and_then(|mut dir| numbers(&mut dir)).unwrap_or_default()
 }
 
 struct Reader<'a> {
@@ -203,19 +236,19 @@ impl Reader<'_> {
     }
 
     fn try_process(&mut self, pid: i32) -> Result<(), Errno> {
-        let dir = openat(&self.root.dir, pid.to_string().as_str(), DIR, Mode::empty())?;
+        let dir = openat(&self.root.dir, pid.to_string(), DIR, Mode::empty())?;
         let dir = dir.as_fd();
         let namespaces = match self.root.namespaces(dir) {
             Err(e) if is_denied(e) => return self.unreadable(pid, dir),
             // Of a process that exits its leader ends first or last; any thread will do.
-            Err(Errno::ENOENT) => tids(dir).into_iter().find_map(|tid| self.thread(dir, tid).ok()),
+            Err(Errno::NOENT) => tids(dir).into_iter().find_map(|tid| self.thread(dir, tid).ok()),
             other => Some(other?),
         };
         let options = self.options;
         let text = self.file(dir, c"status")?;
-        let status = parse::status(text).ok_or(Errno::ESRCH)?;
+        let status = Status::parse(text).ok_or(Errno::SRCH)?;
         // The first thread is the process itself, so of one thread nothing is left to read.
-        let has_threads = options.threads && parse::threads(text) != Some(1);
+        let has_threads = options.threads && proc::number(text, "Threads") != Some(1u32);
         let Some(namespaces) = namespaces else {
             let id = |kind| self.root.namespace(dir, kind).ok();
             let (pid_ns, user_ns) = (id(Kind::Pid), id(Kind::User));
@@ -228,7 +261,7 @@ impl Reader<'_> {
             });
             return Ok(());
         };
-        let cgroup = self.file(dir, c"cgroup").map(|text| parse::cgroup(text).map(Into::into))?;
+        let cgroup = self.file(dir, c"cgroup").map(|text| proc::cgroup(text).map(Into::into))?;
         if has_threads {
             for tid in tids(dir).into_iter().filter(|tid| *tid != pid) {
                 match self.thread(dir, tid) {
@@ -252,7 +285,7 @@ impl Reader<'_> {
         let uid = fstat(dir)?.st_uid;
         let name = match self.file(dir, c"status") {
             Err(e) if is_denied(e) => String::new(), // hidepid=1
-            text => parse::status(text?).ok_or(Errno::ESRCH)?.name,
+            text => Status::parse(text?).ok_or(Errno::SRCH)?.name,
         };
         self.found.unreadable.push(Unreadable { pid, uid, name });
         Ok(())
@@ -260,19 +293,20 @@ impl Reader<'_> {
 
     /// The namespaces that it holds open, if its descriptors may be read.
     fn fds(&mut self, pid: i32, process: BorrowedFd<'_>) {
-        let Ok(mut dir) = Dir::openat(process, c"fd", LIST, Mode::empty()) else { return };
-        let mut buf = [0; 40];
-        for fd in numbers(&mut dir).unwrap_or_default() {
-            let Ok(name) = CString::new(fd.to_string()) else { continue };
-            let Ok(text) = sys::readlinkat(dir.as_fd(), &name, &mut buf) else { continue };
-            if let Some((kind, ino)) = parse::link(text) {
+        let Ok(mut dir) = list(process, c"fd") else { return };
+        let fds = numbers(&mut dir).unwrap_or_default();
+        let Ok(dir) = dir.fd() else { return };
+        let mut buf = [0; LINK];
+        for fd in fds {
+            let Ok(len) = readlinkat_raw(dir, fd.to_string(), &mut buf) else { continue };
+            if let Some((kind, ino)) = proc::ns_link(&buf[..len]) {
                 self.found.fds.push(Fd { pid, fd, kind, id: NamespaceId { dev: self.root.dev, ino } });
             }
         }
     }
 
     fn thread(&self, process: BorrowedFd<'_>, tid: i32) -> Result<NamespaceSet, Errno> {
-        self.root.namespaces(openat(process, format!("task/{tid}").as_str(), DIR, Mode::empty())?.as_fd())
+        self.root.namespaces(openat(process, format!("task/{tid}"), DIR, Mode::empty())?.as_fd())
     }
 
     /// A file that the kernel writes in one go, which a short read ends.

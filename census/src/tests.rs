@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use ns_core::{Kind, Kinds, NamespaceId, NamespaceSet};
 use proptest::prelude::*;
 
-use super::matrix::Matrix;
-use super::model::{LINKS, derive};
-use super::{Container, Model, Process, read};
+use crate::holders::namespace_mounts;
+use crate::matrix::Matrix;
+use crate::model::{Container, LINKS, Model, derive};
+use crate::record::Process;
 
 const HOST: [u64; 8] = [0; 8];
 
@@ -107,21 +108,12 @@ fn a_neighbour_below_a_containers_cgroup_takes_it_from_it() {
 }
 
 #[test]
-fn status_reads_what_the_kernel_writes_and_is_not_fooled_by_a_name() {
-    let text = b"Name:\ta\\nUid:\\\\\nUmask:\t0022\nState:\tZ (zombie)\nPPid:\t3\nUid:\t1\t2\t3\t4\nNSpid:\t5\t1\nX:";
-    let status = read::status(text).unwrap();
-    assert_eq!((status.name.as_str(), status.state, status.parent, status.uid), ("a\nUid:\\", b'Z', 3, 2));
-    assert_eq!(status.pids, [5, 1]);
-    assert_eq!(read::status(b"Name:\tx\nState:\tS\nPPid:\t3\n"), None);
-}
-
-#[test]
 fn only_nsfs_mounts_of_known_kinds_are_namespaces() {
     let text = b"1 0 0:4 net:[7] /a\\134\\040b rw shared:1 master:2 - nsfs nsfs rw\n\
         2 0 8:1 net:[8] /x rw - ext4 /dev/sda1 rw\n\
         3 0 0:4 foo:[9] /y rw - nsfs nsfs rw\n\
         4 0 0:4 mnt:[10] /z rw - nsfs nsfs rw\n";
-    let mounts: Vec<_> = read::namespace_mounts(text).map(|m| (m.kind, m.ino, m.path)).collect();
+    let mounts: Vec<_> = namespace_mounts(text).map(|(kind, id, path)| (kind, id.ino, path)).collect();
     assert_eq!(mounts, [(Kind::Net, 7, "/a\\ b".into()), (Kind::Mnt, 10, "/z".into())]);
 }
 
@@ -272,18 +264,5 @@ proptest! {
                 prop_assert_eq!(a.cells[kind as usize] == ".", !left.isolated.contains_kind(kind));
             }
         }
-    }
-
-    #[test]
-    fn parsers_take_anything(text in prop::collection::vec(any::<u8>(), 0..300), lines in "(([A-Za-z:0-9\\[\\]/\\\\-]{0,6}[ \t]?){0,12}\n){0,4}") {
-        for text in [text.as_slice(), lines.as_bytes()] {
-            let _ = (read::status(text), read::cgroup(text), read::link(text), read::namespace_mounts(text).count());
-        }
-    }
-
-    #[test]
-    fn a_link_reads_as_it_is_displayed(kind in prop::sample::select(Kind::ALL.to_vec()), ino: u64) {
-        let text = NamespaceId { dev: 4, ino }.display(kind).to_string();
-        prop_assert_eq!(read::link(text.as_bytes()), Some((kind, ino)));
     }
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use ns_core::proc::{self, Mount, Stat, Status};
+use ns_core::{Kind, NamespaceId};
 use proptest::prelude::*;
 
 /// As the kernel's `mangle` writes paths to mountinfo.
@@ -30,6 +31,12 @@ proptest! {
         for mount in proc::mounts(&text) {
             let _ = (mount.root(), mount.point());
         }
+    }
+
+    #[test]
+    fn a_link_is_parsed_as_it_is_displayed(kind in prop::sample::select(Kind::ALL.to_vec()), ino: u64) {
+        let text = NamespaceId { dev: 4, ino }.display(kind).to_string();
+        prop_assert_eq!(proc::ns_link(text.as_bytes()), Some((kind, ino)));
     }
 
     #[test]
@@ -63,6 +70,15 @@ proptest! {
         let stat = Stat::parse(text.as_bytes()).unwrap();
         prop_assert_eq!((stat.state, stat.flags, stat.start, stat.pending), (b'S', 6, 4711, 0));
     }
+}
+
+#[test]
+fn status_reads_what_the_kernel_writes_and_is_not_fooled_by_a_name() {
+    let text = b"Name:\ta\\nUid:\\\\\nUmask:\t0022\nState:\tZ (zombie)\nPPid:\t3\nUid:\t1\t2\t3\t4\nNSpid:\t5\t1\nX:";
+    let status = Status::parse(text).unwrap();
+    assert_eq!((status.name.as_str(), status.state, status.parent, status.uid), ("a\nUid:\\", b'Z', 3, 2));
+    assert_eq!(status.pids, [5, 1]);
+    assert_eq!(Status::parse(b"Name:\tx\nState:\tS\nPPid:\t3\n"), None);
 }
 
 #[test]
