@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use ns_core::Pidfd;
+use ns_core::{Pidfd, proc};
 use nspod_sandbox::{Container, ExitStatus, Outcome};
 
 use crate::error::{Error, Result};
@@ -154,9 +154,9 @@ fn hand_on(
 /// pid 1 that has no handler for them (`sig_ignored` in kernel/signal.c).
 pub fn would_be_lost(pid: i32, signal: i32) -> bool {
     let ends = ends_by_default(signal);
-    let read = |file| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
+    let at = |file| format!("/proc/{pid}/{file}");
     for _ in 0..10 {
-        match (read("status"), read("syscall")) {
+        match (std::fs::read(at("status")), std::fs::read_to_string(at("syscall"))) {
             (Ok(status), Ok(syscall)) => return ends && is_lost(&status, &syscall, signal),
             // It becomes another program at this moment, and cannot be looked into meanwhile.
             (Ok(_), Err(_)) if ends => std::thread::sleep(Duration::from_millis(2)),
@@ -176,27 +176,26 @@ fn ends_by_default(signal: i32) -> bool {
 }
 
 /// From the texts of `/proc/PID/status` and `/proc/PID/syscall`.
-fn is_lost(status: &str, syscall: &str, signal: i32) -> bool {
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    let pids: Vec<&str> = field("NSpid:").unwrap_or_default().split_ascii_whitespace().collect();
-    let cared_for = ["SigCgt:", "SigIgn:", "SigBlk:"].iter().any(|name| {
-        let set = field(name).and_then(|set| u64::from_str_radix(set, 16).ok()).unwrap_or(0);
-        set & 1 << (signal - 1) != 0
-    });
+fn is_lost(status: &[u8], syscall: &str, signal: i32) -> bool {
+    let pids = proc::nspid(status).unwrap_or_default();
+    let cared_for = ["SigCgt", "SigIgn", "SigBlk"]
+        .iter()
+        .any(|name| proc::hex(status, name).unwrap_or(0) & 1 << (signal - 1) != 0);
     // Who waits in sigwait(3) has the signals blocked, and /proc does not show it.
     let call = syscall.split_ascii_whitespace().next().and_then(|n| n.parse().ok());
     let waits_for_it = call == Some(nix::libc::SYS_rt_sigtimedwait);
-    pids.len() > 1 && pids.last() == Some(&"1") && !cared_for && !waits_for_it
+    pids.len() > 1 && pids.last() == Some(&1) && !cared_for && !waits_for_it
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn status(nspid: &str, caught: u64, ignored: u64, blocked: u64) -> String {
+    fn status(nspid: &str, caught: u64, ignored: u64, blocked: u64) -> Vec<u8> {
         format!(
             "Name:\tx\nNSpid:\t{nspid}\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t{caught:016x}\n"
         )
+        .into_bytes()
     }
 
     #[test]
@@ -216,6 +215,6 @@ mod tests {
         for nspid in ["4711", "4711\t2", "1"] {
             assert!(!is_lost(&status(nspid, 0, 0, 0), "running\n", 15), "{nspid}");
         }
-        assert!(!is_lost("", "", 15));
+        assert!(!is_lost(b"", "", 15));
     }
 }

@@ -41,6 +41,17 @@ pub fn number<T: std::str::FromStr>(text: &[u8], name: &str) -> Option<T> {
     decimal(field(text, name)?)
 }
 
+/// Returns the value of a line `NAME:<tab>HEX`, a set of capabilities or signals; see [`field`].
+/// Bit 0 of a set of signals is signal 1.
+///
+/// ```
+/// use ns_core::proc;
+/// assert_eq!(proc::hex(b"SigBlk:\t0000000000004000\n", "SigBlk"), Some(1 << (15 - 1)));
+/// ```
+pub fn hex(text: &[u8], name: &str) -> Option<u64> {
+    u64::from_str_radix(std::str::from_utf8(field(text, name)?).ok()?, 16).ok()
+}
+
 /// Returns the pids of a process from its `/proc/PID/status`: first the pid in the reader's pid
 /// namespace, last the pid in its own.
 ///

@@ -195,9 +195,8 @@ impl RightsArgs {
 
 /// Returns the caller's bounding set: a container cannot have more.
 fn every_capability() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
-    line.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0)
+    let status = std::fs::read("/proc/self/status").unwrap_or_default();
+    ns_core::proc::hex(&status, "CapBnd").unwrap_or(0)
 }
 
 fn capability(text: &str) -> std::result::Result<u64, String> {

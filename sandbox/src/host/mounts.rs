@@ -1,9 +1,9 @@
 //! What is mounted on the host, as a caller sees it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+
+use ns_core::proc;
 
 /// A mount of the host: a line of `/proc/self/mountinfo`.
 ///
@@ -25,15 +25,11 @@ pub struct HostMount {
 impl HostMount {
     /// The mounts of a `mountinfo`, in its order. Lines of another form are passed over.
     pub fn parse(text: &[u8]) -> Vec<HostMount> {
-        text.split(|byte| *byte == b'\n').filter_map(HostMount::line).collect()
+        proc::mounts(text).map(|mount| HostMount::of(&mount)).collect()
     }
 
-    fn line(line: &[u8]) -> Option<HostMount> {
-        let mut fields = line.split(|byte| *byte == b' ');
-        let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse().ok();
-        let (id, parent) = (number(fields.next()?)?, number(fields.next()?)?);
-        let path = unescape(fields.nth(2)?);
-        let attributes = fields.next()?.split(|byte| *byte == b',').fold(0, |set, word| {
+    fn of(mount: &proc::Mount<'_>) -> HostMount {
+        let attributes = mount.options.split(|byte| *byte == b',').fold(0, |set, word| {
             set | match word {
                 b"nosuid" => libc::MOUNT_ATTR_NOSUID,
                 b"nodev" => libc::MOUNT_ATTR_NODEV,
@@ -42,9 +38,13 @@ impl HostMount {
                 _ => 0,
             }
         });
-        let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
-        let fstype = String::from_utf8_lossy(rest.next()?).into_owned();
-        Some(HostMount { id, parent, path, fstype, attributes })
+        HostMount {
+            id: mount.id,
+            parent: mount.parent,
+            path: mount.point().into_owned(),
+            fstype: String::from_utf8_lossy(mount.fstype).into_owned(),
+            attributes,
+        }
     }
 
     /// Those that a path leads to, sorted by their paths: of several at one place the uppermost, and
@@ -80,21 +80,6 @@ impl HostMount {
         seen.sort_by(|a, b| a.path.cmp(&b.path));
         seen
     }
-}
-
-/// Blanks, tabs, line ends and backslashes are written as `\` and three octal digits.
-fn unescape(field: &[u8]) -> PathBuf {
-    if !field.contains(&b'\\') {
-        return OsStr::from_bytes(field).into();
-    }
-    let (mut path, mut rest) = (Vec::with_capacity(field.len()), field);
-    while let [first, tail @ ..] = rest {
-        let digits = tail.get(..3).filter(|_| *first == b'\\');
-        let octal = digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        path.push(octal.unwrap_or(*first));
-        rest = &tail[if octal.is_some() { 3 } else { 0 }..];
-    }
-    std::ffi::OsString::from_vec(path).into()
 }
 
 #[cfg(test)]

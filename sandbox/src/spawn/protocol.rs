@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::os::fd::{OwnedFd, RawFd};
 
+use ns_core::proc::Stat;
 use ns_core::{IdMap, Pidfd};
 
 use crate::child::{Message, Note};
@@ -133,13 +134,9 @@ pub(super) fn executed_program(
 
 /// Whether a process has ended or is about to. It closes its descriptors before it can be waited for.
 fn is_ending(pidfd: &Pidfd) -> bool {
-    /// `PF_EXITING`.
-    const EXITING: u64 = 4;
     let Ok(pid) = pidfd.pid() else { return true };
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name, in parentheses, can hold any byte. The state, four numbers and the flags follow.
-    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
-    flags.is_none_or(|flags| flags & EXITING != 0)
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    Stat::parse(&stat).is_none_or(|stat| stat.is_ending())
 }
 
 /// A process that waits for this program to start it.

@@ -394,7 +394,7 @@ struct Streams(Vec<String>);
 impl Streams {
     fn of(pid: i32) -> Result<Streams> {
         let proc = Path::new("/proc").join(pid.to_string());
-        let read = |path: &Path| fs::read_to_string(path).map_err(|e| Error::io("read", path, &e));
+        let read = |path: &Path| fs::read(path).map_err(|e| Error::io("read", path, &e));
         let mounts = read(&proc.join("mountinfo"))?;
         let name = |number: u32| {
             let path = proc.join("fd").join(number.to_string());
@@ -404,11 +404,11 @@ impl Streams {
             };
             let stat = fs::metadata(&path).map_err(|e| Error::io("look at", &path, &e))?;
             let info = read(&proc.join("fdinfo").join(number.to_string()))?;
-            let mount = info.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap_or_default().trim();
+            let mount = ns_core::proc::number::<u64>(&info, "mnt_id");
             let has_path = !stat.file_type().is_fifo() && !stat.file_type().is_socket();
-            let known = mounts.lines().any(|line| line.split(' ').next() == Some(mount));
-            Ok(match mount.parse::<u32>() {
-                Ok(id) if has_path && !known => format!("file[{id:x}:{:x}]", stat.ino()),
+            let known = ns_core::proc::mounts(&mounts).any(|known| Some(known.id) == mount);
+            Ok(match mount {
+                Some(id) if has_path && !known => format!("file[{id:x}:{:x}]", stat.ino()),
                 _ => target,
             })
         };
