@@ -52,7 +52,7 @@ fn sleeper(join: &[Namespace], new: Kinds) -> Process {
     // SAFETY: the child calls nothing but raw system calls, and ends by _exit.
     let middleman = unsafe { raw::clone3(&mut clone_args(0, libc::SIGCHLD)) }.unwrap();
     if middleman == 0 {
-        let joined = join.iter().all(|ns| raw::setns(ns.as_fd(), 0).is_ok());
+        let joined = join.iter().all(|ns| nix::sched::setns(ns, nix::sched::CloneFlags::empty()).is_ok());
         let flags = new.bits() | libc::CLONE_PARENT as u64;
         // SAFETY: as above; the grandchild only sleeps.
         let pid = if joined { unsafe { raw::clone3(&mut clone_args(flags, 0)) }.unwrap_or(-1) } else { -1 };

@@ -206,7 +206,7 @@ fn files_that_are_not_there_are_named() {
             ),
             (
                 &["run", "--ns", "net=join:/etc/passwd", "true"],
-                "cannot open the namespace /etc/passwd: it is not a namespace file (not on nsfs): nothing is pinned there, or it was unmounted",
+                "cannot open the namespace /etc/passwd: the file is not a namespace (not on nsfs): nothing is pinned there, or the pin was unmounted",
             ),
         ],
     );

@@ -204,7 +204,7 @@ fn a_namespace_that_is_gone_or_none_is_named() {
     let want = format!("nspod: cannot open a pidfd of process {}: pidfd_open: ", child.id());
     assert!(refused.err.starts_with(&want), "{}", refused.err);
     let refused = nspod(&["run", "--ns", &format!("net=join:{NSPOD}"), "true"]);
-    assert!(refused.err.contains("it is not a namespace file"), "{}", refused.err);
+    assert!(refused.err.contains("the file is not a namespace"), "{}", refused.err);
     let uts = nspod(&["run", "--ns", "net=join:/proc/self/ns/uts", "true"]);
     assert_eq!(uts.code(), 125);
     assert!(uts.err.contains("uts"), "{}", uts.err);

@@ -1,4 +1,4 @@
-//! `clone3`: a new process, in new namespaces, in a cgroup, in one call.
+//! A new process in new namespaces and in a cgroup, by one call of clone3(2).
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -10,22 +10,23 @@ use nix::errno::Errno;
 use crate::{Error, ErrorKind, Kinds, Pidfd, Result, hint, raw};
 
 bitflags::bitflags! {
-    /// Flags of [`Clone3`] beside the kinds. The bits are the kernel's `CLONE_*` flags.
+    /// Flags of [`Clone3`], except for the kinds of namespaces. The bits are the kernel's flags
+    /// `CLONE_*`; see [clone(2)](https://man7.org/linux/man-pages/man2/clone.2.html).
     ///
-    /// CLONE_THREAD, CLONE_SIGHAND and CLONE_SETTLS are left out: threads are libc's job.
+    /// CLONE_THREAD, CLONE_SIGHAND and CLONE_SETTLS are missing, because only libc can make threads.
     #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
     pub struct CloneFlags: u64 {
-        /// Returns a pidfd of the child.
+        /// Returns a pidfd of the child (since Linux 5.2).
         const PIDFD = libc::CLONE_PIDFD as u64;
-        /// The child gets the caller's parent as its parent; the exit signal is the caller's.
+        /// Makes the child a sibling of the caller: both have the same parent and exit signal.
         const PARENT = libc::CLONE_PARENT as u64;
-        /// Shares memory; only with [`Clone3::spawn_on_stack`].
+        /// Shares the memory. Only [`Clone3::spawn_on_stack`] accepts this flag.
         const VM = libc::CLONE_VM as u64;
-        /// The calling thread sleeps until the child has exec'd or ended.
+        /// Suspends the calling thread until the child calls execve(2) or ends.
         const VFORK = libc::CLONE_VFORK as u64;
         /// Shares the descriptor table.
         const FILES = libc::CLONE_FILES as u64;
-        /// Shares root, working directory and umask.
+        /// Shares root directory, working directory and umask.
         const FS = libc::CLONE_FS as u64;
         /// Shares the I/O context.
         const IO = libc::CLONE_IO as u64;
@@ -36,7 +37,7 @@ bitflags::bitflags! {
     }
 }
 
-/// What `clone3` is to make; its fields are the call's.
+/// Arguments of clone3(2).
 ///
 /// See [clone3(2)](https://man7.org/linux/man-pages/man2/clone.2.html). Since Linux 5.3.
 ///
@@ -44,7 +45,7 @@ bitflags::bitflags! {
 /// use ns_core::{Clone3, Cloned, CloneFlags, ExitStatus, Kinds};
 /// # if !nix::unistd::geteuid().is_root() { return Ok(()); }
 /// let clone = Clone3 { kinds: Kinds::FIVE, flags: CloneFlags::PIDFD, ..Clone3::default() };
-/// // SAFETY: the child calls nothing but getpid and _exit.
+/// // SAFETY: the child calls only getpid and _exit.
 /// match unsafe { clone.spawn() }? {
 ///     Cloned::Child => unsafe { libc::_exit(libc::getpid()) }, // the first in its pid namespace
 ///     Cloned::Parent { pidfd, .. } => {
@@ -55,25 +56,24 @@ bitflags::bitflags! {
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Clone3<'a> {
-    /// Kinds of which the child gets a new namespace. A new time namespace is entered at
-    /// once, which leaves no moment to set its offsets: for these
-    /// [`unshare`](crate::unshare()) first.
+    /// Kinds of new namespaces. The child enters a new time namespace at once, so its offsets cannot
+    /// be set: to set them, call [`unshare`](crate::unshare()) first.
     pub kinds: Kinds,
-    /// Other flags.
+    /// Flags other than the kinds.
     pub flags: CloneFlags,
-    /// The cgroup (v2) that the child starts in, as a descriptor of its directory. Takes no
-    /// lock of the whole system, unlike moving it later. Since Linux 5.7.
+    /// Directory of the cgroup (v2) that the child starts in. Unlike a later move, this needs no
+    /// system-wide lock. Since Linux 5.7.
     pub cgroup: Option<BorrowedFd<'a>>,
-    /// The signal that the parent gets when the child ends; SIGCHLD by default, 0 for none.
-    /// Not used with [`CloneFlags::PARENT`].
+    /// Signal to the parent when the child ends: SIGCHLD by default, 0 for none. Ignored with
+    /// [`CloneFlags::PARENT`].
     pub exit_signal: i32,
-    /// The child's pid in its own pid namespace, in the one above it, and so on; empty lets
-    /// the kernel choose. Since Linux 5.5.
+    /// Pids of the child: in its own pid namespace, in the parent of that namespace, and so on. If
+    /// empty, the kernel chooses. Since Linux 5.5.
     pub set_tid: &'a [pid_t],
 }
 
 impl Default for Clone3<'_> {
-    /// As `fork` does: no new namespace, memory copied, SIGCHLD at the end.
+    /// Returns the arguments that act like fork(2): no new namespace, copied memory, SIGCHLD.
     fn default() -> Self {
         Self {
             kinds: Kinds::empty(),
@@ -85,78 +85,81 @@ impl Default for Clone3<'_> {
     }
 }
 
-/// Where [`Clone3::spawn`] returned.
+/// Process in which [`Clone3::spawn`] returned.
 #[derive(Debug)]
 pub enum Cloned {
-    /// In the child.
+    /// The child.
     Child,
-    /// In the parent.
+    /// The parent.
     Parent {
-        /// The child's pid in the parent's pid namespace.
+        /// Pid of the child in the parent's pid namespace.
         pid: pid_t,
-        /// With [`CloneFlags::PIDFD`], the child's pidfd (close-on-exec).
+        /// Pidfd of the child (close-on-exec), with [`CloneFlags::PIDFD`].
         pidfd: Option<Pidfd>,
     },
 }
 
-/// A child that [`Clone3::spawn_on_stack`] made.
+/// Child created by [`Clone3::spawn_on_stack`].
 #[derive(Debug)]
 pub struct Spawned {
-    /// Its pid in the parent's pid namespace.
+    /// Pid in the parent's pid namespace.
     pub pid: pid_t,
-    /// With [`CloneFlags::PIDFD`], its pidfd (close-on-exec).
+    /// Pidfd (close-on-exec), with [`CloneFlags::PIDFD`].
     pub pidfd: Option<Pidfd>,
 }
 
 impl Clone3<'_> {
-    /// Makes the process with copied memory; returns twice, as `fork` does.
+    /// Creates the process with copied memory. Returns in both processes, as fork(2) does. Since
+    /// Linux 5.3.
     ///
     /// # Errors
-    /// - `EPERM`: new namespaces need CAP_SYS_ADMIN, unless one is a user namespace, which a
-    ///   host may forbid; `set_tid` needs CAP_CHECKPOINT_RESTORE.
-    /// - `EINVAL`: a kind that this kernel lacks, or flags that exclude each other
-    ///   ([`CloneFlags::FS`] with a new user or mnt namespace); also
-    ///   [`CloneFlags::VM`], for which there is [`spawn_on_stack`](Self::spawn_on_stack).
-    /// - `ENOSPC`: a limit on namespaces: `user.max_*_namespaces`, or 32 levels of nesting.
-    /// - `EAGAIN`: a limit on processes: RLIMIT_NPROC, `pids.max`, `kernel.pid_max`.
-    /// - `EEXIST`: a pid in `set_tid` is taken.
-    /// - `EBUSY`, `EOPNOTSUPP`: the cgroup may hold no processes: it has controllers enabled
-    ///   for its children, or is threaded. `EACCES`: it may not be written.
-    /// - `ENOMEM`: also where the init of the caller's pid namespace for children has ended.
+    /// - `EPERM`: new namespaces require CAP_SYS_ADMIN, unless one of them is a user namespace, which
+    ///   a host may forbid; `set_tid` requires CAP_CHECKPOINT_RESTORE.
+    /// - `EINVAL`: the kernel lacks a kind, or flags exclude each other ([`CloneFlags::FS`] and a new
+    ///   user or mnt namespace).
+    /// - [`InvalidInput`](ErrorKind::InvalidInput): [`CloneFlags::VM`], which requires
+    ///   [`spawn_on_stack`](Self::spawn_on_stack).
+    /// - `ENOSPC`: a limit on namespaces is reached: `user.max_*_namespaces`, or 32 levels of nesting.
+    /// - `EAGAIN`: a limit on processes is reached: RLIMIT_NPROC, `pids.max` or `kernel.pid_max`.
+    /// - `EEXIST`: a pid in `set_tid` is in use.
+    /// - `EBUSY`: the cgroup enables controllers for its children.
+    /// - `EOPNOTSUPP`: the cgroup is in a threaded subtree.
+    /// - `EACCES`: the caller may not write `cgroup.procs`.
+    /// - `ENOMEM`: the host is out of memory, or the init of the caller's pid namespace for children
+    ///   has ended.
     ///
     /// # Safety
-    /// In the child only the calling thread goes on, with whatever locks others held: until
-    /// exec or `_exit` it may call async-signal-safe functions only, and must neither
-    /// allocate, panic nor return from where values of the parent would be dropped twice.
+    /// In the child only the calling thread continues, and locks of other threads stay locked. Until
+    /// the child calls execve(2) or `_exit`, it may call async-signal-safe functions only. It must
+    /// not allocate, panic, or return to a caller that drops values of the parent a second time.
     /// With [`CloneFlags::FILES`] the caller upholds I/O safety for both processes.
     pub unsafe fn spawn(&self) -> Result<Cloned> {
         if self.flags.contains(CloneFlags::VM) {
-            let why = "sharing memory needs a stack of its own: use spawn_on_stack";
+            let why = "a child that shares memory requires its own stack: use spawn_on_stack";
             return Err(Error::new(ErrorKind::InvalidInput, self.step(), why));
         }
         let mut pidfd = -1;
         let mut args = self.args(&mut pidfd)?;
-        // SAFETY: the caller vouches for the child; the pointers are of locals and a borrow.
+        // SAFETY: the caller vouches for the child. The pointers are of locals and of a borrow.
         match unsafe { raw::clone3(&mut args) } {
             Ok(0) => Ok(Cloned::Child),
-            // SAFETY: the kernel has just filled in `pidfd`, if asked to.
+            // SAFETY: with PIDFD the kernel has just written a new descriptor to `pidfd`.
             Ok(pid) => Ok(Cloned::Parent { pid, pidfd: unsafe { self.own(pidfd) } }),
             Err(errno) => Err(self.error(errno)),
         }
     }
 
-    /// Makes the process on a stack of its own, where it calls `f(arg)`; returns in the
-    /// parent only.
+    /// Creates the process on its own stack, where it calls `f(arg)`. Returns in the parent only.
+    /// Since Linux 5.3, on x86_64 and aarch64.
     ///
-    /// With `VM | VFORK` this costs the same from a parent of any size: nothing is copied,
-    /// and the calling thread sleeps until the child has exec'd or ended. On x86_64 and
-    /// aarch64.
+    /// With `VM | VFORK` the time does not depend on the size of the parent: the kernel copies no
+    /// memory, and suspends the calling thread until the child calls execve(2) or ends.
     ///
     /// # Errors
     /// As [`spawn`](Self::spawn); `ENOSYS` on other architectures.
     ///
     /// # Safety
-    /// That of [`raw::clone3_on_stack`].
+    /// See [`raw::clone3_on_stack`].
     pub unsafe fn spawn_on_stack(
         &self,
         stack: *mut u8,
@@ -166,19 +169,19 @@ impl Clone3<'_> {
     ) -> Result<Spawned> {
         let mut pidfd = -1;
         let mut args = self.args(&mut pidfd)?;
-        // SAFETY: the caller vouches for stack, `f` and `arg`; the pointers in `args` are of
-        // a local and a borrow.
+        // SAFETY: the caller vouches for the stack, `f` and `arg`. The pointers in `args` are of a
+        // local and of a borrow.
         match unsafe { raw::clone3_on_stack(&mut args, stack, size, f, arg) } {
-            // SAFETY: the kernel has just filled in `pidfd`, if asked to.
+            // SAFETY: with PIDFD the kernel has just written a new descriptor to `pidfd`.
             Ok(pid) => Ok(Spawned { pid, pidfd: unsafe { self.own(pidfd) } }),
             Err(errno) => Err(self.error(errno)),
         }
     }
 
-    /// The kernel's block; `pidfd` outlives the call that uses it.
+    /// Returns the kernel's structure. `pidfd` must outlive the call that uses it.
     fn args(&self, pidfd: &mut i32) -> Result<raw::CloneArgs> {
         let mut args = raw::clone_args();
-        // Bits that are no CloneFlags (from_bits_retain) would break what they promise.
+        // from_bits_retain can add bits that are not CloneFlags.
         args.flags = self.kinds.flags(&self.step())? | self.flags.intersection(CloneFlags::all()).bits();
         if self.flags.contains(CloneFlags::PIDFD) {
             args.pidfd = (pidfd as *mut i32).expose_provenance() as u64;
@@ -198,7 +201,7 @@ impl Clone3<'_> {
     }
 
     /// # Safety
-    /// With `PIDFD`, `pidfd` is a descriptor that nobody else owns.
+    /// With `PIDFD`, `pidfd` is a descriptor without an owner.
     unsafe fn own(&self, pidfd: i32) -> Option<Pidfd> {
         self.flags.contains(CloneFlags::PIDFD).then(|| {
             // SAFETY: by the contract above.
@@ -216,27 +219,26 @@ impl Clone3<'_> {
     fn error(&self, errno: Errno) -> Error {
         let error = Error::os(self.step(), "clone3", errno);
         match errno {
-            Errno::EEXIST => error.hint("a pid in set_tid is taken"),
+            Errno::EEXIST => error.hint("a pid in set_tid is in use"),
             Errno::EAGAIN => error.hint(
-                "a limit on processes: RLIMIT_NPROC (ulimit -u), pids.max of a cgroup, or \
+                "a limit on processes is reached: RLIMIT_NPROC (ulimit -u), pids.max of a cgroup, or \
                  kernel.pid_max",
             ),
             Errno::EBUSY if self.cgroup.is_some() => error.hint(
-                "the cgroup has controllers enabled for its children \
-                 (cgroup.subtree_control): only leaf cgroups hold processes",
+                "the cgroup enables controllers for its children (cgroup.subtree_control), so it \
+                 cannot contain processes",
             ),
-            Errno::EOPNOTSUPP if self.cgroup.is_some() => {
-                error.hint("the cgroup is in a threaded subtree (cgroup.type): it holds no processes")
-            }
+            Errno::EOPNOTSUPP if self.cgroup.is_some() => error
+                .hint("the cgroup is in a threaded subtree (cgroup.type), so it cannot contain processes"),
             Errno::EACCES if self.cgroup.is_some() => {
-                error.hint("cgroup.procs of the cgroup is not writable by the caller")
+                error.hint("the caller may not write cgroup.procs of the cgroup")
             }
             Errno::EBADF if self.cgroup.is_some() => {
-                error.hint("the descriptor is not of a cgroup v2 directory")
+                error.hint("the descriptor does not refer to a cgroup v2 directory")
             }
             Errno::EPERM if !self.set_tid.is_empty() => error.hint(
-                "set_tid needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN in the user namespace \
-                 of each pid namespace it names",
+                "set_tid requires CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN in the user namespace of \
+                 each of the pid namespaces",
             ),
             Errno::EINVAL
                 if self.flags.contains(CloneFlags::FS) && self.kinds.intersects(Kinds::USER | Kinds::MNT) =>

@@ -1,5 +1,4 @@
-//! The error type of this crate: a sentence that says what was tried, on what, by which
-//! call, what the kernel answered, and what to do about it.
+//! The error type: a sentence with the step, the object, the call, the errno, and the likely cause.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,18 +8,18 @@ use nix::errno::Errno;
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, as a sentence, with its [`ErrorKind`] and the kernel's errno.
+/// A failure: a sentence for people, and an [`ErrorKind`] and an errno for programs.
 ///
 /// ```
 /// use ns_core::{ErrorKind, Kind, Namespace};
-/// // pid_max is at most 2^22, so no process has this pid.
+/// // No process has this pid, because pid_max is at most 2^22.
 /// let error = Namespace::of_pid(i32::MAX, Kind::Net).unwrap_err();
 /// assert_eq!(error.kind(), ErrorKind::NoSuchProcess);
 /// assert_eq!(
 ///     error.to_string(),
 ///     "cannot open the net namespace of process 2147483647: \
-///      open(/proc/2147483647/ns/net): ENOENT: No such file or directory; \
-///      no such process here: it has ended, or lives outside this pid namespace",
+///      open(/proc/2147483647/ns/net): No such file or directory (ENOENT); \
+///      the process has ended, or is outside this pid namespace",
 /// );
 /// ```
 pub struct Error(Box<Inner>);
@@ -33,11 +32,11 @@ struct Inner {
     hint: Cow<'static, str>,
 }
 
-/// The sort of failure, for a program to act on.
+/// Category of an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The caller lacks a capability, or a policy of the host forbids it.
+    /// The caller lacks a capability, or a policy of the host forbids the operation.
     PermissionDenied,
     /// The process has ended, or is not visible from this pid namespace.
     NoSuchProcess,
@@ -45,21 +44,21 @@ pub enum ErrorKind {
     NotFound,
     /// A file exists already.
     AlreadyExists,
-    /// A path or descriptor is not a namespace, or not of the kind asked for.
+    /// A path or descriptor does not refer to a namespace.
     NotANamespace,
     /// This kernel lacks the feature.
     Unsupported,
-    /// A number of things is used up: namespaces, their nesting, processes, descriptors.
+    /// A limit is reached: on namespaces, their nesting, processes or descriptors.
     LimitReached,
-    /// An argument is invalid, or invalid in the caller's state.
+    /// An argument is invalid, or not allowed in the caller's state.
     InvalidInput,
     /// A text could not be parsed.
     Parse,
-    /// Something in use stands in the way.
+    /// The object is in use.
     Busy,
-    /// A program that is needed is not installed, or failed.
+    /// A required program is not installed, or failed.
     Program,
-    /// Another failure of a system call: see [`Error::raw_os_error`].
+    /// Another failure of a system call; see [`Error::raw_os_error`].
     Os,
 }
 
@@ -129,12 +128,23 @@ impl Error {
         self
     }
 
-    /// The sort of failure.
+    /// Returns what was attempted, as it completes the sentence "cannot …".
+    pub fn step(&self) -> &str {
+        &self.0.step
+    }
+
+    /// Returns the failed system call, with its path where it has one; `None` if no system call
+    /// failed.
+    pub fn call(&self) -> Option<&str> {
+        Some(&*self.0.call).filter(|call| !call.is_empty())
+    }
+
+    /// Returns the category.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The errno that the kernel answered with; `None` if it was not asked.
+    /// Returns the errno of the failed system call; `None` if no system call failed.
     pub fn raw_os_error(&self) -> Option<i32> {
         self.0.errno
     }
@@ -149,7 +159,7 @@ impl fmt::Display for Error {
         }
         if let Some(errno) = errno {
             let errno = Errno::from_raw(*errno);
-            write!(f, ": {errno}")?;
+            write!(f, ": {} ({errno:?})", errno.desc())?;
         }
         match (hint.is_empty(), errno) {
             (true, _) => Ok(()),

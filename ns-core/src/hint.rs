@@ -1,4 +1,4 @@
-//! Why the kernel refuses new namespaces: asks the host's own switches.
+//! Likely causes of an errno, with a look at the sysctls of the host.
 
 use std::path::Path;
 
@@ -11,12 +11,12 @@ use crate::{Error, ErrorKind, Kind, Kinds};
 pub(crate) fn new_namespaces(error: Error, errno: Errno, kinds: Kinds) -> Error {
     match errno {
         Errno::EPERM if !kinds.contains_kind(Kind::User) => error.hint(
-            "this needs CAP_SYS_ADMIN: run as root, or ask for a new user namespace along \
+            "new namespaces require CAP_SYS_ADMIN: run as root, or create a user namespace together \
              with the others",
         ),
         Errno::EPERM | Errno::EACCES => error.hint(user_switch().unwrap_or_else(|| {
-            "user namespaces are forbidden to this process: by a chroot it is in, by a \
-             seccomp filter (that of a container manager), or by a security module"
+            "this process may not create user namespaces: it is in a chroot, or a seccomp filter \
+             (of a container manager) or a security module forbids it"
                 .into()
         })),
         Errno::ENOSPC | Errno::EUSERS => error.hint(limit(kinds)),
@@ -27,11 +27,11 @@ pub(crate) fn new_namespaces(error: Error, errno: Errno, kinds: Kinds) -> Error 
             None => error,
         },
         Errno::ENOMEM => error.hint(
-            "memory is short, or the init of the pid namespace for the caller's children has \
-             ended, after which no process can be made in it",
+            "the host is out of memory, or the init of the caller's pid namespace for children has \
+             ended, so that no process can be created there",
         ),
         Errno::ENOSYS => {
-            error.hint("this kernel or a seccomp filter (that of a container manager) lacks the call")
+            error.hint("the kernel lacks the call, or a seccomp filter (of a container manager) refuses it")
         }
         _ => error,
     }
@@ -42,7 +42,7 @@ fn sysctl(name: &str) -> Option<String> {
     std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
-/// Which switch of the host forbids user namespaces to the caller, an ordinary user.
+/// Returns the sysctl that forbids user namespaces to the caller, if the caller is not root.
 pub(crate) fn user_switch() -> Option<String> {
     if Uid::effective().is_root() {
         return None;
@@ -63,37 +63,37 @@ pub(crate) fn user_switch() -> Option<String> {
     )
 }
 
-/// Which limit on the number of namespaces is reached.
+/// Describes the limit on the number of namespaces that is reached.
 fn limit(kinds: Kinds) -> String {
     let zero = kinds
         .kinds()
         .map(|kind| format!("user.max_{kind}_namespaces"))
         .find(|name| sysctl(name).as_deref() == Some("0"));
     match zero {
-        Some(name) => format!("the sysctl {name} is 0: none may be made"),
-        None => "a limit is reached: the sysctls user.max_*_namespaces (of this or an outer \
-                 user namespace), or 32 levels of pid or user namespaces"
+        Some(name) => format!("the sysctl {name} is 0: no such namespace may be created"),
+        None => "a limit is reached: a sysctl user.max_*_namespaces (of this or an outer user \
+                 namespace), or 32 levels of pid or user namespaces"
             .into(),
     }
 }
 
-/// Whether this kernel has namespaces of the kind; unknown counts as yes.
+/// Returns whether this kernel has namespaces of the kind; `true` if that is unknown.
 pub(crate) fn supported(kind: Kind) -> bool {
-    // Mount namespaces have no kernel option: where their link is missing, so is /proc.
+    // Mount namespaces have no kernel option: if their link is missing, /proc is.
     std::fs::symlink_metadata(format!("/proc/thread-self/ns/{kind}")).is_ok()
         || std::fs::symlink_metadata("/proc/thread-self/ns/mnt").is_err()
 }
 
-/// The likely cause of a failure below `/proc/PID`.
+/// Adds the likely cause of a failure below `/proc/PID`.
 pub(crate) fn of_proc(error: Error, errno: Errno) -> Error {
     match errno {
         Errno::ENOENT | Errno::ESRCH if Path::new("/proc/thread-self").exists() => error
             .with_kind(ErrorKind::NoSuchProcess)
-            .hint("no such process here: it has ended, or lives outside this pid namespace"),
-        Errno::ENOENT => error.hint("/proc is not mounted here"),
+            .hint("the process has ended, or is outside this pid namespace"),
+        Errno::ENOENT => error.hint("/proc is not mounted"),
         Errno::EACCES | Errno::EPERM => error.hint(
-            "this needs the uid of that process, or CAP_SYS_PTRACE in its user namespace; \
-             /proc mounted with hidepid= or a security module may forbid it too",
+            "this requires the uid of that process, or CAP_SYS_PTRACE in its user namespace; a \
+             /proc mounted with hidepid= or a security module may also forbid it",
         ),
         _ => error,
     }

@@ -1,4 +1,4 @@
-//! Which namespaces a process is in: identities, and sets of exactly eight.
+//! Identities of namespaces, and the set of eight that a process is in.
 
 use std::fmt;
 use std::ops::Index;
@@ -11,28 +11,29 @@ use nix::sys::stat::{FileStat, Mode, fstatat};
 
 use crate::{Error, Kind, Kinds, Result, hint, pidfd};
 
-/// What tells one namespace from another: the device and inode number of its nsfs file.
+/// Identity of a namespace: device and inode number of its file on nsfs.
 ///
-/// Two files refer to the same namespace if and only if both numbers are equal. A number
-/// may come again once a namespace is gone.
+/// Two files refer to the same namespace if and only if both numbers are equal. The kernel may
+/// reuse a number after the namespace is gone. See
+/// [ioctl_nsfs(2)](https://man7.org/linux/man-pages/man2/ioctl_nsfs.2.html).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct NamespaceId {
-    /// Device of nsfs.
+    /// Device of nsfs (`st_dev`).
     pub dev: u64,
-    /// Inode number, the one in `net:[4026531840]`.
+    /// Inode number (`st_ino`), the number in `net:[4026531840]`.
     pub ino: u64,
 }
 
 impl NamespaceId {
-    /// Stands in a [`NamespaceSet`] for the kind that the kernel lacks: all processes share it.
+    /// Placeholder in a [`NamespaceSet`] for a kind that the kernel lacks.
     pub const NONE: Self = Self { dev: 0, ino: 0 };
 
     pub(crate) fn from_stat(stat: &FileStat) -> Self {
         Self { dev: stat.st_dev, ino: stat.st_ino }
     }
 
-    /// The form that `readlink /proc/PID/ns/KIND` and `lsns` show.
+    /// Formats the identity as `readlink /proc/PID/ns/KIND` does.
     ///
     /// ```
     /// use ns_core::{Kind, NamespaceId};
@@ -52,10 +53,11 @@ impl fmt::Display for Link {
     }
 }
 
-/// The namespaces of one process or thread: exactly one of each of the eight kinds.
+/// Namespaces of one process or thread: exactly one of each kind.
 ///
-/// A kernel may lack a kind: one built without `CONFIG_TIME_NS`, or older than Linux 5.6, has no
-/// time namespaces. The set then holds [`NamespaceId::NONE`] for that kind.
+/// If the kernel lacks a kind, the set contains [`NamespaceId::NONE`] for it. A kernel without
+/// CONFIG_TIME_NS or before Linux 5.6 lacks time namespaces. See
+/// [namespaces(7)](https://man7.org/linux/man-pages/man7/namespaces.7.html).
 ///
 /// ```
 /// use ns_core::{Kind, Kinds, NamespaceSet};
@@ -71,24 +73,27 @@ impl fmt::Display for Link {
 pub struct NamespaceSet([NamespaceId; 8]);
 
 impl NamespaceSet {
-    /// The set of these ids, in the order of [`Kind::ALL`].
+    /// Makes a set from ids in the order of [`Kind::ALL`].
     pub const fn new(ids: [NamespaceId; 8]) -> Self {
         Self(ids)
     }
 
-    /// The namespaces of the process (or thread) `pid`, by `/proc/PID/ns`.
+    /// Reads the namespaces of the process or thread `pid` from `/proc/PID/ns`.
     ///
     /// # Errors
-    /// - [`NoSuchProcess`](ErrorKind::NoSuchProcess): it has ended (a zombie has no
-    ///   namespaces any more), or lives outside this pid namespace.
-    /// - [`PermissionDenied`](ErrorKind::PermissionDenied) (`EACCES`): reading needs what
-    ///   ptrace reading needs, the same uid or CAP_SYS_PTRACE.
+    /// - `ENOENT`, `ESRCH` ([`NoSuchProcess`](crate::ErrorKind::NoSuchProcess)): the process has
+    ///   ended, even if it was not yet waited for, or is outside this pid namespace.
+    /// - `EACCES` ([`PermissionDenied`](crate::ErrorKind::PermissionDenied)): the caller has neither
+    ///   the uid of the process nor CAP_SYS_PTRACE in its user namespace
+    ///   ([ptrace(2)](https://man7.org/linux/man-pages/man2/ptrace.2.html), access mode
+    ///   `PTRACE_MODE_READ_FSCREDS`).
+    /// - `ENOENT` ([`NotFound`](crate::ErrorKind::NotFound)): `/proc` is not mounted.
     pub fn of_pid(pid: pid_t) -> Result<Self> {
         Self::read(&pid.to_string())
     }
 
-    /// The namespaces of the process behind a pidfd; never those of another process that
-    /// got its pid.
+    /// Reads the namespaces of the process behind a pidfd. If another process has its pid by now,
+    /// the call fails. Since Linux 5.3.
     ///
     /// # Errors
     /// As [`of_pid`](Self::of_pid).
@@ -99,10 +104,10 @@ impl NamespaceSet {
         Ok(set)
     }
 
-    /// The namespaces of the calling thread.
+    /// Reads the namespaces of the calling thread.
     ///
     /// # Errors
-    /// As [`of_pid`](Self::of_pid), and `ENOENT` where `/proc` is not mounted.
+    /// `ENOENT` ([`NotFound`](crate::ErrorKind::NotFound)): `/proc` is not mounted.
     pub fn current() -> Result<Self> {
         Self::read("thread-self")
     }
@@ -126,17 +131,17 @@ impl NamespaceSet {
         Ok(Self(ids))
     }
 
-    /// The namespace of this kind.
+    /// Returns the namespace of this kind.
     pub const fn get(&self, kind: Kind) -> NamespaceId {
         self.0[kind as usize]
     }
 
-    /// The kinds of which both sets hold the same namespace.
+    /// Returns the kinds in which both sets have the same namespace.
     pub fn coincide(&self, other: &Self) -> Kinds {
         Kind::ALL.into_iter().filter(|kind| self.get(*kind) == other.get(*kind)).collect()
     }
 
-    /// Each kind with its namespace.
+    /// Iterates over the kinds and their namespaces.
     pub fn iter(&self) -> impl Iterator<Item = (Kind, NamespaceId)> {
         Kind::ALL.into_iter().zip(self.0)
     }

@@ -1,4 +1,4 @@
-//! Id maps of user namespaces: which ids inside are which outside.
+//! Id maps of user namespaces.
 
 use std::fmt;
 use std::os::fd::AsFd;
@@ -11,25 +11,24 @@ use nix::fcntl::AT_FDCWD;
 use crate::file::write_proc;
 use crate::{Error, ErrorKind, Result, file, hint};
 
-/// The kernel takes at most this many extents (since Linux 4.15; 5 before).
+/// Largest number of extents that the kernel accepts (since Linux 4.15; 5 before).
 const MAX_EXTENTS: usize = 340;
-/// The kernel takes less than this many bytes of text: a page, of 4 KiB at least.
+/// The kernel accepts less text than a page, which has 4 KiB or more.
 const MAX_TEXT: usize = 4096;
 
-/// A run of ids: `count` of them, from `inside` in the user namespace and from `outside` in
-/// its parent.
+/// Range of consecutive ids in an id map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Extent {
-    /// First id inside.
+    /// First id in the user namespace.
     pub inside: u32,
-    /// First id outside.
+    /// First id in the parent user namespace.
     pub outside: u32,
-    /// How many.
+    /// Number of ids.
     pub count: u32,
 }
 
-/// An id map: the content of `uid_map` or `gid_map`. See
+/// Id map of a user namespace: the content of `/proc/PID/uid_map` or `gid_map`. See
 /// [user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html).
 ///
 /// ```
@@ -48,7 +47,7 @@ pub struct Extent {
 #[cfg_attr(feature = "serde", serde(transparent))]
 pub struct IdMap(Vec<Extent>);
 
-/// Which ids: of users or of groups.
+/// Kind of ids: users or groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ids {
     /// User ids: `uid_map`, `/etc/subuid`, `newuidmap`.
@@ -58,7 +57,7 @@ pub enum Ids {
 }
 
 impl Ids {
-    /// `uid_map` or `gid_map`.
+    /// Returns `uid_map` or `gid_map`.
     pub const fn file(self) -> &'static str {
         match self {
             Ids::Uid => "uid_map",
@@ -68,57 +67,58 @@ impl Ids {
 }
 
 impl IdMap {
-    /// Maps every id to itself.
+    /// Returns the map of every id to itself.
     pub fn identity() -> Self {
         Self(vec![Extent { inside: 0, outside: 0, count: u32::MAX }])
     }
 
-    /// Maps one id: the only map that an unprivileged process may write, and then only of
-    /// its own effective id.
+    /// Returns a map of one id. An unprivileged process may write only such a map, of its own effective
+    /// id.
     pub fn single(inside: u32, outside: u32) -> Self {
         Self(vec![Extent { inside, outside, count: 1 }])
     }
 
-    /// Whether nothing is mapped.
+    /// Returns whether the map has no extents.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Its extents.
+    /// Returns the extents.
     pub fn extents(&self) -> &[Extent] {
         &self.0
     }
 
-    /// The id outside that an id inside is.
+    /// Returns the id in the parent for an id in the user namespace; `None` if it is not mapped.
     pub fn to_outside(&self, inside: u32) -> Option<u32> {
         self.0.iter().find_map(|e| shift(inside, e.inside, e.count, e.outside))
     }
 
-    /// The id inside that an id outside is.
+    /// Returns the id in the user namespace for an id in its parent; `None` if it is not mapped.
     pub fn to_inside(&self, outside: u32) -> Option<u32> {
         self.0.iter().find_map(|e| shift(outside, e.outside, e.count, e.inside))
     }
 
-    /// Checks what the kernel will check: at least one extent and at most 340, none empty or
-    /// beyond 4294967294, none overlapping another inside or outside, and less than 4096
-    /// bytes of text (a page, where pages are 4 KiB).
+    /// Checks the map as the kernel will.
+    ///
+    /// A map must have 1 to 340 extents and less than 4096 bytes of text. An extent must not be empty,
+    /// contain an id above 4294967294, or overlap another extent on either side.
     ///
     /// # Errors
-    /// [`InvalidInput`](ErrorKind::InvalidInput), naming the extent at fault.
+    /// [`InvalidInput`](ErrorKind::InvalidInput): the sentence names the wrong extent.
     pub fn validate(&self) -> Result<()> {
         let bad = |why: String| Err(Error::new(ErrorKind::InvalidInput, "use an id map", why));
         if self.0.is_empty() {
-            return bad("it maps nothing; the kernel wants at least one extent".into());
+            return bad("the map is empty; the kernel requires at least one extent".into());
         }
         if self.0.len() > MAX_EXTENTS {
-            return bad(format!("it has {} extents, the kernel takes {MAX_EXTENTS}", self.0.len()));
+            return bad(format!("the map has {} extents, the kernel accepts {MAX_EXTENTS}", self.0.len()));
         }
         for e in &self.0 {
             if e.count == 0 {
                 return bad(format!("the extent {e} maps no id"));
             }
             if e.inside.checked_add(e.count).is_none() || e.outside.checked_add(e.count).is_none() {
-                return bad(format!("the extent {e} goes beyond the last id, 4294967294"));
+                return bad(format!("the extent {e} ends after the last id, 4294967294"));
             }
         }
         for (side, first) in SIDES {
@@ -130,16 +130,20 @@ impl IdMap {
         }
         let bytes = self.to_string().len();
         if bytes >= MAX_TEXT {
-            return bad(format!("its text has {bytes} bytes, the kernel takes less than a page"));
+            return bad(format!(
+                "the text of the map has {bytes} bytes, the kernel accepts less than a page"
+            ));
         }
         Ok(())
     }
 
-    /// The map that the process `pid` sees itself under, in the ids of the caller's user
-    /// namespace.
+    /// Reads the map of the user namespace that the process `pid` is in. The ids outside are those of
+    /// the caller's user namespace.
     ///
     /// # Errors
-    /// [`NoSuchProcess`](ErrorKind::NoSuchProcess): it has ended.
+    /// - `ENOENT`, `ESRCH` ([`NoSuchProcess`](ErrorKind::NoSuchProcess)): the process has ended, or is
+    ///   outside this pid namespace.
+    /// - [`Parse`](ErrorKind::Parse): the text is not an id map.
     pub fn of_pid(pid: pid_t, ids: Ids) -> Result<Self> {
         let path = format!("/proc/{pid}/{}", ids.file());
         let text = std::fs::read_to_string(&path).map_err(|error| {
@@ -149,26 +153,27 @@ impl IdMap {
         text.parse()
     }
 
-    /// Gives the user namespace of the process `pid` this map; can be done once.
+    /// Writes the map of the user namespace that the process `pid` is in. A map can be written once.
     ///
-    /// For both maps at once, and setgroups as the kernel demands it, [`write_id_maps`].
+    /// [`write_id_maps`] writes both maps, and the setgroups setting that the kernel requires.
     ///
     /// # Errors
     /// - [`InvalidInput`](ErrorKind::InvalidInput): see [`validate`](Self::validate).
-    /// - `EPERM`: the map has been written before; or it takes CAP_SETUID (CAP_SETGID) in
-    ///   the parent user namespace, and CAP_SETFCAP to map its 0. Without these only a
-    ///   single extent of one id can be written, of the caller's own effective id, and for
-    ///   groups only after [`Setgroups::Deny`].
-    /// - `EACCES`: the process belongs to somebody else.
-    /// - [`NoSuchProcess`](ErrorKind::NoSuchProcess): it has ended.
+    /// - `EPERM`: the map has already been written, or the caller lacks CAP_SETUID (CAP_SETGID) in the
+    ///   parent user namespace, or maps id 0 of the parent without CAP_SETFCAP there. Without these
+    ///   capabilities, only one id can be mapped, the caller's own effective id, and for groups only
+    ///   after [`Setgroups::Deny`].
+    /// - `EINVAL`: an id outside is not mapped in the parent user namespace.
+    /// - `EACCES`: the process belongs to another user.
+    /// - `ENOENT`, `ESRCH` ([`NoSuchProcess`](ErrorKind::NoSuchProcess)): the process has ended.
     pub fn write(&self, pid: pid_t, ids: Ids) -> Result<()> {
         self.put(AT_FDCWD, &format!("/proc/{pid}/{}", ids.file()), ids)
     }
 
-    /// As [`write`](Self::write), beneath an open `/proc/PID` directory.
+    /// Writes the map as [`write`](Self::write) does, in an open directory `/proc/PID`.
     ///
     /// # Errors
-    /// As [`write`](Self::write).
+    /// As [`write`](Self::write), and `EXDEV`: the file is not on a procfs.
     pub fn write_at(&self, proc_pid: impl AsFd, ids: Ids) -> Result<()> {
         self.put(proc_pid, ids.file(), ids)
     }
@@ -183,10 +188,10 @@ impl IdMap {
         write_proc(dir, path, &self.to_string(), step).map_err(|(error, errno)| match errno {
             Errno::EPERM => error.hint(hint::user_switch().unwrap_or_else(|| {
                 format!(
-                    "the map may have been written already (once is all), or this takes {cap} in \
-                     the parent user namespace, and CAP_SETFCAP to map its 0; without these only \
-                     one id can be mapped, the caller's own, for groups after denying setgroups; \
-                     for ranges use newuidmap and newgidmap"
+                    "a map can be written once, and requires {cap} in the parent user namespace, and \
+                     CAP_SETFCAP to map its id 0; without these only one id can be mapped, the \
+                     caller's own, for groups after setgroups is denied; for ranges use newuidmap \
+                     and newgidmap"
                 )
             })),
             Errno::EINVAL => error.hint("an id outside is not mapped in the parent user namespace"),
@@ -231,10 +236,10 @@ impl fmt::Display for IdMap {
 impl FromStr for IdMap {
     type Err = Error;
 
-    /// Parses what the kernel prints and what people write; does not validate.
+    /// Parses lines `INSIDE OUTSIDE COUNT`. Does not [`validate`](IdMap::validate).
     fn from_str(text: &str) -> Result<Self> {
         let bad = |line: &str| {
-            Error::parse("a line of an id map", line, "it is INSIDE OUTSIDE COUNT, three numbers")
+            Error::parse("a line of an id map", line, "a line is INSIDE OUTSIDE COUNT, three numbers")
         };
         let mut extents = Vec::new();
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
@@ -250,24 +255,26 @@ impl FromStr for IdMap {
     }
 }
 
-/// Digits only: no sign.
+/// Parses a number without a sign.
 pub(crate) fn number(text: &str) -> Option<u32> {
     if text.starts_with('+') { None } else { text.parse().ok() }
 }
 
-/// Whether processes in a user namespace may call `setgroups`.
+/// Permission of processes in a user namespace to call
+/// [setgroups(2)](https://man7.org/linux/man-pages/man2/setgroups.2.html). Since Linux 3.19; see
+/// [user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum Setgroups {
-    /// They may, once there is a gid map.
+    /// Processes may call setgroups after the gid map has been written.
     Allow,
-    /// Never: nobody in it can drop a group, and so gain what the group is denied.
+    /// Processes may not call setgroups, so that they cannot drop a group that a file denies access.
     Deny,
 }
 
 impl Setgroups {
-    /// The word in `/proc/PID/setgroups`.
+    /// Returns the word in `/proc/PID/setgroups`.
     pub const fn name(self) -> &'static str {
         match self {
             Setgroups::Allow => "allow",
@@ -275,10 +282,11 @@ impl Setgroups {
         }
     }
 
-    /// What holds for the process `pid`.
+    /// Reads the setting of the user namespace that the process `pid` is in.
     ///
     /// # Errors
-    /// [`NoSuchProcess`](ErrorKind::NoSuchProcess): it has ended.
+    /// - `ENOENT`, `ESRCH` ([`NoSuchProcess`](ErrorKind::NoSuchProcess)): the process has ended, or is
+    ///   outside this pid namespace.
     pub fn of_pid(pid: pid_t) -> Result<Self> {
         let path = format!("/proc/{pid}/setgroups");
         let text = std::fs::read_to_string(&path).map_err(|error| {
@@ -288,17 +296,19 @@ impl Setgroups {
         text.parse()
     }
 
-    /// Sets it for the user namespace of the process `pid`, before its gid map is written.
+    /// Writes the setting of the user namespace that the process `pid` is in. This must happen before
+    /// its gid map is written.
     ///
     /// # Errors
-    /// `EPERM`: the gid map has been written, or it has been denied, here or further out.
+    /// - `EPERM`: the gid map has been written, or setgroups is denied in this or an outer user
+    ///   namespace.
+    /// - `ENOENT`, `ESRCH` ([`NoSuchProcess`](ErrorKind::NoSuchProcess)): the process has ended.
     pub fn write(self, pid: pid_t) -> Result<()> {
         let path = format!("/proc/{pid}/setgroups");
         let step = format!("write {} to {path}", self.name());
         write_proc(AT_FDCWD, &path, self.name(), step).map_err(|(error, errno)| match errno {
-            Errno::EPERM => {
-                error.hint("it is decided before the gid map is written, and once denied stays so")
-            }
+            Errno::EPERM => error
+                .hint("setgroups can be set before the gid map is written only, and not allowed once denied"),
             _ => hint::of_proc(error, errno),
         })
     }
@@ -311,20 +321,20 @@ impl FromStr for Setgroups {
         match text.trim_end() {
             "allow" => Ok(Setgroups::Allow),
             "deny" => Ok(Setgroups::Deny),
-            other => Err(Error::parse("a setgroups setting", other, "it is allow or deny")),
+            other => Err(Error::parse("a setgroups setting", other, "the settings are allow and deny")),
         }
     }
 }
 
-/// Writes both maps of the user namespace of the process `pid`, and returns what it did
-/// about setgroups: denied where the gid map holds a single id.
+/// Writes both maps of the user namespace that the process `pid` is in, and returns the setgroups
+/// setting that it wrote: [`Setgroups::Deny`] if the gid map has a single id.
 ///
-/// The kernel demands that of an unprivileged writer (since Linux 3.19). It is done for a
-/// privileged one as well: with one id there is no group to set, only groups to drop, and a
-/// file may deny a group what it grants to others.
+/// The kernel requires this of an unprivileged writer (since Linux 3.19). This function does it for a
+/// privileged writer too: with a single gid a process cannot join groups, only drop them, and a file
+/// may deny a group an access that it grants to others.
 ///
 /// # Errors
-/// Those of [`IdMap::write`] and [`Setgroups::write`].
+/// As [`IdMap::write`] and [`Setgroups::write`].
 pub fn write_id_maps(pid: pid_t, uid: &IdMap, gid: &IdMap) -> Result<Setgroups> {
     uid.validate()?;
     gid.validate()?;

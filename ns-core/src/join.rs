@@ -1,28 +1,28 @@
-//! New namespaces for the calling thread, and joining those there are.
-#![allow(unsafe_code)]
-
-use std::os::fd::AsFd;
+//! Moves the calling thread into new or existing namespaces.
 
 use nix::errno::Errno;
+use nix::sched::{self, CloneFlags};
 
-use crate::{Error, Kind, Kinds, Namespace, Pidfd, Result, hint, raw};
+use crate::{Error, Kind, Kinds, Namespace, Pidfd, Result, hint};
 
-/// Moves the calling **thread** into new namespaces of these kinds; for pid and time, its
-/// children from now on. See
+/// Moves the calling **thread** into new namespaces of these kinds. For pid and time, moves the
+/// children that it creates from now on. See
 /// [unshare(2)](https://man7.org/linux/man-pages/man2/unshare.2.html).
 ///
-/// # Why this is a safe function
-/// The flags that break memory or I/O safety (CLONE_FILES: a descriptor then means
-/// different files in different threads, which is why rustix deprecated its safe
-/// `unshare`) cannot be passed here: a `Kinds` with other bits is refused. A new namespace
-/// changes what names mean to one thread, not what its memory or descriptors are. It may
-/// still surprise a threaded program, so keep it to a thread that then ends, or to a child:
-/// - Other threads stay where they were. Threads made later by this one start where it is.
-/// - `MNT` also gives the thread a working directory, root and umask of its own.
-/// - After `PID` this thread can start no threads any more (`EINVAL`), and the first process
-///   it makes is pid 1 of the new namespace: when that ends, no further one can be made.
-/// - After `TIME` neither threads nor children that share memory (`EINVAL`).
-/// - `USER` is refused in a threaded process (`EINVAL`).
+/// The kind pid exists since Linux 3.8, cgroup since 4.6, time since 5.6.
+///
+/// # Safety of this function
+/// This function is safe, because it rejects flags that break memory or I/O safety. With CLONE_FILES
+/// one descriptor could refer to different files in different threads; for this reason rustix
+/// deprecated its safe `unshare`. A new namespace changes what names mean to the thread, and neither
+/// its memory nor its descriptors. It can still surprise a program with several threads, so call this
+/// function in a thread that ends afterwards, or in a child:
+/// - Other threads stay in their namespaces. New threads start in the namespaces of their creator.
+/// - `MNT` also gives the thread its own working directory, root directory and umask.
+/// - After `PID` the thread cannot create threads (`EINVAL`). The first process that it creates is pid
+///   1 of the new namespace, and no other can be created after that one has ended.
+/// - After `TIME` the thread can create neither threads nor children that share memory (`EINVAL`).
+/// - `USER` fails in a process with several threads (`EINVAL`).
 ///
 /// ```
 /// use ns_core::{Kind, Kinds, NamespaceSet, unshare};
@@ -36,49 +36,53 @@ use crate::{Error, Kind, Kinds, Namespace, Pidfd, Result, hint, raw};
 /// ```
 ///
 /// # Errors
-/// - `EPERM`: needs CAP_SYS_ADMIN, unless `USER` is among the kinds, which a host may
-///   forbid; also in a chroot for `USER`.
-/// - `EINVAL`: `USER` in a threaded process; a kind that this kernel lacks.
-/// - `ENOSPC`: a limit on namespaces: `user.max_*_namespaces`, or 32 levels of nesting.
+/// - `EPERM`: the caller lacks CAP_SYS_ADMIN, and `USER` is not among the kinds; or the host forbids
+///   user namespaces, or the caller is in a chroot.
+/// - `EINVAL`: `USER` in a process with several threads, or the kernel lacks a kind
+///   ([`Unsupported`](crate::ErrorKind::Unsupported)).
+/// - `ENOSPC`: a limit on namespaces is reached: `user.max_*_namespaces`, or 32 levels of nesting.
+/// - `ENOMEM`: the host is out of memory.
+/// - [`InvalidInput`](crate::ErrorKind::InvalidInput): the set contains a flag that is not a kind.
 pub fn unshare(kinds: Kinds) -> Result<()> {
     let step = format!("move the calling thread into new {kinds} namespaces");
     let flags = kinds.flags(&step)?;
-    // SAFETY: `flags` are CLONE_NEW* flags only, see above.
-    unsafe { raw::unshare(flags) }.map_err(|errno| {
+    sched::unshare(to_nix(flags)).map_err(|errno| {
         let error = Error::os(step, "unshare", errno);
         match errno {
             Errno::EINVAL if kinds.contains_kind(Kind::User) => error.hint(
-                "a new user namespace is refused to a process with several threads: make it \
-                 with the process, by Clone3, or before starting threads",
+                "a process with several threads cannot create a user namespace: create it together \
+                 with a child by Clone3, or before starting threads",
             ),
             _ => hint::new_namespaces(error, errno, kinds),
         }
     })
 }
 
-/// Moves the calling **thread** into a namespace; for pid only its children from now on. See
+/// Moves the calling **thread** into a namespace. For pid, moves the children that it creates from now
+/// on. Since Linux 3.8 for all kinds except cgroup (4.6) and time (5.6). See
 /// [setns(2)](https://man7.org/linux/man-pages/man2/setns.2.html).
 ///
-/// It is a safe function for the reasons given at [`unshare`].
+/// This function is safe for the reasons given at [`unshare`].
 ///
 /// # Errors
-/// - `EPERM`: needs CAP_SYS_ADMIN in the user namespace that owns the target, and for mnt
-///   also in the caller's (with CAP_SYS_CHROOT). A user namespace cannot be joined from one
-///   that is not its ancestor.
-/// - `EINVAL`: a user namespace from a threaded process, or the one the caller is in; a mnt
-///   namespace from a thread that shares root and working directory with others
-///   ([`unshare`]`(MNT)` or CLONE_FS); a pid namespace that is not the caller's or below it.
-/// - `EUSERS`: a time namespace from a threaded process.
+/// - `EPERM`: the caller lacks CAP_SYS_ADMIN in the user namespace that owns the target; or, for mnt,
+///   CAP_SYS_ADMIN or CAP_SYS_CHROOT in its own; or, for user, is not in an ancestor of the target.
+/// - `EINVAL`: for user, the process has several threads or is already in the namespace; for mnt, the
+///   thread shares root and working directory with others; for pid, the target is neither the caller's
+///   pid namespace nor a descendant of it.
+/// - `EUSERS`: for time, the process has several threads.
 pub fn setns(namespace: &Namespace) -> Result<()> {
     let kind = namespace.kind();
-    raw::setns(namespace.as_fd(), kind.clone_flag() as i32).map_err(|errno| {
+    sched::setns(namespace, to_nix(kind.clone_flag())).map_err(|errno| {
         let error = namespace.cannot("move the calling thread into", "setns", errno);
         joining(error, errno, kind.into())
     })
 }
 
-/// Moves the calling **thread** into the namespaces of these kinds of a process, all or
-/// none. Since Linux 5.8.
+/// Moves the calling **thread** into the namespaces of these kinds that a process is in: into all of
+/// them, or into none if the call fails. Since Linux 5.8.
+///
+/// See [setns(2)](https://man7.org/linux/man-pages/man2/setns.2.html).
 ///
 /// ```
 /// use ns_core::{Kinds, NamespaceSet, Pidfd, setns_pidfd};
@@ -92,42 +96,51 @@ pub fn setns(namespace: &Namespace) -> Result<()> {
 /// ```
 ///
 /// # Errors
-/// As [`setns`]; `ESRCH`: the process has ended.
+/// As [`setns`], and:
+/// - `ESRCH`: the process has ended.
+/// - `EINVAL`: the set is empty.
+/// - [`InvalidInput`](crate::ErrorKind::InvalidInput): the set contains a flag that is not a kind.
 pub fn setns_pidfd(pidfd: &Pidfd, kinds: Kinds) -> Result<()> {
     let who = pidfd.pid().map_or_else(|_| "a process that has ended".into(), |pid| format!("process {pid}"));
     let step = format!("move the calling thread into the {kinds} namespaces of {who}");
     let flags = kinds.flags(&step)?;
-    raw::setns(pidfd.as_fd(), flags as i32).map_err(|errno| {
+    sched::setns(pidfd, to_nix(flags)).map_err(|errno| {
         let error = Error::os(step, "setns", errno);
         match errno {
-            Errno::ESRCH => error.hint("it has ended"),
-            Errno::EINVAL if kinds.is_empty() => error.hint("no kind was named"),
+            Errno::ESRCH => error.hint("the process has ended"),
+            Errno::EINVAL if kinds.is_empty() => error.hint("the set of kinds is empty"),
             _ => joining(error, errno, kinds),
         }
     })
 }
 
+/// nix has no name for CLONE_NEWTIME.
+fn to_nix(flags: u64) -> CloneFlags {
+    CloneFlags::from_bits_retain(flags as i32)
+}
+
+/// Adds the likely cause of a failed setns.
 fn joining(error: Error, errno: Errno, kinds: Kinds) -> Error {
     match errno {
         Errno::EPERM => error.hint(
-            "this needs CAP_SYS_ADMIN in the user namespace that owns the target, and for a \
-             mnt namespace CAP_SYS_ADMIN and CAP_SYS_CHROOT in the caller's own: join the \
-             user namespace first, or together",
+            "this requires CAP_SYS_ADMIN in the user namespace that owns the target, and for a mnt \
+             namespace CAP_SYS_ADMIN and CAP_SYS_CHROOT in the caller's own: join the user \
+             namespace first, or together",
         ),
         Errno::EINVAL if kinds.contains_kind(Kind::User) => error.hint(
-            "a process with several threads cannot join a user namespace (let a child do \
-             it), and none can join the one it is in",
+            "a process with several threads cannot join a user namespace (a child can), and a \
+             process cannot join the user namespace that it is in",
         ),
         Errno::EINVAL if kinds.contains_kind(Kind::Mnt) => error.hint(
-            "this thread shares root and working directory with others: unshare a mnt \
-             namespace first, or let a child join",
+            "this thread shares root and working directory with others: call unshare for a mnt \
+             namespace first, or join in a child",
         ),
         Errno::EINVAL if kinds.contains_kind(Kind::Pid) => {
             error.hint("only the caller's own pid namespace and those below it can be joined")
         }
         Errno::EUSERS => error.hint(
-            "a process that shares its memory with others (threads, or a vfork child) cannot \
-             join a time namespace: let a child with memory of its own do it",
+            "a process that shares its memory (with threads, or as a vfork child) cannot join a time \
+             namespace: join in a child with its own memory",
         ),
         _ => error,
     }

@@ -1,14 +1,14 @@
-//! The eight kinds of namespace, alone and as sets.
+//! Kinds of namespaces, and sets of kinds.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::{Error, Result};
 
-/// One of the eight kinds of namespace that Linux has.
+/// Kind of a namespace.
 ///
-/// A process is in exactly one namespace of each kind; the kinds are independent of each
-/// other. See [namespaces(7)](https://man7.org/linux/man-pages/man7/namespaces.7.html).
+/// A process is in exactly one namespace of each kind, and the kinds are independent of each other.
+/// See [namespaces(7)](https://man7.org/linux/man-pages/man7/namespaces.7.html).
 ///
 /// ```
 /// use ns_core::Kind;
@@ -20,30 +20,39 @@ use crate::{Error, Result};
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum Kind {
-    /// Mounts: the tree of file systems.
+    /// Mounts: the tree of file systems (since Linux 2.4.19). See
+    /// [mount_namespaces(7)](https://man7.org/linux/man-pages/man7/mount_namespaces.7.html).
     Mnt,
-    /// Network devices, addresses, routes, ports, abstract Unix sockets.
+    /// Network devices, addresses, routes, ports and abstract Unix sockets (since Linux 2.6.29). See
+    /// [network_namespaces(7)](https://man7.org/linux/man-pages/man7/network_namespaces.7.html).
     Net,
-    /// Process ids.
+    /// Process ids (since Linux 2.6.24). See
+    /// [pid_namespaces(7)](https://man7.org/linux/man-pages/man7/pid_namespaces.7.html).
     Pid,
-    /// User and group ids, capabilities; owns namespaces of the other kinds.
+    /// User ids, group ids and capabilities (since Linux 3.8). A user namespace owns namespaces of the
+    /// other kinds. See
+    /// [user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html).
     User,
-    /// Host name and NIS domain name.
+    /// Host name and NIS domain name (since Linux 2.6.19). See
+    /// [uts_namespaces(7)](https://man7.org/linux/man-pages/man7/uts_namespaces.7.html).
     Uts,
-    /// System V IPC objects and POSIX message queues.
+    /// System V IPC objects and POSIX message queues (since Linux 2.6.19). See
+    /// [ipc_namespaces(7)](https://man7.org/linux/man-pages/man7/ipc_namespaces.7.html).
     Ipc,
-    /// The root of the view of the cgroup hierarchy.
+    /// Root of the visible cgroup hierarchy (since Linux 4.6). See
+    /// [cgroup_namespaces(7)](https://man7.org/linux/man-pages/man7/cgroup_namespaces.7.html).
     Cgroup,
-    /// Offsets of CLOCK_MONOTONIC and CLOCK_BOOTTIME (since Linux 5.6).
+    /// Offsets of CLOCK_MONOTONIC and CLOCK_BOOTTIME (since Linux 5.6). See
+    /// [time_namespaces(7)](https://man7.org/linux/man-pages/man7/time_namespaces.7.html).
     Time,
 }
 
 impl Kind {
-    /// All eight, in the order in which [`NamespaceSet`](crate::NamespaceSet) holds them.
+    /// All eight kinds, in the order of a [`NamespaceSet`](crate::NamespaceSet).
     pub const ALL: [Kind; 8] =
         [Kind::Mnt, Kind::Net, Kind::Pid, Kind::User, Kind::Uts, Kind::Ipc, Kind::Cgroup, Kind::Time];
 
-    /// The name under `/proc/PID/ns`.
+    /// Returns the name of the link in `/proc/PID/ns`.
     pub const fn name(self) -> &'static str {
         match self {
             Kind::Mnt => "mnt",
@@ -57,7 +66,7 @@ impl Kind {
         }
     }
 
-    /// The `CLONE_NEW*` flag, as `clone3`, `unshare` and `setns` take it.
+    /// Returns the flag `CLONE_NEW*` of clone3(2), unshare(2) and setns(2).
     pub const fn clone_flag(self) -> u64 {
         match self {
             Kind::Mnt => 0x0002_0000,
@@ -71,7 +80,7 @@ impl Kind {
         }
     }
 
-    /// The kind that exactly this `CLONE_NEW*` flag stands for.
+    /// Returns the kind of a flag `CLONE_NEW*`; `None` for any other number.
     pub fn from_clone_flag(flag: u64) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.clone_flag() == flag)
     }
@@ -98,7 +107,8 @@ impl FromStr for Kind {
 }
 
 bitflags::bitflags! {
-    /// A set of kinds. The bits are the kernel's `CLONE_NEW*` flags.
+    /// Set of kinds. The bits are the kernel's flags `CLONE_NEW*`; see
+    /// [clone(2)](https://man7.org/linux/man-pages/man2/clone.2.html).
     ///
     /// ```
     /// use ns_core::{Kind, Kinds};
@@ -122,9 +132,9 @@ bitflags::bitflags! {
         const UTS = Kind::Uts.clone_flag();
         /// System V IPC and POSIX message queues.
         const IPC = Kind::Ipc.clone_flag();
-        /// View of the cgroup hierarchy.
+        /// Root of the visible cgroup hierarchy.
         const CGROUP = Kind::Cgroup.clone_flag();
-        /// Clock offsets.
+        /// Clock offsets (since Linux 5.6).
         const TIME = Kind::Time.clone_flag();
     }
 }
@@ -134,25 +144,25 @@ impl Kinds {
     pub const FIVE: Kinds =
         Kinds::PID.union(Kinds::NET).union(Kinds::MNT).union(Kinds::IPC).union(Kinds::UTS);
 
-    /// The kinds in the set, in the order of [`Kind::ALL`].
+    /// Iterates over the kinds in the set, in the order of [`Kind::ALL`].
     pub fn kinds(self) -> impl Iterator<Item = Kind> {
         Kind::ALL.into_iter().filter(move |kind| self.contains_kind(*kind))
     }
 
-    /// Whether the set holds `kind`.
+    /// Returns whether the set contains `kind`.
     pub const fn contains_kind(self, kind: Kind) -> bool {
         self.bits() & kind.clone_flag() != 0
     }
 
-    /// The bits, unless [`Kinds::from_bits_retain`] smuggled in a flag that is no kind: a
-    /// CLONE_FILES or CLONE_VM must not reach a safe function's system call.
+    /// Returns the flags, or an error if [`Kinds::from_bits_retain`] added a flag that is not a kind: a
+    /// safe function must not pass CLONE_FILES or CLONE_VM to the kernel.
     pub(crate) fn flags(self, step: &str) -> Result<u64> {
         match self.difference(Kinds::all()).bits() {
             0 => Ok(self.bits()),
             more => Err(Error::new(
                 crate::ErrorKind::InvalidInput,
                 step,
-                format!("the flags {more:#x} are no kind of namespace"),
+                format!("the flags {more:#x} are not kinds of namespaces"),
             )),
         }
     }
@@ -180,7 +190,7 @@ impl fmt::Display for Kinds {
 impl FromStr for Kinds {
     type Err = Error;
 
-    /// Names separated by commas; the empty text is the empty set.
+    /// Parses names separated by commas; the empty text is the empty set.
     fn from_str(text: &str) -> Result<Self> {
         text.split(',').filter(|name| !name.is_empty()).map(str::parse::<Kind>).collect()
     }

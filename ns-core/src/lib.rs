@@ -17,7 +17,6 @@ pub mod proc;
 mod process;
 pub mod raw;
 mod subid;
-mod sys;
 mod time;
 
 pub use clone::{Clone3, CloneFlags, Cloned, Spawned};

@@ -1,4 +1,4 @@
-//! Handles on namespaces: a descriptor keeps a namespace alive without a process in it.
+//! Handles on namespaces.
 
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -10,9 +10,12 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
-use crate::{Error, ErrorKind, Kind, NamespaceId, Result, file, hint, pidfd, sys};
+use crate::{Error, ErrorKind, Kind, NamespaceId, Result, file, hint, pidfd, raw};
 
-/// A namespace, held by a descriptor: it lives at least as long as this value.
+/// Handle on a namespace. The namespace exists at least as long as this value, even without a
+/// process in it.
+///
+/// See [namespaces(7)](https://man7.org/linux/man-pages/man7/namespaces.7.html).
 ///
 /// ```
 /// use ns_core::{Kind, Namespace, NamespaceSet};
@@ -28,14 +31,15 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// The namespace of this kind that the process (or thread) `pid` is in.
+    /// Opens the namespace of this kind that the process or thread `pid` is in.
     ///
     /// # Errors
-    /// - [`NoSuchProcess`](ErrorKind::NoSuchProcess): it has ended, or lives outside this
-    ///   pid namespace.
-    /// - [`PermissionDenied`](ErrorKind::PermissionDenied) (`EACCES`): opening needs what
-    ///   ptrace reading needs, the same uid or CAP_SYS_PTRACE.
-    /// - [`Unsupported`](ErrorKind::Unsupported): this kernel lacks the kind.
+    /// - `ENOENT`, `ESRCH` ([`NoSuchProcess`](ErrorKind::NoSuchProcess)): the process has ended, or is
+    ///   outside this pid namespace.
+    /// - `EACCES` ([`PermissionDenied`](ErrorKind::PermissionDenied)): the caller has neither the uid
+    ///   of the process nor CAP_SYS_PTRACE in its user namespace.
+    /// - `ENOENT` ([`Unsupported`](ErrorKind::Unsupported)): the kernel lacks the kind.
+    /// - `EMFILE`, `ENFILE`: no descriptor is free.
     pub fn of_pid(pid: pid_t, kind: Kind) -> Result<Self> {
         Self::of_proc(
             format!("open the {kind} namespace of process {pid}"),
@@ -45,13 +49,15 @@ impl Namespace {
         )
     }
 
-    /// The namespace that new children of the process will be in: for the pid and time
-    /// kinds it differs from its own after an [`unshare`](crate::unshare()) or
-    /// [`setns`](crate::setns()); for the others it is the process's own.
+    /// Opens the namespace of this kind that new children of the process will be in.
+    ///
+    /// For the pid and time kinds it differs from the process's own namespace after an
+    /// [`unshare`](crate::unshare()) or [`setns`](crate::setns()). For the other kinds it is the
+    /// process's own. Since Linux 4.12 for pid, 5.6 for time.
     ///
     /// # Errors
-    /// As [`of_pid`](Self::of_pid). `ENOENT` also for a new pid namespace that has not had
-    /// its first process yet.
+    /// As [`of_pid`](Self::of_pid), and `ENOENT` ([`NotFound`](ErrorKind::NotFound)): a new pid
+    /// namespace has not had a process yet.
     pub fn for_children(pid: pid_t, kind: Kind) -> Result<Self> {
         let file = match kind {
             Kind::Pid => "pid_for_children",
@@ -60,20 +66,21 @@ impl Namespace {
         };
         let step = format!("open the {kind} namespace for children of process {pid}");
         let opened = Self::of_proc(step, &pid.to_string(), kind, file);
-        // Before its first process a pid namespace cannot be opened, though its maker lives.
+        // A pid namespace cannot be opened before its first process exists.
         opened.map_err(|error| match (kind, error.raw_os_error()) {
             (Kind::Pid, Some(libc::ENOENT)) if Path::new(&format!("/proc/{pid}/ns/pid")).exists() => {
-                error.with_kind(ErrorKind::NotFound).hint("the new pid namespace has had no process yet")
+                error.with_kind(ErrorKind::NotFound).hint("the new pid namespace has not had a process yet")
             }
             _ => error,
         })
     }
 
-    /// The namespace of this kind that the calling thread is in.
+    /// Opens the namespace of this kind that the calling thread is in.
     ///
     /// # Errors
-    /// [`Unsupported`](ErrorKind::Unsupported) where the kernel lacks the kind; `ENOENT`
-    /// where `/proc` is not mounted.
+    /// - `ENOENT` ([`Unsupported`](ErrorKind::Unsupported)): the kernel lacks the kind.
+    /// - `ENOENT` ([`NotFound`](ErrorKind::NotFound)): `/proc` is not mounted.
+    /// - `EMFILE`, `ENFILE`: no descriptor is free.
     pub fn current(kind: Kind) -> Result<Self> {
         Self::of_proc(format!("open the caller's {kind} namespace"), "thread-self", kind, kind.name())
     }
@@ -90,20 +97,21 @@ impl Namespace {
         }
     }
 
-    /// The namespace of this kind that the process behind a pidfd is in, never that of
-    /// another process that got its pid.
+    /// Opens the namespace of this kind that the process behind a pidfd is in. If another process has
+    /// its pid by now, the call fails. Since Linux 5.3.
     ///
-    /// Asks the pidfd itself where the kernel can (since Linux 6.11), else `/proc`, and
-    /// then makes sure that the process had not been reaped meanwhile.
+    /// Since Linux 6.11 the kernel returns the namespace for the pidfd
+    /// ([ioctl_pidfd(2)](https://man7.org/linux/man-pages/man2/PIDFD_GET_INFO.2const.html)). On older
+    /// kernels this opens `/proc/PID/ns` and then checks that the process was not reaped meanwhile.
     ///
     /// # Errors
     /// As [`of_pid`](Self::of_pid).
     pub fn of_pidfd(pidfd: impl AsFd, kind: Kind) -> Result<Self> {
         let pidfd = pidfd.as_fd();
         let step = || format!("open the {kind} namespace of the process behind a pidfd");
-        match sys::ioctl_fd(pidfd, pidfd_request(kind)) {
+        match raw::ioctl_fd(pidfd, pidfd_request(kind)) {
             Ok(fd) => return Self::of_kind(fd, kind),
-            // ENOTTY and EINVAL: before 6.11. EOPNOTSUPP: a kind that was not built in.
+            // ENOTTY and EINVAL: before 6.11. EOPNOTSUPP: the kernel lacks the kind.
             Err(Errno::ENOTTY | Errno::EINVAL | Errno::EOPNOTSUPP) => {}
             Err(errno) => {
                 let call = format!("ioctl(PIDFD_GET_{}_NAMESPACE)", kind.name().to_uppercase());
@@ -115,16 +123,16 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// The namespace that a file refers to: one pinned by [`pin`](Self::pin), by
-    /// `ip netns add` or by `unshare --net=FILE`, or a link below `/proc/PID/ns`.
+    /// Opens the namespace that a file refers to: a file pinned by [`pin`](Self::pin), `ip netns add`
+    /// or `unshare --net=FILE`, or a link in `/proc/PID/ns`.
     ///
-    /// The path is first opened with `O_PATH`, so a device or a FIFO in its place is not
-    /// touched.
+    /// The path is first opened with `O_PATH`, so that a device or a FIFO in its place is not opened.
     ///
     /// # Errors
-    /// - [`NotANamespace`](ErrorKind::NotANamespace): the file is not on nsfs, such as a
-    ///   pin left from before a reboot.
-    /// - `ENOENT`, `EACCES`: as of open(2).
+    /// - [`NotANamespace`](ErrorKind::NotANamespace): the file is not on nsfs, such as a pin from
+    ///   before a reboot.
+    /// - `ENOENT`, `ENOTDIR`, `EACCES`, `ELOOP`: see
+    ///   [open(2)](https://man7.org/linux/man-pages/man2/open.2.html).
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let step = || format!("open the namespace {}", path.display());
@@ -137,20 +145,22 @@ impl Namespace {
         Self::from_owned_fd(fd)
     }
 
-    /// Takes over a descriptor of a namespace, and asks the kernel which kind it is.
+    /// Makes a handle from a descriptor. The kernel reports the kind
+    /// ([ioctl_nsfs(2)](https://man7.org/linux/man-pages/man2/ioctl_nsfs.2.html)). Since Linux 4.11.
     ///
     /// # Errors
-    /// [`NotANamespace`](ErrorKind::NotANamespace) where it is another file.
+    /// - [`NotANamespace`](ErrorKind::NotANamespace): the descriptor refers to another file.
+    /// - [`Unsupported`](ErrorKind::Unsupported): the namespace is of a kind unknown to this crate.
     pub fn from_owned_fd(fd: OwnedFd) -> Result<Self> {
-        let step = || format!("take descriptor {} as a namespace", fd.as_raw_fd());
+        let step = || format!("use descriptor {} as a namespace", fd.as_raw_fd());
         check_nsfs(fd.as_fd(), step)?;
-        let flag = sys::ioctl(fd.as_fd(), libc::NS_GET_NSTYPE as u32)
+        let flag = raw::ioctl(fd.as_fd(), libc::NS_GET_NSTYPE as u32)
             .map_err(|errno| Error::os(step(), "ioctl(NS_GET_NSTYPE)", errno))?;
         let kind = Kind::from_clone_flag(flag as u64).ok_or_else(|| {
             Error::new(
                 ErrorKind::Unsupported,
                 step(),
-                format!("the kernel says its type is {flag:#x}, an unknown kind"),
+                format!("the kernel reports the unknown kind {flag:#x}"),
             )
         })?;
         Self::of_kind(fd, kind)
@@ -162,57 +172,59 @@ impl Namespace {
         Ok(Self { fd, kind, id: NamespaceId::from_stat(&stat) })
     }
 
-    /// Its kind.
+    /// Returns the kind.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Its identity.
+    /// Returns the identity.
     pub fn id(&self) -> NamespaceId {
         self.id
     }
 
-    /// The user namespace that owns this one: capabilities in it are what operations on
-    /// this one need. For a user namespace this is its parent. Since Linux 4.9.
+    /// Opens the user namespace that owns this namespace. An operation on this namespace requires
+    /// capabilities in its owner. The owner of a user namespace is its parent. Since Linux 4.9; see
+    /// [ioctl_nsfs(2)](https://man7.org/linux/man-pages/man2/ioctl_nsfs.2.html).
     ///
     /// # Errors
-    /// `EPERM`: the owner is not the caller's own user namespace or one below it.
+    /// - `EPERM`: the owner is neither the caller's user namespace nor a descendant of it.
+    /// - `EMFILE`, `ENFILE`: no descriptor is free.
     pub fn owner_user(&self) -> Result<Namespace> {
-        let fd = sys::ioctl_fd(self.as_fd(), libc::NS_GET_USERNS as u32).map_err(|errno| {
+        let fd = raw::ioctl_fd(self.as_fd(), libc::NS_GET_USERNS as u32).map_err(|errno| {
             self.cannot("find the owner of", "ioctl(NS_GET_USERNS)", errno).hint(match errno {
-                Errno::EPERM => "its owner is above the caller's own user namespace, out of sight",
+                Errno::EPERM => "the owner is neither the caller's user namespace nor a descendant of it",
                 _ => "",
             })
         })?;
         Self::of_kind(fd, Kind::User)
     }
 
-    /// The namespace above this one in the hierarchy that pid and user namespaces form.
-    /// Since Linux 4.9.
+    /// Opens the parent of this pid or user namespace. Since Linux 4.9; see
+    /// [ioctl_nsfs(2)](https://man7.org/linux/man-pages/man2/ioctl_nsfs.2.html).
     ///
     /// # Errors
-    /// - `EINVAL`: the other kinds have no hierarchy.
-    /// - `EPERM`: it is the initial one, or its parent is above the caller's own.
+    /// - `EINVAL`: namespaces of the other kinds have no parent.
+    /// - `EPERM`: this is the initial namespace, or the parent is outside the caller's own namespace.
+    /// - `EMFILE`, `ENFILE`: no descriptor is free.
     pub fn parent(&self) -> Result<Namespace> {
-        let fd = sys::ioctl_fd(self.as_fd(), libc::NS_GET_PARENT as u32).map_err(|errno| {
+        let fd = raw::ioctl_fd(self.as_fd(), libc::NS_GET_PARENT as u32).map_err(|errno| {
             self.cannot("find the parent of", "ioctl(NS_GET_PARENT)", errno).hint(match errno {
                 Errno::EINVAL => "only pid and user namespaces have parents",
-                Errno::EPERM => {
-                    "it is the initial one, or its parent is above the caller's own, out of sight"
-                }
+                Errno::EPERM => "this is the initial namespace, or the parent is outside the caller's own",
                 _ => "",
             })
         })?;
         Self::of_kind(fd, self.kind)
     }
 
-    /// The uid, in the caller's user namespace, of the process that created this user
-    /// namespace. Since Linux 4.11.
+    /// Returns the uid of the process that created this user namespace, as the caller's user namespace
+    /// maps it. Since Linux 4.11; see
+    /// [ioctl_nsfs(2)](https://man7.org/linux/man-pages/man2/ioctl_nsfs.2.html).
     ///
     /// # Errors
-    /// `EINVAL`: it is not a user namespace.
+    /// `EINVAL`: this is not a user namespace.
     pub fn creator_uid(&self) -> Result<u32> {
-        sys::ns_owner_uid(self.as_fd()).map_err(|errno| {
+        raw::ns_owner_uid(self.as_fd()).map_err(|errno| {
             self.cannot("find the creator of", "ioctl(NS_GET_OWNER_UID)", errno).hint(match errno {
                 Errno::EINVAL => "only user namespaces record their creator",
                 _ => "",
@@ -220,10 +232,10 @@ impl Namespace {
         })
     }
 
-    /// Another handle on the same namespace.
+    /// Returns another handle on the same namespace.
     ///
     /// # Errors
-    /// `EMFILE`: the descriptors of this process are used up.
+    /// `EMFILE`: no descriptor is free.
     pub fn try_clone(&self) -> Result<Self> {
         let fd = self.fd.try_clone().map_err(|error| {
             let errno = file::errno(&error);
@@ -250,7 +262,7 @@ impl From<Namespace> for OwnedFd {
 }
 
 impl fmt::Display for Namespace {
-    /// As `net:[4026531840]`.
+    /// Formats the namespace as `net:[4026531840]`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.id.display(self.kind).fmt(f)
     }
@@ -262,7 +274,7 @@ impl fmt::Debug for Namespace {
     }
 }
 
-/// Says that this kernel lacks the kind, and what has it.
+/// Says that this kernel lacks the kind, and which option adds it.
 fn lacks(kind: Kind) -> String {
     let option = match kind {
         Kind::Mnt => "CONFIG_NAMESPACES",
@@ -274,10 +286,10 @@ fn lacks(kind: Kind) -> String {
         Kind::Uts => "CONFIG_UTS_NS",
         Kind::Ipc => "CONFIG_IPC_NS",
     };
-    format!("this kernel has no {kind} namespaces, which need {option}")
+    format!("this kernel has no {kind} namespaces, which require {option}")
 }
 
-/// Makes sure that a descriptor is of nsfs.
+/// Checks that a descriptor refers to a file on nsfs.
 pub(crate) fn check_nsfs(fd: BorrowedFd<'_>, step: impl Fn() -> String) -> Result<()> {
     let statfs = fstatfs(fd).map_err(|errno| Error::os(step(), "fstatfs", errno))?;
     if statfs.filesystem_type() == NSFS_MAGIC {
@@ -286,7 +298,7 @@ pub(crate) fn check_nsfs(fd: BorrowedFd<'_>, step: impl Fn() -> String) -> Resul
     Err(Error::new(
         ErrorKind::NotANamespace,
         step(),
-        "it is not a namespace file (not on nsfs): nothing is pinned there, or it was unmounted",
+        "the file is not a namespace (not on nsfs): nothing is pinned there, or the pin was unmounted",
     ))
 }
 

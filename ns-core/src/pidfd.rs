@@ -1,4 +1,4 @@
-//! Pidfds: a process by descriptor, which never comes to mean another process.
+//! Pidfds: handles on processes.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
@@ -8,11 +8,11 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
-use crate::{Error, ErrorKind, Exit, ExitStatus, Result, Usage, file, proc, sys};
+use crate::{Error, ErrorKind, Exit, ExitStatus, Result, Usage, file, proc, raw};
 
-/// A handle on a process. Unlike a pid it never comes to mean another process.
+/// Handle on a process. Unlike a pid, it never refers to another process.
 ///
-/// See [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html).
+/// Linux 5.3 or later. See [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html).
 ///
 /// ```
 /// use ns_core::{ExitStatus, Pidfd};
@@ -27,90 +27,104 @@ use crate::{Error, ErrorKind, Exit, ExitStatus, Result, Usage, file, proc, sys};
 pub struct Pidfd(OwnedFd);
 
 impl Pidfd {
-    /// The process `pid`. Since Linux 5.3.
+    /// Opens the process `pid`. Since Linux 5.3.
     ///
-    /// A child that has not been waited for keeps its pid, so for one's own child this
-    /// cannot hit another process. For others compare an identity after opening.
+    /// A child keeps its pid until its parent has waited for it, so this always opens the right child
+    /// of the caller. The pid of another process may belong to a new process: compare the identity
+    /// after opening, or use [`ProcessId::open`](crate::ProcessId::open).
     ///
     /// # Errors
-    /// - `ESRCH`: no such process here.
-    /// - `EINVAL`: not a positive pid, or (`ENOENT` since 6.15) that of a thread that is
-    ///   no process.
+    /// - `ESRCH`: no process in this pid namespace has the pid.
+    /// - `EINVAL`: `pid` is not positive, or is the id of a thread other than the first of its process
+    ///   (`ENOENT` since Linux 6.15).
+    /// - `EMFILE`, `ENFILE`: no descriptor is free.
     pub fn open(pid: pid_t) -> Result<Self> {
-        sys::pidfd_open(pid).map(Self).map_err(|errno| {
+        raw::pidfd_open(pid).map(Self).map_err(|errno| {
             let error = Error::os(format!("open a pidfd of process {pid}"), "pidfd_open", errno);
             match errno {
-                Errno::ESRCH => error.hint("it has ended, or lives outside this pid namespace"),
+                Errno::ESRCH => error.hint("the process has ended, or is outside this pid namespace"),
                 Errno::EINVAL | Errno::ENOENT => error
                     .with_kind(ErrorKind::InvalidInput)
-                    .hint("it is not a pid, or that of a thread which is no process"),
+                    .hint("the number is not positive, or is the id of a thread"),
                 _ => error,
             }
         })
     }
 
-    /// Takes over a pidfd.
+    /// Makes a handle from a descriptor. Since Linux 5.3.
     ///
     /// # Errors
-    /// [`InvalidInput`](ErrorKind::InvalidInput) where the descriptor is another file.
+    /// - [`InvalidInput`](ErrorKind::InvalidInput): the descriptor is not a pidfd.
+    /// - `ENOENT`: `/proc` is not mounted.
     pub fn from_owned_fd(fd: OwnedFd) -> Result<Self> {
-        // The one question that every kernel with pidfds answers: does fdinfo have a Pid line?
+        // On all kernels with pidfds, fdinfo has a Pid line for them.
         let text = fdinfo(fd.as_fd())?;
         if proc::fdinfo_pid(&text).is_none() {
-            let step = format!("take descriptor {} as a pidfd", fd.as_raw_fd());
-            return Err(Error::new(ErrorKind::InvalidInput, step, "it is another file"));
+            let step = format!("use descriptor {} as a pidfd", fd.as_raw_fd());
+            return Err(Error::new(ErrorKind::InvalidInput, step, "the descriptor is not a pidfd"));
         }
         Ok(Self(fd))
     }
 
-    /// Takes over what the kernel returned as a pidfd.
+    /// Makes a handle from a descriptor that the kernel returned as a pidfd.
     pub(crate) fn from_kernel(fd: OwnedFd) -> Self {
         Self(fd)
     }
 
-    /// Its pid in the caller's pid namespace.
+    /// Returns the pid in the caller's pid namespace.
+    ///
+    /// Uses `PIDFD_GET_INFO` since Linux 6.13, and `/proc/thread-self/fdinfo` before.
     ///
     /// # Errors
-    /// [`NoSuchProcess`](ErrorKind::NoSuchProcess): it has ended and been waited for, or
-    /// lives outside this pid namespace.
+    /// - [`NoSuchProcess`](ErrorKind::NoSuchProcess): the process has ended and been reaped, or is
+    ///   outside this pid namespace.
+    /// - `ENOENT`: `/proc` is not mounted (before Linux 6.13).
     pub fn pid(&self) -> Result<pid_t> {
         pid_of(self.as_fd())
     }
 
-    /// Sends a signal; 0 sends none, and only checks. Since Linux 5.1.
+    /// Sends a signal. Signal 0 only checks whether a signal could be sent. Since Linux 5.1; see
+    /// [pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html).
     ///
     /// # Errors
-    /// - `ESRCH`: it has ended and been waited for.
-    /// - `EPERM`: it has another uid, or the sender is not in an ancestor pid namespace.
-    /// - `EINVAL`: no such signal.
+    /// - `ESRCH`: the process has ended and been reaped.
+    /// - `EPERM`: the process has another uid, and the caller lacks CAP_KILL in its user namespace.
+    /// - `EINVAL`: the signal does not exist, or the process is outside the caller's pid namespace and
+    ///   its descendants.
     pub fn send_signal(&self, signal: i32) -> Result<()> {
-        sys::pidfd_send_signal(self.as_fd(), signal).map_err(|errno| {
+        raw::pidfd_send_signal(self.as_fd(), signal).map_err(|errno| {
             let error = self.cannot(&format!("send signal {signal} to"), "pidfd_send_signal", errno);
             match errno {
-                Errno::ESRCH => error.hint("it has ended and been waited for"),
-                Errno::EPERM => error.hint("it needs the same uid, or CAP_KILL"),
-                Errno::EINVAL => error.hint("no such signal, or it lives outside this pid namespace"),
+                Errno::ESRCH => error.hint("the process has ended and been reaped"),
+                Errno::EPERM => {
+                    error.hint("this requires the uid of the process, or CAP_KILL in its user namespace")
+                }
+                Errno::EINVAL => {
+                    error.hint("the signal does not exist, or the process is outside this pid namespace")
+                }
                 _ => error,
             }
         })
     }
 
-    /// Waits until the child has ended, and reaps it. Since Linux 5.4.
+    /// Waits until the child ends, and reaps it. Since Linux 5.4; see
+    /// [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html).
+    ///
+    /// For a process that is not a child, use [`poll`](Self::poll) and [`exit_info`](Self::exit_info).
     ///
     /// # Errors
-    /// `ECHILD`: it is not a child of the caller, or has been waited for; where SIGCHLD is
-    /// ignored the kernel reaps children itself. For others [`poll`](Self::poll), then
-    /// [`exit_info`](Self::exit_info).
+    /// `ECHILD`: the process is not a child of the caller, or has already been reaped. If the caller
+    /// ignores SIGCHLD, the kernel reaps its children.
     pub fn wait(&self) -> Result<Exit> {
         loop {
-            // Without WNOHANG the kernel answers only with an ended child.
+            // Without WNOHANG the kernel returns only when the child has ended.
             if let Some(exit) = self.waitid(0)? {
                 return Ok(exit);
             }
         }
     }
 
-    /// Reaps the child if it has ended; `None` while it runs. Since Linux 5.4.
+    /// Reaps the child if it has ended; returns `None` while it runs. Since Linux 5.4.
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
@@ -118,7 +132,8 @@ impl Pidfd {
         self.waitid(libc::WNOHANG)
     }
 
-    /// Waits for at most `timeout`; `None` if the child then still runs.
+    /// Waits for at most `timeout` and reaps the child; returns `None` if it still runs. Since Linux
+    /// 5.4.
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
@@ -130,17 +145,17 @@ impl Pidfd {
     }
 
     fn waitid(&self, options: i32) -> Result<Option<Exit>> {
-        // __WALL: also children whose exit signal is not SIGCHLD.
+        // __WALL includes children whose exit signal is not SIGCHLD.
         let options = options | libc::WEXITED | libc::__WALL;
         let waited = loop {
-            match sys::waitid(self.as_fd(), options) {
+            match raw::waitid(self.as_fd(), options) {
                 Err(Errno::EINTR) => {}
                 other => break other,
             }
         };
         let waited = waited.map_err(|errno| {
             self.cannot("wait for", "waitid(P_PIDFD)", errno).hint(match errno {
-                Errno::ECHILD => "it is not a child of this process, or it has been waited for already",
+                Errno::ECHILD => "the process is not a child of the caller, or has already been reaped",
                 _ => "",
             })
         })?;
@@ -157,13 +172,13 @@ impl Pidfd {
         }))
     }
 
-    /// Waits until the process has ended, for at most `timeout` (`None`: for ever), and says
-    /// whether it has. Works for any process, not only for children, and reaps nothing.
+    /// Waits until the process ends, for at most `timeout` or without a limit, and returns whether it
+    /// has ended. Does not reap the process, which need not be a child. Since Linux 5.3.
     ///
     /// # Errors
-    /// `ENOMEM`; others do not occur.
+    /// `ENOMEM`: the host is out of memory.
     pub fn poll(&self, timeout: Option<Duration>) -> Result<bool> {
-        // A timeout beyond the clock's range is for ever.
+        // A timeout beyond the range of the clock has no limit.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
@@ -176,12 +191,13 @@ impl Pidfd {
         }
     }
 
-    /// How the process ended, for any process and even after somebody reaped it; `None`
-    /// while it runs, or while its parent has not reaped it. Since Linux 6.15.
+    /// Returns how the process ended. It need not be a child. Returns `None` until its parent has reaped
+    /// it. Since Linux 6.15; see
+    /// [PIDFD_GET_INFO(2const)](https://man7.org/linux/man-pages/man2/PIDFD_GET_INFO.2const.html).
     ///
     /// # Errors
-    /// [`Unsupported`](ErrorKind::Unsupported) (`ENOTTY`, `EINVAL`): this kernel is older.
-    /// `ESRCH`: nothing was recorded, the pidfd was opened too late.
+    /// - `ENOTTY`, `EINVAL` ([`Unsupported`](ErrorKind::Unsupported)): the kernel is older than 6.15.
+    /// - `ESRCH`: the process was reaped before this pidfd was opened, or the kernel is older.
     pub fn exit_info(&self) -> Result<Option<ExitStatus>> {
         let fail = |errno| {
             let error = self.cannot("ask for the end of", "ioctl(PIDFD_GET_INFO)", errno);
@@ -190,30 +206,34 @@ impl Pidfd {
                     error.with_kind(ErrorKind::Unsupported).hint("this kernel is older than Linux 6.15")
                 }
                 Errno::ESRCH => error.hint(
-                    "it was reaped before this pidfd was opened, or this kernel is older than Linux 6.15",
+                    "the process was reaped before this pidfd was opened, or this kernel is older than \
+                     Linux 6.15",
                 ),
                 _ => error,
             }
         };
-        let info = sys::pidfd_info(self.as_fd(), sys::PIDFD_INFO_PID | sys::PIDFD_INFO_EXIT).map_err(fail)?;
-        Ok((info.mask & sys::PIDFD_INFO_EXIT != 0).then(|| ExitStatus::from_wait(info.exit_code)))
+        let info = raw::pidfd_info(self.as_fd(), raw::PIDFD_INFO_PID | raw::PIDFD_INFO_EXIT).map_err(fail)?;
+        Ok((info.mask & raw::PIDFD_INFO_EXIT != 0).then(|| ExitStatus::from_wait(info.exit_code)))
     }
 
-    /// A duplicate of a descriptor of that process. Since Linux 5.6.
+    /// Duplicates a descriptor of the process. Since Linux 5.6; see
+    /// [pidfd_getfd(2)](https://man7.org/linux/man-pages/man2/pidfd_getfd.2.html).
     ///
     /// # Errors
-    /// - `EPERM`: this needs what ptrace attaching needs.
-    /// - `EBADF`: that process has no such descriptor.
-    /// - `ESRCH`: it has ended.
+    /// - `EPERM`: the caller may not attach to the process by
+    ///   [ptrace(2)](https://man7.org/linux/man-pages/man2/ptrace.2.html).
+    /// - `EBADF`: the process does not have this descriptor.
+    /// - `ESRCH`: the process has ended.
+    /// - `EMFILE`, `ENFILE`: no descriptor is free.
     pub fn get_fd(&self, remote: RawFd) -> Result<OwnedFd> {
-        sys::pidfd_getfd(self.as_fd(), remote).map_err(|errno| {
+        raw::pidfd_getfd(self.as_fd(), remote).map_err(|errno| {
             let verb = format!("copy descriptor {remote} of");
             self.cannot(&verb, "pidfd_getfd", errno).hint(match errno {
                 Errno::EPERM => {
-                    "this needs leave to ptrace it: the same uid and kernel.yama.ptrace_scope 0, \
-                     or CAP_SYS_PTRACE in its user namespace"
+                    "this requires permission to ptrace the process: its uid and \
+                     kernel.yama.ptrace_scope 0, or CAP_SYS_PTRACE in its user namespace"
                 }
-                Errno::EBADF => "it has no such descriptor",
+                Errno::EBADF => "the process does not have this descriptor",
                 _ => "",
             })
         })
@@ -252,16 +272,16 @@ fn fdinfo(fd: BorrowedFd<'_>) -> Result<Vec<u8>> {
     })
 }
 
-/// The pid behind a pidfd, in the caller's pid namespace.
+/// Returns the pid behind a pidfd, in the caller's pid namespace.
 pub(crate) fn pid_of(pidfd: BorrowedFd<'_>) -> Result<pid_t> {
-    let pid = match sys::pidfd_info(pidfd, sys::PIDFD_INFO_PID) {
-        Ok(info) if info.mask & sys::PIDFD_INFO_PID != 0 => info.pid as pid_t,
-        // Before 6.13, or not to be seen: fdinfo tells why.
+    let pid = match raw::pidfd_info(pidfd, raw::PIDFD_INFO_PID) {
+        Ok(info) if info.mask & raw::PIDFD_INFO_PID != 0 => info.pid as pid_t,
+        // Before Linux 6.13, or for an ended process: fdinfo says which.
         _ => match proc::fdinfo_pid(&fdinfo(pidfd)?) {
             Some(pid) => pid,
             None => {
                 let step = format!("find the process behind descriptor {}", pidfd.as_raw_fd());
-                return Err(Error::new(ErrorKind::InvalidInput, step, "it is not a pidfd"));
+                return Err(Error::new(ErrorKind::InvalidInput, step, "the descriptor is not a pidfd"));
             }
         },
     };
@@ -269,18 +289,19 @@ pub(crate) fn pid_of(pidfd: BorrowedFd<'_>) -> Result<pid_t> {
         return Ok(pid);
     }
     let why = match pid {
-        0 => "it lives outside this pid namespace",
-        _ => "it has ended and been waited for",
+        0 => "the process is outside this pid namespace",
+        _ => "the process has ended and been reaped",
     };
     let step = format!("find the pid of the process behind pidfd {}", pidfd.as_raw_fd());
     Err(Error::new(ErrorKind::NoSuchProcess, step, why))
 }
 
-/// Makes sure that the process has not been reaped: what was read of its pid was of it.
+/// Checks that the process has not been reaped, so that a file read by its pid was its own.
 pub(crate) fn check_unreaped(pidfd: BorrowedFd<'_>, step: &str) -> Result<()> {
-    match sys::pidfd_send_signal(pidfd, 0) {
+    match raw::pidfd_send_signal(pidfd, 0) {
         Err(Errno::ESRCH) => {
-            Err(Error::os(step, "pidfd_send_signal", Errno::ESRCH).hint("it has ended and been waited for"))
+            Err(Error::os(step, "pidfd_send_signal", Errno::ESRCH)
+                .hint("the process has ended and been reaped"))
         }
         _ => Ok(()),
     }

@@ -1,4 +1,4 @@
-//! Pins: a namespace kept alive by a bind mount on a file, without any process.
+//! Pins: bind mounts that keep a namespace alive without a process.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -13,19 +13,20 @@ use crate::namespace::check_nsfs;
 use crate::{Error, ErrorKind, Kind, Namespace, Result};
 
 impl Namespace {
-    /// Keeps the namespace alive at `path`, until [`unpin`](Self::unpin): creates the file
-    /// and bind mounts the namespace on it, as `ip netns add` does.
+    /// Keeps the namespace alive until [`unpin`](Self::unpin): creates the file `path` and
+    /// bind-mounts the namespace on it, as `ip netns add` does. See
+    /// [namespaces(7)](https://man7.org/linux/man-pages/man7/namespaces.7.html).
     ///
-    /// The file must not exist, and is removed again if the mount fails. A pinned pid
-    /// namespace lives on, but once its init is gone no process can enter it.
+    /// The file must not exist. It is removed if the mount fails. No process can enter a pinned pid
+    /// namespace after its init has ended.
     ///
     /// # Errors
-    /// - `EEXIST`: there is a file already.
-    /// - `ENOENT`: its directory is missing.
-    /// - `EPERM`: mounting needs CAP_SYS_ADMIN in the user namespace that owns the caller's
-    ///   mount namespace.
-    /// - `EINVAL` for a mount namespace: it can be pinned only from an older one, at a place
-    ///   whose mount is not shared with it; pinned from within it would keep itself alive.
+    /// - `EEXIST`: the file exists.
+    /// - `ENOENT`: the directory of the file does not exist, or `/proc` is not mounted.
+    /// - `EROFS`: the file system is read-only.
+    /// - `EPERM`: the caller lacks CAP_SYS_ADMIN in the user namespace that owns its mount namespace.
+    /// - `EINVAL`: a mount namespace is not newer than the caller's own, or would receive the mount by
+    ///   propagation. The kernel refuses mounts by which a mount namespace keeps itself alive.
     pub fn pin(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let verb = format!("pin at {}", path.display());
@@ -34,12 +35,13 @@ impl Namespace {
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(&dir, name, flags, Mode::S_IRUSR).map_err(|errno| {
             Error::os(step(), "openat(O_CREAT | O_EXCL)", errno).hint(match errno {
-                Errno::EEXIST => "there is a file already; unpin it first",
+                Errno::EEXIST => "the file exists; unpin it first",
                 Errno::EROFS => "the file system is read-only; choose a directory below /run",
                 _ => "",
             })
         })?;
-        // Both ends by descriptor: nothing that happens to the paths can redirect the mount.
+        // Source and target are given by descriptor, so that a change of the paths cannot redirect
+        // the mount.
         let source = format!("/proc/thread-self/fd/{}", self.as_fd().as_raw_fd());
         let target = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
         let none = None::<&str>;
@@ -52,27 +54,27 @@ impl Namespace {
     fn pin_hint(&self, errno: Errno) -> &'static str {
         match (errno, self.kind()) {
             (Errno::EINVAL, Kind::Mnt) => {
-                "a mount namespace can be pinned only from one that is older than it (pinned \
-                 within itself it would never end), at a place whose mount is private: \
-                 `mount --bind DIR DIR && mount --make-private DIR`"
+                "a mount namespace can be pinned only in an older mount namespace, at a place whose \
+                 mount is private: `mount --bind DIR DIR && mount --make-private DIR`"
             }
             (Errno::EPERM, _) => {
-                "mounting needs CAP_SYS_ADMIN in the user namespace that owns the mount \
-                 namespace: as an ordinary user hold the namespace by its descriptor instead"
+                "mounting requires CAP_SYS_ADMIN in the user namespace that owns the mount \
+                 namespace; without it keep a descriptor of the namespace open instead"
             }
-            (Errno::ENOENT, _) => "/proc is not mounted here",
+            (Errno::ENOENT, _) => "/proc is not mounted",
             _ => "",
         }
     }
 
-    /// Removes a pin: unmounts the namespace and deletes the file. The namespace ends once
-    /// no process, descriptor or other pin holds it.
+    /// Removes a pin: unmounts the namespace and deletes the file. The namespace ends when no process,
+    /// descriptor or other pin keeps it alive.
     ///
     /// # Errors
-    /// - [`NotANamespace`](ErrorKind::NotANamespace): no namespace is mounted there; nothing
-    ///   was changed.
-    /// - `EINVAL`: it is a namespace file, but not a mount of its own.
-    /// - `EPERM`: as for [`pin`](Self::pin).
+    /// - [`NotANamespace`](ErrorKind::NotANamespace): no namespace is mounted on the file, which is
+    ///   left as it is.
+    /// - `ENOENT`: the file does not exist.
+    /// - `EINVAL`: the file is a namespace, but not a mount point of this mount namespace.
+    /// - `EPERM`: the caller lacks CAP_SYS_ADMIN in the user namespace that owns its mount namespace.
     pub fn unpin(path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let step = || format!("unpin the namespace at {}", path.display());
@@ -85,8 +87,8 @@ impl Namespace {
         let target = Path::new("/proc/thread-self/fd").join(dir.as_raw_fd().to_string()).join(name);
         umount2(&target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).map_err(|errno| {
             Error::os(step(), "umount2(MNT_DETACH | UMOUNT_NOFOLLOW)", errno).hint(match errno {
-                Errno::EINVAL => "no mount of this mount namespace is there",
-                Errno::EPERM => "unmounting needs CAP_SYS_ADMIN",
+                Errno::EINVAL => "the file is not a mount point of this mount namespace",
+                Errno::EPERM => "unmounting requires CAP_SYS_ADMIN",
                 _ => "",
             })
         })?;
@@ -94,7 +96,7 @@ impl Namespace {
     }
 }
 
-/// The directory of a path, opened, and the name in it.
+/// Opens the directory of a path; returns it and the name in it.
 fn split(path: &Path, step: impl Fn() -> String) -> Result<(OwnedFd, &std::ffi::OsStr)> {
     let name = path
         .file_name()

@@ -1,4 +1,4 @@
-//! Ranges of ids for ordinary users: `/etc/subuid`, `/etc/subgid`, `newuidmap`, `newgidmap`.
+//! Subordinate ids of ordinary users: `/etc/subuid`, `/etc/subgid`, `newuidmap`, `newgidmap`.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
@@ -11,16 +11,16 @@ use nix::unistd::Uid;
 use crate::idmap::number;
 use crate::{Error, ErrorKind, Extent, IdMap, Ids, Result, file};
 
-/// A run of ids that a user may map.
+/// Range of ids that a user may map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SubIdRange {
     /// First id.
     pub start: u32,
-    /// How many.
+    /// Number of ids.
     pub count: u32,
 }
 
-/// The content of `/etc/subuid` or `/etc/subgid`: who may map which ids. See
+/// Content of `/etc/subuid` or `/etc/subgid`: the ranges that each user may map. See
 /// [subuid(5)](https://man7.org/linux/man-pages/man5/subuid.5.html).
 ///
 /// ```
@@ -34,16 +34,16 @@ pub struct SubIdRange {
 pub struct SubIds(Vec<(String, SubIdRange)>);
 
 impl SubIds {
-    /// Parses lines `OWNER:START:COUNT`. As the programs of shadow do, it passes over lines
-    /// of another form, and over empty ranges.
+    /// Parses lines `OWNER:START:COUNT`. Skips lines of another form and empty ranges, as newuidmap
+    /// does.
     pub fn parse(text: &str) -> Self {
         Self(text.lines().filter_map(line).collect())
     }
 
-    /// Reads `/etc/subuid` or `/etc/subgid`; a missing file has no ranges.
+    /// Reads `/etc/subuid` or `/etc/subgid`. A missing file has no ranges.
     ///
     /// # Errors
-    /// `EACCES`, `EIO`: as of open(2) and read(2).
+    /// `EACCES`, `EIO`, `EMFILE`: see [open(2)](https://man7.org/linux/man-pages/man2/open.2.html).
     pub fn read(ids: Ids) -> Result<Self> {
         let path = match ids {
             Ids::Uid => "/etc/subuid",
@@ -59,24 +59,23 @@ impl SubIds {
         }
     }
 
-    /// The ranges of a user, who may be listed by name or by uid.
+    /// Returns the ranges of a user. The file lists a user by name or by uid.
     pub fn of_user(&self, name: Option<&str>, uid: u32) -> Vec<SubIdRange> {
         let uid = uid.to_string();
         let is_theirs = |owner: &str| owner == uid || Some(owner) == name;
         self.0.iter().filter(|(owner, _)| is_theirs(owner)).map(|(_, range)| *range).collect()
     }
 
-    /// The ranges of the caller: of its real uid, and of the name that `/etc/passwd` gives to
-    /// it.
+    /// Returns the ranges of the caller: of its real uid, and of the name of that uid in `/etc/passwd`.
     ///
-    /// Other sources of names (LDAP and the like) are not asked, as the C library would load
-    /// them into the program: for those look the name up, and use [`of_user`](Self::of_user).
+    /// Does not ask other sources of names, such as LDAP, because the C library would load their
+    /// modules into the program. For these, look the name up and call [`of_user`](Self::of_user).
     ///
     /// # Errors
     /// As [`read`](Self::read).
     pub fn of_caller(ids: Ids) -> Result<Vec<SubIdRange>> {
         let uid = Uid::current().as_raw();
-        // A user that is not in passwd has a uid all the same.
+        // A user that passwd does not list may be listed by uid.
         let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
         let passwd = String::from_utf8_lossy(&passwd);
         Ok(Self::read(ids)?.of_user(user_name(&passwd, uid), uid))
@@ -109,8 +108,8 @@ fn line(line: &str) -> Option<(String, SubIdRange)> {
 }
 
 impl IdMap {
-    /// The usual map of an ordinary user: 0 inside is `own`, and 1 onwards are the ranges, as
-    /// many of them as ids are left.
+    /// Returns the usual map of an ordinary user: id 0 is `own`, and the ids from 1 are those of the
+    /// ranges, up to the last id.
     pub fn rootless(own: u32, ranges: &[SubIdRange]) -> Self {
         let mut extents = vec![Extent { inside: 0, outside: own, count: 1 }];
         let mut inside = 1u32;
@@ -125,13 +124,13 @@ impl IdMap {
     }
 }
 
-/// Writes both maps of the user namespace of the process `pid` by the programs `newuidmap`
-/// and `newgidmap`, which may map the ranges that `/etc/subuid` and `/etc/subgid` give to
-/// the caller. See [newuidmap(1)](https://man7.org/linux/man-pages/man1/newuidmap.1.html).
+/// Writes both maps of the user namespace that the process `pid` is in, by the programs `newuidmap` and
+/// `newgidmap`. These may map the ranges that `/etc/subuid` and `/etc/subgid` give to the caller. See
+/// [newuidmap(1)](https://man7.org/linux/man-pages/man1/newuidmap.1.html).
 ///
 /// # Errors
-/// - [`Program`](ErrorKind::Program): one is not on `PATH`, or refused; what it said is in
-///   the sentence.
+/// - [`Program`](ErrorKind::Program): a program is not on `PATH`, or failed. The sentence contains its
+///   message.
 /// - [`InvalidInput`](ErrorKind::InvalidInput): see [`IdMap::validate`].
 pub fn write_with_newuidmap(pid: pid_t, uid: &IdMap, gid: &IdMap) -> Result<()> {
     uid.validate()?;
@@ -144,7 +143,7 @@ fn run(program: &'static str, pid: pid_t, map: &IdMap) -> Result<()> {
     let step = || format!("map ids of process {pid} with {program}");
     let search = std::env::var_os("PATH").unwrap_or_default();
     let path = find(program, &search).ok_or_else(|| {
-        let why = "it is not on PATH; on Debian and Ubuntu: apt install uidmap";
+        let why = "the program is not on PATH; on Debian and Ubuntu: apt install uidmap";
         Error::new(ErrorKind::Program, step(), why)
     })?;
     let numbers = map.extents().iter().flat_map(|e| [e.inside, e.outside, e.count]);
@@ -163,8 +162,8 @@ fn run(program: &'static str, pid: pid_t, map: &IdMap) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     let file = if program == "newuidmap" { "/etc/subuid" } else { "/etc/subgid" };
     let why = format!(
-        "it ended with {} and said {:?}; {file} must give the caller the ids outside, and \
-         {} must be setuid root or have the file capability",
+        "the program ended with {} and the message {:?}; {file} must give the ids outside to the \
+         caller, and {} must be setuid root or have a file capability",
         output.status,
         said.trim(),
         path.display(),
@@ -172,7 +171,7 @@ fn run(program: &'static str, pid: pid_t, map: &IdMap) -> Result<()> {
     Err(Error::new(ErrorKind::Program, step(), why))
 }
 
-/// The first executable file of that name in the directories of a search path.
+/// Returns the first executable file of that name in the directories of a search path.
 fn find(program: &str, search: &OsStr) -> Option<PathBuf> {
     let executable = |path: &PathBuf| {
         path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)

@@ -1,4 +1,4 @@
-//! The clock offsets of time namespaces.
+//! Clock offsets of time namespaces.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,17 +11,17 @@ use crate::file::write_proc;
 use crate::idmap::number;
 use crate::{Error, ErrorKind, Result, file, hint};
 
-/// How far one clock of a time namespace is ahead of the host's: `secs` and `nanos` add up.
+/// Offset of a clock in a time namespace from the host's clock: the sum of `secs` and `nanos`.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TimeOffset {
-    /// Seconds; may be negative.
+    /// Seconds, which may be negative.
     pub secs: i64,
-    /// Nanoseconds on top, 0 to 999999999.
+    /// Nanoseconds, 0 to 999999999.
     pub nanos: u32,
 }
 
-/// The offsets of a time namespace: the content of `/proc/PID/timens_offsets`. See
+/// Clock offsets of a time namespace: the content of `/proc/PID/timens_offsets`. Since Linux 5.6. See
 /// [time_namespaces(7)](https://man7.org/linux/man-pages/man7/time_namespaces.7.html).
 ///
 /// ```
@@ -35,18 +35,20 @@ pub struct TimeOffset {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TimeOffsets {
-    /// Of CLOCK_MONOTONIC.
+    /// Offset of CLOCK_MONOTONIC.
     pub monotonic: TimeOffset,
-    /// Of CLOCK_BOOTTIME.
+    /// Offset of CLOCK_BOOTTIME.
     pub boottime: TimeOffset,
 }
 
 impl TimeOffsets {
-    /// The offsets of the time namespace that the children of the process `pid` are in.
+    /// Reads the offsets of the time namespace that the children of the process `pid` are in. Since
+    /// Linux 5.6.
     ///
     /// # Errors
-    /// [`NoSuchProcess`](ErrorKind::NoSuchProcess): it has ended, or this kernel has no time
-    /// namespaces.
+    /// - `ENOENT`, `ESRCH` ([`NoSuchProcess`](ErrorKind::NoSuchProcess)): the process has ended, or is
+    ///   outside this pid namespace.
+    /// - `ENOENT` ([`Unsupported`](ErrorKind::Unsupported)): the kernel has no time namespaces.
     pub fn of_pid(pid: pid_t) -> Result<Self> {
         let path = format!("/proc/{pid}/timens_offsets");
         let text = std::fs::read_to_string(&path).map_err(|error| {
@@ -56,20 +58,22 @@ impl TimeOffsets {
         text.parse()
     }
 
-    /// Sets the offsets of the time namespace that the children of the process `pid` will
-    /// be in: after its [`unshare`](crate::unshare()) and before it has a child there.
+    /// Writes the offsets of the time namespace that the children of the process `pid` will be in. This
+    /// must happen after its [`unshare`](crate::unshare()) and before it has a child there. Since Linux
+    /// 5.6.
     ///
     /// # Errors
-    /// - `EACCES`: a process is in the namespace already.
-    /// - `EPERM`: needs CAP_SYS_TIME in the user namespace that owns the time namespace.
-    /// - `ERANGE`: the clock would be negative, or beyond half of its range.
-    /// - [`InvalidInput`](ErrorKind::InvalidInput): `nanos` above 999999999.
-    /// - [`Unsupported`](ErrorKind::Unsupported): this kernel has no time namespaces.
+    /// - `EACCES` ([`Busy`](ErrorKind::Busy)): a process is already in the namespace.
+    /// - `EPERM`: the caller lacks CAP_SYS_TIME in the user namespace that owns the time namespace.
+    /// - `ERANGE` ([`InvalidInput`](ErrorKind::InvalidInput)): a clock would become negative, or exceed
+    ///   half of its range.
+    /// - [`InvalidInput`](ErrorKind::InvalidInput): `nanos` is above 999999999.
+    /// - `ENOENT` ([`Unsupported`](ErrorKind::Unsupported)): the kernel has no time namespaces.
     pub fn write(&self, pid: pid_t) -> Result<()> {
         let path = format!("/proc/{pid}/timens_offsets");
         let step = format!("write {:?} to {path}", self.to_string().trim_end());
         if self.monotonic.nanos.max(self.boottime.nanos) > 999_999_999 {
-            let why = "nanos goes to 999999999";
+            let why = "nanos is at most 999999999";
             return Err(Error::new(ErrorKind::InvalidInput, step, why));
         }
         write_proc(AT_FDCWD, &path, &self.to_string(), step).map_err(|(error, errno)| cannot(error, errno))
@@ -79,11 +83,11 @@ impl TimeOffsets {
 fn cannot(error: Error, errno: Errno) -> Error {
     match errno {
         Errno::EACCES => error.with_kind(ErrorKind::Busy).hint(
-            "offsets can be set only until the first process is in the time namespace: \
-             unshare, write, then clone; nobody can set those of the initial one",
+            "offsets can be set until the first process is in the time namespace (unshare, write, \
+             then clone), and never for the initial time namespace",
         ),
         Errno::EPERM => {
-            error.hint("this needs CAP_SYS_TIME in the user namespace that owns the time namespace")
+            error.hint("this requires CAP_SYS_TIME in the user namespace that owns the time namespace")
         }
         Errno::ERANGE => {
             error.with_kind(ErrorKind::InvalidInput).hint("a clock would become negative or overflow")
@@ -96,7 +100,7 @@ fn cannot(error: Error, errno: Errno) -> Error {
 }
 
 impl fmt::Display for TimeOffsets {
-    /// As the kernel takes it.
+    /// Formats the offsets as the kernel accepts them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (m, b) = (self.monotonic, self.boottime);
         write!(f, "monotonic {} {}\nboottime {} {}\n", m.secs, m.nanos, b.secs, b.nanos)
@@ -106,11 +110,11 @@ impl fmt::Display for TimeOffsets {
 impl FromStr for TimeOffsets {
     type Err = Error;
 
-    /// Parses what the kernel prints; a clock that is not named has the offset 0. Clocks
-    /// may be named by number, as the kernel allows (1 and 7).
+    /// Parses lines `CLOCK SECONDS NANOSECONDS`. A clock is a name or its number (1 and 7), as for the
+    /// kernel. A clock that is missing has the offset 0.
     fn from_str(text: &str) -> Result<Self> {
         let bad = |line: &str| {
-            let why = "it is monotonic or boottime, seconds, nanoseconds up to 999999999";
+            let why = "a line is monotonic or boottime, seconds, and nanoseconds up to 999999999";
             Error::parse("a clock offset", line, why)
         };
         let mut offsets = Self::default();

@@ -124,7 +124,7 @@ fn joining_a_mnt_namespace_with_a_shared_root_is_refused_with_the_cure() {
     let child = Child::sleeping(Clone3 { kinds: Kinds::MNT, ..Clone3::default() });
     let error = setns(&Namespace::of_pid(child.pid, Kind::Mnt).unwrap()).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
-    assert!(error.to_string().contains("unshare a mnt namespace first"), "{error}");
+    assert!(error.to_string().contains("call unshare for a mnt namespace first"), "{error}");
 }
 
 #[test]
@@ -133,10 +133,10 @@ fn user_and_time_namespaces_are_refused_to_threads_with_the_cure() {
     assert!(error.to_string().contains("several threads"), "{error}");
     let child = Child::sleeping(Clone3 { kinds: Kinds::USER | Kinds::TIME, ..Clone3::default() });
     let error = setns(&Namespace::of_pid(child.pid, Kind::User).unwrap()).unwrap_err();
-    assert!(error.to_string().contains("let a child do it"), "{error}");
+    assert!(error.to_string().contains("(a child can)"), "{error}");
     let error = setns_pidfd(&child.pidfd, Kinds::TIME).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EUSERS));
-    assert!(error.to_string().contains("memory of its own"), "{error}");
+    assert!(error.to_string().contains("with its own memory"), "{error}");
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn after_unsharing_pid_a_thread_makes_no_threads_and_its_namespace_ends_with_its
         let tid = unsafe { libc::syscall(libc::SYS_gettid) } as i32;
         let early = Namespace::for_children(tid, Kind::Pid).unwrap_err();
         assert_eq!(early.kind(), ErrorKind::NotFound);
-        assert!(early.to_string().ends_with("has had no process yet"), "{early}");
+        assert!(early.to_string().ends_with("has not had a process yet"), "{early}");
         let refused = thread::Builder::new().spawn(|| ()).err();
         let first = Child::run(Clone3::default(), || unsafe { libc::getpid() });
         let status = first.wait();
@@ -166,7 +166,7 @@ fn after_unsharing_pid_a_thread_makes_no_threads_and_its_namespace_ends_with_its
     assert_eq!(status, ns_core::ExitStatus::Exited(1));
     let after = after.expect("the init has ended");
     assert_eq!(after.raw_os_error(), Some(libc::ENOMEM));
-    assert!(after.to_string().contains("init of the pid namespace"), "{after}");
+    assert!(after.to_string().contains("init of the caller's pid namespace"), "{after}");
 }
 
 /// The kernel of user-mode Linux has no time namespaces; the others have every kind.
@@ -284,7 +284,7 @@ fn a_mnt_namespace_is_pinned_from_an_older_one_and_never_within_itself() {
         let pin = dir.join("mnt");
         let error = Namespace::current(Kind::Mnt).unwrap().pin(&pin).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
-        assert!(error.to_string().contains("older than it"), "{error}");
+        assert!(error.to_string().contains("only in an older mount namespace"), "{error}");
         assert!(!pin.exists(), "the file is removed when the mount fails");
         let child = Child::sleeping(Clone3 { kinds: Kinds::MNT, ..Clone3::default() });
         let younger = Namespace::of_pidfd(&child.pidfd, Kind::Mnt).unwrap();

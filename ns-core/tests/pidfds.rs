@@ -64,7 +64,7 @@ fn waiting_twice_says_that_it_has_been_waited_for() {
     child.assert_success();
     let error = child.pidfd.wait().unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ECHILD));
-    assert!(error.to_string().ends_with("it has been waited for already"), "{error}");
+    assert!(error.to_string().ends_with("has already been reaped"), "{error}");
     for error in [child.pidfd.send_signal(0).unwrap_err(), child.pidfd.pid().unwrap_err()] {
         assert_eq!(error.kind(), ErrorKind::NoSuchProcess, "{error}");
     }
@@ -125,7 +125,7 @@ fn a_descriptor_of_another_process_can_be_copied() {
     reader.read_to_string(&mut text).unwrap();
     assert_eq!(text, "through the child");
     let error = Child::sleeping(Clone3::default()).pidfd.get_fd(1_000_000).unwrap_err();
-    assert!(error.to_string().ends_with("it has no such descriptor"), "{error}");
+    assert!(error.to_string().ends_with("the process does not have this descriptor"), "{error}");
 }
 
 #[test]

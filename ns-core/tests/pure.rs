@@ -168,9 +168,9 @@ fn an_invalid_id_map_says_which_extent_is_at_fault() {
     assert_eq!(why("0 0 10\n10 9 1"), "cannot use an id map: the extents 0 0 10 and 10 9 1 overlap outside");
     assert_eq!(
         why("1 0 4294967295"),
-        "cannot use an id map: the extent 1 0 4294967295 goes beyond the last id, 4294967294"
+        "cannot use an id map: the extent 1 0 4294967295 ends after the last id, 4294967294"
     );
-    assert!(why("").contains("maps nothing"));
+    assert!(why("").contains("the map is empty"));
     assert!(IdMap::identity().validate().is_ok());
 }
 

@@ -101,7 +101,7 @@ fn maps_give_the_ids_inside_and_outside_and_can_be_written_once() {
     assert_eq!(
         error.to_string().split("; ").next().unwrap(),
         format!(
-            "cannot write the map \"0 100000 10\" to /proc/{}/uid_map: write: EPERM: Operation not permitted",
+            "cannot write the map \"0 100000 10\" to /proc/{}/uid_map: write: Operation not permitted (EPERM)",
             child.pid
         )
     );
@@ -181,7 +181,7 @@ fn an_ordinary_user_maps_itself_and_nobody_else() {
         assert!(error.to_string().contains("CAP_SETUID"), "{error}");
         // The kernel demands that setgroups be denied first.
         let error = own.write(child.pid, Ids::Gid).unwrap_err();
-        assert!(error.to_string().contains("after denying setgroups"), "{error}");
+        assert!(error.to_string().contains("after setgroups is denied"), "{error}");
         assert_eq!(write_id_maps(child.pid, &own, &own).unwrap(), Setgroups::Deny);
         assert_eq!(Setgroups::of_pid(child.pid).unwrap(), Setgroups::Deny);
     });
@@ -192,9 +192,9 @@ fn an_ordinary_user_is_told_what_it_lacks() {
         let error = unshare(Kinds::NET).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "cannot move the calling thread into new net namespaces: unshare: EPERM: Operation \
-             not permitted; this needs CAP_SYS_ADMIN: run as root, or ask for a new user \
-             namespace along with the others"
+            "cannot move the calling thread into new net namespaces: unshare: Operation not \
+             permitted (EPERM); new namespaces require CAP_SYS_ADMIN: run as root, or create a user \
+             namespace together with the others"
         );
         let error = Child::try_run(Clone3 { kinds: Kinds::NET, ..Clone3::default() }, || 0).err();
         assert_eq!(error.unwrap().kind(), ErrorKind::PermissionDenied);
@@ -248,8 +248,8 @@ fn a_limit_on_namespaces_is_named() {
         assert_eq!(error.kind(), ErrorKind::LimitReached);
         assert_eq!(
             error.to_string(),
-            "cannot move the calling thread into new uts namespaces: unshare: ENOSPC: No space \
-             left on device; the sysctl user.max_uts_namespaces is 0: none may be made"
+            "cannot move the calling thread into new uts namespaces: unshare: No space left \
+             on device (ENOSPC); the sysctl user.max_uts_namespaces is 0: no such namespace may be created"
         );
         std::fs::write("/proc/sys/user/max_user_namespaces", "0").unwrap();
         let error = Child::try_run(user(), || 0).err().unwrap();
@@ -270,7 +270,7 @@ fn a_child_joins_a_user_namespace_and_those_it_owns_at_once() {
         setns_pidfd(&target.pidfd, kinds).unwrap();
         assert_eq!(its.coincide(&NamespaceSet::current().unwrap()), !Kinds::PID);
         let error = setns_pidfd(&target.pidfd, Kinds::USER).unwrap_err();
-        assert!(error.to_string().contains("the one it is in"), "{error}");
+        assert!(error.to_string().contains("that it is in"), "{error}");
         0
     };
     Child::run(Clone3::default(), all).assert_success();
@@ -391,7 +391,7 @@ fn a_process_outside_the_pid_namespace_has_no_pid_there() {
         mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none).unwrap();
         let error = outside.pidfd.pid().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NoSuchProcess);
-        assert!(error.to_string().ends_with("it lives outside this pid namespace"), "{error}");
+        assert!(error.to_string().ends_with("the process is outside this pid namespace"), "{error}");
         let error = NamespaceSet::of_pidfd(&outside.pidfd).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NoSuchProcess);
         assert_eq!(ns_core::pid_chain(1).unwrap(), [1]);
@@ -475,7 +475,7 @@ fn a_missing_newuidmap_names_the_package() {
         let error = write_with_newuidmap(1, &own, &own).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "cannot map ids of process 1 with newuidmap: it is not on PATH; \
+            "cannot map ids of process 1 with newuidmap: the program is not on PATH; \
              on Debian and Ubuntu: apt install uidmap"
         );
         0

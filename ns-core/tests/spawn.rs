@@ -197,7 +197,7 @@ fn set_tid_chooses_the_pid() {
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
     assert_eq!(
         error.to_string(),
-        "cannot create a process: clone3: EEXIST: File exists; a pid in set_tid is taken"
+        "cannot create a process: clone3: File exists (EEXIST); a pid in set_tid is in use"
     );
     // The first process of a pid namespace is 1, and nothing else.
     let clone = Clone3 { kinds: Kinds::PID, set_tid: &[1], ..Clone3::default() };
@@ -213,7 +213,7 @@ fn sharing_the_root_excludes_a_new_mnt_namespace_and_the_error_says_so() {
     let error = Child::try_run(clone, || 0).err().unwrap();
     assert_eq!(
         error.to_string(),
-        "cannot create a process in new mnt namespaces: clone3: EINVAL: Invalid argument; \
+        "cannot create a process in new mnt namespaces: clone3: Invalid argument (EINVAL); \
          CloneFlags::FS excludes a new user or mnt namespace"
     );
 }
@@ -259,5 +259,5 @@ fn a_child_starts_in_the_cgroup_it_was_cloned_into() {
     let dir = std::fs::File::open("/tmp").unwrap();
     let clone = Clone3 { cgroup: Some(dir.as_fd()), ..Clone3::default() };
     let error = Child::try_run(clone, || 0).err().unwrap();
-    assert!(error.to_string().ends_with("the descriptor is not of a cgroup v2 directory"), "{error}");
+    assert!(error.to_string().ends_with("the descriptor does not refer to a cgroup v2 directory"), "{error}");
 }
