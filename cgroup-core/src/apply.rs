@@ -1,4 +1,4 @@
-//! Limits written to a cgroup: all of them, or an error that says which not and why.
+//! Writing limits to a cgroup: either all of them, or an error with the reason.
 
 use std::os::fd::OwnedFd;
 
@@ -12,10 +12,11 @@ use crate::limits::Limits;
 use crate::limits::table::Limit;
 use crate::missing::Missing;
 
-/// What was written, in order: the file and the value. The kernel may round: memory to whole pages.
+/// The files and values that were written, in order. The kernel may round a value, for example
+/// memory to whole pages.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Applied {
-    /// The files and the values written.
+    /// Names of the files, and values.
     pub writes: Vec<(String, String)>,
 }
 
@@ -25,16 +26,20 @@ fn alternative(file: &str) -> Option<&'static str> {
 }
 
 impl Cgroup {
-    /// Writes the limits to this cgroup. The controllers must be available in it already: see
+    /// Writes the limits to this cgroup. The controllers must be available in it: see
     /// [`enable_path`](Self::enable_path).
     ///
-    /// Before anything is written the values are validated and every file is opened; so an error
-    /// of the kinds `InvalidLimit` and `Unenforceable` means that nothing was changed.
+    /// All values are checked and all files are opened before the first write. So after
+    /// `InvalidLimit` and `Unenforceable` nothing has changed.
+    ///
+    /// Since Linux 4.5; [`Limits`] documents the first kernel version of each file. Section
+    /// "Controllers".
     ///
     /// # Errors
-    /// `InvalidLimit`: see [`Limits::validate`]. `Unenforceable`: a file is missing; each is named
-    /// with the reason. Any other is the kernel's refusal of one value, named in it: the limits
-    /// before it are in force, those after it not.
+    /// - `InvalidLimit`: see [`Limits::validate`].
+    /// - `Unenforceable`: a file is missing; [`Error::unenforceable`] lists each with the reason.
+    /// - Any other kind (`EINVAL`, `ERANGE`, `ENODEV`, `EOPNOTSUPP`, `EBUSY`, `EACCES`): the kernel
+    ///   rejected one value. The limits before it are in force, and those after it are not.
     pub fn apply(&self, limits: &Limits) -> Result<Applied> {
         limits.validate()?;
         let writes = limits.writes();
@@ -56,15 +61,15 @@ impl Cgroup {
         let mut refused = Vec::new();
         for (fd, file, value) in &files {
             let device = value.split(' ').next();
-            let twin = |(_, other, value): &(OwnedFd, &String, &String)| {
+            let other_file = |(_, other, value): &(OwnedFd, &String, &String)| {
                 alternative(file) == Some(other.as_str()) && value.split(' ').next() == device
             };
             match self.write_to(fd, file, value) {
                 Ok(()) => applied.writes.push(((*file).clone(), (*value).clone())),
-                // This disk shares by the other weight, unless that was refused as well.
+                // The disk may support only the other weight.
                 Err(error)
                     if error.errno() == Some(Errno::EOPNOTSUPP)
-                        && files.iter().any(twin)
+                        && files.iter().any(other_file)
                         && !refused.contains(&device) =>
                 {
                     refused.push(device);
@@ -75,10 +80,12 @@ impl Cgroup {
         Ok(applied)
     }
 
-    /// The limits that cannot be enforced in this cgroup as it is now, by file, each with the reason.
+    /// Returns the limits that cannot be enforced in this cgroup as it is now: the file of each,
+    /// and the reason.
     ///
     /// # Errors
-    /// `NotFound` where the cgroup was removed; as [`Hierarchy::detect`].
+    /// - `NotFound` (`ENODEV`): the cgroup was removed.
+    /// - As [`Hierarchy::detect`].
     pub fn unenforceable(&self, limits: &Limits) -> Result<Vec<(String, Missing)>> {
         let mut host = None;
         let mut all: Vec<(String, Missing)> = Vec::new();
@@ -105,7 +112,7 @@ impl Cgroup {
         Ok(all)
     }
 
-    /// Whether the same is asked for in another file as well, and that one is there.
+    /// Returns whether the same is set in the file of another mechanism, and that file exists.
     fn alternative_exists(&self, writes: &[(String, String)], file: &str) -> Result<bool> {
         match alternative(file) {
             Some(other) if writes.iter().any(|(file, _)| file == other) => self.has(other),
@@ -113,7 +120,7 @@ impl Cgroup {
         }
     }
 
-    /// Whether it has a file of this name.
+    /// Returns whether the cgroup has a file with this name.
     fn has(&self, file: &str) -> Result<bool> {
         use nix::fcntl::OFlag;
         match self.open_file(file, OFlag::O_PATH) {
@@ -132,7 +139,7 @@ impl Cgroup {
         if let Some(missing) = host.and_then(|host| host.why_missing(controller)) {
             return Ok(missing);
         }
-        // The host has it: find the uppermost cgroup that it does not reach.
+        // The host has the controller: find the uppermost cgroup that does not.
         let wanted = Controllers::from(controller);
         let mut at = self.path().to_owned();
         let mut above = self.parent()?;

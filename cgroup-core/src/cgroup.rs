@@ -1,4 +1,4 @@
-//! The handle: an open directory, and its files.
+//! The handle of a cgroup: an open directory, and the files in it.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -18,12 +18,14 @@ use crate::controller::Controllers;
 use crate::error::{Error, ErrorKind, Result};
 use crate::parse;
 
-/// A cgroup: its open directory, with its path for messages.
+/// A cgroup: its open directory, and its path for messages.
 ///
-/// The handle stays with the cgroup it was opened on: if that is removed and another made under
-/// the same path, calls fail with `ENODEV` or `ENOENT` rather than reach the other one. As a file
-/// descriptor ([`AsFd`]) it is what `clone3`'s `CLONE_INTO_CGROUP` takes. Dropping it closes the
-/// directory and leaves the cgroup.
+/// The handle refers to the cgroup that it was opened on. If that cgroup is removed and another is
+/// created with the same path, calls fail with `ENODEV` or `ENOENT` and do not reach the other one.
+/// The descriptor ([`AsFd`]) can be passed to `clone3` with `CLONE_INTO_CGROUP` (since Linux 5.7).
+/// Dropping the handle closes the directory and keeps the cgroup.
+///
+/// Files are opened with `openat2`, since Linux 5.6.
 ///
 /// ```no_run
 /// use cgroup_core::{Hierarchy, Limits, Max};
@@ -37,7 +39,7 @@ use crate::parse;
 pub struct Cgroup {
     dir: OwnedFd,
     path: PathBuf,
-    /// It was found in its parent, so that there is one.
+    /// Whether the handle was opened through its parent, so that there is one.
     below: bool,
 }
 
@@ -46,9 +48,12 @@ const DIR_FLAGS: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::
 impl Cgroup {
     /// Opens the cgroup at a path of the file system, such as `/sys/fs/cgroup/user.slice`.
     ///
+    /// Since Linux 4.5. Section "Mounting".
+    ///
     /// # Errors
-    /// `NotCgroup2` where the directory is of another file system (as all of v1's are);
-    /// `NotFound` (`ENOENT`), `PermissionDenied` (`EACCES`).
+    /// - `NotCgroup2`: the directory is on another file system, such as one of cgroup v1.
+    /// - `NotFound` (`ENOENT`), `PermissionDenied` (`EACCES`), `Os` (`ENOTDIR`, `EMFILE`,
+    ///   `ENFILE`).
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let dir = nix::fcntl::open(path, DIR_FLAGS, Mode::empty())
@@ -62,20 +67,22 @@ impl Cgroup {
         }
     }
 
-    /// Its path at the time it was opened, for messages.
+    /// Returns the path at which the cgroup was opened, for messages.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The last part of its path.
+    /// Returns the last component of the path, or `/` if there is none.
     pub fn name(&self) -> &OsStr {
         self.path.file_name().unwrap_or(OsStr::new("/"))
     }
 
-    /// Opens the child of this name.
+    /// Opens the child with this name.
     ///
     /// # Errors
-    /// `InvalidName`, `NotFound` (`ENOENT`; `ENOTDIR` where the name is a file's).
+    /// - `InvalidName`: the name is not one path component.
+    /// - `NotFound` (`ENOENT`): there is no such child, or this cgroup was removed.
+    /// - `Os` (`ENOTDIR`): the name is that of a file.
     pub fn child(&self, name: impl AsRef<OsStr>) -> Result<Self> {
         let name = valid(name.as_ref())?;
         let path = self.path.join(name);
@@ -85,24 +92,29 @@ impl Cgroup {
         }
     }
 
-    /// Makes a child of this name and opens it.
+    /// Creates a child with this name and opens it.
+    ///
+    /// Since Linux 4.5. Section "Organizing Processes and Threads".
     ///
     /// # Errors
-    /// `InvalidName`; `AlreadyExists` (`EEXIST`); `PermissionDenied` where this cgroup is not
-    /// delegated to the caller; `Os` with `EAGAIN` where an ancestor's `cgroup.max.depth` or
-    /// `cgroup.max.descendants` is reached; `NotFound` where this cgroup was removed.
+    /// - `InvalidName`: the name is not one path component.
+    /// - `AlreadyExists` (`EEXIST`).
+    /// - `PermissionDenied` (`EACCES`, `EPERM`): this cgroup is not delegated to the caller;
+    ///   (`EROFS`): cgroup2 is mounted read-only.
+    /// - `Os` (`EAGAIN`): `cgroup.max.depth` or `cgroup.max.descendants` of an ancestor is reached.
+    /// - `NotFound` (`ENOENT`): this cgroup was removed.
     pub fn create_child(&self, name: impl AsRef<OsStr>) -> Result<Self> {
         let name = valid(name.as_ref())?;
         match mkdirat(&self.dir, name, Mode::from_bits_truncate(0o755)) {
-            // Nobody would know of one that cannot be opened.
+            // The caller cannot remove a cgroup that it cannot open.
             Ok(()) => self.child(name).inspect_err(|_| {
                 let _ = unlinkat(&self.dir, name, UnlinkatFlags::RemoveDir);
             }),
             Err(errno) => {
-                let cure = match errno {
-                    Errno::EACCES | Errno::EPERM => {
-                        Some("this cgroup is not delegated to the caller: be root, or use a delegated one")
-                    }
+                let cause = match errno {
+                    Errno::EACCES | Errno::EPERM => Some(
+                        "this cgroup is not delegated to the caller: run as root, or use a delegated cgroup",
+                    ),
                     Errno::EROFS => Some("cgroup2 is mounted read-only here"),
                     Errno::EAGAIN => {
                         Some("cgroup.max.depth or cgroup.max.descendants of an ancestor is reached")
@@ -113,18 +125,18 @@ impl Cgroup {
                     format!("create cgroup {}", self.path.join(name).display()),
                     "mkdirat",
                     errno,
-                    cure,
+                    cause,
                 ))
             }
         }
     }
 
-    /// Opens the child of this name, and makes it where it does not exist.
+    /// Opens the child with this name, and creates it if it does not exist.
     pub(crate) fn open_or_create_child(&self, name: impl AsRef<OsStr>) -> Result<Self> {
         self.open_or_make(name.as_ref()).map(|(child, _)| child)
     }
 
-    /// The same, and whether it was made.
+    /// Opens or creates the child, and returns whether it was created.
     pub(crate) fn open_or_make(&self, name: &OsStr) -> Result<(Self, bool)> {
         match self.create_child(name) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok((self.child(name)?, false)),
@@ -132,10 +144,11 @@ impl Cgroup {
         }
     }
 
-    /// The parent; `None` where this is the top of the mount.
+    /// Opens the parent. Returns `None` for the top of the mount.
     ///
     /// # Errors
-    /// `NotFound` where this cgroup was removed, `PermissionDenied`.
+    /// - `NotFound` (`ENOENT`): this cgroup was removed.
+    /// - `PermissionDenied` (`EACCES`), `Os` (`EMFILE`, `ENFILE`).
     pub fn parent(&self) -> Result<Option<Self>> {
         let fail = |call, errno| {
             Error::os(format!("open the parent of cgroup {}", self.path.display()), call, errno, None)
@@ -149,7 +162,7 @@ impl Cgroup {
         if id(&dir).map_err(|errno| fail("fstat", errno))?
             == id(&self.dir).map_err(|errno| fail("fstat", errno))?
         {
-            return Ok(None); // The mount is this process's root directory.
+            return Ok(None); // The mount is the root directory of this process.
         }
         let path = match self.path.parent() {
             Some(parent) if self.path.file_name().is_some() => parent.to_owned(),
@@ -158,11 +171,11 @@ impl Cgroup {
         Ok(Some(Self { dir, path, below: false }))
     }
 
-    /// Removes it where nothing is in it.
+    /// Removes the cgroup if it is empty. Returns whether it was removed.
     pub(crate) fn remove_at_once(&self) -> bool {
         let remove = |dir: &OwnedFd, name: &Path| unlinkat(dir, name, UnlinkatFlags::RemoveDir).is_ok();
         match self.below {
-            // Of one that was removed the name may be another's by now.
+            // If this cgroup was removed, another cgroup may have its name.
             true => {
                 faccessat(&self.dir, "cgroup.procs", AccessFlags::F_OK, AtFlags::empty()).is_ok()
                     && remove(&self.dir, &Path::new("..").join(self.name()))
@@ -173,10 +186,12 @@ impl Cgroup {
         }
     }
 
-    /// The children, in no order. Those that vanish meanwhile are left out.
+    /// Opens the children, in no particular order. Children that are removed meanwhile are left
+    /// out.
     ///
     /// # Errors
-    /// `NotFound` where this cgroup was removed, `PermissionDenied`.
+    /// - `NotFound` (`ENOENT`): this cgroup was removed.
+    /// - `PermissionDenied` (`EACCES`), `Os` (`EMFILE`, `ENFILE`).
     pub fn children(&self) -> Result<Vec<Self>> {
         let fail = |call, errno| Error::os(format!("list cgroup {}", self.path.display()), call, errno, None);
         let mut dir = Dir::openat(&self.dir, ".", DIR_FLAGS, Mode::empty()).map_err(|e| fail("openat", e))?;
@@ -196,7 +211,9 @@ impl Cgroup {
         Ok(children)
     }
 
-    /// The controllers that its parent hands down: `cgroup.controllers`.
+    /// Returns the controllers that the parent enables for this cgroup: `cgroup.controllers`.
+    ///
+    /// Since Linux 4.5. Section "Core Interface Files".
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -204,7 +221,9 @@ impl Cgroup {
         Ok(parse::controllers(&self.read("cgroup.controllers")?))
     }
 
-    /// The controllers that it hands down to its children: `cgroup.subtree_control`.
+    /// Returns the controllers that this cgroup enables for its children: `cgroup.subtree_control`.
+    ///
+    /// Since Linux 4.5. Section "Core Interface Files".
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -212,12 +231,16 @@ impl Cgroup {
         Ok(parse::controllers(&self.read("cgroup.subtree_control")?))
     }
 
-    /// The whole text of one of its files.
+    /// Reads a file of the cgroup.
+    ///
+    /// Section "Core Interface Files", and "Controllers" for the files of each controller.
     ///
     /// # Errors
-    /// `NotFound` (`ENOENT`) where there is no such file, for want of a controller or of a newer
-    /// kernel, or (`ENODEV`) the cgroup was removed; `Unsupported` (`EOPNOTSUPP`) for
-    /// `cgroup.procs` in a threaded cgroup.
+    /// - `NotFound` (`ENOENT`): the file does not exist, because a controller is not enabled or the
+    ///   kernel is too old; or (`ENODEV`) the cgroup was removed.
+    /// - `Unsupported` (`EOPNOTSUPP`): the file cannot be read here, such as `cgroup.procs` in a
+    ///   threaded cgroup.
+    /// - `PermissionDenied` (`EACCES`); `Os` (`EXDEV`): the name leads out of the cgroup.
     pub fn read(&self, file: &str) -> Result<String> {
         let fail = |call, errno| {
             self.fail(format_args!("read {}", self.path.join(file).display()), call, file, errno)
@@ -226,25 +249,26 @@ impl Cgroup {
         read_all(&fd).map_err(|errno| fail("read", errno))
     }
 
-    /// As [`read`](Self::read), with `None` where there is no such file.
+    /// Reads a file of the cgroup, like [`read`](Self::read). Returns `None` if the file does not
+    /// exist (`ENOENT`) or has no meaning in this cgroup (`EOPNOTSUPP`).
     ///
     /// # Errors
-    /// As [`read`](Self::read), without `ENOENT`.
+    /// As [`read`](Self::read), without `ENOENT` and `EOPNOTSUPP`.
     pub fn read_if_there(&self, file: &str) -> Result<Option<String>> {
         match self.read(file) {
             Ok(text) => Ok(Some(text)),
-            // Some files exist everywhere and refuse to be read where they mean nothing.
             Err(error) if matches!(error.errno(), Some(Errno::ENOENT | Errno::EOPNOTSUPP)) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Writes a value to one of its files, in one write.
+    /// Writes a value to a file of the cgroup, with one write.
     ///
     /// # Errors
-    /// `NotFound` (`ENOENT`, `ENODEV`) as [`read`](Self::read), or (`ESRCH`) no such process;
-    /// `Os` with `EINVAL` or `ERANGE` for a value that the kernel refuses; `Busy` (`EBUSY`);
-    /// `PermissionDenied`.
+    /// - `NotFound` (`ENOENT`, `ENODEV`): as for [`read`](Self::read); (`ESRCH`): there is no such
+    ///   process.
+    /// - `Os` (`EINVAL`, `ERANGE`): the kernel rejects the value.
+    /// - `Busy` (`EBUSY`); `PermissionDenied` (`EACCES`, `EPERM`, `EROFS`).
     pub fn write(&self, file: &str, value: &str) -> Result<()> {
         let fd = self.open_for_write(file, value)?;
         self.write_to(&fd, file, value)
@@ -265,7 +289,8 @@ impl Cgroup {
         self.open_beneath(OsStr::new(file), flags | OFlag::O_CLOEXEC)
     }
 
-    /// Resolved by the kernel so that neither `..` nor a symlink leads out of the directory.
+    /// Opens a file below the directory. The kernel rejects names that lead out of it, by `..` or
+    /// by a symbolic link.
     fn open_beneath(&self, name: &OsStr, flags: OFlag) -> nix::Result<OwnedFd> {
         let beneath = ResolveFlag::RESOLVE_BENEATH
             | ResolveFlag::RESOLVE_NO_SYMLINKS
@@ -301,22 +326,24 @@ impl AsRawFd for Cgroup {
     }
 }
 
-/// A name that is exactly one component and fit to be printed in a line.
+/// Checks that a name is one path component, and can be shown in a line of /proc.
 pub(crate) fn valid(name: &OsStr) -> Result<&OsStr> {
     let bytes = name.as_bytes();
     let why = match bytes {
         b"" => "it is empty",
-        b"." | b".." => "it means another directory",
-        _ if bytes.contains(&b'/') => "it has a slash: make one cgroup after the other",
-        _ if bytes.contains(&b'\n') => "it has a newline, which /proc/PID/cgroup cannot show",
-        _ if bytes.contains(&0) => "it has a NUL",
+        b"." | b".." => "it refers to another directory",
+        _ if bytes.contains(&b'/') => {
+            "it contains a slash: create one cgroup after the other, or use create_path"
+        }
+        _ if bytes.contains(&b'\n') => "it contains a newline, which /proc/PID/cgroup cannot show",
+        _ if bytes.contains(&0) => "it contains NUL",
         _ if bytes.len() > 255 => "it is longer than 255 bytes",
         _ => return Ok(name),
     };
     Err(Error::name(bytes, why))
 }
 
-/// The whole of a small file from its start, wherever its offset is.
+/// Reads a small file from its start, and does not use its offset.
 pub(crate) fn read_all(fd: &OwnedFd) -> nix::Result<String> {
     let mut bytes = vec![0; 4096];
     let mut filled = 0;

@@ -4,28 +4,27 @@ use std::fmt;
 
 use bitflags::bitflags;
 
-/// A controller of cgroup v2, by its kernel name.
-///
-/// The freezer, perf_event and the device filter need no controller in v2 and so are not here.
+/// A controller of cgroup v2. In v2 the freezer, perf_event and the device filter need no
+/// controller, so they are not members.
 ///
 /// Source: <https://docs.kernel.org/admin-guide/cgroup-v2.html#controllers>
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 #[repr(u8)]
 pub enum Controller {
-    /// Shares and bandwidth of processor time.
+    /// Weight and bandwidth of processor time. Since Linux 4.15.
     Cpu,
-    /// Which processors and which memory nodes.
+    /// Sets of processors and memory nodes. Since Linux 5.0.
     Cpuset,
-    /// Block devices' bandwidth, rate, weight and latency (`blkio` in v1).
+    /// Bandwidth, rate, weight and latency of block devices (`blkio` in v1). Since Linux 4.5.
     Io,
-    /// Memory, swap and the kernel's own memory.
+    /// Memory, swap and memory of the kernel. Since Linux 4.5.
     Memory,
-    /// How many processes and threads.
+    /// Number of processes and threads. Since Linux 4.5.
     Pids,
-    /// Huge pages of each size.
+    /// Huge pages of each size. Since Linux 5.6.
     Hugetlb,
-    /// RDMA resources.
+    /// RDMA resources. Since Linux 4.11.
     Rdma,
     /// Scalar resources, such as SEV address space ids. Since Linux 5.13.
     Misc,
@@ -66,7 +65,7 @@ bitflags! {
 }
 
 impl Controller {
-    /// Every controller that this crate knows, in the order of the enum.
+    /// All controllers that this crate knows, in the order of the enum.
     pub const ALL: [Self; 9] = [
         Self::Cpu,
         Self::Cpuset,
@@ -79,7 +78,7 @@ impl Controller {
         Self::Dmem,
     ];
 
-    /// Its name in `cgroup.controllers`.
+    /// Returns the name in `cgroup.controllers`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
@@ -94,7 +93,7 @@ impl Controller {
         }
     }
 
-    /// Its name in `/proc/cgroups` and in the mount options of v1.
+    /// Returns the name in `/proc/cgroups` and in the mount options of v1.
     pub fn v1_name(self) -> &'static str {
         match self {
             Self::Io => "blkio",
@@ -102,7 +101,7 @@ impl Controller {
         }
     }
 
-    /// The kernel option that builds it in.
+    /// Returns the kernel option for the controller.
     pub fn config(self) -> &'static str {
         match self {
             Self::Cpu => "CONFIG_CGROUP_SCHED",
@@ -117,8 +116,8 @@ impl Controller {
         }
     }
 
-    /// The controller that an interface file belongs to, by the part before its first dot.
-    /// `None` for the core's own files (`cgroup.*`, `cpu.stat` aside) and for unknown ones.
+    /// Returns the controller of an interface file, from the part before its first dot. Returns
+    /// `None` for the files `cgroup.*` and for unknown names.
     pub fn of_file(file: &str) -> Option<Self> {
         Self::of_name(file.split('.').next()?)
     }
@@ -148,13 +147,13 @@ impl FromIterator<Controller> for Controllers {
 }
 
 impl Controllers {
-    /// Its members, in the order of [`Controller::ALL`].
+    /// Returns the members, in the order of [`Controller::ALL`].
     pub fn members(self) -> impl Iterator<Item = Controller> {
         Controller::ALL.into_iter().filter(move |&c| self.contains(c.into()))
     }
 }
 
-/// As `cgroup.controllers` prints it: names and spaces.
+/// Prints the names with spaces between, like `cgroup.controllers`.
 impl fmt::Display for Controllers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, controller) in self.members().enumerate() {

@@ -1,4 +1,4 @@
-//! Sets of processors or of memory nodes.
+//! Sets of processors or memory nodes.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -6,9 +6,12 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// A set of processors or of memory nodes, read and printed as the kernel does: `0-3,7`.
+/// A set of processors or memory nodes. It is parsed and printed in the format of the kernel:
+/// `0-3,7`.
 ///
-/// It is kept in order and without overlap, so two lists that mean the same set are equal.
+/// The ranges are sorted and do not overlap, so two lists of the same set are equal.
+///
+/// Section "Cpuset Interface Files"; cpuset(7).
 ///
 /// ```
 /// use cgroup_core::CpuList;
@@ -23,12 +26,13 @@ pub struct CpuList {
 }
 
 impl CpuList {
-    /// How many members it has.
+    /// Returns the number of members.
     pub fn len(&self) -> u64 {
         self.ranges.iter().map(|(first, last)| u64::from(last - first) + 1).sum()
     }
 
-    /// Whether it has no member. The kernel takes an empty list as "inherit the parent's".
+    /// Whether the set has no member. The kernel interprets an empty list as "inherit from the
+    /// parent".
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
@@ -38,12 +42,12 @@ impl CpuList {
         self.ranges.iter().any(|&(first, last)| (first..=last).contains(&n))
     }
 
-    /// Its maximal runs, ascending.
+    /// Returns the maximal ranges, in ascending order.
     pub fn ranges(&self) -> impl Iterator<Item = RangeInclusive<u32>> + '_ {
         self.ranges.iter().map(|&(first, last)| first..=last)
     }
 
-    /// Its members, ascending. Beware of lists from others: a range may be 2³² long.
+    /// Returns the members, in ascending order. A range of an untrusted list may have 2³² members.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.ranges().flatten()
     }
@@ -80,8 +84,8 @@ impl fmt::Display for CpuList {
     }
 }
 
-/// Numbers and ranges between commas; the empty text is the empty list. The kernel's strides
-/// (`0-31:2/4`) and the word `all` are not taken.
+/// Parses numbers and ranges between commas. An empty text is the empty list. Strides (`0-31:2/4`)
+/// and the word `all` are rejected with `InvalidText`.
 impl FromStr for CpuList {
     type Err = Error;
 
@@ -97,7 +101,7 @@ impl FromStr for CpuList {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             let (first, last) = (number(first)?, number(last)?);
             if first > last {
-                return Err(wrong("a range runs upwards"));
+                return Err(wrong("the end of a range is before its start"));
             }
             ranges.push((first, last));
         }

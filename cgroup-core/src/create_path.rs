@@ -11,14 +11,17 @@ use crate::controller::Controllers;
 use crate::error::{Error, Result};
 
 impl Cgroup {
-    /// Makes the cgroup of this path below this one, and those on the way to it that do not exist,
-    /// for processes to be started in. One that exists is taken if nothing is in it or below.
+    /// Creates the cgroup at this path below this one, with its parents, for new processes. An
+    /// existing cgroup is used if it is not frozen and neither it nor a cgroup below it has a
+    /// process.
     ///
-    /// A slash at the start means nothing: the path `/kubepods/pod1/c` of an OCI configuration is
-    /// one below [`Hierarchy::root`].
+    /// A leading slash is ignored, so the path `/kubepods/pod1/c` of an OCI configuration is below
+    /// [`Hierarchy::root`](crate::Hierarchy::root).
     ///
-    /// Of the controllers each cgroup on the way hands down what it can. What is then lacking is no
-    /// error here: [`enable_path`](Self::enable_path) says what is in the way of a limit.
+    /// Each cgroup on the path enables those of `controllers` that it can. A missing controller is
+    /// not an error here; [`enable_path`](Self::enable_path) reports it.
+    ///
+    /// Since Linux 5.2. Section "Organizing Processes and Threads".
     ///
     /// ```no_run
     /// use cgroup_core::{Controllers, Hierarchy};
@@ -28,8 +31,10 @@ impl Cgroup {
     /// ```
     ///
     /// # Errors
-    /// `AlreadyExists` where the cgroup holds processes, or is frozen; `InvalidName` where the path
-    /// has `..` in it or names no cgroup; and as [`create_child`](Self::create_child).
+    /// - `AlreadyExists` (`EEXIST`): the cgroup has processes, or is frozen.
+    /// - `InvalidName`: the path contains `..`, or names no cgroup below this one.
+    /// - As [`create_child`](Self::create_child). The cgroups that this call created are then
+    ///   removed.
     pub fn create_path(&self, path: impl AsRef<Path>, controllers: Controllers) -> Result<Self> {
         let path = path.as_ref();
         let wrong = |why| Error::name(path.as_os_str().as_bytes(), why);
@@ -37,15 +42,15 @@ impl Cgroup {
         for part in path.components() {
             match part {
                 Component::Normal(name) => names.push(valid(name)?),
-                Component::ParentDir => return Err(wrong("it has `..` in it")),
+                Component::ParentDir => return Err(wrong("it contains `..`")),
                 _ => {}
             }
         }
         if names.is_empty() {
-            return Err(wrong("it names no cgroup below the top"));
+            return Err(wrong("it names no cgroup"));
         }
         let mut way = Vec::new();
-        match self.make_way(&names, controllers, &mut way) {
+        match self.open_path(&names, controllers, &mut way) {
             Ok(()) => way.pop().map(|(last, _)| last).ok_or_else(|| wrong("it names no cgroup")),
             Err(e) => {
                 for (cgroup, _) in way.iter().rev().filter(|(_, made)| *made) {
@@ -56,8 +61,8 @@ impl Cgroup {
         }
     }
 
-    /// Opens these, one below the other, and says which of them were made.
-    fn make_way(
+    /// Opens or creates the cgroups, one below the other, and records which of them were created.
+    fn open_path(
         &self,
         names: &[&OsStr],
         controllers: Controllers,
@@ -74,23 +79,26 @@ impl Cgroup {
         way.last().map_or(Ok(()), |(last, _)| last.is_free())
     }
 
-    /// Whether processes can be started in it as in a new one.
+    /// Checks that the cgroup has no process and is not frozen.
     fn is_free(&self) -> Result<()> {
         let events = self.events()?;
         if !events.populated && !events.frozen {
             return Ok(());
         }
-        let (what, cure) = match self.procs_recursive() {
+        let (what, cause) = match self.procs_recursive() {
             Ok(pids) if events.populated => {
                 (format!("which holds the processes {pids:?}"), "end them first, or choose another path")
             }
-            _ => ("which is frozen".to_owned(), "thaw it (0 to its cgroup.freeze), or choose another path"),
+            _ => (
+                "which is frozen".to_owned(),
+                "thaw it (write 0 to its cgroup.freeze), or choose another path",
+            ),
         };
         Err(Error::os(
             format!("create cgroup {}, {what}", self.path().display()),
             "mkdirat",
             Errno::EEXIST,
-            Some(cure),
+            Some(cause),
         ))
     }
 }

@@ -1,10 +1,12 @@
-//! A cgroup in which the caller may create others: root's own, or a delegated one.
+//! Finding a cgroup in which the caller may create others: below the root for root, or a delegated
+//! one.
 //!
-//! v2 has two rules that make this more than a question of permission. A cgroup other than the
-//! root either holds processes or hands controllers down, not both. And where systemd runs, it
-//! alone writes to what it has not delegated.
+//! This is more than a question of permission. A cgroup other than the root has either processes or
+//! controllers for its children, not both. And where systemd runs, only systemd writes to cgroups
+//! that it has not delegated.
 //!
-//! Source: <https://systemd.io/CGROUP_DELEGATION/>
+//! Sources: <https://systemd.io/CGROUP_DELEGATION/>, and cgroup-v2.rst, sections "Delegation" and
+//! "No Internal Process Constraint".
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -20,54 +22,58 @@ use crate::hierarchy::Hierarchy;
 use crate::sys;
 use crate::systemd::{Manager, Scope};
 
-/// How the scopes begin that this crate asks for; they are always delegated.
+/// Prefix of the scopes that this crate requests. They are always delegated.
 const SCOPE: &str = "nspod-scope-";
 
-/// Which process may be moved to make room. Nothing is ever moved that is not named here.
+/// The process that may be moved to make room. No other process is ever moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Move {
-    /// None.
+    /// No process.
     Nothing,
-    /// The caller, or a process of the same user: into a scope of its own, or out of the delegated
-    /// cgroup into a leaf beside the base.
+    /// The caller, or a process of the same user. It is moved into a new scope, or out of the
+    /// delegated cgroup into a leaf beside the base.
     Process(i32),
 }
 
-/// By which right the base may be written.
+/// Why the caller may write to the base.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Right {
-    /// The caller is root: the base is right below the top of the mount.
+    /// The caller is root. The base is directly below the top of the mount.
     Root,
-    /// The caller's own cgroup is delegated to it.
+    /// The caller's cgroup is delegated to it.
     Delegated,
-    /// The caller can write to its own cgroup, but systemd, whose unit it is in, has not marked it
-    /// as delegated and may write there too.
+    /// The caller can write to its cgroup, but the cgroup is in a systemd unit without the mark of
+    /// delegation, so systemd may write to it too.
     Unmarked,
-    /// systemd made this scope for the process that was moved.
+    /// systemd created this scope for the process that was moved.
     Scope(String),
 }
 
-/// Where to create cgroups.
+/// The result of [`find`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Delegation {
-    /// The cgroup to create others in: it holds no process, and stays until it is removed.
+    /// The cgroup in which to create others. It has no processes, and exists until it is removed.
     pub base: Cgroup,
-    /// By which right.
+    /// Why the caller may write to it.
     pub right: Right,
     /// The controllers that v2 has on this host.
     pub controllers: Controllers,
-    /// The processes in the base's parent. Unless that is the root of the hierarchy, they keep it
-    /// from handing down controllers that it does not yet: [`Cgroup::enable_path`] is then `Busy`.
+    /// The processes in the parent of the base. Unless the parent is the root of the hierarchy,
+    /// they prevent it from enabling more controllers, and [`Cgroup::enable_path`] fails with
+    /// `Busy`.
     pub in_the_way: Vec<i32>,
 }
 
-/// Finds the base, and makes the cgroup `name` for it where it does not exist.
+/// Finds the base, and creates the cgroup `name` for it if it does not exist.
 ///
-/// As root it is `name` below the top of the cgroup2 mount. As another user, or as a root that
-/// cannot write there, it is `name` below the caller's own cgroup if that is delegated, else below
-/// a systemd scope if a process may be moved into one.
+/// For root the base is `name` below the top of the cgroup2 mount. For another user, or a root that
+/// cannot write there, it is `name` below the caller's cgroup if that is delegated, or else below a
+/// systemd scope if a process may be moved into one.
+///
+/// Since Linux 4.5; the mark of delegation is an extended attribute, since 5.7. Section
+/// "Delegation".
 ///
 /// ```no_run
 /// use cgroup_core::{Controllers, delegate};
@@ -79,8 +85,9 @@ pub struct Delegation {
 /// ```
 ///
 /// # Errors
-/// `NotDelegated`: says what is missing and what to do. `NoHierarchy`, `InvalidName`, and as
-/// [`Cgroup::create_child`].
+/// - `NotDelegated`: no cgroup is delegated to the caller. The message says what is missing and
+///   what to do; the source is the error of systemd, if it was asked.
+/// - `NoHierarchy`, `InvalidName`, and as [`Cgroup::create_child`].
 pub fn find(name: &str, may: Move) -> Result<Delegation> {
     if geteuid().is_root() {
         let root = Cgroup::top()?;
@@ -90,7 +97,7 @@ pub fn find(name: &str, may: Move) -> Result<Delegation> {
     }
     let host = Hierarchy::detect()?;
     let mut own = host.own()?;
-    // Moved there by an earlier call: what was delegated is the cgroup above.
+    // An earlier call moved the caller there; the delegated cgroup is its parent.
     if own.name() == callers(name).as_str()
         && let Some(parent) = own.parent()?
     {
@@ -127,8 +134,8 @@ pub fn find(name: &str, may: Move) -> Result<Delegation> {
     }
 }
 
-/// The base below `parent`, after the process that may be moved has left the parent. The root of
-/// the whole hierarchy, which alone has no `cgroup.events`, may hold processes.
+/// Creates the base below `parent`, and moves the permitted process out of the parent. The root of
+/// the hierarchy may have processes; only the root has no `cgroup.events`.
 fn below(
     controllers: Controllers,
     parent: &Cgroup,
@@ -150,13 +157,13 @@ fn below(
     Ok(Delegation { base, right, controllers, in_the_way })
 }
 
-/// The name of the leaf that processes are moved to.
+/// Returns the name of the leaf for moved processes.
 fn callers(name: &str) -> String {
     format!("{name}-callers")
 }
 
-/// Whether the caller may create cgroups in it and hand controllers down: what delegation gives.
-/// If not, the first thing that it may not write.
+/// Checks that the caller can create cgroups in this one and enable controllers, as delegation
+/// permits. Returns the first path that is not writable.
 fn writable(cgroup: &Cgroup) -> std::result::Result<(), (String, Errno)> {
     for file in [".", "cgroup.procs", "cgroup.subtree_control"] {
         if let Err(errno) = faccessat(cgroup, file, AccessFlags::W_OK, AtFlags::AT_EACCESS) {
@@ -167,9 +174,9 @@ fn writable(cgroup: &Cgroup) -> std::result::Result<(), (String, Errno)> {
     Ok(())
 }
 
-/// Whether no systemd claims it: the nearest cgroup at or above it that is a unit's, if any, is a
-/// scope of ours or bears the mark of delegation. Newer systemds set it (252 does not yet), and
-/// Linux keeps it since 5.7.
+/// Whether no systemd claims the cgroup: the nearest systemd unit at or above it, if any, is a
+/// scope of this crate or has the mark of delegation. systemd sets the mark in versions after 252,
+/// and Linux supports it since 5.7.
 fn marked(own: &Cgroup) -> Result<bool> {
     let is_unit = |cgroup: &Cgroup| {
         let kind = Path::new(cgroup.name()).extension();
@@ -195,14 +202,15 @@ fn marked(own: &Cgroup) -> Result<bool> {
     Ok(true)
 }
 
-/// Has the user's systemd make a delegated scope with the process in it.
+/// Requests a delegated scope for the process from the user's systemd.
 fn scope(pid: i32) -> Result<(Cgroup, String)> {
     let unit = format!("{SCOPE}{pid}-{}.scope", unique());
     let cgroup = Manager::user()?.start_scope(&Scope::new(unit.clone()), pid)?;
     Ok((cgroup, unit))
 }
 
-/// Differs from one call to the next, so that a scope that is still ending is not in the way.
+/// Returns a number that differs between calls, so that a scope that is still ending does not
+/// conflict.
 fn unique() -> u128 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_micros())
 }

@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// A device's number, printed `MAJOR:MINOR` as in `io.max`.
+/// A device number, printed as `MAJOR:MINOR`, as in `io.max`. Section "IO Interface Files";
+/// makedev(3).
 ///
 /// ```
 /// let disk: cgroup_core::Device = "8:16".parse().unwrap();
@@ -13,14 +14,14 @@ use crate::error::{Error, Result};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Device {
-    /// Which driver.
+    /// Number of the driver.
     pub major: u32,
-    /// Which device of that driver.
+    /// Number of the device within the driver.
     pub minor: u32,
 }
 
 impl Device {
-    /// The device of this number.
+    /// Creates a device number.
     pub const fn new(major: u32, minor: u32) -> Self {
         Self { major, minor }
     }

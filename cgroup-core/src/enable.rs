@@ -9,17 +9,21 @@ use crate::hierarchy::Hierarchy;
 use crate::missing::Missing;
 
 impl Cgroup {
-    /// Hands these controllers down to the children, in one write and only those that are not yet.
+    /// Enables controllers for the children of this cgroup, with one write of those that are not
+    /// yet enabled.
     ///
-    /// Beside processes of its own the kernel lets only `cpu`, `cpuset` and `pids` in, and the
-    /// children are then for threads alone ([`set_type_threaded`](Self::set_type_threaded)): no
-    /// process can be attached to them.
+    /// While this cgroup has processes, the kernel accepts only `cpu`, `cpuset` and `pids`. The
+    /// children then accept only threads ([`set_type_threaded`](Self::set_type_threaded)), not
+    /// processes.
+    ///
+    /// Since Linux 4.5. Sections "Enabling and Disabling" and "No Internal Process Constraint".
     ///
     /// # Errors
-    /// `NotFound` (`ENOENT`) where a controller is not [`available`](Self::available) here; `Busy`
-    /// (`EBUSY`) where the cgroup holds processes (the no-internal-processes rule: a cgroup other
-    /// than the root has either processes or controllers for its children); `Unsupported`
-    /// (`EOPNOTSUPP`) for a domain controller in a threaded subtree.
+    /// - `NotFound` (`ENOENT`): a controller is not [`available`](Self::available) in this cgroup.
+    /// - `Busy` (`EBUSY`): this cgroup has processes and is not the root.
+    /// - `Unsupported` (`EOPNOTSUPP`): a controller does not support threads, and the cgroup is in
+    ///   a threaded subtree.
+    /// - `PermissionDenied` (`EACCES`): the cgroup is not delegated to the caller.
     pub fn enable(&self, controllers: Controllers) -> Result<()> {
         if controllers.is_empty() {
             return Ok(());
@@ -31,22 +35,28 @@ impl Cgroup {
         self.write("cgroup.subtree_control", &signed('+', missing))
     }
 
-    /// Takes these controllers from the children.
+    /// Disables controllers for the children of this cgroup.
+    ///
+    /// Since Linux 4.5. Section "Enabling and Disabling".
     ///
     /// # Errors
-    /// `Busy` (`EBUSY`) where a child hands them down in turn.
+    /// - `Busy` (`EBUSY`): a child enables the controller for its own children.
+    /// - `PermissionDenied` (`EACCES`): the cgroup is not delegated to the caller.
     pub fn disable(&self, controllers: Controllers) -> Result<()> {
         let present = controllers & self.enabled()?;
         if present.is_empty() { Ok(()) } else { self.write("cgroup.subtree_control", &signed('-', present)) }
     }
 
-    /// Makes these controllers available in this cgroup, by enabling them in each ancestor from
-    /// the topmost that lacks them down to the parent. What is available already costs one read.
+    /// Makes controllers available in this cgroup. Enables them in each ancestor that does not,
+    /// from the top down to the parent. If they are available already, this reads one file.
+    ///
+    /// Since Linux 4.5. Section "Top-down Constraint".
     ///
     /// # Errors
-    /// `Unenforceable`, with the reason for each, where even the top of the mount lacks a
-    /// controller; `Busy` where an ancestor holds processes, which are named, even for the
-    /// controllers that could be enabled beside them; and all of [`enable`](Self::enable)'s.
+    /// - `Unenforceable`, with the reason for each controller: the top of the mount lacks it.
+    /// - `Busy` (`EBUSY`): an ancestor has processes. The message lists them. This also holds for
+    ///   the controllers that [`enable`](Self::enable) accepts beside processes.
+    /// - As [`enable`](Self::enable).
     pub fn enable_path(&self, controllers: Controllers) -> Result<()> {
         let missing = controllers - self.available()?;
         if missing.is_empty() {
@@ -70,10 +80,10 @@ impl Cgroup {
         }
     }
 
-    /// As [`enable`](Self::enable), for children that shall hold processes: of the controllers that
-    /// can be enabled beside processes none is.
+    /// Enables controllers for children that will have processes. Unlike [`enable`](Self::enable),
+    /// this fails if this cgroup has processes, for every controller.
     pub(crate) fn hand_down(&self, controllers: Controllers) -> Result<()> {
-        // Of another type is the root, which may, and what is for threads already.
+        // The root may have both and has no cgroup.type; a threaded cgroup has another type.
         if !(controllers - self.enabled()?).is_empty()
             && self.read_if_there("cgroup.type")?.as_deref() == Some("domain\n")
         {
@@ -94,7 +104,7 @@ impl Cgroup {
     }
 }
 
-/// `+cpu +memory`
+/// Returns the controllers as `+cpu +memory`.
 fn signed(sign: char, controllers: Controllers) -> String {
     let mut text = String::with_capacity(64);
     for controller in controllers.members() {

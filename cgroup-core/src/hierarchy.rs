@@ -1,4 +1,4 @@
-//! Where cgroup v2 is, and which controllers it really has.
+//! Where cgroup v2 is mounted, and which controllers it has.
 
 use std::fmt;
 use std::io::Read;
@@ -13,14 +13,14 @@ use crate::limits::Limits;
 use crate::missing::Missing;
 use crate::parse::{self, Mount, Subsystem};
 
-/// How the machine's cgroups are laid out.
+/// Which versions of cgroups are in use. Section "Mounting".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Layout {
-    /// cgroup v2 alone.
+    /// Only cgroup v2.
     Unified,
-    /// cgroup v2 beside v1 hierarchies, which may hold controllers.
+    /// cgroup v2 beside v1 hierarchies, which may have controllers.
     Hybrid,
-    /// v1 alone: nothing for this crate.
+    /// Only v1, which this crate does not support.
     Legacy,
     /// No cgroup file system is mounted here.
     None,
@@ -37,10 +37,10 @@ impl fmt::Display for Layout {
     }
 }
 
-/// The cgroup v2 hierarchy as this process sees it: through its mount namespace (where it is
-/// mounted), its cgroup namespace (what its root is) and the kernel (which controllers it has).
+/// The cgroup v2 hierarchy as this process sees it: where its mount namespace has a cgroup2 mount,
+/// which cgroup its cgroup namespace has as root, and which controllers the kernel has.
 ///
-/// It is a snapshot of the moment of [`detect`](Self::detect).
+/// It is a snapshot taken by [`detect`](Self::detect).
 ///
 /// ```no_run
 /// use cgroup_core::{Controller, Hierarchy};
@@ -55,30 +55,35 @@ impl fmt::Display for Layout {
 pub struct Hierarchy {
     mounts: Vec<Mount>,
     subsystems: Vec<Subsystem>,
-    /// The index in `mounts` of the cgroup2 mount in use.
+    /// Index in `mounts` of the cgroup2 mount in use.
     mount: Option<usize>,
     controllers: Controllers,
 }
 
-/// Whether an error says nothing of what is there.
-fn is_of_the_moment(error: &Error) -> bool {
+/// Returns whether an error is temporary and says nothing about the mount.
+fn is_temporary(error: &Error) -> bool {
     matches!(error.errno(), Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EIO | Errno::EINTR))
 }
 
 impl Hierarchy {
-    /// Reads `/proc/self/mountinfo`, `/proc/cgroups` and the `cgroup.controllers` of the mount. Of
-    /// several cgroup2 mounts it takes the first that shows the caller's own cgroup, else the
-    /// first that is not hidden under another mount.
+    /// Reads `/proc/self/mountinfo`, `/proc/cgroups` and `cgroup.controllers` of the mount. If
+    /// there are several cgroup2 mounts, uses the first that shows the caller's own cgroup, or else
+    /// the first that is not hidden by another mount.
+    ///
+    /// A missing hierarchy is not an error: see [`layout`](Self::layout).
+    ///
+    /// Since Linux 4.5. Section "Mounting"; cgroups(7).
     ///
     /// # Errors
-    /// `NotFound` or `PermissionDenied` where `/proc` is not mounted or not readable; `Os` where the
-    /// caller is out of descriptors or memory. No hierarchy at all is not an error: see
-    /// [`layout`](Self::layout).
+    /// - `NotFound` (`ENOENT`), `PermissionDenied` (`EACCES`): `/proc` is not mounted or not
+    ///   readable.
+    /// - `Os` (`EMFILE`, `ENFILE`, `ENOMEM`): a resource is exhausted.
+    /// - `InvalidText`: `/proc/cgroups` has an unknown format.
     pub fn detect() -> Result<Self> {
         let mounts = parse::mountinfo(&read("/proc/self/mountinfo")?);
         let subsystems = match read("/proc/cgroups") {
             Ok(text) => parse::proc_cgroups(&text)?,
-            // A kernel without v1 may lack the file.
+            // A kernel without v1 may not have the file.
             Err(error) if error.errno() == Some(Errno::ENOENT) => Vec::new(),
             Err(error) => return Err(error),
         };
@@ -88,7 +93,7 @@ impl Hierarchy {
         for (i, mount) in mounts.iter().enumerate().filter(|(_, mount)| mount.v2) {
             match Cgroup::open(&mount.point) {
                 Ok(cgroup) => seen.push((i, cgroup)),
-                Err(e) if is_of_the_moment(&e) => return Err(e),
+                Err(e) if is_temporary(&e) => return Err(e),
                 // Another mount hides it.
                 Err(_) => {}
             }
@@ -100,8 +105,8 @@ impl Hierarchy {
         Ok(Self { mounts, subsystems, mount, controllers })
     }
 
-    /// How the machine's cgroups are laid out. v1 counts where a hierarchy of it is mounted or
-    /// holds a controller, even if not mounted in this mount namespace.
+    /// Returns which versions of cgroups are in use. A v1 hierarchy counts if it is mounted, or if
+    /// it has a controller although this mount namespace does not have its mount.
     pub fn layout(&self) -> Layout {
         let v1 =
             self.mounts.iter().any(|mount| !mount.v2) || self.subsystems.iter().any(|s| s.hierarchy != 0);
@@ -113,32 +118,33 @@ impl Hierarchy {
         }
     }
 
-    /// Where cgroup2 is mounted, as seen from the caller's root directory.
+    /// Returns where cgroup2 is mounted, relative to the root directory of the caller.
     pub fn mount_point(&self) -> Option<&Path> {
         Some(&self.mount()?.point)
     }
 
-    /// The top directory of the cgroup2 mount.
+    /// Opens the top directory of the cgroup2 mount.
     ///
     /// # Errors
-    /// `NoHierarchy` where none is mounted; else as [`Cgroup::open`].
+    /// `NoHierarchy`: no cgroup2 is mounted. As [`Cgroup::open`].
     pub fn root(&self) -> Result<Cgroup> {
         Cgroup::open(&self.mounted()?.point)
     }
 
-    /// The caller's own cgroup.
+    /// Opens the cgroup of the caller.
     ///
     /// # Errors
-    /// `NoHierarchy` where none is mounted, or the caller's cgroup is outside of what is mounted
-    /// (a cgroup namespace entered without a new mount); else as [`Cgroup::open`].
+    /// - `NoHierarchy`: no cgroup2 is mounted, or the cgroup of the caller is outside of the mount,
+    ///   for example because the caller entered a cgroup namespace without a new mount.
+    /// - As [`Cgroup::open`].
     pub fn own(&self) -> Result<Cgroup> {
         self.open_of("/proc/self/cgroup", "this process")
     }
 
-    /// The cgroup of the process `pid`.
+    /// Opens the cgroup of the process `pid`.
     ///
     /// # Errors
-    /// `NotFound` where there is no such process, and as [`own`](Self::own).
+    /// `NotFound` (`ENOENT`): there is no such process. As [`own`](Self::own).
     pub fn of(&self, pid: i32) -> Result<Cgroup> {
         self.open_of(&format!("/proc/{pid}/cgroup"), &format!("process {pid}"))
     }
@@ -147,12 +153,13 @@ impl Hierarchy {
         Cgroup::open(self.path_of(&read(file)?, who)?)
     }
 
-    /// The cgroup at a path as the kernel prints it, in this cgroup namespace.
+    /// Opens the cgroup at a path as the kernel prints it, relative to the root of this cgroup
+    /// namespace.
     pub(crate) fn at(&self, path: &str, who: &str) -> Result<Cgroup> {
         Cgroup::open(self.path_to(path, who)?)
     }
 
-    /// From the text of a `/proc/PID/cgroup` to the path of that cgroup's directory.
+    /// Returns the directory of the cgroup that a `/proc/PID/cgroup` names.
     fn path_of(&self, text: &str, who: &str) -> Result<PathBuf> {
         let path = parse::proc_self_cgroup(text)
             .ok_or_else(|| Error::no_hierarchy("/proc names no v2 cgroup: cgroup2 is not mounted"))?;
@@ -166,12 +173,12 @@ impl Hierarchy {
         Ok(if below.is_empty() { mount.point.clone() } else { mount.point.join(below) })
     }
 
-    /// The controllers that v2 really has here: those in the mount's `cgroup.controllers`.
+    /// Returns the controllers that v2 has on this host: `cgroup.controllers` of the mount.
     pub fn controllers(&self) -> Controllers {
         self.controllers
     }
 
-    /// Why v2 does not have the controller here. `None` where it does.
+    /// Returns why v2 does not have the controller here, or `None` if it does.
     pub fn why_missing(&self, controller: Controller) -> Option<Missing> {
         if self.controllers.contains(controller.into()) {
             return None;
@@ -189,8 +196,8 @@ impl Hierarchy {
         })
     }
 
-    /// The limits of which v2 has no controller here, by file. Only a cgroup can tell whether the
-    /// controller reaches it and has each file: see [`Cgroup::unenforceable`].
+    /// Returns the limits whose controller v2 does not have here: the file of each, and the reason.
+    /// Whether a cgroup has the controller and each file is answered by [`Cgroup::unenforceable`].
     pub fn unenforceable(&self, limits: &Limits) -> Vec<(String, Missing)> {
         let mut all: Vec<_> = limits
             .writes()
@@ -220,8 +227,8 @@ impl Hierarchy {
 }
 
 impl Cgroup {
-    /// Opens the top of the cgroup2 mount: where it is on almost every machine, and otherwise
-    /// where [`Hierarchy::detect`] finds it, which reads more of `/proc`.
+    /// Opens the top of the cgroup2 mount. Tries the usual places first, and then
+    /// [`Hierarchy::detect`], which reads more of `/proc`.
     ///
     /// ```no_run
     /// let top = cgroup_core::Cgroup::top()?;
@@ -230,7 +237,7 @@ impl Cgroup {
     /// ```
     ///
     /// # Errors
-    /// `NoHierarchy` where none is mounted; else as [`open`](Self::open).
+    /// `NoHierarchy`: no cgroup2 is mounted. As [`Cgroup::open`].
     pub fn top() -> Result<Self> {
         for usual in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
             if let Ok(top) = Self::open(usual) {
@@ -241,7 +248,8 @@ impl Cgroup {
     }
 }
 
-/// The part of `path` below `root`, both as the kernel prints them; `None` if it is not below.
+/// Returns the part of `path` below `root`, both as the kernel prints them; `None` if it is not
+/// below.
 fn below<'a>(root: &str, path: &'a str) -> Option<&'a str> {
     let rest = if root == "/" { path } else { path.strip_prefix(root)? };
     let rest = match rest.strip_prefix('/') {
@@ -254,7 +262,7 @@ fn below<'a>(root: &str, path: &'a str) -> Option<&'a str> {
 }
 
 fn read(path: &str) -> Result<String> {
-    // procfs files have no size to go by: std would ask for it all the same, and read small pieces.
+    // std would ask for the size, which procfs does not have, and read in small pieces.
     let mut bytes = Vec::with_capacity(16 << 10);
     let read = std::fs::File::open(path).and_then(|file| file.take(u64::MAX).read_to_end(&mut bytes));
     read.map(|_| String::from_utf8_lossy(&bytes).into_owned()).map_err(|error| {

@@ -1,42 +1,45 @@
-//! Why a controller or one of its files is not to be had.
+//! Why a controller or an interface file is missing.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use crate::controller::Controller;
 
-/// Why a controller, or one of its files, is missing. Its `Display` is the reason and the cure.
+/// The reason why a controller or one of its files is missing. `Display` prints the reason and what
+/// to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Missing {
-    /// A v1 hierarchy holds the controller; one hierarchy at a time can.
+    /// A v1 hierarchy has the controller. A controller can be in one hierarchy only. Section
+    /// "Mounting".
     BoundToV1 {
-        /// Which controller.
+        /// The controller.
         controller: Controller,
-        /// Where that hierarchy is mounted, if it is mounted in this mount namespace.
+        /// Where the v1 hierarchy is mounted in this mount namespace.
         mount: Option<PathBuf>,
     },
-    /// The kernel has it in v2, but the cgroup at this path does not hand it down.
+    /// The kernel has the controller in v2, but it is not enabled for the cgroup at this path.
+    /// Section "Enabling and Disabling".
     NotDelegated {
-        /// Which controller.
+        /// The controller.
         controller: Controller,
-        /// The uppermost cgroup, as far as can be seen, that lacks it.
+        /// The uppermost visible cgroup that lacks the controller.
         at: PathBuf,
     },
     /// The kernel was built without the controller.
     NotInKernel {
-        /// Which controller.
+        /// The controller.
         controller: Controller,
     },
     /// The kernel was started with `cgroup_disable=`.
     Disabled {
-        /// Which controller.
+        /// The controller.
         controller: Controller,
     },
     /// No cgroup2 file system is mounted in this mount namespace.
     NoHierarchy,
-    /// The controller is there, but not this file: the kernel is too old for it, was built without
-    /// an option, or there is no such file.
+    /// The controller is available, but the file does not exist: the kernel is too old, it was
+    /// built without an option, or the name is wrong.
     NoFile {
         /// The name of the file.
         file: String,
@@ -59,17 +62,17 @@ impl fmt::Display for Missing {
             Self::NotDelegated { controller, at } => {
                 let at = at.display();
                 write!(f, "the {controller} controller is not enabled down to {at}; ")?;
-                write!(f, "have the owner of the parent write +{controller} to its cgroup.subtree_control ")?;
+                write!(f, "the owner of the parent must write +{controller} to its cgroup.subtree_control ")?;
                 write!(f, "(systemd: Delegate={controller} on the unit)")
             }
             Self::NotInKernel { controller } => {
                 let config = controller.config();
-                write!(f, "the kernel has no {controller} controller; use one built with {config}")
+                write!(f, "the kernel has no {controller} controller; use a kernel with {config}")
             }
             Self::Disabled { controller } => {
                 let v1 = controller.v1_name();
-                write!(f, "the {controller} controller is switched off; remove cgroup_disable={v1} ")?;
-                write!(f, "from the kernel's command line")
+                write!(f, "the {controller} controller is disabled; remove cgroup_disable={v1} ")?;
+                write!(f, "from the kernel command line")
             }
             Self::NoHierarchy => {
                 f.write_str("no cgroup2 file system is mounted; mount -t cgroup2 none /sys/fs/cgroup")

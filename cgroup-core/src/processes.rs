@@ -13,51 +13,66 @@ use crate::usage::Events;
 use crate::watch::ready_before;
 use crate::{parse, sys};
 
-/// How long [`Cgroup::freeze`] and [`Cgroup::thaw`] wait.
+/// Time limit of [`Cgroup::freeze`], [`Cgroup::thaw`] and the fallback of [`Cgroup::kill`].
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Cgroup {
-    /// Moves a process with all its threads here; 0 is the caller.
+    /// Moves a process with all its threads into this cgroup. The pid 0 is the caller.
     ///
-    /// A move takes a lock of all of a process's threads: to start a process in a cgroup,
-    /// `CLONE_INTO_CGROUP` is cheaper and leaves no moment outside.
+    /// A move acquires a lock of the whole thread group. To start a process in a cgroup,
+    /// `CLONE_INTO_CGROUP` is cheaper, and the process is never outside.
+    ///
+    /// Since Linux 4.5. Sections "Processes" and "Core Interface Files".
     ///
     /// # Errors
-    /// `NotFound` (`ESRCH`) no such process; `Busy` (`EBUSY`) this cgroup hands controllers down;
-    /// `PermissionDenied` without write access here and in the common ancestor; `Unsupported`
-    /// (`EOPNOTSUPP`) this cgroup is threaded or invalid.
+    /// - `NotFound` (`ESRCH`): there is no such process; (`ENODEV`): this cgroup was removed.
+    /// - `Busy` (`EBUSY`): this cgroup enables controllers for its children.
+    /// - `PermissionDenied` (`EACCES`, `EPERM`): the caller cannot write to `cgroup.procs` of this
+    ///   cgroup and of the common ancestor.
+    /// - `Unsupported` (`EOPNOTSUPP`): this cgroup is threaded or invalid.
+    /// - `Os` (`EINVAL`): the process is a kernel thread that is bound to a processor.
     pub fn attach(&self, pid: i32) -> Result<()> {
         self.write("cgroup.procs", &pid.to_string())
     }
 
-    /// Moves one thread here, within one threaded subtree; 0 is the caller.
+    /// Moves one thread into this cgroup, within one threaded subtree. The id 0 is the caller.
+    ///
+    /// Since Linux 4.14. Section "Threads".
     ///
     /// # Errors
-    /// As [`attach`](Self::attach); `Unsupported` (`EOPNOTSUPP`) from outside of the threaded subtree.
+    /// As [`attach`](Self::attach), and `Unsupported` (`EOPNOTSUPP`): the thread is outside of the
+    /// threaded subtree.
     pub fn attach_thread(&self, tid: i32) -> Result<()> {
         self.write("cgroup.threads", &tid.to_string())
     }
 
-    /// Makes this cgroup threaded: it holds single threads of processes of its domain. It cannot
-    /// be undone.
+    /// Makes this cgroup threaded, so that it accepts single threads of the processes of its
+    /// domain. This cannot be undone.
+    ///
+    /// Since Linux 4.14. Section "Threads".
     ///
     /// # Errors
-    /// `Unsupported` (`EOPNOTSUPP`) where the parent is an invalid domain, or this cgroup holds
-    /// processes or hands domain controllers down.
+    /// - `Unsupported` (`EOPNOTSUPP`): the parent is an invalid domain, or this cgroup has
+    ///   processes or enables controllers that do not support threads.
+    /// - `PermissionDenied` (`EACCES`): the cgroup is not delegated to the caller.
     pub fn set_type_threaded(&self) -> Result<()> {
         self.write("cgroup.type", "threaded")
     }
 
-    /// The pids in this cgroup itself, zombies left out; 0 for those outside of the caller's pid namespace.
+    /// Returns the pids of the processes in this cgroup itself, without zombies: `cgroup.procs`. A
+    /// process outside of the caller's pid namespace has the pid 0.
+    ///
+    /// Since Linux 4.5. Section "Core Interface Files".
     ///
     /// # Errors
-    /// `Unsupported` (`EOPNOTSUPP`) in a threaded cgroup, see [`threads`](Self::threads); and as
+    /// `Unsupported` (`EOPNOTSUPP`): the cgroup is threaded, see [`threads`](Self::threads). As
     /// [`read`](Self::read).
     pub fn procs(&self) -> Result<Vec<i32>> {
         parse::pids(&self.read("cgroup.procs")?)
     }
 
-    /// The pids in this cgroup and all below it. Cgroups that vanish meanwhile are left out.
+    /// Returns the pids of the processes in this cgroup and all below it. Cgroups that are removed
+    /// meanwhile are left out.
     ///
     /// # Errors
     /// As [`procs`](Self::procs).
@@ -74,7 +89,9 @@ impl Cgroup {
         Ok(pids)
     }
 
-    /// The thread ids in this cgroup itself.
+    /// Returns the thread ids in this cgroup itself: `cgroup.threads`.
+    ///
+    /// Since Linux 4.14. Section "Core Interface Files".
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -82,72 +99,97 @@ impl Cgroup {
         parse::pids(&self.read("cgroup.threads")?)
     }
 
-    /// Whether it or a cgroup below holds processes, and whether it is frozen: `cgroup.events`.
+    /// Returns whether this cgroup or one below has a process, and whether it is frozen:
+    /// `cgroup.events`.
+    ///
+    /// Since Linux 4.5, with `frozen` since 5.2. Section "Core Interface Files".
     ///
     /// # Errors
-    /// `NotFound` in the root (`ENOENT`) and where the cgroup was removed (`ENODEV`).
+    /// `NotFound` (`ENOENT`): this is the root, which has no such file; (`ENODEV`): the cgroup was
+    /// removed.
     pub fn events(&self) -> Result<Events> {
         Events::parse(&self.read("cgroup.events")?)
     }
 
-    /// Stops every process of it and below, and returns when all have stopped. They keep their
-    /// memory and can be killed, moved and traced.
+    /// Stops all processes in this cgroup and below. Returns when all have stopped. Frozen
+    /// processes keep their memory, and can be killed, moved and traced.
+    ///
+    /// A process that is created in a frozen cgroup, for example with `CLONE_INTO_CGROUP`, does not
+    /// run until the cgroup is thawed or killed. If it was created with `CLONE_VFORK`, its parent
+    /// waits for its `exec` in uninterruptible sleep, and no signal ends that wait, not even
+    /// SIGKILL. So do not freeze a cgroup in which a container is being started by `vfork`, as
+    /// `posix_spawn` and nspod-sandbox do. If that has happened, thaw the cgroup or kill the
+    /// processes in it.
+    ///
+    /// Since Linux 5.2. Section "Core Interface Files".
     ///
     /// # Errors
-    /// `TimedOut` after 10 s: a process is stuck in the kernel. The request then stands: it stops
-    /// once it can, unless [`thaw`](Self::thaw) takes it back. And as [`write`](Self::write).
+    /// - `TimedOut` after 10 s: a process is in an uninterruptible system call. The request stays
+    ///   in force until [`thaw`](Self::thaw): the process stops when the call returns.
+    /// - `NotFound` (`ENOENT`): the root cannot be frozen; (`ENODEV`): the cgroup was removed.
+    /// - `PermissionDenied` (`EACCES`).
     pub fn freeze(&self) -> Result<()> {
         self.freeze_within(PATIENCE)
     }
 
-    /// As [`freeze`](Self::freeze), within this time.
+    /// Stops all processes like [`freeze`](Self::freeze), with another time limit.
     ///
     /// # Errors
     /// As [`freeze`](Self::freeze).
     pub fn freeze_within(&self, timeout: Duration) -> Result<()> {
         self.write("cgroup.freeze", "1")?;
-        self.await_events("every process to stop (one is stuck in the kernel)", timeout, |events| {
-            events.frozen
-        })
+        self.await_events(
+            "all processes to stop (one is in an uninterruptible system call)",
+            timeout,
+            |events| events.frozen,
+        )
     }
 
-    /// Lets every process of it and below go on, save where a cgroup below is frozen itself.
+    /// Lets all processes in this cgroup and below continue. A cgroup below that is frozen itself
+    /// stays frozen.
+    ///
+    /// Since Linux 5.2. Section "Core Interface Files".
     ///
     /// # Errors
-    /// `TimedOut` after 10 s where an ancestor is frozen, which keeps this one so; and as
-    /// [`write`](Self::write).
+    /// - `TimedOut` after 10 s: an ancestor is frozen, which keeps this cgroup frozen.
+    /// - As [`freeze`](Self::freeze).
     pub fn thaw(&self) -> Result<()> {
         self.thaw_within(PATIENCE)
     }
 
-    /// As [`thaw`](Self::thaw), within this time.
+    /// Lets all processes continue like [`thaw`](Self::thaw), with another time limit.
     ///
     /// # Errors
     /// As [`thaw`](Self::thaw).
     pub fn thaw_within(&self, timeout: Duration) -> Result<()> {
         self.write("cgroup.freeze", "0")?;
-        self.await_events("thawing (an ancestor is frozen)", timeout, |events| !events.frozen)
+        self.await_events("the processes to continue (an ancestor is frozen)", timeout, |events| {
+            !events.frozen
+        })
     }
 
-    /// Waits until no process is left in it or below.
+    /// Waits until no process is left in this cgroup or below.
+    ///
+    /// Since Linux 4.5. Section "(Un)populated Notification".
     ///
     /// # Errors
     /// `TimedOut`, and as [`events`](Self::events).
     pub fn await_empty(&self, timeout: Duration) -> Result<()> {
-        self.await_events("its last process to end", timeout, |events| !events.populated)
+        self.await_events("the last process to end", timeout, |events| !events.populated)
     }
 
-    /// Sends SIGKILL to every process of it and below at once, so that forks cannot outrun it
-    /// (`cgroup.kill`, since Linux 5.14), frozen ones too. Returns before they are gone: see
+    /// Sends SIGKILL to all processes in this cgroup and below at once, including frozen ones, so
+    /// that a process cannot escape by forking. Returns before the processes have ended: see
     /// [`await_empty`](Self::await_empty).
     ///
-    /// On an older kernel it freezes them, kills each through a pidfd, and repeats until nothing is
-    /// left.
+    /// Since Linux 5.14 (`cgroup.kill`). On an older kernel this freezes the processes, kills each
+    /// through a pidfd, and repeats until none is left. Section "Core Interface Files".
     ///
     /// # Errors
-    /// `Unsupported` (`EOPNOTSUPP`) in a threaded cgroup, where only the domain can be killed;
-    /// `NotFound` in the root (`ENOENT`) and where the cgroup was removed (`ENODEV`);
-    /// `PermissionDenied`.
+    /// - `Unsupported` (`EOPNOTSUPP`): the cgroup is threaded; only its domain can be killed.
+    /// - `NotFound` (`ENOENT`): this is the root; (`ENODEV`): the cgroup was removed.
+    /// - `PermissionDenied` (`EACCES`, `EPERM`).
+    /// - `TimedOut` after 10 s, on an older kernel only.
     pub fn kill(&self) -> Result<()> {
         match self.write("cgroup.kill", "1") {
             Err(error) if error.errno() == Some(Errno::ENOENT) => self.kill_each(PATIENCE),
@@ -155,11 +197,11 @@ impl Cgroup {
         }
     }
 
-    /// The fallback: frozen, no process can fork, so the list is whole; what was cloned into the
-    /// cgroup from outside meanwhile is caught by the next round.
+    /// Kills without `cgroup.kill`. A frozen process cannot fork, so the list of pids is complete.
+    /// A process that is cloned into the cgroup from outside is killed in the next round.
     fn kill_each(&self, timeout: Duration) -> Result<()> {
         let deadline = Instant::now() + timeout;
-        // A process stuck in the kernel does not stop in time; it dies all the same.
+        // A process in an uninterruptible system call is killed although it has not stopped.
         if let Err(error) = self.freeze_within(Duration::from_millis(200))
             && error.kind() != ErrorKind::TimedOut
         {
@@ -168,7 +210,7 @@ impl Cgroup {
         let killed = loop {
             match self.kill_listed().and_then(|()| Ok(self.events()?.populated)) {
                 Ok(true) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
-                Ok(true) => break Err(self.late("its killed processes to end", timeout)),
+                Ok(true) => break Err(self.late("the killed processes to end", timeout)),
                 Ok(false) => break Ok(()),
                 Err(error) => break Err(error),
             }
@@ -181,7 +223,7 @@ impl Cgroup {
         for pid in self.procs_recursive()? {
             let fail = |call, errno| self.fail(format_args!("kill process {pid}"), call, "", errno);
             match sys::pidfd_open(pid) {
-                // Of a pid that was reused meanwhile the cgroup is another: ask again, now that the pidfd pins it.
+                // The pid may have been reused before the pidfd was opened: check the cgroup again.
                 Ok(pidfd) if self.procs_recursive()?.contains(&pid) => {
                     match sys::pidfd_send_signal(&pidfd, libc::SIGKILL) {
                         Ok(()) | Err(Errno::ESRCH) => {}
@@ -195,8 +237,8 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Waits on `cgroup.events` until it is as wanted. The kernel marks the file for poll at each
-    /// change since it was last read.
+    /// Waits until `cgroup.events` is as wanted. The kernel signals POLLPRI after each change since
+    /// the last read.
     fn await_events(&self, what: &str, timeout: Duration, wanted: impl Fn(Events) -> bool) -> Result<()> {
         let deadline = Instant::now() + timeout;
         let fail = |call, errno| {
@@ -208,7 +250,7 @@ impl Cgroup {
             if wanted(events) {
                 return Ok(());
             }
-            // For this file POLLERR comes with POLLPRI: it means a change.
+            // This file reports POLLERR together with POLLPRI. Both mean a change.
             match ready_before(fd.as_fd(), PollFlags::POLLPRI, Some(deadline)) {
                 Ok(Some(_)) => {}
                 Ok(None) => return Err(self.late(what, timeout)),
@@ -230,7 +272,7 @@ mod tests {
     use super::*;
     use crate::Hierarchy;
 
-    /// Reaps and removes even on failure.
+    /// Ends the processes and removes the cgroup, also when the test fails.
     struct Guard(Cgroup, Vec<Child>);
 
     impl Drop for Guard {

@@ -1,4 +1,4 @@
-//! Removal, which waits for what is on its way out and never for ever.
+//! Removing cgroups, with a time limit for processes that are ending.
 
 use std::time::{Duration, Instant};
 
@@ -8,21 +8,24 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
 
-/// How long [`Cgroup::remove`] waits for processes that are ending.
+/// Time limit of [`Cgroup::remove`].
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Cgroup {
-    /// Removes the cgroup. Processes that are ending (killed, not yet gone) are waited for, up to
-    /// 5 s; children are not removed. That it is gone already is not an error.
+    /// Removes the cgroup. Waits up to 5 s for processes that are ending. Does not remove children.
+    /// If the cgroup is gone already, this succeeds.
+    ///
+    /// Since Linux 4.5. Section "Organizing Processes and Threads".
     ///
     /// # Errors
-    /// `Busy` (`EBUSY`) where it has children, or its processes live on: both are named.
-    /// `PermissionDenied` without write access to the parent.
+    /// - `Busy` (`EBUSY`): the cgroup has children or processes that do not end. The message lists
+    ///   them.
+    /// - `PermissionDenied` (`EACCES`, `EPERM`): the caller cannot write to the parent.
     pub fn remove(&self) -> Result<()> {
         self.remove_within(PATIENCE)
     }
 
-    /// As [`remove`](Self::remove), waiting at most this long.
+    /// Removes the cgroup like [`remove`](Self::remove), with another time limit.
     ///
     /// # Errors
     /// As [`remove`](Self::remove).
@@ -54,7 +57,7 @@ impl Cgroup {
                         }
                         Err(error) => return Err(error),
                     }
-                    // Empty, and yet busy a moment ago: the kernel is tidying up.
+                    // The cgroup was busy although it is empty: the kernel is still cleaning up.
                     std::thread::sleep(pause.min(left));
                     pause = (pause * 2).min(Duration::from_millis(20));
                 }
@@ -63,11 +66,11 @@ impl Cgroup {
         }
     }
 
-    /// Removes the cgroups below it, deepest first, and then itself; each as
-    /// [`remove`](Self::remove). It kills nothing.
+    /// Removes the cgroups below this one, the deepest first, and then this one; each like
+    /// [`remove`](Self::remove). Kills nothing.
     ///
     /// # Errors
-    /// As [`remove`](Self::remove), of the first that cannot be removed.
+    /// As [`remove`](Self::remove), for the first cgroup that cannot be removed.
     pub fn remove_recursive(&self) -> Result<()> {
         match self.children() {
             Ok(children) => children.iter().try_for_each(Self::remove_recursive)?,
@@ -77,12 +80,13 @@ impl Cgroup {
         self.remove()
     }
 
-    /// Kills every process in it and below, and removes it with all below. Gone already is fine.
+    /// Kills all processes in this cgroup and below, and removes it with all cgroups below. If the
+    /// cgroup is gone already, this succeeds.
     ///
     /// # Errors
     /// As [`kill`](Self::kill) and [`remove`](Self::remove).
     pub fn destroy(&self) -> Result<()> {
-        // Mostly nothing is left in it, and that is seen by removing it.
+        // Usually the cgroup is empty, and one call suffices.
         if self.remove_at_once() {
             return Ok(());
         }
@@ -93,7 +97,7 @@ impl Cgroup {
         }
     }
 
-    /// The error that names who stands in the way.
+    /// Returns the error that lists the children or the processes.
     fn occupied(&self, step: String) -> Error {
         let names: Vec<_> = self.children().unwrap_or_default().iter().map(|c| c.name().to_owned()).collect();
         let pids = self.procs_recursive().unwrap_or_default();

@@ -1,11 +1,11 @@
-//! Serde for the types that are written as text.
+//! Serde implementations for types that are serialized as text.
 
 use std::borrow::Cow;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-/// Serialize as `Display` prints, deserialize as `FromStr` reads.
+/// Serializes with `Display` and deserializes with `FromStr`.
 macro_rules! as_text {
     ($type:ty) => {
         impl serde::Serialize for $type {

@@ -1,4 +1,4 @@
-//! What a cgroup has used, and what has happened to it.
+//! What a cgroup has used, and which events have occurred.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::device_number::Device;
 use crate::error::{Error, Result};
 use crate::parse;
 
-/// Derives for the plain data of this file; absent values are left out of serialized text.
+/// Declares a record with the derives of this file. Serialized text omits absent values.
 macro_rules! plain {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$doc])*
@@ -18,7 +18,7 @@ macro_rules! plain {
     };
 }
 
-/// The same, for a flat keyed file whose keys are the fields' names.
+/// Declares a record for a flat keyed file whose keys are the names of the fields.
 macro_rules! flat {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident,)* }) => {
         plain! { $(#[$doc])* $name { $(
@@ -28,7 +28,7 @@ macro_rules! flat {
         )* } }
 
         impl $name {
-            /// From the file's text; keys that are not known are skipped.
+            /// Parses the text of the file. Unknown keys are skipped.
             ///
             /// # Errors
             /// `InvalidText`, see [`parse::flat_keyed`].
@@ -47,79 +47,82 @@ macro_rules! flat {
 }
 
 plain! {
-    /// What a cgroup and all below it have used. Where a controller is not enabled its values are
+    /// What a cgroup and all below it have used. The values of a controller that is not enabled are
     /// absent.
     Usage {
-        /// `cpu.stat`
+        /// `cpu.stat`.
         cpu: CpuStat,
-        /// `memory.*`
+        /// `memory.*`.
         memory: MemoryUsage,
-        /// `pids.*`
+        /// `pids.*`.
         pids: PidsUsage,
-        /// `io.stat`; absent without the controller, empty where nothing was read or written.
+        /// `io.stat`. Absent without the controller, empty if nothing was read or written.
         io: Option<BTreeMap<Device, IoStat>>,
-        /// `cpu.pressure`
+        /// `cpu.pressure`.
         cpu_pressure: Option<Pressure>,
-        /// `memory.pressure`
+        /// `memory.pressure`.
         memory_pressure: Option<Pressure>,
-        /// `io.pressure`
+        /// `io.pressure`.
         io_pressure: Option<Pressure>,
     }
 }
 
 flat! {
-    /// `cpu.stat`. Times in µs. The first three are there even without the cpu controller.
+    /// `cpu.stat`, with times in µs since the cgroup was created. The first three values exist
+    /// without the cpu controller. Since Linux 4.15. Section "CPU Interface Files".
     CpuStat {
         /// Processor time.
         usage_usec,
-        /// Of which in user mode.
+        /// Processor time in user mode.
         user_usec,
-        /// Of which in the kernel.
+        /// Processor time in the kernel.
         system_usec,
-        /// Periods of `cpu.max` in which something ran.
+        /// Number of periods of `cpu.max` in which a process ran.
         nr_periods,
-        /// Periods in which it was throttled.
+        /// Number of periods in which the cgroup was throttled.
         nr_throttled,
-        /// Time throttled, summed over processors.
+        /// Throttled time, summed over the processors.
         throttled_usec,
-        /// Periods in which it burst (`cpu.max.burst`).
+        /// Number of periods with a burst (`cpu.max.burst`). Since Linux 5.14.
         nr_bursts,
-        /// Time above the quota by bursting.
+        /// Time above the quota in bursts. Since Linux 5.14.
         burst_usec,
     }
 }
 
 plain! {
-    /// The memory controller's files; bytes.
+    /// The files of the memory controller, in bytes. Since Linux 4.5. Section "Memory Interface
+    /// Files".
     MemoryUsage {
-        /// `memory.current`
+        /// `memory.current`: memory in use.
         current: Option<u64>,
-        /// `memory.peak`, since Linux 5.19.
+        /// `memory.peak`: greatest memory in use. Since Linux 5.19.
         peak: Option<u64>,
-        /// `memory.swap.current`
+        /// `memory.swap.current`: swap in use.
         swap_current: Option<u64>,
-        /// `memory.swap.peak`, since Linux 6.5.
+        /// `memory.swap.peak`: greatest swap in use. Since Linux 6.5.
         swap_peak: Option<u64>,
-        /// `memory.zswap.current`, since Linux 5.19.
+        /// `memory.zswap.current`: compressed swap in memory. Since Linux 5.19.
         zswap_current: Option<u64>,
-        /// `memory.stat`
+        /// `memory.stat`.
         stat: MemoryStat,
         /// `memory.events`: in this cgroup and all below.
         events: MemoryEvents,
-        /// `memory.events.local`: in this cgroup itself.
+        /// `memory.events.local`: in this cgroup itself. Since Linux 5.2.
         events_local: MemoryEvents,
     }
 }
 
 flat! {
-    /// The well-known keys of `memory.stat`; for the rest give [`Cgroup::read`]'s text to
-    /// [`parse::flat_keyed`]. Bytes, save the counts at the end.
+    /// The common keys of `memory.stat`, in bytes; the values from `pgfault` on are counts. For
+    /// other keys, pass the text from [`Cgroup::read`] to [`parse::flat_keyed`]. Since Linux 4.5.
+    /// Section "Memory Interface Files".
     MemoryStat {
         /// Anonymous memory.
         anon,
-        /// Page cache, with shared memory.
+        /// Page cache, including shared memory.
         file,
-        /// The kernel's memory.
+        /// Memory of the kernel. Since Linux 5.18.
         kernel,
         /// Kernel stacks.
         kernel_stack,
@@ -129,81 +132,83 @@ flat! {
         sock,
         /// tmpfs, System V and POSIX shared memory.
         shmem,
-        /// Page cache mapped by processes.
+        /// Page cache that is mapped by processes.
         file_mapped,
-        /// Page cache to be written back.
+        /// Page cache that must be written back.
         file_dirty,
-        /// Page cache being written back.
+        /// Page cache that is being written back.
         file_writeback,
         /// Inactive anonymous memory.
         inactive_anon,
         /// Active anonymous memory.
         active_anon,
-        /// Inactive page cache: what is reclaimed first.
+        /// Inactive page cache, which is reclaimed first.
         inactive_file,
         /// Active page cache.
         active_file,
-        /// Memory that cannot be reclaimed, such as mlock's.
+        /// Memory that cannot be reclaimed, such as that of mlock(2).
         unevictable,
-        /// Slab that can be reclaimed.
+        /// Slab memory that can be reclaimed.
         slab_reclaimable,
-        /// Slab that cannot.
+        /// Slab memory that cannot be reclaimed.
         slab_unreclaimable,
-        /// Slab in all.
+        /// Slab memory in total.
         slab,
-        /// Swapped out and still in memory.
+        /// Memory that is both in swap and in memory. Since Linux 5.12.
         swapcached,
         /// Page faults.
         pgfault,
-        /// Of which with input.
+        /// Page faults with input.
         pgmajfault,
-        /// Refaults of evicted anonymous pages.
+        /// Refaults of evicted anonymous pages. Since Linux 5.9.
         workingset_refault_anon,
-        /// Refaults of evicted file pages.
+        /// Refaults of evicted file pages. Since Linux 5.9.
         workingset_refault_file,
     }
 }
 
 flat! {
-    /// `memory.events`: how often each limit took effect.
+    /// `memory.events`: how often each limit took effect. Since Linux 4.5. Section "Memory
+    /// Interface Files".
     MemoryEvents {
-        /// Reclaimed although below `memory.low`.
+        /// Times that memory was reclaimed although the usage was below `memory.low`.
         low,
-        /// Slowed for passing `memory.high`.
+        /// Times that a process was throttled because `memory.high` was exceeded.
         high,
-        /// About to pass `memory.max`.
+        /// Times that the usage was about to exceed `memory.max`.
         max,
-        /// An allocation was about to fail, and the OOM killer considered.
+        /// Times that an allocation was about to fail because of this limit.
         oom,
-        /// Processes that an OOM killer took.
+        /// Processes that an OOM killer of any level has killed. Since Linux 4.13.
         oom_kill,
-        /// Times that a whole cgroup was taken (`memory.oom.group`). Since Linux 5.17.
+        /// Times that the whole cgroup was killed (`memory.oom.group`). Since Linux 5.17.
         oom_group_kill,
     }
 }
 
 plain! {
-    /// The pids controller's files.
+    /// The files of the pids controller. Since Linux 4.5. Section "PID Interface Files".
     PidsUsage {
-        /// `pids.current`
+        /// `pids.current`: processes and threads.
         current: Option<u64>,
-        /// `pids.peak`, since Linux 6.1.
+        /// `pids.peak`: greatest number of processes and threads. Since Linux 6.1.
         peak: Option<u64>,
-        /// `pids.events`
+        /// `pids.events`.
         events: PidsEvents,
     }
 }
 
 flat! {
-    /// `pids.events`
+    /// `pids.events`. Since Linux 4.5. Section "PID Interface Files".
     PidsEvents {
-        /// Forks refused for `pids.max`.
+        /// Forks that were rejected because of `pids.max`.
         max,
     }
 }
 
 plain! {
-    /// A device's line in `io.stat`, since the cgroup was made.
+    /// The line of a device in `io.stat`, counted since the cgroup was created. Since Linux 4.5.
+    /// Section "IO Interface Files".
     IoStat {
         /// Bytes read.
         rbytes: u64,
@@ -221,19 +226,18 @@ plain! {
 }
 
 plain! {
-    /// Pressure stall information: time lost to waiting for a resource.
-    ///
-    /// Source: <https://docs.kernel.org/accounting/psi.html>
+    /// Pressure stall information: time lost to waiting for a resource. Since Linux 4.20. Source:
+    /// <https://docs.kernel.org/accounting/psi.html>
     Pressure {
-        /// Some task waited.
+        /// Time in which at least one task waited.
         some: PressureLine,
-        /// All tasks waited. Absent for cpu before Linux 5.13.
+        /// Time in which all tasks waited. Absent for cpu before Linux 5.13.
         full: Option<PressureLine>,
     }
 }
 
 plain! {
-    /// A line of a pressure file.
+    /// One line of a pressure file.
     PressureLine {
         /// Share of the last 10 s, in percent.
         avg10: f32,
@@ -241,7 +245,7 @@ plain! {
         avg60: f32,
         /// Share of the last 300 s, in percent.
         avg300: f32,
-        /// Time lost since the cgroup was made, in µs.
+        /// Time lost since the cgroup was created, in µs.
         total: u64,
     }
 }
@@ -318,18 +322,19 @@ impl Pressure {
 }
 
 plain! {
-    /// `cgroup.events`
+    /// `cgroup.events`. Since Linux 4.5. Section "Core Interface Files".
     #[derive(Copy, Eq)]
     Events {
-        /// It or a cgroup below holds a process.
+        /// Whether this cgroup or one below has a process.
         populated: bool,
-        /// Every process in it and below has stopped, by its own or an ancestor's `cgroup.freeze`.
+        /// Whether all processes in this cgroup and below have stopped, because this cgroup or an
+        /// ancestor is frozen. Since Linux 5.2.
         frozen: bool,
     }
 }
 
 impl Events {
-    /// From the file's text.
+    /// Parses the text of the file. Unknown keys are skipped.
     ///
     /// # Errors
     /// `InvalidText`, see [`parse::flat_keyed`].
@@ -347,11 +352,13 @@ impl Events {
 }
 
 impl Cgroup {
-    /// Reads everything: some 17 small files. For one value read its file, or use
+    /// Reads all values, from 17 small files. For a single value read its file, or use
     /// [`cpu_stat`](Self::cpu_stat) and the like.
     ///
     /// # Errors
-    /// `NotFound` where the cgroup was removed; as [`read`](Self::read).
+    /// - `NotFound` (`ENODEV`): the cgroup was removed.
+    /// - `InvalidText`: a file has an unknown format.
+    /// - As [`read`](Self::read).
     pub fn usage(&self) -> Result<Usage> {
         Ok(Usage {
             cpu: self.cpu_stat()?,
@@ -377,7 +384,9 @@ impl Cgroup {
         })
     }
 
-    /// `cpu.stat`
+    /// Reads `cpu.stat`.
+    ///
+    /// Since Linux 4.15. Section "CPU Interface Files".
     ///
     /// # Errors
     /// As [`usage`](Self::usage).
@@ -385,7 +394,9 @@ impl Cgroup {
         Ok(self.parsed("cpu.stat", CpuStat::parse)?.unwrap_or_default())
     }
 
-    /// `memory.events`: in this cgroup and all below.
+    /// Reads `memory.events`, which counts events in this cgroup and all below.
+    ///
+    /// Since Linux 4.5. Section "Memory Interface Files".
     ///
     /// # Errors
     /// As [`usage`](Self::usage).
@@ -393,7 +404,9 @@ impl Cgroup {
         Ok(self.parsed("memory.events", MemoryEvents::parse)?.unwrap_or_default())
     }
 
-    /// `memory.events.local`: in this cgroup itself.
+    /// Reads `memory.events.local`, which counts events in this cgroup itself.
+    ///
+    /// Since Linux 5.2. Section "Memory Interface Files".
     ///
     /// # Errors
     /// As [`usage`](Self::usage).
@@ -401,7 +414,8 @@ impl Cgroup {
         Ok(self.parsed("memory.events.local", MemoryEvents::parse)?.unwrap_or_default())
     }
 
-    /// A file of one number; `None` where there is no such file or no access.
+    /// Reads a file that has one number. Returns `None` if the file does not exist or cannot be
+    /// read here.
     ///
     /// # Errors
     /// As [`usage`](Self::usage).

@@ -1,4 +1,4 @@
-//! Waiting for what happens to a cgroup, and for pressure.
+//! Waiting for events of a cgroup, and for pressure.
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,20 +14,22 @@ use crate::cgroup::{Cgroup, read_all};
 use crate::error::{Error, Result};
 use crate::usage::{Events, MemoryEvents};
 
-/// What a [`Watch`] sees: the state of a cgroup and all below it.
+/// The state that a [`Watch`] reports, of a cgroup and all below it.
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct State {
-    /// `cgroup.events`: populated, frozen.
+    /// `cgroup.events`: populated and frozen.
     pub cgroup: Events,
-    /// `memory.events`; all absent without the memory controller.
+    /// `memory.events`. All fields are `None` without the memory controller.
     pub memory: MemoryEvents,
 }
 
-/// Watches a cgroup's `cgroup.events` and `memory.events`.
+/// Watches `cgroup.events` and `memory.events` of a cgroup.
 ///
 /// As a file descriptor it becomes readable (`POLLIN`) when one of the files may have changed, and
-/// stays so until [`next`](Self::next) or [`now`](Self::now) reads them.
+/// stays readable until [`next`](Self::next) or [`now`](Self::now) reads them.
+///
+/// Since Linux 4.5. Section "(Un)populated Notification".
 ///
 /// ```no_run
 /// # use cgroup_core::Cgroup;
@@ -50,11 +52,12 @@ pub struct Watch {
 }
 
 impl Cgroup {
-    /// Begins to watch; what is so already is in [`Watch::seen`].
+    /// Begins to watch the cgroup. [`Watch::seen`] is the present state.
     ///
     /// # Errors
-    /// `NotFound` in the root, which has no events, and where the cgroup was removed; `Os` with
-    /// `EMFILE` or `ENFILE`.
+    /// - `NotFound` (`ENOENT`): this is the root, which has no events; (`ENODEV`): the cgroup was
+    ///   removed.
+    /// - `Os` (`EMFILE`, `ENFILE`, `ENOMEM`).
     pub fn watch(&self) -> Result<Watch> {
         let name = self.path().display().to_string();
         let fail = |call, errno| Error::os(format!("watch cgroup {name}"), call, errno, None);
@@ -76,11 +79,13 @@ impl Cgroup {
         Ok(watch)
     }
 
-    /// Asks to be told when processes of this cgroup and below lose `threshold` of a `window` to
-    /// waiting for a resource.
+    /// Sets a trigger that fires when processes of this cgroup and below lose `threshold` of a
+    /// `window` to waiting for a resource. The kernel counts both in µs.
+    ///
+    /// Since Linux 5.2. Documentation/accounting/psi.rst.
     ///
     /// # Errors
-    /// As [`Trigger::host`]; `NotFound` too where the cgroup was removed.
+    /// As [`Trigger::host`], and `NotFound` (`ENODEV`): the cgroup was removed.
     pub fn trigger(
         &self,
         resource: Resource,
@@ -98,19 +103,19 @@ impl Cgroup {
 }
 
 impl Watch {
-    /// The state as it was last read.
+    /// Returns the state as it was last read.
     pub fn seen(&self) -> &State {
         &self.seen
     }
 
-    /// Reads the state as it is now.
+    /// Reads the present state.
     ///
     /// # Errors
-    /// `NotFound` (`ENODEV`) where the cgroup was removed.
+    /// `NotFound` (`ENODEV`): the cgroup was removed.
     pub fn now(&mut self) -> Result<&State> {
         let fail = |errno| {
-            let cure = (errno == Errno::ENODEV).then_some("the cgroup was removed");
-            Error::os(format!("watch cgroup {}", self.name), "read", errno, cure)
+            let cause = (errno == Errno::ENODEV).then_some("the cgroup was removed");
+            Error::os(format!("watch cgroup {}", self.name), "read", errno, cause)
         };
         let cgroup = Events::parse(&read_all(&self.cgroup).map_err(fail)?)?;
         let memory = match &self.memory {
@@ -121,8 +126,9 @@ impl Watch {
         Ok(&self.seen)
     }
 
-    /// Waits until the state is another than was last [`seen`](Self::seen) and returns it; `None`
-    /// after the timeout, if one is given. Changes that follow each other closely may be seen as one.
+    /// Waits until the state differs from [`seen`](Self::seen), and returns it. Returns `None`
+    /// after the timeout; without one it waits forever. Changes in close succession may be reported
+    /// as one.
     ///
     /// # Errors
     /// As [`now`](Self::now).
@@ -131,8 +137,8 @@ impl Watch {
         self.wait(timeout, |state| *state != before)
     }
 
-    /// Waits until the state is as wanted, which it may be already, and returns it; `None` after
-    /// the timeout, if one is given.
+    /// Waits until `wanted` accepts the state, which may be so already, and returns the state.
+    /// Returns `None` after the timeout; without one it waits forever.
     ///
     /// # Errors
     /// As [`now`](Self::now).
@@ -161,7 +167,7 @@ impl AsFd for Watch {
     }
 }
 
-/// What there is pressure on.
+/// A resource that processes wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Resource {
@@ -171,7 +177,7 @@ pub enum Resource {
     Memory,
     /// Block devices.
     Io,
-    /// Interrupts; [`Stall::Full`] alone. Since Linux 6.1, with CONFIG_IRQ_TIME_ACCOUNTING.
+    /// Interrupts, with [`Stall::Full`] only. Since Linux 6.1, with CONFIG_IRQ_TIME_ACCOUNTING.
     Irq,
 }
 
@@ -186,20 +192,21 @@ impl fmt::Display for Resource {
     }
 }
 
-/// Whose waiting counts.
+/// Which waiting time counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stall {
     /// Time in which at least one task waited.
     Some,
-    /// Time in which all waited.
+    /// Time in which all tasks waited.
     Full,
 }
 
-/// A trigger on a pressure file (PSI). It ends when dropped.
+/// A trigger on a pressure file (PSI). Dropping it ends the trigger.
 ///
 /// As a file descriptor it signals `POLLPRI`, at most once in a window.
 ///
-/// Source: <https://docs.kernel.org/accounting/psi.html#monitoring-for-pressure-thresholds>
+/// Since Linux 5.2. Source:
+/// <https://docs.kernel.org/accounting/psi.html#monitoring-for-pressure-thresholds>
 #[derive(Debug)]
 pub struct Trigger {
     fd: OwnedFd,
@@ -207,13 +214,17 @@ pub struct Trigger {
 }
 
 impl Trigger {
-    /// On the whole machine: a file of `/proc/pressure`.
+    /// Sets a trigger for the whole machine, on a file of `/proc/pressure`.
+    ///
+    /// Since Linux 5.2. Documentation/accounting/psi.rst.
     ///
     /// # Errors
-    /// `NotFound` (`ENOENT`) or `Unsupported` (`EOPNOTSUPP`) where PSI is off (`psi=1` on the
-    /// kernel's command line, CONFIG_PSI); `Os` with `EINVAL` where the window is not from 0.5 to
-    /// 10 s, the threshold is longer, or the caller lacks CAP_SYS_RESOURCE and the window is not a
-    /// multiple of 2 s; `PermissionDenied`.
+    /// - `NotFound` (`ENOENT`) or `Unsupported` (`EOPNOTSUPP`): PSI is off (CONFIG_PSI; `psi=1` on
+    ///   the kernel command line).
+    /// - `Os` (`EINVAL`): the window is not from 0.5 to 10 s, the threshold is longer than the
+    ///   window, or the caller lacks CAP_SYS_RESOURCE and the window is not a multiple of 2 s.
+    /// - `PermissionDenied` (`EACCES`, `EPERM`): before Linux 6.4 a trigger requires
+    ///   CAP_SYS_RESOURCE.
     pub fn host(resource: Resource, stall: Stall, threshold: Duration, window: Duration) -> Result<Self> {
         let name = format!("/proc/pressure/{resource}");
         let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
@@ -227,7 +238,7 @@ impl Trigger {
             Stall::Some => "some",
             Stall::Full => "full",
         };
-        // The kernel overwrites the last byte with its NUL: let it be the newline.
+        // The kernel overwrites the last byte with NUL.
         let text = format!("{stall} {} {}\n", threshold.as_micros(), window.as_micros());
         match nix::unistd::write(&fd, text.as_bytes()) {
             Ok(_) => Ok(Self { fd, name }),
@@ -235,10 +246,11 @@ impl Trigger {
         }
     }
 
-    /// Waits for the trigger: `true` if it fired, `false` after the timeout, if one is given.
+    /// Waits for the trigger. Returns `true` if it fired, and `false` after the timeout; without
+    /// one it waits forever.
     ///
     /// # Errors
-    /// `NotFound` (`ENODEV`) where the cgroup was removed.
+    /// `NotFound` (`ENODEV`): the cgroup was removed.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<bool> {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         match ready_before(self.fd.as_fd(), PollFlags::POLLPRI, deadline) {
@@ -251,15 +263,15 @@ impl Trigger {
     }
 
     fn refused(name: &str, call: &'static str, errno: Errno) -> Error {
-        let cure = match errno {
+        let cause = match errno {
             Errno::EINVAL => Some(
-                "a window is from 0.5 to 10 s, the threshold at most that, and without CAP_SYS_RESOURCE it is a multiple of 2 s",
+                "the window must be from 0.5 to 10 s and the threshold at most that; without CAP_SYS_RESOURCE the window must be a multiple of 2 s",
             ),
             Errno::ENOENT | Errno::EOPNOTSUPP => Some("PSI is off: start the kernel with psi=1"),
             Errno::ENODEV => Some("the cgroup was removed"),
             _ => None,
         };
-        Error::os(format!("set a trigger on {name}"), call, errno, cure)
+        Error::os(format!("set a trigger on {name}"), call, errno, cause)
     }
 }
 
@@ -269,7 +281,8 @@ impl AsFd for Trigger {
     }
 }
 
-/// Polls until the descriptor is ready or the deadline has passed (`None`), whatever signals come.
+/// Polls until the descriptor is ready. Returns `None` after the deadline. Continues after a
+/// signal.
 pub(crate) fn ready_before(
     fd: BorrowedFd<'_>,
     flags: PollFlags,
@@ -280,7 +293,7 @@ pub(crate) fn ready_before(
             None => PollTimeout::NONE,
             Some(deadline) => {
                 let left = deadline.saturating_duration_since(Instant::now());
-                // Rounded up, so that the last wait is not a busy one.
+                // Rounded up, so that the last wait does not spin.
                 PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
             }
         };

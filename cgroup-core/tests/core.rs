@@ -1,4 +1,4 @@
-//! What every cgroup has, without any controller: on the real kernel, in cgroups of our own.
+//! The features that every cgroup has without a controller, on the real kernel.
 
 mod common;
 
@@ -162,7 +162,7 @@ fn an_ended_process_cannot_be_attached_and_the_sentence_says_why() {
 
 #[test]
 fn controllers_are_enabled_down_the_path_and_only_for_cgroups_without_processes() {
-    // The others can handle threads, and so are let in beside processes.
+    // The other controllers support threads, so the kernel accepts them beside processes.
     let domain = [Controller::Memory, Controller::Io, Controller::Hugetlb];
     let has = Hierarchy::detect().unwrap().controllers();
     let Some(controller) = domain.into_iter().find(|&controller| has.contains(controller.into())) else {
@@ -178,7 +178,7 @@ fn controllers_are_enabled_down_the_path_and_only_for_cgroups_without_processes(
     child.attach(helper.pid()).unwrap();
     let error = child.enable(wanted).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy);
-    assert!(error.to_string().contains("move them to a child first"), "{error}");
+    assert!(error.to_string().contains("move the processes to a child first"), "{error}");
     assert_eq!(own.attach(helper.pid()).unwrap_err().kind(), ErrorKind::Busy);
     own.child("a").unwrap().disable(wanted).unwrap();
     assert!(!deep.available().unwrap().contains(wanted));
@@ -186,7 +186,7 @@ fn controllers_are_enabled_down_the_path_and_only_for_cgroups_without_processes(
 
 #[test]
 fn beside_processes_nothing_is_handed_down_to_others_and_the_sentence_says_who_they_are() {
-    // Of these the kernel would let some in, and make the child one for threads alone.
+    // The kernel would accept some of these, and then permit only threads in the child.
     let has = Hierarchy::detect().unwrap().controllers();
     let wanted = has & (Controllers::CPU | Controllers::PIDS | Controllers::HUGETLB);
     if wanted.is_empty() {
@@ -201,7 +201,7 @@ fn beside_processes_nothing_is_handed_down_to_others_and_the_sentence_says_who_t
     assert_eq!(error.kind(), ErrorKind::Busy);
     let expected = format!(
         "cannot enable {wanted} in {}, which holds the processes [{}]: write: Device or resource busy (EBUSY); \
-         a cgroup either holds processes or hands controllers down, not both",
+         a cgroup has either processes or controllers for its children, not both",
         own.path().display(),
         helper.pid()
     );
@@ -217,13 +217,13 @@ fn a_path_is_made_with_its_parents_and_what_they_can_hand_down() {
     let made = own.create_path("/kubepods//burstable/./pod1/c", Controllers::all()).unwrap();
     assert_eq!(made.path(), own.path().join("kubepods/burstable/pod1/c"));
     assert_eq!((made.available().unwrap(), made.enabled().unwrap()), (has, Controllers::empty()));
-    // Empty, it is taken as it is.
+    // An empty cgroup is used as it is.
     own.create_path("kubepods/burstable/pod1/c", Controllers::empty()).unwrap();
     for wrong in ["", "/", ".", "a/../b", "a\nb"] {
         let error = own.create_path(wrong, Controllers::empty()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidName, "{wrong}: {error}");
     }
-    assert_eq!(own.children().unwrap().len(), 1, "nothing is made of a path that is refused");
+    assert_eq!(own.children().unwrap().len(), 1, "a rejected path creates nothing");
 }
 
 #[test]
@@ -304,7 +304,7 @@ fn a_file_that_the_kernel_does_not_know_is_unenforceable_and_what_stands_before_
 fn usage_has_what_the_cgroup_has_and_leaves_the_rest_absent() {
     let (own, mut helper) =
         (Own::new(), Helper::sh("read line; i=0; while [ $i -lt 50000 ]; do i=$((i+1)); done"));
-    // Below a cgroup that hands nothing down.
+    // The parent enables no controller.
     let leaf = own.create_child("leaf").unwrap();
     leaf.attach(helper.pid()).unwrap();
     drop(helper.0.stdin.take());

@@ -1,5 +1,5 @@
-//! Where an ordinary user may create cgroups. The tests start this program again as another user,
-//! in a cgroup of their making; what it finds there is printed by `report_as_another_user`.
+//! Where a user without privileges may create cgroups. The tests start this program again as
+//! another user, in a cgroup that they create. `report_as_another_user` prints the result.
 
 mod common;
 
@@ -14,14 +14,14 @@ use common::{Helper, Own};
 
 const USER: u32 = 65_534;
 
-/// Gives what delegation gives: the directory and the files to move processes and enable controllers.
+/// Delegates a cgroup: the directory, and the files to move processes and enable controllers.
 fn hand_over(cgroup: &Cgroup) {
     for file in ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
         chown(cgroup.path().join(file), Some(USER), Some(USER)).unwrap();
     }
 }
 
-/// What this program reports from inside the cgroup, as the user.
+/// Returns the report of this program in the cgroup, as the user.
 fn report(cgroup: &Cgroup, may: &str) -> String {
     let me = std::env::current_exe().unwrap();
     let child = Command::new("sh")
@@ -50,7 +50,7 @@ fn report_as_another_user() {
     let may =
         if std::env::var("NSPOD_TEST_MOVE").unwrap() == "self" { Move::Process(pid) } else { Move::Nothing };
     let found = find("base", may);
-    // What the harness prints stands before it on the line.
+    // The harness prints the name of the test on the same line.
     println!();
     match found {
         Err(error) => println!("REPORT {:?} {error}", error.kind()),
@@ -72,7 +72,7 @@ fn report_as_another_user() {
     }
 }
 
-/// The one controller at least that every lane has.
+/// Returns the controllers of the cgroup. Every lane has at least one.
 fn controllers(own: &Own) -> String {
     let all = own.available().unwrap();
     own.enable_path(Hierarchy::detect().unwrap().controllers()).unwrap();
@@ -149,11 +149,11 @@ fn a_unit_that_systemd_has_not_marked_is_used_but_said_to_be_unmarked() {
     assert!(report(&deep, "nothing").starts_with("Delegated "));
 }
 
-/// As systemd marks what it delegates.
+/// Sets the mark of delegation, like systemd.
 #[allow(unsafe_code)]
 fn mark(cgroup: &Cgroup) {
     let (fd, name, value) = (cgroup.as_raw_fd(), c"user.delegate".as_ptr(), c"1".as_ptr().cast());
-    // SAFETY: two strings that live for the program, and the length of the second without its NUL.
+    // SAFETY: both strings are static, and the length is that of the second without its NUL.
     let done = unsafe { libc::fsetxattr(fd, name, value, 1, 0) };
     assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
 }

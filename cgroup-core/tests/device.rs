@@ -1,4 +1,4 @@
-//! The device filter on the real kernel, which has it in v2 without any controller.
+//! The device filter on the real kernel. In v2 it needs no controller.
 
 mod common;
 
@@ -10,8 +10,8 @@ fn rules(texts: &[&str]) -> Vec<Rule> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-/// What a shell in the cgroup can do: `r`, `w` for opening null, `z` for reading zero, `m` for a
-/// node of null.
+/// Returns what a shell in the cgroup can do: `r` and `w` for opening null, `z` for reading zero,
+/// `m` for creating a node for null.
 fn can(own: &Cgroup) -> String {
     let dir = tempfile::tempdir().unwrap();
     let node = dir.path().join("node");

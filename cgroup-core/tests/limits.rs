@@ -1,4 +1,4 @@
-//! Limits that bite, on a kernel whose v2 hierarchy has the controllers; skipped loudly elsewhere.
+//! The effect of limits, on a kernel whose v2 hierarchy has the controllers; skipped elsewhere.
 
 mod common;
 
@@ -12,10 +12,10 @@ use common::{Helper, Own};
 
 const LONG: Option<Duration> = Some(Duration::from_secs(120));
 const MIB: u64 = 1 << 20;
-/// Holds 64 MiB in memory and says so.
+/// A command that uses 64 MiB of memory and prints the number of bytes.
 const HOG: &str = "head -c 64M /dev/zero | tail -c 64M | wc -c";
 
-/// A child with limits, of an own cgroup that hands the controllers down.
+/// Creates a child with limits in a cgroup that enables the controllers.
 fn limited(own: &Own, name: &str, limits: &Limits) -> Cgroup {
     own.enable(limits.controllers()).unwrap();
     let child = own.create_child(name).unwrap();
@@ -23,7 +23,7 @@ fn limited(own: &Own, name: &str, limits: &Limits) -> Cgroup {
     child
 }
 
-/// A shell in the cgroup that begins once it is there; what it printed.
+/// Runs a shell that begins once it is in the cgroup. Returns its output.
 fn run(cgroup: &Cgroup, script: &str) -> String {
     let mut helper = Helper::sh(&format!("read line; {script}"));
     cgroup.attach(helper.pid()).unwrap();
@@ -76,7 +76,7 @@ fn memory_oom_group_takes_all_of_the_cgroup() {
 fn pids_max_refuses_the_fork_and_counts_it() {
     let Some(own) = Own::with(Controllers::PIDS) else { return };
     let few = limited(&own, "few", &Limits { pids_max: Some(Max::Value(3)), ..Limits::default() });
-    // Three more processes than may be; the shell gives up when it cannot fork.
+    // More processes than permitted. The shell exits when it cannot fork.
     run(&few, "for i in 1 2 3 4; do sleep 1000 >&- & done");
     let usage = few.usage().unwrap().pids;
     assert!(usage.events.max > Some(0), "{usage:?}");
@@ -92,7 +92,7 @@ fn cpu_max_throttles_a_spinner() {
     let mut spinner = Helper::sh("read line; while :; do :; done");
     tenth.attach(spinner.pid()).unwrap();
     drop(spinner.0.stdin.take());
-    // The time is counted when a throttling ends.
+    // The kernel counts the time when the throttling ends.
     let mut rounds = 0;
     while tenth.cpu_stat().unwrap().throttled_usec == Some(0) {
         std::thread::sleep(Duration::from_millis(20));
@@ -130,7 +130,7 @@ fn every_limit_reads_back_as_it_was_written_and_can_be_changed() {
         }
     };
     same(&limits);
-    // A quota below the burst in force: only the order of the writes makes that possible.
+    // The quota is below the burst in force, so the order of the writes matters.
     limits.cpu_max = Some(CpuMax::new(2_000, 10_000));
     limits.cpu_max_burst = Some(1_000);
     limits.memory_max = Some(Max::Max);
@@ -142,7 +142,7 @@ fn every_limit_reads_back_as_it_was_written_and_can_be_changed() {
     cgroup.apply(&limits).unwrap();
     let nowhere = Limits { cpuset_cpus: Some("8000".parse().unwrap()), ..Limits::default() };
     let error = cgroup.apply(&nowhere).unwrap_err();
-    assert!(error.to_string().contains("the list names what this machine does not have"), "{error}");
+    assert!(error.to_string().contains("the list has a number that this machine does not have"), "{error}");
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn io_max_of_a_disk_reads_back_and_no_disk_is_an_error_that_says_so() {
     assert_eq!(back, IoMax { wbps: Some(Max::Max), riops: Some(Max::Max), ..max });
     let nothing = Limits { io_max: [(Device::new(4095, 7), max)].into(), ..Limits::default() };
     let error = cgroup.apply(&nothing).unwrap_err();
-    assert!(error.to_string().contains("there is no such disk"), "{error}");
+    assert!(error.to_string().contains("no such disk: name a whole disk"), "{error}");
     assert!(cgroup.usage().unwrap().io.is_some());
 }
 
@@ -180,7 +180,7 @@ fn a_weight_of_disks_is_set_by_the_file_that_the_kernel_has() {
     for (file, value) in &applied {
         assert!(cgroup.read(file).unwrap().starts_with(value), "{file}");
     }
-    // The disk shares by neither weight, unless somebody has set it up to.
+    // By default the disk supports neither weight.
     let device = Limits {
         io_weight_device: [(disk, 4_950)].into(),
         io_bfq_weight_device: [(disk, 500)].into(),
@@ -188,7 +188,7 @@ fn a_weight_of_disks_is_set_by_the_file_that_the_kernel_has() {
     };
     match cgroup.apply(&device) {
         Ok(applied) => assert_eq!(applied.writes.len(), 1),
-        Err(error) => assert!(error.to_string().contains("does not share by this weight"), "{error}"),
+        Err(error) => assert!(error.to_string().contains("does not support this weight"), "{error}"),
     }
 }
 

@@ -1,4 +1,5 @@
-//! What needs no kernel: parsers never panic, and what is printed reads back the same.
+//! The part without a kernel: parsers never panic, and printed values are parsed back to the same
+//! values.
 
 use std::collections::BTreeMap;
 

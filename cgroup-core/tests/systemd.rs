@@ -1,5 +1,5 @@
-//! Scopes and slices by a real systemd. The tests start this program again beside a user manager
-//! of their own; what it has to do there is in `beside_systemd`.
+//! Scopes and slices of a real systemd. The tests start this program again beside their own user
+//! manager; the steps are in the module `beside_systemd`.
 
 mod common;
 
@@ -46,13 +46,13 @@ mod beside_systemd {
 
     const MIB: u64 = 1 << 20;
 
-    /// `any` is what the library chooses.
+    /// Returns the user manager, or for `any` the manager that the library chooses.
     fn manager() -> Manager {
         let which = std::env::var("NSPOD_TEST_SYSTEMD");
         if which.as_deref() == Ok("user") { Manager::user() } else { Manager::connect() }.unwrap()
     }
 
-    /// The properties of a unit as systemctl prints them.
+    /// Returns properties of a unit as systemctl prints them.
     fn shown(unit: &str, names: &[&str]) -> Vec<String> {
         let mut command = Command::new("systemctl");
         if std::env::var_os("NSPOD_TEST_SYSTEMD").is_some() {
@@ -69,7 +69,7 @@ mod beside_systemd {
             .collect()
     }
 
-    /// The same, one by one, since systemctl prints them in an order of its own.
+    /// Compares the properties one by one, because systemctl prints them in its own order.
     fn each_shown(unit: &str, expected: &[(&str, &str)]) {
         for (name, value) in expected {
             assert_eq!(shown(unit, &[name]), [*value], "{name}");
@@ -138,7 +138,7 @@ mod beside_systemd {
             ("IOWeight", "30"),
         ];
         each_shown(unit, &expected);
-        // Where the kernel has the controllers, systemd has done what it was told.
+        // systemd writes the limits whose controllers the kernel has.
         for (file, value) in
             [("memory.max", "67108864\n"), ("cpu.max", "50000 200000\n"), ("pids.max", "20\n")]
         {
@@ -158,7 +158,7 @@ mod beside_systemd {
         held.cgroup().attach(helper.pid()).unwrap();
         let cgroup = held.release();
         assert_eq!(cgroup.procs().unwrap(), [helper.pid()]);
-        // Time for a manager that thinks the scope has ended with the placeholder.
+        // Enough time for a manager to end the scope, if it did so with the placeholder.
         std::thread::sleep(Duration::from_millis(300));
         assert_eq!(manager.cgroup_of(unit).unwrap().path(), cgroup.path());
         drop(helper);

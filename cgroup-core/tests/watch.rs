@@ -1,4 +1,4 @@
-//! Waiting for events and for pressure on the real kernel.
+//! Waiting for events and for pressure, on the real kernel.
 
 mod common;
 
@@ -91,7 +91,7 @@ fn a_trigger_with_a_window_out_of_range_is_refused_with_the_range() {
     let ms = Duration::from_millis;
     match Trigger::host(Resource::Cpu, Stall::Some, ms(10), ms(100)) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            assert!(error.to_string().contains("a window is from 0.5 to 10 s"), "{error}");
+            assert!(error.to_string().contains("the window must be from 0.5 to 10 s"), "{error}");
         }
         Err(error) => return common::skip(&error.to_string()),
         Ok(_) => panic!("a window of 100 ms was accepted"),

@@ -1,8 +1,9 @@
-//! Which devices the processes of a cgroup may open and make: v2's way, a small eBPF program.
+//! The device filter: which devices the processes of a cgroup may open and create nodes for. In v2
+//! the filter is an eBPF program.
 //!
-//! Rules are OCI's (`linux.resources.devices`): in order, a later one overrides an earlier one for
-//! the accesses that it names, and what no rule names is denied. So a list usually begins with
-//! nothing, or with `allow a *:* rwm` to go on with what is denied.
+//! Rules have the meaning of OCI's `linux.resources.devices`: a later rule overrides an earlier one
+//! for its accesses, and an access without a rule is denied. To allow everything except a few
+//! devices, begin the list with `allow a *:* rwm`.
 //!
 //! ```
 //! use cgroup_core::device::{Access, Kind, Rule, allows};

@@ -1,18 +1,19 @@
-//! From rules to instructions: a pure function.
+//! Compiling device rules to eBPF instructions: a pure function.
 
 use super::rule::{Access, Kind, Rule};
 
-/// An eBPF instruction, as the kernel's `struct bpf_insn`.
+/// An eBPF instruction: `struct bpf_insn` of the kernel.
+/// Documentation/bpf/standardization/instruction-set.rst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Instruction {
-    /// What to do.
+    /// Operation code.
     pub code: u8,
-    /// The destination register in the low four bits, the source in the high four.
+    /// Destination register in the low four bits, source register in the high four.
     pub registers: u8,
-    /// Of a jump: how many instructions to skip. Of a load: where.
+    /// Number of instructions that a jump skips, or byte offset of a load.
     pub offset: i16,
-    /// The constant.
+    /// Constant operand.
     pub immediate: i32,
 }
 
@@ -41,13 +42,16 @@ const AND: u8 = 0x57;
 const SHIFT_RIGHT: u8 = 0x77;
 const JUMP: u8 = 0x05;
 const JUMP_IF_ANY_BIT: u8 = 0x45;
-/// Compares the low 32 bits, so that no constant is sign-extended. Since Linux 5.1.
+/// Compares the low 32 bits, so constants are not sign-extended. Since Linux 5.1.
 const JUMP_UNLESS_EQUAL: u8 = 0x56;
 const EXIT: u8 = 0x95;
 
-/// The program that decides as [`allows`](super::allows) does. It goes through the rules from the
-/// last to the first with the accesses that are still undecided: an allow rule takes its own out
-/// and says yes when none is left, a deny rule says no when one of its own is left.
+/// Compiles rules to a program that decides like [`allows`](super::allows). The program goes
+/// through the rules from the last to the first, with the set of undecided accesses. An allow rule
+/// removes its accesses from the set, and allows when the set is empty. A deny rule denies if one
+/// of its accesses is in the set.
+///
+/// The kernel runs such programs since Linux 4.15.
 pub fn compile(rules: &[Rule]) -> Vec<Instruction> {
     let mut program = vec![
         // struct bpf_cgroup_dev_ctx { u32 access << 16 | type; u32 major; u32 minor; }
@@ -67,7 +71,7 @@ pub fn compile(rules: &[Rule]) -> Vec<Instruction> {
     program
 }
 
-/// What a rule may demand, and of which register.
+/// A condition of a rule: a register, and the value that the rule requires in it.
 type Condition = (u8, fn(&Rule) -> Option<u32>);
 
 const CONDITIONS: [Condition; 3] = [
@@ -80,11 +84,11 @@ const CONDITIONS: [Condition; 3] = [
     (MINOR, |rule| rule.minor),
 ];
 
-/// So many rules are seven times as many instructions at most, which a jump can skip.
+/// Rules per block. A block has at most seven times as many instructions, which a jump can skip.
 const LONGEST: usize = 1000;
 
-/// The decisions of rules, under these conditions yet. What a run of rules has in common is asked
-/// once: the kernel's verifier follows every jump, and takes longer than all else of a load.
+/// Compiles rules with the remaining conditions. A condition that consecutive rules share is tested
+/// once, because the verifier follows every jump and takes most of the time of a load.
 fn under(conditions: &[Condition], rules: &[&Rule]) -> Vec<Instruction> {
     let Some((&(register, demand), further)) = conditions.split_first() else {
         return rules.iter().flat_map(|rule| decide(rule)).collect();
@@ -94,7 +98,7 @@ fn under(conditions: &[Condition], rules: &[&Rule]) -> Vec<Instruction> {
         let decisions = under(further, run);
         if let Some(value) = demand(run[0]) {
             debug_assert!(decisions.len() <= i16::MAX as usize, "a jump goes no further");
-            // Only the bits count: see JUMP_UNLESS_EQUAL.
+            // The jump compares only the bits: see JUMP_UNLESS_EQUAL.
             program.push(instruction(JUMP_UNLESS_EQUAL, register, 0, decisions.len() as i16, value as i32));
         }
         program.extend(decisions);
@@ -139,7 +143,7 @@ mod tests {
     use super::super::rule::{DEFAULT, allows};
     use super::*;
 
-    /// What the program answers, by an eBPF interpreter that is not ours.
+    /// Runs the program in an eBPF interpreter of another project.
     fn run(program: &[Instruction], kind: Kind, major: u32, minor: u32, access: Access) -> bool {
         let bytes: Vec<u8> = program.iter().flat_map(|i| i.to_bits().to_ne_bytes()).collect();
         let kind = if kind == Kind::Block { 1 } else { 2 };
@@ -200,7 +204,7 @@ mod tests {
     #[test]
     fn what_rules_have_in_common_is_asked_once() {
         let jumps = compile(&DEFAULT).iter().filter(|i| i.code == JUMP_UNLESS_EQUAL).count();
-        // Three runs of a kind, three majors, eight minors, and a verdict of each rule.
+        // Three runs of a kind, three majors, eight minors, and one verdict for each rule.
         assert_eq!(jumps, 3 + 3 + 8 + DEFAULT.len());
     }
 
@@ -209,7 +213,7 @@ mod tests {
         let rule = |minor| Rule { minor: Some(minor), ..DEFAULT[2] };
         let compiled = |count| compile(&(0..count).map(rule).collect::<Vec<_>>());
         assert!(compiled(100_000).iter().all(|i| i.offset >= 0));
-        // As many as the interpreter can take.
+        // As many as the interpreter accepts.
         let program = compiled(5_000);
         for (minor, allowed) in [(0, true), (4_999, true), (5_000, false)] {
             assert_eq!(run(&program, Kind::Char, 1, minor, Access::READ), allowed);

@@ -7,10 +7,10 @@ use bitflags::bitflags;
 
 use crate::error::{Error, Result};
 
-/// The kind of device that a rule is about, or that is asked for.
+/// The kind of device of a rule or of an access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// Either, in a rule: `a`.
+    /// Both kinds, in a rule: `a`.
     All,
     /// A character device: `c`.
     Char,
@@ -19,35 +19,35 @@ pub enum Kind {
 }
 
 bitflags! {
-    /// What is done with a device; printed in the order `rwm`.
+    /// Accesses to a device. Printed in the order `rwm`.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
     pub struct Access: u8 {
-        /// Make a node for it: `m`.
+        /// Creating a node for the device: `m`.
         const MKNOD = 1;
-        /// Open it to read: `r`.
+        /// Opening the device for reading: `r`.
         const READ = 2;
-        /// Open it to write: `w`.
+        /// Opening the device for writing: `w`.
         const WRITE = 4;
     }
 }
 
-/// One rule; printed and read as `allow c 1:3 rwm`, with `*` for any number.
+/// A rule. Parsed and printed as `allow c 1:3 rwm`, with `*` for any number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rule {
-    /// Allow or deny.
+    /// Whether the rule allows or denies.
     pub allow: bool,
-    /// Of which kind.
+    /// Kind of device.
     pub kind: Kind,
-    /// Of which driver; `None` is any.
+    /// Major number; `None` for any.
     pub major: Option<u32>,
-    /// Which of its devices; `None` is any.
+    /// Minor number; `None` for any.
     pub minor: Option<u32>,
-    /// Which accesses.
+    /// Accesses.
     pub access: Access,
 }
 
 impl Rule {
-    /// Whether the device is one that the rule is about.
+    /// Whether the rule applies to the device.
     pub fn is_about(&self, kind: Kind, major: u32, minor: u32) -> bool {
         (self.kind == Kind::All || self.kind == kind)
             && self.major.is_none_or(|m| m == major)
@@ -63,10 +63,13 @@ impl Rule {
     }
 }
 
-/// What OCI runtimes allow in every container: to make any node, and to use null, zero, full,
-/// random, urandom, tty, console, ptmx and the pseudo terminals.
+/// The rules that OCI runtimes apply in every container: any node may be created, and null, zero,
+/// full, random, urandom, tty, console, ptmx and the pseudo terminals may be used.
 ///
-/// Making a node is harmless where opening it is denied.
+/// A node for a device that cannot be opened does no harm.
+///
+/// Source:
+/// <https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#default-devices>
 pub const DEFAULT: [Rule; 11] = [
     Rule::mknod(Kind::Char),
     Rule::mknod(Kind::Block),
@@ -81,9 +84,9 @@ pub const DEFAULT: [Rule; 11] = [
     Rule::char(136, None),
 ];
 
-/// What the rules say: the meaning that [`compile`](super::compile)'s program has. Each access asked for must be
-/// allowed by the last rule about it. To ask for none, as `access(2)` with `F_OK` does, is allowed
-/// where any allow rule is about the device.
+/// Whether the rules allow the accesses. The program of [`compile`](super::compile) decides the
+/// same. Each access must be allowed by the last rule that applies to it. An empty access, as of
+/// `access(2)` with `F_OK`, is allowed if any allow rule applies to the device.
 pub fn allows(rules: &[Rule], kind: Kind, major: u32, minor: u32, access: Access) -> bool {
     let mut about = rules.iter().rev().filter(|rule| rule.is_about(kind, major, minor));
     if access.is_empty() {

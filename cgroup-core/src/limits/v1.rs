@@ -1,10 +1,11 @@
-//! From the numbers of cgroup v1, which OCI's configuration and docker's flags have kept, to limits
-//! of v2. They convert as runc and crun do, so that a container gets the same from each.
+//! Conversion of cgroup v1 numbers, which OCI configurations and docker's flags use, to limits of
+//! v2. The results are those of runc and crun.
 //!
-//! In v1's numbers 0 stands for "not set", and -1 for "no limit". Here they become `None` and
+//! In v1 a number of 0 means "not set", and -1 means "no limit". Here these are `None` and
 //! [`Max::Max`].
 //!
-//! Sources: <https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#control-groups>,
+//! Sources:
+//! <https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#control-groups>,
 //! <https://github.com/containers/crun/blob/main/crun.1.md#cgroup-v2>,
 //! <https://github.com/opencontainers/cgroups/blob/main/utils.go>
 //!
@@ -29,27 +30,28 @@
 use super::values::{CpuMax, Max};
 use crate::error::{Error, Result};
 
-/// A number of bytes or processes: 0 is not set, -1 no limit. `name` is for the error.
+/// Converts a number of bytes or processes: 0 is not set, and -1 is no limit. `name` is for the
+/// error.
 ///
 /// # Errors
-/// `InvalidLimit` below -1.
+/// `InvalidLimit`: the number is below -1.
 pub fn max(name: &str, value: i64) -> Result<Option<Max>> {
     match value {
         0 => Ok(None),
         -1 => Ok(Some(Max::Max)),
         _ => match u64::try_from(value) {
             Ok(value) => Ok(Some(Max::Value(value))),
-            Err(_) => Err(Error::limit(name, value, "below 0 it can only be -1, for no limit")),
+            Err(_) => Err(Error::limit(name, value, "a negative number must be -1, for no limit")),
         },
     }
 }
 
-/// `cpu.shares` (2 to 262144) to `cpu.weight` (1 to 10000); 0 is not set. What is outside is taken
-/// as the nearest, as the kernel of v1 did.
+/// Converts `cpu.shares` (2 to 262144) to `cpu.weight` (1 to 10000); 0 is not set. A number out of
+/// range becomes the nearest weight, as in the kernel's v1.
 ///
-/// The curve goes through the smallest, the default and the largest value of both scales: quadratic
-/// in the logarithm of the shares, rounded up. runc 1.3.2 and crun 1.23 convert so; before them the
-/// conversion was a straight line, on which the default of v1 became a weight of 39.
+/// The curve maps the minimum, the default and the maximum of shares to those of the weight. It is
+/// quadratic in the logarithm of the shares, rounded up. runc 1.3.2 and crun 1.23 use the same
+/// curve. Older versions used a straight line, which mapped the default of v1 to a weight of 39.
 ///
 /// Source: <https://github.com/opencontainers/cgroups/blob/main/utils.go>
 ///
@@ -70,8 +72,8 @@ pub fn cpu_weight(shares: u64) -> Option<u64> {
     }
 }
 
-/// `cpu.cfs_quota_us` and `cpu.cfs_period_us` to `cpu.max`. A quota of 0 or less is no limit, a
-/// period of 0 the kernel's default.
+/// Converts `cpu.cfs_quota_us` and `cpu.cfs_period_us` to `cpu.max`, all in µs. A quota of 0 or
+/// less is no limit, and a period of 0 is the default of the kernel.
 pub fn cpu_max(quota: i64, period: u64) -> Option<CpuMax> {
     if quota == 0 && period == 0 {
         return None;
@@ -80,30 +82,31 @@ pub fn cpu_max(quota: i64, period: u64) -> Option<CpuMax> {
     Some(CpuMax { quota, period: if period == 0 { CpuMax::DEFAULT_PERIOD } else { period } })
 }
 
-/// The limits of memory, and of memory and swap together, to that of swap alone. Where memory is
-/// unlimited the second is of swap alone, and swap is unlimited too if it is not set.
+/// Converts the limits of memory, and of memory and swap together, to a limit of swap alone, all in
+/// bytes. If memory is unlimited, `both` is the limit of swap alone, and swap is unlimited if
+/// `both` is not set.
 ///
 /// # Errors
-/// `InvalidLimit` where both together are limited to less than memory alone, or memory is not
-/// limited at all.
+/// `InvalidLimit`: `both` is less than `memory`, or `both` is limited and `memory` is not set.
 pub fn swap_max(memory: Option<Max>, both: Option<Max>) -> Result<Option<Max>> {
     let wrong = |both, why| Err(Error::limit("memory and swap together", both, why));
     match (memory, both) {
         (Some(Max::Max), None) => Ok(Some(Max::Max)),
         (_, None | Some(Max::Max)) | (Some(Max::Max), Some(_)) => Ok(both),
-        (None, Some(both)) => wrong(both, "it counts both, so memory alone must be limited as well"),
+        (None, Some(both)) => wrong(both, "the limit includes memory, so memory must be limited as well"),
         (Some(Max::Value(memory)), Some(Max::Value(both))) => match both.checked_sub(memory) {
             Some(swap) => Ok(Some(Max::Value(swap))),
-            None => wrong(both.into(), "it counts both, and is less than the limit of memory alone"),
+            None => wrong(both.into(), "the limit includes memory, and is less than the limit of memory"),
         },
     }
 }
 
-/// A weight of `blkio` (10 to 1000) to one of `io.weight` (1 to 10000), in a straight line; 0 is
-/// not set. Into [`Limits::io_bfq_weight`](super::Limits::io_bfq_weight) it goes as it is.
+/// Converts a weight of `blkio` (10 to 1000) to one of `io.weight` (1 to 10000), linearly; 0 is not
+/// set. [`Limits::io_bfq_weight`](super::Limits::io_bfq_weight) has the scale of `blkio` and needs
+/// no conversion.
 ///
 /// # Errors
-/// `InvalidLimit` outside of that range.
+/// `InvalidLimit`: the weight is out of range.
 ///
 /// ```
 /// let weights = [10, 500, 1000].map(|weight| cgroup_core::v1::io_weight(weight).unwrap());
@@ -113,7 +116,7 @@ pub fn io_weight(weight: u16) -> Result<Option<u64>> {
     match weight {
         0 => Ok(None),
         10..=1_000 => Ok(Some(1 + (u64::from(weight) - 10) * 9_999 / 990)),
-        _ => Err(Error::limit("blkio.weight", weight, "a weight of v1 is from 10 to 1000")),
+        _ => Err(Error::limit("blkio.weight", weight, "a weight of v1 must be from 10 to 1000")),
     }
 }
 
@@ -175,15 +178,18 @@ mod tests {
         for (memory, both, swap) in cases {
             assert_eq!(of(memory, both).unwrap(), swap, "{memory} {both}");
         }
-        let sentence = "memory and swap together cannot be \"99\": it counts both, and is less than the limit of memory alone";
+        let sentence = "memory and swap together cannot be \"99\": the limit includes memory, and is less than the limit of memory";
         assert_eq!(of(100, 99).unwrap_err().to_string(), sentence);
-        assert!(of(0, 100).unwrap_err().to_string().ends_with("so memory alone must be limited as well"));
+        assert!(of(0, 100).unwrap_err().to_string().ends_with("so memory must be limited as well"));
     }
 
     #[test]
     fn what_is_no_number_of_v1_is_refused_by_name() {
         let error = max("pids.limit", -2).unwrap_err();
-        assert_eq!(error.to_string(), "pids.limit cannot be \"-2\": below 0 it can only be -1, for no limit");
+        assert_eq!(
+            error.to_string(),
+            "pids.limit cannot be \"-2\": a negative number must be -1, for no limit"
+        );
         for weight in [9, 1_001] {
             assert_eq!(io_weight(weight).unwrap_err().kind(), crate::ErrorKind::InvalidLimit);
         }

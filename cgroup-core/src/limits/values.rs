@@ -1,4 +1,4 @@
-//! The values that limits are made of.
+//! The types of the values of limits.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use crate::device_number::Device;
 use crate::error::{Error, Result};
 use crate::parse;
 
-/// A number, or the kernel's `max`: no limit.
+/// A number, or `max` for no limit. Section "Format".
 ///
 /// ```
 /// use cgroup_core::Max;
@@ -17,7 +17,7 @@ use crate::parse;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Max {
-    /// At most this much.
+    /// The greatest permitted value.
     Value(u64),
     /// No limit.
     Max,
@@ -50,21 +50,21 @@ impl FromStr for Max {
     }
 }
 
-/// `cpu.max`: at most `quota` µs of processor time in every `period` µs. Two processors' worth is a
-/// quota of twice the period.
+/// The value of `cpu.max`: at most `quota` µs of processor time in each `period` µs. Two processors
+/// are a quota of twice the period. Section "CPU Interface Files".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CpuMax {
-    /// In µs, at least 1000. `None`: no limit.
+    /// Quota in µs, at least 1000. `None`: no limit.
     pub quota: Option<u64>,
-    /// In µs, from 1000 to 1000000.
+    /// Period in µs, from 1000 to 1000000.
     pub period: u64,
 }
 
 impl CpuMax {
-    /// The kernel's default period in µs.
+    /// The default period of the kernel, in µs.
     pub const DEFAULT_PERIOD: u64 = 100_000;
 
-    /// At most `quota` µs in every `period` µs.
+    /// Creates a limit of `quota` µs in each `period` µs.
     pub const fn new(quota: u64, period: u64) -> Self {
         Self { quota: Some(quota), period }
     }
@@ -84,7 +84,7 @@ impl CpuMax {
     }
 }
 
-/// `max_cfs_runtime` of kernel/sched/core.c in µs: (2^44 - 1) µs.
+/// `max_cfs_runtime` of kernel/sched/core.c in µs: 2^44 - 1.
 const MAX_QUOTA: u64 = (1 << 44) - 1;
 
 impl fmt::Display for CpuMax {
@@ -96,7 +96,7 @@ impl fmt::Display for CpuMax {
     }
 }
 
-/// `QUOTA PERIOD`, or the quota alone with the kernel's default period.
+/// Parses `QUOTA PERIOD`, or a quota with the default period of the kernel.
 impl FromStr for CpuMax {
     type Err = Error;
 
@@ -111,7 +111,8 @@ impl FromStr for CpuMax {
     }
 }
 
-/// A device's limits in `io.max`; `None` leaves a value as it is.
+/// The limits of a device in `io.max`. `None` leaves a value as it is. Section "IO Interface
+/// Files".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(
     feature = "serde",
@@ -119,16 +120,16 @@ impl FromStr for CpuMax {
     serde(default, deny_unknown_fields)
 )]
 pub struct IoMax {
-    /// Bytes read in a second.
+    /// Bytes read per second.
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub rbps: Option<Max>,
-    /// Bytes written in a second.
+    /// Bytes written per second.
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub wbps: Option<Max>,
-    /// Reads in a second.
+    /// Read operations per second.
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub riops: Option<Max>,
-    /// Writes in a second.
+    /// Write operations per second.
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub wiops: Option<Max>,
 }
@@ -163,7 +164,7 @@ impl IoMax {
         Ok(all)
     }
 
-    /// Whether it limits nothing.
+    /// Whether no limit is set.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -173,7 +174,7 @@ impl IoMax {
     }
 }
 
-/// Without the device: `rbps=1048576 wiops=max`.
+/// Prints the limits without the device: `rbps=1048576 wiops=max`.
 impl fmt::Display for IoMax {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         nested_keyed(
@@ -183,7 +184,8 @@ impl fmt::Display for IoMax {
     }
 }
 
-/// An RDMA device's limits in `rdma.max`; `None` leaves a value as it is.
+/// The limits of an RDMA device in `rdma.max`. `None` leaves a value as it is. Section "RDMA
+/// Interface Files".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(
     feature = "serde",
@@ -191,16 +193,16 @@ impl fmt::Display for IoMax {
     serde(default, deny_unknown_fields)
 )]
 pub struct RdmaMax {
-    /// Handles: connections to the device.
+    /// Maximum number of handles (connections to the device).
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub hca_handle: Option<Max>,
-    /// Objects: queue pairs, memory regions and the like.
+    /// Maximum number of objects, such as queue pairs and memory regions.
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub hca_object: Option<Max>,
 }
 
 impl RdmaMax {
-    /// Whether it limits nothing.
+    /// Whether no limit is set.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -210,14 +212,14 @@ impl RdmaMax {
     }
 }
 
-/// Without the device: `hca_handle=2 hca_object=max`.
+/// Prints the limits without the device: `hca_handle=2 hca_object=max`.
 impl fmt::Display for RdmaMax {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         nested_keyed(f, [("hca_handle", self.hca_handle), ("hca_object", self.hca_object)])
     }
 }
 
-/// The pairs that have a value, as the kernel writes and reads them: `KEY=VALUE KEY=VALUE`.
+/// Prints the pairs that have a value: `KEY=VALUE KEY=VALUE`.
 fn nested_keyed<const N: usize>(f: &mut fmt::Formatter<'_>, fields: [(&str, Option<Max>); N]) -> fmt::Result {
     let set = fields.into_iter().filter_map(|(key, value)| Some((key, value?)));
     for (i, (key, value)) in set.enumerate() {

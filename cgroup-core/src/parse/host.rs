@@ -1,4 +1,4 @@
-//! The files of /proc that tell where the hierarchies are.
+//! Parsers for the files of /proc that say where the hierarchies are.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -6,25 +6,25 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 
-/// A cgroup mount, v1 or v2, of `/proc/self/mountinfo`.
+/// A mount of cgroup v1 or v2 in `/proc/self/mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// Which directory of the hierarchy is mounted, as seen from the reader's cgroup namespace:
-    /// `/` for its root, `/..` for what lies above.
+    /// The mounted directory of the hierarchy, as seen from the reader's cgroup namespace: `/` for
+    /// its root, `/..` for a cgroup above.
     pub root: String,
-    /// Where, as seen from the reader's root directory.
+    /// The mount point, relative to the reader's root directory.
     pub point: PathBuf,
     /// `true` for `cgroup2`, `false` for v1.
     pub v2: bool,
-    /// The controllers and flags of a v1 hierarchy (its super block options).
+    /// The controllers and flags of a v1 hierarchy (the super block options).
     pub options: Vec<String>,
 }
 
-/// `/proc/self/mountinfo`, the cgroup mounts alone, in its order: of two at the same place the
-/// later one is on top. Lines that are malformed are skipped, for one odd mount must not hide
-/// the others.
+/// Parses the cgroup mounts of `/proc/self/mountinfo`, in the order of the file. If two are at the
+/// same place, the later one hides the other. Malformed lines are skipped, because one unusual
+/// mount must not hide the others.
 ///
-/// Source: <https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html>
+/// Since Linux 2.6.26. Source: <https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html>
 pub fn mountinfo(text: &str) -> Vec<Mount> {
     text.split('\n').filter_map(mount).collect()
 }
@@ -45,7 +45,7 @@ fn mount(line: &str) -> Option<Mount> {
     Some(Mount { root, point, v2, options })
 }
 
-/// Undoes the kernel's octal escapes of space, tab, newline and backslash.
+/// Decodes the octal escapes of space, tab, newline and backslash.
 fn unescape(text: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -67,18 +67,20 @@ fn unescape(text: &str) -> Vec<u8> {
 /// A line of `/proc/cgroups`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subsystem {
-    /// Its v1 name: `blkio` where v2 says `io`.
+    /// Name in v1, such as `blkio` for `io`.
     pub name: String,
-    /// The id of the v1 hierarchy it is bound to; 0 for v2 or for none.
+    /// Id of the v1 hierarchy that has the controller; 0 for v2 or none.
     pub hierarchy: u32,
-    /// `false` where the kernel was started with `cgroup_disable=`.
+    /// `false` if the kernel was started with `cgroup_disable=`.
     pub enabled: bool,
 }
 
-/// `/proc/cgroups`: every controller in the kernel.
+/// Parses `/proc/cgroups`, which lists all controllers of the kernel.
+///
+/// Since Linux 2.6.24. cgroups(7).
 ///
 /// # Errors
-/// `InvalidText` for a line of other than four fields.
+/// `InvalidText`: a line does not have four fields.
 pub fn proc_cgroups(text: &str) -> Result<Vec<Subsystem>> {
     let mut all = Vec::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -91,9 +93,12 @@ pub fn proc_cgroups(text: &str) -> Result<Vec<Subsystem>> {
     Ok(all)
 }
 
-/// `/proc/PID/cgroup`: the cgroup in v2 (the line `0::PATH`), as seen from the reader's cgroup
-/// namespace: it begins with `/..` where it lies outside of it. `None` where v2 is not mounted
-/// anywhere. A name may hold spaces; a removed cgroup's path ends in ` (deleted)`.
+/// Returns the path of the v2 cgroup in the text of a `/proc/PID/cgroup` (the line `0::PATH`), as
+/// seen from the reader's cgroup namespace. The path begins with `/..` if the cgroup is outside of
+/// that namespace. It may contain spaces, and ends in ` (deleted)` if the cgroup was removed.
+/// Returns `None` if v2 is not mounted anywhere.
+///
+/// Since Linux 4.5. cgroups(7).
 ///
 /// ```
 /// let text = "2:pids:/a\n0::/user.slice/x\n";

@@ -1,7 +1,8 @@
-//! The pure parsers: text in, values out, no file touched.
+//! Parsers for the formats of cgroup files: pure functions of text. The parsers of records are with
+//! their types, such as [`CpuStat::parse`](crate::CpuStat::parse).
 //!
-//! The kernel's files grow keys over time, so unknown keys are kept or skipped, never an error;
-//! what is malformed is an error of kind [`InvalidText`](crate::ErrorKind::InvalidText).
+//! New kernels add keys, so unknown keys are kept or skipped. A malformed text is an error of the
+//! kind [`InvalidText`](crate::ErrorKind::InvalidText). Section "Format".
 
 mod host;
 
@@ -13,7 +14,8 @@ use crate::controller::{Controller, Controllers};
 use crate::device_number::Device;
 use crate::error::{Error, Result};
 
-/// `cgroup.controllers` and `cgroup.subtree_control`: names and spaces. Unknown names are skipped.
+/// Parses `cgroup.controllers` and `cgroup.subtree_control`: names with spaces between. Unknown
+/// names are skipped.
 ///
 /// ```
 /// use cgroup_core::{Controllers, parse};
@@ -32,7 +34,7 @@ impl FromStr for Controller {
     }
 }
 
-/// Rejects unknown names. [`controllers`] skips them.
+/// Rejects unknown names with `InvalidText`. [`controllers`] skips them.
 impl FromStr for Controllers {
     type Err = Error;
 
@@ -41,21 +43,20 @@ impl FromStr for Controllers {
     }
 }
 
-/// A number in decimal, with the newline that the kernel puts after it.
+/// Parses a decimal number, with white space around it.
 ///
 /// # Errors
-/// `InvalidText` where it is no number or exceeds 64 bits.
+/// `InvalidText`: the text is not a number, or the number exceeds 64 bits.
 pub fn number(text: &str) -> Result<u64> {
     let text = text.trim_ascii();
     text.parse().map_err(|_| Error::text("a number", text, "it is not a decimal number of 64 bits"))
 }
 
-/// A flat keyed file (`cpu.stat`, `memory.events`, `cgroup.events`, `cgroup.stat`): a line
-/// `KEY VALUE` for each key. A line whose value is not a number is skipped, such as
-/// `pids.events`' `max` could be.
+/// Parses a flat keyed file (`cpu.stat`, `memory.events`, `cgroup.events`, `cgroup.stat`): a line
+/// `KEY VALUE` for each key. Lines whose value is not a number are skipped.
 ///
 /// # Errors
-/// `InvalidText` for a line of other than two words.
+/// `InvalidText`: a line does not have two words.
 pub fn flat_keyed(text: &str) -> Result<impl Iterator<Item = (&str, u64)>> {
     let wrong = |line: &str| line.split_ascii_whitespace().count() != 2;
     match text.lines().find(|line| wrong(line)) {
@@ -67,10 +68,10 @@ pub fn flat_keyed(text: &str) -> Result<impl Iterator<Item = (&str, u64)>> {
     }
 }
 
-/// A file of one number a line: `cgroup.procs`, `cgroup.threads`.
+/// Parses a file of one number a line: `cgroup.procs`, `cgroup.threads`.
 ///
 /// # Errors
-/// `InvalidText` for a line that is no pid.
+/// `InvalidText`: a line is not a pid.
 pub fn pids(text: &str) -> Result<Vec<i32>> {
     let pid = |line: &str| line.parse().map_err(|_| Error::text("a list of pids", line, "it is not a pid"));
     text.lines().map(pid).collect()

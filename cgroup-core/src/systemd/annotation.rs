@@ -1,17 +1,17 @@
-//! Properties as a container's annotations give them: CRI-O and podman ask so for what OCI's
-//! configuration has no field for.
+//! Unit properties in container annotations. CRI-O and podman use them for properties without a
+//! field in the OCI configuration.
 
 use super::property::{Property, Value};
 use crate::error::{Error, Result};
 
-/// What the keys of such annotations begin with.
+/// Prefix of the keys.
 const PREFIX: &str = "org.systemd.property.";
 
 impl Property {
-    /// The property that the annotation `org.systemd.property.NAME` sets, `None` where its key is
-    /// another. The value is GVariant's text, of which this takes booleans, numbers, strings and
-    /// lists of strings. A `NAME` of systemd's files that ends in `Sec` is in seconds there, and
-    /// becomes the one in microseconds.
+    /// Returns the property that an annotation `org.systemd.property.NAME` sets, or `None` for
+    /// other keys. The value is in GVariant text format; booleans, numbers, strings and lists of
+    /// strings are supported. If `NAME` ends in `Sec`, the value is in seconds, and becomes the
+    /// property in microseconds.
     ///
     /// ```
     /// use cgroup_core::systemd::{Property, Value};
@@ -25,20 +25,20 @@ impl Property {
     /// ```
     ///
     /// # Errors
-    /// `InvalidText` for a name or a value of another form.
+    /// `InvalidText`: the name or the value has another format.
     pub fn of_annotation(key: &str, text: &str) -> Result<Option<Self>> {
         let Some(name) = key.strip_prefix(PREFIX) else { return Ok(None) };
         if name.len() < 3 || !name.bytes().all(|b| b.is_ascii_alphabetic()) {
-            return Err(Error::text("a property of systemd's", name, "its name is of three letters or more"));
+            return Err(Error::text("a systemd property", name, "a name has three letters or more"));
         }
         let value = value(text).ok_or_else(|| {
             Error::text(
-                "a value of systemd's",
+                "a value of a systemd property",
                 text,
-                "it is no boolean, number, 'string' or ['list', 'of them']",
+                "it is not a boolean, a number, a 'string' or a ['list', 'of strings']",
             )
         })?;
-        // Not UUSec or an acronym's end.
+        // Names such as UUSec, or with an acronym before Sec, do not match.
         let seconds =
             name.strip_suffix("Sec").filter(|stem| stem.ends_with(|c: char| c.is_ascii_lowercase()));
         let Some(stem) = seconds else { return Ok(Some(Self::new(name, value))) };
@@ -54,14 +54,14 @@ impl Property {
             return Err(Error::text(
                 "a number of seconds",
                 text,
-                "it is no number, or below 0, or too large",
+                "it is not a number, is negative, or is too large",
             ));
         }
         Ok(Some(Self::new(format!("{stem}USec"), usec as u64)))
     }
 }
 
-/// A value as GVariant writes it: <https://docs.gtk.org/glib/gvariant-text-format.html>.
+/// Parses a value in GVariant text format: <https://docs.gtk.org/glib/gvariant-text-format.html>.
 fn value(text: &str) -> Option<Value> {
     let text = text.trim();
     let (kind, rest) = text.split_once(' ').unwrap_or(("", text));
@@ -87,7 +87,7 @@ fn value(text: &str) -> Option<Value> {
     })
 }
 
-/// A string in quotes, and what comes after it.
+/// Parses a quoted string. Returns it and the rest of the text.
 fn string(text: &str) -> Option<(String, &str)> {
     let quote = text.chars().next().filter(|quote| matches!(quote, '\'' | '"'))?;
     let mut string = String::new();
@@ -102,7 +102,7 @@ fn string(text: &str) -> Option<(String, &str)> {
     None
 }
 
-/// The rest of a list of strings, after its bracket.
+/// Parses the rest of a list of strings, after its bracket.
 fn list(mut text: &str) -> Option<Vec<String>> {
     let mut all = Vec::new();
     loop {

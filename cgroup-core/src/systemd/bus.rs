@@ -1,4 +1,4 @@
-//! Just enough D-Bus to talk to systemd: calls on a connection of its own, one after the other.
+//! A minimal D-Bus client for systemd: one connection, and one call after the other.
 //!
 //! Sources: <https://dbus.freedesktop.org/doc/dbus-specification.html>,
 //! <https://www.freedesktop.org/software/systemd/man/latest/org.freedesktop.systemd1.html>
@@ -14,25 +14,25 @@ use nix::errno::Errno;
 use super::property::{Property, Value};
 use crate::error::errno_text;
 
-/// For a call. What systemd promises meanwhile it does later, see [`Connection::job`].
+/// Time limit of a call. Jobs of systemd end later: see [`Connection::job`].
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Replies are short; what is longer is not for us.
+/// Maximum length of a message part in bytes. The expected replies are short.
 const LONGEST: u32 = 1 << 20;
 
-/// A connection, of which the program at the other end knows who the caller is.
+/// An authenticated connection.
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: BufReader<UnixStream>,
     serial: u32,
-    /// The jobs of systemd that have ended: path and result.
+    /// Path and result of the systemd jobs that have ended.
     ended: Vec<(String, String)>,
 }
 
-/// Why a call came to nothing.
+/// Why a call failed.
 #[derive(Debug)]
 pub(super) enum Failure {
     Io(io::Error),
-    /// The error that came back: its name, and its text.
+    /// The peer returned an error: its name and its text.
     Refused(String, String),
 }
 
@@ -43,7 +43,7 @@ impl From<io::Error> for Failure {
 }
 
 impl Failure {
-    /// Whether it is systemd's error of this name.
+    /// Whether it is the systemd error with this name.
     pub(super) fn is(&self, name: &str) -> bool {
         matches!(self, Self::Refused(refused, _) if refused.strip_prefix("org.freedesktop.systemd1.") == Some(name))
     }
@@ -75,7 +75,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// A method call: where to, and its marshalled arguments.
+/// A method call: the destination and the marshalled arguments.
 pub(super) struct Call<'a> {
     pub(super) path: &'a str,
     pub(super) interface: &'a str,
@@ -88,14 +88,14 @@ const DBUS: &str = "org.freedesktop.DBus";
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 
 impl Connection {
-    /// Connects to a bus, or to a systemd itself.
+    /// Connects to a bus, or to systemd itself.
     pub(super) fn open(address: &Path, is_bus: bool) -> Result<Self, Failure> {
         let mut stream = BufReader::new(UnixStream::connect(address)?);
         let deadline = Instant::now() + TIMEOUT;
         stream.get_ref().set_write_timeout(Some(TIMEOUT))?;
-        // Without an id of its own, which in a user namespace would be another than the socket's.
-        // In one piece, and nothing more before the answer: systemd overlooks what comes right
-        // behind a BEGIN.
+        // The user id is left out, because the id in a user namespace differs from that of the
+        // socket. All is sent in one write and nothing follows before the answer, because systemd
+        // ignores what comes directly after BEGIN.
         stream.get_ref().write_all(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n")?;
         let mut line = String::new();
         for expected in ["DATA", "OK "] {
@@ -119,7 +119,7 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Calls, and awaits the reply.
+    /// Sends a call and waits for its reply.
     pub(super) fn call(&mut self, call: Call<'_>) -> Result<Message, Failure> {
         self.serial += 1;
         self.stream.get_ref().write_all(&call.to_bytes(self.serial))?;
@@ -137,7 +137,8 @@ impl Connection {
         }
     }
 
-    /// Awaits the end of a job of systemd, and returns its result: `done`, `failed`, `timeout` …
+    /// Waits for the end of a systemd job and returns its result: `done`, `failed`, `timeout` and
+    /// others.
     pub(super) fn job(&mut self, job: &str, patience: Duration) -> Result<String, Failure> {
         let deadline = Instant::now() + patience;
         loop {
@@ -149,7 +150,7 @@ impl Connection {
         }
     }
 
-    /// Keeps what it says if it is about a job that ended.
+    /// Records the result if the message reports the end of a job.
     fn note(&mut self, message: &Message) {
         if message.kind == Kind::Signal && message.name == "JobRemoved" && message.signature == "uoss" {
             self.ended.extend(message.job());
@@ -168,7 +169,7 @@ impl Connection {
     }
 }
 
-/// How long a read may take.
+/// Limits the time of the next read to the deadline.
 fn set_timeout(stream: &BufReader<UnixStream>, deadline: Instant) -> io::Result<()> {
     match deadline.saturating_duration_since(Instant::now()) {
         Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
@@ -177,7 +178,7 @@ fn set_timeout(stream: &BufReader<UnixStream>, deadline: Instant) -> io::Result<
 }
 
 impl Call<'_> {
-    /// A call of systemd's manager.
+    /// Returns a call to the manager object of systemd.
     pub(super) fn manager<'a>(member: &'a str, signature: &'a str, body: Writer) -> Call<'a> {
         let (path, interface) = ("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager");
         Call { path, interface, member, signature, body }
@@ -204,7 +205,7 @@ impl Call<'_> {
     }
 }
 
-/// Marshals values, each aligned as D-Bus wants it.
+/// Marshals values with the alignment of D-Bus.
 #[derive(Default)]
 pub(super) struct Writer(Vec<u8>);
 
@@ -235,7 +236,7 @@ impl Writer {
         self.0.push(0);
     }
 
-    /// The length counts from the first element, after its padding.
+    /// Appends an array. The length begins at the first element, after the padding.
     pub(super) fn array(&mut self, align: usize, elements: impl FnOnce(&mut Self)) {
         self.word(0);
         let length_at = self.0.len() - 4;
@@ -246,7 +247,7 @@ impl Writer {
         self.0[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
     }
 
-    /// `a(sv)`: structs of a name and a variant.
+    /// Appends `a(sv)`: structs of a name and a variant.
     pub(super) fn properties(&mut self, properties: &[Property]) {
         self.array(8, |all| {
             for property in properties {
@@ -284,7 +285,7 @@ impl Writer {
         }
     }
 
-    /// A struct of a code and a variant.
+    /// Appends a header field: a struct of a code and a variant.
     fn field(&mut self, code: u8, signature: &str, value: impl FnOnce(&mut Self)) {
         self.align(8);
         self.0.push(code);
@@ -301,21 +302,21 @@ enum Kind {
     Other,
 }
 
-/// What came in, and what matters of its header.
+/// A received message, and the relevant fields of its header.
 #[derive(Debug)]
 pub(super) struct Message {
     kind: Kind,
-    /// The serial of the call that it answers.
+    /// Serial of the call that it answers.
     reply_to: u32,
-    /// Of an error its name, of a signal its member.
+    /// Name of an error, or member of a signal.
     name: String,
     signature: String,
     bytes: Vec<u8>,
-    /// Where in the bytes the body begins.
+    /// Offset of the body in the bytes.
     body: usize,
 }
 
-/// How many bytes follow a message's first 16.
+/// Returns the number of bytes after the first 16 of a message.
 fn rest_of(start: &[u8; 16]) -> Option<u64> {
     let reader = Reader::of(start);
     let (body, fields) = (reader.word_at(4)?, reader.word_at(12)?);
@@ -359,7 +360,8 @@ impl Message {
         Reader { at: self.body, ..Reader::of(&self.bytes) }
     }
 
-    /// Its one text: an object's path, an error's sentence, or a variant with a text in it.
+    /// Returns the text in the body: the path of an object, the text of an error, or a variant that
+    /// contains a text.
     pub(super) fn text(&self) -> Option<&str> {
         let mut body = self.body();
         match self.signature.as_str() {
@@ -369,7 +371,7 @@ impl Message {
         }
     }
 
-    /// Of the signal `JobRemoved` the job's path and result.
+    /// Returns the path and the result of the job in a signal `JobRemoved`.
     fn job(&self) -> Option<(String, String)> {
         let mut body = self.body();
         body.word()?;
@@ -456,7 +458,7 @@ mod tests {
         }
     }
 
-    /// A message of this kind with these fields and this body.
+    /// Returns a message of this kind with these fields and this body.
     fn message(kind: u8, fields: impl FnOnce(&mut Writer), body: impl FnOnce(&mut Writer)) -> Message {
         let mut content = Writer::default();
         body(&mut content);

@@ -11,10 +11,11 @@ use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 use crate::sys;
 
-/// A scope with a placeholder in it, so that it lives although nothing runs in it yet.
+/// A scope with a placeholder process, which keeps the scope alive while no program runs in it.
 ///
-/// The placeholder counts as a process of the cgroup: a `pids.max` of 1 leaves no room beside it,
-/// and the cgroup cannot hand controllers down.
+/// The placeholder counts as a process of the cgroup. So a `pids.max` of 1 permits no other
+/// process, and the cgroup cannot enable controllers for children. Dropping this ends the
+/// placeholder.
 #[derive(Debug)]
 pub struct Held {
     pub(super) cgroup: Cgroup,
@@ -22,13 +23,13 @@ pub struct Held {
 }
 
 impl Held {
-    /// The scope's cgroup.
+    /// Returns the cgroup of the scope.
     pub fn cgroup(&self) -> &Cgroup {
         &self.cgroup
     }
 
-    /// Ends the placeholder, which is gone and reaped on return. If there is no other process in
-    /// the scope, it ends as well. So it does when this is dropped.
+    /// Ends the placeholder and returns the cgroup. On return the placeholder is reaped. If no
+    /// other process is in the scope, the scope ends too.
     pub fn release(self) -> Cgroup {
         drop(self.placeholder);
         self.cgroup
@@ -40,7 +41,7 @@ impl Held {
 pub(super) struct Placeholder {
     pub(super) pid: i32,
     pidfd: OwnedFd,
-    /// It ends when this does.
+    /// Write end of the pipe. The child ends when it is closed.
     _alive: OwnedFd,
 }
 
@@ -55,7 +56,7 @@ impl Placeholder {
 
 impl Drop for Placeholder {
     fn drop(&mut self) {
-        // Even where the scope is frozen.
+        // SIGKILL also ends a frozen process.
         let _ = sys::pidfd_send_signal(&self.pidfd, libc::SIGKILL);
         let wait = || waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::__WALL);
         while wait() == Err(Errno::EINTR) {}
@@ -74,7 +75,7 @@ mod tests {
         let dir = PathBuf::from(format!("/proc/{}", placeholder.pid));
         let descriptors = || std::fs::read_dir(dir.join("fd")).unwrap().count();
         while descriptors() > 1 {
-            std::thread::yield_now(); // It is on its way.
+            std::thread::yield_now(); // The child has not yet closed its descriptors.
         }
         assert_eq!(descriptors(), 1);
         drop(placeholder);

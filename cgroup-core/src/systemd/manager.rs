@@ -13,22 +13,23 @@ use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 use crate::hierarchy::Hierarchy;
 
-/// For a job of systemd, which may have others to do first.
+/// Time limit of a systemd job, which may wait for other jobs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A connection to a systemd.
+/// A connection to a systemd manager.
 #[derive(Debug)]
 pub struct Manager {
     connection: Connection,
 }
 
 impl Manager {
-    /// Connects to the systemd that the caller's cgroups belong to: as root the machine's, as
-    /// another the user's, and as the root of a user namespace the user's if a session is known by
-    /// `DBUS_SESSION_BUS_ADDRESS` or `XDG_RUNTIME_DIR`.
+    /// Connects to the systemd that manages the caller's cgroups: the machine's for root, and the
+    /// user's for other users. For the root of a user namespace this is the user's systemd if
+    /// `DBUS_SESSION_BUS_ADDRESS` or `XDG_RUNTIME_DIR` is set.
     ///
     /// # Errors
-    /// `Systemd` where none answers.
+    /// `Systemd`: no systemd accepts the connection (`ENOENT`, `ECONNREFUSED`, `EACCES`, as the
+    /// source).
     pub fn connect() -> Result<Self> {
         let session = ["DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR"];
         let session = session.iter().any(|name| std::env::var_os(name).is_some());
@@ -36,7 +37,7 @@ impl Manager {
     }
 
     /// Connects to the machine's systemd: over the system bus (`DBUS_SYSTEM_BUS_ADDRESS`), or
-    /// directly where no bus runs, which takes root.
+    /// directly if no bus runs, which requires root.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -44,12 +45,12 @@ impl Manager {
         let bus = bus_of("DBUS_SYSTEM_BUS_ADDRESS").unwrap_or_else(|| "/run/dbus/system_bus_socket".into());
         Self::open(
             [(bus, true), ("/run/systemd/private".into(), false)],
-            "boot this machine with systemd, or let the cgroups be managed without it (cgroupfs)",
+            "boot this machine with systemd, or manage the cgroups without systemd (cgroupfs)",
         )
     }
 
-    /// Connects to the user's systemd: over the session's bus (`DBUS_SESSION_BUS_ADDRESS`, or below
-    /// `XDG_RUNTIME_DIR`, which is `/run/user/UID` where it is not set), or directly.
+    /// Connects to the user's systemd: over the session bus (`DBUS_SESSION_BUS_ADDRESS`, or `bus`
+    /// in `XDG_RUNTIME_DIR`, by default `/run/user/UID`), or directly if no bus runs.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -59,14 +60,14 @@ impl Manager {
         let bus = bus_of("DBUS_SESSION_BUS_ADDRESS").unwrap_or_else(|| dir.join("bus"));
         Self::open(
             [(bus, true), (dir.join("systemd/private"), false)],
-            "log in through a session with a user manager (loginctl enable-linger USER), or let the cgroups be managed without systemd (cgroupfs)",
+            "log in through a session with a user manager (loginctl enable-linger USER), or manage the cgroups without systemd (cgroupfs)",
         )
     }
 
     fn open(places: [(PathBuf, bool); 2], cure: &'static str) -> Result<Self> {
         let (mut failures, mut source) = (Vec::new(), None);
         for (place, is_bus) in places {
-            // It tells subscribers alone which jobs have ended.
+            // systemd reports the end of jobs only to subscribers.
             let subscribed = Connection::open(&place, is_bus).and_then(|mut connection| {
                 connection.call(Call::manager("Subscribe", "", Writer::default()))?;
                 Ok(connection)
@@ -86,16 +87,17 @@ impl Manager {
         ))
     }
 
-    /// Starts a scope with an existing process, which is moved there with all its threads, and
-    /// returns its cgroup. The pid is as systemd sees it.
+    /// Starts a scope with an existing process and returns its cgroup. systemd moves the process
+    /// there with all its threads. The pid is relative to the pid namespace of systemd.
     ///
     /// # Errors
-    /// `Systemd` where it refuses the scope or one of its properties, or such a scope is active;
-    /// `TimedOut` after 30 s.
+    /// - `Systemd`: systemd rejects the scope or a property, or a scope with this name is active.
+    /// - `TimedOut` after 30 s.
+    /// - As [`cgroup_of`](Self::cgroup_of).
     pub fn start_scope(&mut self, scope: &Scope, pid: i32) -> Result<Cgroup> {
         let properties = scope.properties(pid);
         let started = match self.start(&scope.name, &properties) {
-            // One that failed, and whose maker did not let systemd forget it.
+            // A failed unit with this name may still exist.
             Err(failure) if failure.is("UnitExists") => {
                 let _ = self.by_name("ResetFailedUnit", &scope.name);
                 self.start(&scope.name, &properties)
@@ -107,27 +109,29 @@ impl Manager {
         self.cgroup_of(&scope.name)
     }
 
-    /// Starts a scope with nothing in it but a placeholder, for processes that shall be born there.
+    /// Starts a scope with only a placeholder in it, for processes that are started in the scope.
+    ///
+    /// Since Linux 5.9 (`close_range`).
     ///
     /// # Errors
-    /// As [`start_scope`](Self::start_scope), and `Os` with `EAGAIN` or `ENOMEM` where no process
-    /// can be started.
+    /// As [`start_scope`](Self::start_scope), and `Os` (`EAGAIN`, `ENOMEM`): the placeholder cannot
+    /// be started.
     pub fn hold_scope(&mut self, scope: &Scope) -> Result<Held> {
-        // As long as it is not reaped its pid is no other's.
+        // The pid cannot be reused before the placeholder is reaped.
         let placeholder = Placeholder::start()?;
         let cgroup = self.start_scope(scope, placeholder.pid)?;
         Ok(Held { cgroup, placeholder })
     }
 
-    /// Starts a slice, for limits over several scopes, and returns its cgroup. It stays until it is
-    /// [stopped](Self::stop). If it is active already it gets the properties.
+    /// Starts a slice, for limits of several scopes together, and returns its cgroup. The slice
+    /// exists until it is [stopped](Self::stop). If it is active already, this sets the properties.
     ///
     /// # Errors
-    /// As [`start_scope`](Self::start_scope); `InvalidName`, see [`slice_path`].
+    /// As [`start_scope`](Self::start_scope), and `InvalidName`: see [`slice_path`].
     pub fn start_slice(&mut self, name: &str, properties: &[Property]) -> Result<Cgroup> {
         slice_path(name)?;
         let mut all = vec![Property::new("Description", name)];
-        // A slice is in the one that its name says; it only needs it to be there.
+        // The name determines the parent slice, which must exist.
         if let Some((parent, _)) = name.rsplit_once('-').filter(|(parent, _)| !parent.is_empty()) {
             all.push(Property::new("Wants", vec![format!("{parent}.slice")]));
         }
@@ -141,11 +145,12 @@ impl Manager {
         self.cgroup_of(name)
     }
 
-    /// The cgroup of a unit that is active.
+    /// Opens the cgroup of an active unit.
     ///
     /// # Errors
-    /// `Systemd` where there is no such unit; `NotFound` where it has no cgroup any more; as
-    /// [`Hierarchy::detect`].
+    /// - `Systemd`: there is no such unit.
+    /// - `NotFound` (`ENOENT`): the unit has no cgroup any more.
+    /// - As [`Hierarchy::detect`].
     pub fn cgroup_of(&mut self, unit: &str) -> Result<Cgroup> {
         let fail = |failure| failed("find the cgroup of", unit, failure);
         let reply = self.by_name("GetUnit", unit).map_err(fail)?;
@@ -169,27 +174,29 @@ impl Manager {
         Hierarchy::detect()?.at(path, &format!("the unit {unit}"))
     }
 
-    /// Changes properties of an active unit, until it ends.
+    /// Sets properties of an active unit, until it ends.
     ///
     /// # Errors
-    /// `Systemd` where it refuses one, or there is no such unit.
+    /// `Systemd`: systemd rejects a property, or there is no such unit.
     pub fn set_properties(&mut self, unit: &str, properties: &[Property]) -> Result<()> {
         let mut body = Writer::default();
         body.text(unit);
-        body.word(1); // Not in a file, which would outlive the unit.
+        body.word(1); // At run time only, not in a file that outlives the unit.
         body.properties(properties);
         let call = Call::manager("SetUnitProperties", "sba(sv)", body);
         self.connection.call(call).map_err(|failure| failed("change", unit, failure))?;
         Ok(())
     }
 
-    /// Stops a unit, and has systemd forget it, if it failed too. One that is gone is fine.
+    /// Stops a unit and removes it from systemd, also after a failure. A unit that does not exist
+    /// is not an error.
     ///
-    /// Processes that live in it are asked to end (SIGTERM) and get 90 s before they are killed:
-    /// [`Cgroup::kill`] them first.
+    /// systemd sends SIGTERM to the processes of the unit, and SIGKILL after 90 s. To avoid the
+    /// wait, call [`Cgroup::kill`] first.
     ///
     /// # Errors
-    /// `Systemd` where it refuses; `TimedOut` after 30 s.
+    /// - `Systemd`: systemd rejects the request.
+    /// - `TimedOut` after 30 s.
     pub fn stop(&mut self, unit: &str) -> Result<()> {
         let mut body = Writer::default();
         body.text(unit);
@@ -205,7 +212,7 @@ impl Manager {
         }
     }
 
-    /// Asks for the start of a transient unit; the path of the job.
+    /// Requests the start of a transient unit. Returns the path of the job.
     fn start(&mut self, unit: &str, properties: &[Property]) -> Result<String, Failure> {
         let mut body = Writer::default();
         body.text(unit);
@@ -216,7 +223,7 @@ impl Manager {
         Ok(reply.text().unwrap_or_default().to_owned())
     }
 
-    /// A call that takes a unit's name; the text that it returns, if any.
+    /// Calls a method with the name of a unit. Returns its text result, if any.
     fn by_name(&mut self, member: &str, unit: &str) -> Result<String, Failure> {
         let mut body = Writer::default();
         body.text(unit);
@@ -244,14 +251,14 @@ fn failed(verb: &str, unit: &str, failure: Failure) -> Error {
     Error::systemd(format!("systemd cannot {verb} {unit}: {failure}"), None, failure.into_source())
 }
 
-/// The socket that a variable tells of.
+/// Returns the path of the socket in a variable.
 fn bus_of(variable: &str) -> Option<PathBuf> {
     let told = std::env::var(variable).ok()?;
     let path = told.split(';').find_map(|one| one.strip_prefix("unix:path=")?.split(',').next())?;
     Some(path.into())
 }
 
-/// Whether some of the machine's users do not exist here.
+/// Whether some users of the machine do not exist in this user namespace.
 fn in_user_namespace() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     !map.split_ascii_whitespace().eq(["0", "0", "4294967295"])

@@ -1,16 +1,17 @@
-//! Properties of units, and the limits that systemd has to know of.
+//! Properties of units, and the properties for limits.
 
 use crate::cpu_list::CpuList;
 use crate::error::{Error, Result};
 use crate::limits::table::{Limit, Systemd};
 use crate::limits::{CpuMax, Limits, Max};
 
-/// A property of a unit, by the name that it has on D-Bus: `MemoryMax`, `TimeoutStopUSec`.
+/// A property of a unit, with its name on D-Bus, such as `MemoryMax` or `TimeoutStopUSec`.
+/// systemd.resource-control(5).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Property {
-    /// Its name.
+    /// Name on D-Bus.
     pub name: String,
-    /// Its value, of the type that systemd wants for it.
+    /// Value, of the type that systemd expects.
     pub value: Value,
 }
 
@@ -41,17 +42,17 @@ pub enum Value {
 }
 
 impl Property {
-    /// A property of this name and value.
+    /// Creates a property.
     pub fn new(name: impl Into<String>, value: impl Into<Value>) -> Self {
         Self { name: name.into(), value: value.into() }
     }
 
-    /// The properties that say what these limits say. systemd writes them again whenever it likes
-    /// (`systemctl daemon-reload`), so it must know of each that it could undo.
+    /// Returns the properties for these limits. systemd may write the values of its properties
+    /// again at any time (`systemctl daemon-reload`), so it must know the limits.
     ///
-    /// Those that it has no property for are not among them, and a processor's time is rounded up
-    /// to whole percents, so that the exact quota fits below. After the unit has started,
-    /// [`Cgroup::apply`](crate::Cgroup::apply) writes all of them as they are.
+    /// Limits without a property are left out. The quota of `cpu.max` is rounded up to whole
+    /// percents, so that the exact quota in a cgroup below takes effect. After the unit has
+    /// started, [`Cgroup::apply`](crate::Cgroup::apply) writes all limits with their exact values.
     ///
     /// ```
     /// use cgroup_core::{CpuMax, Limits, Max, systemd::Property};
@@ -69,10 +70,11 @@ impl Property {
     /// ```
     ///
     /// # Errors
-    /// `InvalidText` for a value of [`Limits::unified`] that the kernel may understand and systemd
-    /// does not, such as `memory.max` in `64M`; `InvalidLimit` for a processor beyond 8191.
+    /// - `InvalidText`: systemd cannot represent a value of [`Limits::unified`] that the kernel
+    ///   accepts, such as `64M` for `memory.max`.
+    /// - `InvalidLimit`: a processor number above 8191, or a value of `cpu.max` out of range.
     pub fn of_limits(limits: &Limits) -> Result<Vec<Self>> {
-        // Of several values for one file the last holds; a device's weight is a line of its own.
+        // The last value for a file is in force. The weight of a single device has no property.
         let device = |file: &str, value: &str| file == "io.weight" && value.contains(':');
         let mut last = Vec::new();
         for (file, value) in limits.writes().into_iter().filter(|(file, value)| !device(file, value)) {
@@ -83,7 +85,7 @@ impl Property {
         for (file, value) in &last {
             all.extend(of_file(file, value)?);
         }
-        // An idle cgroup has no weight, which is a weight of 0 to systemd.
+        // An idle cgroup has the weight 0 in systemd, and no other.
         if all.contains(&Self::new("CPUWeight", 0_u64)) {
             all.retain(|property| property.name != "CPUWeight" || property.value == Value::U64(0));
         }
@@ -119,20 +121,21 @@ fn of_file(file: &str, value: &str) -> Result<Vec<Property>> {
     }
 }
 
-/// µs of processor time in a second, rounded up to what systemd counts in: a percent is 10 ms.
+/// Returns the processor time per second in µs, rounded up to the unit of systemd: one percent,
+/// which is 10 ms.
 fn per_second(quota: u64, period: u64) -> u64 {
     const PERCENT: u64 = 10_000;
     let exact = u128::from(quota) * 1_000_000 / u128::from(period);
     u64::try_from(exact).map_or(u64::MAX, |exact| exact.next_multiple_of(PERCENT))
 }
 
-/// A set of processors or memory nodes, a bit for each. systemd's sets have the kernel's size at
-/// most, which is 8192 processors.
+/// Returns a set of processors or memory nodes as a bit mask. Like the kernel, systemd supports at
+/// most 8192 processors.
 fn mask(file: &str, list: &CpuList) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     for range in list.ranges() {
         if *range.end() > 8_191 {
-            return Err(Error::limit(file, list, "no kernel has a number above 8191"));
+            return Err(Error::limit(file, list, "a number must be at most 8191"));
         }
         bytes.resize(*range.end() as usize / 8 + 1, 0);
         for n in range {

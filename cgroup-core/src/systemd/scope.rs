@@ -3,30 +3,30 @@
 use super::property::Property;
 use crate::error::{Error, Result};
 
-/// A scope to be started.
+/// A scope to start. systemd.scope(5).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scope {
-    /// The unit's name, which ends in `.scope`.
+    /// Name of the unit, which ends in `.scope`.
     pub name: String,
-    /// The slice that it belongs to, made where it does not exist. `None`: systemd's default,
-    /// `system.slice` or the user's `app.slice`.
+    /// Slice of the unit, which systemd creates if it does not exist. `None`: the default of
+    /// systemd, which is `system.slice`, or `app.slice` for a user.
     pub slice: Option<String>,
-    /// What `systemctl status` says of it.
+    /// Description, which `systemctl status` shows.
     pub description: String,
-    /// Properties beside those that a delegated scope has: accounting of processor, memory, io and
-    /// tasks, no dependencies by default, and to be forgotten when it ends, failed or not.
+    /// Additional properties. Every scope is delegated, has accounting of processor, memory, io and
+    /// tasks, has no default dependencies, and is removed when it ends, even after a failure.
     pub properties: Vec<Property>,
 }
 
 impl Scope {
-    /// A scope of this name, with nothing special about it.
+    /// Creates a scope with this name, the default slice and no additional properties.
     pub fn new(name: impl Into<String>) -> Self {
         let name = name.into();
         Self { description: name.clone(), name, slice: None, properties: Vec::new() }
     }
 
-    /// The scope that OCI's `cgroupsPath` means by its three parts, where systemd is the manager:
-    /// `PREFIX-NAME.scope` in the slice. Slice and prefix may be empty.
+    /// Creates a scope from the three parts of OCI's `cgroupsPath` for systemd: `PREFIX-NAME.scope`
+    /// in the slice. The slice and the prefix may be empty.
     ///
     /// ```
     /// use cgroup_core::systemd::Scope;
@@ -36,7 +36,7 @@ impl Scope {
     /// ```
     ///
     /// # Errors
-    /// `InvalidName` where the slice is none, see [`slice_path`].
+    /// `InvalidName`: the slice has no valid name, see [`slice_path`].
     pub fn of_parts(slice: &str, prefix: &str, name: &str) -> Result<Self> {
         let slice = (!slice.is_empty()).then(|| slice_path(slice).map(|_| slice.to_owned())).transpose()?;
         let name = if prefix.is_empty() { format!("{name}.scope") } else { format!("{prefix}-{name}.scope") };
@@ -55,14 +55,15 @@ impl Scope {
     }
 }
 
-/// What every unit for containers has, as runc's have it.
+/// Returns the properties of all units for containers, which are those of runc.
 pub(super) fn common() -> impl Iterator<Item = Property> {
     let accounting = ["MemoryAccounting", "CPUAccounting", "IOAccounting", "TasksAccounting"];
     let accounting = accounting.into_iter().map(|name| Property::new(name, true));
     accounting.chain([Property::new("DefaultDependencies", false)])
 }
 
-/// The path of a slice's cgroup below systemd's own: a dash in the name is a level.
+/// Returns the path of a slice's cgroup below the cgroup of systemd. Each dash in the name is a
+/// level. systemd.slice(5).
 ///
 /// ```
 /// use cgroup_core::systemd::slice_path;
@@ -72,18 +73,21 @@ pub(super) fn common() -> impl Iterator<Item = Property> {
 /// ```
 ///
 /// # Errors
-/// `InvalidName` where it does not end in `.slice`, or a part of it is empty or has a slash.
+/// `InvalidName`: the name does not end in `.slice`, or a part between dashes is empty or contains
+/// a slash.
 pub fn slice_path(slice: &str) -> Result<String> {
     let wrong = |why| Err(Error::name(slice.as_bytes(), why));
-    let Some(stem) = slice.strip_suffix(".slice") else { return wrong("a slice's name ends in .slice") };
+    let Some(stem) = slice.strip_suffix(".slice") else {
+        return wrong("the name of a slice must end in .slice");
+    };
     if stem == "-" {
         return Ok("/".to_owned());
     }
     if stem.split('-').any(str::is_empty) {
-        return wrong("a slice's name is words with single dashes between");
+        return wrong("the name of a slice is words with single dashes between");
     }
     if stem.contains('/') {
-        return wrong("a slice's name has no slash: dashes are its levels");
+        return wrong("the name of a slice must not contain a slash: dashes are its levels");
     }
     let ends = stem.match_indices('-').map(|(at, _)| at).chain([stem.len()]);
     Ok(ends.map(|end| format!("/{}.slice", &stem[..end])).collect())

@@ -1,5 +1,5 @@
-//! What the kernel tests share: cgroups of their own that are cleaned up even on failure, helper
-//! processes, and the loud skip.
+//! Helpers of the kernel tests: cgroups that are removed even after a failure, helper processes,
+//! and skips.
 #![allow(dead_code)]
 
 use std::io::Read;
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use cgroup_core::{Cgroup, Controllers, Hierarchy};
 
-/// A cgroup of this test alone; killed and removed with all below when dropped.
+/// A cgroup of one test. Dropping it kills its processes and removes it with all cgroups below.
 pub(crate) struct Own(Cgroup);
 
 impl Own {
@@ -20,7 +20,7 @@ impl Own {
         Self(root.create_child(name).unwrap())
     }
 
-    /// With these controllers, or `None` and a loud skip where the host lacks one.
+    /// Returns a cgroup with these controllers. Returns `None` after a skip if the host lacks one.
     pub(crate) fn with(controllers: Controllers) -> Option<Self> {
         let host = Hierarchy::detect().unwrap();
         let reasons: Vec<String> =
@@ -52,16 +52,16 @@ impl Drop for Own {
     }
 }
 
-/// Says that this test did not run and why; a failure where nothing may be skipped.
+/// Prints that the test is skipped, and why. Fails if `NSPOD_NO_SKIP` is set.
 pub(crate) fn skip(reason: &str) {
     let test = std::thread::current().name().unwrap_or("?").to_owned();
     assert!(std::env::var_os("NSPOD_NO_SKIP").is_none(), "{test} must not be skipped here: {reason}");
-    // Not eprintln!, which the test harness would capture.
+    // The test harness would capture eprintln!.
     use std::io::Write as _;
     let _ = writeln!(std::io::stderr(), "SKIP {test}: {reason}");
 }
 
-/// A helper process; killed and reaped when dropped.
+/// A helper process. Dropping it kills and reaps it.
 pub(crate) struct Helper(pub(crate) Child);
 
 impl Helper {
@@ -87,11 +87,12 @@ impl Drop for Helper {
     }
 }
 
-/// Runs ignored tests of this program as a user, beside a systemd of that user's own that keeps to
-/// the cgroup `own`; what they print, if they pass. `None`, with a skip, where there is no systemd.
+/// Runs ignored tests of this program as a user, beside a systemd user manager that uses only the
+/// cgroup `own`. Returns the output if the tests pass, and `None` after a skip if there is no
+/// systemd.
 ///
-/// The manager is as process 1 would start it, in a mount namespace with a cgroup2 view of its own;
-/// the session beside it is root's, as a login's is.
+/// The manager runs in a mount namespace with its own cgroup2 view, as process 1 would start it.
+/// The session beside it belongs to root, like that of a login.
 pub(crate) fn beside_systemd(own: &Own, uid: u32, tests: &[&str], vars: &[(&str, &str)]) -> Option<String> {
     if ["/usr/bin/systemd", "/usr/bin/dbus-daemon"].iter().any(|path| !std::path::Path::new(path).exists()) {
         skip("systemd and dbus are not installed (packages systemd, dbus, dbus-user-session)");
@@ -121,7 +122,7 @@ pub(crate) fn beside_systemd(own: &Own, uid: u32, tests: &[&str], vars: &[(&str,
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut helper = Helper(child);
     let (mut out, mut log) = (String::new(), String::new());
-    // The manager holds the standard error open, and lives on until the cgroup is destroyed.
+    // The manager keeps the standard error open until the cgroup is destroyed.
     helper.0.stdout.as_mut().unwrap().read_to_string(&mut out).unwrap();
     let status = helper.0.wait().unwrap();
     own.kill().unwrap();
