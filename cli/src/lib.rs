@@ -11,8 +11,6 @@ pub mod manual;
 #[doc(hidden)]
 pub mod output;
 #[doc(hidden)]
-pub mod passwd;
-#[doc(hidden)]
 pub mod runtime_dir;
 #[doc(hidden)]
 pub mod terminal;

@@ -460,7 +460,7 @@ fn the_images_of_a_checkpoint_before_are_named_relative_to_the_new_ones() {
     fs::write(bundle.path("file"), "").unwrap();
     for (path, words) in [
         ("/before", "--parent-path: /before is not relative to --image-path"),
-        ("../before", "--parent-path: cannot find the images of the --pre-dump before at images/../before"),
+        ("../before", "--parent-path: cannot find the images of the earlier --pre-dump at images/../before"),
         ("../file", "--parent-path: images/../file is not a directory"),
     ] {
         fails(&bundle.verb(&["checkpoint", "--image-path", "images", "--parent-path", path]), 1, words);

@@ -1,6 +1,13 @@
 //! The crate's error.
 
+use std::error::Error as StdError;
 use std::fmt;
+use std::path::Path;
+
+use nix::errno::Errno;
+
+/// Result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 use nspod_sandbox::ErrorReport;
 
@@ -8,117 +15,199 @@ use nspod_sandbox::ErrorReport;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
+    /// The bundle or its configuration could not be read.
+    Bundle,
     /// A field of the configuration is invalid, or this runtime does not support it.
     /// [`Error::field`] is its JSON path.
     InvalidConfig,
+    /// The id is not a valid name of a container.
+    InvalidId,
+    /// A container with this id exists.
+    Exists,
+    /// No container has this id.
+    NotFound,
+    /// The status of the container does not permit the operation.
+    Status,
+    /// The state of the container could not be read or written.
+    Store,
+    /// The program does not exist in the container.
+    ProgramNotFound,
+    /// The program exists in the container and cannot be executed.
+    ProgramNotExecutable,
+    /// A hook failed or ran into its timeout.
+    Hook,
+    /// A cgroup could not be created, limited, read or removed.
+    Cgroup,
+    /// A process could not be identified, signalled or waited for.
+    Process,
+    /// A descriptor could not be sent: to the console socket, the pidfd socket or the seccomp
+    /// listener.
+    Socket,
     /// A network device could not be moved.
     NetDevice,
     /// resctrl is missing, or refused a request.
     Resctrl,
+    /// criu is missing, or failed.
+    Criu,
+    /// An option is invalid, or contradicts the configuration.
+    InvalidOption,
     /// The sandbox failed with an error of this kind.
     Sandbox(nspod_sandbox::ErrorKind),
 }
 
-/// An error of this crate. Its text is a sentence: the step, the object, the call, the errno, and
-/// the likely cause.
-pub struct Error {
+/// An error of this crate.
+///
+/// [`Display`](fmt::Display) prints a complete sentence for people; its wording can change between
+/// releases. [`kind`](Self::kind), [`field`](Self::field), [`failed_call`](Self::failed_call) and
+/// [`raw_os_error`](Self::raw_os_error) are for programs.
+pub struct Error(Box<Inner>);
+
+struct Inner {
     kind: ErrorKind,
     field: Option<String>,
-    /// Completes "cannot …" if a call failed; a whole sentence otherwise.
+    /// Completes "cannot …" if a call failed; otherwise the whole sentence.
     what: String,
-    call: Option<&'static str>,
-    errno: Option<i32>,
+    call: Option<String>,
+    /// Step, object and call of the sandbox's error; its sentence is in `what`.
+    origin: ErrorReport,
+    errno: Option<Errno>,
     hint: Option<String>,
-    source: Option<nspod_sandbox::Error>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
+    /// Makes an error from a whole sentence.
     pub(crate) fn new(kind: ErrorKind, sentence: impl Into<String>) -> Self {
-        let what = sentence.into();
-        Error { kind, field: None, what, call: None, errno: None, hint: None, source: None }
+        Error(Box::new(Inner {
+            kind,
+            field: None,
+            what: sentence.into(),
+            call: None,
+            origin: ErrorReport::default(),
+            errno: None,
+            hint: None,
+            source: None,
+        }))
     }
 
-    /// A field of the configuration, by its JSON path, and what is wrong with it.
+    /// Makes the error of an invalid field: its JSON path, and the problem with its value.
     pub(crate) fn invalid(field: &str, problem: impl fmt::Display) -> Self {
-        let error = Error::new(ErrorKind::InvalidConfig, problem.to_string());
-        Error { field: Some(field.to_owned()), ..error }
+        let mut error = Error::new(ErrorKind::InvalidConfig, problem.to_string());
+        error.0.field = Some(field.to_owned());
+        error
     }
 
-    /// A call that failed; `what` completes "cannot …".
-    pub(crate) fn call(kind: ErrorKind, what: impl Into<String>, call: &'static str, errno: i32) -> Self {
-        Error { call: Some(call), errno: Some(errno), ..Error::new(kind, what) }
+    /// Makes the error of a failed call; `what` completes "cannot …".
+    pub(crate) fn call(kind: ErrorKind, what: impl Into<String>, call: &str, errno: i32) -> Self {
+        let mut error = Error::new(kind, what);
+        error.0.call = Some(call.to_owned());
+        error.0.errno = Some(Errno::from_raw(errno));
+        error
     }
 
-    /// The same for an error of the standard library.
-    pub(crate) fn io(
-        kind: ErrorKind,
-        what: impl Into<String>,
-        call: &'static str,
-        e: &std::io::Error,
-    ) -> Self {
-        Error::call(kind, what, call, e.raw_os_error().unwrap_or(0))
+    /// Makes the error of a failed call on a path; `what` completes "cannot … PATH".
+    pub(crate) fn path(kind: ErrorKind, what: &str, path: &Path, errno: i32) -> Self {
+        let text = errno_text(Errno::from_raw(errno));
+        let mut error = Error::new(kind, format!("cannot {what} {}: {text}", path.display()));
+        error.0.errno = Some(Errno::from_raw(errno));
+        error
     }
 
-    pub(crate) fn with_hint(mut self, hint: Option<String>) -> Self {
-        self.hint = hint;
+    /// Makes the error of the standard library for a path; `what` completes "cannot … PATH".
+    pub(crate) fn io(kind: ErrorKind, what: &str, path: &Path, e: &std::io::Error) -> Self {
+        match e.raw_os_error() {
+            Some(errno) => Error::path(kind, what, path, errno),
+            None => Error::new(kind, format!("cannot {what} {}: {e}", path.display())),
+        }
+    }
+
+    /// Puts words and a colon before the sentence. Kind, errno and source stay.
+    pub(crate) fn context(mut self, words: impl fmt::Display) -> Self {
+        self.0.what = format!("{words}: {self}");
+        (self.0.field, self.0.call, self.0.hint) = (None, None, None);
         self
+    }
+
+    /// Adds what to do to the end of the sentence.
+    pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    fn from_source(kind: ErrorKind, errno: Option<i32>, e: impl StdError + Send + Sync + 'static) -> Self {
+        let mut error = Error::new(kind, e.to_string());
+        error.0.errno = errno.map(Errno::from_raw);
+        error.0.source = Some(Box::new(e));
+        error
     }
 
     /// Returns what happened.
     pub fn kind(&self) -> ErrorKind {
-        self.kind
+        self.0.kind
     }
 
     /// Returns the JSON path of the invalid field of the configuration, such as
     /// `linux.resources.memory.limit`.
     pub fn field(&self) -> Option<&str> {
-        self.field.as_deref()
+        self.0.field.as_deref()
     }
 
     /// Returns the errno of the failed call.
     pub fn raw_os_error(&self) -> Option<i32> {
-        self.errno
+        self.0.errno.map(|errno| errno as i32)
     }
 
     /// Returns the name of the failed call.
     pub fn failed_call(&self) -> Option<&str> {
-        self.call.or_else(|| self.source.as_ref()?.failed_call())
+        self.0.call.as_deref().or(self.0.origin.call.as_deref())
     }
 
-    /// Returns the machine-readable form. `kind` is `invalid_config` for an invalid field, and one of
-    /// [`nspod_sandbox::ErrorKind::name`] otherwise.
+    /// Returns the machine-readable form.
     pub fn report(&self) -> ErrorReport {
-        let kind = match (self.kind, self.errno) {
-            (ErrorKind::InvalidConfig, _) => "invalid_config",
-            (ErrorKind::Sandbox(kind), _) => kind.name(),
-            (_, Some(errno)) => nspod_sandbox::ErrorKind::of_errno(errno).name(),
-            (ErrorKind::NetDevice | ErrorKind::Resctrl, None) => "unsupported",
-        };
-        let errno = self.errno.map(|errno| format!("{:?}", nix::errno::Errno::from_raw(errno)));
+        let Inner { kind, field, errno, origin, .. } = &*self.0;
         ErrorReport {
-            kind: kind.into(),
+            kind: kind.name(*errno).into(),
             call: self.failed_call().map(Into::into),
-            errno,
-            field: self.field.clone(),
+            errno: errno.map(|errno| format!("{errno:?}")),
+            field: field.clone(),
             message: self.to_string(),
-            ..self.source.as_ref().map(nspod_sandbox::Error::report).unwrap_or_default()
+            ..origin.clone()
         }
+    }
+}
+
+impl ErrorKind {
+    /// Returns the kind in the machine-readable form: `invalid_config`, or one of
+    /// [`nspod_sandbox::ErrorKind::name`].
+    fn name(self, errno: Option<Errno>) -> &'static str {
+        use nspod_sandbox::ErrorKind as Kind;
+        let kind = match self {
+            ErrorKind::InvalidConfig => return "invalid_config",
+            ErrorKind::Sandbox(kind) => kind,
+            ErrorKind::InvalidId | ErrorKind::InvalidOption => Kind::InvalidInput,
+            ErrorKind::Exists => Kind::AlreadyExists,
+            ErrorKind::NotFound => Kind::NotFound,
+            ErrorKind::Status => Kind::State,
+            ErrorKind::ProgramNotFound => Kind::ProgramNotFound,
+            ErrorKind::ProgramNotExecutable => Kind::ProgramNotExecutable,
+            ErrorKind::Hook => Kind::HookFailed,
+            _ => errno.map_or(Kind::Os, |errno| Kind::of_errno(errno as i32)),
+        };
+        kind.name()
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(field) = &self.field {
+        let Inner { field, what, call, errno, hint, .. } = &*self.0;
+        if let Some(field) = field {
             write!(f, "{field}: ")?;
         }
-        match (self.call, self.errno) {
-            (Some(call), Some(errno)) => {
-                let errno = nix::errno::Errno::from_raw(errno);
-                write!(f, "cannot {}: {call}: {} ({errno:?})", self.what, errno.desc())?;
-            }
-            _ => f.write_str(&self.what)?,
+        match (call, errno) {
+            (Some(call), Some(errno)) => write!(f, "cannot {what}: {call}: {}", errno_text(*errno))?,
+            _ => f.write_str(what)?,
         }
-        match &self.hint {
+        match hint {
             Some(hint) => write!(f, "; {hint}"),
             None => Ok(()),
         }
@@ -127,7 +216,35 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Error").field("kind", &self.kind).field("message", &self.to_string()).finish()
+        f.debug_struct("Error").field("kind", &self.0.kind).field("message", &self.to_string()).finish()
+    }
+}
+
+impl StdError for Error {
+    /// Returns the error of the sandbox, of ns-core or of cgroup-core that this error comes from, or
+    /// else the [`Errno`].
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match &self.0.source {
+            Some(source) => Some(&**source),
+            None => self.0.errno.as_ref().map(|errno| errno as _),
+        }
+    }
+}
+
+/// Returns `No such file or directory (ENOENT)`.
+pub(crate) fn errno_text(errno: Errno) -> String {
+    format!("{} ({errno:?})", errno.desc())
+}
+
+impl From<ns_core::Error> for Error {
+    fn from(e: ns_core::Error) -> Self {
+        Error::from_source(ErrorKind::Process, e.raw_os_error(), e)
+    }
+}
+
+impl From<cgroup_core::Error> for Error {
+    fn from(e: cgroup_core::Error) -> Self {
+        Error::from_source(ErrorKind::Cgroup, e.raw_os_error(), e)
     }
 }
 
@@ -135,16 +252,20 @@ impl fmt::Debug for Error {
 /// configuration that it was converted from.
 impl From<nspod_sandbox::Error> for Error {
     fn from(e: nspod_sandbox::Error) -> Self {
-        let text = e.to_string();
-        let error = match e.field() {
-            Some(field) => {
-                let problem = text.strip_prefix(field).and_then(|rest| rest.strip_prefix(": "));
-                let path = json_path(field);
-                Error::invalid(path.as_deref().unwrap_or(field), problem.unwrap_or(&text))
-            }
-            None => Error::new(ErrorKind::Sandbox(e.kind()), text),
+        let kind = match e.kind() {
+            nspod_sandbox::ErrorKind::InvalidSpec => ErrorKind::InvalidConfig,
+            kind => ErrorKind::Sandbox(kind),
         };
-        Error { errno: e.raw_os_error(), source: Some(e), ..error }
+        let origin = e.report();
+        let path = e.field().map(|field| json_path(field).unwrap_or_else(|| field.to_owned()));
+        let problem =
+            e.field().and_then(|field| e.to_string().strip_prefix(&format!("{field}: ")).map(Into::into));
+        let mut error = Error::from_source(kind, e.raw_os_error(), e);
+        if let (Some(path), Some(problem)) = (path, problem) {
+            (error.0.field, error.0.what) = (Some(path), problem);
+        }
+        error.0.origin = origin;
+        error
     }
 }
 
@@ -192,10 +313,4 @@ fn json_path(field: &str) -> Option<String> {
         // The name ends here: `nodes[1]` and `nodes`, not `nodes_of_others`.
         (below.is_empty() || below.starts_with(['.', '['])).then(|| format!("{start}{json}{below}"))
     })
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_ref().map(|e| e as _)
-    }
 }

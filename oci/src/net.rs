@@ -49,8 +49,8 @@ pub fn move_net_device(name: &str, new_name: Option<&str>, target: BorrowedFd<'_
         check_name(&format!("linux.netDevices.{name}"), one)?;
     }
     let failed = |what: String, call: &'static str, errno: Errno, hint: &str| {
-        let hint = (!hint.is_empty()).then(|| hint.into());
-        Error::call(ErrorKind::NetDevice, what, call, errno as i32).with_hint(hint)
+        let error = Error::call(ErrorKind::NetDevice, what, call, errno as i32);
+        if hint.is_empty() { error } else { error.with_hint(hint) }
     };
     let here = Netlink::open().map_err(|e| failed(format!("find the device {name}"), "socket", e, ""))?;
     let index = here.index(name).map_err(|e| {

@@ -141,7 +141,7 @@ fn make(path: &Path, made: &mut Vec<PathBuf>) -> Result<(), Error> {
                 Some(libc::EEXIST) => "it is there already, another's",
                 _ => return Err(failed("make", path, "mkdir", &e)),
             };
-            Err(failed("make", path, "mkdir", &e).with_hint(Some(hint.into())))
+            Err(failed("make", path, "mkdir", &e).with_hint(hint))
         }
     }
 }
@@ -186,10 +186,15 @@ fn write(root: &Path, path: &Path, text: &str) -> Result<(), Error> {
             let said = fs::read_to_string(root.join("info/last_cmd_status")).unwrap_or_default();
             let said = said.trim();
             let hint = (!said.is_empty() && said != "ok").then(|| format!("the kernel says: {said}"));
-            failed(&format!("write {:?} to", text.trim()), path, "write", &e).with_hint(hint)
+            let error = failed(&format!("write {:?} to", text.trim()), path, "write", &e);
+            match hint {
+                Some(hint) => error.with_hint(hint),
+                None => error,
+            }
         })
 }
 
 fn failed(what: &str, path: &Path, call: &'static str, e: &std::io::Error) -> Error {
-    Error::io(ErrorKind::Resctrl, format!("{what} {}", path.display()), call, e)
+    let errno = e.raw_os_error().unwrap_or(0);
+    Error::call(ErrorKind::Resctrl, format!("{what} {}", path.display()), call, errno)
 }

@@ -129,6 +129,6 @@ fn names_that_no_device_can_have_are_refused() {
     for name in ["", ".", "..", "a/b", "a b", "a:b", "a%d", "sixteen-bytes-xx"] {
         let error = moved("eth0", Some(name), &here).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{name:?}: {error}");
-        assert!(error.to_string().starts_with("net_devices.eth0: "), "{error}");
+        assert!(error.to_string().starts_with("linux.netDevices.eth0: "), "{error}");
     }
 }

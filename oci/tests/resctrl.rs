@@ -51,7 +51,7 @@ fn a_class_that_is_not_there_takes_lines_to_be_made_of() {
     let dir = tempfile::tempdir().unwrap();
     let gold = Resctrl { clos_id: Some("gold".into()), ..Resctrl::default() };
     let error = gold.apply_at(dir.path(), "box", 42).unwrap_err().to_string();
-    assert!(error.starts_with("resctrl.clos_id: there is no class"), "{error}");
+    assert!(error.starts_with("linux.intelRdt.closID: there is no class"), "{error}");
     for name in ["..", "a/b", "info", ""] {
         let wrong = Resctrl { clos_id: Some(name.into()), ..Resctrl::default() };
         let error = wrong.apply_at(dir.path(), "box", 42).unwrap_err();

@@ -16,6 +16,7 @@ pub mod init;
 mod join;
 mod launch;
 mod outcome;
+pub mod passwd;
 mod plan;
 mod pod;
 mod pool;

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use clap::{ArgAction, Args};
 use ns_core::{Kind, Kinds, ProcessId};
+use nspod_sandbox::passwd;
 use nspod_sandbox::spec::{Capabilities, Namespace, Root, Spec};
 use nspod_sandbox::store::random_name;
 use nspod_sandbox::{Command, Container, ErrorKind, Pod, Stdio};
@@ -19,7 +20,7 @@ use crate::flags::namespaces::NamespaceArgs;
 use crate::flags::process::{CommonArgs, RightsArgs};
 use crate::state::pods::Pods;
 use crate::state::{EXIT, Entry, LOG, Lock, Saved, Store};
-use crate::{foreground, output, passwd, terminal, value};
+use crate::{foreground, output, terminal, value};
 
 #[derive(Debug, Default, Args)]
 #[command(disable_help_flag = true)]

@@ -4,12 +4,13 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
+use nspod_sandbox::passwd;
 use nspod_sandbox::seccomp::Profile;
 use nspod_sandbox::spec::{Capabilities, Rlimit, Seccomp, Spec, User};
 
 use super::Facts;
 use crate::error::{Error, Result};
-use crate::{passwd, value};
+use crate::value;
 
 // Flags of both `run` and `exec`.
 #[derive(Debug, Clone, Default, Args)]

@@ -1,15 +1,9 @@
-//! The commands, as typed: runc's, and what clients send of crun's.
+//! The command line as a whole: runc's, and the options of crun's that clients send.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use clap::Parser;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use nspod_cli::error::Result;
-use nspod_cli::{manual, runtime_dir};
-use nspod_sandbox::Host;
-
-use crate::cmd;
-use crate::log::Format;
+use crate::cmd::Command;
+use crate::global::Global;
 
 /// Run containers as the Open Container Initiative specifies them
 ///
@@ -24,157 +18,11 @@ pub(crate) struct Cli {
     pub(crate) command: Option<Command>,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct Global {
-    /// Where the state of containers is kept [default: /run/nspod-oci, or
-    /// $XDG_RUNTIME_DIR/nspod-oci of an ordinary user, who may be root in a user namespace]
-    #[arg(long, value_name = "DIR", default_value = "", hide_default_value = true)]
-    pub(crate) root: MaybePath,
-    /// Write the log to a file and not to standard error
-    #[arg(long, value_name = "FILE", default_value = "", hide_default_value = true)]
-    pub(crate) log: MaybePath,
-    /// How to write the log
-    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
-    pub(crate) log_format: Format,
-    /// Log more
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
-    pub(crate) debug: bool,
-    /// Make cgroups by asking systemd: cgroupsPath is then SLICE:PREFIX:NAME
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
-    pub(crate) systemd_cgroup: bool,
-    /// Who makes cgroups
-    #[arg(long, value_name = "MANAGER", value_enum)]
-    pub(crate) cgroup_manager: Option<CgroupManager>,
-    /// Go on without a cgroup where none is to be had and no limit is asked for
-    #[arg(long, value_name = "WHETHER", value_enum, default_value = "auto")]
-    pub(crate) rootless: Rootless,
-    #[arg(long, hide = true, value_name = "FILE", default_value = "", hide_default_value = true)]
-    criu: MaybePath,
-    /// Print the version
-    #[arg(short, long)]
-    pub(crate) version: bool,
-}
-
-/// A path that may be left out or empty. runc treats both alike.
-#[derive(Debug, Clone)]
-pub(crate) struct MaybePath(PathBuf);
-
-impl From<OsString> for MaybePath {
-    fn from(text: OsString) -> Self {
-        MaybePath(text.into())
-    }
-}
-
-impl MaybePath {
-    pub(crate) fn get(&self) -> Option<&Path> {
-        (!self.0.as_os_str().is_empty()).then_some(&self.0)
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum CgroupManager {
-    Cgroupfs,
-    Systemd,
-    Disabled,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Rootless {
-    True,
-    False,
-    Auto,
-}
-
-impl Global {
-    pub(crate) fn rootless(&self) -> bool {
-        match self.rootless {
-            Rootless::True => true,
-            Rootless::False => false,
-            Rootless::Auto => !nix::unistd::geteuid().is_root() || Host::is_nested(),
-        }
-    }
-
-    pub(crate) fn store(&self) -> Result<crate::state::Store> {
-        let own = || runtime_dir::of_user().unwrap_or_else(|| "/run".into()).join("nspod-oci");
-        crate::state::Store::open(&self.root.get().map_or_else(own, Path::to_owned))
-    }
-}
-
-#[derive(Debug, Subcommand)]
-#[command(defer = true)]
-pub(crate) enum Command {
-    /// Make a container, all but its program, which `start` runs
-    Create(cmd::create::CreateArgs),
-    /// Run the program of a container that was created
-    Start(cmd::start::StartArgs),
-    /// Make a container and run its program
-    ///
-    /// In the foreground its exit code is the program's, and the container is deleted.
-    Run(cmd::run::RunArgs),
-    /// Run a further process in a container
-    Exec(Box<cmd::exec::ExecArgs>),
-    /// Print the state of a container
-    State(cmd::state::StateArgs),
-    /// List containers
-    List(cmd::list::ListArgs),
-    /// List the processes of a container
-    Ps(cmd::ps::PsArgs),
-    /// Send a signal to the first process of a container
-    Kill(cmd::kill::KillArgs),
-    /// Remove a container that has stopped, or was not started
-    Delete(cmd::delete::DeleteArgs),
-    /// Stop all processes of a container
-    Pause(cmd::pause::PauseArgs),
-    /// Let the processes of a paused container go on
-    Resume(cmd::pause::PauseArgs),
-    /// Change the limits of a container; those not named stay
-    Update(Box<cmd::update::UpdateArgs>),
-    /// Print what a container uses, and when it runs out of memory
-    Events(cmd::events::EventsArgs),
-    /// Write a running container to images, and end it
-    Checkpoint(Box<cmd::criu::CheckpointArgs>),
-    /// Make a container from images
-    Restore(Box<cmd::criu::RestoreArgs>),
-    /// Write a config.json to begin with
-    Spec(cmd::spec::SpecArgs),
-    /// Print what this runtime supports
-    Features(cmd::features::FeaturesArgs),
-    /// Print completions for a shell
-    Completions(manual::CompletionsArgs),
-    /// Write manual pages to a directory
-    #[command(hide = true)]
-    Man(manual::ManArgs),
-}
-
-impl Command {
-    pub(crate) fn run(self, global: &Global) -> Result<i32> {
-        let done = |()| 0;
-        match self {
-            Command::Create(args) => cmd::create::create(global, &args).map(done),
-            Command::Start(args) => cmd::start::start(global, &args).map(done),
-            Command::Run(args) => cmd::run::run(global, &args),
-            Command::Exec(args) => cmd::exec::exec(global, &args),
-            Command::State(args) => cmd::state::state(global, &args).map(done),
-            Command::List(args) => cmd::list::list(global, &args).map(done),
-            Command::Ps(args) => cmd::ps::ps(global, &args).map(done),
-            Command::Kill(args) => cmd::kill::kill(global, &args).map(done),
-            Command::Delete(args) => cmd::delete::delete(global, &args).map(done),
-            Command::Pause(args) => cmd::pause::pause(global, &args).map(done),
-            Command::Resume(args) => cmd::pause::resume(global, &args).map(done),
-            Command::Update(args) => cmd::update::update(global, &args).map(done),
-            Command::Events(args) => cmd::events::events(global, &args).map(done),
-            Command::Checkpoint(args) => cmd::criu::checkpoint(global, &args).map(done),
-            Command::Restore(args) => cmd::criu::restore(global, &args),
-            Command::Spec(args) => cmd::spec::spec(&args).map(done),
-            Command::Features(_) => cmd::features::features().map(done),
-            Command::Completions(args) => manual::completions(&args, Cli::command()).map(done),
-            Command::Man(args) => manual::man(&args, Cli::command()).map(done),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+    use nspod_cli::manual;
+
     use super::*;
 
     fn parse(line: &str) -> std::result::Result<Cli, clap::Error> {

@@ -1,20 +1,16 @@
 //! `nspod-oci`: an OCI runtime, compatible with runc on the command line, in its JSON, its
 //! exit codes and its files.
 //!
-//! A config.json becomes a spec ([`nspod_sandbox::oci`]), the spec a container; what is here is
-//! the face: a verb is a file of [`cmd`], [`state`] is what is known from one call to the next.
+//! The library [`nspod_oci_runtime`] does the work. This program parses arguments ([`args`], [`cmd`]),
+//! prints, and logs.
 
 #![forbid(unsafe_code)]
 
 mod args;
+mod bundle;
 mod cmd;
-mod console;
-mod driver;
-mod hooks;
-mod launch;
+mod global;
 mod log;
-mod program;
-mod state;
 
 use std::process::ExitCode;
 
@@ -25,7 +21,7 @@ fn main() -> ExitCode {
     let cli = match args::Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
-            // For people: of --log nothing is known yet.
+            // Plain text, since --log has not been parsed.
             let _ = e.print();
             return if e.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
         }
@@ -37,15 +33,15 @@ fn main() -> ExitCode {
     if let Some(command) = &cli.command
         && log::is_debug()
     {
-        // Its arguments may hold secrets.
+        // Only the verb: arguments may contain secrets.
         let verb = format!("{command:?}").split('(').next().unwrap_or_default().to_lowercase();
         log::debug(&format_args!("nspod-oci {}: {verb}", env!("CARGO_PKG_VERSION")));
     }
-    // Any other code of exec's is the program's.
-    let failure = if matches!(cli.command, Some(args::Command::Exec(_))) { 255 } else { 1 };
+    // Any other exit code of exec is the program's.
+    let failure = if matches!(cli.command, Some(cmd::Command::Exec(_))) { 255 } else { 1 };
     let done = match cli.command {
-        _ if cli.global.version => cmd::features::version().map(|()| 0),
-        Some(command) => command.run(&cli.global),
+        _ if cli.global.version => cmd::version().map(|()| 0),
+        Some(command) => command.run(&cli.global, args::Cli::command),
         None => nspod_cli::output::print(args::Cli::command().render_help().to_string()).map(|()| 0),
     };
     let code = done.unwrap_or_else(|e| {

@@ -1,10 +1,11 @@
-//! `create`: a container that waits to be started.
+//! `create`: a container that waits for `start`.
 
 use clap::Args;
 use nspod_cli::error::Result;
+use nspod_oci_runtime::Container;
 
-use crate::args::Global;
-use crate::launch::{BundleArgs, How, launch};
+use crate::bundle::BundleArgs;
+use crate::global::Global;
 
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
@@ -13,7 +14,8 @@ pub(crate) struct CreateArgs {
 }
 
 pub(crate) fn create(global: &Global, args: &CreateArgs) -> Result<()> {
-    let launched = launch(global, &args.bundle, How::Held, args.bundle.handed_on()?)?;
-    launched.container.detach();
+    let args = &args.bundle;
+    let inherited = args.inherited()?;
+    Container::create(&global.runtime(), &args.id, &args.open()?, args.options(inherited))?;
     Ok(())
 }

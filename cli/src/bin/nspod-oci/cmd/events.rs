@@ -1,23 +1,19 @@
-//! `events`: what a container uses, and when it runs out of memory, in runc's JSON.
+//! `events`: the resources that a container uses, and its OOM kills, in runc's JSON.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use cgroup_core::{Cgroup, ErrorKind, IoStat, Pressure, PressureLine, Usage, parse};
 use clap::Args;
 use nspod_cli::error::{Error, Result};
 use nspod_cli::output;
-use serde::Serialize;
 
-use crate::args::Global;
-use crate::state::Status;
+use crate::global::Global;
 
 #[derive(Debug, Args)]
 pub(crate) struct EventsArgs {
-    /// How often
+    /// How often to print the used resources
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5s")]
     interval: Duration,
-    /// Print what it uses now, and end
+    /// Print the used resources once
     #[arg(long)]
     stats: bool,
     /// The container
@@ -29,314 +25,21 @@ pub(crate) fn events(global: &Global, args: &EventsArgs) -> Result<()> {
     if args.interval.is_zero() {
         return Err(Error::new("--interval must be greater than 0"));
     }
-    let entry = global.store()?.find(&args.id)?;
-    if entry.status()? == Status::Stopped {
-        return Err(Error::new(format!("container with id {} is not running", args.id)));
-    }
-    let cgroup = entry.record()?.cgroup()?;
-    let event = |kind, data| output::json_line(&Event { kind, id: &args.id, data });
+    let container = global.container(&args.id);
     if args.stats {
-        return event("stats", Some(Stats::of(&cgroup)?));
+        return output::json_line(&container.stats()?);
     }
-    let mut watch = cgroup.watch()?;
-    let mut ooms = watch.seen().memory.oom_kill;
-    loop {
-        let due = Instant::now() + args.interval;
-        while let Some(left) = due.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
-            let state = match watch.next(Some(left)) {
-                Ok(state) => state,
-                Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-                Err(e) => return Err(e.into()),
-            };
-            let Some(state) = state else { break };
-            if state.memory.oom_kill > ooms {
-                ooms = state.memory.oom_kill;
-                event("oom", None)?;
-            }
-            if !state.cgroup.populated {
-                return Ok(());
-            }
-        }
-        if output::unread() {
+    for event in container.events(args.interval)? {
+        let event = event?;
+        if !event.is_oom() && output::unread() {
             return Ok(());
         }
-        event("stats", Some(Stats::of(&cgroup)?))?;
+        output::json_line(&event)?;
     }
+    Ok(())
 }
 
-// The fields stand in the order, and are left out at zero, as runc has them in `types/events.go`.
-
-/// A line.
-#[derive(Debug, Serialize)]
-struct Event<'a> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<Stats>,
-}
-
-#[derive(Debug, Serialize)]
-struct Stats {
-    cpu: Cpu,
-    cpuset: CpuSet,
-    memory: Memory,
-    pids: Pids,
-    blkio: Disks,
-    hugetlb: BTreeMap<String, HugePages>,
-    intel_rdt: BTreeMap<(), ()>,
-    network_interfaces: Option<()>,
-}
-
-impl Stats {
-    fn of(cgroup: &Cgroup) -> Result<Stats> {
-        let usage = cgroup.usage()?;
-        let limit = |file: &str| -> Result<u64> {
-            let text = cgroup.read_if_there(file)?.unwrap_or_default();
-            Ok(text.trim_end().parse().unwrap_or(u64::MAX))
-        };
-        let raw = cgroup.read_if_there("memory.stat")?.unwrap_or_default();
-        let pids = limit("pids.max")?;
-        Ok(Stats {
-            cpu: Cpu::of(&usage),
-            cpuset: CpuSet::default(),
-            memory: Memory::of(&usage, limit("memory.max")?, limit("memory.swap.max")?, &raw)?,
-            pids: Pids {
-                current: usage.pids.current.unwrap_or(0),
-                limit: if pids == u64::MAX { 0 } else { pids },
-            },
-            blkio: Disks::of(&usage),
-            hugetlb: huge_pages(cgroup)?,
-            intel_rdt: BTreeMap::new(),
-            network_interfaces: None,
-        })
-    }
-}
-
-/// Pressure stall information.
-#[derive(Debug, Serialize)]
-struct Psi {
-    some: Share,
-    full: Share,
-}
-
-#[derive(Debug, Default, Serialize)]
-struct Share {
-    avg10: f32,
-    avg60: f32,
-    avg300: f32,
-    /// In microseconds.
-    total: u64,
-}
-
-impl Psi {
-    fn of(pressure: Option<&Pressure>) -> Option<Psi> {
-        let share = |line: &PressureLine| {
-            let PressureLine { avg10, avg60, avg300, total, .. } = *line;
-            Share { avg10, avg60, avg300, total }
-        };
-        let psi = |pressure: &Pressure| Psi {
-            some: share(&pressure.some),
-            // Kernels before 5.13 have none of the processor.
-            full: pressure.full.as_ref().map(share).unwrap_or_default(),
-        };
-        pressure.map(psi)
-    }
-}
-
-#[derive(Debug, Serialize)]
-struct Cpu {
-    usage: CpuUsage,
-    throttling: Throttling,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    psi: Option<Psi>,
-}
-
-/// Times in nanoseconds.
-#[derive(Debug, Serialize)]
-struct CpuUsage {
-    #[serde(skip_serializing_if = "is_zero")]
-    total: u64,
-    kernel: u64,
-    user: u64,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Throttling {
-    #[serde(skip_serializing_if = "is_zero")]
-    periods: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    throttled_periods: u64,
-    /// In nanoseconds.
-    #[serde(skip_serializing_if = "is_zero")]
-    throttled_time: u64,
-}
-
-impl Cpu {
-    fn of(usage: &Usage) -> Cpu {
-        let nanoseconds = |micro: Option<u64>| micro.unwrap_or(0).saturating_mul(1000);
-        let cpu = &usage.cpu;
-        Cpu {
-            usage: CpuUsage {
-                total: nanoseconds(cpu.usage_usec),
-                kernel: nanoseconds(cpu.system_usec),
-                user: nanoseconds(cpu.user_usec),
-            },
-            throttling: Throttling {
-                periods: cpu.nr_periods.unwrap_or(0),
-                throttled_periods: cpu.nr_throttled.unwrap_or(0),
-                throttled_time: nanoseconds(cpu.throttled_usec),
-            },
-            psi: Psi::of(usage.cpu_pressure.as_ref()),
-        }
-    }
-}
-
-/// Of cgroup v1: all zero.
-#[derive(Debug, Default, Serialize)]
-struct CpuSet {
-    cpu_exclusive: u64,
-    mem_hardwall: u64,
-    mem_exclusive: u64,
-    memory_migrate: u64,
-    memory_spread_page: u64,
-    memory_spread_slab: u64,
-    memory_pressure: u64,
-    sched_load_balance: u64,
-    sched_relax_domain_level: i64,
-}
-
-#[derive(Debug, Serialize)]
-struct Memory {
-    #[serde(skip_serializing_if = "is_zero")]
-    cache: u64,
-    usage: MemoryEntry,
-    swap: MemoryEntry,
-    kernel: MemoryEntry,
-    #[serde(rename = "kernelTCP")]
-    kernel_tcp: MemoryEntry,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    raw: BTreeMap<String, u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    psi: Option<Psi>,
-}
-
-#[derive(Debug, Default, Serialize)]
-struct MemoryEntry {
-    limit: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    usage: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    max: u64,
-    failcnt: u64,
-}
-
-impl Memory {
-    /// Swap is told with memory in it, as of cgroup v1.
-    fn of(usage: &Usage, max: u64, swap_max: u64, raw: &str) -> Result<Memory> {
-        let (memory, used) = (&usage.memory, usage.memory.current.unwrap_or(0));
-        Ok(Memory {
-            cache: memory.stat.file.unwrap_or(0),
-            usage: MemoryEntry {
-                limit: max,
-                usage: used,
-                max: memory.peak.unwrap_or(0),
-                failcnt: memory.events.max.unwrap_or(0),
-            },
-            swap: MemoryEntry {
-                limit: swap_max.saturating_add(max),
-                usage: used.saturating_add(memory.swap_current.unwrap_or(0)),
-                ..MemoryEntry::default()
-            },
-            kernel: MemoryEntry { usage: memory.stat.kernel.unwrap_or(0), ..MemoryEntry::default() },
-            kernel_tcp: MemoryEntry::default(),
-            raw: parse::flat_keyed(raw)?.map(|(key, value)| (key.to_owned(), value)).collect(),
-            psi: Psi::of(usage.memory_pressure.as_ref()),
-        })
-    }
-}
-
-#[derive(Debug, Serialize)]
-struct Pids {
-    #[serde(skip_serializing_if = "is_zero")]
-    current: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    limit: u64,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Disks {
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    io_service_bytes_recursive: Vec<DiskEntry>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    io_serviced_recursive: Vec<DiskEntry>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    psi: Option<Psi>,
-}
-
-#[derive(Debug, Serialize)]
-struct DiskEntry {
-    #[serde(skip_serializing_if = "is_zero")]
-    major: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    minor: u64,
-    op: &'static str,
-    #[serde(skip_serializing_if = "is_zero")]
-    value: u64,
-}
-
-impl Disks {
-    fn of(usage: &Usage) -> Disks {
-        type Of<'a> = (&'static str, fn(&IoStat) -> u64);
-        let entries = |of: [Of<'_>; 2]| -> Vec<DiskEntry> {
-            let each = |(device, stat): (&cgroup_core::Device, &IoStat)| {
-                let (major, minor) = (device.major.into(), device.minor.into());
-                of.map(|(op, value)| DiskEntry { major, minor, op, value: value(stat) })
-            };
-            usage.io.iter().flatten().flat_map(each).collect()
-        };
-        Disks {
-            io_service_bytes_recursive: entries([("Read", |s| s.rbytes), ("Write", |s| s.wbytes)]),
-            io_serviced_recursive: entries([("Read", |s| s.rios), ("Write", |s| s.wios)]),
-            psi: Psi::of(usage.io_pressure.as_ref()),
-        }
-    }
-}
-
-#[derive(Debug, Serialize)]
-struct HugePages {
-    #[serde(skip_serializing_if = "is_zero")]
-    usage: u64,
-    failcnt: u64,
-}
-
-fn huge_pages(cgroup: &Cgroup) -> Result<BTreeMap<String, HugePages>> {
-    let mut sizes = BTreeMap::new();
-    let files = std::fs::read_dir(cgroup.path()).map_err(|e| Error::io("list", cgroup.path(), &e))?;
-    for file in files.flatten() {
-        let name = file.file_name().to_string_lossy().into_owned();
-        let Some(size) = name.strip_prefix("hugetlb.").and_then(|rest| rest.strip_suffix(".current")) else {
-            continue;
-        };
-        if size.ends_with(".rsvd") {
-            continue;
-        }
-        let usage = cgroup.number(&name)?.unwrap_or(0);
-        let events = cgroup.read_if_there(&format!("hugetlb.{size}.events"))?.unwrap_or_default();
-        let failcnt = parse::flat_keyed(&events)?.find(|(key, _)| *key == "max").map_or(0, |(_, n)| n);
-        sizes.insert(size.to_owned(), HugePages { usage, failcnt });
-    }
-    Ok(sizes)
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref)] // As serde calls it.
-fn is_zero(n: &u64) -> bool {
-    *n == 0
-}
-
-/// A duration as Go writes it: `5s`, `1m30s`, `500ms`.
+/// Parses a duration as Go writes it: `5s`, `1m30s`, `500ms`.
 fn duration(text: &str) -> std::result::Result<Duration, String> {
     let wrong = || format!("{text:?} is not a time such as 500ms, 5s or 1m30s");
     let (mut rest, mut total) = (text, Duration::ZERO);
@@ -364,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_gos() {
+    fn durations_are_those_of_go() {
         let ms = |ms| Ok(Duration::from_millis(ms));
         assert_eq!(duration("5s"), ms(5000));
         assert_eq!(duration("1m30s"), ms(90_000));
@@ -372,27 +75,5 @@ mod tests {
         for wrong in ["", "5", "s", "5x", "-1s", "1s2"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn swap_is_told_with_memory_in_it() {
-        let mut usage = Usage::default();
-        (usage.memory.current, usage.memory.swap_current) = (Some(10), Some(5));
-        let told = Memory::of(&usage, 100, 50, "anon 7\nfile 3\n").unwrap();
-        assert_eq!((told.swap.usage, told.swap.limit, told.raw["anon"]), (15, 150, 7));
-        assert_eq!(Memory::of(&usage, u64::MAX, 50, "").unwrap().swap.limit, u64::MAX);
-    }
-
-    #[test]
-    fn lines_are_runcs() {
-        let oom = Event { kind: "oom", id: "a", data: None };
-        assert_eq!(serde_json::to_string(&oom).unwrap(), r#"{"type":"oom","id":"a"}"#);
-        let mut usage = Usage::default();
-        let some = cgroup_core::Pressure::parse("some avg10=1.50 avg60=0.10 avg300=0.00 total=42\n").unwrap();
-        usage.io_pressure = Some(some);
-        let disks = serde_json::to_string(&Disks::of(&usage)).unwrap();
-        let zero = r#"{"avg10":0.0,"avg60":0.0,"avg300":0.0,"total":0}"#;
-        let some = r#"{"avg10":1.5,"avg60":0.1,"avg300":0.0,"total":42}"#;
-        assert_eq!(disks, format!(r#"{{"psi":{{"some":{some},"full":{zero}}}}}"#));
     }
 }

@@ -1,39 +1,34 @@
 //! `exec`: a further process in a container.
 
 use std::ffi::OsString;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
-use ns_core::Pidfd;
 use nspod_cli::error::{Error, Result};
 use nspod_cli::foreground::{self, Signals};
 use nspod_cli::terminal::{self, Relay};
-use nspod_oci_runtime::config::{self, Context};
-use nspod_sandbox::spec::{Capabilities, Process, Terminal, User};
+use nspod_oci_runtime::nspod_sandbox::Container as Process;
+use nspod_oci_runtime::{ExecOptions, InheritedFds, config};
 
-use crate::args::{Global, MaybePath};
-use crate::console::PidfdSocket;
-use crate::launch::{HandedOn, set_home, write_pid};
-use crate::state::{Entry, Record, Status};
-use crate::{console, log, program};
+use crate::global::{Global, MaybePath};
+use crate::log;
 
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
-    /// A file with the process, as in config.json
+    /// File with the process, as in config.json
     #[arg(short, long, value_name = "FILE", default_value = "", hide_default_value = true)]
     process: MaybePath,
-    /// Give it a terminal
+    /// Give the process a terminal
     #[arg(short, long)]
     tty: bool,
-    /// Whom to run as
+    /// User and group of the process
     #[arg(short, long, value_name = "UID[:GID]", value_parser = user)]
     user: Option<(u32, Option<u32>)>,
-    /// Further groups
+    /// Additional groups
     #[arg(short = 'g', long, value_name = "GID")]
     additional_gids: Vec<u32>,
-    /// The working directory
+    /// Working directory
     #[arg(long, value_name = "DIR", default_value = "", hide_default_value = true)]
     cwd: MaybePath,
     /// Set a variable of the environment
@@ -42,156 +37,73 @@ pub(crate) struct ExecArgs {
     /// Add a capability
     #[arg(short, long, value_name = "CAPABILITY")]
     cap: Vec<String>,
-    /// Leave it running
+    /// Do not wait for the process
     #[arg(short, long)]
     detach: bool,
-    /// Write its pid to a file
+    /// Write the pid of the process to a file
     #[arg(long, value_name = "FILE", default_value = "", hide_default_value = true)]
     pid_file: MaybePath,
-    /// Send the terminal's other end to this socket
+    /// Send the master end of the terminal to this socket
     #[arg(long, value_name = "SOCKET", default_value = "", hide_default_value = true)]
     console_socket: MaybePath,
-    #[command(flatten)]
-    pidfd_socket: PidfdSocket,
-    /// Hand on so many descriptors more, from 3 on
+    /// Send a pidfd of the process to this socket
+    #[arg(long, value_name = "SOCKET", default_value = "", hide_default_value = true)]
+    pidfd_socket: MaybePath,
+    /// Pass this many more descriptors to the process, from 3 on
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u16,
-    /// Start it in this cgroup within the container's
+    /// Start the process in this cgroup, a path below the container's
     #[arg(long, value_name = "CGROUP")]
     cgroup: Vec<String>,
-    /// AppArmor's profile for it
+    /// AppArmor profile
     #[arg(long, value_name = "PROFILE")]
     apparmor: Option<String>,
-    /// SELinux's label for it
+    /// SELinux label
     #[arg(long, value_name = "LABEL")]
     process_label: Option<String>,
-    /// No program gains privileges
+    /// Set no_new_privs
     #[arg(long)]
     no_new_privs: bool,
-    /// Start it in a paused container, and so wait until that goes on
+    /// Start the process in a paused container, and wait until the container is resumed
     #[arg(long)]
     ignore_paused: bool,
     /// The container
     #[arg(value_name = "ID")]
     id: String,
-    /// The program and its arguments
+    /// Program and arguments
     #[arg(value_name = "COMMAND", trailing_var_arg = true)]
     pub(crate) command: Vec<OsString>,
 }
 
-pub(crate) fn exec(global: &Global, args: &ExecArgs) -> Result<i32> {
-    let handed_on = HandedOn::take(args.preserve_fds)?;
-    let entry = global.store()?.find(&args.id)?;
-    let (status, pidfd) = entry.look()?;
-    match status {
-        Status::Stopped => return Err(Error::new("cannot exec in a stopped container")),
-        // Its `/` is the host's still.
-        Status::Creating => return Err(Error::new("cannot exec in a container that is being created")),
-        Status::Paused if !args.ignore_paused => {
-            return Err(Error::new("cannot exec in a paused container (use --ignore-paused to override)"));
-        }
-        _ => {}
+pub(crate) fn exec(global: &Global, args: ExecArgs) -> Result<i32> {
+    let inherited = InheritedFds::take(args.preserve_fds)?;
+    let (id, detach) = (args.id.clone(), args.detach);
+    let options = args.options(inherited)?;
+    let signals = if detach { None } else { Some(Signals::hold()?) };
+    let mut process = global.container(&id).exec(options)?;
+    let Some(signals) = signals else {
+        process.detach();
+        return Ok(0);
+    };
+    let waited = wait(&mut process, &signals);
+    if waited.is_err() {
+        // Only this process: to drop the handle would kill all processes of its cgroup.
+        let _ = process.signal(nix::libc::SIGKILL);
+        let _ = process.wait();
     }
-    let record = entry.record()?;
-    let pidfd = pidfd.ok_or_else(|| Error::new("cannot exec in a stopped container"))?;
-    // Whatever it was that failed in one that is just ending, that is why.
-    enter(global, args, handed_on, &entry, (status, &pidfd)).map_err(|e| {
-        match record.process().is_ending().unwrap_or(false) {
-            true => {
-                Error::new(format!("cannot exec in a stopped container: {} has just ended ({e})", args.id))
-            }
-            false => e,
-        }
-    })
+    waited
 }
 
-fn enter(
-    global: &Global,
-    args: &ExecArgs,
-    handed_on: HandedOn,
-    entry: &Entry,
-    (status, pidfd): (Status, &Pidfd),
-) -> Result<i32> {
-    let record = entry.record()?;
-    let config = entry.config()?;
-    let context = entry.context(global)?;
-    let config::ContainerSpec { spec: container, seccomp_listener: listener, .. } =
-        config.container_spec(&context)?;
-    let mut process = args.process(&config, &context)?;
-    console::check_listener(&process, listener.as_ref())?;
-    let root = Path::new("/proc").join(record.init_process_pid.to_string()).join("root");
-    set_home(&mut process, &root);
-    let terminal = process.terminal.is_some();
-    let socket = match (args.console_socket.get(), terminal) {
-        (None, true) if args.detach => {
-            return Err(Error::new(
-                "cannot allocate tty if nspod-oci will detach without setting console socket",
-            ));
-        }
-        (Some(_), false) => return Err(Error::new("cannot use console socket without a terminal: give -t")),
-        (path, _) => path.map(console::connect).transpose()?,
-    };
-    let pidfd_socket = args.pidfd_socket.connect()?;
-    let name = process.args.first().cloned().unwrap_or_default();
-    let pid = record.init_process_pid;
-    let mut command = nspod_sandbox::exec(pidfd, pid, &container, record.cgroup_path(), &name)?;
-    command.spec_mut().process = process;
-    if let Some(path) = args.cgroup(record)? {
-        command.cgroup_inside(path);
-    }
-    if args.ignore_paused {
-        command.even_frozen();
-    }
-    handed_on.give(&mut command);
-    // What answers for its filter must have the listener before the program runs.
-    if listener.is_some() {
-        command.hold();
-    }
-    let signals = if args.detach { None } else { Some(Signals::hold()?) };
-    program::tell(&mut command);
-    let mut process = command.spawn().map_err(program::failed(&name))?;
-    log::debug(&format_args!("the process {} runs in the container {}", process.pid(), args.id));
-    let attended = || -> Result<i32> {
-        if let Some(listener) = &listener {
-            if let Some(fd) = process.seccomp_listener.take() {
-                console::send_listener(listener, fd, process.pid(), record, status)?;
-            }
-            process.start().map_err(program::failed(&name))?;
-        }
-        console::send_pidfd(pidfd_socket, "setns", process.pidfd().as_fd())?;
-        let terminal = match (process.terminal.take(), socket) {
-            (Some(master), Some(socket)) => {
-                console::send_terminal(&socket, &master)?;
-                None
-            }
-            (master, _) => master,
-        };
-        if let Some(path) = args.pid_file.get() {
-            write_pid(path, process.pid())?;
-        }
-        let Some(signals) = &signals else { return Ok(0) };
-        let relay = terminal.map(|master| Relay::new(master, true)).transpose()?;
-        let outcome = foreground::attend(&mut process, signals, relay)?;
-        log::debug(&format_args!("the process {} {}", process.pid(), outcome.status));
-        Ok(outcome.status.shell_code())
-    };
-    let attended = { attended }();
-    match (&attended, args.detach) {
-        (Ok(_), true) => process.detach(),
-        (Ok(_), false) => {}
-        // This process alone: dropping the handle would kill all that shares its cgroup.
-        (Err(_), _) => {
-            let _ = process.signal(nix::libc::SIGKILL);
-            let _ = process.wait();
-        }
-    }
-    attended
+fn wait(process: &mut Process, signals: &Signals) -> Result<i32> {
+    let relay = process.terminal.take().map(|master| Relay::new(master, true)).transpose()?;
+    let outcome = foreground::attend(process, signals, relay)?;
+    log::debug(&format_args!("the process {} {}", process.pid(), outcome.status));
+    Ok(outcome.status.shell_code())
 }
 
 impl ExecArgs {
-    /// The process: the file's, or the container's own with what the flags say.
-    fn process(&self, config: &config::Config, context: &Context<'_>) -> Result<Process> {
-        let mut given = match self.process.get() {
+    fn options(self, inherited: InheritedFds) -> Result<ExecOptions> {
+        let process = match self.process.get() {
             Some(_) if !self.command.is_empty() => {
                 return Err(Error::new("--process names the program already: leave the command out"));
             }
@@ -199,70 +111,34 @@ impl ExecArgs {
                 let json = std::fs::read(path).map_err(|e| Error::io("read the process", path, &e))?;
                 let (given, warnings) = config::parse_process(&json)?;
                 warnings.iter().for_each(log::warn);
-                given
+                Some(given)
             }
-            None if self.command.is_empty() => {
-                return Err(Error::new("process args cannot be empty: name a program, or give --process"));
-            }
-            None => {
-                let first = config.spec().process().as_ref();
-                first.ok_or_else(|| Error::new("process: the configuration has none"))?.clone()
-            }
+            None => None,
         };
-        if self.process.get().is_none() || self.tty {
-            given.set_terminal(Some(self.tty));
-        }
-        let mut process = config::process(&given, config, context)?;
-        if self.process.get().is_none() {
-            process.args.clone_from(&self.command);
-        }
-        // What names no size gets that of the caller's terminal.
-        if process.terminal == Some(Terminal::default()) {
-            process.terminal = Some(terminal::size());
-        }
-        if let Some(cwd) = self.cwd.get() {
-            process.cwd = Some(cwd.to_owned());
-        }
-        for pair in &self.env {
-            process.env.push(variable(pair)?);
-        }
-        if let Some((uid, gid)) = self.user {
-            let before = process.user.unwrap_or_default();
-            process.user = Some(User { uid, gid: gid.unwrap_or(before.gid), groups: before.groups });
-        }
-        if !self.additional_gids.is_empty() {
-            process.user.get_or_insert_default().groups.extend(&self.additional_gids);
-        }
-        for name in &self.cap {
-            let bit = Capabilities::bit(name)
-                .ok_or_else(|| Error::new(format!("--cap: {name:?} is no capability")))?;
-            let sets = process.capabilities.get_or_insert(Capabilities::NONE);
-            sets.bounding |= bit;
-            sets.effective |= bit;
-            sets.permitted |= bit;
-            // As runc does. The kernel allows it of what is inheritable alone.
-            sets.ambient |= bit & sets.inheritable;
-        }
-        process.no_new_privs |= self.no_new_privs;
-        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-        process.apparmor_profile = given(&self.apparmor).or(process.apparmor_profile);
-        process.selinux_label = given(&self.process_label).or(process.selinux_label);
-        Ok(process)
-    }
-
-    /// The cgroup that `--cgroup` names within the container's.
-    fn cgroup(&self, record: &Record) -> Result<Option<PathBuf>> {
-        let Some(name) = self.cgroup.last() else { return Ok(None) };
-        // CONTROLLER:CGROUP is of v1.
-        let name = name.rsplit(':').next().unwrap_or(name);
-        let own = record.cgroup()?;
-        let path = Path::new(name.trim_start_matches('/'));
-        if path.components().any(|part| part.as_os_str() == "..") {
-            return Err(Error::new(format!(
-                "--cgroup: {name:?} is not a sub cgroup path: it has `..` in it"
-            )));
-        }
-        Ok(Some(own.path().join(path)))
+        let has_terminal = self.tty || process.as_ref().is_some_and(|p| p.terminal() == Some(true));
+        // CONTROLLER:CGROUP is the form of cgroup v1.
+        let cgroup = self.cgroup.last().map(|name| PathBuf::from(name.rsplit(':').next().unwrap_or(name)));
+        Ok(ExecOptions {
+            process,
+            args: self.command,
+            terminal: self.tty,
+            terminal_size: if has_terminal { terminal::size() } else { Default::default() },
+            cwd: self.cwd.owned(),
+            env: self.env.iter().map(variable).collect::<Result<_>>()?,
+            user: self.user,
+            additional_gids: self.additional_gids,
+            capabilities: self.cap,
+            no_new_privs: self.no_new_privs,
+            apparmor_profile: self.apparmor,
+            selinux_label: self.process_label,
+            cgroup,
+            ignore_paused: self.ignore_paused,
+            detach: self.detach,
+            console_socket: self.console_socket.owned(),
+            pidfd_socket: self.pidfd_socket.owned(),
+            pid_file: self.pid_file.owned(),
+            inherited,
+        })
     }
 }
 

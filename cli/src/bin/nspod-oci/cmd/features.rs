@@ -1,4 +1,6 @@
-//! `features`: what a configuration may ask of this program; and its version.
+//! `features`: what this runtime supports
+//! ([specification](https://github.com/opencontainers/runtime-spec/blob/main/features.md)); and the
+//! version.
 
 use clap::Args;
 use nspod_cli::error::Result;
@@ -9,12 +11,12 @@ use serde_json::json;
 #[derive(Debug, Args)]
 pub(crate) struct FeaturesArgs {}
 
-/// As runc's `--version`, which clients take apart.
+/// Prints the version in the form of `runc --version`, which clients parse.
 pub(crate) fn version() -> Result<()> {
     output::line(format_args!("nspod-oci version {}\nspec: {VERSION}", env!("CARGO_PKG_VERSION")))
 }
 
-/// The options that mounts of the specification have, beside those of file systems.
+/// The mount options that do not belong to a file system.
 const MOUNT_OPTIONS: &[&str] = &[
     "async",
     "atime",
@@ -121,7 +123,7 @@ pub(crate) fn features() -> Result<()> {
             "mountExtensions": { "idmap": { "enabled": true } },
             "netDevices": { "enabled": true },
         },
-        // What an engine should keep untrusted users from setting.
+        // An engine should not let untrusted users set these.
         "potentiallyUnsafeConfigAnnotations": ["org.systemd.property."],
         "annotations": { "org.nspod.version": env!("CARGO_PKG_VERSION") },
     }))

@@ -3,15 +3,16 @@
 use clap::{Args, ValueEnum};
 use nspod_cli::error::Result;
 use nspod_cli::output;
+use nspod_oci_runtime::{Container, State};
 
-use crate::args::Global;
+use crate::global::Global;
 
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// How to print them
+    /// Output format
     #[arg(short, long, value_enum, default_value = "table")]
     format: Format,
-    /// Print ids alone
+    /// Print ids only
     #[arg(short, long)]
     quiet: bool,
 }
@@ -23,17 +24,21 @@ pub(crate) enum Format {
 }
 
 pub(crate) fn list(global: &Global, args: &ListArgs) -> Result<()> {
-    let all = global.store()?.all()?;
+    let runtime = global.runtime();
     if args.quiet {
-        return output::print(all.iter().map(|entry| format!("{}\n", entry.id())).collect::<String>());
+        let ids = Container::ids(&runtime)?;
+        return output::print(ids.iter().map(|id| format!("{id}\n")).collect::<String>());
     }
-    let mut states = Vec::new();
-    for entry in &all {
-        states.push(entry.record()?.state(entry.status()?));
-    }
+    let states = Container::list(&runtime)?;
     if args.format == Format::Json {
         return output::json_line(&states);
     }
-    let rows: Vec<Vec<String>> = states.iter().map(|state| state.row()).collect();
+    let rows: Vec<Vec<String>> = states.iter().map(row).collect();
     output::print(output::table(&["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"], &rows))
+}
+
+fn row(state: &State) -> Vec<String> {
+    let (bundle, status) = (state.bundle.display().to_string(), state.status.to_string());
+    let (created, owner) = (state.created.clone(), state.owner.clone());
+    vec![state.id.clone(), state.pid.to_string(), status, bundle, created, owner]
 }

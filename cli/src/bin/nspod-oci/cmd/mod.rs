@@ -1,17 +1,99 @@
-//! The verbs, a file each.
+//! The commands, a file each.
 
-pub(crate) mod create;
-pub(crate) mod criu;
-pub(crate) mod delete;
-pub(crate) mod events;
-pub(crate) mod exec;
-pub(crate) mod features;
-pub(crate) mod kill;
-pub(crate) mod list;
-pub(crate) mod pause;
-pub(crate) mod ps;
-pub(crate) mod run;
-pub(crate) mod spec;
-pub(crate) mod start;
-pub(crate) mod state;
-pub(crate) mod update;
+use clap::Subcommand;
+use nspod_cli::error::Result;
+use nspod_cli::manual;
+
+use crate::global::Global;
+
+mod create;
+mod criu;
+mod delete;
+mod events;
+mod exec;
+mod features;
+mod kill;
+mod list;
+mod pause;
+mod ps;
+mod run;
+mod spec;
+mod start;
+mod state;
+mod update;
+
+pub(crate) use features::version;
+
+#[derive(Debug, Subcommand)]
+#[command(defer = true)]
+pub(crate) enum Command {
+    /// Create a container, whose program `start` runs
+    Create(create::CreateArgs),
+    /// Run the program of a created container
+    Start(start::StartArgs),
+    /// Create a container and run its program
+    ///
+    /// In the foreground, the exit code is that of the program, and the container is deleted.
+    Run(run::RunArgs),
+    /// Run a further process in a container
+    Exec(Box<exec::ExecArgs>),
+    /// Print the state of a container
+    State(state::StateArgs),
+    /// List containers
+    List(list::ListArgs),
+    /// List the processes of a container
+    Ps(ps::PsArgs),
+    /// Send a signal to the first process of a container
+    Kill(kill::KillArgs),
+    /// Remove a container that is stopped or has not been started
+    Delete(delete::DeleteArgs),
+    /// Stop all processes of a container
+    Pause(pause::PauseArgs),
+    /// Continue the processes of a paused container
+    Resume(pause::PauseArgs),
+    /// Change the limits of a container; other limits stay
+    Update(Box<update::UpdateArgs>),
+    /// Print the resources that a container uses, and its OOM kills
+    Events(events::EventsArgs),
+    /// Write a running container to images, and end it
+    Checkpoint(Box<criu::CheckpointArgs>),
+    /// Create a container from images
+    Restore(Box<criu::RestoreArgs>),
+    /// Write an example config.json
+    Spec(spec::SpecArgs),
+    /// Print what this runtime supports
+    Features(features::FeaturesArgs),
+    /// Print completions for a shell
+    Completions(manual::CompletionsArgs),
+    /// Write manual pages to a directory
+    #[command(hide = true)]
+    Man(manual::ManArgs),
+}
+
+impl Command {
+    /// Runs the command; returns the exit code. `cli` describes the whole command line.
+    pub(crate) fn run(self, global: &Global, cli: fn() -> clap::Command) -> Result<i32> {
+        let done = |()| 0;
+        match self {
+            Command::Create(args) => create::create(global, &args).map(done),
+            Command::Start(args) => start::start(global, &args).map(done),
+            Command::Run(args) => run::run(global, &args),
+            Command::Exec(args) => exec::exec(global, *args),
+            Command::State(args) => state::state(global, &args).map(done),
+            Command::List(args) => list::list(global, &args).map(done),
+            Command::Ps(args) => ps::ps(global, &args).map(done),
+            Command::Kill(args) => kill::kill(global, &args).map(done),
+            Command::Delete(args) => delete::delete(global, &args).map(done),
+            Command::Pause(args) => pause::pause(global, &args).map(done),
+            Command::Resume(args) => pause::resume(global, &args).map(done),
+            Command::Update(args) => update::update(global, &args).map(done),
+            Command::Events(args) => events::events(global, &args).map(done),
+            Command::Checkpoint(args) => criu::checkpoint(global, *args).map(done),
+            Command::Restore(args) => criu::restore(global, *args),
+            Command::Spec(args) => spec::spec(&args).map(done),
+            Command::Features(_) => features::features().map(done),
+            Command::Completions(args) => manual::completions(&args, cli()).map(done),
+            Command::Man(args) => manual::man(&args, cli()).map(done),
+        }
+    }
+}

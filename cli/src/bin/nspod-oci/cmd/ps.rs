@@ -5,11 +5,11 @@ use nspod_cli::error::{Error, Result};
 use nspod_cli::output;
 
 use super::list::Format;
-use crate::args::Global;
+use crate::global::Global;
 
 #[derive(Debug, Args)]
 pub(crate) struct PsArgs {
-    /// What ps(1) prints of them, or their pids as JSON
+    /// Output of ps(1), or pids as JSON
     #[arg(short, long, value_enum, default_value = "table")]
     format: Format,
     /// The container
@@ -21,12 +21,7 @@ pub(crate) struct PsArgs {
 }
 
 pub(crate) fn ps(global: &Global, args: &PsArgs) -> Result<()> {
-    let entry = global.store()?.find(&args.id)?;
-    let pids = match entry.record()?.cgroup()?.procs_recursive() {
-        Ok(pids) => pids,
-        Err(e) if e.kind() == cgroup_core::ErrorKind::NotFound => Vec::new(),
-        Err(e) => return Err(e.into()),
-    };
+    let pids = global.container(&args.id).pids()?;
     if args.format == Format::Json {
         return output::json_line(&pids);
     }
@@ -44,7 +39,7 @@ pub(crate) fn ps(global: &Global, args: &PsArgs) -> Result<()> {
     output::print(only(&String::from_utf8_lossy(&done.stdout), &pids)?)
 }
 
-/// The heading, and the lines of these processes.
+/// Returns the heading, and the lines of these processes.
 fn only(table: &str, pids: &[i32]) -> Result<String> {
     let mut lines = table.lines();
     let heading = lines.next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `spec`: a configuration to begin with.
+//! `spec`: writes an example configuration.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -10,10 +10,10 @@ use serde::Serialize;
 
 #[derive(Debug, Args)]
 pub(crate) struct SpecArgs {
-    /// Where
+    /// Directory to write to
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     bundle: PathBuf,
-    /// For an ordinary user
+    /// For a user other than root
     #[arg(long)]
     rootless: bool,
 }

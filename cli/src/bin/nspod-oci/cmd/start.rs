@@ -1,12 +1,9 @@
-//! `start`: lets a container that was created become its program.
+//! `start`: runs the program of a created container.
 
 use clap::Args;
-use nspod_cli::error::{Error, Result};
+use nspod_cli::error::Result;
 
-use super::delete::stop;
-use crate::args::Global;
-use crate::state::Status;
-use crate::{hooks, log};
+use crate::global::Global;
 
 #[derive(Debug, Args)]
 pub(crate) struct StartArgs {
@@ -16,18 +13,5 @@ pub(crate) struct StartArgs {
 }
 
 pub(crate) fn start(global: &Global, args: &StartArgs) -> Result<()> {
-    let (entry, _lock) = global.store()?.lock(&args.id)?;
-    let record = entry.record()?;
-    match entry.status()? {
-        Status::Created => {}
-        Status::Stopped => return Err(Error::new("cannot start a container that has stopped")),
-        Status::Running => return Err(Error::new("cannot start an already running container")),
-        status => return Err(Error::new(format!("cannot start a container in the {status} state"))),
-    }
-    nspod_sandbox::start_held(entry.dir().path())?;
-    log::debug(&format_args!("the container's process {} runs", record.init_process_pid));
-    hooks::poststart(&entry, record).map_err(|e| match stop(record) {
-        Ok(()) => e,
-        Err(alive) => Error::new(format!("{e}; and the container could not be stopped: {alive}")),
-    })
+    Ok(global.container(&args.id).start()?)
 }

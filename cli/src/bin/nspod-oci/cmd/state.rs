@@ -1,10 +1,10 @@
-//! `state`: what the specification tells of a container.
+//! `state`: the state of a container, as the specification defines it.
 
 use clap::Args;
 use nspod_cli::error::Result;
 use nspod_cli::output;
 
-use crate::args::Global;
+use crate::global::Global;
 
 #[derive(Debug, Args)]
 pub(crate) struct StateArgs {
@@ -14,6 +14,5 @@ pub(crate) struct StateArgs {
 }
 
 pub(crate) fn state(global: &Global, args: &StateArgs) -> Result<()> {
-    let entry = global.store()?.find(&args.id)?;
-    output::json(&entry.record()?.state(entry.status()?))
+    output::json(&global.container(&args.id).state()?)
 }

@@ -2,46 +2,43 @@
 
 use std::io::Read;
 
-use cgroup_core::{CpuMax, Limits, Max};
 use clap::Args;
 use nspod_cli::error::{Error, Result};
 use nspod_cli::value::signed_bytes;
-use nspod_oci_runtime::config;
-use nspod_oci_runtime::oci_spec::runtime::LinuxCpu;
+use nspod_oci_runtime::{UpdateOptions, config};
 use serde_json::{Map, Value, json};
 
-use crate::args::{Global, MaybePath};
-use crate::state::{Record, Status};
-use crate::{driver, log};
+use crate::global::{Global, MaybePath};
+use crate::log;
 
 #[derive(Debug, Args)]
 pub(crate) struct UpdateArgs {
-    /// A file with the limits, as linux.resources of config.json; - is standard input. All
-    /// other flags are then of no account
+    /// File with the limits, as linux.resources of config.json; - is standard input. All other
+    /// limits are then ignored
     #[arg(short, long, value_name = "FILE", default_value = "", hide_default_value = true)]
     resources: MaybePath,
-    /// Bytes of memory, as in 52428800 or 50M; -1 lifts the limit
+    /// Memory in bytes, as in 52428800 or 50M; -1 removes the limit
     #[arg(long, value_name = "BYTES", value_parser = signed_bytes, allow_hyphen_values = true)]
     memory: Option<i64>,
-    /// Bytes of memory that are reclaimed last
+    /// Memory in bytes that is reclaimed last
     #[arg(long, value_name = "BYTES", value_parser = signed_bytes, allow_hyphen_values = true)]
     memory_reservation: Option<i64>,
-    /// Bytes of memory and swap together, which needs --memory too; -1 lifts the limit
+    /// Memory and swap together in bytes, which requires --memory; -1 removes the limit
     #[arg(long, value_name = "BYTES", value_parser = signed_bytes, allow_hyphen_values = true)]
     memory_swap: Option<i64>,
-    /// Share of the processors, 2 to 262144
+    /// Share of processor time, 2 to 262144
     #[arg(long, alias = "cpu-shares", value_name = "SHARES")]
     cpu_share: Option<u64>,
-    /// µs of processor time in a period; -1 lifts the limit
+    /// Processor time per period in µs; -1 removes the limit
     #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
     cpu_quota: Option<i64>,
-    /// The period, in µs
+    /// Period in µs
     #[arg(long, value_name = "MICROSECONDS")]
     cpu_period: Option<u64>,
-    /// µs of unused quota that may be saved up
+    /// Unused quota that can be saved up, in µs
     #[arg(long, value_name = "MICROSECONDS")]
     cpu_burst: Option<u64>,
-    /// 1 runs it only when nothing else wants to run
+    /// 1: run only when no other process wants to run
     #[arg(long, value_name = "0|1")]
     cpu_idle: Option<i64>,
     /// Refused: cgroup v2 has no such limit
@@ -49,16 +46,16 @@ pub(crate) struct UpdateArgs {
     cpu_rt_period: Option<u64>,
     #[arg(long, hide = true, value_name = "MICROSECONDS", allow_hyphen_values = true)]
     cpu_rt_runtime: Option<i64>,
-    /// The processors to run on
+    /// Processors to run on
     #[arg(long, value_name = "LIST")]
     cpuset_cpus: Option<String>,
-    /// The memory nodes to allocate from
+    /// Memory nodes to allocate from
     #[arg(long, value_name = "LIST")]
     cpuset_mems: Option<String>,
-    /// Processes and threads; -1 lifts the limit
+    /// Number of processes and threads; -1 removes the limit
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pids_limit: Option<i64>,
-    /// Share of the disks, 10 to 1000
+    /// Share of disk bandwidth, 10 to 1000
     #[arg(long, value_name = "WEIGHT")]
     blkio_weight: Option<u16>,
     /// Ignored with a warning: cgroup v2 has no such limit
@@ -66,10 +63,10 @@ pub(crate) struct UpdateArgs {
     kernel_memory: Option<i64>,
     #[arg(long, hide = true, value_name = "BYTES", value_parser = signed_bytes, allow_hyphen_values = true)]
     kernel_memory_tcp: Option<i64>,
-    /// Intel RDT's schema for the L3 cache
+    /// Intel RDT schema for the L3 cache
     #[arg(long, value_name = "SCHEMA")]
     l3_cache_schema: Option<String>,
-    /// Intel RDT's schema for memory bandwidth
+    /// Intel RDT schema for memory bandwidth
     #[arg(long, value_name = "SCHEMA")]
     mem_bw_schema: Option<String>,
     /// The container
@@ -78,12 +75,6 @@ pub(crate) struct UpdateArgs {
 }
 
 pub(crate) fn update(global: &Global, args: &UpdateArgs) -> Result<()> {
-    let (entry, _lock) = global.store()?.lock(&args.id)?;
-    let status = entry.status()?;
-    if status == Status::Stopped {
-        return Err(Error::new("container not running"));
-    }
-    let record = entry.record()?;
     let text = match args.resources.get() {
         Some(path) => read(path)?,
         None => args.json().to_string(),
@@ -92,50 +83,12 @@ pub(crate) fn update(global: &Global, args: &UpdateArgs) -> Result<()> {
     if args.resources.get().is_none() && kernel.into_iter().flatten().any(|bytes| bytes != 0) {
         log::warn(&"--kernel-memory and --kernel-memory-tcp have no effect: cgroup v2 has no such limit");
     }
-    let given = config::parse_resources(text.as_bytes())?;
-    let (mut limits, devices) = config::resources(&given)?;
-    if let Some(cpu) = given.cpu() {
-        keep_half(cpu, record, &mut limits)?;
-    }
-    if given.memory().is_some_and(|memory| memory.check_before_update() == Some(true)) {
-        leaves_room(record, limits.memory_max)?;
-    }
-    if args.l3_cache_schema.is_some() || args.mem_bw_schema.is_some() {
-        schemata(args, record.intel_rdt_path.as_deref())?;
-    }
-    if !limits.is_empty() {
-        driver::update(record, &limits)?;
-    }
-    if let Some(rules) = devices {
-        record.cgroup()?.replace_devices(&rules)?;
-    }
-    Ok(())
-}
-
-/// A quota leaves the period as it is, and the other way round.
-fn keep_half(cpu: &LinuxCpu, record: &Record, limits: &mut Limits) -> Result<()> {
-    let Some(max) = &mut limits.cpu_max else { return Ok(()) };
-    let Some(text) = record.cgroup()?.read_if_there("cpu.max")? else { return Ok(()) };
-    let now: CpuMax = text.parse()?;
-    if cpu.period().unwrap_or(0) == 0 {
-        max.period = now.period;
-    }
-    if cpu.quota().unwrap_or(0) == 0 {
-        max.quota = now.quota;
-    }
-    Ok(())
-}
-
-/// Below what is in use a limit would end processes at once.
-fn leaves_room(record: &Record, max: Option<Max>) -> Result<()> {
-    let Some(Max::Value(max)) = max else { return Ok(()) };
-    let used = record.cgroup()?.read_if_there("memory.current")?;
-    match used.and_then(|text| text.trim().parse::<u64>().ok()) {
-        Some(used) if max <= used => Err(Error::new(format!(
-            "memory.limit: {max} bytes are no more than the {used} in use, which memory.checkBeforeUpdate forbids: name a higher limit, or leave the check out"
-        ))),
-        _ => Ok(()),
-    }
+    let options = UpdateOptions {
+        resources: config::parse_resources(text.as_bytes())?,
+        l3_cache_schema: args.l3_cache_schema.clone(),
+        mem_bw_schema: args.mem_bw_schema.clone(),
+    };
+    Ok(global.container(&args.id).update(&options)?)
 }
 
 fn read(path: &std::path::Path) -> Result<String> {
@@ -148,19 +101,8 @@ fn read(path: &std::path::Path) -> Result<String> {
     Ok(text)
 }
 
-fn schemata(args: &UpdateArgs, group: Option<&std::path::Path>) -> Result<()> {
-    let group = group.ok_or_else(|| {
-        Error::new("--l3-cache-schema, --mem-bw-schema: the container has no group of Intel RDT's: its configuration names no linux.intelRdt")
-    })?;
-    let lines: Vec<&str> =
-        [&args.l3_cache_schema, &args.mem_bw_schema].into_iter().flatten().map(String::as_str).collect();
-    let path = group.join("schemata");
-    let write = |line: &&str| std::fs::write(&path, format!("{line}\n"));
-    lines.iter().try_for_each(write).map_err(|e| Error::io("write the schema to", &path, &e))
-}
-
 impl UpdateArgs {
-    /// The flags as linux.resources.
+    /// Returns the flags in the form of linux.resources.
     fn json(&self) -> Value {
         fn section(fields: &[(&str, Option<Value>)]) -> Option<Value> {
             let given: Map<String, Value> =

@@ -1,5 +1,5 @@
-//! Requests to `criu swrk` and its answers: messages of protobuf over a socket, as criu's
-//! `images/rpc.proto` defines them. The command line of criu cannot hand over a terminal.
+//! Requests to `criu swrk` and its answers: protobuf messages over a socket, as criu's
+//! `images/rpc.proto` defines them. The command line of criu cannot send a terminal.
 
 use std::fs::File;
 use std::io::IoSliceMut;
@@ -8,13 +8,13 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command};
 
-use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nspod_cli::error::{Error, Result};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, SocketType,
     recvmsg, socketpair,
 };
+
+use crate::error::{Error, ErrorKind, Result};
 
 /// `criu_req_type`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +92,7 @@ impl Message {
 #[derive(Debug, Default)]
 pub(super) struct Options {
     message: Message,
-    /// Open in criu under the same number.
+    /// Descriptors that criu inherits under the same number.
     inherited: Vec<OwnedFd>,
 }
 
@@ -125,16 +125,16 @@ impl Options {
 /// The answer of criu to a request that succeeded.
 #[derive(Debug, Default)]
 pub(super) struct Done {
-    /// The first process that it has restored.
+    /// Pid of the first restored process.
     pub(super) pid: i32,
-    /// The other end of that process's terminal.
+    /// Master end of that process's terminal.
     pub(super) terminal: Option<File>,
 }
 
 /// Sends criu a request and returns its answer. `spawn` starts criu.
 ///
 /// # Errors
-/// criu cannot be run, does not answer, or has failed, for a reason that its log names.
+/// criu cannot be run, does not answer, or has failed; its log names the reason.
 pub(super) fn call(
     criu: &Path,
     action: Action,
@@ -145,19 +145,21 @@ pub(super) fn call(
     let (own, other) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(failed("socketpair"))?;
     fcntl(&own, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
-        .map_err(|e| Error::call("talk to criu", "fcntl", e))?;
+        .map_err(|e| failed("fcntl")(rustix::io::Errno::from_raw_os_error(e as i32)))?;
     let mut command = Command::new(criu);
     command.arg("swrk").arg(other.as_raw_fd().to_string());
     let child = spawn(&mut command);
-    let mut child = child.map_err(|e| Error::new(format!("cannot run {}: {e}", criu.display())))?;
+    let mut child =
+        child.map_err(|e| Error::new(ErrorKind::Criu, format!("cannot run {}: {e}", criu.display())))?;
     drop(other);
     let done = converse(&own, action, &options);
     drop(own);
-    let status = child.wait().map_err(|e| Error::new(format!("cannot wait for criu: {e}")))?;
+    let status =
+        child.wait().map_err(|e| Error::new(ErrorKind::Criu, format!("cannot wait for criu: {e}")))?;
     match done {
         Ok(Some(done)) => Ok(done),
-        Ok(None) => Err(Error::new("criu failed")),
-        Err(e) => Err(Error::new(format!("criu failed: {status}: {e}"))),
+        Ok(None) => Err(Error::new(ErrorKind::Criu, "criu failed")),
+        Err(e) => Err(Error::new(ErrorKind::Criu, format!("criu failed: {status}: {e}"))),
     }
 }
 
@@ -169,11 +171,12 @@ fn converse(socket: &OwnedFd, action: Action, options: &Options) -> Result<Optio
     let mut done = Done::default();
     loop {
         let (bytes, fd) = receive(socket)?;
-        let answer = fields(&bytes).ok_or_else(|| Error::new("its answer is not understood"))?;
+        let answer =
+            fields(&bytes).ok_or_else(|| Error::new(ErrorKind::Criu, "its answer has an unknown form"))?;
         let number =
             |wanted| answer.iter().find_map(|(field, value)| (*field == wanted).then(|| value.number()));
         if number(1) == Some(NOTIFY) {
-            // criu announces each step; with the terminal's comes the descriptor.
+            // criu announces each step; the terminal's comes with the descriptor.
             done.terminal = fd.map(File::from).or(done.terminal);
             send(socket, Message::default().number(1, NOTIFY).number(3, 1))?;
             continue;
@@ -190,7 +193,7 @@ fn converse(socket: &OwnedFd, action: Action, options: &Options) -> Result<Optio
 }
 
 fn failed(call: &'static str) -> impl Fn(rustix::io::Errno) -> Error {
-    move |e| Error::call("talk to criu", call, Errno::from_raw(e.raw_os_error()))
+    move |e| Error::call(ErrorKind::Criu, "talk to criu", call, e.raw_os_error())
 }
 
 fn send(socket: &OwnedFd, message: &Message) -> Result<()> {
@@ -204,7 +207,7 @@ fn receive(socket: &OwnedFd) -> Result<(Vec<u8>, Option<OwnedFd>)> {
     let received = recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC);
     let length = received.map_err(failed("recvmsg"))?.bytes;
     if length == 0 {
-        return Err(Error::new("it has ended without an answer"));
+        return Err(Error::new(ErrorKind::Criu, "it has ended without an answer"));
     }
     bytes.truncate(length);
     let fd = control.drain().find_map(|message| match message {
@@ -274,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_protobufs() {
+    fn messages_are_those_of_protobuf() {
         let mut message = Message::default();
         message.number(1, 300).bytes(2, b"ab").number(63, 0);
         assert_eq!(message.0, [0x08, 0xac, 0x02, 0x12, 2, b'a', b'b', 0xf8, 0x03, 0]);

@@ -1,26 +1,34 @@
-//! Users and groups by name, as the container's own `/etc/passwd` and `/etc/group` have them.
+//! Users and groups by name, from the container's own `/etc/passwd` and `/etc/group`: passwd(5),
+//! group(5).
+//!
+//! The image chooses these files. They are opened beneath the container's root, and only a regular
+//! file is read.
 
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use crate::error::{Error, ErrorKind};
+use crate::spec::{Process, Root, User};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::{Mode, SFlag, fstat};
-use nspod_sandbox::spec::{Process, Root, User};
 
-use crate::error::{Error, Result};
-
-/// Somebody, found.
+/// An account of `/etc/passwd`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct Account {
+    /// Ids, and the groups that list the account as a member.
     pub user: User,
+    /// Home directory; `None` if the account is not in the file.
     pub home: Option<String>,
 }
 
-/// Looks up `UID[:GID]`, either by number or name, in the files below the roots: the first
-/// that has the file counts.
-pub fn find(text: &str, roots: &[PathBuf]) -> Result<Found> {
+/// Looks up `USER[:GROUP]`, each by number or name. The first of the roots that has the file counts.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`]: no such name. [`ErrorKind::InvalidInput`]: the file is not a regular file,
+/// or has more than 16 MiB. `EACCES`: it cannot be read.
+pub fn find(text: &str, roots: &[PathBuf]) -> Result<Account, Error> {
     let (user, group) = match text.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (text, None),
@@ -41,14 +49,15 @@ pub fn find(text: &str, roots: &[PathBuf]) -> Result<Found> {
             found.groups = name.map_or(Vec::new(), |name| member_of(&groups, name));
         }
     }
-    Ok(Found { user: found, home })
+    Ok(Account { user: found, home })
 }
 
-/// Sets `HOME` to the home of the process's user, if the environment has none or an empty one.
+/// Sets `HOME` to the home directory of the process's user, unless the environment has a non-empty
+/// one.
 ///
 /// # Errors
-/// The image's files cannot be read. `HOME` is `/` then.
-pub fn set_home(process: &mut Process, roots: &[PathBuf]) -> Result<()> {
+/// As [`find`]; `HOME` is set to `/` then.
+pub fn set_home(process: &mut Process, roots: &[PathBuf]) -> Result<(), Error> {
     let home = process.env.iter().rev().find(|(name, _)| name == "HOME");
     if home.is_some_and(|(_, home)| !home.is_empty()) {
         return Ok(());
@@ -60,8 +69,11 @@ pub fn set_home(process: &mut Process, roots: &[PathBuf]) -> Result<()> {
     found.map(drop)
 }
 
-/// A group by number or name.
-pub fn gid(text: &str, roots: &[PathBuf]) -> Result<u32> {
+/// Looks up a group by number or name.
+///
+/// # Errors
+/// As [`find`].
+pub fn gid(text: &str, roots: &[PathBuf]) -> Result<u32, Error> {
     if let Ok(gid) = text.parse() {
         return Ok(gid);
     }
@@ -75,12 +87,20 @@ pub fn gid(text: &str, roots: &[PathBuf]) -> Result<u32> {
 }
 
 fn unknown(what: &str, name: &str, file: &str) -> Error {
-    Error::new(format!(
-        "the {what} {name:?} is not in the container's {file}: give a number, or add it there"
-    ))
+    let problem =
+        format!("the {what} {name:?} is not in the container's {file}: give a number, or add it there");
+    Error::new(ErrorKind::NotFound, problem)
 }
 
-/// Uid, gid and home, of a line that is about this name or number.
+fn failed(call: &'static str, path: &Path, errno: Errno) -> Error {
+    let (call, what) = match call {
+        "look at" => ("fstat", "inspect"),
+        call => (call, call),
+    };
+    Error::call("read", format!("{what} {}", path.display()), call, errno as i32)
+}
+
+/// Returns uid, gid and home if the line is about this name or number.
 fn account<'a>(line: &'a str, user: &str) -> Option<(u32, u32, &'a str)> {
     let mut fields = line.split(':');
     let (name, _, uid) = (fields.next()?, fields.next()?, fields.next()?);
@@ -88,7 +108,7 @@ fn account<'a>(line: &'a str, user: &str) -> Option<(u32, u32, &'a str)> {
     (name == user || uid == user).then_some((uid.parse().ok()?, gid, home))
 }
 
-/// The groups that list this name as a member.
+/// Returns the groups that list this name as a member.
 fn member_of(groups: &str, name: &str) -> Vec<u32> {
     let gid = |line: &str| {
         let fields: Vec<&str> = line.split(':').collect();
@@ -98,7 +118,7 @@ fn member_of(groups: &str, name: &str) -> Vec<u32> {
     groups.lines().filter_map(gid).collect()
 }
 
-/// Where the container's files are, as the host sees them.
+/// Returns the directories of the host that hold the container's files, the uppermost first.
 pub fn roots(root: &Root) -> Vec<PathBuf> {
     match root {
         Root::Empty => Vec::new(),
@@ -106,7 +126,7 @@ pub fn roots(root: &Root) -> Vec<PathBuf> {
         Root::Dir { path, .. } => vec![path.clone()],
         Root::Overlay { lower, writes } => {
             let upper = match writes {
-                nspod_sandbox::spec::Writes::Dir { upper, .. } => Some(upper.clone()),
+                crate::spec::Writes::Dir { upper, .. } => Some(upper.clone()),
                 _ => None,
             };
             upper.into_iter().chain(lower.iter().cloned()).collect()
@@ -114,34 +134,34 @@ pub fn roots(root: &Root) -> Vec<PathBuf> {
     }
 }
 
-/// The most that is read of a file.
+/// Maximum size of a file in bytes.
 const MOST: u64 = 16 << 20;
 
-/// Reads a file below the first root that has it, whatever links are in its way. Returns an
-/// empty text where none has it.
-fn read(roots: &[PathBuf], file: &str) -> Result<String> {
+/// Reads a file below the first root that has it. Links in its path are resolved within the root.
+/// Returns an empty text if no root has the file.
+fn read(roots: &[PathBuf], file: &str) -> Result<String, Error> {
     for root in roots {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let dir = open(root.as_path(), flags, Mode::empty()).map_err(|e| Error::path("open", root, e))?;
+        let dir = open(root.as_path(), flags, Mode::empty()).map_err(|e| failed("open", root, e))?;
         let how = OpenHow::new()
             .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         match openat2(&dir, file, how) {
             Ok(at) => return read_regular(&at, &root.join(file)),
             Err(Errno::ENOENT | Errno::ENOTDIR) => {}
-            Err(e) => return Err(Error::path("open", &root.join(file), e)),
+            Err(e) => return Err(failed("open", &root.join(file), e)),
         }
     }
     Ok(String::new())
 }
 
-/// Reads a regular file by its `O_PATH` descriptor. Opening anything else could act on the host
-/// or block: the image chooses what lies there.
-fn read_regular(at: &OwnedFd, path: &Path) -> Result<String> {
-    let stat = fstat(at).map_err(|e| Error::path("look at", path, e))?;
+/// Reads a regular file by its `O_PATH` descriptor. To open anything else could block or have an
+/// effect on the host.
+fn read_regular(at: &OwnedFd, path: &Path) -> Result<String, Error> {
+    let stat = fstat(at).map_err(|e| failed("look at", path, e))?;
     let kind = SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits());
     if kind == SFlag::S_IFCHR && stat.st_rdev == 0 {
-        // An overlay's mark of a file that was removed.
+        // A whiteout: the overlay's mark of a removed file.
         return Ok(String::new());
     }
     let size = u64::try_from(stat.st_size).unwrap_or(0);
@@ -152,17 +172,20 @@ fn read_regular(at: &OwnedFd, path: &Path) -> Result<String> {
     };
     if let Some(problem) = problem {
         let sentence = format!("cannot read {}: {problem}: replace it in the image", path.display());
-        return Err(Error::new(sentence));
+        return Err(Error::new(ErrorKind::InvalidInput, sentence));
     }
-    // A file of procfs may be without an end, or block. Its size is 0.
+    // A file of procfs may be endless, or block. Its size is 0.
     if size == 0 {
         return Ok(String::new());
     }
     let again = format!("/proc/thread-self/fd/{}", at.as_raw_fd());
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-    let fd = open(again.as_str(), flags, Mode::empty()).map_err(|e| Error::path("open", path, e))?;
+    let fd = open(again.as_str(), flags, Mode::empty()).map_err(|e| failed("open", path, e))?;
     let mut text = Vec::new();
-    std::fs::File::from(fd).take(size).read_to_end(&mut text).map_err(|e| Error::io("read", path, &e))?;
+    std::fs::File::from(fd)
+        .take(size)
+        .read_to_end(&mut text)
+        .map_err(|e| failed("read", path, Errno::from_raw(e.raw_os_error().unwrap_or(0))))?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
@@ -188,11 +211,11 @@ mod tests {
     fn names_are_those_of_the_container() {
         let (_dir, roots) = image();
         let find = |text| find(text, &roots).unwrap();
-        assert_eq!(find("web"), Found { user: user(33, 34, &[50]), home: Some("/srv".into()) });
+        assert_eq!(find("web"), Account { user: user(33, 34, &[50]), home: Some("/srv".into()) });
         assert_eq!(find("33").user, user(33, 34, &[50]));
         assert_eq!(find("web:logs").user, user(33, 50, &[]));
         assert_eq!(find("web:7").user, user(33, 7, &[]));
-        assert_eq!(find("1000"), Found { user: user(1000, 0, &[]), home: None });
+        assert_eq!(find("1000"), Account { user: user(1000, 0, &[]), home: None });
         assert_eq!(find("1000:1001").user, user(1000, 1001, &[]));
     }
 
@@ -234,7 +257,7 @@ mod tests {
         assert_eq!(found.unwrap_err(), not_regular);
         let found = replace(&|| std::fs::File::create(&passwd).unwrap().set_len(MOST + 1).unwrap());
         assert!(found.unwrap_err().contains("at most 16777216 are read"));
-        // A regular file whose reading waits for messages of the kernel's.
+        // A regular file: read(2) waits for messages of the kernel.
         let file = open("/proc/kmsg", OFlag::O_PATH, Mode::empty()).unwrap();
         assert_eq!(read_regular(&file, &passwd).unwrap(), "");
     }

@@ -1,5 +1,7 @@
-//! Programs that are run on the host as a container comes and goes, each with its state on
+//! Hooks: programs that run on the host during the life cycle, each with the container's state on its
 //! standard input.
+//!
+//! [Specification](https://github.com/opencontainers/runtime-spec/blob/main/config.md#posix-platform-hooks)
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -8,24 +10,25 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use ns_core::Pidfd;
-use nspod_cli::error::{Error, Result};
 use nspod_sandbox::spec::Hook;
 
-use crate::log;
-use crate::state::{Entry, Record, Status};
+use crate::error::{Error, ErrorKind, Result};
+use crate::record::{Record, Status};
+use crate::state::Entry;
 
-/// Runs hooks in order up to the first that fails.
+/// Runs hooks in order until one fails.
 pub(crate) fn run(kind: &str, hooks: &[Hook], state: &[u8]) -> Result<()> {
     for (number, hook) in hooks.iter().enumerate() {
         one(kind, hook, state).map_err(|e| {
-            Error::new(format!("hooks.{kind}[{number}]: error running hook {}: {e}", hook.path.display()))
+            let path = hook.path.display();
+            e.context(format_args!("hooks.{kind}[{number}]: error running hook {path}"))
         })?;
     }
     Ok(())
 }
 
-/// Runs the hooks after the start. An error is due to stop the container; before 1.3 of the
-/// specification a hook that fails was spoken of and no more.
+/// Runs the poststart hooks. If one fails, the caller must stop the container. Before version 1.3 of
+/// the specification the container continues, and the failure is logged.
 pub(crate) fn poststart(entry: &Entry, record: &Record) -> Result<()> {
     if record.poststart.is_empty() {
         return Ok(());
@@ -40,76 +43,75 @@ pub(crate) fn poststart(entry: &Entry, record: &Record) -> Result<()> {
     }
 }
 
-/// Runs all hooks; one that fails is spoken of and no more.
+/// Runs all hooks; logs those that fail.
 pub(crate) fn run_all(kind: &str, hooks: &[Hook], state: &[u8]) {
     for hook in hooks {
         if let Err(e) = one(kind, hook, state) {
-            log::warn(&format_args!("{kind} hook {}: {e}", hook.path.display()));
+            log::warn!("{kind} hook {}: {e}", hook.path.display());
         }
     }
 }
 
 fn one(kind: &str, hook: &Hook, state: &[u8]) -> Result<()> {
-    log::debug(&format_args!("run the {kind} hook {}", hook.path.display()));
+    log::debug!("run the {kind} hook {}", hook.path.display());
     let done = execute(hook, state);
     let end = if done.is_ok() { "has succeeded" } else { "has failed" };
-    log::debug(&format_args!("the {kind} hook {} {end}", hook.path.display()));
+    log::debug!("the {kind} hook {} {end}", hook.path.display());
     done
 }
 
 fn execute(hook: &Hook, state: &[u8]) -> Result<()> {
-    let mut input = memory("state")?;
-    let output = memory("output")?;
-    let failed = |e: std::io::Error| Error::io("hand the state to", &hook.path, &e);
+    let mut input = memory_file("state")?;
+    let output = memory_file("output")?;
+    let failed = |e: std::io::Error| Error::io(ErrorKind::Hook, "hand the state to", &hook.path, &e);
     input.write_all(state).and_then(|()| input.rewind()).map_err(failed)?;
     let copy = || output.try_clone().map_err(failed);
     let mut command = Command::new(&hook.path);
     if let Some((name, rest)) = hook.args.split_first() {
         command.arg0(name).args(rest);
     }
-    // One that names no environment has this program's, as with runc and crun.
+    // A hook without an environment inherits the caller's, as with runc and crun.
     if let Some(env) = &hook.env {
         command.env_clear().envs(env.iter().cloned());
     }
     command.stdin(input).stdout(copy()?).stderr(copy()?);
     nspod_sandbox::inherit_nothing(&mut command);
-    let mut child = command.spawn().map_err(|e| Error::io("execute", &hook.path, &e))?;
+    let mut child = command.spawn().map_err(|e| Error::io(ErrorKind::Hook, "execute", &hook.path, &e))?;
     if let Some(seconds) = hook.timeout {
         let pidfd = Pidfd::open(child.id() as i32)?;
         if !pidfd.poll(Some(Duration::from_secs(seconds.into())))? {
             let _ = child.kill();
             let _ = child.wait();
-            return Err(Error::new(format!("it was killed after its timeout of {seconds} s")));
+            let problem = format!("it was killed after its timeout of {seconds} s");
+            return Err(Error::new(ErrorKind::Hook, problem));
         }
     }
-    let status = child.wait().map_err(|e| Error::io("wait for", &hook.path, &e))?;
+    let status = child.wait().map_err(|e| Error::io(ErrorKind::Hook, "wait for", &hook.path, &e))?;
     match status.success() {
         true => Ok(()),
-        false => Err(Error::new(format!("{}{}", how(status), said(output)))),
+        false => Err(Error::new(ErrorKind::Hook, format!("{}{}", outcome(status), beginning(output)))),
     }
 }
 
-fn memory(name: &str) -> Result<File> {
+fn memory_file(name: &str) -> Result<File> {
     let flags = rustix::fs::MemfdFlags::CLOEXEC;
     let fd = rustix::fs::memfd_create(name, flags);
-    fd.map(File::from).map_err(|e| {
-        let errno = nix::errno::Errno::from_raw(e.raw_os_error());
-        Error::call("make a file in memory", "memfd_create", errno)
-    })
+    fd.map(File::from)
+        .map_err(|e| Error::call(ErrorKind::Hook, "make a file in memory", "memfd_create", e.raw_os_error()))
 }
 
-fn how(status: ExitStatus) -> String {
+fn outcome(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),
         (None, signal) => format!("signal {}", signal.unwrap_or(0)),
     }
 }
 
-/// What a hook had to say, up to a length that a message may have.
-fn said(mut output: File) -> String {
-    const MOST: u64 = 4096;
+/// Returns the first 4 KiB of a hook's output, for the error.
+fn beginning(mut output: File) -> String {
+    const MAX: u64 = 4096;
     let mut bytes = Vec::new();
-    let _ = output.rewind().and_then(|()| output.take(MOST).read_to_end(&mut bytes));
+    let _ = output.rewind().and_then(|()| output.take(MAX).read_to_end(&mut bytes));
     match String::from_utf8_lossy(&bytes).trim() {
         "" => String::new(),
         text => format!(", output: {text}"),

@@ -1,0 +1,91 @@
+//! Bundles.
+
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nspod_sandbox::Host;
+use nspod_sandbox::spec::Root;
+use nspod_sandbox::store::read_small;
+
+use crate::config::{self, Config};
+use crate::error::{Error, ErrorKind, Result};
+
+/// A directory with a `config.json`, which has been read and checked.
+///
+/// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/bundle.md).
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    path: PathBuf,
+    json: Vec<u8>,
+    config: Config,
+}
+
+impl Bundle {
+    /// Reads a bundle. A relative path is resolved against the working directory.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Bundle`]: the directory or its `config.json` cannot be read (`ENOENT`, `EACCES`),
+    /// or `config.json` is not a file. [`ErrorKind::InvalidConfig`]: the configuration is invalid.
+    pub fn open(path: impl AsRef<Path>) -> Result<Bundle> {
+        let path = path.as_ref();
+        let path =
+            path.canonicalize().map_err(|e| Error::io(ErrorKind::Bundle, "enter the bundle", path, &e))?;
+        let file = path.join("config.json");
+        let json = read_config(&file)
+            .map_err(|e| Error::io(ErrorKind::Bundle, "read the configuration", &file, &e))?;
+        let config = config::parse(&json)?;
+        Ok(Bundle { path, json, config })
+    }
+
+    /// Returns the absolute path of the directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Returns the text of `config.json`.
+    pub(crate) fn json(&self) -> &[u8] {
+        &self.json
+    }
+
+    /// Checks that the kernel can apply `linux.mountLabel`, which requires SELinux.
+    pub(crate) fn check_mount_label(&self) -> Result<()> {
+        let linux = self.config.spec().linux().as_ref();
+        let label = linux.and_then(|linux| linux.mount_label().as_deref());
+        let Some(label) = label.filter(|label| !label.is_empty()) else { return Ok(()) };
+        match Host::has_selinux() {
+            true => Ok(()),
+            false => {
+                let problem = format!("{label:?} cannot be set: SELinux is not enabled in this kernel");
+                Err(Error::invalid("linux.mountLabel", problem).with_hint("leave it out"))
+            }
+        }
+    }
+}
+
+/// Reads a regular file. `O_NONBLOCK`, so that a FIFO in its place does not block.
+fn read_config(path: &Path) -> std::io::Result<Vec<u8>> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("this is not a file"));
+    }
+    read_small(file)
+}
+
+/// Checks that the root is a directory. A root that the caller may not see is left to the start.
+pub(crate) fn check_root(root: &Root) -> Result<()> {
+    let Root::Dir { path, .. } = root else { return Ok(()) };
+    let problem = match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => return Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => return Ok(()),
+        Ok(_) => format!("{} is not a directory", path.display()),
+        Err(e) => Error::io(ErrorKind::Bundle, "find", path, &e).to_string(),
+    };
+    let cure = "name the directory that holds the container's root file system";
+    Err(Error::invalid("root.path", format!("{problem}: {cure}")))
+}

@@ -1,0 +1,325 @@
+//! Containers by id, and the operations that need no start.
+
+use cgroup_core::{CpuMax, Limits, Max, Usage};
+use ns_core::{Kind, Pidfd};
+use oci_spec::runtime::{LinuxCpu, LinuxResources};
+
+use crate::config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::record::{Record, State, Status};
+use crate::runtime::Runtime;
+use crate::state::Entry;
+use crate::{cgroup, cleanup, hooks};
+
+/// A container of a runtime, by its id.
+///
+/// The handle holds nothing open and can be cloned: each method reads the state anew, and those that
+/// change the container lock it meanwhile. Dropping the handle has no effect on the container.
+#[derive(Debug, Clone)]
+pub struct Container {
+    pub(crate) runtime: Runtime,
+    pub(crate) id: String,
+}
+
+/// Changes of a container's limits, for [`Container::update`].
+#[derive(Debug, Clone, Default)]
+pub struct UpdateOptions {
+    /// Limits to change, as in `linux.resources`; [`config::parse_resources`] reads them. A limit
+    /// that is not set stays.
+    pub resources: LinuxResources,
+    /// Line for the schemata of the L3 cache. The configuration must have `linux.intelRdt`.
+    pub l3_cache_schema: Option<String>,
+    /// Line for the schemata of memory bandwidth. The configuration must have `linux.intelRdt`.
+    pub mem_bw_schema: Option<String>,
+}
+
+impl Container {
+    /// Returns a handle of the container with this id. It does not check that the container exists:
+    /// the methods return [`ErrorKind::NotFound`] if it does not.
+    pub fn new(runtime: &Runtime, id: impl Into<String>) -> Container {
+        Container { runtime: runtime.clone(), id: id.into() }
+    }
+
+    /// Returns the states of all containers of a runtime, sorted by id. A container with an
+    /// unreadable record is logged and left out.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Sandbox`]: the state directory cannot be read.
+    pub fn list(runtime: &Runtime) -> Result<Vec<State>> {
+        runtime.store()?.all()?.iter().map(|entry| Ok(entry.record()?.state(entry.status()?))).collect()
+    }
+
+    /// Returns the ids of all containers of a runtime, sorted.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list).
+    pub fn ids(runtime: &Runtime) -> Result<Vec<String>> {
+        Ok(runtime.store()?.all()?.iter().map(|entry| entry.id().to_owned()).collect())
+    }
+
+    /// Returns the id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(crate) fn entry(&self) -> Result<Entry> {
+        self.runtime.store()?.find(&self.id)
+    }
+
+    /// Returns the state.
+    /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#query-state).
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]: the container does not exist.
+    pub fn state(&self) -> Result<State> {
+        let entry = self.entry()?;
+        Ok(entry.record()?.state(entry.status()?))
+    }
+
+    /// Starts the program of a created container, and runs the poststart hooks. Returns when the
+    /// program has been executed.
+    /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#start).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Status`]: the container is not in the status `Created`.
+    /// [`ErrorKind::Sandbox`]: the program cannot be executed. [`ErrorKind::Hook`]: a poststart hook
+    /// failed, and the container has been stopped.
+    pub fn start(&self) -> Result<()> {
+        let (entry, _lock) = self.runtime.store()?.lock(&self.id)?;
+        let record = entry.record()?;
+        let problem = match entry.status()? {
+            Status::Created => None,
+            Status::Stopped => Some("cannot start a container that has stopped".to_owned()),
+            Status::Running => Some("cannot start an already running container".to_owned()),
+            status => Some(format!("cannot start a container in the {status} state")),
+        };
+        if let Some(problem) = problem {
+            return Err(Error::new(ErrorKind::Status, problem));
+        }
+        nspod_sandbox::start_held(entry.dir().path())?;
+        log::debug!("the container's process {} runs", record.init_process_pid);
+        hooks::poststart(&entry, record).map_err(|e| match cleanup::stop(record) {
+            Ok(()) => e,
+            Err(alive) => {
+                let problem = format!("{e}; and the container could not be stopped: {alive}");
+                Error::new(e.kind(), problem)
+            }
+        })
+    }
+
+    /// Sends a signal to the first process; with `all`, to all processes of the container.
+    ///
+    /// SIGKILL always goes to all processes of a container that shares its pid namespace, since they
+    /// do not end with the first.
+    /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#kill).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Status`]: the first process has ended. [`ErrorKind::Process`] with `EPERM` or
+    /// `EINVAL` of pidfd_send_signal(2).
+    pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
+        let entry = self.entry()?;
+        let record = entry.record()?;
+        if all {
+            return kill_all(record, signal);
+        }
+        if signal == libc::SIGKILL && record.cgroup_path().is_some() && self.shares_pid(&entry)? {
+            return kill_all(record, signal);
+        }
+        let process = record.pidfd()?.ok_or_else(not_running)?;
+        log::debug!("send signal {signal} to process {}", record.init_process_pid);
+        match process.send_signal(signal) {
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Err(not_running()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Returns whether the container has no pid namespace of its own.
+    fn shares_pid(&self, entry: &Entry) -> Result<bool> {
+        let config = entry.config()?;
+        let context = self.runtime.context(&entry.record()?.bundle, &self.id);
+        Ok(!config.container_spec(&context)?.spec.namespaces.is_new(Kind::Pid))
+    }
+
+    /// Deletes the container: its cgroup, its state and everything that the start has made, and runs
+    /// the poststop hooks. With `force`, kills its processes first, and a container that does not
+    /// exist is not an error.
+    /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#delete).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Status`]: the container runs or is paused, and `force` is false.
+    /// [`ErrorKind::Process`]: a killed process has not ended after 10 s.
+    pub fn delete(&self, force: bool) -> Result<()> {
+        let store = self.runtime.store()?;
+        let (entry, lock) = match store.lock(&self.id) {
+            // Another process may have deleted it already.
+            Err(_) if force && store.look(&self.id)?.is_none() => return Ok(()),
+            locked => locked?,
+        };
+        let (status, process) = entry.look()?;
+        let Ok(record) = entry.record() else {
+            // A crash before anything but the directory was made.
+            return store.remove(&entry, &lock);
+        };
+        let may = matches!(status, Status::Stopped | Status::Created | Status::Creating);
+        if !may && !force {
+            let problem = format!("cannot delete container {} that is not stopped: {status}", self.id);
+            return Err(Error::new(ErrorKind::Status, problem));
+        }
+        log::debug!("delete the container {}, which is {status}", self.id);
+        if let Some(process) = process {
+            cleanup::kill_init(record, &process)?;
+        }
+        cleanup::remove(record)?;
+        cleanup::forget(&store, &entry, record, &lock, || {})
+    }
+
+    /// Freezes all processes of the container. Returns when they are frozen.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Status`]: the container is neither running nor created. [`ErrorKind::Cgroup`]: it
+    /// has no cgroup, or the cgroup cannot be frozen.
+    pub fn pause(&self) -> Result<()> {
+        let (entry, _lock) = self.runtime.store()?.lock(&self.id)?;
+        let record = entry.record()?;
+        match entry.status()? {
+            Status::Running | Status::Created => Ok(record.cgroup()?.freeze()?),
+            status => {
+                let problem = format!("container not running or created: {status}");
+                Err(Error::new(ErrorKind::Status, problem))
+            }
+        }
+    }
+
+    /// Lets the processes of a paused container continue.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Status`]: the container is not paused.
+    pub fn resume(&self) -> Result<()> {
+        let (entry, _lock) = self.runtime.store()?.lock(&self.id)?;
+        match entry.status()? {
+            Status::Paused => Ok(entry.record()?.cgroup()?.thaw()?),
+            status => Err(Error::new(ErrorKind::Status, format!("container not paused: {status}"))),
+        }
+    }
+
+    /// Changes limits of the container.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Status`]: the container is stopped. [`ErrorKind::InvalidConfig`]: cgroup v2 has no
+    /// such limit, or `memory.checkBeforeUpdate` forbids the new limit. [`ErrorKind::Cgroup`]: the
+    /// kernel refused it.
+    pub fn update(&self, options: &UpdateOptions) -> Result<()> {
+        let (entry, _lock) = self.runtime.store()?.lock(&self.id)?;
+        if entry.status()? == Status::Stopped {
+            return Err(not_running());
+        }
+        let record = entry.record()?;
+        let given = &options.resources;
+        let (mut limits, devices) = config::resources(given)?;
+        if let Some(cpu) = given.cpu() {
+            keep_half(cpu, record, &mut limits)?;
+        }
+        if given.memory().is_some_and(|memory| memory.check_before_update() == Some(true)) {
+            check_memory_in_use(record, limits.memory_max)?;
+        }
+        if options.l3_cache_schema.is_some() || options.mem_bw_schema.is_some() {
+            write_schemata(options, record)?;
+        }
+        if !limits.is_empty() {
+            cgroup::update(record, &limits)?;
+        }
+        if let Some(rules) = devices {
+            record.cgroup()?.replace_devices(&rules)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the pids of all processes of the container, in the caller's pid namespace. Empty if
+    /// the cgroup is gone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cgroup`]: the container has no cgroup of its own.
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        let entry = self.entry()?;
+        match entry.record()?.cgroup()?.procs_recursive() {
+            Ok(pids) => Ok(pids),
+            Err(e) if cgroup::is_gone(&e) => Ok(Vec::new()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Returns the resources that the container uses.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cgroup`]: the container has no cgroup of its own, or it is gone.
+    pub fn usage(&self) -> Result<Usage> {
+        Ok(self.entry()?.record()?.cgroup()?.usage()?)
+    }
+}
+
+fn not_running() -> Error {
+    Error::new(ErrorKind::Status, "container not running")
+}
+
+/// Sends a signal to all processes in the cgroup, whether or not the first is alive.
+fn kill_all(record: &Record, signal: i32) -> Result<()> {
+    log::debug!("send signal {signal} to all processes of the container");
+    let cgroup = record.cgroup()?;
+    let done = match signal {
+        libc::SIGKILL => cgroup.kill(),
+        _ => cgroup.procs_recursive().map(|pids| {
+            for pid in pids {
+                // A process that has ended meanwhile needs no signal.
+                let _ = Pidfd::open(pid).and_then(|process| process.send_signal(signal));
+            }
+        }),
+    };
+    match done {
+        Err(e) if cgroup::is_gone(&e) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Keeps the period if only the quota is given, and the quota if only the period is.
+fn keep_half(cpu: &LinuxCpu, record: &Record, limits: &mut Limits) -> Result<()> {
+    let Some(max) = &mut limits.cpu_max else { return Ok(()) };
+    let Some(text) = record.cgroup()?.read_if_there("cpu.max")? else { return Ok(()) };
+    let now: CpuMax = text.parse()?;
+    if cpu.period().unwrap_or(0) == 0 {
+        max.period = now.period;
+    }
+    if cpu.quota().unwrap_or(0) == 0 {
+        max.quota = now.quota;
+    }
+    Ok(())
+}
+
+/// Checks that the new limit is above the memory in use: below it, the kernel would kill processes.
+fn check_memory_in_use(record: &Record, max: Option<Max>) -> Result<()> {
+    let Some(Max::Value(max)) = max else { return Ok(()) };
+    let used = record.cgroup()?.read_if_there("memory.current")?;
+    match used.and_then(|text| text.trim().parse::<u64>().ok()) {
+        Some(used) if max <= used => {
+            let problem = format!(
+                "{max} bytes are not more than the {used} bytes in use, as memory.checkBeforeUpdate \
+                 requires: name a higher limit, or leave the check out"
+            );
+            Err(Error::invalid("memory.limit", problem))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write_schemata(options: &UpdateOptions, record: &Record) -> Result<()> {
+    let group = record.intel_rdt_path.as_ref().ok_or_else(|| {
+        let problem = "--l3-cache-schema, --mem-bw-schema: the container has no resctrl group: its \
+                       configuration has no linux.intelRdt";
+        Error::new(ErrorKind::Resctrl, problem)
+    })?;
+    let path = group.join("schemata");
+    for line in [&options.l3_cache_schema, &options.mem_bw_schema].into_iter().flatten() {
+        std::fs::write(&path, format!("{line}\n"))
+            .map_err(|e| Error::io(ErrorKind::Resctrl, "write the schema to", &path, &e))?;
+    }
+    Ok(())
+}

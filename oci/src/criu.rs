@@ -1,0 +1,601 @@
+//! `checkpoint` and `restore`, by the program [criu](https://criu.org).
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use cgroup_core::{Cgroup, Hierarchy};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::Mode;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use ns_core::{Kind, Pidfd, ProcessId};
+use nspod_sandbox::spec::{Join, MountKind, Namespace, Spec};
+
+mod rpc;
+
+use self::rpc::{Action, Field, Message, Options};
+use crate::bundle::Bundle;
+use crate::container::Container;
+use crate::error::{Error, ErrorKind, Result};
+use crate::launch::{self, Claimed, CreateOptions, RunMode};
+use crate::record::{Record, Status};
+use crate::runtime::Runtime;
+use crate::state::{Entry, Store};
+use crate::{cleanup, hooks, pid_file, socket};
+
+/// The file in the image directory with the names of the standard streams, as runc writes it.
+const DESCRIPTORS: &str = "descriptors.json";
+
+/// Options of [`Container::checkpoint`] and [`Container::restore`] alike. They have the names of criu's
+/// options: [criu(8)](https://man7.org/linux/man-pages/man8/criu.8.html).
+#[derive(Debug, Clone)]
+pub struct ImageOptions {
+    /// Directory of the images.
+    pub images: PathBuf,
+    /// Directory in which criu works and logs; by default, that of the images.
+    pub work: Option<PathBuf>,
+    /// Permit open TCP connections.
+    pub tcp_established: bool,
+    /// Permit unix sockets that are connected to a process outside.
+    pub ext_unix_sk: bool,
+    /// Permit a session that was begun outside.
+    pub shell_job: bool,
+    /// Handle file locks.
+    pub file_locks: bool,
+    /// Remove memory from the images as it is restored.
+    pub auto_dedup: bool,
+    /// How to treat the cgroups in the container's cgroup.
+    pub manage_cgroups: ManageCgroups,
+    /// Restore an empty network namespace.
+    pub empty_net: bool,
+    /// Transfer memory on demand.
+    pub lazy_pages: bool,
+}
+
+impl Default for ImageOptions {
+    fn default() -> Self {
+        ImageOptions {
+            images: "checkpoint".into(),
+            work: None,
+            tcp_established: false,
+            ext_unix_sk: false,
+            shell_job: false,
+            file_locks: false,
+            auto_dedup: false,
+            manage_cgroups: ManageCgroups::Soft,
+            empty_net: false,
+            lazy_pages: false,
+        }
+    }
+}
+
+/// How criu treats cgroups and their properties. The numbers are those of criu's `criu_cg_mode`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ManageCgroups {
+    /// Neither dump nor restore them.
+    Ignore = 0,
+    /// Restore those that criu itself has created.
+    #[default]
+    Soft = 3,
+    /// Restore all; existing ones may be there.
+    Full = 4,
+    /// Restore all; existing ones are an error.
+    Strict = 5,
+}
+
+/// Options of [`Container::checkpoint`].
+#[derive(Debug, Clone, Default)]
+pub struct CheckpointOptions {
+    /// Images, and options of criu.
+    pub images: ImageOptions,
+    /// Directory of an earlier pre-dump, relative to the images.
+    pub parent: Option<PathBuf>,
+    /// Leave out TCP connections that are being established.
+    pub tcp_skip_in_flight: bool,
+    /// Give removed files that are open a name until they are restored.
+    pub link_remap: bool,
+    /// Let the container continue.
+    pub leave_running: bool,
+    /// Write memory only, and let the container continue.
+    pub pre_dump: bool,
+    /// Server that memory is sent to: address and port.
+    pub page_server: Option<(String, u16)>,
+    /// Descriptor on which criu reports that it is ready for `lazy_pages`.
+    pub status_fd: Option<u32>,
+}
+
+/// Options of [`Container::restore`].
+#[derive(Debug, Default)]
+pub struct RestoreOptions {
+    /// Images, and options of criu.
+    pub images: ImageOptions,
+    /// Options of the new container.
+    pub create: CreateOptions,
+    /// The caller will not wait for the container: a terminal then requires a console socket.
+    pub detach: bool,
+    /// AppArmor or SELinux profile: `apparmor:NAME` or `selinux:LABEL`.
+    pub lsm_profile: Option<String>,
+    /// SELinux context of the mounts.
+    pub lsm_mount_context: Option<String>,
+}
+
+impl Container {
+    /// Writes the processes of a running container to images. Ends and deletes the container, unless
+    /// the options say that it continues.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Status`]: the container is neither running nor paused. [`ErrorKind::Criu`]: criu is
+    /// not installed, or failed. [`ErrorKind::InvalidOption`]: the parent is not a directory relative to
+    /// the images.
+    pub fn checkpoint(&self, args: &CheckpointOptions) -> Result<()> {
+        let store = self.runtime.store()?;
+        let (entry, lock) = store.lock(&self.id)?;
+        let status = entry.status()?;
+        if !matches!(status, Status::Running | Status::Paused) {
+            let problem = format!("container cannot be checkpointed in {status} state");
+            return Err(Error::new(ErrorKind::Status, problem));
+        }
+        let record = entry.record()?;
+        let images = &args.images;
+        images.make()?;
+        let parent = args.parent()?;
+        let criu = criu()?;
+        let context = self.runtime.context(&record.bundle, &self.id);
+        let spec = entry.config()?.container_spec(&context)?.spec;
+        let pid = record.init_process_pid;
+        let action = if args.pre_dump { Action::PreDump } else { Action::Dump };
+        let (mut options, _dirs) = images.options(action)?;
+        options.number(Field::Pid, pid as u64);
+        options.text(Field::Root, &record.rootfs);
+        add_external(&mut options, &spec, &record.rootfs, pid)?;
+        let streams = Streams::of(pid)?;
+        for file in streams.0.iter().filter(|name| name.starts_with("file[")) {
+            options.text(Field::External, file);
+        }
+        if let Some(path) = record.cgroup_path() {
+            options.text(Field::FreezeCgroup, path);
+        }
+        if let Some(path) = parent {
+            options.text(Field::ParentImages, path);
+        }
+        args.add_to(&mut options);
+        rpc::call(&criu, action, options, Command::spawn).map_err(images.reason(action))?;
+        log::debug!("criu has written process {pid} to {}", images.images.display());
+        if args.pre_dump {
+            return Ok(());
+        }
+        streams.write(&images.images)?;
+        if args.leave_running {
+            return Ok(());
+        }
+        cleanup::remove(record)?;
+        cleanup::forget(&store, &entry, record, &lock, || {})
+    }
+
+    /// Creates a container from a bundle and images. `restored` is called when the processes run,
+    /// before the poststart hooks; the hooks prestart and createRuntime are not run again.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Exists`]: the id is taken. [`ErrorKind::Criu`]: criu is not installed, or failed.
+    /// [`ErrorKind::Hook`]: a poststart hook failed. Nothing of the container is left in each case.
+    pub fn restore(
+        runtime: &Runtime,
+        id: &str,
+        bundle: &Bundle,
+        args: RestoreOptions,
+        restored: impl FnOnce(),
+    ) -> Result<Restored> {
+        let pidfd_socket = socket::connect_pidfd(args.create.pidfd_socket.as_deref())?;
+        let mut claimed = Claimed::new(runtime, id, bundle, &args.create)?;
+        let (pid, terminal) = match restore_into(&args, &mut claimed) {
+            Ok(done) => done,
+            Err(e) => {
+                // criu may have restored processes before the failure.
+                if let Err(e) = cleanup::remove(&claimed.record) {
+                    log::warn!("{e}");
+                }
+                return Err(claimed.give_up(e));
+            }
+        };
+        log::debug!("criu has restored process {pid}");
+        restored();
+        let pidfd = Pidfd::open(pid)?;
+        socket::send_pidfd(pidfd_socket, "standard", pidfd.as_fd())?;
+        if let Some(path) = &args.create.pid_file {
+            pid_file::write(path, pid)?;
+        }
+        if let Err(e) = hooks::poststart(&claimed.entry, &claimed.record) {
+            let record = &claimed.record;
+            if let Err(e) = cleanup::stop(record).and_then(|()| cleanup::remove(record)) {
+                log::warn!("{e}");
+            }
+            return Err(claimed.give_up_started(e));
+        }
+        let Claimed { entry, record, store, .. } = claimed;
+        Ok(Restored { pid, pidfd, terminal, entry, record, store })
+    }
+}
+
+/// A restored container, whose first process is a child of the caller. Dropping the handle has no
+/// effect on the container.
+#[derive(Debug)]
+pub struct Restored {
+    /// Pid of the first process.
+    pub pid: i32,
+    /// Pidfd of the first process.
+    pub pidfd: Pidfd,
+    /// Master end of the terminal, unless it was sent to a socket.
+    pub terminal: Option<File>,
+    entry: Arc<Entry>,
+    record: Record,
+    store: Store,
+}
+
+impl Restored {
+    /// Waits for the end of the first process. Returns its exit code, or 128 plus the signal that killed
+    /// it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Process`] with the errno of waitpid(2).
+    pub fn wait(&self) -> Result<i32> {
+        loop {
+            match waitpid(Pid::from_raw(self.pid), None) {
+                Ok(WaitStatus::Exited(_, code)) => return Ok(code),
+                Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(128 + signal as i32),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(e) => {
+                    return Err(Error::call(
+                        ErrorKind::Process,
+                        "wait for the container",
+                        "waitpid",
+                        e as i32,
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Deletes the container and runs its poststop hooks. Calls `before_hooks` in between, since hooks
+    /// take their time. Does nothing if another process has deleted the container.
+    ///
+    /// # Errors
+    /// As [`Container::delete`].
+    pub fn delete(self, before_hooks: impl FnOnce()) -> Result<()> {
+        let Restored { entry, record, store, .. } = self;
+        let Some(lock) = store.lock_again(&entry)? else { return Ok(()) };
+        cleanup::remove(&record)?;
+        cleanup::forget(&store, &entry, &record, &lock, before_hooks)
+    }
+}
+
+impl CheckpointOptions {
+    /// Returns the parent after a check: criu reads it relative to the images.
+    fn parent(&self) -> Result<Option<&Path>> {
+        let Some(path) = &self.parent else { return Ok(None) };
+        let invalid =
+            |problem: String| Err(Error::new(ErrorKind::InvalidOption, format!("--parent-path: {problem}")));
+        if path.is_absolute() {
+            let cure = "name it as it is seen from there";
+            return invalid(format!("{} is not relative to --image-path: {cure}", path.display()));
+        }
+        let there = self.images.images.join(path);
+        match fs::metadata(&there) {
+            Ok(found) if found.is_dir() => Ok(Some(path)),
+            Ok(_) => invalid(format!("{} is not a directory", there.display())),
+            Err(e) => {
+                let what = "find the images of the earlier --pre-dump at";
+                invalid(Error::io(ErrorKind::Criu, what, &there, &e).to_string())
+            }
+        }
+    }
+
+    /// Adds the options that only `checkpoint` has.
+    fn add_to(&self, options: &mut Options) {
+        if let Some((address, port)) = &self.page_server {
+            let mut given = Message::default();
+            given.bytes(1, address.as_bytes()).number(2, (*port).into());
+            options.message(Field::PageServer, &given);
+        }
+        if let Some(fd) = self.status_fd {
+            options.number(Field::StatusFd, fd.into());
+        }
+        for (wanted, field) in [
+            (self.leave_running, Field::LeaveRunning),
+            (self.pre_dump || self.parent.is_some(), Field::TrackMem),
+            (self.tcp_skip_in_flight, Field::TcpSkipInFlight),
+            (self.link_remap, Field::LinkRemap),
+        ] {
+            if wanted {
+                options.flag(field);
+            }
+        }
+    }
+}
+
+/// Names the mounts and namespaces that come from outside the container for a dump.
+fn add_external(options: &mut Options, spec: &Spec, rootfs: &Path, pid: i32) -> Result<()> {
+    let inside = Path::new("/proc").join(pid.to_string()).join("root");
+    // A masked directory is a file system of its own, which criu finds by itself.
+    let is_own = |place: &Path| {
+        let there = inside.join(place.strip_prefix("/").unwrap_or(place));
+        spec.masked_paths.iter().any(|path| path == place)
+            && fs::symlink_metadata(there).is_ok_and(|there| there.is_dir())
+    };
+    for (place, _) in external(spec, rootfs)?.into_iter().filter(|(place, _)| !is_own(place)) {
+        options.text(Field::External, format!("mnt[{0}]:{0}", place.display()));
+    }
+    for (kind, path) in joined(spec) {
+        let inode = fs::metadata(path).map_err(|e| io("look at", path, &e))?.ino();
+        options.text(Field::External, format!("{kind}[{inode}]:{}", label(kind)));
+    }
+    Ok(())
+}
+
+/// The error of a file that criu needs.
+fn io(what: &str, path: &Path, e: &std::io::Error) -> Error {
+    Error::io(ErrorKind::Criu, what, path, e)
+}
+
+/// Restores the processes of a claimed container. Returns the first process, and the terminal if no
+/// console socket was given.
+fn restore_into(args: &RestoreOptions, claimed: &mut Claimed) -> Result<(i32, Option<File>)> {
+    let images = &args.images;
+    let criu = criu()?;
+    warn_of_hooks(claimed);
+    let has_terminal = claimed.wanted.spec.process.terminal.is_some();
+    let mode = if args.detach { RunMode::Detached } else { RunMode::Foreground };
+    let console = launch::console(&args.create, has_terminal, mode)?;
+    let cgroup = claimed.make_cgroup()?;
+    let (mut options, _dirs) = restore_options(args, claimed)?;
+    let (entry, record) = (&claimed.entry, &mut claimed.record);
+    // criu requires a root that is a mount point.
+    let root = entry.dir().make_sub("criu-root")?;
+    mount(Some(&record.rootfs), root.path(), None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
+        .map_err(|e| Error::path(ErrorKind::Criu, "mount the root at", root.path(), e as i32))?;
+    options.text(Field::Root, root.path());
+    let by_criu = rpc::call(&criu, Action::Restore, options, |command| inside(cgroup.as_ref(), command));
+    let _ = umount2(root.path(), MntFlags::MNT_DETACH);
+    let rpc::Done { pid, terminal } = by_criu.map_err(images.reason(Action::Restore))?;
+    record.set_process(ProcessId::of(pid)?);
+    record.creating = false;
+    entry.write(record)?;
+    claimed.release_cgroup()?;
+    if has_terminal && terminal.is_none() {
+        let problem = "the images have no terminal: set it to false";
+        return Err(Error::invalid("process.terminal", problem));
+    }
+    Ok((pid, socket::hand_over(terminal, console)?))
+}
+
+/// Logs that the hooks at the creation are not run.
+fn warn_of_hooks(claimed: &Claimed) {
+    let hooks = &claimed.wanted.hooks;
+    for (kind, hooks) in [("prestart", &hooks.prestart), ("createRuntime", &hooks.create_runtime)] {
+        if !hooks.is_empty() {
+            log::warn!("hooks.{kind}: restore does not run these");
+        }
+    }
+}
+
+/// Returns the options of a restore, with the directories, which must stay open until criu has ended.
+fn restore_options(args: &RestoreOptions, claimed: &Claimed) -> Result<(Options, [File; 2])> {
+    let images = &args.images;
+    let (record, spec) = (&claimed.record, &claimed.wanted.spec);
+    let (mut options, dirs) = images.options(Action::Restore)?;
+    options.flag(Field::RestoreSibling);
+    for (place, source) in external(spec, &record.rootfs)? {
+        options.text(Field::External, format!("mnt[{}]:{}", place.display(), source.display()));
+    }
+    for (kind, path) in joined(spec) {
+        let fd = nix::fcntl::open(path, OFlag::O_RDONLY, Mode::empty());
+        let failed = |e| Error::path(ErrorKind::Criu, "open", path, e as i32);
+        options.inherit(fd.map_err(failed)?, label(kind));
+    }
+    for (number, name) in Streams::read(&images.images)?.0.iter().enumerate() {
+        if name.starts_with("pipe:") || name.starts_with("file[") {
+            options.inherit(stream(number)?, name);
+        }
+    }
+    if let (Some(path), true) = (record.cgroup_path(), images.manage_cgroups != ManageCgroups::Ignore) {
+        let from_top = path.strip_prefix(Cgroup::top()?.path()).unwrap_or(path);
+        let mut root = Message::default();
+        root.bytes(2, Path::new("/").join(from_top).as_os_str().as_bytes());
+        options.message(Field::CgroupRoot, &root);
+    }
+    if let Some(profile) = &args.lsm_profile {
+        options.text(Field::LsmProfile, profile);
+    }
+    if let Some(context) = &args.lsm_mount_context {
+        options.text(Field::LsmMountContext, context);
+    }
+    Ok((options, dirs))
+}
+
+/// Starts a program in a cgroup: enters the cgroup meanwhile.
+fn inside(cgroup: Option<&Cgroup>, command: &mut Command) -> std::io::Result<std::process::Child> {
+    let other = |e: cgroup_core::Error| std::io::Error::other(e.to_string());
+    let Some(cgroup) = cgroup else { return command.spawn() };
+    let own = std::process::id() as i32;
+    let before = Hierarchy::detect().and_then(|host| host.own()).map_err(other)?;
+    cgroup.attach(own).map_err(other)?;
+    let child = command.spawn();
+    before.attach(own).map_err(other)?;
+    child
+}
+
+/// Returns the mounts that come from outside: the path in the container, by which criu knows them,
+/// and the source.
+fn external(spec: &Spec, rootfs: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let bound = spec.mounts.iter().filter_map(|mount| match &mount.kind {
+        MountKind::Bind { source, .. } => Some((&mount.destination, source.as_path())),
+        _ => None,
+    });
+    let masked = spec.masked_paths.iter().map(|path| (path, Path::new("/dev/null")));
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = nix::fcntl::open(rootfs, flags, Mode::empty())
+        .map_err(|e| Error::path(ErrorKind::Criu, "open", rootfs, e as i32))?;
+    let root_path = rootfs.canonicalize().map_err(|e| io("look at", rootfs, &e))?;
+    let place = |path: &PathBuf| {
+        let how =
+            OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+        // A path on another mount of the container cannot be resolved here.
+        let Ok(found) = openat2(&root, path, how) else { return path.clone() };
+        let found = fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).unwrap_or_default();
+        found.strip_prefix(&root_path).map_or_else(|_| path.clone(), |inner| Path::new("/").join(inner))
+    };
+    Ok(bound.chain(masked).map(|(path, source)| (place(path), source.to_owned())).collect())
+}
+
+/// Returns the joined namespaces of the kinds that criu can leave alone.
+fn joined(spec: &Spec) -> impl Iterator<Item = (Kind, &Path)> {
+    [Kind::Net, Kind::Pid].into_iter().filter_map(|kind| match spec.namespaces.get(kind) {
+        Namespace::Join(Join::Path(path)) => Some((kind, path.as_path())),
+        _ => None,
+    })
+}
+
+/// Returns runc's name in images for a joined namespace.
+fn label(kind: Kind) -> &'static str {
+    if kind == Kind::Net { "extRootNetNS" } else { "extRootPidNS" }
+}
+
+/// The names by which criu knows the standard streams of a container.
+struct Streams(Vec<String>);
+
+impl Streams {
+    fn of(pid: i32) -> Result<Streams> {
+        let proc = Path::new("/proc").join(pid.to_string());
+        let read = |path: &Path| fs::read(path).map_err(|e| io("read", path, &e));
+        let mounts = read(&proc.join("mountinfo"))?;
+        let name = |number: u32| {
+            let path = proc.join("fd").join(number.to_string());
+            let target = match fs::read_link(&path) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(String::new()),
+                target => target.map_err(|e| io("look at", &path, &e))?.display().to_string(),
+            };
+            let stat = fs::metadata(&path).map_err(|e| io("look at", &path, &e))?;
+            let info = read(&proc.join("fdinfo").join(number.to_string()))?;
+            let mount = ns_core::proc::number::<u64>(&info, "mnt_id");
+            let has_path = !stat.file_type().is_fifo() && !stat.file_type().is_socket();
+            let known = ns_core::proc::mounts(&mounts).any(|known| Some(known.id) == mount);
+            Ok(match mount {
+                Some(id) if has_path && !known => format!("file[{id:x}:{:x}]", stat.ino()),
+                _ => target,
+            })
+        };
+        Ok(Streams((0..3).map(name).collect::<Result<_>>()?))
+    }
+
+    fn write(&self, images: &Path) -> Result<()> {
+        let path = images.join(DESCRIPTORS);
+        fs::write(&path, serde_json::json!(self.0).to_string()).map_err(|e| io("write", &path, &e))
+    }
+
+    fn read(images: &Path) -> Result<Streams> {
+        let path = images.join(DESCRIPTORS);
+        match fs::read(&path) {
+            Ok(json) => serde_json::from_slice(&json).map(Streams).map_err(|e| {
+                let problem = format!("{} is not a list of the standard streams: {e}", path.display());
+                Error::new(ErrorKind::Criu, problem)
+            }),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Streams(Vec::new())),
+            Err(e) => Err(io("read", &path, &e)),
+        }
+    }
+}
+
+/// Duplicates a standard stream of this program.
+fn stream(number: usize) -> Result<OwnedFd> {
+    let copy = match number {
+        0 => rustix::io::dup(std::io::stdin()),
+        1 => rustix::io::dup(std::io::stdout()),
+        _ => rustix::io::dup(std::io::stderr()),
+    };
+    copy.map_err(|e| Error::call(ErrorKind::Criu, "copy a standard stream", "dup", e.raw_os_error()))
+}
+
+/// Finds the program criu in PATH.
+fn criu() -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let criu = std::env::split_paths(&path).map(|dir| dir.join("criu")).find(|file| file.is_file());
+    criu.ok_or_else(|| {
+        let problem = "criu is not installed, and checkpoint and restore require it: install it, or put it \
+                       in PATH";
+        Error::new(ErrorKind::Criu, problem)
+    })
+}
+
+impl ImageOptions {
+    /// Returns the options of every action, with the directories, which must stay open until criu has
+    /// ended.
+    fn options(&self, action: Action) -> Result<(Options, [File; 2])> {
+        let mut options = Options::default();
+        let open = |path: &Path| File::open(path).map_err(|e| io("open", path, &e));
+        let [images, work] = [open(&self.images)?, open(self.work())?];
+        options.number(Field::ImagesDirFd, images.as_raw_fd() as u64);
+        options.number(Field::WorkDirFd, work.as_raw_fd() as u64);
+        options.text(Field::LogFile, log_file(action));
+        options.number(Field::LogLevel, 4);
+        // With these criu announces each step, and sends the terminal.
+        options.flag(Field::NotifyScripts);
+        options.flag(Field::OrphanPtsMaster);
+        for (wanted, field) in [
+            (self.tcp_established, Field::TcpEstablished),
+            (self.ext_unix_sk, Field::ExtUnixSk),
+            (self.shell_job, Field::ShellJob),
+            (self.file_locks, Field::FileLocks),
+            (self.auto_dedup, Field::AutoDedup),
+            (self.lazy_pages, Field::LazyPages),
+        ] {
+            if wanted {
+                options.flag(field);
+            }
+        }
+        if self.empty_net {
+            options.number(Field::EmptyNs, libc::CLONE_NEWNET as u64);
+        }
+        options.number(Field::ManageCgroupsMode, self.manage_cgroups as u64);
+        Ok((options, [images, work]))
+    }
+
+    /// Creates the directories with mode 700, since the images contain the memory of processes.
+    fn make(&self) -> Result<()> {
+        for dir in [self.images.as_path(), self.work()] {
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+            made.map_err(|e| io("make", dir, &e))?;
+        }
+        Ok(())
+    }
+
+    fn work(&self) -> &Path {
+        self.work.as_deref().unwrap_or(&self.images)
+    }
+
+    /// Adds the last error of criu's log to a failure.
+    fn reason(&self, action: Action) -> impl Fn(Error) -> Error {
+        let log = self.work().join(log_file(action));
+        move |e| {
+            let text = fs::read(&log).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            // criu can do without what the first errors are about.
+            let is_reason = |line: &&str| line.contains("Error (") && !line.ends_with("FAILED.");
+            let complaint = text.lines().rfind(is_reason).unwrap_or("it does not say why");
+            Error::new(ErrorKind::Criu, format!("{e}: {}: see {}", complaint.trim(), log.display()))
+        }
+    }
+}
+
+fn log_file(action: Action) -> &'static str {
+    match action {
+        Action::Dump => "dump.log",
+        Action::Restore => "restore.log",
+        Action::PreDump => "pre-dump.log",
+    }
+}

@@ -1,0 +1,61 @@
+//! Descriptors of the caller that a container inherits.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use ns_core::Pidfd;
+use nspod_sandbox::Command;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Descriptors of the caller that the container gets, from number 3 on: first those of socket
+/// activation ([sd_listen_fds(3)](https://man7.org/linux/man-pages/man3/sd_listen_fds.3.html)), then
+/// those after them.
+#[derive(Debug, Default)]
+pub struct InheritedFds {
+    fds: Vec<OwnedFd>,
+    listening: u16,
+}
+
+impl InheritedFds {
+    /// Takes the descriptors that `LISTEN_FDS` counts if `LISTEN_PID` is empty or the caller's pid, and
+    /// `preserved` more.
+    ///
+    /// Call this before the program opens a descriptor that stays open: the lowest free number tells
+    /// which descriptors the program has inherited.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidOption`]: one of the descriptors is not open.
+    pub fn take(preserved: u16) -> Result<InheritedFds> {
+        let ours = |pid: &str| pid.is_empty() || pid.parse() == Ok(std::process::id());
+        let listening = match std::env::var("LISTEN_FDS").ok().and_then(|n| n.parse::<u16>().ok()) {
+            Some(n) if ours(&std::env::var("LISTEN_PID").unwrap_or_default()) => n,
+            _ => 0,
+        };
+        let count = i32::from(listening) + i32::from(preserved);
+        if count == 0 {
+            return Ok(InheritedFds { fds: Vec::new(), listening });
+        }
+        let own = Pidfd::open(std::process::id() as i32)?;
+        let first_free = own.as_fd().as_raw_fd();
+        let copy = |fd| match fd < first_free {
+            true => Ok(own.get_fd(fd)?),
+            false => {
+                let problem = format!(
+                    "cannot hand on descriptor {fd}, of --preserve-fds or LISTEN_FDS: it is not open"
+                );
+                Err(Error::new(ErrorKind::InvalidOption, problem))
+            }
+        };
+        Ok(InheritedFds { fds: (3..3 + count).map(copy).collect::<Result<_>>()?, listening })
+    }
+
+    /// Gives the descriptors to a container.
+    pub(crate) fn give(self, command: &mut Command) {
+        if self.listening > 0 {
+            command.env("LISTEN_FDS", self.listening.to_string()).env("LISTEN_PID", "1");
+        }
+        for (fd, to) in self.fds.into_iter().zip(3..) {
+            command.fd(fd, to);
+        }
+    }
+}
