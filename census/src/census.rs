@@ -1,4 +1,4 @@
-//! Takes a census and answers questions about it.
+//! The census: takes it, and answers questions about it.
 
 use std::path::Path;
 
@@ -11,10 +11,11 @@ use crate::model::{self, Model};
 use crate::record::{HostFrom, Namespace, Process, Thread, Unreadable, Zombie};
 use crate::scan::{self, Options};
 
-/// The inode number of the initial pid namespace, in every kernel
+/// Inode number of the initial pid namespace in all kernels
 /// ([proc_ns.h](https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git/tree/include/linux/proc_ns.h)).
 const INITIAL_PID_NS: u64 = 0xeffffffc;
 
+/// Returns the host's namespaces if this process is in them.
 fn in_host(process: &Process) -> Option<(NamespaceSet, HostFrom)> {
     match process.pid {
         1 => Some((process.namespaces, HostFrom::Init)),
@@ -26,10 +27,10 @@ fn in_host(process: &Process) -> Option<(NamespaceSet, HostFrom)> {
 }
 
 impl Options {
-    /// Everything there is to know.
+    /// Reads everything.
     pub const ALL: Options = Options { threads: true, fds: true, mounts: true, owners: true };
 
-    /// Takes the census of `/proc`.
+    /// Takes a census of `/proc`.
     ///
     /// # Errors
     /// As [`Options::of`].
@@ -37,11 +38,12 @@ impl Options {
         self.of("/proc")
     }
 
-    /// Takes the census of a procfs that is mounted elsewhere: of the pid namespace that it
-    /// was mounted for.
+    /// Takes a census of another mounted procfs. It contains the processes of the pid namespace for
+    /// which the procfs was mounted; see
+    /// [proc(5)](https://man7.org/linux/man-pages/man5/proc.5.html).
     ///
     /// # Errors
-    /// - [`InvalidInput`](ErrorKind::InvalidInput): the directory is not a procfs.
+    /// - [`InvalidInput`](crate::ErrorKind::InvalidInput): the directory is not a procfs.
     /// - `ENOENT`, `EACCES`: the directory cannot be opened.
     /// - `EMFILE`, `ENFILE`: no descriptor is free.
     ///
@@ -66,7 +68,9 @@ impl Options {
     }
 }
 
-/// Every process and every namespace that can be seen from here.
+/// Every process and every namespace that the caller can see.
+///
+/// See [namespaces(7)](https://man7.org/linux/man-pages/man7/namespaces.7.html). Linux 5.14 or later.
 ///
 /// ```
 /// use nspod_census::Census;
@@ -91,11 +95,12 @@ pub struct Census {
 }
 
 impl Census {
-    /// Takes the census of `/proc`, with the default [`Options`].
+    /// Takes a census of `/proc` with the default [`Options`].
     ///
-    /// Seeing the namespaces of another process needs what ptrace reading needs: the same uid
-    /// (and no capabilities beyond the reader's), or CAP_SYS_PTRACE in its user namespace. The
-    /// processes that this leaves out are counted in [`unreadable`](Self::unreadable).
+    /// To read the namespaces of another process, the caller needs its uid and all of its capabilities,
+    /// or CAP_SYS_PTRACE in its user namespace
+    /// ([ptrace(2)](https://man7.org/linux/man-pages/man2/ptrace.2.html), access mode
+    /// `PTRACE_MODE_READ_FSCREDS`). The other processes are in [`unreadable`](Self::unreadable).
     ///
     /// # Errors
     /// As [`Options::of`].
@@ -103,65 +108,66 @@ impl Census {
         Options::default().take()
     }
 
-    /// The processes, by ascending pid. Kernel threads are processes too.
+    /// Returns the processes by ascending pid, including kernel threads.
     pub fn processes(&self) -> &[Process] {
         &self.processes
     }
 
-    /// The threads that differ from their process, if they were asked for.
+    /// Returns the threads that are in other namespaces than their process; empty without
+    /// [`Options::threads`].
     pub fn threads(&self) -> &[Thread] {
         &self.threads
     }
 
-    /// Processes that have ended and are not yet waited for.
+    /// Returns the processes that have ended and are not yet reaped.
     pub fn zombies(&self) -> &[Zombie] {
         &self.zombies
     }
 
-    /// Processes whose namespaces the reader may not see.
+    /// Returns the processes whose namespaces the caller may not read.
     pub fn unreadable(&self) -> &[Unreadable] {
         &self.unreadable
     }
 
-    /// The namespaces, by kind and then by id.
+    /// Returns the namespaces by kind and id.
     pub fn namespaces(&self) -> &[Namespace] {
         &self.namespaces
     }
 
-    /// What isolation is measured against: the outermost namespaces that this `/proc` shows.
+    /// Returns the host's namespaces. A process in other namespaces is isolated from the host.
     pub fn host(&self) -> &NamespaceSet {
         &self.host
     }
 
-    /// Whose namespaces [`host`](Self::host) is.
+    /// Returns the process whose namespaces count as the [`host`](Self::host)'s.
     pub fn host_from(&self) -> HostFrom {
         self.host_from
     }
 
-    /// The containers and pods, by [`model::derive()`].
+    /// Derives containers and pods by [`model::derive()`].
     pub fn model(&self) -> Model {
         model::derive(&self.processes, &self.host)
     }
 
-    /// A picture of who shares what.
+    /// Returns a table of containers and the namespaces that they share.
     pub fn matrix(&self) -> Matrix {
         Matrix::of(&self.model())
     }
 
-    /// A process by its pid.
+    /// Returns the process with this pid.
     pub fn process(&self, pid: i32) -> Option<&Process> {
         let at = self.processes.binary_search_by_key(&pid, |p| p.pid).ok()?;
         Some(&self.processes[at])
     }
 
-    /// A namespace by its identity.
+    /// Returns the namespace with this identity.
     pub fn namespace(&self, kind: Kind, id: NamespaceId) -> Option<&Namespace> {
         let at = self.namespaces.binary_search_by_key(&(kind, id), |n| (n.kind, n.id)).ok()?;
         Some(&self.namespaces[at])
     }
 
-    /// The pids of a process in the pid namespaces that it can be seen from, from the host's
-    /// inwards to its own; empty if the pid is not in the census.
+    /// Returns the pids of a process in the pid namespaces that contain it, from the host's to its own;
+    /// empty if the census does not contain the pid.
     ///
     /// ```
     /// use nspod_census::Census;
@@ -173,10 +179,10 @@ impl Census {
         self.process(pid).map_or(&[], |p| &p.inside)
     }
 
-    /// The host's pid of the process that is `inside` in a pid namespace.
+    /// Returns the host's pid of the process that has the pid `inside` in a pid namespace.
     ///
-    /// A process of a pid namespace nested in that one can be seen from there as well; such
-    /// are found if the census was taken with [`Options::owners`].
+    /// With [`Options::owners`] this also finds the processes of pid namespaces that are nested in that
+    /// one.
     ///
     /// ```
     /// use nspod_census::Census;

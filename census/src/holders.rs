@@ -1,5 +1,5 @@
-//! What keeps a namespace alive beside the processes in it: descriptors, bind mounts, and
-//! the namespaces below it or owned by it.
+//! Objects that keep a namespace alive: processes in it, descriptors, bind mounts, and the namespaces
+//! whose parent or owner it is.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -27,7 +27,7 @@ fn entry(index: &mut Index, kind: Kind, id: NamespaceId) -> &mut Namespace {
     })
 }
 
-/// The namespaces that processes, threads and zombies are in, and those that are held open.
+/// Returns the namespaces of processes, threads, zombies and open descriptors.
 pub(super) fn inhabited(root: &Root, found: &Found) -> Index {
     let mut index = Index::new();
     let kinds = || Kind::ALL.into_iter().filter(|kind| !root.absent.contains_kind(*kind));
@@ -62,13 +62,13 @@ pub(super) fn inhabited(root: &Root, found: &Found) -> Index {
     index
 }
 
-/// Adds what is bind-mounted: `mountinfo` of one process of each mount namespace.
+/// Adds the bind-mounted namespaces, from `mountinfo` of one process of each mount namespace.
 pub(super) fn add_mounts(index: &mut Index, root: &Root) {
-    // Room for most from the start, as reading into a vector that grows begins with few bytes.
+    // Large enough for most files: read_to_end starts with few bytes in an empty vector.
     let mut text = Vec::with_capacity(64 << 10);
     let mut mounts = Vec::new();
     for namespace in index.values().filter(|namespace| namespace.kind == Kind::Mnt) {
-        // The first may be gone by now; they all see the same mounts, but for a chroot.
+        // The first process may have ended. All of them see the same mounts, except in a chroot.
         let read = namespace.processes.iter().any(|pid| {
             text.clear();
             let file = File::open(root.path.join(format!("{pid}/mountinfo")));
@@ -83,7 +83,7 @@ pub(super) fn add_mounts(index: &mut Index, root: &Root) {
     }
 }
 
-/// The namespaces that are bind-mounted, with their mount points, from a mountinfo.
+/// Returns the bind-mounted namespaces of a mountinfo and their mount points.
 pub(super) fn namespace_mounts(mountinfo: &[u8]) -> impl Iterator<Item = (Kind, NamespaceId, PathBuf)> {
     proc::mounts(mountinfo).filter(|mount| mount.fstype == b"nsfs").filter_map(|mount| {
         let (kind, ino) = proc::ns_link(mount.root().as_os_str().as_bytes())?;
@@ -91,7 +91,7 @@ pub(super) fn namespace_mounts(mountinfo: &[u8]) -> impl Iterator<Item = (Kind, 
     })
 }
 
-/// Adds owners, parents and creators, and the namespaces that are found only so.
+/// Adds owners, parents and creators, and the namespaces found as such.
 pub(super) fn add_owners(index: &mut Index, root: &Root) {
     let mut found: Vec<ns_core::Namespace> = Vec::new();
     for key in index.keys().copied().collect::<Vec<_>>() {
@@ -121,10 +121,10 @@ pub(super) fn add_owners(index: &mut Index, root: &Root) {
     }
 }
 
-/// Opens a namespace by whatever holds it, and makes sure that it is still that one.
+/// Opens a namespace by one of the objects that keep it alive, and checks its identity.
 fn representative(index: &Index, root: &Root, key: (Kind, NamespaceId)) -> Option<ns_core::Namespace> {
     let namespace = index.get(&key)?;
-    // These links lead to namespaces and nothing else, so they may be opened as they are.
+    // These links refer to namespaces only, so they can be opened without O_PATH.
     let links = namespace.processes.iter().filter_map(|pid| {
         let link = File::open(root.path.join(format!("{pid}/ns/{}", key.0))).ok()?;
         ns_core::Namespace::from_owned_fd(link.into()).ok()

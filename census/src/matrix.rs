@@ -1,4 +1,4 @@
-//! Who shares what, at a glance: a row a container, a column a kind.
+//! Table of containers and kinds of namespaces.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,8 +8,10 @@ use serde::Serialize;
 
 use crate::model::Model;
 
-/// Containers against kinds. In a column, equal letters are the same namespace; the host's
-/// is a dot. Letters of different columns have nothing to do with each other.
+/// Table with one row for each container and one column for each kind.
+///
+/// In a column, equal letters stand for the same namespace, and a dot stands for the host's. Letters of
+/// different columns are unrelated.
 ///
 /// ```
 /// use nspod_census::Census;
@@ -22,27 +24,27 @@ use crate::model::Model;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Matrix {
-    /// The containers, those of one pod one after the other.
+    /// Containers. Those of one pod follow each other.
     pub rows: Vec<Row>,
 }
 
-/// A container.
+/// Container in a [`Matrix`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Row {
     /// Index of the pod in [`Model::pods`].
     pub pod: usize,
     /// Index of the container in [`Model::containers`].
     pub container: usize,
-    /// Its lowest pid.
+    /// Lowest pid of the container.
     pub pid: i32,
-    /// How many processes it has.
+    /// Number of processes in the container.
     pub processes: usize,
-    /// For each of [`Kind::ALL`], `.` for the host's namespace or the letters of its own.
+    /// For each of [`Kind::ALL`]: `.` for the host's namespace, or the letters of the namespace.
     pub cells: [String; 8],
 }
 
 impl Matrix {
-    /// The picture of a model.
+    /// Returns the table of a model.
     pub fn of(model: &Model) -> Matrix {
         let mut names: HashMap<(Kind, NamespaceId), String> = HashMap::new();
         let mut counts = [0; 8];
@@ -66,7 +68,7 @@ impl Matrix {
     }
 }
 
-/// 1 is a, 26 z, 27 aa.
+/// Returns the letters of a number: 1 is a, 26 is z, 27 is aa.
 fn letters(mut n: usize) -> String {
     let mut text = Vec::new();
     while n > 0 {

@@ -1,21 +1,20 @@
-//! From coincidence to containers and pods: a pure function of what each process is in.
+//! Derives containers and pods from the namespaces and cgroups of processes, by a pure function.
 //!
-//! 1. The **host** is every process whose eight namespaces are the host's.
-//! 2. A **container** is a class of processes that coincide in all eight kinds, and differ
-//!    from the host in at least one; [`Container::isolated`] says in which. So a service that
-//!    only has a mount namespace of its own is a container isolated in one kind: a reader who
-//!    wants fewer asks for more kinds.
-//! 3. Cgroups tell containers of one class apart where nothing unites them. A class that has
-//!    a cgroup namespace of its own, or holds pid 1 of a pid namespace of its own, is one
-//!    container, however many cgroups it makes for its services. Any other class is divided
-//!    by the *outermost* cgroups that it occupies: `/pod/a`, `/pod/a/worker` and `/pod/b`
-//!    make two containers, `/pod/a` and `/pod/b`. Where a process's cgroup is not known
-//!    (no v2 hierarchy) the class stays whole.
-//! 4. A **pod** is a set of containers that are linked by sharing a namespace, not the
-//!    host's, of one of the five classic kinds ([`LINKS`]); links carry on from one container
-//!    to the next. The user, cgroup and time kinds link nothing: nothing passes between
-//!    processes through them, and unrelated containers of one rootless user share his user
-//!    namespace. A container that shares nothing is a pod of one.
+//! 1. The **host** is the set of processes whose eight namespaces are the host's.
+//! 2. A **container** is a class of processes that share one namespace of each kind and differ from
+//!    the host in at least one kind; see [`Container::isolated`]. A service that has only its own mount
+//!    namespace is therefore a container isolated in one kind. To exclude such services, select
+//!    containers that are isolated in more kinds.
+//! 3. Cgroups divide a class into containers if nothing else unites it. A class with its own cgroup
+//!    namespace, or with pid 1 of its own pid namespace, is one container with any number of cgroups.
+//!    Any other class is divided by the *outermost* cgroups of its processes: `/pod/a`,
+//!    `/pod/a/worker` and `/pod/b` make the containers `/pod/a` and `/pod/b`. If the cgroup of a
+//!    process is unknown (no v2 hierarchy), the class is not divided.
+//! 4. A **pod** is a set of containers that are linked, directly or through others, by a shared
+//!    namespace of one of the five classic kinds ([`LINKS`]), other than the host's. The kinds user,
+//!    cgroup and time do not link: processes cannot communicate through them, and unrelated
+//!    containers of one rootless user share a user namespace. A container without a link is a pod
+//!    of one.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -24,54 +23,52 @@ use serde::Serialize;
 
 use crate::record::Process;
 
-/// The kinds by which containers are linked into a pod: pid, net, mnt, ipc, uts.
+/// Kinds that link containers into a pod: pid, net, mnt, ipc, uts.
 pub const LINKS: Kinds = Kinds::FIVE;
 
-/// Who shares what with whom, as [`derive()`] finds it. Ordered by lowest pid throughout.
+/// Result of [`derive()`]. All lists are ordered by lowest pid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Model {
-    /// The pids of the processes that are in all eight of the host's namespaces.
+    /// Pids of the processes whose eight namespaces are the host's.
     pub host: Vec<i32>,
-    /// Every container.
+    /// Containers.
     pub containers: Vec<Container>,
-    /// Every pod: each container is in exactly one.
+    /// Pods. Each container is in exactly one.
     pub pods: Vec<Pod>,
 }
 
-/// Processes that share one namespace of each kind, not all of them the host's.
+/// Processes that share one namespace of each kind, at least one of which is not the host's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Container {
-    /// The pids of its processes, ascending; never empty.
+    /// Pids of the processes, ascending; never empty.
     pub pids: Vec<i32>,
-    /// The one namespace of each kind that they share.
+    /// Namespaces of the processes.
     pub namespaces: NamespaceSet,
-    /// The kinds in which they are not in the host's namespace; never empty.
+    /// Kinds in which the namespace is not the host's; never empty.
     pub isolated: Kinds,
-    /// Pid of the process that is pid 1 in the container's own pid namespace, if it is in
-    /// the container itself.
+    /// Pid of the process that is pid 1 in the container's own pid namespace, if that process is in
+    /// the container.
     pub init: Option<i32>,
-    /// The innermost cgroup (v2) that holds all of its processes, where it is known.
+    /// Innermost cgroup (v2) that contains all of the processes; `None` if it is unknown.
     pub cgroup: Option<String>,
-    /// Whether no process of another container or of the host is in that cgroup or below
-    /// it, as the model wants it.
+    /// Whether all processes in that cgroup and its descendants belong to this container.
     pub cgroup_is_own: bool,
-    /// Index of its pod in [`Model::pods`].
+    /// Index of the pod in [`Model::pods`].
     pub pod: usize,
 }
 
-/// Containers that share namespaces.
+/// Set of containers that share namespaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Pod {
-    /// Indices of its containers in [`Model::containers`], ascending; never empty.
+    /// Indices of the containers in [`Model::containers`], ascending; never empty.
     pub containers: Vec<usize>,
-    /// The kinds in which all of its containers are in one and the same namespace that is not
-    /// the host's; for a pod of one, the kinds in which it is isolated.
+    /// Kinds in which all of the containers share one namespace other than the host's. For a pod of one
+    /// container, the kinds in which it is isolated.
     pub shared: Kinds,
 }
 
-/// Derives containers and pods from the coincidence of namespaces, by the rules that head
-/// [this module](self). Nothing but the arguments matters: not who started a process, not its
-/// name, not the numbers that the namespaces happen to have.
+/// Derives containers and pods by the rules of [this module](self). The result depends on the arguments
+/// only: on neither the program that started a process, nor its name, nor the values of the ids.
 ///
 /// ```
 /// use nspod_census::{Census, model};
@@ -104,7 +101,7 @@ pub fn derive(processes: &[Process], host: &NamespaceSet) -> Model {
     Model { host: at_home, containers, pods }
 }
 
-/// Whether something holds the class together whatever cgroups its processes are in.
+/// Returns whether the class is one container in spite of different cgroups.
 fn is_united(class: &[&Process], isolated: Kinds) -> bool {
     isolated.contains(Kinds::CGROUP)
         || isolated.contains(Kinds::PID) && class.iter().any(|p| is_init(p))
@@ -120,7 +117,7 @@ fn by_outermost_cgroup(class: Vec<&Process>) -> Vec<Vec<&Process>> {
     for process in class {
         by_path.entry(parts(process.cgroup.as_deref().unwrap_or(""))).or_default().push(process);
     }
-    // In this order a cgroup comes right before all that is below it.
+    // In this order the descendants of a cgroup follow it directly.
     let mut groups: Vec<(Vec<&str>, Vec<&Process>)> = Vec::new();
     for (path, mut members) in by_path {
         match groups.last_mut() {
@@ -176,7 +173,7 @@ fn mark_own_cgroups(containers: &mut [Container], processes: &[Process]) {
     }
 }
 
-/// Connected components: union-find, the lowest index being a pod's root.
+/// Finds the connected components by union-find. The root of a pod is its lowest index.
 fn link(containers: &mut [Container]) -> Vec<Pod> {
     let mut root: Vec<usize> = (0..containers.len()).collect();
     let find = |root: &mut Vec<usize>, mut i: usize| {

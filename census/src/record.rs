@@ -1,135 +1,137 @@
-//! The records of a census: processes, namespaces, and what holds these.
+//! Records of a census: processes, namespaces, and the objects that keep namespaces alive.
 
 use std::path::PathBuf;
 
 use ns_core::{Kind, NamespaceId, NamespaceSet};
 use serde::Serialize;
 
-/// A process: in exactly one namespace of each kind.
+/// Process, which is in exactly one namespace of each kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Process {
-    /// Its pid, as the `/proc` that was read numbers it.
+    /// Pid in the pid namespace of the `/proc` that was read.
     pub pid: i32,
-    /// Pid of its parent, 0 if the parent is outside that pid namespace.
+    /// Pid of the parent, 0 if the parent is outside that pid namespace.
     pub parent: i32,
-    /// Its effective uid, in the reader's user namespace.
+    /// Effective uid, as the caller's user namespace maps it.
     pub uid: u32,
-    /// Its command name (`comm`).
+    /// Command name (`comm`), at most 15 bytes except for kernel threads.
     pub name: String,
-    /// Its pids from `pid` inwards: one for each pid namespace down to its own.
+    /// Pids from `pid` to the pid in the process's own pid namespace.
     pub inside: Vec<i32>,
-    /// Its cgroup (v2), seen from the reader's cgroup namespace; `None` without a v2 hierarchy.
+    /// Cgroup (v2) as the caller's cgroup namespace shows it; `None` without a v2 hierarchy.
     pub cgroup: Option<String>,
-    /// Its namespaces. Of a kind that this kernel lacks there is only one: inode 0.
+    /// Namespaces. A kind that the kernel lacks has the id [`NamespaceId::NONE`].
     pub namespaces: NamespaceSet,
 }
 
-/// A thread that is not in all of the namespaces of its process.
+/// Thread that is in other namespaces than its process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Thread {
-    /// Pid of its process.
+    /// Pid of the process.
     pub pid: i32,
-    /// Its own id.
+    /// Id of the thread.
     pub tid: i32,
-    /// Its namespaces.
+    /// Namespaces of the thread.
     pub namespaces: NamespaceSet,
 }
 
-/// A process that has ended and is not yet waited for: it has left all namespaces but two.
+/// Process that has ended and is not yet reaped. It is still in its pid and user namespaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Zombie {
-    /// Its pid.
+    /// Pid.
     pub pid: i32,
-    /// Pid of its parent, who owes it a wait.
+    /// Pid of the parent, which has not yet waited for the process.
     pub parent: i32,
-    /// Its command name.
+    /// Command name.
     pub name: String,
-    /// Its pid namespace, where the reader may see it.
+    /// Pid namespace; `None` if the caller may not read it.
     pub pid_ns: Option<NamespaceId>,
-    /// Its user namespace, where the reader may see it.
+    /// User namespace; `None` if the caller may not read it.
     pub user_ns: Option<NamespaceId>,
 }
 
-/// A process whose namespaces the reader may not see; nothing is guessed about it.
+/// Process whose namespaces the caller may not read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Unreadable {
-    /// Its pid.
+    /// Pid.
     pub pid: i32,
-    /// Owner of `/proc/PID`: its effective uid, or root if it is not dumpable.
+    /// Owner of `/proc/PID`: the effective uid of the process, or root if it is not dumpable.
     pub uid: u32,
-    /// Its command name; empty where `hidepid` hides it.
+    /// Command name; empty if the mount option `hidepid` hides it.
     pub name: String,
 }
 
-/// A namespace and all that is known to keep it alive.
+/// Namespace, and the processes and objects that keep it alive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Namespace {
-    /// Its kind.
+    /// Kind.
     pub kind: Kind,
-    /// Its identity.
+    /// Identity.
     pub id: NamespaceId,
-    /// The pids of the processes in it, ascending; the first is the one that `lsns` shows.
+    /// Pids of the processes in the namespace, ascending. `lsns` shows the first.
     pub processes: Vec<i32>,
-    /// What else holds it.
+    /// Other objects that keep the namespace alive.
     pub holders: Vec<Holder>,
-    /// The user namespace that owns it; with [`Options::owners`], and unless it is out of the
-    /// reader's sight.
+    /// User namespace that owns this one. `None` without [`Options::owners`](crate::Options::owners),
+    /// or if the owner is outside the caller's user namespace.
     pub owner: Option<NamespaceId>,
-    /// Of a pid or user namespace, the one above; as `owner`.
+    /// Parent of a pid or user namespace. `None` as for `owner`.
     pub parent: Option<NamespaceId>,
-    /// Of a user namespace, the uid of who made it, in the reader's user namespace; as `owner`.
+    /// Uid of the creator of a user namespace, as the caller's user namespace maps it. `None` as for
+    /// `owner`.
     pub creator_uid: Option<u32>,
 }
 
-/// What keeps a namespace alive beside the processes in it.
+/// Object that keeps a namespace alive, other than a process in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Holder {
-    /// A single thread of a process that is in another; with [`Options::threads`].
+    /// Thread of a process that is in another namespace; with
+    /// [`Options::threads`](crate::Options::threads).
     Thread {
-        /// The process.
+        /// Pid of the process.
         pid: i32,
-        /// The thread.
+        /// Id of the thread.
         tid: i32,
     },
-    /// A process that is not yet waited for (pid and user namespaces).
+    /// Process that is not yet reaped (pid and user namespaces).
     Zombie {
-        /// The process.
+        /// Pid of the process.
         pid: i32,
     },
-    /// An open descriptor; with [`Options::fds`].
+    /// Open descriptor; with [`Options::fds`](crate::Options::fds).
     Fd {
-        /// The process that has it.
+        /// Pid of the process that has the descriptor.
         pid: i32,
-        /// Its number there.
+        /// Number of the descriptor.
         fd: i32,
     },
-    /// A bind mount, such as `ip netns` makes; with [`Options::mounts`].
+    /// Bind mount, such as `ip netns add` makes; with [`Options::mounts`](crate::Options::mounts).
     Mount {
-        /// Where, as the processes of that mount namespace see it.
+        /// Mount point, as the processes of the mount namespace see it.
         path: PathBuf,
-        /// The mount namespace that it is mounted in.
+        /// Mount namespace that contains the mount.
         mnt_ns: NamespaceId,
     },
-    /// A namespace that this one is the parent or owner of, where no process is in this one;
-    /// with [`Options::owners`].
+    /// Namespace whose parent or owner is this one, if no process is in this one; with
+    /// [`Options::owners`](crate::Options::owners).
     Namespace {
-        /// Kind of the other.
+        /// Kind of the other namespace.
         kind: Kind,
-        /// The other.
+        /// Identity of the other namespace.
         id: NamespaceId,
     },
 }
 
-/// Whose namespaces count as the host's: the first of these that the reader may see.
+/// Process whose namespaces count as the host's: the first of these that the caller may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HostFrom {
-    /// Those of pid 1 of that `/proc`.
+    /// Pid 1 of the `/proc` that was read.
     Init,
-    /// Those of the kernel's own pid 2, which are the initial ones.
+    /// Pid 2, `kthreadd`, which is in the initial namespaces.
     Kthreadd,
-    /// The caller's own, as happens to an ordinary user.
+    /// The caller itself, if it is not root.
     Caller,
 }

@@ -1,6 +1,6 @@
-//! Reads each process of a procfs: its eight links, `status` and `cgroup`, and where they are
-//! wanted `task` and `fd`, all below one `O_PATH` descriptor of `/proc/PID`, so that a pid that
-//! is used again midway is not mixed up with the process that had it before.
+//! Reads the processes of a procfs: the eight links, `status` and `cgroup` of each, and on request
+//! `task` and `fd`. All files of a process are opened below one `O_PATH` descriptor of `/proc/PID`, so
+//! that a reused pid does not mix two processes.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,10 +24,10 @@ const LIST: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEX
 const FILE: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC);
 /// Room for the target of a link to a namespace; longer targets are cut off.
 const LINK: usize = 40;
-/// Processes that a thread takes at a time; fewer than two helpings are not worth a thread.
-const HELPING: usize = 256;
+/// Number of processes that a thread reads at a time. Fewer than two chunks do not justify a thread.
+const CHUNK: usize = 256;
 
-/// What to read beyond the processes; each costs time.
+/// Objects to read in addition to the processes. Each costs time.
 ///
 /// ```
 /// use nspod_census::{Holder, Options};
@@ -40,14 +40,14 @@ const HELPING: usize = 256;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// Threads that are in other namespaces than their process. Off by default.
+    /// Threads that are in other namespaces than their process. `false` by default.
     pub threads: bool,
-    /// Namespaces held by open descriptors. Off by default.
+    /// Namespaces that an open descriptor keeps alive. `false` by default.
     pub fds: bool,
-    /// Namespaces held by bind mounts. On by default.
+    /// Namespaces that a bind mount keeps alive. `true` by default.
     pub mounts: bool,
-    /// Owners, parents and creators, and namespaces that live only for those below them. Off
-    /// by default.
+    /// Owners, parents and creators of namespaces, and namespaces that only their descendants keep
+    /// alive. `false` by default.
     pub owners: bool,
 }
 
@@ -57,12 +57,12 @@ impl Default for Options {
     }
 }
 
-/// A procfs, and what is the same for all of its processes.
+/// Procfs, and facts that are the same for all of its processes.
 pub(super) struct Root {
     dir: OwnedFd,
     pub(super) path: PathBuf,
     pub(super) absent: Kinds,
-    /// Device of nsfs: the kernel has one.
+    /// Device of nsfs, of which the kernel has one instance.
     pub(super) dev: u64,
 }
 
@@ -75,7 +75,7 @@ pub(super) struct Found {
     pub(super) fds: Vec<Fd>,
 }
 
-/// An open descriptor of a namespace.
+/// Open descriptor of a namespace.
 pub(super) struct Fd {
     pub(super) pid: i32,
     pub(super) fd: i32,
@@ -107,12 +107,12 @@ impl Root {
         let nsfs = statat(&dir, "self/ns/mnt", AtFlags::empty())
             .or_else(|_| statat(&dir, "/proc/self/ns/mnt", AtFlags::empty()))
             .map_err(|e| cannot(what(), "stat(self/ns/mnt)", e))?;
-        // Pid 1 is there in every procfs, and its links may be seen, if not read, by anyone.
+        // Every procfs has pid 1, and every user may stat its links.
         let has = |kind: &Kind| {
             let link = format!("1/ns/{kind}");
             statat(&dir, link, AtFlags::SYMLINK_NOFOLLOW).err() != Some(Errno::NOENT)
         };
-        // Only this kind has no option in the kernel.
+        // Only mount namespaces have no kernel option, so without their link /proc shows no links.
         let absent = if has(&Kind::Mnt) {
             Kind::ALL.into_iter().filter(|k| !has(k)).collect()
         } else {
@@ -121,7 +121,7 @@ impl Root {
         Ok(Root { dir, path: path.to_owned(), absent, dev: nsfs.st_dev })
     }
 
-    /// The pids that are listed now, ascending.
+    /// Lists the pids, ascending.
     pub(super) fn pids(&self) -> Result<Vec<i32>, Error> {
         let listed = list(&self.dir, c".").and_then(|mut dir| numbers(&mut dir));
         let mut pids =
@@ -130,22 +130,22 @@ impl Root {
         Ok(pids)
     }
 
-    /// Reads all of these processes, on as many threads as there are processors and work.
+    /// Reads these processes, by as many threads as the processors and the number of processes justify.
     pub(super) fn scan(&self, pids: &[i32], options: Options) -> Result<Found, Error> {
-        let helpings = pids.len().div_ceil(HELPING);
-        let workers = thread::available_parallelism().map_or(1, usize::from).min(helpings / 2).max(1);
+        let chunks = pids.len().div_ceil(CHUNK);
+        let workers = thread::available_parallelism().map_or(1, usize::from).min(chunks / 2).max(1);
         let next = AtomicUsize::new(0);
         let work = || -> Result<Found, Error> {
             let mut reader = Reader { root: self, buf: vec![0; 16 << 10], options, found: Found::default() };
-            while let Some(helping) = pids.chunks(HELPING).nth(next.fetch_add(1, Ordering::Relaxed)) {
-                for pid in helping {
+            while let Some(chunk) = pids.chunks(CHUNK).nth(next.fetch_add(1, Ordering::Relaxed)) {
+                for pid in chunk {
                     reader.process(*pid)?;
                 }
             }
             Ok(reader.found)
         };
         let mut all = thread::scope(|scope| -> Result<Found, Error> {
-            // A thread that cannot be made is not missed: this one does the work.
+            // If a thread cannot be created, the calling thread does its work.
             let others: Vec<_> =
                 (1..workers).filter_map(|_| thread::Builder::new().spawn_scoped(scope, work).ok()).collect();
             let mut all = work()?;
@@ -167,7 +167,7 @@ impl Root {
         Ok(all)
     }
 
-    /// The namespaces of `self` or of a pid.
+    /// Reads the namespaces of `self` or of a pid.
     pub(super) fn namespaces_of(&self, of: &str) -> Result<NamespaceSet, Error> {
         let read = || self.namespaces(openat(&self.dir, of, DIR, Mode::empty())?.as_fd());
         read().map_err(|e| {
@@ -197,7 +197,7 @@ fn list(dir: impl AsFd, name: &CStr) -> Result<Dir, Errno> {
     Dir::new(openat(dir, name, LIST, Mode::empty())?)
 }
 
-/// The numeric names in a directory: pids of `/proc`, tids of `task`, descriptors of `fd`.
+/// Reads the numeric names in a directory: pids of `/proc`, tids of `task`, descriptors of `fd`.
 fn numbers(dir: &mut Dir) -> Result<Vec<i32>, Errno> {
     let mut numbers = Vec::new();
     while let Some(entry) = dir.read() {
@@ -210,7 +210,7 @@ fn numbers(dir: &mut Dir) -> Result<Vec<i32>, Errno> {
     Ok(numbers)
 }
 
-/// The threads that are listed now; none if the process is gone.
+/// Lists the threads; empty if the process has ended.
 fn tids(process: BorrowedFd<'_>) -> Vec<i32> {
     list(process, c"task").and_then(|mut dir| numbers(&mut dir)).unwrap_or_default()
 }
@@ -223,7 +223,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// One process: noted in one of the four lists, or in none if it is gone.
+    /// Reads one process and adds it to one of the four lists, or to none if it has ended.
     fn process(&mut self, pid: i32) -> Result<(), Error> {
         self.try_process(pid).or_else(|errno| match errno {
             e if is_gone(e) => Ok(()),
@@ -240,14 +240,14 @@ impl Reader<'_> {
         let dir = dir.as_fd();
         let namespaces = match self.root.namespaces(dir) {
             Err(e) if is_denied(e) => return self.unreadable(pid, dir),
-            // Of a process that exits its leader ends first or last; any thread will do.
+            // The first thread may end before the others. Any other thread has the namespaces.
             Err(Errno::NOENT) => tids(dir).into_iter().find_map(|tid| self.thread(dir, tid).ok()),
             other => Some(other?),
         };
         let options = self.options;
         let text = self.file(dir, c"status")?;
         let status = Status::parse(text).ok_or(Errno::SRCH)?;
-        // The first thread is the process itself, so of one thread nothing is left to read.
+        // The first thread has been read as the process.
         let has_threads = options.threads && proc::number(text, "Threads") != Some(1u32);
         let Some(namespaces) = namespaces else {
             let id = |kind| self.root.namespace(dir, kind).ok();
@@ -291,7 +291,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The namespaces that it holds open, if its descriptors may be read.
+    /// Adds the namespaces that the process has open, if the caller may read its descriptors.
     fn fds(&mut self, pid: i32, process: BorrowedFd<'_>) {
         let Ok(mut dir) = list(process, c"fd") else { return };
         let fds = numbers(&mut dir).unwrap_or_default();
@@ -309,7 +309,7 @@ impl Reader<'_> {
         self.root.namespaces(openat(process, format!("task/{tid}"), DIR, Mode::empty())?.as_fd())
     }
 
-    /// A file that the kernel writes in one go, which a short read ends.
+    /// Reads a file that the kernel generates. A short read is the end of it.
     fn file(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> Result<&[u8], Errno> {
         let file = openat(dir, name, FILE, Mode::empty())?;
         let mut len = 0;

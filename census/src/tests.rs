@@ -1,4 +1,4 @@
-//! The model against its own definition, over whatever processes can be thought of.
+//! Compares the model with its definition, for random processes.
 
 use std::collections::{BTreeMap, BTreeSet};
 

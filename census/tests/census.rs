@@ -1,4 +1,4 @@
-//! The census against the kernel and against `lsns`, over processes made here by hand.
+//! Compares the census with the kernel and with `lsns`, for processes that the tests create.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;

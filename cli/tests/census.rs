@@ -1,4 +1,4 @@
-//! `nspod census` against what unshare(1) and nsenter(1) make and lsns(8) says.
+//! Compares `nspod census` with namespaces that unshare(1) and nsenter(1) make, and with lsns(8).
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -166,7 +166,7 @@ fn a_container_of_unshare_is_a_container() {
     assert!(place.contains("isolated in mnt,net,uts,ipc\n"), "{place}");
     let net = sleeper.namespaces()[Kind::Net].display(Kind::Net).to_string();
     let line = place.lines().find(|line| line.starts_with(&net)).expect(&place);
-    assert_eq!(line.split_whitespace().skip(1).collect::<Vec<_>>(), ["1", "nobody"]);
+    assert_eq!(line.split_whitespace().skip(1).collect::<Vec<_>>(), ["1", "none"]);
     let user = host[Kind::User].display(Kind::User).to_string();
     assert!(place.lines().any(|line| line.starts_with(&user) && line.ends_with("the host")), "{place}");
 }
@@ -184,7 +184,7 @@ fn the_pids_of_a_nested_process_are_told_from_the_hosts_inwards() {
         std::fs::read_to_string(format!("/proc/{inner}/comm")).is_ok_and(|name| name.trim() == "sleep")
     });
     let place = census(&["--pid", &inner]);
-    assert!(place.contains(&format!("pids       {inner} > 1 (from the host's inwards)\n")), "{place}");
+    assert!(place.contains(&format!("pids       {inner} > 1 (from the host's to its own)\n")), "{place}");
     let all = json(&["--pid", &inner]);
     assert_eq!(pids(&all["process"]["inside"]), [inner.parse().unwrap(), 1]);
     assert_eq!(all["container"]["init"], inner.parse::<i32>().unwrap());
@@ -215,7 +215,7 @@ fn two_processes_that_share_net_and_not_mnt_are_a_pod() {
     // The pod, net, uts and ipc.
     assert_eq!(same, [0, 3, 6, 7], "{picture}");
     let place = census(&["--pid", &first.pid().to_string()]);
-    let want = format!("containers {}, {}; all of them share net,uts,ipc\n", first.pid(), second.pid());
+    let want = format!("containers {}, {}; all share net,uts,ipc\n", first.pid(), second.pid());
     assert!(place.contains(&want), "{place}");
 }
 
@@ -269,10 +269,7 @@ fn an_ordinary_user_is_told_what_is_not_counted() {
     assert!(output.status.success());
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("nspod: INCOMPLETE: "), "{said}");
-    assert!(
-        said.contains(" processes may not be looked into") && said.ends_with(": run it as root\n"),
-        "{said}"
-    );
+    assert!(said.contains(" processes are not readable") && said.ends_with(": run it as root\n"), "{said}");
     let own = NamespaceSet::current().unwrap()[Kind::Net].ino.to_string();
     assert!(String::from_utf8(output.stdout).unwrap().contains(&own));
     assert!(!state.exists(), "who only looks makes no state directory");

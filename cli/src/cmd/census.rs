@@ -1,4 +1,4 @@
-//! `nspod census`: who is isolated from whom on this host, whoever started them.
+//! `nspod census`: the containers and pods of this host, whatever program started them.
 
 mod namespaces;
 mod picture;
@@ -18,20 +18,20 @@ pub(crate) struct CensusArgs {
     /// List the namespaces, of these kinds or of all: mnt, net, pid, user, uts, ipc, cgroup, time
     #[arg(short, long, value_name = "KIND", num_args = 0.., value_delimiter = ',')]
     namespaces: Option<Vec<Kind>>,
-    /// Look for namespaces that only an open descriptor holds as well
+    /// Include namespaces that only an open descriptor keeps alive
     #[arg(long, requires = "namespaces")]
     fds: bool,
-    /// Say where this process is, and who else is there
+    /// Show the namespaces of this process, and the processes that share them
     #[arg(short, long, conflicts_with = "namespaces")]
     pid: Option<i32>,
-    /// Look for threads that are in other namespaces than their process as well
+    /// Include threads that are in other namespaces than their process
     #[arg(long)]
     threads: bool,
 }
 
 pub(crate) fn census(args: &CensusArgs, json: bool) -> Result<()> {
     let listed = args.namespaces.is_some();
-    // What nobody looks at is not read.
+    // Read only what is printed.
     let options = match (json, listed, args.pid) {
         (true, false, None) => Options::ALL,
         _ => Options { threads: args.threads, fds: args.fds, mounts: listed, owners: listed && json },
@@ -74,20 +74,22 @@ fn everything(census: &Census) -> Result<()> {
     }))
 }
 
-/// Says what this is not a census of.
+/// Warns if the census is incomplete.
 fn warn(census: &Census) {
     if census.host_from() == HostFrom::Caller {
-        output::note("the namespaces of pid 1 may not be read, so those of nspod itself count as the host's");
+        output::note(
+            "the namespaces of pid 1 are not readable, so those of nspod itself count as the host's",
+        );
     }
     let unread = census.unreadable();
     if !unread.is_empty() {
         let most: Vec<i32> = unread.iter().map(|p| p.pid).collect();
         let cure = match nix::unistd::geteuid().is_root() {
-            true => "that takes CAP_SYS_PTRACE, or all the capabilities that they have",
+            true => "this requires CAP_SYS_PTRACE, or all capabilities of these processes",
             false => "run it as root",
         };
         output::note(format!(
-            "INCOMPLETE: {} of {} processes may not be looked into, and what they are in is not counted \
+            "INCOMPLETE: the namespaces of {} of {} processes are not readable and not counted \
              (pids {}): {cure}",
             unread.len(),
             unread.len() + census.processes().len(),

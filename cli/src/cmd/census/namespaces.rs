@@ -1,4 +1,4 @@
-//! The namespaces, as lsns(8) lists them, and what else holds each.
+//! The list of namespaces, like that of lsns(8), with the objects that keep each alive.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,7 +16,7 @@ pub(super) fn show(census: &Census, kinds: &[Kind], json: bool) -> Result<()> {
         return output::json(&wanted);
     }
     let users = Users::read();
-    // A process is the first of several namespaces, as a rule.
+    // Most processes are the first of several namespaces.
     let mut commands = HashMap::new();
     let mut command = |pid| commands.entry(pid).or_insert_with(|| who::command(pid)).clone();
     let rows: Vec<Vec<String>> =
@@ -43,7 +43,7 @@ fn row(
     ]
 }
 
-/// The first few holders. A mount that many mount namespaces have a copy of is named once.
+/// Lists the first holders. A mount that several mount namespaces contain is listed once.
 fn held_by(holders: &[Holder]) -> String {
     const MOST: usize = 2;
     let mut seen = HashSet::new();

@@ -1,4 +1,4 @@
-//! The picture: a row a container, a column a kind, and equal letters for what is shared.
+//! The table of containers and kinds. Equal letters in a column stand for the same namespace.
 
 use ns_core::Kind;
 use nspod_census::{Census, Matrix};
@@ -7,7 +7,7 @@ use super::who::{self, Names, count};
 use crate::error::Result;
 use crate::output::{self, paint};
 
-/// One for each namespace of a column, over and over.
+/// Colours of the namespaces of a column, repeated as often as necessary.
 const COLOURS: [&str; 6] = ["36", "33", "35", "32", "34", "31"];
 
 pub(super) fn show(census: &Census) -> Result<()> {
@@ -38,10 +38,10 @@ pub(super) fn show(census: &Census) -> Result<()> {
     let mut text = String::new();
     if !rows.is_empty() {
         text += &output::table(&headings, &rows);
-        text += "\nIn a column the same letter is the same namespace; · is the host's.\n";
+        text += "\nIn each column, equal letters are the same namespace; · is the host's.\n";
     }
     text += &format!(
-        "{} in {}; {}, {} of them in the host's namespaces alone; {}\n",
+        "{} in {}; {}, {} of them in the host's namespaces only; {}\n",
         count(model.containers.len(), "container", "containers"),
         count(model.pods.len(), "pod", "pods"),
         count(census.processes().len(), "process", "processes"),
@@ -52,7 +52,7 @@ pub(super) fn show(census: &Census) -> Result<()> {
     output::print(text)
 }
 
-/// What a container is there for: what its first process runs, unless that is nspod's init.
+/// Returns the command of a container's first process other than nspod's init.
 fn program(pids: &[i32]) -> String {
     let mut all = pids.iter().map(|pid| who::command(*pid));
     let first = all.next().unwrap_or_default();
@@ -69,7 +69,7 @@ fn cell(letters: &str) -> String {
     }
 }
 
-/// The threads that are elsewhere than their process, if they were asked for.
+/// Lists the threads that are in other namespaces than their process.
 fn threads(census: &Census) -> String {
     let differs = |thread: &nspod_census::Thread| {
         let process = census.process(thread.pid)?;

@@ -1,4 +1,5 @@
-//! Where one process is: its container and pod, its pids, and who else is there.
+//! The place of one process: its container, its pod, its pids, and the processes that share its
+//! namespaces.
 
 use ns_core::{Kind, NamespaceId};
 use nspod_census::{Census, Model, Process};
@@ -8,13 +9,13 @@ use super::who::{self, Names, Users, count};
 use crate::error::{Error, Result};
 use crate::output;
 
-/// A process in the model.
+/// Process and its place in the model.
 struct Place<'a> {
     census: &'a Census,
     model: Model,
     names: Names,
     process: &'a Process,
-    /// Index of its container; none for a process of the host.
+    /// Index of the container; `None` for a process of the host.
     container: Option<usize>,
 }
 
@@ -29,11 +30,12 @@ pub(super) fn show(census: &Census, pid: i32, json: bool) -> Result<()> {
 
 fn absent(census: &Census, pid: i32) -> Error {
     if census.unreadable().iter().any(|p| p.pid == pid) {
-        return Error::new(format!("the namespaces of process {pid} may not be read")).hint("run it as root");
+        return Error::new(format!("the namespaces of process {pid} are not readable"))
+            .hint("run it as root");
     }
     match census.zombies().iter().find(|z| z.pid == pid) {
         Some(zombie) => Error::new(format!(
-            "process {pid} has ended and left its namespaces; its parent {} has not waited for it yet",
+            "process {pid} has ended and left its namespaces; its parent {} has not yet waited for it",
             zombie.parent
         )),
         None => Error::new(format!("there is no process {pid}")),
@@ -47,7 +49,7 @@ impl Place<'_> {
         let mut facts = vec![
             ("process", format!("{} {}", process.pid, who::command(process.pid))),
             ("user", Users::read().name(process.uid)),
-            ("pids", pids.join(" > ") + if pids.len() > 1 { " (from the host's inwards)" } else { "" }),
+            ("pids", pids.join(" > ") + if pids.len() > 1 { " (from the host's to its own)" } else { "" }),
             ("container", self.container_text()),
             ("pod", self.pod_text()),
         ];
@@ -57,8 +59,8 @@ impl Place<'_> {
         {
             let own = who::cgroup(container.cgroup.as_deref());
             cgroup += &match container.cgroup_is_own {
-                true => format!(" (its container has {own} to itself)"),
-                false => format!(" (others are in {own} of its container as well)"),
+                true => format!(" (only its container is in {own})"),
+                false => format!(" (other processes are in {own} of its container too)"),
             };
         }
         facts.push(("cgroup", cgroup));
@@ -114,13 +116,13 @@ impl Place<'_> {
         }))
     }
 
-    /// The containers of its pod, itself among them.
+    /// Returns the containers of the pod, including this one.
     fn mates(&self, container: usize) -> &[usize] {
         &self.model.pods[self.model.containers[container].pod].containers
     }
 
     fn container_text(&self) -> String {
-        let Some(index) = self.container else { return "none: it is in all of the host's namespaces".into() };
+        let Some(index) = self.container else { return "none: all of its namespaces are the host's".into() };
         let container = &self.model.containers[index];
         let name = self.names.container(index).map_or(String::new(), |name| format!("{name}, "));
         format!(
@@ -136,12 +138,12 @@ impl Place<'_> {
         let mates = self.mates(index);
         let name = self.names.pod(index).map_or(String::new(), |name| format!("{name}, "));
         if mates.len() == 1 {
-            return format!("{name}of this container alone");
+            return format!("{name}only this container");
         }
         let all: Vec<_> = mates.iter().map(|c| self.names.or_pid(&self.model, *c)).collect();
         let shared = self.model.pods[self.model.containers[index].pod].shared;
         let shared = if shared.is_empty() { "nothing".into() } else { shared.to_string() };
-        format!("{name}containers {}; all of them share {shared}", all.join(", "))
+        format!("{name}containers {}; all share {shared}", all.join(", "))
     }
 
     fn population(&self, kind: Kind, id: NamespaceId) -> usize {
@@ -160,8 +162,8 @@ impl Place<'_> {
             .collect();
         match (all.is_empty(), self.model.containers[own].pids.len()) {
             (false, _) => all.join(", "),
-            (true, 1) => "nobody".into(),
-            (true, _) => "its own container alone".into(),
+            (true, 1) => "none".into(),
+            (true, _) => "only its own container".into(),
         }
     }
 }

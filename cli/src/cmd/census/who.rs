@@ -1,4 +1,4 @@
-//! What people call containers, pods, users and processes.
+//! Names of containers, pods, users and processes.
 
 use std::collections::HashMap;
 
@@ -8,13 +8,12 @@ use crate::cmd::top;
 use crate::output;
 use crate::state::Store;
 
-/// The names that nspod has given, by index of the container.
+/// Names from nspod's store, by index of the container.
 #[derive(Debug, Default)]
 pub(super) struct Names(HashMap<usize, (String, Option<String>)>);
 
 impl Names {
-    /// What the caller's own state directory says; a census needs no names, so whatever
-    /// cannot be read there has none.
+    /// Reads the names from the caller's store. A container without a readable entry has no name.
     pub(super) fn read(model: &Model) -> Names {
         let mut names = Names::default();
         let of_pid: HashMap<i32, usize> =
@@ -36,18 +35,18 @@ impl Names {
         self.0.get(&index).map(|(name, _)| name.as_str())
     }
 
-    /// The pod that it was started in.
+    /// Returns the name of the pod that the container was started in.
     pub(super) fn pod(&self, index: usize) -> Option<&str> {
         self.0.get(&index)?.1.as_deref()
     }
 
-    /// The name of a container, or else its lowest pid.
+    /// Returns the name of a container, or its lowest pid.
     pub(super) fn or_pid(&self, model: &Model, index: usize) -> String {
         self.container(index).map_or_else(|| model.containers[index].pids[0].to_string(), str::to_owned)
     }
 }
 
-/// The names of users, each looked up once.
+/// Names of users.
 #[derive(Debug)]
 pub(super) struct Users(String);
 
@@ -57,13 +56,13 @@ impl Users {
         Users(String::from_utf8_lossy(&passwd).into_owned())
     }
 
-    /// A name, or else the number.
+    /// Returns the name of a user, or its number.
     pub(super) fn name(&self, uid: u32) -> String {
         ns_core::user_name(&self.0, uid).map_or_else(|| uid.to_string(), str::to_owned)
     }
 }
 
-/// What a process runs, short.
+/// Returns the command line of a process, shortened.
 pub(super) fn command(pid: i32) -> String {
     const WIDTH: usize = 48;
     let text = top::command(pid).unwrap_or_default();
@@ -73,7 +72,7 @@ pub(super) fn command(pid: i32) -> String {
     }
 }
 
-/// Some of the pids, and how many more there are: `1 2 3 4 +12`.
+/// Lists the first pids and the number of the others: `1 2 3 4 +12`.
 pub(super) fn some(pids: &[i32]) -> String {
     const MOST: usize = 4;
     let shown = if pids.len() > MOST + 1 { &pids[..MOST] } else { pids };
@@ -84,12 +83,12 @@ pub(super) fn some(pids: &[i32]) -> String {
     text
 }
 
-/// A path of a cgroup as it may be shown.
+/// Returns the path of a cgroup without control characters.
 pub(super) fn cgroup(path: Option<&str>) -> String {
     path.map_or_else(|| "?".into(), output::plain)
 }
 
-/// `1 process`, `2 processes`
+/// Formats a number and its noun: `1 process`, `2 processes`.
 pub(super) fn count(n: usize, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
 }
