@@ -11,7 +11,7 @@ use std::thread;
 use ns_core::proc::{self, Status};
 use ns_core::{Error, ErrorKind, Kind, Kinds, NamespaceId, NamespaceSet};
 use rustix::fs::{
-    AtFlags, Dir, Mode, OFlags, PROC_SUPER_MAGIC, fstat, fstatfs, open, openat, readlinkat_raw, statat,
+    AtFlags, Mode, OFlags, PROC_SUPER_MAGIC, RawDir, fstat, fstatfs, open, openat, readlinkat_raw, statat,
 };
 use rustix::io::{Errno, read};
 
@@ -123,7 +123,7 @@ impl Root {
 
     /// Lists the pids, ascending.
     pub(super) fn pids(&self) -> Result<Vec<i32>, Error> {
-        let listed = list(&self.dir, c".").and_then(|mut dir| numbers(&mut dir));
+        let listed = list(&self.dir, c".").and_then(numbers);
         let mut pids =
             listed.map_err(|e| cannot(format!("list {}", self.path.display()), "openat or getdents64", e))?;
         pids.sort_unstable();
@@ -193,18 +193,21 @@ impl Root {
     }
 }
 
-fn list(dir: impl AsFd, name: &CStr) -> Result<Dir, Errno> {
-    Dir::new(openat(dir, name, LIST, Mode::empty())?)
+/// Opens a directory to list it.
+fn list(dir: impl AsFd, name: &CStr) -> Result<OwnedFd, Errno> {
+    openat(dir, name, LIST, Mode::empty())
 }
 
 /// Reads the numeric names in a directory: pids of `/proc`, tids of `task`, descriptors of `fd`.
-fn numbers(dir: &mut Dir) -> Result<Vec<i32>, Errno> {
+fn numbers(dir: impl AsFd) -> Result<Vec<i32>, Errno> {
+    let mut buf = Vec::with_capacity(32 << 10);
+    let mut entries = RawDir::new(dir, buf.spare_capacity_mut());
     let mut numbers = Vec::new();
-    while let Some(entry) = dir.read() {
+    while let Some(entry) = entries.next() {
         match entry {
             Ok(entry) => numbers.extend(entry.file_name().to_str().ok().and_then(|n| n.parse::<i32>().ok())),
-            Err(Errno::SRCH) => break, // The process has ended.
-            Err(e) => return Err(e),
+            Err(errno) if is_gone(errno) => break,
+            Err(errno) => return Err(errno),
         }
     }
     Ok(numbers)
@@ -212,7 +215,7 @@ fn numbers(dir: &mut Dir) -> Result<Vec<i32>, Errno> {
 
 /// Lists the threads; empty if the process has ended.
 fn tids(process: BorrowedFd<'_>) -> Vec<i32> {
-    list(process, c"task").and_then(|mut dir| numbers(&mut dir)).unwrap_or_default()
+    list(process, c"task").and_then(numbers).unwrap_or_default()
 }
 
 struct Reader<'a> {
@@ -293,12 +296,10 @@ impl Reader<'_> {
 
     /// Adds the namespaces that the process has open, if the caller may read its descriptors.
     fn fds(&mut self, pid: i32, process: BorrowedFd<'_>) {
-        let Ok(mut dir) = list(process, c"fd") else { return };
-        let fds = numbers(&mut dir).unwrap_or_default();
-        let Ok(dir) = dir.fd() else { return };
+        let Ok(dir) = list(process, c"fd") else { return };
         let mut buf = [0; LINK];
-        for fd in fds {
-            let Ok(len) = readlinkat_raw(dir, fd.to_string(), &mut buf) else { continue };
+        for fd in numbers(&dir).unwrap_or_default() {
+            let Ok(len) = readlinkat_raw(&dir, fd.to_string(), &mut buf) else { continue };
             if let Some((kind, ino)) = proc::ns_link(&buf[..len]) {
                 self.found.fds.push(Fd { pid, fd, kind, id: NamespaceId { dev: self.root.dev, ino } });
             }
