@@ -121,6 +121,24 @@ fn a_command_runs_with_its_streams_and_nothing_is_left() {
 }
 
 #[test]
+fn build_runs_the_steps_of_a_file_and_the_runtime_says_nothing() {
+    let Some(podman) = podman() else { return };
+    let image = unique();
+    let dir = podman.volume();
+    let file = "FROM box\nRUN echo built > /made\nUSER 1000\nRUN echo to-stdout && echo to-dev-stdout > /dev/stdout\n";
+    fs::write(dir.join("Containerfile"), file).unwrap();
+    let output = podman.call(&["build", "--network", "none", "-t", &image, dir.to_str().unwrap()]);
+    assert_eq!(output.code(), 0, "{output:?}");
+    for line in ["to-stdout", "to-dev-stdout"] {
+        assert!(output.out.lines().any(|out| out == line), "{output:?}");
+    }
+    let said = output.err.to_lowercase();
+    assert!(!said.contains("warn") && !said.contains("capabilities"), "{output:?}");
+    assert_eq!(podman.ok(&["run", "--rm", &image, "cat", "/made"]), "built\n");
+    podman.ok(&["rmi", "-f", &image]);
+}
+
+#[test]
 fn exit_codes_are_the_programs_own_or_say_why_it_did_not_start() {
     let Some(podman) = podman() else { return };
     let code = |command: &[&str]| podman.call(&[&["run", "--rm", "box"], command].concat()).code();
