@@ -63,7 +63,7 @@ fn each_kind_of_namespace_is_joined_by_its_path() {
         ("ipc", "ipc", &["--ipc"]),
         ("mount", "mnt", &["--mount"]),
         ("network", "net", &["--net"]),
-        ("pid", "pid", &["--pid"]),
+        ("pid", "pid", &["--pid", "--mount-proc"]),
         ("time", "time", &["--time"]),
         ("user", "user", &["--user", "--map-root-user"]),
         ("uts", "uts", &["--uts"]),
@@ -181,7 +181,8 @@ fn without_a_mount_namespace_the_mounts_are_the_hosts_and_go_with_the_container(
 
 #[test]
 fn a_joined_pid_namespace_shows_its_processes() {
-    let neighbour = Neighbour::new(&["--pid"]);
+    // Before Linux 6.17 the procfs is a copy of the one that a process in the namespace has.
+    let neighbour = Neighbour::new(&["--pid", "--mount-proc"]);
     let bundle = Bundle::sh("cat /proc/1/comm; test $$ != 1 && echo another");
     let bundle = bundle.namespace(json!({ "type": "pid", "path": neighbour.namespace("pid") }));
     assert_eq!(bundle.run().ok(), "sleep\nanother\n");
