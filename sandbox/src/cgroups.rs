@@ -224,6 +224,11 @@ impl ContainerCgroup {
         Some(Oom { level, killed })
     }
 
+    /// Returns whether an allocation reached `memory.max` of the cgroup.
+    fn is_short_of_memory(&self) -> bool {
+        self.cgroup.memory_events().is_ok_and(|events| events.max.is_some_and(|times| times > 0))
+    }
+
     /// Kills what is in the cgroup and removes it, with its descendants.
     pub(crate) fn remove(mut self) -> Result<(), Error> {
         self.clear()
@@ -250,16 +255,21 @@ impl Drop for ContainerCgroup {
     }
 }
 
-/// Adds the likely cause to the error of a start whose first process was killed.
+/// Adds the likely cause to the error of a start whose first process was killed, or that ran into
+/// the memory limit.
 ///
 /// `cgroup` is the container's.
-pub(crate) fn explain_kill(error: Error, cgroup: Option<&ContainerCgroup>) -> Error {
-    if error.kind() != ErrorKind::Killed {
-        return error;
-    }
-    let hint = match cgroup.and_then(ContainerCgroup::oom) {
-        Some(oom) => format!("{oom}: the memory limit may be too low for the start"),
-        None => "a process outside sent it the signal, or it reached a limit of its own".to_owned(),
+pub(crate) fn explain(error: Error, cgroup: Option<&ContainerCgroup>) -> Error {
+    let hint = match (error.kind(), error.raw_os_error()) {
+        (ErrorKind::Killed, _) => match cgroup.and_then(ContainerCgroup::oom) {
+            Some(oom) => format!("{oom}: the memory limit may be too low for the start"),
+            None => "a process outside sent it the signal, or it reached a limit of its own".to_owned(),
+        },
+        // execve(2) fails with E2BIG as well if no memory is left for the arguments.
+        (_, Some(libc::ENOMEM | libc::E2BIG)) if cgroup.is_some_and(ContainerCgroup::is_short_of_memory) => {
+            "memory.max was reached: the memory limit may be too low for the start".to_owned()
+        }
+        _ => return error,
     };
     error.with_hint(Some(hint))
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use cgroup_core::{Cgroup, Limits, Usage};
 use ns_core::{NamespaceSet, Pidfd};
 
-use crate::cgroups::{ContainerCgroup, explain_kill};
+use crate::cgroups::{ContainerCgroup, explain};
 use crate::error::{Error, ErrorKind};
 use crate::init;
 use crate::outcome::Outcome;
@@ -89,7 +89,7 @@ impl Container {
             return Err(Error::new(ErrorKind::State, "the container has been started already"));
         };
         let exit_file = self.exit_file.as_ref().filter(|_| self.plan.spec.init);
-        held.start(&self.plan, self.pidfd(), exit_file).map_err(|e| explain_kill(e, self.cgroup.as_ref()))
+        held.start(&self.plan, self.pidfd(), exit_file).map_err(|e| explain(e, self.cgroup.as_ref()))
     }
 
     /// Waits for its first process to end, and says how and why it did.

@@ -15,7 +15,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use crate::cgroups::{CgroupParent, CgroupUse, ContainerCgroup, explain_kill};
+use crate::cgroups::{CgroupParent, CgroupUse, ContainerCgroup, explain};
 use crate::container::Container;
 use crate::error::Error;
 use crate::init;
@@ -130,7 +130,7 @@ impl Launcher {
             on_ready: &mut |container| on_ready(plan, container, prepared.take()),
         });
         // After an error the child has ended, and dropping `cgroup` removes it.
-        let spawned = spawned.map_err(|e| explain_kill(e, cgroup.as_ref()))?;
+        let spawned = spawned.map_err(|e| explain(e, cgroup.as_ref()))?;
         let process = ChildProcess::new(spawned.pid, spawned.pidfd);
         reaped_by.iter().for_each(|list| list.add(&process));
         streams.close_child();
