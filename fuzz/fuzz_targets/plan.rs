@@ -85,7 +85,7 @@ fn check(spec: &Spec, host: &Host, asked: &Asked) {
         }
     };
     assert_eq!(plan.spec(), spec);
-    let (steps, text) = (plan.steps(), plan.to_string());
+    let (steps, text) = (plan.instructions(), plan.to_string());
     assert_eq!(text.lines().filter(|line| line.starts_with("   0  ")).count(), 1, "{text}");
     let again = Plan::on(spec, host, asked.handles(spec)).unwrap();
     assert_eq!(again.to_string(), text);

@@ -26,6 +26,10 @@ mod signals;
 mod spawn;
 pub mod spec;
 mod stdio;
+#[cfg(not(feature = "internals"))]
+mod step;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod step;
 pub mod store;
 
@@ -46,3 +50,4 @@ pub use pod::{Files, HoldBy, Pod, PodRecord, PodSpec};
 pub use pool::{Pool, PoolCounts, PoolOptions};
 pub use spawn::{Prepared, make_undumpable};
 pub use stdio::Stdio;
+pub use step::PlannedStep;

@@ -1,8 +1,10 @@
-//! One variant for each action that the child takes, in the words of the kernel.
+//! The child's instructions: one variant for each action, in the kernel's terms.
 //!
-//! A [`Step`] is prepared data: every string is NUL-terminated and every number
-//! decided before the clone, so that the child only passes pointers on. Its
-//! position in the plan is how the child names what failed.
+//! A [`Step`] is prepared data: strings are NUL-terminated and numbers are decided before the clone, so
+//! that the child only passes them to the kernel. The child names a failed step by its index.
+
+// The module is public only with the feature `internals`.
+#![cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
 
 mod call;
 mod name;
@@ -20,7 +22,7 @@ use crate::spec::Attributes;
 
 pub use call::Call;
 
-/// A file descriptor that one step makes and later ones use.
+/// A descriptor that one step makes and later steps use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Slot {
@@ -40,88 +42,88 @@ pub enum Slot {
     Terminal,
 }
 
-/// How many slots there are.
+/// Number of slots.
 pub(crate) const SLOTS: usize = 7;
 
-/// A parameter of a file system: its key, and its value unless it is a flag.
+/// A parameter of a file system: a key, and a value unless it is a flag.
 pub type Param = (CString, Option<CString>);
 
-/// What is mounted.
+/// The source of a mount.
 #[derive(Debug)]
 pub enum What {
-    /// A new instance of a file system, by `fsopen`.
+    /// A new instance of a file system, by fsopen(2).
     New {
-        /// `proc`, `tmpfs`, `overlay` …
+        /// File system type, for example `proc`.
         fstype: CString,
         /// Parameters for `fsconfig`; a key without a value is a flag.
         params: Vec<Param>,
     },
-    /// A copy of what is at `source`, by `open_tree`.
+    /// A copy of the mount at `source`, by open_tree(2).
     Bind {
-        /// Path on the host, or within the joined mount namespace.
+        /// Path on the host, or in the mount namespace that is joined.
         source: CString,
-        /// With everything mounted below it.
+        /// Whether mounts below it are copied too.
         recursive: bool,
-        /// The parent opens the tree before the clone and the child finds it at this
-        /// place of its list: for sources that the child's mapped ids could not reach.
+        /// Index among the trees that the parent opens before the clone, for a source that the child's
+        /// mapped ids could not reach.
         tree: Option<usize>,
-        /// Only if it is a device of this type (`S_IFCHR`, `S_IFBLK`) and number.
+        /// Type (`S_IFCHR`, `S_IFBLK`) and number of the device that the source must be.
         device: Option<(u32, u64)>,
     },
-    /// A new instance of a file system, by mount(2): it has options that `fsconfig` does not
-    /// take, or longer ones.
+    /// A new instance of a file system, by mount(2): it has options that fsconfig(2) does not accept,
+    /// or options that are too long for it.
     Long {
-        /// `overlay` …
+        /// File system type, for example `overlay`.
         fstype: CString,
-        /// The device or whatever the file system takes for its source.
+        /// Source, for example a device.
         source: CString,
         /// `lowerdir=…,upperdir=…,workdir=…`.
         options: CString,
-        /// `MS_*`, of those that `fsconfig` has no word for.
+        /// `MS_*` flags that fsconfig(2) has no parameter for.
         flags: u64,
     },
-    /// A copy of what the new root has at this path, where an earlier step has mounted it.
+    /// A copy of what an earlier step has mounted in the new root.
     Inside {
         /// Path within the new root.
         source: CString,
-        /// With everything mounted below it.
+        /// Whether mounts below it are copied too.
         recursive: bool,
     },
-    /// What is already there: the mount namespace's own root.
+    /// The root of the mount namespace, which exists already.
     Here,
-    /// What is already there: the mount at the destination.
+    /// The mount at the destination, which exists already.
     There,
 }
 
-/// What of the directory that it covers a new file system begins with a copy of.
+/// What a new file system copies from the directory that it covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopyUp {
     /// Nothing.
     No,
-    /// All that is in it.
+    /// The directory's contents.
     Contents,
-    /// And its owner, mode and times.
+    /// The directory's contents, owner, mode and times.
     All,
 }
 
-/// Whether a mount may lie over a procfs. Programs trust what they find in `/proc`, and security
-/// modules are told by it what a program is to run as.
+/// Whether a mount may cover a procfs. Programs trust the files in `/proc`, and writes there tell
+/// security modules what a program runs as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OverProc {
-    /// It may not, not even where a link of the image leads there.
+    /// It may not, even if a link of the image leads there.
     No,
-    /// It may: one of the files that are known to be harmless, or nothing new is mounted.
+    /// It may: the file is known to be harmless, or nothing new is mounted.
     Yes,
-    /// It is mounted on `/proc` itself, so it must be a procfs.
+    /// It is mounted on `/proc` itself, and must be a procfs.
     Root,
 }
 
-/// What to make at a mount's destination when nothing is there.
+/// What to make at the destination of a mount if it is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Create {
-    /// Nothing: its absence is an error.
+    /// Nothing: a missing destination is an error.
     No,
-    /// A directory; for the bind of a file, an empty file.
+    /// A directory, or an empty file if a file is bound.
     Dir,
     /// An empty file.
     File,
@@ -130,64 +132,64 @@ pub enum Create {
 /// The last component of a path.
 #[derive(Debug)]
 pub struct Last {
-    /// Of the directory that holds it, where that is not the base.
+    /// Path of the directory that holds it, unless that is the base.
     pub within: Option<CString>,
     /// Its name there.
     pub name: CString,
 }
 
-/// A path within the new root, resolved by `openat2` so that no link in a hostile
-/// image leads out of it.
+/// A path within the new root. openat2(2) resolves it so that no link of a hostile image leads out of
+/// the root.
 #[derive(Debug)]
 pub struct Dest {
-    /// Where the path begins: the new root, or a kernel file system that this plan has
-    /// mounted and holds, so that nobody can lead the way to it elsewhere.
+    /// Directory at which the path starts: the new root, or a kernel file system that the plan has
+    /// mounted and holds open.
     pub base: Slot,
-    /// Follow no link at all on the way.
+    /// Whether links are rejected.
     pub no_links: bool,
-    /// The path, without a leading slash (`.` is the base itself).
+    /// Path without a leading slash; `.` is the base itself.
     pub path: CString,
-    /// The end of the path, for what is put into a directory; none of the base itself.
+    /// Last component, unless the path is the base itself.
     pub last: Option<Last>,
-    /// What to make when it is missing.
+    /// What to make if it is missing.
     pub create: Create,
 }
 
-/// Where a mount goes.
+/// Where a mount is attached.
 #[derive(Debug)]
 pub enum Place {
-    /// Over `/` of the mount namespace: it becomes the new root.
+    /// Over `/` of the mount namespace, as the new root.
     NewRoot,
-    /// At this path of the host's, for programs that look for the new root there.
+    /// At this path of the host, as the new root, for programs that look for it there.
     At(CString),
     /// Within the new root.
     In(Dest),
-    /// A name in a slot's directory, which this plan has made itself.
+    /// A name in a slot's directory, which the plan has made.
     Within(Slot, CString),
-    /// Nowhere: it is only held by its descriptor.
+    /// Nowhere: only its descriptor is kept.
     Detached,
 }
 
-/// A mount, by file descriptor from beginning to end.
+/// A mount, handled by descriptor.
 #[derive(Debug)]
 pub struct MountStep {
-    /// What is mounted.
+    /// Source.
     pub what: What,
-    /// Where.
+    /// Place.
     pub place: Place,
-    /// Attributes of the mount.
+    /// Attributes of the mount alone.
     pub attributes: Attributes,
-    /// Attributes of the mount and of all below it.
+    /// Attributes of the mount and of all mounts below it.
     pub recursive: Attributes,
-    /// What it begins with a copy of.
+    /// What it copies from the directory that it covers.
     pub copy_up: CopyUp,
-    /// Give the root of the new file system the mode of the directory that it covers.
+    /// Whether its root gets the mode of the directory that it covers.
     pub mode_of_covered: bool,
-    /// Whether it may lie over a procfs.
+    /// Whether it may cover a procfs.
     pub over_proc: OverProc,
-    /// Propagation types in order: `MS_SHARED` and the like, with `MS_REC` for all below.
+    /// Propagation types in order (`MS_SHARED` and so on), with `MS_REC` for the mounts below too.
     pub propagation: Vec<u64>,
-    /// Keep the mount's descriptor for later steps.
+    /// Slot that keeps the mount's descriptor.
     pub keep: Option<Slot>,
 }
 
@@ -208,7 +210,7 @@ pub(crate) const fn capability_words(
     ([VERSION, 0], [low[0], low[1], low[2], high[0], high[1], high[2]])
 }
 
-/// A resource limit, as setrlimit(2) takes it.
+/// A resource limit of setrlimit(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RlimitStep {
     /// `RLIMIT_*`.
@@ -219,18 +221,17 @@ pub struct RlimitStep {
     pub hard: u64,
 }
 
-/// A security module that labels programs, as the file of `/proc/self/attr` that takes the
-/// label of the next one.
+/// A security module that labels programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lsm {
-    /// Takes `exec PROFILE`.
+    /// AppArmor, whose file accepts `exec PROFILE`.
     AppArmor,
-    /// Takes the label.
+    /// SELinux, whose file accepts the label.
     Selinux,
 }
 
 impl Lsm {
-    /// Below `/proc`.
+    /// Returns the file below `/proc` that sets the label of the next program.
     pub(crate) fn file(self) -> &'static std::ffi::CStr {
         match self {
             Lsm::AppArmor => c"thread-self/attr/apparmor/exec",
@@ -245,25 +246,25 @@ impl Lsm {
 pub enum Step {
     /// Join a namespace by its descriptor.
     JoinFd {
-        /// Of this kind.
+        /// Kind.
         kind: Kind,
-        /// The namespace.
+        /// Namespace.
         ns: OwnedFd,
-        /// What it was opened from, for messages.
+        /// Where it was opened from, for messages.
         from: String,
     },
     /// Join several namespaces of a process at once.
     JoinPidfd {
-        /// Of these kinds.
+        /// Kinds.
         kinds: Kinds,
-        /// The process.
+        /// Process.
         pidfd: OwnedFd,
-        /// Its pid, for messages.
+        /// Pid of the process, for messages.
         pid: i32,
     },
-    /// Leave namespaces for new ones.
+    /// Move into new namespaces.
     Unshare(Kinds),
-    /// Deny setgroups(2) in the new user namespace and map one id of each sort.
+    /// Deny setgroups(2) in the new user namespace, and map one user id and one group id.
     MapSelf {
         /// A line of `uid_map`.
         uid_map: CString,
@@ -272,106 +273,104 @@ pub enum Step {
     },
     /// Wait until the parent has written the id maps.
     AwaitMaps,
-    /// Become these ids of the new user namespace, so that what is made belongs to them.
+    /// Change to these ids of the new user namespace, which then own the files that are made.
     Become {
         /// User id.
         uid: u32,
         /// Group id.
         gid: u32,
-        /// Leave the caller's supplementary groups, where that is not denied.
+        /// Whether to leave the caller's supplementary groups, unless that is denied.
         leave_groups: bool,
     },
     /// Set the clocks of the new time namespace.
     TimeOffsets(CString),
-    /// Keep those who can see the next process from tracing it or opening its memory or
-    /// its program, which are the caller's until it has become its own.
+    /// Prevent processes that can see the next process from tracing it and from opening its memory and
+    /// its program, which are the caller's until it has executed its own.
     Undumpable,
-    /// Go on in a new process, a sibling of this one, which ends.
+    /// Continue in a new process, a sibling of this one, and end this one.
     Clone(Kinds),
-    /// Join a session of its own.
+    /// Start a session.
     Setsid,
-    /// Decide how mount events pass between this namespace and others: `MS_PRIVATE` and the
-    /// like, for `/`, with `MS_REC` for all below.
+    /// Set the propagation of `/` (`MS_PRIVATE` and so on), with `MS_REC` for all mounts below too.
     Propagation(u64),
-    /// Keep what is mounted on this path from the peers of the mount that holds it.
+    /// Make the mount that holds this path private.
     Private(CString),
     /// Mount.
     Mount(MountStep),
-    /// Make a device node or named pipe; one that is there already may stay.
+    /// Make a device node or a named pipe. One that is there already may stay.
     Node {
-        /// There.
+        /// Path.
         dest: Dest,
-        /// Mode with the type.
+        /// Mode, with the file type.
         mode: u32,
         /// Device number.
         device: u64,
-        /// User and group, where it is not the container's root.
+        /// User and group, unless they are the container's root.
         owner: Option<(u32, u32)>,
     },
-    /// Make an empty file, as a place to mount a device on.
+    /// Make an empty file, to mount a device on.
     File {
-        /// In this directory.
+        /// Directory.
         slot: Slot,
-        /// Of this name.
+        /// Name.
         name: CString,
     },
     /// Make a symbolic link, unless something is there already.
     Symlink {
-        /// There.
+        /// Path.
         dest: Dest,
-        /// To this.
+        /// Target.
         target: CString,
     },
     /// Make a directory in a slot's directory.
     Mkdir {
-        /// In this directory.
+        /// Directory.
         slot: Slot,
-        /// Of this name.
+        /// Name.
         name: CString,
         /// Permission bits.
         mode: u32,
     },
-    /// Make a directory within the root, where it can be made.
+    /// Make a directory within the root, if that is possible.
     Directory(Dest),
-    /// Hide what is at a path: a directory under an empty one, a file under `/dev/null`.
+    /// Cover what is at a path: a directory by an empty one, a file by `/dev/null`.
     Mask(Dest),
     /// Make what is at a path read-only.
     ReadOnly(Dest),
     /// Set a kernel parameter of the container's namespaces.
     Sysctl {
-        /// Path below `/proc`, `sys/net/ipv4/ip_forward`.
+        /// Path below `/proc`, for example `sys/net/ipv4/ip_forward`.
         path: CString,
-        /// The value.
+        /// Value.
         value: CString,
     },
-    /// Make the new root `/` and let go of the old one.
+    /// Make the new root `/` by pivot_root(2), and unmount the old root.
     PivotRoot {
-        /// Also make the new root itself read-only, now that everything is in place.
+        /// Whether to make the mount of the new root read-only afterwards.
         readonly: bool,
-        /// Mounts of the old one may be the host's as well: to let go of them must not take
-        /// them from it.
+        /// Whether mounts of the old root may be the host's too, where they must stay mounted.
         shared: bool,
     },
-    /// Make the new root `/` by chroot(2), where pivot_root(2) cannot: what it covers stays in the
-    /// mount namespace.
+    /// Make the new root `/` by chroot(2), if pivot_root(2) cannot. The mounts that it covers stay in
+    /// the mount namespace.
     ChangeRoot {
-        /// Move it over `/` before.
+        /// Whether to mount the new root over `/` first.
         over: bool,
-        /// Also make the new root itself read-only, now that everything is in place.
+        /// Whether to make the mount of the new root read-only afterwards.
         readonly: bool,
-        /// Mounts of procfs and sysfs to take away before. Where such a file system is visible in
-        /// its mount namespace, the kernel lets a user namespace mount it anew without the masks.
+        /// Mounts of procfs and sysfs to unmount first. If such a file system is visible in its mount
+        /// namespace, the kernel lets a user namespace mount a new one without the masks.
         hide: Vec<CString>,
     },
-    /// Make this directory `/`, by chroot(2): the root of the process that is joined.
+    /// Make a directory `/`, by chroot(2): the root of the process that is joined.
     EnterRoot(OwnedFd),
-    /// Open a terminal and make it the standard streams; the parent gets its other end.
+    /// Open a terminal and make it the standard streams. The parent gets its other side.
     Terminal {
         /// Rows.
         rows: u16,
         /// Columns.
         columns: u16,
-        /// Whose it is; `u32::MAX` leaves it the caller's.
+        /// Owner; `u32::MAX` leaves it to the caller.
         owner: u32,
     },
     /// Make standard input the controlling terminal.
@@ -386,18 +385,18 @@ pub enum Step {
     Loopback,
     /// Set a resource limit.
     Rlimit(RlimitStep),
-    /// Set how eagerly the kernel's OOM killer picks this process.
+    /// Set `oom_score_adj`, which the OOM killer adds to this process's score.
     OomScoreAdj(CString),
     /// Place the given descriptors and close all others.
     Descriptors,
-    /// Make the user the owner of the standard streams that are no devices.
+    /// Make the user the owner of the standard streams that are not devices.
     GiveStreams {
-        /// The user, within the container.
+        /// User id within the container.
         uid: u32,
-        /// Also files that are open only for reading.
+        /// Whether files that are open only for reading are included.
         all: bool,
     },
-    /// Have a session keyring of this name, which a later process of the container finds by
+    /// Join or make a session keyring of this name, by which a later process of the container finds
     /// it. A kernel without keyrings has none.
     Keyring(CString),
     /// Set the scheduling policy.
@@ -409,43 +408,44 @@ pub enum Step {
         /// 0 to 7.
         level: u8,
     },
-    /// Run on these processors only.
+    /// Set the processors that the program may run on.
     Affinity {
-        /// The processors.
+        /// Processors.
         cpus: CpuList,
-        /// The same, a bit each.
+        /// The same, one bit for each.
         mask: Vec<libc::c_ulong>,
     },
     /// Set the execution domain.
     Personality(u32),
-    /// Set where memory is taken from.
+    /// Set the NUMA memory policy.
     MemoryPolicy {
         /// `MPOL_*`, with `MPOL_F_*`.
         mode: u32,
-        /// The nodes.
+        /// Nodes.
         nodes: CpuList,
-        /// The same, a bit each.
+        /// The same, one bit for each.
         mask: Vec<libc::c_ulong>,
     },
-    /// Tell a security module what the program is to run as.
+    /// Set the label that a security module gives the program.
     Label {
-        /// This one.
+        /// Security module.
         lsm: Lsm,
-        /// What its file takes.
+        /// Text for the module's file.
         text: CString,
     },
     /// Open the root of the container's procfs, for the stage.
     Proc {
-        /// By this number.
+        /// Number of the descriptor.
         to: i32,
-        /// The program is born into a pid namespace that is joined, so that no new procfs does.
+        /// Whether the program is born into a pid namespace that is joined, which a new procfs would
+        /// not show.
         enters: bool,
     },
     /// Set the file mode creation mask.
     Umask(u32),
-    /// Leave these capabilities out of the bounding set.
+    /// Remove capabilities from the bounding set, one bit for each.
     DropBounding(u64),
-    /// Keep capabilities across the change of uid.
+    /// Keep capabilities across the change of user.
     KeepCapabilities,
     /// Set supplementary groups, gid and uid.
     Credentials {
@@ -453,17 +453,17 @@ pub enum Step {
         uid: u32,
         /// Group id within the container.
         gid: u32,
-        /// Supplementary groups; `None` where setgroups(2) is denied.
+        /// Supplementary groups, or `None` if setgroups(2) is denied.
         groups: Option<Vec<u32>>,
     },
-    /// Enter the working directory and see that it lies within the root.
+    /// Enter the working directory, and check that it is within the root.
     Chdir {
-        /// The directory.
+        /// Directory.
         path: CString,
-        /// Go on where it may not be entered: [`Step::ChdirAsUser`] follows.
+        /// Whether to continue if it may not be entered, because [`Step::ChdirAsUser`] follows.
         again: bool,
     },
-    /// The same as the program's user, unless it is entered already.
+    /// Enter the working directory as the program's user, unless it is entered already.
     ChdirAsUser(CString),
     /// Set the effective, permitted and inheritable sets.
     Capabilities {
@@ -476,45 +476,56 @@ pub enum Step {
     },
     /// Set the ambient set.
     Ambient(u64),
-    /// Let no execve(2) grant privileges.
+    /// Set no_new_privs: execve(2) grants no privileges.
     NoNewPrivs,
-    /// Load a system-call filter; the parent takes its listener, if it has one.
+    /// Load a system-call filter. The parent takes its listener, if it has one.
     Seccomp {
-        /// The program.
+        /// Instructions.
         filter: Vec<libc::sock_filter>,
         /// `SECCOMP_FILTER_FLAG_*`.
         flags: libc::c_ulong,
     },
-    /// Tell the parent that namespaces and mounts are made, and wait for its word.
+    /// Report that namespaces and mounts are made, and wait for the parent.
     Ready,
-    /// Run a program that the spec wants to be run on the way.
+    /// Run a hook.
     Hook(Hook),
-    /// Tell the parent that everything is ready, and wait to be started.
+    /// Report that everything is ready, and wait to be started.
     Hold,
-    /// Execute the stage, which has nothing of the caller's memory, executable, environment and
-    /// descriptors: it takes the steps that follow.
+    /// Execute the stage, which performs the following steps without any of the caller's memory,
+    /// executable, environment and descriptors.
     Stage(Exec),
-    /// Give the program the signal state that it expects: default actions, none blocked.
+    /// Unblock all signals.
     Signals,
-    /// Tell the program that starts a held container that only its filter and its program are to
-    /// come.
+    /// Report that only the filter and the program are left to do, to the program that starts a held
+    /// container.
     Started,
-    /// Become the program.
+    /// Execute the program.
     Exec(Exec),
 }
 
-/// A program that is run on the way, with the container's state on standard input.
+/// One action of a start, in the child. Its [`Display`](fmt::Display) names the action and its object,
+/// for example `set the host name box`.
+#[derive(Debug, Clone, Copy)]
+pub struct PlannedStep<'a>(pub(crate) &'a Step);
+
+impl fmt::Display for PlannedStep<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A hook, with the container's state on standard input.
 #[derive(Debug)]
 pub struct Hook {
-    /// Which of OCI's hooks it is, for messages.
+    /// Name of the hook's stage in OCI, for messages.
     pub when: &'static str,
-    /// Its file.
+    /// Path.
     pub path: CString,
     /// Arguments.
     pub argv: CStrings,
     /// Environment.
     pub envp: CStrings,
-    /// How many seconds it has.
+    /// Timeout in seconds.
     pub timeout: Option<u32>,
 }
 
@@ -522,9 +533,9 @@ pub struct Hook {
 pub struct Exec {
     /// The program's name, for messages.
     pub name: String,
-    /// Paths to try in order.
+    /// Paths, tried in order.
     pub candidates: Vec<CString>,
-    /// A descriptor to execute instead of a path.
+    /// Descriptor to execute in place of a path.
     pub file: Option<OwnedFd>,
     /// Arguments.
     pub argv: CStrings,
@@ -538,7 +549,7 @@ impl fmt::Debug for Exec {
     }
 }
 
-/// Strings and the NULL-terminated array of pointers to them that execve(2) takes.
+/// Strings, and the array of pointers to them, ended by NULL, that execve(2) reads.
 pub struct CStrings {
     strings: Vec<CString>,
     /// Pointers to the heap buffers of `strings`, which never change. An `AtomicPtr` has the layout
@@ -547,19 +558,19 @@ pub struct CStrings {
 }
 
 impl CStrings {
-    /// Takes the strings and makes the array.
+    /// Makes the array.
     pub fn new(strings: Vec<CString>) -> Self {
         let pointers = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]);
         let pointers = pointers.map(|pointer| AtomicPtr::new(pointer.cast_mut())).collect();
         CStrings { strings, pointers }
     }
 
-    /// The array: a pointer to each string, then NULL.
+    /// Returns the array: a pointer to each string, then NULL.
     pub fn as_ptr(&self) -> *const *const libc::c_char {
         self.pointers.as_ptr().cast()
     }
 
-    /// The strings.
+    /// Returns the strings.
     pub fn strings(&self) -> &[CString] {
         &self.strings
     }

@@ -232,7 +232,7 @@ fn a_label_is_written_for_the_program_or_the_start_fails() {
                 let error = command.spawn().unwrap_err();
                 let text = error.to_string();
                 assert!(
-                    text.starts_with("cannot take the AppArmor profile no-such-profile: write: "),
+                    text.starts_with("cannot set the AppArmor profile no-such-profile: write: "),
                     "{text}"
                 );
                 assert!(text.contains("no such profile is loaded"), "{text}");

@@ -315,7 +315,7 @@ fn explain(spec: &Spec, pod: Option<&Pod>, json: bool) -> Result<i32> {
 fn explained(mut command: Command, json: bool) -> Result<i32> {
     let plan = command.plan()?;
     if json {
-        let steps: Vec<String> = plan.steps().iter().map(ToString::to_string).collect();
+        let steps: Vec<String> = plan.steps().map(|step| step.to_string()).collect();
         output::json(&serde_json::json!({ "spec": plan.spec(), "steps": steps }))?;
     } else {
         output::print(plan.to_string())?;

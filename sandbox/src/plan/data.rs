@@ -12,7 +12,7 @@ use ns_core::{IdMap, Kinds};
 use crate::plan::handles::Hold;
 use crate::plan::numbers;
 use crate::spec::{Hook, Spec};
-use crate::step::{Param, Step};
+use crate::step::{Param, PlannedStep, Step};
 
 /// A prepared start: it can be started any number of times, by a [`Launcher`](crate::Launcher).
 ///
@@ -144,7 +144,15 @@ pub(crate) enum MapsOf {
 
 impl Plan {
     /// Returns the steps of the child, in order.
-    pub fn steps(&self) -> &[Step] {
+    pub fn steps(&self) -> impl ExactSizeIterator<Item = PlannedStep<'_>> {
+        self.steps.iter().map(PlannedStep)
+    }
+
+    /// Returns the instructions of the child, in order. Not part of the API: only for tests of this
+    /// workspace.
+    #[cfg(feature = "internals")]
+    #[doc(hidden)]
+    pub fn instructions(&self) -> &[Step] {
         &self.steps
     }
 

@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind};
 use crate::plan::data::Plan;
 use crate::plan::handles::Hold;
 use crate::plan::numbers;
-use crate::step::{CStrings, Call, Exec, Hook, Step};
+use crate::step::{CStrings, Call, Exec, Hook, Step, capability_words};
 
 /// The kinds of operations.
 const CALL: u64 = 0;
@@ -78,8 +78,8 @@ impl Blob {
                 self.call(at, Call::Ioctl, libc::SYS_ioctl, &args, 0);
             }
             Step::Capabilities { effective, permitted, inheritable } => {
-                let [header, data] = capset(*effective, *permitted, *inheritable);
-                let args = [Data(self.words(&header)), Data(self.words(&data))];
+                let (header, sets) = capability_words(*effective, *permitted, *inheritable);
+                let args = [Data(self.half_words(&header)), Data(self.half_words(&sets))];
                 self.call(at, Call::Capset, libc::SYS_capset, &args, 0);
             }
             Step::Ambient(mask) => {
@@ -169,6 +169,11 @@ impl Blob {
         self.bytes(&bytes)
     }
 
+    fn half_words(&mut self, words: &[u32]) -> usize {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        self.bytes(&bytes)
+    }
+
     fn string(&mut self, text: &CStr) -> usize {
         self.bytes(text.to_bytes_with_nul())
     }
@@ -232,24 +237,4 @@ impl Blob {
         bytes.extend(content);
         bytes
     }
-}
-
-/// The header and the sets that capset(2) reads.
-fn capset(effective: u64, permitted: u64, inheritable: u64) -> [Vec<u64>; 2] {
-    const VERSION_3: u64 = 0x2008_0522;
-    let word = |first: u64, second: u64| {
-        let (first, second) = ((first as u32).to_ne_bytes(), (second as u32).to_ne_bytes());
-        let [a, b, c, d] = first;
-        let [e, f, g, h] = second;
-        u64::from_ne_bytes([a, b, c, d, e, f, g, h])
-    };
-    let high = |set: u64| set >> 32;
-    [
-        vec![word(VERSION_3, 0)],
-        vec![
-            word(effective, permitted),
-            word(inheritable, high(effective)),
-            word(high(permitted), high(inheritable)),
-        ],
-    ]
 }

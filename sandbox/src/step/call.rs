@@ -1,4 +1,4 @@
-//! Which system call of a step failed.
+//! The names of system calls in reports.
 
 /// The system call of a step that failed, as the child reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,16 +137,16 @@ impl Call {
         (Call::Chroot, "chroot"),
     ];
 
-    /// The call's name in the manual.
+    /// Returns the name of the call in the manual.
     pub fn name(self) -> &'static str {
         Call::ALL.iter().find(|(c, _)| *c == self).map_or("?", |(_, n)| n)
     }
 
-    /// Where in a report's value, above the errno, the number of the option stands that a
-    /// file system refuses, counted from 1.
+    /// Position of the number of a refused file system option in a report's value, above the errno.
+    /// The first option has the number 1.
     pub(crate) const OPTION: u32 = 16;
 
-    /// The call with this number in a report.
+    /// Returns the call with this number in a report.
     pub(crate) fn from_u8(n: u8) -> Call {
         Call::ALL.iter().find(|(c, _)| *c as u8 == n).map_or(Call::Unknown, |(c, _)| *c)
     }

@@ -1,11 +1,13 @@
-//! The steps in words: for plans that print themselves, and before errors.
+//! The steps in words, for the printed plan and for errors.
 
-use std::ffi::CString;
+use std::borrow::Cow;
+use std::ffi::CStr;
 use std::fmt;
 
+use cgroup_core::CpuList;
 use ns_core::Kinds;
 
-use super::{CopyUp, Dest, Lsm, MountStep, Place, Slot, Step, What};
+use super::{CopyUp, Dest, Lsm, MountStep, Place, RlimitStep, Slot, Step, What};
 use crate::spec::Attributes;
 
 impl fmt::Display for Dest {
@@ -91,7 +93,7 @@ impl fmt::Display for MountStep {
             }
         }
         if self.copy_up != CopyUp::No {
-            f.write_str(", beginning with a copy of what is there")?;
+            f.write_str(", starting with a copy of what is there")?;
         }
         for flags in &self.propagation {
             write!(f, ", {}", propagation(*flags))?;
@@ -100,7 +102,7 @@ impl fmt::Display for MountStep {
     }
 }
 
-/// As mount(8) has them.
+/// Returns the names of mount attributes, as mount(8) has them.
 fn names(attributes: &Attributes) -> Vec<&'static str> {
     let Attributes { set, clear } = *attributes;
     let flags = [
@@ -139,21 +141,17 @@ fn propagation(flags: u64) -> String {
     format!("{}{kind}", if flags & libc::MS_REC != 0 { "all " } else { "" })
 }
 
-/// A sentence fragment that names the action and its object: `join the net namespace of
-/// process 42`. The words before an error.
+/// Formats a step as the words of an error that follow "cannot": the action and its object, for
+/// example `join the net namespace of process 42`.
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let s = |c: &CString| c.to_string_lossy().into_owned();
-        let list = |kinds: Kinds| kinds.kinds().map(|k| k.name()).collect::<Vec<_>>().join(", ");
         match self {
             Step::JoinFd { kind, from, .. } => write!(f, "join the {} namespace of {from}", kind.name()),
             Step::JoinPidfd { kinds, pid, .. } => {
                 write!(f, "join the {} namespaces of process {pid}", list(*kinds))
             }
             Step::Unshare(kinds) => write!(f, "make new {} namespaces", list(*kinds)),
-            Step::MapSelf { uid_map, gid_map } => {
-                write!(f, "map uid {} and gid {}, setgroups denied", s(uid_map).trim(), s(gid_map).trim())
-            }
+            Step::MapSelf { uid_map, gid_map } => map_self(f, uid_map, gid_map),
             Step::AwaitMaps => f.write_str("wait for the parent to write the id maps"),
             Step::Become { uid, gid, .. } => {
                 write!(f, "become uid {uid} and gid {gid} of the user namespace")
@@ -161,41 +159,23 @@ impl fmt::Display for Step {
             Step::TimeOffsets(text) => {
                 write!(f, "set the clock offsets {}", s(text).trim().replace('\n', ", "))
             }
-            Step::Undumpable => f.write_str("keep the caller's memory from the container's processes"),
-            Step::Clone(kinds) if kinds.is_empty() => f.write_str("go on in a sibling process"),
+            Step::Undumpable => f.write_str("protect the caller's memory from the container's processes"),
+            Step::Clone(kinds) if kinds.is_empty() => f.write_str("continue in a sibling process"),
             Step::Clone(kinds) => {
-                write!(f, "go on in a sibling process with new {} namespaces", list(*kinds))
+                write!(f, "continue in a sibling process with new {} namespaces", list(*kinds))
             }
             Step::Setsid => f.write_str("start a session"),
-            Step::Propagation(flags) => {
-                let what = if flags & libc::MS_REC != 0 { "every mount" } else { "the root mount" };
-                write!(f, "make {what} {}", propagation(flags & !libc::MS_REC))
-            }
+            Step::Propagation(flags) => propagation_of_all(f, *flags),
             Step::Private(path) => write!(f, "make the mount that holds {} private", s(path)),
             Step::Mount(mount) => mount.fmt(f),
-            Step::Node { dest, mode, device, .. } => {
-                let kind = match mode & libc::S_IFMT {
-                    libc::S_IFBLK => 'b',
-                    libc::S_IFCHR => 'c',
-                    _ => return write!(f, "make the pipe {dest}"),
-                };
-                let (major, minor) = (libc::major(*device), libc::minor(*device));
-                write!(f, "make the device {dest} ({kind} {major}:{minor})")
-            }
+            Step::Node { dest, mode, device, .. } => node(f, dest, *mode, *device),
             Step::File { slot, name } => write!(f, "make the file {}/{}", slot.path(), s(name)),
             Step::Symlink { dest, target } => write!(f, "link {dest} to {}", s(target)),
             Step::Mkdir { slot, name, .. } => write!(f, "make the directory {}/{}", slot.path(), s(name)),
-            Step::Directory(dest) => write!(f, "make the directory {dest} where it is missing"),
+            Step::Directory(dest) => write!(f, "make the directory {dest} if it is missing"),
             Step::Mask(dest) => write!(f, "mask {dest}"),
             Step::ReadOnly(dest) => write!(f, "make {dest} read-only"),
-            Step::Sysctl { path, value } => {
-                write!(
-                    f,
-                    "set the kernel parameter {} to {}",
-                    s(path).trim_start_matches("sys/").replace('/', "."),
-                    s(value)
-                )
-            }
+            Step::Sysctl { path, value } => sysctl(f, path, value),
             Step::EnterRoot(_) => f.write_str("change to the root of the container"),
             Step::ChangeRoot { readonly: false, .. } => f.write_str("change to the new root"),
             Step::ChangeRoot { readonly: true, .. } => {
@@ -208,84 +188,131 @@ impl fmt::Display for Step {
             Step::Hostname(name) => write!(f, "set the host name {}", s(name)),
             Step::Domainname(name) => write!(f, "set the domain name {}", s(name)),
             Step::Loopback => f.write_str("bring up the loopback interface"),
-            Step::Rlimit(r) => {
-                write!(f, "set the limit {} to {}:{}", crate::spec::rlimit_name(r.resource), r.soft, r.hard)
-            }
+            Step::Rlimit(limit) => rlimit(f, *limit),
             Step::OomScoreAdj(value) => write!(f, "set oom_score_adj to {}", s(value)),
             Step::Descriptors => f.write_str("place the file descriptors and close all others"),
             Step::Keyring(name) => write!(f, "join the session keyring {}", s(name)),
-            Step::Scheduler(attr) => {
-                write!(f, "schedule by {}", scheduler(attr.sched_policy))?;
-                match attr.sched_policy as i32 {
-                    libc::SCHED_FIFO | libc::SCHED_RR => write!(f, ", priority {}", attr.sched_priority),
-                    libc::SCHED_DEADLINE => write!(
-                        f,
-                        ", {} ns within {} ns, every {} ns",
-                        attr.sched_runtime, attr.sched_deadline, attr.sched_period
-                    ),
-                    _ => write!(f, ", nice {}", attr.sched_nice),
-                }
-            }
+            Step::Scheduler(attributes) => scheduler(f, attributes),
             Step::IoPriority { class, level } => {
                 write!(f, "set the I/O priority to {}, level {level}", io_class(*class))
             }
             Step::Affinity { cpus, .. } => write!(f, "run on the processors {cpus}"),
             Step::Personality(domain) => write!(f, "set the personality {domain:#x}"),
-            Step::MemoryPolicy { mode, nodes, .. } => {
-                write!(f, "take memory by policy {mode:#x}")?;
-                if nodes.is_empty() { Ok(()) } else { write!(f, " of the nodes {nodes}") }
-            }
-            Step::Label { lsm: Lsm::AppArmor, text, .. } => {
-                write!(f, "take the AppArmor profile {}", s(text).trim_start_matches("exec "))
-            }
-            Step::Label { lsm: Lsm::Selinux, text, .. } => write!(f, "take the SELinux label {}", s(text)),
+            Step::MemoryPolicy { mode, nodes, .. } => memory_policy(f, *mode, nodes),
+            Step::Label { lsm, text } => label(f, *lsm, text),
             Step::Umask(mask) => write!(f, "set the umask {mask:04o}"),
             Step::DropBounding(mask) => {
                 write!(f, "drop {} capabilities from the bounding set", mask.count_ones())
             }
             Step::KeepCapabilities => f.write_str("keep capabilities across the change of user"),
-            Step::Credentials { uid, gid, groups } => {
-                write!(f, "become uid {uid}, gid {gid}")?;
-                match groups {
-                    Some(groups) if !groups.is_empty() => write!(f, ", groups {groups:?}"),
-                    Some(_) => f.write_str(", no other groups"),
-                    None => Ok(()),
-                }
-            }
+            Step::Credentials { uid, gid, groups } => credentials(f, *uid, *gid, groups.as_deref()),
             Step::Chdir { path, .. } => write!(f, "enter the directory {}", s(path)),
             Step::ChdirAsUser(path) => write!(f, "enter the directory {} as the user", s(path)),
             Step::GiveStreams { uid, .. } => write!(f, "give the standard streams to uid {uid}"),
-            Step::Capabilities { effective, permitted, inheritable } => write!(
-                f,
-                "set {} effective, {} permitted, {} inheritable capabilities",
-                effective.count_ones(),
-                permitted.count_ones(),
-                inheritable.count_ones()
-            ),
-            Step::Ambient(mask) => write!(f, "set {} ambient capabilities", mask.count_ones()),
-            Step::NoNewPrivs => f.write_str("let no program gain privileges"),
-            Step::Seccomp { filter, flags } => {
-                write!(f, "load the seccomp filter ({} instructions)", filter.len())?;
-                match flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER {
-                    0 => Ok(()),
-                    _ => f.write_str(" and hand its listener over"),
-                }
+            Step::Capabilities { effective, permitted, inheritable } => {
+                capabilities(f, [*effective, *permitted, *inheritable])
             }
+            Step::Ambient(mask) => write!(f, "set {} ambient capabilities", mask.count_ones()),
+            Step::NoNewPrivs => f.write_str("prevent programs from gaining privileges"),
+            Step::Seccomp { filter, flags } => seccomp(f, filter.len(), *flags),
             Step::Proc { .. } => f.write_str("open the root of a procfs"),
             Step::ControllingTerminal => f.write_str("make the terminal the controlling one"),
-            Step::Stage(_) => f.write_str("execute the stage, which has no memory of the caller's"),
-            Step::Signals => f.write_str("set every signal to its default action"),
-            Step::Started => f.write_str("say that only the filter and the program are to come"),
-            Step::Ready => f.write_str("say that namespaces and mounts are made"),
-            Step::Hook(hook) => write!(f, "run the {} hook {}", hook.when, hook.path.to_string_lossy()),
-            Step::Hold => f.write_str("wait for the word to go on"),
+            Step::Stage(_) => f.write_str("execute the stage, which has none of the caller's memory"),
+            Step::Signals => f.write_str("unblock all signals"),
+            Step::Started => f.write_str("report that only the filter and the program are left"),
+            Step::Ready => f.write_str("report that namespaces and mounts are made"),
+            Step::Hook(hook) => write!(f, "run the {} hook {}", hook.when, s(&hook.path)),
+            Step::Hold => f.write_str("wait to be started"),
             Step::Exec(exec) => write!(f, "execute {}", exec.name),
         }
     }
 }
 
-/// The name of a scheduling policy.
-fn scheduler(policy: u32) -> &'static str {
+fn s(text: &CStr) -> Cow<'_, str> {
+    text.to_string_lossy()
+}
+
+/// Returns the names of the kinds.
+fn list(kinds: Kinds) -> String {
+    kinds.kinds().map(|kind| kind.name()).collect::<Vec<_>>().join(", ")
+}
+
+fn map_self(f: &mut fmt::Formatter<'_>, uid_map: &CStr, gid_map: &CStr) -> fmt::Result {
+    write!(f, "map uid {} and gid {}, setgroups denied", s(uid_map).trim(), s(gid_map).trim())
+}
+
+fn propagation_of_all(f: &mut fmt::Formatter<'_>, flags: u64) -> fmt::Result {
+    let what = if flags & libc::MS_REC != 0 { "every mount" } else { "the root mount" };
+    write!(f, "make {what} {}", propagation(flags & !libc::MS_REC))
+}
+
+fn node(f: &mut fmt::Formatter<'_>, dest: &Dest, mode: u32, device: u64) -> fmt::Result {
+    let kind = match mode & libc::S_IFMT {
+        libc::S_IFBLK => 'b',
+        libc::S_IFCHR => 'c',
+        _ => return write!(f, "make the pipe {dest}"),
+    };
+    write!(f, "make the device {dest} ({kind} {}:{})", libc::major(device), libc::minor(device))
+}
+
+fn sysctl(f: &mut fmt::Formatter<'_>, path: &CStr, value: &CStr) -> fmt::Result {
+    let name = s(path).trim_start_matches("sys/").replace('/', ".");
+    write!(f, "set the kernel parameter {name} to {}", s(value))
+}
+
+fn rlimit(f: &mut fmt::Formatter<'_>, limit: RlimitStep) -> fmt::Result {
+    let RlimitStep { resource, soft, hard } = limit;
+    write!(f, "set the limit {} to {soft}:{hard}", crate::spec::rlimit_name(resource))
+}
+
+fn scheduler(f: &mut fmt::Formatter<'_>, attributes: &libc::sched_attr) -> fmt::Result {
+    write!(f, "schedule by {}", policy_name(attributes.sched_policy))?;
+    match attributes.sched_policy as i32 {
+        libc::SCHED_FIFO | libc::SCHED_RR => write!(f, ", priority {}", attributes.sched_priority),
+        libc::SCHED_DEADLINE => {
+            let libc::sched_attr { sched_runtime, sched_deadline, sched_period, .. } = attributes;
+            write!(f, ", {sched_runtime} ns within {sched_deadline} ns, every {sched_period} ns")
+        }
+        _ => write!(f, ", nice {}", attributes.sched_nice),
+    }
+}
+
+fn memory_policy(f: &mut fmt::Formatter<'_>, mode: u32, nodes: &CpuList) -> fmt::Result {
+    write!(f, "set the memory policy {mode:#x}")?;
+    if nodes.is_empty() { Ok(()) } else { write!(f, " for the nodes {nodes}") }
+}
+
+fn label(f: &mut fmt::Formatter<'_>, lsm: Lsm, text: &CStr) -> fmt::Result {
+    match lsm {
+        Lsm::AppArmor => write!(f, "set the AppArmor profile {}", s(text).trim_start_matches("exec ")),
+        Lsm::Selinux => write!(f, "set the SELinux label {}", s(text)),
+    }
+}
+
+fn credentials(f: &mut fmt::Formatter<'_>, uid: u32, gid: u32, groups: Option<&[u32]>) -> fmt::Result {
+    write!(f, "become uid {uid}, gid {gid}")?;
+    match groups {
+        Some([]) => f.write_str(", no other groups"),
+        Some(groups) => write!(f, ", groups {groups:?}"),
+        None => Ok(()),
+    }
+}
+
+fn capabilities(f: &mut fmt::Formatter<'_>, sets: [u64; 3]) -> fmt::Result {
+    let [effective, permitted, inheritable] = sets.map(u64::count_ones);
+    write!(f, "set {effective} effective, {permitted} permitted, {inheritable} inheritable capabilities")
+}
+
+fn seccomp(f: &mut fmt::Formatter<'_>, length: usize, flags: libc::c_ulong) -> fmt::Result {
+    write!(f, "load the seccomp filter ({length} instructions)")?;
+    match flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER {
+        0 => Ok(()),
+        _ => f.write_str(" and send its listener"),
+    }
+}
+
+/// Returns the name of a scheduling policy.
+fn policy_name(policy: u32) -> &'static str {
     match policy as i32 {
         libc::SCHED_OTHER => "SCHED_OTHER",
         libc::SCHED_FIFO => "SCHED_FIFO",
