@@ -14,6 +14,7 @@ const SOURCE: &str = "init/init.rs";
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed={SOURCE}");
+    println!("cargo::rerun-if-changed=src/arch");
     let var = |name: &str| env::var(name).unwrap_or_else(|_| panic!("cargo sets {name} for build scripts"));
     let (target, arch) = (var("TARGET"), var("CARGO_CFG_TARGET_ARCH"));
     if !matches!(arch.as_str(), "x86_64" | "aarch64") || var("CARGO_CFG_TARGET_OS") != "linux" {

@@ -32,7 +32,6 @@
 #![no_std]
 #![no_main]
 
-use core::arch::{asm, global_asm};
 use core::mem::MaybeUninit;
 use core::ptr::{null, null_mut};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -92,85 +91,14 @@ const SIG_SETMASK: usize = 2;
 const TIOCSPGRP: usize = 0x5410;
 const WNOHANG: usize = 1;
 
-#[cfg(target_arch = "x86_64")]
-mod nr {
-    pub const READ: usize = 0;
-    pub const WRITE: usize = 1;
-    pub const CLOSE: usize = 3;
-    pub const LSEEK: usize = 8;
-    pub const MMAP: usize = 9;
-    pub const SENDMSG: usize = 46;
-    pub const EXIT: usize = 60;
-    pub const PPOLL: usize = 271;
-    pub const DUP3: usize = 292;
-    pub const RT_SIGACTION: usize = 13;
-    pub const RT_SIGPROCMASK: usize = 14;
-    pub const IOCTL: usize = 16;
-    pub const GETPID: usize = 39;
-    pub const CLONE: usize = 56;
-    pub const EXECVE: usize = 59;
-    pub const WAIT4: usize = 61;
-    pub const KILL: usize = 62;
-    pub const FCNTL: usize = 72;
-    pub const SETPGID: usize = 109;
-    pub const PRCTL: usize = 157;
-    pub const RT_SIGTIMEDWAIT: usize = 128;
-    pub const EXIT_GROUP: usize = 231;
-    pub const CLOSE_RANGE: usize = 436;
-    pub const OPENAT2: usize = 437;
-}
-
-#[cfg(target_arch = "aarch64")]
-mod nr {
-    pub const FCNTL: usize = 25;
-    pub const IOCTL: usize = 29;
-    pub const CLOSE: usize = 57;
-    pub const DUP3: usize = 24;
-    pub const LSEEK: usize = 62;
-    pub const READ: usize = 63;
-    pub const WRITE: usize = 64;
-    pub const PPOLL: usize = 73;
-    pub const EXIT: usize = 93;
-    pub const SENDMSG: usize = 211;
-    pub const MMAP: usize = 222;
-    pub const EXIT_GROUP: usize = 94;
-    pub const KILL: usize = 129;
-    pub const RT_SIGACTION: usize = 134;
-    pub const RT_SIGPROCMASK: usize = 135;
-    pub const RT_SIGTIMEDWAIT: usize = 137;
-    pub const SETPGID: usize = 154;
-    pub const PRCTL: usize = 167;
-    pub const GETPID: usize = 172;
-    pub const CLONE: usize = 220;
-    pub const EXECVE: usize = 221;
-    pub const WAIT4: usize = 260;
-    pub const CLOSE_RANGE: usize = 436;
-    pub const OPENAT2: usize = 437;
-}
+/// The code that differs by architecture.
+#[cfg_attr(target_arch = "aarch64", path = "../src/arch/aarch64.rs")]
+#[cfg_attr(target_arch = "x86_64", path = "../src/arch/x86_64.rs")]
+mod arch;
+use arch::nr;
 
 // The kernel enters here with argc and argv on the stack; `init` gets their address.
-#[cfg(target_arch = "x86_64")]
-global_asm!(
-    ".globl _start",
-    "_start:",
-    "xor ebp, ebp",
-    "mov rdi, rsp",
-    "and rsp, -16",
-    "call {init}",
-    "ud2",
-    init = sym init,
-);
-#[cfg(target_arch = "aarch64")]
-global_asm!(
-    ".globl _start",
-    "_start:",
-    "mov x29, xzr",
-    "mov x30, xzr",
-    "mov x0, sp",
-    "bl {init}",
-    "brk #1",
-    init = sym init,
-);
+arch::entry!(init);
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
@@ -188,23 +116,7 @@ unsafe fn syscall<const N: usize>(nr: usize, args: [usize; N]) -> isize {
     // SAFETY: the registers are those of the kernel's calling convention, which
     // changes nothing else; the caller vouches for the call itself.
     unsafe {
-        #[cfg(target_arch = "x86_64")]
-        asm!(
-            "syscall",
-            inlateout("rax") nr => ret,
-            in("rdi") arg(0), in("rsi") arg(1), in("rdx") arg(2), in("r10") arg(3),
-            in("r8") arg(4), in("r9") arg(5),
-            lateout("rcx") _, lateout("r11") _,
-            options(nostack),
-        );
-        #[cfg(target_arch = "aarch64")]
-        asm!(
-            "svc #0",
-            in("x8") nr,
-            inlateout("x0") arg(0) => ret,
-            in("x1") arg(1), in("x2") arg(2), in("x3") arg(3), in("x4") arg(4), in("x5") arg(5),
-            options(nostack),
-        );
+        arch::system_call!(nr, arg => ret);
     }
     ret
 }
@@ -221,12 +133,7 @@ fn exit(code: i32) -> ! {
     plain(nr::EXIT_GROUP, [code as usize]);
     plain(nr::EXIT, [code as usize]);
     // SAFETY: the instruction raises a signal that ends this process.
-    unsafe {
-        #[cfg(target_arch = "x86_64")]
-        asm!("ud2", options(noreturn));
-        #[cfg(target_arch = "aarch64")]
-        asm!("brk #1", options(noreturn));
-    }
+    unsafe { arch::trap!() }
 }
 
 fn close(fd: i32) {
@@ -367,36 +274,7 @@ fn start(task: &Task) -> isize {
     // register that the kernel leaves alone, and never returns. In this process the
     // block is a plain system call.
     unsafe {
-        #[cfg(target_arch = "x86_64")]
-        asm!(
-            "syscall",
-            "test rax, rax",
-            "jnz 2f",
-            "xor ebp, ebp",
-            "mov rdi, r9",
-            "call {child}",
-            "ud2",
-            "2:",
-            child = sym child,
-            inlateout("rax") nr::CLONE => ret,
-            in("rdi") flags, in("rsi") top, in("rdx") 0, in("r10") 0, in("r8") 0, in("r9") task,
-            lateout("rcx") _, lateout("r11") _,
-        );
-        #[cfg(target_arch = "aarch64")]
-        asm!(
-            "svc #0",
-            "cbnz x0, 2f",
-            "mov x29, xzr",
-            "mov x0, x5",
-            "bl {child}",
-            "brk #1",
-            "2:",
-            child = sym child,
-            in("x8") nr::CLONE,
-            inlateout("x0") flags => ret,
-            in("x1") top, in("x2") 0, in("x3") 0, in("x4") 0, in("x5") task,
-            lateout("x30") _,
-        );
+        arch::clone_call!(flags, top, child(task) => ret);
     }
     ret
 }

@@ -1,4 +1,5 @@
-//! What differs by architecture: one file for each, which the embedded init uses too.
+//! The code that differs by architecture. Each architecture has one file, `arch/NAME.rs`, which the
+//! embedded init (`init/init.rs`) includes too.
 
 #[cfg(target_arch = "aarch64")]
 #[path = "arch/aarch64.rs"]

@@ -1,0 +1,35 @@
+//! The mark of the host program's memory that allows core dumps and tracing.
+
+use nix::sys::prctl::{get_dumpable, set_dumpable};
+use nspod_sandbox::{Command, Stdio};
+
+/// Starts a program whose child changes its ids in memory that it shares with this process.
+fn start() {
+    let mut command = Command::new("true");
+    command.stdin(Stdio::Null).stdout(Stdio::Null).stderr(Stdio::Null).user(1, 1);
+    assert!(command.status().unwrap().status.success());
+}
+
+#[test]
+fn a_start_keeps_the_mark_and_does_not_undo_make_undumpable() {
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("NSPOD_NO_SKIP").is_none(), "this lane must run as root");
+        eprintln!("SKIP dumpable: this test requires root");
+        return;
+    }
+    set_dumpable(true).unwrap();
+    start();
+    assert!(get_dumpable().unwrap(), "the child's change of user has cleared the mark of this process");
+    // Cleared before a start, by whatever means, it stays cleared.
+    set_dumpable(false).unwrap();
+    start();
+    assert!(!get_dumpable().unwrap());
+    // Cleared by this function it stays cleared even if a start is in flight.
+    set_dumpable(true).unwrap();
+    std::thread::scope(|scope| {
+        let starts = scope.spawn(|| (0..20).for_each(|_| start()));
+        nspod_sandbox::make_undumpable().unwrap();
+        starts.join().unwrap();
+    });
+    assert!(!get_dumpable().unwrap());
+}
