@@ -168,6 +168,12 @@ impl Container {
 
     /// Stops everything in it, unseen by itself.
     ///
+    /// Do not freeze while [`exec`](Self::exec) starts a process in this container. A process that is
+    /// born into a frozen cgroup stops before it executes its program, and the thread that starts it
+    /// waits for that, if they share memory, in a sleep that only SIGKILL interrupts, until
+    /// [`thaw`](Self::thaw). `exec` refuses a container that is frozen, but cannot see a freeze
+    /// between its check and the clone.
+    ///
     /// # Errors
     /// [`ErrorKind::State`] if it has no cgroup of its own.
     pub fn freeze(&self) -> Result<(), Error> {

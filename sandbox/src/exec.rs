@@ -18,6 +18,9 @@ impl Container {
     /// Returns a command for a further process in this container: it has the container's
     /// namespaces, root, cgroup, ids, capabilities and system-call filter.
     ///
+    /// The command's `spawn` must not run at the same time as [`freeze`](Self::freeze), which says
+    /// why.
+    ///
     /// # Errors
     /// The container has ended.
     pub fn exec(&self, program: impl AsRef<OsStr>) -> Result<Command, Error> {

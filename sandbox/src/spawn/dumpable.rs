@@ -66,3 +66,26 @@ pub fn make_undumpable() -> std::io::Result<()> {
     state.restore = false;
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_that_the_kernel_clears_is_restored_and_one_that_the_program_clears_is_not() {
+        set_dumpable_behavior(DumpableBehavior::Dumpable).unwrap();
+        let (first, second) = (Dumpable::keep(), Dumpable::keep());
+        // As the kernel does.
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).unwrap();
+        drop(first);
+        assert!(!is_dumpable(), "a start is in flight");
+        drop(second);
+        assert!(is_dumpable());
+
+        let start = Dumpable::keep();
+        make_undumpable().unwrap();
+        drop(start);
+        assert!(!is_dumpable());
+        set_dumpable_behavior(DumpableBehavior::Dumpable).unwrap();
+    }
+}
