@@ -1,4 +1,4 @@
-//! A running container: its process and its cgroup, held by descriptors.
+//! A running container: the handle of its process and its cgroup.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -20,8 +20,7 @@ use crate::spec::Spec;
 
 /// A running container.
 ///
-/// Dropping it kills what is in it and removes its cgroup; [`detach`](Self::detach) lets
-/// it live on.
+/// Dropping it kills every process in it and removes its cgroup; [`detach`](Self::detach) keeps it.
 #[derive(Debug)]
 pub struct Container {
     pub(crate) process: Arc<ChildProcess>,
@@ -45,45 +44,45 @@ pub struct Container {
     pub stderr: Option<File>,
     /// The other end of its terminal, if it has one.
     pub terminal: Option<File>,
-    /// Where the kernel asks about calls, if its filter has `SCMP_ACT_NOTIFY`
+    /// The listener of its filter, if the filter has `SCMP_ACT_NOTIFY`
     /// ([seccomp_unotify(2)](https://man7.org/linux/man-pages/man2/seccomp_unotify.2.html)).
     /// Hand it to the supervisor before [`start`](Container::start).
     pub seccomp_listener: Option<OwnedFd>,
 }
 
 impl Container {
-    /// The pid of its first process, as the caller sees it.
+    /// Returns the pid of its first process in the caller's pid namespace.
     pub fn pid(&self) -> i32 {
         self.process.pid
     }
 
-    /// Its first process.
+    /// Returns its first process.
     pub fn pidfd(&self) -> &Pidfd {
         &self.process.pidfd
     }
 
-    /// Its cgroup, if it has one of its own; a further process in a container has none.
+    /// Returns its cgroup, if it has one of its own. A further process in a container has none.
     pub fn cgroup(&self) -> Option<&Cgroup> {
         self.cgroup.as_ref().filter(|cgroup| !cgroup.is_borrowed()).map(ContainerCgroup::cgroup)
     }
 
-    /// The spec that it was made from.
+    /// Returns its spec.
     pub fn spec(&self) -> &Spec {
         self.plan.spec()
     }
 
-    /// Its eight namespaces.
+    /// Returns its eight namespaces.
     ///
     /// # Errors
-    /// If its first process has ended.
+    /// `ESRCH`: its first process has ended.
     pub fn namespaces(&self) -> Result<NamespaceSet, Error> {
         Ok(NamespaceSet::of_pidfd(&self.process.pidfd)?)
     }
 
-    /// Lets a held container become its program.
+    /// Starts the program of a held container.
     ///
     /// # Errors
-    /// [`ErrorKind::State`] if it is not held; what keeps it from executing the program.
+    /// [`ErrorKind::State`]: it is not held. Otherwise the step that failed.
     pub fn start(&mut self) -> Result<(), Error> {
         let Some(held) = self.held.take() else {
             return Err(Error::new(ErrorKind::State, "the container has been started already"));
@@ -92,10 +91,10 @@ impl Container {
         held.start(&self.plan, self.pidfd(), exit_file).map_err(|e| explain(e, self.cgroup.as_ref()))
     }
 
-    /// Waits for its first process to end, and says how and why it did.
+    /// Waits for its first process to end, and returns how and why it ended.
     ///
     /// # Errors
-    /// If somebody else has reaped it.
+    /// `ECHILD`: another part of this program has reaped it.
     pub fn wait(&mut self) -> Result<Outcome, Error> {
         loop {
             if let Some(outcome) = self.wait_for(None)? {
@@ -104,7 +103,7 @@ impl Container {
         }
     }
 
-    /// As [`wait`](Self::wait), for so long at most; `None` if it runs still.
+    /// As [`wait`](Self::wait), for at most `timeout`. Returns `None` if it still runs.
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
@@ -123,7 +122,7 @@ impl Container {
 
     fn conclude(&mut self, exit: ns_core::Exit) -> Outcome {
         let wall_time = self.started.elapsed();
-        // The init cannot die of its program's signal, so it writes it down.
+        // A signal that ended the program cannot end the init, so the init notes the status in a file.
         let status = self.exit_file.as_mut().and_then(init::read_exit).unwrap_or(exit.status);
         let cpu = self.cgroup().and_then(|c| c.cpu_stat().ok());
         let peak = self.cgroup().and_then(|c| c.number("memory.peak").ok().flatten());
@@ -138,18 +137,19 @@ impl Container {
         }
     }
 
-    /// Sends a signal to its first process.
+    /// Sends a signal to its first process
+    /// ([pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html)).
     ///
     /// # Errors
-    /// `ESRCH` if it has ended.
+    /// `ESRCH`: it has ended. `EINVAL`: there is no such signal.
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
         Ok(self.process.pidfd.send_signal(signal)?)
     }
 
-    /// Kills everything in it; of a further process in another container, that process alone.
+    /// Kills every process in it. A further process in another container is killed alone.
     ///
     /// # Errors
-    /// If a process cannot be killed.
+    /// A process cannot be killed.
     pub fn kill(&self) -> Result<(), Error> {
         match self.cgroup() {
             Some(cgroup) => cgroup.kill()?,
@@ -166,7 +166,7 @@ impl Container {
         }
     }
 
-    /// Stops everything in it, unseen by itself.
+    /// Stops every process in it. They cannot detect it.
     ///
     /// Do not freeze while [`exec`](Self::exec) starts a process in this container. A process that is
     /// born into a frozen cgroup stops before it executes its program, and the thread that starts it
@@ -175,12 +175,12 @@ impl Container {
     /// between its check and the clone.
     ///
     /// # Errors
-    /// [`ErrorKind::State`] if it has no cgroup of its own.
+    /// [`ErrorKind::State`]: it has no cgroup of its own.
     pub fn freeze(&self) -> Result<(), Error> {
         Ok(self.need_cgroup("freeze it")?.freeze()?)
     }
 
-    /// Lets it go on.
+    /// Lets its processes continue.
     ///
     /// # Errors
     /// As [`freeze`](Self::freeze).
@@ -188,15 +188,15 @@ impl Container {
         Ok(self.need_cgroup("thaw it")?.thaw()?)
     }
 
-    /// Changes its limits; those not named stay.
+    /// Changes its limits. Limits that are `None` stay.
     ///
     /// # Errors
-    /// What this host cannot enforce, and what the kernel refuses.
+    /// As [`freeze`](Self::freeze); a limit that this host cannot enforce, or the kernel refuses.
     pub fn update(&self, limits: &Limits) -> Result<(), Error> {
         crate::cgroups::limit(self.need_cgroup("limit it")?, limits)
     }
 
-    /// What it uses.
+    /// Returns what it uses.
     ///
     /// # Errors
     /// As [`freeze`](Self::freeze).
@@ -208,21 +208,20 @@ impl Container {
         self.cgroup().ok_or_else(|| {
             Error::new(
                 ErrorKind::State,
-                format!("the container has no cgroup of its own, which it takes to {what}: run as root, or have a cgroup delegated"),
+                format!("cannot {what}: the container has no cgroup of its own; run as root, or have a cgroup delegated"),
             )
         })
     }
 
-    /// Kills what is left in it and removes its cgroup.
+    /// Kills every process in it and removes its cgroup.
     ///
     /// # Errors
-    /// If a process cannot be killed, or the cgroup not be removed.
+    /// A process cannot be killed, or the cgroup cannot be removed.
     pub fn delete(mut self) -> Result<(), Error> {
         self.clear()
     }
 
-    /// Lets it live on without this handle. One that is held stays held as long as this
-    /// program lives.
+    /// Drops the handle and keeps the container. A held one stays held while this program lives.
     pub fn detach(mut self) {
         if let Some(cgroup) = self.cgroup.take() {
             cgroup.leave();
@@ -238,7 +237,7 @@ impl Container {
         let mut result = Ok(());
         if self.outcome.is_none() {
             if !*self.killed.get_mut() {
-                // Its cgroup may be gone, with its pod's. Then it is dead, and yet to be reaped.
+                // If the pod was deleted, the cgroup is gone and the process is dead but not reaped.
                 result = self.kill().or_else(|_| self.kill_first());
             }
             reap::reap(self.process.clone(), &self.reaps);

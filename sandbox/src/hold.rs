@@ -1,16 +1,15 @@
-//! A container that another program is to start: it waits at a named pipe, and nothing else
-//! of the program that made it needs to stay.
+//! A held container that another program can start. It waits at a named pipe, so the program that made
+//! it may end.
 //!
-//! Two pipes lie in a directory of the caller's. The child has both open for reading and
-//! writing until it has become its program:
-//! - `exec.fifo`: a byte from whoever starts it lets it go on. Nobody reading there means that
-//!   it is gone.
-//! - `exec.report`: what failed on the last steps, as the child's [`Message`]; the end of file
-//!   means that it has become its program.
+//! Two pipes are in a directory of the caller. The child has both open for reading and writing until it
+//! executes its program:
+//! - `exec.fifo`: a byte in it starts the container. If nothing has it open for reading, the container
+//!   has ended.
+//! - `exec.report`: what failed in the last steps, as a [`Message`] of the child. The end of file means
+//!   that the child executed its program.
 //!
-//! `exec.steps` holds the words of the steps, a line each, for the sentence. `exec.stage` holds
-//! the encoded steps; the child has it mapped and notes there what failed, for its filter may
-//! refuse to let it write to the pipe.
+//! `exec.steps` describes the steps, one line each, for error messages. `exec.stage` holds the encoded
+//! steps. The child has it mapped and notes there what failed, because its filter can refuse write(2).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind as IoKind, Read, Write};
@@ -33,7 +32,7 @@ const REPORT: &str = "exec.report";
 const STEPS: &str = "exec.steps";
 const STAGE: &str = "exec.stage";
 
-/// The child's ends.
+/// The pipes, as the child has them open.
 pub(crate) struct Pipes {
     pub(crate) go: File,
     pub(crate) report: File,
@@ -52,8 +51,7 @@ impl Pipes {
     }
 }
 
-/// Writes the encoded steps to a file, where whoever starts the container finds what the stage has
-/// noted.
+/// Writes the encoded steps to a file, in which [`start_held`] finds the note of the stage.
 pub(crate) fn stage_file(directory: &Path, blob: &[u8]) -> Result<File, Error> {
     let path = directory.join(STAGE);
     let mut options = OpenOptions::new();
@@ -63,7 +61,7 @@ pub(crate) fn stage_file(directory: &Path, blob: &[u8]) -> Result<File, Error> {
     Ok(file)
 }
 
-/// Makes a named pipe, and opens it so that neither end is ever waited for.
+/// Makes a named pipe, and opens it for reading and writing, so that the open does not wait.
 fn pipe(path: &Path) -> Result<File, Error> {
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
     mkfifo(path, mode).map_err(|e| failed("make the pipe", path, "mkfifo", &e.into()))?;
@@ -71,7 +69,7 @@ fn pipe(path: &Path) -> Result<File, Error> {
     opened.map_err(|e| failed("open", path, "open", &e))
 }
 
-/// Whether a container waits in this directory to be started.
+/// Returns whether a container waits in this directory to be started.
 ///
 /// # Errors
 /// The errno of the call that failed.
@@ -80,12 +78,12 @@ pub fn is_held(directory: &Path) -> Result<bool, Error> {
     path.try_exists().map_err(|e| failed("look for", &path, "stat", &e))
 }
 
-/// Lets a container that is held at this directory ([`Hold::At`]) become its program, and
-/// waits until it has.
+/// Starts the container that is held at this directory ([`Hold::At`](crate::Hold::At)), and waits until it
+/// has executed its program.
 ///
 /// # Errors
-/// [`ErrorKind::State`] if none waits there: it was started, or has ended; what keeps it from
-/// executing the program.
+/// [`ErrorKind::State`]: no container waits there, because it was started or has ended. Otherwise the step
+/// that failed.
 pub fn start_held(directory: &Path) -> Result<(), Error> {
     let gone = || Error::new(ErrorKind::State, "cannot start a container that has stopped");
     let open = |name: &str, write: bool| {
@@ -98,14 +96,14 @@ pub fn start_held(directory: &Path) -> Result<(), Error> {
             _ => failed("open", &path, "open", &e),
         })
     };
-    // In this order: once nobody has the report open for writing there is an end of file.
+    // The report is opened before the container can end, so that its end is seen as an end of file.
     let mut report = open(REPORT, false)?;
     let memory = open(STAGE, false)?;
     let mut go = open(GO, true)?;
     match go.write(&[1]) {
         Ok(_) => {}
         Err(e) if e.kind() == IoKind::BrokenPipe => return Err(gone()),
-        Err(e) => return Err(failed("let the container go on at", &directory.join(GO), "write", &e)),
+        Err(e) => return Err(failed("let the container continue at", &directory.join(GO), "write", &e)),
     }
     let mut message = hear(&mut report)?;
     let told = matches!(message, Some(Message { tag: Message::STARTED, .. }));
@@ -127,14 +125,14 @@ pub fn start_held(directory: &Path) -> Result<(), Error> {
     let path = directory.join(GO);
     let removed = fs::remove_file(&path).map_err(|e| failed("remove", &path, "unlink", &e));
     for name in [REPORT, STEPS, STAGE] {
-        // Of no use to anybody, and no hindrance.
+        // A file that stays does no harm.
         let _ = fs::remove_file(directory.join(name));
     }
     removed?;
     failure.map_or(Ok(()), Err)
 }
 
-/// What the child says, or `None` when it has become its program.
+/// Reads a message of the child. Returns `None` when the child has executed its program.
 fn hear(report: &mut File) -> Result<Option<Message>, Error> {
     let mut bytes = [0; size_of::<Message>()];
     loop {
@@ -160,7 +158,7 @@ fn reported(directory: &Path, message: Message) -> Error {
     let words = fs::read_to_string(directory.join(STEPS)).unwrap_or_default();
     let steps: Vec<&str> = words.lines().collect();
     let at = usize::from(message.step);
-    let what = steps.get(at).copied().unwrap_or("take its last steps");
+    let what = steps.get(at).copied().unwrap_or("perform its last steps");
     let (call, errno) = (Call::from_u8(message.call), message.value);
     if call == Call::Wait4 {
         return failure::hook_failed(what, errno);

@@ -1,4 +1,4 @@
-//! Facts about the host and the caller that a plan rests on.
+//! Facts about the host and the caller that a plan depends on.
 
 mod mounts;
 
@@ -12,47 +12,46 @@ pub use self::mounts::HostMount;
 use crate::error::Error;
 use crate::spec::{IdMaps, MountKind, Namespace, Seccomp, Spec};
 
-/// What a plan needs to know. Plain data: a plan for another host can be made from
-/// another's facts.
+/// Facts about the host and the caller that a plan depends on. This is plain data, so a plan can be made
+/// for another host.
 #[derive(Debug, Clone, Default)]
 pub struct Host {
     /// Effective uid of the caller.
     pub uid: u32,
     /// Effective gid of the caller.
     pub gid: u32,
-    /// Effective capabilities of the caller, a bit each.
+    /// Effective capabilities of the caller: bit n is capability n.
     pub capabilities: u64,
-    /// The caller is in a user namespace that somebody has made, and its capabilities count
-    /// there alone.
+    /// The caller is not in the initial user namespace, so its capabilities apply only in its own.
     pub nested: bool,
-    /// Ranges of ids that the caller may map: its lines in `/etc/subuid`.
+    /// Ranges of user ids that the caller may map: its lines in `/etc/subuid`.
     pub subuids: Vec<SubIdRange>,
-    /// The same for groups, of `/etc/subgid`.
+    /// Ranges of group ids that the caller may map: its lines in `/etc/subgid`.
     pub subgids: Vec<SubIdRange>,
     /// newuidmap and newgidmap are installed.
     pub newidmap: bool,
-    /// AppArmor is in force.
+    /// AppArmor is enabled.
     pub apparmor: bool,
-    /// SELinux is in force.
+    /// SELinux is enabled.
     pub selinux: bool,
     /// Major and minor version of the kernel, for system-call filters that depend on it.
     pub kernel: (u32, u32),
-    /// Where cgroup2 is mounted, for containers that stay in the caller's cgroup namespace.
+    /// Mount point of cgroup2, for containers in the caller's cgroup namespace.
     pub cgroup2: Option<PathBuf>,
-    /// What is mounted, for a root that is the host's.
+    /// Mounts of the host, for a root that shows the host's files.
     pub mounts: Vec<HostMount>,
 }
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 const CAP_MKNOD: u64 = 1 << 27;
-/// What the kernel calls `PROC_USER_INIT_INO`: the user namespace of the boot.
+/// Inode of the initial user namespace (`PROC_USER_INIT_INO` in the kernel).
 const INITIAL_USER_NS: u64 = 0xeffffffd;
 
 impl Host {
-    /// The facts that a plan for this spec rests on.
+    /// Reads the facts that a plan for this spec needs.
     ///
     /// # Errors
-    /// If `/etc/subuid` or `/etc/subgid` is there and cannot be read.
+    /// `/etc/subuid`, `/etc/subgid` or `/proc/thread-self/mountinfo` cannot be read.
     pub fn detect(spec: &Spec) -> Result<Host, Error> {
         let capabilities = caps::read(None, caps::CapSet::Effective)
             .map(|set| set.iter().fold(0, |bits, c| bits | 1 << c.index()))
@@ -93,32 +92,33 @@ impl Host {
         Ok(host)
     }
 
-    /// Whether SELinux is in force in this kernel.
+    /// Returns whether this kernel has SELinux enabled.
     pub fn has_selinux() -> bool {
         let known = std::fs::read_to_string("/proc/filesystems");
         known.is_ok_and(|text| text.lines().any(|line| line.ends_with("\tselinuxfs")))
     }
 
-    /// Whether the caller is in a user namespace that somebody has made, as what podman starts
-    /// for an ordinary user is: then root is not the host's.
+    /// Returns whether the caller is in a user namespace other than the initial one, for example under
+    /// rootless podman. Its root is then not the host's root.
     pub fn is_nested() -> bool {
         std::fs::metadata("/proc/self/ns/user").is_ok_and(|ns| ns.ino() != INITIAL_USER_NS)
     }
 
-    /// May make namespaces and mounts without a user namespace.
+    /// Returns whether the caller has `CAP_SYS_ADMIN`: it can make namespaces and mounts without a new user
+    /// namespace.
     pub fn privileged(&self) -> bool {
         self.capabilities & CAP_SYS_ADMIN != 0
     }
 
-    /// May make device nodes.
+    /// Returns whether the caller can make device nodes.
     pub(crate) fn mknod(&self) -> bool {
         self.capabilities & CAP_MKNOD != 0 && !self.nested
     }
 
-    /// The maps that [`IdMaps::Auto`] stands for.
+    /// Returns the maps of [`IdMaps::Auto`].
     pub(crate) fn auto_maps(&self) -> (IdMap, IdMap) {
         const COUNT: u32 = 65_536;
-        /// The last 16-bit block of the container range in systemd's UIDS-GIDS.
+        /// The last block of 65,536 ids that systemd reserves for containers (UIDS-GIDS).
         const LAST_BLOCK: u32 = 0x6FFF_0000;
         if self.privileged() && self.uid == 0 && !self.nested {
             let range = |ranges: &[SubIdRange]| {

@@ -1,8 +1,8 @@
-//! The embedded init: a few kilobytes that are pid 1 where a spec asks for one.
+//! The embedded init: a program of a few kilobytes that is pid 1 of a container.
 //!
-//! It starts the program, forwards signals to it, reaps orphans, notes how the program
-//! ended and ends as it did. It is executed from a sealed memory file, so that nothing in
-//! the container can reach a file of the host through `/proc/1/exe`.
+//! It starts the container's program, forwards signals to it, reaps orphans, notes the exit status of the
+//! program, and ends with the same status. It is executed from a sealed memory file, so that the container
+//! cannot reach a file of the host through `/proc/1/exe`.
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -17,19 +17,20 @@ use ns_core::ExitStatus;
 use crate::error::Error;
 use crate::fd::duplicate_above;
 
-/// The program, for this machine.
+/// The executable for this machine.
 const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/nspod-init"));
 
-/// The image as a sealed file, made once for the process, and whether its mode is sealed too.
+/// The executable as a sealed memory file, made once for this process, and whether its mode is sealed too.
 static SEALED: OnceLock<(OwnedFd, bool)> = OnceLock::new();
 
-/// A descriptor of the sealed image with a number of at least `above`.
+/// Returns a descriptor of the sealed file with a number of at least `above`.
 pub(crate) fn image(above: i32) -> Result<OwnedFd, Error> {
     duplicate_above(&shared()?.0, above)
 }
 
-/// A file for one start alone, before Linux 6.3: there a container could change the mode of the
-/// image that is shared, and so keep the next one from executing it. `None` where it cannot.
+/// Returns a sealed file for one start, if the kernel cannot seal the mode of a file (before Linux 6.3). On
+/// such a kernel a container could remove the execute bit of the shared file, and the next start would
+/// fail.
 pub(crate) fn image_for_one(above: i32) -> Result<Option<OwnedFd>, Error> {
     match shared()?.1 {
         true => Ok(None),
@@ -50,7 +51,7 @@ fn shared() -> Result<&'static (OwnedFd, bool), Error> {
 fn seal() -> Result<(OwnedFd, bool), Error> {
     let failed = |call| move |e: Errno| Error::call("setup", "make the init's file", call, e as i32);
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    // Since Linux 6.3 the mode can be sealed too.
+    // Since Linux 6.3.
     const MFD_EXEC: libc::c_uint = 0x10;
     let executable = MFdFlags::from_bits_retain(MFD_EXEC);
     let (fd, mode) = match memfd_create(c"nspod-init", flags | executable) {
@@ -66,14 +67,14 @@ fn seal() -> Result<(OwnedFd, bool), Error> {
     Ok((file.into(), !mode.is_empty()))
 }
 
-/// A file for the init to note the program's end in.
+/// Makes the file in which the init notes the exit status of the program.
 pub(crate) fn exit_file() -> Result<File, Error> {
     memfd_create(c"nspod-exit", MFdFlags::MFD_CLOEXEC)
         .map(File::from)
         .map_err(|e| Error::call("setup", "make the file for the exit status", "memfd_create", e as i32))
 }
 
-/// What the init has noted: `exited 3`, `signaled 9`, `signaled 6 core`.
+/// Reads the exit status that the init has noted, or `None` if there is none yet.
 pub fn read_exit(file: &mut File) -> Option<ExitStatus> {
     let mut text = String::new();
     file.rewind().ok()?;
@@ -81,7 +82,7 @@ pub fn read_exit(file: &mut File) -> Option<ExitStatus> {
     parse_exit(&text)
 }
 
-/// Parses what the init has noted.
+/// Parses the note of the init: `exited 3`, `signaled 9` or `signaled 6 core`, and a line feed.
 pub fn parse_exit(text: &str) -> Option<ExitStatus> {
     let line = text.strip_suffix('\n')?;
     let mut words = line.split(' ');

@@ -1,8 +1,8 @@
 //! Pods: containers that share some namespaces and a parent cgroup.
 //!
-//! No pause process: what is shared is held by descriptors, and pinned to files where it
-//! shall outlive them. Only a shared pid namespace needs a process, its init, without
-//! which the kernel lets nobody in; and so does an ordinary user, who can pin nothing.
+//! A pod has no pause process: descriptors hold the shared namespaces, and pins keep them after this
+//! program. Two cases need a process: a shared pid namespace needs an init, because the kernel lets no
+//! process enter a pid namespace without one; an unprivileged user cannot make pins.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,23 +21,23 @@ use crate::reap::{self, ChildProcess, ReapList};
 use crate::spec::{Capabilities, IdMaps, Mount, MountKind, Namespaces, Root, Seccomp, Spec, User};
 use crate::store::random_name;
 
-/// What the containers of a pod have in common.
+/// The specification of a pod: what its containers share.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PodSpec {
-    /// The kinds of namespaces that are shared. Net, ipc and uts unless said otherwise.
+    /// Kinds of namespaces that are shared. The default is net, ipc and uts.
     pub share: Kinds,
     /// Host name, if uts is shared.
     pub hostname: Option<String>,
     /// Kernel parameters of the shared net, ipc, uts and user namespaces.
     pub sysctls: BTreeMap<String, String>,
-    /// Ids, if user is shared.
+    /// Id maps, if user is shared.
     pub id_maps: IdMaps,
     /// Clock offsets, if time is shared.
     pub time_offsets: Option<TimeOffsets>,
     /// Root and mounts, if mnt is shared.
     pub files: Option<Files>,
-    /// Limits over all containers together, above their own.
+    /// Limits of all containers together, in addition to their own.
     pub limits: Limits,
     /// What keeps the shared namespaces alive.
     pub hold_by: HoldBy,
@@ -47,9 +47,9 @@ pub struct PodSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Files {
-    /// What they see as `/`.
+    /// The root that they see as `/`.
     pub root: Root,
-    /// Mounts within it.
+    /// Mounts within the root.
     pub mounts: Vec<Mount>,
 }
 
@@ -79,7 +79,7 @@ impl Default for PodSpec {
     }
 }
 
-/// A pod that lives.
+/// A running pod.
 ///
 /// ```no_run
 /// use nspod_sandbox::{Pod, PodSpec};
@@ -91,44 +91,43 @@ impl Default for PodSpec {
 /// # Ok::<(), nspod_sandbox::Error>(())
 /// ```
 ///
-/// Dropping it kills its containers and removes its cgroup; [`detach`](Self::detach) lets
-/// it live on.
+/// Dropping it kills its containers and removes its cgroup; [`detach`](Self::detach) keeps it.
 #[derive(Debug)]
 pub struct Pod {
     spec: PodSpec,
     namespaces: Vec<Namespace>,
     cgroup: Option<Cgroup>,
     base: Option<PathBuf>,
-    /// The process that holds its namespaces, if one does.
+    /// The process that holds its namespaces, if there is one.
     holder: Option<Holder>,
-    /// Its containers, as long as they are this program's to reap.
+    /// The processes of its containers that this program must reap.
     reaps: ReapList,
     shm: Option<PathBuf>,
     /// Its user namespace has a single id, and setgroups(2) is denied there.
     single_id: bool,
-    /// Where it is pinned.
+    /// The directory of its pins.
     pins: Option<PathBuf>,
-    /// Dropping it leaves it alive.
+    /// Dropping the handle keeps the pod.
     detached: bool,
 }
 
 impl Pod {
     /// Makes the shared namespaces and the parent cgroup.
     ///
-    /// As an ordinary user the pod shares its user namespace as well, since nobody could
-    /// enter its other namespaces otherwise.
+    /// The pod of an unprivileged user also shares its user namespace, because no process could enter its
+    /// other namespaces without it.
     ///
     /// # Errors
-    /// What the spec has wrong; what the kernel refuses; a limit that this host cannot
-    /// enforce. Nothing is then left behind.
+    /// The invalid field; the call that failed; a limit that this host cannot enforce. Nothing is then
+    /// left behind.
     pub fn create(name: &str, spec: &PodSpec) -> Result<Pod, Error> {
         Pod::create_noted(name, spec, |_| Ok(()))
     }
 
-    /// As [`create`](Self::create), for a pod that outlives this program: `note` is called before
-    /// anything is made that would be left if this program were killed, with the record of that.
-    /// It may be called more than once, each time with all that is known so far. What it names
-    /// need not exist yet. An error ([`Error::caller`]) ends the creation.
+    /// As [`create`](Self::create), for a pod that outlives this program. `note` is called with the
+    /// pod's record before anything is made that would be left if this program were killed. It can be
+    /// called several times, each time with all that is known; what the record names need not exist yet.
+    /// An error ([`Error::caller`]) ends the creation.
     ///
     /// # Errors
     /// As [`create`](Self::create), and what `note` returns.
@@ -169,7 +168,7 @@ impl Pod {
             detached: false,
             spec,
         };
-        // From here on dropping the pod cleans up.
+        // From here on an error drops the pod, which removes what was made.
         pod.limit()?;
         pod.make_namespaces(record, note)?;
         if let Some(path) = shm {
@@ -188,8 +187,8 @@ impl Pod {
         Ok(())
     }
 
-    /// The namespaces are those of a process that is set up like a container and then
-    /// held: it ends when they have been opened, or stays as their holder.
+    /// Makes the namespaces by a process that is set up like a container and then held. It ends when the
+    /// namespaces have been opened, or stays as their holder.
     fn make_namespaces(
         &mut self,
         mut record: PodRecord,
@@ -199,7 +198,7 @@ impl Pod {
         let stays = share.contains(pid) || self.spec.hold_by == HoldBy::Process;
         let mut made = if stays { share | pid } else { share };
         if share.contains(Kinds::from(Kind::Mnt)) {
-            // Or the shared files would show the host's /dev/shm.
+            // Without it the shared files would show the host's /dev/shm.
             made |= Kinds::from(Kind::Ipc);
         }
         let mut spec = Spec {
@@ -214,7 +213,7 @@ impl Pod {
         if share.contains(Kinds::from(Kind::User)) {
             spec.id_maps = self.spec.id_maps.clone();
         } else if stays {
-            // Nobody, so that no container's root could do anything to it.
+            // An id without permissions, so that no container's root can signal or trace it.
             spec.process.user = Some(User { uid: 65534, gid: 65534, groups: Vec::new() });
         }
         if let Some(files) = &self.spec.files {
@@ -225,7 +224,7 @@ impl Pod {
             if self.spec.files.is_none() {
                 *spec.namespaces.get_mut(Kind::Mnt) = crate::spec::Namespace::New;
                 spec.root = Root::Empty;
-                // From where the containers have theirs, on a kernel before Linux 6.17.
+                // Before Linux 6.17 the containers get their procfs from this one.
                 spec.mounts.push(Mount::new("/proc", MountKind::Proc));
             }
             spec.process.capabilities = Some(Capabilities::NONE);
@@ -242,7 +241,7 @@ impl Pod {
         } else if let Some(cgroup) = &self.cgroup {
             command.cgroup_parent(cgroup.path()).name("init");
         } else {
-            // No cgroup leads to the holder. It ends with this program until the function returns.
+            // The holder cannot be found by a cgroup. It ends with this program until `note` returns.
             command.prepared(move |holder| {
                 record.holder = Some(ProcessId::of(holder.pid)?);
                 note(&record).map(|()| Vec::new())
@@ -265,11 +264,11 @@ impl Pod {
         process.delete()
     }
 
-    /// Pins the shared namespaces to files in a directory, `net`, `ipc`, …, so that they
-    /// outlive this process. The directory must lie on a private mount.
+    /// Pins the shared namespaces to files in a directory (`net`, `ipc`, …), so that they outlive this
+    /// process. The directory must be on a private mount.
     ///
     /// # Errors
-    /// What keeps a namespace from being pinned; the pins made so far are then undone.
+    /// The namespace that cannot be pinned. The pins made so far are then removed.
     pub fn pin(&mut self, dir: &Path) -> Result<(), Error> {
         for (at, namespace) in self.namespaces.iter().enumerate() {
             if let Err(e) = namespace.pin(dir.join(namespace.kind().name())) {
@@ -283,7 +282,7 @@ impl Pod {
         Ok(())
     }
 
-    /// Opens a pod that was detached, from its spec and what it has told of itself.
+    /// Opens a detached pod by its spec and its record.
     ///
     /// # Errors
     /// [`ErrorKind::State`]: the holder has ended, or the pod is neither pinned nor held. A pin is gone.
@@ -316,7 +315,7 @@ impl Pod {
         })
     }
 
-    /// What [`Pod::open`] needs to find it again.
+    /// Returns the record by which [`Pod::open`] opens it.
     pub fn record(&self) -> PodRecord {
         PodRecord {
             cgroup: self.cgroup.as_ref().map(|c| c.path().to_owned()),
@@ -328,45 +327,45 @@ impl Pod {
         }
     }
 
-    /// Its spec, with the kinds that it really shares.
+    /// Returns its spec, with the kinds that it actually shares.
     pub fn spec(&self) -> &PodSpec {
         &self.spec
     }
 
-    /// Its cgroup, the parent of its containers'.
+    /// Returns its cgroup, the parent of its containers' cgroups.
     pub fn cgroup(&self) -> Option<&Cgroup> {
         self.cgroup.as_ref()
     }
 
-    /// The pid of the process that holds its namespaces, if one does.
+    /// Returns the pid of the process that holds its namespaces, if there is one.
     pub fn holder_pid(&self) -> Option<i32> {
         self.holder.as_ref().map(|holder| holder.id.pid)
     }
 
-    /// A shared namespace.
+    /// Returns the shared namespace of a kind.
     pub fn namespace(&self, kind: Kind) -> Option<&Namespace> {
         self.namespaces.iter().find(|n| n.kind() == kind)
     }
 
-    /// A container of this pod: as [`Command::new`], with the shared kinds joined.
+    /// Returns a command for a container of this pod: as [`Command::new`], in the shared namespaces.
     ///
     /// # Errors
-    /// If the process is out of descriptors.
+    /// This process has too many open files (`EMFILE`).
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command, Error> {
         let mut command = Command::new(program);
         self.join(&mut command)?;
         Ok(command)
     }
 
-    /// Lets a container to be join this pod.
+    /// Configures a command to join this pod.
     ///
     /// # Errors
-    /// If the process is out of descriptors.
+    /// This process has too many open files (`EMFILE`).
     pub fn join(&self, command: &mut Command) -> Result<(), Error> {
         command.reaped_by(&self.reaps);
         for namespace in &self.namespaces {
             match (namespace.kind(), self.holder_pid()) {
-                // By pid: only /proc/PID tells whether setgroups is allowed there.
+                // By pid, because only /proc/PID/setgroups says whether setgroups(2) is allowed there.
                 (Kind::User, Some(pid)) => {
                     command.namespace(Kind::User, crate::spec::Namespace::Join(crate::spec::Join::Pid(pid)))
                 }
@@ -381,7 +380,7 @@ impl Pod {
             spec.init = false;
         }
         if self.single_id && spec.process.user == Some(User::default()) {
-            // There is nobody else to be, and no group that could be dropped.
+            // No other id is mapped, and setgroups(2) is denied.
             spec.process.user = None;
         }
         if self.spec.share.contains(Kinds::from(Kind::Mnt)) {
@@ -402,15 +401,15 @@ impl Pod {
         Ok(())
     }
 
-    /// Stops all its containers, unseen by them.
+    /// Stops all its containers. They cannot detect it.
     ///
     /// # Errors
-    /// [`ErrorKind::State`] if it has no cgroup.
+    /// [`ErrorKind::State`]: the pod has no cgroup.
     pub fn freeze(&self) -> Result<(), Error> {
         Ok(self.need_cgroup()?.freeze()?)
     }
 
-    /// Lets them go on.
+    /// Lets all its containers continue.
     ///
     /// # Errors
     /// As [`freeze`](Self::freeze).
@@ -418,15 +417,15 @@ impl Pod {
         Ok(self.need_cgroup()?.thaw()?)
     }
 
-    /// Changes the limits over all its containers.
+    /// Changes the limits of all its containers together.
     ///
     /// # Errors
-    /// As [`freeze`](Self::freeze), and what this host cannot enforce.
+    /// As [`freeze`](Self::freeze); a limit that this host cannot enforce.
     pub fn update(&self, limits: &Limits) -> Result<(), Error> {
         cgroups::limit(self.need_cgroup()?, limits)
     }
 
-    /// What all its containers use together.
+    /// Returns what all its containers use together.
     ///
     /// # Errors
     /// As [`freeze`](Self::freeze).
@@ -434,10 +433,10 @@ impl Pod {
         Ok(self.need_cgroup()?.usage()?)
     }
 
-    /// Kills everything in it.
+    /// Kills every process in it.
     ///
     /// # Errors
-    /// If a process cannot be killed.
+    /// A process cannot be killed.
     pub fn kill(&self) -> Result<(), Error> {
         match &self.cgroup {
             Some(cgroup) => Ok(cgroup.kill()?),
@@ -458,22 +457,22 @@ impl Pod {
         })
     }
 
-    /// Lets it live on without this handle: as long as its pins or its holder do.
+    /// Drops the handle and keeps the pod, as long as its pins or its holder exist.
     pub fn detach(mut self) {
         self.detached = true;
     }
 
-    /// Kills what is left in it and removes its cgroup, its pins and its shared memory.
+    /// Kills every process in it and removes its cgroup, its pins and its shared memory.
     ///
     /// # Errors
-    /// If something cannot be removed.
+    /// One of these cannot be removed.
     pub fn delete(mut self) -> Result<(), Error> {
         self.detached = true;
         self.clear()
     }
 
     fn clear(&mut self) -> Result<(), Error> {
-        // Its cgroup may be gone; whatever else there is of it shall go as well.
+        // If its cgroup is gone already, remove the rest.
         let mut result = self.kill().or_else(|e| match &self.cgroup {
             Some(cgroup) if !cgroup.path().exists() => self.kill_holder(),
             _ => Err(e),
@@ -500,7 +499,7 @@ impl Pod {
             result = result.and(cgroup.destroy().map_err(Error::from));
         }
         if let Some(base) = self.base.take() {
-            // Busy as long as another container lives in it.
+            // This fails with EBUSY while it holds another container.
             let _ = fs::remove_dir(base);
         }
         result
@@ -535,21 +534,26 @@ impl Holder {
     }
 }
 
-/// What a pod must remember to be found again.
+/// The record by which [`Pod::open`] opens a detached pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
 pub struct PodRecord {
+    /// Its cgroup.
     pub cgroup: Option<PathBuf>,
+    /// The library's parent of cgroups, which is removed with its last child.
     pub base: Option<PathBuf>,
+    /// The process that holds its namespaces.
     pub holder: Option<ProcessId>,
+    /// The shared memory of its containers.
     pub shm: Option<PathBuf>,
+    /// Its user namespace maps a single id.
     #[serde(default)]
     pub single_id: bool,
+    /// The directory of its pins.
     pub pins: Option<PathBuf>,
 }
 
-/// The shared memory of a pod's containers: a directory of the host's own `/dev/shm`, so
-/// that no mount is needed, within one that only the caller can enter.
+/// Returns the path of the shared memory of a pod's containers: a directory in the host's `/dev/shm`, so
+/// that no mount is needed. Only the caller can enter the directory above it.
 fn shm_path(name: &str) -> PathBuf {
     PathBuf::from(format!("/dev/shm/nspod-{name}-{}/shm", random_name()))
 }

@@ -1,4 +1,4 @@
-//! What takes longest of a start, made ahead by a thread of its own.
+//! A pool: a thread makes the slowest parts of starts ahead.
 
 mod make;
 
@@ -19,34 +19,34 @@ use crate::signals::BlockedSignals;
 use crate::spawn::Premade;
 use crate::spec::Spec;
 
-/// What a [`Pool`] keeps ready.
+/// Options of a [`Pool`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolOptions {
-    /// How many of each at most: 1 to 1,024. Each takes up to seven descriptors of this process.
+    /// Maximum number of entries: 1 to 1,024. An entry has up to seven descriptors.
     pub size: usize,
-    /// Also cgroups.
+    /// Make cgroups.
     pub cgroups: bool,
-    /// The cgroup under which they are made (an absolute path of a cgroup2 file system), for the
-    /// commands that name this one as [`cgroup_parent`](crate::Command::cgroup_parent); else they
-    /// are where the library would make them, for the commands that leave it to the library.
+    /// The parent of the cgroups, an absolute path in a cgroup2 file system. Commands with this
+    /// [`cgroup_parent`](crate::Command::cgroup_parent) take them. `None` is the library's parent, for
+    /// commands without a parent.
     pub cgroup_parent: Option<PathBuf>,
-    /// Also the standard `/dev` ([`MountKind::Dev`](crate::spec::MountKind::Dev)), with the ipc
-    /// namespace that its message queues belong to.
+    /// Make the standard `/dev` ([`MountKind::Dev`](crate::spec::MountKind::Dev)), with the ipc namespace
+    /// of its message queues.
     pub dev: bool,
 }
 
 impl Default for PoolOptions {
-    /// Sixteen of all.
+    /// Sixteen entries with everything.
     fn default() -> Self {
         PoolOptions { size: 16, cgroups: true, cgroup_parent: None, dev: true }
     }
 }
 
-/// Ready net and ipc namespaces, `/dev`s and cgroups, each for one container and used once.
+/// A stock of net and ipc namespaces, `/dev` mounts and cgroups. Each is used by one container, once.
 ///
-/// A start that finds some ready takes them, and one that does not makes its own, as without a
-/// pool: it never waits. When half of them are taken a thread makes new ones. Nothing comes
-/// back: what a container has had ends with it, so nothing of it reaches another.
+/// A start takes an entry if there is one, and otherwise makes its own, as without a pool: it never
+/// waits. When half of the entries are taken, a thread makes new ones. Entries never return to the pool,
+/// so no state of a container reaches another.
 ///
 /// ```
 /// use nspod_sandbox::{Command, Pool, PoolOptions};
@@ -59,29 +59,26 @@ impl Default for PoolOptions {
 /// # Ok::<(), nspod_sandbox::Error>(())
 /// ```
 ///
-/// **What takes from it.** The namespaces: a container with a new net namespace in which `lo` is
-/// up ([`Spec::loopback`]), and with no user namespace or clocks of its own: those of a pool
-/// belong to the user namespace of the program that made it, where such a container has no
-/// rights. The `/dev`: of these one with a new ipc namespace and [`MountKind::Dev`]. A cgroup:
-/// one for which neither name nor place is given, or the place is
-/// [`cgroup_parent`](PoolOptions::cgroup_parent). Limits are set when it is taken. Every other
-/// container has its own made.
+/// **Which containers use it.** A container takes namespaces if it has a new net namespace with `lo` up
+/// ([`Spec::loopback`]), and neither a user namespace nor clock offsets of its own: the namespaces of a
+/// pool belong to the user namespace of the program that made it, in which a container with its own user
+/// namespace has no capabilities. It also takes the `/dev` if it has a new ipc namespace and
+/// [`MountKind::Dev`]. It takes a cgroup if its command has neither a name nor a parent, or the parent is
+/// [`cgroup_parent`](PoolOptions::cgroup_parent). Limits are set when the cgroup is taken.
 ///
-/// **What is inside.** A net namespace as new: `lo` with 127.0.0.1 and ::1, no route, rule or
-/// socket. Kernel parameters have the values that a new one had when it was made, of which some
-/// come from the host's (`net.core.devconf_inherit_init_net`). Since Linux 6.8 mountinfo lists
-/// mounts by age, so a `/dev` of a pool stands before the root that it is mounted on.
+/// **Content.** A net namespace is new: `lo` with 127.0.0.1 and ::1, no route, rule or socket. Kernel
+/// parameters have the defaults of the time at which it was made; some come from the host
+/// (`net.core.devconf_inherit_init_net`). Since Linux 6.8 mountinfo lists mounts by age, so a `/dev` of a
+/// pool precedes the root on which it is mounted.
 ///
-/// **The thread** (`nspod-pool`) belongs to this process. It has all signals blocked and a
-/// working directory and umask of its own, and changes nothing that is the process's. It makes
-/// namespaces by entering them, and is back in the caller's between two. In a process that was
-/// forked off without exec it does not run: there nothing is taken, and dropping the pool does
-/// nothing.
+/// **The thread** (`nspod-pool`) has all signals blocked, and a working directory and umask of its own. It
+/// changes nothing of the process. It makes namespaces by entering them, and returns to the caller's after
+/// each. In a forked process the thread does not run: nothing is taken there, and dropping the pool has no
+/// effect.
 ///
-/// **Afterwards.** Dropping the pool ends the thread and removes what was not taken. Containers
-/// that run are not concerned. Should the program end without that, the kernel removes all but
-/// the empty cgroups, named `pool-` and twelve digits, and the next pool with the same parent
-/// removes those.
+/// **Removal.** Dropping the pool ends the thread and removes what was not taken. It does not affect
+/// running containers. If the program ends without it, empty cgroups named `pool-` and twelve digits stay
+/// until the next pool with the same parent removes them.
 ///
 /// [`Spec::loopback`]: crate::spec::Spec::loopback
 /// [`MountKind::Dev`]: crate::spec::MountKind::Dev
@@ -91,23 +88,23 @@ pub struct Pool {
     thread: Option<JoinHandle<()>>,
 }
 
-/// How many of a sort there are and were.
+/// Counts of the entries of a [`Pool`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PoolCounts {
-    /// Ready to be taken.
+    /// Entries that are ready.
     pub ready: usize,
-    /// Made so far.
+    /// Entries made so far.
     pub made: u64,
-    /// Taken by a container.
+    /// Entries taken so far.
     pub taken: u64,
-    /// Wanted by a container that found none.
+    /// Starts that found no entry.
     pub missed: u64,
 }
 
-/// What the thread and those who take have in common.
+/// The part of a pool that its thread and its users share.
 pub(crate) struct Shared {
     options: PoolOptions,
-    /// The process that the thread belongs to.
+    /// The pid of the process that has the thread.
     process: u32,
     state: Mutex<State>,
     changed: Condvar,
@@ -137,7 +134,7 @@ impl<T> Default for Shelf<T> {
 
 impl<T> Shelf<T> {
     fn take(&mut self, size: usize) -> Option<T> {
-        // The oldest: it has come to rest.
+        // The oldest entry: the kernel has finished its deferred work for it.
         let taken = self.ready.pop_front();
         match taken {
             Some(_) => self.counts.taken += 1,
@@ -162,9 +159,9 @@ impl Pool {
     /// Makes a pool and fills it.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidSpec`] for a size that is not to be had; what could not be made: it
-    /// takes `CAP_SYS_ADMIN` and `CAP_NET_ADMIN` (`EPERM`), and leave of the host's
-    /// (`ENOSPC`: `user.max_net_namespaces`).
+    /// [`ErrorKind::InvalidSpec`]: the size is out of range, or requires too many descriptors. `EPERM`:
+    /// the caller lacks `CAP_SYS_ADMIN` or `CAP_NET_ADMIN`. `ENOSPC`: the host allows no more namespaces
+    /// (`user.max_net_namespaces`).
     pub fn new(options: PoolOptions) -> Result<Pool, Error> {
         check(&options)?;
         let shared = Arc::new(Shared {
@@ -186,7 +183,7 @@ impl Pool {
     /// Waits until the pool is full.
     ///
     /// # Errors
-    /// What could not be made; the pool lives on with what it has, and tries again each second.
+    /// The entry that could not be made. The pool keeps its other entries, and tries again each second.
     pub fn fill(&self) -> Result<(), Error> {
         let shared = &self.shared;
         if !shared.is_here() {
@@ -209,12 +206,12 @@ impl Pool {
         Ok(())
     }
 
-    /// The net namespaces, each with its ipc namespace and `/dev` where it has them.
+    /// Returns the counts of net namespaces, with their ipc namespaces and `/dev` mounts.
     pub fn namespaces(&self) -> PoolCounts {
         self.shared.lock().namespaces.counts()
     }
 
-    /// The cgroups.
+    /// Returns the counts of cgroups.
     pub fn cgroups(&self) -> PoolCounts {
         self.shared.lock().cgroups.counts()
     }
@@ -228,7 +225,8 @@ impl Drop for Pool {
     fn drop(&mut self) {
         let Some(thread) = self.thread.take() else { return };
         if !self.shared.is_here() {
-            // Neither thread nor cgroups are this process's, and who held the lock is not here.
+            // In a forked process the thread does not run, the cgroups belong to the parent, and the lock
+            // may be held by a thread that does not exist here.
             std::mem::forget((thread, self.shared.clone()));
             return;
         }
@@ -247,7 +245,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// A process that was forked off has copies of the descriptors, and each is to be used once.
+    /// Returns whether this process has the thread. A forked process has copies of the descriptors, and
+    /// each entry must be used only once.
     fn is_here(&self) -> bool {
         self.process == std::process::id()
     }
@@ -271,10 +270,10 @@ impl Shared {
         Some(Premade { namespaces: wanted, dev })
     }
 
-    /// A cgroup with the spec's limits for a container that wants it there, if one is ready.
+    /// Takes a cgroup and sets the spec's limits. Returns `None` if the pool has none that fits.
     ///
     /// # Errors
-    /// The limit that cannot be set; that the cgroup is frozen.
+    /// The limit that cannot be set; the cgroup is frozen.
     pub(crate) fn cgroup(
         &self,
         wanted: &CgroupUse,
@@ -317,7 +316,7 @@ impl fmt::Debug for Shared {
 
 fn check(options: &PoolOptions) -> Result<(), Error> {
     const MOST: usize = 1024;
-    /// A net and an ipc namespace, four mounts, a cgroup.
+    /// Descriptors of an entry: a net and an ipc namespace, four mounts, a cgroup.
     const EACH: u64 = 7;
     let size = options.size;
     if !(1..=MOST).contains(&size) {
@@ -330,7 +329,7 @@ fn check(options: &PoolOptions) -> Result<(), Error> {
         return Err(Error::invalid(
             "size",
             format!(
-                "{size} take {} descriptors, more than half of the {soft} that this process may have \
+                "{size} entries have {} descriptors, more than half of the {soft} that this process may have \
                  (RLIMIT_NOFILE): raise that, or choose at most {}",
                 size as u64 * EACH,
                 soft / 2 / EACH
@@ -346,9 +345,9 @@ enum Made {
     Nothing,
 }
 
-/// The thread: makes what is lacking, until the pool is dropped.
+/// Runs the thread: makes the missing entries until the pool is dropped.
 fn work(shared: &Shared) {
-    /// Before what failed is tried again, unless somebody waits for it.
+    /// Delay before a failed entry is tried again, unless a thread waits for it.
     const PAUSE: Duration = Duration::from_secs(1);
     let (options, size) = (&shared.options, shared.options.size);
     let mut maker: Option<Maker> = None;

@@ -1,7 +1,7 @@
-//! What is wanted: plain data, without a handle in it.
+//! The specification of a container: plain data without handles.
 //!
-//! A [`Spec`] can be written down as JSON, compared, kept and read again. It becomes a
-//! plan by [`Plan::new`](crate::Plan::new).
+//! A [`Spec`] can be written as JSON, compared, stored and read again. [`Plan::new`](crate::Plan::new)
+//! makes a plan from it.
 
 mod files;
 mod hooks;
@@ -28,7 +28,7 @@ pub use process::{
     Capabilities, IoPriority, MemoryPolicy, Process, Rlimit, Scheduler, Seccomp, StreamOwner, Terminal, User,
 };
 
-/// Everything about one container.
+/// The specification of one container.
 ///
 /// ```
 /// use nspod_sandbox::spec::Spec;
@@ -39,28 +39,28 @@ pub use process::{
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Spec {
-    /// The program and what it is given.
+    /// The program.
     pub process: Process,
-    /// For each kind of namespace: a new one, the caller's own, or somebody's.
+    /// The namespace of each kind: new, the caller's, or an existing one.
     pub namespaces: Namespaces,
-    /// Ids of a new user namespace.
+    /// Id maps of a new user namespace.
     pub id_maps: IdMaps,
     /// Clock offsets of a new time namespace.
     pub time_offsets: Option<TimeOffsets>,
-    /// What the container sees as `/`.
+    /// The root: the file system that the container sees as `/`.
     pub root: Root,
-    /// Open no device node that the root itself holds.
+    /// Mount the root with `nodev`, so that its device nodes cannot be opened.
     pub root_nodev: bool,
-    /// Leave the host's sockets and named pipes usable through [`Root::HostReadOnly`].
+    /// Keep the host's sockets and named pipes usable in [`Root::HostReadOnly`].
     pub root_sockets: bool,
-    /// Enter the root by chroot(2) and not by pivot_root(2), which refuses where the host's root is
-    /// its first, in-memory one (an initramfs). What the root covers stays in the mount namespace: a
-    /// program with CAP_SYS_ADMIN there may uncover it.
+    /// Enter the root by chroot(2) instead of pivot_root(2), which fails if the host's root is an
+    /// initramfs. What the root covers stays in the mount namespace: a program with CAP_SYS_ADMIN there
+    /// can uncover it.
     #[serde(default)]
     pub no_pivot: bool,
-    /// Mount the root and all that is in it in a mount namespace that is not new, on the root's own
-    /// path: everything in that namespace sees the mounts, and they stay after the container. The
-    /// root is entered by chroot(2).
+    /// Mount the root and its mounts in a mount namespace that is not new, on the root's own path. Every
+    /// process in that namespace sees the mounts, and they stay after the container. The root is entered
+    /// by chroot(2).
     #[serde(default)]
     pub mounts_stay: bool,
     /// Mounts within the root, in order.
@@ -69,37 +69,37 @@ pub struct Spec {
     pub nodes: Vec<Node>,
     /// Symbolic links within the root, made after the mounts.
     pub links: Vec<Link>,
-    /// How mounts pass between the new mnt namespace and the caller's: none at all where
-    /// it is not said. A mount of the container can pass something on only if this does.
+    /// Propagation of mount events between the new mnt namespace and the caller's. The default is none. A
+    /// mount of the container can propagate events only if this does.
     pub propagation: Option<Propagation>,
-    /// Paths that are hidden; one that does not exist is passed over.
+    /// Paths to hide. A path that does not exist is ignored.
     #[serde(with = "text")]
     pub masked_paths: Vec<PathBuf>,
-    /// Paths that are made read-only; one that does not exist is passed over.
+    /// Paths to make read-only. A path that does not exist is ignored.
     #[serde(with = "text")]
     pub readonly_paths: Vec<PathBuf>,
-    /// Host name, for a new uts namespace (at most 64 bytes).
+    /// Host name for a new or joined uts namespace, at most 64 bytes.
     pub hostname: Option<String>,
-    /// NIS domain name, for a new uts namespace (at most 64 bytes).
+    /// NIS domain name for a new or joined uts namespace, at most 64 bytes.
     pub domainname: Option<String>,
-    /// Kernel parameters, `net.ipv4.ip_forward`, of the new net, ipc, uts or user namespace. The
-    /// host name is not among them: see [`hostname`](Self::hostname).
+    /// Kernel parameters (`net.ipv4.ip_forward`) of the new or joined net, ipc, uts or user namespace.
+    /// The host name has a field of its own, [`hostname`](Self::hostname).
     pub sysctls: BTreeMap<String, String>,
     /// Bring up `lo` in a new net namespace.
     pub loopback: bool,
-    /// Run a small init as pid 1, which forwards signals and reaps orphans.
+    /// Run the embedded init as pid 1. It forwards signals and reaps orphans.
     pub init: bool,
     /// Resource limits of the container's cgroup.
     pub limits: Limits,
-    /// Which devices may be used, by rules of which the last that is about one wins; `None`
-    /// sets no filter. [`cgroup_core::device::DEFAULT`] is what containers have by custom.
+    /// Rules that allow or deny devices; the last rule that matches a device decides. `None` sets no
+    /// filter. [`cgroup_core::device::DEFAULT`] is the usual set of containers.
     pub devices: Option<Vec<cgroup_core::device::Rule>>,
-    /// Programs that are run in the container on its way to its own.
+    /// Programs that run in the container before its own program.
     pub hooks: Hooks,
 }
 
 impl Default for Spec {
-    /// No program yet, and nothing isolated.
+    /// Returns a spec without a program and without isolation.
     fn default() -> Self {
         Spec {
             process: Process::default(),
@@ -129,7 +129,7 @@ impl Default for Spec {
     }
 }
 
-/// What containers hide of `/proc` and `/sys`: what tells about the host or reaches it.
+/// Paths of `/proc` and `/sys` that containers hide, because they describe or control the host.
 pub const MASKED_PATHS: &[&str] = &[
     "/proc/acpi",
     "/proc/asound",
@@ -145,20 +145,20 @@ pub const MASKED_PATHS: &[&str] = &[
     "/sys/firmware",
 ];
 
-/// What containers may read and not write.
+/// Paths of `/proc` that are read-only in containers.
 pub const READONLY_PATHS: &[&str] =
     &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// `PATH` where the caller gives none.
+/// Default value of `PATH`.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl Spec {
-    /// Whether the root is the host's without its sockets and named pipes.
+    /// Returns whether the root is the host's without its sockets and named pipes.
     pub(crate) fn hides_sockets(&self) -> bool {
         self.root == Root::HostReadOnly && !self.root_sockets
     }
 
-    /// A program with nothing isolated: the ground to build on.
+    /// Returns the spec of a program without isolation.
     pub fn bare(program: impl AsRef<OsStr>) -> Self {
         Spec {
             process: Process { args: vec![program.as_ref().into()], ..Process::default() },
@@ -166,11 +166,10 @@ impl Spec {
         }
     }
 
-    /// A program in a container as one expects it: new namespaces of the five classic
-    /// kinds and cgroup; the host's files read-only with `/proc`, `/sys`, `/dev`, `/tmp`
-    /// and `/run` of its own; the customary capabilities, no new privileges, the
-    /// standard system-call filter; `lo` up. A user other than root owns the standard streams
-    /// that it writes to ([`StreamOwner::Needed`]).
+    /// Returns the spec of a program in a usual container: new pid, net, mnt, ipc, uts and cgroup
+    /// namespaces; the host's files, read-only, with new `/proc`, `/sys`, `/dev`, `/tmp` and `/run`;
+    /// [`Capabilities::CONTAINER`], no new privileges, the standard system-call filter; `lo` up. A user
+    /// other than root becomes the owner of the standard streams ([`StreamOwner::Needed`]).
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let mut spec = Spec::bare(program);
         spec.namespaces = Namespaces::new(Kinds::FIVE | Kinds::from(Kind::Cgroup));

@@ -1,4 +1,4 @@
-//! What is mounted on the host, as a caller sees it.
+//! The mounts of the host, as the caller sees them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,20 +10,20 @@ use ns_core::proc;
 /// Source: <https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html>
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostMount {
-    /// Number of the mount.
+    /// Mount id.
     pub id: u64,
-    /// Number of the mount that it is mounted on.
+    /// Id of the mount that it is mounted on.
     pub parent: u64,
-    /// Where it is mounted.
+    /// Mount point.
     pub path: PathBuf,
-    /// Kind of file system.
+    /// Type of the file system.
     pub fstype: String,
-    /// `nosuid`, `nodev`, `noexec` and `nosymfollow`, as `MOUNT_ATTR_*`.
+    /// The attributes `nosuid`, `nodev`, `noexec` and `nosymfollow`, as `MOUNT_ATTR_*`.
     pub attributes: u64,
 }
 
 impl HostMount {
-    /// The mounts of a `mountinfo`, in its order. Lines of another form are passed over.
+    /// Parses mountinfo, and returns the mounts in its order. Lines of another form are passed over.
     pub fn parse(text: &[u8]) -> Vec<HostMount> {
         proc::mounts(text).map(|mount| HostMount::of(&mount)).collect()
     }
@@ -47,8 +47,8 @@ impl HostMount {
         }
     }
 
-    /// Those that a path leads to, sorted by their paths: of several at one place the uppermost, and
-    /// none that lies below a place where another was mounted later.
+    /// Returns the mounts that a path leads to, sorted by path: the uppermost of several on one mount point,
+    /// and none that a later mount hides.
     pub(crate) fn visible(all: &[HostMount]) -> Vec<&HostMount> {
         let ids: BTreeSet<u64> = all.iter().map(|mount| mount.id).collect();
         let mut on: BTreeMap<u64, Vec<&HostMount>> = BTreeMap::new();
@@ -56,7 +56,7 @@ impl HostMount {
             on.entry(mount.parent).or_default().push(mount);
         }
         on.values_mut().for_each(|mounts| mounts.sort_by(|a, b| a.path.cmp(&b.path)));
-        // The caller's root, which nothing that is mounted over it hides from the caller.
+        // The caller's root. A mount over it does not hide it from the caller.
         let root =
             all.iter().find(|m| m.path == Path::new("/") && (!ids.contains(&m.parent) || m.parent == m.id));
         let (mut seen, mut next) = (Vec::new(), Vec::from_iter(root));

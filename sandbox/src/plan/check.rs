@@ -97,7 +97,7 @@ pub(super) fn check_descriptors(inherited: &[(OwnedFd, i32)]) -> Result<(), Erro
             return Err(Error::invalid("descriptors", format!("{to} is not between 3 and {}", END - 1)));
         }
         if inherited[..at].iter().any(|(_, other)| other == to) {
-            return Err(Error::invalid("descriptors", format!("two are to be number {to}")));
+            return Err(Error::invalid("descriptors", format!("two have the number {to}")));
         }
     }
     Ok(())

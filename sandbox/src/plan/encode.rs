@@ -1,9 +1,7 @@
-//! The last steps of a start, encoded for the stage: a few kilobytes of machine code
-//! (`init/init.rs`) that the child executes from a sealed memory file.
+//! The last steps of a start, encoded for the stage: a few kilobytes of machine code (`init/init.rs`) that
+//! the child executes from a sealed memory file.
 //!
-//! The stage has none of the caller's memory, executable, environment or descriptors. A
-//! process that other processes of a container can see runs there until it is the program.
-//! The head of `init/init.rs` describes the layout of what is encoded here.
+//! The head of `init/init.rs` describes the layout of the encoding.
 
 use std::ffi::{CStr, CString, c_long};
 
@@ -42,7 +40,7 @@ enum Arg {
 /// Encodes the steps of the plan from `first` on.
 ///
 /// # Errors
-/// A step that the stage cannot perform: a fault of this library.
+/// A step that the stage cannot perform, which is a bug of this library.
 pub(super) fn encode(plan: &Plan, first: usize) -> Result<Vec<u8>, Error> {
     let mut blob = Blob::default();
     let high = plan.highest_fd();
@@ -137,8 +135,7 @@ impl Blob {
                 self.push(EXECUTE, at, Call::Execve, 0, &args, 0);
             }
             other => {
-                let what =
-                    format!("cannot {other}: the plan has this step after its stage, where it is unknown");
+                let what = format!("cannot {other}: the stage cannot perform this step");
                 return Err(Error::new(ErrorKind::InvalidSpec, what));
             }
         }

@@ -1,13 +1,13 @@
 //! The host's files as a root: read-only, and without the host's sockets and named pipes.
 //!
-//! On a read-only mount a process can still connect to a socket and write to a named pipe. What a
-//! socket is bound to and what a pipe holds belongs to the file's inode, and behind overlayfs each
-//! file has an inode of its own: connect(2) finds nobody there, and the pipe is another one.
+//! On a read-only mount a process can still connect to a socket and write to a named pipe. A bound socket
+//! and the content of a pipe belong to the inode of the file. In an overlay each file has an inode of its
+//! own: connect(2) fails, and the pipe is a different one.
 //!
-//! An overlay shows one mount and nothing that is mounted on it, so each mount of the host gets
-//! its own. In a mount namespace of a user namespace the mounts are locked together, and the
-//! kernel makes no overlay of a directory with a mount below it. There a tmpfs is the root, with
-//! an overlay for each directory that has none.
+//! An overlay shows one mount without the mounts on it, so each mount of the host gets an overlay. In the
+//! mount namespace of a user namespace the mounts are locked together, and the kernel makes no overlay of
+//! a directory with a mount below it. There the root is a tmpfs, with an overlay for each directory that
+//! has no mounts below it.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, DirEntry, Metadata};
@@ -26,7 +26,7 @@ use crate::plan::text::c_string;
 use crate::spec::{MountKind, Spec};
 use crate::step::{Create, Dest, MountStep, Place, Slot, Step, What};
 
-/// File systems that hold neither sockets nor named pipes. overlayfs refuses some of them.
+/// File systems without sockets and named pipes. overlayfs rejects some of them.
 const PLAIN: [&str; 23] = [
     "autofs",
     "binfmt_misc",
@@ -52,31 +52,31 @@ const PLAIN: [&str; 23] = [
     "tracefs",
     "vfat",
 ];
-/// An empty directory, the second layer that overlayfs wants. It lies in a tmpfs over `/`, to
-/// which no other path leads.
+/// An empty directory, the second layer that overlayfs requires. It is in a tmpfs over `/`, which no other
+/// path reaches.
 const NONE: &[u8] = b"/../none";
 
 struct View<'a> {
-    /// What is mounted on the host, sorted by path.
+    /// The visible mounts of the host, sorted by path.
     mounts: Vec<&'a HostMount>,
-    /// All that is mounted, hidden or not.
+    /// All mounts of the host, hidden or not.
     all: &'a [HostMount],
     spec: &'a Spec,
     nodev: u64,
     /// The mounts are locked together.
     locked: bool,
-    /// The child has fewer rights than the caller.
+    /// The child has fewer permissions than the caller.
     lesser: bool,
 }
 
-/// Whether the root of the container is a tmpfs with parts of the host's.
+/// Returns whether the root of the container is a tmpfs with parts of the host's files.
 pub(super) fn is_in_parts(host: &Host, foreign: bool) -> bool {
     let locked = foreign || host.nested || !host.privileged();
     locked && host.mounts.iter().any(|mount| mount.path != Path::new("/"))
 }
 
 impl FileSteps<'_> {
-    /// The mount that is kept as the root.
+    /// Adds the mount that becomes the root, and those in it.
     pub(super) fn host_root(&mut self, host: &Host, spec: &Spec, nodev: u64) -> Result<(), Error> {
         let in_parts = is_in_parts(host, self.foreign);
         let view = View {
@@ -111,7 +111,7 @@ impl FileSteps<'_> {
         Ok(())
     }
 
-    /// What a directory holds that has mounts below it.
+    /// Adds the entries of a directory that has mounts below it.
     fn parts(&mut self, view: &View<'_>, directory: &Path) -> Result<(), Error> {
         let Some(entries) = seen("list", directory, fs::read_dir(directory))? else { return Ok(()) };
         let mut entries: Vec<DirEntry> = match seen("list", directory, entries.collect())? {
@@ -145,9 +145,9 @@ impl FileSteps<'_> {
         Ok(())
     }
 
-    /// A directory with what is in its own mount, or a file.
+    /// Adds a directory with the content of its own mount, or a file.
     fn part(&mut self, view: &View<'_>, path: &Path) -> Result<(), Error> {
-        // What the caller cannot look at, the container cannot either.
+        // If the caller cannot look at it, neither can the container.
         let Some(meta) = seen("look at", path, path.metadata())? else { return Ok(()) };
         let mount = view.mount(path);
         let plain = mount.is_some_and(|mount| mount.path == path && PLAIN.contains(&mount.fstype.as_str()));
@@ -173,13 +173,13 @@ impl FileSteps<'_> {
 }
 
 impl View<'_> {
-    /// The container has something else there.
+    /// Returns whether a mount of the container covers the path.
     fn covers(&self, path: &Path) -> bool {
         let mounts = self.spec.mounts.iter().filter(|mount| mount.kind != MountKind::Remount);
         mounts.map(|mount| &mount.destination).any(|other| other != Path::new("/") && path.starts_with(other))
     }
 
-    /// The mount that a path leads to.
+    /// Returns the mount that a path leads to.
     fn mount(&self, path: &Path) -> Option<&HostMount> {
         path.ancestors().find_map(|path| {
             let found = self.mounts.binary_search_by(|mount| mount.path.as_path().cmp(path));
@@ -191,7 +191,7 @@ impl View<'_> {
         self.all.iter().any(|mount| mount.path != path && mount.path.starts_with(path))
     }
 
-    /// Whether the container can reach what is in a directory.
+    /// Returns whether the container can reach the entries of a directory.
     fn reaches(&self, path: &Path, meta: &Metadata) -> bool {
         match self.lesser {
             true => meta.mode() & 0o001 != 0,
@@ -200,8 +200,8 @@ impl View<'_> {
     }
 }
 
-/// What there is to see of the host; `None` where it has gone, where the caller may not look, and
-/// where a file system has lost what it comes from.
+/// Returns a result of reading the host's files, or `None` if the file is gone, the caller lacks the
+/// permission, or the server of the file system is gone.
 fn seen<T>(what: &str, path: &Path, found: std::io::Result<T>) -> Result<Option<T>, Error> {
     const PASSED_OVER: [i32; 6] =
         [libc::ENOENT, libc::ENOTDIR, libc::EACCES, libc::EPERM, libc::ENOTCONN, libc::ESTALE];
@@ -209,7 +209,7 @@ fn seen<T>(what: &str, path: &Path, found: std::io::Result<T>) -> Result<Option<
         Ok(found) => Ok(Some(found)),
         Err(e) if e.raw_os_error().is_some_and(|errno| PASSED_OVER.contains(&errno)) => Ok(None),
         Err(e) => {
-            let what = format!("{what} {} of the host, which the container is to see", path.display());
+            let what = format!("{what} {} of the host, which the container would see", path.display());
             let call = match what.split(' ').next() {
                 Some("list") => "getdents64",
                 Some("read") => "readlink",
@@ -225,13 +225,13 @@ fn place(path: &Path, create: Create) -> Result<Dest, Error> {
     Ok(Dest { no_links: true, ..dest("root", path, create)? })
 }
 
-/// What a directory holds, but for what is mounted below it.
+/// Returns an overlay of a directory, without the mounts below it.
 fn overlay(path: &Path, view: &View<'_>, place: Place) -> Result<MountStep, Error> {
     let mut layers = Vec::new();
     escape(&mut layers, path, b":\\,");
     layers.push(b':');
     layers.extend(NONE);
-    // fsconfig(2) takes no comma, and no longer words.
+    // fsconfig(2) accepts neither a comma nor a longer value here.
     let long = layers.len() > FSCONFIG_MAX || layers.contains(&b',');
     let layers = OsStr::from_bytes(&layers);
     let what = if long {

@@ -158,7 +158,7 @@ fn user(plan: &mut Plan, ids: &Ids) -> Result<(), Error> {
     if !ids.setgroups && !user.groups.is_empty() {
         return Err(Error::invalid(
             "process.user.groups",
-            "setgroups is denied where a single gid is mapped: leave the groups out, or map a range",
+            "setgroups(2) is denied with a single gid: leave the groups out, or map a range",
         ));
     }
     if plan.spec.process.capabilities.is_some() && user.uid != 0 {

@@ -80,7 +80,7 @@ impl FileSteps<'_> {
         Ok((what, false))
     }
 
-    /// Returns a new instance of a file system, or a bind of the caller's where a new instance would show
+    /// Returns a new instance of a file system, or a bind of the caller's if a new instance would show
     /// or change too much.
     fn file_system(&mut self, field: &str, kind: &MountKind) -> Result<(What, bool), Error> {
         let shown = shown(kind);

@@ -147,7 +147,7 @@ impl FileSteps<'_> {
     }
 }
 
-/// Returns where the caller's mount namespace has procfs and sysfs.
+/// Returns the mount points of procfs and sysfs in the caller's mount namespace.
 fn kernel_file_systems() -> Result<Vec<CString>, Error> {
     const MOUNTS: &str = "/proc/self/mountinfo";
     let text =

@@ -1,4 +1,4 @@
-//! The making, on the pool's thread.
+//! How the pool's thread makes entries.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -13,26 +13,26 @@ use crate::plan::Plan;
 use crate::spawn::perform_ahead;
 use crate::spec::{Mount, MountKind, Root, Spec};
 
-/// Namespaces that nobody is in.
+/// Namespaces without processes, and mounts of `/dev`.
 pub(super) struct Namespaces {
     pub(super) namespaces: Vec<(OwnedFd, Kinds)>,
     pub(super) dev: Vec<OwnedFd>,
 }
 
 pub(super) struct Maker {
-    /// The thread's own, to come back to.
+    /// The thread's own namespaces, to return to.
     home: Vec<Namespace>,
-    /// The steps that make a `/dev` are among its steps.
+    /// A plan whose steps include those of a `/dev`.
     plan: Option<Plan>,
     cgroup_parent: Option<PathBuf>,
-    /// Where the library makes cgroups, once it is known.
+    /// The library's parent of cgroups, once it is known.
     known: Option<Arc<CgroupParent>>,
 }
 
 impl Maker {
-    /// Detaches this thread from the process, and plans the `/dev`, if it is `wanted`.
+    /// Detaches this thread from the process, and plans the `/dev` if it is wanted.
     pub(super) fn new(dev: bool, cgroups: bool, cgroup_parent: Option<&Path>) -> Result<Maker, Error> {
-        // The working directory and the umask of this thread are its own from here on.
+        // From here on this thread has a working directory and a umask of its own.
         unshare(CloneFlags::CLONE_FS)
             .map_err(|e| Error::call("namespace", "set the pool's thread apart", "unshare", e as i32))?;
         let kinds: &[Kind] = if dev { &[Kind::Net, Kind::Ipc] } else { &[Kind::Net] };
@@ -51,7 +51,7 @@ impl Maker {
         ContainerCgroup::ahead(self.cgroup_parent.as_deref(), &mut self.known)
     }
 
-    /// Makes namespaces by entering them, and comes back.
+    /// Makes namespaces by entering them, and returns to the thread's own.
     pub(super) fn namespaces(&self) -> Result<Namespaces, Error> {
         let kinds: Kinds = self.home.iter().map(Namespace::kind).collect();
         ns_core::unshare(kinds)?;
@@ -74,7 +74,7 @@ impl Maker {
     }
 }
 
-/// A container that has a `/dev` and nothing else.
+/// Returns the spec of a container with a `/dev` and nothing else.
 fn with_dev() -> Spec {
     let mut spec = Spec::bare("/");
     spec.namespaces = crate::spec::Namespaces::new(Kinds::FIVE);

@@ -22,7 +22,7 @@ pub(super) fn reported(plan: &Plan, message: Message) -> Error {
 }
 
 /// Returns the error of a step. `value` is an errno with the number of an option above it, or a wait
-/// status where the call is wait4(2).
+/// status if the call is wait4(2).
 pub(super) fn step_failed(step: &Step, call: Call, value: i32) -> Error {
     if let (Step::Hook(_), Call::Wait4) = (step, call) {
         let object = step.object().unwrap_or_default();

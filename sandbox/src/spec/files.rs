@@ -1,4 +1,4 @@
-//! What the container sees as its file system.
+//! The file system of a container.
 
 use std::path::PathBuf;
 
@@ -7,59 +7,58 @@ use serde::{Deserialize, Serialize};
 
 use super::text;
 
-/// What the container sees as `/`.
+/// The root of a container: the file system that it sees as `/`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Root {
-    /// The mount namespace's own root, left as it is.
+    /// The root of the mount namespace, unchanged.
     #[default]
     Host,
-    /// The caller's `/`, read-only with all that is mounted below it, and without its sockets
-    /// and named pipes: the container sees their names and reaches nobody behind them.
+    /// The caller's `/`, read-only with all mounts below it, and without its sockets and named pipes:
+    /// the container sees their names, but cannot connect to them or open them.
     ///
-    /// Each mount of the host is shown through an overlay (Linux 5.11 in a user namespace), as it
-    /// was mounted when the plan was made. A file that the host replaces by another one of the same
-    /// name may be seen as it was, if the container has looked at it before. A socket that the
-    /// container shall use is bound by its name, or
-    /// [`Spec::root_sockets`](crate::spec::Spec::root_sockets) binds the host's mounts
-    /// themselves. overlayfs stacks two layers deep: where `/` is an overlay on an overlay, as in a
-    /// container of this sort in a container, it refuses a further one, and the start fails.
+    /// Each mount of the host is shown through an overlay (since Linux 5.11 in a user namespace), as it
+    /// was mounted when the plan was made. If the host replaces a file that the container has looked
+    /// at, the container may still see the old file. To let the container use a socket, bind it by its
+    /// name, or set [`Spec::root_sockets`](crate::spec::Spec::root_sockets), which binds the host's
+    /// mounts instead. overlayfs allows a depth of two: if `/` is an overlay on an overlay, as in such a
+    /// container in a container, the start fails.
     HostReadOnly,
-    /// Nothing at all: an empty, read-only tmpfs.
+    /// An empty, read-only tmpfs.
     Empty,
-    /// A directory.
+    /// A directory of the host.
     Dir {
         /// The directory on the host.
         #[serde(with = "text")]
         path: PathBuf,
-        /// Let nothing be written to it.
+        /// Read-only.
         readonly: bool,
     },
-    /// Directories that stay as they are, and a place for what is written.
+    /// An overlay of directories, which stay unchanged, and a place for writes.
     Overlay {
         /// The layers, uppermost first.
         #[serde(with = "text")]
         lower: Vec<PathBuf>,
-        /// Where writes go.
+        /// The place for writes.
         writes: Writes,
     },
 }
 
-/// Where an overlay's writes go.
+/// The place for the writes to an overlay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Writes {
     /// A tmpfs that ends with the container.
     Tmpfs {
-        /// At most this many bytes; `None` is the kernel's default, half of the memory.
+        /// Maximum size in bytes. `None` is the kernel's default, half of the memory.
         size: Option<u64>,
     },
-    /// Directories on one file system, which keep what is written.
+    /// Directories on one file system, which keep the writes.
     Dir {
-        /// The writes.
+        /// The directory that holds the writes.
         #[serde(with = "text")]
         upper: PathBuf,
-        /// An empty directory that overlayfs needs beside it.
+        /// An empty directory, which overlayfs requires on the same file system.
         #[serde(with = "text")]
         work: PathBuf,
     },
@@ -68,64 +67,65 @@ pub enum Writes {
 /// A mount within the root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
-    /// Where, within the container. A missing directory (for a bind of a file: a missing
-    /// file) is made where the root can be written.
+    /// Path within the container. If it is missing and the root can be written, it is made: a directory,
+    /// or a file for the bind of a file.
     #[serde(with = "text")]
     pub destination: PathBuf,
-    /// What.
+    /// Mount type and source.
     pub kind: MountKind,
-    /// Let nothing be written to it (with all below it, for a recursive bind).
+    /// Read-only (`MOUNT_ATTR_RDONLY`), with all mounts below a recursive bind.
     #[serde(default)]
     pub readonly: bool,
-    /// Ignore set-user-ID bits and file capabilities.
+    /// Ignore set-user-ID and set-group-ID bits and file capabilities (`MOUNT_ATTR_NOSUID`).
     #[serde(default)]
     pub nosuid: bool,
-    /// Open no device.
+    /// Refuse to open devices (`MOUNT_ATTR_NODEV`).
     #[serde(default)]
     pub nodev: bool,
-    /// Execute nothing.
+    /// Refuse to execute programs (`MOUNT_ATTR_NOEXEC`).
     #[serde(default)]
     pub noexec: bool,
-    /// Further attributes of the mount alone, and those that it shall not have.
+    /// Further attributes of the mount to set and to clear.
     #[serde(default)]
     pub attributes: Attributes,
-    /// Attributes of the mount and of all below it.
+    /// Attributes of the mount and of all mounts below it.
     #[serde(default)]
     pub recursive_attributes: Attributes,
-    /// How mounts on it pass to and from its copies in other namespaces, in order.
+    /// Propagation types, applied in order.
     #[serde(default)]
     pub propagation: Vec<Propagation>,
-    /// Show other owners of its files than those that are stored.
+    /// ID mapping of the mount (idmapped mount). Only a bind can have one.
     #[serde(default)]
     pub id_maps: Option<MountIdMaps>,
-    /// Of a tmpfs: begin with a copy of what the root has at the destination.
+    /// Begin with a copy of what the root has at the destination. Only a tmpfs can.
     #[serde(default)]
     pub copy_up: bool,
 }
 
-/// Attributes of a mount, as mount_setattr(2) takes them: `MOUNT_ATTR_*`.
+/// Attributes of a mount: `MOUNT_ATTR_*` of
+/// [mount_setattr(2)](https://man7.org/linux/man-pages/man2/mount_setattr.2.html), since Linux 5.12.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Attributes {
-    /// To set. Of the access time settings (`MOUNT_ATTR__ATIME`) one value is set, with the
-    /// mask in `clear`.
+    /// Attributes to set. To set one of the access time attributes, `clear` must hold their mask
+    /// (`MOUNT_ATTR__ATIME`).
     pub set: u64,
-    /// To clear.
+    /// Attributes to clear.
     pub clear: u64,
 }
 
-/// How mounts pass between a mount and its copies in other namespaces:
+/// Propagation of mount events between a mount and its peers in other namespaces:
 /// [mount_namespaces(7)](https://man7.org/linux/man-pages/man7/mount_namespaces.7.html).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Propagation {
-    /// The type.
+    /// Propagation type.
     pub kind: PropagationKind,
-    /// For all mounts below as well.
+    /// Also for all mounts below it.
     pub recursive: bool,
 }
 
 impl Propagation {
-    /// As mount(2) takes it.
+    /// Returns the flags of mount(2).
     pub(crate) fn flags(self) -> u64 {
         let kind = match self.kind {
             PropagationKind::Shared => libc::MS_SHARED,
@@ -137,122 +137,123 @@ impl Propagation {
     }
 }
 
-/// A type of propagation.
+/// Propagation type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PropagationKind {
-    /// To and from.
+    /// Mount events pass in both directions.
     Shared,
-    /// From the host, not to it.
+    /// Mount events pass from the host, not to it.
     Slave,
-    /// Neither.
+    /// Mount events pass in neither direction.
     Private,
-    /// Neither, and it cannot be bind-mounted.
+    /// As private, and the mount cannot be bind-mounted.
     Unbindable,
 }
 
-/// Whose the files of a mount are seen to be (mount_setattr(2), `MOUNT_ATTR_IDMAP`; since
-/// Linux 5.12, for each file system since a version of its own).
+/// ID mapping of a mount (idmapped mount): `MOUNT_ATTR_IDMAP` of
+/// [mount_setattr(2)](https://man7.org/linux/man-pages/man2/mount_setattr.2.html), since Linux 5.12. Each
+/// file system supports it since a version of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountIdMaps {
-    /// Stored user ids (inside) to those that are seen (outside); none: as the container's
-    /// user namespace maps them.
+    /// Map of the stored user ids (inside) to the displayed ones (outside). If both maps are `None`, the
+    /// map of the container's user namespace is used.
     pub uid: Option<IdMap>,
-    /// The same for groups.
+    /// Map of the group ids.
     pub gid: Option<IdMap>,
-    /// For all mounts below as well.
+    /// Also for all mounts below it.
     pub recursive: bool,
 }
 
 /// A device node or named pipe within the root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
-    /// Where.
+    /// Path within the container.
     #[serde(with = "text")]
     pub path: PathBuf,
-    /// What.
+    /// Type and device number.
     pub kind: NodeKind,
     /// Permission bits.
     pub mode: u32,
-    /// Owner within the container.
+    /// Owner, as the container sees it.
     pub uid: u32,
-    /// Group within the container.
+    /// Group, as the container sees it.
     pub gid: u32,
 }
 
-/// What a node stands for.
+/// Type of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeKind {
     /// A character device: major and minor number.
     Char(u32, u32),
-    /// A block device.
+    /// A block device: major and minor number.
     Block(u32, u32),
-    /// A named pipe.
+    /// A named pipe (FIFO).
     Fifo,
 }
 
 /// A symbolic link within the root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
-    /// Where; what is there already stays.
+    /// Path within the container. An existing file stays.
     #[serde(with = "text")]
     pub path: PathBuf,
-    /// To what.
+    /// Target of the link.
     #[serde(with = "text")]
     pub target: PathBuf,
 }
 
-/// What is mounted.
+/// Mount type and source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MountKind {
     /// A file or directory of the host.
     Bind {
-        /// On the host.
+        /// Path on the host.
         #[serde(with = "text")]
         source: PathBuf,
         /// With everything mounted below it.
         recursive: bool,
     },
-    /// A file system by its kernel name, with options as its driver takes them.
+    /// A file system by its name in `/proc/filesystems`, with options of its driver.
     FileSystem {
         /// `ext4`, `tmpfs`, `devpts` …
         fstype: String,
-        /// The device or whatever the file system takes for its source.
+        /// Source: a device, or what the file system expects instead.
         #[serde(with = "text")]
         source: PathBuf,
-        /// Its own options; one without a value is a flag.
+        /// Options of the driver. One without a value is a flag.
         options: Vec<(String, Option<String>)>,
     },
-    /// Nothing new: the mount that is at the destination, to change its attributes.
+    /// The existing mount at the destination, to change its attributes.
     Remount,
     /// A new, empty tmpfs.
     Tmpfs {
-        /// At most this many bytes.
+        /// Maximum size in bytes.
         size: Option<u64>,
-        /// Permission bits of its root. Without any it has those of the directory that it covers, or
-        /// 1777 where there is none.
+        /// Permission bits of its root. The default is the mode of the directory that it covers, or 1777
+        /// without one.
         mode: Option<u32>,
     },
-    /// The processes of the container's pid namespace.
+    /// A procfs of the container's pid namespace.
     Proc,
-    /// The devices and parameters that its net namespace shows.
+    /// A sysfs of the container's net namespace.
     Sysfs,
-    /// Its POSIX message queues.
+    /// The POSIX message queues of the container's ipc namespace.
     Mqueue,
-    /// Its terminals.
+    /// A devpts: the container's terminals.
     Devpts,
-    /// Its cgroups (v2), seen from its cgroup namespace.
+    /// The cgroup2 hierarchy, as the container's cgroup namespace sees it.
     Cgroup,
-    /// A tmpfs with null, zero, full, random, urandom, tty, the links to `/proc/self/fd`,
-    /// and `pts`, `shm` and `mqueue` of the container's own.
+    /// The standard `/dev`: a tmpfs with [`DEVICES`], [`LINKS`], and the container's own `pts`, `shm` and
+    /// `mqueue`.
     Dev,
 }
 
 impl Mount {
-    /// A mount with the flags that its kind commonly has: `nosuid`, `nodev` and `noexec`
-    /// on kernel file systems, `nodev` alone on binds.
+    /// Returns a mount with the usual flags of its kind: `nosuid`, `nodev` and `noexec` for kernel file
+    /// systems, `nodev` for binds.
     pub fn new(destination: impl Into<PathBuf>, kind: MountKind) -> Self {
         let tmpfs = matches!(kind, MountKind::Tmpfs { .. });
         let plain = matches!(

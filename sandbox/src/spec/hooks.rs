@@ -1,4 +1,4 @@
-//! Programs that are run in the container on its way to its own program.
+//! Hooks: programs that run in a container before its own program.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -7,37 +7,39 @@ use serde::{Deserialize, Serialize};
 
 use super::text;
 
-/// Programs that are run in the container's namespaces, each with the container's state on
-/// standard input. One that fails ends the start.
+/// Programs that run in the container's namespaces before its own program. The standard input of each is
+/// the container's state. If a hook fails, the start fails.
+///
+/// Specification: [OCI runtime, POSIX-platform hooks](https://github.com/opencontainers/runtime-spec/blob/main/config.md#posix-platform-hooks).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Hooks {
-    /// When its file system is mounted and `/` is still the caller's.
+    /// Hooks that run when the file system is mounted and `/` is still the caller's.
     pub create_container: Vec<Hook>,
-    /// When everything is ready and it is about to become its program.
+    /// Hooks that run last before the program.
     pub start_container: Vec<Hook>,
 }
 
 impl Hooks {
-    /// Whether there are none.
+    /// Returns whether there are no hooks.
     pub fn is_empty(&self) -> bool {
         *self == Hooks::default()
     }
 }
 
-/// One program.
+/// One hook.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hook {
-    /// Its file, an absolute path.
+    /// Absolute path of its file.
     #[serde(with = "text")]
     pub path: PathBuf,
-    /// Its arguments, the name that it is called by first.
+    /// Its arguments, including argument 0.
     #[serde(with = "text")]
     pub args: Vec<OsString>,
-    /// Its environment. `None` stands for the environment of the container's program, or, for a hook that
-    /// the runtime runs outside of the container, for that of the runtime.
+    /// Its environment. `None` is the environment of the container's program, or of the runtime if the
+    /// runtime runs the hook outside the container.
     #[serde(default, with = "text")]
     pub env: Option<Vec<(OsString, OsString)>>,
-    /// How many seconds it has, after which it is killed and has failed.
+    /// Timeout in seconds. After it the hook is killed and has failed.
     pub timeout: Option<u32>,
 }

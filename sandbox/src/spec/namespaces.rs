@@ -1,4 +1,4 @@
-//! For each kind of namespace: a new one, the caller's own, or somebody's.
+//! The namespaces of a container: for each kind a new one, the caller's, or another process's.
 
 use std::path::PathBuf;
 
@@ -7,32 +7,34 @@ use serde::{Deserialize, Serialize};
 
 use super::text;
 
-/// One kind's choice.
+/// Which namespace of one kind a container is in.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Namespace {
-    /// A new one.
+    /// A new namespace.
     New,
-    /// The caller's own.
+    /// The caller's namespace.
     #[default]
     Host,
-    /// Somebody's.
+    /// An existing namespace.
     Join(Join),
 }
 
-/// Whose namespace is joined.
+/// Which existing namespace a container joins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Join {
-    /// That of a process, by its pid as the caller sees it.
+    /// The namespace of a process, by its pid in the caller's pid namespace.
     Pid(i32),
-    /// One that is pinned at a path, or a `/proc/PID/ns/KIND` file.
+    /// The namespace of a file: a pin, or `/proc/PID/ns/KIND`.
     Path(#[serde(with = "text")] PathBuf),
-    /// One that the caller of the library hands over as a descriptor.
+    /// A namespace in [`Handles::namespaces`](crate::Handles::namespaces).
     Handle,
 }
 
-/// A choice for each of the eight kinds.
+/// The namespaces of a container, one of each of the eight kinds
+/// ([namespaces(7)](https://man7.org/linux/man-pages/man7/namespaces.7.html)). Time namespaces exist since
+/// Linux 5.6.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -48,7 +50,7 @@ pub struct Namespaces {
 }
 
 impl Namespaces {
-    /// New ones of the given kinds, the caller's own of the others.
+    /// Returns new namespaces of the given kinds, and the caller's of the others.
     pub fn new(kinds: Kinds) -> Self {
         let mut all = Namespaces::default();
         for kind in kinds.kinds() {
@@ -57,7 +59,7 @@ impl Namespaces {
         all
     }
 
-    /// The choice for a kind.
+    /// Returns the namespace of a kind.
     pub fn get(&self, kind: Kind) -> &Namespace {
         match kind {
             Kind::Mnt => &self.mnt,
@@ -71,7 +73,7 @@ impl Namespaces {
         }
     }
 
-    /// The choice for a kind, to change.
+    /// Returns the namespace of a kind, to change it.
     pub fn get_mut(&mut self, kind: Kind) -> &mut Namespace {
         match kind {
             Kind::Mnt => &mut self.mnt,
@@ -85,40 +87,42 @@ impl Namespaces {
         }
     }
 
-    /// The kinds of which a new namespace is wanted.
+    /// Returns the kinds with a new namespace.
     pub fn new_kinds(&self) -> Kinds {
         Kind::ALL.into_iter().filter(|k| self.is_new(*k)).collect()
     }
 
-    /// The kinds of which a namespace is joined.
+    /// Returns the kinds whose namespace is joined.
     pub fn joined_kinds(&self) -> Kinds {
         Kind::ALL.into_iter().filter(|k| matches!(self.get(*k), Namespace::Join(_))).collect()
     }
 
-    /// Whether a new namespace of the kind is wanted.
+    /// Returns whether the namespace of a kind is new.
     pub fn is_new(&self, kind: Kind) -> bool {
         *self.get(kind) == Namespace::New
     }
 }
 
-/// How the ids of a new user namespace map to the caller's.
+/// The id maps of a new user namespace
+/// ([user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html)).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IdMaps {
-    /// As root: 65,536 ids, from root's lines in `/etc/subuid` and `/etc/subgid` or else
-    /// the last block that systemd's UIDS-GIDS sets aside for containers (0x6FFF0000).
-    /// As an ordinary user: the caller as 0 and the ranges of `/etc/subuid` and
-    /// `/etc/subgid` above it, where there are some and newuidmap is there to write
-    /// them; else [`IdMaps::Single`].
+    /// For root: 65,536 ids from root's ranges in `/etc/subuid` and `/etc/subgid`, or without such
+    /// ranges from the last block that systemd reserves for containers (0x6FFF0000; see UIDS-GIDS in its
+    /// documentation).
+    ///
+    /// For other users: the caller as id 0, and above it the ranges of `/etc/subuid` and `/etc/subgid`.
+    /// Without ranges, or without newuidmap and newgidmap, the same as [`IdMaps::Single`].
     #[default]
     Auto,
-    /// The caller's uid and gid alone, as uid 0 and gid 0.
+    /// Only the caller's uid and gid, as uid 0 and gid 0.
     Single,
-    /// These.
+    /// These maps.
     Maps {
-        /// For `uid_map`.
+        /// Content of `uid_map`.
         uid: IdMap,
-        /// For `gid_map`.
+        /// Content of `gid_map`.
         gid: IdMap,
     },
 }

@@ -1,4 +1,4 @@
-//! The program, who runs it, and what it may do.
+//! The program of a container: arguments, user, capabilities and limits.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -9,62 +9,62 @@ use serde::{Deserialize, Serialize};
 use super::text;
 use crate::seccomp::Profile;
 
-/// The program and what it is given.
+/// The program of a container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Process {
-    /// Program and arguments. A program without a slash is looked up in the container's
-    /// `PATH`.
+    /// Program and arguments. A program without a slash is searched in the container's `PATH`.
     #[serde(with = "text")]
     pub args: Vec<OsString>,
-    /// Environment: nothing else is handed on. The last variable of a name counts.
+    /// Environment. Variables of the caller are not added. If a name occurs several times, the last one
+    /// counts.
     #[serde(with = "text")]
     pub env: Vec<(OsString, OsString)>,
-    /// Working directory within the container; `None` stays where the caller is, or at
-    /// `/` of a new root.
+    /// Working directory within the container. `None` is the caller's, or `/` of a new root.
     #[serde(with = "text")]
     pub cwd: Option<PathBuf>,
-    /// Whom to run as; `None` stays who the caller is, or uid 0 of a new user namespace.
+    /// User to run as. `None` is the caller, or uid 0 of a new user namespace.
     pub user: Option<User>,
-    /// File mode creation mask.
+    /// File mode creation mask (umask(2)).
     pub umask: Option<u32>,
-    /// Capability sets; `None` leaves what the kernel gives.
+    /// Capability sets. `None` changes none of them.
     pub capabilities: Option<Capabilities>,
-    /// No execve(2) grants privileges.
+    /// Let no execve(2) grant privileges (`PR_SET_NO_NEW_PRIVS`).
     pub no_new_privs: bool,
     /// System-call filter.
     pub seccomp: Seccomp,
     /// Resource limits of setrlimit(2).
     pub rlimits: Vec<Rlimit>,
-    /// -1000 (never) to 1000 (first).
+    /// `/proc/PID/oom_score_adj`: -1000 (never killed) to 1000 (killed first).
     pub oom_score_adj: Option<i32>,
-    /// A terminal of its own as standard input, output and error.
+    /// A new terminal as standard input, output and error.
     pub terminal: Option<Terminal>,
-    /// A session of its own.
+    /// Start in a new session (setsid(2)).
     pub new_session: bool,
-    /// Make the working directory where it is missing.
+    /// Make the working directory if it is missing.
     pub create_cwd: bool,
-    /// Which standard streams belong to [`user`](Self::user).
+    /// Which standard streams [`user`](Self::user) becomes the owner of.
     pub streams: StreamOwner,
-    /// Scheduling policy, of sched_setattr(2).
+    /// Scheduling policy (sched_setattr(2)).
     pub scheduler: Option<Scheduler>,
-    /// Class and level of ioprio_set(2).
+    /// I/O class and level (ioprio_set(2)).
     pub io_priority: Option<IoPriority>,
-    /// Processors that it may run on, of sched_setaffinity(2).
+    /// Processors that it may run on (sched_setaffinity(2)).
     pub affinity: Option<CpuList>,
-    /// AppArmor's profile for it.
+    /// AppArmor profile.
     pub apparmor_profile: Option<String>,
-    /// SELinux's label for it.
+    /// SELinux label.
     pub selinux_label: Option<String>,
-    /// The execution domain, of personality(2).
+    /// Execution domain (personality(2)).
     pub personality: Option<u32>,
-    /// Where its memory lies, of set_mempolicy(2).
+    /// NUMA memory policy (set_mempolicy(2)).
     pub memory_policy: Option<MemoryPolicy>,
-    /// A session keyring of its own, of this name (keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`).
+    /// Name of a new session keyring (keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`).
     pub keyring: Option<String>,
 }
 
-/// A scheduling policy, as sched_setattr(2) takes it.
+/// Scheduling policy and parameters of
+/// [sched_setattr(2)](https://man7.org/linux/man-pages/man2/sched_setattr.2.html).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Scheduler {
@@ -73,19 +73,19 @@ pub struct Scheduler {
     pub policy: u32,
     /// `SCHED_FLAG_*`.
     pub flags: u64,
-    /// Of the ordinary policies: -20 to 19.
+    /// Nice value of the ordinary policies: -20 to 19.
     pub nice: i32,
-    /// Of the real-time policies: 1 to 99.
+    /// Priority of the real-time policies: 1 to 99.
     pub priority: u32,
-    /// Of `SCHED_DEADLINE`, in nanoseconds.
+    /// Runtime for `SCHED_DEADLINE` in nanoseconds, at least 1,024.
     pub runtime: u64,
-    /// Of `SCHED_DEADLINE`, in nanoseconds.
+    /// Deadline for `SCHED_DEADLINE` in nanoseconds, at least the runtime.
     pub deadline: u64,
-    /// Of `SCHED_DEADLINE`, in nanoseconds.
+    /// Period for `SCHED_DEADLINE` in nanoseconds, at least the deadline. 0 is the deadline.
     pub period: u64,
 }
 
-/// Class and level of ioprio_set(2).
+/// I/O class and level of [ioprio_set(2)](https://man7.org/linux/man-pages/man2/ioprio_set.2.html).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IoPriority {
     /// `IOPRIO_CLASS_RT` 1, `IOPRIO_CLASS_BE` 2, `IOPRIO_CLASS_IDLE` 3.
@@ -94,16 +94,17 @@ pub struct IoPriority {
     pub level: u8,
 }
 
-/// Where memory lies on a machine of several nodes, as set_mempolicy(2) takes it.
+/// NUMA memory policy of
+/// [set_mempolicy(2)](https://man7.org/linux/man-pages/man2/set_mempolicy.2.html).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryPolicy {
     /// `MPOL_*`, with `MPOL_F_*`.
     pub mode: u32,
-    /// The nodes.
+    /// NUMA nodes.
     pub nodes: CpuList,
 }
 
-/// Ids within the container.
+/// User and groups, as the container sees them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct User {
@@ -115,34 +116,33 @@ pub struct User {
     pub groups: Vec<u32>,
 }
 
-/// Which standard streams belong to the program's user.
+/// Which standard streams the program's user becomes the owner of.
 ///
-/// A program that opens `/dev/stdout` opens the file behind its standard output once more, and
-/// the kernel checks the owner and the mode of that file: a pipe of root's has mode 0600. So the
-/// streams are given to the user by fchown(2), with their group unchanged. Devices keep their
-/// owner: `/dev/null` and a terminal of the caller's belong to others as well, and a terminal of
-/// the container's own belongs to its user anyway. A stream whose owner the container's user
-/// namespace cannot change keeps it.
+/// A program that opens `/dev/stdout` opens the file of its standard output again, and the kernel checks
+/// the owner and the mode of that file: a pipe of root has mode 0600. Therefore fchown(2) makes the user
+/// the owner; the group stays. Devices keep their owner: other processes use `/dev/null` and the caller's
+/// terminal too, and the container's own terminal belongs to its user already. A stream keeps its owner
+/// if the container's user namespace cannot change it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StreamOwner {
-    /// None: they stay the caller's.
+    /// None.
     #[default]
     Caller,
-    /// Pipes, sockets, and files that are open for writing, unless the user is root with
-    /// `CAP_DAC_OVERRIDE`, who opens them anyway. A file that is open only for reading stays the
-    /// caller's, because its owner could write to it.
+    /// Pipes, sockets, and files that are open for writing. Root with `CAP_DAC_OVERRIDE` can open them
+    /// in any case, and becomes the owner of none. A file that is open only for reading keeps its owner,
+    /// because its owner could write to it.
     Needed,
-    /// All, as other OCI runtimes do.
+    /// All of them, as in other OCI runtimes.
     User,
 }
 
 /// Size of a new terminal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terminal {
-    /// Rows; 0 leaves the kernel's default.
+    /// Number of rows. 0 is the kernel's default.
     pub rows: u16,
-    /// Columns.
+    /// Number of columns.
     pub columns: u16,
 }
 
@@ -175,27 +175,27 @@ impl Default for Process {
     }
 }
 
-/// The five capability sets of capabilities(7), bit n being capability n.
+/// The five capability sets of
+/// [capabilities(7)](https://man7.org/linux/man-pages/man7/capabilities.7.html). Bit n is capability n.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Capabilities {
-    /// What no execve(2) can gain beyond.
+    /// The bounding set: the limit of what execve(2) can grant.
     pub bounding: u64,
-    /// What the kernel checks.
+    /// The effective set, which the kernel checks.
     pub effective: u64,
-    /// What may be made effective.
+    /// The permitted set: what can be made effective.
     pub permitted: u64,
-    /// What file capabilities may add across execve(2).
+    /// The inheritable set, which file capabilities can grant at execve(2).
     pub inheritable: u64,
-    /// What survives execve(2) of an ordinary program.
+    /// The ambient set, which execve(2) of an ordinary program keeps.
     pub ambient: u64,
 }
 
 impl Capabilities {
-    /// What containers have by custom, but for `CAP_MKNOD`: enough to install packages and
-    /// serve low ports, nothing that reaches the host's devices. Whoever adds `CAP_MKNOD`
-    /// should set [`Spec::devices`](crate::spec::Spec::devices) as well. Empty inheritable and
-    /// ambient sets.
+    /// The default set of container engines without `CAP_MKNOD`: a container can install packages and
+    /// serve low ports, and cannot reach the host's devices. If you add `CAP_MKNOD`, also set
+    /// [`Spec::devices`](crate::spec::Spec::devices). The inheritable and ambient sets are empty.
     pub const CONTAINER: Capabilities = {
         // CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP,
         // NET_BIND_SERVICE, NET_RAW, SYS_CHROOT, AUDIT_WRITE, SETFCAP
@@ -215,16 +215,16 @@ impl Capabilities {
         Capabilities { bounding: set, effective: set, permitted: set, inheritable: 0, ambient: 0 }
     };
 
-    /// None at all.
+    /// No capabilities.
     pub const NONE: Capabilities =
         Capabilities { bounding: 0, effective: 0, permitted: 0, inheritable: 0, ambient: 0 };
 
-    /// The same bits in the bounding, effective and permitted sets.
+    /// Returns sets with the same bits in the bounding, effective and permitted set.
     pub fn of(set: u64) -> Self {
         Capabilities { bounding: set, effective: set, permitted: set, inheritable: 0, ambient: 0 }
     }
 
-    /// The bit of a capability: `CAP_SYS_ADMIN`, in any case, with or without `CAP_`.
+    /// Returns the bit of a capability by its name: `CAP_SYS_ADMIN`, in any case, with or without `CAP_`.
     pub fn bit(name: &str) -> Option<u64> {
         let name = name.to_ascii_uppercase();
         let name = if name.starts_with("CAP_") { name } else { format!("CAP_{name}") };
@@ -233,14 +233,15 @@ impl Capabilities {
     }
 }
 
-/// A limit of setrlimit(2).
+/// A resource limit of [setrlimit(2)](https://man7.org/linux/man-pages/man2/setrlimit.2.html). Its unit
+/// depends on the resource.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rlimit {
-    /// `RLIMIT_NOFILE` or `nofile`.
+    /// Name of the resource: `RLIMIT_NOFILE` or `nofile`.
     pub name: String,
-    /// What the kernel enforces; `u64::MAX` is no limit.
+    /// Soft limit, which the kernel enforces. `u64::MAX` is unlimited.
     pub soft: u64,
-    /// How far the process may raise it.
+    /// Hard limit, up to which the process may raise the soft limit.
     pub hard: u64,
 }
 
@@ -264,7 +265,7 @@ const RLIMITS: [&str; 16] = [
 ];
 
 impl Rlimit {
-    /// The number of the resource.
+    /// Returns the number of the resource, or `None` for an unknown name.
     pub fn resource(&self) -> Option<u32> {
         let name = self.name.to_ascii_lowercase();
         let name = name.strip_prefix("rlimit_").unwrap_or(&name);
@@ -276,15 +277,15 @@ pub(crate) fn rlimit_name(resource: u32) -> &'static str {
     RLIMITS.get(resource as usize).copied().unwrap_or("?")
 }
 
-/// The system-call filter.
+/// The system-call filter ([seccomp(2)](https://man7.org/linux/man-pages/man2/seccomp.2.html)).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Seccomp {
-    /// None.
+    /// No filter.
     #[default]
     Unconfined,
-    /// The library's own, [`Profile::standard`].
+    /// The library's filter, [`Profile::standard`].
     Standard,
-    /// The caller's.
+    /// This profile.
     Profile(Box<Profile>),
 }

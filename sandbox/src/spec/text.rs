@@ -1,11 +1,11 @@
-//! Strings of the operating system in JSON.
+//! JSON form of paths and other strings of the operating system.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Strings of the operating system in JSON: text where they are UTF-8, else bytes.
+/// JSON form of a string: text if it is UTF-8, else bytes.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 pub(super) enum Os {
@@ -13,7 +13,7 @@ pub(super) enum Os {
     Bytes(Vec<u8>),
 }
 
-/// What is written as such strings: `#[serde(with = "text")]`.
+/// A type with this JSON form: `#[serde(with = "text")]`.
 pub(super) trait Written: Sized {
     type Form: Serialize + for<'de> Deserialize<'de>;
     fn form(&self) -> Self::Form;
