@@ -1,31 +1,42 @@
-//! Builds each target of fuzz/ and runs it for a few seconds.
+//! `cargo xtask fuzz`: builds each target of fuzz/ and runs it for some time.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
 use crate::guest::repository;
 use crate::sh;
 
-/// For each target.
-const SECONDS: u32 = 5;
+/// Run each fuzz target for some time
+///
+/// Inputs that fail are kept in fuzz/artifacts. Requires a nightly toolchain.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Seconds for each target
+    #[arg(long, default_value_t = 60)]
+    seconds: u32,
+}
 
-/// What `cargo fuzz build` sets, without the need to install it: coverage for libFuzzer, and AddressSanitizer.
-/// Being set, this also takes the place of the static linking in .cargo/config.toml, which it cannot have.
+/// The flags of `cargo fuzz build`, which need not be installed: coverage for libFuzzer, and AddressSanitizer.
+/// They replace the flags in .cargo/config.toml, because AddressSanitizer does not work with static linking.
 const RUSTFLAGS: &str = "--cfg fuzzing -Zsanitizer=address -Cpasses=sancov-module -Cdebug-assertions \
      -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
      -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares";
 
-/// Builds and runs all targets from their seeds. Without a nightly toolchain, adds to `skips`.
-pub(crate) fn run(skips: &mut Vec<String>) -> Result<()> {
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    run_all(args.seconds).map(|()| ExitCode::SUCCESS)
+}
+
+/// Returns whether cargo has a nightly toolchain, which the targets require.
+pub(crate) fn has_nightly() -> bool {
+    nightly().arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+/// Builds all targets and runs each from its seeds.
+pub(crate) fn run_all(seconds: u32) -> Result<()> {
     let directory = repository().join("fuzz");
-    if !nightly().arg("--version").output().is_ok_and(|output| output.status.success()) {
-        skips.push(
-            "fuzz targets: there is no nightly toolchain; `rustup toolchain install nightly`".to_owned(),
-        );
-        return Ok(());
-    }
     let target_directory = directory.join("target");
     sh::run(
         nightly()
@@ -36,12 +47,12 @@ pub(crate) fn run(skips: &mut Vec<String>) -> Result<()> {
     )?;
     let targets = names(&directory.join("fuzz_targets"))?;
     if targets.is_empty() {
-        bail!("fuzz/fuzz_targets holds no target");
+        bail!("fuzz/fuzz_targets contains no target");
     }
     let mut failed = Vec::new();
     for target in targets {
         let executable = target_directory.join("x86_64-unknown-linux-gnu/release").join(&target);
-        if let Err(error) = fuzz(&directory, &target, &executable) {
+        if let Err(error) = fuzz(&directory, &target, &executable, seconds) {
             failed.push(format!("{target} ({error:#})"));
         }
     }
@@ -51,7 +62,7 @@ pub(crate) fn run(skips: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-fn fuzz(directory: &Path, target: &str, executable: &Path) -> Result<()> {
+fn fuzz(directory: &Path, target: &str, executable: &Path, seconds: u32) -> Result<()> {
     eprintln!("-- {target}");
     let artifacts = directory.join("artifacts").join(target);
     std::fs::create_dir_all(&artifacts)?;
@@ -61,7 +72,7 @@ fn fuzz(directory: &Path, target: &str, executable: &Path) -> Result<()> {
     let mut command = Command::new(executable);
     command.arg(found.path()).args(seeds.iter().filter(|path| path.is_dir()));
     command.args([
-        format!("-max_total_time={SECONDS}"),
+        format!("-max_total_time={seconds}"),
         format!("-artifact_prefix={}/", artifacts.display()),
         "-verbosity=0".to_owned(),
         "-print_final_stats=1".to_owned(),
@@ -69,14 +80,14 @@ fn fuzz(directory: &Path, target: &str, executable: &Path) -> Result<()> {
     sh::run(&mut command)
 }
 
-/// The cargo of the nightly toolchain.
+/// Returns the cargo of the nightly toolchain.
 fn nightly() -> Command {
     let mut command = Command::new("cargo");
     command.arg("+nightly");
     command
 }
 
-/// The names of the Rust files in a folder, in order.
+/// Returns the names of the Rust files in a directory, in order.
 fn names(directory: &Path) -> Result<Vec<String>> {
     let entries = directory.read_dir().with_context(|| format!("reading {}", directory.display()))?;
     let mut names = Vec::new();

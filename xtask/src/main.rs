@@ -30,6 +30,7 @@ struct Cli {
 enum Chore {
     BenchPeers(peers::Args),
     Cycles(cycles::Args),
+    Fuzz(fuzz::Args),
     Guest(guest::Args),
     Test(test::Args),
 }
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     let result = match chore {
         Chore::BenchPeers(args) => peers::run(&args),
         Chore::Cycles(args) => cycles::run(&args),
+        Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Guest(args) => guest::run(&args),
         Chore::Test(args) => test::run(&args),
     };

@@ -16,6 +16,8 @@ use crate::{fuzz, install, sh, uml};
 
 /// Ends a guest that hangs. All the tests take a fraction of it.
 const GUEST_TIMEOUT: u64 = 55 * 60;
+/// Seconds for each fuzz target.
+const FUZZ_SECONDS: u32 = 5;
 /// The lane whose kernel need not be able to run all tests.
 const HOST: &str = "host lane";
 /// The test program that takes any OCI runtime, and whose own controls these are in the guest.
@@ -94,14 +96,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         failures.extend(tally.failures().iter().map(|failure| format!("{lane}, {failure}")));
     }
     if checks {
-        if repository().join("fuzz/Cargo.toml").exists() {
-            steps.step("fuzz targets", || fuzz::run(&mut skips));
+        if fuzz::has_nightly() {
+            steps.step("fuzz targets", || fuzz::run_all(FUZZ_SECONDS));
+        } else {
+            skips.push("fuzz targets: install a nightly toolchain: `rustup toolchain install nightly`".to_owned());
         }
-        if repository().join("benches/benches").exists() {
-            steps.step("benchmarks", || {
-                sh::run(&mut cargo(&["bench", "--package", "nspod-benches", "--benches", "--", "--quick"]))
-            });
-        }
+        steps.step("benchmarks", || {
+            sh::run(&mut cargo(&["bench", "--package", "nspod-benches", "--benches", "--", "--quick"]))
+        });
         if Command::new("cargo-deny").arg("--version").output().is_ok_and(|output| output.status.success()) {
             steps.step("licences", || sh::run(&mut cargo(&["deny", "check", "licenses", "bans", "sources"])));
         }
