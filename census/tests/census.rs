@@ -13,20 +13,6 @@ use ns_core::{Kind, Kinds, Namespace, NamespaceSet, raw};
 use nspod_census::ErrorKind;
 use nspod_census::{Census, Holder, HostFrom, Options, model};
 
-/// Says loudly what is not tested here, and why.
-fn skip(test: &str, why: &str) {
-    assert!(std::env::var_os("NSPOD_NO_SKIP").is_none(), "{test} must not be skipped: {why}");
-    eprintln!("SKIP {test}: {why}");
-}
-
-fn is_root(test: &str) -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        skip(test, "making namespaces takes root");
-    }
-    root
-}
-
 fn me() -> i32 {
     std::process::id() as i32
 }
@@ -129,7 +115,7 @@ fn all(kinds: Kinds, of: &Process) -> Vec<Namespace> {
 
 #[test]
 fn for_every_subset_of_kinds_exactly_that_subset_coincides_and_makes_a_pod() {
-    if !is_root("for_every_subset_of_kinds_exactly_that_subset_coincides_and_makes_a_pod") {
+    if !nspod_testkit::root() {
         return;
     }
     let first = sleeper(&[], Kinds::all());
@@ -224,7 +210,7 @@ fn agree_with_lsns(still: &[i32]) {
 
 #[test]
 fn namespaces_processes_and_lowest_pids_agree_with_lsns_while_processes_churn() {
-    if !is_root("namespaces_processes_and_lowest_pids_agree_with_lsns_while_processes_churn") {
+    if !nspod_testkit::root() {
         return;
     }
     let mut zoo: Vec<_> = Kind::ALL.into_iter().map(|kind| sleeper(&[], kind.into())).collect();
@@ -246,7 +232,7 @@ fn namespaces_processes_and_lowest_pids_agree_with_lsns_while_processes_churn() 
 
 #[test]
 fn a_namespace_held_only_by_an_open_descriptor_is_found() {
-    if !is_root("a_namespace_held_only_by_an_open_descriptor_is_found") {
+    if !nspod_testkit::root() {
         return;
     }
     let process = sleeper(&[], Kinds::NET);
@@ -262,7 +248,7 @@ fn a_namespace_held_only_by_an_open_descriptor_is_found() {
 
 #[test]
 fn a_namespace_held_only_by_a_mount_in_a_private_mount_namespace_is_found() {
-    if !is_root("a_namespace_held_only_by_a_mount_in_a_private_mount_namespace_is_found") {
+    if !nspod_testkit::root() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -285,7 +271,7 @@ fn a_namespace_held_only_by_a_mount_in_a_private_mount_namespace_is_found() {
 
 #[test]
 fn a_user_namespace_without_processes_is_found_by_what_it_owns() {
-    if !is_root("a_user_namespace_without_processes_is_found_by_what_it_owns") {
+    if !nspod_testkit::root() {
         return;
     }
     let outer = sleeper(&[], Kinds::USER | Kinds::NET);
@@ -307,7 +293,7 @@ fn a_user_namespace_without_processes_is_found_by_what_it_owns() {
 
 #[test]
 fn a_host_pid_leads_to_the_inner_pids_and_back() {
-    if !is_root("a_host_pid_leads_to_the_inner_pids_and_back") {
+    if !nspod_testkit::root() {
         return;
     }
     let nested = "unshare --pid --fork sh -c 'echo ready && exec cat'; true";
@@ -331,7 +317,7 @@ fn a_host_pid_leads_to_the_inner_pids_and_back() {
 
 #[test]
 fn a_thread_that_left_its_process_is_found_when_asked_for() {
-    if !is_root("a_thread_that_left_its_process_is_found_when_asked_for") {
+    if !nspod_testkit::root() {
         return;
     }
     let (tell, told) = mpsc::channel();
@@ -370,7 +356,7 @@ fn a_zombie_is_told_from_a_process() {
 
 #[test]
 fn a_procfs_of_an_inner_pid_namespace_is_a_world_of_its_own() {
-    if !is_root("a_procfs_of_an_inner_pid_namespace_is_a_world_of_its_own") {
+    if !nspod_testkit::root() {
         return;
     }
     let script = "echo ready && exec cat";
@@ -395,7 +381,7 @@ fn a_directory_that_is_no_procfs_is_refused_with_a_sentence() {
 
 #[test]
 fn a_container_is_told_by_its_kinds_its_init_and_its_cgroup() {
-    if !is_root("a_container_is_told_by_its_kinds_its_init_and_its_cgroup") {
+    if !nspod_testkit::root() {
         return;
     }
     let process = sleeper(&[], Kinds::FIVE);
@@ -437,7 +423,7 @@ const NOBODY: u32 = 65534;
 
 #[test]
 fn an_ordinary_user_sees_its_own_and_is_told_of_the_rest() {
-    if !is_root("an_ordinary_user_sees_its_own_and_is_told_of_the_rest") {
+    if !nspod_testkit::root() {
         return;
     }
     let mut command = alone("helper_takes_the_census_as_nobody", NOBODY);

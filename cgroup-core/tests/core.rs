@@ -166,7 +166,7 @@ fn controllers_are_enabled_down_the_path_and_only_for_cgroups_without_processes(
     let domain = [Controller::Memory, Controller::Io, Controller::Hugetlb];
     let has = Hierarchy::detect().unwrap().controllers();
     let Some(controller) = domain.into_iter().find(|&controller| has.contains(controller.into())) else {
-        return common::skip("v2 has neither memory nor io nor hugetlb here");
+        return nspod_testkit::skip("v2 has neither memory nor io nor hugetlb here");
     };
     let wanted = Controllers::from(controller);
     let own = Own::new();
@@ -190,7 +190,7 @@ fn beside_processes_nothing_is_handed_down_to_others_and_the_sentence_says_who_t
     let has = Hierarchy::detect().unwrap().controllers();
     let wanted = has & (Controllers::CPU | Controllers::PIDS | Controllers::HUGETLB);
     if wanted.is_empty() {
-        return common::skip("v2 has neither cpu nor pids nor hugetlb here");
+        return nspod_testkit::skip("v2 has neither cpu nor pids nor hugetlb here");
     }
     let own = Own::new();
     own.enable_path(wanted).unwrap();

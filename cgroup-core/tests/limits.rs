@@ -148,7 +148,7 @@ fn every_limit_reads_back_as_it_was_written_and_can_be_changed() {
 #[test]
 fn io_max_of_a_disk_reads_back_and_no_disk_is_an_error_that_says_so() {
     let Some(own) = Own::with(Controllers::IO) else { return };
-    let Some(disk) = disk() else { return common::skip("this machine has no disk in /sys/block") };
+    let Some(disk) = disk() else { return nspod_testkit::skip("this machine has no disk in /sys/block") };
     let max = IoMax { rbps: Some(Max::Value(MIB)), wiops: Some(Max::Value(10)), ..IoMax::default() };
     let cgroup = limited(&own, "io", &Limits { io_max: [(disk, max)].into(), ..Limits::default() });
     let back = IoMax::parse(&cgroup.read("io.max").unwrap()).unwrap()[&disk];
@@ -168,7 +168,7 @@ fn disk() -> Option<Device> {
 #[test]
 fn a_weight_of_disks_is_set_by_the_file_that_the_kernel_has() {
     let Some(own) = Own::with(Controllers::IO) else { return };
-    let Some(disk) = disk() else { return common::skip("this machine has no disk in /sys/block") };
+    let Some(disk) = disk() else { return nspod_testkit::skip("this machine has no disk in /sys/block") };
     own.enable(Controllers::IO).unwrap();
     let cgroup = own.create_child("w").unwrap();
     let both = Limits { io_weight: Some(4_950), io_bfq_weight: Some(500), ..Limits::default() };
@@ -215,7 +215,7 @@ fn a_controller_that_is_not_handed_down_is_missing_where_it_stops() {
     let Some(controller) = Controller::ALL.into_iter().find(|&c| {
         host.controllers().contains(c.into()) && matches!(c, Controller::Pids | Controller::Hugetlb)
     }) else {
-        return common::skip("v2 has neither pids nor hugetlb here");
+        return nspod_testkit::skip("v2 has neither pids nor hugetlb here");
     };
     let own = Own::new();
     own.enable_path(controller.into()).unwrap();

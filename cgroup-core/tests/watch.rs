@@ -70,7 +70,7 @@ fn a_trigger_fires_when_processes_wait_for_a_processor() {
     let window = Duration::from_secs(2);
     let trigger = match own.trigger(Resource::Cpu, Stall::Some, Duration::from_millis(10), window) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => {
-            return common::skip(&error.to_string());
+            return nspod_testkit::skip(&error.to_string());
         }
         trigger => trigger.unwrap(),
     };
@@ -93,7 +93,7 @@ fn a_trigger_with_a_window_out_of_range_is_refused_with_the_range() {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             assert!(error.to_string().contains("the window must be from 0.5 to 10 s"), "{error}");
         }
-        Err(error) => return common::skip(&error.to_string()),
+        Err(error) => return nspod_testkit::skip(&error.to_string()),
         Ok(_) => panic!("a window of 100 ms was accepted"),
     }
     let trigger = Trigger::host(Resource::Cpu, Stall::Some, ms(1999), ms(2000)).unwrap();

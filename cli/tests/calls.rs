@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use cgroup_core::{Controllers, Hierarchy, Layout};
 
-use common::{NSPOD, end_of, eventually, root, skip};
+use common::{NSPOD, end_of, eventually, programs, root, skip};
 
 const OCI: &str = env!("CARGO_BIN_EXE_nspod-oci");
 const BUSYBOX: &str = "/bin/busybox";
@@ -230,8 +230,8 @@ fn each_path_makes_exactly_these_calls() {
     if !root() {
         return;
     }
-    if Command::new("strace").arg("-V").output().is_err() || !Path::new(BUSYBOX).exists() {
-        return skip("this takes strace and busybox");
+    if !programs(&["strace", BUSYBOX]) {
+        return;
     }
     let host = Hierarchy::detect().unwrap();
     let five =

@@ -12,16 +12,6 @@ use serde_json::Value;
 const NSPOD: &str = env!("CARGO_BIN_EXE_nspod");
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Skips loudly where the lane lacks what the test needs.
-macro_rules! need_root {
-    () => {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("SKIPPED: this test needs root");
-            return;
-        }
-    };
-}
-
 /// A process that sleeps in namespaces of its own, until it is dropped.
 struct Sleeper(Child);
 
@@ -127,7 +117,9 @@ fn by_census() -> Listed {
 
 #[test]
 fn its_namespaces_are_those_of_lsns() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let sleeper = Sleeper::start("unshare -mnuiC");
     let (own, pid) = (sleeper.namespaces(), sleeper.pid());
     // Others come and go meanwhile, and lsns and the census count themselves.
@@ -145,7 +137,9 @@ fn its_namespaces_are_those_of_lsns() {
 
 #[test]
 fn a_container_of_unshare_is_a_container() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let sleeper = Sleeper::start("unshare -mnui");
     let (pid, host) = (sleeper.pid(), NamespaceSet::current().unwrap());
     let all = json(&[]);
@@ -173,7 +167,9 @@ fn a_container_of_unshare_is_a_container() {
 
 #[test]
 fn the_pids_of_a_nested_process_are_told_from_the_hosts_inwards() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     // unshare forks into the new pid namespace, and its child's end is tied to its own.
     let outer = Command::new("unshare").args(["-pf", "--kill-child", "sleep", "1000"]).spawn().unwrap();
     let outer = Sleeper(outer);
@@ -192,7 +188,9 @@ fn the_pids_of_a_nested_process_are_told_from_the_hosts_inwards() {
 
 #[test]
 fn two_processes_that_share_net_and_not_mnt_are_a_pod() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let first = Sleeper::start("unshare -mnui");
     let second = Sleeper::start(&format!("nsenter -t {} -n -u -i unshare -m", first.pid()));
     let alone = Sleeper::start("unshare -mnui");
@@ -221,7 +219,9 @@ fn two_processes_that_share_net_and_not_mnt_are_a_pod() {
 
 #[test]
 fn a_namespace_that_only_a_descriptor_holds_is_found_when_looked_for() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let sleeper = Sleeper::start("unshare -u");
     let ino = sleeper.namespaces()[Kind::Uts].ino;
     let file = File::open(format!("/proc/{}/ns/uts", sleeper.pid())).unwrap();
@@ -236,7 +236,9 @@ fn a_namespace_that_only_a_descriptor_holds_is_found_when_looked_for() {
 
 #[test]
 fn containers_of_nspod_are_shown_by_name() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let name = Named(format!("census-{}", std::process::id()));
     let run = nspod(&["run", "-d", "--name", &name.0, "sleep", "1000"]);
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
@@ -252,7 +254,9 @@ fn containers_of_nspod_are_shown_by_name() {
 
 #[test]
 fn an_ordinary_user_is_told_what_is_not_counted() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let temp = tempfile::tempdir().unwrap();
     let nobody = temp.path().join("nspod");
     std::fs::copy(NSPOD, &nobody).unwrap();
@@ -314,7 +318,9 @@ fn calls(sleepers: usize, args: &str) -> (usize, usize) {
 
 #[test]
 fn a_process_costs_its_eight_links_and_two_files_and_nothing_that_grows() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let each = |args| {
         let ((few, _), (many, fds)) = (calls(20, args), calls(120, args));
         assert!(fds > 0 && many > few, "{few} calls, then {many}, with {fds} descriptors each");

@@ -8,16 +8,6 @@ use serde_json::Value;
 
 const NSPOD: &str = env!("CARGO_BIN_EXE_nspod");
 
-/// Skips loudly where the lane lacks what the test needs.
-macro_rules! need_root {
-    () => {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("SKIPPED: this test needs root");
-            return;
-        }
-    };
-}
-
 fn run(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).current_dir("/").output().unwrap()
 }
@@ -38,7 +28,9 @@ fn check<'a>(report: &'a Value, group: &str, name: &str) -> (&'a str, &'a str) {
 
 #[test]
 fn where_containers_start_it_says_so() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let report = doctor();
     assert_eq!(report["usable"], true);
     assert_eq!(check(&report, "trial", "a container"), ("ok", ""));
@@ -48,7 +40,9 @@ fn where_containers_start_it_says_so() {
 
 #[test]
 fn each_controller_is_there_or_has_its_reason_and_on_a_hybrid_host_memory_is_bound_to_v1() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let (report, host) = (doctor(), Hierarchy::detect().unwrap());
     for controller in Controller::ALL {
         let why = host.why_missing(controller).map(|why| why.to_string());
@@ -71,7 +65,9 @@ fn each_controller_is_there_or_has_its_reason_and_on_a_hybrid_host_memory_is_bou
 
 #[test]
 fn whatever_is_not_ok_has_a_reason() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let report = doctor();
     for check in report["checks"].as_array().unwrap() {
         let finding = check["finding"].as_str().unwrap();
@@ -85,7 +81,9 @@ fn whatever_is_not_ok_has_a_reason() {
 
 #[test]
 fn an_ordinary_user_is_told_what_is_different_for_him() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let temp = tempfile::tempdir().unwrap();
     std::fs::copy(NSPOD, temp.path().join("nspod")).unwrap();
     nix::unistd::chown(temp.path(), Some(65_534.into()), None).unwrap();
@@ -119,7 +117,9 @@ fn without(kind: &str) -> (Option<i32>, Value) {
 
 #[test]
 fn where_no_container_can_start_it_says_which_switch_is_off_and_exits_1() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let (code, report) = without("uts");
     assert_eq!((code, &report["usable"]), (Some(1), &Value::Bool(false)));
     let (state, why) = check(&report, "namespaces", "uts");
@@ -133,7 +133,9 @@ fn where_no_container_can_start_it_says_which_switch_is_off_and_exits_1() {
 
 #[test]
 fn it_leaves_nothing_behind() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let before = mounts();
     doctor();

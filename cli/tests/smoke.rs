@@ -6,16 +6,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 const NSPOD: &str = env!("CARGO_BIN_EXE_nspod");
 
-/// Skips loudly where the lane lacks what the test needs.
-macro_rules! need_root {
-    () => {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("SKIPPED: this test needs root");
-            return;
-        }
-    };
-}
-
 fn nspod(args: &[&str]) -> Output {
     Command::new(NSPOD).args(args).stdin(Stdio::null()).output().unwrap()
 }
@@ -68,7 +58,9 @@ impl Drop for Name {
 
 #[test]
 fn the_exit_code_says_who_failed() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     assert_eq!(code(&["run", "sh", "-c", "exit 7"]), 7);
     assert_eq!(code(&["run", "no-such-program"]), 127);
     assert_eq!(code(&["run", "/etc/passwd"]), 126);
@@ -80,7 +72,9 @@ fn the_exit_code_says_who_failed() {
 
 #[test]
 fn an_error_is_a_sentence_on_standard_error() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let output = nspod(&["run", "no-such-program"]);
     assert!(out(&output).is_empty());
     assert!(err(&output).starts_with("nspod: cannot execute no-such-program: execve: No such file"));
@@ -88,7 +82,9 @@ fn an_error_is_a_sentence_on_standard_error() {
 
 #[test]
 fn a_foreground_container_sees_itself_and_leaves_nothing() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let name = Name::container();
     let seen =
         ok(&["run", "--name", &name.0, "-h", "box", "sh", "-c", "hostname; echo $$; ls /sys/class/net"]);
@@ -99,7 +95,9 @@ fn a_foreground_container_sees_itself_and_leaves_nothing() {
 
 #[test]
 fn a_detached_container_can_be_watched_waited_for_and_removed() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let name = Name::container();
     let script = "echo out; echo err >&2; while [ ! -e /tmp/go ]; do sleep 0.05; done; exit 3";
     assert_eq!(ok(&["run", "-d", "--name", &name.0, "sh", "-c", script]), format!("{}\n", name.0));
@@ -131,7 +129,9 @@ fn a_detached_container_can_be_watched_waited_for_and_removed() {
 
 #[test]
 fn kill_notes_the_signal_and_stop_asks_first() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let (killed, stopped) = (Name::container(), Name::container());
     ok(&["run", "-d", "--name", &killed.0, "sleep", "1000"]);
     ok(&["kill", &killed.0]);
@@ -152,7 +152,9 @@ fn kill_notes_the_signal_and_stop_asks_first() {
 
 #[test]
 fn a_signal_that_pid_1_would_lose_ends_a_foreground_container() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let name = Name::container();
     let mut run = Command::new(NSPOD).args(["run", "--name", &name.0, "sleep", "1000"]).spawn().unwrap();
     while !ok(&["ps", "-q"]).contains(&name.0) {}
@@ -164,7 +166,9 @@ fn a_signal_that_pid_1_would_lose_ends_a_foreground_container() {
 
 #[test]
 fn pause_stops_and_unpause_goes_on() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let name = Name::container();
     ok(&["run", "-d", "--name", &name.0, "sleep", "1000"]);
     ok(&["pause", &name.0]);
@@ -178,7 +182,9 @@ fn pause_stops_and_unpause_goes_on() {
 
 #[test]
 fn explain_does_nothing() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let name = Name::container();
     let plan = ok(&["run", "--explain", "--name", &name.0, "-h", "box", "touch", "/run/nspod-was-here"]);
     assert!(plan.contains("clone3") && plan.contains("box"), "{plan}");
@@ -189,7 +195,9 @@ fn explain_does_nothing() {
 
 #[test]
 fn two_containers_of_a_pod_talk_over_localhost() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let (pod, server) = (Name::pod(), Name::container());
     ok(&["pod", "create", &pod.0]);
     let script = "use Socket; socket(S,2,1,0); bind(S,sockaddr_in(4711,INADDR_LOOPBACK)) or die; listen(S,1); $|=1; print qq(ready\n); accept(C,S); print C qq(hello\n)";
@@ -210,10 +218,11 @@ fn two_containers_of_a_pod_talk_over_localhost() {
 
 #[test]
 fn a_limit_that_cannot_be_had_starts_nothing_unless_lax() {
-    need_root!();
-    if cgroup_core::Hierarchy::detect().unwrap().controllers().contains(cgroup_core::Controllers::MEMORY) {
-        eprintln!("SKIPPED: this test needs a host whose cgroup v2 lacks the memory controller");
+    if !nspod_testkit::root() {
         return;
+    }
+    if cgroup_core::Hierarchy::detect().unwrap().controllers().contains(cgroup_core::Controllers::MEMORY) {
+        return nspod_testkit::skip("this test needs a host whose cgroup v2 lacks the memory controller");
     }
     let strict = nspod(&["run", "-m", "64m", "echo", "started"]);
     assert_eq!((strict.status.code(), out(&strict).as_str()), (Some(125), ""));
@@ -226,7 +235,9 @@ fn a_limit_that_cannot_be_had_starts_nothing_unless_lax() {
 
 #[test]
 fn a_terminal_is_the_containers_own() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let seen = ok(&["run", "-t", "sh", "-c", "tty; test -t 0 && test -t 2 && echo yes"]);
     assert_eq!(seen, "/dev/pts/0\r\nyes\r\n");
 }
@@ -248,7 +259,9 @@ fn nobodys_directory() -> (tempfile::TempDir, PathBuf) {
 
 #[test]
 fn an_ordinary_user_runs_containers() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let (_temp, dir) = nobodys_directory();
     let run = as_nobody(&dir, &["run", "-h", "box", "sh", "-c", "id -u; hostname; echo $$"]);
     assert_eq!((out(&run).as_str(), err(&run).as_str()), ("0\nbox\n1\n", ""));
@@ -265,7 +278,9 @@ fn an_ordinary_user_runs_containers() {
 
 #[test]
 fn an_ordinary_users_pod_is_held_by_a_process() {
-    need_root!();
+    if !nspod_testkit::root() {
+        return;
+    }
     let (_temp, dir) = nobodys_directory();
     let made = as_nobody(&dir, &["pod", "create", "p"]);
     assert_eq!((out(&made).as_str(), err(&made).as_str()), ("p\n", ""));

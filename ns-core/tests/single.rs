@@ -10,7 +10,7 @@ mod common;
 
 use std::os::fd::AsFd;
 
-use common::{Child, Gate, pause, skip};
+use common::{Child, Gate, pause};
 use ns_core::{
     Clone3, CloneFlags, ErrorKind, ExitStatus, Extent, IdMap, Ids, Kind, Kinds, Namespace, NamespaceSet,
     Pidfd, Setgroups, SubIds, TimeOffset, TimeOffsets, setns, setns_pidfd, unshare, write_id_maps,
@@ -314,12 +314,15 @@ fn clone_parent_makes_a_sibling() {
 fn waiting_tells_a_core_dump() {
     let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
     if pattern.starts_with(['|', '/']) {
-        return skip("waiting_tells_a_core_dump", "kernel.core_pattern sends cores elsewhere");
+        return nspod_testkit::skip_test(
+            "waiting_tells_a_core_dump",
+            "kernel.core_pattern sends cores elsewhere",
+        );
     }
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     unsafe { libc::getrlimit(libc::RLIMIT_CORE, &mut limit) };
     if limit.rlim_max == 0 {
-        return skip("waiting_tells_a_core_dump", "the hard limit of RLIMIT_CORE is 0");
+        return nspod_testkit::skip_test("waiting_tells_a_core_dump", "the hard limit of RLIMIT_CORE is 0");
     }
     limit.rlim_cur = limit.rlim_max;
     let dir = tempfile::tempdir().unwrap();
@@ -344,7 +347,7 @@ fn boottime() -> i64 {
 fn time_offsets_are_set_before_the_first_process_and_never_after() {
     if !std::path::Path::new("/proc/self/ns/time").exists() {
         let name = "time_offsets_are_set_before_the_first_process_and_never_after";
-        return skip(name, "this kernel has no time namespaces");
+        return nspod_testkit::skip_test(name, "this kernel has no time namespaces");
     }
     const DAY: i64 = 86_400;
     let before = boottime();
@@ -450,7 +453,7 @@ fn newuidmap_maps_the_callers_own_id_and_its_refusal_is_passed_on() {
     let name = "newuidmap_maps_the_callers_own_id_and_its_refusal_is_passed_on";
     let path = std::env::var_os("PATH").unwrap_or_default();
     if !std::env::split_paths(&path).any(|dir| dir.join("newuidmap").exists()) {
-        return skip(name, "newuidmap is not installed: apt install uidmap");
+        return nspod_testkit::skip_test(name, "newuidmap is not installed: apt install uidmap");
     }
     let child = Child::run(user(), pause);
     let own = IdMap::single(0, 0);

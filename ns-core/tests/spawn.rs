@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use common::{Child, skip};
+use common::Child;
 use ns_core::{Clone3, CloneFlags, ErrorKind, ExitStatus, Kind, Kinds, NamespaceSet, raw};
 
 const SHARED: u64 = (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
@@ -248,7 +248,7 @@ impl Drop for Cgroup {
 #[test]
 fn a_child_starts_in_the_cgroup_it_was_cloned_into() {
     let Some(cgroup) = Cgroup::create("ns-core-test") else {
-        return skip("a_child_starts_in_the_cgroup_it_was_cloned_into", "no cgroup v2 to write to");
+        return nspod_testkit::skip("no cgroup v2 to write to");
     };
     let dir = std::fs::File::open(&cgroup.0).unwrap();
     let child = Child::sleeping(Clone3 { cgroup: Some(dir.as_fd()), ..Clone3::default() });

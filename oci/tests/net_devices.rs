@@ -7,12 +7,10 @@ use std::process::Command;
 use nix::sched::{CloneFlags, setns, unshare};
 use nspod_oci_runtime::{Error, ErrorKind, move_net_device};
 
-/// Calls a function in a thread with a net namespace of its own and another at hand, and
-/// skips loudly without root.
-fn with_two(name: &str, then: impl FnOnce(&File) + Send) {
-    if !nix::unistd::geteuid().is_root() {
-        assert!(std::env::var_os("NSPOD_NO_SKIP").is_none(), "{name} takes root");
-        eprintln!("SKIP {name}: this takes root");
+/// Calls a function in a thread with a net namespace of its own and another at hand,, and
+/// skips the test without root.
+fn with_two(then: impl FnOnce(&File) + Send) {
+    if !nspod_testkit::root() {
         return;
     }
     let outer = File::open("/proc/thread-self/ns/net").unwrap();
@@ -51,7 +49,7 @@ fn moved(name: &str, new_name: Option<&str>, target: &File) -> Result<(), Error>
 
 #[test]
 fn a_device_arrives_under_its_new_name_up_and_with_its_addresses() {
-    with_two("a_device_arrives_under_its_new_name_up_and_with_its_addresses", |target| {
+    with_two(|target| {
         ip("link add a0 type veth peer name a1");
         ip("addr add 10.9.0.1/24 brd 10.9.0.255 dev a0");
         ip("addr add 10.9.0.2 peer 10.9.1.2/32 dev a0");
@@ -74,7 +72,7 @@ fn a_device_arrives_under_its_new_name_up_and_with_its_addresses() {
 
 #[test]
 fn addresses_are_the_devices_own_and_follow_it_to_another_index() {
-    with_two("addresses_are_the_devices_own_and_follow_it_to_another_index", |target| {
+    with_two(|target| {
         inside(target, "link add b0 index 1000 type veth peer name b1");
         ip("link add a0 index 1000 type veth peer name a1");
         ip("addr add 10.9.0.1/24 dev a0");
@@ -92,7 +90,7 @@ fn addresses_are_the_devices_own_and_follow_it_to_another_index() {
 
 #[test]
 fn a_device_keeps_its_name_unless_it_gets_another() {
-    with_two("a_device_keeps_its_name_unless_it_gets_another", |target| {
+    with_two(|target| {
         ip("link add a0 type veth peer name a1");
         moved("a0", None, target).unwrap();
         assert!(inside(target, "-o link").contains("a0@"));
@@ -101,7 +99,7 @@ fn a_device_keeps_its_name_unless_it_gets_another() {
 
 #[test]
 fn what_cannot_be_moved_stays_and_the_sentence_says_why() {
-    with_two("what_cannot_be_moved_stays_and_the_sentence_says_why", |target| {
+    with_two(|target| {
         let error = moved("a0", None, target).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
         let text = error.to_string();

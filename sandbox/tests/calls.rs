@@ -1,7 +1,6 @@
 //! How many system calls a start makes, exactly: one more is a regression, one less is to be
 //! noted here. The test's program starts itself again under strace, which counts.
 
-#[macro_use]
 mod common;
 
 use std::collections::BTreeMap;
@@ -153,10 +152,10 @@ fn counted(what: &str, root: &Path) -> ([i64; 2], String) {
 
 #[test]
 fn a_start_makes_exactly_these_calls() {
-    need_root!("a_start_makes_exactly_these_calls");
-    if std::process::Command::new("strace").arg("-V").output().is_err() || !Path::new(BUSYBOX).exists() {
-        assert!(std::env::var_os("NSPOD_NO_SKIP").is_none(), "this takes strace and busybox");
-        eprintln!("SKIP a_start_makes_exactly_these_calls: strace or busybox is not installed");
+    if !nspod_testkit::root() {
+        return;
+    }
+    if !nspod_testkit::programs(&["strace", BUSYBOX]) {
         return;
     }
     let image = Image::new();

@@ -63,7 +63,7 @@ impl Init {
             Some(command.spawn().unwrap())
         });
         let Some(process) = process.join().unwrap() else {
-            eprintln!("SKIPPED: no pid namespace can be made here (it takes CAP_SYS_ADMIN)");
+            nspod_testkit::skip("no pid namespace can be made here, which needs CAP_SYS_ADMIN");
             return None;
         };
         fcntl(exit.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();

@@ -63,18 +63,9 @@ fn quiet(command: &mut Command) -> &mut Command {
     command.stdin(Stdio::Null).stdout(Stdio::Null).stderr(Stdio::Null)
 }
 
-fn root() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    assert!(root || std::env::var_os("NSPOD_NO_SKIP").is_none(), "this lane must run as root");
-    if !root {
-        eprintln!("SKIP wall: this takes root");
-    }
-    root
-}
-
 #[test]
 fn the_child_of_every_sort_of_plan_allocates_nothing() {
-    if !root() {
+    if !nspod_testkit::root() {
         return;
     }
     arm();
@@ -141,7 +132,7 @@ fn an_allocating_child_springs_the_trap() {
 
 #[test]
 fn eight_threads_spawn_while_others_churn_the_allocator() {
-    if !root() {
+    if !nspod_testkit::root() {
         return;
     }
     static DONE: AtomicBool = AtomicBool::new(false);

@@ -150,7 +150,7 @@ fn a_symlink_swapped_in_while_containers_start_leads_no_mount_to_the_host() {
             }
         });
         let mut outcomes = [0, 0];
-        for _ in 0..if lane::slow() { 10 } else { 200 } {
+        for _ in 0..lane::rounds(200) {
             let mut command = image.command();
             let kind = MountKind::Bind { source: source.path().into(), recursive: false };
             command.mount(Mount::new("/volume/sub", kind));

@@ -25,7 +25,7 @@ fn isolated(pod: &Pod, share: Kinds) -> Result<Cell, Error> {
 
 /// All 256; where the machine is slow a spread of them, with none, each alone, and all.
 fn subsets() -> impl Iterator<Item = Kinds> {
-    let chosen = |bits: &u32| !lane::slow() || bits.count_ones() <= 1 || bits.is_multiple_of(15);
+    let chosen = |bits: &u32| !lane::is_slow() || bits.count_ones() <= 1 || bits.is_multiple_of(15);
     (0..256_u32).filter(chosen).map(|bits| {
         Kind::ALL
             .into_iter()

@@ -99,7 +99,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         if fuzz::has_nightly() {
             steps.step("fuzz targets", || fuzz::run_all(FUZZ_SECONDS));
         } else {
-            skips.push("fuzz targets: install a nightly toolchain: `rustup toolchain install nightly`".to_owned());
+            skips.push(
+                "fuzz targets: install a nightly toolchain: `rustup toolchain install nightly`".to_owned(),
+            );
         }
         steps.step("benchmarks", || {
             sh::run(&mut cargo(&["bench", "--package", "nspod-benches", "--benches", "--", "--quick"]))

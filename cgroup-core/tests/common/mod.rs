@@ -26,7 +26,7 @@ impl Own {
         let reasons: Vec<String> =
             controllers.members().filter_map(|c| host.why_missing(c)).map(|why| why.to_string()).collect();
         if !reasons.is_empty() {
-            skip(&reasons.join("; "));
+            nspod_testkit::skip(&reasons.join("; "));
             return None;
         }
         let own = Self::new();
@@ -50,15 +50,6 @@ impl Drop for Own {
             gone.unwrap();
         }
     }
-}
-
-/// Prints that the test is skipped, and why. Fails if `NSPOD_NO_SKIP` is set.
-pub(crate) fn skip(reason: &str) {
-    let test = std::thread::current().name().unwrap_or("?").to_owned();
-    assert!(std::env::var_os("NSPOD_NO_SKIP").is_none(), "{test} must not be skipped here: {reason}");
-    // The test harness would capture eprintln!.
-    use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "SKIP {test}: {reason}");
 }
 
 /// A helper process. Dropping it kills and reaps it.
@@ -95,7 +86,7 @@ impl Drop for Helper {
 /// The session beside it belongs to root, like that of a login.
 pub(crate) fn beside_systemd(own: &Own, uid: u32, tests: &[&str], vars: &[(&str, &str)]) -> Option<String> {
     if ["/usr/bin/systemd", "/usr/bin/dbus-daemon"].iter().any(|path| !std::path::Path::new(path).exists()) {
-        skip("systemd and dbus are not installed (packages systemd, dbus, dbus-user-session)");
+        nspod_testkit::skip("systemd and dbus are not installed (packages systemd, dbus, dbus-user-session)");
         return None;
     }
     let script = r#"

@@ -3,15 +3,11 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::skip;
+use super::programs;
 
-/// Whether strace is there; if not, the test is skipped.
+/// Returns whether strace is installed. If not, the test is skipped.
 pub fn able() -> bool {
-    let there = Command::new("strace").arg("-V").output().is_ok();
-    if !there {
-        skip("this takes strace");
-    }
-    there
+    programs(&["strace"])
 }
 
 /// How long a test goes through faults: on a slow machine it comes to some of them. The guest adds

@@ -1,124 +1,21 @@
 //! What the end-to-end tests have in common: running `nspod` with every wait bounded, and
 //! names whose bearers are removed at the end.
 
-#![allow(dead_code, unreachable_pub)] // Each test file uses its share.
+#![allow(dead_code, unreachable_pub, unused_imports)] // Each test file uses its share.
 
 pub mod fault;
 pub mod terminal;
 pub mod user;
 
-use std::io::{Read, Write};
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use cgroup_core::{Controllers, Hierarchy};
+use cgroup_core::Hierarchy;
+pub use nspod_testkit::{Output, PATIENCE, end_of, eventually, programs, root, run_with, skip};
+pub use nspod_tests::lane::controllers;
 
 pub const NSPOD: &str = env!("CARGO_BIN_EXE_nspod");
-
-/// How long anything may take before it counts as hanging; the guest is an emulated machine.
-pub const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Says that a test is skipped and why, which is a failure where nothing may be skipped.
-pub fn skip(reason: &str) {
-    let thread = thread::current();
-    let name = thread.name().unwrap_or("a test");
-    assert!(std::env::var_os("NSPOD_NO_SKIP").is_none(), "{name} must not be skipped: {reason}");
-    eprintln!("SKIP {name}: {reason}");
-}
-
-/// Whether the caller is root; if not, the test is skipped.
-pub fn root() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        skip("this takes root");
-    }
-    root
-}
-
-/// Whether this host's cgroups have these controllers; if not, the test is skipped.
-pub fn controllers(wanted: Controllers) -> bool {
-    if !root() {
-        return false;
-    }
-    let has = Hierarchy::detect().is_ok_and(|host| host.controllers().contains(wanted));
-    if !has {
-        skip(&format!("this takes the controllers {wanted:?} in cgroup v2"));
-    }
-    has
-}
-
-/// What a program did.
-#[derive(Debug)]
-pub struct Output {
-    pub status: ExitStatus,
-    pub out: String,
-    pub err: String,
-}
-
-impl Output {
-    /// The exit code as a shell has it.
-    pub fn code(&self) -> i32 {
-        self.status.code().unwrap_or_else(|| 128 + self.status.signal().unwrap())
-    }
-
-    /// Its standard output; it must have succeeded, and have had nothing to complain of.
-    #[track_caller]
-    pub fn ok(&self) -> &str {
-        assert_eq!((self.code(), self.err.as_str()), (0, ""), "{}", self.out);
-        &self.out
-    }
-}
-
-/// Runs a program to its end, with this on its standard input.
-pub fn run_with(command: &mut Command, input: &str) -> Output {
-    let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = pipes.spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let (out, err) = (drain(child.stdout.take().unwrap()), drain(child.stderr.take().unwrap()));
-    // Who does not read leaves a broken pipe.
-    let _ = stdin.write_all(input.as_bytes());
-    drop(stdin);
-    let status = end_of(&mut child);
-    Output { status, out: out.join().unwrap(), err: err.join().unwrap() }
-}
-
-fn drain(mut from: impl Read + Send + 'static) -> thread::JoinHandle<String> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let _ = from.read_to_end(&mut bytes);
-        String::from_utf8_lossy(&bytes).into_owned()
-    })
-}
-
-/// Waits for the end of a child. One that hangs is killed, and the test fails.
-#[track_caller]
-pub fn end_of(child: &mut Child) -> ExitStatus {
-    let start = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status;
-        }
-        if start.elapsed() > PATIENCE {
-            let _ = child.kill();
-            panic!("process {} hangs", child.id());
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Waits until it is so.
-#[track_caller]
-pub fn eventually(what: &str, mut so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !so() {
-        assert!(start.elapsed() < PATIENCE, "this never came about: {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
 
 /// Runs nspod to its end.
 pub fn nspod(args: &[&str]) -> Output {

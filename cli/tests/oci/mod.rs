@@ -7,7 +7,7 @@ use std::process::{ChildStdin, Command, Stdio};
 
 use cgroup_core::{Controllers, Hierarchy};
 
-use crate::common::{Output, controllers, eventually, run_with, skip, unique};
+use crate::common::{Output, controllers, eventually, programs, run_with, unique};
 
 /// Who runs containers by the runtime under test.
 pub trait Engine {
@@ -81,19 +81,11 @@ pub fn runtime() -> PathBuf {
 
 /// Whether this host has these programs, and cgroups with the controllers of each limit; if not, the test is
 /// skipped.
-pub fn able(programs: &[&str]) -> bool {
+pub fn able(names: &[&str]) -> bool {
     if !controllers(Controllers::MEMORY | Controllers::CPU | Controllers::CPUSET | Controllers::PIDS) {
         return false;
     }
-    let has = |program: &&&str| {
-        let found = Command::new(program).arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        found.is_ok()
-    };
-    let missing: Vec<_> = programs.iter().filter(|program| !has(program)).collect();
-    if !missing.is_empty() {
-        skip(&format!("these programs are not installed: {missing:?}"));
-    }
-    missing.is_empty()
+    programs(names)
 }
 
 /// A directory with an archive of a file system of busybox alone in it, `layer.tar`. Others may pass through it:

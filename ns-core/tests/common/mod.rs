@@ -3,13 +3,6 @@
 
 use ns_core::{Clone3, CloneFlags, Cloned, ExitStatus, Pidfd};
 
-/// Says loudly that a test did not run; with NSPOD_NO_SKIP=1 that is a failure.
-pub fn skip(test: &str, reason: &str) {
-    eprintln!("SKIP {test}: {reason}");
-    let forbidden = std::env::var_os("NSPOD_NO_SKIP").is_some_and(|value| value == "1");
-    assert!(!forbidden, "{test} was skipped, which NSPOD_NO_SKIP=1 forbids: {reason}");
-}
-
 /// A child, killed and reaped when it goes out of scope.
 pub struct Child {
     pub pid: i32,

@@ -7,17 +7,6 @@ use std::time::Duration;
 
 use nspod_sandbox::{Command, ExitStatus, Stdio};
 
-/// These take root; the lane that lacks it says so, by name.
-macro_rules! need_root {
-    ($name:literal) => {
-        if !nix::unistd::geteuid().is_root() {
-            assert!(std::env::var_os("NSPOD_NO_SKIP").is_none(), "{} takes root", $name);
-            eprintln!("SKIP {}: this takes root", $name);
-            return;
-        }
-    };
-}
-
 /// Runs a shell command line in a container and returns what it wrote, and how it ended.
 pub fn shell(command: &mut Command, line: &str) -> (String, ExitStatus) {
     command.spec_mut().process.args = vec!["sh".into(), "-c".into(), line.into()];
