@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nspod_sandbox::ExitStatus;
 use serde::Serialize;
+use unicode_width::UnicodeWidthStr;
 
 use crate::error::{Error, Result};
 
@@ -94,15 +95,34 @@ pub fn paint(text: &str, sgr: &str) -> String {
 }
 
 fn layout(headings: &[&str], rows: &[Vec<String>], bold: bool) -> String {
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
-    table.set_header(headings.iter().map(|h| if bold { format!("\x1b[1m{h}\x1b[0m") } else { (*h).into() }));
-    table.add_rows(rows);
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+    let paint =
+        |heading: &&str| if bold { format!("\x1b[1m{heading}\x1b[0m") } else { (*heading).to_owned() };
+    let headings: Vec<String> = headings.iter().map(paint).collect();
+    let lines = || std::iter::once(&headings).chain(rows);
+    let mut widths = vec![0; headings.len()];
+    for line in lines() {
+        for (most, cell) in widths.iter_mut().zip(line) {
+            *most = width(cell).max(*most);
+        }
     }
-    table.trim_fmt() + "\n"
+    let mut text = String::new();
+    for line in lines() {
+        for (at, (cell, most)) in line.iter().zip(&widths).enumerate() {
+            text.push_str(if at == 0 { "" } else { "  " });
+            text.push_str(cell);
+            text.extend(std::iter::repeat_n(' ', most - width(cell)));
+        }
+        text.truncate(text.trim_end_matches(' ').len());
+        text.push('\n');
+    }
+    text
+}
+
+/// Returns how many columns a text occupies on a terminal. Colours occupy none.
+fn width(text: &str) -> usize {
+    let mut parts = text.split("\x1b[");
+    let first = parts.next().map_or(0, UnicodeWidthStr::width);
+    first + parts.map(|part| part.split_once('m').map_or(part, |(_, rest)| rest).width()).sum::<usize>()
 }
 
 /// What a program wrote about itself, without the control characters that would act on
@@ -147,6 +167,10 @@ mod tests {
         assert_eq!(layout(&["ID", "WHAT"], &rows, false), "ID      WHAT\na       long text\nlonger  b\n");
         let painted = [vec!["\x1b[2m·\x1b[0m".into(), "b".into()]];
         assert_eq!(layout(&["ID", "WHAT"], &painted, false), "ID  WHAT\n\x1b[2m·\x1b[0m   b\n");
+        let wide = [vec!["日本".into(), "b".into()], vec![String::new(), "c".into()]];
+        assert_eq!(layout(&["ID", "WHAT"], &wide, false), "ID    WHAT\n日本  b\n      c\n");
+        let last = [vec!["a".into(), String::new()]];
+        assert_eq!(layout(&["ID", "WHAT"], &last, false), "ID  WHAT\na\n");
         assert!(layout(&["ID"], &[], true).starts_with("\x1b[1mID\x1b[0m\n"));
     }
 

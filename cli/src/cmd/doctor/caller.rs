@@ -1,11 +1,11 @@
-//! The kernel, and what the caller may do.
+//! Checks the kernel and the privileges of the caller.
 
 use nspod_sandbox::Host;
 use nspod_sandbox::spec::{Capabilities, Spec};
 
-use super::{Group, Mark};
+use super::report::{Group, Mark};
 
-/// The capabilities that root needs to offer everything, and what is lost without each.
+/// The capabilities that root needs for all features, each with the consequence of its absence.
 const NEEDED: &[(&str, &str)] = &[
     ("CHOWN", "a new root file system cannot be given to the ids of a user namespace"),
     ("DAC_OVERRIDE", "root file systems and volumes of other users cannot be used"),
@@ -26,7 +26,7 @@ fn facts() -> Host {
     Host::detect(&Spec::default()).unwrap_or_default()
 }
 
-/// Whether the caller may make namespaces and mounts without a user namespace.
+/// Returns whether the caller may make namespaces and mounts without a user namespace.
 pub(super) fn privileged() -> bool {
     facts().privileged()
 }
@@ -51,7 +51,7 @@ pub(super) fn check() -> Group {
     group.ok("privileges", format!("uid {} with CAP_SYS_ADMIN", host.uid));
     for (name, loss) in lacking(host.capabilities) {
         let cure = format!(
-            "have who starts this shell grant it (systemd: CapabilityBoundingSet=, containers: --cap-add {name})"
+            "grant it where this shell is started (systemd: CapabilityBoundingSet=, containers: --cap-add {name})"
         );
         group.add(format!("CAP_{name}"), Mark::Limited, format!("not held: {loss}; {cure}"));
     }

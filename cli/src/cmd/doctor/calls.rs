@@ -4,7 +4,8 @@ use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use ns_core::{Kinds, Pidfd};
 use nspod_sandbox::spec::{Mount, MountKind, Seccomp, Spec};
 
-use super::{Group, Mark, probe, trial};
+use super::report::{Group, Mark};
+use super::{probe, trial};
 use crate::error::{Error, Result};
 
 pub(super) fn check(privileged: bool) -> Group {

@@ -7,7 +7,8 @@ use cgroup_core::{Cgroup, Controller, Hierarchy, Layout, parse};
 use nspod_sandbox::spec::Spec;
 use nspod_sandbox::{Command, Container, Stdio};
 
-use super::{Group, Mark, trial};
+use super::report::{Group, Mark};
+use super::trial;
 use crate::error::{Error, Result};
 
 pub(super) fn check() -> Group {

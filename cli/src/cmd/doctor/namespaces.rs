@@ -4,7 +4,8 @@ use std::path::Path;
 
 use ns_core::{Ids, Kind, SubIds};
 
-use super::{Group, Mark, probe};
+use super::probe;
+use super::report::{Group, Mark};
 
 pub(super) fn check(privileged: bool) -> Group {
     let mut group = Group::new("namespaces");

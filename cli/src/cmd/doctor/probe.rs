@@ -1,28 +1,17 @@
-//! What is tried in a process of its own, because it changes the process that tries it.
+//! Runs what must be tried in a process of its own.
 
-use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-use nix::fcntl::AT_FDCWD;
-use ns_core::{Kind, Kinds};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
-    UnmountFlags,
-};
-
-use super::{caller, trial};
-use crate::error::{Error, Result};
-
-/// The uid of `nobody`, whom root tries as what ordinary users can do.
+/// The uid of `nobody`, with which root tries what ordinary users can do.
 const NOBODY: u32 = 65_534;
 
-/// Runs a probe in a child.
+/// Runs a probe in a child process.
 pub(super) fn run(what: &str) -> std::result::Result<(), String> {
     wait(&mut command(what))
 }
 
-/// The same as an ordinary user, for a caller who is root.
+/// Runs a probe in a child process as an ordinary user. The caller must be root.
 pub(super) fn run_as_nobody(what: &str) -> std::result::Result<(), String> {
     wait(command(what).uid(NOBODY).gid(NOBODY).env_remove("XDG_RUNTIME_DIR"))
 }
@@ -43,69 +32,4 @@ fn wait(command: &mut Command) -> std::result::Result<(), String> {
         Some(why) => Err(why.to_owned()),
         None => Err(format!("the probe ended with {} and said {:?}", output.status, said.trim())),
     }
-}
-
-/// Tries it, in this process.
-pub(super) fn act(what: &str) -> Result<()> {
-    match what {
-        "nothing" => Ok(()),
-        "rootless" => trial::start(&trial::spec(false)),
-        "rootless overlay" => trial::overlay(false),
-        "fsopen" => fsopen(),
-        "open_tree" => open_tree(),
-        "move_mount" => move_mount(),
-        kind => namespace(kind.parse()?),
-    }
-}
-
-/// A new namespace, along with a new user namespace where the caller may not make it alone.
-fn namespace(kind: Kind) -> Result<()> {
-    let user = if caller::privileged() { Kinds::empty() } else { Kinds::USER };
-    Ok(ns_core::unshare(user | kind.into())?)
-}
-
-fn private_mounts() -> Result<()> {
-    namespace(Kind::Mnt)?;
-    let flags = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
-    rustix::mount::mount_change("/", flags).map_err(failed("mount"))
-}
-
-fn failed(call: &'static str) -> impl FnOnce(rustix::io::Errno) -> Error {
-    move |e| {
-        let errno = nix::errno::Errno::from_raw(e.raw_os_error());
-        let error = Error::call("use it", call, errno);
-        match errno {
-            nix::errno::Errno::ENOSYS => {
-                error.hint("this kernel, or a seccomp filter of a container manager, lacks the call")
-            }
-            _ => error,
-        }
-    }
-}
-
-fn tmpfs() -> Result<rustix::fd::OwnedFd> {
-    let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("fsopen"))?;
-    rustix::mount::fsconfig_create(context.as_fd()).map_err(failed("fsconfig"))?;
-    rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
-        .map_err(failed("fsmount"))
-}
-
-fn fsopen() -> Result<()> {
-    private_mounts()?;
-    tmpfs().map(drop)
-}
-
-fn open_tree() -> Result<()> {
-    private_mounts()?;
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    rustix::mount::open_tree(AT_FDCWD, "/", flags).map_err(failed("open_tree")).map(drop)
-}
-
-fn move_mount() -> Result<()> {
-    private_mounts()?;
-    let mount = tmpfs()?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    rustix::mount::move_mount(mount.as_fd(), "", AT_FDCWD, "/tmp", flags).map_err(failed("move_mount"))?;
-    rustix::mount::unmount("/tmp", UnmountFlags::DETACH).map_err(failed("umount2"))
 }

@@ -1,4 +1,4 @@
-//! Whether containers start: real ones, as `nspod run` makes them.
+//! Starts real containers, as `nspod run` does.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -7,11 +7,12 @@ use ns_core::{Kind, Kinds};
 use nspod_sandbox::spec::{Namespace, Namespaces, Root, Spec, Writes};
 use nspod_sandbox::{Command, ErrorKind, Stdio};
 
-use super::{Group, Mark, probe};
+use super::probe;
+use super::report::{Group, Mark};
 use crate::error::{Error, Result};
 
 pub(super) const GROUP: &str = "trial";
-/// The check that says whether the caller can start containers.
+/// The check whose result is whether the caller can start containers.
 pub(super) const OWN: &str = "a container";
 
 pub(super) fn check(privileged: bool) -> Group {
@@ -23,7 +24,7 @@ pub(super) fn check(privileged: bool) -> Group {
     group
 }
 
-/// The container that `nspod run true` starts.
+/// Returns the spec of `nspod run true`.
 pub(super) fn spec(privileged: bool) -> Spec {
     let mut spec = Spec::new("true");
     if !privileged {
@@ -32,8 +33,8 @@ pub(super) fn spec(privileged: bool) -> Spec {
     spec
 }
 
-/// Tries whether an overlay can be a root file system. The one tried has no program to run:
-/// that it is missed means that all before went well.
+/// Tries whether an overlay can be a root file system. The overlay contains no program: the error that the program
+/// is missing means that everything before succeeded.
 pub(super) fn overlay(privileged: bool) -> Result<()> {
     let lower = Scratch::new()?;
     let root = Root::Overlay { lower: vec![lower.0.clone()], writes: Writes::Tmpfs { size: None } };
@@ -46,8 +47,8 @@ pub(super) fn overlay(privileged: bool) -> Result<()> {
     }
 }
 
-/// An empty directory, and so one without mounts below it, which an ordinary user's mount
-/// namespace would not let go of.
+/// An empty directory. It has no mounts below it, which could not be unmounted in the mount namespace of an ordinary
+/// user.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -64,17 +65,17 @@ impl Drop for Scratch {
     }
 }
 
-/// New namespaces, with a user namespace where the caller may not make them alone.
+/// Returns new namespaces of these kinds, with a user namespace if the caller is not privileged.
 pub(super) fn new(privileged: bool, kinds: Kinds) -> Namespaces {
     Namespaces::new(if privileged { kinds } else { kinds | Kinds::USER })
 }
 
-/// The arguments of a program that is there on any host: this one, doing nothing.
+/// Returns the arguments of a program that exists on every host: this program, which does nothing then.
 pub(super) fn nothing() -> Vec<OsString> {
     ["/proc/self/exe", "doctor", "--probe", "nothing"].map(OsString::from).into()
 }
 
-/// Runs it to its end.
+/// Runs a container to its end.
 pub(super) fn start(spec: &Spec) -> Result<()> {
     let mut command = Command::from_spec(spec.clone());
     command.stdin(Stdio::Null).stdout(Stdio::Null).stderr(Stdio::Null);
