@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::Result;
 use nspod_benches::available_mib;
 
-use crate::experiment::{Line, Report, Target};
 use crate::inside::FIVE;
 use crate::measure::{Samples, Side, alternate};
 use crate::plot::{Curve, Plot};
+use crate::report::{Line, Report, Target};
 use crate::stage::{Stage, Station};
 use crate::station::{net_namespaces, prepare};
 

@@ -5,8 +5,8 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use nspod_benches::work;
 
-use crate::experiment::{Line, Report, Target};
 use crate::measure::{Side, alternate, micros};
+use crate::report::{Line, Report, Target};
 use crate::stage::Stage;
 use crate::station::prepare;
 

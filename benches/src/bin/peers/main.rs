@@ -10,8 +10,10 @@ mod growth;
 mod inside;
 mod many;
 mod measure;
+mod options;
 mod page;
 mod plot;
+mod report;
 mod stage;
 mod station;
 mod whole;
@@ -27,6 +29,7 @@ use clap::{Parser, Subcommand};
 use nspod_sandbox::ns_core::{Kind, Kinds};
 use nspod_sandbox::spec::{Mount, MountKind};
 use nspod_sandbox::{Command, ExitStatus};
+use options::Options;
 
 /// Measure nspod beside its peers
 #[derive(Debug, Parser)]
@@ -35,27 +38,6 @@ struct Cli {
     role: Option<Role>,
     #[command(flatten)]
     options: Options,
-}
-
-/// What to measure.
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Options {
-    /// A minute in all: fewer rounds and smaller numbers
-    #[arg(long)]
-    quick: bool,
-    /// Measure only these rows, by their names, and write nothing
-    #[arg(long, value_name = "ROW")]
-    only: Vec<String>,
-    /// Print the names of the rows
-    #[arg(long)]
-    list: bool,
-    /// The folder in which RESULTS.md and plots/ are written
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    output: PathBuf,
-    /// Whether a container limited to one process has started in the guest lane, for a host that
-    /// cannot tell
-    #[arg(long, hide = true, value_name = "WHETHER")]
-    pids_max_in_guest: Option<bool>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -78,7 +60,7 @@ fn main() -> ExitCode {
     let result = match cli.role {
         None if cli.options.list => {
             for experiment in experiment::ALL {
-                println!("{:14} {}", experiment.name, experiment.title);
+                println!("{:14} {}", experiment.heading.name, experiment.heading.title);
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -131,16 +113,6 @@ fn supervise(options: &Options) -> Result<ExitCode> {
             ExitCode::FAILURE
         }
     })
-}
-
-impl Options {
-    fn words(&self) -> Vec<std::ffi::OsString> {
-        let mut words = vec!["--output".into(), self.output.clone().into()];
-        words.extend(self.quick.then(|| "--quick".into()));
-        words.extend(self.only.iter().flat_map(|row| ["--only".into(), row.into()]));
-        words.extend(self.pids_max_in_guest.map(|started| format!("--pids-max-in-guest={started}").into()));
-        words
-    }
 }
 
 /// A folder that is removed at the end. Containers see it, as they do not see /tmp.

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::experiment::{Line, Report, Target, Unit};
 use crate::growth::settle;
 use crate::measure::{Samples, Side, alternate};
+use crate::report::{Line, Report, Target, Unit};
 use crate::stage::{Stage, Station};
 use crate::station::{dying, net_namespaces};
 use crate::whole::once;

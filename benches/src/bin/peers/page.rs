@@ -7,8 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::Options;
-use crate::experiment::{Line, Report, Target, Unit};
+use crate::options::Options;
+use crate::report::{Heading, Line, Report, Target, Unit};
 use crate::stage::Stage;
 
 /// What there is to say of rows, kept by hand: a heading for each row's name.
@@ -64,7 +64,7 @@ fn figures([min, median]: [f64; 2], unit: Unit) -> String {
 }
 
 /// Writes RESULTS.md and the plots.
-pub(crate) fn write(stage: &Stage, options: &Options, found: &[(&str, Report)]) -> Result<()> {
+pub(crate) fn write(stage: &Stage, options: &Options, found: &[(Heading, Report)]) -> Result<()> {
     let plots = options.output.join("plots");
     fs::create_dir_all(&plots)?;
     for plot in found.iter().flat_map(|(_, report)| &report.plots) {
@@ -76,7 +76,7 @@ pub(crate) fn write(stage: &Stage, options: &Options, found: &[(&str, Report)]) 
     Ok(())
 }
 
-fn page(stage: &Stage, options: &Options, found: &[(&str, Report)]) -> Result<String> {
+fn page(stage: &Stage, options: &Options, found: &[(Heading, Report)]) -> Result<String> {
     let mut page = String::new();
     let quick = if options.quick { " --quick" } else { "" };
     writeln!(
@@ -118,12 +118,12 @@ fn page(stage: &Stage, options: &Options, found: &[(&str, Report)]) -> Result<St
     }
     misses(&mut page, found)?;
     writeln!(page, "\n## Row by row")?;
-    for (name, report) in found {
-        let note = note(name);
+    for (heading, report) in found {
+        let note = note(heading.name);
         if report.text.is_empty() && report.plots.is_empty() && note.is_none() {
             continue;
         }
-        writeln!(page, "\n### {}\n", title(name))?;
+        writeln!(page, "\n### {}\n", heading.title)?;
         let mut parts = report.text.clone();
         parts.extend(note.filter(|_| !missed(report)).map(str::to_owned));
         let plots = report.plots.iter().map(|plot| format!("![{}](plots/{}.svg)", plot.title(), plot.name()));
@@ -131,10 +131,6 @@ fn page(stage: &Stage, options: &Options, found: &[(&str, Report)]) -> Result<St
         writeln!(page, "{}", parts.join("\n\n"))?;
     }
     Ok(page)
-}
-
-fn title(name: &str) -> &str {
-    crate::experiment::ALL.iter().find(|e| e.name == name).map_or(name, |e| e.title)
 }
 
 fn row(page: &mut String, line: &Line) {
@@ -166,10 +162,10 @@ fn missed(report: &Report) -> bool {
     report.lines.iter().any(|line| line.met() == Some(false))
 }
 
-fn misses(page: &mut String, found: &[(&str, Report)]) -> Result<()> {
+fn misses(page: &mut String, found: &[(Heading, Report)]) -> Result<()> {
     writeln!(page, "\n## Targets missed, and what holds them\n")?;
     let mut none = true;
-    for (name, report) in found.iter().filter(|(_, report)| missed(report)) {
+    for (heading, report) in found.iter().filter(|(_, report)| missed(report)) {
         none = false;
         for line in report.lines.iter().filter(|line| line.met() == Some(false)) {
             let ratio = line.ratio().map_or(String::new(), |ratio| format!(" {ratio:.3}"));
@@ -177,7 +173,7 @@ fn misses(page: &mut String, found: &[(&str, Report)]) -> Result<()> {
                 if line.against.is_empty() { String::new() } else { format!(" against {}", line.against) };
             writeln!(page, "- **{}{against}**:{ratio}, target {}", line.what, target(line, "", ""))?;
         }
-        let note = note(name).unwrap_or("Not explained yet: notes.md has nothing on it.");
+        let note = note(heading.name).unwrap_or("Not explained yet: notes.md has nothing on it.");
         writeln!(page, "\n{}\n", indent_list(note))?;
     }
     if none {
@@ -258,7 +254,7 @@ mod tests {
     #[test]
     fn every_heading_of_the_notes_is_a_rows_name() {
         for heading in NOTES.lines().filter_map(|line| line.strip_prefix("## ")) {
-            assert!(ALL.iter().any(|e| e.name == heading), "{heading:?} is no row");
+            assert!(ALL.iter().any(|e| e.heading.name == heading), "{heading:?} is no row");
             assert!(note(heading).is_some(), "{heading:?} has no text");
         }
     }
@@ -267,7 +263,7 @@ mod tests {
     fn a_missed_target_is_explained_by_its_note_or_said_not_to_be() {
         let mut line = Line::value("left", 1.0, Target::Exactly(0.0));
         line.row = "alive";
-        let found = |name| vec![(name, Report::default().line(line.clone()))];
+        let found = |name| vec![(Heading { name, title: name }, Report::default().line(line.clone()))];
         let text = |name| {
             let mut page = String::new();
             misses(&mut page, &found(name)).unwrap();

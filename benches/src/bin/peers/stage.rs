@@ -15,8 +15,8 @@ use nix::unistd::Pid;
 use nspod_benches::work::Ground;
 use serde_json::{Value, json};
 
-use crate::Options;
 use crate::measure::{Budget, LOST, Side, micros};
+use crate::options::Options;
 
 /// Where cgroup2 is mounted within.
 const CGROUPS: &str = "/sys/fs/cgroup";

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::experiment::{Line, Report, Target, Unit};
 use crate::measure::{Samples, Side, alternate, micros};
 use crate::plot::Plot;
+use crate::report::{Line, Report, Target, Unit};
 use crate::stage::{Stage, call, line, program, short};
 
 /// The runtimes, ours first, with the ratio that each is held to.
