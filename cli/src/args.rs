@@ -112,6 +112,8 @@ impl Cli {
 
 #[cfg(test)]
 mod tests {
+    use clap::error::ErrorKind;
+
     use super::*;
 
     #[test]
@@ -158,8 +160,8 @@ mod tests {
             panic!()
         };
         assert_eq!(args.command, ["ls", "-l", "--json", "--", "x"]);
-        assert!(parse("nspod run --unknown ls").is_err());
-        assert!(parse("nspod run").is_err());
+        assert_eq!(parse("nspod run --unknown ls").unwrap_err().kind(), ErrorKind::UnknownArgument);
+        assert_eq!(parse("nspod run").unwrap_err().kind(), ErrorKind::MissingRequiredArgument);
         assert!(parse("nspod --json run ls").unwrap().json);
     }
 

@@ -227,8 +227,8 @@ mod tests {
             error,
             "the user \"nginx\" is not in the container's /etc/passwd: give a number, or add it there"
         );
-        assert!(find("web:nginx", &roots).is_err());
-        assert!(find("", &roots).is_err());
+        nspod_testkit::assert_refused(find("web:nginx", &roots), "nginx");
+        nspod_testkit::assert_refused(find("", &roots), "\"\"");
     }
 
     #[test]

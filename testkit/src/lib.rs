@@ -8,3 +8,15 @@ mod skip;
 
 pub use program::{Output, PATIENCE, end_of, eventually, run_with};
 pub use skip::{is_slow, programs, root, rounds, skip, skip_test};
+
+/// Checks that a call failed with an error whose text contains `part`.
+///
+/// # Panics
+/// If it succeeded, or failed with another error.
+#[track_caller]
+pub fn assert_refused<T, E: std::fmt::Display>(result: Result<T, E>, part: &str) {
+    match result {
+        Ok(_) => panic!("this must be refused, with {part:?} in the error"),
+        Err(error) => assert!(error.to_string().contains(part), "{error}: {part:?} is not in it"),
+    }
+}

@@ -274,13 +274,13 @@ mod tests {
         assert_eq!(usual.hostname.as_deref(), Some("web"));
         let pid = spec("--share pid,net web").unwrap();
         assert_eq!((pid.share, pid.hostname), (Kinds::PID | Kinds::NET, None));
-        assert!(spec("--share wings web").is_err());
+        nspod_testkit::assert_refused(spec("--share wings web"), "wings");
     }
 
     #[test]
     fn files_go_with_a_shared_mnt() {
         assert!(spec("--share mnt,net web").unwrap().files.is_some());
-        assert!(spec("--rootfs /img web").is_err());
-        assert!(spec("--share net -h box web").is_err());
+        nspod_testkit::assert_refused(spec("--rootfs /img web"), "--share");
+        nspod_testkit::assert_refused(spec("--share net -h box web"), "host");
     }
 }

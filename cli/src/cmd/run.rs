@@ -461,7 +461,7 @@ mod tests {
 
     #[test]
     fn a_pods_files_are_the_pods() {
-        assert!(spec("-v /a:/b x", &Facts::root(), Some(Kinds::MNT)).is_err());
+        nspod_testkit::assert_refused(spec("-v /a:/b x", &Facts::root(), Some(Kinds::MNT)), "pod");
         assert!(spec("x", &Facts::root(), Some(Kinds::MNT)).is_ok());
     }
 

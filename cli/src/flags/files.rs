@@ -197,7 +197,7 @@ mod tests {
             root(&["--rootfs=/img", "--overlay=w"]),
             Root::Overlay { lower: vec!["/img".into()], writes: dir }
         );
-        assert!(spec(&["--overlay", "--read-only"]).is_err());
+        nspod_testkit::assert_refused(spec(&["--overlay", "--read-only"]), "--overlay");
     }
 
     #[test]

@@ -348,7 +348,7 @@ mod tests {
     fn contradictions_are_refused() {
         let error = spec(&Facts::root(), None, &["--ns", "net=new", "--network", "host"]).unwrap_err();
         assert_eq!(error.to_string(), "`--ns net=…` conflicts with `--network`");
-        assert!(spec(&Facts::root(), None, &["--network", "pod"]).is_err());
+        nspod_testkit::assert_refused(spec(&Facts::root(), None, &["--network", "pod"]), "pod");
         let error = spec(&Facts::root(), Some(Kinds::NET), &["--network", "host"]).unwrap_err();
         assert_eq!(error.to_string(), "the pod shares its net namespace, so `--network` must be omitted");
         assert!(spec(&Facts::root(), Some(Kinds::NET), &["--network", "pod"]).is_ok());
@@ -374,7 +374,7 @@ mod tests {
         for bad in ["", "0", "0:x", "0:1:2:3", "0:1:", "-1:0:1"] {
             assert!(extent(bad).is_err(), "{bad}");
         }
-        assert!(self::spec(&Facts::root(), None, &["--uidmap", "0:0:0"]).is_err());
+        nspod_testkit::assert_refused(self::spec(&Facts::root(), None, &["--uidmap", "0:0:0"]), "0");
     }
 
     #[test]

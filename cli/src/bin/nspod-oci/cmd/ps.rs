@@ -61,6 +61,6 @@ mod tests {
     fn lines_are_chosen_by_the_column_of_the_pid() {
         let table = "UID          PID    PPID CMD\nroot          10       1 a\nroot          20      10 b\n";
         assert_eq!(only(table, &[10]).unwrap(), "UID          PID    PPID CMD\nroot          10       1 a\n");
-        assert!(only("UID CMD\n", &[1]).is_err());
+        nspod_testkit::assert_refused(only("UID CMD\n", &[1]), "PID");
     }
 }
