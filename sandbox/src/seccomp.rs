@@ -37,214 +37,16 @@
 mod abi;
 mod compile;
 mod evaluate;
+mod profile;
 mod standard;
 #[cfg(test)]
 mod tests;
 
 use nix::errno::Errno;
-use serde::{Deserialize, Deserializer, Serialize};
 
 pub(crate) use self::evaluate::allows;
+pub use self::profile::{Action, Architecture, Arg, Conditions, Flag, Op, Profile, Rule};
 use crate::Error;
-
-/// A system-call filter, in the form of OCI's `linux.seccomp`.
-///
-/// ```
-/// # use nspod_sandbox::seccomp::Profile;
-/// let json = r#"{
-///     "defaultAction": "SCMP_ACT_ALLOW",
-///     "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 30 }]
-/// }"#;
-/// let profile: Profile = serde_json::from_str(json).unwrap();
-/// let program = profile.compile().unwrap();
-/// assert!(program.len() < 20);
-/// ```
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Profile {
-    /// What happens to a call that no rule matches.
-    pub default_action: Action,
-    /// The errno of a default `SCMP_ACT_ERRNO`, or the message of a `SCMP_ACT_TRACE`.
-    /// `EPERM` if not given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub default_errno_ret: Option<u16>,
-    /// podman's: the same by its name, as `ENOSYS`. It goes before the number
-    /// ([`Profile::resolve`]).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub default_errno: Option<String>,
-    /// `SCMP_ARCH_*` that the profile is for beside the host's own; those that this host
-    /// cannot run are passed over.
-    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
-    pub architectures: Vec<String>,
-    /// Docker's: what goes with each architecture ([`Profile::resolve`]).
-    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
-    pub arch_map: Vec<Architecture>,
-    /// How the filter is loaded.
-    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
-    pub flags: Vec<Flag>,
-    /// The rules, in order.
-    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
-    pub syscalls: Vec<Rule>,
-}
-
-/// An architecture, and those that its machines can run programs of as well.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Architecture {
-    /// `SCMP_ARCH_*`.
-    pub architecture: String,
-    /// `SCMP_ARCH_*`.
-    #[serde(default, deserialize_with = "nullable")]
-    pub sub_architectures: Vec<String>,
-}
-
-/// What happens to calls of some names, with some arguments.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Rule {
-    /// The calls' names, as in `/usr/include/asm/unistd.h` without `__NR_`. `name`, with a single
-    /// one, is the form of Docker's profiles before 17.05.
-    #[serde(alias = "name", deserialize_with = "one_or_more")]
-    pub names: Vec<String>,
-    /// What happens to them.
-    pub action: Action,
-    /// The errno of `SCMP_ACT_ERRNO`, or the message of `SCMP_ACT_TRACE`; `EPERM` if not given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub errno_ret: Option<u16>,
-    /// podman's: the same by its name, as `EINVAL`. It goes before the number
-    /// ([`Profile::resolve`]).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub errno: Option<String>,
-    /// Only if all of these hold; where one argument is compared more than once, if any of them does.
-    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
-    pub args: Vec<Arg>,
-    /// Docker's: only if all of these hold ([`Profile::resolve`]).
-    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Conditions::is_empty")]
-    pub includes: Conditions,
-    /// Docker's: not if any of these holds ([`Profile::resolve`]).
-    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Conditions::is_empty")]
-    pub excludes: Conditions,
-}
-
-/// A comparison of an argument, all 64 bits of it (the 32 that there are in an ABI of 32 bits).
-///
-/// Many calls look at the lower half of an argument only: compare those by
-/// `SCMP_CMP_MASKED_EQ` with a mask of `0xffffffff`, or the upper half evades the rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Arg {
-    /// Which argument, from 0 to 5.
-    pub index: u32,
-    /// What it is compared with, or the mask of `SCMP_CMP_MASKED_EQ`.
-    pub value: u64,
-    /// With `SCMP_CMP_MASKED_EQ`, what the masked argument is compared with.
-    #[serde(default)]
-    pub value_two: u64,
-    /// How it is compared.
-    pub op: Op,
-}
-
-/// What the kernel does with a call.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum Action {
-    /// Makes it.
-    #[serde(rename = "SCMP_ACT_ALLOW")]
-    Allow,
-    /// Fails it, with the rule's errno.
-    #[default]
-    #[serde(rename = "SCMP_ACT_ERRNO")]
-    Errno,
-    /// Kills the process, as by SIGSYS.
-    #[serde(rename = "SCMP_ACT_KILL_PROCESS")]
-    KillProcess,
-    /// Kills the thread, as by SIGSYS.
-    #[serde(rename = "SCMP_ACT_KILL_THREAD", alias = "SCMP_ACT_KILL")]
-    KillThread,
-    /// Sends SIGSYS, which the program can handle.
-    #[serde(rename = "SCMP_ACT_TRAP")]
-    Trap,
-    /// Makes it, and writes it to the audit log.
-    #[serde(rename = "SCMP_ACT_LOG")]
-    Log,
-    /// Asks the process's tracer; `ENOSYS` without one.
-    #[serde(rename = "SCMP_ACT_TRACE")]
-    Trace,
-    /// Asks a process on the host, which has
-    /// [`Container::seccomp_listener`](crate::Container::seccomp_listener).
-    #[serde(rename = "SCMP_ACT_NOTIFY")]
-    Notify,
-}
-
-/// How an argument is compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub enum Op {
-    #[serde(rename = "SCMP_CMP_NE")]
-    Ne,
-    #[serde(rename = "SCMP_CMP_LT")]
-    Lt,
-    #[serde(rename = "SCMP_CMP_LE")]
-    Le,
-    #[serde(rename = "SCMP_CMP_EQ")]
-    Eq,
-    #[serde(rename = "SCMP_CMP_GE")]
-    Ge,
-    #[serde(rename = "SCMP_CMP_GT")]
-    Gt,
-    /// `argument & value == value_two & value`.
-    #[serde(rename = "SCMP_CMP_MASKED_EQ")]
-    MaskedEq,
-}
-
-/// A flag of seccomp(2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum Flag {
-    /// All threads at once. A container's process has one when the filter is loaded.
-    #[serde(rename = "SECCOMP_FILTER_FLAG_TSYNC")]
-    Tsync,
-    /// Every action but ALLOW goes to the audit log.
-    #[serde(rename = "SECCOMP_FILTER_FLAG_LOG")]
-    Log,
-    /// Leaves the mitigation of speculative store bypass off.
-    #[serde(rename = "SECCOMP_FILTER_FLAG_SPEC_ALLOW")]
-    SpecAllow,
-    /// A call that is being answered is interrupted by fatal signals only. Without
-    /// `SCMP_ACT_NOTIFY` it says nothing.
-    #[serde(rename = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV")]
-    WaitKillableRecv,
-}
-
-/// When a rule of Docker's form is in force.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Conditions {
-    /// Capabilities, as `CAP_SYS_ADMIN`.
-    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
-    pub caps: Vec<String>,
-    /// Any of these architectures, as `amd64`, `arm64`.
-    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
-    pub arches: Vec<String>,
-    /// At least this kernel, as `4.8`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min_kernel: Option<String>,
-}
-
-impl Conditions {
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        *self == Conditions::default()
-    }
-}
-
-impl Rule {
-    /// Whether any of the comparisons is enough.
-    fn alternatives(&self) -> bool {
-        let twice = |n: usize| self.args[..n].iter().any(|arg| arg.index == self.args[n].index);
-        (1..self.args.len()).any(twice)
-    }
-}
 
 impl Profile {
     /// The library's own profile, for a process whose bounding set is `capabilities`
@@ -351,44 +153,7 @@ impl Profile {
     pub fn compile(&self) -> Result<Vec<libc::sock_filter>, Error> {
         compile::compile(self)
     }
-
-    /// The flags to load the program with, `SECCOMP_FILTER_FLAG_*`: with
-    /// `SCMP_ACT_NOTIFY`, seccomp(2) returns a listener.
-    pub fn load_flags(&self) -> libc::c_ulong {
-        let notifies = self.notifies();
-        let listener = if notifies { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER } else { 0 };
-        self.flags.iter().fold(listener, |flags, flag| {
-            flags
-                | match flag {
-                    // The kernel takes no listener with it, and there is one thread.
-                    Flag::Tsync if notifies => 0,
-                    Flag::Tsync => libc::SECCOMP_FILTER_FLAG_TSYNC,
-                    Flag::Log => libc::SECCOMP_FILTER_FLAG_LOG,
-                    Flag::SpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
-                    Flag::WaitKillableRecv if notifies => WAIT_KILLABLE_RECV,
-                    Flag::WaitKillableRecv => 0,
-                }
-        })
-    }
-
-    /// Whether some call is answered by a process on the host.
-    pub fn notifies(&self) -> bool {
-        self.default_action == Action::Notify || self.syscalls.iter().any(|r| r.action == Action::Notify)
-    }
-
-    /// Whether this call may be, depending on its arguments or not.
-    pub(crate) fn notifies_of(&self, name: &str) -> bool {
-        for rule in self.syscalls.iter().filter(|rule| rule.names.iter().any(|n| n == name)) {
-            if rule.action == Action::Notify || rule.args.is_empty() {
-                return rule.action == Action::Notify;
-            }
-        }
-        self.default_action == Action::Notify
-    }
 }
-
-/// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`, since Linux 5.19.
-const WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
 
 /// Major and minor of `4.8` or `6.1.0-13-amd64`.
 fn parse_version(text: &str) -> Option<(u32, u32)> {
@@ -404,23 +169,4 @@ fn numbered(name: Option<&str>, number: Option<u16>) -> (Option<String>, Option<
         Some(errno) => (None, Some(errno)),
         None => (Some(name.to_owned()), number),
     }
-}
-
-/// A list, or its only member.
-fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "a list of the names of calls is wanted")]
-    enum OneOrMore {
-        One(String),
-        More(Vec<String>),
-    }
-    Ok(match OneOrMore::deserialize(from)? {
-        OneOrMore::One(name) => vec![name],
-        OneOrMore::More(names) => names,
-    })
-}
-
-/// Profiles in the wild say `null` for an empty list.
-fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
-    Ok(Option::deserialize(from)?.unwrap_or_default())
 }

@@ -1,6 +1,7 @@
 //! A container in the store.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use cgroup_core::Cgroup;
 use ns_core::ProcessId;
@@ -10,11 +11,12 @@ use nspod_sandbox::store::{self, Dir, EntryState, RECORD};
 use nspod_sandbox::{ExitStatus, Outcome};
 use serde::{Deserialize, Serialize};
 
-use super::KILLED_WITHIN;
 use crate::error::{Error, Result};
 
 pub(crate) const EXIT: &str = "exit";
 pub(crate) const LOG: &str = "log";
+/// Time limit for the end of a killed process.
+const KILLED_WITHIN: Duration = Duration::from_secs(10);
 const OUTCOME: &str = "outcome.json";
 
 /// What is saved of a container once its first process runs.

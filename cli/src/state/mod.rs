@@ -8,7 +8,6 @@ mod container;
 pub(crate) mod pods;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use cgroup_core::{Cgroup, delegate};
 use nix::unistd::geteuid;
@@ -23,9 +22,6 @@ use crate::error::{Error, Result};
 
 /// The cgroup that holds the cgroups of all containers and pods.
 const BASE: &str = "nspod";
-
-/// Time limit for the end of a killed process.
-pub(crate) const KILLED_WITHIN: Duration = Duration::from_secs(10);
 
 /// The containers of one user.
 #[derive(Debug)]

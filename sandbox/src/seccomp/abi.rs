@@ -1,7 +1,7 @@
 //! The ABIs that this machine's kernel may run programs of, and the numbers that each has
 //! for the calls' names.
 
-use super::{Arg, Op};
+use super::profile::{Arg, Op};
 
 /// An ABI for system calls.
 pub(super) struct Abi {

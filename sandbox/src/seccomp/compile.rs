@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use libc::sock_filter;
 
 use super::abi::{ABIS, Abi, PRIVATE};
-use super::{Action, Arg, Conditions, Op, Profile, Rule};
+use super::profile::{Action, Arg, Conditions, Op, Profile, Rule};
 use crate::Error;
 
 /// From here on, numbers are of x32 calls (x86_64 only; no other reaches them).

@@ -4,7 +4,7 @@
 use caps::Capability::{self, *};
 
 use super::abi::ABIS;
-use super::{Action, Arg, Op, Profile, Rule};
+use super::profile::{Action, Arg, Op, Profile, Rule};
 
 /// Allowed to every program, by subject.
 const ORDINARY: &[&str] = &[
