@@ -1,4 +1,4 @@
-//! A container whose program takes orders.
+//! A container whose program executes orders.
 
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
@@ -9,13 +9,13 @@ use nspod_sandbox::{Command, Container, Error, Files, Pod, PodSpec, Stdio};
 
 use crate::orders::Orders;
 
-/// Where a container finds the probe, whatever its root.
+/// Path of the probe in every container.
 const INSIDE: &str = "/run/probe";
 
-/// The program that takes orders, as cargo has built it beside the tests.
+/// Returns the path of the program that executes orders, which cargo has built beside the tests.
 ///
 /// # Panics
-/// If it is not there.
+/// If the program is not there.
 pub fn probe() -> PathBuf {
     let own = std::env::current_exe().unwrap_or_default();
     let mut places = own.ancestors().skip(1).take(2).map(|dir| dir.join("probe"));
@@ -26,14 +26,14 @@ fn bind() -> Mount {
     Mount { readonly: true, ..Mount::new(INSIDE, MountKind::Bind { source: probe(), recursive: false }) }
 }
 
-/// A container as [`Command::new`] makes it, with the probe as its program.
+/// Returns the command of [`Command::new`] with the probe as its program.
 pub fn command() -> Command {
     let mut command = Command::new(INSIDE);
     command.mount(bind());
     command
 }
 
-/// The same, in a pod.
+/// Returns the same command in a pod.
 ///
 /// # Errors
 /// As [`Pod::join`].
@@ -43,7 +43,7 @@ pub fn join(pod: &Pod) -> Result<Command, Error> {
     Ok(command)
 }
 
-/// A pod that shares exactly these kinds, with the usual files where mnt is among them.
+/// Returns a pod that shares exactly these kinds. If it shares mnt, it has the standard files.
 pub fn pod(share: impl IntoIterator<Item = Kind>) -> PodSpec {
     let share = share.into_iter().collect::<ns_core::Kinds>();
     let files = share.contains_kind(Kind::Mnt).then(|| {
@@ -54,7 +54,7 @@ pub fn pod(share: impl IntoIterator<Item = Kind>) -> PodSpec {
     PodSpec { share, files, ..PodSpec::default() }
 }
 
-/// A container and the way to its program.
+/// A container and the connection to its program.
 #[derive(Debug)]
 pub struct Cell {
     /// The container.
@@ -63,7 +63,7 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// Starts it and hears its first word.
+    /// Starts the container and waits until its program answers.
     ///
     /// # Errors
     /// As [`Command::spawn`].

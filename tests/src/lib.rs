@@ -1,7 +1,7 @@
 //! Helpers that the real-kernel tests share.
 //!
-//! A test talks to processes that take orders: the program `probe` of this package, one
-//! line in, one line out. [`Cell`] is a container that runs it; a test is then a dialogue.
+//! A test sends orders to processes: the program `probe` of this package reads an order from each line and answers
+//! with one line. [`Cell`] is a container that runs this program.
 
 mod cell;
 pub mod lane;
@@ -12,7 +12,7 @@ pub use orders::{GONE, Orders, PATIENCE, Reply, await_true};
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A name that no other test of any process has at this time.
+/// Returns a name that no other running test has.
 pub fn unique(what: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);

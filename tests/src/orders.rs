@@ -1,4 +1,4 @@
-//! Talking with a process that takes orders.
+//! The connection to a process that executes orders.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// The longest that anything here may take before the test fails instead of hanging.
+/// The time after which a test fails, so that it does not hang.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What stands for an errno when the process has ended instead of answering.
+/// Stands for an errno if the process has ended without an answer.
 pub const GONE: i32 = libc::ECONNRESET;
 
-/// An answer: a text, or the errno of what failed.
+/// An answer: a text, or an errno.
 pub type Reply = Result<String, i32>;
 
-/// The way to a process that takes orders.
+/// The connection to a process that executes orders.
 #[derive(Debug)]
 pub struct Orders {
     to: File,
@@ -25,32 +25,32 @@ pub struct Orders {
 }
 
 impl Orders {
-    /// Orders go one way and answers come the other.
+    /// Returns the connection with these two streams for orders and answers.
     pub fn new(to: impl Into<File>, from: impl Into<File>) -> Orders {
         Orders { to: to.into(), from: from.into(), read: Vec::new() }
     }
 
-    /// The descriptor that orders are written to.
+    /// Returns the descriptor for orders.
     pub fn to(&self) -> &File {
         &self.to
     }
 
-    /// Gives an order and awaits the answer.
+    /// Sends an order and waits for the answer.
     ///
     /// # Errors
-    /// The errno of what the process tried, or [`GONE`] if it has ended.
+    /// The errno of the failed order, or [`GONE`] if the process has ended.
     pub fn order(&mut self, line: &str) -> Reply {
         self.to.write_all(format!("{line}\n").as_bytes()).map_err(|_| GONE)?;
         self.answer()
     }
 
-    /// Awaits the answer to an order that was given.
+    /// Waits for the answer to an order that was sent.
     ///
     /// # Errors
     /// As [`order`](Self::order).
     ///
     /// # Panics
-    /// If there is none within [`PATIENCE`].
+    /// If there is no answer within [`PATIENCE`].
     pub fn answer(&mut self) -> Reply {
         let deadline = Instant::now() + PATIENCE;
         let end = loop {
@@ -80,10 +80,10 @@ fn ready(file: &File, deadline: Instant) -> bool {
     poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], timeout).is_ok_and(|n| n > 0)
 }
 
-/// Waits for something that has no event to wait for.
+/// Waits until a condition holds.
 ///
 /// # Panics
-/// If it does not come true within [`PATIENCE`].
+/// If the condition does not hold within [`PATIENCE`].
 pub fn await_true(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {

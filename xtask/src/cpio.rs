@@ -1,7 +1,7 @@
 //! The archive that the kernel unpacks as its first file system: cpio, format `newc`
 //! (Documentation/driver-api/early-userspace/buffer-format.rst).
 
-/// An archive being written.
+/// An archive that is being written.
 #[derive(Default)]
 pub(crate) struct Cpio {
     bytes: Vec<u8>,
@@ -14,27 +14,27 @@ const SYMLINK: u32 = 0o120_777;
 const CONSOLE: u32 = 0o020_600;
 
 impl Cpio {
-    /// An empty directory. Parents come first.
+    /// Adds an empty directory. Add its parents first.
     pub(crate) fn directory(&mut self, path: &str) {
         self.entry(path, DIRECTORY, (0, 0), b"");
     }
 
-    /// A file that everyone may run.
+    /// Adds a file that everyone may execute.
     pub(crate) fn program(&mut self, path: &str, content: &[u8]) {
         self.entry(path, PROGRAM, (0, 0), content);
     }
 
-    /// A symbolic link.
+    /// Adds a symbolic link.
     pub(crate) fn symlink(&mut self, path: &str, target: &str) {
         self.entry(path, SYMLINK, (0, 0), target.as_bytes());
     }
 
-    /// The device that process 1 gets as its standard streams.
+    /// Adds the device that becomes the standard streams of process 1.
     pub(crate) fn console(&mut self, path: &str) {
         self.entry(path, CONSOLE, (5, 1), b"");
     }
 
-    /// The whole archive.
+    /// Returns the whole archive.
     pub(crate) fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, (0, 0), b"");
         self.bytes
@@ -87,7 +87,7 @@ mod tests {
         cpio.program("bin/a", b"12345");
         cpio.symlink("bin/b", "a");
         let archive = cpio.finish();
-        // What busybox does not look at, but the kernel does: the name's length has its zero byte.
+        // busybox does not check this, but the kernel does: the length of the name includes its zero byte.
         assert_eq!(&archive[94..114], b"0000000400000000bin\0");
 
         let Ok(mut child) = Command::new("busybox")

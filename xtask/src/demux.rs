@@ -1,22 +1,22 @@
-//! Takes the guest's own words out of a stream of the command's output.
+//! Separates the guest's messages from the output of the command.
 //!
-//! A line that begins with the mark, which nobody else knows, is the guest's:
+//! A line that begins with the mark, which only the guest knows, is a message:
 //! `MARK start`, then the output, then `MARK CODE`.
 
-/// What a piece of the stream turned out to hold.
+/// The contents of a piece of the stream.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Piece {
     /// The command's output.
     pub(crate) output: Vec<u8>,
-    /// What the guest said after the mark.
+    /// The messages, without the mark.
     pub(crate) said: Vec<String>,
 }
 
-/// A stream being read.
+/// A stream that is being read.
 #[derive(Debug)]
 pub(crate) struct Demux {
     mark: Vec<u8>,
-    /// Read, but perhaps the beginning of a mark.
+    /// Bytes that may be the beginning of a mark.
     pending: Vec<u8>,
 }
 
@@ -25,7 +25,7 @@ impl Demux {
         Self { mark: mark.as_bytes().to_vec(), pending: Vec::new() }
     }
 
-    /// Takes what was read, and returns what is certain so far.
+    /// Adds bytes to the stream, and returns the contents that are complete.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Piece {
         self.pending.extend_from_slice(bytes);
         let mut piece = Piece::default();

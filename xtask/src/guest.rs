@@ -1,4 +1,4 @@
-//! `cargo xtask guest`: a command on a kernel whose cgroup v2 hierarchy has every controller.
+//! `cargo xtask guest`: runs a command on a kernel whose cgroup v2 hierarchy has every controller.
 
 use std::env;
 use std::fs;
@@ -20,27 +20,27 @@ use crate::kernel::Kernel;
 use crate::qemu::{Machine, Qemu};
 use crate::{install, sh};
 
-/// The exit code when the guest, rather than the command in it, failed.
+/// The exit code if the guest failed, and not the command in it.
 pub(crate) const BOOT_FAILED: u8 = 125;
 
-/// Where in the guest the real file system is: ext4, so that an overlay can have its upper layer there.
+/// The mount point of an ext4 in the guest, where an overlay can have its upper layer.
 const SCRATCH: &str = "/scratch";
 const DEFAULT_CPUS: u32 = 2;
 const DEFAULT_MEMORY: &str = "2G";
 const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
-/// What Debian's kernel has as modules: the machine's devices, the root, and what tests use.
+/// Modules of Debian's kernel: for the devices of the machine, for the root, and for tests.
 const MODULES: &[&str] =
     &["virtio_pci", "virtio_blk", "virtio_console", "virtiofs", "overlay", "veth", "bridge", "loop"];
 
 /// Run a command in a virtual machine whose kernel has every cgroup v2 controller
 ///
-/// The guest is a Debian kernel under qemu, without KVM. Its root is this machine's, with a copy-on-write
-/// layer: the command sees every file here but those of /tmp and /run, and what it writes is gone afterwards.
-/// It starts in the same directory, with the variables PATH, HOME, LANG, TERM, CI, RUST*, NSPOD* and PROPTEST*
-/// of this environment, and TMPDIR=/scratch, a real ext4. Its standard input is empty.
+/// The guest is a Debian kernel under qemu, without KVM. Its root is the root of this machine under a
+/// copy-on-write layer: the command sees every file except those of /tmp and /run, and its writes are discarded.
+/// The command starts in the current directory, with the variables PATH, HOME, LANG, TERM, CI, RUST*, NSPOD* and
+/// PROPTEST* of this environment, and TMPDIR=/scratch, an ext4. Its standard input is empty.
 ///
-/// The exit code is the command's, or 125 when the guest failed. What is missing is installed from Debian's
-/// packages; the kernel is only unpacked, below target/guest (delete that to have the newest).
+/// The exit code is that of the command, or 125 if the guest failed. Missing programs are installed from Debian's
+/// packages. The kernel is only unpacked, in target/guest. Delete this directory to get the newest kernel.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Number of CPUs
@@ -49,16 +49,16 @@ pub(crate) struct Args {
     /// Memory, with a suffix M or G
     #[arg(long, default_value = DEFAULT_MEMORY)]
     pub(crate) memory: String,
-    /// End the command after so many seconds, counted from the end of the boot
+    /// End the command this many seconds after the boot
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,
     /// Boot with this machine's systemd as process 1, and run the command as a service that owns its cgroup
     #[arg(long)]
     pub(crate) systemd: bool,
-    /// Install nothing: say what is missing
+    /// Install nothing: list the missing packages
     #[arg(long)]
     pub(crate) no_install: bool,
-    /// The command and its arguments; without one, an interactive shell
+    /// The command and its arguments. Without them, an interactive shell
     #[arg(last = true)]
     pub(crate) command: Vec<String>,
 }
@@ -77,7 +77,7 @@ impl Default for Args {
     }
 }
 
-/// Where a piece of output comes from.
+/// The stream of a piece of output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stream {
     Out,
@@ -89,18 +89,17 @@ enum Event {
     Signal(i32),
 }
 
-/// Runs the command that was typed.
+/// Runs the chore.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if args.command.is_empty() && !io::stdin().is_terminal() {
-        bail!("there is no command to run, and standard input is no terminal for a shell");
+        bail!("a shell needs a terminal as standard input: give a command to run instead");
     }
     let code = run_with(args, &[], print)?;
     Ok(ExitCode::from(code))
 }
 
-/// Writes a piece of output where it belongs.
+/// Writes a piece of output to the same stream of this process.
 pub(crate) fn print(stream: Stream, bytes: &[u8]) -> Result<()> {
-    // As with a pipe that nobody reads: the caller wants no more.
     match stream {
         Stream::Out => io::stdout().write_all(bytes).and_then(|()| io::stdout().flush()),
         Stream::Err => io::stderr().write_all(bytes),
@@ -108,18 +107,18 @@ pub(crate) fn print(stream: Stream, bytes: &[u8]) -> Result<()> {
     .context("printing the command's output")
 }
 
-/// Boots a guest, runs the command with `variables` set beside the usual ones, gives what it prints to `sink`
-/// as it comes, and returns its exit code.
+/// Boots a guest and runs the command with additional variables. Passes its output to `sink` as it comes, and
+/// returns the exit code.
 pub(crate) fn run_with(
     args: &Args,
     variables: &[(&str, &str)],
     mut sink: impl FnMut(Stream, &[u8]) -> Result<()>,
 ) -> Result<u8> {
     if !cfg!(target_arch = "x86_64") {
-        bail!("the guest is made for x86_64 only");
+        bail!("the guest requires x86_64");
     }
     if !install::is_root()? {
-        bail!("the guest shares this machine's whole file system, which needs root: run this as root");
+        bail!("the guest shares the whole file system of this machine: run this as root");
     }
     install::packages(install::GUEST, !args.no_install)?;
     let kernel = Kernel::get(&directory()?)?;
@@ -176,36 +175,36 @@ pub(crate) fn run_with(
         }
         if deadline.is_some_and(|deadline| Instant::now() > deadline) {
             if booted {
-                bail!("the command was ended: it ran longer than {} s", args.timeout.unwrap_or(0));
+                bail!("the command was ended because it ran longer than {} s", args.timeout.unwrap_or(0));
             }
             let logs = qemu.logs()?;
-            bail!("the guest did not boot within {} s; it said:\n{logs}", BOOT_TIMEOUT.as_secs());
+            bail!("the guest did not boot within {} s. Its log:\n{logs}", BOOT_TIMEOUT.as_secs());
         }
     };
     signals_handle.close();
     Ok(code)
 }
 
-/// Why qemu ended before the command: a sentence from what the kernel said last.
+/// Returns the reason why qemu ended before the command, from the log of the kernel.
 fn death(booted: bool, logs: &str) -> String {
     let when = if booted { "while the command ran" } else { "while it booted" };
     let why = match logs.lines().find(|line| is_fatal(line)) {
         Some(line) => format!("its kernel died: {}", line.trim()),
-        None => "it said why below, or qemu did above".to_owned(),
+        None => "the reason is in its log below, or in the output of qemu above".to_owned(),
     };
     let lines: Vec<&str> = logs.lines().collect();
     let tail = lines[lines.len().saturating_sub(60)..].join("\n");
     format!("the guest ended {when}: {why}\n{tail}")
 }
 
-/// Whether the kernel says with this line that it is broken.
+/// Returns whether this line of the kernel's log reports a bug or a panic.
 fn is_fatal(line: &str) -> bool {
     ["Kernel panic", "BUG: ", "kernel BUG at", "Oops: ", "general protection fault"]
         .iter()
         .any(|sign| line.contains(sign))
 }
 
-/// Accepts one connection and sends what comes.
+/// Accepts one connection and forwards what it reads.
 fn read(listener: UnixListener, stream: Stream, events: Sender<Event>) {
     thread::spawn(move || {
         let Ok((mut socket, _)) = listener.accept() else { return };
@@ -218,7 +217,7 @@ fn read(listener: UnixListener, stream: Stream, events: Sender<Event>) {
     });
 }
 
-/// The guest's first file system: busybox, modules, and what to do.
+/// Returns the first file system of the guest: busybox, modules, and the job.
 fn initramfs(kernel: &Kernel, args: &Args, variables: &[(&str, &str)], mark: &str) -> Result<Vec<u8>> {
     let mut cpio = Cpio::default();
     for directory in ["bin", "dev", "proc", "sys", "modules", "job", "host", "disk", "root"] {
@@ -256,7 +255,7 @@ fn initramfs(kernel: &Kernel, args: &Args, variables: &[(&str, &str)], mark: &st
     cpio.program("modules/order", order.as_bytes());
 
     let cwd = env::current_dir().context("the current directory")?;
-    // A fresh file system would hide what is needed from there.
+    // A new tmpfs there would hide these.
     let needed = [&cwd, &repository(), &kernel.modules];
     let temporary =
         ["/run", "/tmp"].into_iter().filter(|dir| !needed.iter().any(|path| path.starts_with(dir)));
@@ -280,7 +279,7 @@ fn yes_or_no(yes: bool) -> &'static str {
     if yes { "yes" } else { "no" }
 }
 
-/// The script that becomes the command.
+/// Returns the script that executes the command.
 fn job(args: &Args, variables: &[(&str, &str)], cwd: &Path) -> Result<String> {
     let mut script = String::new();
     for (name, value) in env::vars().filter(|(name, _)| goes_along(name)) {
@@ -304,7 +303,7 @@ fn job(args: &Args, variables: &[(&str, &str)], cwd: &Path) -> Result<String> {
     Ok(script)
 }
 
-/// Whether a variable of the caller's environment is set in the guest as well.
+/// Returns whether a variable of the caller's environment is also set in the guest.
 fn goes_along(name: &str) -> bool {
     const NAMES: &[&str] =
         &["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TERM", "COLORTERM", "CI", "CARGO_HOME"];
@@ -317,18 +316,18 @@ fn contents(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("reading {}", path.display()))
 }
 
-/// The root of the repository.
+/// Returns the root of the repository.
 pub(crate) fn repository() -> PathBuf {
     let here = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     PathBuf::from(here).parent().map_or_else(|| PathBuf::from("/"), Path::to_path_buf)
 }
 
-/// Where what only the guest needs is kept.
+/// Returns the directory for the files of the guest.
 pub(crate) fn directory() -> Result<PathBuf> {
     Ok(target_directory()?.join("guest"))
 }
 
-/// Cargo's target directory.
+/// Returns cargo's target directory.
 fn target_directory() -> Result<PathBuf> {
     let mut command = Command::new("cargo");
     command.args(["metadata", "--no-deps", "--format-version=1"]).current_dir(repository());

@@ -1,4 +1,4 @@
-//! What the chores need from Debian.
+//! Installs the Debian packages that the chores need.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::sh;
 
-/// What `cargo xtask guest` needs.
+/// Packages for `cargo xtask guest`.
 pub(crate) const GUEST: &[&str] = &[
     "busybox-static",     // the guest's first programs
     "e2fsprogs",          // mkfs.ext4, for the scratch disk
@@ -18,9 +18,9 @@ pub(crate) const GUEST: &[&str] = &[
     "util-linux", // unshare and setpriv around virtiofsd and qemu
 ];
 
-/// What the tests call, or what building them takes, beside what is in every Debian system. Of
-/// several in one line any will do: Docker's own package brings containerd and runc, and
-/// Debian's would drive it out.
+/// Packages for building and running the tests, in addition to those of every Debian system. One of the
+/// alternatives in a line is enough: Docker's package contains containerd and runc, and Debian's packages
+/// would replace it.
 pub(crate) const TESTS: &[&str] = &[
     "apparmor",       // apparmor_parser
     "attr",           // setfattr
@@ -34,30 +34,30 @@ pub(crate) const TESTS: &[&str] = &[
     "g++",               // libFuzzer
     "gcc",               // linking
     "iproute2",
-    "iptables", // by which criu holds a container's connections
+    "iptables", // criu blocks the connections of a container with it
     "libc6-dev",
     "libdevmapper1.02.1", // dockerd
-    "libseccomp2",        // what the compiler of seccomp profiles is compared with
+    "libseccomp2",        // a seccomp compiler to compare with
     "netavark",           // podman's networks
     "podman",
     "procps",
     "python3",
     "python3-jsonschema", // the specification's schemas
-    "runc|containerd.io", // as crun
+    "runc|containerd.io", // a runtime to compare with
     "strace",
     "systemd", // delegation of cgroups
     "uidmap",  // newuidmap and newgidmap
     "util-linux",
 ];
 
-/// Installs those of `packages` that are missing, if it `may`; otherwise says how to.
+/// Installs the missing packages if it `may`. Otherwise the error contains the command that does.
 pub(crate) fn packages(packages: &[&str], may: bool) -> Result<()> {
     let query = Command::new("dpkg-query")
         .args(["-W", "-f", "${binary:Package} ${db:Status-Status}\n"])
         .args(packages.iter().flat_map(|names| names.split('|')))
         .output();
     let Ok(query) = query else {
-        bail!("dpkg-query could not be started: this needs a Debian system");
+        bail!("dpkg-query cannot be started: this requires a Debian system");
     };
     let missing = missing(packages, &String::from_utf8_lossy(&query.stdout));
     if missing.is_empty() {
@@ -71,7 +71,7 @@ pub(crate) fn packages(packages: &[&str], may: bool) -> Result<()> {
     with_lists(|| sh::run(apt_get().args(["install", "-y", "--no-install-recommends"]).args(&missing)))
 }
 
-/// Runs `step`, which uses apt's lists; where there are none, or it fails as they are old, fetches them.
+/// Runs `step`, which uses the lists of apt. If there are none or it fails, fetches the lists and runs it again.
 fn with_lists(step: impl Fn() -> Result<()>) -> Result<()> {
     let lists = Path::new("/var/lib/apt/lists");
     let have_lists = lists.read_dir().is_ok_and(|mut entries| {
@@ -85,8 +85,8 @@ fn with_lists(step: impl Fn() -> Result<()>) -> Result<()> {
     step()
 }
 
-/// Unpacks a package to where nothing is yet, and does not install it: a kernel would be booted, and
-/// a daemon be started.
+/// Unpacks a package to a new directory without installing it. An installed kernel would be booted, and an
+/// installed daemon started.
 pub(crate) fn unpack(
     package: impl Fn() -> Result<String>,
     to: &Path,
@@ -96,7 +96,7 @@ pub(crate) fn unpack(
     fs::create_dir_all(parent)?;
     let temporary = tempfile::Builder::new().prefix("package-").tempdir_in(parent)?;
     with_lists(|| {
-        // As root apt warns when its own user cannot write here; nothing is amiss then.
+        // apt warns that its own user cannot write here, which does no harm.
         let user = ["-o", "APT::Sandbox::User=root"];
         sh::run(apt_get().args(user).args(["download", &package()?]).current_dir(&temporary))
     })?;
@@ -105,13 +105,13 @@ pub(crate) fn unpack(
     sh::run(Command::new("dpkg-deb").arg("-x").arg(&file).arg(&tree))?;
     finish(&tree)?;
     match fs::rename(&tree, to) {
-        // Another run was quicker.
+        // Another run has unpacked it meanwhile.
         Err(_) if to.exists() => Ok(()),
         renamed => renamed.with_context(|| format!("moving what was unpacked to {}", to.display())),
     }
 }
 
-/// The one thing in a folder.
+/// Returns the only entry of a directory.
 pub(crate) fn only_entry(directory: &Path) -> Result<PathBuf> {
     let mut entries = directory.read_dir().with_context(|| format!("reading {}", directory.display()))?;
     let entry = entries.next().with_context(|| {
@@ -120,7 +120,7 @@ pub(crate) fn only_entry(directory: &Path) -> Result<PathBuf> {
     Ok(entry?.path())
 }
 
-/// `apt-get`, which asks nothing, waits for others, and prints on stderr.
+/// Returns `apt-get` without questions, waiting for its lock, with its output on stderr.
 fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
     command
@@ -130,12 +130,12 @@ fn apt_get() -> Command {
     command
 }
 
-/// Whether the caller is root.
+/// Returns whether the caller is root.
 pub(crate) fn is_root() -> Result<bool> {
     Ok(sh::read(Command::new("id").arg("-u"))?.trim() == "0")
 }
 
-/// Those of `wanted` that dpkg-query does not show as installed. A name may come with its architecture.
+/// Returns the packages that dpkg-query does not list as installed. It may list a name with its architecture.
 fn missing<'a>(wanted: &[&'a str], dpkg_query: &str) -> Vec<&'a str> {
     let installed: Vec<&str> = dpkg_query
         .lines()

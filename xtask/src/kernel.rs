@@ -1,4 +1,4 @@
-//! The guest's kernel: from Debian's package, unpacked below target/guest and never installed.
+//! The kernel of the guest: Debian's package, unpacked in target/guest and not installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,14 @@ const PACKAGE: &str = "linux-image-cloud-amd64";
 
 /// An unpacked kernel.
 pub(crate) struct Kernel {
-    /// The bootable image.
+    /// Bootable image.
     pub(crate) image: PathBuf,
-    /// Its modules: `lib/modules/VERSION`, with `modules.dep`.
+    /// Directory of the modules, `lib/modules/VERSION`, with `modules.dep`.
     pub(crate) modules: PathBuf,
 }
 
 impl Kernel {
-    /// The kernel below `cache`, fetched when there is none. Delete the folder to get the newest.
+    /// Returns the kernel in `cache`, and fetches it if there is none. Delete the directory to get the newest.
     pub(crate) fn get(cache: &Path) -> Result<Self> {
         let unpacked = cache.join("kernel");
         if !unpacked.exists() {
@@ -31,7 +31,7 @@ impl Kernel {
         Ok(Self { image: unpacked.join(format!("boot/vmlinuz-{version}")), modules })
     }
 
-    /// The files of the modules `names` and of those that they need, in an order in which they load.
+    /// Returns the files of these modules and of the modules that they need, in loading order.
     pub(crate) fn load_order(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
         let path = self.modules.join("modules.dep");
         let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -42,7 +42,7 @@ impl Kernel {
 }
 
 fn fetch(unpacked: &Path) -> Result<()> {
-    // The package is a name for the newest version: what it depends on is the kernel.
+    // The package is empty and depends on the newest kernel.
     let newest = || {
         let depends =
             sh::read(Command::new("apt-cache").args(["depends", "--important", "--no-recommends", PACKAGE]))?;
@@ -59,7 +59,7 @@ fn fetch(unpacked: &Path) -> Result<()> {
     })
 }
 
-/// Reads `modules.dep`: a line is `FILE: FILE...`, what the first needs, the deepest need last.
+/// Reads `modules.dep`. A line is `FILE: FILE...`: a module and its dependencies, which load from right to left.
 fn load_order<'a>(names: &[&str], modules_dep: &'a str) -> Option<Vec<&'a str>> {
     let mut order: Vec<&str> = Vec::new();
     for name in names {
@@ -76,7 +76,7 @@ fn load_order<'a>(names: &[&str], modules_dep: &'a str) -> Option<Vec<&'a str>> 
     Some(order)
 }
 
-/// The module in a file: `kernel/drivers/block/virtio_blk.ko` holds `virtio_blk`.
+/// Returns the module of a file: `virtio_blk` for `kernel/drivers/block/virtio_blk.ko`.
 fn module_name(file: &str) -> String {
     let name = file.rsplit('/').next().unwrap_or(file);
     name.split('.').next().unwrap_or(name).replace('-', "_")

@@ -1,4 +1,4 @@
-//! `cargo xtask bench-peers`: nspod beside its peers, into benches/RESULTS.md.
+//! `cargo xtask bench-peers`: measures nspod beside its peers and writes benches/RESULTS.md.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -10,28 +10,28 @@ use crate::guest::{self, repository};
 use crate::install;
 use crate::sh;
 
-/// Whom nspod is compared with, and what counts system calls.
+/// The programs to compare nspod with, and strace, which counts system calls.
 const PEERS: &[&str] = &["bubblewrap", "crun", "gcc", "runc|containerd.io", "strace", "util-linux"];
-/// One more, which Debian has not. Optional: what is not present is a row that says so.
+/// A peer that Debian does not package. If it is missing, its rows say so.
 const YOUKI: [&str; 4] = ["youki", "--locked", "--no-default-features", "--features=v2"];
 
 /// Measure nspod beside crun, runc, youki, bubblewrap and unshare
 ///
-/// Installs them from Debian's packages (youki: builds it from crates.io into target/peers), builds the release
-/// binaries, lets the sides take turns row by row, and writes benches/RESULTS.md and benches/plots. As root; it
-/// takes some ten minutes on a machine that should have nothing else to do.
+/// Installs them from Debian's packages (builds youki from crates.io in target/peers), builds the release
+/// binaries, measures the sides in turns, and writes benches/RESULTS.md and benches/plots. Requires root. Lasts about
+/// ten minutes on an idle machine.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A minute in all: fewer rounds and smaller numbers
+    /// Last about a minute: fewer rounds and smaller numbers
     #[arg(long)]
     quick: bool,
-    /// Measure only this row, and write nothing; may be given more than once
+    /// Measure only this row, and write nothing. Can be repeated
     #[arg(long, value_name = "ROW")]
     only: Vec<String>,
     /// Print the names of the rows
     #[arg(long)]
     list: bool,
-    /// Install nothing: what is not present is not compared with
+    /// Install nothing: leave out missing peers
     #[arg(long)]
     no_install: bool,
 }
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         let peers = root.join("target/peers");
         if !peers.join("bin/youki").exists()
             && let Err(error) = sh::run(
-                // Elsewhere, so that it is built as its authors mean it and not by our configuration.
+                // Outside of the repository, whose cargo configuration would apply.
                 Command::new("cargo").arg("install").args(YOUKI).arg("--root").arg(&peers).current_dir("/"),
             )
         {
@@ -63,13 +63,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(started) = pids_max_in_guest(args)? {
         peers.arg(format!("--pids-max-in-guest={started}"));
     }
-    // In this one's place, so that a signal to end reaches the one that has to clean up.
+    // Replace this process, so that signals reach the process that cleans up.
     let error = peers.exec();
     Err(error).with_context(|| format!("`{}` could not be started", sh::line(&peers)))
 }
 
-/// Whether a container limited to one process starts, in the guest lane, where this host's cgroup v2 cannot limit
-/// them; `None` where that is not asked for or the guest does not come up.
+/// Returns whether a container limited to one process starts in the guest, if the cgroups of this host cannot limit
+/// processes. `None` if this is not to be measured or the guest does not boot.
 fn pids_max_in_guest(args: &Args) -> Result<Option<bool>> {
     let here = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
     let wanted = args.only.is_empty() || args.only.iter().any(|row| row == "pids-max");
@@ -77,7 +77,7 @@ fn pids_max_in_guest(args: &Args) -> Result<Option<bool>> {
         return Ok(None);
     }
     let own = std::env::current_exe()?;
-    let built = own.ancestors().nth(2).context("the folder of this program")?.join("release/nspod");
+    let built = own.ancestors().nth(2).context("this program is in no directory")?.join("release/nspod");
     let limited = "read max < /sys/fs/cgroup/pids.max && [ $max = 1 ]";
     let command = [&built.to_string_lossy(), "run", "--pids-limit", "1", "--", "/bin/sh", "-c", limited];
     let guest = guest::Args { command: command.map(str::to_owned).to_vec(), ..Default::default() };

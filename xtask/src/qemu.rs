@@ -1,5 +1,5 @@
-//! The two programs of a running guest, qemu and virtiofsd, and what they leave on disk: both end, and
-//! everything goes, with the value.
+//! The programs of a running guest, qemu and virtiofsd, and their files. Dropping the value ends the programs and
+//! removes the files.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek};
@@ -14,25 +14,25 @@ use tempfile::TempDir;
 use crate::sh;
 
 const VIRTIOFSD: &str = "/usr/lib/qemu/virtiofsd";
-/// Sparse: only what is written takes space.
+/// Size of the scratch disk. The file is sparse.
 const SCRATCH_SIZE: u64 = 16 << 30;
 /// A panic ends qemu, by `panic=-1` and `-no-reboot`.
 const KERNEL_OPTIONS: &str = "console=ttyS0 quiet panic=-1 oops=panic cgroup_no_v1=all psi=1 mitigations=off \
      random.trust_cpu=on no_timer_check tsc=reliable rdinit=/init";
 
-/// What a guest is made of.
+/// The parts of a guest.
 pub(crate) struct Machine<'a> {
     pub(crate) cpus: u32,
     pub(crate) memory: &'a str,
     pub(crate) kernel: &'a Path,
     pub(crate) initramfs: &'a [u8],
-    /// Whether the guest's terminal hvc0 is the caller's.
+    /// Whether the terminal hvc0 of the guest is the caller's terminal.
     pub(crate) terminal: bool,
 }
 
 /// A running guest.
 pub(crate) struct Qemu {
-    // Fields are dropped in this order: virtiofsd ends by itself after qemu.
+    // Fields are dropped in this order. virtiofsd ends by itself after qemu.
     terminal: Option<Terminal>,
     qemu: Process,
     virtiofsd: Process,
@@ -42,9 +42,9 @@ pub(crate) struct Qemu {
 }
 
 impl Qemu {
-    /// Starts a guest. Returns it with the sockets that its ports `out` and `err` will connect to.
+    /// Starts a guest. Returns it with the sockets for its ports `out` and `err`.
     pub(crate) fn start(machine: &Machine<'_>) -> Result<(Self, UnixListener, UnixListener)> {
-        // Not /tmp, which is often in memory.
+        // /tmp is often in memory.
         let directory = tempfile::Builder::new().prefix("nspod-guest-").tempdir_in("/var/tmp")?;
         let path = |name: &str| directory.path().join(name);
 
@@ -66,17 +66,17 @@ impl Qemu {
         Ok((this, out, err))
     }
 
-    /// Both programs have opened what they need: nothing is left on disk from here on, whatever happens.
+    /// Removes the files. Call this when both programs have opened them.
     pub(crate) fn forget_files(&mut self) {
         self.directory = None;
     }
 
-    /// Whether qemu has ended.
+    /// Returns whether qemu has ended.
     pub(crate) fn has_ended(&mut self) -> Result<bool> {
         Ok(self.qemu.0.try_wait()?.is_some())
     }
 
-    /// What the guest's kernel and virtiofsd have said so far.
+    /// Returns the logs of the guest's kernel and of virtiofsd.
     pub(crate) fn logs(&mut self) -> Result<String> {
         let mut text = String::new();
         for log in [&mut self.virtiofsd_log, &mut self.console] {
@@ -101,8 +101,8 @@ fn log(path: PathBuf) -> Result<File> {
     Ok(File::options().create_new(true).read(true).append(true).open(path)?)
 }
 
-/// virtiofsd over /, in a mount namespace where everything is read-only: so even the guest's root cannot
-/// write to the host. It takes the socket as its standard input.
+/// Returns virtiofsd for /, in a mount namespace where everything is read-only. So root in the guest cannot write to
+/// the host. Its standard input is the socket.
 fn virtiofsd(socket: UnixListener, log: File) -> Result<Process> {
     let script = format!(
         "ulimit -Sn $(ulimit -Hn)
@@ -148,7 +148,7 @@ fn qemu(machine: &Machine<'_>) -> Command {
     command
 }
 
-/// A command that is killed if the calling thread ends without having done so.
+/// A program that is killed when the value is dropped or the calling thread ends.
 fn tied(program: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", program]);
@@ -162,7 +162,7 @@ impl Process {
         Ok(Self(command.spawn().with_context(|| format!("`{}` could not be started", sh::line(command)))?))
     }
 
-    /// Kills it, and waits for its end.
+    /// Kills the program and waits for its end.
     fn end(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -175,7 +175,7 @@ impl Drop for Process {
     }
 }
 
-/// The settings of the caller's terminal, which qemu makes raw; given back on drop.
+/// The settings of the caller's terminal, which qemu makes raw. Restores them when dropped.
 struct Terminal(String);
 
 impl Terminal {

@@ -1,15 +1,15 @@
-//! Running programs, and writing shell script.
+//! Runs programs, and writes shell script.
 
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// `text` as one word of shell script.
+/// Returns a text as one word of shell script.
 pub(crate) fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// Runs the command to its end; an exit code other than 0 is an error.
+/// Runs the command to its end. An exit code other than 0 is an error.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("`{}` could not be started", line(command)))?;
     if !status.success() {
@@ -18,7 +18,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// What the command printed on stdout; an exit code other than 0 is an error.
+/// Returns the standard output of the command. An exit code other than 0 is an error.
 pub(crate) fn read(command: &mut Command) -> Result<String> {
     let output = command
         .stderr(Stdio::inherit())
@@ -30,7 +30,7 @@ pub(crate) fn read(command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("`{}` printed what is not UTF-8", line(command)))
 }
 
-/// The command as one would type it, for messages.
+/// Returns the command line for messages.
 pub(crate) fn line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")

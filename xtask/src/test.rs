@@ -14,30 +14,30 @@ use crate::guest::{self, Stream, repository};
 use crate::tally::{Counts, FAILED, PROGRAM, Tally};
 use crate::{fuzz, install, sh, uml};
 
-/// Ends a guest that hangs. All the tests take a fraction of it.
+/// Ends a guest that hangs, in seconds.
 const GUEST_TIMEOUT: u64 = 55 * 60;
 /// Seconds for each fuzz target.
 const FUZZ_SECONDS: u32 = 5;
 /// The lane whose kernel need not be able to run all tests.
 const HOST: &str = "host lane";
-/// The test program that takes any OCI runtime, and whose own controls these are in the guest.
+/// The test program for any OCI runtime. In the guest it also runs against each of `CONTROLS`.
 const CONTROLLED: &str = "oci_fields";
 const CONTROLS: [&str; 2] = ["crun", "runc"];
 /// Ends a test program that hangs, in seconds, so that the next ones run.
 const BINARY_TIMEOUT: u64 = 900;
 
-/// The tests that are run on a kernel that lacks a kind of namespace, by program and filter.
+/// The tests for a kernel that lacks a kind of namespace, by program and filter.
 const LACKING: [(&str, &str); 3] =
     [("namespaces", "kernel_lacks"), ("e2e_namespaces", "kernel_lacks"), ("oci_fields", "kernel_lacks")];
 
 /// Run every check and test, here, in the guest and under user-mode Linux
 ///
-/// The host lane is this machine's kernel: formatting, lints, documentation, tests, a few seconds of each fuzz
-/// target, and one run of each benchmark. A test that this kernel cannot run is listed at the end. The guest
-/// lane runs the same tests under `cargo xtask guest`, where none may be skipped. The uml lane runs the few that
-/// are about a kernel without time namespaces on such a one.
+/// The host lane runs on the kernel of this machine: formatting, lints, documentation, tests, a few seconds of each
+/// fuzz target, and each benchmark once. The guest lane runs the same tests under `cargo xtask guest`, where no test
+/// may be skipped. The uml lane runs the tests about missing time namespaces on a kernel without them. The last lines
+/// of the output list the skipped tests, the failed checks and the failed tests.
 ///
-/// What is missing is installed from Debian's packages, as root.
+/// Missing programs are installed from Debian's packages, as root.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Where to run
@@ -58,7 +58,7 @@ enum Lane {
     All,
 }
 
-/// Runs the steps, all of them even when one fails.
+/// Runs all steps, even if one fails.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut steps = Steps::default();
     if !args.no_install {
@@ -123,7 +123,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(if steps.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Steps, each with a heading and the time that it took.
+/// The steps that have failed. Each step prints a heading and its time.
 #[derive(Default)]
 struct Steps {
     failed: Vec<String>,
@@ -146,7 +146,7 @@ impl Steps {
     }
 }
 
-/// Adds the counts of a lane. One that failed without a failed test, by not building for example, is a failure.
+/// Adds the counts of a lane. A lane that failed without a failed test, for example in the build, counts as one.
 fn add(total: &mut Counts, lane: Counts, ok: bool) {
     total.passed += lane.passed;
     total.failed += if ok { lane.failed } else { lane.failed.max(1) };
@@ -232,12 +232,12 @@ fn guest_lane(args: &Args, tally: &mut Tally) -> Result<()> {
 #[derive(Debug, PartialEq, Eq)]
 struct TestBinary {
     name: String,
-    /// Of its package: tests run there.
+    /// Directory of its package, in which the tests run.
     directory: PathBuf,
     executable: PathBuf,
 }
 
-/// Reads what `cargo test --no-run --message-format=json` prints: a JSON object a line.
+/// Reads the output of `cargo test --no-run --message-format=json`, which has one JSON object in each line.
 fn test_binaries(messages: &str) -> Result<Vec<TestBinary>> {
     let mut tests = Vec::new();
     for line in messages.lines() {

@@ -1,4 +1,4 @@
-//! What is there before a pod's life and after it is the same.
+//! Checks that a pod leaves nothing behind.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,25 +12,25 @@ use nspod_tests::{Cell, PATIENCE, await_true, join, pod};
 pub(crate) fn run(name: &str, share: &str, process: bool) {
     let share: Kinds = share.parse().expect("kinds");
     let hold_by = if process { HoldBy::Process } else { HoldBy::Descriptors };
-    // Since Linux 6.18 mount namespaces are numbered by each processor on its own, and one is
-    // pinned only from one with a lower number. So all are made by one processor here.
+    // Since Linux 6.18 each processor numbers mount namespaces separately, and a namespace can be pinned only from a
+    // namespace with a lower number. So one processor makes all of them.
     let (any, mut one) = (nix::unistd::Pid::from_raw(0), nix::sched::CpuSet::new());
     one.set(0).expect("a processor");
     nix::sched::sched_setaffinity(any, &one).expect("to run there");
-    // Pins take a mount that is private; this process's own.
+    // Pins require a private mount.
     ns_core::unshare(Kinds::MNT).expect("a mount namespace");
     let (pins, none) = (tempfile::tempdir().expect("a directory"), None::<&str>);
     let flags = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
     nix::mount::mount(none, "/", none, flags, none).expect("private mounts");
 
-    // The first time the library makes what it keeps: the file of its init.
+    // The library makes and keeps the file of its init at the first start.
     life(&format!("{name}-first"), &PodSpec { hold_by, ..pod(share.kinds()) }, pins.path());
-    // What was the first's may be reaped by a thread a moment later.
+    // A thread may reap the processes of the first start a moment later.
     let threads = || fs::read_dir("/proc/self/task").expect("threads").count();
     await_true("the first to be over", || threads() == 1 && Seen::look(name).children.trim().is_empty());
     let before = Seen::look(name);
     life(name, &PodSpec { hold_by, ..pod(share.kinds()) }, pins.path());
-    // A namespace that has ended is taken down a moment later, and so are its processes.
+    // The kernel removes a namespace and its processes a moment after its end.
     let deadline = Instant::now() + PATIENCE / 4;
     while Seen::look(name) != before && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
@@ -40,8 +40,8 @@ pub(crate) fn run(name: &str, share: &str, process: bool) {
     assert!(before.names.is_empty(), "{:?}", before.names);
 }
 
-/// A pod with containers, of which one ends by itself, one is deleted, one dropped and one
-/// killed by the pod's end.
+/// Runs a pod with containers: one ends by itself, one is deleted, one is dropped, and one is killed at the end of
+/// the pod.
 fn life(name: &str, spec: &PodSpec, pins: &Path) {
     let mut pod = Pod::create(name, spec).expect("a pod");
     pod.pin(pins).expect("pins");
@@ -65,13 +65,13 @@ fn life(name: &str, spec: &PodSpec, pins: &Path) {
     assert!(!cgroup.exists(), "{} is left", cgroup.display());
 }
 
-/// Everything that a life could leave.
+/// Everything that a pod could leave behind.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     descriptors: Vec<String>,
     mounts: BTreeSet<String>,
     children: String,
-    /// Directories and files whose names have the pod's in them.
+    /// Directories and files whose names contain the name of the pod.
     names: Vec<String>,
 }
 
@@ -92,7 +92,7 @@ impl Seen {
             .collect();
         let named = |path: &Path| path.to_string_lossy().contains(name);
         let places = [Path::new("/dev/shm"), &cgroup.path().join("nspod")];
-        // The directory of cgroups goes with the last container of any test.
+        // The parent cgroup is removed with the last container of any test.
         let there = places.map(fs::read_dir).into_iter().filter(|dir| !is_gone(dir));
         let names = there.flat_map(|dir| dir.expect("a directory").flatten()).map(|entry| entry.path());
         Seen {

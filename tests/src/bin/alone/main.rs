@@ -1,5 +1,5 @@
-//! Tests that need a process to themselves, since what they look at is the whole process's:
-//! its descriptors, or its user. Exit code 0 is a pass, and a panic tells why not.
+//! Tests that need their own process, because they check or change properties of the whole process, such as its
+//! descriptors or its user. Exit code 0 means that the test passed.
 
 mod leaves;
 mod rootless;

@@ -1,4 +1,4 @@
-//! As an ordinary user.
+//! Tests as an ordinary user.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -17,7 +17,7 @@ pub(crate) fn single_id() {
     command.namespace(Kind::User, Namespace::New).hostname("box");
     command.spec_mut().id_maps = IdMaps::Single;
     let mut cell = Cell::start(&mut command).expect("a container");
-    // Root to itself, and still the same to the host.
+    // It is root inside, and the same user on the host.
     assert_eq!(cell.order("uid").as_deref(), Ok("0"));
     let map = cell.order("read /proc/self/uid_map").expect("the map");
     assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", &uid.to_string(), "1"]);
@@ -34,8 +34,7 @@ pub(crate) fn single_id() {
     cell.container.delete().expect("deleted");
 }
 
-/// Gives nobody a line in `/etc/subuid`, for this process's descendants to see, and goes on as
-/// nobody.
+/// Adds a line for nobody to `/etc/subuid`, which only this process and its children see, and continues as nobody.
 pub(crate) fn as_nobody(lines: &str, program: &str, what: &str) {
     ns_core::unshare(Kinds::MNT).expect("a mount namespace");
     let none = None::<&str>;
@@ -59,7 +58,7 @@ pub(crate) fn id_ranges() {
     let words: Vec<_> = map.split_whitespace().collect();
     assert_eq!(words, ["0", &uid, "1", "1", "700000", "65536"]);
     assert!(cell.order("drop-groups").is_ok());
-    // Another of its users is another to the host as well.
+    // Another user inside is another user on the host.
     let mut command = nspod_tests::command();
     command.namespace(Kind::User, Namespace::New).user(1000, 1000);
     let mut cell = Cell::start(&mut command).expect("a container");
@@ -92,7 +91,7 @@ pub(crate) fn limit() {
     let error = Cell::start(&mut command).expect_err("nothing is delegated to nobody");
     let text = error.to_string();
     assert!(error.step() == Some("cgroup") || error.kind() == ErrorKind::Unenforceable, "{text}");
-    // What it takes, and not only that it did not work.
+    // The message must name the requirement.
     eprintln!("{text}");
     assert!(text.contains("delegate") || text.contains("pids.max"), "{text}");
 }

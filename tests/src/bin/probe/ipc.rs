@@ -1,4 +1,4 @@
-//! Meeting others by the names of the ipc and net namespaces.
+//! Communication with other processes through names in the ipc and net namespaces.
 
 use std::io::{Error, Read, Result, Write};
 use std::net::{TcpListener, TcpStream};
@@ -35,14 +35,14 @@ pub(crate) fn connect_tcp(port: u16) -> Result<TcpStream> {
     TcpStream::connect(("127.0.0.1", port))
 }
 
-/// A POSIX message queue: makes it with a message in it, or takes the message out.
+/// Makes a POSIX message queue with a message in it, or receives the message.
 pub(crate) fn mq(name: &str, make: bool) -> Result<String> {
     let mode = Mode::from_bits_truncate(0o666);
     let flags = match make {
         true => MQ_OFlag::O_CREAT | MQ_OFlag::O_EXCL | MQ_OFlag::O_RDWR,
         false => MQ_OFlag::O_RDWR,
     } | MQ_OFlag::O_NONBLOCK;
-    // Without them nix hands no mode on either, and the call reads what happens to be there.
+    // Without attributes nix passes no mode either, and the call reads an undefined one.
     let attributes = MqAttr::new(0, 10, 8192, 0);
     let queue = mq_open(name, flags, mode, Some(&attributes)).map_err(Error::from)?;
     if make {
@@ -54,7 +54,7 @@ pub(crate) fn mq(name: &str, make: bool) -> Result<String> {
     Ok(String::from_utf8_lossy(&text[..len]).into_owned())
 }
 
-/// POSIX shared memory: makes it with a text in it, or reads it.
+/// Makes POSIX shared memory with a text in it, or reads the text.
 pub(crate) fn posix_shm(name: &str, make: bool) -> Result<String> {
     let mode = Mode::from_bits_truncate(0o666);
     let flags = if make { OFlag::O_CREAT | OFlag::O_EXCL } else { OFlag::empty() } | OFlag::O_RDWR;

@@ -1,6 +1,5 @@
-//! A process that takes orders, one line each, and answers with one line: `ok TEXT` or
-//! `err ERRNO`. It has one thread, so it may join user and time namespaces, and go on
-//! after a fork as if nothing were.
+//! A process that reads an order from each line and answers with one line: `ok TEXT` or `err ERRNO`. It has one
+//! thread, so it can join user and time namespaces, and continue in the child after a fork.
 
 mod ipc;
 mod member;
@@ -17,7 +16,7 @@ fn main() {
     }
 }
 
-/// Obeys until the other side closes.
+/// Executes orders until the other side closes the connection.
 fn serve(orders: impl BufRead, mut answers: impl Write) {
     let mut state = orders::State::default();
     for line in orders.lines() {

@@ -1,5 +1,5 @@
-//! A process of the model's population. It connects to a socket, is known there by its
-//! pid, and takes orders; its children do the same.
+//! A process of the population of the model test. It connects to a socket, which identifies it by its pid, and
+//! executes orders. Its children do the same.
 #![allow(unsafe_code)]
 
 use std::io::{Error, IoSliceMut, Read, Result, Write};
@@ -12,14 +12,14 @@ use ns_core::{Clone3, Cloned, Kinds, Namespace, Pidfd};
 
 /// Joins the population.
 pub(crate) fn run(socket: &str) {
-    // Nobody waits for children here, and orphans come to the first of the population.
+    // Nothing waits for children here, and the first process of the population inherits orphans.
     let _ = nix::sys::prctl::set_child_subreaper(true);
     // SAFETY: no handler is installed.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
     while let Some(()) = live(socket) {}
 }
 
-/// One life: `Some` when this process has become a child, whose life begins anew.
+/// Executes orders. Returns `Some` if this process has become a child, which must connect again.
 fn live(socket: &str) -> Option<()> {
     let mut stream = UnixStream::connect(socket).ok()?;
     loop {
@@ -33,7 +33,7 @@ fn live(socket: &str) -> Option<()> {
     }
 }
 
-/// Whether this is the child now.
+/// Whether this process is the child.
 fn obey(line: &str, mut fds: Vec<OwnedFd>) -> Result<bool> {
     let (order, kinds) = line.split_once(' ').unwrap_or((line, ""));
     let kinds: Kinds = kinds.parse().map_err(|_| Error::from_raw_os_error(libc::EBADMSG))?;
@@ -42,7 +42,7 @@ fn obey(line: &str, mut fds: Vec<OwnedFd>) -> Result<bool> {
         // SAFETY: this process has one thread, so the child may do what this one may.
         "spawn" => match unsafe { Clone3 { kinds, ..Clone3::default() }.spawn() }.map_err(errno)? {
             Cloned::Child => {
-                // An answer would come from the parent's mouth.
+                // An answer would go through the connection of the parent.
                 if map(kinds).is_err() {
                     std::process::exit(1);
                 }
@@ -64,7 +64,7 @@ fn obey(line: &str, mut fds: Vec<OwnedFd>) -> Result<bool> {
     Ok(false)
 }
 
-/// In a new user namespace: root stays root, so that it may make further ones.
+/// Maps root to root in a new user namespace, so that it can make more namespaces.
 fn map(kinds: Kinds) -> Result<()> {
     if kinds.contains(Kinds::USER) {
         std::fs::write("/proc/self/setgroups", "deny")?;
@@ -78,7 +78,7 @@ fn errno(error: ns_core::Error) -> Error {
     Error::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EBADMSG))
 }
 
-/// A line, and the descriptor that came along.
+/// Receives a line and the descriptor that was sent with it.
 fn receive(mut stream: &UnixStream) -> Result<(String, Vec<OwnedFd>)> {
     let (mut line, mut fds) = (Vec::new(), Vec::new());
     let mut piece = [0; 256];

@@ -11,19 +11,19 @@ use nix::unistd::{Pid, gethostname, getpid, getuid, pause, sethostname};
 
 use crate::{ipc, sys};
 
-/// What others should not be able to read.
+/// A secret that other processes must not be able to read.
 static SECRET: [u8; 6] = *b"secret";
 
-/// What lasts from order to order.
+/// The state that orders share.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     listeners: ipc::Listeners,
-    /// Memory that was asked for.
+    /// Allocated memory.
     held: Vec<Vec<u8>>,
 }
 
 impl State {
-    /// Does what a line says.
+    /// Executes the order in a line.
     pub(crate) fn obey(&mut self, line: &str) -> Result<String> {
         let words: Vec<&str> = line.split(' ').collect();
         match words.as_slice() {
@@ -33,7 +33,7 @@ impl State {
             ["hostname"] => Ok(gethostname()?.to_string_lossy().into_owned()),
             ["set-hostname", name] => done(sethostname(name)),
             ["kill", pid, signal] => {
-                // nix knows no signal 0 by number.
+                // nix does not accept the number 0 as a signal.
                 let signal: Option<Signal> = match number::<i32>(signal)? {
                     0 => None,
                     n => Some(n.try_into()?),
@@ -41,7 +41,7 @@ impl State {
                 done(nix::sys::signal::kill(Pid::from_raw(number(pid)?), signal))
             }
             ["secret"] => {
-                // So that Yama, where there is one, decides nothing here.
+                // Yama must not decide whether tracing is allowed.
                 sys::let_anyone_trace();
                 Ok((&raw const SECRET).addr().to_string())
             }
@@ -101,7 +101,7 @@ impl State {
                 }
             },
             ["hold", bytes] => {
-                // Written to, since memory that is only asked for is not there yet.
+                // The kernel provides memory only when it is written to.
                 self.held.push(vec![1; number(bytes)?]);
                 Ok(String::new())
             }
@@ -114,7 +114,7 @@ impl State {
         }
     }
 
-    /// Makes so many processes that wait to be killed, as far as it is let.
+    /// Makes this many processes that wait to be killed, or fewer if the kernel refuses more.
     fn fork(&mut self, many: u32) -> Result<String> {
         for made in 0..many {
             match sys::fork() {
@@ -133,7 +133,7 @@ impl State {
     }
 }
 
-/// In a child: its parent's end is to be heard, though the child lives on.
+/// Closes the connection of the parent in a child, so that the parent's end is noticed while the child lives.
 fn leave_the_pipes() {
     for fd in [0, 1] {
         let _ = nix::unistd::close(fd);

@@ -1,9 +1,9 @@
-//! The calls that no crate makes safe.
+//! System calls for which no crate has a safe function.
 #![allow(unsafe_code)]
 
 use std::io::{Error, Result};
 
-/// Forks; `None` in the child.
+/// Forks. Returns `None` in the child.
 pub(crate) fn fork() -> Result<Option<i32>> {
     // SAFETY: this process has one thread, so no lock is held by another.
     match check(unsafe { libc::fork() })? {
@@ -12,8 +12,8 @@ pub(crate) fn fork() -> Result<Option<i32>> {
     }
 }
 
-/// Asks to change the length of a tick to one that cannot be: EPERM without the right to
-/// set the clock, EINVAL with it. No clock is changed either way.
+/// Tries to set an invalid length of the clock tick. The call fails with EPERM without the right to set the clock, and
+/// with EINVAL otherwise, so it never changes a clock.
 pub(crate) fn set_tick() -> Result<i32> {
     // SAFETY: all zeroes is a value of this plain struct.
     let mut timex: libc::timex = unsafe { std::mem::zeroed() };
@@ -22,20 +22,20 @@ pub(crate) fn set_tick() -> Result<i32> {
     check(unsafe { libc::adjtimex(&mut timex) })
 }
 
-/// Sets the clock of a time namespace's kind, which no namespace allows.
+/// Tries to set a clock that time namespaces have, which the kernel never allows.
 pub(crate) fn set_monotonic() -> Result<i32> {
     let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel reads this struct only.
     check(unsafe { libc::clock_settime(libc::CLOCK_MONOTONIC, &zero) })
 }
 
-/// Lets any process that may otherwise trace this one, where Yama asks for that word too.
+/// Allows every process to trace this process, as far as Yama decides.
 pub(crate) fn let_anyone_trace() {
     // SAFETY: the call takes numbers only.
     unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY) };
 }
 
-/// A segment of shared memory: makes it with eight bytes in it, or finds them.
+/// Makes a segment of shared memory with eight bytes in it, or reads the bytes.
 pub(crate) fn shm(key: i32, text: Option<[u8; 8]>) -> Result<[u8; 8]> {
     let flags = if text.is_some() { libc::IPC_CREAT | libc::IPC_EXCL | 0o666 } else { 0 };
     // SAFETY: the call takes numbers only.
@@ -55,7 +55,7 @@ pub(crate) fn shm(key: i32, text: Option<[u8; 8]>) -> Result<[u8; 8]> {
     }
 }
 
-/// A semaphore: makes it, or finds it and takes its value away.
+/// Makes a semaphore, or finds it and decrements its value.
 pub(crate) fn sem(key: i32, make: bool) -> Result<i32> {
     let flags = if make { libc::IPC_CREAT | libc::IPC_EXCL | 0o666 } else { 0 };
     // SAFETY: the calls take numbers only.
@@ -65,7 +65,7 @@ pub(crate) fn sem(key: i32, make: bool) -> Result<i32> {
     }
 }
 
-/// A message queue: makes it with a message in it, or takes the message out.
+/// Makes a message queue with a message in it, or receives the message.
 pub(crate) fn msg(key: i32, make: bool) -> Result<i32> {
     let flags = if make { libc::IPC_CREAT | libc::IPC_EXCL | 0o666 } else { 0 };
     let mut message = [1_i64, 0];
