@@ -21,6 +21,7 @@ pub(crate) struct Cli {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+    use clap::error::ErrorKind;
     use nspod_cli::manual;
 
     use super::*;
@@ -114,8 +115,9 @@ mod tests {
 
     #[test]
     fn an_unknown_flag_is_refused() {
-        assert!(parse("nspod-oci create --unknown id").is_err());
-        assert!(parse("nspod-oci create").is_err());
-        assert!(parse("nspod-oci --rootless maybe state id").is_err());
+        let refused = |line| parse(line).unwrap_err().kind();
+        assert_eq!(refused("nspod-oci create --unknown id"), ErrorKind::UnknownArgument);
+        assert_eq!(refused("nspod-oci create"), ErrorKind::MissingRequiredArgument);
+        assert_eq!(refused("nspod-oci --rootless maybe state id"), ErrorKind::InvalidValue);
     }
 }
