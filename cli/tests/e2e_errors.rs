@@ -246,7 +246,7 @@ fn contradictions_and_what_the_kernel_would_refuse_are_refused_first() {
             ),
             (
                 &["run", "-m", "2m", "--memory-swap", "1m", "true"],
-                "--memory-swap counts memory and swap together: 1048576 bytes are less than the 2097152 of --memory",
+                "--memory-swap is memory and swap together: 1048576 bytes are less than the 2097152 of --memory",
             ),
             (
                 &["run", "--limit", "cgroup.procs=1", "true"],

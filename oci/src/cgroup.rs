@@ -73,7 +73,7 @@ impl Scope {
     /// against the limit of processes, so this limit is set only now.
     pub(crate) fn release(mut self) -> Result<()> {
         let cgroup = self.held.release();
-        let (_, processes) = split_pids(self.limits.clone());
+        let processes = self.limits.clone().remove("pids.max");
         if processes.is_empty() {
             return Ok(());
         }
@@ -81,16 +81,6 @@ impl Scope {
         // All limits, since systemd has written those that it knows again.
         limit(&cgroup, &self.limits)
     }
-}
-
-/// Splits limits into those without the limit of processes, and that limit.
-fn split_pids(mut limits: Limits) -> (Limits, Limits) {
-    let processes = Limits {
-        pids_max: limits.pids_max.take(),
-        unified: limits.unified.remove_entry("pids.max").into_iter().collect(),
-        ..Limits::default()
-    };
-    (limits, processes)
 }
 
 /// Chooses the cgroup of a container and notes it in the record. systemd makes a scope at once; the
@@ -143,7 +133,8 @@ fn scope(runtime: &Runtime, wanted: &ContainerSpec, id: &str, record: &mut Recor
     let named =
         systemd::Scope::of_parts(slice, prefix, name).map_err(|e| Error::invalid("linux.cgroupsPath", e))?;
     let limits = wanted.spec.limits.clone();
-    let (early, _) = split_pids(limits.clone());
+    let mut early = limits.clone();
+    early.remove("pids.max");
     let mut properties = Property::of_limits(&early)?;
     for (key, text) in &record.annotations {
         let property = Property::of_annotation(key, text);

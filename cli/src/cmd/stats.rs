@@ -1,4 +1,4 @@
-//! `nspod stats`: what containers use.
+//! `nspod stats`: shows the resource usage of containers.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -14,56 +14,57 @@ use crate::state::{Entry, Store};
 
 #[derive(Debug, Args)]
 pub(crate) struct StatsArgs {
-    /// Once, and not again each second
+    /// Print once instead of every second
     #[arg(long)]
     no_stream: bool,
-    /// The containers; all that run, if none is named
+    /// Names or ids of the containers; by default all running ones
     #[arg(value_name = "CONTAINER")]
     ids: Vec<String>,
 }
 
-/// One container at one moment.
+/// The usage of one container at one moment.
 #[derive(Debug, Serialize)]
 struct Row {
     id: String,
-    /// Of one processor; since the last look.
+    /// Share of one processor since the previous sample, in percent.
     cpu_percent: Option<f64>,
-    /// `memory.max`; absent without a limit.
+    /// `memory.max` in bytes; `None` without a limit.
     memory_limit: Option<u64>,
     usage: Usage,
 }
 
-struct Look {
+/// The usage of all containers at one moment.
+struct Sample {
     at: Instant,
     rows: Vec<Row>,
 }
 
 pub(crate) fn stats(args: &StatsArgs, json: bool) -> Result<()> {
     let store = Store::open()?;
-    // A share of a processor takes two looks.
-    let mut last = Look::now(&store, &args.ids, None)?;
+    // The share of a processor is the difference of two samples.
+    let mut last = Sample::take(&store, &args.ids, None)?;
     let mut pause = Duration::from_millis(if args.no_stream { 200 } else { 1000 });
     loop {
         std::thread::sleep(pause);
-        let look = Look::now(&store, &args.ids, Some(&last))?;
+        let sample = Sample::take(&store, &args.ids, Some(&last))?;
         if json {
             match args.no_stream {
-                true => output::json(&look.rows)?,
-                false => output::json_line(&look.rows)?,
+                true => output::json(&sample.rows)?,
+                false => output::json_line(&sample.rows)?,
             }
         } else {
-            look.show(!args.no_stream && std::io::stdout().is_terminal())?;
+            sample.show(!args.no_stream && std::io::stdout().is_terminal())?;
         }
-        if args.no_stream || output::unread() || (look.rows.is_empty() && !args.ids.is_empty()) {
+        if args.no_stream || output::unread() || (sample.rows.is_empty() && !args.ids.is_empty()) {
             return Ok(());
         }
-        last = look;
+        last = sample;
         pause = Duration::from_secs(1);
     }
 }
 
-impl Look {
-    fn now(store: &Store, ids: &[String], before: Option<&Look>) -> Result<Look> {
+impl Sample {
+    fn take(store: &Store, ids: &[String], before: Option<&Sample>) -> Result<Sample> {
         let entries = match ids {
             [] => store.all()?,
             _ => ids.iter().map(|id| store.find(id)).collect::<Result<_>>()?,
@@ -74,7 +75,7 @@ impl Look {
             if !running(&entry)? {
                 continue;
             }
-            // Asked for by name it is an error to have no cgroup; else it is left out.
+            // A container without a cgroup is an error if it was named, and is left out otherwise.
             let usage = match entry.need_cgroup().and_then(|c| Ok(c.usage()?)) {
                 Ok(usage) => usage,
                 Err(e) if before.is_none() && !ids.is_empty() => return Err(e),
@@ -87,14 +88,14 @@ impl Look {
                 usage,
             });
         }
-        let mut look = Look { at, rows };
+        let mut sample = Sample { at, rows };
         if let Some(before) = before {
-            look.compare(before);
+            sample.compare(before);
         }
-        Ok(look)
+        Ok(sample)
     }
 
-    fn compare(&mut self, before: &Look) {
+    fn compare(&mut self, before: &Sample) {
         let elapsed = self.at.duration_since(before.at).as_secs_f64() * 1e6;
         for row in &mut self.rows {
             let then = before.rows.iter().find(|other| other.id == row.id);

@@ -1,4 +1,4 @@
-//! `nspod update`: other limits for a running container.
+//! `nspod update`: changes the limits of running containers.
 
 use cgroup_core::{Cgroup, Limits};
 use clap::Args;
@@ -12,7 +12,7 @@ use crate::state::Store;
 pub(crate) struct UpdateArgs {
     #[command(flatten)]
     limits: LimitArgs,
-    /// The containers
+    /// Names or ids of the containers
     #[arg(value_name = "CONTAINER", required = true)]
     ids: Vec<String>,
 }
@@ -33,10 +33,10 @@ pub(crate) fn update(args: &UpdateArgs) -> Result<()> {
     })
 }
 
-/// Sets limits, after what it takes from the cgroups above.
+/// Enables the required controllers in the ancestors, and writes the limits.
 pub(crate) fn apply(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
     let enabled = cgroup.enable_path(limits.controllers());
-    // Where a controller is missing this says of each limit why it cannot be had.
+    // If a controller is missing, this error names each limit with the reason.
     cgroup.apply(limits)?;
     Ok(enabled?)
 }

@@ -1,4 +1,4 @@
-//! How much: the limits of a cgroup.
+//! Command-line flags for the limits of a cgroup.
 
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::fs::MetadataExt;
@@ -14,11 +14,11 @@ use crate::value;
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Limits (cgroup v2)")]
 pub(crate) struct LimitArgs {
-    /// Memory beyond which the OOM killer comes (memory.max): 64m, 1g, max
+    /// Maximum memory; above it the OOM killer is invoked (memory.max): 64m, 1g, max
     #[arg(short, long, value_name = "BYTES", value_parser = value::max_bytes, allow_hyphen_values = true)]
     memory: Option<Max>,
-    /// Memory and swap together, as docker counts (memory.swap.max is the difference); max for
-    /// all the swap there is. Left out, swap is not limited
+    /// Maximum memory and swap together, as in docker; memory.swap.max is the difference. With max,
+    /// and by default, swap is unlimited
     #[arg(long, value_name = "BYTES", value_parser = value::max_bytes, allow_hyphen_values = true, requires = "memory")]
     memory_swap: Option<Max>,
     /// Memory that is reclaimed last (memory.low)
@@ -27,16 +27,16 @@ pub(crate) struct LimitArgs {
     /// Memory that is never reclaimed (memory.min)
     #[arg(long, value_name = "BYTES", value_parser = value::max_bytes)]
     memory_min: Option<Max>,
-    /// Memory beyond which the processes are slowed and reclaimed from (memory.high)
+    /// Memory above which the processes are throttled and memory is reclaimed (memory.high)
     #[arg(long, value_name = "BYTES", value_parser = value::max_bytes)]
     memory_high: Option<Max>,
-    /// Processors' worth of time (cpu.max): 0.5, 2
+    /// Number of processors (cpu.max): 0.5, 2
     #[arg(long, value_name = "NUMBER", value_parser = value::cpus)]
     cpus: Option<CpuMax>,
-    /// Share of the processors among siblings, 2 to 262144 (cpu.weight, converted)
+    /// Share of processor time among siblings, 2 to 262144, converted to cpu.weight
     #[arg(short, long, value_name = "SHARES", value_parser = value::cpu_shares, conflicts_with = "cpu_weight")]
     cpu_shares: Option<u64>,
-    /// Share of the processors among siblings, 1 to 10000 (cpu.weight)
+    /// Share of processor time among siblings, 1 to 10000 (cpu.weight)
     #[arg(long, value_name = "WEIGHT")]
     cpu_weight: Option<u64>,
     /// Processors to run on (cpuset.cpus): 0-3,7
@@ -45,25 +45,25 @@ pub(crate) struct LimitArgs {
     /// Memory nodes to allocate from (cpuset.mems)
     #[arg(long, value_name = "LIST", value_parser = value::cpu_list)]
     cpuset_mems: Option<CpuList>,
-    /// Processes and threads (pids.max)
+    /// Maximum number of processes and threads (pids.max)
     #[arg(long, value_name = "COUNT", value_parser = value::max_count, allow_hyphen_values = true)]
     pids_limit: Option<Max>,
-    /// Bytes read from a device in a second (io.max rbps)
+    /// Maximum bytes per second read from a device (io.max rbps)
     #[arg(long, value_name = "PATH:BYTES", value_parser = value::device_bytes)]
     device_read_bps: Vec<(PathBuf, Max)>,
-    /// Bytes written to a device in a second (io.max wbps)
+    /// Maximum bytes per second written to a device (io.max wbps)
     #[arg(long, value_name = "PATH:BYTES", value_parser = value::device_bytes)]
     device_write_bps: Vec<(PathBuf, Max)>,
-    /// Reads from a device in a second (io.max riops)
+    /// Maximum read operations per second on a device (io.max riops)
     #[arg(long, value_name = "PATH:COUNT", value_parser = value::device_count)]
     device_read_iops: Vec<(PathBuf, Max)>,
-    /// Writes to a device in a second (io.max wiops)
+    /// Maximum write operations per second on a device (io.max wiops)
     #[arg(long, value_name = "PATH:COUNT", value_parser = value::device_count)]
     device_write_iops: Vec<(PathBuf, Max)>,
-    /// Share of the devices among siblings, 1 to 10000 (io.weight)
+    /// Share of device time among siblings, 1 to 10000 (io.weight)
     #[arg(long, value_name = "WEIGHT")]
     io_weight: Option<u64>,
-    /// Any file of cgroup v2 by the kernel's name: memory.oom.group=1
+    /// Any file of cgroup v2, with its name in the kernel: memory.oom.group=1
     #[arg(long, value_name = "FILE=VALUE", value_parser = value::pair)]
     limit: Vec<(String, String)>,
 }
@@ -90,7 +90,7 @@ impl LimitArgs {
                 Some(swap) => Some(Max::Value(swap)),
                 None => {
                     return Err(Error::new(format!(
-                        "--memory-swap counts memory and swap together: {both} bytes are less than the {memory} of --memory"
+                        "--memory-swap is memory and swap together: {both} bytes are less than the {memory} of --memory"
                     )));
                 }
             },
@@ -113,7 +113,7 @@ impl LimitArgs {
     }
 }
 
-/// The number of a disk, by the path of its node or as `MAJOR:MINOR`.
+/// Returns the device number of a disk, from the path of its node or from `MAJOR:MINOR`.
 fn block_device(path: &Path) -> Result<Device> {
     if let Some(device) = path.to_str().and_then(|text| text.parse().ok()) {
         return Ok(device);
@@ -133,7 +133,7 @@ pub(crate) fn device_number(rdev: u64) -> Device {
     Device::new(major as u32, minor as u32)
 }
 
-/// Takes from the limits those of which this host has no controller; each with the reason.
+/// Removes the limits whose controller this host does not have. Returns a note for each.
 pub(crate) fn relax(limits: &mut Limits) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     for (file, missing) in Hierarchy::detect()?.unenforceable(limits) {
