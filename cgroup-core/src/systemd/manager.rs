@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 
-use super::bus::{Call, Connection, Failure, Writer};
+use super::bus::{Connection, Failure};
 use super::held::{Held, Placeholder};
 use super::property::Property;
 use super::scope::{Scope, common, slice_path};
+use super::wire::{Call, Writer};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 use crate::hierarchy::Hierarchy;

@@ -39,6 +39,7 @@ mod held;
 mod manager;
 mod property;
 mod scope;
+mod wire;
 
 pub use held::Held;
 pub use manager::Manager;
