@@ -1,4 +1,4 @@
-//! Devices of the network that go into a container, by rtnetlink.
+//! Network devices that are moved into a container, by rtnetlink.
 //!
 //! See [rtnetlink(7)](https://man7.org/linux/man-pages/man7/rtnetlink.7.html).
 
@@ -30,8 +30,11 @@ const IFLA_NET_NS_FD: u16 = 28;
 /// The size of struct nlmsghdr.
 const HEADER: usize = 16;
 
-/// Moves a device of the caller's net namespace into another, under a new name or its own,
-/// with its permanent addresses of global scope, and brings it up there.
+/// Moves a device from the caller's network namespace to another, keeps its permanent addresses of
+/// global scope, and brings it up. Gives it a new name if one is set.
+///
+/// Requires CAP_NET_ADMIN in the user namespaces of both network namespaces.
+/// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#network-devices).
 ///
 /// ```no_run
 /// use std::os::fd::AsFd;
@@ -41,8 +44,9 @@ const HEADER: usize = 16;
 /// ```
 ///
 /// # Errors
-/// [`ErrorKind::InvalidConfig`] for what is no name of a device; `ENODEV` if there is no such
-/// device; `EEXIST` if the name is taken there, in which case the device stays where it is.
+/// - [`ErrorKind::InvalidConfig`]: the name is not valid for a device.
+/// - [`ErrorKind::NetDevice`] with `ENODEV`: no such device; `EEXIST`: the name is taken, and the device
+///   stays where it is; `EPERM`: the caller lacks CAP_NET_ADMIN; `EINVAL`: the device cannot be moved.
 pub fn move_net_device(name: &str, new_name: Option<&str>, target: BorrowedFd<'_>) -> Result<(), Error> {
     let inside = new_name.unwrap_or(name);
     for one in [name, inside] {
@@ -54,7 +58,7 @@ pub fn move_net_device(name: &str, new_name: Option<&str>, target: BorrowedFd<'_
     };
     let here = Netlink::open().map_err(|e| failed(format!("find the device {name}"), "socket", e, ""))?;
     let index = here.index(name).map_err(|e| {
-        let hint = "there is no such device in the caller's net namespace: see `ip link`";
+        let hint = "the caller's net namespace has no such device: see `ip link`";
         failed(format!("find the device {name}"), "rtnetlink", e, if e == Errno::ENODEV { hint } else { "" })
     })?;
     let addresses = here
@@ -72,7 +76,7 @@ pub fn move_net_device(name: &str, new_name: Option<&str>, target: BorrowedFd<'_
     moved.map_err(|e| {
         let hint = match e {
             Errno::EEXIST => "the container has a device of that name already",
-            Errno::EPERM => "this takes CAP_NET_ADMIN both here and where it goes",
+            Errno::EPERM => "this requires CAP_NET_ADMIN in both net namespaces",
             Errno::EINVAL => "this device cannot leave its net namespace (lo, for one, and some tunnels)",
             _ => "",
         };
@@ -112,8 +116,8 @@ pub(crate) fn check_name(field: &str, name: &str) -> Result<(), Error> {
     }
 }
 
-/// Calls a function with a socket of another net namespace, from a thread of its own, for
-/// the caller's stays where it is.
+/// Calls a function with a socket of another net namespace. A thread of its own opens the socket, so that
+/// the caller stays in its namespace.
 fn within<T: Send>(
     namespace: BorrowedFd<'_>,
     then: impl FnOnce(&Netlink) -> Result<T, Errno> + Send,
@@ -123,21 +127,21 @@ fn within<T: Send>(
             setns(namespace, CloneFlags::CLONE_NEWNET)?;
             Netlink::open()
         };
-        // The thread ends with nothing in its hands that could panic.
+        // The thread does nothing that could panic.
         scope.spawn(enter).join().unwrap_or(Err(Errno::ECANCELED))
     })?;
-    // A socket is of the namespace that it was made in.
+    // A socket belongs to the namespace in which it was opened.
     Ok(then(&there))
 }
 
-/// An address: the family, the length of its prefix, and its attributes.
+/// An address: family, prefix length in bits, and attributes.
 struct Address {
     family: u8,
     prefix: u8,
     attributes: Vec<(u16, Vec<u8>)>,
 }
 
-/// A socket to the routing part of the kernel.
+/// A socket of NETLINK_ROUTE.
 struct Netlink(OwnedFd);
 
 impl Netlink {
@@ -146,7 +150,7 @@ impl Netlink {
         socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute).map(Netlink)
     }
 
-    /// Sends one request, hands each message of the answer over, and returns at its end.
+    /// Sends a request, and calls `each` with the messages of the answer.
     fn request(
         &self,
         kind: u16,
@@ -179,7 +183,7 @@ impl Netlink {
         }
     }
 
-    /// The index of a device by its name.
+    /// Returns the index of a device.
     fn index(&self, name: &str) -> Result<u32, Errno> {
         let mut body = link(0, 0);
         push(&mut body, ifname(name));
@@ -192,7 +196,7 @@ impl Netlink {
         index
     }
 
-    /// The permanent addresses of global scope that a device has.
+    /// Returns the permanent addresses of global scope of a device.
     fn addresses(&self, index: u32) -> Result<Vec<Address>, Errno> {
         let mut addresses = Vec::new();
         self.request(libc::RTM_GETADDR, NLM_F_DUMP, &[0; 8], |kind, body| {
@@ -226,7 +230,7 @@ impl Netlink {
         self.request(libc::RTM_NEWADDR, flags, &body, |_, _| {})
     }
 
-    /// Changes a device: flags to raise, and attributes.
+    /// Sets flags and attributes of a device.
     fn set_link(&self, index: u32, flags: u32, attributes: &[(u16, &[u8])]) -> Result<(), Errno> {
         let mut body = link(index, flags);
         for attribute in attributes {
@@ -236,7 +240,7 @@ impl Netlink {
     }
 }
 
-/// A struct ifinfomsg.
+/// Returns a struct ifinfomsg.
 fn link(index: u32, flags: u32) -> Vec<u8> {
     let mut body = vec![0; 4];
     for word in [index, flags, flags] {
@@ -249,8 +253,8 @@ fn ifname(name: &str) -> (u16, &[u8]) {
     (IFLA_IFNAME, name.as_bytes())
 }
 
-/// Adds an attribute: its length, its kind, the value, and zeroes up to a multiple of four.
-/// A name needs no NUL.
+/// Adds an attribute: length, kind, value, and zeroes up to a multiple of four bytes. The kernel does not
+/// require a NUL after a name.
 fn push(body: &mut Vec<u8>, (kind, value): (u16, &[u8])) {
     body.extend((4 + value.len() as u16).to_ne_bytes());
     body.extend(kind.to_ne_bytes());
@@ -258,7 +262,7 @@ fn push(body: &mut Vec<u8>, (kind, value): (u16, &[u8])) {
     body.resize(body.len().next_multiple_of(4), 0);
 }
 
-/// The first message's kind and body, and what follows it.
+/// Returns kind and body of the first message, and the bytes after it.
 fn split_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
     let kind = u16::from_ne_bytes(*bytes.get(4..6)?.first_chunk()?);
@@ -266,7 +270,7 @@ fn split_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     Some((kind, bytes.get(HEADER..length)?, rest))
 }
 
-/// The same for an attribute.
+/// Returns kind and value of the first attribute, and the bytes after it.
 fn split_attribute(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
     let kind = u16::from_ne_bytes(*bytes.get(2..4)?.first_chunk()?);

@@ -1,5 +1,5 @@
-//! Shares of the last-level cache and of memory's bandwidth, by the kernel's resctrl file
-//! system: what OCI calls `intelRdt`.
+//! Shares of the last-level cache and of memory bandwidth, by the kernel's resctrl file system:
+//! `linux.intelRdt`.
 //!
 //! See the kernel's [resctrl](https://docs.kernel.org/filesystems/resctrl.html).
 
@@ -16,42 +16,43 @@ const ROOT: &str = "/sys/fs/resctrl";
 /// `RDTGROUP_SUPER_MAGIC` of linux/magic.h.
 const MAGIC: u32 = 0x0765_5821;
 
-/// A class of service and what it is allowed.
+/// A class of service and its shares.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Resctrl {
-    /// The class: one that is there, or is made. `/` is the default class of all processes.
-    /// Without it, the container has one of its own.
+    /// Name of the class, which is created if it does not exist. `/` is the default class of all
+    /// processes. By default, the container gets a class of its own.
     pub clos_id: Option<String>,
-    /// Lines of `schemata`, as `L3:0=f;1=f0`. With a class that is named and without lines,
-    /// it must be there; with lines, one that is there must have the same.
+    /// Lines of `schemata`, such as `L3:0=f;1=f0`. A named class must exist if there are no lines; if it
+    /// exists, it must have these lines.
     pub schemata: Vec<String>,
-    /// A directory of `mon_groups` of the container's own, to read what it uses from.
+    /// Whether the container gets a directory in `mon_groups`, which shows what it uses.
     pub enable_monitoring: bool,
 }
 
 impl Resctrl {
-    /// Puts a process into the class of the container `id`, and returns the directories that
-    /// were made for it, for [`remove`].
+    /// Puts a process into the class of the container `id`. Returns the directories that were created,
+    /// for [`remove`]. Since Linux 4.10.
     ///
     /// # Errors
-    /// If the kernel, the machine or its administrator offers no resctrl; a class that is not
-    /// there or differs; what the kernel refuses, with its own words (`last_cmd_status`).
+    /// [`ErrorKind::Resctrl`]: resctrl is not mounted, or the kernel refuses a request; the error has the
+    /// kernel's reason from `last_cmd_status`. `ENOSPC`: the processor has no free class or monitor.
+    /// [`ErrorKind::InvalidConfig`]: the class does not exist, or has other lines.
     pub fn apply(&self, id: &str, pid: i32) -> Result<Vec<PathBuf>, Error> {
         let mounted = statfs(ROOT).is_ok_and(|s| s.filesystem_type() == FsType(MAGIC as _));
         if !mounted {
             return Err(Error::new(
                 ErrorKind::Resctrl,
                 format!(
-                    "resctrl: {ROOT} is not mounted, so nothing can be said of caches and bandwidth: it takes a \
-                     processor with RDT or its like (see /proc/cpuinfo for cat_l3 and mba) and `mount -t resctrl resctrl {ROOT}`"
+                    "resctrl: {ROOT} is not mounted, so caches and bandwidth cannot be shared: this requires a \
+                     processor with RDT or similar (see /proc/cpuinfo for cat_l3 and mba) and `mount -t resctrl resctrl {ROOT}`"
                 ),
             ));
         }
         self.apply_at(Path::new(ROOT), id, pid)
     }
 
-    /// As [`apply`](Self::apply), with another directory taken for the file system's root.
+    /// As [`apply`](Self::apply), with another mount point of resctrl.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -80,8 +81,10 @@ impl Resctrl {
         let named = self.clos_id.is_some();
         let there = class_dir.is_dir();
         if named && !there && self.schemata.is_empty() {
-            let problem =
-                format!("there is no class {}, and nothing says what it is allowed", class_dir.display());
+            let problem = format!(
+                "the class {} does not exist, and the configuration has no schemata for it",
+                class_dir.display()
+            );
             return Err(Error::invalid("linux.intelRdt.closID", problem));
         }
         if !there {
@@ -90,7 +93,7 @@ impl Resctrl {
         if named && there {
             same(class_dir, &self.schemata)?;
         } else if !self.schemata.is_empty() {
-            // In one write: the kernel takes all lines or says what is wrong with one.
+            // In one write: the kernel accepts all lines, or rejects all and names the wrong one.
             write(root, &class_dir.join("schemata"), &format!("{}\n", self.schemata.join("\n")))?;
         }
         write(root, &class_dir.join("tasks"), &format!("{pid}\n"))?;
@@ -103,10 +106,10 @@ impl Resctrl {
     }
 }
 
-/// Removes what [`Resctrl::apply`] has made. What is gone already is no error.
+/// Removes directories that [`Resctrl::apply`] has created. Ignores those that no longer exist.
 ///
 /// # Errors
-/// If a directory cannot be removed.
+/// [`ErrorKind::Resctrl`] with the errno of rmdir(2).
 pub fn remove(made: &[PathBuf]) -> Result<(), Error> {
     let mut result = Ok(());
     for path in made.iter().rev() {
@@ -118,12 +121,12 @@ pub fn remove(made: &[PathBuf]) -> Result<(), Error> {
     result
 }
 
-/// A name of one directory.
+/// Checks that a name is valid for a class.
 fn checked<'a>(field: &str, name: &'a str) -> Result<&'a str, Error> {
     let reserved = ["", ".", "..", "info", "mon_groups", "mon_data"];
     match reserved.contains(&name) || name.contains(['/', '\n', '\0']) {
         false => Ok(name),
-        true => Err(Error::invalid(field, format!("{name:?} is no name of a class"))),
+        true => Err(Error::invalid(field, format!("{name:?} is not a valid name of a class"))),
     }
 }
 
@@ -138,7 +141,7 @@ fn make(path: &Path, made: &mut Vec<PathBuf>) -> Result<(), Error> {
                 Some(libc::ENOSPC) => {
                     "the processor has no class or monitor left: see info/*/num_closids and num_rmids"
                 }
-                Some(libc::EEXIST) => "it is there already, another's",
+                Some(libc::EEXIST) => "another process has created it",
                 _ => return Err(failed("make", path, "mkdir", &e)),
             };
             Err(failed("make", path, "mkdir", &e).with_hint(hint))
@@ -146,7 +149,7 @@ fn make(path: &Path, made: &mut Vec<PathBuf>) -> Result<(), Error> {
     }
 }
 
-/// Whether a class allows what is asked for: each line, blanks and leading zeroes aside.
+/// Checks that a class has these lines, except for white space and leading zeroes.
 fn same(class_dir: &Path, asked: &[String]) -> Result<(), Error> {
     if asked.is_empty() {
         return Ok(());
@@ -157,7 +160,7 @@ fn same(class_dir: &Path, asked: &[String]) -> Result<(), Error> {
     match asked.iter().flat_map(|line| line.lines()).find(|line| !has.contains(&normal(line))) {
         None => Ok(()),
         Some(line) => {
-            let problem = format!("{} is there and does not say {line:?}", path.display());
+            let problem = format!("{} exists and does not have {line:?}", path.display());
             Err(Error::invalid("linux.intelRdt.schemata", problem))
         }
     }

@@ -40,7 +40,7 @@ fn a_named_class_takes_the_process_and_stays() {
     assert!(gold.apply_at(dir.path(), "box", 43).unwrap().is_empty());
     gold.schemata = vec!["L3:0=1f;1=f0".into()];
     let error = gold.apply_at(dir.path(), "box", 44).unwrap_err().to_string();
-    assert!(error.contains("does not say \"L3:0=1f;1=f0\""), "{error}");
+    assert!(error.contains("does not have \"L3:0=1f;1=f0\""), "{error}");
     assert!(read(dir.path(), "gold/schemata").contains("0=00f"), "it was changed");
     assert!(read(dir.path(), "gold/tasks").starts_with("43"), "the process was taken all the same");
 }
@@ -50,7 +50,7 @@ fn a_class_that_is_not_there_takes_lines_to_be_made_of() {
     let dir = tempfile::tempdir().unwrap();
     let gold = Resctrl { clos_id: Some("gold".into()), ..Resctrl::default() };
     let error = gold.apply_at(dir.path(), "box", 42).unwrap_err().to_string();
-    assert!(error.starts_with("linux.intelRdt.closID: there is no class"), "{error}");
+    assert!(error.starts_with("linux.intelRdt.closID: the class"), "{error}");
     for name in ["..", "a/b", "info", ""] {
         let wrong = Resctrl { clos_id: Some(name.into()), ..Resctrl::default() };
         let error = wrong.apply_at(dir.path(), "box", 42).unwrap_err();

@@ -1,11 +1,11 @@
-//! A configuration to begin with.
+//! An example configuration.
 
 use oci_spec::runtime;
 use serde_json::json;
 
-/// The configuration that `runc spec` writes: a shell on a terminal, with the customary mounts,
-/// capabilities and masks. `rootless` is for an ordinary user: a user namespace in which root is
-/// the caller, and neither network namespace nor limits.
+/// Returns the configuration that `runc spec` writes: a shell on a terminal, with the usual mounts,
+/// capabilities and masked paths. With `rootless`, it has a user namespace in which the caller is root,
+/// and neither a network namespace nor limits.
 pub fn example(rootless: bool) -> runtime::Spec {
     let capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
     let mount = |destination: &str, typ: &str, source: &str, options: &[&str]| match options {
@@ -17,7 +17,7 @@ pub fn example(rootless: bool) -> runtime::Spec {
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &[]),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        // An ordinary user has no group 5.
+        // A user namespace with one id has no group 5.
         mount("/dev/pts", "devpts", "devpts", if rootless { &pts[..5] } else { &pts }),
         mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
         mount("/dev/mqueue", "mqueue", "mqueue", &strict),
@@ -49,7 +49,7 @@ pub fn example(rootless: bool) -> runtime::Spec {
         linux["resources"] = json!({ "devices": [{ "allow": false, "access": "rwm" }] });
     }
     let spec = json!({
-        "ociVersion": super::VERSION,
+        "ociVersion": super::types::VERSION,
         "process": {
             "terminal": true,
             "user": { "uid": 0, "gid": 0 },

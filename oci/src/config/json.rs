@@ -1,5 +1,5 @@
-//! From bytes to the types of `oci-spec`: what these would refuse or lose, and what they let
-//! pass against the specification's schema, is seen to before.
+//! From bytes to the types of `oci-spec`. Differences between these types and the specification are
+//! removed before: values that the types reject or lose, and required fields that they do not require.
 
 use cgroup_core::CpuList;
 use serde::de::DeserializeOwned;
@@ -9,7 +9,7 @@ use crate::Error;
 use crate::ErrorKind;
 use nspod_sandbox::spec::Capabilities;
 
-/// What must be there, by the path of its object: `[]` stands for each item, `*` for each value.
+/// Required fields by the path of their object: `[]` stands for each item, `*` for each value.
 const REQUIRED: &[(&str, &[&str])] = &[
     ("", &["ociVersion"]),
     ("root", &["path"]),
@@ -43,7 +43,7 @@ const REQUIRED: &[(&str, &[&str])] = &[
 const MAPPING: &[&str] = &["containerID", "hostID", "size"];
 const DEVICE: &[&str] = &["major", "minor"];
 
-/// The document, without what says nothing, and with what the schema demands.
+/// Parses a JSON object, without the members that are `null`.
 pub(super) fn document(json: &[u8]) -> Result<Value, Error> {
     let not = |problem: String| Error::new(ErrorKind::InvalidConfig, format!("this is not JSON: {problem}"));
     let mut document = serde_json::from_slice(json).map_err(|e| not(e.to_string()))?;
@@ -54,7 +54,7 @@ pub(super) fn document(json: &[u8]) -> Result<Value, Error> {
     }
 }
 
-/// Go writes `null` for what is not set.
+/// Removes members that are `null`: Go writes these for unset fields.
 fn strip_nulls(value: &mut Value) {
     match value {
         Value::Object(members) => {
@@ -66,11 +66,11 @@ fn strip_nulls(value: &mut Value) {
     }
 }
 
-/// Whether everything that the schema demands below `below` is there.
+/// Checks that all required fields below `below` exist.
 pub(super) fn check_required(document: &Value, below: &str) -> Result<(), Error> {
     let rules = REQUIRED.iter().filter(|(path, _)| path.starts_with(below));
     rules.copied().try_for_each(|(path, names)| required(document, path, "", names))?;
-    // Of a device by what it is.
+    // A device requires numbers unless it is a FIFO.
     let devices = document.pointer("/linux/devices").and_then(Value::as_array);
     for (index, device) in devices.into_iter().flatten().enumerate() {
         if device["type"].as_str().is_some_and(|typ| typ != "p") {
@@ -83,7 +83,8 @@ pub(super) fn check_required(document: &Value, below: &str) -> Result<(), Error>
 fn required(value: &Value, path: &str, at: &str, names: &[&str]) -> Result<(), Error> {
     let Some(part) = path.split(['.', '[']).find(|part| !part.is_empty()) else {
         let missing = names.iter().find(|name| value.as_object().is_some_and(|o| !o.contains_key(**name)));
-        return missing.map_or(Ok(()), |name| Err(Error::invalid(&join(at, name), "this is required")));
+        return missing
+            .map_or(Ok(()), |name| Err(Error::invalid(&join(at, name), "required field is missing")));
     };
     let rest = &path[path.find(part).unwrap_or(0) + part.len()..];
     match (part, value) {
@@ -103,7 +104,7 @@ fn join(at: &str, name: &str) -> String {
     if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") }
 }
 
-/// A value of the types of `oci-spec`, or the path of what is not one.
+/// Converts a value to a type of `oci-spec`. The error has the path of the invalid field.
 pub(super) fn typed<T: DeserializeOwned>(value: Value, prefix: &str) -> Result<T, Error> {
     serde_path_to_error::deserialize(value).map_err(|e| {
         let path = match (prefix, e.path().to_string()) {
@@ -114,7 +115,7 @@ pub(super) fn typed<T: DeserializeOwned>(value: Value, prefix: &str) -> Result<T
     })
 }
 
-/// What the types of `oci-spec` take in another form than the specification has it.
+/// Converts `process` from the form of the specification to that of `oci-spec`.
 pub(super) fn fit_process(process: &mut Value, warnings: &mut Vec<String>) -> Result<(), Error> {
     let Some(process) = process.as_object_mut() else { return Ok(()) };
     process.entry("user").or_insert_with(|| Map::new().into());
@@ -123,7 +124,8 @@ pub(super) fn fit_process(process: &mut Value, warnings: &mut Vec<String>) -> Re
         names.retain(|name| {
             let known = name.as_str().is_none_or(|name| Capabilities::bit(name).is_some());
             if !known {
-                warnings.push(format!("process.capabilities.{set}: {name} is no capability of this kernel"));
+                warnings
+                    .push(format!("process.capabilities.{set}: {name} is not a capability of this kernel"));
             }
             known
         });
@@ -145,9 +147,9 @@ pub(super) fn fit_process(process: &mut Value, warnings: &mut Vec<String>) -> Re
     Ok(())
 }
 
-/// The same for `linux.resources`.
+/// Converts `linux.resources` from the form of the specification to that of `oci-spec`.
 pub(super) fn fit_resources(resources: &mut Value) {
-    // The types have 0 for a limit that is not there, and 0 is a limit.
+    // The types have 0 for a missing limit, but 0 is a limit.
     if let Some(resources) = resources.as_object_mut()
         && resources.get("pids").and_then(Value::as_object).is_some_and(|pids| !pids.contains_key("limit"))
     {
@@ -161,7 +163,7 @@ pub(super) fn fit_resources(resources: &mut Value) {
     }
 }
 
-/// The rules of `linux.seccomp` in Docker's old form, with the `name` of one call each, in that of
+/// Converts the rules of `linux.seccomp` from Docker's old form, with the `name` of one call, to that of
 /// the specification.
 pub(super) fn fit_seccomp(rules: &mut Value) {
     let rules = rules.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut);

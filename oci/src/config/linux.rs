@@ -1,12 +1,12 @@
-//! `linux`, but for its resources: namespaces, ids, devices, and what stands alone.
+//! `linux`: namespaces, id mappings, time offsets, devices, cgroupsPath, netDevices and intelRdt.
 
 use std::path::{Path, PathBuf};
 
 use ns_core::{Extent, IdMap, Kind, TimeOffset, TimeOffsets};
 use oci_spec::runtime::{self, LinuxDeviceType, LinuxNamespaceType};
 
-use super::mounts::{absolute, within};
-use super::{CgroupsPath, Context, IntelRdt};
+use super::paths::{absolute, within};
+use super::types::{CgroupsPath, Context, IntelRdt};
 use crate::Error;
 use crate::net::check_name;
 use nspod_sandbox::spec::{DEVICES, IdMaps, Join, LINKS, Link, Namespace, Namespaces, Node, NodeKind};
@@ -26,7 +26,7 @@ pub(super) fn namespaces(linux: &runtime::Linux, context: &Context<'_>) -> Resul
             LinuxNamespaceType::Time => Kind::Time,
         };
         if *all.get(kind) != Namespace::Host {
-            return Err(Error::invalid(&path, format!("the kind {kind} is named twice")));
+            return Err(Error::invalid(&path, format!("a {kind} namespace is given twice")));
         }
         let file = namespace.path().as_deref().filter(|file| !file.as_os_str().is_empty());
         *all.get_mut(kind) = match file {
@@ -38,7 +38,7 @@ pub(super) fn namespaces(linux: &runtime::Linux, context: &Context<'_>) -> Resul
     Ok(all)
 }
 
-/// A map of ids, as the kernel takes one.
+/// Converts id mappings, and checks them as the kernel does.
 pub(super) fn id_map(path: &str, mappings: &[runtime::LinuxIdMapping]) -> Result<IdMap, Error> {
     let extent = |m: &runtime::LinuxIdMapping| Extent {
         inside: m.container_id(),
@@ -55,8 +55,8 @@ pub(super) fn id_maps(linux: &runtime::Linux, namespaces: &Namespaces) -> Result
         let path = format!("linux.{name}");
         let mappings = mappings.as_deref().unwrap_or_default();
         match (mappings.is_empty(), &namespaces.user) {
-            (true, Namespace::New) => Err(Error::invalid(&path, "a new user namespace takes mappings")),
-            (false, Namespace::Host) => Err(Error::invalid(&path, "mappings take a user namespace")),
+            (true, Namespace::New) => Err(Error::invalid(&path, "a new user namespace requires mappings")),
+            (false, Namespace::Host) => Err(Error::invalid(&path, "mappings require a user namespace")),
             (true, _) => Ok(None),
             (false, _) => id_map(&path, mappings).map(Some),
         }
@@ -65,7 +65,7 @@ pub(super) fn id_maps(linux: &runtime::Linux, namespaces: &Namespaces) -> Result
     let gid = map("gidMappings", linux.gid_mappings())?;
     Ok(match (&namespaces.user, uid, gid) {
         (Namespace::New, Some(uid), Some(gid)) => IdMaps::Maps { uid, gid },
-        // Who joins one has the maps of that one.
+        // A joined user namespace has its maps already.
         _ => IdMaps::Auto,
     })
 }
@@ -78,20 +78,20 @@ pub(super) fn time_offsets(
         return Ok(None);
     };
     if !namespaces.is_new(Kind::Time) {
-        return Err(Error::invalid("linux.timeOffsets", "offsets take a new time namespace"));
+        return Err(Error::invalid("linux.timeOffsets", "offsets require a new time namespace"));
     }
     let mut offsets = TimeOffsets::default();
     for (clock, offset) in given {
         let path = format!("linux.timeOffsets.{clock}");
         let nanos = offset.nanosecs().unwrap_or(0);
         if nanos > 999_999_999 {
-            return Err(Error::invalid(&format!("{path}.nanosecs"), "this goes to 999999999"));
+            return Err(Error::invalid(&format!("{path}.nanosecs"), "must be at most 999999999"));
         }
         let offset = TimeOffset { secs: offset.secs().unwrap_or(0), nanos };
         match clock.as_str() {
             "monotonic" => offsets.monotonic = offset,
             "boottime" => offsets.boottime = offset,
-            _ => return Err(Error::invalid(&path, "only monotonic and boottime can be offset")),
+            _ => return Err(Error::invalid(&path, "must be monotonic or boottime")),
         }
     }
     Ok(Some(offsets))
@@ -103,11 +103,11 @@ pub(super) fn links() -> Vec<Link> {
     links.map(|(path, target)| Link { path: path.into(), target: target.into() }).collect()
 }
 
-/// The customary devices and those that are asked for, which take precedence.
+/// Returns the devices of the configuration, and the default devices that it does not have.
 pub(super) fn nodes(linux: &runtime::Linux) -> Result<Vec<Node>, Error> {
     let mut nodes = Vec::new();
     for (index, device) in linux.devices().iter().flatten().enumerate() {
-        // It is a link to that of the container's own terminals.
+        // `/dev/ptmx` is a link to that of the container's own devpts.
         if device.path() != Path::new("/dev/ptmx") {
             nodes.push(node(&format!("linux.devices[{index}]"), device)?);
         }
@@ -124,7 +124,7 @@ pub(super) fn nodes(linux: &runtime::Linux) -> Result<Vec<Node>, Error> {
 fn node(path: &str, device: &runtime::LinuxDevice) -> Result<Node, Error> {
     within(&format!("{path}.path"), device.path())?;
     if device.path().file_name().is_none() {
-        return Err(Error::invalid(&format!("{path}.path"), "this is no file's"));
+        return Err(Error::invalid(&format!("{path}.path"), "must name a file, not a directory"));
     }
     let number = |name: &str, number: i64, bits: u32| match u32::try_from(number) {
         Ok(number) if number >> bits == 0 => Ok(number),
@@ -140,10 +140,10 @@ fn node(path: &str, device: &runtime::LinuxDevice) -> Result<Node, Error> {
         LinuxDeviceType::B => NodeKind::Block(major()?, minor()?),
         LinuxDeviceType::P => NodeKind::Fifo,
         LinuxDeviceType::A => {
-            return Err(Error::invalid(&format!("{path}.type"), "a node is c, b, u or p"));
+            return Err(Error::invalid(&format!("{path}.type"), "must be c, b, u or p"));
         }
     };
-    // Some clients leave the file's type in.
+    // Some clients include the file type.
     let mode = device.file_mode().unwrap_or(0o666) & !libc::S_IFMT;
     if mode > 0o7777 {
         let problem = format!("{mode:#o} has more than a file's mode");
@@ -158,23 +158,23 @@ pub(super) fn cgroups_path(linux: &runtime::Linux, context: &Context<'_>) -> Res
     let Some(path) = linux.cgroups_path().as_deref().filter(|path| !path.as_os_str().is_empty()) else {
         return Ok(CgroupsPath::Default);
     };
-    let Some(text) = path.to_str() else { return bad("this is not UTF-8") };
+    let Some(text) = path.to_str() else { return bad("must be UTF-8") };
     if text.contains(['\n', '\0']) {
-        return bad("this holds a newline or a NUL byte");
+        return bad("must not contain a newline or a NUL byte");
     }
     if context.systemd_cgroup {
         let parts: Vec<&str> = text.split(':').collect();
         let [slice, prefix, name] = parts[..] else {
-            return bad("for systemd this is of the form SLICE:PREFIX:NAME");
+            return bad("for systemd, must be of the form SLICE:PREFIX:NAME");
         };
         if name.is_empty() || text.contains('/') {
-            return bad("for systemd this is of the form SLICE:PREFIX:NAME, with a name and without /");
+            return bad("for systemd, must be of the form SLICE:PREFIX:NAME, with a name and without /");
         }
         let (slice, prefix, name) = (slice.into(), prefix.into(), name.into());
         return Ok(CgroupsPath::Systemd { slice, prefix, name });
     }
     if text.split('/').any(|part| part == "..") {
-        return bad("this goes back with ..");
+        return bad("must not contain ..");
     }
     let clean: PathBuf = path.components().collect();
     Ok(match clean.is_absolute() {
@@ -183,7 +183,7 @@ pub(super) fn cgroups_path(linux: &runtime::Linux, context: &Context<'_>) -> Res
     })
 }
 
-/// Paths to mask or to protect.
+/// Converts `linux.maskedPaths` or `linux.readonlyPaths`.
 pub(super) fn paths(
     name: &str,
     paths: &Option<Vec<String>>,
@@ -212,13 +212,13 @@ pub(super) fn net_devices(
     }
     devices.sort();
     if !devices.is_empty() && namespaces.net == Namespace::Host {
-        let problem = "a device is moved to a network namespace of the container's";
+        let problem = "requires a network namespace of the container's own";
         return Err(Error::invalid("linux.netDevices", problem));
     }
     Ok(devices)
 }
 
-#[allow(deprecated)] // Configurations before 1.3 ask for monitoring by two older names.
+#[allow(deprecated)] // Configurations before 1.3 have two older fields for monitoring.
 pub(super) fn intel_rdt(linux: &runtime::Linux) -> Result<Option<IntelRdt>, Error> {
     let Some(given) = linux.intel_rdt() else { return Ok(None) };
     let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
@@ -245,7 +245,7 @@ pub(super) fn intel_rdt(linux: &runtime::Linux) -> Result<Option<IntelRdt>, Erro
             return Err(Error::invalid(&path, format!("{line:?} does not begin with {start}")));
         }
         if line.contains('\0') || line.contains('\n') && name != "l3CacheSchema" {
-            return Err(Error::invalid(&path, "this is more than a line"));
+            return Err(Error::invalid(&path, "must be a single line"));
         }
     }
     Ok(Some(rdt))

@@ -1,6 +1,7 @@
-//! `mounts`: the options of mount(8) as the attributes, kinds and options of ours.
+//! `mounts`: the options of mount(8) become mount attributes, propagation, and options of the file
+//! system. The sandbox makes the system calls: `nspod_sandbox::spec::Mount`.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use libc::{
     MOUNT_ATTR__ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC,
@@ -10,12 +11,13 @@ use libc::{
 use ns_core::{Extent, IdMap};
 use oci_spec::runtime;
 
-use super::Context;
 use super::linux::id_map;
+use super::paths::absolute;
+use super::types::Context;
 use crate::Error;
 use nspod_sandbox::spec::{Attributes, IdMaps, Mount, MountIdMaps, MountKind, Propagation, PropagationKind};
 
-/// One mount, at `path` in the configuration.
+/// Converts a mount; `path` is its JSON path.
 pub(super) fn mount(
     path: &str,
     mount: &runtime::Mount,
@@ -37,15 +39,15 @@ pub(super) fn mount(
     let kind = options.kind(path, typ, source, label, context, warnings)?;
     let bind = matches!(kind, MountKind::Bind { .. });
     if options.copy_up && typ != "tmpfs" {
-        let problem = "tmpcopyup is an option of a tmpfs";
+        let problem = "tmpcopyup requires a tmpfs";
         return Err(Error::invalid(&format!("{path}.options"), problem));
     }
     let id_maps = self::id_maps(path, mount, &mut options)?;
     if id_maps.is_some() && !bind {
-        let problem = "only a bind mount can show other owners than are stored";
+        let problem = "only a bind mount can be idmapped";
         return Err(Error::invalid(&format!("{path}.options"), problem));
     }
-    // Ours say the four commonest of a bind for all that is below as well.
+    // The four named attributes of the spec apply to the whole tree of a recursive bind.
     let recursive_bind = options.bind == Some(true) && bind;
     let mut take = |attribute: u64| {
         let plain = !recursive_bind && options.own.set & attribute != 0;
@@ -70,33 +72,6 @@ pub(super) fn mount(
     })
 }
 
-/// A path of the container's. One that is not absolute is taken as below `/`, as other runtimes do.
-pub(super) fn absolute(field: &str, path: &Path, warnings: &mut Vec<String>) -> Result<PathBuf, Error> {
-    if path.as_os_str().is_empty() {
-        return Err(Error::invalid(field, "this is empty"));
-    }
-    let whole = Path::new("/").join(path);
-    within(field, &whole)?;
-    if !path.is_absolute() {
-        warnings.push(format!("{field}: {} is not absolute, taken as below /", path.display()));
-    }
-    Ok(whole)
-}
-
-/// Whether a path of the container's is one, and does not go back.
-pub(super) fn within(field: &str, path: &Path) -> Result<(), Error> {
-    if !path.is_absolute() {
-        return Err(Error::invalid(field, format!("{} is not an absolute path", path.display())));
-    }
-    if path.as_os_str().as_encoded_bytes().contains(&0) {
-        return Err(Error::invalid(field, format!("{path:?} holds a NUL byte")));
-    }
-    if path.components().any(|part| part == Component::ParentDir) {
-        return Err(Error::invalid(field, format!("{} goes back with ..", path.display())));
-    }
-    Ok(())
-}
-
 fn id_maps(path: &str, mount: &runtime::Mount, options: &mut Options) -> Result<Option<MountIdMaps>, Error> {
     let map = |name: &str, mappings: &Option<Vec<runtime::LinuxIdMapping>>| {
         let mappings = mappings.as_deref().filter(|mappings| !mappings.is_empty());
@@ -106,11 +81,14 @@ fn id_maps(path: &str, mount: &runtime::Mount, options: &mut Options) -> Result<
     let gid = map("gidMappings", mount.gid_mappings())?;
     if uid.is_some() != gid.is_some() {
         let missing = if uid.is_some() { "gidMappings" } else { "uidMappings" };
-        return Err(Error::invalid(&format!("{path}.{missing}"), "users and groups are mapped together"));
+        return Err(Error::invalid(
+            &format!("{path}.{missing}"),
+            "uidMappings and gidMappings must be set together",
+        ));
     }
     let (uid, gid) = match (uid, options.own_maps.take()) {
         (Some(_), Some(_)) => {
-            let problem = "the options have mappings as well: leave one of them out";
+            let problem = "conflicts with the mappings in the options";
             return Err(Error::invalid(&format!("{path}.uidMappings"), problem));
         }
         (None, Some((uid, gid))) => (Some(uid), Some(gid)),
@@ -120,9 +98,9 @@ fn id_maps(path: &str, mount: &runtime::Mount, options: &mut Options) -> Result<
     Ok(recursive.map(|recursive| MountIdMaps { uid, gid, recursive }))
 }
 
-/// The mappings in an option `idmap=uids=0-7-1#10-20-5;gids=0-8-1`, as crun has it and podman sends
-/// it: the first id that is stored, the first that is seen, and how many. After an `@` the ids that
-/// are seen are those of the container's user namespace.
+/// Parses the mappings in an option `idmap=uids=0-7-1#10-20-5;gids=0-8-1`, which is crun's and podman
+/// uses: first id on disk, first id in the mount, count. After an `@`, the ids in the mount are ids of
+/// the container's user namespace.
 fn own_maps(path: &str, text: &str, id_maps: &IdMaps) -> Result<(IdMap, IdMap), Error> {
     let invalid = |problem: String| Error::invalid(path, problem);
     let (mut uid, mut gid) = (None, None);
@@ -149,12 +127,14 @@ fn own_maps(path: &str, text: &str, id_maps: &IdMaps) -> Result<(IdMap, IdMap), 
                     match ends {
                         (Some(first), Some(end)) if end.wrapping_sub(first) == last - seen => first,
                         _ => {
-                            let problem = "the user namespace does not map these ids in one range";
+                            let problem = "the user namespace does not map these ids to one range";
                             return Err(invalid(format!("{extent:?}: {problem}")));
                         }
                     }
                 }
-                (true, _) => return Err(invalid(format!("{extent:?} takes mappings of a user namespace"))),
+                (true, _) => {
+                    return Err(invalid(format!("{extent:?} requires mappings of a user namespace")));
+                }
                 (false, _) => seen,
             };
             Ok(Extent { inside, outside, count })
@@ -166,24 +146,24 @@ fn own_maps(path: &str, text: &str, id_maps: &IdMaps) -> Result<(IdMap, IdMap), 
     }
     match (uid, gid) {
         (Some(uid), Some(gid)) => Ok((uid, gid)),
-        _ => Err(invalid("users and groups are mapped together: give both uids= and gids=".into())),
+        _ => Err(invalid("requires both uids= and gids=".into())),
     }
 }
 
-/// What the options of a mount come to.
+/// The parsed options of a mount.
 #[derive(Default)]
 struct Options {
     own: Attributes,
     recursive: Attributes,
     propagation: Vec<Propagation>,
-    /// A bind, with everything below it or without.
+    /// Whether the mount is a bind, and whether it is recursive.
     bind: Option<bool>,
     remount: bool,
     id_map: Option<bool>,
-    /// The mappings of that option.
+    /// Mappings of the option `idmap=`.
     own_maps: Option<(IdMap, IdMap)>,
     copy_up: bool,
-    /// Those of the file system, and where they stand.
+    /// Options of the file system, and the JSON path of the first.
     data: Vec<(String, Option<String>)>,
     first_data: Option<String>,
 }
@@ -191,14 +171,14 @@ struct Options {
 impl Options {
     fn add(&mut self, path: &str, option: &str, id_maps: &IdMaps) -> Result<(), Error> {
         if option.contains('\0') {
-            return Err(Error::invalid(path, "this holds a NUL byte"));
+            return Err(Error::invalid(path, "must not contain a NUL byte"));
         }
         match option {
             "defaults" | "" => {}
-            // What is so without being asked for, and takes back what was.
+            // Defaults. They cancel an earlier option.
             "async" => self.data.retain(|(key, _)| key != "sync"),
             "nomand" | "nolazytime" | "noiversion" => self.data.retain(|(key, _)| *key != option[2..]),
-            // These are about messages in the kernel's log, which a mount by descriptor never writes.
+            // No effect: fsconfig(2) never writes to the kernel's log.
             "silent" | "loud" => {}
             "bind" => self.bind = Some(self.bind.unwrap_or(false)),
             "rbind" => self.bind = Some(true),
@@ -239,10 +219,10 @@ impl Options {
         warnings: &mut Vec<String>,
     ) -> Result<MountKind, Error> {
         let no_data = |what: &str, options: &Options| match &options.first_data {
-            Some(at) => Err(Error::invalid(at, format!("{what} takes no options of a file system"))),
+            Some(at) => Err(Error::invalid(at, format!("{what} has no options of a file system"))),
             None => Ok(()),
         };
-        // Of a bind the file system is there already. Other runtimes pass its options over.
+        // The file system of a bind exists already. Other runtimes ignore its options too.
         if self.bind.is_some()
             && let Some(at) = self.first_data.take()
         {
@@ -255,17 +235,17 @@ impl Options {
             self.data.clear();
         }
         if self.remount {
-            no_data("a mount that is changed", self)?;
+            no_data("a remount", self)?;
             return Ok(MountKind::Remount);
         }
         if let Some(recursive) = self.bind {
             let field = format!("{path}.source");
-            let source = source.ok_or_else(|| Error::invalid(&field, "a bind mount has a source"))?;
+            let source = source.ok_or_else(|| Error::invalid(&field, "a bind mount requires a source"))?;
             return Ok(MountKind::Bind { source: context.bundle.join(source), recursive });
         }
         match typ {
             "" | "none" => {
-                let problem = "name a file system, or bind or remount among the options";
+                let problem = "must be a file system, unless the options have bind or remount";
                 Err(Error::invalid(&format!("{path}.type"), problem))
             }
             "cgroup" | "cgroup2" => {
@@ -305,16 +285,16 @@ fn propagation(option: &str) -> Option<Propagation> {
     Some(Propagation { kind, recursive })
 }
 
-/// `linux.rootfsPropagation`.
+/// Converts `linux.rootfsPropagation`.
 pub(super) fn root_propagation(linux: &runtime::Linux) -> Result<Option<Propagation>, Error> {
     let Some(text) = linux.rootfs_propagation().as_deref().filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
-    let problem = "it is private, shared, slave or unbindable, or one of these with an r before it";
+    let problem = "must be private, shared, slave or unbindable, or one of these with an r before it";
     propagation(text).map(Some).ok_or_else(|| Error::invalid("linux.rootfsPropagation", problem))
 }
 
-/// The attribute that an option is about, and whether it sets it.
+/// Returns the attribute that an option changes, and whether the option sets it.
 fn attribute(option: &str) -> Option<(u64, bool)> {
     Some(match option {
         "ro" => (MOUNT_ATTR_RDONLY, true),
@@ -339,8 +319,8 @@ fn attribute(option: &str) -> Option<(u64, bool)> {
     })
 }
 
-/// A later option overrides an earlier one. Of the access times one is always in force, relatime
-/// where none is asked for.
+/// Changes an attribute; a later option overrides an earlier one. One mode of access times is always
+/// set; the default is relatime.
 fn change(attributes: &mut Attributes, attribute: u64, set: bool) {
     let times = attribute & MOUNT_ATTR__ATIME == attribute;
     match (times, set) {

@@ -1,4 +1,4 @@
-//! `process`, and what of `linux` is about a process.
+//! `process`, and the fields of `linux` that apply to a process: seccomp, personality, memoryPolicy.
 
 use std::ffi::OsString;
 
@@ -8,17 +8,17 @@ use oci_spec::runtime::{
     MemoryPolicyFlagType, MemoryPolicyModeType,
 };
 
-use super::{Config, Context};
+use super::types::{Config, Context};
 use crate::Error;
 use nspod_sandbox::spec::{
     Capabilities, IoPriority, MemoryPolicy, Process, Rlimit, Scheduler, Seccomp, StreamOwner, Terminal, User,
 };
 
-/// A process of `exec` in a container of this configuration: what it does not say is as the
-/// container's own process has it (rlimits, capabilities, labels, no new privileges).
+/// Converts the process of an `exec`. Rlimits, capabilities, labels and noNewPrivileges that it does
+/// not set are those of the container's own process.
 ///
 /// # Errors
-/// `InvalidConfig`, with the JSON path of the field.
+/// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), with the JSON path of the field.
 pub fn process(process: &runtime::Process, config: &Config, context: &Context<'_>) -> Result<Process, Error> {
     let first = config.spec.process();
     let mut all = process.clone();
@@ -32,8 +32,8 @@ pub fn process(process: &runtime::Process, config: &Config, context: &Context<'_
             all.set_rlimits(first.rlimits().clone());
         }
     }
-    // It is born in its cgroup, so what it starts with is what it has until the end, where no other is
-    // named.
+    // clone3 starts the process in its cgroup, so the initial affinity also is the final one, unless
+    // the configuration has another.
     let affinity = all.exec_cpu_affinity().as_ref().and_then(|affinity| {
         let last = affinity.cpu_affinity_final().clone().map(|list| ("final", list));
         last.or_else(|| affinity.initial().clone().map(|list| ("initial", list)))
@@ -51,19 +51,19 @@ pub(super) fn translate(
     let bad = |field: &str, problem: &str| Err(Error::invalid(&format!("process.{field}"), problem));
     let args: Vec<OsString> = process.args().iter().flatten().map(OsString::from).collect();
     if args.first().is_none_or(|program| program.is_empty()) {
-        return bad("args", "name a program");
+        return bad("args", "must name a program");
     }
     for (index, arg) in process.args().iter().flatten().enumerate() {
         if arg.contains('\0') {
-            return bad(&format!("args[{index}]"), "this holds a NUL byte");
+            return bad(&format!("args[{index}]"), "must not contain a NUL byte");
         }
     }
     if !process.cwd().is_absolute() {
-        return bad("cwd", "this is not an absolute path");
+        return bad("cwd", "must be an absolute path");
     }
     let oom_score_adj = process.oom_score_adj();
     if oom_score_adj.is_some_and(|value| !(-1000..=1000).contains(&value)) {
-        return bad("oomScoreAdj", "this is not between -1000 and 1000");
+        return bad("oomScoreAdj", "must be between -1000 and 1000");
     }
     let user = process.user();
     let groups = user.additional_gids().clone().unwrap_or_default();
@@ -71,11 +71,11 @@ pub(super) fn translate(
     if let Some((name, _)) =
         ids.chain(groups.iter().map(|id| ("additionalGids", *id))).find(|(_, id)| *id == u32::MAX)
     {
-        return bad(&format!("user.{name}"), "4294967295 stands for no id");
+        return bad(&format!("user.{name}"), "4294967295 is not a valid id");
     }
     let umask = user.umask().unwrap_or(0o022);
     if umask > 0o777 {
-        return bad("user.umask", "this has more than the nine bits of permissions");
+        return bad("user.umask", "must be at most 0777");
     }
     let terminal = process.terminal().unwrap_or(false);
     let size = console_size(process)?;
@@ -113,17 +113,17 @@ pub(super) fn translate(
     })
 }
 
-/// Rows and columns.
+/// Returns rows and columns of the terminal.
 pub(super) fn console_size(process: &runtime::Process) -> Result<Option<(u16, u16)>, Error> {
     let Some(size) = process.console_size() else { return Ok(None) };
     let number = |name: &str, value: u64| {
         let path = format!("process.consoleSize.{name}");
-        u16::try_from(value).map_err(|_| Error::invalid(&path, "a terminal has at most 65535"))
+        u16::try_from(value).map_err(|_| Error::invalid(&path, "must be at most 65535"))
     };
     Ok(Some((number("height", size.height())?, number("width", size.width())?)))
 }
 
-/// `NAME=VALUE`, the last of a name.
+/// Converts lines `NAME=VALUE`. The last line of a name counts.
 pub(super) fn env(path: &str, env: &Option<Vec<String>>) -> Result<Vec<(OsString, OsString)>, Error> {
     let mut all: Vec<(OsString, OsString)> = Vec::new();
     for (index, entry) in env.iter().flatten().enumerate() {
@@ -155,10 +155,13 @@ fn capabilities(given: Option<&runtime::LinuxCapabilities>) -> Result<Capabiliti
         ambient: bits(given.ambient()),
     };
     if sets.effective & !sets.permitted != 0 {
-        return Err(Error::invalid("process.capabilities.effective", "one of these is not permitted"));
+        return Err(Error::invalid(
+            "process.capabilities.effective",
+            "a capability is not in the permitted set",
+        ));
     }
-    // The kernel refuses the others. Engines and `runc spec` name them all the same, and runc and crun
-    // leave them out in silence.
+    // The kernel rejects the others. Engines and `runc spec` set them nevertheless; runc and crun ignore
+    // them too.
     sets.ambient &= sets.permitted & sets.inheritable;
     Ok(sets)
 }
@@ -172,7 +175,7 @@ fn rlimits(given: &Option<Vec<runtime::PosixRlimit>>) -> Result<Vec<Rlimit>, Err
             return Err(Error::invalid(&path, format!("{name} is given twice")));
         }
         if limit.soft() > limit.hard() {
-            return Err(Error::invalid(&path, "the soft limit is above the hard one"));
+            return Err(Error::invalid(&path, "the soft limit is above the hard limit"));
         }
         all.push(Rlimit { name, soft: limit.soft(), hard: limit.hard() });
     }
@@ -187,34 +190,34 @@ fn scheduler(given: &runtime::Scheduler) -> Result<Scheduler, Error> {
         Policy::SchedFifo => 1,
         Policy::SchedRr => 2,
         Policy::SchedBatch => 3,
-        Policy::SchedIso => return bad("policy", "no kernel has SCHED_ISO"),
+        Policy::SchedIso => return bad("policy", "SCHED_ISO is not supported by Linux"),
         Policy::SchedIdle => 5,
         Policy::SchedDeadline => 6,
     };
     let nice = given.nice().unwrap_or(0);
     if !(-20..=19).contains(&nice) {
-        return bad("nice", "this is not between -20 and 19");
+        return bad("nice", "must be between -20 and 19");
     }
     let priority = given.priority().unwrap_or(0);
     match given.policy() {
         Policy::SchedFifo | Policy::SchedRr if !(1..=99).contains(&priority) => {
-            return bad("priority", "of SCHED_FIFO and SCHED_RR this is between 1 and 99");
+            return bad("priority", "must be between 1 and 99 for SCHED_FIFO and SCHED_RR");
         }
         Policy::SchedFifo | Policy::SchedRr => {}
-        _ if priority != 0 => return bad("priority", "only SCHED_FIFO and SCHED_RR have priorities"),
+        _ if priority != 0 => return bad("priority", "requires SCHED_FIFO or SCHED_RR"),
         _ => {}
     }
     let times = [("runtime", *given.runtime()), ("deadline", *given.deadline()), ("period", *given.period())];
     let [runtime, deadline, period] = times.map(|(_, time)| time.unwrap_or(0));
     if *given.policy() != Policy::SchedDeadline {
         if let Some((name, _)) = times.iter().find(|(_, time)| time.unwrap_or(0) != 0) {
-            return bad(name, "only SCHED_DEADLINE has this");
+            return bad(name, "requires SCHED_DEADLINE");
         }
     } else if runtime == 0 || deadline == 0 {
         let name = if runtime == 0 { "runtime" } else { "deadline" };
-        return bad(name, "SCHED_DEADLINE takes a runtime and a deadline");
+        return bad(name, "SCHED_DEADLINE requires a runtime and a deadline");
     } else if runtime > deadline || period != 0 && deadline > period {
-        return bad("deadline", "the runtime is at most the deadline, and that at most the period");
+        return bad("deadline", "must be at least the runtime, and at most the period");
     }
     let flag = |flag: &LinuxSchedulerFlag| match flag {
         LinuxSchedulerFlag::SchedResetOnFork => 0x01,
@@ -237,13 +240,13 @@ fn io_priority(given: &runtime::LinuxIOPriority) -> Result<IoPriority, Error> {
     };
     match given.priority() {
         level @ 0..=7 => Ok(IoPriority { class, level: level as u8 }),
-        _ => Err(Error::invalid("process.ioPriority.priority", "this is not between 0 and 7")),
+        _ => Err(Error::invalid("process.ioPriority.priority", "must be between 0 and 7")),
     }
 }
 
 fn personality(given: &runtime::LinuxPersonality) -> Result<u32, Error> {
     if given.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
-        return Err(Error::invalid("linux.personality.flags", "none are specified yet"));
+        return Err(Error::invalid("linux.personality.flags", "the specification defines no flags yet"));
     }
     Ok(match given.domain() {
         LinuxPersonalityDomain::PerLinux => 0,
@@ -264,16 +267,16 @@ fn memory_policy(given: &runtime::LinuxMemoryPolicy) -> Result<MemoryPolicy, Err
         Mode::MpolWeightedInterleave => 6,
     };
     let nodes = cpus("linux.memoryPolicy.nodes", given.nodes().as_deref().unwrap_or_default())?;
-    // MAX_NUMNODES is 1024 at most.
+    // The kernel's MAX_NUMNODES is at most 1024.
     if nodes.ranges().any(|range| *range.end() > 1023) {
-        return bad("nodes", "no kernel has a node above 1023");
+        return bad("nodes", "must be at most 1023");
     }
     match given.mode() {
         Mode::MpolDefault | Mode::MpolLocal if !nodes.is_empty() => {
-            return bad("nodes", "this mode takes no nodes");
+            return bad("nodes", "this mode has no nodes");
         }
         Mode::MpolDefault | Mode::MpolLocal | Mode::MpolPreferred => {}
-        _ if nodes.is_empty() => return bad("nodes", "this mode takes nodes"),
+        _ if nodes.is_empty() => return bad("nodes", "this mode requires nodes"),
         _ => {}
     }
     let flags: Vec<MemoryPolicyFlagType> = given.flags().clone().unwrap_or_default();
@@ -284,19 +287,19 @@ fn memory_policy(given: &runtime::LinuxMemoryPolicy) -> Result<MemoryPolicy, Err
         has(MemoryPolicyFlagType::MpolFNumaBalancing),
     );
     if fixed && relative {
-        return bad("flags", "nodes are static or relative, not both");
+        return bad("flags", "static and relative nodes conflict");
     }
     if (fixed || relative) && nodes.is_empty() {
-        return bad("flags", "static and relative are said of nodes");
+        return bad("flags", "static and relative nodes require nodes");
     }
     if balancing && !matches!(given.mode(), Mode::MpolBind | Mode::MpolPreferredMany) {
-        return bad("flags", "MPOL_F_NUMA_BALANCING goes with MPOL_BIND");
+        return bad("flags", "MPOL_F_NUMA_BALANCING requires MPOL_BIND");
     }
     let bits = u32::from(fixed) << 15 | u32::from(relative) << 14 | u32::from(balancing) << 13;
     Ok(MemoryPolicy { mode: mode | bits, nodes })
 }
 
-/// A list of processors or of memory nodes.
+/// Parses a list of processors or memory nodes.
 pub(super) fn cpus(path: &str, list: &str) -> Result<CpuList, Error> {
     list.parse().map_err(|e| Error::invalid(path, e))
 }

@@ -1,4 +1,4 @@
-//! `linux.resources`: the numbers of cgroup v1 as limits of v2.
+//! `linux.resources`: the numbers of cgroup v1 become limits of v2.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use oci_spec::runtime::{self, LinuxDeviceType};
 use super::process::cpus;
 use crate::Error;
 
-/// What the schema demands beyond the types.
+/// Checks the rules of the schema that the types do not express.
 pub(super) fn check(given: &runtime::LinuxResources) -> Result<(), Error> {
     for (index, limit) in given.hugepage_limits().iter().flatten().enumerate() {
         let path = format!("hugepageLimits[{index}]");
@@ -21,17 +21,18 @@ pub(super) fn check(given: &runtime::LinuxResources) -> Result<(), Error> {
             return bad(format!("{path}.pageSize"), problem);
         }
         if limit.limit() < 0 {
-            return bad(format!("{path}.limit"), "this is below 0");
+            return bad(format!("{path}.limit"), "must be at least 0");
         }
     }
     Ok(())
 }
 
-/// `linux.resources`, also those of an `update`, as limits and as rules of devices, with those
-/// that hold in every container at the end: `None` where it has no list of these.
+/// Converts `linux.resources`, also that of an `update`, to limits and device rules. The rules end with
+/// those of every container; they are `None` if the resources have no list of devices.
 ///
 /// # Errors
-/// `InvalidConfig`, with the JSON path of the field: it is invalid, or cgroup v2 cannot do it.
+/// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), with the JSON path of the field: the value is
+/// invalid, or cgroup v2 has no such limit.
 pub fn resources(given: &runtime::LinuxResources) -> Result<(Limits, Option<Vec<Rule>>), Error> {
     check(given)?;
     let mut limits = Limits::default();
@@ -40,7 +41,7 @@ pub fn resources(given: &runtime::LinuxResources) -> Result<(Limits, Option<Vec<
     given.block_io().as_ref().map_or(Ok(()), |given| block_io(given, &mut limits))?;
     given.network().as_ref().map_or(Ok(()), network)?;
     if let Some(pids) = given.pids() {
-        // A cgroup of 0 processes could not have its first, and systemd refuses 0: as runc 1.4.
+        // With a limit of 0 the first process could not start, and systemd rejects 0. As runc 1.4.
         let limit = if pids.limit() == 0 { 1 } else { pids.limit() };
         limits.pids_max = at("pids.limit", v1::max("pids.max", limit))?;
     }
@@ -53,7 +54,7 @@ pub fn resources(given: &runtime::LinuxResources) -> Result<(Limits, Option<Vec<
         let max = |count: Option<u32>| count.map(|count| Max::Value(count.into()));
         let max = RdmaMax { hca_handle: max(given.hca_handles()), hca_object: max(given.hca_objects()) };
         if max.is_empty() {
-            return bad(format!("rdma.{device}"), "this says hcaHandles or hcaObjects, or both");
+            return bad(format!("rdma.{device}"), "requires hcaHandles or hcaObjects");
         }
         let one = Limits { rdma_max: [(device.clone(), max)].into(), ..Limits::default() };
         at(format!("rdma.{device}"), one.validate())?;
@@ -84,7 +85,7 @@ fn v2_cannot(field: &str, asked: bool) -> Result<(), Error> {
     }
 }
 
-#[allow(deprecated)] // What is refused is asked for by some still.
+#[allow(deprecated)] // Some configurations still have these fields.
 fn memory(given: &runtime::LinuxMemory, limits: &mut Limits) -> Result<(), Error> {
     let max = |name: &str, value: Option<i64>| {
         let field = format!("memory.{name}");
@@ -119,9 +120,9 @@ fn cpu(given: &runtime::LinuxCpu, limits: &mut Limits) -> Result<(), Error> {
         None => None,
         Some(0) => Some(false),
         Some(1) => Some(true),
-        Some(_) => return bad("cpu.idle", "this is 0 or 1"),
+        Some(_) => return bad("cpu.idle", "must be 0 or 1"),
     };
-    // What is idle has no weight.
+    // An idle cgroup has no weight.
     if limits.cpu_idle != Some(true) {
         limits.cpu_weight = v1::cpu_weight(given.shares().unwrap_or(0));
     }
@@ -191,7 +192,9 @@ fn device_rule(field: &str, given: &runtime::LinuxDeviceCgroup) -> Result<Rule, 
         None | Some(LinuxDeviceType::A) => Kind::All,
         Some(LinuxDeviceType::C | LinuxDeviceType::U) => Kind::Char,
         Some(LinuxDeviceType::B) => Kind::Block,
-        Some(LinuxDeviceType::P) => return bad(format!("{field}.type"), "no rule is about named pipes"),
+        Some(LinuxDeviceType::P) => {
+            return bad(format!("{field}.type"), "a device rule cannot apply to named pipes");
+        }
     };
     let number = |name: &str, number: Option<i64>| match number {
         None | Some(-1) => Ok(None),

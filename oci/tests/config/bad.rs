@@ -84,13 +84,13 @@ fn what_is_required_is_missed_by_its_path() {
     for path in required {
         let mut document = full();
         remove(&mut document, &parts(path));
-        assert_eq!(refused(&document), format!("{path}: this is required"));
+        assert_eq!(refused(&document), format!("{path}: required field is missing"));
     }
     // Not by the schema, but by the specification's words.
     for field in ["major", "minor"] {
         let mut document = full();
         remove(&mut document, &parts(&format!("linux.devices[0].{field}")));
-        assert_eq!(refused(&document), format!("linux.devices[0].{field}: this is required"));
+        assert_eq!(refused(&document), format!("linux.devices[0].{field}: required field is missing"));
     }
 }
 
@@ -238,7 +238,7 @@ fn what_is_no_document_is_refused() {
         let error = oci::parse(json.as_bytes()).unwrap_err().to_string();
         assert!(error.starts_with("this is not "), "{json}: {error}");
     }
-    assert_eq!(oci::parse(b"{}").unwrap_err().to_string(), "ociVersion: this is required");
+    assert_eq!(oci::parse(b"{}").unwrap_err().to_string(), "ociVersion: required field is missing");
     assert!(oci::parse_process(b"{}").unwrap_err().to_string().starts_with("process.cwd: "));
     let error = oci::parse_resources(br#"{ "cpu": { "period": "long" } }"#).unwrap_err().to_string();
     assert!(error.starts_with("linux.resources.cpu.period: "), "{error}");

@@ -436,7 +436,10 @@ fn versions_from_1_0_on_are_taken_and_later_minor_ones_with_a_warning() {
     }
     for version in ["1.4.0", "1.10.0-dev"] {
         let warnings = container(&with("ociVersion", json!(version))).unwrap().warnings;
-        assert_eq!(warnings, [format!("ociVersion: what {version:?} has added to 1.3.0 is passed over")]);
+        assert_eq!(
+            warnings,
+            [format!("ociVersion: settings that {version:?} has added to 1.3.0 are ignored")]
+        );
     }
     for version in ["", "1", "1.0", "2.0.0", "0.5.0-dev", "1.0.x", "v1.0.0", "1.0.0.0"] {
         let error = error(&with("ociVersion", json!(version)));

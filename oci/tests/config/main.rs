@@ -51,7 +51,7 @@ fn every_good_sample_for_linux_is_accepted_and_others_are_refused_by_their_platf
             None => assert!(result.is_ok(), "{name}: {result:?}"),
             Some(platform) => {
                 let error = result.unwrap_err().to_string();
-                assert_eq!(error, format!("{platform}: this runtime runs containers of Linux alone"));
+                assert_eq!(error, format!("{platform}: this runtime runs only Linux containers"));
             }
         }
     }
