@@ -315,7 +315,7 @@ fn the_rest_of_the_spec_is_as_it_is_asked_for() {
 }
 
 #[test]
-fn devices_are_the_customary_and_those_asked_for_unless_dev_is_the_hosts() {
+fn devices_are_the_default_and_the_configured_ones_unless_dev_is_the_hosts() {
     let spec = container(&full()).unwrap().spec;
     let node = |path: &str, kind, mode, uid, gid| Node { path: path.into(), kind, mode, uid, gid };
     let own = [
@@ -328,7 +328,7 @@ fn devices_are_the_customary_and_those_asked_for_unless_dev_is_the_hosts() {
     let expected = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
     assert_eq!(customary, expected);
     let links: Vec<_> = spec.links.iter().map(|link| link.path.to_str().unwrap()).collect();
-    assert_eq!(links, ["/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/core", "/dev/ptmx"]);
+    assert_eq!(links, ["/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/ptmx", "/dev/core"]);
 
     let devices = json!([
         { "path": "/dev/null", "type": "u", "major": 1, "minor": 3, "fileMode": 0o20600 },
