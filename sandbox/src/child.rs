@@ -39,7 +39,7 @@ use ::core::result::Result::{self, Err, Ok};
 use ::libc;
 use ::std::os::fd::{AsRawFd, OwnedFd};
 
-pub(crate) use self::context::{ChildContext, Ready};
+pub(crate) use self::context::{ChildContext, PremadeParts};
 use self::file::{write_beneath, write_file};
 use self::identity::{ambient, bounding, capabilities, credentials, io_priority, keyring, label, proc};
 use self::mount::{console, make_ready, mask, mount, place, private, propagation, read_only};
@@ -88,9 +88,9 @@ fn begin(context: &mut ChildContext<'_>) {
     for (first, last) in context.foreign_fds {
         let _ = close_range(*first, *last, 0);
     }
-    for (namespace, kind) in context.ready.enter {
+    for (namespace, kind) in context.premade.enter {
         if let Err(fault) = join(*namespace, *kind) {
-            fail(fault, Ready::STEP, context)
+            fail(fault, PremadeParts::STEP, context)
         }
     }
 }
@@ -100,7 +100,7 @@ fn perform_all(context: &mut ChildContext<'_>) -> ! {
     while let Some(step) = steps.get(context.next) {
         let at = context.next;
         context.next = at.wrapping_add(1);
-        let done = match context.ready.steps.start <= at && at < context.ready.steps.end {
+        let done = match context.premade.steps.start <= at && at < context.premade.steps.end {
             true => place_ready(step, context),
             false => perform(step, context),
         };
@@ -123,9 +123,9 @@ fn fail(fault: Fault, step: u16, context: &ChildContext<'_>) -> ! {
 
 /// Attaches the mount of a step that a pool has performed.
 fn place_ready(step: &Step, context: &mut ChildContext<'_>) -> Done {
-    match (step, context.ready.dev.split_first()) {
+    match (step, context.premade.dev.split_first()) {
         (Step::Mount(step), Some((fd, rest))) => {
-            context.ready.dev = rest;
+            context.premade.dev = rest;
             place(step, *fd, context)
         }
         _ => Ok(()),
@@ -197,7 +197,7 @@ fn perform(step: &Step, context: &mut ChildContext<'_>) -> Done {
         Step::Hostname(name) => sys::sethostname(name),
         Step::Domainname(name) => sys::setdomainname(name),
         // In the net namespace of a pool `lo` is up.
-        Step::Loopback if !context.ready.enter.is_empty() => Ok(()),
+        Step::Loopback if !context.premade.enter.is_empty() => Ok(()),
         Step::Loopback => loopback(),
         Step::Rlimit(limit) => sys::prlimit(limit.resource, &[limit.soft, limit.hard]),
         Step::OomScoreAdj(value) => write_file(c"/proc/self/oom_score_adj", value),

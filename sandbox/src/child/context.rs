@@ -49,11 +49,11 @@ pub(crate) struct ChildContext<'a> {
     /// Descriptors that steps have made.
     pub(crate) slots: [c_int; SLOTS],
     /// What a pool has made ahead.
-    pub(crate) ready: Ready<'a>,
+    pub(crate) premade: PremadeParts<'a>,
 }
 
 /// Namespaces and mounts that a pool has made ahead.
-pub(crate) struct Ready<'a> {
+pub(crate) struct PremadeParts<'a> {
     /// Namespaces to enter, with the kind (`CLONE_NEW*`) of each. In the net namespace `lo` is up.
     pub(crate) enter: &'a [(c_int, u64)],
     /// Indices of the steps that are done, except that their mounts are not attached.
@@ -62,7 +62,7 @@ pub(crate) struct Ready<'a> {
     pub(crate) dev: &'a [c_int],
 }
 
-impl Ready<'_> {
+impl PremadeParts<'_> {
     /// Index of the step in a message about these namespaces. No plan has so many steps.
     pub(crate) const STEP: u16 = u16::MAX;
 }
@@ -89,7 +89,7 @@ impl<'a> ChildContext<'a> {
             umask: -1,
             entered: false,
             slots: [-1; SLOTS],
-            ready: Ready { enter: &[], steps: 0..0, dev: &[] },
+            premade: PremadeParts { enter: &[], steps: 0..0, dev: &[] },
         }
     }
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use ns_core::Kinds;
 
-use crate::child::{ChildContext, Ready};
+use crate::child::{ChildContext, PremadeParts};
 use crate::error::Error;
 use crate::hold::{self, Pipes};
 use crate::init;
@@ -120,7 +120,7 @@ impl Descriptors {
             umask: -1,
             entered: false,
             slots: [-1; SLOTS],
-            ready: Ready { enter: &self.enter, dev: &self.dev, steps },
+            premade: PremadeParts { enter: &self.enter, dev: &self.dev, steps },
         }
     }
 

@@ -2,7 +2,7 @@
 
 use ns_core::ExitStatus;
 
-use crate::child::{Message, Ready};
+use crate::child::{Message, PremadeParts};
 use crate::error::{Error, ErrorKind};
 use crate::hint;
 use crate::plan::Plan;
@@ -13,7 +13,7 @@ pub(super) fn reported(plan: &Plan, message: Message) -> Error {
     let call = Call::from_u8(message.call);
     match plan.steps.get(usize::from(message.step)) {
         Some(step) => step_failed(step, call, message.value),
-        None if message.step == Ready::STEP => {
+        None if message.step == PremadeParts::STEP => {
             let what = "enter the ready namespaces of the pool";
             Error::call("namespace", what, call.name(), message.value)
         }
