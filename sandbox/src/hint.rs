@@ -293,7 +293,9 @@ fn mount(mount: &MountStep, call: Call, errno: i32) -> Option<String> {
         (Call::Fstatfs, libc::EPERM) if mount.over_proc == OverProc::Root => {
             "it cannot be mounted because it is not of type proc: bind a procfs, or mount a new one"
         }
-        (Call::Fstatfs, libc::EPERM) => "it cannot be mounted because a link of the image leads inside /proc",
+        (Call::Fstatfs, libc::EPERM) => {
+            "it cannot be mounted because it is inside /proc, where a link of the image leads"
+        }
         (_, libc::EPERM) if kernel_fs("proc") => {
             "a new /proc requires that the present one is fully visible, and a new pid namespace: container runtimes mount over parts of /proc"
         }

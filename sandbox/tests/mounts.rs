@@ -770,7 +770,7 @@ fn a_tmpfs_begins_with_a_copy_of_what_it_covers() {
     let mut command = listed(&image);
     command.mount(Mount { copy_up: true, ..file_system("/etc/tree", "tmpfs", "") });
     let e = error(&mut command);
-    assert!(e.to_string().ends_with("what is to be copied is more than 128 directories deep"), "{e}");
+    assert!(e.to_string().ends_with("the tree to copy is more than 128 directories deep"), "{e}");
     let mut command = listed(&image);
     command.mount(Mount { copy_up: true, ..bind(&tree, "/t") });
     assert_eq!(error(&mut command).kind(), ErrorKind::InvalidSpec);

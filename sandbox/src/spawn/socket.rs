@@ -127,11 +127,14 @@ mod tests {
     #[test]
     fn a_control_message_of_another_type_is_not_taken_for_a_descriptor() {
         let (ours, theirs) = socket_pair(0).unwrap();
-        // The kernel then adds the sender's ids, which need more room than a descriptor.
+        // The kernel then adds the sender's ids, which require more room than a descriptor.
         setsockopt(&ours, sockopt::PassCred, &true).unwrap();
         sendmsg::<()>(theirs.as_raw_fd(), &[IoSlice::new(&[0; 8])], &[], MsgFlags::empty(), None).unwrap();
-        let error = receive(&ours).unwrap_err();
-        assert!(error.to_string().contains("more than one descriptor"), "{error}");
+        // They fit into the buffer if its alignment leaves room.
+        match receive(&ours) {
+            Ok(message) => assert!(matches!(message, Some((_, None)))),
+            Err(error) => assert!(error.to_string().contains("more than one descriptor"), "{error}"),
+        }
     }
 
     #[test]
