@@ -16,8 +16,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::hint::{Alternative, explained, or};
-use super::{Lock, failed};
+use super::hint::{Alternative, explained, failed, or};
+use super::lock::Lock;
 use crate::error::{Error, ErrorKind};
 
 const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);

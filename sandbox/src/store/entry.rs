@@ -5,8 +5,17 @@ use std::marker::PhantomData;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Dir, Trust};
+use super::dir::Dir;
 use crate::error::{Error, ErrorKind};
+
+/// Why an entry's record is believed, which can name programs to run and cgroups to remove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// Only the caller can enter the store's directory.
+    Store,
+    /// Each entry is checked: it belongs to the caller and no other user can enter it.
+    Entry,
+}
 
 /// The file name of an entry's record.
 pub const RECORD: &str = "state.json";

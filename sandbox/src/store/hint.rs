@@ -1,4 +1,4 @@
-//! The cure in an error about a state directory.
+//! Errors about state directories, and their cures.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -6,8 +6,12 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::failed;
 use crate::error::Error;
+
+/// Returns the error of a call on a file of the store.
+pub(super) fn failed(what: &str, path: &Path, call: &'static str, errno: Errno) -> Error {
+    Error::call("store", format!("{what} {}", path.display()), call, errno.raw_os_error())
+}
 
 /// Returns how the user can move the store to another directory, as the last clause of an error's
 /// hint: `name another directory with --root`. It is called only for an error.

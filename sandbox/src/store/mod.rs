@@ -41,10 +41,8 @@ mod name;
 use std::marker::PhantomData;
 use std::path::Path;
 
-use rustix::io::Errno;
-
 pub use dir::{Dir, read_small};
-pub use entry::{Entry, EntryState, RECORD, Record, Writer};
+pub use entry::{Entry, EntryState, RECORD, Record, Trust, Writer};
 pub use hint::Alternative;
 pub use lock::Lock;
 pub use name::{is_random_name, random_name};
@@ -58,15 +56,6 @@ pub struct Store<R> {
     dir: Dir,
     trust: Trust,
     record: PhantomData<fn() -> R>,
-}
-
-/// Why an entry's record is believed, which can name programs to run and cgroups to remove.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trust {
-    /// Only the caller can enter the store's directory.
-    Store,
-    /// Each entry is checked: it belongs to the caller and no other user can enter it.
-    Entry,
 }
 
 /// The result of an attempt to lock an entry.
@@ -184,11 +173,6 @@ impl<R: Record> Store<R> {
     pub fn entries(&self) -> Result<Vec<Result<Entry<R>, Error>>, Error> {
         Ok(self.names()?.iter().filter_map(|name| self.find(name).transpose()).collect())
     }
-}
-
-/// Returns the error of a call on a file of the store.
-fn failed(what: &str, path: &Path, call: &'static str, errno: Errno) -> Error {
-    Error::call("store", format!("{what} {}", path.display()), call, errno.raw_os_error())
 }
 
 #[cfg(test)]
