@@ -12,15 +12,6 @@ mod example;
 
 const BUSYBOX: &str = "/bin/busybox";
 
-fn is_root(name: &str) -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        assert!(std::env::var_os("NSPOD_NO_SKIP").is_none(), "{name} requires root");
-        eprintln!("SKIP {name}: this requires root");
-    }
-    root
-}
-
 /// Writes a bundle with busybox, whose program is this command line.
 fn bundle(dir: &Path, args: &[&str]) {
     fs::create_dir_all(dir.join("rootfs")).unwrap();
@@ -33,7 +24,7 @@ fn bundle(dir: &Path, args: &[&str]) {
 
 #[test]
 fn the_example_goes_through_the_life_cycle() {
-    if !is_root("the_example_goes_through_the_life_cycle") {
+    if !nspod_testkit::root() {
         return;
     }
     let temp = tempfile::tempdir().unwrap();
@@ -46,7 +37,7 @@ fn the_example_goes_through_the_life_cycle() {
 
 #[test]
 fn an_error_says_by_its_kind_what_happened() {
-    if !is_root("an_error_says_by_its_kind_what_happened") {
+    if !nspod_testkit::root() {
         return;
     }
     let temp = tempfile::tempdir().unwrap();

@@ -134,6 +134,10 @@ fn a_failed_start_leaves_no_cgroup_and_no_process() {
     if !nspod_testkit::root() {
         return;
     }
+    // Other tests of this process have children.
+    if in_own_process("a_failed_start_leaves_no_cgroup_and_no_process") {
+        return;
+    }
     let name = format!("fails-{}", std::process::id());
     let mut command = Command::new("true");
     command.name(&name).current_dir("/no/such/directory");
@@ -144,6 +148,25 @@ fn a_failed_start_leaves_no_cgroup_and_no_process() {
     );
     let root = cgroup_core::Hierarchy::detect().unwrap().root().unwrap();
     assert!(!root.path().join("nspod").join(&name).exists());
+    assert_eq!(children(), "", "a child is left");
+}
+
+/// Returns the pids of this process's children, zombies included.
+fn children() -> String {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).unwrap()).collect()
+}
+
+/// Runs one test of this program in a process of its own. Returns whether that was done: if not, this is that process.
+fn in_own_process(test: &str) -> bool {
+    const VARIABLE: &str = "NSPOD_TEST_ALONE";
+    if std::env::var_os(VARIABLE).is_some() {
+        return false;
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = nspod_testkit::run_with(command.args(["--exact", test]).env(VARIABLE, "1"), "");
+    assert!(output.status.success() && output.out.contains("1 passed"), "{}{}", output.out, output.err);
+    true
 }
 
 #[test]

@@ -515,6 +515,26 @@ fn parse(text: &str) -> Propagation {
     Propagation { kind, recursive }
 }
 
+/// Propagation of the namespace's mounts and of the bind, and whether the host and the container see a mount that the
+/// other makes. With a user namespace the host never sees one.
+const PROPAGATIONS: [(&str, &str, bool, bool); 15] = [
+    ("", "", false, false),
+    ("", "rslave", false, true),
+    ("", "rshared", false, true),
+    ("", "rprivate", false, false),
+    ("rshared", "rshared", true, true),
+    ("rshared", "", true, true),
+    ("rshared", "rprivate", false, false),
+    ("shared", "rprivate", false, false),
+    ("rslave", "", false, true),
+    ("slave", "rslave", false, true),
+    ("rslave", "rprivate", false, false),
+    ("rprivate", "rshared", false, false),
+    ("private", "rprivate", false, false),
+    ("runbindable", "", false, false),
+    ("unbindable", "rprivate", false, false),
+];
+
 #[test]
 fn mounts_pass_to_and_from_the_host_as_asked_and_no_other_does() {
     if !nspod_testkit::root() {
@@ -529,27 +549,9 @@ fn mounts_pass_to_and_from_the_host_as_asked_and_no_other_does() {
         std::fs::set_permissions(image.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
         // A mount of its own holds the root.
         mount(Some(&image.path()), &image.path(), none, MsFlags::MS_BIND, none).unwrap();
-        // The namespace's, the bind's; what the host sees and what the container sees; and
-        // with a user namespace: nothing gets out.
-        let cases = [
-            ("", "", false, false),
-            ("", "rslave", false, true),
-            ("", "rshared", false, true),
-            ("", "rprivate", false, false),
-            ("rshared", "rshared", true, true),
-            ("rshared", "", true, true),
-            ("rshared", "rprivate", false, false),
-            ("shared", "rprivate", false, false),
-            ("rslave", "", false, true),
-            ("slave", "rslave", false, true),
-            ("rslave", "rprivate", false, false),
-            ("rprivate", "rshared", false, false),
-            ("private", "rprivate", false, false),
-            ("runbindable", "", false, false),
-            ("unbindable", "rprivate", false, false),
-        ];
-        for (user, (all, one, out, into)) in
-            [Namespace::Host, Namespace::New].into_iter().flat_map(|u| cases.map(|case| (u.clone(), case)))
+        for (user, (all, one, out, into)) in [Namespace::Host, Namespace::New]
+            .into_iter()
+            .flat_map(|u| PROPAGATIONS.map(|case| (u.clone(), case)))
         {
             let new = user == Namespace::New;
             let case = format!("{all:?} {one:?} user: {new}");
