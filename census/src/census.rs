@@ -30,7 +30,7 @@ impl Options {
     /// Reads everything.
     pub const ALL: Options = Options { threads: true, fds: true, mounts: true, owners: true };
 
-    /// Takes a census of `/proc`.
+    /// Takes a census of `/proc`. Linux 5.14 or later.
     ///
     /// # Errors
     /// As [`Options::of`].

@@ -17,13 +17,13 @@ fn me() -> i32 {
     std::process::id() as i32
 }
 
-/// A process of ours, killed and reaped when it goes out of scope; pid 1 of a pid namespace
-/// must go last of those in it.
+/// Child, killed and reaped when it is dropped. Pid 1 of a pid namespace must be dropped after the other
+/// processes there.
 struct Process(i32);
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // SAFETY: plain system calls on a child that nobody else waits for.
+        // SAFETY: plain system calls on a child that only this value waits for.
         unsafe {
             libc::kill(self.0, libc::SIGKILL);
             libc::waitpid(self.0, std::ptr::null_mut(), 0);
@@ -31,19 +31,20 @@ impl Drop for Process {
     }
 }
 
-/// A process that sleeps, in these namespaces, in new ones of these kinds and for the rest in
-/// ours. It is made by a middleman, since joining a pid namespace takes effect at a clone.
+/// Starts a process that sleeps in these namespaces, in new ones of these kinds, and otherwise in the
+/// caller's. An intermediate process creates it, because joining a pid namespace takes effect at a
+/// clone.
 fn sleeper(join: &[Namespace], new: Kinds) -> Process {
     let (reader, writer) = nix::unistd::pipe().unwrap();
-    // SAFETY: the child calls nothing but raw system calls, and ends by _exit.
+    // SAFETY: the child makes raw system calls only, and ends by _exit.
     let middleman = unsafe { raw::clone3(&mut clone_args(0, libc::SIGCHLD)) }.unwrap();
     if middleman == 0 {
         let joined = join.iter().all(|ns| nix::sched::setns(ns, nix::sched::CloneFlags::empty()).is_ok());
         let flags = new.bits() | libc::CLONE_PARENT as u64;
         // SAFETY: as above; the grandchild only sleeps.
         let pid = if joined { unsafe { raw::clone3(&mut clone_args(flags, 0)) }.unwrap_or(-1) } else { -1 };
-        // SAFETY: raw system calls on a buffer of ours. Descriptors of other tests are let go,
-        // lest their readers wait for this one.
+        // SAFETY: raw system calls on a local buffer. The descriptors of other tests are closed, so
+        // that their readers do not wait for this process.
         unsafe {
             if pid == 0 {
                 libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0);
@@ -68,14 +69,14 @@ fn clone_args(flags: u64, signal: i32) -> raw::CloneArgs {
     raw::CloneArgs { flags, exit_signal: signal as u64, ..raw::clone_args() }
 }
 
-/// A program with its output piped, killed and reaped when it goes out of scope.
+/// Program with piped output, killed and reaped when it is dropped.
 struct Program {
     child: Child,
     out: BufReader<std::process::ChildStdout>,
 }
 
 impl Program {
-    /// Runs a shell script and waits for its first line.
+    /// Starts a shell script and waits for its first line.
     fn start(args: &[&str]) -> Program {
         let mut child = Command::new(args[0])
             .args(&args[1..])
@@ -102,13 +103,14 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        drop(self.child.stdin.take()); // ends every `cat` below it
+        drop(self.child.stdin.take()); // Ends every `cat` that reads it.
         let _ = self.child.wait();
     }
 }
 
 fn all(kinds: Kinds, of: &Process) -> Vec<Namespace> {
-    // The user namespace last: it takes away the right to join what it does not own.
+    // The user namespace is the last, because it removes the right to join namespaces that it does
+    // not own.
     let (user, rest) = (kinds & Kinds::USER, kinds - Kinds::USER);
     rest.kinds().chain(user.kinds()).map(|kind| Namespace::of_pid(of.0, kind).unwrap()).collect()
 }
@@ -150,8 +152,8 @@ fn for_every_subset_of_kinds_exactly_that_subset_coincides_and_makes_a_pod() {
 
 type Listing = BTreeMap<(Kind, u64), (usize, i32)>;
 
-/// What `lsns` says, as this user: number of processes and lowest pid of each namespace.
-/// `None` when it gives up, as it does if a process ends under its eyes.
+/// Runs `lsns` as this user; returns the number of processes and the lowest pid of each namespace, or
+/// `None` if it fails, as it does if a process ends while it reads it.
 fn lsns(uid: u32) -> Option<Listing> {
     let args = ["--json", "--list", "--output", "NS,TYPE,NPROCS,PID"];
     let output = Command::new("lsns").args(args).uid(uid).stderr(Stdio::null()).output().unwrap();
@@ -167,7 +169,8 @@ fn lsns(uid: u32) -> Option<Listing> {
     Some(rows.filter(|(_, (nprocs, _))| *nprocs > 0).collect())
 }
 
-/// The same of a census; `lsns` counts zombies, and itself, which is where we are.
+/// Returns the same from a census. `lsns` counts zombies and itself, which is in the caller's
+/// namespaces.
 fn listing(census: &Census) -> Listing {
     let own = census.process(me()).unwrap().namespaces;
     let rows = census.namespaces().iter().filter_map(|namespace| {
@@ -182,8 +185,8 @@ fn listing(census: &Census) -> Listing {
     rows.collect()
 }
 
-/// Agreement with `lsns` before and after, once the machine holds still for that long. What
-/// `still` says nobody else touches must agree every time.
+/// Checks that the census agrees with `lsns` before and after it, as soon as no other process changes
+/// the result. Namespaces that `still` selects must always agree.
 fn agree_with_lsns(still: &[i32]) {
     let mut last = String::new();
     for _ in 0..200 {
@@ -215,7 +218,7 @@ fn namespaces_processes_and_lowest_pids_agree_with_lsns_while_processes_churn() 
     }
     let mut zoo: Vec<_> = Kind::ALL.into_iter().map(|kind| sleeper(&[], kind.into())).collect();
     zoo.push(sleeper(&[], Kinds::all()));
-    // Dropped before the pid 1 that it is with, which waits for it to be reaped.
+    // Dropped before its pid 1, which waits until it is reaped.
     let guest = sleeper(&all(Kinds::NET | Kinds::PID, &zoo[8]), Kinds::MNT);
     let pids: Vec<i32> = zoo.iter().chain([&guest]).map(|p| p.0).collect();
     let (stop, stopped) = mpsc::channel::<()>();
@@ -275,7 +278,7 @@ fn a_user_namespace_without_processes_is_found_by_what_it_owns() {
         return;
     }
     let outer = sleeper(&[], Kinds::USER | Kinds::NET);
-    // Who has no id in a user namespace may not make another in it.
+    // A process without an id in a user namespace may not create another one in it.
     fs::write(format!("/proc/{}/uid_map", outer.0), "0 0 1").unwrap();
     fs::write(format!("/proc/{}/gid_map", outer.0), "0 0 1").unwrap();
     let inner = sleeper(&all(Kinds::USER, &outer), Kinds::USER);
@@ -300,7 +303,7 @@ fn a_host_pid_leads_to_the_inner_pids_and_back() {
     let shell = Program::start(&["unshare", "--pid", "--fork", "sh", "-c", nested]);
     let census = Options { owners: true, ..Options::default() }.take().unwrap();
     let below = |pid: i32| census.processes().iter().find(|p| p.parent == pid).unwrap();
-    // unshare, sh (pid 1), unshare, cat (pid 1 further in)
+    // unshare, sh (pid 1), unshare, cat (pid 1 of the nested namespace)
     let outer = below(shell.pid());
     let nested = below(below(outer.pid).pid);
     let (outer_ns, nested_ns) = (outer.namespaces[Kind::Pid], nested.namespaces[Kind::Pid]);
@@ -342,7 +345,7 @@ fn a_thread_that_left_its_process_is_found_when_asked_for() {
 fn a_zombie_is_told_from_a_process() {
     let mut child = Command::new("true").stdout(Stdio::piped()).spawn().unwrap();
     let pid = child.id() as i32;
-    // Its end is awaited without reaping it.
+    // Waits for the end of the process without reaping it.
     let awaited = nix::sys::wait::Id::Pid(nix::unistd::Pid::from_raw(pid));
     let flags = nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT;
     nix::sys::wait::waitid(awaited, flags).unwrap();
@@ -398,11 +401,11 @@ fn a_container_is_told_by_its_kinds_its_init_and_its_cgroup() {
     assert!(serde_json::to_value(&census).unwrap()["processes"].is_array());
 }
 
-/// Runs one of the tests below that are ignored otherwise, in a process of its own.
+/// Runs one of the ignored tests below in its own process.
 fn alone(test: &str, uid: u32) -> Command {
     let exe = std::env::temp_dir().join(format!("census-{}-{uid}-{test}", me()));
-    // By another program: a descriptor open for writing, inherited by another test's child,
-    // would keep it from being executed (ETXTBSY).
+    // Another program copies the file: a descriptor open for writing that a child of another test
+    // inherits would prevent its execution (ETXTBSY).
     let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&exe).status().unwrap();
     assert!(copied.success());
     let mut command = Command::new(&exe);
@@ -410,7 +413,7 @@ fn alone(test: &str, uid: u32) -> Command {
     command
 }
 
-/// Removes that copy.
+/// Removes the copy when it is dropped.
 struct Remove(std::path::PathBuf);
 
 impl Drop for Remove {
@@ -474,11 +477,11 @@ fn a_process_whose_leader_has_ended_is_still_a_process() {
 #[ignore = "run by a_process_whose_leader_has_ended_is_still_a_process"]
 fn helper_ends_its_leader() {
     extern "C" fn end_this_thread(_: libc::c_int) {
-        // SAFETY: ends the main thread alone, which only waits for the tests; its stack stays.
+        // SAFETY: ends only the main thread, which waits for the tests. Its stack stays mapped.
         unsafe { libc::syscall(libc::SYS_exit, 0) };
     }
     let handler: extern "C" fn(libc::c_int) = end_this_thread;
-    // SAFETY: the handler makes one raw system call; the signal goes to the main thread.
+    // SAFETY: the handler makes one raw system call. The signal is sent to the main thread.
     unsafe {
         libc::signal(libc::SIGUSR1, handler as libc::sighandler_t);
         libc::syscall(libc::SYS_tgkill, me(), me(), libc::SIGUSR1);

@@ -12,11 +12,11 @@ use serde_json::Value;
 const NSPOD: &str = env!("CARGO_BIN_EXE_nspod");
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A process that sleeps in namespaces of its own, until it is dropped.
+/// Process that sleeps in its own namespaces until it is dropped.
 struct Sleeper(Child);
 
 impl Sleeper {
-    /// By a command line of programs that each execute the next.
+    /// Starts a command line of programs, each of which executes the next.
     fn start(line: &str) -> Sleeper {
         let mut words = line.split(' ').chain(["sleep", "1000"]);
         let mut command = Command::new(words.next().unwrap());
@@ -46,7 +46,7 @@ impl Drop for Sleeper {
     }
 }
 
-/// What nspod runs under a name, removed in the end.
+/// Name of a container of nspod, removed at the end.
 struct Named(String);
 
 impl Drop for Named {
@@ -81,7 +81,7 @@ fn pids(value: &Value) -> Vec<i32> {
     value.as_array().unwrap().iter().map(|pid| pid.as_i64().unwrap() as i32).collect()
 }
 
-/// The container that a process is in.
+/// Returns the container that a process is in.
 fn container_of(all: &Value, pid: i32) -> &Value {
     let mut found = all["containers"].as_array().unwrap().iter().filter(|c| pids(&c["pids"]).contains(&pid));
     let one = found.next().unwrap_or_else(|| panic!("{pid} is in no container"));
@@ -89,7 +89,7 @@ fn container_of(all: &Value, pid: i32) -> &Value {
     one
 }
 
-/// Inode, kind, lowest pid and number of processes.
+/// Inode number, kind, lowest pid and number of processes.
 type Listed = BTreeSet<(u64, String, i32, u64)>;
 
 fn by_lsns() -> Listed {
@@ -122,7 +122,7 @@ fn its_namespaces_are_those_of_lsns() {
     }
     let sleeper = Sleeper::start("unshare -mnuiC");
     let (own, pid) = (sleeper.namespaces(), sleeper.pid());
-    // Others come and go meanwhile, and lsns and the census count themselves.
+    // Other processes start and end meanwhile, and lsns and the census count themselves.
     until("both agree", || {
         let (lsns, census) = (by_lsns(), by_census());
         let names =
@@ -170,7 +170,7 @@ fn the_pids_of_a_nested_process_are_told_from_the_hosts_inwards() {
     if !nspod_testkit::root() {
         return;
     }
-    // unshare forks into the new pid namespace, and its child's end is tied to its own.
+    // unshare forks into the new pid namespace, and kills its child when it ends.
     let outer = Command::new("unshare").args(["-pf", "--kill-child", "sleep", "1000"]).spawn().unwrap();
     let outer = Sleeper(outer);
     let children = format!("/proc/{0}/task/{0}/children", outer.pid());
@@ -288,9 +288,9 @@ fn a_process_that_is_not_there_is_an_error() {
     assert_eq!(nspod(&["census", "--namespaces", "netz"]).status.code(), Some(125));
 }
 
-/// What a census calls in a pid namespace with this many sleepers, and how many descriptors each
-/// of those has. Left out are calls that manage memory, which come by the amount and not by the
-/// process, and those by which a debug build looks at each descriptor that it closes.
+/// Returns the number of system calls of a census in a pid namespace with this many sleepers, and the
+/// number of descriptors of each sleeper. Calls that manage memory are not counted, because they depend
+/// on the amount, nor are those by which a debug build checks each descriptor that it closes.
 fn calls(sleepers: usize, args: &str) -> (usize, usize) {
     const SCRIPT: &str = r#"
         mount -t tmpfs none /run && for i in $(seq "$1"); do sleep 1000 & done
@@ -326,10 +326,10 @@ fn a_process_costs_its_eight_links_and_two_files_and_nothing_that_grows() {
         assert!(fds > 0 && many > few, "{few} calls, then {many}, with {fds} descriptors each");
         ((many - few) as f64 / 100.0, fds as f64)
     };
-    // Its directory opened and closed, eight links, two files opened, read and closed.
+    // Open and close of the directory, eight links, and open, read and close of two files.
     let (picture, _) = each("census");
     assert!(picture <= 16.0, "a census makes {picture} calls for a process");
-    // Its directory of descriptors listed as well, and a link for each.
+    // In addition, the list of descriptors, and a link for each.
     let (everything, fds) = each("--json census");
     assert!(everything <= 16.0 + 6.0 + fds, "with {fds} descriptors it makes {everything} calls");
 }

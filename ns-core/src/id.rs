@@ -78,7 +78,8 @@ impl NamespaceSet {
         Self(ids)
     }
 
-    /// Reads the namespaces of the process or thread `pid` from `/proc/PID/ns`.
+    /// Reads the namespaces of the process or thread `pid` from `/proc/PID/ns`. Since Linux 3.8; see
+    /// [proc_pid_ns(5)](https://man7.org/linux/man-pages/man5/proc_pid_ns.5.html).
     ///
     /// # Errors
     /// - `ENOENT`, `ESRCH` ([`NoSuchProcess`](crate::ErrorKind::NoSuchProcess)): the process has
@@ -104,7 +105,7 @@ impl NamespaceSet {
         Ok(set)
     }
 
-    /// Reads the namespaces of the calling thread.
+    /// Reads the namespaces of the calling thread from `/proc/thread-self/ns`. Since Linux 3.17.
     ///
     /// # Errors
     /// `ENOENT` ([`NotFound`](crate::ErrorKind::NotFound)): `/proc` is not mounted.

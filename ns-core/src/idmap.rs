@@ -138,7 +138,8 @@ impl IdMap {
     }
 
     /// Reads the map of the user namespace that the process `pid` is in. The ids outside are those of
-    /// the caller's user namespace.
+    /// the caller's user namespace. Since Linux 3.5; see
+    /// [user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html).
     ///
     /// # Errors
     /// - `ENOENT`, `ESRCH` ([`NoSuchProcess`](ErrorKind::NoSuchProcess)): the process has ended, or is
@@ -154,6 +155,8 @@ impl IdMap {
     }
 
     /// Writes the map of the user namespace that the process `pid` is in. A map can be written once.
+    /// Since Linux 3.5, by unprivileged processes since 3.8; see
+    /// [user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html).
     ///
     /// [`write_id_maps`] writes both maps, and the setgroups setting that the kernel requires.
     ///
@@ -170,7 +173,7 @@ impl IdMap {
         self.put(AT_FDCWD, &format!("/proc/{pid}/{}", ids.file()), ids)
     }
 
-    /// Writes the map as [`write`](Self::write) does, in an open directory `/proc/PID`.
+    /// Writes the map as [`write`](Self::write) does, in an open directory `/proc/PID`. Since Linux 3.5.
     ///
     /// # Errors
     /// As [`write`](Self::write), and `EXDEV`: the file is not on a procfs.
@@ -282,7 +285,7 @@ impl Setgroups {
         }
     }
 
-    /// Reads the setting of the user namespace that the process `pid` is in.
+    /// Reads the setting of the user namespace that the process `pid` is in. Since Linux 3.19.
     ///
     /// # Errors
     /// - `ENOENT`, `ESRCH` ([`NoSuchProcess`](ErrorKind::NoSuchProcess)): the process has ended, or is
@@ -297,7 +300,7 @@ impl Setgroups {
     }
 
     /// Writes the setting of the user namespace that the process `pid` is in. This must happen before
-    /// its gid map is written.
+    /// its gid map is written. Since Linux 3.19.
     ///
     /// # Errors
     /// - `EPERM`: the gid map has been written, or setgroups is denied in this or an outer user

@@ -31,7 +31,8 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Opens the namespace of this kind that the process or thread `pid` is in.
+    /// Opens the namespace of this kind that the process or thread `pid` is in. Since Linux 3.8; see
+    /// [proc_pid_ns(5)](https://man7.org/linux/man-pages/man5/proc_pid_ns.5.html).
     ///
     /// # Errors
     /// - `ENOENT`, `ESRCH` ([`NoSuchProcess`](ErrorKind::NoSuchProcess)): the process has ended, or is
@@ -75,7 +76,7 @@ impl Namespace {
         })
     }
 
-    /// Opens the namespace of this kind that the calling thread is in.
+    /// Opens the namespace of this kind that the calling thread is in. Since Linux 3.17.
     ///
     /// # Errors
     /// - `ENOENT` ([`Unsupported`](ErrorKind::Unsupported)): the kernel lacks the kind.
@@ -124,7 +125,8 @@ impl Namespace {
     }
 
     /// Opens the namespace that a file refers to: a file pinned by [`pin`](Self::pin), `ip netns add`
-    /// or `unshare --net=FILE`, or a link in `/proc/PID/ns`.
+    /// or `unshare --net=FILE`, or a link in `/proc/PID/ns`. Since Linux 3.19, when such files moved to
+    /// nsfs.
     ///
     /// The path is first opened with `O_PATH`, so that a device or a FIFO in its place is not opened.
     ///

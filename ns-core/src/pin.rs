@@ -14,7 +14,7 @@ use crate::{Error, ErrorKind, Kind, Namespace, Result};
 
 impl Namespace {
     /// Keeps the namespace alive until [`unpin`](Self::unpin): creates the file `path` and
-    /// bind-mounts the namespace on it, as `ip netns add` does. See
+    /// bind-mounts the namespace on it, as `ip netns add` does. Since Linux 3.8. See
     /// [namespaces(7)](https://man7.org/linux/man-pages/man7/namespaces.7.html).
     ///
     /// The file must not exist. It is removed if the mount fails. No process can enter a pinned pid
@@ -27,6 +27,8 @@ impl Namespace {
     /// - `EPERM`: the caller lacks CAP_SYS_ADMIN in the user namespace that owns its mount namespace.
     /// - `EINVAL`: a mount namespace is not newer than the caller's own, or would receive the mount by
     ///   propagation. The kernel refuses mounts by which a mount namespace keeps itself alive.
+    ///   Linux 6.18 compares numbers that each CPU takes from its own range, so that a namespace made
+    ///   later on another CPU may count as older.
     pub fn pin(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let verb = format!("pin at {}", path.display());
@@ -67,7 +69,8 @@ impl Namespace {
     }
 
     /// Removes a pin: unmounts the namespace and deletes the file. The namespace ends when no process,
-    /// descriptor or other pin keeps it alive.
+    /// descriptor or other pin keeps it alive. Since Linux 3.19. See
+    /// [umount(2)](https://man7.org/linux/man-pages/man2/umount.2.html).
     ///
     /// # Errors
     /// - [`NotANamespace`](ErrorKind::NotANamespace): no namespace is mounted on the file, which is

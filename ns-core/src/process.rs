@@ -64,7 +64,7 @@ impl ProcessId {
         Ok(Self { pid, start: stat.start, boot: boot_id()?.to_owned() })
     }
 
-    /// Returns the identity of the process behind a pidfd.
+    /// Returns the identity of the process behind a pidfd. Since Linux 5.3.
     ///
     /// # Errors
     /// As [`of`](Self::of).

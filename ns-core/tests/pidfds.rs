@@ -1,5 +1,5 @@
 //! Pidfds against the real kernel.
-// Plain system calls on locals; what is more than that has its comment.
+// The unsafe blocks are plain system calls on locals. Others have a comment.
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)]
 
 mod common;
@@ -97,7 +97,7 @@ fn a_grandchild_can_be_polled_and_asked_how_it_ended_but_not_waited_for() {
     let info = grandchild.exit_info();
     match kernel_is_at_least(6, 15) {
         true => assert_eq!(info.unwrap(), Some(ExitStatus::Exited(9))),
-        // Without PIDFD_GET_INFO, or with one that knows nothing of the reaped.
+        // The kernel lacks PIDFD_GET_INFO, or the exit status in it.
         false => {
             let kind = info.unwrap_err().kind();
             assert!(matches!(kind, ErrorKind::Unsupported | ErrorKind::NoSuchProcess), "{kind:?}");

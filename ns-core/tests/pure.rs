@@ -11,7 +11,7 @@ fn extent() -> impl Strategy<Value = Extent> {
     })
 }
 
-/// Extents that often touch and sometimes overlap.
+/// Extents that are often adjacent and sometimes overlap.
 fn close_extent() -> impl Strategy<Value = Extent> {
     (0..40u32, 0..40u32, 0..6u32).prop_map(|(inside, outside, count)| Extent { inside, outside, count })
 }

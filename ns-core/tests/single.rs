@@ -3,7 +3,7 @@
 //!
 //! The children here call the library itself, which allocates. That is sound because this
 //! process has one thread only: hence no libtest, which runs tests on threads.
-// Plain system calls on locals; what is more than that has its comment.
+// The unsafe blocks are plain system calls on locals. Others have a comment.
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)]
 
 mod common;
@@ -61,7 +61,7 @@ fn user() -> Clone3<'static> {
     Clone3 { kinds: Kinds::USER, ..Clone3::default() }
 }
 
-/// Becomes an ordinary user without any group or capability, whose /proc files are its own.
+/// Becomes an ordinary user without groups and capabilities, which owns its files in /proc.
 fn become_nobody() {
     unsafe {
         assert_eq!(libc::setgroups(0, std::ptr::null()), 0);
@@ -128,7 +128,7 @@ fn a_gid_map_of_one_id_denies_setgroups_and_a_range_does_not() {
     }
 }
 
-/// What the kernel itself says of a map, as root with every id at hand.
+/// Returns whether the kernel accepts a map that root writes.
 fn kernel_takes(map: &IdMap) -> bool {
     let child = Child::run(user(), pause);
     std::fs::write(format!("/proc/{}/uid_map", child.pid), map.to_string()).is_ok()
@@ -142,13 +142,13 @@ fn validate_agrees_with_the_kernel() {
     let extent =
         (near(), near(), count).prop_map(|(inside, outside, count)| Extent { inside, outside, count });
     let maps = prop::collection::vec(extent, 0..4);
-    // No files and no forks of its own.
+    // proptest must neither write files nor fork.
     let config = Config { cases: 300, failure_persistence: None, ..Config::default() };
     let mut valid = 0;
     TestRunner::new(config)
         .run(&maps, |extents| {
             let map = IdMap::from(extents);
-            // An empty write never reaches the kernel's check.
+            // The kernel does not check an empty write.
             prop_assume!(!map.is_empty());
             prop_assert_eq!(map.validate().is_ok(), kernel_takes(&map), "{:?}", map);
             Ok(())
@@ -179,7 +179,7 @@ fn an_ordinary_user_maps_itself_and_nobody_else() {
         let own = IdMap::single(0, NOBODY);
         let error = IdMap::single(0, 1).write(child.pid, Ids::Uid).unwrap_err();
         assert!(error.to_string().contains("CAP_SETUID"), "{error}");
-        // The kernel demands that setgroups be denied first.
+        // The kernel requires that setgroups is denied first.
         let error = own.write(child.pid, Ids::Gid).unwrap_err();
         assert!(error.to_string().contains("after setgroups is denied"), "{error}");
         assert_eq!(write_id_maps(child.pid, &own, &own).unwrap(), Setgroups::Deny);
@@ -198,9 +198,9 @@ fn an_ordinary_user_is_told_what_it_lacks() {
         );
         let error = Child::try_run(Clone3 { kinds: Kinds::NET, ..Clone3::default() }, || 0).err();
         assert_eq!(error.unwrap().kind(), ErrorKind::PermissionDenied);
-        // With a user namespace it can.
+        // Together with a user namespace it is allowed.
         Child::run(Clone3 { kinds: Kinds::NET | Kinds::USER, ..Clone3::default() }, || 0).assert_success();
-        // Processes of others are closed to it.
+        // It may not read the processes of other users.
         for error in [
             NamespaceSet::of_pid(1).unwrap_err(),
             Namespace::of_pid(1, Kind::Net).unwrap_err(),
@@ -218,7 +218,7 @@ fn an_ordinary_user_is_told_what_it_lacks() {
         let error = net.pin(&dir).unwrap_err();
         assert!(error.to_string().contains("CAP_SYS_ADMIN"), "{error}");
         assert!(!dir.exists(), "the file is removed when the mount fails");
-        // The initial user namespace has no parent, for anybody.
+        // The initial user namespace has no parent.
         let error = Namespace::current(Kind::User).unwrap().parent().unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EPERM));
     });
@@ -242,7 +242,7 @@ fn a_limit_on_namespaces_is_named() {
     let gate = Gate::new();
     let child = Child::run(user(), || {
         gate.wait();
-        // The limits of a user namespace are its own.
+        // Each user namespace has its own limits.
         std::fs::write("/proc/sys/user/max_uts_namespaces", "0").unwrap();
         let error = unshare(Kinds::UTS).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::LimitReached);
@@ -275,7 +275,7 @@ fn a_child_joins_a_user_namespace_and_those_it_owns_at_once() {
     };
     Child::run(Clone3::default(), all).assert_success();
     let by_fd = || {
-        // Every descriptor before joining any: afterwards /proc is another.
+        // All descriptors are opened before the first join, because it changes /proc.
         let handles =
             [Kind::User, Kind::Net, Kind::Mnt].map(|kind| Namespace::of_pidfd(&target.pidfd, kind).unwrap());
         handles.iter().for_each(|handle| setns(handle).unwrap());
@@ -291,7 +291,7 @@ fn clone_parent_makes_a_sibling() {
     let (reader, writer) = std::io::pipe().unwrap();
     let between = Child::run(Clone3::default(), || {
         let clone = Clone3 { flags: CloneFlags::PARENT, ..Clone3::default() };
-        // The sibling is the grandparent's to wait for, so nothing here owns it.
+        // Only the grandparent can wait for the sibling.
         match unsafe { clone.spawn() }.unwrap() {
             ns_core::Cloned::Child => {
                 gate.wait();
@@ -379,7 +379,7 @@ fn time_offsets_are_set_before_the_first_process_and_never_after() {
         0
     });
     child.assert_success();
-    // clone3 enters a new time namespace at once: too late for offsets.
+    // clone3 enters a new time namespace at once, so its offsets cannot be set.
     let child = Child::run(Clone3 { kinds: Kinds::TIME, ..Clone3::default() }, pause);
     assert_eq!(offsets.write(child.pid).unwrap_err().kind(), ErrorKind::Busy);
 }
@@ -403,7 +403,7 @@ fn a_process_outside_the_pid_namespace_has_no_pid_there() {
     inside.assert_success();
 }
 
-/// Makes every ioctl of pidfds fail as an older kernel would, for the rest of this process.
+/// Makes the ioctls of pidfds fail in this process as on an older kernel.
 fn forget_pidfd_ioctls() {
     const NUMBER: u32 = 0;
     const SECOND_ARGUMENT: u32 = if cfg!(target_endian = "little") { 24 } else { 28 };
@@ -472,7 +472,7 @@ fn newuidmap_maps_the_callers_own_id_and_its_refusal_is_passed_on() {
 
 fn a_missing_newuidmap_names_the_package() {
     let child = Child::run(Clone3::default(), || {
-        // SAFETY: one thread.
+        // SAFETY: the process has one thread.
         unsafe { std::env::set_var("PATH", "/nonexistent") };
         let own = IdMap::single(0, 0);
         let error = write_with_newuidmap(1, &own, &own).unwrap_err();

@@ -1,5 +1,5 @@
 //! clone3 from a process with threads: children here make system calls only.
-// Plain system calls on locals; what is more than that has its comment.
+// The unsafe blocks are plain system calls on locals. Others have a comment.
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)]
 
 mod common;
@@ -15,7 +15,7 @@ use ns_core::{Clone3, CloneFlags, ErrorKind, ExitStatus, Kind, Kinds, NamespaceS
 
 const SHARED: u64 = (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
 
-/// Writes its argument's cell, then exits with 42.
+/// Writes to the cell behind its argument, then exits with 42.
 unsafe extern "C" fn write_cell(cell: *mut c_void) -> ! {
     unsafe {
         (*cell.cast::<AtomicI32>()).store(7, Ordering::SeqCst);
@@ -23,7 +23,7 @@ unsafe extern "C" fn write_cell(cell: *mut c_void) -> ! {
     }
 }
 
-/// Exits with 0 if its stack is aligned as the ABI has it.
+/// Exits with 0 if its stack is aligned as the ABI requires.
 unsafe extern "C" fn check_alignment(_: *mut c_void) -> ! {
     #[repr(align(16))]
     struct Aligned([u8; 16]);
@@ -58,7 +58,7 @@ fn a_child_on_its_own_stack_with_shared_memory_writes_into_the_parents() {
     let mut stack = vec![0u8; 64 << 10];
     let cell = AtomicI32::new(1);
     let pid = on_stack(SHARED, &mut stack, write_cell, (&raw const cell).cast_mut().cast()).unwrap();
-    // VFORK: it has ended by now.
+    // With VFORK the child has ended by now.
     assert_eq!(cell.load(Ordering::SeqCst), 7);
     assert_eq!(exit_code(pid), 42);
 }
@@ -199,7 +199,7 @@ fn set_tid_chooses_the_pid() {
         error.to_string(),
         "cannot create a process: clone3: File exists (EEXIST); a pid in set_tid is in use"
     );
-    // The first process of a pid namespace is 1, and nothing else.
+    // The first process of a pid namespace can only have pid 1.
     let clone = Clone3 { kinds: Kinds::PID, set_tid: &[1], ..Clone3::default() };
     assert_eq!(Child::run(clone, || unsafe { libc::getpid() }).wait(), ExitStatus::Exited(1));
     let clone = Clone3 { kinds: Kinds::PID, set_tid: &[7], ..Clone3::default() };
@@ -218,7 +218,7 @@ fn sharing_the_root_excludes_a_new_mnt_namespace_and_the_error_says_so() {
     );
 }
 
-/// A cgroup of the v2 hierarchy, removed at the end.
+/// Cgroup of the v2 hierarchy, removed at the end.
 struct Cgroup(PathBuf);
 
 impl Cgroup {
@@ -233,7 +233,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // A process that has just been reaped may still be leaving.
+        // A process that was just reaped may still be in the cgroup.
         for _ in 0..200 {
             match std::fs::remove_dir(&self.0) {
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
@@ -255,7 +255,7 @@ fn a_child_starts_in_the_cgroup_it_was_cloned_into() {
     let procs = std::fs::read_to_string(cgroup.0.join("cgroup.procs")).unwrap();
     assert_eq!(procs, format!("{}\n", child.pid));
     drop(child);
-    // And a directory that is none is refused with the reason.
+    // A directory that is not a cgroup is refused with the reason.
     let dir = std::fs::File::open("/tmp").unwrap();
     let clone = Clone3 { cgroup: Some(dir.as_fd()), ..Clone3::default() };
     let error = Child::try_run(clone, || 0).err().unwrap();

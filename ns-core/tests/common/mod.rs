@@ -1,4 +1,4 @@
-//! What the tests against the real kernel share.
+//! Helpers of the tests against the kernel.
 #![allow(dead_code, unsafe_code, unreachable_pub, clippy::undocumented_unsafe_blocks)]
 
 use ns_core::{Clone3, CloneFlags, Cloned, ExitStatus, Pidfd};
@@ -10,16 +10,16 @@ pub struct Child {
 }
 
 impl Child {
-    /// A child that runs `f` and exits with its result. From a process with threads `f` must
-    /// be async-signal-safe.
+    /// Starts a child that runs `f` and exits with its result. In a process with several threads, `f`
+    /// must be async-signal-safe.
     pub fn run(clone: Clone3<'_>, f: impl FnOnce() -> i32) -> Child {
         Self::try_run(clone, f).unwrap_or_else(|error| panic!("{error}"))
     }
 
     pub fn try_run(clone: Clone3<'_>, f: impl FnOnce() -> i32) -> ns_core::Result<Child> {
         let clone = Clone3 { flags: clone.flags | CloneFlags::PIDFD, ..clone };
-        // SAFETY: `f` is async-signal-safe, or there is one thread only; the child leaves by
-        // _exit and unwinds nothing.
+        // SAFETY: `f` is async-signal-safe, or there is one thread only. The child ends by _exit and
+        // does not unwind.
         match unsafe { clone.spawn() }? {
             Cloned::Child => {
                 let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
@@ -29,7 +29,7 @@ impl Child {
         }
     }
 
-    /// A child that sleeps until it is killed.
+    /// Starts a child that sleeps until it is killed.
     pub fn sleeping(clone: Clone3<'_>) -> Child {
         Self::run(clone, pause)
     }
