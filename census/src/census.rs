@@ -1,4 +1,4 @@
-//! The census: takes it, and answers questions about it.
+//! The census, and the queries on it.
 
 use std::path::Path;
 

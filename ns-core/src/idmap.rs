@@ -230,7 +230,7 @@ impl fmt::Display for Extent {
 }
 
 impl fmt::Display for IdMap {
-    /// A line an extent, as the kernel takes it.
+    /// Formats the map as the kernel accepts it: one line for each extent.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|extent| writeln!(f, "{extent}"))
     }
@@ -310,8 +310,9 @@ impl Setgroups {
         let path = format!("/proc/{pid}/setgroups");
         let step = format!("write {} to {path}", self.name());
         write_proc(AT_FDCWD, &path, self.name(), step).map_err(|(error, errno)| match errno {
-            Errno::EPERM => error
-                .hint("setgroups can be set before the gid map is written only, and not allowed once denied"),
+            Errno::EPERM => {
+                error.hint("the setting can be written only before the gid map, and cannot be allowed again")
+            }
             _ => hint::of_proc(error, errno),
         })
     }

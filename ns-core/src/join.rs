@@ -101,7 +101,7 @@ pub fn setns(namespace: &Namespace) -> Result<()> {
 /// - `EINVAL`: the set is empty.
 /// - [`InvalidInput`](crate::ErrorKind::InvalidInput): the set contains a flag that is not a kind.
 pub fn setns_pidfd(pidfd: &Pidfd, kinds: Kinds) -> Result<()> {
-    let who = pidfd.pid().map_or_else(|_| "a process that has ended".into(), |pid| format!("process {pid}"));
+    let who = pidfd.pid().map_or_else(|_| "an ended process".into(), |pid| format!("process {pid}"));
     let step = format!("move the calling thread into the {kinds} namespaces of {who}");
     let flags = kinds.flags(&step)?;
     sched::setns(pidfd, to_nix(flags)).map_err(|errno| {
@@ -136,7 +136,7 @@ fn joining(error: Error, errno: Errno, kinds: Kinds) -> Error {
              namespace first, or join in a child",
         ),
         Errno::EINVAL if kinds.contains_kind(Kind::Pid) => {
-            error.hint("only the caller's own pid namespace and those below it can be joined")
+            error.hint("only the caller's own pid namespace and its descendants can be joined")
         }
         Errno::EUSERS => error.hint(
             "a process that shares its memory (with threads, or as a vfork child) cannot join a time \

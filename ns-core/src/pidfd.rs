@@ -191,8 +191,8 @@ impl Pidfd {
         }
     }
 
-    /// Returns how the process ended. It need not be a child. Returns `None` until its parent has reaped
-    /// it. Since Linux 6.15; see
+    /// Returns how the process ended. Returns `None` until its parent has reaped it. The process need
+    /// not be a child of the caller. Since Linux 6.15; see
     /// [PIDFD_GET_INFO(2const)](https://man7.org/linux/man-pages/man2/PIDFD_GET_INFO.2const.html).
     ///
     /// # Errors

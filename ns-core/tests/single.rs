@@ -123,7 +123,7 @@ fn a_gid_map_of_one_id_denies_setgroups_and_a_range_does_not() {
         let error = Setgroups::Deny.write(child.pid);
         if expected == Setgroups::Allow {
             let error = error.unwrap_err();
-            assert!(error.to_string().contains("before the gid map is written"), "{error}");
+            assert!(error.to_string().contains("only before the gid map"), "{error}");
         }
     }
 }
