@@ -115,6 +115,19 @@ impl ContainerCgroup {
         Ok(Some(cgroup))
     }
 
+    /// Returns the cgroup of a container that another process started. Call [`leave`](Self::leave) to
+    /// keep it: dropping it kills the container.
+    pub(crate) fn of_running(cgroup: Cgroup, pod: Option<PathBuf>) -> ContainerCgroup {
+        let mut cgroup = ContainerCgroup { cgroup, borrowed: false, parent: None, pod, above: Vec::new() };
+        cgroup.above = cgroup.ooms_above();
+        cgroup
+    }
+
+    /// The path of the pod's cgroup.
+    pub(crate) fn pod(&self) -> Option<&Path> {
+        self.pod.as_deref()
+    }
+
     /// Makes a cgroup for a pool, under `parent` or the library's parent.
     pub(crate) fn ahead(
         parent: Option<&Path>,

@@ -2,21 +2,24 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cgroup_core::{Cgroup, Limits, Usage};
-use ns_core::{NamespaceSet, Pidfd};
+use ns_core::{ExitStatus, NamespaceSet, Pidfd, ProcessId};
+use serde::{Deserialize, Serialize};
 
 use crate::cgroups::{ContainerCgroup, explain};
 use crate::error::{Error, ErrorKind};
 use crate::init;
 use crate::outcome::Outcome;
 use crate::plan::Plan;
-use crate::reap::{self, ChildProcess, ReapList};
+use crate::reap::{self, ChildProcess, End, ReapList};
 use crate::spawn::Held;
 use crate::spec::Spec;
+use crate::store::{self, Dir};
 
 /// A running container.
 ///
@@ -29,7 +32,7 @@ pub struct Container {
     /// The lists of the container or pod that this process was added to.
     pub(crate) reaped_by: Vec<ReapList>,
     pub(crate) cgroup: Option<ContainerCgroup>,
-    pub(crate) plan: Arc<Plan>,
+    pub(crate) origin: Origin,
     pub(crate) exit_file: Option<File>,
     pub(crate) held: Option<Held>,
     /// Set by [`kill`](Container::kill); `delete` need not kill again.
@@ -50,6 +53,43 @@ pub struct Container {
     pub seccomp_listener: Option<OwnedFd>,
 }
 
+/// Who started a container.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// This program, with this plan.
+    Plan(Arc<Plan>),
+    /// Any process. Dropping the handle lets the container live on.
+    Record {
+        /// The record that the container was opened by.
+        record: Box<ContainerRecord>,
+        /// The entry's directory, which can hold the exit file.
+        dir: Dir,
+    },
+}
+
+/// The data by which [`Container::open`] finds a container that another process started.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    /// Identity of the first process.
+    pub process: ProcessId,
+    /// Path of the container's own cgroup, if it has one.
+    pub cgroup: Option<PathBuf>,
+    /// Path of the pod's cgroup, if the container is in a pod.
+    pub pod_cgroup: Option<PathBuf>,
+    /// The spec that the container was started from, with the changes by its pod.
+    pub spec: Spec,
+}
+
+impl AsRef<ContainerRecord> for ContainerRecord {
+    fn as_ref(&self) -> &ContainerRecord {
+        self
+    }
+}
+
+impl store::Record for ContainerRecord {
+    const FILES: &'static [&'static str] = &[store::RECORD, store::EXIT];
+}
+
 impl Container {
     /// Returns the pid of its first process in the caller's pid namespace.
     pub fn pid(&self) -> i32 {
@@ -68,7 +108,10 @@ impl Container {
 
     /// Returns its spec.
     pub fn spec(&self) -> &Spec {
-        self.plan.spec()
+        match &self.origin {
+            Origin::Plan(plan) => plan.spec(),
+            Origin::Record { record, .. } => &record.spec,
+        }
     }
 
     /// Returns its eight namespaces.
@@ -87,8 +130,11 @@ impl Container {
         let Some(held) = self.held.take() else {
             return Err(Error::new(ErrorKind::State, "the container has been started already"));
         };
-        let exit_file = self.exit_file.as_ref().filter(|_| self.plan.spec.init);
-        held.start(&self.plan, self.pidfd(), exit_file).map_err(|e| explain(e, self.cgroup.as_ref()))
+        let Origin::Plan(plan) = &self.origin else {
+            return Err(Error::new(ErrorKind::State, "the container was opened, so it has been started"));
+        };
+        let exit_file = self.exit_file.as_ref().filter(|_| plan.spec.init);
+        held.start(plan, self.pidfd(), exit_file).map_err(|e| explain(e, self.cgroup.as_ref()))
     }
 
     /// Waits for its first process to end, and returns how and why it ended.
@@ -113,28 +159,58 @@ impl Container {
 
     fn wait_for(&mut self, timeout: Option<Duration>) -> Result<Option<Outcome>, Error> {
         if self.outcome.is_none()
-            && let Some(exit) = self.process.wait(&self.reaps, timeout)?
+            && let Some(end) = self.process.wait(&self.reaps, timeout)?
         {
-            self.outcome = Some(self.conclude(exit));
+            self.outcome = Some(self.conclude(end)?);
         }
         Ok(self.outcome.clone())
     }
 
-    fn conclude(&mut self, exit: ns_core::Exit) -> Outcome {
+    fn conclude(&mut self, end: End) -> Result<Outcome, Error> {
         let wall_time = self.started.elapsed();
-        // A signal that ended the program cannot end the init, so the init notes the status in a file.
-        let status = self.exit_file.as_mut().and_then(init::read_exit).unwrap_or(exit.status);
+        let (status, usage) = match end {
+            // A signal that ended the program cannot end the init, so the init notes the status in a file.
+            End::Reaped(exit) => {
+                let noted = self.exit_file.as_mut().and_then(init::read_exit);
+                (noted.unwrap_or(exit.status), Some(exit.usage))
+            }
+            End::Foreign => (self.foreign_status()?, None),
+        };
         let cpu = self.cgroup().and_then(|c| c.cpu_stat().ok());
         let peak = self.cgroup().and_then(|c| c.number("memory.peak").ok().flatten());
-        let of_process = exit.usage.user + exit.usage.system;
-        Outcome {
+        let of_process = usage.map_or(Duration::ZERO, |usage| usage.user + usage.system);
+        Ok(Outcome {
             status,
             oom: self.cgroup.as_ref().and_then(ContainerCgroup::oom),
-            peak_memory: peak.or(Some(exit.usage.max_rss)),
+            peak_memory: peak.or(usage.map(|usage| usage.max_rss)),
             cpu_time: cpu.as_ref().and_then(|c| c.usage_usec).map_or(of_process, Duration::from_micros),
             throttled_time: Duration::from_micros(cpu.as_ref().and_then(|c| c.throttled_usec).unwrap_or(0)),
             wall_time,
+        })
+    }
+
+    /// Returns the exit status of a process that this program cannot reap: from the exit file, from
+    /// the kernel (since Linux 6.15, after another process has reaped it), or from the OOM counter.
+    fn foreign_status(&self) -> Result<ExitStatus, Error> {
+        let killed = ExitStatus::Signaled { signal: libc::SIGKILL, core_dumped: false };
+        let noted = || match &self.origin {
+            Origin::Record { dir, .. } => Ok(dir.read(store::EXIT)?.as_deref().and_then(init::parse_exit)),
+            Origin::Plan(_) => Ok::<_, Error>(None),
+        };
+        // The OOM killer can have killed the init together with the program.
+        let by_oom = || self.cgroup.as_ref()?.oom().map(|_| killed);
+        // Another process can write the exit file, or reap the process, shortly after the end.
+        for _ in 0..100 {
+            let status = noted()?.or_else(|| self.process.pidfd.exit_info().ok().flatten());
+            if let Some(status) = status.or_else(by_oom) {
+                return Ok(status);
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
+        Err(Error::new(
+            ErrorKind::State,
+            "the container has ended, and its exit status is not known: it had no init with an exit file",
+        ))
     }
 
     /// Sends a signal to its first process
@@ -232,6 +308,14 @@ impl Container {
         self.outcome.get_or_insert(Outcome::unknown());
     }
 
+    /// The path of the container's cgroup, which can be gone.
+    pub(crate) fn cgroup_path(&self) -> Option<&Path> {
+        match &self.origin {
+            Origin::Plan(_) => self.cgroup.as_ref().map(|cgroup| cgroup.cgroup().path()),
+            Origin::Record { record, .. } => record.cgroup.as_deref(),
+        }
+    }
+
     fn clear(&mut self) -> Result<(), Error> {
         self.held = None;
         let mut result = Ok(());
@@ -252,6 +336,9 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        let _ = self.clear();
+        match self.origin {
+            Origin::Plan(_) => _ = self.clear(),
+            Origin::Record { .. } => self.cgroup.take().map_or((), ContainerCgroup::leave),
+        }
     }
 }

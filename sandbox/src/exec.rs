@@ -24,8 +24,7 @@ impl Container {
     /// # Errors
     /// The container has ended.
     pub fn exec(&self, program: impl AsRef<OsStr>) -> Result<Command, Error> {
-        let cgroup = self.cgroup.as_ref().map(|cgroup| cgroup.cgroup().path());
-        let mut command = exec(self.pidfd(), self.pid(), self.spec(), cgroup, program)?;
+        let mut command = exec(self.pidfd(), self.pid(), self.spec(), self.cgroup_path(), program)?;
         for list in self.reaped_by.iter().chain([&self.reaps]) {
             command.reaped_by(list);
         }

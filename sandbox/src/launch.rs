@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use crate::cgroups::{CgroupParent, CgroupUse, ContainerCgroup, explain};
-use crate::container::Container;
+use crate::container::{Container, Origin};
 use crate::error::Error;
 use crate::init;
 use crate::plan::Plan;
@@ -140,7 +140,7 @@ impl Launcher {
             reaps: ReapList::default(),
             reaped_by,
             cgroup,
-            plan: plan.clone(),
+            origin: Origin::Plan(plan.clone()),
             exit_file,
             held: spawned.held,
             killed: AtomicBool::new(false),

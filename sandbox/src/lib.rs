@@ -15,6 +15,7 @@ mod inherit;
 pub mod init;
 mod join;
 mod launch;
+mod open;
 mod outcome;
 pub mod passwd;
 mod plan;
@@ -35,7 +36,7 @@ pub mod store;
 
 pub use cgroup_core;
 pub use command::Command;
-pub use container::Container;
+pub use container::{Container, ContainerRecord};
 pub use error::{Error, ErrorKind, ErrorReport};
 pub use exec::exec;
 pub use hold::{is_held, start_held};

@@ -14,36 +14,55 @@ use ns_core::{Exit, Pidfd};
 
 use crate::error::Error;
 
-/// A child process of this program.
+/// A process that this program waits for, usually its child.
 #[derive(Debug)]
 pub(crate) struct ChildProcess {
     pub(crate) pid: i32,
     pub(crate) pidfd: Pidfd,
-    exit: Mutex<Option<Exit>>,
+    /// Whether another process reaps it.
+    foreign: bool,
+    end: Mutex<Option<End>>,
+}
+
+/// The end of a process.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum End {
+    /// This program has reaped the process.
+    Reaped(Exit),
+    /// Another process reaps the process.
+    Foreign,
 }
 
 impl ChildProcess {
     pub(crate) fn new(pid: i32, pidfd: Pidfd) -> Arc<ChildProcess> {
-        Arc::new(ChildProcess { pid, pidfd, exit: Mutex::new(None) })
+        Arc::new(ChildProcess { pid, pidfd, foreign: false, end: Mutex::new(None) })
     }
 
-    /// Returns the exit status if the process was reaped already.
-    fn known(&self) -> Option<Exit> {
-        *self.exit.lock().unwrap_or_else(|e| e.into_inner())
+    /// Returns a process that another process reaps.
+    pub(crate) fn foreign(pid: i32, pidfd: Pidfd) -> Arc<ChildProcess> {
+        Arc::new(ChildProcess { pid, pidfd, foreign: true, end: Mutex::new(None) })
     }
 
-    /// Reaps the process if it has ended.
-    fn reap(&self) -> Result<Option<Exit>, Error> {
-        let mut exit = self.exit.lock().unwrap_or_else(|e| e.into_inner());
-        if exit.is_none() {
-            *exit = self.pidfd.try_wait()?;
+    /// Returns the end of the process if it is known already.
+    fn known(&self) -> Option<End> {
+        *self.end.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Reaps the process if it has ended and is a child.
+    fn reap(&self) -> Result<Option<End>, Error> {
+        let mut end = self.end.lock().unwrap_or_else(|e| e.into_inner());
+        if end.is_none() {
+            *end = match self.foreign {
+                true => self.pidfd.poll(Some(Duration::ZERO))?.then_some(End::Foreign),
+                false => self.pidfd.try_wait()?.map(End::Reaped),
+            };
         }
-        Ok(*exit)
+        Ok(*end)
     }
 
     /// Waits for the process to end, for at most `timeout`, and reaps the processes in `others` that
     /// end before it.
-    pub(crate) fn wait(&self, others: &ReapList, timeout: Option<Duration>) -> Result<Option<Exit>, Error> {
+    pub(crate) fn wait(&self, others: &ReapList, timeout: Option<Duration>) -> Result<Option<End>, Error> {
         /// Delay until a process that is added to `others` during the wait is noticed.
         const NOTICE: Duration = Duration::from_millis(200);
         let deadline = timeout.map(|timeout| Instant::now() + timeout);

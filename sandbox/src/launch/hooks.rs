@@ -14,7 +14,6 @@ use crate::error::{Error, ErrorKind};
 use crate::fd::duplicate;
 use crate::join;
 use crate::plan::{Handles, Plan};
-use crate::reap::{ChildProcess, ReapList};
 use crate::spawn::failure::hook_failed;
 use crate::spawn::{self, Premade, Prepared, Start};
 use crate::spec::{Hook, Namespace, Spec};
@@ -34,11 +33,14 @@ pub(super) fn run(hook: &Hook, container: &Prepared<'_>) -> Result<(), Error> {
         on_ready: &mut |_| Ok(()),
     })?;
     streams.close_child();
-    let process = ChildProcess::new(spawned.pid, spawned.pidfd);
-    let timeout = hook.timeout.map(|seconds| Duration::from_secs(seconds.into()));
-    let Some(exit) = process.wait(&ReapList::default(), timeout)? else {
-        process.pidfd.send_signal(libc::SIGKILL)?;
-        process.wait(&ReapList::default(), None)?;
+    let pidfd = spawned.pidfd;
+    let ended = match hook.timeout {
+        Some(seconds) => pidfd.wait_timeout(Duration::from_secs(seconds.into()))?,
+        None => Some(pidfd.wait()?),
+    };
+    let Some(exit) = ended else {
+        pidfd.send_signal(libc::SIGKILL)?;
+        pidfd.wait()?;
         let hint = "it took longer than its timeout and was killed";
         return Err(Error::new(ErrorKind::HookFailed, format!("cannot {what}: {hint}")).at("hook"));
     };

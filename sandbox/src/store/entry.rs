@@ -20,6 +20,13 @@ pub enum Trust {
 /// The file name of an entry's record.
 pub const RECORD: &str = "state.json";
 
+/// The file name of an entry's exit file: pass the file to [`Command::exit_file`], so that
+/// [`Container::open`] finds the exit status of a container that has an init.
+///
+/// [`Command::exit_file`]: crate::Command::exit_file
+/// [`Container::open`]: crate::Container::open
+pub const EXIT: &str = "exit";
+
 /// What a program keeps of each entry. It is written as JSON.
 pub trait Record: Serialize + DeserializeOwned {
     /// The files that an entry usually holds. They are removed without listing the entry.

@@ -42,7 +42,7 @@ use std::marker::PhantomData;
 use std::path::Path;
 
 pub use dir::{Dir, read_small};
-pub use entry::{Entry, EntryState, RECORD, Record, Trust, Writer};
+pub use entry::{EXIT, Entry, EntryState, RECORD, Record, Trust, Writer};
 pub use hint::Alternative;
 pub use lock::Lock;
 pub use name::{is_random_name, random_name};

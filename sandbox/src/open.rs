@@ -1,0 +1,116 @@
+//! Opening a container that another process started.
+
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use cgroup_core::Cgroup;
+use ns_core::ProcessId;
+
+use crate::cgroups::ContainerCgroup;
+use crate::container::{Container, ContainerRecord, Origin};
+use crate::error::{Error, ErrorKind};
+use crate::reap::{ChildProcess, ReapList};
+use crate::store::{Entry, Record, Store};
+
+impl Container {
+    /// Opens a running container that another process started, by its entry in a store.
+    ///
+    /// The handle waits, signals, freezes, limits, measures, and starts further processes with
+    /// [`exec`](Self::exec). Dropping it lets the container live on; [`delete`](Self::delete) kills the
+    /// container and removes its cgroup, and leaves the entry to the caller. A process that has the
+    /// pid of the first process by now is not taken for it.
+    ///
+    /// [`wait`](Self::wait) measures the wall time from this call on. It finds the exit status in the
+    /// entry's [exit file](crate::store::EXIT), or asks the kernel (since Linux 6.15).
+    ///
+    /// ```no_run
+    /// use nspod_sandbox::store::{EXIT, Store};
+    /// use nspod_sandbox::{Command, Container, ContainerRecord, Error};
+    ///
+    /// // One process starts a container and ends.
+    /// let store = Store::<ContainerRecord>::open("/run/jobs".as_ref())?;
+    /// let (entry, lock) = store.create("web", |_, _| Ok::<_, Error>(false))?.expect("a free name");
+    /// let mut command = Command::new("sleep");
+    /// command.args(["60"]).exit_file(entry.dir().create(EXIT)?);
+    /// command.spec_mut().init = true;
+    /// let container = command.spawn()?;
+    /// entry.write(&container.record()?)?;
+    /// container.detach();
+    /// drop(lock);
+    ///
+    /// // Another process opens it.
+    /// let mut container = Container::open(&store, "web")?;
+    /// container.signal(libc::SIGTERM)?;
+    /// println!("{:?}", container.wait()?.status);
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// - [`ErrorKind::State`]: the store has no such container, or the container has not been started
+    ///   or has ended.
+    /// - [`ErrorKind::Store`]: the record cannot be read.
+    pub fn open<R>(store: &Store<R>, name: &str) -> Result<Container, Error>
+    where
+        R: Record + AsRef<ContainerRecord>,
+    {
+        let missing = || Error::new(ErrorKind::State, format!("there is no container {name}"));
+        Container::of_entry(&store.find(name)?.ok_or_else(missing)?)
+    }
+
+    /// Opens a running container by its entry, as [`open`](Self::open) does.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn of_entry<R>(entry: &Entry<R>) -> Result<Container, Error>
+    where
+        R: Record + AsRef<ContainerRecord>,
+    {
+        let not = |what| Error::new(ErrorKind::State, format!("the container {} {what}", entry.name()));
+        let complete = entry.record().filter(|record| record.is_complete());
+        let record = complete.ok_or_else(|| not("has not been started"))?.as_ref();
+        let pidfd = record.process.open()?.ok_or_else(|| not("is not running"))?;
+        let cgroup = match record.cgroup.as_deref().map(Cgroup::open) {
+            // The process has moved to another cgroup, or it has just ended.
+            Some(Err(e)) if e.kind() == cgroup_core::ErrorKind::NotFound => None,
+            opened => opened.transpose()?,
+        };
+        // If the process has not ended, the cgroup is not that of a later container.
+        if pidfd.poll(Some(Duration::ZERO))? {
+            return Err(not("is not running"));
+        }
+        let cgroup = cgroup.map(|cgroup| ContainerCgroup::of_running(cgroup, record.pod_cgroup.clone()));
+        Ok(Container {
+            process: ChildProcess::foreign(record.process.pid, pidfd),
+            reaps: ReapList::default(),
+            reaped_by: Vec::new(),
+            cgroup,
+            origin: Origin::Record { record: Box::new(record.clone()), dir: entry.dir().clone() },
+            exit_file: None,
+            held: None,
+            killed: AtomicBool::new(false),
+            started: Instant::now(),
+            outcome: None,
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            terminal: None,
+            seccomp_listener: None,
+        })
+    }
+
+    /// Returns the data by which another process can [`open`](Self::open) the container.
+    ///
+    /// # Errors
+    /// The container has ended and been reaped, or `/proc` cannot be read.
+    pub fn record(&self) -> Result<ContainerRecord, Error> {
+        if let Origin::Record { record, .. } = &self.origin {
+            return Ok(ContainerRecord::clone(record));
+        }
+        Ok(ContainerRecord {
+            process: ProcessId::of(self.pid())?,
+            cgroup: self.cgroup().map(|cgroup| cgroup.path().to_owned()),
+            pod_cgroup: self.cgroup.as_ref().and_then(ContainerCgroup::pod).map(Into::into),
+            spec: self.spec().clone(),
+        })
+    }
+}
