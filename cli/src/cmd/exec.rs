@@ -32,19 +32,16 @@ pub(crate) fn exec(args: &ExecArgs) -> Result<i32> {
         return Err(Error::usage("--detach", "-d conflicts with -t and -i"));
     }
     let entry = Store::open()?.find(&args.id)?;
-    let (record, pidfd) = entry.running()?;
+    let container = entry.open()?;
     // In a frozen cgroup the new process would stop, and this process would wait for its vfork:
     // not even SIGKILL ends that wait.
     if entry.state()? == State::Paused {
         return Err(Error::state(entry.id(), format!("the container {} is paused", entry.id()))
             .hint(format!("`nspod unpause {}` lets it go on", entry.id())));
     }
-    let pid = record.process.pid;
-    let cgroup = record.cgroup.as_deref();
-    let program = args.command.first().cloned().unwrap_or_default();
-    let mut command = nspod_sandbox::exec(&pidfd, pid, &record.spec, cgroup, program)?;
+    let mut command = container.exec(args.command.first().cloned().unwrap_or_default())?;
     command.args(&args.command[1..]);
-    let root = PathBuf::from(format!("/proc/{pid}/root"));
+    let root = PathBuf::from(format!("/proc/{}/root", container.pid()));
     args.process.apply(command.spec_mut(), &Facts::detect()?, &[root])?;
     if args.process.tty {
         command.spec_mut().process.terminal = Some(terminal::size());
@@ -64,7 +61,7 @@ pub(crate) fn exec(args: &ExecArgs) -> Result<i32> {
         .transpose()
         .and_then(|relay| foreground::attend(&mut process, &signals, relay));
     if attended.is_err() {
-        // This process alone: dropping the handle would kill all that shares its cgroup.
+        // Kill this process alone: dropping the handle would kill all processes of its cgroup.
         let _ = process.signal(nix::libc::SIGKILL);
         let _ = process.wait();
     }

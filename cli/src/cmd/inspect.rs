@@ -1,7 +1,6 @@
 //! `nspod inspect`: everything about containers, as JSON.
 
 use clap::Args;
-use ns_core::NamespaceSet;
 use serde_json::{Value, json};
 
 use crate::error::Result;
@@ -23,7 +22,7 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<()> {
 
 fn describe(entry: &Entry) -> Result<Value> {
     let status = entry.status()?;
-    let namespaces = entry.running().ok().and_then(|(_, pidfd)| NamespaceSet::of_pidfd(&pidfd).ok());
+    let namespaces = entry.open().ok().and_then(|container| container.namespaces().ok());
     let namespaces = namespaces.map(|set| {
         set.iter().map(|(kind, id)| (kind.to_string(), Value::from(id.display(kind).to_string()))).collect()
     });
@@ -34,12 +33,12 @@ fn describe(entry: &Entry) -> Result<Value> {
         "exit_code": status.map(|s| s.shell_code()),
         "status": status,
         "outcome": entry.outcome()?,
-        "pid": record.map(|r| r.process.pid),
+        "pid": record.map(|r| r.container.process.pid),
         "created": record.map(|r| r.created),
-        "cgroup": record.map(|r| &r.cgroup),
+        "cgroup": record.map(|r| &r.container.cgroup),
         "pod": record.map(|r| &r.pod),
         "namespaces": namespaces.map(Value::Object),
         "usage": entry.cgroup().and_then(|c| c.usage().ok()),
-        "spec": record.map(|r| &r.spec),
+        "spec": record.map(|r| &r.container.spec),
     }))
 }

@@ -41,18 +41,18 @@ pub(crate) fn kill(args: &KillArgs) -> Result<()> {
         if args.signal == nix::libc::SIGKILL && entry.is_outlived()? {
             return store.kill(&entry);
         }
-        let (record, pidfd) = entry.running()?;
+        let container = entry.open()?;
         if args.signal == nix::libc::SIGKILL {
             return store.kill(&entry);
         }
-        if would_be_lost(record.process.pid, args.signal) {
+        if would_be_lost(container.pid(), args.signal) {
             return Err(Error::new(format!(
                 "signal {} would be lost: the program of {} is pid 1 and has no handler for it, and the kernel drops such signals; use --signal KILL, or run it with --init",
                 args.signal,
                 entry.id()
             )));
         }
-        Ok(pidfd.send_signal(args.signal)?)
+        Ok(container.signal(args.signal)?)
     })
 }
 
@@ -60,14 +60,14 @@ pub(crate) fn stop(args: &StopArgs) -> Result<()> {
     let store = Store::open()?;
     each(&args.ids, |id| {
         let entry = store.find(id)?;
-        let (record, pidfd) = entry.running()?;
-        let signal = args.signal.unwrap_or(record.stop_signal);
-        // No use in waiting for what never arrives.
-        let lost = would_be_lost(record.process.pid, signal);
+        let container = entry.open()?;
+        let signal = args.signal.unwrap_or(entry.record()?.stop_signal);
+        // A signal that the kernel drops does not end the program.
+        let lost = would_be_lost(container.pid(), signal);
         if !lost {
-            pidfd.send_signal(signal)?;
+            container.signal(signal)?;
         }
-        if lost || !pidfd.poll(Some(Duration::from_secs(args.time)))? {
+        if lost || !container.pidfd().poll(Some(Duration::from_secs(args.time)))? {
             store.kill(&entry)?;
         }
         output::line(entry.id())

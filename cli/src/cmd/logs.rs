@@ -32,8 +32,8 @@ pub(crate) fn logs(args: &LogsArgs) -> Result<()> {
         file.seek(SeekFrom::Start(start)).map_err(failed)?;
     }
     loop {
-        // Looked at before the read: what it wrote before its end is not missed.
-        let ended = !args.follow || entry.running().is_err() || output::unread();
+        // Check before the read, so that the last output is not missed.
+        let ended = !args.follow || !matches!(entry.lives(), Ok(true)) || output::unread();
         let mut chunk = Vec::new();
         file.by_ref().take(1 << 20).read_to_end(&mut chunk).map_err(failed)?;
         output::print(&chunk)?;

@@ -16,13 +16,10 @@ pub(crate) struct PauseArgs {
 pub(crate) fn pause(args: &PauseArgs, freeze: bool) -> Result<()> {
     let store = Store::open()?;
     each(&args.ids, |id| {
-        let entry = store.find(id)?;
-        entry.running()?;
-        let cgroup = entry.need_cgroup()?;
+        let container = store.find(id)?.open()?;
         match freeze {
-            true => cgroup.freeze()?,
-            false => cgroup.thaw()?,
+            true => Ok(container.freeze()?),
+            false => Ok(container.thaw()?),
         }
-        Ok(())
     })
 }

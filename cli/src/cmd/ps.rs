@@ -78,7 +78,7 @@ impl Row {
         let state = entry.state()?;
         let record = entry.saved();
         let running = matches!(state, State::Running | State::Paused);
-        let host_pid = record.filter(|_| running).map(|r| r.process.pid);
+        let host_pid = record.filter(|_| running).map(|r| r.container.process.pid);
         let chain = host_pid.and_then(|pid| ns_core::pid_chain(pid).ok());
         let ended = state == State::Exited;
         Ok(Row {
@@ -90,7 +90,7 @@ impl Row {
             pod: record.and_then(|r| r.pod.clone()),
             created: record.map(|r| r.created),
             command: record.map_or(Vec::new(), |r| {
-                r.spec.process.args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect()
+                r.container.spec.process.args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect()
             }),
         })
     }

@@ -9,7 +9,7 @@ use clap::{ArgAction, Args};
 use ns_core::{Kind, Kinds, ProcessId};
 use nspod_sandbox::passwd;
 use nspod_sandbox::spec::{Capabilities, Namespace, Root, Spec};
-use nspod_sandbox::store::random_name;
+use nspod_sandbox::store::{EXIT, random_name};
 use nspod_sandbox::{Command, Container, ErrorKind, Pod, Stdio};
 
 use crate::error::{Error, Result};
@@ -19,7 +19,7 @@ use crate::flags::limits::{LimitArgs, relax};
 use crate::flags::namespaces::NamespaceArgs;
 use crate::flags::process::{CommonArgs, RightsArgs};
 use crate::state::pods::Pods;
-use crate::state::{EXIT, Entry, LOG, Lock, Saved, Store};
+use crate::state::{Entry, LOG, Lock, Saved, Store};
 use crate::{foreground, output, terminal, value};
 
 #[derive(Debug, Default, Args)]
@@ -165,7 +165,7 @@ fn bare(args: &RunArgs, facts: &Facts, json: bool) -> Result<i32> {
 }
 
 fn pid_of(id: &str) -> Result<i32> {
-    Store::open()?.find(id)?.running().map(|(record, _)| record.process.pid)
+    Ok(Store::open()?.find(id)?.open()?.pid())
 }
 
 impl RunArgs {
@@ -260,18 +260,18 @@ impl RunArgs {
 
     fn saved(&self, container: &Container, spec: Spec, id: &str) -> Result<Saved> {
         let log = self.log_file.as_ref().map(std::path::absolute).transpose();
+        let mut record = container.record()?;
+        // The pod changes other parts of the spec.
+        record.spec.process = spec.process;
         Ok(Saved {
             id: id.into(),
-            process: ProcessId::of(container.pid())?,
-            cgroup: container.cgroup().map(|c| c.path().to_owned()),
+            container: record,
             pod: self.pod.clone(),
             created: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             runner: if self.detach { None } else { Some(ProcessId::current()?) },
             remove: self.rm || !(self.detach || self.keep),
             log: log.map_err(|e| Error::new(format!("cannot tell where the log is: {e}")))?,
             stop_signal: self.stop_signal,
-            // Includes the changes that the pod made.
-            spec: Spec { process: spec.process, ..container.spec().clone() },
         })
     }
 

@@ -46,15 +46,15 @@ pub(crate) fn show(id: &str, json: bool) -> Result<()> {
 
 /// Those in its cgroup; without one, those in its pid namespace.
 fn processes(entry: &Entry) -> Result<Vec<i32>> {
-    let (record, pidfd) = entry.running()?;
-    if record.cgroup.is_some() {
-        let mut all = entry.need_cgroup()?.procs_recursive()?;
+    let container = entry.open()?;
+    if let Some(cgroup) = container.cgroup() {
+        let mut all = cgroup.procs_recursive()?;
         all.sort_unstable();
         return Ok(all);
     }
-    let own = NamespaceSet::of_pidfd(&pidfd)?[Kind::Pid];
+    let own = container.namespaces()?[Kind::Pid];
     if own == NamespaceSet::current()?[Kind::Pid] {
-        return Ok(vec![record.process.pid]);
+        return Ok(vec![container.pid()]);
     }
     let proc = std::path::Path::new("/proc");
     let entries = proc.read_dir().map_err(|e| Error::io("list", proc, &e))?;

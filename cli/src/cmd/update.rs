@@ -25,10 +25,10 @@ pub(crate) fn update(args: &UpdateArgs) -> Result<()> {
     let store = Store::open()?;
     each(&args.ids, |id| {
         let entry = store.find(id)?;
-        entry.running()?;
+        entry.open()?;
         apply(&entry.need_cgroup()?, &limits)?;
         let mut record = entry.record()?.clone();
-        record.spec.limits.merge(&limits);
+        record.container.spec.limits.merge(&limits);
         entry.write(&record)
     })
 }

@@ -37,26 +37,20 @@ pub(crate) fn wait(args: &WaitArgs, json: bool) -> Result<()> {
     })
 }
 
-/// Waits, and says how it ended.
+/// Waits for the end of a container and returns its exit status.
 fn ended(entry: &Entry) -> Result<ExitStatus> {
-    let watched = entry.running().ok().map(|(_, pidfd)| pidfd);
-    match &watched {
-        Some(pidfd) => _ = pidfd.poll(None)?,
-        None => _ = entry.record()?,
+    if entry.lives()? {
+        return Ok(entry.open()?.wait()?.status);
     }
-    // Since Linux 6.15 the kernel tells anyone who was watching, once it has been reaped.
-    let seen = || watched.as_ref()?.exit_info().ok()?;
-    // Who killed it notes that after its end.
-    for attempt in 0..100 {
-        if let Some(status) = entry.status()?.or_else(seen) {
+    entry.record()?;
+    // Another process can write the exit status down shortly after the end.
+    for _ in 0..25 {
+        if let Some(status) = entry.status()? {
             return Ok(status);
-        }
-        if watched.is_none() && attempt == 25 {
-            break;
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    Err(Error::new(format!("how the container {} ended is not known", entry.id())).hint(
-        "its init notes that unless it is killed itself; run it without --init=false and in a pid namespace of its own",
+    Err(Error::new(format!("the exit status of the container {} is not known", entry.id())).hint(
+        "the init of the container writes it down unless the init itself is killed; start the container without --init=false and in a pid namespace of its own",
     ))
 }

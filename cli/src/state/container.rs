@@ -6,14 +6,12 @@ use std::time::Duration;
 use cgroup_core::Cgroup;
 use ns_core::ProcessId;
 use nspod_sandbox::init;
-use nspod_sandbox::spec::Spec;
-use nspod_sandbox::store::{self, Dir, EntryState, RECORD};
-use nspod_sandbox::{ExitStatus, Outcome};
+use nspod_sandbox::store::{self, Dir, EXIT, EntryState, RECORD};
+use nspod_sandbox::{Container, ContainerRecord, ExitStatus, Outcome};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-pub(crate) const EXIT: &str = "exit";
 pub(crate) const LOG: &str = "log";
 /// Time limit for the end of a killed process.
 const KILLED_WITHIN: Duration = Duration::from_secs(10);
@@ -23,9 +21,7 @@ const OUTCOME: &str = "outcome.json";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Saved {
     pub(crate) id: String,
-    /// First process.
-    pub(crate) process: ProcessId,
-    pub(crate) cgroup: Option<PathBuf>,
+    pub(crate) container: ContainerRecord,
     pub(crate) pod: Option<String>,
     /// Time of the creation in seconds since 1970.
     pub(crate) created: u64,
@@ -35,11 +31,16 @@ pub(crate) struct Saved {
     pub(crate) remove: bool,
     pub(crate) log: Option<PathBuf>,
     pub(crate) stop_signal: i32,
-    pub(crate) spec: Spec,
 }
 
 impl store::Record for Saved {
     const FILES: &'static [&'static str] = &[RECORD];
+}
+
+impl AsRef<ContainerRecord> for Saved {
+    fn as_ref(&self) -> &ContainerRecord {
+        &self.container
+    }
 }
 
 impl Saved {
@@ -116,17 +117,16 @@ impl Entry {
 
     /// Returns whether the first process has been started and has not ended.
     pub(crate) fn lives(&self) -> Result<bool> {
-        Ok(self.saved().map(|saved| saved.process.is_alive()).transpose()?.unwrap_or(false))
+        Ok(self.saved().map(|saved| saved.container.process.is_alive()).transpose()?.unwrap_or(false))
     }
 
-    /// Returns a pidfd of the first process.
+    /// Opens the container.
     ///
     /// # Errors
     /// The container has not been started, or its first process has ended.
-    pub(crate) fn running(&self) -> Result<(&Saved, ns_core::Pidfd)> {
-        let record = self.record()?;
-        let pidfd = record.process.open()?;
-        Ok((record, pidfd.ok_or_else(|| Error::new(format!("the container {} is not running", self.id())))?))
+    pub(crate) fn open(&self) -> Result<Container> {
+        self.record()?;
+        Ok(Container::of_entry(&self.0)?)
     }
 
     /// Returns whether processes are left although the first one has ended. This is possible if the
@@ -140,7 +140,7 @@ impl Entry {
     /// had ended before. The caller holds the lock: without it the cgroup can belong to the next
     /// container of that name.
     pub(crate) fn end(&self) -> Result<bool> {
-        let process = self.saved().map(|saved| saved.process.open()).transpose()?.flatten();
+        let process = self.saved().map(|saved| saved.container.process.open()).transpose()?.flatten();
         match (self.cgroup(), &process) {
             (Some(cgroup), _) => match cgroup.kill() {
                 // The `nspod run` of the container has just removed the cgroup.
@@ -160,7 +160,7 @@ impl Entry {
 
     /// Returns the cgroup; `None` if the container has none or the cgroup cannot be opened.
     pub(crate) fn cgroup(&self) -> Option<Cgroup> {
-        Cgroup::open(self.saved()?.cgroup.as_ref()?).ok()
+        Cgroup::open(self.saved()?.container.cgroup.as_ref()?).ok()
     }
 
     /// Returns the cgroup.
@@ -168,7 +168,7 @@ impl Entry {
     /// # Errors
     /// The container has none, or the cgroup cannot be opened.
     pub(crate) fn need_cgroup(&self) -> Result<Cgroup> {
-        match &self.record()?.cgroup {
+        match &self.record()?.container.cgroup {
             Some(path) => Ok(Cgroup::open(path)?),
             None => Err(Error::new(format!("the container {} has no cgroup of its own", self.id()))
                 .hint("run nspod as root, or have a cgroup delegated")),

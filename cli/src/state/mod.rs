@@ -15,7 +15,7 @@ use nspod_cli::runtime_dir;
 use nspod_sandbox::ErrorKind;
 use nspod_sandbox::store::{self, Dir, Trust, is_random_name};
 
-pub(crate) use container::{EXIT, Entry, LOG, Saved, State};
+pub(crate) use container::{Entry, LOG, Saved, State};
 pub(crate) use nspod_sandbox::store::{Lock, Locked};
 
 use crate::error::{Error, Result};
@@ -118,7 +118,7 @@ impl Store {
 
     fn clear(&self, entry: &store::Entry<Saved>, lock: &Lock) -> Result<()> {
         match entry.record() {
-            Some(saved) => saved.cgroup.as_deref().map_or(Ok(()), remove_cgroup)?,
+            Some(saved) => saved.container.cgroup.as_deref().map_or(Ok(()), remove_cgroup)?,
             None => orphan_cgroups(entry.name())?.iter().try_for_each(|path| remove_cgroup(path))?,
         }
         Ok(self.0.remove(entry, lock)?)
@@ -131,7 +131,7 @@ impl Store {
 
     /// Kills the processes of a container, waits for the end of the first one, and writes that down.
     pub(crate) fn kill(&self, entry: &Entry) -> Result<()> {
-        let process = |entry: &Entry| entry.saved().map(|saved| saved.process.clone());
+        let process = |entry: &Entry| entry.saved().map(|saved| saved.container.process.clone());
         match self.lock(entry.id(), true)? {
             // Another container can have the name by now.
             Locked::Ours(now, _lock) if process(&now) == process(entry) => {
@@ -154,7 +154,7 @@ impl Store {
     pub(crate) fn sweep(&self) -> Result<()> {
         let due = |entry: &Entry| -> Result<bool> {
             Ok(match entry.saved() {
-                Some(saved) => saved.remove && !saved.owned()? && !saved.process.is_alive()?,
+                Some(saved) => saved.remove && !saved.owned()? && !saved.container.process.is_alive()?,
                 None => true,
             })
         };

@@ -20,11 +20,12 @@ impl Names {
             (0..).zip(&model.containers).flat_map(|(i, c)| c.pids.iter().map(move |pid| (*pid, i))).collect();
         let entries = Store::peek().and_then(|store| store.all().ok()).unwrap_or_default();
         for entry in entries {
-            let Some(record) = entry.saved().filter(|record| matches!(record.process.is_alive(), Ok(true)))
+            let Some(record) =
+                entry.saved().filter(|record| matches!(record.container.process.is_alive(), Ok(true)))
             else {
                 continue;
             };
-            if let Some(at) = of_pid.get(&record.process.pid) {
+            if let Some(at) = of_pid.get(&record.container.process.pid) {
                 names.0.insert(*at, (entry.id().to_owned(), record.pod.clone()));
             }
         }
