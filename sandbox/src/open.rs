@@ -46,14 +46,15 @@ impl Container {
     /// ```
     ///
     /// # Errors
-    /// - [`ErrorKind::State`]: the store has no such container, or the container has not been started
-    ///   or has ended.
-    /// - [`ErrorKind::Store`]: the record cannot be read.
+    /// - [`ErrorKind::NotFound`]: the store has no such container.
+    /// - [`ErrorKind::State`]: the container has not been started.
+    /// - [`ErrorKind::ProcessEnded`]: the first process has ended.
+    /// - [`ErrorKind::InvalidInput`]: the record is not valid.
     pub fn open<R>(store: &Store<R>, name: &str) -> Result<Container, Error>
     where
         R: Record + AsRef<ContainerRecord>,
     {
-        let missing = || Error::new(ErrorKind::State, format!("there is no container {name}"));
+        let missing = || Error::new(ErrorKind::NotFound, format!("there is no container {name}")).on(name);
         Container::of_entry(&store.find(name)?.ok_or_else(missing)?)
     }
 
@@ -65,10 +66,12 @@ impl Container {
     where
         R: Record + AsRef<ContainerRecord>,
     {
-        let not = |what| Error::new(ErrorKind::State, format!("the container {} {what}", entry.name()));
+        let not =
+            |kind, what| Error::new(kind, format!("the container {} {what}", entry.name())).on(entry.name());
+        let ended = || not(ErrorKind::ProcessEnded, "is not running");
         let complete = entry.record().filter(|record| record.is_complete());
-        let record = complete.ok_or_else(|| not("has not been started"))?.as_ref();
-        let pidfd = record.process.open()?.ok_or_else(|| not("is not running"))?;
+        let record = complete.ok_or_else(|| not(ErrorKind::State, "has not been started"))?.as_ref();
+        let pidfd = record.process.open()?.ok_or_else(ended)?;
         let cgroup = match record.cgroup.as_deref().map(Cgroup::open) {
             // The process has moved to another cgroup, or it has just ended.
             Some(Err(e)) if e.kind() == cgroup_core::ErrorKind::NotFound => None,
@@ -76,7 +79,7 @@ impl Container {
         };
         // If the process has not ended, the cgroup is not that of a later container.
         if pidfd.poll(Some(Duration::ZERO))? {
-            return Err(not("is not running"));
+            return Err(ended());
         }
         let cgroup = cgroup.map(|cgroup| ContainerCgroup::of_running(cgroup, record.pod_cgroup.clone()));
         Ok(Container {

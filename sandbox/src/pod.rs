@@ -285,7 +285,9 @@ impl Pod {
     /// Opens a detached pod by its spec and its record.
     ///
     /// # Errors
-    /// [`ErrorKind::State`]: the holder has ended, or the pod is neither pinned nor held. A pin is gone.
+    /// - [`ErrorKind::ProcessEnded`]: the process that held the namespaces has ended.
+    /// - [`ErrorKind::State`]: the pod is neither pinned nor held.
+    /// - [`ErrorKind::NotFound`]: a pin is gone.
     pub fn open(spec: &PodSpec, record: &PodRecord) -> Result<Pod, Error> {
         let mut namespaces = Vec::new();
         let holder = record.holder.as_ref().map(Holder::open).transpose()?;
@@ -526,7 +528,7 @@ impl Holder {
     fn open(id: &ProcessId) -> Result<Holder, Error> {
         let Some(pidfd) = id.open()? else {
             return Err(Error::new(
-                ErrorKind::State,
+                ErrorKind::ProcessEnded,
                 "the process that held the namespaces has ended, and the namespaces with it",
             ));
         };

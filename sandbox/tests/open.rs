@@ -92,12 +92,14 @@ fn a_container_that_has_ended_or_never_started_is_not_opened() {
     let mut stage = Stage::new("true", &[], false);
     stage.container.wait().unwrap();
     let error = stage.open().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::State);
+    assert_eq!(error.kind(), ErrorKind::ProcessEnded);
     assert!(error.to_string().contains("is not running"), "{error}");
     let missing = Container::open(&stage.store, "other").unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
     assert!(missing.to_string().contains("there is no container other"), "{missing}");
     std::fs::remove_file(stage.dir.path().join("store/web").join(RECORD)).unwrap();
     let error = stage.open().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::State);
     assert!(error.to_string().contains("has not been started"), "{error}");
 }
 

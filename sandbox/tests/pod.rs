@@ -110,7 +110,7 @@ fn a_pod_is_not_opened_by_the_pid_of_another_process() {
     // The same pid with another start time is what a reused pid looks like.
     record.holder.as_mut().unwrap().start += 1;
     let error = Pod::open(&spec, &record).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::State);
+    assert_eq!(error.kind(), ErrorKind::ProcessEnded);
     assert!(error.to_string().contains("has ended"), "{error}");
 }
 

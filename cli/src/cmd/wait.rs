@@ -39,10 +39,11 @@ pub(crate) fn wait(args: &WaitArgs, json: bool) -> Result<()> {
 
 /// Waits for the end of a container and returns its exit status.
 fn ended(entry: &Entry) -> Result<ExitStatus> {
-    if entry.lives()? {
-        return Ok(entry.open()?.wait()?.status);
+    match entry.open() {
+        Ok(mut container) => return Ok(container.wait()?.status),
+        Err(e) if entry.saved().is_none() || entry.lives()? => return Err(e),
+        Err(_ended) => {}
     }
-    entry.record()?;
     // Another process can write the exit status down shortly after the end.
     for _ in 0..25 {
         if let Some(status) = entry.status()? {

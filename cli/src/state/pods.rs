@@ -168,7 +168,7 @@ fn complete(entry: &store::Entry<Saved>) -> Result<&Saved> {
 fn open(entry: &store::Entry<Saved>) -> Result<Pod> {
     let saved = complete(entry)?;
     Pod::open(&saved.spec, &saved.record).map_err(|e| {
-        let gone = e.kind() == ErrorKind::State;
+        let gone = matches!(e.kind(), ErrorKind::ProcessEnded | ErrorKind::State);
         let name = entry.name();
         match gone {
             true => Error::new(format!("the pod {name}: {e}"))
