@@ -54,7 +54,7 @@ impl Cgroup {
     }
 
     fn load(&self, program: &[Instruction]) -> Result<OwnedFd> {
-        let instructions: Vec<u64> = program.iter().map(Instruction::to_bits).collect();
+        let instructions: Vec<u64> = program.iter().map(|instruction| instruction.to_bits()).collect();
         bpf::load(&instructions).map_err(|errno| self.refused("load the device filter of", errno))
     }
 

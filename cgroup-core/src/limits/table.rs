@@ -190,6 +190,7 @@ macro_rules! limits {
         }
 
         /// All limits, in the order in which they are written.
+        #[allow(clippy::needless_update, reason = "an entry can give all attributes")]
         pub(super) static TABLE: &[Limit] = &[$(Limit {
             key: $key,
             field: Field {
