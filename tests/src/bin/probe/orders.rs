@@ -24,6 +24,7 @@ pub(crate) struct State {
 
 impl State {
     /// Executes the order in a line.
+    #[expect(clippy::too_many_lines, reason = "a plain match with about one line an arm")]
     pub(crate) fn obey(&mut self, line: &str) -> Result<String> {
         let words: Vec<&str> = line.split(' ').collect();
         match words.as_slice() {
