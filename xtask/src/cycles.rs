@@ -37,7 +37,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// Fails if a crate of the workspace has a cycle.
-#[expect(dead_code, reason = "the test command calls it when the last cycle is gone")]
 pub(crate) fn check() -> Result<()> {
     let cycles = find(&[])?;
     for cycle in &cycles {

@@ -12,7 +12,7 @@ use clap::ValueEnum;
 
 use crate::guest::{self, Stream, repository};
 use crate::tally::{Counts, FAILED, PROGRAM, Tally};
-use crate::{fuzz, install, sh, uml};
+use crate::{cycles, fuzz, install, sh, uml};
 
 /// Ends a guest that hangs, in seconds.
 const GUEST_TIMEOUT: u64 = 55 * 60;
@@ -69,6 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let checks = host && args.filters.is_empty();
     if checks {
         steps.step("format", || sh::run(&mut cargo(&["fmt", "--all", "--check"])));
+        steps.step("module cycles", cycles::check);
         steps.step("lints", || {
             sh::run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
         });
