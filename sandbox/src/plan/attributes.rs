@@ -76,7 +76,7 @@ pub(super) fn add(plan: &mut Plan, process: &Process) -> Result<(), Error> {
 
 fn check_scheduler(s: &Scheduler) -> Result<(), Error> {
     let wrong =
-        |field: &str, problem: String| Err(Error::invalid(&format!("process.scheduler.{field}"), problem));
+        |field: &str, problem: String| Err(Error::invalid(format!("process.scheduler.{field}"), problem));
     let policy = s.policy as i32;
     if !matches!(policy, libc::SCHED_OTHER..=libc::SCHED_BATCH | libc::SCHED_IDLE | libc::SCHED_DEADLINE) {
         return wrong("policy", format!("{} is not a scheduling policy of Linux", s.policy));

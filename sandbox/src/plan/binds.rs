@@ -43,7 +43,7 @@ impl FileSteps<'_> {
         if let Some(inner) = self.provided(source) {
             if mount.id_maps.is_some() {
                 let problem = "the ids of what an earlier mount provides cannot be mapped";
-                return Err(Error::invalid(&format!("{field}.id_maps"), problem));
+                return Err(Error::invalid(format!("{field}.id_maps"), problem));
             }
             let source = dest(&format!("{field}.kind.source"), &inner, Create::No)?.path;
             return Ok(What::Inside { source, recursive });

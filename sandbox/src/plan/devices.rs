@@ -102,7 +102,7 @@ impl FileSteps<'_> {
             let problem = format!(
                 "{major}:{minor} is not a device number: Linux has 12 bits for the major and 20 for the minor number"
             );
-            return Err(Error::invalid(&format!("{field}.kind"), problem));
+            return Err(Error::invalid(format!("{field}.kind"), problem));
         }
         let device = libc::makedev(major, minor);
         let dest = self.entry(&path_field, &node.path)?;

@@ -24,7 +24,7 @@ impl FileSteps<'_> {
         };
         let destination_field = format!("{field}.destination");
         if mount.id_maps.is_some() && !matches!(mount.kind, MountKind::Bind { .. }) {
-            return Err(Error::invalid(&format!("{field}.id_maps"), "only the ids of a bind can be mapped"));
+            return Err(Error::invalid(format!("{field}.id_maps"), "only the ids of a bind can be mapped"));
         }
         if mount.kind == MountKind::Dev {
             over_proc(&destination_field, mount)?;
@@ -101,7 +101,7 @@ impl FileSteps<'_> {
                 {
                     let problem = "these would be changed for the whole host: leave them out, or \
                                    make a new cgroup namespace";
-                    return Err(Error::invalid(&format!("{field}.kind.options"), problem));
+                    return Err(Error::invalid(format!("{field}.kind.options"), problem));
                 }
                 return Ok((self.bind(field, &point, false, None)?, false));
             }
@@ -158,6 +158,6 @@ fn copy_up(field: &str, mount: &Mount, what: &What, tmpfs: bool) -> Result<CopyU
             let sets = [c"mode", c"uid", c"gid"].into_iter().any(|key| has_option(what, key));
             Ok(if sets { CopyUp::Contents } else { CopyUp::All })
         }
-        _ => Err(Error::invalid(&format!("{field}.copy_up"), "only a tmpfs can begin with a copy")),
+        _ => Err(Error::invalid(format!("{field}.copy_up"), "only a tmpfs can begin with a copy")),
     }
 }

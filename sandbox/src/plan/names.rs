@@ -52,7 +52,7 @@ fn check_not_callers(plan: &Plan, spec: &Spec) -> Result<(), Error> {
 /// field of its own, which runc and crun require too.
 pub(super) fn check_sysctl(name: &str, value: &str, spec: &Spec) -> Result<Kind, Error> {
     let path = name.replace('.', "/");
-    let invalid = |problem: String| Error::invalid(&format!("sysctls.{name}"), problem);
+    let invalid = |problem: String| Error::invalid(format!("sysctls.{name}"), problem);
     let kind = match path.split('/').collect::<Vec<_>>().as_slice() {
         parts if parts.iter().any(|part| part.is_empty() || *part == "..") => {
             return Err(invalid("this is not the name of a kernel parameter".into()));

@@ -194,11 +194,11 @@ fn check(rule: &Rule, field: &str) -> Result<u32, Error> {
     }
     if let Some(arg) = rule.args.iter().find(|a| a.index > 5) {
         let problem = format!("a system call has no argument {}: they count from 0 to 5", arg.index);
-        return Err(Error::invalid(&format!("{field}.args"), problem));
+        return Err(Error::invalid(format!("{field}.args"), problem));
     }
     if rule.args.len() > 12 {
         let problem = format!("{} comparisons are more than any call's arguments need (12)", rule.args.len());
-        return Err(Error::invalid(&format!("{field}.args"), problem));
+        return Err(Error::invalid(format!("{field}.args"), problem));
     }
     decided(&format!("{field}.errno"), rule.errno.as_ref())?;
     encode(&format!("{field}.action"), rule.action, rule.errno_ret)
