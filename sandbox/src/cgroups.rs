@@ -247,6 +247,18 @@ impl ContainerCgroup {
         self.clear()
     }
 
+    /// As [`remove`](Self::remove), but waits for at most 200 ms. A thread completes the removal.
+    pub(crate) fn remove_soon(mut self) {
+        const PATIENCE: Duration = Duration::from_millis(200);
+        if self.borrowed || self.cgroup.remove_within(PATIENCE).is_ok() {
+            self.borrowed = true;
+            return;
+        }
+        let later = std::thread::Builder::new().name("nspod-remove".into());
+        // Without a thread this drops the cgroup here, which removes it.
+        let _ = later.spawn(move || drop(self));
+    }
+
     /// Drops the handle and keeps the cgroup.
     pub(crate) fn leave(mut self) {
         self.borrowed = true;

@@ -1,7 +1,8 @@
-//! The builder, in the manner of [`std::process::Command`].
+//! [`Command`]: the builder of a container, after [`std::process::Command`].
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io::Seek;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use ns_core::{Kind, Kinds, Pidfd};
 
 use crate::cgroups::CgroupUse;
 use crate::container::Container;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::fd::duplicate;
 use crate::launch::{Launcher, OnPrepared, StartOptions};
 use crate::outcome::Outcome;
@@ -22,7 +23,12 @@ use crate::spawn::Prepared;
 use crate::spec::{Join, Mount, Namespace, Namespaces, Root, Spec, User};
 use crate::stdio::{Stdio, Streams};
 
-/// A container to be.
+/// Builds and starts a container, as [`std::process::Command`] does a process.
+///
+/// Methods that have a namesake there behave alike: [`spawn`](Self::spawn) can be called again and
+/// starts a container with the same streams, and a descriptor that was passed as a stream is open in
+/// this process until the command is dropped or the stream is replaced. One default differs:
+/// dropping a [`Container`] kills it, unless [`kill_on_drop(false)`](Self::kill_on_drop) was called.
 ///
 /// ```no_run
 /// use nspod_sandbox::{Command, Stdio};
@@ -46,20 +52,23 @@ pub struct Command {
     name: Option<String>,
     cgroup: CgroupUse,
     pod: Option<PathBuf>,
-    exit_file: Option<File>,
+    exit_file: Option<Arc<File>>,
+    /// A container was started with the exit file.
+    exit_file_used: bool,
     reaped_by: Vec<ReapList>,
     prepared: Option<OnPrepared>,
     pool: Option<Arc<Shared>>,
+    kill_on_drop: bool,
 }
 
 impl Command {
-    /// A program in a container as one expects it: see [`Spec::new`].
+    /// Returns a command for a program in a container with the defaults of [`Spec::new`].
     pub fn new(program: impl AsRef<OsStr>) -> Command {
         Command::from_spec(Spec::new(program))
     }
 
-    /// A program with nothing isolated, the ground to build on: it has the caller's
-    /// namespaces, root, ids and environment, and no cgroup of its own.
+    /// Returns a command for a program without isolation: it has the caller's namespaces, root, ids
+    /// and environment, and no cgroup of its own.
     pub fn bare(program: impl AsRef<OsStr>) -> Command {
         let mut spec = Spec::bare(program);
         spec.process.env = std::env::vars_os().collect();
@@ -68,7 +77,7 @@ impl Command {
         command
     }
 
-    /// A container as a spec describes it.
+    /// Returns a command for a container with this spec.
     pub fn from_spec(spec: Spec) -> Command {
         Command {
             spec,
@@ -79,18 +88,20 @@ impl Command {
             cgroup: CgroupUse::Auto,
             pod: None,
             exit_file: None,
+            exit_file_used: false,
             reaped_by: Vec::new(),
             prepared: None,
             pool: None,
+            kill_on_drop: true,
         }
     }
 
-    /// The spec so far.
+    /// Returns the spec so far.
     pub fn spec(&self) -> &Spec {
         &self.spec
     }
 
-    /// The spec, to change anything that has no method here.
+    /// Returns the spec, to change what has no method here.
     pub fn spec_mut(&mut self) -> &mut Spec {
         self.launcher = None;
         &mut self.spec
@@ -113,7 +124,8 @@ impl Command {
         self
     }
 
-    /// Sets a variable of the environment.
+    /// Sets a variable of the environment. The program does not inherit the caller's environment: see
+    /// [`Spec::new`].
     pub fn env(&mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
         let (key, value): (OsString, OsString) = (key.as_ref().into(), value.as_ref().into());
         let env = &mut self.spec_mut().process.env;
@@ -124,19 +136,36 @@ impl Command {
         self
     }
 
-    /// Empties the environment.
+    /// Sets variables of the environment.
+    pub fn envs(
+        &mut self,
+        variables: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
+    ) -> &mut Self {
+        for (key, value) in variables {
+            self.env(key, value);
+        }
+        self
+    }
+
+    /// Removes a variable from the environment.
+    pub fn env_remove(&mut self, key: impl AsRef<OsStr>) -> &mut Self {
+        self.spec_mut().process.env.retain(|(name, _)| name != key.as_ref());
+        self
+    }
+
+    /// Removes every variable from the environment.
     pub fn env_clear(&mut self) -> &mut Self {
         self.spec_mut().process.env.clear();
         self
     }
 
-    /// The working directory within the container.
+    /// Sets the working directory, a path in the container.
     pub fn current_dir(&mut self, dir: impl Into<PathBuf>) -> &mut Self {
         self.spec_mut().process.cwd = Some(dir.into());
         self
     }
 
-    /// Whom to run as.
+    /// Sets the user id and group id in the container, without supplementary groups.
     pub fn user(&mut self, uid: u32, gid: u32) -> &mut Self {
         self.spec_mut().process.user = Some(User { uid, gid, groups: Vec::new() });
         self
@@ -222,22 +251,25 @@ impl Command {
         self
     }
 
-    /// Holds the container, all set up, until [`Container::start`].
+    /// Sets up the container and waits with its program until [`Container::start`].
     pub fn hold(&mut self) -> &mut Self {
         self.handles_mut().hold = Some(Hold::Here);
         self
     }
 
-    /// Holds the container, all set up, until [`start_held`](crate::start_held) with this
-    /// directory, by whichever program: this one may end ([`Container::detach`]).
+    /// Sets up the container and waits with its program until any program calls
+    /// [`start_held`](crate::start_held) with this directory. This program may end before, after
+    /// [`Container::detach`].
     pub fn hold_at(&mut self, directory: impl Into<PathBuf>) -> &mut Self {
         self.handles_mut().hold = Some(Hold::At(directory.into()));
         self
     }
 
-    /// Calls a function when the namespaces and mounts are made and `/` is still the
-    /// caller's. What it returns is what the spec's hooks get on standard input. An error
-    /// ([`Error::caller`]) ends the start.
+    /// Calls a function when the namespaces and mounts exist and `/` is still the caller's. The
+    /// spec's hooks get its result on standard input. An error ([`Error::caller`]) ends the start.
+    ///
+    /// The function is called once: a second [`spawn`](Self::spawn) fails with
+    /// [`ErrorKind::State`](crate::ErrorKind::State), unless this method was called again.
     ///
     /// ```no_run
     /// # use nspod_sandbox::Command;
@@ -258,36 +290,36 @@ impl Command {
         self
     }
 
-    /// The name of the container's cgroup; else a random one.
+    /// Sets the name of the container's cgroup. The default is a random name. A second
+    /// [`spawn`](Self::spawn) fails with `EEXIST` while the first container exists.
     pub fn name(&mut self, name: impl Into<String>) -> &mut Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Makes the container's cgroup under this one (an absolute path of a cgroup2 file
-    /// system) and not where the library would.
+    /// Creates the container's cgroup in this one, an absolute path in a cgroup2 file system.
     pub fn cgroup_parent(&mut self, path: impl Into<PathBuf>) -> &mut Self {
         self.cgroup = CgroupUse::Under(path.into());
         self
     }
 
-    /// Makes the container's cgroup here exactly, with the parents that are missing: a path
-    /// counted from the top of the hierarchy, as in `/kubepods/burstable/pod1/c`.
+    /// Creates the container's cgroup at this path, with its missing parents. The path begins at the
+    /// root of the hierarchy, as in `/kubepods/burstable/pod1/c`.
     pub fn cgroup_at(&mut self, path: impl Into<PathBuf>) -> &mut Self {
         self.cgroup = CgroupUse::At(path.into());
         self
     }
 
-    /// Starts the program in this cgroup, which is there already and stays afterwards: a
-    /// further process of a container. Limits and device rules in the spec are then refused, as
-    /// they would concern the processes that are there too.
+    /// Starts the program in this existing cgroup, which is not removed afterwards. Limits and device
+    /// rules in the spec are then rejected, because they would apply to the processes that are in
+    /// the cgroup already.
     pub fn cgroup_inside(&mut self, path: impl Into<PathBuf>) -> &mut Self {
         self.cgroup = CgroupUse::Inside { path: path.into(), of: None, even_frozen: false };
         self
     }
 
-    /// Starts a further process of a container also where its cgroup is frozen.
-    /// [`spawn`](Self::spawn) returns when the cgroup is thawed. Without it that is an error
+    /// Allows the start of a further process in a frozen cgroup. [`spawn`](Self::spawn) then returns
+    /// when the cgroup is thawed. By default a frozen cgroup is an error
     /// ([`ErrorKind::State`](crate::ErrorKind::State)).
     pub fn even_frozen(&mut self) -> &mut Self {
         if let CgroupUse::Inside { even_frozen, .. } = &mut self.cgroup {
@@ -296,24 +328,34 @@ impl Command {
         self
     }
 
-    /// Makes no cgroup: the container stays in the caller's. Limits and device rules in the spec
-    /// are then refused.
+    /// Starts the program in the caller's cgroup. Limits and device rules in the spec are then
+    /// rejected.
     pub fn no_cgroup(&mut self) -> &mut Self {
         self.cgroup = CgroupUse::None;
         self
     }
 
-    /// Takes what is ready in a pool, and makes the rest.
+    /// Uses the namespaces and the cgroup that a pool has ready, and creates the others.
     pub fn pool(&mut self, pool: &Pool) -> &mut Self {
         self.launcher = None;
         self.pool = Some(pool.shared());
         self
     }
 
-    /// Where the embedded init notes how the program ended, for whoever comes later: see
-    /// [`init::read_exit`](crate::init::read_exit). Without it the note is the handle's alone.
+    /// Sets the file in which the embedded init records the exit status, for programs that read it
+    /// later with [`init::read_exit`](crate::init::read_exit). By default only the [`Container`] has
+    /// the record. A second [`spawn`](Self::spawn) empties the file.
     pub fn exit_file(&mut self, file: File) -> &mut Self {
-        self.exit_file = Some(file);
+        self.exit_file = Some(Arc::new(file));
+        self.exit_file_used = false;
+        self
+    }
+
+    /// Sets whether dropping the [`Container`] kills its processes and removes its cgroup. This is the
+    /// default. With `false` dropping is [`Container::detach`], and the processes continue as those
+    /// of a dropped [`std::process::Child`] do.
+    pub fn kill_on_drop(&mut self, kill: bool) -> &mut Self {
+        self.kill_on_drop = kill;
         self
     }
 
@@ -368,7 +410,8 @@ impl Command {
         Ok(launcher)
     }
 
-    /// Starts the container. A further call starts another one, by the same plan.
+    /// Starts the container. A further call starts another container by the same plan, with the same
+    /// streams, exit file and pod.
     ///
     /// This is sound from any thread of any program. It changes nothing of the caller's process.
     ///
@@ -377,17 +420,27 @@ impl Command {
     /// failed. Nothing is then left behind.
     pub fn spawn(&mut self) -> Result<Container, Error> {
         let launcher = self.launcher()?;
-        let mut streams = Streams::open(std::mem::take(&mut self.stdio))?;
-        let pod = self.pod.take();
+        if self.handles.ready && self.prepared.is_none() {
+            let what = "cannot start a second container: the function of `prepared` is called once";
+            return Err(Error::new(ErrorKind::State, what));
+        }
+        let mut streams = Streams::open(&self.stdio)?;
+        if let Some(mut file) = self.exit_file.as_deref()
+            && std::mem::replace(&mut self.exit_file_used, true)
+        {
+            let emptied = file.set_len(0).and_then(|()| file.rewind());
+            emptied.map_err(|e| Error::io("process", "empty the exit file", "ftruncate", &e))?;
+        }
         let mut start = |cgroup: &CgroupUse| {
             launcher.start(StartOptions {
                 streams: &mut streams,
                 cgroup,
                 name: self.name.as_deref(),
-                pod: pod.clone(),
-                exit_file: self.exit_file.take(),
+                pod: self.pod.clone(),
+                exit_file: self.exit_file.clone(),
                 reaped_by: self.reaped_by.clone(),
-                prepared: self.prepared.take(),
+                prepared: &mut self.prepared,
+                kill_on_drop: self.kill_on_drop,
             })
         };
         match (start(&self.cgroup), &self.cgroup) {

@@ -75,7 +75,7 @@ pub(crate) fn exit_file() -> Result<File, Error> {
 }
 
 /// Reads the exit status that the init has noted, or `None` if there is none yet.
-pub fn read_exit(file: &mut File) -> Option<ExitStatus> {
+pub fn read_exit(mut file: &File) -> Option<ExitStatus> {
     let mut text = String::new();
     file.rewind().ok()?;
     file.take(64).read_to_string(&mut text).ok()?;

@@ -46,17 +46,19 @@ pub struct Launcher {
 }
 
 /// What differs between starts by one plan.
-pub(crate) struct StartOptions<'a> {
-    pub(crate) streams: &'a mut Streams,
+pub(crate) struct StartOptions<'a, 'b> {
+    pub(crate) streams: &'a mut Streams<'b>,
     pub(crate) cgroup: &'a CgroupUse,
     /// The name of the cgroup; a random one if there is none.
     pub(crate) name: Option<&'a str>,
     /// The pod's cgroup.
     pub(crate) pod: Option<PathBuf>,
-    pub(crate) exit_file: Option<File>,
+    pub(crate) exit_file: Option<Arc<File>>,
     /// The lists of the container and the pod that the process is added to.
     pub(crate) reaped_by: Vec<ReapList>,
-    pub(crate) prepared: Option<OnPrepared>,
+    /// Taken when it is called.
+    pub(crate) prepared: &'a mut Option<OnPrepared>,
+    pub(crate) kill_on_drop: bool,
 }
 
 /// A function of the caller's that is called when namespaces and mounts exist.
@@ -101,23 +103,25 @@ impl Launcher {
     /// As [`Command::spawn`](crate::Command::spawn).
     pub fn spawn(&self) -> Result<Container, Error> {
         self.start(StartOptions {
-            streams: &mut Streams::default(),
+            streams: &mut Streams::inherited(),
             cgroup: &CgroupUse::Auto,
             name: None,
             pod: None,
             exit_file: None,
             reaped_by: Vec::new(),
-            prepared: None,
+            prepared: &mut None,
+            kill_on_drop: true,
         })
     }
 
     /// Starts a container.
-    pub(crate) fn start(&self, options: StartOptions<'_>) -> Result<Container, Error> {
-        let StartOptions { streams, cgroup, name, pod, exit_file, reaped_by, mut prepared } = options;
+    pub(crate) fn start(&self, options: StartOptions<'_, '_>) -> Result<Container, Error> {
+        let StartOptions { streams, cgroup, name, pod, exit_file, reaped_by, prepared, kill_on_drop } =
+            options;
         let plan = &self.plan;
         let cgroup = self.cgroup(cgroup, name, pod)?;
         let exit_file = match (plan.spec.init, exit_file) {
-            (true, None) => Some(init::exit_file()?),
+            (true, None) => Some(Arc::new(init::exit_file()?)),
             (_, given) => given,
         };
         let started = Instant::now();
@@ -125,7 +129,7 @@ impl Launcher {
             plan,
             stdio: streams.child(),
             cgroup: cgroup.as_ref().map(|cgroup| cgroup.cgroup().as_fd()),
-            exit_file: exit_file.as_ref(),
+            exit_file: exit_file.as_deref(),
             premade: self.premade(),
             on_ready: &mut |container| on_ready(plan, container, prepared.take()),
         });
@@ -144,6 +148,7 @@ impl Launcher {
             exit_file,
             held: spawned.held,
             killed: AtomicBool::new(false),
+            kill_on_drop,
             started,
             outcome: None,
             stdin,

@@ -38,7 +38,7 @@ pub use cgroup_core;
 pub use command::Command;
 pub use container::{Container, ContainerRecord};
 pub use error::{Error, ErrorKind, ErrorReport};
-pub use exec::exec;
+pub use exec::Exec;
 pub use hold::{is_held, start_held};
 pub use host::{Host, HostMount};
 pub use inherit::{inherit_nothing, notice_children};

@@ -1,7 +1,7 @@
 //! The standard streams of a container.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use crate::error::Error;
 
@@ -15,7 +15,8 @@ pub enum Stdio {
     Null,
     /// A pipe. [`Container`](crate::Container) holds its other end.
     Piped,
-    /// This descriptor.
+    /// This descriptor. The [`Command`](crate::Command) keeps it open for further starts, so a
+    /// reader of a pipe sees the end of file only after the command was dropped.
     Fd(OwnedFd),
 }
 
@@ -31,34 +32,49 @@ impl From<File> for Stdio {
     }
 }
 
+/// The child's end of a standard stream.
+#[derive(Debug)]
+enum ChildEnd<'a> {
+    /// The caller's stream.
+    Inherited,
+    /// Closed after the start.
+    Owned(OwnedFd),
+    /// A descriptor of the [`Command`](crate::Command), which later starts use again.
+    Borrowed(BorrowedFd<'a>),
+}
+
 /// Both ends of the standard streams of one start.
-#[derive(Debug, Default)]
-pub(crate) struct Streams {
-    /// The child's ends; `None` is the caller's stream.
-    child: [Option<OwnedFd>; 3],
+#[derive(Debug)]
+pub(crate) struct Streams<'a> {
+    child: [ChildEnd<'a>; 3],
     /// The caller's ends of pipes.
     pub(crate) ours: [Option<File>; 3],
 }
 
-impl Streams {
+impl<'a> Streams<'a> {
+    /// Returns the caller's streams.
+    pub(crate) fn inherited() -> Streams<'a> {
+        Streams { child: [const { ChildEnd::Inherited }; 3], ours: Default::default() }
+    }
+
     /// Opens `/dev/null` and makes the pipes, in the order of the streams.
-    pub(crate) fn open(stdio: [Stdio; 3]) -> Result<Streams, Error> {
-        let mut streams = Streams::default();
-        for (number, stdio) in stdio.into_iter().enumerate() {
+    pub(crate) fn open(stdio: &'a [Stdio; 3]) -> Result<Streams<'a>, Error> {
+        let mut streams = Streams::inherited();
+        for (number, stdio) in stdio.iter().enumerate() {
             match stdio {
                 Stdio::Inherit => {}
                 Stdio::Null => {
                     let null = File::options().read(true).write(true).open("/dev/null");
                     let null = null.map_err(|e| Error::io("process", "open /dev/null", "open", &e))?;
-                    streams.child[number] = Some(null.into());
+                    streams.child[number] = ChildEnd::Owned(null.into());
                 }
-                Stdio::Fd(fd) => streams.child[number] = Some(fd),
+                Stdio::Fd(fd) => streams.child[number] = ChildEnd::Borrowed(fd.as_fd()),
                 Stdio::Piped => {
                     let (reader, writer) =
                         std::io::pipe().map_err(|e| Error::io("process", "make a pipe", "pipe2", &e))?;
                     let (reader, writer) = (OwnedFd::from(reader), OwnedFd::from(writer));
                     let (child, ours) = if number == 0 { (reader, writer) } else { (writer, reader) };
-                    streams.child[number] = Some(child);
+                    streams.child[number] = ChildEnd::Owned(child);
                     streams.ours[number] = Some(File::from(ours));
                 }
             }
@@ -73,11 +89,15 @@ impl Streams {
             std::io::stdout().as_fd().as_raw_fd(),
             std::io::stderr().as_fd().as_raw_fd(),
         ];
-        std::array::from_fn(|n| self.child[n].as_ref().map_or(own[n], |fd| fd.as_raw_fd()))
+        std::array::from_fn(|n| match &self.child[n] {
+            ChildEnd::Inherited => own[n],
+            ChildEnd::Owned(fd) => fd.as_raw_fd(),
+            ChildEnd::Borrowed(fd) => fd.as_raw_fd(),
+        })
     }
 
     /// Closes this process's copies of the child's ends.
     pub(crate) fn close_child(&mut self) {
-        self.child = Default::default();
+        self.child = [const { ChildEnd::Inherited }; 3];
     }
 }

@@ -23,7 +23,8 @@ use crate::stdio::{Stdio, Streams};
 pub(super) fn run(hook: &Hook, container: &Prepared<'_>) -> Result<(), Error> {
     let what = format!("run the createContainer hook {}", hook.path.display());
     let plan = plan(hook, container)?;
-    let mut streams = Streams::open([stdin(container.state)?, Stdio::Inherit, Stdio::Inherit])?;
+    let stdio = [stdin(container.state)?, Stdio::Inherit, Stdio::Inherit];
+    let mut streams = Streams::open(&stdio)?;
     let spawned = spawn::spawn(Start {
         plan: &plan,
         stdio: streams.child(),

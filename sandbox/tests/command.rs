@@ -1,0 +1,149 @@
+//! `Command` behaves as std's does where names agree, and errors have their data.
+
+#[macro_use]
+mod common;
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::time::{Duration, Instant};
+
+use nspod_sandbox::{Command, ErrorKind, ExitStatus, Pod, PodSpec, Stdio, init};
+
+fn sh(line: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", line]).stdin(Stdio::Null);
+    command
+}
+
+#[test]
+fn a_second_spawn_has_the_streams_of_the_first() {
+    need_root!("a_second_spawn_has_the_streams_of_the_first");
+    let mut log = tempfile::tempfile().unwrap();
+    let mut command = sh("read word; echo $word; echo error >&2");
+    command.stdin(Stdio::Piped).stdout(Stdio::Piped).stderr(log.try_clone().unwrap());
+    for word in ["first", "second"] {
+        let mut container = command.spawn().unwrap();
+        container.stdin.take().unwrap().write_all(format!("{word}\n").as_bytes()).unwrap();
+        let mut text = String::new();
+        container.stdout.take().expect("a pipe").read_to_string(&mut text).unwrap();
+        assert_eq!(text, format!("{word}\n"));
+        assert!(container.wait().unwrap().status.success());
+        container.delete().unwrap();
+    }
+    let mut text = String::new();
+    log.rewind().unwrap();
+    log.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "error\nerror\n");
+}
+
+#[test]
+fn a_second_spawn_has_the_exit_file_and_the_pod_of_the_first() {
+    need_root!("a_second_spawn_has_the_exit_file_and_the_pod_of_the_first");
+    let pod = Pod::create(&format!("test-command-{}", std::process::id()), &PodSpec::default()).unwrap();
+    let exit_file = tempfile::tempfile().unwrap();
+    let mut command = sh("exit $CODE");
+    command.spec_mut().init = true;
+    command.exit_file(exit_file.try_clone().unwrap());
+    pod.join(&mut command).unwrap();
+    let net = |container: &nspod_sandbox::Container| {
+        let ids = container.namespaces().unwrap();
+        ids.get(ns_core::Kind::Net)
+    };
+    let mut seen = Vec::new();
+    for code in [3, 4] {
+        command.env("CODE", code.to_string()).hold();
+        let mut container = command.spawn().unwrap();
+        seen.push(net(&container));
+        let cgroup = container.cgroup().unwrap().path().to_owned();
+        assert_eq!(cgroup.parent(), pod.cgroup().map(|cgroup| cgroup.path()), "the pod's limits apply");
+        container.start().unwrap();
+        assert_eq!(container.wait().unwrap().status, ExitStatus::Exited(code));
+        container.delete().unwrap();
+        assert_eq!(init::read_exit(&exit_file), Some(ExitStatus::Exited(code)));
+    }
+    assert_eq!(seen[0], seen[1], "both have the pod's network");
+    pod.delete().unwrap();
+}
+
+#[test]
+fn a_function_that_can_be_called_once_prevents_a_second_start() {
+    need_root!("a_function_that_can_be_called_once_prevents_a_second_start");
+    let mut command = sh("true");
+    command.prepared(|_| Ok(Vec::new()));
+    assert!(command.status().unwrap().status.success());
+    assert_eq!(command.spawn().unwrap_err().kind(), ErrorKind::State);
+    command.prepared(|_| Ok(Vec::new()));
+    assert!(command.status().unwrap().status.success());
+}
+
+#[test]
+fn variables_are_set_together_and_removed() {
+    need_root!("variables_are_set_together_and_removed");
+    let mut command = Command::new("sh");
+    command.env_clear().envs([("PATH", "/usr/bin:/bin"), ("A", "1"), ("B", "2"), ("A", "3")]);
+    command.env_remove("B");
+    assert_eq!(common::output(&mut command, "echo $A-$B"), "3-");
+}
+
+#[test]
+fn dropping_kills_at_once_unless_it_was_told_not_to() {
+    need_root!("dropping_kills_at_once_unless_it_was_told_not_to");
+    let mut command = sh("for i in 1 2 3 4 5 6 7 8; do sleep 1000 & done; exec sleep 1000");
+    let container = command.spawn().unwrap();
+    let (pid, cgroup) = (container.pid(), container.cgroup().map(|cgroup| cgroup.path().to_owned()));
+    let start = Instant::now();
+    drop(container);
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    common::in_time(move || {
+        let there = || cgroup.as_ref().is_some_and(|path| path.exists());
+        while there() || File::open(format!("/proc/{pid}/stat")).is_ok() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+
+    let container = command.kill_on_drop(false).spawn().unwrap();
+    let (pid, cgroup) = (container.pid(), container.cgroup().map(|cgroup| cgroup.path().to_owned()));
+    drop(container);
+    let pidfd = ns_core::Pidfd::open(pid).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(pidfd.try_wait().unwrap().is_none(), "it is still alive");
+    pidfd.send_signal(9).unwrap();
+    pidfd.wait().unwrap();
+    if let Some(path) = cgroup {
+        nspod_sandbox::cgroup_core::Cgroup::open(&path).unwrap().destroy().unwrap();
+    }
+}
+
+#[test]
+fn an_error_says_as_data_what_failed() {
+    need_root!("an_error_says_as_data_what_failed");
+    let mut command = Command::new("true");
+    let error = common::error(command.current_dir("/no/such"));
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!((error.step(), error.object()), (Some("cwd"), Some("/no/such")));
+    assert_eq!((error.failed_call(), error.raw_os_error()), (Some("chdir"), Some(libc::ENOENT)));
+    let report = error.report();
+    assert_eq!((report.kind.as_str(), report.errno.as_deref()), ("not_found", Some("ENOENT")));
+    assert_eq!(report.message, error.to_string());
+    let json = serde_json::to_string(&report).unwrap();
+    assert_eq!(serde_json::from_str::<nspod_sandbox::ErrorReport>(&json).unwrap(), report);
+
+    // The error of a lower crate is the source.
+    let mut command = Command::new("true");
+    command.namespace(
+        ns_core::Kind::Net,
+        nspod_sandbox::spec::Namespace::Join(nspod_sandbox::spec::Join::Pid(i32::MAX)),
+    );
+    let error = common::error(&mut command);
+    assert_eq!(error.kind(), ErrorKind::ProcessEnded, "{error}");
+    let source = std::error::Error::source(&error).unwrap();
+    assert!(source.is::<ns_core::Error>(), "{source}");
+}
+
+#[test]
+fn a_program_that_does_not_exist_is_an_error_of_exec() {
+    need_root!("a_program_that_does_not_exist_is_an_error_of_exec");
+    let error = common::error(&mut Command::new("no-such"));
+    assert_eq!((error.kind(), error.step()), (ErrorKind::ProgramNotFound, Some("exec")));
+    assert_eq!(error.object(), Some("no-such"));
+}
