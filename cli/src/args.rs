@@ -1,19 +1,19 @@
-//! The commands, as typed.
+//! The command line: subcommands and their help.
 
 use clap::{CommandFactory, Parser, Subcommand};
 use nspod_cli::manual;
 
 use crate::cmd;
 
-/// Run isolated processes, containers and pods, and see what is isolated from what.
+/// Run isolated processes, containers and pods, and show which processes are isolated from which.
 ///
 /// Namespaces decide what a process can see, cgroups how much it can use.
-/// Exit codes are docker's: 125 nspod itself failed, 126 the program cannot be executed,
-/// 127 it is not there, 128+N signal N ended it, else the program's own.
+/// The exit code is that of the program, or as in docker: 125 nspod failed, 126 the program cannot
+/// be executed, 127 the program does not exist, 128+N signal N killed the program.
 #[derive(Debug, Parser)]
 #[command(name = "nspod", version, max_term_width = 100, subcommand_required = true)]
 pub(crate) struct Cli {
-    /// Print JSON
+    /// Print JSON; errors are one line of JSON each on standard error
     #[arg(long, global = true)]
     pub(crate) json: bool,
     #[command(subcommand)]
@@ -25,54 +25,54 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a command in a container
     ///
-    /// Without flags: new namespaces of all kinds but user and time, the host's files
-    /// read-only with /proc, /dev, /sys, /tmp and /run of its own, the customary capabilities,
-    /// no new privileges. An ordinary user gets a user namespace as well.
+    /// By default the container has new namespaces of all kinds except user and time, the host's
+    /// files read-only with new /proc, /dev, /sys, /tmp and /run, docker's capabilities without
+    /// MKNOD, and no new privileges. For a caller without privileges it also has a new user namespace.
     ///
-    /// In the foreground nspod waits, hands signals on, and leaves nothing behind (but see
-    /// --keep). With -d it prints the id and ends; no process of its own stays.
+    /// In the foreground nspod waits for the program, forwards signals to it, and removes the
+    /// container (see --keep). With -d it prints the id and exits, without a process that stays.
     Run(Box<cmd::run::RunArgs>),
-    /// Run a further command in a running container
+    /// Run another command in a running container
     Exec(cmd::exec::ExecArgs),
     /// List containers, or the processes of one
     Ps(cmd::ps::PsArgs),
     /// List the processes of a container, with their pids on the host and inside
     Top(cmd::top::TopArgs),
-    /// Show what a detached container has written, standard output and error in the order they
-    /// came
+    /// Print the output of a detached container, standard output and standard error in their order
     Logs(cmd::logs::LogsArgs),
-    /// Show what containers use, as their cgroups count it
+    /// Show the resource usage of containers, as counted by their cgroups
     Stats(cmd::stats::StatsArgs),
-    /// Print everything about containers, as JSON
+    /// Print the state and configuration of containers as JSON
     Inspect(cmd::inspect::InspectArgs),
-    /// Change the limits of running containers; those not named stay
+    /// Change limits of running containers; limits that are not given stay
     Update(Box<cmd::update::UpdateArgs>),
-    /// Stop everything in containers, unseen by them
+    /// Freeze all processes of containers
     Pause(cmd::pause::PauseArgs),
-    /// Let paused containers go on
+    /// Thaw paused containers
     Unpause(cmd::pause::PauseArgs),
-    /// Send a signal to the first process of containers; KILL ends everything in them
+    /// Send a signal to the first process of containers; KILL kills all processes
     Kill(cmd::kill::KillArgs),
-    /// Ask containers to end, and end them if they do not
+    /// Stop containers: send the stop signal, and kill them after a timeout
     Stop(cmd::kill::StopArgs),
-    /// Wait for containers to end, and print their exit codes
+    /// Wait until containers have exited, and print their exit codes
     Wait(cmd::wait::WaitArgs),
-    /// Remove containers that have ended, with all that is kept of them
+    /// Remove containers that have exited, and their state and logs
     Rm(cmd::rm::RmArgs),
-    /// Remove all containers that have ended, and what crashes have left
+    /// Remove all containers that have exited, and what crashes left behind
     Prune(cmd::rm::PruneArgs),
-    /// Containers that share namespaces and limits
+    /// Manage pods: containers that share namespaces and limits
     Pod(cmd::pod::PodArgs),
-    /// Show which processes share which namespaces, and the containers and pods that they make
+    /// Show which processes share which namespaces, and the containers and pods that they form
     ///
-    /// Containers and pods are derived from coincidence alone, whoever started them: a container
-    /// is what shares one namespace of each kind, not all of them the host's; a pod is containers
-    /// that share one of pid, net, mnt, ipc and uts.
+    /// Containers and pods are derived from shared namespaces alone, regardless of the program that
+    /// started them. A container is the set of processes that share one namespace of each kind, at
+    /// least one of them not the host's. A pod is a set of containers that share a pid, net, mnt,
+    /// ipc or uts namespace.
     Census(cmd::census::CensusArgs),
-    /// Say what this host can and cannot do, and how to mend it
+    /// Check what this host supports, and print how to fix what is missing
     ///
-    /// Everything is tried, nothing is concluded from versions, and nothing is left behind.
-    /// The exit code is 0 if the caller can start containers on this host, else 1.
+    /// Each check tries the feature, without regard to versions, and cleans up. The exit code is 0 if
+    /// the caller can start containers on this host, otherwise 1.
     Doctor(cmd::doctor::DoctorArgs),
     /// Print completions for a shell
     Completions(manual::CompletionsArgs),
@@ -123,7 +123,8 @@ mod tests {
 
     #[test]
     fn the_list_says_of_each_command_what_it_does() {
-        // What an argument type says is not read before its command is chosen, and must say the same.
+        // `defer` reads the help of an argument type only after its command was chosen. Both texts must
+        // be equal.
         let mut built = Cli::command();
         built.build();
         for command in Cli::command().get_subcommands() {

@@ -90,6 +90,14 @@ impl Error {
         error
     }
 
+    /// A failed call of the standard library without a path. `what` begins with the verb.
+    pub fn io_call(what: &str, call: &str, e: &std::io::Error) -> Self {
+        match e.raw_os_error() {
+            Some(errno) => Error::call(what, call, Errno::from_raw(errno)),
+            None => Error::new(format!("cannot {what}: {call}: {e}")).at(what),
+        }
+    }
+
     fn of(mut self, what: &str, errno: Errno) -> Self {
         self.report.errno = Some(format!("{errno:?}"));
         self.at(what).kind(ErrorKind::of_errno(errno as i32))

@@ -1,5 +1,4 @@
-//! Waiting for a container in the foreground: signals are handed on to it, and bytes if it
-//! has a terminal.
+//! Waits for a container in the foreground, and forwards signals and the bytes of its terminal.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -15,7 +14,7 @@ use nspod_sandbox::{Container, ExitStatus, Outcome};
 use crate::error::{Error, Result};
 use crate::terminal::Relay;
 
-/// What is handed on.
+/// Signals that are forwarded to the container.
 const FORWARDED: [Signal; 7] = [
     Signal::SIGTERM,
     Signal::SIGINT,
@@ -26,8 +25,8 @@ const FORWARDED: [Signal; 7] = [
     Signal::SIGCONT,
 ];
 
-/// Signals that are kept until there is a container to hand them to. The library clears
-/// the mask in the container.
+/// Signals that are blocked until they can be forwarded to a container. The library clears the mask
+/// in the container.
 #[derive(Debug)]
 pub struct Signals(SignalFd);
 
@@ -39,7 +38,7 @@ impl Signals {
         fd.map(Signals).map_err(|e| Error::call("hold signals", "signalfd", e))
     }
 
-    /// From now on they are this process's own; what came before was meant for the container.
+    /// Unblocks the signals. Pending ones were meant for the container and are discarded.
     pub fn release(self) {
         while let Ok(Some(_)) = self.0.read_signal() {}
         let _ = held().thread_unblock();
@@ -50,7 +49,7 @@ fn held() -> SigSet {
     FORWARDED.into_iter().chain([Signal::SIGWINCH]).collect()
 }
 
-/// Waits for the end of the container's first process.
+/// Waits until the container's first process has ended.
 pub fn attend(container: &mut Container, signals: &Signals, mut relay: Option<Relay>) -> Result<Outcome> {
     let kill = || Ok(container.kill()?);
     let fatal = until_end(container.pid(), container.pidfd(), signals, &mut relay, kill)?;
@@ -64,8 +63,8 @@ pub fn attend(container: &mut Container, signals: &Signals, mut relay: Option<Re
     Ok(outcome)
 }
 
-/// Hands signals and bytes on until a process has ended; returns the signal by which it was killed
-/// that it could not get.
+/// Forwards signals and bytes until a process has ended. Returns the signal that the kernel would have
+/// dropped and for which the process was killed instead.
 pub fn until_end(
     pid: i32,
     pidfd: &Pidfd,
@@ -73,7 +72,7 @@ pub fn until_end(
     relay: &mut Option<Relay>,
     kill: impl Fn() -> Result<()>,
 ) -> Result<Option<i32>> {
-    // What a signal would have done that the kernel keeps from a pid 1.
+    // The signal that a pid 1 cannot receive.
     let mut fatal = None;
     loop {
         let stdin = io::stdin();
@@ -143,45 +142,45 @@ fn hand_on(
             fatal = Some(signal);
             kill()?;
         } else {
-            // It may have ended this moment.
+            // The process may have ended already.
             let _ = pidfd.send_signal(signal);
         }
     }
     Ok(fatal)
 }
 
-/// Whether the signal would end any process but this one: the kernel drops signals for a
-/// pid 1 that has no handler for them (`sig_ignored` in kernel/signal.c).
+/// Whether the kernel would drop a signal that ends other processes: it does so for a pid 1 without a
+/// handler (`sig_ignored` in kernel/signal.c).
 pub fn would_be_lost(pid: i32, signal: i32) -> bool {
     let ends = ends_by_default(signal);
     let at = |file| format!("/proc/{pid}/{file}");
     for _ in 0..10 {
         match (std::fs::read(at("status")), std::fs::read_to_string(at("syscall"))) {
             (Ok(status), Ok(syscall)) => return ends && is_lost(&status, &syscall, signal),
-            // It becomes another program at this moment, and cannot be looked into meanwhile.
+            // During execve(2) the file cannot be read.
             (Ok(_), Err(_)) if ends => std::thread::sleep(Duration::from_millis(2)),
             _ => return false,
         }
     }
-    // It can be looked into by others alone: the signal shall have its chance.
+    // The caller may not read the file. Send the signal.
     false
 }
 
-/// Whether a process without a handler ends by it, and the kernel keeps it from a pid 1: SIGKILL and
-/// SIGSTOP reach that one, and the others here are ignored or stop and continue it.
+/// Whether a signal ends a process without a handler and the kernel drops it for a pid 1. SIGKILL and
+/// SIGSTOP always arrive; the others listed here are ignored by default, or stop and continue.
 fn ends_by_default(signal: i32) -> bool {
     use Signal::*;
     let others = [SIGCHLD, SIGCONT, SIGKILL, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH];
     signal != 0 && others.iter().all(|other| *other as i32 != signal)
 }
 
-/// From the texts of `/proc/PID/status` and `/proc/PID/syscall`.
+/// Decides from the texts of `/proc/PID/status` and `/proc/PID/syscall`.
 fn is_lost(status: &[u8], syscall: &str, signal: i32) -> bool {
     let pids = proc::nspid(status).unwrap_or_default();
     let cared_for = ["SigCgt", "SigIgn", "SigBlk"]
         .iter()
         .any(|name| proc::hex(status, name).unwrap_or(0) & 1 << (signal - 1) != 0);
-    // Who waits in sigwait(3) has the signals blocked, and /proc does not show it.
+    // sigwait(3) has the signals blocked, and SigBlk does not show them.
     let call = syscall.split_ascii_whitespace().next().and_then(|n| n.parse().ok());
     let waits_for_it = call == Some(nix::libc::SYS_rt_sigtimedwait);
     pids.len() > 1 && pids.last() == Some(&1) && !cared_for && !waits_for_it

@@ -1,4 +1,4 @@
-//! What the programs `nspod` and `nspod-oci` have in common. No API for others.
+//! Code that the programs `nspod` and `nspod-oci` share. It is not an API.
 
 #![forbid(unsafe_code)]
 

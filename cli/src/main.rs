@@ -1,8 +1,8 @@
-//! `nspod`: run isolated processes, containers and pods, and see what on this host is
-//! isolated from what.
+//! `nspod` runs isolated processes, containers and pods, and shows which processes of the host are
+//! isolated from which.
 //!
-//! A subcommand is a file of [`cmd`]. What it is given goes through two stages: as typed
-//! ([`args`], [`flags`]), then resolved to the library's spec.
+//! Each subcommand is a file of [`cmd`]. Arguments are parsed by [`args`] and [`flags`] and then
+//! applied to the library's spec.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! What packages install beside a program: completions and manual pages.
+//! Completions and manual pages, for packages to install.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::output;
 /// Print completions for a shell
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
-    /// Which shell
+    /// Shell
     #[arg(value_enum)]
     shell: Shell,
 }
@@ -19,7 +19,7 @@ pub struct CompletionsArgs {
 /// Write manual pages to a directory
 #[derive(Debug, Args)]
 pub struct ManArgs {
-    /// An existing directory
+    /// Existing directory
     pub dir: PathBuf,
 }
 

@@ -12,7 +12,7 @@ use unicode_width::UnicodeWidthStr;
 
 use crate::error::{Error, Result};
 
-/// Writes to standard output; that nobody reads it any more is no error.
+/// Writes to standard output. A closed pipe is not an error.
 pub fn print(text: impl AsRef<[u8]>) -> Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
@@ -24,27 +24,27 @@ pub fn print(text: impl AsRef<[u8]>) -> Result<()> {
     }
 }
 
-/// A line.
+/// Prints a line.
 pub fn line(text: impl std::fmt::Display) -> Result<()> {
     print(format!("{text}\n"))
 }
 
-/// JSON, indented.
+/// Prints JSON, indented.
 pub fn json(value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| Error::new(format!("cannot write this as JSON: {e}")))?;
     line(text)
 }
 
-/// JSON on one line, for one of a stream.
+/// Prints JSON on one line, for a stream of values.
 pub fn json_line(value: &impl Serialize) -> Result<()> {
     let text =
         serde_json::to_string(value).map_err(|e| Error::new(format!("cannot write this as JSON: {e}")))?;
     line(text)
 }
 
-/// Something the caller should know, on standard error. Where that cannot be written the exit
-/// code has to do: `eprintln!` would panic.
+/// Prints a message on standard error. Failures are ignored, because `eprintln!` would panic; the
+/// exit code remains.
 pub fn note(text: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "nspod: {text}");
 }
@@ -57,17 +57,17 @@ pub fn note_json(error: &Error) {
     }
 }
 
-/// What its exit code does not say of a program that has ended.
+/// Explains the end of a program where its exit code does not.
 pub fn ended(status: ExitStatus) {
     if let ExitStatus::Signaled { signal: nix::libc::SIGSYS, .. } = status {
         note(
-            "the program was ended by SIGSYS, the signal of a seccomp filter for a call that ends a process, \
-             and for each call of an ABI that is not in the filter's \"architectures\", such as that of 32-bit programs",
+            "the program was killed by SIGSYS: a seccomp filter sends it for a forbidden system call, and for \
+             each call of an ABI that is not in the filter's \"architectures\", such as that of 32-bit programs",
         );
     }
 }
 
-/// Whether nobody reads standard output any more: for who writes to it again and again.
+/// Whether the reader of standard output has closed it, for commands that write repeatedly.
 pub fn unread() -> bool {
     let out = io::stdout();
     let mut fds = [PollFd::new(out.as_fd(), PollFlags::empty())];
@@ -80,16 +80,16 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     layout(headings, rows, colours())
 }
 
-/// Colour only where somebody sees it and has not said no: <https://no-color.org>.
+/// Whether to print colours: on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
 pub fn colours() -> bool {
-    // Asked once, for every cell of a table wants to know.
+    // Computed once, because each cell of a table needs it.
     static COLOURS: LazyLock<bool> = LazyLock::new(|| {
         io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
     });
     *COLOURS
 }
 
-/// A text in one of the terminal's colours, by its SGR number, where colours are shown.
+/// Returns a text in a colour of the terminal, by its SGR number, if colours are printed.
 pub fn paint(text: &str, sgr: &str) -> String {
     if colours() { format!("\x1b[{sgr}m{text}\x1b[0m") } else { text.into() }
 }
@@ -125,13 +125,12 @@ fn width(text: &str) -> usize {
     first + parts.map(|part| part.split_once('m').map_or(part, |(_, rest)| rest).width()).sum::<usize>()
 }
 
-/// What a program wrote about itself, without the control characters that would act on
-/// the terminal.
+/// Replaces control characters, which a terminal would interpret, in text from another program.
 pub fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '�' } else { c }).collect()
 }
 
-/// `64.0 MiB`
+/// Formats bytes: `64.0 MiB`.
 pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if n < 1024 {
@@ -146,7 +145,7 @@ pub fn bytes(n: u64) -> String {
     format!("{size:.1} {}", UNITS[unit])
 }
 
-/// `5 minutes`
+/// Formats an age in seconds: `5 minutes ago`.
 pub fn ago(seconds: u64) -> String {
     let (n, unit) = match seconds {
         0..60 => (seconds, "second"),

@@ -1,4 +1,4 @@
-//! The caller's terminal: raw while a container uses it, restored whatever happens.
+//! The caller's terminal: raw while a container uses it, and restored afterwards.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
@@ -11,21 +11,21 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetat
 
 use crate::error::{Error, Result};
 
-/// End of file, as typed: what the line discipline takes for it.
+/// The character that the line discipline interprets as the end of file (`VEOF`, Ctrl-D).
 const END: u8 = 4;
 
-/// The size of the caller's terminal, for a new one.
+/// Returns the size of the caller's terminal, for a new terminal.
 pub fn size() -> Terminal {
     let size = tcgetwinsize(io::stdin()).or_else(|_| tcgetwinsize(io::stdout()));
     size.map(|s| Terminal { rows: s.ws_row, columns: s.ws_col }).unwrap_or_default()
 }
 
-/// Puts the terminal back when it goes out of scope.
+/// The terminal's previous settings. Dropping restores them.
 #[derive(Debug)]
 struct Raw(Termios);
 
 impl Raw {
-    /// `None` if standard input is no terminal.
+    /// Makes the terminal raw. Returns `None` if standard input is not a terminal.
     fn enter() -> Result<Option<Raw>> {
         if !io::stdin().is_terminal() {
             return Ok(None);
@@ -49,19 +49,19 @@ impl Drop for Raw {
     }
 }
 
-/// Carries bytes between the caller's terminal and the container's.
+/// Copies bytes between the caller's terminal and the container's.
 #[derive(Debug)]
 pub struct Relay {
     master: File,
     raw: Option<Raw>,
-    /// Bytes on their way to the container.
+    /// Bytes that the container's terminal has not accepted yet.
     pending: Vec<u8>,
     reads_input: bool,
     open: bool,
 }
 
 impl Relay {
-    /// `master` is the container's end; input is handed on if `interactive`.
+    /// Returns a relay to the container's terminal. It forwards input only if `interactive`.
     pub fn new(master: File, interactive: bool) -> Result<Relay> {
         let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK;
         fcntl(&master, FcntlArg::F_SETFL(flags))
@@ -72,7 +72,7 @@ impl Relay {
         Ok(relay)
     }
 
-    /// Hands the size of the caller's terminal on.
+    /// Sets the size of the container's terminal to that of the caller's.
     pub fn resize(&self) {
         if let Ok(size) = tcgetwinsize(io::stdin()).or_else(|_| tcgetwinsize(io::stdout())) {
             let _ = tcsetwinsize(&self.master, size);
@@ -95,10 +95,10 @@ impl Relay {
         self.master.as_fd()
     }
 
-    /// Takes what has been typed.
+    /// Reads input from the caller's terminal and forwards it.
     pub fn input(&mut self) -> Result<()> {
         let mut buffer = [0; 4096];
-        // Not through std's buffer, which poll(2) does not see.
+        // std's buffer would hide bytes from poll(2).
         match nix::unistd::read(io::stdin(), &mut buffer) {
             Ok(0) => {
                 self.reads_input = false;
@@ -111,7 +111,7 @@ impl Relay {
         self.flush()
     }
 
-    /// Gives the container as much of it as it takes now.
+    /// Writes as many pending bytes as the container's terminal accepts.
     pub fn flush(&mut self) -> Result<()> {
         match self.master.write(&self.pending) {
             Ok(n) => _ = self.pending.drain(..n),
@@ -121,7 +121,7 @@ impl Relay {
         Ok(())
     }
 
-    /// Shows what the container has written; false when there is nothing more just now.
+    /// Prints output of the container. Returns `false` if there was none.
     pub fn output(&mut self) -> Result<bool> {
         let mut buffer = [0; 16384];
         match self.master.read(&mut buffer) {
@@ -129,7 +129,7 @@ impl Relay {
             Ok(n) => {
                 let mut out = io::stdout().lock();
                 if out.write_all(&buffer[..n]).and_then(|()| out.flush()).is_err() {
-                    // Nobody looks any more; what follows is read and dropped.
+                    // Standard output is closed. Keep reading, so that the container is not blocked.
                 }
                 return Ok(true);
             }
@@ -140,7 +140,7 @@ impl Relay {
         Ok(false)
     }
 
-    /// Shows what is left when the container has ended, and gives the terminal back.
+    /// Prints the remaining output of a container that has ended, and restores the terminal.
     pub fn finish(mut self) -> Result<()> {
         while self.output()? {}
         drop(self.raw.take());

@@ -181,7 +181,7 @@ fn files_that_are_not_there_are_named() {
             ),
             (
                 &["run", "-u", "no-such", "true"],
-                "the user \"no-such\" is not in the container's /etc/passwd: give a number, or add it there",
+                "the user \"no-such\" is not in the container's /etc/passwd: use a number, or add it to the file",
             ),
             (&["run", "--device", "/etc/passwd", "true"], "/etc/passwd is not a device"),
             (

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ns_core::Pidfd;
 use nspod_sandbox::spec::{Capabilities, Process as ProcessSpec, Terminal, User};
-use nspod_sandbox::{Command, Container as Process};
+use nspod_sandbox::{Command, Container as Process, Exec};
 use oci_spec::runtime;
 
 use crate::config::{self, Config, Context};
@@ -122,7 +122,11 @@ impl Container {
         let console = options.console(process.terminal.is_some())?;
         let pidfd_socket = socket::connect_pidfd(options.pidfd_socket.as_deref())?;
         let name = process.args.first().cloned().unwrap_or_default();
-        let mut command = nspod_sandbox::exec(pidfd, pid, &wanted.spec, record.cgroup_path(), &name)?;
+        let mut exec = Exec::new(pid, pidfd, &wanted.spec);
+        if let Some(cgroup) = record.cgroup_path() {
+            exec = exec.cgroup(cgroup);
+        }
+        let mut command = exec.command(&name)?;
         command.spec_mut().process = process;
         options.apply(&mut command, record)?;
         options.inherited.give(&mut command);

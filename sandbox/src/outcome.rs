@@ -1,4 +1,4 @@
-//! How a container ended, and what it took.
+//! How a container ended, and the resources that it used.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,26 +7,27 @@ use std::time::Duration;
 use ns_core::ExitStatus;
 use serde::{Deserialize, Serialize};
 
-/// Whose memory limit it was.
+/// The memory limit that was exceeded: the level of an OOM kill.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OomLevel {
-    /// The container's own `memory.max`.
+    /// `memory.max` of the container's cgroup.
     Container,
-    /// Its pod's.
+    /// `memory.max` of its pod's cgroup.
     Pod,
-    /// That of this cgroup above them.
+    /// `memory.max` of this cgroup above both.
     Ancestor(PathBuf),
-    /// No cgroup's: the host ran out of memory.
+    /// No limit of a cgroup: the host ran out of memory.
     Host,
 }
 
-/// The OOM killer's work in a container.
+/// The OOM kills in a container, counted from `memory.events`
+/// ([cgroup v2](https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files)).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Oom {
-    /// Where the memory ran out.
+    /// The level whose limit was exceeded.
     pub level: OomLevel,
-    /// How many processes of the container were killed.
+    /// Number of processes of the container that were killed: `oom_kill`, since Linux 4.13.
     pub killed: u64,
 }
 
@@ -38,32 +39,35 @@ impl fmt::Display for Oom {
             OomLevel::Container => f.write_str("the container's memory.max"),
             OomLevel::Pod => f.write_str("the pod's memory.max"),
             OomLevel::Ancestor(path) => write!(f, "memory.max of {}", path.display()),
-            OomLevel::Host => f.write_str("the end of the host's memory"),
+            OomLevel::Host => f.write_str("the limit of the host's memory"),
         }
     }
 }
 
-/// How a container ended, and what it took.
+/// How a container ended, and the resources that it used: the result of
+/// [`Container::wait`](crate::Container::wait).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// How its program ended.
+    /// Exit code or signal of the program.
     pub status: ExitStatus,
-    /// Whether the OOM killer was at work, and where.
+    /// OOM kills in the container; `None` if there were none or it has no memory controller.
     pub oom: Option<Oom>,
-    /// The most memory it held at once, in bytes: `memory.peak` of its cgroup (since Linux
-    /// 5.19), or else the largest resident set of the program and what it waited for.
+    /// Peak memory usage in bytes: `memory.peak` of its cgroup (since Linux 5.19). Without that file,
+    /// the largest resident set of the program and the children that it waited for
+    /// ([getrusage(2)](https://man7.org/linux/man-pages/man2/getrusage.2.html)).
     pub peak_memory: Option<u64>,
-    /// CPU time in user and kernel mode: `cpu.stat` of its cgroup, or else that of the
-    /// program and what it waited for.
+    /// CPU time in user and kernel mode: `usage_usec` in `cpu.stat` of its cgroup. Without a cgroup,
+    /// that of the program and the children that it waited for.
     pub cpu_time: Duration,
-    /// How long `cpu.max` kept it from running.
+    /// Time during which `cpu.max` prevented it from running: `throttled_usec` in `cpu.stat`. Zero
+    /// without the cpu controller.
     pub throttled_time: Duration,
-    /// From start to end.
+    /// Time from the start to the end of the program.
     pub wall_time: Duration,
 }
 
 impl Outcome {
-    /// Of a container that nobody waits for any more.
+    /// Returns the outcome of a container that was released: it is not waited for.
     pub(crate) fn unknown() -> Outcome {
         Outcome {
             status: ExitStatus::Exited(0),

@@ -88,7 +88,7 @@ pub fn gid(text: &str, roots: &[PathBuf]) -> Result<u32, Error> {
 
 fn unknown(what: &str, name: &str, file: &str) -> Error {
     let problem =
-        format!("the {what} {name:?} is not in the container's {file}: give a number, or add it there");
+        format!("the {what} {name:?} is not in the container's {file}: use a number, or add it to the file");
     Error::new(ErrorKind::NotFound, problem)
 }
 
@@ -167,7 +167,7 @@ fn read_regular(at: &OwnedFd, path: &Path) -> Result<String, Error> {
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     let problem = match kind {
         SFlag::S_IFREG if size <= MOST => None,
-        SFlag::S_IFREG => Some(format!("it has {size} bytes, and at most {MOST} are read")),
+        SFlag::S_IFREG => Some(format!("it has {size} bytes, more than the maximum of {MOST}")),
         _ => Some("it is not a regular file".into()),
     };
     if let Some(problem) = problem {
@@ -225,7 +225,7 @@ mod tests {
         let error = find("nginx", &roots).unwrap_err().to_string();
         assert_eq!(
             error,
-            "the user \"nginx\" is not in the container's /etc/passwd: give a number, or add it there"
+            "the user \"nginx\" is not in the container's /etc/passwd: use a number, or add it to the file"
         );
         nspod_testkit::assert_refused(find("web:nginx", &roots), "nginx");
         nspod_testkit::assert_refused(find("", &roots), "\"\"");

@@ -52,7 +52,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`InvalidSpec`](crate::ErrorKind::InvalidSpec) names the invalid field;
-    /// [`Namespace`](crate::ErrorKind::Namespace) a namespace that cannot be joined.
+    /// a namespace that cannot be joined ([`Error::step`] is `namespace`).
     pub fn new(spec: &Spec, handles: Handles) -> Result<Plan, Error> {
         Plan::on(spec, &Host::detect(spec)?, handles)
     }

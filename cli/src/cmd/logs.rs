@@ -26,7 +26,9 @@ pub(crate) struct LogsArgs {
 pub(crate) fn logs(args: &LogsArgs) -> Result<()> {
     let entry = Store::open()?.find(&args.id)?;
     let mut file = open(&entry)?;
-    let failed = |e: std::io::Error| Error::new(format!("cannot read the log of {}: {e}", entry.id()));
+    let failed = |e: std::io::Error| {
+        Error::io_call(&format!("read the log of {}", entry.id()), "read", &e).on(entry.id())
+    };
     if let Some(lines) = args.tail {
         let start = start_of_last(&mut file, lines).map_err(failed)?;
         file.seek(SeekFrom::Start(start)).map_err(failed)?;

@@ -238,7 +238,7 @@ impl RunArgs {
         }
         if self.detach {
             let log = self.open_log(entry)?;
-            let copy = log.try_clone().map_err(|e| Error::new(format!("cannot share the log: {e}")))?;
+            let copy = log.try_clone().map_err(|e| Error::io_call("duplicate the log", "fcntl", &e))?;
             command.stdin(Stdio::Null).stdout(log).stderr(copy);
             command.exit_file(entry.dir().create(EXIT)?);
         } else if !self.process.interactive && !self.process.tty {
@@ -270,7 +270,7 @@ impl RunArgs {
             created: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             runner: if self.detach { None } else { Some(ProcessId::current()?) },
             remove: self.rm || !(self.detach || self.keep),
-            log: log.map_err(|e| Error::new(format!("cannot tell where the log is: {e}")))?,
+            log: log.map_err(|e| Error::io_call("resolve the path of the log", "getcwd", &e))?,
             stop_signal: self.stop_signal,
         })
     }

@@ -1,4 +1,4 @@
-//! System calls that containers are made with.
+//! Checks the system calls that a start needs.
 
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use ns_core::{Kinds, Pidfd};
@@ -21,7 +21,7 @@ pub(super) fn check(privileged: bool) -> Group {
         Err(e) => group.add(
             "PIDFD_GET_INFO",
             Mark::Limited,
-            format!("{e}; how a process ended that another waits for is then noted by the init alone"),
+            format!("{e}; the exit status of a detached container is known only with --init"),
         ),
     }
     group.tried("overlayfs", Mark::Limited, trial::overlay(privileged));
@@ -32,7 +32,7 @@ pub(super) fn check(privileged: bool) -> Group {
     group
 }
 
-/// A program that sees `/` read-only, all the way down, at `/tmp`.
+/// A program with a recursive read-only bind mount.
 fn read_only_bind(privileged: bool) -> Spec {
     let mut spec = Spec::bare("/proc/self/exe");
     spec.process.args = trial::nothing();
@@ -60,7 +60,7 @@ fn openat2_in_root() -> Result<()> {
     })
 }
 
-/// Whether the end of a process can be learnt from its pidfd by who is not its parent.
+/// Whether a pidfd tells the exit status to a process that is not the parent (since Linux 6.15).
 fn exit_info() -> Result<()> {
     let path = std::path::Path::new("/proc/self/exe");
     let mut child = std::process::Command::new(path)

@@ -1,4 +1,4 @@
-//! How much can be limited, and what else cgroups do here.
+//! Checks the cgroup hierarchy, its controllers, and a container's cgroup.
 
 use std::path::Path;
 
@@ -45,14 +45,14 @@ fn layout(group: &mut Group, host: &Hierarchy) {
             "layout",
             Mark::Limited,
             format!(
-                "{text}: what v1 hierarchies hold is not to be had; start the kernel with cgroup_no_v1=all \
+                "{text}: controllers of v1 hierarchies are unavailable; start the kernel with cgroup_no_v1=all \
                  or systemd.unified_cgroup_hierarchy=1"
             ),
         ),
         Layout::Legacy => group.add(
             "layout",
             Mark::Missing,
-            format!("{text}: there are v1 hierarchies alone; start the kernel with systemd.unified_cgroup_hierarchy=1"),
+            format!("{text}: there are only v1 hierarchies; start the kernel with systemd.unified_cgroup_hierarchy=1"),
         ),
         Layout::None => group.add(
             "layout",
@@ -70,7 +70,7 @@ fn options(group: &mut Group, host: &Hierarchy) {
     for (option, loss) in [
         (
             "nsdelegate",
-            "a container with a cgroup namespace may change its own limits where it can write them",
+            "a container with a cgroup namespace can change its own limits if it can write the files",
         ),
         ("memory_recursiveprot", "a pod's memory.min and memory.low do not reach its containers"),
     ] {
@@ -98,7 +98,7 @@ fn pressure(group: &mut Group) {
     group.add("pressure (PSI)", Mark::Limited, format!("stalls are not measured; {why}"));
 }
 
-/// A container that waits to be started, in a cgroup of its own.
+/// Creates a held container with its own cgroup.
 fn held() -> Result<Container> {
     let mut spec = Spec::bare("/proc/self/exe");
     spec.process.args = trial::nothing();
@@ -111,14 +111,14 @@ fn held() -> Result<Container> {
     match delegate::find("nspod", Move::Nothing) {
         Err(e) => Err(e.into()),
         Ok(found) => {
-            let why = format!("no cgroup can be made in {}", found.base.path().display());
+            let why = format!("cannot create a cgroup in {}", found.base.path().display());
             let _ = found.base.remove();
             Err(Error::new(why))
         }
     }
 }
 
-/// What can be done with a container's cgroup.
+/// Checks what works with a container's cgroup.
 fn within(group: &mut Group, host: &Hierarchy, container: &Container) {
     let Some(cgroup) = container.cgroup() else { return };
     let parent = cgroup.path().parent().unwrap_or(Path::new("/"));
@@ -133,7 +133,7 @@ fn within(group: &mut Group, host: &Hierarchy, container: &Container) {
         if !reaches && matches!(controller, Controller::Cpu | Controller::Memory | Controller::Pids) {
             let at = parent.display();
             let why = format!(
-                "the host has it, but it is not handed down to {at}; have no process in the cgroups above, and \
+                "the host has it, but it is not enabled for {at}; move the processes out of the cgroups above, and \
                  write +{controller} to their cgroup.subtree_control"
             );
             group.add(format!("{controller} in containers"), Mark::Limited, why);
@@ -150,7 +150,7 @@ fn within(group: &mut Group, host: &Hierarchy, container: &Container) {
             "swap is not limited; use a kernel with CONFIG_SWAP, without swapaccount=0",
         );
     }
-    // Last, for it ends the container.
+    // The last check, because it ends the container.
     match cgroup.path().join("cgroup.kill").exists() {
         true => group.tried("cgroup.kill", Mark::Limited, cgroup.kill()),
         false => group.add(

@@ -1,4 +1,4 @@
-//! Each kind of namespace, and the ids that user namespaces may map.
+//! Checks each kind of namespace, and the ids that user namespaces may map.
 
 use std::path::Path;
 
@@ -23,14 +23,14 @@ pub(super) fn check(privileged: bool) -> Group {
     group
 }
 
-/// How many there may be.
+/// Returns the limit on namespaces of a kind per user.
 fn limit(kind: Kind) -> String {
     let path = format!("/proc/sys/user/max_{kind}_namespaces");
     let limit = std::fs::read_to_string(path).unwrap_or_default();
-    if limit.is_empty() { String::new() } else { format!("at most {} a user", limit.trim()) }
+    if limit.is_empty() { String::new() } else { format!("at most {} per user", limit.trim()) }
 }
 
-/// What an ordinary user may map beyond its own ids.
+/// Checks which ids a caller without privileges may map besides its own.
 fn ranges(group: &mut Group) {
     for (ids, file, option) in [(Ids::Uid, "/etc/subuid", "uids"), (Ids::Gid, "/etc/subgid", "gids")] {
         match SubIds::of_caller(ids) {
@@ -42,7 +42,7 @@ fn ranges(group: &mut Group) {
                 file,
                 Mark::Limited,
                 format!(
-                    "no ids for this user, so containers have a single one; \
+                    "no ids for this user, so containers have a single id; \
                      as root: usermod --add-sub{option} 100000-165535 USER"
                 ),
             ),
@@ -56,7 +56,7 @@ fn ranges(group: &mut Group) {
             None => group.add(
                 program,
                 Mark::Limited,
-                "it is not on PATH, so the ids of /etc/subuid and /etc/subgid cannot be used; \
+                "not on PATH, so the ids of /etc/subuid and /etc/subgid cannot be used; \
                  on Debian and Ubuntu: apt install uidmap",
             ),
         }
@@ -66,7 +66,7 @@ fn ranges(group: &mut Group) {
         group.add(
             "AppArmor",
             Mark::Limited,
-            "kernel.apparmor_restrict_unprivileged_userns is 1, which takes the capabilities from new user \
+            "kernel.apparmor_restrict_unprivileged_userns is 1, which removes the capabilities in new user \
              namespaces; as root: sysctl kernel.apparmor_restrict_unprivileged_userns=0",
         );
     }
