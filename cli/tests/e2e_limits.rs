@@ -124,7 +124,7 @@ fn a_limit_of_the_hosts_that_is_missing_is_no_silence() {
         let name = (controller & all).to_string();
         let said = format!("nspod: {file} cannot be enforced here: the {name} controller is ");
         assert!(strict.err.starts_with(&said), "{}", strict.err);
-        assert!(strict.err.ends_with("; or start it without by --lax-limits\n"), "{}", strict.err);
+        assert!(strict.err.ends_with("; or use --lax-limits to start without it\n"), "{}", strict.err);
         assert!(
             lax.err.starts_with(&format!("nspod: {file} is not enforced: the {name} controller is ")),
             "{}",

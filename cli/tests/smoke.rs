@@ -227,7 +227,7 @@ fn a_limit_that_cannot_be_had_starts_nothing_unless_lax() {
     let strict = nspod(&["run", "-m", "64m", "echo", "started"]);
     assert_eq!((strict.status.code(), out(&strict).as_str()), (Some(125), ""));
     assert!(err(&strict).starts_with("nspod: memory.max cannot be enforced here: the memory controller is "));
-    assert!(err(&strict).ends_with("; or start it without by --lax-limits\n"));
+    assert!(err(&strict).ends_with("; or use --lax-limits to start without it\n"));
     let lax = nspod(&["run", "--lax-limits", "-m", "64m", "echo", "started"]);
     assert_eq!((lax.status.code(), out(&lax).as_str()), (Some(0), "started\n"));
     assert!(err(&lax).starts_with("nspod: memory.max is not enforced: the memory controller is "));

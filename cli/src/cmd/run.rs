@@ -217,7 +217,7 @@ impl RunArgs {
                     spec.limits = Default::default();
                 }
                 Err(e) if e.kind() == ErrorKind::Unenforceable => {
-                    return Err(Error::from(e).hint("or start without it by --lax-limits"));
+                    return Err(Error::from(e).hint("or use --lax-limits to start without it"));
                 }
                 Err(e) => {
                     if e.kind() == ErrorKind::AlreadyExists && e.step() == Some("cgroup") {
