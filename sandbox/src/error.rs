@@ -272,11 +272,11 @@ impl Error {
         self.0.field.as_deref()
     }
 
-    /// Returns the name of the step that failed: [`Step::name`] of a step of the child, or `clone`,
+    /// Returns the name of the step that failed: [`PlannedStep::name`] of a step of the child, or `clone`,
     /// `id-maps`, `cgroup`, `limits`, `namespace`, `process`, `proc`, `pod`, `store` or `setup` for
     /// what this process does before and after those.
     ///
-    /// [`Step::name`]: crate::step::Step::name
+    /// [`PlannedStep::name`]: crate::PlannedStep::name
     pub fn step(&self) -> Option<&str> {
         self.0.step.as_deref()
     }

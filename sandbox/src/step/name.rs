@@ -2,11 +2,24 @@
 
 use std::ffi::CStr;
 
-use super::{Lsm, Place, Step, What};
+use super::{Lsm, Place, PlannedStep, Step, What};
+
+impl PlannedStep<'_> {
+    /// Returns the stable name of the step, such as `mount`, `sysctl` or `exec`: the `step` of an error.
+    /// The [`Display`](std::fmt::Display) form is for people and can be reworded.
+    pub fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    /// Returns the object of the step: a path in the container, for a bind mount the source on the
+    /// host; a program; or a name. `None` if the step changes the process itself.
+    pub fn object(&self) -> Option<String> {
+        self.0.object()
+    }
+}
 
 impl Step {
-    /// Returns the stable name of the step, `mount`. The [`Display`](std::fmt::Display) form is for
-    /// people and can be reworded.
+    /// See [`PlannedStep::name`].
     pub fn name(&self) -> &'static str {
         match self {
             Step::JoinFd { .. } | Step::JoinPidfd { .. } => "join-namespace",
@@ -59,8 +72,7 @@ impl Step {
         }
     }
 
-    /// Returns what the step acts on: a path in the container, or for a bind mount the source on
-    /// the host; a program; or a name. `None` if it acts on the process itself.
+    /// See [`PlannedStep::object`].
     pub fn object(&self) -> Option<String> {
         let text = |text: &CStr| Some(text.to_string_lossy().into_owned());
         match self {
