@@ -23,7 +23,9 @@ use crate::store::{self, Dir};
 
 /// A running container.
 ///
-/// Dropping it kills every process in it and removes its cgroup; [`detach`](Self::detach) keeps it.
+/// Dropping it kills every process in it and removes its cgroup, unless
+/// [`Command::kill_on_drop`](crate::Command::kill_on_drop) was set to `false`. If the processes take
+/// longer than 200 ms to end, a thread completes the removal. [`detach`](Self::detach) keeps it.
 #[derive(Debug)]
 pub struct Container {
     pub(crate) process: Arc<ChildProcess>,
@@ -33,10 +35,11 @@ pub struct Container {
     pub(crate) reaped_by: Vec<ReapList>,
     pub(crate) cgroup: Option<ContainerCgroup>,
     pub(crate) origin: Origin,
-    pub(crate) exit_file: Option<File>,
+    pub(crate) exit_file: Option<Arc<File>>,
     pub(crate) held: Option<Held>,
     /// Set by [`kill`](Container::kill); `delete` need not kill again.
     pub(crate) killed: AtomicBool,
+    pub(crate) kill_on_drop: bool,
     pub(crate) started: Instant,
     pub(crate) outcome: Option<Outcome>,
     /// Its standard input, if it was piped.
@@ -133,7 +136,7 @@ impl Container {
         let Origin::Plan(plan) = &self.origin else {
             return Err(Error::new(ErrorKind::State, "the container was opened, so it has been started"));
         };
-        let exit_file = self.exit_file.as_ref().filter(|_| plan.spec.init);
+        let exit_file = self.exit_file.as_deref().filter(|_| plan.spec.init);
         held.start(plan, self.pidfd(), exit_file).map_err(|e| explain(e, self.cgroup.as_ref()))
     }
 
@@ -171,7 +174,7 @@ impl Container {
         let (status, usage) = match end {
             // A signal that ended the program cannot end the init, so the init notes the status in a file.
             End::Reaped(exit) => {
-                let noted = self.exit_file.as_mut().and_then(init::read_exit);
+                let noted = self.exit_file.as_deref().and_then(init::read_exit);
                 (noted.unwrap_or(exit.status), Some(exit.usage))
             }
             End::Foreign => (self.foreign_status()?, None),
@@ -299,6 +302,10 @@ impl Container {
 
     /// Drops the handle and keeps the container. A held one stays held while this program lives.
     pub fn detach(mut self) {
+        self.release();
+    }
+
+    fn release(&mut self) {
         if let Some(cgroup) = self.cgroup.take() {
             cgroup.leave();
         }
@@ -317,6 +324,15 @@ impl Container {
     }
 
     fn clear(&mut self) -> Result<(), Error> {
+        let ended = self.end();
+        match self.cgroup.take() {
+            Some(cgroup) => ended.and(cgroup.remove()),
+            None => ended,
+        }
+    }
+
+    /// Kills the container's processes and reaps the first.
+    fn end(&mut self) -> Result<(), Error> {
         self.held = None;
         let mut result = Ok(());
         if self.outcome.is_none() {
@@ -327,17 +343,18 @@ impl Container {
             reap::reap(self.process.clone(), &self.reaps);
             self.outcome = Some(Outcome::unknown());
         }
-        match self.cgroup.take() {
-            Some(cgroup) => result.and(cgroup.remove()),
-            None => result,
-        }
+        result
     }
 }
 
 impl Drop for Container {
     fn drop(&mut self) {
         match self.origin {
-            Origin::Plan(_) => _ = self.clear(),
+            Origin::Plan(_) if self.kill_on_drop => {
+                let _ = self.end();
+                self.cgroup.take().map_or((), ContainerCgroup::remove_soon);
+            }
+            Origin::Plan(_) => self.release(),
             Origin::Record { .. } => self.cgroup.take().map_or((), ContainerCgroup::leave),
         }
     }

@@ -24,7 +24,9 @@ impl Container {
     /// # Errors
     /// The container has ended.
     pub fn exec(&self, program: impl AsRef<OsStr>) -> Result<Command, Error> {
-        let mut command = exec(self.pidfd(), self.pid(), self.spec(), self.cgroup_path(), program)?;
+        let mut exec = Exec::new(self.pid(), self.pidfd(), self.spec());
+        exec.cgroup = self.cgroup_path();
+        let mut command = exec.command(program)?;
         for list in self.reaped_by.iter().chain([&self.reaps]) {
             command.reaped_by(list);
         }
@@ -32,22 +34,58 @@ impl Container {
     }
 }
 
-/// Returns a command for a further process in the container of `pid`, with the container's spec and
-/// cgroup. If that cgroup is gone or cannot hold processes, the command starts in the cgroup that
-/// `pid` is in by then.
+/// Builds a command for a further process in a container that another program started. For a
+/// [`Container`] of this program use [`Container::exec`].
 ///
-/// # Errors
-/// The process has ended.
-pub fn exec(
-    pidfd: &Pidfd,
+/// ```no_run
+/// use nspod_sandbox::{Exec, ns_core::Pidfd, spec::Spec};
+/// # let (pid, spec) = (42, Spec::new("true"));
+/// let process = Pidfd::open(pid)?;
+/// let cgroup = "/sys/fs/cgroup/web".as_ref();
+/// let outcome = Exec::new(pid, &process, &spec).cgroup(cgroup).command("id")?.status()?;
+/// # Ok::<(), nspod_sandbox::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Exec<'a> {
     pid: i32,
-    container: &Spec,
-    cgroup: Option<&Path>,
-    program: impl AsRef<OsStr>,
+    process: &'a Pidfd,
+    container: &'a Spec,
+    cgroup: Option<&'a Path>,
+}
+
+impl<'a> Exec<'a> {
+    /// Joins the container of this process, which is described by its pid, its pidfd and the spec of
+    /// the container. The further process gets the spec's user, environment, capabilities and
+    /// system-call filter.
+    pub fn new(pid: i32, process: &'a Pidfd, container: &'a Spec) -> Exec<'a> {
+        Exec { pid, process, container, cgroup: None }
+    }
+
+    /// Starts the process in this cgroup, the directory of the container's. If it is gone or cannot
+    /// hold processes, the process starts in the cgroup that the container's first process is in by
+    /// then. By default the process starts in the caller's cgroup.
+    #[must_use]
+    pub fn cgroup(mut self, cgroup: &'a Path) -> Exec<'a> {
+        self.cgroup = Some(cgroup);
+        self
+    }
+
+    /// Returns the command. Its first argument is the program.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ProcessEnded`](crate::ErrorKind::ProcessEnded): the process has ended. `EMFILE`.
+    pub fn command(self, program: impl AsRef<OsStr>) -> Result<Command, Error> {
+        exec(self, program.as_ref())
+    }
+}
+
+fn exec(
+    Exec { pid, process: pidfd, container, cgroup }: Exec<'_>,
+    program: &OsStr,
 ) -> Result<Command, Error> {
     let namespaces = join::namespaces_of(pid, pidfd)?;
     let mut process = container.process.clone();
-    process.args = vec![program.as_ref().into()];
+    process.args = vec![program.into()];
     process.terminal = None;
     let spec = Spec { process, namespaces, root: Root::Host, ..Spec::default() };
     let mut command = Command::from_spec(spec);

@@ -91,6 +91,7 @@ impl Container {
             exit_file: None,
             held: None,
             killed: AtomicBool::new(false),
+            kill_on_drop: true,
             started: Instant::now(),
             outcome: None,
             stdin: None,
