@@ -352,7 +352,9 @@ impl Drop for Container {
         match self.origin {
             Origin::Plan(_) if self.kill_on_drop => {
                 let _ = self.end();
-                self.cgroup.take().map_or((), ContainerCgroup::remove_soon);
+                if let Some(cgroup) = self.cgroup.take() {
+                    cgroup.remove_soon();
+                }
             }
             Origin::Plan(_) => self.release(),
             Origin::Record { .. } => self.cgroup.take().map_or((), ContainerCgroup::leave),
