@@ -191,7 +191,7 @@ impl Command {
 
     /// Resource limits of the container's cgroup. [`spawn`](Self::spawn) refuses them where the
     /// container has no cgroup of its own: after [`no_cgroup`](Self::no_cgroup),
-    /// [`cgroup_inside`](Self::cgroup_inside), [`Command::bare`] and [`exec`](crate::exec).
+    /// [`cgroup_inside`](Self::cgroup_inside), [`Command::bare`] and [`Container::exec`](crate::Container::exec).
     pub fn limits(&mut self, limits: Limits) -> &mut Self {
         self.spec_mut().limits = limits;
         self

@@ -244,8 +244,8 @@ fn rm(args: &PodRmArgs) -> Result<()> {
                 store.remove(&entry, &lock)?;
             }
         }
-        pods.remove(&pod.name())?;
-        output::line(&pod.name())
+        pods.remove(pod.name())?;
+        output::line(pod.name())
     })
 }
 

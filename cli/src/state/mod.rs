@@ -1,5 +1,5 @@
 //! The containers and pods that other invocations made: an entry for each in a
-//! [store](nspod_sandbox::store) under `/run/nspod` or `$XDG_RUNTIME_DIR/nspod`.
+//! [store] under `/run/nspod` or `$XDG_RUNTIME_DIR/nspod`.
 //!
 //! A container has no record until its first process runs. An invocation that is killed before
 //! leaves an entry without a record; the cgroup of the container is then found by its name.
