@@ -238,7 +238,7 @@ fn a_mount_that_cannot_be_shown_so_is_an_error_with_its_cures() {
     let run = |args: &[&str]| apart(script, &args.iter().map(|arg| arg.to_string()).collect::<Vec<_>>());
     let output = run(&["true"]);
     assert_eq!(output.code(), 125, "{output:?}");
-    for part in ["lowerdir=/mnt/d", "--host-sockets", "--tmpfs", "two overlays already"] {
+    for part in ["lowerdir=/mnt/d", "--host-sockets", "--tmpfs", "already on two overlays"] {
         assert!(output.err.contains(part), "{part}: {}", output.err);
     }
     for cure in

@@ -256,7 +256,7 @@ mod tests {
         let found = replace(&|| drop(std::os::unix::net::UnixListener::bind(&passwd).unwrap()));
         assert_eq!(found.unwrap_err(), not_regular);
         let found = replace(&|| std::fs::File::create(&passwd).unwrap().set_len(MOST + 1).unwrap());
-        assert!(found.unwrap_err().contains("at most 16777216 are read"));
+        assert!(found.unwrap_err().contains("more than the maximum of 16777216"));
         // A regular file: read(2) waits for messages of the kernel.
         let file = open("/proc/kmsg", OFlag::O_PATH, Mode::empty()).unwrap();
         assert_eq!(read_regular(&file, &passwd).unwrap(), "");
