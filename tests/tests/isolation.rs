@@ -1,17 +1,18 @@
-//! The isolation matrix. In each row one container attacks another. Where both have their own
-//! namespace of the row's kind the attack fails; where they share it, and all else is as before,
-//! it succeeds: the negative control, without which a failure would show nothing.
+//! The isolation matrix. In each test one container attacks another.
 //!
-//! The troubles that limits stop (memory, processes, processor time) are in `limits.rs`.
+//! The attack fails if both have their own namespace of the tested kind. It succeeds if they share the namespace
+//! and everything else is equal. This negative control shows that the attack works.
+//!
+//! `limits.rs` tests attacks that limits stop (memory, processes, processor time).
 
 use ns_core::{IdMap, Kind, Kinds, TimeOffsets};
 use nspod_sandbox::spec::{Capabilities, IdMaps, Namespace, Seccomp};
 use nspod_sandbox::{Command, Pod, PodSpec};
 use nspod_tests::{Cell, GONE, Reply, join, lane, pod, unique};
 
-/// Two containers of a pod that shares these kinds; each made by `edit`.
+/// Two containers of a pod that shares these kinds. `edit` changes the command of each.
 struct Pair {
-    // Dropped first: a tracer that lives on keeps its victim's end from everyone else.
+    // Dropped first: a living tracer would hide the victim's end from other processes.
     attacker: Cell,
     victim: Cell,
     _pod: Pod,
@@ -29,7 +30,7 @@ impl Pair {
     }
 }
 
-/// Makes the attack apart and together.
+/// Runs the attack without and with the shared namespace.
 fn row(kind: Kind, capabilities: &str, attack: impl Fn(&mut Cell, &mut Cell) -> bool) {
     if !lane::root() {
         return;
@@ -45,8 +46,8 @@ fn row(kind: Kind, capabilities: &str, attack: impl Fn(&mut Cell, &mut Cell) -> 
     }
 }
 
-/// The pid that the attacker should use: the victim's own idea of it, or the host's, neither of
-/// which means the victim in another pid namespace.
+/// The pids that the attacker tries: the victim's own pid, and its pid on the host. Neither identifies the victim
+/// in another pid namespace.
 fn pids(victim: &mut Cell) -> [i32; 2] {
     [victim.order("pid").unwrap().parse().unwrap(), victim.container.pid()]
 }
@@ -55,10 +56,10 @@ fn pids(victim: &mut Cell) -> [i32; 2] {
 fn signals_reach_nobody_in_another_pid_namespace() {
     row(Kind::Pid, "", |victim, attacker| {
         for pid in pids(victim) {
-            // Its own pid 1 is what the attacker finds by that number: not to be killed by itself.
+            // Pid 1 is the attacker itself, which must not kill itself.
             let _ = attacker.order(&format!("kill {pid} 9"));
         }
-        // And everyone that it can see.
+        // Add every process that the attacker can see.
         let _ = attacker.order("kill -1 9");
         victim.order("ping") == Err(GONE)
     });
@@ -79,7 +80,7 @@ fn memory_is_read_of_nobody_in_another_pid_namespace() {
         let at = victim.order("secret").unwrap();
         let elsewhere = |pid| [own, hosts].contains(&pid);
         let mut read = |order: &str, pid: i32| {
-            // A pid that means the attacker itself would yield the attacker's own secret.
+            // A pid of the attacker itself would yield the attacker's own secret.
             let itself = attacker.order("pid").unwrap() == pid.to_string();
             !itself
                 && elsewhere(pid)
@@ -106,7 +107,7 @@ fn memory_is_written_of_nobody_in_another_pid_namespace() {
     });
 }
 
-/// One makes a thing under a name and another finds it, or not.
+/// One container creates an object under a name, and the other tries to find it.
 fn found(victim: &mut Cell, attacker: &mut Cell, what: &str, name: &str) -> bool {
     victim.order(&format!("{what} make {name}")).unwrap();
     attacker.order(&format!("{what} read {name}")).is_ok()
@@ -137,7 +138,7 @@ fn abstract_sockets_stay_in_their_net_namespace() {
 fn localhost_is_each_net_namespaces_own() {
     row(Kind::Net, "", |victim, attacker| {
         victim.order("tcp listen 4711").unwrap();
-        // The same port is free elsewhere, and taken here.
+        // The same port is free in another namespace, and in use in a shared one.
         let connected = attacker.order("tcp connect 4711").is_ok();
         assert_eq!(attacker.order("tcp listen 4711").is_err(), connected);
         connected
@@ -171,7 +172,7 @@ fn files_are_written_in_ones_own_mnt_namespace_alone() {
             attacker.order(&format!("write {dir}/note text")).unwrap();
             all.push(victim.order(&format!("read {dir}/note")).as_deref() == Ok("text"));
         }
-        // And the host's own files by nobody.
+        // No container can write to the host's own files.
         assert_eq!(attacker.order("write /usr/note text"), Err(libc::EROFS));
         assert_eq!(attacker.order("write /etc/hostname text"), Err(libc::EROFS));
         assert!(all.iter().all(|seen| *seen == all[0]), "{all:?}");
@@ -200,10 +201,13 @@ fn clocks_with_an_offset_are_their_time_namespaces_own() {
         let clock = |cell: &mut Cell| cell.order("clock").unwrap().parse::<i64>().unwrap();
         let apart = clock(&mut pair.victim) - clock(&mut pair.attacker);
         assert_eq!(apart < 500_000, shared, "{apart} s apart");
-        // Nobody can move them any more, neither the victim's nor those of the attacker's own.
-        for pid in pids(&mut pair.victim).into_iter().map(|pid| pid.to_string()).chain(["self".into()]) {
-            let order = format!("write /proc/{pid}/timens_offsets monotonic\u{a0}5\u{a0}0");
-            assert!(pair.attacker.order(&order).is_err());
+        // The attacker can change neither the victim's offsets nor its own. The victim's pid on the host does not exist
+        // in the attacker's pid namespace.
+        let [inside, outside] = pids(&mut pair.victim).map(|pid| pid.to_string());
+        for (pid, errno) in [(inside, libc::EPERM), (outside, libc::ENOENT), ("self".into(), libc::EPERM)] {
+            // The kernel accepts any white space. A space would separate words of the order.
+            let order = format!("write /proc/{pid}/timens_offsets monotonic\t5\t0");
+            assert_eq!(pair.attacker.order(&order), Err(errno), "{order}");
         }
     }
 }
@@ -221,11 +225,11 @@ fn setting_the_clock_is_refused_without_the_capability_and_not_with_it() {
         let mut cell = Cell::start(&mut command).unwrap();
         [cell.order("set-tick"), cell.order("set-monotonic")]
     };
-    // What is asked for is impossible, so that the control changes no clock: with the right to
-    // ask, the answer is EINVAL.
+    // The requested value is invalid, so that the control changes no clock. With the capability the call fails with
+    // EINVAL.
     assert_eq!(try_it(0)[0], Err(libc::EPERM));
     assert_eq!(try_it(Capabilities::bit("sys_time").unwrap())[0], Err(libc::EINVAL));
-    // The monotonic clock is set by nobody.
+    // No process can set the monotonic clock.
     assert_eq!(try_it(Capabilities::bit("sys_time").unwrap())[1], Err(libc::EINVAL));
 }
 
@@ -239,7 +243,7 @@ fn users_are_their_user_namespaces_own_and_reach_neither_each_others_processes_n
     if !lane::root() {
         return;
     }
-    // All are in the host's pid namespace, to be able to name each other.
+    // All are in the host's pid namespace, so that they can address each other.
     let shared = tempfile::tempdir().unwrap();
     let path = shared.path().join("open");
     std::fs::create_dir(&path).unwrap();
@@ -255,7 +259,7 @@ fn users_are_their_user_namespaces_own_and_reach_neither_each_others_processes_n
             Cell::start(&mut command).unwrap()
         };
         let (mut victim, mut attacker) = (cell(300_000), cell(if together { 300_000 } else { 400_000 }));
-        // Each is root to itself, and another ordinary user to the host.
+        // Each is root inside, and a different ordinary user on the host.
         assert_eq!(victim.order("uid").as_deref(), Ok("0"));
         let host_uid = |cell: &Cell| {
             use std::os::unix::fs::MetadataExt;
@@ -263,7 +267,7 @@ fn users_are_their_user_namespaces_own_and_reach_neither_each_others_processes_n
         };
         assert_eq!(host_uid(&victim), 300_000);
         assert_eq!(host_uid(&victim) == host_uid(&attacker), together);
-        // Root's own process is beyond both.
+        // Neither can signal a process of the host's root.
         assert_eq!(attacker.order(&format!("kill {} 0", std::process::id())), Err(libc::EPERM));
 
         let name = if together { "b" } else { "a" };
@@ -294,7 +298,7 @@ fn a_cgroup_namespace_hides_where_in_the_hosts_tree_one_is_and_who_else_is_there
         let own = pair.attacker.order("read /proc/self/cgroup").unwrap();
         let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap().to_owned();
         assert_eq!(own == "/", !shared, "{own}");
-        // The parent's children: the victim among them, where it is to be seen.
+        // The children of the parent, which include the victim if it is visible.
         let parent = std::path::Path::new(&own).parent().map_or("".into(), |dir| dir.display().to_string());
         let names = pair.attacker.order(&format!("list /sys/fs/cgroup{parent}")).unwrap();
         assert_eq!(names.split(' ').any(|other| other == name), shared, "{names}");

@@ -1,5 +1,5 @@
-//! Pods: for every subset of kinds, exactly that is shared; each container has a cgroup of
-//! its own; containers come and go; and a pod that is deleted leaves nothing.
+//! Pods: for every subset of kinds, exactly these kinds are shared. Each container has its own cgroup. Containers
+//! come and go. A deleted pod leaves nothing behind.
 
 use std::process::Command as Process;
 
@@ -8,8 +8,8 @@ use nspod_sandbox::spec::Namespace;
 use nspod_sandbox::{Error, HoldBy, Pod, PodSpec};
 use nspod_tests::{Cell, join, lane, pod, unique};
 
-/// What a container stays in of the host's: its user namespace, where it shares a pid namespace
-/// that a user namespace of its own could not mount the /proc of.
+/// Namespaces that a container keeps from the host: the user namespace, if the container shares a pid namespace
+/// whose /proc its own user namespace could not mount.
 fn host_kinds(share: Kinds) -> Kinds {
     if share.contains(Kinds::PID) { Kinds::USER - share } else { Kinds::empty() }
 }
@@ -23,7 +23,7 @@ fn isolated(pod: &Pod, share: Kinds) -> Result<Cell, Error> {
     Cell::start(&mut command)
 }
 
-/// All 256; where the machine is slow a spread of them, with none, each alone, and all.
+/// All 256 subsets. On a slow machine only a selection: none, each single kind, and all.
 fn subsets() -> impl Iterator<Item = Kinds> {
     let chosen = |bits: &u32| !lane::is_slow() || bits.count_ones() <= 1 || bits.is_multiple_of(15);
     (0..256_u32).filter(chosen).map(|bits| {
@@ -96,7 +96,7 @@ fn containers_join_and_leave_while_the_pod_lives() {
             comes.container.delete().unwrap();
             assert_eq!(stays.order("ping").as_deref(), Ok("pong"));
         }
-        // The first may leave as well, and the pod is still there for the next.
+        // The first container can also leave, and the pod remains for the next one.
         stays.container.delete().unwrap();
         let mut last = isolated(&pod, share).unwrap();
         assert!(last.container.namespaces().unwrap().coincide(&shared).contains(share));
@@ -117,8 +117,9 @@ fn a_shared_pid_namespace_ends_with_its_holder_and_every_container_in_it() {
     )
     .unwrap();
     assert_eq!(a.container.wait().unwrap().status.shell_code(), 128 + libc::SIGKILL);
-    // And nobody can come any more: an error and not a hang.
-    assert!(Cell::start(&mut join(&pod).unwrap()).is_err());
+    // No container can join any more. The start fails and does not hang.
+    let error = Cell::start(&mut join(&pod).unwrap()).unwrap_err();
+    assert_eq!((error.failed_call(), error.raw_os_error()), (Some("clone"), Some(libc::ENOMEM)), "{error}");
 }
 
 #[test]
@@ -134,7 +135,7 @@ fn a_container_can_be_deleted_after_its_pod() {
     }
 }
 
-/// In a process of its own, since other tests here open and mount as well.
+/// Runs in its own process, because other tests of this file also open descriptors and mount file systems.
 #[test]
 fn deleting_leaves_no_process_cgroup_mount_pin_shared_memory_or_descriptor() {
     if !lane::root() {
