@@ -1,4 +1,5 @@
-//! What the kernel notes of a process beside who it is, read back from inside, as root.
+//! Attributes of a process other than its credentials (scheduling, affinity, keyrings, labels), as the process
+//! itself reads them. The tests run as root.
 #![allow(unsafe_code)]
 
 mod common;
@@ -12,7 +13,7 @@ use nspod_sandbox::spec::{
 };
 use nspod_sandbox::{Command, Container, Error, ErrorKind, ExitStatus, Host, Plan, Stdio};
 
-/// A container that runs this line of shell, its process changed.
+/// Returns a command for a container that runs this shell line with a modified process.
 fn shell(line: &str, change: impl FnOnce(&mut Process)) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", line]).stdin(Stdio::Null).stdout(Stdio::Piped);
@@ -35,7 +36,7 @@ fn output(command: &mut Command) -> String {
     text
 }
 
-/// The sentence that planning ends in.
+/// Returns the message of the error that planning returns.
 fn refusal(change: impl FnOnce(&mut Process)) -> String {
     let mut spec = Spec::new("true");
     change(&mut spec.process);
@@ -57,7 +58,7 @@ fn the_scheduling_policy_is_the_one_asked_for() {
     let line = "chrt -p $$";
     let text = output(&mut shell(line, |p| p.scheduler = Some(fifo)));
     assert!(text.contains("SCHED_FIFO") && text.ends_with("priority: 7"), "{text}");
-    // It takes no capability of the container's; and its children are ordinary again.
+    // The container needs no capability for this. Its children have the default scheduling again.
     let reset = Scheduler { flags: 1, ..fifo };
     let text = output(&mut shell("chrt -p $$; sh -c 'chrt -p $$; true'", |p| {
         p.scheduler = Some(reset);
@@ -68,7 +69,7 @@ fn the_scheduling_policy_is_the_one_asked_for() {
     let batch = Scheduler { nice: 5, ..scheduler(3) };
     let text = output(&mut shell("chrt -p $$; cut -d' ' -f19 /proc/$$/stat", |p| p.scheduler = Some(batch)));
     assert!(text.contains("SCHED_BATCH") && text.ends_with("\n5"), "{text}");
-    // Whoever has promised time may not fork, but for ordinary children.
+    // A process with SCHED_DEADLINE cannot fork, except with the flag that resets the scheduling of children.
     let deadline =
         Scheduler { flags: 1, runtime: 1_000_000, deadline: 50_000_000, period: 100_000_000, ..scheduler(6) };
     let text = output(&mut shell(line, |p| p.scheduler = Some(deadline)));
@@ -122,7 +123,7 @@ fn it_runs_on_the_processors_asked_for() {
     let line = "while read key value; do [ $key = Cpus_allowed_list: ] && echo $value; done < /proc/self/status; true";
     let text = output(&mut shell(line, |p| p.affinity = Some("0".parse().unwrap())));
     assert_eq!(text, "0");
-    // Those that are not there do not matter beside one that is.
+    // CPUs that do not exist are ignored if at least one CPU exists.
     let text = output(&mut shell(line, |p| p.affinity = Some("0,200-300".parse().unwrap())));
     assert_eq!(text, "0");
     let error = shell(line, |p| p.affinity = Some("9000".parse().unwrap())).spawn().unwrap_err();
@@ -180,7 +181,7 @@ fn a_session_keyring_of_its_own_is_joined_by_its_later_processes() {
     let line = "while read id rest; do case $rest in *_ses.attributes*) echo $id ${rest##*keyring};; esac; done < /proc/keys";
     let first = output(&mut shell(line, own));
     assert!(first.contains(&name), "{first}");
-    // Whoever has no keyring of its own does not possess another's.
+    // A process without its own keyring does not possess the keyring of another process.
     let mut held = shell("read line", own).stdin(Stdio::Piped).spawn().unwrap();
     let mut command = held.exec("sh").unwrap();
     command.args(["-c", line]).stdin(Stdio::Null).stdout(Stdio::Piped);
@@ -206,14 +207,14 @@ fn a_label_of_a_module_that_is_not_in_force_is_refused_by_its_field() {
         text.starts_with("process.selinux_label: \"a:b:c:s0\" cannot be set because SELinux is not"),
         "{text}"
     );
-    // What is so already, and nothing at all.
+    // The label that the process already has, and an empty label.
     let mut spec = Spec::new("true");
     spec.process.apparmor_profile = Some("unconfined".into());
     spec.process.selinux_label = Some(String::new());
     Plan::on(&spec, &Host { capabilities: u64::MAX, ..Host::default() }, Default::default()).unwrap();
 }
 
-/// By what the kernel says of a profile that is not loaded; where AppArmor is not in force nothing starts.
+/// The error for a profile that is not loaded proves that the label is written. Without AppArmor the start fails.
 #[test]
 fn a_label_is_written_for_the_program_or_the_start_fails() {
     if !nspod_testkit::root() {
@@ -221,7 +222,8 @@ fn a_label_is_written_for_the_program_or_the_start_fails() {
     }
     let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
     let in_force = enabled.is_ok_and(|text| text.starts_with('Y'));
-    // By the program itself, by the init, and by the file that is there before the program.
+    // The label is written by the program's process, by the init, and from a file that is opened before the program
+    // runs.
     for (init, own_root) in [(false, false), (true, false), (false, true)] {
         let mut spec = Spec::new("cat");
         spec.process.args.push("/proc/self/attr/current".into());
@@ -263,7 +265,7 @@ fn a_capability_that_the_caller_lacks_is_named() {
     if !nspod_testkit::root() {
         return;
     }
-    // Of a thread that has given it up.
+    // Start from a thread that has dropped the capability.
     let sentence = std::thread::spawn(|| {
         for set in [caps::CapSet::Effective, caps::CapSet::Permitted] {
             caps::drop(None, set, caps::Capability::CAP_SYS_TIME).unwrap();
@@ -329,7 +331,7 @@ fn a_filter_asks_whoever_holds_its_listener() {
                     made
                 };
                 if [libc::SYS_mkdir, libc::SYS_mkdirat].contains(&number) {
-                    // From here on nobody answers: every further question gets ENOSYS.
+                    // No process answers from here on: every further request gets ENOSYS.
                     return number;
                 }
             }
@@ -371,7 +373,7 @@ fn a_question_that_nobody_could_answer_is_refused() {
     on(&mut command, &["mkdir", "read"]).unwrap();
     let text = on(&mut command, &["mkdir", "write"]).unwrap_err().to_string();
     assert!(text.starts_with("process.seccomp: SCMP_ACT_NOTIFY of write would never be answered"), "{text}");
-    // The filter is loaded when ids and capabilities are set, with no_new_privs or without.
+    // The filter is loaded when ids and capabilities are set, with and without no_new_privs.
     on(&mut command, &["capset"]).unwrap();
     command.spec_mut().process.no_new_privs = false;
     on(&mut command, &["capset"]).unwrap();

@@ -1,5 +1,7 @@
-//! How many system calls a start makes, exactly: one more is a regression, one less is to be
-//! noted here. The test's program starts itself again under strace, which counts.
+//! Asserts the exact number of system calls of a start. One more is a regression. If a change saves calls, lower
+//! the number here.
+//!
+//! The test program runs itself again under strace, which counts the calls.
 
 mod common;
 
@@ -14,12 +16,12 @@ use nspod_sandbox::{Command, Pool, PoolOptions, Stdio};
 const BUSYBOX: &str = "/bin/busybox";
 const STAGE: &str = "NSPOD_TEST_CALLS";
 const ROOT: &str = "NSPOD_TEST_ROOT";
-/// Of the two that one start is the difference of.
+/// The cost of one start is the difference between these two numbers of starts.
 const STARTS: [usize; 2] = [2, 5];
-/// Those by which memory is managed come by the amount and not by the start.
+/// Calls for memory management depend on the amount of memory and not on the number of starts.
 const MEMORY: [&str; 7] = ["brk", "mmap", "mprotect", "mremap", "munmap", "madvise", "futex"];
 
-/// What is started. The program sleeps, so that its end is always waited for.
+/// Prepares the command to start. Its program sleeps, so that waiting for its end always blocks.
 fn command(what: &str, root: &Path) -> Command {
     let mut command = Command::bare(BUSYBOX);
     command.args(["sleep", "0.1"]).stdin(Stdio::Null).no_cgroup();
@@ -28,7 +30,7 @@ fn command(what: &str, root: &Path) -> Command {
         "five kinds" => {
             command.isolate(Kinds::FIVE);
         }
-        // What a container's file system takes: nine mounts, six nodes, five links.
+        // The file system of an ordinary container: nine mounts, six nodes, five links.
         "container" | "container with a cgroup" | "container with a pool" => {
             let root = Root::Dir { path: root.to_owned(), readonly: false };
             command.isolate(Kinds::FIVE).hostname("c").root(root);
@@ -46,7 +48,7 @@ fn command(what: &str, root: &Path) -> Command {
     command
 }
 
-/// Not a test by itself: what the tests below start under strace.
+/// Not a test itself: the tests below run this function under strace.
 #[test]
 fn the_stage() {
     let Ok(stage) = std::env::var(STAGE) else { return };
@@ -61,8 +63,8 @@ fn the_stage() {
         Some(container) => container.exec(BUSYBOX).unwrap(),
         None => command(what, Path::new(&root)),
     };
-    // It is refilled when half of it is taken, and so not here. What is left is not removed, which
-    // would differ by what was taken.
+    // The pool refills itself when half of it is taken, which does not happen here. The process exits without
+    // removing the rest, because the number of calls for that depends on the entries taken.
     let pool = || Pool::new(PoolOptions { size: 16, cgroups: false, ..PoolOptions::default() }).unwrap();
     if let Some(pool) = (what == "container with a pool").then(pool) {
         command.spec_mut().loopback = true;
@@ -78,10 +80,10 @@ fn the_stage() {
     }
 }
 
-/// The calls of the starter, and of the started up to its program, both by name.
+/// Calls of the caller, and calls of the started processes up to the exec of the program, both by name.
 type Calls = [BTreeMap<String, i64>; 2];
 
-/// What so many starts call.
+/// Returns the calls of this many starts.
 fn traced(what: &str, starts: usize, root: &Path) -> Calls {
     let temp = tempfile::NamedTempFile::new().unwrap();
     let output = std::process::Command::new("strace")
@@ -96,13 +98,13 @@ fn traced(what: &str, starts: usize, root: &Path) -> Calls {
     assert!(output.status.success(), "{output:?}");
     let text = std::fs::read_to_string(temp.path()).unwrap();
     let lines = || text.lines().filter_map(|line| line.split_once(char::is_whitespace));
-    // A call that was interrupted by another process's line goes on in one of its own: `<... read`.
+    // strace continues a call that another process interrupted on a second line: `<... read`.
     let call = |rest: &str| {
         let (name, _) = rest.trim_start().split_once('(')?;
         (!name.starts_with('<')).then(|| name.to_owned())
     };
     let is_exec = |name: &str| matches!(name, "execve" | "execveat");
-    // Of each process the line of its last exec: what comes after it is the program's.
+    // The line of the last exec of each process. The calls after it belong to the program.
     let mut last = BTreeMap::new();
     for (at, (pid, rest)) in lines().enumerate() {
         if call(rest).is_some_and(|name| is_exec(&name)) {
@@ -112,15 +114,15 @@ fn traced(what: &str, starts: usize, root: &Path) -> Calls {
     let first = lines().next().unwrap().0;
     let mut calls = Calls::default();
     for (at, (pid, rest)) in lines().enumerate() {
-        // Threads of the test's program have no exec, and are the starter like the first.
+        // Other threads of the test program have no exec. Their calls count as the caller's.
         let started = pid != first && last.contains_key(pid);
         if started && at > last[pid] {
             continue;
         }
         let counts = |name: &String| match name.as_str() {
-            // A debug build looks at each descriptor that it closes.
+            // A debug build checks each descriptor that it closes.
             "fcntl" => started,
-            // One for each signal.
+            // One call for each signal number.
             "rt_sigaction" => false,
             name => !MEMORY.contains(&name),
         };
@@ -131,7 +133,7 @@ fn traced(what: &str, starts: usize, root: &Path) -> Calls {
     calls
 }
 
-/// What one start calls: the starter and the started.
+/// Returns the numbers of calls of one start: the caller's and the started processes'.
 fn counted(what: &str, root: &Path) -> ([i64; 2], String) {
     let [few, many] = STARTS.map(|starts| traced(what, starts, root));
     let more = (STARTS[1] - STARTS[0]) as i64;
@@ -174,8 +176,8 @@ fn a_start_makes_exactly_these_calls() {
         }
     }
     assert!(wrong.is_empty(), "calls of the starter and of the started:\n{wrong}");
-    // The cgroup: what it takes to make it, to start in it, to measure it and to remove it. Each
-    // level that counts its memory is read as well.
+    // With a cgroup: the calls that create it, start in it, measure it and remove it. Each ancestor with memory
+    // accounting is read as well.
     let (with, said) = counted("container with a cgroup", &image.path());
     let (without, _) = counted("container", &image.path());
     assert_eq!(with[1], without[1], "{said}");

@@ -1,4 +1,4 @@
-//! `Command` behaves as std's does where names agree, and errors have their data.
+//! `Command` behaves like `std::process::Command` where names agree, and errors carry data.
 
 mod common;
 
@@ -139,7 +139,7 @@ fn an_error_says_as_data_what_failed() {
     let json = serde_json::to_string(&report).unwrap();
     assert_eq!(serde_json::from_str::<nspod_sandbox::ErrorReport>(&json).unwrap(), report);
 
-    // The error of a lower crate is the source.
+    // The source is the error of the lower crate.
     let mut command = Command::new("true");
     command.namespace(
         ns_core::Kind::Net,

@@ -1,4 +1,4 @@
-//! What a single container is and does, on the real kernel, as root.
+//! Behaviour of a single container on the real kernel. The tests run as root.
 #![allow(unsafe_code)]
 
 mod common;
@@ -56,7 +56,7 @@ fn a_signal_that_ends_it_is_in_the_outcome() {
         command.spec_mut().init = init;
         let mut container = command.spawn().unwrap();
         assert!(container.wait_timeout(Duration::from_millis(1)).unwrap().is_none());
-        // Pid 1 takes from outside only what it cannot catch; the init forwards the rest.
+        // Pid 1 accepts only uncatchable signals from outside. The init forwards other signals.
         container.signal(if init { libc::SIGTERM } else { libc::SIGKILL }).unwrap();
         let signal = if init { libc::SIGTERM } else { libc::SIGKILL };
         assert_eq!(container.wait().unwrap().status, ExitStatus::Signaled { signal, core_dumped: false });
@@ -69,7 +69,7 @@ fn nothing_but_the_given_descriptors_reaches_the_program() {
     if !nspod_testkit::root() {
         return;
     }
-    // One that is not closed on exec, as a careless host program has.
+    // A descriptor without close-on-exec, as a careless host program has.
     let leak = std::fs::File::open("/etc").unwrap();
     nix::fcntl::fcntl(&leak, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
     for init in [false, true] {
@@ -81,7 +81,7 @@ fn nothing_but_the_given_descriptors_reaches_the_program() {
             "cd /proc/self/fd; for f in *; do readlink $f; done; echo; read line <&7; echo $line",
         );
         let (fds, line) = text.split_once("\n\n").unwrap();
-        // 0, 1, 2, 7, and what the shell's own glob and readlink open.
+        // Descriptors 0, 1, 2 and 7, and two that the shell's glob and readlink open.
         assert!(fds.lines().all(|l| !l.ends_with("/etc")), "{fds}");
         assert!(line.starts_with("root:"), "{line}");
     }
@@ -92,7 +92,7 @@ fn descriptors_may_swap_places() {
     if !nspod_testkit::root() {
         return;
     }
-    // Whatever numbers the two have, they are asked for at each other's.
+    // Each file is requested at the descriptor number of the other file.
     let (a, b) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
     (&a).write_all(b"a").unwrap();
     (&b).write_all(b"b").unwrap();
@@ -134,7 +134,7 @@ fn a_failed_start_leaves_no_cgroup_and_no_process() {
     if !nspod_testkit::root() {
         return;
     }
-    // Other tests of this process have children.
+    // Other tests of this program have children, so this test needs its own process.
     if in_own_process("a_failed_start_leaves_no_cgroup_and_no_process") {
         return;
     }
@@ -157,7 +157,8 @@ fn children() -> String {
     tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).unwrap()).collect()
 }
 
-/// Runs one test of this program in a process of its own. Returns whether that was done: if not, this is that process.
+/// Runs one test of this program in its own process. Returns `true` in the parent after the run, and `false` in
+/// that process.
 fn in_own_process(test: &str) -> bool {
     const VARIABLE: &str = "NSPOD_TEST_ALONE";
     if std::env::var_os(VARIABLE).is_some() {
@@ -225,7 +226,7 @@ fn the_standard_streams_are_given_to_the_user_as_the_spec_says() {
         assert_eq!(opened(owner, only_read(&file)), text, "{owner:?}");
         assert_eq!(std::os::unix::fs::MetadataExt::uid(&file.metadata().unwrap()), uid, "{owner:?}");
     }
-    // Root without the right to open what is another's needs to own it.
+    // Root without CAP_DAC_OVERRIDE can open the file only if it owns the file.
     let mut command = Command::new("sh");
     command.spec_mut().process.capabilities = Some(Capabilities::NONE);
     let file = readable();
@@ -572,7 +573,7 @@ fn limits_are_refused_by_name_where_nothing_would_enforce_them() {
     container.delete().unwrap();
 }
 
-/// What a builder has come to.
+/// Final state of a builder.
 fn take(command: &mut Command) -> Command {
     std::mem::replace(command, Command::new("true"))
 }
@@ -611,8 +612,8 @@ fn the_five_capability_sets_are_as_asked() {
             l.strip_prefix("Cap")?.split_once(":\t").map(|(_, v)| u64::from_str_radix(v, 16).unwrap())
         })
         .collect();
-    // Inheritable, permitted, effective, bounding, ambient; across execve an ordinary
-    // user keeps what is ambient.
+    // Inheritable, permitted, effective, bounding, ambient. An ordinary user keeps only the ambient capabilities
+    // across execve.
     let kill = bit("kill");
     assert_eq!(sets, [both, kill, kill, both | bit("chown"), kill], "{text}");
     assert!(text.starts_with("1234\n5678\n"), "{text}");
@@ -647,7 +648,7 @@ fn a_terminal_is_the_containers_own() {
     let mut terminal = container.terminal.take().unwrap();
     terminal.write_all(b"word\n").unwrap();
     let mut text = Vec::new();
-    // The other end closing is EIO here.
+    // Reading a terminal fails with EIO after the other end is closed.
     let _ = terminal.read_to_end(&mut text);
     let text = String::from_utf8(text).unwrap();
     for expected in ["/dev/pts/0", "33 99", "console", "got word"] {
@@ -664,7 +665,7 @@ fn a_held_container_starts_when_told() {
     let mut command = Command::new("sh");
     command.args(["-c", "echo ran"]).stdin(Stdio::Null).stdout(Stdio::Piped).hold();
     let mut container = command.spawn().unwrap();
-    // All is set up, and the program is not there yet.
+    // Setup is complete, and the program does not run yet.
     assert_ne!(NamespaceSet::current().unwrap(), container.namespaces().unwrap());
     assert!(container.wait_timeout(Duration::from_millis(1)).unwrap().is_none());
     container.start().unwrap();
@@ -738,7 +739,8 @@ fn the_callers_process_is_left_as_it_was() {
         return;
     }
     let look = || {
-        // Of the thread that starts it: another is about to make a thread, and holds signals back.
+        // Read the status of the thread that starts the container: another thread may block signals while it
+        // creates a thread.
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
         let kept: Vec<_> = status
             .lines()
@@ -757,7 +759,7 @@ fn the_callers_process_is_left_as_it_was() {
     command.spec_mut().process.umask = Some(0o77);
     output(&mut command, "true");
     assert_eq!(before, look());
-    // The kernel's mark of a change of ids goes when no other test's start is in flight.
+    // The process becomes dumpable again when no start of another test is in progress.
     let deadline = Instant::now() + Duration::from_secs(60);
     while !nix::sys::prctl::get_dumpable().unwrap() {
         assert!(Instant::now() < deadline, "this process stays undumpable");
@@ -806,7 +808,7 @@ fn waiting_for_a_container_reaps_the_guests_that_keep_it_from_ending() {
         let mut exec = container.exec("sleep").unwrap();
         let mut guest = exec.arg("1000").stdin(Stdio::Null).spawn().unwrap();
         drop(container.stdin.take());
-        // Its end kills the guest, whose handle is still here.
+        // The end of the container kills the guest, while its handle still exists.
         assert_eq!(container.wait().unwrap().status, ExitStatus::Exited(7));
         assert_eq!(guest.wait().unwrap().status.shell_code(), 128 + libc::SIGKILL);
         container.delete().unwrap();
@@ -868,7 +870,7 @@ fn the_supplementary_groups_of_the_caller_are_left() {
         return;
     }
     in_time(|| {
-        // Of this thread alone, by the raw call.
+        // The raw system call changes the groups of this thread only.
         // SAFETY: reads one gid.
         assert_eq!(unsafe { libc::syscall(libc::SYS_setgroups, 1, [42u32].as_ptr()) }, 0);
         for user in [None, Some(nspod_sandbox::spec::User::default())] {
@@ -887,7 +889,7 @@ fn a_host_whose_mounts_are_shared_sees_none_of_the_containers() {
     }
     in_time(|| {
         use nix::mount::{MsFlags, mount};
-        // A mount namespace of this thread's own, shared as systemd makes the host's.
+        // A mount namespace for this thread only, with shared mounts like systemd's.
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
@@ -929,8 +931,7 @@ fn an_image_that_names_its_runtime_as_interpreter_finds_the_sealed_init() {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     let mut command = Command::new("/bin/evil");
     command.root(Root::Dir { path: image.path(), readonly: true }).stdin(Stdio::Null);
-    // The init is given arguments that it does not understand, and says so by its code: the
-    // test's own program would have run its tests.
+    // The init rejects the unknown arguments with exit code 125. The test's own program would have run its tests.
     assert_eq!(command.status().unwrap().status, ExitStatus::Exited(125));
 }
 
@@ -989,20 +990,19 @@ fn a_container_that_joins_a_pid_namespace_sees_its_processes_and_no_others() {
     let mut container = command.spawn().unwrap();
     let mut text = String::new();
     container.stdout.take().unwrap().read_to_string(&mut text).unwrap();
-    // The sleeper and the shell. Others that were started there have had the numbers between.
+    // The sleeper and the shell. Processes that ended in between may have used the numbers between.
     let seen: Vec<u32> = text.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
     assert!(matches!(seen[..], [1, 2..10]), "{seen:?}");
     assert!(container.wait().unwrap().status.success());
 }
 
-/// Before Linux 6.3 it can.
 #[test]
 fn a_program_cannot_change_the_mode_of_the_init_that_starts_the_next() {
     if !nspod_testkit::root() {
         return;
     }
     const SETS: u64 = 1 << 3 /* CAP_FOWNER */ | 1 << 19 /* CAP_SYS_PTRACE */;
-    // Before Linux 6.3 it can change the mode of a file that is its own alone.
+    // Before Linux 6.3 the program can change the mode, but only of its container's own copy.
     for line in ["chmod 0 /proc/1/exe 2> /dev/null; true", "test -x /proc/1/exe"] {
         let mut command = Command::new("sh");
         command.args(["-c", line]);

@@ -1,4 +1,4 @@
-//! Containers that another program starts, and what is run on their way, as root.
+//! Held containers, which another program starts, and the hooks that run during their start. The tests run as root.
 
 mod common;
 
@@ -10,14 +10,14 @@ use nspod_sandbox::seccomp::{Action, Profile, Rule};
 use nspod_sandbox::spec::{Capabilities, Hook, Seccomp, Spec};
 use nspod_sandbox::{Command, Container, Error, ErrorKind, ExitStatus, Stdio, is_held, start_held};
 
-/// A container that runs this line of shell, and may write to the directory.
+/// Returns a command that runs this shell line.
 fn shell(line: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", line]).stdin(Stdio::Null);
     command
 }
 
-/// A hook that runs this line of shell.
+/// Returns a hook that runs this shell line.
 fn hook(line: &str, timeout: Option<u32>) -> Hook {
     Hook {
         path: "/bin/sh".into(),
@@ -33,7 +33,7 @@ fn held(command: &mut Command, directory: &Path) -> Container {
     container
 }
 
-/// A file outside of the container that its hooks can write to.
+/// A file outside the container that its hooks can write to.
 fn note(directory: &Path) -> String {
     directory.join("note").display().to_string()
 }
@@ -55,7 +55,7 @@ fn one_that_is_held_at_a_directory_starts_by_it_and_leaves_nothing_there() {
     assert_eq!(start_held(directory.path()).unwrap_err().kind(), ErrorKind::State);
 }
 
-/// Of the effective and the permitted the program itself sees what execve(2) makes of them.
+/// The program itself sees the effective and permitted sets that execve(2) computes.
 #[test]
 fn one_that_is_held_has_each_of_the_capability_sets_already() {
     if !nspod_testkit::root() {
@@ -110,7 +110,7 @@ fn what_keeps_a_held_one_from_its_program_is_told_to_who_starts_it() {
     assert_eq!(error.kind(), ErrorKind::ProgramNotFound);
     assert!(error.to_string().contains("/no/such/program: execve: No such file"), "{error}");
     assert_eq!(container.wait().unwrap().status, ExitStatus::Exited(127));
-    // The same by way of the init, which an image's program is executed by.
+    // The same start through the init, which executes the program of an image.
     command.spec_mut().init = true;
     let mut container = held(&mut command, directory.path());
     let error = start_held(directory.path()).unwrap_err();
@@ -173,7 +173,7 @@ fn hooks_run_in_the_container_in_order_with_the_state_on_standard_input() {
     let spec: &mut Spec = command.spec_mut();
     let line = format!("cat >> {note}; readlink /proc/self/ns/net /proc/self/fd/1 >> {note}; env >> {note}");
     spec.hooks.create_container = vec![hook(&line, None), hook(&format!("echo second >> {note}"), Some(60))];
-    // Of the container's read-only file system it sees, but cannot write.
+    // The hook sees the container's read-only file system and cannot write to it.
     let line = format!("read state; test \"$state\" = the-state && ! echo third >> {note}");
     spec.hooks.start_container = vec![hook(&line, None)];
     command.prepared(|_| Ok(b"the-state\n".to_vec()));
@@ -274,7 +274,7 @@ fn one_on_its_way_has_no_descriptor_of_the_callers() {
     use std::os::fd::AsRawFd;
     let directory = tempfile::tempdir().unwrap();
     let secret = fs::File::open(directory.path()).unwrap();
-    // Nor by a number that its program gets.
+    // The descriptor is also closed if the program gets another file at the same number.
     for same_number in [false, true] {
         let path = directory.path().to_owned();
         let mut command = shell("true");
@@ -303,7 +303,7 @@ fn one_whose_init_may_not_write_is_started_all_the_same() {
     command.spec_mut().process.seccomp = Seccomp::Profile(Box::new(profile));
     let mut container = command.hold().spawn().unwrap();
     container.start().unwrap();
-    // The init could not note how the program ended.
+    // The init cannot record how the program ended.
     assert_eq!(container.wait().unwrap().status, ExitStatus::Exited(3));
     container.delete().unwrap();
 }

@@ -1,4 +1,4 @@
-//! The embedded init, run for real: from a memory file, as pid 1 of a pid namespace.
+//! Runs the embedded init from a memory file as pid 1 of a pid namespace.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Seek, Write};
@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 static IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/nspod-init"));
 const STEP: u16 = 513;
 
-/// A running init. It is killed, and so is its pid namespace, when a test gives up.
+/// A running init. Dropping it after a failed test kills the init and its pid namespace.
 struct Init {
     process: Child,
     report: UnixStream,
@@ -25,21 +25,20 @@ struct Init {
 }
 
 impl Init {
-    /// Starts `argv` by the first of `candidates` that works; `None` where no pid
-    /// namespace can be made.
+    /// Starts `argv` with the first of `candidates` that works. Returns `None` if no pid namespace can be created.
     fn start(candidates: &[&str], argv: &[&str]) -> Option<Init> {
         Init::start_on(candidates, argv, None)
     }
 
-    /// The same on a terminal, as the leader of its session.
+    /// Starts the init on a terminal, as the leader of its session.
     fn start_on(candidates: &[&str], argv: &[&str], terminal: Option<Stdio>) -> Option<Init> {
-        // Descriptors are inheritable for a moment: one start at a time.
+        // Descriptors are inheritable for a moment, so only one start can run at a time.
         static STARTING: Mutex<()> = Mutex::new(());
         let _starting = STARTING.lock().unwrap_or_else(|e| e.into_inner());
 
         let mut image = File::from(memfd_create(c"nspod-init", MFdFlags::MFD_CLOEXEC).unwrap());
         image.write_all(IMAGE).unwrap();
-        // The kernel refuses to execute what is open for writing.
+        // The kernel does not execute a file that is open for writing.
         let image = File::open(format!("/proc/self/fd/{}", image.as_raw_fd())).unwrap();
         let exit = File::from(memfd_create(c"exit", MFdFlags::MFD_CLOEXEC).unwrap());
         let (report, theirs) = UnixStream::pair().unwrap();
@@ -57,7 +56,7 @@ impl Init {
         command.stdin(terminal.unwrap_or_else(Stdio::piped)).stdout(Stdio::piped());
         command.arg(format!("{}:{}:{STEP}:{}", theirs.as_raw_fd(), exit.as_raw_fd(), candidates.len()));
         command.args(candidates).args(argv).env_clear().env("PATH", "/usr/bin:/bin").env("GREETING", "hello");
-        // The thread's next child is pid 1; the thread ends with that.
+        // The next child of the thread becomes pid 1 of the new namespace. The thread ends afterwards.
         let process = std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWPID).ok()?;
             Some(command.spawn().unwrap())
@@ -74,7 +73,7 @@ impl Init {
         kill(Pid::from_raw(self.process.id() as i32), signal).unwrap();
     }
 
-    /// Blocks until the runtime's end of REPORT sees its end of file.
+    /// Blocks until the runtime's end of REPORT returns end of file. Returns the record.
     fn report(&mut self) -> Vec<u8> {
         let mut record = Vec::new();
         self.report.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -82,7 +81,7 @@ impl Init {
         record
     }
 
-    /// A line of the program's output.
+    /// Returns a line of the program's output.
     fn line(&mut self) -> String {
         let mut line = String::new();
         let mut out = BufReader::with_capacity(1, self.process.stdout.as_mut().unwrap());
@@ -90,7 +89,7 @@ impl Init {
         line.trim_end().to_owned()
     }
 
-    /// Waits for the end; what init wrote about it.
+    /// Waits for the end. Returns the exit status and the text that the init wrote about it.
     fn end(mut self) -> (ExitStatus, String) {
         let status = self.process.wait().unwrap();
         let mut text = String::new();
@@ -99,7 +98,7 @@ impl Init {
         (status, text)
     }
 
-    /// Awaits that init has this many children, zombies among them.
+    /// Waits until the init has this many children, including zombies.
     fn await_children(&self, count: usize) {
         let pid = self.process.id();
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -125,7 +124,7 @@ fn sh(script: &str) -> Option<Init> {
     Init::start(&["/bin/sh"], &["sh", "-c", script])
 }
 
-/// The record that init sends when the program cannot be executed.
+/// Returns the record that the init sends if the program cannot be executed.
 fn record(errno: i32) -> Vec<u8> {
     let mut record = vec![1, 41];
     record.extend(STEP.to_ne_bytes());
@@ -133,7 +132,7 @@ fn record(errno: i32) -> Vec<u8> {
     record
 }
 
-/// The record that says that the program runs.
+/// Returns the record that reports that the program runs.
 fn started() -> Vec<u8> {
     let mut record = vec![6, 0];
     record.extend(STEP.to_ne_bytes());
@@ -168,7 +167,7 @@ fn a_programs_death_by_signal_becomes_128_and_the_signal() {
 
 #[test]
 fn a_core_dump_is_noted() {
-    // Whether there is one is the host's to say: compare with a shell of its own.
+    // The host decides whether there is one, so compare with a shell outside.
     let Some(init) = sh("kill -ABRT $$") else { return };
     use std::os::unix::process::ExitStatusExt;
     let dumped = Command::new("sh").args(["-c", "kill -ABRT $$"]).status().unwrap().core_dumped();
@@ -254,7 +253,7 @@ fn the_program_gets_its_argv_and_environment() {
 
 #[test]
 fn the_program_starts_with_no_signal_blocked_or_ignored() {
-    // Not by a shell, which sets some of this right itself.
+    // The program runs without a shell, because a shell resets some signals itself.
     let argv = ["grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"];
     let Some(mut init) = Init::start(&["/bin/grep"], &argv) else { return };
     assert_eq!(init.line(), "SigBlk:\t0000000000000000");
@@ -298,7 +297,7 @@ fn the_program_has_the_terminals_foreground() {
 fn without_a_program_init_holds_the_namespace_until_it_is_killed_from_outside() {
     let Some(mut init) = Init::start(&[], &[]) else { return };
     assert_eq!(init.report(), started());
-    // What whoever is in the namespace might send.
+    // Signals that another process in the namespace might send.
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1] {
         init.signal(signal);
     }

@@ -1,4 +1,4 @@
-//! File systems, binds, nodes and links of a container, each read back from inside.
+//! File systems, binds, nodes and links of a container, as a process inside sees them.
 #![allow(unsafe_code)]
 
 mod common;
@@ -30,7 +30,7 @@ fn bind(source: &Path, to: &str) -> Mount {
     Mount::new(to, MountKind::Bind { source: source.into(), recursive: true })
 }
 
-/// A container as OCI's configurations have it: every mount is listed, by its kernel name.
+/// Returns a container that lists every mount by its kernel name, as an OCI configuration does.
 fn listed(image: &Image) -> Command {
     let mut command = Command::new("sh");
     command.root(Root::Dir { path: image.path(), readonly: false });
@@ -55,14 +55,14 @@ fn node(path: &str, kind: NodeKind) -> Node {
     Node { path: path.into(), kind, mode: 0o666, uid: 0, gid: 0 }
 }
 
-/// Gives this thread a mount namespace of its own, apart from the machine's.
+/// Gives this thread its own mount namespace, with private mounts.
 fn own_mounts() {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
 }
 
-/// The line of mountinfo that is about this place, in the container.
+/// Returns the line of mountinfo for this path in the container.
 fn mountinfo(command: &mut Command, at: &str) -> String {
     let text = output(command, "while read l; do echo \"$l\"; done < /proc/self/mountinfo");
     let of = |line: &&str| line.split(' ').nth(4) == Some(at);
@@ -86,12 +86,12 @@ fn nothing_of_the_host_is_left_above_any_sort_of_root() {
         overlay(Writes::Tmpfs { size: None }),
         overlay(Writes::Dir { upper, work }),
     ];
-    // The way up from the root leads to the uppermost mount over it.
+    // `..` of the root resolves to the topmost mount on it.
     let script = "while read id parent dev in at rest; do [ $at = / ] && echo mount; done < /proc/self/mountinfo; \
         stat -c %d:%i / /.. /../..";
     for root in roots {
         for user in [Namespace::Host, Namespace::New] {
-            // A user namespace makes no overlay of the host's directories and a tmpfs.
+            // A user namespace cannot create an overlay of the host's directories and a tmpfs.
             if user == Namespace::New && matches!(root, Root::Overlay { .. }) {
                 continue;
             }
@@ -107,7 +107,7 @@ fn nothing_of_the_host_is_left_above_any_sort_of_root() {
             assert_eq!((mount, up, further), ("mount", root_id, root_id), "{root:?} {user:?}");
         }
     }
-    // What is mounted over the caller's own root goes too.
+    // A mount over the caller's own root is also detached.
     let caller = std::thread::spawn(move || {
         own_mounts();
         mount(Some("tmpfs"), "/", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
@@ -138,7 +138,7 @@ fn file_systems_are_mounted_by_name_with_their_own_options() {
     {
         assert!(text.contains(line), "{line}: {text}");
     }
-    // Without a source there is none.
+    // The kernel shows `none` for a mount without a source.
     let source = PathBuf::new();
     let kind = MountKind::FileSystem { fstype: "tmpfs".into(), source, options: Vec::new() };
     command.mount(Mount::new("/none", kind));
@@ -187,9 +187,9 @@ fn options_longer_than_fsconfig_takes_are_mounted_all_the_same() {
     assert_eq!(output(&mut command, "cd /o; echo *"), "of-0 of-1 of-2 of-3 of-4 of-5 of-6 of-7 of-8");
     let line = mountinfo(&mut command, "/o");
     assert!(line.contains(" /o rw,noexec,relatime ") && line.contains(" - overlay overlay "), "{line}");
-    // And nothing else is where it went by.
+    // The intermediate steps leave nothing else behind.
     assert_eq!(output(&mut command, "cd /; echo *"), "bin dev lib lib64 o proc sys tmp");
-    // A caller's directory stays what it was.
+    // The working directory of the caller stays the same.
     let text = output(listed(&image).current_dir("/tmp"), "pwd");
     assert_eq!(text, "/tmp");
     lower.iter_mut().for_each(|layer| *layer = layer.repeat(20));
@@ -283,7 +283,7 @@ fn nodes_and_links_are_made_where_they_are_asked_for() {
     spec.nodes.push(Node { mode: 0o640, uid: 3, gid: 4, ..node("/dev/deep/er/loop", NodeKind::Block(7, 9)) });
     spec.nodes.push(Node { mode: 0o4622, ..node("/run/pipe", NodeKind::Fifo) });
     spec.links.push(Link { path: "/new/link".into(), target: "../file".into() });
-    // What is there already stays.
+    // Existing files stay unchanged.
     spec.links.push(Link { path: "/file".into(), target: "/elsewhere".into() });
     let text = output(
         &mut command,
@@ -293,7 +293,7 @@ fn nodes_and_links_are_made_where_they_are_asked_for() {
         text,
         "block special file 640 3 4 7 9\nfifo 4622 0 0 0 0\ncharacter special file 666 0 0 1 3\n../file\n/proc/self/fd\nregular empty file"
     );
-    // The same pipe again is no obstacle, and anything else is.
+    // An existing identical FIFO is accepted. Any other existing file is an error.
     let before = image.path().join("run/pipe").metadata().unwrap();
     assert!(before.file_type().is_fifo());
     output(&mut command, "true");
@@ -322,7 +322,7 @@ fn the_callers_umask_is_the_programs_and_its_hooks_and_no_nodes() {
     }
     in_time(|| {
         let (image, note) = (Image::new(), tempfile::NamedTempFile::new().unwrap());
-        // With the mounts the thread gets an umask of its own.
+        // A new mount namespace also gives the thread its own umask.
         own_mounts();
         nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
         let mut command = listed(&image);
@@ -355,7 +355,7 @@ fn nothing_is_made_outside_of_the_root() {
     spec.links.push(Link { path: "/leads/link".into(), target: "x".into() });
     spec.process.cwd = Some("/ends/a/b".into());
     spec.process.create_cwd = true;
-    // The links lead to a place within the root, which is made.
+    // The links resolve within the root, and their target is created there.
     output(&mut command, "true");
     let inside = image.path().join(outside.path().strip_prefix("/").unwrap());
     for name in ["pipe", "link", "a/b"] {
@@ -380,7 +380,7 @@ fn devices_in_a_user_namespace_are_the_hosts() {
     );
     assert_eq!(text, "character special file 1 5\nfifo 600 0");
     assert!(mountinfo(&mut command, "/dev/null").contains(" /null /dev/null "));
-    // One that has another number there is made, and the host's is not shown.
+    // A device node with another number is replaced, and the host's device is not shown.
     command.spec_mut().nodes.push(Node { mode: 0o640, uid: 7, ..node("/dev/random", NodeKind::Char(1, 3)) });
     assert_eq!(output(&mut command, "stat -c '%t %T %a %u' /dev/random"), "1 3 640 7");
 }
@@ -412,7 +412,7 @@ fn terminal_says(command: &mut Command, line: &str) -> String {
     let mut terminal = container.terminal.take().unwrap();
     terminal.write_all(b"word\n").unwrap();
     let mut text = Vec::new();
-    // The other end closing is EIO here.
+    // Reading a terminal fails with EIO after the other end is closed.
     let _ = terminal.read_to_end(&mut text);
     container.wait().unwrap();
     container.delete().unwrap();
@@ -435,7 +435,7 @@ fn the_terminal_is_the_console_of_a_listed_dev() {
             assert!(text.contains(expected), "{expected}: {text}");
         }
     }
-    // A /dev of the host's, and its terminals.
+    // The host's /dev with its terminals.
     let mut command = listed(&image);
     command.spec_mut().mounts.retain(|m| !m.destination.starts_with("/dev"));
     command.mount(Mount { nodev: false, ..bind(Path::new("/dev"), "/dev") });
@@ -515,8 +515,8 @@ fn parse(text: &str) -> Propagation {
     Propagation { kind, recursive }
 }
 
-/// Propagation of the namespace's mounts and of the bind, and whether the host and the container see a mount that the
-/// other makes. With a user namespace the host never sees one.
+/// Propagation of the namespace's mounts and of the bind mount, and whether the host and the container see each
+/// other's new mounts. With a user namespace the host never sees one.
 const PROPAGATIONS: [(&str, &str, bool, bool); 15] = [
     ("", "", false, false),
     ("", "rslave", false, true),
@@ -547,7 +547,7 @@ fn mounts_pass_to_and_from_the_host_as_asked_and_no_other_does() {
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SHARED, none).unwrap();
         let image = Image::new();
         std::fs::set_permissions(image.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-        // A mount of its own holds the root.
+        // The root is a mount point of its own.
         mount(Some(&image.path()), &image.path(), none, MsFlags::MS_BIND, none).unwrap();
         for (user, (all, one, out, into)) in [Namespace::Host, Namespace::New]
             .into_iter()
@@ -579,7 +579,7 @@ fn mounts_pass_to_and_from_the_host_as_asked_and_no_other_does() {
             let got_out = seen.contains(&inside);
             seen.retain(|at| *at != inside);
             assert_eq!(seen, before, "{case}");
-            // Of a user namespace the host's mounts are none of its own to change.
+            // A container in a user namespace cannot change the mounts of the host.
             assert_eq!(got_out, out && !new, "{case}");
             mount(Some("t"), &source.path().join("outside"), Some("tmpfs"), MsFlags::empty(), none).unwrap();
             container.stdin.take().unwrap().write_all(b"\n").unwrap();
@@ -588,9 +588,9 @@ fn mounts_pass_to_and_from_the_host_as_asked_and_no_other_does() {
             assert!(container.wait().unwrap().status.success());
             container.delete().unwrap();
             assert_eq!(text.contains(" /v/outside "), into && (!new || !one.is_empty()), "{case}: {text}");
-            // Another bind has no part in it.
+            // The mount does not appear below another bind mount.
             assert!(!(all.is_empty() && text.contains(" /w/outside ")), "{case}: {text}");
-            // The root's own type.
+            // Propagation type of the root.
             let root = text.lines().find(|l| l.split(' ').nth(4) == Some("/")).unwrap();
             let last = if all.ends_with("shared") { "shared:" } else { "unbindable" };
             assert_eq!(
@@ -663,8 +663,7 @@ fn files_of_a_mount_are_seen_with_mapped_owners() {
         assert_eq!(output(&mut command, owners), "1003 1004\n1000 1000");
         assert!(command.plan().unwrap().to_string().contains(" with mapped ids\n"));
 
-        // As the container's own user namespace maps them: what is made within belongs to the
-        // same ids outside.
+        // Mapped by the container's own user namespace, so that a file created inside has the same ids outside.
         let mut command = listed(&image);
         command.namespace(Kind::User, Namespace::New).mount(bind(data.path(), "/d"));
         assert_eq!(output(&mut command, owners), "65534 65534\n65534 65534");
@@ -694,7 +693,7 @@ fn files_of_a_mount_are_seen_with_mapped_owners() {
     });
 }
 
-/// All that a directory tree is, a line each.
+/// Prints every file of a directory tree with its attributes, one file on each line.
 const TREE: &str = "cd /etc/tree && find . -printf '%p %y %m %U %G %T@ %l %s\\n' | sort";
 
 #[test]
@@ -706,7 +705,7 @@ fn a_tmpfs_begins_with_a_copy_of_what_it_covers() {
     ["find", "sort", "cmp"].into_iter().for_each(|name| image.add(name));
     let tree = image.path().join("etc/tree");
     std::fs::create_dir_all(&tree).unwrap();
-    // More entries than one reading takes, with directories among them.
+    // More entries than one `getdents64` returns, with directories among them.
     for number in 0..400 {
         let name = format!("{number}-{}", "n".repeat(40));
         match number % 10 {
@@ -735,7 +734,7 @@ fn a_tmpfs_begins_with_a_copy_of_what_it_covers() {
     std::os::unix::fs::chown(&tree, Some(5), Some(6)).unwrap();
 
     let mut plain = listed(&image);
-    // A directory of another file system has another size.
+    // The size of a directory depends on the file system.
     let without_size = |text: String| -> Vec<String> {
         let dir = |l: &str| l.split(' ').nth(1) == Some("d");
         text.lines()
@@ -756,7 +755,7 @@ fn a_tmpfs_begins_with_a_copy_of_what_it_covers() {
     let same = format!("cmp /etc/tree/{0}/large /original/{0}/large", deep.display());
     assert_eq!(output(&mut command, &same), "");
 
-    // A mode of its own is not copied, and a missing place has nothing to copy.
+    // With an explicit mode the mode is not copied. A missing directory has no content to copy.
     let mut command = listed(&image);
     command.mount(Mount { copy_up: true, ..file_system("/etc/tree", "tmpfs", "mode=700") });
     command.mount(Mount { copy_up: true, ..file_system("/not/there", "tmpfs", "") });
@@ -806,13 +805,13 @@ fn nothing_is_mounted_in_proc_by_a_path_or_by_a_link() {
         let e = error(&mut command);
         assert!(e.to_string().contains("it cannot be mounted because it is "), "{e}");
     }
-    // A device that is bound, since it cannot be made.
+    // In a user namespace a device is bound, because it cannot be created.
     let mut command = listed(&image);
     command.spec_mut().namespaces.user = Namespace::New;
     command.spec_mut().nodes.push(node("/proc/kcore", NodeKind::Char(1, 3)));
     let e = error(&mut command).to_string();
     assert!(e.starts_with("nodes[3].path: /proc/kcore cannot be mounted because it is inside /proc"), "{e}");
-    // The host's own, and what holds for the container alone.
+    // A bind of the host's own procfs, and of a file of the container over it.
     let file = image.path().join("uptime");
     std::fs::write(&file, "1.00 1.00\n").unwrap();
     let mut command = listed(&image);
@@ -835,7 +834,7 @@ fn a_dev_of_the_standard_kind_is_read_only_at_last() {
     assert!(mountinfo(&mut command, "/dev/shm").contains(" /dev/shm rw,"));
 }
 
-/// What lies in an image can change between a look at it and its opening.
+/// A file in an image can be replaced between its check and its opening.
 #[test]
 fn a_copy_opens_no_pipe_that_takes_the_place_of_a_file() {
     if !nspod_testkit::root() {
@@ -867,7 +866,7 @@ fn a_copy_opens_no_pipe_that_takes_the_place_of_a_file() {
             container.wait()?;
             container.delete()
         };
-        // The guest is an emulated machine.
+        // The guest is an emulated machine, which is slow.
         let rounds = if std::env::var_os("NSPOD_LANE").is_some() { 10 } else { 100 };
         let result = (0..rounds).try_for_each(|_| copies());
         done.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -965,7 +964,7 @@ fn cgroups_of_the_hosts_namespace_are_bound_from_where_they_are() {
     let hierarchy = nspod_sandbox::cgroup_core::Hierarchy::detect().unwrap();
     let point = hierarchy.mount_point().unwrap().display().to_string();
     let plan = command.plan().unwrap().to_string();
-    // A mount of its own would take from the host's what options it lacks.
+    // A new cgroup2 mount would change the options of the host's mount.
     let bound = plan.lines().filter(|line| line.contains(&format!("bind {point} "))).count();
     assert_eq!(bound, 1, "{plan}");
     assert!(command.stdin(Stdio::Null).stderr(Stdio::Null).status().unwrap().status.success());

@@ -1,4 +1,4 @@
-//! Containers that another handle or process opens by their entry in a store.
+//! Containers that a second handle or another process opens by their entry in a store.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ fn an_opened_container_is_signalled_and_its_exit_status_is_found() {
     assert_eq!(opened.spec(), stage.container.spec());
     assert_eq!(opened.wait_timeout(Duration::from_millis(300)).unwrap(), None);
     opened.signal(libc::SIGTERM).unwrap();
-    // The init writes the exit file before it ends; this process reaps it later.
+    // The init writes the exit file before it ends. This process reaps it later.
     assert_eq!(opened.wait().unwrap().status, ExitStatus::Exited(7));
     assert_eq!(stage.container.wait().unwrap().status, ExitStatus::Exited(7));
 }

@@ -1,4 +1,4 @@
-//! Pods: what is shared, what is kept apart, and what is left behind: nothing.
+//! Pods: shared and separate namespaces, and complete removal.
 
 mod common;
 
@@ -78,7 +78,7 @@ fn a_pod_that_is_pinned_outlives_its_handle() {
     if !nspod_testkit::root() {
         return;
     }
-    // Pins must lie on a private mount; this one is the test's own.
+    // Pins require a private mount, which this test creates.
     let dir = tempfile::tempdir().unwrap();
     let private = Private::new(dir.path());
     let mut pod = Pod::create(&name("pinned"), &PodSpec::default()).unwrap();
@@ -107,7 +107,7 @@ fn a_pod_is_not_opened_by_the_pid_of_another_process() {
     let (spec, mut record) = (pod.spec().clone(), pod.record());
     let same = Pod::open(&spec, &record).unwrap();
     assert_eq!(same.holder_pid(), pod.holder_pid());
-    // The same pid with another start time is what a reused pid looks like.
+    // A reused pid has another start time.
     record.holder.as_mut().unwrap().start += 1;
     let error = Pod::open(&spec, &record).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ProcessEnded);

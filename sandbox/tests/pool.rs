@@ -1,4 +1,4 @@
-//! What a pool hands out, on the real kernel, as root.
+//! The entries that a pool hands out, on the real kernel. The tests run as root.
 #![allow(unsafe_code)]
 
 mod common;
@@ -19,7 +19,7 @@ fn pool(size: usize) -> Pool {
     Pool::new(PoolOptions { size, ..PoolOptions::default() }).unwrap()
 }
 
-/// A container that lives until it is deleted.
+/// Starts a container that lives until it is deleted.
 fn sleeper(pool: &Pool) -> Container {
     sleeping(Command::new("sleep").pool(pool))
 }
@@ -34,7 +34,7 @@ fn ids(container: &Container) -> [NamespaceId; 2] {
     [Kind::Net, Kind::Ipc].map(|kind| set.get(kind))
 }
 
-/// A cgroup of the test's own, for pools to lie in.
+/// A parent cgroup for the pools of a test.
 struct Parent(PathBuf);
 
 impl Parent {
@@ -74,7 +74,7 @@ fn each_is_handed_out_once() {
     for round in 1..=10 {
         pool.fill().unwrap();
         let container = sleeper(&pool);
-        // Of those that live none has what another has.
+        // No two living containers share an entry.
         assert!(ids(&container).into_iter().all(|id| seen.insert(id)), "round {round}");
         assert!(cgroups.insert(container.cgroup().unwrap().path().to_owned()));
         alive.push(container);
@@ -107,15 +107,14 @@ fn a_launcher_takes_from_its_pool_at_each_start() {
         container.delete().unwrap();
         assert!(!cgroup.exists());
     }
-    // Without a pool the container's namespaces are made at its start.
+    // Without a pool, the start creates the container's namespaces.
     let plan = Plan::new(command.spec(), Handles::default()).unwrap();
     Launcher::new(plan).spawn().unwrap().delete().unwrap();
     assert_eq!(pool.namespaces().taken, 2);
 }
 
-/// What a container can see of what a pool makes; of its mounts not their age, by which they are
-/// listed. The table of netlink's sockets is one for the whole kernel, and shows some twice while
-/// it grows.
+/// Prints the state that a container can see of pool entries. Mounts are sorted, because mountinfo lists them by
+/// age. The kernel has one table of netlink sockets and shows some of them twice while the table grows.
 const LOOK: &str = "
     cat /sys/class/net/lo/flags /proc/net/dev_mcast /proc/net/route /proc/net/if_inet6 /proc/net/fib_trie
     cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/ip_default_ttl /proc/sys/kernel/shmmax
@@ -161,7 +160,7 @@ fn nothing_of_a_tenant_reaches_the_next() {
             ip link add left type dummy 2>/dev/null; nft add table ip left 2>/dev/null
             echo left > /dev/shm/left; mkdir /dev/left; rm /dev/full; touch /dev/mqueue/left
             hostname left; ip addr; ls /dev /dev/shm /dev/mqueue; ip rule; cat /proc/sys/net/ipv4/ip_default_ttl";
-        // The control: they were there.
+        // The control: the changes were visible before.
         let seen = output(tenant.pool(&pool), left);
         for (what, times) in [("10.99.0.1", 1), ("left", 3), ("lookup 7", 1), ("33", 1)] {
             assert!(seen.matches(what).count() >= times, "{what}: {seen}");
@@ -192,7 +191,7 @@ fn limits_are_the_takers_and_end_with_it() {
         container.delete().unwrap();
     }
     assert_eq!(pool.cgroups().taken, 4);
-    // One that cannot be had is an error as ever, and its cgroup is gone.
+    // A limit that cannot be set is an error as without a pool, and the cgroup is removed.
     let parent = Parent::new("limits");
     let pool = Pool::new(parent.options(1)).unwrap();
     let mut command = Command::new("true");
@@ -237,7 +236,7 @@ fn without_a_ready_one_a_container_makes_its_own() {
     drop(pool);
     assert_eq!(output(&mut command, LOOK), with);
     assert_eq!(parent.children(), HashSet::new());
-    // One that is faster than its pool.
+    // Starts that are faster than the refill of the pool.
     in_time(|| {
         let pool = self::pool(1);
         std::thread::scope(|scope| {
@@ -263,7 +262,7 @@ fn who_cannot_use_them_makes_its_own() {
     };
     let own = std::fs::read_link("/proc/self/ns/net").unwrap().display().to_string();
     let mut user = Command::new("sh");
-    // It has rights over its net namespace, which one of the pool's would not give.
+    // The new user namespace owns its net namespace, which it could not with one of the pool.
     user.namespace(Kind::User, Namespace::New)
         .spec_mut()
         .sysctls
@@ -279,14 +278,14 @@ fn who_cannot_use_them_makes_its_own() {
     down.spec_mut().loopback = false;
     assert!(net(&mut down).ends_with("0x8"));
     assert_eq!((pool.namespaces().taken, pool.namespaces().missed), (0, 0));
-    // Their cgroups may well be the pool's, unless they have a name.
+    // Unnamed containers can still use cgroups of the pool.
     let taken = pool.cgroups().taken;
     assert!(taken > 0);
     pool.fill().unwrap();
     net(Command::new("sh").name(format!("named-{}", std::process::id())));
     assert_eq!((pool.cgroups().taken, pool.namespaces().taken), (taken, 1));
     pool.fill().unwrap();
-    // A part can be used without the rest.
+    // One kind of entry can be used without the others.
     let mut shares = Command::new("sh");
     shares.namespace(Kind::Ipc, Namespace::Host);
     assert_ne!(net(&mut shares).lines().next(), Some(own.as_str()));
@@ -325,7 +324,7 @@ fn threads_take_at_once_and_share_nothing() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 6, ..ProptestConfig::default() })]
 
-    /// Whatever is started, ended and waited for, in whatever order.
+    /// Starts, ends and waits for containers in random order.
     #[test]
     fn no_two_live_containers_share_a_namespace(
         size in 1usize..5,
@@ -355,8 +354,7 @@ fn live_and_share_nothing(size: usize, actions: &[u8]) {
     }
 }
 
-/// Runs a test of this file in a process of its own, where nobody else opens descriptors and
-/// starts threads.
+/// Runs a test of this file in its own process, where no other test opens descriptors or starts threads.
 fn alone(name: &str) -> bool {
     const MARK: &str = "NSPOD_TEST_ALONE";
     if std::env::var_os(MARK).is_some() {
@@ -395,7 +393,7 @@ fn dropping_a_pool_leaves_nothing() {
     assert!(count("/proc/self/fd") <= before.0 + 5 * 7 + 2, "more than is documented");
     let container = sleeping(Command::new("sleep").cgroup_parent(&parent.0).pool(&pool));
     drop(pool);
-    // Who has waited for a thread may still see it listed for a moment.
+    // /proc may list a thread for a moment after it was joined.
     for _ in 0..10_000 {
         if count("/proc/self/task") == before.1 {
             break;
@@ -444,7 +442,7 @@ fn a_forked_process_leaves_its_parents_pool_alone() {
     let pool = Pool::new(parent.options(3)).unwrap();
     let mut command = Command::new("true");
     command.cgroup_parent(&parent.0).pool(&pool).stdin(Stdio::Null);
-    // SAFETY: no other thread of this process is at work: the pool's waits, and holds no lock.
+    // SAFETY: no other thread of this process runs: the pool's thread waits, and holds no lock.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
         let started = command.status().is_ok_and(|outcome| outcome.status.success());
@@ -454,7 +452,7 @@ fn a_forked_process_leaves_its_parents_pool_alone() {
         unsafe { libc::_exit(if started && refused { 0 } else { 1 }) };
     }
     let mut status = 0;
-    // SAFETY: waits for the child just made.
+    // SAFETY: waits for the child created above.
     unsafe { libc::waitpid(pid, &raw mut status, 0) };
     assert_eq!(status, 0);
     assert_eq!(parent.children().len(), 3);
@@ -473,13 +471,13 @@ fn what_a_program_left_that_ended_is_removed() {
     for name in ["pool-0123456789ab", "pool-alive", "other"] {
         std::fs::create_dir(at(name)).unwrap();
     }
-    // One with a process in it is somebody's container.
+    // A cgroup that contains a process belongs to a living container.
     let alive = sleeping(Command::new("sleep").cgroup_inside(at("pool-alive")));
     let first = Pool::new(parent.options(2)).unwrap();
     let left = parent.children();
     assert_eq!(left.len(), 4, "{left:?}");
     assert!(!left.contains("pool-0123456789ab") && left.contains("pool-alive") && left.contains("other"));
-    // Another pool's are not abandoned, nor is what a container has taken and ended in.
+    // The cgroups of another pool are kept, and so is the cgroup of an ended container that took it from a pool.
     let mut ended = Command::new("true").cgroup_parent(&parent.0).pool(&first).spawn().unwrap();
     ended.wait().unwrap();
     first.fill().unwrap();
@@ -507,7 +505,7 @@ fn what_is_not_to_be_had_is_said() {
     let error = refused(PoolOptions { cgroup_parent, ..PoolOptions::default() });
     assert_eq!(error.step(), Some("cgroup"), "{error}");
     assert!(error.to_string().contains("/proc"), "{error}");
-    // A pool that only now fails says so, and serves what it has.
+    // A pool that fails after its creation returns an error and still serves its remaining entries.
     let parent = Parent::new("fails");
     let pool = Pool::new(parent.options(2)).unwrap();
     let mut command = Command::new("true");
@@ -518,7 +516,7 @@ fn what_is_not_to_be_had_is_said() {
     assert_eq!(error.raw_os_error(), Some(libc::EAGAIN), "{error}");
     command.status().unwrap();
     std::fs::write(parent.0.join("cgroup.max.descendants"), "max").unwrap();
-    // What failed a moment before may still be told once.
+    // One more call may return the earlier failure.
     while pool.fill().is_err() {}
     drop(alive);
 }

@@ -1,5 +1,5 @@
-//! The wall around the child: it allocates nothing, and it can be started from any thread
-//! of a program whose other threads are anywhere.
+//! Restrictions on the child: it never calls the allocator, and any thread of a program can start it while other
+//! threads hold locks.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -12,19 +12,19 @@ use nspod_sandbox::spec::{
 };
 use nspod_sandbox::{Command, Pool, PoolOptions, Stdio};
 
-/// Passes every call on, and notes when one comes from another process than the test's.
+/// Allocator that passes every call on, and records calls from processes other than the test's.
 struct Trap;
 
-/// The test's process while the trap is armed, else 0.
+/// Pid of the test's process while the trap is armed, otherwise 0.
 static ARMED: AtomicI32 = AtomicI32::new(0);
-/// An allocator call came from a child. In copied memory only the child's copy changes,
-/// so the child ends with a code of its own as well.
+/// Whether a child called the allocator. With copied memory the parent does not see the change, so the child also
+/// ends with its own exit code.
 static SPRUNG: AtomicBool = AtomicBool::new(false);
 const SPRUNG_CODE: i32 = 98;
 
 fn check() {
     let armed = ARMED.load(Ordering::Relaxed);
-    // SAFETY: plain system calls; getpid by number, since libc might keep the parent's.
+    // SAFETY: plain system calls. getpid is called by number, because libc may cache the parent's pid.
     unsafe {
         if armed != 0 && libc::syscall(libc::SYS_getpid) as i32 != armed {
             SPRUNG.store(true, Ordering::SeqCst);
@@ -33,21 +33,21 @@ fn check() {
     }
 }
 
-// SAFETY: every call goes to the system's allocator unchanged.
+// SAFETY: every call is forwarded to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Trap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         check();
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller upholds the contract of the forwarded call.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         check();
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller upholds the contract of the forwarded call.
         unsafe { System.dealloc(ptr, layout) }
     }
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         check();
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller upholds the contract of the forwarded call.
         unsafe { System.realloc(ptr, layout, size) }
     }
 }
@@ -105,7 +105,7 @@ fn the_child_of_every_sort_of_plan_allocates_nothing() {
     let outcome = quiet(Command::from_spec(full.clone()).pool(&pool)).status().unwrap();
     assert!(outcome.status.success() && pool.namespaces().taken == 1);
     assert!(!SPRUNG.load(Ordering::SeqCst), "from a pool: the child called the allocator");
-    // A step that fails goes another way out.
+    // A failing step uses another exit path.
     let mut fails = full;
     fails.process.cwd = Some("/nowhere".into());
     let error = quiet(&mut Command::from_spec(fails)).spawn().unwrap_err();
@@ -113,7 +113,7 @@ fn the_child_of_every_sort_of_plan_allocates_nothing() {
     assert!(!SPRUNG.load(Ordering::SeqCst), "the failing child called the allocator");
 }
 
-/// The trap itself: a child that does allocate is caught.
+/// Tests the trap itself: a child that allocates is detected.
 #[test]
 fn an_allocating_child_springs_the_trap() {
     arm();
@@ -125,7 +125,7 @@ fn an_allocating_child_springs_the_trap() {
         unsafe { libc::_exit(0) };
     }
     let mut status = 0;
-    // SAFETY: waits for the child just made.
+    // SAFETY: waits for the child created above.
     unsafe { libc::waitpid(pid, &raw mut status, 0) };
     assert_eq!(libc::WEXITSTATUS(status), SPRUNG_CODE);
 }
@@ -157,7 +157,7 @@ fn eight_threads_spawn_while_others_churn_the_allocator() {
                     for round in 0..rounds {
                         let mut command = Command::new("sh");
                         command.args(["-c", "exit $1", "sh", &(thread * 10 + round % 10).to_string()]);
-                        // Every second one with copied memory.
+                        // Every second start copies the memory.
                         if round % 2 == 1 {
                             command.namespace(Kind::User, Namespace::New);
                         } else {

@@ -1,6 +1,7 @@
-//! What has gone wrong in systems like this one (NEEDS: the advisories), tried on this one.
-//! Whatever an image holds, nothing outside of it is touched; the container is refused, or it
-//! is contained.
+//! Attacks that published advisories describe for other container runtimes.
+//!
+//! The content of an image never affects a file outside the image. The start is rejected, or the container is
+//! confined.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
@@ -15,7 +16,7 @@ use nspod_sandbox::spec::{IdMaps, Mount, MountKind, Namespace, Root};
 use nspod_tests::{Cell, command, lane};
 use tempfile::TempDir;
 
-/// An image that an attacker has made, and a place of the host's beside it.
+/// An image from an attacker, with a directory of the host beside it.
 struct Image(TempDir);
 
 impl Image {
@@ -41,7 +42,7 @@ impl Image {
         command
     }
 
-    /// The host's place is as it was.
+    /// Checks that the host's directory is unchanged.
     fn assert_untouched(&self, attack: &str) {
         let host = self.host();
         assert_eq!(fs::read_to_string(host.join("file")).unwrap(), "host", "{attack}");
@@ -57,13 +58,13 @@ impl Image {
     }
 }
 
-/// The ways that a symlink may lead to a directory of the host.
+/// The ways in which a symlink can lead to a directory of the host.
 fn targets(to: &Path) -> [PathBuf; 3] {
     let up: PathBuf = std::iter::repeat_n("..", 32).collect();
     [to.to_owned(), up.join(to.strip_prefix("/").unwrap()), Path::new("../host").into()]
 }
 
-/// Gives the image a directory where the symlink ends, if one takes the image's root for `/`.
+/// Creates the target of the symlink within the image, for code that resolves it with the image's root as `/`.
 fn decoy(image: &Image, target: &Path) {
     let inside: PathBuf = target.components().filter(|part| matches!(part, Component::Normal(_))).collect();
     fs::create_dir_all(image.image().join(inside)).unwrap();
@@ -82,12 +83,12 @@ fn a_directory_of_the_image_that_is_a_symlink_leads_no_mount_to_the_host() {
             decoy(&image, target);
         }
         if symlink(target, image.image().join(name)).is_err() {
-            continue; // The decoy of /tmp, whose own name has /tmp in it.
+            continue; // The decoy of /tmp: its own name contains /tmp.
         }
         let attack = format!("/{name} -> {}", target.display());
         if let Ok(mut cell) = Cell::start(&mut image.command()) {
             started += 1;
-            // It sees no file of the host's there, and writes none.
+            // The container neither sees nor writes a file of the host there.
             assert_eq!(cell.order(&format!("read /{name}/file")), Err(libc::ENOENT), "{attack}");
             let _ = cell.order(&format!("write /{name}/new text"));
         }
@@ -96,7 +97,7 @@ fn a_directory_of_the_image_that_is_a_symlink_leads_no_mount_to_the_host() {
     assert!(started > 0, "no image was contained, so that nothing was tried");
 }
 
-/// Each name, with each way to the host, with a decoy and without.
+/// Tests each name with each way to the host, with and without a decoy.
 fn all<'a>(names: &'a [&'a str]) -> impl Iterator<Item = (&'a str, usize, bool)> {
     let ways = |name| (0..3).flat_map(move |at| [(name, at, false), (name, at, true)]);
     names.iter().copied().flat_map(ways)
@@ -162,7 +163,7 @@ fn a_symlink_swapped_in_while_containers_start_leads_no_mount_to_the_host() {
         let _stop = Stop(&stop);
         let mut outcomes = [0, 0];
         let rounds = lane::rounds(200);
-        // At least one container must start, or nothing was tried.
+        // At least one container must start. Otherwise nothing was tested.
         for round in 0..10 * rounds {
             if round >= rounds && outcomes[1] > 0 {
                 break;
@@ -202,7 +203,7 @@ fn devices_and_masked_paths_of_the_image_that_are_symlinks_mask_nothing_of_the_h
         command.spec_mut().masked_paths.push("/masked".into());
         command.spec_mut().readonly_paths.push("/readonly".into());
         let mut cell = Cell::start(&mut command).unwrap();
-        // The devices are real, whatever the image has under their names.
+        // The devices are real, whatever files the image has under their names.
         assert_eq!(cell.order("read /dev/null").as_deref(), Ok(""));
         assert!(cell.order("write /dev/null text").is_ok());
         assert_eq!(cell.order("read /proc/interrupts").as_deref(), Ok(""));
@@ -219,7 +220,7 @@ fn a_container_gets_no_descriptor_but_its_standard_streams() {
     if !lane::root() {
         return;
     }
-    // As careless callers leave them: open across exec, the host's root among them.
+    // A careless caller leaves these open across exec, including the host's root.
     let leaked = [File::open("/").unwrap(), File::open("/proc/self/exe").unwrap()];
     for file in &leaked {
         fcntl(file, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
@@ -228,7 +229,7 @@ fn a_container_gets_no_descriptor_but_its_standard_streams() {
     with_init.spec_mut().init = true;
     for mut command in [command(), with_init] {
         let mut cell = Cell::start(&mut command).unwrap();
-        // The fourth is the one that lists them.
+        // The fourth descriptor belongs to the listing itself.
         assert_eq!(cell.order("list /proc/self/fd").as_deref(), Ok("0 1 2 3"));
         let own = cell.order("pid").unwrap();
         assert_eq!(cell.order("link /proc/self/fd/3"), Err(libc::ENOENT), "{own}");
@@ -248,7 +249,7 @@ fn a_working_directory_outside_of_the_root_is_refused() {
         return;
     }
     let image = Image::new();
-    // By a descriptor that leaked, and by one that was even handed on.
+    // Try a leaked descriptor, and one that was passed on deliberately.
     let host = File::open(image.host()).unwrap();
     fcntl(&host, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
     let leaked = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&host));
@@ -258,7 +259,7 @@ fn a_working_directory_outside_of_the_root_is_refused() {
         let error = Cell::start(&mut command).unwrap_err();
         assert!(error.to_string().contains(cwd), "{error}");
     }
-    // A symlink of the image leads to where it leads within the image.
+    // A symlink of the image is resolved within the image.
     symlink("/../../../../run", image.image().join("up")).unwrap();
     let mut command = image.command();
     command.current_dir("/up");
@@ -272,8 +273,7 @@ fn a_kernel_parameter_is_written_to_the_kernel_and_to_no_file_of_the_image() {
         return;
     }
     let image = Image::new();
-    // An image that has a /proc of its own, and containers that mount theirs over it, elsewhere,
-    // or not at all.
+    // The image has its own /proc. The containers mount a procfs over it, elsewhere, or not at all.
     let fake = image.image().join("proc/sys/kernel/shmmni");
     fs::create_dir_all(fake.parent().unwrap()).unwrap();
     fs::write(&fake, "fake").unwrap();
@@ -303,7 +303,7 @@ fn where_a_single_id_is_mapped_no_group_can_be_dropped() {
     let mut cell = Cell::start(&mut single).unwrap();
     assert_eq!(cell.order("read /proc/self/setgroups").as_deref(), Ok("deny\n"));
     assert_eq!(cell.order("drop-groups"), Err(libc::EPERM));
-    // The control: with a range it can, since no group that it has was ever the host's.
+    // The control: with a range of ids the attack works, because none of the groups was a group of the host.
     let mut range = command();
     range.namespace(Kind::User, Namespace::New);
     let mut cell = Cell::start(&mut range).unwrap();
@@ -320,11 +320,11 @@ fn the_inits_program_cannot_be_overwritten_from_inside() {
     command.spec_mut().init = true;
     let mut cell = Cell::start(&mut command).unwrap();
     assert_eq!(cell.order("pid").as_deref(), Ok("2"));
-    // Of what it is, and of what it holds, nothing is to be seen.
+    // Neither the link nor the content of the executable is visible.
     assert_eq!(cell.order("link /proc/1/exe"), Err(libc::EACCES));
     let refused = cell.order("open-for-writing /proc/1/exe").unwrap_err();
     assert!([libc::ETXTBSY, libc::EACCES, libc::EPERM].contains(&refused), "errno {refused}");
-    // Not only while it runs: it is sealed for good.
+    // The file is sealed permanently, not only while it runs.
     let exe = File::open(format!("/proc/{}/exe", cell.container.pid())).unwrap();
     let seals = SealFlag::from_bits_retain(fcntl(exe.as_fd(), FcntlArg::F_GET_SEALS).unwrap());
     assert!(seals.contains(SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW));
@@ -339,7 +339,7 @@ fn capabilities_are_not_inheritable_by_default() {
     let mut cell = Cell::start(&mut command()).unwrap();
     let status = cell.order("read /proc/self/status").unwrap();
     for set in ["CapInh", "CapAmb"] {
-        // (The probe's answers have line ends where the file has tabs.)
+        // (The probe replaces the tabs of the file by line ends.)
         assert!(status.contains(&format!("{set}:\n0000000000000000")), "{status}");
     }
 }

@@ -1,12 +1,13 @@
-//! Letting go of containers: in any order, at any time, it hangs never and hurts nobody else.
-//! Each test runs under a watchdog, since what it is about is hanging.
+//! Dropping and deleting containers in any order and at any time neither hangs nor affects other containers.
+//!
+//! Each test runs under a watchdog, so that a hang fails the test.
 
 use std::sync::mpsc;
 
 use nspod_sandbox::{Command, Pod, Stdio};
 use nspod_tests::{Cell, PATIENCE, command, join, lane, pod, unique};
 
-/// Runs it, and fails if it is not done in time.
+/// Runs the function, and fails if it does not return in time.
 fn in_time(test: impl FnOnce() + Send + 'static) {
     let (done, wait) = mpsc::channel();
     let thread = std::thread::spawn(move || {

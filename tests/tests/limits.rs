@@ -1,5 +1,7 @@
-//! Limits bite, and bite nobody else. Each with its control: what is stopped here goes through
-//! where the limit is lifted. These take controllers of cgroup v2, which the guest lane has.
+//! Limits restrict their own container and no other.
+//!
+//! Each test has a control, which succeeds without the limit. The tests require controllers of cgroup v2, which the
+//! guest lane has.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -9,11 +11,11 @@ use nspod_sandbox::{ErrorKind, ExitStatus, Oom, OomLevel, Pod, PodSpec};
 use nspod_tests::{Cell, GONE, await_true, command, join, lane, unique};
 
 const MIB: u64 = 1 << 20;
-/// What the hogs ask for.
+/// Amount that the memory hogs request.
 const HOLD: &str = "hold 134217728";
 
 fn memory(max: u64) -> Limits {
-    // The swap too, or the kernel would make room there.
+    // Limit swap too: otherwise the kernel would swap pages out.
     let unified = [("memory.swap.max".to_owned(), "0".to_owned())].into();
     Limits { memory_max: Some(Max::Value(max)), unified, ..Limits::default() }
 }
@@ -22,7 +24,7 @@ fn pids(max: Max) -> Limits {
     Limits { pids_max: Some(max), ..Limits::default() }
 }
 
-/// A pod with these limits, and containers in it with these.
+/// Starts containers with limits in a pod with limits.
 fn containers<const N: usize>(pod: Limits, limits: [Limits; N]) -> (Pod, [Cell; N]) {
     let pod = Pod::create(&unique("limits"), &PodSpec { limits: pod, ..PodSpec::default() }).unwrap();
     let cells = limits.map(|limits| Cell::start(join(&pod).unwrap().limits(limits)).unwrap());
@@ -113,7 +115,7 @@ fn pids_max_of_a_pod_is_over_all_its_containers_together() {
     assert_eq!(b.order("fork 64").as_deref(), Ok("8"));
 }
 
-/// Processor time of a container so far, in µs.
+/// Processor time that a container has used, in µs.
 fn used(cell: &Cell) -> u64 {
     cell.container.usage().unwrap().cpu.usage_usec.unwrap()
 }
@@ -128,13 +130,13 @@ fn cpu_max_halves_a_spinner_and_lets_its_neighbour_spin() {
     let (start, before) = (Instant::now(), used(&limited));
     limited.order("spin").unwrap();
     free.order("spin").unwrap();
-    // Where others take the processors for a while, it does not come to its quota yet.
+    // On a busy machine the container does not reach its quota at first.
     let throttled = |cell: &Cell| cell.container.usage().unwrap().cpu.throttled_usec;
     await_true("the spinner to be throttled", || {
         used(&limited) - before > 400_000 && throttled(&limited).unwrap() > 0
     });
     let share = (used(&limited) - before) as f64 / start.elapsed().as_micros() as f64;
-    // At most the quota, and what one period more may give; however busy the machine is.
+    // The upper limit is the quota plus one period, however busy the machine is.
     assert!(share < 0.7, "half a processor is {share}");
     assert!(throttled(&limited).unwrap() > 0);
     assert_eq!(throttled(&free).unwrap_or(0), 0);
@@ -196,14 +198,14 @@ fn an_update_changes_a_live_container() {
     assert_eq!(cell.order("fork 8").as_deref(), Ok("2"));
     cell.container.update(&pids(Max::Max)).unwrap();
     assert_eq!(cell.order("fork 8").as_deref(), Ok("8"));
-    // What is not named stays.
+    // Limits that are not named stay.
     cell.container.update(&memory(32 * MIB)).unwrap();
     assert_eq!(cell.order("fork 8").as_deref(), Ok("8"));
     assert_eq!(cell.order(HOLD), Err(GONE));
     assert_eq!(cell.container.wait().unwrap().oom.unwrap().level, OomLevel::Container);
 }
 
-/// On the host lane the controllers of v1; on the guest lane a file that no kernel has.
+/// The host lane uses a controller of v1. The guest lane uses a file that no kernel has.
 #[test]
 fn a_limit_that_cannot_be_enforced_is_an_error_that_says_why() {
     if !lane::root() {

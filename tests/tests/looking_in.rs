@@ -1,5 +1,4 @@
-//! Looking in is one way: the host sees a contained process under a pid of its own, and
-//! the contained process sees nothing of the host's.
+//! The host sees a contained process under a pid of the host. The contained process sees no process of the host.
 
 use ns_core::{Kind, Pidfd, pid_chain};
 use nspod_sandbox::Pod;
@@ -23,7 +22,7 @@ fn the_host_finds_a_contained_process_under_another_pid() {
     assert_eq!(cell.order("pid").as_deref(), Ok("1"));
     assert_ne!(pid, 1);
     assert_eq!(pid_chain(pid).unwrap(), [pid, 1]);
-    // By its own pid the host looks in, and finds the process where it is.
+    // The host finds the process through its pid on the host.
     assert_eq!(Pidfd::open(pid).unwrap().pid().unwrap(), pid);
     assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap(), "probe\n");
     let child: i32 = cell.order("spin").unwrap().parse().unwrap();
@@ -42,14 +41,14 @@ fn a_contained_process_sees_its_own_and_none_of_the_hosts() {
     assert_eq!(processes(&mut cell), [1]);
     cell.order("fork 2").unwrap();
     assert_eq!(processes(&mut cell), [1, 2, 3]);
-    // Nor by a number: neither this test nor itself as the host numbers it.
+    // Neither this test nor the process itself can be found by a pid of the host.
     for pid in [std::process::id() as i32, cell.container.pid(), nix::unistd::getppid().as_raw()] {
         if pid > 3 {
             assert_eq!(cell.order(&format!("kill {pid} 0")), Err(libc::ESRCH));
             assert_eq!(cell.order(&format!("read /proc/{pid}/comm")), Err(libc::ENOENT));
         }
     }
-    // The control: with the host's pid namespace the same looks find it.
+    // The control: in the host's pid namespace the same requests succeed.
     let mut open = command();
     open.namespace(Kind::Pid, Namespace::Host);
     let mut open = Cell::start(&mut open).unwrap();
@@ -66,14 +65,13 @@ fn in_a_pod_with_one_pid_namespace_all_see_each_other_and_none_of_the_hosts() {
     let pod = Pod::create(&unique("looking"), &pod([Kind::Pid])).unwrap();
     let mut cells = [0; 2].map(|_| Cell::start(&mut join(&pod).unwrap()).unwrap());
     for cell in &mut cells {
-        // The init that holds the namespace, and both.
+        // The init that holds the namespace, and both containers.
         assert_eq!(processes(cell).len(), 3);
         assert_eq!(processes(cell)[0], 1);
     }
 }
 
-/// A user namespace that does not own the pid namespace may not mount a procfs of it, so its parent
-/// makes that.
+/// A user namespace that does not own the pid namespace cannot mount its procfs, so the parent mounts it.
 #[test]
 fn with_a_user_namespace_of_its_own_it_sees_the_pods_processes_and_none_of_the_hosts() {
     if !lane::root() {
@@ -83,7 +81,7 @@ fn with_a_user_namespace_of_its_own_it_sees_the_pods_processes_and_none_of_the_h
     let mut command = join(&pod).unwrap();
     command.namespace(Kind::User, Namespace::New);
     let mut cell = Cell::start(&mut command).unwrap();
-    // The init that holds the namespace, and its own.
+    // The init that holds the namespace, and the container's own init.
     let seen = processes(&mut cell);
     assert!(matches!(seen[..], [1, own] if own.to_string() == cell.order("pid").unwrap()), "{seen:?}");
 }

@@ -1,5 +1,7 @@
-//! As an ordinary user: containers with one id and with ranges of ids, pods, and a sentence
-//! where a limit cannot be had. Each runs in the program `alone`, as such a user.
+//! Tests as an ordinary user: containers with one id and with ranges of ids, pods, and the message if a limit
+//! cannot be set.
+//!
+//! Each test runs in the program `alone` as such a user.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,15 +11,15 @@ use std::process::Command;
 
 use nspod_tests::{lane, unique};
 
-/// Nobody, who owns no file and has no rights.
+/// The user nobody, who owns no file and has no rights.
 const NOBODY: u32 = 65_534;
 
-/// Runs `alone` as nobody; or as whoever runs this, if that is no root.
+/// Runs `alone` as nobody, or as the current user if that is not root.
 fn alone(what: &str, with: impl Fn(&Path, &mut Command)) {
     if !user_namespaces() {
         return lane::skip("this host lets ordinary users have no user namespaces: see `nspod doctor`");
     }
-    // Where the programs are built, others may have no way to.
+    // Other users may have no access to the build directory.
     let dir = tempfile::tempdir().unwrap();
     let everyone = |mode| PermissionsExt::from_mode(mode);
     fs::set_permissions(dir.path(), everyone(0o755)).unwrap();
@@ -61,7 +63,7 @@ fn an_ordinary_user_without_a_cgroup_is_told_so_when_asking_for_a_limit() {
     alone("rootless-limit", |_, _| {});
 }
 
-/// In a mount namespace of its own, where `/etc/subuid` has a line for nobody.
+/// Runs in its own mount namespace, where `/etc/subuid` has a line for nobody.
 #[test]
 fn an_ordinary_user_gets_ranges_of_ids_by_newuidmap() {
     if !lane::root() {

@@ -1,4 +1,4 @@
-//! What the tests of single containers share.
+//! Helpers for the tests of single containers.
 #![allow(dead_code, unreachable_pub)]
 
 use std::io::Read;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nspod_sandbox::{Command, ExitStatus, Stdio};
 
-/// Runs a shell command line in a container and returns what it wrote, and how it ended.
+/// Runs a shell line in a container. Returns its output and exit status.
 pub fn shell(command: &mut Command, line: &str) -> (String, ExitStatus) {
     command.spec_mut().process.args = vec!["sh".into(), "-c".into(), line.into()];
     command.stdin(Stdio::Null).stdout(Stdio::Piped);
@@ -30,7 +30,7 @@ pub fn error(command: &mut Command) -> nspod_sandbox::Error {
     command.spawn().expect_err("this must not start")
 }
 
-/// A shell and its library, in a directory of its own.
+/// An image with a shell and its library, in a temporary directory.
 pub struct Image(tempfile::TempDir);
 
 impl Image {
@@ -50,7 +50,7 @@ impl Image {
         self.0.path().to_owned()
     }
 
-    /// Copies a program and the libraries that `ldd` names.
+    /// Copies a program and the libraries that `ldd` lists.
     pub fn add(&self, name: &str) {
         let path = ["/bin", "/usr/bin"].map(|d| PathBuf::from(d).join(name)).into_iter().find(|p| p.exists());
         let path = path.unwrap_or_else(|| panic!("{name} is not installed")).canonicalize().unwrap();
@@ -66,7 +66,7 @@ impl Image {
     }
 }
 
-/// Runs it in a thread of its own: a hang must fail, and not hang the tests.
+/// Runs the function in its own thread, so that a hang fails the test instead of blocking it.
 pub fn in_time(what: impl FnOnce() + Send + 'static) {
     let (done, wait) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {

@@ -1,6 +1,7 @@
-//! Rules 1 and 2 of the model as a property of the real kernel: whatever sequence of spawn,
-//! unshare, join and exit, every process is in exactly one namespace of each kind, and who
-//! shares which is what the rules in `rules.rs` say.
+//! Compares the kernel with the model in `rules.rs` for random sequences of spawn, unshare, join and exit.
+//!
+//! Every process is in exactly one namespace of each kind. Two processes share a namespace if and only if the model
+//! says so.
 
 mod population;
 mod rules;
@@ -12,7 +13,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rules::{Op, World};
 
-/// Who acts, on whom, with which kinds; whom there is is known only when it is done.
+/// Numbers that choose the acting process, its target and the kinds. The set of processes is known only when the
+/// operation runs.
 fn op() -> impl Strategy<Value = (u8, usize, usize, Kinds)> {
     let kinds = (0..256_u32).prop_map(|bits| {
         Kind::ALL
@@ -27,14 +29,14 @@ fn op() -> impl Strategy<Value = (u8, usize, usize, Kinds)> {
     (0..10_u8, 0..8_usize, 0..8_usize, kinds)
 }
 
-/// The operation that these numbers stand for in a world of so many processes.
+/// Returns the operation that these numbers stand for in a world with this many processes.
 fn op_of((what, who, whom, kinds): (u8, usize, usize, Kinds), alive: &[usize]) -> Op {
     let pick = |number: usize| alive[number % alive.len()];
     match what {
         0..=3 => Op::Spawn { by: pick(who), kinds },
         4 | 5 => Op::Unshare { who: pick(who), kinds },
         6..=8 => Op::Join { who: pick(who), whom: pick(whom), kinds },
-        // The first of all stays, as the one whom orphans come to.
+        // The first process never ends, because it adopts orphans.
         _ => Op::Exit { who: pick(who).max(1) },
     }
 }
@@ -52,7 +54,7 @@ fn any_sequence_of_spawn_unshare_join_and_exit_partitions_processes_as_the_model
     }
 }
 
-/// Does the operations in the model and on the kernel, and compares after each.
+/// Performs the operations in the model and in the kernel, and compares them after each one.
 fn play(ops: &[(u8, usize, usize, Kinds)]) -> Result<(), String> {
     let mut world = World::new();
     let mut population = Population::new();
@@ -72,7 +74,7 @@ fn play(ops: &[(u8, usize, usize, Kinds)]) -> Result<(), String> {
         }
         let after = population.look();
         compare(&world, &after).map_err(|error| format!("{error} {}", context()))?;
-        // Kinds are independent: nobody has moved but the one that acted, in what it named.
+        // Kinds are independent: only the acting process has moved, and only in the kinds that it named.
         let touched = op_touches(&op, expected.is_ok());
         for (who, set) in after.iter() {
             let Some((_, was)) = before.iter().find(|(other, _)| other == who) else { continue };
@@ -86,7 +88,7 @@ fn play(ops: &[(u8, usize, usize, Kinds)]) -> Result<(), String> {
     Ok(())
 }
 
-/// Whom an operation moves, and in which kinds at most.
+/// Returns the process that an operation moves, and the kinds in which it can move.
 fn op_touches(op: &Op, ok: bool) -> Option<(usize, Kinds)> {
     match *op {
         Op::Unshare { who, kinds } | Op::Join { who, kinds, .. } if ok => Some((who, kinds)),
@@ -94,8 +96,8 @@ fn op_touches(op: &Op, ok: bool) -> Option<(usize, Kinds)> {
     }
 }
 
-/// Two processes share a namespace of a kind if and only if they do in the model; and what
-/// is the host's in the model is the host's.
+/// Checks that two processes share a namespace of a kind exactly if they do in the model, and that the model knows
+/// which namespaces are the host's.
 fn compare(world: &World, found: &[(usize, NamespaceSet)]) -> Result<(), String> {
     let host = NamespaceSet::current().map_err(|error| error.to_string())?;
     let alive: Vec<usize> = found.iter().map(|(who, _)| *who).collect();

@@ -1,4 +1,4 @@
-//! Real processes that do what the model does.
+//! Real processes that perform the operations of the model.
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -18,8 +18,7 @@ struct Member {
     orders: Orders,
 }
 
-/// The processes, in the order in which they were born. All are in the cgroup of the first,
-/// and end with it.
+/// The processes in the order of their creation. All are in the cgroup of the first, and end with it.
 pub(crate) struct Population {
     members: Vec<Option<Member>>,
     listener: UnixListener,
@@ -40,7 +39,7 @@ impl Population {
         population
     }
 
-    /// Takes in a process that was just born.
+    /// Adds a new process.
     fn welcome(&mut self) {
         let mut fds = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
         let timeout = PollTimeout::try_from(PATIENCE).expect("short enough");
@@ -56,7 +55,7 @@ impl Population {
         self.members[who].as_mut().expect("a process that lives")
     }
 
-    /// The namespaces of everyone who lives: exactly one of each kind, by type.
+    /// Returns the namespaces of every living process, exactly one of each kind.
     pub(crate) fn look(&self) -> Vec<(usize, NamespaceSet)> {
         let members = self.members.iter().enumerate();
         let alive = members.filter_map(|(who, member)| Some((who, member.as_ref()?)));
@@ -65,7 +64,7 @@ impl Population {
             .collect()
     }
 
-    /// Does it. Who ends by it is known from the world after it.
+    /// Performs the operation. The world after the operation tells which processes it ends.
     pub(crate) fn apply(&mut self, op: &Op, after: &World) -> Result<(), i32> {
         match *op {
             Op::Spawn { by, kinds } => {

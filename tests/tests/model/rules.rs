@@ -1,13 +1,13 @@
-//! What the kernel's rules say will happen: namespaces(7), unshare(2), setns(2), and where
-//! these are silent, the kernel's source.
+//! The kernel's rules for operations on namespaces, from namespaces(7), unshare(2), setns(2), and the kernel's
+//! source where the pages say nothing.
 //!
-//! All processes are root in their user namespace, with every capability there, and have one
-//! thread. So whoever is in a user namespace may do everything to what belongs to it or to one
-//! below it, and nothing else; that is [`World::may`].
+//! All processes are root in their user namespace with every capability there, and have one thread. So a process
+//! may do everything to objects that belong to its user namespace or to one below it, and nothing to others; see
+//! [`World::may`].
 
 use ns_core::{Kind, Kinds};
 
-/// One thing that happens.
+/// One operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Op {
     Spawn { by: usize, kinds: Kinds },
@@ -16,16 +16,16 @@ pub(crate) enum Op {
     Exit { who: usize },
 }
 
-/// A namespace, by its place in [`World::namespaces`]. The first eight are the host's.
+/// Index of a namespace in [`World::namespaces`]. The first eight are the host's.
 type Ns = usize;
 
 #[derive(Debug, Clone, Copy)]
 struct Namespace {
-    /// The user namespace that it belongs to; its own parent, for a user namespace.
+    /// The user namespace that owns this namespace. For a user namespace, its parent.
     owner: Ns,
-    /// For a pid namespace: the one above.
+    /// For a pid namespace, its parent.
     parent: Ns,
-    /// For a pid namespace: its first process has ended, and it takes no more.
+    /// For a pid namespace: its first process has ended, and it accepts no further process.
     dead: bool,
 }
 
@@ -33,10 +33,10 @@ struct Namespace {
 struct Process {
     alive: bool,
     ns: [Ns; 8],
-    /// Where its children go: pid and time.
+    /// Namespaces of its children, for pid and time.
     pid_for_children: Ns,
     time_for_children: Ns,
-    /// The pid namespace that it is the first process of.
+    /// The pid namespace whose first process this is.
     init_of: Option<Ns>,
 }
 
@@ -53,7 +53,7 @@ const PID: usize = Kind::Pid as usize;
 const TIME: usize = Kind::Time as usize;
 
 impl World {
-    /// One process, all in the host's.
+    /// Creates a world of one process in the host's namespaces.
     pub(crate) fn new() -> World {
         let ns = std::array::from_fn(|kind| kind);
         let host = Namespace { owner: USER, parent: PID, dead: false };
@@ -66,7 +66,7 @@ impl World {
         (0..self.processes.len()).filter(|who| self.processes[*who].alive).collect()
     }
 
-    /// The kinds of which two processes have the same namespace.
+    /// Returns the kinds of which two processes share the namespace.
     pub(crate) fn shares(&self, one: usize, other: usize) -> Kinds {
         let (one, other) = (&self.processes[one].ns, &self.processes[other].ns);
         Kind::ALL.into_iter().filter(|kind| one[*kind as usize] == other[*kind as usize]).collect()
@@ -79,7 +79,7 @@ impl World {
             .collect()
     }
 
-    /// Does it, unless the kernel's rules say with which errno it fails.
+    /// Performs the operation, or returns the errno with which the kernel rejects it.
     pub(crate) fn apply(&mut self, op: &Op) -> Result<(), i32> {
         match *op {
             Op::Spawn { by, kinds } => self.spawn(by, kinds),
@@ -123,16 +123,16 @@ impl World {
         Ok(())
     }
 
-    /// New namespaces, which belong to the new user namespace if one is among them. Those of
-    /// pid and time are for the children.
+    /// Creates namespaces, which belong to the new user namespace if there is one. New pid and time namespaces are
+    /// for the children.
     fn make(&mut self, process: &mut Process, maker: Process, kinds: Kinds) -> Result<(), i32> {
         let user = match kinds.contains_kind(Kind::User) {
             true => self.namespaces.len(),
             false => maker.ns[USER],
         };
         if kinds.contains_kind(Kind::Pid) {
-            // copy_pid_ns: only one that is for children already goes no deeper. And
-            // create_pid_namespace: only below what belongs to the same or an upper user.
+            // copy_pid_ns: the pid namespace for children must be the process's own. create_pid_namespace: the
+            // owner of the parent must be the same user namespace or an ancestor.
             let upper = self.namespaces[maker.ns[PID]].owner;
             let below = user == self.namespaces.len() && self.is_within(maker.ns[USER], upper)
                 || user < self.namespaces.len() && self.is_within(user, upper);
@@ -162,12 +162,12 @@ impl World {
         }
         let (process, other) = (self.processes[who], self.processes[whom]);
         let own = process.ns[USER];
-        // By pidfd one must be allowed to look at the process. (One kind alone goes by a
-        // descriptor of the namespace.)
+        // Joining by pidfd requires the right to inspect the process. A single kind is joined through a descriptor
+        // of the namespace.
         if kinds.kinds().count() > 1 && who != whom && !self.may(own, other.ns[USER]) {
             return Err(libc::EPERM);
         }
-        // The order of the kernel's validate_nsset.
+        // The same order as in the kernel's validate_nsset.
         for kind in
             [Kind::User, Kind::Mnt, Kind::Uts, Kind::Ipc, Kind::Pid, Kind::Cgroup, Kind::Net, Kind::Time]
         {
@@ -177,7 +177,7 @@ impl World {
                 Kind::User if wanted == own => Some(libc::EINVAL),
                 Kind::User => (!self.may(own, wanted)).then_some(libc::EPERM),
                 _ if !self.may(own, self.namespaces[wanted].owner) => Some(libc::EPERM),
-                // Down the tree of pid namespaces, and never up.
+                // A process can join a descendant pid namespace, and never an ancestor.
                 Kind::Pid if !self.pid_below(wanted, process.ns[PID]) => Some(libc::EINVAL),
                 _ => None,
             };
@@ -198,7 +198,7 @@ impl World {
         Ok(())
     }
 
-    /// With the first process of a pid namespace end all others, there and below.
+    /// Ends all other processes of a pid namespace and of its descendants when its first process ends.
     fn end(&mut self, who: usize) {
         self.processes[who].alive = false;
         let Some(pid) = self.processes[who].init_of else { return };
@@ -210,7 +210,7 @@ impl World {
         }
     }
 
-    /// Whether a process of one user namespace has its capabilities in another.
+    /// Returns whether a process of one user namespace has capabilities in another.
     fn may(&self, own: Ns, other: Ns) -> bool {
         self.is_within(other, own)
     }

@@ -34,7 +34,8 @@ pub(crate) fn single_id() {
     cell.container.delete().expect("deleted");
 }
 
-/// Adds a line for nobody to `/etc/subuid`, which only this process and its children see, and continues as nobody.
+/// Adds a line for the user nobody to `/etc/subuid` that only this process and its children see, and continues as
+/// nobody.
 pub(crate) fn as_nobody(lines: &str, program: &str, what: &str) {
     ns_core::unshare(Kinds::MNT).expect("a mount namespace");
     let none = None::<&str>;

@@ -40,7 +40,7 @@ pub(crate) fn shm(key: i32, text: Option<[u8; 8]>) -> Result<[u8; 8]> {
     let flags = if text.is_some() { libc::IPC_CREAT | libc::IPC_EXCL | 0o666 } else { 0 };
     // SAFETY: the call takes numbers only.
     let id = check(unsafe { libc::shmget(key, 8, flags) })?;
-    // SAFETY: the kernel chooses where.
+    // SAFETY: the kernel chooses the address.
     let at = unsafe { libc::shmat(id, std::ptr::null(), 0) };
     if at.addr() == usize::MAX {
         return Err(Error::last_os_error());
