@@ -35,7 +35,7 @@ pub struct State {
 /// # use cgroup_core::Cgroup;
 /// let mut watch = Cgroup::open("/sys/fs/cgroup/job")?.watch()?;
 /// while let Some(state) = watch.next(None)? {
-///     println!("{:?} processes killed for want of memory", state.memory.oom_kill);
+///     println!("{:?} processes killed by the OOM killer", state.memory.oom_kill);
 ///     if !state.cgroup.populated {
 ///         break;
 ///     }

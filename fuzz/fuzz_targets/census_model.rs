@@ -1,5 +1,5 @@
-//! The model derived from any processes: every process is the host's or in one container, every
-//! container in one pod, and what is said to be shared is.
+//! The model of any set of processes is consistent: every process belongs to the host or to one container, every
+//! container belongs to one pod, and the members of a pod share the namespaces that the model lists as shared.
 #![no_main]
 
 use arbitrary::{Result, Unstructured};
@@ -36,7 +36,7 @@ fuzz_target!(|data: &[u8]| {
             .fold(Kinds::all(), |all, w| all & w[0].namespaces.coincide(&w[1].namespaces));
         assert_eq!(pod.shared, same & containers[0].isolated);
     }
-    // Containers of different pods share none of the kinds that link.
+    // Containers of different pods share no namespace of a linking kind.
     for (i, a) in model.containers.iter().enumerate() {
         for b in model.containers[..i].iter().filter(|b| b.pod != a.pod) {
             let linked = a.namespaces.coincide(&b.namespaces) & a.isolated & b.isolated & LINKS;

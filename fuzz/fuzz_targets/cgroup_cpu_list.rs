@@ -1,4 +1,4 @@
-//! Lists of processors mean what their text says, and print in one canonical form.
+//! CPU lists contain the CPUs that their text names, and print in one canonical form.
 #![no_main]
 
 use cgroup_core::CpuList;
@@ -10,7 +10,7 @@ fuzz_target!(|text: &str| {
     assert_eq!(list.is_empty(), list.len() == 0);
     let ranges: Vec<_> = list.ranges().collect();
     assert!(ranges.windows(2).all(|w| u64::from(*w[0].end()) + 1 < u64::from(*w[1].start())), "{ranges:?}");
-    // What the text itself names, part by part.
+    // The CPUs that the text names, part by part.
     let named = |n: u32| {
         text.split(',').map(str::trim_ascii).filter(|part| !part.is_empty()).any(|part| {
             let (first, last) = part.split_once('-').unwrap_or((part, part));

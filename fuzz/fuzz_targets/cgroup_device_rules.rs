@@ -1,5 +1,5 @@
-//! Device rules survive text, and their program decides as the rules say, by an interpreter
-//! of eBPF that is not ours.
+//! Device rules survive printing and parsing. Their program decides according to the rules, as an independent
+//! interpreter of eBPF shows.
 #![no_main]
 
 use cgroup_core::device::{Access, Instruction, Kind, Rule, allows, compile};
@@ -26,7 +26,7 @@ fuzz_target!(|text: &str| {
     }
 });
 
-/// As the kernel reads them: `struct bpf_insn`.
+/// The instruction as the kernel reads it: `struct bpf_insn`.
 fn bytes(program: &[Instruction]) -> Vec<u8> {
     let one = |i: &Instruction| {
         let ([a, b], [c, d, e, f]) = (i.offset.to_le_bytes(), i.immediate.to_le_bytes());

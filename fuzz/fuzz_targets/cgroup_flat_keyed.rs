@@ -1,4 +1,4 @@
-//! Flat keyed files: the pairs survive being printed, and the typed views show the same values.
+//! Flat keyed files: the pairs survive printing, and the typed views show the same values.
 #![no_main]
 
 use cgroup_core::{CpuStat, Events, MemoryEvents, MemoryStat, parse};
@@ -12,7 +12,7 @@ fuzz_target!(|text: &str| {
     };
     let pairs: Vec<_> = pairs.collect();
     if !text.contains(['\r', '\x0c']) {
-        // The kernel parts words by a blank alone.
+        // The kernel separates words by a space only.
         let words = text.lines().map(|line| line.split_ascii_whitespace());
         let values = words.filter_map(|mut words| Some((words.next()?, words.next()?.parse::<u64>().ok()?)));
         assert_eq!(pairs, values.collect::<Vec<_>>());

@@ -1,5 +1,4 @@
-//! `io.stat` and `io.max` survive being printed as the kernel prints them, and a limit that
-//! was read is a limit that can be written.
+//! `io.stat` and `io.max` survive printing in the kernel's format, and a limit that was read can be written.
 #![no_main]
 
 use cgroup_core::{IoMax, IoStat, Limits};

@@ -1,5 +1,5 @@
-//! Limits: JSON keeps them, and what is valid can be written: to a file of that cgroup, with a
-//! value that reads back as what was asked for.
+//! Limits survive JSON. Valid limits can be written: each write names a file of the cgroup, and its value parses to
+//! the requested limit.
 #![no_main]
 
 use cgroup_core::{Controller, CpuList, CpuMax, IoMax, Limits, Max};

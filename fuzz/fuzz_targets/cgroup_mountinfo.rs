@@ -1,5 +1,5 @@
-//! Mounts of cgroups: no line changes what another says, and what was read survives being
-//! printed as the kernel prints it.
+//! Mounts of cgroups: no line changes the meaning of another, and the result survives printing in the kernel's
+//! format.
 #![no_main]
 
 use std::os::unix::ffi::OsStrExt;

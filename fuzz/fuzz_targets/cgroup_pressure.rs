@@ -1,4 +1,4 @@
-//! Pressure files survive being printed as the kernel prints them.
+//! Pressure files survive printing in the kernel's format.
 #![no_main]
 
 use cgroup_core::{Pressure, PressureLine};

@@ -1,4 +1,4 @@
-//! Id maps survive being printed, and one that is valid is one to one and small enough to write.
+//! Id maps survive printing, and a valid map is one-to-one and small enough to write.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

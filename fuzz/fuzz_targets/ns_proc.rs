@@ -1,5 +1,5 @@
-//! Parsers of `/proc/PID/{status,stat,cgroup,mountinfo}`: any bytes, and no line changes the meaning
-//! of another.
+//! Parsers of `/proc/PID/{status,stat,cgroup,mountinfo}` accept any bytes, and no line changes the meaning of
+//! another.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -14,7 +14,7 @@ fuzz_target!(|bytes: &[u8]| {
             "Name:\t{name}\nState:\t{state} (x)\nPPid:\t{}\nUid:\t0\t{}\t0\t0\nNSpid:{pids}\n",
             status.parent, status.uid
         );
-        // Blanks around a name do not survive: they cannot be told from the file's own.
+        // Spaces around a name do not survive, because they look like the separators of the file.
         if status.name.trim_ascii() == status.name && status.state.is_ascii_alphabetic() {
             assert_eq!(Status::parse(text.as_bytes()), Some(status), "{text}");
         }

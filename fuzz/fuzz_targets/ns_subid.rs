@@ -1,4 +1,4 @@
-//! `/etc/subuid`: ranges are whole, belong to who is asked for, and make a map in one run.
+//! `/etc/subuid`: ranges are complete, belong to the requested user, and form a map without gaps.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

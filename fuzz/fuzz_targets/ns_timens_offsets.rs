@@ -1,4 +1,4 @@
-//! Clock offsets survive being printed.
+//! Clock offsets survive printing.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

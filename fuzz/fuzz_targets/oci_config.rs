@@ -1,5 +1,5 @@
-//! From any bytes to a plan by way of OCI's configuration: never a panic, and what is refused is
-//! refused by a field.
+//! Converts any bytes to a plan through an OCI configuration. The conversion never panics, and each rejection names
+//! a field.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -14,7 +14,7 @@ fuzz_target!(|data: &[u8]| {
         Ok(config) => config,
         Err(error) => return assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}"),
     };
-    // What is read is written and read again.
+    // The parsed configuration survives writing and reading.
     let again = serde_json::to_vec(config.spec()).unwrap();
     oci::parse(&again).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&again)));
     for rootless in [false, true] {
@@ -36,7 +36,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn plan(spec: &Spec, rootless: bool) {
-    // Those that are joined would be opened.
+    // A plan would open the namespaces that it joins.
     let joins = |kind| matches!(spec.namespaces.get(kind), Namespace::Join(_));
     if Kind::ALL.into_iter().any(joins) {
         return;

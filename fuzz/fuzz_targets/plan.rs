@@ -1,5 +1,5 @@
-//! From any spec and any host to a plan: never a panic, and a plan that is made keeps the order
-//! that its child relies on, and never reaches what the spec does not make its own.
+//! Plans any spec on any host. Planning never panics. A plan keeps the order of steps that its child relies on, and
+//! changes only namespaces that the spec makes new.
 #![no_main]
 
 use std::collections::{BTreeSet, HashSet};
@@ -23,7 +23,7 @@ fuzz_target!(|data: &[u8]| {
         spec::harmless(&mut spec);
         match serde_json::to_string(&spec) {
             Ok(json) => assert_eq!(serde_json::from_str::<Spec>(&json).unwrap(), spec),
-            // JSON holds bytes for arguments and the environment, but not for paths.
+            // JSON can hold arbitrary bytes for arguments and the environment, but not for paths.
             Err(error) => assert!(error.to_string().contains("UTF-8"), "{error}"),
         }
         let asked = Asked::of(&spec, data);
@@ -33,7 +33,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// Root, an ordinary user, and one of chance.
+/// Root, an ordinary user, or a random user.
 fn hosts(data: &[u8]) -> Vec<Host> {
     let root = Host { capabilities: u64::MAX, ..Host::default() };
     let user = Host { uid: 1000, gid: 1000, ..Host::default() };
@@ -43,11 +43,11 @@ fn hosts(data: &[u8]) -> Vec<Host> {
     [root, user].into_iter().chain(any).collect()
 }
 
-/// What is asked for beside the spec.
+/// Requests in addition to the spec.
 struct Asked {
     hold: Option<Hold>,
     ready: bool,
-    /// The root of a process whose mount namespace is joined.
+    /// Enter the root of a process whose mount namespace is joined.
     root: bool,
 }
 
@@ -110,7 +110,7 @@ fn count(steps: &[Step], is: impl Fn(&&Step) -> bool) -> usize {
     steps.iter().filter(is).count()
 }
 
-/// Where the only step of its sort is, if there is one.
+/// Returns the index of the only matching step, if there is one.
 fn only(steps: &[Step], is: impl Fn(&Step) -> bool) -> Option<usize> {
     assert!(count(steps, |s| is(s)) <= 1);
     find(steps, is)
@@ -120,7 +120,7 @@ fn enters(spec: &Spec) -> bool {
     matches!(spec.namespaces.pid, Choice::Join(_))
 }
 
-/// The container has mounts of its own, and a root among them.
+/// Returns whether the container has its own mounts, including a root.
 fn own_root(spec: &Spec) -> bool {
     (spec.namespaces.is_new(Kind::Mnt) || spec.mounts_stay) && spec.root != Root::Host
 }
@@ -138,15 +138,15 @@ fn one_program_at_the_end(spec: &Spec, steps: &[Step]) {
     assert_eq!(argv.len() - own, args.len());
 }
 
-/// The program is looked for in a `PATH` that names nothing.
+/// Returns whether the program is searched in a `PATH` without directories.
 fn no_directory(spec: &Spec) -> bool {
     let path = spec.process.env.iter().rev().find(|(key, _)| key == "PATH");
     path.is_some_and(|(_, path)| path.as_encoded_bytes().iter().all(|byte| *byte == b':'))
         && spec.process.args.first().is_some_and(|name| !name.as_encoded_bytes().contains(&b'/'))
 }
 
-/// A stage is there where others can see the process on its last steps, and all that follows it
-/// is done by what it was given.
+/// A stage exists if other processes can see this process during its last steps. All later steps use only resources
+/// that the stage received.
 fn the_stage_has_nothing_of_the_callers(spec: &Spec, asked: &Asked, steps: &[Step]) {
     let image = !matches!(spec.root, Root::Host | Root::HostReadOnly)
         || matches!(spec.namespaces.mnt, Choice::Join(_))
@@ -169,7 +169,7 @@ fn the_stage_has_nothing_of_the_callers(spec: &Spec, asked: &Asked, steps: &[Ste
     let Step::Stage(exec) = &steps[at] else { unreachable!() };
     assert!(exec.file.is_some() && exec.candidates.is_empty());
     assert_eq!((exec.argv.strings().len(), exec.envp.strings().len()), (2, 0));
-    // The processes of a pid namespace that is joined, and hooks of the image, see but the stage.
+    // The processes of a joined pid namespace, and hooks of the image, see only the stage.
     let seen = |s: &Step| match s {
         Step::Hold | Step::Started => true,
         Step::Clone(_) => enters(spec),
@@ -193,7 +193,7 @@ fn the_stage_has_nothing_of_the_callers(spec: &Spec, asked: &Asked, steps: &[Ste
     if let Some(clone) = clone {
         let clone = at + clone;
         assert!(matches!(steps[clone], Step::Clone(kinds) if kinds.is_empty()));
-        // What holds for the one process alone comes after it.
+        // Steps that affect only one process come after the clone.
         for step in &steps[..clone] {
             use Step::{ControllingTerminal, Hold, Label, Setsid, Signals};
             let own = matches!(step, Setsid | ControllingTerminal | Label { .. } | Hold | Signals);
@@ -203,7 +203,7 @@ fn the_stage_has_nothing_of_the_callers(spec: &Spec, asked: &Asked, steps: &[Ste
 }
 
 fn each_namespace_once(spec: &Spec, steps: &[Step], text: &str) {
-    // What the first clone makes is told by the plan's text.
+    // The text of the plan tells which namespaces the first clone makes.
     let line = text.lines().find(|line| line.starts_with("clone3 into its cgroup")).unwrap();
     let names = line.split_once(", new ").and_then(|(_, rest)| rest.split_once(" namespaces"));
     let first = names.map_or("".to_owned(), |(names, _)| names.replace(", ", ","));
@@ -223,7 +223,7 @@ fn each_namespace_once(spec: &Spec, steps: &[Step], text: &str) {
     assert!(count(steps, |s| matches!(s, Step::Clone(_))) <= 1);
     let namespaces = |s: &Step| {
         use Step::{AwaitMaps, Become, Clone, JoinFd, JoinPidfd, MapSelf, TimeOffsets, Unshare};
-        // The stage's is made when all is ready, and makes no namespace.
+        // The clone of the stage comes when everything is ready, and makes no namespace.
         matches!(s, JoinFd { .. } | JoinPidfd { .. } | Unshare(_) | TimeOffsets(_))
             || matches!(s, Clone(_) if !enters(spec))
             || matches!(s, AwaitMaps | MapSelf { .. } | Become { .. })
@@ -239,7 +239,7 @@ fn each_namespace_once(spec: &Spec, steps: &[Step], text: &str) {
     };
     let first = find(steps, inside).unwrap();
     assert!(!steps[first..].iter().any(namespaces), "namespaces after what is done in them");
-    // In a pid namespace that is joined or made by a step only a later child lives.
+    // Only a later child is a member of a pid namespace that a step joins or makes.
     let unshared_pid = steps.iter().any(|s| matches!(s, Step::Unshare(k) if k.contains(Kinds::PID)));
     assert!(!unshared_pid);
     if joined.contains(Kinds::PID) || spec.time_offsets.is_some() {
@@ -284,7 +284,7 @@ fn files_in_order(spec: &Spec, asked: &Asked, steps: &[Step]) {
             Step::ChangeRoot { over, hide, .. } => {
                 need(Slot::Root);
                 assert!(spec.no_pivot || spec.mounts_stay);
-                // The others of the namespace keep their root, and what is mounted in it.
+                // Other processes of the namespace keep their root and its mounts.
                 assert!(!spec.mounts_stay || !over && hide.is_empty());
             }
             Step::Console(dest) => {
@@ -324,7 +324,7 @@ fn files_in_order(spec: &Spec, asked: &Asked, steps: &[Step]) {
         entered = matches!(step, Step::PivotRoot { .. } | Step::ChangeRoot { .. });
     }
     assert_eq!(entered, own_root(spec));
-    // The root of a process is entered in its mount namespace, and before descriptors are closed.
+    // The root of a process is entered in its mount namespace, before descriptors are closed.
     let root = only(steps, |s| matches!(s, Step::EnterRoot(_)));
     assert_eq!(root.is_some(), asked.root);
     let descriptors = find(steps, |s| matches!(s, Step::Descriptors)).unwrap();
@@ -334,7 +334,7 @@ fn files_in_order(spec: &Spec, asked: &Asked, steps: &[Step]) {
     );
 }
 
-/// A destination is relative to the new root and never goes up.
+/// Checks that a destination is relative to the new root and has no `..`.
 fn stays_inside(dest: &Dest) {
     let path = dest.path.to_bytes();
     assert!(!path.is_empty() && !path.starts_with(b"/"), "{dest}");
@@ -348,18 +348,18 @@ fn stays_inside(dest: &Dest) {
     }
 }
 
-/// All that is joined here is the caller's own, so only what is new may be changed.
+/// Checks that only new namespaces are changed: every joined namespace here is the caller's own.
 fn nothing_of_the_host_is_changed(spec: &Spec, steps: &[Step]) {
     let changed = find(steps, |s| matches!(s, Step::ChangeRoot { .. }));
     for (at, step) in steps.iter().enumerate() {
         let kind = match step {
             Step::Mount(mount) if matches!(mount.place, Place::Detached) => continue,
-            // The root lies on its own path, and all else in it.
+            // The root is mounted on its own path, and all other mounts lie below it.
             Step::Mount(mount) if spec.mounts_stay => {
                 assert!(!matches!(mount.place, Place::NewRoot), "{step} over the root of others");
                 continue;
             }
-            // The root's own, once it is entered.
+            // Propagation of the root mount, after the root is entered.
             Step::Propagation(_) if spec.mounts_stay => {
                 assert!(changed.is_some_and(|changed| changed < at), "{step} of the root of others");
                 continue;
@@ -400,8 +400,8 @@ fn nothing_of_the_host_is_changed(spec: &Spec, steps: &[Step]) {
         };
         assert!(spec.namespaces.is_new(kind), "{step} without a new {kind} namespace");
     }
-    // Where the namespace's mounts are shared, the one that holds the root is not: from a slave
-    // nothing passes either.
+    // In a mount namespace with shared mounts, the mount that holds the root is private or a slave. Mounts do not
+    // propagate from a slave.
     let attached = |s: &Step| matches!(s, Step::Mount(m) if matches!(m.place, Place::NewRoot | Place::At(_)));
     let Some(root) = find(steps, attached) else { return };
     let keeps_apart = |flags: u64| flags & (libc::MS_PRIVATE | libc::MS_SLAVE) != 0;
@@ -418,7 +418,8 @@ fn nothing_of_the_host_is_changed(spec: &Spec, steps: &[Step]) {
     assert!(private.is_some_and(|private| private < root), "a root that others could see");
 }
 
-/// From the closing of descriptors on: what takes the caller's rights comes before they are left.
+/// Checks the order of steps after the descriptors are closed: steps that may need privileges come before the
+/// privileges are dropped.
 fn privileges_last(spec: &Spec, host: &Host, steps: &[Step]) {
     let process = &spec.process;
     let at = |is: fn(&Step) -> bool| only(steps, is);
@@ -438,7 +439,7 @@ fn privileges_last(spec: &Spec, host: &Host, steps: &[Step]) {
     if let (Some(credentials), Some(capabilities)) = (credentials, capabilities) {
         assert!(credentials < capabilities);
     }
-    // What may take rights is done with the caller's.
+    // Steps that may need privileges run with the caller's.
     let left = [credentials, capabilities, bounding].into_iter().flatten().min().unwrap_or(end);
     for (at, step) in steps.iter().enumerate() {
         use Step::{
@@ -450,9 +451,9 @@ fn privileges_last(spec: &Spec, host: &Host, steps: &[Step]) {
             || matches!(step, GiveStreams { .. } | Proc { .. });
         assert!(!attribute || at < left, "{step} after rights are left");
     }
-    // Nobody with as few capabilities may trace what has the caller's memory still: neither the
-    // neighbours in the pid namespace, nor the host's processes with the same ids. Whoever is born
-    // into a joined one is the stage's.
+    // A process that still has the caller's memory must not be traceable by processes with as few capabilities:
+    // neighbours in the pid namespace, or processes of the host with the same ids. A process that the stage creates
+    // in a joined pid namespace no longer has this memory.
     let undumpable = at(|s| matches!(s, Step::Undumpable));
     if let Some(capabilities) = capabilities
         && (!spec.namespaces.is_new(Kind::User) || host.privileged())
@@ -461,12 +462,12 @@ fn privileges_last(spec: &Spec, host: &Host, steps: &[Step]) {
         let marked = undumpable.expect("the caller's memory can be traced");
         assert!([Some(capabilities), credentials, bounding].into_iter().flatten().all(|at| marked < at));
     }
-    // The processes of a user namespace that is joined have rights over this one from then on.
+    // From the join on, the processes of a joined user namespace have rights over this process.
     if matches!(spec.namespaces.user, Choice::Join(_)) && host.privileged() && !enters(spec) {
         let joins = |s: &Step| matches!(s, Step::JoinFd { .. } | Step::JoinPidfd { .. });
         assert!(undumpable.is_some_and(|marked| marked < find(steps, joins).unwrap()));
     }
-    // The directory is entered with the caller's rights, and where those do not reach, the user's.
+    // The working directory is entered with the caller's rights and, if these are not sufficient, with the user's.
     let chdir = at(|s| matches!(s, Step::Chdir { .. }));
     let as_user = at(|s| matches!(s, Step::ChdirAsUser(_)));
     assert_eq!(chdir.is_some(), process.cwd.is_some());
@@ -478,7 +479,7 @@ fn privileges_last(spec: &Spec, host: &Host, steps: &[Step]) {
     if let Some(as_user) = as_user {
         assert!(credentials.unwrap() < as_user && capabilities.is_none_or(|c| c < as_user) && as_user < end);
     }
-    // A terminal is made, becomes standard input, and then controls the session.
+    // A terminal is created, becomes standard input, and then controls the session.
     let session = at(|s| matches!(s, Step::Setsid));
     let terminal = at(|s| matches!(s, Step::Terminal { .. }));
     let controlling = at(|s| matches!(s, Step::ControllingTerminal));
@@ -491,7 +492,7 @@ fn privileges_last(spec: &Spec, host: &Host, steps: &[Step]) {
     }
 }
 
-/// Nothing that the container's own filter may refuse comes after it, except for its programs.
+/// Checks that no call that the container's own filter may deny comes after the filter, except in its programs.
 fn the_filter_is_last(spec: &Spec, host: &Host, asked: &Asked, steps: &[Step]) {
     let process = &spec.process;
     let at = |is: fn(&Step) -> bool| only(steps, is);
@@ -500,7 +501,7 @@ fn the_filter_is_last(spec: &Spec, host: &Host, asked: &Asked, steps: &[Step]) {
     let signals = at(|s| matches!(s, Step::Signals)).expect("signals stay blocked");
     assert_eq!(held.is_some(), asked.hold.is_some());
     assert_eq!(seccomp.is_some(), process.seccomp != Seccomp::Unconfined);
-    // Behind a held child there are but the filter, the hooks and the program.
+    // After a held child's wait there are only the filter, the hooks and the program.
     if let Some(held) = held {
         assert_eq!(held + 1, signals);
     }
@@ -518,15 +519,15 @@ fn the_filter_is_last(spec: &Spec, host: &Host, asked: &Asked, steps: &[Step]) {
     let Step::Seccomp { filter, flags } = &steps[seccomp] else { unreachable!() };
     let stage = at(|s| matches!(s, Step::Stage(_)));
     if flags & SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 {
-        // Who answers for the filter has its listener before the container is started. The stage
-        // alone hands it over, and does nothing between unless the filter lets it through.
+        // The program that supervises the filter receives the listener before the container is started. Only the
+        // stage sends it, and makes no call in between that the filter denies.
         assert!(stage.is_some_and(|stage| stage < seccomp) && held.is_some_and(|held| seccomp < held));
         if held == Some(seccomp + 1) {
             return;
         }
     }
     if !process.no_new_privs && !keeps(spec, host) {
-        // The caller's right to load it goes with the credentials.
+        // The caller loses the right to load the filter together with its credentials.
         let privileges = |s: &Step| {
             use Step::{Ambient, Capabilities, Credentials, DropBounding, KeepCapabilities};
             matches!(s, DropBounding(_) | KeepCapabilities | Credentials { .. })
@@ -537,7 +538,7 @@ fn the_filter_is_last(spec: &Spec, host: &Host, asked: &Asked, steps: &[Step]) {
         assert!(steps.iter().rposition(before).is_some_and(|before| before < seccomp));
         return;
     }
-    // Loaded early so that no process that others see has the right to load it.
+    // The filter is loaded early, so that no process that others can see has the right to load it.
     assert!(stage.is_some_and(|stage| stage < seccomp));
     assert!(keeps(spec, host) && (enters(spec) || asked.hold.is_some()));
     let clone = at(|s| matches!(s, Step::Clone(_))).filter(|_| enters(spec));
@@ -554,7 +555,7 @@ fn the_filter_is_last(spec: &Spec, host: &Host, asked: &Asked, steps: &[Step]) {
     }
 }
 
-/// Calls of the stage's steps, with their first arguments.
+/// Returns the calls of the stage's steps, with their first arguments.
 fn calls(step: &Step) -> Vec<(libc::c_long, [u64; 3])> {
     let flags = (libc::CLONE_PARENT | libc::CLONE_PIDFD | libc::SIGCHLD) as u64;
     match step {
@@ -578,15 +579,15 @@ fn calls(step: &Step) -> Vec<(libc::c_long, [u64; 3])> {
     }
 }
 
-/// CAP_SYS_ADMIN is kept for the filter.
+/// Returns whether CAP_SYS_ADMIN is kept for the filter.
 fn keeps(spec: &Spec, host: &Host) -> bool {
     let process = &spec.process;
     let filter = process.seccomp != Seccomp::Unconfined && !process.no_new_privs;
     filter && process.capabilities.is_some() && (host.privileged() || spec.namespaces.user != Choice::Host)
 }
 
-/// The program has the capabilities that the spec names, and until then there are no others but
-/// what the filter takes.
+/// Checks that the program has exactly the capabilities of the spec, and that earlier steps keep only those that
+/// the filter requires in addition.
 fn rights_are_given_up(spec: &Spec, host: &Host, steps: &[Step]) {
     let Some(sets) = spec.process.capabilities else {
         assert!(!steps.iter().any(|s| matches!(s, Step::Ambient(_))));
@@ -604,7 +605,7 @@ fn rights_are_given_up(spec: &Spec, host: &Host, steps: &[Step]) {
             }
             Step::Capabilities { effective, permitted: may, inheritable: hands_on } => {
                 assert_eq!(effective & !may, 0);
-                // From the stage to the filter, or without one to the program.
+                // From the stage to the filter, or to the program if there is no filter.
                 let kept = match (stage, staged) {
                     _ if !keeps(spec, host) || filter.is_some_and(|filter| filter < at) => 0,
                     (Some(_), false) => CAP_SYS_ADMIN | CAP_SETPCAP,
@@ -634,8 +635,8 @@ fn rights_are_given_up(spec: &Spec, host: &Host, steps: &[Step]) {
     assert_eq!((inheritable, ambient), (sets.inheritable, sets.ambient));
 }
 
-/// While memory is shared the parent stands still: it can do nothing that the child waits for, up
-/// to the stage or the program.
+/// Checks that the child waits for no action of the parent while it shares the parent's memory, because the parent
+/// is suspended until the stage or the program.
 fn memory_is_shared_by_whom_nobody_waits_for(spec: &Spec, asked: &Asked, steps: &[Step], text: &str) {
     let outside = enters(spec) && !spec.hooks.create_container.is_empty();
     let ready = only(steps, |s| matches!(s, Step::Ready));
@@ -650,7 +651,8 @@ fn memory_is_shared_by_whom_nobody_waits_for(spec: &Spec, asked: &Asked, steps: 
     if text.contains("memory shared until exec") {
         assert_eq!(spec.namespaces.time, Choice::Host, "{text}");
         assert!(!steps[..end].iter().any(waits), "{text}");
-        // A process that may not exit ends by a trap, on old kernels with all that share its memory.
+        // A process that may not call exit_group ends by a trap. On old kernels this also ends all processes that
+        // share its memory.
         for step in &steps[..end] {
             if let Step::Seccomp { filter, .. } = step {
                 let answer = run(filter, ARCH, libc::SYS_exit_group as u32, [0; 6]);

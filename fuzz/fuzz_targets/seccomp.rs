@@ -1,4 +1,4 @@
-//! A profile's program decides as its rules read, by an interpreter of our own.
+//! The program of a profile decides according to its rules, as an independent interpreter shows.
 #![no_main]
 
 use std::collections::BTreeSet;
@@ -33,7 +33,8 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// What the profile says: the first rule that names the call and holds, else the default.
+/// Returns the action of the profile: that of the first rule with this call and matching conditions, otherwise the
+/// default.
 fn meant(profile: &Profile, name: &str, args: [u64; 6]) -> u32 {
     let applies = |rule: &&Rule| rule.names.iter().any(|n| n == name) && compared(&rule.args, args);
     match profile.syscalls.iter().find(applies) {
@@ -42,7 +43,7 @@ fn meant(profile: &Profile, name: &str, args: [u64; 6]) -> u32 {
     }
 }
 
-/// All must hold; but where two look at the same argument, any is enough.
+/// All conditions must match. If two check the same argument, one match is sufficient.
 fn compared(rule: &[Arg], args: [u64; 6]) -> bool {
     let indices: BTreeSet<u32> = rule.iter().map(|arg| arg.index).collect();
     if indices.len() < rule.len() {

@@ -1,4 +1,4 @@
-//! What the targets share: values of the libraries' types, made of arbitrary bytes.
+//! Values of the libraries' types from arbitrary bytes, for all targets.
 
 pub mod limits;
 pub mod seccomp;
@@ -7,8 +7,8 @@ pub mod spec;
 use arbitrary::{Result, Unstructured};
 use serde::de::DeserializeOwned;
 
-/// A value read as JSON where the bytes begin like an object, so that seeds are files that one
-/// can read; else one that is built of the bytes.
+/// Parses the bytes as JSON if they begin like an object, so that seeds are readable files. Otherwise builds the
+/// value from the bytes.
 pub fn json_or<T: DeserializeOwned>(
     data: &[u8],
     build: impl Fn(&mut Unstructured<'_>) -> Result<T>,
@@ -19,7 +19,7 @@ pub fn json_or<T: DeserializeOwned>(
     }
 }
 
-/// Some of the values, in any number below `most`.
+/// Returns fewer than `most` of the values.
 pub fn several<'a, T>(
     u: &mut Unstructured<'a>,
     most: usize,
@@ -29,7 +29,7 @@ pub fn several<'a, T>(
     (0..count).map(|_| one(u)).collect()
 }
 
-/// A value or none.
+/// Returns a value or `None`.
 pub fn maybe<'a, T>(
     u: &mut Unstructured<'a>,
     one: impl Fn(&mut Unstructured<'a>) -> Result<T>,

@@ -1,11 +1,11 @@
-//! Limits with values in and beyond the ranges that the kernel takes.
+//! Limits with values inside and outside the ranges that the kernel accepts.
 
 use arbitrary::{Result, Unstructured};
 use cgroup_core::{CpuMax, Device, IoMax, Limits, Max, RdmaMax};
 
 use crate::{maybe, several};
 
-/// Any limits.
+/// Returns any limits.
 pub fn any(u: &mut Unstructured<'_>) -> Result<Limits> {
     let device = |u: &mut Unstructured<'_>| Ok(Device::new(u.arbitrary()?, u.int_in_range(0..=20)?));
     let weight = |u: &mut Unstructured<'_>| u.int_in_range(0..=10_001);

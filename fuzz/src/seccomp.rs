@@ -1,4 +1,4 @@
-//! Seccomp profiles over a few calls, so that rules meet each other.
+//! Seccomp profiles with few calls, so that rules overlap.
 
 use arbitrary::{Result, Unstructured};
 use libc::sock_filter;
@@ -13,7 +13,7 @@ pub const ARCH: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 pub const ARCH: u32 = 0xc000_00b7;
 
-/// Names that profiles use, and one that no machine has.
+/// Names that profiles use, and one that no architecture has.
 pub const NAMES: [(&str, Option<i64>); 6] = [
     ("read", Some(libc::SYS_read)),
     ("openat", Some(libc::SYS_openat)),
@@ -23,7 +23,7 @@ pub const NAMES: [(&str, Option<i64>); 6] = [
     ("no_such_call", None),
 ];
 
-/// Any profile.
+/// Returns any profile.
 pub fn any(u: &mut Unstructured<'_>) -> Result<Profile> {
     Ok(Profile {
         default_action: action(u)?,
@@ -56,7 +56,7 @@ fn arg(u: &mut Unstructured<'_>) -> Result<Arg> {
     Ok(Arg { index: u.int_in_range(0..=6)?, value: number(u)?, value_two: number(u)?, op: *u.choose(&ops)? })
 }
 
-/// Mostly around the border between the halves that a filter looks at.
+/// Returns mostly values near the boundary of the 32-bit halves that a filter compares.
 fn number(u: &mut Unstructured<'_>) -> Result<u64> {
     let edges = [0, 1, 0xffff_ffff, 1 << 32, (1 << 32) + 1, u64::MAX];
     if u.arbitrary()? { Ok(*u.choose(&edges)?) } else { u.arbitrary() }
@@ -71,7 +71,7 @@ fn errno(u: &mut Unstructured<'_>) -> Result<Option<u16>> {
     maybe(u, |u| u.int_in_range(0..=4096))
 }
 
-/// Runs classic BPF over a `struct seccomp_data`; every jump must stay within the program.
+/// Runs classic BPF over a `struct seccomp_data`. Every jump must stay within the program.
 pub fn run(program: &[sock_filter], arch: u32, number: u32, args: [u64; 6]) -> u32 {
     let mut data = [number, arch, 0, 0].map(u32::to_ne_bytes).concat();
     data.extend(args.into_iter().flat_map(u64::to_ne_bytes));

@@ -1,4 +1,4 @@
-//! Specs and hosts: from ordinary to absurd, but harmless to plan on this machine.
+//! Specs and hosts, from ordinary to absurd, that are safe to plan on this machine.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -16,7 +16,7 @@ use nspod_sandbox::{Host, HostMount};
 
 use crate::{limits, maybe, seccomp, several};
 
-/// Facts about some host.
+/// Returns the facts of some host.
 pub fn host(u: &mut Unstructured<'_>) -> Result<Host> {
     let capabilities = if u.arbitrary()? { u64::MAX } else { u.arbitrary()? };
     let range = |u: &mut Unstructured<'_>| Ok(SubIdRange { start: u.arbitrary()?, count: u.arbitrary()? });
@@ -36,8 +36,7 @@ pub fn host(u: &mut Unstructured<'_>) -> Result<Host> {
     })
 }
 
-/// Any spec. Half of them begin as an ordinary container, for a spec of chance alone is
-/// refused by the first of the checks.
+/// Returns any spec. Half of them start from an ordinary container, because the first checks reject a random spec.
 pub fn any(u: &mut Unstructured<'_>) -> Result<Spec> {
     let mut spec = if u.arbitrary()? { Spec::new("true") } else { Spec::bare("/bin/true") };
     for kind in Kind::ALL {
@@ -74,8 +73,7 @@ pub fn any(u: &mut Unstructured<'_>) -> Result<Spec> {
     Ok(spec)
 }
 
-/// Joins of other processes and other files are turned to what is this process's own: a plan
-/// opens what it joins.
+/// Replaces each joined process and file by one of this process, because a plan opens the namespaces that it joins.
 pub fn harmless(spec: &mut Spec) {
     for kind in Kind::ALL {
         match spec.namespaces.get_mut(kind) {
@@ -86,7 +84,7 @@ pub fn harmless(spec: &mut Spec) {
     }
 }
 
-/// The file of this process's own namespace.
+/// Returns the file of this process's own namespace.
 fn own(kind: Kind) -> PathBuf {
     format!("/proc/self/ns/{kind}").into()
 }
@@ -169,7 +167,7 @@ fn scheduler(u: &mut Unstructured<'_>) -> Result<Scheduler> {
     })
 }
 
-/// Ranges of any length: what a plan makes of a list must not grow with its numbers.
+/// Ranges of any length: the plan for a list must not grow with its numbers.
 fn cpu_list(u: &mut Unstructured<'_>) -> Result<CpuList> {
     let text = format!("{},{}-4294967295", u.int_in_range(0..=20_000)?, u.int_in_range(0..=u32::MAX)?);
     let text = if u.arbitrary()? { text.split(',').next().unwrap_or_default() } else { &text };
@@ -291,7 +289,7 @@ fn node(u: &mut Unstructured<'_>) -> Result<Node> {
     Ok(Node { path: path(u)?, kind, mode: u.arbitrary()?, uid: u.arbitrary()?, gid: u.arbitrary()? })
 }
 
-/// Of a file system: now and then one that is longer than `fsconfig` takes.
+/// Option of a file system, sometimes longer than `fsconfig` accepts.
 fn option(u: &mut Unstructured<'_>) -> Result<String> {
     let word: String = u.arbitrary()?;
     Ok(if u.ratio(1, 4)? { word.repeat(99) } else { word })

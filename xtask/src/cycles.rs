@@ -1,9 +1,9 @@
 //! `cargo xtask cycles`: cycles between the modules of a crate.
 //!
-//! A module is a file here. A file depends on another one of its crate when it names an item that the other
-//! file defines, in a `use` or in a path. A re-export leads to the file that defines the item, so that a
-//! `lib.rs` of re-exports ties nothing together. A glob import names all items of its module. `mod x;` alone is
-//! no dependency, and neither is anything under `#[cfg(test)]`. Method calls are not seen: they need types.
+//! A module is a file here. A file depends on another file of its crate when it names an item that the other file
+//! defines, in a `use` or in a path. A re-export refers to the file that defines the item, so that the re-exports
+//! of a `lib.rs` create no dependencies. A glob import names all items of its module. A bare `mod x;` and anything
+//! under `#[cfg(test)]` are not dependencies. Method calls are not seen, because resolving them requires types.
 
 mod graph;
 mod read;

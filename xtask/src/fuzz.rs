@@ -18,8 +18,9 @@ pub(crate) struct Args {
     seconds: u32,
 }
 
-/// The flags of `cargo fuzz build`, which need not be installed: coverage for libFuzzer, and AddressSanitizer.
-/// They replace the flags in .cargo/config.toml, because AddressSanitizer does not work with static linking.
+/// The flags of `cargo fuzz build`, so that cargo-fuzz need not be installed: coverage for libFuzzer, and
+/// AddressSanitizer. They replace the flags in .cargo/config.toml, because AddressSanitizer does not work with
+/// static linking.
 const RUSTFLAGS: &str = "--cfg fuzzing -Zsanitizer=address -Cpasses=sancov-module -Cdebug-assertions \
      -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
      -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares";

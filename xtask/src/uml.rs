@@ -1,5 +1,5 @@
-//! User-mode Linux: a kernel that is a program, and has no time namespaces. From Debian's package,
-//! unpacked below target/guest and never installed.
+//! User-mode Linux: a kernel that runs as a program and has no time namespaces. It comes from Debian's package,
+//! which is unpacked below target/guest and never installed.
 
 use std::fs;
 use std::path::Path;
@@ -10,11 +10,11 @@ use anyhow::{Context, Result, bail};
 use crate::{guest, install, sh};
 
 const PACKAGE: &str = "user-mode-linux";
-/// Ends a kernel that hangs, in seconds. It boots in two.
+/// Seconds after which a hanging kernel is killed. It boots in two seconds.
 const TIMEOUT: u32 = 300;
-/// Refuses ptrace(PTRACE_GETREGSET) to the kernel, by a filter of system calls. With it the kernel
-/// keeps the registers of its processes in a buffer that is too small for a processor with AMX;
-/// without, it keeps those that every processor has.
+/// Denies ptrace(PTRACE_GETREGSET) to the kernel by a seccomp filter. With this call, the kernel keeps the
+/// registers of its processes in a buffer that is too small for a processor with AMX. Without it, the kernel keeps
+/// the registers that every processor has.
 const FILTER: &str = r#"
 my @filter = ([0x20, 0, 0, 0], [0x15, 0, 3, 101], [0x20, 0, 0, 16], [0x15, 0, 1, 0x4204],
     [0x06, 0, 0, 0x00050005], [0x06, 0, 0, 0x7fff0000]);
@@ -23,12 +23,12 @@ my $program = pack "Sx6P", scalar @filter, $filter;
 syscall(157, 38, 1, 0, 0, 0) == 0 && syscall(157, 22, 2, $program) == 0 or die "prctl: $!";
 exec @ARGV or die "$ARGV[0]: $!";
 "#;
-/// What the programs in the kernel are then to leave alone, for the C library.
+/// Processor features that the C library of the programs in the kernel must not use when the filter is loaded.
 const REGISTERS: &str = "glibc.cpu.hwcaps=-AVX_Fast_Unaligned_Load,-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512BW,\
     -XSAVE,-XSAVEC,-Prefer_No_VZEROUPPER";
 
-/// Boots the kernel with this machine's files, read-only, runs a shell script as root and prints
-/// what it prints. Returns its exit code.
+/// Boots the kernel with this machine's files, read-only, runs a shell script as root, and passes its output to
+/// `sink`. Returns its exit code.
 pub(crate) fn run(
     script: &str,
     may_install: bool,
@@ -56,7 +56,7 @@ pub(crate) fn run(
     program(&at("init"), &init)?;
     program(&at("run"), &format!("{registers}{script}"))?;
 
-    // All its processes end with it, in a pid namespace.
+    // The kernel's processes are in a pid namespace and end with the kernel.
     let mut command = Command::new("unshare");
     command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "timeout"]);
     command.args(["--kill-after=5", &TIMEOUT.to_string()]);
@@ -100,7 +100,7 @@ mod tests {
             let command = ["-e", FILTER, "perl", "-e", &script];
             sh::read(Command::new("perl").args(command)).unwrap()
         };
-        // EIO is the filter's; of a process that is not traced the kernel says ESRCH.
+        // The filter returns EIO. The kernel returns ESRCH for a process that is not traced.
         assert_eq!([trace(0x4204), trace(0x4205)], ["5", "3"]);
     }
 }
