@@ -1,10 +1,10 @@
-//! Hints for errors of a start: the likely cause of an errno that puzzles, and the cure.
+//! Hints for errors of a start: the likely cause of an unclear errno, and the cure.
 
 use ns_core::{Kind, Kinds};
 
 use crate::step::{Call, CopyUp, Lsm, MountStep, OverProc, Step, What};
 
-/// Returns the likely cause of a step's error and its cure, if the errno alone would puzzle.
+/// Returns the likely cause of a step's error and its cure, if the errno alone is unclear.
 pub(crate) fn step(step: &Step, call: Call, errno: i32) -> Option<String> {
     match step {
         Step::Mount(step) => return mount(step, call, errno),
@@ -26,7 +26,7 @@ pub(crate) fn step(step: &Step, call: Call, errno: i32) -> Option<String> {
     hint.map(Into::into)
 }
 
-/// As [`step`], for steps about namespaces.
+/// Returns the hint for a step about namespaces, like [`step`].
 fn namespace(step: &Step, errno: i32) -> Option<&'static str> {
     Some(match (step, errno) {
         (Step::JoinFd { kind: Kind::User, .. }, libc::EINVAL) => {
@@ -43,7 +43,7 @@ fn namespace(step: &Step, errno: i32) -> Option<&'static str> {
     })
 }
 
-/// As [`step`], for parameters of the kernel.
+/// Returns the hint for a step about kernel parameters, like [`step`].
 fn kernel(step: &Step, errno: i32) -> Option<&'static str> {
     Some(match (step, errno) {
         (Step::Hostname(_) | Step::Domainname(_), libc::EINVAL) => "a name has at most 64 bytes",
@@ -61,7 +61,7 @@ fn kernel(step: &Step, errno: i32) -> Option<&'static str> {
     })
 }
 
-/// As [`step`], for steps about files and terminals.
+/// Returns the hint for a step about files and terminals, like [`step`].
 fn file(step: &Step, call: Call, errno: i32) -> Option<&'static str> {
     Some(match (step, call, errno) {
         (Step::Terminal { .. }, _, libc::ENOSPC) => {
@@ -97,7 +97,7 @@ fn file(step: &Step, call: Call, errno: i32) -> Option<&'static str> {
     })
 }
 
-/// As [`step`], for ids, capabilities, filters, keyrings and labels.
+/// Returns the hint for a step about ids, capabilities, filters, keyrings or labels, like [`step`].
 fn credentials(step: &Step, call: Call, errno: i32) -> Option<&'static str> {
     Some(match (step, call, errno) {
         (Step::Credentials { .. } | Step::Become { .. }, Call::Setresuid | Call::Setresgid, libc::EINVAL) => {
@@ -131,7 +131,7 @@ fn credentials(step: &Step, call: Call, errno: i32) -> Option<&'static str> {
     })
 }
 
-/// As [`step`], for limits, scheduling and memory.
+/// Returns the hint for a step about limits, scheduling or memory, like [`step`].
 fn attribute(step: &Step, call: Call, errno: i32) -> Option<&'static str> {
     Some(match (step, call, errno) {
         (Step::Rlimit(_), _, libc::EPERM) => {
@@ -162,7 +162,7 @@ fn attribute(step: &Step, call: Call, errno: i32) -> Option<&'static str> {
     })
 }
 
-/// As [`step`], for the program.
+/// Returns the hint for a failed exec of the program, like [`step`].
 pub(crate) fn exec(errno: i32) -> Option<&'static str> {
     Some(match errno {
         libc::ENOENT => "no such program in the container's PATH, or its interpreter or loader is missing",
@@ -174,7 +174,7 @@ pub(crate) fn exec(errno: i32) -> Option<&'static str> {
     })
 }
 
-/// As [`step`], for a hook.
+/// Returns the hint for a hook, like [`step`].
 pub(crate) fn hook(call: Call, errno: i32) -> Option<&'static str> {
     match (call, errno) {
         (Call::Ppoll, libc::ETIMEDOUT) => Some("it took longer than its timeout and was killed"),
@@ -182,7 +182,8 @@ pub(crate) fn hook(call: Call, errno: i32) -> Option<&'static str> {
     }
 }
 
-/// Returns which option a file system refuses, by its number. The first option has the number 1.
+/// Returns the option that a file system rejected, by its number. The first option has the number
+/// 1.
 pub(crate) fn option(step: &Step, number: i32) -> Option<String> {
     let Step::Mount(MountStep { what: What::New { params, .. }, .. }) = step else { return None };
     let (key, value) = params.get(usize::try_from(number).ok()?.checked_sub(1)?)?;
@@ -190,7 +191,7 @@ pub(crate) fn option(step: &Step, number: i32) -> Option<String> {
     Some(format!("the file system refuses the option {}{value}", key.to_string_lossy()))
 }
 
-/// As [`step`], for the id map of a mount.
+/// Returns the hint for the id mapping of a mount, like [`step`].
 pub(crate) fn id_map(errno: i32) -> Option<String> {
     let text = match errno {
         libc::EINVAL => {
@@ -204,7 +205,7 @@ pub(crate) fn id_map(errno: i32) -> Option<String> {
     Some(text.into())
 }
 
-/// Returns which of these capabilities the caller lacks.
+/// Returns the names of these capabilities that the caller lacks.
 fn capabilities(wanted: u64) -> String {
     let own = caps::read(None, caps::CapSet::Permitted).unwrap_or_default();
     let lacking = caps::all().into_iter().filter(|c| wanted & c.bitmask() != 0 && !own.contains(c));
@@ -220,7 +221,7 @@ fn capabilities(wanted: u64) -> String {
     }
 }
 
-/// As [`step`], for the first clone or a later one into new namespaces.
+/// Returns the hint for a clone into new namespaces, like [`step`].
 pub(crate) fn clone(kinds: Kinds, errno: i32) -> Option<String> {
     let user = kinds.contains(Kinds::from(Kind::User));
     let text = match errno {
@@ -264,7 +265,7 @@ pub(crate) fn clone(kinds: Kinds, errno: i32) -> Option<String> {
     Some(text.into())
 }
 
-/// As [`mount`], for an overlay over the host's files.
+/// Returns the hint for an overlay over the host's files, like [`mount`].
 fn host_root(errno: i32) -> String {
     let cause = match errno {
         libc::ENODEV => "this kernel lacks overlayfs (`modprobe overlay`)",

@@ -1,14 +1,17 @@
 //! The plan of a start: a pure function of a spec and facts about the host.
 //!
-//! [`Plan::on`] decides, checks and prepares everything, and changes nothing in the kernel. It reads in
-//! the order of the child's steps:
+//! [`Plan::on`] checks and prepares everything, and changes nothing in the kernel. It follows the
+//! order of the child's steps:
 //!
-//! 1. `check` rejects what is invalid on any host;
-//! 2. `namespaces` (with `id_maps`): which are joined and made, and by which clone;
-//! 3. `files`: the root (`root`, `host_root`), each mount (`mounts`, `binds`, `file_systems`, `paths`),
-//!    `devices`, kernel parameters (`names`), masks;
-//! 4. `identity`: descriptors, `attributes`, `label`, ids, capabilities, `filter`, and the `program`;
-//! 5. `stage`: the last steps, encoded (`encode`) for a process that has nothing of the caller's.
+//! 1. `check` rejects specs that are invalid on any host.
+//! 2. `namespaces` (with `id_maps`) decides which namespaces are joined, which are made, and which
+//!    clone makes them.
+//! 3. `files` adds the root (`root`, `host_root`), each mount (`mounts`, `binds`, `file_systems`,
+//!    `paths`), `devices`, kernel parameters (`names`) and masks.
+//! 4. `identity` adds descriptors, `attributes`, `label`, ids, capabilities, `filter` and the
+//!    `program`.
+//! 5. `stage` encodes the last steps (`encode`) for a process that shares no memory or descriptors
+//!    with the caller.
 
 mod attributes;
 mod binds;
@@ -51,8 +54,8 @@ impl Plan {
     /// Makes a plan for the calling process on this host.
     ///
     /// # Errors
-    /// [`InvalidSpec`](crate::ErrorKind::InvalidSpec) names the invalid field;
-    /// a namespace that cannot be joined ([`Error::step`] is `namespace`).
+    /// [`InvalidSpec`](crate::ErrorKind::InvalidSpec) names the invalid field. If a namespace
+    /// cannot be joined, [`Error::step`] is `namespace`.
     pub fn new(spec: &Spec, handles: Handles) -> Result<Plan, Error> {
         Plan::on(spec, &Host::detect(spec)?, handles)
     }
@@ -60,7 +63,7 @@ impl Plan {
     /// Makes a plan from a spec and facts about a host.
     ///
     /// # Errors
-    /// As [`Plan::new`].
+    /// The same as [`Plan::new`].
     pub fn on(spec: &Spec, host: &Host, handles: Handles) -> Result<Plan, Error> {
         check::check(spec)?;
         let Handles { namespaces, process, inherited, hold, ready, file, root } = handles;
@@ -68,7 +71,8 @@ impl Plan {
         let mut plan = Plan {
             steps: Vec::with_capacity(64),
             kinds: Kinds::empty(),
-            // A child that waits for this program must not borrow its memory.
+            // A child that waits for this program must not share its memory: the program would be
+            // suspended.
             shared_memory: !ready,
             maps: None,
             trees: Vec::new(),
@@ -82,7 +86,7 @@ impl Plan {
             spec: spec.clone(),
         };
         let ids = namespaces::add(&mut plan, host, (namespaces, process))?;
-        // The stage makes the session of a process that it clones.
+        // If there is a stage, it makes the session in the process that it clones.
         let session = spec.process.new_session || spec.process.terminal.is_some();
         if session && !plan.enters() {
             plan.push(Step::Setsid);

@@ -1,38 +1,38 @@
-//! System-call filters: profiles in OCI's form, compiled to one BPF program.
+//! System-call filters: profiles in OCI's format, compiled to a BPF program.
 //!
-//! A [`Profile`] is what OCI's `linux.seccomp` is, and the files that Docker and podman
-//! take as `--security-opt seccomp=` parse as well. [`Profile::standard`] is the library's
-//! own, in effect the default that containers commonly get.
+//! A [`Profile`] has the format of OCI's `linux.seccomp`. It can also read the files that Docker
+//! and podman accept for `--security-opt seccomp=`. [`Profile::standard`] is the library's own
+//! profile; it is nearly the usual default of containers.
 //!
 //! # How a profile decides
-//! - The rules are read in order, and the first that names the call and whose arguments
-//!   all match decides; without one, `default_action` does. So a rule has no effect on a call
-//!   that one before it decides whatever the arguments. podman's default profile has such rules.
-//! - It is for the machine's own ABI, and for those of `architectures` that this machine can
-//!   run programs of: on x86_64 `SCMP_ARCH_X86` and `SCMP_ARCH_X32`, on aarch64
-//!   `SCMP_ARCH_ARM`. Each has its own numbers; where arguments have 32 bits, 32 are compared.
-//! - `socketcall` and `ipc` of x86 make the calls of sockets and of System V's IPC as well, so
-//!   what is said of one of these goes for both ways to it. Their arguments are in memory, where
-//!   no filter sees them: of what the rules may come to, the strictest does.
-//! - A rule that compares one argument more than once is as many rules, with a comparison each:
-//!   libseccomp takes no other, and so have runc and crun.
-//! - A name that an ABI does not have is passed over there, as other runtimes do.
-//! - Under a default of `SCMP_ACT_ERRNO`, calls with a number above every one that the
-//!   profile names give `ENOSYS`: they are newer than the profile, and programs fall back
-//!   from `ENOSYS` to older calls, but not from `EPERM`.
-//! - A process that makes calls of an ABI that is not listed is killed; x32 calls give
+//! - The rules are checked in order. The first rule that names the call and whose argument
+//!   comparisons all match decides; if no rule matches, `default_action` does. A rule therefore has
+//!   no effect on a call if an earlier rule decides it regardless of arguments. podman's default
+//!   profile has such rules.
+//! - A profile applies to the machine's own ABI, and to the ABIs of `architectures` that the
+//!   machine can run: `SCMP_ARCH_X86` and `SCMP_ARCH_X32` on x86_64, `SCMP_ARCH_ARM` on aarch64.
+//!   Each ABI has its own call numbers. In ABIs with 32-bit arguments, 32 bits are compared.
+//! - On x86, `socketcall` and `ipc` also make the socket and System V IPC calls. A rule for one of
+//!   these calls applies to both ways of making it. The arguments of `socketcall` and `ipc` are in
+//!   memory, which a filter cannot read; the strictest action that the rules could choose applies.
+//! - If a rule compares one argument more than once, each comparison counts as a rule of its own:
+//!   libseccomp supports no other form, and runc and crun do the same.
+//! - A name that an ABI lacks is ignored for that ABI, as in other runtimes.
+//! - If the default is `SCMP_ACT_ERRNO`, calls with a number above the highest that the profile
+//!   names fail with `ENOSYS`. These calls are newer than the profile, and programs fall back to
+//!   older calls after `ENOSYS` but not after `EPERM`.
+//! - A process that makes a call of an ABI that is not listed is killed; x32 calls fail with
 //!   `ENOSYS`.
 //!
-//! The kernel (5.11 and later) works out once, when the filter is loaded, which calls are
-//! allowed whatever their arguments, and does not run the filter for these at all; for the
-//! others it is a binary search.
+//! Linux 5.11 and later determine, when the filter is loaded, which calls are allowed regardless of
+//! arguments, and do not run the filter for them. For other calls the filter is a binary search.
 //!
-//! Compiling is cheap enough to be done at each start, and no program is kept for a second
-//! one: for three ABIs podman's default profile took 122 µs and the standard one 103 µs, where
-//! an empty container starts in about 1 ms (`cargo bench -p nspod-benches --bench seccomp`).
+//! Each start compiles its filter: compiling is fast, so no program is cached. For three ABIs
+//! podman's default profile took 122 µs and the standard profile 103 µs, while an empty container
+//! starts in about 1 ms (`cargo bench -p nspod-benches --bench seccomp`).
 //!
-//! See [seccomp(2)](https://man7.org/linux/man-pages/man2/seccomp.2.html) and OCI's
-//! [runtime specification](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#seccomp).
+//! See [seccomp(2)](https://man7.org/linux/man-pages/man2/seccomp.2.html) and OCI's [runtime
+//! specification](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#seccomp).
 
 mod abi;
 mod compile;
@@ -49,49 +49,53 @@ pub use self::profile::{Action, Architecture, Arg, Conditions, Flag, Op, Profile
 use crate::Error;
 
 impl Profile {
-    /// The library's own profile, for a process whose bounding set is `capabilities`
-    /// (bit *n* stands for capability *n*).
+    /// Returns the library's own profile, for a process with the bounding set `capabilities` (bit
+    /// *n* is capability *n*).
     ///
-    /// It allows what ordinary programs need, of 64 bits and of 32, and fails the rest with
-    /// `EPERM`: calls and sockets that the namespaces do not contain (keyrings, `userfaultfd`,
-    /// `io_uring_*`, `AF_ALG`, `AF_VSOCK`), and those that a capability guards without that
-    /// capability (`bpf`, the mount family, `unshare` and `setns`, clocks, modules, reboot …).
-    /// `clone3`, whose flags a filter cannot see, gives `ENOSYS` without `CAP_SYS_ADMIN`, so that
-    /// programs fall back to `clone`, from which the namespace flags are barred.
+    /// The profile allows the calls that ordinary 64-bit and 32-bit programs need. Other calls fail
+    /// with `EPERM`: calls and sockets that namespaces do not isolate (keyrings, `userfaultfd`,
+    /// `io_uring_*`, `AF_ALG`, `AF_VSOCK`), and calls that require a missing capability (`bpf`, the
+    /// mount family, `unshare` and `setns`, clocks, modules, reboot …). Without `CAP_SYS_ADMIN`,
+    /// `clone3` fails with `ENOSYS`, because a filter cannot read its flags. Programs then fall
+    /// back to `clone`, for which the filter rejects the namespace flags.
     ///
-    /// # Beside the defaults of Docker and podman
-    /// It follows Docker's (`default.json` of moby), and differs from it in this:
-    /// - x32 gives `ENOSYS`. No distribution ships programs of that ABI, and most kernels refuse it.
-    /// - `socket` by way of `socketcall` of i386 fails, since its arguments are in memory and could
-    ///   ask for `AF_ALG`. Programs that call `socket` itself, which i386 has since Linux 4.3, work.
+    /// # Differences from the defaults of Docker and podman
+    /// The profile follows Docker's (`default.json` of moby), with these differences:
+    /// - x32 calls fail with `ENOSYS`. No distribution ships programs of this ABI, and most kernels
+    ///   do not support it.
+    /// - On i386, `socket` through `socketcall` fails: its arguments are in memory and could select
+    ///   `AF_ALG`. Programs that call `socket` directly, which i386 supports since Linux 4.3, work.
     /// - The family of a socket, the flags of `clone` and the domain of `personality` are compared
-    ///   in the 32 bits that the kernel looks at. A comparison of 64 bits would be evaded by a
-    ///   filled upper half.
-    /// - `ptrace`, `process_vm_readv` and `process_vm_writev` ask for no version of the kernel:
-    ///   from 4.8 on, and so on each that this library runs on, ptrace cannot evade a filter.
-    /// - `kexec_load` and `kexec_file_load` go with `CAP_SYS_BOOT`, `swapon` and `swapoff` with
-    ///   `CAP_SYS_ADMIN`, and `migrate_pages` and `move_pages` with `CAP_SYS_NICE`: a container
-    ///   that was given the capability by name gets what it stands for.
-    /// - `file_getattr`, `file_setattr`, `open_tree_attr`, `statmount`, `listmount` and the
-    ///   `lsm_*` calls are decided as the older calls for the same purpose are.
+    ///   in the 32 bits that the kernel reads. A program could evade a 64-bit comparison with a
+    ///   nonzero upper half.
+    /// - `ptrace`, `process_vm_readv` and `process_vm_writev` have no condition on the kernel
+    ///   version: since Linux 4.8, which is older than this library's minimum, ptrace cannot evade
+    ///   a filter.
+    /// - `kexec_load` and `kexec_file_load` require `CAP_SYS_BOOT`, `swapon` and `swapoff` require
+    ///   `CAP_SYS_ADMIN`, and `migrate_pages` and `move_pages` require `CAP_SYS_NICE`. A container
+    ///   with the capability can make the calls that the capability permits.
+    /// - `file_getattr`, `file_setattr`, `open_tree_attr`, `statmount`, `listmount` and the `lsm_*`
+    ///   calls are treated like the older calls for the same purpose.
     /// - Calls of i386 that neither glibc nor musl makes (`uselib`, `vm86`, `nice`, `oldstat` …)
-    ///   and those that were never implemented are left out.
+    ///   and calls that were never implemented are omitted.
     ///
-    /// podman's (`seccomp.json` of containers-common) allows more, and leaves the decision to
-    /// capabilities:
-    /// - `clone3`, `unshare`, `setns`, `mount`, `umount2`, `pivot_root`, `fsopen` and their kin
-    ///   without `CAP_SYS_ADMIN`, so that containers can be nested in user namespaces. Here they
-    ///   need the capability, as with Docker: many exploits of the kernel by an ordinary user begin
-    ///   with a user namespace of their own.
-    /// - `keyctl`: the keys of the user belong to no namespace, and a session keyring of the
-    ///   container's own, which podman relies on, is not made by each caller of this library.
-    /// - `reboot`, `get_mempolicy`, `mbind`, `set_mempolicy` and `pidfd_getfd` without a capability. Here
-    ///   they need the one that the kernel asks for, or that Docker does.
-    /// - `query_module`, which no kernel since 2.6 has, is left out here.
+    /// podman's profile (`seccomp.json` of containers-common) allows more calls, and leaves the
+    /// decision to the kernel's capability checks:
+    /// - podman allows `clone3`, `unshare`, `setns`, `mount`, `umount2`, `pivot_root`, `fsopen` and
+    ///   related calls without `CAP_SYS_ADMIN`, so that containers can be nested in user
+    ///   namespaces. This profile requires the capability, as Docker's does: many kernel exploits
+    ///   by ordinary users start with a new user namespace.
+    /// - podman allows `keyctl`. The user's keys belong to no namespace. podman relies on a session
+    ///   keyring for each container, which not every caller of this library makes.
+    /// - podman allows `reboot`, `get_mempolicy`, `mbind`, `set_mempolicy` and `pidfd_getfd`
+    ///   without a capability. This profile requires the capability that the kernel or Docker
+    ///   requires.
+    /// - podman allows `query_module`, which the kernel removed in Linux 2.6. This profile omits
+    ///   it.
     ///
-    /// podman denies some that are allowed here and by Docker: `vmsplice`, `io_pgetevents`, and
-    /// (with `EINVAL`, without `CAP_AUDIT_WRITE`) sockets of `NETLINK_AUDIT`. The first two serve
-    /// ordinary programs. The kernel itself refuses the audit messages of a process without the
+    /// podman denies some calls that this profile and Docker's allow: `vmsplice`, `io_pgetevents`,
+    /// and (with `EINVAL`, without `CAP_AUDIT_WRITE`) `NETLINK_AUDIT` sockets. Ordinary programs
+    /// use the first two. The kernel itself rejects audit messages of a process without the
     /// capability.
     ///
     /// ```
@@ -103,10 +107,10 @@ impl Profile {
         standard::profile(capabilities)
     }
 
-    /// Decides the conditions of Docker's rules (`includes`, `excludes`), for a bounding
-    /// set and a kernel's major and minor version, takes this machine's architectures
-    /// from its `archMap`, and the numbers of podman's `errno` names. What is left has none of
-    /// these, but for names that no errno has.
+    /// Resolves the parts of Docker's and podman's profiles that OCI does not define: the
+    /// conditions of rules (`includes`, `excludes`), for a bounding set and a kernel's major and
+    /// minor version; the `archMap` entry of this machine; and the numbers of `errno` names. The
+    /// result contains none of these, except `errno` names that do not exist.
     pub fn resolve(&self, capabilities: u64, kernel: (u32, u32)) -> Profile {
         let cap = |name: &String| standard::capability(name).is_some_and(|n| capabilities >> n & 1 == 1);
         let arch = |name: &String| name == abi::DOCKER_ARCH;
@@ -144,24 +148,26 @@ impl Profile {
         }
     }
 
-    /// The BPF program for seccomp(2), for the machine that this was built for.
+    /// Returns the BPF program for seccomp(2), for the architecture of this build.
     ///
     /// # Errors
-    /// A sentence that names the rule, for: an argument's index above 5, an errno above 4095 or of
-    /// no known name, conditions that [`Profile::resolve`] has not decided, a profile for other
-    /// architectures only, and one whose program exceeds the kernel's 4096 instructions.
+    /// The message names the rule. Errors are an argument index above 5, an errno above 4095 or
+    /// with an unknown name, conditions that [`Profile::resolve`] has not resolved, a profile for
+    /// other architectures only, and a program that exceeds the kernel's limit of 4096
+    /// instructions.
     pub fn compile(&self) -> Result<Vec<libc::sock_filter>, Error> {
         compile::compile(self)
     }
 }
 
-/// Major and minor of `4.8` or `6.1.0-13-amd64`.
+/// Returns the major and minor version of a text such as `4.8` or `6.1.0-13-amd64`.
 fn parse_version(text: &str) -> Option<(u32, u32)> {
     let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// An errno by its name, where it has one, and by its number. A name is left if no errno has it.
+/// Resolves an errno name to its number, or keeps the number if there is no name. An unknown name
+/// is kept.
 fn numbered(name: Option<&str>, number: Option<u16>) -> (Option<String>, Option<u16>) {
     const LAST: u16 = 133;
     let Some(name) = name.filter(|name| !name.is_empty()) else { return (None, number) };

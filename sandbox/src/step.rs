@@ -1,7 +1,8 @@
 //! The child's instructions: one variant for each action, in the kernel's terms.
 //!
-//! A [`Step`] is prepared data: strings are NUL-terminated and numbers are decided before the clone, so
-//! that the child only passes them to the kernel. The child names a failed step by its index.
+//! A [`Step`] is prepared before the clone: its strings are NUL-terminated and its numbers are
+//! final, so that the child only passes them to the kernel. The child reports a failed step by its
+//! index.
 
 // The module is public only with the feature `internals`.
 #![cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
@@ -22,7 +23,7 @@ use crate::spec::Attributes;
 
 pub use call::Call;
 
-/// A descriptor that one step makes and later steps use.
+/// A descriptor that one step opens and later steps use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Slot {
@@ -60,18 +61,18 @@ pub enum What {
     },
     /// A copy of the mount at `source`, by open_tree(2).
     Bind {
-        /// Path on the host, or in the mount namespace that is joined.
+        /// Path on the host, or in the joined mount namespace.
         source: CString,
         /// Whether mounts below it are copied too.
         recursive: bool,
-        /// Index among the trees that the parent opens before the clone, for a source that the child's
-        /// mapped ids could not reach.
+        /// Index in the list of trees that the parent opens before the clone. The parent opens a
+        /// source if the child's mapped ids may lack the permission.
         tree: Option<usize>,
-        /// Type (`S_IFCHR`, `S_IFBLK`) and number of the device that the source must be.
+        /// Type (`S_IFCHR`, `S_IFBLK`) and number of the expected device.
         device: Option<(u32, u64)>,
     },
-    /// A new instance of a file system, by mount(2): it has options that fsconfig(2) does not accept,
-    /// or options that are too long for it.
+    /// A new instance of a file system, by mount(2): some of its options are too long for
+    /// fsconfig(2) or are not supported by it.
     Long {
         /// File system type, for example `overlay`.
         fstype: CString,
@@ -79,23 +80,23 @@ pub enum What {
         source: CString,
         /// `lowerdir=…,upperdir=…,workdir=…`.
         options: CString,
-        /// `MS_*` flags that fsconfig(2) has no parameter for.
+        /// `MS_*` flags that have no parameter in fsconfig(2).
         flags: u64,
     },
-    /// A copy of what an earlier step has mounted in the new root.
+    /// A copy of a mount that an earlier step made in the new root.
     Inside {
         /// Path within the new root.
         source: CString,
         /// Whether mounts below it are copied too.
         recursive: bool,
     },
-    /// The root of the mount namespace, which exists already.
+    /// The root of the mount namespace, which already exists.
     Here,
-    /// The mount at the destination, which exists already.
+    /// The mount at the destination, which already exists.
     There,
 }
 
-/// What a new file system copies from the directory that it covers.
+/// The part of the covered directory that a new file system copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopyUp {
     /// Nothing.
@@ -110,11 +111,11 @@ pub enum CopyUp {
 /// security modules what a program runs as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OverProc {
-    /// It may not, even if a link of the image leads there.
+    /// The mount may not cover a procfs, even if a link of the image leads there.
     No,
-    /// It may: the file is known to be harmless, or nothing new is mounted.
+    /// The mount may cover a procfs: the file is known to be harmless, or nothing new is mounted.
     Yes,
-    /// It is mounted on `/proc` itself, and must be a procfs.
+    /// The destination is `/proc` itself, and the mount must be a procfs.
     Root,
 }
 
@@ -132,14 +133,14 @@ pub enum Create {
 /// The last component of a path.
 #[derive(Debug)]
 pub struct Last {
-    /// Path of the directory that holds it, unless that is the base.
+    /// Path of the parent directory, unless that is the base.
     pub within: Option<CString>,
-    /// Its name there.
+    /// File name in that directory.
     pub name: CString,
 }
 
-/// A path within the new root. openat2(2) resolves it so that no link of a hostile image leads out of
-/// the root.
+/// A path within the new root. openat2(2) resolves the path so that no link of a hostile image
+/// leads out of the root.
 #[derive(Debug)]
 pub struct Dest {
     /// Directory at which the path starts: the new root, or a kernel file system that the plan has
@@ -160,13 +161,13 @@ pub struct Dest {
 pub enum Place {
     /// Over `/` of the mount namespace, as the new root.
     NewRoot,
-    /// At this path of the host, as the new root, for programs that look for it there.
+    /// At this path of the host, as the new root, for programs that look for the root there.
     At(CString),
     /// Within the new root.
     In(Dest),
     /// A name in a slot's directory, which the plan has made.
     Within(Slot, CString),
-    /// Nowhere: only its descriptor is kept.
+    /// Detached: only its descriptor is kept.
     Detached,
 }
 
@@ -181,11 +182,11 @@ pub struct MountStep {
     pub attributes: Attributes,
     /// Attributes of the mount and of all mounts below it.
     pub recursive: Attributes,
-    /// What it copies from the directory that it covers.
+    /// What the mount copies from the directory that it covers.
     pub copy_up: CopyUp,
-    /// Whether its root gets the mode of the directory that it covers.
+    /// Whether the root of the mount gets the mode of the covered directory.
     pub mode_of_covered: bool,
-    /// Whether it may cover a procfs.
+    /// Whether the mount may cover a procfs.
     pub over_proc: OverProc,
     /// Propagation types in order (`MS_SHARED` and so on), with `MS_REC` for the mounts below too.
     pub propagation: Vec<u64>,
@@ -193,8 +194,8 @@ pub struct MountStep {
     pub keep: Option<Slot>,
 }
 
-/// Returns the header and the sets that capset(2) reads, in the layout of version 3: the lower halves
-/// of the effective, permitted and inheritable sets, and then the upper halves.
+/// Returns the header and the sets that capset(2) reads, in the layout of version 3: first the
+/// lower halves of the effective, permitted and inheritable sets, then the upper halves.
 pub(crate) const fn capability_words(
     effective: u64,
     permitted: u64,
@@ -250,7 +251,7 @@ pub enum Step {
         kind: Kind,
         /// Namespace.
         ns: OwnedFd,
-        /// Where it was opened from, for messages.
+        /// Path from which it was opened, for messages.
         from: String,
     },
     /// Join several namespaces of a process at once.
@@ -273,19 +274,20 @@ pub enum Step {
     },
     /// Wait until the parent has written the id maps.
     AwaitMaps,
-    /// Change to these ids of the new user namespace, which then own the files that are made.
+    /// Change to these ids of the new user namespace, so that they own the files that later steps
+    /// make.
     Become {
         /// User id.
         uid: u32,
         /// Group id.
         gid: u32,
-        /// Whether to leave the caller's supplementary groups, unless that is denied.
+        /// Whether to leave the caller's supplementary groups. Ignored if setgroups(2) is denied.
         leave_groups: bool,
     },
     /// Set the clocks of the new time namespace.
     TimeOffsets(CString),
-    /// Prevent processes that can see the next process from tracing it and from opening its memory and
-    /// its program, which are the caller's until it has executed its own.
+    /// Make the process undumpable until it has executed its own program. Until then its memory and
+    /// executable are the caller's, and processes that see the next process could trace it.
     Undumpable,
     /// Continue in a new process, a sibling of this one, and end this one.
     Clone(Kinds),
@@ -297,7 +299,7 @@ pub enum Step {
     Private(CString),
     /// Mount.
     Mount(MountStep),
-    /// Make a device node or a named pipe. One that is there already may stay.
+    /// Make a device node or a named pipe. An existing one may stay.
     Node {
         /// Path.
         dest: Dest,
@@ -315,7 +317,7 @@ pub enum Step {
         /// Name.
         name: CString,
     },
-    /// Make a symbolic link, unless something is there already.
+    /// Make a symbolic link, unless the path already exists.
     Symlink {
         /// Path.
         dest: Dest,
@@ -333,7 +335,7 @@ pub enum Step {
     },
     /// Make a directory within the root, if that is possible.
     Directory(Dest),
-    /// Cover what is at a path: a directory by an empty one, a file by `/dev/null`.
+    /// Cover a path: a directory with an empty one, a file with `/dev/null`.
     Mask(Dest),
     /// Make what is at a path read-only.
     ReadOnly(Dest),
@@ -396,8 +398,8 @@ pub enum Step {
         /// Whether files that are open only for reading are included.
         all: bool,
     },
-    /// Join or make a session keyring of this name, by which a later process of the container finds
-    /// it. A kernel without keyrings has none.
+    /// Join or make a session keyring of this name, so that later processes of the container find
+    /// it. Ignored on a kernel without keyrings.
     Keyring(CString),
     /// Set the scheduling policy.
     Scheduler(libc::sched_attr),
@@ -412,7 +414,7 @@ pub enum Step {
     Affinity {
         /// Processors.
         cpus: CpuList,
-        /// The same, one bit for each.
+        /// The same processors, one bit for each.
         mask: Vec<libc::c_ulong>,
     },
     /// Set the execution domain.
@@ -423,7 +425,7 @@ pub enum Step {
         mode: u32,
         /// Nodes.
         nodes: CpuList,
-        /// The same, one bit for each.
+        /// The same nodes, one bit for each.
         mask: Vec<libc::c_ulong>,
     },
     /// Set the label that a security module gives the program.
@@ -437,8 +439,8 @@ pub enum Step {
     Proc {
         /// Number of the descriptor.
         to: i32,
-        /// Whether the program is born into a pid namespace that is joined, which a new procfs would
-        /// not show.
+        /// Whether the program starts in a joined pid namespace. A new procfs would not show that
+        /// namespace.
         enters: bool,
     },
     /// Set the file mode creation mask.
@@ -460,10 +462,12 @@ pub enum Step {
     Chdir {
         /// Directory.
         path: CString,
-        /// Whether to continue if it may not be entered, because [`Step::ChdirAsUser`] follows.
+        /// Whether to continue if the caller may not enter it, because [`Step::ChdirAsUser`]
+        /// follows.
         again: bool,
     },
-    /// Enter the working directory as the program's user, unless it is entered already.
+    /// Enter the working directory as the program's user, unless the process has entered it
+    /// already.
     ChdirAsUser(CString),
     /// Set the effective, permitted and inheritable sets.
     Capabilities {
@@ -478,26 +482,26 @@ pub enum Step {
     Ambient(u64),
     /// Set no_new_privs: execve(2) grants no privileges.
     NoNewPrivs,
-    /// Load a system-call filter. The parent takes its listener, if it has one.
+    /// Load a system-call filter. The parent receives its listener, if it has one.
     Seccomp {
         /// Instructions.
         filter: Vec<libc::sock_filter>,
         /// `SECCOMP_FILTER_FLAG_*`.
         flags: libc::c_ulong,
     },
-    /// Report that namespaces and mounts are made, and wait for the parent.
+    /// Report that namespaces and mounts exist, and wait for the parent.
     Ready,
     /// Run a hook.
     Hook(Hook),
     /// Report that everything is ready, and wait to be started.
     Hold,
-    /// Execute the stage, which performs the following steps without any of the caller's memory,
-    /// executable, environment and descriptors.
+    /// Execute the stage. It performs the following steps in a process that shares no memory,
+    /// executable, environment or descriptors with the caller.
     Stage(Exec),
     /// Unblock all signals.
     Signals,
-    /// Report that only the filter and the program are left to do, to the program that starts a held
-    /// container.
+    /// Report to the program that starts a held container that only the filter and the exec of the
+    /// program remain.
     Started,
     /// Execute the program.
     Exec(Exec),
@@ -535,7 +539,7 @@ pub struct Exec {
     pub name: String,
     /// Paths, tried in order.
     pub candidates: Vec<CString>,
-    /// Descriptor to execute in place of a path.
+    /// Descriptor to execute instead of a path.
     pub file: Option<OwnedFd>,
     /// Arguments.
     pub argv: CStrings,
@@ -549,11 +553,11 @@ impl fmt::Debug for Exec {
     }
 }
 
-/// Strings, and the array of pointers to them, ended by NULL, that execve(2) reads.
+/// Strings, and the NULL-terminated array of pointers to them that execve(2) reads.
 pub struct CStrings {
     strings: Vec<CString>,
     /// Pointers to the heap buffers of `strings`, which never change. An `AtomicPtr` has the layout
-    /// of a pointer, and may be sent to another thread.
+    /// of a pointer, and can be sent to another thread.
     pointers: Vec<AtomicPtr<libc::c_char>>,
 }
 

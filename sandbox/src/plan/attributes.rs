@@ -9,7 +9,7 @@ use crate::plan::text::c_string;
 use crate::spec::{IoPriority, MemoryPolicy, Process, Scheduler};
 use crate::step::{RlimitStep, Step};
 
-/// Adds the steps. Some of them require capabilities of the caller.
+/// Adds the steps. Some of them require capabilities that only the caller has.
 pub(super) fn add(plan: &mut Plan, process: &Process) -> Result<(), Error> {
     for limit in &process.rlimits {
         let field = format!("process.rlimits.{}", limit.name);
@@ -140,9 +140,9 @@ fn check_memory_policy(policy: &MemoryPolicy) -> Result<(), Error> {
     Err(Error::invalid("process.memory_policy", format!("{:#x}: {problem}", policy.mode)))
 }
 
-/// Returns a mask with a bit for each processor or node.
+/// Returns a mask with one bit for each processor or node.
 fn mask(field: &str, list: &CpuList) -> Result<Vec<libc::c_ulong>, Error> {
-    /// More than any kernel can be built for.
+    /// A limit that is above the number of processors of any kernel configuration.
     const END: u32 = 1 << 14;
     const BITS: u32 = libc::c_ulong::BITS;
     let Some(last) = list.ranges().last().map(|range| *range.end()) else { return Ok(Vec::new()) };

@@ -1,4 +1,4 @@
-//! Copies of mounts that exist already, and mounts that the parent opens.
+//! Binds of existing mounts, and mounts that the parent opens.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,8 @@ use crate::spec::{Mount, MountIdMaps, MountKind, Namespace};
 use crate::step::{Create, What};
 
 impl FileSteps<'_> {
-    /// Returns a bind of a path of the host. The parent opens it if the child may not reach it.
+    /// Returns a bind of a path of the host. The parent opens the source if the child may lack the
+    /// permission.
     pub(super) fn bind(
         &mut self,
         field: &str,
@@ -32,7 +33,7 @@ impl FileSteps<'_> {
         Ok(What::Bind { source, recursive, tree, device })
     }
 
-    /// Returns a bind of the spec. The parent opens one whose ids are mapped.
+    /// Returns a bind of the spec. If the bind has an id mapping, the parent opens it.
     pub(super) fn bind_mount(
         &mut self,
         field: &str,
@@ -58,7 +59,8 @@ impl FileSteps<'_> {
         if let (true, Some(tree)) = (self.parent_opens, self.plan.trees.last_mut()) {
             tree.id_maps = id_maps;
             if receives(mount) {
-                // Mounts of the container never appear on the host: their ids may be the container's.
+                // Mounts of the container must not appear on the host: their ids may be ids of the
+                // container.
                 tree.propagation = libc::MS_SLAVE;
             }
         }
@@ -66,8 +68,8 @@ impl FileSteps<'_> {
         what
     }
 
-    /// Returns the path within the root of a source that an earlier mount of the list provides. The host
-    /// has nothing or something else at that path.
+    /// Returns the path within the root if an earlier mount of the list provides the source. On the
+    /// host, that path is missing or holds something else.
     fn provided(&self, source: &Path) -> Option<PathBuf> {
         let root = self.root.as_deref()?;
         let inner = source.strip_prefix(root).ok().map(Path::to_owned);
@@ -110,7 +112,7 @@ impl FileSteps<'_> {
         Ok(TreeMaps { of, recursive: maps.recursive })
     }
 
-    /// Returns the procfs of the pid namespace that is joined. The parent makes it.
+    /// Returns the procfs of the joined pid namespace. The parent makes it.
     pub(super) fn procfs(&mut self, field: &str, kind: &MountKind) -> Result<What, Error> {
         let params = match kind {
             MountKind::FileSystem { fstype, source, options } => {
@@ -131,11 +133,11 @@ impl FileSteps<'_> {
         Ok(What::Bind { source, recursive: false, tree: Some(self.plan.trees.len() - 1), device: None })
     }
 
-    /// Returns a bind of the file system by which the caller sees its own namespace of this kind.
+    /// Returns a bind of the caller's file system that shows its own namespace of this kind.
     pub(super) fn bind_callers(&mut self, field: &str, kind: Kind, path: &str) -> Result<What, Error> {
-        // The caller's file system shows another namespace than the container would share: the host's
-        // processes and message queues instead of a pod's. A read-only sysfs or cgroup2 shows less,
-        // and there is no alternative.
+        // The caller's file system does not show the joined namespace: it would show the host's
+        // processes and message queues instead of the pod's. A read-only sysfs or cgroup2 shows
+        // less, and there is no alternative.
         let joined = matches!(self.plan.spec.namespaces.get(kind), Namespace::Join(_));
         if joined && matches!(kind, Kind::Pid | Kind::Ipc) {
             let problem = format!(

@@ -1,4 +1,4 @@
-//! The state while the steps of the file system are added.
+//! The state of the plan while it adds the steps of the file system.
 
 use std::path::{Path, PathBuf};
 
@@ -13,40 +13,41 @@ use crate::plan::paths::dest;
 use crate::spec::{Mount, MountKind, Namespace, Propagation, PropagationKind, Root, Spec};
 use crate::step::{Create, Dest, MountStep, OverProc, Place, Slot, Step, What};
 
-/// Each mount private: mount events do not pass in either direction.
+/// Flags that make each mount private: mount events pass in neither direction.
 pub(super) const PRIVATE: u64 = libc::MS_REC | libc::MS_PRIVATE;
 
 pub(super) struct FileSteps<'a> {
     pub(super) plan: &'a mut Plan,
-    /// The parent opens the sources of binds, which the child's mapped ids may not reach.
+    /// Whether the parent opens the sources of binds, because the child's mapped ids may lack the
+    /// permission.
     pub(super) parent_opens: bool,
-    /// The caller has CAP_SYS_ADMIN.
+    /// Whether the caller has CAP_SYS_ADMIN.
     pub(super) privileged: bool,
-    /// The container's user namespace is not the caller's.
+    /// Whether the container's user namespace differs from the caller's.
     pub(super) foreign: bool,
-    /// The plan makes the container's user namespace.
+    /// Whether the plan makes the container's user namespace.
     new_user: bool,
-    /// Devices are binds of the host's, because the child cannot make nodes.
+    /// Whether devices are binds of the host's devices, because the child cannot make nodes.
     pub(super) bind_devices: bool,
-    /// The ipc namespace is the caller's.
+    /// Whether the ipc namespace is the caller's.
     pub(super) host_ipc: bool,
     /// The caller's cgroup2 mount, if the container stays in the caller's cgroup namespace.
     pub(super) cgroup2: Option<PathBuf>,
-    /// Terminals belong to gid 5.
+    /// Whether terminals belong to gid 5.
     pub(super) tty_group: bool,
-    /// Missing destinations can be made in the root.
+    /// Whether missing destinations can be made in the root.
     pub(super) creates: bool,
     /// The destinations of all mounts.
     destinations: Vec<PathBuf>,
-    /// How mount events pass while the container is set up.
+    /// Propagation of mount events while the container is set up, as flags of mount(2).
     pub(super) propagation: u64,
-    /// The host's directory that becomes the root.
+    /// The directory of the host that becomes the root.
     pub(super) root: Option<PathBuf>,
     /// The destinations of the mounts so far.
     pub(super) mounted: Vec<PathBuf>,
-    /// Mounts that become read-only after everything in them was made.
+    /// Mounts that become read-only after everything in them exists.
     read_only_last: Vec<(PathBuf, Dest)>,
-    /// The destinations of the container's `/proc`, `/sys` and `/dev`, once they are mounted.
+    /// The destinations of the container's `/proc`, `/sys` and `/dev`, if they are mounted.
     pub(super) proc: Option<PathBuf>,
     pub(super) sys: Option<PathBuf>,
     pub(super) dev: Option<PathBuf>,
@@ -56,7 +57,8 @@ impl<'a> FileSteps<'a> {
     pub(super) fn new(plan: &'a mut Plan, spec: &Spec, host: &Host, ids: &Ids) -> FileSteps<'a> {
         FileSteps {
             plan,
-            // If root makes a user namespace, its root is an id that cannot reach what root can.
+            // If root makes a user namespace, the namespace's root has an id with fewer
+            // permissions.
             parent_opens: ids.foreign && host.privileged(),
             privileged: host.privileged(),
             foreign: ids.foreign,
@@ -80,20 +82,20 @@ impl<'a> FileSteps<'a> {
         }
     }
 
-    /// Whether the container's user namespace owns its namespace of this kind.
+    /// Returns whether the container's user namespace owns its namespace of this kind.
     pub(super) fn owns(&self, kind: Kind) -> bool {
         !self.new_user || self.plan.spec.namespaces.is_new(kind)
     }
 
-    /// Whether a mount of the list holds the destination, so that the destination can be made.
+    /// Returns whether the destination is in a mount of the list, so that it can be made.
     pub(super) fn within_mount(&self, destination: &Path) -> bool {
         self.destinations
             .iter()
             .any(|other| other != destination && destination.starts_with(other) && other != Path::new("/"))
     }
 
-    /// Returns a path within the root, relative to `/proc`, `/sys` or `/dev` if it lies in one of them
-    /// and its mount is held.
+    /// Returns a path within the root. If the path is in `/proc`, `/sys` or `/dev` and that mount
+    /// is held, the path is relative to the mount.
     pub(super) fn held(&self, field: &str, path: &Path, create: Create) -> Result<Dest, Error> {
         for (mounted, base) in [(&self.proc, Slot::Proc), (&self.sys, Slot::Sys), (&self.dev, Slot::Dev)] {
             if let Some(rest) = mounted.as_ref().and_then(|mounted| path.strip_prefix(mounted).ok()) {
@@ -104,7 +106,7 @@ impl<'a> FileSteps<'a> {
         dest(field, path, create)
     }
 
-    /// Returns the paths of a list, without those that occur again.
+    /// Returns the paths of a list without duplicates.
     pub(super) fn each_once(&self, field: &str, paths: &[PathBuf]) -> Result<Vec<Dest>, Error> {
         let mut all: Vec<Dest> = Vec::new();
         for path in paths {
@@ -116,7 +118,8 @@ impl<'a> FileSteps<'a> {
         Ok(all)
     }
 
-    /// Notes that a mount covers its destination: what lies there can no longer be reached.
+    /// Records that a mount covers its destination: what is below the destination is unreachable
+    /// now.
     pub(super) fn covers(&mut self, mount: &Mount, writable: bool) {
         let there = mount.kind == MountKind::Remount;
         self.read_only_last.retain(|(path, _)| match there {
@@ -126,7 +129,7 @@ impl<'a> FileSteps<'a> {
         self.mounted.push(mount.destination.clone());
     }
 
-    /// Makes the mount read-only after everything in it was made: mount points, devices, links.
+    /// Makes the mount read-only after everything in it exists: mount points, devices and links.
     pub(super) fn read_only_at_last(&mut self, field: &str, mount: &Mount) -> Result<(), Error> {
         let dest = self.held(field, &mount.destination, Create::No)?;
         self.read_only_last.push((mount.destination.clone(), dest));
@@ -142,8 +145,8 @@ impl<'a> FileSteps<'a> {
         }
     }
 
-    /// Adds a mount. If the namespace is not private, a bind without a propagation of its own is made
-    /// private.
+    /// Adds a mount. If the namespace is not private and a bind has no propagation, the bind
+    /// becomes private.
     pub(super) fn push_mount(&mut self, mut step: MountStep) {
         let silent = step.propagation.is_empty() && self.plan.spec.propagation.is_none();
         let bind = matches!(step.what, What::Bind { .. } | What::Inside { .. });
@@ -154,12 +157,12 @@ impl<'a> FileSteps<'a> {
     }
 }
 
-/// Returns how mount events pass while the container is set up, as flags of mount(2).
+/// Returns the propagation of mount events while the container is set up, as flags of mount(2).
 fn propagation(spec: &Spec) -> u64 {
     match spec.propagation {
-        // The propagation of a joined namespace does not change; each mount is made private.
+        // The propagation of a joined namespace stays as it is; each mount is made private.
         _ if spec.mounts_stay => 0,
-        // An unbindable mount cannot be bound, so it becomes unbindable at the end.
+        // An unbindable mount cannot be bound, so it becomes unbindable in the last step.
         Some(Propagation { kind: PropagationKind::Unbindable, recursive }) => {
             Propagation { kind: PropagationKind::Private, recursive }.flags()
         }
@@ -169,7 +172,7 @@ fn propagation(spec: &Spec) -> u64 {
     }
 }
 
-/// Whether later mounts of the host appear on the mount.
+/// Returns whether later mounts of the host appear on the mount.
 pub(super) fn receives(mount: &Mount) -> bool {
     mount.propagation.iter().any(|p| matches!(p.kind, PropagationKind::Shared | PropagationKind::Slave))
 }

@@ -1,4 +1,4 @@
-//! The checks that need no facts about the host.
+//! Checks that require no facts about the host.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::spec::{IdMaps, Namespace, Root, Spec};
 /// Checks a spec.
 pub(super) fn check(spec: &Spec) -> Result<(), Error> {
     let ns = &spec.namespaces;
-    // An init without a program holds a pod's namespaces.
+    // An init without a program holds the namespaces of a pod.
     let nameless = spec.process.args.first().is_none_or(|arg| arg.is_empty());
     if nameless && !(spec.init && spec.process.args.is_empty()) {
         return Err(Error::invalid("process.args", "name a program"));
@@ -56,7 +56,7 @@ pub(super) fn check(spec: &Spec) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks that mounts are made in a new mount namespace, unless they are to stay.
+/// Checks that mounts are made in a new mount namespace, unless they must stay.
 fn check_mounts(spec: &Spec) -> Result<(), Error> {
     let new = spec.namespaces.is_new(Kind::Mnt);
     if spec.mounts_stay {
@@ -90,7 +90,7 @@ fn check_mounts(spec: &Spec) -> Result<(), Error> {
 
 /// Checks the numbers of the descriptors that the program inherits.
 pub(super) fn check_descriptors(inherited: &[(OwnedFd, i32)]) -> Result<(), Error> {
-    // The kernel's own default for fs.nr_open.
+    // The kernel's default of fs.nr_open.
     const END: i32 = 1 << 20;
     for (at, (_, to)) in inherited.iter().enumerate() {
         if !(3..END).contains(to) {

@@ -1,4 +1,4 @@
-//! The plan as data.
+//! The data of a plan.
 
 use std::borrow::Cow;
 use std::ffi::CString;
@@ -14,10 +14,10 @@ use crate::plan::numbers;
 use crate::spec::{Hook, Spec};
 use crate::step::{Param, PlannedStep, Step};
 
-/// A prepared start: it can be started any number of times, by a [`Launcher`](crate::Launcher).
+/// A prepared start. A [`Launcher`](crate::Launcher) can start it any number of times.
 ///
-/// Its [`Display`](fmt::Display) prints one line for each action of the parent, and a numbered line for
-/// each step of the child.
+/// Its [`Display`](fmt::Display) prints one line for each action of the parent, and one numbered
+/// line for each step of the child.
 ///
 /// ```
 /// use nspod_sandbox::{Plan, spec::Spec};
@@ -31,39 +31,41 @@ pub struct Plan {
     pub(crate) steps: Vec<Step>,
     /// The kinds of namespaces that the first clone makes.
     pub(crate) kinds: Kinds,
-    /// The child borrows the parent's memory until it executes the program.
+    /// Whether the child shares the parent's memory until it executes the program.
     pub(crate) shared_memory: bool,
     /// Id maps that the parent writes while the child waits.
     pub(crate) maps: Option<Maps>,
     /// Mount trees that the parent opens before the clone.
     pub(crate) trees: Vec<Tree>,
-    /// A second clone, and not the first, enters the cgroup.
+    /// Whether the second clone, instead of the first, enters the cgroup.
     pub(crate) cgroup_at_second: bool,
-    /// The caller's descriptors that the program inherits: from, to.
+    /// The caller's descriptors that the program inherits, with their new numbers.
     pub(crate) inherited: Vec<(OwnedFd, i32)>,
     /// The stage, if the last steps need one.
     pub(crate) stage: Option<Stage>,
-    /// How the child is held before the program.
+    /// How the child is held before it executes the program.
     pub(crate) held: Option<Hold>,
     /// The program's file, if it differs from the first argument.
     pub(super) file: Option<PathBuf>,
-    /// Stop when namespaces and mounts exist, and call the caller.
+    /// Whether the child stops when namespaces and mounts exist, so that the caller's function can
+    /// run.
     pub(super) ready: bool,
-    /// The steps that make the standard `/dev`, if a pool can make it ahead.
+    /// The steps that make the standard `/dev`, if a pool can make it in advance.
     pub(crate) dev: Option<Range<usize>>,
     /// The spec of the plan.
     pub(crate) spec: Spec,
 }
 
-/// A process with nothing of the caller's memory, which performs the last steps: see
+/// A process that shares no memory with the caller and performs the last steps: see
 /// [`stage`](super::stage).
 pub(crate) struct Stage {
-    /// The memory of the stage: the steps after [`Step::Stage`], encoded.
+    /// The memory of the stage: the encoded steps after [`Step::Stage`].
     pub(crate) blob: Vec<u8>,
-    /// The program starts in a pid namespace in which other processes may live.
+    /// Whether the program starts in a pid namespace that can contain other processes.
     pub(crate) enters: bool,
-    /// The createContainer hooks, which the parent runs in the container's other namespaces. If the
-    /// child ran them, the container's processes could see them, with the caller's memory.
+    /// The createContainer hooks. The parent runs them in the container's other namespaces: if the
+    /// child ran them, the container's processes could see them while they hold the caller's
+    /// memory.
     pub(crate) hooks: Vec<Hook>,
 }
 
@@ -80,7 +82,7 @@ impl fmt::Debug for Stage {
 pub(crate) struct Maps {
     pub(crate) uid: IdMap,
     pub(crate) gid: IdMap,
-    /// newuidmap and newgidmap write them.
+    /// Whether newuidmap and newgidmap write the maps.
     pub(crate) helpers: bool,
 }
 
@@ -88,29 +90,29 @@ pub(crate) struct Maps {
 #[derive(Debug)]
 pub(crate) struct Tree {
     pub(crate) source: CString,
-    /// With everything mounted below the source.
+    /// Whether the tree includes all mounts below the source.
     pub(crate) recursive: bool,
     /// `MS_PRIVATE`, or `MS_SLAVE` if later mounts of the host appear in the tree.
     pub(crate) propagation: u64,
     pub(crate) id_maps: Option<TreeMaps>,
-    /// The device that the source must be. If it is not, the parent makes the device.
+    /// The expected device of the source. If the source differs, the parent makes the device.
     pub(crate) device: Option<TreeDevice>,
-    /// Instead of a copy of the source: a procfs of a pid namespace that is joined.
+    /// A procfs of a joined pid namespace, which replaces the copy of the source.
     pub(crate) procfs: Option<ProcfsOf>,
 }
 
 impl Tree {
-    /// A private copy of what is at `source`.
+    /// Returns a private copy of the mount at `source`.
     pub(super) fn private(source: CString, recursive: bool) -> Tree {
         let propagation = libc::MS_PRIVATE;
         Tree { source, recursive, propagation, id_maps: None, device: None, procfs: None }
     }
 }
 
-/// A device that the parent makes because the container's ids must not.
+/// A device that the parent makes, because the container's ids lack the permission.
 #[derive(Debug)]
 pub(crate) struct TreeDevice {
-    /// Mode with the type.
+    /// Mode with the file type.
     pub(crate) mode: u32,
     pub(crate) number: u64,
     /// User and group on the host.
@@ -121,7 +123,7 @@ pub(crate) struct TreeDevice {
 #[derive(Debug)]
 pub(crate) struct ProcfsOf {
     pub(crate) namespace: OwnedFd,
-    /// The user namespace that has the permission, if the caller has not.
+    /// The user namespace that has the permission, if the caller lacks it.
     pub(crate) user: Option<OwnedFd>,
     pub(crate) params: Vec<Param>,
 }
@@ -136,9 +138,9 @@ pub(crate) struct TreeMaps {
 /// The user namespace whose maps mount_setattr(2) applies to a tree.
 #[derive(Debug)]
 pub(crate) enum MapsOf {
-    /// One that the parent makes with these maps.
+    /// A namespace that the parent makes with these maps.
     Given { uid: IdMap, gid: IdMap },
-    /// The one that the container joins.
+    /// The namespace that the container joins.
     Namespace(OwnedFd),
 }
 
@@ -148,8 +150,8 @@ impl Plan {
         self.steps.iter().map(PlannedStep)
     }
 
-    /// Returns the instructions of the child, in order. Not part of the API: only for tests of this
-    /// workspace.
+    /// Returns the instructions of the child, in order. This is not part of the API: only tests of
+    /// this workspace use it.
     #[cfg(feature = "internals")]
     #[doc(hidden)]
     pub fn instructions(&self) -> &[Step] {
@@ -161,13 +163,13 @@ impl Plan {
         &self.spec
     }
 
-    /// Returns the highest number of a descriptor that the program gets.
+    /// Returns the highest descriptor number that the program gets.
     pub(crate) fn highest_fd(&self) -> i32 {
         self.inherited.iter().map(|(_, to)| *to).max().unwrap_or(2).max(2)
     }
 
-    /// Returns a number above every descriptor that is placed, for the program and for what is
-    /// executed before it.
+    /// Returns a number above all placed descriptors: those of the program, and those of the stage
+    /// and the init that run before it.
     pub(crate) fn above(&self) -> i32 {
         let placed = self.stage.is_some() || self.spec.init;
         self.highest_fd() + if placed { numbers::ABOVE } else { 1 }
@@ -178,12 +180,12 @@ impl Plan {
         self.spec.process.args.first().map_or("the init".into(), |name| name.to_string_lossy())
     }
 
-    /// Whether the program starts in a pid namespace in which other processes may live.
+    /// Returns whether the program starts in a pid namespace that can contain other processes.
     pub(crate) fn enters(&self) -> bool {
         self.stage.as_ref().is_some_and(|stage| stage.enters)
     }
 
-    /// Whether a step clones a second process.
+    /// Returns whether a step clones a second process.
     pub(crate) fn clones(&self) -> bool {
         self.steps.iter().any(|step| matches!(step, Step::Clone(_)))
     }

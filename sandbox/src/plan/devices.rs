@@ -1,4 +1,4 @@
-//! Devices and links: the standard `/dev`, and those that the spec names.
+//! Devices and links: the standard `/dev`, and the entries of the spec.
 
 use std::ffi::{CStr, CString};
 use std::path::Path;
@@ -69,7 +69,7 @@ impl FileSteps<'_> {
     fn dev_ipc(&mut self, field: &str) -> Result<(), Error> {
         let strict = NOSUID | NODEV | NOEXEC;
         if self.host_ipc {
-            // A container in the host's ipc namespace shares the host's named memory too.
+            // A container in the host's ipc namespace shares the host's POSIX shared memory too.
             self.plan.push(Step::Mkdir { slot: Slot::Dev, name: c"mqueue".into(), mode: 0o755 });
             let shm = self.bind(field, Path::new("/dev/shm"), true, None)?;
             self.within_dev(c"shm", 0o1777, shm, 0, None);
@@ -83,7 +83,7 @@ impl FileSteps<'_> {
         Ok(())
     }
 
-    /// Adds a directory in `/dev` and a mount on it.
+    /// Adds a directory in `/dev`, and a mount on it.
     fn within_dev(&mut self, name: &CStr, mode: u32, what: What, set: u64, keep: Option<Slot>) {
         self.plan.push(Step::Mkdir { slot: Slot::Dev, name: name.into(), mode });
         let place = Place::Within(Slot::Dev, name.into());
@@ -133,7 +133,7 @@ impl FileSteps<'_> {
         Ok(())
     }
 
-    /// Returns the place of a node or a link.
+    /// Returns the destination of a node or a link.
     fn entry(&self, field: &str, path: &Path) -> Result<Dest, Error> {
         let dest = self.held(field, path, Create::No)?;
         match dest.last {

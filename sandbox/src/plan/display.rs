@@ -1,4 +1,4 @@
-//! The plan in words: `nspod run --explain` prints it.
+//! The text of a plan: `nspod run --explain` prints it.
 
 use std::fmt;
 

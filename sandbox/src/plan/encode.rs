@@ -1,7 +1,7 @@
-//! The last steps of a start, encoded for the stage: a few kilobytes of machine code (`init/init.rs`) that
-//! the child executes from a sealed memory file.
+//! Encoding of the last steps of a start for the stage: a few kilobytes of machine code
+//! (`init/init.rs`) that the child executes from a sealed memory file.
 //!
-//! The head of `init/init.rs` describes the layout of the encoding.
+//! The head of `init/init.rs` describes the format.
 
 use std::ffi::{CStr, CString, c_long};
 
@@ -11,7 +11,7 @@ use crate::plan::handles::Hold;
 use crate::plan::numbers;
 use crate::step::{CStrings, Call, Exec, Hook, Step, capability_words};
 
-/// The kinds of operations.
+/// Kinds of operations.
 const CALL: u64 = 0;
 const CLONE: u64 = 1;
 const HOLD: u64 = 2;
@@ -22,10 +22,10 @@ const EXECUTE: u64 = 6;
 const EXECUTE_FILE: u64 = 7;
 const TELL: u64 = 8;
 
-/// The words of the header: the record, the mark, and two counts.
+/// Number of words in the header: the record, the mark, and two counts.
 const HEADER: usize = 4;
 const WORD: usize = size_of::<u64>();
-/// The words of an operation.
+/// Number of words in an operation.
 const OPERATION: usize = 8;
 const NO_DESCRIPTOR: u64 = -1i64 as u64;
 
@@ -33,18 +33,18 @@ const NO_DESCRIPTOR: u64 = -1i64 as u64;
 #[derive(Clone, Copy)]
 enum Arg {
     Number(u64),
-    /// An offset within the data, which the stage turns into an address.
+    /// An offset in the data, which the stage converts to an address.
     Data(usize),
 }
 
-/// Encodes the steps of the plan from `first` on.
+/// Encodes the steps of the plan from index `first` to the end.
 ///
 /// # Errors
-/// A step that the stage cannot perform, which is a bug of this library.
+/// The stage cannot perform one of the steps. This is a bug of this library.
 pub(super) fn encode(plan: &Plan, first: usize) -> Result<Vec<u8>, Error> {
     let mut blob = Blob::default();
     let high = plan.highest_fd();
-    // The embedded init keeps its report and its file for the exit status across its exec.
+    // The embedded init keeps its report socket and its exit status file across its exec.
     let closing = high + if plan.spec.init { numbers::BLOB } else { numbers::REPORT };
     let range = [closing as u64, u64::from(u32::MAX), u64::from(libc::CLOSE_RANGE_CLOEXEC)];
     blob.call(first, Call::CloseRange, libc::SYS_close_range, &range.map(Arg::Number), 0);
@@ -56,10 +56,10 @@ pub(super) fn encode(plan: &Plan, first: usize) -> Result<Vec<u8>, Error> {
 
 #[derive(Default)]
 struct Blob {
-    /// Kind and the like, and arguments.
+    /// Kind, flags and arguments of each operation.
     operations: Vec<(u64, u64, [Arg; 6])>,
     data: Vec<u8>,
-    /// Words of the data that hold an offset within it.
+    /// Positions of words in the data that hold an offset in the data.
     pointers: Vec<usize>,
 }
 
@@ -153,7 +153,7 @@ impl Blob {
         self.operations.push((head, nr as u64, all));
     }
 
-    /// Adds bytes, beginning at a word; returns their offset.
+    /// Adds bytes at the next word boundary, and returns their offset.
     fn bytes(&mut self, bytes: &[u8]) -> usize {
         self.data.resize(self.data.len().next_multiple_of(WORD), 0);
         let at = self.data.len();
@@ -179,7 +179,7 @@ impl Blob {
         self.array(strings.strings())
     }
 
-    /// Adds strings, and an array of pointers to them that NULL ends.
+    /// Adds strings and a NULL-terminated array of pointers to them.
     fn array(&mut self, strings: &[CString]) -> usize {
         let mut pointers: Vec<u64> = strings.iter().map(|text| self.string(text) as u64).collect();
         pointers.push(0);
@@ -188,7 +188,7 @@ impl Blob {
         at
     }
 
-    /// Adds a struct sock_fprog.
+    /// Adds a `struct sock_fprog`.
     fn filter(&mut self, filter: &[libc::sock_filter]) -> usize {
         let mut code = Vec::with_capacity(size_of_val(filter));
         for instruction in filter {
@@ -197,7 +197,7 @@ impl Blob {
             code.extend(instruction.k.to_ne_bytes());
         }
         let code = self.bytes(&code);
-        // A short, and padding up to the pointer.
+        // The length is a `short`; padding follows up to the pointer.
         let mut length = [0; WORD];
         length[..2].copy_from_slice(&(filter.len() as u16).to_ne_bytes());
         let at = self.words(&[u64::from_ne_bytes(length), code as u64]);

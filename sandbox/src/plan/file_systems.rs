@@ -15,12 +15,12 @@ pub(super) const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
 pub(super) const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
 pub(super) const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 const ATIME: u64 = libc::MOUNT_ATTR__ATIME;
-/// The attributes of mount_setattr(2), except id maps.
+/// All attributes of mount_setattr(2) except the id mapping.
 const ALL_ATTRIBUTES: u64 =
     RDONLY | NOSUID | NODEV | NOEXEC | ATIME | libc::MOUNT_ATTR_NODIRATIME | libc::MOUNT_ATTR_NOSYMFOLLOW;
 /// Maximum length of a key or value of fsconfig(2), in bytes.
 pub(super) const FSCONFIG_MAX: usize = 255;
-/// Maximum length of the options of mount(2), in bytes: a page, without the byte that ends it.
+/// Maximum length of the options of mount(2), in bytes: a page without the terminating NUL.
 pub(super) const OPTIONS_MAX: usize = 4095;
 
 /// Returns a mount step without attributes.
@@ -38,13 +38,13 @@ pub(super) fn mount_step(what: What, place: Place) -> MountStep {
     }
 }
 
-/// Returns attributes to set.
+/// Returns attributes that set these flags.
 pub(super) fn to_set(set: u64) -> Attributes {
     Attributes { set, clear: 0 }
 }
 
-/// Checks attributes, and returns them as mount_setattr(2) expects them: to set one of the access time
-/// attributes, all of them are cleared.
+/// Checks attributes, and returns them in the form that mount_setattr(2) requires: to set one of
+/// the access time attributes, all of them are cleared first.
 pub(super) fn attributes(field: &str, attributes: Attributes) -> Result<Attributes, Error> {
     let Attributes { set, mut clear } = attributes;
     if (set | clear) & !ALL_ATTRIBUTES != 0 {
@@ -57,8 +57,8 @@ pub(super) fn attributes(field: &str, attributes: Attributes) -> Result<Attribut
     Ok(Attributes { set, clear })
 }
 
-/// Returns the kind of namespace that a file system shows, the path at which the caller has it, and the
-/// type of the file system.
+/// Returns the kind of namespace that a file system shows, the caller's path of that file system,
+/// and its type.
 pub(super) fn shown(kind: &MountKind) -> Option<(Kind, &'static str, &'static CStr)> {
     let fstype = match kind {
         MountKind::Proc => c"proc",
@@ -77,7 +77,7 @@ pub(super) fn shown(kind: &MountKind) -> Option<(Kind, &'static str, &'static CS
     all.into_iter().find(|(_, _, name)| *name == fstype)
 }
 
-/// Returns a file system of any type, with options of its driver.
+/// Returns a file system of any type, with options for its driver.
 pub(super) fn file_system(
     field: &str,
     fstype: &str,
@@ -91,7 +91,7 @@ pub(super) fn file_system(
     let options_field = format!("{field}.options");
     let source = c_string(&format!("{field}.source"), source)?;
     let long = |text: &str| text.len() > FSCONFIG_MAX;
-    // Only mount(2) has it, as a flag.
+    // Only mount(2) supports this option, as a flag.
     let versions = |option: &&(String, Option<String>)| option.0 == "iversion" && option.1.is_none();
     let flags = if options.iter().any(|option| versions(&option)) { libc::MS_I_VERSION } else { 0 };
     let options: Vec<_> = options.iter().filter(|option| !versions(option)).collect();
@@ -122,14 +122,14 @@ pub(super) fn file_system(
     Ok(What::New { fstype, params })
 }
 
-/// Returns a new instance of a file system. Its source is only for mount(8) to display.
+/// Returns a new instance of a file system. mount(8) displays its source; nothing else reads it.
 pub(super) fn new_fs(fstype: &CStr, mut params: Vec<Param>) -> What {
     let fstype = CString::from(fstype);
     params.insert(0, (c"source".into(), Some(fstype.clone())));
     What::New { fstype, params }
 }
 
-/// Returns the parameters of a tmpfs: size in bytes, and mode of its root.
+/// Returns the parameters of a tmpfs: size in bytes, and mode of the root directory.
 pub(super) fn tmpfs_params(size: Option<u64>, mode: Option<u32>) -> Result<Vec<Param>, Error> {
     let mut params = Vec::new();
     if let Some(mode) = mode {
@@ -141,7 +141,7 @@ pub(super) fn tmpfs_params(size: Option<u64>, mode: Option<u32>) -> Result<Vec<P
     Ok(params)
 }
 
-/// Returns the parameters of a devpts. With `tty_group` terminals belong to gid 5.
+/// Returns the parameters of a devpts. With `tty_group`, terminals belong to gid 5.
 pub(super) fn devpts_params(tty_group: bool) -> Vec<Param> {
     let mut params: Vec<Param> = vec![
         (c"newinstance".into(), None),
@@ -154,7 +154,7 @@ pub(super) fn devpts_params(tty_group: bool) -> Vec<Param> {
     params
 }
 
-/// Whether a new file system has an option of this name.
+/// Returns whether a new file system has an option of this name.
 pub(super) fn has_option(what: &What, key: &CStr) -> bool {
     match what {
         What::New { params, .. } => params.iter().any(|(has, _)| has.as_c_str() == key),

@@ -45,7 +45,7 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
 }
 
 impl FileSteps<'_> {
-    /// Adds what lies in the root: mounts, nodes, links and the working directory.
+    /// Adds the entries of the root: mounts, nodes, links and the working directory.
     fn entries(&mut self, spec: &Spec) -> Result<(), Error> {
         for (index, mount) in spec.mounts.iter().enumerate() {
             self.mount(&format!("mounts[{index}]"), mount)?;
@@ -56,7 +56,7 @@ impl FileSteps<'_> {
         for (index, link) in spec.links.iter().enumerate() {
             self.link(&format!("links[{index}]"), link)?;
         }
-        // A working directory with `..` is not made.
+        // A working directory with `..` in its path is not made.
         if spec.process.create_cwd
             && let Some(cwd) = &spec.process.cwd
             && let Ok(dest) = self.held("process.cwd", cwd, Create::Dir)
@@ -66,7 +66,7 @@ impl FileSteps<'_> {
         Ok(())
     }
 
-    /// Adds the kernel parameters. Without a procfs of the container they are set by a detached one.
+    /// Adds the kernel parameters. If the container has no procfs, a detached one sets them.
     fn sysctls(&mut self, spec: &Spec) -> Result<(), Error> {
         if spec.sysctls.is_empty() {
             return Ok(());
@@ -87,7 +87,7 @@ impl FileSteps<'_> {
     /// Adds the terminal, and its mount on the container's `/dev/console`.
     fn terminal(&mut self, spec: &Spec, mounts: bool) -> Result<(), Error> {
         let Some(Terminal { rows, columns }) = spec.process.terminal else { return Ok(()) };
-        // Its own user can open it again by its name, as after a login.
+        // The program's user must be able to open the terminal by its name, as after a login.
         let owner = spec.process.user.as_ref().map_or(u32::MAX, |user| user.uid);
         self.plan.push(Step::Terminal { rows, columns, owner });
         if mounts && (self.creates || self.dev.is_some()) {

@@ -22,7 +22,8 @@ pub(super) fn filter(plan: &Plan, process: &Process, host: &Host) -> Result<Opti
                 "SCMP_ACT_NOTIFY requires a container that is held (Command::hold) until the supervisor has the listener",
             ));
         }
-        // The child reports a loaded filter by write(2), before the parent has the listener.
+        // The child reports the loaded filter with write(2), before the parent has received the
+        // listener.
         if profile.notifies_of("write") {
             return Err(Error::invalid(
                 "process.seccomp",
@@ -33,12 +34,13 @@ pub(super) fn filter(plan: &Plan, process: &Process, host: &Host) -> Result<Opti
     Ok(Some(Step::Seccomp { filter: profile.compile()?, flags: profile.load_flags() }))
 }
 
-/// Whether the filter has a listener, by which another process decides about calls.
+/// Returns whether the filter has a listener, with which another process decides about calls.
 pub(super) fn asks(step: &Step) -> bool {
     matches!(step, Step::Seccomp { flags, .. } if flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0)
 }
 
-/// Whether the filter allows the calls that the stage makes after it has loaded the filter early.
+/// Returns whether the filter allows the calls that the stage makes after an early load of the
+/// filter.
 pub(super) fn lets_through(filter: &[libc::sock_filter], plan: &Plan, process: &Process) -> bool {
     let mut calls = vec![
         (libc::SYS_capset, [0; 3]),

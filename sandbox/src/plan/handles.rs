@@ -1,4 +1,4 @@
-//! The handles that a spec cannot hold.
+//! Handles that a spec cannot contain.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -9,36 +9,37 @@ use crate::fd::duplicate;
 /// How a container is held before its program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hold {
-    /// Until [`Container::start`](crate::Container::start), while this program lives.
+    /// Until [`Container::start`](crate::Container::start). The container ends with this program.
     Here,
-    /// Until [`start_held`](crate::start_held) with this directory, in this program or another.
+    /// Until [`start_held`](crate::start_held) with this directory, in any program.
     At(PathBuf),
 }
 
 /// Descriptors and other handles that belong to a spec.
 #[derive(Debug, Default)]
 pub struct Handles {
-    /// Namespaces to join, for the kinds that the spec has as `Join(Handle)`.
+    /// Namespaces to join, for each kind that is `Join(Handle)` in the spec.
     pub namespaces: Vec<ns_core::Namespace>,
-    /// The process that the spec joins by this pid. It pins the pid to the pidfd, so that a reused
-    /// pid is not joined.
+    /// The process whose pid the spec joins. This pins the pid to the pidfd, so that a reused pid
+    /// is not joined.
     pub process: Option<(i32, OwnedFd)>,
-    /// Descriptors that the program inherits: from, to (3 or more).
+    /// Descriptors that the program inherits, with their new numbers (3 or higher).
     pub inherited: Vec<(OwnedFd, i32)>,
-    /// Hold the container before its program, until it is started.
+    /// Holds the container before its program until it is started.
     pub hold: Option<Hold>,
-    /// Stop when the namespaces and mounts exist, for [`Command::prepared`].
+    /// Stops when the namespaces and mounts exist, for [`Command::prepared`].
     ///
     /// [`Command::prepared`]: crate::Command::prepared
     pub ready: bool,
     /// The program's file, if it differs from the first argument.
     pub(crate) file: Option<PathBuf>,
-    /// The directory that becomes `/`: the root of a process whose mount namespace has another root.
+    /// The directory that becomes `/`: the root of a process in a mount namespace with another
+    /// root.
     pub root: Option<OwnedFd>,
 }
 
 impl Handles {
-    /// Copies the handles, so that a plan can be made again.
+    /// Duplicates the handles, so that the plan can be made again.
     pub(crate) fn try_clone(&self) -> Result<Handles, Error> {
         let inherited = self.inherited.iter().map(|(fd, to)| Ok((duplicate(fd)?, *to)));
         let namespaces = self.namespaces.iter().map(|namespace| Ok(namespace.try_clone()?));

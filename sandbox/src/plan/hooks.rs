@@ -1,4 +1,4 @@
-//! The point at which namespaces and mounts exist, and hooks.
+//! Hooks, and the point at which namespaces and mounts exist.
 
 use crate::error::Error;
 use crate::plan::data::Plan;
@@ -7,8 +7,8 @@ use crate::spec;
 use crate::step::{CStrings, Hook, Step};
 
 impl Plan {
-    /// Adds the steps for when namespaces and mounts exist and `/` is still the caller's: the wait for
-    /// the parent, and the createContainer hooks.
+    /// Adds the steps for the point at which namespaces and mounts exist and `/` is still the
+    /// caller's: the wait for the parent, and the createContainer hooks.
     pub(super) fn push_ready(&mut self) -> Result<(), Error> {
         let mut hooks = self.spec.hooks.create_container.clone();
         let outside = self.enters() && !hooks.is_empty();
@@ -30,7 +30,7 @@ impl Plan {
         self.push_hooks("createContainer", &hooks)
     }
 
-    /// Adds the steps that run these hooks.
+    /// Adds steps that run these hooks.
     pub(super) fn push_hooks(&mut self, when: &'static str, hooks: &[spec::Hook]) -> Result<(), Error> {
         for (index, hook) in hooks.iter().enumerate() {
             let field = format!("hooks.{when}[{index}]");

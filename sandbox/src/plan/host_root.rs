@@ -1,13 +1,13 @@
-//! The host's files as a root: read-only, and without the host's sockets and named pipes.
+//! The host's files as a read-only root without the host's sockets and named pipes.
 //!
-//! On a read-only mount a process can still connect to a socket and write to a named pipe. A bound socket
-//! and the content of a pipe belong to the inode of the file. In an overlay each file has an inode of its
-//! own: connect(2) fails, and the pipe is a different one.
+//! A read-only mount does not prevent a process from connecting to a socket or writing to a named
+//! pipe. A bound socket and the content of a pipe belong to the inode of the file. In an overlay
+//! each file has another inode: connect(2) fails, and the pipe is a different one.
 //!
-//! An overlay shows one mount without the mounts on it, so each mount of the host gets an overlay. In the
-//! mount namespace of a user namespace the mounts are locked together, and the kernel makes no overlay of
-//! a directory with a mount below it. There the root is a tmpfs, with an overlay for each directory that
-//! has no mounts below it.
+//! An overlay shows one mount without its submounts, so each mount of the host gets an overlay. In
+//! the mount namespace of a user namespace the mounts are locked together, and the kernel rejects
+//! an overlay of a directory with a mount below it. In that case the root is a tmpfs, with an
+//! overlay for each directory that has no mounts below it.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, DirEntry, Metadata};
@@ -26,7 +26,7 @@ use crate::plan::text::c_string;
 use crate::spec::{MountKind, Spec};
 use crate::step::{Create, Dest, MountStep, Place, Slot, Step, What};
 
-/// File systems without sockets and named pipes. overlayfs rejects some of them.
+/// File systems that contain no sockets and named pipes. overlayfs rejects some of them.
 const PLAIN: [&str; 23] = [
     "autofs",
     "binfmt_misc",
@@ -52,20 +52,20 @@ const PLAIN: [&str; 23] = [
     "tracefs",
     "vfat",
 ];
-/// An empty directory, the second layer that overlayfs requires. It is in a tmpfs over `/`, which no other
-/// path reaches.
+/// An empty directory, used as the second layer that overlayfs requires. It is in a tmpfs over `/`,
+/// which no other path reaches.
 const NONE: &[u8] = b"/../none";
 
 struct View<'a> {
     /// The visible mounts of the host, sorted by path.
     mounts: Vec<&'a HostMount>,
-    /// All mounts of the host, hidden or not.
+    /// All mounts of the host, including hidden ones.
     all: &'a [HostMount],
     spec: &'a Spec,
     nodev: u64,
-    /// The mounts are locked together.
+    /// Whether the mounts are locked together.
     locked: bool,
-    /// The child has fewer permissions than the caller.
+    /// Whether the child has fewer permissions than the caller.
     lesser: bool,
 }
 
@@ -76,7 +76,7 @@ pub(super) fn is_in_parts(host: &Host, foreign: bool) -> bool {
 }
 
 impl FileSteps<'_> {
-    /// Adds the mount that becomes the root, and those in it.
+    /// Adds the mount that becomes the root, and the mounts in it.
     pub(super) fn host_root(&mut self, host: &Host, spec: &Spec, nodev: u64) -> Result<(), Error> {
         let in_parts = is_in_parts(host, self.foreign);
         let view = View {
@@ -145,9 +145,9 @@ impl FileSteps<'_> {
         Ok(())
     }
 
-    /// Adds a directory with the content of its own mount, or a file.
+    /// Adds a file, or a directory with the content of its own mount.
     fn part(&mut self, view: &View<'_>, path: &Path) -> Result<(), Error> {
-        // If the caller cannot look at it, neither can the container.
+        // The container has no more permissions than the caller.
         let Some(meta) = seen("look at", path, path.metadata())? else { return Ok(()) };
         let mount = view.mount(path);
         let plain = mount.is_some_and(|mount| mount.path == path && PLAIN.contains(&mount.fstype.as_str()));
@@ -179,7 +179,7 @@ impl View<'_> {
         mounts.map(|mount| &mount.destination).any(|other| other != Path::new("/") && path.starts_with(other))
     }
 
-    /// Returns the mount that a path leads to.
+    /// Returns the mount that contains a path.
     fn mount(&self, path: &Path) -> Option<&HostMount> {
         path.ancestors().find_map(|path| {
             let found = self.mounts.binary_search_by(|mount| mount.path.as_path().cmp(path));
@@ -200,8 +200,8 @@ impl View<'_> {
     }
 }
 
-/// Returns a result of reading the host's files, or `None` if the file is gone, the caller lacks the
-/// permission, or the server of the file system is gone.
+/// Returns the result of reading the host's files, or `None` if the file is missing, the caller
+/// lacks the permission, or the server of the file system is unreachable.
 fn seen<T>(what: &str, path: &Path, found: std::io::Result<T>) -> Result<Option<T>, Error> {
     const PASSED_OVER: [i32; 6] =
         [libc::ENOENT, libc::ENOTDIR, libc::EACCES, libc::EPERM, libc::ENOTCONN, libc::ESTALE];
@@ -225,7 +225,7 @@ fn place(path: &Path, create: Create) -> Result<Dest, Error> {
     Ok(Dest { no_links: true, ..dest("root", path, create)? })
 }
 
-/// Returns an overlay of a directory, without the mounts below it.
+/// Returns an overlay of a directory without the mounts below it.
 fn overlay(path: &Path, view: &View<'_>, place: Place) -> Result<MountStep, Error> {
     let mut layers = Vec::new();
     escape(&mut layers, path, b":\\,");

@@ -9,15 +9,15 @@ use crate::plan::text::c_string;
 use crate::spec::{IdMaps, Join, Namespace};
 use crate::step::Step;
 
-/// What is known about the ids of a container in its user namespace.
+/// Properties of the container's ids in its user namespace.
 pub(super) struct Ids {
-    /// The user namespace is not the caller's.
+    /// Whether the user namespace differs from the caller's.
     pub(super) foreign: bool,
-    /// The plan makes the user namespace.
+    /// Whether the plan makes the user namespace.
     pub(super) new: bool,
-    /// setgroups(2) is allowed.
+    /// Whether setgroups(2) is allowed.
     pub(super) setgroups: bool,
-    /// Gid 5, of terminals, is mapped.
+    /// Whether gid 5 (terminals) is mapped.
     pub(super) tty_group: bool,
 }
 
@@ -43,7 +43,7 @@ impl Ids {
 /// Adds the steps that map the ids of a new user namespace. The child can map a single id itself; a
 /// range requires the parent.
 ///
-/// Returns the ids, and the step by which the child becomes root of the namespace.
+/// Returns the ids, and the step in which the child becomes root of the namespace.
 pub(super) fn add(plan: &mut Plan, host: &Host) -> Result<(Ids, Step), Error> {
     let (uid, gid) = match &plan.spec.id_maps {
         IdMaps::Auto => host.auto_maps(),
@@ -66,8 +66,8 @@ pub(super) fn add(plan: &mut Plan, host: &Host) -> Result<(Ids, Step), Error> {
         )
         .with_field("id_maps"));
     }
-    // The root of the namespace, if it has one, makes files and mounts. With a single gid setgroups(2)
-    // is denied.
+    // The namespace's root, if it is mapped, makes files and mounts. With a single gid,
+    // setgroups(2) is denied.
     let setgroups = !matches!(gid.extents(), [e] if e.count == 1);
     let becomes = Step::Become { uid: first(&uid), gid: first(&gid), leave_groups: setgroups };
     let tty_group = gid.to_outside(5).is_some();
@@ -97,7 +97,7 @@ pub(super) fn new_maps(plan: &Plan) -> Option<(IdMap, IdMap)> {
     })
 }
 
-/// Returns the step that becomes root of a user namespace that is joined, or its first id.
+/// Returns the step that becomes root of a joined user namespace, or its first id.
 pub(super) fn become_joined_root(user: &Namespace, leave_groups: bool) -> Step {
     let first = |ids| match user {
         Namespace::Join(Join::Pid(pid)) => IdMap::of_pid(*pid, ids).map_or(0, |map| first(&map)),
@@ -106,7 +106,7 @@ pub(super) fn become_joined_root(user: &Namespace, leave_groups: bool) -> Step {
     Step::Become { uid: first(ns_core::Ids::Uid), gid: first(ns_core::Ids::Gid), leave_groups }
 }
 
-/// Returns 0 if the map has it, else its first id.
+/// Returns 0 if the map contains it, otherwise the map's first id.
 fn first(map: &IdMap) -> u32 {
     match map.to_outside(0) {
         Some(_) => 0,

@@ -1,4 +1,4 @@
-//! The user of the program and what it may do: the last steps before the program.
+//! The program's user and permissions: the last steps before the program.
 
 use std::ffi::CString;
 
@@ -19,8 +19,8 @@ const CAP_SYS_ADMIN: u64 = 1 << 21;
 
 /// Adds the steps.
 ///
-/// The filter can refuse every call that follows it, so it is loaded last, but before the startContainer
-/// hooks, whose programs belong to the container.
+/// The filter can reject every call after it, so it is loaded last. Only the startContainer hooks
+/// come later: their programs belong to the container.
 pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> {
     let process = plan.spec.process.clone();
     let staged = plan.stage.is_some();
@@ -40,17 +40,18 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
     }
     let cwd = cwd(&process)?;
     let changes_user = process.user.is_some();
-    // As the caller, who may reach a directory that the user cannot.
+    // The caller can enter directories that the user may not enter, so the first attempt is made as
+    // the caller.
     plan.steps.extend(cwd.clone().map(|path| Step::Chdir { path, again: changes_user }));
     let mut filter = filter::filter(plan, &process, host)?;
-    // Without no_new_privs seccomp(2) requires CAP_SYS_ADMIN, which is kept until then.
+    // Without no_new_privs seccomp(2) requires CAP_SYS_ADMIN, so the process keeps it until then.
     let able = host.privileged() || ids.foreign;
     let keeps = filter.is_some() && !process.no_new_privs && process.capabilities.is_some() && able;
     // Only the stage can pass a listener to the parent.
     let early =
         filter.is_some() && !process.no_new_privs && !keeps && !filter.as_ref().is_some_and(filter::asks);
-    // If the filter refuses exit_group(2), a failed child ends by a trap. Before Linux 5.17 that ended
-    // every process with the same memory.
+    // If the filter rejects exit_group(2), a failed child ends with a trap. Before Linux 5.17 the
+    // trap ended every process that shares the memory.
     if let Some(Step::Seccomp { filter, .. }) = &filter
         && (early || !staged)
         && !seccomp::allows(filter, libc::SYS_exit_group, [0; 3])
@@ -81,7 +82,7 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
     Ok(())
 }
 
-/// Adds the step that makes the user the owner of the standard streams.
+/// Adds the step that makes the user own the standard streams.
 fn streams(plan: &mut Plan, process: &Process) {
     let Some(User { uid, .. }) = process.user else { return };
     let opens_all = uid == 0 && process.capabilities.is_none_or(|c| c.effective & CAP_DAC_OVERRIDE != 0);
@@ -100,15 +101,15 @@ fn cwd(process: &Process) -> Result<Option<CString>, Error> {
     c_string("process.cwd", absolute("process.cwd", cwd)?).map(Some)
 }
 
-/// Adds the steps that set ids and capabilities. With `keeps` the process keeps CAP_SYS_ADMIN for the
-/// filter, and loses it when it executes the program.
+/// Adds the steps that set ids and capabilities. With `keeps`, the process keeps CAP_SYS_ADMIN for
+/// the filter, and loses it when it executes the program.
 fn credentials(plan: &mut Plan, host: &Host, ids: &Ids, keeps: bool) -> Result<(), Error> {
     let capabilities = plan.spec.process.capabilities;
     let staged = plan.stage.is_some();
     if let Some(sets) = capabilities {
-        // With the capabilities of another container this process, whose memory is still the caller's,
-        // could be traced by a process that sees it. In a user namespace that an unprivileged caller
-        // made, the mark would keep the caller from looking at it.
+        // This process still has the caller's memory. With the capabilities of another container, a
+        // process that sees it could trace it. In a user namespace that an unprivileged caller
+        // made, an undumpable process would be hidden from the caller itself.
         let seen = (!ids.new || host.privileged()) && !plan.enters();
         if seen && !plan.steps.iter().any(|s| matches!(s, Step::Undumpable)) {
             plan.push(Step::Undumpable);
@@ -128,8 +129,9 @@ fn credentials(plan: &mut Plan, host: &Host, ids: &Ids, keeps: bool) -> Result<(
     }
     user(plan, ids)?;
     if let Some(sets) = capabilities {
-        // Only an ambient capability survives the execve(2) of the stage. To be ambient it must be
-        // inheritable, and to become inheritable it must still be in the bounding set.
+        // Only ambient capabilities survive the execve(2) of the stage. An ambient capability must
+        // be inheritable, and a capability can become inheritable only while it is in the bounding
+        // set.
         let across = if keeps && staged { CAP_SYS_ADMIN } else { 0 };
         let kept = if keeps { CAP_SYS_ADMIN } else { 0 } | if across == 0 { 0 } else { CAP_SETPCAP };
         plan.push(Step::Capabilities {
@@ -164,8 +166,8 @@ fn user(plan: &mut Plan, ids: &Ids) -> Result<(), Error> {
     if plan.spec.process.capabilities.is_some() && user.uid != 0 {
         plan.push(Step::KeepCapabilities);
     }
-    // A process that became root of its user namespace has left the caller's groups already, unless
-    // that is denied.
+    // A process that became root of its user namespace has already left the caller's groups, unless
+    // setgroups(2) is denied.
     let left = plan.steps.iter().any(|step| matches!(step, Step::Become { leave_groups: true, .. }));
     let groups = (ids.setgroups && !(left && user.groups.is_empty())).then_some(user.groups);
     plan.push(Step::Credentials { uid: user.uid, gid: user.gid, groups });

@@ -1,4 +1,4 @@
-//! One mount of the spec becomes one step.
+//! Steps for the mounts of the spec: one step for each mount.
 
 use std::path::Path;
 
@@ -40,7 +40,7 @@ impl FileSteps<'_> {
         let mut dest = dest(&destination_field, &mount.destination, create)?;
         let keep = if mount.kind == MountKind::Remount { None } else { self.keep(mount, tmpfs) };
         let over_proc = over_proc(&destination_field, mount)?;
-        // A link of an image must not lead a kernel file system to another place.
+        // A symbolic link in an image must not redirect a kernel file system.
         dest.no_links = keep.is_some() || shown(&mount.kind).is_some() || over_proc == OverProc::Root;
         let last = new.is_some() && (tmpfs || mount.destination == Path::new("/dev"));
         let mut step = MountStep {
@@ -65,7 +65,7 @@ impl FileSteps<'_> {
         Ok(())
     }
 
-    /// Returns what is mounted, and whether the attributes apply to all mounts below it.
+    /// Returns the source of the mount, and whether the attributes apply to all mounts below it.
     fn what(&mut self, field: &str, mount: &Mount) -> Result<(What, bool), Error> {
         let what = match &mount.kind {
             MountKind::Bind { source, recursive } => {
@@ -80,8 +80,8 @@ impl FileSteps<'_> {
         Ok((what, false))
     }
 
-    /// Returns a new instance of a file system, or a bind of the caller's if a new instance would show
-    /// or change too much.
+    /// Returns a new instance of a file system. If a new instance would show or change too much,
+    /// returns a bind of the caller's instance.
     fn file_system(&mut self, field: &str, kind: &MountKind) -> Result<(What, bool), Error> {
         let shown = shown(kind);
         match (shown, self.cgroup2.clone()) {
@@ -89,12 +89,12 @@ impl FileSteps<'_> {
             (Some((Kind::Pid, ..)), _) if self.plan.enters() => {
                 return Ok((self.procfs(field, kind)?, false));
             }
-            // The namespace is not the container's own: only what the caller sees may be shown.
+            // The container does not own the namespace, so it may see only what the caller sees.
             (Some((shown, path, _)), _) if !self.owns(shown) => {
                 return Ok((self.bind_callers(field, shown, path)?, true));
             }
-            // In the host's cgroup namespace a new cgroup2 mount waits for all CPUs, and options that it
-            // lacks are removed from the host's. A bind shows the same.
+            // In the host's cgroup namespace a new cgroup2 mount waits for all CPUs, and it removes
+            // the options that it lacks from the host's mount. A bind has the same content.
             (Some((Kind::Cgroup, ..)), Some(point)) => {
                 if let MountKind::FileSystem { options, .. } = kind
                     && !options.is_empty()
@@ -116,7 +116,7 @@ impl FileSteps<'_> {
         Ok((what, false))
     }
 
-    /// Returns the slot in which the mount is kept. A slot whose mount it covers becomes empty.
+    /// Returns the slot that holds the mount. A slot becomes empty if this mount covers its mount.
     pub(super) fn keep(&mut self, mount: &Mount, tmpfs: bool) -> Option<Slot> {
         for held in [&mut self.proc, &mut self.sys, &mut self.dev] {
             held.take_if(|held| held.starts_with(&mount.destination));
@@ -142,15 +142,15 @@ impl FileSteps<'_> {
     }
 }
 
-/// Returns the attributes that have fields of their own.
+/// Returns the attributes that are separate fields of the mount.
 fn flags(mount: &Mount) -> u64 {
     let flags =
         [(mount.readonly, RDONLY), (mount.nosuid, NOSUID), (mount.nodev, NODEV), (mount.noexec, NOEXEC)];
     flags.into_iter().filter(|(wanted, _)| *wanted).fold(0, |set, (_, bit)| set | bit)
 }
 
-/// Returns what a tmpfs copies of the directory that it covers. Options that set the owner or the mode
-/// take precedence.
+/// Returns what a tmpfs copies from the directory that it covers. Options that set the owner or the
+/// mode take precedence.
 fn copy_up(field: &str, mount: &Mount, what: &What, tmpfs: bool) -> Result<CopyUp, Error> {
     match what {
         _ if !mount.copy_up => Ok(CopyUp::No),

@@ -1,4 +1,4 @@
-//! Names of the container and kernel parameters: which of them a namespace has.
+//! Host names and kernel parameters, and the namespaces that they belong to.
 
 use ns_core::Kind;
 
@@ -9,7 +9,7 @@ use crate::plan::text::c_string;
 use crate::spec::{Namespace, Spec};
 use crate::step::Step;
 
-/// Adds the steps that set the host name and the domain name, and bring up `lo`.
+/// Adds the steps that set the host name and the domain name, and that bring up `lo`.
 pub(super) fn add(plan: &mut Plan, spec: &Spec) -> Result<(), Error> {
     check_not_callers(plan, spec)?;
     if let Some(name) = &spec.hostname {
@@ -24,7 +24,8 @@ pub(super) fn add(plan: &mut Plan, spec: &Spec) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks that no name or parameter is set in the caller's own namespace, which a joined one can be.
+/// Checks that no name or parameter is set in the caller's own namespace. A joined namespace can be
+/// the caller's.
 fn check_not_callers(plan: &Plan, spec: &Spec) -> Result<(), Error> {
     let names = [("hostname", &spec.hostname), ("domainname", &spec.domainname)];
     let names = names.into_iter().filter(|(_, name)| name.is_some());
@@ -44,12 +45,13 @@ fn check_not_callers(plan: &Plan, spec: &Spec) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks a kernel parameter, and returns the kind of namespace that has it (namespaces(7),
+/// Checks a kernel parameter, and returns the kind of namespace that it belongs to (namespaces(7),
 /// user_namespaces(7)).
 ///
 /// # Errors
-/// No kind has it, or its namespace is the caller's, so that the host would be changed; a name has a
-/// field of its own, which runc and crun require too.
+/// - The parameter belongs to no kind of namespace.
+/// - The namespace is the caller's, so the host would change.
+/// - The parameter is a name that has its own field. runc and crun require the field too.
 pub(super) fn check_sysctl(name: &str, value: &str, spec: &Spec) -> Result<Kind, Error> {
     let path = name.replace('.', "/");
     let invalid = |problem: String| Error::invalid(format!("sysctls.{name}"), problem);
@@ -72,7 +74,7 @@ pub(super) fn check_sysctl(name: &str, value: &str, spec: &Spec) -> Result<Kind,
     }
     let conflict = match path.as_str() {
         "kernel/hostname" => "hostname",
-        // Engines set the parameter because the field is younger: equal values do not conflict.
+        // Engines set the parameter because the field is newer; equal values do not conflict.
         "kernel/domainname" if spec.domainname.as_deref().is_some_and(|name| name != value) => "domainname",
         _ => return Ok(kind),
     };

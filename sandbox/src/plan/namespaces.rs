@@ -1,4 +1,4 @@
-//! Namespaces: which are joined and made, in which order, and by which clone.
+//! Namespaces: which are joined, which are made, in which order, and by which clone.
 
 use std::os::fd::OwnedFd;
 
@@ -13,18 +13,19 @@ use crate::plan::text::c_string;
 use crate::spec::{Join, Namespace};
 use crate::step::Step;
 
-/// The descriptors to join by: namespaces, and the process of a pid.
+/// Descriptors of the namespaces to join, and of the process that a pid names.
 type Handles = (Vec<ns_core::Namespace>, Option<(i32, OwnedFd)>);
 
-/// Adds the steps, and decides what the clones do.
+/// Adds the steps, and decides what each clone makes.
 ///
-/// Usually one clone makes all that is new, and joins follow. A second clone is needed if
-/// - new namespaces are to belong to a user namespace that is joined;
-/// - a new user namespace would lose the permission to join others;
-/// - clock offsets are set, which must precede the first process in the time namespace.
+/// Usually one clone makes all new namespaces, and joins follow. A second clone is needed in these
+/// cases:
+/// - New namespaces must belong to a joined user namespace.
+/// - A new user namespace would lose the permission to join others.
+/// - Clock offsets are set. They must be set before the time namespace has a process.
 ///
 /// If a pid namespace is joined, the stage performs the second clone: the members of that namespace
-/// see each process that is born into it, and it must have nothing of the caller's.
+/// see each new process in it, so the process must not share memory or descriptors with the caller.
 pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Handles) -> Result<Ids, Error> {
     let spec = plan.spec.clone();
     let ns = &spec.namespaces;
@@ -38,8 +39,8 @@ pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Handles) -> Result<
     let enters = joined.contains(pid);
     let twice =
         (user_joined && !(new - cgroup).is_empty()) || (user_new && !joined.is_empty()) || offsets.is_some();
-    // The root of a new cgroup namespace is the cgroup of the process that makes it. Therefore it is
-    // made when the child is in its cgroup.
+    // The root of a new cgroup namespace is the cgroup of the process that makes it. Therefore the
+    // child makes it after it has entered its cgroup.
     let mut rest = new - cgroup;
     if !twice {
         plan.kinds = rest;
@@ -48,17 +49,17 @@ pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Handles) -> Result<
     }
     rest -= plan.kinds;
     // A process that has entered another user namespace may have lost the permission to enter the
-    // cgroup. In other cases the first process stays outside, so that the program has all of pids.max.
+    // cgroup. Otherwise the first process stays outside, so that the program has all of pids.max.
     plan.cgroup_at_second = twice && !user_new && !user_joined && !enters;
 
     if let Some(value) = spec.process.oom_score_adj {
-        // By the caller's /proc, and while this process may still write it.
+        // The write goes through the caller's /proc, while this process still has the permission.
         plan.push(Step::OomScoreAdj(c_string("process.oom_score_adj", value.to_string())?));
     }
-    // If cgroup namespaces are delegation boundaries (nsdelegate), a process cannot leave a cgroup that
-    // is outside its cgroup namespace. Therefore that namespace is joined last.
+    // If cgroup namespaces are delegation boundaries (nsdelegate), a process cannot leave a cgroup
+    // that is outside its cgroup namespace. Therefore this namespace is joined last.
     let late = if plan.cgroup_at_second { joined & cgroup } else { Kinds::empty() };
-    // If the container's processes see the host's pids, they see this process, and they have
+    // If the container's processes see the host's pids, they see this process. They have
     // capabilities over it as soon as it is in their user namespace.
     if user_joined && !enters && host.privileged() {
         plan.push(Step::Undumpable);
@@ -74,14 +75,14 @@ pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Handles) -> Result<
         false => (Ids::of_joined(ns.get(Kind::User)), None),
     };
     if let Some(offsets) = offsets {
-        // Before this process changes its ids: afterwards the file belongs to root.
+        // This must precede the change of ids: afterwards the file belongs to root.
         plan.push(Step::Unshare(time));
         plan.push(Step::TimeOffsets(c_string("time_offsets", offsets.to_string())?));
         rest -= time;
     }
     plan.steps.extend(r#become);
-    // The caller's ids are probably not mapped there, so that it could make no files; and a process
-    // whose ids are not mapped inside can still be root outside.
+    // The caller's ids are probably not mapped there, so the process could not make files. Also, a
+    // process whose ids are not mapped inside can still be root outside.
     if user_joined && (new.contains(Kinds::from(Kind::Mnt)) || spec.process.user.is_none()) {
         plan.push(id_maps::become_joined_root(ns.get(Kind::User), ids.setgroups));
     }
@@ -100,8 +101,8 @@ pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Handles) -> Result<
     Ok(ids)
 }
 
-/// Adds the steps that join namespaces. A privileged caller joins the user namespace last, to keep its
-/// capabilities until then; other callers join it first, to gain capabilities.
+/// Adds the steps that join namespaces. A privileged caller joins the user namespace last, to keep
+/// its capabilities until then. Other callers join it first, to gain capabilities.
 fn join(plan: &mut Plan, host: &Host, joined: Kinds, (handles, process): &mut Handles) -> Result<(), Error> {
     let spec = plan.spec.clone();
     let mut order: Vec<Kind> = joined.kinds().filter(|k| *k != Kind::User).collect();
@@ -114,8 +115,8 @@ fn join(plan: &mut Plan, host: &Host, joined: Kinds, (handles, process): &mut Ha
         let field = format!("namespaces.{}", kind.name());
         match spec.namespaces.get(kind) {
             Namespace::Join(Join::Pid(pid)) => {
-                // One setns(2) joins several namespaces of a process, except the user namespace of a
-                // privileged caller.
+                // One setns(2) joins several namespaces of a process. The user namespace of a
+                // privileged caller is a separate call.
                 if let Some(Step::JoinPidfd { kinds, pid: last, .. }) = steps.last_mut()
                     && last == pid
                     && !(kind == Kind::User && host.privileged())
@@ -155,7 +156,7 @@ fn join(plan: &mut Plan, host: &Host, joined: Kinds, (handles, process): &mut Ha
     Ok(())
 }
 
-/// Returns the namespace of this kind that the plan joins, if it joins one.
+/// Returns the namespace of this kind that the plan joins, if any.
 pub(super) fn joined(plan: &Plan, kind: Kind) -> Result<Option<OwnedFd>, Error> {
     for step in &plan.steps {
         match step {

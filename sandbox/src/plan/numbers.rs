@@ -1,24 +1,24 @@
-//! The numbers by which the stage and the embedded init find their descriptors, counted from the
-//! highest that is placed for the program.
+//! Descriptor numbers of the stage and the embedded init, relative to the highest number that the
+//! program gets.
 //!
-//! They start at 21 because the caller's next free descriptors probably have lower numbers: a
-//! descriptor that has its number already is placed by one call instead of two.
+//! They start at 21 because the caller's next free descriptors probably have lower numbers. If a
+//! descriptor already has the right number, one call places it instead of two.
 
 /// The socket to the parent.
 pub(crate) const REPORT: i32 = 21;
-/// The pipe to which a held container reports after its start.
+/// The pipe on which a held container reports after its start.
 pub(crate) const LATE: i32 = 22;
 /// The file to which the init writes the exit status of the program.
 pub(crate) const EXIT: i32 = 23;
-/// The encoded steps. Only the stage has this descriptor and those below.
+/// The encoded steps. Only the stage has this descriptor and the following ones.
 pub(crate) const BLOB: i32 = 24;
 /// The root of a procfs.
 pub(crate) const PROC: i32 = 25;
-/// The pipe at which a held container waits to be started.
+/// The pipe on which a held container waits for its start.
 pub(crate) const GO: i32 = 26;
 /// The standard input of hooks.
 pub(crate) const STATE: i32 = 27;
 /// The file of the embedded init.
 pub(crate) const IMAGE: i32 = 28;
-/// Above all of these.
+/// The first number above all of these.
 pub(crate) const ABOVE: i32 = 29;

@@ -1,4 +1,4 @@
-//! Paths within the root, and which of them may be mounted over.
+//! Paths within the root, and the paths that mounts may cover.
 
 use std::ffi::CStr;
 use std::os::unix::ffi::OsStrExt;
@@ -32,13 +32,13 @@ pub(super) fn dest(field: &str, path: &Path, create: Create) -> Result<Dest, Err
     Ok(Dest { base: Slot::Root, no_links: false, path, last, create })
 }
 
-/// Returns a name in a slot's directory.
+/// Returns the destination of a name in the directory of a slot.
 pub(super) fn below(base: Slot, name: &CStr) -> Dest {
     let last = Some(Last { within: None, name: name.into() });
     Dest { base, no_links: true, path: name.into(), last, create: Create::No }
 }
 
-/// Adds a path to options, with a backslash before these bytes.
+/// Appends a path to options, with a backslash before each of the special bytes.
 pub(super) fn escape(options: &mut Vec<u8>, path: &Path, special: &[u8]) {
     for byte in path.as_os_str().as_bytes() {
         if special.contains(byte) {
@@ -48,8 +48,8 @@ pub(super) fn escape(options: &mut Vec<u8>, path: &Path, special: &[u8]) {
     }
 }
 
-/// Files of a procfs that may be mounted over, as in runc. They describe the whole host, and are often
-/// replaced by files that describe the container.
+/// Files of a procfs that a mount may cover, as in runc. They describe the whole host; engines
+/// often replace them with files that describe the container.
 const IN_PROC: [&str; 11] = [
     "cpuinfo",
     "diskstats",
@@ -81,7 +81,7 @@ pub(super) fn over_proc(field: &str, mount: &Mount) -> Result<OverProc, Error> {
     }
 }
 
-/// Returns whether a path is `/proc` or a file in it that may be covered.
+/// Returns whether a path is `/proc` or one of the files in it that a mount may cover.
 ///
 /// # Errors
 /// The path is another file in `/proc`.

@@ -42,7 +42,7 @@ pub(super) fn program(plan: &Plan) -> Result<Step, Error> {
     Ok(Step::Exec(Exec { name, candidates: Vec::new(), file: Some(file), argv: CStrings::new(init), envp }))
 }
 
-/// Returns the paths that execvp(3) would try, with the `PATH` of the program's environment.
+/// Returns the paths that execvp(3) would try, with `PATH` from the program's environment.
 fn candidates(program: &OsStr, env: &[(OsString, OsString)]) -> Result<Vec<CString>, Error> {
     if program.as_bytes().contains(&b'/') {
         return Ok(vec![c_string("process.args", program)?]);

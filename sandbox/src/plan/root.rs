@@ -20,7 +20,7 @@ impl FileSteps<'_> {
     pub(super) fn root(&mut self, spec: &Spec, host: &Host) -> Result<(), Error> {
         let nodev = if spec.root_nodev { NODEV } else { 0 };
         let place = match &spec.root {
-            // Hooks find the root at this path, and their own files at `/`.
+            // Hooks find the root at this path, and their own files below `/`.
             Root::Dir { path, .. } if !spec.hooks.is_empty() || spec.mounts_stay => {
                 Place::At(c_string("root.path", path)?)
             }
@@ -28,7 +28,7 @@ impl FileSteps<'_> {
         };
         // Neither the root nor mounts in it may appear on the host.
         let apart = self.propagation == PRIVATE || spec.root == Root::Host;
-        // Mount events of a slave do not reach the host, and those of the host reach the slave.
+        // A slave receives mount events of the host, and sends none to the host.
         let slave = spec.propagation.is_some_and(|p| p.kind == PropagationKind::Slave);
         match &place {
             _ if spec.mounts_stay => {}
@@ -52,7 +52,7 @@ impl FileSteps<'_> {
                     ..mount_step(self.bind("root.path", path, true, None)?, place)
                 }
             }
-            // It becomes read-only when everything in it was made.
+            // It becomes read-only after everything in it exists.
             Root::Empty => MountStep {
                 attributes: to_set(NODEV | NOSUID | NOEXEC),
                 ..mount_step(new_fs(c"tmpfs", tmpfs_params(None, Some(0o755))?), place)
@@ -62,7 +62,7 @@ impl FileSteps<'_> {
             }
         };
         if !apart {
-            // Mounts below it keep the propagation that the spec has.
+            // Mounts below the root get the propagation of the spec.
             let below = if spec.propagation.is_some_and(|p| p.recursive) { 0 } else { libc::MS_REC };
             root.propagation.push(if slave { libc::MS_SLAVE } else { libc::MS_PRIVATE } | below);
         }
@@ -85,7 +85,7 @@ impl FileSteps<'_> {
         }
         match writes {
             Writes::Tmpfs { size } => {
-                // A tmpfs over `/`, which `/..` leads to. The overlay is mounted on top of it.
+                // The tmpfs covers `/`, and `/..` reaches it. The overlay is mounted on top of it.
                 let params = tmpfs_params(*size, Some(0o755))?;
                 let tmpfs = MountStep {
                     keep: Some(Slot::Root),

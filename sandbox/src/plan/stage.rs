@@ -1,5 +1,5 @@
-//! The stage: a process with nothing of the caller's memory, executable, environment or descriptors. It
-//! performs the last steps of a start if other processes can see it.
+//! The stage: a process that shares no memory, executable, environment or descriptors with the
+//! caller. It performs the last steps of a start if other processes can see it.
 //!
 //! `encode` encodes its steps.
 
@@ -16,11 +16,12 @@ use crate::step::{CStrings, Exec, Step};
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
 impl Stage {
-    /// Decides whether the last steps need a process that has nothing of the caller's:
-    /// - the pid namespace is joined, and other processes live in it;
-    /// - a hook of the image runs before the program;
-    /// - the container is held, and other processes can enter it meanwhile;
-    /// - the program is a file of an image, which can name `/proc/self/exe` as its interpreter. The
+    /// Decides whether the last steps require a process that shares nothing with the caller. They
+    /// do in these cases:
+    /// - The pid namespace is joined, and other processes run in it.
+    /// - A hook of the image runs before the program.
+    /// - The container is held, and other processes can enter it meanwhile.
+    /// - The program is a file of an image, which can name `/proc/self/exe` as its interpreter. The
     ///   embedded init is such a process too.
     pub(super) fn of(spec: &Spec, held: bool, entered: bool) -> Option<Stage> {
         let foreign = entered
@@ -32,8 +33,8 @@ impl Stage {
     }
 }
 
-/// Adds the steps from the stage on, up to those that every start has. Takes the filter if the stage
-/// loads it early.
+/// Adds the steps of the stage, up to the steps that every start has. If the stage loads the filter
+/// early, removes it from `filter`.
 pub(super) fn add(plan: &mut Plan, host: &Host, label: Option<Step>, filter: &mut Option<Step>, keeps: bool) {
     let process = plan.spec.process.clone();
     let uid = plan.steps.iter().rev().find_map(|step| match step {
@@ -45,9 +46,9 @@ pub(super) fn add(plan: &mut Plan, host: &Host, label: Option<Step>, filter: &mu
     let empty = CStrings::new(Vec::new());
     let file = Exec { name: String::new(), candidates: Vec::new(), file: None, argv: none, envp: empty };
     plan.push(Step::Stage(file));
-    // execve(2) gives root the bounding and the inheritable set, and other users the ambient set. The
-    // stage was executed itself, so it has them too. It drops what the program must not have, because
-    // other processes can look at a held one.
+    // execve(2) gives the bounding and the inheritable set to root, and the ambient set to other
+    // users. The stage was executed too, so it has the same capabilities. It drops those that the
+    // program must not have, because other processes can look at a held container.
     let sets = process.capabilities.filter(|_| keeps || plan.held.is_some());
     let capabilities = |more: u64| {
         sets.map(|sets| {
@@ -64,8 +65,8 @@ pub(super) fn add(plan: &mut Plan, host: &Host, label: Option<Step>, filter: &mu
             plan.push(Step::Ambient(sets.ambient));
         }
     }
-    // If the filter allows the calls that are left, no process that others can see has a capability
-    // that its program will not have.
+    // If the filter allows the remaining calls, no visible process has a capability that its
+    // program does not get.
     let (asks, early) = match &filter {
         Some(step @ Step::Seccomp { filter, .. }) => {
             (asks(step), keeps && lets_through(filter, plan, &process))
@@ -89,7 +90,7 @@ pub(super) fn add(plan: &mut Plan, host: &Host, label: Option<Step>, filter: &mu
         }
     }
     plan.steps.extend(label);
-    // The supervisor has the listener before the container is started.
+    // The supervisor gets the listener before the container is started.
     load(plan, asks || early && plan.held.is_some());
     if plan.held.is_some() {
         plan.push(Step::Hold);

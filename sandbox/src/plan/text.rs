@@ -1,4 +1,4 @@
-//! Strings for the kernel.
+//! Strings for system calls.
 
 use std::collections::HashSet;
 use std::ffi::{CString, OsStr, OsString};
@@ -22,7 +22,8 @@ pub(super) fn absolute<'a>(field: &str, path: &'a Path) -> Result<&'a Path, Erro
     }
 }
 
-/// Returns variables as execve(2) accepts them. If a name occurs several times, the last one counts.
+/// Returns variables in the form that execve(2) requires. If a name occurs several times, the last
+/// one applies.
 pub(super) fn environment(field: &str, variables: &[(OsString, OsString)]) -> Result<CStrings, Error> {
     let pair = |(key, value): &(OsString, OsString)| {
         if key.is_empty() || key.as_bytes().contains(&b'=') {
@@ -33,7 +34,7 @@ pub(super) fn environment(field: &str, variables: &[(OsString, OsString)]) -> Re
         pair.push(value);
         c_string(field, pair)
     };
-    // getenv(3) finds the first of a name, so only the last is handed on.
+    // getenv(3) returns the first match, so only the last value of each name is passed on.
     let mut names = HashSet::new();
     let mut last: Vec<_> = variables.iter().rev().filter(|(key, _)| names.insert(key)).collect();
     last.reverse();

@@ -1,29 +1,29 @@
-//! The ABIs that this machine's kernel may run programs of, and the numbers that each has
-//! for the calls' names.
+//! The ABIs whose programs this machine's kernel can run, and the system-call numbers of each ABI.
 
 use super::profile::{Arg, Op};
 
-/// An ABI for system calls.
+/// An ABI of system calls.
 pub(super) struct Abi {
-    /// In OCI's words.
+    /// Name in OCI, `SCMP_ARCH_*`.
     pub(super) name: &'static str,
     /// `AUDIT_ARCH_*` of linux/audit.h.
     pub(super) audit: u32,
-    /// What its numbers begin at.
+    /// First call number of the ABI.
     pub(super) base: u32,
-    /// Arguments have 32 bits.
+    /// Whether arguments have 32 bits.
     pub(super) narrow: bool,
-    /// The number of a call, counted from `base`.
+    /// Returns the number of a call, relative to `base`.
     pub(super) number: fn(&str) -> Option<u32>,
-    /// The number of the call that makes this one as well, and what asks for it there.
+    /// Returns the number of the multiplexer that also makes this call, and the argument that
+    /// selects it.
     pub(super) multiplexed: fn(&str) -> Option<(u32, Arg)>,
 }
 
-/// Numbers from here on are an architecture's own (of ARM, `cacheflush` and the like), and
+/// Numbers from here on are private to an architecture (for example ARM's `cacheflush`). They are
 /// not newer than those below.
 pub(super) const PRIVATE: u32 = 0xf_0000;
 
-/// The machine's own first, those that share its `AUDIT_ARCH_*` next, by base.
+/// The machine's own ABI first, then the ABIs that share its `AUDIT_ARCH_*`, sorted by base.
 #[cfg(target_arch = "x86_64")]
 pub(super) const ABIS: &[Abi] = &[
     Abi { name: "SCMP_ARCH_X86_64", audit: 0xc000_003e, base: 0, narrow: false, number, multiplexed: none },
@@ -43,7 +43,7 @@ pub(super) const ABIS: &[Abi] = &[
     Abi { name: "SCMP_ARCH_ARM", audit: 0x4000_0028, base: 0, narrow: true, number: arm, multiplexed: none },
 ];
 
-/// The machine's own in Docker's words.
+/// Docker's name of the machine's architecture.
 #[cfg(target_arch = "x86_64")]
 pub(super) const DOCKER_ARCH: &str = "amd64";
 #[cfg(target_arch = "aarch64")]
@@ -51,7 +51,7 @@ pub(super) const DOCKER_ARCH: &str = "arm64";
 
 const SLOTS: usize = 1024;
 
-/// FNV-1a, folded: the names of a table fall on almost as many slots.
+/// Returns the folded FNV-1a hash of a name. The names of a table have almost no collisions.
 const fn slot(name: &str) -> usize {
     let (bytes, mut hash, mut n) = (name.as_bytes(), 0x811c_9dc5u32, 0);
     while n < bytes.len() {
@@ -61,8 +61,8 @@ const fn slot(name: &str) -> usize {
     ((hash ^ hash >> 16) as usize) % SLOTS
 }
 
-/// A function from names to numbers, by a hash table that the compiler fills: a start looks
-/// up some four hundred names for each ABI.
+/// Defines a function that maps names to numbers with a hash table built at compile time: a start
+/// looks up about four hundred names for each ABI.
 macro_rules! numbers {
     ($name:ident, $sysno:ty) => {
         pub(super) fn $name(name: &str) -> Option<u32> {
@@ -82,7 +82,7 @@ macro_rules! numbers {
             };
             let mut at = slot(name);
             loop {
-                // An empty slot holds no number of a call.
+                // An empty slot holds a number that is not a call.
                 let call = <$sysno>::new(usize::from(TABLE[at]))?;
                 if call.name() == name {
                     return Some(call.id() as u32);
@@ -99,7 +99,7 @@ numbers!(x86, syscalls::x86::Sysno);
 #[cfg(target_arch = "aarch64")]
 numbers!(arm_common, syscalls::arm::Sysno);
 
-/// As x86_64, but for calls whose structures differ.
+/// Returns x86_64's numbers, except for calls whose structures differ.
 #[cfg(target_arch = "x86_64")]
 fn x32(name: &str) -> Option<u32> {
     const FIRST: u32 = 512;
@@ -147,7 +147,7 @@ fn x32(name: &str) -> Option<u32> {
     }
 }
 
-/// The numbers that all machines have and those of ARM alone.
+/// Returns numbers that all machines share, and those of ARM only.
 #[cfg(target_arch = "aarch64")]
 fn arm(name: &str) -> Option<u32> {
     let own = ["breakpoint", "cacheflush", "usr26", "usr32", "set_tls"];
@@ -157,13 +157,13 @@ fn arm(name: &str) -> Option<u32> {
     }
 }
 
-/// An ABI whose calls have one number each.
+/// Returns `None`, for an ABI without multiplexers.
 fn none(_: &str) -> Option<(u32, Arg)> {
     None
 }
 
-/// The sockets' calls are `socketcall`'s too, and those of System V's IPC are `ipc`'s: see
-/// linux/net.h and linux/ipc.h. Of the second's number the kernel takes 16 bits.
+/// Returns the multiplexer of a call: `socketcall` for socket calls, `ipc` for System V IPC
+/// (linux/net.h, linux/ipc.h). The kernel reads only 16 bits of the number that `ipc` receives.
 #[cfg(target_arch = "x86_64")]
 fn multiplexed(name: &str) -> Option<(u32, Arg)> {
     const SOCKETCALL: u32 = 102;

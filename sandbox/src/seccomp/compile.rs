@@ -1,5 +1,5 @@
-//! From a profile to a BPF program: the numbers of the calls, cut into ranges that share
-//! a decision, and a binary search over these.
+//! Compiles a profile to a BPF program. The call numbers are split into ranges with the same
+//! decision, and the program finds the range with a binary search.
 
 use std::borrow::Cow;
 
@@ -9,14 +9,14 @@ use super::abi::{ABIS, Abi, PRIVATE};
 use super::profile::{Action, Arg, Conditions, Op, Profile, Rule};
 use crate::Error;
 
-/// From here on, numbers are of x32 calls (x86_64 only; no other reaches them).
+/// First number of x32 calls (x86_64 only; no other call has a number this high).
 const X32: u32 = 0x4000_0000;
 /// `BPF_MAXINSNS`.
 const MAX_INSTRUCTIONS: usize = 4096;
-/// `MAX_ERRNO`: the kernel caps greater ones.
+/// `MAX_ERRNO`: the kernel reduces higher values to it.
 const MAX_ERRNO: u16 = 4095;
 
-/// `LD`, a word of struct seccomp_data.
+/// `LD` of a word of struct seccomp_data.
 const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
 const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
 const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
@@ -29,8 +29,8 @@ const NR: u32 = 0;
 const ARCH: u32 = 4;
 const ARGS: u32 = 16;
 
-/// What becomes of a call: the rules that look at its arguments, in order, then what all
-/// others come to (the profile's default where no rule says it).
+/// The decision about a call: the rules that compare arguments, in order, then the action for all
+/// other arguments (the profile's default if no rule sets one).
 #[derive(Clone, Default, PartialEq)]
 struct Decision<'a> {
     chain: Vec<(Cow<'a, [Arg]>, u32)>,
@@ -57,7 +57,7 @@ pub(super) fn compile(profile: &Profile) -> Result<Vec<sock_filter>, Error> {
     let returns = returns.collect::<Result<Vec<_>, _>>()?;
 
     let mut program = vec![op(LOAD, ARCH)];
-    // The machine's own is always meant, and first.
+    // The machine's own ABI always applies, and comes first.
     let meant: Vec<&Abi> =
         ABIS.iter().enumerate().filter(|(n, abi)| *n == 0 || listed(abi)).map(|(_, a)| a).collect();
     for abis in meant.chunk_by(|a, b| a.audit == b.audit) {
@@ -80,7 +80,8 @@ pub(super) fn compile(profile: &Profile) -> Result<Vec<sock_filter>, Error> {
     Ok(program)
 }
 
-/// The decision from each number on, up to the next, over ABIs that share an `AUDIT_ARCH_*`.
+/// Returns the ranges of call numbers: each start with its decision, for ABIs that share an
+/// `AUDIT_ARCH_*`.
 fn ranges<'a>(
     profile: &'a Profile,
     returns: &[u32],
@@ -116,16 +117,16 @@ fn ranges<'a>(
         let kills = matches!(profile.default_action, Action::KillProcess | Action::KillThread | Action::Trap);
         add(X32, Decision::always(if kills { default } else { enosys }));
     }
-    // What a tracer makes of a call that shall not be made; its result is the tracer's.
+    // A tracer sets the number -1 for a call that must not be made; the result is the tracer's.
     add(u32::MAX, Decision::always(default));
     Ok(ranges)
 }
 
-/// A number, the rule that names it, and what of a call that makes several others is meant and
-/// comes of it.
+/// A call number, the index of the rule that names it, and, for a multiplexer, the selecting
+/// argument and the action for it.
 type Named = (u32, usize, Option<(Arg, u32)>);
 
-/// The decision for each number that the profile names, ascending.
+/// Returns the decision for each number that the profile names, in ascending order.
 fn decisions<'a>(
     profile: &'a Profile,
     returns: &[u32],
@@ -157,7 +158,7 @@ fn decisions<'a>(
         let Some((_, decision)) = decisions.last_mut() else { continue };
         let (rule, ret) = (&profile.syscalls[n], returns[n]);
         match (decision.rest, part) {
-            // One before it decides every such call.
+            // An earlier rule decides all calls with this number.
             (Some(_), _) => {}
             (None, Some((arg, ret))) => decision.chain.push((Cow::Owned(vec![arg]), ret)),
             (None, None) if rule.args.is_empty() => decision.rest = Some(ret),
@@ -170,10 +171,11 @@ fn decisions<'a>(
     Ok(decisions)
 }
 
-/// What becomes of a call whose arguments a filter cannot see, as they are in memory: of what
-/// the rules may come to, the strictest. `None` if they can only loosen the default.
+/// Returns the action for a call whose arguments are in memory, where a filter cannot read them:
+/// the strictest action that the rules could choose. Returns `None` if the rules can only loosen
+/// the default.
 fn unseen<'a>(rules: impl Iterator<Item = (&'a Rule, u32)>, default: u32) -> Option<u32> {
-    // As the kernel orders them among several filters.
+    // This is the order in which the kernel combines several filters.
     let strictness = |ret: &u32| (ret & libc::SECCOMP_RET_ACTION_FULL) as i32;
     let (mut strictest, mut decided) = (None, false);
     for (rule, ret) in rules {
@@ -186,7 +188,7 @@ fn unseen<'a>(rules: impl Iterator<Item = (&'a Rule, u32)>, default: u32) -> Opt
     strictest.filter(|ret| decided || strictness(ret) <= strictness(&default))
 }
 
-/// Refuses what cannot be compiled; the rule's action for the kernel.
+/// Checks a rule, and returns its action as a return value of the filter.
 fn check(rule: &Rule, field: &str) -> Result<u32, Error> {
     if rule.includes != Conditions::default() || rule.excludes != Conditions::default() {
         let problem = "includes and excludes are undecided: call Profile::resolve first";
@@ -231,7 +233,7 @@ fn encode(field: &str, action: Action, errno: Option<u16>) -> Result<u32, Error>
     })
 }
 
-/// A binary search for the range that the number in the accumulator is in.
+/// Adds a binary search for the range that contains the number in the accumulator.
 fn search(ranges: &[(u32, Decision<'_>)], narrow: bool, program: &mut Vec<sock_filter>) {
     let (below, from) = ranges.split_at(ranges.len() / 2);
     match (below, from) {
@@ -253,7 +255,7 @@ fn search(ranges: &[(u32, Decision<'_>)], narrow: bool, program: &mut Vec<sock_f
     }
 }
 
-/// The rules that look at arguments, each a block that falls through to the next.
+/// Adds the rules that compare arguments. Each rule is a block that falls through to the next.
 fn decide(decision: &Decision<'_>, narrow: bool, program: &mut Vec<sock_filter>) {
     for (args, ret) in &decision.chain {
         let mut block = Vec::new();
@@ -275,13 +277,13 @@ fn decide(decision: &Decision<'_>, narrow: bool, program: &mut Vec<sock_filter>)
     program.extend(decision.rest.map(|ret| op(RETURN, ret)));
 }
 
-/// The offsets of an argument's upper and lower half.
+/// Returns the offsets of the upper and the lower half of an argument.
 fn offsets(arg: &Arg) -> (u32, u32) {
     let (upper, lower) = if cfg!(target_endian = "little") { (4, 0) } else { (0, 4) };
     (ARGS + 8 * arg.index + upper, ARGS + 8 * arg.index + lower)
 }
 
-/// Compares the lower half of an argument, which is all there is of it in an ABI of 32 bits.
+/// Adds a comparison of the lower half of an argument: in a 32-bit ABI there is no upper half.
 fn compare_lower(arg: &Arg, block: &mut Vec<sock_filter>, failing: &mut Vec<(usize, bool)>) {
     let (value, (_, lower)) = (arg.value as u32, offsets(arg));
     block.push(op(LOAD, lower));
@@ -301,8 +303,9 @@ fn compare_lower(arg: &Arg, block: &mut Vec<sock_filter>, failing: &mut Vec<(usi
     block.push(op(jump, k));
 }
 
-/// Compares an argument, its upper half first. Where it holds the code falls through;
-/// `failing` gets the jumps to take where it does not, and whether on true or on false.
+/// Adds a comparison of an argument, upper half first. If it holds, the code falls through.
+/// `failing` gets the jumps that must be taken if it does not hold, each with the result on which
+/// it jumps.
 fn compare(arg: &Arg, block: &mut Vec<sock_filter>, failing: &mut Vec<(usize, bool)>) {
     let halves = |value: u64| ((value >> 32) as u32, value as u32);
     let (upper, lower) = offsets(arg);
@@ -342,7 +345,7 @@ fn op(code: u32, k: u32) -> sock_filter {
     branch(code, k, 0, 0)
 }
 
-/// A conditional jump, over `jt` instructions if it holds and over `jf` if not.
+/// Returns a conditional jump over `jt` instructions if the condition holds, otherwise over `jf`.
 fn branch(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code: code as u16, jt, jf, k }
 }

@@ -1,4 +1,4 @@
-//! What a compiled filter answers, without the kernel.
+//! Evaluation of a compiled filter without the kernel.
 
 use libc::sock_filter;
 
@@ -7,7 +7,7 @@ const NATIVE: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 const NATIVE: u32 = 0xc000_00b7;
 
-/// Whether the filter lets this native call through, with its first arguments.
+/// Returns whether the filter allows this native call with these first arguments.
 pub(crate) fn allows(filter: &[sock_filter], nr: libc::c_long, args: [u64; 3]) -> bool {
     let [a, b, c] = args;
     let answer = run(filter, NATIVE, nr as u32, [a, b, c, 0, 0, 0]);
@@ -17,8 +17,8 @@ pub(crate) fn allows(filter: &[sock_filter], nr: libc::c_long, args: [u64; 3]) -
     )
 }
 
-/// Runs a program of classic BPF, with the instructions that the compiler uses; `None` where it
-/// has another one.
+/// Runs a classic BPF program. Supports the instructions that the compiler uses, and returns `None`
+/// for any other instruction.
 pub(crate) fn run(program: &[sock_filter], arch: u32, nr: u32, args: [u64; 6]) -> Option<u32> {
     let mut data = [0u8; 64];
     data[0..4].copy_from_slice(&nr.to_ne_bytes());

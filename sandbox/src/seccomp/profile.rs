@@ -1,4 +1,4 @@
-//! Profiles as plain data, in the form of OCI's `linux.seccomp`.
+//! Profiles as plain data, in the format of OCI's `linux.seccomp`.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -19,25 +19,25 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub struct Profile {
     /// Action for a call that no rule matches.
     pub default_action: Action,
-    /// The errno of a default `SCMP_ACT_ERRNO`, or the message of a `SCMP_ACT_TRACE`.
-    /// `EPERM` if not given.
+    /// Errno of a default `SCMP_ACT_ERRNO`, or message of a default `SCMP_ACT_TRACE`. Default:
+    /// `EPERM`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_errno_ret: Option<u16>,
-    /// Name of the errno, as `ENOSYS`, in profiles of podman. It takes precedence over the number
-    /// ([`Profile::resolve`]).
+    /// Name of the errno, for example `ENOSYS`, in podman's profiles. It takes precedence over the
+    /// number ([`Profile::resolve`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_errno: Option<String>,
-    /// Architectures of the profile, `SCMP_ARCH_*`, in addition to the host's own. Those that the host
-    /// cannot run are ignored.
+    /// Architectures of the profile (`SCMP_ARCH_*`), in addition to the host's own. Architectures
+    /// that the host cannot run are ignored.
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub architectures: Vec<String>,
-    /// Further architectures for each architecture, in profiles of Docker ([`Profile::resolve`]).
+    /// Additional architectures for each architecture, in Docker's profiles ([`Profile::resolve`]).
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub arch_map: Vec<Architecture>,
-    /// How the filter is loaded.
+    /// Flags with which the filter is loaded.
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub flags: Vec<Flag>,
-    /// The rules, in order.
+    /// Rules, in order.
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub syscalls: Vec<Rule>,
 }
@@ -57,42 +57,43 @@ pub struct Architecture {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Rule {
-    /// Names of the calls, as in `/usr/include/asm/unistd.h` without `__NR_`. `name`, with a single
-    /// one, is the form of Docker's profiles before 17.05.
+    /// Names of the calls, as in `/usr/include/asm/unistd.h` without `__NR_`. Docker's profiles
+    /// before 17.05 have a single `name` instead.
     #[serde(alias = "name", deserialize_with = "one_or_more")]
     pub names: Vec<String>,
     /// Action for the calls.
     pub action: Action,
-    /// The errno of `SCMP_ACT_ERRNO`, or the message of `SCMP_ACT_TRACE`; `EPERM` if not given.
+    /// Errno of `SCMP_ACT_ERRNO`, or message of `SCMP_ACT_TRACE`. Default: `EPERM`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errno_ret: Option<u16>,
-    /// Name of the errno, as `EINVAL`, in profiles of podman. It takes precedence over the number
-    /// ([`Profile::resolve`]).
+    /// Name of the errno, for example `EINVAL`, in podman's profiles. It takes precedence over the
+    /// number ([`Profile::resolve`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errno: Option<String>,
-    /// Comparisons that must all hold. If they compare one argument more than once, one of them must hold.
+    /// Comparisons that must all hold. If one argument is compared more than once, one comparison
+    /// must hold.
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<Arg>,
-    /// Conditions of Docker that must all hold ([`Profile::resolve`]).
+    /// Docker's conditions that must all hold ([`Profile::resolve`]).
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Conditions::is_empty")]
     pub includes: Conditions,
-    /// Conditions of Docker of which none may hold ([`Profile::resolve`]).
+    /// Docker's conditions that exclude the rule if any of them holds ([`Profile::resolve`]).
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Conditions::is_empty")]
     pub excludes: Conditions,
 }
 
-/// A comparison of an argument, in all its bits: 64, or 32 in an ABI of 32 bits.
+/// A comparison of all bits of an argument: 64 bits, or 32 in a 32-bit ABI.
 ///
-/// Many calls use only the lower half of an argument. Compare those with `SCMP_CMP_MASKED_EQ` and a
-/// mask of `0xffffffff`, because a filled upper half would evade the rule.
+/// Many calls use only the lower half of an argument. Compare those with `SCMP_CMP_MASKED_EQ` and
+/// the mask `0xffffffff`: a nonzero upper half would evade another comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Arg {
-    /// Number of the argument, from 0 to 5.
+    /// Index of the argument, from 0 to 5.
     pub index: u32,
-    /// Value to compare with, or the mask of `SCMP_CMP_MASKED_EQ`.
+    /// Value to compare with, or the mask for `SCMP_CMP_MASKED_EQ`.
     pub value: u64,
-    /// Value to compare the masked argument with, for `SCMP_CMP_MASKED_EQ`.
+    /// Value to compare the masked argument with (`SCMP_CMP_MASKED_EQ`).
     #[serde(default)]
     pub value_two: u64,
     /// Comparison operator.
@@ -125,7 +126,7 @@ pub enum Action {
     /// Asks the tracer of the process. Without a tracer, the call fails with `ENOSYS`.
     #[serde(rename = "SCMP_ACT_TRACE")]
     Trace,
-    /// Asks a process on the host, which has
+    /// Asks a process on the host that holds
     /// [`Container::seccomp_listener`](crate::Container::seccomp_listener).
     #[serde(rename = "SCMP_ACT_NOTIFY")]
     Notify,
@@ -156,32 +157,33 @@ pub enum Op {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Flag {
-    /// Applies the filter to all threads. The process of a container has one thread when the filter is loaded.
+    /// Applies the filter to all threads. A container's process has one thread when the filter is
+    /// loaded.
     #[serde(rename = "SECCOMP_FILTER_FLAG_TSYNC")]
     Tsync,
     /// Writes every action except ALLOW to the audit log.
     #[serde(rename = "SECCOMP_FILTER_FLAG_LOG")]
     Log,
-    /// Does not enable the mitigation of speculative store bypass.
+    /// Does not enable the mitigation for speculative store bypass.
     #[serde(rename = "SECCOMP_FILTER_FLAG_SPEC_ALLOW")]
     SpecAllow,
-    /// Lets only fatal signals interrupt a call that is being answered. Has no effect without
+    /// Lets only fatal signals interrupt a call that waits for an answer. Has no effect without
     /// `SCMP_ACT_NOTIFY`.
     #[serde(rename = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV")]
     WaitKillableRecv,
 }
 
-/// Conditions of a rule in profiles of Docker.
+/// Conditions of a rule in Docker's profiles.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Conditions {
-    /// Capabilities, as `CAP_SYS_ADMIN`.
+    /// Capabilities, for example `CAP_SYS_ADMIN`.
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub caps: Vec<String>,
-    /// Architectures of which one must be the host's, as `amd64`, `arm64`.
+    /// Architectures, for example `amd64` or `arm64`. One of them must be the host's.
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub arches: Vec<String>,
-    /// Minimum kernel version, as `4.8`.
+    /// Minimum kernel version, for example `4.8`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_kernel: Option<String>,
 }
@@ -202,15 +204,16 @@ impl Rule {
 }
 
 impl Profile {
-    /// Returns the flags to load the program with, `SECCOMP_FILTER_FLAG_*`. With
-    /// `SCMP_ACT_NOTIFY`, seccomp(2) returns a listener.
+    /// Returns the flags for loading the program (`SECCOMP_FILTER_FLAG_*`). With `SCMP_ACT_NOTIFY`,
+    /// seccomp(2) returns a listener.
     pub fn load_flags(&self) -> libc::c_ulong {
         let notifies = self.notifies();
         let listener = if notifies { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER } else { 0 };
         self.flags.iter().fold(listener, |flags, flag| {
             flags
                 | match flag {
-                    // The kernel refuses this flag with a listener, and there is one thread.
+                    // The kernel rejects this flag together with a listener, and the process has
+                    // one thread.
                     Flag::Tsync if notifies => 0,
                     Flag::Tsync => libc::SECCOMP_FILTER_FLAG_TSYNC,
                     Flag::Log => libc::SECCOMP_FILTER_FLAG_LOG,
@@ -240,7 +243,7 @@ impl Profile {
 /// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`, since Linux 5.19.
 const WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
 
-/// Reads a list, or its only member.
+/// Reads a list, or a single string as a list.
 fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "a list of the names of calls is wanted")]
@@ -254,7 +257,7 @@ fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Err
     })
 }
 
-/// Profiles in the wild say `null` for an empty list.
+/// Some published profiles have `null` for an empty list.
 fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }

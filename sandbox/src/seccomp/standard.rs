@@ -1,12 +1,12 @@
-//! The library's own profile: which calls ordinary programs need, and which capability
-//! unlocks which of the others.
+//! The library's own profile: the calls that ordinary programs need, and the capabilities that
+//! allow other calls.
 
 use caps::Capability::{self, *};
 
 use super::abi::ABIS;
 use super::profile::{Action, Arg, Op, Profile, Rule};
 
-/// Allowed to every program, by subject.
+/// Calls that every program may make, by subject.
 const ORDINARY: &[&str] = &[
     // Files and directories.
     "access chdir chmod chown close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2 \
@@ -17,13 +17,13 @@ const ORDINARY: &[&str] = &[
      sync_file_range syncfs truncate umask unlink unlinkat utime utimensat utimes",
     "fgetxattr flistxattr fremovexattr fsetxattr getxattr getxattrat lgetxattr listxattr listxattrat \
      llistxattr lremovexattr lsetxattr removexattr removexattrat setxattr setxattrat",
-    // Reading, writing, waiting for files.
+    // Reading, writing, and waiting for files.
     "epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait epoll_wait_old \
      eventfd eventfd2 fanotify_mark inotify_add_watch inotify_init inotify_init1 inotify_rm_watch io_cancel \
      io_destroy io_getevents io_pgetevents io_setup io_submit ioctl pipe pipe2 poll ppoll pread64 preadv \
      preadv2 pselect6 pwrite64 pwritev pwritev2 read readv select sendfile signalfd signalfd4 splice tee \
      vmsplice write writev",
-    // Sockets, but `socket` itself.
+    // Sockets, except `socket` itself.
     "accept accept4 bind connect getpeername getsockname getsockopt listen recvfrom recvmmsg recvmsg sendmmsg \
      sendmsg sendto setsockopt shutdown socketpair",
     // Memory.
@@ -45,17 +45,18 @@ const ORDINARY: &[&str] = &[
     "ioprio_get ioprio_set sched_get_priority_max sched_get_priority_min sched_getaffinity sched_getattr \
      sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity sched_setattr sched_setparam \
      sched_setscheduler sched_yield",
-    // Who a process is.
+    // Identity of a process.
     "capget capset getegid geteuid getgid getgroups getresgid getresuid getuid setfsgid setfsuid setgid \
      setgroups setregid setresgid setresuid setreuid setuid",
-    // Time, randomness, the system's state.
+    // Time, randomness, state of the system.
     "adjtimex alarm clock_adjtime clock_getres clock_gettime clock_nanosleep getitimer getrandom gettimeofday \
      nanosleep setitimer sysinfo time timer_create timer_delete timer_getoverrun timer_gettime timer_settime \
      timerfd_create timerfd_gettime timerfd_settime",
 ];
 
-/// The same for programs of 32 bits: what only i386 or 32-bit ARM has, mostly the older and the
-/// wider form of a call above. `send` and `recv` are calls of ARM, and of i386 by `socketcall`.
+/// Additional calls of 32-bit programs: calls that only i386 or 32-bit ARM has. Most are the older
+/// or the 64-bit form of a call above. `send` and `recv` are calls of ARM, and of i386 through
+/// `socketcall`.
 const NARROW: &[&str] = &[
     "_llseek _newselect arm_fadvise64_64 arm_sync_file_range breakpoint cacheflush chown32 fadvise64_64 fchown32 \
      fcntl64 fstat64 fstatat64 fstatfs64 ftruncate64 lchown32 lstat64 mmap2 readdir recv send sendfile64 set_tls \
@@ -69,8 +70,8 @@ const NARROW: &[&str] = &[
      timer_settime64 timerfd_gettime64 timerfd_settime64 utimensat_time64",
 ];
 
-/// Allowed with any of these capabilities. `stime`, `umount` and `clock_settime64` are calls of 32
-/// bits.
+/// Calls that require one of these capabilities. `stime`, `umount` and `clock_settime64` are 32-bit
+/// calls.
 const GUARDED: &[(&[Capability], &str)] = &[
     (&[CAP_DAC_READ_SEARCH], "open_by_handle_at"),
     (
@@ -93,8 +94,8 @@ const GUARDED: &[(&[Capability], &str)] = &[
     (&[CAP_SYS_TTY_CONFIG], "vhangup"),
 ];
 
-/// What clone may not carry without CAP_SYS_ADMIN: mnt, cgroup, uts, ipc, user, pid and
-/// net. (Time has no flag there.)
+/// Flags of clone(2) that require CAP_SYS_ADMIN: mnt, cgroup, uts, ipc, user, pid and net. The time
+/// namespace has no flag there.
 const NAMESPACES: i32 = libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWUTS
@@ -103,8 +104,8 @@ const NAMESPACES: i32 = libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET;
 
-/// Execution domains that change nothing that matters: Linux, with 32-bit `uname` or
-/// (for gdb and valgrind) without address randomisation, and the question which it is.
+/// Harmless execution domains: Linux, Linux with 32-bit `uname` or without address randomisation
+/// (for gdb and valgrind), and the value that only queries the domain.
 const PERSONALITIES: [u64; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
 pub(super) fn profile(capabilities: u64) -> Profile {
@@ -135,12 +136,12 @@ fn rule(names: Vec<&str>, action: Action, errno_ret: Option<u16>, args: Vec<Arg>
     Rule { names, action, errno_ret, args, ..Rule::default() }
 }
 
-/// The first argument, of which the kernel takes the lower half.
+/// Returns a comparison of the first argument, of which the kernel reads the lower half.
 fn masked(mask: u32, value: u64) -> Arg {
     Arg { index: 0, value: u64::from(mask), value_two: value, op: Op::MaskedEq }
 }
 
-/// The number of a capability by its name.
+/// Returns the number of a capability.
 pub(super) fn capability(name: &str) -> Option<u8> {
     name.parse::<Capability>().ok().map(|cap| cap.index())
 }

@@ -1,4 +1,4 @@
-//! The compiled program against a direct reading of the profile, and against the kernel.
+//! Compares the compiled program with a direct evaluation of the profile, and with the kernel.
 
 #![allow(unsafe_code)]
 
@@ -22,7 +22,7 @@ fn run(program: &[libc::sock_filter], arch: u32, nr: u32, args: [u64; 6]) -> u32
     evaluate::run(program, arch, nr, args).expect("an instruction of the compiler's")
 }
 
-/// An action as the kernel has it.
+/// Returns the filter's return value for an action.
 fn returned(action: Action, errno: Option<u16>) -> u32 {
     let data = u32::from(errno.unwrap_or(1));
     match action {
@@ -37,7 +37,7 @@ fn returned(action: Action, errno: Option<u16>) -> u32 {
     }
 }
 
-/// The profile, read as its documentation says, for a call as seccomp_data shows it.
+/// Evaluates the profile as its documentation describes, for a call as in struct seccomp_data.
 fn model(profile: &Profile, arch: u32, nr: u32, args: [u64; 6]) -> u32 {
     let default = returned(profile.default_action, profile.default_errno_ret);
     let of_x32 = cfg!(target_arch = "x86_64") && arch == NATIVE && nr >= X32_BIT;
@@ -69,7 +69,7 @@ fn model(profile: &Profile, arch: u32, nr: u32, args: [u64; 6]) -> u32 {
     if nr == u32::MAX {
         return default;
     }
-    // What the strictest of a call's rules does to it by way of another call.
+    // The strictest action of the rules for a call that a multiplexer makes.
     let through = |way: (u32, Arg)| {
         let rules = profile.syscalls.iter();
         let rules = rules.filter(|rule| rule.names.iter().any(|name| (abi.multiplexed)(name) == Some(way)));
@@ -117,7 +117,8 @@ fn action() -> impl Strategy<Value = Action> {
     prop::sample::select(vec![Allow, Errno, KillProcess, KillThread, Trap, Log, Trace, Notify])
 }
 
-/// Values near each other and near the halves' edges, so that comparisons decide both ways.
+/// Generates values near each other and near the edges of the halves, so that comparisons have both
+/// results.
 fn value() -> impl Strategy<Value = u64> {
     let edges = vec![
         0,
@@ -144,7 +145,7 @@ fn arg() -> impl Strategy<Value = Arg> {
     })
 }
 
-/// Names that not every ABI has, or that have more than one way.
+/// Names that some ABIs lack, and calls that can be made in more than one way.
 const FOREIGN: [&str; 9] =
     ["not_a_call", "_newselect", "socketcall", "ipc", "socket", "bind", "semop", "mmap2", "clock_gettime64"];
 
@@ -167,7 +168,7 @@ fn profile() -> impl Strategy<Value = Profile> {
     let architectures = prop::sample::subsequence(names, 0..=ABIS.len());
     (action(), errno, prop::collection::vec(rule(), 0..5), architectures).prop_map(
         |(default_action, default_errno_ret, syscalls, architectures)| {
-            // What no rule can reach is an error: keep each call's rules up to its first
+            // A rule that can never apply is an error: keep the rules of each call up to the first
             // unconditional one.
             let mut decided = std::collections::HashSet::new();
             let syscalls = syscalls
@@ -242,7 +243,7 @@ fn a_program_longer_than_a_jump_reaches_still_decides_right() {
     }
 }
 
-/// The standard profile's decision on a call by name.
+/// Returns the standard profile's decision about a call.
 fn standard(capabilities: u64, name: &str, first: u64) -> u32 {
     let program = Profile::standard(capabilities).compile().unwrap();
     run(&program, NATIVE, number(name).unwrap(), [first, 0, 0, 0, 0, 0])
@@ -254,7 +255,7 @@ fn the_standard_profile_names_no_call_that_there_is_not() {
     let mut seen = std::collections::HashSet::new();
     for name in standard::all_names() {
         let known = |abi: &Abi| (abi.number)(name).is_some() || (abi.multiplexed)(name).is_some();
-        // Of ARM.
+        // Calls of ARM.
         let arm = ["arm_", "breakpoint", "cacheflush", "set_tls", "sync_file_range2"];
         let of_arm = arm.iter().any(|own| name.starts_with(own));
         assert!(of_arm || ABIS.iter().any(known), "{name}");
@@ -423,7 +424,7 @@ fn every_call_is_found_by_its_name() {
     assert_eq!(number("socketcall"), None);
     #[cfg(target_arch = "x86_64")]
     {
-        // As in /usr/include/asm/unistd_32.h and unistd_x32.h.
+        // The numbers in /usr/include/asm/unistd_32.h and unistd_x32.h.
         let cases = [
             ("read", 3, 0),
             ("open", 5, 2),
@@ -455,14 +456,14 @@ fn flags_are_those_of_the_system_call() {
     }
 }
 
-/// The errno (0 for success) of each call, made by a child under the filter.
+/// Returns the errno (0 for success) of each call that a child makes under the filter.
 fn under(profile: &Profile, calls: &[(libc::c_long, [libc::c_long; 3])]) -> Vec<i32> {
     let mut program = profile.compile().unwrap();
     let prog = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     let mut pipe = [0; 2];
     let mut errnos = vec![0i32; calls.len() + 1];
-    // SAFETY: `pipe` has room for two descriptors. The child of a possibly threaded
-    // process makes only raw system calls on memory that was there before, and exits.
+    // SAFETY: `pipe` has room for two descriptors. The parent may have threads, so the child makes
+    // only raw system calls on existing memory, and exits.
     unsafe {
         assert_eq!(libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC), 0);
         let pid = libc::fork();
@@ -505,7 +506,7 @@ fn the_kernel_enforces_the_standard_profile() {
         (1000, [0; 3]),
     ];
     assert_eq!(under(&Profile::standard(0), &calls), [0, 1, 38, 1, 1, 1, 1, 0, 0, 38]);
-    // clone3 without arguments is the kernel's to refuse, and unshare(0) does nothing.
+    // The kernel rejects clone3 without arguments, and unshare(0) does nothing.
     let calls = [(libc::SYS_getpid, [0; 3]), (libc::SYS_clone3, [0; 3]), (libc::SYS_unshare, [0; 3])];
     assert_eq!(under(&Profile::standard(SYS_ADMIN), &calls), [0, libc::EINVAL, 0]);
 }
@@ -524,8 +525,8 @@ fn the_kernel_compares_arguments_as_the_profile_says() {
     assert_eq!(under(&profile, &calls), [0, 71, 71, 72, 0]);
 }
 
-/// What the calls of a 32-bit program and of an x32 one come to, by the same instructions
-/// that such a program is made of.
+/// Checks calls of a 32-bit program and of an x32 program, made with the instructions of such
+/// programs.
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn the_kernel_decides_for_each_abi_by_its_own_numbers() {
@@ -539,7 +540,7 @@ fn the_kernel_decides_for_each_abi_by_its_own_numbers() {
         )
     };
     let all = parse(&json(r#""SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32""#));
-    // 5 << 32 | 4: of 32 bits there is only the 4.
+    // A 32-bit ABI sees only the 4 of 5 << 32 | 4.
     assert_eq!(foreign(&all, GETPGID_32, 4), Ok(71));
     assert_eq!(foreign(&all, GETPGID_32, 0), Ok(0));
     assert_eq!(under(&all, &[(libc::SYS_getpgid, [5 << 32 | 4, 0, 0])]), [71]);
@@ -566,7 +567,7 @@ fn the_standard_profile_guards_programs_of_i386_as_well() {
         assert_eq!(foreign(&profile, SOCKET, family as u32), Ok(libc::EPERM));
     }
     assert_ne!(foreign(&profile, SOCKET, libc::AF_UNIX as u32), Ok(libc::EPERM));
-    // Its arguments, and the family among them, are out of sight.
+    // A filter cannot read its arguments, including the family.
     assert_eq!(foreign(&profile, SOCKETCALL, 1), Ok(libc::EPERM));
     for call in 2..=20 {
         assert_ne!(foreign(&profile, SOCKETCALL, call), Ok(libc::EPERM), "{call}");
@@ -585,7 +586,7 @@ fn a_rule_holds_on_both_ways_to_a_call_of_i386() {
          "args": [{"index": 1, "value": 5, "op": "SCMP_CMP_EQ"}]}]}"#,
     );
     assert_eq!(foreign(&profile, SOCKETCALL, 1), Ok(71));
-    // Its arguments are out of sight.
+    // A filter cannot read its arguments.
     assert_eq!(foreign(&profile, SOCKETCALL, 2), Ok(72));
     assert_eq!(foreign(&profile, SOCKETCALL, 21), Ok(libc::EINVAL));
     // The upper half is a version.
@@ -594,14 +595,14 @@ fn a_rule_holds_on_both_ways_to_a_call_of_i386() {
     assert_eq!(foreign(&profile, IPC, 99), Ok(libc::ENOSYS));
 }
 
-/// The errno (0 for success) of a 32-bit call, made by a child under the filter, or the
-/// signal that ended it.
+/// Returns the errno (0 for success) of a 32-bit call that a child makes under the filter, or the
+/// signal that ended the child.
 #[cfg(target_arch = "x86_64")]
 fn foreign(profile: &Profile, nr: u32, first: u32) -> Result<i32, i32> {
     let mut program = profile.compile().unwrap();
     let prog = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: the child makes only raw system calls and exits; `int 0x80` takes its number
-    // and argument in the registers named and changes no other but rax.
+    // SAFETY: the child makes only raw system calls and exits. `int 0x80` reads its number and
+    // argument from the named registers and changes only rax.
     unsafe {
         let pid = libc::fork();
         assert!(pid >= 0);

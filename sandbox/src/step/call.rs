@@ -1,4 +1,4 @@
-//! The names of system calls in reports.
+//! Names of system calls in reports.
 
 /// The system call of a step that failed, as the child reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,8 +142,8 @@ impl Call {
         Call::ALL.iter().find(|(c, _)| *c == self).map_or("?", |(_, n)| n)
     }
 
-    /// Position of the number of a refused file system option in a report's value, above the errno.
-    /// The first option has the number 1.
+    /// Position of the number of a rejected file system option in the value of a report, above the
+    /// errno. The first option has the number 1.
     pub(crate) const OPTION: u32 = 16;
 
     /// Returns the call with this number in a report.

@@ -1,18 +1,18 @@
-//! The name and the object of each step, for programs that read errors.
+//! The name and the object of each step, for machine-readable errors.
 
 use std::ffi::CStr;
 
 use super::{Lsm, Place, PlannedStep, Step, What};
 
 impl PlannedStep<'_> {
-    /// Returns the stable name of the step, such as `mount`, `sysctl` or `exec`: the `step` of an error.
-    /// The [`Display`](std::fmt::Display) form is for people and can be reworded.
+    /// Returns the stable name of the step, such as `mount`, `sysctl` or `exec`: the `step` of an
+    /// error. The text of [`Display`](std::fmt::Display) is for people and can change.
     pub fn name(&self) -> &'static str {
         self.0.name()
     }
 
-    /// Returns the object of the step: a path in the container, for a bind mount the source on the
-    /// host; a program; or a name. `None` if the step changes the process itself.
+    /// Returns the object of the step: a path in the container, the source on the host for a bind
+    /// mount, a program, or a name. Returns `None` if the step changes the process itself.
     pub fn object(&self) -> Option<String> {
         self.0.object()
     }

@@ -1,4 +1,4 @@
-//! The steps in words, for the printed plan and for errors.
+//! The text of the steps, for the printed plan and for errors.
 
 use std::borrow::Cow;
 use std::ffi::CStr;
@@ -102,7 +102,7 @@ impl fmt::Display for MountStep {
     }
 }
 
-/// Returns the names of mount attributes, as mount(8) has them.
+/// Returns the names of mount attributes, as in mount(8).
 fn names(attributes: &Attributes) -> Vec<&'static str> {
     let Attributes { set, clear } = *attributes;
     let flags = [
@@ -141,7 +141,7 @@ fn propagation(flags: u64) -> String {
     format!("{}{kind}", if flags & libc::MS_REC != 0 { "all " } else { "" })
 }
 
-/// Formats a step as the words of an error that follow "cannot": the action and its object, for
+/// Formats a step as the words that follow "cannot" in an error: the action and its object, for
 /// example `join the net namespace of process 42`.
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

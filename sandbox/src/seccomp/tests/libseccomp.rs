@@ -1,30 +1,31 @@
-//! The compiler against libseccomp, which runc and crun have: the same profile through both,
-//! and both programs asked about the same calls. Python loads the library, so that none is
-//! needed to build. The profile is podman's: of random ones libseccomp 2.5 compiles some wrongly
-//! (for `semop` alone on i386 it compares the ABI where it means the number).
+//! Compares the compiler with libseccomp, which runc and crun use: both compile the same profile,
+//! and both programs decide the same calls. Python loads the library, so that the build does not
+//! require it. The profile is podman's. libseccomp 2.5 compiles some random profiles wrongly (for
+//! `semop` alone on i386 it compares the ABI instead of the number).
 //!
-//! Where the two may differ, and why:
-//! - **Several rules match with different actions.** Here the first decides. libseccomp's are "a
-//!   union, with no additional logic" (seccomp_rule_add(3)): which of them decides is not said.
-//! - **A number above every one that is named**, under an errno as default: `ENOSYS` here, as
-//!   runc has it too, by instructions that it puts before those of libseccomp.
-//! - **An ABI that is not listed**: libseccomp kills the thread, and here the process is killed;
-//!   x32 calls, which an x86_64 kernel may lack, give `ENOSYS` here.
-//! - **Several rules of a call compare, and not all by `EQ` and `MASKED_EQ`**: libseccomp 2.5
-//!   joins what it takes for the same comparison, and then misses a rule or finds one that does
-//!   not match: of `< 0` and `< 1 << 32` neither is found for 0xffffffff, of `< 0` and
-//!   `>= 1 << 32` one is for 2, and on i386 the second of "the fourth `!= 0` and the third `!= 0`"
-//!   and "the third `>= 1`" is missed for 1. Such calls are left out; here each rule is tried,
-//!   and the other test says that it is right.
-//! - **x32's arguments** have 64 bits, as the kernel has them there (of `lseek`, say, it takes
-//!   them all), and 64 are compared. libseccomp compares 32.
-//! - **A name that x86_64 has not, while x32 is listed**: libseccomp 2.5 loses the rules of other
-//!   calls (`_newselect` beside `read`), so such names are not tried.
-//! - **`socketcall` and `ipc` with arguments**: what those that the filter cannot see come to is
-//!   here the strictest that it may be. libseccomp compares the first as if it were the number
-//!   of the call, or the wrong ones.
-//! - **The upper half of the first argument of `ipc`** is a version, which the kernel cuts off.
-//!   libseccomp takes it for a part of the number, so that a version evades the rule.
+//! The two may differ in these cases:
+//! - **Several rules match with different actions.** Here the first rule decides. In libseccomp
+//!   rules are "a union, with no additional logic" (seccomp_rule_add(3)): which of them decides is
+//!   undefined.
+//! - **The number is above all named numbers**, and the default is an errno. The result here is
+//!   `ENOSYS`, as in runc, which inserts its own instructions before those of libseccomp.
+//! - **The ABI is not listed.** libseccomp kills the thread; here the process is killed. x32 calls,
+//!   which an x86_64 kernel may not support, fail with `ENOSYS` here.
+//! - **Several rules of a call compare arguments, and some use other operators than `EQ` and
+//!   `MASKED_EQ`.** libseccomp 2.5 merges comparisons that it considers equal. It then misses a
+//!   rule, or applies one that does not match. With `< 0` and `< 1 << 32`, it finds neither for
+//!   0xffffffff. With `< 0` and `>= 1 << 32`, it finds one for 2. On i386, with the rules "the
+//!   fourth `!= 0` and the third `!= 0`" and "the third `>= 1`", it misses the second for 1. Such
+//!   calls are excluded. Here each rule is tried, and the other test checks the result.
+//! - **Arguments of x32.** They have 64 bits in the kernel (for `lseek`, for example, it reads all
+//!   of them), and 64 bits are compared here. libseccomp compares 32.
+//! - **x86_64 lacks a name, while x32 is listed.** libseccomp 2.5 loses the rules of other calls
+//!   (`_newselect` beside `read`), so such names are excluded.
+//! - **`socketcall` and `ipc` with arguments.** A filter cannot read the arguments, and here the
+//!   strictest possible action applies. libseccomp compares the first argument as if it were the
+//!   number of the call, or compares the wrong arguments.
+//! - **The upper half of the first argument of `ipc`.** It is a version, which the kernel removes.
+//!   libseccomp treats it as a part of the number, so that a version evades the rule.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -41,7 +42,7 @@ struct Libseccomp {
 }
 
 impl Libseccomp {
-    /// `None` where Python or the library is missing, and that is said.
+    /// Returns `None`, and prints a message, if Python or the library is missing.
     fn get() -> Option<&'static Mutex<Libseccomp>> {
         static ONE: OnceLock<Option<Mutex<Libseccomp>>> = OnceLock::new();
         ONE.get_or_init(|| match Libseccomp::start() {
@@ -84,13 +85,13 @@ impl Libseccomp {
         }
     }
 
-    /// The numbers that an ABI has for the names: below 0 where it has none, -1 where
-    /// libseccomp does not know the name.
+    /// Returns an ABI's numbers for the names: a negative number if the ABI lacks the call, and -1
+    /// if libseccomp does not know the name.
     fn numbers(&mut self, abi: &Abi, names: &[&str]) -> Vec<i64> {
         serde_json::from_value(self.ask(json!({ "arch": token(abi), "names": names })).unwrap()).unwrap()
     }
 
-    /// `None` for rules that libseccomp takes for each other, and refuses as there already.
+    /// Returns `None` if libseccomp rejects a rule because it considers the rule a duplicate.
     fn compile(&mut self, profile: &Profile) -> Result<Option<Vec<libc::sock_filter>>, String> {
         let archs: Vec<_> = ABIS
             .iter()
@@ -118,12 +119,12 @@ impl Libseccomp {
     }
 }
 
-/// `SCMP_ARCH_*`, which for x32 is one that the kernel has not.
+/// Returns `SCMP_ARCH_*`. The value for x32 does not exist in the kernel.
 fn token(abi: &Abi) -> u32 {
     if abi.base > 0 { 0x4000_003e } else { abi.audit }
 }
 
-/// `enum scmp_compare`.
+/// Returns the value of `enum scmp_compare`.
 fn number_of(op: Op) -> u32 {
     match op {
         Op::Ne => 1,
@@ -136,8 +137,8 @@ fn number_of(op: Op) -> u32 {
     }
 }
 
-/// What a call comes to by each rule that matches it, and by the default where none does.
-/// `None` where the two programs may differ (see above).
+/// Returns the actions of all rules that match a call, or the default if none matches. Returns
+/// `None` if the two programs may differ (see above).
 fn outcomes(profile: &Profile, abi: &Abi, nr: u32, args: [u64; 6]) -> Option<Vec<u32>> {
     let mut found = Vec::new();
     let direct = |name: &String| (abi.number)(name).is_some_and(|number| number + abi.base == nr);
@@ -159,7 +160,7 @@ fn outcomes(profile: &Profile, abi: &Abi, nr: u32, args: [u64; 6]) -> Option<Vec
         }
         comparing += usize::from(compares);
         only_equal &= rule.args.iter().all(|arg| matches!(arg.op, Op::Eq | Op::MaskedEq));
-        // By a default that no rule has, it shows whether this one decides.
+        // No rule has this default, so the result shows whether this rule matches.
         let one = Profile {
             default_action: Action::Trace,
             default_errno_ret: Some(4095),
@@ -178,7 +179,7 @@ fn outcomes(profile: &Profile, abi: &Abi, nr: u32, args: [u64; 6]) -> Option<Vec
     (comparing < 2 || only_equal).then_some(found)
 }
 
-/// The names whose numbers in every ABI are libseccomp's as well.
+/// Returns the names whose numbers are the same in libseccomp for every ABI.
 fn known() -> &'static [String] {
     static NAMES: OnceLock<Vec<String>> = OnceLock::new();
     NAMES.get_or_init(|| {
@@ -204,7 +205,7 @@ fn all_names() -> impl Iterator<Item = &'static str> {
     syscalls::Sysno::iter().map(|call| call.name()).chain(FOREIGN)
 }
 
-/// Both programs, asked about a call in every ABI.
+/// Returns a difference between the two programs for a call, in every ABI.
 fn differ(
     profile: &Profile,
     ours: &[libc::sock_filter],
@@ -213,7 +214,7 @@ fn differ(
     args: [u64; 6],
 ) -> Result<(), String> {
     for abi in ABIS {
-        // A number as programs of the ABI give it.
+        // The number that programs of the ABI use.
         let nr = if abi.base > 0 && nr < abi.base { nr + abi.base } else { nr };
         let (ours, theirs) = (run(ours, abi.audit, nr, args), run(theirs, abi.audit, nr, args));
         let of_x32 = ABIS.iter().any(|x32| x32.base > 0 && x32.audit == abi.audit && nr >= x32.base);
@@ -223,7 +224,7 @@ fn differ(
         let right = if nr == u32::MAX && ABIS.iter().any(|a| a.audit == abi.audit && listed(a)) {
             ours == theirs
         } else if !meant {
-            // Neither makes the call.
+            // Neither program allows the call.
             theirs == libc::SECCOMP_RET_KILL_THREAD && ours != ALLOW && ours != libc::SECCOMP_RET_LOG
         } else {
             let abi = ABIS.iter().find(|a| a.audit == abi.audit && (a.base > 0) == of_x32).unwrap();
@@ -244,7 +245,7 @@ fn differ(
     Ok(())
 }
 
-/// Arguments around what the profile compares with.
+/// Returns arguments near the values that the profile compares with.
 fn arguments(profile: &Profile) -> Vec<[u64; 6]> {
     let mut all = vec![[0; 6], [u64::MAX; 6]];
     for arg in profile.syscalls.iter().flat_map(|rule| &rule.args) {
@@ -264,7 +265,7 @@ fn arguments(profile: &Profile) -> Vec<[u64; 6]> {
     all
 }
 
-/// The numbers of the calls whose arguments are compared, of the first `names` of each rule.
+/// Returns the numbers of calls whose arguments are compared, from the first `names` of each rule.
 fn comparing(profile: &Profile, names: usize) -> Vec<u32> {
     let rules = profile.syscalls.iter().filter(|rule| !rule.args.is_empty());
     let names = rules.flat_map(|rule| rule.names.iter().take(names));
@@ -283,7 +284,7 @@ fn libseccomp_decides_podmans_profile_alike() {
     let podmans: Profile = serde_json::from_slice(&json).unwrap();
     for capabilities in [0, 0x8000_05fb, u64::MAX] {
         let mut profile = podmans.resolve(capabilities, (6, 1));
-        // It names setns twice, and the second can never decide.
+        // The profile names setns twice, and the second rule can never decide.
         let mut named = false;
         for rule in &mut profile.syscalls {
             rule.names.retain(|name| name != "setns" || !std::mem::replace(&mut named, true));
