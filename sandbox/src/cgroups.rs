@@ -1,5 +1,5 @@
-//! The cgroup of a container: where it is made, its limits, and what its counters say about the end of
-//! the container.
+//! The cgroup of a container: its place, its limits, and the cause of the container's end according
+//! to its counters.
 
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
@@ -16,36 +16,36 @@ use crate::outcome::{Oom, OomLevel};
 use crate::spec::Spec;
 use crate::store::random_name;
 
-/// Name of the cgroup under which the library makes the cgroups of containers.
+/// Name of the cgroup in which the library makes the cgroups of containers.
 const PARENT: &str = "nspod";
 
-/// Prefix of the names of the cgroups that a pool makes.
+/// Prefix for the names of a pool's cgroups.
 const AHEAD: &str = "pool-";
 
-/// Controllers to enable for containers, as far as the host has them.
+/// Controllers to enable for containers, if the host has them.
 pub(crate) const WANTED: Controllers = Controllers::all();
 
-/// Which cgroup a container starts in.
+/// The cgroup in which a container starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum CgroupUse {
-    /// A new one under the library's parent, if the host lets the caller make one.
+    /// A new cgroup in the library's parent, if the caller may make one.
     #[default]
     Auto,
-    /// A new one under this one.
+    /// A new cgroup in this one.
     Under(PathBuf),
-    /// A new one with this path, and its missing parents.
+    /// A new cgroup at this path, with its missing parents.
     At(PathBuf),
-    /// An existing one, which belongs to the container that is joined.
+    /// An existing cgroup, which belongs to the container that is joined.
     Inside {
         /// Its directory.
         path: PathBuf,
-        /// The first process of the container. If the cgroup is gone or has controllers enabled for
-        /// its children, and so cannot hold processes, the cgroup of this process is used.
+        /// The first process of the container. If the cgroup is gone, or cannot hold processes
+        /// because it enables controllers for its children, the cgroup of this process is used.
         of: Option<i32>,
-        /// Start even if the cgroup is frozen.
+        /// Whether to start even if the cgroup is frozen.
         even_frozen: bool,
     },
-    /// The caller's.
+    /// The caller's cgroup.
     None,
 }
 
@@ -53,7 +53,8 @@ pub(crate) enum CgroupUse {
 #[derive(Debug)]
 pub(crate) struct ContainerCgroup {
     cgroup: Cgroup,
-    /// The cgroup belongs to another container or lives on, so this value does not remove it.
+    /// Whether the cgroup belongs to another container or must stay. This value then does not
+    /// remove it.
     borrowed: bool,
     /// The library's parent, if the cgroup is in it.
     parent: Option<Arc<CgroupParent>>,
@@ -115,20 +116,20 @@ impl ContainerCgroup {
         Ok(Some(cgroup))
     }
 
-    /// Returns the cgroup of a container that another process started. Call [`leave`](Self::leave) to
-    /// keep it: dropping it kills the container.
+    /// Returns the cgroup of a container that another process started. Dropping it kills the
+    /// container; call [`leave`](Self::leave) to keep it.
     pub(crate) fn of_running(cgroup: Cgroup, pod: Option<PathBuf>) -> ContainerCgroup {
         let mut cgroup = ContainerCgroup { cgroup, borrowed: false, parent: None, pod, above: Vec::new() };
         cgroup.above = cgroup.ooms_above();
         cgroup
     }
 
-    /// The path of the pod's cgroup.
+    /// Returns the path of the pod's cgroup.
     pub(crate) fn pod(&self) -> Option<&Path> {
         self.pod.as_deref()
     }
 
-    /// Makes a cgroup for a pool, under `parent` or the library's parent.
+    /// Makes a cgroup for a pool, in `parent` or in the library's parent.
     pub(crate) fn ahead(
         parent: Option<&Path>,
         known: &mut Option<Arc<CgroupParent>>,
@@ -140,8 +141,8 @@ impl ContainerCgroup {
                 None => create_in_parent(&name, known).map(|(parent, cgroup)| (cgroup, Some(parent)))?,
             };
             let made = ContainerCgroup { cgroup, borrowed: false, parent, pod: None, above: Vec::new() };
-            // The lock lasts as long as the descriptor is open. Another pool may have removed the cgroup
-            // before it was locked.
+            // The lock lasts as long as the descriptor is open. Another pool may have removed the
+            // cgroup before it was locked.
             if flock(&made.cgroup, FlockOperation::LockShared).is_ok() && made.cgroup.events().is_ok() {
                 return Ok(made);
             }

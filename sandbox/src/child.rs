@@ -1,17 +1,17 @@
 //! The child's side of a start: performs the steps in order, between clone3 and execve.
 //!
-//! This code may share its memory with a program of any number of threads, any of which may be
-//! inside malloc at the moment of the clone. Therefore it allocates nothing, takes no lock, never
-//! panics, never returns, and leaves only by execve or `_exit`. It passes prepared data to the
-//! kernel. The lints below (with the list in `clippy.toml`), the missing prelude, and the tests with
-//! a trapping allocator check that.
+//! This code may share its memory with a program that has any number of threads, and any of these
+//! threads may be inside malloc at the time of the clone. Therefore this code allocates nothing,
+//! acquires no lock, never panics, never returns, and leaves only through execve or `_exit`. It
+//! passes prepared data to the kernel. The lints below (with the list in `clippy.toml`), the
+//! missing prelude, and tests with a trapping allocator check these rules.
 //!
-//! On failure it sends a record of eight bytes, [`Message`]. The parent has the plan, and turns the
-//! record into a sentence.
+//! If a step fails, the child sends a record of eight bytes, [`Message`]. The parent has the plan,
+//! and converts the record to an error message.
 //!
 //! | module | contents |
 //! |---|---|
-//! | `context` | what the child works with |
+//! | `context` | data that the parent prepares for the child |
 //! | `sys` | one function for each system call; all unsafe code |
 //! | `report` | messages to the parent |
 //! | `namespaces`, `root`, `mount`, `path`, `file`, `copy` | steps about namespaces and files |
@@ -73,17 +73,17 @@ impl Run for ChildContext<'_> {
     fn run(&mut self) -> ! {
         match self.next {
             0 => begin(self),
-            // The process of Step::Clone, which has the first one's descriptors.
+            // This is the process of Step::Clone. It has the first process's descriptors.
             _ => close(self.cgroup),
         }
         perform_all(self)
     }
 }
 
-/// Gives the first process a state of its own, and enters the namespaces of a pool.
+/// Gives the first process its own state, and enters the namespaces of a pool.
 fn begin(context: &mut ChildContext<'_>) {
     default_signals();
-    // Otherwise the end of the parent would not close the socket that the child waits for.
+    // With this copy open, the child's socket would not see the end of the parent.
     close(context.peer);
     for (first, last) in context.foreign_fds {
         let _ = close_range(*first, *last, 0);
@@ -111,7 +111,7 @@ fn perform_all(context: &mut ChildContext<'_>) -> ! {
     exit(EXIT_SETUP)
 }
 
-/// Reports the step that failed, and ends this process.
+/// Reports the failed step, and ends this process.
 fn fail(fault: Fault, step: u16, context: &ChildContext<'_>) -> ! {
     let message = Message { tag: Message::FAILED, call: fault.call as u8, step, value: fault.errno };
     if let Some(note) = context.note {
@@ -121,7 +121,7 @@ fn fail(fault: Fault, step: u16, context: &ChildContext<'_>) -> ! {
     exit(EXIT_SETUP)
 }
 
-/// Attaches the mount of a step that a pool has performed.
+/// Attaches the mount of a step that a pool has already performed.
 fn place_ready(step: &Step, context: &mut ChildContext<'_>) -> Done {
     match (step, context.premade.dev.split_first()) {
         (Step::Mount(step), Some((fd, rest))) => {
@@ -132,11 +132,11 @@ fn place_ready(step: &Step, context: &mut ChildContext<'_>) -> Done {
     }
 }
 
-/// Brings up `lo` and performs steps in a thread of this process, except that mounts are made and not
-/// attached: see [`perform_ahead`](crate::spawn::perform_ahead). The mounts are put into `mounts`.
+/// Brings up `lo` and performs steps in a thread of this process. Mounts are made but not attached,
+/// and stored in `mounts`: see [`perform_ahead`](crate::spawn::perform_ahead).
 ///
 /// # Errors
-/// The index of the step, the call and the errno.
+/// The index of the failed step, the call and the errno.
 pub(crate) fn ahead(steps: &[Step], mounts: &mut [Option<OwnedFd>]) -> Result<(), (usize, Call, c_int)> {
     if let Err(fault) = loopback() {
         return Err((steps.len(), fault.call, fault.errno));
@@ -159,7 +159,7 @@ pub(crate) fn ahead(steps: &[Step], mounts: &mut [Option<OwnedFd>]) -> Result<()
             break;
         }
     }
-    // The thread makes cgroups too, with the caller's mask.
+    // The thread makes cgroups too, with the caller's umask.
     context.restore_umask();
     done
 }
@@ -196,7 +196,7 @@ fn perform(step: &Step, context: &mut ChildContext<'_>) -> Done {
         Step::Console(dest) => console(dest, context),
         Step::Hostname(name) => sys::sethostname(name),
         Step::Domainname(name) => sys::setdomainname(name),
-        // In the net namespace of a pool `lo` is up.
+        // In a pool's net namespace `lo` is already up.
         Step::Loopback if !context.premade.enter.is_empty() => Ok(()),
         Step::Loopback => loopback(),
         Step::Rlimit(limit) => sys::prlimit(limit.resource, &[limit.soft, limit.hard]),
@@ -226,12 +226,12 @@ fn perform(step: &Step, context: &mut ChildContext<'_>) -> Done {
         Step::Signals => sys::unblock_signals(),
         Step::Hook(step) => hook(step, context),
         Step::Stage(exec) | Step::Exec(exec) => execute(exec, context),
-        // The stage performs these: a held container always has one.
+        // The stage performs these steps: a held container always has a stage.
         Step::Hold | Step::Started => Ok(()),
     }
 }
 
-/// Writes a file of the procfs that the child has mounted, along no link.
+/// Writes a file of the procfs that the child has mounted. Follows no link.
 fn sysctl(path: &::core::ffi::CStr, value: &::core::ffi::CStr, context: &ChildContext<'_>) -> Done {
     write_beneath(context.slot(Slot::Proc), path, value, libc::RESOLVE_NO_SYMLINKS)
 }

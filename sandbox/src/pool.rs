@@ -1,4 +1,4 @@
-//! A pool: a thread makes the slowest parts of starts ahead.
+//! A pool: a thread makes the slowest parts of starts in advance.
 
 mod make;
 
@@ -22,31 +22,32 @@ use crate::spec::Spec;
 /// Options of a [`Pool`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolOptions {
-    /// Maximum number of entries: 1 to 1,024. An entry has up to seven descriptors.
+    /// Maximum number of entries, 1 to 1,024. An entry has up to seven descriptors.
     pub size: usize,
-    /// Make cgroups.
+    /// Whether to make cgroups.
     pub cgroups: bool,
     /// The parent of the cgroups, an absolute path in a cgroup2 file system. Commands with this
-    /// [`cgroup_parent`](crate::Command::cgroup_parent) take them. `None` is the library's parent, for
-    /// commands without a parent.
+    /// [`cgroup_parent`](crate::Command::cgroup_parent) use these cgroups. `None` means the
+    /// library's parent, for commands without a parent.
     pub cgroup_parent: Option<PathBuf>,
-    /// Make the standard `/dev` ([`MountKind::Dev`](crate::spec::MountKind::Dev)), with the ipc namespace
-    /// of its message queues.
+    /// Whether to make the standard `/dev` ([`MountKind::Dev`](crate::spec::MountKind::Dev)), with
+    /// the ipc namespace of its message queues.
     pub dev: bool,
 }
 
 impl Default for PoolOptions {
-    /// Sixteen entries with everything.
+    /// Returns options for sixteen entries with cgroups and `/dev`.
     fn default() -> Self {
         PoolOptions { size: 16, cgroups: true, cgroup_parent: None, dev: true }
     }
 }
 
-/// A stock of net and ipc namespaces, `/dev` mounts and cgroups. Each is used by one container, once.
+/// Net and ipc namespaces, `/dev` mounts and cgroups that are made in advance. One container uses
+/// each of them, once.
 ///
-/// A start takes an entry if there is one, and otherwise makes its own, as without a pool: it never
-/// waits. When half of the entries are taken, a thread makes new ones. Entries never return to the pool,
-/// so no state of a container reaches another.
+/// A start uses an entry of the pool if one is ready. Otherwise it makes its own, as without a
+/// pool: it never waits. When half of the entries have been taken, a thread makes new ones. Entries
+/// never return to the pool, so the state of one container never reaches another.
 ///
 /// ```
 /// use nspod_sandbox::{Command, Pool, PoolOptions};
@@ -59,26 +60,27 @@ impl Default for PoolOptions {
 /// # Ok::<(), nspod_sandbox::Error>(())
 /// ```
 ///
-/// **Which containers use it.** A container takes namespaces if it has a new net namespace with `lo` up
-/// ([`Spec::loopback`]), and neither a user namespace nor clock offsets of its own: the namespaces of a
-/// pool belong to the user namespace of the program that made it, in which a container with its own user
-/// namespace has no capabilities. It also takes the `/dev` if it has a new ipc namespace and
-/// [`MountKind::Dev`]. It takes a cgroup if its command has neither a name nor a parent, or the parent is
+/// **Containers that use the pool.** A container uses namespaces of the pool if it has a new net
+/// namespace with `lo` up ([`Spec::loopback`]), no new user namespace and no clock offsets. The
+/// namespaces of a pool belong to the user namespace of the program that made the pool, and a
+/// container with its own user namespace has no capabilities there. The container also uses the
+/// `/dev` if it has a new ipc namespace and [`MountKind::Dev`]. It uses a cgroup of the pool if its
+/// command has neither a name nor a parent, or if the parent is
 /// [`cgroup_parent`](PoolOptions::cgroup_parent). Limits are set when the cgroup is taken.
 ///
-/// **Content.** A net namespace is new: `lo` with 127.0.0.1 and ::1, no route, rule or socket. Kernel
-/// parameters have the defaults of the time at which it was made; some come from the host
-/// (`net.core.devconf_inherit_init_net`). Since Linux 6.8 mountinfo lists mounts by age, so a `/dev` of a
-/// pool precedes the root on which it is mounted.
+/// **Content.** A net namespace is new. It contains `lo` with 127.0.0.1 and ::1, and no routes,
+/// rules or sockets. Kernel parameters have the defaults of the time at which the namespace was
+/// made; some come from the host (`net.core.devconf_inherit_init_net`). Since Linux 6.8 mountinfo
+/// lists mounts by age, so a `/dev` of a pool precedes the root on which it is mounted.
 ///
-/// **The thread** (`nspod-pool`) has all signals blocked, and a working directory and umask of its own. It
-/// changes nothing of the process. It makes namespaces by entering them, and returns to the caller's after
-/// each. In a forked process the thread does not run: nothing is taken there, and dropping the pool has no
-/// effect.
+/// **Thread.** The thread (`nspod-pool`) blocks all signals, and has its own working directory and
+/// umask. It changes no state of the process. It makes namespaces by entering them, and returns to
+/// the caller's namespaces after each. In a forked process the thread does not run: starts use no
+/// entries there, and dropping the pool has no effect.
 ///
-/// **Removal.** Dropping the pool ends the thread and removes what was not taken. It does not affect
-/// running containers. If the program ends without it, empty cgroups named `pool-` and twelve digits stay
-/// until the next pool with the same parent removes them.
+/// **Removal.** Dropping the pool ends the thread and removes the unused entries. It does not
+/// affect running containers. If the program ends without dropping the pool, empty cgroups named
+/// `pool-` and twelve digits remain until the next pool with the same parent removes them.
 ///
 /// [`Spec::loopback`]: crate::spec::Spec::loopback
 /// [`MountKind::Dev`]: crate::spec::MountKind::Dev
@@ -97,14 +99,14 @@ pub struct PoolCounts {
     pub made: u64,
     /// Entries taken so far.
     pub taken: u64,
-    /// Starts that found no entry.
+    /// Starts for which no entry was ready.
     pub missed: u64,
 }
 
 /// The part of a pool that its thread and its users share.
 pub(crate) struct Shared {
     options: PoolOptions,
-    /// The pid of the process that has the thread.
+    /// The pid of the process that runs the thread.
     process: u32,
     state: Mutex<State>,
     changed: Condvar,
@@ -114,7 +116,7 @@ pub(crate) struct Shared {
 struct State {
     namespaces: Shelf<make::Namespaces>,
     cgroups: Shelf<ContainerCgroup>,
-    /// Unused parts of taken entries; the pool thread drops them, which can take long.
+    /// Unused parts of taken entries. The pool thread drops them, because this can take long.
     unused: Vec<OwnedFd>,
     failure: Option<Error>,
     stop: bool,
@@ -134,7 +136,7 @@ impl<T> Default for Shelf<T> {
 
 impl<T> Shelf<T> {
     fn take(&mut self, size: usize) -> Option<T> {
-        // The oldest entry: the kernel has finished its deferred work for it.
+        // The oldest entry is the best: the kernel has finished its deferred work for it.
         let taken = self.ready.pop_front();
         match taken {
             Some(_) => self.counts.taken += 1,
@@ -183,7 +185,7 @@ impl Pool {
     /// Waits until the pool is full.
     ///
     /// # Errors
-    /// The entry that could not be made. The pool keeps its other entries, and tries again each second.
+    /// An entry could not be made. The pool keeps its other entries, and tries again every second.
     pub fn fill(&self) -> Result<(), Error> {
         let shared = &self.shared;
         if !shared.is_here() {
@@ -225,8 +227,8 @@ impl Drop for Pool {
     fn drop(&mut self) {
         let Some(thread) = self.thread.take() else { return };
         if !self.shared.is_here() {
-            // In a forked process the thread does not run, the cgroups belong to the parent, and the lock
-            // may be held by a thread that does not exist here.
+            // In a forked process the thread does not run, the cgroups belong to the parent, and a
+            // thread that does not exist here may hold the lock.
             std::mem::forget((thread, self.shared.clone()));
             return;
         }
@@ -245,14 +247,14 @@ impl Shared {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Returns whether this process has the thread. A forked process has copies of the descriptors, and
-    /// each entry must be used only once.
+    /// Returns whether this process runs the thread. A forked process has copies of the
+    /// descriptors, but each entry must be used only once.
     fn is_here(&self) -> bool {
         self.process == std::process::id()
     }
 
     /// Takes namespaces for a clone that would make these kinds, with the mounts of `/dev` if the
-    /// container has the standard `/dev`. Returns `None` if the pool has none that fit.
+    /// container has the standard `/dev`. Returns `None` if no suitable entry is ready.
     pub(crate) fn namespaces(&self, kinds: Kinds, wants_dev: bool) -> Option<Premade> {
         if !kinds.contains(Kinds::NET) || kinds.contains(Kinds::USER) || !self.is_here() {
             return None;
@@ -270,10 +272,10 @@ impl Shared {
         Some(Premade { namespaces: wanted, dev })
     }
 
-    /// Takes a cgroup and sets the spec's limits. Returns `None` if the pool has none that fits.
+    /// Takes a cgroup and sets the spec's limits. Returns `None` if no suitable cgroup is ready.
     ///
     /// # Errors
-    /// The limit that cannot be set; the cgroup is frozen.
+    /// A limit could not be set, or the cgroup is frozen.
     pub(crate) fn cgroup(
         &self,
         wanted: &CgroupUse,
@@ -316,7 +318,7 @@ impl fmt::Debug for Shared {
 
 fn check(options: &PoolOptions) -> Result<(), Error> {
     const MOST: usize = 1024;
-    /// Descriptors of an entry: a net and an ipc namespace, four mounts, a cgroup.
+    /// Number of descriptors of an entry: a net and an ipc namespace, four mounts, a cgroup.
     const EACH: u64 = 7;
     let size = options.size;
     if !(1..=MOST).contains(&size) {
@@ -347,7 +349,7 @@ enum Made {
 
 /// Runs the thread: makes the missing entries until the pool is dropped.
 fn work(shared: &Shared) {
-    /// Delay before a failed entry is tried again, unless a thread waits for it.
+    /// Delay before the thread tries a failed entry again, unless another thread waits for it.
     const PAUSE: Duration = Duration::from_secs(1);
     let (options, size) = (&shared.options, shared.options.size);
     let mut maker: Option<Maker> = None;

@@ -1,10 +1,11 @@
-//! One clone of a plan, in the parent: [`spawn`] reads in the order of a start.
+//! One clone of a plan, in the parent. [`spawn`] has the order of a start:
 //!
-//! 1. `descriptors`: opens what the child needs, and computes which descriptors go where;
-//! 2. `clone`: one clone3(2), in which the child performs the plan's steps (`child.rs`);
-//! 3. `protocol`: answers the child until it has executed the program or waits to be started.
+//! 1. `descriptors` opens the files that the child needs, and computes the number of each
+//!    descriptor.
+//! 2. `clone` calls clone3(2) once. The child performs the plan's steps (`child.rs`).
+//! 3. `protocol` answers the child until it has executed the program or waits to be started.
 //!
-//! `failure` turns what the child reports into a sentence.
+//! `failure` converts the child's report to an error message.
 
 mod ahead;
 mod clone;
@@ -36,18 +37,18 @@ use self::stage::read_note;
 use crate::error::Error;
 use crate::plan::{Hold, Plan};
 
-/// What one clone of a plan needs.
+/// Arguments of one clone of a plan.
 pub(crate) struct Start<'a> {
     pub(crate) plan: &'a Plan,
     /// The program's descriptors 0, 1 and 2.
     pub(crate) stdio: [RawFd; 3],
-    /// The cgroup that the program starts in, if it is not the caller's.
+    /// The cgroup in which the program starts, if it differs from the caller's.
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
-    /// The file in which the embedded init notes the exit status.
+    /// The file to which the embedded init writes the exit status.
     pub(crate) exit_file: Option<&'a File>,
-    /// Namespaces and mounts that a pool has made.
+    /// Namespaces and mounts from a pool.
     pub(crate) premade: Premade,
-    /// Called when namespaces and mounts exist, if the plan stops there.
+    /// Function to call when namespaces and mounts exist, if the plan stops there.
     pub(crate) on_ready: &'a mut dyn FnMut(&Prepared<'_>) -> Result<(), Error>,
 }
 
@@ -57,37 +58,37 @@ pub(crate) struct Start<'a> {
 pub struct Prepared<'a> {
     /// The pid of its process in the caller's pid namespace.
     pub pid: i32,
-    /// Its process.
+    /// A pidfd of its process.
     pub pidfd: &'a Pidfd,
-    /// The file that the spec's hooks get as standard input, if there are hooks. It may be rewritten
-    /// while the container is held, for the hooks that run at its start.
+    /// The file that the spec's hooks get as standard input, if there are hooks. While the
+    /// container is held, the caller may rewrite the file for the hooks that run at its start.
     pub state: Option<&'a File>,
 }
 
-/// A process that was started.
+/// A started process.
 #[derive(Debug)]
 pub(crate) struct Spawned {
     pub(crate) pid: i32,
     pub(crate) pidfd: Pidfd,
-    /// The other end of its terminal.
+    /// The other side of its terminal.
     pub(crate) terminal: Option<OwnedFd>,
     /// The listener of its filter.
     pub(crate) listener: Option<OwnedFd>,
-    /// Starts the process, if it is held.
+    /// The socket that starts the process, if it is held.
     pub(crate) held: Option<Held>,
 }
 
 /// Starts the plan's program.
 ///
 /// # Errors
-/// The step that failed. The child then has ended and was reaped.
+/// A step failed. The child has then ended and has been reaped.
 pub(crate) fn spawn(start: Start<'_>) -> Result<Spawned, Error> {
     let Start { plan, stdio, cgroup, exit_file, premade, on_ready } = start;
     let second = cgroup.filter(|_| plan.cgroup_at_second).map_or(-1, |cgroup| cgroup.as_raw_fd());
     let mut descriptors = Descriptors::open(plan, stdio, exit_file, premade, second)?;
     let stack = Stack::new()?;
-    // Until the child has memory of its own, which is when its end of the socket closes: the clone
-    // returns a little earlier.
+    // This value lives until the child has its own memory. That is when the child's end of the
+    // socket closes: the clone returns slightly earlier.
     let dumpable = plan.shared_memory.then(Dumpable::keep);
     let kinds = plan.kinds - descriptors.premade_kinds();
     let mut processes = clone_first(plan, kinds, &stack, &mut descriptors.context(plan, &stack), cgroup)?;
@@ -109,8 +110,8 @@ pub(crate) fn spawn(start: Start<'_>) -> Result<Spawned, Error> {
     let spawned = match report {
         Ok(report) => finish(plan, processes, report, ours),
         Err(error) => {
-            // If the error is this process's own, the child continues. One that waits ends when the
-            // socket closes.
+            // If the error arose in this process, the child continues. A child that waits ends when
+            // the socket closes.
             drop(ours);
             processes.destroy();
             Err(error)
@@ -139,7 +140,7 @@ fn check_executed(
     Err(killed(&plan.program(), exit.map(|exit| exit.status)))
 }
 
-/// Takes the filter's listener, and gives the process to the caller.
+/// Receives the filter's listener, and returns the process to the caller.
 fn finish(plan: &Plan, processes: Processes, report: Report, ours: ParentSide) -> Result<Spawned, Error> {
     let Report { terminal, listener, held, .. } = report;
     let ParentSide { socket, blob, .. } = ours;

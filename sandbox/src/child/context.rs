@@ -1,4 +1,4 @@
-//! What the child works with.
+//! The data that the parent prepares for the child.
 
 use ::core::ffi::c_int;
 use ::core::ops::Range;
@@ -8,23 +8,23 @@ use super::report::SharedNote;
 use super::sys::{CloneMemory, SecondStack, umask};
 use crate::step::{SLOTS, Slot, Step};
 
-/// What the parent prepares for the child. It is alive until the child has executed the program or
-/// has ended. Descriptors that are absent are -1.
+/// Data that the parent prepares for the child. It lives until the child has executed the program
+/// or has ended. Absent descriptors are -1.
 pub(crate) struct ChildContext<'a> {
-    /// The steps to perform.
+    /// Steps to perform.
     pub(crate) steps: &'a [Step],
     /// The child's end of the socket to the parent.
     pub(crate) report: c_int,
-    /// The parent's end of that socket, of which the child has a copy.
+    /// The child's copy of the parent's end of that socket.
     pub(crate) peer: c_int,
-    /// Descriptors to place: from, to. The child changes `from`.
+    /// Descriptors to place, each with its current and its new number. The child changes the first.
     pub(crate) fds: &'a mut [(c_int, c_int)],
     /// Ranges of the caller's descriptors that no step needs. They are closed before a process of the
     /// container can see this one.
     pub(crate) foreign_fds: &'a [(u32, u32)],
-    /// Ranges of descriptors to close when the others are placed.
+    /// Ranges of descriptors to close after the others have been placed.
     pub(crate) close: &'a [(u32, u32)],
-    /// A number above every descriptor that is placed.
+    /// A number above all placed descriptors.
     pub(crate) above: c_int,
     /// Mount trees that the parent has opened.
     pub(crate) trees: &'a [c_int],
@@ -32,43 +32,44 @@ pub(crate) struct ChildContext<'a> {
     pub(crate) stack: Option<SecondStack>,
     /// Cgroup for the process of [`Step::Clone`].
     pub(crate) cgroup: c_int,
-    /// Whether the memory is the parent's own.
+    /// Whether the child shares the parent's memory.
     pub(crate) shared: bool,
-    /// Memory for a note to the parent, which no filter can prevent.
+    /// Memory for a note to the parent. A filter cannot prevent a note.
     pub(crate) note: Option<&'a SharedNote>,
-    /// The file to execute in place of the plan's.
+    /// The file to execute instead of the plan's.
     pub(crate) image: c_int,
     /// Standard input of hooks.
     pub(crate) state: c_int,
     /// Index of the next step.
     pub(crate) next: usize,
-    /// The caller's file mode creation mask while another one is in force, or -1.
+    /// The caller's umask while another one is set, or -1.
     pub(crate) umask: c_int,
-    /// Whether the program's working directory is entered.
+    /// Whether the process has entered the program's working directory.
     pub(crate) entered: bool,
-    /// Descriptors that steps have made.
+    /// Descriptors that steps have opened.
     pub(crate) slots: [c_int; SLOTS],
-    /// What a pool has made ahead.
+    /// Namespaces and mounts from a pool.
     pub(crate) premade: PremadeParts<'a>,
 }
 
-/// Namespaces and mounts that a pool has made ahead.
+/// Namespaces and mounts that a pool has made in advance.
 pub(crate) struct PremadeParts<'a> {
     /// Namespaces to enter, with the kind (`CLONE_NEW*`) of each. In the net namespace `lo` is up.
     pub(crate) enter: &'a [(c_int, u64)],
-    /// Indices of the steps that are done, except that their mounts are not attached.
+    /// Indices of the steps that the pool has performed, except that it has not attached the
+    /// mounts.
     pub(crate) steps: Range<usize>,
-    /// Those mounts, in the order of the steps.
+    /// The mounts of these steps, in order.
     pub(crate) dev: &'a [c_int],
 }
 
 impl PremadeParts<'_> {
-    /// Index of the step in a message about these namespaces. No plan has so many steps.
+    /// Index of the step in a message about these namespaces. No plan has that many steps.
     pub(crate) const STEP: u16 = u16::MAX;
 }
 
 impl<'a> ChildContext<'a> {
-    /// Returns a context for steps that need nothing of the parent's.
+    /// Returns a context for steps that need no data of the parent.
     pub(super) fn of_steps(steps: &'a [Step]) -> Self {
         ChildContext {
             steps,
@@ -118,14 +119,14 @@ impl<'a> ChildContext<'a> {
         if self.shared { CloneMemory::Shared } else { CloneMemory::Copied }
     }
 
-    /// Clears the file mode creation mask, so that files get the modes that the spec says.
+    /// Clears the umask, so that files get the modes of the spec.
     pub(super) fn clear_umask(&mut self) {
         if self.umask < 0 {
             self.umask = umask(0);
         }
     }
 
-    /// Restores the caller's mask, for files that hooks and the program make.
+    /// Restores the caller's umask, for files that hooks and the program make.
     pub(super) fn restore_umask(&mut self) {
         if self.umask >= 0 {
             umask(self.umask);

@@ -1,4 +1,4 @@
-//! A copy of a directory tree, for a new file system that starts with the files that it covers.
+//! Copies a directory tree, for a new file system that starts with the files that it covers.
 
 use ::core::cmp::Ord;
 use ::core::ffi::{CStr, c_int};
@@ -18,11 +18,11 @@ use crate::step::{Call, CopyUp};
 const DEPTH: usize = 128;
 
 /// Copies the contents of the directory `from` into `to`: files, links, devices and pipes, with
-/// owner, mode and times. A hard link becomes a file of its own. Other file systems that are mounted
+/// owner, mode and times. A hard link becomes a separate file. Other file systems that are mounted
 /// below are not copied.
 ///
-/// All directories share one buffer. When the loop descends into a directory, the descriptor of the
-/// upper directory keeps the offset at which to continue.
+/// All directories share one buffer. When the loop enters a directory, the descriptor of the parent
+/// directory keeps the offset at which to continue.
 pub(super) fn copy(from: c_int, to: c_int, what: CopyUp) -> Done {
     let directory = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
     let mut open = [(-1, -1); DEPTH];
@@ -112,7 +112,7 @@ impl<'a> Iterator for Entries<'a> {
     type Item = Entry<'a>;
 
     /// Decodes a `struct linux_dirent64`: inode number, offset of the next entry, length of this
-    /// one, type, name.
+    /// entry, type, name.
     fn next(&mut self) -> Option<Entry<'a>> {
         let next = i64::from_ne_bytes(*self.0.get(8..)?.first_chunk()?);
         let length = u16::from_ne_bytes(*self.0.get(16..)?.first_chunk()?);
@@ -125,8 +125,8 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-/// Copies the contents of a file. The file is opened through the descriptor that its type was read
-/// from: another file may have the name by now, and opening that file could have side effects.
+/// Copies the contents of a file. The file is opened through the descriptor whose type was checked:
+/// another file may have the name now, and opening that file could have side effects.
 fn copy_file(at: c_int, target: c_int, name: &CStr) -> Done {
     let from =
         openat(libc::AT_FDCWD, own_fd(at).path(), libc::O_RDONLY | libc::O_NONBLOCK | libc::O_CLOEXEC, 0)?;
@@ -146,8 +146,8 @@ fn copy_link(source: c_int, target: c_int, name: &CStr) -> Done {
     symlinkat(CStr::from_bytes_until_nul(&text).unwrap_or(c""), target, name)
 }
 
-/// Copies owner, mode and times. No other process can reach the copy yet, so that none can have
-/// replaced a file by a link.
+/// Copies owner, mode and times. No other process can reach the copy yet, so no process can have
+/// replaced a file with a link.
 fn copy_attributes(target: c_int, name: &CStr, stat: &libc::stat) -> Done {
     let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH;
     fchownat(target, name, stat.st_uid, stat.st_gid, flags)?;

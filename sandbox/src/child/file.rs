@@ -1,4 +1,4 @@
-//! Files of the kernel's, and questions about open files.
+//! Writes to kernel files, and checks of open files.
 
 use ::core::ffi::{CStr, c_int, c_long};
 use ::core::iter::Iterator;
@@ -8,14 +8,14 @@ use ::libc;
 use super::sys::{Done, Fault, close, file_system_of, fstat, openat, openat2, write};
 use crate::step::Call;
 
-/// Writes a text to a file of the caller's file system.
+/// Writes a text to a file, by its path in the caller's file system.
 pub(super) fn write_file(path: &CStr, text: &CStr) -> Done {
     let fd = openat(libc::AT_FDCWD, path, libc::O_WRONLY | libc::O_CLOEXEC, 0)?;
     write_and_close(fd, text)
 }
 
-/// Writes a text to a file of a procfs, along no mount and with these further `RESOLVE_*`, so that
-/// nothing in the container can redirect the write.
+/// Writes a text to a file of a procfs. The path may cross no mount, and `resolve` adds further
+/// `RESOLVE_*`, so that nothing in the container can redirect the write.
 pub(super) fn write_beneath(root: c_int, path: &CStr, text: &CStr, resolve: u64) -> Done {
     let resolve = resolve | libc::RESOLVE_BENEATH | libc::RESOLVE_NO_XDEV;
     let fd = openat2(root, path, libc::O_WRONLY | libc::O_CLOEXEC, resolve)?;
@@ -33,7 +33,7 @@ pub(super) fn is_directory(fd: c_int) -> Result<bool, Fault> {
     Ok(fstat(fd)?.st_mode & libc::S_IFMT == libc::S_IFDIR)
 }
 
-/// Returns whether an open file lies on a procfs.
+/// Returns whether an open file is on a procfs.
 pub(super) fn is_procfs(fd: c_int) -> Result<bool, Fault> {
     Ok(file_system_of(fd)? == libc::PROC_SUPER_MAGIC as c_long)
 }
@@ -74,8 +74,8 @@ impl OwnFd {
     }
 }
 
-/// Returns the path of one of this process's descriptors. While `/` is the caller's, the path opens
-/// again the file of an `O_PATH` descriptor.
+/// Returns the path of one of this process's descriptors. While `/` is the caller's, opening the
+/// path opens the file of an `O_PATH` descriptor again.
 pub(super) fn own_fd(fd: c_int) -> OwnFd {
     const DIRECTORY: &[u8] = b"/proc/self/fd/";
     let mut path = [0u8; 32];

@@ -41,7 +41,7 @@ pub(super) fn ambient(mask: u64) -> Done {
 pub(super) fn bounding(mask: u64) -> Done {
     for capability in bits(mask) {
         match drop_bounding(capability) {
-            // The capability is above the last one of this kernel.
+            // The kernel has no capability with this number or a higher one.
             Err(fault) if fault.errno == libc::EINVAL => return Ok(()),
             other => other?,
         }
@@ -61,24 +61,24 @@ pub(super) fn io_priority(class: u8, level: u8) -> Done {
     ioprio_set((class as c_int).wrapping_shl(CLASS) | level as c_int)
 }
 
-/// Joins or makes the session keyring of this name. A kernel without keyrings has none.
+/// Joins or makes the session keyring of this name. Does nothing on a kernel without keyrings.
 pub(super) fn keyring(name: &CStr) -> Done {
-    // What a session keyring permits its possessor and its user. The user may also find it, as a
-    // later process of the container does to join it.
+    // Permissions of a session keyring for its possessor and its user. The user may also find the
+    // keyring, so that a later process of the container can join it.
     const PERMISSIONS: u32 = 0x3f1b_0000;
     let id = match join_session_keyring(name) {
         Err(fault) if fault.errno == libc::ENOSYS => return Ok(()),
         other => other?,
     };
     match set_key_permissions(id, PERMISSIONS) {
-        // A keyring of another user was found by its name.
+        // The name belongs to a keyring of another user.
         Err(fault) if fault.errno == libc::EACCES => Ok(()),
         other => other,
     }
 }
 
-/// Tells a security module what the program runs as, by a file below `/proc`. The file can only be
-/// the kernel's: see [`write_beneath`].
+/// Sets the label of the next program through a security module's file below `/proc`. The file is
+/// certainly the kernel's: see [`write_beneath`].
 pub(super) fn label(file: &CStr, text: &CStr) -> Done {
     let root = proc_root()?;
     let written = write_beneath(root, file, text, libc::RESOLVE_NO_MAGICLINKS);
@@ -86,8 +86,8 @@ pub(super) fn label(file: &CStr, text: &CStr) -> Done {
     written
 }
 
-/// Opens the root of a procfs as `to`, for the stage. `enters` says that the program is born into a
-/// pid namespace that is joined: a new procfs would then show another pid namespace.
+/// Opens the root of a procfs as `to`, for the stage. `enters` means that the program starts in a
+/// joined pid namespace: a new procfs would then show another pid namespace.
 pub(super) fn proc(to: c_int, enters: bool) -> Done {
     let root = if enters { proc_at_root()? } else { proc_root()? };
     if root == to {
@@ -98,8 +98,8 @@ pub(super) fn proc(to: c_int, enters: bool) -> Done {
     Ok(())
 }
 
-/// Opens the root of the container's procfs, or of a new one if the container has none or has
-/// something else in its place.
+/// Opens the root of the container's procfs. Opens the root of a new procfs if `/proc` in the
+/// container is not a procfs.
 fn proc_root() -> Result<c_int, Fault> {
     proc_at_root().or_else(|_| new_mount(c"proc", &[], 0))
 }

@@ -1,4 +1,4 @@
-//! Mounts, by descriptor.
+//! Mounts, handled as descriptors.
 
 use ::core::ffi::{CStr, c_int, c_uint};
 use ::core::iter::Iterator;
@@ -18,7 +18,7 @@ use super::sys::{
 use crate::spec::Attributes;
 use crate::step::{Call, CopyUp, Dest, MountStep, OverProc, Param, Place, Slot, What};
 
-/// Flags for a descriptor that only names a directory.
+/// Flags to open a directory without access to its content.
 pub(super) const O_PATH_DIR: c_int = PATH | libc::O_DIRECTORY;
 pub(super) const NO_ATTRIBUTES: Attributes = Attributes { set: 0, clear: 0 };
 pub(super) const READ_ONLY: Attributes = Attributes { set: libc::MOUNT_ATTR_RDONLY, clear: 0 };
@@ -28,7 +28,7 @@ pub(super) fn mount(step: &MountStep, context: &mut ChildContext<'_>) -> Done {
     if let Place::At(_) = step.place {
         context.clear_umask();
     }
-    // If the destination is missing, it is made as the source is: a directory or a file.
+    // A missing destination becomes a directory or a file, like the source.
     let source = match &step.what {
         What::Bind { .. } | What::Inside { .. } => bind(&step.what, context)?,
         _ => -1,
@@ -93,8 +93,8 @@ fn bind(what: &What, context: &ChildContext<'_>) -> Result<c_int, Fault> {
     }
 }
 
-/// Opens the destination of a mount, and makes it first if the plan says so. Returns whether it was
-/// made.
+/// Opens the destination of a mount. If it is missing and the plan allows it, makes it first.
+/// Returns whether it was made.
 fn covered(
     dest: &Dest,
     source: c_int,
@@ -102,14 +102,14 @@ fn covered(
     context: &ChildContext<'_>,
 ) -> Result<(c_int, bool), Fault> {
     let (at, made) = destination(dest, source, context)?;
-    // If no link is followed, the only way into /proc is a path that the plan has checked.
+    // If no link is followed, only a path that the plan has checked can lead into /proc.
     if over_proc as u8 == OverProc::No as u8 && !dest.no_links && is_procfs(at)? {
         return Err(Fault { call: Call::Fstatfs, errno: libc::EPERM });
     }
     Ok((at, made))
 }
 
-/// Makes the new mount of a step, to be placed later by [`place`].
+/// Makes the new mount of a step. [`place`] attaches it later.
 pub(super) fn make_ready(step: &MountStep, context: &mut ChildContext<'_>) -> Result<OwnedFd, Fault> {
     let What::New { fstype, params } = &step.what else {
         return Err(Fault { call: Call::Fsopen, errno: libc::EINVAL });
@@ -121,7 +121,7 @@ pub(super) fn make_ready(step: &MountStep, context: &mut ChildContext<'_>) -> Re
     Ok(fd)
 }
 
-/// Places a mount of [`make_ready`].
+/// Attaches a mount of [`make_ready`].
 pub(super) fn place(step: &MountStep, fd: c_int, context: &mut ChildContext<'_>) -> Done {
     let at = match &step.place {
         Place::In(dest) => covered(dest, -1, step.over_proc, context)?.0,
@@ -130,7 +130,7 @@ pub(super) fn place(step: &MountStep, fd: c_int, context: &mut ChildContext<'_>)
     settle(step, fd, at, context)
 }
 
-/// Attaches a mount at its place, and puts its descriptor into its slot.
+/// Attaches a mount at its place, and stores its descriptor in its slot.
 fn settle(step: &MountStep, fd: c_int, at: c_int, context: &mut ChildContext<'_>) -> Done {
     match (&step.what, &step.place) {
         (What::There, _) | (What::Long { .. }, Place::NewRoot) | (_, Place::Detached) => {}
@@ -138,7 +138,7 @@ fn settle(step: &MountStep, fd: c_int, at: c_int, context: &mut ChildContext<'_>
         (_, Place::At(path)) => move_mount(fd, libc::AT_FDCWD, path)?,
         (_, Place::In(_)) => {
             match move_mount(fd, at, c"") {
-                // mount(2) returns ENOTDIR here, which clients know.
+                // mount(2) returns ENOTDIR in this case, and clients expect it.
                 Err(fault) if fault.errno == libc::EINVAL && is_directory(fd)? != is_directory(at)? => {
                     return Err(Fault { errno: libc::ENOTDIR, ..fault });
                 }
@@ -158,12 +158,13 @@ fn settle(step: &MountStep, fd: c_int, at: c_int, context: &mut ChildContext<'_>
     Ok(())
 }
 
-/// Makes a new mount, attached nowhere, with these attributes (`MOUNT_ATTR_*`).
+/// Makes a new detached mount with these attributes (`MOUNT_ATTR_*`).
 pub(super) fn new_mount(fstype: &CStr, params: &[Param], attributes: u64) -> Result<c_int, Fault> {
     new_mount_in(fstype, params, attributes, None).map(OwnedFd::into_raw_fd)
 }
 
-/// As [`new_mount`], for a pid namespace that this process is not in. Since Linux 6.17.
+/// Makes a mount like [`new_mount`], for a pid namespace that this process is not in. Since Linux
+/// 6.17.
 pub(super) fn new_mount_in(
     fstype: &CStr,
     params: &[Param],
@@ -180,7 +181,7 @@ pub(super) fn new_mount_in(
             None => Config::Flag(key),
         };
         if let Err(fault) = fsconfig(fs, config) {
-            // The parent has the options, and names the one of this number.
+            // The parent has the options, and finds the option by this number.
             let option: c_int = number;
             return Err(Fault { errno: fault.errno | option.wrapping_shl(Call::OPTION), ..fault });
         }
@@ -191,9 +192,9 @@ pub(super) fn new_mount_in(
     Ok(fd)
 }
 
-/// Makes a new mount by mount(2), because fsconfig(2) accepts at most 255 bytes of an option. The
-/// mount lands on top of `cover`, the root of a mount that no other process has, and the path `..`
-/// leads from there to the new mount.
+/// Makes a new mount by mount(2), because fsconfig(2) accepts at most 255 bytes for an option. The
+/// new mount covers `cover`, the root of a mount that no other process has. The path `..` leads
+/// from there to the new mount.
 fn mount_long(
     fstype: &CStr,
     source: &CStr,
@@ -215,7 +216,7 @@ fn open_tree(dir: c_int, path: &CStr, recursive: bool) -> Result<c_int, Fault> {
     sys::open_tree(dir, path, recursive).map(OwnedFd::into_raw_fd)
 }
 
-/// Changes attributes and propagation of a mount, or of it and all mounts below it.
+/// Changes attributes and propagation of a mount, optionally with all mounts below it.
 pub(super) fn set_attributes(fd: c_int, attributes: Attributes, propagation: u64, recursive: bool) -> Done {
     match [attributes.set, attributes.clear, propagation, 0] {
         [0, 0, 0, _] => Ok(()),
@@ -223,19 +224,19 @@ pub(super) fn set_attributes(fd: c_int, attributes: Attributes, propagation: u64
     }
 }
 
-/// Sets the propagation of the mounts of this mount namespace. It is the first step that makes
-/// files: from here on they get the modes that the spec says.
+/// Sets the propagation of the mounts of this mount namespace. This is the first step that makes
+/// files: from here on, files get the modes of the spec.
 pub(super) fn propagation(flags: u64, context: &mut ChildContext<'_>) -> Done {
     context.clear_umask();
     sys::mount(None, c"/", None, flags, None)
 }
 
-/// Makes the mount that holds a path private, so that later mounts on the path do not propagate.
+/// Makes the mount that contains a path private, so that later mounts on the path do not propagate.
 pub(super) fn private(path: &CStr) -> Done {
     let mut at = openat(libc::AT_FDCWD, path, O_PATH_DIR, 0)?;
     for _ in 0..libc::PATH_MAX {
         match set_attributes(at, NO_ATTRIBUTES, libc::MS_PRIVATE, false) {
-            // The directory is not the root of its mount, which is further up.
+            // The directory is not the root of its mount; a parent directory is.
             Err(fault) if fault.errno == libc::EINVAL => {}
             other => {
                 close(at);
@@ -259,7 +260,7 @@ pub(super) fn console(dest: &Dest, context: &ChildContext<'_>) -> Done {
     Ok(())
 }
 
-/// Covers what is at a path: a directory by an empty read-only one, a file by `/dev/null`.
+/// Covers a path: a directory with an empty read-only one, a file with `/dev/null`.
 pub(super) fn mask(dest: &Dest, context: &mut ChildContext<'_>) -> Done {
     let Some(at) = existing(dest, context)? else { return Ok(()) };
     let directory = is_directory(at)?;
@@ -287,7 +288,7 @@ pub(super) fn mask(dest: &Dest, context: &mut ChildContext<'_>) -> Done {
     Ok(())
 }
 
-/// Makes what is at a path read-only, with all that is mounted below.
+/// Makes a path read-only, with all mounts below it.
 pub(super) fn read_only(dest: &Dest, context: &ChildContext<'_>) -> Done {
     let Some(at) = existing(dest, context)? else { return Ok(()) };
     let tree = open_tree(at, c"", true)?;

@@ -14,7 +14,7 @@ use super::sys::{
 };
 use crate::step::Call;
 
-/// Exit status of a child that could not execute the program. The parent has its message.
+/// Exit status of a child that could not execute the program. The parent gets a message too.
 pub(super) const EXIT_SETUP: c_int = 127;
 
 /// Joins namespaces of these kinds (`CLONE_NEW*`).
@@ -22,7 +22,7 @@ pub(super) fn join(fd: c_int, kinds: u64) -> Done {
     setns(fd, kinds as c_int)
 }
 
-/// Denies setgroups(2), and maps one user id and one group id into the user namespace.
+/// Denies setgroups(2), and maps one user id and one group id in the user namespace.
 pub(super) fn map_self(uid_map: &CStr, gid_map: &CStr) -> Done {
     write_file(c"/proc/self/setgroups", c"deny")?;
     write_file(c"/proc/self/uid_map", uid_map)?;
@@ -33,7 +33,7 @@ pub(super) fn map_self(uid_map: &CStr, gid_map: &CStr) -> Done {
 pub(super) fn become_owner(uid: u32, gid: u32, leave_groups: bool) -> Done {
     if leave_groups {
         match setgroups(&[]) {
-            // setgroups(2) is denied in this user namespace, so that no process leaves a group.
+            // setgroups(2) is denied in this user namespace, so that no process can leave a group.
             Err(fault) if fault.errno == libc::EPERM => {}
             other => other?,
         }
@@ -41,8 +41,8 @@ pub(super) fn become_owner(uid: u32, gid: u32, leave_groups: bool) -> Done {
     set_ids(uid, gid)
 }
 
-/// Tells the parent that the child waits, and waits for a byte. Ends this process if the parent
-/// closes its end.
+/// Reports to the parent that the child waits, and waits for a byte. Ends this process if the
+/// parent closes its end.
 pub(super) fn wait_for_parent(context: &ChildContext<'_>) -> Done {
     send(context.report, Message { tag: Message::WAITING, call: 0, step: context.step(), value: 0 })?;
     match read_byte(context.report)? {
@@ -51,7 +51,7 @@ pub(super) fn wait_for_parent(context: &ChildContext<'_>) -> Done {
     }
 }
 
-/// Continues in a sibling in new namespaces (`CLONE_NEW*`), and ends this process.
+/// Continues in a sibling process in new namespaces (`CLONE_NEW*`), and ends this process.
 pub(super) fn clone_again<'a>(kinds: c_ulong, context: &mut ChildContext<'a>) -> Done
 where
     ChildContext<'a>: Run,

@@ -1,5 +1,5 @@
-//! Paths within the new root, which no link of a hostile image leads out of, and the files that are
-//! made there.
+//! Paths within the new root, and the files that are made there. No link of a hostile image leads
+//! out of the root.
 
 use ::core::ffi::{CStr, c_int};
 use ::core::iter::Iterator;
@@ -14,17 +14,17 @@ use super::sys::{
 };
 use crate::step::{Call, Create, Dest, Slot};
 
-/// Flags for a descriptor that only names a file.
+/// Flags to open a file without access to its content.
 pub(super) const PATH: c_int = libc::O_PATH | libc::O_CLOEXEC;
-/// How paths within the new root are resolved.
+/// Flags for resolving paths within the new root.
 pub(super) const IN_ROOT: u64 = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
 
 fn resolve(dest: &Dest) -> u64 {
     if dest.no_links { IN_ROOT | libc::RESOLVE_NO_SYMLINKS } else { IN_ROOT }
 }
 
-/// Opens a destination within the new root, and makes it first if the plan says so: a directory, or a
-/// file if `source` is a file. Returns whether it was made.
+/// Opens a destination within the new root. If it is missing and the plan allows it, makes it
+/// first: a directory, or a file if `source` is a file. Returns whether it was made.
 pub(super) fn destination(
     dest: &Dest,
     source: c_int,
@@ -40,7 +40,7 @@ pub(super) fn destination(
     openat2(root, &dest.path, PATH, resolve(dest)).map(|fd| (fd, true))
 }
 
-/// Opens what is at a destination. Returns `None` if nothing is there.
+/// Opens an existing destination. Returns `None` if it does not exist.
 pub(super) fn existing(dest: &Dest, context: &ChildContext<'_>) -> Result<Option<c_int>, Fault> {
     match openat2(context.slot(dest.base), &dest.path, PATH, IN_ROOT) {
         Err(fault) if fault.errno == libc::ENOENT || fault.errno == libc::ENOTDIR => Ok(None),
@@ -48,10 +48,10 @@ pub(super) fn existing(dest: &Dest, context: &ChildContext<'_>) -> Result<Option
     }
 }
 
-/// The directory that holds a destination.
+/// The parent directory of a destination.
 struct Parent {
     fd: c_int,
-    /// Whether the descriptor is a slot's, which stays open.
+    /// Whether the descriptor belongs to a slot and stays open.
     held: bool,
 }
 
@@ -63,8 +63,8 @@ impl Parent {
     }
 }
 
-/// Opens the directory that holds a destination, and makes it first if it is missing. Returns the
-/// name of the destination in it too.
+/// Opens the parent directory of a destination, and makes it first if it is missing. Also returns
+/// the name of the destination in it.
 fn parent<'a>(dest: &'a Dest, context: &ChildContext<'_>) -> Result<(Parent, &'a CStr), Fault> {
     let root = context.slot(dest.base);
     let Some(last) = &dest.last else {
@@ -86,7 +86,7 @@ fn make_directory(path: &CStr, dest: &Dest, root: c_int) -> Result<c_int, Fault>
     openat2(root, path, PATH, resolve(dest))
 }
 
-/// A path that ends with a NUL, in a buffer.
+/// A NUL-terminated path in a buffer.
 type PathBuffer = [u8; libc::PATH_MAX as usize];
 const EMPTY: PathBuffer = [0; libc::PATH_MAX as usize];
 
@@ -94,16 +94,16 @@ fn text(buffer: &[u8]) -> &CStr {
     CStr::from_bytes_until_nul(buffer).unwrap_or(c"")
 }
 
-/// A link whose target does not exist.
+/// A symbolic link whose target does not exist.
 struct Dangling {
-    /// Where the name of the link begins in the path.
+    /// Offset of the link's name in the path.
     at: usize,
-    /// What to make at its target.
+    /// What to make as its target.
     create: Create,
 }
 
-/// Makes the missing directories of a path within the root, and what the plan wants at its end. A
-/// link whose target does not exist is followed too, and the target is made.
+/// Makes the missing directories of a path within the root, and the file or directory that `create`
+/// names at its end. A link whose target does not exist is followed, and the target is made.
 fn make(root: c_int, path: &CStr, create: Create, resolve: u64) -> Done {
     const MOST_LINKS: u8 = 40;
     let (mut way, mut target) = (EMPTY, EMPTY);
@@ -127,8 +127,8 @@ fn make(root: c_int, path: &CStr, create: Create, resolve: u64) -> Done {
     Err(Fault { call: Call::Openat2, errno: libc::ELOOP })
 }
 
-/// Makes the missing parts of a path, up to a link whose target does not exist. The target is then
-/// read into `target`.
+/// Makes the missing parts of a path, up to a link whose target does not exist. Reads the link's
+/// target into `target`.
 fn make_up_to_link(
     root: c_int,
     way: &mut PathBuffer,
@@ -188,7 +188,7 @@ fn make_one(parent: c_int, name: &CStr, create: Create) -> Done {
     mkdirat(parent, name, 0o755)
 }
 
-/// Puts a text into a path from an offset on, with a NUL at its end.
+/// Copies a text and a NUL into a path at an offset.
 fn put(way: &mut PathBuffer, at: usize, text: &[u8]) -> Done {
     let end = at.wrapping_add(text.len());
     let Some(last) = way.get_mut(end) else {
@@ -201,7 +201,8 @@ fn put(way: &mut PathBuffer, at: usize, text: &[u8]) -> Done {
     Ok(())
 }
 
-/// Makes a directory within the root. If that fails, a later step that needs it fails.
+/// Makes a directory within the root. An error is ignored: a later step that needs the directory
+/// fails.
 pub(super) fn directory(dest: &Dest, context: &ChildContext<'_>) -> Done {
     if let Ok((fd, _)) = destination(dest, -1, context) {
         close(fd);
@@ -215,7 +216,7 @@ pub(super) fn file(slot: Slot, name: &CStr, context: &ChildContext<'_>) -> Done 
     openat(context.slot(slot), name, flags, 0o666).map(close)
 }
 
-/// Makes a device node or a named pipe. One that is there already may stay.
+/// Makes a device node or a named pipe. An existing one may stay.
 pub(super) fn node(
     dest: &Dest,
     mode: u32,
@@ -238,7 +239,7 @@ pub(super) fn node(
     done
 }
 
-/// Checks that a node is as wanted, and gives it to an owner.
+/// Checks the type and number of a node, and changes its owner.
 fn check_node(parent: c_int, name: &CStr, mode: u32, device: u64, owner: Option<(u32, u32)>) -> Done {
     let fd = openat(parent, name, PATH | libc::O_NOFOLLOW, 0)?;
     if check_device(fd, mode & libc::S_IFMT, device).is_err() {
@@ -256,7 +257,7 @@ fn check_node(parent: c_int, name: &CStr, mode: u32, device: u64, owner: Option<
     Ok(())
 }
 
-/// Makes a symbolic link, unless something is there already.
+/// Makes a symbolic link, unless the path already exists.
 pub(super) fn symlink(dest: &Dest, target: &CStr, context: &ChildContext<'_>) -> Done {
     let (parent, name) = parent(dest, context)?;
     let made = symlinkat(target, parent.fd, name);

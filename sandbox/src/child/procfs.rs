@@ -1,8 +1,9 @@
 //! A procfs of a pid namespace that this process is not in.
 //!
-//! fsopen(2) makes a procfs of its caller's pid namespace, and processes of the container could see
-//! a caller in theirs. Therefore a process outside makes the mount: with the option `pidns` since
-//! Linux 6.17, and on an older kernel as a copy of the mount of a process inside.
+//! fsopen(2) makes a procfs of its caller's pid namespace. If the caller entered the container's
+//! pid namespace, processes of the container could see the caller. Therefore a process outside
+//! makes the mount. Since Linux 6.17 it uses the option `pidns`; on an older kernel it copies the
+//! mount of a process inside.
 
 use ::core::ffi::c_int;
 use ::core::option::Option::{self, None, Some};
@@ -15,20 +16,20 @@ use super::mount::new_mount_in;
 use super::sys::{Done, Fault, Run, close, exit, fstat, open_tree, openat, setns};
 use crate::step::{Call, Param};
 
-/// What the process that makes the mount works with. It shares memory and descriptors with its
+/// Data of the process that makes the mount. The process shares memory and descriptors with its
 /// parent.
 pub(crate) struct Procfs<'a> {
     /// The pid namespace.
     pub(crate) namespace: c_int,
     /// The user namespace to enter first, or -1.
     pub(crate) user: c_int,
-    /// Pidfd of a process of the pid namespace whose mount is copied, or -1 to make a new mount.
+    /// Pidfd of a process in the pid namespace whose mount is copied, or -1 to make a new mount.
     pub(crate) member: c_int,
     /// Options of a new mount.
     pub(crate) params: &'a [Param],
-    /// The mount, attached nowhere.
+    /// The detached mount.
     pub(crate) made: Option<OwnedFd>,
-    /// What failed.
+    /// The failed call and its errno.
     pub(crate) failed: Option<(Call, c_int)>,
 }
 
@@ -52,7 +53,7 @@ fn attempt(job: &mut Procfs<'_>) -> Done {
     }
     setns(job.member, libc::CLONE_NEWNS)?;
     let root = proc_at_root()?;
-    // Process 1 of the procfs tells which pid namespace it shows.
+    // The pid namespace of process 1 is the one that the procfs shows.
     let first = openat(root, c"1/ns/pid", libc::O_RDONLY | libc::O_CLOEXEC, 0)?;
     let (shown, wanted) = (fstat(first)?, fstat(job.namespace)?);
     close(first);

@@ -25,8 +25,8 @@ pub(super) fn execute(exec: &Exec, context: &ChildContext<'_>) -> Done {
         let file = if context.image >= 0 { context.image } else { file.as_raw_fd() };
         return fexecve(file, &exec.argv, &exec.envp);
     }
-    // As execvp(3): a directory that lacks the program is skipped. A program that may not be executed
-    // is remembered, and its error is returned if no later candidate can be executed.
+    // This follows execvp(3): a directory without the program is skipped. If a program may not be
+    // executed, its error is returned unless a later candidate can be executed.
     let mut errno = libc::ENOENT;
     for path in exec.candidates.iter() {
         let Err(fault) = execve(path, &exec.argv, &exec.envp) else { return Ok(()) };
@@ -39,8 +39,8 @@ pub(super) fn execute(exec: &Exec, context: &ChildContext<'_>) -> Done {
     Err(Fault { call: Call::Execve, errno })
 }
 
-/// Runs a hook to its end. A copy of this process executes it, which shares nothing that it could
-/// harm.
+/// Runs a hook and waits for its end. A copy of this process executes the hook. The copy shares no
+/// memory or descriptors with this process.
 pub(super) fn hook(hook: &Hook, context: &mut ChildContext<'_>) -> Done {
     context.restore_umask();
     seek(context.state, 0)?;
@@ -62,7 +62,7 @@ fn execute_hook(hook: &Hook, context: &ChildContext<'_>) -> Done {
 }
 
 fn wait_for_hook(hook: &Hook, pid: c_int, pidfd: c_int) -> Done {
-    // All signals are blocked, so that this is not interrupted.
+    // All signals are blocked, so signals do not interrupt this call.
     let ended = wait_readable(pidfd, hook.timeout)?;
     if !ended {
         kill(pid, libc::SIGKILL)?;
@@ -71,7 +71,7 @@ fn wait_for_hook(hook: &Hook, pid: c_int, pidfd: c_int) -> Done {
     match (ended, status) {
         (false, _) => Err(Fault { call: Call::Ppoll, errno: libc::ETIMEDOUT }),
         (true, 0) => Ok(()),
-        // The parent reads the value as a wait status, by the call.
+        // The call tells the parent that the value is a wait status.
         (true, status) => Err(Fault { call: Call::Wait4, errno: status }),
     }
 }

@@ -1,4 +1,4 @@
-//! What a child tells its parent.
+//! Messages and notes of a child to its parent.
 
 use ::core::clone::Clone;
 use ::core::default::Default;
@@ -26,20 +26,20 @@ pub(crate) struct Message {
 impl Message {
     /// A step failed, and the child ends.
     pub(crate) const FAILED: u8 = 1;
-    /// A step cloned another process, whose pid is the value. The stage sends the process's pidfd
-    /// along, because a pid could be forged.
+    /// A step cloned another process, whose pid is the value. The stage attaches the process's
+    /// pidfd, because a pid could be forged.
     pub(crate) const CLONED: u8 = 2;
-    /// The child waits for the parent's word.
+    /// The child waits for a byte from the parent.
     pub(crate) const WAITING: u8 = 3;
-    /// The main side of a terminal comes with this message.
+    /// The main side of a terminal is attached.
     pub(crate) const TERMINAL: u8 = 4;
     /// A filter with a listener is loaded. The value is the listener's descriptor in the child.
     pub(crate) const LISTENER: u8 = 5;
-    /// The init has started the program, or a held container has only its filter and its program
-    /// left to do.
+    /// The init has started the program, or a held container has only its filter and the exec of
+    /// its program left.
     pub(crate) const STARTED: u8 = 6;
 
-    /// Encodes the message as it is sent.
+    /// Encodes the message for the socket.
     pub(crate) fn to_bytes(self) -> [u8; 8] {
         let ([s0, s1], [v0, v1, v2, v3]) = (self.step.to_ne_bytes(), self.value.to_ne_bytes());
         [self.tag, self.call, s0, s1, v0, v1, v2, v3]
@@ -54,8 +54,8 @@ impl Message {
 
 /// Sends a message to the parent.
 ///
-/// By write(2), which filters permit most often. If the parent has closed its end, the call fails:
-/// SIGPIPE is blocked.
+/// The call is write(2), because filters allow it most often. If the parent has closed its end, the
+/// call fails: SIGPIPE is blocked.
 pub(super) fn send(report: c_int, message: Message) -> Done {
     write(report, &message.to_bytes())
 }
@@ -65,18 +65,18 @@ pub(super) fn send_with(report: c_int, message: Message, fd: c_int) -> Done {
     send_descriptor(report, &message.to_bytes(), fd)
 }
 
-/// What a child or a stage leaves in memory for its parent, which reads it when no message could
-/// be sent. The stage's memory file begins with one.
+/// A note of a child or a stage, in memory that the parent reads if no message could be sent. The
+/// stage's memory file starts with a note.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub(crate) struct Note {
-    /// The [`Message`] of the step that failed, or zeros.
+    /// The [`Message`] of the failed step, or zeros.
     pub(crate) failure: [u8; 8],
-    /// 1 once the only step left is to execute the program or the stage.
+    /// 1 if only the exec of the program or the stage remains.
     pub(crate) executes: u64,
 }
 
-/// A [`Note`] in memory that the child and its parent share.
+/// A [`Note`] in memory that the child shares with its parent.
 #[repr(C)]
 pub(crate) struct SharedNote {
     failure: AtomicU64,
@@ -84,23 +84,23 @@ pub(crate) struct SharedNote {
 }
 
 impl SharedNote {
-    /// Notes a failure.
+    /// Records a failure.
     pub(super) fn fail(&self, message: Message) {
         self.failure.store(u64::from_ne_bytes(message.to_bytes()), Ordering::Relaxed);
     }
 
-    /// Notes that the only step left is to execute the program or the stage.
+    /// Records that only the exec of the program or the stage remains.
     pub(super) fn executes(&self) {
         self.executes.store(1, Ordering::Relaxed);
     }
 
-    /// Removes what an earlier child noted.
+    /// Removes the note of an earlier child.
     pub(crate) fn clear(&self) {
         self.failure.store(0, Ordering::Relaxed);
         self.executes.store(0, Ordering::Relaxed);
     }
 
-    /// Returns what the child noted.
+    /// Returns the child's note.
     pub(crate) fn read(&self) -> Note {
         Note {
             failure: self.failure.load(Ordering::Relaxed).to_ne_bytes(),

@@ -14,8 +14,8 @@ use super::sys::{
 };
 use crate::step::{Call, Slot};
 
-/// Makes the new root `/` by pivot_root(2), and unmounts the old one. `shared` says that mounts of
-/// the old root may be the host's as well.
+/// Makes the new root `/` by pivot_root(2), and unmounts the old root. `shared` means that mounts
+/// of the old root may also be the host's.
 pub(super) fn pivot_root(readonly: bool, shared: bool, context: &ChildContext<'_>) -> Done {
     let root = context.slot(Slot::Root);
     let old = if shared { openat(libc::AT_FDCWD, c"/", O_PATH_DIR, 0)? } else { -1 };
@@ -25,7 +25,7 @@ pub(super) fn pivot_root(readonly: bool, shared: bool, context: &ChildContext<'_
         set_attributes(old, NO_ATTRIBUTES, libc::MS_SLAVE, true)?;
         close(old);
     }
-    // The old root is mounted over the new one. A tmpfs that was over the old root still is: `/..`
+    // The old root is mounted over the new one. A tmpfs over the old root is still there: `/..`
     // leads to the uppermost mount, which umount2(2) removes.
     const MOST: u8 = 100;
     for _ in 0..MOST {
@@ -50,8 +50,8 @@ fn set_read_only(root: c_int, readonly: bool) -> Done {
     }
 }
 
-/// Makes the new root `/` by chroot(2). `over` mounts it over `/` first, and the mounts of `hide`
-/// are unmounted first.
+/// Makes the new root `/` by chroot(2). If `over` is set, mounts the new root over `/` first.
+/// Unmounts the mounts of `hide` first.
 pub(super) fn change_root<P: Deref<Target = CStr>>(
     over: bool,
     readonly: bool,
@@ -60,7 +60,7 @@ pub(super) fn change_root<P: Deref<Target = CStr>>(
 ) -> Done {
     let root = context.slot(Slot::Root);
     for path in hide.iter() {
-        // If a mount is absent, it was unmounted with another that it was mounted on.
+        // If a mount is missing, it was on another mount and was unmounted with it.
         match unmount_or_cover(path) {
             Err(fault) if fault.errno == libc::ENOENT => {}
             other => other?,
@@ -73,7 +73,7 @@ pub(super) fn change_root<P: Deref<Target = CStr>>(
     set_read_only(root, readonly)
 }
 
-/// Unmounts, or covers a mount that this user namespace has from its parent and may not unmount.
+/// Unmounts a mount, or covers it if this user namespace inherited it and may not unmount it.
 fn unmount_or_cover(path: &CStr) -> Done {
     match umount2(path, libc::MNT_DETACH) {
         Err(fault) if fault.errno == libc::EINVAL || fault.errno == libc::EPERM => {
@@ -93,8 +93,8 @@ pub(super) fn enter_root(root: c_int) -> Done {
     sys::chdir(c"/")
 }
 
-/// Enters the working directory. If `again` is set and the directory may not be entered, a later
-/// step tries again.
+/// Enters the working directory. If `again` is set and the caller may not enter the directory, a
+/// later step tries again.
 pub(super) fn enter_directory(path: &CStr, again: bool, context: &mut ChildContext<'_>) -> Done {
     match chdir(path) {
         Ok(()) => {
@@ -106,13 +106,13 @@ pub(super) fn enter_directory(path: &CStr, again: bool, context: &mut ChildConte
     }
 }
 
-/// Enters the working directory unless an earlier step has.
+/// Enters the working directory unless an earlier step has entered it.
 pub(super) fn enter_directory_as_user(path: &CStr, context: &ChildContext<'_>) -> Done {
     if context.entered { Ok(()) } else { chdir(path) }
 }
 
-/// Changes the working directory, and checks that the kernel can name it from the root: a descriptor
-/// that leaked from the host must not become the working directory.
+/// Changes the working directory, and checks that it has a path from the root: a descriptor that
+/// leaked from the host must not become the working directory.
 fn chdir(path: &CStr) -> Done {
     sys::chdir(path)?;
     let mut name = [0u8; libc::PATH_MAX as usize];

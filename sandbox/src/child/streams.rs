@@ -13,7 +13,7 @@ use super::sys::{
 use crate::step::{SLOTS, Slot};
 
 /// Opens a terminal and makes it the standard streams. The parent gets the other side. The terminal
-/// is one of the container's `/dev/pts`, or of the host's if the container shares that.
+/// is in the container's `/dev/pts`, or in the host's if the container shares that.
 pub(super) fn terminal(rows: u16, columns: u16, owner: u32, context: &mut ChildContext<'_>) -> Done {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     let main = match context.slot(Slot::Pts) {
@@ -25,7 +25,7 @@ pub(super) fn terminal(rows: u16, columns: u16, owner: u32, context: &mut ChildC
     if rows > 0 {
         set_terminal_size(terminal, rows, columns)?;
     }
-    // If the owner is not mapped in the user namespace, a later step fails with a better error.
+    // If the owner is not mapped in the user namespace, a later step fails with a clearer error.
     let _ = chown_user(terminal, owner);
     context.set_slot(Slot::Terminal, terminal);
     let message = Message { tag: Message::TERMINAL, call: 0, step: context.step(), value: 0 };
@@ -39,8 +39,8 @@ pub(super) fn terminal(rows: u16, columns: u16, owner: u32, context: &mut ChildC
     Ok(())
 }
 
-/// Places the descriptors and closes all others. There are two passes, so that no target replaces a
-/// source that is still needed.
+/// Places the descriptors and closes all others. There are two passes, so that a target never
+/// replaces a source that is still needed.
 pub(super) fn descriptors(context: &mut ChildContext<'_>) -> Done {
     context.restore_umask();
     for (from, to) in context.fds.iter_mut() {
@@ -62,11 +62,11 @@ pub(super) fn descriptors(context: &mut ChildContext<'_>) -> Done {
     Ok(())
 }
 
-/// Makes the user the owner of the standard streams that are not devices, because other programs use
-/// devices too. Unless `all` is set, files that are open only for reading are left alone.
+/// Makes the user the owner of the standard streams. Devices are excluded, because other programs
+/// use them too. Unless `all` is set, files that are open only for reading are excluded too.
 pub(super) fn give_streams(uid: u32, all: bool) -> Done {
     for fd in 0..=2 {
-        // The program has no descriptor of this number.
+        // The program has no descriptor with this number.
         let Ok(stat) = fstat(fd) else { continue };
         let kind = stat.st_mode & libc::S_IFMT;
         if stat.st_uid == uid || kind == libc::S_IFCHR || kind == libc::S_IFBLK {
@@ -77,7 +77,8 @@ pub(super) fn give_streams(uid: u32, all: bool) -> Done {
             continue;
         }
         match chown_user(fd, uid) {
-            // The user namespace lacks the owner or the user, or the file system is read-only.
+            // The owner or the user is not mapped in the user namespace, or the file system is
+            // read-only.
             Err(fault) if matches!(fault.errno, libc::EINVAL | libc::EPERM | libc::EROFS) => {}
             other => other?,
         }

@@ -1,10 +1,10 @@
 //! The system calls of the child, one function for each, with arguments of the types that the
 //! kernel reads. This is the only file of the child with unsafe code.
 //!
-//! The functions allocate nothing, take no lock and do not panic. They call the kernel through
+//! The functions allocate nothing, acquire no lock and do not panic. They call the kernel through
 //! syscall(2), because functions of the C library may assume threads that do not exist in this
-//! process. A descriptor that a function closes or replaces is one of the calling process, which
-//! has a descriptor table of its own.
+//! process. A function closes or replaces only descriptors of the calling process, which has its
+//! own descriptor table.
 
 #![allow(unsafe_code)]
 
@@ -29,27 +29,27 @@ pub(crate) struct Fault {
     pub(crate) errno: c_int,
 }
 
-/// The result of a system call that returns nothing of use.
+/// The result of a system call without a useful return value.
 pub(crate) type Done = Result<(), Fault>;
 
 /// Returns the result of a system call, or its name with its errno.
 fn result(call: Call, returned: c_long) -> Result<c_int, Fault> {
     match returned {
-        // SAFETY: the address of this thread's errno is always valid. Where memory is shared it is
-        // the errno of the parent's waiting thread, which reads it only after calls of its own.
+        // SAFETY: the address of this thread's errno is always valid. With shared memory it is the
+        // errno of the parent's suspended thread, which reads errno only after its own calls.
         -1 => Err(Fault { call, errno: unsafe { *libc::__errno_location() } }),
         returned => Ok(returned as c_int),
     }
 }
 
-/// As [`result`], for a call whose result is not used.
+/// Returns the same as [`result`], for a call whose result is not used.
 fn done(call: Call, returned: c_long) -> Done {
     result(call, returned).map(|_| ())
 }
 
 // Processes
 
-/// What a new process runs. It must keep to the rules of [`child`](crate::child).
+/// Code of a new process. It must obey the rules of [`child`](crate::child).
 pub(crate) trait Run {
     /// Runs until the process ends or executes a program.
     fn run(&mut self) -> !;
@@ -81,22 +81,22 @@ pub(crate) struct SecondStack {
 }
 
 impl SecondStack {
-    /// Names a stack by its lowest address and its size in bytes.
+    /// Makes a value for a stack, from its lowest address and its size in bytes.
     ///
     /// # Safety
-    /// The range is mapped, writable, and used by nothing else until the process that runs on it
+    /// The range is mapped and writable, and nothing else uses it until the process that runs on it
     /// has ended or executed a program.
     pub(crate) unsafe fn new(lowest: *mut u8, size: usize) -> Self {
         SecondStack { lowest, size }
     }
 }
 
-/// How a process gets the memory of the one that clones it.
+/// How a process gets its memory from the process that clones it.
 #[derive(::core::clone::Clone, ::core::marker::Copy)]
 pub(super) enum CloneMemory {
-    /// The same memory; the cloning thread sleeps until the process has memory of its own.
+    /// Shared memory. The cloning thread is suspended until the process has its own memory.
     Shared,
-    /// A copy.
+    /// Copied memory.
     Copied,
 }
 
@@ -119,29 +119,30 @@ pub(super) fn clone_sibling<R: Run>(
         args.cgroup = cgroup as u64;
     }
     let process: *mut R = process;
-    // SAFETY: the maker of the `SecondStack` promised a stack that nothing else uses. Where memory is
-    // shared this process sleeps until the new one has ended or executed a program, so that only the
-    // new process uses `process`; where memory is copied the new process has a copy.
+    // SAFETY: by the contract of `SecondStack::new` nothing else uses the stack. With shared memory
+    // this process is suspended until the new one has ended or executed a program, so that only the
+    // new process uses `process`. With copied memory the new process has its own copy.
     let pid = unsafe {
         raw::clone3_on_stack(&mut args, stack.lowest, stack.size, enter::<R>, process.cast::<c_void>())
     };
     pid.map_err(|errno| Fault { call: Call::Clone3, errno: errno as c_int })
 }
 
-/// Copies this process by clone(2), which filters permit where they forbid clone3(2). Returns the
+/// Copies this process by clone(2), because some filters allow it and forbid clone3(2). Returns the
 /// pid and the pidfd of the copy, and a pid of 0 in the copy.
 pub(super) fn clone_copy() -> Result<(c_int, c_int), Fault> {
     let mut pidfd: c_int = -1;
     let flags = (libc::CLONE_PIDFD | libc::SIGCHLD) as c_ulong;
     let (stack, tls) = (null_mut::<c_void>(), 0 as c_ulong);
-    // SAFETY: without CLONE_VM the copy has memory and a stack of its own. The kernel writes an int
-    // at `pidfd`; it reads neither the child's tid nor TLS, whose order differs by architecture.
+    // SAFETY: without CLONE_VM the copy has its own memory and stack. The kernel writes an int at
+    // `pidfd`; it reads neither the child's tid nor TLS, whose order differs between architectures.
     let pid =
         unsafe { libc::syscall(libc::SYS_clone, flags, stack, &raw mut pidfd, null_mut::<c_int>(), tls) };
     result(Call::Clone, pid).map(|pid| (pid, pidfd))
 }
 
-/// Waits until a descriptor is readable. Returns `false` after this many seconds, if any.
+/// Waits until a descriptor is readable. Returns `false` after this number of seconds, if it is
+/// set.
 pub(super) fn wait_readable(fd: c_int, seconds: Option<u32>) -> Result<bool, Fault> {
     let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     let limit = seconds.map(|tv_sec| libc::timespec { tv_sec: tv_sec as libc::time_t, tv_nsec: 0 });
@@ -167,7 +168,7 @@ pub(super) fn kill(pid: c_int, signal: c_int) -> Done {
     done(Call::Kill, unsafe { libc::syscall(libc::SYS_kill, pid, signal) })
 }
 
-/// Ends this process. A filter can refuse both calls, but not the trap.
+/// Ends this process. A filter can reject both calls, but not the trap.
 pub(super) fn exit(status: c_int) -> ! {
     // SAFETY: the calls end this process at once and run no handler of the host program. The trap
     // raises a signal with its default action, which ends even an init.
@@ -180,7 +181,7 @@ pub(super) fn exit(status: c_int) -> ! {
 
 /// Executes the program at a path.
 pub(super) fn execve(path: &CStr, argv: &CStrings, envp: &CStrings) -> Done {
-    // SAFETY: a string, and two arrays of strings that NULL ends.
+    // SAFETY: the arguments are a string and two NULL-terminated arrays of strings.
     done(Call::Execve, unsafe {
         libc::syscall(libc::SYS_execve, path.as_ptr(), argv.as_ptr(), envp.as_ptr())
     })
@@ -189,7 +190,7 @@ pub(super) fn execve(path: &CStr, argv: &CStrings, envp: &CStrings) -> Done {
 /// Executes the program that a descriptor refers to.
 pub(super) fn fexecve(file: c_int, argv: &CStrings, envp: &CStrings) -> Done {
     let (path, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
-    // SAFETY: a string, and two arrays of strings that NULL ends.
+    // SAFETY: the arguments are a string and two NULL-terminated arrays of strings.
     done(Call::Execveat, unsafe {
         libc::syscall(libc::SYS_execveat, file, path, argv.as_ptr(), envp.as_ptr(), flags)
     })
@@ -205,11 +206,12 @@ pub(crate) fn default_signal(signal: c_int) {
     unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), old, size_of::<u64>()) };
 }
 
-/// Resets the actions of all signals to their defaults: a program would inherit the signals that
-/// the caller ignores. In the child all signals are blocked meanwhile, so that none takes effect.
+/// Resets the actions of all signals to their defaults: otherwise a program would inherit the
+/// ignored signals of the caller. In the child all signals are blocked meanwhile, so that none
+/// takes effect.
 pub(super) fn default_signals() {
     const LAST: c_int = 64;
-    // The kernel refuses SIGKILL and SIGSTOP, which cannot be ignored.
+    // The kernel rejects SIGKILL and SIGSTOP, which cannot be ignored.
     for signal in 1..=LAST {
         default_signal(signal);
     }
@@ -224,8 +226,8 @@ pub(super) fn unblock_signals() -> Done {
     })
 }
 
-/// Lets a command start with its standard streams as its only descriptors, and with all signals
-/// unblocked and at their default actions.
+/// Makes a command start with only its standard streams, and with all signals unblocked and at
+/// their default actions.
 pub(crate) fn inherit_nothing(command: &mut ::std::process::Command) {
     let before_exec = || {
         let marked = close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
@@ -235,14 +237,14 @@ pub(crate) fn inherit_nothing(command: &mut ::std::process::Command) {
             Err(fault) => Err(::std::io::Error::from_raw_os_error(fault.errno)),
         }
     };
-    // SAFETY: the closure makes system calls only, on memory of its own.
+    // SAFETY: the closure only makes system calls with its own memory.
     unsafe { CommandExt::pre_exec(command, before_exec) };
 }
 
 // Namespaces and ids
 
-/// Joins namespaces of these kinds (`CLONE_NEW*`): the one that a descriptor names, or those of the
-/// process that a pidfd names.
+/// Joins namespaces of these kinds (`CLONE_NEW*`). The descriptor is a namespace, or the pidfd of a
+/// process in the namespaces.
 pub(super) fn setns(fd: c_int, kinds: c_int) -> Done {
     // SAFETY: the arguments are integers. This process has one thread.
     done(Call::Setns, unsafe { libc::syscall(libc::SYS_setns, fd, kinds) })
@@ -281,7 +283,7 @@ pub(super) fn capset(header: &[u32; 2], sets: &[u32; 6]) -> Done {
     done(Call::Capset, unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) })
 }
 
-/// A prctl(2) whose arguments are integers.
+/// Calls prctl(2) with integer arguments.
 ///
 /// # Safety
 /// The option reads and writes no memory through its arguments.
@@ -321,7 +323,7 @@ pub(super) fn set_undumpable() -> Done {
     unsafe { prctl(libc::PR_SET_DUMPABLE, 0, 0) }
 }
 
-/// Keeps execve(2) from granting privileges.
+/// Prevents execve(2) from granting privileges.
 pub(super) fn no_new_privileges() -> Done {
     // SAFETY: the argument is a boolean.
     unsafe { prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0) }
@@ -363,7 +365,7 @@ pub(super) fn prlimit(resource: c_uint, limits: &[u64; 2]) -> Done {
 
 /// Sets the scheduling policy.
 pub(super) fn sched_setattr(attributes: &libc::sched_attr) -> Done {
-    // The kernel reads as many bytes as `size` says.
+    // The kernel reads `size` bytes.
     let attributes = libc::sched_attr { size: size_of::<libc::sched_attr>() as u32, ..*attributes };
     // SAFETY: the kernel reads `size` bytes.
     done(Call::SchedSetattr, unsafe {
@@ -405,7 +407,7 @@ pub(super) fn set_mempolicy(mode: c_int, nodes: &[c_ulong]) -> Done {
 
 /// Sets the file mode creation mask. Returns the previous one.
 pub(super) fn umask(mask: c_int) -> c_int {
-    // SAFETY: the argument is an integer. This process has a mask of its own.
+    // SAFETY: the argument is an integer. This process has its own umask.
     unsafe { libc::syscall(libc::SYS_umask, mask) as c_int }
 }
 
@@ -441,13 +443,14 @@ pub(super) fn close_range(first: c_uint, last: c_uint, flags: c_uint) -> Done {
     done(Call::CloseRange, unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) })
 }
 
-/// Copies a descriptor to this number, and keeps the copy open across exec.
+/// Copies a descriptor to this number. The copy stays open across exec.
 pub(super) fn dup3(from: c_int, to: c_int) -> Done {
     // SAFETY: the arguments are integers; see the head of this file.
     done(Call::Dup3, unsafe { libc::syscall(libc::SYS_dup3, from, to, 0 as c_int) })
 }
 
-/// Copies a descriptor to the first free number from `minimum` on. The copy is closed on exec.
+/// Copies a descriptor to the first free number that is at least `minimum`. The copy is closed on
+/// exec.
 pub(super) fn dup_above(fd: c_int, minimum: c_int) -> Result<c_int, Fault> {
     // SAFETY: the arguments are integers.
     result(Call::Fcntl, unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, minimum) })
@@ -482,7 +485,7 @@ pub(super) fn write(fd: c_int, bytes: &[u8]) -> Done {
 /// Sends bytes and a descriptor through a socket.
 pub(super) fn send_descriptor(socket: c_int, bytes: &[u8], fd: c_int) -> Done {
     let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-    // A cmsghdr and one int, aligned as a cmsghdr must be.
+    // A cmsghdr and one int, with the alignment of a cmsghdr.
     let mut control = [0u64; 3];
     // SAFETY: all zeroes is a valid msghdr: null pointers with lengths of 0.
     let mut header: libc::msghdr = unsafe { ::core::mem::zeroed() };
@@ -491,7 +494,7 @@ pub(super) fn send_descriptor(socket: c_int, bytes: &[u8], fd: c_int) -> Done {
     header.msg_control = control.as_mut_ptr().cast();
     header.msg_controllen = size_of_val(&control) as _;
     // SAFETY: the control buffer is aligned and has room for a header and an int. The kernel reads
-    // what the header points to, all of which lives here.
+    // the memory that the header points to, all of which is in this function.
     done(Call::Sendmsg, unsafe {
         let first = libc::CMSG_FIRSTHDR(&raw const header);
         (*first).cmsg_level = libc::SOL_SOCKET;
@@ -508,7 +511,8 @@ pub(super) fn seek(fd: c_int, offset: i64) -> Done {
     done(Call::Lseek, unsafe { libc::syscall(libc::SYS_lseek, fd, offset, libc::SEEK_SET) })
 }
 
-/// Copies at most `count` bytes from the offset of one file to that of another. Returns how many.
+/// Copies at most `count` bytes between the current offsets of two files. Returns the number of
+/// bytes.
 pub(super) fn sendfile(to: c_int, from: c_int, count: usize) -> Result<c_int, Fault> {
     let offset = null_mut::<i64>();
     // SAFETY: the kernel accesses no memory of this process.
@@ -517,7 +521,7 @@ pub(super) fn sendfile(to: c_int, from: c_int, count: usize) -> Result<c_int, Fa
 
 // Terminals and the loopback interface
 
-/// Makes a socket to configure network interfaces with.
+/// Makes a socket for configuring network interfaces.
 pub(super) fn inet_socket() -> Result<c_int, Fault> {
     let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
     // SAFETY: the arguments are integers.
@@ -538,7 +542,7 @@ pub(super) fn set_loopback_flags(socket: c_int, flags: c_int) -> Done {
     })
 }
 
-/// Permits the other side of a terminal to be opened.
+/// Unlocks the other side of a terminal, so that it can be opened.
 pub(super) fn unlock_terminal(main: c_int) -> Done {
     let unlock: c_int = 0;
     // SAFETY: the kernel reads an int.
@@ -578,7 +582,7 @@ pub(super) fn openat(dir: c_int, path: &CStr, flags: c_int, mode: libc::mode_t) 
     result(Call::Open, unsafe { libc::syscall(libc::SYS_openat, dir, path.as_ptr(), flags, mode) })
 }
 
-/// Opens a file, with the path resolved by these `RESOLVE_*`.
+/// Opens a file, and resolves the path with these `RESOLVE_*`.
 pub(super) fn openat2(dir: c_int, path: &CStr, flags: c_int, resolve: u64) -> Result<c_int, Fault> {
     // A struct open_how: flags, mode, resolve.
     let how = [flags as u64, 0, resolve];
@@ -588,7 +592,7 @@ pub(super) fn openat2(dir: c_int, path: &CStr, flags: c_int, resolve: u64) -> Re
         let fd =
             unsafe { libc::syscall(libc::SYS_openat2, dir, path.as_ptr(), how.as_ptr(), size_of_val(&how)) };
         match result(Call::Openat2, fd) {
-            // Something was renamed or mounted meanwhile, and the kernel could not be sure that the
+            // A file was renamed or mounted meanwhile, and the kernel could not ensure that the
             // path stays within its root.
             Err(fault) if fault.errno == libc::EAGAIN && attempts > 0 => attempts = attempts.wrapping_sub(1),
             other => return other,
@@ -659,7 +663,7 @@ pub(super) fn readlinkat(dir: c_int, path: &CStr, buffer: &mut [u8]) -> Done {
     })
 }
 
-/// Reads entries of a directory (`struct linux_dirent64`) into the buffer. Returns how many bytes.
+/// Reads directory entries (`struct linux_dirent64`) into the buffer. Returns the number of bytes.
 pub(super) fn getdents64(dir: c_int, buffer: &mut [u8]) -> Result<c_int, Fault> {
     let size = buffer.len() as c_uint;
     // SAFETY: the kernel writes at most `size` bytes.
@@ -701,7 +705,7 @@ pub(super) fn utimensat(dir: c_int, path: &CStr, times: &[i64; 4], flags: c_int)
 
 // Mounts
 
-/// Mounts by mount(2).
+/// Calls mount(2).
 pub(super) fn mount(
     source: Option<&CStr>,
     target: &CStr,
@@ -736,7 +740,7 @@ pub(super) fn chroot_here() -> Done {
     done(Call::Chroot, unsafe { libc::syscall(libc::SYS_chroot, c".".as_ptr()) })
 }
 
-/// Opens a context to make a mount of this file system.
+/// Opens a context for a mount of this file system type.
 pub(super) fn fsopen(fstype: &CStr) -> Result<c_int, Fault> {
     const FSOPEN_CLOEXEC: c_uint = 1;
     // SAFETY: the kernel reads a string.
@@ -772,7 +776,7 @@ pub(super) fn fsconfig(context: c_int, config: Config<'_>) -> Done {
     done(Call::Fsconfig, unsafe { libc::syscall(libc::SYS_fsconfig, context, command, key, value, number) })
 }
 
-/// Makes a mount of a file system context, attached nowhere.
+/// Makes a detached mount from a file system context.
 pub(super) fn fsmount(context: c_int, attributes: c_uint) -> Result<OwnedFd, Fault> {
     const FSMOUNT_CLOEXEC: c_uint = 1;
     // SAFETY: the arguments are integers.
@@ -781,7 +785,8 @@ pub(super) fn fsmount(context: c_int, attributes: c_uint) -> Result<OwnedFd, Fau
     result(Call::Fsmount, fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Copies a mount, or the tree of mounts from a path on, attached nowhere. An empty path names `dir`.
+/// Copies a mount, or the tree of mounts at a path. The copy is detached. An empty path refers to
+/// `dir`.
 pub(super) fn open_tree(dir: c_int, path: &CStr, recursive: bool) -> Result<OwnedFd, Fault> {
     const OPEN_TREE_CLONE: c_uint = 1;
     let mut flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as c_uint;
@@ -799,7 +804,7 @@ pub(super) fn open_tree(dir: c_int, path: &CStr, recursive: bool) -> Result<Owne
 
 const AT_RECURSIVE: c_uint = 0x8000;
 
-/// Attaches a mount at a path. An empty path names `dir`.
+/// Attaches a mount at a path. An empty path refers to `dir`.
 pub(super) fn move_mount(fd: c_int, dir: c_int, path: &CStr) -> Done {
     const F_EMPTY_PATH: c_uint = 0x04;
     const T_EMPTY_PATH: c_uint = 0x40;
@@ -810,8 +815,9 @@ pub(super) fn move_mount(fd: c_int, dir: c_int, path: &CStr) -> Done {
     })
 }
 
-/// Changes a mount, or it and all mounts below it. The words are those of a `struct mount_attr`:
-/// attributes to set, attributes to clear, propagation, and a user namespace for id maps.
+/// Changes a mount, or the mount and all mounts below it. The words are those of a `struct
+/// mount_attr`: attributes to set, attributes to clear, propagation, and a user namespace for id
+/// maps.
 pub(crate) fn mount_setattr(fd: c_int, attributes: &[u64; 4], recursive: bool) -> Done {
     let flags = libc::AT_EMPTY_PATH as c_uint | if recursive { AT_RECURSIVE } else { 0 };
     let (path, size) = (c"".as_ptr(), size_of_val(attributes));

@@ -1,4 +1,4 @@
-//! How the pool's thread makes entries.
+//! Makes the entries, in the pool's thread.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -20,19 +20,19 @@ pub(super) struct Namespaces {
 }
 
 pub(super) struct Maker {
-    /// The thread's own namespaces, to return to.
+    /// The thread's own namespaces, to which it returns.
     home: Vec<Namespace>,
     /// A plan whose steps include those of a `/dev`.
     plan: Option<Plan>,
     cgroup_parent: Option<PathBuf>,
-    /// The library's parent of cgroups, once it is known.
+    /// The library's parent of cgroups, if it is known already.
     known: Option<Arc<CgroupParent>>,
 }
 
 impl Maker {
-    /// Detaches this thread from the process, and plans the `/dev` if it is wanted.
+    /// Separates this thread from the process, and plans the `/dev` if it is wanted.
     pub(super) fn new(dev: bool, cgroups: bool, cgroup_parent: Option<&Path>) -> Result<Maker, Error> {
-        // From here on this thread has a working directory and a umask of its own.
+        // From here on this thread has its own working directory and umask.
         unshare(CloneFlags::CLONE_FS)
             .map_err(|e| Error::call("namespace", "set the pool's thread apart", "unshare", e as i32))?;
         let kinds: &[Kind] = if dev { &[Kind::Net, Kind::Ipc] } else { &[Kind::Net] };

@@ -1,4 +1,4 @@
-//! Steps of a plan that a thread of this process performs ahead, for a pool.
+//! Steps of a plan that a thread of this process performs in advance, for a pool.
 
 use std::os::fd::OwnedFd;
 
@@ -7,11 +7,11 @@ use crate::error::Error;
 use crate::spawn::failure::step_failed;
 use crate::step::Step;
 
-/// Brings up `lo` and performs these steps in the calling thread, except that mounts are made and not
-/// attached. Returns the mounts, in the order of the steps.
+/// Brings up `lo` and performs these steps in the calling thread. Mounts are made but not attached.
+/// Returns the mounts, in the order of the steps.
 ///
 /// # Errors
-/// The step that failed.
+/// A step failed.
 pub(crate) fn perform_ahead(steps: &[Step]) -> Result<Vec<OwnedFd>, Error> {
     let count = steps.iter().filter(|step| matches!(step, Step::Mount(_))).count();
     let mut mounts: Vec<Option<OwnedFd>> = (0..count).map(|_| None).collect();

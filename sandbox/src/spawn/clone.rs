@@ -1,4 +1,4 @@
-//! The clone, and the processes that it leads to.
+//! The clone, and the processes that it makes.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -12,8 +12,8 @@ use crate::plan::Plan;
 use crate::spawn::failure::killed;
 use crate::spawn::stack::{Memory, Stack};
 
-/// Clones the first process into new namespaces of these kinds, and into the cgroup unless a later
-/// clone enters it.
+/// Clones the first process into new namespaces of these kinds. The process also enters the cgroup,
+/// unless a later clone does.
 pub(super) fn clone_first(
     plan: &Plan,
     kinds: Kinds,
@@ -35,20 +35,23 @@ pub(super) struct Processes {
 }
 
 impl Processes {
-    /// Returns the process that executes the program, as far as it is known.
+    /// Returns the process that executes the program, or the first process if the second is not
+    /// known yet.
     pub(super) fn last(&self) -> (i32, &Pidfd) {
         self.second.as_ref().map_or((self.pid, &self.first), |(pid, pidfd)| (*pid, pidfd))
     }
 
-    /// Reaps the first process if there is a second, and returns the one that executed the program.
+    /// Returns the process that executed the program. If that is the second process, reaps the
+    /// first.
     pub(super) fn settle(self) -> (i32, Pidfd) {
         let Some(second) = self.second else { return (self.pid, self.first) };
         let _ = self.first.wait();
         second
     }
 
-    /// Adds the sibling. The stage sends its pidfd, which cannot be forged. Without one the pid is
-    /// that of a child of this process, so it stays valid until this process reaps it.
+    /// Adds the sibling. The stage sends a pidfd of it, which cannot be forged. Without a pidfd,
+    /// the pid belongs to a child of this process, so it stays valid until this process reaps the
+    /// child.
     pub(super) fn add(&mut self, plan: &Plan, pid: i32, fd: Option<OwnedFd>) -> Result<(), Error> {
         self.second = Some(match fd {
             Some(fd) => {
@@ -68,10 +71,11 @@ impl Processes {
 
     /// Waits until the socket is readable.
     ///
-    /// The second process waits for this one, and the first must still report it.
+    /// The second process already waits for this process, and the first process has not reported it
+    /// yet.
     ///
     /// # Errors
-    /// The first process was killed before that.
+    /// The first process was killed before it reported the second.
     pub(super) fn wait_for_second(&self, plan: &Plan, socket: &OwnedFd) -> Result<(), Error> {
         let mut fds = [socket.as_fd(), self.first.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         loop {
@@ -86,7 +90,7 @@ impl Processes {
         }
     }
 
-    /// Kills and reaps all of them.
+    /// Kills and reaps all processes.
     pub(super) fn destroy(self) {
         let second = self.second.iter().map(|(_, pidfd)| pidfd);
         for pidfd in second.chain([&self.first]) {

@@ -1,5 +1,5 @@
-//! The descriptors of one start: what this process opens for the child, and the tables by which the
-//! child places and closes descriptors.
+//! The descriptors of one start: the files that this process opens for the child, and the tables
+//! with which the child places and closes descriptors.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -22,18 +22,18 @@ use crate::step::{SLOTS, Step};
 pub(crate) struct Premade {
     /// The namespaces, with their kinds. In the net namespace `lo` is up.
     pub(crate) namespaces: Vec<(OwnedFd, Kinds)>,
-    /// The mounts of `/dev`, in the order of the plan's steps.
+    /// The mounts for `/dev`, in the order of the plan's steps.
     pub(crate) dev: Vec<OwnedFd>,
 }
 
-/// The descriptors that this process holds for one start.
+/// Descriptors of this process for one start.
 pub(super) struct Descriptors {
     opened: Opened,
-    /// Descriptors to place: from, to.
+    /// Descriptors to place, each with its number in the parent and its number in the program.
     placed: Vec<(RawFd, RawFd)>,
-    /// Ranges that no step needs, and that are closed first.
+    /// Ranges that no step needs. They are closed first.
     foreign: Vec<(u32, u32)>,
-    /// Ranges that are closed when the descriptors have been placed.
+    /// Ranges to close after the descriptors have been placed.
     close: Vec<(u32, u32)>,
     trees: Vec<RawFd>,
     enter: Vec<(RawFd, u64)>,
@@ -42,7 +42,7 @@ pub(super) struct Descriptors {
     cgroup: RawFd,
 }
 
-/// What remains open in this process after the clone.
+/// The descriptors that remain open in this process after the clone.
 pub(super) struct ParentSide {
     /// This process's end of the socket.
     pub(super) socket: OwnedFd,
@@ -58,14 +58,14 @@ struct Opened {
     pipes: Option<Pipes>,
     state: Option<File>,
     blob: Option<File>,
-    /// The file of the embedded init, if it is for this start alone.
+    /// The file of the embedded init, if only this start uses it.
     image: Option<OwnedFd>,
     trees: Vec<OwnedFd>,
     premade: Premade,
 }
 
 impl Descriptors {
-    /// Opens what the plan needs, and computes the tables.
+    /// Opens the files that the plan needs, and computes the tables.
     ///
     /// `cgroup` is the cgroup for a second clone, or -1.
     pub(super) fn open(
@@ -92,12 +92,12 @@ impl Descriptors {
         })
     }
 
-    /// Returns the kinds of namespaces that the clone need not make.
+    /// Returns the kinds of namespaces that already exist, so that the clone need not make them.
     pub(super) fn premade_kinds(&self) -> Kinds {
         self.opened.premade.namespaces.iter().fold(Kinds::empty(), |all, (_, kind)| all | *kind)
     }
 
-    /// Returns what the child borrows until it has executed the program.
+    /// Returns the context that the child borrows until it has executed the program.
     pub(super) fn context<'a>(&'a mut self, plan: &'a Plan, stack: &'a Stack) -> ChildContext<'a> {
         let opened = &self.opened;
         let steps = plan.dev.clone().filter(|_| !self.dev.is_empty()).unwrap_or_default();
@@ -124,7 +124,7 @@ impl Descriptors {
         }
     }
 
-    /// Closes what only the child needs.
+    /// Closes the descriptors that only the child needs.
     pub(super) fn after_clone(self) -> ParentSide {
         let Opened { parent_end, state, blob, .. } = self.opened;
         ParentSide { socket: parent_end, state, blob }
@@ -133,7 +133,7 @@ impl Descriptors {
 
 impl Opened {
     fn open(plan: &Plan, premade: Premade) -> Result<Opened, Error> {
-        // Above every descriptor that the program, or what is executed before it, finds in place.
+        // The number is above all descriptors of the program and of the stage or init before it.
         let above = plan.above();
         let (parent_end, child_end) = socket_pair(above)?;
         let pipes = match &plan.held {
@@ -151,7 +151,7 @@ impl Opened {
         Ok(Opened { parent_end, child_end, pipes, state, blob, image, trees, premade })
     }
 
-    /// Returns which descriptors are placed (from, to), and which keep their numbers.
+    /// Returns the descriptors to place (from, to), and the descriptors that keep their numbers.
     fn targets(
         &self,
         plan: &Plan,
@@ -187,8 +187,8 @@ impl Opened {
         (placed, kept)
     }
 
-    /// Returns the descriptors that a step uses before the descriptors are placed. The targets are not
-    /// among them: by these numbers the caller can have files of its own.
+    /// Returns the descriptors that steps use before the descriptors are placed. The target numbers
+    /// are not among them: the caller can have other files with these numbers.
     fn needed(&self, plan: &Plan, placed: &[(RawFd, RawFd)], kept: &[RawFd], cgroup: RawFd) -> Vec<RawFd> {
         let mut needed: Vec<RawFd> =
             placed.iter().map(|(from, _)| *from).chain(kept.iter().copied()).collect();
@@ -203,13 +203,13 @@ impl Opened {
         needed.push(cgroup);
         needed.extend(self.premade.namespaces.iter().map(|(fd, _)| fd.as_raw_fd()));
         needed.extend(self.premade.dev.iter().map(AsRawFd::as_raw_fd));
-        // -1 stands for a descriptor that is not there.
+        // -1 means that there is no such descriptor.
         needed.retain(|fd| *fd >= 0);
         needed
     }
 }
 
-/// Whether the stage or the embedded init is executed.
+/// Returns whether the stage or the embedded init is executed.
 fn executes_image(plan: &Plan) -> bool {
     plan.stage.is_some() || plan.spec.init
 }

@@ -1,20 +1,20 @@
-//! The mark of this process's memory that allows core dumps and tracing.
+//! The "dumpable" attribute of this process's memory, which allows core dumps and tracing.
 
 use std::sync::{Mutex, MutexGuard};
 
 use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
 
-/// Restores the mark after starts whose child shares this process's memory.
+/// Restores the attribute after starts whose child shares this process's memory.
 ///
-/// The kernel clears the mark of memory whose process changes its ids, and the mark would stay
-/// cleared for this process. It is restored when the last child in flight has memory of its own.
-/// If it were restored earlier, a process of the child's new user could trace the child.
+/// If a process changes its ids, the kernel clears the attribute of its memory. With shared memory
+/// it would stay cleared for this process. It is restored when the last child has its own memory:
+/// earlier, a process of the child's new user could trace the child.
 pub(super) struct Dumpable;
 
 struct State {
-    /// How many [`Dumpable`]s exist.
+    /// Number of existing [`Dumpable`]s.
     in_flight: usize,
-    /// Whether the mark was set when the first of them was made, and is to be restored.
+    /// Whether the attribute was set when the first `Dumpable` was made, and must be restored.
     restore: bool,
 }
 
@@ -29,7 +29,7 @@ fn is_dumpable() -> bool {
 }
 
 impl Dumpable {
-    /// Notes the present mark.
+    /// Records the current attribute.
     pub(super) fn keep() -> Self {
         let mut state = state();
         if state.in_flight == 0 {
@@ -52,12 +52,14 @@ impl Drop for Dumpable {
 
 /// Makes this process undumpable: no core dumps, and no tracing by other processes of its user.
 ///
-/// Use this in place of `prctl(PR_SET_DUMPABLE, 0)` in a program that starts containers in other
-/// threads. While a container starts, the kernel may clear the same mark, and the library sets it
-/// again afterwards; a direct prctl(2) call during that time cannot be told from the kernel's, and
-/// would be undone. A call before the first start needs no such care.
+/// Use this function instead of `prctl(PR_SET_DUMPABLE, 0)` in a program that starts containers in
+/// other threads. While a container starts, the kernel may clear the same attribute, and the
+/// library sets it again afterwards. The library cannot distinguish a direct prctl(2) call during
+/// that time from the kernel's change, and would undo it. A prctl(2) call before the first start is
+/// safe.
 ///
-/// See [PR_SET_DUMPABLE(2const)](https://man7.org/linux/man-pages/man2/PR_SET_DUMPABLE.2const.html).
+/// See
+/// [PR_SET_DUMPABLE(2const)](https://man7.org/linux/man-pages/man2/PR_SET_DUMPABLE.2const.html).
 ///
 /// # Errors
 /// None on Linux.
@@ -75,7 +77,7 @@ mod tests {
     fn a_mark_that_the_kernel_clears_is_restored_and_one_that_the_program_clears_is_not() {
         set_dumpable_behavior(DumpableBehavior::Dumpable).unwrap();
         let (first, second) = (Dumpable::keep(), Dumpable::keep());
-        // As the kernel does.
+        // The kernel does this when a process changes its ids.
         set_dumpable_behavior(DumpableBehavior::NotDumpable).unwrap();
         drop(first);
         assert!(!is_dumpable(), "a start is in flight");

@@ -1,4 +1,4 @@
-//! The errors of a start: what the child reports, as a sentence.
+//! Errors of a start: the child's reports as messages.
 
 use ns_core::ExitStatus;
 
@@ -8,7 +8,7 @@ use crate::hint;
 use crate::plan::Plan;
 use crate::step::{Call, Step};
 
-/// Returns the error that a message of the child stands for.
+/// Returns the error for a message of the child.
 pub(super) fn reported(plan: &Plan, message: Message) -> Error {
     let call = Call::from_u8(message.call);
     match plan.steps.get(usize::from(message.step)) {
@@ -21,8 +21,8 @@ pub(super) fn reported(plan: &Plan, message: Message) -> Error {
     }
 }
 
-/// Returns the error of a step. `value` is an errno with the number of an option above it, or a wait
-/// status if the call is wait4(2).
+/// Returns the error of a step. `value` is an errno, with the number of an option in the upper
+/// bits. If the call is wait4(2), `value` is a wait status.
 pub(super) fn step_failed(step: &Step, call: Call, value: i32) -> Error {
     if let (Step::Hook(_), Call::Wait4) = (step, call) {
         let object = step.object().unwrap_or_default();
@@ -63,7 +63,7 @@ pub(crate) fn hook_failed(what: &str, status: i32) -> Error {
     Error::new(ErrorKind::HookFailed, format!("cannot {what}: {ended}")).at("hook")
 }
 
-/// Returns the error of a first process that ended before it executed the program.
+/// Returns the error for a first process that ended before it executed the program.
 pub(super) fn killed(program: &str, status: Option<ExitStatus>) -> Error {
     let how = match status {
         Some(exited @ ExitStatus::Exited(_)) => exited.to_string(),

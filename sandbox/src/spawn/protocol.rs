@@ -1,8 +1,8 @@
-//! What this process and the child say to each other during a start.
+//! The protocol between this process and the child during a start.
 //!
-//! The child sends messages of eight bytes ([`Message`]). At some steps it waits for a byte of this
-//! process. The conversation ends when the child's end of the socket closes, which execve(2) does, or
-//! when the child waits to be started.
+//! The child sends messages of eight bytes ([`Message`]). At some steps it waits for a byte from
+//! this process. The protocol ends when the child's end of the socket closes, which execve(2) does,
+//! or when the child waits to be started.
 
 use std::fs::File;
 use std::os::fd::{OwnedFd, RawFd};
@@ -19,24 +19,24 @@ use crate::spawn::socket::{receive, send_word};
 use crate::spawn::stage::read_note;
 use crate::step::Step;
 
-/// What the child reported until it executed the program or waits to be started.
+/// The child's reports until it executed the program or waits to be started.
 #[derive(Default)]
 pub(super) struct Report {
-    /// The other end of the container's terminal.
+    /// The other side of the container's terminal.
     pub(super) terminal: Option<OwnedFd>,
     /// The number of the filter's listener in the child.
     pub(super) listener: Option<RawFd>,
-    /// The embedded init has started the program.
+    /// Whether the embedded init has started the program.
     pub(super) started: bool,
-    /// The child waits to be started.
+    /// Whether the child waits to be started.
     pub(super) held: bool,
 }
 
-/// Answers the child until it has executed the program or waits to be started. `on_ready` is called
+/// Answers the child until it has executed the program or waits to be started. Calls `on_ready`
 /// with the processes when namespaces and mounts exist.
 ///
 /// # Errors
-/// The step that failed in the child.
+/// A step failed in the child.
 pub(super) fn listen(
     plan: &Plan,
     socket: &OwnedFd,
@@ -48,7 +48,7 @@ pub(super) fn listen(
     let mut waiting: Option<&Step> = None;
     let (clones, mut was_ready) = (plan.clones(), false);
     loop {
-        // The second process can wait before the first has reported it.
+        // The second process may wait before the first has reported it.
         let known = !clones || processes.second.is_some();
         match waiting {
             Some(Step::Ready) if was_ready => {
@@ -76,7 +76,7 @@ pub(super) fn listen(
             (Message::CLONED, Some(Step::Clone(_))) if processes.second.is_none() => {
                 processes.add(plan, message.value, fd)?;
             }
-            // The child sends this before another process can send in its place.
+            // Before this message, no other process can send on the socket.
             (Message::TERMINAL, Some(Step::Terminal { .. })) if report.terminal.is_none() => {
                 report.terminal = fd
             }
@@ -89,7 +89,7 @@ pub(super) fn listen(
             (Message::LISTENER, Some(Step::Seccomp { .. })) => report.listener = Some(message.value),
             (Message::WAITING, step) => waiting = step,
             (Message::STARTED, _) => report.started = true,
-            // Continue until the end of file: the pid of a second process must be known to reap it.
+            // Continue until the end of file: to reap a second process, its pid must be known.
             _ => failed = Some(reported(plan, message)),
         }
     }
@@ -104,13 +104,13 @@ fn write_maps(maps: &Maps, pid: i32) -> Result<(), Error> {
     written.map_err(|e| Error::from(e).at("id-maps"))
 }
 
-/// Returns whether the end of file on the socket means that the program was executed. A child that was
-/// killed closes its socket too.
+/// Returns whether the end of file on the socket means that the program was executed. A killed
+/// child closes its socket too.
 ///
-/// `notes` are those of the child and of the stage.
+/// `notes` are the notes of the child and of the stage.
 ///
 /// # Errors
-/// The step that failed, if the filter kept the child from reporting it.
+/// A step failed, and the filter prevented the child from reporting it.
 pub(super) fn executed_program(
     plan: &Plan,
     pidfd: &Pidfd,
@@ -127,12 +127,13 @@ pub(super) fn executed_program(
     if last.is_none_or(|note| note.executes != 1) {
         return Ok(false);
     }
-    // The filter can keep the init from reporting that the program runs.
+    // The filter can prevent the init from reporting that the program runs.
     let noted = || exit_file.is_some_and(|file| file.metadata().is_ok_and(|file| file.len() > 0));
     Ok(!plan.spec.init || started || noted() || !is_ending(pidfd))
 }
 
-/// Whether a process has ended or is about to. It closes its descriptors before it can be waited for.
+/// Returns whether a process has ended or is about to end. A process closes its descriptors before
+/// it becomes waitable.
 fn is_ending(pidfd: &Pidfd) -> bool {
     let Ok(pid) = pidfd.pid() else { return true };
     let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -151,7 +152,7 @@ impl Held {
     /// Lets the process continue, and waits until it has executed the program.
     ///
     /// # Errors
-    /// The step that failed.
+    /// A step failed.
     pub(crate) fn start(self, plan: &Plan, pidfd: &Pidfd, exit_file: Option<&File>) -> Result<(), Error> {
         send_word(&self.socket)?;
         let mut started = false;

@@ -14,8 +14,8 @@ use crate::child::Message;
 use crate::error::{Error, ErrorKind};
 use crate::fd::duplicate_above;
 
-/// Returns a pair of sockets that keep messages apart: the parent's and the child's. The child's
-/// descriptor is at least `above`, where no descriptor of the program is placed.
+/// Returns a pair of sockets that preserve message boundaries: the parent's and the child's. The
+/// child's descriptor is at least `above`: no descriptor of the program has such a number.
 ///
 /// # Errors
 /// `EMFILE`, `ENFILE`: the process or the system has reached its limit on descriptors.
@@ -39,11 +39,11 @@ pub(super) fn send_word(socket: &OwnedFd) -> Result<(), Error> {
     }
 }
 
-/// Receives the child's next message, with the descriptor that it sent along. Returns `None` once
-/// every copy of the child's socket is closed.
+/// Receives the child's next message, with the descriptor that is attached to it. Returns `None`
+/// when every copy of the child's socket is closed.
 ///
 /// # Errors
-/// A message that is not as long as a [`Message`], or that brings more than one descriptor or other
+/// The message has not the length of a [`Message`], or it has more than one descriptor or other
 /// control data. All of its descriptors are then closed.
 pub(super) fn receive(socket: &OwnedFd) -> Result<Option<(Message, Option<OwnedFd>)>, Error> {
     let mut bytes = [0; size_of::<Message>()];
@@ -52,14 +52,15 @@ pub(super) fn receive(socket: &OwnedFd) -> Result<Option<(Message, Option<OwnedF
     let received = loop {
         match recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC) {
             Err(Errno::INTR) => {}
-            // The child ended and left a word of the parent unread.
+            // The child ended before it read a byte from the parent.
             Err(Errno::CONNRESET) => return Ok(None),
             Err(errno) => return Err(failed("receive a message of the child", "recvmsg", errno)),
             Ok(received) if received.bytes == 0 => return Ok(None),
             Ok(received) => break received,
         }
     };
-    // The iterator checks cmsg_level and cmsg_type. It owns the descriptors that it has not returned.
+    // The iterator checks cmsg_level and cmsg_type. It owns the descriptors that it has not
+    // returned.
     let mut fds = control.drain().flat_map(|message| match message {
         RecvAncillaryMessage::ScmRights(fds) => fds.collect::<Vec<OwnedFd>>(),
         _ => Vec::new(),
@@ -127,10 +128,10 @@ mod tests {
     #[test]
     fn a_control_message_of_another_type_is_not_taken_for_a_descriptor() {
         let (ours, theirs) = socket_pair(0).unwrap();
-        // The kernel then adds the sender's ids, which require more room than a descriptor.
+        // The kernel then adds the sender's ids, which need more space than a descriptor.
         setsockopt(&ours, sockopt::PassCred, &true).unwrap();
         sendmsg::<()>(theirs.as_raw_fd(), &[IoSlice::new(&[0; 8])], &[], MsgFlags::empty(), None).unwrap();
-        // They fit into the buffer if its alignment leaves room.
+        // They fit into the buffer if its alignment leaves enough space.
         match receive(&ours) {
             Ok(message) => assert!(matches!(message, Some((_, None)))),
             Err(error) => assert!(error.to_string().contains("more than one descriptor"), "{error}"),

@@ -1,4 +1,4 @@
-//! Stacks for the processes of a start, and the clone that runs on them.
+//! Stacks for the processes of a start, and the clone that uses them.
 
 #![allow(unsafe_code)]
 
@@ -19,21 +19,21 @@ use crate::signals::BlockedSignals;
 /// How a new process gets its memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Memory {
-    /// The caller's memory. The calling thread sleeps until the process has executed a program
-    /// or has ended.
+    /// The caller's memory. The calling thread is suspended until the process has executed a
+    /// program or has ended.
     Shared,
     /// A copy of the caller's memory.
     Copied,
 }
 
-/// Two stacks, one for the child and one for a process that the child may clone, and a note
-/// that the child leaves for its parent.
+/// Two stacks and a note: one stack for the child, one for a process that the child may clone, and
+/// a note from the child to its parent.
 pub(super) struct Stack(ManuallyDrop<Mapped>);
 
 /// The memory of a [`Stack`].
 struct Mapped {
     stacks: Mapping,
-    /// A page that holds a [`SharedNote`]. It stays shared where the other memory is copied.
+    /// A page that holds a [`SharedNote`]. It stays shared if the other memory is copied.
     note: Mapping,
     layout: Layout,
 }
@@ -63,15 +63,15 @@ impl Stack {
         Ok(stack)
     }
 
-    /// Returns the memory in which the child leaves its note.
+    /// Returns the memory of the child's note.
     pub(super) fn note(&self) -> &SharedNote {
-        // SAFETY: the mapping is aligned to a page, holds at least a page, and lives as long as
+        // SAFETY: the mapping is aligned to a page, is at least a page long, and lives as long as
         // `self`. A SharedNote consists of atomics: any bytes are valid, and both processes may
         // access them at the same time.
         unsafe { self.0.note.start.cast::<SharedNote>().as_ref() }
     }
 
-    /// Returns what the child has noted.
+    /// Returns the child's note.
     pub(super) fn read_note(&self) -> Note {
         self.note().read()
     }
@@ -79,8 +79,9 @@ impl Stack {
     /// Returns the stack of the process that the child may clone.
     pub(super) fn second(&self) -> SecondStack {
         let layout = self.0.layout;
-        // SAFETY: the range lies within the mapping. Only a process that this stack's child clones
-        // uses the range; the child has this stack's other half, and one child uses a stack.
+        // SAFETY: the range is within the mapping. Only a process that this stack's child clones
+        // uses the range: the child itself uses the other half, and a stack has only one child at a
+        // time.
         unsafe { SecondStack::new(self.0.stacks.at(layout.guard), layout.usable) }
     }
 
@@ -101,10 +102,10 @@ impl Stack {
         let stack = self.0.stacks.at(layout.one + layout.guard);
         // A handler of this program must not run in the child, which may share its memory.
         let _signals = BlockedSignals::new();
-        // SAFETY: the stack is mapped, unused, and outlives the call. `enter::<R>` gets the `R` that
-        // it expects. With shared memory this thread sleeps until the child has executed a program
-        // or has ended, so `process` is borrowed by the child alone; with copied memory the child
-        // has a copy of its own. `Run::run` does not return.
+        // SAFETY: the stack is mapped, unused, and outlives the call. `enter::<R>` receives a
+        // pointer to an `R`, as it requires. With shared memory this thread is suspended until the
+        // child has executed a program or has ended, so only the child accesses `process`. With
+        // copied memory the child has its own copy. `Run::run` does not return.
         let spawned = unsafe {
             clone.spawn_on_stack(stack, layout.usable, enter::<R>, ptr::from_mut(process).cast::<c_void>())
         };
@@ -119,9 +120,9 @@ impl Stack {
 impl Drop for Stack {
     /// Keeps the memory for a later start. No child uses it any more: a child with shared memory
     /// has executed a program or has ended before clone3 returned, and a child with copied memory
-    /// has a stack of its own.
+    /// has its own stack.
     fn drop(&mut self) {
-        // SAFETY: the field is not used after this.
+        // SAFETY: the field is not used after this line.
         let mapped = unsafe { ManuallyDrop::take(&mut self.0) };
         let mut free = free();
         if free.len() < KEPT {
@@ -130,7 +131,7 @@ impl Drop for Stack {
     }
 }
 
-/// Why memory could not be mapped: the step, the call and the errno.
+/// The cause of a failed mapping: step, call and errno.
 type Fault = (&'static str, &'static str, Errno);
 
 impl Mapped {
@@ -149,15 +150,15 @@ impl Mapped {
     }
 }
 
-/// Page size to assume where sysconf(3) does not know it: the largest that Linux has.
+/// Page size if sysconf(3) cannot return it: the largest page size of Linux.
 const DEFAULT_PAGE: i64 = 64 << 10;
 
-/// Sizes in bytes of a stack's parts. Each stack is a guard with the usable part above it.
+/// Sizes of a stack's parts in bytes. Each stack is a guard page with the usable part above it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Layout {
     /// Size of the inaccessible part: one page.
     guard: usize,
-    /// Size of the part that the process runs on.
+    /// Size of the part that the process uses.
     usable: usize,
     /// Size of both parts.
     one: usize,
@@ -180,7 +181,7 @@ struct Mapping {
     length: usize,
 }
 
-// SAFETY: the memory belongs to the value alone, whichever thread has the value.
+// SAFETY: only this value accesses the memory, and a value can be in any thread.
 unsafe impl Send for Mapping {}
 
 impl Mapping {
@@ -201,14 +202,14 @@ impl Mapping {
         if offset.checked_add(length).is_none_or(|end| end > self.length) {
             return Err(Errno::INVAL);
         }
-        // SAFETY: the range lies within this mapping, to which no reference exists yet.
+        // SAFETY: the range is within this mapping, and no reference to the mapping exists yet.
         unsafe { mprotect(self.at(offset).cast(), length, MprotectFlags::empty()) }
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this value's own, and the value is not used after this.
+        // SAFETY: only this value uses the mapping, and the value is not used after this line.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.length) };
     }
 }

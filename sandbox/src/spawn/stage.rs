@@ -1,4 +1,4 @@
-//! The memory of the stage: a file that holds its encoded steps, and a note of it to this process.
+//! The memory of the stage: a file with its encoded steps and its note to this process.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -9,7 +9,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use crate::child::Note;
 use crate::error::Error;
 
-/// Makes a memory file that begins with these bytes.
+/// Makes a memory file that starts with these bytes.
 pub(super) fn memory_file(name: &CStr, bytes: &[u8]) -> Result<File, Error> {
     let what = "make a file in memory for the child";
     let file = memfd_create(name, MFdFlags::MFD_CLOEXEC)
@@ -21,7 +21,7 @@ pub(super) fn memory_file(name: &CStr, bytes: &[u8]) -> Result<File, Error> {
     Ok(file)
 }
 
-/// Reads the note at the beginning of the stage's memory.
+/// Reads the note at the start of the stage's memory.
 pub(crate) fn read_note(blob: &File) -> Note {
     let mut bytes = [0; size_of::<Note>()];
     match blob.read_exact_at(&mut bytes, 0) {

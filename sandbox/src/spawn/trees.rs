@@ -1,5 +1,5 @@
-//! Mount trees that the parent opens before the clone: what the child's ids could not reach,
-//! and what takes rights on the host.
+//! Mount trees that the parent opens before the clone: those that the child's ids cannot reach, and
+//! those that require permissions on the host.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -22,8 +22,8 @@ use crate::hint;
 use crate::plan::{MapsOf, ProcfsOf, Tree, TreeDevice, TreeMaps};
 use crate::step::Call;
 
-/// A copy of a mount tree, attached nowhere, and out of the host's peer groups: what is
-/// mounted on it later must not appear on the host.
+/// Returns a detached copy of a mount tree. The copy leaves the host's peer groups, so that later
+/// mounts in it do not appear on the host.
 pub(super) fn open_tree(tree: &Tree) -> Result<OwnedFd, Error> {
     if let Some(of) = &tree.procfs {
         return procfs(of);
@@ -67,13 +67,13 @@ fn is_device(fd: &OwnedFd, device: &TreeDevice) -> bool {
     fstat(fd).is_ok_and(same)
 }
 
-/// A tree of a device alone, where the host has none at that path. The device is made in a file
-/// system that nothing else uses, so that nothing is left on the host. A thread mounts that file
-/// system in a mount namespace of its own: before Linux 6.15 only what is mounted somewhere can be
-/// copied.
+/// Returns a tree with only a device, for a device that the host lacks at that path. The device is
+/// made in a file system that nothing else uses, so that nothing remains on the host. A thread
+/// mounts that file system in its own mount namespace: before Linux 6.15 only attached mounts can
+/// be copied.
 fn made(tree: &Tree, device: &TreeDevice) -> Result<OwnedFd, Error> {
     let make = || -> Result<OwnedFd, (&'static str, Errno)> {
-        // A directory that every host has.
+        // This directory exists on every host.
         let (place, node) = (c"/proc", c"/proc/device");
         let (private, none) = (MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&CStr>);
         unshare(nix::sched::CloneFlags::CLONE_NEWNS).map_err(|e| ("unshare", e))?;
@@ -83,7 +83,7 @@ fn made(tree: &Tree, device: &TreeDevice) -> Result<OwnedFd, Error> {
         let (kind, (uid, gid)) = (SFlag::from_bits_truncate(kind), device.owner);
         mknod(node, kind, mode, device.number).map_err(|e| ("mknod", e))?;
         chown(node, Some(uid.into()), Some(gid.into())).map_err(|e| ("chown", e))?;
-        // The caller's mask and the change of owner take bits away.
+        // The caller's umask and the change of owner remove bits of the mode.
         let flags = FchmodatFlags::FollowSymlink;
         fchmodat(AT_FDCWD, node, mode, flags).map_err(|e| ("fchmodat", e))?;
         copy_tree(node, false).map_err(|e| ("open_tree", Errno::from_raw(e.raw_os_error())))
@@ -95,8 +95,8 @@ fn made(tree: &Tree, device: &TreeDevice) -> Result<OwnedFd, Error> {
     })
 }
 
-/// A procfs of a pid namespace that the caller is not in. A process that ends at once makes it, for
-/// it may have to enter other namespaces first.
+/// Returns a procfs of a pid namespace that the caller is not in. A short-lived process makes the
+/// procfs, because it may have to enter other namespaces first.
 fn procfs(of: &ProcfsOf) -> Result<OwnedFd, Error> {
     let make = |member: Option<&Pidfd>| -> Result<Result<OwnedFd, (Call, i32)>, Error> {
         let mut job = Procfs {
@@ -112,7 +112,7 @@ fn procfs(of: &ProcfsOf) -> Result<OwnedFd, Error> {
         pidfd.wait()?;
         Ok(match job.failed {
             Some(failed) => Err(failed),
-            // The process ended without a word: it was killed.
+            // The process ended without a result: it was killed.
             None => job.made.ok_or((Call::Unknown, libc::ESRCH)),
         })
     };
@@ -137,7 +137,7 @@ fn procfs(of: &ProcfsOf) -> Result<OwnedFd, Error> {
     Err(Error::call("setup", what, call.name(), errno).with_hint(Some(cure.into())))
 }
 
-/// The processes that are in a pid namespace.
+/// Returns the processes in a pid namespace.
 fn members(namespace: &OwnedFd) -> Result<Vec<Pidfd>, Error> {
     let unread = |e: std::io::Error| Error::io("proc", "read /proc", "getdents64", &e);
     let wanted = std::fs::metadata(format!("/proc/self/fd/{}", namespace.as_raw_fd())).map_err(unread)?;
@@ -163,8 +163,8 @@ fn set_attributes(fd: &OwnedFd, attributes: [u64; 4], recursive: bool) -> Result
     mount_setattr(fd.as_raw_fd(), &attributes, recursive).map_err(|fault| fault.errno)
 }
 
-/// A user namespace with these maps and nobody in it. The process that it is made for ends at
-/// once: until it is waited for the kernel still tells its namespace.
+/// Returns a user namespace with these maps and without processes. The process that makes the
+/// namespace ends at once; until it is reaped, /proc still shows its namespace.
 fn mapped(uid: &IdMap, gid: &IdMap) -> Result<OwnedFd, Error> {
     let clone = Clone3 { kinds: Kind::User.into(), ..Clone3::default() };
     let (pid, pidfd) = Stack::new()?.start(clone, Memory::Shared, &mut End)?;
