@@ -217,23 +217,6 @@ fn two_containers_of_a_pod_talk_over_localhost() {
 }
 
 #[test]
-fn a_limit_that_cannot_be_had_starts_nothing_unless_lax() {
-    if !nspod_testkit::root() {
-        return;
-    }
-    if cgroup_core::Hierarchy::detect().unwrap().controllers().contains(cgroup_core::Controllers::MEMORY) {
-        return nspod_testkit::skip("this test needs a host whose cgroup v2 lacks the memory controller");
-    }
-    let strict = nspod(&["run", "-m", "64m", "echo", "started"]);
-    assert_eq!((strict.status.code(), out(&strict).as_str()), (Some(125), ""));
-    assert!(err(&strict).starts_with("nspod: memory.max cannot be enforced here: the memory controller is "));
-    assert!(err(&strict).ends_with("; or use --lax-limits to start without it\n"));
-    let lax = nspod(&["run", "--lax-limits", "-m", "64m", "echo", "started"]);
-    assert_eq!((lax.status.code(), out(&lax).as_str()), (Some(0), "started\n"));
-    assert!(err(&lax).starts_with("nspod: memory.max is not enforced: the memory controller is "));
-}
-
-#[test]
 fn a_terminal_is_the_containers_own() {
     if !nspod_testkit::root() {
         return;
