@@ -123,8 +123,8 @@ mod tests {
 
     #[test]
     fn the_list_says_of_each_command_what_it_does() {
-        // `defer` reads the help of an argument type only after its command was chosen. Both texts must
-        // be equal.
+        // `defer` reads the help of an argument type only after its command was chosen. So the command and
+        // the argument type must have the same text.
         let mut built = Cli::command();
         built.build();
         for command in Cli::command().get_subcommands() {

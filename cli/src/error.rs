@@ -147,7 +147,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// The exit code for an error of the sandbox.
+/// Returns the exit code for an error of the sandbox.
 fn code(kind: ErrorKind) -> i32 {
     match kind {
         ErrorKind::ProgramNotFound => 127,

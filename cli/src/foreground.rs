@@ -38,7 +38,7 @@ impl Signals {
         fd.map(Signals).map_err(|e| Error::call("hold signals", "signalfd", e))
     }
 
-    /// Unblocks the signals. Pending ones were meant for the container and are discarded.
+    /// Unblocks the signals. Discards pending signals, because they were meant for the container.
     pub fn release(self) {
         while let Ok(Some(_)) = self.0.read_signal() {}
         let _ = held().thread_unblock();
@@ -63,8 +63,8 @@ pub fn attend(container: &mut Container, signals: &Signals, mut relay: Option<Re
     Ok(outcome)
 }
 
-/// Forwards signals and bytes until a process has ended. Returns the signal that the kernel would have
-/// dropped and for which the process was killed instead.
+/// Forwards signals and bytes until a process has ended. If the kernel would have dropped a signal, kills the
+/// process and returns that signal.
 pub fn until_end(
     pid: i32,
     pidfd: &Pidfd,
@@ -72,7 +72,7 @@ pub fn until_end(
     relay: &mut Option<Relay>,
     kill: impl Fn() -> Result<()>,
 ) -> Result<Option<i32>> {
-    // The signal that a pid 1 cannot receive.
+    // A signal that the kernel would drop for pid 1.
     let mut fatal = None;
     loop {
         let stdin = io::stdin();
@@ -149,8 +149,8 @@ fn hand_on(
     Ok(fatal)
 }
 
-/// Whether the kernel would drop a signal that ends other processes: it does so for a pid 1 without a
-/// handler (`sig_ignored` in kernel/signal.c).
+/// Returns whether the kernel would drop a signal that ends other processes. It drops a signal for a pid 1
+/// without a handler (`sig_ignored` in kernel/signal.c).
 pub fn would_be_lost(pid: i32, signal: i32) -> bool {
     let ends = ends_by_default(signal);
     let at = |file| format!("/proc/{pid}/{file}");
@@ -162,25 +162,25 @@ pub fn would_be_lost(pid: i32, signal: i32) -> bool {
             _ => return false,
         }
     }
-    // The caller may not read the file. Send the signal.
+    // The caller cannot read the file. Send the signal.
     false
 }
 
-/// Whether a signal ends a process without a handler and the kernel drops it for a pid 1. SIGKILL and
-/// SIGSTOP always arrive; the others listed here are ignored by default, or stop and continue.
+/// Returns whether a signal ends a process without a handler, but is dropped for a pid 1. SIGKILL and SIGSTOP
+/// always arrive. The other signals listed here are ignored by default, or stop or continue a process.
 fn ends_by_default(signal: i32) -> bool {
     use Signal::*;
     let others = [SIGCHLD, SIGCONT, SIGKILL, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH];
     signal != 0 && others.iter().all(|other| *other as i32 != signal)
 }
 
-/// Decides from the texts of `/proc/PID/status` and `/proc/PID/syscall`.
+/// Evaluates the contents of `/proc/PID/status` and `/proc/PID/syscall`.
 fn is_lost(status: &[u8], syscall: &str, signal: i32) -> bool {
     let pids = proc::nspid(status).unwrap_or_default();
     let cared_for = ["SigCgt", "SigIgn", "SigBlk"]
         .iter()
         .any(|name| proc::hex(status, name).unwrap_or(0) & 1 << (signal - 1) != 0);
-    // sigwait(3) has the signals blocked, and SigBlk does not show them.
+    // sigwait(3) blocks its signals during the wait, and SigBlk does not show them.
     let call = syscall.split_ascii_whitespace().next().and_then(|n| n.parse().ok());
     let waits_for_it = call == Some(nix::libc::SYS_rt_sigtimedwait);
     pids.len() > 1 && pids.last() == Some(&1) && !cared_for && !waits_for_it

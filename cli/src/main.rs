@@ -28,7 +28,7 @@ fn main() -> ExitCode {
             let _ = e.print();
             0
         }
-        // What follows `--` is the program's.
+        // Arguments after `--` belong to the program.
         Err(e) => {
             let mut own = std::env::args_os().take_while(|arg| arg != "--");
             fail(&Error::parse(&e), own.any(|arg| arg == "--json"))

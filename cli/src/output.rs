@@ -57,7 +57,7 @@ pub fn note_json(error: &Error) {
     }
 }
 
-/// Explains the end of a program where its exit code does not.
+/// Explains why a program ended, if its exit code does not show it.
 pub fn ended(status: ExitStatus) {
     if let ExitStatus::Signaled { signal: nix::libc::SIGSYS, .. } = status {
         note(
@@ -67,7 +67,7 @@ pub fn ended(status: ExitStatus) {
     }
 }
 
-/// Whether the reader of standard output has closed it, for commands that write repeatedly.
+/// Returns whether the reader of standard output has closed it. For commands that write repeatedly.
 pub fn unread() -> bool {
     let out = io::stdout();
     let mut fds = [PollFd::new(out.as_fd(), PollFlags::empty())];
@@ -75,12 +75,12 @@ pub fn unread() -> bool {
     poll(&mut fds, PollTimeout::ZERO).is_ok() && fds[0].revents().is_some_and(|e| e.intersects(closed))
 }
 
-/// Columns aligned, headings in bold on a terminal.
+/// Formats a table with aligned columns. The headings are bold on a terminal.
 pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     layout(headings, rows, colours())
 }
 
-/// Whether to print colours: on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
+/// Returns whether to print colours: on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
 pub fn colours() -> bool {
     // Computed once, because each cell of a table needs it.
     static COLOURS: LazyLock<bool> = LazyLock::new(|| {

@@ -38,7 +38,7 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     sum.ok_or_else(|| format!("{text:?} does not fit in 64 bits"))
 }
 
-/// Parses bytes as runc's flags do: as [`bytes`], -1 for no limit, and empty as 0 for not set.
+/// Parses bytes like [`bytes`], as runc's flags do: -1 means no limit, and an empty text means 0 (not set).
 pub fn signed_bytes(text: &str) -> Result<i64, String> {
     match text {
         "-1" => Ok(-1),
@@ -67,7 +67,7 @@ fn unlimited(text: &str) -> bool {
     matches!(text, "-1" | "max" | "unlimited")
 }
 
-/// Parses a number of processors, `0.5` or `2`, to `cpu.max` with a period of 100 ms.
+/// Parses a number of processors, such as `0.5` or `2`, and returns `cpu.max` with a period of 100 ms.
 pub fn cpus(text: &str) -> Result<CpuMax, String> {
     const PERIOD: f64 = 100_000.0;
     let cpus: f64 =
@@ -78,8 +78,7 @@ pub fn cpus(text: &str) -> Result<CpuMax, String> {
     Ok(CpuMax::new((cpus * PERIOD).round() as u64, PERIOD as u64))
 }
 
-/// Parses docker's `--cpu-shares`, 2 to 262144, to `cpu.weight`, 1 to 10000: see
-/// [`v1::cpu_weight`].
+/// Parses docker's `--cpu-shares`, 2 to 262144, and returns `cpu.weight`, 1 to 10000: see [`v1::cpu_weight`].
 pub fn cpu_shares(text: &str) -> Result<u64, String> {
     let shares = text.parse().ok().filter(|shares| (2..=262_144).contains(shares));
     shares.and_then(v1::cpu_weight).ok_or_else(|| format!("{text:?} must be a number from 2 to 262144"))

@@ -285,7 +285,7 @@ fn containers_and_pods_that_are_not_there_or_in_the_way_are_named() {
             ),
             (
                 &["pod", "create", "--share", "net", "-h", "x", "no-such"],
-                "a host name of the pod's takes uts among --share",
+                "--hostname requires uts in --share",
             ),
             (&["update", "no-such"], "name a limit to change, such as --memory 64m"),
             (
@@ -328,10 +328,7 @@ fn containers_and_pods_that_are_not_there_or_in_the_way_are_named() {
                 &["run", "--pod", &pod, "--network", "host", "true"],
                 "the pod shares its net namespace, so `--network` must be omitted",
             ),
-            (
-                &["pod", "run", &pod, "--pod", &pod, "true"],
-                "name the pod once: `nspod pod run POD` has no --pod",
-            ),
+            (&["pod", "run", &pod, "--pod", &pod, "true"], "`nspod pod run POD` does not accept --pod"),
         ],
     );
 }

@@ -167,7 +167,7 @@ fn a_paused_container_stands_still_and_can_be_killed() {
     ok(&["pause", &name]);
     assert_eq!(name.at(), "paused");
     let refused = nspod(&["exec", &name, "true"]);
-    let want = format!("nspod: the container {0} is paused; `nspod unpause {0}` lets it go on\n", &*name);
+    let want = format!("nspod: the container {0} is paused; `nspod unpause {0}` resumes it\n", &*name);
     assert_eq!((refused.code(), refused.err), (125, want));
     let before = count();
     std::thread::sleep(std::time::Duration::from_millis(200));

@@ -192,7 +192,7 @@ fn a_log_that_nobody_reads_is_not_waited_for() {
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     let output = bundle.command(&["--log", fifo.to_str().unwrap(), "state", "nobody"]);
     fails(&output, 1, "cannot open the log");
-    assert!(output.err.contains("nobody reads from it"), "{}", output.err);
+    assert!(output.err.contains("no process reads from it"), "{}", output.err);
 }
 
 #[test]
@@ -435,7 +435,7 @@ fn sockets_of_activation_come_before_the_descriptors_that_are_preserved() {
     let neither = run("", "");
     assert!(!neither.out.contains("first"), "{neither:?}");
     // This program's own are none of the caller's.
-    fails(&run("", "--preserve-fds 4"), 1, "cannot hand on descriptor 6");
+    fails(&run("", "--preserve-fds 4"), 1, "cannot pass on descriptor 6");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use nspod_sandbox::store::read_small;
 use crate::config::{self, Config};
 use crate::error::{Error, ErrorKind, Result};
 
-/// A directory with a `config.json`, which has been read and checked.
+/// A bundle: a directory with a `config.json` that has been read and checked.
 ///
 /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/bundle.md).
 #[derive(Debug, Clone)]
@@ -68,7 +68,7 @@ impl Bundle {
     }
 }
 
-/// Reads a regular file. `O_NONBLOCK`, so that a FIFO in its place does not block.
+/// Reads a regular file. `O_NONBLOCK` prevents a FIFO from blocking the open.
 fn read_config(path: &Path) -> std::io::Result<Vec<u8>> {
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if !file.metadata()?.is_file() {
@@ -77,7 +77,7 @@ fn read_config(path: &Path) -> std::io::Result<Vec<u8>> {
     read_small(file)
 }
 
-/// Checks that the root is a directory. A root that the caller may not see is left to the start.
+/// Checks that the root is a directory. If the caller cannot look it up, the start reports the error.
 pub(crate) fn check_root(root: &Root) -> Result<()> {
     let Root::Dir { path, .. } = root else { return Ok(()) };
     let problem = match path.metadata() {

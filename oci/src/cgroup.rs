@@ -1,4 +1,4 @@
-//! The cgroup driver: where a container's cgroup is, who makes it, and who removes it.
+//! The cgroup driver: the path, creation and removal of a container's cgroup.
 
 use std::fmt;
 use std::fs::File;
@@ -20,7 +20,7 @@ use crate::runtime::{CgroupDriver, Runtime};
 pub(crate) enum Place {
     /// The caller's cgroup.
     Caller,
-    /// A cgroup of its own, as a path from the top of the hierarchy.
+    /// A separate cgroup, as a path from the top of the hierarchy.
     At(PathBuf),
     /// A scope that systemd has made.
     Scope(Box<Scope>),
@@ -39,8 +39,7 @@ impl fmt::Display for Place {
 }
 
 impl Place {
-    /// Makes the cgroup and applies limits and device rules; for processes that the sandbox does not
-    /// start.
+    /// Creates the cgroup and applies limits and device rules, for processes that the sandbox does not start.
     pub(crate) fn make(&self, spec: &Spec) -> Result<Option<Cgroup>> {
         let path = match self {
             Place::Caller => return Ok(None),
@@ -69,8 +68,8 @@ impl Scope {
         self.held.cgroup().path()
     }
 
-    /// Ends the process that held the scope, now that the container is in it. That process counted
-    /// against the limit of processes, so this limit is set only now.
+    /// Ends the process that held the scope, since the container is now in the scope. That process counted
+    /// against the limit on processes, so this limit is set only now.
     pub(crate) fn release(mut self) -> Result<()> {
         let cgroup = self.held.release();
         let processes = self.limits.clone().remove("pids.max");
@@ -78,13 +77,13 @@ impl Scope {
             return Ok(());
         }
         self.manager.set_properties(&self.unit, &Property::of_limits(&processes)?)?;
-        // All limits, since systemd has written those that it knows again.
+        // Write all limits, since systemd has overwritten those that it knows.
         limit(&cgroup, &self.limits)
     }
 }
 
-/// Chooses the cgroup of a container and notes it in the record. systemd makes a scope at once; the
-/// sandbox makes any other cgroup at the start.
+/// Chooses the cgroup of a container and notes it in the record. systemd creates a scope immediately. The
+/// sandbox creates any other cgroup during the start.
 pub(crate) fn place(
     runtime: &Runtime,
     wanted: &ContainerSpec,
@@ -104,8 +103,8 @@ pub(crate) fn place(
         Ok((root, path)) => {
             let full = root.join(path.strip_prefix("/").unwrap_or(&path));
             if required || !runtime.is_rootless() || can_make(&full) {
-                // An existing cgroup may be another container's, and must not be removed after a
-                // crash: it is noted when the start has found it free.
+                // An existing cgroup may belong to another container, and must not be removed after a crash.
+                // So the cgroup is noted only after the start has found it unused.
                 if matches!(full.try_exists(), Ok(false)) {
                     record.set_cgroup_path(&full);
                 }
@@ -146,7 +145,7 @@ fn scope(runtime: &Runtime, wanted: &ContainerSpec, id: &str, record: &mut Recor
     let held = manager.hold_scope(&systemd::Scope { description, properties, ..named })?;
     record.set_cgroup_path(held.cgroup().path());
     record.unit = Some(unit.clone());
-    // Including those for which systemd has no property.
+    // This includes limits for which systemd has no property.
     limit(held.cgroup(), &early)?;
     if let Some(rules) = &wanted.spec.devices {
         held.cgroup().attach_devices(rules)?;

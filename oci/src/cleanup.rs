@@ -1,4 +1,4 @@
-//! Removal of a container, of whatever is left of it.
+//! Removal of a container and its remains.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::record::{Record, Status};
 use crate::state::{Entry, Store};
 use crate::{cgroup, hooks, resctrl};
 
-/// How long to wait for the end of a killed process.
+/// Time limit for the end of a killed process.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Kills the first process, and waits until it has ended.
@@ -38,15 +38,15 @@ pub(crate) fn stop(record: &Record) -> Result<()> {
 }
 
 /// Removes a container's cgroup with the processes in it, its resctrl group, and the mount of its root.
-/// What is already gone is not an error.
+/// Ignores objects that no longer exist.
 pub(crate) fn remove(record: &Record) -> Result<()> {
     resctrl::remove(&record.rdt_made)?;
     unmount(record)?;
     cgroup::remove(record)
 }
 
-/// Forgets a container that has no process any more, and runs its poststop hooks. Calls
-/// `before_hooks` in between, since hooks take their time.
+/// Deletes the state of a container without processes, and runs its poststop hooks. Calls `before_hooks`
+/// before the hooks, because hooks can run for a long time.
 pub(crate) fn forget(
     store: &Store,
     entry: &Entry,

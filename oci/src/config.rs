@@ -1,5 +1,5 @@
-//! The configuration: `config.json` is read, checked, and converted to a
-//! [`Spec`](nspod_sandbox::spec::Spec). Nothing is done yet.
+//! The configuration: reads and checks `config.json`, and converts it to a
+//! [`Spec`](nspod_sandbox::spec::Spec). The conversion has no side effects.
 //!
 //! Settings that this runtime or cgroup v2 cannot apply are errors with the JSON path of the field.
 //! Unknown fields are ignored, as the specification requires.

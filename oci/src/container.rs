@@ -1,4 +1,4 @@
-//! Containers by id, and the operations that need no start.
+//! Containers by id, and the operations that do not start a process.
 
 use cgroup_core::{CpuMax, Limits, Max, Usage};
 use ns_core::{Kind, Pidfd};
@@ -11,17 +11,17 @@ use crate::runtime::Runtime;
 use crate::state::Entry;
 use crate::{cgroup, cleanup, hooks};
 
-/// A container of a runtime, by its id.
+/// A container of a runtime, identified by its id.
 ///
-/// The handle holds nothing open and can be cloned: each method reads the state anew, and those that
-/// change the container lock it meanwhile. Dropping the handle has no effect on the container.
+/// The handle holds nothing open and can be cloned. Each method reads the state anew. Methods that change the
+/// container lock it during the change. Dropping the handle has no effect on the container.
 #[derive(Debug, Clone)]
 pub struct Container {
     pub(crate) runtime: Runtime,
     pub(crate) id: String,
 }
 
-/// Changes of a container's limits, for [`Container::update`].
+/// Changes to the limits of a container, for [`Container::update`].
 #[derive(Debug, Clone, Default)]
 pub struct UpdateOptions {
     /// Limits to change, as in `linux.resources`; [`config::parse_resources`] reads them. A limit
@@ -109,8 +109,8 @@ impl Container {
 
     /// Sends a signal to the first process; with `all`, to all processes of the container.
     ///
-    /// SIGKILL always goes to all processes of a container that shares its pid namespace, since they
-    /// do not end with the first.
+    /// If the container shares its pid namespace, SIGKILL always goes to all its processes, since they do not
+    /// end with the first one.
     /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#kill).
     ///
     /// # Errors
@@ -157,7 +157,7 @@ impl Container {
         };
         let (status, process) = entry.look()?;
         let Ok(record) = entry.record() else {
-            // A crash before anything but the directory was made.
+            // The start crashed when only the directory existed.
             return store.remove(&entry, &lock);
         };
         let may = matches!(status, Status::Stopped | Status::Created | Status::Creating);
@@ -261,7 +261,7 @@ fn not_running() -> Error {
     Error::new(ErrorKind::Status, "container not running")
 }
 
-/// Sends a signal to all processes in the cgroup, whether or not the first is alive.
+/// Sends a signal to all processes in the cgroup, even if the first process has ended.
 fn kill_all(record: &Record, signal: i32) -> Result<()> {
     log::debug!("send signal {signal} to all processes of the container");
     let cgroup = record.cgroup()?;

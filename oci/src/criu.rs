@@ -1,4 +1,4 @@
-//! `checkpoint` and `restore`, by the program [criu](https://criu.org).
+//! `checkpoint` and `restore`, implemented by the program [criu](https://criu.org).
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -30,22 +30,22 @@ use crate::runtime::Runtime;
 use crate::state::{Entry, Store};
 use crate::{cleanup, hooks, pid_file, socket};
 
-/// The file in the image directory with the names of the standard streams, as runc writes it.
+/// The file in the image directory with the names of the standard streams, in runc's format.
 const DESCRIPTORS: &str = "descriptors.json";
 
-/// Options of [`Container::checkpoint`] and [`Container::restore`] alike. They have the names of criu's
+/// Common options of [`Container::checkpoint`] and [`Container::restore`]. They are named after criu's
 /// options: [criu(8)](https://man7.org/linux/man-pages/man8/criu.8.html).
 #[derive(Debug, Clone)]
 pub struct ImageOptions {
     /// Directory of the images.
     pub images: PathBuf,
-    /// Directory in which criu works and logs; by default, that of the images.
+    /// Directory in which criu works and logs; by default, the directory of the images.
     pub work: Option<PathBuf>,
     /// Permit open TCP connections.
     pub tcp_established: bool,
     /// Permit unix sockets that are connected to a process outside.
     pub ext_unix_sk: bool,
-    /// Permit a session that was begun outside.
+    /// Permit a session whose leader is outside the container.
     pub shell_job: bool,
     /// Handle file locks.
     pub file_locks: bool,
@@ -81,12 +81,12 @@ impl Default for ImageOptions {
 pub enum ManageCgroups {
     /// Neither dump nor restore them.
     Ignore = 0,
-    /// Restore those that criu itself has created.
+    /// Restore only cgroups that criu itself has created.
     #[default]
     Soft = 3,
-    /// Restore all; existing ones may be there.
+    /// Restore all cgroups; existing ones are permitted.
     Full = 4,
-    /// Restore all; existing ones are an error.
+    /// Restore all cgroups; existing ones are an error.
     Strict = 5,
 }
 
@@ -223,8 +223,8 @@ impl Container {
     }
 }
 
-/// A restored container, whose first process is a child of the caller. Dropping the handle has no
-/// effect on the container.
+/// A restored container. Its first process is a child of the caller. Dropping the handle has no effect on the
+/// container.
 #[derive(Debug)]
 pub struct Restored {
     /// Pid of the first process.
@@ -262,8 +262,8 @@ impl Restored {
         }
     }
 
-    /// Deletes the container and runs its poststop hooks. Calls `before_hooks` in between, since hooks
-    /// take their time. Does nothing if another process has deleted the container.
+    /// Deletes the container and runs its poststop hooks. Calls `before_hooks` before the hooks, because
+    /// hooks can run for a long time. Does nothing if another process has deleted the container.
     ///
     /// # Errors
     /// As [`Container::delete`].
@@ -276,13 +276,13 @@ impl Restored {
 }
 
 impl CheckpointOptions {
-    /// Returns the parent after a check: criu reads it relative to the images.
+    /// Checks and returns the directory of the earlier pre-dump. criu resolves it relative to the images.
     fn parent(&self) -> Result<Option<&Path>> {
         let Some(path) = &self.parent else { return Ok(None) };
         let invalid =
             |problem: String| Err(Error::new(ErrorKind::InvalidOption, format!("--parent-path: {problem}")));
         if path.is_absolute() {
-            let cure = "name it as it is seen from there";
+            let cure = "give its path relative to that directory";
             return invalid(format!("{} is not relative to --image-path: {cure}", path.display()));
         }
         let there = self.images.images.join(path);
@@ -296,7 +296,7 @@ impl CheckpointOptions {
         }
     }
 
-    /// Adds the options that only `checkpoint` has.
+    /// Adds the options that are specific to `checkpoint`.
     fn add_to(&self, options: &mut Options) {
         if let Some((address, port)) = &self.page_server {
             let mut given = Message::default();
@@ -322,7 +322,7 @@ impl CheckpointOptions {
 /// Names the mounts and namespaces that come from outside the container for a dump.
 fn add_external(options: &mut Options, spec: &Spec, rootfs: &Path, pid: i32) -> Result<()> {
     let inside = Path::new("/proc").join(pid.to_string()).join("root");
-    // A masked directory is a file system of its own, which criu finds by itself.
+    // criu finds the file system of a masked directory by itself.
     let is_own = |place: &Path| {
         let there = inside.join(place.strip_prefix("/").unwrap_or(place));
         spec.masked_paths.iter().any(|path| path == place)
@@ -338,7 +338,7 @@ fn add_external(options: &mut Options, spec: &Spec, rootfs: &Path, pid: i32) -> 
     Ok(())
 }
 
-/// The error of a file that criu needs.
+/// Returns the error for a file that criu needs.
 fn io(what: &str, path: &Path, e: &std::io::Error) -> Error {
     Error::io(ErrorKind::Criu, what, path, e)
 }
@@ -384,7 +384,7 @@ fn warn_of_hooks(claimed: &Claimed) {
     }
 }
 
-/// Returns the options of a restore, with the directories, which must stay open until criu has ended.
+/// Returns the options of a restore, and the directories that must stay open until criu has ended.
 fn restore_options(args: &RestoreOptions, claimed: &Claimed) -> Result<(Options, [File; 2])> {
     let images = &args.images;
     let (record, spec) = (&claimed.record, &claimed.wanted.spec);
@@ -418,7 +418,7 @@ fn restore_options(args: &RestoreOptions, claimed: &Claimed) -> Result<(Options,
     Ok((options, dirs))
 }
 
-/// Starts a program in a cgroup: enters the cgroup meanwhile.
+/// Starts a program in a cgroup. The caller is in the cgroup during the call.
 fn inside(cgroup: Option<&Cgroup>, command: &mut Command) -> std::io::Result<std::process::Child> {
     let other = |e: cgroup_core::Error| std::io::Error::other(e.to_string());
     let Some(cgroup) = cgroup else { return command.spawn() };
@@ -430,8 +430,8 @@ fn inside(cgroup: Option<&Cgroup>, command: &mut Command) -> std::io::Result<std
     child
 }
 
-/// Returns the mounts that come from outside: the path in the container, by which criu knows them,
-/// and the source.
+/// Returns the mounts that come from outside: the path in the container, which criu uses as the name, and the
+/// source.
 fn external(spec: &Spec, rootfs: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
     let bound = spec.mounts.iter().filter_map(|mount| match &mount.kind {
         MountKind::Bind { source, .. } => Some((&mount.destination, source.as_path())),
@@ -453,7 +453,7 @@ fn external(spec: &Spec, rootfs: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
     Ok(bound.chain(masked).map(|(path, source)| (place(path), source.to_owned())).collect())
 }
 
-/// Returns the joined namespaces of the kinds that criu can leave alone.
+/// Returns the joined namespaces that criu can exclude from the images.
 fn joined(spec: &Spec) -> impl Iterator<Item = (Kind, &Path)> {
     [Kind::Net, Kind::Pid].into_iter().filter_map(|kind| match spec.namespaces.get(kind) {
         Namespace::Join(Join::Path(path)) => Some((kind, path.as_path())),
@@ -461,12 +461,12 @@ fn joined(spec: &Spec) -> impl Iterator<Item = (Kind, &Path)> {
     })
 }
 
-/// Returns runc's name in images for a joined namespace.
+/// Returns runc's name for a joined namespace in images.
 fn label(kind: Kind) -> &'static str {
     if kind == Kind::Net { "extRootNetNS" } else { "extRootPidNS" }
 }
 
-/// The names by which criu knows the standard streams of a container.
+/// Returns criu's names for the standard streams of a container.
 struct Streams(Vec<String>);
 
 impl Streams {
@@ -533,8 +533,7 @@ fn criu() -> Result<PathBuf> {
 }
 
 impl ImageOptions {
-    /// Returns the options of every action, with the directories, which must stay open until criu has
-    /// ended.
+    /// Returns the common options, and the directories that must stay open until criu has ended.
     fn options(&self, action: Action) -> Result<(Options, [File; 2])> {
         let mut options = Options::default();
         let open = |path: &Path| File::open(path).map_err(|e| io("open", path, &e));
@@ -543,7 +542,7 @@ impl ImageOptions {
         options.number(Field::WorkDirFd, work.as_raw_fd() as u64);
         options.text(Field::LogFile, log_file(action));
         options.number(Field::LogLevel, 4);
-        // With these criu announces each step, and sends the terminal.
+        // With these options criu reports each step, and sends the terminal.
         options.flag(Field::NotifyScripts);
         options.flag(Field::OrphanPtsMaster);
         for (wanted, field) in [
@@ -584,7 +583,7 @@ impl ImageOptions {
         move |e| {
             let text = fs::read(&log).unwrap_or_default();
             let text = String::from_utf8_lossy(&text);
-            // criu can do without what the first errors are about.
+            // The first errors in the log are often about optional features.
             let is_reason = |line: &&str| line.contains("Error (") && !line.ends_with("FAILED.");
             let complaint = text.lines().rfind(is_reason).unwrap_or("it does not say why");
             Error::new(ErrorKind::Criu, format!("{e}: {}: see {}", complaint.trim(), log.display()))

@@ -11,7 +11,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 use nspod_sandbox::ErrorReport;
 
-/// What happened.
+/// Kind of an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -128,7 +128,7 @@ impl Error {
         self
     }
 
-    /// Adds what to do to the end of the sentence.
+    /// Appends a hint to the sentence.
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint = Some(hint.into());
         self
@@ -221,8 +221,7 @@ impl fmt::Debug for Error {
 }
 
 impl StdError for Error {
-    /// Returns the error of the sandbox, of ns-core or of cgroup-core that this error comes from, or
-    /// else the [`Errno`].
+    /// Returns the underlying error of the sandbox, of ns-core or of cgroup-core, or the [`Errno`].
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match &self.0.source {
             Some(source) => Some(&**source),
@@ -248,8 +247,8 @@ impl From<cgroup_core::Error> for Error {
     }
 }
 
-/// An error of a plan or a start. An invalid field of the spec becomes the field of the
-/// configuration that it was converted from.
+/// Converts an error of a plan or a start. An invalid field of the spec becomes the field of the
+/// configuration from which it was converted.
 impl From<nspod_sandbox::Error> for Error {
     fn from(e: nspod_sandbox::Error) -> Self {
         let kind = match e.kind() {
@@ -290,7 +289,7 @@ const FIELDS: [(&str, &str); 17] = [
     ("process.personality", "linux.personality"),
 ];
 
-/// The same for the fields of a mount, after `mounts[N]`.
+/// Fields of a mount in a spec, and their names after `mounts[N]`.
 const MOUNT_FIELDS: [(&str, &str); 8] = [
     (".kind.source", ".source"),
     (".kind.fstype", ".type"),

@@ -52,7 +52,7 @@ pub struct Events {
     watch: Watch,
     oom_kills: Option<u64>,
     interval: Duration,
-    /// When to report the used resources.
+    /// Time of the next report of the used resources.
     due: Instant,
     ended: bool,
 }
@@ -118,7 +118,7 @@ impl Event {
         Ok(Event { kind: "stats", id: id.to_owned(), data: Some(Stats::of(cgroup)?) })
     }
 
-    /// Returns whether the kernel has killed a process of the container for want of memory.
+    /// Returns whether the OOM killer has killed a process of the container.
     pub fn is_oom(&self) -> bool {
         self.kind == "oom"
     }
@@ -185,7 +185,7 @@ impl Psi {
         };
         let psi = |pressure: &Pressure| Psi {
             some: share(&pressure.some),
-            // Before Linux 5.13 the processor has no such line.
+            // Before Linux 5.13 the file for the processor does not have this line.
             full: pressure.full.as_ref().map(share).unwrap_or_default(),
         };
         pressure.map(psi)

@@ -1,4 +1,4 @@
-//! `exec`: a further process in a container.
+//! `exec`: starts another process in a container.
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
@@ -26,20 +26,20 @@ use crate::{pid_file, program, socket};
 /// ```
 #[derive(Debug, Default)]
 pub struct ExecOptions {
-    /// The process, as in `process` of the configuration; [`config::parse_process`] reads it. By
-    /// default, that of the container, without its terminal.
+    /// The process, in the form of `process` in the configuration; [`config::parse_process`] reads it. By
+    /// default, the process of the container, without its terminal.
     pub process: Option<runtime::Process>,
     /// Program and arguments; if empty, those of `process`. Required without `process`.
     pub args: Vec<OsString>,
-    /// Give the process a terminal, even if `process` has none.
+    /// Give the process a terminal, even if `process` does not ask for one.
     pub terminal: bool,
-    /// Size of the terminal, unless `process` has one.
+    /// Size of the terminal, unless `process` specifies it.
     pub terminal_size: Terminal,
     /// Working directory.
     pub cwd: Option<PathBuf>,
     /// Additional variables of the environment.
     pub env: Vec<(OsString, OsString)>,
-    /// Uid and gid. Without a gid, that of the process.
+    /// Uid and gid. By default, the gid is that of `process`.
     pub user: Option<(u32, Option<u32>)>,
     /// Additional groups.
     pub additional_gids: Vec<u32>,
@@ -57,22 +57,22 @@ pub struct ExecOptions {
     pub ignore_paused: bool,
     /// The caller will not wait for the process: a terminal then requires `console_socket`.
     pub detach: bool,
-    /// Socket that gets the master end of the terminal, as a descriptor in a message.
+    /// Socket that receives the master end of the terminal, as a descriptor in a message.
     pub console_socket: Option<PathBuf>,
-    /// Socket that gets a pidfd of the process.
+    /// Socket that receives a pidfd of the process.
     pub pidfd_socket: Option<PathBuf>,
-    /// File that gets the pid of the process.
+    /// File to which the pid of the process is written.
     pub pid_file: Option<PathBuf>,
     /// Descriptors that the process inherits.
     pub inherited: InheritedFds,
 }
 
 impl Container {
-    /// Starts a further process in the container. Returns when the program has been executed.
+    /// Starts another process in the container. Returns when the program has been executed.
     ///
-    /// The handle has the master end of the terminal, unless it was sent to the console socket. To
-    /// drop the handle kills the process and all others in its cgroup, that is the container:
-    /// [wait](Process::wait) for the process, or [detach](Process::detach) the handle.
+    /// The handle has the master end of the terminal, unless it was sent to the console socket. Dropping the
+    /// handle kills all processes in the cgroup of the process, which is that of the container. To prevent
+    /// this, [wait](Process::wait) for the process, or [detach](Process::detach) the handle.
     ///
     /// # Errors
     /// [`ErrorKind::Status`]: the container is stopped, paused or being created.
@@ -84,7 +84,7 @@ impl Container {
         let (status, pidfd) = entry.look()?;
         let problem = match status {
             Status::Stopped => "cannot exec in a stopped container",
-            // Its root is still the host's.
+            // The root of the process is still the host's.
             Status::Creating => "cannot exec in a container that is being created",
             Status::Paused if !options.ignore_paused => {
                 "cannot exec in a paused container (use --ignore-paused to override)"
@@ -131,7 +131,7 @@ impl Container {
         options.apply(&mut command, record)?;
         options.inherited.give(&mut command);
         let listener = wanted.seccomp_listener.as_ref();
-        // The program that answers for a filter must have the listener before the program runs.
+        // The agent of a filter must have the listener before the program runs.
         if listener.is_some() {
             command.hold();
         }
@@ -168,7 +168,7 @@ fn announce(
     file.map_or(Ok(()), |file| pid_file::write(file, process.pid()))
 }
 
-/// Kills a process of `exec` alone: to drop its handle would kill the container, which shares its
+/// Kills one process of `exec`. Dropping its handle would also kill the container, because both share a
 /// cgroup.
 fn abandon(mut process: Process) {
     let _ = process.signal(libc::SIGKILL);
@@ -176,7 +176,7 @@ fn abandon(mut process: Process) {
 }
 
 impl ExecOptions {
-    /// Returns the process: the given one or the container's, with the changes of the options.
+    /// Returns the given process or the container's, with the changes of the options.
     fn process(&self, config: &Config, context: &Context<'_>) -> Result<ProcessSpec> {
         let mut given = match &self.process {
             Some(process) => process.clone(),
@@ -218,7 +218,7 @@ impl ExecOptions {
             sets.bounding |= bit;
             sets.effective |= bit;
             sets.permitted |= bit;
-            // As runc does. The kernel permits only inheritable capabilities in this set.
+            // runc does the same. The kernel permits only inheritable capabilities in this set.
             sets.ambient |= bit & sets.inheritable;
         }
         process.no_new_privs |= self.no_new_privs;

@@ -1,4 +1,4 @@
-//! Hooks: programs that run on the host during the life cycle, each with the container's state on its
+//! Hooks: programs that run on the host during the life cycle. Each reads the container's state from its
 //! standard input.
 //!
 //! [Specification](https://github.com/opencontainers/runtime-spec/blob/main/config.md#posix-platform-hooks)
@@ -43,7 +43,7 @@ pub(crate) fn poststart(entry: &Entry, record: &Record) -> Result<()> {
     }
 }
 
-/// Runs all hooks; logs those that fail.
+/// Runs all hooks, and logs those that fail.
 pub(crate) fn run_all(kind: &str, hooks: &[Hook], state: &[u8]) {
     for hook in hooks {
         if let Err(e) = one(kind, hook, state) {
@@ -63,7 +63,7 @@ fn one(kind: &str, hook: &Hook, state: &[u8]) -> Result<()> {
 fn execute(hook: &Hook, state: &[u8]) -> Result<()> {
     let mut input = memory_file("state")?;
     let output = memory_file("output")?;
-    let failed = |e: std::io::Error| Error::io(ErrorKind::Hook, "hand the state to", &hook.path, &e);
+    let failed = |e: std::io::Error| Error::io(ErrorKind::Hook, "pass the state to", &hook.path, &e);
     input.write_all(state).and_then(|()| input.rewind()).map_err(failed)?;
     let copy = || output.try_clone().map_err(failed);
     let mut command = Command::new(&hook.path);

@@ -7,9 +7,9 @@ use nspod_sandbox::Command;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Descriptors of the caller that the container gets, from number 3 on: first those of socket
-/// activation ([sd_listen_fds(3)](https://man7.org/linux/man-pages/man3/sd_listen_fds.3.html)), then
-/// those after them.
+/// Descriptors that the container inherits from the caller, numbered from 3: first the descriptors of socket
+/// activation ([sd_listen_fds(3)](https://man7.org/linux/man-pages/man3/sd_listen_fds.3.html)), then the
+/// preserved ones.
 #[derive(Debug, Default)]
 pub struct InheritedFds {
     fds: Vec<OwnedFd>,
@@ -17,11 +17,11 @@ pub struct InheritedFds {
 }
 
 impl InheritedFds {
-    /// Takes the descriptors that `LISTEN_FDS` counts if `LISTEN_PID` is empty or the caller's pid, and
-    /// `preserved` more.
+    /// Takes ownership of the descriptors that `LISTEN_FDS` counts, if `LISTEN_PID` is empty or the caller's
+    /// pid, and of `preserved` additional ones.
     ///
-    /// Call this before the program opens a descriptor that stays open: the lowest free number tells
-    /// which descriptors the program has inherited.
+    /// Call this before the program opens a descriptor that stays open: the inherited descriptors are
+    /// recognized by the lowest free number.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidOption`]: one of the descriptors is not open.
@@ -40,9 +40,8 @@ impl InheritedFds {
         let copy = |fd| match fd < first_free {
             true => Ok(own.get_fd(fd)?),
             false => {
-                let problem = format!(
-                    "cannot hand on descriptor {fd}, of --preserve-fds or LISTEN_FDS: it is not open"
-                );
+                let problem =
+                    format!("cannot pass on descriptor {fd} of --preserve-fds or LISTEN_FDS: it is not open");
                 Err(Error::new(ErrorKind::InvalidOption, problem))
             }
         };

@@ -1,4 +1,4 @@
-//! `create` and `run`: from a bundle to a container.
+//! `create` and `run`: create a container from a bundle.
 
 use std::fs::File;
 use std::mem;
@@ -30,14 +30,14 @@ use crate::{cleanup, hooks, pid_file, program, socket};
 /// Options of [`Container::create`] and [`Container::run`].
 #[derive(Debug, Default)]
 pub struct CreateOptions {
-    /// Socket that gets the master end of the terminal, as a descriptor in a message. Required by
+    /// Socket that receives the master end of the terminal, as a descriptor in a message. Required by
     /// `create` and a detached `run` if `process.terminal` is true, and not permitted otherwise.
     pub console_socket: Option<PathBuf>,
-    /// Socket that gets a pidfd of the first process.
+    /// Socket that receives a pidfd of the first process.
     pub pidfd_socket: Option<PathBuf>,
-    /// File that gets the pid of the first process.
+    /// File to which the pid of the first process is written.
     pub pid_file: Option<PathBuf>,
-    /// Enter the root by chroot(2) and not by pivot_root(2), which cannot leave an initramfs.
+    /// Enter the root by chroot(2) instead of pivot_root(2), which cannot leave an initramfs.
     pub no_pivot: bool,
     /// Stay in the caller's session keyring.
     pub no_new_keyring: bool,
@@ -49,20 +49,20 @@ pub struct CreateOptions {
     pub notify_socket: Option<PathBuf>,
 }
 
-/// How the program runs.
+/// Whether the program waits for `start`, and whether the caller waits for the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RunMode {
-    /// It waits for `start`, by this process or another.
+    /// The program waits for `start`, by this process or another.
     Held,
-    /// It runs, and nobody waits for it.
+    /// The program runs, and the caller does not wait for it.
     Detached,
-    /// It runs, and this process waits for it.
+    /// The program runs, and the caller waits for it.
     Foreground,
 }
 
 impl Container {
-    /// Creates a container from a bundle. Its program waits for [`start`](Self::start), which any
-    /// process can call: nothing of the caller must stay.
+    /// Creates a container from a bundle. Its program waits for [`start`](Self::start), which any process can
+    /// call: the caller may exit.
     /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#create).
     ///
     /// # Errors
@@ -103,7 +103,7 @@ impl Container {
     }
 }
 
-/// A running container that the caller waits for. Dropping it kills the container.
+/// A running container for which the caller waits. Dropping the handle kills the container.
 #[derive(Debug)]
 pub struct Foreground {
     /// The first process.
@@ -116,13 +116,13 @@ pub struct Foreground {
 }
 
 impl Foreground {
-    /// Leaves the container as it is, with its state.
+    /// Drops the handle without killing the container. The container keeps its state.
     pub fn keep(self) {
         self.process.detach();
     }
 
-    /// Deletes the container and runs its poststop hooks. Calls `before_hooks` in between, since hooks
-    /// take their time.
+    /// Deletes the container and runs its poststop hooks. Calls `before_hooks` before the hooks, because
+    /// hooks can run for a long time.
     ///
     /// # Errors
     /// As [`Container::delete`].
@@ -140,7 +140,7 @@ impl Foreground {
     }
 }
 
-/// An id that was taken for a bundle, with the lock of its entry.
+/// A claimed id for a bundle, with the lock of its entry.
 pub(crate) struct Claimed {
     pub(crate) wanted: ContainerSpec,
     place: Place,
@@ -151,7 +151,7 @@ pub(crate) struct Claimed {
 }
 
 impl Claimed {
-    /// Converts the configuration, takes the id, and writes the record.
+    /// Converts the configuration, claims the id, and writes the record.
     pub(crate) fn new(
         runtime: &Runtime,
         id: &str,
@@ -186,7 +186,7 @@ impl Claimed {
         }
     }
 
-    /// Chooses the cgroup, and writes the record: it must say what to remove after a crash.
+    /// Chooses the cgroup, and writes the record, which must list what to remove after a crash.
     fn write(&mut self, runtime: &Runtime, id: &str, bundle: &Bundle) -> Result<()> {
         self.place = cgroup::place(runtime, &self.wanted, id, &mut self.record)?;
         log::debug!("{}", self.place);
@@ -194,7 +194,7 @@ impl Claimed {
         self.entry.write_config(bundle.json())
     }
 
-    /// Makes the cgroup, for processes that the sandbox does not start.
+    /// Creates the cgroup, for processes that the sandbox does not start.
     pub(crate) fn make_cgroup(&mut self) -> Result<Option<Cgroup>> {
         let made = self.place.make(&self.wanted.spec)?;
         if let Some(cgroup) = &made {
@@ -203,7 +203,7 @@ impl Claimed {
         Ok(made)
     }
 
-    /// Leaves the cgroup to the processes that have been put into it.
+    /// Keeps the cgroup for the processes that have been moved into it.
     pub(crate) fn release_cgroup(&mut self) -> Result<()> {
         match mem::replace(&mut self.place, Place::Caller) {
             Place::Scope(scope) => scope.release(),
@@ -218,7 +218,7 @@ impl Claimed {
         self.give_up(why)
     }
 
-    /// Removes a container that could not be made. Returns `why`.
+    /// Removes a container that could not be created. Returns `why`.
     pub(crate) fn give_up(&self, why: Error) -> Error {
         let hooked = self.entry.hooked.load(Ordering::Relaxed);
         let removed = if self.record.needs_cleanup() { cleanup::remove(&self.record) } else { Ok(()) };
@@ -300,9 +300,9 @@ fn launch(options: CreateOptions, mode: RunMode, claimed: &mut Claimed) -> Resul
         mount_notify_socket(&mut wanted.spec, socket);
     }
     let inside = &wanted.spec.hooks;
-    // The startContainer hooks read another status than the createContainer hooks.
+    // startContainer hooks read another status than createContainer hooks.
     let two_states = !inside.create_container.is_empty() && !inside.start_container.is_empty();
-    // The program that answers for a filter must have the listener before the container's program runs.
+    // The agent of a filter must have the listener before the container's program runs.
     let held_here = mode != RunMode::Held && (two_states || listener.is_some());
     let prestart = PreStart::take(wanted);
     let outcome = Arc::new(Outcome::default());
@@ -363,13 +363,13 @@ fn command(
         log::warn!("linux.resources has no effect, as the cgroup manager is disabled");
     }
     if !matches!(place, Place::At(_)) {
-        // A scope has them already; the caller's cgroup cannot have them.
+        // A scope has the limits already; the caller's cgroup cannot have any.
         spec.devices = None;
         spec.limits = Limits::default();
     }
     let mut command = Command::from_spec(spec);
-    // After a crash, only the process itself would tell of a container without a cgroup: its pid is
-    // written before it can outlive this process.
+    // After a crash, a container without a cgroup can be found only by its process. So its pid is written
+    // before the process can outlive this one.
     let noted = !prestart.is_empty() || matches!(place, Place::Caller);
     let mut scope = None;
     match place {
@@ -391,7 +391,7 @@ fn command(
     command
 }
 
-/// Returns the error for a held container whose first process has ended; `None` if it is alive.
+/// Returns the error for a held container if its first process has ended; `None` if it is alive.
 fn died(process: &mut Process) -> Option<Error> {
     let outcome = process.wait_timeout(Duration::ZERO).ok().flatten()?;
     let problem = format!("the container's first process was {} before its start", outcome.status);
@@ -412,7 +412,7 @@ fn mount_notify_socket(spec: &mut Spec, socket: PathBuf) {
     spec.process.env.push(("NOTIFY_SOCKET".into(), socket.into()));
 }
 
-/// Returns the name of the calling user; empty if the user has none.
+/// Returns the name of the calling user; empty if the user is not in the user database.
 fn owner() -> String {
     let uid = nix::unistd::getuid().as_raw();
     if uid == 0 {

@@ -1,4 +1,4 @@
-//! Network devices that are moved into a container, by rtnetlink.
+//! Moves network devices into a container with rtnetlink.
 //!
 //! See [rtnetlink(7)](https://man7.org/linux/man-pages/man7/rtnetlink.7.html).
 
@@ -77,7 +77,7 @@ pub fn move_net_device(name: &str, new_name: Option<&str>, target: BorrowedFd<'_
         let hint = match e {
             Errno::EEXIST => "the container has a device of that name already",
             Errno::EPERM => "this requires CAP_NET_ADMIN in both net namespaces",
-            Errno::EINVAL => "this device cannot leave its net namespace (lo, for one, and some tunnels)",
+            Errno::EINVAL => "this device cannot leave its net namespace, like lo and some tunnels",
             _ => "",
         };
         failed(format!("move the device {name} into the container as {inside}"), "rtnetlink", e, hint)
@@ -116,8 +116,8 @@ pub(crate) fn check_name(field: &str, name: &str) -> Result<(), Error> {
     }
 }
 
-/// Calls a function with a socket of another net namespace. A thread of its own opens the socket, so that
-/// the caller stays in its namespace.
+/// Calls a function with a socket of another net namespace. A separate thread opens the socket, so that the
+/// caller stays in its namespace.
 fn within<T: Send>(
     namespace: BorrowedFd<'_>,
     then: impl FnOnce(&Netlink) -> Result<T, Errno> + Send,
@@ -127,7 +127,7 @@ fn within<T: Send>(
             setns(namespace, CloneFlags::CLONE_NEWNET)?;
             Netlink::open()
         };
-        // The thread does nothing that could panic.
+        // The thread contains no code that can panic.
         scope.spawn(enter).join().unwrap_or(Err(Errno::ECANCELED))
     })?;
     // A socket belongs to the namespace in which it was opened.

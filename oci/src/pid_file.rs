@@ -6,8 +6,7 @@ use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Writes a pid to a file, atomically. A link at the path or at the temporary name is replaced, and
-/// not written through.
+/// Writes a pid to a file, atomically. A link at the path or at the temporary name is replaced, not followed.
 pub(crate) fn write(path: &Path, pid: i32) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let fresh = path.with_file_name(format!(".{name}"));

@@ -1,5 +1,5 @@
-//! The part of a start on the host, after the namespaces exist and before the root is entered:
-//! resctrl, network devices, and the hooks prestart and createRuntime.
+//! The part of a start that runs on the host: resctrl, network devices, and the hooks prestart and
+//! createRuntime. It runs after the namespaces exist and before the root is entered.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -24,23 +24,23 @@ pub(crate) struct PreStart {
     hooks: Hooks,
     net_devices: Vec<(String, Option<String>)>,
     rdt: Option<IntelRdt>,
-    /// Whether hooks in the container want its state.
+    /// Whether there are hooks in the container, which need its state.
     hooks_inside: bool,
     /// The status that these hooks read.
     status: Status,
 }
 
-/// What the work has found and made.
+/// Results of the work.
 #[derive(Default)]
 pub(crate) struct Outcome {
     /// The file from which hooks in the container read its state.
     state: OnceLock<File>,
-    /// The resctrl group, and the directories that were made for it.
+    /// The resctrl group, and the directories that were created for it.
     rdt: OnceLock<(PathBuf, Vec<PathBuf>)>,
 }
 
 impl PreStart {
-    /// Takes the parts of a configuration that are for the host.
+    /// Moves the settings for the host out of a configuration.
     pub(crate) fn take(wanted: &mut ContainerSpec) -> PreStart {
         let inside = &wanted.spec.hooks;
         PreStart {
@@ -93,7 +93,7 @@ impl PreStart {
     }
 }
 
-/// Puts the first process into the resctrl group of `linux.intelRdt`, and notes the group.
+/// Moves the first process into the resctrl group of `linux.intelRdt`, and notes the group.
 fn apply_rdt(rdt: IntelRdt, pid: i32, record: &mut Record) -> Result<()> {
     let class = rdt.clos_id.clone().unwrap_or_else(|| record.id.clone());
     let lines = rdt.l3_cache_schema.into_iter().chain(rdt.mem_bw_schema).chain(rdt.schemata);
@@ -108,20 +108,20 @@ fn apply_rdt(rdt: IntelRdt, pid: i32, record: &mut Record) -> Result<()> {
 }
 
 impl Outcome {
-    /// Notes the resctrl group in the record. The work itself had a copy of it.
+    /// Notes the resctrl group in the record. The work used a copy of the record.
     pub(crate) fn note(&self, record: &mut Record) {
         if let Some((path, made)) = self.rdt.get().cloned() {
             (record.intel_rdt_path, record.rdt_made) = (Some(path), made);
         }
     }
 
-    /// Tells the startContainer hooks that the container has been created.
+    /// Changes the state for the startContainer hooks to "created".
     pub(crate) fn tell_created(&self, record: &Record) -> Result<()> {
         let Some(file) = self.state.get() else { return Ok(()) };
         let state = record.state_json(Status::Created)?;
         let written = file.set_len(0).and_then(|()| file.write_all_at(&state, 0));
         written.map_err(|e| {
-            let problem = format!("cannot tell the hooks of the start the state: {e}");
+            let problem = format!("cannot pass the state to the hooks in the container: {e}");
             Error::new(ErrorKind::Hook, problem)
         })
     }

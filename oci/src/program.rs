@@ -1,5 +1,5 @@
-//! The container's program: `create` looks it up, so that its absence is an error of `create` and not
-//! of `start`. Engines match the words.
+//! The lookup of the container's program. `create` looks it up, so that a missing program is an error of
+//! `create` and not of `start`. Engines match the texts of these errors.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -14,7 +14,7 @@ use nspod_sandbox::{Command, passwd};
 
 use crate::error::{Error, ErrorKind, Result, errno_text};
 
-/// Sets `HOME` if it is not set. A broken `/etc/passwd` in the image is logged and does not prevent a
+/// Sets `HOME` if it is not set. An invalid `/etc/passwd` in the image is logged and does not prevent a
 /// start.
 pub(crate) fn set_home(process: &mut Process, root: &Path) {
     if let Err(e) = passwd::set_home(process, &[root.to_owned()]) {
@@ -53,7 +53,7 @@ pub(crate) fn check(pid: i32, process: &Process) -> Result<()> {
     Err(missing(program, found))
 }
 
-/// The error for a program that cannot be executed, in the words of runc.
+/// Returns the error for a program that cannot be executed, with runc's text.
 fn missing(program: &OsStr, errno: Errno) -> Error {
     let name = program.to_string_lossy();
     let (kind, problem) = match errno {
@@ -71,8 +71,7 @@ fn missing(program: &OsStr, errno: Errno) -> Error {
     Error::new(kind, format!("process.args: exec: {name:?}: {problem}"))
 }
 
-/// Returns a conversion of the sandbox's error that puts runc's words first if the program does not
-/// exist.
+/// Returns a conversion of the sandbox's error. If the program does not exist, runc's text is put first.
 pub(crate) fn failed(program: &OsStr) -> impl Fn(nspod_sandbox::Error) -> Error {
     let program = program.to_owned();
     move |e| match e.kind() {
@@ -84,7 +83,7 @@ pub(crate) fn failed(program: &OsStr) -> impl Fn(nspod_sandbox::Error) -> Error 
     }
 }
 
-/// Logs what a start will do: namespaces, limits, mounts, the filter, and each step.
+/// Logs the plan of a start: namespaces, limits, mounts, the filter, and each step.
 pub(crate) fn log_plan(command: &mut Command) {
     if !log::log_enabled!(log::Level::Debug) {
         return;

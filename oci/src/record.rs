@@ -23,9 +23,9 @@ pub(crate) const CONFIG: &str = "config.json";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) id: String,
-    /// 0 until the first process exists.
+    /// Pid of the first process; 0 until it exists.
     pub(crate) init_process_pid: i32,
-    /// In clock ticks after boot.
+    /// Start time of the first process, in clock ticks after boot.
     pub(crate) init_process_start: u64,
     pub(crate) created: String,
     pub(crate) rootless: bool,
@@ -41,7 +41,7 @@ pub(crate) struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) root_mount: Option<(u64, Option<u64>)>,
     pub(crate) boot_id: String,
-    /// `create` has not finished.
+    /// Whether `create` has not finished.
     pub(crate) creating: bool,
     pub(crate) bundle: PathBuf,
     pub(crate) rootfs: PathBuf,
@@ -126,7 +126,7 @@ impl Record {
         }
     }
 
-    /// Returns whether the container has more to remove than what the sandbox has made.
+    /// Returns whether the container has more objects to remove than the sandbox has created.
     pub(crate) fn needs_cleanup(&self) -> bool {
         self.unit.is_some() || !self.rdt_made.is_empty() || self.root_mount.is_some()
     }
@@ -145,7 +145,7 @@ impl Record {
         }
     }
 
-    /// Returns the state as the JSON that hooks read from their standard input.
+    /// Returns the state as JSON, which hooks read from their standard input.
     pub(crate) fn state_json(&self, status: Status) -> Result<Vec<u8>> {
         let unwritable = |e| Error::new(ErrorKind::Store, format!("cannot write the state as JSON: {e}"));
         serde_json::to_vec(&self.state(status)).map_err(unwritable)
@@ -176,14 +176,14 @@ pub struct State {
     /// Annotations of the configuration.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// Name of the user who created the container; empty if the user has none.
+    /// Name of the user who created the container; empty if the user is not in the user database.
     pub owner: String,
 }
 
 /// Lifecycle status of a container.
 ///
 /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#state);
-/// `Paused` is runc's.
+/// `Paused` is an addition of runc.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {

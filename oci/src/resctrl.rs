@@ -1,5 +1,5 @@
-//! Shares of the last-level cache and of memory bandwidth, by the kernel's resctrl file system:
-//! `linux.intelRdt`.
+//! Shares of the last-level cache and of memory bandwidth (`linux.intelRdt`), with the kernel's resctrl file
+//! system.
 //!
 //! See the kernel's [resctrl](https://docs.kernel.org/filesystems/resctrl.html).
 
@@ -20,13 +20,13 @@ const MAGIC: u32 = 0x0765_5821;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Resctrl {
-    /// Name of the class, which is created if it does not exist. `/` is the default class of all
-    /// processes. By default, the container gets a class of its own.
+    /// Name of the class, which is created if it does not exist. `/` is the default class of all processes.
+    /// By default, the container gets a separate class.
     pub clos_id: Option<String>,
-    /// Lines of `schemata`, such as `L3:0=f;1=f0`. A named class must exist if there are no lines; if it
+    /// Lines of `schemata`, such as `L3:0=f;1=f0`. Without lines, a named class must exist. If a named class
     /// exists, it must have these lines.
     pub schemata: Vec<String>,
-    /// Whether the container gets a directory in `mon_groups`, which shows what it uses.
+    /// Whether the container gets a directory in `mon_groups`, which shows its usage.
     pub enable_monitoring: bool,
 }
 
@@ -52,7 +52,7 @@ impl Resctrl {
         self.apply_at(Path::new(ROOT), id, pid)
     }
 
-    /// As [`apply`](Self::apply), with another mount point of resctrl.
+    /// Does the same as [`apply`](Self::apply), with another mount point of resctrl.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -93,7 +93,7 @@ impl Resctrl {
         if named && there {
             same(class_dir, &self.schemata)?;
         } else if !self.schemata.is_empty() {
-            // In one write: the kernel accepts all lines, or rejects all and names the wrong one.
+            // Use one write: the kernel accepts all lines, or rejects all and names the invalid one.
             write(root, &class_dir.join("schemata"), &format!("{}\n", self.schemata.join("\n")))?;
         }
         write(root, &class_dir.join("tasks"), &format!("{pid}\n"))?;

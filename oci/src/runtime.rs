@@ -9,7 +9,7 @@ use crate::config::Context;
 use crate::error::Result;
 use crate::state::Store;
 
-/// The settings of a runtime: where it keeps the state of containers, and how it makes cgroups.
+/// The settings of a runtime: the directory of its state, and its cgroup driver.
 ///
 /// ```
 /// use nspod_oci_runtime::{CgroupDriver, Runtime};
@@ -23,7 +23,7 @@ pub struct Runtime {
     root_hint: Alternative,
 }
 
-/// Which program makes the cgroups of containers.
+/// Program that creates the cgroups of containers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum CgroupDriver {
     /// This library, in the file system. `linux.cgroupsPath` is a path.
@@ -36,17 +36,17 @@ pub enum CgroupDriver {
 }
 
 impl Runtime {
-    /// Makes the settings of a runtime that keeps its state in this directory. The directory is
-    /// created when the first container is; its parents too, with mode 700.
+    /// Creates the settings of a runtime that keeps its state in this directory. The directory is created
+    /// with the first container; missing parents are created with mode 700.
     ///
-    /// The file system of the directory must support FIFOs. `/run` is customary, since the state is
-    /// of no use after a reboot.
+    /// The file system of the directory must support FIFOs. `/run` is customary, since the state is not
+    /// needed after a reboot.
     pub fn new(root: impl Into<PathBuf>) -> Runtime {
         let (cgroup_driver, rootless) = (CgroupDriver::default(), None);
         Runtime { root: root.into(), cgroup_driver, rootless, root_hint: || None }
     }
 
-    /// Sets which program makes cgroups.
+    /// Sets which program creates cgroups.
     pub fn cgroup_driver(mut self, driver: CgroupDriver) -> Runtime {
         self.cgroup_driver = driver;
         self
@@ -80,7 +80,7 @@ impl Runtime {
         self.rootless.unwrap_or_else(|| !nix::unistd::geteuid().is_root() || Host::is_nested())
     }
 
-    /// Returns what the conversion of a container's configuration depends on.
+    /// Returns the settings that the conversion of a container's configuration depends on.
     pub(crate) fn context<'a>(&self, bundle: &'a Path, id: &'a str) -> Context<'a> {
         Context {
             bundle,

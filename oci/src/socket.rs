@@ -1,4 +1,4 @@
-//! Sending descriptors over unix sockets: the terminal, a pidfd, and the listener of a seccomp filter.
+//! Sends descriptors over unix sockets: the terminal, a pidfd, and the listener of a seccomp filter.
 
 use std::fs::File;
 use std::io::IoSlice;
@@ -66,7 +66,7 @@ fn send(socket: &UnixStream, message: &[u8], fd: BorrowedFd<'_>) -> Result<()> {
 pub(crate) fn check_listener(process: &Process, listener: Option<&SeccompListener>) -> Result<()> {
     match &process.seccomp {
         Seccomp::Profile(profile) if profile.notifies() && listener.is_none() => {
-            let problem = "SCMP_ACT_NOTIFY requires the socket of a program that answers";
+            let problem = "SCMP_ACT_NOTIFY requires a socket for the listener of the filter";
             Err(Error::invalid("linux.seccomp.listenerPath", problem))
         }
         _ => Ok(()),

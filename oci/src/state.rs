@@ -1,7 +1,7 @@
-//! The state of containers: a directory below the runtime's for each.
+//! The state of containers. Each container has a directory below the runtime's.
 //!
-//! The directory is created and locked first. The record is written before anything is made that
-//! would be left by a crash, and again when the first process exists.
+//! The directory is created and locked first. The record is written before any object is created that a crash
+//! would leave, and again when the first process exists.
 
 use std::fs::File;
 use std::io::Write;
@@ -22,7 +22,7 @@ pub(crate) struct Store(store::Store<Record>);
 impl Store {
     pub(crate) fn open(root: &Path, hint: Alternative) -> Result<Store> {
         let dir = Dir::shared(root, hint)?;
-        // Each entry is checked, since other users may be able to enter the directory.
+        // Check each entry, since other users may be able to enter the directory.
         Ok(Store(store::Store::new(dir, Trust::Entry)))
     }
 
@@ -79,8 +79,7 @@ impl Store {
         Ok(all)
     }
 
-    /// Locks a container again that this process had locked; `None` if another process has removed
-    /// it.
+    /// Locks a container that this process had locked before; `None` if another process has removed it.
     pub(crate) fn lock_again(&self, entry: &Entry) -> Result<Option<Lock>> {
         Ok(self.0.lock_again(&entry.entry)?)
     }
@@ -95,7 +94,7 @@ fn missing(id: &str) -> Error {
     Error::new(ErrorKind::NotFound, format!("container does not exist: {id}"))
 }
 
-/// Checks an id by runc's rule: it must be the name of a directory, of few characters.
+/// Checks an id by runc's rule. An id is the name of a directory, with a limited set of characters.
 fn valid(id: &str) -> Result<()> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'+' | b'-' | b'.');
     match !id.is_empty() && id.bytes().all(plain) && !matches!(id, "." | "..") {
@@ -112,7 +111,7 @@ fn valid(id: &str) -> Result<()> {
 #[derive(Debug)]
 pub(crate) struct Entry {
     entry: store::Entry<Record>,
-    /// Whether hooks of its creation have begun, so that its poststop hooks must run.
+    /// Whether hooks of the creation have run, so that the poststop hooks must run.
     pub(crate) hooked: AtomicBool,
 }
 
@@ -134,7 +133,7 @@ impl Entry {
         Ok(self.entry.write(record)?)
     }
 
-    /// Keeps a copy of the configuration, since the bundle may change.
+    /// Saves a copy of the configuration, since the bundle may change.
     pub(crate) fn write_config(&self, json: &[u8]) -> Result<()> {
         let mut file = self.dir().create(CONFIG)?;
         file.write_all(json).map_err(|e| Error::io(ErrorKind::Store, "write", &self.dir().at(CONFIG), &e))
@@ -175,14 +174,14 @@ impl Entry {
     }
 }
 
-/// Returns whether the cgroup is frozen. A created container can be frozen too; `start` then has no
-/// effect until it is thawed, as with runc.
+/// Returns whether the cgroup is frozen. A created container can be frozen too. As with runc, `start` then
+/// has no effect until the container is thawed.
 fn is_frozen(record: &Record) -> Result<bool> {
     let Some(path) = record.cgroup_path() else { return Ok(false) };
     let path = path.join("cgroup.freeze");
     match File::open(&path).and_then(read_small) {
         Ok(text) => Ok(text.trim_ascii_end() == b"1"),
-        // The cgroup has been removed, and the process is in another.
+        // The cgroup has been removed, and the process is in another cgroup.
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(false),
         Err(e) => Err(Error::io(ErrorKind::Cgroup, "read", &path, &e)),
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Returns the time in UTC as RFC 3339 has it: `2026-11-24T14:19:37Z`, with nine digits of the
+/// Returns the time in UTC in the format of RFC 3339, such as `2026-11-24T14:19:37Z`; with nine digits of the
 /// second if `nanoseconds` is set. A time before 1970 counts as 1970.
 ///
 /// ```

@@ -24,7 +24,7 @@ pub(crate) struct CensusArgs {
     /// Show the namespaces of this process, and the processes that share them
     #[arg(short, long, conflicts_with = "namespaces")]
     pid: Option<i32>,
-    /// Include threads that are in other namespaces than their process
+    /// Include threads whose namespaces differ from those of their process
     #[arg(long)]
     threads: bool,
 }

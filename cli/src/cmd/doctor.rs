@@ -1,4 +1,4 @@
-//! `nspod doctor`: finds out by trying what containers can do on this host, and reports the cure where something is
+//! `nspod doctor`: tries which features of containers this host supports, and prints how to fix what is
 //! missing.
 
 mod act;
@@ -18,7 +18,7 @@ use report::{Check, Mark, report};
 
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// Try one thing, which changes this process: doctor runs itself for each
+    /// Run one probe in this process. A probe changes the process, so doctor runs itself for each probe
     #[arg(long, hide = true, value_name = "WHAT")]
     probe: Option<String>,
 }

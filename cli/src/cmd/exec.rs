@@ -1,4 +1,4 @@
-//! `nspod exec`: a further process in a container.
+//! `nspod exec`: runs another process in a container.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -14,12 +14,12 @@ use crate::{foreground, output, terminal};
 
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
-    /// Leave it running; its output goes nowhere
+    /// Run in the background and discard the output
     #[arg(short, long)]
     detach: bool,
     #[command(flatten)]
     process: CommonArgs,
-    /// The container
+    /// Name or id of the container
     #[arg(value_name = "CONTAINER")]
     id: String,
     /// The program and its arguments
@@ -33,11 +33,11 @@ pub(crate) fn exec(args: &ExecArgs) -> Result<i32> {
     }
     let entry = Store::open()?.find(&args.id)?;
     let container = entry.open()?;
-    // In a frozen cgroup the new process would stop, and this process would wait for its vfork:
-    // not even SIGKILL ends that wait.
+    // In a frozen cgroup the new process would stop before exec. This process would then wait for its vfork,
+    // and not even SIGKILL ends that wait.
     if entry.state()? == State::Paused {
         return Err(Error::state(entry.id(), format!("the container {} is paused", entry.id()))
-            .hint(format!("`nspod unpause {}` lets it go on", entry.id())));
+            .hint(format!("`nspod unpause {}` resumes it", entry.id())));
     }
     let mut command = container.exec(args.command.first().cloned().unwrap_or_default())?;
     command.args(&args.command[1..]);

@@ -1,4 +1,4 @@
-//! `nspod inspect`: everything about containers, as JSON.
+//! `nspod inspect`: prints the state and configuration of containers as JSON.
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::state::{Entry, Store};
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// The containers
+    /// Names or ids of the containers
     #[arg(value_name = "CONTAINER", required = true)]
     ids: Vec<String>,
 }

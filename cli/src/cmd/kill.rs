@@ -13,23 +13,23 @@ use crate::value;
 
 #[derive(Debug, Args)]
 pub(crate) struct KillArgs {
-    /// By name or number
+    /// Signal to send, by name or number
     #[arg(short, long, value_name = "SIGNAL", value_parser = value::signal, default_value = "KILL")]
     signal: i32,
-    /// The containers
+    /// Names or ids of the containers
     #[arg(value_name = "CONTAINER", required = true)]
     ids: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct StopArgs {
-    /// Seconds to wait
+    /// Seconds to wait before the containers are killed
     #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
     time: u64,
-    /// What to send first, in the place of the container's --stop-signal
+    /// Signal to send first, instead of the --stop-signal of the container
     #[arg(short, long, value_name = "SIGNAL", value_parser = value::signal)]
     signal: Option<i32>,
-    /// The containers
+    /// Names or ids of the containers
     #[arg(value_name = "CONTAINER", required = true)]
     ids: Vec<String>,
 }
@@ -62,7 +62,7 @@ pub(crate) fn stop(args: &StopArgs) -> Result<()> {
         let entry = store.find(id)?;
         let container = entry.open()?;
         let signal = args.signal.unwrap_or(entry.record()?.stop_signal);
-        // A signal that the kernel drops does not end the program.
+        // The kernel drops this signal, so the program would not end during the wait.
         let lost = would_be_lost(container.pid(), signal);
         if !lost {
             container.signal(signal)?;

@@ -1,4 +1,4 @@
-//! `nspod logs`: what a detached container has written.
+//! `nspod logs`: prints the output of a detached container.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -12,13 +12,13 @@ use crate::state::{Entry, LOG, Store};
 
 #[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
-    /// Go on until it ends
+    /// Continue until the container exits
     #[arg(short, long)]
     follow: bool,
-    /// Only the last lines
+    /// Print only the last COUNT lines
     #[arg(short = 'n', long, value_name = "COUNT")]
     tail: Option<u64>,
-    /// The container
+    /// Name or id of the container
     #[arg(value_name = "CONTAINER")]
     id: String,
 }
@@ -49,15 +49,19 @@ pub(crate) fn logs(args: &LogsArgs) -> Result<()> {
 }
 
 fn open(entry: &Entry) -> Result<File> {
-    let none =
-        || Error::new(format!("the container {} keeps no log: only those started with -d do", entry.id()));
+    let none = || {
+        Error::new(format!(
+            "the container {} has no log: only containers started with -d have one",
+            entry.id()
+        ))
+    };
     match entry.record()?.log.as_ref() {
         Some(path) => File::open(path).map_err(|e| Error::io("open the log", path, &e)),
         None => entry.dir().open(LOG)?.ok_or_else(none),
     }
 }
 
-/// Where the last so many lines begin, read from the end.
+/// Returns the offset at which the last `lines` lines begin. Reads the file from its end.
 fn start_of_last(file: &mut (impl Read + Seek), lines: u64) -> std::io::Result<u64> {
     let end = file.seek(SeekFrom::End(0))?;
     let (mut at, mut found, mut block) = (end, 0, [0; 4096]);
@@ -69,7 +73,7 @@ fn start_of_last(file: &mut (impl Read + Seek), lines: u64) -> std::io::Result<u
         file.read_exact(block)?;
         for (offset, byte) in block.iter().enumerate().rev() {
             let position = at + offset as u64 + 1;
-            // The newline at the very end ends the last line and begins none.
+            // A newline at the end of the file ends the last line and does not begin another.
             if *byte == b'\n' && position < end {
                 found += 1;
                 if found == lines {

@@ -18,7 +18,7 @@ pub(crate) mod wait;
 
 use crate::error::{Error, Result};
 
-/// Does the same for each, and continues after a failure. The error contains all failures.
+/// Calls a function for each item, and continues after a failure. The error contains all failures.
 pub(crate) fn each<T>(all: &[T], mut act: impl FnMut(&T) -> Result<()>) -> Result<()> {
     let failed = all.iter().filter_map(|one| act(one).err()).collect();
     Error::all(failed).map_or(Ok(()), Err)

@@ -8,7 +8,7 @@ use crate::state::Store;
 
 #[derive(Debug, Args)]
 pub(crate) struct PauseArgs {
-    /// The containers
+    /// Names or ids of the containers
     #[arg(value_name = "CONTAINER", required = true)]
     ids: Vec<String>,
 }

@@ -28,21 +28,22 @@ pub(crate) struct PodArgs {
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub(crate) enum PodCommand {
-    /// Make a pod
+    /// Create a pod
     ///
-    /// Its namespaces are pinned to files, so no process holds them, unless pid is shared, whose
-    /// first process stays, or an ordinary user makes it, who can pin nothing.
+    /// Its namespaces are pinned to files, so that no process has to hold them. Two kinds of pods have a
+    /// process that holds their namespaces: a pod that shares pid, and a pod of an ordinary user, who cannot
+    /// pin namespaces.
     Create(Box<CreateArgs>),
-    /// Run a command in a container of a pod: as `nspod run --pod`
+    /// Run a command in a container of a pod, like `nspod run --pod`
     Run(Box<PodRunArgs>),
     /// List pods
     #[command(visible_alias = "ps")]
     Ls,
-    /// Print everything about pods, as JSON
+    /// Print the state and configuration of pods as JSON
     Inspect(NamesArgs),
-    /// Kill everything in pods; they stay
+    /// Kill all processes in the containers of pods; the pods stay
     Kill(NamesArgs),
-    /// Remove pods, with all that is kept of them
+    /// Remove pods and their state
     Rm(PodRmArgs),
 }
 
@@ -52,22 +53,21 @@ pub(crate) struct CreateArgs {
     /// Print help
     #[arg(long, action = clap::ArgAction::Help)]
     help: Option<bool>,
-    /// The kinds of namespaces that its containers share, of mnt, net, pid, user, uts, ipc,
-    /// cgroup, time
+    /// Kinds of namespaces that the containers share: mnt, net, pid, user, uts, ipc, cgroup, time
     #[arg(long, value_name = "KIND,…", value_delimiter = ',', value_parser = kind, default_value = "net,ipc,uts")]
     share: Vec<Kind>,
-    /// Host name, where uts is shared (left out: the pod's name)
+    /// Host name of the shared uts namespace [default: the pod's name]
     #[arg(short = 'h', long, value_name = "NAME")]
     hostname: Option<String>,
-    /// A kernel parameter of the shared net, ipc, uts or user namespace
+    /// Set a kernel parameter of the shared net, ipc, uts or user namespace
     #[arg(long, value_name = "NAME=VALUE", value_parser = value::pair)]
     sysctl: Vec<(String, String)>,
     #[command(flatten)]
     limits: LimitArgs,
-    /// Where mnt is shared:
+    /// Files of the shared mnt namespace
     #[command(flatten)]
     files: FileArgs,
-    /// Its name
+    /// Name of the pod
     #[arg(value_name = "NAME", value_parser = value::name)]
     name: String,
 }
@@ -75,7 +75,7 @@ pub(crate) struct CreateArgs {
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct PodRunArgs {
-    /// The pod
+    /// Name of the pod
     #[arg(value_name = "POD", value_parser = value::name)]
     joined: String,
     #[command(flatten)]
@@ -84,17 +84,17 @@ pub(crate) struct PodRunArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct NamesArgs {
-    /// The pods
+    /// Names of the pods
     #[arg(value_name = "POD", required = true)]
     names: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct PodRmArgs {
-    /// End and remove their containers first
+    /// Kill and remove the containers of the pods first
     #[arg(short, long)]
     force: bool,
-    /// The pods
+    /// Names of the pods
     #[arg(value_name = "POD", required = true)]
     names: Vec<String>,
 }
@@ -139,7 +139,7 @@ impl CreateArgs {
         spec.sysctls = self.sysctl.iter().cloned().collect();
         match (share.contains(Kinds::UTS), &self.hostname) {
             (true, name) => spec.hostname = Some(name.as_ref().unwrap_or(&self.name).clone()),
-            (false, Some(_)) => return Err(Error::new("a host name of the pod's takes uts among --share")),
+            (false, Some(_)) => return Err(Error::new("--hostname requires uts in --share")),
             (false, None) => {}
         }
         if share.contains(Kinds::MNT) {
@@ -148,7 +148,7 @@ impl CreateArgs {
             FileArgs::make_directories(&container)?;
             spec.files = Some(Files { root: container.root, mounts: container.mounts });
         } else if !self.files.is_empty() {
-            return Err(Error::new("a root and mounts of the pod's take mnt among --share"));
+            return Err(Error::new("a root and mounts of the pod require mnt in --share"));
         }
         Ok(spec)
     }
@@ -157,7 +157,7 @@ impl CreateArgs {
 fn run_in(args: PodRunArgs, json: bool) -> Result<i32> {
     let mut run = args.run;
     if run.pod.replace(args.joined).is_some() {
-        return Err(Error::new("name the pod once: `nspod pod run POD` has no --pod"));
+        return Err(Error::new("`nspod pod run POD` does not accept --pod"));
     }
     run::run(&run, json)
 }
@@ -219,7 +219,7 @@ fn inspect(args: &NamesArgs) -> Result<()> {
     output::json(&args.names.iter().map(describe).collect::<Result<Vec<_>>>()?)
 }
 
-/// Its containers and not its holder: the pod stays.
+/// Kills the containers of pods. The process that holds a pod's namespaces stays.
 fn kill(args: &NamesArgs) -> Result<()> {
     let (pods, store) = (Pods::open()?, Store::open()?);
     each(&args.names, |name| each(&pods.find(name)?.containers(&store)?, |id| store.kill(&store.find(id)?)))

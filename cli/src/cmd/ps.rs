@@ -1,4 +1,4 @@
-//! `nspod ps`: the containers.
+//! `nspod ps`: lists the containers.
 
 use std::time::SystemTime;
 
@@ -12,13 +12,13 @@ use crate::state::{Entry, State, Store};
 
 #[derive(Debug, Args)]
 pub(crate) struct PsArgs {
-    /// Those that have ended as well
+    /// Include containers that have exited
     #[arg(short, long)]
     all: bool,
-    /// Ids only
+    /// Print ids only
     #[arg(short, long)]
     quiet: bool,
-    /// Only those of this pod
+    /// List only the containers of this pod
     #[arg(long, value_name = "POD")]
     pod: Option<String>,
     /// List the processes of this container, with their pids on the host and inside
@@ -31,11 +31,11 @@ pub(crate) struct PsArgs {
 struct Row {
     id: String,
     state: State,
-    /// 128 and the signal, if one ended it.
+    /// Exit code, or 128 plus the signal that killed the program.
     exit_code: Option<i32>,
-    /// As the host sees its first process.
+    /// Pid of the first process on the host.
     host_pid: Option<i32>,
-    /// As it sees itself.
+    /// Pid of the first process in its own pid namespace.
     pid: Option<i32>,
     pod: Option<String>,
     created: Option<u64>,
@@ -68,7 +68,7 @@ pub(crate) fn ps(args: &PsArgs, json: bool) -> Result<()> {
     }
 }
 
-/// Whether there is anything to look at or act on.
+/// Returns whether the container is running or paused.
 pub(crate) fn running(entry: &Entry) -> Result<bool> {
     Ok(matches!(entry.state()?, State::Running | State::Paused))
 }

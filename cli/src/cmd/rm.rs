@@ -1,4 +1,4 @@
-//! `nspod rm` and `nspod prune`.
+//! `nspod rm` and `nspod prune`: remove containers.
 
 use clap::Args;
 
@@ -10,10 +10,10 @@ use crate::state::{Locked, State, Store};
 
 #[derive(Debug, Args)]
 pub(crate) struct RmArgs {
-    /// End them first, where they run
+    /// Kill running containers first
     #[arg(short, long)]
     force: bool,
-    /// The containers
+    /// Names or ids of the containers
     #[arg(value_name = "CONTAINER", required = true)]
     ids: Vec<String>,
 }

@@ -1,5 +1,4 @@
-//! `nspod top`: the processes of a container, by the pids that the host and they
-//! themselves see.
+//! `nspod top`: lists the processes of a container, with their pids on the host and inside.
 
 use clap::Args;
 use ns_core::{Kind, NamespaceSet};
@@ -11,7 +10,7 @@ use crate::state::{Entry, Store};
 
 #[derive(Debug, Args)]
 pub(crate) struct TopArgs {
-    /// The container
+    /// Name or id of the container
     #[arg(value_name = "CONTAINER")]
     id: String,
 }
@@ -19,7 +18,7 @@ pub(crate) struct TopArgs {
 #[derive(Debug, Serialize)]
 struct Row {
     host_pid: i32,
-    /// In its own pid namespace.
+    /// Pid in the process's own pid namespace.
     pid: i32,
     command: String,
 }
@@ -32,7 +31,7 @@ pub(crate) fn show(id: &str, json: bool) -> Result<()> {
     let entry = Store::open()?.find(id)?;
     let mut rows = Vec::new();
     for host_pid in processes(&entry)? {
-        // Whoever has ended in the meantime is left out.
+        // Leave out processes that have ended in the meantime.
         let Ok(chain) = ns_core::pid_chain(host_pid) else { continue };
         let Some(command) = command(host_pid) else { continue };
         rows.push(Row { host_pid, pid: chain.last().copied().unwrap_or(host_pid), command });
@@ -44,7 +43,7 @@ pub(crate) fn show(id: &str, json: bool) -> Result<()> {
     output::print(output::table(&["HOST PID", "PID", "COMMAND"], &rows.iter().map(cells).collect::<Vec<_>>()))
 }
 
-/// Those in its cgroup; without one, those in its pid namespace.
+/// Returns the pids of the processes in the container's cgroup or, without a cgroup, in its pid namespace.
 fn processes(entry: &Entry) -> Result<Vec<i32>> {
     let container = entry.open()?;
     if let Some(cgroup) = container.cgroup() {
@@ -65,12 +64,12 @@ fn processes(entry: &Entry) -> Result<Vec<i32>> {
     Ok(all)
 }
 
-/// Its arguments, or its name in brackets where it has none.
+/// Returns the arguments of a process, or its name in brackets if it has no arguments.
 pub(super) fn command(pid: i32) -> Option<String> {
     let args = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let mut text: Vec<_> = args.split(|b| *b == 0).map(String::from_utf8_lossy).collect();
     if text[0] == "nspod-init" {
-        // What follows is what nspod tells it.
+        // The other arguments are internal: nspod passes them to the init.
         text.truncate(1);
     }
     let text = text.join(" ");

@@ -1,4 +1,4 @@
-//! `nspod wait`: until containers end.
+//! `nspod wait`: waits until containers have exited.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::state::{Entry, Store};
 
 #[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
-    /// The containers
+    /// Names or ids of the containers
     #[arg(value_name = "CONTAINER", required = true)]
     ids: Vec<String>,
 }

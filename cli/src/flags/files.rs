@@ -47,7 +47,7 @@ pub(crate) struct FileArgs {
 }
 
 impl FileArgs {
-    /// Whether no flag was given.
+    /// Returns whether no flag was given.
     pub(crate) fn is_empty(&self) -> bool {
         self.rootfs.is_none()
             && self.overlay.is_none()
@@ -84,7 +84,7 @@ impl FileArgs {
             if let MountKind::Bind { source, .. } = &mut mount.kind {
                 *source = facts.cwd.join(&source);
             }
-            // Replaces a default mount at the same place.
+            // This mount replaces a default mount at the same destination.
             spec.mounts.retain(|other| other.destination != mount.destination);
             spec.mounts.push(mount);
         }
@@ -114,7 +114,7 @@ impl FileArgs {
         };
         spec.root_sockets = self.host_sockets;
         if self.rootfs.is_some() && !self.read_only {
-            // The directory has these itself.
+            // The root directory has its own /tmp and /run.
             spec.mounts.retain(|m| m.destination != Path::new("/tmp") && m.destination != Path::new("/run"));
         }
     }

@@ -1,4 +1,4 @@
-//! Flags of several commands: as typed, and applied to a spec.
+//! Flags that several commands share, and their conversion to a spec.
 
 pub(crate) mod files;
 pub(crate) mod limits;
@@ -14,7 +14,7 @@ use crate::error::Result;
 /// Facts about the caller that the flags depend on.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
-    /// Has CAP_SYS_ADMIN, so that no user namespace is required.
+    /// Whether the caller has CAP_SYS_ADMIN, so that no user namespace is required.
     pub(crate) privileged: bool,
     /// Working directory, the base of relative paths.
     pub(crate) cwd: PathBuf,
@@ -25,7 +25,7 @@ pub(crate) struct Facts {
 impl Facts {
     pub(crate) fn detect() -> Result<Facts> {
         let host = nspod_sandbox::Host::detect(&Default::default())?;
-        // A removed working directory matters only to relative paths.
+        // A removed working directory matters only if a path is relative.
         let cwd = std::env::current_dir().unwrap_or_default();
         Ok(Facts { privileged: host.privileged(), cwd, term: std::env::var_os("TERM") })
     }

@@ -27,7 +27,7 @@ pub(crate) fn volume(text: &str) -> Parsed<Mount> {
         match (option, &mut mount.kind) {
             ("rbind", MountKind::Bind { recursive, .. }) => *recursive = true,
             ("bind", MountKind::Bind { recursive, .. }) => *recursive = false,
-            // The default already.
+            // This is the default.
             ("private" | "rprivate" | "z" | "Z", _) => {}
             _ => flag(&mut mount, option)?,
         }

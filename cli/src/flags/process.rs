@@ -171,12 +171,12 @@ impl RightsArgs {
         Ok(())
     }
 
-    /// Whether the flags add a capability, by its name or by ALL.
+    /// Returns whether the flags add a capability, by its name or by ALL.
     pub(crate) fn adds(&self, bit: u64) -> bool {
         self.cap_add.iter().any(|added| added & bit != 0)
     }
 
-    /// Drops before it adds, as docker does, so that `--cap-drop ALL --cap-add X` leaves X.
+    /// Drops capabilities before it adds others, as docker does: `--cap-drop ALL --cap-add X` leaves X.
     fn capabilities(&self, customary: u64) -> u64 {
         let mut set = customary;
         let (add_all, drop_all) = (self.cap_add.contains(&ALL), self.cap_drop.contains(&ALL));

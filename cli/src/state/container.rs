@@ -17,17 +17,17 @@ pub(crate) const LOG: &str = "log";
 const KILLED_WITHIN: Duration = Duration::from_secs(10);
 const OUTCOME: &str = "outcome.json";
 
-/// What is saved of a container once its first process runs.
+/// Saved state of a container whose first process has run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Saved {
     pub(crate) id: String,
     pub(crate) container: ContainerRecord,
     pub(crate) pod: Option<String>,
-    /// Time of the creation in seconds since 1970.
+    /// Creation time in seconds since 1970.
     pub(crate) created: u64,
-    /// The `nspod run` that waits for the container in the foreground.
+    /// Process of the `nspod run` that waits for the container in the foreground.
     pub(crate) runner: Option<ProcessId>,
-    /// Whether the container is removed when it has ended.
+    /// Whether the container is removed after it has ended.
     pub(crate) remove: bool,
     pub(crate) log: Option<PathBuf>,
     pub(crate) stop_signal: i32,
@@ -84,12 +84,12 @@ impl Entry {
         self.0.dir()
     }
 
-    /// Returns what is saved of the container; `None` if its first process has not run.
+    /// Returns the saved state of the container; `None` if its first process has not run.
     pub(crate) fn saved(&self) -> Option<&Saved> {
         self.0.record()
     }
 
-    /// Returns what is saved of the container.
+    /// Returns the saved state of the container.
     pub(crate) fn record(&self) -> Result<&Saved> {
         self.saved().ok_or_else(|| {
             Error::new(format!("the container {} has not been started", self.id()))
@@ -129,15 +129,15 @@ impl Entry {
         Ok(Container::of_entry(&self.0)?)
     }
 
-    /// Returns whether processes are left although the first one has ended. This is possible if the
-    /// container has no pid namespace of its own.
+    /// Returns whether other processes have outlived the first one. This is possible if the container shares
+    /// its pid namespace.
     pub(crate) fn is_outlived(&self) -> Result<bool> {
         let populated = |cgroup: Cgroup| cgroup.events().is_ok_and(|events| events.populated);
         Ok(self.saved().is_some() && !self.lives()? && self.cgroup().is_some_and(populated))
     }
 
-    /// Kills the processes of the container and waits for the end of the first one; false if that
-    /// had ended before. The caller holds the lock: without it the cgroup can belong to the next
+    /// Kills the processes of the container and waits until the first one has ended. Returns false if the
+    /// first one had ended before. The caller must hold the lock: otherwise the cgroup can belong to the next
     /// container of that name.
     pub(crate) fn end(&self) -> Result<bool> {
         let process = self.saved().map(|saved| saved.container.process.open()).transpose()?.flatten();
@@ -158,7 +158,7 @@ impl Entry {
         }
     }
 
-    /// Returns the cgroup; `None` if the container has none or the cgroup cannot be opened.
+    /// Returns the cgroup; `None` if the container is without a cgroup or the cgroup cannot be opened.
     pub(crate) fn cgroup(&self) -> Option<Cgroup> {
         Cgroup::open(self.saved()?.container.cgroup.as_ref()?).ok()
     }
@@ -166,7 +166,7 @@ impl Entry {
     /// Returns the cgroup.
     ///
     /// # Errors
-    /// The container has none, or the cgroup cannot be opened.
+    /// The container is without a cgroup, or the cgroup cannot be opened.
     pub(crate) fn need_cgroup(&self) -> Result<Cgroup> {
         match &self.record()?.container.cgroup {
             Some(path) => Ok(Cgroup::open(path)?),
@@ -175,7 +175,7 @@ impl Entry {
         }
     }
 
-    /// Returns how the container ended; `None` if that is not known.
+    /// Returns the exit status of the container; `None` if it is unknown.
     pub(crate) fn status(&self) -> Result<Option<ExitStatus>> {
         let noted = self.dir().read(EXIT)?.as_deref().and_then(init::parse_exit);
         if noted.is_some() {
@@ -187,7 +187,7 @@ impl Entry {
         Ok((oom.unwrap_or(0) > 0).then_some(killed))
     }
 
-    /// Writes down how the container ended, unless the init has done so.
+    /// Saves the exit status of the container, unless the init has saved it.
     pub(crate) fn note(&self, status: ExitStatus) -> Result<()> {
         if self.dir().read(EXIT)?.as_deref().and_then(init::parse_exit).is_some() {
             return Ok(());
@@ -200,13 +200,13 @@ impl Entry {
         Ok(self.dir().replace(EXIT, text.as_bytes())?)
     }
 
-    /// Writes down how and why the container ended.
+    /// Saves the outcome of the container: its exit status and the reason.
     pub(crate) fn note_outcome(&self, outcome: &Outcome) -> Result<()> {
         self.note(outcome.status)?;
         Ok(self.dir().replace(OUTCOME, &serde_json::to_vec(outcome).unwrap_or_default())?)
     }
 
-    /// Returns how and why the container ended, if a `nspod run --keep` has written it down.
+    /// Returns the outcome of the container, if `nspod run --keep` has saved it.
     pub(crate) fn outcome(&self) -> Result<Option<Outcome>> {
         Ok(self.dir().read(OUTCOME)?.and_then(|text| serde_json::from_str(&text).ok()))
     }

@@ -1,8 +1,8 @@
-//! The containers and pods that other invocations made: an entry for each in a
-//! [store] under `/run/nspod` or `$XDG_RUNTIME_DIR/nspod`.
+//! Containers and pods that other invocations created. Each has an entry in a [store] under `/run/nspod` or
+//! `$XDG_RUNTIME_DIR/nspod`.
 //!
-//! A container has no record until its first process runs. An invocation that is killed before
-//! leaves an entry without a record; the cgroup of the container is then found by its name.
+//! A container has no record until its first process runs. An invocation that is killed earlier leaves an
+//! entry without a record. The cgroup of such a container is found by its name.
 
 mod container;
 pub(crate) mod pods;
@@ -33,8 +33,8 @@ impl Store {
         Store::at(&base())
     }
 
-    /// Opens the store for a command that only reads: nothing is created. `None` if there is no
-    /// store or it cannot be read.
+    /// Opens the store for a command that only reads, without creating it. Returns `None` if the store does
+    /// not exist or cannot be read.
     pub(crate) fn peek() -> Option<Store> {
         let base = base();
         base.join("containers").is_dir().then(|| Store::at(&base).ok())?
@@ -60,7 +60,7 @@ impl Store {
         }
     }
 
-    /// Locks a container by its whole id and reads its record after that.
+    /// Locks a container by its full id, and then reads its record.
     pub(crate) fn lock(&self, id: &str, wait: bool) -> Result<Locked<Entry>> {
         Ok(match self.0.lock(id, wait)? {
             Locked::Ours(entry, lock) => Locked::Ours(Entry::new(entry), lock),
@@ -88,8 +88,7 @@ impl Store {
         Ok(all)
     }
 
-    /// Returns the container with this name or id, or the only container whose id starts with the
-    /// text.
+    /// Returns the container with this name or id. A prefix of an id is accepted if it is unique.
     pub(crate) fn find(&self, text: &str) -> Result<Entry> {
         let none = || {
             let error =
@@ -111,7 +110,7 @@ impl Store {
         }
     }
 
-    /// Removes a container that has ended, with its cgroup. The caller holds the lock.
+    /// Removes a container that has ended, with its cgroup. The caller must hold the lock.
     pub(crate) fn remove(&self, entry: &Entry, lock: &Lock) -> Result<()> {
         self.clear(entry.stored(), lock)
     }
@@ -124,23 +123,23 @@ impl Store {
         Ok(self.0.remove(entry, lock)?)
     }
 
-    /// Removes a container whose cgroup has been removed. The caller holds the lock.
+    /// Removes a container after its cgroup has been removed. The caller must hold the lock.
     pub(crate) fn forget(&self, entry: &Entry, lock: &Lock) -> Result<()> {
         Ok(self.0.remove(entry.stored(), lock)?)
     }
 
-    /// Kills the processes of a container, waits for the end of the first one, and writes that down.
+    /// Kills the processes of a container, waits until the first one has ended, and saves the exit status.
     pub(crate) fn kill(&self, entry: &Entry) -> Result<()> {
         let process = |entry: &Entry| entry.saved().map(|saved| saved.container.process.clone());
         match self.lock(entry.id(), true)? {
-            // Another container can have the name by now.
+            // Another container may have this name now.
             Locked::Ours(now, _lock) if process(&now) == process(entry) => {
                 if now.end()? {
                     let killed = nspod_sandbox::ExitStatus::Signaled {
                         signal: nix::libc::SIGKILL,
                         core_dumped: false,
                     };
-                    // The container has ended even if that cannot be written down.
+                    // The container has ended even if its exit status cannot be saved.
                     now.note(killed).unwrap_or_else(crate::output::note);
                 }
                 Ok(())
@@ -149,8 +148,8 @@ impl Store {
         }
     }
 
-    /// Removes the containers that are marked for removal, have ended, and have no `nspod run` that
-    /// removes them; and what starts that were killed have left.
+    /// Removes containers that are marked for removal and have ended, unless a `nspod run` will remove them.
+    /// Also removes the remains of starts that were killed.
     pub(crate) fn sweep(&self) -> Result<()> {
         let due = |entry: &Entry| -> Result<bool> {
             Ok(match entry.saved() {
@@ -170,7 +169,7 @@ impl Store {
     }
 }
 
-/// Returns `/run/nspod` for root, and a directory of the user's own otherwise.
+/// Returns `/run/nspod` for root, and a private directory for another user.
 fn base() -> PathBuf {
     let uid = geteuid();
     match runtime_dir::of_user() {
@@ -180,18 +179,17 @@ fn base() -> PathBuf {
     }
 }
 
-/// Returns the possible cgroups of a container without a record: one in the base, and one in each
-/// pod.
+/// Returns the possible cgroups of a container without a record: one below the base, and one below each pod.
 fn orphan_cgroups(id: &str) -> Result<Vec<PathBuf>> {
     use cgroup_core::ErrorKind::{NoHierarchy, NotDelegated, PermissionDenied};
     let base = match delegate::find(BASE, delegate::Move::Nothing) {
         Ok(found) => found.base.path().to_owned(),
-        // Then the container had no cgroup either.
+        // Without a base, the container cannot have a cgroup.
         Err(e) if matches!(e.kind(), NoHierarchy | NotDelegated | PermissionDenied) => return Ok(Vec::new()),
         Err(e) => return Err(e.into()),
     };
     let mut all = vec![base.join(id)];
-    // In a pod, `init` is the cgroup of the process that holds the namespaces.
+    // In a pod, the cgroup `init` contains the process that holds the namespaces.
     if id != "init" {
         let failed = |e| Error::io("list", &base, &e);
         for entry in std::fs::read_dir(&base).map_err(failed)? {

@@ -1,4 +1,4 @@
-//! The pods that other invocations made.
+//! Pods that other invocations created.
 
 use std::path::Path;
 
@@ -13,18 +13,18 @@ use serde::{Deserialize, Serialize};
 use super::{Store, base, remove_cgroup};
 use crate::error::{Error, Result};
 
-/// The directory in which the namespaces are pinned. It is a private mount of its own, so that no
-/// other mount namespace gets a copy of a pin.
+/// Directory in which namespaces are pinned. It is a separate private mount, so that no other mount namespace
+/// gets a copy of a pin.
 const PINS: &str = "ns";
 
-/// What is saved of a pod.
+/// Saved state of a pod.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Saved {
-    /// Time of the creation in seconds since 1970.
+    /// Creation time in seconds since 1970.
     created: u64,
     spec: PodSpec,
     record: PodRecord,
-    /// Whether the pod is incomplete: what `record` names can exist or not.
+    /// Whether the creation has not finished: the objects named in `record` may not exist.
     #[serde(default)]
     creating: bool,
 }
@@ -70,7 +70,7 @@ impl Pods {
         };
         let made = make(&entry, spec, created, privileged);
         if made.is_err() {
-            // The record stays with what cannot be removed now, for `pod rm`.
+            // Keep the record if some parts cannot be removed now: `pod rm` removes them later.
             let _ = self.0.reload(&entry).map_err(Error::from).and_then(|entry| self.clear(&entry, &lock));
         }
         made
@@ -105,7 +105,7 @@ impl Pods {
         }
     }
 
-    /// Removes what a killed creation has left, and returns whether there was any.
+    /// Removes the remains of a killed creation. Returns whether there were any.
     pub(crate) fn prune(&self, name: &str) -> Result<bool> {
         match self.0.lock(name, false)? {
             Locked::Ours(entry, lock) if !is_complete(&entry) => self.clear(&entry, &lock).map(|()| true),
@@ -135,7 +135,7 @@ impl Entry {
         open(&self.0)
     }
 
-    /// Returns the time of the creation in seconds since 1970; `None` if the pod is incomplete.
+    /// Returns the creation time in seconds since 1970; `None` if the pod is incomplete.
     pub(crate) fn created(&self) -> Option<u64> {
         complete(&self.0).ok().map(|saved| saved.created)
     }
@@ -160,7 +160,7 @@ fn is_complete(entry: &store::Entry<Saved>) -> bool {
 fn complete(entry: &store::Entry<Saved>) -> Result<&Saved> {
     entry.record().filter(|saved| !saved.creating).ok_or_else(|| {
         let name = entry.name();
-        Error::new(format!("the pod {name} was never finished"))
+        Error::new(format!("the pod {name} is incomplete"))
             .hint(format!("`nspod pod rm -f {name}` removes what is left of it"))
     })
 }
@@ -178,7 +178,7 @@ fn open(entry: &store::Entry<Saved>) -> Result<Pod> {
     })
 }
 
-/// Makes a pod in its new entry.
+/// Creates a pod in its new entry.
 fn make(entry: &store::Entry<Saved>, spec: &PodSpec, created: u64, privileged: bool) -> Result<()> {
     let hold_by = if privileged { HoldBy::Descriptors } else { HoldBy::Process };
     let spec = PodSpec { hold_by, ..spec.clone() };
@@ -186,7 +186,7 @@ fn make(entry: &store::Entry<Saved>, spec: &PodSpec, created: u64, privileged: b
     let note = move |record: &PodRecord| {
         writer.write(&Saved { creating: true, ..Saved::new(created, &noted, record.clone()) })
     };
-    // The cgroups of pods and containers lie beside each other, and no container's name has a colon.
+    // The cgroups of pods and containers share a parent. A container name cannot contain a colon.
     let mut pod = Pod::create_noted(&format!("pod:{}", entry.name()), &spec, note)?;
     if privileged {
         entry.dir().make_sub(PINS)?;
@@ -199,7 +199,7 @@ fn make(entry: &store::Entry<Saved>, spec: &PodSpec, created: u64, privileged: b
     Ok(())
 }
 
-/// Removes what is left of a pod that is incomplete or whose namespaces are gone.
+/// Removes the remaining parts of a pod that is incomplete or has lost its namespaces.
 fn remove_parts(entry: &store::Entry<Saved>) -> Result<()> {
     let Some(saved) = entry.record() else { return Ok(()) };
     if let Some(holder) = saved.record.holder.as_ref().map(ProcessId::open).transpose()?.flatten() {
@@ -208,7 +208,7 @@ fn remove_parts(entry: &store::Entry<Saved>) -> Result<()> {
     if let Some(path) = &saved.record.cgroup {
         remove_cgroup(path)?;
     }
-    // The shared memory lies in a directory of its own.
+    // The shared memory is in a separate directory.
     match saved.record.shm.as_deref().and_then(Path::parent).map(std::fs::remove_dir_all) {
         Some(Err(e)) if e.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::new(format!("cannot remove the shared memory of {}: {e}", entry.name())))
@@ -220,13 +220,13 @@ fn remove_parts(entry: &store::Entry<Saved>) -> Result<()> {
 fn unmount(dir: &Dir) -> Result<()> {
     let pins = dir.at(PINS);
     match umount2(&pins, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-        // There is no mount or no directory, or the caller cannot have made a mount.
+        // The mount or the directory does not exist, or the caller cannot have made a mount.
         Ok(()) | Err(Errno::EINVAL | Errno::ENOENT | Errno::EPERM) => Ok(()),
         Err(e) => Err(Error::path("unmount", &pins, e)),
     }
 }
 
-/// Makes a directory a mount with private propagation.
+/// Turns a directory into a mount with private propagation.
 fn private_mount(dir: &Path) -> Result<()> {
     let none = None::<&str>;
     mount(Some(dir), dir, none, MsFlags::MS_BIND, none)

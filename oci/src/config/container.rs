@@ -1,4 +1,4 @@
-//! The conversion of a configuration to a spec.
+//! Conversion of a configuration to a spec.
 
 use std::path::Path;
 
@@ -59,7 +59,7 @@ impl Config {
         let masked_paths = linux::paths("maskedPaths", linux.masked_paths(), warnings)?;
         let readonly_paths = linux::paths("readonlyPaths", linux.readonly_paths(), warnings)?;
         let new_mnt = namespaces.is_new(Kind::Mnt);
-        // A mount namespace that is not new has its files already, and mounts in it would stay.
+        // A joined mount namespace has its files already, and mounts in it would persist.
         let shares_files = !new_mnt && root.path() == Path::new("/");
         let changes = mounts.len() + masked_paths.len() + readonly_paths.len();
         let changes = changes + linux.devices().iter().flatten().count();
@@ -133,8 +133,8 @@ where
     map.iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// Returns the device nodes and links in `/dev`: none if the container shares its files or has a
-/// `/dev` of the host.
+/// Returns the device nodes and links in `/dev`. The result is empty if the container shares its files or has
+/// a `/dev` of the host.
 fn nodes_and_links(
     linux: &runtime::Linux,
     mounts: &[Mount],

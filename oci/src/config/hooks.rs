@@ -1,4 +1,4 @@
-//! `hooks`.
+//! Conversion of `hooks`.
 
 use nspod_sandbox::spec::{self, Hook};
 use oci_spec::runtime;

@@ -1,5 +1,5 @@
-//! From bytes to the types of `oci-spec`. Differences between these types and the specification are
-//! removed before: values that the types reject or lose, and required fields that they do not require.
+//! Converts bytes to the types of `oci-spec`. Differences between these types and the specification are
+//! resolved first: values that the types reject or lose, and required fields that they do not require.
 
 use cgroup_core::CpuList;
 use serde::de::DeserializeOwned;
@@ -9,7 +9,7 @@ use crate::Error;
 use crate::ErrorKind;
 use nspod_sandbox::spec::Capabilities;
 
-/// Required fields by the path of their object: `[]` stands for each item, `*` for each value.
+/// Required fields by the path of their object: `[]` matches each item, `*` each value.
 const REQUIRED: &[(&str, &[&str])] = &[
     ("", &["ociVersion"]),
     ("root", &["path"]),
@@ -50,7 +50,7 @@ pub(super) fn document(json: &[u8]) -> Result<Value, Error> {
     strip_nulls(&mut document);
     match document {
         Value::Object(_) => Ok(document),
-        _ => Err(Error::new(ErrorKind::InvalidConfig, "this is not an object of JSON")),
+        _ => Err(Error::new(ErrorKind::InvalidConfig, "this is not a JSON object")),
     }
 }
 
@@ -149,7 +149,7 @@ pub(super) fn fit_process(process: &mut Value, warnings: &mut Vec<String>) -> Re
 
 /// Converts `linux.resources` from the form of the specification to that of `oci-spec`.
 pub(super) fn fit_resources(resources: &mut Value) {
-    // The types have 0 for a missing limit, but 0 is a limit.
+    // The types represent a missing limit as 0, but 0 is a valid limit.
     if let Some(resources) = resources.as_object_mut()
         && resources.get("pids").and_then(Value::as_object).is_some_and(|pids| !pids.contains_key("limit"))
     {
@@ -163,8 +163,8 @@ pub(super) fn fit_resources(resources: &mut Value) {
     }
 }
 
-/// Converts the rules of `linux.seccomp` from Docker's old form, with the `name` of one call, to that of
-/// the specification.
+/// Converts the rules of `linux.seccomp` from Docker's old form, in which each rule has the `name` of one
+/// call, to the form of the specification.
 pub(super) fn fit_seccomp(rules: &mut Value) {
     let rules = rules.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut);
     for rule in rules.filter(|rule| !rule.contains_key("names")) {

@@ -38,7 +38,7 @@ pub(super) fn namespaces(linux: &runtime::Linux, context: &Context<'_>) -> Resul
     Ok(all)
 }
 
-/// Converts id mappings, and checks them as the kernel does.
+/// Converts id mappings, and applies the kernel's checks.
 pub(super) fn id_map(path: &str, mappings: &[runtime::LinuxIdMapping]) -> Result<IdMap, Error> {
     let extent = |m: &runtime::LinuxIdMapping| Extent {
         inside: m.container_id(),
@@ -97,17 +97,17 @@ pub(super) fn time_offsets(
     Ok(Some(offsets))
 }
 
-/// Returns the links of `/dev`: those of the sandbox, and `/dev/core`.
+/// Returns the links of `/dev`: the sandbox's default links, and `/dev/core`.
 pub(super) fn links() -> Vec<Link> {
     let links = LINKS.iter().chain(&[("/dev/core", "/proc/kcore")]);
     links.map(|(path, target)| Link { path: path.into(), target: target.into() }).collect()
 }
 
-/// Returns the devices of the configuration, and the default devices that it does not have.
+/// Returns the devices of the configuration, and the default devices that are missing there.
 pub(super) fn nodes(linux: &runtime::Linux) -> Result<Vec<Node>, Error> {
     let mut nodes = Vec::new();
     for (index, device) in linux.devices().iter().flatten().enumerate() {
-        // `/dev/ptmx` is a link to that of the container's own devpts.
+        // `/dev/ptmx` is a link into the container's devpts.
         if device.path() != Path::new("/dev/ptmx") {
             nodes.push(node(&format!("linux.devices[{index}]"), device)?);
         }
@@ -146,7 +146,7 @@ fn node(path: &str, device: &runtime::LinuxDevice) -> Result<Node, Error> {
     // Some clients include the file type.
     let mode = device.file_mode().unwrap_or(0o666) & !libc::S_IFMT;
     if mode > 0o7777 {
-        let problem = format!("{mode:#o} has more than a file's mode");
+        let problem = format!("{mode:#o} has bits that are not permission bits");
         return Err(Error::invalid(&format!("{path}.fileMode"), problem));
     }
     let (uid, gid) = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));

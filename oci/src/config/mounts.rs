@@ -1,4 +1,4 @@
-//! `mounts`: the options of mount(8) become mount attributes, propagation, and options of the file
+//! `mounts`: converts the options of mount(8) to mount attributes, propagation, and options of the file
 //! system. The sandbox makes the system calls: `nspod_sandbox::spec::Mount`.
 
 use std::path::{Path, PathBuf};
@@ -98,8 +98,8 @@ fn id_maps(path: &str, mount: &runtime::Mount, options: &mut Options) -> Result<
     Ok(recursive.map(|recursive| MountIdMaps { uid, gid, recursive }))
 }
 
-/// Parses the mappings in an option `idmap=uids=0-7-1#10-20-5;gids=0-8-1`, which is crun's and podman
-/// uses: first id on disk, first id in the mount, count. After an `@`, the ids in the mount are ids of
+/// Parses the mappings of the option `idmap=uids=0-7-1#10-20-5;gids=0-8-1`, a crun extension that podman
+/// uses: first id on disk, first id in the mount, count. With a leading `@`, the ids in the mount are ids of
 /// the container's user namespace.
 fn own_maps(path: &str, text: &str, id_maps: &IdMaps) -> Result<(IdMap, IdMap), Error> {
     let invalid = |problem: String| Error::invalid(path, problem);
@@ -175,10 +175,10 @@ impl Options {
         }
         match option {
             "defaults" | "" => {}
-            // Defaults. They cancel an earlier option.
+            // These are the defaults. They cancel an earlier option.
             "async" => self.data.retain(|(key, _)| key != "sync"),
             "nomand" | "nolazytime" | "noiversion" => self.data.retain(|(key, _)| *key != option[2..]),
-            // No effect: fsconfig(2) never writes to the kernel's log.
+            // These have no effect: fsconfig(2) never writes to the kernel's log.
             "silent" | "loud" => {}
             "bind" => self.bind = Some(self.bind.unwrap_or(false)),
             "rbind" => self.bind = Some(true),
@@ -222,7 +222,7 @@ impl Options {
             Some(at) => Err(Error::invalid(at, format!("{what} has no options of a file system"))),
             None => Ok(()),
         };
-        // The file system of a bind exists already. Other runtimes ignore its options too.
+        // A bind mount uses an existing file system. Other runtimes ignore its options too.
         if self.bind.is_some()
             && let Some(at) = self.first_data.take()
         {

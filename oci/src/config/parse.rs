@@ -1,4 +1,4 @@
-//! From bytes to a checked configuration.
+//! Parses and checks a configuration.
 
 use nspod_sandbox::seccomp::{Action, Profile};
 use oci_spec::runtime;
@@ -60,7 +60,7 @@ fn check(spec: &runtime::Spec) -> Result<(), Error> {
     hooks::of_container(spec)?;
     let priority = spec.process().as_ref().and_then(|process| process.io_priority().as_ref());
     if priority.is_some_and(|given| i32::try_from(given.priority()).is_err()) {
-        return Err(Error::invalid("process.ioPriority.priority", "the value has more than 32 bits"));
+        return Err(Error::invalid("process.ioPriority.priority", "must fit in 32 bits"));
     }
     let Some(linux) = spec.linux() else { return Ok(()) };
     linux::nodes(linux)?;
@@ -84,7 +84,7 @@ fn check(spec: &runtime::Spec) -> Result<(), Error> {
     linux.resources().as_ref().map_or(Ok(()), resources::check)
 }
 
-/// Reads the process of an `exec`. Returns it with the settings that were ignored.
+/// Parses the process of an `exec`. Returns it with the settings that were ignored.
 ///
 /// # Errors
 /// As [`parse`].
@@ -96,7 +96,7 @@ pub fn parse_process(json: &[u8]) -> Result<(runtime::Process, Vec<String>), Err
     Ok((json::typed(document["process"].take(), "process")?, warnings))
 }
 
-/// Reads the resources of an `update`: `linux.resources`.
+/// Parses the resources of an `update`, in the form of `linux.resources`.
 ///
 /// # Errors
 /// As [`parse`].

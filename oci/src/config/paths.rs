@@ -12,7 +12,7 @@ pub(super) fn absolute(field: &str, path: &Path, warnings: &mut Vec<String>) -> 
     let whole = Path::new("/").join(path);
     within(field, &whole)?;
     if !path.is_absolute() {
-        warnings.push(format!("{field}: {} is not absolute; it is taken from /", path.display()));
+        warnings.push(format!("{field}: {} is not absolute; it is resolved against /", path.display()));
     }
     Ok(whole)
 }

@@ -14,8 +14,8 @@ use nspod_sandbox::spec::{
     Capabilities, IoPriority, MemoryPolicy, Process, Rlimit, Scheduler, Seccomp, StreamOwner, Terminal, User,
 };
 
-/// Converts the process of an `exec`. Rlimits, capabilities, labels and noNewPrivileges that it does
-/// not set are those of the container's own process.
+/// Converts the process of an `exec`. Rlimits, capabilities, labels and noNewPrivileges default to those of
+/// the container's process.
 ///
 /// # Errors
 /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), with the JSON path of the field.
@@ -32,8 +32,8 @@ pub fn process(process: &runtime::Process, config: &Config, context: &Context<'_
             all.set_rlimits(first.rlimits().clone());
         }
     }
-    // clone3 starts the process in its cgroup, so the initial affinity also is the final one, unless
-    // the configuration has another.
+    // clone3 starts the process in its cgroup. So the initial affinity is also the final one, unless the
+    // configuration sets another.
     let affinity = all.exec_cpu_affinity().as_ref().and_then(|affinity| {
         let last = affinity.cpu_affinity_final().clone().map(|list| ("final", list));
         last.or_else(|| affinity.initial().clone().map(|list| ("initial", list)))
@@ -123,7 +123,7 @@ pub(super) fn console_size(process: &runtime::Process) -> Result<Option<(u16, u1
     Ok(Some((number("height", size.height())?, number("width", size.width())?)))
 }
 
-/// Converts lines `NAME=VALUE`. The last line of a name counts.
+/// Converts lines `NAME=VALUE`. If a name is repeated, the last line counts.
 pub(super) fn env(path: &str, env: &Option<Vec<String>>) -> Result<Vec<(OsString, OsString)>, Error> {
     let mut all: Vec<(OsString, OsString)> = Vec::new();
     for (index, entry) in env.iter().flatten().enumerate() {
@@ -160,8 +160,8 @@ fn capabilities(given: Option<&runtime::LinuxCapabilities>) -> Result<Capabiliti
             "a capability is not in the permitted set",
         ));
     }
-    // The kernel rejects the others. Engines and `runc spec` set them nevertheless; runc and crun ignore
-    // them too.
+    // The kernel rejects other capabilities. Engines and `runc spec` set them nevertheless; runc and crun
+    // ignore them too.
     sets.ambient &= sets.permitted & sets.inheritable;
     Ok(sets)
 }

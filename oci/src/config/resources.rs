@@ -1,4 +1,4 @@
-//! `linux.resources`: the numbers of cgroup v1 become limits of v2.
+//! `linux.resources`: converts the numbers of cgroup v1 to limits of v2.
 
 use std::fmt;
 
@@ -27,8 +27,8 @@ pub(super) fn check(given: &runtime::LinuxResources) -> Result<(), Error> {
     Ok(())
 }
 
-/// Converts `linux.resources`, also that of an `update`, to limits and device rules. The rules end with
-/// those of every container; they are `None` if the resources have no list of devices.
+/// Converts `linux.resources`, or the resources of an `update`, to limits and device rules. The default rules
+/// of every container come last. The rules are `None` if the resources have no list of devices.
 ///
 /// # Errors
 /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), with the JSON path of the field: the value is
@@ -41,7 +41,7 @@ pub fn resources(given: &runtime::LinuxResources) -> Result<(Limits, Option<Vec<
     given.block_io().as_ref().map_or(Ok(()), |given| block_io(given, &mut limits))?;
     given.network().as_ref().map_or(Ok(()), network)?;
     if let Some(pids) = given.pids() {
-        // With a limit of 0 the first process could not start, and systemd rejects 0. As runc 1.4.
+        // With a limit of 0 the first process could not start, and systemd rejects 0. runc 1.4 does the same.
         let limit = if pids.limit() == 0 { 1 } else { pids.limit() };
         limits.pids_max = at("pids.limit", v1::max("pids.max", limit))?;
     }
@@ -173,8 +173,8 @@ fn block_io(given: &runtime::LinuxBlockIo, limits: &mut Limits) -> Result<(), Er
 fn device(field: &str, major: i64, minor: i64) -> Result<Device, Error> {
     match (u32::try_from(major), u32::try_from(minor)) {
         (Ok(major), Ok(minor)) => Ok(Device::new(major, minor)),
-        (Err(_), _) => bad(format!("{field}.major"), format!("{major} is not a number of a device")),
-        _ => bad(format!("{field}.minor"), format!("{minor} is not a number of a device")),
+        (Err(_), _) => bad(format!("{field}.major"), format!("{major} is not a device number")),
+        _ => bad(format!("{field}.minor"), format!("{minor} is not a device number")),
     }
 }
 
@@ -202,7 +202,7 @@ fn device_rule(field: &str, given: &runtime::LinuxDeviceCgroup) -> Result<Rule, 
             Ok(number) => Ok(Some(number)),
             Err(_) => bad(
                 format!("{field}.{name}"),
-                format!("{number} is neither a number of devices nor -1, for all"),
+                format!("{number} is neither a device number nor -1, which means all"),
             ),
         },
     };

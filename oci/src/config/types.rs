@@ -1,4 +1,4 @@
-//! The types of this module.
+//! Types of a configuration and of its conversion.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,10 @@ pub struct Config {
     pub(super) warnings: Vec<String>,
 }
 
-/// What the conversion of a configuration depends on beside the configuration.
+/// Settings of the runtime that the conversion of a configuration depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
-    /// Absolute path of the bundle. Relative paths of the configuration are below it.
+    /// Absolute path of the bundle. Relative paths in the configuration are resolved against it.
     pub bundle: &'a Path,
     /// Id of the container.
     pub id: &'a str,
@@ -151,8 +151,8 @@ impl Config {
         &self.spec
     }
 
-    /// Returns whether a failing poststart hook stops the container: since version 1.3 of the
-    /// specification. Before, the failure is logged.
+    /// Returns whether a failing poststart hook stops the container. It does since version 1.3 of the
+    /// specification. In earlier versions the failure is logged.
     ///
     /// # Errors
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig): `ociVersion` is not a version 1.x.y.

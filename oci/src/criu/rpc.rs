@@ -193,7 +193,7 @@ fn converse(socket: &OwnedFd, action: Action, options: &Options) -> Result<Optio
 }
 
 fn failed(call: &'static str) -> impl Fn(rustix::io::Errno) -> Error {
-    move |e| Error::call(ErrorKind::Criu, "talk to criu", call, e.raw_os_error())
+    move |e| Error::call(ErrorKind::Criu, "communicate with criu", call, e.raw_os_error())
 }
 
 fn send(socket: &OwnedFd, message: &Message) -> Result<()> {

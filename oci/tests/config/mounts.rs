@@ -192,7 +192,7 @@ fn a_relative_destination_is_below_the_root_and_warned_of() {
     let container =
         crate::container(&with("mounts[0]", json!({ "destination": "m", "type": "proc" }))).unwrap();
     assert_eq!(container.spec.mounts[0].destination.to_str(), Some("/m"));
-    assert_eq!(container.warnings, ["mounts[0].destination: m is not absolute; it is taken from /"]);
+    assert_eq!(container.warnings, ["mounts[0].destination: m is not absolute; it is resolved against /"]);
 }
 
 #[test]

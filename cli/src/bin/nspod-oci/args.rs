@@ -1,4 +1,4 @@
-//! The command line as a whole: runc's, and the options of crun's that clients send.
+//! The command line: runc's, and the options of crun that clients use.
 
 use clap::Parser;
 
@@ -37,7 +37,8 @@ mod tests {
 
     #[test]
     fn the_list_says_of_each_command_what_it_does() {
-        // What an argument type says is not read before its command is chosen, and must say the same.
+        // The help of an argument type is read only after its command was chosen. So the command and the
+        // argument type must have the same text.
         let mut built = Cli::command();
         built.build();
         for command in Cli::command().get_subcommands() {

@@ -23,16 +23,16 @@ pub(crate) struct BundleArgs {
     /// Write the pid of the container's first process to a file
     #[arg(long, value_name = "FILE", default_value = "", hide_default_value = true)]
     pid_file: MaybePath,
-    /// Enter the root by chroot: pivot_root cannot leave an initramfs
+    /// Enter the root by chroot instead of pivot_root, which cannot leave an initramfs
     #[arg(long)]
     no_pivot: bool,
     /// Stay in the caller's session keyring
     #[arg(long)]
     no_new_keyring: bool,
-    /// Pass this many more descriptors to the container, from 3 on
+    /// Pass this many additional descriptors to the container, starting at 3
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u16,
-    /// The container's id
+    /// Id of the container
     #[arg(value_name = "ID")]
     pub(crate) id: String,
 }

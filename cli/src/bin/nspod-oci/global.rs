@@ -1,4 +1,4 @@
-//! The options that stand before the command.
+//! The options before the command.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -15,13 +15,13 @@ pub(crate) struct Global {
     /// $XDG_RUNTIME_DIR/nspod-oci for a user other than root, or root in a user namespace]
     #[arg(long, value_name = "DIR", default_value = "", hide_default_value = true)]
     pub(crate) root: MaybePath,
-    /// Write the log to a file and not to standard error
+    /// Write the log to a file instead of standard error
     #[arg(long, value_name = "FILE", default_value = "", hide_default_value = true)]
     pub(crate) log: MaybePath,
-    /// How to write the log
+    /// Format of the log
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
     pub(crate) log_format: Format,
-    /// Log more
+    /// Log debug messages too
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub(crate) debug: bool,
     /// Let systemd make the cgroups: cgroupsPath is then SLICE:PREFIX:NAME
@@ -40,7 +40,7 @@ pub(crate) struct Global {
     pub(crate) version: bool,
 }
 
-/// A path that may be missing or empty. runc treats both alike.
+/// A path that may be missing or empty. runc treats both in the same way.
 #[derive(Debug, Clone)]
 pub(crate) struct MaybePath(PathBuf);
 

@@ -1,5 +1,5 @@
-//! The log, in the form that clients of runc parse: lines on standard error or in a file, of which
-//! clients show the last error.
+//! The log, in the format that clients of runc parse: lines on standard error or in a file. Clients show the
+//! last error.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -48,8 +48,8 @@ impl ::log::Log for Library {
     fn flush(&self) {}
 }
 
-/// Sets where lines go, and takes the log of the library too. The file is created; it is opened for
-/// each line, so that its descriptor does not take the number of one that the container inherits.
+/// Sets the destination of log lines, including those of the library. The file is created. It is opened anew
+/// for each line, so that its descriptor cannot have the number of an inherited descriptor.
 ///
 /// # Errors
 /// The file cannot be opened.
@@ -57,7 +57,9 @@ pub(crate) fn set_up(file: Option<&Path>, format: Format, debug: bool) -> Result
     let file = match file {
         Some(file) => {
             open(file).map_err(|e| match e.raw_os_error() {
-                Some(nix::libc::ENXIO) => Error::io("open the log", file, &e).hint("nobody reads from it"),
+                Some(nix::libc::ENXIO) => {
+                    Error::io("open the log", file, &e).hint("no process reads from it")
+                }
                 _ => Error::io("open the log", file, &e),
             })?;
             // Relative to the current working directory.

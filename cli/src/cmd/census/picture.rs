@@ -69,7 +69,7 @@ fn cell(letters: &str) -> String {
     }
 }
 
-/// Lists the threads that are in other namespaces than their process.
+/// Lists the threads whose namespaces differ from those of their process.
 fn threads(census: &Census) -> String {
     let differs = |thread: &nspod_census::Thread| {
         let process = census.process(thread.pid)?;

@@ -1,4 +1,4 @@
-//! Tries one thing that changes the process that tries it.
+//! Runs a probe that changes the process in which it runs.
 
 use std::os::fd::AsFd;
 
@@ -12,7 +12,7 @@ use rustix::mount::{
 use super::{caller, trial};
 use crate::error::{Error, Result};
 
-/// Tries one thing in this process.
+/// Runs a probe in this process.
 pub(super) fn act(what: &str) -> Result<()> {
     match what {
         "nothing" => Ok(()),

@@ -1,9 +1,9 @@
-//! Runs what must be tried in a process of its own.
+//! Runs probes in child processes.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-/// The uid of `nobody`, with which root tries what ordinary users can do.
+/// Uid of `nobody`. Root uses it to try what ordinary users can do.
 const NOBODY: u32 = 65_534;
 
 /// Runs a probe in a child process.
@@ -30,6 +30,6 @@ fn wait(command: &mut Command) -> std::result::Result<(), String> {
     let said = String::from_utf8_lossy(&output.stderr);
     match said.trim().strip_prefix("nspod: ") {
         Some(why) => Err(why.to_owned()),
-        None => Err(format!("the probe ended with {} and said {:?}", output.status, said.trim())),
+        None => Err(format!("the probe ended with {} and printed {:?}", output.status, said.trim())),
     }
 }

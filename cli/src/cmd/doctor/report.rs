@@ -8,11 +8,11 @@ use crate::output::{self, paint};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Mark {
-    /// The host has what containers need.
+    /// The host supports the feature.
     Ok,
-    /// Containers work without it, with less.
+    /// Containers can be started, with restrictions.
     Limited,
-    /// The host lacks what containers need.
+    /// Containers cannot be started without the feature.
     Missing,
 }
 
@@ -22,7 +22,7 @@ pub(super) struct Check {
     pub(super) group: &'static str,
     pub(super) name: String,
     pub(super) mark: Mark,
-    /// What was found. If the mark is not ok: the reason and the cure.
+    /// Finding. If the mark is not ok: the reason and the fix.
     finding: String,
 }
 
@@ -61,7 +61,7 @@ impl Group {
     }
 }
 
-/// Describes the checks in a table of at most so many columns, and whether containers can be started.
+/// Formats the checks as a table of at most `columns` columns, and says whether containers can be started.
 pub(super) fn report(checks: &[Check], usable: bool, columns: Option<usize>) -> String {
     let longest = |of: fn(&Check) -> usize| checks.iter().map(of).max().unwrap_or(0);
     let before = longest(|c| c.group.len()) + longest(|c| c.name.len()) + "limited".len() + 6;

@@ -12,7 +12,7 @@ use super::report::{Group, Mark};
 use crate::error::{Error, Result};
 
 pub(super) const GROUP: &str = "trial";
-/// The check whose result is whether the caller can start containers.
+/// Name of the check that decides whether the caller can start containers.
 pub(super) const OWN: &str = "a container";
 
 pub(super) fn check(privileged: bool) -> Group {
@@ -33,8 +33,8 @@ pub(super) fn spec(privileged: bool) -> Spec {
     spec
 }
 
-/// Tries whether an overlay can be a root file system. The overlay contains no program: the error that the program
-/// is missing means that everything before succeeded.
+/// Checks whether an overlay can be a root file system. The overlay contains no program. The error that the
+/// program is missing means that all earlier steps succeeded.
 pub(super) fn overlay(privileged: bool) -> Result<()> {
     let lower = Scratch::new()?;
     let root = Root::Overlay { lower: vec![lower.0.clone()], writes: Writes::Tmpfs { size: None } };
@@ -47,8 +47,8 @@ pub(super) fn overlay(privileged: bool) -> Result<()> {
     }
 }
 
-/// An empty directory. It has no mounts below it, which could not be unmounted in the mount namespace of an ordinary
-/// user.
+/// An empty directory. It contains no mount points: an ordinary user could not unmount them in the new mount
+/// namespace.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -70,7 +70,7 @@ pub(super) fn new(privileged: bool, kinds: Kinds) -> Namespaces {
     Namespaces::new(if privileged { kinds } else { kinds | Kinds::USER })
 }
 
-/// Returns the arguments of a program that exists on every host: this program, which does nothing then.
+/// Returns the arguments of a program that exists on every host and does nothing: this program.
 pub(super) fn nothing() -> Vec<OsString> {
     ["/proc/self/exe", "doctor", "--probe", "nothing"].map(OsString::from).into()
 }

@@ -1,4 +1,4 @@
-//! `create`: a container that waits for `start`.
+//! `create`: creates a container that waits for `start`.
 
 use clap::Args;
 use nspod_cli::error::Result;

@@ -84,7 +84,7 @@ pub(crate) struct CheckpointArgs {
     /// Descriptor on which criu reports that it is ready for --lazy-pages
     #[arg(long, value_name = "FD")]
     status_fd: Option<u32>,
-    /// The container
+    /// Id of the container
     #[arg(value_name = "ID")]
     id: String,
 }
@@ -131,7 +131,7 @@ pub(crate) fn restore(global: &Global, args: RestoreArgs) -> Result<i32> {
         lsm_profile: args.lsm_profile,
         lsm_mount_context: args.lsm_mount_context,
     };
-    // Until criu has ended, the signals must end it too.
+    // Keep the signals unblocked until criu has ended, so that they end criu too.
     let mut signals = None;
     let hold = || signals = (!args.detach).then(Signals::hold);
     let mut restored = Container::restore(&global.runtime(), &args.bundle.id, &bundle, options, hold)?;

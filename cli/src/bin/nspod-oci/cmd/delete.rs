@@ -1,4 +1,4 @@
-//! `delete`: removes a container.
+//! `delete`: deletes a container.
 
 use clap::Args;
 use nspod_cli::error::Result;
@@ -10,7 +10,7 @@ pub(crate) struct DeleteArgs {
     /// Kill the container first; do not fail if it does not exist
     #[arg(short, long)]
     force: bool,
-    /// The container
+    /// Id of the container
     #[arg(value_name = "ID")]
     id: String,
 }

@@ -1,4 +1,4 @@
-//! `events`: the resources that a container uses, and its OOM kills, in runc's JSON.
+//! `events`: prints the resource usage and OOM kills of a container, in runc's JSON format.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use crate::global::Global;
 
 #[derive(Debug, Args)]
 pub(crate) struct EventsArgs {
-    /// How often to print the used resources
+    /// Interval between two reports of the resource usage
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5s")]
     interval: Duration,
-    /// Print the used resources once
+    /// Print the resource usage once
     #[arg(long)]
     stats: bool,
-    /// The container
+    /// Id of the container
     #[arg(value_name = "ID")]
     id: String,
 }

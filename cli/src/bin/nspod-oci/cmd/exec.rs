@@ -1,4 +1,4 @@
-//! `exec`: a further process in a container.
+//! `exec`: runs another process in a container.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -49,7 +49,7 @@ pub(crate) struct ExecArgs {
     /// Send a pidfd of the process to this socket
     #[arg(long, value_name = "SOCKET", default_value = "", hide_default_value = true)]
     pidfd_socket: MaybePath,
-    /// Pass this many more descriptors to the process, from 3 on
+    /// Pass this many additional descriptors to the process, starting at 3
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u16,
     /// Start the process in this cgroup, a path below the container's
@@ -67,7 +67,7 @@ pub(crate) struct ExecArgs {
     /// Start the process in a paused container, and wait until the container is resumed
     #[arg(long)]
     ignore_paused: bool,
-    /// The container
+    /// Id of the container
     #[arg(value_name = "ID")]
     id: String,
     /// Program and arguments
@@ -87,7 +87,7 @@ pub(crate) fn exec(global: &Global, args: ExecArgs) -> Result<i32> {
     };
     let waited = wait(&mut process, &signals);
     if waited.is_err() {
-        // Only this process: to drop the handle would kill all processes of its cgroup.
+        // Kill this process alone: dropping the handle would kill all processes of its cgroup.
         let _ = process.signal(nix::libc::SIGKILL);
         let _ = process.wait();
     }
@@ -105,7 +105,7 @@ impl ExecArgs {
     fn options(self, inherited: InheritedFds) -> Result<ExecOptions> {
         let process = match self.process.get() {
             Some(_) if !self.command.is_empty() => {
-                return Err(Error::new("--process names the program already: leave the command out"));
+                return Err(Error::new("--process names the program already: omit the command"));
             }
             Some(path) => {
                 let json = std::fs::read(path).map_err(|e| Error::io("read the process", path, &e))?;

@@ -1,5 +1,5 @@
-//! `features`: what this runtime supports
-//! ([specification](https://github.com/opencontainers/runtime-spec/blob/main/features.md)); and the
+//! `features`: prints the features that this runtime supports
+//! ([specification](https://github.com/opencontainers/runtime-spec/blob/main/features.md)), and prints the
 //! version.
 
 use clap::Args;

@@ -11,7 +11,7 @@ pub(crate) struct KillArgs {
     /// Send the signal to all processes of the container
     #[arg(short, long)]
     all: bool,
-    /// The container
+    /// Id of the container
     #[arg(value_name = "ID")]
     id: String,
     /// Signal, by name or number

@@ -1,4 +1,4 @@
-//! `list`: all containers under `--root`.
+//! `list`: lists all containers under `--root`.
 
 use clap::{Args, ValueEnum};
 use nspod_cli::error::Result;

@@ -1,4 +1,4 @@
-//! The commands, a file each.
+//! The commands: one file each.
 
 use clap::Subcommand;
 use nspod_cli::error::Result;
@@ -27,15 +27,15 @@ pub(crate) use features::version;
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub(crate) enum Command {
-    /// Create a container, whose program `start` runs
+    /// Create a container, and leave its program to `start`
     Create(create::CreateArgs),
     /// Run the program of a created container
     Start(start::StartArgs),
     /// Create a container and run its program
     ///
-    /// In the foreground, the exit code is that of the program, and the container is deleted.
+    /// In the foreground, the exit code is that of the program, and the container is deleted afterwards.
     Run(run::RunArgs),
-    /// Run a further process in a container
+    /// Run another process in a container
     Exec(Box<exec::ExecArgs>),
     /// Print the state of a container
     State(state::StateArgs),
@@ -47,21 +47,21 @@ pub(crate) enum Command {
     Kill(kill::KillArgs),
     /// Remove a container that is stopped or has not been started
     Delete(delete::DeleteArgs),
-    /// Stop all processes of a container
+    /// Suspend all processes of a container
     Pause(pause::PauseArgs),
-    /// Continue the processes of a paused container
+    /// Resume the processes of a paused container
     Resume(pause::PauseArgs),
-    /// Change the limits of a container; other limits stay
+    /// Change limits of a container; limits that are not given stay
     Update(Box<update::UpdateArgs>),
-    /// Print the resources that a container uses, and its OOM kills
+    /// Print the resource usage and OOM kills of a container
     Events(events::EventsArgs),
-    /// Write a running container to images, and end it
+    /// Write a running container to images, and stop it
     Checkpoint(Box<criu::CheckpointArgs>),
     /// Create a container from images
     Restore(Box<criu::RestoreArgs>),
     /// Write an example config.json
     Spec(spec::SpecArgs),
-    /// Print what this runtime supports
+    /// Print the features that this runtime supports
     Features(features::FeaturesArgs),
     /// Print completions for a shell
     Completions(manual::CompletionsArgs),

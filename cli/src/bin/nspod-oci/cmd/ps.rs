@@ -1,4 +1,4 @@
-//! `ps`: the processes of a container.
+//! `ps`: lists the processes of a container.
 
 use clap::Args;
 use nspod_cli::error::{Error, Result};
@@ -9,10 +9,10 @@ use crate::global::Global;
 
 #[derive(Debug, Args)]
 pub(crate) struct PsArgs {
-    /// Output of ps(1), or pids as JSON
+    /// Output format: a table from ps(1), or pids as JSON
     #[arg(short, long, value_enum, default_value = "table")]
     format: Format,
-    /// The container
+    /// Id of the container
     #[arg(value_name = "ID")]
     id: String,
     /// Options of ps(1) [default: -ef]
@@ -39,7 +39,7 @@ pub(crate) fn ps(global: &Global, args: &PsArgs) -> Result<()> {
     output::print(only(&String::from_utf8_lossy(&done.stdout), &pids)?)
 }
 
-/// Returns the heading, and the lines of these processes.
+/// Returns the heading and the lines of these processes from the output of ps(1).
 fn only(table: &str, pids: &[i32]) -> Result<String> {
     let mut lines = table.lines();
     let heading = lines.next().unwrap_or_default();

@@ -10,10 +10,10 @@ use serde::Serialize;
 
 #[derive(Debug, Args)]
 pub(crate) struct SpecArgs {
-    /// Directory to write to
+    /// Directory in which config.json is written
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     bundle: PathBuf,
-    /// For a user other than root
+    /// Write a configuration for a user other than root
     #[arg(long)]
     rootless: bool,
 }

@@ -7,7 +7,7 @@ use crate::global::Global;
 
 #[derive(Debug, Args)]
 pub(crate) struct StartArgs {
-    /// The container
+    /// Id of the container
     #[arg(value_name = "ID")]
     id: String,
 }

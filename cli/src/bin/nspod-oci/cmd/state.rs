@@ -1,4 +1,4 @@
-//! `state`: the state of a container, as the specification defines it.
+//! `state`: prints the state of a container, as the specification defines it.
 
 use clap::Args;
 use nspod_cli::error::Result;
@@ -8,7 +8,7 @@ use crate::global::Global;
 
 #[derive(Debug, Args)]
 pub(crate) struct StateArgs {
-    /// The container
+    /// Id of the container
     #[arg(value_name = "ID")]
     id: String,
 }

@@ -13,8 +13,8 @@ use crate::log;
 
 #[derive(Debug, Args)]
 pub(crate) struct UpdateArgs {
-    /// File with the limits, as linux.resources of config.json; - is standard input. All other
-    /// limits are then ignored
+    /// Read the limits from a file with the form of linux.resources in config.json; - is standard input.
+    /// Other flags for limits are then ignored
     #[arg(short, long, value_name = "FILE", default_value = "", hide_default_value = true)]
     resources: MaybePath,
     /// Memory in bytes, as in 52428800 or 50M; -1 removes the limit
@@ -69,7 +69,7 @@ pub(crate) struct UpdateArgs {
     /// Intel RDT schema for memory bandwidth
     #[arg(long, value_name = "SCHEMA")]
     mem_bw_schema: Option<String>,
-    /// The container
+    /// Id of the container
     #[arg(value_name = "ID")]
     id: String,
 }
