@@ -1,6 +1,6 @@
-//! Compiles the baseline that is written in C.
+//! Compiles the baseline in C.
 fn main() {
     println!("cargo::rerun-if-changed=src/floor.c");
-    // What `cc -O2` makes of it in every profile: a yardstick does not change with ours.
+    // Always `cc -O2`: the profile of the build must not change the baseline.
     cc::Build::new().file("src/floor.c").opt_level(2).warnings_into_errors(true).compile("floor");
 }

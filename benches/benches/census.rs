@@ -1,6 +1,6 @@
-//! How the time of a census grows with the processes there are: the time for each should stay.
+//! How the time of a census grows with the number of processes. The time for each process should stay constant.
 //!
-//! The processes of the machine itself are counted as well, so it should have few.
+//! The census includes the processes of the machine itself, so the machine should have few.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use nspod_benches::Program;
 use nspod_census::Options;
 
-/// Processes that sleep until this is dropped.
+/// Sleeping processes, which end when this is dropped.
 struct Sleepers(Vec<Child>);
 
 impl Sleepers {

@@ -1,5 +1,5 @@
-//! How a start's cost grows with what is around it: the parent's memory and threads, living
-//! containers, mounts. With `--quick` the ends of each curve, and those near.
+//! How the cost of a start grows with its surroundings: the parent's memory and threads, living containers, mounts.
+//! With `--quick`, only the ends of each curve, or values near them.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, Wal
     group
 }
 
-/// The container by the library and by hand at one point of a curve.
+/// Measures the library and the floor at one point of a curve.
 fn both(group: &mut BenchmarkGroup<'_, WallTime>, ground: &Ground, at: impl Copy + std::fmt::Display) {
     let mut library = ground.container();
     group.bench_function(BenchmarkId::new("library", at), |b| {
@@ -29,15 +29,15 @@ fn both(group: &mut BenchmarkGroup<'_, WallTime>, ground: &Ground, at: impl Copy
     group.bench_function(BenchmarkId::new("floor-c", at), |b| b.iter(|| floor.run(&cgroup).expect("floor")));
 }
 
-/// The child borrows the parent's memory. `fork` copies its page tables, as the floor does, and a
-/// start whose child must go on beside its parent.
+/// The child borrows the parent's memory. The floor's `fork` copies the page tables of the parent, and so does a
+/// start whose child must run beside its parent.
 fn parent_size(criterion: &mut Criterion, ground: &Ground) {
     let mut group = group(criterion, "parent-size");
     let sizes: &[usize] = if is_quick() { &[10, 256] } else { &[10, 64, 256, 1024, 4096, 8192] };
     let most = available_mib() / 2;
     for mib in sizes {
         if *mib as u64 > most.max(10) {
-            eprintln!("SKIPPED parent-size/{mib}: {most} MiB can be had here");
+            eprintln!("SKIPPED parent-size/{mib}: only {most} MiB are available");
             continue;
         }
         let ballast = Ballast::new(*mib).expect("memory");
@@ -47,7 +47,7 @@ fn parent_size(criterion: &mut Criterion, ground: &Ground) {
         group.bench_function(BenchmarkId::new("five-shared", mib), |b| {
             b.iter(|| work::run(&mut five).expect("start"));
         });
-        // A new time namespace is refused to a child that shares memory.
+        // A child that shares memory cannot make a new time namespace.
         five.isolate(Kinds::FIVE | Kinds::TIME);
         group.bench_function(BenchmarkId::new("five-and-time-copied", mib), |b| {
             b.iter(|| work::run(&mut five).expect("start"));
@@ -107,7 +107,7 @@ fn mounts(criterion: &mut Criterion, ground: &Ground) {
 
 fn all(criterion: &mut Criterion) {
     let Some(ground) = nspod_benches::ground(env!("CARGO_BIN_EXE_nothing")) else { return };
-    // A living container takes descriptors.
+    // A living container uses descriptors.
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("the limit of descriptors");
     }

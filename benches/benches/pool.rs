@@ -1,5 +1,5 @@
-//! What a start costs where a pool has its net and ipc namespaces, `/dev` and cgroup ready,
-//! beside the fewest system calls that make the same container without.
+//! The cost of a start whose net and ipc namespaces, `/dev` and cgroup come from a pool, beside the fewest system
+//! calls that make the same container without a pool.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ fn pool(criterion: &mut Criterion) {
         b.iter_custom(|count| {
             let mut total = Duration::ZERO;
             for _ in 0..count {
-                // Off the clock.
+                // Not measured.
                 pool.fill().expect("fill");
                 let start = Instant::now();
                 run(&mut with);
@@ -40,7 +40,7 @@ fn pool(criterion: &mut Criterion) {
             total
         });
     });
-    // As fast as it is emptied: the pool's thread works beside it.
+    // The pool's thread refills the pool while the starts empty it.
     group.bench_function("drained", |b| b.iter(|| run(&mut with)));
     group.finish();
 }

@@ -1,6 +1,5 @@
-//! What it costs to compile a profile at each start: the library's own, and the one that
-//! podman and CRI-O give every container where Debian's golang-github-containers-common has
-//! put it, for three ABIs each (two on aarch64).
+//! The cost of compiling a profile at each start, for three ABIs (two on aarch64): the library's default profile,
+//! and the default profile of podman and CRI-O, if it is at the path of Debian's golang-github-containers-common.
 
 use std::hint::black_box;
 
@@ -10,7 +9,7 @@ use nspod_sandbox::seccomp::Profile;
 const PODMANS: &str = "/usr/share/containers/seccomp.json";
 const ABIS: [&str; 5] =
     ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32", "SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"];
-/// What podman grants by default.
+/// The default profile of podman.
 const CAPABILITIES: u64 = 0x8000_05fb;
 
 fn compile(c: &mut Criterion) {

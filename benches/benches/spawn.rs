@@ -1,7 +1,7 @@
-//! How long a start takes, from the call to the program's end and the removal of what was made.
+//! The time of a start, from the call until the program has ended and its resources are removed.
 //!
-//! All groups start the same static program, so what differs is the isolation. Each holds the
-//! baselines that the library is to be compared with.
+//! All groups start the same static program and differ in the isolation. Each group contains the baselines to
+//! compare the library with.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +26,7 @@ fn run(command: &mut Command) {
     work::run(command).expect("start");
 }
 
-/// No isolation: what the kernel and the library cost by themselves.
+/// No isolation: the cost of the kernel and the library alone.
 fn plain(criterion: &mut Criterion, ground: &Ground) {
     let mut group = group(criterion, "plain");
     let mut std = std::process::Command::new(ground.program());
@@ -37,7 +37,7 @@ fn plain(criterion: &mut Criterion, ground: &Ground) {
     group.finish();
 }
 
-/// New namespaces and nothing else.
+/// New namespaces only.
 fn kinds(criterion: &mut Criterion, ground: &Ground) {
     let program = ground.program_c().expect("a path");
     let mut group = group(criterion, "kinds");
@@ -49,7 +49,7 @@ fn kinds(criterion: &mut Criterion, ground: &Ground) {
         group.bench_function(format!("{name}/raw-c"), |b| {
             b.iter(|| c::raw(&program, flags).expect("start"));
         });
-        // A new time namespace is refused to a child that shares memory.
+        // A child that shares memory cannot make a new time namespace.
         if !kinds.contains(Kinds::TIME) {
             group.bench_function(format!("{name}/raw-c-shared"), |b| {
                 b.iter(|| c::raw_shared(&program, flags).expect("start"));
@@ -113,7 +113,7 @@ fn in_user_namespace(nothing: &Program, maps: IdMaps) -> Command {
     command
 }
 
-/// A further process in what is there already.
+/// A further process in an existing container or pod.
 fn joining(criterion: &mut Criterion, ground: &Ground) {
     let mut group = group(criterion, "join");
     let nothing = Program::copy(NOTHING);
@@ -121,7 +121,7 @@ fn joining(criterion: &mut Criterion, ground: &Ground) {
     let container = sleeper.arg("sleep").stdin(Stdio::Null).spawn().expect("start");
     group.bench_function("exec", |b| b.iter(|| run(&mut container.exec(&nothing).expect("exec"))));
     container.delete().expect("delete");
-    // The same in a container that has the floor's mounts and no filter.
+    // The same in a container with the floor's mounts and without a filter.
     let container = ground.sleeper().expect("start");
     group.bench_function("exec-bare", |b| b.iter(|| run(&mut container.exec("/nothing").expect("exec"))));
     container.delete().expect("delete");
@@ -136,7 +136,7 @@ fn joining(criterion: &mut Criterion, ground: &Ground) {
     nothing.remove();
 }
 
-/// The time of a container where every processor starts them.
+/// The time of one container while every processor starts containers.
 fn throughput(criterion: &mut Criterion, ground: &Ground) {
     let mut group = group(criterion, "throughput");
     group.bench_function("library", |b| {
@@ -147,7 +147,7 @@ fn throughput(criterion: &mut Criterion, ground: &Ground) {
             })
         });
     });
-    // In threads of one process, which share its memory map; the runner has a process for each.
+    // In threads of one process, which share a memory map. The measuring program uses one process for each floor.
     group.bench_function("floor-c", |b| {
         b.iter_custom(|count| {
             on_all_processors(count, |thread| {
@@ -160,7 +160,7 @@ fn throughput(criterion: &mut Criterion, ground: &Ground) {
     group.finish();
 }
 
-/// Does it so many times in all, on as many threads as there are processors.
+/// Runs the function this many times in total, on one thread for each processor.
 fn on_all_processors<F: FnMut()>(count: u64, prepare: impl Fn(usize) -> F + Sync) -> Duration {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let started = AtomicU64::new(0);

@@ -1,4 +1,4 @@
-//! The floor in C: floor.c, called within this process.
+//! Calls the floor in C, floor.c, within this process.
 
 #![allow(unsafe_code)]
 
@@ -26,7 +26,7 @@ struct Raw {
     extra: *const *const c_char,
 }
 
-/// A container made ready.
+/// A prepared container.
 #[derive(Debug)]
 pub struct Floor {
     root: CString,
@@ -36,15 +36,15 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// A program (an absolute path within the root) in a container over this root directory.
+    /// Prepares a program (an absolute path within the root) in a container over this root directory.
     ///
     /// # Errors
-    /// Where a path holds a NUL byte.
+    /// If a path contains a NUL byte.
     pub fn new(root: &Path, program: &Path) -> Result<Floor> {
         Ok(Floor { root: c(root)?, program: c(program)?, argument: None, extra: Vec::new() })
     }
 
-    /// Hands the program an argument.
+    /// Passes an argument to the program.
     pub fn argument(mut self, argument: &CStr) -> Floor {
         self.argument = Some(argument.to_owned());
         self
@@ -53,23 +53,24 @@ impl Floor {
     /// Mounts a tmpfs on each of these directories, relative to the root.
     ///
     /// # Errors
-    /// Where a path holds a NUL byte.
+    /// If a path contains a NUL byte.
     pub fn extra(mut self, paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<Floor> {
         self.extra = paths.into_iter().map(|path| c(path.as_ref())).collect::<Result<_>>()?;
         Ok(self)
     }
 
-    /// Makes the cgroup, starts it, waits for its end and removes the cgroup.
+    /// Creates the cgroup, starts the container, waits for its end and removes the cgroup.
     ///
     /// # Errors
-    /// The errno of the call that failed in this process; `EPROTO` where the child did not end by exit code 0.
+    /// The errno of the call that failed in this process. `EPROTO` if the child did not end with exit code 0.
     pub fn run(&self, cgroup: &CStr) -> Result<()> {
-        // SAFETY: what `raw` points to lives in `self`; the cgroup's path is a terminated string. The
-        // child has memory of its own and makes system calls only.
+        // SAFETY: the pointers in `raw` refer to strings that `self` owns, and the path of the cgroup is a
+        // terminated string. The child has its own memory and makes system calls only.
         ended(self.raw(|raw| unsafe { nspod_floor_run(raw, cgroup.as_ptr()) }))
     }
 
-    /// Makes the cgroup and starts it; its pid is to be waited for, and the cgroup to be removed.
+    /// Creates the cgroup, starts the container and returns its pid. The caller must wait for the pid and remove
+    /// the cgroup.
     ///
     /// # Errors
     /// The errno of the call that failed.
@@ -89,41 +90,42 @@ impl Floor {
     }
 }
 
-/// clone3 into new namespaces (`CLONE_NEW…`), exec, wait. Memory is copied, as by fork.
+/// Starts a process in new namespaces (`CLONE_NEW…`) by clone3, executes the program and waits. The memory is
+/// copied, as by fork.
 ///
 /// # Errors
-/// As [`Floor::run`].
+/// As for [`Floor::run`].
 pub fn raw(program: &CStr, kinds: u64) -> Result<()> {
-    // SAFETY: a terminated string; the child has memory of its own and makes system calls only.
+    // SAFETY: a terminated string. The child has its own memory and makes system calls only.
     ended(unsafe { nspod_raw_run(program.as_ptr(), kinds) })
 }
 
-/// The same with memory shared until exec, as by vfork.
+/// Starts a process as [`raw`] does, but shares the memory until exec, as vfork does.
 ///
 /// # Errors
-/// As [`Floor::run`].
+/// As for [`Floor::run`].
 pub fn raw_shared(program: &CStr, kinds: u64) -> Result<()> {
-    // SAFETY: a terminated string; the child has a stack of its own and this thread waits until it has
-    // executed the program. Nothing here has a signal handler.
+    // SAFETY: a terminated string. The child has its own stack, and this thread waits until the child has executed
+    // the program. This process has no signal handlers.
     ended(unsafe { nspod_raw_run_shared(program.as_ptr(), kinds) })
 }
 
-/// So many processes that sleep in one set of new namespaces of the five classic kinds: the pid of
-/// the first, with which all end.
+/// Starts this many sleeping processes in one set of new namespaces of the five classic kinds. Returns the pid of
+/// the first process; the others end with it.
 ///
 /// # Errors
 /// The errno of clone3.
 pub fn crowd(processes: u32) -> Result<i32> {
-    // SAFETY: the children have memory of their own and make system calls only.
+    // SAFETY: the children have their own memory and make system calls only.
     number(unsafe { nspod_crowd(processes) })
 }
 
-/// Waits for a child: its wait status.
+/// Waits for a child. Returns its wait status.
 ///
 /// # Errors
-/// `ECHILD` where this is none.
+/// `ECHILD` if the process is not a child.
 pub fn wait(pid: i32) -> Result<i32> {
-    // SAFETY: a plain call.
+    // SAFETY: the call accepts any number.
     number(unsafe { nspod_wait(pid) })
 }
 

@@ -1,8 +1,8 @@
-/* The yardstick in C: what it costs to start a container with the fewest system calls, and to
- * start a process in new namespaces with nothing else done. Rust's side is c.rs.
+/* The baseline in C: starts a container with the fewest system calls, and starts a process in new
+ * namespaces without any other setup. c.rs is the Rust interface.
  *
- * Every function returns a value of 0 or more, or an errno negated. A child that fails ends with
- * exit code 126, or 127 where the program cannot be executed.
+ * Every function returns 0 or more, or a negated errno. A child that fails ends with exit code 126,
+ * or 127 if the program cannot be executed.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -18,12 +18,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* What runs, and where. The layout is known to c.rs. */
+/* The container. c.rs has the same layout. */
 struct floor {
     const char *root;         /* directory that becomes the root */
-    const char *program;      /* path within it */
+    const char *program;      /* path within the root */
     const char *argument;     /* of the program, or NULL */
-    const char *const *extra; /* directories under the root, relative, each to get a tmpfs; ends with NULL */
+    const char *const *extra; /* directories relative to the root, each for a tmpfs; ends with NULL */
 };
 
 static const struct { const char *path; unsigned int major, minor; } NODES[] = {
@@ -39,7 +39,7 @@ static const struct { const char *target, *path; } LINKS[] = {
 
 static const unsigned long PLAIN = MS_NOSUID | MS_NODEV | MS_NOEXEC;
 
-/* The mounts under /dev and /sys, in order; a directory is made where mode is not 0. */
+/* The mounts under /dev and /sys, in order. If mode is not 0, the directory is created. */
 static const struct { const char *path, *type, *data; unsigned long flags; mode_t mode; } MOUNTS[] = {
     { "dev/pts", "devpts", "newinstance,ptmxmode=0666,mode=0620", MS_NOSUID | MS_NOEXEC, 0755 },
     { "dev/shm", "tmpfs", "mode=1777,size=65536k", MS_NOSUID | MS_NODEV | MS_NOEXEC, 01777 },
@@ -88,8 +88,8 @@ static _Noreturn void contained(const struct floor *f)
     run(f->program, f->argument);
 }
 
-/* Starts a container in a cgroup that is made at this path; the caller waits for the pid, and
- * removes the cgroup. */
+/* Creates a cgroup at this path and starts a container in it. Returns the pid. The caller waits for
+ * the pid and removes the cgroup. */
 int nspod_floor_start(const struct floor *f, const char *cgroup)
 {
     if (mkdir(cgroup, 0755) < 0)
@@ -119,7 +119,7 @@ int nspod_floor_start(const struct floor *f, const char *cgroup)
     return pid < 0 ? -error : (int)pid;
 }
 
-/* Waits for the end of a process: its wait status. */
+/* Waits for the end of a process. Returns its wait status. */
 int nspod_wait(int pid)
 {
     int status;
@@ -129,7 +129,7 @@ int nspod_wait(int pid)
     return status;
 }
 
-/* A container from its cgroup's making to the removal: the wait status. */
+/* Creates the cgroup, starts a container, waits for it and removes the cgroup. Returns the wait status. */
 int nspod_floor_run(const struct floor *f, const char *cgroup)
 {
     int pid = nspod_floor_start(f, cgroup);
@@ -139,7 +139,7 @@ int nspod_floor_run(const struct floor *f, const char *cgroup)
     return rmdir(cgroup) < 0 ? -errno : status;
 }
 
-/* One process in new namespaces of these kinds (CLONE_NEW...), with memory copied as by fork. */
+/* Runs a process in new namespaces of these kinds (CLONE_NEW...). The memory is copied, as by fork. */
 int nspod_raw_run(const char *program, uint64_t kinds)
 {
     int pidfd = -1;
@@ -160,7 +160,7 @@ static int shared(void *program)
     run(program, NULL);
 }
 
-/* The same with memory shared until exec. Time namespaces cannot be made so. */
+/* The same with memory shared until exec, which does not allow new time namespaces. */
 int nspod_raw_run_shared(const char *program, uint64_t kinds)
 {
     static _Thread_local char stack[16384] __attribute__((aligned(64)));
@@ -173,8 +173,8 @@ int nspod_raw_run_shared(const char *program, uint64_t kinds)
     return nspod_wait(pid);
 }
 
-/* A set of namespaces of the five kinds with so many processes in it, which sleep: the pid of its
- * init, whose end ends them all. */
+/* Starts this many sleeping processes in new namespaces of the five kinds. Returns the pid of the init.
+ * All of them end with the init. */
 int nspod_crowd(unsigned processes)
 {
     struct clone_args args = {

@@ -1,8 +1,8 @@
-//! The floor: the fewest system calls that start an OCI-like container, by hand. What the library
-//! takes is measured as a ratio to it.
+//! The floor: starts an OCI-like container with the fewest system calls. The times of the library are measured as
+//! ratios to it.
 //!
-//! A cgroup, one clone3 into it with five new namespaces, nine mounts, six device nodes,
-//! pivot_root, exec, wait, rmdir. No id, no capability, no filter, no check of anything.
+//! A cgroup, one clone3 into it with five new namespaces, nine mounts, six device nodes, pivot_root, exec, wait,
+//! rmdir. It maps no ids, drops no capabilities, loads no filter and checks nothing.
 
 #![allow(unsafe_code)]
 
@@ -16,10 +16,10 @@ use libc::{
     c_ulong,
 };
 
-/// Of linux/sched.h; libc has it in a type that is too small.
+/// From linux/sched.h. The type of libc's constant is too small.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// A container made ready.
+/// A prepared container.
 #[derive(Debug)]
 pub struct Floor {
     root: CString,
@@ -28,20 +28,19 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// A program (an absolute path within the root) in a container over this root directory, in
-    /// a cgroup to be made at this path.
+    /// Prepares a program (an absolute path within the root) in a container over this root directory, with a cgroup
+    /// to create at this path.
     pub fn new(root: &Path, program: &Path, cgroup: &Path) -> Result<Floor> {
         let c = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(Error::other);
         Ok(Floor { root: c(root)?, program: c(program)?, cgroup: c(cgroup)? })
     }
 
-    /// Starts it, waits for its end and removes its cgroup.
+    /// Starts the container, waits for its end and removes its cgroup.
     ///
     /// # Errors
-    /// The first call that failed in this process, or `EPROTO` where the child ended other than by exit
-    /// code 0.
+    /// The first call that failed in this process, or `EPROTO` if the child did not end with exit code 0.
     pub fn run(&self) -> Result<()> {
-        // SAFETY: paths are terminated strings that live; what the calls return is checked.
+        // SAFETY: the paths are terminated strings that outlive the calls, and the results are checked.
         unsafe {
             check(libc::mkdir(self.cgroup.as_ptr(), 0o755).into())?;
             let flags = libc::O_DIRECTORY | libc::O_RDONLY | libc::O_CLOEXEC;
@@ -55,8 +54,8 @@ impl Floor {
 
     fn run_in(&self, cgroup: i32) -> Result<()> {
         let mut pidfd = -1;
-        // SAFETY: all zeroes is a valid clone_args; a child that has its own memory comes back
-        // here on a copy of this stack, and `child` neither returns nor allocates.
+        // SAFETY: all zeroes is a valid clone_args. The child has its own memory, so it continues here on a copy of
+        // this stack. `child` neither returns nor allocates.
         unsafe {
             let mut args: libc::clone_args = std::mem::zeroed();
             let five = libc::CLONE_NEWPID
@@ -79,14 +78,14 @@ impl Floor {
         }
     }
 
-    /// Everything that the container needs, then the program.
+    /// Sets up the container, then executes the program.
     unsafe fn child(&self) -> ! {
         let strict = MS_NOSUID | MS_NODEV | MS_NOEXEC;
         let root = self.root.as_c_str();
         mount(c"none", c"/", c"", MS_REC | MS_PRIVATE, c"");
         mount(root, root, c"", MS_BIND | MS_REC, c"");
-        // SAFETY: every pointer is to a terminated string or an array that lives and ends with NULL;
-        // this process is a copy of its own.
+        // SAFETY: every pointer refers to a terminated string or to an array that ends with NULL, and both outlive
+        // the call. This process has its own copy of the memory.
         unsafe {
             or_die(libc::chdir(root.as_ptr()).into());
             mount(c"proc", c"proc", c"proc", strict, c"");
@@ -132,13 +131,13 @@ impl Floor {
 
 fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: c_ulong, data: &CStr) {
     let (kind, data) = (kind.as_ptr(), data.as_ptr().cast());
-    // SAFETY: terminated strings that live.
+    // SAFETY: terminated strings that outlive the call.
     unsafe { or_die(libc::mount(source.as_ptr(), target.as_ptr(), kind, flags, data).into()) };
 }
 
 fn or_die(result: c_long) {
     if result < 0 {
-        // SAFETY: ends this process alone.
+        // SAFETY: ends only this process.
         unsafe { libc::_exit(126) }
     }
 }

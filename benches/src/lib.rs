@@ -1,39 +1,39 @@
-//! What the benches and the runner of the peers share: the baselines, and the work that both
-//! they and the library do.
+//! Shared code of the benches and the measuring program: the baselines, and the work that both the baselines and
+//! the library do.
 
 pub mod c;
 pub mod floor;
 pub mod work;
 
-/// Whether this process may make namespaces. Says so on standard error if not, for a bench that
-/// measures nothing must not look like one that ran.
+/// Returns whether this process is root, and so may make namespaces. If not, prints a message, so that a bench that
+/// measures nothing is noticed.
 pub fn is_root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        eprintln!("SKIPPED: the benches start containers, which takes root");
+        eprintln!("SKIPPED: the benches start containers, which requires root");
     }
     root
 }
 
-/// Memory that processes can have, in MiB: `MemAvailable` of `/proc/meminfo`.
+/// Returns the memory that processes can still allocate, in MiB: `MemAvailable` of `/proc/meminfo`.
 pub fn available_mib() -> u64 {
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(0) / 1024
 }
 
-/// So many MiB of memory with every page touched.
+/// Memory in which every page is in use.
 ///
-/// In pages of the smallest size, as memory has that grew little by little: it is these whose
-/// tables a fork copies.
+/// The pages have the smallest size, like memory that grew little by little. A fork copies the tables of these
+/// pages.
 #[derive(Debug)]
 pub struct Ballast(memmap2::MmapMut);
 
 impl Ballast {
-    /// Takes the memory.
+    /// Allocates this many MiB.
     ///
     /// # Errors
-    /// `ENOMEM` where there is not so much.
+    /// `ENOMEM` if there is not enough memory.
     pub fn new(mib: usize) -> std::io::Result<Ballast> {
         let mut map = memmap2::MmapMut::map_anon(mib.max(1) << 20)?;
         let _ = map.advise(memmap2::Advice::NoHugePage);
@@ -41,22 +41,22 @@ impl Ballast {
         Ok(Ballast(map))
     }
 
-    /// Its size in MiB.
+    /// Returns the size in MiB.
     pub fn mib(&self) -> usize {
         self.0.len() >> 20
     }
 }
 
-/// The program that the benches start, at a path that containers see: their `/tmp` and `/run`
-/// are their own, and the build may lie there. [`Program::remove`] it at the end.
+/// The program that the benches start, at a path that containers can see. Containers have their own `/tmp` and
+/// `/run`, where the build may be. Call [`Program::remove`] at the end.
 #[derive(Debug)]
 pub struct Program(std::path::PathBuf);
 
 impl Program {
-    /// A copy of what was built.
+    /// Copies the built program.
     ///
     /// # Panics
-    /// If it cannot be copied.
+    /// If the program cannot be copied.
     pub fn copy(built: &str) -> Program {
         let path = format!("/var/tmp/nspod-bench-nothing-{}", std::process::id()).into();
         std::fs::copy(built, &path).expect("copy the program");
@@ -81,10 +81,11 @@ impl AsRef<std::path::Path> for Program {
     }
 }
 
-/// What a bench that starts containers needs: root, and a cgroup2 file system. Says loudly what is
-/// missing; without limits in cgroup v2 containers are started all the same, and that is said too.
+/// Returns the environment for a bench that starts containers, which requires root and a cgroup2 file system.
+/// Prints what is missing. If only the limits of cgroup v2 are missing, prints a note and returns the environment.
 ///
 /// # Panics
+/// If the root directory and the cgroup cannot be created.
 /// If the root directory and the cgroup cannot be made.
 pub fn ground(nothing: &str) -> Option<work::Ground> {
     use nspod_sandbox::cgroup_core::{Controllers, Hierarchy};
@@ -94,7 +95,7 @@ pub fn ground(nothing: &str) -> Option<work::Ground> {
     let hierarchy = match Hierarchy::detect() {
         Ok(hierarchy) => hierarchy,
         Err(error) => {
-            eprintln!("SKIPPED: the benches start containers in cgroups, and there are none: {error}");
+            eprintln!("SKIPPED: the benches start containers in cgroups, which this host lacks: {error}");
             return None;
         }
     };
@@ -105,14 +106,14 @@ pub fn ground(nothing: &str) -> Option<work::Ground> {
     let wanted = Controllers::CPU | Controllers::MEMORY | Controllers::PIDS;
     let missing = wanted - hierarchy.controllers();
     if !missing.is_empty() {
-        eprintln!("NOTE: cgroup v2 lacks {missing} here: what is started has a cgroup, and no limits");
+        eprintln!("NOTE: cgroup v2 lacks {missing} here: the containers have a cgroup without limits");
     }
     let name = format!("nspod-bench-{}", std::process::id());
     let root = std::path::Path::new("/var/tmp").join(&name);
     Some(work::Ground::new(nothing.as_ref(), root, top.join(name)).expect("a root directory and a cgroup"))
 }
 
-/// Whether the benches were called with `--quick`: as a check that they run, with small numbers.
+/// Returns whether the benches were called with `--quick`, which only checks with small numbers that they run.
 pub fn is_quick() -> bool {
     std::env::args().any(|arg| arg == "--quick" || arg == "--test")
 }

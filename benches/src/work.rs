@@ -1,5 +1,5 @@
-//! The same work by the library and by the baselines, over the same root directory, in cgroups of
-//! the same place.
+//! The same work by the library and by the baselines, over the same root directory, with cgroups of the same
+//! parent.
 
 use std::ffi::CString;
 use std::io::{Error, Result};
@@ -13,25 +13,25 @@ use nspod_sandbox::{Command, Container, Pool, PoolOptions};
 
 use crate::{c, floor};
 
-/// How many directories for further mounts a [`Ground`] has.
+/// Number of directories for further mounts in a [`Ground`].
 pub const EXTRA_MOUNTS: usize = 64;
 
-/// Where the benches' containers are: a root directory that holds the program alone, and a
-/// cgroup that theirs are made under. Both go when this is dropped.
+/// The environment of the benches' containers: a root directory that contains only the program, and a parent
+/// cgroup. Dropping the value removes both.
 #[derive(Debug)]
 pub struct Ground {
     /// The root directory.
     pub root: PathBuf,
-    /// The cgroup's directory.
+    /// The directory of the parent cgroup.
     pub cgroup: PathBuf,
     owned: bool,
 }
 
 impl Ground {
-    /// Makes both.
+    /// Creates both directories.
     ///
     /// # Errors
-    /// Where one of them cannot be made.
+    /// If one of them cannot be created.
     pub fn new(nothing: &Path, root: PathBuf, cgroup: PathBuf) -> Result<Ground> {
         let ground = Ground { root, cgroup, owned: true };
         let extra = (0..EXTRA_MOUNTS).map(extra_path);
@@ -43,18 +43,18 @@ impl Ground {
         Ok(ground)
     }
 
-    /// One that somebody else has made, and will remove.
+    /// Opens an environment that another process has created and will remove.
     pub fn open(root: PathBuf, cgroup: PathBuf) -> Ground {
         Ground { root, cgroup, owned: false }
     }
 
-    /// The program's path as the host sees it.
+    /// Returns the path of the program on the host.
     pub fn program(&self) -> PathBuf {
         self.root.join("nothing")
     }
 
-    /// A container of the library's with the floor's work: its namespaces, mounts, nodes, links and host
-    /// name, with no filter, no capability taken and nothing masked.
+    /// Returns a command of the library with the floor's work: its namespaces, mounts, nodes, links and host name.
+    /// It loads no filter, drops no capabilities and masks no paths.
     pub fn container(&self) -> Command {
         let mut command = Command::bare("/nothing");
         command
@@ -69,7 +69,7 @@ impl Ground {
         command
     }
 
-    /// The same with so many further mounts of tmpfs.
+    /// Returns the same command with this many further mounts of tmpfs.
     pub fn container_with_mounts(&self, extra: usize) -> Command {
         let mut command = self.container();
         for number in 0..extra {
@@ -79,7 +79,7 @@ impl Ground {
         command
     }
 
-    /// The same under the default seccomp profile.
+    /// Returns the same command with the default seccomp profile.
     pub fn container_with_seccomp(&self) -> Command {
         let mut command = self.container();
         command.spec_mut().process.seccomp = Seccomp::Standard;
@@ -87,65 +87,65 @@ impl Ground {
         command
     }
 
-    /// A pool with what [`container_of`](Self::container_of) can have of it.
+    /// Returns a pool with the entries that [`container_of`](Self::container_of) can use.
     ///
     /// # Errors
-    /// As [`Pool::new`].
+    /// As for [`Pool::new`].
     pub fn pool(&self) -> std::result::Result<Pool, nspod_sandbox::Error> {
         Pool::new(PoolOptions { cgroup_parent: Some(self.cgroup.clone()), ..PoolOptions::default() })
     }
 
-    /// The container with what a pool has ready, and with `lo` up, as a pool's is.
+    /// Returns a command that uses the entries of a pool. `lo` is up, as in the pool's net namespaces.
     pub fn container_of(&self, pool: &Pool) -> Command {
         let mut command = self.container();
         command.pool(pool).spec_mut().loopback = true;
         command
     }
 
-    /// A container that sleeps until it is deleted.
+    /// Starts a container that sleeps until it is deleted.
     ///
     /// # Errors
-    /// As [`Command::spawn`].
+    /// As for [`Command::spawn`].
     pub fn sleeper(&self) -> std::result::Result<Container, nspod_sandbox::Error> {
         self.container().arg("sleep").spawn()
     }
 
-    /// The floor in C.
+    /// Returns the floor in C.
     ///
     /// # Errors
-    /// Where a path holds a NUL byte.
+    /// If a path contains a NUL byte.
     pub fn floor(&self) -> Result<c::Floor> {
         c::Floor::new(&self.root, Path::new("/nothing"))
     }
 
-    /// The floor in C with so many further mounts.
+    /// Returns the floor in C with this many further mounts.
     ///
     /// # Errors
-    /// Where a path holds a NUL byte.
+    /// If a path contains a NUL byte.
     pub fn floor_with_mounts(&self, extra: usize) -> Result<c::Floor> {
         self.floor()?.extra((0..extra).map(extra_path))
     }
 
-    /// The floor in Rust.
+    /// Returns the floor in Rust.
     ///
     /// # Errors
-    /// Where a path holds a NUL byte.
+    /// If a path contains a NUL byte.
     pub fn floor_in_rust(&self) -> Result<floor::Floor> {
         floor::Floor::new(&self.root, Path::new("/nothing"), &self.cgroup.join("floor-rust"))
     }
 
-    /// The path of a cgroup for a baseline, which makes and removes it.
+    /// Returns the path of a cgroup for a baseline, which creates and removes the cgroup.
     ///
     /// # Errors
-    /// Where a path holds a NUL byte.
+    /// If the path contains a NUL byte.
     pub fn cgroup_path(&self, name: &str) -> Result<CString> {
         CString::new(self.cgroup.join(name).as_os_str().as_bytes()).map_err(Error::other)
     }
 
-    /// The program's path for [`c::raw`].
+    /// Returns the path of the program for [`c::raw`].
     ///
     /// # Errors
-    /// Where it holds a NUL byte.
+    /// If the path contains a NUL byte.
     pub fn program_c(&self) -> Result<CString> {
         CString::new(self.program().as_os_str().as_bytes()).map_err(Error::other)
     }
@@ -160,30 +160,30 @@ impl Drop for Ground {
     }
 }
 
-/// Where the further mounts are, under the root.
+/// Returns the path of a further mount, relative to the root.
 fn extra_path(number: usize) -> PathBuf {
     PathBuf::from(format!("mnt{number}"))
 }
 
-/// The library's start of a prepared command, to its end and the removal of what was made.
+/// Starts a prepared command, waits for its end and removes its resources.
 ///
 /// # Errors
-/// As [`Command::status`]; where the program did not end by exit code 0.
+/// As for [`Command::status`], and if the program did not end with exit code 0.
 pub fn run(command: &mut Command) -> Result<()> {
     let outcome = command.status().map_err(Error::other)?;
     if outcome.status.success() { Ok(()) } else { Err(Error::other(format!("{:?}", outcome.status))) }
 }
 
-/// A process with nothing isolated, by the standard library.
+/// Starts a process without isolation by the standard library, and waits for it.
 ///
 /// # Errors
-/// Where it cannot be started or did not end by exit code 0.
+/// If the process cannot be started or does not end with exit code 0.
 pub fn run_std(command: &mut std::process::Command) -> Result<()> {
     let status = command.status()?;
     if status.success() { Ok(()) } else { Err(Error::other(status.to_string())) }
 }
 
-/// The flag of clone3 that makes a namespace of each of these kinds.
+/// Returns the flags of clone3 for new namespaces of these kinds.
 pub fn clone_flags(kinds: Kinds) -> u64 {
     let flag = |kind| match kind {
         Kind::Mnt => libc::CLONE_NEWNS,

@@ -1,4 +1,4 @@
-//! Does nothing, or sleeps until it is killed if it is given an argument.
+//! Does nothing. With an argument, sleeps until it is killed.
 fn main() {
     if std::env::args_os().len() > 1 {
         loop {

@@ -1,4 +1,4 @@
-//! The rows, and running them one after the other.
+//! The experiments, and running them one after the other.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -26,10 +26,10 @@ macro_rules! experiments {
 }
 
 experiments! {
-    "container", "a full container by the library, beside the same by hand", inside::container;
+    "container", "a full container by the library, beside the same system calls by hand", inside::container;
     "five", "one process in five new namespaces, beside raw clone3", inside::five;
-    "pool", "a full container with what a pool has ready", inside::pool;
-    "plain", "one process with nothing isolated, beside std", inside::plain;
+    "pool", "a full container with a pool", inside::pool;
+    "plain", "one process without isolation, beside std", inside::plain;
     "seccomp", "the default seccomp profile, second start", inside::seccomp;
     "run", "nspod run beside bwrap", whole::run;
     "unshare", "nspod run with the five kinds, beside unshare", whole::unshare;
@@ -37,7 +37,7 @@ experiments! {
     "oci-life", "create, start, delete", whole::oci_life;
     "exec", "a further process in a running container", whole::exec;
     "memory", "peak resident memory of a runtime", whole::memory;
-    "helpers", "processes beside those of a detached container", whole::helpers;
+    "helpers", "additional processes of a detached container", whole::helpers;
     "pids-max", "a container limited to one process", whole::pids_max;
     "syscalls", "system calls for a container", whole::syscalls;
     "parent-size", "starts from a parent with much memory", growth::parent_size;
@@ -83,7 +83,7 @@ pub(crate) fn run_all(files: &Path, options: &Options) -> Result<ExitCode> {
         println!("  {} rounds, {:.1} s\n", report.rounds, start.elapsed().as_secs_f64());
         found.push((experiment.heading, report));
     }
-    println!("{:.0} s in all", began.elapsed().as_secs_f64());
+    println!("{:.0} s in total", began.elapsed().as_secs_f64());
     if options.only.is_empty() {
         page::write(&stage, options, &found)?;
     }

@@ -1,4 +1,4 @@
-//! How a start's cost grows with what is around it: curves, not points.
+//! How the cost of a start grows with its surroundings, as curves.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::report::{Line, Report, Target};
 use crate::stage::{Stage, Station};
 use crate::station::{net_namespaces, prepare};
 
-/// What `station` takes for each of these starts, with the sides alternating.
+/// Returns a side for each station, which measures this start there.
 fn sides_of<'a>(stations: &'a mut [(&str, &mut Station, &'a str)]) -> Vec<Side<'a>> {
     stations
         .iter_mut()
@@ -20,7 +20,7 @@ fn sides_of<'a>(stations: &'a mut [(&str, &mut Station, &'a str)]) -> Vec<Side<'
         .collect()
 }
 
-/// One station, several things to start.
+/// Measures several kinds of starts in one station, in turns.
 fn starts(
     stage: &Stage,
     station: &mut Station,
@@ -36,7 +36,7 @@ fn starts(
     alternate(stage.budget(seconds, rounds), sides.collect())
 }
 
-/// A curve for each side, and the markdown table of the medians.
+/// Returns a curve for each side, and a markdown table of the medians.
 fn curves(x_name: &str, points: &[(f64, Vec<Samples>)]) -> (Vec<Curve>, String) {
     let names: Vec<&str> =
         points.first().map_or(vec![], |(_, s)| s.iter().map(|s| s.name.as_str()).collect());
@@ -57,7 +57,7 @@ fn rounds(points: &[(f64, Vec<Samples>)]) -> usize {
 }
 
 pub(crate) fn parent_size(stage: &Stage) -> Result<Report> {
-    // Half of what there is, for the machine has others to serve.
+    // Half of the available memory, because other programs need some.
     let most = available_mib() / 2;
     let wanted: &[u64] = if stage.quick { &[10, 256, 1024] } else { &[10, 64, 256, 1024, 2048, 4096, 8192] };
     let sizes: Vec<u64> = wanted.iter().copied().filter(|mib| *mib <= most.max(10)).collect();
@@ -72,7 +72,7 @@ pub(crate) fn parent_size(stage: &Stage) -> Result<Report> {
         let mut stations =
             [("a parent of 10 MiB", &mut small, "container"), ("library", &mut large, "container")];
         let pair = alternate(stage.budget(5.0, 400), sides_of(&mut stations))?;
-        // One after the other, so that there is one such parent at a time.
+        // One size after the other, so that only one large parent exists at a time.
         large.ask("ballast 1")?;
         copied.ask(&format!("ballast {mib}"))?;
         let mut forks = [("floor in C (fork)", &mut copied, "floor")];
@@ -86,7 +86,7 @@ pub(crate) fn parent_size(stage: &Stage) -> Result<Report> {
         points.push((mib as f64, vec![pair[1].clone()].into_iter().chain(fork).collect()));
     }
     if report.lines.iter().all(|line| line.target == Target::None) {
-        let why = if stage.quick { "not with --quick" } else { "this machine has too little memory free" };
+        let why = if stage.quick { "not with --quick" } else { "this machine has too little free memory" };
         let what = "spawn from a parent of 8192 MiB resident memory";
         report.lines.push(Line::absent(what, "a parent of 10 MiB", Target::AtMost(1.20), why));
     }
@@ -115,7 +115,7 @@ pub(crate) fn alive(stage: &Stage) -> Result<Report> {
         keeper.ask(&format!("alive {count}"))?;
         points.push((*count as f64, starts(stage, &mut starter, &whats, 6.0, 400)?));
     }
-    // Back to where it began, as the sides cannot alternate.
+    // Back to the first number, because the sides cannot alternate.
     keeper.ask("alive 10")?;
     settle();
     let again = starts(stage, &mut starter, &whats, 6.0, 400)?;
@@ -135,7 +135,7 @@ pub(crate) fn alive(stage: &Stage) -> Result<Report> {
     let (curves, table) = curves("containers alive", &points);
     report.text.push(table);
     report.text.push(format!(
-        "The sides cannot take turns here, so it is measured once more with 10 afterwards: library {:.3} ms, floor {:.3} ms.",
+        "The numbers of living containers cannot alternate, so 10 are measured again at the end: library {:.3} ms, floor {:.3} ms.",
         again[0].median() / 1000.0,
         again[1].median() / 1000.0
     ));
@@ -146,7 +146,8 @@ pub(crate) fn alive(stage: &Stage) -> Result<Report> {
     Ok(report)
 }
 
-/// Lets the kernel finish what deletions have left to it: until no net namespace goes any more.
+/// Waits until the kernel has finished the deferred part of deletions: until the number of net namespaces no longer
+/// falls.
 pub(crate) fn settle() {
     let mut last = net_namespaces();
     for _ in 0..10 {
@@ -208,8 +209,8 @@ pub(crate) fn kinds(stage: &Stage) -> Result<Report> {
     report.plots.push(
         Plot::curves(
             "kinds",
-            "A start with one kind of namespace after the other",
-            "kinds, each with those to its left",
+            "A start with more and more kinds of namespaces",
+            "last kind added, each with all kinds to its left",
             curves,
         )
         .labels(labels.collect()),
@@ -233,8 +234,8 @@ pub(crate) fn mounts(stage: &Stage) -> Result<Report> {
     let mut report = Report { rounds: rounds(&points), ..Report::default() };
     report.plots.push(Plot::curves(
         "mounts",
-        "A start with further mounts of tmpfs",
-        "mounts beside the nine",
+        "A start with additional mounts of tmpfs",
+        "mounts in addition to the nine",
         curves,
     ));
     report.text.push(table);

@@ -1,4 +1,4 @@
-//! Starts within this process: the library beside the baselines.
+//! Starts from a measuring process: the library beside the baselines.
 
 use std::time::Instant;
 
@@ -31,7 +31,7 @@ pub(crate) fn container(stage: &Stage) -> Result<Report> {
         .line(Line::compare("library: full container", ours, c, Target::AtMost(1.10)))
         .line(Line::compare("library: full container", ours, rust, Target::None))
         .line(Line::compare(
-            "library: full container by `Launcher::spawn`, in the cgroup of its choice",
+            "library: full container by `Launcher::spawn`, in a cgroup that it chooses",
             plan,
             c,
             Target::None,
@@ -62,7 +62,7 @@ pub(crate) fn pool(stage: &Stage) -> Result<Report> {
     let mut of_drained = stage.ground.container_of(&drained);
     let sides = vec![
         Side::of("warm pool", || {
-            // What is made ahead is not on the clock.
+            // Filling the pool is not measured.
             pool.fill()?;
             let start = Instant::now();
             work::run(&mut of_pool)?;
@@ -70,7 +70,7 @@ pub(crate) fn pool(stage: &Stage) -> Result<Report> {
         }),
         side(stage, "floor in C", "floor")?,
         side(stage, "the library without a pool", "container")?,
-        Side::timed("a pool that nobody waits for", || work::run(&mut of_drained)),
+        Side::timed("a pool that refills during the starts", || work::run(&mut of_drained)),
     ];
     let samples = alternate(stage.budget(10.0, 1000), sides)?;
     for counts in [pool.namespaces(), pool.cgroups()] {
@@ -81,7 +81,12 @@ pub(crate) fn pool(stage: &Stage) -> Result<Report> {
     let mut report = Report::of(&samples)
         .line(Line::compare(what, warm, floor, Target::AtMost(0.60)))
         .line(Line::compare(what, warm, without, Target::None))
-        .line(Line::compare("the same, the pool refilled as it goes", unfilled, floor, Target::None));
+        .line(Line::compare(
+            "library: full container, pool refilling during the starts",
+            unfilled,
+            floor,
+            Target::None,
+        ));
     report.text.push(
         "The net and ipc namespaces, `/dev` and the cgroup are made before the clock runs; everything else of \
          the floor's work, and the removal of the cgroup, is on it. `lo` is up, which the floor leaves down."
@@ -93,14 +98,14 @@ pub(crate) fn pool(stage: &Stage) -> Result<Report> {
 pub(crate) fn plain(stage: &Stage) -> Result<Report> {
     let sides = vec![side(stage, "the library", "plain")?, side(stage, "`std::process::Command`", "std")?];
     let samples = alternate(stage.budget(6.0, 2000), sides)?;
-    let what = "library: plain spawn with no isolation";
+    let what = "library: plain spawn without isolation";
     Ok(Report::of(&samples).line(Line::compare(what, &samples[0], &samples[1], Target::AtMost(1.00))))
 }
 
 pub(crate) fn seccomp(stage: &Stage) -> Result<Report> {
     let sides = vec![
         side(stage, "with the profile", "container-seccomp")?,
-        side(stage, "the same without", "container")?,
+        side(stage, "without the profile", "container")?,
     ];
     let samples = alternate(stage.budget(8.0, 1000), sides)?;
     let what = "library: default seccomp profile on, second start";

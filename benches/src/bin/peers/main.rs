@@ -1,9 +1,9 @@
-//! Measures nspod beside its peers, each row with the sides alternating, and writes
-//! `benches/RESULTS.md`. Started by `cargo xtask bench-peers`.
+//! Measures nspod beside its peers with alternating sides, and writes `benches/RESULTS.md`.
+//! Started by `cargo xtask bench-peers`.
 //!
-//! Everything runs within a pid, mnt and cgroup namespace of its own, so that nothing is left
-//! behind whatever happens: what runs there ends with it, its mounts and state go with it, and its
-//! cgroups lie under one, which is removed at the end.
+//! Everything runs in its own pid, mnt and cgroup namespaces, so that nothing is left behind even after a failure.
+//! Its processes, mounts and state end with the namespaces. Its cgroups lie below one cgroup, which is removed at
+//! the end.
 
 mod experiment;
 mod growth;
@@ -42,15 +42,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Role {
-    /// Within the namespaces: measure
+    /// Measure, inside the namespaces
     #[command(hide = true)]
     Worker {
-        /// A folder for files
+        /// A directory for files
         files: PathBuf,
         #[command(flatten)]
         options: Options,
     },
-    /// A process that starts containers as it is told on standard input
+    /// Start containers on orders from standard input
     #[command(hide = true)]
     Station { root: PathBuf, cgroup: PathBuf },
 }
@@ -74,11 +74,11 @@ fn main() -> ExitCode {
     })
 }
 
-/// Runs the worker in namespaces of its own, and cleans up when it has ended.
+/// Runs the worker in its own namespaces, and cleans up after its end.
 fn supervise(options: &Options) -> Result<ExitCode> {
     ensure!(
         nix::unistd::geteuid().is_root(),
-        "NOTHING MEASURED: the peers start containers as root does; run it as root"
+        "NOTHING MEASURED: the measurements start containers, which requires root; run this as root"
     );
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
@@ -91,10 +91,10 @@ fn supervise(options: &Options) -> Result<ExitCode> {
     worker.isolate(Kinds::from(Kind::Pid) | Kinds::from(Kind::Mnt) | Kinds::from(Kind::Cgroup));
     worker.mount(Mount::new("/proc", MountKind::Proc));
     worker.mount(Mount::new("/run", MountKind::Tmpfs { size: None, mode: Some(0o755) }));
-    // Orphans are reaped as on any host: runtimes leave their containers to pid 1.
+    // Runtimes leave their containers to pid 1, which must reap them as on any host.
     worker.spec_mut().init = true;
     worker.cgroup_at(PathBuf::from("/").join(&name));
-    let mut worker = worker.spawn().context("the namespaces to measure in")?;
+    let mut worker = worker.spawn().context("start the measuring process in new namespaces")?;
     let outcome = loop {
         if interrupted.load(Ordering::Relaxed) {
             worker.kill()?;
@@ -103,19 +103,19 @@ fn supervise(options: &Options) -> Result<ExitCode> {
             break outcome;
         }
     };
-    worker.delete().context("remove what was measured in")?;
+    worker.delete().context("remove the namespaces of the measuring process")?;
     drop(files);
     ensure!(!interrupted.load(Ordering::Relaxed), "interrupted; everything is cleaned up");
     Ok(match outcome.status {
         ExitStatus::Exited(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         status => {
-            eprintln!("peers: the measuring process ended by {status:?}");
+            eprintln!("peers: the measuring process ended with {status:?}");
             ExitCode::FAILURE
         }
     })
 }
 
-/// A folder that is removed at the end. Containers see it, as they do not see /tmp.
+/// A directory that is removed at the end. Containers can see it, unlike /tmp.
 struct Files(PathBuf);
 
 impl Files {

@@ -1,4 +1,4 @@
-//! Many at a time: throughput, deletion, the census.
+//! Many containers at a time: throughput, deletion, the census.
 
 use std::process::Command;
 use std::time::Duration;

@@ -1,18 +1,18 @@
-//! Sides that take turns, and what comes of it.
+//! Measures sides in turns.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-/// One of the things compared: its name, and how to do it once, which returns the time in µs, or
-/// [`LOST`].
+/// One of the compared programs or functions: its name, and a function that runs it once and returns the time in
+/// µs, or [`LOST`].
 pub(crate) struct Side<'a> {
     pub(crate) name: String,
     pub(crate) once: Box<dyn FnMut() -> Result<f64> + 'a>,
 }
 
 impl<'a> Side<'a> {
-    /// Something that is timed from call to return.
+    /// Returns a side whose function is timed from call to return.
     pub(crate) fn timed<E: Into<anyhow::Error>>(
         name: impl Into<String>,
         mut what: impl FnMut() -> std::result::Result<(), E> + 'a,
@@ -24,13 +24,13 @@ impl<'a> Side<'a> {
         })
     }
 
-    /// Something that times itself.
+    /// Returns a side whose function returns its own time.
     pub(crate) fn of(name: impl Into<String>, once: impl FnMut() -> Result<f64> + 'a) -> Side<'a> {
         Side { name: name.into(), once: Box::new(once) }
     }
 }
 
-/// A round that does not count, since a peer hung in it.
+/// Time of a round that does not count, because a peer hung in it.
 pub(crate) const LOST: f64 = f64::NAN;
 
 /// When to stop.
@@ -51,7 +51,7 @@ impl Budget {
 pub(crate) struct Samples {
     pub(crate) name: String,
     sorted: Vec<f64>,
-    /// How many rounds it lost.
+    /// Number of lost rounds.
     pub(crate) lost: usize,
 }
 
@@ -63,7 +63,7 @@ impl Samples {
         Samples { name: name.into(), lost: count - sorted.len(), sorted }
     }
 
-    /// Those of two runs as one.
+    /// Returns the samples of two runs as one.
     pub(crate) fn and(&self, name: impl Into<String>, other: &Samples) -> Samples {
         let both = Samples::new(name, [self.sorted.as_slice(), &other.sorted].concat());
         Samples { lost: self.lost + other.lost, ..both }
@@ -82,8 +82,8 @@ impl Samples {
     }
 }
 
-/// Lets the sides take turns, each second round in reverse, until time or rounds are up (but two
-/// rounds at least), after one round that does not count.
+/// Runs the sides in turns, every second round in reverse order, until the time or the rounds are used up. Runs at
+/// least two rounds, after one round that does not count.
 pub(crate) fn alternate(budget: Budget, mut sides: Vec<Side<'_>>) -> Result<Vec<Samples>> {
     let count = sides.len();
     let mut values = vec![Vec::new(); count];

@@ -5,20 +5,20 @@ use std::path::PathBuf;
 /// The choice of measurements.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
-    /// A minute in all: fewer rounds and smaller numbers
+    /// Last about a minute: fewer rounds and smaller numbers
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Measure only these rows, by their names, and write nothing
+    /// Measure only the rows with these names, and write nothing
     #[arg(long, value_name = "ROW")]
     pub(crate) only: Vec<String>,
     /// Print the names of the rows
     #[arg(long)]
     pub(crate) list: bool,
-    /// The directory in which RESULTS.md and plots/ are written
+    /// The directory for RESULTS.md and plots/
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub(crate) output: PathBuf,
-    /// Whether a container limited to one process has started in the guest lane, for a host that
-    /// cannot tell
+    /// Whether a container limited to one process has started in the guest lane, for a host without the pids
+    /// controller
     #[arg(long, hide = true, value_name = "WHETHER")]
     pub(crate) pids_max_in_guest: Option<bool>,
 }

@@ -1,4 +1,4 @@
-//! What was found, for a terminal and as `RESULTS.md`.
+//! Prints the results to a terminal and writes `RESULTS.md`.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,10 +11,10 @@ use crate::options::Options;
 use crate::report::{Heading, Line, Report, Target, Unit};
 use crate::stage::Stage;
 
-/// What there is to say of rows, kept by hand: a heading for each row's name.
+/// Hand-written notes. Each heading is the name of an experiment.
 const NOTES: &str = include_str!("../../../notes.md");
 
-/// A row for a terminal.
+/// Returns a row for a terminal.
 pub(crate) fn plain(line: &Line) -> String {
     let against = if line.against.is_empty() { String::new() } else { format!(" / {}", line.against) };
     if let Some(why) = &line.absent {
@@ -31,7 +31,7 @@ pub(crate) fn plain(line: &Line) -> String {
     )
 }
 
-/// Two spaces before each line.
+/// Indents each line by two spaces.
 pub(crate) fn indented(text: &str) -> String {
     text.lines().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
 }
@@ -53,7 +53,7 @@ fn target(line: &Line, before: &str, after: &str) -> String {
     }
 }
 
-/// Least and median.
+/// Formats minimum and median.
 fn figures([min, median]: [f64; 2], unit: Unit) -> String {
     match unit {
         Unit::Micros => format!("{:.3} / {:.3} ms", min / 1000.0, median / 1000.0),
@@ -82,27 +82,27 @@ fn page(stage: &Stage, options: &Options, found: &[(Heading, Report)]) -> Result
     writeln!(
         page,
         "# Results\n\n\
-         Written by `cargo xtask bench-peers{quick}`; what is said of single rows is kept in [notes.md](notes.md).\n\
-         Absolute times are this machine's and drift; what counts is the ratio of the medians of two sides that took \
-         turns in one run.\n"
+         Written by `cargo xtask bench-peers{quick}`. The texts about single rows come from [notes.md](notes.md).\n\
+         Absolute times depend on the machine and drift. Compare the ratios: medians of two sides that took turns in \
+         one run.\n"
     )?;
     if options.quick {
         writeln!(
             page,
-            "**This was a quick run: few rounds and small numbers. Its figures are no results.**\n"
+            "**This was a quick run with few rounds and small numbers. Its figures are not results.**\n"
         )?;
     }
     machine(&mut page, stage)?;
     writeln!(
         page,
-        "\n## Targets\n\nTimes are least / median. The ratio is that of the medians, nspod's by the other's.\n\n\
-         | what | against | nspod | the other | ratio | target | |\n|---|---|---:|---:|---:|---:|---|"
+        "\n## Targets\n\nTimes are minimum / median. The ratio is the median of nspod divided by the median of the other side.\n\n\
+         | measurement | against | nspod | the other | ratio | target | |\n|---|---|---:|---:|---:|---:|---|"
     )?;
     let lines = || found.iter().flat_map(|(_, report)| &report.lines);
     lines().filter(|line| line.target != Target::None).for_each(|line| row(&mut page, line));
     writeln!(
         page,
-        "\nBeside them, with no target:\n\n| what | against | nspod | the other | ratio |\n|---|---|---:|---:|---:|"
+        "\nMeasurements without a target:\n\n| measurement | against | nspod | the other | ratio |\n|---|---|---:|---:|---:|"
     )?;
     for line in lines().filter(|line| line.target == Target::None) {
         match &line.absent {
@@ -155,15 +155,15 @@ fn row(page: &mut String, line: &Line) {
     page.push('\n');
 }
 
-/// The anchor of the heading below.
-const MISSES: &str = "targets-missed-and-what-holds-them";
+/// The anchor of the heading of [`misses`].
+const MISSES: &str = "targets-missed-and-why";
 
 fn missed(report: &Report) -> bool {
     report.lines.iter().any(|line| line.met() == Some(false))
 }
 
 fn misses(page: &mut String, found: &[(Heading, Report)]) -> Result<()> {
-    writeln!(page, "\n## Targets missed, and what holds them\n")?;
+    writeln!(page, "\n## Targets missed, and why\n")?;
     let mut none = true;
     for (heading, report) in found.iter().filter(|(_, report)| missed(report)) {
         none = false;
@@ -173,7 +173,7 @@ fn misses(page: &mut String, found: &[(Heading, Report)]) -> Result<()> {
                 if line.against.is_empty() { String::new() } else { format!(" against {}", line.against) };
             writeln!(page, "- **{}{against}**:{ratio}, target {}", line.what, target(line, "", ""))?;
         }
-        let note = note(heading.name).unwrap_or("Not explained yet: notes.md has nothing on it.");
+        let note = note(heading.name).unwrap_or("Not explained yet in notes.md.");
         writeln!(page, "\n{}\n", indent_list(note))?;
     }
     if none {
@@ -186,7 +186,7 @@ fn indent_list(text: &str) -> String {
     text.lines().map(|line| format!("  {line}").trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
-/// What notes.md has under the heading of a row.
+/// Returns the note under the heading of an experiment.
 fn note(name: &str) -> Option<&'static str> {
     let (_, rest) = NOTES.split_once(&format!("\n## {name}\n"))?;
     let text = rest.split_once("\n## ").map_or(rest, |(text, _)| text).trim();
@@ -230,17 +230,17 @@ fn machine(page: &mut String, stage: &Stage) -> Result<()> {
     }
     writeln!(
         page,
-        "\nAll of it runs in one pid, mnt and cgroup namespace, with a pure cgroup2 on /sys/fs/cgroup and an empty \
-         /run: some hosts have hybrid hierarchies, which crun refuses, and so nothing is left behind. Every side \
-         starts the same static program, which does nothing; whole programs are started by posix_spawn from the same \
-         process. The library's container and the floor are the same work: a cgroup, one clone3 into it with five \
-         new namespaces, nine mounts, six nodes, five links, pivot_root, a host name, exec, wait, rmdir. The floors \
-         ([floor.c](src/floor.c), [floor.rs](src/floor.rs)) are called within the process that measures."
+        "\nEverything runs in one pid, mnt and cgroup namespace, with a pure cgroup2 on /sys/fs/cgroup and an empty \
+         /run. So nothing is left behind, and crun also runs on hosts with hybrid hierarchies, which it rejects. \
+         Every side starts the same static program, which does nothing. The measuring process starts whole programs \
+         by posix_spawn. The library's container and the floor do the same work: a cgroup, one clone3 into it with \
+         five new namespaces, nine mounts, six nodes, five links, pivot_root, a host name, exec, wait, rmdir. The \
+         floors ([floor.c](src/floor.c), [floor.rs](src/floor.rs)) are called within the measuring process."
     )?;
     Ok(())
 }
 
-/// The first line that a program prints.
+/// Returns the first line that a program prints.
 fn output(program: impl AsRef<Path>, args: &[&str]) -> Option<String> {
     let output = Command::new(program.as_ref()).args(args).output().ok()?;
     Some(String::from_utf8(output.stdout).ok()?.lines().next()?.to_owned())
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn every_heading_of_the_notes_is_a_rows_name() {
         for heading in NOTES.lines().filter_map(|line| line.strip_prefix("## ")) {
-            assert!(ALL.iter().any(|e| e.heading.name == heading), "{heading:?} is no row");
+            assert!(ALL.iter().any(|e| e.heading.name == heading), "{heading:?} is not a row");
             assert!(note(heading).is_some(), "{heading:?} has no text");
         }
     }

@@ -1,4 +1,4 @@
-//! The plots, as SVG.
+//! Draws the plots as SVG.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use plotters::prelude::*;
 use crate::measure::Samples;
 
 const SIZE: (u32, u32) = (760, 400);
-/// Ours first; told apart by those who see no red or green too.
+/// The first color is for nspod. The colors differ for red-green color-blind readers too.
 const COLORS: [RGBColor; 4] =
     [RGBColor(0, 90, 160), RGBColor(214, 120, 0), RGBColor(110, 110, 110), RGBColor(150, 60, 140)];
 
@@ -19,14 +19,14 @@ pub(crate) struct Curve {
     pub(crate) points: Vec<(f64, f64)>,
 }
 
-/// A plot, to be drawn when all is measured.
+/// A plot, which is drawn after all measurements.
 #[derive(Debug)]
 pub(crate) struct Plot {
     name: &'static str,
     title: String,
     axis: String,
     log: bool,
-    /// Of x = 0, 1, and so on.
+    /// Labels of x = 0, 1, and so on.
     labels: Vec<String>,
     shape: Shape,
 }
@@ -52,13 +52,13 @@ impl Plot {
         Plot { name, title: title.to_owned(), axis, log: false, labels: Vec::new(), shape }
     }
 
-    /// With a logarithmic x axis, and y axis where the values differ much.
+    /// Makes the x axis logarithmic, and also the y axis if the values differ much.
     pub(crate) fn log(mut self) -> Plot {
         self.log = true;
         self
     }
 
-    /// With names for the places on the x axis.
+    /// Sets labels for the positions on the x axis.
     pub(crate) fn labels(mut self, labels: Vec<String>) -> Plot {
         self.labels = labels;
         self
@@ -72,7 +72,7 @@ impl Plot {
         &self.title
     }
 
-    /// Writes `NAME.svg` in the folder.
+    /// Writes `NAME.svg` to the directory.
     pub(crate) fn draw(&self, folder: &Path) -> Result<()> {
         let path = folder.join(format!("{}.svg", self.name));
         let result = match &self.shape {
@@ -96,7 +96,7 @@ impl Plot {
             .margin_right(34)
             .x_label_area_size(46)
             .y_label_area_size(64);
-        // Each kind of axis is a type of its own.
+        // Each kind of axis has a different type.
         macro_rules! fill {
             ($chart:expr, $x_format:expr) => {{
                 let mut chart = $chart;
@@ -132,7 +132,7 @@ impl Plot {
         if self.log {
             let x = (left.max(1.0)..right).log_scale();
             let plain = &|x: &f64| number(*x);
-            // Of a growth below tenfold a plain axis shows more.
+            // If the values grow less than tenfold, a linear axis shows more.
             if most > 10.0 * least {
                 fill!(builder.build_cartesian_2d(x, (least * 0.7..most * 1.6).log_scale())?, plain);
             } else {
@@ -194,7 +194,7 @@ impl Plot {
     }
 }
 
-/// As short as it can be said.
+/// Formats a number with few digits.
 fn number(value: f64) -> String {
     match value {
         v if v >= 10.0 || v == 0.0 => format!("{v:.0}"),

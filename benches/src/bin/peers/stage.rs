@@ -1,5 +1,5 @@
-//! Where it is measured: the private view of this host, the programs, and the processes that
-//! start containers as they are told.
+//! The environment of the measurements: a private view of this host, the programs, and the processes that start
+//! containers on request.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -18,29 +18,31 @@ use serde_json::{Value, json};
 use crate::measure::{Budget, LOST, Side, micros};
 use crate::options::Options;
 
-/// Where cgroup2 is mounted within.
+/// The mount point of cgroup2 in the private view.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 pub(crate) struct Stage {
     pub(crate) quick: bool,
     pub(crate) files: PathBuf,
     pub(crate) ground: Ground,
-    /// The folder of the release binaries.
+    /// The directory of the release binaries.
     built: PathBuf,
-    /// Whether a runtime that wants a device filter can have one here.
+    /// Whether a runtime can set a device filter here.
     pub(crate) device_rules: bool,
-    /// What was found in the guest lane, if it was looked at.
+    /// The result of the guest lane, if it was measured there.
     pub(crate) pids_max_in_guest: Option<bool>,
 }
 
 impl Stage {
-    /// Makes this mount namespace's `/sys/fs/cgroup` a pure cgroup2, and what the measurements need.
+    /// Makes `/sys/fs/cgroup` of this mount namespace a pure cgroup2, and creates the directories and the cgroup
+    /// for the measurements.
     pub(crate) fn new(files: &Path, options: &Options) -> Result<Stage> {
         pure_cgroup2()?;
-        let built = std::env::current_exe()?.parent().context("the folder of this program")?.to_owned();
+        let built =
+            std::env::current_exe()?.parent().context("find the directory of this program")?.to_owned();
         let ground =
             Ground::new(&built.join("nothing"), files.join("root"), Path::new(CGROUPS).join("bench"))
-                .context("the root directory and the cgroup of what is started")?;
+                .context("create the root directory and the cgroup of the containers")?;
         let (quick, pids_max_in_guest) = (options.quick, options.pids_max_in_guest);
         let files = files.to_owned();
         let mut stage = Stage { quick, files, ground, built, device_rules: true, pids_max_in_guest };
@@ -48,7 +50,7 @@ impl Stage {
         Ok(stage)
     }
 
-    /// So many seconds and rounds, or the tenth of them where it must be quick.
+    /// Returns a budget of this many seconds and rounds, or a tenth of them with `--quick`.
     pub(crate) fn budget(&self, seconds: f64, rounds: usize) -> Budget {
         match self.quick {
             true => Budget::new(seconds / 10.0, (rounds / 10).max(2)),
@@ -56,14 +58,14 @@ impl Stage {
         }
     }
 
-    /// One of the release binaries.
+    /// Returns the path of one of the release binaries.
     pub(crate) fn our(&self, name: &str) -> Result<PathBuf> {
         let path = self.built.join(name);
-        ensure!(path.exists(), "{} is not there: cargo build --release -p nspod-cli", path.display());
+        ensure!(path.exists(), "{} is missing: run cargo build --release -p nspod-cli", path.display());
         Ok(path)
     }
 
-    /// A program of somebody else's, if it is on the PATH or in target/peers/bin.
+    /// Returns the path of a peer, if it is in the PATH or in target/peers/bin.
     pub(crate) fn peer(&self, name: &str) -> Option<PathBuf> {
         let own = self.built.join("../../peers/bin");
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -75,13 +77,13 @@ impl Stage {
         self.peer(name).ok_or_else(|| anyhow!("{name} is not present"))
     }
 
-    /// A process that starts containers as it is told.
+    /// Returns a new process that starts containers on request.
     pub(crate) fn station(&self) -> Result<Station> {
         Station::new(&self.ground)
     }
 
-    /// A bundle whose container runs the program with these arguments, with the configuration that
-    /// `runc spec` writes but for what [`Stage::bundle_note`] says.
+    /// Creates a bundle whose container runs the program with these arguments. Its configuration is that of `runc
+    /// spec`, except for the differences that [`Stage::bundle_note`] lists.
     pub(crate) fn bundle(&self, args: &[&str]) -> Result<PathBuf> {
         let bundle = self.files.join(format!("bundle-{}", args.len()));
         fs::create_dir_all(&bundle)?;
@@ -102,7 +104,7 @@ impl Stage {
         Ok(bundle)
     }
 
-    /// Whether crun, which sets a filter of devices wherever there is a rule, starts here at all.
+    /// Returns whether crun starts here. It sets a device filter if the configuration has any rule.
     fn probe_device_rules(&self) -> Result<bool> {
         let Some(crun) = self.peer("crun") else { return Ok(true) };
         let bundle = self.bundle(&["/nothing"])?;
@@ -115,13 +117,13 @@ impl Stage {
         let rules = match self.device_rules {
             true => "",
             false => {
-                " and without `linux.resources` (crun cannot set the device filter here: without \
-                      CAP_SYS_RESOURCE it may not raise RLIMIT_MEMLOCK)"
+                " and without `linux.resources` (crun cannot set the device filter here, because \
+                      it needs CAP_SYS_RESOURCE to raise RLIMIT_MEMLOCK)"
             }
         };
         format!(
-            "The bundle holds one static program; its config.json is what `runc spec` writes, with ociVersion \
-             1.0.2, `terminal: false`, the program as `args`{rules}. The same file for every runtime."
+            "The bundle contains one static program. Its config.json is that of `runc spec` with ociVersion 1.0.2, \
+             `terminal: false` and the program as `args`{rules}. All runtimes use the same file."
         )
     }
 }
@@ -133,7 +135,7 @@ fn pure_cgroup2() -> Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("cgroup2"), CGROUPS, Some("cgroup2"), flags, none)
         .with_context(|| format!("mount cgroup2 on {CGROUPS} in this namespace"))?;
-    // No process may be in a cgroup that hands controllers down.
+    // A cgroup that enables controllers for its children must not contain processes.
     let own = Path::new(CGROUPS).join("worker");
     fs::create_dir(&own)?;
     let pids = fs::read_to_string(Path::new(CGROUPS).join("cgroup.procs"))?;
@@ -144,7 +146,7 @@ fn pure_cgroup2() -> Result<()> {
     Ok(())
 }
 
-/// Runs a program to its end with no output; what it printed is the error.
+/// Runs a program to its end without output. If it fails, the error contains its output.
 pub(crate) fn call(command: &mut Command) -> Result<()> {
     let output = command.stdin(Stdio::null()).output().with_context(|| line(command))?;
     if !output.status.success() {
@@ -154,8 +156,8 @@ pub(crate) fn call(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// A side that starts a whole program, anew for each round, and waits for its end. What hangs is
-/// killed, `then` clears up after it, and the round does not count.
+/// Returns a side that starts a whole program in each round and waits for its end. A program that hangs is killed,
+/// `then` cleans up after it, and the round does not count.
 pub(crate) fn program<'a>(name: &str, mut command: Command, then: impl Fn() -> Result<()> + 'a) -> Side<'a> {
     Side::of(name, move || {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -167,18 +169,18 @@ pub(crate) fn program<'a>(name: &str, mut command: Command, then: impl Fn() -> R
             return Ok(LOST);
         }
         if !status.success() {
-            // Once more, with what it has to say.
+            // Run it again to get its message.
             call(&mut command)?;
-            bail!("`{}`: {status}, and then it did not fail again", line(&command));
+            bail!("`{}`: {status}; run again, it did not fail", line(&command));
         }
         Ok(time)
     })
 }
 
-/// How long a program that does nothing may take.
+/// Time limit for a program that does nothing.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Waits for a child. One that hangs is killed, by another thread, as this one must see the end at once.
+/// Waits for a child. Another thread kills a hanging child, because this thread must notice the end at once.
 fn watch(mut child: Child) -> Result<(ExitStatus, bool)> {
     type Watched = Mutex<Option<(i32, Instant)>>;
     static WATCHED: Watched = Mutex::new(None);
@@ -203,13 +205,13 @@ fn watch(mut child: Child) -> Result<(ExitStatus, bool)> {
     Ok((status, lock().take().is_none()))
 }
 
-/// The command as one would type it.
+/// Formats the command line.
 pub(crate) fn line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
-/// The same for readers, who know neither where programs are installed nor where the root directory is.
+/// Formats the command line without the directories of the programs and of the root, which readers do not know.
 pub(crate) fn short(stage: &Stage, command: &Command) -> String {
     let program = Path::new(command.get_program()).file_name().unwrap_or_default();
     let words = std::iter::once(program).chain(command.get_args());
@@ -218,7 +220,7 @@ pub(crate) fn short(stage: &Stage, command: &Command) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// A process that starts containers as it is told, and ends when this is dropped.
+/// A process that starts containers on request, and ends when this is dropped.
 pub(crate) struct Station {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -238,7 +240,7 @@ impl Station {
         Ok(Station { child, stdin, stdout })
     }
 
-    /// Tells it something, and returns the words of its answer.
+    /// Sends an order, and returns the words of the answer.
     pub(crate) fn ask(&mut self, order: &str) -> Result<Vec<String>> {
         self.tell(order)?;
         self.answer()
@@ -259,7 +261,7 @@ impl Station {
         }
     }
 
-    /// Tells it something, of which it returns a number.
+    /// Sends an order, and returns its answer, which is a number.
     pub(crate) fn number(&mut self, order: &str) -> Result<f64> {
         let words = self.ask(order)?;
         Ok(words.first().context("a number")?.parse()?)

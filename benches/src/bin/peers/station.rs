@@ -1,5 +1,5 @@
-//! A process of its own that starts containers as it is told, so that its memory, threads and
-//! children are what is asked for: a line in, a line out.
+//! A separate process that starts containers on request, so that it has exactly the requested memory, threads and
+//! children. It reads one order from each line and answers with one line.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -17,10 +17,10 @@ use nspod_sandbox::{Command, Container};
 
 use crate::measure::micros;
 
-/// How many threads delete containers at once.
+/// Number of threads that delete containers.
 const DELETERS: usize = 8;
 
-/// Something to start.
+/// A prepared start.
 type Once = Box<dyn FnMut() -> Result<()>>;
 
 struct Station {
@@ -31,7 +31,7 @@ struct Station {
     crowds: Vec<i32>,
 }
 
-/// Serves until standard input ends.
+/// Executes orders until standard input ends.
 pub(crate) fn serve(root: PathBuf, cgroup: PathBuf) -> Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
@@ -61,7 +61,7 @@ impl Station {
         let words: Vec<&str> = order.split(' ').collect();
         let number = |at: usize| {
             let word = words.get(at).with_context(|| format!("a number in {order:?}"))?;
-            word.parse::<usize>().with_context(|| format!("{word:?} is no number"))
+            word.parse::<usize>().with_context(|| format!("{word:?} is not a number"))
         };
         match words[0] {
             "start" => {
@@ -77,13 +77,13 @@ impl Station {
             }
             "loop" => self.throughput(words[1], number(2)?, number(3)?),
             "ballast" => {
-                // The old goes before the new comes.
+                // Free the old memory before allocating new memory.
                 self.ballast = None;
                 self.ballast = Some(Ballast::new(number(1)?)?);
                 Ok(self.ballast.as_ref().map_or(0, Ballast::mib).to_string())
             }
             "threads" => {
-                // They end with the process.
+                // The threads end with the process.
                 for _ in 0..number(1)? {
                     std::thread::Builder::new().stack_size(64 << 10).spawn(|| {
                         loop {
@@ -97,7 +97,7 @@ impl Station {
             "crowd" => self.crowds(number(1)?, number(2)?),
             "delete" => self.delete(number(1)?),
             "delete-floor" => self.delete_floor(number(1)?),
-            other => bail!("{other:?} is not known"),
+            other => bail!("unknown order {other:?}"),
         }
     }
 
@@ -109,7 +109,7 @@ impl Station {
         self.prepared.get_mut(what).context("what was prepared")
     }
 
-    /// Containers a second, with so many threads for so many milliseconds.
+    /// Returns the containers per second of this many threads, measured for this many milliseconds.
     fn throughput(&mut self, what: &str, threads: usize, milliseconds: usize) -> Result<String> {
         let ground = &self.ground;
         let done = AtomicU64::new(0);
@@ -137,7 +137,7 @@ impl Station {
         Ok((done.into_inner() as f64 / start.elapsed().as_secs_f64()).to_string())
     }
 
-    /// As many containers alive as this.
+    /// Starts or deletes containers until this many are alive.
     fn alive(&mut self, count: usize) -> Result<String> {
         while self.alive.len() < count {
             self.alive.push(self.ground.sleeper()?);
@@ -146,7 +146,7 @@ impl Station {
         Ok(String::new())
     }
 
-    /// As many sets of namespaces as this, with so many processes in each.
+    /// Makes this many sets of namespaces, with this many processes in each.
     fn crowds(&mut self, sets: usize, each: usize) -> Result<String> {
         while self.crowds.len() < sets {
             self.crowds.push(c::crowd(each as u32)?);
@@ -157,7 +157,8 @@ impl Station {
         Ok(String::new())
     }
 
-    /// Starts so many containers and deletes them all: the time for it, and what is left.
+    /// Starts this many containers and deletes them all. Returns the time of the deletion, and the number of
+    /// remaining cgroups.
     fn delete(&mut self, count: usize) -> Result<String> {
         let containers = (0..count).map(|_| Ok(self.ground.sleeper()?)).collect::<Result<Vec<_>>>()?;
         let start = Instant::now();
@@ -194,13 +195,14 @@ impl Station {
 
 fn delete_all(containers: Vec<Container>) -> Result<()> {
     on_threads(containers, |containers| {
-        // All are killed before the first is waited for, on both sides: the ends overlap.
+        // Both sides kill all containers before they wait for the first, so that the containers end at the same
+        // time.
         containers.iter().try_for_each(Container::kill)?;
         containers.into_iter().try_for_each(|container| Ok(container.delete()?))
     })
 }
 
-/// Hands out the items to threads.
+/// Distributes the items over threads.
 fn on_threads<T: Send>(mut items: Vec<T>, each: impl Fn(Vec<T>) -> Result<()> + Sync) -> Result<()> {
     let share = items.len().div_ceil(DELETERS).max(1);
     std::thread::scope(|scope| {
@@ -220,11 +222,11 @@ fn kill(pid: i32) -> Result<()> {
     Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL)?)
 }
 
-/// Something to start again and again, made ready. The number tells apart what runs at the same time.
+/// Prepares something to start repeatedly. The number distinguishes simultaneous starts.
 pub(crate) fn prepare(ground: &Ground, what: &str, number: usize) -> Result<Once> {
     let (what, detail) = what.split_once(':').unwrap_or((what, ""));
     let library = |mut command: Command| -> Result<Once> {
-        // Nobody looks at what a program that does nothing prints.
+        // The program prints nothing, so its output need not be redirected.
         Ok(Box::new(move || Ok(work::run(&mut command)?)))
     };
     let floor =
@@ -242,7 +244,7 @@ pub(crate) fn prepare(ground: &Ground, what: &str, number: usize) -> Result<Once
             let launcher = command.launcher()?;
             Ok(Box::new(move || {
                 let mut container = launcher.spawn()?;
-                ensure!(container.wait()?.status.success(), "it did not end by exit code 0");
+                ensure!(container.wait()?.status.success(), "the program did not end with exit code 0");
                 Ok(container.delete()?)
             }))
         }
@@ -272,27 +274,27 @@ pub(crate) fn prepare(ground: &Ground, what: &str, number: usize) -> Result<Once
             let mut command = std::process::Command::new(ground.program());
             Ok(Box::new(move || Ok(work::run_std(&mut command)?)))
         }
-        other => bail!("{other:?} is not known"),
+        other => bail!("unknown order {other:?}"),
     }
 }
 
-/// `pid,mnt` and so on; nothing for none.
+/// Parses `pid,mnt` and so on. An empty text means no kinds.
 fn kinds(names: &str) -> Result<Kinds> {
     let mut kinds = Kinds::empty();
     for name in names.split(',').filter(|name| !name.is_empty()) {
         let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name);
-        kinds |= Kinds::from(kind.with_context(|| format!("{name:?} is no kind of namespace"))?);
+        kinds |= Kinds::from(kind.with_context(|| format!("{name:?} is not a kind of namespace"))?);
     }
     Ok(kinds)
 }
 
-/// How many cgroups the kernel has yet to free below this one.
+/// Returns the number of removed cgroups below this one that the kernel has not yet freed.
 pub(crate) fn dying(cgroup: &Path) -> Option<u64> {
     let text = std::fs::read_to_string(cgroup.join("cgroup.stat")).ok()?;
     text.lines().find_map(|line| line.strip_prefix("nr_dying_descendants ")?.parse().ok())
 }
 
-/// How many net namespaces the kernel has, dying ones too.
+/// Returns the number of net namespaces in the kernel, including dying ones.
 pub(crate) fn net_namespaces() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/slabinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("net_namespace "))?;

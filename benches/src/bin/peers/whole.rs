@@ -1,4 +1,4 @@
-//! Whole programs, as one calls them in a shell: from their start to their end.
+//! Whole programs, from their start to their end, as a shell runs them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use crate::plot::Plot;
 use crate::report::{Line, Report, Target, Unit};
 use crate::stage::{Stage, call, line, program, short};
 
-/// The runtimes, ours first, with the ratio that each is held to.
+/// The runtimes, with nspod's first, and the target ratio of nspod to each.
 const RUNTIMES: [(&str, f64); 4] = [("nspod-oci", 1.0), ("crun", 0.40), ("runc", 0.10), ("youki", 0.10)];
 
-/// `nspod run` with the work of bwrap.
+/// Returns the command of `nspod run` that does the same work as bwrap's.
 fn nspod_like_bwrap(stage: &Stage) -> Result<Command> {
     let mut command = Command::new(stage.our("nspod")?);
     command.args(["run", "--privileged", "--userns", "single", "--rootfs"]);
@@ -37,7 +37,7 @@ fn bwrap(stage: &Stage) -> Result<Command> {
 }
 
 pub(crate) fn run(stage: &Stage) -> Result<Report> {
-    let what = "`nspod run` with bwrap's work";
+    let what = "`nspod run` with the work of bwrap";
     let Ok(bwrap) = bwrap(stage) else {
         return Ok(Report::default().line(Line::absent(
             what,
@@ -83,12 +83,12 @@ pub(crate) fn unshare(stage: &Stage) -> Result<Report> {
     Ok(report)
 }
 
-/// What there is to clear up after a program that leaves nothing.
+/// Cleans up after a program that leaves nothing.
 fn nothing() -> Result<()> {
     Ok(())
 }
 
-/// One of the runtimes: the program, and how it is called.
+/// A runtime: its program, and its command line.
 struct Runtime {
     name: &'static str,
     target: f64,
@@ -116,11 +116,11 @@ impl Runtime {
         command
     }
 
-    /// Makes a container whose program sleeps and starts it.
+    /// Creates and starts a container whose program sleeps.
     fn start(&self, bundle: &Path, id: &str) -> Result<()> {
         let mut create = self.command();
         create.args(["create", "--bundle"]).arg(bundle).arg(id);
-        // What inherits a pipe keeps it open: the container does.
+        // The container inherits the standard streams and would keep pipes open.
         create.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let status = create.status()?;
         ensure!(status.success(), "`{}`: {status}", line(&create));
@@ -132,7 +132,7 @@ impl Runtime {
     }
 }
 
-/// The runtimes that are present, ours first, and a line for each that is not, or that fails.
+/// Returns the runtimes that are present, with nspod's first, and a row for each that is missing or fails.
 fn runtimes(stage: &Stage, what: &str, only: &[&str]) -> Result<(Vec<Runtime>, Vec<Line>)> {
     let (mut present, mut absent) = (Vec::new(), Vec::new());
     let bundle = stage.bundle(&["/nothing"])?;
@@ -156,7 +156,7 @@ fn runtimes(stage: &Stage, what: &str, only: &[&str]) -> Result<(Vec<Runtime>, V
                     Err(error) if name == "nspod-oci" => return Err(error),
                     Err(error) => {
                         let _ = runtime.delete("probe");
-                        format!("it does not start here: {error:#}")
+                        format!("does not start here: {error:#}")
                     }
                 }
             }
@@ -166,7 +166,7 @@ fn runtimes(stage: &Stage, what: &str, only: &[&str]) -> Result<(Vec<Runtime>, V
     Ok((present, absent))
 }
 
-/// Each peer beside ours.
+/// Adds a row for each peer.
 fn against(what: &str, samples: &[Samples], runtimes: &[Runtime], absent: Vec<Line>) -> Report {
     let mut report = Report::of(samples);
     for (theirs, runtime) in samples.iter().zip(runtimes).skip(1) {
@@ -177,7 +177,7 @@ fn against(what: &str, samples: &[Samples], runtimes: &[Runtime], absent: Vec<Li
         let rounds = side.lost + side.count();
         report
             .text
-            .push(format!("{} hung in {} of {rounds} rounds; they do not count.", side.name, side.lost));
+            .push(format!("{} hung in {} of {rounds} rounds, which do not count.", side.name, side.lost));
     }
     report
 }
@@ -216,7 +216,7 @@ pub(crate) fn oci_life(stage: &Stage) -> Result<Report> {
     Ok(report)
 }
 
-/// Shows a peer that no target is about.
+/// Removes the target of the rows against a peer.
 fn untargeted(report: &mut Report, peer: &str) {
     report.lines.iter_mut().filter(|line| line.against == peer).for_each(|line| line.target = Target::None);
 }
@@ -292,11 +292,11 @@ pub(crate) fn helpers(stage: &Stage) -> Result<Report> {
         let before = processes()?;
         runtime.start(&bundle, "bench-exec")?;
         let running = Running(runtime);
-        // What the verbs started ends by itself.
+        // Processes that the commands started need a moment to end.
         std::thread::sleep(std::time::Duration::from_millis(200));
         let more = processes()? as f64 - before as f64;
         drop(running);
-        let what = format!("{}: processes beside a detached container's own", runtime.name);
+        let what = format!("{}: additional processes of a detached container", runtime.name);
         let target = if runtime.name == "nspod-oci" { Target::Exactly(0.0) } else { Target::None };
         report.lines.push(Line::value(&what, more - 1.0, target));
     }
@@ -304,7 +304,7 @@ pub(crate) fn helpers(stage: &Stage) -> Result<Report> {
     Ok(report)
 }
 
-/// How many processes there are in this pid namespace.
+/// Returns the number of processes in this pid namespace.
 fn processes() -> Result<usize> {
     let is_pid = |name: &std::ffi::OsStr| name.to_str().is_some_and(|n| n.parse::<u32>().is_ok());
     Ok(fs::read_dir("/proc")?.flatten().filter(|entry| is_pid(&entry.file_name())).count())
@@ -314,10 +314,11 @@ pub(crate) fn pids_max(stage: &Stage) -> Result<Report> {
     let what = "a container limited to pids.max = 1 starts";
     let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers")?;
     if !controllers.split_whitespace().any(|name| name == "pids") {
-        let why = "cgroup v2 has no pids controller on this host, for v1 holds it, and the guest lane was not asked";
+        let why = "cgroup v1 has the pids controller on this host, and the guest lane was not run";
         return Ok(Report::default().line(match stage.pids_max_in_guest {
             Some(started) => {
-                let what = format!("{what} (in the guest lane: this host's pids controller is v1's)");
+                let what =
+                    format!("{what} (in the guest lane, because v1 has the pids controller on this host)");
                 Line::value(&what, f64::from(u8::from(started)), Target::Exactly(1.0))
             }
             None => Line::absent(what, "", Target::Exactly(1.0), why),
@@ -333,14 +334,14 @@ pub(crate) fn pids_max(stage: &Stage) -> Result<Report> {
 }
 
 pub(crate) fn syscalls(stage: &Stage) -> Result<Report> {
-    let what = "system calls of a whole container";
+    let what = "system calls of a container";
     if stage.peer("strace").is_none() {
         return Ok(Report::default().line(Line::absent(what, "", Target::None, "strace is not present")));
     }
     let bundle = stage.bundle(&["/nothing"])?;
     let (runtimes, _) = runtimes(stage, what, &["crun", "runc", "youki"])?;
     let mut commands = vec![
-        ("nspod run, bwrap's work".to_owned(), nspod_like_bwrap(stage)?),
+        ("nspod run, work of bwrap".to_owned(), nspod_like_bwrap(stage)?),
         ("nspod run".to_owned(), nspod_default(stage)?),
     ];
     commands.extend(bwrap(stage).ok().map(|command| ("bwrap".to_owned(), command)));
@@ -357,13 +358,13 @@ pub(crate) fn syscalls(stage: &Stage) -> Result<Report> {
         });
     }
     report.text.push(
-        "Counted by `strace -f -c`, all processes from start to end, the program's own among them:".into(),
+        "Counted by `strace -f -c`: all processes from start to end, including the program itself.".into(),
     );
     report.text.push(table.join("\n"));
     Ok(report)
 }
 
-/// How many system calls one more start in the same process takes.
+/// Returns the number of system calls of one more start in the same process.
 fn in_process(stage: &Stage, what: &str) -> Result<u64> {
     const MORE: u64 = 10;
     let of = |repeat: u64| {
@@ -395,7 +396,7 @@ fn strace_with(stage: &Stage, command: &Command, stdin: Stdio) -> Result<u64> {
     Ok(total.split_whitespace().next().context("a number")?.parse()?)
 }
 
-/// How long a program takes, once.
+/// Measures a single run of a program.
 pub(crate) fn once(command: &mut Command) -> Result<f64> {
     let start = Instant::now();
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
