@@ -81,7 +81,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// - `InvalidName`: the name is not one path component.
-    /// - `NotFound` (`ENOENT`): there is no such child, or this cgroup was removed.
+    /// - `NotFound` (`ENOENT`): the child does not exist, or this cgroup was removed.
     /// - `Os` (`ENOTDIR`): the name is that of a file.
     pub fn child(&self, name: impl AsRef<OsStr>) -> Result<Self> {
         let name = valid(name.as_ref())?;
@@ -265,8 +265,8 @@ impl Cgroup {
     /// Writes a value to a file of the cgroup, with one write.
     ///
     /// # Errors
-    /// - `NotFound` (`ENOENT`, `ENODEV`): as for [`read`](Self::read); (`ESRCH`): there is no such
-    ///   process.
+    /// - `NotFound` (`ENOENT`, `ENODEV`): as for [`read`](Self::read); (`ESRCH`): the
+    ///   process does not exist.
     /// - `Os` (`EINVAL`, `ERANGE`): the kernel rejects the value.
     /// - `Busy` (`EBUSY`); `PermissionDenied` (`EACCES`, `EPERM`, `EROFS`).
     pub fn write(&self, file: &str, value: &str) -> Result<()> {

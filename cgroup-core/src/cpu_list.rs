@@ -31,13 +31,13 @@ impl CpuList {
         self.ranges.iter().map(|(first, last)| u64::from(last - first) + 1).sum()
     }
 
-    /// Whether the set has no member. The kernel interprets an empty list as "inherit from the
+    /// Returns whether the set has no member. The kernel interprets an empty list as "inherit from the
     /// parent".
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    /// Whether `n` is a member.
+    /// Returns whether `n` is a member.
     pub fn contains(&self, n: u32) -> bool {
         self.ranges.iter().any(|&(first, last)| (first..=last).contains(&n))
     }

@@ -174,7 +174,7 @@ fn writable(cgroup: &Cgroup) -> std::result::Result<(), (String, Errno)> {
     Ok(())
 }
 
-/// Whether no systemd claims the cgroup: the nearest systemd unit at or above it, if any, is a
+/// Returns whether no systemd claims the cgroup: the nearest systemd unit at or above it, if any, is a
 /// scope of this crate or has the mark of delegation. systemd sets the mark in versions after 252,
 /// and Linux supports it since 5.7.
 fn marked(own: &Cgroup) -> Result<bool> {

@@ -144,7 +144,7 @@ impl Hierarchy {
     /// Opens the cgroup of the process `pid`.
     ///
     /// # Errors
-    /// `NotFound` (`ENOENT`): there is no such process. As [`own`](Self::own).
+    /// `NotFound` (`ENOENT`): the process does not exist. Otherwise as [`own`](Self::own).
     pub fn of(&self, pid: i32) -> Result<Cgroup> {
         self.open_of(&format!("/proc/{pid}/cgroup"), &format!("process {pid}"))
     }
@@ -196,7 +196,7 @@ impl Hierarchy {
         })
     }
 
-    /// Returns the limits whose controller v2 does not have here: the file of each, and the reason.
+    /// Returns the limits whose controllers v2 lacks on this host: the file of each, and the reason.
     /// Whether a cgroup has the controller and each file is answered by [`Cgroup::unenforceable`].
     pub fn unenforceable(&self, limits: &Limits) -> Vec<(String, Missing)> {
         let mut all: Vec<_> = limits

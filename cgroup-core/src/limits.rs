@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use table::TABLE;
 
 impl Limits {
-    /// Whether no limit is set.
+    /// Returns whether no limit is set.
     pub fn is_empty(&self) -> bool {
         self.writes().is_empty()
     }

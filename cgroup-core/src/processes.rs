@@ -25,7 +25,7 @@ impl Cgroup {
     /// Since Linux 4.5. Sections "Processes" and "Core Interface Files".
     ///
     /// # Errors
-    /// - `NotFound` (`ESRCH`): there is no such process; (`ENODEV`): this cgroup was removed.
+    /// - `NotFound` (`ESRCH`): the process does not exist; (`ENODEV`): this cgroup was removed.
     /// - `Busy` (`EBUSY`): this cgroup enables controllers for its children.
     /// - `PermissionDenied` (`EACCES`, `EPERM`): the caller cannot write to `cgroup.procs` of this
     ///   cgroup and of the common ancestor.

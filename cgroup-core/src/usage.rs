@@ -1,4 +1,4 @@
-//! What a cgroup has used, and which events have occurred.
+//! The resource usage and the events of a cgroup.
 
 use std::collections::BTreeMap;
 
@@ -47,8 +47,8 @@ macro_rules! flat {
 }
 
 plain! {
-    /// What a cgroup and all below it have used. The values of a controller that is not enabled are
-    /// absent.
+    /// Resource usage of a cgroup and its descendants. The values of a controller that is not
+    /// enabled are absent.
     Usage {
         /// `cpu.stat`.
         cpu: CpuStat,

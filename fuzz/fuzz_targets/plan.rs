@@ -176,7 +176,7 @@ fn the_stage_has_nothing_of_the_callers(spec: &Spec, asked: &Asked, steps: &[Ste
         Step::Hook(hook) => hook.when == "startContainer",
         _ => false,
     };
-    assert!(!steps[..at].iter().any(seen), "the caller's memory is seen");
+    assert!(!steps[..at].iter().any(seen), "other processes see the caller's memory");
     assert!(label.is_none_or(|label| proc.unwrap() < at && at < label));
     for step in &steps[at + 1..] {
         use Step::{
@@ -238,7 +238,7 @@ fn each_namespace_once(spec: &Spec, steps: &[Step], text: &str) {
             || matches!(s, PivotRoot { .. } | ChangeRoot { .. } | EnterRoot(_))
     };
     let first = find(steps, inside).unwrap();
-    assert!(!steps[first..].iter().any(namespaces), "namespaces after what is done in them");
+    assert!(!steps[first..].iter().any(namespaces), "a namespace step after a step inside the namespaces");
     // Only a later child is a member of a pid namespace that a step joins or makes.
     let unshared_pid = steps.iter().any(|s| matches!(s, Step::Unshare(k) if k.contains(Kinds::PID)));
     assert!(!unshared_pid);
@@ -407,7 +407,7 @@ fn nothing_of_the_host_is_changed(spec: &Spec, steps: &[Step]) {
     let keeps_apart = |flags: u64| flags & (libc::MS_PRIVATE | libc::MS_SLAVE) != 0;
     if spec.mounts_stay {
         let Step::Mount(mount) = &steps[root] else { unreachable!() };
-        assert!(mount.propagation.iter().any(|flags| keeps_apart(*flags)), "what is in the root is shared");
+        assert!(mount.propagation.iter().any(|flags| keeps_apart(*flags)), "mounts in the root propagate");
         return;
     }
     let apart = libc::MS_REC | libc::MS_PRIVATE;
@@ -415,7 +415,7 @@ fn nothing_of_the_host_is_changed(spec: &Spec, steps: &[Step]) {
         matches!(s, Step::Private(_))
             || matches!(s, Step::Propagation(f) if *f == apart || f & libc::MS_SLAVE != 0)
     });
-    assert!(private.is_some_and(|private| private < root), "a root that others could see");
+    assert!(private.is_some_and(|private| private < root), "the root propagates to other namespaces");
 }
 
 /// Checks the order of steps after the descriptors are closed: steps that may need privileges come before the
@@ -647,7 +647,7 @@ fn memory_is_shared_by_whom_nobody_waits_for(spec: &Spec, asked: &Asked, steps: 
     let waits = |s: &Step| matches!(s, Step::AwaitMaps | Step::Ready | Step::Hold);
     let asks =
         |s: &Step| matches!(s, Step::Seccomp { flags, .. } if flags & SECCOMP_FILTER_FLAG_NEW_LISTENER != 0);
-    assert!(!steps[..end].iter().any(asks), "nobody takes the listener");
+    assert!(!steps[..end].iter().any(asks), "no process receives the listener");
     if text.contains("memory shared until exec") {
         assert_eq!(spec.namespaces.time, Choice::Host, "{text}");
         assert!(!steps[..end].iter().any(waits), "{text}");

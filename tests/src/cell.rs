@@ -19,7 +19,9 @@ const INSIDE: &str = "/run/probe";
 pub fn probe() -> PathBuf {
     let own = std::env::current_exe().unwrap_or_default();
     let mut places = own.ancestors().skip(1).take(2).map(|dir| dir.join("probe"));
-    places.find(|path| path.is_file()).unwrap_or_else(|| panic!("there is no probe near {}", own.display()))
+    places
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| panic!("the program probe is missing near {}", own.display()))
 }
 
 fn bind() -> Mount {

@@ -69,7 +69,7 @@ impl Orders {
         match line.split_once(' ') {
             Some(("ok", text)) => Ok(text.replace('\t', "\n")),
             Some(("err", errno)) => Err(errno.parse().unwrap_or(-1)),
-            _ => panic!("this is no answer: {line:?}"),
+            _ => panic!("invalid answer: {line:?}"),
         }
     }
 }

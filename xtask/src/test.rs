@@ -18,7 +18,7 @@ use crate::{cycles, fuzz, install, sh, uml};
 const GUEST_TIMEOUT: u64 = 55 * 60;
 /// Seconds for each fuzz target.
 const FUZZ_SECONDS: u32 = 5;
-/// The lane whose kernel need not be able to run all tests.
+/// The lane in which tests may be skipped, because its kernel may lack features.
 const HOST: &str = "host lane";
 /// The test program for any OCI runtime. In the guest it also runs against each of `CONTROLS`.
 const CONTROLLED: &str = "oci_fields";

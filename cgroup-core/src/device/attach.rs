@@ -29,8 +29,8 @@ impl Cgroup {
         self.attach_program(&program, None)
     }
 
-    /// Replaces the device filters of this cgroup itself with one that has these rules. There is no
-    /// moment without a filter if there was one. The filters of ancestors stay in force.
+    /// Replaces the device filters of this cgroup itself with one that has these rules. If the
+    /// cgroup had a filter, a filter is in force at every moment. Those of ancestors stay in force.
     ///
     /// Since Linux 5.6 (`BPF_F_REPLACE`).
     ///

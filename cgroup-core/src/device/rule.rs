@@ -47,7 +47,7 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Whether the rule applies to the device.
+    /// Returns whether the rule applies to the device.
     pub fn is_about(&self, kind: Kind, major: u32, minor: u32) -> bool {
         (self.kind == Kind::All || self.kind == kind)
             && self.major.is_none_or(|m| m == major)
@@ -84,7 +84,7 @@ pub const DEFAULT: [Rule; 11] = [
     Rule::char(136, None),
 ];
 
-/// Whether the rules allow the accesses. The program of [`compile`](super::compile) decides the
+/// Returns whether the rules allow the accesses. The program of [`compile`](super::compile) decides the
 /// same. Each access must be allowed by the last rule that applies to it. An empty access, as of
 /// `access(2)` with `F_OK`, is allowed if any allow rule applies to the device.
 pub fn allows(rules: &[Rule], kind: Kind, major: u32, minor: u32, access: Access) -> bool {

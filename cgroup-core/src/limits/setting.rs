@@ -26,7 +26,7 @@ impl Place {
 
 /// The type of a field of [`Limits`](super::Limits).
 pub(super) trait Setting: Default {
-    /// Whether the value leaves the file as it is.
+    /// Returns whether the value leaves the file as it is.
     fn is_unset(&self) -> bool;
 
     /// Whether the value replaces everything that the file holds.
@@ -109,7 +109,7 @@ pub(super) trait Value: Clone + Display {
         self.to_string()
     }
 
-    /// Whether the value leaves everything as it is.
+    /// Returns whether the value leaves everything as it is.
     fn is_empty(&self) -> bool {
         false
     }

@@ -28,7 +28,7 @@ use super::values::{CpuMax, IoMax, Max, RdmaMax};
 use crate::cpu_list::CpuList;
 use crate::device_number::Device;
 
-/// What is known about one limit.
+/// The file, range, requirements and equivalents of one limit.
 #[derive(Debug)]
 pub(crate) struct Limit {
     /// The file and the prefix of the value. `None`: the file has the name of the key, and the

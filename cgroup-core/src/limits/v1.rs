@@ -30,7 +30,7 @@
 use super::values::{CpuMax, Max};
 use crate::error::{Error, Result};
 
-/// Converts a number of bytes or processes: 0 is not set, and -1 is no limit. `name` is for the
+/// Converts a number of bytes or processes: 0 means not set, and -1 means unlimited. `name` is for the
 /// error.
 ///
 /// # Errors

@@ -164,7 +164,7 @@ impl IoMax {
         Ok(all)
     }
 
-    /// Whether no limit is set.
+    /// Returns whether no limit is set.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -202,7 +202,7 @@ pub struct RdmaMax {
 }
 
 impl RdmaMax {
-    /// Whether no limit is set.
+    /// Returns whether no limit is set.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

@@ -40,7 +40,7 @@ impl From<io::Error> for Failure {
 }
 
 impl Failure {
-    /// Whether it is the systemd error with this name.
+    /// Returns whether it is the systemd error with this name.
     pub(super) fn is(&self, name: &str) -> bool {
         matches!(self, Self::Refused(refused, _) if refused.strip_prefix("org.freedesktop.systemd1.") == Some(name))
     }

@@ -149,7 +149,7 @@ impl Manager {
     /// Opens the cgroup of an active unit.
     ///
     /// # Errors
-    /// - `Systemd`: there is no such unit.
+    /// - `Systemd`: the unit does not exist.
     /// - `NotFound` (`ENOENT`): the unit has no cgroup any more.
     /// - As [`Hierarchy::detect`].
     pub fn cgroup_of(&mut self, unit: &str) -> Result<Cgroup> {
@@ -178,7 +178,7 @@ impl Manager {
     /// Sets properties of an active unit, until it ends.
     ///
     /// # Errors
-    /// `Systemd`: systemd rejects a property, or there is no such unit.
+    /// `Systemd`: systemd rejects a property, or the unit does not exist.
     pub fn set_properties(&mut self, unit: &str, properties: &[Property]) -> Result<()> {
         let mut body = Writer::default();
         body.text(unit);
@@ -259,7 +259,7 @@ fn bus_of(variable: &str) -> Option<PathBuf> {
     Some(path.into())
 }
 
-/// Whether some users of the machine do not exist in this user namespace.
+/// Returns whether some users of the machine do not exist in this user namespace.
 fn in_user_namespace() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     !map.split_ascii_whitespace().eq(["0", "0", "4294967295"])

@@ -33,7 +33,7 @@ struct Reader {
     module: usize,
     /// Where the files of its child modules are.
     directory: PathBuf,
-    /// The depth of blocks: items in a block are no items of the module.
+    /// The depth of blocks: items in a block are not items of the module.
     blocks: u32,
     /// The first error.
     result: Result<()>,

@@ -88,8 +88,9 @@ pub(crate) fn pool(stage: &Stage) -> Result<Report> {
             Target::None,
         ));
     report.text.push(
-        "The net and ipc namespaces, `/dev` and the cgroup are made before the clock runs; everything else of \
-         the floor's work, and the removal of the cgroup, is on it. `lo` is up, which the floor leaves down."
+        "The pool makes the net and ipc namespaces, `/dev` and the cgroup before the measurement. The measurement \
+         includes the rest of the floor's work and the removal of the cgroup. `lo` is up in the container, but \
+         down in the floor."
             .to_owned(),
     );
     Ok(report)

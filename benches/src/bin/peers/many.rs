@@ -79,8 +79,8 @@ pub(crate) fn delete(stage: &Stage) -> Result<Report> {
         .line(Line::compare(&what, &samples[0], &samples[1], target))
         .line(Line::value(&format!("containers left of {count}"), left, Target::Exactly(0.0)));
     report.text.push(
-        "Net namespaces as the slab allocator counts them, which is a little behind. Cgroups and net namespaces \
-         are freed by the kernel's own threads, whoever removes them."
+        "The slab allocator counts the net namespaces, with a small delay. Kernel threads free cgroups and net \
+         namespaces for both sides."
             .to_owned(),
     );
     report.text.push(table);

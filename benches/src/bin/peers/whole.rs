@@ -278,8 +278,8 @@ pub(crate) fn memory(stage: &Stage) -> Result<Report> {
     }
     report.lines.iter_mut().filter(|l| l.against == "crun").for_each(|l| l.target = Target::AtMost(1.0));
     report.text.push(format!(
-        "ru_maxrss of the runtime and of those that it waited for, the container's program among them. A program \
-         that does nothing has {least} KiB."
+        "ru_maxrss of the runtime and of the processes that it waited for, including the container's program. A \
+         program that does nothing has {least} KiB."
     ));
     Ok(report)
 }

@@ -33,7 +33,7 @@ fn live(socket: &str) -> Option<()> {
     }
 }
 
-/// Whether this process is the child.
+/// Returns whether this process is the child.
 fn obey(line: &str, mut fds: Vec<OwnedFd>) -> Result<bool> {
     let (order, kinds) = line.split_once(' ').unwrap_or((line, ""));
     let kinds: Kinds = kinds.parse().map_err(|_| Error::from_raw_os_error(libc::EBADMSG))?;
