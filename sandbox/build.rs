@@ -1,9 +1,9 @@
-//! Compiles the container's process 1, `init/init.rs`, into `OUT_DIR/nspod-init`,
-//! from where the library embeds it.
+//! Compiles the container's process 1, `init/init.rs`, to `OUT_DIR/nspod-init`. The library embeds
+//! the result.
 //!
-//! It is a static program without the standard library, for the same target, by the
-//! same rustc and linker as the library. The flags of the library's own build
-//! (sanitizers, coverage, profiles) are meant for a hosted program and not passed on.
+//! It is a static program without the standard library, for the same target, and compiled with the
+//! same rustc and linker as the library. The flags of the library's own build (sanitizers,
+//! coverage, profiles) are for hosted programs, so they are not passed on.
 
 use std::env;
 use std::path::PathBuf;
@@ -46,13 +46,13 @@ fn main() {
         rustc.args(["-C", option]);
     }
     if var("CARGO_CFG_TARGET_ENV") == "musl" {
-        // Without the start files of the C library that rustc brings for musl.
+        // Do not use the start files of the C library that rustc ships for musl.
         rustc.args(["-C", "link-self-contained=no"]);
     }
     if let Ok(linker) = env::var("RUSTC_LINKER") {
         rustc.arg("-C").arg(format!("linker={linker}"));
     }
-    // Flags for the library's build reach rustc by cargo only, but these it reads.
+    // Cargo passes the library's flags to rustc. rustc and its wrappers also read these variables.
     for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {
         rustc.env_remove(name);
     }

@@ -1,32 +1,31 @@
-//! Process 1 of a container: it starts the program, forwards signals to it, reaps
-//! every orphan, and ends as the program did.
+//! Process 1 of a container: starts the program, forwards signals to it, reaps all orphans, and
+//! ends with the program's exit status.
 //!
-//! `build.rs` compiles this file alone, without the standard library, and the
-//! library embeds the result. It allocates nothing and needs no file of the
-//! container's. Its arguments (`argv[1]` is
-//! `REPORT:EXIT:STEP:CANDIDATES:PROC:LABEL`):
+//! `build.rs` compiles this file separately, without the standard library, and the library embeds
+//! the result. The program allocates nothing and needs no file of the container. Its first argument
+//! `argv[1]` is `REPORT:EXIT:STEP:CANDIDATES:PROC:LABEL`:
 //!
-//! - `REPORT`: a socket or pipe to the runtime. It gets one record when the program
-//!   cannot be executed, and its end of file means that the program runs.
-//! - `EXIT`: a file that gets the line `exited CODE`, `signaled SIGNAL` or
-//!   `signaled SIGNAL core` when the program has ended; -1 for none.
+//! - `REPORT`: a socket or pipe to the runtime. If the program cannot be executed, the init sends
+//!   one record. An end of file means that the program runs.
+//! - `EXIT`: a file for the exit status. When the program has ended, the init writes the line
+//!   `exited CODE`, `signaled SIGNAL` or `signaled SIGNAL core`. -1 means no file.
 //! - `STEP`: the step that the record names.
-//! - `CANDIDATES`: how many of the arguments that follow are paths to try; what
-//!   follows them is the program's `argv`. With none, there is no program: init
-//!   only holds the pid namespace, until it is killed from outside.
+//! - `CANDIDATES`: number of following arguments that are paths to try. The arguments after them
+//!   are the program's `argv`. With 0 there is no program: the init only holds the pid namespace,
+//!   until another process kills it.
 //!
-//! The same file is the *stage*, when its name in `argv[0]` is `nspod-stage`: the last steps
-//! of a start, in a process that has none of the runtime's memory, environment or
-//! descriptors. Its other argument is `BLOB:SIZE:REPORT`. `BLOB` is a memory file of `SIZE`
-//! bytes, mapped shared, so that the runtime can read there why a step failed even if the
-//! container's filter refuses `write`. `plan/stage.rs` of the library writes it; its layout:
+//! If its name in `argv[0]` is `nspod-stage`, this program is the *stage*: it performs the last
+//! steps of a start, in a process that shares no memory, environment or descriptors with the
+//! runtime. Its other argument is `BLOB:SIZE:REPORT`. `BLOB` is a memory file of `SIZE` bytes,
+//! mapped shared: if a step fails and the container's filter rejects `write`, the runtime can read
+//! the cause there. `plan/encode.rs` of the library writes the file. Its layout:
 //!
-//! - word 0: the record of the step that failed, or 0. Word 1: set to 1 immediately before
-//!   the program is executed.
-//! - word 2: how many relocations follow the header: offsets of words to which the address
-//!   of the blob is added. Word 3: how many operations follow the relocations, of eight words
-//!   each: `KIND | CALL << 8 | STEP << 16 | TOLERATED << 32`, the number of a system call,
-//!   its six arguments. `TOLERATED` is an errno that is no failure.
+//! - word 0: the record of the failed step, or 0. Word 1: set to 1 immediately before the program
+//!   is executed.
+//! - word 2: number of relocations after the header. A relocation is the offset of a word to which
+//!   the address of the blob is added. Word 3: number of operations after the relocations. An
+//!   operation has eight words: `KIND | CALL << 8 | STEP << 16 | TOLERATED << 32`, the number of a
+//!   system call, and its six arguments. `TOLERATED` is an errno that does not count as a failure.
 //! - then the strings and arrays that the operations point to.
 
 #![no_std]
@@ -38,7 +37,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 /// The record's tag: a step failed.
 const FAILED: u8 = 1;
-/// `Call::Clone3` and the like, of the library.
+/// Numbers of the library's `Call`, such as `Call::Clone3`.
 const CALL_CLONE: u8 = 3;
 const CALL_OPENAT2: u8 = 5;
 const CALL_WRITE: u8 = 6;
@@ -49,19 +48,19 @@ const CALL_CLONE_OLD: u8 = 44;
 const CALL_LSEEK: u8 = 45;
 const CALL_PPOLL: u8 = 46;
 const CALL_WAIT4: u8 = 48;
-/// The record's tags beside [`FAILED`].
+/// Other tags of records.
 const CLONED: u8 = 2;
 const WAITING: u8 = 3;
 const LISTENER: u8 = 5;
 const STARTED: u8 = 6;
 
-/// The exit code of an init that was started with arguments it does not understand.
+/// Exit code of an init that was started with invalid arguments.
 const MISUSED: i32 = 125;
-/// What it says then: a command or an interpreter of `/proc/self/exe` leads here.
+/// Message for this case: a command or interpreter `/proc/self/exe` leads to the init.
 const MISUSE: &[u8] =
     b"nspod-init: this is not a program of the container, but what starts one: name the program by its own path, not by /proc/self/exe\n";
 const STDERR: i32 = 2;
-/// The exit code when the program could not be started.
+/// Exit code if the program could not be started.
 const NOT_STARTED: i32 = 127;
 
 const ENOENT: i32 = 2;
@@ -91,13 +90,13 @@ const SIG_SETMASK: usize = 2;
 const TIOCSPGRP: usize = 0x5410;
 const WNOHANG: usize = 1;
 
-/// The code that differs by architecture.
+/// Architecture-specific code.
 #[cfg_attr(target_arch = "aarch64", path = "../src/arch/aarch64.rs")]
 #[cfg_attr(target_arch = "x86_64", path = "../src/arch/x86_64.rs")]
 mod arch;
 use arch::nr;
 
-// The kernel enters here with argc and argv on the stack; `init` gets their address.
+// The kernel enters here with argc and argv on the stack. `init` gets their address.
 arch::entry!(init);
 
 #[panic_handler]
@@ -105,30 +104,30 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     exit(MISUSED)
 }
 
-/// A system call.
+/// Makes a system call.
 ///
 /// # Safety
-/// The arguments must be what the call takes: pointers valid for what it reads and
-/// writes, and no effect on memory that the compiler relies on.
+/// The arguments must be valid for the call: pointers must be valid for the memory that it reads
+/// and writes, and the call must not affect memory that the compiler relies on.
 unsafe fn syscall<const N: usize>(nr: usize, args: [usize; N]) -> isize {
     let arg = |n: usize| args.get(n).copied().unwrap_or(0);
     let ret: isize;
-    // SAFETY: the registers are those of the kernel's calling convention, which
-    // changes nothing else; the caller vouches for the call itself.
+    // SAFETY: the registers follow the kernel's calling convention, and the kernel changes no
+    // others. The caller guarantees that the call itself is sound.
     unsafe {
         arch::system_call!(nr, arg => ret);
     }
     ret
 }
 
-/// A system call that reads and writes no memory of ours.
+/// Makes a system call that accesses no memory of this process.
 fn plain<const N: usize>(nr: usize, args: [usize; N]) -> isize {
-    // SAFETY: used only for close, close_range, dup3, fcntl, lseek, setpgid, getpid, kill,
-    // prctl, exit and exit_group, whose arguments are numbers.
+    // SAFETY: this is used only for close, close_range, dup3, fcntl, lseek, setpgid, getpid, kill,
+    // prctl, exit and exit_group, whose arguments are integers.
     unsafe { syscall(nr, args) }
 }
 
-/// Ends this process. A filter can refuse both calls; a trap cannot be refused.
+/// Ends this process. A filter can reject both calls, but not the trap.
 fn exit(code: i32) -> ! {
     plain(nr::EXIT_GROUP, [code as usize]);
     plain(nr::EXIT, [code as usize]);
@@ -142,8 +141,8 @@ fn close(fd: i32) {
     }
 }
 
-/// Closes every descriptor but `kept`: one that init held would keep a pipe of the
-/// program's open after the program has closed it.
+/// Closes all descriptors except `kept`. If init kept an end of one of the program's pipes, the
+/// pipe would stay open after the program has closed it.
 fn close_all_but(kept: i32) {
     if kept < 0 {
         plain(nr::CLOSE_RANGE, [0, u32::MAX as usize, 0]);
@@ -155,7 +154,7 @@ fn close_all_but(kept: i32) {
     plain(nr::CLOSE_RANGE, [kept as usize + 1, u32::MAX as usize, 0]);
 }
 
-/// Writes all of `bytes`, as far as that can be done.
+/// Writes all bytes, unless the write fails.
 fn write(fd: i32, mut bytes: &[u8]) {
     while fd >= 0 && !bytes.is_empty() {
         // SAFETY: the kernel reads `bytes.len()` bytes of a live slice.
@@ -174,20 +173,20 @@ fn set_mask(mask: u64) {
     unsafe { syscall(nr::RT_SIGPROCMASK, [SIG_SETMASK, &raw const mask as usize, 0, 8]) };
 }
 
-/// What the arguments say.
+/// The parsed arguments.
 struct Task {
     report: i32,
     exit: i32,
     step: u16,
-    /// Paths to try, `count` of them.
+    /// Paths to try; there are `count` of them.
     candidates: *const *const u8,
     count: usize,
     argv: *const *const u8,
     envp: *const *const u8,
-    /// The process that was to become the program, with which this memory was shared, told why it
-    /// did not.
+    /// Set by the process that shares this memory and should have become the program, if it has
+    /// reported a failure.
     failed: AtomicBool,
-    /// The same process came to where it executes the program.
+    /// Set by the same process immediately before it executes the program.
     executes: AtomicBool,
 }
 
@@ -197,8 +196,8 @@ impl Task {
     /// # Safety
     /// `stack` must be the stack pointer at the program's entry.
     unsafe fn read(stack: *const usize) -> Option<Task> {
-        // SAFETY: by the ABI, argc pointers and a NULL follow argc, and the
-        // environment follows them; `count` is checked to stay within argc.
+        // SAFETY: by the ABI, argc pointers, a NULL and the environment follow argc. `count` is
+        // checked to be within argc.
         unsafe {
             let argc = *stack;
             let args = stack.add(1).cast::<*const u8>();
@@ -215,20 +214,20 @@ impl Task {
         }
     }
 
-    /// Tells the runtime that the program was not started.
+    /// Reports to the runtime that the program was not started.
     fn fail(&self, step: u16, call: u8, errno: i32) {
         write(self.report, &record(FAILED, call, step, errno));
         self.failed.store(true, Ordering::Relaxed);
     }
 }
 
-/// What the runtime is told, as its `Message`.
+/// Returns the record for the runtime, in the format of its `Message`.
 fn record(tag: u8, call: u8, step: u16, value: i32) -> [u8; 8] {
     let ([s0, s1], [v0, v1, v2, v3]) = (step.to_ne_bytes(), value.to_ne_bytes());
     [tag, call, s0, s1, v0, v1, v2, v3]
 }
 
-/// Reads decimal numbers that are divided by colons, exactly as many as asked for.
+/// Parses decimal numbers separated by colons. There must be exactly as many as `numbers` has.
 ///
 /// # Safety
 /// `text` must be a NUL-terminated string.
@@ -241,10 +240,10 @@ unsafe fn parse<const N: usize>(mut text: *const u8, numbers: &mut [i32; N]) -> 
         let mut value: i32 = 0;
         let mut negative = false;
         loop {
-            // SAFETY: no byte after the terminating NUL is read: it ends the last
-            // number, and is refused within the others.
+            // SAFETY: no byte after the terminating NUL is read: the NUL ends the last number, and
+            // is an error within the others.
             let byte = unsafe { *text };
-            // SAFETY: at most one past the NUL.
+            // SAFETY: the pointer is at most one byte past the NUL.
             text = unsafe { text.add(1) };
             match byte {
                 b'-' => negative = true,
@@ -258,35 +257,34 @@ unsafe fn parse<const N: usize>(mut text: *const u8, numbers: &mut [i32; N]) -> 
     Some(())
 }
 
-/// The stack that the child runs on until it has executed the program.
+/// The stack of the child until it has executed the program.
 #[repr(C, align(16))]
 struct Stack([MaybeUninit<u8>; 8192]);
 
-/// Starts the program: memory is shared and this process waits until the program
-/// has been executed or the child has ended. Returns the pid or a negative errno.
+/// Starts the program. The child shares memory, and this process is suspended until the child has
+/// executed the program or has ended. Returns the pid or a negative errno.
 fn start(task: &Task) -> isize {
     let mut stack = Stack([MaybeUninit::uninit(); 8192]);
     let top = (&raw mut stack).wrapping_add(1);
     let flags = CLONE_VM | CLONE_VFORK | SIGCHLD as usize;
     let ret: isize;
-    // SAFETY: the child runs `child` on a stack of its own, which outlives it here
-    // because CLONE_VFORK suspends this process meanwhile; it gets its argument in a
-    // register that the kernel leaves alone, and never returns. In this process the
-    // block is a plain system call.
+    // SAFETY: the child runs `child` on its own stack. The stack outlives this use, because
+    // CLONE_VFORK suspends this process. The child gets its argument in a register that the kernel
+    // does not change, and never returns. In this process the block is an ordinary system call.
     unsafe {
         arch::clone_call!(flags, top, child(task) => ret);
     }
     ret
 }
 
-/// Becomes the program: a process group of its own, in the terminal's foreground if
-/// there is a terminal, every signal at its default and none blocked.
+/// Becomes the program: moves to its own process group, in the foreground of the terminal if there
+/// is one, resets all signals to their defaults and unblocks them.
 extern "C" fn child(task: &Task) -> ! {
     plain(nr::SETPGID, [0, 0]);
     let group = plain(nr::GETPID, []) as i32;
-    // SAFETY: the kernel reads an int at `&group`. It refuses the call unless
-    // descriptor 0 is this session's terminal, which is all the check there need be;
-    // SIGTTOU, which a group in the background would get, is blocked.
+    // SAFETY: the kernel reads an int at `&group`. It rejects the call unless descriptor 0 is this
+    // session's terminal, so no other check is needed. A background group would get SIGTTOU, which
+    // is blocked.
     unsafe { syscall(nr::IOCTL, [0, TIOCSPGRP, &raw const group as usize]) };
     // A struct sigaction of zeros: SIG_DFL, no flags, an empty mask.
     let default = [0u64; 4];
@@ -298,21 +296,20 @@ extern "C" fn child(task: &Task) -> ! {
     execute(task)
 }
 
-/// Becomes the first of the candidates that can be executed, or tells why none can.
+/// Executes the first candidate that can be executed, or reports why none can.
 fn execute(task: &Task) -> ! {
     task.executes.store(true, Ordering::Relaxed);
-    // SAFETY: as the kernel laid them out: `count` strings, and two NULL-terminated arrays.
+    // SAFETY: the kernel provided `count` strings and two NULL-terminated arrays.
     let errno = unsafe { try_each(task.candidates, task.count, task.argv, task.envp) };
     task.fail(task.step, CALL_EXECVE, errno);
     exit(NOT_STARTED)
 }
 
-/// Executes the first of `count` paths that can be executed; returns the errno that says why
-/// none can.
+/// Executes the first of `count` paths that can be executed. If none can, returns the errno.
 ///
 /// # Safety
-/// There are `count` NUL-terminated strings at `candidates`; `argv` and `envp` are
-/// NULL-terminated arrays of such strings.
+/// There are `count` NUL-terminated strings at `candidates`. `argv` and `envp` are NULL-terminated
+/// arrays of such strings.
 unsafe fn try_each(
     candidates: *const *const u8,
     count: usize,
@@ -321,7 +318,7 @@ unsafe fn try_each(
 ) -> i32 {
     let mut errno = ENOENT;
     for n in 0..count {
-        // SAFETY: `n` is below `count`; the rest is the caller's promise.
+        // SAFETY: `n` is less than `count`; the caller guarantees the rest.
         let ret =
             unsafe { syscall(nr::EXECVE, [*candidates.add(n) as usize, argv as usize, envp as usize]) };
         match -ret as i32 {
@@ -333,12 +330,12 @@ unsafe fn try_each(
     errno
 }
 
-/// Waits for the next signal, whichever it is.
+/// Waits for the next signal, and returns its number.
 fn next_signal() -> i32 {
     let all = u64::MAX;
     loop {
-        // SAFETY: the kernel reads eight bytes at `&all`; it writes no siginfo to a
-        // null pointer, and takes a null time as no limit.
+        // SAFETY: the kernel reads eight bytes at `&all`. A null pointer means that it writes no
+        // siginfo, and that there is no timeout.
         let signal = unsafe {
             syscall(
                 nr::RT_SIGTIMEDWAIT,
@@ -351,7 +348,7 @@ fn next_signal() -> i32 {
     }
 }
 
-/// Reaps every process that has ended; the status of `main` if it is among them.
+/// Reaps all processes that have ended. Returns the status of `main` if it is one of them.
 fn reap(main: i32) -> Option<i32> {
     let mut ended = None;
     loop {
@@ -396,8 +393,8 @@ impl Line {
     }
 }
 
-/// Writes to `file` how the program ended, and ends in the same way as a shell
-/// would tell it: the exit code, or 128 and the signal.
+/// Writes to `file` how the program ended, and ends with the exit code of a shell in this case: the
+/// program's exit code, or 128 plus the signal.
 fn finish(file: i32, status: i32) -> ! {
     let mut line = Line { bytes: [0; 32], len: 0 };
     let signal = status & 0x7f;
@@ -421,14 +418,14 @@ fn finish(file: i32, status: i32) -> ! {
 }
 
 extern "C" fn init(stack: *const usize) -> ! {
-    // SAFETY: `_start` passes the stack pointer that the kernel entered it with: argc and the
-    // strings of argv follow.
+    // SAFETY: `_start` passes the initial stack pointer of the kernel, which points to argc,
+    // followed by argv.
     let staged = unsafe { (*stack == 2).then(|| stage::argument(stack)).flatten() };
     if let Some(argument) = staged {
-        // SAFETY: a NUL-terminated string of argv.
+        // SAFETY: the argument is a NUL-terminated string of argv.
         unsafe { stage::run(argument) }
     }
-    // SAFETY: as above.
+    // SAFETY: the same as above.
     let Some(task) = (unsafe { Task::read(stack) }) else {
         write(STDERR, MISUSE);
         exit(MISUSED)
@@ -436,10 +433,10 @@ extern "C" fn init(stack: *const usize) -> ! {
     for fd in [task.report, task.exit] {
         plain(nr::FCNTL, [fd as usize, F_SETFD, FD_CLOEXEC]);
     }
-    // What init holds, the file for the exit status for one, is the host's.
+    // The init has descriptors of the host, for example the file for the exit status.
     plain(nr::PRCTL, [PR_SET_DUMPABLE, 0]);
-    // Blocked signals are kept for `next_signal`, even those that the kernel would
-    // otherwise drop because process 1 has no handler for them.
+    // Blocked signals are queued for `next_signal`. The kernel would otherwise discard signals for
+    // which process 1 has no handler.
     set_mask(u64::MAX);
     if task.count == 0 {
         write(task.report, &record(STARTED, 0, task.step, 0));
@@ -484,14 +481,14 @@ extern "C" fn init(stack: *const usize) -> ! {
 mod stage {
     use super::*;
 
-    /// The words of the header.
+    /// Words of the header.
     const RECORD: usize = 0;
     const EXECUTES: usize = 1;
     const RELOCATIONS: usize = 2;
     const OPERATIONS: usize = 3;
     const HEADER: usize = 4;
 
-    /// The kinds of operations.
+    /// Kinds of operations.
     const CALL: u8 = 0;
     const CLONE: u8 = 1;
     const HOLD: u8 = 2;
@@ -502,7 +499,7 @@ mod stage {
     const EXECUTE_FILE: u8 = 7;
     const TELL: u8 = 8;
 
-    /// The argument of a stage, if this process was started as one.
+    /// Returns the argument of a stage, if this process was started as one.
     ///
     /// # Safety
     /// `stack` must be the stack pointer at the program's entry, with two arguments.
@@ -537,21 +534,21 @@ mod stage {
         args: [usize; 6],
     }
 
-    /// A call that failed, and how.
+    /// A failed call and its errno.
     type Fault = (u8, i32);
 
-    /// Runs the operations of the blob.
+    /// Performs the operations of the blob.
     ///
     /// # Safety
     /// `argument` is a NUL-terminated string.
     pub(super) unsafe fn run(argument: *const u8) -> ! {
         let mut numbers = [0; 3];
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         if unsafe { parse(argument, &mut numbers) }.is_none() {
             exit(MISUSED);
         }
         let [fd, size, report] = numbers;
-        // SAFETY: a new mapping, at an address of the kernel's choice.
+        // SAFETY: this makes a new mapping, at an address that the kernel chooses.
         let blob = unsafe {
             syscall(nr::MMAP, [0, size as usize, PROT_READ_WRITE, MAP_SHARED, fd as usize, 0])
         };
@@ -561,8 +558,8 @@ mod stage {
         }
         close(fd);
         let mut stage = Stage { blob: blob as *mut u64, report };
-        // SAFETY: the library wrote the blob, with the layout that the head of this file gives:
-        // each offset leads to a word of it.
+        // SAFETY: the library wrote the blob, with the layout at the head of this file: each offset
+        // is the offset of a word in the blob.
         let operations = unsafe {
             let (relocations, count) = (*stage.blob.add(RELOCATIONS), *stage.blob.add(OPERATIONS));
             for n in 0..relocations as usize {
@@ -616,7 +613,7 @@ mod stage {
             }
         }
 
-        /// Notes that nothing comes any more but the program.
+        /// Records that only the exec of the program remains.
         fn executes(&self) {
             // SAFETY: the second word of the blob.
             unsafe { self.blob.add(EXECUTES).write_volatile(1) };
@@ -631,13 +628,13 @@ mod stage {
             checked(CALL_WRITE, n).map(drop)
         }
 
-        /// Goes on in a sibling, which is born into the pid namespace that the container has.
-        /// The runtime gets the sibling's pidfd: a number could be forged by the sibling.
+        /// Continues in a sibling process, which starts in the container's pid namespace. The
+        /// runtime gets the sibling's pidfd, because the sibling could forge a pid.
         fn clone(&self, step: u16) -> Result<(), Fault> {
             let mut pidfd = -1i32;
             let flags = CLONE_PARENT | CLONE_PIDFD | SIGCHLD as usize;
-            // SAFETY: without CLONE_VM both processes have memory and a stack of their own;
-            // the kernel writes an int at `&pidfd`.
+            // SAFETY: without CLONE_VM both processes have their own memory and stack. The kernel
+            // writes an int at `&pidfd`.
             let pid = unsafe { syscall(nr::CLONE, [flags, 0, &raw mut pidfd as usize, 0, 0]) };
             if checked(CALL_CLONE_OLD, pid)? == 0 {
                 return Ok(());
@@ -652,15 +649,15 @@ mod stage {
             let control = [20u64, 1 | 1 << 32, u64::from(fd as u32)];
             let iov = [message.as_ptr() as usize, message.len()];
             let header = [0, 0, &raw const iov as usize, 1, &raw const control as usize, 24, 0];
-            // SAFETY: a msghdr whose pointers lead to live arrays of the lengths that it names.
+            // SAFETY: the msghdr's pointers refer to live arrays with the lengths in it.
             let n = unsafe {
                 syscall(nr::SENDMSG, [self.report as usize, &raw const header as usize, MSG_NOSIGNAL])
             };
             checked(CALL_SENDMSG, n).map(drop)
         }
 
-        /// Says that everything is ready, and waits for a byte from `go`, or from the runtime.
-        /// What fails afterwards is reported to `late`.
+        /// Reports that everything is ready, and waits for a byte from `go`, or from the runtime.
+        /// Later failures are reported to `late`.
         fn hold(&mut self, step: u16, go: i32, late: i32) -> Result<(), Fault> {
             self.tell(WAITING, step, 0)?;
             let from = if go < 0 { self.report } else { go };
@@ -686,8 +683,8 @@ mod stage {
     }
 
     fn called(operation: &Operation) -> Result<i32, Fault> {
-        // SAFETY: the library made the operation from a step that it has checked; pointers lead
-        // into the blob.
+        // SAFETY: the library made the operation from a checked step, and its pointers refer to the
+        // blob.
         let returned = unsafe { syscall(operation.nr, operation.args) };
         match checked(operation.call, returned) {
             Err((_, errno)) if errno as u32 == operation.tolerated => Ok(0),
@@ -695,10 +692,10 @@ mod stage {
         }
     }
 
-    /// Tells a security module what the program is to run as, by a file below `/proc`.
+    /// Sets the label of the next program through a security module's file below `/proc`.
     fn label(proc: usize, path: *const u8, text: *const u8, length: usize) -> Result<(), Fault> {
         let how = [O_WRONLY_CLOEXEC, 0, RESOLVE_WITHIN];
-        // SAFETY: a string of the library's, and a struct open_how of three words.
+        // SAFETY: the arguments are a string of the library and a struct open_how of three words.
         let fd = unsafe {
             syscall(nr::OPENAT2, [proc, path as usize, &raw const how as usize, size_of_val(&how)])
         };
@@ -709,13 +706,13 @@ mod stage {
         checked(CALL_WRITE, written).map(drop)
     }
 
-    /// Runs a program to its end, with the container's state on standard input: path, argv,
-    /// envp, the file of the state, and how many seconds it has (0: any number).
+    /// Runs a hook and waits for its end, with the container's state on standard input. The
+    /// arguments are path, argv, envp, the file of the state, and the timeout in seconds (0: none).
     fn hook(operation: &Operation) -> Result<(), Fault> {
         let [path, argv, envp, state, seconds, _] = operation.args;
         checked(CALL_LSEEK, plain(nr::LSEEK, [state, 0, 0]))?;
         let mut pidfd = -1i32;
-        // SAFETY: as in `Stage::clone`.
+        // SAFETY: the same as in `Stage::clone`.
         let pid = unsafe {
             syscall(nr::CLONE, [CLONE_PIDFD | SIGCHLD as usize, 0, &raw mut pidfd as usize, 0, 0])
         };
@@ -724,7 +721,7 @@ mod stage {
             if plain(nr::DUP3, [state, 0, 0]) >= 0 {
                 plain(nr::CLOSE_RANGE, [3, u32::MAX as usize, 0]);
                 set_mask(0);
-                // SAFETY: a string and two arrays of the library's.
+                // SAFETY: the arguments are a string and two arrays of the library.
                 unsafe { syscall(nr::EXECVE, [path, argv, envp]) };
             }
             exit(NOT_STARTED)
@@ -732,7 +729,7 @@ mod stage {
         let mut poll = u64::from(pidfd as u32) | POLLIN << 32;
         let limit = [seconds as u64, 0];
         let limit = if seconds == 0 { 0 } else { &raw const limit as usize };
-        // SAFETY: a struct pollfd, and a struct timespec or NULL.
+        // SAFETY: the arguments are a struct pollfd, and a struct timespec or NULL.
         let ready = unsafe { syscall(nr::PPOLL, [&raw mut poll as usize, 1, limit, 0, 8]) };
         let mut status = 0i32;
         if ready <= 0 {
@@ -746,7 +743,7 @@ mod stage {
         match (ready, status) {
             (0, _) => Err((CALL_PPOLL, ETIMEDOUT)),
             (_, 0) => Ok(()),
-            // Its wait status, which the runtime tells from an errno by the call.
+            // The call tells the runtime that the value is a wait status.
             (_, status) => Err((CALL_WAIT4, status)),
         }
     }

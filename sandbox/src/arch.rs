@@ -1,5 +1,5 @@
-//! The code that differs by architecture. Each architecture has one file, `arch/NAME.rs`, which the
-//! embedded init (`init/init.rs`) includes too.
+//! Architecture-specific code. Each architecture has one file, `arch/NAME.rs`, which the embedded
+//! init (`init/init.rs`) includes too.
 
 #[cfg(target_arch = "aarch64")]
 #[path = "arch/aarch64.rs"]

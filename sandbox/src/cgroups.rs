@@ -153,7 +153,7 @@ impl ContainerCgroup {
         ))
     }
 
-    /// Gives a cgroup that [`ahead`](Self::ahead) made to a container, with the spec's limits.
+    /// Gives a cgroup of [`ahead`](Self::ahead) to a container, with the spec's limits.
     pub(crate) fn take_over(mut self, spec: &Spec, pod: Option<PathBuf>) -> Result<ContainerCgroup, Error> {
         if self.parent.is_none() {
             not_frozen(&self.cgroup)?;
@@ -163,7 +163,7 @@ impl ContainerCgroup {
         Ok(self)
     }
 
-    /// Removes the empty cgroups that the pools of ended programs left.
+    /// Removes the empty cgroups that pools of ended programs left behind.
     pub(crate) fn remove_abandoned(parent: Option<&Path>) {
         let parent = match parent {
             Some(path) => Cgroup::open(path).ok(),
@@ -189,7 +189,7 @@ impl ContainerCgroup {
         Ok(())
     }
 
-    /// Whether the cgroup belongs to another container.
+    /// Returns whether the cgroup belongs to another container.
     pub(crate) fn is_borrowed(&self) -> bool {
         self.borrowed
     }
@@ -203,7 +203,8 @@ impl ContainerCgroup {
         let mut all = Vec::new();
         let mut path = self.cgroup.path();
         while let Some(parent) = path.parent() {
-            // `read_to_string` of a `File` calls statx(2) for the size first. Cgroup files have none.
+            // `read_to_string` of a `File` calls statx(2) for the size first, but cgroup files have
+            // no size.
             let mut text = String::with_capacity(4096);
             let file = std::fs::File::open(parent.join("memory.events.local"));
             if file.and_then(|file| file.take(u64::MAX).read_to_string(&mut text)).is_err() {
@@ -216,8 +217,8 @@ impl ContainerCgroup {
         all
     }
 
-    /// Returns how many processes the OOM killer ended, and whose limit was reached: the level whose
-    /// `oom` count grew.
+    /// Returns the number of processes that the OOM killer ended, and the level whose limit was
+    /// reached: the level whose `oom` count grew.
     pub(crate) fn oom(&self) -> Option<Oom> {
         let killed = self.cgroup.memory_events().ok()?.oom_kill?;
         if killed == 0 {
@@ -243,12 +244,13 @@ impl ContainerCgroup {
         self.cgroup.memory_events().is_ok_and(|events| events.max.is_some_and(|times| times > 0))
     }
 
-    /// Kills what is in the cgroup and removes it, with its descendants.
+    /// Kills the processes in the cgroup, and removes it with its descendants.
     pub(crate) fn remove(mut self) -> Result<(), Error> {
         self.clear()
     }
 
-    /// As [`remove`](Self::remove), but waits for at most 200 ms. A thread completes the removal.
+    /// Removes the cgroup like [`remove`](Self::remove), but waits for at most 200 ms. A thread
+    /// completes the removal.
     pub(crate) fn remove_soon(mut self) {
         const PATIENCE: Duration = Duration::from_millis(200);
         if self.borrowed || self.cgroup.remove_within(PATIENCE).is_ok() {
@@ -256,7 +258,7 @@ impl ContainerCgroup {
             return;
         }
         let later = std::thread::Builder::new().name("nspod-remove".into());
-        // Without a thread this drops the cgroup here, which removes it.
+        // If the thread cannot start, this drops the cgroup here, which removes it.
         let _ = later.spawn(move || drop(self));
     }
 
@@ -281,7 +283,7 @@ impl Drop for ContainerCgroup {
     }
 }
 
-/// Adds the likely cause to the error of a start whose first process was killed, or that ran into
+/// Adds the likely cause to the error of a start whose first process was killed, or that reached
 /// the memory limit.
 ///
 /// `cgroup` is the container's.
@@ -291,7 +293,7 @@ pub(crate) fn explain(error: Error, cgroup: Option<&ContainerCgroup>) -> Error {
             Some(oom) => format!("{oom}: the memory limit may be too low for the start"),
             None => "a process outside sent it the signal, or it reached a limit of its own".to_owned(),
         },
-        // execve(2) fails with E2BIG as well if no memory is left for the arguments.
+        // execve(2) also fails with E2BIG if there is no memory for the arguments.
         (_, Some(libc::ENOMEM | libc::E2BIG)) if cgroup.is_some_and(ContainerCgroup::is_short_of_memory) => {
             "memory.max was reached: the memory limit may be too low for the start".to_owned()
         }
@@ -300,8 +302,8 @@ pub(crate) fn explain(error: Error, cgroup: Option<&ContainerCgroup>) -> Error {
     error.with_hint(Some(hint))
 }
 
-/// Checks that the spec sets neither limits nor device rules, which need a cgroup of the container's
-/// own.
+/// Checks that the spec sets neither limits nor device rules: they require that the container has
+/// its own cgroup.
 fn nothing_demanded(spec: &Spec, why: &str) -> Result<(), Error> {
     let limit = spec.limits.writes().into_iter().next().map(|(file, _)| format!("limits.{file}"));
     match limit.or(spec.devices.as_ref().map(|_| "devices".to_owned())) {
@@ -312,8 +314,8 @@ fn nothing_demanded(spec: &Spec, why: &str) -> Result<(), Error> {
     }
 }
 
-/// Checks that a cgroup is not frozen: a process that starts in it would never reach its program, and
-/// the caller would wait forever.
+/// Checks that a cgroup is not frozen. A process that starts in a frozen cgroup would never execute
+/// its program, and the caller would wait forever.
 fn not_frozen(cgroup: &Cgroup) -> Result<(), Error> {
     match cgroup.events() {
         Ok(events) if events.frozen => Err(Error::new(
@@ -326,10 +328,10 @@ fn not_frozen(cgroup: &Cgroup) -> Result<(), Error> {
     }
 }
 
-/// Sets limits, after it has enabled their controllers in the ancestors.
+/// Sets limits, after enabling their controllers in the ancestors.
 pub(crate) fn limit(cgroup: &Cgroup, limits: &Limits) -> Result<(), Error> {
     if let Err(missing) = cgroup.enable_path(limits.controllers()) {
-        // The error of `apply` names the limit and why it cannot be enforced.
+        // The error of `apply` names the limit and the reason why it cannot be enforced.
         cgroup.apply(limits)?;
         return Err(missing.into());
     }
@@ -337,17 +339,17 @@ pub(crate) fn limit(cgroup: &Cgroup, limits: &Limits) -> Result<(), Error> {
     Ok(())
 }
 
-/// The library's parent of container cgroups: `nspod` below the hierarchy's root for root, below the
-/// delegated cgroup for other users. The last user removes it, in this program or another.
+/// The library's parent of container cgroups: `nspod` in the root of the hierarchy for root, and in
+/// the delegated cgroup for other users. The last user of the parent removes it, in any program.
 #[derive(Debug)]
 pub(crate) struct CgroupParent(Cgroup);
 
 impl CgroupParent {
-    /// Finds or makes it, and enables the controllers that the host allows.
+    /// Finds or makes the parent, and enables the controllers that the host allows.
     fn find() -> Result<CgroupParent, Error> {
         let found = delegate::find(PARENT, Move::Nothing)?;
         let parent = CgroupParent(found.base);
-        // If a limit needs a controller that cannot be enabled, `limit` reports it.
+        // If a limit requires a controller that cannot be enabled, `limit` reports it.
         let _ = parent.hand_down(WANTED & found.controllers);
         Ok(parent)
     }
@@ -367,13 +369,13 @@ impl CgroupParent {
 
 impl Drop for CgroupParent {
     fn drop(&mut self) {
-        // This fails with EBUSY while it holds another container.
+        // This fails with EBUSY while the parent contains another container.
         let _ = std::fs::remove_dir(self.0.path());
     }
 }
 
-/// Makes a cgroup under the library's parent, which `known` may hold from an earlier call. Another
-/// program can remove the parent at any moment; then it is made again.
+/// Makes a cgroup in the library's parent. `known` caches the parent between calls. Another program
+/// can remove the parent at any time; then it is made again.
 fn create_in_parent(
     name: &str,
     known: &mut Option<Arc<CgroupParent>>,
@@ -397,16 +399,16 @@ fn create_in_parent(
     attempt()
 }
 
-/// Whether an error means that this host lets the caller make no cgroup: there is no cgroup2
-/// hierarchy, or the caller has no permission. Other failures (a name in use, a limit on the number
-/// of cgroups, too many open files) are not this.
+/// Returns whether an error means that the caller cannot make any cgroup on this host: there is no
+/// cgroup2 hierarchy, or the caller lacks the permission. Returns `false` for other failures (a
+/// name in use, a limit on the number of cgroups, too many open files).
 pub(crate) fn is_not_allowed(e: &Error) -> bool {
     let refused = matches!(e.raw_os_error(), None | Some(libc::EACCES | libc::EPERM | libc::EROFS));
     e.step() == Some("cgroup") && refused
 }
 
-/// Makes the cgroup of a pod, and returns it with the path of the library's parent. `tell` is called
-/// with the path before the cgroup is made, unless something has that path already.
+/// Makes the cgroup of a pod, and returns it with the path of the library's parent. Calls `tell`
+/// with the path before it makes the cgroup, unless the path already exists.
 pub(crate) fn make_pod(
     name: &str,
     tell: impl FnOnce(&Path) -> Result<(), Error>,

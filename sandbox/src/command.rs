@@ -1,4 +1,4 @@
-//! [`Command`]: the builder of a container, after [`std::process::Command`].
+//! [`Command`]: the builder of a container, modelled on [`std::process::Command`].
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -23,12 +23,13 @@ use crate::spawn::Prepared;
 use crate::spec::{Join, Mount, Namespace, Namespaces, Root, Spec, User};
 use crate::stdio::{Stdio, Streams};
 
-/// Builds and starts a container, as [`std::process::Command`] does a process.
+/// Builds and starts a container, as [`std::process::Command`] builds and starts a process.
 ///
-/// Methods that have a namesake there behave alike: [`spawn`](Self::spawn) can be called again and
-/// starts a container with the same streams, and a descriptor that was passed as a stream is open in
-/// this process until the command is dropped or the stream is replaced. One default differs:
-/// dropping a [`Container`] kills it, unless [`kill_on_drop(false)`](Self::kill_on_drop) was called.
+/// Methods with the same name behave in the same way: [`spawn`](Self::spawn) can be called again
+/// and starts a container with the same streams. A descriptor that was passed as a stream stays
+/// open in this process until the command is dropped or the stream is replaced. One default
+/// differs: dropping a [`Container`] kills it, unless [`kill_on_drop(false)`](Self::kill_on_drop)
+/// was called.
 ///
 /// ```no_run
 /// use nspod_sandbox::{Command, Stdio};
@@ -46,14 +47,14 @@ use crate::stdio::{Stdio, Streams};
 pub struct Command {
     spec: Spec,
     handles: Handles,
-    /// Starts the plan for these; `None` after one of them was changed.
+    /// Starts the plan of the spec and handles. `None` after one of them was changed.
     launcher: Option<Arc<Launcher>>,
     stdio: [Stdio; 3],
     name: Option<String>,
     cgroup: CgroupUse,
     pod: Option<PathBuf>,
     exit_file: Option<Arc<File>>,
-    /// A container was started with the exit file.
+    /// Whether a container was started with the exit file.
     exit_file_used: bool,
     reaped_by: Vec<ReapList>,
     prepared: Option<OnPrepared>,
@@ -67,8 +68,8 @@ impl Command {
         Command::from_spec(Spec::new(program))
     }
 
-    /// Returns a command for a program without isolation: it has the caller's namespaces, root, ids
-    /// and environment, and no cgroup of its own.
+    /// Returns a command for a program without isolation: it has the caller's namespaces, root,
+    /// ids, environment and cgroup.
     pub fn bare(program: impl AsRef<OsStr>) -> Command {
         let mut spec = Spec::bare(program);
         spec.process.env = std::env::vars_os().collect();
@@ -101,7 +102,7 @@ impl Command {
         &self.spec
     }
 
-    /// Returns the spec, to change what has no method here.
+    /// Returns a mutable reference to the spec, for settings without a method of this type.
     pub fn spec_mut(&mut self) -> &mut Spec {
         self.launcher = None;
         &mut self.spec
@@ -171,7 +172,7 @@ impl Command {
         self
     }
 
-    /// What the container sees as `/`.
+    /// Sets the root, which the container sees as `/`.
     pub fn root(&mut self, root: Root) -> &mut Self {
         self.spec_mut().root = root;
         self
@@ -183,33 +184,35 @@ impl Command {
         self
     }
 
-    /// The host name.
+    /// Sets the host name.
     pub fn hostname(&mut self, name: impl Into<String>) -> &mut Self {
         self.spec_mut().hostname = Some(name.into());
         self
     }
 
-    /// Resource limits of the container's cgroup. [`spawn`](Self::spawn) refuses them where the
-    /// container has no cgroup of its own: after [`no_cgroup`](Self::no_cgroup),
-    /// [`cgroup_inside`](Self::cgroup_inside), [`Command::bare`] and [`Container::exec`](crate::Container::exec).
+    /// Sets the resource limits of the container's cgroup. [`spawn`](Self::spawn) rejects limits if
+    /// the container does not have its own cgroup: after [`no_cgroup`](Self::no_cgroup),
+    /// [`cgroup_inside`](Self::cgroup_inside), [`Command::bare`] and
+    /// [`Container::exec`](crate::Container::exec).
     pub fn limits(&mut self, limits: Limits) -> &mut Self {
         self.spec_mut().limits = limits;
         self
     }
 
-    /// Decides for one kind of namespace.
+    /// Sets the namespace of one kind.
     pub fn namespace(&mut self, kind: Kind, namespace: Namespace) -> &mut Self {
         *self.spec_mut().namespaces.get_mut(kind) = namespace;
         self
     }
 
-    /// New namespaces of exactly these kinds; the caller's own of the others.
+    /// Makes new namespaces of exactly these kinds. The container stays in the caller's namespaces
+    /// of all other kinds.
     pub fn isolate(&mut self, kinds: Kinds) -> &mut Self {
         self.spec_mut().namespaces = Namespaces::new(kinds);
         self
     }
 
-    /// Joins a namespace that is held open.
+    /// Joins a namespace by its open handle.
     pub fn join(&mut self, namespace: ns_core::Namespace) -> &mut Self {
         *self.spec_mut().namespaces.get_mut(namespace.kind()) = Namespace::Join(Join::Handle);
         self.handles_mut().namespaces.push(namespace);
@@ -219,7 +222,7 @@ impl Command {
     /// Joins namespaces of a process.
     ///
     /// # Errors
-    /// If one of them cannot be opened, for one because the process has ended.
+    /// A namespace cannot be opened, for example because the process has ended.
     pub fn join_pidfd(&mut self, kinds: Kinds, process: &Pidfd) -> Result<&mut Self, Error> {
         for kind in kinds.kinds() {
             self.join(ns_core::Namespace::of_pidfd(process, kind)?);
@@ -227,38 +230,38 @@ impl Command {
         Ok(self)
     }
 
-    /// Hands a descriptor on, as number `to` (3 or more).
+    /// Passes a descriptor to the program, with the number `to` (3 or higher).
     pub fn fd(&mut self, fd: impl Into<OwnedFd>, to: RawFd) -> &mut Self {
         self.handles_mut().inherited.push((fd.into(), to));
         self
     }
 
-    /// Standard input.
+    /// Sets the standard input.
     pub fn stdin(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
         self.stdio[0] = stdio.into();
         self
     }
 
-    /// Standard output.
+    /// Sets the standard output.
     pub fn stdout(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
         self.stdio[1] = stdio.into();
         self
     }
 
-    /// Standard error.
+    /// Sets the standard error.
     pub fn stderr(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
         self.stdio[2] = stdio.into();
         self
     }
 
-    /// Sets up the container and waits with its program until [`Container::start`].
+    /// Sets up the container and holds it before its program until [`Container::start`].
     pub fn hold(&mut self) -> &mut Self {
         self.handles_mut().hold = Some(Hold::Here);
         self
     }
 
-    /// Sets up the container and waits with its program until any program calls
-    /// [`start_held`](crate::start_held) with this directory. This program may end before, after
+    /// Sets up the container and holds it before its program until any program calls
+    /// [`start_held`](crate::start_held) with this directory. This program may end earlier, after
     /// [`Container::detach`].
     pub fn hold_at(&mut self, directory: impl Into<PathBuf>) -> &mut Self {
         self.handles_mut().hold = Some(Hold::At(directory.into()));
@@ -268,7 +271,7 @@ impl Command {
     /// Calls a function when the namespaces and mounts exist and `/` is still the caller's. The
     /// spec's hooks get its result on standard input. An error ([`Error::caller`]) ends the start.
     ///
-    /// The function is called once: a second [`spawn`](Self::spawn) fails with
+    /// The function is called once. A second [`spawn`](Self::spawn) fails with
     /// [`ErrorKind::State`](crate::ErrorKind::State), unless this method was called again.
     ///
     /// ```no_run
@@ -303,23 +306,23 @@ impl Command {
         self
     }
 
-    /// Creates the container's cgroup at this path, with its missing parents. The path begins at the
-    /// root of the hierarchy, as in `/kubepods/burstable/pod1/c`.
+    /// Creates the container's cgroup at this path, with its missing parents. The path starts at
+    /// the root of the hierarchy, for example `/kubepods/burstable/pod1/c`.
     pub fn cgroup_at(&mut self, path: impl Into<PathBuf>) -> &mut Self {
         self.cgroup = CgroupUse::At(path.into());
         self
     }
 
-    /// Starts the program in this existing cgroup, which is not removed afterwards. Limits and device
-    /// rules in the spec are then rejected, because they would apply to the processes that are in
-    /// the cgroup already.
+    /// Starts the program in this existing cgroup, which is not removed afterwards. Limits and
+    /// device rules in the spec are then rejected, because they would also apply to the processes
+    /// that are already in the cgroup.
     pub fn cgroup_inside(&mut self, path: impl Into<PathBuf>) -> &mut Self {
         self.cgroup = CgroupUse::Inside { path: path.into(), of: None, even_frozen: false };
         self
     }
 
-    /// Allows the start of a further process in a frozen cgroup. [`spawn`](Self::spawn) then returns
-    /// when the cgroup is thawed. By default a frozen cgroup is an error
+    /// Allows the start of an additional process in a frozen cgroup. [`spawn`](Self::spawn) then
+    /// returns when the cgroup is thawed. By default a frozen cgroup is an error
     /// ([`ErrorKind::State`](crate::ErrorKind::State)).
     pub fn even_frozen(&mut self) -> &mut Self {
         if let CgroupUse::Inside { even_frozen, .. } = &mut self.cgroup {
@@ -335,31 +338,32 @@ impl Command {
         self
     }
 
-    /// Uses the namespaces and the cgroup that a pool has ready, and creates the others.
+    /// Uses the namespaces and the cgroup that a pool has made in advance, and makes the others.
     pub fn pool(&mut self, pool: &Pool) -> &mut Self {
         self.launcher = None;
         self.pool = Some(pool.shared());
         self
     }
 
-    /// Sets the file in which the embedded init records the exit status, for programs that read it
-    /// later with [`init::read_exit`](crate::init::read_exit). By default only the [`Container`] has
-    /// the record. A second [`spawn`](Self::spawn) empties the file.
+    /// Sets the file in which the embedded init records the exit status. Other programs can read it
+    /// later with [`init::read_exit`](crate::init::read_exit). By default only the [`Container`]
+    /// has the record. A second [`spawn`](Self::spawn) empties the file.
     pub fn exit_file(&mut self, file: File) -> &mut Self {
         self.exit_file = Some(Arc::new(file));
         self.exit_file_used = false;
         self
     }
 
-    /// Sets whether dropping the [`Container`] kills its processes and removes its cgroup. This is the
-    /// default. With `false` dropping is [`Container::detach`], and the processes continue as those
-    /// of a dropped [`std::process::Child`] do.
+    /// Sets whether dropping the [`Container`] kills its processes and removes its cgroup. The
+    /// default is `true`. With `false`, dropping it is the same as [`Container::detach`]: the
+    /// processes continue, like those of a dropped [`std::process::Child`].
     pub fn kill_on_drop(&mut self, kill: bool) -> &mut Self {
         self.kill_on_drop = kill;
         self
     }
 
-    /// The process must be reaped for a container or pod of this program to end.
+    /// Adds the process to a list of processes that must be reaped before a container or pod can
+    /// end.
     pub(crate) fn reaped_by(&mut self, list: &ReapList) {
         self.reaped_by.push(list.clone());
     }
@@ -386,20 +390,20 @@ impl Command {
         self
     }
 
-    /// Returns what a start would do, without doing it. The plan is made once: each
-    /// [`spawn`](Self::spawn) follows it until the command is changed.
+    /// Returns the plan of a start, without starting anything. The plan is made once: each
+    /// [`spawn`](Self::spawn) uses it until the command is changed.
     ///
     /// # Errors
-    /// As [`Plan::new`], and if this process has too many open files (`EMFILE`).
+    /// The same as [`Plan::new`]. `EMFILE`: this process has too many open files.
     pub fn plan(&mut self) -> Result<Arc<Plan>, Error> {
         Ok(self.launcher()?.plan().clone())
     }
 
-    /// Returns what starts this command's plan any number of times, from any thread. The standard
-    /// streams, the name and the place of the cgroup are not part of a plan.
+    /// Returns a launcher, which starts this command's plan any number of times, from any thread.
+    /// The standard streams, the name and the place of the cgroup are not part of a plan.
     ///
     /// # Errors
-    /// As [`plan`](Self::plan).
+    /// The same as [`plan`](Self::plan).
     pub fn launcher(&mut self) -> Result<Arc<Launcher>, Error> {
         if let Some(launcher) = &self.launcher {
             return Ok(launcher.clone());
@@ -410,14 +414,14 @@ impl Command {
         Ok(launcher)
     }
 
-    /// Starts the container. A further call starts another container by the same plan, with the same
-    /// streams, exit file and pod.
+    /// Starts the container. Another call starts another container with the same plan, streams,
+    /// exit file and pod.
     ///
-    /// This is sound from any thread of any program. It changes nothing of the caller's process.
+    /// This is sound in any thread of any program. It changes no state of the caller's process.
     ///
     /// # Errors
-    /// The field of the spec that is invalid, the limit that this host cannot enforce, or the step that
-    /// failed. Nothing is then left behind.
+    /// A field of the spec is invalid, this host cannot enforce a limit, or a step failed. Nothing
+    /// is left behind.
     pub fn spawn(&mut self) -> Result<Container, Error> {
         let launcher = self.launcher()?;
         if self.handles.ready && self.prepared.is_none() {
@@ -455,7 +459,7 @@ impl Command {
     /// Starts the container, waits for its end, and deletes it.
     ///
     /// # Errors
-    /// As [`spawn`](Self::spawn), and if it cannot be deleted.
+    /// The errors of [`spawn`](Self::spawn), and those of deleting the container.
     pub fn status(&mut self) -> Result<Outcome, Error> {
         let mut container = self.spawn()?;
         let outcome = container.wait()?;
@@ -464,11 +468,11 @@ impl Command {
     }
 }
 
-/// Whether the start failed because the cgroup is gone or has controllers enabled for its children, and
-/// so cannot hold processes.
+/// Returns whether the start failed because the cgroup is gone, or cannot hold processes because it
+/// enables controllers for its children.
 fn holds_no_process(e: &Error) -> bool {
     let errno = e.raw_os_error();
-    // The clone3 of this process, or a second one of the child.
+    // This is the clone3 of this process, or the second clone3 in the child.
     let of_clone = e.step() == Some("clone") || e.failed_call() == Some("clone3");
     of_clone && matches!(errno, Some(libc::ENODEV | libc::EBUSY))
         || e.step() == Some("cgroup") && matches!(errno, Some(libc::ENOENT | libc::ENODEV))

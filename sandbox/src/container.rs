@@ -1,4 +1,4 @@
-//! A running container: the handle of its process and its cgroup.
+//! A running container: a handle of its process and its cgroup.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -23,13 +23,14 @@ use crate::store::{self, Dir};
 
 /// A running container.
 ///
-/// Dropping it kills every process in it and removes its cgroup, unless
-/// [`Command::kill_on_drop`](crate::Command::kill_on_drop) was set to `false`. If the processes take
-/// longer than 200 ms to end, a thread completes the removal. [`detach`](Self::detach) keeps it.
+/// Dropping the handle kills every process in the container and removes its cgroup, unless
+/// [`Command::kill_on_drop`](crate::Command::kill_on_drop) was set to `false`. If the processes
+/// need more than 200 ms to end, a thread completes the removal. [`detach`](Self::detach) keeps the
+/// container.
 #[derive(Debug)]
 pub struct Container {
     pub(crate) process: Arc<ChildProcess>,
-    /// The further processes in it that this program starts.
+    /// The additional processes that this program starts in the container.
     pub(crate) reaps: ReapList,
     /// The lists of the container or pod that this process was added to.
     pub(crate) reaped_by: Vec<ReapList>,
@@ -42,35 +43,35 @@ pub struct Container {
     pub(crate) kill_on_drop: bool,
     pub(crate) started: Instant,
     pub(crate) outcome: Option<Outcome>,
-    /// Its standard input, if it was piped.
+    /// The container's standard input, if it is a pipe.
     pub stdin: Option<File>,
-    /// Its standard output, if it was piped.
+    /// The container's standard output, if it is a pipe.
     pub stdout: Option<File>,
-    /// Its standard error, if it was piped.
+    /// The container's standard error, if it is a pipe.
     pub stderr: Option<File>,
-    /// The other end of its terminal, if it has one.
+    /// The other side of the container's terminal, if it has one.
     pub terminal: Option<File>,
-    /// The listener of its filter, if the filter has `SCMP_ACT_NOTIFY`
-    /// ([seccomp_unotify(2)](https://man7.org/linux/man-pages/man2/seccomp_unotify.2.html)).
-    /// Hand it to the supervisor before [`start`](Container::start).
+    /// The listener of the container's filter, if the filter has `SCMP_ACT_NOTIFY`
+    /// ([seccomp_unotify(2)](https://man7.org/linux/man-pages/man2/seccomp_unotify.2.html)). Hand
+    /// it to the supervisor before [`start`](Container::start).
     pub seccomp_listener: Option<OwnedFd>,
 }
 
-/// Who started a container.
+/// How this program got the handle of a container.
 #[derive(Debug)]
 pub(crate) enum Origin {
-    /// This program, with this plan.
+    /// This program started the container with this plan.
     Plan(Arc<Plan>),
-    /// Any process. Dropping the handle lets the container live on.
+    /// This program opened the container by its record. Dropping the handle keeps the container.
     Record {
-        /// The record that the container was opened by.
+        /// The record of the container.
         record: Box<ContainerRecord>,
         /// The entry's directory, which can hold the exit file.
         dir: Dir,
     },
 }
 
-/// The data by which [`Container::open`] finds a container that another process started.
+/// The data with which [`Container::open`] finds a container that another process started.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ContainerRecord {
     /// Identity of the first process.
@@ -94,22 +95,23 @@ impl store::Record for ContainerRecord {
 }
 
 impl Container {
-    /// Returns the pid of its first process in the caller's pid namespace.
+    /// Returns the pid of the first process in the caller's pid namespace.
     pub fn pid(&self) -> i32 {
         self.process.pid
     }
 
-    /// Returns its first process.
+    /// Returns the pidfd of the first process.
     pub fn pidfd(&self) -> &Pidfd {
         &self.process.pidfd
     }
 
-    /// Returns its cgroup, if it has one of its own. A further process in a container has none.
+    /// Returns the container's own cgroup, if it has one. An additional process in a container has
+    /// none.
     pub fn cgroup(&self) -> Option<&Cgroup> {
         self.cgroup.as_ref().filter(|cgroup| !cgroup.is_borrowed()).map(ContainerCgroup::cgroup)
     }
 
-    /// Returns its spec.
+    /// Returns the container's spec.
     pub fn spec(&self) -> &Spec {
         match &self.origin {
             Origin::Plan(plan) => plan.spec(),
@@ -117,10 +119,10 @@ impl Container {
         }
     }
 
-    /// Returns its eight namespaces.
+    /// Returns the container's eight namespaces.
     ///
     /// # Errors
-    /// `ESRCH`: its first process has ended.
+    /// `ESRCH`: the first process has ended.
     pub fn namespaces(&self) -> Result<NamespaceSet, Error> {
         Ok(NamespaceSet::of_pidfd(&self.process.pidfd)?)
     }
@@ -128,7 +130,7 @@ impl Container {
     /// Starts the program of a held container.
     ///
     /// # Errors
-    /// [`ErrorKind::State`]: it is not held. Otherwise the step that failed.
+    /// [`ErrorKind::State`]: the container is not held. Otherwise a step failed.
     pub fn start(&mut self) -> Result<(), Error> {
         let Some(held) = self.held.take() else {
             return Err(Error::new(ErrorKind::State, "the container has been started already"));
@@ -140,10 +142,10 @@ impl Container {
         held.start(plan, self.pidfd(), exit_file).map_err(|e| explain(e, self.cgroup.as_ref()))
     }
 
-    /// Waits for its first process to end, and returns how and why it ended.
+    /// Waits for the first process to end, and returns how and why it ended.
     ///
     /// # Errors
-    /// `ECHILD`: another part of this program has reaped it.
+    /// `ECHILD`: another part of this program has reaped the process.
     pub fn wait(&mut self) -> Result<Outcome, Error> {
         loop {
             if let Some(outcome) = self.wait_for(None)? {
@@ -152,10 +154,11 @@ impl Container {
         }
     }
 
-    /// As [`wait`](Self::wait), for at most `timeout`. Returns `None` if it still runs.
+    /// Waits like [`wait`](Self::wait), for at most `timeout`. Returns `None` if the process still
+    /// runs.
     ///
     /// # Errors
-    /// As [`wait`](Self::wait).
+    /// The same as [`wait`](Self::wait).
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<Outcome>, Error> {
         self.wait_for(Some(timeout))
     }
@@ -172,7 +175,8 @@ impl Container {
     fn conclude(&mut self, end: End) -> Result<Outcome, Error> {
         let wall_time = self.started.elapsed();
         let (status, usage) = match end {
-            // A signal that ended the program cannot end the init, so the init notes the status in a file.
+            // If a signal ended the program, the init cannot end with this signal, so it writes the
+            // status to a file.
             End::Reaped(exit) => {
                 let noted = self.exit_file.as_deref().and_then(init::read_exit);
                 (noted.unwrap_or(exit.status), Some(exit.usage))
@@ -200,9 +204,9 @@ impl Container {
             Origin::Record { dir, .. } => Ok(dir.read(store::EXIT)?.as_deref().and_then(init::parse_exit)),
             Origin::Plan(_) => Ok::<_, Error>(None),
         };
-        // The OOM killer can have killed the init together with the program.
+        // The OOM killer may have killed the init together with the program.
         let by_oom = || self.cgroup.as_ref()?.oom().map(|_| killed);
-        // Another process can write the exit file, or reap the process, shortly after the end.
+        // Another process may write the exit file, or reap the process, shortly after the end.
         for _ in 0..100 {
             let status = noted()?.or_else(|| self.process.pidfd.exit_info().ok().flatten());
             if let Some(status) = status.or_else(by_oom) {
@@ -216,16 +220,17 @@ impl Container {
         ))
     }
 
-    /// Sends a signal to its first process
+    /// Sends a signal to the first process
     /// ([pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html)).
     ///
     /// # Errors
-    /// `ESRCH`: it has ended. `EINVAL`: there is no such signal.
+    /// `ESRCH`: the process has ended. `EINVAL`: the signal does not exist.
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
         Ok(self.process.pidfd.send_signal(signal)?)
     }
 
-    /// Kills every process in it. A further process in another container is killed alone.
+    /// Kills every process in the container. For an additional process in another container, kills
+    /// only this process.
     ///
     /// # Errors
     /// A process cannot be killed.
@@ -245,40 +250,41 @@ impl Container {
         }
     }
 
-    /// Stops every process in it. They cannot detect it.
+    /// Stops every process in the container. The processes cannot detect it.
     ///
-    /// Do not freeze while [`exec`](Self::exec) starts a process in this container. A process that is
-    /// born into a frozen cgroup stops before it executes its program, and the thread that starts it
-    /// waits for that, if they share memory, in a sleep that only SIGKILL interrupts, until
-    /// [`thaw`](Self::thaw). `exec` refuses a container that is frozen, but cannot see a freeze
-    /// between its check and the clone.
+    /// Do not freeze while [`exec`](Self::exec) starts a process in this container. A process that
+    /// starts in a frozen cgroup stops before it executes its program. If it shares memory with the
+    /// thread that starts it, that thread is suspended until [`thaw`](Self::thaw), and only SIGKILL
+    /// interrupts it. `exec` rejects a frozen container, but cannot detect a freeze between its
+    /// check and the clone.
     ///
     /// # Errors
-    /// [`ErrorKind::State`]: it has no cgroup of its own.
+    /// [`ErrorKind::State`]: the container does not have its own cgroup.
     pub fn freeze(&self) -> Result<(), Error> {
         Ok(self.need_cgroup("freeze it")?.freeze()?)
     }
 
-    /// Lets its processes continue.
+    /// Lets the container's processes continue.
     ///
     /// # Errors
-    /// As [`freeze`](Self::freeze).
+    /// The same as [`freeze`](Self::freeze).
     pub fn thaw(&self) -> Result<(), Error> {
         Ok(self.need_cgroup("thaw it")?.thaw()?)
     }
 
-    /// Changes its limits. Limits that are `None` stay.
+    /// Changes the container's limits. Limits that are `None` stay unchanged.
     ///
     /// # Errors
-    /// As [`freeze`](Self::freeze); a limit that this host cannot enforce, or the kernel refuses.
+    /// The same as [`freeze`](Self::freeze), and a limit that this host cannot enforce or the
+    /// kernel rejects.
     pub fn update(&self, limits: &Limits) -> Result<(), Error> {
         crate::cgroups::limit(self.need_cgroup("limit it")?, limits)
     }
 
-    /// Returns what it uses.
+    /// Returns the container's resource usage.
     ///
     /// # Errors
-    /// As [`freeze`](Self::freeze).
+    /// The same as [`freeze`](Self::freeze).
     pub fn usage(&self) -> Result<Usage, Error> {
         Ok(self.need_cgroup("measure it")?.usage()?)
     }
@@ -292,7 +298,7 @@ impl Container {
         })
     }
 
-    /// Kills every process in it and removes its cgroup.
+    /// Kills every process in the container and removes its cgroup.
     ///
     /// # Errors
     /// A process cannot be killed, or the cgroup cannot be removed.
@@ -300,7 +306,8 @@ impl Container {
         self.clear()
     }
 
-    /// Drops the handle and keeps the container. A held one stays held while this program lives.
+    /// Drops the handle and keeps the container. A held container stays held while this program
+    /// lives.
     pub fn detach(mut self) {
         self.release();
     }
@@ -315,7 +322,7 @@ impl Container {
         self.outcome.get_or_insert(Outcome::unknown());
     }
 
-    /// The path of the container's cgroup, which can be gone.
+    /// Returns the path of the container's cgroup, which may no longer exist.
     pub(crate) fn cgroup_path(&self) -> Option<&Path> {
         match &self.origin {
             Origin::Plan(_) => self.cgroup.as_ref().map(|cgroup| cgroup.cgroup().path()),
@@ -331,13 +338,14 @@ impl Container {
         }
     }
 
-    /// Kills the container's processes and reaps the first.
+    /// Kills the container's processes and reaps the first process.
     fn end(&mut self) -> Result<(), Error> {
         self.held = None;
         let mut result = Ok(());
         if self.outcome.is_none() {
             if !*self.killed.get_mut() {
-                // If the pod was deleted, the cgroup is gone and the process is dead but not reaped.
+                // If the pod was deleted, the cgroup is gone and the process is dead but not
+                // reaped.
                 result = self.kill().or_else(|_| self.kill_first());
             }
             reap::reap(self.process.clone(), &self.reaps);

@@ -1,4 +1,4 @@
-//! The error of this crate: the step, its object, the call and the errno as data and as a sentence.
+//! The error of this crate: step, object, call and errno as data and as a sentence.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,21 +6,22 @@ use std::fmt;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-/// What happened, for a program to act on. [`Error::step`] says during what.
+/// The category of an error, for programs. [`Error::step`] names the step that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A field of the spec is invalid, or contradicts another: [`Error::field`]. Nothing was done.
+    /// A field of the spec is invalid, or conflicts with another: [`Error::field`]. Nothing was
+    /// done.
     InvalidSpec,
     /// An argument, name or text is invalid (`EINVAL`).
     InvalidInput,
     /// The program does not exist in the container.
     ProgramNotFound,
-    /// The program exists in the container and cannot be executed.
+    /// The program exists in the container but cannot be executed.
     ProgramNotExecutable,
     /// The first process was killed before it executed the program.
     Killed,
-    /// A hook exited with another code than 0, was killed, or exceeded its timeout.
+    /// A hook exited with a nonzero code, was killed, or exceeded its timeout.
     HookFailed,
     /// The caller lacks a capability, or a policy of the host forbids the call (`EPERM`, `EACCES`,
     /// `EROFS`).
@@ -31,9 +32,9 @@ pub enum ErrorKind {
     ProcessEnded,
     /// The name is in use (`EEXIST`).
     AlreadyExists,
-    /// Something in use prevents the call (`EBUSY`, `ENOTEMPTY`, `ETXTBSY`).
+    /// The object is in use (`EBUSY`, `ENOTEMPTY`, `ETXTBSY`).
     Busy,
-    /// The kernel lacks the feature, or a program that is needed is not installed (`ENOSYS`,
+    /// The kernel lacks the feature, or a required program is not installed (`ENOSYS`,
     /// `EOPNOTSUPP`, `ENOTTY`).
     Unsupported,
     /// Namespaces, processes, descriptors or memory are exhausted (`ENOSPC`, `EUSERS`, `EAGAIN`,
@@ -47,7 +48,7 @@ pub enum ErrorKind {
     TimedOut,
     /// A process of the container sent an unexpected message, or none.
     Protocol,
-    /// A function that the caller passed, such as that of
+    /// A function of the caller, for example that of
     /// [`Command::prepared`](crate::Command::prepared), returned an error.
     Caller,
     /// Another errno: [`Error::raw_os_error`].
@@ -55,7 +56,8 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// Returns the name in the [machine-readable form](ErrorReport::kind), `permission_denied`.
+    /// Returns the name in the [machine-readable form](ErrorReport::kind), for example
+    /// `permission_denied`.
     pub fn name(self) -> &'static str {
         match self {
             Self::InvalidSpec => "invalid_spec",
@@ -125,19 +127,19 @@ impl fmt::Display for ErrorKind {
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorReport {
-    /// What happened: [`ErrorKind::name`], such as `permission_denied`.
+    /// Category of the error: [`ErrorKind::name`], for example `permission_denied`.
     pub kind: String,
     /// Name of the step that failed: [`Error::step`].
     pub step: Option<String>,
     /// Path, program, container or other object of the step: [`Error::object`].
     pub object: Option<String>,
-    /// Name of the system call that failed, `mount_setattr`.
+    /// Name of the failed system call, for example `mount_setattr`.
     pub call: Option<String>,
-    /// Symbolic name of the errno, `EPERM`: the numbers differ between architectures.
+    /// Symbolic name of the errno, for example `EPERM`: the numbers differ between architectures.
     pub errno: Option<String>,
-    /// Path of the invalid field, `mounts[3].destination`.
+    /// Path of the invalid field, for example `mounts[3].destination`.
     pub field: Option<String>,
-    /// The sentence for people, without a newline at its end.
+    /// The sentence for people, without a newline at the end.
     pub message: String,
 }
 
@@ -146,7 +148,7 @@ pub struct ErrorReport {
 /// [`Display`](fmt::Display) prints a complete sentence for people; its wording can change between
 /// releases. [`kind`](Self::kind), [`field`](Self::field), [`failed_call`](Self::failed_call) and
 /// [`raw_os_error`](Self::raw_os_error) are for programs. The sentence includes the cause, so do
-/// not print [`source`](std::error::Error::source) as well; it is there for downcasts.
+/// not print [`source`](std::error::Error::source) as well; use the source only for downcasts.
 ///
 /// ```
 /// use nspod_sandbox::{ErrorKind, Handles, Plan, spec::Spec};
@@ -160,7 +162,7 @@ pub struct Error(Box<Inner>);
 
 struct Inner {
     kind: ErrorKind,
-    /// Completes "cannot …" if a call failed; otherwise the whole sentence.
+    /// Text after "cannot" if a call failed, otherwise the whole sentence.
     what: String,
     step: Option<Cow<'static, str>>,
     object: Option<String>,
@@ -172,7 +174,7 @@ struct Inner {
 }
 
 impl Error {
-    /// Makes an error from a whole sentence, for crates that build on this one.
+    /// Makes an error from a whole sentence, for crates that use this crate.
     pub fn new(kind: ErrorKind, sentence: impl Into<String>) -> Self {
         Error(Box::new(Inner {
             kind,
@@ -195,14 +197,14 @@ impl Error {
         Error::new(ErrorKind::Caller, sentence)
     }
 
-    /// Makes an [`ErrorKind::InvalidSpec`] error: the path of the field, as in
+    /// Makes an [`ErrorKind::InvalidSpec`] error from the path of the field, for example
     /// `mounts[3].destination`, and the problem with its value.
     pub fn invalid(field: impl Into<String>, problem: impl fmt::Display) -> Self {
         Error::new(ErrorKind::InvalidSpec, problem.to_string()).with_field(field)
     }
 
-    /// Makes the error of a failed call. `step` is the [name of the step](Self::step), and `what`
-    /// completes the sentence "cannot …".
+    /// Makes the error of a failed call. `step` is the [name of the step](Self::step). `what`
+    /// follows "cannot" in the sentence.
     pub fn call(
         step: &'static str,
         what: impl Into<String>,
@@ -215,8 +217,8 @@ impl Error {
         error
     }
 
-    /// Makes the error of a call of the standard library. `step` is the [name of the
-    /// step](Self::step), and `what` completes the sentence "cannot …".
+    /// Makes the error of a failed call of the standard library. `step` is the [name of the
+    /// step](Self::step). `what` follows "cannot" in the sentence.
     pub fn io(
         step: &'static str,
         what: impl Into<String>,
@@ -230,68 +232,68 @@ impl Error {
         }
     }
 
-    /// Replaces what happened. The sentence stays.
+    /// Replaces the category. The sentence stays the same.
     pub fn with_kind(mut self, kind: ErrorKind) -> Self {
         self.0.kind = kind;
         self
     }
 
-    /// Sets the name of the step that failed: [`step`](Self::step). The sentence stays.
+    /// Sets the name of the failed step: [`step`](Self::step). The sentence stays the same.
     pub fn at(mut self, step: impl Into<Cow<'static, str>>) -> Self {
         self.0.step = Some(step.into());
         self
     }
 
-    /// Sets the object of the step that failed: [`object`](Self::object). The sentence stays.
+    /// Sets the object of the failed step: [`object`](Self::object). The sentence stays the same.
     pub fn on(mut self, object: impl Into<String>) -> Self {
         self.0.object = Some(object.into());
         self
     }
 
     /// Replaces the path of the field, for a caller whose configuration has other names than
-    /// [`Spec`](crate::spec::Spec). The rest of the error stays.
+    /// [`Spec`](crate::spec::Spec). The rest of the error stays the same.
     pub fn with_field(mut self, field: impl Into<String>) -> Self {
         self.0.field = Some(field.into());
         self
     }
 
-    /// Sets the end of the sentence, which says what to do.
+    /// Sets the end of the sentence, which tells the reader what to do.
     pub fn with_hint(mut self, hint: Option<String>) -> Self {
         self.0.hint = hint;
         self
     }
 
-    /// Returns what happened.
+    /// Returns the category of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// Returns the path of the field that is invalid, as in `mounts[3].destination`, or `None` if
-    /// the error is not about a field.
+    /// Returns the path of the invalid field, for example `mounts[3].destination`, or `None` if the
+    /// error is not about a field.
     pub fn field(&self) -> Option<&str> {
         self.0.field.as_deref()
     }
 
-    /// Returns the name of the step that failed: [`PlannedStep::name`] of a step of the child, or `clone`,
-    /// `id-maps`, `cgroup`, `limits`, `namespace`, `process`, `proc`, `pod`, `store` or `setup` for
-    /// what this process does before and after those.
+    /// Returns the name of the failed step. For a step of the child this is [`PlannedStep::name`].
+    /// For actions of this process before and after those steps it is `clone`, `id-maps`, `cgroup`,
+    /// `limits`, `namespace`, `process`, `proc`, `pod`, `store` or `setup`.
     ///
     /// [`PlannedStep::name`]: crate::PlannedStep::name
     pub fn step(&self) -> Option<&str> {
         self.0.step.as_deref()
     }
 
-    /// Returns the object of the step that failed: a path, a program, or a name.
+    /// Returns the object of the failed step: a path, a program, or a name.
     pub fn object(&self) -> Option<&str> {
         self.0.object.as_deref()
     }
 
-    /// Returns the errno of the call that failed, if a call failed.
+    /// Returns the errno of the failed call, if a call failed.
     pub fn raw_os_error(&self) -> Option<i32> {
         self.0.errno.map(|errno| errno as i32)
     }
 
-    /// Returns the name of the call that failed, if a call failed.
+    /// Returns the name of the failed call, if a call failed.
     pub fn failed_call(&self) -> Option<&str> {
         self.0.call.as_deref()
     }
@@ -337,8 +339,8 @@ impl fmt::Debug for Error {
 }
 
 impl std::error::Error for Error {
-    /// Returns the [`ns_core::Error`] or [`cgroup_core::Error`] that this error comes from, or else
-    /// the [`Errno`].
+    /// Returns the [`ns_core::Error`] or [`cgroup_core::Error`] that caused this error, or
+    /// otherwise the [`Errno`].
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.0.source {
             Some(source) => Some(&**source),
@@ -347,7 +349,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// Returns `No such file or directory (ENOENT)`.
+/// Returns the text of an errno, for example `No such file or directory (ENOENT)`.
 pub(crate) fn errno_text(errno: i32) -> String {
     let e = Errno::from_raw(errno);
     format!("{} ({e:?})", e.desc())

@@ -1,4 +1,4 @@
-//! A further process in a running container.
+//! Additional processes in a running container.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -15,11 +15,11 @@ use crate::join;
 use crate::spec::{Root, Spec};
 
 impl Container {
-    /// Returns a command for a further process in this container: it has the container's
-    /// namespaces, root, cgroup, ids, capabilities and system-call filter.
+    /// Returns a command for an additional process in this container. The process has the
+    /// container's namespaces, root, cgroup, ids, capabilities and system-call filter.
     ///
-    /// The command's `spawn` must not run at the same time as [`freeze`](Self::freeze), which says
-    /// why.
+    /// The command's `spawn` must not run at the same time as [`freeze`](Self::freeze); see there
+    /// for the reason.
     ///
     /// # Errors
     /// The container has ended.
@@ -34,7 +34,7 @@ impl Container {
     }
 }
 
-/// Builds a command for a further process in a container that another program started. For a
+/// Builds a command for an additional process in a container that another program started. For a
 /// [`Container`] of this program use [`Container::exec`].
 ///
 /// ```no_run
@@ -54,16 +54,16 @@ pub struct Exec<'a> {
 }
 
 impl<'a> Exec<'a> {
-    /// Joins the container of this process, which is described by its pid, its pidfd and the spec of
-    /// the container. The further process gets the spec's user, environment, capabilities and
-    /// system-call filter.
+    /// Makes a builder for the container of this process, from the pid and pidfd of the process and
+    /// the container's spec. The additional process gets the spec's user, environment, capabilities
+    /// and system-call filter.
     pub fn new(pid: i32, process: &'a Pidfd, container: &'a Spec) -> Exec<'a> {
         Exec { pid, process, container, cgroup: None }
     }
 
-    /// Starts the process in this cgroup, the directory of the container's. If it is gone or cannot
-    /// hold processes, the process starts in the cgroup that the container's first process is in by
-    /// then. By default the process starts in the caller's cgroup.
+    /// Starts the process in this cgroup, the directory of the container's cgroup. If the cgroup is
+    /// gone or cannot hold processes, the process starts in the current cgroup of the container's
+    /// first process. By default the process starts in the caller's cgroup.
     #[must_use]
     pub fn cgroup(mut self, cgroup: &'a Path) -> Exec<'a> {
         self.cgroup = Some(cgroup);
@@ -95,7 +95,7 @@ fn exec(
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root = nix::fcntl::open(path.as_str(), flags, Mode::empty())
             .map_err(|e| Error::call("process", "open the root of the container", "open", e as i32))?;
-        // If the process still exists, the pid was not reused before the open.
+        // If the process still exists, its pid was not reused before the open.
         pidfd.send_signal(0)?;
         command.enters_root(root);
     }

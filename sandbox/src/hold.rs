@@ -1,15 +1,16 @@
-//! A held container that another program can start. It waits at a named pipe, so the program that made
-//! it may end.
+//! A held container that another program can start. The container waits at a named pipe, so the
+//! program that made it may end.
 //!
-//! Two pipes are in a directory of the caller. The child has both open for reading and writing until it
-//! executes its program:
-//! - `exec.fifo`: a byte in it starts the container. If nothing has it open for reading, the container
-//!   has ended.
-//! - `exec.report`: what failed in the last steps, as a [`Message`] of the child. The end of file means
-//!   that the child executed its program.
+//! Two pipes are in a directory of the caller. The child has both open for reading and writing
+//! until it executes its program:
+//! - `exec.fifo`: a byte in this pipe starts the container. If no process has the pipe open for
+//!   reading, the container has ended.
+//! - `exec.report`: failures of the last steps, as a [`Message`] of the child. The end of file
+//!   means that the child executed its program.
 //!
-//! `exec.steps` describes the steps, one line each, for error messages. `exec.stage` holds the encoded
-//! steps. The child has it mapped and notes there what failed, because its filter can refuse write(2).
+//! `exec.steps` describes the steps, one line for each, for error messages. `exec.stage` holds the
+//! encoded steps. The child has this file mapped and records failures in it, because its filter can
+//! reject write(2).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind as IoKind, Read, Write};
@@ -32,7 +33,7 @@ const REPORT: &str = "exec.report";
 const STEPS: &str = "exec.steps";
 const STAGE: &str = "exec.stage";
 
-/// The pipes, as the child has them open.
+/// The pipes that the child has open.
 pub(crate) struct Pipes {
     pub(crate) go: File,
     pub(crate) report: File,
@@ -51,7 +52,7 @@ impl Pipes {
     }
 }
 
-/// Writes the encoded steps to a file, in which [`start_held`] finds the note of the stage.
+/// Writes the encoded steps to a file. [`start_held`] reads the stage's note in this file.
 pub(crate) fn stage_file(directory: &Path, blob: &[u8]) -> Result<File, Error> {
     let path = directory.join(STAGE);
     let mut options = OpenOptions::new();
@@ -61,7 +62,7 @@ pub(crate) fn stage_file(directory: &Path, blob: &[u8]) -> Result<File, Error> {
     Ok(file)
 }
 
-/// Makes a named pipe, and opens it for reading and writing, so that the open does not wait.
+/// Makes a named pipe, and opens it for reading and writing, so that the open does not block.
 fn pipe(path: &Path) -> Result<File, Error> {
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
     mkfifo(path, mode).map_err(|e| failed("make the pipe", path, "mkfifo", &e.into()))?;
@@ -69,21 +70,21 @@ fn pipe(path: &Path) -> Result<File, Error> {
     opened.map_err(|e| failed("open", path, "open", &e))
 }
 
-/// Returns whether a container waits in this directory to be started.
+/// Returns whether a container waits for its start in this directory.
 ///
 /// # Errors
-/// The errno of the call that failed.
+/// The errno of the failed call.
 pub fn is_held(directory: &Path) -> Result<bool, Error> {
     let path = directory.join(GO);
     path.try_exists().map_err(|e| failed("look for", &path, "stat", &e))
 }
 
-/// Starts the container that is held at this directory ([`Hold::At`](crate::Hold::At)), and waits until it
-/// has executed its program.
+/// Starts the container that is held in this directory ([`Hold::At`](crate::Hold::At)), and waits
+/// until it has executed its program.
 ///
 /// # Errors
-/// [`ErrorKind::State`]: no container waits there, because it was started or has ended. Otherwise the step
-/// that failed.
+/// [`ErrorKind::State`]: no container waits there, because it was started or has ended. Otherwise a step
+/// failed.
 pub fn start_held(directory: &Path) -> Result<(), Error> {
     let gone = || Error::new(ErrorKind::State, "cannot start a container that has stopped");
     let open = |name: &str, write: bool| {
@@ -96,7 +97,8 @@ pub fn start_held(directory: &Path) -> Result<(), Error> {
             _ => failed("open", &path, "open", &e),
         })
     };
-    // The report is opened before the container can end, so that its end is seen as an end of file.
+    // The report pipe must be open before the container can end, so that the end is seen as an end
+    // of file.
     let mut report = open(REPORT, false)?;
     let memory = open(STAGE, false)?;
     let mut go = open(GO, true)?;
@@ -125,7 +127,7 @@ pub fn start_held(directory: &Path) -> Result<(), Error> {
     let path = directory.join(GO);
     let removed = fs::remove_file(&path).map_err(|e| failed("remove", &path, "unlink", &e));
     for name in [REPORT, STEPS, STAGE] {
-        // A file that stays does no harm.
+        // A remaining file is harmless.
         let _ = fs::remove_file(directory.join(name));
     }
     removed?;

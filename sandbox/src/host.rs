@@ -22,17 +22,18 @@ pub struct Host {
     pub gid: u32,
     /// Effective capabilities of the caller: bit n is capability n.
     pub capabilities: u64,
-    /// The caller is not in the initial user namespace, so its capabilities apply only in its own.
+    /// Whether the caller is outside the initial user namespace, so that its capabilities apply
+    /// only in its own.
     pub nested: bool,
-    /// Ranges of user ids that the caller may map: its lines in `/etc/subuid`.
+    /// Ranges of user ids that the caller may map: the caller's lines in `/etc/subuid`.
     pub subuids: Vec<SubIdRange>,
-    /// Ranges of group ids that the caller may map: its lines in `/etc/subgid`.
+    /// Ranges of group ids that the caller may map: the caller's lines in `/etc/subgid`.
     pub subgids: Vec<SubIdRange>,
-    /// newuidmap and newgidmap are installed.
+    /// Whether newuidmap and newgidmap are installed.
     pub newidmap: bool,
-    /// AppArmor is enabled.
+    /// Whether AppArmor is enabled.
     pub apparmor: bool,
-    /// SELinux is enabled.
+    /// Whether SELinux is enabled.
     pub selinux: bool,
     /// Major and minor version of the kernel, for system-call filters that depend on it.
     pub kernel: (u32, u32),
@@ -48,7 +49,7 @@ const CAP_MKNOD: u64 = 1 << 27;
 const INITIAL_USER_NS: u64 = 0xeffffffd;
 
 impl Host {
-    /// Reads the facts that a plan for this spec needs.
+    /// Reads the facts that a plan for this spec requires.
     ///
     /// # Errors
     /// `/etc/subuid`, `/etc/subgid` or `/proc/thread-self/mountinfo` cannot be read.
@@ -98,8 +99,8 @@ impl Host {
         known.is_ok_and(|text| text.lines().any(|line| line.ends_with("\tselinuxfs")))
     }
 
-    /// Returns whether the caller is in a user namespace other than the initial one, for example under
-    /// rootless podman. Its root is then not the host's root.
+    /// Returns whether the caller is outside the initial user namespace, for example under rootless
+    /// podman. The caller's root is then not the host's root.
     pub fn is_nested() -> bool {
         std::fs::metadata("/proc/self/ns/user").is_ok_and(|ns| ns.ino() != INITIAL_USER_NS)
     }

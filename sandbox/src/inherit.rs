@@ -1,11 +1,12 @@
-//! What a program that is started by `std::process::Command` inherits.
+//! Prevents a program that `std::process::Command` starts from inheriting descriptors and signal
+//! state.
 
 use nix::sys::signal::Signal;
 
 use crate::child;
 
-/// Lets a command start with its standard streams as its only descriptors and with all signals
-/// unblocked and at their default actions.
+/// Makes a command start with only its standard streams, and with all signals unblocked and at
+/// their default actions.
 ///
 /// Without this, the program inherits descriptors without `FD_CLOEXEC`, blocked signals and ignored
 /// signals from the caller.
@@ -32,9 +33,9 @@ pub fn inherit_nothing(command: &mut std::process::Command) {
 
 /// Resets `SIGCHLD` to its default action in this process.
 ///
-/// A process that ignores `SIGCHLD` cannot wait for its children, and its children inherit that.
-/// A program that starts containers calls this once, before anything else. The library does not
-/// call it by itself, because signal actions belong to the whole process.
+/// A process that ignores `SIGCHLD` cannot wait for its children, and its children inherit the
+/// setting. A program that starts containers calls this once, before anything else. The library
+/// does not call it itself, because signal actions belong to the whole process.
 pub fn notice_children() {
     child::default_signal(Signal::SIGCHLD as i32);
 }

@@ -1,8 +1,8 @@
 //! The embedded init: a program of a few kilobytes that is pid 1 of a container.
 //!
-//! It starts the container's program, forwards signals to it, reaps orphans, notes the exit status of the
-//! program, and ends with the same status. It is executed from a sealed memory file, so that the container
-//! cannot reach a file of the host through `/proc/1/exe`.
+//! It starts the container's program, forwards signals to it, reaps orphans, records the exit
+//! status of the program, and ends with the same status. It is executed from a sealed memory file,
+//! so that the container cannot reach a file of the host through `/proc/1/exe`.
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -20,10 +20,11 @@ use crate::fd::duplicate_above;
 /// The executable for this machine.
 const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/nspod-init"));
 
-/// The executable as a sealed memory file, made once for this process, and whether its mode is sealed too.
+/// The executable as a sealed memory file, made once in this process, and whether its mode is
+/// sealed too.
 static SEALED: OnceLock<(OwnedFd, bool)> = OnceLock::new();
 
-/// Returns a descriptor of the sealed file with a number of at least `above`.
+/// Returns a descriptor of the sealed file. Its number is at least `above`.
 pub(crate) fn image(above: i32) -> Result<OwnedFd, Error> {
     duplicate_above(&shared()?.0, above)
 }
@@ -67,14 +68,14 @@ fn seal() -> Result<(OwnedFd, bool), Error> {
     Ok((file.into(), !mode.is_empty()))
 }
 
-/// Makes the file in which the init notes the exit status of the program.
+/// Makes the file in which the init records the exit status of the program.
 pub(crate) fn exit_file() -> Result<File, Error> {
     memfd_create(c"nspod-exit", MFdFlags::MFD_CLOEXEC)
         .map(File::from)
         .map_err(|e| Error::call("setup", "make the file for the exit status", "memfd_create", e as i32))
 }
 
-/// Reads the exit status that the init has noted, or `None` if there is none yet.
+/// Reads the exit status that the init has recorded. Returns `None` if there is none yet.
 pub fn read_exit(mut file: &File) -> Option<ExitStatus> {
     let mut text = String::new();
     file.rewind().ok()?;
@@ -82,7 +83,7 @@ pub fn read_exit(mut file: &File) -> Option<ExitStatus> {
     parse_exit(&text)
 }
 
-/// Parses the note of the init: `exited 3`, `signaled 9` or `signaled 6 core`, and a line feed.
+/// Parses the init's record: `exited 3`, `signaled 9` or `signaled 6 core`, and a line feed.
 pub fn parse_exit(text: &str) -> Option<ExitStatus> {
     let line = text.strip_suffix('\n')?;
     let mut words = line.split(' ');

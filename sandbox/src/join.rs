@@ -1,11 +1,11 @@
-//! Which namespaces of another process a new process joins.
+//! Selects the namespaces of another process that a new process joins.
 
 use ns_core::{Kind, Kinds, NamespaceSet, Pidfd};
 
 use crate::error::Error;
 use crate::spec::{Join, Namespace, Namespaces};
 
-/// Returns the namespaces of a process that differ from the caller's, as namespaces to join by pid.
+/// Returns the namespaces of a process that differ from the caller's, to be joined by pid.
 ///
 /// # Errors
 /// The process has ended (`ESRCH`).

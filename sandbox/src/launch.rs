@@ -1,9 +1,9 @@
-//! Starting a plan: [`Launcher::start`] reads in the order of a start.
+//! Starting a plan. [`Launcher::start`] has the order of a start:
 //!
-//! 1. The container's cgroup (`cgroups`), made now or taken from a pool (`pool`).
-//! 2. Namespaces and mounts that a pool has ready.
-//! 3. The clone, and the answers to the child (`spawn`); `hooks` runs hooks meanwhile.
-//! 4. The handle ([`Container`]).
+//! 1. Make the container's cgroup (`cgroups`), or get it from a pool (`pool`).
+//! 2. Get namespaces and mounts from a pool.
+//! 3. Clone, and answer the child (`spawn`); `hooks` runs hooks meanwhile.
+//! 4. Return the handle ([`Container`]).
 
 mod hooks;
 
@@ -25,7 +25,7 @@ use crate::reap::{ChildProcess, ReapList};
 use crate::spawn::{self, Premade, Prepared, Start};
 use crate::stdio::Streams;
 
-/// Starts containers by one plan, any number of times and from any thread.
+/// Starts containers with one plan, any number of times and from any thread.
 ///
 /// ```no_run
 /// use nspod_sandbox::Command;
@@ -41,27 +41,28 @@ use crate::stdio::Streams;
 pub struct Launcher {
     plan: Arc<Plan>,
     pool: Option<Arc<Shared>>,
-    /// The library's parent of cgroups, kept from the first start so that later ones need not find it.
+    /// The library's parent of cgroups, kept from the first start so that later starts need not
+    /// find it.
     parent: Mutex<Option<Arc<CgroupParent>>>,
 }
 
-/// What differs between starts by one plan.
+/// Options that differ between starts of one plan.
 pub(crate) struct StartOptions<'a, 'b> {
     pub(crate) streams: &'a mut Streams<'b>,
     pub(crate) cgroup: &'a CgroupUse,
-    /// The name of the cgroup; a random one if there is none.
+    /// Name of the cgroup, or `None` for a random name.
     pub(crate) name: Option<&'a str>,
     /// The pod's cgroup.
     pub(crate) pod: Option<PathBuf>,
     pub(crate) exit_file: Option<Arc<File>>,
     /// The lists of the container and the pod that the process is added to.
     pub(crate) reaped_by: Vec<ReapList>,
-    /// Taken when it is called.
+    /// Function to call when namespaces and mounts exist. The start removes it before the call.
     pub(crate) prepared: &'a mut Option<OnPrepared>,
     pub(crate) kill_on_drop: bool,
 }
 
-/// A function of the caller's that is called when namespaces and mounts exist.
+/// A function of the caller, to call when namespaces and mounts exist.
 pub(crate) struct OnPrepared(pub(crate) Box<PreparedFn>);
 
 type PreparedFn = dyn FnOnce(&Prepared<'_>) -> Result<Vec<u8>, Error> + Send;
@@ -78,7 +79,7 @@ impl Launcher {
         Launcher { plan: plan.into(), pool: None, parent: Mutex::default() }
     }
 
-    /// Takes what is ready from a pool at each start, and makes the rest.
+    /// Uses entries of a pool at each start, if they are ready, and makes the rest.
     #[must_use]
     pub fn with_pool(mut self, pool: &Pool) -> Launcher {
         self.pool = Some(pool.shared());
@@ -96,11 +97,12 @@ impl Launcher {
         &self.plan
     }
 
-    /// Starts a container in a cgroup of its own, with the caller's standard streams.
-    /// [`Command::spawn`](crate::Command::spawn) starts in the same way and has more options.
+    /// Starts a container in its own cgroup, with the caller's standard streams.
+    /// [`Command::spawn`](crate::Command::spawn) starts a container in the same way and has more
+    /// options.
     ///
     /// # Errors
-    /// As [`Command::spawn`](crate::Command::spawn).
+    /// The same as [`Command::spawn`](crate::Command::spawn).
     pub fn spawn(&self) -> Result<Container, Error> {
         self.start(StartOptions {
             streams: &mut Streams::inherited(),
@@ -172,7 +174,7 @@ impl Launcher {
         {
             return Ok(Some(ready));
         }
-        // Not locked meanwhile, so that starts do not wait for one another.
+        // The lock is not held meanwhile, so that starts do not wait for one another.
         let known = || self.parent.lock().unwrap_or_else(|e| e.into_inner());
         let mut parent = known().clone();
         let cgroup = ContainerCgroup::open(wanted, name, spec, pod, &mut parent);
@@ -180,14 +182,14 @@ impl Launcher {
         cgroup
     }
 
-    /// Takes namespaces and mounts from the pool, if it has some that fit the plan.
+    /// Takes namespaces and mounts from the pool, if suitable ones are ready.
     fn premade(&self) -> Premade {
         let pool = self.pool.as_ref().filter(|_| self.plan.spec.loopback);
         pool.and_then(|pool| pool.namespaces(self.plan.kinds, self.plan.dev.is_some())).unwrap_or_default()
     }
 }
 
-/// Calls the caller's function, writes what it returns to the file that hooks read, and runs the hooks
+/// Calls the caller's function, writes its result to the file that hooks read, and runs the hooks
 /// that the parent must run.
 fn on_ready(plan: &Plan, container: &Prepared<'_>, prepared: Option<OnPrepared>) -> Result<(), Error> {
     if let Some(OnPrepared(then)) = prepared {

@@ -1,4 +1,4 @@
-//! Opening a container that another process started.
+//! Opens a container that another process started.
 
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -15,13 +15,13 @@ use crate::store::{Entry, Record, Store};
 impl Container {
     /// Opens a running container that another process started, by its entry in a store.
     ///
-    /// The handle waits, signals, freezes, limits, measures, and starts further processes with
-    /// [`exec`](Self::exec). Dropping it lets the container live on; [`delete`](Self::delete) kills the
-    /// container and removes its cgroup, and leaves the entry to the caller. A process that has the
-    /// pid of the first process by now is not taken for it.
+    /// The handle can wait, signal, freeze, set limits, measure, and start additional processes
+    /// with [`exec`](Self::exec). Dropping the handle keeps the container. [`delete`](Self::delete)
+    /// kills the container and removes its cgroup; the caller removes the entry. If another process
+    /// has the pid of the first process now, that process is not mistaken for it.
     ///
-    /// [`wait`](Self::wait) measures the wall time from this call on. It finds the exit status in the
-    /// entry's [exit file](crate::store::EXIT), or asks the kernel (since Linux 6.15).
+    /// [`wait`](Self::wait) measures the wall time from this call on. It reads the exit status from
+    /// the entry's [exit file](crate::store::EXIT), or from the kernel (since Linux 6.15).
     ///
     /// ```no_run
     /// use nspod_sandbox::store::{EXIT, Store};
@@ -58,10 +58,10 @@ impl Container {
         Container::of_entry(&store.find(name)?.ok_or_else(missing)?)
     }
 
-    /// Opens a running container by its entry, as [`open`](Self::open) does.
+    /// Opens a running container by its entry, like [`open`](Self::open).
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// The same as [`open`](Self::open).
     pub fn of_entry<R>(entry: &Entry<R>) -> Result<Container, Error>
     where
         R: Record + AsRef<ContainerRecord>,
@@ -73,11 +73,11 @@ impl Container {
         let record = complete.ok_or_else(|| not(ErrorKind::State, "has not been started"))?.as_ref();
         let pidfd = record.process.open()?.ok_or_else(ended)?;
         let cgroup = match record.cgroup.as_deref().map(Cgroup::open) {
-            // The process has moved to another cgroup, or it has just ended.
+            // The process has moved to another cgroup, or has just ended.
             Some(Err(e)) if e.kind() == cgroup_core::ErrorKind::NotFound => None,
             opened => opened.transpose()?,
         };
-        // If the process has not ended, the cgroup is not that of a later container.
+        // If the process has not ended, the cgroup does not belong to a later container.
         if pidfd.poll(Some(Duration::ZERO))? {
             return Err(ended());
         }
@@ -102,7 +102,7 @@ impl Container {
         })
     }
 
-    /// Returns the data by which another process can [`open`](Self::open) the container.
+    /// Returns the data with which another process can [`open`](Self::open) the container.
     ///
     /// # Errors
     /// The container has ended and been reaped, or `/proc` cannot be read.

@@ -15,9 +15,9 @@ pub enum OomLevel {
     Container,
     /// `memory.max` of its pod's cgroup.
     Pod,
-    /// `memory.max` of this cgroup above both.
+    /// `memory.max` of this cgroup, an ancestor of both.
     Ancestor(PathBuf),
-    /// No limit of a cgroup: the host ran out of memory.
+    /// No cgroup limit: the host ran out of memory.
     Host,
 }
 
@@ -50,16 +50,17 @@ impl fmt::Display for Oom {
 pub struct Outcome {
     /// Exit code or signal of the program.
     pub status: ExitStatus,
-    /// OOM kills in the container; `None` if there were none or it has no memory controller.
+    /// OOM kills in the container, or `None` if there were none or the memory controller is
+    /// missing.
     pub oom: Option<Oom>,
-    /// Peak memory usage in bytes: `memory.peak` of its cgroup (since Linux 5.19). Without that file,
-    /// the largest resident set of the program and the children that it waited for
-    /// ([getrusage(2)](https://man7.org/linux/man-pages/man2/getrusage.2.html)).
+    /// Peak memory usage in bytes: `memory.peak` of the container's cgroup (since Linux 5.19).
+    /// Without that file, the largest resident set of the program and the children that it waited
+    /// for ([getrusage(2)](https://man7.org/linux/man-pages/man2/getrusage.2.html)).
     pub peak_memory: Option<u64>,
-    /// CPU time in user and kernel mode: `usage_usec` in `cpu.stat` of its cgroup. Without a cgroup,
-    /// that of the program and the children that it waited for.
+    /// CPU time in user and kernel mode: `usage_usec` in `cpu.stat` of the container's cgroup.
+    /// Without a cgroup, the CPU time of the program and the children that it waited for.
     pub cpu_time: Duration,
-    /// Time during which `cpu.max` prevented it from running: `throttled_usec` in `cpu.stat`. Zero
+    /// Time during which `cpu.max` throttled the container: `throttled_usec` in `cpu.stat`. Zero
     /// without the cpu controller.
     pub throttled_time: Duration,
     /// Time from the start to the end of the program.
@@ -67,7 +68,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Returns the outcome of a container that was released: it is not waited for.
+    /// Returns the outcome of a container that was released, because nothing waits for it.
     pub(crate) fn unknown() -> Outcome {
         Outcome {
             status: ExitStatus::Exited(0),

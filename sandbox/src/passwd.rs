@@ -1,8 +1,8 @@
-//! Users and groups by name, from the container's own `/etc/passwd` and `/etc/group`: passwd(5),
-//! group(5).
+//! Looks up users and groups by name, in the container's own `/etc/passwd` and `/etc/group`:
+//! passwd(5), group(5).
 //!
-//! The image chooses these files. They are opened beneath the container's root, and only a regular
-//! file is read.
+//! The image controls these files. They are opened beneath the container's root, and only regular
+//! files are read.
 
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,20 +14,20 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::{Mode, SFlag, fstat};
 
-/// An account of `/etc/passwd`.
+/// An account in `/etc/passwd`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     /// Ids, and the groups that list the account as a member.
     pub user: User,
-    /// Home directory; `None` if the account is not in the file.
+    /// Home directory, or `None` if the account is not in the file.
     pub home: Option<String>,
 }
 
-/// Looks up `USER[:GROUP]`, each by number or name. The first of the roots that has the file counts.
+/// Looks up `USER[:GROUP]`, each by number or name. The first root that has the file is used.
 ///
 /// # Errors
-/// [`ErrorKind::NotFound`]: no such name. [`ErrorKind::InvalidInput`]: the file is not a regular file,
-/// or has more than 16 MiB. `EACCES`: it cannot be read.
+/// [`ErrorKind::NotFound`]: the name does not exist. [`ErrorKind::InvalidInput`]: the file is not a
+/// regular file, or is larger than 16 MiB. `EACCES`: the file cannot be read.
 pub fn find(text: &str, roots: &[PathBuf]) -> Result<Account, Error> {
     let (user, group) = match text.split_once(':') {
         Some((user, group)) => (user, Some(group)),
@@ -53,10 +53,10 @@ pub fn find(text: &str, roots: &[PathBuf]) -> Result<Account, Error> {
 }
 
 /// Sets `HOME` to the home directory of the process's user, unless the environment has a non-empty
-/// one.
+/// value.
 ///
 /// # Errors
-/// As [`find`]; `HOME` is set to `/` then.
+/// The same as [`find`]. In this case `HOME` is set to `/`.
 pub fn set_home(process: &mut Process, roots: &[PathBuf]) -> Result<(), Error> {
     let home = process.env.iter().rev().find(|(name, _)| name == "HOME");
     if home.is_some_and(|(_, home)| !home.is_empty()) {
@@ -72,7 +72,7 @@ pub fn set_home(process: &mut Process, roots: &[PathBuf]) -> Result<(), Error> {
 /// Looks up a group by number or name.
 ///
 /// # Errors
-/// As [`find`].
+/// The same as [`find`].
 pub fn gid(text: &str, roots: &[PathBuf]) -> Result<u32, Error> {
     if let Ok(gid) = text.parse() {
         return Ok(gid);
@@ -100,7 +100,7 @@ fn failed(call: &'static str, path: &Path, errno: Errno) -> Error {
     Error::call("read", format!("{what} {}", path.display()), call, errno as i32)
 }
 
-/// Returns uid, gid and home if the line is about this name or number.
+/// Returns uid, gid and home if the line has this name or number.
 fn account<'a>(line: &'a str, user: &str) -> Option<(u32, u32, &'a str)> {
     let mut fields = line.split(':');
     let (name, _, uid) = (fields.next()?, fields.next()?, fields.next()?);
@@ -118,7 +118,7 @@ fn member_of(groups: &str, name: &str) -> Vec<u32> {
     groups.lines().filter_map(gid).collect()
 }
 
-/// Returns the directories of the host that hold the container's files, the uppermost first.
+/// Returns the directories of the host that contain the container's files, uppermost first.
 pub fn roots(root: &Root) -> Vec<PathBuf> {
     match root {
         Root::Empty => Vec::new(),
@@ -155,13 +155,13 @@ fn read(roots: &[PathBuf], file: &str) -> Result<String, Error> {
     Ok(String::new())
 }
 
-/// Reads a regular file by its `O_PATH` descriptor. To open anything else could block or have an
+/// Reads a regular file by its `O_PATH` descriptor. Opening any other file could block or have an
 /// effect on the host.
 fn read_regular(at: &OwnedFd, path: &Path) -> Result<String, Error> {
     let stat = fstat(at).map_err(|e| failed("look at", path, e))?;
     let kind = SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits());
     if kind == SFlag::S_IFCHR && stat.st_rdev == 0 {
-        // A whiteout: the overlay's mark of a removed file.
+        // This is a whiteout, with which an overlay marks a removed file.
         return Ok(String::new());
     }
     let size = u64::try_from(stat.st_size).unwrap_or(0);
@@ -174,7 +174,7 @@ fn read_regular(at: &OwnedFd, path: &Path) -> Result<String, Error> {
         let sentence = format!("cannot read {}: {problem}: replace it in the image", path.display());
         return Err(Error::new(ErrorKind::InvalidInput, sentence));
     }
-    // A file of procfs may be endless, or block. Its size is 0.
+    // A file of procfs may be endless, or reading it may block. Its size is 0.
     if size == 0 {
         return Ok(String::new());
     }
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(found.unwrap_err(), not_regular);
         let found = replace(&|| std::fs::File::create(&passwd).unwrap().set_len(MOST + 1).unwrap());
         assert!(found.unwrap_err().contains("more than the maximum of 16777216"));
-        // A regular file: read(2) waits for messages of the kernel.
+        // This is a regular file whose read(2) waits for kernel messages.
         let file = open("/proc/kmsg", OFlag::O_PATH, Mode::empty()).unwrap();
         assert_eq!(read_regular(&file, &passwd).unwrap(), "");
     }

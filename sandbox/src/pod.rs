@@ -1,8 +1,8 @@
 //! Pods: containers that share some namespaces and a parent cgroup.
 //!
-//! A pod has no pause process: descriptors hold the shared namespaces, and pins keep them after this
-//! program. Two cases need a process: a shared pid namespace needs an init, because the kernel lets no
-//! process enter a pid namespace without one; an unprivileged user cannot make pins.
+//! A pod has no pause process. Descriptors hold the shared namespaces, and pins hold them after
+//! this program has ended. Two cases require a process. A shared pid namespace needs an init,
+//! because no process can enter a pid namespace without one. An unprivileged user cannot make pins.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,11 +21,11 @@ use crate::reap::{self, ChildProcess, ReapList};
 use crate::spec::{Capabilities, IdMaps, Mount, MountKind, Namespaces, Root, Seccomp, Spec, User};
 use crate::store::random_name;
 
-/// The specification of a pod: what its containers share.
+/// The specification of a pod: the resources that its containers share.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PodSpec {
-    /// Kinds of namespaces that are shared. The default is net, ipc and uts.
+    /// Kinds of namespaces to share. The default is net, ipc and uts.
     pub share: Kinds,
     /// Host name, if uts is shared.
     pub hostname: Option<String>,
@@ -37,7 +37,7 @@ pub struct PodSpec {
     pub time_offsets: Option<TimeOffsets>,
     /// Root and mounts, if mnt is shared.
     pub files: Option<Files>,
-    /// Limits of all containers together, in addition to their own.
+    /// Limits for all containers together, in addition to their own.
     pub limits: Limits,
     /// What keeps the shared namespaces alive.
     pub hold_by: HoldBy,
@@ -60,7 +60,7 @@ pub enum HoldBy {
     /// Descriptors and, after [`Pod::pin`], files.
     #[default]
     Descriptors,
-    /// A process, the embedded init, in a cgroup of its own under the pod's.
+    /// A process, the embedded init, in its own cgroup below the pod's.
     Process,
 }
 
@@ -91,46 +91,48 @@ impl Default for PodSpec {
 /// # Ok::<(), nspod_sandbox::Error>(())
 /// ```
 ///
-/// Dropping it kills its containers and removes its cgroup; [`detach`](Self::detach) keeps it.
+/// Dropping the handle kills the pod's containers and removes its cgroup; [`detach`](Self::detach)
+/// keeps the pod.
 #[derive(Debug)]
 pub struct Pod {
     spec: PodSpec,
     namespaces: Vec<Namespace>,
     cgroup: Option<Cgroup>,
     base: Option<PathBuf>,
-    /// The process that holds its namespaces, if there is one.
+    /// The process that holds the pod's namespaces, if there is one.
     holder: Option<Holder>,
-    /// The processes of its containers that this program must reap.
+    /// The processes of the pod's containers that this program must reap.
     reaps: ReapList,
     shm: Option<PathBuf>,
-    /// Its user namespace has a single id, and setgroups(2) is denied there.
+    /// Whether the pod's user namespace maps a single id and denies setgroups(2).
     single_id: bool,
-    /// The directory of its pins.
+    /// The directory of the pod's pins.
     pins: Option<PathBuf>,
-    /// Dropping the handle keeps the pod.
+    /// Whether dropping the handle keeps the pod.
     detached: bool,
 }
 
 impl Pod {
     /// Makes the shared namespaces and the parent cgroup.
     ///
-    /// The pod of an unprivileged user also shares its user namespace, because no process could enter its
-    /// other namespaces without it.
+    /// The pod of an unprivileged user also shares its user namespace, because a process could not
+    /// enter the other namespaces without it.
     ///
     /// # Errors
-    /// The invalid field; the call that failed; a limit that this host cannot enforce. Nothing is then
-    /// left behind.
+    /// A field is invalid, a call failed, or this host cannot enforce a limit. Nothing is left
+    /// behind.
     pub fn create(name: &str, spec: &PodSpec) -> Result<Pod, Error> {
         Pod::create_noted(name, spec, |_| Ok(()))
     }
 
-    /// As [`create`](Self::create), for a pod that outlives this program. `note` is called with the
-    /// pod's record before anything is made that would be left if this program were killed. It can be
-    /// called several times, each time with all that is known; what the record names need not exist yet.
-    /// An error ([`Error::caller`]) ends the creation.
+    /// Makes a pod like [`create`](Self::create), for a pod that outlives this program. Calls
+    /// `note` with the pod's record before anything is made that would remain if this program were
+    /// killed. `note` can be called several times, each time with everything that is known. The
+    /// record may name objects that do not exist yet. An error of `note` ([`Error::caller`]) ends
+    /// the creation.
     ///
     /// # Errors
-    /// As [`create`](Self::create), and what `note` returns.
+    /// The errors of [`create`](Self::create), and the error of `note`.
     pub fn create_noted(
         name: &str,
         spec: &PodSpec,
@@ -168,7 +170,7 @@ impl Pod {
             detached: false,
             spec,
         };
-        // From here on an error drops the pod, which removes what was made.
+        // From here on, an error drops the pod, which removes everything that was made.
         pod.limit()?;
         pod.make_namespaces(record, note)?;
         if let Some(path) = shm {
@@ -187,8 +189,8 @@ impl Pod {
         Ok(())
     }
 
-    /// Makes the namespaces by a process that is set up like a container and then held. It ends when the
-    /// namespaces have been opened, or stays as their holder.
+    /// Makes the namespaces with a process that is set up like a container and then held. The
+    /// process ends when the namespaces have been opened, or stays as their holder.
     fn make_namespaces(
         &mut self,
         mut record: PodRecord,
@@ -198,7 +200,7 @@ impl Pod {
         let stays = share.contains(pid) || self.spec.hold_by == HoldBy::Process;
         let mut made = if stays { share | pid } else { share };
         if share.contains(Kinds::from(Kind::Mnt)) {
-            // Without it the shared files would show the host's /dev/shm.
+            // Without a new ipc namespace the shared files would show the host's /dev/shm.
             made |= Kinds::from(Kind::Ipc);
         }
         let mut spec = Spec {
@@ -213,7 +215,8 @@ impl Pod {
         if share.contains(Kinds::from(Kind::User)) {
             spec.id_maps = self.spec.id_maps.clone();
         } else if stays {
-            // An id without permissions, so that no container's root can signal or trace it.
+            // This id has no permissions, so that no container's root can signal or trace the
+            // holder.
             spec.process.user = Some(User { uid: 65534, gid: 65534, groups: Vec::new() });
         }
         if let Some(files) = &self.spec.files {
@@ -224,7 +227,7 @@ impl Pod {
             if self.spec.files.is_none() {
                 *spec.namespaces.get_mut(Kind::Mnt) = crate::spec::Namespace::New;
                 spec.root = Root::Empty;
-                // Before Linux 6.17 the containers get their procfs from this one.
+                // Before Linux 6.17 the containers copy their procfs from this mount.
                 spec.mounts.push(Mount::new("/proc", MountKind::Proc));
             }
             spec.process.capabilities = Some(Capabilities::NONE);
@@ -241,7 +244,8 @@ impl Pod {
         } else if let Some(cgroup) = &self.cgroup {
             command.cgroup_parent(cgroup.path()).name("init");
         } else {
-            // The holder cannot be found by a cgroup. It ends with this program until `note` returns.
+            // The holder has no cgroup that leads to it. It ends with this program until `note`
+            // returns.
             command.prepared(move |holder| {
                 record.holder = Some(ProcessId::of(holder.pid)?);
                 note(&record).map(|()| Vec::new())
@@ -255,7 +259,7 @@ impl Pod {
             self.namespaces.push(Namespace::of_pidfd(process.pidfd(), kind)?);
         }
         if stays {
-            // The process is this program's child, so its pid cannot be reused before it was reaped.
+            // The process is this program's child, so its pid cannot be reused before it is reaped.
             let id = ProcessId::of(process.pid())?;
             self.holder = Some(Holder { process: ChildProcess::new(id.pid, Pidfd::open(id.pid)?), id });
             process.detach();
@@ -264,11 +268,11 @@ impl Pod {
         process.delete()
     }
 
-    /// Pins the shared namespaces to files in a directory (`net`, `ipc`, …), so that they outlive this
-    /// process. The directory must be on a private mount.
+    /// Pins the shared namespaces to files in a directory (`net`, `ipc`, …), so that they outlive
+    /// this process. The directory must be on a private mount.
     ///
     /// # Errors
-    /// The namespace that cannot be pinned. The pins made so far are then removed.
+    /// A namespace cannot be pinned. The pins made so far are removed.
     pub fn pin(&mut self, dir: &Path) -> Result<(), Error> {
         for (at, namespace) in self.namespaces.iter().enumerate() {
             if let Err(e) = namespace.pin(dir.join(namespace.kind().name())) {
@@ -317,7 +321,7 @@ impl Pod {
         })
     }
 
-    /// Returns the record by which [`Pod::open`] opens it.
+    /// Returns the record with which [`Pod::open`] opens the pod.
     pub fn record(&self) -> PodRecord {
         PodRecord {
             cgroup: self.cgroup.as_ref().map(|c| c.path().to_owned()),
@@ -329,17 +333,17 @@ impl Pod {
         }
     }
 
-    /// Returns its spec, with the kinds that it actually shares.
+    /// Returns the pod's spec, with the kinds that the pod actually shares.
     pub fn spec(&self) -> &PodSpec {
         &self.spec
     }
 
-    /// Returns its cgroup, the parent of its containers' cgroups.
+    /// Returns the pod's cgroup, the parent of its containers' cgroups.
     pub fn cgroup(&self) -> Option<&Cgroup> {
         self.cgroup.as_ref()
     }
 
-    /// Returns the pid of the process that holds its namespaces, if there is one.
+    /// Returns the pid of the process that holds the pod's namespaces, if there is one.
     pub fn holder_pid(&self) -> Option<i32> {
         self.holder.as_ref().map(|holder| holder.id.pid)
     }
@@ -349,7 +353,8 @@ impl Pod {
         self.namespaces.iter().find(|n| n.kind() == kind)
     }
 
-    /// Returns a command for a container of this pod: as [`Command::new`], in the shared namespaces.
+    /// Returns a command for a container of this pod: like [`Command::new`], in the shared
+    /// namespaces.
     ///
     /// # Errors
     /// This process has too many open files (`EMFILE`).
@@ -367,7 +372,8 @@ impl Pod {
         command.reaped_by(&self.reaps);
         for namespace in &self.namespaces {
             match (namespace.kind(), self.holder_pid()) {
-                // By pid, because only /proc/PID/setgroups says whether setgroups(2) is allowed there.
+                // Joins by pid, because only /proc/PID/setgroups shows whether setgroups(2) is
+                // allowed there.
                 (Kind::User, Some(pid)) => {
                     command.namespace(Kind::User, crate::spec::Namespace::Join(crate::spec::Join::Pid(pid)))
                 }
@@ -403,7 +409,7 @@ impl Pod {
         Ok(())
     }
 
-    /// Stops all its containers. They cannot detect it.
+    /// Stops all containers of the pod. They cannot detect it.
     ///
     /// # Errors
     /// [`ErrorKind::State`]: the pod has no cgroup.
@@ -411,31 +417,31 @@ impl Pod {
         Ok(self.need_cgroup()?.freeze()?)
     }
 
-    /// Lets all its containers continue.
+    /// Lets all containers of the pod continue.
     ///
     /// # Errors
-    /// As [`freeze`](Self::freeze).
+    /// The same as [`freeze`](Self::freeze).
     pub fn thaw(&self) -> Result<(), Error> {
         Ok(self.need_cgroup()?.thaw()?)
     }
 
-    /// Changes the limits of all its containers together.
+    /// Changes the limits for all containers together.
     ///
     /// # Errors
-    /// As [`freeze`](Self::freeze); a limit that this host cannot enforce.
+    /// The same as [`freeze`](Self::freeze), and a limit that this host cannot enforce.
     pub fn update(&self, limits: &Limits) -> Result<(), Error> {
         cgroups::limit(self.need_cgroup()?, limits)
     }
 
-    /// Returns what all its containers use together.
+    /// Returns the resource usage of all containers together.
     ///
     /// # Errors
-    /// As [`freeze`](Self::freeze).
+    /// The same as [`freeze`](Self::freeze).
     pub fn usage(&self) -> Result<Usage, Error> {
         Ok(self.need_cgroup()?.usage()?)
     }
 
-    /// Kills every process in it.
+    /// Kills every process in the pod.
     ///
     /// # Errors
     /// A process cannot be killed.
@@ -464,7 +470,7 @@ impl Pod {
         self.detached = true;
     }
 
-    /// Kills every process in it and removes its cgroup, its pins and its shared memory.
+    /// Kills every process in the pod, and removes its cgroup, pins and shared memory.
     ///
     /// # Errors
     /// One of these cannot be removed.
@@ -474,7 +480,7 @@ impl Pod {
     }
 
     fn clear(&mut self) -> Result<(), Error> {
-        // If its cgroup is gone already, remove the rest.
+        // If the cgroup is gone already, remove the rest.
         let mut result = self.kill().or_else(|e| match &self.cgroup {
             Some(cgroup) if !cgroup.path().exists() => self.kill_holder(),
             _ => Err(e),
@@ -501,7 +507,7 @@ impl Pod {
             result = result.and(cgroup.destroy().map_err(Error::from));
         }
         if let Some(base) = self.base.take() {
-            // This fails with EBUSY while it holds another container.
+            // This fails with EBUSY while the parent contains another container.
             let _ = fs::remove_dir(base);
         }
         result
@@ -524,7 +530,7 @@ struct Holder {
 }
 
 impl Holder {
-    /// Opens the process unless it has ended. Another process can have its pid by then.
+    /// Opens the process unless it has ended. Another process can have its pid now.
     fn open(id: &ProcessId) -> Result<Holder, Error> {
         let Some(pidfd) = id.open()? else {
             return Err(Error::new(
@@ -536,21 +542,21 @@ impl Holder {
     }
 }
 
-/// The record by which [`Pod::open`] opens a detached pod.
+/// The record with which [`Pod::open`] opens a detached pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodRecord {
-    /// Its cgroup.
+    /// The pod's cgroup.
     pub cgroup: Option<PathBuf>,
     /// The library's parent of cgroups, which is removed with its last child.
     pub base: Option<PathBuf>,
-    /// The process that holds its namespaces.
+    /// The process that holds the pod's namespaces.
     pub holder: Option<ProcessId>,
-    /// The shared memory of its containers.
+    /// The shared memory of the pod's containers.
     pub shm: Option<PathBuf>,
-    /// Its user namespace maps a single id.
+    /// Whether the pod's user namespace maps a single id.
     #[serde(default)]
     pub single_id: bool,
-    /// The directory of its pins.
+    /// The directory of the pod's pins.
     pub pins: Option<PathBuf>,
 }
 

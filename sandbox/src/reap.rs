@@ -1,7 +1,7 @@
 //! The processes that this program started and must reap.
 //!
-//! The init of a pid namespace ends only after every process in that namespace was reaped. A process
-//! that [`exec`](crate::exec) starts in a container is a child of this program, not of the
+//! The init of a pid namespace ends only after every process in that namespace has been reaped. A
+//! process that [`exec`](crate::exec) starts in a container is a child of this program, not of the
 //! container's init. Therefore a wait for the container also reaps these processes, and keeps their
 //! exit statuses for a later wait.
 
@@ -60,14 +60,14 @@ impl ChildProcess {
         Ok(*end)
     }
 
-    /// Waits for the process to end, for at most `timeout`, and reaps the processes in `others` that
-    /// end before it.
+    /// Waits for the process to end, for at most `timeout`. Reaps the processes in `others` that
+    /// end earlier.
     pub(crate) fn wait(&self, others: &ReapList, timeout: Option<Duration>) -> Result<Option<End>, Error> {
-        /// Delay until a process that is added to `others` during the wait is noticed.
+        /// Maximum delay before a process that is added to `others` during the wait is noticed.
         const NOTICE: Duration = Duration::from_millis(200);
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         loop {
-            // Without a timeout poll(2) comes first: it saves a call.
+            // Without a timeout, poll(2) comes first: this saves a call.
             let ended = if deadline.is_some() { self.reap()? } else { self.known() };
             if ended.is_some() {
                 return Ok(ended);
@@ -116,18 +116,17 @@ impl ReapList {
         all.clone()
     }
 
-    /// Whether another handle can add a process.
+    /// Returns whether another handle can add a process.
     fn is_shared(&self) -> bool {
         Arc::strong_count(&self.0) > 1
     }
 }
 
-/// Reaps a process that was killed. A process that is another program's child is left to that
-/// program.
+/// Reaps a process that was killed. Does not reap a process that is a child of another program.
 ///
-/// The end of a process can be delayed: its tracer learns of it first, and the init of a pid namespace
-/// ends after all others in it, which this thread may reap later. Therefore a thread continues after
-/// 200 ms.
+/// The end of a process can be delayed: its tracer learns of it first, and the init of a pid
+/// namespace ends after all others in it, which this thread may reap later. Therefore a thread
+/// continues after 200 ms.
 pub(crate) fn reap(process: Arc<ChildProcess>, others: &ReapList) {
     if let Ok(None) = process.wait(others, Some(Duration::from_millis(200))) {
         let others = others.clone();

@@ -1,8 +1,8 @@
-//! The signal state of this process around a start.
+//! The signal mask of the calling thread during a start.
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 
-/// Blocks all signals of the calling thread until it is dropped.
+/// Blocks all signals of the calling thread until this value is dropped.
 pub(crate) struct BlockedSignals(Option<SigSet>);
 
 impl BlockedSignals {

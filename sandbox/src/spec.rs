@@ -49,18 +49,18 @@ pub struct Spec {
     pub time_offsets: Option<TimeOffsets>,
     /// The root: the file system that the container sees as `/`.
     pub root: Root,
-    /// Mount the root with `nodev`, so that its device nodes cannot be opened.
+    /// Whether to mount the root with `nodev`, so that its device nodes cannot be opened.
     pub root_nodev: bool,
-    /// Keep the host's sockets and named pipes usable in [`Root::HostReadOnly`].
+    /// Whether the host's sockets and named pipes stay usable in [`Root::HostReadOnly`].
     pub root_sockets: bool,
-    /// Enter the root by chroot(2) instead of pivot_root(2), which fails if the host's root is an
-    /// initramfs. What the root covers stays in the mount namespace: a program with CAP_SYS_ADMIN there
-    /// can uncover it.
+    /// Whether to enter the root by chroot(2) instead of pivot_root(2), which fails if the host's
+    /// root is an initramfs. The mounts that the root covers stay in the mount namespace: a program
+    /// with CAP_SYS_ADMIN there can uncover them.
     #[serde(default)]
     pub no_pivot: bool,
-    /// Mount the root and its mounts in a mount namespace that is not new, on the root's own path. Every
-    /// process in that namespace sees the mounts, and they stay after the container. The root is entered
-    /// by chroot(2).
+    /// Whether to mount the root and its mounts in an existing mount namespace, at the root's own
+    /// path. All processes in that namespace see the mounts, and the mounts stay after the
+    /// container has ended. The root is entered by chroot(2).
     #[serde(default)]
     pub mounts_stay: bool,
     /// Mounts within the root, in order.
@@ -69,8 +69,9 @@ pub struct Spec {
     pub nodes: Vec<Node>,
     /// Symbolic links within the root, made after the mounts.
     pub links: Vec<Link>,
-    /// Propagation of mount events between the new mnt namespace and the caller's. The default is none. A
-    /// mount of the container can propagate events only if this does.
+    /// Propagation of mount events between the new mnt namespace and the caller's. By default no
+    /// events are propagated. A mount of the container can propagate events only if this field
+    /// allows it.
     pub propagation: Option<Propagation>,
     /// Paths to hide. A path that does not exist is ignored.
     #[serde(with = "text")]
@@ -82,17 +83,17 @@ pub struct Spec {
     pub hostname: Option<String>,
     /// NIS domain name for a new or joined uts namespace, at most 64 bytes.
     pub domainname: Option<String>,
-    /// Kernel parameters (`net.ipv4.ip_forward`) of the new or joined net, ipc, uts or user namespace.
-    /// The host name has a field of its own, [`hostname`](Self::hostname).
+    /// Kernel parameters (`net.ipv4.ip_forward`) of the new or joined net, ipc, uts or user
+    /// namespace. The host name is a separate field, [`hostname`](Self::hostname).
     pub sysctls: BTreeMap<String, String>,
-    /// Bring up `lo` in a new net namespace.
+    /// Whether to bring up `lo` in a new net namespace.
     pub loopback: bool,
-    /// Run the embedded init as pid 1. It forwards signals and reaps orphans.
+    /// Whether to run the embedded init as pid 1. It forwards signals and reaps orphans.
     pub init: bool,
     /// Resource limits of the container's cgroup.
     pub limits: Limits,
-    /// Rules that allow or deny devices; the last rule that matches a device decides. `None` sets no
-    /// filter. [`cgroup_core::device::DEFAULT`] is the usual set of containers.
+    /// Rules that allow or deny devices. The last rule that matches a device decides. `None` sets
+    /// no filter. [`cgroup_core::device::DEFAULT`] has the usual rules of containers.
     pub devices: Option<Vec<cgroup_core::device::Rule>>,
     /// Programs that run in the container before its own program.
     pub hooks: Hooks,
@@ -153,7 +154,7 @@ pub const READONLY_PATHS: &[&str] =
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl Spec {
-    /// Returns whether the root is the host's without its sockets and named pipes.
+    /// Returns whether the root is the host's root without its sockets and named pipes.
     pub(crate) fn hides_sockets(&self) -> bool {
         self.root == Root::HostReadOnly && !self.root_sockets
     }
@@ -167,9 +168,10 @@ impl Spec {
     }
 
     /// Returns the spec of a program in a usual container: new pid, net, mnt, ipc, uts and cgroup
-    /// namespaces; the host's files, read-only, with new `/proc`, `/sys`, `/dev`, `/tmp` and `/run`;
-    /// [`Capabilities::CONTAINER`], no new privileges, the standard system-call filter; `lo` up. A user
-    /// other than root becomes the owner of the standard streams ([`StreamOwner::Needed`]).
+    /// namespaces; the host's files, read-only, with new `/proc`, `/sys`, `/dev`, `/tmp` and
+    /// `/run`; [`Capabilities::CONTAINER`], no new privileges, the standard system-call filter;
+    /// `lo` up. If the user is not root, the user becomes the owner of the standard streams
+    /// ([`StreamOwner::Needed`]).
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let mut spec = Spec::bare(program);
         spec.namespaces = Namespaces::new(Kinds::FIVE | Kinds::from(Kind::Cgroup));

@@ -15,8 +15,8 @@ pub enum Stdio {
     Null,
     /// A pipe. [`Container`](crate::Container) holds its other end.
     Piped,
-    /// This descriptor. The [`Command`](crate::Command) keeps it open for further starts, so a
-    /// reader of a pipe sees the end of file only after the command was dropped.
+    /// This descriptor. The [`Command`](crate::Command) keeps it open for later starts, so a reader
+    /// of a pipe sees the end of file only after the command is dropped.
     Fd(OwnedFd),
 }
 
@@ -37,7 +37,7 @@ impl From<File> for Stdio {
 enum ChildEnd<'a> {
     /// The caller's stream.
     Inherited,
-    /// Closed after the start.
+    /// A descriptor that is closed after the start.
     Owned(OwnedFd),
     /// A descriptor of the [`Command`](crate::Command), which later starts use again.
     Borrowed(BorrowedFd<'a>),

@@ -1,5 +1,5 @@
-//! x86_64: machine code, and the numbers of system calls. The macros expand to assembly, which their
-//! users put into unsafe blocks.
+//! x86_64: machine code and system-call numbers. The macros expand to assembly, which their users
+//! put into unsafe blocks.
 
 #![allow(unused_imports, unused_macros, dead_code)]
 
@@ -40,7 +40,7 @@ macro_rules! system_call {
     };
 }
 
-/// clone(2) into a child that calls a function with one argument on a stack of its own.
+/// Calls clone(2). The child calls a function with one argument on its own stack.
 macro_rules! clone_call {
     ($flags:expr, $stack:expr, $function:ident($argument:expr) => $ret:ident) => {
         ::core::arch::asm!(

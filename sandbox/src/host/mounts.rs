@@ -1,4 +1,4 @@
-//! The mounts of the host, as the caller sees them.
+//! The mounts of the host that the caller sees.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use ns_core::proc;
 pub struct HostMount {
     /// Mount id.
     pub id: u64,
-    /// Id of the mount that it is mounted on.
+    /// Id of the parent mount.
     pub parent: u64,
     /// Mount point.
     pub path: PathBuf,
@@ -23,7 +23,8 @@ pub struct HostMount {
 }
 
 impl HostMount {
-    /// Parses mountinfo, and returns the mounts in its order. Lines of another form are passed over.
+    /// Parses mountinfo, and returns the mounts in its order. Lines with another format are
+    /// ignored.
     pub fn parse(text: &[u8]) -> Vec<HostMount> {
         proc::mounts(text).map(|mount| HostMount::of(&mount)).collect()
     }
@@ -47,8 +48,8 @@ impl HostMount {
         }
     }
 
-    /// Returns the mounts that a path leads to, sorted by path: the uppermost of several on one mount point,
-    /// and none that a later mount hides.
+    /// Returns the mounts that paths lead to, sorted by path. If several mounts share a mount
+    /// point, the uppermost is returned. Mounts that a later mount hides are omitted.
     pub(crate) fn visible(all: &[HostMount]) -> Vec<&HostMount> {
         let ids: BTreeSet<u64> = all.iter().map(|mount| mount.id).collect();
         let mut on: BTreeMap<u64, Vec<&HostMount>> = BTreeMap::new();
@@ -56,7 +57,7 @@ impl HostMount {
             on.entry(mount.parent).or_default().push(mount);
         }
         on.values_mut().for_each(|mounts| mounts.sort_by(|a, b| a.path.cmp(&b.path)));
-        // The caller's root. A mount over it does not hide it from the caller.
+        // This is the caller's root. A mount over it does not hide it from the caller.
         let root =
             all.iter().find(|m| m.path == Path::new("/") && (!ids.contains(&m.parent) || m.parent == m.id));
         let (mut seen, mut next) = (Vec::new(), Vec::from_iter(root));

@@ -1,8 +1,8 @@
 //! The createContainer hooks of a container that joins a pid namespace.
 //!
-//! The child of such a start must not clone processes: they would be born into that pid namespace,
-//! where the container's processes can see them, with the caller's memory. Therefore the parent runs
-//! these hooks, in the child's other namespaces.
+//! The child of such a start must not clone processes: they would start in that pid namespace,
+//! where the container's processes can see them while they hold the caller's memory. Therefore the
+//! parent runs these hooks, in the child's other namespaces.
 
 use std::fs::File;
 use std::io::Seek;
@@ -19,7 +19,7 @@ use crate::spawn::{self, Premade, Prepared, Start};
 use crate::spec::{Hook, Namespace, Spec};
 use crate::stdio::{Stdio, Streams};
 
-/// Runs a hook and waits for its end. Its standard input is the state.
+/// Runs a hook and waits for its end. The hook gets the state on standard input.
 pub(super) fn run(hook: &Hook, container: &Prepared<'_>) -> Result<(), Error> {
     let what = format!("run the createContainer hook {}", hook.path.display());
     let plan = plan(hook, container)?;
@@ -52,7 +52,8 @@ pub(super) fn run(hook: &Hook, container: &Prepared<'_>) -> Result<(), Error> {
     }
 }
 
-/// Plans the hook as a process that joins all the container's namespaces except its pid namespace.
+/// Plans the hook as a process that joins all of the container's namespaces except its pid
+/// namespace.
 fn plan(hook: &Hook, container: &Prepared<'_>) -> Result<Plan, Error> {
     let mut spec = Spec::bare(&hook.path);
     spec.namespaces = join::namespaces_of(container.pid, container.pidfd)?;

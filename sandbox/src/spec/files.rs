@@ -14,15 +14,15 @@ pub enum Root {
     /// The root of the mount namespace, unchanged.
     #[default]
     Host,
-    /// The caller's `/`, read-only with all mounts below it, and without its sockets and named pipes:
-    /// the container sees their names, but cannot connect to them or open them.
+    /// The caller's `/`, read-only with all mounts below it, and without its sockets and named
+    /// pipes: the container sees their names, but cannot connect to them or open them.
     ///
-    /// Each mount of the host is shown through an overlay (since Linux 5.11 in a user namespace), as it
-    /// was mounted when the plan was made. If the host replaces a file that the container has looked
-    /// at, the container may still see the old file. To let the container use a socket, bind it by its
-    /// name, or set [`Spec::root_sockets`](crate::spec::Spec::root_sockets), which binds the host's
-    /// mounts instead. overlayfs allows a depth of two: if `/` is an overlay on an overlay, as in such a
-    /// container in a container, the start fails.
+    /// Each mount of the host is shown through an overlay (since Linux 5.11 in a user namespace),
+    /// as it was mounted when the plan was made. If the host replaces a file that the container has
+    /// already accessed, the container may still see the old file. To let the container use a
+    /// socket, bind it by its name, or set [`Spec::root_sockets`](crate::spec::Spec::root_sockets),
+    /// which binds the host's mounts instead. overlayfs allows two levels: if `/` is an overlay on
+    /// an overlay, as in such a container within a container, the start fails.
     HostReadOnly,
     /// An empty, read-only tmpfs.
     Empty,
@@ -31,10 +31,10 @@ pub enum Root {
         /// The directory on the host.
         #[serde(with = "text")]
         path: PathBuf,
-        /// Read-only.
+        /// Whether the root is read-only.
         readonly: bool,
     },
-    /// An overlay of directories, which stay unchanged, and a place for writes.
+    /// An overlay of directories that stay unchanged, and a place for writes.
     Overlay {
         /// The layers, uppermost first.
         #[serde(with = "text")]
@@ -50,12 +50,12 @@ pub enum Root {
 pub enum Writes {
     /// A tmpfs that ends with the container.
     Tmpfs {
-        /// Maximum size in bytes. `None` is the kernel's default, half of the memory.
+        /// Maximum size in bytes. `None` means the kernel's default, half of the memory.
         size: Option<u64>,
     },
     /// Directories on one file system, which keep the writes.
     Dir {
-        /// The directory that holds the writes.
+        /// The directory for the writes.
         #[serde(with = "text")]
         upper: PathBuf,
         /// An empty directory, which overlayfs requires on the same file system.
@@ -67,25 +67,27 @@ pub enum Writes {
 /// A mount within the root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
-    /// Path within the container. If it is missing and the root can be written, it is made: a directory,
-    /// or a file for the bind of a file.
+    /// Path within the container. If it is missing and the root is writable, it is made: a
+    /// directory, or a file for the bind of a file.
     #[serde(with = "text")]
     pub destination: PathBuf,
     /// Mount type and source.
     pub kind: MountKind,
-    /// Read-only (`MOUNT_ATTR_RDONLY`), with all mounts below a recursive bind.
+    /// Whether the mount is read-only (`MOUNT_ATTR_RDONLY`), with all mounts below a recursive
+    /// bind.
     #[serde(default)]
     pub readonly: bool,
-    /// Ignore set-user-ID and set-group-ID bits and file capabilities (`MOUNT_ATTR_NOSUID`).
+    /// Whether set-user-ID bits, set-group-ID bits and file capabilities are ignored
+    /// (`MOUNT_ATTR_NOSUID`).
     #[serde(default)]
     pub nosuid: bool,
-    /// Refuse to open devices (`MOUNT_ATTR_NODEV`).
+    /// Whether opening devices fails (`MOUNT_ATTR_NODEV`).
     #[serde(default)]
     pub nodev: bool,
-    /// Refuse to execute programs (`MOUNT_ATTR_NOEXEC`).
+    /// Whether executing programs fails (`MOUNT_ATTR_NOEXEC`).
     #[serde(default)]
     pub noexec: bool,
-    /// Further attributes of the mount to set and to clear.
+    /// Additional attributes of the mount to set and to clear.
     #[serde(default)]
     pub attributes: Attributes,
     /// Attributes of the mount and of all mounts below it.
@@ -94,10 +96,11 @@ pub struct Mount {
     /// Propagation types, applied in order.
     #[serde(default)]
     pub propagation: Vec<Propagation>,
-    /// ID mapping of the mount (idmapped mount). Only a bind can have one.
+    /// ID mapping of the mount (idmapped mount). Only binds support it.
     #[serde(default)]
     pub id_maps: Option<MountIdMaps>,
-    /// Begin with a copy of what the root has at the destination. Only a tmpfs can.
+    /// Whether to start with a copy of the root's directory at the destination. Only a tmpfs
+    /// supports it.
     #[serde(default)]
     pub copy_up: bool,
 }
@@ -107,7 +110,7 @@ pub struct Mount {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Attributes {
-    /// Attributes to set. To set one of the access time attributes, `clear` must hold their mask
+    /// Attributes to set. To set one of the access time attributes, `clear` must include their mask
     /// (`MOUNT_ATTR__ATIME`).
     pub set: u64,
     /// Attributes to clear.
@@ -120,7 +123,7 @@ pub struct Attributes {
 pub struct Propagation {
     /// Propagation type.
     pub kind: PropagationKind,
-    /// Also for all mounts below it.
+    /// Whether it also applies to all mounts below.
     pub recursive: bool,
 }
 
@@ -143,25 +146,25 @@ impl Propagation {
 pub enum PropagationKind {
     /// Mount events pass in both directions.
     Shared,
-    /// Mount events pass from the host, not to it.
+    /// Mount events pass from the host to the container only.
     Slave,
     /// Mount events pass in neither direction.
     Private,
-    /// As private, and the mount cannot be bind-mounted.
+    /// Private, and the mount cannot be bind-mounted.
     Unbindable,
 }
 
 /// ID mapping of a mount (idmapped mount): `MOUNT_ATTR_IDMAP` of
-/// [mount_setattr(2)](https://man7.org/linux/man-pages/man2/mount_setattr.2.html), since Linux 5.12. Each
-/// file system supports it since a version of its own.
+/// [mount_setattr(2)](https://man7.org/linux/man-pages/man2/mount_setattr.2.html), since Linux
+/// 5.12. Support for each file system began in a different version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountIdMaps {
     /// Map of the stored user ids (inside) to the displayed ones (outside). If both maps are `None`, the
     /// map of the container's user namespace is used.
     pub uid: Option<IdMap>,
-    /// Map of the group ids.
+    /// Map of the stored group ids to the displayed ones.
     pub gid: Option<IdMap>,
-    /// Also for all mounts below it.
+    /// Whether it also applies to all mounts below.
     pub recursive: bool,
 }
 
@@ -175,9 +178,9 @@ pub struct Node {
     pub kind: NodeKind,
     /// Permission bits.
     pub mode: u32,
-    /// Owner, as the container sees it.
+    /// Owner, as an id in the container.
     pub uid: u32,
-    /// Group, as the container sees it.
+    /// Group, as an id in the container.
     pub gid: u32,
 }
 
@@ -213,17 +216,17 @@ pub enum MountKind {
         /// Path on the host.
         #[serde(with = "text")]
         source: PathBuf,
-        /// With everything mounted below it.
+        /// Whether to include everything mounted below it.
         recursive: bool,
     },
     /// A file system by its name in `/proc/filesystems`, with options of its driver.
     FileSystem {
         /// `ext4`, `tmpfs`, `devpts` …
         fstype: String,
-        /// Source: a device, or what the file system expects instead.
+        /// Source: a device, or another value that the file system expects.
         #[serde(with = "text")]
         source: PathBuf,
-        /// Options of the driver. One without a value is a flag.
+        /// Options for the driver. An option without a value is a flag.
         options: Vec<(String, Option<String>)>,
     },
     /// The existing mount at the destination, to change its attributes.
@@ -232,8 +235,8 @@ pub enum MountKind {
     Tmpfs {
         /// Maximum size in bytes.
         size: Option<u64>,
-        /// Permission bits of its root. The default is the mode of the directory that it covers, or 1777
-        /// without one.
+        /// Permission bits of its root. The default is the mode of the directory that it covers, or
+        /// 1777 if it covers none.
         mode: Option<u32>,
     },
     /// A procfs of the container's pid namespace.
@@ -242,12 +245,12 @@ pub enum MountKind {
     Sysfs,
     /// The POSIX message queues of the container's ipc namespace.
     Mqueue,
-    /// A devpts: the container's terminals.
+    /// A devpts with the container's terminals.
     Devpts,
     /// The cgroup2 hierarchy, as the container's cgroup namespace sees it.
     Cgroup,
-    /// The standard `/dev`: a tmpfs with [`DEVICES`], [`LINKS`], and the container's own `pts`, `shm` and
-    /// `mqueue`.
+    /// The standard `/dev`: a tmpfs with [`DEVICES`], [`LINKS`], and the container's own `pts`,
+    /// `shm` and `mqueue`.
     Dev,
 }
 

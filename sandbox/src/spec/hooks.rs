@@ -16,7 +16,7 @@ use super::text;
 pub struct Hooks {
     /// Hooks that run when the file system is mounted and `/` is still the caller's.
     pub create_container: Vec<Hook>,
-    /// Hooks that run last before the program.
+    /// Hooks that run immediately before the program.
     pub start_container: Vec<Hook>,
 }
 
@@ -27,19 +27,19 @@ impl Hooks {
     }
 }
 
-/// One hook.
+/// A hook.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hook {
-    /// Absolute path of its file.
+    /// Absolute path of the hook's file.
     #[serde(with = "text")]
     pub path: PathBuf,
-    /// Its arguments, including argument 0.
+    /// Arguments, including argument 0.
     #[serde(with = "text")]
     pub args: Vec<OsString>,
-    /// Its environment. `None` is the environment of the container's program, or of the runtime if the
-    /// runtime runs the hook outside the container.
+    /// Environment. `None` means the environment of the container's program, or of the runtime if
+    /// the runtime runs the hook outside the container.
     #[serde(default, with = "text")]
     pub env: Option<Vec<(OsString, OsString)>>,
-    /// Timeout in seconds. After it the hook is killed and has failed.
+    /// Timeout in seconds. A hook that exceeds it is killed and counts as failed.
     pub timeout: Option<u32>,
 }

@@ -1,4 +1,4 @@
-//! The namespaces of a container: for each kind a new one, the caller's, or another process's.
+//! The namespaces of a container: a new one, the caller's, or another process's for each kind.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::text;
 
-/// Which namespace of one kind a container is in.
+/// The container's namespace of one kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Namespace {
@@ -20,11 +20,11 @@ pub enum Namespace {
     Join(Join),
 }
 
-/// Which existing namespace a container joins.
+/// The existing namespace that a container joins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Join {
-    /// The namespace of a process, by its pid in the caller's pid namespace.
+    /// The namespace of a process with this pid in the caller's pid namespace.
     Pid(i32),
     /// The namespace of a file: a pin, or `/proc/PID/ns/KIND`.
     Path(#[serde(with = "text")] PathBuf),
@@ -50,7 +50,7 @@ pub struct Namespaces {
 }
 
 impl Namespaces {
-    /// Returns new namespaces of the given kinds, and the caller's of the others.
+    /// Returns new namespaces of the given kinds, and the caller's namespaces of all other kinds.
     pub fn new(kinds: Kinds) -> Self {
         let mut all = Namespaces::default();
         for kind in kinds.kinds() {
@@ -73,7 +73,7 @@ impl Namespaces {
         }
     }
 
-    /// Returns the namespace of a kind, to change it.
+    /// Returns a mutable reference to the namespace of a kind.
     pub fn get_mut(&mut self, kind: Kind) -> &mut Namespace {
         match kind {
             Kind::Mnt => &mut self.mnt,
@@ -108,12 +108,13 @@ impl Namespaces {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IdMaps {
-    /// For root: 65,536 ids from root's ranges in `/etc/subuid` and `/etc/subgid`, or without such
-    /// ranges from the last block that systemd reserves for containers (0x6FFF0000; see UIDS-GIDS in its
-    /// documentation).
+    /// For root: 65,536 ids from root's ranges in `/etc/subuid` and `/etc/subgid`. Without such
+    /// ranges: the last block that systemd reserves for containers (0x6FFF0000; see UIDS-GIDS in
+    /// its documentation).
     ///
-    /// For other users: the caller as id 0, and above it the ranges of `/etc/subuid` and `/etc/subgid`.
-    /// Without ranges, or without newuidmap and newgidmap, the same as [`IdMaps::Single`].
+    /// For other users: the caller as id 0, followed by the ranges of `/etc/subuid` and
+    /// `/etc/subgid`. Without ranges, or without newuidmap and newgidmap, the same as
+    /// [`IdMaps::Single`].
     #[default]
     Auto,
     /// Only the caller's uid and gid, as uid 0 and gid 0.

@@ -13,23 +13,24 @@ use crate::seccomp::Profile;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Process {
-    /// Program and arguments. A program without a slash is searched in the container's `PATH`.
+    /// Program and arguments. A name without a slash is searched for in the container's `PATH`.
     #[serde(with = "text")]
     pub args: Vec<OsString>,
-    /// Environment. Variables of the caller are not added. If a name occurs several times, the last one
-    /// counts.
+    /// Environment. Variables of the caller are not added. If a name occurs several times, the last
+    /// value applies.
     #[serde(with = "text")]
     pub env: Vec<(OsString, OsString)>,
-    /// Working directory within the container. `None` is the caller's, or `/` of a new root.
+    /// Working directory within the container. `None` means the caller's, or `/` if the root is
+    /// new.
     #[serde(with = "text")]
     pub cwd: Option<PathBuf>,
-    /// User to run as. `None` is the caller, or uid 0 of a new user namespace.
+    /// User to run as. `None` means the caller, or uid 0 of a new user namespace.
     pub user: Option<User>,
     /// File mode creation mask (umask(2)).
     pub umask: Option<u32>,
-    /// Capability sets. `None` changes none of them.
+    /// Capability sets. `None` leaves them unchanged.
     pub capabilities: Option<Capabilities>,
-    /// Let no execve(2) grant privileges (`PR_SET_NO_NEW_PRIVS`).
+    /// Whether to prevent execve(2) from granting privileges (`PR_SET_NO_NEW_PRIVS`).
     pub no_new_privs: bool,
     /// System-call filter.
     pub seccomp: Seccomp,
@@ -39,17 +40,17 @@ pub struct Process {
     pub oom_score_adj: Option<i32>,
     /// A new terminal as standard input, output and error.
     pub terminal: Option<Terminal>,
-    /// Start in a new session (setsid(2)).
+    /// Whether to start in a new session (setsid(2)).
     pub new_session: bool,
-    /// Make the working directory if it is missing.
+    /// Whether to make the working directory if it is missing.
     pub create_cwd: bool,
-    /// Which standard streams [`user`](Self::user) becomes the owner of.
+    /// Standard streams that [`user`](Self::user) becomes the owner of.
     pub streams: StreamOwner,
     /// Scheduling policy (sched_setattr(2)).
     pub scheduler: Option<Scheduler>,
     /// I/O class and level (ioprio_set(2)).
     pub io_priority: Option<IoPriority>,
-    /// Processors that it may run on (sched_setaffinity(2)).
+    /// Processors that the program may run on (sched_setaffinity(2)).
     pub affinity: Option<CpuList>,
     /// AppArmor profile.
     pub apparmor_profile: Option<String>,
@@ -81,7 +82,7 @@ pub struct Scheduler {
     pub runtime: u64,
     /// Deadline for `SCHED_DEADLINE` in nanoseconds, at least the runtime.
     pub deadline: u64,
-    /// Period for `SCHED_DEADLINE` in nanoseconds, at least the deadline. 0 is the deadline.
+    /// Period for `SCHED_DEADLINE` in nanoseconds, at least the deadline. 0 means the deadline.
     pub period: u64,
 }
 
@@ -90,7 +91,7 @@ pub struct Scheduler {
 pub struct IoPriority {
     /// `IOPRIO_CLASS_RT` 1, `IOPRIO_CLASS_BE` 2, `IOPRIO_CLASS_IDLE` 3.
     pub class: u8,
-    /// 0 (first) to 7.
+    /// Level from 0 (highest priority) to 7.
     pub level: u8,
 }
 
@@ -104,7 +105,7 @@ pub struct MemoryPolicy {
     pub nodes: CpuList,
 }
 
-/// User and groups, as the container sees them.
+/// User and groups, as ids in the container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct User {
@@ -116,31 +117,31 @@ pub struct User {
     pub groups: Vec<u32>,
 }
 
-/// Which standard streams the program's user becomes the owner of.
+/// Standard streams that the program's user becomes the owner of.
 ///
-/// A program that opens `/dev/stdout` opens the file of its standard output again, and the kernel checks
-/// the owner and the mode of that file: a pipe of root has mode 0600. Therefore fchown(2) makes the user
-/// the owner; the group stays. Devices keep their owner: other processes use `/dev/null` and the caller's
-/// terminal too, and the container's own terminal belongs to its user already. A stream keeps its owner
-/// if the container's user namespace cannot change it.
+/// If a program opens `/dev/stdout`, it opens the file of its standard output again. The kernel
+/// then checks owner and mode of that file, and a pipe of root has mode 0600. Therefore fchown(2)
+/// makes the user the owner; the group does not change. Devices keep their owner: other processes
+/// use `/dev/null` and the caller's terminal too, and the container's own terminal already belongs
+/// to the user. A stream keeps its owner if the container's user namespace cannot change it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StreamOwner {
-    /// None.
+    /// No stream.
     #[default]
     Caller,
-    /// Pipes, sockets, and files that are open for writing. Root with `CAP_DAC_OVERRIDE` can open them
-    /// in any case, and becomes the owner of none. A file that is open only for reading keeps its owner,
-    /// because its owner could write to it.
+    /// Pipes, sockets, and files that are open for writing. Root with `CAP_DAC_OVERRIDE` can open
+    /// them anyway, and becomes the owner of none. A file that is open only for reading keeps its
+    /// owner, because its owner could write to it.
     Needed,
-    /// All of them, as in other OCI runtimes.
+    /// All streams, as in other OCI runtimes.
     User,
 }
 
 /// Size of a new terminal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terminal {
-    /// Number of rows. 0 is the kernel's default.
+    /// Number of rows. 0 means the kernel's default.
     pub rows: u16,
     /// Number of columns.
     pub columns: u16,
@@ -184,7 +185,7 @@ pub struct Capabilities {
     pub bounding: u64,
     /// The effective set, which the kernel checks.
     pub effective: u64,
-    /// The permitted set: what can be made effective.
+    /// The permitted set: the capabilities that can become effective.
     pub permitted: u64,
     /// The inheritable set, which file capabilities can grant at execve(2).
     pub inheritable: u64,
@@ -193,9 +194,10 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// The default set of container engines without `CAP_MKNOD`: a container can install packages and
-    /// serve low ports, and cannot reach the host's devices. If you add `CAP_MKNOD`, also set
-    /// [`Spec::devices`](crate::spec::Spec::devices). The inheritable and ambient sets are empty.
+    /// The default set of container engines without `CAP_MKNOD`. A container can install packages
+    /// and listen on low ports, but cannot reach the host's devices. If you add `CAP_MKNOD`, also
+    /// set [`Spec::devices`](crate::spec::Spec::devices). The inheritable and ambient sets are
+    /// empty.
     pub const CONTAINER: Capabilities = {
         // CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP,
         // NET_BIND_SERVICE, NET_RAW, SYS_CHROOT, AUDIT_WRITE, SETFCAP
@@ -224,7 +226,8 @@ impl Capabilities {
         Capabilities { bounding: set, effective: set, permitted: set, inheritable: 0, ambient: 0 }
     }
 
-    /// Returns the bit of a capability by its name: `CAP_SYS_ADMIN`, in any case, with or without `CAP_`.
+    /// Returns the bit of a capability: `CAP_SYS_ADMIN`, in upper or lower case, with or without
+    /// `CAP_`.
     pub fn bit(name: &str) -> Option<u64> {
         let name = name.to_ascii_uppercase();
         let name = if name.starts_with("CAP_") { name } else { format!("CAP_{name}") };
@@ -239,9 +242,9 @@ impl Capabilities {
 pub struct Rlimit {
     /// Name of the resource: `RLIMIT_NOFILE` or `nofile`.
     pub name: String,
-    /// Soft limit, which the kernel enforces. `u64::MAX` is unlimited.
+    /// Soft limit, which the kernel enforces. `u64::MAX` means unlimited.
     pub soft: u64,
-    /// Hard limit, up to which the process may raise the soft limit.
+    /// Hard limit: the maximum to which the process may raise the soft limit.
     pub hard: u64,
 }
 

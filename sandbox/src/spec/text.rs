@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// JSON form of a string: text if it is UTF-8, else bytes.
+/// JSON form of a string: text if it is UTF-8, otherwise bytes.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 pub(super) enum Os {

@@ -1,4 +1,4 @@
-//! A directory by descriptor. Each file in it is reached by name, and no link is followed.
+//! A directory, handled by descriptor. Files in it are accessed by name, and no link is followed.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind};
 
 const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// A directory by descriptor. Each file in it is reached by name, and no link is followed.
+/// A directory, handled by descriptor. Files in it are accessed by name, and no link is followed.
 ///
 /// A clone shares the descriptor.
 #[derive(Debug, Clone)]
@@ -34,7 +34,7 @@ pub struct Dir {
 
 impl Dir {
     /// Opens a directory that belongs to the caller and that no other user can enter. Creates it
-    /// with mode 700 if it is missing; the directory above it must exist.
+    /// with mode 700 if it is missing; its parent directory must exist.
     ///
     /// `alternative` completes the hint of an error, see [`Alternative`].
     ///
@@ -50,11 +50,11 @@ impl Dir {
         Ok(dir)
     }
 
-    /// Opens a directory, whoever owns it. Creates it, and the directories above it, with mode 700
-    /// if they are missing.
+    /// Opens a directory of any owner. Creates it and its parent directories with mode 700 if they
+    /// are missing.
     ///
     /// # Errors
-    /// As [`private`](Self::private), except that the owner and the mode are not checked.
+    /// The same as [`private`](Self::private), except that the owner and the mode are not checked.
     pub fn shared(path: &Path, alternative: Alternative) -> Result<Dir, Error> {
         Dir::open_or(path, alternative, || {
             let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
@@ -100,17 +100,17 @@ impl Dir {
         Err(error.at("store").on(path.to_string()).with_hint(Some(or("remove it", self.alternative))))
     }
 
-    /// The path under which the directory was opened.
+    /// Returns the path under which the directory was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The path of a file in the directory.
+    /// Returns the path of a file in the directory.
     pub fn at(&self, name: impl AsRef<OsStr>) -> PathBuf {
         self.path.join(name.as_ref())
     }
 
-    /// Opens a directory in this one; `None` if it does not exist.
+    /// Opens a subdirectory. Returns `None` if it does not exist.
     ///
     /// # Errors
     /// The errno of openat(2); `ENOTDIR` also if it is a symbolic link.
@@ -122,10 +122,10 @@ impl Dir {
         }
     }
 
-    /// Opens a directory in this one. Creates it with mode 700 if it is missing.
+    /// Opens a subdirectory. Creates it with mode 700 if it is missing.
     ///
     /// # Errors
-    /// As [`sub`](Self::sub), and the errno of mkdirat(2).
+    /// The errors of [`sub`](Self::sub), and the errno of mkdirat(2).
     pub fn make_sub(&self, name: &str) -> Result<Dir, Error> {
         if let Some(dir) = self.sub(name)? {
             return Ok(dir);
@@ -134,7 +134,7 @@ impl Dir {
         self.sub(name)?.ok_or_else(|| failed("open", &self.at(name), "openat", Errno::NOENT))
     }
 
-    /// Creates a directory in this one; false if the name exists.
+    /// Creates a subdirectory. Returns `false` if the name exists.
     fn mkdir(&self, name: &str) -> Result<bool, Error> {
         match mkdirat(&self.fd, component(name)?, Mode::RWXU) {
             Ok(()) => Ok(true),
@@ -143,19 +143,20 @@ impl Dir {
         }
     }
 
-    /// Creates a directory in this one and locks it; `None` if the name exists.
+    /// Creates a subdirectory and locks it. Returns `None` if the name exists.
     ///
     /// Between mkdir and the lock another process may remove the directory and create its own.
     /// Therefore the locked directory must still have the name, and must be empty: a process that
-    /// creates one writes something into it before it releases the lock.
+    /// creates one writes a file into it before it releases the lock.
     pub(super) fn claim(&self, name: &str) -> Result<Option<(Dir, Lock)>, Error> {
         while self.mkdir(name)? {
             match self.lock_new(name) {
                 Ok(None) => {}
                 Ok(Some((dir, lock, empty))) => return Ok(empty.then_some((dir, lock))),
                 Err(e) => {
-                    // rmdir fails if another process has put something into the directory. If the
-                    // directory is another process's and still empty, that process creates a new one.
+                    // rmdir fails if another process has created a file in the directory. If the
+                    // directory belongs to another process and is still empty, that process creates
+                    // a new one.
                     let _ = unlinkat(&self.fd, name, AtFlags::REMOVEDIR);
                     return Err(e);
                 }
@@ -174,7 +175,7 @@ impl Dir {
         Ok(Some((dir, lock, empty)))
     }
 
-    /// Returns the names in the directory, sorted. A name that is not UTF-8 is left out.
+    /// Returns the names in the directory, sorted. Names that are not UTF-8 are omitted.
     ///
     /// # Errors
     /// The errno of getdents64(2).
@@ -185,8 +186,8 @@ impl Dir {
         Ok(names)
     }
 
-    /// Returns the names from the descriptor's position to the end. No further descriptor is
-    /// opened, so that a directory can be emptied when the process is out of descriptors.
+    /// Returns the names from the descriptor's position to the end. Opens no other descriptor, so
+    /// that a directory can be emptied if the process has no free descriptors.
     fn remaining_names(&self) -> Result<Vec<String>, Error> {
         let mut space = vec![MaybeUninit::uninit(); 8192];
         let mut entries = RawDir::new(&self.fd, &mut space);
@@ -201,7 +202,7 @@ impl Dir {
         Ok(names)
     }
 
-    /// Opens a file in the directory for reading; `None` if it does not exist.
+    /// Opens a file in the directory for reading. Returns `None` if it does not exist.
     ///
     /// # Errors
     /// The errno of openat(2); `ELOOP` if it is a symbolic link.
@@ -214,10 +215,10 @@ impl Dir {
         }
     }
 
-    /// Reads a file in the directory; `None` if it does not exist.
+    /// Reads a file in the directory. Returns `None` if it does not exist.
     ///
     /// # Errors
-    /// As [`open`](Self::open), and the errno of read(2); also if the text is not UTF-8.
+    /// The errors of [`open`](Self::open), and the errno of read(2). The text is not UTF-8.
     pub fn read(&self, name: &str) -> Result<Option<String>, Error> {
         let Some(file) = self.open(name)? else { return Ok(None) };
         let bytes = read_small(file).map_err(|e| io(&e, "read", &self.at(name), "read"))?;
@@ -231,7 +232,7 @@ impl Dir {
     /// missing.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// The same as [`open`](Self::open).
     pub fn create(&self, name: &str) -> Result<File, Error> {
         self.create_with(name, OFlags::APPEND)
     }
@@ -242,7 +243,8 @@ impl Dir {
         fd.map(File::from).map_err(|e| failed("make", &self.at(name), "openat", e))
     }
 
-    /// Writes a whole file in the directory atomically: a reader sees the old text or the new.
+    /// Replaces a file in the directory atomically: a reader sees either the old text or the new
+    /// text.
     ///
     /// # Errors
     /// The errno of openat(2), write(2) or rename(2).
@@ -262,7 +264,8 @@ impl Dir {
     /// Removes this directory, which has the name `name` in `parent`, and the files in it. Does
     /// nothing if it does not exist.
     ///
-    /// `files` are the files that the directory usually holds. It is listed only if there are more.
+    /// `files` are the files that the directory usually contains. The directory is listed only if
+    /// it contains others.
     pub(super) fn remove_from(&self, parent: &Dir, name: &str, files: &[&str]) -> Result<(), Error> {
         for file in files {
             match unlinkat(&self.fd, *file, AtFlags::empty()) {
@@ -272,7 +275,7 @@ impl Dir {
         }
         match unlinkat(&parent.fd, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
-            // Another process may have the name now.
+            // Another process may use the name now.
             Err(_) if !self.is_at(parent, name)? => Ok(()),
             Err(_) => self.clear().and_then(|()| parent.remove_empty(name)),
         }
@@ -302,7 +305,7 @@ impl Dir {
         Ok(())
     }
 
-    /// Locks the directory; `None` if another process holds the lock and `wait` is false.
+    /// Locks the directory. Returns `None` if another process holds the lock and `wait` is false.
     pub(super) fn lock(&self, wait: bool) -> Result<Option<Lock>, Error> {
         Lock::take(self.fd.clone(), wait).map_err(|e| failed("lock", &self.path, "flock", e))
     }
@@ -326,11 +329,11 @@ impl AsFd for Dir {
 
 /// Reads a whole file, which is usually smaller than 8 KiB.
 ///
-/// [`std::fs::read`] asks for the size and the position first, and reads a file that reports no
-/// size, such as those of procfs, in small pieces.
+/// [`std::fs::read`] first queries size and position. If a file reports no size, as in procfs, it
+/// reads the file in small pieces.
 ///
 /// # Errors
-/// Those of read(2).
+/// The errors of read(2).
 pub fn read_small(file: File) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(8192);
     file.take(u64::MAX).read_to_end(&mut bytes)?;

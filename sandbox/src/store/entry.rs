@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::dir::Dir;
 use crate::error::{Error, ErrorKind};
 
-/// Why an entry's record is believed, which can name programs to run and cgroups to remove.
+/// Why an entry's record can be trusted. A record can name programs to run and cgroups to remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
     /// Only the caller can enter the store's directory.
@@ -17,31 +17,31 @@ pub enum Trust {
     Entry,
 }
 
-/// The file name of an entry's record.
+/// File name of an entry's record.
 pub const RECORD: &str = "state.json";
 
-/// The file name of an entry's exit file: pass the file to [`Command::exit_file`], so that
+/// File name of an entry's exit file. Pass the file to [`Command::exit_file`], so that
 /// [`Container::open`] finds the exit status of a container that has an init.
 ///
 /// [`Command::exit_file`]: crate::Command::exit_file
 /// [`Container::open`]: crate::Container::open
 pub const EXIT: &str = "exit";
 
-/// What a program keeps of each entry. It is written as JSON.
+/// The data that a program stores for each entry. It is written as JSON.
 pub trait Record: Serialize + DeserializeOwned {
-    /// The files that an entry usually holds. They are removed without listing the entry.
+    /// Files that an entry usually contains. They are removed without listing the entry.
     const FILES: &'static [&'static str] = &[RECORD];
 
-    /// Returns whether everything that the record describes has been made.
+    /// Returns whether everything that the record describes exists.
     fn is_complete(&self) -> bool {
         true
     }
 }
 
-/// How far an entry has been made.
+/// Progress of the creation of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryState {
-    /// A process has the entry locked and has not completed it.
+    /// A process has locked the entry and has not completed it.
     BeingMade,
     /// The record is complete.
     There,
@@ -60,7 +60,7 @@ pub struct Entry<R> {
 }
 
 impl<R: Record> Entry<R> {
-    /// Returns a new entry, which the caller has locked.
+    /// Returns a new entry that the caller has locked.
     pub(super) fn new(name: &str, dir: Dir) -> Entry<R> {
         Entry { name: name.into(), dir, record: None, locked: true }
     }
@@ -83,25 +83,25 @@ impl<R: Record> Entry<R> {
         Entry { locked: true, ..self }
     }
 
-    /// The name of the entry.
+    /// Returns the name of the entry.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The directory of the entry, for further files.
+    /// Returns the directory of the entry, for additional files.
     pub fn dir(&self) -> &Dir {
         &self.dir
     }
 
-    /// The record that was read when the entry was opened; `None` if it had none.
+    /// Returns the record that was read when the entry was opened, or `None` if it had none.
     pub fn record(&self) -> Option<&R> {
         self.record.as_ref()
     }
 
-    /// Writes the record. [`record`](Self::record) still returns the one that was read.
+    /// Writes the record. [`record`](Self::record) still returns the old one.
     ///
     /// # Errors
-    /// As [`Dir::replace`].
+    /// The same as [`Dir::replace`].
     pub fn write(&self, record: &R) -> Result<(), Error> {
         write(&self.dir, record)
     }
@@ -111,7 +111,7 @@ impl<R: Record> Entry<R> {
         Writer { dir: self.dir.clone(), record: PhantomData }
     }
 
-    /// Returns how far the entry has been made.
+    /// Returns the progress of the entry's creation.
     ///
     /// # Errors
     /// The errno of flock(2).
@@ -135,7 +135,7 @@ impl<R: Record> Writer<R> {
     /// Writes the record.
     ///
     /// # Errors
-    /// As [`Dir::replace`].
+    /// The same as [`Dir::replace`].
     pub fn write(&self, record: &R) -> Result<(), Error> {
         write(&self.dir, record)
     }

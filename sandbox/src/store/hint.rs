@@ -13,8 +13,8 @@ pub(super) fn failed(what: &str, path: &Path, call: &'static str, errno: Errno) 
     Error::call("store", format!("{what} {}", path.display()), call, errno.raw_os_error())
 }
 
-/// Returns how the user can move the store to another directory, as the last clause of an error's
-/// hint: `name another directory with --root`. It is called only for an error.
+/// Returns how the user can move the store to another directory, as the last clause of a hint:
+/// `name another directory with --root`. It is called only if an error occurs.
 pub type Alternative = fn() -> Option<&'static str>;
 
 /// Appends the alternative to a cure.
@@ -31,7 +31,7 @@ pub(super) fn explained(
     alternative: Alternative,
 ) -> Error {
     let error = failed(what, path, call, errno);
-    // The last part of the path that exists.
+    // The longest existing part of the path.
     let found = path.ancestors().find_map(|part| Some((part, part.symlink_metadata().ok()?)));
     let Some((part, meta)) = found else { return error };
     let name = part.display();

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-/// A lock on an entry. It ends when it is dropped, or with the process.
+/// A lock on an entry. It is released when it is dropped or when the process ends.
 ///
 /// See [flock(2)](https://man7.org/linux/man-pages/man2/flock.2.html).
 #[derive(Debug)]
 pub struct Lock(Arc<OwnedFd>);
 
 impl Lock {
-    /// Locks an open file; `None` if another process holds the lock and `wait` is false.
+    /// Locks an open file. Returns `None` if another process holds the lock and `wait` is false.
     pub(super) fn take(file: Arc<OwnedFd>, wait: bool) -> Result<Option<Lock>, Errno> {
         let how = if wait { FlockOperation::LockExclusive } else { FlockOperation::NonBlockingLockExclusive };
         loop {
@@ -29,7 +29,8 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // The entry keeps the same open file, so that a close does not end the lock.
+        // The entry shares the same open file, so closing this descriptor would not release the
+        // lock.
         let _ = flock(&self.0, FlockOperation::Unlock);
     }
 }

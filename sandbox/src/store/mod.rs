@@ -1,11 +1,13 @@
-//! Containers and pods from one program to the next: a directory with an entry for each.
+//! Persistent state of containers and pods: a directory with an entry for each.
 //!
-//! An entry is a directory with the name of the container or pod. Its record, `state.json`, holds
-//! what the program wants to keep. An entry is being made, there, or broken ([`EntryState`]):
+//! An entry is a directory with the name of the container or pod. Its record, `state.json`,
+//! contains the data that the program stores. An entry is being made, complete, or broken
+//! ([`EntryState`]):
 //!
 //! 1. [`Store::create`] makes the directory and locks it.
-//! 2. The program writes a record of what it is about to make, makes it, and writes the record
-//!    again. If it is killed, the lock ends and the record says what is left.
+//! 2. The program writes a record of the objects that it is about to make, makes them, and writes
+//!    the record again. If the program is killed, the lock is released and the record names the
+//!    objects that remain.
 //! 3. The program releases the lock.
 //!
 //! A process that changes or removes an entry holds its lock. The state directory and the entries
@@ -70,11 +72,11 @@ pub enum Locked<E> {
 }
 
 impl<R: Record> Store<R> {
-    /// Opens the store in a directory that only the caller can enter, which is created if it is
-    /// missing.
+    /// Opens the store in a directory that only the caller can enter. Creates the directory if it
+    /// is missing.
     ///
     /// # Errors
-    /// As [`Dir::private`].
+    /// The same as [`Dir::private`].
     pub fn open(path: &Path) -> Result<Store<R>, Error> {
         Ok(Store::new(Dir::private(path, || None)?, Trust::Store))
     }
@@ -84,14 +86,14 @@ impl<R: Record> Store<R> {
         Store { dir, trust, record: PhantomData }
     }
 
-    /// Creates an entry and locks it; `None` if the name is taken.
+    /// Creates an entry and locks it. Returns `None` if the name exists.
     ///
-    /// `reclaim` is called for an entry of that name that no process has locked. It can
-    /// [`remove`](Self::remove) what a killed creation has left, and returns true if it did.
+    /// Calls `reclaim` for an entry with that name that no process has locked. `reclaim` can
+    /// [`remove`](Self::remove) the remains of a killed creation, and returns `true` if it did.
     ///
     /// # Errors
-    /// The errno of mkdirat(2), openat(2) or flock(2); the error of
-    /// `reclaim`. No entry is left.
+    /// The errno of mkdirat(2), openat(2) or flock(2); the error of `reclaim`. No entry is left
+    /// behind.
     pub fn create<E: From<Error>>(
         &self,
         name: &str,
@@ -109,20 +111,20 @@ impl<R: Record> Store<R> {
         }
     }
 
-    /// Returns the entry of a name; `None` if there is none.
+    /// Returns the entry with a name, or `None` if it does not exist.
     ///
     /// # Errors
-    /// The errno of openat(2) or read(2); the record is not valid; with
-    /// [`Trust::Entry`], another user owns the entry or can enter it.
+    /// The errno of openat(2) or read(2). The record is not valid. With [`Trust::Entry`]: another
+    /// user owns the entry or can enter it.
     pub fn find(&self, name: &str) -> Result<Option<Entry<R>>, Error> {
         self.dir.sub(name)?.map(|dir| Entry::load(name, dir, self.trust)).transpose()
     }
 
-    /// Locks an entry and reads its record after that. If another process holds the lock, the call
-    /// waits, or returns [`Locked::Theirs`] if `wait` is false.
+    /// Locks an entry and then reads its record. If another process holds the lock, the call waits,
+    /// or returns [`Locked::Theirs`] if `wait` is false.
     ///
     /// # Errors
-    /// As [`find`](Self::find), and the errno of flock(2).
+    /// The errors of [`find`](Self::find), and the errno of flock(2).
     pub fn lock(&self, name: &str, wait: bool) -> Result<Locked<Entry<R>>, Error> {
         let Some(dir) = self.dir.sub(name)? else { return Ok(Locked::Gone) };
         let Some(lock) = dir.lock(wait)? else { return Ok(Locked::Theirs) };
@@ -132,8 +134,8 @@ impl<R: Record> Store<R> {
         Ok(Locked::Ours(Entry::load(name, dir, self.trust)?.locked(), lock))
     }
 
-    /// Locks an entry again that this process had locked; waits for the lock. `None` if another
-    /// process has removed the entry.
+    /// Waits for the lock of an entry that this process had locked before, and locks it again.
+    /// Returns `None` if another process has removed the entry.
     ///
     /// # Errors
     /// The errno of flock(2) or fstat(2).
@@ -145,7 +147,7 @@ impl<R: Record> Store<R> {
     /// Reads the record of an entry again. The caller holds the lock.
     ///
     /// # Errors
-    /// As [`find`](Self::find).
+    /// The same as [`find`](Self::find).
     pub fn reload(&self, entry: &Entry<R>) -> Result<Entry<R>, Error> {
         Ok(Entry::load(entry.name(), entry.dir().clone(), self.trust)?.locked())
     }
@@ -169,7 +171,7 @@ impl<R: Record> Store<R> {
     /// Returns the entries, sorted by name. An entry that cannot be read is an error in the list.
     ///
     /// # Errors
-    /// As [`names`](Self::names).
+    /// The same as [`names`](Self::names).
     pub fn entries(&self) -> Result<Vec<Result<Entry<R>, Error>>, Error> {
         Ok(self.names()?.iter().filter_map(|name| self.find(name).transpose()).collect())
     }
@@ -248,7 +250,7 @@ mod tests {
         entry.write(&HALF).unwrap();
         assert_eq!(state(), EntryState::Broken);
         let Locked::Ours(locked, _lock) = store.lock("web", false).unwrap() else { panic!("not locked") };
-        // The process that holds the lock is the caller.
+        // The caller itself holds the lock.
         assert_eq!(locked.state().unwrap(), EntryState::Broken);
     }
 

@@ -2,12 +2,12 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-/// Returns twelve random hexadecimal digits, the name of a container or cgroup without one of its
-/// own. The names differ; they are not secret.
+/// Returns twelve random hexadecimal digits, as the name of a container or cgroup that was given no
+/// name. The names differ; they are not secret.
 ///
 /// Only the first call of a thread makes a system call, getrandom(2).
 pub fn random_name() -> String {
-    // The keys are random. A process that was forked has those of its parent and another pid.
+    // The keys are random. A forked process has the keys of its parent, but another pid.
     format!("{:012x}", RandomState::new().hash_one(std::process::id()) >> 16)
 }
 
