@@ -1,5 +1,5 @@
-//! How many system calls each path of the command line makes, exactly: one more is a regression,
-//! one less is to be noted here.
+//! The exact number of system calls on each path of the command line. One call more is a regression. One call
+//! less must be noted here.
 
 mod common;
 
@@ -14,9 +14,9 @@ use common::{NSPOD, end_of, eventually, programs, root, skip};
 const OCI: &str = env!("CARGO_BIN_EXE_nspod-oci");
 const BUSYBOX: &str = "/bin/busybox";
 
-/// Left out: memory comes by the amount, waiting by who is first, links are read by how deep the
-/// bundle lies, each signal is reset by a call of its own, and the rest is the Rust runtime's at
-/// its start and end.
+/// Calls that are not counted: memory calls depend on the amount, waits on the order of events, and readlink
+/// on the depth of the bundle's path. Each signal is reset by a separate call. The Rust runtime makes the
+/// others at its start and end.
 const LEFT_OUT: [&str; 13] = [
     "brk",
     "mmap",
@@ -33,12 +33,12 @@ const LEFT_OUT: [&str; 13] = [
     "sched_yield",
 ];
 
-/// Left out of the started as well where files of /proc and /sys are masked, which come and go
-/// with the kernel; a full container of the library's is counted in its own test.
+/// Calls that are also not counted in started processes if files of /proc and /sys are masked. The set of
+/// these files depends on the kernel. A test of the library counts a full container.
 const OF_MASKS: [&str; 6] = ["close", "fstat", "mount_setattr", "move_mount", "open_tree", "openat2"];
 
-/// The calls of the program itself where all controllers are v2's, and where v1 has them; and of
-/// the processes that it starts up to theirs.
+/// Expected calls. The array has the calls of the program itself, if v2 has all controllers and if v1 has
+/// them. The last number is that of the started processes up to their program.
 const WANTED: [(&str, [i32; 2], i32); 8] = [
     ("run --bare", [25, 25], 10),
     ("run", [139, 124], 114),
@@ -46,14 +46,14 @@ const WANTED: [(&str, [i32; 2], i32); 8] = [
     ("oci run", [144, 136], 131),
     ("oci create", [131, 129], 139),
     ("oci start", [42, 42], 0),
-    // Three calls read the owners of the standard streams, as in `run` and `create`. The first number
-    // is that of Linux 6.1: before 6.3 a memory file cannot be sealed as not executable, so each
-    // process gets a copy of the stage of its own.
+    // Three calls read the owners of the standard streams, as in `run` and `create`. The first number is that
+    // of Linux 6.1. Before Linux 6.3 a memory file cannot be sealed as not executable, so each process gets a
+    // separate copy of the stage.
     ("oci exec", [127, 110], 66),
     ("oci delete", [44, 44], 0),
 ];
 
-/// A root of one program, two bundles of it, and a cgroup that keeps the one above it.
+/// A root with one program, two bundles of it, and a cgroup that keeps its parent alive.
 struct Stage {
     dir: tempfile::TempDir,
     keeper: PathBuf,
@@ -85,7 +85,7 @@ impl Stage {
         self.dir.path().join(name)
     }
 
-    /// The same state directory for all, and none that anybody else has.
+    /// All commands use the same private state directory.
     fn command(&self, what: &str) -> Command {
         let words: Vec<&str> = what.split(' ').collect();
         let mut command = Command::new("strace");
@@ -107,7 +107,8 @@ impl Stage {
             "oci run" => command.arg("run").args(bundle("true")).arg("calls-run"),
             "oci create" => command.arg("create").args(bundle("sleep")).arg("calls"),
             "oci start" => command.args(["start", "calls"]),
-            // A program that has ended before nspod-oci waits for it would save a call.
+            // The program must outlive the start: if it had ended, nspod-oci would need one call less to wait
+            // for it.
             "oci exec" => command.args(["exec", "calls", "/busybox", "sleep", "1"]),
             "oci delete" => command.args(["delete", "--force", "calls"]),
             other => panic!("{other}"),
@@ -127,7 +128,7 @@ impl Drop for Stage {
     }
 }
 
-/// The calls of the program itself, and of those that it starts up to theirs, by name.
+/// Calls by name: those of the program itself, and those of the started processes up to their program.
 type Calls = [BTreeMap<String, i32>; 2];
 
 fn calls(what: &str, trace: &Path) -> Calls {
@@ -135,11 +136,11 @@ fn calls(what: &str, trace: &Path) -> Calls {
     let text = std::fs::read_to_string(trace).unwrap();
     let lines: Vec<(&str, &str)> =
         text.lines().filter_map(|line| line.split_once(' ')).map(|(pid, rest)| (pid, rest.trim())).collect();
-    // A call that another process's line has interrupted goes on in one of its own: `<... read`.
+    // If a line of another process interrupts a call, the call continues on a separate line: `<... read`.
     let name =
         |rest: &str| rest.split_once('(').map(|(name, _)| name.to_owned()).filter(|n| !n.contains('<'));
     let is_exec = |rest: &str| rest.starts_with("execve(") || rest.starts_with("execveat(");
-    // The last that the Rust runtime does before `main`.
+    // The last call of the Rust runtime before `main`.
     let is_main = |rest: &str| rest.starts_with("rt_sigaction(SIGBUS, {");
     let first = lines[0].0;
     let last: BTreeMap<&str, usize> = lines
@@ -152,7 +153,7 @@ fn calls(what: &str, trace: &Path) -> Calls {
     let mut in_main = !lines.iter().any(|(pid, rest)| *pid == first && is_main(rest));
     for (at, (pid, rest)) in lines.iter().enumerate() {
         let side = usize::from(*pid != first);
-        // What comes after the last exec is the container's program.
+        // Calls after the last exec are those of the container's program.
         if side == 1 && last.get(pid).is_some_and(|last| at > *last)
             || side == 0 && !in_main && !is_main(rest)
         {
@@ -174,18 +175,19 @@ fn calls(what: &str, trace: &Path) -> Calls {
             (None, Some(name)) if in_vain => (-1, name),
             _ => continue,
         };
-        // A debug build looks at each descriptor that it closes.
+        // A debug build checks each descriptor that it closes.
         if LEFT_OUT.contains(&name.as_str()) || name == "fcntl" && rest.contains("F_GETFD") {
             continue;
         }
-        // A call for each gap between the descriptors that are needed, whose numbers are the caller's.
+        // There is a call for each gap between the required descriptors, and the caller determines their
+        // numbers.
         if side == 1 && name == "close_range" {
             continue;
         }
         if side == 1 && masks && OF_MASKS.contains(&name.as_str()) {
             continue;
         }
-        // Before Linux 6.13 a pidfd does not tell its pid, and that is read from /proc.
+        // Before Linux 6.13 a pidfd does not return its pid, which is then read from /proc.
         if side == 0 && name == "ioctl" && rest.contains("= -1") {
             for name in ["openat", "read", "read", "close"] {
                 *calls[0].entry(name.to_owned()).or_insert(0) -= 1;
@@ -196,7 +198,7 @@ fn calls(what: &str, trace: &Path) -> Calls {
     calls
 }
 
-/// All of them, once.
+/// Runs each command once, and returns its calls.
 fn counted(stage: &Stage) -> Vec<Calls> {
     let mut all = Vec::new();
     let mut running: Option<Child> = None;
@@ -204,7 +206,7 @@ fn counted(stage: &Stage) -> Vec<Calls> {
         let trace = stage.path("trace");
         let mut child = stage.command(what).spawn().unwrap();
         if what == "oci create" {
-            // strace stays as long as the container does.
+            // strace runs as long as the container.
             eventually("the container is created", || is_created(stage));
             std::fs::rename(&trace, stage.path("trace of create")).unwrap();
             running = Some(child);
@@ -243,12 +245,12 @@ fn each_path_makes_exactly_these_calls() {
         (layout, some) => return skip(&format!("nobody has counted with {layout} cgroups and {some} in v2")),
     };
     let stage = Stage::new(host.mount_point().unwrap());
-    // The first of all makes state directories, and has controllers handed down.
+    // The first run creates state directories and enables controllers.
     counted(&stage);
     let hands_down_nothing = host.root().unwrap().enabled().unwrap().is_empty();
     let mut wrong = Vec::new();
     for ((what, own, started), calls) in WANTED.iter().zip(counted(&stage)) {
-        // An empty cgroup.subtree_control takes one read, any other a second to see its end.
+        // An empty cgroup.subtree_control requires one read. Otherwise a second read finds the end.
         let one_less = hands_down_nothing && ["oci run", "oci create"].contains(what);
         let wanted = [own[usize::from(legacy)] - i32::from(one_less), *started];
         let count = [0, 1].map(|side| calls[side].values().sum::<i32>());

@@ -1,4 +1,4 @@
-//! `nspod doctor` against what the host is seen to be by other means.
+//! Compares `nspod doctor` with independent observations of the host.
 
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -98,7 +98,7 @@ fn an_ordinary_user_is_told_what_is_different_for_him() {
     assert!(state == "limited" && finding.starts_with("uid 65534 without CAP_SYS_ADMIN"), "{finding}");
     let (state, finding) = check(&report, "cgroups", "delegation");
     assert!(state == "limited" && finding.contains("not delegated to user 65534"), "{finding}");
-    // What root finds out for him.
+    // Root must find the same for an ordinary user.
     let by_root = doctor();
     assert_eq!(check(&by_root, "trial", "a rootless container").0, check(&report, "trial", "a container").0);
     assert_eq!(
@@ -107,7 +107,7 @@ fn an_ordinary_user_is_told_what_is_different_for_him() {
     );
 }
 
-/// In a user namespace that may have no more namespaces of a kind.
+/// Runs doctor in a user namespace in which no more namespaces of a kind are allowed.
 fn without(kind: &str) -> (Option<i32>, Value) {
     let script = format!("echo 0 > /proc/sys/user/max_{kind}_namespaces && exec {NSPOD} doctor --json");
     let output = run(Command::new("unshare").args(["-Ur", "sh", "-c", &script]));
@@ -143,12 +143,12 @@ fn it_leaves_nothing_behind() {
     let empty = || {
         let base = Hierarchy::detect().unwrap().root().unwrap().child("nspod");
         let children = base.and_then(|base| base.children()).unwrap_or_default();
-        // Who asks for no name, as doctor does, gets twelve digits.
+        // Unnamed cgroups, such as doctor's, have names of twelve digits.
         let unnamed = children.into_iter().filter(|c| c.name().len() == 12);
         let empty = unnamed.filter(|c| c.events().is_ok_and(|e| !e.populated));
         empty.map(|c| c.path().to_owned()).collect::<Vec<_>>()
     };
-    // Those that tests beside this one have made are on their way out.
+    // Cgroups of concurrent tests disappear soon.
     let mut left = empty();
     let deadline = Instant::now() + Duration::from_secs(30);
     while !left.is_empty() {

@@ -1,14 +1,14 @@
-//! The exact sentence of each error: what failed, on what, why and what to do.
+//! The exact text of each error: what failed, on which object, the reason, and what to do.
 
 mod common;
 
 use common::{Name, nspod, root};
 use serde_json::{Value, json};
 
-/// What clap says after its first line.
+/// Text that clap prints after its first line.
 const TRY_HELP: &str = "\n\nFor more information, try '--help'.";
 
-/// Runs each and compares all of standard error; nothing may be printed or started.
+/// Runs each command and compares standard error exactly. Nothing may be printed or started.
 #[track_caller]
 fn refused(code: i32, table: &[(&[&str], &str)]) {
     let mut wrong = String::new();
@@ -22,7 +22,7 @@ fn refused(code: i32, table: &[(&[&str], &str)]) {
     assert!(wrong.is_empty(), "these are otherwise:\n{wrong}");
 }
 
-/// The same where clap names the flag and the value before the sentence.
+/// Does the same for invalid values: clap names the flag and the value before the sentence.
 #[track_caller]
 fn wrong_values(table: &[(&[&str], &str, &str)]) {
     for (args, of, sentence) in table {
@@ -333,7 +333,7 @@ fn containers_and_pods_that_are_not_there_or_in_the_way_are_named() {
     );
 }
 
-/// Runs with `--json`, and returns the object that the last line of standard error is.
+/// Runs with `--json`, and returns the object in the last line of standard error.
 #[track_caller]
 fn failed(code: i32, args: &[&str]) -> Value {
     let output = nspod(&[&["--json"], args].concat());
@@ -345,8 +345,8 @@ fn failed(code: i32, args: &[&str]) -> Value {
     error
 }
 
-/// Compares every key but the message with the documented schema; the message must be what the same
-/// command prints without `--json`.
+/// Compares every key except the message with the documented schema. The message must equal the text that the
+/// same command prints without `--json`.
 #[track_caller]
 fn reports(code: i32, args: &[&str], mut expected: Value) {
     let mut error = failed(code, args);
@@ -374,7 +374,7 @@ fn an_error_in_json_names_the_flag_that_is_wrong() {
         &["run", "--network", "none", "--ns", "net=host", "true"],
         json!({ "kind": "usage", "field": "--ns" }),
     );
-    // What follows `--` is not nspod's.
+    // Arguments after `--` belong to the program.
     let output = nspod(&["run", "--no-such", "--", "--json"]);
     assert!(output.err.starts_with("nspod: unexpected argument"), "{}", output.err);
 }
@@ -428,7 +428,7 @@ fn an_error_in_json_says_that_a_container_is_missing_or_in_the_way() {
     let taken: Value = serde_json::from_str(&taken.err).unwrap();
     assert_eq!((taken["kind"].as_str(), taken["object"].as_str()), (Some("already_exists"), Some(&*name)));
     reports(125, &["rm", &name], json!({ "kind": "state", "object": &*name }));
-    // A line for each failure.
+    // Each failure is reported on a separate line.
     let both = nspod(&["--json", "rm", "no-such", &name]);
     let kinds: Vec<Value> = both.err.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(kinds.iter().map(|error| &error["kind"]).collect::<Vec<_>>(), ["not_found", "state"]);

@@ -1,4 +1,4 @@
-//! Each flag of `nspod run` has its effect, read back from inside.
+//! The effect of each flag of `nspod run`, observed inside the container.
 
 mod common;
 
@@ -7,13 +7,13 @@ use std::path::Path;
 
 use common::{Name, json, nspod, ok, root};
 
-/// What a shell in the container prints.
+/// Returns the output of a shell in a container.
 #[track_caller]
 fn sh(flags: &[&str], script: &str) -> String {
     ok(&[&["run"], flags, &["sh", "-c", script]].concat())
 }
 
-/// A field of /proc/self/status inside.
+/// Returns a field of /proc/self/status in a container.
 #[track_caller]
 fn status(flags: &[&str], field: &str) -> String {
     let text = ok(&[&["run"], flags, &["cat", "/proc/self/status"]].concat());
@@ -29,7 +29,7 @@ fn a_program_is_alone_and_number_one() {
     let seen = sh(&[], "echo $$; ls -d /proc/[0-9]* | wc -l; ls /sys/class/net; hostname");
     let lines: Vec<_> = seen.lines().collect();
     assert_eq!((lines[0], lines[2]), ("1", "lo"));
-    // The shell and the two of the pipe.
+    // The shell and the two processes of the pipe.
     assert!(lines[1].trim().parse::<u32>().unwrap() <= 4, "{seen}");
     // The random id.
     assert!(lines[3].len() == 12 && lines[3].bytes().all(|b| b.is_ascii_hexdigit()), "{seen}");
@@ -43,9 +43,9 @@ fn nothing_of_the_callers_leaks_in_but_what_is_named() {
     let seen = sh(&["-e", "A=1 2", "-e", "HOME"], "env; ls /proc/self/fd | wc -l; pwd; umask");
     assert!(seen.contains("A=1 2\n") && seen.contains("PATH=/usr/local/sbin:"), "{seen}");
     assert!(!seen.contains("CARGO"), "{seen}");
-    // Standard input, output and error, and ls's own.
+    // Standard input, output and error, and the descriptor that ls opens.
     assert!(seen.ends_with("4\n/\n0022\n"), "{seen}");
-    // Rust programs ignore SIGPIPE; what runs here must not.
+    // Rust programs ignore SIGPIPE; programs in a container must not inherit this.
     let ignored = u64::from_str_radix(&status(&[], "SigIgn"), 16).unwrap();
     assert_eq!(ignored & 1 << 12, 0);
     assert_eq!(status(&[], "SigBlk"), "0000000000000000");
@@ -83,10 +83,10 @@ fn a_volume_is_the_hosts_directory_to_write_or_to_read() {
     assert_eq!((refused.code(), refused.out.as_str()), (2, "new\n"));
     assert!(refused.err.contains("Read-only file system"), "{}", refused.err);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "new\n");
-    // A file on a file, and the long form.
+    // A file mounted on a file, and the long form of the flag.
     let long = format!("type=bind,source={path}/f,target=/etc/hostname,readonly");
     assert_eq!(sh(&["--mount", &long], "cat /etc/hostname"), "new\n");
-    // What is mounted later does not reach the host.
+    // The mounts do not propagate to the host.
     assert!(!std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains(path));
 }
 
@@ -101,7 +101,7 @@ fn a_tmpfs_has_its_size_and_is_nobody_elses() {
     );
     assert_eq!(seen.lines().collect::<Vec<_>>(), ["700", "1048576"]);
     assert!(!Path::new("/mnt/x").exists());
-    // What a closed directory hides does not become anybody's to write to.
+    // A tmpfs over a private directory has the mode of the directory, so other users cannot write to it.
     let mode = std::fs::metadata("/root").unwrap().permissions().mode() & 0o7777;
     let seen = sh(&["--tmpfs", "/root", "--mount", "type=tmpfs,target=/tmp"], "stat -c %a /root /tmp");
     assert_eq!(seen.lines().collect::<Vec<_>>(), [&format!("{mode:o}"), "1777"]);
@@ -141,7 +141,7 @@ fn a_root_of_its_own_is_all_it_sees() {
     for made in ["bin", "etc"] {
         std::fs::create_dir(dir.path().join(made)).unwrap();
     }
-    // nspod is linked statically, so it runs there.
+    // nspod is linked statically, so it can run in this root.
     std::fs::copy(common::NSPOD, dir.path().join("bin/nspod")).unwrap();
     std::fs::write(dir.path().join("etc/passwd"), "inner:x:77:78::/etc:/bin/sh\n").unwrap();
     let flags = ["--rootfs", dir.path().to_str().unwrap(), "--tmpfs", "/run", "-u", "inner"];
@@ -150,7 +150,7 @@ fn a_root_of_its_own_is_all_it_sees() {
     assert_eq!(run(&["nspod", "ps", "--json"]).ok(), "[]\n");
     let missing = run(&["sh"]);
     assert_eq!(missing.code(), 127, "{}", missing.err);
-    // Only mount points were made in it, and nothing is left mounted.
+    // nspod created only mount points in the directory, and no mount is left.
     assert_eq!(std::fs::read_dir(dir.path().join("proc")).unwrap().count(), 0);
 }
 
@@ -168,7 +168,7 @@ fn capabilities_are_those_asked_for() {
     let bits = |set: &str| u64::from_str_radix(set, 16).unwrap();
     assert_eq!(bits(&sets(&["--cap-drop", "KILL"])[0]), bits(&usual[0]) & !bits(kill));
     assert_eq!(bits(&sets(&["--cap-add", "NET_ADMIN"])[1]), bits(&usual[1]) | 1 << 12);
-    // Without NET_ADMIN the network cannot be changed, with it its own can.
+    // The network can be changed with NET_ADMIN, but not without it.
     let down = ["ip", "link", "set", "lo", "down"];
     assert_ne!(nspod(&[&["run"], &down[..]].concat()).code(), 0);
     ok(&[&["run", "--cap-add", "NET_ADMIN"], &down[..]].concat());
@@ -193,7 +193,7 @@ fn guards_can_be_chosen() {
     let refused = nspod(&["run", "--security-opt", &option, "uname"]);
     assert_eq!((refused.code(), refused.out.as_str()), (1, ""), "{}", refused.err);
     assert_eq!(sh(&["--security-opt", &option], "echo fine"), "fine\n");
-    // Docker's old form.
+    // The profile in Docker's old form.
     let old = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"name": "uname", "action": "SCMP_ACT_ERRNO", "args": []}]}"#;
     std::fs::write(profile.path(), old).unwrap();
     assert_eq!(nspod(&["run", "--security-opt", &option, "uname"]).code(), 1);
@@ -242,7 +242,7 @@ fn podmans_default_profile_is_taken_as_it_is() {
         return common::skip("this takes podman's default profile, of golang-github-containers-common");
     }
     let option = format!("seccomp={PROFILE}");
-    // One that it denies by name, and that fails with EBADF where it is allowed.
+    // The filter denies this call by name. If the call is allowed, it fails with EBADF.
     let vmsplice = "import ctypes; libc = ctypes.CDLL(None, use_errno=True); libc.vmsplice(-1, None, 0, 0); print(ctypes.get_errno())";
     assert_eq!(ok(&["run", "python3", "-c", vmsplice]), "9\n");
     for flags in [&[][..], &["--cap-add", "SYS_ADMIN"], &["--security-opt", "no-new-privileges=false"]] {
@@ -276,7 +276,7 @@ fn a_device_is_there_only_if_it_is_named() {
     let seen =
         sh(&["--device", "/dev/null:/dev/nichts:rw"], "echo x > /dev/nichts; stat -c %t:%T /dev/nichts");
     assert_eq!(seen, "1:3\n");
-    // A node can be made where asked for, but the device behind it not be used.
+    // With MKNOD a node can be made, but its device cannot be used.
     let made = nspod(&[
         "run",
         "--cap-add",
@@ -298,7 +298,7 @@ fn an_init_is_number_one_if_asked_for() {
         return;
     }
     assert_eq!(sh(&["--init"], "echo $$; tr '\\0' '\\n' < /proc/1/cmdline | head -1"), "2\nnspod-init\n");
-    // Orphans are reaped by it.
+    // The init reaps orphans.
     let script = "(sleep 0.05 & ) ; sleep 0.5; grep -l '^State:.*zombie' /proc/[0-9]*/status; echo reaped";
     assert_eq!(nspod(&["run", "--init", "sh", "-c", script]).out, "reaped\n");
 }
@@ -317,7 +317,7 @@ fn the_id_and_the_pid_are_written_where_asked() {
     assert_eq!(std::fs::read_to_string(&cid).unwrap(), *name);
     let inspected = json(&["inspect", &name]);
     assert_eq!(std::fs::read_to_string(&pid).unwrap(), format!("{}\n", inspected[0]["pid"]));
-    // A file that is there belongs to another container: nothing is started.
+    // An existing file belongs to another container: nothing is started.
     let mark = dir.path().join("mark");
     let volume = format!("{}:/mnt", dir.path().display());
     let refused = nspod(&["run", "--cidfile", cid.to_str().unwrap(), "-v", &volume, "touch", "/mnt/mark"]);

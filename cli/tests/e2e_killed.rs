@@ -1,4 +1,4 @@
-//! A first process that is killed while it is set up is no success, whichever call it was killed at.
+//! If the first process is killed during setup, the start fails, regardless of the call.
 
 mod common;
 
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use common::{NSPOD, Name, fault, nspod, root, run_with};
 
-/// Runs nspod with the first process killed when it makes this call for the first time.
+/// Runs nspod, and kills the first process when it makes this call for the first time.
 fn killed_at(call: &str, args: &[&str]) -> common::Output {
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "-o", "/dev/null", "-e", "signal=none", "-e"]);
@@ -19,7 +19,7 @@ fn a_first_process_that_is_killed_on_its_way_is_told_and_leaves_nothing() {
     if !root() || !fault::able() {
         return;
     }
-    // From the first steps to the last. The program calls none of them.
+    // These calls are spread over the whole setup. The program makes none of them.
     for call in ["umask", "pivot_root", "sethostname", "capset", "setresuid", "seccomp"] {
         for detached in [true, false] {
             let name = Name::container();
@@ -59,7 +59,7 @@ fn an_init_that_is_killed_before_its_program_runs_is_told() {
     if !root() || !fault::able() {
         return;
     }
-    // A call of the init's, and one of the process that it starts.
+    // The init makes the first call, and the process that it starts makes the second.
     for call in ["clone", "setpgid"] {
         let name = Name::container();
         let output = killed_at(call, &["run", "-d", "--name", &name, "--", "sleep", "1000"]);
@@ -74,7 +74,7 @@ fn an_exec_whose_first_process_is_killed_on_its_way_is_told() {
         return;
     }
     let name = Name::detached(&[], &["sleep", "1000"]);
-    // By the last one the first process tells of the one that goes on.
+    // With sendmsg the first process reports the process that continues.
     for call in ["setns", "execveat", "clone", "sendmsg"] {
         let output = killed_at(call, &["exec", &name, "true"]);
         assert_eq!((output.code(), output.out.as_str()), (125, ""), "{call}: {}", output.err);

@@ -1,4 +1,4 @@
-//! The life of a container and of a pod, from one invocation to the next.
+//! The life cycle of a container and of a pod over several invocations.
 
 mod common;
 
@@ -19,7 +19,7 @@ fn a_detached_container_lives_until_it_is_removed() {
     assert_eq!(name.at(), "running");
     assert!(ok(&["ps", "-q"]).lines().any(|id| id == &*name));
 
-    // What is run in it is in it.
+    // `exec` runs the command in the container.
     assert_eq!(
         ok(&["exec", "-e", "B=2", "-w", "/usr", &name, "sh", "-c", "hostname; echo $A$B; pwd"]),
         "box\n12\n/usr\n"
@@ -33,7 +33,7 @@ fn a_detached_container_lives_until_it_is_removed() {
     assert_eq!(nspod(&["exec", &name, "/etc"]).code(), 126);
     ok(&["exec", "-d", &name, "sleep", "4711"]);
 
-    // Both pids of each process.
+    // The lists contain both pids of each process.
     for command in ["top", "ps"] {
         eventually("the second program is listed", || {
             let rows = json(&["--json", command, &name]);
@@ -145,7 +145,7 @@ fn real_time_signals_reach_the_program_and_stop_it() {
             assert_eq!(name.row().unwrap()["exit_code"], 6);
         }
     }
-    // Nobody waits for what would be lost.
+    // `kill` and `stop` do not wait for a signal that the kernel drops.
     let name = Name::detached(&["--init=false"], &["sleep", "1000"]);
     let lost = nspod(&["kill", "-s", "RTMIN+3", &name]);
     assert!(lost.code() == 125 && lost.err.contains("signal 37 would be lost"), "{}", lost.err);
@@ -206,7 +206,7 @@ fn exec_finds_the_cgroup_that_the_first_process_has_moved_to() {
     let pid = name.row().unwrap()["host_pid"].to_string();
     let enter = |path: &Path, pid: &str| std::fs::write(path.join("cgroup.procs"), pid).unwrap();
     let first = cgroup(&name);
-    // A cgroup that hands a controller down holds no process; without controllers it goes on to do so.
+    // A cgroup that delegates a controller cannot contain processes. Without controllers it can.
     let below = first.join("below");
     std::fs::create_dir(&below).unwrap();
     let pids = std::fs::read_to_string(first.join("cgroup.procs")).unwrap();
@@ -295,7 +295,7 @@ fn a_pod_is_shared_and_outlives_its_containers() {
     ok(&["pod", "kill", &pod]);
     assert_eq!(ok(&["wait", &server]), "137\n");
     ok(&["rm", &server]);
-    // Empty, it is there still, and its network as well.
+    // An empty pod still exists, and so does its network.
     let net = ok(&["run", "--pod", &pod, "readlink", "/proc/self/ns/net"]);
     assert_eq!(Some(net.trim()), inside[0]["namespaces"]["net"].as_str());
     assert_eq!(ok(&["pod", "rm", &pod]), format!("{}\n", &*pod));
@@ -316,7 +316,7 @@ fn a_pod_shares_what_it_is_told_to() {
     let two = "until [ -e /tmp/x ]; do sleep 0.02; done; cat /proc/[0-9]*/cmdline | tr '\\0' ' '; cat /tmp/x";
     let seen = ok(&["run", "--pod", &pod, "sh", "-c", two]);
     assert!(seen.contains("sleep 1000") && seen.ends_with("x\n"), "{seen}");
-    // Not shared: a name of its own.
+    // uts is not shared here, so the container can have a host name.
     assert_eq!(ok(&["run", "--pod", &pod, "-h", "own", "hostname"]), "own\n");
     ok(&["pod", "rm", "-f", &pod]);
     assert!(!one.state().exists() && !cgroup(&one).exists());
@@ -330,7 +330,7 @@ fn the_census_shows_a_container_and_its_pod() {
     let (pod, one) = (Name::pod(), Name::container());
     ok(&["pod", "create", &pod]);
     ok(&["run", "-d", "--pod", &pod, "--name", &one, "sleep", "1000"]);
-    // It may have something to say on standard error: what it may not look into.
+    // The census may warn on standard error about processes that it cannot read.
     let census = |args: &[&str]| {
         let output = nspod(&[&["census"], args].concat());
         assert_eq!(output.code(), 0, "{}", output.err);
@@ -363,7 +363,7 @@ fn every_list_is_there_as_json() {
         let value = json(args);
         assert!(value.is_array() || value.is_object(), "{args:?}");
     }
-    // These may have something to say on standard error.
+    // These commands may print warnings on standard error.
     let own = std::process::id().to_string();
     for args in [&["doctor"][..], &["census"], &["census", "--namespaces", "net"], &["census", "--pid", &own]]
     {

@@ -1,11 +1,11 @@
-//! Limits are enforced, read back from inside, and reported with their level when they kill.
+//! Limits are enforced and visible inside. When a limit kills a process, the level is reported.
 
 mod common;
 
 use cgroup_core::Controllers;
 use common::{Name, controllers, eventually, json, nspod, ok};
 
-/// Takes more and more memory.
+/// A program that allocates memory without end.
 const HOG: &str = "$x = ''; while (1) { $x .= 'x' x 1048576 }";
 
 #[test]

@@ -1,4 +1,4 @@
-//! Each kind of namespace chosen by itself: new, the host's, or somebody's.
+//! Each kind of namespace, chosen separately: new, the host's, or another process's.
 
 mod common;
 
@@ -11,7 +11,7 @@ fn own(kind: Kind) -> PathBuf {
     std::fs::read_link(format!("/proc/self/ns/{}", kind.name())).unwrap()
 }
 
-/// In which namespace of the kind a container with these flags is.
+/// Returns the namespace of a kind that a container with these flags is in.
 #[track_caller]
 fn of(flags: &[&str], kind: Kind) -> PathBuf {
     let path = format!("/proc/self/ns/{}", kind.name());
@@ -32,16 +32,16 @@ fn new_is_another_and_host_the_callers_own() {
     }
 }
 
-/// The kernel of user-mode Linux has no time namespaces; the others have every kind.
+/// The kernel of user-mode Linux lacks time namespaces. Other test kernels have every kind.
 #[test]
 fn a_kind_that_the_kernel_lacks_stops_only_what_asks_for_it() {
     if !root() {
         return;
     }
     let absent = |kind: Kind| !Path::new("/proc/self/ns").join(kind.name()).exists();
-    // Its programs may have to spare registers that the kernel does not keep.
+    // On this kernel, programs may have to avoid registers that the kernel does not save.
     let flags = ["-e", "GLIBC_TUNABLES"];
-    // It lacks overlayfs as well, which the default root requires.
+    // This kernel also lacks overlayfs, which the default root requires.
     let run = [&flags[..], &["--host-sockets"]].concat();
     let container = Name::detached(&run, &["sleep", "1000"]);
     assert_eq!(ok(&[&["exec"], &flags[..], &[&container, "echo", "in"]].concat()), "in\n");
@@ -51,7 +51,7 @@ fn a_kind_that_the_kernel_lacks_stops_only_what_asks_for_it() {
     let pod = Name::pod();
     ok(&["pod", "create", "--share", "net,ipc,uts,pid", &pod]);
     assert_eq!(ok(&[&["run", "--pod", &pod], &run[..], &["echo", "in"]].concat()), "in\n");
-    // Without overlayfs the doctor has something to report, but no kind of namespace stops its trials.
+    // Without overlayfs, doctor reports a problem. A missing kind of namespace does not stop its trials.
     let checks = nspod(&["doctor", "--json"]).out;
     assert!(checks.contains("\"a container\"") && !checks.contains("ns/time"), "{checks}");
     for kind in Kind::ALL {
@@ -70,7 +70,7 @@ fn bare_is_the_namespaces_and_nothing_else() {
     }
     let inside = |kind: Kind, flags: &[&str]| -> PathBuf {
         let link = format!("/proc/$$/ns/{}", kind.name());
-        // Its own /proc is not mounted, so it is the host that looks.
+        // With --bare, /proc is not remounted, so it shows the host's pids.
         let script =
             format!("read line < /proc/self/stat; set -- $line; readlink {}", link.replace("$$", "$1"));
         ok(&[&["run", "--bare"], flags, &["sh", "-c", &script]].concat()).trim().into()
@@ -128,7 +128,7 @@ fn somebodys_namespace_is_joined_by_container_pid_or_path() {
     for kind in Kind::ALL {
         let theirs = PathBuf::from(seen[0]["namespaces"][kind.name()].as_str().unwrap());
         assert_ne!(theirs, own(kind), "{kind}");
-        // Joining goes with its user namespace, which owns it, or not.
+        // Join with and without the user namespace that owns the namespace.
         for with in [None, Some("--ns=user=join:container:")] {
             let user = with.map(|flag| format!("{flag}{}", &*name));
             for whose in
@@ -137,7 +137,7 @@ fn somebodys_namespace_is_joined_by_container_pid_or_path() {
                 let flag = format!("--ns={}=join:{whose}", kind.name());
                 let mut flags: Vec<&str> = user.as_deref().into_iter().collect();
                 flags.retain(|_| kind != Kind::User);
-                // Their /proc shows those of their pid namespace.
+                // The joined /proc shows the pids of its pid namespace.
                 let pids = format!("--pid=container:{}", &*name);
                 flags.extend((kind == Kind::Mnt).then_some(pids.as_str()));
                 flags.push(&flag);
@@ -175,7 +175,7 @@ fn users_are_mapped_as_asked() {
     assert_eq!(map(&["--uidmap", "0:1000:10", "--gidmap", "0:2000:20"]), [[0, 1000, 10], [0, 2000, 20]]);
     let auto = map(&["--userns", "auto"]);
     assert!(auto.iter().all(|extent| extent[0] == 0 && extent[1] >= 1000 && extent[2] >= 65_536), "{auto:?}");
-    // Root inside is not root outside.
+    // Root in the container is not root on the host.
     let seen = nspod(&["run", "--userns", "auto", "sh", "-c", "id -u; cat /etc/shadow"]);
     assert!(seen.out == "0\n" && seen.err.contains("Permission denied"), "{seen:?}");
 }

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use common::{Guard, NSPOD, Name, end_of, eventually, nspod, ok, root, run_with, signal};
 
-/// Says so when it can take signals, and says which came.
+/// Prints "ready" when the traps are set, and then the name of each signal that arrives.
 const TRAPS: &str = "for s in INT TERM HUP QUIT USR1 USR2; do trap \"echo $s; exit 42\" $s; done; \
     echo ready; while :; do sleep 0.02; done";
 
@@ -67,7 +67,7 @@ fn a_user_opens_the_standard_streams_and_a_file_for_reading_stays_the_callers() 
     assert!(end_of(&mut command.spawn().unwrap()).success());
     assert_eq!(std::fs::read_to_string(&output).unwrap(), "in\nout\n");
     assert_eq!([&input, &output].map(|path| path.metadata().unwrap().uid()), [0, 1000]);
-    // Root opens a file of somebody else's, and leaves it to them.
+    // Root opens a file of another user and does not change its owner.
     let mut command = Command::new(NSPOD);
     command
         .args(["run", "sh", "-c", "echo out >> /dev/stdout"])
@@ -192,7 +192,7 @@ fn standard_input_is_handed_on_with_i_and_empty_without() {
     let mut exec = Command::new(NSPOD);
     let name = Name::detached(&[], &["sleep", "1000"]);
     assert_eq!(run_with(exec.args(["exec", "-i", &name, "wc", "-c"]), &text).ok().trim(), "300000");
-    // A terminal of its own between two pipes; what is typed is shown.
+    // The container has a terminal between two pipes; the terminal echoes the input.
     let typed = run_with(Command::new(NSPOD).args(["run", "-i", "-t", "cat"]), "hello\n");
     assert_eq!(typed.ok(), "hello\r\nhello\r\n");
 }
@@ -226,7 +226,7 @@ fn nobody_reading_is_no_error_and_no_reason_to_go_on() {
         let status = end_of(&mut nspod.0);
         let mut err = String::new();
         std::io::Read::read_to_string(&mut nspod.0.stderr.take().unwrap(), &mut err).unwrap();
-        // As `head` ends `yes`, who is told by SIGPIPE.
+        // `head` ends `yes` in the same way: SIGPIPE kills it.
         let want = if args[0] == "run" { 128 + 13 } else { 0 };
         assert_eq!((status.code(), err.as_str()), (Some(want), ""), "{args:?}");
         assert_eq!(status.signal(), None);

@@ -1,10 +1,10 @@
-//! The commands of README's first section do what it says.
+//! The commands in README's first section work as described.
 
 mod common;
 
 use common::{NSPOD, Output, json, nspod, ok, root, run_with, unique};
 
-/// The `sh` blocks of "Start here".
+/// Returns the `sh` blocks of "Start here".
 fn blocks() -> Vec<String> {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
     let section = readme.split("\n## Start here\n").nth(1).unwrap().split("\n## ").next().unwrap();
@@ -20,7 +20,7 @@ fn the_first_command_shows_a_host_name_pid_1_own_processes_and_limits() {
     if !root() {
         return;
     }
-    // Of the two programs of this package `cargo run` takes this one.
+    // `cargo run` chooses this program of the two in the package.
     assert!(include_str!("../Cargo.toml").contains("\ndefault-run = \"nspod\"\n"));
     let cargo = "cargo run --release -p nspod-cli --";
     let command = blocks()[0].replace(cargo, NSPOD);
@@ -45,7 +45,7 @@ fn the_pod_talks_over_localhost_and_is_in_the_census() {
     }
     let block = &blocks()[1];
     let (pod, server) = (unique(), unique());
-    // The names are README's own, which others may have taken.
+    // Replace README's names, since other containers may have them.
     let commands: Vec<String> = block
         .replace("\\\n", "")
         .lines()

@@ -1,4 +1,4 @@
-//! The host's files as a root show its sockets and named pipes and lead to nobody behind them.
+//! If the host's files are the root, its sockets and named pipes are visible but cannot be used.
 
 mod common;
 
@@ -18,10 +18,10 @@ use common::{NSPOD, Name, Output, root, run_with};
 
 const DIRECTORY: &str = "NSPOD_TEST_SOCKETS";
 const REACHED: &str = "reached:";
-/// What there is to reach.
+/// All sockets and pipes that the attack tries.
 const ALL: &str = "stream datagram seqpacket pipe-write pipe-read";
 
-/// Not a test by itself: what is run in the containers.
+/// Not a test by itself: the program that runs in the containers.
 #[test]
 fn the_attack() {
     let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
@@ -47,7 +47,7 @@ fn seqpacket() -> OwnedFd {
     socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap()
 }
 
-/// Somebody of the host's who listens, in a directory outside /run, /tmp and /dev.
+/// A daemon of the host that listens in a directory outside /run, /tmp and /dev.
 struct Daemon {
     _stream: UnixListener,
     _datagram: UnixDatagram,
@@ -66,7 +66,7 @@ impl Daemon {
             nix::unistd::mkfifo(&at(name), nix::sys::stat::Mode::empty()).unwrap();
             OpenOptions::new().read(true).write(true).open(at(name)).unwrap()
         });
-        // Enough for all who come.
+        // Enough bytes for all readers.
         (&pipes[1]).write_all(&[b's'; 100]).unwrap();
         let daemon = Daemon {
             _stream: UnixListener::bind(at("stream")).unwrap(),
@@ -82,7 +82,7 @@ impl Daemon {
     }
 }
 
-/// A directory of the host's that every user can reach, with the program of the attack.
+/// A directory of the host that every user can reach, with the program of the attack.
 struct Place(tempfile::TempDir);
 
 impl Place {
@@ -102,7 +102,7 @@ impl Place {
         Daemon::new(&directory)
     }
 
-    /// The arguments of a `run` or `exec`, up to the container's name.
+    /// Returns the arguments of a `run` or `exec`, up to the container's name.
     fn attack(&self, verb: &[&str], at: &Path, container: &[&str]) -> Vec<String> {
         let variable = format!("{DIRECTORY}={}", at.display());
         let program = self.0.path().join("attack").display().to_string();
@@ -136,7 +136,7 @@ fn no_socket_or_pipe_of_the_host_is_reached_that_was_not_bound_by_name() {
             reached(&nspod(&place.attack(&verb, at, &[])))
         };
         assert_eq!(run(&[], &daemon.directory), "", "{flags:?}");
-        // The control: the same attack, where the sockets are the container's to use.
+        // The control: the same attack succeeds if the sockets are mounted into the container.
         for volume in [&volume, &read_only] {
             assert_eq!(run(&["-v", volume], Path::new("/mnt")), ALL, "{flags:?} -v {volume}");
         }
@@ -187,7 +187,7 @@ fn an_ordinary_users_container_reaches_none() {
     }
 }
 
-/// Runs a script in a private mount namespace, with `$N` for nspod, and these for `$1` and on.
+/// Runs a script in a private mount namespace, with `$N` for nspod, and `args` as `$1` and so on.
 fn apart(script: &str, args: &[String]) -> Output {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-ec", script, "sh"]).args(args);
@@ -202,7 +202,7 @@ fn what_is_mounted_on_the_host_is_shown_and_leads_to_nobody() {
     let place = Place::new();
     let daemon = place.daemon("a, b:c\\d");
     let directory = daemon.directory.display();
-    // A mount with a mount and a file in it, one of another flag, and one that is mounted over.
+    // A mount that contains a mount and a file; a mount with another flag; and a mount that is covered.
     let script = format!(
         "mount -t tmpfs none /mnt; mkdir '/mnt/x, y:z' /mnt/hidden; echo file > /mnt/file; \
          mount --bind '{directory}' '/mnt/x, y:z'; mount -o bind,noexec /usr/bin /mnt/hidden; \
@@ -231,7 +231,7 @@ fn a_mount_that_cannot_be_shown_so_is_an_error_with_its_cures() {
     if !root() {
         return;
     }
-    // Two overlays deep, which is as deep as the kernel goes.
+    // Two nested overlays, the kernel's maximum.
     let script = "mount -t tmpfs none /mnt; cd /mnt; mkdir a b c d e; \
         mount -t overlay none -o lowerdir=/mnt/e:/mnt/a /mnt/b; \
         mount -t overlay none -o lowerdir=/mnt/b:/mnt/c /mnt/d; exec \"$N\" run \"$@\"";

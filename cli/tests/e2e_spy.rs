@@ -1,6 +1,6 @@
-//! A container with CAP_SYS_PTRACE watches the processes that enter its pid namespace. It finds
-//! nothing of the runtime's there: no memory, executable, environment, descriptor or capability.
-//! The same spy finds all of these in a process that enters by nsenter(1), its control.
+//! A container with CAP_SYS_PTRACE watches the processes that enter its pid namespace. It finds no memory,
+//! executable, environment, descriptor or capability of the runtime there. As a control, the same spy finds
+//! all of these in a process that enters with nsenter(1).
 
 mod common;
 
@@ -19,18 +19,18 @@ use serde_json::{Value, json};
 const OCI: &str = env!("CARGO_BIN_EXE_nspod-oci");
 const SECRET: &str = "NSPOD_TEST_SECRET=of-the-host";
 const SECRET_DIR: &str = "nspod-secret-directory";
-/// How often a process enters: the guest is an emulated machine, with which the spy alone keeps two
-/// processors busy.
+/// Returns how many processes enter. The guest is an emulated machine with few processors, and the spy alone
+/// keeps two busy.
 fn times() -> usize {
     if std::env::var_os("NSPOD_LANE").is_some_and(|lane| lane == "guest") { 6 } else { 40 }
 }
 
-/// One spy at a time: they would take the processors from one another, and see less.
+/// Only one spy runs at a time: several would compete for the processors and observe less.
 static ONE: Mutex<()> = Mutex::new(());
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
-/// Where the spy runs: a root file system with the spy and busybox, and what it has found.
+/// The environment of the spy: a root file system with the spy and busybox, and a directory for its findings.
 struct Place {
     dir: tempfile::TempDir,
     _alone: MutexGuard<'static, ()>,
@@ -63,7 +63,7 @@ impl Place {
         self.dir.path().join("root/out").join(name)
     }
 
-    /// The spy's program, with the files that it is to know again.
+    /// Returns the spy's command, with the files that it must recognize.
     fn spy(&self, files: &[&Path]) -> (Vec<String>, Vec<String>) {
         let ids = files.iter().map(|file| {
             let there = file.metadata().unwrap();
@@ -78,23 +78,23 @@ impl Place {
         (program.map(str::to_owned).to_vec(), env)
     }
 
-    /// Waits until the spy watches.
+    /// Waits until the spy is watching.
     fn watched(&self) {
         eventually("the spy watches", || self.out("ready").exists());
     }
 
-    /// A host program with what the spy looks for: a variable, a directory, a descriptor.
+    /// Returns a host program that has what the spy looks for: a variable, a directory, a descriptor.
     fn host(&self, program: &str, args: &[&str]) -> Command {
         let secret = self.dir.path().join(SECRET_DIR);
         let mut command = Command::new("sh");
-        // The descriptor is open in the program as well.
+        // The program inherits the descriptor.
         command.args(["-c", "exec 3< . && exec \"$0\" \"$@\"", program]).args(args);
         let (name, value) = SECRET.split_once('=').unwrap();
         command.current_dir(secret).env(name, value);
         command
     }
 
-    /// What the spy has found: of how many processes, and of how many of these each thing.
+    /// Returns the spy's findings: the number of processes, and in how many of them each thing was found.
     fn found(&self) -> Value {
         fs::write(self.out("stop"), "").unwrap();
         eventually("the spy reports", || self.out("found").exists());
@@ -134,7 +134,7 @@ fn the_spy() {
             for _ in 0..400 {
                 let Some(now) = look(pid, &ids, &files, &mut held) else { break };
                 found.iter_mut().zip(now).for_each(|(all, one)| *all |= one);
-                // It is the container's own program by now.
+                // The process has become the container's own program.
                 if is_program(pid) {
                     break;
                 }
@@ -161,18 +161,18 @@ fn the_spy() {
     fs::rename("/out/found.new", "/out/found").unwrap();
 }
 
-/// The pid that was given last in this pid namespace.
+/// Returns the most recent pid in this pid namespace.
 fn last_pid() -> u32 {
     let text = fs::read_to_string("/proc/loadavg").unwrap();
     text.split_whitespace().next_back().unwrap().parse().unwrap()
 }
 
-/// Whether busybox of the container runs there.
+/// Returns whether the process is the container's busybox.
 fn is_program(pid: u32) -> bool {
     fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path.ends_with("busybox"))
 }
 
-/// What there is to find in a process; `None` if it is gone.
+/// Inspects a process and returns what was found; `None` if it is gone.
 fn look(pid: u32, ids: &BTreeSet<&str>, files: &[&str], held: &mut Vec<File>) -> Option<[bool; 5]> {
     let proc = format!("/proc/{pid}");
     let exe = File::options().read(true).custom_flags(nix::libc::O_PATH).open(format!("{proc}/exe"));
@@ -203,7 +203,7 @@ fn look(pid: u32, ids: &BTreeSet<&str>, files: &[&str], held: &mut Vec<File>) ->
     Some([theirs, memory, environment, descriptors, permitted & CAP_SYS_ADMIN != 0])
 }
 
-/// A container of nspod's in which the spy runs.
+/// Starts a container of nspod in which the spy runs.
 fn spied(place: &Place, files: &[&Path], more: &[&str]) -> Name {
     let (program, env) = place.spy(files);
     let root = place.root();
@@ -231,7 +231,7 @@ fn a_process_that_enters_by_nsenter_is_found_out() {
         return;
     }
     let place = Place::new();
-    // A copy, for it is opened to be written to.
+    // Use a copy, because the test opens it for writing.
     let nsenter = place.dir.path().join("nsenter");
     let found = run_with(Command::new("sh").args(["-c", "command -v nsenter"]), "");
     if found.code() != 0 {
@@ -283,7 +283,7 @@ fn a_container_of_a_pod_that_shares_pids_shows_nothing_of_the_runtime() {
     place.assert_nothing_found();
 }
 
-/// A bundle with the place's root, and the directory for the states of its containers.
+/// A bundle with the root of the place, and the state directory of its containers.
 struct Bundle<'a> {
     place: &'a Place,
     id: String,
@@ -331,7 +331,7 @@ fn may_trace(config: &mut Value) {
     }
 }
 
-/// The spy as an OCI container, with this filter.
+/// Starts the spy as an OCI container, with this filter.
 fn oci_spied<'a>(place: &'a Place, seccomp: Option<Value>) -> (Bundle<'a>, i64) {
     let (program, env) = place.spy(&[Path::new(OCI)]);
     let bundle = Bundle::new(place, "spy", |config| {
@@ -353,7 +353,8 @@ fn oci_spied<'a>(place: &'a Place, seccomp: Option<Value>) -> (Bundle<'a>, i64) 
     (bundle, pid)
 }
 
-/// What engines give a container that may gain privileges: much is allowed, and the rest refused.
+/// Returns a filter that engines use for a container that may gain privileges: it allows most calls, and
+/// rejects the others.
 fn lenient() -> Value {
     json!({
         "defaultAction": "SCMP_ACT_ALLOW",
@@ -387,7 +388,7 @@ fn an_oci_container_that_joins_a_pid_namespace_shows_nothing() {
             let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
             let own = namespaces.iter_mut().find(|namespace| namespace["type"] == "pid").unwrap();
             own["path"] = format!("/proc/{pid}/ns/pid").into();
-            // A hook of the runtime's runs in the container's namespaces.
+            // The hook runs in the container's namespaces.
             config["hooks"] =
                 json!({ "createContainer": [{ "path": "/bin/true", "args": ["true"], "env": [] }] });
             if let Some(seccomp) = seccomp {
@@ -402,17 +403,17 @@ fn an_oci_container_that_joins_a_pid_namespace_shows_nothing() {
     }
 }
 
-/// Where pids are the host's the spy sees the process in its user namespace, too.
+/// If the container shares the host's pid namespace, the spy also sees the process in the user namespace.
 #[test]
 fn exec_into_a_user_namespace_alone_shows_the_container_nothing() {
     if !root() || !fault::able() {
         return;
     }
     let place = Place::new();
-    // The root of the user namespace is another user here.
+    // Root of the user namespace is another user on the host.
     fs::set_permissions(place.out(""), fs::Permissions::from_mode(0o777)).unwrap();
     let name = spied(&place, &[Path::new(NSPOD)], &["--pid", "host", "--userns", "auto"]);
-    // There is time to look after each step.
+    // The delay gives the spy time to look after each step.
     let delay = "inject=setns:delay_exit=100000";
     let exec = ["-f", "-qq", "-o", "/dev/null", "-e", delay, NSPOD, "exec", &name, "true"];
     for _ in 0..5 {
@@ -421,13 +422,13 @@ fn exec_into_a_user_namespace_alone_shows_the_container_nothing() {
     }
     let found = place.found();
     assert!(found["seen"].as_u64().unwrap() > 10, "the spy was blind: {found}");
-    // The capabilities of each process can be read by everybody.
+    // Every process can read the capabilities of another, so they are not checked.
     for what in ["executables", "written", "memory", "environment", "descriptors"] {
         assert_eq!(found[what], 0, "{what}: {found}");
     }
 }
 
-/// The process waits in the container until who answers for the filter has the listener.
+/// The process waits in the container until the agent of the filter has the listener.
 #[test]
 fn exec_under_a_filter_that_asks_shows_the_container_no_right_to_load_it() {
     if !root() {
@@ -436,7 +437,7 @@ fn exec_under_a_filter_that_asks_shows_the_container_no_right_to_load_it() {
     let place = Place::new();
     let socket = place.dir.path().join("listener");
     let listener = UnixListener::bind(&socket).unwrap();
-    // It keeps the listeners, and has nothing to answer.
+    // The agent keeps the listeners and never has to answer.
     std::thread::spawn(move || {
         let mut kept = Vec::new();
         loop {

@@ -1,5 +1,5 @@
-//! What is written down is safe from concurrent invocations, crashes and reboots, and from
-//! who would have nspod follow it elsewhere.
+//! Saved state survives concurrent invocations, crashes and reboots, and attempts to redirect nspod to other
+//! files.
 
 mod common;
 
@@ -62,7 +62,7 @@ fn many_remove_one_and_nobody_hangs() {
         let all: Vec<_> = (0..6).map(|_| scope.spawn(|| nspod(&["rm", "-f", &name]))).collect();
         all.into_iter().map(|one| one.join().unwrap()).collect()
     });
-    // Or that it is gone, or that somebody is at it.
+    // The container may be gone, or another command may be working on it.
     let said = ["there is no container", "another command is starting or removing the container"];
     let fine = |o: &common::Output| o.code() == 0 || said.iter().any(|said| o.err.contains(said));
     assert!(outputs.iter().all(fine) && outputs.iter().any(|o| o.code() == 0), "{outputs:?}");
@@ -76,7 +76,7 @@ fn who_removes_a_container_spares_the_next_of_its_name() {
     }
     let name = Name::detached(&[], &["true"]);
     ok(&["wait", &name]);
-    // Somebody is at work on it, so that the removal waits.
+    // Hold the lock, so that the removal waits.
     let dir = std::fs::File::open(name.state()).unwrap();
     let lock = Flock::lock(dir, FlockArg::LockExclusive).unwrap();
     let mut rm = Guard(Command::new(NSPOD).args(["rm", &name]).stdout(Stdio::null()).spawn().unwrap());
@@ -93,7 +93,7 @@ fn who_removes_a_container_spares_the_next_of_its_name() {
     assert_eq!(name.at(), "running");
 }
 
-/// Runs a script that begins with one nspod that stops at a call, alone.
+/// Runs a script in a private /run. The script begins with an nspod that stops at a call.
 fn raced(script: &str, name: &str) -> common::Output {
     let script = script.replace("NAME", name);
     alone(&format!("{{ $N ps; $N pod ls; }} > /run/out; {}\n{script}", fault::LATE))
@@ -124,8 +124,8 @@ fn who_removes_a_container_that_never_started_spares_one_that_starts_meanwhile()
     if !root() || !fault::able() {
         return;
     }
-    // One has made the directory and not locked it yet. The other looks whether anybody is at work on it, which is
-    // one lock and one unlock, and locks it then.
+    // The first process has created the directory and not locked it yet. The second checks whether the
+    // directory is locked, which requires one lock and one unlock, and then locks it.
     let script = "late mkdirat:signal=STOP:when=1 run -d --name NAME sleep 1000; run=$late
         late flock:signal=STOP:when=2 rm NAME; rm=$late
         go_on $run; go_on $rm; $N exec NAME echo runs; $N rm -f NAME";
@@ -165,7 +165,7 @@ NAME
     assert_eq!(seen.out, want.replace("NAME", &name), "{}", seen.err);
 }
 
-/// What there is of a pod beside its directory: its cgroup, and its shared memory.
+/// Returns the parts of a pod outside its directory: its cgroup, and its shared memory.
 fn of_pod(name: &str) -> Vec<PathBuf> {
     let begins = format!("nspod-pod:{name}-");
     let shm = std::fs::read_dir("/dev/shm").unwrap().map(|entry| entry.unwrap().path());
@@ -173,7 +173,7 @@ fn of_pod(name: &str) -> Vec<PathBuf> {
     shm.chain(Some(cgroup(&format!("pod:{name}"))).filter(|path| path.exists())).collect()
 }
 
-/// The processes with this in their environment.
+/// Returns the processes that have this text in their environment.
 fn marked(mark: &str) -> Vec<String> {
     let pids =
         std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -259,7 +259,7 @@ fn a_runner_that_was_killed_leaves_a_container_to_handle() {
     ok(&["rm", "-f", &removed]);
     assert!(!removed.state().exists() && !cgroup(&removed).exists());
     std::fs::write(dir.path().join("go"), "").unwrap();
-    // To be removed when it ends, which the next nspod that looks does.
+    // The container is marked for removal. The next nspod removes it after its end.
     eventually("it is swept away", || ended.row().is_none());
     assert!(!ended.state().exists() && !cgroup(&ended).exists());
 }
@@ -269,7 +269,7 @@ fn a_start_that_was_cut_short_is_told_and_removed() {
     if !root() {
         return;
     }
-    // Alone, for the `ps` of another test would remove it.
+    // Use a private /run, because the `ps` of another test would remove the container.
     for (then, left) in [
         ("$N kill NAME; $N logs NAME; $N exec NAME true; $N wait NAME; $N rm NAME", ""),
         ("$N ps -aq", ""),
@@ -348,7 +348,7 @@ fn who_has_too_few_descriptors_starts_nothing_and_leaves_nothing() {
         return;
     }
     let name = unique();
-    // Until there are enough.
+    // Raise the limit until there are enough descriptors.
     let script = format!(
         "$N ps > /run/out; n=4
         until [ $n = 100 ] || prlimit --nofile=$n $N run -d --name {name} sleep 1000 > /run/out 2>&1; do
@@ -410,12 +410,12 @@ fn prune_removes_what_has_ended_and_spares_what_runs() {
     assert_eq!(alone(&script).out, want);
 }
 
-/// Rewrites what is written down of a container.
+/// Changes the saved state of a container.
 fn forge(name: &Name, change: impl FnOnce(&mut serde_json::Value)) {
     let file = name.state().join("state.json");
     let mut record = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     change(&mut record);
-    // In one step, for the other tests look at it as well.
+    // Replace the file atomically, because other tests read it too.
     let fresh = file.with_extension("new");
     std::fs::write(&fresh, record.to_string()).unwrap();
     std::fs::rename(&fresh, &file).unwrap();
@@ -432,7 +432,7 @@ fn a_pid_that_is_somebody_elses_by_now_is_never_touched() {
     thread::sleep(std::time::Duration::from_millis(50));
     type Forgery = fn(&mut serde_json::Value, u32);
     let recycled: Forgery = |record, pid| record["process"]["pid"] = pid.into();
-    // The very start time, but before a reboot.
+    // The same start time, but before a reboot.
     let rebooted: Forgery = |record, pid| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         let start: u64 =
@@ -502,7 +502,7 @@ fn a_state_directory_that_leads_elsewhere_or_is_open_to_others_is_refused() {
         );
         assert_eq!(seen.err, want);
     }
-    // A link in the place of a container's directory, or of a file in it.
+    // A symbolic link replaces a container's directory, or a file in it.
     let name = unique();
     let script = format!(
         "mkdir -m 700 /run/nspod /run/nspod/containers /run/trap && ln -s /run/trap /run/nspod/containers/{name}

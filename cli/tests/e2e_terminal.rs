@@ -1,4 +1,4 @@
-//! A session at a terminal.
+//! Interactive sessions at a terminal.
 
 mod common;
 
@@ -143,9 +143,9 @@ fn without_a_terminal_of_its_own_ctrl_c_is_a_signal() {
     terminal.type_in("\x03");
     assert_eq!(terminal.end(), 8);
     terminal.expect("asked");
-    // Once, and not twice.
+    // The text is shown only once.
     assert_eq!(terminal.shown().matches("asked").count(), 1);
-    // No shell: one catches the signal itself until it has become another program.
+    // Run the program without a shell: a shell catches the signal until it executes another program.
     let mut terminal = Terminal::nspod(&["run", "-i", "cat", "/proc/self/comm", "-"]);
     terminal.expect("cat");
     terminal.type_in("\x03");
@@ -157,17 +157,17 @@ fn the_terminal_is_given_back_whatever_ends_it() {
     if !root() {
         return;
     }
-    // A failure after the terminal was looked at.
+    // The start fails after the terminal was examined.
     let mut failed = Terminal::nspod(&["run", "-it", "no-such-program"]);
     assert_eq!(failed.end(), 127);
     failed.expect("nspod: cannot execute no-such-program");
-    // A signal to nspod itself.
+    // nspod itself receives a signal.
     let mut terminal = Terminal::nspod(&["run", "-it", "--init", "sh", "-c", "echo up; exec sleep 1000"]);
     terminal.expect("up");
     terminal.wait_until_raw();
     signal(terminal.child(), 15);
     assert_eq!(terminal.end(), 128 + 15);
-    // The end of the container from elsewhere.
+    // Another process ends the container.
     let name = Name::container();
     let mut terminal =
         Terminal::nspod(&["run", "-it", "--name", &name, "sh", "-c", "echo up; exec sleep 1000"]);

@@ -18,7 +18,7 @@ fn an_ordinary_user_is_root_in_a_container_and_nobody_outside() {
     assert_eq!(lines, [vec!["0"], vec!["box"], vec!["1"], vec!["0", "65534", "1"], vec!["refused"]]);
     assert_eq!(user.nspod(&["run", "sh", "-c", "exit 7"]).code(), 7);
     assert_eq!(user.nspod(&["run", "no-such"]).code(), 127);
-    // What is written to a volume is the user's own.
+    // Files written to a volume belong to the user.
     let file = user.dir().join("written");
     let volume = format!("{}:/mnt", user.dir().display());
     user.nspod(&["run", "-v", &volume, "touch", "/mnt/written"]).ok();
@@ -40,7 +40,7 @@ fn ranges_of_ids_are_those_of_etc_subuid() {
     assert_eq!(map(&[]), [ranges, ranges].concat());
     assert_eq!(map(&["--userns=auto"]), [ranges, ranges].concat());
     assert_eq!(map(&["--userns=single"]), [0, 65_534, 1, 0, 65_534, 1]);
-    // Several users inside, and what they own outside.
+    // Several users inside, and the owners of their files outside.
     let volume = format!("{}:/mnt", user.dir().display());
     let script = "touch /mnt/f && chown 33:33 /mnt/f && stat -c %u /mnt/f; id -u";
     assert_eq!(user.nspod(&["run", "-v", &volume, "sh", "-c", script]).ok(), "33\n0\n");
@@ -126,7 +126,7 @@ fn another_users_state_is_not_to_be_had() {
         strange.path().display()
     );
     assert!(refused.err.starts_with(want.trim_end()), "{}", refused.err);
-    // Without the variable it is below /tmp, where a link that somebody else has made is not followed.
+    // Without the variable, the directory is below /tmp. A link that another user made there is not followed.
     let script = "mount -t tmpfs -o mode=1777 none /tmp && ln -s /etc /tmp/nspod-65534 && \
         exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$0\" ps";
     let dir = tempfile::Builder::new().tempdir_in("/var/tmp").unwrap();
@@ -148,7 +148,7 @@ fn a_killed_creation_of_a_pod_leaves_no_holder() {
         return;
     }
     let user = User::new();
-    // No cgroup leads to the process that holds an ordinary user's pod.
+    // An ordinary user's pod has no cgroup in which the process that holds it could be found.
     let script = r#"
         cd $XDG_RUNTIME_DIR; end=$(($(date +%s) + 40))
         strace -qq -o trace ./bin pod create counted > out; ./bin pod rm counted > out

@@ -1,4 +1,4 @@
-//! Debian's containerd on this OCI runtime, by `ctr run --runc-binary`.
+//! Debian's containerd with this OCI runtime, through `ctr run --runc-binary`.
 
 mod common;
 mod oci;
@@ -19,7 +19,7 @@ use oci::{
 
 const IMAGE: &str = "localhost/box:latest";
 
-/// A containerd of the tests' own, which has the image.
+/// A private containerd with the image.
 struct Containerd {
     dir: PathBuf,
     _end: ChildStdin,
@@ -50,13 +50,13 @@ impl Containerd {
             at("sock")
         );
         fs::write(dir.join("config.toml"), config).unwrap();
-        // `ctr run` forgets its --runc-binary where it is given a --uidmap, and the shim takes what is called runc.
+        // With --uidmap, `ctr run` ignores --runc-binary, and the shim runs the program named runc.
         fs::create_dir(dir.join("bin")).unwrap();
         symlink(runtime(), dir.join("bin/runc")).unwrap();
         let end = "PATH=$PWD/bin:$PATH containerd -c config.toml > log 2>&1 &
             cat; for task in $(ctr -a $PWD/sock task ls -q); do ctr -a $PWD/sock task rm -f $task; done; kill $!; wait";
         let containerd = Containerd { _end: until_the_end(&dir, end), dir };
-        // What `docker save` makes of an image.
+        // The format in which `docker save` writes an image.
         let script = r#"
             id=$(sha256sum layer.tar | cut -d ' ' -f 1)
             env='"Env": ["PATH=/bin"]'
@@ -77,7 +77,7 @@ impl Containerd {
         self.call(&args)
     }
 
-    /// What a shell in a new container prints; it must succeed.
+    /// Returns the output of a shell in a new container; the shell must succeed.
     #[track_caller]
     fn sh(&self, flags: &[&str], script: &str) -> String {
         let output = self.run(&[&["--rm"], flags].concat(), &unique(), &["sh", "-c", script]);
@@ -85,7 +85,7 @@ impl Containerd {
         output.out
     }
 
-    /// A container that runs in the background; its name and its process.
+    /// Starts a container in the background. Returns its name and pid.
     #[track_caller]
     fn detached(&self, flags: &[&str]) -> (String, u64) {
         let id = unique();
@@ -95,7 +95,7 @@ impl Containerd {
         (id, pid)
     }
 
-    /// Its row in the list of tasks: the name, the process, the state.
+    /// Returns the row of the container in the list of tasks: name, pid, state.
     #[track_caller]
     fn task(&self, id: &str) -> Vec<String> {
         let list = self.ok(&["task", "ls"]);
@@ -103,7 +103,7 @@ impl Containerd {
         row.unwrap_or_else(|| panic!("{list}")).map(str::to_owned).collect()
     }
 
-    /// A directory that containers can mount.
+    /// Creates a directory that containers can mount.
     fn volume(&self) -> PathBuf {
         let dir = self.dir.join(unique());
         fs::create_dir(&dir).unwrap();

@@ -1,4 +1,4 @@
-//! Debian's Docker on this OCI runtime, by the `daemon.json` of the README.
+//! Debian's Docker with this OCI runtime, configured by the `daemon.json` of the README.
 
 mod common;
 mod oci;
@@ -15,7 +15,7 @@ use oci::{
     wait_until_frozen,
 };
 
-/// A daemon of the tests' own, which has the image `box`. Containers have no network but loopback.
+/// A private daemon with the image `box`. Containers have only a loopback network.
 struct Docker {
     dir: PathBuf,
     _end: ChildStdin,
@@ -55,13 +55,13 @@ impl Docker {
         docker
     }
 
-    /// What starts a container, with these flags.
+    /// Returns the arguments that start a container with these flags.
     fn run<'a>(flags: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
         [Docker::RUN, flags, &["box"], command].concat()
     }
 }
 
-/// README's, with the runtime under test.
+/// Returns the `daemon.json` of the README, with the runtime under test.
 fn daemon_json() -> String {
     let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
     let section = readme.split("\n**Docker**").nth(1).unwrap();
@@ -151,7 +151,7 @@ fn limits_are_the_kernels_files_and_can_be_changed() {
     assert_eq!(seen(), "100\n200\n67108864\n50000 100000\n0\n33\n");
     docker.ok(&["update", "-m", "32m", "--memory-swap", "64m", "--cpus", "0.25", &name]);
     assert_eq!(seen(), "100\n200\n33554432\n25000 100000\n0\n33\n");
-    // As in any other, its devices are there after it.
+    // The devices of the container are still usable.
     docker.ok(&["exec", &name, "sh", "-c", "echo x > /dev/null"]);
 }
 
@@ -171,7 +171,7 @@ fn rights_are_few_fewer_or_all() {
     let status = "awk '/^(CapBnd|Seccomp):/ { print $2 }' /proc/self/status";
     assert_eq!(docker.sh(&[], status), "00000000a80425fb\n2\n");
     assert_eq!(docker.sh(&["--cap-drop", "all", "--cap-add", "NET_RAW"], status), "0000000000002000\n2\n");
-    // All that this Docker knows of.
+    // All capabilities that this version of Docker knows.
     assert_eq!(docker.sh(&["--privileged"], status), "0000003fffffffff\n0\n");
     assert_ne!(docker.call(&Docker::run(&["--rm"], &["unshare", "-U", "true"])).code(), 0);
     assert_eq!(docker.sh(&["--security-opt", "seccomp=unconfined"], "unshare -U echo made"), "made\n");

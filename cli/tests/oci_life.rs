@@ -1,6 +1,5 @@
-//! nspod-oci as its clients meet it: sentences and logs, ids, what it leaves and what a crash
-//! leaves, terminals, descriptors, and ordinary users. What each field of a configuration does
-//! is in `oci_fields`.
+//! nspod-oci as its clients see it: messages and logs, ids, remains of containers and crashes, terminals,
+//! descriptors, and ordinary users. The tests in `oci_fields` cover each field of a configuration.
 
 mod common;
 
@@ -20,14 +19,14 @@ use serde_json::{Value, json};
 
 const OCI: &str = env!("CARGO_BIN_EXE_nspod-oci");
 
-/// A bundle with busybox as its root file system, a directory for states, and an id.
+/// A bundle with busybox as its root file system, a state directory, and an id.
 struct Bundle {
     dir: tempfile::TempDir,
     id: String,
 }
 
 impl Bundle {
-    /// Its container runs this script.
+    /// Creates a bundle that runs this script.
     fn new(script: &str) -> Bundle {
         Bundle::changed(script, |_| {})
     }
@@ -72,8 +71,8 @@ impl Bundle {
         command
     }
 
-    /// Runs it to its end. A container keeps what it inherits, so that is no pipe, whose end would
-    /// be waited for.
+    /// Runs a command to its end. Its streams are files: a container may keep a pipe open, and the caller
+    /// would wait for the end of the pipe.
     fn run(&self, command: &mut Command) -> Output {
         let file = |name| fs::File::create(self.path(name)).unwrap();
         command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr"));
@@ -86,7 +85,7 @@ impl Bundle {
         self.run(&mut self.raw(args))
     }
 
-    /// A verb with its flags, and the id.
+    /// Runs a command with its flags and the id.
     fn verb(&self, args: &[&str]) -> Output {
         self.command(&[args, &[&self.id]].concat())
     }
@@ -114,8 +113,8 @@ impl Drop for Bundle {
     }
 }
 
-/// By another process: a file that is open to be written to, in whatever program of another test's has
-/// inherited it for a moment, cannot be executed.
+/// Copies the runtime with another process. If this process wrote the file, a program that another test
+/// starts could inherit the open descriptor for a moment, and the file could not be executed.
 fn copy_runtime(to: &Path) {
     run_with(Command::new("cp").arg(OCI).arg(to), "").ok();
 }
@@ -240,7 +239,7 @@ fn what_a_crash_of_create_leaves_is_deleted_by_force() {
     if !root() {
         return;
     }
-    // Killed from within, when the container's process is there.
+    // A hook kills the runtime when the container's process exists.
     let bundle = Bundle::changed(SLEEP, |config| {
         let script = "kill -KILL $PPID; sleep 1000 </dev/null >/dev/null 2>&1 & echo $! > hook";
         config["hooks"] = json!({ "createRuntime": [{ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"] }] });
@@ -253,7 +252,7 @@ fn what_a_crash_of_create_leaves_is_deleted_by_force() {
     eventually("the hook has noted its child", || bundle.path("hook").exists());
     let hook = fs::read_to_string(bundle.path("hook")).unwrap();
     run_with(Command::new("kill").arg(hook.trim()), "").ok();
-    // And before there was anything but its directory.
+    // The runtime was killed when only the directory existed.
     bundle.edit(|config| config["hooks"] = json!({}));
     let own = fs::Permissions::from_mode(0o700);
     fs::create_dir(bundle.path("state").join(&bundle.id)).unwrap();
@@ -285,7 +284,7 @@ fn who_creates_a_container_adopts_no_other_of_its_id() {
     assert_eq!(bundle.status(), "created");
     bundle.verb(&["start"]).ok();
     bundle.verb(&["delete", "--force"]).ok();
-    // The next one may have it.
+    // The id can be used again.
     bundle.verb(&["create"]).ok();
 }
 
@@ -361,7 +360,7 @@ fn a_pid_file_has_the_pid_and_nothing_else() {
     assert_eq!(name, "sleep\n");
 }
 
-/// The terminal that arrives at a socket, and the name that came with it.
+/// Receives the terminal from a socket, and the name in its message.
 fn receive(listener: &UnixListener) -> (fs::File, String) {
     let (stream, _) = listener.accept().unwrap();
     let mut name = [0; 256];
@@ -434,7 +433,7 @@ fn sockets_of_activation_come_before_the_descriptors_that_are_preserved() {
     assert!(others.out.starts_with("first\nsecond\n\n"), "{others:?}");
     let neither = run("", "");
     assert!(!neither.out.contains("first"), "{neither:?}");
-    // This program's own are none of the caller's.
+    // Descriptors that the program opens itself do not count as the caller's.
     fails(&run("", "--preserve-fds 4"), 1, "cannot pass on descriptor 6");
 }
 
@@ -619,7 +618,7 @@ fn a_hook_that_hangs_after_the_end_holds_nothing_of_the_container() {
         }
         let mut line = bundle.raw(&[verb, &[&bundle.id]].concat());
         line.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
-        // It is ended by SIGINT, which who runs the tests may ignore.
+        // SIGINT must end the runtime, but the process that runs the tests may ignore it.
         nspod_sandbox::inherit_nothing(&mut line);
         let mut hanging = line.spawn().unwrap();
         eventually("the hook runs", || {
@@ -629,7 +628,7 @@ fn a_hook_that_hangs_after_the_end_holds_nothing_of_the_container() {
             assert!(!cgroup.exists() && fs::read_link(mounts).is_err());
         }
         fails(&bundle.verb(&["state"]), 1, "container does not exist");
-        // As by Ctrl-C, of which the hook has its own part.
+        // Ctrl-C sends the signal to the runtime and to the hook.
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(hanging.id() as i32), nix::sys::signal::SIGINT)
             .unwrap();
         assert_eq!(end_of(&mut hanging).signal(), Some(2));

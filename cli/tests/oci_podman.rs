@@ -1,4 +1,4 @@
-//! Debian's podman on this OCI runtime.
+//! Debian's podman with this OCI runtime.
 
 mod common;
 mod oci;
@@ -16,17 +16,17 @@ use oci::{
     until_the_end, wait_until_frozen,
 };
 
-/// Podman with storage of its own, in which there is the image `box`. Containers have no network but loopback.
+/// Podman with private storage that contains the image `box`. Containers have only a loopback network.
 struct Podman {
     dir: PathBuf,
     _end: ChildStdin,
 }
 
-/// Who calls podman.
+/// The user that runs podman.
 #[derive(PartialEq)]
 enum Caller {
     Root,
-    /// Nobody, with a range of ids from 100000 on.
+    /// The user nobody, with a range of ids from 100000 on.
     User,
 }
 
@@ -55,9 +55,9 @@ impl Podman {
     fn of(caller: Caller) -> Podman {
         let dir = directory_with_layer();
         let runtime = dir.join(runtime().file_name().unwrap());
-        // Another process writes what is executed: a thread that forks meanwhile would keep it open.
+        // Another process writes the executable: a concurrent fork in this process would keep it open.
         shell(&dir, &format!("cp {} {}", oci::runtime().display(), runtime.display()));
-        // Podman 4 has another name than its manual for what is needed for --cgroups=disabled.
+        // The option that --cgroups=disabled requires has another name in podman 4 than in its manual.
         let conf = "[containers]\nnetns = \"none\"\n[network]\nnetwork_backend = \"netavark\"\n\
             [engine]\nruntime_supports_json = [\"crun\", \"runc\", \"nspod-oci\"]\n\
             runtime_supports_nocgroup = [\"crun\", \"nspod-oci\"]\n";
@@ -83,7 +83,7 @@ impl Podman {
         if caller == Caller::User {
             shell(&dir, "mkdir runtime; chown 65534:65534 . runtime");
         }
-        // The last kills what holds an ordinary user's namespaces.
+        // The last command kills the process that holds an ordinary user's namespaces.
         let end = "cat; for what in 'pod rm -fa -t 0' 'rm -fa -t 0' 'system migrate'; do ./podman $what; done
             umount root/overlay";
         let podman = Podman { _end: until_the_end(&dir, end), dir };
@@ -92,15 +92,16 @@ impl Podman {
         podman
     }
 
-    /// Makes the cgroup of a pod anew that nothing runs in yet: this podman leaves a filter on it by which its
-    /// containers can use no device, and other runtimes cannot start them.
+    /// Recreates the cgroup of a pod without processes. This version of podman leaves a device filter on the
+    /// cgroup: containers of podman cannot use devices there, and other runtimes cannot start containers
+    /// there.
     fn renew_cgroup_of_pod(&self, pod: &str) {
         let path = self.ok(&["pod", "inspect", "--format", "{{.CgroupPath}}", pod]);
         let mount_point = cgroup_core::Hierarchy::detect().unwrap().mount_point().unwrap().to_owned();
         fs::remove_dir(mount_point.join(path.trim().trim_start_matches('/'))).unwrap();
     }
 
-    /// A directory that containers can have as a volume.
+    /// Creates a directory that containers can use as a volume.
     fn volume(&self) -> PathBuf {
         let dir = self.dir.join(unique());
         fs::create_dir(&dir).unwrap();
@@ -270,7 +271,8 @@ fn the_oom_killer_is_named() {
     let hog = "cat /sys/fs/cgroup/memory.max; x=x; while :; do x=$x$x; done";
     let limit = ["-m", "16m", "--memory-swap", "16m"];
     podman.ok(&[&["create", "--name", &name], &limit[..], &["box", "sh", "-c", hog]].concat());
-    // This conmon notes the OOM in its working directory, where this podman looks for it in the container's.
+    // This version of conmon records the OOM in its working directory, but podman expects the record in the
+    // container's directory.
     let mut start = podman.command(&["start", "-a", &name]);
     let hog = run_with(start.current_dir(podman.inspect(&name, ".StaticDir")), "");
     assert_eq!((hog.code(), hog.out.as_str()), (137, "16777216\n"), "{}", hog.err);
@@ -322,7 +324,7 @@ fn capabilities_are_few_fewer_or_others() {
     let sets = |held: &str| {
         format!("CapInh:\t{0:016}\nCapPrm:\t{held}\nCapEff:\t{held}\nCapBnd:\t{held}\nCapAmb:\t{0:016}\n", 0)
     };
-    // podman's own default.
+    // These are podman's defaults.
     assert_eq!(podman.sh(&[], script), sets("00000000a80425fb") + "changed\n");
     let others =
         podman.call(&["run", "--rm", "--cap-drop=all", "--cap-add=net_raw", "box", "sh", "-c", script]);
@@ -406,7 +408,7 @@ fn privileged_is_roots_power() {
 #[test]
 fn the_default_seccomp_profile_is_in_force() {
     let Some(podman) = podman() else { return };
-    // Nothing else is in the way of root of a user namespace.
+    // Only the filter prevents this for root of a user namespace.
     let script = "grep Seccomp: /proc/self/status; unshare -Uru sh -c 'hostname renamed && hostname'";
     let filtered = podman.call(&["run", "--rm", "box", "sh", "-c", script]);
     assert_eq!((filtered.code(), filtered.out.as_str()), (1, "Seccomp:\t2\n"));

@@ -1,5 +1,5 @@
-//! nspod-oci with `--systemd-cgroup`. Where systemd has booted this machine the tests ask that one;
-//! elsewhere they start this program again beside a user manager of their own, see `beside_systemd`.
+//! nspod-oci with `--systemd-cgroup`. If systemd has booted this machine, the tests use it. Otherwise they
+//! run this program again beside a private user manager, see `beside_systemd`.
 
 #[path = "../../cgroup-core/tests/common/mod.rs"]
 mod beside;
@@ -12,7 +12,8 @@ use beside::Own;
 use cgroup_core::{Controllers, Hierarchy};
 use common::{controllers, run_with};
 
-/// What is above each container here, with all that this host has; none, and a skip, where that is too little.
+/// Returns the parent of each container's cgroup, with all controllers of this host. If controllers are
+/// missing, returns `None` and skips the test.
 fn own() -> Option<Own> {
     if !controllers(Controllers::MEMORY | Controllers::CPU | Controllers::PIDS) {
         return None;
@@ -53,7 +54,7 @@ fn containers_of_an_ordinary_user_are_scopes_of_that_users_systemd() {
     assert!(out.contains(" 1 passed"), "{out}");
 }
 
-/// A bundle with busybox as its root file system, and a directory for states.
+/// A bundle with busybox as its root file system, and a state directory.
 struct Bundle {
     dir: tempfile::TempDir,
     id: String,
@@ -70,9 +71,9 @@ mod bundle {
     use super::common::{Output, end_of, eventually, run_with, unique};
 
     impl Bundle {
-        /// Its container runs this script.
+        /// Creates a bundle that runs this script.
         pub(super) fn new(script: &str, flags: &[&str], change: impl FnOnce(&mut Value)) -> Bundle {
-            // Beside a manager of one's own there is a directory that is the user's.
+            // With a private manager, the user owns this directory.
             let dir = match std::env::var_os("NSPOD_TEST_SYSTEMD") {
                 Some(_) => tempfile::tempdir_in(std::env::var_os("XDG_RUNTIME_DIR").unwrap()).unwrap(),
                 None => tempfile::tempdir().unwrap(),
@@ -92,8 +93,8 @@ mod bundle {
             bundle
         }
 
-        /// Runs a verb to its end. A container keeps what it inherits, so that is no pipe, whose end would be
-        /// waited for.
+        /// Runs a command to its end. Its streams are files: a container may keep a pipe open, and the caller
+        /// would wait for the end of the pipe.
         pub(super) fn call(&self, args: &[&str]) -> Output {
             let path = |name| self.dir.path().join(name);
             let mut command = Command::new(env!("CARGO_BIN_EXE_nspod-oci"));
@@ -105,7 +106,7 @@ mod bundle {
             Output { status, out: read("out"), err: read("err") }
         }
 
-        /// A verb with its flags, and the id.
+        /// Runs a command with its flags and the id.
         pub(super) fn verb(&self, args: &[&str]) -> Output {
             self.call(&[args, &[&self.id]].concat())
         }
@@ -137,7 +138,7 @@ mod bundle {
     }
 }
 
-/// A property of a unit as systemctl prints it.
+/// Returns a property of a unit, as printed by systemctl.
 #[track_caller]
 fn shown(unit: &str, property: &str) -> String {
     let mut command = Command::new("systemctl");
@@ -169,7 +170,7 @@ mod beside_systemd {
         assert!(output.err.contains(words), "{words:?} is not in: {}", output.err);
     }
 
-    /// With the container's end ends its unit, of which systemd knows nothing any more.
+    /// Checks that systemd has forgotten the unit of a container that has ended.
     #[track_caller]
     fn gone(unit: &str) {
         assert_eq!(shown(unit, "LoadState"), "not-found");
@@ -203,7 +204,7 @@ mod beside_systemd {
         assert_eq!(bundle.read("memory.max"), "67108864");
         assert_eq!(bundle.read("cpu.max"), "50001 200000");
         assert_eq!(bundle.read("pids.max"), "20");
-        // Nothing holds the scope any more but the container itself.
+        // Only the container keeps the scope alive now.
         assert_eq!(bundle.read("cgroup.procs"), bundle.record()["init_process_pid"].to_string());
         bundle.verb(&["start"]).ok();
         assert_eq!(bundle.call(&["exec", &bundle.id, "cat", "/proc/self/cgroup"]).ok(), "0::/\n");
@@ -258,7 +259,7 @@ mod beside_systemd {
                 let rule = json!({ "allow": true, "type": "c", "major": 1, "minor": 11, "access": "rw" });
                 config["linux"]["devices"] =
                     json!([{ "path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11 }]);
-                // Which this device takes beside.
+                // Using this device also requires CAP_SYSLOG.
                 for set in ["bounding", "effective", "permitted"] {
                     config["process"]["capabilities"][set].as_array_mut().unwrap().push("CAP_SYSLOG".into());
                 }
@@ -276,7 +277,7 @@ mod beside_systemd {
     #[ignore = "run beside a systemd, by the tests above"]
     fn what_has_run_to_its_end_leaves_nothing() {
         let bundle = Bundle::new("sleep 1000 & exit 7", &[], |config| {
-            // What the first process leaves behind is ended with the container.
+            // Processes that outlive the first one are killed with the container.
             let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
             namespaces.retain(|namespace| namespace["type"] != "pid");
             config["linux"]["cgroupsPath"] = "nspodtest.slice:cri:ended".into();

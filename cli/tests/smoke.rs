@@ -1,4 +1,4 @@
-//! The command line on the real kernel, as root, in the host lane.
+//! The command line on the host's kernel, as root, in the host lane.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -18,7 +18,7 @@ fn err(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// What it prints, and it must succeed.
+/// Returns the output of a command that must succeed.
 fn ok(args: &[&str]) -> String {
     let output = nspod(args);
     assert!(output.status.success(), "{args:?}: {}{}", out(&output), err(&output));
@@ -29,7 +29,7 @@ fn code(args: &[&str]) -> i32 {
     nspod(args).status.code().unwrap()
 }
 
-/// A name of this test's own; what bears it is removed at the end.
+/// A unique name. The container or pod with this name is removed at the end.
 struct Name(String, &'static [&'static str]);
 
 impl Name {
@@ -117,7 +117,7 @@ fn a_detached_container_can_be_watched_waited_for_and_removed() {
     assert_eq!(code(&["rm", &name.0]), 125);
     assert_eq!(ok(&["exec", &name.0, "hostname"]), format!("{}\n", name.0));
     assert_eq!(code(&["exec", &name.0, "sh", "-c", "exit 5"]), 5);
-    // The container may see the file and end, and this process with it, before it has exited.
+    // The container may see the file and end before this process has exited, and then kills this process too.
     assert!([0, 137].contains(&code(&["exec", &name.0, "touch", "/tmp/go"])));
     assert_eq!(ok(&["wait", &name.0]), "3\n");
     assert_eq!(ok(&["logs", &name.0]), "out\nerr\n");
@@ -225,7 +225,7 @@ fn a_terminal_is_the_containers_own() {
     assert_eq!(seen, "/dev/pts/0\r\nyes\r\n");
 }
 
-/// As `nobody`, with a runtime directory of its own.
+/// Runs as `nobody`, with a separate runtime directory.
 fn as_nobody(dir: &Path, args: &[&str]) -> Output {
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(dir.join("bin")).args(args);

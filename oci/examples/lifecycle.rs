@@ -24,13 +24,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Runs a container from its creation to its deletion. Returns what happened.
+/// Runs a container from creation to deletion. Returns a description of each step.
 pub fn lifecycle(bundle: &Path, root: &Path) -> Result<Vec<String>, Box<dyn Error>> {
     let runtime = Runtime::new(root);
     let id = format!("lifecycle-{}", std::process::id());
     let container = Container::create(&runtime, &id, &Bundle::open(bundle)?, CreateOptions::default())?;
     let done = use_it(&container);
-    // Also after an error nothing of the container must stay: `force` kills its processes.
+    // Remove the container even after an error: `force` kills its processes.
     container.delete(true)?;
     let mut lines = done?;
     match container.state() {

@@ -1,4 +1,4 @@
-//! The example of the life cycle runs, and the library keeps its promises about errors. As root.
+//! The example of the life cycle works, and the library returns the documented errors. As root.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ mod example;
 
 const BUSYBOX: &str = "/bin/busybox";
 
-/// Writes a bundle with busybox, whose program is this command line.
+/// Writes a bundle with busybox that runs this command line.
 fn bundle(dir: &Path, args: &[&str]) {
     fs::create_dir_all(dir.join("rootfs")).unwrap();
     fs::copy(BUSYBOX, dir.join("rootfs/busybox")).unwrap();

@@ -1,4 +1,4 @@
-//! Devices that move between net namespaces, as root.
+//! Moves devices between net namespaces, as root.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -7,8 +7,8 @@ use std::process::Command;
 use nix::sched::{CloneFlags, setns, unshare};
 use nspod_oci_runtime::{Error, ErrorKind, move_net_device};
 
-/// Calls a function in a thread with a net namespace of its own and another at hand,, and
-/// skips the test without root.
+/// Calls a function in a thread with a new net namespace, and passes it a second one. Skips the test without
+/// root.
 fn with_two(then: impl FnOnce(&File) + Send) {
     if !nspod_testkit::root() {
         return;
@@ -26,7 +26,7 @@ fn with_two(then: impl FnOnce(&File) + Send) {
     });
 }
 
-/// What `ip` says in this thread's net namespace.
+/// Returns the output of `ip` in this thread's net namespace.
 fn ip(line: &str) -> String {
     let out = Command::new("ip").args(line.split_whitespace()).output().unwrap();
     assert!(out.status.success(), "ip {line}: {}", String::from_utf8_lossy(&out.stderr));
@@ -65,7 +65,7 @@ fn a_device_arrives_under_its_new_name_up_and_with_its_addresses() {
         assert!(!shown.contains("169.254"), "{shown}");
         assert!(inside(target, "-o link show eth0").contains(",UP"));
         assert!(!ip("-o link").contains("a0:"), "it is still here");
-        // The thread that asked for it is where it was.
+        // The calling thread is still in its namespace.
         assert!(ip("-o link").contains("a1"));
     });
 }

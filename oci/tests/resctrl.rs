@@ -1,5 +1,5 @@
-//! The kernel's resctrl file system, which hardly any machine of ours has: its refusal for
-//! real, and what would be written, in a directory taken for it.
+//! The kernel's resctrl file system, which few machines have. The tests check the kernel's refusal, and the
+//! files written in a directory that stands in for the mount.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::path::Path;
 use nspod_oci_runtime::ErrorKind;
 use nspod_oci_runtime::resctrl::{Resctrl, remove};
 
-/// A class as the kernel makes it, with what it is allowed.
+/// Creates a class with its schemata, as the kernel would.
 fn class(root: &Path, name: &str, schemata: &str) {
     fs::create_dir_all(root.join(name).join("mon_groups")).unwrap();
     fs::write(root.join(name).join("schemata"), schemata).unwrap();
@@ -35,7 +35,7 @@ fn a_named_class_takes_the_process_and_stays() {
     let mut gold = Resctrl { clos_id: Some("gold".into()), ..Resctrl::default() };
     assert!(gold.apply_at(dir.path(), "box", 42).unwrap().is_empty());
     assert_eq!(read(dir.path(), "gold/tasks"), "42\n");
-    // As the kernel shows it, and in other words.
+    // The same lines in the kernel's format, and in another format.
     gold.schemata = vec!["L3:1=f0;0=F".into(), "MB:0=50".into()];
     assert!(gold.apply_at(dir.path(), "box", 43).unwrap().is_empty());
     gold.schemata = vec!["L3:0=1f;1=f0".into()];
@@ -56,7 +56,7 @@ fn a_class_that_is_not_there_takes_lines_to_be_made_of() {
         let error = wrong.apply_at(dir.path(), "box", 42).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{name:?}: {error}");
     }
-    // Here no kernel fills the directory that is made, so it goes again with the failure.
+    // No kernel creates the files in the new directory, so the write fails and the directory is removed.
     let lines = Resctrl { schemata: vec!["L3:0=f".into()], ..gold };
     let error = lines.apply_at(dir.path(), "box", 42).unwrap_err().to_string();
     assert!(error.contains("gold/schemata"), "{error}");

@@ -10,15 +10,15 @@ pub fn able() -> bool {
     programs(&["strace"])
 }
 
-/// How long a test goes through faults: on a slow machine it comes to some of them. The guest adds
-/// its controllers, and the host goes through the rest.
+/// Time limit of a test for its faults. A slow machine tries only some of them. The guest covers the v2
+/// controllers, and the host tries the other faults.
 fn long() -> Duration {
     let guest = std::env::var_os("NSPOD_LANE").is_some();
     Duration::from_secs(if guest { 10 } else { 40 })
 }
 
-/// The faults of these calls, each `CALL:FAULT` or `CALL` with the common fault, at each time that a program makes
-/// the call itself: `openat:error=EMFILE:when=3`.
+/// Returns a fault for each time that a program itself makes one of these calls, such as
+/// `openat:error=EMFILE:when=3`. Each call is given as `CALL:FAULT`, or as `CALL` with the common fault.
 pub fn points(calls: &[&str], fault: &str, program: &mut Command) -> impl Iterator<Item = String> + use<> {
     let trace = tempfile::NamedTempFile::new().unwrap();
     let mut strace = Command::new("strace");
@@ -27,7 +27,7 @@ pub fn points(calls: &[&str], fault: &str, program: &mut Command) -> impl Iterat
     if let Some(dir) = program.get_current_dir() {
         strace.current_dir(dir);
     }
-    // What it starts may keep its streams.
+    // Processes that the program starts may keep its streams open.
     let status = strace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
     assert!(status.success());
     let text = std::fs::read_to_string(trace.path()).unwrap();
@@ -39,12 +39,12 @@ pub fn points(calls: &[&str], fault: &str, program: &mut Command) -> impl Iterat
     }
     assert!(points.len() > 10, "{points:?}");
     let start = Instant::now();
-    // Those that come first are from everywhere.
+    // Spread the faults, so that the first ones come from all parts of the list.
     let spread = (0..7).flat_map(move |first| points.clone().into_iter().skip(first).step_by(7));
     spread.take_while(move |_| start.elapsed() < long())
 }
 
-/// The same program with such a fault.
+/// Returns a command that runs the program with a fault.
 pub fn with(point: &str, program: &Command) -> Command {
     let mut strace = Command::new("strace");
     strace.args(["-qq", "-o", "/dev/null", "-e", "signal=none", "-e", &format!("inject={point}")]);
@@ -55,10 +55,10 @@ pub fn with(point: &str, program: &Command) -> Command {
     strace
 }
 
-/// What strace is given in a script to have a fault happen.
+/// Beginning of a shell command that injects a fault; the fault and the program follow.
 pub const STRACE: &str = "strace -qq -o /dev/null -e signal=none -e inject=";
 
-/// Calls by which is looked, opened, locked, made and removed, and how they fail.
+/// Calls that find, open, lock, create and remove objects, and their faults.
 pub const FAILING: &[&str] = &[
     "openat:error=EMFILE",
     "openat",
@@ -79,9 +79,9 @@ pub const FAILING: &[&str] = &[
     "pidfd_open",
 ];
 
-/// A shell function that starts nspod with a fault of `signal=STOP` in the background, with what it says in the
-/// file `/run/late`, and waits until it has stopped: `late FAULT ARGUMENT…`. Then `go_on` lets it, and says how it
-/// ends. Of two, what `$late` was after the first is given to `go_on`.
+/// Shell functions. `late FAULT ARGUMENT…` starts nspod in the background with a fault of `signal=STOP`, and
+/// waits until it has stopped. Its output goes to the file `/run/late`. `go_on` continues it and prints its
+/// exit code. With two stopped processes, pass `go_on` the value of `$late` after each `late`.
 pub const LATE: &str = r#"
     late() {
         fault=$1; shift

@@ -1,5 +1,5 @@
-//! What the end-to-end tests have in common: running `nspod` with every wait bounded, and
-//! names whose bearers are removed at the end.
+//! Shared helpers of the end-to-end tests. They run `nspod` with a time limit on every wait, and remove named
+//! containers and pods at the end.
 
 #![allow(dead_code, unreachable_pub, unused_imports)] // Each test file uses its share.
 
@@ -22,7 +22,7 @@ pub fn nspod(args: &[&str]) -> Output {
     run_with(Command::new(NSPOD).args(args), "")
 }
 
-/// What nspod prints; it must succeed without a word on standard error.
+/// Returns the output of nspod, which must succeed and print nothing on standard error.
 #[track_caller]
 pub fn ok(args: &[&str]) -> String {
     let output = nspod(args);
@@ -30,13 +30,13 @@ pub fn ok(args: &[&str]) -> String {
     output.out
 }
 
-/// What nspod prints, as JSON.
+/// Returns the output of nspod as JSON.
 #[track_caller]
 pub fn json(args: &[&str]) -> serde_json::Value {
     serde_json::from_str(&ok(args)).unwrap()
 }
 
-/// Runs a script with `$N` for nspod, in a mount namespace of its own with nothing in /run.
+/// Runs a script, with `$N` for nspod, in a new mount namespace with an empty /run.
 pub fn alone(script: &str) -> Output {
     let script = format!("mount -t tmpfs none /run && {script}");
     let mut command = Command::new("unshare");
@@ -44,7 +44,7 @@ pub fn alone(script: &str) -> Output {
     run_with(&mut command, "")
 }
 
-/// A name of this test's own, of a container or pod that is removed at the end.
+/// A unique name of a container or pod, which is removed at the end.
 pub struct Name {
     name: String,
     remove: &'static [&'static str],
@@ -59,7 +59,7 @@ impl Name {
         Name { name: unique(), remove: &["pod", "rm", "-f"] }
     }
 
-    /// A container that runs this in the background.
+    /// Runs a command in a detached container.
     #[track_caller]
     pub fn detached(flags: &[&str], command: &[&str]) -> Name {
         let name = Name::container();
@@ -67,18 +67,18 @@ impl Name {
         name
     }
 
-    /// Where nspod keeps what it knows of the container.
+    /// Returns the directory with the state of the container.
     pub fn state(&self) -> PathBuf {
         Path::new("/run/nspod/containers").join(&self.name)
     }
 
-    /// Its row of `nspod ps -a --json`.
+    /// Returns the row of the container in `nspod ps -a --json`.
     pub fn row(&self) -> Option<serde_json::Value> {
         let rows = json(&["ps", "-a", "--json"]);
         rows.as_array().unwrap().iter().find(|row| row["id"] == self.name.as_str()).cloned()
     }
 
-    /// Whether it runs, or what else it is at; empty if there is none.
+    /// Returns the state of the container; empty if there is no such container.
     pub fn at(&self) -> String {
         self.row().map_or(String::new(), |row| row["state"].as_str().unwrap().into())
     }
@@ -109,7 +109,7 @@ pub fn unique() -> String {
     format!("e2e-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Kills the child at the end, if it lives.
+/// Kills a child when dropped.
 pub struct Guard(pub Child);
 
 impl Drop for Guard {
@@ -125,7 +125,7 @@ pub fn signal(child: &Child, signal: i32) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), signal).unwrap();
 }
 
-/// The cgroup that nspod makes for a container of root's.
+/// Returns the cgroup that nspod makes for root's container.
 pub fn cgroup(name: &str) -> PathBuf {
     Hierarchy::detect().unwrap().mount_point().unwrap().join("nspod").join(name)
 }

@@ -1,4 +1,4 @@
-//! A terminal with somebody at it.
+//! A terminal session under the control of a test.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -20,7 +20,7 @@ pub struct Terminal {
     screen: Arc<Mutex<Vec<u8>>>,
     child: Guard,
     before: Termios,
-    /// How much of the screen has been looked at.
+    /// Number of bytes of the screen that have been matched.
     seen: usize,
 }
 
@@ -57,10 +57,10 @@ impl Terminal {
         Terminal { master, slave, screen, child: Guard(child), before, seen: 0 }
     }
 
-    /// Closes the terminal as a window is closed; the program is left.
+    /// Closes the terminal as the closing of a window would. Returns the program.
     pub fn hang_up(self) -> Guard {
-        // The reader has a copy of the master, which a hangup takes away only with the last:
-        // so the hangup is sent as the kernel would.
+        // The reader keeps a copy of the master, so dropping this one causes no hangup. Send the signal that
+        // the kernel would send.
         let leader = nix::unistd::Pid::from_raw(self.child.0.id() as i32);
         drop((self.master, self.slave));
         nix::sys::signal::kill(leader, nix::sys::signal::Signal::SIGHUP).unwrap();
@@ -80,7 +80,7 @@ impl Terminal {
         tcsetwinsize(&self.master, size).unwrap();
     }
 
-    /// Waits until this is shown, after what was waited for before.
+    /// Waits until the text is shown after the previously matched text.
     #[track_caller]
     pub fn expect(&mut self, text: &str) {
         let (screen, seen) = (self.screen.clone(), self.seen);
@@ -109,7 +109,7 @@ impl Terminal {
         String::from_utf8_lossy(&self.screen.lock().unwrap()).into_owned()
     }
 
-    /// Waits for the program's end; the terminal must be as it was.
+    /// Waits for the program's end, and checks that the terminal settings are restored.
     #[track_caller]
     pub fn end(&mut self) -> i32 {
         let status = end_of(&mut self.child.0);
@@ -117,7 +117,7 @@ impl Terminal {
         status.code().unwrap_or(-1)
     }
 
-    /// How the terminal is set up now.
+    /// Returns the current settings of the terminal.
     pub fn now(&self) -> Termios {
         tcgetattr(&self.slave).unwrap()
     }

@@ -5,10 +5,10 @@ use std::process::Command;
 
 use super::{NSPOD, Output, run_with};
 
-/// Nobody, with a runtime directory. What it has started is ended with it.
+/// The user nobody, with a runtime directory. Dropping it ends the processes that it started.
 pub struct User {
     dir: tempfile::TempDir,
-    /// Lines of /etc/subuid and /etc/subgid, if the user shall have other than the host's.
+    /// Lines of /etc/subuid and /etc/subgid; by default the host's.
     subids: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What the tests of other people's engines on this OCI runtime have in common.
+//! Shared helpers for the tests of other projects' engines with this OCI runtime.
 
 #![allow(dead_code, unreachable_pub)] // Each test file uses its share.
 
@@ -9,16 +9,16 @@ use cgroup_core::{Controllers, Hierarchy};
 
 use crate::common::{Output, controllers, eventually, programs, run_with, unique};
 
-/// Who runs containers by the runtime under test.
+/// An engine that uses the runtime under test.
 pub trait Engine {
-    /// Its client with these arguments.
+    /// Returns a command of the engine's client with these arguments.
     fn command(&self, args: &[&str]) -> Command;
 
     fn call(&self, args: &[&str]) -> Output {
         run_with(&mut self.command(args), "")
     }
 
-    /// What its client prints; it must succeed.
+    /// Returns the output of the client, which must succeed.
     #[track_caller]
     fn ok(&self, args: &[&str]) -> String {
         let output = self.call(args);
@@ -27,18 +27,18 @@ pub trait Engine {
     }
 }
 
-/// An engine with Docker's command line, which has the image `box`.
+/// An engine with Docker's command line, and with the image `box`.
 pub trait DockerLike: Engine {
-    /// What every container is run with.
+    /// Arguments that start every container.
     const RUN: &'static [&'static str];
 
-    /// What a shell in a new container prints; it must succeed.
+    /// Returns the output of a shell in a new container; the shell must succeed.
     #[track_caller]
     fn sh(&self, flags: &[&str], script: &str) -> String {
         self.ok(&[Self::RUN, &["--rm"], flags, &["box", "sh", "-c", script]].concat())
     }
 
-    /// A container that runs this in the background.
+    /// Runs a command in a detached container.
     #[track_caller]
     fn detached(&self, flags: &[&str], command: &[&str]) -> String {
         let name = unique();
@@ -46,7 +46,7 @@ pub trait DockerLike: Engine {
         name
     }
 
-    /// A container that runs a script in the background, which has come to where it says that it is ready.
+    /// Runs a script in a detached container, and waits until the script prints that it is ready.
     #[track_caller]
     fn ready(&self, script: &str) -> String {
         let name = self.detached(&[], &["sh", "-c", script]);
@@ -54,7 +54,7 @@ pub trait DockerLike: Engine {
         name
     }
 
-    /// A field of what is known of a container.
+    /// Returns a field that the engine's `inspect` prints for a container.
     #[track_caller]
     fn inspect(&self, name: &str, field: &str) -> String {
         self.ok(&["inspect", "--format", &format!("{{{{{field}}}}}"), name]).trim_end().to_owned()
@@ -66,21 +66,21 @@ pub trait DockerLike: Engine {
     }
 }
 
-/// A script that waits for the caller's window size, which an engine sets when the script runs already, says where
-/// it is, and can be interrupted.
+/// A script for a terminal. It waits for the caller's window size, which an engine sets while the script
+/// runs. Then it prints its terminal, and can be interrupted.
 pub const AT_A_TERMINAL: &str = r#"
     trap 'echo caught; exit 5' INT
     until [ "$(stty size)" = '24 80' ]; do sleep 0.1; done
     echo $(tty) $(stty size) ready
     while :; do sleep 0.1; done"#;
 
-/// The runtime under test. `NSPOD_TEST_RUNTIME` names another one, which shows that the tests are right.
+/// Returns the runtime under test. `NSPOD_TEST_RUNTIME` names another runtime, as a control on the tests.
 pub fn runtime() -> PathBuf {
     std::env::var_os("NSPOD_TEST_RUNTIME").map_or(env!("CARGO_BIN_EXE_nspod-oci").into(), PathBuf::from)
 }
 
-/// Whether this host has these programs, and cgroups with the controllers of each limit; if not, the test is
-/// skipped.
+/// Returns whether this host has these programs, and cgroups with the controller of each limit. If not, the
+/// test is skipped.
 pub fn able(names: &[&str]) -> bool {
     if !controllers(Controllers::MEMORY | Controllers::CPU | Controllers::CPUSET | Controllers::PIDS) {
         return false;
@@ -88,8 +88,8 @@ pub fn able(names: &[&str]) -> bool {
     programs(names)
 }
 
-/// A directory with an archive of a file system of busybox alone in it, `layer.tar`. Others may pass through it:
-/// where ids are mapped, root of a container is nobody to the host.
+/// Creates a directory with `layer.tar`, an archive of a file system with only busybox. Other users may
+/// search the directory: with mapped ids, root of a container is an unprivileged user on the host.
 pub fn directory_with_layer() -> PathBuf {
     let dir = tempfile::Builder::new().prefix("nspod-oci-").tempdir().unwrap().keep();
     let script = "umask 022; chmod 755 .; mkdir -p tree/bin tree/etc tree/root; mkdir -m 1777 tree/tmp
@@ -103,7 +103,7 @@ pub fn directory_with_layer() -> PathBuf {
     dir
 }
 
-/// Runs a script there, which must succeed; its output.
+/// Runs a script in the directory and returns its output. The script must succeed.
 #[track_caller]
 pub fn shell(dir: &Path, script: &str) -> String {
     let output = run_with(Command::new("sh").args(["-ec", script]).current_dir(dir), "");
@@ -111,8 +111,8 @@ pub fn shell(dir: &Path, script: &str) -> String {
     output.out
 }
 
-/// Runs a script there that may wait on its standard input for the end of this process, however that ends. So
-/// engines and their storage are gone after the tests, and none of them has to clean up.
+/// Runs a script in the directory. The script can wait on its standard input until this process ends in any
+/// way. So engines and their storage are removed after the tests without explicit cleanup.
 pub fn until_the_end(dir: &Path, script: &str) -> ChildStdin {
     let script = format!("{script}\ncd /; rm -rf {}", dir.display());
     let mut command = Command::new("setsid");
@@ -121,7 +121,7 @@ pub fn until_the_end(dir: &Path, script: &str) -> ChildStdin {
     command.spawn().unwrap().stdin.take().unwrap()
 }
 
-/// The cgroup of a process.
+/// Returns the cgroup of a process.
 pub fn cgroup(pid: u64) -> PathBuf {
     let line = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let path = line.trim_end().strip_prefix("0::/").unwrap();
@@ -136,7 +136,7 @@ pub fn wait_until_frozen(pid: u64, frozen: bool) {
     eventually(&line, || std::fs::read_to_string(&events).unwrap().lines().any(|found| found == line));
 }
 
-/// The bounding set of this process, as `/proc` has it: all that root can have.
+/// Returns the bounding set of this process in the format of `/proc`: all capabilities that root can have.
 pub fn all_capabilities() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     status.lines().find_map(|line| line.strip_prefix("CapBnd:\t")).unwrap().to_owned()

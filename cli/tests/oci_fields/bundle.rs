@@ -29,12 +29,12 @@ fn name() -> &'static str {
     Path::new(&RUNTIME[0]).file_name().unwrap().to_str().unwrap()
 }
 
-/// Whether it is our own runtime that is tested, and not a control.
+/// Returns whether the runtime under test is nspod-oci, and not a control.
 pub fn ours() -> bool {
     name() == "nspod-oci"
 }
 
-/// Whether the runtime is one of these controls, which lack what is tested.
+/// Returns whether the runtime is one of these controls, which lack the tested feature.
 pub fn runtime_lacks(controls: &[&str], what: &str) -> bool {
     let lacks = controls.contains(&name());
     if lacks {
@@ -43,7 +43,8 @@ pub fn runtime_lacks(controls: &[&str], what: &str) -> bool {
     lacks
 }
 
-/// Whether the runtime makes cgroups, in a v2 hierarchy with these controllers; if not, the test is skipped.
+/// Returns whether the runtime makes cgroups, in a v2 hierarchy with these controllers. If not, the test is
+/// skipped.
 pub fn cgroups(wanted: Controllers) -> bool {
     if RUNTIME.iter().any(|word| word == "--cgroup-manager=disabled") {
         eprintln!("LACKS {}: it runs without cgroups", thread::current().name().unwrap_or_default());
@@ -52,17 +53,17 @@ pub fn cgroups(wanted: Controllers) -> bool {
     common::controllers(wanted)
 }
 
-/// Where the v2 hierarchy is.
+/// Returns the mount point of the v2 hierarchy.
 pub fn hierarchy() -> PathBuf {
     Hierarchy::detect().unwrap().mount_point().unwrap().to_owned()
 }
 
-/// The programs of a container: busybox under these names.
+/// Programs of a container: links to busybox.
 const APPLETS: &str = "awk cat chmod chown cp cut date dd echo env false find grep head hostname id ifconfig ionice \
     ip kill ln ls mkdir mkfifo mknod mount nproc od printf ps pwd readlink rm sed seq sh sleep sort stat stty \
     sysctl tail taskset test touch tr true truncate tty umount uname wc yes";
 
-/// A bundle with a root file system of its own, and the container that is made of it.
+/// A bundle with its root file system, and the container created from it.
 pub struct Bundle {
     dir: TempDir,
     id: String,
@@ -71,23 +72,23 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// A bundle whose container runs a script.
+    /// Creates a bundle that runs a script.
     pub fn sh(script: &str) -> Bundle {
         Bundle::of(&["/bin/sh", "-c", script])
     }
 
-    /// A bundle whose container runs a program.
+    /// Creates a bundle that runs a program.
     pub fn of(args: &[&str]) -> Bundle {
         let dir = tempfile::tempdir().unwrap();
-        // The root user of another user namespace must get there.
+        // Root of another user namespace must be able to search the directory.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let rootfs = dir.path().join("rootfs");
         for directory in ["bin", "dev", "etc", "proc", "root", "sys", "tmp"] {
             fs::create_dir_all(rootfs.join(directory)).unwrap();
         }
         fs::set_permissions(rootfs.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
-        // By another process: what a test has open to write to, and a child of another test inherits for a
-        // moment, cannot be executed.
+        // Copy with another process. If this process wrote the file, a child of another test could inherit
+        // the open descriptor for a moment, and the file could not be executed.
         common::run_with(Command::new("cp").arg("/bin/busybox").arg(rootfs.join("bin")), "").ok();
         for applet in APPLETS.split_whitespace() {
             symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
@@ -141,7 +142,7 @@ impl Bundle {
         Bundle { dir, id: unique(), config, before: String::new() }
     }
 
-    /// Sets what a JSON pointer names; `-` at its end appends to an array.
+    /// Sets the value at a JSON pointer. A `-` at the end of the pointer appends to an array.
     pub fn set(mut self, pointer: &str, value: impl Into<Value>) -> Bundle {
         let mut at = &mut self.config;
         for part in pointer[1..].split('/') {
@@ -167,19 +168,19 @@ impl Bundle {
         self.set("/mounts/-", mount)
     }
 
-    /// Capabilities in every set.
+    /// Sets the capabilities in every set.
     pub fn capabilities(self, names: &[&str]) -> Bundle {
         ["bounding", "effective", "permitted", "inheritable"]
             .iter()
             .fold(self, |bundle, set| bundle.set(&format!("/process/capabilities/{set}"), names))
     }
 
-    /// A namespace, in the place of the one of its type, if there is one.
+    /// Sets a namespace. It replaces a namespace of the same type.
     pub fn namespace(self, namespace: Value) -> Bundle {
         self.without(namespace["type"].as_str().unwrap()).set("/linux/namespaces/-", namespace)
     }
 
-    /// The host's namespace of a type.
+    /// Removes the namespace of a type, so that the container shares the host's.
     pub fn without(mut self, kind: &str) -> Bundle {
         let namespaces = self.config["linux"]["namespaces"].as_array_mut().unwrap();
         namespaces.retain(|namespace| namespace["type"] != kind);
@@ -189,7 +190,7 @@ impl Bundle {
         self
     }
 
-    /// A user namespace whose ids are the host's from 100000 on; the root file system is its root's.
+    /// Adds a user namespace that maps ids from 100000 on. Its root owns the root file system.
     pub fn user_namespace(self) -> Bundle {
         let chown = Command::new("chown").args(["-hR", "100000:100000"]).arg(self.path("rootfs")).status();
         assert!(chown.unwrap().success());
@@ -199,7 +200,7 @@ impl Bundle {
             .set("/linux/gidMappings", map)
     }
 
-    /// A script that is run before the runtime, in a private mount namespace, with `$B` for the bundle.
+    /// Sets a script that runs before the runtime, in a private mount namespace, with `$B` for the bundle.
     pub fn before(mut self, script: &str) -> Bundle {
         self.before = script.into();
         self
@@ -209,7 +210,7 @@ impl Bundle {
         &self.id
     }
 
-    /// A path in the bundle.
+    /// Returns a path in the bundle.
     pub fn path(&self, path: &str) -> PathBuf {
         self.dir.path().join(path)
     }
@@ -227,7 +228,7 @@ impl Bundle {
         fs::write(self.path("config.json"), self.config.to_string()).unwrap();
     }
 
-    /// The runtime with these arguments, of which the first is the verb.
+    /// Returns a command of the runtime with these arguments; the first is the verb.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = if self.before.is_empty() {
             Command::new(&RUNTIME[0])
@@ -238,7 +239,7 @@ impl Bundle {
             command
         };
         command.args(&RUNTIME[1..]).arg("--root").arg(self.path("state")).args(args);
-        // What it prints goes to files: a container may hold them open for as long as it lives.
+        // The output goes to files, because a container may keep the descriptors open while it lives.
         let [out, err] =
             ["out", "err"].map(|end| File::create(self.path(&format!("{}.{end}", args[0]))).unwrap());
         command.current_dir(self.dir.path()).env("B", self.dir.path()).env("NSPOD_TEST_MARK", &self.id);
@@ -246,7 +247,7 @@ impl Bundle {
         command
     }
 
-    /// What was printed by a verb, or by the container that it started.
+    /// Returns the output of a verb or of the container that it started.
     pub fn printed(&self, verb: &str) -> String {
         fs::read_to_string(self.path(&format!("{verb}.out"))).unwrap()
     }
@@ -258,13 +259,13 @@ impl Bundle {
         Output { status, out: self.printed(verb), err }
     }
 
-    /// A verb with its arguments as they stand.
+    /// Runs a verb with exactly these arguments.
     #[track_caller]
     pub fn verb(&self, args: &[&str]) -> Output {
         self.ended(args[0], &mut self.command(args).spawn().unwrap())
     }
 
-    /// A verb with something on its standard input.
+    /// Runs a verb with this text as its standard input.
     #[track_caller]
     pub fn verb_with(&self, args: &[&str], input: &str) -> Output {
         let mut child = self.command(args).stdin(Stdio::piped()).spawn().unwrap();
@@ -279,14 +280,14 @@ impl Bundle {
         self.verb(&["run", self.id()])
     }
 
-    /// The container must not come to run, since a field has a value that is none; our runtime names the field.
+    /// Checks that the container is not started because a field is invalid. nspod-oci names the field.
     #[track_caller]
     pub fn refused(self, field: &str) {
         let said = self.fails();
         assert!(!ours() || said.contains(field), "{field:?} is not in: {said}");
     }
 
-    /// The container must not come to run. Returns what the runtime says.
+    /// Checks that the container is not started. Returns the error message of the runtime.
     #[track_caller]
     pub fn fails(self) -> String {
         let output = self.run();
@@ -334,13 +335,13 @@ impl Bundle {
         eventually(&format!("it is {status}"), || self.status() == status);
     }
 
-    /// Its first process, as the host sees it.
+    /// Returns the pid of the first process on the host.
     #[track_caller]
     pub fn pid(&self) -> u64 {
         self.state()["pid"].as_u64().unwrap()
     }
 
-    /// A file of its first process in /proc.
+    /// Returns a file of the first process in /proc.
     #[track_caller]
     pub fn proc(&self, file: &str) -> String {
         fs::read_to_string(format!("/proc/{}/{file}", self.pid())).unwrap()
@@ -357,7 +358,7 @@ impl Bundle {
         self.verb(&[&["delete"], flags, &[self.id()]].concat()).ok();
     }
 
-    /// Its cgroup's directory.
+    /// Returns the directory of the container's cgroup.
     #[track_caller]
     pub fn cgroup(&self) -> PathBuf {
         let lines = self.proc("cgroup");
@@ -365,7 +366,7 @@ impl Bundle {
         hierarchy().join(path)
     }
 
-    /// A file of its cgroup.
+    /// Returns the contents of a file of the container's cgroup.
     #[track_caller]
     pub fn limit(&self, file: &str) -> String {
         let path = self.cgroup().join(file);
@@ -375,7 +376,7 @@ impl Bundle {
             .into()
     }
 
-    /// The processes that the runtime started and that live, the container's among them.
+    /// Returns the live processes that the runtime started, including the container's.
     pub fn processes(&self) -> Vec<u64> {
         let mark = format!("NSPOD_TEST_MARK={}", self.id);
         let marked = |pid: &u64| {
@@ -398,7 +399,7 @@ impl Drop for Bundle {
     }
 }
 
-/// Where the runtime sends the terminal of a container, or another descriptor.
+/// Socket to which the runtime sends the terminal of a container, or another descriptor.
 pub struct ConsoleSocket {
     listener: UnixListener,
     path: PathBuf,
@@ -412,7 +413,7 @@ impl ConsoleSocket {
         ConsoleSocket { listener: UnixListener::bind(&path).unwrap(), path, _dir: dir }
     }
 
-    /// What the runtime has sent: a message and a descriptor.
+    /// Receives a message and a descriptor from the runtime.
     pub fn received(&self) -> (String, OwnedFd) {
         let (stream, _) = self.listener.accept().unwrap();
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -432,7 +433,7 @@ impl ConsoleSocket {
         self.path.to_str().unwrap()
     }
 
-    /// The terminal, of which the runtime has sent the master.
+    /// Receives the master of the terminal from the runtime, and returns the terminal.
     pub fn terminal(self) -> Terminal {
         let (master, shown) = (File::from(self.received().1), Arc::new(Mutex::new(Vec::new())));
         let (mut reader, screen) = (master.try_clone().unwrap(), shown.clone());
@@ -470,7 +471,7 @@ impl Terminal {
     }
 }
 
-/// A process in namespaces of its own, which `unshare` makes of these flags.
+/// A process in new namespaces that `unshare` creates with these flags.
 pub struct Neighbour {
     _unshare: Guard,
     pid: u32,
@@ -490,13 +491,13 @@ impl Neighbour {
         Neighbour { pid: child().unwrap(), _unshare: unshare }
     }
 
-    /// One of its namespaces, by its name in /proc.
+    /// Returns the path of a namespace of the process, by the kind's name in /proc.
     pub fn namespace(&self, kind: &str) -> String {
         format!("/proc/{}/ns/{kind}", self.pid)
     }
 }
 
-/// What a namespace is known by: `net:[4026531840]`.
+/// Returns the identity of a namespace: `net:[4026531840]`.
 pub fn identity(path: &str) -> String {
     fs::read_link(path).unwrap().to_str().unwrap().into()
 }
@@ -505,7 +506,7 @@ pub fn identity(path: &str) -> String {
 #[derive(Debug)]
 pub struct Mounted {
     pub options: Vec<String>,
-    /// Its propagation.
+    /// Tags of the propagation.
     pub tags: Vec<String>,
     pub kind: String,
     pub superblock: Vec<String>,
@@ -516,13 +517,13 @@ impl Mounted {
         self.options.iter().any(|has| has == option)
     }
 
-    /// Whether it has a tag of propagation, whatever the group.
+    /// Returns whether the mount has a tag of propagation, in any peer group.
     pub fn is(&self, tag: &str) -> bool {
         self.tags.iter().any(|has| has.split(':').next() == Some(tag))
     }
 }
 
-/// The topmost mount at a place.
+/// Returns the topmost mount at a mount point.
 #[track_caller]
 pub fn mounted(mountinfo: &str, place: &str) -> Mounted {
     let line = mountinfo.lines().rfind(|line| line.split(' ').nth(4) == Some(place));

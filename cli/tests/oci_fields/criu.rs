@@ -1,4 +1,4 @@
-//! A container is written to images by criu, and goes on from them.
+//! A container is written to images by criu, and continues from them.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::bundle::{Bundle, ConsoleSocket, cgroups, ours, runtime_lacks};
 use crate::common::{self, Output, end_of, eventually, root, run_with, skip};
 
-/// Whether the runtime can checkpoint, on a kernel of which criu takes processes; if not, the test is skipped.
+/// Returns whether the runtime can checkpoint, and the kernel supports criu. If not, the test is skipped.
 fn able() -> bool {
     if !root() || runtime_lacks(&["crun"], "Debian's is built without criu") {
         return false;
@@ -26,8 +26,8 @@ fn able() -> bool {
     check.code() == 0
 }
 
-/// A container that counts in memory alone, and shows how far it is, under a word of this start's; at `/tmp/stop` it
-/// ends.
+/// A container that counts in memory. It writes the counter and a word that is random for each start to a
+/// file. It ends when `/tmp/stop` exists.
 fn counter() -> Bundle {
     Bundle::sh(
         "word=$(cat /proc/sys/kernel/random/uuid); i=0
@@ -36,7 +36,7 @@ fn counter() -> Bundle {
     )
 }
 
-/// The word and how far it is.
+/// Returns the word and the counter.
 fn count(bundle: &Bundle) -> Option<(String, u32)> {
     let text = fs::read_to_string(bundle.path("rootfs/tmp/count")).ok()?;
     let (word, count) = text.trim().split_once(' ')?;
@@ -52,7 +52,8 @@ fn goes_on(bundle: &Bundle) -> (String, u32) {
     last.flatten().unwrap()
 }
 
-/// Starts the container with nothing of the caller's: runc checkpoints none whose output goes to a file.
+/// Starts the container without descriptors of the caller: runc cannot checkpoint a container that has an
+/// open file outside.
 fn up(bundle: Bundle) -> Bundle {
     bundle.write_config();
     let mut command = bundle.command(&["run", "--detach", bundle.id()]);
@@ -60,7 +61,7 @@ fn up(bundle: Bundle) -> Bundle {
     bundle
 }
 
-/// The same of one that is restored.
+/// Restores the container without an output file of the caller.
 fn restored(bundle: &Bundle, flags: &[&str]) {
     let args = [&["restore", "--image-path", "images", "--detach"], flags, &[bundle.id()]].concat();
     let mut command = bundle.command(&args);
@@ -100,7 +101,7 @@ fn what_is_checkpointed_goes_on_where_it_was() {
     assert!(now > then && now < then + 10_000, "{then} and then {now}");
     assert_eq!(bundle.status(), "running");
     assert_eq!(fs::read_to_string(bundle.path("pid")).unwrap(), bundle.pid().to_string());
-    // And once more, from there.
+    // The restored container can be checkpointed and restored again.
     fs::remove_dir_all(bundle.path("images")).unwrap();
     checkpoint(&bundle, &[]).ok();
     restored(&bundle, &[]);
@@ -133,7 +134,7 @@ fn what_is_restored_is_in_a_cgroup_of_its_own_with_its_limits() {
     if !ours() {
         return;
     }
-    // Under another name, and its cgroup is another; without a word on cgroups, it is the same.
+    // A container that is restored under another name gets another cgroup, also if criu ignores cgroups.
     for (flags, id) in [(&[][..], "other"), (&["--manage-cgroups-mode", "ignore"], "third")] {
         let id = format!("{}-{id}", bundle.id());
         let args = [&["restore", "--image-path", "images", "--detach"], flags, &[&id]].concat();

@@ -1,4 +1,4 @@
-//! The field `linux.devices`, and the devices that are there without it.
+//! The field `linux.devices`, and the default devices.
 
 use cgroup_core::Controllers;
 use serde_json::{Value, json};
@@ -100,7 +100,7 @@ fn a_device_of_no_type_or_without_numbers_or_twice_is_refused() {
 
 #[test]
 fn devices_work_in_a_user_namespace() {
-    // There a device is the host's of the same path, bound.
+    // In a user namespace, a device is a bind mount of the host's device with the same path.
     let kmsg = json!({ "path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11, "fileMode": 0o600 });
     let bundle = Bundle::sh("cd /dev; echo > null; head -c 1 zero | od -An -tx1; stat -c %t:%T zero kmsg");
     let bundle = bundle.set("/linux/devices/-", kmsg).user_namespace();
@@ -144,7 +144,7 @@ fn what_the_devices_cgroup_denies_is_not_opened() {
     let deny = json!({ "allow": false, "access": "rwm" });
     let rules = json!([deny, { "allow": true, "type": "c", "major": 1, "minor": 11, "access": "r" }]);
     let output = bundle().set("/linux/resources/devices", rules).run();
-    // The default devices are allowed whatever the rules.
+    // The default devices are always allowed.
     assert_eq!(output.ok(), "full <\nfull >\nkmsg <\nzero <\nzero >\nmade 5\nmade 1\n");
     let rules = json!([{ "allow": true, "access": "rwm" }, { "allow": false, "type": "c", "major": 1, "minor": 11, "access": "w" }]);
     let output = bundle().set("/linux/resources/devices", rules).run();

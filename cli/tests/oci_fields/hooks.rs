@@ -10,8 +10,8 @@ use crate::common::{end_of, eventually};
 const KINDS: [&str; 6] =
     ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 
-/// A hook that runs a script, with its kind in `$1` and the bundle in `$B`. It reads all of its input:
-/// crun is ended by a hook that does not.
+/// Returns a hook that runs a script, with its kind in `$1` and the bundle in `$B`. It reads its whole input,
+/// because otherwise it would end crun.
 fn hook(bundle: &Bundle, kind: &str, script: &str) -> Value {
     let directory = bundle.path("");
     json!({
@@ -21,7 +21,8 @@ fn hook(bundle: &Bundle, kind: &str, script: &str) -> Value {
     })
 }
 
-/// A container in which the bundle's directory is where it is on the host, so that every hook may write there.
+/// Creates a bundle with a log directory that has the same path in the container, so that every hook can
+/// write there.
 fn bundle(script: &str) -> Bundle {
     let bundle = Bundle::sh(script);
     let directory = bundle.path("log").to_str().unwrap().to_owned();
@@ -29,7 +30,7 @@ fn bundle(script: &str) -> Bundle {
     bundle.mount(json!({ "destination": directory, "source": directory, "options": ["bind"] }))
 }
 
-/// With a hook of each kind.
+/// Adds a hook of each kind.
 fn with_all(mut bundle: Bundle, script: &str) -> Bundle {
     for kind in KINDS {
         let hook = hook(&bundle, kind, script);
@@ -38,7 +39,8 @@ fn with_all(mut bundle: Bundle, script: &str) -> Bundle {
     bundle
 }
 
-/// Waits until each hook of a start has logged something: not every runtime waits for those inside.
+/// Waits until each hook of a start has logged something: not every runtime waits for the hooks in the
+/// container.
 fn wait_for_all(bundle: &Bundle) {
     for kind in &KINDS[..5] {
         let file = bundle.path(&format!("log/{kind}"));
@@ -71,7 +73,7 @@ fn hooks_run_at_their_time_and_in_their_order() {
     if runtime_lacks(&["crun", "runc"], "hooks after the start wait for none inside") {
         return;
     }
-    // The program may be ahead of those that come after its start.
+    // The program may log before the hooks that run after its start.
     let after: String =
         log(&bundle).lines().filter(|line| *line != "program").map(|line| format!("{line}\n")).collect();
     assert_eq!(after, twice(&KINDS[..5]));
@@ -193,7 +195,7 @@ fn a_hook_without_an_environment_has_the_programs_inside_and_the_runtimes_outsid
     }
     let inside = lines.iter().position(|line| line.starts_with("createContainer")).unwrap();
     let line = lines.remove(inside);
-    // runc knows no home yet.
+    // runc has not set HOME at this point.
     assert!(
         line == "createContainer yes /home/root" || !ours() && line == "createContainer yes none",
         "{line}"

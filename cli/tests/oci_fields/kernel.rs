@@ -1,4 +1,4 @@
-//! Fields that set what is the kernel's own: sysctls, personality, memory policy, cache allocation.
+//! Fields with settings of the kernel: sysctls, personality, memory policy, cache allocation.
 
 use serde_json::json;
 
@@ -42,7 +42,7 @@ fn a_sysctl_of_a_name_conflicts_with_the_field_of_that_name() {
             .set("/linux/sysctl", json!({ name: "other" }))
     };
     sysctl("kernel.hostname").refused("linux.sysctl.kernel.hostname");
-    // For lack of a field engines have long set the domain's name so.
+    // Engines set the domain name in this way since before the field existed.
     assert_eq!(sysctl("kernel.domainname").run().ok(), "box\nother\n");
     assert_eq!(sysctl("kernel.domainname").set("/domainname", "other").run().ok(), "box\nother\n");
     if !runtime_lacks(&["runc"], "domainname, of 1.1") {

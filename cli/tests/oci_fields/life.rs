@@ -1,4 +1,4 @@
-//! The life of a container: create, start, state, kill, delete.
+//! The life cycle of a container: create, start, state, kill, delete.
 
 use std::fs;
 use std::path::Path;
@@ -201,7 +201,7 @@ fn run_ends_as_the_program_does() {
     assert_eq!(Bundle::sh("exit 37").run().code(), 37);
     let bundle = Bundle::sh("sleep 1000 & kill -9 $!; wait $!");
     assert_eq!(bundle.run().code(), 137);
-    // A signal to pid 1 comes from outside.
+    // SIGKILL reaches pid 1 only from outside its pid namespace.
     let bundle = Bundle::sh("exec sleep 1000");
     bundle.write_config();
     let mut child = bundle.command(&["run", bundle.id()]).spawn().unwrap();

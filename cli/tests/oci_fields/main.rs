@@ -1,9 +1,8 @@
-//! Every field of the OCI runtime configuration on Linux has its effect, read back from inside the
-//! container or from the kernel; and every verb does what clients take for granted.
+//! Every field of the OCI runtime configuration on Linux has its effect, observed in the container or in the
+//! kernel. Every verb does what clients rely on.
 //!
-//! The runtime under test is nspod-oci, or, as a control on the tests themselves, the command line in
-//! `NSPOD_TEST_RUNTIME`: `/usr/bin/runc`, or `/usr/bin/crun --cgroup-manager=disabled` where the
-//! hierarchies are not cgroup v2's alone.
+//! The runtime under test is nspod-oci. As a control on the tests, `NSPOD_TEST_RUNTIME` sets another command
+//! line: `/usr/bin/runc`, or `/usr/bin/crun --cgroup-manager=disabled` on a host with v1 hierarchies.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,4 +1,4 @@
-//! The fields `root` and `mounts`, and what of `linux` is made of mounts.
+//! The fields `root` and `mounts`, and the fields of `linux` that result in mounts.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -48,7 +48,7 @@ fn nothing_of_the_hosts_root_is_left() {
     );
 }
 
-/// What an option shows in mountinfo, in a tmpfs: of the mount, or of its file system.
+/// For each option: its effect on the mount or on the file system of a tmpfs, in mountinfo.
 #[test]
 fn options_of_a_mount_are_set_and_cleared_and_the_last_counts() {
     let symbolic: &[&str] =
@@ -81,7 +81,7 @@ fn options_of_a_mount_are_set_and_cleared_and_the_last_counts() {
         mounts.push((vec![option], vec![option], vec![]));
         mounts.push((vec![option, "symfollow"], vec![], vec![option]));
     }
-    // Of these the kernel shows nothing: they must be known.
+    // The kernel does not show these options. The runtime must accept them.
     let shows_nothing = [
         "norelatime",
         "nostrictatime",
@@ -151,7 +151,7 @@ fn a_mount_that_the_kernel_does_not_know_is_refused() {
     }
 }
 
-/// A tree of two mounts, of which the second has everything that can be cleared.
+/// Two trees of two mounts each. The second tree has every attribute that can be cleared.
 const TREES: &str = "mkdir $B/plain $B/full
     mount -t tmpfs none $B/plain; mkdir $B/plain/sub; mount -t tmpfs none $B/plain/sub
     mount -t tmpfs none $B/full; mkdir $B/full/sub; mount -t tmpfs none $B/full/sub
@@ -261,7 +261,7 @@ fn every_propagation() {
     if runtime_lacks(&["crun"], "the root's propagation is put over all") {
         return;
     }
-    // Of a source whose mounts propagate to others.
+    // Bind mounts of a shared source.
     let before = format!("{TREES}\nmount --make-rshared $B/plain");
     let mut bundle = Bundle::of(&["cat", MOUNTINFO]).before(&before);
     let table: &[(&str, &[&str], &[&str])] = &[
@@ -334,7 +334,7 @@ fn a_destination_leads_nowhere_out_of_the_root() {
     symlink("../../../../../../..", bundle.path("rootfs/link")).unwrap();
     symlink(&outside, bundle.path("rootfs/up")).unwrap();
     let output = bundle.run();
-    // Refused, or found within the root.
+    // The runtime may reject the mount, or resolve its path within the root.
     if output.code() == 0 {
         mounted(&output.out, "/there");
     }
@@ -376,7 +376,7 @@ fn a_destination_behind_links_that_lead_nowhere_is_made_where_they_lead() {
     }
     assert!(bundle.path("rootfs/etc/real/file").is_file());
     assert!(!std::path::Path::new("/outside").exists() && !std::path::Path::new("/some").exists());
-    // One that leads to itself leads nowhere for ever.
+    // A link that points to itself cannot be resolved.
     let bundle = Bundle::sh("true").mount(json!({ "destination": "/loop/there", "type": "tmpfs" }));
     symlink("loop/on", bundle.path("rootfs/loop")).unwrap();
     bundle.fails();
@@ -393,7 +393,7 @@ fn tmpcopyup_fills_a_tmpfs_with_what_it_hides() {
     assert_eq!(fs::read_to_string(bundle.path("rootfs/data/file")).unwrap(), "copied\n");
 }
 
-/// A directory of uid and gid 7, with a file, and another mount below.
+/// Adds a directory with uid and gid 7 that contains a file.
 fn owned_by_seven(bundle: Bundle) -> Bundle {
     let bundle = bundle.file("source/file", "");
     for path in ["source", "source/file"] {
@@ -452,7 +452,7 @@ fn ridmap_maps_the_mounts_below_and_idmap_does_not() {
             "uidMappings": map, "gidMappings": map,
         })
     };
-    // The mount below is of the same file system: not every kernel maps those of a tmpfs.
+    // The nested mount is of the same file system, because not every kernel can idmap a tmpfs.
     let bundle = owned_by_seven(Bundle::sh("stat -c %u /one/file /one/sub/file /all/file /all/sub/file"))
         .file("below/file", "")
         .before("mkdir $B/source/sub; mount --bind $B/below $B/source/sub")
@@ -587,7 +587,7 @@ fn in_proc_only_files_that_are_known_to_be_harmless_are_mounted_over() {
         .mount(bind("/proc/cpuinfo", "file"))
         .mount(bind("/proc/sys/kernel/ns_last_pid", "file"));
     assert_eq!(bundle.run().ok(), "fake\nfake\n");
-    // On /proc itself goes a procfs alone.
+    // Only a procfs can be mounted on /proc itself.
     let host = Bundle::sh("cat /proc/self/comm").without("pid").set("/mounts/0", bind("/proc", "/proc"));
     assert_eq!(host.run().ok(), "cat\n");
     if runtime_lacks(&["crun"], "what is mounted in /proc is not looked at") {
@@ -609,7 +609,7 @@ fn in_proc_only_files_that_are_known_to_be_harmless_are_mounted_over() {
         refused(bind(destination, "dir"), None);
     }
     refused(bind("/proc/self/attr/exec", "dir/file"), None);
-    // The image's links lead there as well.
+    // A link in the image can also lead there.
     refused(bind("/link", "dir"), Some(("link", "/proc/self")));
     refused(bind("/link", "dir"), Some(("link", "../../proc")));
     refused(bind("/link/attr", "dir"), Some(("link", "proc/self")));
@@ -645,7 +645,7 @@ fn a_tmpfs_without_a_mode_has_that_of_the_directory_that_it_covers() {
     }
     let (there, new) = output.ok().split_at(output.out.trim_end().rfind('\n').unwrap() + 1);
     assert_eq!(there, "710\n700\n701\n3770\n");
-    // Where there was no directory it is the kernel's choice.
+    // If there was no directory, the kernel's default applies.
     assert_eq!(new, "1777\n");
 }
 

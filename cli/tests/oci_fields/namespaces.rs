@@ -1,4 +1,4 @@
-//! The fields `linux.namespaces`, the id maps, the names of a UTS namespace, and network devices.
+//! The field `linux.namespaces`, id mappings, names of a UTS namespace, and network devices.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::bundle::{Bundle, Neighbour, cgroups, identity, ours, runtime_lacks};
 use crate::common::{eventually, unique};
 
-/// The types of the specification, and what /proc calls them.
+/// Types of the specification, and their names in /proc.
 const KINDS: [(&str, &str); 8] = [
     ("cgroup", "cgroup"),
     ("ipc", "ipc"),
@@ -22,7 +22,7 @@ const KINDS: [(&str, &str); 8] = [
     ("uts", "uts"),
 ];
 
-/// A container that says which namespace of a kind it is in.
+/// Returns a container that prints its namespace of a kind.
 fn says(kind: &str) -> Bundle {
     Bundle::of(&["readlink", &format!("/proc/self/ns/{kind}")])
 }
@@ -41,11 +41,11 @@ fn each_kind_of_namespace_is_new_where_it_is_asked_for_and_the_hosts_where_not()
             _ => says(name).namespace(json!({ "type": kind })),
         };
         assert_ne!(new.run().ok().trim_end(), host, "{kind}");
-        // One without a mount namespace has tests of its own, for its mounts are the host's.
+        // Separate tests cover a container without a mount namespace, because its mounts are the host's.
         if kind != "mount" {
             let mut bundle = says(name).without(kind);
             if kind == "network" {
-                // The host's sysfs is to be had, in the host's network namespace, by binding alone.
+                // In the host's network namespace, sysfs cannot be mounted anew, but it can be bind-mounted.
                 bundle = bundle.set(
                     "/mounts/5",
                     json!({ "destination": "/sys", "source": "/sys", "options": ["rbind", "ro"] }),
@@ -80,7 +80,8 @@ fn each_kind_of_namespace_is_joined_by_its_path() {
         let path = neighbour.namespace(name);
         let mut bundle = says(name);
         if kind == "user" {
-            // Its root is the host's, and can neither mount a sysfs of another's network nor an mqueue of another's.
+            // The root of the container belongs to the host. So the container can mount neither a sysfs of
+            // another network namespace nor an mqueue of another ipc namespace.
             bundle = bundle.set("/process/capabilities", json!({}));
         }
         assert_eq!(
@@ -91,10 +92,10 @@ fn each_kind_of_namespace_is_joined_by_its_path() {
     }
 }
 
-/// The kernel of user-mode Linux has no time namespaces; the others have every kind.
+/// The kernel of user-mode Linux lacks time namespaces. Other test kernels have every kind.
 #[test]
 fn a_kind_that_the_kernel_lacks_stops_only_what_asks_for_it() {
-    // Its programs may have to spare registers that the kernel does not keep.
+    // On this kernel, programs may have to avoid registers that the kernel does not save.
     let registers = std::env::var("GLIBC_TUNABLES").unwrap_or_default();
     let registers = format!("GLIBC_TUNABLES={registers}");
     let bundle = Bundle::of(&["sleep", "1000"]).set("/process/env/-", registers.as_str()).up();
@@ -108,10 +109,10 @@ fn a_kind_that_the_kernel_lacks_stops_only_what_asks_for_it() {
     }
 }
 
-/// What a container without a mount namespace of its own shows of its root.
+/// A script that prints what a container without a new mount namespace sees of its root.
 const ROOT: &str = "ls -d /..; ls /; wc -c < /secret; echo > /dir/file; readlink /proc/self/ns/mnt";
 
-/// A container with mounts in a mount namespace that is not its own.
+/// Adds mounts to a container without a new mount namespace.
 fn guest(bundle: Bundle) -> Bundle {
     bundle
         .file("rootfs/secret", "told\n")
@@ -148,7 +149,7 @@ fn mounts_are_made_in_a_joined_mount_namespace_whose_others_keep_their_root() {
 
 #[test]
 fn without_a_mount_namespace_the_mounts_are_the_hosts_and_go_with_the_container() {
-    // In a mount namespace apart from the machine's.
+    // Use a mount namespace other than the machine's.
     let bundle = guest(Bundle::sh(&format!("{ROOT}; cat /volume/file")))
         .without("mount")
         .before("readlink /proc/self/ns/mnt; trap 'grep -c $B /proc/self/mountinfo > $B/left' EXIT; run() { \"$@\"; }; run \"$@\"; exit");
@@ -160,7 +161,7 @@ fn without_a_mount_namespace_the_mounts_are_the_hosts_and_go_with_the_container(
         return;
     }
     assert_eq!(fs::read_to_string(bundle.path("left")).unwrap(), "0\n");
-    // One that cannot be made leaves nothing either; exec finds the root.
+    // A failed creation leaves no mount either. exec finds the root of a created container.
     let bundle = guest(Bundle::of(&["sleep", "1000"])).without("mount");
     let bundle = bundle.set("/hooks/createContainer", json!([{ "path": "/bin/false" }]));
     bundle.write_config();
@@ -181,7 +182,7 @@ fn without_a_mount_namespace_the_mounts_are_the_hosts_and_go_with_the_container(
 
 #[test]
 fn a_joined_pid_namespace_shows_its_processes() {
-    // Before Linux 6.17 the procfs is a copy of the one that a process in the namespace has.
+    // Before Linux 6.17 the procfs is a copy of that of a process in the namespace.
     let neighbour = Neighbour::new(&["--pid", "--mount-proc"]);
     let bundle = Bundle::sh("cat /proc/1/comm; test $$ != 1 && echo another");
     let bundle = bundle.namespace(json!({ "type": "pid", "path": neighbour.namespace("pid") }));
@@ -290,7 +291,7 @@ fn the_network_of_a_new_namespace_is_a_loopback_that_is_up() {
     assert!(lo.contains("LOOPBACK,UP"), "{lo}");
 }
 
-/// A pair of network devices of the host, which are gone at the end.
+/// A pair of network devices of the host, removed at the end.
 struct Pair {
     name: String,
     peer: String,

@@ -1,4 +1,4 @@
-//! The field `process`, but for what is seccomp's.
+//! The field `process`, except seccomp.
 
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -85,7 +85,7 @@ fn umask() {
     assert_eq!(Bundle::sh("umask").set("/process/user/umask", 0o27).run().ok(), "0027\n");
     let bundle = Bundle::sh("umask");
     let mut command = Command::new("sh");
-    // The specification leaves it to the runtime, and all have this one.
+    // The specification leaves the default umask to the runtime, and all runtimes use this one.
     bundle.write_config();
     let runtime = bundle.command(&["run", bundle.id()]);
     command.args(["-c", "umask 077; exec \"$@\"", "sh"]).arg(runtime.get_program()).args(runtime.get_args());
@@ -174,7 +174,7 @@ fn a_passwd_that_is_not_a_regular_file_is_not_opened_and_home_is_the_root() {
             .set("/process/env", json!(["PATH=/bin"]))
             .set("/process/user/uid", 1000)
     };
-    // The kernel has no such device.
+    // The device node has a number without a driver.
     let device = bundle().set("/process/args", json!(["/bin/sh", "-c", "exec echo $HOME"]));
     let args = ["rootfs/etc/passwd", "c", "511", "1"];
     assert!(Command::new("mknod").args(args).current_dir(device.path("")).status().unwrap().success());
@@ -200,7 +200,7 @@ fn a_program_is_looked_for_in_the_containers_path() {
         .file("rootfs/opt/prog", "#!/bin/sh\necho found\n")
         .set("/process/env", json!(["PATH=/none:/opt"]));
     assert_eq!(bundle.run().ok(), "found\n");
-    // Files of the host are not found.
+    // The program is not looked up among the host's files.
     Bundle::of(&["setsid"]).fails();
     Bundle::of(&[]).refused("process.args");
 }
@@ -229,11 +229,12 @@ fn a_working_directory_that_only_root_or_only_the_user_may_enter() {
     let pwd = || Bundle::sh("/bin/pwd");
     assert_eq!(closed(pwd(), (0, 0), 0o700).run().ok(), "/closed\n");
     assert_eq!(closed(pwd(), (1000, 1000), 0o700).run().ok(), "/closed\n");
-    // It belongs to nobody in the user namespace, so its root has no right there; the user has the group's.
+    // The owner is not mapped in the user namespace, so root has no access there. The user has access through
+    // the group.
     assert_eq!(closed(pwd().user_namespace(), (0, 101_000), 0o750).run().ok(), "/closed\n");
     let said = closed(pwd().user_namespace(), (0, 102_000), 0o750).fails();
     assert!(!ours() || said.contains("the container's user may not enter it"), "{said}");
-    // Another process of the container has a user and a directory of its own.
+    // A process of exec can have another user and working directory.
     let bundle = closed(Bundle::sh("sleep 1000"), (0, 0), 0o700).set("/process/cwd", "/").up();
     let exec = ["exec", "--user", "1000", "--cwd", "/closed", bundle.id(), "/bin/pwd"];
     assert_eq!(bundle.verb(&exec).ok(), "/closed\n");
@@ -250,7 +251,8 @@ fn the_standard_streams_belong_to_the_user() {
     let bundle = user(script);
     let output = run_with(&mut bundle.command(&["run", bundle.id()]), "in\n");
     assert_eq!((output.code(), output.out.as_str(), output.err.as_str()), (0, "in\nout\n", "err\n"));
-    // A file, and a named pipe. With `run` some have pipes of their own between.
+    // Standard output is a file, and standard error is a named pipe. With `run`, some runtimes put pipes in
+    // between.
     let bundle = user("echo out >> /dev/stdout; echo err > /dev/stderr");
     let fifo = bundle.path("fifo");
     assert!(Command::new("mkfifo").arg("-m").arg("600").arg(&fifo).status().unwrap().success());
@@ -265,11 +267,11 @@ fn the_standard_streams_belong_to_the_user() {
     assert_eq!(&line, b"err\n");
     let owner = |path: &std::path::Path| path.metadata().unwrap().uid();
     assert_eq!((owner(&bundle.path("create.out")), owner(&fifo)), (1000, 1000));
-    // The group stays.
+    // The group of the stream does not change.
     let kept = runtime_lacks(&["crun"], "the group is given as well")
         || bundle.path("create.out").metadata().unwrap().gid() == 0;
     assert!(kept);
-    // Another process of the container has its own.
+    // A process of exec has separate streams.
     let bundle = Bundle::sh("sleep 1000").up();
     let pipes = |args: &[&str]| run_with(&mut bundle.command(args), "in\n");
     let output = pipes(&["exec", "--user", "1000", bundle.id(), "/bin/sh", "-c", script]);
@@ -314,7 +316,7 @@ fn the_null_device_and_the_callers_terminal_stay_whose_they_are() {
     assert_eq!(line.metadata().unwrap().uid(), owner);
 }
 
-/// The names of a set in /proc/self/status.
+/// Returns a set of capabilities in /proc/self/status.
 fn capability_set(status: &str, set: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix(set)).unwrap();
     u64::from_str_radix(line.trim(), 16).unwrap()
@@ -340,9 +342,9 @@ fn the_five_capability_sets() {
     let output = bundle.run();
     let sets =
         ["CapBnd:", "CapInh:", "CapAmb:", "CapPrm:", "CapEff:"].map(|set| capability_set(output.ok(), set));
-    // Of a program without capabilities of its own: what is permitted is what is ambient.
+    // The program has no file capabilities, so its permitted set is the ambient set.
     assert_eq!(sets, [CHOWN | KILL | SETUID | NET_RAW, CHOWN | KILL, KILL, KILL, KILL]);
-    // Without new privileges root's programs have what was permitted before.
+    // With no_new_privs, programs of root keep the permitted set.
     let bundle = Bundle::of(&["cat", "/proc/self/status"]).set(
         "/process/capabilities",
         json!({ "bounding": ["CAP_CHOWN", "CAP_KILL"], "permitted": ["CAP_KILL"], "effective": ["CAP_KILL"] }),
@@ -410,7 +412,8 @@ fn a_capability_that_is_unknown_is_a_warning_and_no_failure() {
     assert!(output.err.contains("CAP_OF_TOMORROW"), "{}", output.err);
 }
 
-/// Whether the caller may raise limits, and protect processes from the OOM killer; if not, that is skipped.
+/// Returns whether the caller may raise limits and protect processes from the OOM killer. If not, these
+/// checks are skipped.
 fn may_raise() -> bool {
     const SYS_RESOURCE: u64 = 1 << 24;
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -423,7 +426,8 @@ fn may_raise() -> bool {
 
 #[test]
 fn every_rlimit() {
-    // In the order of /proc/self/limits. Nice and realtime priorities are mostly 0, and all others are lowered.
+    // In the order of /proc/self/limits. Without privileges, the limits of nice and realtime priorities are
+    // 0. All others are lowered.
     let nice = if may_raise() { 7 } else { 0 };
     let limits: [(&str, u64, u64, &str); 16] = [
         ("RLIMIT_CPU", 1001, 1002, "Max cpu time"),
@@ -567,7 +571,7 @@ fn exec_has_the_cpu_affinity_that_is_set_for_it() {
         .refused("process.execCPUAffinity.final");
 }
 
-/// A profile of AppArmor's that is removed in the end.
+/// An AppArmor profile, unloaded at the end.
 struct Profile {
     name: String,
     text: String,
@@ -579,8 +583,7 @@ impl Drop for Profile {
     }
 }
 
-/// Loads a profile that keeps a file from being read and nothing else. Where this kernel takes none, the test is
-/// skipped.
+/// Loads a profile that only denies reading a file. Skips the test on a kernel without AppArmor.
 fn apparmor_profile(unreadable: &str) -> Option<Profile> {
     if !apparmor() {
         skip("this takes AppArmor");

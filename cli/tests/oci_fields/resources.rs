@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::bundle::{Bundle, cgroups, hierarchy, ours, runtime_lacks};
 use crate::common::{eventually, unique};
 
-/// A created container with these resources.
+/// Creates a container with these resources.
 #[track_caller]
 fn with(resources: Value) -> Bundle {
     let bundle = Bundle::of(&["sleep", "1000"]).set("/linux/resources", resources);
@@ -108,7 +108,7 @@ fn memory_limit_reservation_and_swap() {
     let bundle = with(limits);
     let files = ["memory.max", "memory.low", "memory.swap.max"].map(|file| bundle.limit(file));
     assert_eq!(files, ["67108864", "16777216", "33554432"]);
-    // Swap is of memory and swap together, and -1 is no limit.
+    // `swap` is memory and swap together; -1 means no limit.
     let bundle = with(json!({ "memory": { "limit": megabytes(64), "swap": megabytes(64) } }));
     assert_eq!(bundle.limit("memory.swap.max"), "0");
     let bundle = with(json!({ "memory": { "limit": -1, "swap": -1 } }));
@@ -210,14 +210,14 @@ fn pids_limit() {
     if !runtime_lacks(&["crun", "runc"], "0 as a limit, of 1.3: to runc 1.4 it is 1") {
         assert_eq!(with(json!({ "pids": { "limit": 0 } })).limit("pids.max"), "1");
     }
-    // More than a few processes, as a runtime starts the first with threads.
+    // The limit leaves room for the threads with which a runtime starts the first process.
     let bomb = "i=0; while [ $i -lt 40 ]; do sleep 1000 & i=$((i + 1)); done";
     let output = Bundle::sh(bomb).set("/linux/resources/pids/limit", 20).run();
     assert_ne!(output.code(), 0);
     assert!(output.err.contains("can't fork"), "{}", output.err);
 }
 
-/// The numbers of a disk.
+/// Returns the device number of a disk.
 fn disk() -> (u64, u64) {
     let disks = fs::read_dir("/sys/block").unwrap().map(|entry| entry.unwrap());
     let disk = disks
@@ -260,7 +260,8 @@ fn block_io_weight() {
     let (major, minor) = disk();
     if !runtime_lacks(&["runc", "crun"], "weights of devices are those of a scheduler that is not there") {
         let devices = json!([{ "major": major, "minor": minor, "weight": 1000 }]);
-        // The kernel shares a disk by weights where its cost model is on, and says so where not.
+        // The kernel applies weights of a disk only if its cost model is enabled. Otherwise the runtime
+        // reports an error.
         let model = "/sys/fs/cgroup/io.cost.qos";
         Bundle::sh("true").set("/linux/resources/blockIO/weightDevice", devices.clone()).fails();
         fs::write(model, format!("{major}:{minor} enable=1")).unwrap();
@@ -279,7 +280,7 @@ fn huge_page_limits() {
         json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": 4_194_304 }, { "pageSize": "1GB", "limit": 0 }] }),
     );
     assert_eq!([bundle.limit("hugetlb.2MB.max"), bundle.limit("hugetlb.1GB.max")], ["4194304", "0"]);
-    // And of those reserved, so that it is mmap that fails and no page fault that kills.
+    // Reservations are limited too, so that mmap fails instead of a fatal page fault.
     let reserved = ["2MB", "1GB"].map(|size| bundle.limit(&format!("hugetlb.{size}.rsvd.max")));
     if !runtime_lacks(&["crun", "runc"], "no limit of those reserved: Debian's are too old") {
         assert_eq!(reserved, ["4194304", "0"]);

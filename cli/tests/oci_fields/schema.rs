@@ -1,5 +1,5 @@
-//! What the runtime writes is valid by the specification's own schemas, which are in `schema/`
-//! with its samples.
+//! The output of the runtime is valid by the specification's schemas. They are in `schema/`, with their
+//! samples.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use serde_json::json;
 use crate::bundle::{Bundle, runtime_lacks};
 use crate::common::{run_with, skip};
 
-/// Debian's, which finds Debian's packages.
+/// Debian's Python, which finds Debian's packages.
 const PYTHON: &str = "/usr/bin/python3";
 
-/// Reads lines of a schema, a tab and a document; says of each in a line what is amiss with it.
+/// A script that reads lines with a schema, a tab and a document, and prints one line of problems for each.
 const VALIDATE: &str = "
 import json, jsonschema, pathlib, sys
 for line in sys.stdin:
@@ -27,7 +27,8 @@ for line in sys.stdin:
         print(error)
 ";
 
-/// A document's name, its schema, and whether it is valid: Python takes its time to start in the guest.
+/// A document with its name, its schema, and whether it is valid. All documents are checked by one Python
+/// process, because its start is slow in the guest.
 struct Document {
     name: String,
     schema: &'static str,

@@ -27,7 +27,7 @@ fn every_action() {
         ("SCMP_ACT_ALLOW", 0, ""),
         ("SCMP_ACT_LOG", 0, ""),
         ("SCMP_ACT_ERRNO", 1, "Operation not permitted"),
-        // Nobody traces.
+        // The call fails because no tracer is attached.
         ("SCMP_ACT_TRACE", 1, "Function not implemented"),
         ("SCMP_ACT_TRAP", 159, "Bad system call"),
         ("SCMP_ACT_KILL", 159, "Bad system call"),
@@ -62,7 +62,7 @@ fn who_is_filtered_is_in_filter_mode() {
     }
 }
 
-/// What a shell, and who starts it, may need; but for `mkdir`.
+/// Calls that a shell and the runtime that starts it may need, except `mkdir`.
 const ALLOWED: &str = "access arch_prctl brk capget capset chdir chmod chown clone clone3 close close_range connect dup \
     dup2 dup3 epoll_create1 epoll_ctl epoll_pwait eventfd2 execve execveat exit exit_group fchdir fchmod fchown fcntl \
     fstat fstatfs futex getcwd getdents64 getegid geteuid getgid getgroups getpgrp getpid getppid getrandom getrlimit \
@@ -88,7 +88,7 @@ fn the_default_is_for_what_no_rule_names() {
     }
 }
 
-/// Of these signals a shell ignores all.
+/// A script that sends itself signals without effect on a shell, and prints those that are allowed.
 const SIGNALS: &str = "for s in 0 17 18 23 28; do kill -$s $$ 2> /dev/null && echo $s; done; true";
 
 #[test]
@@ -231,7 +231,8 @@ fn a_rule_holds_for_the_architectures_that_are_named_and_no_other_is_let_through
     assert_eq!(with(&["SCMP_ARCH_X86_64"]), "159\n");
 }
 
-/// Takes the listeners of filters, says what came with each, and answers every call with EXDEV.
+/// An agent that receives the listeners of filters, prints the message of each, and answers every call with
+/// EXDEV.
 const AGENT: &str = r#"
 import fcntl, json, socket, struct, sys, threading
 def answer(listener):
@@ -253,7 +254,7 @@ while True:
     threading.Thread(target=answer, args=(fds[0],), daemon=True).start()
 "#;
 
-/// An agent on this socket, and what it prints.
+/// Starts an agent on this socket. Returns the agent and its output.
 fn agent(socket: &Path) -> (Guard, Lines<BufReader<ChildStdout>>) {
     let mut command = Command::new("python3");
     command.args(["-c", AGENT]).arg(socket).stdin(Stdio::null()).stdout(Stdio::piped());
@@ -313,7 +314,7 @@ fn calls_of_an_exec_go_to_the_listener_as_well() {
     }
     assert_eq!(bundle.exec(&["sh", "-c", "exit 7"]).code(), 7);
     bundle.verb(&["exec", "--detach", bundle.id(), "sleep", "1000"]).ok();
-    // Whom nobody listens to is not started.
+    // Without an agent, a process is not started.
     drop((agent, lines));
     let before = bundle.processes().len();
     let refused = bundle.exec(&["mkdir", "/made"]);
@@ -362,8 +363,8 @@ fn a_hook_of_the_start_is_under_the_containers_filter() {
     }
 }
 
-/// A program of a few instructions, which writes `hello`, exits with code 7, and calls nothing else.
-/// If it may not exit it ends by a trap.
+/// Returns a program of a few instructions, which writes `hello` and exits with code 7. If it may not exit,
+/// it ends by a trap.
 #[cfg(target_arch = "x86_64")]
 fn hello() -> Vec<u8> {
     let code: &[u8] = &[
@@ -393,7 +394,7 @@ fn hello() -> Vec<u8> {
     file
 }
 
-/// A bundle whose container is that program, under a filter that allows these calls alone.
+/// Creates a bundle that runs this program, under a filter that allows only these calls.
 #[cfg(target_arch = "x86_64")]
 fn minimal(allowed: &[&str]) -> Bundle {
     let bundle = Bundle::of(&["/hello"]);
@@ -424,7 +425,8 @@ fn a_filter_that_refuses_everything_is_told_and_hangs_nothing() {
     if runtime_lacks(&["crun", "runc"], "they hang, or say nothing") {
         return;
     }
-    // A rule allows something. Calls above all that are named give ENOSYS, so it is one of the last.
+    // A filter requires a rule that allows a call. Calls with a higher number than all named ones return
+    // ENOSYS, so the rule names one of the last.
     for (allowed, no_new_privileges) in [
         (&["futex_waitv"][..], true),
         (&["futex_waitv"], false),
@@ -485,7 +487,7 @@ fn an_exec_with_a_listener_whose_first_process_is_killed_is_told() {
     let before = bundle.processes().len();
     let exec = bundle.command(&["exec", bundle.id(), "true"]);
     let mut strace = Command::new("strace");
-    // By this call the first process would tell of the one that goes on.
+    // With this call the first process would report the process that continues.
     strace.args([
         "-f",
         "-qq",

@@ -1,4 +1,4 @@
-//! The verbs beside the life of a container, and what goes before every verb.
+//! The verbs outside the life cycle of a container, and the global options.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -18,7 +18,7 @@ fn sleeping() -> Bundle {
     Bundle::of(&["sleep", "1000"]).up()
 }
 
-/// pivot_root(2) cannot leave an initramfs. Here strace lets it fail as it would there.
+/// pivot_root(2) cannot leave an initramfs. Here strace injects the same failure.
 #[test]
 fn without_pivot_root_the_root_is_entered_all_the_same() {
     let strace = std::process::Command::new("strace").arg("-V").output();
@@ -173,7 +173,7 @@ fn exec_has_a_terminal() {
 
 #[test]
 fn the_terminal_of_exec_has_the_size_that_is_configured() {
-    // crun sets the size of what runs already.
+    // crun sets the size after the program has started.
     let script = "until stty size 2> /dev/null | grep .; do sleep 0.1; done";
     let process = json!({
         "args": ["sh", "-c", script], "cwd": "/", "env": ["PATH=/bin"], "user": { "uid": 0, "gid": 0 },
@@ -193,7 +193,7 @@ fn the_terminal_of_exec_has_the_size_that_is_configured() {
         terminal.shown()
     };
     assert_eq!(size(&["--process", &file], &[]), "33 101\r\n");
-    // As conmon says it.
+    // conmon uses these arguments.
     assert_eq!(size(&["--process", &file, "--tty"], &[]), "33 101\r\n");
     if !runtime_lacks(&["crun"], "the size of the configuration is not for exec") {
         assert_eq!(size(&["--tty"], &["sh", "-c", script]), "22 77\r\n");
@@ -413,12 +413,12 @@ fn exec_finds_the_cgroup_that_the_first_process_has_moved_to() {
     assert_eq!(bundle.status(), "running");
     let said = bundle.exec(&["grep", "^0:", "/proc/self/cgroup"]);
     assert!(said.ok().trim_end().ends_with("-moved"), "{}", said.out);
-    // One that is asked for is not replaced.
+    // A cgroup that the caller names is not replaced by another.
     assert_ne!(bundle.verb(&["exec", "--cgroup", "/", bundle.id(), "true"]).code(), 0);
     bundle.delete(&["--force"]);
 }
 
-/// A cgroup, removed at the end with what is in it.
+/// A cgroup. It is removed at the end with the processes in it.
 struct Cgroup(std::path::PathBuf);
 
 impl Cgroup {
@@ -518,14 +518,14 @@ fn update_takes_sizes_with_units() {
     assert_eq!(limits(), ["52428800", "max", "0"]);
     update(&["--memory", "64MiB", "--memory-swap", "96 mb", "--memory-reservation", "1.5m"]).ok();
     assert_eq!(limits(), ["67108864", "33554432", "1572864"]);
-    // It counts both, and the kernel's file the swap alone.
+    // The flag counts memory and swap; the kernel's file counts only swap.
     let alone = update(&["--memory-swap", "128M"]);
     assert_ne!(alone.code(), 0);
     assert!(alone.err.contains("memory"), "{}", alone.err);
     assert_eq!(limits(), ["67108864", "33554432", "1572864"]);
     update(&["--memory-swap", "-1"]).ok();
     assert_eq!(limits(), ["67108864", "max", "1572864"]);
-    // There is no such limit any more.
+    // This limit does not exist any more.
     let kernel = update(&["--kernel-memory", "50M", "--memory", "32M"]);
     assert_eq!(kernel.code(), 0, "{}", kernel.err);
     assert!(kernel.err.contains("level=warning"), "{}", kernel.err);
@@ -582,7 +582,7 @@ fn update_can_leave_what_is_in_use_its_room() {
     assert_ne!(refused.code(), 0);
     assert!(!ours() || refused.err.contains("memory.checkBeforeUpdate forbids"), "{}", refused.err);
     assert_eq!((bundle.limit("memory.max").as_str(), bundle.status().as_str()), ("33554432", "running"));
-    // Without the check it is the end of what is there.
+    // Without the check, the limit kills the processes.
     update(4096, false);
     bundle.wait_until("stopped");
 }
@@ -747,7 +747,7 @@ fn errors_go_to_the_log() {
     let log = bundle.path("log").to_str().unwrap().to_owned();
     for format in ["json", "text"] {
         let _ = fs::remove_file(&log);
-        // Global options come before the verb.
+        // Insert global options before the verb.
         let mut command = bundle.command(&["state", "not-there"]);
         let args: Vec<_> = command.get_args().map(|arg| arg.to_owned()).collect();
         let (global, verb) = args.split_at(args.len() - 2);

@@ -1,4 +1,4 @@
-//! Whatever a configuration says, it is refused by a path or planned.
+//! Every configuration is either rejected with a field path or results in a plan.
 
 use nspod_oci_runtime::config::{self as oci, Context};
 use nspod_oci_runtime::{Error, ErrorKind};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::host;
 use crate::json::{Part, at, paths, plannable, remove};
 
-/// Values that one field or another takes, and such that none does.
+/// Values that are valid for some field, and values that are valid for none.
 fn value() -> impl Strategy<Value = Value> {
     const WORDS: &[&str] = &[
         "",
@@ -83,12 +83,12 @@ fn value() -> impl Strategy<Value = Value> {
 
 #[derive(Debug, Clone)]
 enum Change {
-    /// Another value.
+    /// Sets another value.
     Put(Index, Value),
-    /// The value of another place, which may well be granted here too.
+    /// Copies the value of another place, which may be valid here too.
     Copy(Index, Index),
     Remove(Index),
-    /// A list's item, once more.
+    /// Repeats an item of a list.
     Again(Index),
 }
 
@@ -147,7 +147,7 @@ fn is_refused_by_a_path(error: &Error) -> bool {
     error.kind() == ErrorKind::InvalidConfig && text.contains(": ") && FIELDS.contains(&&text[..end])
 }
 
-/// Whether it came to a plan.
+/// Returns whether the configuration results in a plan.
 fn comes_to_a_plan(document: &Value, rootless: bool) -> bool {
     let json = serde_json::to_vec(document).unwrap();
     let context = Context { rootless, systemd_cgroup: rootless, ..crate::context() };
@@ -163,7 +163,7 @@ fn comes_to_a_plan(document: &Value, rootless: bool) -> bool {
     let host = if rootless { user } else { host() };
     match Plan::on(&container.spec, &host, Handles::default()) {
         Ok(plan) => !plan.to_string().is_empty(),
-        // Namespaces that are joined are looked for.
+        // The plan opens joined namespaces, which may not exist.
         Err(error) if error.step() == Some("namespace") => false,
         Err(error) => {
             let error = Error::from(error);

@@ -26,7 +26,7 @@ fn a_value_of_another_type_is_refused_by_its_path() {
             _ => json!(["a", "list"]),
         };
         let error = refused(&changed);
-        // An item of a list may stand for the list.
+        // The error may name the list instead of its item.
         let found = error.split(": ").next().unwrap_or_default();
         assert!(!found.is_empty() && path.starts_with(found), "{path}: {error}");
     }
@@ -86,7 +86,7 @@ fn what_is_required_is_missed_by_its_path() {
         remove(&mut document, &parts(path));
         assert_eq!(refused(&document), format!("{path}: required field is missing"));
     }
-    // Not by the schema, but by the specification's words.
+    // Required by the text of the specification, but not by the schema.
     for field in ["major", "minor"] {
         let mut document = full();
         remove(&mut document, &parts(&format!("linux.devices[0].{field}")));
@@ -169,7 +169,7 @@ fn a_value_that_the_schema_excludes_is_refused_by_its_path() {
         let error = refused(&with(path, value.clone()));
         assert!(error.starts_with(&format!("{path}: ")), "{path} = {value}: {error}");
     }
-    // What goes with another field alone.
+    // Fields that require another field.
     let mut document = full();
     document["linux"]["seccomp"]["listenerMetadata"] = json!("for whom?");
     assert!(refused(&document).starts_with("linux.seccomp.listenerMetadata: "));
@@ -177,7 +177,7 @@ fn a_value_that_the_schema_excludes_is_refused_by_its_path() {
     document["linux"]["seccomp"]["defaultAction"] = json!("SCMP_ACT_KILL_PROCESS");
     document["linux"]["seccomp"]["defaultErrnoRet"] = json!(38);
     assert!(refused(&document).starts_with("linux.seccomp.defaultErrnoRet: "));
-    // What the kernel or this runtime excludes besides, told when a container is wanted.
+    // Values that the kernel or this runtime does not support. The conversion to a spec rejects them.
     let cases = [
         ("process.user.umask", json!(0o1000)),
         ("process.args", json!([])),

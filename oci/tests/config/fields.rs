@@ -1,4 +1,4 @@
-//! What each field becomes.
+//! The conversion of each field.
 
 use std::path::{Path, PathBuf};
 
@@ -89,7 +89,7 @@ fn a_process_that_says_little_gets_the_customary() {
         },
         expected
     );
-    // A terminal's size is nobody's without a terminal.
+    // Without a terminal, the size is ignored.
     let document = with("process.terminal", json!(false));
     assert_eq!(container(&document).unwrap().spec.process.terminal, None);
 }
@@ -113,7 +113,7 @@ fn capabilities_that_no_kernel_knows_are_left_out_with_a_warning() {
     let sets = container.spec.process.capabilities.unwrap();
     // CAP_CHOWN is not inheritable, and so cannot be ambient.
     assert_eq!((sets.bounding, sets.ambient), (1 << 5, 1 << 5));
-    // Of that there is no warning, as engines name such by habit.
+    // CAP_CHOWN causes no warning, because engines set such ambient capabilities by default.
     let [unknown] = &container.warnings[..] else { panic!("{:?}", container.warnings) };
     assert!(unknown.starts_with("process.capabilities.bounding: \"CAP_TIME_TRAVEL\""), "{unknown}");
 }
@@ -221,7 +221,7 @@ fn each_namespace_is_new_or_joined_or_the_callers() {
     let spec = container(&full()).unwrap().spec;
     assert!(kinds.iter().all(|(_, kind)| spec.namespaces.is_new(*kind)));
     assert!(spec.loopback);
-    // The smallest container that there is has a mount namespace.
+    // The smallest configuration has a mount namespace.
     let minimal = json!({
         "ociVersion": "1.0.2", "root": { "path": "/rootfs" }, "process": { "cwd": "/", "args": ["sh"] },
         "linux": { "namespaces": [{ "type": "mount" }] }
@@ -243,7 +243,7 @@ fn each_namespace_is_new_or_joined_or_the_callers() {
         document["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": name }));
         assert!(error(&document).starts_with("linux.namespaces[2]: "), "{name}");
     }
-    // Without any the container is in the caller's, with its mounts.
+    // Without namespaces, the container shares the caller's, with its mounts.
     let mut without = minimal.clone();
     for linux in [json!({ "namespaces": [] }), Value::Null] {
         without["linux"] = linux;
@@ -274,7 +274,7 @@ fn what_belongs_to_a_namespace_takes_one() {
     let mut document = full();
     document["linux"]["uidMappings"] = json!([]);
     assert!(error(&document).starts_with("linux.uidMappings: "));
-    // A mount's owners cannot be as those of a user namespace that is not there.
+    // Without a user namespace, a mount cannot use its mappings.
     let mut document = without("user");
     document["linux"]["uidMappings"] = Value::Null;
     document["linux"]["gidMappings"] = Value::Null;
@@ -291,7 +291,7 @@ fn ids_and_clocks_are_the_namespaces_own() {
     let offsets = spec.time_offsets.unwrap();
     assert_eq!(offsets.monotonic, TimeOffset { secs: 60, nanos: 5 });
     assert_eq!(offsets.boottime, TimeOffset { secs: -60, nanos: 0 });
-    // Who joins a user namespace has the maps of that one.
+    // A joined user namespace keeps its own mappings.
     let joined = container(&with("linux.namespaces[5]", json!({ "type": "user", "path": "/ns" }))).unwrap();
     assert_eq!(joined.spec.id_maps, IdMaps::Auto);
 }
@@ -468,7 +468,7 @@ fn an_unknown_field_and_a_null_say_nothing() {
         object["x-null"] = Value::Null;
     }
     document["linux"]["resources"]["network"] = Value::Null;
-    // A number that oci-spec has as one that is always there.
+    // oci-spec requires this number.
     document["linux"]["devices"][2]["major"] = Value::Null;
     document["windows"] = json!({});
     assert_eq!(container(&document).unwrap(), expected);

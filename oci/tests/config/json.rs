@@ -2,12 +2,12 @@
 
 use serde_json::Value;
 
-/// Every field that the specification has for Linux, with values that are granted.
+/// Returns a configuration with valid values for every Linux field of the specification.
 pub(crate) fn full() -> Value {
     serde_json::from_str(include_str!("data/full.json")).unwrap()
 }
 
-/// The same with the label of one security module: a process has no more.
+/// Returns the same with the label of only one security module: a process cannot have several.
 pub(crate) fn plannable() -> Value {
     let mut document = full();
     document["process"]["selinuxLabel"] = Value::Null;
@@ -21,7 +21,7 @@ pub(crate) enum Part {
     Index(usize),
 }
 
-/// `linux.devices[0].path` in its parts.
+/// Splits a path such as `linux.devices[0].path` into its parts.
 pub(crate) fn parts(path: &str) -> Vec<Part> {
     let words = path.split(['.', '[']).filter(|word| !word.is_empty());
     let part = |word: &str| match word.strip_suffix(']') {
@@ -43,7 +43,7 @@ pub(crate) fn path(parts: &[Part]) -> String {
     path
 }
 
-/// The value at the path, made where it is not there.
+/// Returns the value at the path, and creates it if it is missing.
 pub(crate) fn at<'a>(value: &'a mut Value, parts: &[Part]) -> &'a mut Value {
     parts.iter().fold(value, |value, part| match part {
         Part::Name(name) => {
@@ -63,14 +63,14 @@ pub(crate) fn at<'a>(value: &'a mut Value, parts: &[Part]) -> &'a mut Value {
     })
 }
 
-/// The full configuration with another value at a path.
+/// Returns the full configuration with another value at a path.
 pub(crate) fn with(path: &str, value: Value) -> Value {
     let mut document = full();
     *at(&mut document, &parts(path)) = value;
     document
 }
 
-/// Takes away what is at a path.
+/// Removes the value at a path.
 pub(crate) fn remove(document: &mut Value, parts: &[Part]) {
     let (last, rest) = parts.split_last().unwrap();
     match (at(document, rest), last) {
@@ -80,7 +80,7 @@ pub(crate) fn remove(document: &mut Value, parts: &[Part]) {
     }
 }
 
-/// The paths of all that is in a value, the value itself first.
+/// Returns the paths of a value and all values in it, the outer value first.
 pub(crate) fn paths(value: &Value) -> Vec<Vec<Part>> {
     let mut all = vec![Vec::new()];
     let mut below = |part: Part, value: &Value| {

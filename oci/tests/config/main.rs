@@ -1,4 +1,4 @@
-//! OCI's configuration: the specification's samples, each field, each option, each bad value.
+//! The OCI configuration: samples of the specification, each field, each option, each invalid value.
 
 mod any;
 mod bad;
@@ -22,19 +22,19 @@ fn container(document: &Value) -> Result<ContainerSpec, Error> {
     oci::parse(&serde_json::to_vec(document).unwrap())?.container_spec(&context())
 }
 
-/// The same, and checks that the container can be planned.
+/// Does the same, and checks that the container can be planned.
 fn planned(document: &Value) -> Result<ContainerSpec, Error> {
     let container = container(document)?;
     Plan::on(&container.spec, &host(), Handles::default())?;
     Ok(container)
 }
 
-/// A host's root.
+/// Returns a host on which the caller is root.
 fn host() -> Host {
     Host { capabilities: u64::MAX, apparmor: true, selinux: true, kernel: (6, 1), ..Host::default() }
 }
 
-/// The specification's own samples, by name.
+/// Returns the samples of the specification, by name.
 fn samples(kind: &str) -> Vec<(String, Vec<u8>)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/data/config").join(kind);
     let files = directory.read_dir().unwrap().map(|entry| entry.unwrap());

@@ -20,7 +20,7 @@ fn with_options(typ: &str, options: &[&str]) -> Mount {
     translated(mount).unwrap_or_else(|e| panic!("{options:?}: {e}"))
 }
 
-/// All the attributes of the mount itself, whichever way they are said.
+/// Returns all attributes of the mount, both those from fields and those from flags.
 fn own(mount: &Mount) -> Attributes {
     let flags =
         [(mount.readonly, RDONLY), (mount.nosuid, NOSUID), (mount.nodev, NODEV), (mount.noexec, NOEXEC)];
@@ -68,7 +68,7 @@ fn each_attribute_is_set_or_cleared_on_the_mount_alone_or_with_an_r_on_all_below
 #[test]
 fn ro_on_a_recursive_bind_is_for_the_mount_alone() {
     let mount = with_options("bind", &["rbind", "ro", "nosuid"]);
-    // The spec's own words would mean all that is below as well.
+    // The named fields of the spec would also apply to nested mounts.
     assert!(!mount.readonly && !mount.nosuid);
     assert_eq!(mount.attributes.set, RDONLY | NOSUID);
 }
@@ -80,7 +80,7 @@ fn a_later_option_overrides_an_earlier_one() {
     assert_eq!(of(&["exec", "noexec"]), Attributes { set: NOEXEC, clear: 0 });
     assert_eq!(of(&["noatime", "strictatime"]), Attributes { set: STRICT, clear: TIMES });
     assert_eq!(of(&["noatime", "atime"]), Attributes { set: 0, clear: TIMES });
-    // It takes back what it names and no more.
+    // An option cancels only the option that it names.
     assert_eq!(of(&["strictatime", "atime"]), Attributes { set: STRICT, clear: TIMES });
 }
 
@@ -182,7 +182,7 @@ fn a_copy_and_other_owners_are_asked_for() {
     assert_eq!(recursive(&["bind"]), None);
     let full = crate::container(&crate::json::full()).unwrap();
     let maps = full.spec.mounts[6].id_maps.clone().unwrap();
-    // A file of root's is seen to be user 1000's.
+    // A file of root appears as a file of user 1000.
     assert_eq!(maps.uid.unwrap().to_outside(0), Some(1000));
     assert_eq!(maps.gid.unwrap().to_outside(9), Some(2009));
 }

@@ -12,7 +12,7 @@ fn update(resources: &Value) -> Result<(Limits, Option<Vec<Rule>>), String> {
     oci::parse_resources(&json).and_then(|r| oci::resources(&r)).map_err(|e| e.to_string())
 }
 
-/// What is written of these resources.
+/// Returns the cgroup files and values that result from these resources.
 fn written(resources: Value) -> Vec<(String, String)> {
     let (limits, _) = update(&resources).unwrap_or_else(|e| panic!("{resources}: {e}"));
     limits.validate().unwrap();
@@ -57,7 +57,7 @@ fn the_last_words_on_devices_are_the_customary_ones() {
     let own: Vec<String> = rules[..3].iter().map(Rule::to_string).collect();
     assert_eq!(own, ["deny a *:* rwm", "allow c 10:229 rw", "allow b 8:* r"]);
     assert_eq!(rules[3..], device::DEFAULT);
-    // Without a list there is one all the same, and an update without one changes nothing.
+    // Without a list the default rules apply. An update without a list changes no rules.
     let mut document = crate::json::full();
     document["linux"]["resources"] = Value::Null;
     assert_eq!(crate::container(&document).unwrap().spec.devices.unwrap(), device::DEFAULT);
@@ -161,7 +161,7 @@ fn what_v2_cannot_limit_is_refused_by_its_path() {
     for (resources, path) in cases {
         let error = update(&resources).unwrap_err();
         assert!(error.starts_with(&format!("linux.resources.{path}: ")), "{resources}: {error}");
-        // A configuration that asks for it is refused alike.
+        // A configuration with these resources is rejected with the same error.
         let whole = crate::container(&crate::json::with("linux.resources", resources)).unwrap_err();
         assert_eq!(whole.to_string(), error);
     }
