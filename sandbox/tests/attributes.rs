@@ -188,7 +188,7 @@ fn a_session_keyring_of_its_own_is_joined_by_its_later_processes() {
     command.spec_mut().process.user =
         Some(nspod_sandbox::spec::User { uid: 1000, gid: 1000, groups: vec![] });
     let text = output(&mut command);
-    assert_eq!(text.lines().count(), 1, "one that both have: {text}");
+    assert_eq!(text.lines().count(), 1, "unexpected keyrings: {text}");
     drop(held.stdin.take());
     held.wait().unwrap();
 }

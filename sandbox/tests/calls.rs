@@ -175,7 +175,7 @@ fn a_start_makes_exactly_these_calls() {
             wrong.push_str(&format!("{what}: {counts:?} and not {wanted:?}: {said}\n"));
         }
     }
-    assert!(wrong.is_empty(), "calls of the starter and of the started:\n{wrong}");
+    assert!(wrong.is_empty(), "calls of the caller and of the started processes:\n{wrong}");
     // With a cgroup: the calls that create it, start in it, measure it and remove it. Each ancestor with memory
     // accounting is read as well.
     let (with, said) = counted("container with a cgroup", &image.path());

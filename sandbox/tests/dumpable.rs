@@ -19,7 +19,7 @@ fn a_start_keeps_the_mark_and_does_not_undo_make_undumpable() {
     }
     set_dumpable(true).unwrap();
     start();
-    assert!(get_dumpable().unwrap(), "the child's change of user has cleared the mark of this process");
+    assert!(get_dumpable().unwrap(), "the child's change of user has cleared the flag of this process");
     // If the flag is cleared before a start, by any means, it stays cleared.
     set_dumpable(false).unwrap();
     start();

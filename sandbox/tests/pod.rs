@@ -167,7 +167,7 @@ fn shared_files_have_a_shared_memory_of_their_own() {
     let mut writes = pod.command("sh").unwrap();
     writes.args(["-c", &format!("echo x > {path}")]).stdin(Stdio::Null);
     assert!(writes.status().unwrap().status.success());
-    assert!(!Path::new(&path).exists(), "this is the host's");
+    assert!(!Path::new(&path).exists(), "the path exists on the host");
     let mut reads = pod.command("cat").unwrap();
     assert!(reads.arg(&path).stdin(Stdio::Null).stdout(Stdio::Null).status().unwrap().status.success());
 }

@@ -100,7 +100,10 @@ fn a_launcher_takes_from_its_pool_at_each_start() {
     assert_eq!((pool.namespaces().taken, pool.namespaces().missed), (2, 0));
     assert_eq!((pool.cgroups().taken, pool.cgroups().missed), (2, 0));
     let [one, two] = [ids(&containers[0]), ids(&containers[1])];
-    assert!(one[0] != two[0] && one[1] != two[1], "both have what was made once: {one:?} {two:?}");
+    assert!(
+        one[0] != two[0] && one[1] != two[1],
+        "both have the same namespaces of the pool: {one:?} {two:?}"
+    );
     for container in containers {
         let cgroup = container.cgroup().unwrap().path().to_owned();
         assert!(cgroup.file_name().unwrap().to_string_lossy().starts_with("pool-"), "{}", cgroup.display());

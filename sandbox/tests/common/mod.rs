@@ -27,7 +27,7 @@ pub fn output(command: &mut Command, line: &str) -> String {
 
 pub fn error(command: &mut Command) -> nspod_sandbox::Error {
     command.stdin(Stdio::Null).stdout(Stdio::Null).stderr(Stdio::Null);
-    command.spawn().expect_err("this must not start")
+    command.spawn().expect_err("the start must fail")
 }
 
 /// An image with a shell and its library, in a temporary directory.
@@ -73,6 +73,6 @@ pub fn in_time(what: impl FnOnce() + Send + 'static) {
         what();
         let _ = done.send(());
     });
-    wait.recv_timeout(Duration::from_secs(60)).expect("this takes too long, or panicked");
+    wait.recv_timeout(Duration::from_secs(60)).expect("the function panicked or exceeded the time limit");
     thread.join().unwrap();
 }
