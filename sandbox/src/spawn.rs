@@ -85,14 +85,17 @@ pub(crate) struct Spawned {
 pub(crate) fn spawn(start: Start<'_>) -> Result<Spawned, Error> {
     let Start { plan, stdio, cgroup, exit_file, premade, on_ready } = start;
     let second = cgroup.filter(|_| plan.cgroup_at_second).map_or(-1, |cgroup| cgroup.as_raw_fd());
-    let mut descriptors = Descriptors::open(plan, stdio, exit_file, premade, second)?;
+    let Descriptors { opened, mut tables } = Descriptors::open(plan, stdio, exit_file, premade, second)?;
     let stack = Stack::new()?;
+    // The context, the tables and the stack live as long as a second process can share this memory. If
+    // the first process is killed, the clone returns while the second continues.
+    let mut context = tables.context(&opened, plan, &stack);
     // This value lives until the child has its own memory. That is when the child's end of the
     // socket closes: the clone returns slightly earlier.
     let dumpable = plan.shared_memory.then(Dumpable::keep);
-    let kinds = plan.kinds - descriptors.premade_kinds();
-    let mut processes = clone_first(plan, kinds, &stack, &mut descriptors.context(plan, &stack), cgroup)?;
-    let ours = descriptors.after_clone();
+    let kinds = plan.kinds - opened.premade_kinds();
+    let mut processes = clone_first(plan, kinds, &stack, &mut context, cgroup)?;
+    let ours = opened.after_clone();
 
     let state = ours.state.as_ref();
     let mut on_ready = |processes: &Processes| {

@@ -28,7 +28,13 @@ pub(crate) struct Premade {
 
 /// Descriptors of this process for one start.
 pub(super) struct Descriptors {
-    opened: Opened,
+    pub(super) opened: Opened,
+    pub(super) tables: Tables,
+}
+
+/// The numbers of the descriptors, for the child. A child that shares this process's memory uses the
+/// tables until it has executed the program.
+pub(super) struct Tables {
     /// Descriptors to place, each with its number in the parent and its number in the program.
     placed: Vec<(RawFd, RawFd)>,
     /// Ranges that no step needs. They are closed first.
@@ -52,7 +58,8 @@ pub(super) struct ParentSide {
     pub(super) blob: Option<File>,
 }
 
-struct Opened {
+/// The descriptors themselves.
+pub(super) struct Opened {
     parent_end: OwnedFd,
     child_end: OwnedFd,
     pipes: Option<Pipes>,
@@ -80,7 +87,7 @@ impl Descriptors {
         let foreign = gaps(opened.needed(plan, &placed, &kept, cgroup));
         kept.extend(placed.iter().map(|(_, to)| *to));
         let namespaces = &opened.premade.namespaces;
-        Ok(Descriptors {
+        let tables = Tables {
             placed,
             foreign,
             close: gaps(kept),
@@ -88,18 +95,19 @@ impl Descriptors {
             enter: namespaces.iter().map(|(fd, kind)| (fd.as_raw_fd(), kind.bits())).collect(),
             dev: opened.premade.dev.iter().map(AsRawFd::as_raw_fd).collect(),
             cgroup,
-            opened,
-        })
+        };
+        Ok(Descriptors { opened, tables })
     }
+}
 
-    /// Returns the kinds of namespaces that already exist, so that the clone need not make them.
-    pub(super) fn premade_kinds(&self) -> Kinds {
-        self.opened.premade.namespaces.iter().fold(Kinds::empty(), |all, (_, kind)| all | *kind)
-    }
-
+impl Tables {
     /// Returns the context that the child borrows until it has executed the program.
-    pub(super) fn context<'a>(&'a mut self, plan: &'a Plan, stack: &'a Stack) -> ChildContext<'a> {
-        let opened = &self.opened;
+    pub(super) fn context<'a>(
+        &'a mut self,
+        opened: &Opened,
+        plan: &'a Plan,
+        stack: &'a Stack,
+    ) -> ChildContext<'a> {
         let steps = plan.dev.clone().filter(|_| !self.dev.is_empty()).unwrap_or_default();
         ChildContext {
             steps: &plan.steps,
@@ -123,12 +131,6 @@ impl Descriptors {
             premade: PremadeParts { enter: &self.enter, dev: &self.dev, steps },
         }
     }
-
-    /// Closes the descriptors that only the child needs.
-    pub(super) fn after_clone(self) -> ParentSide {
-        let Opened { parent_end, state, blob, .. } = self.opened;
-        ParentSide { socket: parent_end, state, blob }
-    }
 }
 
 impl Opened {
@@ -149,6 +151,17 @@ impl Opened {
         let image = if executes_image(plan) { init::image_for_one(above)? } else { None };
         let trees = plan.trees.iter().map(open_tree).collect::<Result<_, _>>()?;
         Ok(Opened { parent_end, child_end, pipes, state, blob, image, trees, premade })
+    }
+
+    /// Returns the kinds of namespaces that already exist, so that the clone need not make them.
+    pub(super) fn premade_kinds(&self) -> Kinds {
+        self.premade.namespaces.iter().fold(Kinds::empty(), |all, (_, kind)| all | *kind)
+    }
+
+    /// Closes the descriptors that only the child needs.
+    pub(super) fn after_clone(self) -> ParentSide {
+        let Opened { parent_end, state, blob, .. } = self;
+        ParentSide { socket: parent_end, state, blob }
     }
 
     /// Returns the descriptors to place (from, to), and the descriptors that keep their numbers.
