@@ -172,6 +172,14 @@ pub(super) fn new_mount_in(
     pid: Option<c_int>,
 ) -> Result<OwnedFd, Fault> {
     let fs = fsopen(fstype)?;
+    // A process with the caller's descriptor table must not leave the context open.
+    let made = configure(fs, params, pid).and_then(|()| fsmount(fs, attributes as c_uint));
+    close(fs);
+    made
+}
+
+/// Sets the parameters of a file system context, and makes the superblock.
+fn configure(fs: c_int, params: &[Param], pid: Option<c_int>) -> Done {
     if let Some(pid) = pid {
         fsconfig(fs, Config::Descriptor(c"pidns", pid))?;
     }
@@ -186,10 +194,7 @@ pub(super) fn new_mount_in(
             return Err(Fault { errno: fault.errno | option.wrapping_shl(Call::OPTION), ..fault });
         }
     }
-    fsconfig(fs, Config::Create)?;
-    let fd = fsmount(fs, attributes as c_uint)?;
-    close(fs);
-    Ok(fd)
+    fsconfig(fs, Config::Create)
 }
 
 /// Makes a new mount by mount(2), because fsconfig(2) accepts at most 255 bytes for an option. The

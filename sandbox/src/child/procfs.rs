@@ -53,14 +53,22 @@ fn attempt(job: &mut Procfs<'_>) -> Done {
     }
     setns(job.member, libc::CLONE_NEWNS)?;
     let root = proc_at_root()?;
-    // The pid namespace of process 1 is the one that the procfs shows.
-    let first = openat(root, c"1/ns/pid", libc::O_RDONLY | libc::O_CLOEXEC, 0)?;
-    let (shown, wanted) = (fstat(first)?, fstat(job.namespace)?);
-    close(first);
-    if shown.st_ino != wanted.st_ino || shown.st_dev != wanted.st_dev {
-        return Err(Fault { call: Call::Fstat, errno: libc::EXDEV });
-    }
-    job.made = Some(open_tree(root, c"", false)?);
+    let copied = check_shown(root, job.namespace).and_then(|()| open_tree(root, c"", false));
+    // The parent has the same descriptor table.
     close(root);
+    job.made = Some(copied?);
     Ok(())
+}
+
+/// Checks that a procfs shows this pid namespace. The pid namespace of process 1 is the one that the
+/// procfs shows.
+fn check_shown(root: c_int, namespace: c_int) -> Done {
+    let first = openat(root, c"1/ns/pid", libc::O_RDONLY | libc::O_CLOEXEC, 0)?;
+    let shown = fstat(first);
+    close(first);
+    let (shown, wanted) = (shown?, fstat(namespace)?);
+    match shown.st_ino == wanted.st_ino && shown.st_dev == wanted.st_dev {
+        true => Ok(()),
+        false => Err(Fault { call: Call::Fstat, errno: libc::EXDEV }),
+    }
 }
