@@ -110,8 +110,14 @@ impl Container {
         if let Origin::Record { record, .. } = &self.origin {
             return Ok(ContainerRecord::clone(record));
         }
+        let process = ProcessId::of(self.pid())?;
+        if self.process.known().is_some() {
+            // Another process can have the pid.
+            let what = "the container cannot be recorded: it has ended and been reaped";
+            return Err(Error::new(ErrorKind::ProcessEnded, what));
+        }
         Ok(ContainerRecord {
-            process: ProcessId::of(self.pid())?,
+            process,
             cgroup: self.cgroup().map(|cgroup| cgroup.path().to_owned()),
             pod_cgroup: self.cgroup.as_ref().and_then(ContainerCgroup::pod).map(Into::into),
             spec: self.spec().clone(),

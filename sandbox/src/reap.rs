@@ -44,7 +44,7 @@ impl ChildProcess {
     }
 
     /// Returns the end of the process if it is known already.
-    fn known(&self) -> Option<End> {
+    pub(crate) fn known(&self) -> Option<End> {
         *self.end.lock().unwrap_or_else(|e| e.into_inner())
     }
 
@@ -105,8 +105,11 @@ impl ChildProcess {
 pub(crate) struct ReapList(Arc<Mutex<Vec<Arc<ChildProcess>>>>);
 
 impl ReapList {
+    /// Adds a process, and removes those whose end is known: each holds a descriptor.
     pub(crate) fn add(&self, process: &Arc<ChildProcess>) {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).push(process.clone());
+        let mut all = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        all.retain(|process| process.known().is_none());
+        all.push(process.clone());
     }
 
     /// Reaps the processes that have ended, and returns the others.
@@ -132,5 +135,22 @@ pub(crate) fn reap(process: Arc<ChildProcess>, others: &ReapList) {
         let others = others.clone();
         let later = std::thread::Builder::new().name("nspod-reap".into());
         let _ = later.spawn(move || process.wait(&others, None));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_keeps_no_process_whose_end_is_known() {
+        let list = ReapList::default();
+        for _ in 0..3 {
+            let pid = std::process::Command::new("true").spawn().unwrap().id() as i32;
+            let process = ChildProcess::new(pid, Pidfd::open(pid).unwrap());
+            list.add(&process);
+            process.wait(&ReapList::default(), None).unwrap();
+        }
+        assert_eq!(list.0.lock().unwrap().len(), 1);
     }
 }
