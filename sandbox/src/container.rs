@@ -206,10 +206,11 @@ impl Container {
         };
         // The OOM killer may have killed the init together with the program.
         let by_oom = || self.cgroup.as_ref()?.oom().map(|_| killed);
-        // Another process may write the exit file, or reap the process, shortly after the end.
-        for _ in 0..100 {
+        // Another process may write the exit file, or reap the process, shortly after the end. The
+        // counter comes last: it also counts a process that the first one outlived.
+        for attempt in 0..100 {
             let status = noted()?.or_else(|| self.process.pidfd.exit_info().ok().flatten());
-            if let Some(status) = status.or_else(by_oom) {
+            if let Some(status) = status.or_else(|| by_oom().filter(|_| attempt >= 10)) {
                 return Ok(status);
             }
             std::thread::sleep(Duration::from_millis(20));
