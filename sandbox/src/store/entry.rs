@@ -111,16 +111,22 @@ impl<R: Record> Entry<R> {
         Writer { dir: self.dir.clone(), record: PhantomData }
     }
 
-    /// Returns the progress of the entry's creation.
+    /// Returns the progress of the entry's creation at the time when the entry was opened.
     ///
     /// # Errors
-    /// The errno of flock(2).
+    /// The errno of flock(2), openat(2) or read(2).
     pub fn state(&self) -> Result<EntryState, Error> {
         if self.record.as_ref().is_some_and(R::is_complete) {
             return Ok(EntryState::There);
         }
-        let abandoned = self.locked || self.dir.lock(false)?.is_some();
+        let abandoned = self.locked || self.dir.lock(false)?.is_some() && !self.is_complete_now()?;
         Ok(if abandoned { EntryState::Broken } else { EntryState::BeingMade })
+    }
+
+    /// Returns whether the entry has been completed since it was opened.
+    fn is_complete_now(&self) -> Result<bool, Error> {
+        let text = self.dir.read(RECORD)?.unwrap_or_default();
+        Ok(serde_json::from_str(&text).is_ok_and(|record: R| record.is_complete()))
     }
 }
 

@@ -255,6 +255,17 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_that_is_completed_after_it_was_opened_is_not_broken() {
+        let (_temp, store) = store(Trust::Store);
+        let (entry, lock) = create(&store, "web").unwrap();
+        entry.write(&HALF).unwrap();
+        let found = store.find("web").unwrap().unwrap();
+        entry.write(&WHOLE).unwrap();
+        drop(lock);
+        assert_eq!(found.state().unwrap(), EntryState::BeingMade);
+    }
+
+    #[test]
     fn a_lock_that_was_released_is_not_taken_again_on_another_entry() {
         let (_temp, store) = store(Trust::Store);
         let (entry, lock) = create(&store, "web").unwrap();
