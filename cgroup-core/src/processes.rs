@@ -116,10 +116,9 @@ impl Cgroup {
     ///
     /// A process that is created in a frozen cgroup, for example with `CLONE_INTO_CGROUP`, does not
     /// run until the cgroup is thawed or killed. If it was created with `CLONE_VFORK`, its parent
-    /// waits for its `exec` in uninterruptible sleep, and no signal ends that wait, not even
-    /// SIGKILL. So do not freeze a cgroup in which a container is being started by `vfork`, as
-    /// `posix_spawn` and nspod-sandbox do. If that has happened, thaw the cgroup or kill the
-    /// processes in it.
+    /// waits for its `exec` in a sleep that only SIGKILL ends. So do not freeze a cgroup in which a
+    /// container is being started by `vfork`, as `posix_spawn` and nspod-sandbox do. If that has
+    /// happened, thaw the cgroup or kill the processes in it.
     ///
     /// Since Linux 5.2. Section "Core Interface Files".
     ///

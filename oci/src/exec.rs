@@ -70,9 +70,9 @@ pub struct ExecOptions {
 impl Container {
     /// Starts another process in the container. Returns when the program has been executed.
     ///
-    /// The handle has the master end of the terminal, unless it was sent to the console socket. Dropping the
-    /// handle kills all processes in the cgroup of the process, which is that of the container. To prevent
-    /// this, [wait](Process::wait) for the process, or [detach](Process::detach) the handle.
+    /// The handle has the master end of the terminal, unless it was sent to the console socket.
+    /// Dropping the handle kills the process alone: [wait](Process::wait) for the process, or
+    /// [detach](Process::detach) the handle.
     ///
     /// # Errors
     /// [`ErrorKind::Status`]: the container is stopped, paused or being created.
@@ -168,8 +168,7 @@ fn announce(
     file.map_or(Ok(()), |file| pid_file::write(file, process.pid()))
 }
 
-/// Kills one process of `exec`. Dropping its handle would also kill the container, because both share a
-/// cgroup.
+/// Kills a process of `exec` and waits for its end.
 fn abandon(mut process: Process) {
     let _ = process.signal(libc::SIGKILL);
     let _ = process.wait();

@@ -33,8 +33,8 @@ pub(crate) fn exec(args: &ExecArgs) -> Result<i32> {
     }
     let entry = Store::open()?.find(&args.id)?;
     let container = entry.open()?;
-    // In a frozen cgroup the new process would stop before exec. This process would then wait for its vfork,
-    // and not even SIGKILL ends that wait.
+    // In a frozen cgroup the new process would stop, and this process would wait for its vfork: only
+    // SIGKILL ends that wait.
     if entry.state()? == State::Paused {
         return Err(Error::state(entry.id(), format!("the container {} is paused", entry.id()))
             .hint(format!("`nspod unpause {}` resumes it", entry.id())));
@@ -61,7 +61,6 @@ pub(crate) fn exec(args: &ExecArgs) -> Result<i32> {
         .transpose()
         .and_then(|relay| foreground::attend(&mut process, &signals, relay));
     if attended.is_err() {
-        // Kill this process alone: dropping the handle would kill all processes of its cgroup.
         let _ = process.signal(nix::libc::SIGKILL);
         let _ = process.wait();
     }

@@ -87,7 +87,6 @@ pub(crate) fn exec(global: &Global, args: ExecArgs) -> Result<i32> {
     };
     let waited = wait(&mut process, &signals);
     if waited.is_err() {
-        // Kill this process alone: dropping the handle would kill all processes of its cgroup.
         let _ = process.signal(nix::libc::SIGKILL);
         let _ = process.wait();
     }
