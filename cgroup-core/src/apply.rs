@@ -52,7 +52,10 @@ impl Cgroup {
                         continue;
                     }
                     let missing = self.unenforceable(limits)?;
-                    return Err(if missing.is_empty() { error } else { Error::cannot_enforce(missing) });
+                    return Err(match missing.is_empty() {
+                        true => error,
+                        false => Error::cannot_enforce(self.path(), missing),
+                    });
                 }
                 Err(error) => return Err(error),
             }

@@ -56,14 +56,17 @@ impl Cgroup {
     ///   `ENFILE`).
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let dir = nix::fcntl::open(path, DIR_FLAGS, Mode::empty())
-            .map_err(|errno| Error::os(format!("open cgroup {}", path.display()), "open", errno, None))?;
+        let dir = nix::fcntl::open(path, DIR_FLAGS, Mode::empty()).map_err(|errno| {
+            Error::os(format!("open cgroup {}", path.display()), "open", errno, None).on(path)
+        })?;
         match fstatfs(&dir) {
             Ok(stat) if stat.filesystem_type() == CGROUP2_SUPER_MAGIC => {
                 Ok(Self { dir, path: path.to_owned(), below: false })
             }
             Ok(_) => Err(Error::not_cgroup2(path)),
-            Err(errno) => Err(Error::os(format!("inspect {}", path.display()), "fstatfs", errno, None)),
+            Err(errno) => {
+                Err(Error::os(format!("inspect {}", path.display()), "fstatfs", errno, None).on(path))
+            }
         }
     }
 
@@ -193,7 +196,9 @@ impl Cgroup {
     /// - `NotFound` (`ENOENT`): this cgroup was removed.
     /// - `PermissionDenied` (`EACCES`), `Os` (`EMFILE`, `ENFILE`).
     pub fn children(&self) -> Result<Vec<Self>> {
-        let fail = |call, errno| Error::os(format!("list cgroup {}", self.path.display()), call, errno, None);
+        let fail = |call, errno| {
+            Error::os(format!("list cgroup {}", self.path.display()), call, errno, None).on(&self.path)
+        };
         let mut dir = Dir::openat(&self.dir, ".", DIR_FLAGS, Mode::empty()).map_err(|e| fail("openat", e))?;
         let mut children = Vec::new();
         for entry in dir.iter() {

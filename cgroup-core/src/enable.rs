@@ -75,7 +75,7 @@ impl Cgroup {
                         host.why_missing(controller).unwrap_or(Missing::NotDelegated { controller, at });
                     (controller.to_string(), missing)
                 };
-                Err(Error::cannot_enforce(missing.members().map(why).collect()))
+                Err(Error::cannot_enforce(self.path(), missing.members().map(why).collect()))
             }
         }
     }

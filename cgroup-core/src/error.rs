@@ -84,8 +84,8 @@ enum Inner {
     Limit { file: String, value: String, why: &'static str },
     #[error("cannot parse {text:?} as {what}: {why}")]
     Text { what: &'static str, text: String, why: &'static str },
-    #[error("{}", Sentences(.0))]
-    Unenforceable(Vec<(String, Missing)>),
+    #[error("{}", Sentences(list))]
+    Unenforceable { list: Vec<(String, Missing)>, cgroup: String },
     #[error("{path:?} is not on a cgroup2 file system", path = .0)]
     NotCgroup2(PathBuf),
     #[error("{0}")]
@@ -144,7 +144,7 @@ impl Error {
             Inner::Name { .. } => ErrorKind::InvalidName,
             Inner::Limit { .. } => ErrorKind::InvalidLimit,
             Inner::Text { .. } => ErrorKind::InvalidText,
-            Inner::Unenforceable(_) => ErrorKind::Unenforceable,
+            Inner::Unenforceable { .. } => ErrorKind::Unenforceable,
             Inner::NotCgroup2(_) => ErrorKind::NotCgroup2,
             Inner::NoHierarchy(_) | Inner::Outside { .. } => ErrorKind::NoHierarchy,
             Inner::NotDelegated { .. } => ErrorKind::NotDelegated,
@@ -170,7 +170,7 @@ impl Error {
     pub fn field(&self) -> Option<&str> {
         match &*self.0 {
             Inner::Limit { file, .. } => Some(file),
-            Inner::Unenforceable(list) => list.first().map(|(file, _)| file.as_str()),
+            Inner::Unenforceable { list, .. } => list.first().map(|(file, _)| file.as_str()),
             Inner::Os { field, .. } => field.as_deref(),
             _ => None,
         }
@@ -189,6 +189,7 @@ impl Error {
         match &*self.0 {
             Inner::Os { object, .. } => object.as_deref(),
             Inner::Name { name, .. } => Some(name),
+            Inner::Unenforceable { cgroup, .. } => Some(cgroup),
             Inner::NotCgroup2(path) => path.to_str(),
             Inner::Outside { cgroup, .. } => Some(cgroup),
             _ => None,
@@ -198,7 +199,7 @@ impl Error {
     /// Returns each limit that cannot be enforced, with the reason. Empty for errors of other kinds.
     pub fn unenforceable(&self) -> &[(String, Missing)] {
         match &*self.0 {
-            Inner::Unenforceable(list) => list,
+            Inner::Unenforceable { list, .. } => list,
             _ => &[],
         }
     }
@@ -248,8 +249,8 @@ impl Error {
         Self(Box::new(Inner::Text { what, text, why }))
     }
 
-    pub(crate) fn cannot_enforce(list: Vec<(String, Missing)>) -> Self {
-        Self(Box::new(Inner::Unenforceable(list)))
+    pub(crate) fn cannot_enforce(cgroup: &Path, list: Vec<(String, Missing)>) -> Self {
+        Self(Box::new(Inner::Unenforceable { list, cgroup: cgroup.display().to_string() }))
     }
 
     pub(crate) fn not_cgroup2(path: &Path) -> Self {

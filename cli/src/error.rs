@@ -183,9 +183,3 @@ impl From<cgroup_core::Error> for Error {
         nspod_sandbox::Error::from(e).into()
     }
 }
-
-impl From<String> for Error {
-    fn from(sentence: String) -> Self {
-        Error::new(sentence)
-    }
-}

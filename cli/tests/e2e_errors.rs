@@ -368,6 +368,11 @@ fn an_error_in_json_names_the_flag_that_is_wrong() {
     );
     reports(125, &["run", "--no-such", "true"], json!({ "kind": "usage", "field": "--no-such" }));
     reports(125, &["run", "-m"], json!({ "kind": "usage", "field": "--memory" }));
+    reports(
+        125,
+        &["run", "--env", "=x", "true"],
+        json!({ "kind": "usage", "field": "--env", "object": "=x" }),
+    );
     reports(125, &["frob"], json!({ "kind": "usage", "object": "frob" }));
     reports(
         125,
@@ -410,8 +415,30 @@ fn an_error_in_json_names_step_object_call_and_errno() {
     reports(
         125,
         &["run", "--ns", "net=join:2147483647", "true"],
-        json!({ "kind": "process_ended", "step": "namespace", "errno": "ESRCH" }),
+        json!({ "kind": "process_ended", "step": "namespace", "call": "pidfd_open", "errno": "ESRCH" }),
     );
+    reports(
+        125,
+        &["run", "--cpu-weight", "0", "true"],
+        json!({ "kind": "invalid_input", "step": "cgroup", "field": "cpu.weight" }),
+    );
+}
+
+#[test]
+fn an_error_in_json_names_the_limit_that_the_host_cannot_enforce() {
+    if !root() {
+        return;
+    }
+    let name = Name::container();
+    let error = failed(125, &["run", "--name", &name, "--limit", "pids.no-such=1", "true"]);
+    let of = |key: &str| error[key].as_str();
+    assert_eq!(
+        (of("kind"), of("step"), of("call")),
+        (Some("unenforceable"), Some("cgroup"), None),
+        "{error}"
+    );
+    assert_eq!(of("field"), Some("pids.no-such"), "{error}");
+    assert!(of("object").is_some_and(|cgroup| cgroup.ends_with(&format!("/{}", &*name))), "{error}");
 }
 
 #[test]
@@ -423,7 +450,16 @@ fn an_error_in_json_says_that_a_container_is_missing_or_in_the_way() {
     for args in [&["rm", "no-such"][..], &["exec", "no-such", "true"], &["pod", "rm", "no-such"]] {
         reports(125, args, missing.clone());
     }
-    let name = Name::detached(&[], &["sleep", "1000"]);
+    reports(125, &["rm", "../x"], json!({ "kind": "invalid_input", "object": "../x" }));
+    reports(125, &["update", "no-such"], json!({ "kind": "usage", "field": "OPTIONS" }));
+    reports(
+        125,
+        &["run", "--device-read-bps", "/dev/null:1m", "true"],
+        json!({ "kind": "invalid_input", "object": "/dev/null" }),
+    );
+    let name = Name::detached(&["--init=false"], &["sleep", "1000"]);
+    // sleep(1) is pid 1 and has no handler for SIGTERM.
+    reports(125, &["kill", "--signal", "TERM", &name], json!({ "kind": "state", "object": &*name }));
     let taken = nspod(&["--json", "run", "--name", &name, "true"]);
     let taken: Value = serde_json::from_str(&taken.err).unwrap();
     assert_eq!((taken["kind"].as_str(), taken["object"].as_str()), (Some("already_exists"), Some(&*name)));

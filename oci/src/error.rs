@@ -68,11 +68,11 @@ struct Inner {
     /// Completes "cannot …" if a call failed; otherwise the whole sentence.
     what: String,
     call: Option<String>,
-    /// Step, object and call of the sandbox's error; its sentence is in `what`.
+    /// Kind, step, object, call and field of the sandbox's error; its sentence is in `what`.
     origin: ErrorReport,
     errno: Option<Errno>,
     hint: Option<String>,
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    source: Option<nspod_sandbox::Error>,
 }
 
 impl Error {
@@ -107,18 +107,24 @@ impl Error {
 
     /// Makes the error of a failed call on a path; `what` completes "cannot … PATH".
     pub(crate) fn path(kind: ErrorKind, what: &str, path: &Path, errno: i32) -> Self {
-        let text = errno_text(Errno::from_raw(errno));
-        let mut error = Error::new(kind, format!("cannot {what} {}: {text}", path.display()));
-        error.0.errno = Some(Errno::from_raw(errno));
-        error
+        Error::io(kind, what, path, &std::io::Error::from_raw_os_error(errno))
     }
 
     /// Makes the error of the standard library for a path; `what` completes "cannot … PATH".
     pub(crate) fn io(kind: ErrorKind, what: &str, path: &Path, e: &std::io::Error) -> Self {
-        match e.raw_os_error() {
-            Some(errno) => Error::path(kind, what, path, errno),
-            None => Error::new(kind, format!("cannot {what} {}: {e}", path.display())),
-        }
+        let mut error = Error::io_without_path(kind, &format!("{what} {}", path.display()), e);
+        error.0.origin.object = Some(path.display().to_string());
+        error
+    }
+
+    /// Makes the error of the standard library for an operation without a path; `what` completes
+    /// "cannot …".
+    pub(crate) fn io_without_path(kind: ErrorKind, what: &str, e: &std::io::Error) -> Self {
+        let errno = e.raw_os_error().map(Errno::from_raw);
+        let text = errno.map_or_else(|| e.to_string(), errno_text);
+        let mut error = Error::new(kind, format!("cannot {what}: {text}"));
+        error.0.errno = errno;
+        error
     }
 
     /// Puts words and a colon before the sentence. Kind, errno and source stay.
@@ -134,10 +140,11 @@ impl Error {
         self
     }
 
-    fn from_source(kind: ErrorKind, errno: Option<i32>, e: impl StdError + Send + Sync + 'static) -> Self {
+    fn from_sandbox(kind: ErrorKind, e: nspod_sandbox::Error) -> Self {
         let mut error = Error::new(kind, e.to_string());
-        error.0.errno = errno.map(Errno::from_raw);
-        error.0.source = Some(Box::new(e));
+        error.0.errno = e.raw_os_error().map(Errno::from_raw);
+        error.0.origin = e.report();
+        error.0.source = Some(e);
         error
     }
 
@@ -165,11 +172,13 @@ impl Error {
     /// Returns the machine-readable form.
     pub fn report(&self) -> ErrorReport {
         let Inner { kind, field, errno, origin, .. } = &*self.0;
+        // An error of ns-core or cgroup-core has a kind of its own: `unenforceable`.
+        let own_kind = matches!(kind, ErrorKind::Process | ErrorKind::Cgroup) && !origin.kind.is_empty();
         ErrorReport {
-            kind: kind.name(*errno).into(),
+            kind: if own_kind { origin.kind.clone() } else { kind.name(*errno).into() },
             call: self.failed_call().map(Into::into),
             errno: errno.map(|errno| format!("{errno:?}")),
-            field: field.clone(),
+            field: field.clone().or_else(|| origin.field.clone()),
             message: self.to_string(),
             ..origin.clone()
         }
@@ -221,10 +230,11 @@ impl fmt::Debug for Error {
 }
 
 impl StdError for Error {
-    /// Returns the underlying error of the sandbox, of ns-core or of cgroup-core, or the [`Errno`].
+    /// Returns the underlying error of the sandbox, or the [`Errno`]. The source of the sandbox's
+    /// error is that of ns-core or cgroup-core.
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match &self.0.source {
-            Some(source) => Some(&**source),
+            Some(source) => Some(source),
             None => self.0.errno.as_ref().map(|errno| errno as _),
         }
     }
@@ -237,13 +247,13 @@ pub(crate) fn errno_text(errno: Errno) -> String {
 
 impl From<ns_core::Error> for Error {
     fn from(e: ns_core::Error) -> Self {
-        Error::from_source(ErrorKind::Process, e.raw_os_error(), e)
+        Error::from_sandbox(ErrorKind::Process, e.into())
     }
 }
 
 impl From<cgroup_core::Error> for Error {
     fn from(e: cgroup_core::Error) -> Self {
-        Error::from_source(ErrorKind::Cgroup, e.raw_os_error(), e)
+        Error::from_sandbox(ErrorKind::Cgroup, e.into())
     }
 }
 
@@ -255,15 +265,13 @@ impl From<nspod_sandbox::Error> for Error {
             nspod_sandbox::ErrorKind::InvalidSpec => ErrorKind::InvalidConfig,
             kind => ErrorKind::Sandbox(kind),
         };
-        let origin = e.report();
         let path = e.field().map(|field| json_path(field).unwrap_or_else(|| field.to_owned()));
         let problem =
             e.field().and_then(|field| e.to_string().strip_prefix(&format!("{field}: ")).map(Into::into));
-        let mut error = Error::from_source(kind, e.raw_os_error(), e);
+        let mut error = Error::from_sandbox(kind, e);
         if let (Some(path), Some(problem)) = (path, problem) {
             (error.0.field, error.0.what) = (Some(path), problem);
         }
-        error.0.origin = origin;
         error
     }
 }
@@ -312,4 +320,39 @@ fn json_path(field: &str) -> Option<String> {
         // The name ends here: `nodes[1]` and `nodes`, not `nodes_of_others`.
         (below.is_empty() || below.starts_with(['.', '['])).then(|| format!("{start}{json}{below}"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_another_crate_keeps_its_parts() {
+        let report = Error::from(cgroup_core::Cgroup::open("/no/such").unwrap_err()).report();
+        assert_eq!((report.kind.as_str(), report.step.as_deref()), ("not_found", Some("cgroup")));
+        assert_eq!((report.object.as_deref(), report.call.as_deref()), (Some("/no/such"), Some("open")));
+        let limits = cgroup_core::Limits { cpu_weight: Some(0), ..Default::default() };
+        let error = Error::from(limits.validate().unwrap_err());
+        assert_eq!((error.kind(), error.field()), (ErrorKind::Cgroup, None));
+        let report = error.report();
+        assert_eq!((report.kind.as_str(), report.field.as_deref()), ("invalid_input", Some("cpu.weight")));
+        let error = ns_core::Error::from_raw_os_error("open it", "open(/proc/7/ns/net)", nix::libc::ENOENT);
+        let report = Error::from(error).context("while it starts").report();
+        assert_eq!((report.call.as_deref(), report.errno.as_deref()), (Some("open"), Some("ENOENT")));
+        assert_eq!(report.object.as_deref(), Some("/proc/7/ns/net"));
+    }
+
+    #[test]
+    fn an_error_of_the_standard_library_names_the_errno() {
+        let denied = std::io::Error::from_raw_os_error(nix::libc::EPERM);
+        let error = Error::io(ErrorKind::Criu, "run", Path::new("/sbin/criu"), &denied);
+        assert_eq!(error.to_string(), "cannot run /sbin/criu: Operation not permitted (EPERM)");
+        let report = error.report();
+        assert_eq!(
+            (report.kind.as_str(), report.object.as_deref()),
+            ("permission_denied", Some("/sbin/criu"))
+        );
+        let error = Error::io_without_path(ErrorKind::Hook, "run it", &std::io::Error::other("why"));
+        assert_eq!((error.to_string(), error.raw_os_error()), ("cannot run it: why".to_owned(), None));
+    }
 }

@@ -121,8 +121,7 @@ impl Outcome {
         let state = record.state_json(Status::Created)?;
         let written = file.set_len(0).and_then(|()| file.write_all_at(&state, 0));
         written.map_err(|e| {
-            let problem = format!("cannot pass the state to the hooks in the container: {e}");
-            Error::new(ErrorKind::Hook, problem)
+            Error::io_without_path(ErrorKind::Hook, "pass the state to the hooks in the container", &e)
         })
     }
 }

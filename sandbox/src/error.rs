@@ -131,13 +131,14 @@ pub struct ErrorReport {
     pub kind: String,
     /// Name of the step that failed: [`Error::step`].
     pub step: Option<String>,
-    /// Path, program, container or other object of the step: [`Error::object`].
+    /// Path, cgroup, program, container or other object of the step: [`Error::object`].
     pub object: Option<String>,
     /// Name of the failed system call, for example `mount_setattr`.
     pub call: Option<String>,
     /// Symbolic name of the errno, for example `EPERM`: the numbers differ between architectures.
     pub errno: Option<String>,
-    /// Path of the invalid field, for example `mounts[3].destination`.
+    /// Path of the invalid field, for example `mounts[3].destination`. For an error of a cgroup, the
+    /// interface file, for example `memory.max`.
     pub field: Option<String>,
     /// The sentence for people, without a newline at the end.
     pub message: String,
@@ -268,8 +269,8 @@ impl Error {
         self.0.kind
     }
 
-    /// Returns the path of the invalid field, for example `mounts[3].destination`, or `None` if the
-    /// error is not about a field.
+    /// Returns the path of the invalid field, for example `mounts[3].destination`. If a cgroup caused
+    /// the error, returns the name of the interface file, for example `memory.max`.
     pub fn field(&self) -> Option<&str> {
         self.0.field.as_deref()
     }
@@ -315,12 +316,14 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { what, field, call, errno, hint, .. } = &*self.0;
-        if let Some(field) = field {
+        let Inner { what, field, call, errno, hint, source, .. } = &*self.0;
+        // The sentence of the source names the field, the call and the errno.
+        let is_whole = source.is_some();
+        if let (Some(field), false) = (field, is_whole) {
             write!(f, "{field}: ")?;
         }
         match (call, errno) {
-            (Some(call), Some(errno)) => {
+            (Some(call), Some(errno)) if !is_whole => {
                 write!(f, "cannot {what}: {call}: {}", errno_text(*errno as i32))?;
             }
             _ => f.write_str(what)?,
@@ -371,6 +374,13 @@ impl From<ns_core::Error> for Error {
         };
         let mut error = Error::new(kind, e.to_string()).at("namespace");
         error.0.errno = e.raw_os_error().map(Errno::from_raw);
+        if let Some(call) = e.call() {
+            // `open(/proc/7/ns/net)` has the path in it, and `mount(MS_BIND)` a flag.
+            let (name, argument) = call.split_once('(').unwrap_or((call, ""));
+            error.0.call = Some(name.to_owned().into());
+            let path = argument.strip_suffix(')').filter(|path| path.starts_with('/'));
+            error.0.object = path.map(Into::into);
+        }
         error.0.source = Some(Box::new(e));
         error
     }
@@ -392,7 +402,63 @@ impl From<cgroup_core::Error> for Error {
         };
         let mut error = Error::new(kind, e.to_string()).at("cgroup");
         error.0.errno = e.raw_os_error().map(Errno::from_raw);
+        error.0.call = e.failed_call().map(|call| call.to_owned().into());
+        error.0.object = e.object().map(Into::into);
+        error.0.field = e.field().map(Into::into);
         error.0.source = Some(Box::new(e));
         error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::libc;
+
+    use super::*;
+
+    fn parts(report: &ErrorReport) -> [Option<&str>; 5] {
+        let ErrorReport { step, object, call, errno, field, .. } = report;
+        [step, object, call, errno, field].map(Option::as_deref)
+    }
+
+    #[test]
+    fn an_error_of_ns_core_keeps_its_call_and_path() {
+        let of = |call: &'static str| {
+            let error = ns_core::Error::from_raw_os_error("open it", call, libc::ENOENT);
+            let sentence = error.to_string();
+            let report = Error::from(error).report();
+            assert_eq!((report.kind.as_str(), report.message.as_str()), ("not_found", sentence.as_str()));
+            report
+        };
+        let path = Some("/proc/7/ns/net");
+        assert_eq!(
+            parts(&of("open(/proc/7/ns/net)")),
+            [Some("namespace"), path, Some("open"), Some("ENOENT"), None]
+        );
+        for (call, name) in [("setns", "setns"), ("mount(MS_BIND)", "mount")] {
+            assert_eq!(parts(&of(call)), [Some("namespace"), None, Some(name), Some("ENOENT"), None]);
+        }
+        let program = ns_core::Error::new(ns_core::ErrorKind::Program, "map ids", "it is not on PATH");
+        assert_eq!(parts(&Error::from(program).report()), [Some("namespace"), None, None, None, None]);
+    }
+
+    #[test]
+    fn an_error_of_cgroup_core_keeps_its_call_cgroup_and_file() {
+        let limits = cgroup_core::Limits { cpu_weight: Some(0), ..Default::default() };
+        let error = limits.validate().unwrap_err();
+        let sentence = error.to_string();
+        let error = Error::from(error);
+        let report = error.report();
+        assert_eq!(parts(&report), [Some("cgroup"), None, None, None, Some("cpu.weight")]);
+        assert_eq!((report.kind.as_str(), report.message.as_str()), ("invalid_input", sentence.as_str()));
+        let hinted = error.with_hint(Some("choose another".into())).to_string();
+        assert_eq!(hinted, format!("{sentence}; choose another"));
+
+        let error = cgroup_core::Cgroup::open("/no/such").unwrap_err();
+        let (sentence, call) = (error.to_string(), error.failed_call().map(str::to_owned));
+        let report = Error::from(error).report();
+        assert_eq!(parts(&report), [Some("cgroup"), Some("/no/such"), call.as_deref(), Some("ENOENT"), None]);
+        assert!(call.is_some());
+        assert_eq!((report.kind.as_str(), report.message.as_str()), ("not_found", sentence.as_str()));
     }
 }

@@ -46,11 +46,12 @@ pub(crate) fn kill(args: &KillArgs) -> Result<()> {
             return store.kill(&entry);
         }
         if would_be_lost(container.pid(), args.signal) {
-            return Err(Error::new(format!(
+            let problem = format!(
                 "signal {} would be lost: the program of {} is pid 1 and has no handler for it, and the kernel drops such signals; use --signal KILL, or run it with --init",
                 args.signal,
                 entry.id()
-            )));
+            );
+            return Err(Error::state(entry.id(), problem));
         }
         Ok(container.signal(args.signal)?)
     })

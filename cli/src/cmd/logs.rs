@@ -50,10 +50,9 @@ pub(crate) fn logs(args: &LogsArgs) -> Result<()> {
 
 fn open(entry: &Entry) -> Result<File> {
     let none = || {
-        Error::new(format!(
-            "the container {} has no log: only containers started with -d have one",
-            entry.id()
-        ))
+        let problem =
+            format!("the container {} has no log: only containers started with -d have one", entry.id());
+        Error::state(entry.id(), problem)
     };
     match entry.record()?.log.as_ref() {
         Some(path) => File::open(path).map_err(|e| Error::io("open the log", path, &e)),

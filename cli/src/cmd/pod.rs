@@ -139,7 +139,9 @@ impl CreateArgs {
         spec.sysctls = self.sysctl.iter().cloned().collect();
         match (share.contains(Kinds::UTS), &self.hostname) {
             (true, name) => spec.hostname = Some(name.as_ref().unwrap_or(&self.name).clone()),
-            (false, Some(_)) => return Err(Error::new("--hostname requires uts in --share")),
+            (false, Some(_)) => {
+                return Err(Error::usage("--hostname", "--hostname requires uts in --share"));
+            }
             (false, None) => {}
         }
         if share.contains(Kinds::MNT) {
@@ -148,7 +150,7 @@ impl CreateArgs {
             FileArgs::make_directories(&container)?;
             spec.files = Some(Files { root: container.root, mounts: container.mounts });
         } else if !self.files.is_empty() {
-            return Err(Error::new("a root and mounts of the pod require mnt in --share"));
+            return Err(Error::usage("--share", "a root and mounts of the pod require mnt in --share"));
         }
         Ok(spec)
     }
@@ -157,7 +159,7 @@ impl CreateArgs {
 fn run_in(args: PodRunArgs, json: bool) -> Result<i32> {
     let mut run = args.run;
     if run.pod.replace(args.joined).is_some() {
-        return Err(Error::new("`nspod pod run POD` does not accept --pod"));
+        return Err(Error::usage("--pod", "`nspod pod run POD` does not accept --pod"));
     }
     run::run(&run, json)
 }
@@ -231,12 +233,9 @@ fn rm(args: &PodRmArgs) -> Result<()> {
         let pod = pods.find(name)?;
         let containers = pod.containers(&store)?;
         if !containers.is_empty() && !args.force {
-            return Err(Error::new(format!(
-                "the pod {} has containers: {}",
-                pod.name(),
-                containers.join(", ")
-            ))
-            .hint(format!("`nspod pod rm -f {}` ends and removes them", pod.name())));
+            let problem = format!("the pod {} has containers: {}", pod.name(), containers.join(", "));
+            return Err(Error::state(pod.name(), problem)
+                .hint(format!("`nspod pod rm -f {}` ends and removes them", pod.name())));
         }
         for id in &containers {
             if let Locked::Ours(entry, lock) = store.lock(id, true)? {

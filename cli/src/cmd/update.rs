@@ -20,7 +20,7 @@ pub(crate) struct UpdateArgs {
 pub(crate) fn update(args: &UpdateArgs) -> Result<()> {
     let limits = args.limits.resolve()?;
     if limits.is_empty() {
-        return Err(Error::new("name a limit to change, such as --memory 64m"));
+        return Err(Error::usage("OPTIONS", "name a limit to change, such as --memory 64m"));
     }
     let store = Store::open()?;
     each(&args.ids, |id| {

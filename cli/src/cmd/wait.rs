@@ -51,7 +51,8 @@ fn ended(entry: &Entry) -> Result<ExitStatus> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    Err(Error::new(format!("the exit status of the container {} is not known", entry.id())).hint(
+    let problem = format!("the exit status of the container {} is not known", entry.id());
+    Err(Error::state(entry.id(), problem).hint(
         "the init of the container writes it down unless the init itself is killed; start the container without --init=false and in a pid namespace of its own",
     ))
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cgroup_core::{CpuList, CpuMax, Device, Hierarchy, IoMax, Limits, Max};
 use clap::Args;
+use nspod_sandbox::ErrorKind;
 
 use crate::error::{Error, Result};
 use crate::value;
@@ -89,9 +90,10 @@ impl LimitArgs {
             (Some(Max::Value(both)), Some(Max::Value(memory))) => match both.checked_sub(memory) {
                 Some(swap) => Some(Max::Value(swap)),
                 None => {
-                    return Err(Error::new(format!(
+                    let problem = format!(
                         "--memory-swap is memory and swap together: {both} bytes are less than the {memory} of --memory"
-                    )));
+                    );
+                    return Err(Error::usage("--memory-swap", problem));
                 }
             },
             (Some(_), _) => Some(Max::Max),
@@ -120,10 +122,8 @@ fn block_device(path: &Path) -> Result<Device> {
     }
     let meta = path.metadata().map_err(|e| Error::io("look at", path, &e))?;
     if !meta.file_type().is_block_device() {
-        return Err(Error::new(format!(
-            "{} is not a block device: name a disk such as /dev/sda",
-            path.display()
-        )));
+        let problem = format!("{} is not a block device: name a disk such as /dev/sda", path.display());
+        return Err(Error::new(problem).kind(ErrorKind::InvalidInput).on(path.display()));
     }
     Ok(device_number(meta.rdev()))
 }

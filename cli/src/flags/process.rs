@@ -67,11 +67,11 @@ impl CommonArgs {
         for file in &self.env_file {
             let text = std::fs::read_to_string(file).map_err(|e| Error::io("read", file, &e))?;
             for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
-                self.variable(&mut process.env, &OsString::from(line))?;
+                self.variable(&mut process.env, "--env-file", &OsString::from(line))?;
             }
         }
         for text in &self.env {
-            self.variable(&mut process.env, text)?;
+            self.variable(&mut process.env, "--env", text)?;
         }
         if process.env.iter().any(|(name, home)| name == "HOME" && home.is_empty()) {
             passwd::set_home(process, roots)?;
@@ -87,8 +87,10 @@ impl CommonArgs {
         Ok(())
     }
 
-    fn variable(&self, env: &mut Vec<(OsString, OsString)>, text: &OsString) -> Result<()> {
-        if let Some((name, value)) = value::variable(text, |name| std::env::var_os(name))? {
+    fn variable(&self, env: &mut Vec<(OsString, OsString)>, flag: &str, text: &OsString) -> Result<()> {
+        let parsed = value::variable(text, |name| std::env::var_os(name));
+        let invalid = |problem| Error::usage(flag, problem).on(text.display());
+        if let Some((name, value)) = parsed.map_err(invalid)? {
             set(env, name, value);
         }
         Ok(())

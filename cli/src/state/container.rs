@@ -7,7 +7,7 @@ use cgroup_core::Cgroup;
 use ns_core::ProcessId;
 use nspod_sandbox::init;
 use nspod_sandbox::store::{self, Dir, EXIT, EntryState, RECORD};
-use nspod_sandbox::{Container, ContainerRecord, ExitStatus, Outcome};
+use nspod_sandbox::{Container, ContainerRecord, ErrorKind, ExitStatus, Outcome};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -92,7 +92,7 @@ impl Entry {
     /// Returns the saved state of the container.
     pub(crate) fn record(&self) -> Result<&Saved> {
         self.saved().ok_or_else(|| {
-            Error::new(format!("the container {} has not been started", self.id()))
+            Error::state(self.id(), format!("the container {} has not been started", self.id()))
                 .hint(format!("`nspod rm -f {}` removes what is left of it", self.id()))
         })
     }
@@ -154,6 +154,8 @@ impl Entry {
         match process.poll(Some(KILLED_WITHIN))? {
             true => Ok(true),
             false => Err(Error::new(format!("the container {} was killed and has not ended", self.id()))
+                .kind(ErrorKind::TimedOut)
+                .on(self.id())
                 .hint("one of its processes is blocked in the kernel")),
         }
     }
@@ -170,8 +172,10 @@ impl Entry {
     pub(crate) fn need_cgroup(&self) -> Result<Cgroup> {
         match &self.record()?.container.cgroup {
             Some(path) => Ok(Cgroup::open(path)?),
-            None => Err(Error::new(format!("the container {} has no cgroup of its own", self.id()))
-                .hint("run nspod as root, or have a cgroup delegated")),
+            None => {
+                Err(Error::state(self.id(), format!("the container {} has no cgroup of its own", self.id()))
+                    .hint("run nspod as root, or have a cgroup delegated"))
+            }
         }
     }
 

@@ -95,7 +95,7 @@ impl Store {
                 Error::new(format!("there is no container {text}")).kind(ErrorKind::NotFound).on(text);
             error.hint("`nspod ps -a` lists all")
         };
-        let id = crate::value::name(text)?;
+        let id = valid_name(text)?;
         if let Some(entry) = self.0.find(&id)? {
             return Ok(Entry::new(entry));
         }
@@ -104,7 +104,9 @@ impl Store {
         match (found.next(), found.next()) {
             (Some(name), None) => self.0.find(name)?.map(Entry::new).ok_or_else(none),
             (Some(_), Some(_)) => {
-                Err(Error::new(format!("several containers have ids that start with {id}")))
+                Err(Error::new(format!("several containers have ids that start with {id}"))
+                    .kind(ErrorKind::InvalidInput)
+                    .on(text))
             }
             (None, _) => Err(none()),
         }
@@ -167,6 +169,11 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Returns the text if it is valid as the name of a container or pod.
+fn valid_name(text: &str) -> Result<String> {
+    crate::value::name(text).map_err(|e| Error::new(e).kind(ErrorKind::InvalidInput).on(text))
 }
 
 /// Returns `/run/nspod` for root, and a private directory for another user.

@@ -10,7 +10,7 @@ use nspod_sandbox::store::{self, Dir, Lock, Locked, Trust};
 use nspod_sandbox::{ErrorKind, HoldBy, Pod, PodRecord, PodSpec};
 use serde::{Deserialize, Serialize};
 
-use super::{Store, base, remove_cgroup};
+use super::{Store, base, remove_cgroup, valid_name};
 use crate::error::{Error, Result};
 
 /// Directory in which namespaces are pinned. It is a separate private mount, so that no other mount namespace
@@ -78,7 +78,7 @@ impl Pods {
 
     /// Returns the pod of a name.
     pub(crate) fn find(&self, name: &str) -> Result<Entry> {
-        let name = crate::value::name(name)?;
+        let name = valid_name(name)?;
         let none = || {
             let error = Error::new(format!("there is no pod {name}")).kind(ErrorKind::NotFound).on(&name);
             error.hint("`nspod pod ls` lists all")
@@ -160,7 +160,7 @@ fn is_complete(entry: &store::Entry<Saved>) -> bool {
 fn complete(entry: &store::Entry<Saved>) -> Result<&Saved> {
     entry.record().filter(|saved| !saved.creating).ok_or_else(|| {
         let name = entry.name();
-        Error::new(format!("the pod {name} is incomplete"))
+        Error::state(name, format!("the pod {name} is incomplete"))
             .hint(format!("`nspod pod rm -f {name}` removes what is left of it"))
     })
 }
@@ -172,6 +172,8 @@ fn open(entry: &store::Entry<Saved>) -> Result<Pod> {
         let name = entry.name();
         match gone {
             true => Error::new(format!("the pod {name}: {e}"))
+                .kind(e.kind())
+                .on(name)
                 .hint(format!("`nspod pod rm -f {name}` removes the rest")),
             false => e.into(),
         }
@@ -211,7 +213,7 @@ fn remove_parts(entry: &store::Entry<Saved>) -> Result<()> {
     // The shared memory is in a separate directory.
     match saved.record.shm.as_deref().and_then(Path::parent).map(std::fs::remove_dir_all) {
         Some(Err(e)) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::new(format!("cannot remove the shared memory of {}: {e}", entry.name())))
+            Err(Error::io("remove the shared memory of", Path::new(entry.name()), &e))
         }
         _ => Ok(()),
     }

@@ -149,13 +149,12 @@ pub(super) fn call(
     let mut command = Command::new(criu);
     command.arg("swrk").arg(other.as_raw_fd().to_string());
     let child = spawn(&mut command);
-    let mut child =
-        child.map_err(|e| Error::new(ErrorKind::Criu, format!("cannot run {}: {e}", criu.display())))?;
+    let mut child = child.map_err(|e| Error::io(ErrorKind::Criu, "run", criu, &e))?;
     drop(other);
     let done = converse(&own, action, &options);
     drop(own);
-    let status =
-        child.wait().map_err(|e| Error::new(ErrorKind::Criu, format!("cannot wait for criu: {e}")))?;
+    let waited = child.wait();
+    let status = waited.map_err(|e| Error::io_without_path(ErrorKind::Criu, "wait for criu", &e))?;
     match done {
         Ok(Some(done)) => Ok(done),
         Ok(None) => Err(Error::new(ErrorKind::Criu, "criu failed")),

@@ -3,6 +3,7 @@
 
 use ns_core::{Kind, NamespaceId};
 use nspod_census::{Census, Model, Process};
+use nspod_sandbox::ErrorKind;
 use serde_json::json;
 
 use super::who::{self, Names, Users, count};
@@ -31,15 +32,18 @@ pub(super) fn show(census: &Census, pid: i32, json: bool) -> Result<()> {
 fn absent(census: &Census, pid: i32) -> Error {
     if census.unreadable().iter().any(|p| p.pid == pid) {
         return Error::new(format!("the namespaces of process {pid} are not readable"))
+            .kind(ErrorKind::PermissionDenied)
+            .on(pid)
             .hint("run it as root");
     }
-    match census.zombies().iter().find(|z| z.pid == pid) {
-        Some(zombie) => Error::new(format!(
+    let problem = match census.zombies().iter().find(|z| z.pid == pid) {
+        Some(zombie) => format!(
             "process {pid} has ended and left its namespaces; its parent {} has not yet waited for it",
             zombie.parent
-        )),
-        None => Error::new(format!("there is no process {pid}")),
-    }
+        ),
+        None => format!("there is no process {pid}"),
+    };
+    Error::new(problem).kind(ErrorKind::ProcessEnded).on(pid)
 }
 
 impl Place<'_> {

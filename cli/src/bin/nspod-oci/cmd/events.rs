@@ -23,7 +23,7 @@ pub(crate) struct EventsArgs {
 
 pub(crate) fn events(global: &Global, args: &EventsArgs) -> Result<()> {
     if args.interval.is_zero() {
-        return Err(Error::new("--interval must be greater than 0"));
+        return Err(Error::usage("--interval", "--interval must be greater than 0"));
     }
     let container = global.container(&args.id);
     if args.stats {

@@ -104,7 +104,7 @@ impl ExecArgs {
     fn options(self, inherited: InheritedFds) -> Result<ExecOptions> {
         let process = match self.process.get() {
             Some(_) if !self.command.is_empty() => {
-                return Err(Error::new("--process names the program already: omit the command"));
+                return Err(Error::usage("COMMAND", "--process names the program already: omit the command"));
             }
             Some(path) => {
                 let json = std::fs::read(path).map_err(|e| Error::io("read the process", path, &e))?;
@@ -144,7 +144,7 @@ impl ExecArgs {
 fn variable(pair: &OsString) -> Result<(OsString, OsString)> {
     let bytes = pair.as_bytes();
     let at = bytes.iter().position(|b| *b == b'=').filter(|at| *at > 0).ok_or_else(|| {
-        Error::new(format!("--env: {:?} is not of the form NAME=VALUE", pair.to_string_lossy()))
+        Error::usage("--env", format!("--env: {:?} is not of the form NAME=VALUE", pair.to_string_lossy()))
     })?;
     let part = |bytes: &[u8]| std::ffi::OsStr::from_bytes(bytes).to_owned();
     Ok((part(&bytes[..at]), part(&bytes[at + 1..])))

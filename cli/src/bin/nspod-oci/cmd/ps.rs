@@ -1,5 +1,7 @@
 //! `ps`: lists the processes of a container.
 
+use std::path::Path;
+
 use clap::Args;
 use nspod_cli::error::{Error, Result};
 use nspod_cli::output;
@@ -32,7 +34,7 @@ pub(crate) fn ps(global: &Global, args: &PsArgs) -> Result<()> {
     };
     let done = command
         .output()
-        .map_err(|e| Error::new(format!("cannot run ps: {e}: install it, or use --format json")))?;
+        .map_err(|e| Error::io("run", Path::new("ps"), &e).hint("install it, or use --format json"))?;
     if !done.status.success() {
         return Err(Error::new(format!("ps failed: {}", String::from_utf8_lossy(&done.stderr).trim())));
     }

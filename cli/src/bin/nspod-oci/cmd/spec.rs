@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use nspod_cli::error::{Error, Result};
 use nspod_oci_runtime::config;
+use nspod_sandbox::ErrorKind;
 use serde::Serialize;
 
 #[derive(Debug, Args)]
@@ -29,6 +30,8 @@ pub(crate) fn spec(args: &SpecArgs) -> Result<()> {
     let mut file = std::fs::File::create_new(&path).map_err(|e| match e.kind() {
         std::io::ErrorKind::AlreadyExists => {
             Error::new(format!("File {} exists. Remove it first", path.display()))
+                .kind(ErrorKind::AlreadyExists)
+                .on(path.display())
         }
         _ => Error::io("make", &path, &e),
     })?;
