@@ -239,7 +239,9 @@ fn podmans_default_profile_is_taken_as_it_is() {
         return;
     }
     if !std::path::Path::new(PROFILE).exists() {
-        return common::skip("this takes podman's default profile, of golang-github-containers-common");
+        return common::skip(
+            "this test requires podman's default profile, in golang-github-containers-common",
+        );
     }
     let option = format!("seccomp={PROFILE}");
     // The filter denies this call by name. If the call is allowed, it fails with EBADF.

@@ -564,7 +564,7 @@ spec:
 fn the_default_profile_of_apparmor_is_in_force() {
     let Some(podman) = podman() else { return };
     if !std::path::Path::new("/sys/kernel/security/apparmor").exists() {
-        return skip("this takes AppArmor");
+        return skip("this test requires AppArmor");
     }
     let label = podman.sh(&[], "cat /proc/self/attr/current");
     assert!(label.starts_with("containers-default-") && label.ends_with(" (enforce)\n"), "{label}");

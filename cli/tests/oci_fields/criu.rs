@@ -12,7 +12,7 @@ use crate::common::{self, Output, end_of, eventually, root, run_with, skip};
 
 /// Returns whether the runtime can checkpoint, and the kernel supports criu. If not, the test is skipped.
 fn able() -> bool {
-    if !root() || runtime_lacks(&["crun"], "Debian's is built without criu") {
+    if !root() || runtime_lacks(&["crun"], "Debian's package is built without criu") {
         return false;
     }
     if !Command::new("criu").arg("--version").output().is_ok_and(|output| output.status.success()) {
@@ -148,7 +148,7 @@ fn what_is_restored_is_in_a_cgroup_of_its_own_with_its_limits() {
 
 #[test]
 fn who_restores_in_the_foreground_has_its_output_and_its_exit_code() {
-    if !able() || runtime_lacks(&["runc"], "it checkpoints none whose output goes to a file") {
+    if !able() || runtime_lacks(&["runc"], "it cannot checkpoint a container with an output file outside") {
         return;
     }
     let bundle = counter().up();
@@ -168,7 +168,7 @@ fn who_restores_in_the_foreground_has_its_output_and_its_exit_code() {
 
 #[test]
 fn signals_to_who_restores_in_the_foreground_are_the_containers() {
-    if !able() || runtime_lacks(&["runc"], "it checkpoints none whose output goes to a file") {
+    if !able() || runtime_lacks(&["runc"], "it cannot checkpoint a container with an output file outside") {
         return;
     }
     let bundle = Bundle::sh("trap 'echo told; exit 9' TERM; i=0; while true; do i=$((i + 1)); echo x $i > /tmp/new; mv /tmp/new /tmp/count; sleep 0.05; done").up();
@@ -238,7 +238,7 @@ fn mounts_from_outside_are_there_again() {
 
 #[test]
 fn one_that_is_paused_is_checkpointed_too() {
-    if !able() || runtime_lacks(&["runc"], "it refuses to") || !cgroups(Controllers::empty()) {
+    if !able() || runtime_lacks(&["runc"], "it rejects this") || !cgroups(Controllers::empty()) {
         return;
     }
     let bundle = up(counter());
@@ -301,7 +301,7 @@ fn a_terminal_is_handed_over_again() {
     second.type_in("two\n");
     second.expect(&format!("{word} <two> 33 101\r\n"));
     assert_eq!(bundle.verb(&["exec", bundle.id(), "readlink", "/proc/1/fd/0"]).ok(), "/dev/pts/0\n");
-    if runtime_lacks(&["runc"], "in the foreground it serves a terminal of the caller's alone") {
+    if runtime_lacks(&["runc"], "in the foreground it requires the caller's terminal") {
         return;
     }
     fs::remove_dir_all(bundle.path("images")).unwrap();
@@ -313,7 +313,7 @@ fn a_terminal_is_handed_over_again() {
 
 #[test]
 fn a_file_that_is_open_and_removed_is_linked_to_a_name_if_that_is_allowed() {
-    if !able() || runtime_lacks(&["runc"], "--link-remap, of 1.3") {
+    if !able() || runtime_lacks(&["runc"], "--link-remap requires version 1.3") {
         return;
     }
     let bundle = Bundle::sh(

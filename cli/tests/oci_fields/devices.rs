@@ -70,7 +70,7 @@ fn devices_have_their_type_numbers_mode_and_owner() {
 
 #[test]
 fn a_device_has_all_bits_of_its_mode() {
-    if runtime_lacks(&["crun", "runc"], "the change of owner takes bits of the mode away") {
+    if runtime_lacks(&["crun", "runc"], "the change of owner clears bits of the mode") {
         return;
     }
     let devices = json!([
@@ -85,15 +85,15 @@ fn a_device_has_all_bits_of_its_mode() {
 #[test]
 fn a_device_of_no_type_or_without_numbers_or_twice_is_refused() {
     let devices = |devices: Value| Bundle::sh("true").set("/linux/devices", devices);
-    if !runtime_lacks(&["crun"], "a type that is none is taken") {
+    if !runtime_lacks(&["crun"], "an invalid type is accepted") {
         devices(json!([{ "path": "/dev/x", "type": "x", "major": 1, "minor": 3 }]))
             .refused("linux.devices[0].type");
     }
-    if !runtime_lacks(&["crun", "runc"], "a path that is not absolute is taken") {
+    if !runtime_lacks(&["crun", "runc"], "a relative path is accepted") {
         devices(json!([{ "path": "dev/x", "type": "c", "major": 1, "minor": 3 }]))
             .refused("linux.devices[0].path");
     }
-    if !runtime_lacks(&["crun", "runc"], "a device without numbers is 0:0") {
+    if !runtime_lacks(&["crun", "runc"], "a device without numbers becomes 0:0") {
         devices(json!([{ "path": "/dev/x", "type": "c" }])).refused("linux.devices[0]");
     }
 }
@@ -157,7 +157,7 @@ fn a_rule_for_devices_that_makes_no_sense_is_refused() {
         return;
     }
     let rule = |rule: Value| Bundle::sh("true").set("/linux/resources/devices/-", rule);
-    if !runtime_lacks(&["crun", "runc"], "what is unknown is dropped") {
+    if !runtime_lacks(&["crun", "runc"], "unknown names are ignored") {
         rule(json!({ "allow": true, "type": "x", "access": "rwm" }))
             .refused("linux.resources.devices[0].type");
         rule(json!({ "allow": true, "type": "c", "access": "q" }))

@@ -70,7 +70,7 @@ fn hooks_run_at_their_time_and_in_their_order() {
     }
     bundle.start();
     bundle.wait_until("stopped");
-    if runtime_lacks(&["crun", "runc"], "hooks after the start wait for none inside") {
+    if runtime_lacks(&["crun", "runc"], "hooks after the start do not wait for those in the container") {
         return;
     }
     // The program may log before the hooks that run after its start.
@@ -87,7 +87,7 @@ fn hooks_run_at_their_time_and_in_their_order() {
 fn run_has_all_hooks() {
     let bundle = with_all(bundle("true"), "echo $1 >> $B/log/all");
     bundle.run().ok();
-    if !runtime_lacks(&["crun", "runc"], "hooks after the start wait for none inside") {
+    if !runtime_lacks(&["crun", "runc"], "hooks after the start do not wait for those in the container") {
         assert_eq!(log(&bundle), KINDS.map(|kind| format!("{kind}\n")).concat());
     }
 }
@@ -110,7 +110,7 @@ fn hooks_run_in_the_namespaces_of_the_runtime_or_of_the_container() {
 
 #[test]
 fn the_program_of_a_hook_is_the_hosts_until_the_root_is_the_containers() {
-    if runtime_lacks(&["crun"], "a hook without arguments") {
+    if runtime_lacks(&["crun"], "a hook without arguments is not supported") {
         return;
     }
     let bundle = bundle("true").file("program", "#!/bin/sh\ncat > /dev/null; echo host >> $B/log/all\n");
@@ -140,7 +140,9 @@ fn hooks_are_told_the_state() {
         let state: Value =
             serde_json::from_str(&fs::read_to_string(bundle.path(&format!("log/{kind}"))).unwrap()).unwrap();
         assert_eq!(state["id"], bundle.id(), "{kind}: {state}");
-        if *kind == "startContainer" && runtime_lacks(&["crun"], "the state inside has another bundle") {
+        if *kind == "startContainer"
+            && runtime_lacks(&["crun"], "the state in the container has another bundle")
+        {
             continue;
         }
         let directory = bundle.path("");
@@ -148,8 +150,7 @@ fn hooks_are_told_the_state() {
         assert_eq!(state["annotations"]["org.example.key"], "value", "{kind}: {state}");
         assert!(state["ociVersion"].is_string(), "{kind}: {state}");
         let late = *kind == "poststart" && runtime_lacks(&["runc"], "hooks after the start run before it");
-        if !late && !runtime_lacks(&["crun"], "states of its own: it says created where others say creating")
-        {
+        if !late && !runtime_lacks(&["crun"], "it reports created instead of creating") {
             assert_eq!(state["status"], status, "{kind}: {state}");
         }
         if ["prestart", "createRuntime", "poststart"].contains(kind) {
@@ -190,7 +191,7 @@ fn a_hook_without_an_environment_has_the_programs_inside_and_the_runtimes_outsid
     let mut lines: Vec<_> = log(&bundle).lines().map(str::to_owned).collect();
     let inside = lines.iter().position(|line| line.starts_with("startContainer")).unwrap();
     assert_eq!(lines.remove(inside), "startContainer yes /home/root");
-    if runtime_lacks(&["crun"], "the runtime's own for createContainer") {
+    if runtime_lacks(&["crun"], "createContainer hooks run with the runtime's environment") {
         return;
     }
     let inside = lines.iter().position(|line| line.starts_with("createContainer")).unwrap();
@@ -225,7 +226,7 @@ fn a_hook_ignores_no_signal_that_the_runtimes_caller_ignores() {
     let script = "echo $1 $(grep SigIgn /proc/self/status) >> $B/log/all";
     let bundle = with_all(bundle("true"), script).before("trap '' HUP INT QUIT USR1 TERM");
     bundle.run().ok();
-    if runtime_lacks(&["crun", "runc"], "what the caller ignores its hooks ignore as well") {
+    if runtime_lacks(&["crun", "runc"], "hooks inherit the ignored signals of the caller") {
         return;
     }
     assert_eq!(log(&bundle), KINDS.map(|kind| format!("{kind} SigIgn: 0000000000000000\n")).concat());
@@ -239,7 +240,7 @@ fn hooks_run_where_the_runtimes_caller_ignores_the_end_of_its_children() {
     let bundle =
         with_all(bundle("true"), "echo $1 >> $B/log/all").before("set -- env --ignore-signal=CHLD \"$@\"");
     bundle.run().ok();
-    if !runtime_lacks(&["runc"], "hooks after the start wait for none inside") {
+    if !runtime_lacks(&["runc"], "hooks after the start do not wait for those in the container") {
         assert_eq!(log(&bundle), KINDS.map(|kind| format!("{kind}\n")).concat());
     }
 }
@@ -268,7 +269,7 @@ fn a_hook_that_fails_before_the_start_leaves_no_container() {
         assert_ne!(output.err, "", "{kind}");
         assert_ne!(bundle.verb(&["state", bundle.id()]).code(), 0, "{kind}: a container is left");
         assert!(bundle.processes().is_empty(), "{kind}: processes are left");
-        if !runtime_lacks(&["crun", "runc"], "poststop hooks where a hook has failed") {
+        if !runtime_lacks(&["crun", "runc"], "poststop hooks do not run after a failed hook") {
             assert_eq!(log(&bundle), "poststop\n", "{kind}");
         }
     }
@@ -281,7 +282,7 @@ fn a_hook_that_fails_at_the_start_stops_the_container() {
     let bundle = bundle.set("/hooks/startContainer/-", failing);
     bundle.create();
     let output = bundle.verb(&["start", bundle.id()]);
-    if !runtime_lacks(&["runc", "crun"], "the end of start waits for no hook inside") {
+    if !runtime_lacks(&["runc", "crun"], "start does not wait for the hooks in the container") {
         assert_ne!(output.code(), 0);
     }
     bundle.wait_until("stopped");
@@ -290,8 +291,7 @@ fn a_hook_that_fails_at_the_start_stops_the_container() {
 
 #[test]
 fn a_hook_that_fails_after_the_start_stops_the_container_from_version_1_3_on() {
-    if runtime_lacks(&["crun", "runc"], "it is one rule for all versions, and runc has these hooks at create")
-    {
+    if runtime_lacks(&["crun", "runc"], "one rule for all versions, and runc runs these hooks at create") {
         return;
     }
     let with_failing = |version: &str| {
@@ -354,7 +354,7 @@ fn a_hook_that_takes_longer_than_its_timeout_fails() {
 
 #[test]
 fn a_hook_need_not_read_what_it_is_told() {
-    if runtime_lacks(&["crun"], "SIGPIPE ends it") {
+    if runtime_lacks(&["crun"], "SIGPIPE kills it") {
         return;
     }
     let hook = json!({ "path": "/bin/true", "args": ["true"] });
@@ -377,7 +377,7 @@ fn a_hook_within_its_timeout_is_none_the_worse() {
 #[test]
 fn a_hook_has_an_absolute_path_and_a_timeout_above_zero() {
     Bundle::sh("true").set("/hooks/createRuntime/-", json!({ "path": "/not/there" })).fails();
-    if runtime_lacks(&["crun", "runc"], "such a hook is taken") {
+    if runtime_lacks(&["crun", "runc"], "such a hook is accepted") {
         return;
     }
     Bundle::sh("true")

@@ -45,7 +45,7 @@ fn a_sysctl_of_a_name_conflicts_with_the_field_of_that_name() {
     // Engines set the domain name in this way since before the field existed.
     assert_eq!(sysctl("kernel.domainname").run().ok(), "box\nother\n");
     assert_eq!(sysctl("kernel.domainname").set("/domainname", "other").run().ok(), "box\nother\n");
-    if !runtime_lacks(&["runc"], "domainname, of 1.1") {
+    if !runtime_lacks(&["runc"], "domainname requires version 1.1") {
         sysctl("kernel.domainname").set("/domainname", "another").refused("linux.sysctl.kernel.domainname");
     }
     sysctl("kernel.domainname").without("uts").refused("linux.sysctl");
@@ -53,7 +53,7 @@ fn a_sysctl_of_a_name_conflicts_with_the_field_of_that_name() {
 
 #[test]
 fn a_sysctl_of_users_is_that_of_a_new_user_namespace() {
-    if runtime_lacks(&["crun", "runc"], "the parameters of user namespaces") {
+    if runtime_lacks(&["crun", "runc"], "parameters of user namespaces are not supported") {
         return;
     }
     let file = "/proc/sys/user/max_user_namespaces";
@@ -69,7 +69,7 @@ fn a_sysctl_of_users_is_that_of_a_new_user_namespace() {
 
 #[test]
 fn personality() {
-    if runtime_lacks(&["runc"], "linux.personality, of 1.1 there") {
+    if runtime_lacks(&["runc"], "linux.personality requires version 1.1") {
         return;
     }
     let personality = |value| Bundle::of(&["uname", "-m"]).set("/linux/personality", value);
@@ -78,7 +78,7 @@ fn personality() {
     if of == "x86_64" {
         assert_eq!(personality(json!({ "domain": "LINUX32" })).run().ok(), "i686\n");
     }
-    if runtime_lacks(&["crun"], "a domain that is unknown is taken") {
+    if runtime_lacks(&["crun"], "an unknown domain is accepted") {
         return;
     }
     personality(json!({ "domain": "LINUX64" })).refused("linux.personality.domain");
@@ -88,7 +88,7 @@ fn personality() {
 
 #[test]
 fn every_memory_policy() {
-    if runtime_lacks(&["crun", "runc"], "linux.memoryPolicy, of 1.3") {
+    if runtime_lacks(&["crun", "runc"], "linux.memoryPolicy requires version 1.3") {
         return;
     }
     let policy = |policy| {
@@ -121,7 +121,7 @@ fn every_memory_policy() {
 #[test]
 fn cache_allocation_is_refused_where_the_kernel_has_none() {
     let resctrl = std::fs::read_to_string("/proc/filesystems").unwrap().contains("resctrl");
-    if resctrl || runtime_lacks(&["crun"], "linux.intelRdt that cannot be had is ignored") {
+    if resctrl || runtime_lacks(&["crun"], "unsupported linux.intelRdt is ignored") {
         return;
     }
     Bundle::sh("true")

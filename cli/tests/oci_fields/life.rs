@@ -73,11 +73,11 @@ fn what_is_no_id_is_refused() {
     bundle.write_config();
     for id in ["", ".", "..", "a/b", "../a", "a b", "a\nb", "ä", "a\u{7f}", "*"] {
         if [".", "a b", "a\nb", "ä", "a\u{7f}", "*", ".."].contains(&id)
-            && runtime_lacks(&["crun"], "ids are any names but of paths")
+            && runtime_lacks(&["crun"], "every id that is not a path is accepted")
         {
             continue;
         }
-        if id == "." && runtime_lacks(&["runc"], "a dot is an id") {
+        if id == "." && runtime_lacks(&["runc"], "a dot is accepted as an id") {
             continue;
         }
         assert_ne!(bundle.verb(&["run", id]).code(), 0, "{id:?}");
@@ -160,7 +160,7 @@ fn signals_have_names_and_numbers() {
         eventually(said, || bundle.printed("create") == so_far);
     }
     for signal in ["NONE", "SIGNONE", "-1", "4000", "RTMIN-1", "RTMAX+1"] {
-        if !runtime_lacks(&["crun"], "a signal that it does not know is none") {
+        if !runtime_lacks(&["crun"], "unknown signals are rejected") {
             assert_ne!(bundle.verb(&["kill", bundle.id(), signal]).code(), 0, "{signal:?}");
         }
     }
@@ -171,8 +171,7 @@ fn signals_have_names_and_numbers() {
 
 #[test]
 fn kill_ends_what_the_first_process_has_left_in_a_shared_pid_namespace() {
-    if !cgroups(Controllers::empty())
-        || runtime_lacks(&["crun", "runc"], "it signals the first process alone")
+    if !cgroups(Controllers::empty()) || runtime_lacks(&["crun", "runc"], "it signals only the first process")
     {
         return;
     }
@@ -299,7 +298,7 @@ fn a_config_that_is_none_is_refused() {
 
 #[test]
 fn versions_of_the_configuration() {
-    if runtime_lacks(&["crun"], "versions but those of 1.0") {
+    if runtime_lacks(&["crun"], "only versions 1.0.x are supported") {
         return;
     }
     for version in ["1.0.0", "1.0.2-dev", "1.1.0", "1.2.1", "1.3.0"] {
@@ -312,7 +311,7 @@ fn versions_of_the_configuration() {
     let later = Bundle::sh("echo started").set("/ociVersion", "1.99.0").run();
     assert_eq!((later.code(), later.out.as_str()), (0, "started\n"));
     assert!(!ours() || later.err.contains("ociVersion"), "{}", later.err);
-    if runtime_lacks(&["runc"], "versions are not looked at") {
+    if runtime_lacks(&["runc"], "versions are not checked") {
         return;
     }
     for version in ["", "one", "0.6.0", "2.0.0"] {
@@ -341,7 +340,7 @@ fn descriptors_are_passed_on_when_asked_for() {
     );
     assert!(preserving(&["--preserve-fds=3"], "").starts_with("0 1 2 3 4 5 6 three\n"));
     assert!(preserving(&[], "").starts_with("0 1 2 3 "), "ls opens it");
-    if !runtime_lacks(&["crun"], "LISTEN_FDS inside") {
+    if !runtime_lacks(&["crun"], "LISTEN_FDS is not set in the container") {
         assert!(preserving(&[], "LISTEN_FDS=1 LISTEN_PID=$$").contains("three\n1\n"));
     }
     if ours() {

@@ -51,8 +51,11 @@ fn nothing_of_the_hosts_root_is_left() {
 /// For each option: its effect on the mount or on the file system of a tmpfs, in mountinfo.
 #[test]
 fn options_of_a_mount_are_set_and_cleared_and_the_last_counts() {
-    let symbolic: &[&str] =
-        if runtime_lacks(&["crun", "runc"], "nosymfollow, of 1.1") { &[] } else { &["nosymfollow"] };
+    let symbolic: &[&str] = if runtime_lacks(&["crun", "runc"], "nosymfollow requires version 1.1") {
+        &[]
+    } else {
+        &["nosymfollow"]
+    };
     let mut mounts: Vec<(Vec<&str>, Vec<&str>, Vec<&str>)> = vec![
         (vec!["ro"], vec!["ro"], vec!["rw"]),
         (vec!["ro", "rw"], vec!["rw"], vec!["ro"]),
@@ -108,7 +111,9 @@ fn options_of_a_mount_are_set_and_cleared_and_the_last_counts() {
     }
     let output = bundle.run();
     for (i, (options, has, lacks)) in mounts.iter().enumerate() {
-        if options.len() == 2 && runtime_lacks(&["crun"], "the last of two options does not count") {
+        if options.len() == 2
+            && runtime_lacks(&["crun"], "the last of two options does not override the first")
+        {
             continue;
         }
         let mount = mounted(output.ok(), &format!("/m{i}"));
@@ -215,7 +220,7 @@ fn recursive_options_reach_the_mounts_below() {
 
 #[test]
 fn recursive_nosymfollow() {
-    if runtime_lacks(&["crun", "runc"], "rnosymfollow, of 1.1") {
+    if runtime_lacks(&["crun", "runc"], "rnosymfollow requires version 1.1") {
         return;
     }
     let bundle = Bundle::of(&["cat", MOUNTINFO])
@@ -230,7 +235,7 @@ fn recursive_nosymfollow() {
 
 #[test]
 fn options_of_a_bind_mount_reach_it_alone_and_keep_the_rest() {
-    if runtime_lacks(&["crun"], "a bind mount has no flags but those of its options") {
+    if runtime_lacks(&["crun"], "a bind mount has only the flags of its options") {
         return;
     }
     let bind = |destination: &str, source: &str, options: &[&str]| json!({ "destination": destination, "type": "bind", "source": source, "options": options });
@@ -258,7 +263,7 @@ fn options_of_a_bind_mount_reach_it_alone_and_keep_the_rest() {
 
 #[test]
 fn every_propagation() {
-    if runtime_lacks(&["crun"], "the root's propagation is put over all") {
+    if runtime_lacks(&["crun"], "the root's propagation overrides all others") {
         return;
     }
     // Bind mounts of a shared source.
@@ -344,7 +349,7 @@ fn a_destination_leads_nowhere_out_of_the_root() {
 
 #[test]
 fn a_destination_behind_links_that_lead_nowhere_is_made_where_they_lead() {
-    if runtime_lacks(&["crun"], "it makes nothing behind such a link") {
+    if runtime_lacks(&["crun"], "it creates no mount point behind such a link") {
         return;
     }
     let places = [
@@ -404,7 +409,8 @@ fn owned_by_seven(bundle: Bundle) -> Bundle {
 
 #[test]
 fn an_idmap_maps_the_owners_of_a_mount() {
-    if runtime_lacks(&["runc"], "idmap, of 1.2") || runtime_lacks(&["crun"], "idmap without a user namespace")
+    if runtime_lacks(&["runc"], "idmap requires version 1.2")
+        || runtime_lacks(&["crun"], "idmap requires a user namespace")
     {
         return;
     }
@@ -419,7 +425,7 @@ fn an_idmap_maps_the_owners_of_a_mount() {
 
 #[test]
 fn an_idmap_of_a_user_namespace_is_its_own_or_the_mounts() {
-    if runtime_lacks(&["runc"], "idmap, of 1.2") {
+    if runtime_lacks(&["runc"], "idmap requires version 1.2") {
         return;
     }
     let bundle = Bundle::sh("stat -c %u:%g /plain/file /own/file /given/file; echo > /own/new");
@@ -441,7 +447,8 @@ fn an_idmap_of_a_user_namespace_is_its_own_or_the_mounts() {
 
 #[test]
 fn ridmap_maps_the_mounts_below_and_idmap_does_not() {
-    if runtime_lacks(&["runc"], "idmap, of 1.2") || runtime_lacks(&["crun"], "idmap without a user namespace")
+    if runtime_lacks(&["runc"], "idmap requires version 1.2")
+        || runtime_lacks(&["crun"], "idmap requires a user namespace")
     {
         return;
     }
@@ -463,7 +470,7 @@ fn ridmap_maps_the_mounts_below_and_idmap_does_not() {
 
 #[test]
 fn idmap_without_mappings_or_with_half_of_them_is_refused() {
-    if runtime_lacks(&["crun", "runc"], "idmap without a user namespace") {
+    if runtime_lacks(&["crun", "runc"], "idmap requires a user namespace") {
         return;
     }
     let map = json!([{ "containerID": 0, "hostID": 5000, "size": 100 }]);
@@ -524,7 +531,7 @@ fn the_propagation_of_the_root() {
             assert!(!is_not.iter().any(|tag| root.is(tag)), "{value} is not {is_not:?}: {root:?}");
         }
     }
-    if !runtime_lacks(&["crun"], "what is unknown is dropped") {
+    if !runtime_lacks(&["crun"], "unknown names are ignored") {
         Bundle::sh("true").set("/linux/rootfsPropagation", "sideways").refused("linux.rootfsPropagation");
     }
 }
@@ -565,7 +572,7 @@ fn readonly_paths_are_not_written_to() {
 
 #[test]
 fn what_is_mounted_below_a_readonly_path_is_not_written_to_either() {
-    if runtime_lacks(&["crun", "runc"], "what is mounted below a read-only path is left as it is") {
+    if runtime_lacks(&["crun", "runc"], "mounts below a read-only path are not changed") {
         return;
     }
     let bundle = Bundle::sh("cat /dir/below/seed; echo > /dir/below/file")
@@ -590,7 +597,7 @@ fn in_proc_only_files_that_are_known_to_be_harmless_are_mounted_over() {
     // Only a procfs can be mounted on /proc itself.
     let host = Bundle::sh("cat /proc/self/comm").without("pid").set("/mounts/0", bind("/proc", "/proc"));
     assert_eq!(host.run().ok(), "cat\n");
-    if runtime_lacks(&["crun"], "what is mounted in /proc is not looked at") {
+    if runtime_lacks(&["crun"], "mounts in /proc are not checked") {
         return;
     }
     let refused = |mount: Value, link: Option<(&str, &str)>| {
@@ -613,7 +620,7 @@ fn in_proc_only_files_that_are_known_to_be_harmless_are_mounted_over() {
     refused(bind("/link", "dir"), Some(("link", "/proc/self")));
     refused(bind("/link", "dir"), Some(("link", "../../proc")));
     refused(bind("/link/attr", "dir"), Some(("link", "proc/self")));
-    if runtime_lacks(&["runc"], "only binds are looked at") {
+    if runtime_lacks(&["runc"], "only bind mounts are checked") {
         return;
     }
     refused(json!({ "destination": "/proc", "type": "tmpfs" }), None);
@@ -640,7 +647,7 @@ fn a_tmpfs_without_a_mode_has_that_of_the_directory_that_it_covers() {
         fs::set_permissions(bundle.path("rootfs").join(place), fs::Permissions::from_mode(mode)).unwrap();
     }
     let output = bundle.run();
-    if runtime_lacks(&["crun", "runc"], "a mode is not inherited, or it wins over the option") {
+    if runtime_lacks(&["crun", "runc"], "the mode is not inherited, or overrides the option") {
         return;
     }
     let (there, new) = output.ok().split_at(output.out.trim_end().rfind('\n').unwrap() + 1);
@@ -730,7 +737,7 @@ fn masked_and_readonly_paths_are_relative_to_the_root_and_count_once() {
     let output = bundle.run();
     assert!(output.out.starts_with("0\n0\n"), "{} {}", output.out, output.err);
     assert!(output.err.contains("Read-only file system"), "{}", output.err);
-    if runtime_lacks(&["crun", "runc"], "a path is masked as often as it is named") {
+    if runtime_lacks(&["crun", "runc"], "a path that is named twice is masked twice") {
         return;
     }
     for place in ["/hidden", "/secret", "/dir"] {
@@ -741,7 +748,7 @@ fn masked_and_readonly_paths_are_relative_to_the_root_and_count_once() {
 
 #[test]
 fn the_mappings_of_an_idmap_are_those_in_its_option() {
-    if runtime_lacks(&["runc"], "idmap, of 1.2") {
+    if runtime_lacks(&["runc"], "idmap requires version 1.2") {
         return;
     }
     let bundle = Bundle::sh("stat -c %u:%g /given/seven /given/eight /relative/seven");

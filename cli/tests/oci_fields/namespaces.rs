@@ -30,7 +30,7 @@ fn says(kind: &str) -> Bundle {
 #[test]
 fn each_kind_of_namespace_is_new_where_it_is_asked_for_and_the_hosts_where_not() {
     for (kind, name) in KINDS {
-        if kind == "time" && runtime_lacks(&["runc", "crun"], "time namespaces, of 1.2")
+        if kind == "time" && runtime_lacks(&["runc", "crun"], "time namespaces require version 1.2")
             || kind == "cgroup" && !cgroups(Controllers::empty())
         {
             continue;
@@ -69,10 +69,13 @@ fn each_kind_of_namespace_is_joined_by_its_path() {
         ("uts", "uts", &["--uts"]),
     ];
     for (kind, name, flags) in flags {
-        if kind == "time" && runtime_lacks(&["runc", "crun"], "time namespaces, of 1.2")
+        if kind == "time" && runtime_lacks(&["runc", "crun"], "time namespaces require version 1.2")
             || kind == "cgroup" && !cgroups(Controllers::empty())
             || kind == "user"
-                && runtime_lacks(&["crun", "runc"], "a user namespace by path whose ids are not mapped")
+                && runtime_lacks(
+                    &["crun", "runc"],
+                    "joining a user namespace without mappings is not supported",
+                )
         {
             continue;
         }
@@ -135,10 +138,10 @@ fn mounts_are_made_in_a_joined_mount_namespace_whose_others_keep_their_root() {
     eventually("it shows its root", || bundle.printed("create").ends_with(&ends));
     let shown = bundle.printed("create");
     assert!(shown.starts_with("/..\nbin\ndev\ndir\netc\n"), "{shown}");
-    if !runtime_lacks(&["crun", "runc"], "an exec has another root") {
+    if !runtime_lacks(&["crun", "runc"], "exec has another root") {
         assert_eq!(bundle.exec(&["cat", "/volume/file"]).ok(), "from the volume\n");
     }
-    if !runtime_lacks(&["crun", "runc"], "it pivots the root of all in the namespace") {
+    if !runtime_lacks(&["crun", "runc"], "it changes the root of all processes in the namespace") {
         let root = fs::read_link(path.replace("ns/mnt", "root")).unwrap();
         assert_eq!(root.to_str(), Some("/"));
         assert!(fs::exists(path.replace("ns/mnt", "root/etc/passwd")).unwrap());
@@ -157,7 +160,7 @@ fn without_a_mount_namespace_the_mounts_are_the_hosts_and_go_with_the_container(
     let (first, rest) = output.out.split_once('\n').unwrap();
     assert!(rest.starts_with("/..\nbin\ndev\ndir\netc\n"), "{} {}", output.out, output.err);
     assert!(rest.ends_with(&format!("\n5\n{first}\nfrom the volume\n")), "{} {}", output.out, output.err);
-    if runtime_lacks(&["crun", "runc"], "the mounts stay") {
+    if runtime_lacks(&["crun", "runc"], "the mounts remain") {
         return;
     }
     assert_eq!(fs::read_to_string(bundle.path("left")).unwrap(), "0\n");
@@ -196,7 +199,7 @@ fn a_namespace_of_the_wrong_type_or_none_or_twice_is_refused() {
     path("/not/there").fails();
     path("/etc/passwd").fails();
     Bundle::sh("true").namespace(json!({ "type": "colour" })).refused("linux.namespaces[5].type");
-    if !runtime_lacks(&["crun"], "a type that is there twice is taken") {
+    if !runtime_lacks(&["crun"], "a duplicate type is accepted") {
         Bundle::sh("true")
             .set("/linux/namespaces/-", json!({ "type": "uts" }))
             .refused("linux.namespaces[5]");
@@ -212,7 +215,7 @@ fn the_first_process_is_pid_1_of_a_new_pid_namespace() {
 fn host_name_and_domain_name() {
     assert_eq!(Bundle::sh("hostname").set("/hostname", "box.example").run().ok(), "box.example\n");
     Bundle::sh("true").without("uts").set("/hostname", "box").refused("hostname");
-    if runtime_lacks(&["runc"], "domainname, of 1.1") {
+    if runtime_lacks(&["runc"], "domainname requires version 1.1") {
         return;
     }
     let bundle = Bundle::of(&["cat", "/proc/sys/kernel/domainname"]).set("/domainname", "example.org");
@@ -251,10 +254,10 @@ fn what_root_of_a_user_namespace_writes_is_its_hosts_ids() {
 fn a_user_namespace_without_maps_and_maps_without_one_are_refused() {
     let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 65536 }]);
     let bundle = Bundle::sh("true").set("/linux/uidMappings", map.clone()).set("/linux/gidMappings", map);
-    if !runtime_lacks(&["crun", "runc"], "maps without a user namespace are dropped") {
+    if !runtime_lacks(&["crun", "runc"], "mappings without a user namespace are ignored") {
         bundle.refused("linux.uidMappings");
     }
-    if !runtime_lacks(&["crun", "runc"], "a user namespace without maps is started") {
+    if !runtime_lacks(&["crun", "runc"], "a user namespace without mappings is accepted") {
         Bundle::sh("true").namespace(json!({ "type": "user" })).refused("linux.uidMappings");
     }
     let bundle = Bundle::sh("true").user_namespace().set("/process/user/uid", 70_000);
@@ -263,7 +266,7 @@ fn a_user_namespace_without_maps_and_maps_without_one_are_refused() {
 
 #[test]
 fn clocks_are_offset_in_a_time_namespace() {
-    if runtime_lacks(&["crun", "runc"], "time namespaces, of 1.2") {
+    if runtime_lacks(&["crun", "runc"], "time namespaces require version 1.2") {
         return;
     }
     let bundle = Bundle::sh("cat /proc/self/timens_offsets; cut -d. -f1 /proc/uptime").namespace(json!({ "type": "time" })).set(
@@ -319,7 +322,7 @@ fn ip(args: &[&str]) {
 
 #[test]
 fn network_devices_move_into_the_container_and_keep_their_addresses() {
-    if runtime_lacks(&["crun", "runc"], "linux.netDevices, of 1.3") {
+    if runtime_lacks(&["crun", "runc"], "linux.netDevices requires version 1.3") {
         return;
     }
     let (renamed, same) = (Pair::new(), Pair::new());
@@ -339,7 +342,7 @@ fn network_devices_move_into_the_container_and_keep_their_addresses() {
 
 #[test]
 fn network_devices_are_refused_without_a_namespace_or_a_name() {
-    if runtime_lacks(&["crun", "runc"], "linux.netDevices, of 1.3") {
+    if runtime_lacks(&["crun", "runc"], "linux.netDevices requires version 1.3") {
         return;
     }
     let devices = |devices| Bundle::sh("true").set("/linux/netDevices", devices);

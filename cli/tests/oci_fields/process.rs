@@ -121,7 +121,7 @@ fn home_is_the_users_of_the_image_where_it_is_not_set() {
 
 #[test]
 fn an_empty_home_is_the_users_of_the_image() {
-    if runtime_lacks(&["crun", "runc"], "it stays empty; runc has this from 1.3 on") {
+    if runtime_lacks(&["crun", "runc"], "it stays empty; runc sets it since 1.3") {
         return;
     }
     let passwd = "root:x:0:0::/home/root:/bin/sh\nme:x:1000:1000::/home/me:/bin/sh\n";
@@ -149,18 +149,18 @@ fn the_last_variable_of_a_name_counts() {
         lines
     };
     let bundle = Bundle::of(&["env"]).set("/process/env", env.clone());
-    if !runtime_lacks(&["crun"], "the first PATH is looked through") {
+    if !runtime_lacks(&["crun"], "the first PATH is searched") {
         assert_eq!(sorted(bundle.run()), ["A=second", "HOME=/h", "PATH=/bin"]);
     }
     let process = json!({ "args": ["env"], "cwd": "/", "env": env, "user": { "uid": 0, "gid": 0 } });
     let bundle = Bundle::of(&["sleep", "1000"]).file("process.json", &process.to_string());
     let bundle = bundle.set("/process/env/-", "A=configured").up();
-    if !runtime_lacks(&["crun"], "the first PATH is looked through") {
+    if !runtime_lacks(&["crun"], "the first PATH is searched") {
         let file = bundle.path("process.json").to_str().unwrap().to_owned();
         let output = bundle.verb(&["exec", "--process", &file, bundle.id()]);
         assert_eq!(sorted(output), ["A=second", "HOME=/h", "PATH=/bin"]);
     }
-    if !runtime_lacks(&["crun"], "--env adds nothing but replaces all") {
+    if !runtime_lacks(&["crun"], "--env replaces the environment instead of adding to it") {
         let flags = ["-e", "A=x", "-e", "A=flag=2", "-e", "B="];
         let output = bundle.verb(&[&["exec"], &flags[..], &[bundle.id(), "env"]].concat());
         assert_eq!(sorted(output), ["A=flag=2", "B=", "HOME=/root", "PATH=/bin"]);
@@ -181,7 +181,7 @@ fn a_passwd_that_is_not_a_regular_file_is_not_opened_and_home_is_the_root() {
     let output = device.run();
     assert_eq!((output.code(), &output.out[..]), (0, "/\n"), "{}", output.err);
     assert!(!ours() || output.err.contains("etc/passwd: it is not a regular file"), "{}", output.err);
-    if runtime_lacks(&["crun", "runc"], "a pipe in place of passwd is read") {
+    if runtime_lacks(&["crun", "runc"], "a FIFO in place of passwd is read") {
         return;
     }
     let pipe = bundle();
@@ -212,7 +212,7 @@ fn the_working_directory_is_gone_to_and_made_if_need_be() {
         "/tmp\n/tmp\n"
     );
     assert_eq!(Bundle::sh("pwd").set("/process/cwd", "/not/there").run().ok(), "/not/there\n");
-    if !runtime_lacks(&["crun"], "a path that is not absolute is taken") {
+    if !runtime_lacks(&["crun"], "a relative path is accepted") {
         Bundle::sh("pwd").set("/process/cwd", "tmp").refused("process.cwd");
     }
 }
@@ -268,7 +268,7 @@ fn the_standard_streams_belong_to_the_user() {
     let owner = |path: &std::path::Path| path.metadata().unwrap().uid();
     assert_eq!((owner(&bundle.path("create.out")), owner(&fifo)), (1000, 1000));
     // The group of the stream does not change.
-    let kept = runtime_lacks(&["crun"], "the group is given as well")
+    let kept = runtime_lacks(&["crun"], "the group is changed too")
         || bundle.path("create.out").metadata().unwrap().gid() == 0;
     assert!(kept);
     // A process of exec has separate streams.
@@ -280,7 +280,7 @@ fn the_standard_streams_belong_to_the_user() {
 
 #[test]
 fn the_null_device_and_the_callers_terminal_stay_whose_they_are() {
-    if runtime_lacks(&["crun"], "the null device is given to the user") {
+    if runtime_lacks(&["crun"], "the null device is chowned to the user") {
         return;
     }
     let owners = || {
@@ -299,7 +299,7 @@ fn the_null_device_and_the_callers_terminal_stay_whose_they_are() {
     assert!(end_of(&mut child).success());
     bundle.start().wait_until("stopped");
     assert_eq!((bundle.printed("create"), owners()), (format!("{}\n", before[0]), before));
-    if runtime_lacks(&["runc"], "all of the caller's devices but /dev/null are given to the user") {
+    if runtime_lacks(&["runc"], "devices of the caller except /dev/null are chowned to the user") {
         return;
     }
     let bundle = user("true");
@@ -379,7 +379,7 @@ fn an_ambient_capability_that_is_not_inheritable_is_left_out_in_silence() {
 
 #[test]
 fn a_capability_that_exec_adds_is_ambient_if_it_is_inheritable() {
-    if runtime_lacks(&["crun", "runc"], "exec --cap sets no ambient ones; runc has this from 1.2 on") {
+    if runtime_lacks(&["crun", "runc"], "exec --cap sets no ambient capabilities; runc does since 1.2") {
         return;
     }
     let bundle = Bundle::of(&["sleep", "1000"])
@@ -419,7 +419,7 @@ fn may_raise() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let may = capability_set(&status, "CapEff:") & SYS_RESOURCE != 0;
     if !may {
-        skip("this takes CAP_SYS_RESOURCE");
+        skip("this check requires CAP_SYS_RESOURCE");
     }
     may
 }
@@ -469,7 +469,7 @@ fn an_rlimit_is_infinite_raised_or_refused() {
     }
     run(rlimit("RLIMIT_NONE", 1, 1)).refused("process.rlimits[0].type");
     run(rlimit("RLIMIT_CORE", 2, 1)).refused("process.rlimits[0]");
-    if runtime_lacks(&["crun", "runc"], "a limit that is there twice is not refused") {
+    if runtime_lacks(&["crun", "runc"], "a duplicate limit is not rejected") {
         return;
     }
     let one = rlimit("RLIMIT_CORE", 1, 1)[0].clone();
@@ -498,7 +498,7 @@ fn oom_score_adj_is_set_or_left() {
 
 #[test]
 fn every_scheduling_policy() {
-    if runtime_lacks(&["crun", "runc"], "process.scheduler, of 1.1.1") {
+    if runtime_lacks(&["crun", "runc"], "process.scheduler requires version 1.1.1") {
         return;
     }
     let run = |scheduler| {
@@ -527,7 +527,7 @@ fn every_scheduling_policy() {
 
 #[test]
 fn a_scheduling_policy_can_end_with_a_fork() {
-    if runtime_lacks(&["crun", "runc"], "process.scheduler, of 1.1.1") {
+    if runtime_lacks(&["crun", "runc"], "process.scheduler requires version 1.1.1") {
         return;
     }
     let script = "read -r own < /proc/self/stat; echo $own | awk '{ print $41 }'; awk '{ print $41 }' /proc/self/stat; true";
@@ -537,7 +537,7 @@ fn a_scheduling_policy_can_end_with_a_fork() {
 
 #[test]
 fn every_io_priority() {
-    if runtime_lacks(&["crun", "runc"], "process.ioPriority, of 1.1.1") {
+    if runtime_lacks(&["crun", "runc"], "process.ioPriority requires version 1.1.1") {
         return;
     }
     let run = |class: &str, priority| {
@@ -552,7 +552,7 @@ fn every_io_priority() {
 
 #[test]
 fn exec_has_the_cpu_affinity_that_is_set_for_it() {
-    if runtime_lacks(&["crun", "runc"], "process.execCPUAffinity, of 1.2.1") {
+    if runtime_lacks(&["crun", "runc"], "process.execCPUAffinity requires version 1.2.1") {
         return;
     }
     let allowed = ["awk", "/^Cpus_allowed_list/ { print $2 }", "/proc/self/status"];
@@ -586,7 +586,7 @@ impl Drop for Profile {
 /// Loads a profile that only denies reading a file. Skips the test on a kernel without AppArmor.
 fn apparmor_profile(unreadable: &str) -> Option<Profile> {
     if !apparmor() {
-        skip("this takes AppArmor");
+        skip("this test requires AppArmor");
         return None;
     }
     let name = unique();
@@ -629,11 +629,11 @@ fn an_apparmor_profile_confines_the_container_and_what_is_executed_in_it() {
 
 #[test]
 fn labels_are_refused_where_the_kernel_has_no_such_module() {
-    if !apparmor() && !runtime_lacks(&["crun"], "a profile that cannot be had is ignored") {
+    if !apparmor() && !runtime_lacks(&["crun"], "an unsupported profile is ignored") {
         Bundle::sh("true").set("/process/apparmorProfile", "a-profile").refused("process.apparmorProfile");
     }
     let known = std::fs::read_to_string("/proc/filesystems").unwrap();
-    if !known.contains("selinuxfs") && !runtime_lacks(&["crun"], "a label that cannot be had is ignored") {
+    if !known.contains("selinuxfs") && !runtime_lacks(&["crun"], "an unsupported label is ignored") {
         let label = "system_u:system_r:container_t:s0:c1,c2";
         Bundle::sh("true").set("/process/selinuxLabel", label).refused("process.selinuxLabel");
         Bundle::sh("true").set("/linux/mountLabel", label).refused("linux.mountLabel");
@@ -647,7 +647,7 @@ fn signals_that_the_runtimes_caller_ignores_have_their_default_in_the_container(
     let none = "SigIgn:\t0000000000000000\n";
     bundle.create().start();
     eventually("it says what it ignores", || !bundle.printed("create").is_empty());
-    if runtime_lacks(&["runc"], "those of its own threads stay ignored") {
+    if runtime_lacks(&["runc"], "signals that its threads ignore stay ignored") {
         return;
     }
     assert_eq!(bundle.printed("create"), none);

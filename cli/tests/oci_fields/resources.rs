@@ -114,14 +114,14 @@ fn memory_limit_reservation_and_swap() {
     let bundle = with(json!({ "memory": { "limit": -1, "swap": -1 } }));
     assert_eq!(["memory.max", "memory.swap.max"].map(|file| bundle.limit(file)), ["max", "max"]);
     refused(json!({ "memory": { "limit": megabytes(64), "swap": megabytes(32) } }), "memory.swap");
-    if !runtime_lacks(&["runc", "crun"], "swap without a limit is refused or unlimited, as it comes") {
+    if !runtime_lacks(&["runc", "crun"], "swap without a memory limit is rejected or unlimited") {
         refused(json!({ "memory": { "swap": megabytes(32) } }), "memory.swap");
     }
 }
 
 #[test]
 fn what_memory_has_of_cgroup_v1_alone_is_refused() {
-    if !cgroups(Controllers::MEMORY) || runtime_lacks(&["runc", "crun"], "it is dropped") {
+    if !cgroups(Controllers::MEMORY) || runtime_lacks(&["runc", "crun"], "it is ignored") {
         return;
     }
     refused(json!({ "memory": { "swappiness": 10 } }), "memory.swappiness");
@@ -168,7 +168,7 @@ fn cpu_quota_period_and_burst() {
     assert_eq!(max(json!({ "period": 50_000 })), "max 50000");
     assert_eq!(max(json!({ "quota": -1, "period": 50_000 })), "max 50000");
     assert_eq!(max(json!({ "quota": -2, "period": 50_000 })), "max 50000");
-    if !runtime_lacks(&["runc", "crun"], "cpu.burst, of 1.1") {
+    if !runtime_lacks(&["runc", "crun"], "cpu.burst requires version 1.1") {
         let bundle = with(json!({ "cpu": { "quota": 20_000, "period": 50_000, "burst": 7_000 } }));
         assert_eq!([bundle.limit("cpu.max"), bundle.limit("cpu.max.burst")], ["20000 50000", "7000"]);
     }
@@ -177,7 +177,7 @@ fn cpu_quota_period_and_burst() {
 
 #[test]
 fn cpu_idle() {
-    if !cgroups(Controllers::CPU) || runtime_lacks(&["runc"], "cpu.idle, of 1.1") {
+    if !cgroups(Controllers::CPU) || runtime_lacks(&["runc"], "cpu.idle requires version 1.1") {
         return;
     }
     assert_eq!(with(json!({ "cpu": { "idle": 1 } })).limit("cpu.idle"), "1");
@@ -194,7 +194,7 @@ fn cpus_and_mems() {
     assert_eq!([bundle.limit("cpuset.cpus"), bundle.limit("cpuset.mems")], ["1", "0"]);
     assert!(bundle.proc("status").contains("\nCpus_allowed_list:\t1\n"));
     refused(json!({ "cpu": { "cpus": "1-0" } }), "cpu.cpus");
-    if !runtime_lacks(&["crun", "runc"], "the kernel takes processors that are not there") {
+    if !runtime_lacks(&["crun", "runc"], "the kernel accepts processors that do not exist") {
         refused(json!({ "cpu": { "cpus": "all" } }), "cpu.cpus");
     }
 }
@@ -207,7 +207,7 @@ fn pids_limit() {
     assert_eq!(with(json!({ "pids": { "limit": 23 } })).limit("pids.max"), "23");
     assert_eq!(with(json!({ "pids": { "limit": -1 } })).limit("pids.max"), "max");
     assert_eq!(with(json!({ "pids": {} })).limit("pids.max"), "max");
-    if !runtime_lacks(&["crun", "runc"], "0 as a limit, of 1.3: to runc 1.4 it is 1") {
+    if !runtime_lacks(&["crun", "runc"], "a limit of 0, of specification 1.3; runc 1.4 sets 1") {
         assert_eq!(with(json!({ "pids": { "limit": 0 } })).limit("pids.max"), "1");
     }
     // The limit leaves room for the threads with which a runtime starts the first process.
@@ -258,7 +258,7 @@ fn block_io_weight() {
     }
     refused(json!({ "blockIO": { "weight": 1001 } }), "blockIO.weight");
     let (major, minor) = disk();
-    if !runtime_lacks(&["runc", "crun"], "weights of devices are those of a scheduler that is not there") {
+    if !runtime_lacks(&["runc", "crun"], "weights of devices require a scheduler that this kernel lacks") {
         let devices = json!([{ "major": major, "minor": minor, "weight": 1000 }]);
         // The kernel applies weights of a disk only if its cost model is enabled. Otherwise the runtime
         // reports an error.
@@ -282,7 +282,7 @@ fn huge_page_limits() {
     assert_eq!([bundle.limit("hugetlb.2MB.max"), bundle.limit("hugetlb.1GB.max")], ["4194304", "0"]);
     // Reservations are limited too, so that mmap fails instead of a fatal page fault.
     let reserved = ["2MB", "1GB"].map(|size| bundle.limit(&format!("hugetlb.{size}.rsvd.max")));
-    if !runtime_lacks(&["crun", "runc"], "no limit of those reserved: Debian's are too old") {
+    if !runtime_lacks(&["crun", "runc"], "limits of reservations require a later version") {
         assert_eq!(reserved, ["4194304", "0"]);
     }
     fails(json!({ "hugepageLimits": [{ "pageSize": "3MB", "limit": 1 }] }));
@@ -293,11 +293,11 @@ fn rdma_limits_of_a_device_that_is_not_there_are_refused() {
     if !cgroups(Controllers::RDMA) {
         return;
     }
-    if runtime_lacks(&["crun"], "limits of such a device are dropped") {
+    if runtime_lacks(&["crun"], "limits of such a device are ignored") {
         return;
     }
     fails(json!({ "rdma": { "mlx5_9": { "hcaHandles": 3, "hcaObjects": 10000 } } }));
-    if !runtime_lacks(&["runc"], "an empty limit is taken") {
+    if !runtime_lacks(&["runc"], "an empty limit is accepted") {
         refused(json!({ "rdma": { "mlx5_9": {} } }), "rdma");
     }
 }
@@ -345,7 +345,8 @@ fn everything_in_the_cgroup_is_killed_with_the_container() {
 
 #[test]
 fn a_memory_limit_that_is_too_low_for_the_start_is_named() {
-    if !cgroups(Controllers::MEMORY) || runtime_lacks(&["crun"], "it says that it cannot read from its child")
+    if !cgroups(Controllers::MEMORY)
+        || runtime_lacks(&["crun"], "it only reports that it cannot read from its child")
     {
         return;
     }

@@ -56,11 +56,11 @@ fn samples() -> Vec<Document> {
 
 #[test]
 fn what_is_written_is_valid_by_the_schemas_which_tell_good_samples_from_bad_ones() {
-    if runtime_lacks(&["crun"], "features, and the state while it is creating") {
+    if runtime_lacks(&["crun"], "features, and the state during creation") {
         return;
     }
     if run_with(Command::new(PYTHON).args(["-c", "import jsonschema"]), "").code() != 0 {
-        return skip("this takes Debian's package python3-jsonschema");
+        return skip("this test requires Debian's package python3-jsonschema");
     }
     let mut documents = samples();
     let mut add = |name: &str, schema, text: &str| {

@@ -150,7 +150,7 @@ fn a_call_that_is_not_known_is_passed_over() {
 
 #[test]
 fn a_rule_in_the_old_form_has_one_name() {
-    if runtime_lacks(&["crun", "runc"], "the form of Docker's old profiles") {
+    if runtime_lacks(&["crun", "runc"], "Docker's old form of profiles is not supported") {
         return;
     }
     let rule = json!([{ "name": "mkdir", "action": "SCMP_ACT_ERRNO", "errnoRet": 18, "args": [] }]);
@@ -182,7 +182,7 @@ fn every_flag() {
     run(&["SECCOMP_FILTER_FLAG_LOG"]);
     run(&["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]);
     run(&["SECCOMP_FILTER_FLAG_TSYNC"]);
-    if !runtime_lacks(&["crun", "runc"], "WAIT_KILLABLE_RECV, of 1.1") {
+    if !runtime_lacks(&["crun", "runc"], "WAIT_KILLABLE_RECV requires version 1.1") {
         run(&["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]);
     }
     let none = Bundle::sh("true").set("/linux/seccomp", filter(json!([])));
@@ -202,7 +202,7 @@ fn a_filter_that_makes_no_sense_is_refused() {
     with(json!({ "defaultAction": "SCMP_ACT_NONE" })).refused("linux.seccomp.defaultAction");
     with(json!({ "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_NONE"] }))
         .refused("linux.seccomp.architectures[0]");
-    if !runtime_lacks(&["crun", "runc"], "a number of an error is taken where there is none") {
+    if !runtime_lacks(&["crun", "runc"], "an errno is accepted for an action without one") {
         one(json!({ "names": MKDIR, "action": "SCMP_ACT_KILL", "errnoRet": 1 }))
             .refused("linux.seccomp.syscalls[0].errnoRet");
     }
@@ -327,7 +327,7 @@ fn calls_of_an_exec_go_to_the_listener_as_well() {
 #[test]
 fn a_notify_without_a_listener_is_refused() {
     let filter = filter(json!([{ "names": MKDIR, "action": "SCMP_ACT_NOTIFY" }]));
-    if !runtime_lacks(&["crun"], "a notify without a listener is passed over") {
+    if !runtime_lacks(&["crun"], "SCMP_ACT_NOTIFY without a listener is ignored") {
         Bundle::sh("true").set("/linux/seccomp", filter.clone()).refused("linux.seccomp.listenerPath");
     }
     let nobody = Bundle::sh("true").set("/linux/seccomp", filter);
@@ -409,7 +409,7 @@ fn minimal(allowed: &[&str]) -> Bundle {
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn execve_write_and_exit_group_are_enough_to_start_a_program() {
-    if runtime_lacks(&["crun", "runc"], "they call more under the filter") {
+    if runtime_lacks(&["crun", "runc"], "they make more calls under the filter") {
         return;
     }
     for keeps_privileges in [true, false] {
@@ -422,7 +422,7 @@ fn execve_write_and_exit_group_are_enough_to_start_a_program() {
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn a_filter_that_refuses_everything_is_told_and_hangs_nothing() {
-    if runtime_lacks(&["crun", "runc"], "they hang, or say nothing") {
+    if runtime_lacks(&["crun", "runc"], "they hang, or report nothing") {
         return;
     }
     // A filter requires a rule that allows a call. Calls with a higher number than all named ones return
@@ -446,7 +446,7 @@ fn a_filter_that_refuses_everything_is_told_and_hangs_nothing() {
 #[test]
 fn a_program_that_is_not_there_hangs_nothing_where_exit_is_refused() {
     let refused = json!([{ "names": ["exit", "exit_group"], "action": "SCMP_ACT_ERRNO" }]);
-    if runtime_lacks(&["crun", "runc"], "they look for the program before") {
+    if runtime_lacks(&["crun", "runc"], "they look up the program earlier") {
         return;
     }
     for no_new_privileges in [true, false] {
@@ -460,7 +460,7 @@ fn a_program_that_is_not_there_hangs_nothing_where_exit_is_refused() {
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn a_start_that_the_filter_keeps_from_speaking_is_told() {
-    if runtime_lacks(&["crun", "runc"], "they hang, or say nothing") {
+    if runtime_lacks(&["crun", "runc"], "they hang, or report nothing") {
         return;
     }
     for no_new_privileges in [true, false] {

@@ -64,7 +64,7 @@ fn exec_runs_in_all_of_the_container() {
 
 #[test]
 fn exec_has_what_the_config_gives_the_process() {
-    if runtime_lacks(&["crun"], "but for its environment") {
+    if runtime_lacks(&["crun"], "the environment is different") {
         return;
     }
     let bundle = Bundle::of(&["sleep", "1000"])
@@ -94,7 +94,7 @@ fn exec_has_its_flags() {
     assert_eq!(exec(&["--user", "1000:2000"], "id -u; id -g"), "1000\n2000\n");
     assert_eq!(exec(&["-u", "1000"], "id -u"), "1000\n");
     assert_eq!(exec(&["--cwd", "/tmp"], "pwd"), "/tmp\n");
-    if runtime_lacks(&["crun"], "--env and --cap add nothing but replace all") {
+    if runtime_lacks(&["crun"], "--env and --cap replace the values instead of adding to them") {
         return;
     }
     assert_eq!(exec(&["--env", "A=b c", "--env", "D=e"], "echo $A $D $HOME"), "b c e /root\n");
@@ -131,7 +131,7 @@ fn exec_takes_a_process_from_a_file() {
         assert_eq!(bundle.verb(&["exec", flag, &file, bundle.id()]).ok(), "33\n/tmp\nfile\n100\n");
     }
     assert_ne!(bundle.verb(&["exec", "--process", "/not/there", bundle.id()]).code(), 0);
-    if !runtime_lacks(&["crun", "runc"], "umask and oomScoreAdj of a process that is executed") {
+    if !runtime_lacks(&["crun", "runc"], "umask and oomScoreAdj of an exec are not supported") {
         let process = json!({
             "args": ["sh", "-c", "umask; cat /proc/self/oom_score_adj"], "cwd": "/", "env": ["PATH=/bin"],
             "user": { "uid": 0, "gid": 0, "umask": 0o77 }, "oomScoreAdj": 123,
@@ -195,14 +195,14 @@ fn the_terminal_of_exec_has_the_size_that_is_configured() {
     assert_eq!(size(&["--process", &file], &[]), "33 101\r\n");
     // conmon uses these arguments.
     assert_eq!(size(&["--process", &file, "--tty"], &[]), "33 101\r\n");
-    if !runtime_lacks(&["crun"], "the size of the configuration is not for exec") {
+    if !runtime_lacks(&["crun"], "exec does not use the size in the configuration") {
         assert_eq!(size(&["--tty"], &["sh", "-c", script]), "22 77\r\n");
     }
 }
 
 #[test]
 fn a_pidfd_is_sent_of_the_process_that_is_started() {
-    if runtime_lacks(&["crun", "runc"], "--pidfd-socket, of 1.2") {
+    if runtime_lacks(&["crun", "runc"], "--pidfd-socket requires version 1.2") {
         return;
     }
     let bundle = Bundle::of(&["sleep", "1000"]);
@@ -268,7 +268,7 @@ fn exec_into_a_cgroup_below() {
 
 #[test]
 fn options_are_taken_after_the_id_as_before_it() {
-    if runtime_lacks(&["crun", "runc"], "options are taken before the id alone") {
+    if runtime_lacks(&["crun", "runc"], "options are accepted only before the id") {
         return;
     }
     let bundle = Bundle::of(&["sleep", "1000"]);
@@ -321,7 +321,7 @@ fn ps_shows_the_processes() {
         pids.len() == 2 && bundle.proc("comm") == "sleep\n"
     });
     assert!(pids.contains(&bundle.pid()), "{pids:?}");
-    if !runtime_lacks(&["crun"], "its table has pids alone") {
+    if !runtime_lacks(&["crun"], "its table has only pids") {
         let table = bundle.verb(&["ps", bundle.id()]);
         assert!(table.ok().lines().next().unwrap().contains("PID"), "{}", table.out);
         assert!(table.out.contains("sleep 1000") && table.out.contains("sleep 2000"), "{}", table.out);
@@ -349,7 +349,7 @@ fn pause_freezes_and_resume_thaws() {
 
 #[test]
 fn a_created_container_is_paused_and_resumed_before_it_is_started() {
-    if !cgroups(Controllers::empty()) || runtime_lacks(&["crun"], "only what runs is paused") {
+    if !cgroups(Controllers::empty()) || runtime_lacks(&["crun"], "only running containers can be paused") {
         return;
     }
     let bundle = Bundle::sh("echo started; exec sleep 1000");
@@ -367,7 +367,7 @@ fn a_created_container_is_paused_and_resumed_before_it_is_started() {
 
 #[test]
 fn exec_in_a_paused_container_waits_if_it_is_told_to() {
-    if !cgroups(Controllers::empty()) || runtime_lacks(&["crun"], "every such exec waits") {
+    if !cgroups(Controllers::empty()) || runtime_lacks(&["crun"], "every exec in a paused container waits") {
         return;
     }
     let bundle = sleeping();
@@ -387,7 +387,7 @@ fn exec_in_a_paused_container_waits_if_it_is_told_to() {
 
 #[test]
 fn exec_that_waits_for_a_paused_container_can_be_killed() {
-    if !cgroups(Controllers::empty()) || runtime_lacks(&["crun"], "every such exec waits") {
+    if !cgroups(Controllers::empty()) || runtime_lacks(&["crun"], "every exec in a paused container waits") {
         return;
     }
     let bundle = sleeping();
@@ -402,7 +402,7 @@ fn exec_that_waits_for_a_paused_container_can_be_killed() {
 
 #[test]
 fn exec_finds_the_cgroup_that_the_first_process_has_moved_to() {
-    if !cgroups(Controllers::empty()) || runtime_lacks(&["crun", "runc"], "it looks in v1 as well") {
+    if !cgroups(Controllers::empty()) || runtime_lacks(&["crun", "runc"], "it also uses the v1 hierarchies") {
         return;
     }
     let bundle = sleeping();
@@ -441,11 +441,11 @@ fn a_paused_container_takes_no_exec_and_is_killed() {
         return;
     }
     let bundle = sleeping();
-    if !runtime_lacks(&["crun"], "what is not paused is resumed") {
+    if !runtime_lacks(&["crun"], "resume accepts containers that are not paused") {
         assert_ne!(bundle.verb(&["resume", bundle.id()]).code(), 0);
     }
     bundle.verb(&["pause", bundle.id()]).ok();
-    if !runtime_lacks(&["crun"], "such an exec waits") {
+    if !runtime_lacks(&["crun"], "exec in a paused container waits") {
         assert_ne!(bundle.exec(&["true"]).code(), 0);
     }
     bundle.verb(&["kill", bundle.id(), "KILL"]).ok();
@@ -508,7 +508,7 @@ fn update_takes_flags() {
 
 #[test]
 fn update_takes_sizes_with_units() {
-    if !cgroups(Controllers::MEMORY) || runtime_lacks(&["crun"], "units") {
+    if !cgroups(Controllers::MEMORY) || runtime_lacks(&["crun"], "units are not supported") {
         return;
     }
     let bundle = sleeping();
@@ -569,7 +569,9 @@ fn update_of_a_quota_keeps_the_period_and_the_other_way_round() {
 
 #[test]
 fn update_can_leave_what_is_in_use_its_room() {
-    if !cgroups(Controllers::MEMORY) || runtime_lacks(&["runc"], "memory.checkBeforeUpdate, of 1.1") {
+    if !cgroups(Controllers::MEMORY)
+        || runtime_lacks(&["runc"], "memory.checkBeforeUpdate requires version 1.1")
+    {
         return;
     }
     let bundle = sleeping();
@@ -629,7 +631,7 @@ fn an_event_has_its_keys_in_runcs_order_and_the_pressure() {
         let at = text[from..].find(&format!("\"{key}\":"));
         from += at.unwrap_or_else(|| panic!("{key} is not where it belongs: {text}"));
     }
-    if runtime_lacks(&["runc"], "pressure, of 1.2") {
+    if runtime_lacks(&["runc"], "pressure requires version 1.2") {
         return;
     }
     let event: Value = serde_json::from_str(text).unwrap();
@@ -735,7 +737,7 @@ fn features_are_told() {
     assert_eq!(linux["cgroup"]["v2"], true);
     assert!(has(&linux["seccomp"]["actions"], "SCMP_ACT_NOTIFY"), "{linux}");
     assert!(has(&linux["seccomp"]["operators"], "SCMP_CMP_MASKED_EQ"), "{linux}");
-    if runtime_lacks(&["runc"], "potentiallyUnsafeConfigAnnotations, of 1.1.1") {
+    if runtime_lacks(&["runc"], "potentiallyUnsafeConfigAnnotations requires version 1.1.1") {
         return;
     }
     assert!(has(&features["potentiallyUnsafeConfigAnnotations"], "org.systemd.property."), "{features}");
@@ -779,7 +781,7 @@ fn the_log_is_made_at_once_and_must_be_writable() {
             assert!(output.err.contains(log), "{}", output.err);
         }
     }
-    if !runtime_lacks(&["crun"], "--log \"\", of a later version") {
+    if !runtime_lacks(&["crun"], "--log \"\" requires a later version") {
         bundle.verb(&["--log", "", "list"]).ok();
     }
 }
