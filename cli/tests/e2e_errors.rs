@@ -173,7 +173,7 @@ fn files_that_are_not_there_are_named() {
             (&["run", "--rootfs", "/etc/passwd", "true"], "--rootfs /etc/passwd is not a directory"),
             (
                 &["run", "-v", "/usr:/no/such", "true"],
-                "cannot bind /usr with all below it on /no/such (nodev): openat2: No such file or directory (ENOENT); the place to mount on does not exist within the root",
+                "cannot bind /usr with all below it on /no/such (nodev): openat2: No such file or directory (ENOENT); the mount point does not exist within the root",
             ),
             (
                 &["run", "-w", "/no/such", "pwd"],

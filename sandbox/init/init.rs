@@ -56,9 +56,9 @@ const STARTED: u8 = 6;
 
 /// Exit code of an init that was started with invalid arguments.
 const MISUSED: i32 = 125;
-/// Message for this case: a command or interpreter `/proc/self/exe` leads to the init.
+/// Message for this case. It occurs if a command or interpreter is `/proc/self/exe`.
 const MISUSE: &[u8] =
-    b"nspod-init: this is not a program of the container, but what starts one: name the program by its own path, not by /proc/self/exe\n";
+    b"nspod-init: this file only starts the container's program: name the program by its own path, not by /proc/self/exe\n";
 const STDERR: i32 = 2;
 /// Exit code if the program could not be started.
 const NOT_STARTED: i32 = 127;

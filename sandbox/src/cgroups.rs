@@ -78,11 +78,11 @@ impl ContainerCgroup {
         let name = || name.map_or_else(random_name, str::to_owned);
         let (cgroup, parent) = match wanted {
             CgroupUse::None => {
-                nothing_demanded(spec, "the container is to have no cgroup of its own")?;
+                nothing_demanded(spec, "the container does not have its own cgroup")?;
                 return Ok(None);
             }
             CgroupUse::Inside { path, even_frozen, .. } => {
-                let why = format!("the process is to start in {}, which is not its own", path.display());
+                let why = format!("the process starts in the existing cgroup {}", path.display());
                 nothing_demanded(spec, &why)?;
                 let cgroup = Cgroup::open(path)?;
                 if !even_frozen {
@@ -308,7 +308,7 @@ fn nothing_demanded(spec: &Spec, why: &str) -> Result<(), Error> {
     let limit = spec.limits.writes().into_iter().next().map(|(file, _)| format!("limits.{file}"));
     match limit.or(spec.devices.as_ref().map(|_| "devices".to_owned())) {
         Some(field) => {
-            Err(Error::invalid(&field, format!("{why}, and nothing would enforce this: leave it out")))
+            Err(Error::invalid(&field, format!("{why}, so this would not be enforced: leave it out")))
         }
         None => Ok(()),
     }
@@ -320,7 +320,7 @@ fn not_frozen(cgroup: &Cgroup) -> Result<(), Error> {
     match cgroup.events() {
         Ok(events) if events.frozen => Err(Error::new(
             ErrorKind::State,
-            format!("nothing can be started in {}, which is frozen: thaw it first", cgroup.path().display()),
+            format!("cannot start a process in {}, which is frozen: thaw it first", cgroup.path().display()),
         )),
         // The root of the hierarchy has no cgroup.events. If the cgroup is gone, the clone fails.
         Err(e) if e.kind() != cgroup_core::ErrorKind::NotFound => Err(e.into()),

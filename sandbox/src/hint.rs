@@ -33,7 +33,7 @@ fn namespace(step: &Step, errno: i32) -> Option<&'static str> {
             "the caller is already in that user namespace, and a process cannot join its own"
         }
         (Step::JoinFd { .. } | Step::JoinPidfd { .. }, libc::EPERM) => {
-            "joining requires CAP_SYS_ADMIN both here and in the user namespace that owns it: be root, or join its user namespace as well"
+            "joining requires CAP_SYS_ADMIN both here and in the user namespace that owns it: run as root, or join its user namespace as well"
         }
         (Step::JoinPidfd { .. }, libc::ESRCH) => "that process has ended",
         (Step::MapSelf { .. }, libc::EPERM) => {
@@ -139,7 +139,7 @@ fn attribute(step: &Step, call: Call, errno: i32) -> Option<&'static str> {
         }
         (Step::Rlimit(_), _, libc::EINVAL) => "the soft limit is above the hard one",
         (Step::OomScoreAdj(_), _, libc::EACCES) => {
-            "a value below the present one requires CAP_SYS_RESOURCE: see /proc/self/oom_score_adj"
+            "a value below the current one requires CAP_SYS_RESOURCE: see /proc/self/oom_score_adj"
         }
         (Step::Scheduler(_), _, libc::EPERM) => {
             "a higher priority or a real-time policy requires CAP_SYS_NICE, or room in RLIMIT_NICE and RLIMIT_RTPRIO; a cgroup may permit no real-time policy"
@@ -228,7 +228,7 @@ pub(crate) fn clone(kinds: Kinds, errno: i32) -> Option<String> {
         libc::EPERM if user => {
             "this host denies user namespaces to ordinary users: see `sysctl kernel.unprivileged_userns_clone` and `kernel.apparmor_restrict_unprivileged_userns`; the kernel denies them in a chroot too"
         }
-        libc::EPERM => "new namespaces require CAP_SYS_ADMIN: be root, or add a new user namespace",
+        libc::EPERM => "new namespaces require CAP_SYS_ADMIN: run as root, or add a new user namespace",
         libc::ENOSPC => {
             let limits: Vec<String> =
                 kinds.kinds().map(|k| format!("user.max_{}_namespaces", k.name())).collect();
@@ -298,16 +298,16 @@ fn mount(mount: &MountStep, call: Call, errno: i32) -> Option<String> {
             "it cannot be mounted because it is inside /proc, where a link of the image leads"
         }
         (_, libc::EPERM) if kernel_fs("proc") => {
-            "a new /proc requires that the present one is fully visible, and a new pid namespace: container runtimes mount over parts of /proc"
+            "a new /proc requires that the current one is fully visible, and a new pid namespace: container runtimes mount over parts of /proc"
         }
         (_, libc::EPERM) if kernel_fs("sysfs") => {
-            "a new /sys requires a new net namespace, and that the present one is fully visible"
+            "a new /sys requires a new net namespace, and that the current one is fully visible"
         }
         (_, libc::EPERM) if kernel_fs("mqueue") => "a new mqueue requires a new ipc namespace",
         (Call::Mkdirat | Call::Open, libc::EROFS) => {
-            "the place to mount on does not exist and the root is read-only: name an existing directory, or use a root that can be written"
+            "the mount point does not exist and the root is read-only: name an existing directory, or use a root that can be written"
         }
-        (Call::Openat2, libc::ENOENT) => "the place to mount on does not exist within the root",
+        (Call::Openat2, libc::ENOENT) => "the mount point does not exist within the root",
         (Call::Openat2, libc::ELOOP) => "a link in the root is in the way, and it is not followed",
         (Call::OpenTree, libc::ENOENT) => "there is nothing at that path on the host",
         (Call::OpenTree, libc::EACCES) => {
@@ -338,7 +338,7 @@ fn mount(mount: &MountStep, call: Call, errno: i32) -> Option<String> {
         (Call::Mount, libc::ENODEV) if overlay => "this kernel lacks overlayfs: `modprobe overlay`",
         (_, libc::ENOSYS) => "this requires Linux 5.12 or later",
         (_, libc::EPERM) => {
-            "a mount requires CAP_SYS_ADMIN in the mount namespace: be root, or add a new user namespace"
+            "a mount requires CAP_SYS_ADMIN in the mount namespace: run as root, or add a new user namespace"
         }
         (_, libc::ENOSPC) => "the mount namespace has reached its limit on mounts: see `sysctl fs.mount-max`",
         _ => return None,

@@ -113,7 +113,7 @@ pub fn start_held(directory: &Path) -> Result<(), Error> {
         message = hear(&mut report)?;
     }
     let killed = || {
-        let what = "cannot start the container: its first process ended before it was the program";
+        let what = "cannot start the container: its first process ended before it executed the program";
         Error::new(ErrorKind::Killed, what).with_hint(Some(
             "it was killed: by another process, or because the memory limit is too low for the start".into(),
         ))

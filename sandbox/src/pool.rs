@@ -191,7 +191,7 @@ impl Pool {
         if !shared.is_here() {
             return Err(Error::new(
                 ErrorKind::State,
-                "the pool is another process's, from which this one was forked: make one here",
+                "the pool belongs to the process from which this one was forked: make a new pool",
             ));
         }
         let mut state = shared.lock();

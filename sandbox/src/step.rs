@@ -337,7 +337,7 @@ pub enum Step {
     Directory(Dest),
     /// Cover a path: a directory with an empty one, a file with `/dev/null`.
     Mask(Dest),
-    /// Make what is at a path read-only.
+    /// Make a path read-only.
     ReadOnly(Dest),
     /// Set a kernel parameter of the container's namespaces.
     Sysctl {
@@ -350,21 +350,22 @@ pub enum Step {
     PivotRoot {
         /// Whether to make the mount of the new root read-only afterwards.
         readonly: bool,
-        /// Whether mounts of the old root may be the host's too, where they must stay mounted.
+        /// Whether the host may share mounts of the old root, so that they must stay mounted there.
         shared: bool,
     },
-    /// Make the new root `/` by chroot(2), if pivot_root(2) cannot. The mounts that it covers stay in
-    /// the mount namespace.
+    /// Make the new root `/` by chroot(2), if pivot_root(2) is not possible. The mounts that it
+    /// covers stay in the mount namespace.
     ChangeRoot {
         /// Whether to mount the new root over `/` first.
         over: bool,
         /// Whether to make the mount of the new root read-only afterwards.
         readonly: bool,
-        /// Mounts of procfs and sysfs to unmount first. If such a file system is visible in its mount
-        /// namespace, the kernel lets a user namespace mount a new one without the masks.
+        /// Mounts of procfs and sysfs to unmount first. If such a file system were visible in the
+        /// mount namespace, the kernel would let a user namespace mount a new one without the
+        /// masks.
         hide: Vec<CString>,
     },
-    /// Make a directory `/`, by chroot(2): the root of the process that is joined.
+    /// Make the root of the joined process `/`, by chroot(2).
     EnterRoot(OwnedFd),
     /// Open a terminal and make it the standard streams. The parent gets its other side.
     Terminal {
@@ -372,7 +373,7 @@ pub enum Step {
         rows: u16,
         /// Columns.
         columns: u16,
-        /// Owner; `u32::MAX` leaves it to the caller.
+        /// Owner; `u32::MAX` means the caller.
         owner: u32,
     },
     /// Make standard input the controlling terminal.

@@ -43,7 +43,7 @@ impl FileSteps<'_> {
     ) -> Result<What, Error> {
         if let Some(inner) = self.provided(source) {
             if mount.id_maps.is_some() {
-                let problem = "the ids of what an earlier mount provides cannot be mapped";
+                let problem = "a source that an earlier mount provides cannot have an id mapping";
                 return Err(Error::invalid(format!("{field}.id_maps"), problem));
             }
             let source = dest(&format!("{field}.kind.source"), &inner, Create::No)?.path;
@@ -124,10 +124,10 @@ impl FileSteps<'_> {
             _ => Vec::new(),
         };
         let Some(namespace) = joined(self.plan, Kind::Pid)? else {
-            return Err(Error::invalid(field, "the pid namespace that is joined is not known"));
+            return Err(Error::invalid(field, "the joined pid namespace is unknown"));
         };
         let user = if self.privileged { None } else { joined(self.plan, Kind::User)? };
-        let source = c"the procfs of the pid namespace that is joined".to_owned();
+        let source = c"the procfs of the joined pid namespace".to_owned();
         let procfs = Some(ProcfsOf { namespace, user, params });
         self.plan.trees.push(Tree { procfs, ..Tree::private(source.clone(), false) });
         Ok(What::Bind { source, recursive: false, tree: Some(self.plan.trees.len() - 1), device: None })

@@ -29,7 +29,7 @@ pub(super) fn check(spec: &Spec) -> Result<(), Error> {
         }
     }
     let requires_new = [
-        ("init", spec.init, Kind::Pid, "an init requires a new pid namespace, whose pid 1 it is"),
+        ("init", spec.init, Kind::Pid, "an init requires a new pid namespace, because it is pid 1"),
         (
             "time_offsets",
             spec.time_offsets.is_some(),
@@ -61,7 +61,7 @@ fn check_mounts(spec: &Spec) -> Result<(), Error> {
     let new = spec.namespaces.is_new(Kind::Mnt);
     if spec.mounts_stay {
         let problem = match &spec.root {
-            _ if new => "the mounts of a new mnt namespace end with it",
+            _ if new => "mounts cannot stay in a new mnt namespace, because they end with it",
             Root::Dir { path, .. } if path != Path::new("/") => return Ok(()),
             _ => "the root must be a directory other than /",
         };

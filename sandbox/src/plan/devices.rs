@@ -137,7 +137,7 @@ impl FileSteps<'_> {
     fn entry(&self, field: &str, path: &Path) -> Result<Dest, Error> {
         let dest = self.held(field, path, Create::No)?;
         match dest.last {
-            None => Err(Error::invalid(field, format!("nothing can be made at {}", path.display()))),
+            None => Err(Error::invalid(field, format!("{} cannot be made", path.display()))),
             Some(_) => Ok(dest),
         }
     }

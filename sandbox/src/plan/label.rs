@@ -21,7 +21,7 @@ pub(super) fn label(host: &Host, process: &Process) -> Result<Option<Step>, Erro
                 continue;
             }
             let problem = format!(
-                "{label:?} cannot be set because {name} is not in force in this kernel (see /sys/kernel/security/lsm): \
+                "{label:?} cannot be set because {name} is not enabled in this kernel (see /sys/kernel/security/lsm): \
                  leave it out"
             );
             return Err(Error::invalid(field, problem));

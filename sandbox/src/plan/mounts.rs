@@ -158,6 +158,6 @@ fn copy_up(field: &str, mount: &Mount, what: &What, tmpfs: bool) -> Result<CopyU
             let sets = [c"mode", c"uid", c"gid"].into_iter().any(|key| has_option(what, key));
             Ok(if sets { CopyUp::Contents } else { CopyUp::All })
         }
-        _ => Err(Error::invalid(format!("{field}.copy_up"), "only a tmpfs can begin with a copy")),
+        _ => Err(Error::invalid(format!("{field}.copy_up"), "only a tmpfs can start with a copy")),
     }
 }

@@ -38,7 +38,7 @@ fn check_not_callers(plan: &Plan, spec: &Spec) -> Result<(), Error> {
         let own = ns_core::Namespace::current(kind)?.id();
         if ns_core::Namespace::from_owned_fd(namespace)?.id() == own {
             let problem =
-                format!("the {kind} namespace that is joined is the caller's own: the host would be changed");
+                format!("the joined {kind} namespace is the caller's own: the host would be changed");
             return Err(Error::invalid(&field, problem));
         }
     }

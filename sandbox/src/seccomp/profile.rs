@@ -246,7 +246,7 @@ const WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
 /// Reads a list, or a single string as a list.
 fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged, expecting = "a list of the names of calls is wanted")]
+    #[serde(untagged, expecting = "expected a list of call names")]
     enum OneOrMore {
         One(String),
         More(Vec<String>),

@@ -35,7 +35,7 @@ pub(super) fn open_tree(tree: &Tree) -> Result<OwnedFd, Error> {
         (Err(errno), _) => return Err(failed(tree, "open the tree", "open_tree", errno.raw_os_error())),
     };
     if let Err(errno) = set_attributes(&fd, [0, 0, tree.propagation, 0], tree.recursive) {
-        return Err(failed(tree, "keep the host from the mounts on", "mount_setattr", errno));
+        return Err(failed(tree, "set the propagation of the copy of", "mount_setattr", errno));
     }
     if let Some(TreeMaps { of, recursive }) = &tree.id_maps {
         let made;
@@ -120,7 +120,7 @@ fn procfs(of: &ProcfsOf) -> Result<OwnedFd, Error> {
         Ok(mount) => return Ok(mount),
         Err(failed) => failed,
     };
-    let what = "make a procfs of the pid namespace that is joined";
+    let what = "make a procfs of the joined pid namespace";
     if (call, errno) != (Call::Fsconfig, libc::EINVAL) {
         let errno = errno & ((1 << Call::OPTION) - 1);
         return Err(Error::call("setup", what, call.name(), errno));
@@ -132,8 +132,8 @@ fn procfs(of: &ProcfsOf) -> Result<OwnedFd, Error> {
             }
         }
     }
-    let cure = "that requires Linux 6.17, or a process in it that has its procfs mounted on /proc, and no \
-                options of the mount";
+    let cure = "this requires Linux 6.17; on an older kernel, a process in the namespace must have its procfs \
+                mounted on /proc, and the mount must have no options";
     Err(Error::call("setup", what, call.name(), errno).with_hint(Some(cure.into())))
 }
 

@@ -65,7 +65,7 @@ impl fmt::Display for MountStep {
                 }
             }
             What::Inside { source, recursive } => {
-                write!(f, "bind what is mounted on /{}", source.to_string_lossy())?;
+                write!(f, "bind the mount on /{}", source.to_string_lossy())?;
                 if *recursive {
                     f.write_str(" with all below it")?;
                 }
@@ -93,7 +93,7 @@ impl fmt::Display for MountStep {
             }
         }
         if self.copy_up != CopyUp::No {
-            f.write_str(", starting with a copy of what is there")?;
+            f.write_str(", starting with a copy of the covered directory")?;
         }
         for flags in &self.propagation {
             write!(f, ", {}", propagation(*flags))?;
@@ -217,7 +217,7 @@ impl fmt::Display for Step {
             Step::Seccomp { filter, flags } => seccomp(f, filter.len(), *flags),
             Step::Proc { .. } => f.write_str("open the root of a procfs"),
             Step::ControllingTerminal => f.write_str("make the terminal the controlling one"),
-            Step::Stage(_) => f.write_str("execute the stage, which has none of the caller's memory"),
+            Step::Stage(_) => f.write_str("execute the stage, which does not share the caller's memory"),
             Step::Signals => f.write_str("unblock all signals"),
             Step::Started => f.write_str("report that only the filter and the program are left"),
             Step::Ready => f.write_str("report that namespaces and mounts are made"),
