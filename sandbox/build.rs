@@ -52,7 +52,7 @@ fn main() {
     if let Ok(linker) = env::var("RUSTC_LINKER") {
         rustc.arg("-C").arg(format!("linker={linker}"));
     }
-    // Cargo passes the library's flags to rustc. rustc and its wrappers also read these variables.
+    // The flags of the library's build must not reach this rustc or a wrapper of it.
     for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {
         rustc.env_remove(name);
     }

@@ -35,7 +35,7 @@ pub(crate) enum CgroupUse {
     Under(PathBuf),
     /// A new cgroup at this path, with its missing parents.
     At(PathBuf),
-    /// An existing cgroup, which belongs to the container that is joined.
+    /// An existing cgroup, which belongs to the joined container.
     Inside {
         /// Its directory.
         path: PathBuf,

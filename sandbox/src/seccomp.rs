@@ -15,7 +15,7 @@
 //! - On x86, `socketcall` and `ipc` also make the socket and System V IPC calls. A rule for one of
 //!   these calls applies to both ways of making it. The arguments of `socketcall` and `ipc` are in
 //!   memory, which a filter cannot read; the strictest action that the rules could choose applies.
-//! - If a rule compares one argument more than once, each comparison counts as a rule of its own:
+//! - If a rule compares one argument more than once, each comparison counts as a separate rule:
 //!   libseccomp supports no other form, and runc and crun do the same.
 //! - A name that an ABI lacks is ignored for that ABI, as in other runtimes.
 //! - If the default is `SCMP_ACT_ERRNO`, calls with a number above the highest that the profile

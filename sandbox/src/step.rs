@@ -287,7 +287,7 @@ pub enum Step {
     /// Set the clocks of the new time namespace.
     TimeOffsets(CString),
     /// Make the process undumpable until it has executed its own program. Until then its memory and
-    /// executable are the caller's, and processes that see the next process could trace it.
+    /// executable are the caller's, and a process that sees it or the next process could trace it.
     Undumpable,
     /// Continue in a new process, a sibling of this one, and end this one.
     Clone(Kinds),

@@ -107,9 +107,9 @@ fn credentials(plan: &mut Plan, host: &Host, ids: &Ids, keeps: bool) -> Result<(
     let capabilities = plan.spec.process.capabilities;
     let staged = plan.stage.is_some();
     if let Some(sets) = capabilities {
-        // This process still has the caller's memory. With the capabilities of another container, a
-        // process that sees it could trace it. In a user namespace that an unprivileged caller
-        // made, an undumpable process would be hidden from the caller itself.
+        // This process still has the caller's memory. When it has only the capabilities of a
+        // container, a process of another container that sees it could trace it. In a user namespace
+        // that an unprivileged caller made, the caller itself could not inspect an undumpable process.
         let seen = (!ids.new || host.privileged()) && !plan.enters();
         if seen && !plan.steps.iter().any(|s| matches!(s, Step::Undumpable)) {
             plan.push(Step::Undumpable);

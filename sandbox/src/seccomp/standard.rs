@@ -104,8 +104,8 @@ const NAMESPACES: i32 = libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET;
 
-/// Harmless execution domains: Linux, Linux with 32-bit `uname` or without address randomisation
-/// (for gdb and valgrind), and the value that only queries the domain.
+/// Harmless execution domains: Linux, Linux with 32-bit `uname` (`PER_LINUX32`), each also with a
+/// `uname` of version 2.6 (`UNAME26`), and the value that only queries the domain.
 const PERSONALITIES: [u64; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
 pub(super) fn profile(capabilities: u64) -> Profile {

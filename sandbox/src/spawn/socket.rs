@@ -43,7 +43,7 @@ pub(super) fn send_word(socket: &OwnedFd) -> Result<(), Error> {
 /// when every copy of the child's socket is closed.
 ///
 /// # Errors
-/// The message has not the length of a [`Message`], or it has more than one descriptor or other
+/// The message does not have the length of a [`Message`], or it has more than one descriptor or other
 /// control data. All of its descriptors are then closed.
 pub(super) fn receive(socket: &OwnedFd) -> Result<Option<(Message, Option<OwnedFd>)>, Error> {
     let mut bytes = [0; size_of::<Message>()];

@@ -205,7 +205,7 @@ fn all_names() -> impl Iterator<Item = &'static str> {
     syscalls::Sysno::iter().map(|call| call.name()).chain(FOREIGN)
 }
 
-/// Returns a difference between the two programs for a call, in every ABI.
+/// Checks that both programs decide a call in the same way, in every ABI.
 fn differ(
     profile: &Profile,
     ours: &[libc::sock_filter],
