@@ -254,7 +254,7 @@ fn a_label_is_written_for_the_program_or_the_start_fails() {
             }
             false => {
                 let error = command.spawn().unwrap_err();
-                assert!(error.to_string().contains("AppArmor is not in force"), "{error}");
+                assert!(error.to_string().contains("AppArmor is not enabled"), "{error}");
             }
         }
     }
