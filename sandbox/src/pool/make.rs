@@ -33,8 +33,9 @@ impl Maker {
     /// Separates this thread from the process, and plans the `/dev` if it is wanted.
     pub(super) fn new(dev: bool, cgroups: bool, cgroup_parent: Option<&Path>) -> Result<Maker, Error> {
         // From here on this thread has its own working directory and umask.
-        unshare(CloneFlags::CLONE_FS)
-            .map_err(|e| Error::call("namespace", "separate the pool's thread from the process", "unshare", e as i32))?;
+        unshare(CloneFlags::CLONE_FS).map_err(|e| {
+            Error::call("namespace", "separate the pool's thread from the process", "unshare", e as i32)
+        })?;
         let kinds: &[Kind] = if dev { &[Kind::Net, Kind::Ipc] } else { &[Kind::Net] };
         let home = kinds.iter().map(|kind| Namespace::current(*kind)).collect::<Result<_, _>>()?;
         let plan = match dev {

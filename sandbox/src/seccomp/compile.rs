@@ -74,7 +74,8 @@ pub(super) fn compile(profile: &Profile) -> Result<Vec<sock_filter>, Error> {
     }
     program.push(op(RETURN, libc::SECCOMP_RET_KILL_PROCESS));
     if program.len() > MAX_INSTRUCTIONS {
-        let problem = format!("its program has {} instructions, but the kernel's maximum is 4096", program.len());
+        let problem =
+            format!("its program has {} instructions, but the kernel's maximum is 4096", program.len());
         return Err(Error::invalid("seccomp.syscalls", problem));
     }
     Ok(program)

@@ -74,7 +74,10 @@ impl<R: Record> Entry<R> {
             let file = dir.at(RECORD);
             let error =
                 Error::new(ErrorKind::InvalidInput, format!("{} is not a valid record: {e}", file.display()));
-            error.with_hint(Some(format!("stop the container or pod that it describes, then remove {}", dir.path().display())))
+            error.with_hint(Some(format!(
+                "stop the container or pod that it describes, then remove {}",
+                dir.path().display()
+            )))
         })?;
         Ok(Entry { name: name.into(), dir, record, locked: false })
     }
