@@ -1,4 +1,4 @@
-//! The error of the programs: an exit code, and what failed as data and as a sentence.
+//! The error of the programs: an exit code, a sentence, and the parts of the sentence as data.
 //!
 //! The exit codes are docker's: 125 if nspod itself failed, 126 if the program cannot be executed,
 //! 127 if the program does not exist.
@@ -9,13 +9,13 @@ use std::path::Path;
 use nix::errno::Errno;
 use nspod_sandbox::{ErrorKind, ErrorReport};
 
-/// Exit code of nspod's own failures.
+/// Exit code if nspod itself failed.
 pub const OURS: i32 = 125;
 
 /// `kind` of an error about the command line itself. `field` is the flag, `--memory`.
 const USAGE: &str = "usage";
 
-/// `kind` of an error that has no kind of its own.
+/// `kind` of an error without a more specific kind.
 const OTHER: &str = "other";
 
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Error {
         Error { code: OURS, report: Box::new(report), more: Vec::new() }
     }
 
-    /// The command line is invalid: `flag` is the flag or argument, `--memory`.
+    /// Makes the error of an invalid command line. `flag` is the flag or argument, such as `--memory`.
     pub fn usage(flag: &str, sentence: impl Into<String>) -> Self {
         let mut error = Error::new(sentence);
         error.report.kind = USAGE.into();
@@ -42,7 +42,7 @@ impl Error {
         error
     }
 
-    /// The command line could not be parsed.
+    /// Makes the error of a command line that could not be parsed.
     pub fn parse(e: &clap::Error) -> Self {
         use clap::error::{ContextKind, ContextValue};
         let text = e.render().to_string();
@@ -61,20 +61,20 @@ impl Error {
         error
     }
 
-    /// A container or pod is not in a state that allows the command.
+    /// Makes the error of a container or pod in a state that does not allow the command.
     pub fn state(object: &str, sentence: impl Into<String>) -> Self {
         Error::new(sentence).kind(ErrorKind::State).on(object)
     }
 
-    /// A failed operation on a path: `cannot read PATH: No such file or directory (ENOENT)`.
-    /// `what` begins with the verb.
+    /// Makes the error of a failed operation on a path: `cannot read PATH: No such file or directory
+    /// (ENOENT)`. `what` begins with the verb.
     pub fn path(what: &str, path: &Path, errno: impl Into<Errno>) -> Self {
         let errno = errno.into();
         let sentence = format!("cannot {what} {}: {} ({errno:?})", path.display(), errno.desc());
         Error::new(sentence).of(what, errno).on(path.display())
     }
 
-    /// The same for an error of the standard library.
+    /// Makes the same error from an error of the standard library.
     pub fn io(what: &str, path: &Path, e: &std::io::Error) -> Self {
         match e.raw_os_error() {
             Some(errno) => Error::path(what, path, Errno::from_raw(errno)),
@@ -82,7 +82,7 @@ impl Error {
         }
     }
 
-    /// A failed call without a path. `what` begins with the verb.
+    /// Makes the error of a failed call without a path. `what` begins with the verb.
     pub fn call(what: &str, call: &str, errno: Errno) -> Self {
         let sentence = format!("cannot {what}: {call}: {} ({errno:?})", errno.desc());
         let mut error = Error::new(sentence).of(what, errno);
@@ -90,7 +90,7 @@ impl Error {
         error
     }
 
-    /// A failed call of the standard library without a path. `what` begins with the verb.
+    /// Makes the error of a failed call of the standard library without a path. `what` begins with the verb.
     pub fn io_call(what: &str, call: &str, e: &std::io::Error) -> Self {
         match e.raw_os_error() {
             Some(errno) => Error::call(what, call, Errno::from_raw(errno)),
@@ -108,7 +108,7 @@ impl Error {
         self
     }
 
-    /// Sets what happened. The sentence stays.
+    /// Sets the kind. The sentence stays.
     pub fn kind(mut self, kind: ErrorKind) -> Self {
         self.report.kind = kind.name().into();
         self

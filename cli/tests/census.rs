@@ -276,7 +276,7 @@ fn an_ordinary_user_is_told_what_is_not_counted() {
     assert!(said.contains(" processes are not readable") && said.ends_with(": run it as root\n"), "{said}");
     let own = NamespaceSet::current().unwrap()[Kind::Net].ino.to_string();
     assert!(String::from_utf8(output.stdout).unwrap().contains(&own));
-    assert!(!state.exists(), "who only looks makes no state directory");
+    assert!(!state.exists(), "a command that only reads creates no state directory");
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn whatever_is_not_ok_has_a_reason() {
     let text = run(Command::new(NSPOD).arg("doctor"));
     let text = String::from_utf8(text.stdout).unwrap();
     assert!(text.contains("\nContainers can be started here by the caller; "), "{text}");
-    assert!(!text.contains('\x1b'), "no colours where nobody sees them");
+    assert!(!text.contains('\x1b'), "no colours without a terminal");
 }
 
 #[test]

@@ -357,7 +357,7 @@ fn explain_prints_each_step_and_does_nothing() {
     for said in ["box", "/mnt", "touch", "clone3"] {
         assert!(plan.contains(said), "{said} is not in the plan:\n{plan}");
     }
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something was made");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something was created");
     assert!(!name.state().exists() && !common::cgroup(&name).exists());
     let plan = json(&[&["--json", "run"], &flags[..], &["true"]].concat());
     assert!(plan["steps"].as_array().unwrap().len() > 5 && plan["spec"]["hostname"] == "box");

@@ -190,7 +190,7 @@ fn kill_ends_what_the_first_process_has_left_in_the_hosts_pid_namespace() {
     let populated =
         || std::fs::read_to_string(cgroup(&name).join("cgroup.events")).unwrap().contains("populated 1");
     assert!(populated());
-    assert_eq!(nspod(&["kill", "-s", "TERM", &name]).code(), 125, "no signal but KILL goes to all");
+    assert_eq!(nspod(&["kill", "-s", "TERM", &name]).code(), 125, "only KILL goes to all processes");
     ok(&["kill", &name]);
     eventually("no process is left", || !populated());
     assert_eq!(nspod(&["kill", &name]).code(), 125);

@@ -511,7 +511,7 @@ impl Streams {
     }
 }
 
-/// Duplicates a standard stream of this program.
+/// Duplicates a standard stream of this process.
 fn stream(number: usize) -> Result<OwnedFd> {
     let copy = match number {
         0 => rustix::io::dup(std::io::stdin()),

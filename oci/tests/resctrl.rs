@@ -42,7 +42,7 @@ fn a_named_class_takes_the_process_and_stays() {
     let error = gold.apply_at(dir.path(), "box", 44).unwrap_err().to_string();
     assert!(error.contains("does not have \"L3:0=1f;1=f0\""), "{error}");
     assert!(read(dir.path(), "gold/schemata").contains("0=00f"), "it was changed");
-    assert!(read(dir.path(), "gold/tasks").starts_with("43"), "the process was taken all the same");
+    assert!(read(dir.path(), "gold/tasks").starts_with("43"), "the process was moved nevertheless");
 }
 
 #[test]

@@ -117,7 +117,7 @@ pub(crate) fn mount(text: &str) -> Parsed<Mount> {
     Ok(mount)
 }
 
-/// A device node of the host, and its path and access in the container.
+/// A device node of the host, with its path and access in the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DeviceFlag {
     pub(crate) source: PathBuf,

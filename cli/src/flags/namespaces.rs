@@ -190,7 +190,7 @@ fn default_user(spec: &Spec) -> Namespace {
     joined.unwrap_or(Namespace::New)
 }
 
-/// The flag that chooses the namespace of one kind.
+/// Returns the flag that chooses the namespace of one kind.
 fn own_flag(kind: Kind) -> &'static str {
     match kind {
         Kind::Net => "--network",

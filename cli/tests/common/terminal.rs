@@ -93,7 +93,7 @@ impl Terminal {
         let what = || format!("{text:?} on the screen, which ends so: {:?}", self.tail());
         let start = std::time::Instant::now();
         while found.is_none() {
-            assert!(start.elapsed() < super::PATIENCE, "this never came about: {}", what());
+            assert!(start.elapsed() < super::PATIENCE, "this did not happen: {}", what());
             found = find();
             thread::sleep(std::time::Duration::from_millis(10));
         }

@@ -293,7 +293,7 @@ fn a_terminal_is_handed_over_again() {
     let word = shown.lines().find_map(|line| line.strip_suffix(" <one> 33 101")).unwrap();
     checkpoint(&bundle, &[]).ok();
     if ours() {
-        assert_ne!(restore(&bundle, &["--detach"]).code(), 0, "nobody has its terminal");
+        assert_ne!(restore(&bundle, &["--detach"]).code(), 0, "no process would receive its terminal");
     }
     let socket = ConsoleSocket::new();
     restored(&bundle, &["--console-socket", socket.path()]);

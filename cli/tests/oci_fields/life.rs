@@ -185,7 +185,7 @@ fn kill_ends_what_the_first_process_has_left_in_a_shared_pid_namespace() {
             assert_ne!(
                 bundle.verb(&["kill", bundle.id(), "TERM"]).code(),
                 0,
-                "no signal but KILL goes to all"
+                "only KILL goes to all processes"
             );
         }
         bundle.verb(&["kill", bundle.id(), "KILL"]).ok();

@@ -565,7 +565,7 @@ fn exec_has_the_cpu_affinity_that_is_set_for_it() {
     assert_eq!(bundle.exec(&allowed).ok(), "1\n");
     let first =
         Bundle::of(&["sleep", "1000"]).set("/process/execCPUAffinity", json!({ "initial": "1" })).up();
-    assert_eq!(first.exec(&allowed).ok(), "1\n", "what it starts with stays where nothing follows");
+    assert_eq!(first.exec(&allowed).ok(), "1\n", "the initial affinity stays without a final one");
     Bundle::sh("true")
         .set("/process/execCPUAffinity", json!({ "final": "1-0" }))
         .refused("process.execCPUAffinity.final");

@@ -668,7 +668,7 @@ fn events_tell_of_use_and_of_oom_until_the_end() {
     };
     assert_eq!([next(), next()], ["stats", "stats"]);
     fs::write(bundle.path("rootfs/go"), "").unwrap();
-    assert!((0..300).any(|_| next() == "oom"), "a minute without it");
+    assert!((0..300).any(|_| next() == "oom"), "no OOM event for a minute");
     bundle.delete(&["--force"]);
     assert!(lines.all(|line| line.is_ok()));
     assert!(end_of(&mut events).success());
@@ -684,7 +684,7 @@ fn spec_writes_a_config_that_runs() {
     assert_eq!(config["process"]["terminal"], true);
     assert_eq!(config["process"]["args"], json!(["sh"]));
     assert_eq!(config["root"], json!({ "path": "rootfs", "readonly": true }));
-    assert_ne!(bundle.verb(&["spec"]).code(), 0, "what is there is kept");
+    assert_ne!(bundle.verb(&["spec"]).code(), 0, "an existing file is kept");
     assert_eq!(read(), config);
     config["process"]["args"] = json!(["echo", "started"]);
     config["process"]["terminal"] = false.into();
