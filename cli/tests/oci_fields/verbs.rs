@@ -582,7 +582,7 @@ fn update_can_leave_what_is_in_use_its_room() {
     update(33_554_432, true).ok();
     let refused = update(4096, true);
     assert_ne!(refused.code(), 0);
-    assert!(!ours() || refused.err.contains("memory.checkBeforeUpdate forbids"), "{}", refused.err);
+    assert!(!ours() || refused.err.contains("memory.checkBeforeUpdate requires"), "{}", refused.err);
     assert_eq!((bundle.limit("memory.max").as_str(), bundle.status().as_str()), ("33554432", "running"));
     // Without the check, the limit kills the processes.
     update(4096, false);
