@@ -16,6 +16,9 @@ use crate::{parse, sys};
 /// Time limit of [`Cgroup::freeze`], [`Cgroup::thaw`] and the fallback of [`Cgroup::kill`].
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Number of pidfds that [`Cgroup::signal`] opens at a time.
+const BATCH: usize = 64;
+
 impl Cgroup {
     /// Moves a process with all its threads into this cgroup. The pid 0 is the caller.
     ///
@@ -207,7 +210,7 @@ impl Cgroup {
             return Err(error);
         }
         let killed = loop {
-            match self.kill_listed().and_then(|()| Ok(self.events()?.populated)) {
+            match self.signal(libc::SIGKILL).and_then(|()| Ok(self.events()?.populated)) {
                 Ok(true) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
                 Ok(true) => break Err(self.late("the killed processes to end", timeout)),
                 Ok(false) => break Ok(()),
@@ -218,22 +221,48 @@ impl Cgroup {
         killed.and(thawed)
     }
 
-    fn kill_listed(&self) -> Result<()> {
-        for pid in self.procs_recursive()? {
-            let fail = |call, errno| self.fail(format_args!("kill process {pid}"), call, "", errno);
+    /// Sends a signal to each process in this cgroup and below. A process that is created or moved
+    /// into the cgroup during the call may not get it. To kill all processes, use
+    /// [`kill`](Self::kill).
+    ///
+    /// Since Linux 5.3: [pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html).
+    ///
+    /// # Errors
+    /// The first failure, after the other processes have got the signal:
+    /// - As [`procs`](Self::procs).
+    /// - `PermissionDenied` (`EPERM`): the caller may not signal a process.
+    /// - `Os` (`EINVAL`): the signal does not exist, or a process is outside the caller's pid
+    ///   namespace; (`EMFILE`, `ENFILE`): no descriptor is free.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        let batches = self.procs_recursive()?;
+        let sent = batches.chunks(BATCH).map(|pids| self.signal_inside(pids, signal));
+        sent.fold(Ok(()), Result::and)
+    }
+
+    /// Sends a signal to the processes with these pids that are in this cgroup or below.
+    fn signal_inside(&self, pids: &[i32], signal: i32) -> Result<()> {
+        let fail = |pid, call, errno| {
+            self.fail(format_args!("send signal {signal} to process {pid}"), call, "", errno)
+        };
+        let mut done = Ok(());
+        let mut opened = Vec::with_capacity(pids.len());
+        for &pid in pids {
             match sys::pidfd_open(pid) {
-                // The pid may have been reused before the pidfd was opened: check the cgroup again.
-                Ok(pidfd) if self.procs_recursive()?.contains(&pid) => {
-                    match sys::pidfd_send_signal(&pidfd, libc::SIGKILL) {
-                        Ok(()) | Err(Errno::ESRCH) => {}
-                        Err(errno) => return Err(fail("pidfd_send_signal", errno)),
-                    }
-                }
-                Ok(_) | Err(Errno::ESRCH) => {}
-                Err(errno) => return Err(fail("pidfd_open", errno)),
+                Ok(pidfd) => opened.push((pid, pidfd)),
+                Err(Errno::ESRCH) => {}
+                Err(errno) => done = done.and(Err(fail(pid, "pidfd_open", errno))),
             }
         }
-        Ok(())
+        // A pid may have been reused before its pidfd was opened. A process outside the cgroup is not
+        // in the new list.
+        let inside = self.procs_recursive()?;
+        for (pid, pidfd) in opened.iter().filter(|(pid, _)| inside.contains(pid)) {
+            match sys::pidfd_send_signal(pidfd, signal) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(errno) => done = done.and(Err(fail(*pid, "pidfd_send_signal", errno))),
+            }
+        }
+        done
     }
 
     /// Waits until `cgroup.events` is as wanted. The kernel signals POLLPRI after each change since
@@ -280,6 +309,31 @@ mod tests {
             self.1.iter_mut().for_each(|child| drop(child.wait()));
             let _ = self.0.remove_recursive();
         }
+    }
+
+    #[test]
+    fn a_signal_reaches_the_tree_and_no_process_outside() {
+        let root = Hierarchy::detect().unwrap().root().unwrap();
+        let own = root.create_child(format!("nspod-test-{}-signal", std::process::id())).unwrap();
+        let mut guard = Guard(own, Vec::new());
+        let deep = guard.0.create_child("a").unwrap();
+        let sleep = || Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut outside = sleep();
+        for group in [&guard.0, &deep] {
+            let child = sleep();
+            group.attach(child.id() as i32).unwrap();
+            guard.1.push(child);
+        }
+        let sent = guard.0.signal_inside(&[outside.id() as i32], libc::SIGKILL);
+        guard.0.signal(libc::SIGTERM).unwrap();
+        for child in &mut guard.1 {
+            assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
+        }
+        guard.0.signal(libc::SIGTERM).unwrap();
+        let survived = outside.try_wait().unwrap().is_none();
+        outside.kill().unwrap();
+        outside.wait().unwrap();
+        assert!(survived && sent.is_ok());
     }
 
     #[test]

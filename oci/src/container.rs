@@ -1,7 +1,7 @@
 //! Containers by id, and the operations that do not start a process.
 
 use cgroup_core::{CpuMax, Limits, Max, Usage};
-use ns_core::{Kind, Pidfd};
+use ns_core::Kind;
 use oci_spec::runtime::{LinuxCpu, LinuxResources};
 
 use crate::config;
@@ -115,7 +115,8 @@ impl Container {
     ///
     /// # Errors
     /// [`ErrorKind::Status`]: the first process has ended. [`ErrorKind::Process`] with `EPERM` or
-    /// `EINVAL` of pidfd_send_signal(2).
+    /// `EINVAL` of pidfd_send_signal(2); with `all`, [`ErrorKind::Cgroup`] with the same after the other
+    /// processes have got the signal.
     pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
         let entry = self.entry()?;
         let record = entry.record()?;
@@ -267,12 +268,7 @@ fn kill_all(record: &Record, signal: i32) -> Result<()> {
     let cgroup = record.cgroup()?;
     let done = match signal {
         libc::SIGKILL => cgroup.kill(),
-        _ => cgroup.procs_recursive().map(|pids| {
-            for pid in pids {
-                // A process that has ended meanwhile needs no signal.
-                let _ = Pidfd::open(pid).and_then(|process| process.send_signal(signal));
-            }
-        }),
+        _ => cgroup.signal(signal),
     };
     match done {
         Err(e) if cgroup::is_gone(&e) => Ok(()),
