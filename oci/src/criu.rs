@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -12,8 +13,9 @@ use cgroup_core::{Cgroup, Hierarchy};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use ns_core::{Kind, Pidfd, ProcessId};
 use nspod_sandbox::spec::{Join, MountKind, Namespace, Spec};
@@ -194,7 +196,7 @@ impl Container {
     ) -> Result<Restored> {
         let pidfd_socket = socket::connect_pidfd(args.create.pidfd_socket.as_deref())?;
         let mut claimed = Claimed::new(runtime, id, bundle, &args.create)?;
-        let (pid, terminal) = match restore_into(&args, &mut claimed) {
+        let (by_criu, console) = match restore_into(&args, &mut claimed) {
             Ok(done) => done,
             Err(e) => {
                 // criu may have restored processes before the failure.
@@ -204,23 +206,43 @@ impl Container {
                 return Err(claimed.give_up(e));
             }
         };
-        log::debug!("criu has restored process {pid}");
-        restored();
-        let pidfd = Pidfd::open(pid)?;
-        socket::send_pidfd(pidfd_socket, "standard", pidfd.as_fd())?;
-        if let Some(path) = &args.create.pid_file {
-            pid_file::write(path, pid)?;
-        }
-        if let Err(e) = hooks::poststart(&claimed.entry, &claimed.record) {
-            let record = &claimed.record;
-            if let Err(e) = cleanup::stop(record).and_then(|()| cleanup::remove(record)) {
-                log::warn!("{e}");
+        let pid = by_criu.pid;
+        let finish = || -> Result<_> {
+            let terminal = record_restored(&mut claimed, by_criu, console)?;
+            log::debug!("criu has restored process {pid}");
+            restored();
+            let pidfd = Pidfd::open(pid)?;
+            socket::send_pidfd(pidfd_socket, "standard", pidfd.as_fd())?;
+            if let Some(path) = &args.create.pid_file {
+                pid_file::write(path, pid)?;
             }
-            return Err(claimed.give_up_started(e));
+            hooks::poststart(&claimed.entry, &claimed.record)?;
+            Ok((pidfd, terminal))
+        };
+        match finish() {
+            Ok((pidfd, terminal)) => {
+                let Claimed { entry, record, store, .. } = claimed;
+                Ok(Restored { pid, pidfd, terminal, entry, record, store })
+            }
+            Err(e) => Err(give_up_restored(&claimed, pid, e)),
         }
-        let Claimed { entry, record, store, .. } = claimed;
-        Ok(Restored { pid, pidfd, terminal, entry, record, store })
     }
+}
+
+/// Kills the restored processes, reaps the first one, and removes the container. Returns `why`.
+fn give_up_restored(claimed: &Claimed, pid: i32, why: Error) -> Error {
+    let record = &claimed.record;
+    // A child keeps its pid until it is reaped. Its record may be missing, and no descriptor may be free.
+    if pid > 0 {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    if let Err(e) = cleanup::stop(record).and_then(|()| cleanup::remove(record)) {
+        log::warn!("{e}");
+    }
+    if pid > 0 {
+        let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+    }
+    claimed.give_up_started(why)
 }
 
 /// A restored container. Its first process is a child of the caller. Dropping the handle has no effect on the
@@ -343,9 +365,8 @@ fn io(what: &str, path: &Path, e: &std::io::Error) -> Error {
     Error::io(ErrorKind::Criu, what, path, e)
 }
 
-/// Restores the processes of a claimed container. Returns the first process, and the terminal if no
-/// console socket was given.
-fn restore_into(args: &RestoreOptions, claimed: &mut Claimed) -> Result<(i32, Option<File>)> {
+/// Restores the processes of a claimed container. Returns criu's answer and the console socket.
+fn restore_into(args: &RestoreOptions, claimed: &mut Claimed) -> Result<(rpc::Done, Option<UnixStream>)> {
     let images = &args.images;
     let criu = criu()?;
     warn_of_hooks(claimed);
@@ -354,7 +375,7 @@ fn restore_into(args: &RestoreOptions, claimed: &mut Claimed) -> Result<(i32, Op
     let console = launch::console(&args.create, has_terminal, mode)?;
     let cgroup = claimed.make_cgroup()?;
     let (mut options, _dirs) = restore_options(args, claimed)?;
-    let (entry, record) = (&claimed.entry, &mut claimed.record);
+    let (entry, record) = (&claimed.entry, &claimed.record);
     // criu requires a root that is a mount point.
     let root = entry.dir().make_sub("criu-root")?;
     mount(Some(&record.rootfs), root.path(), None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
@@ -362,16 +383,28 @@ fn restore_into(args: &RestoreOptions, claimed: &mut Claimed) -> Result<(i32, Op
     options.text(Field::Root, root.path());
     let by_criu = rpc::call(&criu, Action::Restore, options, |command| inside(cgroup.as_ref(), command));
     let _ = umount2(root.path(), MntFlags::MNT_DETACH);
-    let rpc::Done { pid, terminal } = by_criu.map_err(images.reason(Action::Restore))?;
+    let done = by_criu.map_err(images.reason(Action::Restore))?;
+    Ok((done, console))
+}
+
+/// Writes the record of a restored container. Returns the terminal if there is no console socket.
+fn record_restored(
+    claimed: &mut Claimed,
+    by_criu: rpc::Done,
+    console: Option<UnixStream>,
+) -> Result<Option<File>> {
+    let rpc::Done { pid, terminal } = by_criu;
+    let record = &mut claimed.record;
     record.set_process(ProcessId::of(pid)?);
     record.creating = false;
-    entry.write(record)?;
+    claimed.entry.write(record)?;
     claimed.release_cgroup()?;
+    let has_terminal = claimed.wanted.spec.process.terminal.is_some();
     if has_terminal && terminal.is_none() {
         let problem = "the images have no terminal: set it to false";
         return Err(Error::invalid("process.terminal", problem));
     }
-    Ok((pid, socket::hand_over(terminal, console)?))
+    socket::hand_over(terminal, console)
 }
 
 /// Logs that the hooks at the creation are not run.
@@ -426,7 +459,13 @@ fn inside(cgroup: Option<&Cgroup>, command: &mut Command) -> std::io::Result<std
     let before = Hierarchy::detect().and_then(|host| host.own()).map_err(other)?;
     cgroup.attach(own).map_err(other)?;
     let child = command.spawn();
-    before.attach(own).map_err(other)?;
+    if let Err(e) = before.attach(own) {
+        if let Ok(mut child) = child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        return Err(other(e));
+    }
     child
 }
 
