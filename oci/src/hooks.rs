@@ -78,10 +78,13 @@ fn execute(hook: &Hook, state: &[u8]) -> Result<()> {
     nspod_sandbox::inherit_nothing(&mut command);
     let mut child = command.spawn().map_err(|e| Error::io(ErrorKind::Hook, "execute", &hook.path, &e))?;
     if let Some(seconds) = hook.timeout {
-        let pidfd = Pidfd::open(child.id() as i32)?;
-        if !pidfd.poll(Some(Duration::from_secs(seconds.into())))? {
+        let limit = Duration::from_secs(seconds.into());
+        let ended = Pidfd::open(child.id() as i32).and_then(|pidfd| pidfd.poll(Some(limit)));
+        if !matches!(ended, Ok(true)) {
             let _ = child.kill();
             let _ = child.wait();
+        }
+        if !ended? {
             let problem = format!("it was killed after its timeout of {seconds} s");
             return Err(Error::new(ErrorKind::Hook, problem));
         }
