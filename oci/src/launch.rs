@@ -261,7 +261,9 @@ impl Launched {
         match hooks::poststart(&self.claimed.entry, &self.claimed.record) {
             Ok(()) => Ok(self),
             Err(e) => {
-                self.process.delete()?;
+                if let Err(e) = self.process.delete() {
+                    log::warn!("{e}");
+                }
                 Err(self.claimed.give_up_started(e))
             }
         }
