@@ -310,6 +310,11 @@ impl Dir {
         Lock::take(self.fd.clone(), wait).map_err(|e| failed("lock", &self.path, "flock", e))
     }
 
+    /// Returns whether the lock is one of this directory.
+    pub(super) fn is_locked_by(&self, lock: &Lock) -> bool {
+        lock.is_of(&self.fd)
+    }
+
     /// Returns whether the name in `parent` still leads to this directory.
     pub(super) fn is_at(&self, parent: &Dir, name: &str) -> Result<bool, Error> {
         let own = fstat(&self.fd).map_err(|e| failed("inspect", &self.path, "fstat", e))?;

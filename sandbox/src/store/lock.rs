@@ -25,6 +25,11 @@ impl Lock {
             }
         }
     }
+
+    /// Returns whether the lock was acquired through this open file.
+    pub(super) fn is_of(&self, file: &Arc<OwnedFd>) -> bool {
+        Arc::ptr_eq(&self.0, file)
+    }
 }
 
 impl Drop for Lock {

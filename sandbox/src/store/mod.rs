@@ -49,7 +49,7 @@ pub use hint::Alternative;
 pub use lock::Lock;
 pub use name::{is_random_name, random_name};
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 
 /// A directory with an entry for each container or pod of one program and user. `R` is the record
 /// of an entry.
@@ -152,11 +152,19 @@ impl<R: Record> Store<R> {
         Ok(Entry::load(entry.name(), entry.dir().clone(), self.trust)?.locked())
     }
 
-    /// Removes an entry whose lock the caller holds.
+    /// Removes an entry whose lock the caller holds. The entry and the lock must come from the same
+    /// call, or the lock from [`lock_again`](Self::lock_again).
     ///
     /// # Errors
-    /// The errno of unlinkat(2).
-    pub fn remove(&self, entry: &Entry<R>, _lock: &Lock) -> Result<(), Error> {
+    /// The errno of unlinkat(2). [`ErrorKind::InvalidInput`]: the lock is not the entry's.
+    ///
+    /// [`ErrorKind::InvalidInput`]: crate::ErrorKind::InvalidInput
+    pub fn remove(&self, entry: &Entry<R>, lock: &Lock) -> Result<(), Error> {
+        if !entry.dir().is_locked_by(lock) {
+            let path = entry.dir().path().display();
+            let problem = format!("cannot remove {path}: the lock is not this entry's");
+            return Err(Error::new(ErrorKind::InvalidInput, problem));
+        }
         entry.dir().remove_from(&self.dir, entry.name(), R::FILES)
     }
 
@@ -275,6 +283,21 @@ mod tests {
         drop(lock);
         let _other = create(&store, "web").unwrap();
         assert!(store.lock_again(&entry).unwrap().is_none());
+    }
+
+    #[test]
+    fn an_entry_is_removed_only_with_its_own_lock() {
+        let (_temp, store) = store(Trust::Store);
+        let (web, lock) = create(&store, "web").unwrap();
+        let (_db, other) = create(&store, "db").unwrap();
+        assert_eq!(store.remove(&web, &other).unwrap_err().kind(), ErrorKind::InvalidInput);
+        // Without a lock of its own, an entry that was only found cannot be removed.
+        let found = store.find("web").unwrap().unwrap();
+        assert_eq!(store.remove(&found, &lock).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(store.names().unwrap(), ["db", "web"]);
+        let web = store.reload(&web).unwrap();
+        store.remove(&web, &lock).unwrap();
+        assert_eq!(store.names().unwrap(), ["db"]);
     }
 
     #[test]
