@@ -312,6 +312,27 @@ fn a_call_that_fails_leaves_a_created_container_or_none() {
 }
 
 #[test]
+fn a_hook_that_cannot_be_waited_for_is_killed() {
+    if !root() || !fault::able() {
+        return;
+    }
+    let bundle = Bundle::new(SLEEP);
+    let note = bundle.path("hook");
+    let script = format!("echo $$ > {}; exec sleep 1000", note.display());
+    bundle.edit(|config| {
+        let hook = json!({ "path": "/bin/sh", "args": ["sh", "-c", script], "timeout": 1000 });
+        config["hooks"]["createRuntime"] = json!([hook]);
+    });
+    let output =
+        bundle.run(&mut fault::with("pidfd_open:error=EMFILE", &bundle.raw(&["create", &bundle.id])));
+    assert!(output.code() == 1 && output.err.contains("EMFILE"), "{}", output.err);
+    // The hook may have been killed before it wrote its pid.
+    std::thread::sleep(Duration::from_millis(200));
+    let pid = fs::read_to_string(note).unwrap_or_default();
+    assert!(pid.is_empty() || !Path::new("/proc").join(pid.trim()).exists(), "{pid}");
+}
+
+#[test]
 fn a_container_that_cannot_be_looked_at_is_not_called_stopped() {
     if !root() || !fault::able() {
         return;
