@@ -124,6 +124,8 @@ pub enum OverProc {
 pub enum Create {
     /// Nothing: a missing destination is an error.
     No,
+    /// Nothing: a mount whose source or destination is missing is left out.
+    LeaveOut,
     /// A directory, or an empty file if a file is bound.
     Dir,
     /// An empty file.

@@ -973,3 +973,20 @@ fn cgroups_of_the_hosts_namespace_are_bound_from_where_they_are() {
     let e = error(&mut command).to_string();
     assert!(e.contains("mounts[6].kind.options") && e.contains("the whole host"), "{e}");
 }
+
+/// `Command` keeps its plan, so the second start meets a host that has changed.
+#[test]
+fn a_mount_that_the_host_removes_after_the_plan_stops_no_start() {
+    if !nspod_testkit::root() {
+        return;
+    }
+    // A container has its own /tmp.
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let private = common::Private::new(dir.path());
+    let mut command = Command::new("ls");
+    command.arg(dir.path()).stdout(Stdio::Null).stderr(Stdio::Null);
+    assert_eq!(command.status().unwrap().status.code(), Some(0));
+    drop(private);
+    dir.close().unwrap();
+    assert_ne!(command.status().unwrap().status.code(), Some(0));
+}

@@ -3,10 +3,12 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ns_core::{Kind, Kinds, NamespaceSet};
 use nspod_sandbox::{ErrorKind, HoldBy, Pod, PodSpec, Stdio};
+
+use common::Private;
 
 fn name(what: &str) -> String {
     format!("test-{what}-{}", std::process::id())
@@ -112,24 +114,6 @@ fn a_pod_is_not_opened_by_the_pid_of_another_process() {
     let error = Pod::open(&spec, &record).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ProcessEnded);
     assert!(error.to_string().contains("has ended"), "{error}");
-}
-
-struct Private(PathBuf);
-
-impl Private {
-    fn new(path: &Path) -> Private {
-        use nix::mount::{MsFlags, mount};
-        let none = None::<&str>;
-        mount(Some(path), path, none, MsFlags::MS_BIND, none).unwrap();
-        mount(none, path, none, MsFlags::MS_PRIVATE, none).unwrap();
-        Private(path.to_owned())
-    }
-}
-
-impl Drop for Private {
-    fn drop(&mut self) {
-        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
-    }
 }
 
 #[test]

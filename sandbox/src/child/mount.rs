@@ -16,7 +16,7 @@ use super::sys::{
     move_mount, openat, openat2,
 };
 use crate::spec::Attributes;
-use crate::step::{Call, CopyUp, Dest, MountStep, OverProc, Param, Place, Slot, What};
+use crate::step::{Call, CopyUp, Create, Dest, MountStep, OverProc, Param, Place, Slot, What};
 
 /// Flags to open a directory without access to its content.
 pub(super) const O_PATH_DIR: c_int = PATH | libc::O_DIRECTORY;
@@ -25,6 +25,13 @@ pub(super) const READ_ONLY: Attributes = Attributes { set: libc::MOUNT_ATTR_RDON
 
 /// Performs [`Step::Mount`](crate::step::Step::Mount).
 pub(super) fn mount(step: &MountStep, context: &mut ChildContext<'_>) -> Done {
+    match (mounted(step, context), &step.place) {
+        (Err(Fault { errno: libc::ENOENT, .. }), Place::In(Dest { create: Create::LeaveOut, .. })) => Ok(()),
+        (done, _) => done,
+    }
+}
+
+fn mounted(step: &MountStep, context: &mut ChildContext<'_>) -> Done {
     if let Place::At(_) = step.place {
         context.clear_umask();
     }

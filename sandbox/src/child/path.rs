@@ -32,12 +32,16 @@ pub(super) fn destination(
 ) -> Result<(c_int, bool), Fault> {
     let root = context.slot(dest.base);
     match openat2(root, &dest.path, PATH, resolve(dest)) {
-        Err(fault) if fault.errno == libc::ENOENT && dest.create as u8 != Create::No as u8 => {}
+        Err(fault) if fault.errno == libc::ENOENT && makes(dest.create) => {}
         other => return other.map(|fd| (fd, false)),
     }
     let create = if source >= 0 && !is_directory(source)? { Create::File } else { dest.create };
     make(root, &dest.path, create, resolve(dest))?;
     openat2(root, &dest.path, PATH, resolve(dest)).map(|fd| (fd, true))
+}
+
+fn makes(create: Create) -> bool {
+    create as u8 == Create::Dir as u8 || create as u8 == Create::File as u8
 }
 
 /// Opens an existing destination. Returns `None` if it does not exist.

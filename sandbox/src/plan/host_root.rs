@@ -152,7 +152,8 @@ impl FileSteps<'_> {
         let mount = view.mount(path);
         let plain = mount.is_some_and(|mount| mount.path == path && PLAIN.contains(&mount.fstype.as_str()));
         let create = match (view.locked, meta.is_dir()) {
-            (false, _) => Create::No,
+            // The host can unmount it between the plan and the start.
+            (false, _) => Create::LeaveOut,
             (true, true) => Create::Dir,
             (true, false) => Create::File,
         };

@@ -2,7 +2,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nspod_sandbox::{Command, ExitStatus, Stdio};
@@ -75,4 +75,23 @@ pub fn in_time(what: impl FnOnce() + Send + 'static) {
     });
     wait.recv_timeout(Duration::from_secs(60)).expect("the function panicked or exceeded the time limit");
     thread.join().unwrap();
+}
+
+/// A private mount of a directory on itself.
+pub struct Private(PathBuf);
+
+impl Private {
+    pub fn new(path: &Path) -> Private {
+        use nix::mount::{MsFlags, mount};
+        let none = None::<&str>;
+        mount(Some(path), path, none, MsFlags::MS_BIND, none).unwrap();
+        mount(none, path, none, MsFlags::MS_PRIVATE, none).unwrap();
+        Private(path.to_owned())
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
 }
