@@ -49,7 +49,7 @@ const WANTED: [(&str, [i32; 2], i32); 8] = [
     // Three calls read the owners of the standard streams, as in `run` and `create`. The first number is that
     // of Linux 6.1. Before Linux 6.3 a memory file cannot be sealed as not executable, so each process gets a
     // separate copy of the stage.
-    ("oci exec", [125, 110], 66),
+    ("oci exec", [121, 110], 66),
     ("oci delete", [44, 44], 0),
 ];
 
@@ -170,6 +170,13 @@ fn calls(what: &str, trace: &Path) -> Calls {
             rest.strip_prefix("<... ").and_then(|rest| rest.split_once(' ')).map(|(name, _)| name.to_owned());
         let in_vain =
             rest.contains("= -1 EAGAIN") || rest.contains("= -1 EINTR") || rest.contains("= ? ERESTART");
+        let is_ioctl = rest.starts_with("ioctl(") || resumed.as_deref() == Some("ioctl");
+        // Before Linux 6.13 a pidfd does not return its pid, which is then read from /proc.
+        if side == 0 && is_ioctl && rest.contains("= -1") {
+            for name in ["openat", "read", "read", "close"] {
+                *calls[0].entry(name.to_owned()).or_insert(0) -= 1;
+            }
+        }
         let (by, name) = match (name(rest), resumed) {
             (Some(name), _) if !in_vain => (1, name),
             (None, Some(name)) if in_vain => (-1, name),
@@ -186,12 +193,6 @@ fn calls(what: &str, trace: &Path) -> Calls {
         }
         if side == 1 && masks && OF_MASKS.contains(&name.as_str()) {
             continue;
-        }
-        // Before Linux 6.13 a pidfd does not return its pid, which is then read from /proc.
-        if side == 0 && name == "ioctl" && rest.contains("= -1") {
-            for name in ["openat", "read", "read", "close"] {
-                *calls[0].entry(name.to_owned()).or_insert(0) -= 1;
-            }
         }
         *calls[side].entry(name).or_insert(0) += by;
     }

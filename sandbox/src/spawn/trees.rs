@@ -17,7 +17,7 @@ use rustix::mount::OpenTreeFlags;
 
 use super::stack::{Memory, Stack};
 use crate::child::{End, Procfs, mount_setattr};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::hint;
 use crate::plan::{MapsOf, ProcfsOf, Tree, TreeDevice, TreeMaps};
 use crate::step::Call;
@@ -125,8 +125,13 @@ fn procfs(of: &ProcfsOf) -> Result<OwnedFd, Error> {
         let errno = errno & ((1 << Call::OPTION) - 1);
         return Err(Error::call("setup", what, call.name(), errno));
     }
+    let members = members(&of.namespace)?;
+    if members.is_empty() {
+        let ended = "cannot join the pid namespace: all of its processes have ended: join another one";
+        return Err(Error::new(ErrorKind::ProcessEnded, ended));
+    }
     if of.params.is_empty() {
-        for member in members(&of.namespace)? {
+        for member in members {
             if let Ok(mount) = make(Some(&member))? {
                 return Ok(mount);
             }
