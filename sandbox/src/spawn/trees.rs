@@ -4,6 +4,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
@@ -152,7 +153,9 @@ fn members(namespace: &OwnedFd) -> Result<Vec<Pidfd>, Error> {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let Ok(pidfd) = Pidfd::open(pid) else { continue };
         let own = std::fs::metadata(entry.path().join("ns/pid"));
-        if own.is_ok_and(|own| (own.dev(), own.ino()) == (wanted.dev(), wanted.ino())) {
+        let is_in = own.is_ok_and(|own| (own.dev(), own.ino()) == (wanted.dev(), wanted.ino()));
+        // A zombie is still in the namespace.
+        if is_in && !pidfd.poll(Some(Duration::ZERO))? {
             members.push(pidfd);
         }
     }
