@@ -79,6 +79,9 @@ impl Floor {
     }
 
     /// Sets up the container, then executes the program.
+    ///
+    /// # Safety
+    /// The process is the child of a clone with copied memory, and has its own mount namespace.
     unsafe fn child(&self) -> ! {
         let strict = MS_NOSUID | MS_NODEV | MS_NOEXEC;
         let root = self.root.as_c_str();

@@ -23,6 +23,7 @@ impl Child {
         match unsafe { clone.spawn() }? {
             Cloned::Child => {
                 let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+                // SAFETY: the call ends this process and reads no memory.
                 unsafe { libc::_exit(result.unwrap_or(101)) }
             }
             Cloned::Parent { pid, pidfd } => Ok(Child { pid, pidfd: pidfd.expect("asked for") }),
@@ -53,6 +54,7 @@ impl Drop for Child {
 
 pub fn pause() -> i32 {
     loop {
+        // SAFETY: the call has no arguments and writes no memory.
         unsafe { libc::pause() };
     }
 }
@@ -66,6 +68,7 @@ pub struct Gate {
 impl Gate {
     pub fn new() -> Gate {
         let mut fds = [0; 2];
+        // SAFETY: the kernel writes two descriptors to the array.
         assert_eq!(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
         Gate { read: fds[0], write: fds[1] }
     }
