@@ -95,7 +95,7 @@ fn a_grandchild_can_be_polled_and_asked_how_it_ended_but_not_waited_for() {
     assert!(grandchild.poll(Some(60 * SECOND)).unwrap());
     child.assert_success();
     let info = grandchild.exit_info();
-    match kernel_is_at_least(6, 15) {
+    match nspod_testkit::kernel_is_at_least(6, 15) {
         true => assert_eq!(info.unwrap(), Some(ExitStatus::Exited(9))),
         // The kernel lacks PIDFD_GET_INFO, or the exit status in it.
         false => {
@@ -103,12 +103,6 @@ fn a_grandchild_can_be_polled_and_asked_how_it_ended_but_not_waited_for() {
             assert!(matches!(kind, ErrorKind::Unsupported | ErrorKind::NoSuchProcess), "{kind:?}");
         }
     }
-}
-
-fn kernel_is_at_least(major: u32, minor: u32) -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
-    (numbers.next().unwrap(), numbers.next().unwrap()) >= (major, minor)
 }
 
 #[test]

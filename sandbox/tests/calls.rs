@@ -152,13 +152,6 @@ fn counted(what: &str, root: &Path) -> ([i64; 2], String) {
     (counts, said)
 }
 
-/// Returns the major and minor version of the kernel.
-fn kernel() -> (u32, u32) {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split('.').map(|number| number.parse().unwrap());
-    (numbers.next().unwrap(), numbers.next().unwrap())
-}
-
 #[test]
 fn a_start_makes_exactly_these_calls() {
     if !nspod_testkit::root() {
@@ -170,7 +163,7 @@ fn a_start_makes_exactly_these_calls() {
     let image = Image::new();
     image.add("busybox");
     // Before Linux 6.3 a memory file cannot be sealed as not executable, so each process gets its own copy.
-    let copy = if kernel() < (6, 3) { 5 } else { 0 };
+    let copy = if nspod_testkit::kernel_is_at_least(6, 3) { 0 } else { 5 };
     let wanted = [
         ("plain", [14, 12]),
         ("five kinds", [14, 16]),

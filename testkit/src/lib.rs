@@ -20,3 +20,13 @@ pub fn assert_refused<T, E: std::fmt::Display>(result: Result<T, E>, part: &str)
         Err(error) => assert!(error.to_string().contains(part), "{error}: {part:?} is not in it"),
     }
 }
+
+/// Returns whether the running kernel has at least this version.
+///
+/// # Panics
+/// If `/proc` cannot be read.
+pub fn kernel_is_at_least(major: u32, minor: u32) -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap(), numbers.next().unwrap()) >= (major, minor)
+}
