@@ -30,6 +30,9 @@ pub struct Floor {
 impl Floor {
     /// Prepares a program (an absolute path within the root) in a container over this root directory, with a cgroup
     /// to create at this path.
+    ///
+    /// # Errors
+    /// A path contains a NUL byte.
     pub fn new(root: &Path, program: &Path, cgroup: &Path) -> Result<Floor> {
         let c = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(Error::other);
         Ok(Floor { root: c(root)?, program: c(program)?, cgroup: c(cgroup)? })

@@ -25,6 +25,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Runs a container from creation to deletion. Returns a description of each step.
+///
+/// # Errors
+/// A step failed, or the container still exists after `delete`.
 pub fn lifecycle(bundle: &Path, root: &Path) -> Result<Vec<String>, Box<dyn Error>> {
     let runtime = Runtime::new(root);
     let id = format!("lifecycle-{}", std::process::id());

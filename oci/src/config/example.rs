@@ -6,6 +6,12 @@ use serde_json::json;
 /// Returns the configuration that `runc spec` writes: a shell on a terminal, with the usual mounts,
 /// capabilities and masked paths. With `rootless`, it has a user namespace in which the caller is root,
 /// and neither a network namespace nor limits.
+///
+/// ```
+/// let spec = nspod_oci_runtime::config::example(true);
+/// assert!(spec.linux().as_ref().unwrap().uid_mappings().is_some());
+/// ```
+#[expect(clippy::missing_panics_doc, reason = "the document is constant, and a test converts it")]
 pub fn example(rootless: bool) -> runtime::Spec {
     let capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
     let mount = |destination: &str, typ: &str, source: &str, options: &[&str]| match options {
