@@ -35,7 +35,7 @@ fn in_private_mounts<T: Send>(f: impl FnOnce(&Path) -> T + Send) -> T {
 }
 
 #[test]
-fn ids_are_those_that_the_links_in_proc_show() {
+fn ids_equal_the_links_in_proc() {
     let set = NamespaceSet::current().unwrap();
     for (kind, id) in set.iter() {
         let target = std::fs::read_link(format!("/proc/thread-self/ns/{kind}")).unwrap();
@@ -61,7 +61,7 @@ fn pid_pidfd_and_handle_agree_on_every_kind() {
 }
 
 #[test]
-fn unsharing_a_kind_on_a_thread_moves_that_thread_alone_and_in_that_kind_alone() {
+fn unshare_moves_only_the_calling_thread_and_only_in_that_kind() {
     let before = NamespaceSet::current().unwrap();
     for kind in ON_THREADS {
         let there = thread::spawn(move || {
@@ -74,7 +74,7 @@ fn unsharing_a_kind_on_a_thread_moves_that_thread_alone_and_in_that_kind_alone()
 }
 
 #[test]
-fn a_flag_that_is_no_kind_never_reaches_unshare() {
+fn a_flag_that_is_not_a_kind_never_reaches_unshare() {
     let error = unshare(Kinds::from_bits_retain(libc::CLONE_FILES as u64) | Kinds::UTS).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert_eq!(error.raw_os_error(), None);
@@ -140,7 +140,7 @@ fn user_and_time_namespaces_are_refused_to_threads_with_the_cure() {
 }
 
 #[test]
-fn joining_a_process_that_has_ended_says_so() {
+fn joining_an_ended_process_is_refused_with_the_reason() {
     let child = Child::run(Clone3::default(), || 0);
     child.assert_success();
     let error = setns_pidfd(&child.pidfd, Kinds::UTS).unwrap_err();
@@ -148,7 +148,7 @@ fn joining_a_process_that_has_ended_says_so() {
 }
 
 #[test]
-fn after_unsharing_pid_a_thread_makes_no_threads_and_its_namespace_ends_with_its_init() {
+fn a_thread_that_unshared_pid_creates_no_threads_and_its_namespace_ends_with_its_init() {
     let done = thread::spawn(|| {
         unshare(Kinds::PID).unwrap();
         let tid = unsafe { libc::syscall(libc::SYS_gettid) } as i32;
@@ -171,7 +171,7 @@ fn after_unsharing_pid_a_thread_makes_no_threads_and_its_namespace_ends_with_its
 
 /// The kernel of user-mode Linux has no time namespaces. The other kernels have all kinds.
 #[test]
-fn a_kind_that_the_kernel_lacks_has_no_id_and_is_refused_where_it_is_asked_for() {
+fn a_kind_that_the_kernel_lacks_has_no_id_and_is_refused_on_use() {
     let child = Child::sleeping(Clone3 { kinds: Kinds::MNT, ..Clone3::default() });
     let set = NamespaceSet::of_pidfd(&child.pidfd).unwrap();
     let mine = NamespaceSet::current().unwrap();
@@ -222,7 +222,7 @@ fn a_handle_keeps_a_namespace_alive_without_a_process() {
 }
 
 #[test]
-fn what_is_no_namespace_is_refused_and_a_fifo_is_not_waited_for() {
+fn open_refuses_a_file_that_is_not_a_namespace_and_does_not_wait_for_a_fifo() {
     let dir = tempfile::tempdir().unwrap();
     let fifo = dir.path().join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();

@@ -14,7 +14,7 @@ use ns_core::{Clone3, ErrorKind, ExitStatus, Kind, Namespace, NamespaceSet, Pidf
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
-fn waiting_tells_exit_codes_and_signals() {
+fn wait_returns_exit_codes_and_signals() {
     for code in [0, 1, 255] {
         assert_eq!(Child::run(Clone3::default(), || code).wait(), ExitStatus::Exited(code));
     }
@@ -25,7 +25,7 @@ fn waiting_tells_exit_codes_and_signals() {
 }
 
 #[test]
-fn waiting_tells_what_was_used() {
+fn wait_returns_the_resource_usage() {
     let child = Child::run(Clone3::default(), || {
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
         while usage.ru_utime.tv_sec == 0 && usage.ru_utime.tv_usec < 20_000 {
@@ -41,7 +41,7 @@ fn waiting_tells_what_was_used() {
 }
 
 #[test]
-fn a_running_child_is_not_waited_for_by_trying() {
+fn try_wait_does_not_wait_for_a_running_child() {
     let child = Child::sleeping(Clone3::default());
     assert_eq!(child.pidfd.try_wait().unwrap(), None);
     assert!(!child.pidfd.poll(Some(Duration::ZERO)).unwrap());
@@ -52,14 +52,14 @@ fn a_running_child_is_not_waited_for_by_trying() {
 }
 
 #[test]
-fn a_timeout_beyond_the_clocks_range_is_for_ever() {
+fn a_timeout_beyond_the_range_of_the_clock_never_expires() {
     let child = Child::run(Clone3::default(), || 3);
     assert!(child.pidfd.poll(Some(Duration::MAX)).unwrap());
     assert_eq!(child.wait(), ExitStatus::Exited(3));
 }
 
 #[test]
-fn waiting_twice_says_that_it_has_been_waited_for() {
+fn a_second_wait_reports_that_the_process_was_already_reaped() {
     let child = Child::run(Clone3::default(), || 0);
     child.assert_success();
     let error = child.pidfd.wait().unwrap_err();
@@ -71,7 +71,7 @@ fn waiting_twice_says_that_it_has_been_waited_for() {
 }
 
 #[test]
-fn a_grandchild_can_be_polled_and_asked_how_it_ended_but_not_waited_for() {
+fn a_grandchild_can_be_polled_and_queried_but_not_waited_for() {
     let gate = Gate::new();
     let (mut reader, writer) = std::io::pipe().unwrap();
     let raw = std::os::fd::AsRawFd::as_raw_fd(&writer);
@@ -123,7 +123,7 @@ fn a_descriptor_of_another_process_can_be_copied() {
 }
 
 #[test]
-fn only_a_pidfd_is_taken_over_as_one() {
+fn only_a_pidfd_is_accepted_as_a_pidfd() {
     let child = Child::sleeping(Clone3::default());
     let fd: OwnedFd = Pidfd::open(child.pid).unwrap().into();
     assert_eq!(Pidfd::from_owned_fd(fd).unwrap().pid().unwrap(), child.pid);
@@ -133,7 +133,7 @@ fn only_a_pidfd_is_taken_over_as_one() {
 }
 
 #[test]
-fn opening_no_process_is_an_error_that_says_so() {
+fn opening_a_missing_process_is_refused_with_the_reason() {
     for (pid, kind) in
         [(i32::MAX, ErrorKind::NoSuchProcess), (0, ErrorKind::InvalidInput), (-1, ErrorKind::InvalidInput)]
     {
@@ -149,7 +149,7 @@ fn a_signal_that_does_not_exist_is_refused() {
 }
 
 #[test]
-fn a_process_that_has_ended_has_no_namespaces_any_more() {
+fn an_ended_process_has_no_namespaces() {
     let child = Child::run(Clone3::default(), || 0);
     assert!(child.pidfd.poll(None).unwrap());
     // A zombie.

@@ -40,7 +40,7 @@ proptest! {
     }
 
     #[test]
-    fn unescape_undoes_what_the_kernel_does(path in bytes()) {
+    fn unescape_reverses_the_kernels_escapes(path in bytes()) {
         let text = mangled(&path);
         prop_assert_eq!(proc::unescape(&text).into_owned(), path);
     }
@@ -73,7 +73,7 @@ proptest! {
 }
 
 #[test]
-fn status_reads_what_the_kernel_writes_and_is_not_fooled_by_a_name() {
+fn status_is_parsed_in_the_kernels_format_with_any_process_name() {
     let text = b"Name:\ta\\nUid:\\\\\nUmask:\t0022\nState:\tZ (zombie)\nPPid:\t3\nUid:\t1\t2\t3\t4\nNSpid:\t5\t1\nX:";
     let status = Status::parse(text).unwrap();
     assert_eq!((status.name.as_str(), status.state, status.parent, status.uid), ("a\nUid:\\", b'Z', 3, 2));

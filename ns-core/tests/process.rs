@@ -55,7 +55,7 @@ fn a_killed_process_is_ending_before_it_has_ended() {
 }
 
 #[test]
-fn the_pid_of_no_process_is_gone_not_an_error() {
+fn an_unused_pid_is_gone_and_not_an_error() {
     let me = ProcessId::current().unwrap();
     for pid in [0, -1, i32::MAX] {
         let id = ProcessId { pid, ..me.clone() };

@@ -123,7 +123,7 @@ proptest! {
     }
 
     #[test]
-    fn validating_and_asking_any_id_map_never_overflows(
+    fn validating_and_querying_any_id_map_never_overflows(
         extents in prop::collection::vec(extent(), 0..8), id in any::<u32>()
     ) {
         let map = IdMap::from(extents);
@@ -161,7 +161,7 @@ fn kinds_have_the_flags_of_the_kernel_headers() {
 }
 
 #[test]
-fn an_invalid_id_map_says_which_extent_is_at_fault() {
+fn an_invalid_id_map_is_refused_with_the_faulty_extent() {
     let why = |text: &str| text.parse::<IdMap>().unwrap().validate().unwrap_err().to_string();
     assert_eq!(why("0 5 0"), "cannot use an id map: the extent 0 5 0 maps no id");
     assert_eq!(why("0 0 10\n9 20 1"), "cannot use an id map: the extents 0 0 10 and 9 20 1 overlap inside");
@@ -199,7 +199,7 @@ fn malformed_texts_are_refused_with_the_line() {
 }
 
 #[test]
-fn malformed_lines_of_subuid_are_passed_over_as_shadow_does() {
+fn malformed_lines_of_subuid_are_ignored_as_in_shadow() {
     let text = "# comment\n\nu:1:2:3\nu:x:1\nu:5:0\n:5:5\nu:4294967295:2\nu:100:10\nu:200:5";
     let ranges = SubIds::parse(text).of_user(Some("u"), 7);
     assert_eq!(ranges.iter().map(|r| (r.start, r.count)).collect::<Vec<_>>(), [(100, 10), (200, 5)]);

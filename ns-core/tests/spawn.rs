@@ -54,7 +54,7 @@ fn exit_code(pid: i32) -> i32 {
 }
 
 #[test]
-fn a_child_on_its_own_stack_with_shared_memory_writes_into_the_parents() {
+fn a_child_on_its_own_stack_with_shared_memory_changes_the_parents_memory() {
     let mut stack = vec![0u8; 64 << 10];
     let cell = AtomicI32::new(1);
     let pid = on_stack(SHARED, &mut stack, write_cell, (&raw const cell).cast_mut().cast()).unwrap();
@@ -64,7 +64,7 @@ fn a_child_on_its_own_stack_with_shared_memory_writes_into_the_parents() {
 }
 
 #[test]
-fn a_child_on_its_own_stack_with_copied_memory_leaves_the_parents_alone() {
+fn a_child_on_its_own_stack_with_copied_memory_does_not_change_the_parents_memory() {
     let mut stack = vec![0u8; 64 << 10];
     let cell = AtomicI32::new(1);
     let pid = on_stack(0, &mut stack, write_cell, (&raw const cell).cast_mut().cast()).unwrap();
@@ -73,7 +73,7 @@ fn a_child_on_its_own_stack_with_copied_memory_leaves_the_parents_alone() {
 }
 
 #[test]
-fn the_childs_stack_is_aligned_wherever_the_memory_begins_and_ends() {
+fn the_childs_stack_is_aligned_for_any_start_and_end_of_its_memory() {
     let mut stack = vec![0u8; 64 << 10];
     for start in 0..17 {
         for end in 0..17 {
@@ -97,7 +97,7 @@ fn a_stack_too_short_for_a_call_is_refused() {
 }
 
 #[test]
-fn a_kernel_error_comes_back_from_the_stack_variant() {
+fn spawn_on_a_stack_returns_the_kernels_error() {
     let mut stack = vec![0u8; 4096];
     let flags = SHARED | (libc::CLONE_NEWNS | libc::CLONE_FS) as u64;
     let pid = on_stack(flags, &mut stack, check_alignment, std::ptr::null_mut());
@@ -105,7 +105,7 @@ fn a_kernel_error_comes_back_from_the_stack_variant() {
 }
 
 #[test]
-fn spawning_from_eight_threads_while_others_allocate_never_hangs_or_mixes_up() {
+fn eight_threads_spawn_while_others_allocate_without_a_hang_or_a_mix_up() {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..2 {
@@ -165,7 +165,7 @@ fn the_typed_spawn_on_a_stack_returns_a_pidfd_of_the_child() {
 }
 
 #[test]
-fn a_child_is_in_new_namespaces_of_exactly_the_kinds_asked_for() {
+fn a_child_has_new_namespaces_of_exactly_the_requested_kinds() {
     let mine = NamespaceSet::current().unwrap();
     let subsets = Kind::ALL.into_iter().map(Kinds::from).chain([
         Kinds::empty(),
@@ -181,7 +181,7 @@ fn a_child_is_in_new_namespaces_of_exactly_the_kinds_asked_for() {
 }
 
 #[test]
-fn the_first_process_of_a_pid_namespace_is_pid_1_there_and_another_here() {
+fn the_first_process_of_a_pid_namespace_is_pid_1_inside_and_has_another_pid_outside() {
     let clone = Clone3 { kinds: Kinds::PID, ..Clone3::default() };
     let asks = Child::run(clone, || unsafe { libc::getpid() });
     assert_eq!(asks.wait(), ExitStatus::Exited(1));
@@ -208,7 +208,7 @@ fn set_tid_chooses_the_pid() {
 }
 
 #[test]
-fn sharing_the_root_excludes_a_new_mnt_namespace_and_the_error_says_so() {
+fn a_new_mnt_namespace_with_a_shared_root_is_refused_with_the_reason() {
     let clone = Clone3 { kinds: Kinds::MNT, flags: CloneFlags::FS, ..Clone3::default() };
     let error = Child::try_run(clone, || 0).err().unwrap();
     assert_eq!(
