@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_found_below_a_mounted_root_and_not_outside_of_it() {
+    fn a_path_is_found_below_a_mounted_root_and_not_outside_it() {
         let host = hybrid();
         let path = |text| host.path_of(text, "x");
         assert_eq!(path("0::/a/b c\n").unwrap(), Path::new("/sys/fs/cgroup/unified/b c"));
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn layouts_are_told_apart() {
+    fn layouts_are_distinguished() {
         let hybrid = hybrid();
         let legacy = Hierarchy { mount: None, ..hybrid.clone() };
         let mounts: Vec<_> = hybrid.mounts.iter().filter(|m| m.v2).cloned().collect();

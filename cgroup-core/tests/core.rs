@@ -9,7 +9,7 @@ use cgroup_core::{Cgroup, Controller, Controllers, ErrorKind, Hierarchy, Layout,
 use common::{Helper, Own};
 
 #[test]
-fn the_hierarchy_says_where_it_is_and_why_each_controller_is_missing() {
+fn the_hierarchy_reports_its_mount_point_and_why_each_controller_is_missing() {
     let host = Hierarchy::detect().unwrap();
     assert!(matches!(host.layout(), Layout::Unified | Layout::Hybrid), "{}", host.layout());
     let root = host.root().unwrap();
@@ -44,7 +44,7 @@ fn names_that_are_not_one_component_are_refused() {
 }
 
 #[test]
-fn creating_twice_is_already_exists_and_opening_nothing_is_not_found() {
+fn creating_twice_fails_as_already_exists_and_opening_a_missing_cgroup_as_not_found() {
     let own = Own::new();
     own.create_child("a").unwrap();
     assert_eq!(own.create_child("a").unwrap_err().kind(), ErrorKind::AlreadyExists);
@@ -53,7 +53,7 @@ fn creating_twice_is_already_exists_and_opening_nothing_is_not_found() {
 }
 
 #[test]
-fn no_file_outside_of_the_cgroup_can_be_reached_by_name() {
+fn no_file_outside_the_cgroup_can_be_reached_by_name() {
     let own = Own::new();
     own.create_child("a").unwrap();
     for file in ["../cgroup.procs", "/proc/self/status", "..", "a/../../cgroup.procs"] {
@@ -64,7 +64,7 @@ fn no_file_outside_of_the_cgroup_can_be_reached_by_name() {
 }
 
 #[test]
-fn a_directory_of_another_file_system_is_no_cgroup() {
+fn a_directory_of_another_file_system_is_not_a_cgroup() {
     assert_eq!(Cgroup::open("/tmp").unwrap_err().kind(), ErrorKind::NotCgroup2);
     assert_eq!(Cgroup::open("/nonexistent").unwrap_err().kind(), ErrorKind::NotFound);
 }
@@ -104,7 +104,7 @@ fn frozen_processes_stand_still_until_thawed_and_can_be_killed() {
 }
 
 #[test]
-fn thawing_below_a_frozen_ancestor_times_out_and_says_so() {
+fn thawing_below_a_frozen_ancestor_times_out_with_the_reason() {
     let own = Own::new();
     let child = own.create_child("a").unwrap();
     own.freeze().unwrap();
@@ -114,7 +114,7 @@ fn thawing_below_a_frozen_ancestor_times_out_and_says_so() {
 }
 
 #[test]
-fn kill_reaches_every_level_and_removal_waits_for_the_dying() {
+fn kill_reaches_every_level_and_removal_waits_for_dying_processes() {
     let own = Own::new();
     let deep = own.create_child("a").unwrap().create_child("b").unwrap();
     let helpers: Vec<Helper> = (0..4).map(|_| Helper::sleep()).collect();
@@ -134,7 +134,7 @@ fn kill_reaches_every_level_and_removal_waits_for_the_dying() {
 }
 
 #[test]
-fn removal_of_an_occupied_cgroup_names_who_is_in_the_way() {
+fn removal_of_an_occupied_cgroup_is_refused_with_its_processes() {
     let (own, helper) = (Own::new(), Helper::sleep());
     own.attach(helper.pid()).unwrap();
     let error = own.remove_within(Duration::from_millis(20)).unwrap_err();
@@ -147,7 +147,7 @@ fn removal_of_an_occupied_cgroup_names_who_is_in_the_way() {
 }
 
 #[test]
-fn an_ended_process_cannot_be_attached_and_the_sentence_says_why() {
+fn attaching_an_ended_process_is_refused_with_the_reason() {
     let own = Own::new();
     let error = own.attach(i32::MAX).unwrap_err();
     assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::NotFound, Some(libc::ESRCH)));
@@ -185,7 +185,7 @@ fn controllers_are_enabled_down_the_path_and_only_for_cgroups_without_processes(
 }
 
 #[test]
-fn beside_processes_nothing_is_handed_down_to_others_and_the_sentence_says_who_they_are() {
+fn enabling_controllers_beside_processes_is_refused_with_their_pids() {
     // The kernel would accept some of these, and then permit only threads in the child.
     let has = Hierarchy::detect().unwrap().controllers();
     let wanted = has & (Controllers::CPU | Controllers::PIDS | Controllers::HUGETLB);
@@ -210,7 +210,7 @@ fn beside_processes_nothing_is_handed_down_to_others_and_the_sentence_says_who_t
 }
 
 #[test]
-fn a_path_is_made_with_its_parents_and_what_they_can_hand_down() {
+fn a_path_is_created_with_its_parents_and_the_controllers_that_they_can_enable() {
     let own = Own::new();
     let has = Hierarchy::detect().unwrap().controllers();
     own.enable_path(has).unwrap();
@@ -227,7 +227,7 @@ fn a_path_is_made_with_its_parents_and_what_they_can_hand_down() {
 }
 
 #[test]
-fn a_path_beside_processes_is_made_and_only_its_limits_are_refused() {
+fn a_path_beside_processes_is_created_and_only_its_limits_are_refused() {
     let own = Own::new();
     let has = Hierarchy::detect().unwrap().controllers();
     own.enable_path(has).unwrap();
@@ -243,7 +243,7 @@ fn a_path_beside_processes_is_made_and_only_its_limits_are_refused() {
 }
 
 #[test]
-fn a_path_to_a_cgroup_that_is_in_use_is_refused_and_says_by_whom() {
+fn a_path_to_a_cgroup_in_use_is_refused_with_its_processes() {
     let own = Own::new();
     let below = own.create_path("a/b", Controllers::empty()).unwrap();
     let helper = Helper::sleep();
@@ -263,7 +263,7 @@ fn a_path_to_a_cgroup_that_is_in_use_is_refused_and_says_by_whom() {
 }
 
 #[test]
-fn a_limit_without_its_controller_is_an_error_with_the_reason_and_nothing_is_written() {
+fn a_limit_without_its_controller_is_refused_with_the_reason_and_nothing_is_written() {
     let host = Hierarchy::detect().unwrap();
     let top = Own::new();
     top.enable_path(Controllers::PIDS & host.controllers()).unwrap();
@@ -289,7 +289,7 @@ fn a_limit_without_its_controller_is_an_error_with_the_reason_and_nothing_is_wri
 }
 
 #[test]
-fn a_file_that_the_kernel_does_not_know_is_unenforceable_and_what_stands_before_it_is_not_written() {
+fn a_file_unknown_to_the_kernel_is_unenforceable_and_no_earlier_limit_is_written() {
     let own = Own::new();
     own.write("cgroup.max.depth", "7").unwrap();
     let unified = [("cgroup.max.depth", "3"), ("cgroup.unheard-of", "1")];
@@ -301,7 +301,7 @@ fn a_file_that_the_kernel_does_not_know_is_unenforceable_and_what_stands_before_
 }
 
 #[test]
-fn usage_has_what_the_cgroup_has_and_leaves_the_rest_absent() {
+fn usage_has_the_values_of_the_cgroups_files_and_nothing_else() {
     let (own, mut helper) =
         (Own::new(), Helper::sh("read line; i=0; while [ $i -lt 50000 ]; do i=$((i+1)); done"));
     // The parent enables no controller.

@@ -82,7 +82,7 @@ fn controllers(own: &Own) -> String {
 }
 
 #[test]
-fn root_gets_a_base_below_the_top_of_the_mount() {
+fn root_gets_a_cgroup_parent_below_the_top_of_the_mount() {
     let name = format!("nspod-test-{}-root", std::process::id());
     let found = find(&name, Move::Nothing).unwrap();
     let again = find(&name, Move::Nothing);
@@ -92,7 +92,7 @@ fn root_gets_a_base_below_the_top_of_the_mount() {
 }
 
 #[test]
-fn a_user_in_a_delegated_cgroup_can_do_all_once_it_moves_itself_out_of_the_way() {
+fn a_user_in_a_delegated_cgroup_can_enable_every_controller_after_moving_itself_out() {
     let own = Own::new();
     let all = controllers(&own);
     hand_over(&own);
@@ -102,7 +102,7 @@ fn a_user_in_a_delegated_cgroup_can_do_all_once_it_moves_itself_out_of_the_way()
 }
 
 #[test]
-fn nothing_is_moved_unasked_and_what_is_in_the_way_is_named() {
+fn without_permission_no_process_is_moved_and_the_obstacle_is_reported() {
     let own = Own::new();
     let all = controllers(&own);
     hand_over(&own);
@@ -113,7 +113,7 @@ fn nothing_is_moved_unasked_and_what_is_in_the_way_is_named() {
 }
 
 #[test]
-fn a_user_without_a_delegated_cgroup_is_told_what_is_missing_and_what_to_do() {
+fn a_user_without_a_delegated_cgroup_gets_an_error_with_the_cure() {
     let own = Own::new();
     let path = own.path().display();
     let cure = "run it under systemd-run --user --scope -p Delegate=yes, or have root give the user a cgroup: \
@@ -129,7 +129,7 @@ fn a_user_without_a_delegated_cgroup_is_told_what_is_missing_and_what_to_do() {
 }
 
 #[test]
-fn a_partly_delegated_cgroup_names_the_file_that_is_not() {
+fn a_partly_delegated_cgroup_is_refused_with_the_missing_file() {
     let own = Own::new();
     hand_over(&own);
     chown(own.path().join("cgroup.subtree_control"), Some(0), None).unwrap();
@@ -137,7 +137,7 @@ fn a_partly_delegated_cgroup_names_the_file_that_is_not() {
 }
 
 #[test]
-fn a_unit_that_systemd_has_not_marked_is_used_but_said_to_be_unmarked() {
+fn a_unit_without_the_delegation_mark_is_used_and_reported_as_unmarked() {
     let own = Own::new();
     let unit = own.create_child("app.scope").unwrap();
     hand_over(&unit);
@@ -159,7 +159,7 @@ fn mark(cgroup: &Cgroup) {
 }
 
 #[test]
-fn systemd_makes_a_scope_for_a_user_in_a_session() {
+fn systemd_creates_a_scope_for_a_user_in_a_session() {
     let own = Own::new();
     own.enable_path(Hierarchy::detect().unwrap().controllers()).unwrap();
     hand_over(&own);
@@ -171,6 +171,6 @@ fn systemd_makes_a_scope_for_a_user_in_a_session() {
 }
 
 #[test]
-fn a_base_of_an_impossible_name_is_refused() {
+fn a_cgroup_parent_with_an_invalid_name_is_refused() {
     assert_eq!(find("a/b", Move::Nothing).unwrap_err().kind(), ErrorKind::InvalidName);
 }

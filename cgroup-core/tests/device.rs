@@ -29,7 +29,7 @@ fn can(own: &Cgroup) -> String {
 }
 
 #[test]
-fn what_no_rule_allows_is_denied_and_without_a_filter_all_is_allowed() {
+fn a_filter_denies_what_no_rule_allows_and_without_a_filter_everything_is_allowed() {
     let own = Own::new();
     assert_eq!(can(&own), "rwzm");
     own.attach_devices(&rules(&["allow c 1:5 rw"])).unwrap();
@@ -44,7 +44,7 @@ fn a_later_rule_overrides_an_earlier_one_for_its_own_accesses() {
 }
 
 #[test]
-fn two_filters_both_must_allow_and_replacing_leaves_one() {
+fn two_filters_must_both_allow_and_replacing_leaves_one() {
     let own = Own::new();
     own.attach_devices(&rules(&["allow c 1:* rwm"])).unwrap();
     own.attach_devices(&rules(&["allow c 1:3 r"])).unwrap();

@@ -39,7 +39,7 @@ fn memory(max: u64) -> Limits {
 }
 
 #[test]
-fn memory_max_kills_the_hog_not_its_neighbour_and_the_count_says_where() {
+fn memory_max_kills_the_hog_not_its_neighbour_and_the_counters_name_the_level() {
     let Some(own) = Own::with(Controllers::MEMORY) else { return };
     let (small, large) =
         (limited(&own, "small", &memory(16 * MIB)), limited(&own, "large", &memory(1024 * MIB)));
@@ -60,7 +60,7 @@ fn memory_max_kills_the_hog_not_its_neighbour_and_the_count_says_where() {
 }
 
 #[test]
-fn memory_oom_group_takes_all_of_the_cgroup() {
+fn memory_oom_group_kills_every_process_of_the_cgroup() {
     let Some(own) = Own::with(Controllers::MEMORY) else { return };
     let group = limited(&own, "g", &Limits { memory_oom_group: Some(true), ..memory(16 * MIB) });
     let bystander = Helper::sleep();
@@ -146,7 +146,7 @@ fn every_limit_reads_back_as_it_was_written_and_can_be_changed() {
 }
 
 #[test]
-fn io_max_of_a_disk_reads_back_and_no_disk_is_an_error_that_says_so() {
+fn io_max_of_a_disk_reads_back_and_is_refused_for_a_missing_disk() {
     let Some(own) = Own::with(Controllers::IO) else { return };
     let Some(disk) = disk() else { return nspod_testkit::skip("this machine has no disk in /sys/block") };
     let max = IoMax { rbps: Some(Max::Value(MIB)), wiops: Some(Max::Value(10)), ..IoMax::default() };
@@ -166,7 +166,7 @@ fn disk() -> Option<Device> {
 }
 
 #[test]
-fn a_weight_of_disks_is_set_by_the_file_that_the_kernel_has() {
+fn io_weight_is_written_to_the_file_that_the_kernel_has() {
     let Some(own) = Own::with(Controllers::IO) else { return };
     let Some(disk) = disk() else { return nspod_testkit::skip("this machine has no disk in /sys/block") };
     own.enable(Controllers::IO).unwrap();
@@ -210,7 +210,7 @@ fn huge_pages_are_limited_by_size_and_an_unknown_size_is_unenforceable() {
 }
 
 #[test]
-fn a_controller_that_is_not_handed_down_is_missing_where_it_stops() {
+fn a_controller_that_a_parent_does_not_enable_is_missing_from_there() {
     let host = Hierarchy::detect().unwrap();
     let Some(controller) = Controller::ALL.into_iter().find(|&c| {
         host.controllers().contains(c.into()) && matches!(c, Controller::Pids | Controller::Hugetlb)

@@ -128,7 +128,7 @@ proptest! {
     }
 
     #[test]
-    fn what_validates_is_written_by_controller_and_files_are_plain_names(limits in limits()) {
+    fn valid_limits_are_written_by_controller_to_plain_file_names(limits in limits()) {
         let quota = limits.cpu_max.and_then(|max| max.quota);
         prop_assume!(quota.is_none_or(|quota| limits.cpu_max_burst.is_none_or(|burst| burst <= quota)));
         limits.validate().unwrap();
@@ -156,7 +156,7 @@ proptest! {
 }
 
 #[test]
-fn values_that_the_kernel_would_refuse_are_named_before() {
+fn values_that_the_kernel_would_refuse_are_refused_by_name() {
     let of = |limits: Limits| limits.validate().unwrap_err();
     let cases = [
         (
@@ -241,7 +241,7 @@ fn one_of_each(memory: u64, device: &str) -> Limits {
 }
 
 #[test]
-fn a_merge_changes_what_it_names_and_keeps_the_rest() {
+fn merge_changes_the_named_limits_and_keeps_the_rest() {
     let mut limits = one_of_each(1, "8:0");
     limits.pids_max = Some(Max::Value(5));
     let wiops = IoMax { wiops: Some(Max::Max), ..IoMax::default() };
@@ -283,7 +283,7 @@ fn a_removed_file_leaves_the_others_and_comes_back() {
 }
 
 #[test]
-fn unified_takes_limits_and_not_what_acts_on_processes_or_lies_elsewhere() {
+fn unified_accepts_limits_and_refuses_files_that_act_on_processes_or_other_paths() {
     let of =
         |file: &str| Limits { unified: [(file.into(), "1".into())].into(), ..Default::default() }.validate();
     for good in ["memory.reclaim", "cgroup.max.depth", "hugetlb.2MB.rsvd.max", "cpuset.cpus.partition"] {
@@ -296,7 +296,7 @@ fn unified_takes_limits_and_not_what_acts_on_processes_or_lies_elsewhere() {
 }
 
 #[test]
-fn what_is_limited_by_device_or_size_is_a_line_or_a_file_of_its_own() {
+fn limits_per_device_are_lines_and_limits_per_page_size_are_files() {
     let rdma = RdmaMax { hca_handle: Some(Max::Value(2)), hca_object: Some(Max::Max) };
     let limits = Limits {
         io_weight: Some(100),
@@ -320,7 +320,7 @@ fn what_is_limited_by_device_or_size_is_a_line_or_a_file_of_its_own() {
 }
 
 #[test]
-fn a_burst_is_taken_back_before_the_quota_shrinks() {
+fn the_burst_is_reset_before_the_quota_shrinks() {
     let limits = Limits {
         cpu_max: Some(CpuMax::new(2_000, 10_000)),
         cpu_max_burst: Some(1_000),
@@ -361,7 +361,7 @@ fn real_files_are_read_and_future_keys_skipped() {
 
 #[cfg(feature = "serde")]
 #[test]
-fn limits_read_from_json_as_the_kernel_writes_them() {
+fn limits_are_read_from_json_in_the_kernels_notation() {
     let json = r#"{"cpu.max": "max 100000", "memory.max": 4096, "memory.swap.max": "max", "cpuset.cpus": "0-1",
         "io.max": {"8:0": {"rbps": 1000}}, "memory.oom.group": true}"#;
     let limits: Limits = serde_json::from_str(json).unwrap();

@@ -13,24 +13,24 @@ fn own() -> Own {
 }
 
 #[test]
-fn what_is_asked_of_systemd_over_a_bus_is_done() {
+fn systemd_serves_requests_over_a_bus() {
     let bus = [("NSPOD_TEST_SYSTEMD", "user")];
     let Some(out) = common::beside_systemd(&own(), 0, &["beside_systemd::"], &bus) else { return };
     assert!(out.contains(" 7 passed"), "{out}");
 }
 
 #[test]
-fn the_machines_systemd_is_asked_on_the_bus_that_is_told_of() {
+fn the_system_manager_is_reached_on_the_bus_of_the_environment() {
     let bus = [("NSPOD_TEST_SYSTEMD", "any"), ("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/run/user/0/bus")];
-    let name = "beside_systemd::a_held_scope_is_there_and_its_properties_arrive";
+    let name = "beside_systemd::a_held_scope_exists_and_has_its_properties";
     let Some(out) = common::beside_systemd(&own(), 0, &["--exact", name], &bus) else { return };
     assert!(out.contains(" 1 passed"), "{out}");
 }
 
 #[test]
-fn where_no_bus_runs_systemd_is_asked_itself() {
+fn systemd_is_reached_directly_without_a_bus() {
     let none = [("NSPOD_TEST_SYSTEMD", "user"), ("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent")];
-    let name = "beside_systemd::a_held_scope_is_there_and_its_properties_arrive";
+    let name = "beside_systemd::a_held_scope_exists_and_has_its_properties";
     let Some(out) = common::beside_systemd(&own(), 0, &["--exact", name], &none) else { return };
     assert!(out.contains(" 1 passed"), "{out}");
 }
@@ -105,7 +105,7 @@ mod beside_systemd {
 
     #[test]
     #[ignore = "run beside a systemd, by the tests above"]
-    fn a_held_scope_is_there_and_its_properties_arrive() {
+    fn a_held_scope_exists_and_has_its_properties() {
         let unit = "nspod-properties.scope";
         let scope = Scope {
             slice: Some("nspodtest-a.slice".into()),
@@ -151,7 +151,7 @@ mod beside_systemd {
 
     #[test]
     #[ignore = "run beside a systemd, by the tests above"]
-    fn a_scope_lives_as_long_as_its_last_process_and_is_then_forgotten() {
+    fn a_scope_is_removed_after_its_last_process() {
         let (mut manager, unit) = (manager(), "nspod-life.scope");
         let held = manager.hold_scope(&Scope::new(unit)).unwrap();
         let helper = Helper::sleep();
@@ -169,7 +169,7 @@ mod beside_systemd {
 
     #[test]
     #[ignore = "run beside a systemd, by the tests above"]
-    fn a_scope_that_nothing_was_born_in_goes_with_its_placeholder() {
+    fn an_unused_scope_is_removed_with_its_placeholder() {
         let held = manager().hold_scope(&Scope::new("nspod-empty.scope")).unwrap();
         let path = held.cgroup().path().to_owned();
         drop(held);
@@ -178,7 +178,7 @@ mod beside_systemd {
 
     #[test]
     #[ignore = "run beside a systemd, by the tests above"]
-    fn properties_change_while_it_runs_and_an_unknown_one_is_refused_by_name() {
+    fn properties_of_a_running_scope_change_and_an_unknown_one_is_refused_by_name() {
         let (mut manager, unit) = (manager(), "nspod-change.scope");
         let held = manager.hold_scope(&Scope::new(unit)).unwrap();
         let limits = Limits { memory_max: Some(Max::Value(32 * MIB)), pids_max: Some(Max::Max), ..limits() };
@@ -194,7 +194,7 @@ mod beside_systemd {
 
     #[test]
     #[ignore = "run beside a systemd, by the tests above"]
-    fn a_scope_is_stopped_with_what_lives_in_it_and_again_is_no_error() {
+    fn stopping_a_scope_ends_its_processes_and_can_be_repeated() {
         let (mut manager, unit) = (manager(), "nspod-stop.scope");
         let mut helper = Helper::sleep();
         let cgroup = manager.start_scope(&Scope::new(unit), helper.pid()).unwrap();
@@ -209,7 +209,7 @@ mod beside_systemd {
 
     #[test]
     #[ignore = "run beside a systemd, by the tests above"]
-    fn a_scope_that_failed_makes_room_for_its_successor() {
+    fn a_failed_scope_can_be_replaced() {
         let (mut manager, unit) = (manager(), "nspod-again.scope");
         let properties =
             vec![Property::new("CollectMode", "inactive"), Property::new("RuntimeMaxUSec", 1_000_u64)];
@@ -223,7 +223,7 @@ mod beside_systemd {
 
     #[test]
     #[ignore = "run beside a systemd, by the tests above"]
-    fn a_slice_stays_without_processes_and_takes_other_properties_when_asked_again() {
+    fn an_empty_slice_stays_and_its_properties_can_be_changed() {
         let (mut manager, unit) = (manager(), "nspodpods-p1.slice");
         let memory = |mib| {
             Property::of_limits(&Limits { memory_max: Some(Max::Value(mib * MIB)), ..Limits::default() })

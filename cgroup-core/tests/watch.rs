@@ -33,7 +33,7 @@ fn a_watch_sees_a_cgroup_fill_freeze_and_empty() {
 }
 
 #[test]
-fn the_watch_of_a_parent_sees_what_happens_below() {
+fn the_watch_of_a_parent_sees_changes_below() {
     let own = Own::new();
     let child = own.create_child("a").unwrap();
     let mut watch = own.watch().unwrap();
@@ -54,7 +54,7 @@ fn a_watch_as_a_descriptor_is_readable_from_a_change_until_it_is_read() {
 }
 
 #[test]
-fn the_watch_of_a_removed_cgroup_says_that_it_is_gone() {
+fn the_watch_of_a_removed_cgroup_reports_the_removal() {
     let own = Own::new();
     let child = own.create_child("a").unwrap();
     let mut watch = child.watch().unwrap();

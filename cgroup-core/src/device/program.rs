@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_rules_have_in_common_is_asked_once() {
+    fn conditions_that_rules_share_are_tested_once() {
         let jumps = compile(&DEFAULT).iter().filter(|i| i.code == JUMP_UNLESS_EQUAL).count();
         // Three runs of a kind, three majors, eight minors, and one verdict for each rule.
         assert_eq!(jumps, 3 + 3 + 8 + DEFAULT.len());
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_allowed_by_no_rules() {
+    fn an_empty_list_of_rules_allows_nothing() {
         assert!(!allows(&[], Kind::Char, 1, 3, Access::READ));
         assert!(!run(&compile(&[]), Kind::Char, 1, 3, Access::READ));
     }

@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_v1_is_answered_with_the_name_of_v2() {
+    fn a_v1_file_name_is_refused_with_its_v2_name() {
         let text = Limit::requirement("memory.limit_in_bytes");
         assert_eq!(text, "this is a name of cgroup v1: use memory.max");
         let text = Limit::requirement("hugetlb.2MB.limit_in_bytes");

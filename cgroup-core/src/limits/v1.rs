@@ -129,7 +129,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_weight_is_one_that_v2_takes_and_more_stays_more(
+        fn every_converted_weight_is_valid_in_v2_and_keeps_its_order(
             shares in any::<u64>(), more in any::<u64>(), weight in 10..=1_000_u16,
         ) {
             let weights = Limits {
@@ -145,13 +145,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_set_is_no_limit_written() {
+    fn unset_fields_write_no_limits() {
         assert_eq!((cpu_weight(0), cpu_max(0, 0), io_weight(0).unwrap()), (None, None, None));
         assert_eq!((max("x", 0).unwrap(), swap_max(None, None).unwrap()), (None, None));
     }
 
     #[test]
-    fn shares_outside_of_their_range_are_the_nearest() {
+    fn shares_out_of_range_are_clamped() {
         assert_eq!((cpu_weight(1), cpu_weight(u64::MAX)), (Some(1), Some(10_000)));
     }
 
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn swap_is_what_both_leave_beside_memory() {
+    fn the_swap_limit_is_the_total_minus_memory() {
         let of = |memory, both| swap_max(max("m", memory).unwrap(), max("s", both).unwrap());
         let cases = [
             (100, 0, None),
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_of_v1_is_refused_by_name() {
+    fn an_invalid_v1_number_is_refused_with_its_field() {
         let error = max("pids.limit", -2).unwrap_err();
         assert_eq!(
             error.to_string(),

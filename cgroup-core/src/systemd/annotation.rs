@@ -128,13 +128,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic(name in "[A-Za-z]{3,9}(Sec)?", text in "(uint64 |\\[|'|\")?(.|\\\\|'|,|\\]){0,9}") {
+        fn no_text_makes_parse_panic(name in "[A-Za-z]{3,9}(Sec)?", text in "(uint64 |\\[|'|\")?(.|\\\\|'|,|\\]){0,9}") {
             let _ = of(&name, &text);
         }
     }
 
     #[test]
-    fn a_value_is_of_the_type_that_is_written_before_it_or_the_one_that_it_looks_like() {
+    fn a_value_has_its_prefixed_type_or_an_inferred_one() {
         let cases: [(&str, Value); 11] = [
             ("true", true.into()),
             ("boolean false", false.into()),
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn other_annotations_are_none_and_a_strange_name_is_refused() {
+    fn other_annotations_are_ignored_and_an_invalid_property_name_is_refused() {
         assert_eq!(Property::of_annotation("io.kubernetes.pod", "x").unwrap(), None);
         for wrong in ["", "ab", "Memory.Max", "A B C"] {
             assert_eq!(of(wrong, "true").unwrap_err().kind(), crate::ErrorKind::InvalidText, "{wrong}");

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_placeholder_waits_and_is_gone_when_it_is_dropped() {
+    fn a_placeholder_waits_and_ends_when_it_is_dropped() {
         let placeholder = Placeholder::start().unwrap();
         let dir = PathBuf::from(format!("/proc/{}", placeholder.pid));
         let descriptors = || std::fs::read_dir(dir.join("fd")).unwrap().count();

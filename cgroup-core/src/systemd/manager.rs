@@ -270,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_nothing_listens_the_sentence_names_both_places_and_what_to_do() {
+    fn a_missing_bus_is_reported_with_both_sockets_and_the_cure() {
         let places = [("/nonexistent/bus".into(), true), ("/dev/null".into(), false)];
         let error = Manager::open(places, "do that").unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Systemd);

@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn each_limit_that_systemd_writes_has_its_property_and_no_limit_is_the_greatest_number() {
+    fn each_limit_that_systemd_writes_has_its_property_and_unlimited_is_the_greatest_number() {
         let limits = Limits {
             cpu_weight: Some(50),
             cpuset_cpus: Some("0,2,9".parse().unwrap()),
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_by_file_counts_as_the_field_and_comes_last() {
+    fn a_limit_set_by_file_name_overrides_its_field() {
         let limits = Limits { memory_max: Some(Max::Value(5)), ..unified("memory.max", "9") };
         assert_eq!(of(limits), [("MemoryMax".to_owned(), 9_u64.into())]);
         assert_eq!(of(unified("io.weight", "30")), [("IOWeight".to_owned(), 30_u64.into())]);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_cgroup_has_the_weight_0_and_no_other() {
+    fn only_an_idle_cgroup_has_the_weight_0() {
         let idle = Limits { cpu_idle: Some(true), ..unified("cpu.weight", "50") };
         assert_eq!(of(idle), [("CPUWeight".to_owned(), 0_u64.into())]);
         assert_eq!(of(Limits { cpu_idle: Some(false), ..Limits::default() }), []);

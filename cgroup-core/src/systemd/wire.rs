@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variant_is_read_where_it_is_a_text() {
+    fn a_variant_is_read_if_it_is_a_string() {
         let of = |value: Value| {
             let fields = |all: &mut Writer| all.field(8, "g", |all| all.signature("v"));
             message(2, fields, |all| all.variant(&value)).text().map(str::to_owned)
