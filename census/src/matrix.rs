@@ -104,7 +104,7 @@ impl fmt::Display for Matrix {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn letters_go_on_after_z() {
+    fn letters_continue_after_z() {
         assert_eq!([1, 26, 27, 702, 703].map(super::letters), ["a", "z", "aa", "zz", "aaa"]);
     }
 }

@@ -34,7 +34,7 @@ fn pids(model: &Model) -> Vec<Vec<i32>> {
 }
 
 #[test]
-fn a_system_in_a_container_is_one_container_however_many_cgroups_it_makes() {
+fn a_system_in_a_container_is_one_container_however_many_cgroups_it_creates() {
     let own_cgroup_ns = [1, 1, 1, 0, 1, 1, 1, 0];
     let host_cgroup_ns = [2, 2, 2, 0, 2, 2, 0, 0];
     let model = derive(
@@ -53,7 +53,7 @@ fn a_system_in_a_container_is_one_container_however_many_cgroups_it_makes() {
 }
 
 #[test]
-fn containers_that_share_every_kind_but_not_their_cgroup_are_two() {
+fn containers_that_share_every_kind_are_distinguished_by_their_cgroups() {
     let all_shared = [1, 1, 0, 0, 1, 1, 0, 0];
     let model = derive(
         &[
@@ -94,7 +94,7 @@ fn a_pod_shares_net_and_keeps_mnt_apart_and_a_shared_user_namespace_makes_no_pod
 }
 
 #[test]
-fn a_neighbour_below_a_containers_cgroup_takes_it_from_it() {
+fn a_container_does_not_own_a_cgroup_with_a_neighbour_below_it() {
     let (a, b) = ([1, 1, 1, 0, 0, 0, 1, 0], [2, 2, 2, 0, 0, 0, 2, 0]);
     let model = derive(
         &[
@@ -178,7 +178,7 @@ proptest! {
     }
 
     #[test]
-    fn containers_of_one_set_have_cgroups_apart_and_nothing_that_unites_them(processes in processes()) {
+    fn containers_of_one_set_have_separate_cgroups_and_no_common_init(processes in processes()) {
         let model = derive(&processes, &set(HOST));
         let cgroups = |c: &Container| -> Vec<String> {
             processes.iter().filter(|p| c.pids.contains(&p.pid)).map(|p| p.cgroup.clone().unwrap()).collect()
@@ -195,7 +195,7 @@ proptest! {
     }
 
     #[test]
-    fn a_container_owns_its_cgroup_if_nobody_else_is_in_it_or_below(processes in processes()) {
+    fn a_container_owns_its_cgroup_if_no_other_process_is_in_it_or_below(processes in processes()) {
         for container in derive(&processes, &set(HOST)).containers {
             let Some(own) = &container.cgroup else { continue };
             let others = processes.iter().filter(|p| !container.pids.contains(&p.pid));
@@ -232,7 +232,7 @@ proptest! {
     }
 
     #[test]
-    fn neither_the_numbers_of_namespaces_nor_the_order_of_processes_matter(
+    fn the_result_depends_on_neither_namespace_ids_nor_process_order(
         processes in processes(), shift in prop::array::uniform8(1u64..1000), seed in any::<u64>(),
     ) {
         let renamed = |set: &NamespaceSet| {

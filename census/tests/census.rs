@@ -116,7 +116,7 @@ fn all(kinds: Kinds, of: &Process) -> Vec<Namespace> {
 }
 
 #[test]
-fn for_every_subset_of_kinds_exactly_that_subset_coincides_and_makes_a_pod() {
+fn every_shared_subset_of_kinds_coincides_exactly_and_forms_a_pod() {
     if !nspod_testkit::root() {
         return;
     }
@@ -273,7 +273,7 @@ fn a_namespace_held_only_by_a_mount_in_a_private_mount_namespace_is_found() {
 }
 
 #[test]
-fn a_user_namespace_without_processes_is_found_by_what_it_owns() {
+fn a_user_namespace_without_processes_is_found_through_the_namespaces_that_it_owns() {
     if !nspod_testkit::root() {
         return;
     }
@@ -295,7 +295,7 @@ fn a_user_namespace_without_processes_is_found_by_what_it_owns() {
 }
 
 #[test]
-fn a_host_pid_leads_to_the_inner_pids_and_back() {
+fn host_pids_and_inner_pids_lead_to_each_other() {
     if !nspod_testkit::root() {
         return;
     }
@@ -319,7 +319,7 @@ fn a_host_pid_leads_to_the_inner_pids_and_back() {
 }
 
 #[test]
-fn a_thread_that_left_its_process_is_found_when_asked_for() {
+fn a_thread_in_other_namespaces_than_its_process_is_found_on_request() {
     if !nspod_testkit::root() {
         return;
     }
@@ -342,7 +342,7 @@ fn a_thread_that_left_its_process_is_found_when_asked_for() {
 }
 
 #[test]
-fn a_zombie_is_told_from_a_process() {
+fn a_zombie_is_distinguished_from_a_process() {
     let mut child = Command::new("true").stdout(Stdio::piped()).spawn().unwrap();
     let pid = child.id() as i32;
     // Waits for the end of the process without reaping it.
@@ -358,7 +358,7 @@ fn a_zombie_is_told_from_a_process() {
 }
 
 #[test]
-fn a_procfs_of_an_inner_pid_namespace_is_a_world_of_its_own() {
+fn a_procfs_of_an_inner_pid_namespace_shows_only_its_own_processes() {
     if !nspod_testkit::root() {
         return;
     }
@@ -371,7 +371,7 @@ fn a_procfs_of_an_inner_pid_namespace_is_a_world_of_its_own() {
 }
 
 #[test]
-fn a_directory_that_is_no_procfs_is_refused_with_a_sentence() {
+fn a_directory_that_is_not_a_procfs_is_refused_with_the_reason() {
     let error = Options::default().of("/").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert_eq!(
@@ -383,7 +383,7 @@ fn a_directory_that_is_no_procfs_is_refused_with_a_sentence() {
 }
 
 #[test]
-fn a_container_is_told_by_its_kinds_its_init_and_its_cgroup() {
+fn a_container_is_recognised_by_its_kinds_its_init_and_its_cgroup() {
     if !nspod_testkit::root() {
         return;
     }
@@ -425,7 +425,7 @@ impl Drop for Remove {
 const NOBODY: u32 = 65534;
 
 #[test]
-fn an_ordinary_user_sees_its_own_and_is_told_of_the_rest() {
+fn an_ordinary_user_sees_its_own_processes_and_the_number_of_the_others() {
     if !nspod_testkit::root() {
         return;
     }
@@ -437,7 +437,7 @@ fn an_ordinary_user_sees_its_own_and_is_told_of_the_rest() {
 }
 
 #[test]
-#[ignore = "run by an_ordinary_user_sees_its_own_and_is_told_of_the_rest"]
+#[ignore = "run by an_ordinary_user_sees_its_own_processes_and_the_number_of_the_others"]
 fn helper_takes_the_census_as_nobody() {
     assert_eq!(nix::unistd::geteuid().as_raw(), NOBODY);
     let own = sleeper(&[], Kinds::USER | Kinds::NET | Kinds::PID);
