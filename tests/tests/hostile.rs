@@ -71,7 +71,7 @@ fn decoy(image: &Image, target: &Path) {
 }
 
 #[test]
-fn a_directory_of_the_image_that_is_a_symlink_leads_no_mount_to_the_host() {
+fn a_symlink_in_place_of_an_image_directory_leads_no_mount_to_the_host() {
     if !lane::root() {
         return;
     }
@@ -104,7 +104,7 @@ fn all<'a>(names: &'a [&'a str]) -> impl Iterator<Item = (&'a str, usize, bool)>
 }
 
 #[test]
-fn a_mount_destination_that_is_a_symlink_leads_no_mount_to_the_host() {
+fn a_symlink_as_a_mount_destination_leads_no_mount_to_the_host() {
     if !lane::root() {
         return;
     }
@@ -142,7 +142,7 @@ impl Drop for Stop<'_> {
 }
 
 #[test]
-fn a_symlink_swapped_in_while_containers_start_leads_no_mount_to_the_host() {
+fn a_symlink_swapped_in_during_starts_leads_no_mount_to_the_host() {
     if !lane::root() {
         return;
     }
@@ -188,7 +188,7 @@ fn a_symlink_swapped_in_while_containers_start_leads_no_mount_to_the_host() {
 }
 
 #[test]
-fn devices_and_masked_paths_of_the_image_that_are_symlinks_mask_nothing_of_the_hosts() {
+fn symlinks_in_place_of_devices_and_masked_paths_mask_nothing_of_the_host() {
     if !lane::root() {
         return;
     }
@@ -244,7 +244,7 @@ fn a_container_gets_no_descriptor_but_its_standard_streams() {
 }
 
 #[test]
-fn a_working_directory_outside_of_the_root_is_refused() {
+fn a_working_directory_outside_the_root_is_refused() {
     if !lane::root() {
         return;
     }
@@ -268,7 +268,7 @@ fn a_working_directory_outside_of_the_root_is_refused() {
 }
 
 #[test]
-fn a_kernel_parameter_is_written_to_the_kernel_and_to_no_file_of_the_image() {
+fn a_sysctl_is_written_to_the_kernel_and_not_to_a_file_of_the_image() {
     if !lane::root() {
         return;
     }
@@ -293,7 +293,7 @@ fn a_kernel_parameter_is_written_to_the_kernel_and_to_no_file_of_the_image() {
 }
 
 #[test]
-fn where_a_single_id_is_mapped_no_group_can_be_dropped() {
+fn a_single_mapped_id_prevents_dropping_groups() {
     if !lane::root() {
         return;
     }

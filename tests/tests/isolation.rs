@@ -53,7 +53,7 @@ fn pids(victim: &mut Cell) -> [i32; 2] {
 }
 
 #[test]
-fn signals_reach_nobody_in_another_pid_namespace() {
+fn signals_do_not_cross_pid_namespaces() {
     row(Kind::Pid, "", |victim, attacker| {
         for pid in pids(victim) {
             // Pid 1 is the attacker itself, which must not kill itself.
@@ -66,7 +66,7 @@ fn signals_reach_nobody_in_another_pid_namespace() {
 }
 
 #[test]
-fn ptrace_seizes_nobody_in_another_pid_namespace() {
+fn ptrace_does_not_cross_pid_namespaces() {
     row(Kind::Pid, "", |victim, attacker| {
         victim.order("secret").unwrap();
         pids(victim).iter().any(|pid| attacker.order(&format!("ptrace {pid}")).is_ok())
@@ -74,7 +74,7 @@ fn ptrace_seizes_nobody_in_another_pid_namespace() {
 }
 
 #[test]
-fn memory_is_read_of_nobody_in_another_pid_namespace() {
+fn memory_cannot_be_read_across_pid_namespaces() {
     row(Kind::Pid, "", |victim, attacker| {
         let [own, hosts] = pids(victim);
         let at = victim.order("secret").unwrap();
@@ -94,7 +94,7 @@ fn memory_is_read_of_nobody_in_another_pid_namespace() {
 }
 
 #[test]
-fn memory_is_written_of_nobody_in_another_pid_namespace() {
+fn memory_cannot_be_written_across_pid_namespaces() {
     row(Kind::Pid, "", |victim, attacker| {
         let at = victim.order("secret").unwrap();
         for pid in pids(victim) {
@@ -135,7 +135,7 @@ fn abstract_sockets_stay_in_their_net_namespace() {
 }
 
 #[test]
-fn localhost_is_each_net_namespaces_own() {
+fn each_net_namespace_has_its_own_localhost() {
     row(Kind::Net, "", |victim, attacker| {
         victim.order("tcp listen 4711").unwrap();
         // The same port is free in another namespace, and in use in a shared one.
@@ -146,7 +146,7 @@ fn localhost_is_each_net_namespaces_own() {
 }
 
 #[test]
-fn a_host_name_is_set_in_its_uts_namespace_alone() {
+fn a_host_name_changes_only_in_its_uts_namespace() {
     row(Kind::Uts, "sys_admin", |victim, attacker| {
         attacker.order("set-hostname attacked").unwrap();
         victim.order("hostname").as_deref() == Ok("attacked")
@@ -154,7 +154,7 @@ fn a_host_name_is_set_in_its_uts_namespace_alone() {
 }
 
 #[test]
-fn a_mount_is_seen_in_its_mnt_namespace_alone() {
+fn a_mount_is_visible_only_in_its_mnt_namespace() {
     row(Kind::Mnt, "sys_admin", |victim, attacker| {
         attacker.order("mkdir /tmp/over").unwrap();
         attacker.order("mount-tmpfs /tmp/over").unwrap();
@@ -165,7 +165,7 @@ fn a_mount_is_seen_in_its_mnt_namespace_alone() {
 }
 
 #[test]
-fn files_are_written_in_ones_own_mnt_namespace_alone() {
+fn files_are_written_only_in_the_writers_mnt_namespace() {
     row(Kind::Mnt, "", |victim, attacker| {
         let mut all = Vec::new();
         for dir in ["/tmp", "/run", "/dev/shm"] {
@@ -181,7 +181,7 @@ fn files_are_written_in_ones_own_mnt_namespace_alone() {
 }
 
 #[test]
-fn clocks_with_an_offset_are_their_time_namespaces_own() {
+fn clock_offsets_apply_only_in_their_time_namespace() {
     if !lane::root() {
         return;
     }
@@ -213,7 +213,7 @@ fn clocks_with_an_offset_are_their_time_namespaces_own() {
 }
 
 #[test]
-fn setting_the_clock_is_refused_without_the_capability_and_not_with_it() {
+fn setting_the_clock_requires_the_capability() {
     if !lane::root() {
         return;
     }
@@ -239,7 +239,7 @@ fn ids(first: u32) -> IdMaps {
 }
 
 #[test]
-fn users_are_their_user_namespaces_own_and_reach_neither_each_others_processes_nor_files() {
+fn users_of_different_user_namespaces_reach_neither_each_others_processes_nor_files() {
     if !lane::root() {
         return;
     }
@@ -283,7 +283,7 @@ fn users_are_their_user_namespaces_own_and_reach_neither_each_others_processes_n
 }
 
 #[test]
-fn a_cgroup_namespace_hides_where_in_the_hosts_tree_one_is_and_who_else_is_there() {
+fn a_cgroup_namespace_hides_its_place_in_the_hosts_tree_and_the_other_cgroups() {
     if !lane::root() {
         return;
     }

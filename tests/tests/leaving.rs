@@ -25,7 +25,7 @@ fn sleeper(command: &mut Command) -> &mut Command {
 }
 
 #[test]
-fn a_container_is_deleted_while_the_handle_of_a_further_process_in_it_is_held() {
+fn a_container_can_be_deleted_while_the_handle_of_a_further_process_is_held() {
     if !lane::root() {
         return;
     }
@@ -39,7 +39,7 @@ fn a_container_is_deleted_while_the_handle_of_a_further_process_in_it_is_held() 
 }
 
 #[test]
-fn letting_go_of_a_further_process_ends_it_and_not_its_container() {
+fn dropping_a_further_process_ends_it_and_not_its_container() {
     if !lane::root() {
         return;
     }
@@ -55,7 +55,7 @@ fn letting_go_of_a_further_process_ends_it_and_not_its_container() {
 }
 
 #[test]
-fn a_container_is_deleted_while_another_traces_it() {
+fn a_container_can_be_deleted_while_another_traces_it() {
     if !lane::root() {
         return;
     }

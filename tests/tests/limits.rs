@@ -54,7 +54,7 @@ fn memory_max_kills_the_hog_and_neither_its_neighbour_nor_its_pod() {
 }
 
 #[test]
-fn an_outcome_names_the_pod_whose_memory_max_it_was() {
+fn the_outcome_names_the_pod_whose_memory_max_was_exceeded() {
     if !lane::controllers(Controllers::MEMORY) {
         return;
     }
@@ -75,7 +75,7 @@ impl Drop for Parent {
 }
 
 #[test]
-fn an_outcome_names_the_ancestor_whose_memory_max_it_was() {
+fn the_outcome_names_the_ancestor_whose_memory_max_was_exceeded() {
     if !lane::controllers(Controllers::MEMORY) {
         return;
     }
@@ -105,7 +105,7 @@ fn pids_max_stops_a_fork_bomb_and_not_its_neighbours_forks() {
 }
 
 #[test]
-fn pids_max_of_a_pod_is_over_all_its_containers_together() {
+fn pids_max_of_a_pod_counts_all_its_containers_together() {
     if !lane::controllers(Controllers::PIDS) {
         return;
     }
@@ -207,7 +207,7 @@ fn an_update_changes_a_live_container() {
 
 /// The host lane uses a controller of v1. The guest lane uses a file that no kernel has.
 #[test]
-fn a_limit_that_cannot_be_enforced_is_an_error_that_says_why() {
+fn a_limit_that_cannot_be_enforced_is_refused_with_the_reason() {
     if !lane::root() {
         return;
     }

@@ -13,7 +13,7 @@ fn processes(cell: &mut Cell) -> Vec<i32> {
 }
 
 #[test]
-fn the_host_finds_a_contained_process_under_another_pid() {
+fn the_host_sees_a_contained_process_under_another_pid() {
     if !lane::root() {
         return;
     }
@@ -33,7 +33,7 @@ fn the_host_finds_a_contained_process_under_another_pid() {
 }
 
 #[test]
-fn a_contained_process_sees_its_own_and_none_of_the_hosts() {
+fn a_contained_process_sees_its_own_processes_and_none_of_the_hosts() {
     if !lane::root() {
         return;
     }
@@ -58,7 +58,7 @@ fn a_contained_process_sees_its_own_and_none_of_the_hosts() {
 }
 
 #[test]
-fn in_a_pod_with_one_pid_namespace_all_see_each_other_and_none_of_the_hosts() {
+fn containers_with_a_shared_pid_namespace_see_each_other_and_none_of_the_hosts_processes() {
     if !lane::root() {
         return;
     }
@@ -73,7 +73,7 @@ fn in_a_pod_with_one_pid_namespace_all_see_each_other_and_none_of_the_hosts() {
 
 /// A user namespace that does not own the pid namespace cannot mount its procfs, so the parent mounts it.
 #[test]
-fn with_a_user_namespace_of_its_own_it_sees_the_pods_processes_and_none_of_the_hosts() {
+fn a_container_with_its_own_user_namespace_sees_the_pods_processes_and_none_of_the_hosts() {
     if !lane::root() {
         return;
     }

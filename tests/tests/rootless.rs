@@ -59,13 +59,13 @@ fn an_ordinary_user_gets_a_pod_whose_containers_share_its_user_namespace() {
 }
 
 #[test]
-fn an_ordinary_user_without_a_cgroup_is_told_so_when_asking_for_a_limit() {
+fn an_ordinary_user_without_a_cgroup_gets_an_error_for_a_limit() {
     alone("rootless-limit", |_, _| {});
 }
 
 /// Runs in its own mount namespace, where `/etc/subuid` has a line for nobody.
 #[test]
-fn an_ordinary_user_gets_ranges_of_ids_by_newuidmap() {
+fn an_ordinary_user_gets_ranges_of_ids_through_newuidmap() {
     if !lane::root() {
         return;
     }

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_that_a_macro_makes_is_its_files() {
+    fn an_item_that_a_macro_creates_belongs_to_the_file_with_the_macro_call() {
         let b = "use crate::a::A; bitflags! { pub struct Flags: u8 {} }";
         let files =
             [("lib.rs", "mod a; mod b;"), ("a.rs", "use crate::b::Flags; pub struct A;"), ("b.rs", b)];
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn tests_other_crates_and_names_of_modules_alone_are_no_dependency() {
+    fn tests_other_crates_and_module_names_alone_are_not_dependencies() {
         let none: [&str; 0] = [];
         let a = "use crate::b::B; pub struct A;";
         for b in [
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_are_found_where_the_compiler_finds_them() {
+    fn modules_are_found_in_the_compilers_places() {
         let root = "mod a; mod inline { pub mod deep; } #[path = \"elsewhere/x.rs\"] mod b;";
         let a = "mod kid; use crate::b::X; pub struct A(crate::inline::deep::D);";
         let deep = "pub struct D(crate::a::A);";

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn however_the_stream_is_cut_the_output_and_the_code_come_apart() {
+    fn output_and_exit_code_are_separated_however_the_stream_is_cut() {
         let stream = b"MARK start\nMAone\nMAR two MARMARK 7\n";
         for size in 1..=stream.len() {
             let mut demux = Demux::new("MARK");

@@ -344,7 +344,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_named_in_the_sentence() {
+    fn a_kernel_panic_is_named_in_the_error() {
         let log = "[  1.0] fine\n[  2.0] Kernel panic - not syncing: VFS\n[  2.1] more\n";
         let sentence = death(true, log);
         assert!(
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn only_variables_that_mean_the_same_in_the_guest_go_along() {
+    fn only_variables_with_the_same_meaning_in_the_guest_are_passed_on() {
         for name in ["PATH", "RUST_BACKTRACE", "NSPOD_LANE", "LC_ALL"] {
             assert!(goes_along(name), "{name}");
         }

@@ -94,7 +94,7 @@ kernel/drivers/net/dummy-net.ko.xz: kernel/fs/fuse/virtiofs.ko kernel/fs/fuse/fu
 ";
 
     #[test]
-    fn what_a_module_needs_loads_before_it_and_once() {
+    fn dependencies_of_a_module_load_before_it_and_once() {
         assert_eq!(
             load_order(&["fuse", "dummy_net"], MODULES_DEP).unwrap(),
             [

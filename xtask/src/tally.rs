@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_test_that_skipped_itself_has_not_passed_and_counts_once() {
+    fn a_skipped_test_counts_once_and_not_as_passed() {
         let mut tally = Tally::default();
         tally.push(0, b"test a ... ok\ntest result: ok. 5 passed; 0 failed; 2 ignored; 0 meas");
         tally.push(1, b"SKIP a: no memory controller\nSKIP b");
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_hung_or_crashed_counts_and_is_named() {
+    fn a_program_that_hung_or_crashed_is_counted_and_named() {
         let mut tally = Tally::default();
         for (program, code) in [("a", "124"), ("b", "139"), ("c", "1"), ("d", "101")] {
             tally.push(

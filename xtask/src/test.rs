@@ -351,7 +351,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_executables_of_tests_are_run() {
+    fn only_test_executables_are_run() {
         let messages = r#"{"reason":"compiler-artifact","manifest_path":"/r/a/Cargo.toml","target":{"name":"a"},"profile":{"test":false},"executable":"/t/a"}
 {"reason":"compiler-artifact","manifest_path":"/r/a/Cargo.toml","target":{"name":"x"},"profile":{"test":true},"executable":"/t/x-1"}
 {"reason":"compiler-artifact","manifest_path":"/r/a/Cargo.toml","target":{"name":"lib"},"profile":{"test":true},"executable":null}
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn the_suite_of_runtimes_is_run_with_its_controls_too() {
+    fn the_runtime_suite_also_runs_with_its_controls() {
         let test =
             |name: &str| TestBinary { name: name.into(), directory: "/".into(), executable: "/t".into() };
         let script = script(&[test(CONTROLLED), test("other")], &[], Place::Guest);

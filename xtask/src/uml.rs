@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_filter_refuses_one_request_of_ptrace_and_nothing_else() {
+    fn the_filter_refuses_one_ptrace_request_and_nothing_else() {
         if !cfg!(target_arch = "x86_64") {
             return;
         }

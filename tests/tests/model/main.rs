@@ -42,7 +42,7 @@ fn op_of((what, who, whom, kinds): (u8, usize, usize, Kinds), alive: &[usize]) -
 }
 
 #[test]
-fn any_sequence_of_spawn_unshare_join_and_exit_partitions_processes_as_the_model_says() {
+fn any_sequence_of_spawn_unshare_join_and_exit_partitions_processes_as_the_model_predicts() {
     if !lane::root() {
         return;
     }

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_round_is_no_sample() {
+    fn a_lost_round_gives_no_sample() {
         let samples = Samples::new("x", vec![3.0, LOST, 1.0, 2.0]);
         assert_eq!((samples.count(), samples.lost), (3, 1));
         assert_eq!((samples.min(), samples.median()), (1.0, 2.0));

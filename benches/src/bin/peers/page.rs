@@ -252,7 +252,7 @@ mod tests {
     use crate::experiment::ALL;
 
     #[test]
-    fn every_heading_of_the_notes_is_a_rows_name() {
+    fn every_heading_of_the_notes_is_the_name_of_a_row() {
         for heading in NOTES.lines().filter_map(|line| line.strip_prefix("## ")) {
             assert!(ALL.iter().any(|e| e.heading.name == heading), "{heading:?} is not a row");
             assert!(note(heading).is_some(), "{heading:?} has no text");
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missed_target_is_explained_by_its_note_or_said_not_to_be() {
+    fn a_missed_target_is_explained_by_its_note_or_marked_as_unexplained() {
         let mut line = Line::value("left", 1.0, Target::Exactly(0.0));
         line.row = "alive";
         let found = |name| vec![(Heading { name, title: name }, Report::default().line(line.clone()))];
