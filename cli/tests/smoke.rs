@@ -217,7 +217,7 @@ fn two_containers_of_a_pod_talk_over_localhost() {
 }
 
 #[test]
-fn a_terminal_is_the_containers_own() {
+fn a_container_has_its_own_terminal() {
     if !nspod_testkit::root() {
         return;
     }

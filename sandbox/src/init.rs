@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_noted_end_is_read_back() {
+    fn the_recorded_end_is_read_back() {
         assert_eq!(parse_exit("exited 3\n"), Some(ExitStatus::Exited(3)));
         assert_eq!(
             parse_exit("signaled 6 core\n"),

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_of_the_container() {
+    fn user_names_come_from_the_containers_passwd() {
         let (_dir, roots) = image();
         let find = |text| find(text, &roots).unwrap();
         assert_eq!(find("web"), Account { user: user(33, 34, &[50]), home: Some("/srv".into()) });
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_not_there_is_named() {
+    fn a_missing_name_is_named_in_the_error() {
         let (_dir, roots) = image();
         let error = find("nginx", &roots).unwrap_err().to_string();
         assert_eq!(
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_regular_file_is_not_opened() {
+    fn only_a_regular_file_is_opened() {
         let (dir, roots) = image();
         let passwd = dir.path().join("etc/passwd");
         let replace = |make: &dyn Fn()| {

@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_keeps_no_process_whose_end_is_known() {
+    fn the_list_drops_a_process_whose_end_is_known() {
         let list = ReapList::default();
         for _ in 0..3 {
             let pid = std::process::Command::new("true").spawn().unwrap().id() as i32;

@@ -50,7 +50,7 @@ fn scheduler(policy: u32) -> Scheduler {
 }
 
 #[test]
-fn the_scheduling_policy_is_the_one_asked_for() {
+fn the_requested_scheduling_policy_is_set() {
     if !nspod_testkit::root() {
         return;
     }
@@ -77,7 +77,7 @@ fn the_scheduling_policy_is_the_one_asked_for() {
 }
 
 #[test]
-fn a_scheduler_that_cannot_be_is_refused_by_its_field() {
+fn an_impossible_scheduler_is_refused_with_its_field() {
     let of = |scheduler: Scheduler| refusal(|p| p.scheduler = Some(scheduler));
     let cases = [
         (scheduler(4), "process.scheduler.policy: 4 is no"),
@@ -100,7 +100,7 @@ fn a_scheduler_that_cannot_be_is_refused_by_its_field() {
 }
 
 #[test]
-fn the_io_priority_is_the_one_asked_for() {
+fn the_requested_io_priority_is_set() {
     if !nspod_testkit::root() {
         return;
     }
@@ -116,7 +116,7 @@ fn the_io_priority_is_the_one_asked_for() {
 }
 
 #[test]
-fn it_runs_on_the_processors_asked_for() {
+fn a_container_runs_on_the_requested_processors() {
     if !nspod_testkit::root() {
         return;
     }
@@ -138,7 +138,7 @@ fn it_runs_on_the_processors_asked_for() {
 }
 
 #[test]
-fn its_personality_and_its_memorys_policy_are_those_asked_for() {
+fn the_requested_personality_and_memory_policy_are_set() {
     if !nspod_testkit::root() {
         return;
     }
@@ -169,7 +169,7 @@ fn its_personality_and_its_memorys_policy_are_those_asked_for() {
 }
 
 #[test]
-fn a_session_keyring_of_its_own_is_joined_by_its_later_processes() {
+fn further_processes_join_the_session_keyring_of_the_container() {
     if !nspod_testkit::root() {
         return;
     }
@@ -194,7 +194,7 @@ fn a_session_keyring_of_its_own_is_joined_by_its_later_processes() {
 }
 
 #[test]
-fn a_label_of_a_module_that_is_not_in_force_is_refused_by_its_field() {
+fn a_label_of_an_inactive_security_module_is_refused_with_its_field() {
     let text = refusal(|p| p.apparmor_profile = Some("docker-default".into()));
     assert!(
         text.starts_with(
@@ -294,7 +294,7 @@ fn asking(names: &[&str]) -> Seccomp {
 }
 
 #[test]
-fn a_filter_asks_whoever_holds_its_listener() {
+fn a_filter_asks_the_holder_of_its_listener() {
     if !nspod_testkit::root() {
         return;
     }
@@ -344,7 +344,7 @@ fn a_filter_asks_whoever_holds_its_listener() {
 }
 
 #[test]
-fn a_start_that_its_filter_does_not_let_exit_has_its_own_memory() {
+fn a_start_whose_filter_refuses_exit_has_its_own_memory() {
     let plan = |call: &str, capabilities| {
         let mut spec = Spec::bare("/bin/true");
         let rule = Rule { names: vec![call.into()], action: Action::Errno, ..Rule::default() };
@@ -361,7 +361,7 @@ fn a_start_that_its_filter_does_not_let_exit_has_its_own_memory() {
 }
 
 #[test]
-fn a_question_that_nobody_could_answer_is_refused() {
+fn a_notification_that_cannot_be_answered_is_refused() {
     let on = |command: &mut Command, names: &[&str]| -> Result<(), Error> {
         command.spec_mut().process.seccomp = asking(names);
         command.plan().map(drop)

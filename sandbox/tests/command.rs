@@ -82,7 +82,7 @@ fn a_function_that_can_be_called_once_prevents_a_second_start() {
 }
 
 #[test]
-fn variables_are_set_together_and_removed() {
+fn envs_sets_variables_and_env_remove_removes_one() {
     if !nspod_testkit::root() {
         return;
     }
@@ -93,7 +93,7 @@ fn variables_are_set_together_and_removed() {
 }
 
 #[test]
-fn dropping_kills_at_once_unless_it_was_told_not_to() {
+fn drop_kills_without_waiting_unless_kill_on_drop_is_off() {
     if !nspod_testkit::root() {
         return;
     }
@@ -124,7 +124,7 @@ fn dropping_kills_at_once_unless_it_was_told_not_to() {
 }
 
 #[test]
-fn an_error_says_as_data_what_failed() {
+fn an_error_has_its_parts_as_data() {
     if !nspod_testkit::root() {
         return;
     }

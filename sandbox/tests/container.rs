@@ -46,7 +46,7 @@ fn the_program_is_pid_1_and_sees_its_own_processes_only() {
 }
 
 #[test]
-fn a_signal_that_ends_it_is_in_the_outcome() {
+fn a_signal_that_ends_the_program_is_in_the_outcome() {
     if !nspod_testkit::root() {
         return;
     }
@@ -108,7 +108,7 @@ fn descriptors_may_swap_places() {
 }
 
 #[test]
-fn a_program_that_is_not_there_or_not_executable_is_told_apart() {
+fn missing_and_non_executable_programs_are_distinguished() {
     if !nspod_testkit::root() {
         return;
     }
@@ -171,7 +171,7 @@ fn in_own_process(test: &str) -> bool {
 }
 
 #[test]
-fn deleting_ends_what_is_left_in_the_callers_pid_namespace() {
+fn delete_ends_remaining_processes_in_the_callers_pid_namespace() {
     if !nspod_testkit::root() {
         return;
     }
@@ -189,7 +189,7 @@ fn deleting_ends_what_is_left_in_the_callers_pid_namespace() {
 }
 
 #[test]
-fn the_standard_streams_are_given_to_the_user_as_the_spec_says() {
+fn the_standard_streams_belong_to_the_user_as_the_spec_says() {
     if !nspod_testkit::root() {
         return;
     }
@@ -237,7 +237,7 @@ fn the_standard_streams_are_given_to_the_user_as_the_spec_says() {
 }
 
 #[test]
-fn a_descriptor_of_the_hosts_is_no_way_out_for_the_working_directory() {
+fn a_working_directory_cannot_leave_the_root_through_a_host_descriptor() {
     if !nspod_testkit::root() {
         return;
     }
@@ -266,7 +266,7 @@ fn deleting_leaves_no_cgroup_and_dropping_kills() {
 }
 
 #[test]
-fn each_kind_is_new_alone() {
+fn each_kind_can_be_new_alone() {
     if !nspod_testkit::root() {
         return;
     }
@@ -281,7 +281,7 @@ fn each_kind_is_new_alone() {
 }
 
 #[test]
-fn each_kind_is_joined_alone_and_all_are_joined_at_once() {
+fn each_kind_can_be_joined_alone_and_all_at_once() {
     if !nspod_testkit::root() {
         return;
     }
@@ -303,7 +303,7 @@ fn each_kind_is_joined_alone_and_all_are_joined_at_once() {
 }
 
 #[test]
-fn a_container_in_a_joined_user_namespace_owns_what_is_new() {
+fn a_joined_user_namespace_owns_the_containers_new_namespaces() {
     if !nspod_testkit::root() {
         return;
     }
@@ -320,7 +320,7 @@ fn a_container_in_a_joined_user_namespace_owns_what_is_new() {
 }
 
 #[test]
-fn a_new_user_namespace_beside_a_joined_net_namespace() {
+fn a_new_user_namespace_works_beside_a_joined_net_namespace() {
     if !nspod_testkit::root() {
         return;
     }
@@ -351,7 +351,7 @@ fn clocks_of_a_new_time_namespace_are_set() {
 }
 
 #[test]
-fn root_with_a_user_namespace_is_nobody_outside() {
+fn root_of_a_user_namespace_is_nobody_outside() {
     if !nspod_testkit::root() {
         return;
     }
@@ -382,7 +382,7 @@ fn a_single_id_map_denies_setgroups() {
 }
 
 #[test]
-fn a_directory_is_the_root_and_nothing_of_the_host_is_seen() {
+fn a_directory_as_root_shows_nothing_of_the_host() {
     if !nspod_testkit::root() {
         return;
     }
@@ -401,7 +401,7 @@ fn a_directory_is_the_root_and_nothing_of_the_host_is_seen() {
 }
 
 #[test]
-fn an_overlay_takes_the_writes() {
+fn an_overlay_receives_the_writes() {
     if !nspod_testkit::root() {
         return;
     }
@@ -544,7 +544,7 @@ fn a_sysctl_of_each_kind_is_set_in_a_namespace_of_that_kind_alone() {
 }
 
 #[test]
-fn limits_are_refused_by_name_where_nothing_would_enforce_them() {
+fn unenforceable_limits_are_refused_by_name() {
     if !nspod_testkit::root() {
         return;
     }
@@ -590,7 +590,7 @@ fn a_container_has_every_controller_that_the_host_has() {
 }
 
 #[test]
-fn the_five_capability_sets_are_as_asked() {
+fn the_five_capability_sets_are_set() {
     if !nspod_testkit::root() {
         return;
     }
@@ -637,7 +637,7 @@ fn no_new_privs_seccomp_umask_rlimits_and_oom_score_are_set() {
 }
 
 #[test]
-fn a_terminal_is_the_containers_own() {
+fn a_container_has_its_own_terminal() {
     if !nspod_testkit::root() {
         return;
     }
@@ -658,7 +658,7 @@ fn a_terminal_is_the_containers_own() {
 }
 
 #[test]
-fn a_held_container_starts_when_told() {
+fn a_held_container_starts_on_request() {
     if !nspod_testkit::root() {
         return;
     }
@@ -711,7 +711,7 @@ fn a_further_process_shares_everything_with_its_container() {
 }
 
 #[test]
-fn freezing_stops_and_thawing_goes_on() {
+fn freeze_stops_a_container_and_thaw_continues_it() {
     if !nspod_testkit::root() {
         return;
     }
@@ -734,7 +734,7 @@ fn freezing_stops_and_thawing_goes_on() {
 }
 
 #[test]
-fn the_callers_process_is_left_as_it_was() {
+fn a_start_leaves_the_callers_process_unchanged() {
     if !nspod_testkit::root() {
         return;
     }
@@ -768,7 +768,7 @@ fn the_callers_process_is_left_as_it_was() {
 }
 
 #[test]
-fn a_spec_survives_being_written_down() {
+fn a_spec_survives_json() {
     use std::os::unix::ffi::OsStringExt;
     let mut spec = Spec::new("sh");
     let odd = std::ffi::OsString::from_vec(vec![b'/', 0xff]);
@@ -797,7 +797,7 @@ fn a_descriptor_has_one_number_of_3_or_more() {
 }
 
 #[test]
-fn waiting_for_a_container_reaps_the_guests_that_keep_it_from_ending() {
+fn wait_reaps_further_processes_that_keep_the_container_from_ending() {
     if !nspod_testkit::root() {
         return;
     }
@@ -865,7 +865,7 @@ fn a_command_can_be_planned_and_started_again_and_again() {
 }
 
 #[test]
-fn the_supplementary_groups_of_the_caller_are_left() {
+fn the_supplementary_groups_of_the_caller_are_dropped() {
     if !nspod_testkit::root() {
         return;
     }
@@ -883,7 +883,7 @@ fn the_supplementary_groups_of_the_caller_are_left() {
 }
 
 #[test]
-fn a_host_whose_mounts_are_shared_sees_none_of_the_containers() {
+fn a_host_with_shared_mounts_sees_no_mount_of_the_container() {
     if !nspod_testkit::root() {
         return;
     }
@@ -906,7 +906,7 @@ fn a_host_whose_mounts_are_shared_sees_none_of_the_containers() {
 }
 
 #[test]
-fn proc_is_mounted_along_no_link() {
+fn proc_is_not_mounted_through_a_link() {
     if !nspod_testkit::root() {
         return;
     }

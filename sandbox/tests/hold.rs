@@ -39,7 +39,7 @@ fn note(directory: &Path) -> String {
 }
 
 #[test]
-fn one_that_is_held_at_a_directory_starts_by_it_and_leaves_nothing_there() {
+fn a_container_held_at_a_directory_starts_through_it_and_leaves_nothing_there() {
     if !nspod_testkit::root() {
         return;
     }
@@ -57,7 +57,7 @@ fn one_that_is_held_at_a_directory_starts_by_it_and_leaves_nothing_there() {
 
 /// The program itself sees the effective and permitted sets that execve(2) computes.
 #[test]
-fn one_that_is_held_has_each_of_the_capability_sets_already() {
+fn a_held_container_already_has_its_capability_sets() {
     if !nspod_testkit::root() {
         return;
     }
@@ -84,7 +84,7 @@ fn one_that_is_held_has_each_of_the_capability_sets_already() {
 }
 
 #[test]
-fn one_that_was_killed_while_held_cannot_be_started() {
+fn a_container_killed_while_held_cannot_be_started() {
     if !nspod_testkit::root() {
         return;
     }
@@ -98,7 +98,7 @@ fn one_that_was_killed_while_held_cannot_be_started() {
 }
 
 #[test]
-fn what_keeps_a_held_one_from_its_program_is_told_to_who_starts_it() {
+fn start_reports_what_keeps_a_held_container_from_its_program() {
     if !nspod_testkit::root() {
         return;
     }
@@ -119,7 +119,7 @@ fn what_keeps_a_held_one_from_its_program_is_told_to_who_starts_it() {
 }
 
 #[test]
-fn a_held_one_outlives_the_program_that_made_it() {
+fn a_held_container_outlives_the_program_that_created_it() {
     if !nspod_testkit::root() {
         return;
     }
@@ -142,7 +142,7 @@ fn a_held_one_outlives_the_program_that_made_it() {
 }
 
 #[test]
-fn the_caller_is_asked_when_the_namespaces_are_made_and_may_refuse() {
+fn the_callers_function_runs_once_the_namespaces_exist_and_can_refuse() {
     if !nspod_testkit::root() {
         return;
     }
@@ -215,7 +215,7 @@ fn a_hook_that_fails_or_takes_too_long_ends_the_start() {
 }
 
 #[test]
-fn a_hook_that_fails_at_the_start_is_told_to_who_starts_it() {
+fn start_reports_a_start_hook_that_fails() {
     if !nspod_testkit::root() {
         return;
     }
@@ -229,7 +229,7 @@ fn a_hook_that_fails_at_the_start_is_told_to_who_starts_it() {
 }
 
 #[test]
-fn held_processes_of_two_clones_are_the_ones_that_become_the_program() {
+fn a_held_process_of_two_clones_becomes_the_program() {
     if !nspod_testkit::root() {
         return;
     }
@@ -247,7 +247,7 @@ fn held_processes_of_two_clones_are_the_ones_that_become_the_program() {
 }
 
 #[test]
-fn a_cgroup_at_a_path_is_made_with_its_parents_and_refused_where_it_is_in_use() {
+fn a_cgroup_at_a_path_is_created_with_its_parents_and_refused_if_in_use() {
     if !nspod_testkit::root() {
         return;
     }
@@ -267,7 +267,7 @@ fn a_cgroup_at_a_path_is_made_with_its_parents_and_refused_where_it_is_in_use() 
 }
 
 #[test]
-fn one_on_its_way_has_no_descriptor_of_the_callers() {
+fn a_starting_container_has_no_descriptor_of_the_caller() {
     if !nspod_testkit::root() {
         return;
     }
@@ -292,7 +292,7 @@ fn one_on_its_way_has_no_descriptor_of_the_callers() {
 }
 
 #[test]
-fn one_whose_init_may_not_write_is_started_all_the_same() {
+fn a_container_whose_init_may_not_write_starts() {
     if !nspod_testkit::root() {
         return;
     }

@@ -196,7 +196,7 @@ fn a_program_without_a_handler_dies_of_a_forwarded_signal() {
 }
 
 #[test]
-fn a_stopped_program_is_not_a_dead_one() {
+fn init_does_not_take_a_stopped_program_for_an_ended_one() {
     let Some(mut init) = sh("echo ready; read x; exit 4") else { return };
     assert_eq!(init.line(), "ready");
     init.signal(Signal::SIGTSTP);
@@ -206,7 +206,7 @@ fn a_stopped_program_is_not_a_dead_one() {
 }
 
 #[test]
-fn an_orphan_does_not_stay_a_zombie() {
+fn init_reaps_an_orphan() {
     let Some(mut init) = sh("(sh -c 'read x' <&3 &) 3<&0; echo ready; exec sleep 1000") else { return };
     assert_eq!(init.line(), "ready");
     init.await_children(2);
@@ -215,7 +215,7 @@ fn an_orphan_does_not_stay_a_zombie() {
 }
 
 #[test]
-fn candidates_are_tried_as_execvp_tries_them() {
+fn candidates_are_tried_in_the_order_of_execvp() {
     let tried = ["/nonexistent/true", "/etc/passwd/true", "/etc/passwd", "/bin/true"];
     let Some(mut init) = Init::start(&tried, &["true"]) else { return };
     assert_eq!(init.report(), started());
@@ -238,7 +238,7 @@ fn a_failed_exec_is_reported_with_its_step_and_errno() {
 }
 
 #[test]
-fn an_errno_that_is_no_absence_stops_the_search() {
+fn an_errno_other_than_absence_stops_the_search() {
     let long = format!("/{}", "x".repeat(5000));
     let Some(mut init) = Init::start(&[&long, "/bin/true"], &["true"]) else { return };
     assert_eq!(init.report(), record(libc::ENAMETOOLONG));
@@ -261,7 +261,7 @@ fn the_program_starts_with_no_signal_blocked_or_ignored() {
 }
 
 #[test]
-fn neither_report_nor_exit_reach_the_program() {
+fn the_program_gets_neither_the_report_nor_the_exit_descriptor() {
     let Some(mut init) = sh("for f in /proc/self/fd/*; do readlink $f; done; echo .") else { return };
     assert!(init.line().starts_with("pipe:"));
     loop {

@@ -70,7 +70,7 @@ fn mountinfo(command: &mut Command, at: &str) -> String {
 }
 
 #[test]
-fn nothing_of_the_host_is_left_above_any_sort_of_root() {
+fn no_mount_of_the_host_is_left_above_any_kind_of_root() {
     if !nspod_testkit::root() {
         return;
     }
@@ -168,7 +168,7 @@ fn an_option_that_a_file_system_refuses_is_named() {
 }
 
 #[test]
-fn options_longer_than_fsconfig_takes_are_mounted_all_the_same() {
+fn options_longer_than_the_limit_of_fsconfig_are_mounted() {
     if !nspod_testkit::root() {
         return;
     }
@@ -222,7 +222,7 @@ fn a_remount_changes_what_is_mounted() {
 }
 
 #[test]
-fn attributes_are_of_the_mount_alone_or_of_all_below() {
+fn attributes_apply_to_the_mount_alone_or_to_all_below() {
     if !nspod_testkit::root() {
         return;
     }
@@ -272,7 +272,7 @@ fn attributes_of_a_new_file_system_are_set() {
 }
 
 #[test]
-fn nodes_and_links_are_made_where_they_are_asked_for() {
+fn nodes_and_links_are_created_at_their_paths() {
     if !nspod_testkit::root() {
         return;
     }
@@ -316,7 +316,7 @@ fn nodes_and_links_are_made_where_they_are_asked_for() {
 }
 
 #[test]
-fn the_callers_umask_is_the_programs_and_its_hooks_and_no_nodes() {
+fn the_callers_umask_applies_to_the_program_and_its_hooks_and_not_to_nodes() {
     if !nspod_testkit::root() {
         return;
     }
@@ -342,7 +342,7 @@ fn the_callers_umask_is_the_programs_and_its_hooks_and_no_nodes() {
 }
 
 #[test]
-fn nothing_is_made_outside_of_the_root() {
+fn nothing_is_created_outside_the_root() {
     if !nspod_testkit::root() {
         return;
     }
@@ -365,7 +365,7 @@ fn nothing_is_made_outside_of_the_root() {
 }
 
 #[test]
-fn devices_in_a_user_namespace_are_the_hosts() {
+fn devices_in_a_user_namespace_are_those_of_the_host() {
     if !nspod_testkit::root() {
         return;
     }
@@ -386,7 +386,7 @@ fn devices_in_a_user_namespace_are_the_hosts() {
 }
 
 #[test]
-fn mounts_stay_in_a_namespace_only_where_that_is_asked_for() {
+fn mounts_stay_in_a_namespace_only_on_request() {
     let image = Image::new();
     let mut command = listed(&image);
     command.namespace(Kind::Mnt, Namespace::Host);
@@ -450,7 +450,7 @@ fn the_terminal_is_the_console_of_a_listed_dev() {
 }
 
 #[test]
-fn the_console_is_mounted_along_no_link() {
+fn the_console_is_not_mounted_through_a_link() {
     if !nspod_testkit::root() {
         return;
     }
@@ -484,7 +484,7 @@ fn devices_of_the_root_open_unless_they_are_denied() {
 }
 
 #[test]
-fn a_missing_working_directory_is_made() {
+fn a_missing_working_directory_is_created() {
     if !nspod_testkit::root() {
         return;
     }
@@ -536,7 +536,7 @@ const PROPAGATIONS: [(&str, &str, bool, bool); 15] = [
 ];
 
 #[test]
-fn mounts_pass_to_and_from_the_host_as_asked_and_no_other_does() {
+fn mounts_propagate_to_and_from_the_host_only_as_requested() {
     if !nspod_testkit::root() {
         return;
     }
@@ -637,7 +637,7 @@ fn id_maps(uid: Option<&str>, recursive: bool) -> Option<MountIdMaps> {
 }
 
 #[test]
-fn files_of_a_mount_are_seen_with_mapped_owners() {
+fn files_of_an_idmapped_mount_have_mapped_owners() {
     if !nspod_testkit::root() {
         return;
     }
@@ -697,7 +697,7 @@ fn files_of_a_mount_are_seen_with_mapped_owners() {
 const TREE: &str = "cd /etc/tree && find . -printf '%p %y %m %U %G %T@ %l %s\\n' | sort";
 
 #[test]
-fn a_tmpfs_begins_with_a_copy_of_what_it_covers() {
+fn a_tmpfs_starts_with_a_copy_of_the_directory_that_it_covers() {
     if !nspod_testkit::root() {
         return;
     }
@@ -820,7 +820,7 @@ fn nothing_is_mounted_in_proc_by_a_path_or_by_a_link() {
 }
 
 #[test]
-fn a_dev_of_the_standard_kind_is_read_only_at_last() {
+fn a_standard_dev_is_read_only_after_the_setup() {
     if !nspod_testkit::root() {
         return;
     }
@@ -836,7 +836,7 @@ fn a_dev_of_the_standard_kind_is_read_only_at_last() {
 
 /// A file in an image can be replaced between its check and its opening.
 #[test]
-fn a_copy_opens_no_pipe_that_takes_the_place_of_a_file() {
+fn a_copy_does_not_open_a_pipe_that_replaced_a_file() {
     if !nspod_testkit::root() {
         return;
     }
@@ -951,7 +951,7 @@ fn hooks_see_the_root_at_its_path_on_the_host() {
 }
 
 #[test]
-fn cgroups_of_the_hosts_namespace_are_bound_from_where_they_are() {
+fn the_cgroup_is_bind_mounted_in_the_hosts_cgroup_namespace() {
     if !nspod_testkit::root() {
         return;
     }
@@ -976,7 +976,7 @@ fn cgroups_of_the_hosts_namespace_are_bound_from_where_they_are() {
 
 /// `Command` keeps its plan, so the second start meets a host that has changed.
 #[test]
-fn a_mount_that_the_host_removes_after_the_plan_stops_no_start() {
+fn a_mount_that_the_host_removes_after_the_plan_does_not_stop_the_start() {
     if !nspod_testkit::root() {
         return;
     }

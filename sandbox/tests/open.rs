@@ -54,7 +54,7 @@ fn an_opened_container_is_signalled_and_its_exit_status_is_found() {
 }
 
 #[test]
-fn dropping_an_opened_container_lets_it_live_on_and_deleting_it_does_not() {
+fn dropping_an_opened_container_leaves_it_running_and_delete_ends_it() {
     if !nspod_testkit::root() {
         return;
     }

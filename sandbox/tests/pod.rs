@@ -37,7 +37,7 @@ fn containers_of_a_pod_share_net_ipc_and_uts_and_nothing_else() {
 }
 
 #[test]
-fn they_talk_over_localhost_and_shared_memory_under_one_name() {
+fn containers_of_a_pod_talk_over_localhost_and_shared_memory_under_one_host_name() {
     if !nspod_testkit::root() {
         return;
     }
@@ -58,7 +58,7 @@ fn they_talk_over_localhost_and_shared_memory_under_one_name() {
 }
 
 #[test]
-fn a_shared_pid_namespace_has_an_init_and_others_see_each_other() {
+fn a_shared_pid_namespace_has_an_init_and_its_containers_see_each_other() {
     if !nspod_testkit::root() {
         return;
     }
@@ -135,7 +135,7 @@ fn deleting_a_pod_kills_its_containers_and_leaves_nothing() {
 }
 
 #[test]
-fn shared_files_have_a_shared_memory_of_their_own() {
+fn shared_files_have_their_own_shared_memory() {
     if !nspod_testkit::root() {
         return;
     }

@@ -62,7 +62,7 @@ impl Drop for Parent {
 }
 
 #[test]
-fn each_is_handed_out_once() {
+fn each_entry_of_a_pool_is_handed_out_once() {
     if !nspod_testkit::root() {
         return;
     }
@@ -134,7 +134,7 @@ fn looking() -> Command {
 }
 
 #[test]
-fn a_container_of_a_pool_is_as_any_other() {
+fn a_container_from_a_pool_equals_any_other() {
     if !nspod_testkit::root() {
         return;
     }
@@ -146,7 +146,7 @@ fn a_container_of_a_pool_is_as_any_other() {
 }
 
 #[test]
-fn nothing_of_a_tenant_reaches_the_next() {
+fn no_state_of_a_container_reaches_the_next_one() {
     if !nspod_testkit::root() {
         return;
     }
@@ -177,7 +177,7 @@ fn nothing_of_a_tenant_reaches_the_next() {
 }
 
 #[test]
-fn limits_are_the_takers_and_end_with_it() {
+fn limits_belong_to_the_container_and_end_with_it() {
     if !nspod_testkit::root() {
         return;
     }
@@ -207,7 +207,7 @@ fn limits_are_the_takers_and_end_with_it() {
 }
 
 #[test]
-fn a_pool_is_bounded_and_filled_again() {
+fn a_pool_is_bounded_and_refilled() {
     if !nspod_testkit::root() {
         return;
     }
@@ -226,7 +226,7 @@ fn a_pool_is_bounded_and_filled_again() {
 }
 
 #[test]
-fn without_a_ready_one_a_container_makes_its_own() {
+fn a_container_creates_its_own_namespaces_if_the_pool_is_empty() {
     if !nspod_testkit::root() {
         return;
     }
@@ -255,7 +255,7 @@ fn without_a_ready_one_a_container_makes_its_own() {
 }
 
 #[test]
-fn who_cannot_use_them_makes_its_own() {
+fn a_container_that_cannot_use_an_entry_creates_its_own_namespaces() {
     if !nspod_testkit::root() {
         return;
     }
@@ -300,7 +300,7 @@ fn who_cannot_use_them_makes_its_own() {
 }
 
 #[test]
-fn threads_take_at_once_and_share_nothing() {
+fn threads_take_concurrently_and_share_nothing() {
     if !nspod_testkit::root() {
         return;
     }
@@ -412,12 +412,12 @@ fn dropping_a_pool_leaves_nothing() {
 }
 
 #[test]
-fn the_callers_umask_is_as_without_a_pool() {
+fn the_callers_umask_applies_as_without_a_pool() {
     use std::os::unix::fs::PermissionsExt;
     if !nspod_testkit::root() {
         return;
     }
-    if !alone("the_callers_umask_is_as_without_a_pool") {
+    if !alone("the_callers_umask_applies_as_without_a_pool") {
         return;
     }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o027));
@@ -434,11 +434,11 @@ fn the_callers_umask_is_as_without_a_pool() {
 }
 
 #[test]
-fn a_forked_process_leaves_its_parents_pool_alone() {
+fn a_forked_process_does_not_change_its_parents_pool() {
     if !nspod_testkit::root() {
         return;
     }
-    if !alone("a_forked_process_leaves_its_parents_pool_alone") {
+    if !alone("a_forked_process_does_not_change_its_parents_pool") {
         return;
     }
     let parent = Parent::new("forked");
@@ -465,7 +465,7 @@ fn a_forked_process_leaves_its_parents_pool_alone() {
 }
 
 #[test]
-fn what_a_program_left_that_ended_is_removed() {
+fn leftovers_of_an_ended_program_are_removed() {
     if !nspod_testkit::root() {
         return;
     }
@@ -494,7 +494,7 @@ fn what_a_program_left_that_ended_is_removed() {
 }
 
 #[test]
-fn what_is_not_to_be_had_is_said() {
+fn an_impossible_pool_is_refused_with_the_reason() {
     if !nspod_testkit::root() {
         return;
     }

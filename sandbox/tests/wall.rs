@@ -64,7 +64,7 @@ fn quiet(command: &mut Command) -> &mut Command {
 }
 
 #[test]
-fn the_child_of_every_sort_of_plan_allocates_nothing() {
+fn the_child_of_every_kind_of_plan_allocates_nothing() {
     if !nspod_testkit::root() {
         return;
     }
@@ -115,7 +115,7 @@ fn the_child_of_every_sort_of_plan_allocates_nothing() {
 
 /// Tests the trap itself: a child that allocates is detected.
 #[test]
-fn an_allocating_child_springs_the_trap() {
+fn an_allocating_child_triggers_the_trap() {
     arm();
     // SAFETY: the child only trips the trap, which ends it by a system call.
     let pid = unsafe { libc::fork() };

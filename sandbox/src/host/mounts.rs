@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_mounted_over_is_not_visible() {
+    fn a_covered_mount_is_not_visible() {
         let text = "27 1 0:1 / / rw - ext4 a rw\n30 27 0:2 / /a rw - tmpfs a rw\n31 30 0:2 / /a/b rw - tmpfs a rw\n\
             32 30 0:2 / /a rw - tmpfs a rw\n33 32 0:2 / /a/c rw - tmpfs a rw\n34 27 0:2 / /d/e rw - tmpfs a rw\n\
             35 27 0:2 / /d rw - tmpfs a rw\n36 27 0:2 / /d-e rw - tmpfs a rw\n";

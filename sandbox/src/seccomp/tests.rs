@@ -199,7 +199,7 @@ fn calls() -> impl Strategy<Value = Vec<(u32, [u64; 6])>> {
 
 proptest! {
     #[test]
-    fn the_program_decides_as_the_profile_reads(profile in profile(), calls in calls(), other in any::<u32>()) {
+    fn the_program_decides_as_the_profile_says(profile in profile(), calls in calls(), other in any::<u32>()) {
         let program = profile.compile().unwrap();
         for (nr, args) in calls {
             for arch in ABIS.iter().map(|abi| abi.audit).chain([other]) {
@@ -216,7 +216,7 @@ proptest! {
     }
 
     #[test]
-    fn the_standard_profile_decides_as_it_reads(capabilities in any::<u64>(), calls in calls()) {
+    fn the_standard_profile_decides_as_its_rules_say(capabilities in any::<u64>(), calls in calls()) {
         let profile = Profile::standard(capabilities);
         let program = profile.compile().unwrap();
         for (nr, args) in calls {
@@ -251,7 +251,7 @@ fn standard(capabilities: u64, name: &str, first: u64) -> u32 {
 
 #[test]
 #[cfg(target_arch = "x86_64")]
-fn the_standard_profile_names_no_call_that_there_is_not() {
+fn the_standard_profile_names_existing_calls_only() {
     let mut seen = std::collections::HashSet::new();
     for name in standard::all_names() {
         let known = |abi: &Abi| (abi.number)(name).is_some() || (abi.multiplexed)(name).is_some();
@@ -264,7 +264,7 @@ fn the_standard_profile_names_no_call_that_there_is_not() {
 }
 
 #[test]
-fn what_namespaces_do_not_guard_is_denied_whatever_the_capabilities() {
+fn calls_that_no_namespace_contains_are_denied_with_any_capabilities() {
     for name in ["keyctl", "add_key", "request_key", "userfaultfd", "io_uring_setup", "nfsservctl"] {
         for capabilities in [0, u64::MAX] {
             assert_eq!(standard(capabilities, name, 0), EPERM, "{name}");
@@ -312,7 +312,7 @@ fn sockets_that_no_namespace_contains_are_denied_even_with_a_filled_upper_half()
 }
 
 #[test]
-fn calls_newer_than_the_profile_are_said_to_be_missing() {
+fn calls_newer_than_the_profile_fail_with_enosys() {
     let program = Profile::standard(0).compile().unwrap();
     assert_eq!(run(&program, NATIVE, 600, [0; 6]), ENOSYS);
     assert_eq!(run(&program, NATIVE, 0x4000_0001, [0; 6]), ENOSYS);
@@ -353,7 +353,7 @@ fn dockers_profile_form_is_parsed_and_resolved() {
 }
 
 #[test]
-fn what_cannot_be_enforced_is_refused_with_the_rules_place() {
+fn an_unenforceable_rule_is_refused_with_its_path() {
     let with = |rule: &str| parse(&format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{rule}]}}"#));
     let message = |profile: Profile| profile.compile().unwrap_err().to_string();
     let m = message(with(r#"{"names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 4096}"#));
@@ -400,7 +400,7 @@ fn dockers_old_form_has_one_name_in_a_rule() {
 }
 
 #[test]
-fn podmans_name_of_an_errno_goes_before_its_number() {
+fn podmans_name_of_an_errno_overrides_its_number() {
     let profile = parse(
         r#"{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1, "defaultErrno": "ENOSYS", "syscalls": [
         {"names": ["read"], "action": "SCMP_ACT_ERRNO", "errno": "EINVAL"},
@@ -443,7 +443,7 @@ fn every_call_is_found_by_its_name() {
 }
 
 #[test]
-fn flags_are_those_of_the_system_call() {
+fn flags_equal_those_of_the_system_call() {
     let flags = r#"["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"]"#;
     assert_eq!(
         parse(&format!(r#"{{"defaultAction": "SCMP_ACT_LOG", "flags": {flags}}}"#)).load_flags(),

@@ -249,7 +249,7 @@ mod tests {
     use super::gaps;
 
     #[test]
-    fn gaps_are_all_that_is_not_kept() {
+    fn gaps_cover_all_descriptors_that_are_not_kept() {
         assert_eq!(gaps(vec![2, 0, 1, 9, 5, 1]), [(3, 4), (6, 8), (10, u32::MAX)]);
         assert_eq!(gaps(vec![4]), [(0, 3), (5, u32::MAX)]);
     }

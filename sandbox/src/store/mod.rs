@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_being_made_broken_or_there() {
+    fn an_entry_is_incomplete_broken_or_complete() {
         let (_temp, store) = store(Trust::Store);
         let state = || store.find("web").unwrap().unwrap().state().unwrap();
         let (entry, lock) = create(&store, "web").unwrap();
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_another_user_can_have_written_is_not_believed() {
+    fn a_record_that_another_user_can_have_written_is_not_trusted() {
         for (trust, believed) in [(Trust::Store, true), (Trust::Entry, false)] {
             let (temp, store) = store(trust);
             let (entry, _lock) = create(&store, "web").unwrap();
