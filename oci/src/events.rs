@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_those_of_runc() {
+    fn event_lines_equal_those_of_runc() {
         let oom = Event { kind: "oom", id: "a".into(), data: None };
         assert_eq!(serde_json::to_string(&oom).unwrap(), r#"{"type":"oom","id":"a"}"#);
         let mut usage = Usage::default();

@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_a_crash_is_stopped_and_is_not_a_container() {
+    fn leftovers_of_a_crash_are_stopped_and_not_a_container() {
         let (_temp, store) = store();
         let (entry, lock) = store.create("a").unwrap();
         assert_eq!(store.look("a").unwrap().unwrap().status().unwrap(), Status::Creating);
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_has_the_pid_of_an_ended_one_is_another() {
+    fn a_reused_pid_is_another_process() {
         let (_temp, store) = store();
         let (entry, lock) = store.create("a").unwrap();
         let mut record = Record::new("a", "/bundle".into());

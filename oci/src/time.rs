@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_those_of_the_calendar() {
+    fn dates_follow_the_calendar() {
         let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
         for (seconds, date) in [
             (0, "1970-01-01T00:00:00Z"),

@@ -23,7 +23,7 @@ fn bundle(dir: &Path, args: &[&str]) {
 }
 
 #[test]
-fn the_example_goes_through_the_life_cycle() {
+fn the_example_runs_the_whole_life_cycle() {
     if !nspod_testkit::root() {
         return;
     }
@@ -36,7 +36,7 @@ fn the_example_goes_through_the_life_cycle() {
 }
 
 #[test]
-fn an_error_says_by_its_kind_what_happened() {
+fn the_kind_of_an_error_says_what_happened() {
     if !nspod_testkit::root() {
         return;
     }

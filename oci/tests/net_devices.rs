@@ -98,7 +98,7 @@ fn a_device_keeps_its_name_unless_it_gets_another() {
 }
 
 #[test]
-fn what_cannot_be_moved_stays_and_the_sentence_says_why() {
+fn a_device_that_cannot_be_moved_stays_and_the_error_has_the_reason() {
     with_two(|target| {
         let error = moved("a0", None, target).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENODEV));

@@ -19,7 +19,7 @@ fn read(root: &Path, path: &str) -> String {
 }
 
 #[test]
-fn without_resctrl_it_is_refused_in_a_sentence() {
+fn a_class_without_resctrl_is_refused_with_the_reason() {
     if Path::new("/sys/fs/resctrl/schemata").exists() {
         return nspod_testkit::skip("this machine has resctrl");
     }
@@ -29,7 +29,7 @@ fn without_resctrl_it_is_refused_in_a_sentence() {
 }
 
 #[test]
-fn a_named_class_takes_the_process_and_stays() {
+fn a_named_class_receives_the_process_and_stays() {
     let dir = tempfile::tempdir().unwrap();
     class(dir.path(), "gold", "    L3:0=00f;1=0f0\n    MB:0= 50\n");
     let mut gold = Resctrl { clos_id: Some("gold".into()), ..Resctrl::default() };
@@ -46,7 +46,7 @@ fn a_named_class_takes_the_process_and_stays() {
 }
 
 #[test]
-fn a_class_that_is_not_there_takes_lines_to_be_made_of() {
+fn a_missing_class_requires_schema_lines() {
     let dir = tempfile::tempdir().unwrap();
     let gold = Resctrl { clos_id: Some("gold".into()), ..Resctrl::default() };
     let error = gold.apply_at(dir.path(), "box", 42).unwrap_err().to_string();
@@ -64,7 +64,7 @@ fn a_class_that_is_not_there_takes_lines_to_be_made_of() {
 }
 
 #[test]
-fn what_was_made_is_removed_and_nothing_else() {
+fn only_a_created_class_is_removed() {
     let dir = tempfile::tempdir().unwrap();
     class(dir.path(), "gold", "L3:0=f\n");
     fs::create_dir(dir.path().join("gold/mon_groups/box")).unwrap();

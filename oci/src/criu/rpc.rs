@@ -276,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_those_of_protobuf() {
+    fn messages_are_encoded_as_by_protobuf() {
         let mut message = Message::default();
         message.number(1, 300).bytes(2, b"ab").number(63, 0);
         assert_eq!(message.0, [0x08, 0xac, 0x02, 0x12, 2, b'a', b'b', 0xf8, 0x03, 0]);

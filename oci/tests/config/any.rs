@@ -177,7 +177,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_configuration_is_refused_by_a_path_or_planned(
+    fn any_configuration_is_refused_with_a_path_or_planned(
         changes in prop::collection::vec(change(), 1..5), rootless in any::<bool>(),
     ) {
         let mut document = plannable();

@@ -11,7 +11,7 @@ fn refused(document: &Value) -> String {
 }
 
 #[test]
-fn a_value_of_another_type_is_refused_by_its_path() {
+fn a_value_of_the_wrong_type_is_refused_with_its_path() {
     let document = full();
     for place in paths(&document) {
         let path = path(&place);
@@ -33,7 +33,7 @@ fn a_value_of_another_type_is_refused_by_its_path() {
 }
 
 #[test]
-fn what_is_required_is_missed_by_its_path() {
+fn a_missing_required_field_is_refused_with_its_path() {
     let required = [
         "ociVersion",
         "root.path",
@@ -96,7 +96,7 @@ fn what_is_required_is_missed_by_its_path() {
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table with one line a case")]
-fn a_value_that_the_schema_excludes_is_refused_by_its_path() {
+fn a_value_that_the_schema_excludes_is_refused_with_its_path() {
     let too_long = "x".repeat(65);
     let cases = [
         ("process.consoleSize.height", json!(-1)),
@@ -234,7 +234,7 @@ fn a_value_that_the_schema_excludes_is_refused_by_its_path() {
 }
 
 #[test]
-fn what_is_no_document_is_refused() {
+fn text_that_is_not_a_document_is_refused() {
     for json in ["", "{", "[]", "3", "null", "\"text\"", "{}{}"] {
         let error = oci::parse(json.as_bytes()).unwrap_err().to_string();
         assert!(error.starts_with("this is not "), "{json}: {error}");

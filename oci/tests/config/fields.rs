@@ -22,7 +22,7 @@ fn error(document: &Value) -> String {
 }
 
 #[test]
-fn the_process_is_as_it_is_asked_for() {
+fn the_process_has_the_configured_attributes() {
     let process = process(&full());
     let chown_and_kill = 1 << 0 | 1 << 5;
     let expected = Process {
@@ -65,7 +65,7 @@ fn the_process_is_as_it_is_asked_for() {
 }
 
 #[test]
-fn a_process_that_says_little_gets_the_customary() {
+fn a_minimal_process_gets_the_defaults() {
     let document = with("process", json!({ "args": ["/bin/true"], "cwd": "/" }));
     let expected = Process {
         args: vec!["/bin/true".into()],
@@ -95,7 +95,7 @@ fn a_process_that_says_little_gets_the_customary() {
 }
 
 #[test]
-fn the_last_of_a_variable_counts_and_one_without_a_value_is_refused() {
+fn the_last_value_of_a_variable_wins_and_one_without_a_value_is_refused() {
     let document = with("process.env", json!(["A=1", "B=2", "A=3=4", "C="]));
     let env = process(&document).env;
     assert_eq!(env, [("A", "3=4"), ("B", "2"), ("C", "")].map(|(k, v)| (k.into(), v.into())));
@@ -106,7 +106,7 @@ fn the_last_of_a_variable_counts_and_one_without_a_value_is_refused() {
 }
 
 #[test]
-fn capabilities_that_no_kernel_knows_are_left_out_with_a_warning() {
+fn unknown_capabilities_are_dropped_with_a_warning() {
     let mut document = with("process.capabilities.bounding", json!(["CAP_TIME_TRAVEL", "CAP_KILL"]));
     document["process"]["capabilities"]["ambient"] = json!(["CAP_KILL", "CAP_CHOWN"]);
     let container = container(&document).unwrap();
@@ -164,7 +164,7 @@ fn every_memory_policy_is_the_kernels_number() {
 }
 
 #[test]
-fn a_process_of_exec_is_the_containers_where_it_does_not_say() {
+fn a_process_of_exec_inherits_unset_fields_from_the_container() {
     let config = oci::parse(&serde_json::to_vec(&full()).unwrap()).unwrap();
     let exec = |process: Value| {
         let (process, warnings) = oci::parse_process(&serde_json::to_vec(&process).unwrap()).unwrap();
@@ -196,7 +196,7 @@ fn a_process_of_exec_is_the_containers_where_it_does_not_say() {
 }
 
 #[test]
-fn whoever_has_no_mapped_id_cannot_be_run_as() {
+fn a_user_without_a_mapped_id_is_refused() {
     for (field, value) in
         [("uid", json!(65536)), ("gid", json!(65536)), ("additionalGids", json!([0, 65536]))]
     {
@@ -254,7 +254,7 @@ fn each_namespace_is_new_or_joined_or_the_callers() {
 }
 
 #[test]
-fn what_belongs_to_a_namespace_takes_one() {
+fn a_setting_of_a_namespace_requires_that_namespace() {
     let without = |kind: &str| {
         let mut document = full();
         let namespaces = document["linux"]["namespaces"].as_array_mut().unwrap();
@@ -284,7 +284,7 @@ fn what_belongs_to_a_namespace_takes_one() {
 }
 
 #[test]
-fn ids_and_clocks_are_the_namespaces_own() {
+fn id_maps_and_clock_offsets_require_their_namespaces() {
     let spec = container(&full()).unwrap().spec;
     let map = |outside| IdMap::from(vec![Extent { inside: 0, outside, count: 65536 }]);
     assert_eq!(spec.id_maps, IdMaps::Maps { uid: map(100_000), gid: map(200_000) });
@@ -297,7 +297,7 @@ fn ids_and_clocks_are_the_namespaces_own() {
 }
 
 #[test]
-fn the_rest_of_the_spec_is_as_it_is_asked_for() {
+fn the_other_fields_of_the_spec_are_set() {
     let spec = container(&full()).unwrap().spec;
     assert_eq!(spec.root, Root::Dir { path: "/bundle/rootfs".into(), readonly: true });
     assert!(!spec.root_nodev);
@@ -344,7 +344,7 @@ fn devices_are_the_default_and_the_configured_ones_unless_dev_is_the_hosts() {
 }
 
 #[test]
-fn hooks_are_run_where_the_specification_says() {
+fn hooks_run_in_the_namespaces_of_the_specification() {
     let container = container(&full()).unwrap();
     let hook = |name: &str| Hook {
         path: format!("/hook/{name}").into(),
@@ -367,7 +367,7 @@ fn hooks_are_run_where_the_specification_says() {
 }
 
 #[test]
-fn what_the_runtime_sees_to_is_kept_beside_the_spec() {
+fn settings_that_the_runtime_applies_are_kept_beside_the_spec() {
     let mut document = full();
     document["linux"]["seccomp"]["listenerPath"] = "/run/agent.sock".into();
     document["linux"]["seccomp"]["listenerMetadata"] = "x".into();
@@ -389,7 +389,7 @@ fn what_the_runtime_sees_to_is_kept_beside_the_spec() {
 }
 
 #[test]
-fn a_cgroup_is_at_a_path_or_a_scope_of_systemds() {
+fn a_cgroup_is_a_path_or_a_systemd_scope() {
     let config = |path: &str| {
         oci::parse(&serde_json::to_vec(&with("linux.cgroupsPath", json!(path))).unwrap()).unwrap()
     };
@@ -430,7 +430,7 @@ fn the_context_decides_on_the_keyring_and_the_bundle() {
 }
 
 #[test]
-fn versions_from_1_0_on_are_taken_and_later_minor_ones_with_a_warning() {
+fn versions_from_1_0_are_accepted_and_later_minor_versions_with_a_warning() {
     for version in ["1.0.0", "1.0.2-dev", "1.1.0-rc.2", "1.1.0+build.5", "1.2.0", "1.2.1", "1.3.9"] {
         assert!(container(&with("ociVersion", json!(version))).unwrap().warnings.is_empty(), "{version}");
     }
@@ -448,7 +448,7 @@ fn versions_from_1_0_on_are_taken_and_later_minor_ones_with_a_warning() {
 }
 
 #[test]
-fn a_container_takes_a_process_and_a_root() {
+fn process_and_root_are_required() {
     for field in ["process", "root"] {
         let document = with(field, Value::Null);
         oci::parse(&serde_json::to_vec(&document).unwrap()).unwrap();
@@ -457,7 +457,7 @@ fn a_container_takes_a_process_and_a_root() {
 }
 
 #[test]
-fn an_unknown_field_and_a_null_say_nothing() {
+fn unknown_fields_and_nulls_are_ignored() {
     let mut document = full();
     let expected = container(&document).unwrap();
     for object in
@@ -475,7 +475,7 @@ fn an_unknown_field_and_a_null_say_nothing() {
 }
 
 #[test]
-fn a_rule_that_can_never_decide_is_no_error_and_one_in_the_old_form_is_taken() {
+fn an_unreachable_rule_and_a_rule_in_the_old_form_are_accepted() {
     let rule = |names: &[&str], action: &str| json!({ "names": names, "action": action });
     let rules =
         json!([rule(&["read", "setns"], "SCMP_ACT_ALLOW"), rule(&["setns", "bpf"], "SCMP_ACT_ERRNO")]);

@@ -42,7 +42,7 @@ fn samples(kind: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
-fn every_good_sample_for_linux_is_accepted_and_others_are_refused_by_their_platform() {
+fn every_good_sample_for_linux_is_accepted_and_others_are_refused_with_their_platform() {
     let samples = samples("good");
     assert_eq!(samples.len(), 9);
     for (name, json) in samples {
@@ -58,7 +58,7 @@ fn every_good_sample_for_linux_is_accepted_and_others_are_refused_by_their_platf
 }
 
 #[test]
-fn every_bad_sample_is_refused_by_the_path_of_what_is_bad() {
+fn every_bad_sample_is_refused_with_the_path_of_the_fault() {
     let expected = [
         ("freebsd-vnet-disable.json", "freebsd: "),
         ("invalid-json.json", "this is not JSON: "),

@@ -29,7 +29,7 @@ fn own(mount: &Mount) -> Attributes {
 }
 
 #[test]
-fn each_attribute_is_set_or_cleared_on_the_mount_alone_or_with_an_r_on_all_below() {
+fn each_attribute_applies_to_the_mount_alone_or_with_an_r_to_all_below() {
     let set = |set| Attributes { set, clear: 0 };
     let clear = |clear| Attributes { set: 0, clear };
     let time = |set| Attributes { set, clear: TIMES };
@@ -66,7 +66,7 @@ fn each_attribute_is_set_or_cleared_on_the_mount_alone_or_with_an_r_on_all_below
 }
 
 #[test]
-fn ro_on_a_recursive_bind_is_for_the_mount_alone() {
+fn ro_on_a_recursive_bind_applies_to_the_mount_alone() {
     let mount = with_options("bind", &["rbind", "ro", "nosuid"]);
     // The named fields of the spec would also apply to nested mounts.
     assert!(!mount.readonly && !mount.nosuid);
@@ -97,7 +97,7 @@ fn propagation_is_kept_in_order() {
 }
 
 #[test]
-fn what_is_no_option_of_mount_is_the_file_systems() {
+fn an_unknown_option_is_passed_to_the_file_system() {
     let options =
         ["size=64k", "huge", "sync", "dirsync", "mand", "lazytime", "iversion", "mode=", "x=y=z", "runknown"];
     let MountKind::FileSystem { fstype, source, options } = with_options("tmpfs", &options).kind else {
@@ -124,14 +124,14 @@ fn what_is_no_option_of_mount_is_the_file_systems() {
 }
 
 #[test]
-fn what_is_so_anyhow_is_no_option() {
+fn options_without_effect_are_dropped() {
     let options = ["defaults", "async", "nomand", "nolazytime", "noiversion", "silent", "loud"];
     assert_eq!(with_options("proc", &options).kind, MountKind::Proc);
     assert_eq!(with_options("bind", &options).attributes, Attributes::default());
 }
 
 #[test]
-fn the_kind_is_by_type_and_options() {
+fn the_kind_follows_from_type_and_options() {
     let bind =
         |source: &str, recursive| MountKind::Bind { source: format!("/bundle/{source}").into(), recursive };
     let plain = |fstype: &str, source: &str| MountKind::FileSystem {
@@ -174,7 +174,7 @@ fn the_kind_is_by_type_and_options() {
 }
 
 #[test]
-fn a_copy_and_other_owners_are_asked_for() {
+fn options_for_a_copy_and_for_mapped_owners_are_read() {
     assert!(with_options("tmpfs", &["tmpcopyup"]).copy_up);
     let recursive = |options: &[&str]| with_options("bind", options).id_maps.map(|maps| maps.recursive);
     assert_eq!(recursive(&["bind", "idmap"]), Some(false));
@@ -188,7 +188,7 @@ fn a_copy_and_other_owners_are_asked_for() {
 }
 
 #[test]
-fn a_relative_destination_is_below_the_root_and_warned_of() {
+fn a_relative_destination_is_below_the_root_and_causes_a_warning() {
     let container =
         crate::container(&with("mounts[0]", json!({ "destination": "m", "type": "proc" }))).unwrap();
     assert_eq!(container.spec.mounts[0].destination.to_str(), Some("/m"));
@@ -196,7 +196,7 @@ fn a_relative_destination_is_below_the_root_and_warned_of() {
 }
 
 #[test]
-fn options_of_a_file_system_on_a_bind_mount_are_warned_of() {
+fn options_of_a_file_system_on_a_bind_mount_cause_a_warning() {
     let options = json!(["rbind", "sync", "ro", "size=1"]);
     let mount = json!({ "destination": "/m", "source": "a", "options": options });
     let container = crate::container(&with("mounts[0]", mount)).unwrap();
@@ -213,7 +213,7 @@ fn an_idmap_has_its_mappings_in_its_option() {
 }
 
 #[test]
-fn what_cannot_be_mounted_is_refused() {
+fn an_invalid_mount_is_refused() {
     let maps = json!([{ "containerID": 0, "hostID": 0, "size": 1 }]);
     let cases = [
         (json!({ "destination": "" }), "mounts[0].destination: "),

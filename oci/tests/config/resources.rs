@@ -51,7 +51,7 @@ fn every_limit_of_the_full_configuration_is_written_in_v2s_units() {
 }
 
 #[test]
-fn the_last_words_on_devices_are_the_customary_ones() {
+fn the_default_device_rules_come_last() {
     let full = crate::container(&crate::json::full()).unwrap();
     let rules = full.spec.devices.unwrap();
     let own: Vec<String> = rules[..3].iter().map(Rule::to_string).collect();
@@ -67,7 +67,7 @@ fn the_last_words_on_devices_are_the_customary_ones() {
 }
 
 #[test]
-fn what_v1_counts_together_or_calls_unlimited_is_so_in_v2() {
+fn totals_and_unlimited_values_of_v1_are_converted_to_v2() {
     let one = |file: &str, value: &str| vec![(file.to_owned(), value.to_owned())];
     let two = |a, b, c, d| [one(a, b), one(c, d)].concat();
     let cases = [
@@ -104,7 +104,7 @@ fn what_v1_counts_together_or_calls_unlimited_is_so_in_v2() {
 }
 
 #[test]
-fn what_v2_cannot_limit_is_refused_by_its_path() {
+fn a_limit_that_v2_lacks_is_refused_with_its_path() {
     let cases = [
         (json!({ "memory": { "kernel": 100 } }), "memory.kernel"),
         (json!({ "memory": { "kernelTCP": 100 } }), "memory.kernelTCP"),
