@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_says_of_each_command_what_it_does() {
+    fn the_list_describes_each_command() {
         // `defer` reads the help of an argument type only after its command was chosen. So the command and
         // the argument type must have the same text.
         let mut built = Cli::command();
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_of_the_program_are_the_programs() {
+    fn flags_after_the_program_belong_to_it() {
         let parse = |line: &str| Cli::try_parse_from(line.split(' '));
         let Command::Run(args) = parse("nspod run -m 1g ls -l --json -- x").unwrap().command else {
             panic!()
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn h_is_the_host_name_of_run() {
+    fn h_sets_the_host_name_in_run() {
         let parsed = Cli::try_parse_from(["nspod", "run", "-h", "box", "hostname"]);
         assert!(parsed.is_ok());
     }

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_cannot_act_on_the_terminal() {
+    fn control_characters_of_a_name_are_escaped() {
         assert_eq!(plain("a\x1b[31mb\n"), "a�[31mb�");
     }
 }

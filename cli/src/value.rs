@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn signals_go_by_name_or_number() {
+    fn signals_are_read_by_name_or_number() {
         for text in ["TERM", "term", "SIGTERM", "15"] {
             assert_eq!(signal(text), Ok(15));
         }

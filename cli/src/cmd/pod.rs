@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn files_go_with_a_shared_mnt() {
+    fn sharing_mnt_shares_the_files() {
         assert!(spec("--share mnt,net web").unwrap().files.is_some());
         nspod_testkit::assert_refused(spec("--rootfs /img web"), "--share");
         nspod_testkit::assert_refused(spec("--share net -h box web"), "host");

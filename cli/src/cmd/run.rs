@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn without_flags_it_is_the_librarys_container_named_and_without_mknod() {
+    fn the_default_is_the_librarys_container_with_a_name_and_without_mknod() {
         let mut expected = Spec::new("true");
         expected.hostname = Some("0123456789ab".into());
         expected.process.env.push(("HOME".into(), "/root".into()));
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn who_can_make_or_bring_device_nodes_is_filtered() {
+    fn a_container_that_can_create_or_bring_device_nodes_gets_a_device_filter() {
         for line in
             ["--cap-add MKNOD x", "--rootfs /img x", "--rootfs /img --overlay x", "--device /dev/null x"]
         {
@@ -445,14 +445,14 @@ mod tests {
     }
 
     #[test]
-    fn a_detached_container_has_an_init_where_it_can() {
+    fn a_detached_container_has_an_init_where_possible() {
         assert!(root("-d x").init && root("--init x").init);
         assert!(!root("x").init && !root("-d --init=false x").init && !root("-d --pid=host x").init);
         assert!(!spec("-d x", &Facts::root(), Some(Kinds::PID)).unwrap().init);
     }
 
     #[test]
-    fn the_name_of_the_host_is_the_containers() {
+    fn the_default_host_name_is_the_id() {
         assert_eq!(root("x").hostname.as_deref(), Some("0123456789ab"));
         assert_eq!(root("-h box x").hostname.as_deref(), Some("box"));
         assert_eq!(root("--uts host x").hostname, None);
@@ -460,13 +460,13 @@ mod tests {
     }
 
     #[test]
-    fn a_pods_files_are_the_pods() {
+    fn a_pod_that_shares_mnt_refuses_volumes() {
         nspod_testkit::assert_refused(spec("-v /a:/b x", &Facts::root(), Some(Kinds::MNT)), "pod");
         assert!(spec("x", &Facts::root(), Some(Kinds::MNT)).is_ok());
     }
 
     #[test]
-    fn nobody_types_into_a_detached_container() {
+    fn a_detached_container_refuses_terminal_and_standard_input() {
         for line in ["-d -t x", "-d -i x"] {
             assert!(
                 run(&args(line), false).unwrap_err().to_string().starts_with("-d conflicts with -t and -i")

@@ -173,12 +173,12 @@ mod tests {
     }
 
     #[test]
-    fn without_flags_the_files_are_the_librarys() {
+    fn the_default_files_are_the_librarys() {
         assert_eq!(spec(&[]).unwrap(), Spec::new("true"));
     }
 
     #[test]
-    fn a_root_of_its_own_keeps_its_tmp() {
+    fn a_container_root_keeps_its_tmp() {
         let writable = spec(&["--rootfs", "img"]).unwrap();
         assert_eq!(writable.root, Root::Dir { path: "/work/img".into(), readonly: false });
         assert!(at(&writable, "/tmp").is_empty() && at(&writable, "/proc").len() == 1);
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_takes_the_place_of_a_usual_one() {
+    fn a_mount_replaces_a_default_one() {
         let spec = spec(&["--tmpfs", "/tmp:size=1m", "-v", "a/b:/mnt"]).unwrap();
         let [tmp] = at(&spec, "/tmp")[..] else { panic!("{:?}", spec.mounts) };
         assert_eq!(tmp.kind, MountKind::Tmpfs { size: Some(1 << 20), mode: None });

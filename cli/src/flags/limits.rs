@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn each_flag_becomes_the_kernels_file() {
+    fn each_flag_sets_the_kernels_file() {
         for (flags, file) in [
             (vec!["-m", "64m"], "memory.max=67108864"),
             (vec!["--memory", "-1"], "memory.max=max"),
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn swap_is_what_is_above_memory() {
+    fn the_swap_limit_is_the_part_above_memory() {
         assert_eq!(
             writes(&["-m", "1m", "--memory-swap", "3m"]),
             ["memory.swap.max=2097152", "memory.max=1048576"]
@@ -206,13 +206,13 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_for_a_block_device() {
+    fn a_rate_requires_a_block_device() {
         let error = limits(&["--device-read-bps", "/dev/null:1m"]).unwrap_err();
         assert_eq!(error.to_string(), "/dev/null is not a block device: name a disk such as /dev/sda");
     }
 
     #[test]
-    fn what_the_kernel_would_refuse_is_refused_here() {
+    fn values_that_the_kernel_would_refuse_are_refused() {
         nspod_testkit::assert_refused(limits(&["--cpu-weight", "0"]), "cpu.weight");
         nspod_testkit::assert_refused(limits(&["--limit", "cgroup.procs=1"]), "cgroup.procs");
     }

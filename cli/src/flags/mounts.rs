@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_long_form_says_the_same() {
+    fn the_long_form_equals_the_short_form() {
         let long = |text: &str| mount(text).unwrap();
         assert_eq!(long("type=bind,source=/a,target=/b,readonly"), volume("/a:/b:ro").unwrap());
         assert_eq!(long("src=/a,dst=/b,ro=true"), volume("/a:/b:ro").unwrap());
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_has_a_place_and_an_access() {
+    fn a_device_has_a_path_and_an_access_mode() {
         let parsed = device("/dev/fuse").unwrap();
         assert_eq!((parsed.destination.as_path(), parsed.access), ("/dev/fuse".as_ref(), Access::all()));
         let parsed = device("/dev/a:/dev/b:r").unwrap();

@@ -306,12 +306,12 @@ mod tests {
     }
 
     #[test]
-    fn without_flags_the_spec_is_the_librarys() {
+    fn the_default_spec_is_the_librarys() {
         assert_eq!(root(&[]), Spec::new("true"));
     }
 
     #[test]
-    fn each_kind_is_chosen_by_itself() {
+    fn each_kind_is_selected_by_itself() {
         for kind in Kind::ALL {
             for (which, want) in [
                 ("new", Namespace::New),
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn dockers_words_choose_the_same() {
+    fn dockers_flags_select_the_same() {
         let namespaces =
             root(&["--network=host", "--pid=container:web", "--ipc=none", "--uts=private"]).namespaces;
         assert_eq!(namespaces.net, Namespace::Host);
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_namespace_of_others_is_left_as_it_is() {
+    fn a_joined_mount_namespace_is_left_unchanged() {
         let spec = root(&["--ns", "mnt=host"]);
         assert_eq!(spec.root, Root::Host);
         assert!(spec.mounts.is_empty() && spec.masked_paths.is_empty() && spec.readonly_paths.is_empty());

@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn privileged_takes_every_guard_away() {
+    fn privileged_removes_every_guard() {
         let spec = spec(&["--privileged"]).unwrap();
         assert_eq!((spec.process.capabilities, spec.process.seccomp), (None, Seccomp::Unconfined));
         assert!(!spec.process.no_new_privs && spec.masked_paths.is_empty() && spec.readonly_paths.is_empty());
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn security_options_say_what_they_are() {
+    fn security_options_are_recognised() {
         assert!(!spec(&["--security-opt", "no-new-privileges=false"]).unwrap().process.no_new_privs);
         assert!(spec(&["--security-opt", "no-new-privileges"]).unwrap().process.no_new_privs);
         nspod_testkit::assert_refused(spec(&["--security-opt", "label=disable"]), "label");
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_home_is_the_users() {
+    fn an_empty_home_becomes_the_users() {
         let process = spec(&["-u", "nobody", "-e", "HOME="]).unwrap().process;
         let home = process.env.iter().rfind(|(name, _)| name == "HOME");
         assert_eq!(home.unwrap().1, "/nonexistent");

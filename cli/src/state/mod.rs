@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_a_crash_left_is_dead_and_one_being_made_is_not() {
+    fn an_entry_left_by_a_crash_is_dead_and_an_incomplete_one_is_not() {
         let (_temp, store) = store();
         let (entry, lock) = store.create("web").unwrap();
         assert_eq!(store.find("web").unwrap().state().unwrap(), State::Creating);

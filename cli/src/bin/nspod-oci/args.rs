@@ -36,7 +36,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_says_of_each_command_what_it_does() {
+    fn the_list_describes_each_command() {
         // The help of an argument type is read only after its command was chosen. So the command and the
         // argument type must have the same text.
         let mut built = Cli::command();
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_lines_are_understood() {
+    fn command_lines_of_clients_are_parsed() {
         for line in [
             "nspod-oci --root /r --log /l --log-format json --debug --systemd-cgroup create --bundle /b --pid-file /p --console-socket /s --pidfd-socket /f --no-pivot --no-new-keyring --preserve-fds 2 id",
             "nspod-oci --systemd-cgroup=false --debug=true --rootless=auto create id -b /b",
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_path_is_none() {
+    fn an_empty_path_counts_as_unset() {
         let line = ["nspod-oci", "--log", "", "--root", "", "create", "--pid-file", "", "--bundle", "", "id"];
         let cli = Cli::try_parse_from(line).unwrap();
         assert!(cli.global.log.get().is_none() && cli.global.root.get().is_none());
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_program_is_the_programs() {
+    fn arguments_after_the_program_belong_to_it() {
         let Some(Command::Exec(args)) = parse("nspod-oci exec id ls -d --tty -- x").unwrap().command else {
             panic!()
         };

@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_those_of_logrus() {
+    fn lines_have_the_format_of_logrus() {
         let message = "no \"x\"\nhere";
         let time = rfc3339(UNIX_EPOCH, false);
         let json = line("error", message, Format::Json, &time);

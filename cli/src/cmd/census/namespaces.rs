@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_holder_cannot_act_on_the_terminal_and_many_are_counted() {
+    fn control_characters_of_a_holder_are_escaped_and_many_holders_are_counted() {
         let mount = Holder::Mount { path: "/a\x1bb".into(), mnt_ns: ns_core::NamespaceId { dev: 4, ino: 1 } };
         let fd = |fd| Holder::Fd { pid: 7, fd };
         let all = [mount.clone(), mount, fd(3), fd(4), fd(5)];

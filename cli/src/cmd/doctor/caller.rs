@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_capability_that_is_asked_for_has_a_number() {
+    fn every_checked_capability_has_a_number() {
         assert_eq!(lacking(u64::MAX).count(), 0);
         assert_eq!(lacking(!(1 << 24)).map(|(name, _)| name).collect::<Vec<_>>(), ["SYS_RESOURCE"]);
     }

@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_finding_is_broken_at_spaces_to_fit_beside_its_check() {
+    fn a_finding_wraps_at_spaces_beside_its_check() {
         assert_eq!(wrap("one two three", 7), ["one two", "three"]);
         assert_eq!(wrap("longer-than-that b", 7), ["longer-than-that", "b"]);
         assert_eq!(wrap("one two", usize::MAX), ["one two"]);

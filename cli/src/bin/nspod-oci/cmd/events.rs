@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_those_of_go() {
+    fn durations_are_parsed_as_in_go() {
         let ms = |ms| Ok(Duration::from_millis(ms));
         assert_eq!(duration("5s"), ms(5000));
         assert_eq!(duration("1m30s"), ms(90_000));

@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_chosen_by_the_column_of_the_pid() {
+    fn lines_are_selected_by_the_pid_column() {
         let table = "UID          PID    PPID CMD\nroot          10       1 a\nroot          20      10 b\n";
         assert_eq!(only(table, &[10]).unwrap(), "UID          PID    PPID CMD\nroot          10       1 a\n");
         nspod_testkit::assert_refused(only("UID CMD\n", &[1]), "PID");
