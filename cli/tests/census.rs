@@ -116,7 +116,7 @@ fn by_census() -> Listed {
 }
 
 #[test]
-fn its_namespaces_are_those_of_lsns() {
+fn the_listed_namespaces_equal_those_of_lsns() {
     if !nspod_testkit::root() {
         return;
     }
@@ -136,7 +136,7 @@ fn its_namespaces_are_those_of_lsns() {
 }
 
 #[test]
-fn a_container_of_unshare_is_a_container() {
+fn a_container_made_by_unshare_is_listed() {
     if !nspod_testkit::root() {
         return;
     }
@@ -166,7 +166,7 @@ fn a_container_of_unshare_is_a_container() {
 }
 
 #[test]
-fn the_pids_of_a_nested_process_are_told_from_the_hosts_inwards() {
+fn the_pids_of_a_nested_process_are_listed_from_the_host_inwards() {
     if !nspod_testkit::root() {
         return;
     }
@@ -218,7 +218,7 @@ fn two_processes_that_share_net_and_not_mnt_are_a_pod() {
 }
 
 #[test]
-fn a_namespace_that_only_a_descriptor_holds_is_found_when_looked_for() {
+fn a_namespace_held_only_by_a_descriptor_is_found_on_request() {
     if !nspod_testkit::root() {
         return;
     }
@@ -253,7 +253,7 @@ fn containers_of_nspod_are_shown_by_name() {
 }
 
 #[test]
-fn an_ordinary_user_is_told_what_is_not_counted() {
+fn an_ordinary_user_sees_how_much_is_not_counted() {
     if !nspod_testkit::root() {
         return;
     }
@@ -280,7 +280,7 @@ fn an_ordinary_user_is_told_what_is_not_counted() {
 }
 
 #[test]
-fn a_process_that_is_not_there_is_an_error() {
+fn a_missing_process_is_an_error() {
     let output = nspod(&["census", "--pid", "2147483647"]);
     assert_eq!(output.status.code(), Some(125));
     let said = String::from_utf8(output.stderr).unwrap();
@@ -317,7 +317,7 @@ fn calls(sleepers: usize, args: &str) -> (usize, usize) {
 }
 
 #[test]
-fn a_process_costs_its_eight_links_and_two_files_and_nothing_that_grows() {
+fn each_process_costs_eight_links_and_two_files_at_any_number_of_processes() {
     if !nspod_testkit::root() {
         return;
     }

@@ -27,7 +27,7 @@ fn check<'a>(report: &'a Value, group: &str, name: &str) -> (&'a str, &'a str) {
 }
 
 #[test]
-fn where_containers_start_it_says_so() {
+fn doctor_confirms_that_containers_start() {
     if !nspod_testkit::root() {
         return;
     }
@@ -39,7 +39,7 @@ fn where_containers_start_it_says_so() {
 }
 
 #[test]
-fn each_controller_is_there_or_has_its_reason_and_on_a_hybrid_host_memory_is_bound_to_v1() {
+fn each_controller_is_available_or_has_its_reason_and_a_hybrid_host_binds_memory_to_v1() {
     if !nspod_testkit::root() {
         return;
     }
@@ -64,7 +64,7 @@ fn each_controller_is_there_or_has_its_reason_and_on_a_hybrid_host_memory_is_bou
 }
 
 #[test]
-fn whatever_is_not_ok_has_a_reason() {
+fn every_finding_that_is_not_ok_has_a_reason() {
     if !nspod_testkit::root() {
         return;
     }
@@ -80,7 +80,7 @@ fn whatever_is_not_ok_has_a_reason() {
 }
 
 #[test]
-fn an_ordinary_user_is_told_what_is_different_for_him() {
+fn doctor_tells_an_ordinary_user_the_differences() {
     if !nspod_testkit::root() {
         return;
     }
@@ -116,7 +116,7 @@ fn without(kind: &str) -> (Option<i32>, Value) {
 }
 
 #[test]
-fn where_no_container_can_start_it_says_which_switch_is_off_and_exits_1() {
+fn doctor_names_the_disabled_switch_and_exits_1_if_no_container_can_start() {
     if !nspod_testkit::root() {
         return;
     }
@@ -132,7 +132,7 @@ fn where_no_container_can_start_it_says_which_switch_is_off_and_exits_1() {
 }
 
 #[test]
-fn it_leaves_nothing_behind() {
+fn doctor_leaves_nothing_behind() {
     if !nspod_testkit::root() {
         return;
     }

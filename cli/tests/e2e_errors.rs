@@ -33,7 +33,7 @@ fn wrong_values(table: &[(&[&str], &str, &str)]) {
 }
 
 #[test]
-fn values_that_are_none_are_explained() {
+fn invalid_values_are_explained() {
     wrong_values(&[
         (&["run", "-m", "12q", "true"], "--memory <BYTES>", "\"12q\" is not a size such as 512k, 64m or 1g"),
         (&["run", "--cpus", "0", "true"], "--cpus <NUMBER>", "0 processors: must be at least 0.01"),
@@ -92,7 +92,7 @@ fn values_that_are_none_are_explained() {
 }
 
 #[test]
-fn what_is_typed_wrong_is_named() {
+fn mistyped_arguments_are_named() {
     refused(
         125,
         &[
@@ -117,7 +117,7 @@ fn what_is_typed_wrong_is_named() {
 }
 
 #[test]
-fn programs_that_cannot_be_had_are_told_apart() {
+fn missing_and_unusable_programs_are_distinguished() {
     if !root() {
         return;
     }
@@ -150,7 +150,7 @@ fn programs_that_cannot_be_had_are_told_apart() {
 }
 
 #[test]
-fn files_that_are_not_there_are_named() {
+fn missing_files_are_named() {
     if !root() {
         return;
     }
@@ -213,7 +213,7 @@ fn files_that_are_not_there_are_named() {
 }
 
 #[test]
-fn contradictions_and_what_the_kernel_would_refuse_are_refused_first() {
+fn contradictions_and_values_that_the_kernel_would_refuse_are_refused_first() {
     if !root() {
         return;
     }
@@ -263,7 +263,7 @@ fn contradictions_and_what_the_kernel_would_refuse_are_refused_first() {
 }
 
 #[test]
-fn containers_and_pods_that_are_not_there_or_in_the_way_are_named() {
+fn missing_and_conflicting_containers_and_pods_are_named() {
     if !root() {
         return;
     }
@@ -442,7 +442,7 @@ fn an_error_in_json_names_the_limit_that_the_host_cannot_enforce() {
 }
 
 #[test]
-fn an_error_in_json_says_that_a_container_is_missing_or_in_the_way() {
+fn an_error_in_json_reports_a_missing_or_conflicting_container() {
     if !root() {
         return;
     }
@@ -471,7 +471,7 @@ fn an_error_in_json_says_that_a_container_is_missing_or_in_the_way() {
 }
 
 #[test]
-fn an_error_in_json_says_that_rights_are_missing() {
+fn an_error_in_json_reports_missing_rights() {
     if !root() {
         return;
     }

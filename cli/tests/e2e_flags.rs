@@ -22,7 +22,7 @@ fn status(flags: &[&str], field: &str) -> String {
 }
 
 #[test]
-fn a_program_is_alone_and_number_one() {
+fn a_program_is_alone_and_pid_1() {
     if !root() {
         return;
     }
@@ -36,7 +36,7 @@ fn a_program_is_alone_and_number_one() {
 }
 
 #[test]
-fn nothing_of_the_callers_leaks_in_but_what_is_named() {
+fn only_named_variables_of_the_caller_reach_the_container() {
     if !root() {
         return;
     }
@@ -56,7 +56,7 @@ fn nothing_of_the_callers_leaks_in_but_what_is_named() {
 }
 
 #[test]
-fn who_it_is_and_where_it_works_are_as_asked() {
+fn the_requested_user_and_working_directory_are_set() {
     if !root() {
         return;
     }
@@ -69,7 +69,7 @@ fn who_it_is_and_where_it_works_are_as_asked() {
 }
 
 #[test]
-fn a_volume_is_the_hosts_directory_to_write_or_to_read() {
+fn a_volume_is_a_directory_of_the_host_writable_or_read_only() {
     if !root() {
         return;
     }
@@ -91,7 +91,7 @@ fn a_volume_is_the_hosts_directory_to_write_or_to_read() {
 }
 
 #[test]
-fn a_tmpfs_has_its_size_and_is_nobody_elses() {
+fn a_tmpfs_has_its_size_and_is_private() {
     if !root() {
         return;
     }
@@ -114,7 +114,7 @@ fn a_tmpfs_has_its_size_and_is_nobody_elses() {
 }
 
 #[test]
-fn the_host_is_read_only_and_an_overlay_takes_the_writes() {
+fn the_host_is_read_only_and_an_overlay_receives_the_writes() {
     if !root() {
         return;
     }
@@ -133,7 +133,7 @@ fn the_host_is_read_only_and_an_overlay_takes_the_writes() {
 }
 
 #[test]
-fn a_root_of_its_own_is_all_it_sees() {
+fn a_container_with_its_own_root_sees_nothing_else() {
     if !root() {
         return;
     }
@@ -155,7 +155,7 @@ fn a_root_of_its_own_is_all_it_sees() {
 }
 
 #[test]
-fn capabilities_are_those_asked_for() {
+fn the_requested_capabilities_are_set() {
     if !root() {
         return;
     }
@@ -204,7 +204,7 @@ fn guards_can_be_chosen() {
 }
 
 #[test]
-fn a_32_bit_program_runs_under_the_default_filter_and_one_that_a_filter_ends_is_said_so() {
+fn a_32_bit_program_runs_under_the_default_filter_and_a_kill_by_a_filter_is_reported() {
     if !root() {
         return;
     }
@@ -233,7 +233,7 @@ fn a_32_bit_program_runs_under_the_default_filter_and_one_that_a_filter_ends_is_
 }
 
 #[test]
-fn podmans_default_profile_is_taken_as_it_is() {
+fn podmans_default_profile_is_accepted_unchanged() {
     const PROFILE: &str = "/usr/share/containers/seccomp.json";
     if !root() {
         return;
@@ -255,7 +255,7 @@ fn podmans_default_profile_is_taken_as_it_is() {
 }
 
 #[test]
-fn what_a_process_may_use_is_bounded() {
+fn rlimits_oom_score_and_sysctls_are_set() {
     if !root() {
         return;
     }
@@ -270,7 +270,7 @@ fn what_a_process_may_use_is_bounded() {
 }
 
 #[test]
-fn a_device_is_there_only_if_it_is_named() {
+fn only_named_devices_exist() {
     if !root() {
         return;
     }
@@ -295,7 +295,7 @@ fn a_device_is_there_only_if_it_is_named() {
 }
 
 #[test]
-fn an_init_is_number_one_if_asked_for() {
+fn an_init_is_pid_1_on_request() {
     if !root() {
         return;
     }
@@ -306,7 +306,7 @@ fn an_init_is_number_one_if_asked_for() {
 }
 
 #[test]
-fn the_id_and_the_pid_are_written_where_asked() {
+fn the_id_and_the_pid_are_written_to_the_named_files() {
     if !root() {
         return;
     }

@@ -15,7 +15,7 @@ fn killed_at(call: &str, args: &[&str]) -> common::Output {
 }
 
 #[test]
-fn a_first_process_that_is_killed_on_its_way_is_told_and_leaves_nothing() {
+fn a_first_process_killed_during_its_setup_is_reported_and_leaves_nothing() {
     if !root() || !fault::able() {
         return;
     }
@@ -55,7 +55,7 @@ fn a_start_whose_report_cannot_be_read_ends_the_container() {
 }
 
 #[test]
-fn an_init_that_is_killed_before_its_program_runs_is_told() {
+fn an_init_killed_before_its_program_runs_is_reported() {
     if !root() || !fault::able() {
         return;
     }
@@ -69,7 +69,7 @@ fn an_init_that_is_killed_before_its_program_runs_is_told() {
 }
 
 #[test]
-fn an_exec_whose_first_process_is_killed_on_its_way_is_told() {
+fn an_exec_whose_first_process_is_killed_during_its_setup_is_reported() {
     if !root() || !fault::able() {
         return;
     }

@@ -153,7 +153,7 @@ fn real_time_signals_reach_the_program_and_stop_it() {
 }
 
 #[test]
-fn a_paused_container_stands_still_and_can_be_killed() {
+fn a_paused_container_makes_no_progress_and_can_be_killed() {
     if !root() {
         return;
     }
@@ -181,7 +181,7 @@ fn a_paused_container_stands_still_and_can_be_killed() {
 }
 
 #[test]
-fn kill_ends_what_the_first_process_has_left_in_the_hosts_pid_namespace() {
+fn kill_ends_the_remaining_processes_in_the_hosts_pid_namespace() {
     if !root() {
         return;
     }
@@ -229,7 +229,7 @@ fn exec_finds_the_cgroup_that_the_first_process_has_moved_to() {
 }
 
 #[test]
-fn what_has_run_in_the_foreground_is_kept_only_if_asked() {
+fn a_foreground_container_is_kept_only_on_request() {
     if !root() {
         return;
     }
@@ -305,7 +305,7 @@ fn a_pod_is_shared_and_outlives_its_containers() {
 }
 
 #[test]
-fn a_pod_shares_what_it_is_told_to() {
+fn a_pod_shares_the_requested_kinds() {
     if !root() {
         return;
     }
@@ -346,7 +346,7 @@ fn the_census_shows_a_container_and_its_pod() {
 }
 
 #[test]
-fn every_list_is_there_as_json() {
+fn every_list_is_available_as_json() {
     if !root() {
         return;
     }

@@ -9,7 +9,7 @@ use common::{Name, controllers, eventually, json, nspod, ok};
 const HOG: &str = "$x = ''; while (1) { $x .= 'x' x 1048576 }";
 
 #[test]
-fn each_limit_is_the_kernels_file_inside() {
+fn each_limit_sets_the_kernels_file() {
     if !controllers(Controllers::MEMORY | Controllers::CPU | Controllers::PIDS | Controllers::CPUSET) {
         return;
     }
@@ -43,7 +43,7 @@ fn each_limit_is_the_kernels_file_inside() {
 }
 
 #[test]
-fn memory_max_ends_the_hog_and_the_sentence_names_the_level() {
+fn memory_max_ends_the_hog_and_the_message_names_the_level() {
     if !controllers(Controllers::MEMORY) {
         return;
     }
@@ -60,7 +60,7 @@ fn memory_max_ends_the_hog_and_the_sentence_names_the_level() {
 }
 
 #[test]
-fn a_detached_hog_is_told_by_its_exit_code() {
+fn a_detached_hog_is_reported_by_its_exit_code() {
     if !controllers(Controllers::MEMORY) {
         return;
     }
@@ -102,7 +102,7 @@ fn an_update_changes_a_live_container() {
 }
 
 #[test]
-fn a_limit_of_the_hosts_that_is_missing_is_no_silence() {
+fn a_limit_without_its_controller_is_reported() {
     if !common::root() {
         return;
     }

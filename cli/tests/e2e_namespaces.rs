@@ -19,7 +19,7 @@ fn of(flags: &[&str], kind: Kind) -> PathBuf {
 }
 
 #[test]
-fn new_is_another_and_host_the_callers_own() {
+fn new_creates_a_namespace_and_host_keeps_the_callers() {
     if !root() {
         return;
     }
@@ -34,7 +34,7 @@ fn new_is_another_and_host_the_callers_own() {
 
 /// The kernel of user-mode Linux lacks time namespaces. Other test kernels have every kind.
 #[test]
-fn a_kind_that_the_kernel_lacks_stops_only_what_asks_for_it() {
+fn a_kind_that_the_kernel_lacks_stops_only_containers_that_request_it() {
     if !root() {
         return;
     }
@@ -64,7 +64,7 @@ fn a_kind_that_the_kernel_lacks_stops_only_what_asks_for_it() {
 }
 
 #[test]
-fn bare_is_the_namespaces_and_nothing_else() {
+fn bare_creates_the_namespaces_and_nothing_else() {
     if !root() {
         return;
     }
@@ -95,7 +95,7 @@ fn bare_is_the_namespaces_and_nothing_else() {
 }
 
 #[test]
-fn the_flags_named_as_dockers_choose_the_same() {
+fn flags_with_dockers_names_select_the_same() {
     if !root() {
         return;
     }
@@ -115,7 +115,7 @@ fn the_flags_named_as_dockers_choose_the_same() {
 }
 
 #[test]
-fn somebodys_namespace_is_joined_by_container_pid_or_path() {
+fn a_namespace_is_joined_by_container_pid_or_path() {
     if !root() {
         return;
     }
@@ -161,7 +161,7 @@ fn a_pinned_namespace_is_joined_by_its_path() {
 }
 
 #[test]
-fn users_are_mapped_as_asked() {
+fn users_are_mapped_as_requested() {
     if !root() {
         return;
     }
@@ -181,7 +181,7 @@ fn users_are_mapped_as_asked() {
 }
 
 #[test]
-fn clocks_are_ahead_as_asked() {
+fn clocks_have_the_requested_offsets() {
     if !root() {
         return;
     }
@@ -192,7 +192,7 @@ fn clocks_are_ahead_as_asked() {
 }
 
 #[test]
-fn a_namespace_that_is_gone_or_none_is_named() {
+fn a_missing_or_invalid_namespace_is_named() {
     if !root() {
         return;
     }

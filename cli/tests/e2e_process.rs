@@ -14,7 +14,7 @@ const TRAPS: &str = "for s in INT TERM HUP QUIT USR1 USR2; do trap \"echo $s; ex
     echo ready; while :; do sleep 0.02; done";
 
 #[test]
-fn the_exit_code_is_the_programs_or_says_who_failed() {
+fn the_exit_code_is_the_programs_or_tells_what_failed() {
     if !root() {
         return;
     }
@@ -91,7 +91,7 @@ fn a_working_directory_that_the_user_may_not_enter_is_entered() {
 }
 
 #[test]
-fn what_starts_a_program_says_that_it_is_none_itself() {
+fn nspod_refuses_to_run_itself_as_the_program() {
     if !root() {
         return;
     }
@@ -116,7 +116,7 @@ fn flags_after_the_program_are_its_own() {
 }
 
 #[test]
-fn signals_are_handed_on_and_the_programs_answer_is_the_end() {
+fn signals_are_forwarded_and_the_program_decides_the_exit_code() {
     if !root() {
         return;
     }
@@ -165,7 +165,7 @@ fn signals_that_the_caller_ignores_have_their_default_in_the_container() {
 }
 
 #[test]
-fn a_signal_that_nobody_handles_ends_it_as_it_would_anything() {
+fn an_unhandled_signal_ends_the_program_as_without_a_container() {
     if !root() {
         return;
     }
@@ -181,7 +181,7 @@ fn a_signal_that_nobody_handles_ends_it_as_it_would_anything() {
 }
 
 #[test]
-fn standard_input_is_handed_on_with_i_and_empty_without() {
+fn standard_input_is_forwarded_with_i_and_empty_without() {
     if !root() {
         return;
     }
@@ -198,7 +198,7 @@ fn standard_input_is_handed_on_with_i_and_empty_without() {
 }
 
 #[test]
-fn the_streams_stay_apart() {
+fn standard_output_and_standard_error_stay_separate() {
     if !root() {
         return;
     }
@@ -207,7 +207,7 @@ fn the_streams_stay_apart() {
 }
 
 #[test]
-fn nobody_reading_is_no_error_and_no_reason_to_go_on() {
+fn a_closed_output_pipe_ends_a_command_without_an_error() {
     if !root() {
         return;
     }

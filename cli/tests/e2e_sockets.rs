@@ -122,7 +122,7 @@ fn reached(output: &Output) -> String {
 }
 
 #[test]
-fn no_socket_or_pipe_of_the_host_is_reached_that_was_not_bound_by_name() {
+fn only_sockets_and_pipes_of_the_host_that_are_bound_by_name_are_reached() {
     if !root() {
         return;
     }
@@ -147,7 +147,7 @@ fn no_socket_or_pipe_of_the_host_is_reached_that_was_not_bound_by_name() {
 }
 
 #[test]
-fn what_the_host_makes_later_is_not_reached_either() {
+fn sockets_that_the_host_creates_later_are_not_reached() {
     if !root() {
         return;
     }
@@ -167,7 +167,7 @@ fn what_the_host_makes_later_is_not_reached_either() {
 }
 
 #[test]
-fn an_ordinary_users_container_reaches_none() {
+fn an_ordinary_users_container_reaches_no_socket_of_the_host() {
     if !root() {
         return;
     }
@@ -195,7 +195,7 @@ fn apart(script: &str, args: &[String]) -> Output {
 }
 
 #[test]
-fn what_is_mounted_on_the_host_is_shown_and_leads_to_nobody() {
+fn mounts_of_the_host_are_shown_and_lead_to_no_socket() {
     if !root() {
         return;
     }
@@ -227,7 +227,7 @@ fn what_is_mounted_on_the_host_is_shown_and_leads_to_nobody() {
 }
 
 #[test]
-fn a_mount_that_cannot_be_shown_so_is_an_error_with_its_cures() {
+fn a_mount_that_cannot_be_shown_safely_is_an_error_with_its_cures() {
     if !root() {
         return;
     }

@@ -226,7 +226,7 @@ fn enter(place: &Place, program: &str, args: &[&str]) {
 }
 
 #[test]
-fn a_process_that_enters_by_nsenter_is_found_out() {
+fn the_spy_detects_a_process_that_enters_by_nsenter() {
     if !root() {
         return;
     }
@@ -430,7 +430,7 @@ fn exec_into_a_user_namespace_alone_shows_the_container_nothing() {
 
 /// The process waits in the container until the agent of the filter has the listener.
 #[test]
-fn exec_under_a_filter_that_asks_shows_the_container_no_right_to_load_it() {
+fn exec_under_a_filter_that_notifies_shows_the_container_no_right_to_load_it() {
     if !root() {
         return;
     }

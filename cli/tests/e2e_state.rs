@@ -11,7 +11,7 @@ use common::{Guard, NSPOD, Name, alone, cgroup, end_of, eventually, fault, nspod
 use nix::fcntl::{Flock, FlockArg};
 
 #[test]
-fn one_of_many_gets_the_name() {
+fn one_of_many_concurrent_creations_gets_the_name() {
     if !root() {
         return;
     }
@@ -32,7 +32,7 @@ fn one_of_many_gets_the_name() {
 }
 
 #[test]
-fn many_start_and_are_removed_at_once() {
+fn many_containers_start_and_are_removed_at_once() {
     if !root() {
         return;
     }
@@ -53,7 +53,7 @@ fn many_start_and_are_removed_at_once() {
 }
 
 #[test]
-fn many_remove_one_and_nobody_hangs() {
+fn many_removals_of_one_container_do_not_hang() {
     if !root() {
         return;
     }
@@ -70,7 +70,7 @@ fn many_remove_one_and_nobody_hangs() {
 }
 
 #[test]
-fn who_removes_a_container_spares_the_next_of_its_name() {
+fn removing_a_container_spares_the_next_one_of_its_name() {
     if !root() {
         return;
     }
@@ -100,7 +100,7 @@ fn raced(script: &str, name: &str) -> common::Output {
 }
 
 #[test]
-fn who_makes_a_container_adopts_no_other_of_its_name() {
+fn creating_a_container_adopts_no_other_one_of_its_name() {
     if !root() || !fault::able() {
         return;
     }
@@ -120,7 +120,7 @@ NAME
 }
 
 #[test]
-fn who_removes_a_container_that_never_started_spares_one_that_starts_meanwhile() {
+fn removing_a_container_that_never_started_spares_one_that_starts_meanwhile() {
     if !root() || !fault::able() {
         return;
     }
@@ -135,7 +135,7 @@ fn who_removes_a_container_that_never_started_spares_one_that_starts_meanwhile()
 }
 
 #[test]
-fn who_fails_to_start_a_container_spares_the_cgroup_of_another_of_its_name() {
+fn a_failed_start_spares_the_cgroup_of_another_container_of_its_name() {
     if !root() {
         return;
     }
@@ -146,7 +146,7 @@ fn who_fails_to_start_a_container_spares_the_cgroup_of_another_of_its_name() {
 }
 
 #[test]
-fn who_makes_a_pod_adopts_no_other_of_its_name() {
+fn creating_a_pod_adopts_no_other_one_of_its_name() {
     if !root() || !fault::able() {
         return;
     }
@@ -199,7 +199,7 @@ const CHANGING: &[&str] = &[
 ];
 
 #[test]
-fn what_a_killed_creation_of_a_pod_leaves_is_removed() {
+fn leftovers_of_a_killed_creation_of_a_pod_are_removed() {
     if !root() || !fault::able() {
         return;
     }
@@ -237,7 +237,7 @@ fn what_a_killed_creation_of_a_pod_leaves_is_removed() {
 }
 
 #[test]
-fn a_runner_that_was_killed_leaves_a_container_to_handle() {
+fn a_killed_runner_leaves_a_container_that_can_be_managed() {
     if !root() {
         return;
     }
@@ -265,7 +265,7 @@ fn a_runner_that_was_killed_leaves_a_container_to_handle() {
 }
 
 #[test]
-fn a_start_that_was_cut_short_is_told_and_removed() {
+fn an_interrupted_start_is_reported_and_removed() {
     if !root() {
         return;
     }
@@ -295,7 +295,7 @@ fn a_start_that_was_cut_short_is_told_and_removed() {
 }
 
 #[test]
-fn a_killed_start_leaves_nothing_that_the_next_ps_does_not_remove() {
+fn the_next_ps_removes_everything_that_a_killed_start_leaves() {
     if !root() || !fault::able() {
         return;
     }
@@ -319,7 +319,7 @@ fn a_killed_start_leaves_nothing_that_the_next_ps_does_not_remove() {
 }
 
 #[test]
-fn a_call_that_fails_leaves_a_container_with_its_cgroup_or_an_error_and_none() {
+fn a_failed_system_call_leaves_a_container_with_its_cgroup_or_an_error_and_none() {
     if !root() || !fault::able() {
         return;
     }
@@ -343,7 +343,7 @@ fn a_call_that_fails_leaves_a_container_with_its_cgroup_or_an_error_and_none() {
 }
 
 #[test]
-fn who_has_too_few_descriptors_starts_nothing_and_leaves_nothing() {
+fn a_start_with_too_few_descriptors_fails_and_leaves_nothing() {
     if !root() {
         return;
     }
@@ -360,7 +360,7 @@ fn who_has_too_few_descriptors_starts_nothing_and_leaves_nothing() {
 }
 
 #[test]
-fn a_removal_that_cannot_look_at_the_container_fails() {
+fn a_removal_that_cannot_inspect_the_container_fails() {
     if !root() || !fault::able() {
         return;
     }
@@ -395,7 +395,7 @@ fn a_container_is_removed_from_a_full_disk() {
 }
 
 #[test]
-fn prune_removes_what_has_ended_and_spares_what_runs() {
+fn prune_removes_ended_containers_and_spares_running_ones() {
     if !root() {
         return;
     }
@@ -422,7 +422,7 @@ fn forge(name: &Name, change: impl FnOnce(&mut serde_json::Value)) {
 }
 
 #[test]
-fn a_pid_that_is_somebody_elses_by_now_is_never_touched() {
+fn a_reused_pid_is_never_touched() {
     if !root() {
         return;
     }
@@ -481,7 +481,7 @@ fn a_damaged_record_is_named_and_hides_no_other() {
 }
 
 #[test]
-fn a_state_directory_that_leads_elsewhere_or_is_open_to_others_is_refused() {
+fn a_state_directory_that_is_a_link_or_open_to_others_is_refused() {
     if !root() {
         return;
     }
@@ -513,7 +513,7 @@ fn a_state_directory_that_leads_elsewhere_or_is_open_to_others_is_refused() {
 }
 
 #[test]
-fn a_full_disk_starts_nothing() {
+fn a_full_disk_prevents_a_start() {
     if !root() {
         return;
     }

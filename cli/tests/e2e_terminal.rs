@@ -39,7 +39,7 @@ fn end_of_file_ends_the_shell() {
 }
 
 #[test]
-fn the_size_is_the_callers_and_follows_it() {
+fn the_terminal_size_follows_the_callers() {
     if !root() {
         return;
     }
@@ -79,7 +79,7 @@ fn ctrl_c_ends_the_program_and_not_the_shell() {
 }
 
 #[test]
-fn ctrl_z_stops_a_job_and_fg_goes_on() {
+fn ctrl_z_stops_a_job_and_fg_continues_it() {
     if !root() {
         return;
     }
@@ -103,7 +103,7 @@ fn ctrl_z_stops_a_job_and_fg_goes_on() {
 }
 
 #[test]
-fn much_output_comes_through_whole() {
+fn large_output_arrives_complete() {
     if !root() {
         return;
     }
@@ -115,7 +115,7 @@ fn much_output_comes_through_whole() {
 }
 
 #[test]
-fn a_terminal_in_a_running_container_is_one_of_its_own() {
+fn exec_in_a_running_container_has_its_own_terminal() {
     if !root() {
         return;
     }
@@ -132,7 +132,7 @@ fn a_terminal_in_a_running_container_is_one_of_its_own() {
 }
 
 #[test]
-fn without_a_terminal_of_its_own_ctrl_c_is_a_signal() {
+fn ctrl_c_is_a_signal_without_a_container_terminal() {
     if !root() {
         return;
     }
@@ -153,7 +153,7 @@ fn without_a_terminal_of_its_own_ctrl_c_is_a_signal() {
 }
 
 #[test]
-fn the_terminal_is_given_back_whatever_ends_it() {
+fn the_terminal_is_restored_whatever_ends_the_command() {
     if !root() {
         return;
     }
@@ -178,7 +178,7 @@ fn the_terminal_is_given_back_whatever_ends_it() {
 }
 
 #[test]
-fn a_terminal_that_is_hung_up_ends_the_container() {
+fn a_hangup_of_the_terminal_ends_the_container() {
     if !root() {
         return;
     }
@@ -192,7 +192,7 @@ fn a_terminal_that_is_hung_up_ends_the_container() {
 }
 
 #[test]
-fn tables_are_bold_and_nothing_else_at_a_terminal() {
+fn only_table_headings_are_bold_at_a_terminal() {
     if !root() {
         return;
     }

@@ -51,7 +51,7 @@ fn ranges_of_ids_are_those_of_etc_subuid() {
 }
 
 #[test]
-fn the_life_of_an_ordinary_users_container() {
+fn an_ordinary_users_container_goes_through_its_life_cycle() {
     if !root() {
         return;
     }
@@ -93,7 +93,7 @@ fn an_ordinary_users_pod_talks_over_localhost() {
 }
 
 #[test]
-fn what_an_ordinary_user_may_not_is_said() {
+fn operations_denied_to_an_ordinary_user_are_explained() {
     if !root() {
         return;
     }
@@ -112,7 +112,7 @@ fn what_an_ordinary_user_may_not_is_said() {
 }
 
 #[test]
-fn another_users_state_is_not_to_be_had() {
+fn another_users_state_is_inaccessible() {
     if !root() {
         return;
     }

@@ -126,7 +126,7 @@ fn a_command_runs_with_its_streams_and_exit_code_and_nothing_is_left() {
 }
 
 #[test]
-fn a_program_that_is_not_there_is_named() {
+fn a_missing_program_is_named() {
     let Some(containerd) = containerd() else { return };
     let output = containerd.run(&["--rm"], &unique(), &["no-such-program"]);
     assert_eq!(output.code(), 1, "{output:?}");
@@ -222,7 +222,7 @@ fn memory_limit_ends_the_hog() {
 }
 
 #[test]
-fn limits_are_the_cgroups() {
+fn limits_are_set_in_the_cgroup() {
     let Some(containerd) = containerd() else { return };
     let (_, pid) = containerd.detached(&["--memory-limit", "33554432", "--cpus", "0.5"]);
     let files = shell(&cgroup(pid), "cat memory.max cpu.max");
@@ -239,7 +239,7 @@ fn seccomp_is_containerds_default_profile() {
 }
 
 #[test]
-fn mounts_are_shared_as_asked() {
+fn mounts_are_shared_as_requested() {
     let Some(containerd) = containerd() else { return };
     let (rw, ro) = (containerd.volume(), containerd.volume());
     fs::write(ro.join("file"), "from outside\n").unwrap();
@@ -261,7 +261,7 @@ fn mounts_are_shared_as_asked() {
 }
 
 #[test]
-fn privileged_is_roots_power() {
+fn privileged_has_all_rights_of_root() {
     let Some(containerd) = containerd() else { return };
     let script = "grep CapEff /proc/self/status; true < /dev/kmsg && echo opened; mount -t tmpfs none /root && grep -c ' /root tmpfs ' /proc/mounts; echo mine > /proc/sys/kernel/domainname && echo written; true";
     let seen = containerd.sh(&["--privileged"], script);

@@ -111,7 +111,7 @@ fn run_and_exec_have_a_terminal_and_a_user() {
 }
 
 #[test]
-fn it_is_stopped_started_anew_and_killed() {
+fn a_container_is_stopped_restarted_and_killed() {
     let Some(docker) = docker() else { return };
     let polite = docker.ready("trap 'exit 3' TERM; echo ready; while :; do sleep 0.1; done");
     docker.ok(&["stop", &polite]);
@@ -126,7 +126,7 @@ fn it_is_stopped_started_anew_and_killed() {
 }
 
 #[test]
-fn it_is_paused_listed_and_measured() {
+fn a_container_is_paused_listed_and_measured() {
     let Some(docker) = docker() else { return };
     let name = docker.detached(&["-m", "64m"], &["sh", "-c", "sleep 1000 & sleep 1000 & wait"]);
     eventually("there are three processes", || {
@@ -142,7 +142,7 @@ fn it_is_paused_listed_and_measured() {
 }
 
 #[test]
-fn limits_are_the_kernels_files_and_can_be_changed() {
+fn limits_are_set_in_the_kernels_files_and_can_be_changed() {
     let Some(docker) = docker() else { return };
     let flags = ["-m", "64m", "--cpus", "0.5", "--cpuset-cpus", "0", "--pids-limit", "33"];
     let name = docker.detached(&[&flags[..], &["--ulimit", "nofile=100:200"]].concat(), &["sleep", "1000"]);
@@ -166,7 +166,7 @@ fn the_oom_killer_is_named() {
 }
 
 #[test]
-fn rights_are_few_fewer_or_all() {
+fn capabilities_are_the_default_ones_fewer_or_all() {
     let Some(docker) = docker() else { return };
     let status = "awk '/^(CapBnd|Seccomp):/ { print $2 }' /proc/self/status";
     assert_eq!(docker.sh(&[], status), "00000000a80425fb\n2\n");

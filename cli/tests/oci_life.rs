@@ -128,7 +128,7 @@ fn fails(output: &Output, code: i32, words: &str) {
 }
 
 #[test]
-fn verbs_out_of_their_time_fail_in_runcs_words() {
+fn verbs_in_the_wrong_state_fail_with_runcs_messages() {
     if !root() {
         return;
     }
@@ -162,7 +162,7 @@ fn verbs_out_of_their_time_fail_in_runcs_words() {
 }
 
 #[test]
-fn the_log_is_a_file_of_lines_of_which_clients_take_the_last_error() {
+fn the_log_has_a_line_for_each_error_and_clients_read_the_last_one() {
     if !root() {
         return;
     }
@@ -185,7 +185,7 @@ fn the_log_is_a_file_of_lines_of_which_clients_take_the_last_error() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_is_not_waited_for() {
+fn a_log_without_a_reader_does_not_block() {
     let bundle = Bundle::new("");
     let fifo = bundle.path("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
@@ -195,7 +195,7 @@ fn a_log_that_nobody_reads_is_not_waited_for() {
 }
 
 #[test]
-fn a_program_that_cannot_be_executed_is_said_when_the_container_is_created() {
+fn create_reports_a_program_that_cannot_be_executed() {
     if !root() {
         return;
     }
@@ -215,7 +215,7 @@ fn a_program_that_cannot_be_executed_is_said_when_the_container_is_created() {
 }
 
 #[test]
-fn of_many_that_create_an_id_one_does() {
+fn one_of_many_concurrent_creates_of_an_id_succeeds() {
     if !root() {
         return;
     }
@@ -235,7 +235,7 @@ fn of_many_that_create_an_id_one_does() {
 }
 
 #[test]
-fn what_a_crash_of_create_leaves_is_deleted_by_force() {
+fn delete_force_removes_leftovers_of_a_crashed_create() {
     if !root() {
         return;
     }
@@ -262,7 +262,7 @@ fn what_a_crash_of_create_leaves_is_deleted_by_force() {
 }
 
 #[test]
-fn who_creates_a_container_adopts_no_other_of_its_id() {
+fn create_adopts_no_other_container_of_its_id() {
     if !root() || !fault::able() {
         return;
     }
@@ -289,7 +289,7 @@ fn who_creates_a_container_adopts_no_other_of_its_id() {
 }
 
 #[test]
-fn a_call_that_fails_leaves_a_created_container_or_none() {
+fn a_failed_system_call_leaves_a_created_container_or_none() {
     if !root() || !fault::able() {
         return;
     }
@@ -333,7 +333,7 @@ fn a_hook_that_cannot_be_waited_for_is_killed() {
 }
 
 #[test]
-fn a_container_that_cannot_be_looked_at_is_not_called_stopped() {
+fn a_container_that_cannot_be_inspected_is_not_reported_as_stopped() {
     if !root() || !fault::able() {
         return;
     }
@@ -351,7 +351,7 @@ fn a_container_that_cannot_be_looked_at_is_not_called_stopped() {
 }
 
 #[test]
-fn a_cgroup_that_is_anothers_is_left_alone() {
+fn a_cgroup_of_another_owner_is_left_alone() {
     if !root() {
         return;
     }
@@ -394,7 +394,7 @@ fn receive(listener: &UnixListener) -> (fs::File, String) {
 }
 
 #[test]
-fn the_other_end_of_a_terminal_goes_to_the_console_socket() {
+fn the_master_of_a_terminal_is_sent_to_the_console_socket() {
     if !root() {
         return;
     }
@@ -435,7 +435,7 @@ fn a_terminal_and_a_console_socket_go_together() {
 }
 
 #[test]
-fn sockets_of_activation_come_before_the_descriptors_that_are_preserved() {
+fn activation_sockets_come_before_preserved_descriptors() {
     if !root() {
         return;
     }
@@ -459,7 +459,7 @@ fn sockets_of_activation_come_before_the_descriptors_that_are_preserved() {
 }
 
 #[test]
-fn a_service_can_say_that_it_is_ready() {
+fn a_service_can_report_that_it_is_ready() {
     if !root() {
         return;
     }
@@ -471,7 +471,7 @@ fn a_service_can_say_that_it_is_ready() {
 }
 
 #[test]
-fn the_images_of_a_checkpoint_before_are_named_relative_to_the_new_ones() {
+fn the_images_of_an_earlier_checkpoint_are_named_relative_to_the_new_ones() {
     if !root() {
         return;
     }
@@ -489,7 +489,7 @@ fn the_images_of_a_checkpoint_before_are_named_relative_to_the_new_ones() {
 }
 
 #[test]
-fn without_criu_or_systemd_the_sentence_says_so() {
+fn missing_criu_or_systemd_is_reported() {
     if !root() {
         return;
     }
@@ -509,7 +509,7 @@ fn without_criu_or_systemd_the_sentence_says_so() {
 }
 
 #[test]
-fn without_a_manager_a_container_stays_in_the_callers_cgroup() {
+fn a_container_without_a_cgroup_manager_stays_in_the_callers_cgroup() {
     if !root() {
         return;
     }
@@ -554,7 +554,7 @@ fn an_ordinary_user_runs_a_bundle_of_spec_rootless() {
 }
 
 #[test]
-fn nothing_is_executed_in_a_container_whose_root_is_the_hosts_still() {
+fn exec_is_refused_while_the_root_of_the_container_is_the_hosts() {
     if !root() {
         return;
     }
@@ -571,7 +571,7 @@ fn nothing_is_executed_in_a_container_whose_root_is_the_hosts_still() {
 }
 
 #[test]
-fn of_many_that_delete_by_force_none_fails() {
+fn many_concurrent_forced_deletes_succeed() {
     if !root() {
         return;
     }
@@ -587,7 +587,7 @@ fn of_many_that_delete_by_force_none_fails() {
 }
 
 #[test]
-fn a_process_that_enters_what_is_deleted_fails_in_a_clear_sentence() {
+fn exec_into_a_container_that_is_being_deleted_fails_with_a_clear_message() {
     if !root() {
         return;
     }
@@ -620,7 +620,7 @@ fn a_process_that_enters_what_is_deleted_fails_in_a_clear_sentence() {
 }
 
 #[test]
-fn a_hook_that_hangs_after_the_end_holds_nothing_of_the_container() {
+fn a_poststop_hook_that_hangs_holds_nothing_of_the_container() {
     if !root() {
         return;
     }
@@ -660,7 +660,7 @@ fn a_hook_that_hangs_after_the_end_holds_nothing_of_the_container() {
 }
 
 #[test]
-fn what_keeps_the_state_from_its_directory_is_said_with_the_cure() {
+fn an_unusable_state_directory_is_reported_with_the_cure() {
     if !root() {
         return;
     }
@@ -734,7 +734,7 @@ fn a_held_container_has_neither_the_runtimes_file_nor_its_environment() {
 }
 
 #[test]
-fn a_configuration_that_nobody_will_write_is_not_waited_for() {
+fn a_configuration_pipe_without_a_writer_does_not_block() {
     let bundle = Bundle::new("");
     fs::remove_file(bundle.path("config.json")).unwrap();
     let made = Command::new("mkfifo").arg(bundle.path("config.json")).status().unwrap();

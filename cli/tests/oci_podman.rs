@@ -122,7 +122,7 @@ fn a_command_runs_with_its_streams_and_nothing_is_left() {
 }
 
 #[test]
-fn build_runs_the_steps_of_a_file_and_the_runtime_says_nothing() {
+fn build_runs_the_steps_of_a_file_and_the_runtime_prints_nothing() {
     let Some(podman) = podman() else { return };
     let image = unique();
     let dir = podman.volume();
@@ -190,7 +190,7 @@ fn run_has_a_terminal() {
 }
 
 #[test]
-fn stop_asks_and_then_kills() {
+fn stop_terminates_and_then_kills() {
     let Some(podman) = podman() else { return };
     let polite = podman.ready("trap 'exit 3' TERM; echo ready; while :; do sleep 0.1; done");
     podman.ok(&["stop", &polite]);
@@ -201,7 +201,7 @@ fn stop_asks_and_then_kills() {
 }
 
 #[test]
-fn restart_makes_a_new_process_in_the_same_files() {
+fn restart_starts_a_new_process_in_the_same_files() {
     let Some(podman) = podman() else { return };
     let name = podman.detached(&[], &["sh", "-c", "echo x >> /starts; sleep 1000"]);
     let before = podman.pid(&name);
@@ -235,7 +235,7 @@ fn top_lists_the_processes() {
 }
 
 #[test]
-fn stats_are_the_containers() {
+fn stats_are_those_of_the_container() {
     let Some(podman) = podman() else { return };
     let name = podman.detached(&["-m", "64m"], &["sh", "-c", "sleep 1000 & sleep 1000 & wait"]);
     eventually("there are three processes", || {
@@ -281,13 +281,13 @@ fn the_oom_killer_is_named() {
 }
 
 #[test]
-fn cpus_are_a_quota() {
+fn cpus_set_a_quota() {
     let Some(podman) = podman() else { return };
     assert_eq!(podman.sh(&["--cpus", "0.5"], "cat /sys/fs/cgroup/cpu.max"), "50000 100000\n");
 }
 
 #[test]
-fn cpuset_cpus_are_all_it_has() {
+fn cpuset_cpus_restrict_the_processors() {
     let Some(podman) = podman() else { return };
     assert_eq!(podman.sh(&["--cpuset-cpus", "0"], "cat /sys/fs/cgroup/cpuset.cpus; nproc"), "0\n1\n");
 }
@@ -318,7 +318,7 @@ fn ulimits_are_set() {
 }
 
 #[test]
-fn capabilities_are_few_fewer_or_others() {
+fn capabilities_are_the_default_ones_fewer_or_others() {
     let Some(podman) = podman() else { return };
     let script = "grep Cap /proc/self/status; chown 1 /root && echo changed || true";
     let sets = |held: &str| {
@@ -341,7 +341,7 @@ fn a_read_only_root_leaves_tmp() {
 }
 
 #[test]
-fn volumes_are_shared_as_asked() {
+fn volumes_are_shared_as_requested() {
     let Some(podman) = podman() else { return };
     let (rw, ro) = (podman.volume(), podman.volume());
     fs::write(ro.join("script"), "#!/bin/sh\necho executed\n").unwrap();
@@ -382,7 +382,7 @@ fn ids_are_mapped() {
 }
 
 #[test]
-fn devices_work_as_far_as_they_are_given() {
+fn only_the_given_devices_work() {
     let Some(podman) = podman() else { return };
     let args = ["run", "--rm", "--cap-add=syslog", "--device=/dev/kmsg:/dev/given:r", "box", "sh", "-c"];
     let script = "mknod /dev/taken b 7 0; for device in given taken; do true < /dev/$device && echo $device is read; true > /dev/$device; done";
@@ -395,7 +395,7 @@ fn devices_work_as_far_as_they_are_given() {
 }
 
 #[test]
-fn privileged_is_roots_power() {
+fn privileged_has_all_rights_of_root() {
     let Some(podman) = podman() else { return };
     let script = "grep -E 'CapEff|Seccomp:' /proc/self/status; true < /dev/kmsg && echo opened; mount -t tmpfs none /root && grep -c ' /root tmpfs ' /proc/mounts; echo mine > /proc/sys/kernel/domainname && echo written; true";
     let all = all_capabilities();
@@ -431,7 +431,7 @@ fn a_seccomp_profile_decides_the_errno() {
 }
 
 #[test]
-fn sysctls_are_the_containers() {
+fn sysctls_are_set_in_the_container() {
     let Some(podman) = podman() else { return };
     let flags = ["--sysctl", "kernel.shm_rmid_forced=1", "--sysctl", "net.ipv4.ip_default_ttl=42"];
     let files = "cd /proc/sys; cat kernel/shm_rmid_forced net/ipv4/ip_default_ttl";

@@ -24,7 +24,7 @@ fn own() -> Option<Own> {
 }
 
 #[test]
-fn containers_are_scopes_of_systemds() {
+fn containers_are_systemd_scopes() {
     const TESTS: &str = "beside_systemd::";
     let out = if Path::new("/run/systemd/private").exists() {
         let mut command = Command::new(std::env::current_exe().unwrap());
@@ -41,7 +41,7 @@ fn containers_are_scopes_of_systemds() {
 }
 
 #[test]
-fn containers_of_an_ordinary_user_are_scopes_of_that_users_systemd() {
+fn containers_of_an_ordinary_user_are_scopes_of_the_users_systemd() {
     const USER: u32 = 65_534;
     let Some(own) = own() else { return };
     for file in ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
@@ -227,7 +227,7 @@ mod beside_systemd {
 
     #[test]
     #[ignore = "run beside a systemd, by the tests above"]
-    fn what_names_no_slice_is_in_system_slice_and_a_running_one_is_deleted_by_force() {
+    fn a_container_without_a_slice_is_in_system_slice_and_can_be_deleted_by_force() {
         let bundle = Bundle::new(SLEEP, &[], |_| {});
         bundle.call(&["--cgroup-manager", "systemd", "run", "--detach", &bundle.id]).ok();
         let (unit, cgroup) = (format!("nspod-{}.scope", bundle.id), bundle.cgroup());
@@ -275,7 +275,7 @@ mod beside_systemd {
 
     #[test]
     #[ignore = "run beside a systemd, by the tests above"]
-    fn what_has_run_to_its_end_leaves_nothing() {
+    fn an_ended_container_leaves_nothing() {
         let bundle = Bundle::new("sleep 1000 & exit 7", &[], |config| {
             // Processes that outlive the first one are killed with the container.
             let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
@@ -289,7 +289,7 @@ mod beside_systemd {
 
     #[test]
     #[ignore = "run beside a systemd, by the tests above"]
-    fn what_cannot_be_made_leaves_no_unit() {
+    fn a_failed_creation_leaves_no_unit() {
         let bundle = Bundle::new("", &[], |config| {
             config["process"]["args"] = json!(["/nowhere"]);
             config["linux"]["cgroupsPath"] = "nspodtest.slice:cri:failed".into();
@@ -304,7 +304,7 @@ mod beside_systemd {
 
     #[test]
     #[ignore = "run beside a systemd, by the tests above"]
-    fn what_systemd_does_not_take_is_said_with_its_field() {
+    fn a_property_that_systemd_refuses_is_reported_with_its_field() {
         let cases = [
             ("kubepods:cri:x", json!({}), "linux.cgroupsPath: "),
             ("/kubepods/x", json!({}), "linux.cgroupsPath: "),

@@ -57,7 +57,7 @@ impl Drop for Name {
 }
 
 #[test]
-fn the_exit_code_says_who_failed() {
+fn the_exit_code_tells_what_failed() {
     if !nspod_testkit::root() {
         return;
     }
@@ -128,7 +128,7 @@ fn a_detached_container_can_be_watched_waited_for_and_removed() {
 }
 
 #[test]
-fn kill_notes_the_signal_and_stop_asks_first() {
+fn kill_records_the_signal_and_stop_terminates_first() {
     if !nspod_testkit::root() {
         return;
     }
@@ -165,7 +165,7 @@ fn a_signal_that_pid_1_would_lose_ends_a_foreground_container() {
 }
 
 #[test]
-fn pause_stops_and_unpause_goes_on() {
+fn pause_stops_and_unpause_continues() {
     if !nspod_testkit::root() {
         return;
     }

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_taken_once() {
+    fn an_id_can_be_used_once() {
         let (_temp, store) = store();
         let _first = store.create("a").unwrap();
         let error = store.create("a").unwrap_err();

@@ -8,7 +8,7 @@ use crate::bundle::{Bundle, cgroups, runtime_lacks};
 const STAT: &str = "stat -c '%n %F %a %u:%g %t:%T'";
 
 #[test]
-fn the_default_devices_and_links() {
+fn the_default_devices_and_links_exist() {
     let script = format!(
         "cd /dev; {STAT} full null random tty urandom zero; for l in fd ptmx stderr stdin stdout; do readlink $l; done; \
          echo > null; head -c 2 zero | od -An -tx1; echo > full"
@@ -83,7 +83,7 @@ fn a_device_has_all_bits_of_its_mode() {
 }
 
 #[test]
-fn a_device_of_no_type_or_without_numbers_or_twice_is_refused() {
+fn a_device_without_type_or_numbers_or_listed_twice_is_refused() {
     let devices = |devices: Value| Bundle::sh("true").set("/linux/devices", devices);
     if !runtime_lacks(&["crun"], "an invalid type is accepted") {
         devices(json!([{ "path": "/dev/x", "type": "x", "major": 1, "minor": 3 }]))
@@ -125,7 +125,7 @@ fn a_device_that_the_host_does_not_have_at_that_path_works_in_a_user_namespace()
 }
 
 #[test]
-fn what_the_devices_cgroup_denies_is_not_opened() {
+fn a_device_that_the_cgroup_denies_cannot_be_opened() {
     if !cgroups(Controllers::empty()) {
         return;
     }
@@ -152,7 +152,7 @@ fn what_the_devices_cgroup_denies_is_not_opened() {
 }
 
 #[test]
-fn a_rule_for_devices_that_makes_no_sense_is_refused() {
+fn an_invalid_device_rule_is_refused() {
     if !cgroups(Controllers::empty()) {
         return;
     }

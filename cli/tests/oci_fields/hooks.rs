@@ -109,7 +109,7 @@ fn hooks_run_in_the_namespaces_of_the_runtime_or_of_the_container() {
 }
 
 #[test]
-fn the_program_of_a_hook_is_the_hosts_until_the_root_is_the_containers() {
+fn the_program_of_a_hook_comes_from_the_host_until_the_root_changes() {
     if runtime_lacks(&["crun"], "a hook without arguments is not supported") {
         return;
     }
@@ -127,7 +127,7 @@ fn the_program_of_a_hook_is_the_hosts_until_the_root_is_the_containers() {
 }
 
 #[test]
-fn hooks_are_told_the_state() {
+fn hooks_receive_the_state() {
     let bundle = with_all(bundle("sleep 1000"), "echo \"$state\" > $B/log/$1")
         .set("/annotations", json!({ "org.example.key": "value" }));
     let bundle = bundle.up();
@@ -160,7 +160,7 @@ fn hooks_are_told_the_state() {
 }
 
 #[test]
-fn a_hook_has_its_arguments_and_its_environment_alone() {
+fn a_hook_has_only_its_arguments_and_its_environment() {
     let bundle = bundle("true");
     let file = bundle.path("log/all").to_str().unwrap().to_owned();
     let script = format!(
@@ -176,7 +176,7 @@ fn a_hook_has_its_arguments_and_its_environment_alone() {
 }
 
 #[test]
-fn a_hook_without_an_environment_has_the_programs_inside_and_the_runtimes_outside() {
+fn a_hook_without_an_environment_has_the_programs_inside_and_the_runtimes_outside_the_container() {
     let bundle = bundle("true").set("/process/env", json!(["PATH=/bin:/usr/bin", "INSIDE=yes"]));
     let script = "cat > /dev/null; echo $1 ${INSIDE-no} ${NSPOD_TEST_MARK:+mark} ${HOME:-none} >> $2/all";
     let mut bundle = bundle.file("rootfs/etc/passwd", "root:x:0:0::/home/root:/bin/sh\n");
@@ -207,7 +207,7 @@ fn a_hook_without_an_environment_has_the_programs_inside_and_the_runtimes_outsid
 }
 
 #[test]
-fn a_hook_has_no_descriptors_of_the_runtimes_caller_and_no_signals_held_back() {
+fn a_hook_has_no_descriptors_of_the_runtimes_caller_and_no_blocked_signals() {
     let script = "echo $1 >> $B/log/all; if test -e /proc/$$/fd/7; then echo $1 fd >> $B/log/leaked; fi
         grep SigBlk /proc/self/status | grep -qE '[1-9a-f]' && echo $1 signals >> $B/log/leaked; true";
     let bundle = with_all(bundle("true"), script).before("exec 7< /dev/null");
@@ -246,7 +246,7 @@ fn hooks_run_where_the_runtimes_caller_ignores_the_end_of_its_children() {
 }
 
 #[test]
-fn a_hook_after_the_end_that_takes_longer_than_its_timeout_is_ended() {
+fn a_hook_after_the_end_that_exceeds_its_timeout_is_killed() {
     let mut slow = hook(&bundle("true"), "poststop", "exec sleep 1000");
     slow["timeout"] = 1.into();
     let bundle = bundle("true").set("/hooks/poststop/-", slow).up();
@@ -343,7 +343,7 @@ fn a_hook_that_fails_after_the_end_does_not_keep_the_container() {
 }
 
 #[test]
-fn a_hook_that_takes_longer_than_its_timeout_fails() {
+fn a_hook_that_exceeds_its_timeout_fails() {
     for kind in &KINDS[..3] {
         let bundle = bundle("echo started");
         let mut slow = hook(&bundle, kind, "exec sleep 1000");
@@ -353,7 +353,7 @@ fn a_hook_that_takes_longer_than_its_timeout_fails() {
 }
 
 #[test]
-fn a_hook_need_not_read_what_it_is_told() {
+fn a_hook_need_not_read_the_state() {
     if runtime_lacks(&["crun"], "SIGPIPE kills it") {
         return;
     }
@@ -365,7 +365,7 @@ fn a_hook_need_not_read_what_it_is_told() {
 }
 
 #[test]
-fn a_hook_within_its_timeout_is_none_the_worse() {
+fn a_hook_within_its_timeout_succeeds() {
     let bundle = bundle("true");
     let mut quick = hook(&bundle, "createRuntime", "echo $1 >> $B/log/all");
     quick["timeout"] = 1000.into();

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::bundle::{Bundle, runtime_lacks};
 
 #[test]
-fn sysctls_of_the_containers_namespaces() {
+fn sysctls_are_set_in_the_containers_namespaces() {
     let script = "cd /proc/sys; cat net/ipv4/ip_forward net/ipv4/conf/lo/forwarding kernel/shm_rmid_forced kernel/msgmax fs/mqueue/msg_max";
     let bundle = Bundle::sh(script).set(
         "/linux/sysctl",
@@ -21,7 +21,7 @@ fn sysctls_of_the_containers_namespaces() {
 }
 
 #[test]
-fn a_sysctl_of_the_hosts_is_refused() {
+fn a_sysctl_of_the_host_is_refused() {
     let sysctl = |name: &str, value: &str| Bundle::sh("true").set("/linux/sysctl", json!({ name: value }));
     sysctl("vm.overcommit_memory", "0").refused("linux.sysctl");
     sysctl("kernel.panic", "0").refused("linux.sysctl");
@@ -52,7 +52,7 @@ fn a_sysctl_of_a_name_conflicts_with_the_field_of_that_name() {
 }
 
 #[test]
-fn a_sysctl_of_users_is_that_of_a_new_user_namespace() {
+fn a_user_sysctl_is_set_in_a_new_user_namespace() {
     if runtime_lacks(&["crun", "runc"], "parameters of user namespaces are not supported") {
         return;
     }
@@ -87,7 +87,7 @@ fn personality() {
 }
 
 #[test]
-fn every_memory_policy() {
+fn every_memory_policy_is_set() {
     if runtime_lacks(&["crun", "runc"], "linux.memoryPolicy requires version 1.3") {
         return;
     }
@@ -119,7 +119,7 @@ fn every_memory_policy() {
 }
 
 #[test]
-fn cache_allocation_is_refused_where_the_kernel_has_none() {
+fn cache_allocation_is_refused_if_the_kernel_lacks_it() {
     let resctrl = std::fs::read_to_string("/proc/filesystems").unwrap().contains("resctrl");
     if resctrl || runtime_lacks(&["crun"], "unsupported linux.intelRdt is ignored") {
         return;

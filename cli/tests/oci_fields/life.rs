@@ -10,7 +10,7 @@ use crate::bundle::{Bundle, cgroups, ours, runtime_lacks};
 use crate::common::eventually;
 
 #[test]
-fn create_leaves_one_process_that_waits_and_start_lets_it_go() {
+fn create_leaves_one_waiting_process_and_start_releases_it() {
     let bundle = Bundle::sh("echo started; exec sleep 1000");
     bundle.create();
     assert_eq!(bundle.status(), "created");
@@ -36,7 +36,7 @@ fn a_created_container_keeps_the_config_of_its_creation() {
 }
 
 #[test]
-fn the_state_is_the_specifications() {
+fn the_state_has_the_fields_of_the_specification() {
     let bundle = Bundle::sh("exit 3").set("/annotations", json!({ "org.example.key": "value", "empty": "" }));
     bundle.create();
     let state = bundle.state();
@@ -56,7 +56,7 @@ fn the_state_is_the_specifications() {
 }
 
 #[test]
-fn an_id_is_taken_once() {
+fn an_id_can_be_used_once() {
     let bundle = Bundle::of(&["sleep", "1000"]);
     bundle.create();
     let pid = bundle.pid();
@@ -68,7 +68,7 @@ fn an_id_is_taken_once() {
 }
 
 #[test]
-fn what_is_no_id_is_refused() {
+fn an_invalid_id_is_refused() {
     let bundle = Bundle::sh("true");
     bundle.write_config();
     for id in ["", ".", "..", "a/b", "../a", "a b", "a\nb", "ä", "a\u{7f}", "*"] {
@@ -87,7 +87,7 @@ fn what_is_no_id_is_refused() {
 }
 
 #[test]
-fn verbs_out_of_their_time_fail() {
+fn verbs_fail_in_the_wrong_state() {
     let bundle = Bundle::of(&["sleep", "1000"]).up();
     assert_ne!(bundle.verb(&["start", bundle.id()]).code(), 0, "it runs");
     assert_ne!(bundle.verb(&["delete", bundle.id()]).code(), 0, "it runs");
@@ -104,7 +104,7 @@ fn verbs_out_of_their_time_fail() {
 }
 
 #[test]
-fn delete_force_ends_what_is_created_runs_or_is_not_there() {
+fn delete_force_accepts_created_running_and_missing_containers() {
     let bundle = Bundle::of(&["sleep", "1000"]);
     for start in [false, true] {
         bundle.create();
@@ -170,7 +170,7 @@ fn signals_have_names_and_numbers() {
 }
 
 #[test]
-fn kill_ends_what_the_first_process_has_left_in_a_shared_pid_namespace() {
+fn kill_ends_the_remaining_processes_in_a_shared_pid_namespace() {
     if !cgroups(Controllers::empty()) || runtime_lacks(&["crun", "runc"], "it signals only the first process")
     {
         return;
@@ -214,7 +214,7 @@ fn run_ends_as_the_program_does() {
 }
 
 #[test]
-fn run_passes_signals_on() {
+fn run_forwards_signals() {
     let bundle = Bundle::sh("trap 'echo got; exit 5' TERM; echo ready; while :; do sleep 0.05; done");
     bundle.write_config();
     let mut child = bundle.command(&["run", bundle.id()]).spawn().unwrap();
@@ -234,7 +234,7 @@ fn run_leaves_nothing() {
 }
 
 #[test]
-fn a_program_that_is_not_there_leaves_no_container() {
+fn a_missing_program_leaves_no_container() {
     for args in [["/not/there"], ["not-there"], ["/etc"]] {
         let bundle = Bundle::of(&args);
         bundle.write_config();
@@ -274,7 +274,7 @@ fn create_writes_a_pid_file() {
 }
 
 #[test]
-fn a_bundle_is_named_or_where_the_runtime_is() {
+fn the_bundle_is_named_or_the_working_directory() {
     let bundle = Bundle::sh("echo here");
     bundle.write_config();
     for flag in ["--bundle", "-b"] {
@@ -286,7 +286,7 @@ fn a_bundle_is_named_or_where_the_runtime_is() {
 }
 
 #[test]
-fn a_config_that_is_none_is_refused() {
+fn an_invalid_config_is_refused() {
     let bundle = Bundle::sh("true");
     assert_ne!(bundle.verb(&["run", bundle.id()]).code(), 0, "there is no config.json");
     for config in ["", "{", "[]", "{}", "{\"ociVersion\": 1}", "{\"ociVersion\": \"1.0.2\"}"] {
@@ -297,7 +297,7 @@ fn a_config_that_is_none_is_refused() {
 }
 
 #[test]
-fn versions_of_the_configuration() {
+fn supported_versions_of_the_configuration_are_accepted() {
     if runtime_lacks(&["crun"], "only versions 1.0.x are supported") {
         return;
     }
@@ -320,7 +320,7 @@ fn versions_of_the_configuration() {
 }
 
 #[test]
-fn descriptors_are_passed_on_when_asked_for() {
+fn descriptors_are_passed_on_request() {
     let preserving = |flags: &[&str], listen: &str| {
         let bundle = Bundle::sh("ls /proc/self/fd | tr '\\n' ' '; cat <&3; echo $LISTEN_FDS; test \"$LISTEN_PID\" = $$ && echo mine").file("three", "three\n");
         bundle.write_config();

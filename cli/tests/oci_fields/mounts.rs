@@ -24,7 +24,7 @@ fn the_root_is_written_to_or_read_only() {
 }
 
 #[test]
-fn the_root_is_absolute_or_the_bundles_and_must_be_there() {
+fn the_root_is_absolute_or_in_the_bundle_and_must_exist() {
     let bundle = Bundle::sh("echo started");
     let rootfs = bundle.path("rootfs").to_str().unwrap().to_owned();
     assert_eq!(bundle.set("/root/path", rootfs).run().ok(), "started\n");
@@ -50,7 +50,7 @@ fn nothing_of_the_hosts_root_is_left() {
 
 /// For each option: its effect on the mount or on the file system of a tmpfs, in mountinfo.
 #[test]
-fn options_of_a_mount_are_set_and_cleared_and_the_last_counts() {
+fn options_of_a_mount_are_set_and_cleared_and_the_last_one_wins() {
     let symbolic: &[&str] = if runtime_lacks(&["crun", "runc"], "nosymfollow requires version 1.1") {
         &[]
     } else {
@@ -123,7 +123,7 @@ fn options_of_a_mount_are_set_and_cleared_and_the_last_counts() {
 }
 
 #[test]
-fn options_of_a_file_system() {
+fn options_of_a_file_system_are_set() {
     let options = json!(["size=128k", "mode=0711", "uid=12", "gid=34", "nr_inodes=100"]);
     let bundle = Bundle::sh("stat -c '%a %u:%g' /m; cat /proc/self/mountinfo")
         .mount(json!({ "destination": "/m", "type": "tmpfs", "source": "named", "options": options }))
@@ -146,7 +146,7 @@ fn options_of_a_file_system() {
 }
 
 #[test]
-fn a_mount_that_the_kernel_does_not_know_is_refused() {
+fn an_unknown_file_system_is_refused() {
     for mount in [
         json!({ "destination": "/m", "type": "tmpfs", "options": ["nosuchoption"] }),
         json!({ "destination": "/m", "type": "nosuchfs" }),
@@ -234,7 +234,7 @@ fn recursive_nosymfollow() {
 }
 
 #[test]
-fn options_of_a_bind_mount_reach_it_alone_and_keep_the_rest() {
+fn options_of_a_bind_mount_change_it_alone_and_keep_the_rest() {
     if runtime_lacks(&["crun"], "a bind mount has only the flags of its options") {
         return;
     }
@@ -262,7 +262,7 @@ fn options_of_a_bind_mount_reach_it_alone_and_keep_the_rest() {
 }
 
 #[test]
-fn every_propagation() {
+fn every_propagation_type_is_set() {
     if runtime_lacks(&["crun"], "the root's propagation overrides all others") {
         return;
     }
@@ -314,7 +314,7 @@ fn a_tmpfs_needs_no_source() {
 }
 
 #[test]
-fn mounts_are_made_in_their_order() {
+fn mounts_are_made_in_order() {
     let tmpfs = |size: &str| json!({ "destination": "/m", "type": "tmpfs", "options": [size] });
     let bundle = Bundle::of(&["cat", MOUNTINFO]).mount(tmpfs("size=64k")).mount(tmpfs("size=128k"));
     let output = bundle.mount(json!({ "destination": "/m/below", "type": "tmpfs" })).run();
@@ -323,14 +323,14 @@ fn mounts_are_made_in_their_order() {
 }
 
 #[test]
-fn a_relative_destination_is_one_from_the_root() {
+fn a_relative_destination_starts_at_the_root() {
     let bundle =
         Bundle::of(&["cat", MOUNTINFO]).mount(json!({ "destination": "some/where", "type": "tmpfs" }));
     assert_eq!(mounted(&bundle.run().out, "/some/where").kind, "tmpfs");
 }
 
 #[test]
-fn a_destination_leads_nowhere_out_of_the_root() {
+fn a_destination_cannot_leave_the_root() {
     let bundle = Bundle::of(&["cat", MOUNTINFO])
         .mount(json!({ "destination": "/link/there", "type": "tmpfs" }))
         .mount(json!({ "destination": "/up/../../../there", "type": "tmpfs" }));
@@ -348,7 +348,7 @@ fn a_destination_leads_nowhere_out_of_the_root() {
 }
 
 #[test]
-fn a_destination_behind_links_that_lead_nowhere_is_made_where_they_lead() {
+fn a_destination_behind_dangling_links_is_created_at_their_target() {
     if runtime_lacks(&["crun"], "it creates no mount point behind such a link") {
         return;
     }
@@ -388,7 +388,7 @@ fn a_destination_behind_links_that_lead_nowhere_is_made_where_they_lead() {
 }
 
 #[test]
-fn tmpcopyup_fills_a_tmpfs_with_what_it_hides() {
+fn tmpcopyup_fills_a_tmpfs_with_the_directory_that_it_hides() {
     let bundle = Bundle::sh("cat /data/file /data/below/file; stat -c %a /data/file; echo changed > /data/file; readlink /data/link")
         .file("rootfs/data/file", "copied\n")
         .file("rootfs/data/below/file", "below\n")
@@ -424,7 +424,7 @@ fn an_idmap_maps_the_owners_of_a_mount() {
 }
 
 #[test]
-fn an_idmap_of_a_user_namespace_is_its_own_or_the_mounts() {
+fn an_idmap_has_the_mappings_of_the_user_namespace_or_of_the_mount() {
     if runtime_lacks(&["runc"], "idmap requires version 1.2") {
         return;
     }
@@ -504,7 +504,7 @@ fn the_cgroup_is_mounted_as_v2() {
 }
 
 #[test]
-fn the_propagation_of_the_root() {
+fn the_propagation_of_the_root_is_set() {
     for (propagation, is, is_not) in [
         ("shared", &["shared"] as &[&str], &[] as &[&str]),
         ("slave", &["master"], &["shared"]),
@@ -537,7 +537,7 @@ fn the_propagation_of_the_root() {
 }
 
 #[test]
-fn mounts_of_a_slave_come_from_the_host_and_never_go_there() {
+fn a_slave_receives_mounts_of_the_host_and_sends_none() {
     let bundle = Bundle::sh("mount -t tmpfs none /mnt && echo mounted").capabilities(&["CAP_SYS_ADMIN"]);
     fs::create_dir(bundle.path("rootfs/mnt")).unwrap();
     assert_eq!(bundle.run().ok(), "mounted\n");
@@ -559,7 +559,7 @@ fn masked_paths_show_nothing() {
 }
 
 #[test]
-fn readonly_paths_are_not_written_to() {
+fn readonly_paths_refuse_writes() {
     let script = "echo > /file; echo > /dir/file; echo > /dir/tree/file; echo ok > /dir2; cat /dir2; echo > /proc/sys/net/ipv4/ip_forward";
     let bundle = Bundle::sh(script)
         .file("rootfs/file", "")
@@ -571,7 +571,7 @@ fn readonly_paths_are_not_written_to() {
 }
 
 #[test]
-fn what_is_mounted_below_a_readonly_path_is_not_written_to_either() {
+fn mounts_below_a_readonly_path_refuse_writes() {
     if runtime_lacks(&["crun", "runc"], "mounts below a read-only path are not changed") {
         return;
     }
@@ -587,7 +587,7 @@ fn what_is_mounted_below_a_readonly_path_is_not_written_to_either() {
 }
 
 #[test]
-fn in_proc_only_files_that_are_known_to_be_harmless_are_mounted_over() {
+fn only_harmless_files_in_proc_can_be_mounted_over() {
     let bind = |destination: &str, source: &str| json!({ "destination": destination, "source": source, "options": ["bind"] });
     let bundle = Bundle::sh("cat /proc/cpuinfo /proc/sys/kernel/ns_last_pid")
         .file("file", "fake\n")
@@ -657,7 +657,7 @@ fn a_tmpfs_without_a_mode_has_that_of_the_directory_that_it_covers() {
 }
 
 #[test]
-fn a_bind_mount_finds_what_an_earlier_mount_of_the_list_provides() {
+fn a_bind_mount_finds_its_source_in_an_earlier_mount_of_the_list() {
     for user in [false, true] {
         if user && runtime_lacks(&["runc", "crun"], "sources are opened before other mounts are made") {
             continue;
@@ -683,7 +683,7 @@ fn a_bind_mount_finds_what_an_earlier_mount_of_the_list_provides() {
 }
 
 #[test]
-fn a_tmpfs_is_read_only_when_all_that_lies_in_it_is_made() {
+fn a_tmpfs_becomes_read_only_after_its_contents_are_created() {
     let script = "test -c /dev/null && test -d /dev/pts && ls -d /dev/fd; ls /m/below; \
         for f in /dev/new /m/new; do echo > $f; done; cat /proc/self/mountinfo";
     let tmpfs = |place: &str| json!({ "destination": place, "type": "tmpfs", "source": "tmpfs", "options": ["ro", "mode=755"] });
@@ -714,7 +714,7 @@ fn options_of_a_file_system_have_no_effect_on_a_bind_mount() {
 }
 
 #[test]
-fn a_file_on_a_directory_and_a_directory_on_a_file_are_called_not_a_directory() {
+fn a_file_on_a_directory_and_a_directory_on_a_file_report_not_a_directory() {
     let bind = |destination: &str, source: &str| json!({ "destination": destination, "source": source, "options": ["bind"] });
     for mount in
         [bind("/place", "file"), bind("/placed", "dir"), json!({ "destination": "/placed", "type": "tmpfs" })]
@@ -726,7 +726,7 @@ fn a_file_on_a_directory_and_a_directory_on_a_file_are_called_not_a_directory() 
 }
 
 #[test]
-fn masked_and_readonly_paths_are_relative_to_the_root_and_count_once() {
+fn masked_and_readonly_paths_are_relative_to_the_root_and_apply_once() {
     let script = "ls hidden | wc -l; wc -c < /secret; cat /proc/self/mountinfo; echo > /dir/file";
     let bundle = Bundle::sh(script)
         .file("rootfs/hidden/file", "told\n")
@@ -747,7 +747,7 @@ fn masked_and_readonly_paths_are_relative_to_the_root_and_count_once() {
 }
 
 #[test]
-fn the_mappings_of_an_idmap_are_those_in_its_option() {
+fn the_mappings_of_an_idmap_come_from_its_option() {
     if runtime_lacks(&["runc"], "idmap requires version 1.2") {
         return;
     }

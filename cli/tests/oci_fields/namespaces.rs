@@ -28,7 +28,7 @@ fn says(kind: &str) -> Bundle {
 }
 
 #[test]
-fn each_kind_of_namespace_is_new_where_it_is_asked_for_and_the_hosts_where_not() {
+fn each_kind_of_namespace_is_new_if_listed_and_the_hosts_otherwise() {
     for (kind, name) in KINDS {
         if kind == "time" && runtime_lacks(&["runc", "crun"], "time namespaces require version 1.2")
             || kind == "cgroup" && !cgroups(Controllers::empty())
@@ -97,7 +97,7 @@ fn each_kind_of_namespace_is_joined_by_its_path() {
 
 /// The kernel of user-mode Linux lacks time namespaces. Other test kernels have every kind.
 #[test]
-fn a_kind_that_the_kernel_lacks_stops_only_what_asks_for_it() {
+fn a_kind_that_the_kernel_lacks_stops_only_containers_that_request_it() {
     // On this kernel, programs may have to avoid registers that the kernel does not save.
     let registers = std::env::var("GLIBC_TUNABLES").unwrap_or_default();
     let registers = format!("GLIBC_TUNABLES={registers}");
@@ -125,7 +125,7 @@ fn guest(bundle: Bundle) -> Bundle {
 }
 
 #[test]
-fn mounts_are_made_in_a_joined_mount_namespace_whose_others_keep_their_root() {
+fn mounts_are_made_in_a_joined_mount_namespace_whose_other_processes_keep_their_root() {
     let neighbour = Neighbour::new(&["--mount"]);
     let path = neighbour.namespace("mnt");
     let bundle = guest(Bundle::sh(&format!("{ROOT}; cat /volume/file; exec sleep 1000")))
@@ -151,7 +151,7 @@ fn mounts_are_made_in_a_joined_mount_namespace_whose_others_keep_their_root() {
 }
 
 #[test]
-fn without_a_mount_namespace_the_mounts_are_the_hosts_and_go_with_the_container() {
+fn mounts_without_a_mount_namespace_are_on_the_host_and_end_with_the_container() {
     // Use a mount namespace other than the machine's.
     let bundle = guest(Bundle::sh(&format!("{ROOT}; cat /volume/file")))
         .without("mount")
@@ -193,7 +193,7 @@ fn a_joined_pid_namespace_shows_its_processes() {
 }
 
 #[test]
-fn a_namespace_of_the_wrong_type_or_none_or_twice_is_refused() {
+fn a_namespace_of_the_wrong_or_unknown_type_or_listed_twice_is_refused() {
     let path = |path: &str| Bundle::sh("true").namespace(json!({ "type": "network", "path": path }));
     path("/proc/self/ns/uts").fails();
     path("/not/there").fails();
@@ -212,7 +212,7 @@ fn the_first_process_is_pid_1_of_a_new_pid_namespace() {
 }
 
 #[test]
-fn host_name_and_domain_name() {
+fn host_name_and_domain_name_are_set() {
     assert_eq!(Bundle::sh("hostname").set("/hostname", "box.example").run().ok(), "box.example\n");
     Bundle::sh("true").without("uts").set("/hostname", "box").refused("hostname");
     if runtime_lacks(&["runc"], "domainname requires version 1.1") {
@@ -224,7 +224,7 @@ fn host_name_and_domain_name() {
 }
 
 #[test]
-fn id_maps_are_the_kernels() {
+fn id_maps_are_set() {
     let bundle = Bundle::sh("cat /proc/self/uid_map /proc/self/gid_map; id -u").user_namespace();
     let bundle = bundle
         .set("/linux/uidMappings/-", json!({ "containerID": 70_000, "hostID": 300_000, "size": 3 }))
@@ -242,7 +242,7 @@ fn id_maps_are_the_kernels() {
 }
 
 #[test]
-fn what_root_of_a_user_namespace_writes_is_its_hosts_ids() {
+fn files_written_by_root_of_a_user_namespace_have_its_id_on_the_host() {
     use std::os::unix::fs::MetadataExt;
     let bundle = Bundle::sh("echo > /file; exec stat -c %u:%g / /proc/1 /dev/null").user_namespace();
     assert!(bundle.run().ok().starts_with("0:0\n0:0\n"));
@@ -286,7 +286,7 @@ fn clocks_are_offset_in_a_time_namespace() {
 }
 
 #[test]
-fn the_network_of_a_new_namespace_is_a_loopback_that_is_up() {
+fn a_new_network_namespace_has_a_loopback_device_that_is_up() {
     let bundle = Bundle::sh("ls /sys/class/net; ip -o link show lo");
     let output = bundle.run();
     let (devices, lo) = output.ok().split_once('\n').unwrap();

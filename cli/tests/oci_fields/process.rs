@@ -45,7 +45,7 @@ fn a_terminal_belongs_to_the_user() {
 }
 
 #[test]
-fn a_detached_terminal_needs_a_console_socket_and_a_console_socket_a_terminal() {
+fn a_detached_terminal_and_a_console_socket_require_each_other() {
     let bundle = Bundle::sh("true").set("/process/terminal", true);
     bundle.write_config();
     assert_ne!(bundle.verb(&["create", bundle.id()]).code(), 0);
@@ -58,7 +58,7 @@ fn a_detached_terminal_needs_a_console_socket_and_a_console_socket_a_terminal() 
 }
 
 #[test]
-fn user_group_and_additional_groups() {
+fn user_group_and_additional_groups_are_set() {
     let bundle = Bundle::sh("id -u; id -g; awk '/^(Uid|Gid|Groups)/ { $1 = $1; print }' /proc/self/status")
         .set(
             "/process/user",
@@ -74,7 +74,7 @@ fn user_group_and_additional_groups() {
 }
 
 #[test]
-fn none_of_the_callers_groups_is_left() {
+fn the_callers_groups_are_dropped() {
     let groups = "awk '/^Groups/ { $1 = \"\"; print }' /proc/self/status";
     let output = Bundle::sh(groups).before("exec setpriv --groups 4,24 \"$@\"").run();
     assert!(["", "0"].contains(&output.ok().trim()), "{}", output.out);
@@ -101,7 +101,7 @@ fn arguments_arrive_as_they_are() {
 }
 
 #[test]
-fn the_environment_is_the_configured_one_and_no_other() {
+fn the_environment_is_exactly_the_configured_one() {
     let bundle =
         Bundle::of(&["env"]).set("/process/env", json!(["PATH=/bin", "HOME=/h", "EMPTY=", "A=b c=d"]));
     let output = bundle.run();
@@ -111,7 +111,7 @@ fn the_environment_is_the_configured_one_and_no_other() {
 }
 
 #[test]
-fn home_is_the_users_of_the_image_where_it_is_not_set() {
+fn an_unset_home_comes_from_the_images_passwd() {
     let bundle = Bundle::sh("echo $HOME")
         .file("rootfs/etc/passwd", "root:x:0:0::/root:/bin/sh\nme:x:1000:1000::/tmp:/bin/sh\n")
         .set("/process/env", json!(["PATH=/bin"]))
@@ -120,7 +120,7 @@ fn home_is_the_users_of_the_image_where_it_is_not_set() {
 }
 
 #[test]
-fn an_empty_home_is_the_users_of_the_image() {
+fn an_empty_home_comes_from_the_images_passwd() {
     if runtime_lacks(&["crun", "runc"], "it stays empty; runc sets it since 1.3") {
         return;
     }
@@ -141,7 +141,7 @@ fn an_empty_home_is_the_users_of_the_image() {
 }
 
 #[test]
-fn the_last_variable_of_a_name_counts() {
+fn the_last_value_of_a_variable_wins() {
     let env = json!(["A=first", "PATH=/none", "A=second", "PATH=/bin", "HOME=/h"]);
     let sorted = |output: Output| {
         let mut lines: Vec<_> = output.ok().lines().map(str::to_owned).collect();
@@ -195,7 +195,7 @@ fn a_passwd_that_is_not_a_regular_file_is_not_opened_and_home_is_the_root() {
 }
 
 #[test]
-fn a_program_is_looked_for_in_the_containers_path() {
+fn a_program_is_searched_for_in_the_containers_path() {
     let bundle = Bundle::of(&["prog"])
         .file("rootfs/opt/prog", "#!/bin/sh\necho found\n")
         .set("/process/env", json!(["PATH=/none:/opt"]));
@@ -206,7 +206,7 @@ fn a_program_is_looked_for_in_the_containers_path() {
 }
 
 #[test]
-fn the_working_directory_is_gone_to_and_made_if_need_be() {
+fn the_working_directory_is_entered_and_created_if_missing() {
     assert_eq!(
         Bundle::sh("pwd; readlink /proc/self/cwd").set("/process/cwd", "/tmp").run().ok(),
         "/tmp\n/tmp\n"
@@ -218,7 +218,7 @@ fn the_working_directory_is_gone_to_and_made_if_need_be() {
 }
 
 #[test]
-fn a_working_directory_that_only_root_or_only_the_user_may_enter() {
+fn a_working_directory_that_only_root_or_only_the_user_may_enter_is_entered() {
     let closed = |bundle: Bundle, owner: (u32, u32), mode: u32| {
         let bundle = bundle.file("rootfs/closed/file", "").set("/process/cwd", "/closed");
         let closed = bundle.path("rootfs/closed");
@@ -279,7 +279,7 @@ fn the_standard_streams_belong_to_the_user() {
 }
 
 #[test]
-fn the_null_device_and_the_callers_terminal_stay_whose_they_are() {
+fn the_null_device_and_the_callers_terminal_keep_their_owner() {
     if runtime_lacks(&["crun"], "the null device is chowned to the user") {
         return;
     }
@@ -328,7 +328,7 @@ const SETUID: u64 = 1 << 7;
 const NET_RAW: u64 = 1 << 13;
 
 #[test]
-fn the_five_capability_sets() {
+fn the_five_capability_sets_are_set() {
     let bundle = Bundle::of(&["cat", "/proc/self/status"]).set("/process/user/uid", 1000).set(
         "/process/capabilities",
         json!({
@@ -355,7 +355,7 @@ fn the_five_capability_sets() {
 }
 
 #[test]
-fn without_capabilities_there_are_none() {
+fn a_process_without_the_field_has_no_capabilities() {
     for capabilities in [json!({}), json!({ "bounding": [] })] {
         let bundle = Bundle::of(&["cat", "/proc/self/status"]).set("/process/capabilities", capabilities);
         let output = bundle.run();
@@ -365,7 +365,7 @@ fn without_capabilities_there_are_none() {
 }
 
 #[test]
-fn an_ambient_capability_that_is_not_inheritable_is_left_out_in_silence() {
+fn an_ambient_capability_that_is_not_inheritable_is_dropped_silently() {
     let capabilities = json!({
         "bounding": ["CAP_CHOWN", "CAP_KILL"], "permitted": ["CAP_CHOWN", "CAP_KILL"], "effective": ["CAP_KILL"],
         "ambient": ["CAP_CHOWN", "CAP_KILL"],
@@ -402,7 +402,7 @@ fn a_capability_that_exec_adds_is_ambient_if_it_is_inheritable() {
 }
 
 #[test]
-fn a_capability_that_is_unknown_is_a_warning_and_no_failure() {
+fn an_unknown_capability_causes_a_warning_and_no_failure() {
     if runtime_lacks(&["crun"], "an unknown capability is an error") {
         return;
     }
@@ -425,7 +425,7 @@ fn may_raise() -> bool {
 }
 
 #[test]
-fn every_rlimit() {
+fn every_rlimit_is_set() {
     // In the order of /proc/self/limits. Without privileges, the limits of nice and realtime priorities are
     // 0. All others are lowered.
     let nice = if may_raise() { 7 } else { 0 };
@@ -485,7 +485,7 @@ fn no_new_privileges() {
 }
 
 #[test]
-fn oom_score_adj_is_set_or_left() {
+fn oom_score_adj_is_set_or_kept() {
     let bundle = || Bundle::of(&["cat", "/proc/self/oom_score_adj"]);
     assert_eq!(bundle().set("/process/oomScoreAdj", 321).run().ok(), "321\n");
     if may_raise() {
@@ -497,7 +497,7 @@ fn oom_score_adj_is_set_or_left() {
 }
 
 #[test]
-fn every_scheduling_policy() {
+fn every_scheduling_policy_is_set() {
     if runtime_lacks(&["crun", "runc"], "process.scheduler requires version 1.1.1") {
         return;
     }
@@ -526,7 +526,7 @@ fn every_scheduling_policy() {
 }
 
 #[test]
-fn a_scheduling_policy_can_end_with_a_fork() {
+fn a_scheduling_policy_can_be_reset_on_fork() {
     if runtime_lacks(&["crun", "runc"], "process.scheduler requires version 1.1.1") {
         return;
     }
@@ -536,7 +536,7 @@ fn a_scheduling_policy_can_end_with_a_fork() {
 }
 
 #[test]
-fn every_io_priority() {
+fn every_io_priority_is_set() {
     if runtime_lacks(&["crun", "runc"], "process.ioPriority requires version 1.1.1") {
         return;
     }
@@ -551,7 +551,7 @@ fn every_io_priority() {
 }
 
 #[test]
-fn exec_has_the_cpu_affinity_that_is_set_for_it() {
+fn exec_has_its_configured_cpu_affinity() {
     if runtime_lacks(&["crun", "runc"], "process.execCPUAffinity requires version 1.2.1") {
         return;
     }

@@ -27,7 +27,7 @@ fn fails(resources: Value) {
 }
 
 #[test]
-fn an_absolute_cgroups_path_is_one_from_the_root_of_the_hierarchy() {
+fn an_absolute_cgroups_path_starts_at_the_root_of_the_hierarchy() {
     if !cgroups(Controllers::empty()) {
         return;
     }
@@ -41,7 +41,7 @@ fn an_absolute_cgroups_path_is_one_from_the_root_of_the_hierarchy() {
 }
 
 #[test]
-fn a_relative_cgroups_path_is_one_from_where_the_runtime_puts_them() {
+fn a_relative_cgroups_path_starts_at_the_runtimes_cgroup() {
     if !cgroups(Controllers::empty()) {
         return;
     }
@@ -62,7 +62,7 @@ fn a_relative_cgroups_path_is_one_from_where_the_runtime_puts_them() {
 }
 
 #[test]
-fn a_cgroups_path_leads_nowhere_out_of_the_hierarchy() {
+fn a_cgroups_path_cannot_leave_the_hierarchy() {
     if !cgroups(Controllers::empty()) {
         return;
     }
@@ -75,7 +75,7 @@ fn a_cgroups_path_leads_nowhere_out_of_the_hierarchy() {
 }
 
 #[test]
-fn without_a_path_each_container_has_a_cgroup_of_its_own_which_goes_with_it() {
+fn a_container_without_a_path_has_its_own_cgroup_which_is_removed_with_it() {
     if !cgroups(Controllers::empty()) {
         return;
     }
@@ -98,7 +98,7 @@ fn a_container_has_every_controller_that_the_host_has() {
 }
 
 #[test]
-fn memory_limit_reservation_and_swap() {
+fn memory_limit_reservation_and_swap_are_set() {
     if !cgroups(Controllers::MEMORY) {
         return;
     }
@@ -120,7 +120,7 @@ fn memory_limit_reservation_and_swap() {
 }
 
 #[test]
-fn what_memory_has_of_cgroup_v1_alone_is_refused() {
+fn memory_fields_of_cgroup_v1_alone_are_refused() {
     if !cgroups(Controllers::MEMORY) || runtime_lacks(&["runc", "crun"], "it is ignored") {
         return;
     }
@@ -142,7 +142,7 @@ fn a_hog_is_ended_at_its_memory_limit() {
 }
 
 #[test]
-fn cpu_shares_are_a_weight() {
+fn cpu_shares_become_a_weight() {
     if !cgroups(Controllers::CPU) {
         return;
     }
@@ -158,7 +158,7 @@ fn cpu_shares_are_a_weight() {
 }
 
 #[test]
-fn cpu_quota_period_and_burst() {
+fn cpu_quota_period_and_burst_are_set() {
     if !cgroups(Controllers::CPU) {
         return;
     }
@@ -186,7 +186,7 @@ fn cpu_idle() {
 }
 
 #[test]
-fn cpus_and_mems() {
+fn cpus_and_mems_are_set() {
     if !cgroups(Controllers::CPUSET) {
         return;
     }
@@ -229,7 +229,7 @@ fn disk() -> (u64, u64) {
 }
 
 #[test]
-fn block_io_throttles() {
+fn block_io_throttles_are_set() {
     if !cgroups(Controllers::IO) {
         return;
     }
@@ -248,7 +248,7 @@ fn block_io_throttles() {
 }
 
 #[test]
-fn block_io_weight() {
+fn block_io_weight_is_set() {
     if !cgroups(Controllers::IO) {
         return;
     }
@@ -272,7 +272,7 @@ fn block_io_weight() {
 }
 
 #[test]
-fn huge_page_limits() {
+fn huge_page_limits_are_set() {
     if !cgroups(Controllers::HUGETLB) {
         return;
     }
@@ -289,7 +289,7 @@ fn huge_page_limits() {
 }
 
 #[test]
-fn rdma_limits_of_a_device_that_is_not_there_are_refused() {
+fn rdma_limits_of_a_missing_device_are_refused() {
     if !cgroups(Controllers::RDMA) {
         return;
     }
@@ -303,7 +303,7 @@ fn rdma_limits_of_a_device_that_is_not_there_are_refused() {
 }
 
 #[test]
-fn unified_are_the_kernels_files_and_win() {
+fn unified_sets_the_kernels_files_and_wins() {
     if !cgroups(Controllers::MEMORY | Controllers::PIDS) {
         return;
     }
@@ -317,7 +317,7 @@ fn unified_are_the_kernels_files_and_win() {
 }
 
 #[test]
-fn nothing_of_a_container_that_was_refused_is_left() {
+fn a_refused_container_leaves_nothing() {
     if !cgroups(Controllers::PIDS) || !ours() {
         return;
     }

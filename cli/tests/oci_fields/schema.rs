@@ -55,7 +55,7 @@ fn samples() -> Vec<Document> {
 }
 
 #[test]
-fn what_is_written_is_valid_by_the_schemas_which_tell_good_samples_from_bad_ones() {
+fn written_documents_are_valid_by_the_schemas_which_reject_the_bad_samples() {
     if runtime_lacks(&["crun"], "features, and the state during creation") {
         return;
     }

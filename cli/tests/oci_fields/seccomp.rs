@@ -45,7 +45,7 @@ fn every_action() {
 }
 
 #[test]
-fn an_error_has_its_number() {
+fn an_errno_action_returns_its_number() {
     let output = run("mkdir /made", json!([{ "names": MKDIR, "action": "SCMP_ACT_ERRNO", "errnoRet": 18 }]));
     assert!(output.err.contains("Invalid cross-device link"), "{}", output.err);
     let trace = json!([{ "names": MKDIR, "action": "SCMP_ACT_TRACE", "errnoRet": 7 }]);
@@ -53,7 +53,7 @@ fn an_error_has_its_number() {
 }
 
 #[test]
-fn who_is_filtered_is_in_filter_mode() {
+fn a_filtered_process_is_in_filter_mode() {
     let mode = "awk '/^Seccomp:/ { print $2 }' /proc/self/status";
     assert_eq!(run(mode, json!([])).ok(), "2\n");
     let own = std::fs::read_to_string("/proc/self/status").unwrap().contains("\nSeccomp:\t0\n");
@@ -73,7 +73,7 @@ const ALLOWED: &str = "access arch_prctl brk capget capset chdir chmod chown clo
     unlink unlinkat vfork wait4 waitid write writev";
 
 #[test]
-fn the_default_is_for_what_no_rule_names() {
+fn the_default_action_applies_to_calls_without_a_rule() {
     let allowed =
         json!([{ "names": ALLOWED.split_whitespace().collect::<Vec<_>>(), "action": "SCMP_ACT_ALLOW" }]);
     for (ret, why) in [(json!(95), "not supported"), (Value::Null, "Operation not permitted")] {
@@ -113,7 +113,7 @@ fn every_comparison_of_an_argument() {
 }
 
 #[test]
-fn arguments_have_64_bits() {
+fn all_64_bits_of_an_argument_are_compared() {
     let rule = |op, value: u64| {
         json!([{
             "names": ["ftruncate"], "action": "SCMP_ACT_ERRNO",
@@ -136,14 +136,14 @@ fn all_arguments_of_a_rule_must_match_and_any_rule_of_a_call() {
 }
 
 #[test]
-fn of_comparisons_of_one_argument_any_is_enough() {
+fn any_one_of_several_comparisons_of_an_argument_is_enough() {
     let arg = |value| json!({ "index": 1, "value": value, "op": "SCMP_CMP_EQ" });
     let rule = json!([{ "names": ["kill"], "action": "SCMP_ACT_ERRNO", "args": [arg(18), arg(23)] }]);
     assert_eq!(run(SIGNALS, rule).ok(), "0\n17\n28\n");
 }
 
 #[test]
-fn a_call_that_is_not_known_is_passed_over() {
+fn an_unknown_call_is_ignored() {
     let rule = json!([{ "names": ["call_of_tomorrow", "mkdir"], "action": "SCMP_ACT_ERRNO" }]);
     assert!(run("mkdir /made", rule).err.contains("Operation not permitted"));
 }
@@ -190,7 +190,7 @@ fn every_flag() {
 }
 
 #[test]
-fn a_filter_that_makes_no_sense_is_refused() {
+fn an_invalid_filter_is_refused() {
     let with = |filter| Bundle::sh("true").set("/linux/seccomp", filter);
     let one = |rule: Value| with(filter(json!([rule])));
     one(json!({ "names": MKDIR, "action": "SCMP_ACT_NONE" })).refused("linux.seccomp.syscalls[0].action");
@@ -209,7 +209,7 @@ fn a_filter_that_makes_no_sense_is_refused() {
 }
 
 #[test]
-fn a_rule_holds_for_the_architectures_that_are_named_and_no_other_is_let_through() {
+fn a_rule_applies_to_the_named_architectures_and_calls_of_others_are_refused() {
     let bundle = || {
         let bundle = Bundle::sh("/prog; echo $?");
         std::fs::write(bundle.path("rootfs/prog"), crate::common::mkdir_of_i386()).unwrap();
@@ -265,7 +265,7 @@ fn agent(socket: &Path) -> (Guard, Lines<BufReader<ChildStdout>>) {
 }
 
 #[test]
-fn calls_go_to_the_listener_which_is_told_the_state() {
+fn the_listener_receives_the_calls_and_the_state() {
     let bundle =
         Bundle::sh("mkdir /made; echo $?").set("/annotations", json!({ "org.example.key": "value" }));
     let socket = bundle.path("listener").to_str().unwrap().to_owned();
@@ -292,7 +292,7 @@ fn calls_go_to_the_listener_which_is_told_the_state() {
 }
 
 #[test]
-fn calls_of_an_exec_go_to_the_listener_as_well() {
+fn the_listener_also_receives_the_calls_of_an_exec() {
     let bundle = Bundle::sh("sleep 1000");
     let socket = bundle.path("listener");
     let (agent, mut lines) = agent(&socket);
@@ -335,7 +335,7 @@ fn a_notify_without_a_listener_is_refused() {
 }
 
 #[test]
-fn a_hook_of_the_start_is_under_the_containers_filter() {
+fn a_hook_of_the_start_runs_under_the_containers_filter() {
     let hook = json!({
         "path": "/bin/sh", "env": ["PATH=/bin"],
         "args": ["sh", "-c", "cat > /dev/null; mkdir /made 2> /said; echo $? >> /said"],
@@ -421,7 +421,7 @@ fn execve_write_and_exit_group_are_enough_to_start_a_program() {
 
 #[test]
 #[cfg(target_arch = "x86_64")]
-fn a_filter_that_refuses_everything_is_told_and_hangs_nothing() {
+fn a_filter_that_refuses_everything_is_reported_without_a_hang() {
     if runtime_lacks(&["crun", "runc"], "they hang, or report nothing") {
         return;
     }
@@ -444,7 +444,7 @@ fn a_filter_that_refuses_everything_is_told_and_hangs_nothing() {
 }
 
 #[test]
-fn a_program_that_is_not_there_hangs_nothing_where_exit_is_refused() {
+fn a_missing_program_under_a_filter_that_refuses_exit_does_not_hang() {
     let refused = json!([{ "names": ["exit", "exit_group"], "action": "SCMP_ACT_ERRNO" }]);
     if runtime_lacks(&["crun", "runc"], "they look up the program earlier") {
         return;
@@ -459,7 +459,7 @@ fn a_program_that_is_not_there_hangs_nothing_where_exit_is_refused() {
 
 #[test]
 #[cfg(target_arch = "x86_64")]
-fn a_start_that_the_filter_keeps_from_speaking_is_told() {
+fn a_start_whose_filter_refuses_the_report_is_reported() {
     if runtime_lacks(&["crun", "runc"], "they hang, or report nothing") {
         return;
     }
@@ -473,7 +473,7 @@ fn a_start_that_the_filter_keeps_from_speaking_is_told() {
 }
 
 #[test]
-fn an_exec_with_a_listener_whose_first_process_is_killed_is_told() {
+fn an_exec_with_a_listener_whose_first_process_is_killed_is_reported() {
     if runtime_lacks(&["crun", "runc"], "they start a process in other steps") {
         return;
     }

@@ -20,7 +20,7 @@ fn sleeping() -> Bundle {
 
 /// pivot_root(2) cannot leave an initramfs. Here strace injects the same failure.
 #[test]
-fn without_pivot_root_the_root_is_entered_all_the_same() {
+fn the_root_is_entered_without_pivot_root() {
     let strace = std::process::Command::new("strace").arg("-V").output();
     if strace.is_err() {
         return skip("strace is not installed");
@@ -49,7 +49,7 @@ fn without_pivot_root_the_root_is_entered_all_the_same() {
 }
 
 #[test]
-fn exec_runs_in_all_of_the_container() {
+fn exec_runs_in_every_namespace_of_the_container() {
     let bundle = sleeping();
     let here: String = ["cgroup", "ipc", "mnt", "net", "pid", "uts", "user"]
         .map(|kind| crate::bundle::identity(&format!("/proc/{}/ns/{kind}", bundle.pid())) + "\n")
@@ -63,7 +63,7 @@ fn exec_runs_in_all_of_the_container() {
 }
 
 #[test]
-fn exec_has_what_the_config_gives_the_process() {
+fn exec_has_the_attributes_of_the_configured_process() {
     if runtime_lacks(&["crun"], "the environment is different") {
         return;
     }
@@ -86,7 +86,7 @@ fn exec_has_what_the_config_gives_the_process() {
 }
 
 #[test]
-fn exec_has_its_flags() {
+fn exec_applies_its_flags() {
     let bundle = sleeping();
     let exec = |flags: &[&str], script: &str| {
         bundle.verb(&[&["exec"], flags, &[bundle.id(), "sh", "-c", script]].concat()).ok().to_owned()
@@ -108,14 +108,14 @@ fn exec_has_its_flags() {
 }
 
 #[test]
-fn what_comes_after_the_id_of_exec_is_the_commands() {
+fn arguments_after_the_id_of_exec_belong_to_the_command() {
     let bundle = sleeping();
     let output = bundle.exec(&["printf", "<%s>", "--user", "-d", "--", "-x"]);
     assert_eq!(output.ok(), "<--user><-d><--><-x>");
 }
 
 #[test]
-fn exec_takes_a_process_from_a_file() {
+fn exec_reads_a_process_from_a_file() {
     let bundle = sleeping();
     let process = json!({
         "args": ["/bin/sh", "-c", "id -u; pwd; echo $A; ulimit -t"],
@@ -172,7 +172,7 @@ fn exec_has_a_terminal() {
 }
 
 #[test]
-fn the_terminal_of_exec_has_the_size_that_is_configured() {
+fn the_terminal_of_exec_has_the_configured_size() {
     // crun sets the size after the program has started.
     let script = "until stty size 2> /dev/null | grep .; do sleep 0.1; done";
     let process = json!({
@@ -201,7 +201,7 @@ fn the_terminal_of_exec_has_the_size_that_is_configured() {
 }
 
 #[test]
-fn a_pidfd_is_sent_of_the_process_that_is_started() {
+fn the_pidfd_of_a_started_process_is_sent() {
     if runtime_lacks(&["crun", "runc"], "--pidfd-socket requires version 1.2") {
         return;
     }
@@ -230,7 +230,7 @@ fn a_pidfd_is_sent_of_the_process_that_is_started() {
 }
 
 #[test]
-fn exec_leaves_the_command_in_the_background() {
+fn exec_can_leave_the_command_in_the_background() {
     let bundle = sleeping();
     let file = bundle.path("pid").to_str().unwrap().to_owned();
     bundle.verb(&["exec", "--detach", "--pid-file", &file, bundle.id(), "sleep", "2000"]).ok();
@@ -254,7 +254,7 @@ fn exec_preserves_descriptors() {
 }
 
 #[test]
-fn exec_into_a_cgroup_below() {
+fn exec_can_join_a_cgroup_below() {
     if !cgroups(Controllers::PIDS) {
         return;
     }
@@ -267,7 +267,7 @@ fn exec_into_a_cgroup_below() {
 }
 
 #[test]
-fn options_are_taken_after_the_id_as_before_it() {
+fn options_are_accepted_before_and_after_the_id() {
     if runtime_lacks(&["crun", "runc"], "options are accepted only before the id") {
         return;
     }
@@ -348,7 +348,7 @@ fn pause_freezes_and_resume_thaws() {
 }
 
 #[test]
-fn a_created_container_is_paused_and_resumed_before_it_is_started() {
+fn a_created_container_can_be_paused_and_resumed_before_it_is_started() {
     if !cgroups(Controllers::empty()) || runtime_lacks(&["crun"], "only running containers can be paused") {
         return;
     }
@@ -366,7 +366,7 @@ fn a_created_container_is_paused_and_resumed_before_it_is_started() {
 }
 
 #[test]
-fn exec_in_a_paused_container_waits_if_it_is_told_to() {
+fn exec_in_a_paused_container_waits_on_request() {
     if !cgroups(Controllers::empty()) || runtime_lacks(&["crun"], "every exec in a paused container waits") {
         return;
     }
@@ -436,7 +436,7 @@ impl Drop for Cgroup {
 }
 
 #[test]
-fn a_paused_container_takes_no_exec_and_is_killed() {
+fn a_paused_container_refuses_exec_and_can_be_killed() {
     if !cgroups(Controllers::PIDS) {
         return;
     }
@@ -453,7 +453,7 @@ fn a_paused_container_takes_no_exec_and_is_killed() {
 }
 
 #[test]
-fn update_takes_flags() {
+fn update_accepts_flags() {
     if !cgroups(Controllers::MEMORY | Controllers::CPU | Controllers::PIDS | Controllers::CPUSET) {
         return;
     }
@@ -507,7 +507,7 @@ fn update_takes_flags() {
 }
 
 #[test]
-fn update_takes_sizes_with_units() {
+fn update_accepts_sizes_with_units() {
     if !cgroups(Controllers::MEMORY) || runtime_lacks(&["crun"], "units are not supported") {
         return;
     }
@@ -534,7 +534,7 @@ fn update_takes_sizes_with_units() {
 }
 
 #[test]
-fn update_takes_resources_from_a_file_or_its_input() {
+fn update_reads_resources_from_a_file_or_its_input() {
     if !cgroups(Controllers::MEMORY | Controllers::PIDS) {
         return;
     }
@@ -568,7 +568,7 @@ fn update_of_a_quota_keeps_the_period_and_the_other_way_round() {
 }
 
 #[test]
-fn update_can_leave_what_is_in_use_its_room() {
+fn update_can_refuse_a_limit_below_the_current_usage() {
     if !cgroups(Controllers::MEMORY)
         || runtime_lacks(&["runc"], "memory.checkBeforeUpdate requires version 1.1")
     {
@@ -590,7 +590,7 @@ fn update_can_leave_what_is_in_use_its_room() {
 }
 
 #[test]
-fn events_has_statistics() {
+fn events_prints_statistics() {
     if !cgroups(Controllers::MEMORY | Controllers::CPU | Controllers::PIDS)
         || runtime_lacks(&["crun"], "events")
     {
@@ -649,7 +649,7 @@ fn an_event_has_its_keys_in_runcs_order_and_the_pressure() {
 }
 
 #[test]
-fn events_tell_of_use_and_of_oom_until_the_end() {
+fn events_reports_usage_and_oom_until_the_end() {
     if !cgroups(Controllers::MEMORY | Controllers::CPU | Controllers::PIDS)
         || runtime_lacks(&["crun"], "events")
     {
@@ -713,7 +713,7 @@ fn spec_of_an_ordinary_user_has_a_user_namespace() {
 }
 
 #[test]
-fn spec_writes_where_it_is_told() {
+fn spec_writes_to_the_named_directory() {
     let bundle = Bundle::sh("");
     fs::create_dir(bundle.path("other")).unwrap();
     bundle.verb(&["spec", "--bundle", bundle.path("other").to_str().unwrap()]).ok();
@@ -721,7 +721,7 @@ fn spec_writes_where_it_is_told() {
 }
 
 #[test]
-fn features_are_told() {
+fn features_are_printed() {
     if runtime_lacks(&["crun"], "features") {
         return;
     }
@@ -769,7 +769,7 @@ fn errors_go_to_the_log() {
 }
 
 #[test]
-fn the_log_is_made_at_once_and_must_be_writable() {
+fn the_log_is_created_at_once_and_must_be_writable() {
     let bundle = Bundle::sh("true");
     let log = bundle.path("log").to_str().unwrap().to_owned();
     bundle.verb(&["--log", &log, "list"]).ok();
@@ -787,7 +787,7 @@ fn the_log_is_made_at_once_and_must_be_writable() {
 }
 
 #[test]
-fn debug_shows_an_operator_how_a_container_is_made() {
+fn debug_shows_how_a_container_is_created() {
     if !ours() {
         return;
     }
@@ -848,7 +848,7 @@ fn debug_shows_an_operator_how_a_container_is_made() {
 }
 
 #[test]
-fn version_and_help() {
+fn version_and_help_are_printed() {
     let bundle = Bundle::sh("");
     let version = bundle.verb(&["--version"]);
     assert!(version.ok().contains(" version ") && version.out.contains("spec: 1."), "{}", version.out);
