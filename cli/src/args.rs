@@ -30,7 +30,7 @@ pub(crate) enum Command {
     /// MKNOD, and no new privileges. For a caller without privileges it also has a new user namespace.
     ///
     /// In the foreground nspod waits for the program, forwards signals to it, and removes the
-    /// container (see --keep). With -d it prints the id and exits, without a process that stays.
+    /// container (see --keep). With -d it prints the id and exits, and no process of nspod stays.
     Run(Box<cmd::run::RunArgs>),
     /// Run another command in a running container
     Exec(cmd::exec::ExecArgs),
@@ -44,7 +44,7 @@ pub(crate) enum Command {
     Stats(cmd::stats::StatsArgs),
     /// Print the state and configuration of containers as JSON
     Inspect(cmd::inspect::InspectArgs),
-    /// Change limits of running containers; limits that are not given stay
+    /// Change limits of running containers; the other limits stay unchanged
     Update(Box<cmd::update::UpdateArgs>),
     /// Freeze all processes of containers
     Pause(cmd::pause::PauseArgs),

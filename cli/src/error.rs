@@ -74,7 +74,7 @@ impl Error {
         Error::new(sentence).of(what, errno).on(path.display())
     }
 
-    /// Makes the same error from an error of the standard library.
+    /// Makes the error of a failed operation on a path from an error of the standard library.
     pub fn io(what: &str, path: &Path, e: &std::io::Error) -> Self {
         match e.raw_os_error() {
             Some(errno) => Error::path(what, path, Errno::from_raw(errno)),
@@ -108,13 +108,13 @@ impl Error {
         self
     }
 
-    /// Sets the kind. The sentence stays.
+    /// Sets the kind. The sentence stays the same.
     pub fn kind(mut self, kind: ErrorKind) -> Self {
         self.report.kind = kind.name().into();
         self
     }
 
-    /// Sets the container, pod or path that the error is about. The sentence stays.
+    /// Sets the container, pod or path that the error is about. The sentence stays the same.
     pub fn on(mut self, object: impl fmt::Display) -> Self {
         self.report.object = Some(object.to_string());
         self
@@ -126,7 +126,7 @@ impl Error {
         self
     }
 
-    /// Returns one error for all that failed, or `None` if nothing did.
+    /// Combines errors into one. Returns `None` if the list is empty.
     pub fn all(failed: Vec<Error>) -> Option<Self> {
         let mut failed = failed.into_iter();
         let mut first = failed.next()?;

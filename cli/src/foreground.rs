@@ -33,9 +33,9 @@ pub struct Signals(SignalFd);
 impl Signals {
     pub fn hold() -> Result<Signals> {
         let set = held();
-        set.thread_block().map_err(|e| Error::call("hold signals", "sigprocmask", e))?;
+        set.thread_block().map_err(|e| Error::call("block signals", "sigprocmask", e))?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
-        fd.map(Signals).map_err(|e| Error::call("hold signals", "signalfd", e))
+        fd.map(Signals).map_err(|e| Error::call("block signals", "signalfd", e))
     }
 
     /// Unblocks the signals. Discards pending signals, because they were meant for the container.

@@ -180,7 +180,10 @@ fn the_pids_of_a_nested_process_are_listed_from_the_host_inwards() {
         std::fs::read_to_string(format!("/proc/{inner}/comm")).is_ok_and(|name| name.trim() == "sleep")
     });
     let place = census(&["--pid", &inner]);
-    assert!(place.contains(&format!("pids       {inner} > 1 (from the host's to its own)\n")), "{place}");
+    assert!(
+        place.contains(&format!("pids       {inner} > 1 (from the host's namespace to its own)\n")),
+        "{place}"
+    );
     let all = json(&["--pid", &inner]);
     assert_eq!(pids(&all["process"]["inside"]), [inner.parse().unwrap(), 1]);
     assert_eq!(all["container"]["init"], inner.parse::<i32>().unwrap());

@@ -164,20 +164,20 @@ fn missing_files_are_named() {
             ),
             (
                 &["run", "-v", "/no/such:/mnt", "true"],
-                &format!("cannot bind /no/such with all below it on /mnt (nodev): {nothing}"),
+                &format!("cannot bind /no/such with all mounts below it on /mnt (nodev): {nothing}"),
             ),
             (
                 &["run", "--rootfs", "/no/such", "true"],
-                &format!("cannot bind /no/such with all below it as the new root (nodev): {nothing}"),
+                &format!("cannot bind /no/such with all mounts below it as the new root (nodev): {nothing}"),
             ),
             (&["run", "--rootfs", "/etc/passwd", "true"], "--rootfs /etc/passwd is not a directory"),
             (
                 &["run", "-v", "/usr:/no/such", "true"],
-                "cannot bind /usr with all below it on /no/such (nodev): openat2: No such file or directory (ENOENT); the mount point does not exist within the root",
+                "cannot bind /usr with all mounts below it on /no/such (nodev): openat2: No such file or directory (ENOENT); the mount point does not exist within the root",
             ),
             (
                 &["run", "-w", "/no/such", "pwd"],
-                "cannot enter the directory /no/such: chdir: No such file or directory (ENOENT); there is no such directory in the container: make it, or name another",
+                "cannot enter the directory /no/such: chdir: No such file or directory (ENOENT); there is no such directory in the container: create it, or choose another one",
             ),
             (
                 &["run", "-u", "no-such", "true"],
@@ -257,7 +257,7 @@ fn contradictions_and_values_that_the_kernel_would_refuse_are_refused_first() {
                 "/dev/null is not a block device: name a disk such as /dev/sda",
             ),
             (&["run", "-e", "=x", "true"], "\"=x\" must begin with the name of a variable"),
-            (&["run", ""], "process.args: name a program"),
+            (&["run", ""], "process.args: a program is required"),
         ],
     );
 }

@@ -283,7 +283,7 @@ fn an_interrupted_start_is_reported_and_removed() {
         );
         let seen = alone(&script.replace("NAME", &name));
         let refused =
-            "nspod: the container NAME has not been started; `nspod rm -f NAME` removes what is left of it\n";
+            "nspod: the container NAME has not been started; `nspod rm -f NAME` removes the rest of it\n";
         let want = match then.contains("kill") {
             true => refused.repeat(4) + "NAME\n",
             false if then.contains("run") => "0\n".to_owned() + left,

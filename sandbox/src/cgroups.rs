@@ -291,7 +291,10 @@ pub(crate) fn explain(error: Error, cgroup: Option<&ContainerCgroup>) -> Error {
     let hint = match (error.kind(), error.raw_os_error()) {
         (ErrorKind::Killed, _) => match cgroup.and_then(ContainerCgroup::oom) {
             Some(oom) => format!("{oom}: the memory limit may be too low for the start"),
-            None => "a process outside sent it the signal, or it reached a limit of its own".to_owned(),
+            None => {
+                "a process outside the container sent the signal, or the process reached a resource limit"
+                    .to_owned()
+            }
         },
         // execve(2) also fails with E2BIG if there is no memory for the arguments.
         (_, Some(libc::ENOMEM | libc::E2BIG)) if cgroup.is_some_and(ContainerCgroup::is_short_of_memory) => {

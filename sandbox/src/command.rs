@@ -47,7 +47,7 @@ use crate::stdio::{Stdio, Streams};
 pub struct Command {
     spec: Spec,
     handles: Handles,
-    /// Starts the plan of the spec and handles. `None` after one of them was changed.
+    /// Launcher of the plan. `None` after the spec or a handle was changed.
     launcher: Option<Arc<Launcher>>,
     stdio: [Stdio; 3],
     name: Option<String>,
@@ -278,7 +278,7 @@ impl Command {
     /// # use nspod_sandbox::Command;
     /// let mut command = Command::new("true");
     /// command.prepared(|container| {
-    ///     println!("process {} is on its way", container.pid);
+    ///     println!("process {} has its namespaces and mounts", container.pid);
     ///     Ok(Vec::new())
     /// });
     /// # command.status()?;

@@ -262,7 +262,7 @@ impl Container {
     /// # Errors
     /// [`ErrorKind::State`]: the container does not have its own cgroup.
     pub fn freeze(&self) -> Result<(), Error> {
-        Ok(self.need_cgroup("freeze it")?.freeze()?)
+        Ok(self.need_cgroup("freeze the container")?.freeze()?)
     }
 
     /// Lets the container's processes continue.
@@ -270,7 +270,7 @@ impl Container {
     /// # Errors
     /// The same as [`freeze`](Self::freeze).
     pub fn thaw(&self) -> Result<(), Error> {
-        Ok(self.need_cgroup("thaw it")?.thaw()?)
+        Ok(self.need_cgroup("thaw the container")?.thaw()?)
     }
 
     /// Changes the container's limits. Limits that are `None` stay unchanged.
@@ -279,7 +279,7 @@ impl Container {
     /// The same as [`freeze`](Self::freeze), and a limit that this host cannot enforce or the
     /// kernel rejects.
     pub fn update(&self, limits: &Limits) -> Result<(), Error> {
-        crate::cgroups::limit(self.need_cgroup("limit it")?, limits)
+        crate::cgroups::limit(self.need_cgroup("change the limits")?, limits)
     }
 
     /// Returns the container's resource usage.
@@ -287,14 +287,14 @@ impl Container {
     /// # Errors
     /// The same as [`freeze`](Self::freeze).
     pub fn usage(&self) -> Result<Usage, Error> {
-        Ok(self.need_cgroup("measure it")?.usage()?)
+        Ok(self.need_cgroup("read the resource usage")?.usage()?)
     }
 
     fn need_cgroup(&self, what: &str) -> Result<&Cgroup, Error> {
         self.cgroup().ok_or_else(|| {
             Error::new(
                 ErrorKind::State,
-                format!("cannot {what}: the container has no cgroup of its own; run as root, or have a cgroup delegated"),
+                format!("cannot {what}: the container has no cgroup of its own; run as root, or delegate a cgroup to the caller"),
             )
         })
     }

@@ -56,7 +56,7 @@ fn kernel(step: &Step, errno: i32) -> Option<&'static str> {
         (Step::Sysctl { .. }, libc::EXDEV | libc::ELOOP) => {
             "the file is a link or something is mounted over it, so that the write could reach another file"
         }
-        (Step::Sysctl { .. }, libc::EINVAL) => "the kernel refuses this value",
+        (Step::Sysctl { .. }, libc::EINVAL) => "the kernel rejects this value",
         _ => return None,
     })
 }
@@ -71,27 +71,29 @@ fn file(step: &Step, call: Call, errno: i32) -> Option<&'static str> {
             "that directory is outside the container's root"
         }
         (Step::Chdir { .. } | Step::ChdirAsUser(_), _, libc::ENOENT) => {
-            "there is no such directory in the container: make it, or name another"
+            "there is no such directory in the container: create it, or choose another one"
         }
         (Step::Chdir { .. } | Step::ChdirAsUser(_), _, libc::EACCES) => {
-            "the container's user may not enter it"
+            "the container's user lacks the permission to enter it"
         }
         (Step::PivotRoot { .. }, Call::PivotRoot, libc::EINVAL) => {
             "the host's root is its initial file system in memory, which pivot_root cannot leave: use no_pivot (`nspod-oci`: --no-pivot)"
         }
         (Step::Node { .. }, _, libc::EEXIST) => {
-            "something else is there already: remove it from the image, or leave the device out"
+            "the image has another file at that path: remove it, or leave the device out"
         }
         (Step::Node { .. }, Call::Fchownat, libc::EINVAL) => "its owner is not mapped in the user namespace",
         (Step::Node { .. }, Call::Mknodat, libc::EPERM) => {
             "a device requires CAP_MKNOD, and a file system that the host's root has mounted"
         }
-        (Step::Console(_), _, libc::ELOOP) => "a link in the root is in the way, and it is not followed",
+        (Step::Console(_), _, libc::ELOOP) => {
+            "a symbolic link in the root is on the path, and it is not followed"
+        }
         (Step::Node { .. } | Step::Symlink { .. } | Step::Console(_), _, libc::EROFS) => {
             "the root is read-only: mount a tmpfs there, or leave it out"
         }
         (Step::Mask(_), Call::Fstat, libc::ENODEV) => {
-            "/dev/null of the host is not the null device, so that it is not safe to mask with it"
+            "/dev/null of the host is not the null device, so masking with it is not safe"
         }
         _ => return None,
     })
@@ -113,9 +115,9 @@ fn credentials(step: &Step, call: Call, errno: i32) -> Option<&'static str> {
         (Step::Seccomp { .. }, _, libc::EACCES | libc::EPERM) => {
             "a filter requires no_new_privs or CAP_SYS_ADMIN"
         }
-        (Step::Seccomp { .. }, _, libc::EINVAL) => "the kernel refuses the filter",
+        (Step::Seccomp { .. }, _, libc::EINVAL) => "the kernel rejects the filter",
         (Step::Seccomp { .. }, _, libc::EBUSY) => {
-            "the caller is already under a filter with a listener, and there can be only one"
+            "the caller already has a filter with a listener, and a process can have only one"
         }
         (Step::Keyring(_), _, libc::EDQUOT) => {
             "the user has reached the limit on keyrings: see `sysctl kernel.keys` and /proc/key-users"
@@ -125,7 +127,7 @@ fn credentials(step: &Step, call: Call, errno: i32) -> Option<&'static str> {
         }
         (Step::Label { .. }, Call::Write, libc::EINVAL) => "the security module does not know that label",
         (Step::Label { .. }, Call::Write, libc::EACCES | libc::EPERM) => {
-            "the security module denies the caller the change to that label"
+            "the security module does not allow the caller to change to that label"
         }
         _ => return None,
     })
@@ -144,9 +146,9 @@ fn attribute(step: &Step, call: Call, errno: i32) -> Option<&'static str> {
         (Step::Scheduler(_), _, libc::EPERM) => {
             "a higher priority or a real-time policy requires CAP_SYS_NICE, or room in RLIMIT_NICE and RLIMIT_RTPRIO; a cgroup may permit no real-time policy"
         }
-        (Step::Scheduler(_), _, libc::EBUSY) => "the host does not have that much processor time to reserve",
+        (Step::Scheduler(_), _, libc::EBUSY) => "the host cannot reserve that much processor time",
         (Step::Scheduler(_), _, libc::EINVAL) => {
-            "the kernel refuses this combination: with SCHED_DEADLINE, runtime may not exceed deadline, and deadline may not exceed period"
+            "the kernel rejects this combination: with SCHED_DEADLINE, runtime may not exceed deadline, and deadline may not exceed period"
         }
         (Step::IoPriority { .. }, _, libc::EPERM) => {
             "the real-time class requires CAP_SYS_ADMIN or CAP_SYS_NICE"
@@ -188,14 +190,14 @@ pub(crate) fn option(step: &Step, number: i32) -> Option<String> {
     let Step::Mount(MountStep { what: What::New { params, .. }, .. }) = step else { return None };
     let (key, value) = params.get(usize::try_from(number).ok()?.checked_sub(1)?)?;
     let value = value.as_ref().map_or(String::new(), |value| format!("={}", value.to_string_lossy()));
-    Some(format!("the file system refuses the option {}{value}", key.to_string_lossy()))
+    Some(format!("the file system rejects the option {}{value}", key.to_string_lossy()))
 }
 
 /// Returns the hint for the id mapping of a mount, like [`step`].
 pub(crate) fn id_map(errno: i32) -> Option<String> {
     let text = match errno {
         libc::EINVAL => {
-            "this kernel maps no ids of that file system (tmpfs: since Linux 6.3, overlayfs: since 5.19), or of one that is mounted below"
+            "this kernel cannot map the ids of that file system (tmpfs: since Linux 6.3, overlayfs: since 5.19), or of a file system that is mounted below"
         }
         libc::EPERM => {
             "its ids are mapped already, or the caller lacks CAP_SYS_ADMIN in the user namespace that mounted it"
@@ -244,11 +246,11 @@ pub(crate) fn clone(kinds: Kinds, errno: i32) -> Option<String> {
             };
             return Some(match kinds.kinds().find(absent) {
                 Some(kind) => format!("this kernel has no {kind} namespaces"),
-                None => "the kernel refuses these kinds together".into(),
+                None => "the kernel rejects this combination of kinds".into(),
             });
         }
         libc::EAGAIN => {
-            "a limit on processes is reached: pids.max of the cgroup or of one above it, RLIMIT_NPROC or `sysctl kernel.pid_max`"
+            "a limit on processes is reached: pids.max of the cgroup or of an ancestor, RLIMIT_NPROC or `sysctl kernel.pid_max`"
         }
         libc::EBUSY => {
             "the cgroup has controllers enabled for its children, so it cannot hold processes itself"
@@ -271,10 +273,10 @@ fn host_root(errno: i32) -> String {
         libc::ENODEV => "this kernel lacks overlayfs (`modprobe overlay`)",
         libc::EPERM => "this kernel denies overlays in a user namespace (Linux 5.11 permits them)",
         libc::EINVAL => {
-            "overlayfs refuses this directory, for example because it is already on two overlays: see `dmesg`"
+            "overlayfs rejects this directory, for example because it is already on two overlays: see `dmesg`"
         }
         libc::ENOENT => "the directory was removed after the plan was made",
-        _ => "overlayfs refuses this directory",
+        _ => "overlayfs rejects this directory",
     };
     format!(
         "the overlay protects the host's sockets and named pipes from the container, and {cause}: mount \
@@ -305,16 +307,16 @@ fn mount(mount: &MountStep, call: Call, errno: i32) -> Option<String> {
         }
         (_, libc::EPERM) if kernel_fs("mqueue") => "a new mqueue requires a new ipc namespace",
         (Call::Mkdirat | Call::Open, libc::EROFS) => {
-            "the mount point does not exist and the root is read-only: name an existing directory, or use a root that can be written"
+            "the mount point does not exist and the root is read-only: use an existing directory, or a writable root"
         }
         (Call::Openat2, libc::ENOENT) => "the mount point does not exist within the root",
-        (Call::Openat2, libc::ELOOP) => "a link in the root is in the way, and it is not followed",
-        (Call::OpenTree, libc::ENOENT) => "there is nothing at that path on the host",
+        (Call::Openat2, libc::ELOOP) => "a symbolic link in the root is on the path, and it is not followed",
+        (Call::OpenTree, libc::ENOENT) => "that path does not exist on the host",
         (Call::OpenTree, libc::EACCES) => {
             "the container's user cannot reach it: the user must be able to enter each directory of the path"
         }
         (Call::OpenTree, libc::EINVAL) if bind => {
-            "a user namespace may not uncover what is mounted over parts of it: bind it recursively"
+            "mounts cover parts of it, and a user namespace may not uncover them: bind it recursively"
         }
         (Call::MoveMount, libc::ENOTDIR) => {
             "a directory can only be mounted on a directory, and a file on a file"
@@ -323,7 +325,7 @@ fn mount(mount: &MountStep, call: Call, errno: i32) -> Option<String> {
             "its flags are locked: a user namespace may not clear flags that its parent has set"
         }
         (Call::MountSetattr, libc::EINVAL) if matches!(mount.what, What::There) => "nothing is mounted there",
-        (Call::Fsconfig, libc::EINVAL) => "the file system refuses its options or its source: see `dmesg`",
+        (Call::Fsconfig, libc::EINVAL) => "the file system rejects its options or its source: see `dmesg`",
         (Call::Open, libc::ELOOP) if mount.copy_up != CopyUp::No => {
             "the tree to copy is more than 128 directories deep"
         }
@@ -331,9 +333,9 @@ fn mount(mount: &MountStep, call: Call, errno: i32) -> Option<String> {
             "the tmpfs has no room for the copy: give it a larger size"
         }
         (Call::Fsopen, libc::ENODEV) => "this kernel lacks that file system",
-        (Call::Fstat, libc::ENODEV) => "it is not the device that its name stands for",
+        (Call::Fstat, libc::ENODEV) => "it is not the expected device",
         (Call::Mount, libc::EINVAL) if overlay => {
-            "overlayfs refuses these directories: upper and work must be on one file system that is not an overlay, and work must be empty"
+            "overlayfs rejects these directories: upper and work must be on one file system that is not an overlay, and work must be empty"
         }
         (Call::Mount, libc::ENODEV) if overlay => "this kernel lacks overlayfs: `modprobe overlay`",
         (_, libc::ENOSYS) => "this requires Linux 5.12 or later",

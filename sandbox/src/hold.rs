@@ -105,7 +105,7 @@ pub fn start_held(directory: &Path) -> Result<(), Error> {
     match go.write(&[1]) {
         Ok(_) => {}
         Err(e) if e.kind() == IoKind::BrokenPipe => return Err(gone()),
-        Err(e) => return Err(failed("let the container continue at", &directory.join(GO), "write", &e)),
+        Err(e) => return Err(failed("start the container through", &directory.join(GO), "write", &e)),
     }
     let mut message = hear(&mut report)?;
     let told = matches!(message, Some(Message { tag: Message::STARTED, .. }));
@@ -147,11 +147,16 @@ fn hear(report: &mut File) -> Result<Option<Message>, Error> {
                 match poll(&mut waiting, PollTimeout::NONE) {
                     Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                     Err(e) => {
-                        return Err(Error::call("process", "hear from the container", "poll", e as i32));
+                        return Err(Error::call(
+                            "process",
+                            "receive a report of the container",
+                            "poll",
+                            e as i32,
+                        ));
                     }
                 }
             }
-            Err(e) => return Err(Error::io("process", "hear from the container", "read", &e)),
+            Err(e) => return Err(Error::io("process", "receive a report of the container", "read", &e)),
         }
     }
 }

@@ -144,7 +144,7 @@ impl Pod {
             spec.share |= Kinds::from(Kind::User);
         }
         if spec.files.is_some() != spec.share.contains(Kinds::from(Kind::Mnt)) {
-            return Err(Error::invalid("files", "a root is given if and only if mnt is shared"));
+            return Err(Error::invalid("files", "must be set if and only if mnt is shared"));
         }
         let shared_memory = spec.share.contains(Kinds::from(Kind::Ipc)) && spec.files.is_none();
         let shm = shared_memory.then(|| shm_path(name));
@@ -244,8 +244,8 @@ impl Pod {
         } else if let Some(cgroup) = &self.cgroup {
             command.cgroup_parent(cgroup.path()).name("init");
         } else {
-            // The holder has no cgroup that leads to it. It ends with this program until `note`
-            // returns.
+            // No cgroup contains the holder, so nothing could find it. Until `note` has recorded it, it
+            // ends together with this program.
             command.prepared(move |holder| {
                 record.holder = Some(ProcessId::of(holder.pid)?);
                 note(&record).map(|()| Vec::new())
@@ -461,7 +461,10 @@ impl Pod {
 
     fn need_cgroup(&self) -> Result<&Cgroup, Error> {
         self.cgroup.as_ref().ok_or_else(|| {
-            Error::new(ErrorKind::State, "the pod has no cgroup: run as root, or have a cgroup delegated")
+            Error::new(
+                ErrorKind::State,
+                "the pod has no cgroup: run as root, or delegate a cgroup to the caller",
+            )
         })
     }
 

@@ -332,7 +332,7 @@ fn check(options: &PoolOptions) -> Result<(), Error> {
             "size",
             format!(
                 "{size} entries have {} descriptors, more than half of the {soft} that this process may have \
-                 (RLIMIT_NOFILE): raise that, or choose at most {}",
+                 (RLIMIT_NOFILE): raise it, or choose at most {}",
                 size as u64 * EACH,
                 soft / 2 / EACH
             ),

@@ -144,7 +144,7 @@ fn a_failed_start_leaves_no_cgroup_and_no_process() {
     let e = error(&mut command);
     assert_eq!(
         e.to_string(),
-        "cannot enter the directory /no/such/directory: chdir: No such file or directory (ENOENT); there is no such directory in the container: make it, or name another"
+        "cannot enter the directory /no/such/directory: chdir: No such file or directory (ENOENT); there is no such directory in the container: create it, or choose another one"
     );
     let root = cgroup_core::Hierarchy::detect().unwrap().root().unwrap();
     assert!(!root.path().join("nspod").join(&name).exists());

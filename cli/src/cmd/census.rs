@@ -1,4 +1,4 @@
-//! `nspod census`: the containers and pods of this host, whatever program started them.
+//! `nspod census`: the containers and pods of this host, regardless of the program that started them.
 
 mod namespaces;
 mod picture;

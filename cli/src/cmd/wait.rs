@@ -44,7 +44,7 @@ fn ended(entry: &Entry) -> Result<ExitStatus> {
         Err(e) if entry.saved().is_none() || entry.lives()? => return Err(e),
         Err(_ended) => {}
     }
-    // Another process can write the exit status down shortly after the end.
+    // Another process can record the exit status shortly after the end.
     for _ in 0..25 {
         if let Some(status) = entry.status()? {
             return Ok(status);
@@ -53,6 +53,6 @@ fn ended(entry: &Entry) -> Result<ExitStatus> {
     }
     let problem = format!("the exit status of the container {} is not known", entry.id());
     Err(Error::state(entry.id(), problem).hint(
-        "the init of the container writes it down unless the init itself is killed; start the container without --init=false and in a pid namespace of its own",
+        "the init of the container records it unless the init itself is killed; start the container without --init=false and with its own pid namespace",
     ))
 }

@@ -93,7 +93,7 @@ impl Entry {
     pub(crate) fn record(&self) -> Result<&Saved> {
         self.saved().ok_or_else(|| {
             Error::state(self.id(), format!("the container {} has not been started", self.id()))
-                .hint(format!("`nspod rm -f {}` removes what is left of it", self.id()))
+                .hint(format!("`nspod rm -f {}` removes the rest of it", self.id()))
         })
     }
 
@@ -174,7 +174,7 @@ impl Entry {
             Some(path) => Ok(Cgroup::open(path)?),
             None => {
                 Err(Error::state(self.id(), format!("the container {} has no cgroup of its own", self.id()))
-                    .hint("run nspod as root, or have a cgroup delegated"))
+                    .hint("run nspod as root, or delegate a cgroup to the caller"))
             }
         }
     }

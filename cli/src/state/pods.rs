@@ -161,7 +161,7 @@ fn complete(entry: &store::Entry<Saved>) -> Result<&Saved> {
     entry.record().filter(|saved| !saved.creating).ok_or_else(|| {
         let name = entry.name();
         Error::state(name, format!("the pod {name} is incomplete"))
-            .hint(format!("`nspod pod rm -f {name}` removes what is left of it"))
+            .hint(format!("`nspod pod rm -f {name}` removes the rest of it"))
     })
 }
 

@@ -233,7 +233,7 @@ fn a_working_directory_that_only_root_or_only_the_user_may_enter_is_entered() {
     // the group.
     assert_eq!(closed(pwd().user_namespace(), (0, 101_000), 0o750).run().ok(), "/closed\n");
     let said = closed(pwd().user_namespace(), (0, 102_000), 0o750).fails();
-    assert!(!ours() || said.contains("the container's user may not enter it"), "{said}");
+    assert!(!ours() || said.contains("the container's user lacks the permission to enter it"), "{said}");
     // A process of exec can have another user and working directory.
     let bundle = closed(Bundle::sh("sleep 1000"), (0, 0), 0o700).set("/process/cwd", "/").up();
     let exec = ["exec", "--user", "1000", "--cwd", "/closed", bundle.id(), "/bin/pwd"];

@@ -34,7 +34,7 @@ pub(crate) struct ChildContext<'a> {
     pub(crate) cgroup: c_int,
     /// Whether the child shares the parent's memory.
     pub(crate) shared: bool,
-    /// Memory for a note to the parent. A filter cannot prevent a note.
+    /// Memory in which the child leaves a note for the parent. A filter cannot prevent that.
     pub(crate) note: Option<&'a SharedNote>,
     /// The file to execute instead of the plan's.
     pub(crate) image: c_int,

@@ -77,8 +77,8 @@ pub(super) fn keyring(name: &CStr) -> Done {
     }
 }
 
-/// Sets the label of the next program through a security module's file below `/proc`. The file is
-/// certainly the kernel's: see [`write_beneath`].
+/// Sets the label of the next program through a security module's file below `/proc`. The file
+/// belongs to the kernel's procfs: [`write_beneath`] ensures that.
 pub(super) fn label(file: &CStr, text: &CStr) -> Done {
     let root = proc_root()?;
     let written = write_beneath(root, file, text, libc::RESOLVE_NO_MAGICLINKS);

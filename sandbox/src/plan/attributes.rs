@@ -55,7 +55,7 @@ pub(super) fn add(plan: &mut Plan, process: &Process) -> Result<(), Error> {
     }
     if let Some(cpus) = &process.affinity {
         if cpus.is_empty() {
-            return Err(Error::invalid("process.affinity", "name a processor"));
+            return Err(Error::invalid("process.affinity", "at least one processor is required"));
         }
         plan.push(Step::Affinity { cpus: cpus.clone(), mask: mask("process.affinity", cpus)? });
     }
@@ -83,7 +83,7 @@ fn check_scheduler(s: &Scheduler) -> Result<(), Error> {
     }
     // SCHED_FLAG_RESET_ON_FORK up to SCHED_FLAG_UTIL_CLAMP_MAX.
     if s.flags & !0x7f != 0 {
-        return wrong("flags", format!("{:#x} holds a flag that the kernel does not know", s.flags));
+        return wrong("flags", format!("{:#x} contains a flag that the kernel does not know", s.flags));
     }
     if !(-20..=19).contains(&s.nice) {
         return wrong("nice", format!("{} is not between -20 and 19", s.nice));
@@ -98,7 +98,7 @@ fn check_scheduler(s: &Scheduler) -> Result<(), Error> {
     let promised = [("runtime", s.runtime), ("deadline", s.deadline), ("period", s.period)];
     if policy != libc::SCHED_DEADLINE {
         return match promised.into_iter().find(|(_, value)| *value != 0) {
-            Some((field, _)) => wrong(field, "only SCHED_DEADLINE has this".into()),
+            Some((field, _)) => wrong(field, "only SCHED_DEADLINE has this parameter".into()),
             None => Ok(()),
         };
     }

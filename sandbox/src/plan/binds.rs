@@ -102,12 +102,12 @@ impl FileSteps<'_> {
                 None => match new_maps(self.plan) {
                     Some((uid, gid)) => MapsOf::Given { uid, gid },
                     None => {
-                        let problem = "the container's user namespace is the caller's, which maps no ids: give the maps";
+                        let problem = "the container has the caller's user namespace, which has no maps for the mount: set the maps";
                         return Err(Error::invalid(field, problem));
                     }
                 },
             },
-            _ => return Err(Error::invalid(field, "give the maps of both users and groups, or neither")),
+            _ => return Err(Error::invalid(field, "set the maps of both users and groups, or neither")),
         };
         Ok(TreeMaps { of, recursive: maps.recursive })
     }

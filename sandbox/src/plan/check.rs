@@ -15,7 +15,7 @@ pub(super) fn check(spec: &Spec) -> Result<(), Error> {
     // An init without a program holds the namespaces of a pod.
     let nameless = spec.process.args.first().is_none_or(|arg| arg.is_empty());
     if nameless && !(spec.init && spec.process.args.is_empty()) {
-        return Err(Error::invalid("process.args", "name a program"));
+        return Err(Error::invalid("process.args", "a program is required"));
     }
     check_mounts(spec)?;
     for (field, name) in [("hostname", &spec.hostname), ("domainname", &spec.domainname)] {
@@ -97,7 +97,7 @@ pub(super) fn check_descriptors(inherited: &[(OwnedFd, i32)]) -> Result<(), Erro
             return Err(Error::invalid("descriptors", format!("{to} is not between 3 and {}", END - 1)));
         }
         if inherited[..at].iter().any(|(_, other)| other == to) {
-            return Err(Error::invalid("descriptors", format!("two have the number {to}")));
+            return Err(Error::invalid("descriptors", format!("two descriptors have the number {to}")));
         }
     }
     Ok(())

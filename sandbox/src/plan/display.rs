@@ -8,7 +8,7 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.kinds.kinds().map(|k| k.name()).collect();
         if !self.spec.limits.is_empty() {
-            writeln!(f, "limit its cgroup:")?;
+            writeln!(f, "set the limits of its cgroup:")?;
             for (file, value) in self.spec.limits.writes() {
                 writeln!(f, "      {file} = {value}")?;
             }

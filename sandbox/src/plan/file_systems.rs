@@ -85,7 +85,7 @@ pub(super) fn file_system(
     options: &[(String, Option<String>)],
 ) -> Result<What, Error> {
     if fstype.is_empty() {
-        return Err(Error::invalid(format!("{field}.fstype"), "name a file system"));
+        return Err(Error::invalid(format!("{field}.fstype"), "a file system type is required"));
     }
     let fstype = c_string(&format!("{field}.fstype"), fstype)?;
     let options_field = format!("{field}.options");

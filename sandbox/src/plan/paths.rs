@@ -17,7 +17,7 @@ pub(super) fn dest(field: &str, path: &Path, create: Create) -> Result<Dest, Err
         match part {
             Component::RootDir | Component::CurDir => {}
             Component::Normal(name) => relative.push(name),
-            _ => return Err(Error::invalid(field, format!("{} goes back with ..", path.display()))),
+            _ => return Err(Error::invalid(field, format!("{} contains `..`", path.display()))),
         }
     }
     let (path, last) = match relative.file_name() {

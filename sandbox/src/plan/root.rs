@@ -114,7 +114,8 @@ impl FileSteps<'_> {
                 "the layers' paths are longer than a page, which the kernel does not allow: use shorter ones",
             ));
         }
-        let options = CString::new(options).map_err(|_| Error::invalid("root", "a path holds a NUL byte"))?;
+        let options =
+            CString::new(options).map_err(|_| Error::invalid("root", "a path contains a NUL byte"))?;
         Ok(What::Long { fstype: c"overlay".into(), source: c"overlay".into(), options, flags: 0 })
     }
 

@@ -11,7 +11,7 @@ use crate::step::CStrings;
 /// Returns a NUL-terminated copy of a text.
 pub(super) fn c_string(field: &str, text: impl AsRef<OsStr>) -> Result<CString, Error> {
     CString::new(text.as_ref().as_bytes())
-        .map_err(|_| Error::invalid(field, format!("{:?} holds a NUL byte", text.as_ref())))
+        .map_err(|_| Error::invalid(field, format!("{:?} contains a NUL byte", text.as_ref())))
 }
 
 /// Checks that a path is absolute, and returns it.

@@ -192,15 +192,15 @@ fn unseen<'a>(rules: impl Iterator<Item = (&'a Rule, u32)>, default: u32) -> Opt
 /// Checks a rule, and returns its action as a return value of the filter.
 fn check(rule: &Rule, field: &str) -> Result<u32, Error> {
     if rule.includes != Conditions::default() || rule.excludes != Conditions::default() {
-        let problem = "includes and excludes are undecided: call Profile::resolve first";
+        let problem = "includes and excludes are not resolved: call Profile::resolve first";
         return Err(Error::invalid(field, problem));
     }
     if let Some(arg) = rule.args.iter().find(|a| a.index > 5) {
-        let problem = format!("a system call has no argument {}: they count from 0 to 5", arg.index);
+        let problem = format!("a system call has no argument {}: the indices are 0 to 5", arg.index);
         return Err(Error::invalid(format!("{field}.args"), problem));
     }
     if rule.args.len() > 12 {
-        let problem = format!("{} comparisons are more than any call's arguments need (12)", rule.args.len());
+        let problem = format!("{} comparisons are more than the maximum of 12", rule.args.len());
         return Err(Error::invalid(format!("{field}.args"), problem));
     }
     decided(&format!("{field}.errno"), rule.errno.as_ref())?;
@@ -219,10 +219,7 @@ fn encode(field: &str, action: Action, errno: Option<u16>) -> Result<u32, Error>
     Ok(match action {
         Action::Allow => libc::SECCOMP_RET_ALLOW,
         Action::Errno if data > MAX_ERRNO => {
-            return Err(Error::invalid(
-                field,
-                format!("{data} is not an errno: the greatest is {MAX_ERRNO}"),
-            ));
+            return Err(Error::invalid(field, format!("{data} is not an errno: the maximum is {MAX_ERRNO}")));
         }
         Action::Errno => libc::SECCOMP_RET_ERRNO | u32::from(data),
         Action::KillProcess => libc::SECCOMP_RET_KILL_PROCESS,

@@ -14,7 +14,7 @@ pub(super) fn reported(plan: &Plan, message: Message) -> Error {
     match plan.steps.get(usize::from(message.step)) {
         Some(step) => step_failed(step, call, message.value),
         None if message.step == PremadeParts::STEP => {
-            let what = "enter the ready namespaces of the pool";
+            let what = "enter the namespaces of the pool";
             Error::call("namespace", what, call.name(), message.value)
         }
         None => Error::new(ErrorKind::Protocol, "the child reported a step that is not in the plan"),
@@ -56,7 +56,9 @@ pub(crate) fn hook_failed(what: &str, status: i32) -> Error {
     let ended = match libc::WIFSIGNALED(status) {
         true => format!("it was ended by signal {}", libc::WTERMSIG(status)),
         false => match libc::WEXITSTATUS(status) {
-            127 => "it exited with code 127: is there such a program, and can it be executed?".into(),
+            127 => {
+                "it exited with code 127: probably its program does not exist or cannot be executed".into()
+            }
             code => format!("it exited with code {code}"),
         },
     };

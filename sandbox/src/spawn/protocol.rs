@@ -52,7 +52,7 @@ pub(super) fn listen(
         let known = !clones || processes.second.is_some();
         match waiting {
             Some(Step::Ready) if was_ready => {
-                return Err(Error::new(ErrorKind::Protocol, "the child was ready a second time"));
+                return Err(Error::new(ErrorKind::Protocol, "the child reported twice that it is ready"));
             }
             Some(Step::Ready) if known || plan.enters() => {
                 on_ready(processes)?;

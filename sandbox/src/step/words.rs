@@ -61,13 +61,13 @@ impl fmt::Display for MountStep {
             What::Bind { source, recursive, .. } => {
                 write!(f, "bind {}", source.to_string_lossy())?;
                 if *recursive {
-                    f.write_str(" with all below it")?;
+                    f.write_str(" with all mounts below it")?;
                 }
             }
             What::Inside { source, recursive } => {
                 write!(f, "bind the mount on /{}", source.to_string_lossy())?;
                 if *recursive {
-                    f.write_str(" with all below it")?;
+                    f.write_str(" with all mounts below it")?;
                 }
             }
             What::Long { fstype, options, .. } => {
@@ -83,9 +83,9 @@ impl fmt::Display for MountStep {
             Place::Within(slot, name) => {
                 write!(f, " on {}/{}", slot.path().trim_end_matches('/'), name.to_string_lossy())?
             }
-            Place::Detached => f.write_str(", attached nowhere")?,
+            Place::Detached => f.write_str(", not attached")?,
         }
-        let alone = if self.what.is_recursive() { ", itself alone" } else { "" };
+        let alone = if self.what.is_recursive() { ", only that mount" } else { "" };
         for (attributes, suffix) in [(&self.recursive, ""), (&self.attributes, alone)] {
             let names = names(attributes);
             if !names.is_empty() {
@@ -166,7 +166,7 @@ impl fmt::Display for Step {
             }
             Step::Setsid => f.write_str("start a session"),
             Step::Propagation(flags) => propagation_of_all(f, *flags),
-            Step::Private(path) => write!(f, "make the mount that holds {} private", s(path)),
+            Step::Private(path) => write!(f, "make the mount that contains {} private", s(path)),
             Step::Mount(mount) => mount.fmt(f),
             Step::Node { dest, mode, device, .. } => node(f, dest, *mode, *device),
             Step::File { slot, name } => write!(f, "make the file {}/{}", slot.path(), s(name)),
@@ -216,7 +216,7 @@ impl fmt::Display for Step {
             Step::NoNewPrivs => f.write_str("prevent programs from gaining privileges"),
             Step::Seccomp { filter, flags } => seccomp(f, filter.len(), *flags),
             Step::Proc { .. } => f.write_str("open the root of a procfs"),
-            Step::ControllingTerminal => f.write_str("make the terminal the controlling one"),
+            Step::ControllingTerminal => f.write_str("make the terminal the controlling terminal"),
             Step::Stage(_) => f.write_str("execute the stage, which does not share the caller's memory"),
             Step::Signals => f.write_str("unblock all signals"),
             Step::Started => f.write_str("report that only the filter and the program are left"),

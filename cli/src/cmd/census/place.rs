@@ -38,7 +38,7 @@ fn absent(census: &Census, pid: i32) -> Error {
     }
     let problem = match census.zombies().iter().find(|z| z.pid == pid) {
         Some(zombie) => format!(
-            "process {pid} has ended and left its namespaces; its parent {} has not yet waited for it",
+            "process {pid} has ended and left its namespaces; its parent {} has not waited for it yet",
             zombie.parent
         ),
         None => format!("there is no process {pid}"),
@@ -53,7 +53,11 @@ impl Place<'_> {
         let mut facts = vec![
             ("process", format!("{} {}", process.pid, who::command(process.pid))),
             ("user", Users::read().name(process.uid)),
-            ("pids", pids.join(" > ") + if pids.len() > 1 { " (from the host's to its own)" } else { "" }),
+            (
+                "pids",
+                pids.join(" > ")
+                    + if pids.len() > 1 { " (from the host's namespace to its own)" } else { "" },
+            ),
             ("container", self.container_text()),
             ("pod", self.pod_text()),
         ];
@@ -63,8 +67,8 @@ impl Place<'_> {
         {
             let own = who::cgroup(container.cgroup.as_deref());
             cgroup += &match container.cgroup_is_own {
-                true => format!(" (only its container is in {own})"),
-                false => format!(" (other processes are in {own} of its container too)"),
+                true => format!(" (the cgroup {own} contains only its container)"),
+                false => format!(" (the cgroup {own} of its container also contains other processes)"),
             };
         }
         facts.push(("cgroup", cgroup));

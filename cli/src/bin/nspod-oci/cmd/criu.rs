@@ -17,25 +17,25 @@ pub(crate) struct ImageArgs {
     /// Directory of the images
     #[arg(long, value_name = "DIR", default_value = "checkpoint")]
     image_path: MaybePath,
-    /// Directory in which criu works and logs
+    /// Working directory of criu, which also contains its log
     #[arg(long, value_name = "DIR", default_value = "", hide_default_value = true)]
     work_path: MaybePath,
-    /// Permit open TCP connections
+    /// Allow open TCP connections
     #[arg(long)]
     tcp_established: bool,
-    /// Permit unix sockets that are connected to a process outside
+    /// Allow unix sockets that are connected to a process outside the container
     #[arg(long)]
     ext_unix_sk: bool,
-    /// Permit a session that was begun outside the container
+    /// Allow a session or terminal that a process outside the container started
     #[arg(long)]
     shell_job: bool,
     /// Handle file locks
     #[arg(long)]
     file_locks: bool,
-    /// Remove memory from the images as it is restored
+    /// Remove memory pages from the images after they are restored
     #[arg(long)]
     auto_dedup: bool,
-    /// How to treat cgroups in the container's cgroup, and their limits
+    /// Handling of the container's cgroup, the cgroups below it, and their limits
     #[arg(long, value_name = "MODE", value_enum, default_value = "soft")]
     manage_cgroups_mode: Cgroups,
     /// Restore an empty namespace of this kind
@@ -66,16 +66,16 @@ pub(crate) struct CheckpointArgs {
     /// Directory of an earlier --pre-dump, relative to --image-path
     #[arg(long, value_name = "DIR", default_value = "", hide_default_value = true)]
     parent_path: MaybePath,
-    /// Leave out TCP connections that are being established
+    /// Omit TCP connections that are not established yet
     #[arg(long)]
     tcp_skip_in_flight: bool,
-    /// Give removed files that are open a name until they are restored
+    /// Link open files that were removed to a temporary name until the restore
     #[arg(long)]
     link_remap: bool,
-    /// Let the container continue
+    /// Do not stop the container
     #[arg(long)]
     leave_running: bool,
-    /// Write memory only, and let the container continue
+    /// Write only the memory, and do not stop the container
     #[arg(long)]
     pre_dump: bool,
     /// Send memory to this server

@@ -51,11 +51,11 @@ pub(crate) enum Command {
     Pause(pause::PauseArgs),
     /// Resume the processes of a paused container
     Resume(pause::PauseArgs),
-    /// Change limits of a container; limits that are not given stay
+    /// Change limits of a container; the other limits stay unchanged
     Update(Box<update::UpdateArgs>),
     /// Print the resource usage and OOM kills of a container
     Events(events::EventsArgs),
-    /// Write a running container to images, and stop it
+    /// Write the state of a running container to images, and stop the container
     Checkpoint(Box<criu::CheckpointArgs>),
     /// Create a container from images
     Restore(Box<criu::RestoreArgs>),

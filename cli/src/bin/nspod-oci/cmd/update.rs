@@ -13,11 +13,11 @@ use crate::log;
 
 #[derive(Debug, Args)]
 pub(crate) struct UpdateArgs {
-    /// Read the limits from a file with the form of linux.resources in config.json; - is standard input.
+    /// Read the limits from a file in the format of linux.resources in config.json; - is standard input.
     /// Other flags for limits are then ignored
     #[arg(short, long, value_name = "FILE", default_value = "", hide_default_value = true)]
     resources: MaybePath,
-    /// Memory in bytes, as in 52428800 or 50M; -1 removes the limit
+    /// Memory in bytes, for example 52428800 or 50M; -1 removes the limit
     #[arg(long, value_name = "BYTES", value_parser = signed_bytes, allow_hyphen_values = true)]
     memory: Option<i64>,
     /// Memory in bytes that is reclaimed last
@@ -35,13 +35,13 @@ pub(crate) struct UpdateArgs {
     /// Period in µs
     #[arg(long, value_name = "MICROSECONDS")]
     cpu_period: Option<u64>,
-    /// Unused quota that can be saved up, in µs
+    /// Maximum unused quota that can accumulate, in µs
     #[arg(long, value_name = "MICROSECONDS")]
     cpu_burst: Option<u64>,
     /// 1: run only when no other process wants to run
     #[arg(long, value_name = "0|1")]
     cpu_idle: Option<i64>,
-    /// Refused: cgroup v2 has no such limit
+    /// Rejected: cgroup v2 has no such limit
     #[arg(long, hide = true, value_name = "MICROSECONDS")]
     cpu_rt_period: Option<u64>,
     #[arg(long, hide = true, value_name = "MICROSECONDS", allow_hyphen_values = true)]
