@@ -154,7 +154,7 @@ fn missing_files_are_named() {
     if !root() {
         return;
     }
-    let nothing = "open_tree: No such file or directory (ENOENT); there is nothing at that path on the host";
+    let nothing = "open_tree: No such file or directory (ENOENT); that path does not exist on the host";
     refused(
         125,
         &[

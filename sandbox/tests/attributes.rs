@@ -134,7 +134,9 @@ fn a_container_runs_on_the_requested_processors() {
     );
     let text = refusal(|p| p.affinity = Some("4000000000".parse().unwrap()));
     assert!(text.starts_with("process.affinity: 4000000000 is above"), "{text}");
-    assert!(refusal(|p| p.affinity = Some("".parse().unwrap())).starts_with("process.affinity: name"));
+    assert!(
+        refusal(|p| p.affinity = Some("".parse().unwrap())).starts_with("process.affinity: at least one")
+    );
 }
 
 #[test]

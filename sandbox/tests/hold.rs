@@ -211,7 +211,7 @@ fn a_hook_that_fails_or_takes_too_long_ends_the_start() {
     let late = failing(hook("sleep 60", Some(1)), true);
     assert!(late.ends_with("it took longer than its timeout and was killed"), "{late}");
     let missing = failing(Hook { path: "/no/such/hook".into(), ..hook("", None) }, true);
-    assert!(missing.ends_with("is there such a program, and can it be executed?"), "{missing}");
+    assert!(missing.ends_with("its program does not exist or cannot be executed"), "{missing}");
 }
 
 #[test]

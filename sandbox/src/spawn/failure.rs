@@ -57,7 +57,7 @@ pub(crate) fn hook_failed(what: &str, status: i32) -> Error {
         true => format!("it was ended by signal {}", libc::WTERMSIG(status)),
         false => match libc::WEXITSTATUS(status) {
             127 => {
-                "it exited with code 127: probably its program does not exist or cannot be executed".into()
+                "it exited with code 127, which usually means that its program does not exist or cannot be executed".into()
             }
             code => format!("it exited with code {code}"),
         },
