@@ -11,7 +11,7 @@ use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main, meas
 use nspod_benches::work::{self, Ground, clone_flags};
 use nspod_benches::{Program, c};
 use nspod_sandbox::ns_core::{Extent, IdMap, Kind, Kinds};
-use nspod_sandbox::spec::{IdMaps, Namespace};
+use nspod_sandbox::spec::{IdMaps, NamespaceMode};
 use nspod_sandbox::{Command, Pod, PodSpec, Stdio};
 
 const NOTHING: &str = env!("CARGO_BIN_EXE_nothing");
@@ -108,7 +108,7 @@ fn containers(criterion: &mut Criterion, ground: &Ground) {
 
 fn in_user_namespace(nothing: &Program, maps: IdMaps) -> Command {
     let mut command = Command::new(nothing);
-    command.namespace(Kind::User, Namespace::New);
+    command.namespace(Kind::User, NamespaceMode::New);
     command.spec_mut().id_maps = maps;
     command
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::holders;
 use crate::matrix::Matrix;
 use crate::model::{self, Model};
-use crate::record::{HostFrom, Namespace, Process, Thread, Unreadable, Zombie};
+use crate::record::{HostFrom, NamespaceInfo, ProcessInfo, Thread, Unreadable, Zombie};
 use crate::scan::{self, Options};
 
 /// Inode number of the initial pid namespace in all kernels
@@ -16,7 +16,7 @@ use crate::scan::{self, Options};
 const INITIAL_PID_NS: u64 = 0xeffffffc;
 
 /// Returns the host's namespaces if this process is in them.
-fn in_host(process: &Process) -> Option<(NamespaceSet, HostFrom)> {
+fn in_host(process: &ProcessInfo) -> Option<(NamespaceSet, HostFrom)> {
     match process.pid {
         1 => Some((process.namespaces, HostFrom::Init)),
         2 if process.namespaces[Kind::Pid].ino == INITIAL_PID_NS => {
@@ -87,8 +87,8 @@ impl Options {
 pub struct Census {
     host: NamespaceSet,
     host_from: HostFrom,
-    namespaces: Vec<Namespace>,
-    processes: Vec<Process>,
+    namespaces: Vec<NamespaceInfo>,
+    processes: Vec<ProcessInfo>,
     threads: Vec<Thread>,
     zombies: Vec<Zombie>,
     unreadable: Vec<Unreadable>,
@@ -109,7 +109,7 @@ impl Census {
     }
 
     /// Returns the processes by ascending pid, including kernel threads.
-    pub fn processes(&self) -> &[Process] {
+    pub fn processes(&self) -> &[ProcessInfo] {
         &self.processes
     }
 
@@ -130,7 +130,7 @@ impl Census {
     }
 
     /// Returns the namespaces by kind and id.
-    pub fn namespaces(&self) -> &[Namespace] {
+    pub fn namespaces(&self) -> &[NamespaceInfo] {
         &self.namespaces
     }
 
@@ -155,13 +155,13 @@ impl Census {
     }
 
     /// Returns the process with this pid.
-    pub fn process(&self, pid: i32) -> Option<&Process> {
+    pub fn process(&self, pid: i32) -> Option<&ProcessInfo> {
         let at = self.processes.binary_search_by_key(&pid, |p| p.pid).ok()?;
         Some(&self.processes[at])
     }
 
     /// Returns the namespace with this identity.
-    pub fn namespace(&self, kind: Kind, id: NamespaceId) -> Option<&Namespace> {
+    pub fn namespace(&self, kind: Kind, id: NamespaceId) -> Option<&NamespaceInfo> {
         let at = self.namespaces.binary_search_by_key(&(kind, id), |n| (n.kind, n.id)).ok()?;
         Some(&self.namespaces[at])
     }
@@ -194,7 +194,7 @@ impl Census {
     /// # Ok::<(), nspod_census::Error>(())
     /// ```
     pub fn find(&self, pid_ns: NamespaceId, inside: i32) -> Option<i32> {
-        let pid_in = |process: &Process| {
+        let pid_in = |process: &ProcessInfo| {
             let mut here = process.namespaces[Kind::Pid];
             for pid in process.inside.iter().rev() {
                 if here == pid_ns {

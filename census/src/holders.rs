@@ -9,14 +9,14 @@ use std::path::PathBuf;
 
 use ns_core::{Kind, NamespaceId, NamespaceSet, proc};
 
-use crate::record::{Holder, Namespace};
+use crate::record::{Holder, NamespaceInfo};
 use crate::scan::{Found, Root};
 
 /// Namespaces by kind and identity.
-pub(super) type Index = BTreeMap<(Kind, NamespaceId), Namespace>;
+pub(super) type Index = BTreeMap<(Kind, NamespaceId), NamespaceInfo>;
 
-fn entry(index: &mut Index, kind: Kind, id: NamespaceId) -> &mut Namespace {
-    index.entry((kind, id)).or_insert_with(|| Namespace {
+fn entry(index: &mut Index, kind: Kind, id: NamespaceId) -> &mut NamespaceInfo {
+    index.entry((kind, id)).or_insert_with(|| NamespaceInfo {
         kind,
         id,
         processes: Vec::new(),

@@ -11,7 +11,7 @@ mod tests;
 
 pub use census::Census;
 pub use matrix::{Matrix, Row};
-pub use model::{Container, Model, Pod};
+pub use model::{ContainerInfo, Model, PodInfo};
 pub use ns_core::{Error, ErrorKind};
-pub use record::{Holder, HostFrom, Namespace, Process, Thread, Unreadable, Zombie};
+pub use record::{Holder, HostFrom, NamespaceInfo, ProcessInfo, Thread, Unreadable, Zombie};
 pub use scan::Options;

@@ -2,7 +2,7 @@
 //!
 //! 1. The **host** is the set of processes whose eight namespaces are the host's.
 //! 2. A **container** is a class of processes that share one namespace of each kind and differ from
-//!    the host in at least one kind; see [`Container::isolated`]. A service that has only its own mount
+//!    the host in at least one kind; see [`ContainerInfo::isolated`]. A service that has only its own mount
 //!    namespace is therefore a container isolated in one kind. To exclude such services, select
 //!    containers that are isolated in more kinds.
 //! 3. Cgroups divide a class into containers if nothing else unites it. A class with its own cgroup
@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, HashMap};
 use ns_core::{Kind, Kinds, NamespaceId, NamespaceSet};
 use serde::Serialize;
 
-use crate::record::Process;
+use crate::record::ProcessInfo;
 
 /// Kinds that link containers into a pod: pid, net, mnt, ipc, uts.
 pub const LINKS: Kinds = Kinds::FIVE;
@@ -32,14 +32,14 @@ pub struct Model {
     /// Pids of the processes whose eight namespaces are the host's.
     pub host: Vec<i32>,
     /// Containers.
-    pub containers: Vec<Container>,
+    pub containers: Vec<ContainerInfo>,
     /// Pods. Each container is in exactly one.
-    pub pods: Vec<Pod>,
+    pub pods: Vec<PodInfo>,
 }
 
 /// Processes that share one namespace of each kind, at least one of which is not the host's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Container {
+pub struct ContainerInfo {
     /// Pids of the processes, ascending; never empty.
     pub pids: Vec<i32>,
     /// Namespaces of the processes.
@@ -59,7 +59,7 @@ pub struct Container {
 
 /// Set of containers that share namespaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Pod {
+pub struct PodInfo {
     /// Indices of the containers in [`Model::containers`], ascending; never empty.
     pub containers: Vec<usize>,
     /// Kinds in which all of the containers share one namespace other than the host's. For a pod of one
@@ -78,8 +78,8 @@ pub struct Pod {
 /// assert_eq!(model.host.len() + inside, census.processes().len());
 /// # Ok::<(), nspod_census::Error>(())
 /// ```
-pub fn derive(processes: &[Process], host: &NamespaceSet) -> Model {
-    let mut classes: HashMap<&NamespaceSet, Vec<&Process>> = HashMap::new();
+pub fn derive(processes: &[ProcessInfo], host: &NamespaceSet) -> Model {
+    let mut classes: HashMap<&NamespaceSet, Vec<&ProcessInfo>> = HashMap::new();
     for process in processes {
         classes.entry(&process.namespaces).or_default().push(process);
     }
@@ -102,23 +102,23 @@ pub fn derive(processes: &[Process], host: &NamespaceSet) -> Model {
 }
 
 /// Returns whether the class is one container in spite of different cgroups.
-fn is_united(class: &[&Process], isolated: Kinds) -> bool {
+fn is_united(class: &[&ProcessInfo], isolated: Kinds) -> bool {
     isolated.contains(Kinds::CGROUP)
         || isolated.contains(Kinds::PID) && class.iter().any(|p| is_init(p))
         || class.iter().any(|p| p.cgroup.is_none())
 }
 
-fn is_init(process: &Process) -> bool {
+fn is_init(process: &ProcessInfo) -> bool {
     process.inside.last() == Some(&1)
 }
 
-fn by_outermost_cgroup(class: Vec<&Process>) -> Vec<Vec<&Process>> {
-    let mut by_path: BTreeMap<Vec<&str>, Vec<&Process>> = BTreeMap::new();
+fn by_outermost_cgroup(class: Vec<&ProcessInfo>) -> Vec<Vec<&ProcessInfo>> {
+    let mut by_path: BTreeMap<Vec<&str>, Vec<&ProcessInfo>> = BTreeMap::new();
     for process in class {
         by_path.entry(parts(process.cgroup.as_deref().unwrap_or(""))).or_default().push(process);
     }
     // In this order the descendants of a cgroup follow it directly.
-    let mut groups: Vec<(Vec<&str>, Vec<&Process>)> = Vec::new();
+    let mut groups: Vec<(Vec<&str>, Vec<&ProcessInfo>)> = Vec::new();
     for (path, mut members) in by_path {
         match groups.last_mut() {
             Some((outer, group)) if path.starts_with(outer) => group.append(&mut members),
@@ -128,19 +128,19 @@ fn by_outermost_cgroup(class: Vec<&Process>) -> Vec<Vec<&Process>> {
     groups.into_iter().map(|(_, group)| group).collect()
 }
 
-fn container(group: Vec<&Process>, namespaces: NamespaceSet, isolated: Kinds) -> Container {
+fn container(group: Vec<&ProcessInfo>, namespaces: NamespaceSet, isolated: Kinds) -> ContainerInfo {
     let mut pids: Vec<i32> = group.iter().map(|p| p.pid).collect();
     pids.sort_unstable();
     let init = group.iter().filter(|p| isolated.contains(Kinds::PID) && is_init(p)).map(|p| p.pid).min();
     let cgroup = common_cgroup(&group);
-    Container { pids, namespaces, isolated, init, cgroup, cgroup_is_own: false, pod: 0 }
+    ContainerInfo { pids, namespaces, isolated, init, cgroup, cgroup_is_own: false, pod: 0 }
 }
 
 fn parts(cgroup: &str) -> Vec<&str> {
     cgroup.split('/').filter(|part| !part.is_empty()).collect()
 }
 
-fn common_cgroup(group: &[&Process]) -> Option<String> {
+fn common_cgroup(group: &[&ProcessInfo]) -> Option<String> {
     let mut common: Option<Vec<&str>> = None;
     for process in group {
         let path = parts(process.cgroup.as_deref()?);
@@ -155,7 +155,7 @@ fn common_cgroup(group: &[&Process]) -> Option<String> {
     Some(format!("/{}", common?.join("/")))
 }
 
-fn mark_own_cgroups(containers: &mut [Container], processes: &[Process]) {
+fn mark_own_cgroups(containers: &mut [ContainerInfo], processes: &[ProcessInfo]) {
     let mut inhabitants: BTreeMap<Vec<&str>, usize> = BTreeMap::new();
     for cgroup in processes.iter().filter_map(|p| p.cgroup.as_deref()) {
         *inhabitants.entry(parts(cgroup)).or_default() += 1;
@@ -174,7 +174,7 @@ fn mark_own_cgroups(containers: &mut [Container], processes: &[Process]) {
 }
 
 /// Finds the connected components by union-find. The root of a pod is its lowest index.
-fn link(containers: &mut [Container]) -> Vec<Pod> {
+fn link(containers: &mut [ContainerInfo]) -> Vec<PodInfo> {
     let mut root: Vec<usize> = (0..containers.len()).collect();
     let find = |root: &mut Vec<usize>, mut i: usize| {
         while root[i] != i {
@@ -191,12 +191,12 @@ fn link(containers: &mut [Container]) -> Vec<Pod> {
             root[a.max(b)] = a.min(b);
         }
     }
-    let mut pods: Vec<Pod> = Vec::new();
+    let mut pods: Vec<PodInfo> = Vec::new();
     for i in 0..containers.len() {
         let top = find(&mut root, i);
         if top == i {
             containers[i].pod = pods.len();
-            pods.push(Pod { containers: vec![i], shared: containers[i].isolated });
+            pods.push(PodInfo { containers: vec![i], shared: containers[i].isolated });
         } else {
             let (pod, first) = (containers[top].pod, containers[top].namespaces);
             containers[i].pod = pod;

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 /// Process, which is in exactly one namespace of each kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Process {
+pub struct ProcessInfo {
     /// Pid in the pid namespace of the `/proc` that was read.
     pub pid: i32,
     /// Pid of the parent, 0 if the parent is outside that pid namespace.
@@ -63,7 +63,7 @@ pub struct Unreadable {
 
 /// Namespace, and the processes and objects that keep it alive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Namespace {
+pub struct NamespaceInfo {
     /// Kind.
     pub kind: Kind,
     /// Identity.

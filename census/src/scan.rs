@@ -15,7 +15,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, read};
 
-use crate::record::{Process, Thread, Unreadable, Zombie};
+use crate::record::{ProcessInfo, Thread, Unreadable, Zombie};
 
 const LINKS: [&CStr; 8] =
     [c"ns/mnt", c"ns/net", c"ns/pid", c"ns/user", c"ns/uts", c"ns/ipc", c"ns/cgroup", c"ns/time"];
@@ -68,7 +68,7 @@ pub(super) struct Root {
 
 #[derive(Default)]
 pub(super) struct Found {
-    pub(super) processes: Vec<Process>,
+    pub(super) processes: Vec<ProcessInfo>,
     pub(super) threads: Vec<Thread>,
     pub(super) zombies: Vec<Zombie>,
     pub(super) unreadable: Vec<Unreadable>,
@@ -280,7 +280,7 @@ impl Reader<'_> {
         }
         let inside = if status.pids.is_empty() { vec![pid] } else { status.pids };
         let (parent, uid, name) = (status.parent, status.uid, status.name);
-        self.found.processes.push(Process { pid, parent, uid, name, inside, cgroup, namespaces });
+        self.found.processes.push(ProcessInfo { pid, parent, uid, name, inside, cgroup, namespaces });
         Ok(())
     }
 

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use crate::holders::namespace_mounts;
 use crate::matrix::Matrix;
-use crate::model::{Container, LINKS, Model, derive};
-use crate::record::Process;
+use crate::model::{ContainerInfo, LINKS, Model, derive};
+use crate::record::ProcessInfo;
 
 const HOST: [u64; 8] = [0; 8];
 
@@ -17,8 +17,8 @@ fn set(numbers: [u64; 8]) -> NamespaceSet {
 }
 
 /// Kinds in the order mnt, net, pid, user, uts, ipc, cgroup, time.
-fn process(pid: i32, numbers: [u64; 8], cgroup: Option<&str>, inside: &[i32]) -> Process {
-    Process {
+fn process(pid: i32, numbers: [u64; 8], cgroup: Option<&str>, inside: &[i32]) -> ProcessInfo {
+    ProcessInfo {
         pid,
         parent: 0,
         uid: 0,
@@ -120,7 +120,7 @@ fn only_nsfs_mounts_of_known_kinds_are_namespaces() {
 /// Eight numbers, a cgroup, a pid in an inner pid namespace.
 type Facts = ([u64; 8], Option<&'static str>, Option<i32>);
 
-fn processes() -> impl Strategy<Value = Vec<Process>> {
+fn processes() -> impl Strategy<Value = Vec<ProcessInfo>> {
     let cgroup = prop::option::weighted(
         0.95,
         prop::sample::select(vec!["/", "/a", "/a/b", "/a/b/c", "/a/bb", "/d/e", "/d/f"]),
@@ -148,7 +148,7 @@ fn is_within(inner: &str, outer: &str) -> bool {
     outer == "/" || inner == outer || inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'))
 }
 
-fn linked(a: &Container, b: &Container) -> bool {
+fn linked(a: &ContainerInfo, b: &ContainerInfo) -> bool {
     a.namespaces.coincide(&b.namespaces).intersects(a.isolated & LINKS)
 }
 
@@ -180,7 +180,7 @@ proptest! {
     #[test]
     fn containers_of_one_set_have_separate_cgroups_and_no_common_init(processes in processes()) {
         let model = derive(&processes, &set(HOST));
-        let cgroups = |c: &Container| -> Vec<String> {
+        let cgroups = |c: &ContainerInfo| -> Vec<String> {
             processes.iter().filter(|p| c.pids.contains(&p.pid)).map(|p| p.cgroup.clone().unwrap()).collect()
         };
         for (i, a) in model.containers.iter().enumerate() {

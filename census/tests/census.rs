@@ -19,9 +19,9 @@ fn me() -> i32 {
 
 /// Child, killed and reaped when it is dropped. Pid 1 of a pid namespace must be dropped after the other
 /// processes there.
-struct Process(i32);
+struct Sleeper(i32);
 
-impl Drop for Process {
+impl Drop for Sleeper {
     fn drop(&mut self) {
         // SAFETY: plain system calls on a child that only this value waits for.
         unsafe {
@@ -34,7 +34,7 @@ impl Drop for Process {
 /// Starts a process that sleeps in these namespaces, in new ones of these kinds, and otherwise in the
 /// caller's. An intermediate process creates it, because joining a pid namespace takes effect at a
 /// clone.
-fn sleeper(join: &[Namespace], new: Kinds) -> Process {
+fn sleeper(join: &[Namespace], new: Kinds) -> Sleeper {
     let (reader, writer) = nix::unistd::pipe().unwrap();
     // SAFETY: the child makes raw system calls only, and ends by _exit.
     let middleman = unsafe { raw::clone3(&mut clone_args(0, libc::SIGCHLD)) }.unwrap();
@@ -59,10 +59,10 @@ fn sleeper(join: &[Namespace], new: Kinds) -> Process {
     drop(writer);
     let mut pid = [0; 4];
     let n = nix::unistd::read(&reader, &mut pid).unwrap();
-    drop(Process(middleman));
+    drop(Sleeper(middleman));
     let pid = i32::from_ne_bytes(pid);
     assert!(n == 4 && pid > 0, "the middleman could not join or clone");
-    Process(pid)
+    Sleeper(pid)
 }
 
 fn clone_args(flags: u64, signal: i32) -> raw::CloneArgs {
@@ -108,7 +108,7 @@ impl Drop for Program {
     }
 }
 
-fn all(kinds: Kinds, of: &Process) -> Vec<Namespace> {
+fn all(kinds: Kinds, of: &Sleeper) -> Vec<Namespace> {
     // The user namespace is the last, because it removes the right to join namespaces that it does
     // not own.
     let (user, rest) = (kinds & Kinds::USER, kinds - Kinds::USER);

@@ -5,7 +5,7 @@
 use arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use ns_core::{Kinds, NamespaceId, NamespaceSet};
-use nspod_census::Process;
+use nspod_census::ProcessInfo;
 use nspod_census::model::{LINKS, derive};
 use nspod_fuzz::several;
 
@@ -45,7 +45,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-fn any(u: &mut Unstructured<'_>) -> Result<(NamespaceSet, Vec<Process>)> {
+fn any(u: &mut Unstructured<'_>) -> Result<(NamespaceSet, Vec<ProcessInfo>)> {
     let set = |u: &mut Unstructured<'_>| {
         let mut inos = [0u64; 8];
         for ino in &mut inos {
@@ -55,7 +55,7 @@ fn any(u: &mut Unstructured<'_>) -> Result<(NamespaceSet, Vec<Process>)> {
     };
     let cgroups = ["/", "/a", "/a/b", "/ab", "/c", "", "/../d"];
     let process = |u: &mut Unstructured<'_>| {
-        Ok(Process {
+        Ok(ProcessInfo {
             pid: 0,
             parent: u.int_in_range(0..=3)?,
             uid: 0,

@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use ns_core::Kind;
 use nspod_oci_runtime::ErrorKind;
 use nspod_oci_runtime::config::{self as oci, Context};
-use nspod_sandbox::spec::{Namespace, Spec};
+use nspod_sandbox::spec::{NamespaceMode, Spec};
 use nspod_sandbox::{Handles, Host, Plan};
 
 fuzz_target!(|data: &[u8]| {
@@ -37,7 +37,7 @@ fuzz_target!(|data: &[u8]| {
 
 fn plan(spec: &Spec, rootless: bool) {
     // A plan would open the namespaces that it joins.
-    let joins = |kind| matches!(spec.namespaces.get(kind), Namespace::Join(_));
+    let joins = |kind| matches!(spec.namespaces.get(kind), NamespaceMode::Join(_));
     if Kind::ALL.into_iter().any(joins) {
         return;
     }

@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use ns_core::{Kind, Kinds, Namespace};
 use nspod_fuzz::seccomp::{ARCH, run};
 use nspod_fuzz::spec;
-use nspod_sandbox::spec::{Join, Namespace as Choice, Root, Seccomp, Spec};
+use nspod_sandbox::spec::{Join, NamespaceMode, Root, Seccomp, Spec};
 use nspod_sandbox::step::{Dest, Lsm, Place, Slot, Step};
 use nspod_sandbox::{Handles, Hold, Host, Plan};
 
@@ -59,12 +59,13 @@ impl Asked {
             1 => Some(Hold::Here),
             _ => Some(Hold::At("/run/box".into())),
         };
-        let joined = matches!(spec.namespaces.mnt, Choice::Join(_));
+        let joined = matches!(spec.namespaces.mnt, NamespaceMode::Join(_));
         Asked { hold, ready: bits % 5 == 0, root: joined && bits % 2 == 0 }
     }
 
     fn handles(&self, spec: &Spec) -> Handles {
-        let wanted = Kind::ALL.into_iter().filter(|k| *spec.namespaces.get(*k) == Choice::Join(Join::Handle));
+        let wanted =
+            Kind::ALL.into_iter().filter(|k| *spec.namespaces.get(*k) == NamespaceMode::Join(Join::Handle));
         let mut handles = Handles::default();
         handles.namespaces =
             wanted.map(|kind| Namespace::open(format!("/proc/self/ns/{kind}")).unwrap()).collect();
@@ -117,7 +118,7 @@ fn only(steps: &[Step], is: impl Fn(&Step) -> bool) -> Option<usize> {
 }
 
 fn enters(spec: &Spec) -> bool {
-    matches!(spec.namespaces.pid, Choice::Join(_))
+    matches!(spec.namespaces.pid, NamespaceMode::Join(_))
 }
 
 /// Returns whether the container has its own mounts, including a root.
@@ -149,7 +150,7 @@ fn no_directory(spec: &Spec) -> bool {
 /// that the stage received.
 fn the_stage_has_nothing_of_the_callers(spec: &Spec, asked: &Asked, steps: &[Step]) {
     let image = !matches!(spec.root, Root::Host | Root::HostReadOnly)
-        || matches!(spec.namespaces.mnt, Choice::Join(_))
+        || matches!(spec.namespaces.mnt, NamespaceMode::Join(_))
         || asked.root;
     let hooks = !spec.hooks.start_container.is_empty();
     let needed = enters(spec) || asked.hold.is_some() || hooks || image && !spec.init;
@@ -380,7 +381,7 @@ fn nothing_of_the_host_is_changed(spec: &Spec, steps: &[Step]) {
             Step::TimeOffsets(_) => Kind::Time,
             Step::AwaitMaps | Step::MapSelf { .. } => Kind::User,
             Step::Become { .. } => {
-                assert_ne!(spec.namespaces.user, Choice::Host);
+                assert_ne!(spec.namespaces.user, NamespaceMode::Host);
                 continue;
             }
             Step::Sysctl { path, .. } => {
@@ -463,7 +464,7 @@ fn privileges_last(spec: &Spec, host: &Host, steps: &[Step]) {
         assert!([Some(capabilities), credentials, bounding].into_iter().flatten().all(|at| marked < at));
     }
     // From the join on, the processes of a joined user namespace have rights over this process.
-    if matches!(spec.namespaces.user, Choice::Join(_)) && host.privileged() && !enters(spec) {
+    if matches!(spec.namespaces.user, NamespaceMode::Join(_)) && host.privileged() && !enters(spec) {
         let joins = |s: &Step| matches!(s, Step::JoinFd { .. } | Step::JoinPidfd { .. });
         assert!(undumpable.is_some_and(|marked| marked < find(steps, joins).unwrap()));
     }
@@ -583,7 +584,9 @@ fn calls(step: &Step) -> Vec<(libc::c_long, [u64; 3])> {
 fn keeps(spec: &Spec, host: &Host) -> bool {
     let process = &spec.process;
     let filter = process.seccomp != Seccomp::Unconfined && !process.no_new_privs;
-    filter && process.capabilities.is_some() && (host.privileged() || spec.namespaces.user != Choice::Host)
+    filter
+        && process.capabilities.is_some()
+        && (host.privileged() || spec.namespaces.user != NamespaceMode::Host)
 }
 
 /// Checks that the program has exactly the capabilities of the spec, and that earlier steps keep only those that
@@ -649,7 +652,7 @@ fn memory_is_shared_by_whom_nobody_waits_for(spec: &Spec, asked: &Asked, steps: 
         |s: &Step| matches!(s, Step::Seccomp { flags, .. } if flags & SECCOMP_FILTER_FLAG_NEW_LISTENER != 0);
     assert!(!steps[..end].iter().any(asks), "no process receives the listener");
     if text.contains("memory shared until exec") {
-        assert_eq!(spec.namespaces.time, Choice::Host, "{text}");
+        assert_eq!(spec.namespaces.time, NamespaceMode::Host, "{text}");
         assert!(!steps[..end].iter().any(waits), "{text}");
         // A process that may not call exit_group ends by a trap. On old kernels this also ends all processes that
         // share its memory.

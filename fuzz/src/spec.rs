@@ -9,7 +9,7 @@ use cgroup_core::{CpuList, device::DEFAULT};
 use ns_core::{Extent, IdMap, Kind, SubIdRange, TimeOffset, TimeOffsets};
 use nspod_sandbox::spec::{
     Attributes, Capabilities, Hook, Hooks, IdMaps, IoPriority, Join, Link, MemoryPolicy, Mount, MountIdMaps,
-    MountKind, Namespace, Node, NodeKind, Process, Propagation, PropagationKind, Rlimit, Root, Scheduler,
+    MountKind, NamespaceMode, Node, NodeKind, Process, Propagation, PropagationKind, Rlimit, Root, Scheduler,
     Seccomp, Spec, StreamOwner, Terminal, User, Writes,
 };
 use nspod_sandbox::{Host, HostMount};
@@ -67,7 +67,7 @@ pub fn any(u: &mut Unstructured<'_>) -> Result<Spec> {
     spec.no_pivot = u.ratio(1, 4)?;
     if u.ratio(1, 8)? {
         spec.mounts_stay = true;
-        change(u, &mut spec.namespaces.mnt, |_| Ok(Namespace::Host))?;
+        change(u, &mut spec.namespaces.mnt, |_| Ok(NamespaceMode::Host))?;
         change(u, &mut spec.root, |u| Ok(Root::Dir { path: path(u)?, readonly: u.arbitrary()? }))?;
     }
     Ok(spec)
@@ -77,8 +77,8 @@ pub fn any(u: &mut Unstructured<'_>) -> Result<Spec> {
 pub fn harmless(spec: &mut Spec) {
     for kind in Kind::ALL {
         match spec.namespaces.get_mut(kind) {
-            Namespace::Join(Join::Pid(pid)) if *pid > 0 => *pid = std::process::id() as i32,
-            Namespace::Join(Join::Path(path)) => *path = own(kind),
+            NamespaceMode::Join(Join::Pid(pid)) if *pid > 0 => *pid = std::process::id() as i32,
+            NamespaceMode::Join(Join::Path(path)) => *path = own(kind),
             _ => {}
         }
     }
@@ -100,13 +100,13 @@ fn change<'a, T>(
     Ok(())
 }
 
-fn namespace(u: &mut Unstructured<'_>, kind: Kind) -> Result<Namespace> {
+fn namespace(u: &mut Unstructured<'_>, kind: Kind) -> Result<NamespaceMode> {
     Ok(match u.int_in_range(0..=6)? {
-        0..=2 => Namespace::New,
-        3 => Namespace::Host,
-        4 => Namespace::Join(Join::Pid(u.int_in_range(-1..=1)?)),
-        5 => Namespace::Join(Join::Path(own(kind))),
-        _ => Namespace::Join(Join::Handle),
+        0..=2 => NamespaceMode::New,
+        3 => NamespaceMode::Host,
+        4 => NamespaceMode::Join(Join::Pid(u.int_in_range(-1..=1)?)),
+        5 => NamespaceMode::Join(Join::Path(own(kind))),
+        _ => NamespaceMode::Join(Join::Handle),
     })
 }
 

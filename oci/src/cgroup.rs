@@ -13,7 +13,7 @@ use nspod_sandbox::store::read_small;
 
 use crate::config::{CgroupsPath, ContainerSpec};
 use crate::error::{Error, ErrorKind, Result};
-use crate::record::Record;
+use crate::record::OciRecord;
 use crate::runtime::{CgroupDriver, Runtime};
 
 /// The cgroup in which a container starts.
@@ -88,7 +88,7 @@ pub(crate) fn place(
     runtime: &Runtime,
     wanted: &ContainerSpec,
     id: &str,
-    record: &mut Record,
+    record: &mut OciRecord,
 ) -> Result<Place> {
     match runtime.driver() {
         CgroupDriver::Disabled => return Ok(Place::Caller),
@@ -118,7 +118,7 @@ pub(crate) fn place(
     Ok(Place::Caller)
 }
 
-fn scope(runtime: &Runtime, wanted: &ContainerSpec, id: &str, record: &mut Record) -> Result<Scope> {
+fn scope(runtime: &Runtime, wanted: &ContainerSpec, id: &str, record: &mut OciRecord) -> Result<Scope> {
     let (slice, prefix, name) = match &wanted.cgroup {
         CgroupsPath::Systemd { slice, prefix, name } => (slice.as_str(), prefix.as_str(), name.as_str()),
         _ => ("", "nspod", id),
@@ -160,7 +160,7 @@ fn limit(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
 }
 
 /// Changes the limits of a container that are set in `limits`.
-pub(crate) fn update(record: &Record, limits: &Limits) -> Result<()> {
+pub(crate) fn update(record: &OciRecord, limits: &Limits) -> Result<()> {
     let cgroup = record.cgroup()?;
     let Some(unit) = &record.unit else { return limit(&cgroup, limits) };
     // systemd rounds the quota up, so it is written again afterwards.
@@ -170,7 +170,7 @@ pub(crate) fn update(record: &Record, limits: &Limits) -> Result<()> {
 }
 
 /// Removes a container's cgroup and kills the processes in it. Does nothing if it is gone.
-pub(crate) fn remove(record: &Record) -> Result<()> {
+pub(crate) fn remove(record: &OciRecord) -> Result<()> {
     let Some(path) = record.cgroup_path() else { return Ok(()) };
     let removed = Cgroup::open(path).and_then(|cgroup| match &record.unit {
         // systemd removes it.

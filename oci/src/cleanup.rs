@@ -7,7 +7,7 @@ use ns_core::{Pidfd, boot_id};
 use nspod_sandbox::store::Lock;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::record::{Record, Status};
+use crate::record::{OciRecord, Status};
 use crate::state::{Entry, Store};
 use crate::{cgroup, hooks, resctrl};
 
@@ -15,7 +15,7 @@ use crate::{cgroup, hooks, resctrl};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Kills the first process, and waits until it has ended.
-pub(crate) fn kill_init(record: &Record, process: &Pidfd) -> Result<()> {
+pub(crate) fn kill_init(record: &OciRecord, process: &Pidfd) -> Result<()> {
     match process.send_signal(libc::SIGKILL) {
         Err(e) if e.raw_os_error() != Some(libc::ESRCH) => return Err(e.into()),
         _ => {}
@@ -30,7 +30,7 @@ pub(crate) fn kill_init(record: &Record, process: &Pidfd) -> Result<()> {
 }
 
 /// Kills all processes of a container.
-pub(crate) fn stop(record: &Record) -> Result<()> {
+pub(crate) fn stop(record: &OciRecord) -> Result<()> {
     if record.cgroup_path().is_some() {
         record.cgroup()?.kill()?;
     }
@@ -39,7 +39,7 @@ pub(crate) fn stop(record: &Record) -> Result<()> {
 
 /// Removes a container's cgroup with the processes in it, its resctrl group, and the mount of its root.
 /// Ignores objects that no longer exist.
-pub(crate) fn remove(record: &Record) -> Result<()> {
+pub(crate) fn remove(record: &OciRecord) -> Result<()> {
     resctrl::remove(&record.rdt_made)?;
     unmount(record)?;
     cgroup::remove(record)
@@ -50,7 +50,7 @@ pub(crate) fn remove(record: &Record) -> Result<()> {
 pub(crate) fn forget(
     store: &Store,
     entry: &Entry,
-    record: &Record,
+    record: &OciRecord,
     lock: &Lock,
     before_hooks: impl FnOnce(),
 ) -> Result<()> {
@@ -70,7 +70,7 @@ pub(crate) fn mount_id(path: &Path) -> Result<u64> {
 
 /// Unmounts the root that was mounted in the caller's mount namespace, with the mounts in it. A mount
 /// that another program has since put over it stays, and so does the root below.
-fn unmount(record: &Record) -> Result<()> {
+fn unmount(record: &OciRecord) -> Result<()> {
     let Some((before, made)) = record.root_mount else { return Ok(()) };
     let rebooted = !record.boot_id.is_empty() && record.boot_id != boot_id()?;
     if rebooted || !record.rootfs.exists() {

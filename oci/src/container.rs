@@ -6,13 +6,15 @@ use oci_spec::runtime::{LinuxCpu, LinuxResources};
 
 use crate::config;
 use crate::error::{Error, ErrorKind, Result};
-use crate::record::{Record, State, Status};
+use crate::record::{OciRecord, State, Status};
 use crate::runtime::Runtime;
 use crate::state::Entry;
 use crate::{cgroup, cleanup, hooks};
 
 /// A container of a runtime, identified by its id.
 ///
+/// A [`nspod_sandbox::Container`] owns the process and the cgroup of a container; this type only names an entry in
+/// the state directory.
 /// The handle holds nothing open and can be cloned. Each method reads the state anew. Methods that change the
 /// container lock it during the change. Dropping the handle has no effect on the container.
 #[derive(Debug, Clone)]
@@ -263,7 +265,7 @@ fn not_running() -> Error {
 }
 
 /// Sends a signal to all processes in the cgroup, even if the first process has ended.
-fn kill_all(record: &Record, signal: i32) -> Result<()> {
+fn kill_all(record: &OciRecord, signal: i32) -> Result<()> {
     log::debug!("send signal {signal} to all processes of the container");
     let cgroup = record.cgroup()?;
     let done = match signal {
@@ -277,7 +279,7 @@ fn kill_all(record: &Record, signal: i32) -> Result<()> {
 }
 
 /// Keeps the period if only the quota is given, and the quota if only the period is.
-fn keep_half(cpu: &LinuxCpu, record: &Record, limits: &mut Limits) -> Result<()> {
+fn keep_half(cpu: &LinuxCpu, record: &OciRecord, limits: &mut Limits) -> Result<()> {
     let Some(max) = &mut limits.cpu_max else { return Ok(()) };
     let Some(text) = record.cgroup()?.read_if_there("cpu.max")? else { return Ok(()) };
     let now: CpuMax = text.parse()?;
@@ -291,7 +293,7 @@ fn keep_half(cpu: &LinuxCpu, record: &Record, limits: &mut Limits) -> Result<()>
 }
 
 /// Checks that the new limit is above the memory in use: below it, the kernel would kill processes.
-fn check_memory_in_use(record: &Record, max: Option<Max>) -> Result<()> {
+fn check_memory_in_use(record: &OciRecord, max: Option<Max>) -> Result<()> {
     let Some(Max::Value(max)) = max else { return Ok(()) };
     let used = record.cgroup()?.read_if_there("memory.current")?;
     match used.and_then(|text| text.trim().parse::<u64>().ok()) {
@@ -306,7 +308,7 @@ fn check_memory_in_use(record: &Record, max: Option<Max>) -> Result<()> {
     }
 }
 
-fn write_schemata(options: &UpdateOptions, record: &Record) -> Result<()> {
+fn write_schemata(options: &UpdateOptions, record: &OciRecord) -> Result<()> {
     let group = record.intel_rdt_path.as_ref().ok_or_else(|| {
         let problem = "--l3-cache-schema, --mem-bw-schema: the container has no resctrl group: its \
                        configuration has no linux.intelRdt";

@@ -18,7 +18,7 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use ns_core::{Kind, Pidfd, ProcessId};
-use nspod_sandbox::spec::{Join, MountKind, Namespace, Spec};
+use nspod_sandbox::spec::{Join, MountKind, NamespaceMode, Spec};
 
 mod rpc;
 
@@ -27,7 +27,7 @@ use crate::bundle::Bundle;
 use crate::container::Container;
 use crate::error::{Error, ErrorKind, Result};
 use crate::launch::{self, Claimed, CreateOptions, RunMode};
-use crate::record::{Record, Status};
+use crate::record::{OciRecord, Status};
 use crate::runtime::Runtime;
 use crate::state::{Entry, Store};
 use crate::{cleanup, hooks, pid_file, socket};
@@ -256,7 +256,7 @@ pub struct Restored {
     /// Master end of the terminal, unless it was sent to a socket.
     pub terminal: Option<File>,
     entry: Arc<Entry>,
-    record: Record,
+    record: OciRecord,
     store: Store,
 }
 
@@ -495,7 +495,7 @@ fn external(spec: &Spec, rootfs: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
 /// Returns the joined namespaces that criu can exclude from the images.
 fn joined(spec: &Spec) -> impl Iterator<Item = (Kind, &Path)> {
     [Kind::Net, Kind::Pid].into_iter().filter_map(|kind| match spec.namespaces.get(kind) {
-        Namespace::Join(Join::Path(path)) => Some((kind, path.as_path())),
+        NamespaceMode::Join(Join::Path(path)) => Some((kind, path.as_path())),
         _ => None,
     })
 }

@@ -6,15 +6,15 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use ns_core::Pidfd;
-use nspod_sandbox::spec::{Capabilities, Process as ProcessSpec, Terminal, User};
-use nspod_sandbox::{Command, Container as Process, Exec};
+use nspod_sandbox::spec::{Capabilities, Process, Terminal, User};
+use nspod_sandbox::{Command, Container as SandboxContainer, Exec};
 use oci_spec::runtime;
 
 use crate::config::{self, Config, Context};
 use crate::container::Container;
 use crate::error::{Error, ErrorKind, Result};
 use crate::inherit::InheritedFds;
-use crate::record::{Record, Status};
+use crate::record::{OciRecord, Status};
 use crate::state::Entry;
 use crate::{pid_file, program, socket};
 
@@ -71,15 +71,15 @@ impl Container {
     /// Starts another process in the container. Returns when the program has been executed.
     ///
     /// The handle has the master end of the terminal, unless it was sent to the console socket.
-    /// Dropping the handle kills the process alone: [wait](Process::wait) for the process, or
-    /// [detach](Process::detach) the handle.
+    /// Dropping the handle kills the process alone: [wait](nspod_sandbox::Container::wait) for the process, or
+    /// [detach](nspod_sandbox::Container::detach) the handle.
     ///
     /// # Errors
     /// [`ErrorKind::Status`]: the container is stopped, paused or being created.
     /// [`ErrorKind::InvalidConfig`], [`ErrorKind::InvalidOption`]: the process is invalid.
     /// [`ErrorKind::ProgramNotFound`]: the program does not exist in the container.
     /// [`ErrorKind::Sandbox`]: a step of the start failed.
-    pub fn exec(&self, options: ExecOptions) -> Result<Process> {
+    pub fn exec(&self, options: ExecOptions) -> Result<SandboxContainer> {
         let entry = self.entry()?;
         let (status, pidfd) = entry.look()?;
         let problem = match status {
@@ -110,7 +110,13 @@ impl Container {
         })
     }
 
-    fn enter(&self, options: ExecOptions, entry: &Entry, status: Status, pidfd: &Pidfd) -> Result<Process> {
+    fn enter(
+        &self,
+        options: ExecOptions,
+        entry: &Entry,
+        status: Status,
+        pidfd: &Pidfd,
+    ) -> Result<SandboxContainer> {
         let record = entry.record()?;
         let config = entry.config()?;
         let context = self.runtime.context(&record.bundle, &self.id);
@@ -158,7 +164,7 @@ impl Container {
 
 /// Sends the pidfd and the terminal, and writes the pid file.
 fn announce(
-    process: &mut Process,
+    process: &mut SandboxContainer,
     pidfd_socket: Option<UnixStream>,
     console: Option<UnixStream>,
     file: Option<&Path>,
@@ -169,14 +175,14 @@ fn announce(
 }
 
 /// Kills a process of `exec` and waits for its end.
-fn abandon(mut process: Process) {
+fn abandon(mut process: SandboxContainer) {
     let _ = process.signal(libc::SIGKILL);
     let _ = process.wait();
 }
 
 impl ExecOptions {
     /// Returns the given process or the container's, with the changes of the options.
-    fn process(&self, config: &Config, context: &Context<'_>) -> Result<ProcessSpec> {
+    fn process(&self, config: &Config, context: &Context<'_>) -> Result<Process> {
         let mut given = match &self.process {
             Some(process) => process.clone(),
             None if self.args.is_empty() => {
@@ -240,7 +246,7 @@ impl ExecOptions {
     }
 
     /// Sets the cgroup, and whether the container may be paused.
-    fn apply(&self, command: &mut Command, record: &Record) -> Result<()> {
+    fn apply(&self, command: &mut Command, record: &OciRecord) -> Result<()> {
         if let Some(path) = &self.cgroup {
             let below = path.strip_prefix("/").unwrap_or(path);
             if below.components().any(|part| part.as_os_str() == "..") {

@@ -13,7 +13,7 @@ use ns_core::Pidfd;
 use nspod_sandbox::spec::Hook;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::record::{Record, Status};
+use crate::record::{OciRecord, Status};
 use crate::state::Entry;
 
 /// Runs hooks in order until one fails.
@@ -29,7 +29,7 @@ pub(crate) fn run(kind: &str, hooks: &[Hook], state: &[u8]) -> Result<()> {
 
 /// Runs the poststart hooks. If one fails, the caller must stop the container. Before version 1.3 of
 /// the specification the container continues, and the failure is logged.
-pub(crate) fn poststart(entry: &Entry, record: &Record) -> Result<()> {
+pub(crate) fn poststart(entry: &Entry, record: &OciRecord) -> Result<()> {
     if record.poststart.is_empty() {
         return Ok(());
     }

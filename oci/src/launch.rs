@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use cgroup_core::{Cgroup, Limits};
 use ns_core::ProcessId;
-use nspod_sandbox::spec::{Mount, MountKind, Namespace, Spec};
+use nspod_sandbox::spec::{Mount, MountKind, NamespaceMode, Spec};
 use nspod_sandbox::store::Lock;
-use nspod_sandbox::{Command, Container as Process};
+use nspod_sandbox::{Command, Container as SandboxContainer};
 
 use crate::bundle::{Bundle, check_root};
 use crate::cgroup::{self, Place};
@@ -22,7 +22,7 @@ use crate::container::Container;
 use crate::error::{Error, ErrorKind, Result};
 use crate::inherit::InheritedFds;
 use crate::prestart::{Outcome, PreStart};
-use crate::record::{Record, Status};
+use crate::record::{OciRecord, Status};
 use crate::runtime::Runtime;
 use crate::state::{Entry, Store};
 use crate::{cleanup, hooks, pid_file, program, socket};
@@ -107,11 +107,11 @@ impl Container {
 #[derive(Debug)]
 pub struct Foreground {
     /// The first process.
-    pub process: Process,
+    pub process: SandboxContainer,
     /// Master end of the terminal, if the container has one and no console socket was given.
     pub terminal: Option<File>,
     entry: Arc<Entry>,
-    record: Record,
+    record: OciRecord,
     store: Store,
 }
 
@@ -145,7 +145,7 @@ pub(crate) struct Claimed {
     pub(crate) wanted: ContainerSpec,
     place: Place,
     pub(crate) entry: Arc<Entry>,
-    pub(crate) record: Record,
+    pub(crate) record: OciRecord,
     pub(crate) store: Store,
     pub(crate) lock: Lock,
 }
@@ -168,14 +168,14 @@ impl Claimed {
         check_root(&wanted.spec.root)?;
         let store = runtime.store()?;
         let (entry, lock) = store.create(id)?;
-        let mut record = Record::new(id, bundle.path().to_owned());
+        let mut record = OciRecord::new(id, bundle.path().to_owned());
         record.rootless = runtime.is_rootless();
         record.owner = owner();
         record.annotations = mem::take(&mut wanted.annotations);
         record.poststart = mem::take(&mut wanted.hooks.poststart);
         record.poststop = mem::take(&mut wanted.hooks.poststop);
         record.set_root(&wanted.spec.root);
-        if wanted.spec.mounts_stay && wanted.spec.namespaces.mnt == Namespace::Host {
+        if wanted.spec.mounts_stay && wanted.spec.namespaces.mnt == NamespaceMode::Host {
             record.root_mount = Some((cleanup::mount_id(&record.rootfs)?, None));
         }
         let place = Place::Caller;
@@ -235,7 +235,7 @@ impl Claimed {
 
 /// A container that has been started or is held.
 struct Launched {
-    process: Process,
+    process: SandboxContainer,
     /// Master end of the terminal, unless it was sent to a socket.
     terminal: Option<File>,
     claimed: Claimed,
@@ -291,7 +291,11 @@ pub(crate) fn console(
 }
 
 /// Starts the container, or holds it before its program.
-fn launch(options: CreateOptions, mode: RunMode, claimed: &mut Claimed) -> Result<(Process, Option<File>)> {
+fn launch(
+    options: CreateOptions,
+    mode: RunMode,
+    claimed: &mut Claimed,
+) -> Result<(SandboxContainer, Option<File>)> {
     let Claimed { wanted, place, entry, record, .. } = claimed;
     let console = console(&options, wanted.spec.process.terminal.is_some(), mode)?;
     let pidfd_socket = socket::connect_pidfd(options.pidfd_socket.as_deref())?;
@@ -358,7 +362,7 @@ fn command(
     place: Place,
     prestart: PreStart,
     entry: &Arc<Entry>,
-    record: &Record,
+    record: &OciRecord,
     outcome: &Arc<Outcome>,
 ) -> Command {
     if matches!(place, Place::Caller) && !spec.limits.is_empty() {
@@ -394,7 +398,7 @@ fn command(
 }
 
 /// Returns the error for a held container if its first process has ended; `None` if it is alive.
-fn died(process: &mut Process) -> Option<Error> {
+fn died(process: &mut SandboxContainer) -> Option<Error> {
     let outcome = process.wait_timeout(Duration::ZERO).ok().flatten()?;
     let problem = format!("the container's first process was {} before its start", outcome.status);
     let error = Error::new(ErrorKind::Process, problem);

@@ -15,7 +15,7 @@ use crate::config::{ContainerSpec, Hooks, IntelRdt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hooks;
 use crate::net::move_net_device;
-use crate::record::{Record, Status};
+use crate::record::{OciRecord, Status};
 use crate::resctrl::Resctrl;
 use crate::state::Entry;
 
@@ -63,7 +63,7 @@ impl PreStart {
         self,
         made: &Prepared<'_>,
         entry: &Entry,
-        record: &mut Record,
+        record: &mut OciRecord,
         outcome: &Outcome,
     ) -> Result<Vec<u8>> {
         record.set_process(ProcessId::of(made.pid)?);
@@ -94,7 +94,7 @@ impl PreStart {
 }
 
 /// Moves the first process into the resctrl group of `linux.intelRdt`, and notes the group.
-fn apply_rdt(rdt: IntelRdt, pid: i32, record: &mut Record) -> Result<()> {
+fn apply_rdt(rdt: IntelRdt, pid: i32, record: &mut OciRecord) -> Result<()> {
     let class = rdt.clos_id.clone().unwrap_or_else(|| record.id.clone());
     let lines = rdt.l3_cache_schema.into_iter().chain(rdt.mem_bw_schema).chain(rdt.schemata);
     let (clos_id, schemata) = (rdt.clos_id, lines.collect());
@@ -109,14 +109,14 @@ fn apply_rdt(rdt: IntelRdt, pid: i32, record: &mut Record) -> Result<()> {
 
 impl Outcome {
     /// Notes the resctrl group in the record. The work used a copy of the record.
-    pub(crate) fn note(&self, record: &mut Record) {
+    pub(crate) fn note(&self, record: &mut OciRecord) {
         if let Some((path, made)) = self.rdt.get().cloned() {
             (record.intel_rdt_path, record.rdt_made) = (Some(path), made);
         }
     }
 
     /// Changes the state for the startContainer hooks to "created".
-    pub(crate) fn tell_created(&self, record: &Record) -> Result<()> {
+    pub(crate) fn tell_created(&self, record: &OciRecord) -> Result<()> {
         let Some(file) = self.state.get() else { return Ok(()) };
         let state = record.state_json(Status::Created)?;
         let written = file.set_len(0).and_then(|()| file.write_all_at(&state, 0));

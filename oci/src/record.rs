@@ -21,7 +21,7 @@ pub(crate) const CONFIG: &str = "config.json";
 /// The record of a container, in the file `state.json` of its state directory. The first fields have
 /// the names of runc's `state.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Record {
+pub(crate) struct OciRecord {
     pub(crate) id: String,
     /// Pid of the first process; 0 until it exists.
     pub(crate) init_process_pid: i32,
@@ -57,7 +57,7 @@ pub(crate) struct Record {
     pub(crate) poststop: Vec<Hook>,
 }
 
-impl store::Record for Record {
+impl store::Record for OciRecord {
     const FILES: &'static [&'static str] = &[CONFIG, store::RECORD];
 
     fn is_complete(&self) -> bool {
@@ -65,9 +65,9 @@ impl store::Record for Record {
     }
 }
 
-impl Record {
-    pub(crate) fn new(id: &str, bundle: PathBuf) -> Record {
-        Record {
+impl OciRecord {
+    pub(crate) fn new(id: &str, bundle: PathBuf) -> OciRecord {
+        OciRecord {
             id: id.into(),
             init_process_pid: 0,
             init_process_start: 0,
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_state_has_the_fields_of_the_specification() {
-        let mut record = Record::new("a", "/bundle".into());
+        let mut record = OciRecord::new("a", "/bundle".into());
         record.init_process_pid = 42;
         record.annotations.insert("k".into(), "v".into());
         let state = serde_json::to_value(record.state(Status::Running)).unwrap();

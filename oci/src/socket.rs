@@ -11,7 +11,7 @@ use nspod_sandbox::spec::{Process, Seccomp};
 
 use crate::config::{SeccompListener, VERSION};
 use crate::error::{Error, ErrorKind, Result};
-use crate::record::{Record, Status};
+use crate::record::{OciRecord, Status};
 
 /// Connects to the console socket.
 pub(crate) fn connect_console(path: &Path) -> Result<UnixStream> {
@@ -79,7 +79,7 @@ pub(crate) fn send_listener(
     listener: &SeccompListener,
     fd: OwnedFd,
     pid: i32,
-    record: &Record,
+    record: &OciRecord,
     status: Status,
 ) -> Result<()> {
     let message = serde_json::json!({

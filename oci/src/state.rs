@@ -13,11 +13,11 @@ use nspod_sandbox::store::{self, Alternative, Dir, Lock, Locked, Trust, read_sma
 
 use crate::config::{self, Config};
 use crate::error::{Error, ErrorKind, Result};
-use crate::record::{CONFIG, Record, Status};
+use crate::record::{CONFIG, OciRecord, Status};
 
 /// The containers of a runtime.
 #[derive(Debug)]
-pub(crate) struct Store(store::Store<Record>);
+pub(crate) struct Store(store::Store<OciRecord>);
 
 impl Store {
     pub(crate) fn open(root: &Path, hint: Alternative) -> Result<Store> {
@@ -30,7 +30,7 @@ impl Store {
     pub(crate) fn create(&self, id: &str) -> Result<(Entry, Lock)> {
         valid(id)?;
         // Without a record, a killed creation has left nothing else.
-        let reclaim = |entry: &store::Entry<Record>, lock: &Lock| match entry.record() {
+        let reclaim = |entry: &store::Entry<OciRecord>, lock: &Lock| match entry.record() {
             None => self.0.remove(entry, lock).map(|()| true),
             Some(_) => Ok(false),
         };
@@ -110,13 +110,13 @@ fn valid(id: &str) -> Result<()> {
 /// A container's entry.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    entry: store::Entry<Record>,
+    entry: store::Entry<OciRecord>,
     /// Whether hooks of the creation have run, so that the poststop hooks must run.
     pub(crate) hooked: AtomicBool,
 }
 
 impl Entry {
-    fn new(entry: store::Entry<Record>) -> Entry {
+    fn new(entry: store::Entry<OciRecord>) -> Entry {
         Entry { entry, hooked: false.into() }
     }
 
@@ -129,7 +129,7 @@ impl Entry {
         self.entry.dir()
     }
 
-    pub(crate) fn write(&self, record: &Record) -> Result<()> {
+    pub(crate) fn write(&self, record: &OciRecord) -> Result<()> {
         Ok(self.entry.write(record)?)
     }
 
@@ -144,7 +144,7 @@ impl Entry {
         config::parse(text.as_bytes())
     }
 
-    pub(crate) fn record(&self) -> Result<&Record> {
+    pub(crate) fn record(&self) -> Result<&OciRecord> {
         self.entry.record().ok_or_else(|| missing(self.id()))
     }
 
@@ -154,11 +154,11 @@ impl Entry {
 
     /// Returns the status, and the first process if it is alive.
     pub(crate) fn look(&self) -> Result<(Status, Option<Pidfd>)> {
-        let pidfd = self.entry.record().map(Record::pidfd).transpose()?.flatten();
+        let pidfd = self.entry.record().map(OciRecord::pidfd).transpose()?.flatten();
         Ok((self.status_if(|_| Ok(pidfd.is_some()))?, pidfd))
     }
 
-    fn status_if(&self, is_alive: impl Fn(&Record) -> Result<bool>) -> Result<Status> {
+    fn status_if(&self, is_alive: impl Fn(&OciRecord) -> Result<bool>) -> Result<Status> {
         let record = match self.entry.state()? {
             store::EntryState::BeingMade => return Ok(Status::Creating),
             store::EntryState::Broken => return Ok(Status::Stopped),
@@ -176,7 +176,7 @@ impl Entry {
 
 /// Returns whether the cgroup is frozen. A created container can be frozen too. As with runc, `start` then
 /// has no effect until the container is thawed.
-fn is_frozen(record: &Record) -> Result<bool> {
+fn is_frozen(record: &OciRecord) -> Result<bool> {
     let Some(path) = record.cgroup_path() else { return Ok(false) };
     let path = path.join("cgroup.freeze");
     match File::open(&path).and_then(read_small) {
@@ -227,7 +227,7 @@ mod tests {
         let left = store.look("a").unwrap().unwrap();
         assert_eq!(left.status().unwrap(), Status::Stopped);
         assert!(store.find("a").unwrap_err().to_string().contains("container does not exist"));
-        entry.write(&Record::new("a", "/bundle".into())).unwrap();
+        entry.write(&OciRecord::new("a", "/bundle".into())).unwrap();
         assert_eq!(store.find("a").unwrap().status().unwrap(), Status::Stopped);
     }
 
@@ -236,7 +236,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let (temp, store) = store();
         let (entry, _lock) = store.create("a").unwrap();
-        entry.write(&Record::new("a", "/bundle".into())).unwrap();
+        entry.write(&OciRecord::new("a", "/bundle".into())).unwrap();
         assert!(store.find("a").is_ok());
         let path = temp.path().join("a/root/a");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
@@ -249,7 +249,7 @@ mod tests {
     fn a_reused_pid_is_another_process() {
         let (_temp, store) = store();
         let (entry, lock) = store.create("a").unwrap();
-        let mut record = Record::new("a", "/bundle".into());
+        let mut record = OciRecord::new("a", "/bundle".into());
         record.creating = false;
         record.set_process(ProcessId::current().unwrap());
         entry.write(&record).unwrap();

@@ -20,7 +20,7 @@ use crate::plan::{Handles, Hold, Plan};
 use crate::pool::{Pool, Shared};
 use crate::reap::ReapList;
 use crate::spawn::Prepared;
-use crate::spec::{Join, Mount, Namespace, Namespaces, Root, Spec, User};
+use crate::spec::{Join, Mount, NamespaceMode, Namespaces, Root, Spec, User};
 use crate::stdio::{Stdio, Streams};
 
 /// Builds and starts a container, as [`std::process::Command`] builds and starts a process.
@@ -200,7 +200,7 @@ impl Command {
     }
 
     /// Sets the namespace of one kind.
-    pub fn namespace(&mut self, kind: Kind, namespace: Namespace) -> &mut Self {
+    pub fn namespace(&mut self, kind: Kind, namespace: NamespaceMode) -> &mut Self {
         *self.spec_mut().namespaces.get_mut(kind) = namespace;
         self
     }
@@ -214,7 +214,7 @@ impl Command {
 
     /// Joins a namespace by its open handle.
     pub fn join(&mut self, namespace: ns_core::Namespace) -> &mut Self {
-        *self.spec_mut().namespaces.get_mut(namespace.kind()) = Namespace::Join(Join::Handle);
+        *self.spec_mut().namespaces.get_mut(namespace.kind()) = NamespaceMode::Join(Join::Handle);
         self.handles_mut().namespaces.push(namespace);
         self
     }

@@ -23,6 +23,9 @@ use crate::store::{self, Dir};
 
 /// A running container.
 ///
+/// The handle owns the first process and the cgroup. A container of the OCI runtime, which is only an id in a
+/// state directory, is the type `Container` of the crate nspod-oci-runtime.
+///
 /// Dropping the handle kills every process in the container and removes its cgroup, unless
 /// [`Command::kill_on_drop`](crate::Command::kill_on_drop) was set to `false`. If the processes
 /// need more than 200 ms to end, a thread completes the removal. [`detach`](Self::detach) keeps the

@@ -10,7 +10,7 @@ use ns_core::{Extent, IdMap, Ids, Kind, SubIdRange, SubIds};
 
 pub use self::mounts::HostMount;
 use crate::error::Error;
-use crate::spec::{IdMaps, MountKind, Namespace, Seccomp, Spec};
+use crate::spec::{IdMaps, MountKind, NamespaceMode, Seccomp, Spec};
 
 /// Facts about the host and the caller that a plan depends on. This is plain data, so a plan can be made
 /// for another host.
@@ -74,7 +74,7 @@ impl Host {
         if spec.process.selinux_label.is_some() {
             host.selinux = Host::has_selinux();
         }
-        if spec.namespaces.cgroup == Namespace::Host && spec.mounts.iter().any(shows_cgroups) {
+        if spec.namespaces.cgroup == NamespaceMode::Host && spec.mounts.iter().any(shows_cgroups) {
             host.cgroup2 = Cgroup::top().ok().map(|top| top.path().to_owned());
         }
         if spec.hides_sockets() {

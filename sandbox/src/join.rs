@@ -3,7 +3,7 @@
 use ns_core::{Kind, Kinds, NamespaceSet, Pidfd};
 
 use crate::error::Error;
-use crate::spec::{Join, Namespace, Namespaces};
+use crate::spec::{Join, NamespaceMode, Namespaces};
 
 /// Returns the namespaces of a process that differ from the caller's, to be joined by pid.
 ///
@@ -14,7 +14,7 @@ pub(crate) fn namespaces_of(pid: i32, pidfd: &Pidfd) -> Result<Namespaces, Error
     let same = theirs.coincide(&NamespaceSet::current()?);
     let mut namespaces = Namespaces::default();
     for kind in Kind::ALL.into_iter().filter(|kind| !same.contains(Kinds::from(*kind))) {
-        *namespaces.get_mut(kind) = Namespace::Join(Join::Pid(pid));
+        *namespaces.get_mut(kind) = NamespaceMode::Join(Join::Pid(pid));
     }
     Ok(namespaces)
 }

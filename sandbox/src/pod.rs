@@ -225,7 +225,7 @@ impl Pod {
         }
         if stays {
             if self.spec.files.is_none() {
-                *spec.namespaces.get_mut(Kind::Mnt) = crate::spec::Namespace::New;
+                *spec.namespaces.get_mut(Kind::Mnt) = crate::spec::NamespaceMode::New;
                 spec.root = Root::Empty;
                 // Before Linux 6.17 the containers copy their procfs from this mount.
                 spec.mounts.push(Mount::new("/proc", MountKind::Proc));
@@ -374,9 +374,8 @@ impl Pod {
             match (namespace.kind(), self.holder_pid()) {
                 // Joins by pid, because only /proc/PID/setgroups shows whether setgroups(2) is
                 // allowed there.
-                (Kind::User, Some(pid)) => {
-                    command.namespace(Kind::User, crate::spec::Namespace::Join(crate::spec::Join::Pid(pid)))
-                }
+                (Kind::User, Some(pid)) => command
+                    .namespace(Kind::User, crate::spec::NamespaceMode::Join(crate::spec::Join::Pid(pid))),
                 _ => command.join(namespace.try_clone()?),
             };
         }

@@ -22,7 +22,7 @@ pub use files::{
     PropagationKind, Root, Writes,
 };
 pub use hooks::{Hook, Hooks};
-pub use namespaces::{IdMaps, Join, Namespace, Namespaces};
+pub use namespaces::{IdMaps, Join, NamespaceMode, Namespaces};
 pub(crate) use process::rlimit_name;
 pub use process::{
     Capabilities, IoPriority, MemoryPolicy, Process, Rlimit, Scheduler, Seccomp, StreamOwner, Terminal, User,

@@ -143,7 +143,7 @@ fn an_error_has_its_parts_as_data() {
     let mut command = Command::new("true");
     command.namespace(
         ns_core::Kind::Net,
-        nspod_sandbox::spec::Namespace::Join(nspod_sandbox::spec::Join::Pid(i32::MAX)),
+        nspod_sandbox::spec::NamespaceMode::Join(nspod_sandbox::spec::Join::Pid(i32::MAX)),
     );
     let error = common::error(&mut command);
     assert_eq!(error.kind(), ErrorKind::ProcessEnded, "{error}");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ns_core::{Kind, Kinds, NamespaceSet};
 use nspod_sandbox::cgroup_core::{Hierarchy, Limits};
 use nspod_sandbox::spec::{
-    Capabilities, IdMaps, Mount, MountKind, Namespace, Rlimit, Root, Spec, StreamOwner, Terminal, Writes,
+    Capabilities, IdMaps, Mount, MountKind, NamespaceMode, Rlimit, Root, Spec, StreamOwner, Terminal, Writes,
 };
 use nspod_sandbox::{Command, Container, ErrorKind, ExitStatus, Stdio};
 
@@ -177,7 +177,7 @@ fn delete_ends_remaining_processes_in_the_callers_pid_namespace() {
     }
     let mut command = Command::new("sh");
     command.args(["-c", "sleep 1000 > /dev/null & echo $!"]).stdin(Stdio::Null).stdout(Stdio::Piped);
-    let mut container = command.namespace(Kind::Pid, Namespace::Host).spawn().unwrap();
+    let mut container = command.namespace(Kind::Pid, NamespaceMode::Host).spawn().unwrap();
     let mut pid = String::new();
     container.stdout.take().unwrap().read_to_string(&mut pid).unwrap();
     assert!(container.wait().unwrap().status.success());
@@ -356,7 +356,7 @@ fn root_of_a_user_namespace_is_nobody_outside() {
         return;
     }
     let mut command = Command::new("sh");
-    command.namespace(Kind::User, Namespace::New);
+    command.namespace(Kind::User, NamespaceMode::New);
     let text = output(
         &mut command,
         "id -u; cat /proc/self/uid_map; touch /tmp/x && stat -c %u /tmp/x; ls /dev/null /dev/pts/ptmx; echo x > /dev/null; head -c1 /dev/zero | od -An -tx1",
@@ -374,7 +374,7 @@ fn a_single_id_map_denies_setgroups() {
         return;
     }
     let mut command = Command::new("sh");
-    command.namespace(Kind::User, Namespace::New);
+    command.namespace(Kind::User, NamespaceMode::New);
     command.spec_mut().id_maps = IdMaps::Single;
     assert_eq!(output(&mut command, "cat /proc/self/setgroups"), "deny");
     command.spec_mut().process.user.as_mut().unwrap().groups = vec![0];
@@ -524,13 +524,13 @@ fn a_sysctl_of_each_kind_is_set_in_a_namespace_of_that_kind_alone() {
         let file = format!("/proc/sys/{}", name.replace('.', "/"));
         let command = || {
             let mut command = Command::new("sh");
-            command.namespace(kind, Namespace::New);
+            command.namespace(kind, NamespaceMode::New);
             command.spec_mut().sysctls.insert(name.into(), value.into());
             command
         };
         let host = std::fs::read_to_string(&file).unwrap();
         assert_eq!(output(&mut command(), &format!("cat {file}")), value, "{name}");
-        let said = error(command().namespace(kind, Namespace::Host)).to_string();
+        let said = error(command().namespace(kind, NamespaceMode::Host)).to_string();
         assert!(
             said.starts_with(&format!("sysctls.{name}: this requires a new or joined {kind} namespace")),
             "{said}"
@@ -693,7 +693,7 @@ fn a_further_process_shares_everything_with_its_container() {
     if !nspod_testkit::root() {
         return;
     }
-    for user in [Namespace::Host, Namespace::New] {
+    for user in [NamespaceMode::Host, NamespaceMode::New] {
         let container = sleeper(|c| {
             c.hostname("inner").namespace(Kind::User, user.clone());
         });
@@ -875,7 +875,7 @@ fn the_supplementary_groups_of_the_caller_are_dropped() {
         assert_eq!(unsafe { libc::syscall(libc::SYS_setgroups, 1, [42u32].as_ptr()) }, 0);
         for user in [None, Some(nspod_sandbox::spec::User::default())] {
             let mut command = Command::new("sh");
-            command.namespace(Kind::User, Namespace::New);
+            command.namespace(Kind::User, NamespaceMode::New);
             command.spec_mut().process.user = user;
             assert_eq!(output(&mut command, "grep ^Groups: /proc/self/status").trim(), "Groups:");
         }
@@ -896,7 +896,7 @@ fn a_host_with_shared_mounts_sees_no_mount_of_the_container() {
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SHARED, none).unwrap();
         let mounts = || std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap().lines().count();
         let before = mounts();
-        for user in [Namespace::Host, Namespace::New] {
+        for user in [NamespaceMode::Host, NamespaceMode::New] {
             let mut command = Command::new("true");
             command.namespace(Kind::User, user).stdin(Stdio::Null);
             assert!(command.status().unwrap().status.success());

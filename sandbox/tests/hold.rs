@@ -236,7 +236,7 @@ fn a_held_process_of_two_clones_becomes_the_program() {
     for _ in 0..20 {
         let mut command = shell("exit 0");
         let spec = command.spec_mut();
-        spec.namespaces.time = nspod_sandbox::spec::Namespace::New;
+        spec.namespaces.time = nspod_sandbox::spec::NamespaceMode::New;
         spec.time_offsets = Some("monotonic 7 0".parse().unwrap());
         let mut container = command.hold().spawn().unwrap();
         let offsets = fs::read_to_string(format!("/proc/{}/timens_offsets", container.pid())).unwrap();

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 use nspod_sandbox::ns_core::{IdMap, Kind};
 use nspod_sandbox::spec::{
-    Attributes, Hook, Link, Mount, MountIdMaps, MountKind, Namespace, Node, NodeKind, Propagation,
+    Attributes, Hook, Link, Mount, MountIdMaps, MountKind, NamespaceMode, Node, NodeKind, Propagation,
     PropagationKind, Root, Terminal, Writes,
 };
 use nspod_sandbox::{Command, ErrorKind, Stdio};
@@ -90,9 +90,9 @@ fn no_mount_of_the_host_is_left_above_any_kind_of_root() {
     let script = "while read id parent dev in at rest; do [ $at = / ] && echo mount; done < /proc/self/mountinfo; \
         stat -c %d:%i / /.. /../..";
     for root in roots {
-        for user in [Namespace::Host, Namespace::New] {
+        for user in [NamespaceMode::Host, NamespaceMode::New] {
             // A user namespace cannot create an overlay of the host's directories and a tmpfs.
-            if user == Namespace::New && matches!(root, Root::Overlay { .. }) {
+            if user == NamespaceMode::New && matches!(root, Root::Overlay { .. }) {
                 continue;
             }
             let mut command = Command::new("sh");
@@ -372,7 +372,7 @@ fn devices_in_a_user_namespace_are_those_of_the_host() {
     let image = Image::new();
     std::fs::set_permissions(image.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
     let mut command = listed(&image);
-    command.namespace(Kind::User, Namespace::New);
+    command.namespace(Kind::User, NamespaceMode::New);
     command.spec_mut().nodes.push(Node { mode: 0o600, ..node("/dev/pipe", NodeKind::Fifo) });
     let text = output(
         &mut command,
@@ -389,7 +389,7 @@ fn devices_in_a_user_namespace_are_those_of_the_host() {
 fn mounts_stay_in_a_namespace_only_on_request() {
     let image = Image::new();
     let mut command = listed(&image);
-    command.namespace(Kind::Mnt, Namespace::Host);
+    command.namespace(Kind::Mnt, NamespaceMode::Host);
     assert!(error(&mut command).to_string().starts_with("mounts: this requires a new mnt namespace"));
     command.spec_mut().mounts_stay = true;
     command.root(Root::Dir { path: "/".into(), readonly: false });
@@ -427,7 +427,7 @@ fn the_terminal_is_the_console_of_a_listed_dev() {
     let look = "tty; stat -c '%F %t' /dev/console; read x < /dev/console; echo got $x > /dev/console";
     let image = Image::new();
     std::fs::set_permissions(image.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-    for user in [Namespace::Host, Namespace::New] {
+    for user in [NamespaceMode::Host, NamespaceMode::New] {
         let mut command = listed(&image);
         command.namespace(Kind::User, user);
         let text = terminal_says(&mut command, look);
@@ -549,11 +549,11 @@ fn mounts_propagate_to_and_from_the_host_only_as_requested() {
         std::fs::set_permissions(image.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
         // The root is a mount point of its own.
         mount(Some(&image.path()), &image.path(), none, MsFlags::MS_BIND, none).unwrap();
-        for (user, (all, one, out, into)) in [Namespace::Host, Namespace::New]
+        for (user, (all, one, out, into)) in [NamespaceMode::Host, NamespaceMode::New]
             .into_iter()
             .flat_map(|u| PROPAGATIONS.map(|case| (u.clone(), case)))
         {
-            let new = user == Namespace::New;
+            let new = user == NamespaceMode::New;
             let case = format!("{all:?} {one:?} user: {new}");
             let source = tempfile::tempdir().unwrap();
             std::fs::set_permissions(source.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
@@ -665,10 +665,10 @@ fn files_of_an_idmapped_mount_have_mapped_owners() {
 
         // Mapped by the container's own user namespace, so that a file created inside has the same ids outside.
         let mut command = listed(&image);
-        command.namespace(Kind::User, Namespace::New).mount(bind(data.path(), "/d"));
+        command.namespace(Kind::User, NamespaceMode::New).mount(bind(data.path(), "/d"));
         assert_eq!(output(&mut command, owners), "65534 65534\n65534 65534");
         let mut command = listed(&image);
-        command.namespace(Kind::User, Namespace::New).mount(with(id_maps(None, true)));
+        command.namespace(Kind::User, NamespaceMode::New).mount(with(id_maps(None, true)));
         assert_eq!(output(&mut command, &format!("touch /d/made; {owners}")), "3 4\n0 0");
         assert_eq!(std::fs::metadata(data.path().join("made")).unwrap().uid(), 0);
         let mut command = Command::bare("sleep");
@@ -807,7 +807,7 @@ fn nothing_is_mounted_in_proc_by_a_path_or_by_a_link() {
     }
     // In a user namespace a device is bound, because it cannot be created.
     let mut command = listed(&image);
-    command.spec_mut().namespaces.user = Namespace::New;
+    command.spec_mut().namespaces.user = NamespaceMode::New;
     command.spec_mut().nodes.push(node("/proc/kcore", NodeKind::Char(1, 3)));
     let e = error(&mut command).to_string();
     assert!(e.starts_with("nodes[3].path: /proc/kcore cannot be mounted because it is inside /proc"), "{e}");
@@ -957,7 +957,7 @@ fn the_cgroup_is_bind_mounted_in_the_hosts_cgroup_namespace() {
     }
     let image = Image::new();
     let mut command = listed(&image);
-    command.namespace(Kind::Cgroup, Namespace::Host);
+    command.namespace(Kind::Cgroup, NamespaceMode::Host);
     let mount = Mount { readonly: true, ..Mount::new("/sys/fs/cgroup", MountKind::Cgroup) };
     command.spec_mut().mounts.push(mount);
     command.args(["-c", "read a < /sys/fs/cgroup/cgroup.procs; ! mkdir /sys/fs/cgroup/x"]);

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 
 use ns_core::{Kind, Kinds, NamespaceId, NamespaceSet};
 use nspod_sandbox::cgroup_core::{Cgroup, Hierarchy};
-use nspod_sandbox::spec::{Namespace, Root};
+use nspod_sandbox::spec::{NamespaceMode, Root};
 use nspod_sandbox::{Command, Container, ErrorKind, Handles, Launcher, Plan, Pool, PoolOptions, Stdio};
 use proptest::prelude::{ProptestConfig, any, proptest};
 
@@ -266,17 +266,17 @@ fn a_container_that_cannot_use_an_entry_creates_its_own_namespaces() {
     let own = std::fs::read_link("/proc/self/ns/net").unwrap().display().to_string();
     let mut user = Command::new("sh");
     // The new user namespace owns its net namespace, which it could not with one of the pool.
-    user.namespace(Kind::User, Namespace::New)
+    user.namespace(Kind::User, NamespaceMode::New)
         .spec_mut()
         .sysctls
         .insert("net.ipv4.ip_forward".into(), "1".into());
     assert!(net(&mut user).ends_with("0x9"));
     let mut clocks = Command::new("sh");
-    clocks.namespace(Kind::Time, Namespace::New).spec_mut().time_offsets =
+    clocks.namespace(Kind::Time, NamespaceMode::New).spec_mut().time_offsets =
         Some("boottime 9 0\n".parse().unwrap());
     assert!(net(&mut clocks).ends_with("0x9"));
     let mut hosts = Command::new("sh");
-    assert!(net(hosts.namespace(Kind::Net, Namespace::Host)).starts_with(&own));
+    assert!(net(hosts.namespace(Kind::Net, NamespaceMode::Host)).starts_with(&own));
     let mut down = Command::new("sh");
     down.spec_mut().loopback = false;
     assert!(net(&mut down).ends_with("0x8"));
@@ -290,7 +290,7 @@ fn a_container_that_cannot_use_an_entry_creates_its_own_namespaces() {
     pool.fill().unwrap();
     // One kind of entry can be used without the others.
     let mut shares = Command::new("sh");
-    shares.namespace(Kind::Ipc, Namespace::Host);
+    shares.namespace(Kind::Ipc, NamespaceMode::Host);
     assert_ne!(net(&mut shares).lines().next(), Some(own.as_str()));
     pool.fill().unwrap();
     let mut no_dev = Command::bare("/bin/sh");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ns_core::{Kind, Kinds};
 use nspod_sandbox::spec::{
-    Link, Mount, MountKind, Namespace, Node, NodeKind, Propagation, PropagationKind, Spec, Terminal,
+    Link, Mount, MountKind, NamespaceMode, Node, NodeKind, Propagation, PropagationKind, Spec, Terminal,
 };
 use nspod_sandbox::{Command, Pool, PoolOptions, Stdio};
 
@@ -74,10 +74,10 @@ fn the_child_of_every_kind_of_plan_allocates_nothing() {
     plans.push(("full", full.clone()));
     plans.push(("bare", Spec { process: Spec::bare("/bin/true").process, ..Spec::default() }));
     let mut user = full.clone();
-    user.namespaces.user = Namespace::New;
+    user.namespaces.user = NamespaceMode::New;
     plans.push(("id ranges, memory copied", user));
     let mut time = full.clone();
-    time.namespaces.time = Namespace::New;
+    time.namespaces.time = NamespaceMode::New;
     time.time_offsets = Some("monotonic 10 0\nboottime 20 0\n".parse().unwrap());
     plans.push(("a second clone", time));
     let mut init = full.clone();
@@ -159,7 +159,7 @@ fn eight_threads_spawn_while_others_churn_the_allocator() {
                         command.args(["-c", "exit $1", "sh", &(thread * 10 + round % 10).to_string()]);
                         // Every second start copies the memory.
                         if round % 2 == 1 {
-                            command.namespace(Kind::User, Namespace::New);
+                            command.namespace(Kind::User, NamespaceMode::New);
                         } else {
                             command.isolate(Kinds::FIVE);
                         }

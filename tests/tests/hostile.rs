@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
 use ns_core::Kind;
 use nspod_sandbox::Command;
-use nspod_sandbox::spec::{IdMaps, Mount, MountKind, Namespace, Root};
+use nspod_sandbox::spec::{IdMaps, Mount, MountKind, NamespaceMode, Root};
 use nspod_tests::{Cell, command, lane};
 use tempfile::TempDir;
 
@@ -298,14 +298,14 @@ fn a_single_mapped_id_prevents_dropping_groups() {
         return;
     }
     let mut single = command();
-    single.namespace(Kind::User, Namespace::New);
+    single.namespace(Kind::User, NamespaceMode::New);
     single.spec_mut().id_maps = IdMaps::Single;
     let mut cell = Cell::start(&mut single).unwrap();
     assert_eq!(cell.order("read /proc/self/setgroups").as_deref(), Ok("deny\n"));
     assert_eq!(cell.order("drop-groups"), Err(libc::EPERM));
     // The control: with a range of ids the attack works, because none of the groups was a group of the host.
     let mut range = command();
-    range.namespace(Kind::User, Namespace::New);
+    range.namespace(Kind::User, NamespaceMode::New);
     let mut cell = Cell::start(&mut range).unwrap();
     assert_eq!(cell.order("read /proc/self/setgroups").as_deref(), Ok("allow\n"));
     assert!(cell.order("drop-groups").is_ok());

@@ -6,7 +6,7 @@
 //! `limits.rs` tests attacks that limits stop (memory, processes, processor time).
 
 use ns_core::{IdMap, Kind, Kinds, TimeOffsets};
-use nspod_sandbox::spec::{Capabilities, IdMaps, Namespace, Seccomp};
+use nspod_sandbox::spec::{Capabilities, IdMaps, NamespaceMode, Seccomp};
 use nspod_sandbox::{Command, Pod, PodSpec};
 use nspod_tests::{Cell, GONE, Reply, join, lane, pod, unique};
 
@@ -194,7 +194,7 @@ fn clock_offsets_apply_only_in_their_time_namespace() {
         let spec = PodSpec { time_offsets: shared.then_some(offset), ..pod(share.kinds()) };
         let mut pair = Pair::new(&spec, |command, which| {
             if !shared {
-                command.namespace(Kind::Time, Namespace::New);
+                command.namespace(Kind::Time, NamespaceMode::New);
                 command.spec_mut().time_offsets = (which == 0).then_some(offset);
             }
         });
@@ -252,7 +252,7 @@ fn users_of_different_user_namespaces_reach_neither_each_others_processes_nor_fi
     for together in [false, true] {
         let cell = |first: u32| {
             let mut command = nspod_tests::command();
-            command.namespace(Kind::Pid, Namespace::Host).namespace(Kind::User, Namespace::New);
+            command.namespace(Kind::Pid, NamespaceMode::Host).namespace(Kind::User, NamespaceMode::New);
             command.spec_mut().id_maps = ids(first);
             let kind = nspod_sandbox::spec::MountKind::Bind { source: path.clone(), recursive: false };
             command.mount(nspod_sandbox::spec::Mount::new("/run/open", kind));
@@ -290,7 +290,7 @@ fn a_cgroup_namespace_hides_its_place_in_the_hosts_tree_and_the_other_cgroups() 
     for shared in [false, true] {
         let mut pair = Pair::new(&pod([]), |command, _| {
             if shared {
-                command.namespace(Kind::Cgroup, Namespace::Host);
+                command.namespace(Kind::Cgroup, NamespaceMode::Host);
             }
         });
         let path = pair.victim.container.cgroup().unwrap().path().to_owned();

@@ -2,7 +2,7 @@
 
 use ns_core::{Kind, Pidfd, pid_chain};
 use nspod_sandbox::Pod;
-use nspod_sandbox::spec::Namespace;
+use nspod_sandbox::spec::NamespaceMode;
 use nspod_tests::{Cell, command, join, lane, pod, unique};
 
 fn processes(cell: &mut Cell) -> Vec<i32> {
@@ -50,7 +50,7 @@ fn a_contained_process_sees_its_own_processes_and_none_of_the_hosts() {
     }
     // The control: in the host's pid namespace the same requests succeed.
     let mut open = command();
-    open.namespace(Kind::Pid, Namespace::Host);
+    open.namespace(Kind::Pid, NamespaceMode::Host);
     let mut open = Cell::start(&mut open).unwrap();
     let own = std::process::id();
     assert!(processes(&mut open).contains(&(own as i32)));
@@ -79,7 +79,7 @@ fn a_container_with_its_own_user_namespace_sees_the_pods_processes_and_none_of_t
     }
     let pod = Pod::create(&unique("looking-user"), &pod([Kind::Pid])).unwrap();
     let mut command = join(&pod).unwrap();
-    command.namespace(Kind::User, Namespace::New);
+    command.namespace(Kind::User, NamespaceMode::New);
     let mut cell = Cell::start(&mut command).unwrap();
     // The init that holds the namespace, and the container's own init.
     let seen = processes(&mut cell);

@@ -1,10 +1,8 @@
 //! Pods: for every subset of kinds, exactly these kinds are shared. Each container has its own cgroup. Containers
 //! come and go. A deleted pod leaves nothing behind.
 
-use std::process::Command as Process;
-
 use ns_core::{Kind, Kinds, NamespaceSet};
-use nspod_sandbox::spec::Namespace;
+use nspod_sandbox::spec::NamespaceMode;
 use nspod_sandbox::{Error, ErrorKind, HoldBy, Pod, PodSpec};
 use nspod_tests::{Cell, join, lane, pod, unique};
 
@@ -18,7 +16,7 @@ fn host_kinds(share: Kinds) -> Kinds {
 fn isolated(pod: &Pod, share: Kinds) -> Result<Cell, Error> {
     let mut command = join(pod)?;
     for kind in (Kinds::all() - share - host_kinds(share)).kinds() {
-        command.namespace(kind, Namespace::New);
+        command.namespace(kind, NamespaceMode::New);
     }
     Cell::start(&mut command)
 }
@@ -148,7 +146,7 @@ fn deleting_leaves_no_process_cgroup_mount_pin_shared_memory_or_descriptor() {
     }
     for hold_by in [HoldBy::Descriptors, HoldBy::Process] {
         for share in ["net,ipc,uts", "pid,mnt", "mnt,net,pid,user,uts,ipc,cgroup,time"] {
-            let alone = Process::new(env!("CARGO_BIN_EXE_alone"))
+            let alone = std::process::Command::new(env!("CARGO_BIN_EXE_alone"))
                 .args(["leaves-nothing", &unique("leaves"), share, &format!("{hold_by:?}")])
                 .output()
                 .unwrap();

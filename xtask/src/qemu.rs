@@ -34,8 +34,8 @@ pub(crate) struct Machine<'a> {
 pub(crate) struct Qemu {
     // Fields are dropped in this order. virtiofsd ends by itself after qemu.
     terminal: Option<Terminal>,
-    qemu: Process,
-    virtiofsd: Process,
+    qemu: OwnedChild,
+    virtiofsd: OwnedChild,
     console: File,
     virtiofsd_log: File,
     directory: Option<TempDir>,
@@ -61,7 +61,7 @@ impl Qemu {
         let out = UnixListener::bind(path("out"))?;
         let err = UnixListener::bind(path("err"))?;
         let terminal = machine.terminal.then(Terminal::save).transpose()?;
-        let qemu = Process::start(qemu(machine).current_dir(&directory))?;
+        let qemu = OwnedChild::start(qemu(machine).current_dir(&directory))?;
         let this = Self { terminal, qemu, virtiofsd, console, virtiofsd_log, directory: Some(directory) };
         Ok((this, out, err))
     }
@@ -103,7 +103,7 @@ fn log(path: PathBuf) -> Result<File> {
 
 /// Returns virtiofsd for /, in a mount namespace where everything is read-only. So root in the guest cannot write to
 /// the host. Its standard input is the socket.
-fn virtiofsd(socket: UnixListener, log: File) -> Result<Process> {
+fn virtiofsd(socket: UnixListener, log: File) -> Result<OwnedChild> {
     let script = format!(
         "ulimit -Sn $(ulimit -Hn)
          mount -o remount,bind,ro / || exit
@@ -113,7 +113,7 @@ fn virtiofsd(socket: UnixListener, log: File) -> Result<Process> {
     let mut command = tied("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
     command.stdin(OwnedFd::from(socket)).stdout(Stdio::null()).stderr(log);
-    Process::start(&mut command)
+    OwnedChild::start(&mut command)
 }
 
 fn qemu(machine: &Machine<'_>) -> Command {
@@ -155,9 +155,9 @@ fn tied(program: &str) -> Command {
     command
 }
 
-struct Process(Child);
+struct OwnedChild(Child);
 
-impl Process {
+impl OwnedChild {
     fn start(command: &mut Command) -> Result<Self> {
         Ok(Self(command.spawn().with_context(|| format!("`{}` could not be started", sh::line(command)))?))
     }
@@ -169,7 +169,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for OwnedChild {
     fn drop(&mut self) {
         self.end();
     }

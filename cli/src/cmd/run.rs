@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use clap::{ArgAction, Args};
 use ns_core::{Kind, Kinds, ProcessId};
 use nspod_sandbox::passwd;
-use nspod_sandbox::spec::{Capabilities, Namespace, Root, Spec};
+use nspod_sandbox::spec::{Capabilities, NamespaceMode, Root, Spec};
 use nspod_sandbox::store::{EXIT, random_name};
 use nspod_sandbox::{Command, Container, ErrorKind, Pod, Stdio};
 
@@ -289,7 +289,7 @@ const MKNOD: u64 = 1 << 27;
 /// its root file system. In both cases a device filter denies all but the standard devices.
 /// Otherwise the container loses CAP_MKNOD instead, because loading the filter costs time.
 fn guard_devices(spec: &mut Spec, mknod: bool) {
-    if spec.namespaces.user != Namespace::Host {
+    if spec.namespaces.user != NamespaceMode::Host {
         return;
     }
     let foreign_root = match &spec.root {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use cgroup_core::device::{DEFAULT, Kind as DeviceKind, Rule};
 use clap::Args;
-use nspod_sandbox::spec::{Mount, MountKind, Namespace, Root, Spec, Writes};
+use nspod_sandbox::spec::{Mount, MountKind, NamespaceMode, Root, Spec, Writes};
 
 use super::Facts;
 use super::limits::device_number;
@@ -65,7 +65,7 @@ impl FileArgs {
         if self.is_empty() {
             return Ok(());
         }
-        if spec.namespaces.mnt != Namespace::New {
+        if spec.namespaces.mnt != NamespaceMode::New {
             return Err(Error::usage(
                 "--ns",
                 "mounts and a container root require a new mnt namespace: remove `--ns mnt=…`, or the file flags",

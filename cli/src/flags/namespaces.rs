@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use ns_core::{Extent, IdMap, Kind, Kinds, TimeOffset, TimeOffsets};
-use nspod_sandbox::spec::{IdMaps, Join, Namespace, Root, Spec};
+use nspod_sandbox::spec::{IdMaps, Join, NamespaceMode, Root, Spec};
 
 use super::Facts;
 use crate::error::{Error, Result};
@@ -106,9 +106,10 @@ impl NamespaceArgs {
         }
         self.maps(spec)?;
         if let Some(offsets) = self.time_offset {
-            if spec.namespaces.time == Namespace::Host && shared.is_none_or(|s| !s.contains_kind(Kind::Time))
+            if spec.namespaces.time == NamespaceMode::Host
+                && shared.is_none_or(|s| !s.contains_kind(Kind::Time))
             {
-                spec.namespaces.time = Namespace::New;
+                spec.namespaces.time = NamespaceMode::New;
             }
             spec.time_offsets = Some(offsets);
         }
@@ -125,8 +126,8 @@ impl NamespaceArgs {
         if self.uidmap.is_empty() && self.gidmap.is_empty() {
             return Ok(());
         }
-        if spec.namespaces.user == Namespace::Host {
-            spec.namespaces.user = Namespace::New;
+        if spec.namespaces.user == NamespaceMode::Host {
+            spec.namespaces.user = NamespaceMode::New;
         }
         let or = |own: &[Extent], other: &[Extent]| {
             IdMap::from(if own.is_empty() { other.to_vec() } else { own.to_vec() })
@@ -163,13 +164,13 @@ fn apply_one(
             let why = format!("the pod shares its {kind} namespace, so `{}` must be omitted", own_flag(kind));
             return Err(Error::usage(own_flag(kind), why));
         }
-        Choice::New => Namespace::New,
-        Choice::Host => Namespace::Host,
-        Choice::Pid(pid) => Namespace::Join(Join::Pid(*pid)),
-        Choice::Path(path) => Namespace::Join(Join::Path(path.clone())),
-        Choice::Container(id) => Namespace::Join(Join::Pid(pid_of(id)?)),
+        Choice::New => NamespaceMode::New,
+        Choice::Host => NamespaceMode::Host,
+        Choice::Pid(pid) => NamespaceMode::Join(Join::Pid(*pid)),
+        Choice::Path(path) => NamespaceMode::Join(Join::Path(path.clone())),
+        Choice::Container(id) => NamespaceMode::Join(Join::Pid(pid_of(id)?)),
     };
-    if kind == Kind::Mnt && namespace != Namespace::New {
+    if kind == Kind::Mnt && namespace != NamespaceMode::New {
         // Other processes use this mount namespace: do not change its mounts.
         spec.root = Root::Host;
         spec.mounts.clear();
@@ -182,12 +183,12 @@ fn apply_one(
 
 /// Returns the user namespace for a caller without privileges: that of the process whose
 /// namespaces are joined, or a new one. Only its owner may join the others.
-fn default_user(spec: &Spec) -> Namespace {
+fn default_user(spec: &Spec) -> NamespaceMode {
     let joined = Kind::ALL.into_iter().find_map(|kind| match spec.namespaces.get(kind) {
-        Namespace::Join(Join::Pid(pid)) => Some(Namespace::Join(Join::Pid(*pid))),
+        NamespaceMode::Join(Join::Pid(pid)) => Some(NamespaceMode::Join(Join::Pid(*pid))),
         _ => None,
     });
-    joined.unwrap_or(Namespace::New)
+    joined.unwrap_or(NamespaceMode::New)
 }
 
 /// Returns the flag that chooses the namespace of one kind.
@@ -314,11 +315,11 @@ mod tests {
     fn each_kind_is_selected_by_itself() {
         for kind in Kind::ALL {
             for (which, want) in [
-                ("new", Namespace::New),
-                ("host", Namespace::Host),
-                ("join:7", Namespace::Join(Join::Pid(7))),
-                ("join:/run/x", Namespace::Join(Join::Path("/run/x".into()))),
-                ("join:container:web", Namespace::Join(Join::Pid(42))),
+                ("new", NamespaceMode::New),
+                ("host", NamespaceMode::Host),
+                ("join:7", NamespaceMode::Join(Join::Pid(7))),
+                ("join:/run/x", NamespaceMode::Join(Join::Path("/run/x".into()))),
+                ("join:container:web", NamespaceMode::Join(Join::Pid(42))),
             ] {
                 let spec = root(&["--ns", &format!("{kind}={which}")]);
                 let mut expected = Spec::new("true").namespaces;
@@ -332,9 +333,9 @@ mod tests {
     fn dockers_flags_select_the_same() {
         let namespaces =
             root(&["--network=host", "--pid=container:web", "--ipc=none", "--uts=private"]).namespaces;
-        assert_eq!(namespaces.net, Namespace::Host);
-        assert_eq!(namespaces.pid, Namespace::Join(Join::Pid(42)));
-        assert_eq!((namespaces.ipc, namespaces.uts), (Namespace::New, Namespace::New));
+        assert_eq!(namespaces.net, NamespaceMode::Host);
+        assert_eq!(namespaces.pid, NamespaceMode::Join(Join::Pid(42)));
+        assert_eq!((namespaces.ipc, namespaces.uts), (NamespaceMode::New, NamespaceMode::New));
     }
 
     #[test]
@@ -357,17 +358,17 @@ mod tests {
     #[test]
     fn an_ordinary_user_gets_a_user_namespace() {
         let user = |flags| spec(&Facts::user(), None, flags).unwrap().namespaces.user;
-        assert_eq!(user(&[]), Namespace::New);
-        assert_eq!(user(&["--userns=host"]), Namespace::Host);
-        assert_eq!(user(&["--network=container:web"]), Namespace::Join(Join::Pid(42)));
-        assert_eq!(root(&[]).namespaces.user, Namespace::Host);
-        assert_eq!(root(&["--userns=auto"]).namespaces.user, Namespace::New);
+        assert_eq!(user(&[]), NamespaceMode::New);
+        assert_eq!(user(&["--userns=host"]), NamespaceMode::Host);
+        assert_eq!(user(&["--network=container:web"]), NamespaceMode::Join(Join::Pid(42)));
+        assert_eq!(root(&[]).namespaces.user, NamespaceMode::Host);
+        assert_eq!(root(&["--userns=auto"]).namespaces.user, NamespaceMode::New);
     }
 
     #[test]
     fn maps_make_a_user_namespace() {
         let spec = root(&["--uidmap", "0:1000:10", "--uidmap", "10:5", "--gidmap", "0:100"]);
-        assert_eq!(spec.namespaces.user, Namespace::New);
+        assert_eq!(spec.namespaces.user, NamespaceMode::New);
         let (uid, gid) = ("0 1000 10\n10 5 1\n".parse().unwrap(), "0 100 1\n".parse().unwrap());
         assert_eq!(spec.id_maps, IdMaps::Maps { uid, gid });
         assert_eq!(root(&["--userns", "single"]).id_maps, IdMaps::Single);
@@ -380,7 +381,7 @@ mod tests {
     #[test]
     fn clocks_are_offset_by_fractions_of_seconds() {
         let spec = root(&["--time-offset", "monotonic=3600,boottime=-5.5"]);
-        assert_eq!(spec.namespaces.time, Namespace::New);
+        assert_eq!(spec.namespaces.time, NamespaceMode::New);
         let offsets = spec.time_offsets.unwrap();
         assert_eq!(offsets.to_string(), "monotonic 3600 0\nboottime -6 500000000\n");
         for bad in ["", "monotonic", "real=1", "boottime=x", "boottime=1.", "boottime=1.-5"] {

@@ -5,7 +5,9 @@ use std::path::Path;
 use cgroup_core::Limits;
 use cgroup_core::device::{self, Rule};
 use ns_core::Kind;
-use nspod_sandbox::spec::{IdMaps, Link, Mount, MountKind, Namespace, Namespaces, Node, Process, Root, Spec};
+use nspod_sandbox::spec::{
+    IdMaps, Link, Mount, MountKind, NamespaceMode, Namespaces, Node, Process, Root, Spec,
+};
 use oci_spec::runtime;
 
 use super::resources::resources;
@@ -114,7 +116,7 @@ impl Config {
             let path = format!("mounts[{index}]");
             let mount = mounts::mount(&path, mount, label, id_maps, context, warnings)?;
             let inherits_maps = mount.id_maps.as_ref().is_some_and(|maps| maps.uid.is_none());
-            if inherits_maps && namespaces.user == Namespace::Host {
+            if inherits_maps && namespaces.user == NamespaceMode::Host {
                 let problem = "without mappings of its own, an idmapped mount requires a user namespace";
                 return Err(Error::invalid(&format!("{path}.options"), problem));
             }
@@ -192,7 +194,7 @@ fn convert_root(root: &runtime::Root, shares_files: bool, context: &Context<'_>)
 fn name(field: &str, name: &Option<String>, namespaces: &Namespaces) -> Result<Option<String>, Error> {
     let Some(name) = name.clone().filter(|name| !name.is_empty()) else { return Ok(None) };
     let problem = match () {
-        () if namespaces.uts == Namespace::Host => "requires a uts namespace",
+        () if namespaces.uts == NamespaceMode::Host => "requires a uts namespace",
         () if name.len() > 64 => "must have at most 64 bytes",
         () if name.contains('\0') => "must not contain a NUL byte",
         () => return Ok(Some(name)),

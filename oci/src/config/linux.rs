@@ -9,7 +9,7 @@ use super::paths::{absolute, within};
 use super::types::{CgroupsPath, Context, IntelRdt};
 use crate::Error;
 use crate::net::check_name;
-use nspod_sandbox::spec::{DEVICES, IdMaps, Join, LINKS, Link, Namespace, Namespaces, Node, NodeKind};
+use nspod_sandbox::spec::{DEVICES, IdMaps, Join, LINKS, Link, NamespaceMode, Namespaces, Node, NodeKind};
 
 pub(super) fn namespaces(linux: &runtime::Linux, context: &Context<'_>) -> Result<Namespaces, Error> {
     let mut all = Namespaces::default();
@@ -25,14 +25,14 @@ pub(super) fn namespaces(linux: &runtime::Linux, context: &Context<'_>) -> Resul
             LinuxNamespaceType::Cgroup => Kind::Cgroup,
             LinuxNamespaceType::Time => Kind::Time,
         };
-        if *all.get(kind) != Namespace::Host {
+        if *all.get(kind) != NamespaceMode::Host {
             return Err(Error::invalid(&path, format!("a {kind} namespace is given twice")));
         }
         let file = namespace.path().as_deref().filter(|file| !file.as_os_str().is_empty());
         *all.get_mut(kind) = match file {
-            None => Namespace::New,
-            Some(file) if file.is_absolute() => Namespace::Join(Join::Path(file.into())),
-            Some(file) => Namespace::Join(Join::Path(context.bundle.join(file))),
+            None => NamespaceMode::New,
+            Some(file) if file.is_absolute() => NamespaceMode::Join(Join::Path(file.into())),
+            Some(file) => NamespaceMode::Join(Join::Path(context.bundle.join(file))),
         };
     }
     Ok(all)
@@ -55,8 +55,10 @@ pub(super) fn id_maps(linux: &runtime::Linux, namespaces: &Namespaces) -> Result
         let path = format!("linux.{name}");
         let mappings = mappings.as_deref().unwrap_or_default();
         match (mappings.is_empty(), &namespaces.user) {
-            (true, Namespace::New) => Err(Error::invalid(&path, "a new user namespace requires mappings")),
-            (false, Namespace::Host) => Err(Error::invalid(&path, "mappings require a user namespace")),
+            (true, NamespaceMode::New) => {
+                Err(Error::invalid(&path, "a new user namespace requires mappings"))
+            }
+            (false, NamespaceMode::Host) => Err(Error::invalid(&path, "mappings require a user namespace")),
             (true, _) => Ok(None),
             (false, _) => id_map(&path, mappings).map(Some),
         }
@@ -64,7 +66,7 @@ pub(super) fn id_maps(linux: &runtime::Linux, namespaces: &Namespaces) -> Result
     let uid = map("uidMappings", linux.uid_mappings())?;
     let gid = map("gidMappings", linux.gid_mappings())?;
     Ok(match (&namespaces.user, uid, gid) {
-        (Namespace::New, Some(uid), Some(gid)) => IdMaps::Maps { uid, gid },
+        (NamespaceMode::New, Some(uid), Some(gid)) => IdMaps::Maps { uid, gid },
         // A joined user namespace has its maps already.
         _ => IdMaps::Auto,
     })
@@ -211,7 +213,7 @@ pub(super) fn net_devices(
         devices.push((name.clone(), new));
     }
     devices.sort();
-    if !devices.is_empty() && namespaces.net == Namespace::Host {
+    if !devices.is_empty() && namespaces.net == NamespaceMode::Host {
         let problem = "requires a network namespace of the container's own";
         return Err(Error::invalid("linux.netDevices", problem));
     }

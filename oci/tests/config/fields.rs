@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use ns_core::{Extent, IdMap, Kind, TimeOffset};
 use nspod_oci_runtime::config::{self as oci, CgroupsPath, Context, IntelRdt, SeccompListener};
 use nspod_sandbox::spec::{
-    Capabilities, Hook, IdMaps, IoPriority, Join, MemoryPolicy, Namespace, Node, NodeKind, Process,
+    Capabilities, Hook, IdMaps, IoPriority, Join, MemoryPolicy, NamespaceMode, Node, NodeKind, Process,
     Propagation, PropagationKind, Rlimit, Root, Scheduler, Seccomp, StreamOwner, Terminal, User,
 };
 use serde_json::{Value, json};
@@ -231,12 +231,12 @@ fn each_namespace_is_new_or_joined_or_the_callers() {
         let joined = json!({ "type": name, "path": format!("/proc/1/ns/{kind}") });
         document["linux"]["namespaces"] = json!([{ "type": "mount" }, joined]);
         let namespaces = container(&document).unwrap().spec.namespaces;
-        let joined = Namespace::Join(Join::Path(format!("/proc/1/ns/{kind}").into()));
+        let joined = NamespaceMode::Join(Join::Path(format!("/proc/1/ns/{kind}").into()));
         for other in Kind::ALL {
             let expected = match other {
-                Kind::Mnt => Namespace::New,
+                Kind::Mnt => NamespaceMode::New,
                 _ if other == kind => joined.clone(),
-                _ => Namespace::Host,
+                _ => NamespaceMode::Host,
             };
             assert_eq!(*namespaces.get(other), expected, "{name} {other}");
         }

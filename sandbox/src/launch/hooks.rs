@@ -16,7 +16,7 @@ use crate::join;
 use crate::plan::{Handles, Plan};
 use crate::spawn::failure::hook_failed;
 use crate::spawn::{self, Premade, Prepared, Start};
-use crate::spec::{Hook, Namespace, Spec};
+use crate::spec::{Hook, NamespaceMode, Spec};
 use crate::stdio::{Stdio, Streams};
 
 /// Runs a hook and waits for its end. The hook gets the state on standard input.
@@ -57,7 +57,7 @@ pub(super) fn run(hook: &Hook, container: &Prepared<'_>) -> Result<(), Error> {
 fn plan(hook: &Hook, container: &Prepared<'_>) -> Result<Plan, Error> {
     let mut spec = Spec::bare(&hook.path);
     spec.namespaces = join::namespaces_of(container.pid, container.pidfd)?;
-    *spec.namespaces.get_mut(Kind::Pid) = Namespace::Host;
+    *spec.namespaces.get_mut(Kind::Pid) = NamespaceMode::Host;
     spec.process.env = hook.env.clone().unwrap_or_default();
     spec.process.args = hook.args.clone();
     let process = Some((container.pid, duplicate(container.pidfd)?));

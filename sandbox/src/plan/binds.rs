@@ -12,7 +12,7 @@ use crate::plan::id_maps::new_maps;
 use crate::plan::namespaces::joined;
 use crate::plan::paths::dest;
 use crate::plan::text::c_string;
-use crate::spec::{Mount, MountIdMaps, MountKind, Namespace};
+use crate::spec::{Mount, MountIdMaps, MountKind, NamespaceMode};
 use crate::step::{Create, What};
 
 impl FileSteps<'_> {
@@ -138,7 +138,7 @@ impl FileSteps<'_> {
         // The caller's file system does not show the joined namespace: it would show the host's
         // processes and message queues instead of the pod's. A read-only sysfs or cgroup2 shows
         // less, and there is no alternative.
-        let joined = matches!(self.plan.spec.namespaces.get(kind), Namespace::Join(_));
+        let joined = matches!(self.plan.spec.namespaces.get(kind), NamespaceMode::Join(_));
         if joined && matches!(kind, Kind::Pid | Kind::Ipc) {
             let problem = format!(
                 "a new user namespace cannot mount {path} of a {kind} namespace that it joins: join its \

@@ -10,7 +10,7 @@ use crate::plan::data::Plan;
 use crate::plan::file_systems::{RDONLY, mount_step, to_set};
 use crate::plan::id_maps::Ids;
 use crate::plan::paths::dest;
-use crate::spec::{Mount, MountKind, Namespace, Propagation, PropagationKind, Root, Spec};
+use crate::spec::{Mount, MountKind, NamespaceMode, Propagation, PropagationKind, Root, Spec};
 use crate::step::{Create, Dest, MountStep, OverProc, Place, Slot, Step, What};
 
 /// Flags that make each mount private: mount events pass in neither direction.
@@ -64,7 +64,7 @@ impl<'a> FileSteps<'a> {
             foreign: ids.foreign,
             new_user: ids.new,
             bind_devices: ids.foreign || !host.mknod(),
-            host_ipc: spec.namespaces.ipc == Namespace::Host,
+            host_ipc: spec.namespaces.ipc == NamespaceMode::Host,
             cgroup2: host.cgroup2.clone(),
             tty_group: ids.tty_group,
             creates: spec.root != Root::Host && spec.root != Root::HostReadOnly,

@@ -7,7 +7,7 @@ use ns_core::Kind;
 
 use crate::error::Error;
 use crate::plan::names::check_sysctl;
-use crate::spec::{IdMaps, Namespace, Root, Spec};
+use crate::spec::{IdMaps, NamespaceMode, Root, Spec};
 
 /// Checks a spec.
 pub(super) fn check(spec: &Spec) -> Result<(), Error> {
@@ -20,7 +20,7 @@ pub(super) fn check(spec: &Spec) -> Result<(), Error> {
     check_mounts(spec)?;
     for (field, name) in [("hostname", &spec.hostname), ("domainname", &spec.domainname)] {
         let Some(name) = name else { continue };
-        if *ns.get(Kind::Uts) == Namespace::Host {
+        if *ns.get(Kind::Uts) == NamespaceMode::Host {
             let problem = "a name requires a new or joined uts namespace, or the host would be renamed";
             return Err(Error::invalid(field, problem));
         }

@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind};
 use crate::host::Host;
 use crate::plan::data::{Maps, Plan};
 use crate::plan::text::c_string;
-use crate::spec::{IdMaps, Join, Namespace};
+use crate::spec::{IdMaps, Join, NamespaceMode};
 use crate::step::Step;
 
 /// Properties of the container's ids in its user namespace.
@@ -23,10 +23,10 @@ pub(super) struct Ids {
 
 impl Ids {
     /// Returns the ids of a user namespace that the plan does not make.
-    pub(super) fn of_joined(user: &Namespace) -> Ids {
+    pub(super) fn of_joined(user: &NamespaceMode) -> Ids {
         let read = |pid: &i32, name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).ok();
         match user {
-            Namespace::Join(Join::Pid(pid)) => Ids {
+            NamespaceMode::Join(Join::Pid(pid)) => Ids {
                 foreign: true,
                 new: false,
                 setgroups: read(pid, "setgroups").is_none_or(|s| s.trim() == "allow"),
@@ -34,7 +34,7 @@ impl Ids {
                     .and_then(|s| s.parse::<IdMap>().ok())
                     .is_some_and(|map| map.to_outside(5).is_some()),
             },
-            Namespace::Join(_) => Ids { foreign: true, new: false, setgroups: true, tty_group: false },
+            NamespaceMode::Join(_) => Ids { foreign: true, new: false, setgroups: true, tty_group: false },
             _ => Ids { foreign: false, new: false, setgroups: true, tty_group: true },
         }
     }
@@ -98,9 +98,9 @@ pub(super) fn new_maps(plan: &Plan) -> Option<(IdMap, IdMap)> {
 }
 
 /// Returns the step that becomes root of a joined user namespace, or its first id.
-pub(super) fn become_joined_root(user: &Namespace, leave_groups: bool) -> Step {
+pub(super) fn become_joined_root(user: &NamespaceMode, leave_groups: bool) -> Step {
     let first = |ids| match user {
-        Namespace::Join(Join::Pid(pid)) => IdMap::of_pid(*pid, ids).map_or(0, |map| first(&map)),
+        NamespaceMode::Join(Join::Pid(pid)) => IdMap::of_pid(*pid, ids).map_or(0, |map| first(&map)),
         _ => 0,
     };
     Step::Become { uid: first(ns_core::Ids::Uid), gid: first(ns_core::Ids::Gid), leave_groups }

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::plan::data::Plan;
 use crate::plan::namespaces::joined;
 use crate::plan::text::c_string;
-use crate::spec::{Namespace, Spec};
+use crate::spec::{NamespaceMode, Spec};
 use crate::step::Step;
 
 /// Adds the steps that set the host name and the domain name, and that bring up `lo`.
@@ -67,7 +67,7 @@ pub(super) fn check_sysctl(name: &str, value: &str, spec: &Spec) -> Result<Kind,
         ["user", _] => Kind::User,
         _ => return Err(invalid("it belongs to no namespace, and setting it would change the host".into())),
     };
-    if *spec.namespaces.get(kind) == Namespace::Host {
+    if *spec.namespaces.get(kind) == NamespaceMode::Host {
         let kind = kind.name();
         let problem = format!("this requires a new or joined {kind} namespace, or the host would be changed");
         return Err(invalid(problem));

@@ -10,7 +10,7 @@ use crate::host::Host;
 use crate::plan::data::Plan;
 use crate::plan::id_maps::{self, Ids};
 use crate::plan::text::c_string;
-use crate::spec::{Join, Namespace};
+use crate::spec::{Join, NamespaceMode};
 use crate::step::Step;
 
 /// Descriptors of the namespaces to join, and of the process that a pid names.
@@ -114,7 +114,7 @@ fn join(plan: &mut Plan, host: &Host, joined: Kinds, (handles, process): &mut Ha
     for kind in order {
         let field = format!("namespaces.{}", kind.name());
         match spec.namespaces.get(kind) {
-            Namespace::Join(Join::Pid(pid)) => {
+            NamespaceMode::Join(Join::Pid(pid)) => {
                 // One setns(2) joins several namespaces of a process. The user namespace of a
                 // privileged caller is a separate call.
                 if let Some(Step::JoinPidfd { kinds, pid: last, .. }) = steps.last_mut()
@@ -133,7 +133,7 @@ fn join(plan: &mut Plan, host: &Host, joined: Kinds, (handles, process): &mut Ha
                 };
                 steps.push(Step::JoinPidfd { kinds: kind.into(), pidfd, pid: *pid });
             }
-            Namespace::Join(Join::Path(path)) => {
+            NamespaceMode::Join(Join::Path(path)) => {
                 let namespace = ns_core::Namespace::open(path)?;
                 if namespace.kind() != kind {
                     let problem = format!("{} is a {} namespace", path.display(), namespace.kind().name());
@@ -142,7 +142,7 @@ fn join(plan: &mut Plan, host: &Host, joined: Kinds, (handles, process): &mut Ha
                 let from = path.display().to_string();
                 steps.push(Step::JoinFd { kind, ns: namespace.into(), from });
             }
-            Namespace::Join(Join::Handle) => {
+            NamespaceMode::Join(Join::Handle) => {
                 let Some(at) = handles.iter().position(|n| n.kind() == kind) else {
                     return Err(Error::invalid(&field, "Handles::namespaces has no namespace of this kind"));
                 };

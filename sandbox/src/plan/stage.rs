@@ -10,7 +10,7 @@ use crate::plan::data::{Plan, Stage};
 use crate::plan::filter::{asks, lets_through};
 use crate::plan::text::c_string;
 use crate::plan::{encode, numbers};
-use crate::spec::{Namespace, Root, Spec};
+use crate::spec::{NamespaceMode, Root, Spec};
 use crate::step::{CStrings, Exec, Step};
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
@@ -26,8 +26,8 @@ impl Stage {
     pub(super) fn of(spec: &Spec, held: bool, entered: bool) -> Option<Stage> {
         let foreign = entered
             || !matches!(spec.root, Root::Host | Root::HostReadOnly)
-            || matches!(spec.namespaces.mnt, Namespace::Join(_));
-        let enters = matches!(spec.namespaces.pid, Namespace::Join(_));
+            || matches!(spec.namespaces.mnt, NamespaceMode::Join(_));
+        let enters = matches!(spec.namespaces.pid, NamespaceMode::Join(_));
         let needed = enters || held || !spec.hooks.start_container.is_empty() || foreign && !spec.init;
         needed.then(|| Stage { blob: Vec::new(), enters, hooks: Vec::new() })
     }

@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::text;
 
-/// The container's namespace of one kind.
+/// Choice of the container's namespace of one kind. For a handle on an existing namespace, see
+/// [`ns_core::Namespace`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Namespace {
+pub enum NamespaceMode {
     /// A new namespace.
     New,
     /// The caller's namespace.
@@ -39,14 +40,14 @@ pub enum Join {
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct Namespaces {
-    pub mnt: Namespace,
-    pub net: Namespace,
-    pub pid: Namespace,
-    pub user: Namespace,
-    pub uts: Namespace,
-    pub ipc: Namespace,
-    pub cgroup: Namespace,
-    pub time: Namespace,
+    pub mnt: NamespaceMode,
+    pub net: NamespaceMode,
+    pub pid: NamespaceMode,
+    pub user: NamespaceMode,
+    pub uts: NamespaceMode,
+    pub ipc: NamespaceMode,
+    pub cgroup: NamespaceMode,
+    pub time: NamespaceMode,
 }
 
 impl Namespaces {
@@ -54,13 +55,13 @@ impl Namespaces {
     pub fn new(kinds: Kinds) -> Self {
         let mut all = Namespaces::default();
         for kind in kinds.kinds() {
-            *all.get_mut(kind) = Namespace::New;
+            *all.get_mut(kind) = NamespaceMode::New;
         }
         all
     }
 
-    /// Returns the namespace of a kind.
-    pub fn get(&self, kind: Kind) -> &Namespace {
+    /// Returns the choice for a kind.
+    pub fn get(&self, kind: Kind) -> &NamespaceMode {
         match kind {
             Kind::Mnt => &self.mnt,
             Kind::Net => &self.net,
@@ -73,8 +74,8 @@ impl Namespaces {
         }
     }
 
-    /// Returns a mutable reference to the namespace of a kind.
-    pub fn get_mut(&mut self, kind: Kind) -> &mut Namespace {
+    /// Returns a mutable reference to the choice for a kind.
+    pub fn get_mut(&mut self, kind: Kind) -> &mut NamespaceMode {
         match kind {
             Kind::Mnt => &mut self.mnt,
             Kind::Net => &mut self.net,
@@ -94,12 +95,12 @@ impl Namespaces {
 
     /// Returns the kinds whose namespace is joined.
     pub fn joined_kinds(&self) -> Kinds {
-        Kind::ALL.into_iter().filter(|k| matches!(self.get(*k), Namespace::Join(_))).collect()
+        Kind::ALL.into_iter().filter(|k| matches!(self.get(*k), NamespaceMode::Join(_))).collect()
     }
 
     /// Returns whether the namespace of a kind is new.
     pub fn is_new(&self, kind: Kind) -> bool {
-        *self.get(kind) == Namespace::New
+        *self.get(kind) == NamespaceMode::New
     }
 }
 

@@ -20,7 +20,7 @@ pub(crate) enum Op {
 type Ns = usize;
 
 #[derive(Debug, Clone, Copy)]
-struct Namespace {
+struct NamespaceState {
     /// The user namespace that owns this namespace. For a user namespace, its parent.
     owner: Ns,
     /// For a pid namespace, its parent.
@@ -30,7 +30,7 @@ struct Namespace {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Process {
+struct ProcessState {
     alive: bool,
     ns: [Ns; 8],
     /// Namespaces of its children, for pid and time.
@@ -42,8 +42,8 @@ struct Process {
 
 #[derive(Debug)]
 pub(crate) struct World {
-    namespaces: Vec<Namespace>,
-    processes: Vec<Process>,
+    namespaces: Vec<NamespaceState>,
+    processes: Vec<ProcessState>,
     /// Pid namespaces that have had a first process.
     begun: Vec<Ns>,
 }
@@ -56,9 +56,9 @@ impl World {
     /// Creates a world of one process in the host's namespaces.
     pub(crate) fn new() -> World {
         let ns = std::array::from_fn(|kind| kind);
-        let host = Namespace { owner: USER, parent: PID, dead: false };
+        let host = NamespaceState { owner: USER, parent: PID, dead: false };
         let first =
-            Process { alive: true, ns, pid_for_children: PID, time_for_children: TIME, init_of: None };
+            ProcessState { alive: true, ns, pid_for_children: PID, time_for_children: TIME, init_of: None };
         World { namespaces: vec![host; 8], processes: vec![first], begun: vec![PID] }
     }
 
@@ -125,7 +125,7 @@ impl World {
 
     /// Creates namespaces, which belong to the new user namespace if there is one. New pid and time namespaces are
     /// for the children.
-    fn make(&mut self, process: &mut Process, maker: Process, kinds: Kinds) -> Result<(), i32> {
+    fn make(&mut self, process: &mut ProcessState, maker: ProcessState, kinds: Kinds) -> Result<(), i32> {
         let user = match kinds.contains_kind(Kind::User) {
             true => self.namespaces.len(),
             false => maker.ns[USER],
@@ -141,12 +141,12 @@ impl World {
             }
         }
         if kinds.contains_kind(Kind::User) {
-            self.namespaces.push(Namespace { owner: maker.ns[USER], parent: USER, dead: false });
+            self.namespaces.push(NamespaceState { owner: maker.ns[USER], parent: USER, dead: false });
             process.ns[USER] = user;
         }
         for kind in (kinds - Kinds::USER).kinds() {
             let made = self.namespaces.len();
-            self.namespaces.push(Namespace { owner: user, parent: maker.ns[PID], dead: false });
+            self.namespaces.push(NamespaceState { owner: user, parent: maker.ns[PID], dead: false });
             match kind {
                 Kind::Pid => process.pid_for_children = made,
                 Kind::Time => process.time_for_children = made,

@@ -3,14 +3,14 @@
 use std::collections::{HashMap, HashSet};
 
 use ns_core::Kind;
-use nspod_census::{Census, Holder, Namespace};
+use nspod_census::{Census, Holder, NamespaceInfo};
 
 use super::who::{self, Users};
 use crate::error::Result;
 use crate::output;
 
 pub(super) fn show(census: &Census, kinds: &[Kind], json: bool) -> Result<()> {
-    let wanted: Vec<&Namespace> =
+    let wanted: Vec<&NamespaceInfo> =
         census.namespaces().iter().filter(|n| kinds.is_empty() || kinds.contains(&n.kind)).collect();
     if json {
         return output::json(&wanted);
@@ -28,10 +28,10 @@ fn row(
     census: &Census,
     users: &Users,
     command: &mut impl FnMut(i32) -> String,
-    namespace: &Namespace,
+    namespace: &NamespaceInfo,
 ) -> Vec<String> {
     let first = namespace.processes.first().and_then(|pid| census.process(*pid));
-    let text = |of: &dyn Fn(&nspod_census::Process) -> String| first.map_or("-".into(), of);
+    let text = |of: &dyn Fn(&nspod_census::ProcessInfo) -> String| first.map_or("-".into(), of);
     vec![
         namespace.id.ino.to_string(),
         namespace.kind.to_string(),

@@ -2,7 +2,7 @@
 //! namespaces.
 
 use ns_core::{Kind, NamespaceId};
-use nspod_census::{Census, Model, Process};
+use nspod_census::{Census, Model, ProcessInfo};
 use nspod_sandbox::ErrorKind;
 use serde_json::json;
 
@@ -15,7 +15,7 @@ struct Place<'a> {
     census: &'a Census,
     model: Model,
     names: Names,
-    process: &'a Process,
+    process: &'a ProcessInfo,
     /// Index of the container; `None` for a process of the host.
     container: Option<usize>,
 }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use ns_core::{Kind, Kinds};
-use nspod_sandbox::spec::{Namespace, Namespaces, Root, Spec, Writes};
+use nspod_sandbox::spec::{NamespaceMode, Namespaces, Root, Spec, Writes};
 use nspod_sandbox::{Command, ErrorKind, Stdio};
 
 use super::probe;
@@ -28,7 +28,7 @@ pub(super) fn check(privileged: bool) -> Group {
 pub(super) fn spec(privileged: bool) -> Spec {
     let mut spec = Spec::new("true");
     if !privileged {
-        *spec.namespaces.get_mut(Kind::User) = Namespace::New;
+        *spec.namespaces.get_mut(Kind::User) = NamespaceMode::New;
     }
     spec
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use cgroup_core::{Limits, Max};
 use nix::mount::{MsFlags, mount};
 use ns_core::{Kind, Kinds, NamespaceSet};
-use nspod_sandbox::spec::{IdMaps, Namespace};
+use nspod_sandbox::spec::{IdMaps, NamespaceMode};
 use nspod_sandbox::{ErrorKind, Pod, PodSpec};
 use nspod_tests::{Cell, command, join};
 
@@ -14,7 +14,7 @@ pub(crate) fn single_id() {
     let uid = nix::unistd::getuid();
     assert!(!uid.is_root());
     let mut command = command();
-    command.namespace(Kind::User, Namespace::New).hostname("box");
+    command.namespace(Kind::User, NamespaceMode::New).hostname("box");
     command.spec_mut().id_maps = IdMaps::Single;
     let mut cell = Cell::start(&mut command).expect("a container");
     // It is root inside, and the same user on the host.
@@ -53,7 +53,7 @@ pub(crate) fn as_nobody(lines: &str, program: &str, what: &str) {
 pub(crate) fn id_ranges() {
     let uid = nix::unistd::getuid().to_string();
     let mut command = command();
-    command.namespace(Kind::User, Namespace::New);
+    command.namespace(Kind::User, NamespaceMode::New);
     let mut cell = Cell::start(&mut command).expect("a container");
     let map = cell.order("read /proc/self/uid_map").expect("the map");
     let words: Vec<_> = map.split_whitespace().collect();
@@ -61,7 +61,7 @@ pub(crate) fn id_ranges() {
     assert!(cell.order("drop-groups").is_ok());
     // Another user inside is another user on the host.
     let mut command = nspod_tests::command();
-    command.namespace(Kind::User, Namespace::New).user(1000, 1000);
+    command.namespace(Kind::User, NamespaceMode::New).user(1000, 1000);
     let mut cell = Cell::start(&mut command).expect("a container");
     assert_eq!(cell.order("uid").as_deref(), Ok("1000"));
     let status = std::fs::read_to_string(format!("/proc/{}/status", cell.container.pid())).expect("status");
@@ -88,7 +88,7 @@ pub(crate) fn pod(name: &str) {
 pub(crate) fn limit() {
     let limits = Limits { pids_max: Some(Max::Value(10)), ..Limits::default() };
     let mut command = command();
-    command.namespace(Kind::User, Namespace::New).limits(limits);
+    command.namespace(Kind::User, NamespaceMode::New).limits(limits);
     let error = Cell::start(&mut command).expect_err("nothing is delegated to nobody");
     let text = error.to_string();
     assert!(error.step() == Some("cgroup") || error.kind() == ErrorKind::Unenforceable, "{text}");

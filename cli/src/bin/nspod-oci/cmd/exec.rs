@@ -8,7 +8,7 @@ use clap::Args;
 use nspod_cli::error::{Error, Result};
 use nspod_cli::foreground::{self, Signals};
 use nspod_cli::terminal::{self, Relay};
-use nspod_oci_runtime::nspod_sandbox::Container as Process;
+use nspod_oci_runtime::nspod_sandbox::Container as SandboxContainer;
 use nspod_oci_runtime::{ExecOptions, InheritedFds, config};
 
 use crate::global::{Global, MaybePath};
@@ -93,7 +93,7 @@ pub(crate) fn exec(global: &Global, args: ExecArgs) -> Result<i32> {
     waited
 }
 
-fn wait(process: &mut Process, signals: &Signals) -> Result<i32> {
+fn wait(process: &mut SandboxContainer, signals: &Signals) -> Result<i32> {
     let relay = process.terminal.take().map(|master| Relay::new(master, true)).transpose()?;
     let outcome = foreground::attend(process, signals, relay)?;
     log::debug(&format_args!("the process {} {}", process.pid(), outcome.status));
