@@ -30,7 +30,8 @@ pub(crate) enum Command {
     /// MKNOD, and no new privileges. For a caller without privileges it also has a new user namespace.
     ///
     /// In the foreground nspod waits for the program, forwards signals to it, and removes the
-    /// container (see --keep). With -d it prints the id and exits, and no process of nspod stays.
+    /// container (see --keep). With -d it prints the id and exits; only a small init stays in the
+    /// container.
     Run(Box<cmd::run::RunArgs>),
     /// Run another command in a running container
     Exec(cmd::exec::ExecArgs),
