@@ -15,6 +15,8 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed={SOURCE}");
     println!("cargo::rerun-if-changed=src/arch");
+    // The files in src/arch contain items for the library only.
+    println!("cargo::rustc-check-cfg=cfg(nspod_init)");
     let var = |name: &str| env::var(name).unwrap_or_else(|_| panic!("cargo sets {name} for build scripts"));
     let (target, arch) = (var("TARGET"), var("CARGO_CFG_TARGET_ARCH"));
     if !matches!(arch.as_str(), "x86_64" | "aarch64") || var("CARGO_CFG_TARGET_OS") != "linux" {
@@ -25,23 +27,18 @@ fn main() {
     let mut rustc = Command::new(var("RUSTC"));
     rustc.arg(SOURCE).arg("-o").arg(&image).args(["--target", &target]);
     rustc.args(["--crate-name", "nspod_init", "--crate-type", "bin", "--edition", "2024"]);
-    rustc.args(["--cap-lints", "warn"]);
+    rustc.args(["--cfg", "nspod_init", "--cap-lints", "warn"]);
     for option in [
         "panic=abort",
         "opt-level=s",
         "overflow-checks=no",
         "codegen-units=1",
         "relocation-model=static",
+        "relro-level=off",
         "target-feature=+crt-static",
         "force-unwind-tables=no",
         "strip=symbols",
-        "link-arg=-nostartfiles",
         "link-arg=-nostdlib",
-        "link-arg=-static",
-        "link-arg=-no-pie",
-        "link-arg=-Wl,--build-id=none",
-        "link-arg=-Wl,-z,noseparate-code",
-        "link-arg=-Wl,-z,norelro",
     ] {
         rustc.args(["-C", option]);
     }
@@ -49,8 +46,13 @@ fn main() {
         // Do not use the start files of the C library that rustc ships for musl.
         rustc.args(["-C", "link-self-contained=no"]);
     }
-    if let Ok(linker) = env::var("RUSTC_LINKER") {
+    let linker = env::var("RUSTC_LINKER").ok();
+    if let Some(linker) = &linker {
         rustc.arg("-C").arg(format!("linker={linker}"));
+    }
+    // A C compiler passes these options to the linker. They are the defaults of lld.
+    if !linker.is_some_and(|linker| linker.ends_with("lld")) {
+        rustc.args(["-C", "link-arg=-Wl,--build-id=none,-z,noseparate-code"]);
     }
     // The flags of the library's build must not reach this rustc or a wrapper of it.
     for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {

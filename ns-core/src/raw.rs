@@ -108,83 +108,16 @@ pub unsafe fn clone3_on_stack(
     // The kernel writes through this address, so the provenance of the pointer is exposed.
     args.stack = stack.expose_provenance() as u64;
     args.stack_size = (top - base) as u64;
+    let ret: isize;
+    // In the parent only the register of the result changes. The child's stack is empty at the call.
+    // The asm is not `nomem`: it may read and write all memory, because a child that shares the memory
+    // does.
     // SAFETY: the caller vouches for the stack, for `f` and for the pointers in `args`.
-    let ret = unsafe { start(args, f, arg) };
+    unsafe { crate::arch::clone3_call!(args, f, arg => ret) };
     match ret {
         0.. => Ok(ret as pid_t),
         _ => Err(Errno::from_raw(-ret as i32)),
     }
-}
-
-/// Makes the system call, and calls `f` in the child. Returns the raw result.
-///
-/// In the parent only the register of the result changes. The child's stack is empty at the call, so
-/// the frame pointer is set to zero, which ends a backtrace there. The asm is not `nomem`: it may read
-/// and write all memory, because a child that shares the memory does.
-///
-/// # Safety
-/// See [`clone3_on_stack`]; `args.stack + args.stack_size` is a multiple of 16.
-#[cfg(target_arch = "x86_64")]
-unsafe fn start(args: &mut CloneArgs, f: unsafe extern "C" fn(*mut c_void) -> !, arg: *mut c_void) -> isize {
-    let ret: isize;
-    // SAFETY: see the contract above. `syscall` overwrites rcx and r11, and preserves r8 and r9.
-    unsafe {
-        std::arch::asm!(
-            "syscall",
-            "test rax, rax",
-            "jnz 2f",
-            "xor ebp, ebp",
-            "mov rdi, r9",
-            "call r8",
-            "ud2",
-            "2:",
-            inlateout("rax") libc::SYS_clone3 as isize => ret,
-            in("rdi") args as *mut CloneArgs,
-            in("rsi") size_of::<CloneArgs>(),
-            in("r8") f,
-            in("r9") arg,
-            out("rcx") _,
-            out("r11") _,
-        );
-    }
-    ret
-}
-
-/// See the x86_64 version.
-///
-/// # Safety
-/// See [`clone3_on_stack`]; `args.stack + args.stack_size` is a multiple of 16.
-#[cfg(target_arch = "aarch64")]
-unsafe fn start(args: &mut CloneArgs, f: unsafe extern "C" fn(*mut c_void) -> !, arg: *mut c_void) -> isize {
-    let ret: isize;
-    // SAFETY: see the contract above. `svc` preserves every register except x0.
-    unsafe {
-        std::arch::asm!(
-            "svc #0",
-            "cbnz x0, 2f",
-            "mov x29, xzr",
-            "mov x30, xzr",
-            "mov x0, x10",
-            "blr x9",
-            "brk #1",
-            "2:",
-            inlateout("x0") args as *mut CloneArgs => ret,
-            in("x1") size_of::<CloneArgs>(),
-            in("x8") libc::SYS_clone3,
-            in("x9") f,
-            in("x10") arg,
-        );
-    }
-    ret
-}
-
-/// Fails on other architectures.
-///
-/// # Safety
-/// Safe to call.
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-unsafe fn start(_: &mut CloneArgs, _: unsafe extern "C" fn(*mut c_void) -> !, _: *mut c_void) -> isize {
-    -(libc::ENOSYS as isize)
 }
 
 /// Takes ownership of a new descriptor.

@@ -8,4 +8,4 @@ mod native;
 #[path = "arch/x86_64.rs"]
 mod native;
 
-pub(crate) use native::trap;
+pub(crate) use native::{abis, trap};

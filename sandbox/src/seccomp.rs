@@ -34,7 +34,7 @@
 //! See [seccomp(2)](https://man7.org/linux/man-pages/man2/seccomp.2.html) and OCI's [runtime
 //! specification](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#seccomp).
 
-mod abi;
+pub(crate) mod abi;
 mod compile;
 mod evaluate;
 mod profile;
@@ -47,6 +47,7 @@ use nix::errno::Errno;
 pub(crate) use self::evaluate::allows;
 pub use self::profile::{Action, Architecture, Arg, Conditions, Flag, Op, Profile, Rule};
 use crate::Error;
+use crate::arch::abis::{ABIS, DOCKER_ARCH};
 
 impl Profile {
     /// Returns the library's own profile, for a process with the bounding set `capabilities` (bit
@@ -113,7 +114,7 @@ impl Profile {
     /// result contains none of these, except `errno` names that do not exist.
     pub fn resolve(&self, capabilities: u64, kernel: (u32, u32)) -> Profile {
         let cap = |name: &String| standard::capability(name).is_some_and(|n| capabilities >> n & 1 == 1);
-        let arch = |name: &String| name == abi::DOCKER_ARCH;
+        let arch = |name: &String| name == DOCKER_ARCH;
         let new_enough = |v: &String| parse_version(v).is_some_and(|least| kernel >= least);
         let in_force = |rule: &Rule| {
             let (with, without) = (&rule.includes, &rule.excludes);
@@ -131,7 +132,7 @@ impl Profile {
         };
         let syscalls = self.syscalls.iter().filter(|r| in_force(r)).map(unconditional).collect();
         let mut architectures = self.architectures.clone();
-        if let Some(map) = self.arch_map.iter().find(|map| map.architecture == abi::ABIS[0].name) {
+        if let Some(map) = self.arch_map.iter().find(|map| map.architecture == ABIS[0].name) {
             architectures.push(map.architecture.clone());
             architectures.extend(map.sub_architectures.iter().cloned());
         }

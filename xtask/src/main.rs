@@ -1,5 +1,6 @@
 //! Project chores: `cargo xtask`.
 
+mod aarch64;
 mod cpio;
 mod cycles;
 mod demux;

@@ -12,7 +12,7 @@ use clap::ValueEnum;
 
 use crate::guest::{self, Stream, repository};
 use crate::tally::{Counts, FAILED, PROGRAM, Tally};
-use crate::{cycles, fuzz, install, sh, uml};
+use crate::{aarch64, cycles, fuzz, install, sh, uml};
 
 /// Ends a guest that hangs, in seconds.
 const GUEST_TIMEOUT: u64 = 55 * 60;
@@ -32,7 +32,7 @@ const LACKING: [(&str, &str); 3] =
 
 /// Run every check and test, here, in the guest and under user-mode Linux
 ///
-/// The host lane runs on the kernel of this machine: formatting, lints, documentation, tests, a few seconds of each
+/// The host lane runs on the kernel of this machine: formatting, lints (also for aarch64), documentation, tests, a few seconds of each
 /// fuzz target, and each benchmark once. The guest lane runs the same tests under `cargo xtask guest`, where no test
 /// may be skipped. The uml lane runs the tests about missing time namespaces on a kernel without them. The last lines
 /// of the output list the skipped tests, the failed checks and the failed tests.
@@ -61,6 +61,7 @@ enum Lane {
 /// Runs all steps, even if one fails.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut steps = Steps::default();
+    let mut skips: Vec<String> = Vec::new();
     if !args.no_install {
         steps.step("packages", || install::packages(install::TESTS, true));
     }
@@ -73,12 +74,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         steps.step("lints", || {
             sh::run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
         });
+        if aarch64::is_installed(!args.no_install) {
+            steps.step("lints for aarch64", aarch64::lints);
+        } else {
+            skips.push(format!("lints for aarch64: run `rustup target add {}`", aarch64::TARGET));
+        }
         steps.step("documentation", || {
             sh::run(cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
         });
     }
     let mut total = Counts::default();
-    let mut skips = Vec::new();
     let mut failures = Vec::new();
     type RunLane = fn(&Args, &mut Tally) -> Result<()>;
     let lanes: [(&str, bool, RunLane); 3] = [

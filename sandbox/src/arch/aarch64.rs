@@ -1,5 +1,5 @@
-//! aarch64: machine code and system-call numbers. The macros expand to assembly, which their users
-//! put into unsafe blocks.
+//! aarch64: machine code, system-call numbers and ABIs. The macros expand to assembly, which their
+//! users put into unsafe blocks.
 
 #![allow(unused_imports, unused_macros, dead_code)]
 
@@ -87,4 +87,45 @@ pub(crate) mod nr {
     pub(crate) const WAIT4: usize = 260;
     pub(crate) const CLOSE_RANGE: usize = 436;
     pub(crate) const OPENAT2: usize = 437;
+}
+
+/// The ABIs whose programs the kernel can run, and their system calls by name, for seccomp filters.
+#[cfg(not(nspod_init))]
+pub(crate) mod abis {
+    use crate::seccomp::abi::{Abi, PRIVATE, none, numbers};
+
+    /// Docker's name of the architecture.
+    pub(crate) const DOCKER_ARCH: &str = "arm64";
+
+    /// The machine's own ABI first, then the ABIs that share its `AUDIT_ARCH_*`, sorted by base.
+    pub(crate) const ABIS: &[Abi] = &[
+        Abi {
+            name: "SCMP_ARCH_AARCH64",
+            audit: 0xc000_00b7,
+            base: 0,
+            narrow: false,
+            number,
+            multiplexed: none,
+        },
+        Abi {
+            name: "SCMP_ARCH_ARM",
+            audit: 0x4000_0028,
+            base: 0,
+            narrow: true,
+            number: arm,
+            multiplexed: none,
+        },
+    ];
+
+    numbers!(number, syscalls::Sysno);
+    numbers!(arm_common, syscalls::arm::Sysno);
+
+    /// Returns numbers that all machines share, and those of ARM only.
+    fn arm(name: &str) -> Option<u32> {
+        let own = ["breakpoint", "cacheflush", "usr26", "usr32", "set_tls"];
+        match own.iter().position(|own| *own == name) {
+            Some(n) => Some(PRIVATE + 1 + n as u32),
+            None => arm_common(name),
+        }
+    }
 }

@@ -1,5 +1,5 @@
-//! x86_64: machine code and system-call numbers. The macros expand to assembly, which their users
-//! put into unsafe blocks.
+//! x86_64: machine code, system-call numbers and ABIs. The macros expand to assembly, which their
+//! users put into unsafe blocks.
 
 #![allow(unused_imports, unused_macros, dead_code)]
 
@@ -88,4 +88,128 @@ pub(crate) mod nr {
     pub(crate) const DUP3: usize = 292;
     pub(crate) const CLOSE_RANGE: usize = 436;
     pub(crate) const OPENAT2: usize = 437;
+}
+
+/// The ABIs whose programs the kernel can run, and their system calls by name, for seccomp filters.
+#[cfg(not(nspod_init))]
+pub(crate) mod abis {
+    use crate::seccomp::abi::{Abi, none, numbers};
+    use crate::seccomp::{Arg, Op};
+
+    /// Docker's name of the architecture.
+    pub(crate) const DOCKER_ARCH: &str = "amd64";
+
+    /// The machine's own ABI first, then the ABIs that share its `AUDIT_ARCH_*`, sorted by base.
+    pub(crate) const ABIS: &[Abi] = &[
+        Abi {
+            name: "SCMP_ARCH_X86_64",
+            audit: 0xc000_003e,
+            base: 0,
+            narrow: false,
+            number,
+            multiplexed: none,
+        },
+        Abi {
+            name: "SCMP_ARCH_X32",
+            audit: 0xc000_003e,
+            base: 0x4000_0000,
+            narrow: false,
+            number: x32,
+            multiplexed: none,
+        },
+        Abi { name: "SCMP_ARCH_X86", audit: 0x4000_0003, base: 0, narrow: true, number: x86, multiplexed },
+    ];
+
+    numbers!(number, syscalls::Sysno);
+    numbers!(x86, syscalls::x86::Sysno);
+
+    /// Returns x86_64's numbers, except for calls whose structures differ.
+    fn x32(name: &str) -> Option<u32> {
+        const FIRST: u32 = 512;
+        const OWN: [&str; 36] = [
+            "rt_sigaction",
+            "rt_sigreturn",
+            "ioctl",
+            "readv",
+            "writev",
+            "recvfrom",
+            "sendmsg",
+            "recvmsg",
+            "execve",
+            "ptrace",
+            "rt_sigpending",
+            "rt_sigtimedwait",
+            "rt_sigqueueinfo",
+            "sigaltstack",
+            "timer_create",
+            "mq_notify",
+            "kexec_load",
+            "waitid",
+            "set_robust_list",
+            "get_robust_list",
+            "vmsplice",
+            "move_pages",
+            "preadv",
+            "pwritev",
+            "rt_tgsigqueueinfo",
+            "recvmmsg",
+            "sendmmsg",
+            "process_vm_readv",
+            "process_vm_writev",
+            "setsockopt",
+            "getsockopt",
+            "io_setup",
+            "io_submit",
+            "execveat",
+            "preadv2",
+            "pwritev2",
+        ];
+        match OWN.iter().position(|own| *own == name) {
+            Some(n) => Some(FIRST + n as u32),
+            None => number(name),
+        }
+    }
+
+    /// Returns the multiplexer of a call: `socketcall` for socket calls, `ipc` for System V IPC
+    /// (linux/net.h, linux/ipc.h). The kernel reads only 16 bits of the number that `ipc` receives.
+    fn multiplexed(name: &str) -> Option<(u32, Arg)> {
+        const SOCKETCALL: u32 = 102;
+        const IPC: u32 = 117;
+        let (number, mask, call) = match name {
+            "socket" => (SOCKETCALL, u32::MAX, 1),
+            "bind" => (SOCKETCALL, u32::MAX, 2),
+            "connect" => (SOCKETCALL, u32::MAX, 3),
+            "listen" => (SOCKETCALL, u32::MAX, 4),
+            "accept" => (SOCKETCALL, u32::MAX, 5),
+            "getsockname" => (SOCKETCALL, u32::MAX, 6),
+            "getpeername" => (SOCKETCALL, u32::MAX, 7),
+            "socketpair" => (SOCKETCALL, u32::MAX, 8),
+            "send" => (SOCKETCALL, u32::MAX, 9),
+            "recv" => (SOCKETCALL, u32::MAX, 10),
+            "sendto" => (SOCKETCALL, u32::MAX, 11),
+            "recvfrom" => (SOCKETCALL, u32::MAX, 12),
+            "shutdown" => (SOCKETCALL, u32::MAX, 13),
+            "setsockopt" => (SOCKETCALL, u32::MAX, 14),
+            "getsockopt" => (SOCKETCALL, u32::MAX, 15),
+            "sendmsg" => (SOCKETCALL, u32::MAX, 16),
+            "recvmsg" => (SOCKETCALL, u32::MAX, 17),
+            "accept4" => (SOCKETCALL, u32::MAX, 18),
+            "recvmmsg" => (SOCKETCALL, u32::MAX, 19),
+            "sendmmsg" => (SOCKETCALL, u32::MAX, 20),
+            "semop" => (IPC, 0xffff, 1),
+            "semget" => (IPC, 0xffff, 2),
+            "semctl" => (IPC, 0xffff, 3),
+            "semtimedop" => (IPC, 0xffff, 4),
+            "msgsnd" => (IPC, 0xffff, 11),
+            "msgrcv" => (IPC, 0xffff, 12),
+            "msgget" => (IPC, 0xffff, 13),
+            "msgctl" => (IPC, 0xffff, 14),
+            "shmat" => (IPC, 0xffff, 21),
+            "shmdt" => (IPC, 0xffff, 22),
+            "shmget" => (IPC, 0xffff, 23),
+            "shmctl" => (IPC, 0xffff, 24),
+            _ => return None,
+        };
+        Some((number, Arg { index: 0, value: mask.into(), value_two: call, op: Op::MaskedEq }))
+    }
 }

@@ -5,9 +5,10 @@ use std::borrow::Cow;
 
 use libc::sock_filter;
 
-use super::abi::{ABIS, Abi, PRIVATE};
+use super::abi::{Abi, PRIVATE};
 use super::profile::{Action, Arg, Conditions, Op, Profile, Rule};
 use crate::Error;
+use crate::arch::abis::ABIS;
 
 /// First number of x32 calls (x86_64 only; no other call has a number this high).
 const X32: u32 = 0x4000_0000;

@@ -2,15 +2,12 @@
 
 use libc::sock_filter;
 
-#[cfg(target_arch = "x86_64")]
-const NATIVE: u32 = 0xc000_003e;
-#[cfg(target_arch = "aarch64")]
-const NATIVE: u32 = 0xc000_00b7;
+use crate::arch::abis::ABIS;
 
 /// Returns whether the filter allows this native call with these first arguments.
 pub(crate) fn allows(filter: &[sock_filter], nr: libc::c_long, args: [u64; 3]) -> bool {
     let [a, b, c] = args;
-    let answer = run(filter, NATIVE, nr as u32, [a, b, c, 0, 0, 0]);
+    let answer = run(filter, ABIS[0].audit, nr as u32, [a, b, c, 0, 0, 0]);
     matches!(
         answer.map(|answer| answer & libc::SECCOMP_RET_ACTION_FULL),
         Some(libc::SECCOMP_RET_ALLOW | libc::SECCOMP_RET_LOG)

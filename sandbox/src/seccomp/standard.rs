@@ -3,8 +3,8 @@
 
 use caps::Capability::{self, *};
 
-use super::abi::ABIS;
 use super::profile::{Action, Arg, Op, Profile, Rule};
+use crate::arch::abis::ABIS;
 
 /// Calls that every program may make, by subject.
 const ORDINARY: &[&str] = &[

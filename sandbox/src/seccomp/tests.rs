@@ -3,20 +3,25 @@
 #![allow(unsafe_code)]
 
 mod libseccomp;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::seccomp::abi::{ABIS, Abi, number};
+use crate::arch::abis::ABIS;
+use crate::seccomp::abi::Abi;
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
 const SYS_ADMIN: u64 = 1 << 21;
-#[cfg(target_arch = "x86_64")]
-const NATIVE: u32 = 0xc000_003e;
-#[cfg(target_arch = "aarch64")]
-const NATIVE: u32 = 0xc000_00b7;
+const NATIVE: u32 = ABIS[0].audit;
+
+/// Returns the number of a native call.
+fn number(name: &str) -> Option<u32> {
+    (ABIS[0].number)(name)
+}
 
 fn run(program: &[libc::sock_filter], arch: u32, nr: u32, args: [u64; 6]) -> u32 {
     evaluate::run(program, arch, nr, args).expect("an instruction of the compiler's")
@@ -40,7 +45,7 @@ fn returned(action: Action, errno: Option<u16>) -> u32 {
 /// Evaluates the profile as its documentation describes, for a call as in struct seccomp_data.
 fn model(profile: &Profile, arch: u32, nr: u32, args: [u64; 6]) -> u32 {
     let default = returned(profile.default_action, profile.default_errno_ret);
-    let of_x32 = cfg!(target_arch = "x86_64") && arch == NATIVE && nr >= X32_BIT;
+    let of_x32 = ABIS.iter().any(|abi| abi.base > 0 && abi.audit == arch && nr >= abi.base);
     let Some(abi) = abi(arch, of_x32) else { return 0x8000_0000 };
     if (abi.base > 0 && nr < u32::MAX) || abi.audit != NATIVE {
         match profile.architectures.iter().any(|name| name == abi.name) {
@@ -105,8 +110,6 @@ fn model(profile: &Profile, arch: u32, nr: u32, args: [u64; 6]) -> u32 {
     let newer = profile.default_action == Action::Errno && last.is_some_and(|last| nr > last);
     if newer { ENOSYS } else { default }
 }
-
-const X32_BIT: u32 = 0x4000_0000;
 
 fn abi(audit: u32, x32: bool) -> Option<&'static Abi> {
     ABIS.iter().find(|abi| abi.audit == audit && (abi.base > 0) == x32)
@@ -243,24 +246,18 @@ fn a_program_longer_than_a_jump_reaches_still_decides_right() {
     }
 }
 
+#[test]
+fn the_standard_profile_names_each_call_once() {
+    let mut seen = std::collections::HashSet::new();
+    for name in standard::all_names() {
+        assert!(seen.insert(name), "{name} is there twice");
+    }
+}
+
 /// Returns the standard profile's decision about a call.
 fn standard(capabilities: u64, name: &str, first: u64) -> u32 {
     let program = Profile::standard(capabilities).compile().unwrap();
     run(&program, NATIVE, number(name).unwrap(), [first, 0, 0, 0, 0, 0])
-}
-
-#[test]
-#[cfg(target_arch = "x86_64")]
-fn the_standard_profile_names_existing_calls_only() {
-    let mut seen = std::collections::HashSet::new();
-    for name in standard::all_names() {
-        let known = |abi: &Abi| (abi.number)(name).is_some() || (abi.multiplexed)(name).is_some();
-        // Calls of ARM.
-        let arm = ["arm_", "breakpoint", "cacheflush", "set_tls", "sync_file_range2"];
-        let of_arm = arm.iter().any(|own| name.starts_with(own));
-        assert!(of_arm || ABIS.iter().any(known), "{name}");
-        assert!(seen.insert(name), "{name} is there twice");
-    }
 }
 
 #[test]
@@ -422,24 +419,6 @@ fn every_call_is_found_by_its_name() {
         assert_eq!(number(call.name()), Some(call as u32));
     }
     assert_eq!(number("socketcall"), None);
-    #[cfg(target_arch = "x86_64")]
-    {
-        // The numbers in /usr/include/asm/unistd_32.h and unistd_x32.h.
-        let cases = [
-            ("read", 3, 0),
-            ("open", 5, 2),
-            ("getpgid", 132, 121),
-            ("socket", 359, 41),
-            ("execve", 11, 520),
-            ("ioctl", 54, 514),
-            ("pwritev2", 379, 547),
-            ("rt_sigaction", 174, 512),
-        ];
-        for (name, x86, x32) in cases {
-            assert_eq!((abi(0x4000_0003, false).unwrap().number)(name), Some(x86), "{name}");
-            assert_eq!((abi(NATIVE, true).unwrap().number)(name), Some(x32), "{name}");
-        }
-    }
 }
 
 #[test]
@@ -523,108 +502,4 @@ fn the_kernel_compares_arguments_as_the_profile_says() {
     let call = |a, b| (libc::SYS_getpgid, [a, b, 0]);
     let calls = [call(0, 0), call(1 << 32, 9), call(-1, 9), call(7_000_000, 4), call(0, 4)];
     assert_eq!(under(&profile, &calls), [0, 71, 71, 72, 0]);
-}
-
-/// Checks calls of a 32-bit program and of an x32 program, made with the instructions of such
-/// programs.
-#[test]
-#[cfg(target_arch = "x86_64")]
-fn the_kernel_decides_for_each_abi_by_its_own_numbers() {
-    const GETPGID_32: u32 = 132;
-    const GETPGID_X32: u32 = X32_BIT + 121;
-    let json = |architectures: &str| {
-        format!(
-            r#"{{"defaultAction": "SCMP_ACT_ALLOW", "architectures": [{architectures}], "syscalls": [
-            {{"names": ["getpgid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 71,
-              "args": [{{"index": 0, "value": 21474836484, "op": "SCMP_CMP_EQ"}}]}}]}}"#
-        )
-    };
-    let all = parse(&json(r#""SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32""#));
-    // A 32-bit ABI sees only the 4 of 5 << 32 | 4.
-    assert_eq!(foreign(&all, GETPGID_32, 4), Ok(71));
-    assert_eq!(foreign(&all, GETPGID_32, 0), Ok(0));
-    assert_eq!(under(&all, &[(libc::SYS_getpgid, [5 << 32 | 4, 0, 0])]), [71]);
-    assert_eq!(under(&all, &[(libc::c_long::from(GETPGID_X32), [5 << 32 | 4, 0, 0])]), [71]);
-    let native = parse(&json(""));
-    assert_eq!(foreign(&native, GETPGID_32, 0), Err(libc::SIGSYS));
-    assert_eq!(under(&native, &[(libc::c_long::from(GETPGID_X32), [5 << 32 | 4, 0, 0])]), [libc::ENOSYS]);
-}
-
-#[test]
-#[cfg(target_arch = "x86_64")]
-fn the_standard_profile_guards_programs_of_i386_as_well() {
-    // getuid32, chown32 and an unknown call; keyctl, unshare, mount, umount, clone3 and vm86.
-    let profile = Profile::standard(0);
-    for (nr, first, errno) in [(199, 0, 0), (212, 0, libc::EFAULT), (500, 0, libc::ENOSYS)] {
-        assert_eq!(foreign(&profile, nr, first), Ok(errno), "{nr}");
-    }
-    for (nr, errno) in [(288, 1), (310, 1), (21, 1), (22, 1), (435, libc::ENOSYS), (166, 1)] {
-        assert_eq!(foreign(&profile, nr, 0), Ok(errno), "{nr}");
-    }
-    const SOCKET: u32 = 359;
-    const SOCKETCALL: u32 = 102;
-    for family in [libc::AF_ALG, libc::AF_VSOCK] {
-        assert_eq!(foreign(&profile, SOCKET, family as u32), Ok(libc::EPERM));
-    }
-    assert_ne!(foreign(&profile, SOCKET, libc::AF_UNIX as u32), Ok(libc::EPERM));
-    // A filter cannot read its arguments, including the family.
-    assert_eq!(foreign(&profile, SOCKETCALL, 1), Ok(libc::EPERM));
-    for call in 2..=20 {
-        assert_ne!(foreign(&profile, SOCKETCALL, call), Ok(libc::EPERM), "{call}");
-    }
-}
-
-#[test]
-#[cfg(target_arch = "x86_64")]
-fn a_rule_holds_on_both_ways_to_a_call_of_i386() {
-    const SOCKETCALL: u32 = 102;
-    const IPC: u32 = 117;
-    let profile = parse(
-        r#"{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86"], "syscalls": [
-        {"names": ["socket", "semget"], "action": "SCMP_ACT_ERRNO", "errnoRet": 71},
-        {"names": ["bind"], "action": "SCMP_ACT_ERRNO", "errnoRet": 72,
-         "args": [{"index": 1, "value": 5, "op": "SCMP_CMP_EQ"}]}]}"#,
-    );
-    assert_eq!(foreign(&profile, SOCKETCALL, 1), Ok(71));
-    // A filter cannot read its arguments.
-    assert_eq!(foreign(&profile, SOCKETCALL, 2), Ok(72));
-    assert_eq!(foreign(&profile, SOCKETCALL, 21), Ok(libc::EINVAL));
-    // The upper half is a version.
-    assert_eq!(foreign(&profile, IPC, 2), Ok(71));
-    assert_eq!(foreign(&profile, IPC, 1 << 16 | 2), Ok(71));
-    assert_eq!(foreign(&profile, IPC, 99), Ok(libc::ENOSYS));
-}
-
-/// Returns the errno (0 for success) of a 32-bit call that a child makes under the filter, or the
-/// signal that ended the child.
-#[cfg(target_arch = "x86_64")]
-fn foreign(profile: &Profile, nr: u32, first: u32) -> Result<i32, i32> {
-    let mut program = profile.compile().unwrap();
-    let prog = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: the child makes only raw system calls and exits. `int 0x80` reads its number and
-    // argument from the named registers and changes only rax.
-    unsafe {
-        let pid = libc::fork();
-        assert!(pid >= 0);
-        if pid == 0 {
-            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-            if libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const prog) != 0 {
-                libc::_exit(255);
-            }
-            let mut ret = u64::from(nr);
-            std::arch::asm!(
-                "mov {kept}, rbx", "mov ebx, {first:e}", "int 0x80", "mov rbx, {kept}",
-                kept = out(reg) _, first = in(reg) first, inout("rax") ret,
-                out("r8") _, out("r9") _, out("r10") _, out("r11") _,
-            );
-            let ret = ret as i32;
-            libc::_exit(if ret < 0 { -ret } else { 0 });
-        }
-        let mut status = 0;
-        assert_eq!(libc::waitpid(pid, &raw mut status, 0), pid);
-        match libc::WIFEXITED(status) {
-            true => Ok(libc::WEXITSTATUS(status)),
-            false => Err(libc::WTERMSIG(status)),
-        }
-    }
 }
