@@ -99,7 +99,7 @@ impl OciRecord {
 
     pub(crate) fn cgroup(&self) -> Result<Cgroup> {
         let path = self.cgroup_path().ok_or_else(|| {
-            let problem = format!("the container {} has no cgroup of its own", self.id);
+            let problem = format!("the container {} does not have its own cgroup", self.id);
             Error::new(ErrorKind::Cgroup, problem)
         })?;
         Ok(Cgroup::open(path)?)

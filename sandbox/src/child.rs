@@ -80,7 +80,7 @@ impl Run for ChildContext<'_> {
     }
 }
 
-/// Gives the first process its own state, and enters the namespaces of a pool.
+/// Resets signal actions, closes descriptors that no step needs, and enters the namespaces of a pool.
 fn begin(context: &mut ChildContext<'_>) {
     default_signals();
     // With this copy open, the child's socket would not see the end of the parent.

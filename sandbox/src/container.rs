@@ -297,7 +297,7 @@ impl Container {
         self.cgroup().ok_or_else(|| {
             Error::new(
                 ErrorKind::State,
-                format!("cannot {what}: the container has no cgroup of its own; run as root, or delegate a cgroup to the caller"),
+                format!("cannot {what}: the container does not have its own cgroup; run as root, or delegate a cgroup to the caller"),
             )
         })
     }

@@ -330,7 +330,7 @@ fn mount(mount: &MountStep, call: Call, errno: i32) -> Option<String> {
             "the tree to copy is more than 128 directories deep"
         }
         (Call::Sendfile | Call::Mkdirat, libc::ENOSPC) => {
-            "the tmpfs has no room for the copy: give it a larger size"
+            "the copy does not fit into the tmpfs: set a larger size"
         }
         (Call::Fsopen, libc::ENODEV) => "this kernel lacks that file system",
         (Call::Fstat, libc::ENODEV) => "it is not the expected device",

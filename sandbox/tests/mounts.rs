@@ -765,7 +765,7 @@ fn a_tmpfs_starts_with_a_copy_of_the_directory_that_it_covers() {
     let mut command = listed(&image);
     command.mount(Mount { copy_up: true, ..file_system("/etc/tree", "tmpfs", "size=1m") });
     let e = error(&mut command);
-    assert!(e.to_string().ends_with("the tmpfs has no room for the copy: give it a larger size"), "{e}");
+    assert!(e.to_string().ends_with("the copy does not fit into the tmpfs: set a larger size"), "{e}");
     let deeper: PathBuf = std::iter::repeat_n("d", 140).collect();
     std::fs::create_dir_all(tree.join(deeper)).unwrap();
     let mut command = listed(&image);

@@ -183,7 +183,7 @@ impl RunArgs {
         if shared.is_some_and(|s| s.contains_kind(Kind::Mnt)) && !self.files.is_empty() {
             return Err(Error::usage(
                 "--pod",
-                "the pod shares its mnt namespace: give the root and mounts to `nspod pod create`",
+                "the pod shares its mnt namespace: set the root and mounts with `nspod pod create`",
             ));
         }
         self.files.apply(&mut spec, facts)?;

@@ -172,10 +172,11 @@ impl Entry {
     pub(crate) fn need_cgroup(&self) -> Result<Cgroup> {
         match &self.record()?.container.cgroup {
             Some(path) => Ok(Cgroup::open(path)?),
-            None => {
-                Err(Error::state(self.id(), format!("the container {} has no cgroup of its own", self.id()))
-                    .hint("run nspod as root, or delegate a cgroup to the caller"))
-            }
+            None => Err(Error::state(
+                self.id(),
+                format!("the container {} does not have its own cgroup", self.id()),
+            )
+            .hint("run nspod as root, or delegate a cgroup to the caller")),
         }
     }
 

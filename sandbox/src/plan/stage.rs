@@ -46,7 +46,7 @@ pub(super) fn add(plan: &mut Plan, host: &Host, label: Option<Step>, filter: &mu
     let empty = CStrings::new(Vec::new());
     let file = Exec { name: String::new(), candidates: Vec::new(), file: None, argv: none, envp: empty };
     plan.push(Step::Stage(file));
-    // execve(2) gives the bounding and the inheritable set to root, and the ambient set to other
+    // execve(2) grants the bounding and the inheritable set to root, and the ambient set to other
     // users. The stage was executed too, so it has the same capabilities. It drops those that the
     // program must not have, because other processes can look at a held container.
     let sets = process.capabilities.filter(|_| keeps || plan.held.is_some());

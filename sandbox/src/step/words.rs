@@ -208,7 +208,7 @@ impl fmt::Display for Step {
             Step::Credentials { uid, gid, groups } => credentials(f, *uid, *gid, groups.as_deref()),
             Step::Chdir { path, .. } => write!(f, "enter the directory {}", s(path)),
             Step::ChdirAsUser(path) => write!(f, "enter the directory {} as the user", s(path)),
-            Step::GiveStreams { uid, .. } => write!(f, "give the standard streams to uid {uid}"),
+            Step::GiveStreams { uid, .. } => write!(f, "make uid {uid} the owner of the standard streams"),
             Step::Capabilities { effective, permitted, inheritable } => {
                 capabilities(f, [*effective, *permitted, *inheritable])
             }

@@ -48,8 +48,8 @@ impl ::log::Log for Library {
     fn flush(&self) {}
 }
 
-/// Sets the destination of log lines, including those of the library. The file is created. It is opened anew
-/// for each line, so that its descriptor cannot have the number of an inherited descriptor.
+/// Sets the destination of log lines, including those of the library. Creates the file, and opens it
+/// again for each line, so that its descriptor cannot have the number of an inherited descriptor.
 ///
 /// # Errors
 /// The file cannot be opened.

@@ -60,7 +60,7 @@ fn openat2_in_root() -> Result<()> {
     })
 }
 
-/// Returns whether a pidfd gives the exit status to a process that is not the parent (since Linux 6.15).
+/// Returns whether a pidfd returns the exit status to a process that is not the parent (since Linux 6.15).
 fn exit_info() -> Result<()> {
     let path = std::path::Path::new("/proc/self/exe");
     let mut child = std::process::Command::new(path)

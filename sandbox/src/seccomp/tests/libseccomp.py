@@ -1,6 +1,7 @@
-"""Compiles profiles by libseccomp, as runc does: a JSON object a line in, a JSON value a line out.
+"""Compiles profiles with libseccomp, as runc does.
 
-What libseccomp refuses is answered as {"error": sentence}.
+Reads one JSON object from each line, and prints one JSON value for each. If libseccomp rejects the profile,
+the value is {"error": sentence}.
 """
 
 import ctypes
@@ -29,7 +30,7 @@ def number(arch, name):
 def compiled(default, archs, rules):
     context = lib.seccomp_init(ctypes.c_uint32(default))
     if context is None:
-        raise RuntimeError(f"seccomp_init refuses {default:#x}")
+        raise RuntimeError(f"seccomp_init rejects {default:#x}")
     context = ctypes.c_void_p(context)
     try:
         for arch in archs:

@@ -46,7 +46,7 @@ fn only(table: &str, pids: &[i32]) -> Result<String> {
     let mut lines = table.lines();
     let heading = lines.next().unwrap_or_default();
     let column = heading.split_whitespace().position(|name| name == "PID").ok_or_else(|| {
-        Error::new("ps prints no column PID: give it options with which it does, such as -ef")
+        Error::new("the output of ps has no PID column: use options that print it, such as -ef")
     })?;
     let of_them = |line: &&str| {
         let pid = line.split_whitespace().nth(column).and_then(|pid| pid.parse().ok());
