@@ -86,6 +86,8 @@ impl Cgroup {
     /// Returns the limits that cannot be enforced in this cgroup as it is now: the file of each,
     /// and the reason.
     ///
+    /// Since Linux 5.6. Section "Enabling and Disabling".
+    ///
     /// # Errors
     /// - `NotFound` (`ENODEV`): the cgroup was removed.
     /// - As [`Hierarchy::detect`].
@@ -115,7 +117,7 @@ impl Cgroup {
         Ok(all)
     }
 
-    /// Returns whether the same is set in the file of another mechanism, and that file exists.
+    /// Returns whether the file of another mechanism for the same purpose is written too, and exists.
     fn alternative_exists(&self, writes: &[(String, String)], file: &str) -> Result<bool> {
         match alternative(file) {
             Some(other) if writes.iter().any(|(file, _)| file == other) => self.has(other),

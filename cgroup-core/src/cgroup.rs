@@ -25,7 +25,9 @@ use crate::parse;
 /// The descriptor ([`AsFd`]) can be passed to `clone3` with `CLONE_INTO_CGROUP` (since Linux 5.7).
 /// Dropping the handle closes the directory and keeps the cgroup.
 ///
-/// Files are opened with `openat2`, since Linux 5.6.
+/// The handle opens files with
+/// [openat2(2)](https://man7.org/linux/man-pages/man2/openat2.2.html), so most methods require Linux
+/// 5.6. The version at a method is the first that has the file.
 ///
 /// ```no_run
 /// use cgroup_core::{Hierarchy, Limits, Max};
@@ -82,10 +84,13 @@ impl Cgroup {
 
     /// Opens the child with this name.
     ///
+    /// Since Linux 5.6. [openat2(2)](https://man7.org/linux/man-pages/man2/openat2.2.html).
+    ///
     /// # Errors
     /// - `InvalidName`: the name is not one path component.
     /// - `NotFound` (`ENOENT`): the child does not exist, or this cgroup was removed.
-    /// - `Os` (`ENOTDIR`): the name is that of a file.
+    /// - `PermissionDenied` (`EACCES`); `Os` (`ENOTDIR`): the name is that of a file; (`EMFILE`,
+    ///   `ENFILE`): no descriptor is free.
     pub fn child(&self, name: impl AsRef<OsStr>) -> Result<Self> {
         let name = valid(name.as_ref())?;
         let path = self.path.join(name);
@@ -101,7 +106,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// - `InvalidName`: the name is not one path component.
-    /// - `AlreadyExists` (`EEXIST`).
+    /// - `AlreadyExists` (`EEXIST`): a cgroup or a file has this name.
     /// - `PermissionDenied` (`EACCES`, `EPERM`): this cgroup is not delegated to the caller;
     ///   (`EROFS`): cgroup2 is mounted read-only.
     /// - `Os` (`EAGAIN`): `cgroup.max.depth` or `cgroup.max.descendants` of an ancestor is reached.
@@ -149,6 +154,8 @@ impl Cgroup {
 
     /// Opens the parent. Returns `None` for the top of the mount.
     ///
+    /// Since Linux 4.5. [openat(2)](https://man7.org/linux/man-pages/man2/openat.2.html).
+    ///
     /// # Errors
     /// - `NotFound` (`ENOENT`): this cgroup was removed.
     /// - `PermissionDenied` (`EACCES`), `Os` (`EMFILE`, `ENFILE`).
@@ -189,8 +196,9 @@ impl Cgroup {
         }
     }
 
-    /// Opens the children, in no particular order. Children that are removed meanwhile are left
-    /// out.
+    /// Opens the children, in no particular order. Leaves out children that are removed meanwhile.
+    ///
+    /// Since Linux 5.6. [getdents(2)](https://man7.org/linux/man-pages/man2/getdents.2.html).
     ///
     /// # Errors
     /// - `NotFound` (`ENOENT`): this cgroup was removed.
@@ -238,7 +246,8 @@ impl Cgroup {
 
     /// Reads a file of the cgroup.
     ///
-    /// Section "Core Interface Files", and "Controllers" for the files of each controller.
+    /// Since Linux 5.6. Section "Core Interface Files", and "Controllers" for the files of each
+    /// controller.
     ///
     /// # Errors
     /// - `NotFound` (`ENOENT`): the file does not exist, because a controller is not enabled or the
@@ -255,7 +264,9 @@ impl Cgroup {
     }
 
     /// Reads a file of the cgroup, like [`read`](Self::read). Returns `None` if the file does not
-    /// exist (`ENOENT`) or has no meaning in this cgroup (`EOPNOTSUPP`).
+    /// exist (`ENOENT`) or cannot be read in this cgroup (`EOPNOTSUPP`).
+    ///
+    /// Since Linux 5.6. Section "Interface Files".
     ///
     /// # Errors
     /// As [`read`](Self::read), without `ENOENT` and `EOPNOTSUPP`.
@@ -268,6 +279,8 @@ impl Cgroup {
     }
 
     /// Writes a value to a file of the cgroup, with one write.
+    ///
+    /// Since Linux 5.6. Section "Interface Files".
     ///
     /// # Errors
     /// - `NotFound` (`ENOENT`, `ENODEV`): as for [`read`](Self::read); (`ESRCH`): the

@@ -6,12 +6,12 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// A set of processors or memory nodes. It is parsed and printed in the format of the kernel:
-/// `0-3,7`.
+/// A set of processors or memory nodes. `FromStr` and `Display` use the format of the kernel: `0-3,7`.
 ///
 /// The ranges are sorted and do not overlap, so two lists of the same set are equal.
 ///
-/// Section "Cpuset Interface Files"; cpuset(7).
+/// Section "Cpuset Interface Files"; "List format" in
+/// [cpuset(7)](https://man7.org/linux/man-pages/man7/cpuset.7.html).
 ///
 /// ```
 /// use cgroup_core::CpuList;

@@ -1,8 +1,8 @@
 //! Finding a cgroup in which the caller may create others: below the root for root, or a delegated
 //! one.
 //!
-//! This is more than a question of permission. A cgroup other than the root has either processes or
-//! controllers for its children, not both. And where systemd runs, only systemd writes to cgroups
+//! Write permission is not sufficient. A cgroup other than the root has either processes or
+//! controllers for its children, not both. On a host with systemd, only systemd writes to cgroups
 //! that it has not delegated.
 //!
 //! Sources: <https://systemd.io/CGROUP_DELEGATION/>, and cgroup-v2.rst, sections "Delegation" and
@@ -25,17 +25,17 @@ use crate::systemd::{Manager, Scope};
 /// Prefix of the scopes that this crate requests. They are always delegated.
 const SCOPE: &str = "nspod-scope-";
 
-/// The process that may be moved to make room. No other process is ever moved.
+/// The process that [`find`] may move out of the delegated cgroup. It moves no other process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Move {
     /// No process.
     Nothing,
-    /// The caller, or a process of the same user. It is moved into a new scope, or out of the
-    /// delegated cgroup into a leaf beside the base.
+    /// The process with this pid: the caller, or a process of the same user. [`find`] moves it into a
+    /// new scope, or out of the delegated cgroup into a leaf beside the base.
     Process(i32),
 }
 
-/// Why the caller may write to the base.
+/// Reason why the caller may write to the base.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Right {
@@ -56,7 +56,7 @@ pub enum Right {
 pub struct Delegation {
     /// The cgroup in which to create others. It has no processes, and exists until it is removed.
     pub base: Cgroup,
-    /// Why the caller may write to it.
+    /// Reason why the caller may write to the base.
     pub right: Right,
     /// The controllers that v2 has on this host.
     pub controllers: Controllers,
@@ -69,8 +69,8 @@ pub struct Delegation {
 /// Finds the base, and creates the cgroup `name` for it if it does not exist.
 ///
 /// For root the base is `name` below the top of the cgroup2 mount. For another user, or a root that
-/// cannot write there, it is `name` below the caller's cgroup if that is delegated, or else below a
-/// systemd scope if a process may be moved into one.
+/// cannot write there, it is `name` below the caller's cgroup if that is delegated. Otherwise, if
+/// `may` permits a move, it is `name` below a new systemd scope.
 ///
 /// Since Linux 4.5; the mark of delegation is an extended attribute, since 5.7. Section
 /// "Delegation".

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// A device number, printed as `MAJOR:MINOR`, as in `io.max`. Section "IO Interface Files";
-/// makedev(3).
+/// A device number. `FromStr` and `Display` use the form `MAJOR:MINOR` of `io.max`. Section "IO
+/// Interface Files"; [makedev(3)](https://man7.org/linux/man-pages/man3/makedev.3.html).
 ///
 /// ```
 /// let disk: cgroup_core::Device = "8:16".parse().unwrap();

@@ -13,14 +13,14 @@ use crate::limits::Limits;
 use crate::missing::Missing;
 use crate::parse::{self, Mount, Subsystem};
 
-/// Which versions of cgroups are in use. Section "Mounting".
+/// Versions of cgroups that are in use. Section "Mounting".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Layout {
     /// Only cgroup v2.
     Unified,
     /// cgroup v2 beside v1 hierarchies, which may have controllers.
     Hybrid,
-    /// Only v1, which this crate does not support.
+    /// Only cgroup v1, which this crate does not support.
     Legacy,
     /// No cgroup file system is mounted here.
     None,
@@ -37,8 +37,8 @@ impl fmt::Display for Layout {
     }
 }
 
-/// The cgroup v2 hierarchy as this process sees it: where its mount namespace has a cgroup2 mount,
-/// which cgroup its cgroup namespace has as root, and which controllers the kernel has.
+/// The cgroup v2 hierarchy as this process sees it: the cgroup2 mount in its mount namespace, the
+/// root of its cgroup namespace, and the controllers of the kernel.
 ///
 /// It is a snapshot taken by [`detect`](Self::detect).
 ///
@@ -60,7 +60,7 @@ pub struct Hierarchy {
     controllers: Controllers,
 }
 
-/// Returns whether an error is temporary and says nothing about the mount.
+/// Returns whether an error is temporary, so that it does not show that the mount is hidden.
 fn is_temporary(error: &Error) -> bool {
     matches!(error.errno(), Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EIO | Errno::EINTR))
 }
@@ -72,7 +72,8 @@ impl Hierarchy {
     ///
     /// A missing hierarchy is not an error: see [`layout`](Self::layout).
     ///
-    /// Since Linux 4.5. Section "Mounting"; cgroups(7).
+    /// Since Linux 4.5. Section "Mounting";
+    /// [cgroups(7)](https://man7.org/linux/man-pages/man7/cgroups.7.html).
     ///
     /// # Errors
     /// - `NotFound` (`ENOENT`), `PermissionDenied` (`EACCES`): `/proc` is not mounted or not
@@ -105,7 +106,7 @@ impl Hierarchy {
         Ok(Self { mounts, subsystems, mount, controllers })
     }
 
-    /// Returns which versions of cgroups are in use. A v1 hierarchy counts if it is mounted, or if
+    /// Returns the versions of cgroups that are in use. A v1 hierarchy counts if it is mounted, or if
     /// it has a controller although this mount namespace does not have its mount.
     pub fn layout(&self) -> Layout {
         let v1 =
@@ -118,20 +119,27 @@ impl Hierarchy {
         }
     }
 
-    /// Returns where cgroup2 is mounted, relative to the root directory of the caller.
+    /// Returns the mount point of cgroup2, relative to the root directory of the caller; `None`
+    /// without a cgroup2 mount.
     pub fn mount_point(&self) -> Option<&Path> {
         Some(&self.mount()?.point)
     }
 
     /// Opens the top directory of the cgroup2 mount.
     ///
+    /// Since Linux 4.5. Section "Mounting".
+    ///
     /// # Errors
-    /// `NoHierarchy`: no cgroup2 is mounted. As [`Cgroup::open`].
+    /// - `NoHierarchy`: no cgroup2 is mounted.
+    /// - As [`Cgroup::open`].
     pub fn root(&self) -> Result<Cgroup> {
         Cgroup::open(&self.mounted()?.point)
     }
 
     /// Opens the cgroup of the caller.
+    ///
+    /// Since Linux 4.5. Section "Namespace";
+    /// [cgroups(7)](https://man7.org/linux/man-pages/man7/cgroups.7.html), `/proc/PID/cgroup`.
     ///
     /// # Errors
     /// - `NoHierarchy`: no cgroup2 is mounted, or the cgroup of the caller is outside of the mount,
@@ -143,8 +151,12 @@ impl Hierarchy {
 
     /// Opens the cgroup of the process `pid`.
     ///
+    /// Since Linux 4.5. [cgroups(7)](https://man7.org/linux/man-pages/man7/cgroups.7.html),
+    /// `/proc/PID/cgroup`.
+    ///
     /// # Errors
-    /// `NotFound` (`ENOENT`): the process does not exist. Otherwise as [`own`](Self::own).
+    /// - `NotFound` (`ENOENT`, `ESRCH`): the process does not exist.
+    /// - As [`own`](Self::own).
     pub fn of(&self, pid: i32) -> Result<Cgroup> {
         self.open_of(&format!("/proc/{pid}/cgroup"), &format!("process {pid}"))
     }
@@ -197,7 +209,7 @@ impl Hierarchy {
     }
 
     /// Returns the limits whose controllers v2 lacks on this host: the file of each, and the reason.
-    /// Whether a cgroup has the controller and each file is answered by [`Cgroup::unenforceable`].
+    /// [`Cgroup::unenforceable`] also checks the controllers and files of one cgroup.
     pub fn unenforceable(&self, limits: &Limits) -> Vec<(String, Missing)> {
         let mut all: Vec<_> = limits
             .writes()
@@ -236,8 +248,11 @@ impl Cgroup {
     /// # Ok::<(), cgroup_core::Error>(())
     /// ```
     ///
+    /// Since Linux 4.5. Section "Mounting".
+    ///
     /// # Errors
-    /// `NoHierarchy`: no cgroup2 is mounted. As [`Cgroup::open`].
+    /// - `NoHierarchy`: no cgroup2 is mounted.
+    /// - As [`Cgroup::open`].
     pub fn top() -> Result<Self> {
         for usual in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
             if let Ok(top) = Self::open(usual) {

@@ -39,7 +39,7 @@ impl Limits {
         writes
     }
 
-    /// Checks all values against the ranges that the kernel documents, without asking the kernel.
+    /// Checks all values against the ranges that cgroup-v2.rst documents. Makes no system call.
     ///
     /// # Errors
     /// `InvalidLimit` for the first invalid value; [`Error::field`] is its file.

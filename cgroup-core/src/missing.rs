@@ -15,7 +15,7 @@ pub enum Missing {
     BoundToV1 {
         /// The controller.
         controller: Controller,
-        /// Where the v1 hierarchy is mounted in this mount namespace.
+        /// Mount point of the v1 hierarchy in this mount namespace; `None` if it has none.
         mount: Option<PathBuf>,
     },
     /// The kernel has the controller in v2, but it is not enabled for the cgroup at this path.

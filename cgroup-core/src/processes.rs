@@ -68,14 +68,16 @@ impl Cgroup {
     /// Since Linux 4.5. Section "Core Interface Files".
     ///
     /// # Errors
-    /// `Unsupported` (`EOPNOTSUPP`): the cgroup is threaded, see [`threads`](Self::threads). As
-    /// [`read`](Self::read).
+    /// - `Unsupported` (`EOPNOTSUPP`): the cgroup is threaded; use [`threads`](Self::threads).
+    /// - As [`read`](Self::read).
     pub fn procs(&self) -> Result<Vec<i32>> {
         parse::pids(&self.read("cgroup.procs")?)
     }
 
-    /// Returns the pids of the processes in this cgroup and all below it. Cgroups that are removed
-    /// meanwhile are left out.
+    /// Returns the pids of the processes in this cgroup and all below it. Leaves out cgroups that are
+    /// removed meanwhile.
+    ///
+    /// Since Linux 5.6. Section "Core Interface Files", `cgroup.procs`.
     ///
     /// # Errors
     /// As [`procs`](Self::procs).
@@ -119,9 +121,9 @@ impl Cgroup {
     ///
     /// A process that is created in a frozen cgroup, for example with `CLONE_INTO_CGROUP`, does not
     /// run until the cgroup is thawed or killed. If it was created with `CLONE_VFORK`, its parent
-    /// waits for its `exec` in a sleep that only SIGKILL ends. So do not freeze a cgroup in which a
-    /// container is being started by `vfork`, as `posix_spawn` and nspod-sandbox do. If that has
-    /// happened, thaw the cgroup or kill the processes in it.
+    /// waits for its `exec` in a sleep that only SIGKILL ends. `posix_spawn` and nspod-sandbox start
+    /// processes this way, so do not freeze a cgroup while they start one in it. To end the wait, thaw
+    /// the cgroup or kill the processes in it.
     ///
     /// Since Linux 5.2. Section "Core Interface Files".
     ///
@@ -135,6 +137,8 @@ impl Cgroup {
     }
 
     /// Stops all processes like [`freeze`](Self::freeze), with another time limit.
+    ///
+    /// Since Linux 5.2. Section "Core Interface Files", `cgroup.freeze`.
     ///
     /// # Errors
     /// As [`freeze`](Self::freeze).
@@ -161,6 +165,8 @@ impl Cgroup {
 
     /// Lets all processes continue like [`thaw`](Self::thaw), with another time limit.
     ///
+    /// Since Linux 5.2. Section "Core Interface Files", `cgroup.freeze`.
+    ///
     /// # Errors
     /// As [`thaw`](Self::thaw).
     pub fn thaw_within(&self, timeout: Duration) -> Result<()> {
@@ -172,10 +178,11 @@ impl Cgroup {
 
     /// Waits until no process is left in this cgroup or below.
     ///
-    /// Since Linux 4.5. Section "(Un)populated Notification".
+    /// Since Linux 4.5. Section "\[Un\]populated Notification".
     ///
     /// # Errors
-    /// `TimedOut`, and as [`events`](Self::events).
+    /// - `TimedOut`: a process is left after `timeout`.
+    /// - As [`events`](Self::events).
     pub fn await_empty(&self, timeout: Duration) -> Result<()> {
         self.await_events("the last process to end", timeout, |events| !events.populated)
     }

@@ -27,6 +27,8 @@ impl Cgroup {
 
     /// Removes the cgroup like [`remove`](Self::remove), with another time limit.
     ///
+    /// Since Linux 4.5. Section "Organizing Processes and Threads".
+    ///
     /// # Errors
     /// As [`remove`](Self::remove).
     pub fn remove_within(&self, timeout: Duration) -> Result<()> {
@@ -67,7 +69,9 @@ impl Cgroup {
     }
 
     /// Removes the cgroups below this one, the deepest first, and then this one; each like
-    /// [`remove`](Self::remove). Kills nothing.
+    /// [`remove`](Self::remove). Kills no process.
+    ///
+    /// Since Linux 5.6. Section "Organizing Processes and Threads".
     ///
     /// # Errors
     /// As [`remove`](Self::remove), for the first cgroup that cannot be removed.
@@ -82,6 +86,9 @@ impl Cgroup {
 
     /// Kills all processes in this cgroup and below, and removes it with all cgroups below. If the
     /// cgroup is gone already, this succeeds.
+    ///
+    /// Since Linux 5.6; [`kill`](Self::kill) describes the kernels before 5.14. Section "Core
+    /// Interface Files", `cgroup.kill`.
     ///
     /// # Errors
     /// As [`kill`](Self::kill) and [`remove`](Self::remove).

@@ -28,7 +28,7 @@ macro_rules! flat {
         )* } }
 
         impl $name {
-            /// Parses the text of the file. Unknown keys are skipped.
+            /// Parses the text of the file. Skips unknown keys. Section "Format".
             ///
             /// # Errors
             /// `InvalidText`, see [`parse::flat_keyed`].
@@ -48,7 +48,7 @@ macro_rules! flat {
 
 plain! {
     /// Resource usage of a cgroup and its descendants. The values of a controller that is not
-    /// enabled are absent.
+    /// enabled are absent. Section "Controllers".
     Usage {
         /// `cpu.stat`.
         cpu: CpuStat,
@@ -83,9 +83,9 @@ flat! {
         nr_throttled,
         /// Throttled time, summed over the processors.
         throttled_usec,
-        /// Number of periods with a burst (`cpu.max.burst`). Since Linux 5.14.
+        /// Number of periods with a burst (`cpu.max.burst`). Since Linux 5.16.
         nr_bursts,
-        /// Time above the quota in bursts. Since Linux 5.14.
+        /// Time above the quota in bursts. Since Linux 5.16.
         burst_usec,
     }
 }
@@ -108,7 +108,7 @@ plain! {
         stat: MemoryStat,
         /// `memory.events`: in this cgroup and all below.
         events: MemoryEvents,
-        /// `memory.events.local`: in this cgroup itself. Since Linux 5.2.
+        /// `memory.events.local`: in this cgroup itself. Since Linux 5.3.
         events_local: MemoryEvents,
     }
 }
@@ -218,16 +218,16 @@ plain! {
         rios: u64,
         /// Writes.
         wios: u64,
-        /// Bytes discarded.
+        /// Bytes discarded. Since Linux 4.19.
         dbytes: u64,
-        /// Discards.
+        /// Discards. Since Linux 4.19.
         dios: u64,
     }
 }
 
 plain! {
-    /// Pressure stall information: time lost to waiting for a resource. Since Linux 4.20. Source:
-    /// <https://docs.kernel.org/accounting/psi.html>
+    /// Pressure stall information: time lost to waiting for a resource. Since Linux 4.20.
+    /// [psi.rst](https://docs.kernel.org/accounting/psi.html)
     Pressure {
         /// Time in which at least one task waited.
         some: PressureLine,
@@ -251,7 +251,8 @@ plain! {
 }
 
 impl IoStat {
-    /// Parses `io.stat`: a line `MAJOR:MINOR KEY=VALUE…` for each device. Unknown keys are skipped.
+    /// Parses `io.stat`: a line `MAJOR:MINOR KEY=VALUE…` for each device. Skips unknown keys. Section
+    /// "IO Interface Files".
     ///
     /// # Errors
     /// `InvalidText` for a line that does not begin with a device number.
@@ -279,7 +280,7 @@ impl IoStat {
 }
 
 impl Pressure {
-    /// Parses a pressure file (`*.pressure`).
+    /// Parses a pressure file (`*.pressure`). Documentation/accounting/psi.rst.
     ///
     /// # Errors
     /// `InvalidText` for an unknown first word or a malformed number.
@@ -334,7 +335,7 @@ plain! {
 }
 
 impl Events {
-    /// Parses the text of the file. Unknown keys are skipped.
+    /// Parses the text of the file. Skips unknown keys. Section "Core Interface Files".
     ///
     /// # Errors
     /// `InvalidText`, see [`parse::flat_keyed`].
@@ -354,6 +355,9 @@ impl Events {
 impl Cgroup {
     /// Reads all values, from 17 small files. For a single value read its file, or use
     /// [`cpu_stat`](Self::cpu_stat) and the like.
+    ///
+    /// Since Linux 5.6; [`Usage`] documents the first kernel version of each value. Section
+    /// "Controllers".
     ///
     /// # Errors
     /// - `NotFound` (`ENODEV`): the cgroup was removed.
@@ -406,7 +410,7 @@ impl Cgroup {
 
     /// Reads `memory.events.local`, which counts events in this cgroup itself.
     ///
-    /// Since Linux 5.2. Section "Memory Interface Files".
+    /// Since Linux 5.3. Section "Memory Interface Files".
     ///
     /// # Errors
     /// As [`usage`](Self::usage).
@@ -416,6 +420,8 @@ impl Cgroup {
 
     /// Reads a file that has one number. Returns `None` if the file does not exist or cannot be
     /// read here.
+    ///
+    /// Since Linux 5.6. Section "Format".
     ///
     /// # Errors
     /// As [`usage`](Self::usage).

@@ -29,7 +29,7 @@ pub struct State {
 /// As a file descriptor it becomes readable (`POLLIN`) when one of the files may have changed, and
 /// stays readable until [`next`](Self::next) or [`now`](Self::now) reads them.
 ///
-/// Since Linux 4.5. Section "(Un)populated Notification".
+/// Since Linux 4.5. Section "\[Un\]populated Notification".
 ///
 /// ```no_run
 /// # use cgroup_core::Cgroup;
@@ -53,6 +53,8 @@ pub struct Watch {
 
 impl Cgroup {
     /// Begins to watch the cgroup. [`Watch::seen`] is the present state.
+    ///
+    /// Since Linux 5.6. Section "\[Un\]populated Notification".
     ///
     /// # Errors
     /// - `NotFound` (`ENOENT`): this is the root, which has no events; (`ENODEV`): the cgroup was
@@ -110,6 +112,8 @@ impl Watch {
 
     /// Reads the present state.
     ///
+    /// Since Linux 4.5. Sections "Core Interface Files" and "Memory Interface Files".
+    ///
     /// # Errors
     /// `NotFound` (`ENODEV`): the cgroup was removed.
     pub fn now(&mut self) -> Result<&State> {
@@ -127,8 +131,9 @@ impl Watch {
     }
 
     /// Waits until the state differs from [`seen`](Self::seen), and returns it. Returns `None`
-    /// after the timeout; without one it waits forever. Changes in close succession may be reported
-    /// as one.
+    /// after the timeout; without one it waits forever. May report several quick changes as one.
+    ///
+    /// Since Linux 4.5. Section "\[Un\]populated Notification".
     ///
     /// # Errors
     /// As [`now`](Self::now).
@@ -137,8 +142,10 @@ impl Watch {
         self.wait(timeout, |state| *state != before)
     }
 
-    /// Waits until `wanted` accepts the state, which may be so already, and returns the state.
-    /// Returns `None` after the timeout; without one it waits forever.
+    /// Waits until `wanted` accepts the state, and returns the state; at once if `wanted` accepts
+    /// the present one. Returns `None` after the timeout; without one it waits forever.
+    ///
+    /// Since Linux 4.5. Section "\[Un\]populated Notification".
     ///
     /// # Errors
     /// As [`now`](Self::now).
@@ -167,7 +174,7 @@ impl AsFd for Watch {
     }
 }
 
-/// A resource that processes wait for.
+/// A resource that processes wait for. Documentation/accounting/psi.rst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Resource {
@@ -192,7 +199,7 @@ impl fmt::Display for Resource {
     }
 }
 
-/// Which waiting time counts.
+/// Waiting time that counts. Documentation/accounting/psi.rst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stall {
     /// Time in which at least one task waited.
@@ -221,10 +228,11 @@ impl Trigger {
     /// # Errors
     /// - `NotFound` (`ENOENT`) or `Unsupported` (`EOPNOTSUPP`): PSI is off (CONFIG_PSI; `psi=1` on
     ///   the kernel command line).
-    /// - `Os` (`EINVAL`): the window is not from 0.5 to 10 s, the threshold is longer than the
-    ///   window, or the caller lacks CAP_SYS_RESOURCE and the window is not a multiple of 2 s.
-    /// - `PermissionDenied` (`EACCES`, `EPERM`): before Linux 6.4 a trigger requires
-    ///   CAP_SYS_RESOURCE.
+    /// - `Os` (`EINVAL`): the threshold is 0 or longer than the window, the window is longer than
+    ///   10 s, or shorter than 0.5 s on kernels such as 6.1 (6.12 has no such minimum), or the caller
+    ///   lacks CAP_SYS_RESOURCE and the window is not a multiple of 2 s.
+    /// - `PermissionDenied` (`EACCES`, `EPERM`): the caller cannot write to the file, or lacks
+    ///   CAP_SYS_RESOURCE, which older kernels require for every trigger.
     pub fn host(resource: Resource, stall: Stall, threshold: Duration, window: Duration) -> Result<Self> {
         let name = format!("/proc/pressure/{resource}");
         let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
@@ -249,6 +257,8 @@ impl Trigger {
     /// Waits for the trigger. Returns `true` if it fired, and `false` after the timeout; without
     /// one it waits forever.
     ///
+    /// Since Linux 5.2. Documentation/accounting/psi.rst.
+    ///
     /// # Errors
     /// `NotFound` (`ENODEV`): the cgroup was removed.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<bool> {
@@ -265,7 +275,7 @@ impl Trigger {
     fn refused(name: &str, call: &'static str, errno: Errno) -> Error {
         let cause = match errno {
             Errno::EINVAL => Some(
-                "the window must be from 0.5 to 10 s and the threshold at most that; without CAP_SYS_RESOURCE the window must be a multiple of 2 s",
+                "the window must be from 0.5 to 10 s, and the threshold above 0 and at most the window; without CAP_SYS_RESOURCE the window must be a multiple of 2 s",
             ),
             Errno::ENOENT | Errno::EOPNOTSUPP => Some("PSI is off: start the kernel with psi=1"),
             Errno::ENODEV => Some("the cgroup was removed"),

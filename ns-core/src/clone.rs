@@ -37,9 +37,7 @@ bitflags::bitflags! {
     }
 }
 
-/// Arguments of clone3(2).
-///
-/// See [clone3(2)](https://man7.org/linux/man-pages/man2/clone.2.html). Since Linux 5.3.
+/// Arguments of clone3(2). See [clone3(2)](https://man7.org/linux/man-pages/man2/clone.2.html). Since Linux 5.3.
 ///
 /// ```
 /// use ns_core::{Clone3, Cloned, CloneFlags, ExitStatus, Kinds};
@@ -110,7 +108,7 @@ pub struct Spawned {
 
 impl Clone3<'_> {
     /// Creates the process with copied memory. Returns in both processes, as fork(2) does. Since
-    /// Linux 5.3.
+    /// Linux 5.3; see [clone3(2)](https://man7.org/linux/man-pages/man2/clone.2.html).
     ///
     /// # Errors
     /// - `EPERM`: new namespaces require CAP_SYS_ADMIN, unless one of them is a user namespace, which
@@ -150,7 +148,8 @@ impl Clone3<'_> {
     }
 
     /// Creates the process on its own stack, where it calls `f(arg)`. Returns in the parent only.
-    /// Since Linux 5.3, on x86_64 and aarch64.
+    /// Since Linux 5.3, on x86_64 and aarch64; see
+    /// [clone3(2)](https://man7.org/linux/man-pages/man2/clone.2.html).
     ///
     /// With `VM | VFORK` the time does not depend on the size of the parent: the kernel copies no
     /// memory, and suspends the calling thread until the child calls execve(2) or ends.

@@ -1,11 +1,12 @@
-//! How a process ended.
+//! Exit status and resource usage of a process.
 
 use std::fmt;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-/// End of a child and the resources that it used.
+/// Exit status of a child, and the resources that it used. See
+/// [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit {
     /// Exit code or signal.

@@ -1,4 +1,4 @@
-//! Likely causes of an errno, with a look at the sysctls of the host.
+//! Likely causes of an errno. Some depend on sysctls of the host, which this module reads.
 
 use std::path::Path;
 

@@ -93,8 +93,9 @@ impl NamespaceSet {
         Self::read(&pid.to_string())
     }
 
-    /// Reads the namespaces of the process behind a pidfd. If another process has its pid by now,
-    /// the call fails. Since Linux 5.3.
+    /// Reads the namespaces of the process behind a pidfd. Fails if the process has been reaped, so
+    /// it never reads those of another process with the same pid. Since Linux 5.3; see
+    /// [proc_pid_ns(5)](https://man7.org/linux/man-pages/man5/proc_pid_ns.5.html).
     ///
     /// # Errors
     /// As [`of_pid`](Self::of_pid).
@@ -105,7 +106,8 @@ impl NamespaceSet {
         Ok(set)
     }
 
-    /// Reads the namespaces of the calling thread from `/proc/thread-self/ns`. Since Linux 3.17.
+    /// Reads the namespaces of the calling thread from `/proc/thread-self/ns`. Since Linux 3.17; see
+    /// [proc(5)](https://man7.org/linux/man-pages/man5/proc.5.html).
     ///
     /// # Errors
     /// `ENOENT` ([`NotFound`](crate::ErrorKind::NotFound)): `/proc` is not mounted.

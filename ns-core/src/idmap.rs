@@ -13,7 +13,7 @@ use crate::{Error, ErrorKind, Result, file, hint};
 
 /// Largest number of extents that the kernel accepts (since Linux 4.15; 5 before).
 const MAX_EXTENTS: usize = 340;
-/// The kernel accepts less text than a page, which has 4 KiB or more.
+/// The kernel accepts less text than a page. The smallest page has 4 KiB.
 const MAX_TEXT: usize = 4096;
 
 /// Range of consecutive ids in an id map.
@@ -98,10 +98,12 @@ impl IdMap {
         self.0.iter().find_map(|e| shift(outside, e.outside, e.count, e.inside))
     }
 
-    /// Checks the map as the kernel will.
+    /// Checks the map against the rules of the kernel; see "Defining user and group ID mappings" in
+    /// [user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html).
     ///
     /// A map must have 1 to 340 extents and less than 4096 bytes of text. An extent must not be empty,
-    /// contain an id above 4294967294, or overlap another extent on either side.
+    /// contain an id above 4294967294, or overlap another extent on either side. Before Linux 4.15 the
+    /// kernel accepts at most 5 extents.
     ///
     /// # Errors
     /// [`InvalidInput`](ErrorKind::InvalidInput): the sentence names the wrong extent.
@@ -285,7 +287,8 @@ impl Setgroups {
         }
     }
 
-    /// Reads the setting of the user namespace that the process `pid` is in. Since Linux 3.19.
+    /// Reads the setting of the user namespace that the process `pid` is in. Since Linux 3.19; see
+    /// [user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html).
     ///
     /// # Errors
     /// - `ENOENT`, `ESRCH` ([`NoSuchProcess`](ErrorKind::NoSuchProcess)): the process has ended, or is
@@ -300,7 +303,8 @@ impl Setgroups {
     }
 
     /// Writes the setting of the user namespace that the process `pid` is in. This must happen before
-    /// its gid map is written. Since Linux 3.19.
+    /// its gid map is written. Since Linux 3.19; see
+    /// [user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html).
     ///
     /// # Errors
     /// - `EPERM`: the gid map has been written, or setgroups is denied in this or an outer user
@@ -333,9 +337,10 @@ impl FromStr for Setgroups {
 /// Writes both maps of the user namespace that the process `pid` is in, and returns the setgroups
 /// setting that it wrote: [`Setgroups::Deny`] if the gid map has a single id.
 ///
-/// The kernel requires this of an unprivileged writer (since Linux 3.19). This function does it for a
-/// privileged writer too: with a single gid a process cannot join groups, only drop them, and a file
-/// may deny a group an access that it grants to others.
+/// The kernel requires [`Setgroups::Deny`] from an unprivileged writer (since Linux 3.19). This
+/// function writes it for a privileged writer too: with a single gid a process cannot join groups,
+/// only drop them, and a file may deny a group an access that it grants to others. See
+/// [user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html).
 ///
 /// # Errors
 /// As [`IdMap::write`] and [`Setgroups::write`].

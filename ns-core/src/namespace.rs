@@ -54,7 +54,8 @@ impl Namespace {
     ///
     /// For the pid and time kinds it differs from the process's own namespace after an
     /// [`unshare`](crate::unshare()) or [`setns`](crate::setns()). For the other kinds it is the
-    /// process's own. Since Linux 4.12 for pid, 5.6 for time.
+    /// process's own. Since Linux 4.12 for pid, 5.6 for time; see `pid_for_children` in
+    /// [namespaces(7)](https://man7.org/linux/man-pages/man7/namespaces.7.html).
     ///
     /// # Errors
     /// As [`of_pid`](Self::of_pid), and `ENOENT` ([`NotFound`](ErrorKind::NotFound)): a new pid
@@ -76,7 +77,8 @@ impl Namespace {
         })
     }
 
-    /// Opens the namespace of this kind that the calling thread is in. Since Linux 3.17.
+    /// Opens the namespace of this kind that the calling thread is in. Since Linux 3.17; see
+    /// [proc_pid_ns(5)](https://man7.org/linux/man-pages/man5/proc_pid_ns.5.html).
     ///
     /// # Errors
     /// - `ENOENT` ([`Unsupported`](ErrorKind::Unsupported)): the kernel lacks the kind.
@@ -98,12 +100,13 @@ impl Namespace {
         }
     }
 
-    /// Opens the namespace of this kind that the process behind a pidfd is in. If another process has
-    /// its pid by now, the call fails. Since Linux 5.3.
+    /// Opens the namespace of this kind that the process behind a pidfd is in. Fails if the process
+    /// has been reaped, so it never opens one of another process with the same pid. Since Linux 5.3.
     ///
-    /// Since Linux 6.11 the kernel returns the namespace for the pidfd
-    /// ([ioctl_pidfd(2)](https://man7.org/linux/man-pages/man2/PIDFD_GET_INFO.2const.html)). On older
-    /// kernels this opens `/proc/PID/ns` and then checks that the process was not reaped meanwhile.
+    /// Since Linux 6.11 the kernel returns the namespace for the pidfd (`PIDFD_GET_*_NAMESPACE` of
+    /// `linux/pidfd.h`). On older kernels this opens `/proc/PID/ns` and then checks that the process
+    /// was not reaped meanwhile; see
+    /// [proc_pid_ns(5)](https://man7.org/linux/man-pages/man5/proc_pid_ns.5.html).
     ///
     /// # Errors
     /// As [`of_pid`](Self::of_pid).
@@ -125,8 +128,9 @@ impl Namespace {
     }
 
     /// Opens the namespace that a file refers to: a file pinned by [`pin`](Self::pin), `ip netns add`
-    /// or `unshare --net=FILE`, or a link in `/proc/PID/ns`. Since Linux 3.19, when such files moved to
-    /// nsfs.
+    /// or `unshare --net=FILE`, or a link in `/proc/PID/ns`. Since Linux 3.19, the first version with
+    /// the file system nsfs; see
+    /// [namespaces(7)](https://man7.org/linux/man-pages/man7/namespaces.7.html).
     ///
     /// The path is first opened with `O_PATH`, so that a device or a FIFO in its place is not opened.
     ///
@@ -234,7 +238,8 @@ impl Namespace {
         })
     }
 
-    /// Returns another handle on the same namespace.
+    /// Returns another handle on the same namespace. Since Linux 2.6.24 (`F_DUPFD_CLOEXEC`); see
+    /// [fcntl(2)](https://man7.org/linux/man-pages/man2/fcntl.2.html).
     ///
     /// # Errors
     /// `EMFILE`: no descriptor is free.
@@ -276,7 +281,7 @@ impl fmt::Debug for Namespace {
     }
 }
 
-/// Says that this kernel lacks the kind, and which option adds it.
+/// Returns the end of a sentence: this kernel lacks the kind, and the option that adds it.
 fn lacks(kind: Kind) -> String {
     let option = match kind {
         Kind::Mnt => "CONFIG_NAMESPACES",

@@ -27,7 +27,8 @@ use crate::{Error, ErrorKind, Exit, ExitStatus, Result, Usage, file, proc, raw};
 pub struct Pidfd(OwnedFd);
 
 impl Pidfd {
-    /// Opens the process `pid`. Since Linux 5.3.
+    /// Opens the process `pid`. Since Linux 5.3; see
+    /// [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html).
     ///
     /// A child keeps its pid until its parent has waited for it, so this always opens the right child
     /// of the caller. The pid of another process may belong to a new process: compare the identity
@@ -35,8 +36,8 @@ impl Pidfd {
     ///
     /// # Errors
     /// - `ESRCH`: no process in this pid namespace has the pid.
-    /// - `EINVAL`: `pid` is not positive, or is the id of a thread other than the first of its process
-    ///   (`ENOENT` since Linux 6.15).
+    /// - `EINVAL`: `pid` is not positive, or is the id of a thread other than the first of its process.
+    ///   For the latter, recent kernels return `ENOENT` (6.12 does not, 6.18 does).
     /// - `EMFILE`, `ENFILE`: no descriptor is free.
     pub fn open(pid: pid_t) -> Result<Self> {
         raw::pidfd_open(pid).map(Self).map_err(|errno| {
@@ -124,7 +125,8 @@ impl Pidfd {
         }
     }
 
-    /// Reaps the child if it has ended; returns `None` while it runs. Since Linux 5.4.
+    /// Reaps the child if it has ended; returns `None` while it runs. Since Linux 5.4; see
+    /// [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html).
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
@@ -133,7 +135,7 @@ impl Pidfd {
     }
 
     /// Waits for at most `timeout` and reaps the child; returns `None` if it still runs. Since Linux
-    /// 5.4.
+    /// 5.4; see [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html).
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
@@ -173,7 +175,8 @@ impl Pidfd {
     }
 
     /// Waits until the process ends, for at most `timeout` or without a limit, and returns whether it
-    /// has ended. Does not reap the process, which need not be a child. Since Linux 5.3.
+    /// has ended. Does not reap the process, which need not be a child. Since Linux 5.3; see
+    /// [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html).
     ///
     /// # Errors
     /// `ENOMEM`: the host is out of memory.
@@ -192,8 +195,7 @@ impl Pidfd {
     }
 
     /// Returns how the process ended. Returns `None` until its parent has reaped it. The process need
-    /// not be a child of the caller. Since Linux 6.15; see
-    /// [PIDFD_GET_INFO(2const)](https://man7.org/linux/man-pages/man2/PIDFD_GET_INFO.2const.html).
+    /// not be a child of the caller. Since Linux 6.15: `PIDFD_INFO_EXIT` of `linux/pidfd.h`.
     ///
     /// # Errors
     /// - `ENOTTY`, `EINVAL` ([`Unsupported`](ErrorKind::Unsupported)): the kernel is older than 6.15.

@@ -1,9 +1,8 @@
 //! Parsers of `/proc`: pure functions of text.
 //!
-//! Each parser accepts any bytes and returns `None`, or skips the line, where the text has another
-//! form. None of them panics. The texts of id maps, subordinate ids and clock offsets are parsed by
-//! their types: [`IdMap`](crate::IdMap), [`SubIds`](crate::SubIds),
-//! [`TimeOffsets`](crate::TimeOffsets).
+//! Each parser accepts any bytes and never panics. If the text has another form, it returns `None` or
+//! skips the line. [`IdMap`](crate::IdMap), [`SubIds`](crate::SubIds) and
+//! [`TimeOffsets`](crate::TimeOffsets) parse the texts of id maps, subordinate ids and clock offsets.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -66,7 +65,8 @@ pub fn nspid(status: &[u8]) -> Option<Vec<pid_t>> {
     (!pids.is_empty()).then_some(pids)
 }
 
-/// The fields of `/proc/PID/status` that say what a process is.
+/// Fields of `/proc/PID/status` that describe a process. See
+/// [proc_pid_status(5)](https://man7.org/linux/man-pages/man5/proc_pid_status.5.html).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Status {
     /// Command name (`Name:`), unescaped. At most 15 bytes, except for kernel threads.
@@ -117,7 +117,8 @@ impl Status {
     }
 }
 
-/// The fields of `/proc/PID/stat` that say whether a process is alive and which one it is.
+/// Fields of `/proc/PID/stat` that identify a process and show whether it is alive. See
+/// [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
     /// Letter of the state (field 3); `Z` is a zombie, `X` is dead.
@@ -278,8 +279,9 @@ impl<'t> Mount<'t> {
     }
 }
 
-/// Returns the mounts of a `/proc/PID/mountinfo` in its order; of two mounts at one place the later
-/// one is on top. Skips lines of another form.
+/// Returns the mounts of a `/proc/PID/mountinfo` in the order of the file. A later mount hides an
+/// earlier one at the same place. Skips lines of another form. See
+/// [proc_pid_mountinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html).
 ///
 /// ```
 /// use ns_core::proc;

@@ -1,4 +1,4 @@
-//! Identity of a process that outlives the program which wrote it down.
+//! Identity of a process that another program can use, for example from a file.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -12,13 +12,13 @@ use crate::{Error, ErrorKind, Pidfd, Result, file, hint, pidfd, proc};
 
 /// Identity of a process: pid, start time and boot.
 ///
-/// The kernel gives the pid of an ended process to another one later. The start time tells the two
-/// apart, and the boot id tells a process from one of an earlier boot. So this value can be written
-/// to a file and be used by another program: [`open`](Self::open) returns a handle on the same
-/// process, or says that it has ended.
+/// The kernel reuses the pid of an ended process. The start time distinguishes two processes with
+/// the same pid, and the boot id distinguishes processes of two boots. So a program can write this
+/// value to a file for another program: [`open`](Self::open) returns a handle on the same process,
+/// or `None` if it has ended.
 ///
-/// The start time has a resolution of one clock tick (10 ms): two processes are taken for one only
-/// if the kernel goes through all pids within a tick. Write and compare identities in one pid
+/// The start time has a resolution of one clock tick (10 ms). Two processes have the same identity
+/// only if the kernel reuses a pid within one tick. Write and compare identities in one pid
 /// namespace and one time namespace, since both change the numbers.
 ///
 /// ```
@@ -45,10 +45,12 @@ pub struct ProcessId {
 }
 
 impl ProcessId {
-    /// Returns the identity of the process `pid`, which may be a zombie.
+    /// Returns the identity of the process `pid`, which may be a zombie. See
+    /// [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html); the start time
+    /// exists since Linux 2.6.
     ///
-    /// The caller must be sure of the pid: it is the pid of the caller itself or of a child that it
-    /// has not waited for. For another process use [`of_pidfd`](Self::of_pidfd).
+    /// The pid must be that of the caller itself or of a child that it has not waited for, because the
+    /// kernel may reuse any other. For another process use [`of_pidfd`](Self::of_pidfd).
     ///
     /// # Errors
     /// - [`NoSuchProcess`](ErrorKind::NoSuchProcess) (`ENOENT`, `ESRCH`): the process has ended and
@@ -64,7 +66,8 @@ impl ProcessId {
         Ok(Self { pid, start: stat.start, boot: boot_id()?.to_owned() })
     }
 
-    /// Returns the identity of the process behind a pidfd. Since Linux 5.3.
+    /// Returns the identity of the process behind a pidfd. Since Linux 5.3; see
+    /// [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html).
     ///
     /// # Errors
     /// As [`of`](Self::of).
@@ -74,7 +77,8 @@ impl ProcessId {
         Ok(id)
     }
 
-    /// Returns the identity of the calling process.
+    /// Returns the identity of the calling process. See
+    /// [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html).
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) (`ENOENT`): `/proc` is not mounted.
@@ -83,7 +87,8 @@ impl ProcessId {
     }
 
     /// Opens a pidfd of this process. Returns `None` if the process has ended, even if another
-    /// process has its pid now, or its parent has not yet waited for it. Since Linux 5.3.
+    /// process has its pid now, or its parent has not yet waited for it. Since Linux 5.3; see
+    /// [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html).
     ///
     /// # Errors
     /// - `EMFILE`, `ENFILE`: no descriptor is free.
@@ -102,16 +107,20 @@ impl ProcessId {
 
     /// Returns whether this process is alive: it has not ended, and no other process has its pid.
     ///
-    /// The answer may be outdated when the caller gets it. To signal the process, use
-    /// [`open`](Self::open).
+    /// The process may end before the caller uses the result. To signal the process, use
+    /// [`open`](Self::open). See
+    /// [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html).
     ///
     /// # Errors
-    /// As [`open`](Self::open), except for the descriptors.
+    /// - `EACCES`, `EPERM`: `/proc/PID/stat` may not be read.
+    /// - [`NotFound`](ErrorKind::NotFound) (`ENOENT`): `/proc` is not mounted.
     pub fn is_alive(&self) -> Result<bool> {
         Ok(self.stat()?.is_some_and(|stat| !stat.has_ended()))
     }
 
-    /// Returns whether this process has ended or is about to: it was killed or has begun to exit.
+    /// Returns whether this process has ended or is about to: it was killed or has begun to exit. See
+    /// [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html), fields `flags`
+    /// and `signal`.
     ///
     /// # Errors
     /// As [`is_alive`](Self::is_alive).
@@ -140,8 +149,8 @@ fn stat(pid: pid_t) -> Result<Option<Stat>, Errno> {
     file::read(&format!("/proc/{pid}/stat")).map(|text| Stat::parse(&text))
 }
 
-/// Returns the id of this boot, a UUID: `/proc/sys/kernel/random/boot_id`. It is read once for the
-/// life of the calling process. Empty if this `/proc` shows processes only (`subset=pid`).
+/// Returns the id of this boot, a UUID: `/proc/sys/kernel/random/boot_id`. Reads the file once and
+/// keeps the result. Empty if this `/proc` shows processes only (`subset=pid`, since Linux 5.8).
 ///
 /// See [proc_sys_kernel(5)](https://man7.org/linux/man-pages/man5/proc_sys_kernel.5.html).
 ///
@@ -162,7 +171,8 @@ pub fn boot_id() -> Result<&'static str> {
 }
 
 /// Returns the pids of the process `pid`: first its pid here, then its pid in each nested pid
-/// namespace, last its pid in its own. Since Linux 4.1.
+/// namespace, last its pid in its own. Since Linux 4.1 (`NSpid`); see
+/// [proc_pid_status(5)](https://man7.org/linux/man-pages/man5/proc_pid_status.5.html).
 ///
 /// ```
 /// let myself = std::process::id() as i32;

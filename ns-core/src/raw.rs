@@ -1,10 +1,8 @@
-//! clone3(2) as the kernel has it, for callers that may not allocate.
+//! clone3(2) without allocation, and other system calls that nix does not wrap.
 //!
-//! The functions are async-signal-safe: they allocate nothing, take no lock and never panic. They may
-//! be called between a raw clone and execve(2), and in a child that shares the memory of its parent.
-//! Their errors are errno values; [`Clone3`](crate::Clone3) makes sentences of them.
-//!
-//! This file also contains the other system calls of this crate that nix does not wrap.
+//! The functions are async-signal-safe: they allocate nothing, take no lock and never panic. A caller
+//! may use them between a raw clone and execve(2), and in a child that shares the memory of its parent.
+//! Their errors are errno values, which [`Clone3`](crate::Clone3) converts to sentences.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_void};
@@ -13,15 +11,18 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use libc::{c_long, pid_t};
 use nix::errno::Errno;
 
-/// Arguments of clone3(2): `struct clone_args` of the kernel.
+/// Arguments of [clone3(2)](https://man7.org/linux/man-pages/man2/clone.2.html): `struct clone_args` of
+/// the kernel. Since Linux 5.3.
 pub type CloneArgs = libc::clone_args;
 
-/// Flag that creates the child in the cgroup that `CloneArgs::cgroup` refers to (since Linux 5.7).
+/// Flag that creates the child in the cgroup that `CloneArgs::cgroup` refers to (since Linux 5.7). See
+/// [clone(2)](https://man7.org/linux/man-pages/man2/clone.2.html).
 ///
 /// The constant in `libc` 0.2 is a C `int`, which is too small for the bit: it is 0 there.
 pub const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// Flag that resets signal handlers to their defaults in the child (since Linux 5.5).
+/// Flag that resets signal handlers to their defaults in the child (since Linux 5.5). See
+/// [clone(2)](https://man7.org/linux/man-pages/man2/clone.2.html).
 ///
 /// The constant in `libc` 0.2 is 0, see [`CLONE_INTO_CGROUP`].
 pub const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;

@@ -11,7 +11,7 @@ use nix::unistd::Uid;
 use crate::idmap::number;
 use crate::{Error, ErrorKind, Extent, IdMap, Ids, Result, file};
 
-/// Range of ids that a user may map.
+/// Range of ids that a user may map. See [subuid(5)](https://man7.org/linux/man-pages/man5/subuid.5.html).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SubIdRange {
     /// First id.
@@ -40,7 +40,8 @@ impl SubIds {
         Self(text.lines().filter_map(line).collect())
     }
 
-    /// Reads `/etc/subuid` or `/etc/subgid`. A missing file has no ranges.
+    /// Reads `/etc/subuid` or `/etc/subgid`. Returns no ranges for a missing file. See
+    /// [subuid(5)](https://man7.org/linux/man-pages/man5/subuid.5.html).
     ///
     /// # Errors
     /// `EACCES`, `EIO`, `EMFILE`: see [open(2)](https://man7.org/linux/man-pages/man2/open.2.html).
@@ -59,7 +60,7 @@ impl SubIds {
         }
     }
 
-    /// Returns the ranges of a user. The file lists a user by name or by uid.
+    /// Returns the ranges of a user, whom the file lists by name or by uid.
     pub fn of_user(&self, name: Option<&str>, uid: u32) -> Vec<SubIdRange> {
         let uid = uid.to_string();
         let is_theirs = |owner: &str| owner == uid || Some(owner) == name;
@@ -69,7 +70,8 @@ impl SubIds {
     /// Returns the ranges of the caller: of its real uid, and of the name of that uid in `/etc/passwd`.
     ///
     /// Does not ask other sources of names, such as LDAP, because the C library would load their
-    /// modules into the program. For these, look the name up and call [`of_user`](Self::of_user).
+    /// modules into the program. For these, look the name up and call [`of_user`](Self::of_user). See
+    /// [subuid(5)](https://man7.org/linux/man-pages/man5/subuid.5.html).
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -126,7 +128,8 @@ impl IdMap {
 
 /// Writes both maps of the user namespace that the process `pid` is in, by the programs `newuidmap` and
 /// `newgidmap`. These may map the ranges that `/etc/subuid` and `/etc/subgid` give to the caller. See
-/// [newuidmap(1)](https://man7.org/linux/man-pages/man1/newuidmap.1.html).
+/// [newuidmap(1)](https://man7.org/linux/man-pages/man1/newuidmap.1.html). User namespaces exist since
+/// Linux 3.8.
 ///
 /// # Errors
 /// - [`Program`](ErrorKind::Program): a program is not on `PATH`, or failed. The sentence contains its

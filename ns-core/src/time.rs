@@ -43,7 +43,8 @@ pub struct TimeOffsets {
 
 impl TimeOffsets {
     /// Reads the offsets of the time namespace that the children of the process `pid` are in. Since
-    /// Linux 5.6.
+    /// Linux 5.6; see
+    /// [time_namespaces(7)](https://man7.org/linux/man-pages/man7/time_namespaces.7.html).
     ///
     /// # Errors
     /// - `ENOENT`, `ESRCH` ([`NoSuchProcess`](ErrorKind::NoSuchProcess)): the process has ended, or is
@@ -60,7 +61,7 @@ impl TimeOffsets {
 
     /// Writes the offsets of the time namespace that the children of the process `pid` will be in. This
     /// must happen after its [`unshare`](crate::unshare()) and before it has a child there. Since Linux
-    /// 5.6.
+    /// 5.6; see [time_namespaces(7)](https://man7.org/linux/man-pages/man7/time_namespaces.7.html).
     ///
     /// # Errors
     /// - `EACCES` ([`Busy`](ErrorKind::Busy)): a process is already in the namespace.
@@ -110,8 +111,8 @@ impl fmt::Display for TimeOffsets {
 impl FromStr for TimeOffsets {
     type Err = Error;
 
-    /// Parses lines `CLOCK SECONDS NANOSECONDS`. A clock is a name or its number (1 and 7), as for the
-    /// kernel. A clock that is missing has the offset 0.
+    /// Parses lines `CLOCK SECONDS NANOSECONDS`. As in the kernel, a clock is a name or a number (1 and
+    /// 7). The offset of a missing clock is 0.
     fn from_str(text: &str) -> Result<Self> {
         let bad = |line: &str| {
             let why = "a line is monotonic or boottime, seconds, and nanoseconds up to 999999999";

@@ -113,7 +113,8 @@ trait ForChildren {
 
 impl ForChildren for Namespace {
     fn for_children_of_this_thread() -> u64 {
-        // After setns to the mnt namespace, /proc is the one of that namespace, which shows the same.
+        // After setns to the mnt namespace, /proc is the procfs of that namespace. It shows the same
+        // processes.
         let tid = unsafe { libc::syscall(libc::SYS_gettid) } as i32;
         Namespace::for_children(tid, Kind::Pid).unwrap().id().ino
     }

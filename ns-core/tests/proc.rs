@@ -46,7 +46,7 @@ proptest! {
     }
 
     #[test]
-    fn a_mount_keeps_its_fields_whatever_its_paths_and_tags(
+    fn a_mount_keeps_its_fields_with_any_paths_and_tags(
         ids in (0..9999u64, 0..9999u64), major in 0..300u32, minor in 0..300u32,
         root in bytes(), point in bytes(), tags in 0..3usize, source in "[a-z/]{0,5}",
     ) {

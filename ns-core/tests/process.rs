@@ -61,7 +61,7 @@ fn an_unused_pid_is_gone_and_not_an_error() {
         let id = ProcessId { pid, ..me.clone() };
         assert!(id.open().unwrap().is_none(), "{pid}");
     }
-    // A thread has an id and a directory in /proc, and is no process.
+    // A thread has an id and a directory in /proc, and is not a process.
     let (tell, told) = mpsc::channel();
     let (end, ended) = mpsc::channel::<()>();
     let thread = std::thread::spawn(move || {

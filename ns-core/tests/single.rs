@@ -1,4 +1,4 @@
-//! What a process with threads is refused, or an unprivileged one does: user namespaces, id
+//! Operations that fail in a process with threads, or that need no privilege: user namespaces, id
 //! maps, time namespaces.
 //!
 //! The children here call the library itself, which allocates. That is sound because this
@@ -29,7 +29,7 @@ tests! {
     validate_agrees_with_the_kernel
     a_map_of_340_extents_is_taken_by_the_kernel
     an_ordinary_user_maps_itself_and_nobody_else
-    an_ordinary_user_is_told_what_it_lacks
+    an_ordinary_user_gets_the_missing_capability_in_the_error
     a_map_is_written_beneath_an_open_proc_directory_only_if_it_is_procfs
     a_limit_on_namespaces_is_named
     a_child_joins_a_user_namespace_and_those_it_owns_at_once
@@ -129,7 +129,7 @@ fn a_gid_map_of_one_id_denies_setgroups_and_a_range_does_not() {
 }
 
 /// Returns whether the kernel accepts a map that root writes.
-fn kernel_takes(map: &IdMap) -> bool {
+fn kernel_accepts(map: &IdMap) -> bool {
     let child = Child::run(user(), pause);
     std::fs::write(format!("/proc/{}/uid_map", child.pid), map.to_string()).is_ok()
 }
@@ -150,13 +150,13 @@ fn validate_agrees_with_the_kernel() {
             let map = IdMap::from(extents);
             // The kernel does not check an empty write.
             prop_assume!(!map.is_empty());
-            prop_assert_eq!(map.validate().is_ok(), kernel_takes(&map), "{:?}", map);
+            prop_assert_eq!(map.validate().is_ok(), kernel_accepts(&map), "{:?}", map);
             Ok(())
         })
         .unwrap();
     for text in ["0 0 1", "0 0 4294967295", "7 1 3\n1 7 3"] {
         let map: IdMap = text.parse().unwrap();
-        assert!(map.validate().is_ok() && kernel_takes(&map), "{map}");
+        assert!(map.validate().is_ok() && kernel_accepts(&map), "{map}");
         valid += 1;
     }
     assert_eq!(valid, 3);
@@ -166,10 +166,10 @@ fn a_map_of_340_extents_is_taken_by_the_kernel() {
     let of = |n: u32, from: u32| {
         (0..n).map(|i| Extent { inside: i, outside: from + i, count: 1 }).collect::<IdMap>()
     };
-    assert!(kernel_takes(&of(340, 0)) && of(340, 0).validate().is_ok());
-    assert!(!kernel_takes(&of(341, 0)) && of(341, 0).validate().is_err());
+    assert!(kernel_accepts(&of(340, 0)) && of(340, 0).validate().is_ok());
+    assert!(!kernel_accepts(&of(341, 0)) && of(341, 0).validate().is_err());
     if unsafe { libc::sysconf(libc::_SC_PAGESIZE) } == 4096 {
-        assert!(!kernel_takes(&of(340, 1_000_000)) && of(340, 1_000_000).validate().is_err());
+        assert!(!kernel_accepts(&of(340, 1_000_000)) && of(340, 1_000_000).validate().is_err());
     }
 }
 
@@ -187,7 +187,7 @@ fn an_ordinary_user_maps_itself_and_nobody_else() {
     });
 }
 
-fn an_ordinary_user_is_told_what_it_lacks() {
+fn an_ordinary_user_gets_the_missing_capability_in_the_error() {
     as_nobody(|| {
         let error = unshare(Kinds::NET).unwrap_err();
         assert_eq!(

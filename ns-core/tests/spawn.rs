@@ -58,7 +58,7 @@ fn a_child_on_its_own_stack_with_shared_memory_changes_the_parents_memory() {
     let mut stack = vec![0u8; 64 << 10];
     let cell = AtomicI32::new(1);
     let pid = on_stack(SHARED, &mut stack, write_cell, (&raw const cell).cast_mut().cast()).unwrap();
-    // With VFORK the child has ended by now.
+    // With VFORK the child has ended when the call returns.
     assert_eq!(cell.load(Ordering::SeqCst), 7);
     assert_eq!(exit_code(pid), 42);
 }
@@ -255,7 +255,7 @@ fn a_child_starts_in_the_cgroup_it_was_cloned_into() {
     let procs = std::fs::read_to_string(cgroup.0.join("cgroup.procs")).unwrap();
     assert_eq!(procs, format!("{}\n", child.pid));
     drop(child);
-    // A directory that is not a cgroup is refused with the reason.
+    // For a directory that is not a cgroup, the error has the reason.
     let dir = std::fs::File::open("/tmp").unwrap();
     let clone = Clone3 { cgroup: Some(dir.as_fd()), ..Clone3::default() };
     let error = Child::try_run(clone, || 0).err().unwrap();

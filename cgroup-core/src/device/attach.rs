@@ -15,7 +15,8 @@ impl Cgroup {
     /// cgroup and of its ancestors, so another filter can only deny more. The filter lasts as long
     /// as the cgroup. Descriptors that are open stay usable.
     ///
-    /// Since Linux 4.15. Section "Device controller".
+    /// Since Linux 4.15. Section "Device controller";
+    /// [bpf(2)](https://man7.org/linux/man-pages/man2/bpf.2.html).
     ///
     /// # Errors
     /// - `PermissionDenied` (`EPERM`): the caller lacks CAP_BPF and CAP_NET_ADMIN (or CAP_SYS_ADMIN)
@@ -32,7 +33,7 @@ impl Cgroup {
     /// Replaces the device filters of this cgroup itself with one that has these rules. If the
     /// cgroup had a filter, a filter is in force at every moment. Those of ancestors stay in force.
     ///
-    /// Since Linux 5.6 (`BPF_F_REPLACE`).
+    /// Since Linux 5.6 (`BPF_F_REPLACE`). Section "Device controller".
     ///
     /// # Errors
     /// As [`attach_devices`](Self::attach_devices).
@@ -45,7 +46,7 @@ impl Cgroup {
 
     /// Detaches all device filters from this cgroup itself.
     ///
-    /// Since Linux 4.15.
+    /// Since Linux 4.15. Section "Device controller".
     ///
     /// # Errors
     /// As [`attach_devices`](Self::attach_devices).

@@ -1,5 +1,5 @@
-//! The device filter: which devices the processes of a cgroup may open and create nodes for. In v2
-//! the filter is an eBPF program.
+//! The device filter: the devices that the processes of a cgroup may open and create nodes for. In
+//! v2 the filter is an eBPF program, since Linux 4.15.
 //!
 //! Rules have the meaning of OCI's `linux.resources.devices`: a later rule overrides an earlier one
 //! for its accesses, and an access without a rule is denied. To allow everything except a few

@@ -18,7 +18,7 @@ pub struct Instruction {
 }
 
 impl Instruction {
-    /// Returns the instruction as it lies in memory for the kernel.
+    /// Returns the bytes of `struct bpf_insn` as one number.
     pub(super) fn to_bits(self) -> u64 {
         let [a, b] = self.offset.to_ne_bytes();
         let [c, d, e, f] = self.immediate.to_ne_bytes();
@@ -51,7 +51,8 @@ const EXIT: u8 = 0x95;
 /// removes its accesses from the set, and allows when the set is empty. A deny rule denies if one
 /// of its accesses is in the set.
 ///
-/// The kernel runs such programs since Linux 4.15.
+/// The kernel runs device programs since Linux 4.15, and the jumps that this program contains since
+/// Linux 5.1. Section "Device controller".
 pub fn compile(rules: &[Rule]) -> Vec<Instruction> {
     let mut program = vec![
         // struct bpf_cgroup_dev_ctx { u32 access << 16 | type; u32 major; u32 minor; }

@@ -7,7 +7,7 @@ use bitflags::bitflags;
 
 use crate::error::{Error, Result};
 
-/// The kind of device of a rule or of an access.
+/// Kind of device in a rule or an access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Both kinds, in a rule: `a`.
@@ -19,7 +19,7 @@ pub enum Kind {
 }
 
 bitflags! {
-    /// Accesses to a device. Printed in the order `rwm`.
+    /// Accesses to a device. `Display` prints them in the order `rwm`.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
     pub struct Access: u8 {
         /// Creating a node for the device: `m`.
@@ -31,7 +31,16 @@ bitflags! {
     }
 }
 
-/// A rule. Parsed and printed as `allow c 1:3 rwm`, with `*` for any number.
+/// A device rule. `FromStr` and `Display` use the form `allow c 1:3 rwm`, with `*` for any number.
+/// Section "Device controller".
+///
+/// ```
+/// use cgroup_core::device::{Access, Kind, Rule};
+/// let rule: Rule = "deny b *:* rw".parse()?;
+/// assert_eq!((rule.kind, rule.major, rule.access), (Kind::Block, None, Access::READ | Access::WRITE));
+/// assert_eq!(rule.to_string(), "deny b *:* rw");
+/// # Ok::<(), cgroup_core::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// Whether the rule allows or denies.
@@ -47,7 +56,7 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Returns whether the rule applies to the device.
+    /// Returns whether the rule applies to the device, whatever its accesses are.
     pub fn is_about(&self, kind: Kind, major: u32, minor: u32) -> bool {
         (self.kind == Kind::All || self.kind == kind)
             && self.major.is_none_or(|m| m == major)
@@ -66,7 +75,7 @@ impl Rule {
 /// The rules that OCI runtimes apply in every container: any node may be created, and null, zero,
 /// full, random, urandom, tty, console, ptmx and the pseudo terminals may be used.
 ///
-/// A node for a device that cannot be opened does no harm.
+/// Creating a node grants no access: a device that the rules deny cannot be opened through it.
 ///
 /// Source:
 /// <https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#default-devices>

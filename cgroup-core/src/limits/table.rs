@@ -235,7 +235,7 @@ limits! {
         since: "5.14",
         requires: "CONFIG_CFS_BANDWIDTH",
     };
-    /// `cpu.idle`: whether the processes run only when no other process wants to. Excludes
+    /// `cpu.idle`: whether the processes run only when no other process is ready to run. Excludes
     /// `cpu.weight`, and is written before it, because the kernel rejects a weight while the cgroup
     /// is idle. Since Linux 5.15. Section "CPU Interface Files".
     "cpu.idle" cpu_idle: Option<bool> = {
@@ -347,7 +347,8 @@ limits! {
         causes: DISK_WEIGHT,
         alternative: Some("io.bfq.weight"),
     };
-    /// `io.weight` of single devices, from 1 to 10000.
+    /// `io.weight` of single devices, from 1 to 10000. Since Linux 4.5, and with the io.cost model
+    /// since 5.4. Section "IO Interface Files".
     "io.weight.device" io_weight_device: BTreeMap<Device, u64> = {
         place: Some(Place { file: "io.weight", prefix: "" }),
         check: |limits| in_range(limits.io_weight_device.values(), WEIGHT),
@@ -366,13 +367,13 @@ limits! {
     };
     /// `io.bfq.weight` of single devices, from 1 to 1000. If both this and
     /// [`io_weight_device`](Self::io_weight_device) are set, the disk needs to support only one of
-    /// the two. Since Linux 5.4.
+    /// the two. Since Linux 5.4. Documentation/block/bfq-iosched.rst.
     "io.bfq.weight.device" io_bfq_weight_device: BTreeMap<Device, u64> = {
         place: Some(Place { file: "io.bfq.weight", prefix: "" }),
         check: |limits| in_range(limits.io_bfq_weight_device.values(), BFQ_WEIGHT),
     };
     /// `io.latency`: target latency of each device in µs, below which the cgroup is protected. Since
-    /// Linux 4.19. Section "IO Latency".
+    /// Linux 4.19. Section "IO Latency Interface Files".
     "io.latency" io_latency: BTreeMap<Device, u64> = {
         place: Some(Place { file: "io.latency", prefix: "target=" }),
         since: "4.19",

@@ -30,8 +30,18 @@
 use super::values::{CpuMax, Max};
 use crate::error::{Error, Result};
 
-/// Converts a number of bytes or processes: 0 means not set, and -1 means unlimited. `name` is for the
-/// error.
+/// Converts a number of bytes or processes: 0 means not set, and -1 means unlimited. `name` is the
+/// limit in the error.
+///
+/// ```
+/// use cgroup_core::{Max, v1};
+/// assert_eq!(v1::max("pids.limit", 64)?, Some(Max::Value(64)));
+/// assert_eq!([v1::max("pids.limit", 0)?, v1::max("pids.limit", -1)?], [None, Some(Max::Max)]);
+/// # Ok::<(), cgroup_core::Error>(())
+/// ```
+///
+/// Source:
+/// <https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#control-groups>
 ///
 /// # Errors
 /// `InvalidLimit`: the number is below -1.
@@ -73,7 +83,7 @@ pub fn cpu_weight(shares: u64) -> Option<u64> {
 }
 
 /// Converts `cpu.cfs_quota_us` and `cpu.cfs_period_us` to `cpu.max`, all in µs. A quota of 0 or
-/// less is no limit, and a period of 0 is the default of the kernel.
+/// less is no limit, and a period of 0 is the default of the kernel. Returns `None` if both are 0.
 pub fn cpu_max(quota: i64, period: u64) -> Option<CpuMax> {
     if quota == 0 && period == 0 {
         return None;
@@ -85,6 +95,8 @@ pub fn cpu_max(quota: i64, period: u64) -> Option<CpuMax> {
 /// Converts the limits of memory, and of memory and swap together, to a limit of swap alone, all in
 /// bytes. If memory is unlimited, `both` is the limit of swap alone, and swap is unlimited if
 /// `both` is not set.
+///
+/// Source: <https://github.com/opencontainers/cgroups/blob/main/utils.go>
 ///
 /// # Errors
 /// `InvalidLimit`: `both` is less than `memory`, or `both` is limited and `memory` is not set.
@@ -104,6 +116,8 @@ pub fn swap_max(memory: Option<Max>, both: Option<Max>) -> Result<Option<Max>> {
 /// Converts a weight of `blkio` (10 to 1000) to one of `io.weight` (1 to 10000), linearly; 0 is not
 /// set. [`Limits::io_bfq_weight`](super::Limits::io_bfq_weight) has the scale of `blkio` and needs
 /// no conversion.
+///
+/// Source: <https://github.com/containers/crun/blob/main/crun.1.md#cgroup-v2>
 ///
 /// # Errors
 /// `InvalidLimit`: the weight is out of range.

@@ -50,8 +50,8 @@ impl FromStr for Max {
     }
 }
 
-/// The value of `cpu.max`: at most `quota` µs of processor time in each `period` µs. Two processors
-/// are a quota of twice the period. Section "CPU Interface Files".
+/// The value of `cpu.max`: at most `quota` µs of processor time in each `period` µs. A quota of twice
+/// the period is two processors. Since Linux 4.15. Section "CPU Interface Files".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CpuMax {
     /// Quota in µs, at least 1000. `None`: no limit.
@@ -111,8 +111,8 @@ impl FromStr for CpuMax {
     }
 }
 
-/// The limits of a device in `io.max`. `None` leaves a value as it is. Section "IO Interface
-/// Files".
+/// The limits of a device in `io.max`. `None` leaves a value as it is. Since Linux 4.5. Section "IO
+/// Interface Files".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(
     feature = "serde",
@@ -136,7 +136,14 @@ pub struct IoMax {
 
 impl IoMax {
     /// Parses `io.max`: a line `MAJOR:MINOR rbps=… wbps=… riops=… wiops=…` for each device with a
-    /// limit.
+    /// limit. Section "IO Interface Files".
+    ///
+    /// ```
+    /// use cgroup_core::{IoMax, Max};
+    /// let limits = IoMax::parse("8:16 rbps=1048576 wbps=max riops=max wiops=120\n")?;
+    /// assert_eq!(limits[&"8:16".parse()?].wiops, Some(Max::Value(120)));
+    /// # Ok::<(), cgroup_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// `InvalidText` for a line that does not begin with a device number, an unknown key, or a value
@@ -184,8 +191,8 @@ impl fmt::Display for IoMax {
     }
 }
 
-/// The limits of an RDMA device in `rdma.max`. `None` leaves a value as it is. Section "RDMA
-/// Interface Files".
+/// The limits of an RDMA device in `rdma.max`. `None` leaves a value as it is. Since Linux 4.11.
+/// Section "RDMA Interface Files".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(
     feature = "serde",

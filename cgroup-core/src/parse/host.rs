@@ -1,4 +1,4 @@
-//! Parsers for the files of /proc that say where the hierarchies are.
+//! Parsers for the files of /proc that list the hierarchies and their mounts.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::error::{Error, Result};
 
 /// A mount of cgroup v1 or v2 in `/proc/self/mountinfo`.
+/// [proc_pid_mountinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
     /// The mounted directory of the hierarchy, as seen from the reader's cgroup namespace: `/` for
@@ -21,8 +22,8 @@ pub struct Mount {
 }
 
 /// Parses the cgroup mounts of `/proc/self/mountinfo`, in the order of the file. If two are at the
-/// same place, the later one hides the other. Malformed lines are skipped, because one unusual
-/// mount must not hide the others.
+/// same place, the later one hides the other. Skips malformed lines, because one unusual mount must
+/// not hide the others.
 ///
 /// Since Linux 2.6.26. Source: <https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html>
 pub fn mountinfo(text: &str) -> Vec<Mount> {
@@ -64,7 +65,7 @@ fn unescape(text: &str) -> Vec<u8> {
     out
 }
 
-/// A line of `/proc/cgroups`.
+/// A line of `/proc/cgroups`. [cgroups(7)](https://man7.org/linux/man-pages/man7/cgroups.7.html).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subsystem {
     /// Name in v1, such as `blkio` for `io`.
@@ -77,7 +78,13 @@ pub struct Subsystem {
 
 /// Parses `/proc/cgroups`, which lists all controllers of the kernel.
 ///
-/// Since Linux 2.6.24. cgroups(7).
+/// Since Linux 2.6.24. [cgroups(7)](https://man7.org/linux/man-pages/man7/cgroups.7.html).
+///
+/// ```
+/// let all = cgroup_core::parse::proc_cgroups("#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t0\t9\t1\n")?;
+/// assert_eq!((all[0].name.as_str(), all[0].hierarchy, all[0].enabled), ("cpu", 0, true));
+/// # Ok::<(), cgroup_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// `InvalidText`: a line does not have four fields.
@@ -98,7 +105,7 @@ pub fn proc_cgroups(text: &str) -> Result<Vec<Subsystem>> {
 /// that namespace. It may contain spaces, and ends in ` (deleted)` if the cgroup was removed.
 /// Returns `None` if v2 is not mounted anywhere.
 ///
-/// Since Linux 4.5. cgroups(7).
+/// Since Linux 4.5. [cgroups(7)](https://man7.org/linux/man-pages/man7/cgroups.7.html).
 ///
 /// ```
 /// let text = "2:pids:/a\n0::/user.slice/x\n";

@@ -1,7 +1,7 @@
 //! Parsers for the formats of cgroup files: pure functions of text. The parsers of records are with
 //! their types, such as [`CpuStat::parse`](crate::CpuStat::parse).
 //!
-//! New kernels add keys, so unknown keys are kept or skipped. A malformed text is an error of the
+//! New kernels add keys, so the parsers keep or skip unknown keys. A malformed text is an error of the
 //! kind [`InvalidText`](crate::ErrorKind::InvalidText). Section "Format".
 
 mod host;
@@ -14,8 +14,8 @@ use crate::controller::{Controller, Controllers};
 use crate::device_number::Device;
 use crate::error::{Error, Result};
 
-/// Parses `cgroup.controllers` and `cgroup.subtree_control`: names with spaces between. Unknown
-/// names are skipped.
+/// Parses `cgroup.controllers` and `cgroup.subtree_control`: names with spaces between. Skips unknown
+/// names. Section "Core Interface Files".
 ///
 /// ```
 /// use cgroup_core::{Controllers, parse};
@@ -43,7 +43,12 @@ impl FromStr for Controllers {
     }
 }
 
-/// Parses a decimal number, with white space around it.
+/// Parses a decimal number, with white space around it. Section "Format".
+///
+/// ```
+/// assert_eq!(cgroup_core::parse::number("4096\n")?, 4096);
+/// # Ok::<(), cgroup_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// `InvalidText`: the text is not a number, or the number exceeds 64 bits.
@@ -53,7 +58,13 @@ pub fn number(text: &str) -> Result<u64> {
 }
 
 /// Parses a flat keyed file (`cpu.stat`, `memory.events`, `cgroup.events`, `cgroup.stat`): a line
-/// `KEY VALUE` for each key. Lines whose value is not a number are skipped.
+/// `KEY VALUE` for each key. Skips lines in which the value is not a number. Section "Format".
+///
+/// ```
+/// let mut events = cgroup_core::parse::flat_keyed("populated 1\nfrozen 0\n")?;
+/// assert_eq!(events.next(), Some(("populated", 1)));
+/// # Ok::<(), cgroup_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// `InvalidText`: a line does not have two words.
@@ -68,7 +79,13 @@ pub fn flat_keyed(text: &str) -> Result<impl Iterator<Item = (&str, u64)>> {
     }
 }
 
-/// Parses a file of one number a line: `cgroup.procs`, `cgroup.threads`.
+/// Parses a file of one number a line: `cgroup.procs`, `cgroup.threads`. Section "Core Interface
+/// Files".
+///
+/// ```
+/// assert_eq!(cgroup_core::parse::pids("1\n42\n")?, [1, 42]);
+/// # Ok::<(), cgroup_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// `InvalidText`: a line is not a pid.

@@ -16,6 +16,7 @@ use crate::error::errno_text;
 
 /// Time limit of a call. Jobs of systemd end later: see [`Connection::job`].
 const TIMEOUT: Duration = Duration::from_secs(10);
+
 /// An authenticated connection.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -45,7 +46,7 @@ impl Failure {
         matches!(self, Self::Refused(refused, _) if refused.strip_prefix("org.freedesktop.systemd1.") == Some(name))
     }
 
-    /// Returns the error of the connection that it comes from.
+    /// Returns the error of the connection, if the connection failed.
     pub(super) fn into_source(self) -> Option<io::Error> {
         match self {
             Self::Io(error) => Some(error),
@@ -78,9 +79,9 @@ impl Connection {
         let mut stream = BufReader::new(UnixStream::connect(address)?);
         let deadline = Instant::now() + TIMEOUT;
         stream.get_ref().set_write_timeout(Some(TIMEOUT))?;
-        // The user id is left out, because the id in a user namespace differs from that of the
-        // socket. All is sent in one write and nothing follows before the answer, because systemd
-        // ignores what comes directly after BEGIN.
+        // The request omits the user id, because the id in a user namespace differs from that of the
+        // socket. One write contains the whole request, and the next call follows after the answer,
+        // because systemd ignores bytes directly after BEGIN.
         stream.get_ref().write_all(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n")?;
         let mut line = String::new();
         for expected in ["DATA", "OK "] {

@@ -17,7 +17,9 @@ use crate::hierarchy::Hierarchy;
 /// Time limit of a systemd job, which may wait for other jobs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A connection to a systemd manager.
+/// A connection to a systemd manager. The methods call the D-Bus interface
+/// `org.freedesktop.systemd1.Manager`; see
+/// [org.freedesktop.systemd1(5)](https://www.freedesktop.org/software/systemd/man/latest/org.freedesktop.systemd1.html).
 #[derive(Debug)]
 pub struct Manager {
     connection: Connection,
@@ -38,7 +40,7 @@ impl Manager {
     }
 
     /// Connects to the machine's systemd: over the system bus (`DBUS_SYSTEM_BUS_ADDRESS`), or
-    /// directly if no bus runs, which requires root.
+    /// directly at `/run/systemd/private` if no bus runs, which requires root.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -89,7 +91,9 @@ impl Manager {
     }
 
     /// Starts a scope with an existing process and returns its cgroup. systemd moves the process
-    /// there with all its threads. The pid is relative to the pid namespace of systemd.
+    /// there with all its threads. The pid is that in the pid namespace of systemd.
+    ///
+    /// Calls `StartTransientUnit`. systemd.scope(5).
     ///
     /// # Errors
     /// - `Systemd`: systemd rejects the scope or a property, or a scope with this name is active.
@@ -112,7 +116,7 @@ impl Manager {
 
     /// Starts a scope with only a placeholder in it, for processes that are started in the scope.
     ///
-    /// Since Linux 5.9 (`close_range`).
+    /// Since Linux 5.9 (`close_range`). systemd.scope(5).
     ///
     /// # Errors
     /// As [`start_scope`](Self::start_scope), and `Os` (`EAGAIN`, `ENOMEM`): the placeholder cannot
@@ -126,6 +130,8 @@ impl Manager {
 
     /// Starts a slice, for limits of several scopes together, and returns its cgroup. The slice
     /// exists until it is [stopped](Self::stop). If it is active already, this sets the properties.
+    ///
+    /// Calls `StartTransientUnit`. systemd.slice(5).
     ///
     /// # Errors
     /// As [`start_scope`](Self::start_scope), and `InvalidName`: see [`slice_path`].
@@ -147,6 +153,8 @@ impl Manager {
     }
 
     /// Opens the cgroup of an active unit.
+    ///
+    /// Calls `GetUnit`, and reads the property `ControlGroup` of the unit.
     ///
     /// # Errors
     /// - `Systemd`: the unit does not exist.
@@ -177,8 +185,11 @@ impl Manager {
 
     /// Sets properties of an active unit, until it ends.
     ///
+    /// Calls `SetUnitProperties`. systemd.resource-control(5).
+    ///
     /// # Errors
-    /// `Systemd`: systemd rejects a property, or the unit does not exist.
+    /// `Systemd`: systemd rejects a property, the unit does not exist, or systemd does not answer
+    /// within 10 s.
     pub fn set_properties(&mut self, unit: &str, properties: &[Property]) -> Result<()> {
         let mut body = Writer::default();
         body.text(unit);
@@ -192,8 +203,8 @@ impl Manager {
     /// Stops a unit and removes it from systemd, also after a failure. A unit that does not exist
     /// is not an error.
     ///
-    /// systemd sends SIGTERM to the processes of the unit, and SIGKILL after 90 s. To avoid the
-    /// wait, call [`Cgroup::kill`] first.
+    /// systemd sends SIGTERM to the processes of the unit, and SIGKILL after 90 s
+    /// (`DefaultTimeoutStopSec`). To avoid the wait, call [`Cgroup::kill`] first. Calls `StopUnit`.
     ///
     /// # Errors
     /// - `Systemd`: systemd rejects the request.
@@ -252,14 +263,14 @@ fn failed(verb: &str, unit: &str, failure: Failure) -> Error {
     Error::systemd(format!("systemd cannot {verb} {unit}: {failure}"), None, failure.into_source())
 }
 
-/// Returns the path of the socket in a variable.
+/// Returns the path of the socket that a variable of the environment contains.
 fn bus_of(variable: &str) -> Option<PathBuf> {
     let told = std::env::var(variable).ok()?;
     let path = told.split(';').find_map(|one| one.strip_prefix("unix:path=")?.split(',').next())?;
     Some(path.into())
 }
 
-/// Returns whether some users of the machine do not exist in this user namespace.
+/// Returns whether the caller's user namespace does not map all ids.
 fn in_user_namespace() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     !map.split_ascii_whitespace().eq(["0", "0", "4294967295"])

@@ -1,17 +1,17 @@
 //! Cgroups that systemd manages: transient scopes and slices, over D-Bus.
 //!
-//! Where systemd runs, only systemd writes to cgroups that it has not delegated. A program that
-//! needs a cgroup asks systemd for a *scope*, a unit for processes that another program starts, in
-//! a *slice*, a unit that contains units. With `Delegate=yes` the program owns the cgroups below
-//! the scope.
+//! On a host with systemd, only systemd writes to cgroups that it has not delegated. A program that
+//! needs a cgroup asks systemd for a *scope*, a unit for processes that another program starts. The
+//! scope is in a *slice*, a unit that contains units. With `Delegate=yes` the program owns the
+//! cgroups below the scope.
 //!
 //! A scope starts with a process in it and ends with its last process. A program that is started
 //! with `CLONE_INTO_CGROUP` does not exist yet when the scope starts. So [`Manager::hold_scope`]
-//! puts a placeholder into the scope: a child that does nothing, and is ended when the program has
-//! started. The alternatives are worse. A program that starts outside and is moved, as with runc,
-//! begins without limits, and the move acquires a lock of its thread group. If the caller moves
-//! itself there and back, it leaves its own unit. systemd removes the cgroup and the unit after the
-//! last process, and no process has to wait for that.
+//! puts a placeholder into the scope: a child that does nothing. [`Held::release`] ends it when the
+//! program has started. The alternatives are worse. A program that starts outside and is moved, as
+//! with runc, begins without limits, and the move acquires a lock of its thread group. A caller that
+//! moves itself there and back leaves its own unit for that time. systemd removes the cgroup and the
+//! unit after the last process has ended, so no process needs to wait for the end.
 //!
 //! ```no_run
 //! use cgroup_core::{Limits, Max, systemd::{Manager, Property, Scope}};
@@ -31,7 +31,8 @@
 //! # Ok::<(), cgroup_core::Error>(())
 //! ```
 //!
-//! Source: <https://systemd.io/CGROUP_DELEGATION/>
+//! Sources: <https://systemd.io/CGROUP_DELEGATION/>,
+//! [org.freedesktop.systemd1(5)](https://www.freedesktop.org/software/systemd/man/latest/org.freedesktop.systemd1.html)
 
 mod annotation;
 mod bus;

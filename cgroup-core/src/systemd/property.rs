@@ -6,7 +6,7 @@ use crate::limits::table::{Limit, Systemd};
 use crate::limits::{CpuMax, Limits, Max};
 
 /// A property of a unit, with its name on D-Bus, such as `MemoryMax` or `TimeoutStopUSec`.
-/// systemd.resource-control(5).
+/// [systemd.resource-control(5)](https://www.freedesktop.org/software/systemd/man/latest/systemd.resource-control.html).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Property {
     /// Name on D-Bus.
@@ -15,7 +15,8 @@ pub struct Property {
     pub value: Value,
 }
 
-/// A value of D-Bus.
+/// A value of D-Bus. The text at each variant is its
+/// [type code](https://dbus.freedesktop.org/doc/dbus-specification.html#type-system).
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Value {
@@ -49,6 +50,7 @@ impl Property {
 
     /// Returns the properties for these limits. systemd may write the values of its properties
     /// again at any time (`systemctl daemon-reload`), so it must know the limits.
+    /// systemd.resource-control(5).
     ///
     /// Limits without a property are left out. The quota of `cpu.max` is rounded up to whole
     /// percents, so that the exact quota in a cgroup below takes effect. After the unit has

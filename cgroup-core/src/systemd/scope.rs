@@ -3,7 +3,8 @@
 use super::property::Property;
 use crate::error::{Error, Result};
 
-/// A scope to start. systemd.scope(5).
+/// A scope to start.
+/// [systemd.scope(5)](https://www.freedesktop.org/software/systemd/man/latest/systemd.scope.html).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scope {
     /// Name of the unit, which ends in `.scope`.
@@ -26,7 +27,8 @@ impl Scope {
     }
 
     /// Creates a scope from the three parts of OCI's `cgroupsPath` for systemd: `PREFIX-NAME.scope`
-    /// in the slice. The slice and the prefix may be empty.
+    /// in the slice. The slice and the prefix may be empty. See `cgroupsPath` in
+    /// [runc's documentation](https://github.com/opencontainers/runc/blob/main/docs/systemd.md).
     ///
     /// ```
     /// use cgroup_core::systemd::Scope;
@@ -63,7 +65,8 @@ pub(super) fn common() -> impl Iterator<Item = Property> {
 }
 
 /// Returns the path of a slice's cgroup below the cgroup of systemd. Each dash in the name is a
-/// level. systemd.slice(5).
+/// level.
+/// [systemd.slice(5)](https://www.freedesktop.org/software/systemd/man/latest/systemd.slice.html).
 ///
 /// ```
 /// use cgroup_core::systemd::slice_path;
