@@ -66,14 +66,14 @@ pub(crate) enum Command {
     /// Show which processes share which namespaces, and the containers and pods that they form
     ///
     /// Containers and pods are derived from shared namespaces alone, regardless of the program that
-    /// started them. A container is the set of processes that share one namespace of each kind, at
-    /// least one of them not the host's. A pod is a set of containers that share a pid, net, mnt,
-    /// ipc or uts namespace.
+    /// started them. A container is the set of processes that are in the same namespace of each kind,
+    /// if at least one of these namespaces is not the host's. A pod is a set of containers that
+    /// share a pid, net, mnt, ipc or uts namespace.
     Census(cmd::census::CensusArgs),
     /// Check what this host supports, and print how to fix what is missing
     ///
-    /// Each check tries the feature, without regard to versions, and cleans up. The exit code is 0 if
-    /// the caller can start containers on this host, otherwise 1.
+    /// Each check tries the feature instead of comparing versions, and removes everything that it
+    /// made. The exit code is 0 if the caller can start containers on this host, otherwise 1.
     Doctor(cmd::doctor::DoctorArgs),
     /// Print completions for a shell
     Completions(manual::CompletionsArgs),

@@ -19,7 +19,7 @@ fn refused(code: i32, table: &[(&[&str], &str)]) {
             wrong += &format!("{args:?}\n  {} {}{}", output.code(), output.out, output.err);
         }
     }
-    assert!(wrong.is_empty(), "these are otherwise:\n{wrong}");
+    assert!(wrong.is_empty(), "these messages differ:\n{wrong}");
 }
 
 /// Does the same for invalid values: clap names the flag and the value before the sentence.

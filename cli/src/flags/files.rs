@@ -24,8 +24,8 @@ pub(crate) struct FileArgs {
     /// deleted with the container, or to DIR/upper
     #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true)]
     overlay: Option<Option<PathBuf>>,
-    /// Allow access to sockets and named pipes among the host's files. By default an overlay blocks access,
-    /// because a read-only mount alone would not
+    /// Allow access to sockets and named pipes among the host's files. By default an overlay prevents it,
+    /// because a read-only mount alone does not
     #[arg(long, conflicts_with_all = ["rootfs", "overlay"])]
     host_sockets: bool,
     /// Make the root read-only; /tmp and /run are tmpfs

@@ -1,7 +1,7 @@
 //! Shared helpers of the end-to-end tests. They run `nspod` with a time limit on every wait, and remove named
 //! containers and pods at the end.
 
-#![allow(dead_code, unreachable_pub, unused_imports)] // Each test file uses its share.
+#![allow(dead_code, unreachable_pub, unused_imports)] // Each test file uses some of these helpers.
 
 pub mod fault;
 pub mod terminal;
@@ -137,7 +137,7 @@ pub fn mkdir_of_i386() -> Vec<u8> {
     let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
     let mut code = vec![0xb8]; // mov eax, mkdir
     code.extend(words(&[39]));
-    code.push(0xbb); // mov ebx, the path behind the code
+    code.push(0xbb); // mov ebx, the path after the code
     code.extend(words(&[CODE + 25]));
     code.extend([0x31, 0xc9, 0xcd, 0x80]); // xor ecx, ecx; int 0x80
     code.extend([0xf7, 0xd8, 0x89, 0xc3]); // neg eax; mov ebx, eax

@@ -1,6 +1,6 @@
 //! Shared helpers for the tests of other projects' engines with this OCI runtime.
 
-#![allow(dead_code, unreachable_pub)] // Each test file uses its share.
+#![allow(dead_code, unreachable_pub)] // Each test file uses some of these helpers.
 
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};

@@ -26,7 +26,7 @@ pub(crate) struct BundleArgs {
     /// Enter the root by chroot instead of pivot_root, which cannot leave an initramfs
     #[arg(long)]
     no_pivot: bool,
-    /// Stay in the caller's session keyring
+    /// Keep the caller's session keyring
     #[arg(long)]
     no_new_keyring: bool,
     /// Pass this many additional descriptors to the container, starting at 3

@@ -29,7 +29,7 @@ pub(crate) struct ImageArgs {
     /// Allow a session or terminal that a process outside the container started
     #[arg(long)]
     shell_job: bool,
-    /// Handle file locks
+    /// Save and restore file locks
     #[arg(long)]
     file_locks: bool,
     /// Remove memory pages from the images after they are restored

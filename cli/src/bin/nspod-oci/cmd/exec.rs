@@ -19,7 +19,7 @@ pub(crate) struct ExecArgs {
     /// File with the process, as in config.json
     #[arg(short, long, value_name = "FILE", default_value = "", hide_default_value = true)]
     process: MaybePath,
-    /// Give the process a terminal
+    /// Allocate a terminal for the process
     #[arg(short, long)]
     tty: bool,
     /// User and group of the process
@@ -52,7 +52,7 @@ pub(crate) struct ExecArgs {
     /// Pass this many additional descriptors to the process, starting at 3
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u16,
-    /// Start the process in this cgroup, a path below the container's
+    /// Start the process in this cgroup, a path below the container's cgroup
     #[arg(long, value_name = "CGROUP")]
     cgroup: Vec<String>,
     /// AppArmor profile

@@ -27,7 +27,7 @@ pub(crate) use features::version;
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub(crate) enum Command {
-    /// Create a container, and leave its program to `start`
+    /// Create a container; `start` runs its program
     Create(create::CreateArgs),
     /// Run the program of a created container
     Start(start::StartArgs),

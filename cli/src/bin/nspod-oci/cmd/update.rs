@@ -17,13 +17,13 @@ pub(crate) struct UpdateArgs {
     /// Other flags for limits are then ignored
     #[arg(short, long, value_name = "FILE", default_value = "", hide_default_value = true)]
     resources: MaybePath,
-    /// Memory in bytes, for example 52428800 or 50M; -1 removes the limit
+    /// Maximum memory in bytes, for example 52428800 or 50M; -1 removes the limit
     #[arg(long, value_name = "BYTES", value_parser = signed_bytes, allow_hyphen_values = true)]
     memory: Option<i64>,
     /// Memory in bytes that is reclaimed last
     #[arg(long, value_name = "BYTES", value_parser = signed_bytes, allow_hyphen_values = true)]
     memory_reservation: Option<i64>,
-    /// Memory and swap together in bytes, which requires --memory; -1 removes the limit
+    /// Maximum memory and swap together in bytes; requires --memory; -1 removes the limit
     #[arg(long, value_name = "BYTES", value_parser = signed_bytes, allow_hyphen_values = true)]
     memory_swap: Option<i64>,
     /// Share of processor time, 2 to 262144
@@ -38,7 +38,7 @@ pub(crate) struct UpdateArgs {
     /// Maximum unused quota that can accumulate, in µs
     #[arg(long, value_name = "MICROSECONDS")]
     cpu_burst: Option<u64>,
-    /// 1: run only when no other process wants to run
+    /// 1: use only idle processor time; 0: normal scheduling
     #[arg(long, value_name = "0|1")]
     cpu_idle: Option<i64>,
     /// Rejected: cgroup v2 has no such limit
@@ -52,7 +52,7 @@ pub(crate) struct UpdateArgs {
     /// Memory nodes to allocate from
     #[arg(long, value_name = "LIST")]
     cpuset_mems: Option<String>,
-    /// Number of processes and threads; -1 removes the limit
+    /// Maximum number of processes and threads; -1 removes the limit
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pids_limit: Option<i64>,
     /// Share of disk bandwidth, 10 to 1000
