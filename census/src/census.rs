@@ -30,7 +30,8 @@ impl Options {
     /// Reads everything.
     pub const ALL: Options = Options { threads: true, fds: true, mounts: true, owners: true };
 
-    /// Takes a census of `/proc`. Linux 5.14 or later.
+    /// Takes a census of `/proc`; see
+    /// [proc_pid_ns(5)](https://man7.org/linux/man-pages/man5/proc_pid_ns.5.html). Linux 5.14 or later.
     ///
     /// # Errors
     /// As [`Options::of`].
@@ -40,7 +41,7 @@ impl Options {
 
     /// Takes a census of another mounted procfs. It contains the processes of the pid namespace for
     /// which the procfs was mounted; see
-    /// [proc(5)](https://man7.org/linux/man-pages/man5/proc.5.html).
+    /// [proc(5)](https://man7.org/linux/man-pages/man5/proc.5.html). Linux 5.14 or later.
     ///
     /// # Errors
     /// - [`InvalidInput`](crate::ErrorKind::InvalidInput): the directory is not a procfs.
@@ -95,7 +96,7 @@ pub struct Census {
 }
 
 impl Census {
-    /// Takes a census of `/proc` with the default [`Options`].
+    /// Takes a census of `/proc` with the default [`Options`]. Linux 5.14 or later.
     ///
     /// To read the namespaces of another process, the caller needs its uid and all of its capabilities,
     /// or CAP_SYS_PTRACE in its user namespace

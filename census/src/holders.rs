@@ -1,5 +1,5 @@
-//! Objects that keep a namespace alive: processes in it, descriptors, bind mounts, and the namespaces
-//! whose parent or owner it is.
+//! Objects that keep a namespace alive: processes in it, descriptors, bind mounts, and other
+//! namespaces of which it is the parent or the owner.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -91,7 +91,7 @@ pub(super) fn namespace_mounts(mountinfo: &[u8]) -> impl Iterator<Item = (Kind, 
     })
 }
 
-/// Adds owners, parents and creators, and the namespaces found as such.
+/// Adds owners, parents and creators to the namespaces, and adds the owners and parents to the index.
 pub(super) fn add_owners(index: &mut Index, root: &Root) {
     let mut found: Vec<ns_core::Namespace> = Vec::new();
     for key in index.keys().copied().collect::<Vec<_>>() {

@@ -5,8 +5,8 @@
 //!    the host in at least one kind; see [`ContainerInfo::isolated`]. A service that has only its own mount
 //!    namespace is therefore a container isolated in one kind. To exclude such services, select
 //!    containers that are isolated in more kinds.
-//! 3. Cgroups divide a class into containers if nothing else unites it. A class with its own cgroup
-//!    namespace, or with pid 1 of its own pid namespace, is one container with any number of cgroups.
+//! 3. Cgroups can divide a class into containers. A class with its own cgroup namespace, or with pid 1
+//!    of its own pid namespace, is one container with any number of cgroups.
 //!    Any other class is divided by the *outermost* cgroups of its processes: `/pod/a`,
 //!    `/pod/a/worker` and `/pod/b` make the containers `/pod/a` and `/pod/b`. If the cgroup of a
 //!    process is unknown (no v2 hierarchy), the class is not divided.
@@ -67,8 +67,9 @@ pub struct PodInfo {
     pub shared: Kinds,
 }
 
-/// Derives containers and pods by the rules of [this module](self). The result depends on the arguments
-/// only: on neither the program that started a process, nor its name, nor the values of the ids.
+/// Derives containers and pods by the rules of [this module](self). The result depends only on which
+/// namespaces and cgroups the processes share. It depends neither on the program that started a process, nor
+/// on its name, nor on the values of the ids.
 ///
 /// ```
 /// use nspod_census::{Census, model};
@@ -101,7 +102,7 @@ pub fn derive(processes: &[ProcessInfo], host: &NamespaceSet) -> Model {
     Model { host: at_home, containers, pods }
 }
 
-/// Returns whether the class is one container in spite of different cgroups.
+/// Returns whether the class is one container even if its processes are in different cgroups.
 fn is_united(class: &[&ProcessInfo], isolated: Kinds) -> bool {
     isolated.contains(Kinds::CGROUP)
         || isolated.contains(Kinds::PID) && class.iter().any(|p| is_init(p))

@@ -61,7 +61,7 @@ fn sleeper(join: &[Namespace], new: Kinds) -> Sleeper {
     let n = nix::unistd::read(&reader, &mut pid).unwrap();
     drop(Sleeper(middleman));
     let pid = i32::from_ne_bytes(pid);
-    assert!(n == 4 && pid > 0, "the middleman could not join or clone");
+    assert!(n == 4 && pid > 0, "the intermediate process could not join or clone");
     Sleeper(pid)
 }
 
@@ -169,7 +169,7 @@ fn lsns(uid: u32) -> Option<Listing> {
     Some(rows.filter(|(_, (nprocs, _))| *nprocs > 0).collect())
 }
 
-/// Returns the same from a census. `lsns` counts zombies and itself, which is in the caller's
+/// Returns the same numbers from a census. `lsns` counts zombies and itself, which is in the caller's
 /// namespaces.
 fn listing(census: &Census) -> Listing {
     let own = census.process(me()).unwrap().namespaces;
@@ -185,8 +185,8 @@ fn listing(census: &Census) -> Listing {
     rows.collect()
 }
 
-/// Checks that the census agrees with `lsns` before and after it, as soon as no other process changes
-/// the result. Namespaces that `still` selects must always agree.
+/// Checks that the census agrees with `lsns` before and after it. Repeats the comparison while other
+/// processes change the result. Namespaces that `still` selects must always agree.
 fn agree_with_lsns(still: &[i32]) {
     let mut last = String::new();
     for _ in 0..200 {

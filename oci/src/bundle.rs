@@ -22,11 +22,13 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Reads a bundle. A relative path is resolved against the working directory.
+    /// Reads a bundle and checks its configuration. Resolves a relative path against the working
+    /// directory. [Specification](https://github.com/opencontainers/runtime-spec/blob/main/bundle.md).
     ///
     /// # Errors
-    /// [`ErrorKind::Bundle`]: the directory or its `config.json` cannot be read (`ENOENT`, `EACCES`),
-    /// or `config.json` is not a file. [`ErrorKind::InvalidConfig`]: the configuration is invalid.
+    /// - [`ErrorKind::Bundle`]: the directory or its `config.json` cannot be read (`ENOENT`, `EACCES`),
+    ///   or `config.json` is not a file.
+    /// - [`ErrorKind::InvalidConfig`]: the configuration is invalid; [`Error::field`] is the JSON path.
     pub fn open(path: impl AsRef<Path>) -> Result<Bundle> {
         let path = path.as_ref();
         let path =

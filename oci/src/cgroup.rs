@@ -22,7 +22,7 @@ pub(crate) enum Place {
     Caller,
     /// A separate cgroup, as a path from the top of the hierarchy.
     At(PathBuf),
-    /// A scope that systemd has made.
+    /// A scope that systemd has created.
     Scope(Box<Scope>),
 }
 
@@ -68,8 +68,8 @@ impl Scope {
         self.held.cgroup().path()
     }
 
-    /// Ends the process that held the scope, since the container is now in the scope. That process counted
-    /// against the limit on processes, so this limit is set only now.
+    /// Ends the placeholder of the scope, after the container has started in it. Then sets the limit on
+    /// processes, because the placeholder counted against it.
     pub(crate) fn release(mut self) -> Result<()> {
         let cgroup = self.held.release();
         let processes = self.limits.clone().remove("pids.max");
@@ -163,13 +163,13 @@ fn limit(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
 pub(crate) fn update(record: &OciRecord, limits: &Limits) -> Result<()> {
     let cgroup = record.cgroup()?;
     let Some(unit) = &record.unit else { return limit(&cgroup, limits) };
-    // systemd rounds the quota up, so it is written again afterwards.
+    // systemd rounds the quota up, so the exact quota is written after the call.
     let exact = cgroup.read_if_there("cpu.max")?.map(|text| text.parse()).transpose()?;
     Manager::connect()?.set_properties(unit, &Property::of_limits(limits)?)?;
     limit(&cgroup, &Limits { cpu_max: limits.cpu_max.or(exact), ..limits.clone() })
 }
 
-/// Removes a container's cgroup and kills the processes in it. Does nothing if it is gone.
+/// Removes a container's cgroup and kills the processes in it. Does nothing if the cgroup does not exist.
 pub(crate) fn remove(record: &OciRecord) -> Result<()> {
     let Some(path) = record.cgroup_path() else { return Ok(()) };
     let removed = Cgroup::open(path).and_then(|cgroup| match &record.unit {

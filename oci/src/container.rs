@@ -15,8 +15,12 @@ use crate::{cgroup, cleanup, hooks};
 ///
 /// A [`nspod_sandbox::Container`] owns the process and the cgroup of a container; this type only names an entry in
 /// the state directory.
-/// The handle holds nothing open and can be cloned. Each method reads the state anew. Methods that change the
-/// container lock it during the change. Dropping the handle has no effect on the container.
+/// The handle has no open descriptor and can be cloned. Each method reads the state from the state directory.
+/// Methods that change the container lock it during the change. Dropping the handle has no effect on the
+/// container.
+///
+/// Linux 5.14 or later.
+/// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md).
 #[derive(Debug, Clone)]
 pub struct Container {
     pub(crate) runtime: Runtime,
@@ -26,12 +30,14 @@ pub struct Container {
 /// Changes to the limits of a container, for [`Container::update`].
 #[derive(Debug, Clone, Default)]
 pub struct UpdateOptions {
-    /// Limits to change, as in `linux.resources`; [`config::parse_resources`] reads them. A limit
-    /// that is not set stays.
+    /// Limits to change, as in `linux.resources`; [`config::parse_resources`] parses them. A limit
+    /// that is not set here stays as it is.
     pub resources: LinuxResources,
-    /// Line for the schemata of the L3 cache. The configuration must have `linux.intelRdt`.
+    /// Line for `schemata` with the shares of the L3 cache, such as `L3:0=f`. The configuration must have
+    /// `linux.intelRdt`.
     pub l3_cache_schema: Option<String>,
-    /// Line for the schemata of memory bandwidth. The configuration must have `linux.intelRdt`.
+    /// Line for `schemata` with the shares of memory bandwidth, such as `MB:0=50`. The configuration
+    /// must have `linux.intelRdt`.
     pub mem_bw_schema: Option<String>,
 }
 
@@ -42,11 +48,13 @@ impl Container {
         Container { runtime: runtime.clone(), id: id.into() }
     }
 
-    /// Returns the states of all containers of a runtime, sorted by id. A container with an
-    /// unreadable record is logged and left out.
+    /// Returns the states of all containers of a runtime, sorted by id. Logs and leaves out a container
+    /// with an unreadable record.
+    /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#state).
     ///
     /// # Errors
-    /// [`ErrorKind::Sandbox`]: the state directory cannot be read.
+    /// - [`ErrorKind::Sandbox`]: the state directory cannot be read (`EACCES`) or created.
+    /// - [`ErrorKind::Process`], [`ErrorKind::Cgroup`]: a status cannot be determined.
     pub fn list(runtime: &Runtime) -> Result<Vec<State>> {
         runtime.store()?.all()?.iter().map(|entry| Ok(entry.record()?.state(entry.status()?))).collect()
     }
@@ -54,7 +62,7 @@ impl Container {
     /// Returns the ids of all containers of a runtime, sorted.
     ///
     /// # Errors
-    /// As [`list`](Self::list).
+    /// [`ErrorKind::Sandbox`]: the state directory cannot be read (`EACCES`) or created.
     pub fn ids(runtime: &Runtime) -> Result<Vec<String>> {
         Ok(runtime.store()?.all()?.iter().map(|entry| entry.id().to_owned()).collect())
     }
@@ -72,7 +80,10 @@ impl Container {
     /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#query-state).
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`]: the container does not exist.
+    /// - [`ErrorKind::NotFound`]: the container does not exist. [`ErrorKind::InvalidId`]: the id is not
+    ///   valid. All methods of a container return these two.
+    /// - [`ErrorKind::Sandbox`]: the record cannot be read.
+    /// - [`ErrorKind::Process`], [`ErrorKind::Cgroup`]: the status cannot be determined.
     pub fn state(&self) -> Result<State> {
         let entry = self.entry()?;
         Ok(entry.record()?.state(entry.status()?))
@@ -83,9 +94,9 @@ impl Container {
     /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#start).
     ///
     /// # Errors
-    /// [`ErrorKind::Status`]: the container is not in the status `Created`.
-    /// [`ErrorKind::Sandbox`]: the program cannot be executed. [`ErrorKind::Hook`]: a poststart hook
-    /// failed, and the container has been stopped.
+    /// - [`ErrorKind::Status`]: the container is not in the status `Created`.
+    /// - [`ErrorKind::Sandbox`]: the program cannot be executed.
+    /// - [`ErrorKind::Hook`]: a poststart hook failed, and the container has been stopped.
     pub fn start(&self) -> Result<()> {
         let (entry, _lock) = self.runtime.store()?.lock(&self.id)?;
         let record = entry.record()?;
@@ -109,16 +120,20 @@ impl Container {
         })
     }
 
-    /// Sends a signal to the first process; with `all`, to all processes of the container.
+    /// Sends a signal to the first process; with `all`, to all processes of the container. Signals are the
+    /// numbers of [signal(7)](https://man7.org/linux/man-pages/man7/signal.7.html).
     ///
-    /// If the container shares its pid namespace, SIGKILL always goes to all its processes, since they do not
-    /// end with the first one.
+    /// If the container shares its pid namespace, SIGKILL always goes to all its processes, because they do
+    /// not end with the first one.
     /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#kill).
     ///
     /// # Errors
-    /// [`ErrorKind::Status`]: the first process has ended. [`ErrorKind::Process`] with `EPERM` or
-    /// `EINVAL` of pidfd_send_signal(2); with `all`, [`ErrorKind::Cgroup`] with the same after the other
-    /// processes have got the signal.
+    /// - [`ErrorKind::Status`]: the first process has ended.
+    /// - [`ErrorKind::Process`]: `EPERM`: the caller may not signal the process; `EINVAL`: the signal does
+    ///   not exist. See
+    ///   [pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html).
+    /// - [`ErrorKind::Cgroup`], with `all`: the same errnos, after the other processes have got the signal;
+    ///   or the container has no cgroup.
     pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
         let entry = self.entry()?;
         let record = entry.record()?;
@@ -143,14 +158,17 @@ impl Container {
         Ok(!config.container_spec(&context)?.spec.namespaces.is_new(Kind::Pid))
     }
 
-    /// Deletes the container: its cgroup, its state and everything that the start has made, and runs
-    /// the poststop hooks. With `force`, kills its processes first, and a container that does not
-    /// exist is not an error.
+    /// Deletes the container: its cgroup, its state and all objects that the start has created. Then runs
+    /// the poststop hooks. With `force`, kills its processes first, and succeeds if the container does not
+    /// exist.
     /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#delete).
     ///
     /// # Errors
-    /// [`ErrorKind::Status`]: the container runs or is paused, and `force` is false.
-    /// [`ErrorKind::Process`]: a killed process has not ended after 10 s.
+    /// - [`ErrorKind::Status`]: the container runs or is paused, and `force` is false.
+    /// - [`ErrorKind::Process`]: a killed process has not ended after 10 s.
+    /// - [`ErrorKind::Cgroup`] (`EBUSY`): the cgroup cannot be removed.
+    /// - [`ErrorKind::Resctrl`], [`ErrorKind::Store`]: the resctrl group or the mount of the root cannot be
+    ///   removed.
     pub fn delete(&self, force: bool) -> Result<()> {
         let store = self.runtime.store()?;
         let (entry, lock) = match store.lock(&self.id) {
@@ -178,9 +196,12 @@ impl Container {
 
     /// Freezes all processes of the container. Returns when they are frozen.
     ///
+    /// Since Linux 5.2: `cgroup.freeze` of
+    /// [cgroup-v2.rst](https://docs.kernel.org/admin-guide/cgroup-v2.html#core-interface-files).
+    ///
     /// # Errors
-    /// [`ErrorKind::Status`]: the container is neither running nor created. [`ErrorKind::Cgroup`]: it
-    /// has no cgroup, or the cgroup cannot be frozen.
+    /// - [`ErrorKind::Status`]: the container is neither running nor created.
+    /// - [`ErrorKind::Cgroup`]: it has no cgroup, or the processes have not stopped after 10 s.
     pub fn pause(&self) -> Result<()> {
         let (entry, _lock) = self.runtime.store()?.lock(&self.id)?;
         let record = entry.record()?;
@@ -195,8 +216,12 @@ impl Container {
 
     /// Lets the processes of a paused container continue.
     ///
+    /// Since Linux 5.2: `cgroup.freeze` of
+    /// [cgroup-v2.rst](https://docs.kernel.org/admin-guide/cgroup-v2.html#core-interface-files).
+    ///
     /// # Errors
-    /// [`ErrorKind::Status`]: the container is not paused.
+    /// - [`ErrorKind::Status`]: the container is not paused.
+    /// - [`ErrorKind::Cgroup`]: an ancestor of the cgroup is frozen.
     pub fn resume(&self) -> Result<()> {
         let (entry, _lock) = self.runtime.store()?.lock(&self.id)?;
         match entry.status()? {
@@ -205,12 +230,15 @@ impl Container {
         }
     }
 
-    /// Changes limits of the container.
+    /// Changes limits of the container. [`Limits`] documents the first kernel version of each.
+    /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#control-groups).
     ///
     /// # Errors
-    /// [`ErrorKind::Status`]: the container is stopped. [`ErrorKind::InvalidConfig`]: cgroup v2 has no
-    /// such limit, or `memory.checkBeforeUpdate` forbids the new limit. [`ErrorKind::Cgroup`]: the
-    /// kernel refused it.
+    /// - [`ErrorKind::Status`]: the container is stopped.
+    /// - [`ErrorKind::InvalidConfig`]: cgroup v2 has no such limit, or `memory.checkBeforeUpdate` forbids
+    ///   the new limit.
+    /// - [`ErrorKind::Cgroup`]: the kernel or systemd rejects a limit (`EINVAL`, `ERANGE`, `EACCES`).
+    /// - [`ErrorKind::Resctrl`]: the container has no resctrl group, or the kernel rejects a line.
     pub fn update(&self, options: &UpdateOptions) -> Result<()> {
         let (entry, _lock) = self.runtime.store()?.lock(&self.id)?;
         if entry.status()? == Status::Stopped {
@@ -238,7 +266,8 @@ impl Container {
     }
 
     /// Returns the pids of all processes of the container, in the caller's pid namespace. Empty if
-    /// the cgroup is gone.
+    /// the cgroup has been removed. Reads `cgroup.procs`, since Linux 4.5; see
+    /// [cgroup-v2.rst](https://docs.kernel.org/admin-guide/cgroup-v2.html#core-interface-files).
     ///
     /// # Errors
     /// [`ErrorKind::Cgroup`]: the container has no cgroup of its own.
@@ -251,10 +280,12 @@ impl Container {
         }
     }
 
-    /// Returns the resources that the container uses.
+    /// Returns the resources that the container uses. [`Usage`] documents units and the first kernel
+    /// version of each value; see
+    /// [cgroup-v2.rst](https://docs.kernel.org/admin-guide/cgroup-v2.html#controllers).
     ///
     /// # Errors
-    /// [`ErrorKind::Cgroup`]: the container has no cgroup of its own, or it is gone.
+    /// [`ErrorKind::Cgroup`]: the container has no cgroup of its own, or the cgroup has been removed.
     pub fn usage(&self) -> Result<Usage> {
         Ok(self.entry()?.record()?.cgroup()?.usage()?)
     }

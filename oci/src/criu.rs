@@ -43,21 +43,21 @@ pub struct ImageOptions {
     pub images: PathBuf,
     /// Directory in which criu works and logs; by default, the directory of the images.
     pub work: Option<PathBuf>,
-    /// Permit open TCP connections.
+    /// Whether open TCP connections are permitted.
     pub tcp_established: bool,
-    /// Permit unix sockets that are connected to a process outside.
+    /// Whether unix sockets may be connected to a process outside the container.
     pub ext_unix_sk: bool,
-    /// Permit a session whose leader is outside the container.
+    /// Whether the leader of a session may be outside the container.
     pub shell_job: bool,
-    /// Handle file locks.
+    /// Whether file locks are dumped and restored.
     pub file_locks: bool,
-    /// Remove memory from the images as it is restored.
+    /// Whether memory is removed from the images when it is restored.
     pub auto_dedup: bool,
-    /// How to treat the cgroups in the container's cgroup.
+    /// Treatment of the cgroups in the container's cgroup.
     pub manage_cgroups: ManageCgroups,
-    /// Restore an empty network namespace.
+    /// Whether the network namespace is restored empty.
     pub empty_net: bool,
-    /// Transfer memory on demand.
+    /// Whether memory is transferred on demand.
     pub lazy_pages: bool,
 }
 
@@ -78,7 +78,9 @@ impl Default for ImageOptions {
     }
 }
 
-/// How criu treats cgroups and their properties. The numbers are those of criu's `criu_cg_mode`.
+/// Treatment of cgroups and their properties by criu: `--manage-cgroups` of
+/// [criu(8)](https://man7.org/linux/man-pages/man8/criu.8.html). The numbers are those of criu's
+/// `criu_cg_mode`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ManageCgroups {
     /// Neither dump nor restore them.
@@ -99,13 +101,13 @@ pub struct CheckpointOptions {
     pub images: ImageOptions,
     /// Directory of an earlier pre-dump, relative to the images.
     pub parent: Option<PathBuf>,
-    /// Leave out TCP connections that are being established.
+    /// Whether TCP connections that are being established are left out.
     pub tcp_skip_in_flight: bool,
-    /// Give removed files that are open a name until they are restored.
+    /// Whether open files that were removed get a temporary name until they are restored.
     pub link_remap: bool,
-    /// Let the container continue.
+    /// Whether the container continues after the dump.
     pub leave_running: bool,
-    /// Write memory only, and let the container continue.
+    /// Whether only memory is written. The container then continues.
     pub pre_dump: bool,
     /// Server that memory is sent to: address and port.
     pub page_server: Option<(String, u16)>,
@@ -120,7 +122,7 @@ pub struct RestoreOptions {
     pub images: ImageOptions,
     /// Options of the new container.
     pub create: CreateOptions,
-    /// The caller will not wait for the container: a terminal then requires a console socket.
+    /// Whether the caller does not wait for the container. A terminal then requires a console socket.
     pub detach: bool,
     /// AppArmor or SELinux profile: `apparmor:NAME` or `selinux:LABEL`.
     pub lsm_profile: Option<String>,
@@ -129,13 +131,15 @@ pub struct RestoreOptions {
 }
 
 impl Container {
-    /// Writes the processes of a running container to images. Ends and deletes the container, unless
-    /// the options say that it continues.
+    /// Writes the processes of a running container to images. Then ends and deletes the container, unless
+    /// [`leave_running`](CheckpointOptions::leave_running) or
+    /// [`pre_dump`](CheckpointOptions::pre_dump) is set. criu requires root; see
+    /// [criu(8)](https://man7.org/linux/man-pages/man8/criu.8.html).
     ///
     /// # Errors
-    /// [`ErrorKind::Status`]: the container is neither running nor paused. [`ErrorKind::Criu`]: criu is
-    /// not installed, or failed. [`ErrorKind::InvalidOption`]: the parent is not a directory relative to
-    /// the images.
+    /// - [`ErrorKind::Status`]: the container is neither running nor paused.
+    /// - [`ErrorKind::Criu`]: criu is not installed, or failed; the sentence has the last error of its log.
+    /// - [`ErrorKind::InvalidOption`]: the parent is not a directory relative to the images.
     pub fn checkpoint(&self, args: &CheckpointOptions) -> Result<()> {
         let store = self.runtime.store()?;
         let (entry, lock) = store.lock(&self.id)?;
@@ -181,12 +185,16 @@ impl Container {
         cleanup::forget(&store, &entry, record, &lock, || {})
     }
 
-    /// Creates a container from a bundle and images. `restored` is called when the processes run,
-    /// before the poststart hooks; the hooks prestart and createRuntime are not run again.
+    /// Creates a container from a bundle and images. Calls `restored` when the processes run, before the
+    /// poststart hooks. Does not run the hooks prestart and createRuntime again. criu requires root; see
+    /// [criu(8)](https://man7.org/linux/man-pages/man8/criu.8.html).
     ///
     /// # Errors
-    /// [`ErrorKind::Exists`]: the id is taken. [`ErrorKind::Criu`]: criu is not installed, or failed.
-    /// [`ErrorKind::Hook`]: a poststart hook failed. Nothing of the container is left in each case.
+    /// In each case nothing of the container is left.
+    /// - [`ErrorKind::Exists`]: a container with this id exists.
+    /// - [`ErrorKind::InvalidConfig`]: the configuration has an unsupported field.
+    /// - [`ErrorKind::Criu`]: criu is not installed, or failed; the sentence has the last error of its log.
+    /// - [`ErrorKind::Hook`]: a poststart hook failed.
     pub fn restore(
         runtime: &Runtime,
         id: &str,
@@ -232,7 +240,8 @@ impl Container {
 /// Kills the restored processes, reaps the first one, and removes the container. Returns `why`.
 fn give_up_restored(claimed: &Claimed, pid: i32, why: Error) -> Error {
     let record = &claimed.record;
-    // A child keeps its pid until it is reaped. Its record may be missing, and no descriptor may be free.
+    // The record may be missing, and no descriptor may be free. A child keeps its pid until it is reaped,
+    // so kill(2) reaches the right process.
     if pid > 0 {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
@@ -265,7 +274,8 @@ impl Restored {
     /// it.
     ///
     /// # Errors
-    /// [`ErrorKind::Process`] with the errno of waitpid(2).
+    /// [`ErrorKind::Process`] (`ECHILD`): another part of the program has already waited for the process.
+    /// See [waitpid(2)](https://man7.org/linux/man-pages/man2/waitpid.2.html).
     pub fn wait(&self) -> Result<i32> {
         loop {
             match waitpid(Pid::from_raw(self.pid), None) {

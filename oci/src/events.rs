@@ -12,17 +12,24 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::record::Status;
 
 impl Container {
-    /// Returns the resources that the container uses, as an event.
+    /// Returns the resources that the container uses, as an event. Times are in nanoseconds, except for
+    /// those of pressure, which are in microseconds. Sizes are in bytes.
+    ///
+    /// See [cgroup-v2.rst](https://docs.kernel.org/admin-guide/cgroup-v2.html#controllers); [`Usage`] has
+    /// the first kernel version of each value.
     ///
     /// # Errors
-    /// [`ErrorKind::Status`]: the container is stopped. [`ErrorKind::Cgroup`]: it has no cgroup of its
-    /// own, or a file of the cgroup cannot be read.
+    /// - [`ErrorKind::Status`]: the container is stopped.
+    /// - [`ErrorKind::Cgroup`]: it has no cgroup of its own, or a file of the cgroup cannot be read.
     pub fn stats(&self) -> Result<Event> {
         Event::stats(&self.id, &self.running_cgroup()?)
     }
 
     /// Returns an iterator over the events of the container: each OOM kill, and the used resources
     /// every `interval`. The iterator blocks, and ends with the container.
+    ///
+    /// OOM kills are the count `oom_kill` of `memory.events`, since Linux 4.13; see
+    /// [cgroup-v2.rst](https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files).
     ///
     /// # Errors
     /// As [`stats`](Self::stats).
@@ -100,8 +107,7 @@ impl Iterator for Events {
     }
 }
 
-// The order of the fields, and which of them are left out at zero, are those of runc's
-// `types/events.go`.
+// Fields have the order of those in runc's `types/events.go`, which also omits the same ones at zero.
 
 /// An event of a container. It serializes to the JSON of runc.
 #[derive(Debug, Serialize)]
@@ -281,7 +287,7 @@ struct MemoryEntry {
 }
 
 impl Memory {
-    /// The numbers of swap include memory, as in cgroup v1.
+    /// Converts the usage. The numbers of swap include memory, as in cgroup v1.
     fn of(usage: &Usage, max: u64, swap_max: u64, raw: &str) -> Result<Memory> {
         let (memory, used) = (&usage.memory, usage.memory.current.unwrap_or(0));
         Ok(Memory {

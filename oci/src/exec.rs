@@ -26,12 +26,12 @@ use crate::{pid_file, program, socket};
 /// ```
 #[derive(Debug, Default)]
 pub struct ExecOptions {
-    /// The process, in the form of `process` in the configuration; [`config::parse_process`] reads it. By
+    /// The process, in the form of `process` in the configuration; [`config::parse_process`] parses it. By
     /// default, the process of the container, without its terminal.
     pub process: Option<runtime::Process>,
     /// Program and arguments; if empty, those of `process`. Required without `process`.
     pub args: Vec<OsString>,
-    /// Give the process a terminal, even if `process` does not ask for one.
+    /// Whether the process gets a terminal even if `process` has none.
     pub terminal: bool,
     /// Size of the terminal, unless `process` specifies it.
     pub terminal_size: Terminal,
@@ -45,17 +45,18 @@ pub struct ExecOptions {
     pub additional_gids: Vec<u32>,
     /// Additional capabilities, such as `CAP_NET_ADMIN`.
     pub capabilities: Vec<String>,
-    /// Set `no_new_privs`, even if the process does not.
+    /// Whether `no_new_privs` is set even if `process` does not set it.
     pub no_new_privs: bool,
     /// AppArmor profile.
     pub apparmor_profile: Option<String>,
     /// SELinux label.
     pub selinux_label: Option<String>,
-    /// Start the process in this cgroup, a path below the container's.
+    /// Cgroup of the process, as a path below the container's cgroup.
     pub cgroup: Option<PathBuf>,
-    /// Start the process in a paused container. `exec` then blocks until the container is resumed.
+    /// Whether the process may start in a paused container. `exec` then blocks until the container is
+    /// resumed.
     pub ignore_paused: bool,
-    /// The caller will not wait for the process: a terminal then requires `console_socket`.
+    /// Whether the caller does not wait for the process. A terminal then requires `console_socket`.
     pub detach: bool,
     /// Socket that receives the master end of the terminal, as a descriptor in a message.
     pub console_socket: Option<PathBuf>,
@@ -71,14 +72,18 @@ impl Container {
     /// Starts another process in the container. Returns when the program has been executed.
     ///
     /// The handle has the master end of the terminal, unless it was sent to the console socket.
-    /// Dropping the handle kills the process alone: [wait](nspod_sandbox::Container::wait) for the process, or
-    /// [detach](nspod_sandbox::Container::detach) the handle.
+    /// Dropping the handle kills this process and no other one: [wait](nspod_sandbox::Container::wait) for the
+    /// process, or [detach](nspod_sandbox::Container::detach) the handle.
+    ///
+    /// Linux 5.14 or later. The fields of a process are those of the
+    /// [specification](https://github.com/opencontainers/runtime-spec/blob/main/config.md#process).
     ///
     /// # Errors
-    /// [`ErrorKind::Status`]: the container is stopped, paused or being created.
-    /// [`ErrorKind::InvalidConfig`], [`ErrorKind::InvalidOption`]: the process is invalid.
-    /// [`ErrorKind::ProgramNotFound`]: the program does not exist in the container.
-    /// [`ErrorKind::Sandbox`]: a step of the start failed.
+    /// - [`ErrorKind::Status`]: the container is stopped, paused or being created.
+    /// - [`ErrorKind::InvalidConfig`], [`ErrorKind::InvalidOption`]: the process is invalid.
+    /// - [`ErrorKind::ProgramNotFound`]: the program does not exist in the container.
+    /// - [`ErrorKind::Socket`]: a descriptor cannot be sent.
+    /// - [`ErrorKind::Sandbox`]: a step of the start failed.
     pub fn exec(&self, options: ExecOptions) -> Result<SandboxContainer> {
         let entry = self.entry()?;
         let (status, pidfd) = entry.look()?;

@@ -17,14 +17,17 @@ pub struct InheritedFds {
 }
 
 impl InheritedFds {
-    /// Takes ownership of the descriptors that `LISTEN_FDS` counts, if `LISTEN_PID` is empty or the caller's
-    /// pid, and of `preserved` additional ones.
+    /// Copies the descriptors that `LISTEN_FDS` counts, if `LISTEN_PID` is empty or the caller's pid, and
+    /// `preserved` additional ones.
     ///
-    /// Call this before the program opens a descriptor that stays open: the inherited descriptors are
-    /// recognized by the lowest free number.
+    /// Call this function before the program opens a descriptor that stays open. The function takes each
+    /// descriptor below the lowest free number for an inherited one.
+    ///
+    /// Since Linux 5.6: [pidfd_getfd(2)](https://man7.org/linux/man-pages/man2/pidfd_getfd.2.html).
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidOption`]: one of the descriptors is not open.
+    /// - [`ErrorKind::InvalidOption`]: one of the descriptors is not open.
+    /// - [`ErrorKind::Process`] (`EMFILE`, `ENFILE`): no descriptor is free.
     pub fn take(preserved: u16) -> Result<InheritedFds> {
         let ours = |pid: &str| pid.is_empty() || pid.parse() == Ok(std::process::id());
         let listening = match std::env::var("LISTEN_FDS").ok().and_then(|n| n.parse::<u16>().ok()) {

@@ -37,15 +37,17 @@ pub struct CreateOptions {
     pub pidfd_socket: Option<PathBuf>,
     /// File to which the pid of the first process is written.
     pub pid_file: Option<PathBuf>,
-    /// Enter the root by chroot(2) instead of pivot_root(2), which cannot leave an initramfs.
+    /// Whether the container enters its root by chroot(2). By default it does by pivot_root(2), which
+    /// cannot leave an initramfs.
     pub no_pivot: bool,
-    /// Stay in the caller's session keyring.
+    /// Whether the container stays in the caller's session keyring; see
+    /// [session-keyring(7)](https://man7.org/linux/man-pages/man7/session-keyring.7.html).
     pub no_new_keyring: bool,
     /// Descriptors that the container inherits.
     pub inherited: InheritedFds,
-    /// Socket of a service manager, `NOTIFY_SOCKET` of
-    /// [sd_notify(3)](https://man7.org/linux/man-pages/man3/sd_notify.3.html): it is bind-mounted into
-    /// the container at the same path. A relative path is ignored.
+    /// Socket of a service manager to bind-mount into the container at the same path: `NOTIFY_SOCKET` of
+    /// [sd_notify(3)](https://man7.org/linux/man-pages/man3/sd_notify.3.html). A relative path has no
+    /// effect.
     pub notify_socket: Option<PathBuf>,
 }
 
@@ -61,15 +63,23 @@ pub(crate) enum RunMode {
 }
 
 impl Container {
-    /// Creates a container from a bundle. Its program waits for [`start`](Self::start), which any process can
-    /// call: the caller may exit.
+    /// Creates a container from a bundle. Its program waits for [`start`](Self::start). Any process can call
+    /// `start`, so the caller may exit.
+    ///
+    /// Linux 5.14 or later.
     /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#create).
     ///
     /// # Errors
-    /// [`ErrorKind::Exists`]: the id is taken. [`ErrorKind::InvalidConfig`]: the configuration has an
-    /// unsupported field. [`ErrorKind::ProgramNotFound`], [`ErrorKind::ProgramNotExecutable`]: the
-    /// program cannot be executed. [`ErrorKind::Hook`]: a hook failed. [`ErrorKind::Sandbox`]: a step of
-    /// the start failed. Nothing of the container is left in each case.
+    /// In each case nothing of the container is left.
+    /// - [`ErrorKind::Exists`]: a container with this id exists. [`ErrorKind::InvalidId`]: the id is not
+    ///   valid.
+    /// - [`ErrorKind::InvalidConfig`]: the configuration has an unsupported field.
+    /// - [`ErrorKind::ProgramNotFound`], [`ErrorKind::ProgramNotExecutable`]: the program cannot be
+    ///   executed.
+    /// - [`ErrorKind::Hook`]: a hook failed or ran into its timeout.
+    /// - [`ErrorKind::Cgroup`], [`ErrorKind::Resctrl`], [`ErrorKind::NetDevice`]: the kernel rejects a limit
+    ///   or a device.
+    /// - [`ErrorKind::Sandbox`]: another step of the start failed; [`Error::report`] has step and errno.
     pub fn create(runtime: &Runtime, id: &str, bundle: &Bundle, options: CreateOptions) -> Result<Container> {
         let launched = Launched::new(runtime, id, bundle, options, RunMode::Held)?;
         launched.process.detach();
@@ -77,6 +87,9 @@ impl Container {
     }
 
     /// Creates a container from a bundle and starts its program. The container outlives the caller.
+    ///
+    /// Linux 5.14 or later.
+    /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#lifecycle).
     ///
     /// # Errors
     /// As [`create`](Self::create) and [`start`](Self::start).
@@ -87,6 +100,18 @@ impl Container {
     }
 
     /// Creates a container from a bundle and starts its program, for a caller that waits for its end.
+    ///
+    /// ```no_run
+    /// use nspod_oci_runtime::{Bundle, Container, CreateOptions, Runtime};
+    /// let (runtime, bundle) = (Runtime::new("/run/my-shim"), Bundle::open("/bundles/web")?);
+    /// let mut web = Container::run_foreground(&runtime, "web", &bundle, CreateOptions::default())?;
+    /// println!("{}", web.process.wait()?.status);
+    /// web.delete(|| {})?;
+    /// # Ok::<(), nspod_oci_runtime::Error>(())
+    /// ```
+    ///
+    /// Linux 5.14 or later.
+    /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#lifecycle).
     ///
     /// # Errors
     /// As [`create`](Self::create) and [`start`](Self::start).

@@ -33,7 +33,9 @@ const HEADER: usize = 16;
 /// Moves a device from the caller's network namespace to another, keeps its permanent addresses of
 /// global scope, and brings it up. Gives it a new name if one is set.
 ///
-/// Requires CAP_NET_ADMIN in the user namespaces of both network namespaces.
+/// Requires CAP_NET_ADMIN in the user namespaces of both network namespaces. Since Linux 3.0,
+/// the first version with [setns(2)](https://man7.org/linux/man-pages/man2/setns.2.html); see
+/// [rtnetlink(7)](https://man7.org/linux/man-pages/man7/rtnetlink.7.html).
 /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#network-devices).
 ///
 /// ```no_run
@@ -45,8 +47,8 @@ const HEADER: usize = 16;
 ///
 /// # Errors
 /// - [`ErrorKind::InvalidConfig`]: the name is not valid for a device.
-/// - [`ErrorKind::NetDevice`] with `ENODEV`: no such device; `EEXIST`: the name is taken, and the device
-///   stays where it is; `EPERM`: the caller lacks CAP_NET_ADMIN; `EINVAL`: the device cannot be moved.
+/// - [`ErrorKind::NetDevice`] with `ENODEV`: no such device; `EEXIST`: the target has a device with the
+///   name, and the device is not moved; `EPERM`: the caller lacks CAP_NET_ADMIN; `EINVAL`: the device cannot be moved.
 pub fn move_net_device(name: &str, new_name: Option<&str>, target: BorrowedFd<'_>) -> Result<(), Error> {
     let inside = new_name.unwrap_or(name);
     for one in [name, inside] {

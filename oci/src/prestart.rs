@@ -24,7 +24,7 @@ pub(crate) struct PreStart {
     hooks: Hooks,
     net_devices: Vec<(String, Option<String>)>,
     rdt: Option<IntelRdt>,
-    /// Whether there are hooks in the container, which need its state.
+    /// Whether the configuration has hooks that run in the container and read its state.
     hooks_inside: bool,
     /// The status that these hooks read.
     status: Status,

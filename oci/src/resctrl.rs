@@ -23,8 +23,8 @@ pub struct Resctrl {
     /// Name of the class, which is created if it does not exist. `/` is the default class of all processes.
     /// By default, the container gets a separate class.
     pub clos_id: Option<String>,
-    /// Lines of `schemata`, such as `L3:0=f;1=f0`. Without lines, a named class must exist. If a named class
-    /// exists, it must have these lines.
+    /// Lines of `schemata`, such as `L3:0=f;1=f0`. If there are no lines, a named class must exist. A named
+    /// class that exists must have these lines.
     pub schemata: Vec<String>,
     /// Whether the container gets a directory in `mon_groups`, which shows its usage.
     pub enable_monitoring: bool,
@@ -32,12 +32,14 @@ pub struct Resctrl {
 
 impl Resctrl {
     /// Puts a process into the class of the container `id`. Returns the directories that were created,
-    /// for [`remove`]. Since Linux 4.10.
+    /// for [`remove`]. Since Linux 4.10; see
+    /// [resctrl](https://docs.kernel.org/filesystems/resctrl.html).
     ///
     /// # Errors
-    /// [`ErrorKind::Resctrl`]: resctrl is not mounted, or the kernel refuses a request; the error has the
-    /// kernel's reason from `last_cmd_status`. `ENOSPC`: the processor has no free class or monitor.
-    /// [`ErrorKind::InvalidConfig`]: the class does not exist, or has other lines.
+    /// - [`ErrorKind::Resctrl`]: resctrl is not mounted, or the kernel refuses a request (`EINVAL`); the
+    ///   error has the kernel's reason from `last_cmd_status`. `ENOSPC`: the processor has no free class or
+    ///   monitor. `ESRCH`: the process has ended.
+    /// - [`ErrorKind::InvalidConfig`]: the class does not exist, or has other lines.
     pub fn apply(&self, id: &str, pid: i32) -> Result<Vec<PathBuf>, Error> {
         let mounted = statfs(ROOT).is_ok_and(|s| s.filesystem_type() == FsType(MAGIC as _));
         if !mounted {
@@ -52,7 +54,8 @@ impl Resctrl {
         self.apply_at(Path::new(ROOT), id, pid)
     }
 
-    /// Does the same as [`apply`](Self::apply), with another mount point of resctrl.
+    /// Puts a process into the class as [`apply`](Self::apply) does, with another mount point of resctrl.
+    /// Since Linux 4.10; see [resctrl](https://docs.kernel.org/filesystems/resctrl.html).
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -106,10 +109,11 @@ impl Resctrl {
     }
 }
 
-/// Removes directories that [`Resctrl::apply`] has created. Ignores those that no longer exist.
+/// Removes directories that [`Resctrl::apply`] has created. Ignores those that no longer exist. Since Linux
+/// 4.10; see [resctrl](https://docs.kernel.org/filesystems/resctrl.html).
 ///
 /// # Errors
-/// [`ErrorKind::Resctrl`] with the errno of rmdir(2).
+/// [`ErrorKind::Resctrl`] with the errno of [rmdir(2)](https://man7.org/linux/man-pages/man2/rmdir.2.html).
 pub fn remove(made: &[PathBuf]) -> Result<(), Error> {
     let mut result = Ok(());
     for path in made.iter().rev() {

@@ -39,8 +39,8 @@ impl Runtime {
     /// Creates the settings of a runtime that keeps its state in this directory. The directory is created
     /// with the first container; missing parents are created with mode 700.
     ///
-    /// The file system of the directory must support FIFOs. `/run` is customary, since the state is not
-    /// needed after a reboot.
+    /// The file system of the directory must support FIFOs. Use a directory below `/run`, because the
+    /// state has no use after a reboot.
     pub fn new(root: impl Into<PathBuf>) -> Runtime {
         let (cgroup_driver, rootless) = (CgroupDriver::default(), None);
         Runtime { root: root.into(), cgroup_driver, rootless, root_hint: || None }
@@ -52,9 +52,9 @@ impl Runtime {
         self
     }
 
-    /// Sets whether the caller is treated as unprivileged: a container then starts without a cgroup
-    /// if the caller cannot create one and the configuration has no limits, and without a device
-    /// filter. By default, every user except root on the host is unprivileged.
+    /// Sets whether the caller counts as unprivileged. A container of an unprivileged caller has no
+    /// device filter. It starts without a cgroup if the caller cannot create one and the configuration
+    /// has no limits. By default, every user except root on the host is unprivileged.
     pub fn rootless(mut self, rootless: bool) -> Runtime {
         self.rootless = Some(rootless);
         self

@@ -79,7 +79,8 @@ impl Store {
         Ok(all)
     }
 
-    /// Locks a container that this process had locked before; `None` if another process has removed it.
+    /// Locks a container again that this process locked before. Returns `None` if another process has
+    /// removed it.
     pub(crate) fn lock_again(&self, entry: &Entry) -> Result<Option<Lock>> {
         Ok(self.0.lock_again(&entry.entry)?)
     }
@@ -124,7 +125,7 @@ impl Entry {
         self.entry.name()
     }
 
-    /// The directory of the container's state.
+    /// Returns the directory of the container's state.
     pub(crate) fn dir(&self) -> &Dir {
         self.entry.dir()
     }

@@ -16,10 +16,12 @@ use super::{hooks, json, linux, mounts, process};
 use crate::Error;
 
 impl Config {
-    /// Converts the configuration to a spec.
+    /// Converts the configuration to a spec. Makes no system call.
+    /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md).
     ///
     /// # Errors
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), with the JSON path of the field.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), with the JSON path of the field: `process` or
+    /// `root` is missing, or this runtime or cgroup v2 cannot apply a setting.
     pub fn container_spec(&self, context: &Context<'_>) -> Result<ContainerSpec, Error> {
         let mut warnings = self.warnings.clone();
         if version(self.spec.version())? > IMPLEMENTED {

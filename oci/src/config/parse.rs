@@ -8,10 +8,19 @@ use super::types::Config;
 use super::{hooks, json, linux, mounts, resources};
 use crate::Error;
 
-/// Reads and checks a configuration.
+/// Parses and checks a configuration, the text of `config.json`.
+/// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/config.md).
+///
+/// ```
+/// use nspod_oci_runtime::config;
+/// let config = config::parse(br#"{ "ociVersion": "1.2.0", "hostname": "web" }"#)?;
+/// assert_eq!(config.spec().hostname().as_deref(), Some("web"));
+/// # Ok::<(), nspod_oci_runtime::Error>(())
+/// ```
 ///
 /// # Errors
-/// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), with the JSON path of the field.
+/// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), with the JSON path of the field: the text is not
+/// a JSON object, a required field is missing, or a field has an invalid value.
 pub fn parse(json: &[u8]) -> Result<Config, Error> {
     let mut document = json::document(json)?;
     if let Some(rules) = document.pointer_mut("/linux/seccomp/syscalls") {
@@ -84,7 +93,17 @@ fn check(spec: &runtime::Spec) -> Result<(), Error> {
     linux.resources().as_ref().map_or(Ok(()), resources::check)
 }
 
-/// Parses the process of an `exec`. Returns it with the settings that were ignored.
+/// Parses the process of an `exec`, in the form of `process`. Returns it and a warning for each setting
+/// that was ignored.
+/// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/config.md#process).
+///
+/// ```
+/// use nspod_oci_runtime::config;
+/// let json = br#"{ "cwd": "/", "args": ["id"], "user": { "uid": 0, "gid": 0 } }"#;
+/// let (process, warnings) = config::parse_process(json)?;
+/// assert_eq!((process.args().as_ref().unwrap().len(), warnings.len()), (1, 0));
+/// # Ok::<(), nspod_oci_runtime::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`parse`].
@@ -97,6 +116,16 @@ pub fn parse_process(json: &[u8]) -> Result<(runtime::Process, Vec<String>), Err
 }
 
 /// Parses the resources of an `update`, in the form of `linux.resources`.
+/// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#control-groups).
+///
+/// ```
+/// use nspod_oci_runtime::config;
+/// let resources = config::parse_resources(br#"{ "memory": { "limit": 1048576 } }"#)?;
+/// let (limits, devices) = config::resources(&resources)?;
+/// assert_eq!(limits.writes(), [("memory.max".to_owned(), "1048576".to_owned())]);
+/// assert_eq!(devices, None);
+/// # Ok::<(), nspod_oci_runtime::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`parse`].

@@ -16,6 +16,7 @@ use nspod_sandbox::spec::{
 
 /// Converts the process of an `exec`. Rlimits, capabilities, labels and noNewPrivileges default to those of
 /// the container's process.
+/// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/config.md#process).
 ///
 /// # Errors
 /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), with the JSON path of the field.

@@ -29,6 +29,8 @@ pub(super) fn check(given: &runtime::LinuxResources) -> Result<(), Error> {
 
 /// Converts `linux.resources`, or the resources of an `update`, to limits and device rules. The default rules
 /// of every container come last. The rules are `None` if the resources have no list of devices.
+/// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#control-groups);
+/// [`v1`] has the conversion of each number.
 ///
 /// # Errors
 /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), with the JSON path of the field: the value is

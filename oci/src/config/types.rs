@@ -30,7 +30,7 @@ pub struct Context<'a> {
     pub rootless: bool,
     /// Whether the container's processes keep the session keyring of the runtime.
     pub no_new_keyring: bool,
-    /// Whether the root is entered by chroot(2): [`Spec::no_pivot`].
+    /// Whether the container enters its root by chroot(2): [`Spec::no_pivot`].
     pub no_pivot: bool,
 }
 
@@ -71,6 +71,7 @@ pub struct ContainerSpec {
 }
 
 /// `linux.cgroupsPath`.
+/// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#cgroups-path).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CgroupsPath {
     /// Chosen by the runtime.
@@ -91,8 +92,9 @@ pub enum CgroupsPath {
 }
 
 /// Hooks that run in the runtime's namespaces, with the container's state on standard input. A hook
-/// without an environment inherits the runtime's. The hooks that run in the container are in the
-/// [spec](nspod_sandbox::spec::Hooks).
+/// without an environment inherits the runtime's. The [spec](nspod_sandbox::spec::Hooks) has the hooks
+/// that run in the container.
+/// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/config.md#posix-platform-hooks).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hooks {
     /// Run when the namespaces exist, before `create_runtime`. Deprecated by the specification.
@@ -105,7 +107,8 @@ pub struct Hooks {
     pub poststop: Vec<Hook>,
 }
 
-/// `linux.intelRdt`: [resctrl](https://docs.kernel.org/filesystems/resctrl.html).
+/// `linux.intelRdt`: [resctrl](https://docs.kernel.org/filesystems/resctrl.html), since Linux 4.10.
+/// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#intelrdt).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct IntelRdt {
     /// Directory of the group; by default, the id of the container.
@@ -120,7 +123,9 @@ pub struct IntelRdt {
     pub monitoring: bool,
 }
 
-/// Socket that gets the listener of a seccomp filter with `SCMP_ACT_NOTIFY`.
+/// Socket that gets the listener of a seccomp filter with `SCMP_ACT_NOTIFY`. The kernel has listeners
+/// since Linux 5.0; see [seccomp_unotify(2)](https://man7.org/linux/man-pages/man2/seccomp_unotify.2.html).
+/// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#seccomp).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeccompListener {
     /// Path of the unix socket: `linux.seccomp.listenerPath`.
@@ -151,8 +156,9 @@ impl Config {
         &self.spec
     }
 
-    /// Returns whether a failing poststart hook stops the container. It does since version 1.3 of the
-    /// specification. In earlier versions the failure is logged.
+    /// Returns whether a failing poststart hook stops the container: since version 1.3 of the
+    /// specification it does; before, the runtime logs the failure.
+    /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#lifecycle).
     ///
     /// # Errors
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig): `ociVersion` is not a version 1.x.y.

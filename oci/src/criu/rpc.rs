@@ -134,7 +134,7 @@ pub(super) struct Done {
 /// Sends criu a request and returns its answer. `spawn` starts criu.
 ///
 /// # Errors
-/// criu cannot be run, does not answer, or has failed; its log names the reason.
+/// criu cannot be run, does not answer, or has failed. Its log has the reason.
 pub(super) fn call(
     criu: &Path,
     action: Action,
@@ -175,7 +175,7 @@ fn converse(socket: &OwnedFd, action: Action, options: &Options) -> Result<Optio
         let number =
             |wanted| answer.iter().find_map(|(field, value)| (*field == wanted).then(|| value.number()));
         if number(1) == Some(NOTIFY) {
-            // criu announces each step; the terminal's comes with the descriptor.
+            // criu announces each step. The step of the terminal has its descriptor.
             done.terminal = fd.map(File::from).or(done.terminal);
             send(socket, Message::default().number(1, NOTIFY).number(3, 1))?;
             continue;
@@ -238,7 +238,7 @@ impl<'a> Value<'a> {
     }
 }
 
-/// The fields of a message.
+/// Returns the fields of a message; `None` if the message is malformed.
 fn fields(mut bytes: &[u8]) -> Option<Vec<(u64, Value<'_>)>> {
     let mut all = Vec::new();
     while !bytes.is_empty() {
