@@ -14,6 +14,7 @@ mod error;
 mod hierarchy;
 mod limits;
 mod missing;
+pub mod net;
 pub mod parse;
 mod processes;
 mod remove;

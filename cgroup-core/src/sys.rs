@@ -79,22 +79,40 @@ pub(crate) fn idle_child(alive: &OwnedFd) -> nix::Result<(i32, OwnedFd)> {
     Ok((pid as i32, unsafe { OwnedFd::from_raw_fd(pidfd) }))
 }
 
-/// Loads, attaches and lists the device programs of a cgroup with `bpf(2)`.
+/// Loads, attaches and lists the programs of a cgroup, and accesses their maps, with `bpf(2)`.
 pub(crate) mod bpf {
-    use super::{AsRawFd, BorrowedFd, Errno, FromRawFd, OwnedFd};
+    use super::{AsFd, AsRawFd, BorrowedFd, Errno, FromRawFd, OwnedFd};
 
     // Commands, types and flags of linux/bpf.h.
+    const MAP_CREATE: u32 = 0;
+    const MAP_LOOKUP_ELEM: u32 = 1;
+    const MAP_UPDATE_ELEM: u32 = 2;
     const PROG_LOAD: u32 = 5;
     const PROG_ATTACH: u32 = 8;
     const PROG_DETACH: u32 = 9;
     const PROG_GET_FD_BY_ID: u32 = 13;
+    const MAP_GET_FD_BY_ID: u32 = 14;
+    const OBJ_GET_INFO_BY_FD: u32 = 15;
     const PROG_QUERY: u32 = 16;
-    const TYPE_CGROUP_DEVICE: u32 = 15;
-    const ATTACH_CGROUP_DEVICE: u32 = 6;
     const ALLOW_MULTI: u32 = 2;
     const REPLACE: u32 = 4;
     /// BPF_CGROUP_MAX_PROGS of the kernel.
     const MAX_PROGRAMS: usize = 64;
+
+    /// A place in the kernel where the programs of a cgroup run.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(crate) struct Hook {
+        /// Type of the programs: `BPF_PROG_TYPE_…`.
+        pub(crate) program_type: u32,
+        /// `BPF_CGROUP_…`.
+        pub(crate) attach_type: u32,
+    }
+
+    /// `BPF_CGROUP_DEVICE`.
+    pub(crate) const DEVICE: Hook = Hook { program_type: 15, attach_type: 6 };
+
+    /// A name of a program or map, at most 15 bytes and a NUL.
+    pub(crate) type Name = [u8; 16];
 
     /// The start of `union bpf_attr` for `BPF_PROG_LOAD`.
     #[repr(C)]
@@ -108,7 +126,9 @@ pub(crate) mod bpf {
         log: u64,
         kernel_version: u32,
         flags: u32,
-        name: [u8; 16],
+        name: Name,
+        interface: u32,
+        attach_type: u32,
     }
 
     /// The same for `BPF_PROG_ATTACH` and `BPF_PROG_DETACH`.
@@ -133,7 +153,7 @@ pub(crate) mod bpf {
         padding: u32,
     }
 
-    /// The same for `BPF_PROG_GET_FD_BY_ID`.
+    /// The same for `BPF_PROG_GET_FD_BY_ID` and `BPF_MAP_GET_FD_BY_ID`.
     #[repr(C)]
     struct ById {
         id: u32,
@@ -141,10 +161,65 @@ pub(crate) mod bpf {
         flags: u32,
     }
 
-    /// `BPF_PROG_LOAD`: loads a device program. Each instruction is a `struct bpf_insn`.
-    pub(crate) fn load(instructions: &[u64]) -> nix::Result<OwnedFd> {
+    /// The same for `BPF_MAP_CREATE`.
+    #[repr(C)]
+    struct Create {
+        kind: u32,
+        key_size: u32,
+        value_size: u32,
+        entries: u32,
+        flags: u32,
+        inner: i32,
+        numa_node: u32,
+        name: Name,
+    }
+
+    /// The same for `BPF_MAP_LOOKUP_ELEM` and `BPF_MAP_UPDATE_ELEM`.
+    #[repr(C)]
+    struct Element {
+        map: i32,
+        padding: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+
+    /// The same for `BPF_OBJ_GET_INFO_BY_FD`.
+    #[repr(C)]
+    struct Info {
+        fd: i32,
+        size: u32,
+        info: u64,
+    }
+
+    /// The start of `struct bpf_prog_info`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct ProgramInfo {
+        before: [u64; 6],
+        uid: u32,
+        maps: u32,
+        map_ids: u64,
+        name: Name,
+    }
+
+    /// The start of `struct bpf_map_info`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct MapInfo {
+        kind: u32,
+        id: u32,
+        key_size: u32,
+        value_size: u32,
+        entries: u32,
+        flags: u32,
+        name: Name,
+    }
+
+    /// `BPF_PROG_LOAD`: loads a program for the hook. Each instruction is a `struct bpf_insn`.
+    pub(crate) fn load(hook: Hook, name: Name, instructions: &[u64]) -> nix::Result<OwnedFd> {
         let mut attr = Load {
-            kind: TYPE_CGROUP_DEVICE,
+            kind: hook.program_type,
             count: instructions.len() as u32,
             instructions: instructions.as_ptr() as u64,
             license: c"MIT".as_ptr() as u64,
@@ -153,7 +228,9 @@ pub(crate) mod bpf {
             log: 0,
             kernel_version: 0,
             flags: 0,
-            name: *b"nspod_devices\0\0\0",
+            name,
+            interface: 0,
+            attach_type: hook.attach_type,
         };
         // SAFETY: `instructions` and `license` point to `count` instructions and to a C string. Both
         // live during the call, and the kernel copies them.
@@ -163,13 +240,14 @@ pub(crate) mod bpf {
     /// `BPF_PROG_ATTACH`: attaches a program to a cgroup, beside others or in place of `replaced`.
     pub(crate) fn attach(
         cgroup: BorrowedFd<'_>,
+        hook: Hook,
         program: &OwnedFd,
         replaced: Option<&OwnedFd>,
     ) -> nix::Result<()> {
         let mut attr = Attach {
             target: cgroup.as_raw_fd(),
             program: program.as_raw_fd(),
-            kind: ATTACH_CGROUP_DEVICE,
+            kind: hook.attach_type,
             flags: if replaced.is_some() { ALLOW_MULTI | REPLACE } else { ALLOW_MULTI },
             replaced: replaced.map_or(0, AsRawFd::as_raw_fd),
         };
@@ -178,11 +256,11 @@ pub(crate) mod bpf {
     }
 
     /// `BPF_PROG_DETACH`: detaches a program from a cgroup.
-    pub(crate) fn detach(cgroup: BorrowedFd<'_>, program: &OwnedFd) -> nix::Result<()> {
+    pub(crate) fn detach(cgroup: BorrowedFd<'_>, hook: Hook, program: &OwnedFd) -> nix::Result<()> {
         let mut attr = Attach {
             target: cgroup.as_raw_fd(),
             program: program.as_raw_fd(),
-            kind: ATTACH_CGROUP_DEVICE,
+            kind: hook.attach_type,
             flags: 0,
             replaced: 0,
         };
@@ -190,13 +268,13 @@ pub(crate) mod bpf {
         unsafe { bpf(PROG_DETACH, &mut attr) }.map(drop)
     }
 
-    /// `BPF_PROG_QUERY` and `BPF_PROG_GET_FD_BY_ID`: opens the device programs that are attached to
-    /// this cgroup itself.
-    pub(crate) fn attached(cgroup: BorrowedFd<'_>) -> nix::Result<Vec<OwnedFd>> {
-        let mut ids = [0_u32; MAX_PROGRAMS];
+    /// `BPF_PROG_QUERY`: returns the ids of the programs that are attached to this cgroup itself, in
+    /// the order in which they were attached. Requires CAP_NET_ADMIN.
+    pub(crate) fn attached_ids(cgroup: BorrowedFd<'_>, hook: Hook) -> nix::Result<Vec<u32>> {
+        let mut ids = vec![0_u32; MAX_PROGRAMS];
         let mut query = Query {
             target: cgroup.as_raw_fd(),
-            kind: ATTACH_CGROUP_DEVICE,
+            kind: hook.attach_type,
             query_flags: 0,
             attach_flags: 0,
             ids: ids.as_mut_ptr() as u64,
@@ -206,12 +284,115 @@ pub(crate) mod bpf {
         // SAFETY: `ids` has room for `count` ids and lives during the call, which writes at most
         // that many.
         unsafe { bpf(PROG_QUERY, &mut query) }?;
-        let by_id = |&id: &u32| {
-            let mut attr = ById { id, next: 0, flags: 0 };
-            // SAFETY: the attributes are integers.
-            unsafe { bpf(PROG_GET_FD_BY_ID, &mut attr) }.map(owned)
-        };
-        ids.iter().take(query.count as usize).map(by_id).collect()
+        ids.truncate(query.count as usize);
+        Ok(ids)
+    }
+
+    /// `BPF_PROG_GET_FD_BY_ID`: opens the programs that are attached to this cgroup itself. Requires
+    /// CAP_SYS_ADMIN.
+    pub(crate) fn attached(cgroup: BorrowedFd<'_>, hook: Hook) -> nix::Result<Vec<OwnedFd>> {
+        attached_ids(cgroup, hook)?.into_iter().map(|id| by_id(PROG_GET_FD_BY_ID, id)).collect()
+    }
+
+    /// `BPF_OBJ_GET_INFO_BY_FD`: returns the id and the name of a program, and the ids of its maps.
+    pub(crate) fn program_info(program: &OwnedFd) -> nix::Result<(u32, Name, Vec<u32>)> {
+        let mut maps = vec![0_u32; MAX_PROGRAMS];
+        let mut info =
+            ProgramInfo { maps: maps.len() as u32, map_ids: maps.as_mut_ptr() as u64, ..ProgramInfo::default() };
+        // SAFETY: `map_ids` has room for `maps` ids and lives during the call, which writes at most
+        // that many. The other pointers and lengths of the record are 0, so nothing is written there.
+        unsafe { object_info(program.as_fd(), &mut info) }?;
+        maps.truncate(info.maps as usize);
+        // The first eight bytes are two integers: the type and the id.
+        let [.., a, b, c, d] = info.before[0].to_ne_bytes();
+        Ok((u32::from_ne_bytes([a, b, c, d]), info.name, maps))
+    }
+
+    /// A map: key and value are bytes.
+    #[derive(Debug)]
+    pub(crate) struct Map {
+        fd: OwnedFd,
+        key_size: usize,
+        value_size: usize,
+    }
+
+    /// The kind and the sizes of a map that is created.
+    #[derive(Debug, Clone, Copy)]
+    pub(crate) struct MapKind {
+        /// `BPF_MAP_TYPE_…`.
+        pub(crate) kind: u32,
+        pub(crate) key_size: u32,
+        pub(crate) value_size: u32,
+        /// `BPF_F_…`.
+        pub(crate) flags: u32,
+        pub(crate) name: Name,
+    }
+
+    impl Map {
+        /// `BPF_MAP_CREATE`. `inner` is a map like those that a map of maps contains.
+        pub(crate) fn create(kind: MapKind, entries: u32, inner: Option<&Self>) -> nix::Result<Self> {
+            let MapKind { kind, key_size, value_size, flags, name } = kind;
+            let inner = inner.map_or(0, |map| map.fd.as_raw_fd());
+            let mut attr = Create { kind, key_size, value_size, entries, flags, inner, numa_node: 0, name };
+            // SAFETY: the attributes are integers; the descriptor is open during the call.
+            let fd = unsafe { bpf(MAP_CREATE, &mut attr) }.map(owned)?;
+            Ok(Self { fd, key_size: key_size as usize, value_size: value_size as usize })
+        }
+
+        /// `BPF_MAP_GET_FD_BY_ID`: opens a map, and returns its name too. Requires CAP_SYS_ADMIN.
+        pub(crate) fn open(id: u32) -> nix::Result<(Self, Name)> {
+            let fd = by_id(MAP_GET_FD_BY_ID, id)?;
+            let mut info = MapInfo::default();
+            // SAFETY: the record has no pointers.
+            unsafe { object_info(fd.as_fd(), &mut info) }?;
+            Ok((Self { fd, key_size: info.key_size as usize, value_size: info.value_size as usize }, info.name))
+        }
+
+        /// `BPF_MAP_UPDATE_ELEM`: sets a value. Fails with `EINVAL` if a size is not that of the map.
+        pub(crate) fn update(&self, key: &[u8], value: &[u8]) -> nix::Result<()> {
+            self.element(MAP_UPDATE_ELEM, key, value.len(), value.as_ptr() as u64)
+        }
+
+        /// `BPF_MAP_LOOKUP_ELEM`: reads a value. Fails with `EINVAL` if a size is not that of the map.
+        pub(crate) fn lookup(&self, key: &[u8], value: &mut [u8]) -> nix::Result<()> {
+            self.element(MAP_LOOKUP_ELEM, key, value.len(), value.as_mut_ptr() as u64)
+        }
+
+        fn element(&self, command: u32, key: &[u8], value_size: usize, value: u64) -> nix::Result<()> {
+            if key.len() != self.key_size || value_size != self.value_size {
+                return Err(Errno::EINVAL);
+            }
+            let key = key.as_ptr() as u64;
+            let mut attr = Element { map: self.fd.as_raw_fd(), padding: 0, key, value, flags: 0 };
+            // SAFETY: `key` and `value` have the sizes of the map and live during the call. The callers
+            // pass a mutable `value` to the command that writes it. No map here is one with a value for
+            // each processor, whose values would be longer.
+            unsafe { bpf(command, &mut attr) }.map(drop)
+        }
+    }
+
+    impl AsRawFd for Map {
+        fn as_raw_fd(&self) -> i32 {
+            self.fd.as_raw_fd()
+        }
+    }
+
+    fn by_id(command: u32, id: u32) -> nix::Result<OwnedFd> {
+        let mut attr = ById { id, next: 0, flags: 0 };
+        // SAFETY: the attributes are integers.
+        unsafe { bpf(command, &mut attr) }.map(owned)
+    }
+
+    /// `BPF_OBJ_GET_INFO_BY_FD`.
+    ///
+    /// # Safety
+    /// `info` must begin as the kernel's record for the object, and each pointer in it must be valid
+    /// for writing the count beside it.
+    unsafe fn object_info<T>(object: BorrowedFd<'_>, info: &mut T) -> nix::Result<()> {
+        let size = std::mem::size_of::<T>() as u32;
+        let mut attr = Info { fd: object.as_raw_fd(), size, info: std::ptr::from_mut(info) as u64 };
+        // SAFETY: the kernel writes at most `size` bytes at `info`. The caller guarantees the rest.
+        unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut attr) }.map(drop)
     }
 
     fn owned(fd: i32) -> OwnedFd {

@@ -8,7 +8,7 @@ use super::program::{Instruction, compile};
 use super::rule::Rule;
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
-use crate::sys::bpf;
+use crate::sys::bpf::{self, DEVICE};
 
 impl Cgroup {
     /// Attaches a device filter with these rules. An access must be allowed by all filters of this
@@ -56,21 +56,21 @@ impl Cgroup {
 
     fn load(&self, program: &[Instruction]) -> Result<OwnedFd> {
         let instructions: Vec<u64> = program.iter().map(|instruction| instruction.to_bits()).collect();
-        bpf::load(&instructions).map_err(|errno| self.refused("load the device filter of", errno))
+        bpf::load(DEVICE, *b"nspod_devices\0\0\0", &instructions).map_err(|errno| self.refused("load the device filter of", errno))
     }
 
     fn attach_program(&self, program: &OwnedFd, replaced: Option<&OwnedFd>) -> Result<()> {
-        bpf::attach(self.as_fd(), program, replaced)
+        bpf::attach(self.as_fd(), DEVICE, program, replaced)
             .map_err(|errno| self.refused("attach the device filter to", errno))
     }
 
     fn detach(&self, program: &OwnedFd) -> Result<()> {
-        bpf::detach(self.as_fd(), program)
+        bpf::detach(self.as_fd(), DEVICE, program)
             .map_err(|errno| self.refused("detach the device filter from", errno))
     }
 
     fn attached(&self) -> Result<Vec<OwnedFd>> {
-        bpf::attached(self.as_fd()).map_err(|errno| self.refused("list the device filters of", errno))
+        bpf::attached(self.as_fd(), DEVICE).map_err(|errno| self.refused("list the device filters of", errno))
     }
 
     fn refused(&self, step: &str, errno: Errno) -> Error {

@@ -19,7 +19,7 @@ pub struct Instruction {
 
 impl Instruction {
     /// Returns the bytes of `struct bpf_insn` as one number.
-    pub(super) fn to_bits(self) -> u64 {
+    pub(crate) fn to_bits(self) -> u64 {
         let [a, b] = self.offset.to_ne_bytes();
         let [c, d, e, f] = self.immediate.to_ne_bytes();
         u64::from_ne_bytes([self.code, self.registers, a, b, c, d, e, f])

@@ -1,0 +1,114 @@
+//! The network limits, and what they allow.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::rule::{Direction, Prefix, Protocol, Rule};
+use crate::error::{Error, Result};
+
+/// The network limits of a cgroup. The default limits nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
+pub struct Limits {
+    /// `net.allow`: the only connections and packets that are allowed. A rule for `bind` restricts
+    /// binding; any other rule restricts both [`Direction::Out`] and [`Direction::In`]. If no rule
+    /// restricts a direction, everything in it is allowed.
+    #[cfg_attr(feature = "serde", serde(rename = "net.allow", skip_serializing_if = "Vec::is_empty"))]
+    pub allow: Vec<Rule>,
+    /// `net.deny`: the connections and packets that are denied, also if a rule of `allow` applies to
+    /// them.
+    #[cfg_attr(feature = "serde", serde(rename = "net.deny", skip_serializing_if = "Vec::is_empty"))]
+    pub deny: Vec<Rule>,
+    /// `net.connects.max`: maximum number of TCP connections that processes of the cgroup open in a
+    /// second. As many are allowed at once. A further `connect` fails with `EPERM`.
+    #[cfg_attr(feature = "serde", serde(rename = "net.connects.max", skip_serializing_if = "Option::is_none"))]
+    pub connects_max: Option<u32>,
+    /// `net.accepts.max`: maximum number of TCP connections that peers open to sockets of the cgroup
+    /// in a second. As many are allowed at once. A further SYN is dropped, and the peer's kernel
+    /// sends it again after a second.
+    #[cfg_attr(feature = "serde", serde(rename = "net.accepts.max", skip_serializing_if = "Option::is_none"))]
+    pub accepts_max: Option<u32>,
+}
+
+/// The greatest number of rules.
+const RULES_MAX: usize = 4096;
+
+impl Limits {
+    /// Returns whether the rules allow a new connection, or a packet of a protocol without
+    /// connections. A protocol without ports has port 0.
+    pub fn allows(&self, direction: Direction, address: SocketAddr, protocol: Protocol) -> bool {
+        let ip = as_connected(direction, address.ip());
+        match self.verdict(direction, Prefix::of(ip), protocol, address.port()) {
+            Verdict::Allowed => true,
+            Verdict::Denied => false,
+            Verdict::Unlisted => !self.restricts(direction),
+        }
+    }
+
+    /// Checks the rules, without asking the kernel.
+    ///
+    /// # Errors
+    /// `InvalidLimit`: there are more than 4096 rules, a port range is empty, or a rule has ports and
+    /// a protocol without ports.
+    pub fn validate(&self) -> Result<()> {
+        for (name, rules) in [("net.allow", &self.allow), ("net.deny", &self.deny)] {
+            if rules.len() > RULES_MAX {
+                return Err(Error::limit(name, format!("{} rules", rules.len()), "there are at most 4096"));
+            }
+            for rule in rules {
+                if let Some(flaw) = rule.flaw() {
+                    return Err(Error::limit(name, rule, flaw));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether nothing is limited.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Returns whether only what an allow rule names is allowed in the direction.
+    pub(super) fn restricts(&self, direction: Direction) -> bool {
+        let binds = |rule: &Rule| rule.direction == Some(Direction::Bind);
+        self.allow.iter().any(|rule| binds(rule) == (direction == Direction::Bind))
+    }
+
+    fn verdict(&self, direction: Direction, prefix: Prefix, protocol: Protocol, port: u16) -> Verdict {
+        let applies = |rule: &Rule| {
+            rule.is_about(direction) && rule.network.covers(prefix) && rule.admits(protocol, port)
+        };
+        if self.deny.iter().any(applies) {
+            Verdict::Denied
+        } else if self.allow.iter().any(applies) {
+            Verdict::Allowed
+        } else {
+            Verdict::Unlisted
+        }
+    }
+}
+
+/// What the rules say about an address, protocol and port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Verdict {
+    /// A deny rule applies.
+    Denied,
+    /// An allow rule applies.
+    Allowed,
+    /// No rule applies.
+    Unlisted,
+}
+
+/// Returns the address that the kernel connects to. The unspecified address stands for the loopback
+/// address.
+fn as_connected(direction: Direction, address: IpAddr) -> IpAddr {
+    match (direction, address.to_canonical()) {
+        (Direction::Out, IpAddr::V4(address)) if address.is_unspecified() => {
+            std::net::Ipv4Addr::LOCALHOST.into()
+        }
+        (Direction::Out, IpAddr::V6(address)) if address.is_unspecified() => {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        }
+        (_, address) => address,
+    }
+}

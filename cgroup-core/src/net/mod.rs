@@ -1,0 +1,60 @@
+//! Network limits of a cgroup: which addresses its processes may talk to, and how many connections
+//! they may open in a second.
+//!
+//! cgroup v2 has no network controller. The limits are eBPF programs that are attached to the
+//! cgroup, so they bind the sockets of its processes and of all cgroups below. The containers of a
+//! pod can share a network namespace and still have limits of their own. What a cgroup allows must
+//! be allowed by its ancestors too.
+//!
+//! A rule names a network, and can name ports, a protocol and a direction:
+//!
+//! ```
+//! use cgroup_core::net::{Direction, Limits, Protocol};
+//! let limits = Limits {
+//!     allow: vec!["10.0.0.0/8:443/tcp".parse()?, "in *:80/tcp".parse()?],
+//!     deny: vec!["10.1.0.0/16".parse()?],
+//!     ..Limits::default()
+//! };
+//! let out = |address: &str| limits.allows(Direction::Out, address.parse().unwrap(), Protocol::TCP);
+//! assert!(out("10.0.0.1:443"));
+//! assert!(!out("10.0.0.1:80"));
+//! assert!(!out("10.1.0.1:443"));
+//! assert!(out("[::ffff:10.0.0.1]:443"));
+//! assert!(limits.allows(Direction::In, "192.0.2.1:80".parse().unwrap(), Protocol::TCP));
+//! # Ok::<(), cgroup_core::Error>(())
+//! ```
+//!
+//! # How the limits are enforced
+//! - `connect`, `bind`, and `sendto` and `sendmsg` of an unconnected UDP socket fail with `EPERM` if
+//!   the rules deny the address.
+//! - Each packet of a socket of the cgroup is checked when it leaves and when it arrives. This also
+//!   stops raw sockets, and connections that were established before the limits were set. A denied
+//!   packet is dropped and counted.
+//! - A TCP SYN is checked in its own direction. Any other packet can belong to a connection of either
+//!   direction. It is dropped if a deny rule of one direction applies to it; else it passes if an
+//!   allow rule of one direction applies to it.
+//! - An IPv4 address in IPv6 form (`::ffff:192.0.2.1`) counts as the IPv4 address. A connection to
+//!   `0.0.0.0` or `::` counts as one to the loopback address, because the kernel makes it one.
+//! - A socket that is bound to `::` receives IPv4 too, so the rules must allow both `::` and `0.0.0.0`.
+//!
+//! AF_UNIX, AF_PACKET and AF_VSOCK are not limited. A process needs CAP_NET_RAW for AF_PACKET.
+//!
+//! # How long the limits last
+//! They last as long as the cgroup, and need neither a file nor a process. The programs find the
+//! limits in a map of the kernel, and an update replaces the whole map at once: a packet meets either
+//! the old limits or the new ones, and of two updates at the same time one remains. A process in the
+//! cgroup cannot change the limits without CAP_BPF and CAP_NET_ADMIN in the initial user namespace.
+//!
+//! Sources: <https://docs.kernel.org/bpf/prog_cgroup_sockopt.html>,
+//! <https://docs.kernel.org/bpf/map_lpm_trie.html>, <https://man7.org/linux/man-pages/man2/bpf.2.html>
+
+mod assembler;
+mod attach;
+mod limits;
+mod program;
+mod rule;
+mod table;
+
+pub use attach::{Traffic, Usage};
+pub use limits::Limits;
+pub use rule::{Direction, Network, Protocol, Rule};

@@ -1,0 +1,415 @@
+//! The network limits on the real kernel. Each test has a network namespace of its own with the
+//! loopback interface. The agent, a process in the cgroup, connects to peers outside of the cgroup.
+
+mod common;
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use cgroup_core::Cgroup;
+use cgroup_core::net::{Limits, Rule, Usage};
+use common::{Helper, Own};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket};
+
+/// Longer than a packet on the loopback interface needs, and shorter than the kernel's first retry.
+const SHORT: Duration = Duration::from_millis(700);
+
+fn rules(texts: &[&str]) -> Vec<Rule> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn allow(texts: &[&str]) -> Limits {
+    Limits { allow: rules(texts), ..Limits::default() }
+}
+
+fn deny(texts: &[&str]) -> Limits {
+    Limits { deny: rules(texts), ..Limits::default() }
+}
+
+/// Moves this thread and its later children to a network namespace of their own.
+fn own_network() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+    assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+}
+
+/// A process in a cgroup that uses sockets as it is told.
+struct Agent {
+    helper: Helper,
+    answers: BufReader<std::process::ChildStdout>,
+}
+
+impl Agent {
+    fn new(cgroup: &Cgroup) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--ignored", "--exact", "agent", "--nocapture", "--test-threads=1"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let answers = BufReader::new(child.stdout.take().unwrap());
+        let mut agent = Self { helper: Helper(child), answers };
+        cgroup.attach(agent.helper.pid()).unwrap();
+        assert_eq!(agent.ask("hello"), "ok");
+        agent
+    }
+
+    fn ask(&mut self, request: &str) -> String {
+        writeln!(self.helper.0.stdin.as_mut().unwrap(), "{request}").unwrap();
+        let mut line = String::new();
+        loop {
+            line.clear();
+            assert_ne!(self.answers.read_line(&mut line).unwrap(), 0, "the agent ended: {request}");
+            if let Some((_, answer)) = line.trim_end().split_once("answer: ") {
+                return answer.to_owned();
+            }
+        }
+    }
+
+    fn connect(&mut self, to: impl std::fmt::Display) -> String {
+        self.ask(&format!("connect {to}"))
+    }
+}
+
+#[test]
+#[ignore = "the agent of the other tests"]
+fn agent() {
+    let mut kept = Kept::default();
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        let words: Vec<&str> = line.split(' ').collect();
+        let answer = match kept.act(&words) {
+            Ok(answer) => answer,
+            Err(error) if error.kind() == ErrorKind::TimedOut => "timeout".to_owned(),
+            Err(error) => match error.raw_os_error() {
+                Some(errno) => format!("{:?}", Errno::from_raw(errno)),
+                None => error.to_string(),
+            },
+        };
+        println!("\nanswer: {answer}");
+    }
+}
+
+/// The sockets of the agent.
+#[derive(Default)]
+struct Kept {
+    streams: Vec<TcpStream>,
+    listeners: Vec<TcpListener>,
+    udp: Option<UdpSocket>,
+}
+
+impl Kept {
+    fn act(&mut self, words: &[&str]) -> std::io::Result<String> {
+        match *words {
+            ["hello"] => {}
+            ["connect", to] => self.streams.push(TcpStream::connect_timeout(&to.parse().unwrap(), SHORT)?),
+            ["listen", at] => self.listeners.push(TcpListener::bind(at)?),
+            ["udp", at] => self.udp = Some(UdpSocket::bind(at)?),
+            ["send", to] => drop(self.udp.as_ref().unwrap().send_to(b"x", to)?),
+            ["receive"] => {
+                let socket = self.udp.as_ref().unwrap();
+                socket.set_read_timeout(Some(SHORT))?;
+                socket.recv(&mut [0; 8]).map_err(as_timeout)?;
+            }
+            ["write"] => self.streams.last_mut().unwrap().write_all(b"x")?,
+            ["syn", from, to] => syn(from.parse().unwrap(), to.parse().unwrap())?,
+            ["limit", path, rule] => {
+                return Ok(match Cgroup::open(path).and_then(|cgroup| cgroup.limit_net(&deny(&[rule]))) {
+                    Ok(()) => "ok".to_owned(),
+                    Err(error) => error.to_string(),
+                });
+            }
+            ["be-nobody"] => nix::unistd::setuid(65534.into())?,
+            _ => panic!("{words:?}"),
+        }
+        Ok("ok".to_owned())
+    }
+}
+
+fn as_timeout(error: std::io::Error) -> std::io::Error {
+    if error.kind() == ErrorKind::WouldBlock { ErrorKind::TimedOut.into() } else { error }
+}
+
+/// Sends a TCP SYN with a raw socket.
+fn syn(from: SocketAddrV4, to: SocketAddrV4) -> std::io::Result<()> {
+    let socket = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Raw)?;
+    let mut packet = vec![0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0];
+    packet.extend(from.ip().octets());
+    packet.extend(to.ip().octets());
+    packet.extend(from.port().to_be_bytes());
+    packet.extend(to.port().to_be_bytes());
+    packet.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0x10, 0, 0, 0, 0, 0]);
+    sendto(socket.as_raw_fd(), &packet, &SockaddrIn::from(to), MsgFlags::empty())?;
+    Ok(())
+}
+
+fn usage(cgroup: &Cgroup) -> Usage {
+    cgroup.net_usage().unwrap().unwrap()
+}
+
+fn is_open(port: u16) -> bool {
+    TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), SHORT).is_ok()
+}
+
+#[test]
+fn a_denied_connect_fails_at_once_in_every_form_of_the_address() {
+    own_network();
+    let own = Own::new();
+    let mut agent = Agent::new(&own);
+    let _v4 = [80, 81].map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap());
+    let _v6 = [80, 81].map(|port| TcpListener::bind(("::1", port)).unwrap());
+    let of_v4 = ["127.0.0.1", "[::ffff:127.0.0.1]", "0.0.0.0", "[::ffff:0.0.0.0]"];
+    let of_v6 = ["[::1]", "[::]"];
+    for host in of_v4.into_iter().chain(of_v6) {
+        assert_eq!(agent.connect(format_args!("{host}:80")), "ok", "{host}");
+    }
+    for (rule, denied, others) in
+        [("127.0.0.0/8:80/tcp", &of_v4[..], &of_v6[..]), ("[::1]:80/tcp", &of_v6, &of_v4), ("::/0", &of_v6, &of_v4)]
+    {
+        own.limit_net(&deny(&[rule])).unwrap();
+        for host in denied {
+            let began = Instant::now();
+            assert_eq!(agent.connect(format_args!("{host}:80")), "EPERM", "{rule} {host}");
+            assert!(began.elapsed() < SHORT / 2);
+            let other_port = if rule == "::/0" { "EPERM" } else { "ok" };
+            assert_eq!(agent.connect(format_args!("{host}:81")), other_port, "{rule} {host}");
+        }
+        for host in others {
+            assert_eq!(agent.connect(format_args!("{host}:80")), "ok", "{rule} {host}");
+        }
+    }
+    assert_eq!(usage(&own).egress.denied, 4 + 2 + 4);
+    // This process is not in the cgroup.
+    assert!(is_open(80));
+}
+
+#[test]
+fn only_what_is_on_the_allow_list_is_allowed_in_either_direction() {
+    own_network();
+    let own = Own::new();
+    let mut agent = Agent::new(&own);
+    let _peers = [80, 81].map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap());
+    for port in [90, 91] {
+        assert_eq!(agent.ask(&format!("listen 127.0.0.1:{port}")), "ok");
+    }
+    let limits = allow(&["out 127.0.0.1/32:80/tcp", "in *:90/tcp"]);
+    own.limit_net(&limits).unwrap();
+    assert_eq!(agent.connect("127.0.0.1:80"), "ok");
+    assert_eq!(agent.connect("127.0.0.1:81"), "EPERM");
+    assert!(is_open(90));
+    assert!(!is_open(91));
+    assert!(usage(&own).ingress.dropped > 0);
+    own.limit_net(&Limits { deny: rules(&["in *:90"]), ..limits }).unwrap();
+    assert!(!is_open(90));
+    own.limit_net(&Limits::default()).unwrap();
+    assert_eq!(agent.connect("127.0.0.1:81"), "ok");
+    assert!(is_open(91));
+}
+
+#[test]
+fn binding_is_allowed_by_address_and_port() {
+    own_network();
+    let own = Own::new();
+    let mut agent = Agent::new(&own);
+    own.limit_net(&allow(&["bind *:8000-8010/tcp"])).unwrap();
+    assert_eq!(agent.ask("listen 127.0.0.1:8000"), "ok");
+    assert_eq!(agent.ask("listen [::1]:8010"), "ok");
+    assert_eq!(agent.ask("listen 127.0.0.1:8011"), "EPERM");
+    assert_eq!(agent.ask("listen [::]:7999"), "EPERM");
+    assert_eq!(agent.ask("udp 127.0.0.1:8000"), "EPERM");
+    // A socket that is bound to :: receives IPv4.
+    own.limit_net(&deny(&["bind 0.0.0.0/0:22"])).unwrap();
+    assert_eq!(agent.ask("listen [::]:22"), "EPERM");
+    assert_eq!(agent.ask("listen [::1]:22"), "ok");
+    assert_eq!(usage(&own).ingress.denied, 4);
+}
+
+#[test]
+fn a_datagram_is_allowed_to_listed_peers_and_as_a_reply() {
+    own_network();
+    let own = Own::new();
+    let mut agent = Agent::new(&own);
+    let peer = UdpSocket::bind("127.0.0.1:53").unwrap();
+    let other = UdpSocket::bind("127.0.0.1:54").unwrap();
+    own.limit_net(&allow(&["out *:53/udp"])).unwrap();
+    assert_eq!(agent.ask("udp 127.0.0.1:1000"), "ok");
+    assert_eq!(agent.ask("send 127.0.0.1:53"), "ok");
+    peer.send_to(b"answer", "127.0.0.1:1000").unwrap();
+    assert_eq!(agent.ask("receive"), "ok");
+    assert_eq!(agent.ask("send 127.0.0.1:54"), "EPERM");
+    other.send_to(b"unasked", "127.0.0.1:1000").unwrap();
+    assert_eq!(agent.ask("receive"), "timeout");
+    own.limit_net(&allow(&["in *:1000/udp"])).unwrap();
+    other.send_to(b"request", "127.0.0.1:1000").unwrap();
+    assert_eq!(agent.ask("receive"), "ok");
+    assert_eq!(agent.ask("send 127.0.0.1:54"), "ok");
+    // A socket of IPv6 that sends to an IPv4 address.
+    assert_eq!(agent.ask("udp [::]:1001"), "ok");
+    assert_eq!(agent.ask("send [::ffff:127.0.0.1]:54"), "EPERM");
+    assert_eq!(agent.ask("send [::1]:54"), "EPERM");
+}
+
+#[test]
+fn an_established_connection_stops_when_a_rule_denies_it_and_continues_without_the_rule() {
+    own_network();
+    let own = Own::new();
+    let mut agent = Agent::new(&own);
+    let peer = TcpListener::bind("127.0.0.1:80").unwrap();
+    assert_eq!(agent.connect("127.0.0.1:80"), "ok");
+    let (mut stream, _) = peer.accept().unwrap();
+    stream.set_read_timeout(Some(SHORT)).unwrap();
+    let mut arrives = |agent: &mut Agent| {
+        assert_eq!(agent.ask("write"), "ok");
+        stream.read(&mut [0; 1]).is_ok()
+    };
+    assert!(arrives(&mut agent));
+    own.limit_net(&deny(&["out 127.0.0.1:80"])).unwrap();
+    assert!(!arrives(&mut agent));
+    assert!(usage(&own).egress.dropped > 0);
+    own.limit_net(&Limits::default()).unwrap();
+    std::thread::sleep(SHORT);
+    assert!(arrives(&mut agent));
+}
+
+#[test]
+fn a_raw_socket_does_not_evade_the_rules() {
+    own_network();
+    let own = Own::new();
+    let mut agent = Agent::new(&own);
+    assert_eq!(agent.ask("syn 127.0.0.1:90 127.0.0.1:80"), "ok");
+    // The local port is allowed for connections to the cgroup, not for those from it.
+    own.limit_net(&allow(&["in *:90/tcp", "out *:81/tcp"])).unwrap();
+    assert_eq!(agent.ask("syn 127.0.0.1:90 127.0.0.1:80"), "EPERM");
+    assert_eq!(usage(&own).egress.dropped, 1);
+    assert_eq!(agent.ask("syn 127.0.0.1:90 127.0.0.1:81"), "ok");
+    let egress = usage(&own).egress;
+    assert_eq!((egress.packets, egress.bytes), (1, 40));
+}
+
+#[test]
+fn connections_per_second_are_limited() {
+    own_network();
+    let own = Own::new();
+    let mut agent = Agent::new(&own);
+    let _peer = TcpListener::bind("127.0.0.1:80").unwrap();
+    let connects = |agent: &mut Agent, count: usize| {
+        let answers: Vec<String> = (0..count).map(|_| agent.connect("127.0.0.1:80")).collect();
+        assert!(answers.iter().all(|answer| answer == "ok" || answer == "EPERM"), "{answers:?}");
+        answers.iter().filter(|answer| *answer == "ok").count()
+    };
+    own.limit_net(&Limits { connects_max: Some(10), ..Limits::default() }).unwrap();
+    let began = Instant::now();
+    let done = connects(&mut agent, 30);
+    let refilled = began.elapsed().as_secs_f64() * 10.0;
+    assert!(done >= 10 && done as f64 <= 10.0 + refilled + 1.0, "{done} in {:?}", began.elapsed());
+    assert_eq!(usage(&own).egress.denied, 30 - done as u64);
+    std::thread::sleep(Duration::from_millis(550));
+    assert_eq!(connects(&mut agent, 5), 5);
+    own.limit_net(&Limits { connects_max: Some(0), ..Limits::default() }).unwrap();
+    assert_eq!(connects(&mut agent, 5), 0);
+    own.limit_net(&Limits::default()).unwrap();
+    assert_eq!(connects(&mut agent, 30), 30);
+}
+
+#[test]
+fn connections_from_peers_are_limited() {
+    own_network();
+    let own = Own::new();
+    let mut agent = Agent::new(&own);
+    assert_eq!(agent.ask("listen 127.0.0.1:80"), "ok");
+    own.limit_net(&Limits { accepts_max: Some(5), ..Limits::default() }).unwrap();
+    let connect = |wait| TcpStream::connect_timeout(&"127.0.0.1:80".parse().unwrap(), wait);
+    let short = Duration::from_millis(20);
+    let done = (0..15).filter(|_| connect(short).is_ok()).count();
+    assert!((5..=9).contains(&done), "{done}");
+    assert!(usage(&own).ingress.dropped >= 15 - done as u64);
+    // The kernel of a refused peer sends the SYN again.
+    connect(Duration::from_secs(10)).unwrap();
+}
+
+#[test]
+fn the_limits_of_a_parent_hold_above_those_of_its_children() {
+    own_network();
+    let parent = Own::new();
+    let child = parent.create_child("child").unwrap();
+    let mut agent = Agent::new(&child);
+    let _peers = [80, 81, 82].map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap());
+    parent.limit_net(&deny(&["*:80"])).unwrap();
+    assert_eq!(agent.connect("127.0.0.1:80"), "EPERM");
+    child.limit_net(&allow(&["*:80-81"])).unwrap();
+    for (port, answer) in [(80, "EPERM"), (81, "ok"), (82, "EPERM")] {
+        assert_eq!(agent.connect(format_args!("127.0.0.1:{port}")), answer);
+    }
+    assert_eq!(usage(&child).egress.denied, 1);
+    assert_eq!(usage(&parent).egress.denied, 2);
+    assert_eq!(usage(&parent).egress.bytes, usage(&child).egress.bytes);
+}
+
+#[test]
+fn of_two_updates_at_the_same_time_one_remains() {
+    own_network();
+    let _peers = [80, 81, 82, 83].map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap());
+    for _ in 0..8 {
+        let own = Own::new();
+        let mut agent = Agent::new(&own);
+        let path = own.path();
+        std::thread::scope(|scope| {
+            for list in [["*:80", "*:82"], ["*:81", "*:83"]] {
+                scope.spawn(move || Cgroup::open(path).unwrap().limit_net(&deny(&list)).unwrap());
+            }
+        });
+        let mut open = || [80, 81, 82, 83].map(|port| agent.connect(format_args!("127.0.0.1:{port}")) == "ok");
+        let left = open();
+        assert!(left == [false, true, false, true] || left == [true, false, true, false], "{left:?}");
+        // Nothing of the other is left.
+        own.limit_net(&Limits::default()).unwrap();
+        assert_eq!(open(), [true; 4]);
+    }
+}
+
+#[test]
+fn the_limits_survive_the_process_that_set_them_and_cannot_be_changed_without_capabilities() {
+    own_network();
+    let own = Own::new();
+    let outside = Own::new();
+    let path = own.path().to_str().unwrap().to_owned();
+    let _peer = TcpListener::bind("127.0.0.1:80").unwrap();
+    assert_eq!(Agent::new(&outside).ask(&format!("limit {path} *:80")), "ok");
+    let mut agent = Agent::new(&own);
+    assert_eq!(agent.connect("127.0.0.1:80"), "EPERM");
+    assert_eq!(agent.ask("be-nobody"), "ok");
+    let answer = agent.ask(&format!("limit {path} *:81"));
+    assert!(answer.contains("Operation not permitted (EPERM)") && answer.contains("CAP_SYS_ADMIN"), "{answer}");
+    assert_eq!(agent.connect("127.0.0.1:80"), "EPERM");
+    assert_eq!(usage(&own).egress.denied, 2);
+    assert_eq!(outside.net_usage().unwrap(), None);
+}
+
+#[test]
+fn nothing_is_attached_if_nothing_is_limited_and_a_flawed_rule_is_refused() {
+    let own = Own::new();
+    own.limit_net(&Limits::default()).unwrap();
+    assert_eq!(own.net_usage().unwrap(), None);
+    let mut rule = rules(&["*:80/tcp"]).remove(0);
+    rule.protocol = Some(cgroup_core::net::Protocol::ICMP);
+    let error = own.limit_net(&Limits { deny: vec![rule], ..Limits::default() }).unwrap_err();
+    assert_eq!(error.kind(), cgroup_core::ErrorKind::InvalidLimit);
+    assert_eq!(error.field(), Some("net.deny"));
+    assert_eq!(own.net_usage().unwrap(), None);
+}
+
+#[test]
+fn a_long_list_is_accepted() {
+    own_network();
+    let own = Own::new();
+    let mut agent = Agent::new(&own);
+    let _peers = [80, 81].map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap());
+    let mut list: Vec<Rule> = (0..4000_u32)
+        .map(|i| format!("10.{}.{}.0/24:{}-{}/tcp", i / 256, i % 256, i % 7, 7 + i % 5).parse().unwrap())
+        .collect();
+    list.push("127.0.0.1:81".parse().unwrap());
+    own.limit_net(&Limits { deny: list, ..Limits::default() }).unwrap();
+    assert_eq!(agent.connect("127.0.0.1:80"), "ok");
+    assert_eq!(agent.connect("127.0.0.1:81"), "EPERM");
+    assert_eq!(agent.connect("10.1.2.3:7"), "EPERM");
+}
