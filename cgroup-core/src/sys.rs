@@ -297,8 +297,11 @@ pub(crate) mod bpf {
     /// `BPF_OBJ_GET_INFO_BY_FD`: returns the id and the name of a program, and the ids of its maps.
     pub(crate) fn program_info(program: &OwnedFd) -> nix::Result<(u32, Name, Vec<u32>)> {
         let mut maps = vec![0_u32; MAX_PROGRAMS];
-        let mut info =
-            ProgramInfo { maps: maps.len() as u32, map_ids: maps.as_mut_ptr() as u64, ..ProgramInfo::default() };
+        let mut info = ProgramInfo {
+            maps: maps.len() as u32,
+            map_ids: maps.as_mut_ptr() as u64,
+            ..ProgramInfo::default()
+        };
         // SAFETY: `map_ids` has room for `maps` ids and lives during the call, which writes at most
         // that many. The other pointers and lengths of the record are 0, so nothing is written there.
         unsafe { object_info(program.as_fd(), &mut info) }?;
@@ -345,7 +348,10 @@ pub(crate) mod bpf {
             let mut info = MapInfo::default();
             // SAFETY: the record has no pointers.
             unsafe { object_info(fd.as_fd(), &mut info) }?;
-            Ok((Self { fd, key_size: info.key_size as usize, value_size: info.value_size as usize }, info.name))
+            Ok((
+                Self { fd, key_size: info.key_size as usize, value_size: info.value_size as usize },
+                info.name,
+            ))
         }
 
         /// `BPF_MAP_UPDATE_ELEM`: sets a value. Fails with `EINVAL` if a size is not that of the map.

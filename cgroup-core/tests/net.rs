@@ -13,7 +13,9 @@ use cgroup_core::Cgroup;
 use cgroup_core::net::{Limits, Rule, Usage};
 use common::{Helper, Own};
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
+};
 
 /// Longer than a packet on the loopback interface needs, and shorter than the kernel's first retry.
 const SHORT: Duration = Duration::from_millis(700);
@@ -163,9 +165,11 @@ fn a_denied_connect_fails_at_once_in_every_form_of_the_address() {
     for host in of_v4.into_iter().chain(of_v6) {
         assert_eq!(agent.connect(format_args!("{host}:80")), "ok", "{host}");
     }
-    for (rule, denied, others) in
-        [("127.0.0.0/8:80/tcp", &of_v4[..], &of_v6[..]), ("[::1]:80/tcp", &of_v6, &of_v4), ("::/0", &of_v6, &of_v4)]
-    {
+    for (rule, denied, others) in [
+        ("127.0.0.0/8:80/tcp", &of_v4[..], &of_v6[..]),
+        ("[::1]:80/tcp", &of_v6, &of_v4),
+        ("::/0", &of_v6, &of_v4),
+    ] {
         own.limit_net(&deny(&[rule])).unwrap();
         for host in denied {
             let began = Instant::now();
@@ -358,7 +362,8 @@ fn of_two_updates_at_the_same_time_one_remains() {
                 scope.spawn(move || Cgroup::open(path).unwrap().limit_net(&deny(&list)).unwrap());
             }
         });
-        let mut open = || [80, 81, 82, 83].map(|port| agent.connect(format_args!("127.0.0.1:{port}")) == "ok");
+        let mut open =
+            || [80, 81, 82, 83].map(|port| agent.connect(format_args!("127.0.0.1:{port}")) == "ok");
         let left = open();
         assert!(left == [false, true, false, true] || left == [true, false, true, false], "{left:?}");
         // Nothing of the other is left.
@@ -379,7 +384,10 @@ fn the_limits_survive_the_process_that_set_them_and_cannot_be_changed_without_ca
     assert_eq!(agent.connect("127.0.0.1:80"), "EPERM");
     assert_eq!(agent.ask("be-nobody"), "ok");
     let answer = agent.ask(&format!("limit {path} *:81"));
-    assert!(answer.contains("Operation not permitted (EPERM)") && answer.contains("CAP_SYS_ADMIN"), "{answer}");
+    assert!(
+        answer.contains("Operation not permitted (EPERM)") && answer.contains("CAP_SYS_ADMIN"),
+        "{answer}"
+    );
     assert_eq!(agent.connect("127.0.0.1:80"), "EPERM");
     assert_eq!(usage(&own).egress.denied, 2);
     assert_eq!(outside.net_usage().unwrap(), None);

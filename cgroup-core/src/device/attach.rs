@@ -56,7 +56,8 @@ impl Cgroup {
 
     fn load(&self, program: &[Instruction]) -> Result<OwnedFd> {
         let instructions: Vec<u64> = program.iter().map(|instruction| instruction.to_bits()).collect();
-        bpf::load(DEVICE, *b"nspod_devices\0\0\0", &instructions).map_err(|errno| self.refused("load the device filter of", errno))
+        bpf::load(DEVICE, *b"nspod_devices\0\0\0", &instructions)
+            .map_err(|errno| self.refused("load the device filter of", errno))
     }
 
     fn attach_program(&self, program: &OwnedFd, replaced: Option<&OwnedFd>) -> Result<()> {

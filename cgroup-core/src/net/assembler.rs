@@ -144,7 +144,9 @@ impl Assembler {
     pub(super) fn alu(&mut self, operation: Operation, to: Register, operand: impl Into<Operand>) {
         match operand.into() {
             Operand::Constant(value) => self.push(ALU | operation as u8, to as u8, 0, 0, value),
-            Operand::Register(from) => self.push(ALU | REGISTER | operation as u8, to as u8, from as u8, 0, 0),
+            Operand::Register(from) => {
+                self.push(ALU | REGISTER | operation as u8, to as u8, from as u8, 0, 0)
+            }
         }
     }
 
@@ -159,7 +161,7 @@ impl Assembler {
 
     /// Converts the low 16 bits of a register from the byte order of the host to that of the network,
     /// with zeros above them.
-    pub(super) fn to_network_half(&mut self, register: Register) {
+    pub(super) fn network_half(&mut self, register: Register) {
         self.push(TO_BIG_ENDIAN, register as u8, 0, 0, 16);
     }
 

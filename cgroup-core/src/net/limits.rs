@@ -20,12 +20,18 @@ pub struct Limits {
     pub deny: Vec<Rule>,
     /// `net.connects.max`: maximum number of TCP connections that processes of the cgroup open in a
     /// second. As many are allowed at once. A further `connect` fails with `EPERM`.
-    #[cfg_attr(feature = "serde", serde(rename = "net.connects.max", skip_serializing_if = "Option::is_none"))]
+    #[cfg_attr(
+        feature = "serde",
+        serde(rename = "net.connects.max", skip_serializing_if = "Option::is_none")
+    )]
     pub connects_max: Option<u32>,
     /// `net.accepts.max`: maximum number of TCP connections that peers open to sockets of the cgroup
     /// in a second. As many are allowed at once. A further SYN is dropped, and the peer's kernel
     /// sends it again after a second.
-    #[cfg_attr(feature = "serde", serde(rename = "net.accepts.max", skip_serializing_if = "Option::is_none"))]
+    #[cfg_attr(
+        feature = "serde",
+        serde(rename = "net.accepts.max", skip_serializing_if = "Option::is_none")
+    )]
     pub accepts_max: Option<u32>,
 }
 

@@ -42,7 +42,8 @@
 //! # How long the limits last
 //! They last as long as the cgroup, and need neither a file nor a process. The programs find the
 //! limits in a map of the kernel, and an update replaces the whole map at once: a packet meets either
-//! the old limits or the new ones, and of two updates at the same time one remains. A process in the
+//! the old limits or the new ones, and of two updates at the same time one remains. The kernel waits
+//! for its processors in each update, about 10 to 20 ms. A process in the
 //! cgroup cannot change the limits without CAP_BPF and CAP_NET_ADMIN in the initial user namespace.
 //!
 //! Sources: <https://docs.kernel.org/bpf/prog_cgroup_sockopt.html>,

@@ -196,7 +196,7 @@ fn address(maps: &Maps, call: Call, family: Family) -> Vec<u64> {
             verdict(&mut a, Direction::Out);
             a.load(Size::Double, R1, R6, SOCKET);
             a.load(Size::Word, R8, R1, LOCAL_PORT);
-            a.to_network_half(R8);
+            a.network_half(R8);
             verdict(&mut a, Direction::In);
         }
     }

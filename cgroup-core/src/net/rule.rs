@@ -120,7 +120,11 @@ impl Network {
         };
         if length > most {
             let text = format!("{address}/{length}");
-            return Err(Error::text("a network", &text, "its length is at most 32 for IPv4 and 128 for IPv6"));
+            return Err(Error::text(
+                "a network",
+                &text,
+                "its length is at most 32 for IPv4 and 128 for IPv6",
+            ));
         }
         Ok(Self(Addresses::Prefix(Prefix::new(bits, before + length))))
     }
@@ -229,9 +233,9 @@ impl FromStr for Protocol {
 
     fn from_str(text: &str) -> Result<Self> {
         let named = Self::NAMES.iter().find(|(name, _)| *name == text).map(|(_, protocol)| *protocol);
-        named
-            .or_else(|| text.parse().ok().map(Self))
-            .ok_or_else(|| Error::text("a protocol", text, "it is tcp, udp, icmp, icmpv6, sctp or a number to 255"))
+        named.or_else(|| text.parse().ok().map(Self)).ok_or_else(|| {
+            Error::text("a protocol", text, "it is tcp, udp, icmp, icmpv6, sctp or a number to 255")
+        })
     }
 }
 
@@ -259,11 +263,18 @@ impl FromStr for Network {
             return Ok(Self::ANY);
         }
         let (address, length) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
-        let address: IpAddr =
-            address.parse().map_err(|_| wrong("it is *, or an IPv4 or IPv6 address with a length: 10.0.0.0/8"))?;
+        let address: IpAddr = address
+            .parse()
+            .map_err(|_| wrong("it is *, or an IPv4 or IPv6 address with a length: 10.0.0.0/8"))?;
         let length = match length {
             Some(length) => length.parse().map_err(|_| wrong("the length is a decimal number"))?,
-            None => if address.is_ipv4() { 32 } else { 128 },
+            None => {
+                if address.is_ipv4() {
+                    32
+                } else {
+                    128
+                }
+            }
         };
         Self::new(address, length)
     }

@@ -88,9 +88,8 @@ pub(super) fn compile(limits: &Limits) -> Result<BTreeMap<Key, u32>> {
             table.insert(Key::interval(direction), 1_000_000_000_u32.checked_div(rate).unwrap_or(u32::MAX));
         }
     }
-    let rules: Vec<Listed<'_>> = listed(&limits.deny, Verdict::Denied)
-        .chain(listed(&limits.allow, Verdict::Allowed))
-        .collect();
+    let rules: Vec<Listed<'_>> =
+        listed(&limits.deny, Verdict::Denied).chain(listed(&limits.allow, Verdict::Allowed)).collect();
     if rules.is_empty() {
         return Ok(table);
     }
@@ -146,8 +145,7 @@ fn insert_ports(
     rules: &[Listed<'_>],
 ) {
     let unlisted = if limits.restricts(direction) { UNLISTED } else { 0 };
-    let rules: Vec<Listed<'_>> =
-        rules.iter().filter(|(rule, _)| rule.is_about(direction)).copied().collect();
+    let rules: Vec<Listed<'_>> = rules.iter().filter(|(rule, _)| rule.is_about(direction)).copied().collect();
     let value = |applies: &dyn Fn(&Rule) -> bool| match rules.iter().find(|(rule, _)| applies(rule)) {
         Some((_, Verdict::Denied)) => DENIED,
         Some((_, Verdict::Allowed)) => ALLOWED,
@@ -203,7 +201,11 @@ mod tests {
     fn lookup(table: &BTreeMap<Key, u32>, key: Key) -> Option<u32> {
         let bit = |data: &[u8], i: u32| data[i as usize / 8] >> (7 - i % 8) & 1;
         let matches = |entry: &Key| (0..entry.length).all(|i| bit(&entry.data, i) == bit(&key.data, i));
-        table.iter().filter(|(entry, _)| matches(entry)).max_by_key(|(entry, _)| entry.length).map(|(_, v)| *v)
+        table
+            .iter()
+            .filter(|(entry, _)| matches(entry))
+            .max_by_key(|(entry, _)| entry.length)
+            .map(|(_, v)| *v)
     }
 
     fn allows(table: &BTreeMap<Key, u32>, direction: Direction, to: SocketAddr, protocol: Protocol) -> bool {
@@ -226,7 +228,8 @@ mod tests {
     }
 
     fn network() -> impl Strategy<Value = Network> {
-        let lengths = prop_oneof![Just(0), Just(8), Just(30), Just(31), Just(32), Just(96), Just(127), 0..=128_u8];
+        let lengths =
+            prop_oneof![Just(0), Just(8), Just(30), Just(31), Just(32), Just(96), Just(127), 0..=128_u8];
         prop_oneof![
             Just(Network::ANY),
             (address(), lengths).prop_map(|(address, length)| {
@@ -240,7 +243,8 @@ mod tests {
             prop::option::of(prop_oneof![Just(Direction::Out), Just(Direction::In), Just(Direction::Bind)]);
         let port = || prop_oneof![0..4_u16, Just(443), Just(u16::MAX), any::<u16>()];
         let ports = prop::option::of((port(), port()).prop_map(|(a, b)| a.min(b)..=a.max(b)));
-        let protocol = prop::option::of(prop_oneof![Just(Protocol::TCP), Just(Protocol::UDP), Just(Protocol::ICMP)]);
+        let protocol =
+            prop::option::of(prop_oneof![Just(Protocol::TCP), Just(Protocol::UDP), Just(Protocol::ICMP)]);
         (direction, network(), ports, protocol)
             .prop_map(|(direction, network, ports, protocol)| Rule { direction, network, ports, protocol })
             .prop_filter("ports of a protocol without ports", |rule| rule.flaw().is_none())
