@@ -13,7 +13,7 @@ use crate::limits::table::Limit;
 use crate::missing::Missing;
 
 /// The files and values that were written, in order. The kernel may round a value, for example
-/// memory to whole pages.
+/// memory to whole pages. Section "Controllers".
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Applied {
     /// Names of the files, and values.

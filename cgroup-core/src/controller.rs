@@ -33,7 +33,7 @@ pub enum Controller {
 }
 
 bitflags! {
-    /// A set of [`Controller`]s.
+    /// A set of [`Controller`]s. Section "Controllers".
     ///
     /// ```
     /// use cgroup_core::{Controller, Controllers};

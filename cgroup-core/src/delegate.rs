@@ -26,6 +26,7 @@ use crate::systemd::{Manager, Scope};
 const SCOPE: &str = "nspod-scope-";
 
 /// The process that [`find`] may move out of the delegated cgroup. It moves no other process.
+/// Section "No Internal Process Constraint".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Move {
     /// No process.
@@ -35,7 +36,7 @@ pub enum Move {
     Process(i32),
 }
 
-/// Reason why the caller may write to the base.
+/// Reason why the caller may write to the base. Section "Delegation".
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Right {
@@ -50,7 +51,7 @@ pub enum Right {
     Scope(String),
 }
 
-/// The result of [`find`].
+/// The result of [`find`]. Section "Delegation".
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Delegation {

@@ -40,7 +40,7 @@ impl fmt::Display for Layout {
 /// The cgroup v2 hierarchy as this process sees it: the cgroup2 mount in its mount namespace, the
 /// root of its cgroup namespace, and the controllers of the kernel.
 ///
-/// It is a snapshot taken by [`detect`](Self::detect).
+/// The value is a snapshot that [`detect`](Self::detect) takes. Section "Mounting".
 ///
 /// ```no_run
 /// use cgroup_core::{Controller, Hierarchy};

@@ -39,7 +39,8 @@ impl Limits {
         writes
     }
 
-    /// Checks all values against the ranges that cgroup-v2.rst documents. Makes no system call.
+    /// Checks all values against the ranges that [cgroup-v2.rst](https://docs.kernel.org/admin-guide/cgroup-v2.html)
+    /// documents. Makes no system call.
     ///
     /// # Errors
     /// `InvalidLimit` for the first invalid value; [`Error::field`] is its file.

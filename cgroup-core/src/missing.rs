@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use crate::controller::Controller;
 
-/// The reason why a controller or one of its files is missing. `Display` prints the reason and what
-/// to do about it.
+/// The reason why a controller or one of its files is missing. `Display` prints the reason and the
+/// remedy. Section "Enabling and Disabling".
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Missing {

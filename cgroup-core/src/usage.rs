@@ -237,7 +237,7 @@ plain! {
 }
 
 plain! {
-    /// One line of a pressure file.
+    /// One line of a pressure file. Documentation/accounting/psi.rst.
     PressureLine {
         /// Share of the last 10 s, in percent.
         avg10: f32,

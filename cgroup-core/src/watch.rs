@@ -14,7 +14,8 @@ use crate::cgroup::{Cgroup, read_all};
 use crate::error::{Error, Result};
 use crate::usage::{Events, MemoryEvents};
 
-/// The state that a [`Watch`] reports, of a cgroup and all below it.
+/// The state that a [`Watch`] reports, of a cgroup and all below it. Sections "Core Interface Files"
+/// and "Memory Interface Files".
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct State {

@@ -83,7 +83,8 @@ impl Default for Clone3<'_> {
     }
 }
 
-/// Process in which [`Clone3::spawn`] returned.
+/// Process in which [`Clone3::spawn`] returned. See
+/// [clone3(2)](https://man7.org/linux/man-pages/man2/clone.2.html).
 #[derive(Debug)]
 pub enum Cloned {
     /// The child.
@@ -97,7 +98,8 @@ pub enum Cloned {
     },
 }
 
-/// Child created by [`Clone3::spawn_on_stack`].
+/// Child created by [`Clone3::spawn_on_stack`]. See
+/// [clone3(2)](https://man7.org/linux/man-pages/man2/clone.2.html).
 #[derive(Debug)]
 pub struct Spawned {
     /// Pid in the parent's pid namespace.

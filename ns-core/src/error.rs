@@ -8,7 +8,8 @@ use nix::errno::Errno;
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A failure: a sentence for people, and an [`ErrorKind`] and an errno for programs.
+/// A failure: a sentence for people, and an [`ErrorKind`] and an errno for programs. See
+/// [errno(3)](https://man7.org/linux/man-pages/man3/errno.3.html).
 ///
 /// ```
 /// use ns_core::{ErrorKind, Kind, Namespace};

@@ -16,7 +16,8 @@ const MAX_EXTENTS: usize = 340;
 /// The kernel accepts less text than a page. The smallest page has 4 KiB.
 const MAX_TEXT: usize = 4096;
 
-/// Range of consecutive ids in an id map.
+/// Range of consecutive ids in an id map. See
+/// [user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Extent {
@@ -47,7 +48,8 @@ pub struct Extent {
 #[cfg_attr(feature = "serde", serde(transparent))]
 pub struct IdMap(Vec<Extent>);
 
-/// Kind of ids: users or groups.
+/// Kind of ids: users or groups. See
+/// [credentials(7)](https://man7.org/linux/man-pages/man7/credentials.7.html).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ids {
     /// User ids: `uid_map`, `/etc/subuid`, `newuidmap`.
@@ -175,7 +177,8 @@ impl IdMap {
         self.put(AT_FDCWD, &format!("/proc/{pid}/{}", ids.file()), ids)
     }
 
-    /// Writes the map as [`write`](Self::write) does, in an open directory `/proc/PID`. Since Linux 3.5.
+    /// Writes the map as [`write`](Self::write) does, in an open directory `/proc/PID`. Since Linux 3.5;
+    /// see [user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html).
     ///
     /// # Errors
     /// As [`write`](Self::write), and `EXDEV`: the file is not on a procfs.

@@ -52,7 +52,8 @@ impl Pidfd {
         })
     }
 
-    /// Makes a handle from a descriptor. Since Linux 5.3.
+    /// Makes a handle from a descriptor. Since Linux 5.3; see
+    /// [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html).
     ///
     /// # Errors
     /// - [`InvalidInput`](ErrorKind::InvalidInput): the descriptor is not a pidfd.
@@ -74,7 +75,8 @@ impl Pidfd {
 
     /// Returns the pid in the caller's pid namespace.
     ///
-    /// Uses `PIDFD_GET_INFO` since Linux 6.13, and `/proc/thread-self/fdinfo` before.
+    /// Uses `PIDFD_GET_INFO` of `linux/pidfd.h` since Linux 6.13, and `/proc/thread-self/fdinfo` before;
+    /// see [proc_pid_fdinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_fdinfo.5.html).
     ///
     /// # Errors
     /// - [`NoSuchProcess`](ErrorKind::NoSuchProcess): the process has ended and been reaped, or is
@@ -195,7 +197,8 @@ impl Pidfd {
     }
 
     /// Returns how the process ended. Returns `None` until its parent has reaped it. The process need
-    /// not be a child of the caller. Since Linux 6.15: `PIDFD_INFO_EXIT` of `linux/pidfd.h`.
+    /// not be a child of the caller. Since Linux 6.15: `PIDFD_INFO_EXIT` of `linux/pidfd.h`; the
+    /// status is that of [wait(2)](https://man7.org/linux/man-pages/man2/wait.2.html).
     ///
     /// # Errors
     /// - `ENOTTY`, `EINVAL` ([`Unsupported`](ErrorKind::Unsupported)): the kernel is older than 6.15.

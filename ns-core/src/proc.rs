@@ -240,7 +240,7 @@ pub struct Mount<'t> {
 }
 
 impl<'t> Mount<'t> {
-    /// Parses one line.
+    /// Parses one line. Returns `None` if it has another form.
     ///
     /// ```
     /// use ns_core::proc::Mount;

@@ -10,7 +10,8 @@ use nix::errno::Errno;
 use crate::proc::Stat;
 use crate::{Error, ErrorKind, Pidfd, Result, file, hint, pidfd, proc};
 
-/// Identity of a process: pid, start time and boot.
+/// Identity of a process: pid, start time and boot. See
+/// [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html).
 ///
 /// The kernel reuses the pid of an ended process. The start time distinguishes two processes with
 /// the same pid, and the boot id distinguishes processes of two boots. So a program can write this

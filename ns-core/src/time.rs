@@ -11,7 +11,8 @@ use crate::file::write_proc;
 use crate::idmap::number;
 use crate::{Error, ErrorKind, Result, file, hint};
 
-/// Offset of a clock in a time namespace from the host's clock: the sum of `secs` and `nanos`.
+/// Offset of a clock in a time namespace from the host's clock: the sum of `secs` and `nanos`. See
+/// [time_namespaces(7)](https://man7.org/linux/man-pages/man7/time_namespaces.7.html).
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TimeOffset {

@@ -28,6 +28,7 @@ pub struct Container {
 }
 
 /// Changes to the limits of a container, for [`Container::update`].
+/// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#control-groups).
 #[derive(Debug, Clone, Default)]
 pub struct UpdateOptions {
     /// Limits to change, as in `linux.resources`; [`config::parse_resources`] parses them. A limit
@@ -60,6 +61,7 @@ impl Container {
     }
 
     /// Returns the ids of all containers of a runtime, sorted.
+    /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#scope-of-a-container).
     ///
     /// # Errors
     /// [`ErrorKind::Sandbox`]: the state directory cannot be read (`EACCES`) or created.

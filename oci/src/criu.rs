@@ -94,7 +94,8 @@ pub enum ManageCgroups {
     Strict = 5,
 }
 
-/// Options of [`Container::checkpoint`].
+/// Options of [`Container::checkpoint`]. See
+/// [criu(8)](https://man7.org/linux/man-pages/man8/criu.8.html).
 #[derive(Debug, Clone, Default)]
 pub struct CheckpointOptions {
     /// Images, and options of criu.
@@ -115,7 +116,8 @@ pub struct CheckpointOptions {
     pub status_fd: Option<u32>,
 }
 
-/// Options of [`Container::restore`].
+/// Options of [`Container::restore`]. See
+/// [criu(8)](https://man7.org/linux/man-pages/man8/criu.8.html).
 #[derive(Debug, Default)]
 pub struct RestoreOptions {
     /// Images, and options of criu.
@@ -296,6 +298,7 @@ impl Restored {
 
     /// Deletes the container and runs its poststop hooks. Calls `before_hooks` before the hooks, because
     /// hooks can run for a long time. Does nothing if another process has deleted the container.
+    /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#delete).
     ///
     /// # Errors
     /// As [`Container::delete`].

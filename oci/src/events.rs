@@ -109,7 +109,8 @@ impl Iterator for Events {
 
 // Fields have the order of those in runc's `types/events.go`, which also omits the same ones at zero.
 
-/// An event of a container. It serializes to the JSON of runc.
+/// An event of a container. It serializes to the JSON of
+/// [`runc events`](https://github.com/opencontainers/runc/blob/main/man/runc-events.8.md).
 #[derive(Debug, Serialize)]
 pub struct Event {
     #[serde(rename = "type")]

@@ -28,6 +28,7 @@ use crate::state::{Entry, Store};
 use crate::{cleanup, hooks, pid_file, program, socket};
 
 /// Options of [`Container::create`] and [`Container::run`].
+/// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#create).
 #[derive(Debug, Default)]
 pub struct CreateOptions {
     /// Socket that receives the master end of the terminal, as a descriptor in a message. Required by
@@ -148,6 +149,7 @@ impl Foreground {
 
     /// Deletes the container and runs its poststop hooks. Calls `before_hooks` before the hooks, because
     /// hooks can run for a long time.
+    /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#delete).
     ///
     /// # Errors
     /// As [`Container::delete`].

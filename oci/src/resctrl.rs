@@ -16,7 +16,8 @@ const ROOT: &str = "/sys/fs/resctrl";
 /// `RDTGROUP_SUPER_MAGIC` of linux/magic.h.
 const MAGIC: u32 = 0x0765_5821;
 
-/// A class of service and its shares.
+/// A class of service and its shares. Since Linux 4.10; see
+/// [resctrl](https://docs.kernel.org/filesystems/resctrl.html).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Resctrl {

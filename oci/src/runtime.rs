@@ -24,6 +24,7 @@ pub struct Runtime {
 }
 
 /// Program that creates the cgroups of containers.
+/// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#cgroups-path).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum CgroupDriver {
     /// This library, in the file system. `linux.cgroupsPath` is a path.

@@ -10,6 +10,7 @@ mod install;
 mod kernel;
 mod peers;
 mod qemu;
+mod references;
 mod sh;
 mod tally;
 mod test;

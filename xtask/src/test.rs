@@ -12,7 +12,7 @@ use clap::ValueEnum;
 
 use crate::guest::{self, Stream, repository};
 use crate::tally::{Counts, FAILED, PROGRAM, Tally};
-use crate::{aarch64, cycles, fuzz, install, sh, uml};
+use crate::{aarch64, cycles, fuzz, install, references, sh, uml};
 
 /// Ends a guest that hangs, in seconds.
 const GUEST_TIMEOUT: u64 = 55 * 60;
@@ -71,6 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if checks {
         steps.step("format", || sh::run(&mut cargo(&["fmt", "--all", "--check"])));
         steps.step("module cycles", cycles::check);
+        steps.step("references", references::check);
         steps.step("lints", || {
             sh::run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
         });

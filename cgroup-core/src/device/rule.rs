@@ -7,7 +7,7 @@ use bitflags::bitflags;
 
 use crate::error::{Error, Result};
 
-/// Kind of device in a rule or an access.
+/// Kind of device in a rule or an access. Section "Device controller".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Both kinds, in a rule: `a`.
@@ -20,6 +20,7 @@ pub enum Kind {
 
 bitflags! {
     /// Accesses to a device. `Display` prints them in the order `rwm`.
+    /// Section "Device controller".
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
     pub struct Access: u8 {
         /// Creating a node for the device: `m`.

@@ -11,7 +11,8 @@ impl Property {
     /// Returns the property that an annotation `org.systemd.property.NAME` sets, or `None` for
     /// other keys. The value is in GVariant text format; booleans, numbers, strings and lists of
     /// strings are supported. If `NAME` ends in `Sec`, the value is in seconds, and becomes the
-    /// property in microseconds.
+    /// property in microseconds. See "Auxiliary properties" in
+    /// [runc's documentation](https://github.com/opencontainers/runc/blob/main/docs/systemd.md).
     ///
     /// ```
     /// use cgroup_core::systemd::{Property, Value};

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::sys;
 
 /// A scope with a placeholder process, which keeps the scope alive while no program runs in it.
+/// [systemd.scope(5)](https://www.freedesktop.org/software/systemd/man/latest/systemd.scope.html).
 ///
 /// The placeholder counts as a process of the cgroup. So a `pids.max` of 1 permits no other
 /// process, and the cgroup cannot enable controllers for children. Dropping this ends the

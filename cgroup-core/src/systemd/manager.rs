@@ -30,6 +30,8 @@ impl Manager {
     /// user's for other users. For the root of a user namespace this is the user's systemd if
     /// `DBUS_SESSION_BUS_ADDRESS` or `XDG_RUNTIME_DIR` is set.
     ///
+    /// Calls [`Subscribe`](https://www.freedesktop.org/software/systemd/man/latest/org.freedesktop.systemd1.html).
+    ///
     /// # Errors
     /// `Systemd`: no systemd accepts the connection (`ENOENT`, `ECONNREFUSED`, `EACCES`, as the
     /// source).
@@ -41,6 +43,8 @@ impl Manager {
 
     /// Connects to the machine's systemd: over the system bus (`DBUS_SYSTEM_BUS_ADDRESS`), or
     /// directly at `/run/systemd/private` if no bus runs, which requires root.
+    ///
+    /// Calls [`Subscribe`](https://www.freedesktop.org/software/systemd/man/latest/org.freedesktop.systemd1.html).
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -54,6 +58,8 @@ impl Manager {
 
     /// Connects to the user's systemd: over the session bus (`DBUS_SESSION_BUS_ADDRESS`, or `bus`
     /// in `XDG_RUNTIME_DIR`, by default `/run/user/UID`), or directly if no bus runs.
+    ///
+    /// Calls [`Subscribe`](https://www.freedesktop.org/software/systemd/man/latest/org.freedesktop.systemd1.html).
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -154,7 +160,8 @@ impl Manager {
 
     /// Opens the cgroup of an active unit.
     ///
-    /// Calls `GetUnit`, and reads the property `ControlGroup` of the unit.
+    /// Calls [`GetUnit`](https://www.freedesktop.org/software/systemd/man/latest/org.freedesktop.systemd1.html),
+    /// and reads the property `ControlGroup` of the unit.
     ///
     /// # Errors
     /// - `Systemd`: the unit does not exist.
@@ -204,7 +211,9 @@ impl Manager {
     /// is not an error.
     ///
     /// systemd sends SIGTERM to the processes of the unit, and SIGKILL after 90 s
-    /// (`DefaultTimeoutStopSec`). To avoid the wait, call [`Cgroup::kill`] first. Calls `StopUnit`.
+    /// (`DefaultTimeoutStopSec`). To avoid the wait, call [`Cgroup::kill`] first.
+    ///
+    /// Calls [`StopUnit`](https://www.freedesktop.org/software/systemd/man/latest/org.freedesktop.systemd1.html).
     ///
     /// # Errors
     /// - `Systemd`: systemd rejects the request.

@@ -9,7 +9,8 @@ use oci_spec::runtime;
 
 use crate::Error;
 
-/// A configuration that has been read and checked.
+/// A configuration that has been parsed and checked.
+/// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/config.md).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub(super) spec: runtime::Spec,
@@ -134,7 +135,9 @@ pub struct SeccompListener {
     pub metadata: Option<String>,
 }
 
-/// Version of the specification that this crate implements.
+/// Version of the
+/// [specification](https://github.com/opencontainers/runtime-spec/blob/main/config.md#specification-version)
+/// that this crate implements.
 pub const VERSION: &str = "1.3.0";
 
 /// Major and minor number of [`VERSION`].
