@@ -147,7 +147,8 @@ fn process(u: &mut Unstructured<'_>) -> Result<Process> {
         personality: u.arbitrary()?,
         memory_policy: maybe(u, |u| {
             Ok(MemoryPolicy {
-                mode: u.int_in_range(0..=7)? | u.int_in_range(0u32..=15)? << 12,
+                mode: u.int_in_range(0..=7)?,
+                flags: u.int_in_range(0u32..=15)? << 12,
                 nodes: cpu_list(u)?,
             })
         })?,

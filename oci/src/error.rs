@@ -277,7 +277,7 @@ impl From<nspod_sandbox::Error> for Error {
 }
 
 /// Fields of a spec, and the JSON paths that they are converted from.
-const FIELDS: [(&str, &str); 17] = [
+const FIELDS: [(&str, &str); 19] = [
     ("sysctls", "linux.sysctl"),
     ("masked_paths", "linux.maskedPaths"),
     ("readonly_paths", "linux.readonlyPaths"),
@@ -285,6 +285,7 @@ const FIELDS: [(&str, &str); 17] = [
     ("namespaces", "linux.namespaces"),
     ("id_maps.uid", "linux.uidMappings"),
     ("id_maps.gid", "linux.gidMappings"),
+    ("id_maps", "linux.uidMappings"),
     ("time_offsets", "linux.timeOffsets"),
     ("seccomp", "linux.seccomp"),
     ("process.seccomp", "linux.seccomp"),
@@ -292,18 +293,20 @@ const FIELDS: [(&str, &str); 17] = [
     ("process.oom_score_adj", "process.oomScoreAdj"),
     ("process.apparmor_profile", "process.apparmorProfile"),
     ("process.selinux_label", "process.selinuxLabel"),
+    ("process.io_priority.level", "process.ioPriority.priority"),
     ("process.io_priority", "process.ioPriority"),
     ("process.memory_policy", "linux.memoryPolicy"),
     ("process.personality", "linux.personality"),
 ];
 
 /// Fields of a mount in a spec, and their names after `mounts[N]`.
-const MOUNT_FIELDS: [(&str, &str); 8] = [
+const MOUNT_FIELDS: [(&str, &str); 9] = [
     (".kind.source", ".source"),
     (".kind.fstype", ".type"),
     (".kind.options", ".options"),
+    (".id_maps.uid", ".uidMappings"),
     (".id_maps.gid", ".gidMappings"),
-    (".id_maps", ".uidMappings"),
+    (".id_maps", ".options"),
     (".copy_up", ".options"),
     (".attributes", ".options"),
     (".recursive_attributes", ".options"),

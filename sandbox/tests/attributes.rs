@@ -148,25 +148,29 @@ fn the_requested_personality_and_memory_policy_are_set() {
     assert_eq!(linux32, if cfg!(target_arch = "x86_64") { "00000008\ni686" } else { "00000008\narmv8l" });
     assert!(refusal(|p| p.personality = Some(u32::MAX)).starts_with("process.personality: "));
 
-    let policy = |mode, nodes: &str| MemoryPolicy { mode, nodes: nodes.parse().unwrap() };
+    let policy = |mode, flags, nodes: &str| MemoryPolicy { mode, flags, nodes: nodes.parse().unwrap() };
     let line = "read first < /proc/self/numa_maps; set -- $first; echo $2";
-    for (mode, nodes, shown) in
-        [(2, "0", "bind:0"), (3 | 1 << 15, "0", "interleave=static:0"), (4, "", "local")]
+    for (mode, flags, nodes, shown) in
+        [(2, 0, "0", "bind:0"), (3, 1 << 15, "0", "interleave=static:0"), (4, 0, "", "local")]
     {
-        let text = output(&mut shell(line, |p| p.memory_policy = Some(policy(mode, nodes))));
+        let text = output(&mut shell(line, |p| p.memory_policy = Some(policy(mode, flags, nodes))));
         assert_eq!(text, shown);
     }
-    let error = shell(line, |p| p.memory_policy = Some(policy(2, "63"))).spawn().unwrap_err();
+    let error = shell(line, |p| p.memory_policy = Some(policy(2, 0, "63"))).spawn().unwrap_err();
     assert_eq!((error.failed_call(), error.raw_os_error()), (Some("set_mempolicy"), Some(libc::EINVAL)));
-    for (mode, nodes, problem) in [
-        (7, "0", "process.memory_policy: 0x7: this is not a memory policy"),
-        (0, "0", "process.memory_policy: 0x0: this policy has no nodes"),
-        (2, "", "process.memory_policy.nodes: this policy requires nodes"),
-        (2 | 3 << 14, "0", "process.memory_policy: 0xc002: the nodes are either"),
-        (2, "20000", "process.memory_policy.nodes: 20000 is above"),
+    for (mode, flags, nodes, problem) in [
+        (7, 0, "0", "mode: 7 is not a memory policy"),
+        (0, 0, "0", "nodes: this policy has no nodes"),
+        (2, 0, "", "nodes: this policy requires nodes"),
+        (2, 0, "1024", "nodes: 1024 is above"),
+        (2, 1 << 12, "0", "flags: 0x1000 holds a flag"),
+        (0, 1 << 15, "", "flags: this policy has no flags"),
+        (2, 3 << 14, "0", "flags: the nodes are either"),
+        (1, 1 << 14, "", "flags: static or relative nodes require nodes"),
+        (3, 1 << 13, "0", "flags: MPOL_F_NUMA_BALANCING requires"),
     ] {
-        let text = refusal(|p| p.memory_policy = Some(policy(mode, nodes)));
-        assert!(text.starts_with(problem), "{text}");
+        let text = refusal(|p| p.memory_policy = Some(policy(mode, flags, nodes)));
+        assert!(text.starts_with(&format!("process.memory_policy.{problem}")), "{text}");
     }
 }
 

@@ -5,9 +5,7 @@ use std::path::Path;
 use cgroup_core::Limits;
 use cgroup_core::device::{self, Rule};
 use ns_core::Kind;
-use nspod_sandbox::spec::{
-    IdMaps, Link, Mount, MountKind, NamespaceMode, Namespaces, Node, Process, Root, Spec,
-};
+use nspod_sandbox::spec::{IdMaps, Link, Mount, MountKind, Node, Process, Root, Spec};
 use oci_spec::runtime;
 
 use super::resources::resources;
@@ -18,6 +16,9 @@ use crate::Error;
 impl Config {
     /// Converts the configuration to a spec. Makes no system call.
     /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md).
+    ///
+    /// Most values are checked by the [`Plan`](nspod_sandbox::Plan) of the spec. The conversion of its errors
+    /// to [`Error`] replaces the field of the spec with the JSON path.
     ///
     /// # Errors
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), with the JSON path of the field: `process` or
@@ -59,7 +60,7 @@ impl Config {
     ) -> Result<Spec, Error> {
         let namespaces = linux::namespaces(linux, context)?;
         let id_maps = linux::id_maps(linux, &namespaces)?;
-        let mounts = self.mounts(linux, &namespaces, &id_maps, context, warnings)?;
+        let mounts = self.mounts(linux, &id_maps, context, warnings)?;
         let masked_paths = linux::paths("maskedPaths", linux.masked_paths(), warnings)?;
         let readonly_paths = linux::paths("readonlyPaths", linux.readonly_paths(), warnings)?;
         let new_mnt = namespaces.is_new(Kind::Mnt);
@@ -79,7 +80,7 @@ impl Config {
         Ok(Spec {
             process,
             id_maps,
-            time_offsets: linux::time_offsets(linux, &namespaces)?,
+            time_offsets: linux::time_offsets(linux)?,
             root: convert_root(root, shares_files, context)?,
             root_nodev: false,
             root_sockets: false,
@@ -91,9 +92,8 @@ impl Config {
             propagation: mounts::root_propagation(linux)?,
             masked_paths,
             readonly_paths,
-            hostname: name("hostname", self.spec.hostname(), &namespaces)?,
-            domainname: name("domainname", self.spec.domainname(), &namespaces)?,
-            // The plan checks them.
+            hostname: name(self.spec.hostname()),
+            domainname: name(self.spec.domainname()),
             sysctls: entries(linux.sysctl()),
             loopback: namespaces.is_new(Kind::Net),
             init: false,
@@ -107,7 +107,6 @@ impl Config {
     fn mounts(
         &self,
         linux: &runtime::Linux,
-        namespaces: &Namespaces,
         id_maps: &IdMaps,
         context: &Context<'_>,
         warnings: &mut Vec<String>,
@@ -116,13 +115,7 @@ impl Config {
         let mut mounts = Vec::new();
         for (index, mount) in self.spec.mounts().iter().flatten().enumerate() {
             let path = format!("mounts[{index}]");
-            let mount = mounts::mount(&path, mount, label, id_maps, context, warnings)?;
-            let inherits_maps = mount.id_maps.as_ref().is_some_and(|maps| maps.uid.is_none());
-            if inherits_maps && namespaces.user == NamespaceMode::Host {
-                let problem = "without mappings of its own, an idmapped mount requires a user namespace";
-                return Err(Error::invalid(&format!("{path}.options"), problem));
-            }
-            mounts.push(mount);
+            mounts.push(mounts::mount(&path, mount, label, id_maps, context, warnings)?);
         }
         Ok(mounts)
     }
@@ -192,16 +185,9 @@ fn convert_root(root: &runtime::Root, shares_files: bool, context: &Context<'_>)
     Ok(Root::Dir { path, readonly: root.readonly().unwrap_or(false) })
 }
 
-/// Returns the host name or domain name after a check.
-fn name(field: &str, name: &Option<String>, namespaces: &Namespaces) -> Result<Option<String>, Error> {
-    let Some(name) = name.clone().filter(|name| !name.is_empty()) else { return Ok(None) };
-    let problem = match () {
-        () if namespaces.uts == NamespaceMode::Host => "requires a uts namespace",
-        () if name.len() > 64 => "must have at most 64 bytes",
-        () if name.contains('\0') => "must not contain a NUL byte",
-        () => return Ok(Some(name)),
-    };
-    Err(Error::invalid(field, problem))
+/// Returns the host name or the domain name. An empty name is none.
+fn name(name: &Option<String>) -> Option<String> {
+    name.clone().filter(|name| !name.is_empty())
 }
 
 fn listener(linux: &runtime::Linux) -> Option<SeccompListener> {

@@ -7,15 +7,23 @@ use super::process;
 use super::types::Hooks;
 use crate::Error;
 
-/// Returns the hooks that run in the runtime's namespaces.
+/// Returns the hooks that run in the runtime's namespaces. No plan contains them, so this function checks
+/// them.
 #[allow(deprecated)] // Engines still use prestart.
 pub(super) fn of_runtime(spec: &runtime::Spec) -> Result<Hooks, Error> {
     let Some(given) = spec.hooks() else { return Ok(Hooks::default()) };
+    let checked = |name: &str, given| -> Result<Vec<Hook>, Error> {
+        let hooks = hooks(name, given)?;
+        for (index, hook) in hooks.iter().enumerate() {
+            hook.validate(&format!("hooks.{name}[{index}]"))?;
+        }
+        Ok(hooks)
+    };
     Ok(Hooks {
-        prestart: hooks("prestart", given.prestart())?,
-        create_runtime: hooks("createRuntime", given.create_runtime())?,
-        poststart: hooks("poststart", given.poststart())?,
-        poststop: hooks("poststop", given.poststop())?,
+        prestart: checked("prestart", given.prestart())?,
+        create_runtime: checked("createRuntime", given.create_runtime())?,
+        poststart: checked("poststart", given.poststart())?,
+        poststop: checked("poststop", given.poststop())?,
     })
 }
 
@@ -34,21 +42,14 @@ fn hooks(name: &str, given: &Option<Vec<runtime::Hook>>) -> Result<Vec<Hook>, Er
 }
 
 fn hook(path: &str, given: &runtime::Hook) -> Result<Hook, Error> {
-    if !given.path().is_absolute() {
-        return Err(Error::invalid(&format!("{path}.path"), "must be an absolute path"));
-    }
     let args = given.args().clone().filter(|args| !args.is_empty());
     let args = match args {
         Some(args) => args.into_iter().map(Into::into).collect(),
         None => vec![given.path().clone().into()],
     };
-    let timeout = match given.timeout().map(u32::try_from) {
-        None => None,
-        Some(Ok(seconds)) if seconds > 0 => Some(seconds),
-        _ => {
-            return Err(Error::invalid(&format!("{path}.timeout"), "must be a number of seconds above 0"));
-        }
-    };
+    let timeout = given.timeout().map(u32::try_from).transpose();
+    let timeout = timeout
+        .map_err(|_| Error::invalid(&format!("{path}.timeout"), "must be a number of seconds above 0"))?;
     Ok(Hook {
         path: given.path().clone(),
         args,

@@ -1,11 +1,11 @@
 //! `linux`: namespaces, id mappings, time offsets, devices, cgroupsPath, netDevices and intelRdt.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use ns_core::{Extent, IdMap, Kind, TimeOffset, TimeOffsets};
 use oci_spec::runtime::{self, LinuxDeviceType, LinuxNamespaceType};
 
-use super::paths::{absolute, within};
+use super::paths::absolute;
 use super::types::{CgroupsPath, Context, IntelRdt};
 use crate::Error;
 use crate::net::check_name;
@@ -72,16 +72,10 @@ pub(super) fn id_maps(linux: &runtime::Linux, namespaces: &Namespaces) -> Result
     })
 }
 
-pub(super) fn time_offsets(
-    linux: &runtime::Linux,
-    namespaces: &Namespaces,
-) -> Result<Option<TimeOffsets>, Error> {
+pub(super) fn time_offsets(linux: &runtime::Linux) -> Result<Option<TimeOffsets>, Error> {
     let Some(given) = linux.time_offsets().as_ref().filter(|offsets| !offsets.is_empty()) else {
         return Ok(None);
     };
-    if !namespaces.is_new(Kind::Time) {
-        return Err(Error::invalid("linux.timeOffsets", "offsets require a new time namespace"));
-    }
     let mut offsets = TimeOffsets::default();
     for (clock, offset) in given {
         let path = format!("linux.timeOffsets.{clock}");
@@ -153,6 +147,21 @@ fn node(path: &str, device: &runtime::LinuxDevice) -> Result<Node, Error> {
     }
     let (uid, gid) = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
     Ok(Node { path: device.path().clone(), kind, mode, uid, gid })
+}
+
+/// Checks that the path of a device is absolute and has no `..`. The plan checks it too, but its list of
+/// devices has other indices.
+fn within(field: &str, path: &Path) -> Result<(), Error> {
+    if !path.is_absolute() {
+        return Err(Error::invalid(field, format!("{} is not an absolute path", path.display())));
+    }
+    if path.as_os_str().as_encoded_bytes().contains(&0) {
+        return Err(Error::invalid(field, format!("{path:?} contains a NUL byte")));
+    }
+    if path.components().any(|part| part == Component::ParentDir) {
+        return Err(Error::invalid(field, format!("{} contains ..", path.display())));
+    }
+    Ok(())
 }
 
 pub(super) fn cgroups_path(linux: &runtime::Linux, context: &Context<'_>) -> Result<CgroupsPath, Error> {

@@ -37,18 +37,9 @@ pub(super) fn mount(
     }
     let source = mount.source().as_deref().filter(|source| !source.as_os_str().is_empty());
     let kind = options.kind(path, typ, source, label, context, warnings)?;
-    let bind = matches!(kind, MountKind::Bind { .. });
-    if options.copy_up && typ != "tmpfs" {
-        let problem = "tmpcopyup requires a tmpfs";
-        return Err(Error::invalid(&format!("{path}.options"), problem));
-    }
     let id_maps = self::id_maps(path, mount, &mut options)?;
-    if id_maps.is_some() && !bind {
-        let problem = "only a bind mount can be idmapped";
-        return Err(Error::invalid(&format!("{path}.options"), problem));
-    }
     // The four named attributes of the spec apply to the whole tree of a recursive bind.
-    let recursive_bind = options.bind == Some(true) && bind;
+    let recursive_bind = options.bind == Some(true) && matches!(kind, MountKind::Bind { .. });
     let mut take = |attribute: u64| {
         let plain = !recursive_bind && options.own.set & attribute != 0;
         if plain {
@@ -79,22 +70,16 @@ fn id_maps(path: &str, mount: &runtime::Mount, options: &mut Options) -> Result<
     };
     let uid = map("uidMappings", mount.uid_mappings())?;
     let gid = map("gidMappings", mount.gid_mappings())?;
-    if uid.is_some() != gid.is_some() {
-        let missing = if uid.is_some() { "gidMappings" } else { "uidMappings" };
-        return Err(Error::invalid(
-            &format!("{path}.{missing}"),
-            "uidMappings and gidMappings must be set together",
-        ));
-    }
-    let (uid, gid) = match (uid, options.own_maps.take()) {
-        (Some(_), Some(_)) => {
+    let given = uid.is_some() || gid.is_some();
+    let (uid, gid) = match options.own_maps.take() {
+        Some(_) if given => {
             let problem = "conflicts with the mappings in the options";
             return Err(Error::invalid(&format!("{path}.uidMappings"), problem));
         }
-        (None, Some((uid, gid))) => (Some(uid), Some(gid)),
-        (uid, None) => (uid, gid),
+        Some((uid, gid)) => (Some(uid), Some(gid)),
+        None => (uid, gid),
     };
-    let recursive = options.id_map.or(uid.is_some().then_some(false));
+    let recursive = options.id_map.or(given.then_some(false));
     Ok(recursive.map(|recursive| MountIdMaps { uid, gid, recursive }))
 }
 

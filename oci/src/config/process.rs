@@ -49,53 +49,33 @@ pub(super) fn translate(
     config: &Config,
     context: &Context<'_>,
 ) -> Result<Process, Error> {
-    let bad = |field: &str, problem: &str| Err(Error::invalid(&format!("process.{field}"), problem));
-    let args: Vec<OsString> = process.args().iter().flatten().map(OsString::from).collect();
-    if args.first().is_none_or(|program| program.is_empty()) {
-        return bad("args", "must name a program");
-    }
-    for (index, arg) in process.args().iter().flatten().enumerate() {
-        if arg.contains('\0') {
-            return bad(&format!("args[{index}]"), "must not contain a NUL byte");
-        }
-    }
-    if !process.cwd().is_absolute() {
-        return bad("cwd", "must be an absolute path");
-    }
-    let oom_score_adj = process.oom_score_adj();
-    if oom_score_adj.is_some_and(|value| !(-1000..=1000).contains(&value)) {
-        return bad("oomScoreAdj", "must be between -1000 and 1000");
-    }
     let user = process.user();
-    let groups = user.additional_gids().clone().unwrap_or_default();
-    let ids = [("uid", user.uid()), ("gid", user.gid())].into_iter();
-    if let Some((name, _)) =
-        ids.chain(groups.iter().map(|id| ("additionalGids", *id))).find(|(_, id)| *id == u32::MAX)
-    {
-        return bad(&format!("user.{name}"), "4294967295 is not a valid id");
-    }
     let umask = user.umask().unwrap_or(0o022);
     if umask > 0o777 {
-        return bad("user.umask", "must be at most 0777");
+        return Err(Error::invalid("process.user.umask", "must be at most 0777"));
     }
     let terminal = process.terminal().unwrap_or(false);
     let size = console_size(process)?;
     let linux = config.spec.linux().as_ref();
     let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     Ok(Process {
-        args,
+        args: process.args().iter().flatten().map(OsString::from).collect(),
         env: env("process.env", process.env())?,
         cwd: Some(process.cwd().clone()),
-        user: Some(User { uid: user.uid(), gid: user.gid(), groups }),
+        user: Some(User {
+            uid: user.uid(),
+            gid: user.gid(),
+            groups: user.additional_gids().clone().unwrap_or_default(),
+        }),
         umask: Some(umask),
-        capabilities: Some(capabilities(process.capabilities().as_ref())?),
+        capabilities: Some(capabilities(process.capabilities().as_ref())),
         no_new_privs: process.no_new_privileges().unwrap_or(false),
         seccomp: match &config.seccomp {
             Some(profile) => Seccomp::Profile(Box::new(profile.clone())),
             None => Seccomp::Unconfined,
         },
         rlimits: rlimits(process.rlimits())?,
-        oom_score_adj,
+        oom_score_adj: process.oom_score_adj(),
         terminal: terminal.then(|| {
             let (rows, columns) = size.unwrap_or_default();
             Terminal { rows, columns }
@@ -143,8 +123,8 @@ pub(super) fn env(path: &str, env: &Option<Vec<String>>) -> Result<Vec<(OsString
     Ok(all)
 }
 
-fn capabilities(given: Option<&runtime::LinuxCapabilities>) -> Result<Capabilities, Error> {
-    let Some(given) = given else { return Ok(Capabilities::NONE) };
+fn capabilities(given: Option<&runtime::LinuxCapabilities>) -> Capabilities {
+    let Some(given) = given else { return Capabilities::NONE };
     let bits = |set: &Option<runtime::Capabilities>| {
         set.iter().flatten().filter_map(|c| Capabilities::bit(&c.to_string())).fold(0, |all, bit| all | bit)
     };
@@ -155,16 +135,10 @@ fn capabilities(given: Option<&runtime::LinuxCapabilities>) -> Result<Capabiliti
         inheritable: bits(given.inheritable()),
         ambient: bits(given.ambient()),
     };
-    if sets.effective & !sets.permitted != 0 {
-        return Err(Error::invalid(
-            "process.capabilities.effective",
-            "a capability is not in the permitted set",
-        ));
-    }
     // The kernel rejects other capabilities. Engines and `runc spec` set them nevertheless; runc and crun
     // ignore them too.
     sets.ambient &= sets.permitted & sets.inheritable;
-    Ok(sets)
+    sets
 }
 
 fn rlimits(given: &Option<Vec<runtime::PosixRlimit>>) -> Result<Vec<Rlimit>, Error> {
@@ -175,9 +149,6 @@ fn rlimits(given: &Option<Vec<runtime::PosixRlimit>>) -> Result<Vec<Rlimit>, Err
         if all.iter().any(|other| other.name == name) {
             return Err(Error::invalid(&path, format!("{name} is given twice")));
         }
-        if limit.soft() > limit.hard() {
-            return Err(Error::invalid(&path, "the soft limit is above the hard limit"));
-        }
         all.push(Rlimit { name, soft: limit.soft(), hard: limit.hard() });
     }
     Ok(all)
@@ -185,41 +156,17 @@ fn rlimits(given: &Option<Vec<runtime::PosixRlimit>>) -> Result<Vec<Rlimit>, Err
 
 fn scheduler(given: &runtime::Scheduler) -> Result<Scheduler, Error> {
     use LinuxSchedulerPolicy as Policy;
-    let bad = |name: &str, problem: &str| Err(Error::invalid(&format!("process.scheduler.{name}"), problem));
+    let bad = |name: &str, problem: &str| Error::invalid(&format!("process.scheduler.{name}"), problem);
     let policy = match given.policy() {
         Policy::SchedOther => 0,
         Policy::SchedFifo => 1,
         Policy::SchedRr => 2,
         Policy::SchedBatch => 3,
-        Policy::SchedIso => return bad("policy", "SCHED_ISO is not supported by Linux"),
+        Policy::SchedIso => return Err(bad("policy", "SCHED_ISO is not supported by Linux")),
         Policy::SchedIdle => 5,
         Policy::SchedDeadline => 6,
     };
-    let nice = given.nice().unwrap_or(0);
-    if !(-20..=19).contains(&nice) {
-        return bad("nice", "must be between -20 and 19");
-    }
-    let priority = given.priority().unwrap_or(0);
-    match given.policy() {
-        Policy::SchedFifo | Policy::SchedRr if !(1..=99).contains(&priority) => {
-            return bad("priority", "must be between 1 and 99 for SCHED_FIFO and SCHED_RR");
-        }
-        Policy::SchedFifo | Policy::SchedRr => {}
-        _ if priority != 0 => return bad("priority", "requires SCHED_FIFO or SCHED_RR"),
-        _ => {}
-    }
-    let times = [("runtime", *given.runtime()), ("deadline", *given.deadline()), ("period", *given.period())];
-    let [runtime, deadline, period] = times.map(|(_, time)| time.unwrap_or(0));
-    if *given.policy() != Policy::SchedDeadline {
-        if let Some((name, _)) = times.iter().find(|(_, time)| time.unwrap_or(0) != 0) {
-            return bad(name, "requires SCHED_DEADLINE");
-        }
-    } else if runtime == 0 || deadline == 0 {
-        let name = if runtime == 0 { "runtime" } else { "deadline" };
-        return bad(name, "SCHED_DEADLINE requires a runtime and a deadline");
-    } else if runtime > deadline || period != 0 && deadline > period {
-        return bad("deadline", "must be at least the runtime, and at most the period");
-    }
+    let priority = u32::try_from(given.priority().unwrap_or(0));
     let flag = |flag: &LinuxSchedulerFlag| match flag {
         LinuxSchedulerFlag::SchedResetOnFork => 0x01,
         LinuxSchedulerFlag::SchedFlagReclaim => 0x02,
@@ -230,7 +177,15 @@ fn scheduler(given: &runtime::Scheduler) -> Result<Scheduler, Error> {
         LinuxSchedulerFlag::SchedFlagUtilClampMax => 0x40,
     };
     let flags = given.flags().iter().flatten().fold(0, |all, f| all | flag(f));
-    Ok(Scheduler { policy, flags, nice, priority: priority as u32, runtime, deadline, period })
+    Ok(Scheduler {
+        policy,
+        flags,
+        nice: given.nice().unwrap_or(0),
+        priority: priority.map_err(|_| bad("priority", "must not be negative"))?,
+        runtime: given.runtime().unwrap_or(0),
+        deadline: given.deadline().unwrap_or(0),
+        period: given.period().unwrap_or(0),
+    })
 }
 
 fn io_priority(given: &runtime::LinuxIOPriority) -> Result<IoPriority, Error> {
@@ -239,10 +194,10 @@ fn io_priority(given: &runtime::LinuxIOPriority) -> Result<IoPriority, Error> {
         IOPriorityClass::IoprioClassBe => 2,
         IOPriorityClass::IoprioClassIdle => 3,
     };
-    match given.priority() {
-        level @ 0..=7 => Ok(IoPriority { class, level: level as u8 }),
-        _ => Err(Error::invalid("process.ioPriority.priority", "must be between 0 and 7")),
-    }
+    let level = u8::try_from(given.priority());
+    let level =
+        level.map_err(|_| Error::invalid("process.ioPriority.priority", "must be between 0 and 7"))?;
+    Ok(IoPriority { class, level })
 }
 
 fn personality(given: &runtime::LinuxPersonality) -> Result<u32, Error> {
@@ -257,7 +212,6 @@ fn personality(given: &runtime::LinuxPersonality) -> Result<u32, Error> {
 
 fn memory_policy(given: &runtime::LinuxMemoryPolicy) -> Result<MemoryPolicy, Error> {
     use MemoryPolicyModeType as Mode;
-    let bad = |name: &str, problem: &str| Err(Error::invalid(&format!("linux.memoryPolicy.{name}"), problem));
     let mode = match given.mode() {
         Mode::MpolDefault => 0,
         Mode::MpolPreferred => 1,
@@ -268,36 +222,13 @@ fn memory_policy(given: &runtime::LinuxMemoryPolicy) -> Result<MemoryPolicy, Err
         Mode::MpolWeightedInterleave => 6,
     };
     let nodes = cpus("linux.memoryPolicy.nodes", given.nodes().as_deref().unwrap_or_default())?;
-    // The kernel's MAX_NUMNODES is at most 1024.
-    if nodes.ranges().any(|range| *range.end() > 1023) {
-        return bad("nodes", "must be at most 1023");
-    }
-    match given.mode() {
-        Mode::MpolDefault | Mode::MpolLocal if !nodes.is_empty() => {
-            return bad("nodes", "this mode has no nodes");
-        }
-        Mode::MpolDefault | Mode::MpolLocal | Mode::MpolPreferred => {}
-        _ if nodes.is_empty() => return bad("nodes", "this mode requires nodes"),
-        _ => {}
-    }
-    let flags: Vec<MemoryPolicyFlagType> = given.flags().clone().unwrap_or_default();
-    let has = |flag| flags.contains(&flag);
-    let (fixed, relative, balancing) = (
-        has(MemoryPolicyFlagType::MpolFStaticNodes),
-        has(MemoryPolicyFlagType::MpolFRelativeNodes),
-        has(MemoryPolicyFlagType::MpolFNumaBalancing),
-    );
-    if fixed && relative {
-        return bad("flags", "static and relative nodes conflict");
-    }
-    if (fixed || relative) && nodes.is_empty() {
-        return bad("flags", "static and relative nodes require nodes");
-    }
-    if balancing && !matches!(given.mode(), Mode::MpolBind | Mode::MpolPreferredMany) {
-        return bad("flags", "MPOL_F_NUMA_BALANCING requires MPOL_BIND");
-    }
-    let bits = u32::from(fixed) << 15 | u32::from(relative) << 14 | u32::from(balancing) << 13;
-    Ok(MemoryPolicy { mode: mode | bits, nodes })
+    let flag = |flag: &MemoryPolicyFlagType| match flag {
+        MemoryPolicyFlagType::MpolFNumaBalancing => 1 << 13,
+        MemoryPolicyFlagType::MpolFRelativeNodes => 1 << 14,
+        MemoryPolicyFlagType::MpolFStaticNodes => 1 << 15,
+    };
+    let flags = given.flags().iter().flatten().fold(0, |all, f| all | flag(f));
+    Ok(MemoryPolicy { mode, flags, nodes })
 }
 
 /// Parses a list of processors or memory nodes.

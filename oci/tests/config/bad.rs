@@ -121,7 +121,6 @@ fn a_value_that_the_schema_excludes_is_refused_with_its_path() {
         ("process.execCPUAffinity.final", json!("all")),
         ("hooks.poststop[0].timeout", json!(0)),
         ("hooks.prestart[0].timeout", json!(-1)),
-        ("hooks.createContainer[0].path", json!("relative")),
         ("linux.uidMappings[0].size", json!(-1)),
         ("linux.gidMappings[0].hostID", json!(4_294_967_296_u64)),
         ("linux.namespaces[0].type", json!("mnt")),
@@ -189,6 +188,7 @@ fn a_value_that_the_schema_excludes_is_refused_with_its_path() {
         ("process.oomScoreAdj", json!(-1001)),
         ("process.user.uid", json!(u32::MAX)),
         ("process.user.gid", json!(u32::MAX)),
+        ("process.user.additionalGids[1]", json!(u32::MAX)),
         ("process.consoleSize.height", json!(65536)),
         ("process.capabilities.effective", json!(["CAP_SYS_ADMIN"])),
         ("process.rlimits[1]", json!({ "type": "RLIMIT_NOFILE", "soft": 1, "hard": 1 })),
@@ -196,8 +196,12 @@ fn a_value_that_the_schema_excludes_is_refused_with_its_path() {
         ("process.ioPriority.priority", json!(8)),
         ("process.scheduler.nice", json!(20)),
         ("process.scheduler.priority", json!(1)),
+        ("process.scheduler.priority", json!(-1)),
         ("process.scheduler.runtime", json!(1)),
         ("process.scheduler.policy", json!("SCHED_ISO")),
+        ("hooks.prestart[0].path", json!("bin/hook")),
+        ("hooks.createContainer[0].path", json!("relative")),
+        ("hooks.startContainer[0].timeout", json!(0)),
         ("root.path", json!("")),
         ("hostname", json!(too_long)),
         ("domainname", json!(too_long)),
@@ -221,13 +225,14 @@ fn a_value_that_the_schema_excludes_is_refused_with_its_path() {
         ("linux.sysctl.net..x", json!("1")),
     ];
     for (path, value) in cases {
-        let document = if path.starts_with("linux.sysctl.") {
+        let mut document = if path.starts_with("linux.sysctl.") {
             let mut document = full();
             document["linux"]["sysctl"][path.trim_start_matches("linux.sysctl.")] = value.clone();
             document
         } else {
             with(path, value.clone())
         };
+        document["process"]["selinuxLabel"] = Value::Null;
         let error = crate::planned(&document).unwrap_err().to_string();
         assert!(error.starts_with(&format!("{path}: ")), "{path} = {value}: {error}");
     }

@@ -18,7 +18,7 @@ fn process(document: &Value) -> Process {
 }
 
 fn error(document: &Value) -> String {
-    container(document).unwrap_err().to_string()
+    crate::planned(document).unwrap_err().to_string()
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn the_process_has_the_configured_attributes() {
         apparmor_profile: Some("web".into()),
         selinux_label: Some("system_u:system_r:container_t:s0:c1,c2".into()),
         personality: Some(8),
-        memory_policy: Some(MemoryPolicy { mode: 2 | 1 << 15, nodes: "0".parse().unwrap() }),
+        memory_policy: Some(MemoryPolicy { mode: 2, flags: 1 << 15, nodes: "0".parse().unwrap() }),
         keyring: Some("_ses.web".into()),
     };
     assert_eq!(process, expected);
@@ -160,7 +160,7 @@ fn every_memory_policy_is_the_kernels_number() {
     }
     let flags = json!({ "mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_RELATIVE_NODES", "MPOL_F_NUMA_BALANCING"] });
     let policy = process(&with("linux.memoryPolicy", flags)).memory_policy.unwrap();
-    assert_eq!(policy.mode, 2 | 1 << 14 | 1 << 13);
+    assert_eq!((policy.mode, policy.flags), (2, 1 << 14 | 1 << 13));
 }
 
 #[test]

@@ -217,7 +217,7 @@ fn an_invalid_mount_is_refused() {
     let maps = json!([{ "containerID": 0, "hostID": 0, "size": 1 }]);
     let cases = [
         (json!({ "destination": "" }), "mounts[0].destination: "),
-        (json!({ "destination": "/a/../b" }), "mounts[0].destination: "),
+        (json!({ "destination": "/a/../b", "type": "tmpfs" }), "mounts[0].destination: "),
         (json!({ "destination": "/m" }), "mounts[0].type: "),
         (json!({ "destination": "/m", "type": "none", "options": ["rshared"] }), "mounts[0].type: "),
         (json!({ "destination": "/m", "type": "bind" }), "mounts[0].source: "),
@@ -254,7 +254,7 @@ fn an_invalid_mount_is_refused() {
         ),
     ];
     for (mount, path) in cases {
-        let error = translated(mount.clone()).unwrap_err();
+        let error = crate::planned(&with("mounts[0]", mount.clone())).unwrap_err().to_string();
         assert!(error.starts_with(path), "{mount}: {error}");
     }
 }

@@ -11,13 +11,14 @@ use crate::step::{RlimitStep, Step};
 
 /// Adds the steps. Some of them require capabilities that only the caller has.
 pub(super) fn add(plan: &mut Plan, process: &Process) -> Result<(), Error> {
-    for limit in &process.rlimits {
-        let field = format!("process.rlimits.{}", limit.name);
+    for (index, limit) in process.rlimits.iter().enumerate() {
         let Some(resource) = limit.resource() else {
-            return Err(Error::invalid(&field, "this is not a resource of setrlimit(2)"));
+            let problem = format!("{} is not a resource of setrlimit(2)", limit.name);
+            return Err(Error::invalid(format!("process.rlimits[{index}].name"), problem));
         };
         if limit.soft > limit.hard {
-            return Err(Error::invalid(&field, "the soft limit is above the hard limit"));
+            let problem = format!("the soft limit of {} is above the hard limit", limit.name);
+            return Err(Error::invalid(format!("process.rlimits[{index}]"), problem));
         }
         plan.push(Step::Rlimit(RlimitStep { resource, soft: limit.soft, hard: limit.hard }));
     }
@@ -57,7 +58,7 @@ pub(super) fn add(plan: &mut Plan, process: &Process) -> Result<(), Error> {
         if cpus.is_empty() {
             return Err(Error::invalid("process.affinity", "at least one processor is required"));
         }
-        plan.push(Step::Affinity { cpus: cpus.clone(), mask: mask("process.affinity", cpus)? });
+        plan.push(Step::Affinity { cpus: cpus.clone(), mask: mask("process.affinity", cpus, 1 << 14)? });
     }
     if let Some(domain) = process.personality {
         // personality(2) with this value only returns the current domain.
@@ -68,8 +69,9 @@ pub(super) fn add(plan: &mut Plan, process: &Process) -> Result<(), Error> {
     }
     if let Some(policy) = &process.memory_policy {
         check_memory_policy(policy)?;
-        let mask = mask("process.memory_policy.nodes", &policy.nodes)?;
-        plan.push(Step::MemoryPolicy { mode: policy.mode, nodes: policy.nodes.clone(), mask });
+        // The kernel's MAX_NUMNODES is at most 1024.
+        let mask = mask("process.memory_policy.nodes", &policy.nodes, 1 << 10)?;
+        plan.push(Step::MemoryPolicy { mode: policy.mode | policy.flags, nodes: policy.nodes.clone(), mask });
     }
     Ok(())
 }
@@ -115,39 +117,40 @@ fn check_scheduler(s: &Scheduler) -> Result<(), Error> {
 }
 
 fn check_memory_policy(policy: &MemoryPolicy) -> Result<(), Error> {
-    const FLAGS: i32 = MPOL_F_NUMA_BALANCING | libc::MPOL_F_RELATIVE_NODES | libc::MPOL_F_STATIC_NODES;
-    const MPOL_F_NUMA_BALANCING: i32 = 1 << 13;
     const MPOL_PREFERRED_MANY: i32 = 5;
     const MPOL_WEIGHTED_INTERLEAVE: i32 = 6;
-    let both = libc::MPOL_F_RELATIVE_NODES | libc::MPOL_F_STATIC_NODES;
-    let mode = policy.mode as i32;
-    let empty = policy.nodes.is_empty();
-    let problem = match mode & !FLAGS {
-        _ if mode & both == both => "the nodes are either static or relative",
-        libc::MPOL_DEFAULT | libc::MPOL_LOCAL if !empty => "this policy has no nodes",
-        libc::MPOL_DEFAULT | libc::MPOL_LOCAL if mode & FLAGS != 0 => "this policy has no flags",
-        libc::MPOL_DEFAULT | libc::MPOL_LOCAL | libc::MPOL_PREFERRED => return Ok(()),
-        libc::MPOL_BIND | libc::MPOL_INTERLEAVE | MPOL_PREFERRED_MANY | MPOL_WEIGHTED_INTERLEAVE => {
-            match empty {
-                true => {
-                    return Err(Error::invalid("process.memory_policy.nodes", "this policy requires nodes"));
-                }
-                false => return Ok(()),
-            }
+    const BALANCING: i32 = 1 << 13;
+    const PLACED: i32 = libc::MPOL_F_STATIC_NODES | libc::MPOL_F_RELATIVE_NODES;
+    let wrong =
+        |field: &str, problem: &str| Err(Error::invalid(format!("process.memory_policy.{field}"), problem));
+    let (mode, flags, empty) = (policy.mode as i32, policy.flags as i32, policy.nodes.is_empty());
+    if !(libc::MPOL_DEFAULT..=MPOL_WEIGHTED_INTERLEAVE).contains(&mode) {
+        return wrong("mode", &format!("{} is not a memory policy of Linux", policy.mode));
+    }
+    if flags & !(PLACED | BALANCING) != 0 {
+        return wrong("flags", &format!("{flags:#x} holds a flag that the kernel does not know"));
+    }
+    let local = matches!(mode, libc::MPOL_DEFAULT | libc::MPOL_LOCAL);
+    match () {
+        () if local && !empty => wrong("nodes", "this policy has no nodes"),
+        () if !local && empty && mode != libc::MPOL_PREFERRED => wrong("nodes", "this policy requires nodes"),
+        () if local && flags != 0 => wrong("flags", "this policy has no flags"),
+        () if flags & PLACED == PLACED => wrong("flags", "the nodes are either static or relative"),
+        () if flags & PLACED != 0 && empty => wrong("flags", "static or relative nodes require nodes"),
+        () if flags & BALANCING != 0 && !matches!(mode, libc::MPOL_BIND | MPOL_PREFERRED_MANY) => {
+            wrong("flags", "MPOL_F_NUMA_BALANCING requires MPOL_BIND or MPOL_PREFERRED_MANY")
         }
-        _ => "this is not a memory policy of Linux",
-    };
-    Err(Error::invalid("process.memory_policy", format!("{:#x}: {problem}", policy.mode)))
+        () => Ok(()),
+    }
 }
 
-/// Returns a mask with one bit for each processor or node.
-fn mask(field: &str, list: &CpuList) -> Result<Vec<libc::c_ulong>, Error> {
-    /// A limit that is above the number of processors of any kernel configuration.
-    const END: u32 = 1 << 14;
+/// Returns a mask with one bit for each processor or node. `end` is above the number of any kernel
+/// configuration.
+fn mask(field: &str, list: &CpuList, end: u32) -> Result<Vec<libc::c_ulong>, Error> {
     const BITS: u32 = libc::c_ulong::BITS;
     let Some(last) = list.ranges().last().map(|range| *range.end()) else { return Ok(Vec::new()) };
-    if last >= END {
-        return Err(Error::invalid(field, format!("{last} is above the maximum of Linux, {}", END - 1)));
+    if last >= end {
+        return Err(Error::invalid(field, format!("{last} is above the maximum of Linux, {}", end - 1)));
     }
     let mut mask = vec![0; (last / BITS + 1) as usize];
     for n in list.iter() {

@@ -82,6 +82,11 @@ impl FileSteps<'_> {
 
     /// Returns the id mapping of a bind.
     fn id_maps(&self, field: &str, maps: &MountIdMaps) -> Result<TreeMaps, Error> {
+        if maps.uid.is_some() != maps.gid.is_some() {
+            let missing = if maps.uid.is_none() { "uid" } else { "gid" };
+            let problem = "set the maps of both users and groups, or neither";
+            return Err(Error::invalid(format!("{field}.{missing}"), problem));
+        }
         if !self.privileged {
             let problem =
                 "mapping the ids of a mount requires CAP_SYS_ADMIN on the host: leave it out, or run as root";
@@ -97,7 +102,7 @@ impl FileSteps<'_> {
                 }
                 MapsOf::Given { uid: uid.clone(), gid: gid.clone() }
             }
-            (None, None) => match joined(self.plan, Kind::User)? {
+            _ => match joined(self.plan, Kind::User)? {
                 Some(namespace) => MapsOf::Namespace(namespace),
                 None => match new_maps(self.plan) {
                     Some((uid, gid)) => MapsOf::Given { uid, gid },
@@ -107,7 +112,6 @@ impl FileSteps<'_> {
                     }
                 },
             },
-            _ => return Err(Error::invalid(field, "set the maps of both users and groups, or neither")),
         };
         Ok(TreeMaps { of, recursive: maps.recursive })
     }

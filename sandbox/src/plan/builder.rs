@@ -109,8 +109,8 @@ impl<'a> FileSteps<'a> {
     /// Returns the paths of a list without duplicates.
     pub(super) fn each_once(&self, field: &str, paths: &[PathBuf]) -> Result<Vec<Dest>, Error> {
         let mut all: Vec<Dest> = Vec::new();
-        for path in paths {
-            let dest = self.held(field, path, Create::No)?;
+        for (index, path) in paths.iter().enumerate() {
+            let dest = self.held(&format!("{field}[{index}]"), path, Create::No)?;
             if !all.iter().any(|other| other.base == dest.base && other.path == dest.path) {
                 all.push(dest);
             }

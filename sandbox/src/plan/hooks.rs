@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::plan::data::Plan;
-use crate::plan::text::{absolute, c_string, environment};
+use crate::plan::text::{c_string, environment};
 use crate::spec;
 use crate::step::{CStrings, Hook, Step};
 
@@ -21,7 +21,7 @@ impl Plan {
         }
         if let Some(stage) = self.stage.as_mut().filter(|_| outside) {
             for (index, hook) in hooks.iter_mut().enumerate() {
-                absolute(&format!("hooks.createContainer[{index}].path"), &hook.path)?;
+                hook.validate(&format!("hooks.createContainer[{index}]"))?;
                 hook.env.get_or_insert_with(|| self.spec.process.env.clone());
             }
             stage.hooks = hooks;
@@ -34,7 +34,7 @@ impl Plan {
     pub(super) fn push_hooks(&mut self, when: &'static str, hooks: &[spec::Hook]) -> Result<(), Error> {
         for (index, hook) in hooks.iter().enumerate() {
             let field = format!("hooks.{when}[{index}]");
-            absolute(&format!("{field}.path"), &hook.path)?;
+            hook.validate(&field)?;
             let argv = hook.args.iter().map(|arg| c_string(&field, arg)).collect::<Result<_, _>>()?;
             self.push(Step::Hook(Hook {
                 when,

@@ -115,12 +115,15 @@ fn credentials(plan: &mut Plan, host: &Host, ids: &Ids, keeps: bool) -> Result<(
             plan.push(Step::Undumpable);
         }
         if sets.effective & !sets.permitted != 0 {
-            return Err(Error::invalid("process.capabilities", "an effective capability is not permitted"));
+            return Err(Error::invalid(
+                "process.capabilities.effective",
+                "a capability is not in the permitted set",
+            ));
         }
         if sets.ambient & !(sets.permitted & sets.inheritable) != 0 {
             return Err(Error::invalid(
-                "process.capabilities",
-                "an ambient capability is not both permitted and inheritable",
+                "process.capabilities.ambient",
+                "a capability is not in the permitted and the inheritable set",
             ));
         }
         if !(keeps && staged) {
@@ -152,10 +155,14 @@ fn credentials(plan: &mut Plan, host: &Host, ids: &Ids, keeps: bool) -> Result<(
 /// Adds the steps that set user and groups.
 fn user(plan: &mut Plan, ids: &Ids) -> Result<(), Error> {
     let Some(user) = plan.spec.process.user.clone() else { return Ok(()) };
+    let invalid = |field: &str| Err(Error::invalid(field, "4294967295 is not a valid id"));
     for (field, id) in [("process.user.uid", user.uid), ("process.user.gid", user.gid)] {
         if id == u32::MAX {
-            return Err(Error::invalid(field, "4294967295 is not an id"));
+            return invalid(field);
         }
+    }
+    if let Some(index) = user.groups.iter().position(|id| *id == u32::MAX) {
+        return invalid(&format!("process.user.groups[{index}]"));
     }
     if !ids.setgroups && !user.groups.is_empty() {
         return Err(Error::invalid(

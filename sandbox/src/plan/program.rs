@@ -20,7 +20,10 @@ pub(super) fn program(plan: &Plan) -> Result<Step, Error> {
         Some(program) => program.to_string_lossy().into_owned(),
         None => "the init alone".into(),
     };
-    let argv = args.iter().map(|a| c_string("process.args", a)).collect::<Result<Vec<_>, _>>()?;
+    let arg = |(index, arg)| {
+        c_string("process.args", arg).map_err(|e| e.with_field(format!("process.args[{index}]")))
+    };
+    let argv = args.iter().enumerate().map(arg).collect::<Result<Vec<_>, _>>()?;
     let candidates = match (&plan.file, args.first()) {
         (Some(file), _) => vec![c_string("process.args", file)?],
         (None, Some(program)) => candidates(program, &process.env)?,

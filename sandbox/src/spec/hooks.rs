@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::text;
+use crate::Error;
 
 /// Programs that run in the container's namespaces before its own program. The standard input of each is
 /// the container's state. If a hook fails, the start fails.
@@ -40,6 +41,33 @@ pub struct Hook {
     /// the runtime runs the hook outside the container.
     #[serde(default, with = "text")]
     pub env: Option<Vec<(OsString, OsString)>>,
-    /// Timeout in seconds. A hook that exceeds it is killed and counts as failed.
+    /// Timeout in seconds, at least 1. A hook that exceeds it is killed and counts as failed.
     pub timeout: Option<u32>,
+}
+
+impl Hook {
+    /// Checks the path and the timeout; `field` is the path of this hook in a configuration. A plan
+    /// checks the hooks of its spec. This method is for hooks that the caller runs.
+    ///
+    /// # Errors
+    /// [`InvalidSpec`](crate::ErrorKind::InvalidSpec).
+    ///
+    /// # Examples
+    /// ```
+    /// use nspod_sandbox::spec::Hook;
+    ///
+    /// let hook = Hook { path: "bin/hook".into(), args: vec!["hook".into()], env: None, timeout: None };
+    /// let error = hook.validate("hooks.poststop[0]").unwrap_err();
+    /// assert_eq!(error.to_string(), "hooks.poststop[0].path: bin/hook is not an absolute path");
+    /// ```
+    pub fn validate(&self, field: &str) -> Result<(), Error> {
+        if !self.path.is_absolute() {
+            let problem = format!("{} is not an absolute path", self.path.display());
+            return Err(Error::invalid(format!("{field}.path"), problem));
+        }
+        match self.timeout {
+            Some(0) => Err(Error::invalid(format!("{field}.timeout"), "must be at least one second")),
+            _ => Ok(()),
+        }
+    }
 }

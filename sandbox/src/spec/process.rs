@@ -99,8 +99,11 @@ pub struct IoPriority {
 /// [set_mempolicy(2)](https://man7.org/linux/man-pages/man2/set_mempolicy.2.html).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryPolicy {
-    /// `MPOL_*`, with `MPOL_F_*`.
+    /// `MPOL_*`, without flags.
     pub mode: u32,
+    /// `MPOL_F_*`.
+    #[serde(default)]
+    pub flags: u32,
     /// NUMA nodes.
     pub nodes: CpuList,
 }
