@@ -71,7 +71,8 @@ impl Cgroup {
     /// other processes, replace their table. Programs that are attached stay, also if nothing is
     /// limited, and count what passes.
     ///
-    /// Since Linux 5.14. See [`net`](crate::net) for what is enforced.
+    /// Since Linux 5.14. [`net`](crate::net) describes the effect;
+    /// [bpf(2)](https://man7.org/linux/man-pages/man2/bpf.2.html) the system call.
     ///
     /// # Errors
     /// - `InvalidLimit`: see [`Limits::validate`].
@@ -106,7 +107,7 @@ impl Cgroup {
     /// Returns what the sockets of this cgroup and its descendants sent and received. Returns `None` if
     /// no network limits were set in this cgroup.
     ///
-    /// Since Linux 5.14.
+    /// Since Linux 5.14. [bpf(2)](https://man7.org/linux/man-pages/man2/bpf.2.html).
     ///
     /// # Errors
     /// - `PermissionDenied` (`EPERM`): the caller lacks CAP_SYS_ADMIN or CAP_NET_ADMIN in the initial

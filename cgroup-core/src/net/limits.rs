@@ -50,7 +50,8 @@ impl Limits {
         }
     }
 
-    /// Checks the rules, without asking the kernel.
+    /// Checks the rules. Makes no system call. Ports and protocols are those of
+    /// [ip(7)](https://man7.org/linux/man-pages/man7/ip.7.html).
     ///
     /// # Errors
     /// `InvalidLimit`: there are more than 4096 rules, a port range is empty, or a rule has ports and

@@ -110,6 +110,7 @@ impl Network {
 
     /// Returns the network of this address and length. Bits after the prefix are cleared. A network
     /// below `::ffff:0:0/96` is one of IPv4.
+    /// [RFC 4632](https://www.rfc-editor.org/rfc/rfc4632), [RFC 4291](https://www.rfc-editor.org/rfc/rfc4291).
     ///
     /// # Errors
     /// `InvalidText`: the length is greater than 32 for IPv4 or 128 for IPv6.
