@@ -14,6 +14,7 @@ use rustix::fs::{
     AtFlags, Mode, OFlags, PROC_SUPER_MAGIC, RawDir, fstat, fstatfs, open, openat, readlinkat_raw, statat,
 };
 use rustix::io::{Errno, read};
+use rustix::path::Arg;
 
 use crate::record::{ProcessInfo, Thread, Unreadable, Zombie};
 
@@ -83,30 +84,44 @@ pub(super) struct Fd {
     pub(super) id: NamespaceId,
 }
 
-fn cannot(what: impl Into<String>, call: &'static str, errno: Errno) -> Error {
-    Error::from_raw_os_error(what, call, errno.raw_os_error())
+/// A failed call below a procfs.
+struct Failure {
+    call: &'static str,
+    errno: Errno,
 }
 
-fn is_gone(errno: Errno) -> bool {
-    matches!(errno, Errno::NOENT | Errno::SRCH)
-}
+impl Failure {
+    fn of(call: &'static str) -> impl Fn(Errno) -> Failure {
+        move |errno| Failure { call, errno }
+    }
 
-fn is_denied(errno: Errno) -> bool {
-    matches!(errno, Errno::ACCESS | Errno::PERM)
+    fn is_gone(&self) -> bool {
+        matches!(self.errno, Errno::NOENT | Errno::SRCH)
+    }
+
+    fn is_denied(&self) -> bool {
+        matches!(self.errno, Errno::ACCESS | Errno::PERM)
+    }
+
+    /// Makes the error of the step on the path.
+    fn error(self, step: String, path: &Path) -> Error {
+        Error::from_raw_os_error(step, self.call, self.errno.raw_os_error()).on(path.display())
+    }
 }
 
 impl Root {
     pub(super) fn open(path: &Path) -> Result<Root, Error> {
         let what = || format!("read the processes of {}", path.display());
-        let dir = open(path, DIR, Mode::empty()).map_err(|e| cannot(what(), "open", e))?;
-        let magic = fstatfs(&dir).map_err(|e| cannot(what(), "fstatfs", e))?.f_type;
+        let cannot = |call| move |errno| Failure { call, errno }.error(what(), path);
+        let dir = open(path, DIR, Mode::empty()).map_err(cannot("open"))?;
+        let magic = fstatfs(&dir).map_err(cannot("fstatfs"))?.f_type;
         if magic != PROC_SUPER_MAGIC {
             let why = "the directory is not a procfs (mount -t proc proc DIR makes one)";
-            return Err(Error::new(ErrorKind::InvalidInput, what(), why));
+            return Err(Error::new(ErrorKind::InvalidInput, what(), why).on(path.display()));
         }
         let nsfs = statat(&dir, "self/ns/mnt", AtFlags::empty())
             .or_else(|_| statat(&dir, "/proc/self/ns/mnt", AtFlags::empty()))
-            .map_err(|e| cannot(what(), "stat(self/ns/mnt)", e))?;
+            .map_err(|errno| Failure::of("stat")(errno).error(what(), &path.join("self/ns/mnt")))?;
         // Every procfs has pid 1, and every user may stat its links.
         let has = |kind: &Kind| {
             let link = format!("1/ns/{kind}");
@@ -123,9 +138,8 @@ impl Root {
 
     /// Lists the pids, ascending.
     pub(super) fn pids(&self) -> Result<Vec<i32>, Error> {
-        let listed = list(&self.dir, c".").and_then(numbers);
-        let mut pids =
-            listed.map_err(|e| cannot(format!("list {}", self.path.display()), "openat or getdents64", e))?;
+        let listed = open_at(&self.dir, c".", LIST).and_then(numbers);
+        let mut pids = listed.map_err(|e| e.error(format!("list {}", self.path.display()), &self.path))?;
         pids.sort_unstable();
         Ok(pids)
     }
@@ -169,13 +183,14 @@ impl Root {
 
     /// Reads the namespaces of `self` or of a pid.
     pub(super) fn namespaces_of(&self, of: &str) -> Result<NamespaceSet, Error> {
-        let read = || self.namespaces(openat(&self.dir, of, DIR, Mode::empty())?.as_fd());
+        let read = || self.namespaces(open_at(&self.dir, of, DIR)?.as_fd());
         read().map_err(|e| {
-            cannot(format!("read the namespaces of {}/{of}", self.path.display()), "readlinkat", e)
+            let path = self.path.join(of);
+            e.error(format!("read the namespaces of {}", path.display()), &path)
         })
     }
 
-    fn namespaces(&self, process: BorrowedFd<'_>) -> Result<NamespaceSet, Errno> {
+    fn namespaces(&self, process: BorrowedFd<'_>) -> Result<NamespaceSet, Failure> {
         let mut ids = [NamespaceId::NONE; 8];
         for (kind, id) in Kind::ALL.into_iter().zip(&mut ids) {
             if !self.absent.contains_kind(kind) {
@@ -185,29 +200,30 @@ impl Root {
         Ok(NamespaceSet::new(ids))
     }
 
-    fn namespace(&self, process: BorrowedFd<'_>, kind: Kind) -> Result<NamespaceId, Errno> {
+    fn namespace(&self, process: BorrowedFd<'_>, kind: Kind) -> Result<NamespaceId, Failure> {
         let mut buf = [0; LINK];
-        let len = readlinkat_raw(process, LINKS[kind as usize], &mut buf)?;
-        let (_, ino) = proc::ns_link(&buf[..len]).ok_or(Errno::INVAL)?;
+        let len =
+            readlinkat_raw(process, LINKS[kind as usize], &mut buf).map_err(Failure::of("readlinkat"))?;
+        let (_, ino) =
+            proc::ns_link(&buf[..len]).ok_or(Failure { call: "readlinkat", errno: Errno::INVAL })?;
         Ok(NamespaceId { dev: self.dev, ino })
     }
 }
 
-/// Opens a directory to list it.
-fn list(dir: impl AsFd, name: &CStr) -> Result<OwnedFd, Errno> {
-    openat(dir, name, LIST, Mode::empty())
+fn open_at(dir: impl AsFd, name: impl Arg, flags: OFlags) -> Result<OwnedFd, Failure> {
+    openat(dir, name, flags, Mode::empty()).map_err(Failure::of("openat"))
 }
 
 /// Reads the numeric names in a directory: pids of `/proc`, tids of `task`, descriptors of `fd`.
-fn numbers(dir: impl AsFd) -> Result<Vec<i32>, Errno> {
+fn numbers(dir: impl AsFd) -> Result<Vec<i32>, Failure> {
     let mut buf = Vec::with_capacity(32 << 10);
     let mut entries = RawDir::new(dir, buf.spare_capacity_mut());
     let mut numbers = Vec::new();
     while let Some(entry) = entries.next() {
-        match entry {
+        match entry.map_err(Failure::of("getdents64")) {
             Ok(entry) => numbers.extend(entry.file_name().to_str().ok().and_then(|n| n.parse::<i32>().ok())),
-            Err(errno) if is_gone(errno) => break,
-            Err(errno) => return Err(errno),
+            Err(failure) if failure.is_gone() => break,
+            Err(failure) => return Err(failure),
         }
     }
     Ok(numbers)
@@ -215,7 +231,7 @@ fn numbers(dir: impl AsFd) -> Result<Vec<i32>, Errno> {
 
 /// Lists the threads; empty if the process has ended.
 fn tids(process: BorrowedFd<'_>) -> Vec<i32> {
-    list(process, c"task").and_then(numbers).unwrap_or_default()
+    open_at(process, c"task", LIST).and_then(numbers).unwrap_or_default()
 }
 
 struct Reader<'a> {
@@ -228,28 +244,30 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// Reads one process and adds it to one of the four lists, or to none if it has ended.
     fn process(&mut self, pid: i32) -> Result<(), Error> {
-        self.try_process(pid).or_else(|errno| match errno {
-            e if is_gone(e) => Ok(()),
-            e => Err(cannot(
-                format!("read process {pid} in {}", self.root.path.display()),
-                "openat or read",
-                e,
-            )),
+        self.try_process(pid).or_else(|failure| match failure.is_gone() {
+            true => Ok(()),
+            false => {
+                let step = format!("read process {pid} in {}", self.root.path.display());
+                Err(failure.error(step, &self.root.path.join(pid.to_string())))
+            }
         })
     }
 
-    fn try_process(&mut self, pid: i32) -> Result<(), Errno> {
-        let dir = openat(&self.root.dir, pid.to_string(), DIR, Mode::empty())?;
+    fn try_process(&mut self, pid: i32) -> Result<(), Failure> {
+        let gone = || Failure { call: "read", errno: Errno::SRCH };
+        let dir = open_at(&self.root.dir, pid.to_string(), DIR)?;
         let dir = dir.as_fd();
         let namespaces = match self.root.namespaces(dir) {
-            Err(e) if is_denied(e) => return self.unreadable(pid, dir),
+            Err(e) if e.is_denied() => return self.unreadable(pid, dir),
             // The first thread may end before the others. Any other thread has the namespaces.
-            Err(Errno::NOENT) => tids(dir).into_iter().find_map(|tid| self.thread(dir, tid).ok()),
+            Err(Failure { errno: Errno::NOENT, .. }) => {
+                tids(dir).into_iter().find_map(|tid| self.thread(dir, tid).ok())
+            }
             other => Some(other?),
         };
         let options = self.options;
         let text = self.file(dir, c"status")?;
-        let status = Status::parse(text).ok_or(Errno::SRCH)?;
+        let status = Status::parse(text).ok_or_else(gone)?;
         // The first thread has been read as the process.
         let has_threads = options.threads && proc::number(text, "Threads") != Some(1u32);
         let Some(namespaces) = namespaces else {
@@ -284,11 +302,11 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn unreadable(&mut self, pid: i32, dir: BorrowedFd<'_>) -> Result<(), Errno> {
-        let uid = fstat(dir)?.st_uid;
+    fn unreadable(&mut self, pid: i32, dir: BorrowedFd<'_>) -> Result<(), Failure> {
+        let uid = fstat(dir).map_err(Failure::of("fstat"))?.st_uid;
         let name = match self.file(dir, c"status") {
-            Err(e) if is_denied(e) => String::new(), // hidepid=1
-            text => Status::parse(text?).ok_or(Errno::SRCH)?.name,
+            Err(e) if e.is_denied() => String::new(), // hidepid=1
+            text => Status::parse(text?).ok_or(Failure { call: "read", errno: Errno::SRCH })?.name,
         };
         self.found.unreadable.push(Unreadable { pid, uid, name });
         Ok(())
@@ -296,7 +314,7 @@ impl Reader<'_> {
 
     /// Adds the namespaces that the process has open, if the caller may read its descriptors.
     fn fds(&mut self, pid: i32, process: BorrowedFd<'_>) {
-        let Ok(dir) = list(process, c"fd") else { return };
+        let Ok(dir) = open_at(process, c"fd", LIST) else { return };
         let mut buf = [0; LINK];
         for fd in numbers(&dir).unwrap_or_default() {
             let Ok(len) = readlinkat_raw(&dir, fd.to_string(), &mut buf) else { continue };
@@ -306,17 +324,17 @@ impl Reader<'_> {
         }
     }
 
-    fn thread(&self, process: BorrowedFd<'_>, tid: i32) -> Result<NamespaceSet, Errno> {
-        self.root.namespaces(openat(process, format!("task/{tid}"), DIR, Mode::empty())?.as_fd())
+    fn thread(&self, process: BorrowedFd<'_>, tid: i32) -> Result<NamespaceSet, Failure> {
+        self.root.namespaces(open_at(process, format!("task/{tid}"), DIR)?.as_fd())
     }
 
     /// Reads a file that the kernel generates. A short read is the end of it.
-    fn file(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> Result<&[u8], Errno> {
-        let file = openat(dir, name, FILE, Mode::empty())?;
+    fn file(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> Result<&[u8], Failure> {
+        let file = open_at(dir, name, FILE)?;
         let mut len = 0;
         loop {
             let room = self.buf.len() - len;
-            let n = read(&file, &mut self.buf[len..])?;
+            let n = read(&file, &mut self.buf[len..]).map_err(Failure::of("read"))?;
             len += n;
             if n < room {
                 return Ok(&self.buf[..len]);

@@ -14,10 +14,11 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::unistd::{AccessFlags, faccessat, geteuid};
+use nspod_errno::ErrnoText;
 
 use crate::cgroup::Cgroup;
 use crate::controller::Controllers;
-use crate::error::{Error, Result, errno_text};
+use crate::error::{Error, Result};
 use crate::hierarchy::Hierarchy;
 use crate::sys;
 use crate::systemd::{Manager, Scope};
@@ -125,7 +126,7 @@ pub fn find(name: &str, may: Move) -> Result<Delegation> {
                 "the cgroup {} is not delegated to user {}: {file} is not writable: {}; {refused}",
                 own.path().display(),
                 geteuid(),
-                errno_text(errno)
+                ErrnoText(errno)
             ),
             "run it under systemd-run --user --scope -p Delegate=yes, or have root give the user a cgroup: \
              chown it, its cgroup.procs and its cgroup.subtree_control, and move the process there"

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nspod_errno::ErrnoText;
 
 use crate::missing::Missing;
 
@@ -67,7 +68,7 @@ pub enum ErrorKind {
 
 #[derive(Debug, thiserror::Error)]
 enum Inner {
-    #[error("cannot {step}: {call}: {}{}", errno_text(*errno), Cause(*cause))]
+    #[error("cannot {step}: {call}: {}{}", ErrnoText(*errno), Cause(*cause))]
     Os {
         step: String,
         call: &'static str,
@@ -99,11 +100,6 @@ enum Inner {
     NotDelegated { what: String, cure: String, source: Option<Error> },
     #[error("{what}{}", Cause(*cause))]
     Systemd { what: String, cause: Option<&'static str>, source: Option<std::io::Error> },
-}
-
-/// Returns `Operation not permitted (EPERM)`.
-pub(crate) fn errno_text(errno: Errno) -> String {
-    format!("{} ({errno:?})", errno.desc())
 }
 
 /// The likely cause, as the end of a sentence.

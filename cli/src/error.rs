@@ -15,9 +15,6 @@ pub const OURS: i32 = 125;
 /// `kind` of an error about the command line itself. `field` is the flag, `--memory`.
 const USAGE: &str = "usage";
 
-/// `kind` of an error without a more specific kind.
-const OTHER: &str = "other";
-
 #[derive(Debug)]
 pub struct Error {
     pub code: i32,
@@ -29,14 +26,14 @@ pub struct Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    pub fn new(sentence: impl Into<String>) -> Self {
-        let report = ErrorReport { kind: OTHER.into(), message: sentence.into(), ..ErrorReport::default() };
-        Error { code: OURS, report: Box::new(report), more: Vec::new() }
+    /// Makes an error from a whole sentence. `step` is the name of the failed step, for programs.
+    pub fn new(kind: ErrorKind, step: &'static str, sentence: impl Into<String>) -> Self {
+        nspod_sandbox::Error::new(kind, step, sentence).into()
     }
 
     /// Makes the error of an invalid command line. `flag` is the flag or argument, such as `--memory`.
     pub fn usage(flag: &str, sentence: impl Into<String>) -> Self {
-        let mut error = Error::new(sentence);
+        let mut error = Error::new(ErrorKind::InvalidInput, "arguments", sentence);
         error.report.kind = USAGE.into();
         error.report.field = Some(flag.into());
         error
@@ -46,7 +43,9 @@ impl Error {
     pub fn parse(e: &clap::Error) -> Self {
         use clap::error::{ContextKind, ContextValue};
         let text = e.render().to_string();
-        let mut error = Error::new(text.strip_prefix("error: ").unwrap_or(&text).trim_end());
+        // clap has no function for the text without this heading.
+        let sentence = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
+        let mut error = Error::new(ErrorKind::InvalidInput, "arguments", sentence);
         error.report.kind = USAGE.into();
         let value = |kind| match e.get(kind) {
             Some(ContextValue::String(text)) => Some(text.clone()),
@@ -61,57 +60,30 @@ impl Error {
         error
     }
 
-    /// Makes the error of a container or pod in a state that does not allow the command.
-    pub fn state(object: &str, sentence: impl Into<String>) -> Self {
-        Error::new(sentence).kind(ErrorKind::State).on(object)
+    /// Makes the error of a container or pod in a state that does not allow the step.
+    pub fn state(step: &'static str, object: &str, sentence: impl Into<String>) -> Self {
+        Error::new(ErrorKind::State, step, sentence).on(object)
     }
 
     /// Makes the error of a failed operation on a path: `cannot read PATH: No such file or directory
     /// (ENOENT)`. `what` begins with the verb.
-    pub fn path(what: &str, path: &Path, errno: impl Into<Errno>) -> Self {
-        let errno = errno.into();
-        let sentence = format!("cannot {what} {}: {} ({errno:?})", path.display(), errno.desc());
-        Error::new(sentence).of(what, errno).on(path.display())
+    pub fn path(step: &'static str, what: &str, path: &Path, errno: impl Into<Errno>) -> Self {
+        Error::io(step, what, path, &errno.into().into())
     }
 
     /// Makes the error of a failed operation on a path from an error of the standard library.
-    pub fn io(what: &str, path: &Path, e: &std::io::Error) -> Self {
-        match e.raw_os_error() {
-            Some(errno) => Error::path(what, path, Errno::from_raw(errno)),
-            None => Error::new(format!("cannot {what} {}: {e}", path.display())).at(what).on(path.display()),
-        }
+    pub fn io(step: &'static str, what: &str, path: &Path, e: &std::io::Error) -> Self {
+        nspod_sandbox::Error::path(step, what, path, e).into()
     }
 
     /// Makes the error of a failed call without a path. `what` begins with the verb.
-    pub fn call(what: &str, call: &str, errno: Errno) -> Self {
-        let sentence = format!("cannot {what}: {call}: {} ({errno:?})", errno.desc());
-        let mut error = Error::new(sentence).of(what, errno);
-        error.report.call = Some(call.into());
-        error
+    pub fn call(step: &'static str, what: &str, call: &'static str, errno: Errno) -> Self {
+        nspod_sandbox::Error::call(step, what, call, errno as i32).into()
     }
 
     /// Makes the error of a failed call of the standard library without a path. `what` begins with the verb.
-    pub fn io_call(what: &str, call: &str, e: &std::io::Error) -> Self {
-        match e.raw_os_error() {
-            Some(errno) => Error::call(what, call, Errno::from_raw(errno)),
-            None => Error::new(format!("cannot {what}: {call}: {e}")).at(what),
-        }
-    }
-
-    fn of(mut self, what: &str, errno: Errno) -> Self {
-        self.report.errno = Some(format!("{errno:?}"));
-        self.at(what).kind(ErrorKind::of_errno(errno as i32))
-    }
-
-    fn at(mut self, what: &str) -> Self {
-        self.report.step = what.split(' ').next().map(Into::into);
-        self
-    }
-
-    /// Sets the kind. The sentence stays the same.
-    pub fn kind(mut self, kind: ErrorKind) -> Self {
-        self.report.kind = kind.name().into();
-        self
+    pub fn io_call(step: &'static str, what: &str, call: &'static str, e: &std::io::Error) -> Self {
+        nspod_sandbox::Error::io(step, what, call, e).into()
     }
 
     /// Sets the container, pod or path that the error is about. The sentence stays the same.
@@ -164,11 +136,7 @@ impl From<nspod_sandbox::Error> for Error {
 
 impl From<nspod_oci_runtime::Error> for Error {
     fn from(e: nspod_oci_runtime::Error) -> Self {
-        let code = match e.kind() {
-            nspod_oci_runtime::ErrorKind::Sandbox(kind) => code(kind),
-            _ => OURS,
-        };
-        Error { code, report: Box::new(e.report()), more: Vec::new() }
+        Error { code: code(e.kind()), report: Box::new(e.report()), more: Vec::new() }
     }
 }
 

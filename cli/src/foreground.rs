@@ -33,9 +33,9 @@ pub struct Signals(SignalFd);
 impl Signals {
     pub fn hold() -> Result<Signals> {
         let set = held();
-        set.thread_block().map_err(|e| Error::call("block signals", "sigprocmask", e))?;
+        set.thread_block().map_err(|e| Error::call("signals", "block signals", "sigprocmask", e))?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
-        fd.map(Signals).map_err(|e| Error::call("block signals", "signalfd", e))
+        fd.map(Signals).map_err(|e| Error::call("signals", "block signals", "signalfd", e))
     }
 
     /// Unblocks the signals. Discards pending signals, because they were meant for the container.
@@ -92,7 +92,7 @@ pub fn until_end(
         }
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(e) => return Err(Error::call("wait for the container", "poll", e)),
+            Err(e) => return Err(Error::call("wait", "wait for the container", "poll", e)),
         }
         let happened: Vec<PollFlags> =
             fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();

@@ -39,5 +39,5 @@ pub fn completions(args: &CompletionsArgs, mut program: Command) -> Result<()> {
 /// If the directory cannot be written.
 pub fn man(args: &ManArgs, program: Command) -> Result<()> {
     clap_mangen::generate_to(program, &args.dir)
-        .map_err(|e| Error::io("write manual pages to", &args.dir, &e))
+        .map_err(|e| Error::io("write", "write manual pages to", &args.dir, &e))
 }

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nspod_sandbox::ExitStatus;
+use nspod_sandbox::{ErrorKind, ExitStatus};
 use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
@@ -18,7 +18,7 @@ pub fn print(text: impl AsRef<[u8]>) -> Result<()> {
     match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
             let errno = Errno::from_raw(e.raw_os_error().unwrap_or(nix::libc::EIO));
-            Err(Error::call("write to standard output", "write", errno))
+            Err(Error::call("write", "write to standard output", "write", errno))
         }
         _ => Ok(()),
     }
@@ -31,15 +31,17 @@ pub fn line(text: impl std::fmt::Display) -> Result<()> {
 
 /// Prints JSON, indented.
 pub fn json(value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|e| Error::new(format!("cannot write this as JSON: {e}")))?;
+    let text = serde_json::to_string_pretty(value).map_err(|e| {
+        Error::new(ErrorKind::InvalidInput, "write", format!("cannot write this as JSON: {e}"))
+    })?;
     line(text)
 }
 
 /// Prints JSON on one line, for a stream of values.
 pub fn json_line(value: &impl Serialize) -> Result<()> {
-    let text =
-        serde_json::to_string(value).map_err(|e| Error::new(format!("cannot write this as JSON: {e}")))?;
+    let text = serde_json::to_string(value).map_err(|e| {
+        Error::new(ErrorKind::InvalidInput, "write", format!("cannot write this as JSON: {e}"))
+    })?;
     line(text)
 }
 

@@ -32,7 +32,7 @@ impl Raw {
         }
         let failed = |call| {
             move |e: rustix::io::Errno| {
-                Error::call("set up the terminal", call, Errno::from_raw(e.raw_os_error()))
+                Error::call("terminal", "set up the terminal", call, Errno::from_raw(e.raw_os_error()))
             }
         };
         let before = tcgetattr(io::stdin()).map_err(failed("tcgetattr"))?;
@@ -65,7 +65,7 @@ impl Relay {
     pub fn new(master: File, interactive: bool) -> Result<Relay> {
         let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK;
         fcntl(&master, FcntlArg::F_SETFL(flags))
-            .map_err(|e| Error::call("set up the container's terminal", "fcntl", e))?;
+            .map_err(|e| Error::call("terminal", "set up the container's terminal", "fcntl", e))?;
         let raw = if interactive { Raw::enter()? } else { None };
         let relay = Relay { master, raw, pending: Vec::new(), reads_input: interactive, open: true };
         relay.resize();

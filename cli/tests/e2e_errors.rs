@@ -364,20 +364,24 @@ fn an_error_in_json_names_the_flag_that_is_wrong() {
     reports(
         125,
         &["run", "--memory", "12q", "true"],
-        json!({ "kind": "usage", "field": "--memory", "object": "12q" }),
+        json!({ "kind": "usage", "step": "arguments", "field": "--memory", "object": "12q" }),
     );
-    reports(125, &["run", "--no-such", "true"], json!({ "kind": "usage", "field": "--no-such" }));
-    reports(125, &["run", "-m"], json!({ "kind": "usage", "field": "--memory" }));
+    reports(
+        125,
+        &["run", "--no-such", "true"],
+        json!({ "kind": "usage", "step": "arguments", "field": "--no-such" }),
+    );
+    reports(125, &["run", "-m"], json!({ "kind": "usage", "step": "arguments", "field": "--memory" }));
     reports(
         125,
         &["run", "--env", "=x", "true"],
-        json!({ "kind": "usage", "field": "--env", "object": "=x" }),
+        json!({ "kind": "usage", "step": "arguments", "field": "--env", "object": "=x" }),
     );
-    reports(125, &["frob"], json!({ "kind": "usage", "object": "frob" }));
+    reports(125, &["frob"], json!({ "kind": "usage", "step": "arguments", "object": "frob" }));
     reports(
         125,
         &["run", "--network", "none", "--ns", "net=host", "true"],
-        json!({ "kind": "usage", "field": "--ns" }),
+        json!({ "kind": "usage", "step": "arguments", "field": "--ns" }),
     );
     // Arguments after `--` belong to the program.
     let output = nspod(&["run", "--no-such", "--", "--json"]);
@@ -410,12 +414,12 @@ fn an_error_in_json_names_step_object_call_and_errno() {
     reports(
         125,
         &["run", "--oom-score-adj", "2000", "true"],
-        json!({ "kind": "invalid_spec", "field": "process.oom_score_adj" }),
+        json!({ "kind": "invalid_spec", "step": "plan", "field": "process.oom_score_adj" }),
     );
     reports(
         125,
         &["run", "--ns", "net=join:2147483647", "true"],
-        json!({ "kind": "process_ended", "step": "namespace", "call": "pidfd_open", "errno": "ESRCH" }),
+        json!({ "kind": "process_ended", "step": "namespace", "object": "2147483647", "call": "pidfd_open", "errno": "ESRCH" }),
     );
     reports(
         125,
@@ -446,24 +450,28 @@ fn an_error_in_json_reports_a_missing_or_conflicting_container() {
     if !root() {
         return;
     }
-    let missing = json!({ "kind": "not_found", "object": "no-such" });
+    let missing = json!({ "kind": "not_found", "step": "store", "object": "no-such" });
     for args in [&["rm", "no-such"][..], &["exec", "no-such", "true"], &["pod", "rm", "no-such"]] {
         reports(125, args, missing.clone());
     }
-    reports(125, &["rm", "../x"], json!({ "kind": "invalid_input", "object": "../x" }));
-    reports(125, &["update", "no-such"], json!({ "kind": "usage", "field": "OPTIONS" }));
+    reports(125, &["rm", "../x"], json!({ "kind": "invalid_input", "step": "store", "object": "../x" }));
+    reports(125, &["update", "no-such"], json!({ "kind": "usage", "step": "arguments", "field": "OPTIONS" }));
     reports(
         125,
         &["run", "--device-read-bps", "/dev/null:1m", "true"],
-        json!({ "kind": "invalid_input", "object": "/dev/null" }),
+        json!({ "kind": "invalid_input", "step": "limits", "object": "/dev/null" }),
     );
     let name = Name::detached(&["--init=false"], &["sleep", "1000"]);
     // sleep(1) is pid 1 and has no handler for SIGTERM.
-    reports(125, &["kill", "--signal", "TERM", &name], json!({ "kind": "state", "object": &*name }));
+    reports(
+        125,
+        &["kill", "--signal", "TERM", &name],
+        json!({ "kind": "state", "step": "kill", "object": &*name }),
+    );
     let taken = nspod(&["--json", "run", "--name", &name, "true"]);
     let taken: Value = serde_json::from_str(&taken.err).unwrap();
     assert_eq!((taken["kind"].as_str(), taken["object"].as_str()), (Some("already_exists"), Some(&*name)));
-    reports(125, &["rm", &name], json!({ "kind": "state", "object": &*name }));
+    reports(125, &["rm", &name], json!({ "kind": "state", "step": "rm", "object": &*name }));
     // Each failure is reported on a separate line.
     let both = nspod(&["--json", "rm", "no-such", &name]);
     let kinds: Vec<Value> = both.err.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use nix::errno::Errno;
+use nspod_errno::ErrnoText;
 
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -28,8 +29,11 @@ pub struct Error(Box<Inner>);
 struct Inner {
     kind: ErrorKind,
     step: String,
-    call: Cow<'static, str>,
-    errno: Option<i32>,
+    call: Option<&'static str>,
+    /// Text in parentheses after the call: a path or a flag.
+    argument: Cow<'static, str>,
+    object: Option<String>,
+    errno: Option<Errno>,
     hint: Cow<'static, str>,
 }
 
@@ -47,7 +51,7 @@ pub enum ErrorKind {
     AlreadyExists,
     /// A path or descriptor does not refer to a namespace.
     NotANamespace,
-    /// This kernel lacks the feature.
+    /// This kernel lacks the feature, or a required program is not installed.
     Unsupported,
     /// A limit is reached: on namespaces, their nesting, processes or descriptors.
     LimitReached,
@@ -57,8 +61,8 @@ pub enum ErrorKind {
     Parse,
     /// The object is in use.
     Busy,
-    /// A required program is not installed, or failed.
-    Program,
+    /// A program that this crate runs, `newuidmap` or `newgidmap`, failed.
+    ProgramFailed,
     /// Another failure of a system call; see [`Error::raw_os_error`].
     Os,
 }
@@ -84,22 +88,20 @@ impl ErrorKind {
 impl Error {
     /// Makes the error of a failed system call, for crates that build on this one. `step`
     /// completes the sentence "cannot …"; `call` names the system call.
-    pub fn from_raw_os_error(
-        step: impl Into<String>,
-        call: impl Into<Cow<'static, str>>,
-        errno: i32,
-    ) -> Self {
+    pub fn from_raw_os_error(step: impl Into<String>, call: &'static str, errno: i32) -> Self {
         Self::os(step, call, Errno::from_raw(errno))
     }
 
-    pub(crate) fn os(step: impl Into<String>, call: impl Into<Cow<'static, str>>, errno: Errno) -> Self {
-        Self(Box::new(Inner {
-            kind: ErrorKind::of(errno),
-            step: step.into(),
-            call: call.into(),
-            errno: Some(errno as i32),
-            hint: Cow::Borrowed(""),
-        }))
+    pub(crate) fn os(step: impl Into<String>, call: &'static str, errno: Errno) -> Self {
+        let mut error = Self::new(ErrorKind::of(errno), step, "");
+        (error.0.call, error.0.errno) = (Some(call), Some(errno));
+        error
+    }
+
+    /// Makes the error of a system call that failed on a path. The sentence names the path after the
+    /// call.
+    pub(crate) fn path(step: impl Into<String>, call: &'static str, path: &str, errno: Errno) -> Self {
+        Self::os(step, call, errno).argument(path.to_owned()).on(path)
     }
 
     /// Makes the error of a failure that no system call reported, for crates that build on this
@@ -108,15 +110,29 @@ impl Error {
         Self(Box::new(Inner {
             kind,
             step: step.into(),
-            call: Cow::Borrowed(""),
+            call: None,
+            argument: Cow::Borrowed(""),
+            object: None,
             errno: None,
             hint: why.into(),
         }))
     }
 
+    /// Sets the [`object`](Self::object). The sentence stays the same.
+    pub fn on(mut self, object: impl fmt::Display) -> Self {
+        self.0.object = Some(object.to_string());
+        self
+    }
+
     pub(crate) fn parse(what: &str, text: &str, why: &'static str) -> Self {
         let shown: String = text.chars().take(80).collect();
-        Self::new(ErrorKind::Parse, format!("parse {shown:?} as {what}"), why)
+        Self::new(ErrorKind::Parse, format!("parse {shown:?} as {what}"), why).on(shown)
+    }
+
+    /// Adds a flag of the failed call to the sentence.
+    pub(crate) fn argument(mut self, argument: impl Into<Cow<'static, str>>) -> Self {
+        self.0.argument = argument.into();
+        self
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
@@ -134,10 +150,16 @@ impl Error {
         &self.0.step
     }
 
-    /// Returns the failed system call, with its path where it has one; `None` if no system call
+    /// Returns the name of the failed system call, for example `setns`; `None` if no system call
     /// failed.
-    pub fn call(&self) -> Option<&str> {
-        Some(&*self.0.call).filter(|call| !call.is_empty())
+    pub fn failed_call(&self) -> Option<&'static str> {
+        self.0.call
+    }
+
+    /// Returns the object of the step: a path, a pid, a namespace such as `net:[4026531840]`, or a text
+    /// that could not be parsed.
+    pub fn object(&self) -> Option<&str> {
+        self.0.object.as_deref()
     }
 
     /// Returns the category.
@@ -147,20 +169,22 @@ impl Error {
 
     /// Returns the errno of the failed system call; `None` if no system call failed.
     pub fn raw_os_error(&self) -> Option<i32> {
-        self.0.errno
+        self.0.errno.map(|errno| errno as i32)
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { step, call, errno, hint, .. } = &*self.0;
+        let Inner { step, call, argument, errno, hint, .. } = &*self.0;
         write!(f, "cannot {step}")?;
-        if !call.is_empty() {
+        if let Some(call) = call {
             write!(f, ": {call}")?;
         }
+        if !argument.is_empty() {
+            write!(f, "({argument})")?;
+        }
         if let Some(errno) = errno {
-            let errno = Errno::from_raw(*errno);
-            write!(f, ": {} ({errno:?})", errno.desc())?;
+            write!(f, ": {}", ErrnoText(*errno))?;
         }
         match (hint.is_empty(), errno) {
             (true, _) => Ok(()),

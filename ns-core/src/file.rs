@@ -36,13 +36,16 @@ pub(crate) fn write_proc(dir: impl AsFd, path: &str, text: &str, step: String) -
         .map_err(|errno| ("open", errno))?;
         let statfs = fstatfs(&fd).map_err(|errno| ("fstatfs", errno))?;
         if statfs.filesystem_type() != PROC_SUPER_MAGIC {
-            return Err((
-                "fstatfs (the file is not on a procfs: something is mounted over it)",
-                Errno::EXDEV,
-            ));
+            return Err(("fstatfs", Errno::EXDEV));
         }
         nix::unistd::write(&fd, text.as_bytes()).map_err(|errno| ("write", errno))?;
         Ok(())
     };
-    attempt().map_err(|(call, errno)| (Error::os(step, call, errno), errno))
+    attempt().map_err(|(call, errno)| {
+        let error = Error::os(step, call, errno).on(path);
+        match errno {
+            Errno::EXDEV => (error.hint("the file is not on a procfs: something is mounted over it"), errno),
+            _ => (error, errno),
+        }
+    })
 }

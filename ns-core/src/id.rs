@@ -119,14 +119,14 @@ impl NamespaceSet {
         let path = format!("/proc/{of}/ns");
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let dir = open(path.as_str(), flags, Mode::empty())
-            .map_err(|errno| hint::of_proc(Error::os(step(of), format!("open({path})"), errno), errno))?;
+            .map_err(|errno| hint::of_proc(Error::path(step(of), "open", &path, errno), errno))?;
         let mut ids = [NamespaceId::NONE; 8];
         for (id, kind) in ids.iter_mut().zip(Kind::ALL) {
             match stat_in(&dir, kind) {
                 Ok(found) => *id = found,
                 Err(Errno::ENOENT) if !hint::supported(kind) => {}
                 Err(errno) => {
-                    let error = Error::os(step(of), format!("stat({path}/{kind})"), errno);
+                    let error = Error::path(step(of), "stat", &format!("{path}/{kind}"), errno);
                     return Err(hint::of_proc(error, errno));
                 }
             }

@@ -153,7 +153,7 @@ impl IdMap {
         let path = format!("/proc/{pid}/{}", ids.file());
         let text = std::fs::read_to_string(&path).map_err(|error| {
             let errno = file::errno(&error);
-            hint::of_proc(Error::os(format!("read {path}"), "open", errno), errno)
+            hint::of_proc(Error::os(format!("read {path}"), "open", errno).on(&path), errno)
         })?;
         text.parse()
     }
@@ -300,7 +300,7 @@ impl Setgroups {
         let path = format!("/proc/{pid}/setgroups");
         let text = std::fs::read_to_string(&path).map_err(|error| {
             let errno = file::errno(&error);
-            hint::of_proc(Error::os(format!("read {path}"), "open", errno), errno)
+            hint::of_proc(Error::os(format!("read {path}"), "open", errno).on(&path), errno)
         })?;
         text.parse()
     }

@@ -101,11 +101,15 @@ pub fn setns(namespace: &Namespace) -> Result<()> {
 /// - `EINVAL`: the set is empty.
 /// - [`InvalidInput`](crate::ErrorKind::InvalidInput): the set contains a flag that is not a kind.
 pub fn setns_pidfd(pidfd: &Pidfd, kinds: Kinds) -> Result<()> {
-    let who = pidfd.pid().map_or_else(|_| "an ended process".into(), |pid| format!("process {pid}"));
+    let pid = pidfd.pid().ok();
+    let who = pid.map_or_else(|| "an ended process".into(), |pid| format!("process {pid}"));
     let step = format!("move the calling thread into the {kinds} namespaces of {who}");
     let flags = kinds.flags(&step)?;
     sched::setns(pidfd, to_nix(flags)).map_err(|errno| {
-        let error = Error::os(step, "setns", errno);
+        let mut error = Error::os(step, "setns", errno);
+        if let Some(pid) = pid {
+            error = error.on(pid);
+        }
         match errno {
             Errno::ESRCH => error.hint("the process has ended"),
             Errno::EINVAL if kinds.is_empty() => error.hint("the set of kinds is empty"),

@@ -93,10 +93,10 @@ impl Namespace {
         match open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
             Ok(fd) => Self::of_kind(fd, kind),
             Err(Errno::ENOENT) if !hint::supported(kind) => {
-                let error = Error::os(step, format!("open({path})"), Errno::ENOENT);
+                let error = Error::path(step, "open", &path, Errno::ENOENT);
                 Err(error.with_kind(ErrorKind::Unsupported).hint(lacks(kind)))
             }
-            Err(errno) => Err(hint::of_proc(Error::os(step, format!("open({path})"), errno), errno)),
+            Err(errno) => Err(hint::of_proc(Error::path(step, "open", &path, errno), errno)),
         }
     }
 
@@ -118,8 +118,9 @@ impl Namespace {
             // ENOTTY and EINVAL: before 6.11. EOPNOTSUPP: the kernel lacks the kind.
             Err(Errno::ENOTTY | Errno::EINVAL | Errno::EOPNOTSUPP) => {}
             Err(errno) => {
-                let call = format!("ioctl(PIDFD_GET_{}_NAMESPACE)", kind.name().to_uppercase());
-                return Err(hint::of_proc(Error::os(step(), call, errno), errno));
+                let request = format!("PIDFD_GET_{}_NAMESPACE", kind.name().to_uppercase());
+                let error = Error::os(step(), "ioctl", errno).argument(request);
+                return Err(hint::of_proc(error, errno));
             }
         }
         let namespace = Self::of_pid(pidfd::pid_of(pidfd)?, kind)?;
@@ -143,11 +144,11 @@ impl Namespace {
         let path = path.as_ref();
         let step = || format!("open the namespace {}", path.display());
         let at = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(|errno| Error::os(step(), "open", errno))?;
-        check_nsfs(at.as_fd(), step)?;
+            .map_err(|errno| Error::os(step(), "open", errno).on(path.display()))?;
+        check_nsfs(at.as_fd(), step).map_err(|error| error.on(path.display()))?;
         let again = format!("/proc/thread-self/fd/{}", at.as_raw_fd());
         let fd = open(again.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(|errno| Error::os(step(), format!("open({again})"), errno))?;
+            .map_err(|errno| Error::os(step(), "open", errno).argument(again.clone()).on(path.display()))?;
         Self::from_owned_fd(fd)
     }
 
@@ -161,7 +162,7 @@ impl Namespace {
         let step = || format!("use descriptor {} as a namespace", fd.as_raw_fd());
         check_nsfs(fd.as_fd(), step)?;
         let flag = raw::ioctl(fd.as_fd(), libc::NS_GET_NSTYPE as u32)
-            .map_err(|errno| Error::os(step(), "ioctl(NS_GET_NSTYPE)", errno))?;
+            .map_err(|errno| Error::os(step(), "ioctl", errno).argument("NS_GET_NSTYPE"))?;
         let kind = Kind::from_clone_flag(flag as u64).ok_or_else(|| {
             Error::new(
                 ErrorKind::Unsupported,
@@ -246,13 +247,13 @@ impl Namespace {
     pub fn try_clone(&self) -> Result<Self> {
         let fd = self.fd.try_clone().map_err(|error| {
             let errno = file::errno(&error);
-            self.cannot("duplicate the handle on", "fcntl(F_DUPFD_CLOEXEC)", errno)
+            self.cannot("duplicate the handle on", "fcntl", errno).argument("F_DUPFD_CLOEXEC")
         })?;
         Ok(Self { fd, ..*self })
     }
 
     pub(crate) fn cannot(&self, verb: &str, call: &'static str, errno: Errno) -> Error {
-        Error::os(format!("{verb} the namespace {self}"), call, errno)
+        Error::os(format!("{verb} the namespace {self}"), call, errno).on(self)
     }
 }
 

@@ -41,7 +41,7 @@ impl Pidfd {
     /// - `EMFILE`, `ENFILE`: no descriptor is free.
     pub fn open(pid: pid_t) -> Result<Self> {
         raw::pidfd_open(pid).map(Self).map_err(|errno| {
-            let error = Error::os(format!("open a pidfd of process {pid}"), "pidfd_open", errno);
+            let error = Error::os(format!("open a pidfd of process {pid}"), "pidfd_open", errno).on(pid);
             match errno {
                 Errno::ESRCH => error.hint("the process has ended, or is outside this pid namespace"),
                 Errno::EINVAL | Errno::ENOENT => error
@@ -245,11 +245,13 @@ impl Pidfd {
     }
 
     fn cannot(&self, verb: &str, call: &'static str, errno: Errno) -> Error {
-        let step = match self.pid() {
-            Ok(pid) => format!("{verb} process {pid}"),
-            Err(_) => format!("{verb} the process behind pidfd {}", self.as_fd().as_raw_fd()),
-        };
-        Error::os(step, call, errno)
+        match self.pid() {
+            Ok(pid) => Error::os(format!("{verb} process {pid}"), call, errno).on(pid),
+            Err(_) => {
+                let fd = self.as_fd().as_raw_fd();
+                Error::os(format!("{verb} the process behind pidfd {fd}"), call, errno)
+            }
+        }
     }
 }
 
@@ -272,9 +274,8 @@ fn duration(time: libc::timeval) -> Duration {
 
 fn fdinfo(fd: BorrowedFd<'_>) -> Result<Vec<u8>> {
     let path = format!("/proc/thread-self/fdinfo/{}", fd.as_raw_fd());
-    file::read(&path).map_err(|errno| {
-        Error::os(format!("inspect descriptor {}", fd.as_raw_fd()), format!("read({path})"), errno)
-    })
+    file::read(&path)
+        .map_err(|errno| Error::path(format!("inspect descriptor {}", fd.as_raw_fd()), "read", &path, errno))
 }
 
 /// Returns the pid behind a pidfd, in the caller's pid namespace.

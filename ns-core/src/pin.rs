@@ -36,7 +36,8 @@ impl Namespace {
         let (dir, name) = split(path, step)?;
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(&dir, name, flags, Mode::S_IRUSR).map_err(|errno| {
-            Error::os(step(), "openat(O_CREAT | O_EXCL)", errno).hint(match errno {
+            let error = Error::os(step(), "openat", errno).argument("O_CREAT | O_EXCL");
+            error.on(path.display()).hint(match errno {
                 Errno::EEXIST => "the file exists; unpin it first",
                 Errno::EROFS => "the file system is read-only; choose a directory below /run",
                 _ => "",
@@ -49,7 +50,8 @@ impl Namespace {
         let none = None::<&str>;
         mount(Some(source.as_str()), target.as_str(), none, MsFlags::MS_BIND, none).map_err(|errno| {
             let _ = unlinkat(&dir, name, UnlinkatFlags::NoRemoveDir);
-            Error::os(step(), "mount(MS_BIND)", errno).hint(self.pin_hint(errno))
+            let error = Error::os(step(), "mount", errno).argument("MS_BIND");
+            error.on(path.display()).hint(self.pin_hint(errno))
         })
     }
 
@@ -81,35 +83,36 @@ impl Namespace {
     pub fn unpin(path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let step = || format!("unpin the namespace at {}", path.display());
+        let failed = |call, errno| Error::os(step(), call, errno).on(path.display());
         let (dir, name) = split(path, step)?;
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file =
-            openat(&dir, name, flags, Mode::empty()).map_err(|errno| Error::os(step(), "openat", errno))?;
-        check_nsfs(file.as_fd(), step)?;
+        let file = openat(&dir, name, flags, Mode::empty()).map_err(|errno| failed("openat", errno))?;
+        check_nsfs(file.as_fd(), step).map_err(|error| error.on(path.display()))?;
         drop(file);
         let target = Path::new("/proc/thread-self/fd").join(dir.as_raw_fd().to_string()).join(name);
         umount2(&target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).map_err(|errno| {
-            Error::os(step(), "umount2(MNT_DETACH | UMOUNT_NOFOLLOW)", errno).hint(match errno {
+            failed("umount2", errno).argument("MNT_DETACH | UMOUNT_NOFOLLOW").hint(match errno {
                 Errno::EINVAL => "the file is not a mount point of this mount namespace",
                 Errno::EPERM => "unmounting requires CAP_SYS_ADMIN",
                 _ => "",
             })
         })?;
-        unlinkat(&dir, name, UnlinkatFlags::NoRemoveDir).map_err(|errno| Error::os(step(), "unlinkat", errno))
+        unlinkat(&dir, name, UnlinkatFlags::NoRemoveDir).map_err(|errno| failed("unlinkat", errno))
     }
 }
 
 /// Opens the directory of a path; returns it and the name in it.
 fn split(path: &Path, step: impl Fn() -> String) -> Result<(OwnedFd, &std::ffi::OsStr)> {
-    let name = path
-        .file_name()
-        .ok_or_else(|| Error::new(ErrorKind::InvalidInput, step(), "the path does not end in a file name"))?;
+    let name = path.file_name().ok_or_else(|| {
+        let why = "the path does not end in a file name";
+        Error::new(ErrorKind::InvalidInput, step(), why).on(path.display())
+    })?;
     let dir = match path.parent() {
         Some(dir) if dir != Path::new("") => dir,
         _ => Path::new("."),
     };
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let dir = open(dir, flags, Mode::empty())
-        .map_err(|errno| Error::os(step(), format!("open({})", dir.display()), errno))?;
+        .map_err(|errno| Error::path(step(), "open", &dir.display().to_string(), errno))?;
     Ok((dir, name))
 }

@@ -59,10 +59,11 @@ impl ProcessId {
     /// - [`NotFound`](ErrorKind::NotFound) (`ENOENT`): `/proc` is not mounted.
     pub fn of(pid: pid_t) -> Result<Self> {
         let step = || format!("identify process {pid}");
-        let call = || format!("read(/proc/{pid}/stat)");
-        let stat = stat(pid).map_err(|errno| hint::of_proc(Error::os(step(), call(), errno), errno))?;
+        let path = || format!("/proc/{pid}/stat");
+        let stat =
+            stat(pid).map_err(|errno| hint::of_proc(Error::path(step(), "read", &path(), errno), errno))?;
         let stat = stat.ok_or_else(|| {
-            Error::new(ErrorKind::Parse, step(), format!("/proc/{pid}/stat has an unknown form"))
+            Error::new(ErrorKind::Parse, step(), format!("{} has an unknown form", path())).on(path())
         })?;
         Ok(Self { pid, start: stat.start, boot: boot_id()?.to_owned() })
     }
@@ -136,8 +137,8 @@ impl ProcessId {
             Err(Errno::ENOENT | Errno::ESRCH) if Path::new("/proc/thread-self").exists() => None,
             Err(errno) => {
                 let step = format!("find out whether process {} is alive", self.pid);
-                let call = format!("read(/proc/{}/stat)", self.pid);
-                return Err(hint::of_proc(Error::os(step, call, errno), errno));
+                let path = format!("/proc/{}/stat", self.pid);
+                return Err(hint::of_proc(Error::path(step, "read", &path, errno), errno));
             }
         };
         let boot = boot_id()?;
@@ -166,7 +167,7 @@ pub fn boot_id() -> Result<&'static str> {
     let text = match file::read(PATH) {
         Ok(text) => text,
         Err(Errno::ENOENT) => Vec::new(),
-        Err(errno) => return Err(Error::os("read the id of this boot", format!("read({PATH})"), errno)),
+        Err(errno) => return Err(Error::path("read the id of this boot", "read", PATH, errno)),
     };
     Ok(ID.get_or_init(|| String::from_utf8_lossy(text.trim_ascii()).into_owned()))
 }
@@ -188,10 +189,10 @@ pub fn boot_id() -> Result<&'static str> {
 pub fn pid_chain(pid: pid_t) -> Result<Vec<pid_t>> {
     let path = format!("/proc/{pid}/status");
     let step = || format!("read the pids of process {pid}");
-    let text = file::read(&path)
-        .map_err(|errno| hint::of_proc(Error::os(step(), format!("read({path})"), errno), errno))?;
+    let text =
+        file::read(&path).map_err(|errno| hint::of_proc(Error::path(step(), "read", &path, errno), errno))?;
     proc::nspid(&text).ok_or_else(|| {
         let why = format!("{path} has no NSpid line (Linux 4.1, CONFIG_PID_NS)");
-        Error::new(ErrorKind::Unsupported, step(), why)
+        Error::new(ErrorKind::Unsupported, step(), why).on(pid)
     })
 }

@@ -55,7 +55,7 @@ impl SubIds {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => {
                 let errno = file::errno(&error);
-                Err(Error::os(format!("read {path}"), "open", errno))
+                Err(Error::os(format!("read {path}"), "open", errno).on(path))
             }
         }
     }
@@ -132,8 +132,8 @@ impl IdMap {
 /// Linux 3.8.
 ///
 /// # Errors
-/// - [`Program`](ErrorKind::Program): a program is not on `PATH`, or failed. The sentence contains its
-///   message.
+/// - [`Unsupported`](ErrorKind::Unsupported): a program is not on `PATH`.
+/// - [`ProgramFailed`](ErrorKind::ProgramFailed): a program failed. The sentence contains its message.
 /// - [`InvalidInput`](ErrorKind::InvalidInput): see [`IdMap::validate`].
 pub fn write_with_newuidmap(pid: pid_t, uid: &IdMap, gid: &IdMap) -> Result<()> {
     uid.validate()?;
@@ -147,7 +147,7 @@ fn run(program: &'static str, pid: pid_t, map: &IdMap) -> Result<()> {
     let search = std::env::var_os("PATH").unwrap_or_default();
     let path = find(program, &search).ok_or_else(|| {
         let why = "the program is not on PATH; on Debian and Ubuntu: apt install uidmap";
-        Error::new(ErrorKind::Program, step(), why)
+        Error::new(ErrorKind::Unsupported, step(), why).on(program)
     })?;
     let numbers = map.extents().iter().flat_map(|e| [e.inside, e.outside, e.count]);
     let output = Command::new(&path)
@@ -157,7 +157,7 @@ fn run(program: &'static str, pid: pid_t, map: &IdMap) -> Result<()> {
         .output()
         .map_err(|error| {
             let errno = file::errno(&error);
-            Error::os(step(), format!("spawn({})", path.display()), errno)
+            Error::path(step(), "spawn", &path.display().to_string(), errno)
         })?;
     if output.status.success() {
         return Ok(());
@@ -171,7 +171,7 @@ fn run(program: &'static str, pid: pid_t, map: &IdMap) -> Result<()> {
         said.trim(),
         path.display(),
     );
-    Err(Error::new(ErrorKind::Program, step(), why))
+    Err(Error::new(ErrorKind::ProgramFailed, step(), why).on(path.display()))
 }
 
 /// Returns the first executable file of that name in the directories of a search path.

@@ -55,7 +55,7 @@ impl TimeOffsets {
         let path = format!("/proc/{pid}/timens_offsets");
         let text = std::fs::read_to_string(&path).map_err(|error| {
             let errno = file::errno(&error);
-            cannot(Error::os(format!("read {path}"), "open", errno), errno)
+            cannot(Error::os(format!("read {path}"), "open", errno).on(&path), errno)
         })?;
         text.parse()
     }
@@ -76,7 +76,7 @@ impl TimeOffsets {
         let step = format!("write {:?} to {path}", self.to_string().trim_end());
         if self.monotonic.nanos.max(self.boottime.nanos) > 999_999_999 {
             let why = "nanos is at most 999999999";
-            return Err(Error::new(ErrorKind::InvalidInput, step, why));
+            return Err(Error::new(ErrorKind::InvalidInput, step, why).on(path));
         }
         write_proc(AT_FDCWD, &path, &self.to_string(), step).map_err(|(error, errno)| cannot(error, errno))
     }

@@ -463,7 +463,7 @@ fn newuidmap_maps_the_callers_own_id_and_its_refusal_is_passed_on() {
     let child = Child::run(user(), pause);
     let others: IdMap = "0 4000000000 7".parse().unwrap();
     let error = write_with_newuidmap(child.pid, &others, &others).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Program);
+    assert_eq!(error.kind(), ErrorKind::ProgramFailed);
     assert!(
         error.to_string().contains("newuidmap: ") && error.to_string().contains("/etc/subuid"),
         "{error}"

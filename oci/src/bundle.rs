@@ -26,16 +26,17 @@ impl Bundle {
     /// directory. [Specification](https://github.com/opencontainers/runtime-spec/blob/main/bundle.md).
     ///
     /// # Errors
-    /// - [`ErrorKind::Bundle`]: the directory or its `config.json` cannot be read (`ENOENT`, `EACCES`),
-    ///   or `config.json` is not a file.
+    /// - [`ErrorKind::NotFound`] (`ENOENT`), [`ErrorKind::PermissionDenied`] (`EACCES`): the directory or
+    ///   its `config.json` cannot be read.
+    /// - [`ErrorKind::InvalidInput`]: the path is not a directory (`ENOTDIR`), or `config.json` is not a
+    ///   file.
     /// - [`ErrorKind::InvalidConfig`]: the configuration is invalid; [`Error::field`] is the JSON path.
     pub fn open(path: impl AsRef<Path>) -> Result<Bundle> {
         let path = path.as_ref();
-        let path =
-            path.canonicalize().map_err(|e| Error::io(ErrorKind::Bundle, "enter the bundle", path, &e))?;
+        let path = path.canonicalize().map_err(|e| Error::io("bundle", "enter the bundle", path, &e))?;
         let file = path.join("config.json");
-        let json = read_config(&file)
-            .map_err(|e| Error::io(ErrorKind::Bundle, "read the configuration", &file, &e))?;
+        let json =
+            read_config(&file).map_err(|e| Error::io("bundle", "read the configuration", &file, &e))?;
         let config = config::parse(&json)?;
         Ok(Bundle { path, json, config })
     }
@@ -74,7 +75,7 @@ impl Bundle {
 fn read_config(path: &Path) -> std::io::Result<Vec<u8>> {
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(std::io::Error::other("this is not a file"));
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "this is not a file"));
     }
     read_small(file)
 }
@@ -82,12 +83,17 @@ fn read_config(path: &Path) -> std::io::Result<Vec<u8>> {
 /// Checks that the root is a directory. If the caller cannot look it up, the start reports the error.
 pub(crate) fn check_root(root: &Root) -> Result<()> {
     let Root::Dir { path, .. } = root else { return Ok(()) };
-    let problem = match path.metadata() {
+    let error = match path.metadata() {
         Ok(metadata) if metadata.is_dir() => return Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => return Ok(()),
-        Ok(_) => format!("{} is not a directory", path.display()),
-        Err(e) => Error::io(ErrorKind::Bundle, "find", path, &e).to_string(),
+        Ok(_) => {
+            let problem = format!("{} is not a directory", path.display());
+            Error::invalid("root.path", problem).on(path.display().to_string())
+        }
+        Err(e) => {
+            let error = Error::io("config", "find", path, &e);
+            error.with_kind(ErrorKind::InvalidConfig).with_field("root.path")
+        }
     };
-    let cure = "name the directory that holds the container's root file system";
-    Err(Error::invalid("root.path", format!("{problem}: {cure}")))
+    Err(error.with_hint("name the directory that holds the container's root file system"))
 }

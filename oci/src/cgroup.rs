@@ -12,7 +12,7 @@ use nspod_sandbox::spec::Spec;
 use nspod_sandbox::store::read_small;
 
 use crate::config::{CgroupsPath, ContainerSpec};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::record::OciRecord;
 use crate::runtime::{CgroupDriver, Runtime};
 
@@ -201,8 +201,7 @@ fn path(wanted: &CgroupsPath, id: &str) -> Result<PathBuf> {
         CgroupsPath::Default | CgroupsPath::Systemd { .. } => Path::new(id),
     };
     let file = Path::new("/proc/self/cgroup");
-    let text =
-        File::open(file).and_then(read_small).map_err(|e| Error::io(ErrorKind::Cgroup, "read", file, &e))?;
+    let text = File::open(file).and_then(read_small).map_err(|e| Error::io("cgroup", "read", file, &e))?;
     let text = String::from_utf8_lossy(&text);
     let own = Path::new(cgroup_core::parse::proc_self_cgroup(&text).unwrap_or("/"));
     Ok(own.parent().unwrap_or(own).join(relative))

@@ -24,7 +24,7 @@ pub(crate) fn kill_init(record: &OciRecord, process: &Pidfd) -> Result<()> {
         true => Ok(()),
         false => {
             let problem = format!("process {} was killed and does not end", record.init_process_pid);
-            Err(Error::new(ErrorKind::Process, problem))
+            Err(Error::new(ErrorKind::TimedOut, "kill", problem).on(record.init_process_pid.to_string()))
         }
     }
 }
@@ -64,7 +64,7 @@ pub(crate) fn forget(
 pub(crate) fn mount_id(path: &Path) -> Result<u64> {
     let wanted = rustix::fs::StatxFlags::MNT_ID;
     let stat = rustix::fs::statx(rustix::fs::CWD, path, rustix::fs::AtFlags::empty(), wanted);
-    let stat = stat.map_err(|e| Error::path(ErrorKind::Store, "look at", path, e.raw_os_error()))?;
+    let stat = stat.map_err(|e| Error::path("delete", "look at", path, e.raw_os_error()))?;
     Ok(stat.stx_mnt_id)
 }
 
@@ -82,5 +82,5 @@ fn unmount(record: &OciRecord) -> Result<()> {
     }
     let flags = rustix::mount::UnmountFlags::DETACH;
     rustix::mount::unmount(&record.rootfs, flags)
-        .map_err(|e| Error::path(ErrorKind::Store, "unmount", &record.rootfs, e.raw_os_error()))
+        .map_err(|e| Error::path("delete", "unmount", &record.rootfs, e.raw_os_error()))
 }

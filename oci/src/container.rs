@@ -54,8 +54,8 @@ impl Container {
     /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#state).
     ///
     /// # Errors
-    /// - [`ErrorKind::Sandbox`]: the state directory cannot be read (`EACCES`) or created.
-    /// - [`ErrorKind::Process`], [`ErrorKind::Cgroup`]: a status cannot be determined.
+    /// - [`ErrorKind::PermissionDenied`] (`EACCES`): the state directory cannot be read or created.
+    /// - `EMFILE`, `EACCES`: a status cannot be determined.
     pub fn list(runtime: &Runtime) -> Result<Vec<State>> {
         runtime.store()?.all()?.iter().map(|entry| Ok(entry.record()?.state(entry.status()?))).collect()
     }
@@ -64,7 +64,7 @@ impl Container {
     /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#scope-of-a-container).
     ///
     /// # Errors
-    /// [`ErrorKind::Sandbox`]: the state directory cannot be read (`EACCES`) or created.
+    /// [`ErrorKind::PermissionDenied`] (`EACCES`): the state directory cannot be read or created.
     pub fn ids(runtime: &Runtime) -> Result<Vec<String>> {
         Ok(runtime.store()?.all()?.iter().map(|entry| entry.id().to_owned()).collect())
     }
@@ -82,10 +82,10 @@ impl Container {
     /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#query-state).
     ///
     /// # Errors
-    /// - [`ErrorKind::NotFound`]: the container does not exist. [`ErrorKind::InvalidId`]: the id is not
+    /// - [`ErrorKind::NotFound`]: the container does not exist. [`ErrorKind::InvalidInput`]: the id is not
     ///   valid. All methods of a container return these two.
-    /// - [`ErrorKind::Sandbox`]: the record cannot be read.
-    /// - [`ErrorKind::Process`], [`ErrorKind::Cgroup`]: the status cannot be determined.
+    /// - [`ErrorKind::PermissionDenied`] (`EACCES`), [`ErrorKind::InvalidInput`]: the record cannot be read.
+    /// - `EMFILE`, `EACCES`: the status cannot be determined.
     pub fn state(&self) -> Result<State> {
         let entry = self.entry()?;
         Ok(entry.record()?.state(entry.status()?))
@@ -96,9 +96,10 @@ impl Container {
     /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#start).
     ///
     /// # Errors
-    /// - [`ErrorKind::Status`]: the container is not in the status `Created`.
-    /// - [`ErrorKind::Sandbox`]: the program cannot be executed.
-    /// - [`ErrorKind::Hook`]: a poststart hook failed, and the container has been stopped.
+    /// - [`ErrorKind::State`]: the container is not in the status `Created`.
+    /// - [`ErrorKind::ProgramNotFound`], [`ErrorKind::ProgramNotExecutable`]: the program cannot be
+    ///   executed.
+    /// - [`ErrorKind::HookFailed`]: a poststart hook failed, and the container has been stopped.
     pub fn start(&self) -> Result<()> {
         let (entry, _lock) = self.runtime.store()?.lock(&self.id)?;
         let record = entry.record()?;
@@ -109,16 +110,13 @@ impl Container {
             status => Some(format!("cannot start a container in the {status} state")),
         };
         if let Some(problem) = problem {
-            return Err(Error::new(ErrorKind::Status, problem));
+            return Err(Error::state(&self.id, "start", problem));
         }
         nspod_sandbox::start_held(entry.dir().path())?;
         log::debug!("the container's process {} runs", record.init_process_pid);
         hooks::poststart(&entry, record).map_err(|e| match cleanup::stop(record) {
             Ok(()) => e,
-            Err(alive) => {
-                let problem = format!("{e}; and the container could not be stopped: {alive}");
-                Error::new(e.kind(), problem)
-            }
+            Err(alive) => e.with_hint(format_args!("and the container could not be stopped: {alive}")),
         })
     }
 
@@ -130,12 +128,10 @@ impl Container {
     /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#kill).
     ///
     /// # Errors
-    /// - [`ErrorKind::Status`]: the first process has ended.
-    /// - [`ErrorKind::Process`]: `EPERM`: the caller may not signal the process; `EINVAL`: the signal does
-    ///   not exist. See
+    /// - [`ErrorKind::State`]: the first process has ended; with `all`, the container has no cgroup.
+    /// - `EPERM`: the caller may not signal the process. `EINVAL`: the signal does not exist. With `all`,
+    ///   the other processes have got the signal. See
     ///   [pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html).
-    /// - [`ErrorKind::Cgroup`], with `all`: the same errnos, after the other processes have got the signal;
-    ///   or the container has no cgroup.
     pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
         let entry = self.entry()?;
         let record = entry.record()?;
@@ -145,10 +141,10 @@ impl Container {
         if signal == libc::SIGKILL && record.cgroup_path().is_some() && self.shares_pid(&entry)? {
             return kill_all(record, signal);
         }
-        let process = record.pidfd()?.ok_or_else(not_running)?;
+        let process = record.pidfd()?.ok_or_else(|| not_running(&self.id, "kill"))?;
         log::debug!("send signal {signal} to process {}", record.init_process_pid);
         match process.send_signal(signal) {
-            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Err(not_running()),
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Err(not_running(&self.id, "kill")),
             other => Ok(other?),
         }
     }
@@ -166,11 +162,10 @@ impl Container {
     /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#delete).
     ///
     /// # Errors
-    /// - [`ErrorKind::Status`]: the container runs or is paused, and `force` is false.
-    /// - [`ErrorKind::Process`]: a killed process has not ended after 10 s.
-    /// - [`ErrorKind::Cgroup`] (`EBUSY`): the cgroup cannot be removed.
-    /// - [`ErrorKind::Resctrl`], [`ErrorKind::Store`]: the resctrl group or the mount of the root cannot be
-    ///   removed.
+    /// - [`ErrorKind::State`]: the container runs or is paused, and `force` is false.
+    /// - [`ErrorKind::TimedOut`]: a killed process has not ended after 10 s.
+    /// - [`ErrorKind::Busy`] (`EBUSY`): the cgroup cannot be removed. The errno of rmdir(2) or umount2(2):
+    ///   the resctrl group or the mount of the root cannot be removed.
     pub fn delete(&self, force: bool) -> Result<()> {
         let store = self.runtime.store()?;
         let (entry, lock) = match store.lock(&self.id) {
@@ -186,7 +181,7 @@ impl Container {
         let may = matches!(status, Status::Stopped | Status::Created | Status::Creating);
         if !may && !force {
             let problem = format!("cannot delete container {} that is not stopped: {status}", self.id);
-            return Err(Error::new(ErrorKind::Status, problem));
+            return Err(Error::state(&self.id, "delete", problem));
         }
         log::debug!("delete the container {}, which is {status}", self.id);
         if let Some(process) = process {
@@ -202,8 +197,8 @@ impl Container {
     /// [cgroup-v2.rst](https://docs.kernel.org/admin-guide/cgroup-v2.html#core-interface-files).
     ///
     /// # Errors
-    /// - [`ErrorKind::Status`]: the container is neither running nor created.
-    /// - [`ErrorKind::Cgroup`]: it has no cgroup, or the processes have not stopped after 10 s.
+    /// - [`ErrorKind::State`]: the container is neither running nor created, or has no cgroup.
+    /// - [`ErrorKind::TimedOut`]: the processes have not stopped after 10 s.
     pub fn pause(&self) -> Result<()> {
         let (entry, _lock) = self.runtime.store()?.lock(&self.id)?;
         let record = entry.record()?;
@@ -211,7 +206,7 @@ impl Container {
             Status::Running | Status::Created => Ok(record.cgroup()?.freeze()?),
             status => {
                 let problem = format!("container not running or created: {status}");
-                Err(Error::new(ErrorKind::Status, problem))
+                Err(Error::state(&self.id, "pause", problem))
             }
         }
     }
@@ -222,13 +217,13 @@ impl Container {
     /// [cgroup-v2.rst](https://docs.kernel.org/admin-guide/cgroup-v2.html#core-interface-files).
     ///
     /// # Errors
-    /// - [`ErrorKind::Status`]: the container is not paused.
-    /// - [`ErrorKind::Cgroup`]: an ancestor of the cgroup is frozen.
+    /// - [`ErrorKind::State`]: the container is not paused.
+    /// - [`ErrorKind::TimedOut`]: an ancestor of the cgroup is frozen.
     pub fn resume(&self) -> Result<()> {
         let (entry, _lock) = self.runtime.store()?.lock(&self.id)?;
         match entry.status()? {
             Status::Paused => Ok(entry.record()?.cgroup()?.thaw()?),
-            status => Err(Error::new(ErrorKind::Status, format!("container not paused: {status}"))),
+            status => Err(Error::state(&self.id, "resume", format!("container not paused: {status}"))),
         }
     }
 
@@ -236,15 +231,16 @@ impl Container {
     /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#control-groups).
     ///
     /// # Errors
-    /// - [`ErrorKind::Status`]: the container is stopped.
+    /// - [`ErrorKind::State`]: the container is stopped, or has no resctrl group.
     /// - [`ErrorKind::InvalidConfig`]: cgroup v2 has no such limit, or `memory.checkBeforeUpdate` forbids
     ///   the new limit.
-    /// - [`ErrorKind::Cgroup`]: the kernel or systemd rejects a limit (`EINVAL`, `ERANGE`, `EACCES`).
-    /// - [`ErrorKind::Resctrl`]: the container has no resctrl group, or the kernel rejects a line.
+    /// - `EINVAL`, `ERANGE`, `EACCES`: the kernel rejects a limit, or a line of the resctrl group. [`Error::field`](crate::Error::field) names
+    ///   the file of the limit.
+    /// - [`ErrorKind::HelperFailed`]: systemd rejects a limit.
     pub fn update(&self, options: &UpdateOptions) -> Result<()> {
         let (entry, _lock) = self.runtime.store()?.lock(&self.id)?;
         if entry.status()? == Status::Stopped {
-            return Err(not_running());
+            return Err(not_running(&self.id, "update"));
         }
         let record = entry.record()?;
         let given = &options.resources;
@@ -272,7 +268,7 @@ impl Container {
     /// [cgroup-v2.rst](https://docs.kernel.org/admin-guide/cgroup-v2.html#core-interface-files).
     ///
     /// # Errors
-    /// [`ErrorKind::Cgroup`]: the container has no cgroup of its own.
+    /// [`ErrorKind::State`]: the container has no cgroup of its own.
     pub fn pids(&self) -> Result<Vec<i32>> {
         let entry = self.entry()?;
         match entry.record()?.cgroup()?.procs_recursive() {
@@ -287,14 +283,15 @@ impl Container {
     /// [cgroup-v2.rst](https://docs.kernel.org/admin-guide/cgroup-v2.html#controllers).
     ///
     /// # Errors
-    /// [`ErrorKind::Cgroup`]: the container has no cgroup of its own, or the cgroup has been removed.
+    /// - [`ErrorKind::State`]: the container has no cgroup of its own.
+    /// - [`ErrorKind::NotFound`]: the cgroup has been removed.
     pub fn usage(&self) -> Result<Usage> {
         Ok(self.entry()?.record()?.cgroup()?.usage()?)
     }
 }
 
-fn not_running() -> Error {
-    Error::new(ErrorKind::Status, "container not running")
+fn not_running(id: &str, step: &'static str) -> Error {
+    Error::new(ErrorKind::State, step, "container not running").on(id)
 }
 
 /// Sends a signal to all processes in the cgroup, even if the first process has ended.
@@ -345,12 +342,12 @@ fn write_schemata(options: &UpdateOptions, record: &OciRecord) -> Result<()> {
     let group = record.intel_rdt_path.as_ref().ok_or_else(|| {
         let problem = "--l3-cache-schema, --mem-bw-schema: the container has no resctrl group: its \
                        configuration has no linux.intelRdt";
-        Error::new(ErrorKind::Resctrl, problem)
+        Error::state(&record.id, "resctrl", problem)
     })?;
     let path = group.join("schemata");
     for line in [&options.l3_cache_schema, &options.mem_bw_schema].into_iter().flatten() {
         std::fs::write(&path, format!("{line}\n"))
-            .map_err(|e| Error::io(ErrorKind::Resctrl, "write the schema to", &path, &e))?;
+            .map_err(|e| Error::io("resctrl", "write the schema to", &path, &e))?;
     }
     Ok(())
 }

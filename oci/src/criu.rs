@@ -139,16 +139,18 @@ impl Container {
     /// [criu(8)](https://man7.org/linux/man-pages/man8/criu.8.html).
     ///
     /// # Errors
-    /// - [`ErrorKind::Status`]: the container is neither running nor paused.
-    /// - [`ErrorKind::Criu`]: criu is not installed, or failed; the sentence has the last error of its log.
-    /// - [`ErrorKind::InvalidOption`]: the parent is not a directory relative to the images.
+    /// - [`ErrorKind::State`]: the container is neither running nor paused.
+    /// - [`ErrorKind::Unsupported`]: criu is not installed.
+    /// - [`ErrorKind::HelperFailed`]: criu failed; the sentence has the last error of its log.
+    /// - [`ErrorKind::InvalidInput`], [`ErrorKind::NotFound`]: the parent is not a directory relative to the
+    ///   images.
     pub fn checkpoint(&self, args: &CheckpointOptions) -> Result<()> {
         let store = self.runtime.store()?;
         let (entry, lock) = store.lock(&self.id)?;
         let status = entry.status()?;
         if !matches!(status, Status::Running | Status::Paused) {
             let problem = format!("container cannot be checkpointed in {status} state");
-            return Err(Error::new(ErrorKind::Status, problem));
+            return Err(Error::state(&self.id, "criu", problem));
         }
         let record = entry.record()?;
         let images = &args.images;
@@ -174,7 +176,7 @@ impl Container {
             options.text(Field::ParentImages, path);
         }
         args.add_to(&mut options);
-        rpc::call(&criu, action, options, Command::spawn).map_err(images.reason(action))?;
+        rpc::call(&criu, action, options, |command| inside(None, command)).map_err(images.reason(action))?;
         log::debug!("criu has written process {pid} to {}", images.images.display());
         if args.pre_dump {
             return Ok(());
@@ -193,10 +195,11 @@ impl Container {
     ///
     /// # Errors
     /// In each case nothing of the container is left.
-    /// - [`ErrorKind::Exists`]: a container with this id exists.
+    /// - [`ErrorKind::AlreadyExists`]: a container with this id exists.
     /// - [`ErrorKind::InvalidConfig`]: the configuration has an unsupported field.
-    /// - [`ErrorKind::Criu`]: criu is not installed, or failed; the sentence has the last error of its log.
-    /// - [`ErrorKind::Hook`]: a poststart hook failed.
+    /// - [`ErrorKind::Unsupported`]: criu is not installed.
+    /// - [`ErrorKind::HelperFailed`]: criu failed; the sentence has the last error of its log.
+    /// - [`ErrorKind::HookFailed`]: a poststart hook failed.
     pub fn restore(
         runtime: &Runtime,
         id: &str,
@@ -276,7 +279,7 @@ impl Restored {
     /// it.
     ///
     /// # Errors
-    /// [`ErrorKind::Process`] (`ECHILD`): another part of the program has already waited for the process.
+    /// [`ErrorKind::Os`] (`ECHILD`): another part of the program has already waited for the process.
     /// See [waitpid(2)](https://man7.org/linux/man-pages/man2/waitpid.2.html).
     pub fn wait(&self) -> Result<i32> {
         loop {
@@ -285,12 +288,8 @@ impl Restored {
                 Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(128 + signal as i32),
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(e) => {
-                    return Err(Error::call(
-                        ErrorKind::Process,
-                        "wait for the container",
-                        "waitpid",
-                        e as i32,
-                    ));
+                    let error = Error::call("process", "wait for the container", "waitpid", e as i32);
+                    return Err(error.on(self.pid.to_string()));
                 }
             }
         }
@@ -314,19 +313,21 @@ impl CheckpointOptions {
     /// Checks and returns the directory of the earlier pre-dump. criu resolves it relative to the images.
     fn parent(&self) -> Result<Option<&Path>> {
         let Some(path) = &self.parent else { return Ok(None) };
-        let invalid =
-            |problem: String| Err(Error::new(ErrorKind::InvalidOption, format!("--parent-path: {problem}")));
+        let invalid = |path: &Path, problem: &str| {
+            let problem = format!("{} {problem}", path.display());
+            Err(Error::option("--parent-path", problem).on(path.display().to_string()))
+        };
         if path.is_absolute() {
             let cure = "give its path relative to that directory";
-            return invalid(format!("{} is not relative to --image-path: {cure}", path.display()));
+            return invalid(path, &format!("is not relative to --image-path: {cure}"));
         }
         let there = self.images.images.join(path);
         match fs::metadata(&there) {
             Ok(found) if found.is_dir() => Ok(Some(path)),
-            Ok(_) => invalid(format!("{} is not a directory", there.display())),
+            Ok(_) => invalid(&there, "is not a directory"),
             Err(e) => {
                 let what = "find the images of the earlier --pre-dump at";
-                invalid(Error::io(ErrorKind::Criu, what, &there, &e).to_string())
+                Err(Error::io("options", what, &there, &e).with_field("--parent-path"))
             }
         }
     }
@@ -375,7 +376,7 @@ fn add_external(options: &mut Options, spec: &Spec, rootfs: &Path, pid: i32) -> 
 
 /// Returns the error for a file that criu needs.
 fn io(what: &str, path: &Path, e: &std::io::Error) -> Error {
-    Error::io(ErrorKind::Criu, what, path, e)
+    Error::io("criu", what, path, e)
 }
 
 /// Restores the processes of a claimed container. Returns criu's answer and the console socket.
@@ -392,7 +393,7 @@ fn restore_into(args: &RestoreOptions, claimed: &mut Claimed) -> Result<(rpc::Do
     // criu requires a root that is a mount point.
     let root = entry.dir().make_sub("criu-root")?;
     mount(Some(&record.rootfs), root.path(), None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
-        .map_err(|e| Error::path(ErrorKind::Criu, "mount the root at", root.path(), e as i32))?;
+        .map_err(|e| Error::path("criu", "mount the root at", root.path(), e as i32))?;
     options.text(Field::Root, root.path());
     let by_criu = rpc::call(&criu, Action::Restore, options, |command| inside(cgroup.as_ref(), command));
     let _ = umount2(root.path(), MntFlags::MNT_DETACH);
@@ -441,7 +442,7 @@ fn restore_options(args: &RestoreOptions, claimed: &Claimed) -> Result<(Options,
     }
     for (kind, path) in joined(spec) {
         let fd = nix::fcntl::open(path, OFlag::O_RDONLY, Mode::empty());
-        let failed = |e| Error::path(ErrorKind::Criu, "open", path, e as i32);
+        let failed = |e| Error::path("criu", "open", path, e as i32);
         options.inherit(fd.map_err(failed)?, label(kind));
     }
     for (number, name) in Streams::read(&images.images)?.0.iter().enumerate() {
@@ -465,9 +466,12 @@ fn restore_options(args: &RestoreOptions, claimed: &Claimed) -> Result<(Options,
 }
 
 /// Starts a program in a cgroup. The caller is in the cgroup during the call.
-fn inside(cgroup: Option<&Cgroup>, command: &mut Command) -> std::io::Result<std::process::Child> {
-    let other = |e: cgroup_core::Error| std::io::Error::other(e.to_string());
-    let Some(cgroup) = cgroup else { return command.spawn() };
+fn inside(cgroup: Option<&Cgroup>, command: &mut Command) -> Result<std::process::Child> {
+    let program = command.get_program().to_owned();
+    let failed = |e| io("run", program.as_ref(), &e);
+    let other =
+        |e: cgroup_core::Error| Error::from(e).context(format_args!("cannot run {}", program.display()));
+    let Some(cgroup) = cgroup else { return command.spawn().map_err(failed) };
     let own = std::process::id() as i32;
     let before = Hierarchy::detect().and_then(|host| host.own()).map_err(other)?;
     cgroup.attach(own).map_err(other)?;
@@ -479,7 +483,7 @@ fn inside(cgroup: Option<&Cgroup>, command: &mut Command) -> std::io::Result<std
         }
         return Err(other(e));
     }
-    child
+    child.map_err(failed)
 }
 
 /// Returns the mounts that come from outside: the path in the container, which criu uses as the name, and the
@@ -492,7 +496,7 @@ fn external(spec: &Spec, rootfs: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
     let masked = spec.masked_paths.iter().map(|path| (path, Path::new("/dev/null")));
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let root = nix::fcntl::open(rootfs, flags, Mode::empty())
-        .map_err(|e| Error::path(ErrorKind::Criu, "open", rootfs, e as i32))?;
+        .map_err(|e| Error::path("criu", "open", rootfs, e as i32))?;
     let root_path = rootfs.canonicalize().map_err(|e| io("look at", rootfs, &e))?;
     let place = |path: &PathBuf| {
         let how =
@@ -555,7 +559,8 @@ impl Streams {
         match fs::read(&path) {
             Ok(json) => serde_json::from_slice(&json).map(Streams).map_err(|e| {
                 let problem = format!("{} is not a list of the standard streams: {e}", path.display());
-                Error::new(ErrorKind::Criu, problem)
+                let error = Error::new(ErrorKind::InvalidInput, "criu", problem);
+                error.on(path.display().to_string()).with_source(e)
             }),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Streams(Vec::new())),
             Err(e) => Err(io("read", &path, &e)),
@@ -570,7 +575,7 @@ fn stream(number: usize) -> Result<OwnedFd> {
         1 => rustix::io::dup(std::io::stdout()),
         _ => rustix::io::dup(std::io::stderr()),
     };
-    copy.map_err(|e| Error::call(ErrorKind::Criu, "copy a standard stream", "dup", e.raw_os_error()))
+    copy.map_err(|e| Error::call("criu", "copy a standard stream", "dup", e.raw_os_error()))
 }
 
 /// Finds the program criu in PATH.
@@ -580,7 +585,7 @@ fn criu() -> Result<PathBuf> {
     criu.ok_or_else(|| {
         let problem = "criu is not installed, and checkpoint and restore require it: install it, or put it \
                        in PATH";
-        Error::new(ErrorKind::Criu, problem)
+        Error::new(ErrorKind::Unsupported, "criu", problem).on("criu")
     })
 }
 
@@ -638,7 +643,8 @@ impl ImageOptions {
             // The first errors in the log are often about optional features.
             let is_reason = |line: &&str| line.contains("Error (") && !line.ends_with("FAILED.");
             let complaint = text.lines().rfind(is_reason).unwrap_or("it does not say why");
-            Error::new(ErrorKind::Criu, format!("{e}: {}: see {}", complaint.trim(), log.display()))
+            let sentence = format!("{e}: {}: see {}", complaint.trim(), log.display());
+            e.rephrased(sentence).on(log.display().to_string())
         }
     }
 }

@@ -1,259 +1,200 @@
-//! The crate's error.
+//! The error of this crate: that of the sandbox, with the JSON path of a field of the configuration.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::path::Path;
 
-use nix::errno::Errno;
+use nspod_sandbox::ErrorReport;
+
+pub use nspod_sandbox::ErrorKind;
 
 /// Result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-use nspod_sandbox::ErrorReport;
-
-/// Kind of an [`Error`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// The bundle or its configuration could not be read.
-    Bundle,
-    /// A field of the configuration is invalid, or this runtime does not support it.
-    /// [`Error::field`] is its JSON path.
-    InvalidConfig,
-    /// The id is not a valid name of a container.
-    InvalidId,
-    /// A container with this id exists.
-    Exists,
-    /// No container has this id.
-    NotFound,
-    /// The status of the container does not permit the operation.
-    Status,
-    /// The state of the container could not be read or written.
-    Store,
-    /// The program does not exist in the container.
-    ProgramNotFound,
-    /// The program exists in the container and cannot be executed.
-    ProgramNotExecutable,
-    /// A hook failed or ran into its timeout.
-    Hook,
-    /// A cgroup could not be created, limited, read or removed.
-    Cgroup,
-    /// A process could not be identified, signalled or waited for.
-    Process,
-    /// A descriptor could not be sent: to the console socket, the pidfd socket or the seccomp
-    /// listener.
-    Socket,
-    /// A network device could not be moved.
-    NetDevice,
-    /// resctrl is missing, or refused a request.
-    Resctrl,
-    /// criu is missing, or failed.
-    Criu,
-    /// An option is invalid, or contradicts the configuration.
-    InvalidOption,
-    /// The sandbox failed with an error of this kind.
-    Sandbox(nspod_sandbox::ErrorKind),
-}
-
 /// An error of this crate.
 ///
 /// [`Display`](fmt::Display) prints a complete sentence for people; its wording can change between
-/// releases. [`kind`](Self::kind), [`field`](Self::field), [`failed_call`](Self::failed_call) and
-/// [`raw_os_error`](Self::raw_os_error) are for programs.
-pub struct Error(Box<Inner>);
-
-struct Inner {
-    kind: ErrorKind,
-    field: Option<String>,
-    /// Completes "cannot …" if a call failed; otherwise the whole sentence.
-    what: String,
-    call: Option<String>,
-    /// Kind, step, object, call and field of the sandbox's error; its sentence is in `what`.
-    origin: ErrorReport,
-    errno: Option<Errno>,
-    hint: Option<String>,
-    source: Option<nspod_sandbox::Error>,
-}
+/// releases. [`kind`](Self::kind), [`step`](Self::step), [`object`](Self::object),
+/// [`field`](Self::field), [`failed_call`](Self::failed_call) and
+/// [`raw_os_error`](Self::raw_os_error) are for programs, and so is [`report`](Self::report), which
+/// returns them all.
+///
+/// | kind | returned by |
+/// |---|---|
+/// | [`InvalidConfig`](ErrorKind::InvalidConfig) | [`Bundle::open`], [`Container::create`], [`Container::exec`], [`Container::update`]: [`field`](Self::field) is the JSON path |
+/// | [`InvalidInput`](ErrorKind::InvalidInput) | all functions: an id, an option or a file of the state is invalid |
+/// | [`NotFound`](ErrorKind::NotFound) | all functions: the container, a file or a device does not exist |
+/// | [`AlreadyExists`](ErrorKind::AlreadyExists) | [`Container::create`], [`Container::restore`]: the id is taken |
+/// | [`State`](ErrorKind::State) | the functions that require a status of the container, or a cgroup |
+/// | [`ProgramNotFound`](ErrorKind::ProgramNotFound), [`ProgramNotExecutable`](ErrorKind::ProgramNotExecutable) | [`Container::create`], [`Container::start`], [`Container::exec`] |
+/// | [`Killed`](ErrorKind::Killed) | [`Container::create`], [`Container::start`]: the first process was killed before it executed the program |
+/// | [`HookFailed`](ErrorKind::HookFailed) | [`Container::create`], [`Container::start`], [`Container::restore`] |
+/// | [`HelperFailed`](ErrorKind::HelperFailed) | [`Container::checkpoint`], [`Container::restore`] for criu; all functions for systemd |
+/// | [`TimedOut`](ErrorKind::TimedOut) | [`Container::delete`]: a killed process does not end |
+/// | all other kinds | all functions: a call failed, and the kind is that of its errno |
+///
+/// [`Bundle::open`]: crate::Bundle::open
+/// [`Container::create`]: crate::Container::create
+/// [`Container::start`]: crate::Container::start
+/// [`Container::exec`]: crate::Container::exec
+/// [`Container::update`]: crate::Container::update
+/// [`Container::delete`]: crate::Container::delete
+/// [`Container::checkpoint`]: crate::Container::checkpoint
+/// [`Container::restore`]: crate::Container::restore
+pub struct Error(nspod_sandbox::Error);
 
 impl Error {
-    /// Makes an error from a whole sentence.
-    pub(crate) fn new(kind: ErrorKind, sentence: impl Into<String>) -> Self {
-        Error(Box::new(Inner {
-            kind,
-            field: None,
-            what: sentence.into(),
-            call: None,
-            origin: ErrorReport::default(),
-            errno: None,
-            hint: None,
-            source: None,
-        }))
+    /// Makes an error from a whole sentence. `step` is the [name of the step](Self::step).
+    pub(crate) fn new(kind: ErrorKind, step: &'static str, sentence: impl Into<String>) -> Self {
+        Error(nspod_sandbox::Error::new(kind, step, sentence))
+    }
+
+    /// Makes the error of a container in a state that does not allow the step.
+    pub(crate) fn state(id: &str, step: &'static str, sentence: impl Into<String>) -> Self {
+        Error::new(ErrorKind::State, step, sentence).on(id)
     }
 
     /// Makes the error of an invalid field: its JSON path, and the problem with its value.
     pub(crate) fn invalid(field: &str, problem: impl fmt::Display) -> Self {
-        let mut error = Error::new(ErrorKind::InvalidConfig, problem.to_string());
-        error.0.field = Some(field.to_owned());
-        error
+        Error::new(ErrorKind::InvalidConfig, "config", problem.to_string()).with_field(field)
+    }
+
+    /// Makes the error of an invalid option: its name, such as `--cap`, and the problem with its value.
+    pub(crate) fn option(name: &str, problem: impl fmt::Display) -> Self {
+        Error::new(ErrorKind::InvalidInput, "options", problem.to_string()).with_field(name)
     }
 
     /// Makes the error of a failed call; `what` completes "cannot …".
-    pub(crate) fn call(kind: ErrorKind, what: impl Into<String>, call: &str, errno: i32) -> Self {
-        let mut error = Error::new(kind, what);
-        error.0.call = Some(call.to_owned());
-        error.0.errno = Some(Errno::from_raw(errno));
-        error
+    pub(crate) fn call(step: &'static str, what: impl Into<String>, call: &'static str, errno: i32) -> Self {
+        Error(nspod_sandbox::Error::call(step, what, call, errno))
     }
 
     /// Makes the error of a failed call on a path; `what` completes "cannot … PATH".
-    pub(crate) fn path(kind: ErrorKind, what: &str, path: &Path, errno: i32) -> Self {
-        Error::io(kind, what, path, &std::io::Error::from_raw_os_error(errno))
+    pub(crate) fn path(step: &'static str, what: &str, path: &Path, errno: i32) -> Self {
+        Error::io(step, what, path, &std::io::Error::from_raw_os_error(errno))
     }
 
     /// Makes the error of the standard library for a path; `what` completes "cannot … PATH".
-    pub(crate) fn io(kind: ErrorKind, what: &str, path: &Path, e: &std::io::Error) -> Self {
-        let mut error = Error::io_without_path(kind, &format!("{what} {}", path.display()), e);
-        error.0.origin.object = Some(path.display().to_string());
-        error
+    pub(crate) fn io(step: &'static str, what: &str, path: &Path, e: &std::io::Error) -> Self {
+        Error(nspod_sandbox::Error::path(step, what, path, e))
     }
 
     /// Makes the error of the standard library for an operation without a path; `what` completes
     /// "cannot …".
-    pub(crate) fn io_without_path(kind: ErrorKind, what: &str, e: &std::io::Error) -> Self {
-        let errno = e.raw_os_error().map(Errno::from_raw);
-        let text = errno.map_or_else(|| e.to_string(), errno_text);
-        let mut error = Error::new(kind, format!("cannot {what}: {text}"));
-        error.0.errno = errno;
-        error
+    pub(crate) fn io_without_path(step: &'static str, what: &str, e: &std::io::Error) -> Self {
+        Error(nspod_sandbox::Error::failed(step, what, e))
     }
 
-    /// Puts words and a colon before the sentence. Kind, errno and source stay.
-    pub(crate) fn context(mut self, words: impl fmt::Display) -> Self {
-        self.0.what = format!("{words}: {self}");
-        (self.0.field, self.0.call, self.0.hint) = (None, None, None);
-        self
+    /// Sets the object. The sentence stays the same.
+    pub(crate) fn on(self, object: impl Into<String>) -> Self {
+        Error(self.0.on(object))
+    }
+
+    /// Sets the kind. The sentence stays the same.
+    pub(crate) fn with_kind(self, kind: ErrorKind) -> Self {
+        Error(self.0.with_kind(kind))
+    }
+
+    /// Sets the field, which is the beginning of the sentence unless the error was rephrased.
+    pub(crate) fn with_field(self, field: impl Into<String>) -> Self {
+        Error(self.0.with_field(field))
+    }
+
+    /// Sets the cause. The sentence stays the same.
+    pub(crate) fn with_source(self, source: impl StdError + Send + Sync + 'static) -> Self {
+        Error(self.0.with_source(source))
+    }
+
+    /// Replaces the sentence. All other parts stay, and this error becomes the source.
+    pub(crate) fn rephrased(self, sentence: impl Into<String>) -> Self {
+        Error(self.0.rephrased(sentence))
+    }
+
+    /// Puts words and a colon before the sentence. All other parts stay.
+    pub(crate) fn context(self, words: impl fmt::Display) -> Self {
+        Error(self.0.with_context(words))
     }
 
     /// Appends a hint to the sentence.
-    pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
-        self.0.hint = Some(hint.into());
-        self
-    }
-
-    fn from_sandbox(kind: ErrorKind, e: nspod_sandbox::Error) -> Self {
-        let mut error = Error::new(kind, e.to_string());
-        error.0.errno = e.raw_os_error().map(Errno::from_raw);
-        error.0.origin = e.report();
-        error.0.source = Some(e);
-        error
+    pub(crate) fn with_hint(self, hint: impl fmt::Display) -> Self {
+        Error(self.0.and_hint(hint))
     }
 
     /// Returns what happened.
     pub fn kind(&self) -> ErrorKind {
-        self.0.kind
+        self.0.kind()
+    }
+
+    /// Returns the name of the failed step: a step of the sandbox ([`nspod_sandbox::Error::step`]), or
+    /// `bundle`, `config`, `options`, `create`, `start`, `exec`, `kill`, `delete`, `pause`, `resume`,
+    /// `update`, `events`, `hook`, `socket`, `net-devices`, `resctrl`, `criu` or `pid-file`.
+    pub fn step(&self) -> &str {
+        self.0.step()
+    }
+
+    /// Returns the object of the failed step: the id of a container, a path, a program or a device.
+    pub fn object(&self) -> Option<&str> {
+        self.0.object()
     }
 
     /// Returns the JSON path of the invalid field of the configuration, such as
-    /// `linux.resources.memory.limit`.
+    /// `linux.resources.memory.limit`; for an option of the command line its name, such as `--cap`; for
+    /// an error of a cgroup the interface file, such as `memory.max`.
     pub fn field(&self) -> Option<&str> {
-        self.0.field.as_deref()
+        self.0.field()
     }
 
     /// Returns the errno of the failed call.
     pub fn raw_os_error(&self) -> Option<i32> {
-        self.0.errno.map(|errno| errno as i32)
+        self.0.raw_os_error()
     }
 
     /// Returns the name of the failed call.
     pub fn failed_call(&self) -> Option<&str> {
-        self.0.call.as_deref().or(self.0.origin.call.as_deref())
+        self.0.failed_call()
     }
 
     /// Returns the machine-readable form.
     pub fn report(&self) -> ErrorReport {
-        let Inner { kind, field, errno, origin, .. } = &*self.0;
-        // An error of ns-core or cgroup-core has a kind of its own: `unenforceable`.
-        let own_kind = matches!(kind, ErrorKind::Process | ErrorKind::Cgroup) && !origin.kind.is_empty();
-        ErrorReport {
-            kind: if own_kind { origin.kind.clone() } else { kind.name(*errno).into() },
-            call: self.failed_call().map(Into::into),
-            errno: errno.map(|errno| format!("{errno:?}")),
-            field: field.clone().or_else(|| origin.field.clone()),
-            message: self.to_string(),
-            ..origin.clone()
-        }
+        self.0.report()
     }
-}
 
-impl ErrorKind {
-    /// Returns the kind in the machine-readable form: `invalid_config`, or one of
-    /// [`nspod_sandbox::ErrorKind::name`].
-    fn name(self, errno: Option<Errno>) -> &'static str {
-        use nspod_sandbox::ErrorKind as Kind;
-        let kind = match self {
-            ErrorKind::InvalidConfig => return "invalid_config",
-            ErrorKind::Sandbox(kind) => kind,
-            ErrorKind::InvalidId | ErrorKind::InvalidOption => Kind::InvalidInput,
-            ErrorKind::Exists => Kind::AlreadyExists,
-            ErrorKind::NotFound => Kind::NotFound,
-            ErrorKind::Status => Kind::State,
-            ErrorKind::ProgramNotFound => Kind::ProgramNotFound,
-            ErrorKind::ProgramNotExecutable => Kind::ProgramNotExecutable,
-            ErrorKind::Hook => Kind::HookFailed,
-            _ => errno.map_or(Kind::Os, |errno| Kind::of_errno(errno as i32)),
-        };
-        kind.name()
+    /// Makes the error of a function that this crate passes to
+    /// [`Command::prepared`](nspod_sandbox::Command::prepared). `From` returns the original error.
+    pub(crate) fn into_caller(self) -> nspod_sandbox::Error {
+        nspod_sandbox::Error::caller(self.to_string()).with_source(self)
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { field, what, call, errno, hint, .. } = &*self.0;
-        if let Some(field) = field {
-            write!(f, "{field}: ")?;
-        }
-        match (call, errno) {
-            (Some(call), Some(errno)) => write!(f, "cannot {what}: {call}: {}", errno_text(*errno))?,
-            _ => f.write_str(what)?,
-        }
-        match hint {
-            Some(hint) => write!(f, "; {hint}"),
-            None => Ok(()),
-        }
+        self.0.fmt(f)
     }
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Error").field("kind", &self.0.kind).field("message", &self.to_string()).finish()
+        self.0.fmt(f)
     }
 }
 
 impl StdError for Error {
-    /// Returns the underlying error of the sandbox, or the [`Errno`]. The source of the sandbox's
-    /// error is that of ns-core or cgroup-core.
+    /// Returns the cause, as [`nspod_sandbox::Error`] does: the error of ns-core, cgroup-core, the
+    /// standard library or serde_json, or the [`Errno`](nix::errno::Errno).
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match &self.0.source {
-            Some(source) => Some(source),
-            None => self.0.errno.as_ref().map(|errno| errno as _),
-        }
+        self.0.source()
     }
-}
-
-/// Returns `No such file or directory (ENOENT)`.
-pub(crate) fn errno_text(errno: Errno) -> String {
-    format!("{} ({errno:?})", errno.desc())
 }
 
 impl From<ns_core::Error> for Error {
     fn from(e: ns_core::Error) -> Self {
-        Error::from_sandbox(ErrorKind::Process, e.into())
+        Error(e.into())
     }
 }
 
 impl From<cgroup_core::Error> for Error {
     fn from(e: cgroup_core::Error) -> Self {
-        Error::from_sandbox(ErrorKind::Cgroup, e.into())
+        Error(e.into())
     }
 }
 
@@ -261,18 +202,21 @@ impl From<cgroup_core::Error> for Error {
 /// configuration from which it was converted.
 impl From<nspod_sandbox::Error> for Error {
     fn from(e: nspod_sandbox::Error) -> Self {
-        let kind = match e.kind() {
-            nspod_sandbox::ErrorKind::InvalidSpec => ErrorKind::InvalidConfig,
-            kind => ErrorKind::Sandbox(kind),
-        };
-        let path = e.field().map(|field| json_path(field).unwrap_or_else(|| field.to_owned()));
-        let problem =
-            e.field().and_then(|field| e.to_string().strip_prefix(&format!("{field}: ")).map(Into::into));
-        let mut error = Error::from_sandbox(kind, e);
-        if let (Some(path), Some(problem)) = (path, problem) {
-            (error.0.field, error.0.what) = (Some(path), problem);
+        match (e.kind(), e.field()) {
+            (ErrorKind::Caller, _) if e.source().is_some_and(<dyn StdError>::is::<Error>) => {
+                let source = e.into_source().and_then(|source| source.downcast().ok());
+                *source.expect("the source was checked")
+            }
+            (ErrorKind::InvalidSpec, field) => {
+                let path = field.map(|field| json_path(field).unwrap_or_else(|| field.to_owned()));
+                let e = e.with_kind(ErrorKind::InvalidConfig).at("config");
+                Error(match path {
+                    Some(path) => e.with_field(path),
+                    None => e,
+                })
+            }
+            _ => Error(e),
         }
-        error
     }
 }
 
@@ -336,26 +280,48 @@ mod tests {
         assert_eq!((report.object.as_deref(), report.call.as_deref()), (Some("/no/such"), Some("open")));
         let limits = cgroup_core::Limits { cpu_weight: Some(0), ..Default::default() };
         let error = Error::from(limits.validate().unwrap_err());
-        assert_eq!((error.kind(), error.field()), (ErrorKind::Cgroup, None));
+        assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidInput, Some("cpu.weight")));
+        assert!(error.source().is_some_and(<dyn StdError>::is::<cgroup_core::Error>));
+        let error =
+            ns_core::Error::from_raw_os_error("open it", "open", nix::libc::ENOENT).on("/proc/7/ns/net");
+        let error = Error::from(error).context("while it starts");
+        assert!(error.to_string().starts_with("while it starts: cannot open it: open: "), "{error}");
         let report = error.report();
-        assert_eq!((report.kind.as_str(), report.field.as_deref()), ("invalid_input", Some("cpu.weight")));
-        let error = ns_core::Error::from_raw_os_error("open it", "open(/proc/7/ns/net)", nix::libc::ENOENT);
-        let report = Error::from(error).context("while it starts").report();
         assert_eq!((report.call.as_deref(), report.errno.as_deref()), (Some("open"), Some("ENOENT")));
         assert_eq!(report.object.as_deref(), Some("/proc/7/ns/net"));
+        let first = error.source().and_then(StdError::source);
+        assert!(first.is_some_and(<dyn StdError>::is::<ns_core::Error>));
+    }
+
+    #[test]
+    fn a_field_of_the_spec_becomes_the_field_of_the_configuration() {
+        let of = |field: &str| Error::from(nspod_sandbox::Error::invalid(field, "must not be empty"));
+        let error = of("mounts[2].kind.source");
+        assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidConfig, Some("mounts[2].source")));
+        assert_eq!(error.to_string(), "mounts[2].source: must not be empty");
+        assert_eq!(of("process.args").field(), Some("process.args"));
+    }
+
+    #[test]
+    fn an_error_that_passes_the_sandbox_comes_back_as_it_was() {
+        let error = Error::new(ErrorKind::HookFailed, "hook", "exit status 1").on("/bin/false");
+        let error = Error::from(error.into_caller());
+        let report = error.report();
+        assert_eq!((report.kind.as_str(), report.object.as_deref()), ("hook_failed", Some("/bin/false")));
+        assert_eq!(report.message, "exit status 1");
     }
 
     #[test]
     fn an_error_of_the_standard_library_names_the_errno() {
         let denied = std::io::Error::from_raw_os_error(nix::libc::EPERM);
-        let error = Error::io(ErrorKind::Criu, "run", Path::new("/sbin/criu"), &denied);
+        let error = Error::io("criu", "run", Path::new("/sbin/criu"), &denied);
         assert_eq!(error.to_string(), "cannot run /sbin/criu: Operation not permitted (EPERM)");
         let report = error.report();
         assert_eq!(
             (report.kind.as_str(), report.object.as_deref()),
             ("permission_denied", Some("/sbin/criu"))
         );
-        let error = Error::io_without_path(ErrorKind::Hook, "run it", &std::io::Error::other("why"));
+        let error = Error::io_without_path("hook", "run it", &std::io::Error::other("why"));
         assert_eq!((error.to_string(), error.raw_os_error()), ("cannot run it: why".to_owned(), None));
     }
 }

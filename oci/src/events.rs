@@ -19,8 +19,8 @@ impl Container {
     /// the first kernel version of each value.
     ///
     /// # Errors
-    /// - [`ErrorKind::Status`]: the container is stopped.
-    /// - [`ErrorKind::Cgroup`]: it has no cgroup of its own, or a file of the cgroup cannot be read.
+    /// - [`ErrorKind::State`]: the container is stopped, or has no cgroup of its own.
+    /// - `EACCES`, `ENOENT`: a file of the cgroup cannot be read.
     pub fn stats(&self) -> Result<Event> {
         Event::stats(&self.id, &self.running_cgroup()?)
     }
@@ -45,7 +45,7 @@ impl Container {
         let entry = self.entry()?;
         if entry.status()? == Status::Stopped {
             let problem = format!("container with id {} is not running", self.id);
-            return Err(Error::new(ErrorKind::Status, problem));
+            return Err(Error::new(ErrorKind::State, "events", problem).on(&self.id));
         }
         entry.record()?.cgroup()
     }
@@ -369,8 +369,8 @@ struct HugePages {
 
 fn huge_pages(cgroup: &Cgroup) -> Result<BTreeMap<String, HugePages>> {
     let mut sizes = BTreeMap::new();
-    let files = std::fs::read_dir(cgroup.path())
-        .map_err(|e| Error::io(ErrorKind::Cgroup, "list", cgroup.path(), &e))?;
+    let files =
+        std::fs::read_dir(cgroup.path()).map_err(|e| Error::io("cgroup", "list", cgroup.path(), &e))?;
     for file in files.flatten() {
         let name = file.file_name().to_string_lossy().into_owned();
         let Some(size) = name.strip_prefix("hugetlb.").and_then(|rest| rest.strip_suffix(".current")) else {

@@ -79,11 +79,11 @@ impl Container {
     /// [specification](https://github.com/opencontainers/runtime-spec/blob/main/config.md#process).
     ///
     /// # Errors
-    /// - [`ErrorKind::Status`]: the container is stopped, paused or being created.
-    /// - [`ErrorKind::InvalidConfig`], [`ErrorKind::InvalidOption`]: the process is invalid.
+    /// - [`ErrorKind::State`]: the container is stopped, paused or being created.
+    /// - [`ErrorKind::InvalidConfig`], [`ErrorKind::InvalidInput`]: the process is invalid.
     /// - [`ErrorKind::ProgramNotFound`]: the program does not exist in the container.
-    /// - [`ErrorKind::Socket`]: a descriptor cannot be sent.
-    /// - [`ErrorKind::Sandbox`]: a step of the start failed.
+    /// - Otherwise a step of the start failed, or a descriptor could not be sent: the kind is that of the
+    ///   errno.
     pub fn exec(&self, options: ExecOptions) -> Result<SandboxContainer> {
         let entry = self.entry()?;
         let (status, pidfd) = entry.look()?;
@@ -97,9 +97,9 @@ impl Container {
             _ => "",
         };
         if !problem.is_empty() {
-            return Err(Error::new(ErrorKind::Status, problem));
+            return Err(Error::state(&self.id, "exec", problem));
         }
-        let stopped = || Error::new(ErrorKind::Status, "cannot exec in a stopped container");
+        let stopped = || Error::state(&self.id, "exec", "cannot exec in a stopped container");
         let pidfd = pidfd.ok_or_else(stopped)?;
         let record = entry.record()?;
         // A container that is ending makes any step fail.
@@ -108,7 +108,7 @@ impl Container {
                 true => {
                     let problem =
                         format!("cannot exec in a stopped container: {} has just ended ({e})", self.id);
-                    Error::new(ErrorKind::Status, problem)
+                    Error::state(&self.id, "exec", problem).with_source(e)
                 }
                 false => e,
             }
@@ -192,7 +192,7 @@ impl ExecOptions {
             Some(process) => process.clone(),
             None if self.args.is_empty() => {
                 let problem = "process args cannot be empty: name a program, or give --process";
-                return Err(Error::new(ErrorKind::InvalidOption, problem));
+                return Err(Error::new(ErrorKind::InvalidInput, "options", problem));
             }
             None => {
                 let first = config.spec().process().clone();
@@ -221,9 +221,8 @@ impl ExecOptions {
             process.user.get_or_insert_default().groups.extend(&self.additional_gids);
         }
         for name in &self.capabilities {
-            let unknown = || format!("--cap: {name:?} is not a capability");
-            let bit =
-                Capabilities::bit(name).ok_or_else(|| Error::new(ErrorKind::InvalidOption, unknown()))?;
+            let unknown = || Error::option("--cap", format!("{name:?} is not a capability")).on(name);
+            let bit = Capabilities::bit(name).ok_or_else(unknown)?;
             let sets = process.capabilities.get_or_insert(Capabilities::NONE);
             sets.bounding |= bit;
             sets.effective |= bit;
@@ -247,7 +246,7 @@ impl ExecOptions {
             (Some(_), false) => "cannot use console socket without a terminal: give -t",
             (path, _) => return path.as_deref().map(socket::connect_console).transpose(),
         };
-        Err(Error::new(ErrorKind::InvalidOption, problem))
+        Err(Error::new(ErrorKind::InvalidInput, "options", problem))
     }
 
     /// Sets the cgroup, and whether the container may be paused.
@@ -255,8 +254,8 @@ impl ExecOptions {
         if let Some(path) = &self.cgroup {
             let below = path.strip_prefix("/").unwrap_or(path);
             if below.components().any(|part| part.as_os_str() == "..") {
-                let problem = format!("--cgroup: {path:?} is not a sub cgroup path: it has `..` in it");
-                return Err(Error::new(ErrorKind::InvalidOption, problem));
+                let problem = format!("{path:?} is not a sub cgroup path: it has `..` in it");
+                return Err(Error::option("--cgroup", problem).on(path.display().to_string()));
             }
             command.cgroup_inside(record.cgroup()?.path().join(below));
         }

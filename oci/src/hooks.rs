@@ -20,8 +20,9 @@ use crate::state::Entry;
 pub(crate) fn run(kind: &str, hooks: &[Hook], state: &[u8]) -> Result<()> {
     for (number, hook) in hooks.iter().enumerate() {
         one(kind, hook, state).map_err(|e| {
-            let path = hook.path.display();
-            e.context(format_args!("hooks.{kind}[{number}]: error running hook {path}"))
+            let (path, field) = (hook.path.display(), format!("hooks.{kind}[{number}]"));
+            let sentence = format!("{field}: error running hook {path}: {e}");
+            e.rephrased(sentence).with_field(field)
         })?;
     }
     Ok(())
@@ -63,9 +64,11 @@ fn one(kind: &str, hook: &Hook, state: &[u8]) -> Result<()> {
 fn execute(hook: &Hook, state: &[u8]) -> Result<()> {
     let mut input = memory_file("state")?;
     let output = memory_file("output")?;
-    let failed = |e: std::io::Error| Error::io(ErrorKind::Hook, "pass the state to", &hook.path, &e);
-    input.write_all(state).and_then(|()| input.rewind()).map_err(failed)?;
-    let copy = || output.try_clone().map_err(failed);
+    let failed = |what: &'static str| {
+        move |e| Error::io("hook", what, &hook.path, &e).with_kind(ErrorKind::HookFailed)
+    };
+    input.write_all(state).and_then(|()| input.rewind()).map_err(failed("pass the state to"))?;
+    let copy = || output.try_clone().map_err(failed("pass the state to"));
     let mut command = Command::new(&hook.path);
     if let Some((name, rest)) = hook.args.split_first() {
         command.arg0(name).args(rest);
@@ -76,7 +79,9 @@ fn execute(hook: &Hook, state: &[u8]) -> Result<()> {
     }
     command.stdin(input).stdout(copy()?).stderr(copy()?);
     nspod_sandbox::inherit_nothing(&mut command);
-    let mut child = command.spawn().map_err(|e| Error::io(ErrorKind::Hook, "execute", &hook.path, &e))?;
+    let ended_badly =
+        |problem| Error::new(ErrorKind::HookFailed, "hook", problem).on(hook.path.display().to_string());
+    let mut child = command.spawn().map_err(failed("execute"))?;
     if let Some(seconds) = hook.timeout {
         let limit = Duration::from_secs(seconds.into());
         let ended = Pidfd::open(child.id() as i32).and_then(|pidfd| pidfd.poll(Some(limit)));
@@ -86,13 +91,13 @@ fn execute(hook: &Hook, state: &[u8]) -> Result<()> {
         }
         if !ended? {
             let problem = format!("it was killed after its timeout of {seconds} s");
-            return Err(Error::new(ErrorKind::Hook, problem));
+            return Err(ended_badly(problem));
         }
     }
-    let status = child.wait().map_err(|e| Error::io(ErrorKind::Hook, "wait for", &hook.path, &e))?;
+    let status = child.wait().map_err(failed("wait for"))?;
     match status.success() {
         true => Ok(()),
-        false => Err(Error::new(ErrorKind::Hook, format!("{}{}", outcome(status), beginning(output)))),
+        false => Err(ended_badly(format!("{}{}", outcome(status), beginning(output)))),
     }
 }
 
@@ -100,7 +105,7 @@ fn memory_file(name: &str) -> Result<File> {
     let flags = rustix::fs::MemfdFlags::CLOEXEC;
     let fd = rustix::fs::memfd_create(name, flags);
     fd.map(File::from)
-        .map_err(|e| Error::call(ErrorKind::Hook, "make a file in memory", "memfd_create", e.raw_os_error()))
+        .map_err(|e| Error::call("hook", "make a file in memory", "memfd_create", e.raw_os_error()))
 }
 
 fn outcome(status: ExitStatus) -> String {

@@ -26,8 +26,8 @@ impl InheritedFds {
     /// Since Linux 5.6: [pidfd_getfd(2)](https://man7.org/linux/man-pages/man2/pidfd_getfd.2.html).
     ///
     /// # Errors
-    /// - [`ErrorKind::InvalidOption`]: one of the descriptors is not open.
-    /// - [`ErrorKind::Process`] (`EMFILE`, `ENFILE`): no descriptor is free.
+    /// - [`ErrorKind::InvalidInput`]: one of the descriptors is not open.
+    /// - [`ErrorKind::LimitReached`] (`EMFILE`, `ENFILE`): no descriptor is free.
     pub fn take(preserved: u16) -> Result<InheritedFds> {
         let ours = |pid: &str| pid.is_empty() || pid.parse() == Ok(std::process::id());
         let listening = match std::env::var("LISTEN_FDS").ok().and_then(|n| n.parse::<u16>().ok()) {
@@ -45,7 +45,7 @@ impl InheritedFds {
             false => {
                 let problem =
                     format!("cannot pass on descriptor {fd} of --preserve-fds or LISTEN_FDS: it is not open");
-                Err(Error::new(ErrorKind::InvalidOption, problem))
+                Err(Error::new(ErrorKind::InvalidInput, "options", problem).on(fd.to_string()))
             }
         };
         Ok(InheritedFds { fds: (3..3 + count).map(copy).collect::<Result<_>>()?, listening })

@@ -72,15 +72,15 @@ impl Container {
     ///
     /// # Errors
     /// In each case nothing of the container is left.
-    /// - [`ErrorKind::Exists`]: a container with this id exists. [`ErrorKind::InvalidId`]: the id is not
+    /// - [`ErrorKind::AlreadyExists`]: a container with this id exists. [`ErrorKind::InvalidInput`]: the id is not
     ///   valid.
     /// - [`ErrorKind::InvalidConfig`]: the configuration has an unsupported field.
     /// - [`ErrorKind::ProgramNotFound`], [`ErrorKind::ProgramNotExecutable`]: the program cannot be
     ///   executed.
-    /// - [`ErrorKind::Hook`]: a hook failed or ran into its timeout.
-    /// - [`ErrorKind::Cgroup`], [`ErrorKind::Resctrl`], [`ErrorKind::NetDevice`]: the kernel rejects a limit
-    ///   or a device.
-    /// - [`ErrorKind::Sandbox`]: another step of the start failed; [`Error::report`] has step and errno.
+    /// - [`ErrorKind::HookFailed`]: a hook failed or ran into its timeout.
+    /// - [`ErrorKind::Killed`]: the first process was killed before it executed the program.
+    /// - Otherwise a step of the start failed, or the kernel rejects a limit or a device: the kind is that
+    ///   of the errno, and [`Error::report`] has the step.
     pub fn create(runtime: &Runtime, id: &str, bundle: &Bundle, options: CreateOptions) -> Result<Container> {
         let launched = Launched::new(runtime, id, bundle, options, RunMode::Held)?;
         launched.process.detach();
@@ -314,7 +314,7 @@ pub(crate) fn console(
         }
         (path, _) => return path.as_deref().map(socket::connect_console).transpose(),
     };
-    Err(Error::new(ErrorKind::InvalidOption, problem))
+    Err(Error::new(ErrorKind::InvalidInput, "options", problem))
 }
 
 /// Starts the container, or holds it before its program.
@@ -412,11 +412,10 @@ fn command(
     };
     if noted || scope.is_some() {
         let (entry, mut record, outcome) = (entry.clone(), record.clone(), outcome.clone());
-        let caller = |e: Error| nspod_sandbox::Error::caller(e.to_string());
         command.prepared(move |made| {
-            scope.map_or(Ok(()), |scope| scope.release()).map_err(caller)?;
+            scope.map_or(Ok(()), |scope| scope.release()).map_err(Error::into_caller)?;
             match noted {
-                true => prestart.run(made, &entry, &mut record, &outcome).map_err(caller),
+                true => prestart.run(made, &entry, &mut record, &outcome).map_err(Error::into_caller),
                 false => Ok(Vec::new()),
             }
         });
@@ -428,7 +427,7 @@ fn command(
 fn died(process: &mut SandboxContainer) -> Option<Error> {
     let outcome = process.wait_timeout(Duration::ZERO).ok().flatten()?;
     let problem = format!("the container's first process was {} before its start", outcome.status);
-    let error = Error::new(ErrorKind::Process, problem);
+    let error = Error::new(ErrorKind::Killed, "create", problem).on(process.pid().to_string());
     Some(match outcome.oom {
         Some(oom) => error.with_hint(format!("{oom}: the memory limit may be too low")),
         None => error.with_hint("a process outside sent it the signal"),

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
-use crate::{Error, ErrorKind};
+use crate::Error;
 
 /// Of linux/netlink.h.
 const NLM_F_REQUEST: u16 = 1;
@@ -46,16 +46,16 @@ const HEADER: usize = 16;
 /// ```
 ///
 /// # Errors
-/// - [`ErrorKind::InvalidConfig`]: the name is not valid for a device.
-/// - [`ErrorKind::NetDevice`] with `ENODEV`: no such device; `EEXIST`: the target has a device with the
-///   name, and the device is not moved; `EPERM`: the caller lacks CAP_NET_ADMIN; `EINVAL`: the device cannot be moved.
+/// - [`InvalidConfig`](crate::ErrorKind::InvalidConfig): the name is not valid for a device.
+/// - `ENODEV`: no such device. `EEXIST`: the target has a device with the name, and the device is not
+///   moved. `EPERM`: the caller lacks CAP_NET_ADMIN. `EINVAL`: the device cannot be moved.
 pub fn move_net_device(name: &str, new_name: Option<&str>, target: BorrowedFd<'_>) -> Result<(), Error> {
     let inside = new_name.unwrap_or(name);
     for one in [name, inside] {
         check_name(&format!("linux.netDevices.{name}"), one)?;
     }
     let failed = |what: String, call: &'static str, errno: Errno, hint: &str| {
-        let error = Error::call(ErrorKind::NetDevice, what, call, errno as i32);
+        let error = Error::call("net-devices", what, call, errno as i32).on(name);
         if hint.is_empty() { error } else { error.with_hint(hint) }
     };
     let here = Netlink::open().map_err(|e| failed(format!("find the device {name}"), "socket", e, ""))?;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// Writes a pid to a file, atomically. A link at the path or at the temporary name is replaced, not followed.
 pub(crate) fn write(path: &Path, pid: i32) -> Result<()> {
@@ -16,7 +16,7 @@ pub(crate) fn write(path: &Path, pid: i32) -> Result<()> {
         .and_then(|()| std::fs::rename(&fresh, path))
         .map_err(|e| {
             let _ = std::fs::remove_file(&fresh);
-            Error::io(ErrorKind::Store, "write the pid to", path, &e)
+            Error::io("pid-file", "write the pid to", path, &e)
         })
 }
 

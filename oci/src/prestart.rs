@@ -12,7 +12,7 @@ use ns_core::{Kind, Namespace, ProcessId};
 use nspod_sandbox::Prepared;
 
 use crate::config::{ContainerSpec, Hooks, IntelRdt};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::hooks;
 use crate::net::move_net_device;
 use crate::record::{OciRecord, Status};
@@ -82,7 +82,7 @@ impl PreStart {
             for (name, new) in &self.net_devices {
                 move_net_device(name, new.as_deref(), target.as_fd()).map_err(|e| match e.field() {
                     Some(_) => e,
-                    None => e.context(format_args!("linux.netDevices.{name}")),
+                    None => e.with_field(format!("linux.netDevices.{name}")),
                 })?;
             }
         }
@@ -101,7 +101,7 @@ fn apply_rdt(rdt: IntelRdt, pid: i32, record: &mut OciRecord) -> Result<()> {
     let wanted = Resctrl { clos_id, schemata, enable_monitoring: rdt.monitoring };
     record.rdt_made = wanted.apply(&record.id, pid).map_err(|e| match e.field() {
         Some(_) => e,
-        None => e.context("linux.intelRdt"),
+        None => e.with_field("linux.intelRdt"),
     })?;
     record.intel_rdt_path = Some(Path::new("/sys/fs/resctrl").join(class));
     Ok(())
@@ -120,8 +120,7 @@ impl Outcome {
         let Some(file) = self.state.get() else { return Ok(()) };
         let state = record.state_json(Status::Created)?;
         let written = file.set_len(0).and_then(|()| file.write_all_at(&state, 0));
-        written.map_err(|e| {
-            Error::io_without_path(ErrorKind::Hook, "pass the state to the hooks in the container", &e)
-        })
+        written
+            .map_err(|e| Error::io_without_path("hook", "pass the state to the hooks in the container", &e))
     }
 }

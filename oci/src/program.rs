@@ -9,10 +9,11 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use ns_core::Kind;
+use nspod_errno::ErrnoText;
 use nspod_sandbox::spec::{PATH, Process, Seccomp};
 use nspod_sandbox::{Command, passwd};
 
-use crate::error::{Error, ErrorKind, Result, errno_text};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Sets `HOME` if it is not set. An invalid `/etc/passwd` in the image is logged and does not prevent a
 /// start.
@@ -28,7 +29,7 @@ pub(crate) fn check(pid: i32, process: &Process) -> Result<()> {
     let root = Path::new("/proc").join(pid.to_string()).join("root");
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let root = nix::fcntl::open(&root, flags, Mode::empty())
-        .map_err(|e| Error::path(ErrorKind::Process, "open", &root, e as i32))?;
+        .map_err(|e| Error::path("process", "open", &root, e as i32))?;
     let cwd = process.cwd.as_deref().unwrap_or(Path::new("/"));
     let executable = |path: &Path| -> Result<(), Errno> {
         let how =
@@ -66,18 +67,19 @@ fn missing(program: &OsStr, errno: Errno) -> Error {
         Errno::EACCES => {
             (ErrorKind::ProgramNotExecutable, "permission denied: the file is not executable".to_owned())
         }
-        other => (ErrorKind::ProgramNotExecutable, errno_text(other)),
+        other => (ErrorKind::ProgramNotExecutable, ErrnoText(other).to_string()),
     };
-    Error::new(kind, format!("process.args: exec: {name:?}: {problem}"))
+    let problem = format!("exec: {name:?}: {problem}");
+    Error::new(kind, "exec", problem).with_field("process.args").on(name)
 }
 
 /// Returns a conversion of the sandbox's error. If the program does not exist, runc's text is put first.
 pub(crate) fn failed(program: &OsStr) -> impl Fn(nspod_sandbox::Error) -> Error {
     let program = program.to_owned();
     move |e| match e.kind() {
-        nspod_sandbox::ErrorKind::ProgramNotFound => {
+        ErrorKind::ProgramNotFound => {
             let words = missing(&program, Errno::ENOENT);
-            Error::from(e).context(words)
+            Error::from(e).context(words).with_field("process.args")
         }
         _ => e.into(),
     }

@@ -100,7 +100,7 @@ impl OciRecord {
     pub(crate) fn cgroup(&self) -> Result<Cgroup> {
         let path = self.cgroup_path().ok_or_else(|| {
             let problem = format!("the container {} does not have its own cgroup", self.id);
-            Error::new(ErrorKind::Cgroup, problem)
+            Error::state(&self.id, "cgroup", problem)
         })?;
         Ok(Cgroup::open(path)?)
     }
@@ -147,7 +147,10 @@ impl OciRecord {
 
     /// Returns the state as JSON, which hooks read from their standard input.
     pub(crate) fn state_json(&self, status: Status) -> Result<Vec<u8>> {
-        let unwritable = |e| Error::new(ErrorKind::Store, format!("cannot write the state as JSON: {e}"));
+        let unwritable = |e: serde_json::Error| {
+            let problem = format!("cannot write the state as JSON: {e}");
+            Error::new(ErrorKind::InvalidInput, "store", problem).on(&self.id).with_source(e)
+        };
         serde_json::to_vec(&self.state(status)).map_err(unwritable)
     }
 }

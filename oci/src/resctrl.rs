@@ -37,20 +37,22 @@ impl Resctrl {
     /// [resctrl](https://docs.kernel.org/filesystems/resctrl.html).
     ///
     /// # Errors
-    /// - [`ErrorKind::Resctrl`]: resctrl is not mounted, or the kernel refuses a request (`EINVAL`); the
-    ///   error has the kernel's reason from `last_cmd_status`. `ENOSPC`: the processor has no free class or
+    /// - [`ErrorKind::Unsupported`]: resctrl is not mounted.
+    /// - `EINVAL`: the kernel refuses a line; the error has its reason from `last_cmd_status`. `ENOSPC`: the processor has no free class or
     ///   monitor. `ESRCH`: the process has ended.
     /// - [`ErrorKind::InvalidConfig`]: the class does not exist, or has other lines.
     pub fn apply(&self, id: &str, pid: i32) -> Result<Vec<PathBuf>, Error> {
         let mounted = statfs(ROOT).is_ok_and(|s| s.filesystem_type() == FsType(MAGIC as _));
         if !mounted {
             return Err(Error::new(
-                ErrorKind::Resctrl,
+                ErrorKind::Unsupported,
+                "resctrl",
                 format!(
                     "resctrl: {ROOT} is not mounted, so caches and bandwidth cannot be shared: this requires a \
                      processor with RDT or similar (see /proc/cpuinfo for cat_l3 and mba) and `mount -t resctrl resctrl {ROOT}`"
                 ),
-            ));
+            )
+            .on(ROOT));
         }
         self.apply_at(Path::new(ROOT), id, pid)
     }
@@ -114,7 +116,7 @@ impl Resctrl {
 /// 4.10; see [resctrl](https://docs.kernel.org/filesystems/resctrl.html).
 ///
 /// # Errors
-/// [`ErrorKind::Resctrl`] with the errno of [rmdir(2)](https://man7.org/linux/man-pages/man2/rmdir.2.html).
+/// The errno of [rmdir(2)](https://man7.org/linux/man-pages/man2/rmdir.2.html).
 pub fn remove(made: &[PathBuf]) -> Result<(), Error> {
     let mut result = Ok(());
     for path in made.iter().rev() {
@@ -204,5 +206,6 @@ fn write(root: &Path, path: &Path, text: &str) -> Result<(), Error> {
 
 fn failed(what: &str, path: &Path, call: &'static str, e: &std::io::Error) -> Error {
     let errno = e.raw_os_error().unwrap_or(0);
-    Error::call(ErrorKind::Resctrl, format!("{what} {}", path.display()), call, errno)
+    let path = path.display().to_string();
+    Error::call("resctrl", format!("{what} {path}"), call, errno).on(path)
 }

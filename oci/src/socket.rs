@@ -24,7 +24,7 @@ pub(crate) fn connect_pidfd(path: Option<&Path>) -> Result<Option<UnixStream>> {
 }
 
 fn connect(what: &str, path: &Path) -> Result<UnixStream> {
-    UnixStream::connect(path).map_err(|e| Error::io(ErrorKind::Socket, what, path, &e))
+    UnixStream::connect(path).map_err(|e| Error::io("socket", what, path, &e))
 }
 
 /// Sends a pidfd, with the word that runc sends: `standard` for the first process of a container,
@@ -56,9 +56,9 @@ fn send(socket: &UnixStream, message: &[u8], fd: BorrowedFd<'_>) -> Result<()> {
         Ok(n) if n == message.len() => Ok(()),
         Ok(_) => {
             let problem = "cannot send a descriptor: sendmsg: the message was cut short";
-            Err(Error::new(ErrorKind::Socket, problem))
+            Err(Error::new(ErrorKind::Os, "socket", problem))
         }
-        Err(e) => Err(Error::call(ErrorKind::Socket, "send a descriptor", "sendmsg", e as i32)),
+        Err(e) => Err(Error::call("socket", "send a descriptor", "sendmsg", e as i32)),
     }
 }
 

@@ -38,7 +38,7 @@ impl Store {
             Some((entry, lock)) => Ok((Entry::new(entry), lock)),
             None => {
                 let problem = format!("container with given ID already exists: {id}");
-                Err(Error::new(ErrorKind::Exists, problem))
+                Err(Error::new(ErrorKind::AlreadyExists, "store", problem).on(id))
             }
         }
     }
@@ -92,7 +92,7 @@ impl Store {
 }
 
 fn missing(id: &str) -> Error {
-    Error::new(ErrorKind::NotFound, format!("container does not exist: {id}"))
+    Error::new(ErrorKind::NotFound, "store", format!("container does not exist: {id}")).on(id)
 }
 
 /// Checks an id by runc's rule. An id is the name of a directory, with a limited set of characters.
@@ -103,7 +103,7 @@ fn valid(id: &str) -> Result<()> {
         false => {
             let rule = "letters, digits, '_', '+', '-' and '.', and neither \".\" nor \"..\"";
             let problem = format!("invalid container ID format: {id:?}: {rule}");
-            Err(Error::new(ErrorKind::InvalidId, problem))
+            Err(Error::new(ErrorKind::InvalidInput, "store", problem).on(id))
         }
     }
 }
@@ -137,7 +137,7 @@ impl Entry {
     /// Saves a copy of the configuration, since the bundle may change.
     pub(crate) fn write_config(&self, json: &[u8]) -> Result<()> {
         let mut file = self.dir().create(CONFIG)?;
-        file.write_all(json).map_err(|e| Error::io(ErrorKind::Store, "write", &self.dir().at(CONFIG), &e))
+        file.write_all(json).map_err(|e| Error::io("store", "write", &self.dir().at(CONFIG), &e))
     }
 
     pub(crate) fn config(&self) -> Result<Config> {
@@ -184,7 +184,7 @@ fn is_frozen(record: &OciRecord) -> Result<bool> {
         Ok(text) => Ok(text.trim_ascii_end() == b"1"),
         // The cgroup has been removed, and the process is in another cgroup.
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(false),
-        Err(e) => Err(Error::io(ErrorKind::Cgroup, "read", &path, &e)),
+        Err(e) => Err(Error::io("cgroup", "read", &path, &e)),
     }
 }
 
@@ -206,7 +206,7 @@ mod tests {
             assert!(valid(id).is_ok(), "{id}");
         }
         for id in ["", ".", "..", "a/b", "a b", "ä", "a\n", "a:b"] {
-            assert_eq!(valid(id).unwrap_err().kind(), ErrorKind::InvalidId, "{id:?}");
+            assert_eq!(valid(id).unwrap_err().kind(), ErrorKind::InvalidInput, "{id:?}");
         }
     }
 
@@ -215,7 +215,7 @@ mod tests {
         let (_temp, store) = store();
         let _first = store.create("a").unwrap();
         let error = store.create("a").unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Exists);
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
         assert!(error.to_string().contains("container with given ID already exists"), "{error}");
     }
 

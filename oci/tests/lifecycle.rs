@@ -44,8 +44,8 @@ fn the_kind_of_an_error_says_what_happened() {
     let runtime = Runtime::new(temp.path().join("state"));
     let container = Container::new(&runtime, "a");
     assert_eq!(container.state().unwrap_err().kind(), ErrorKind::NotFound);
-    assert_eq!(Container::new(&runtime, "a/b").state().unwrap_err().kind(), ErrorKind::InvalidId);
-    assert_eq!(Bundle::open(temp.path()).unwrap_err().kind(), ErrorKind::Bundle);
+    assert_eq!(Container::new(&runtime, "a/b").state().unwrap_err().kind(), ErrorKind::InvalidInput);
+    assert_eq!(Bundle::open(temp.path()).unwrap_err().kind(), ErrorKind::NotFound);
 
     bundle(temp.path(), &["/missing"]);
     let opened = Bundle::open(temp.path()).unwrap();
@@ -57,12 +57,12 @@ fn the_kind_of_an_error_says_what_happened() {
     let opened = Bundle::open(temp.path()).unwrap();
     let create = || Container::create(&runtime, "a", &opened, CreateOptions::default());
     let created = create().unwrap();
-    assert_eq!(create().unwrap_err().kind(), ErrorKind::Exists);
+    assert_eq!(create().unwrap_err().kind(), ErrorKind::AlreadyExists);
     assert_eq!(created.state().unwrap().status, Status::Created);
-    assert_eq!(created.resume().unwrap_err().kind(), ErrorKind::Status);
+    assert_eq!(created.resume().unwrap_err().kind(), ErrorKind::State);
     created.start().unwrap();
-    assert_eq!(created.start().unwrap_err().kind(), ErrorKind::Status);
-    assert_eq!(created.delete(false).unwrap_err().kind(), ErrorKind::Status);
+    assert_eq!(created.start().unwrap_err().kind(), ErrorKind::State);
+    assert_eq!(created.delete(false).unwrap_err().kind(), ErrorKind::State);
     created.delete(true).unwrap();
     created.delete(true).unwrap();
     assert_eq!(created.delete(false).unwrap_err().kind(), ErrorKind::NotFound);

@@ -149,8 +149,10 @@ impl ContainerCgroup {
         }
         Err(Error::new(
             ErrorKind::Busy,
+            "cgroup",
             format!("cannot make the cgroup {name}: another program removed it each time"),
-        ))
+        )
+        .on(name))
     }
 
     /// Gives a cgroup of [`ahead`](Self::ahead) to a container, with the spec's limits.
@@ -321,10 +323,11 @@ fn nothing_demanded(spec: &Spec, why: &str) -> Result<(), Error> {
 /// its program, and the caller would wait forever.
 fn not_frozen(cgroup: &Cgroup) -> Result<(), Error> {
     match cgroup.events() {
-        Ok(events) if events.frozen => Err(Error::new(
-            ErrorKind::State,
-            format!("cannot start a process in {}, which is frozen: thaw it first", cgroup.path().display()),
-        )),
+        Ok(events) if events.frozen => {
+            let path = cgroup.path().display().to_string();
+            let what = format!("cannot start a process in {path}, which is frozen: thaw it first");
+            Err(Error::new(ErrorKind::State, "cgroup", what).on(path))
+        }
         // The root of the hierarchy has no cgroup.events. If the cgroup is gone, the clone fails.
         Err(e) if e.kind() != cgroup_core::ErrorKind::NotFound => Err(e.into()),
         _ => Ok(()),
@@ -407,7 +410,7 @@ fn create_in_parent(
 /// name in use, a limit on the number of cgroups, too many open files).
 pub(crate) fn is_not_allowed(e: &Error) -> bool {
     let refused = matches!(e.raw_os_error(), None | Some(libc::EACCES | libc::EPERM | libc::EROFS));
-    e.step() == Some("cgroup") && refused
+    e.step() == "cgroup" && refused
 }
 
 /// Makes the cgroup of a pod, and returns it with the path of the library's parent. Calls `tell`

@@ -426,7 +426,7 @@ impl Command {
         let launcher = self.launcher()?;
         if self.handles.ready && self.prepared.is_none() {
             let what = "cannot start a second container: the function of `prepared` is called once";
-            return Err(Error::new(ErrorKind::State, what));
+            return Err(Error::new(ErrorKind::State, "prepared", what));
         }
         let mut streams = Streams::open(&self.stdio)?;
         if let Some(mut file) = self.exit_file.as_deref()
@@ -473,7 +473,7 @@ impl Command {
 fn holds_no_process(e: &Error) -> bool {
     let errno = e.raw_os_error();
     // This is the clone3 of this process, or the second clone3 in the child.
-    let of_clone = e.step() == Some("clone") || e.failed_call() == Some("clone3");
+    let of_clone = e.step() == "clone" || e.failed_call() == Some("clone3");
     of_clone && matches!(errno, Some(libc::ENODEV | libc::EBUSY))
-        || e.step() == Some("cgroup") && matches!(errno, Some(libc::ENOENT | libc::ENODEV))
+        || e.step() == "cgroup" && matches!(errno, Some(libc::ENOENT | libc::ENODEV))
 }

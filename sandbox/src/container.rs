@@ -136,10 +136,10 @@ impl Container {
     /// [`ErrorKind::State`]: the container is not held. Otherwise a step failed.
     pub fn start(&mut self) -> Result<(), Error> {
         let Some(held) = self.held.take() else {
-            return Err(Error::new(ErrorKind::State, "the container has been started already"));
+            return Err(self.state("start", "the container has been started already"));
         };
         let Origin::Plan(plan) = &self.origin else {
-            return Err(Error::new(ErrorKind::State, "the container was opened, so it has been started"));
+            return Err(self.state("start", "the container was opened, so it has been started"));
         };
         let exit_file = self.exit_file.as_deref().filter(|_| plan.spec.init);
         held.start(plan, self.pidfd(), exit_file).map_err(|e| explain(e, self.cgroup.as_ref()))
@@ -218,10 +218,9 @@ impl Container {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Err(Error::new(
-            ErrorKind::State,
-            "the container has ended, and its exit status is not known: it had no init with an exit file",
-        ))
+        let what =
+            "the container has ended, and its exit status is not known: it had no init with an exit file";
+        Err(self.state("process", what))
     }
 
     /// Sends a signal to the first process
@@ -295,11 +294,19 @@ impl Container {
 
     fn need_cgroup(&self, what: &str) -> Result<&Cgroup, Error> {
         self.cgroup().ok_or_else(|| {
-            Error::new(
-                ErrorKind::State,
-                format!("cannot {what}: the container does not have its own cgroup; run as root, or delegate a cgroup to the caller"),
-            )
+            let why =
+                "the container does not have its own cgroup; run as root, or delegate a cgroup to the caller";
+            self.state("cgroup", format!("cannot {what}: {why}"))
         })
+    }
+
+    /// Makes the error of a container in a state that does not allow the step.
+    fn state(&self, step: &'static str, sentence: impl Into<String>) -> Error {
+        let object = match &self.origin {
+            Origin::Plan(_) => self.pid().to_string(),
+            Origin::Record { dir, .. } => dir.path().display().to_string(),
+        };
+        Error::new(ErrorKind::State, step, sentence).on(object)
     }
 
     /// Kills every process in the container and removes its cgroup.

@@ -2,8 +2,10 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::path::Path;
 
 use nix::errno::Errno;
+use nspod_errno::ErrnoText;
 use serde::{Deserialize, Serialize};
 
 /// The category of an error, for programs. [`Error::step`] names the step that failed.
@@ -13,6 +15,9 @@ pub enum ErrorKind {
     /// A field of the spec is invalid, or conflicts with another: [`Error::field`]. Nothing was
     /// done.
     InvalidSpec,
+    /// A field of an OCI configuration is invalid, or not supported: [`Error::field`] is its JSON
+    /// path. Only `nspod-oci-runtime` returns this kind.
+    InvalidConfig,
     /// An argument, name or text is invalid (`EINVAL`).
     InvalidInput,
     /// The program does not exist in the container.
@@ -21,8 +26,11 @@ pub enum ErrorKind {
     ProgramNotExecutable,
     /// The first process was killed before it executed the program.
     Killed,
-    /// A hook exited with a nonzero code, was killed, or exceeded its timeout.
+    /// A hook exited with a nonzero code, was killed, exceeded its timeout, or could not be executed.
     HookFailed,
+    /// A program that the operation needs failed or refused a request: `newuidmap`, `newgidmap`,
+    /// systemd, or criu.
+    HelperFailed,
     /// The caller lacks a capability, or a policy of the host forbids the call (`EPERM`, `EACCES`,
     /// `EROFS`).
     PermissionDenied,
@@ -61,11 +69,13 @@ impl ErrorKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::InvalidSpec => "invalid_spec",
+            Self::InvalidConfig => "invalid_config",
             Self::InvalidInput => "invalid_input",
             Self::ProgramNotFound => "program_not_found",
             Self::ProgramNotExecutable => "program_not_executable",
             Self::Killed => "killed",
             Self::HookFailed => "hook_failed",
+            Self::HelperFailed => "helper_failed",
             Self::PermissionDenied => "permission_denied",
             Self::NotFound => "not_found",
             Self::ProcessEnded => "process_ended",
@@ -163,9 +173,9 @@ pub struct Error(Box<Inner>);
 
 struct Inner {
     kind: ErrorKind,
-    /// Text after "cannot" if a call failed, otherwise the whole sentence.
+    /// Text after "cannot" if there is an errno and no source, otherwise the whole sentence.
     what: String,
-    step: Option<Cow<'static, str>>,
+    step: Cow<'static, str>,
     object: Option<String>,
     field: Option<String>,
     call: Option<Cow<'static, str>>,
@@ -175,12 +185,13 @@ struct Inner {
 }
 
 impl Error {
-    /// Makes an error from a whole sentence, for crates that use this crate.
-    pub fn new(kind: ErrorKind, sentence: impl Into<String>) -> Self {
+    /// Makes an error from a whole sentence, for crates that use this crate. `step` is the [name of the
+    /// step](Self::step).
+    pub fn new(kind: ErrorKind, step: &'static str, sentence: impl Into<String>) -> Self {
         Error(Box::new(Inner {
             kind,
             what: sentence.into(),
-            step: None,
+            step: step.into(),
             object: None,
             field: None,
             call: None,
@@ -195,13 +206,13 @@ impl Error {
     ///
     /// [`Command::prepared`]: crate::Command::prepared
     pub fn caller(sentence: impl Into<String>) -> Self {
-        Error::new(ErrorKind::Caller, sentence)
+        Error::new(ErrorKind::Caller, "caller", sentence)
     }
 
     /// Makes an [`ErrorKind::InvalidSpec`] error from the path of the field, for example
     /// `mounts[3].destination`, and the problem with its value.
     pub fn invalid(field: impl Into<String>, problem: impl fmt::Display) -> Self {
-        Error::new(ErrorKind::InvalidSpec, problem.to_string()).with_field(field)
+        Error::new(ErrorKind::InvalidSpec, "plan", problem.to_string()).with_field(field)
     }
 
     /// Makes the error of a failed call. `step` is the [name of the step](Self::step). `what`
@@ -212,7 +223,7 @@ impl Error {
         call: impl Into<Cow<'static, str>>,
         errno: i32,
     ) -> Self {
-        let mut error = Error::new(ErrorKind::of_errno(errno), what).at(step);
+        let mut error = Error::new(ErrorKind::of_errno(errno), step, what);
         error.0.call = Some(call.into());
         error.0.errno = Some(Errno::from_raw(errno));
         error
@@ -229,8 +240,70 @@ impl Error {
         let call = call.into();
         match e.raw_os_error() {
             Some(errno) => Error::call(step, what, call, errno),
-            None => Error::new(ErrorKind::Os, format!("cannot {}: {call}: {e}", what.into())).at(step),
+            None => Error::of_std(step, format!("cannot {}: {call}: {e}", what.into()), e),
         }
+    }
+
+    /// Makes the error of an operation of the standard library that can fail in more than one call.
+    /// `step` is the [name of the step](Self::step). `what` follows "cannot" in the sentence.
+    pub fn failed(step: &'static str, what: impl Into<String>, e: &std::io::Error) -> Self {
+        match e.raw_os_error() {
+            Some(errno) => {
+                let mut error = Error::new(ErrorKind::of_errno(errno), step, what);
+                error.0.errno = Some(Errno::from_raw(errno));
+                error
+            }
+            None => Error::of_std(step, format!("cannot {}: {e}", what.into()), e),
+        }
+    }
+
+    /// Does the same as [`failed`](Self::failed) for an operation on a path, which is the
+    /// [`object`](Self::object) and the end of `what` in the sentence.
+    pub fn path(step: &'static str, what: &str, path: &Path, e: &std::io::Error) -> Self {
+        Error::failed(step, format!("{what} {}", path.display()), e).on(path.display().to_string())
+    }
+
+    /// Makes an error from one of the standard library that has no errno.
+    fn of_std(step: &'static str, sentence: String, e: &std::io::Error) -> Self {
+        use std::io::ErrorKind as Std;
+        let kind = match e.kind() {
+            Std::InvalidInput | Std::InvalidData => ErrorKind::InvalidInput,
+            Std::NotFound => ErrorKind::NotFound,
+            Std::PermissionDenied => ErrorKind::PermissionDenied,
+            Std::TimedOut => ErrorKind::TimedOut,
+            Std::UnexpectedEof => ErrorKind::Protocol,
+            _ => ErrorKind::Os,
+        };
+        Error::new(kind, step, sentence).with_source(std::io::Error::new(e.kind(), e.to_string()))
+    }
+
+    /// Sets the [`source`](std::error::Error::source). The sentence must be whole.
+    pub fn with_source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.0.source = Some(Box::new(source));
+        self
+    }
+
+    /// Replaces the sentence. This error becomes the [`source`](std::error::Error::source) of the new
+    /// one. All other parts stay the same.
+    pub fn rephrased(self, sentence: impl Into<String>) -> Self {
+        let Inner { kind, step, object, field, call, errno, .. } = &*self.0;
+        Error(Box::new(Inner {
+            kind: *kind,
+            what: sentence.into(),
+            step: step.clone(),
+            object: object.clone(),
+            field: field.clone(),
+            call: call.clone(),
+            errno: *errno,
+            hint: None,
+            source: Some(Box::new(self)),
+        }))
+    }
+
+    /// Puts words and a colon before the sentence, like [`rephrased`](Self::rephrased).
+    pub fn with_context(self, words: impl fmt::Display) -> Self {
+        let sentence = format!("{words}: {self}");
+        self.rephrased(sentence)
     }
 
     /// Replaces the category. The sentence stays the same.
@@ -241,7 +314,7 @@ impl Error {
 
     /// Sets the name of the failed step: [`step`](Self::step). The sentence stays the same.
     pub fn at(mut self, step: impl Into<Cow<'static, str>>) -> Self {
-        self.0.step = Some(step.into());
+        self.0.step = step.into();
         self
     }
 
@@ -255,6 +328,15 @@ impl Error {
     /// [`Spec`](crate::spec::Spec). The rest of the error stays the same.
     pub fn with_field(mut self, field: impl Into<String>) -> Self {
         self.0.field = Some(field.into());
+        self
+    }
+
+    /// Appends a clause to the sentence.
+    pub fn and_hint(mut self, hint: impl fmt::Display) -> Self {
+        self.0.hint = Some(match self.0.hint.take() {
+            Some(before) => format!("{before}; {hint}"),
+            None => hint.to_string(),
+        });
         self
     }
 
@@ -280,8 +362,8 @@ impl Error {
     /// `limits`, `namespace`, `process`, `proc`, `pod`, `store` or `setup`.
     ///
     /// [`PlannedStep::name`]: crate::PlannedStep::name
-    pub fn step(&self) -> Option<&str> {
-        self.0.step.as_deref()
+    pub fn step(&self) -> &str {
+        &self.0.step
     }
 
     /// Returns the object of the failed step: a path, a program, or a name.
@@ -299,12 +381,17 @@ impl Error {
         self.0.call.as_deref()
     }
 
+    /// Returns the cause that [`with_source`](Self::with_source) set, as a value.
+    pub fn into_source(self) -> Option<Box<dyn std::error::Error + Send + Sync>> {
+        self.0.source
+    }
+
     /// Returns the machine-readable form.
     pub fn report(&self) -> ErrorReport {
         let text = |text: Option<&str>| text.map(str::to_owned);
         ErrorReport {
             kind: self.kind().name().to_owned(),
-            step: text(self.step()),
+            step: Some(self.step().to_owned()),
             object: text(self.object()),
             call: text(self.failed_call()),
             errno: self.0.errno.map(|errno| format!("{errno:?}")),
@@ -322,10 +409,11 @@ impl fmt::Display for Error {
         if let (Some(field), false) = (field, is_whole) {
             write!(f, "{field}: ")?;
         }
-        match (call, errno) {
-            (Some(call), Some(errno)) if !is_whole => {
-                write!(f, "cannot {what}: {call}: {}", errno_text(*errno as i32))?;
+        match (errno, call) {
+            (Some(errno), Some(call)) if !is_whole => {
+                write!(f, "cannot {what}: {call}: {}", ErrnoText(*errno))?;
             }
+            (Some(errno), None) if !is_whole => write!(f, "cannot {what}: {}", ErrnoText(*errno))?,
             _ => f.write_str(what)?,
         }
         match hint {
@@ -342,20 +430,15 @@ impl fmt::Debug for Error {
 }
 
 impl std::error::Error for Error {
-    /// Returns the [`ns_core::Error`] or [`cgroup_core::Error`] that caused this error, or
-    /// otherwise the [`Errno`].
+    /// Returns the error that caused this one: an [`ns_core::Error`], a [`cgroup_core::Error`], an
+    /// error of the standard library or of serde_json, or the `Error` that was
+    /// [rephrased](Error::rephrased). If there is none, returns the [`Errno`].
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.0.source {
             Some(source) => Some(&**source),
             None => self.0.errno.as_ref().map(|errno| errno as _),
         }
     }
-}
-
-/// Returns the text of an errno, for example `No such file or directory (ENOENT)`.
-pub(crate) fn errno_text(errno: i32) -> String {
-    let e = Errno::from_raw(errno);
-    format!("{} ({e:?})", e.desc())
 }
 
 impl From<ns_core::Error> for Error {
@@ -367,20 +450,16 @@ impl From<ns_core::Error> for Error {
             Ns::NotFound => ErrorKind::NotFound,
             Ns::AlreadyExists => ErrorKind::AlreadyExists,
             Ns::NotANamespace | Ns::InvalidInput | Ns::Parse => ErrorKind::InvalidInput,
-            Ns::Unsupported | Ns::Program => ErrorKind::Unsupported,
+            Ns::Unsupported => ErrorKind::Unsupported,
+            Ns::ProgramFailed => ErrorKind::HelperFailed,
             Ns::LimitReached => ErrorKind::LimitReached,
             Ns::Busy => ErrorKind::Busy,
             _ => ErrorKind::Os,
         };
-        let mut error = Error::new(kind, e.to_string()).at("namespace");
+        let mut error = Error::new(kind, "namespace", e.to_string());
         error.0.errno = e.raw_os_error().map(Errno::from_raw);
-        if let Some(call) = e.call() {
-            // `open(/proc/7/ns/net)` has the path in it, and `mount(MS_BIND)` a flag.
-            let (name, argument) = call.split_once('(').unwrap_or((call, ""));
-            error.0.call = Some(name.to_owned().into());
-            let path = argument.strip_suffix(')').filter(|path| path.starts_with('/'));
-            error.0.object = path.map(Into::into);
-        }
+        error.0.call = e.failed_call().map(Into::into);
+        error.0.object = e.object().map(Into::into);
         error.0.source = Some(Box::new(e));
         error
     }
@@ -400,7 +479,7 @@ impl From<cgroup_core::Error> for Error {
             Cg::NoHierarchy | Cg::Systemd | Cg::Unsupported => ErrorKind::Unsupported,
             _ => ErrorKind::Os,
         };
-        let mut error = Error::new(kind, e.to_string()).at("cgroup");
+        let mut error = Error::new(kind, "cgroup", e.to_string());
         error.0.errno = e.raw_os_error().map(Errno::from_raw);
         error.0.call = e.failed_call().map(|call| call.to_owned().into());
         error.0.object = e.object().map(Into::into);
@@ -423,23 +502,37 @@ mod tests {
 
     #[test]
     fn an_error_of_ns_core_keeps_its_call_and_path() {
-        let of = |call: &'static str| {
-            let error = ns_core::Error::from_raw_os_error("open it", call, libc::ENOENT);
-            let sentence = error.to_string();
-            let report = Error::from(error).report();
-            assert_eq!((report.kind.as_str(), report.message.as_str()), ("not_found", sentence.as_str()));
-            report
-        };
-        let path = Some("/proc/7/ns/net");
-        assert_eq!(
-            parts(&of("open(/proc/7/ns/net)")),
-            [Some("namespace"), path, Some("open"), Some("ENOENT"), None]
-        );
-        for (call, name) in [("setns", "setns"), ("mount(MS_BIND)", "mount")] {
-            assert_eq!(parts(&of(call)), [Some("namespace"), None, Some(name), Some("ENOENT"), None]);
-        }
-        let program = ns_core::Error::new(ns_core::ErrorKind::Program, "map ids", "it is not on PATH");
-        assert_eq!(parts(&Error::from(program).report()), [Some("namespace"), None, None, None, None]);
+        let error = ns_core::Error::from_raw_os_error("open it", "open", libc::ENOENT).on("/proc/7/ns/net");
+        let sentence = error.to_string();
+        let report = Error::from(error).report();
+        assert_eq!((report.kind.as_str(), report.message.as_str()), ("not_found", sentence.as_str()));
+        let expected = [Some("namespace"), Some("/proc/7/ns/net"), Some("open"), Some("ENOENT"), None];
+        assert_eq!(parts(&report), expected);
+        let failed = ns_core::Error::new(ns_core::ErrorKind::ProgramFailed, "map ids", "it is not setuid");
+        let report = Error::from(failed).report();
+        assert_eq!(parts(&report), [Some("namespace"), None, None, None, None]);
+        assert_eq!(report.kind, "helper_failed");
+    }
+
+    #[test]
+    fn context_stands_before_the_field_and_the_parts_stay() {
+        let error = Error::invalid("mounts[0].kind", "must not be empty").with_context("the pod");
+        assert_eq!(error.to_string(), "the pod: mounts[0].kind: must not be empty");
+        assert_eq!(error.field(), Some("mounts[0].kind"));
+        let denied = std::io::Error::from_raw_os_error(libc::EPERM);
+        let error = Error::path("read", "read", Path::new("/x"), &denied).with_context("a").with_context("b");
+        assert_eq!(error.to_string(), "b: a: cannot read /x: Operation not permitted (EPERM)");
+        assert_eq!(parts(&error.report()), [Some("read"), Some("/x"), None, Some("EPERM"), None]);
+    }
+
+    #[test]
+    fn an_error_of_the_standard_library_is_kept_as_the_source() {
+        let e = std::io::Error::new(std::io::ErrorKind::InvalidData, "stream did not contain valid UTF-8");
+        let error = Error::path("read", "read", Path::new("/x"), &e);
+        assert_eq!(error.to_string(), "cannot read /x: stream did not contain valid UTF-8");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        let source = std::error::Error::source(&error).and_then(|e| e.downcast_ref::<std::io::Error>());
+        assert_eq!(source.map(std::io::Error::kind), Some(std::io::ErrorKind::InvalidData));
     }
 
     #[test]

@@ -93,8 +93,9 @@ fn exec(
     if container.mounts_stay {
         let path = format!("/proc/{pid}/root");
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let root = nix::fcntl::open(path.as_str(), flags, Mode::empty())
-            .map_err(|e| Error::call("process", "open the root of the container", "open", e as i32))?;
+        let root = nix::fcntl::open(path.as_str(), flags, Mode::empty()).map_err(|e| {
+            Error::call("process", "open the root of the container", "open", e as i32).on(path.as_str())
+        })?;
         // If the process still exists, its pid was not reused before the open.
         pidfd.send_signal(0)?;
         command.enters_root(root);

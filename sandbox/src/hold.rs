@@ -86,14 +86,15 @@ pub fn is_held(directory: &Path) -> Result<bool, Error> {
 /// [`ErrorKind::State`]: no container waits there, because it was started or has ended. Otherwise a step
 /// failed.
 pub fn start_held(directory: &Path) -> Result<(), Error> {
-    let gone = || Error::new(ErrorKind::State, "cannot start a container that has stopped");
+    let state = |what| Error::new(ErrorKind::State, "start", what).on(directory.display().to_string());
+    let gone = || state("cannot start a container that has stopped");
     let open = |name: &str, write: bool| {
         let path = directory.join(name);
         let mut options = OpenOptions::new();
         options.read(!write).write(write).custom_flags(libc::O_NONBLOCK);
         options.open(&path).map_err(|e| match e.raw_os_error() {
             Some(libc::ENXIO) => gone(),
-            Some(libc::ENOENT) => Error::new(ErrorKind::State, "cannot start a container that is not held"),
+            Some(libc::ENOENT) => state("cannot start a container that is not held"),
             _ => failed("open", &path, "open", &e),
         })
     };
@@ -114,7 +115,8 @@ pub fn start_held(directory: &Path) -> Result<(), Error> {
     }
     let killed = || {
         let what = "cannot start the container: its first process ended before it executed the program";
-        Error::new(ErrorKind::Killed, what).with_hint(Some(
+        let error = Error::new(ErrorKind::Killed, "start", what).on(directory.display().to_string());
+        error.with_hint(Some(
             "it was killed: by another process, or because the memory limit is too low for the start".into(),
         ))
     };
@@ -148,7 +150,7 @@ fn hear(report: &mut File) -> Result<Option<Message>, Error> {
                     Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                     Err(e) => {
                         return Err(Error::call(
-                            "process",
+                            "start",
                             "receive a report of the container",
                             "poll",
                             e as i32,
@@ -156,7 +158,7 @@ fn hear(report: &mut File) -> Result<Option<Message>, Error> {
                     }
                 }
             }
-            Err(e) => return Err(Error::io("process", "receive a report of the container", "read", &e)),
+            Err(e) => return Err(Error::io("start", "receive a report of the container", "read", &e)),
         }
     }
 }
@@ -178,5 +180,5 @@ fn reported(directory: &Path, message: Message) -> Error {
 }
 
 fn failed(what: &str, path: &Path, call: &'static str, e: &std::io::Error) -> Error {
-    Error::io("process", format!("{what} {}", path.display()), call, e)
+    Error::io("start", format!("{what} {}", path.display()), call, e).on(path.display().to_string())
 }

@@ -79,8 +79,7 @@ impl Host {
         }
         if spec.hides_sockets() {
             const MOUNTS: &str = "/proc/thread-self/mountinfo";
-            let text = std::fs::read(MOUNTS)
-                .map_err(|e| Error::io("process", format!("read {MOUNTS}"), "read", &e))?;
+            let text = std::fs::read(MOUNTS).map_err(|e| Error::path("proc", "read", MOUNTS.as_ref(), &e))?;
             host.mounts = HostMount::parse(&text);
         }
         if spec.namespaces.is_new(Kind::User) && spec.id_maps == IdMaps::Auto {

@@ -196,7 +196,7 @@ fn on_ready(plan: &Plan, container: &Prepared<'_>, prepared: Option<OnPrepared>)
         let text = then(container)?;
         if let Some(file) = container.state {
             file.write_all_at(&text, 0)
-                .map_err(|e| Error::io("process", "write the state for hooks", "pwrite64", &e))?;
+                .map_err(|e| Error::io("hook", "write the state for hooks", "pwrite64", &e))?;
         }
     }
     for hook in plan.stage.iter().flat_map(|stage| &stage.hooks) {

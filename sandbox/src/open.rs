@@ -54,7 +54,8 @@ impl Container {
     where
         R: Record + AsRef<ContainerRecord>,
     {
-        let missing = || Error::new(ErrorKind::NotFound, format!("there is no container {name}")).on(name);
+        let missing =
+            || Error::new(ErrorKind::NotFound, "store", format!("there is no container {name}")).on(name);
         Container::of_entry(&store.find(name)?.ok_or_else(missing)?)
     }
 
@@ -66,8 +67,8 @@ impl Container {
     where
         R: Record + AsRef<ContainerRecord>,
     {
-        let not =
-            |kind, what| Error::new(kind, format!("the container {} {what}", entry.name())).on(entry.name());
+        let name = entry.name();
+        let not = |kind, what| Error::new(kind, "open", format!("the container {name} {what}")).on(name);
         let ended = || not(ErrorKind::ProcessEnded, "is not running");
         let complete = entry.record().filter(|record| record.is_complete());
         let record = complete.ok_or_else(|| not(ErrorKind::State, "has not been started"))?.as_ref();
@@ -114,7 +115,7 @@ impl Container {
         if self.process.known().is_some() {
             // Another process can have the pid.
             let what = "the container cannot be recorded: it has ended and been reaped";
-            return Err(Error::new(ErrorKind::ProcessEnded, what));
+            return Err(Error::new(ErrorKind::ProcessEnded, "record", what).on(self.pid().to_string()));
         }
         Ok(ContainerRecord {
             process,

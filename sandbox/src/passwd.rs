@@ -89,7 +89,7 @@ pub fn gid(text: &str, roots: &[PathBuf]) -> Result<u32, Error> {
 fn unknown(what: &str, name: &str, file: &str) -> Error {
     let problem =
         format!("the {what} {name:?} is not in the container's {file}: use a number, or add it to the file");
-    Error::new(ErrorKind::NotFound, problem)
+    Error::new(ErrorKind::NotFound, "user", problem).on(name)
 }
 
 fn failed(call: &'static str, path: &Path, errno: Errno) -> Error {
@@ -97,7 +97,8 @@ fn failed(call: &'static str, path: &Path, errno: Errno) -> Error {
         "look at" => ("fstat", "inspect"),
         call => (call, call),
     };
-    Error::call("read", format!("{what} {}", path.display()), call, errno as i32)
+    let path = path.display().to_string();
+    Error::call("read", format!("{what} {path}"), call, errno as i32).on(path)
 }
 
 /// Returns uid, gid and home if the line has this name or number.
@@ -172,7 +173,7 @@ fn read_regular(at: &OwnedFd, path: &Path) -> Result<String, Error> {
     };
     if let Some(problem) = problem {
         let sentence = format!("cannot read {}: {problem}: replace it in the image", path.display());
-        return Err(Error::new(ErrorKind::InvalidInput, sentence));
+        return Err(Error::new(ErrorKind::InvalidInput, "read", sentence).on(path.display().to_string()));
     }
     // A file of procfs may be endless, or reading it may block. Its size is 0.
     if size == 0 {

@@ -300,10 +300,8 @@ impl Pod {
                 (Some(dir), _) => Namespace::open(dir.join(kind.name()))?,
                 (None, Some(holder)) => Namespace::of_pidfd(&holder.process.pidfd, kind)?,
                 (None, None) => {
-                    return Err(Error::new(
-                        ErrorKind::State,
-                        "the pod's namespaces are neither pinned nor held",
-                    ));
+                    let what = "the pod's namespaces are neither pinned nor held";
+                    return Err(Error::new(ErrorKind::State, "pod", what));
                 }
             });
         }
@@ -460,10 +458,8 @@ impl Pod {
 
     fn need_cgroup(&self) -> Result<&Cgroup, Error> {
         self.cgroup.as_ref().ok_or_else(|| {
-            Error::new(
-                ErrorKind::State,
-                "the pod has no cgroup: run as root, or delegate a cgroup to the caller",
-            )
+            let what = "the pod has no cgroup: run as root, or delegate a cgroup to the caller";
+            Error::new(ErrorKind::State, "cgroup", what)
         })
     }
 
@@ -499,7 +495,7 @@ impl Pod {
         if let Some(shm) = self.shm.take() {
             match fs::remove_dir_all(shm.parent().unwrap_or(&shm)) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    let failed = Error::io("pod", format!("remove {}", shm.display()), "unlink", &e);
+                    let failed = Error::path("pod", "remove", &shm, &e);
                     result = result.and(Err(failed));
                 }
                 _ => {}
@@ -535,10 +531,8 @@ impl Holder {
     /// Opens the process unless it has ended. Another process can have its pid now.
     fn open(id: &ProcessId) -> Result<Holder, Error> {
         let Some(pidfd) = id.open()? else {
-            return Err(Error::new(
-                ErrorKind::ProcessEnded,
-                "the process that held the namespaces has ended, and the namespaces with it",
-            ));
+            let what = "the process that held the namespaces has ended, and the namespaces with it";
+            return Err(Error::new(ErrorKind::ProcessEnded, "pod", what).on(id.pid.to_string()));
         };
         Ok(Holder { process: ChildProcess::new(id.pid, pidfd), id: id.clone() })
     }
@@ -569,8 +563,12 @@ fn shm_path(name: &str) -> PathBuf {
 }
 
 fn make_shm(path: &Path) -> Result<(), Error> {
-    let failed = |call| move |e: std::io::Error| Error::io("pod", "make the pod's /dev/shm", call, &e);
     let outer = path.parent().unwrap_or(path);
+    let failed = |call| {
+        move |e: std::io::Error| {
+            Error::io("pod", "make the pod's /dev/shm", call, &e).on(path.display().to_string())
+        }
+    };
     fs::DirBuilder::new().mode(0o700).create(outer).map_err(failed("mkdir"))?;
     fs::create_dir(path).map_err(failed("mkdir"))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o1777)).map_err(failed("chmod"))

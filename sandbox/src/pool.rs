@@ -176,7 +176,7 @@ impl Pool {
         let (worker, blocked) = (shared.clone(), BlockedSignals::new());
         let thread = std::thread::Builder::new().name("nspod-pool".into()).spawn(move || work(&worker));
         drop(blocked);
-        let thread = thread.map_err(|e| Error::io("process", "start the pool's thread", "clone3", &e))?;
+        let thread = thread.map_err(|e| Error::io("pool", "start the pool's thread", "clone3", &e))?;
         let pool = Pool { shared, thread: Some(thread) };
         pool.fill()?;
         Ok(pool)
@@ -189,10 +189,8 @@ impl Pool {
     pub fn fill(&self) -> Result<(), Error> {
         let shared = &self.shared;
         if !shared.is_here() {
-            return Err(Error::new(
-                ErrorKind::State,
-                "the pool belongs to the process from which this one was forked: make a new pool",
-            ));
+            let what = "the pool belongs to the process from which this one was forked: make a new pool";
+            return Err(Error::new(ErrorKind::State, "pool", what));
         }
         let mut state = shared.lock();
         state.namespaces.filling = state.namespaces.ready.len() < shared.options.size;

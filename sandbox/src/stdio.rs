@@ -65,7 +65,8 @@ impl<'a> Streams<'a> {
                 Stdio::Inherit => {}
                 Stdio::Null => {
                     let null = File::options().read(true).write(true).open("/dev/null");
-                    let null = null.map_err(|e| Error::io("process", "open /dev/null", "open", &e))?;
+                    let null =
+                        null.map_err(|e| Error::io("process", "open /dev/null", "open", &e).on("/dev/null"))?;
                     streams.child[number] = ChildEnd::Owned(null.into());
                 }
                 Stdio::Fd(fd) => streams.child[number] = ChildEnd::Borrowed(fd.as_fd()),

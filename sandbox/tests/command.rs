@@ -131,7 +131,7 @@ fn an_error_has_its_parts_as_data() {
     let mut command = Command::new("true");
     let error = common::error(command.current_dir("/no/such"));
     assert_eq!(error.kind(), ErrorKind::NotFound);
-    assert_eq!((error.step(), error.object()), (Some("cwd"), Some("/no/such")));
+    assert_eq!((error.step(), error.object()), ("cwd", Some("/no/such")));
     assert_eq!((error.failed_call(), error.raw_os_error()), (Some("chdir"), Some(libc::ENOENT)));
     let report = error.report();
     assert_eq!((report.kind.as_str(), report.errno.as_deref()), ("not_found", Some("ENOENT")));
@@ -157,6 +157,6 @@ fn a_program_that_does_not_exist_is_an_error_of_exec() {
         return;
     }
     let error = common::error(&mut Command::new("no-such"));
-    assert_eq!((error.kind(), error.step()), (ErrorKind::ProgramNotFound, Some("exec")));
+    assert_eq!((error.kind(), error.step()), (ErrorKind::ProgramNotFound, "exec"));
     assert_eq!(error.object(), Some("no-such"));
 }

@@ -200,7 +200,7 @@ fn limits_belong_to_the_container_and_end_with_it() {
     let mut command = Command::new("true");
     command.spec_mut().limits.unified.insert("cgroup.max.depth".into(), "many".into());
     let error = common::error(command.cgroup_parent(&parent.0).pool(&pool));
-    assert_eq!(error.step(), Some("cgroup"), "{error}");
+    assert_eq!(error.step(), "cgroup", "{error}");
     assert_eq!(pool.cgroups().taken, 1);
     drop(pool);
     assert_eq!(parent.children(), HashSet::new());
@@ -506,7 +506,7 @@ fn an_impossible_pool_is_refused_with_the_reason() {
     }
     let cgroup_parent = Some(Path::new("/proc").to_owned());
     let error = refused(PoolOptions { cgroup_parent, ..PoolOptions::default() });
-    assert_eq!(error.step(), Some("cgroup"), "{error}");
+    assert_eq!(error.step(), "cgroup", "{error}");
     assert!(error.to_string().contains("/proc"), "{error}");
     // A pool that fails after its creation returns an error and still serves its remaining entries.
     let parent = Parent::new("fails");

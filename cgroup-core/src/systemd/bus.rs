@@ -10,9 +10,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nspod_errno::ErrnoText;
 
 use super::wire::{Call, DBUS, Kind, Message, Writer, rest_of};
-use crate::error::errno_text;
 
 /// Time limit of a call. Jobs of systemd end later: see [`Connection::job`].
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -65,7 +65,7 @@ impl fmt::Display for Failure {
         match self {
             _ if self.is_late() => f.write_str("it does not answer in time"),
             Self::Io(error) => match error.raw_os_error() {
-                Some(errno) => f.write_str(&errno_text(Errno::from_raw(errno))),
+                Some(errno) => write!(f, "{}", ErrnoText(Errno::from_raw(errno))),
                 None => write!(f, "{error}"),
             },
             Self::Refused(name, text) => write!(f, "{name}: {text}"),

@@ -36,7 +36,7 @@ pub(crate) fn exec(args: &ExecArgs) -> Result<i32> {
     // In a frozen cgroup the new process would stop, and this process would wait for its vfork: only
     // SIGKILL ends that wait.
     if entry.state()? == State::Paused {
-        return Err(Error::state(entry.id(), format!("the container {} is paused", entry.id()))
+        return Err(Error::state("exec", entry.id(), format!("the container {} is paused", entry.id()))
             .hint(format!("`nspod unpause {}` resumes it", entry.id())));
     }
     let mut command = container.exec(args.command.first().cloned().unwrap_or_default())?;

@@ -51,7 +51,7 @@ pub(crate) fn kill(args: &KillArgs) -> Result<()> {
                 args.signal,
                 entry.id()
             );
-            return Err(Error::state(entry.id(), problem));
+            return Err(Error::state("kill", entry.id(), problem));
         }
         Ok(container.signal(args.signal)?)
     })

@@ -27,7 +27,7 @@ pub(crate) fn logs(args: &LogsArgs) -> Result<()> {
     let entry = Store::open()?.find(&args.id)?;
     let mut file = open(&entry)?;
     let failed = |e: std::io::Error| {
-        Error::io_call(&format!("read the log of {}", entry.id()), "read", &e).on(entry.id())
+        Error::io_call("read", &format!("read the log of {}", entry.id()), "read", &e).on(entry.id())
     };
     if let Some(lines) = args.tail {
         let start = start_of_last(&mut file, lines).map_err(failed)?;
@@ -52,10 +52,10 @@ fn open(entry: &Entry) -> Result<File> {
     let none = || {
         let problem =
             format!("the container {} has no log: only containers started with -d have one", entry.id());
-        Error::state(entry.id(), problem)
+        Error::state("logs", entry.id(), problem)
     };
     match entry.record()?.log.as_ref() {
-        Some(path) => File::open(path).map_err(|e| Error::io("open the log", path, &e)),
+        Some(path) => File::open(path).map_err(|e| Error::io("open", "open the log", path, &e)),
         None => entry.dir().open(LOG)?.ok_or_else(none),
     }
 }

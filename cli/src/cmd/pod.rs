@@ -234,7 +234,7 @@ fn rm(args: &PodRmArgs) -> Result<()> {
         let containers = pod.containers(&store)?;
         if !containers.is_empty() && !args.force {
             let problem = format!("the pod {} has containers: {}", pod.name(), containers.join(", "));
-            return Err(Error::state(pod.name(), problem)
+            return Err(Error::state("rm", pod.name(), problem)
                 .hint(format!("`nspod pod rm -f {}` ends and removes them", pod.name())));
         }
         for id in &containers {
@@ -263,7 +263,7 @@ mod tests {
 
     fn spec(line: &str) -> Result<PodSpec> {
         let args = Only::try_parse_from(std::iter::once("create").chain(line.split(' ')));
-        args.map_err(|e| Error::new(e.to_string()))?.args.resolve(&Facts::root())
+        args.map_err(|e| Error::usage("", e.to_string()))?.args.resolve(&Facts::root())
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub(crate) fn rm(args: &RmArgs) -> Result<()> {
         let entry = store.find(id)?;
         if entry.state()? == State::Creating {
             let problem = format!("another command is starting or removing the container {}", entry.id());
-            return Err(Error::state(entry.id(), problem));
+            return Err(Error::state("rm", entry.id(), problem));
         }
         let Locked::Ours(entry, lock) = store.lock(entry.id(), true)? else {
             // Another invocation has just removed it.
@@ -36,9 +36,11 @@ pub(crate) fn rm(args: &RmArgs) -> Result<()> {
         if args.force {
             entry.end()?;
         } else if entry.lives()? {
-            return Err(Error::state(entry.id(), format!("the container {} is running", entry.id())).hint(
-                format!("`nspod stop {0}` ends it, `nspod rm -f {0}` ends and removes it", entry.id()),
-            ));
+            return Err(Error::state("rm", entry.id(), format!("the container {} is running", entry.id()))
+                .hint(format!(
+                    "`nspod stop {0}` ends it, `nspod rm -f {0}` ends and removes it",
+                    entry.id()
+                )));
         }
         store.remove(&entry, &lock)?;
         output::line(entry.id())

@@ -220,7 +220,7 @@ impl RunArgs {
                     return Err(Error::from(e).hint("or use --lax-limits to start without it"));
                 }
                 Err(e) => {
-                    if e.kind() == ErrorKind::AlreadyExists && e.step() == Some("cgroup") {
+                    if e.kind() == ErrorKind::AlreadyExists && e.step() == "cgroup" {
                         // A container in another store has a cgroup of this name: keep it.
                         claim.remove = Store::forget;
                     }
@@ -238,7 +238,8 @@ impl RunArgs {
         }
         if self.detach {
             let log = self.open_log(entry)?;
-            let copy = log.try_clone().map_err(|e| Error::io_call("duplicate the log", "fcntl", &e))?;
+            let copy =
+                log.try_clone().map_err(|e| Error::io_call("log", "duplicate the log", "fcntl", &e))?;
             command.stdin(Stdio::Null).stdout(log).stderr(copy);
             command.exit_file(entry.dir().create(EXIT)?);
         } else if !self.process.interactive && !self.process.tty {
@@ -253,7 +254,7 @@ impl RunArgs {
                 .create(true)
                 .append(true)
                 .open(path)
-                .map_err(|e| Error::io("open the log", path, &e)),
+                .map_err(|e| Error::io("open", "open the log", path, &e)),
             None => Ok(entry.dir().create(LOG)?),
         }
     }
@@ -270,14 +271,15 @@ impl RunArgs {
             created: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             runner: if self.detach { None } else { Some(ProcessId::current()?) },
             remove: self.rm || !(self.detach || self.keep),
-            log: log.map_err(|e| Error::io_call("resolve the path of the log", "getcwd", &e))?,
+            log: log.map_err(|e| Error::io_call("log", "resolve the path of the log", "getcwd", &e))?,
             stop_signal: self.stop_signal,
         })
     }
 
     fn write_pid(&self, pid: i32) -> Result<()> {
         if let Some(path) = &self.pidfile {
-            std::fs::write(path, format!("{pid}\n")).map_err(|e| Error::io("write the pid to", path, &e))?;
+            std::fs::write(path, format!("{pid}\n"))
+                .map_err(|e| Error::io("write", "write the pid to", path, &e))?;
         }
         Ok(())
     }
@@ -329,7 +331,7 @@ struct CidFile<'a>(Option<&'a Path>);
 
 impl<'a> CidFile<'a> {
     fn new(path: &'a Path, id: &str) -> Result<CidFile<'a>> {
-        let failed = |e| Error::io("write the id to", path, &e);
+        let failed = |e| Error::io("write", "write the id to", path, &e);
         let mut file = File::create_new(path).map_err(failed)?;
         let made = CidFile(Some(path));
         std::io::Write::write_all(&mut file, id.as_bytes()).map_err(failed)?;

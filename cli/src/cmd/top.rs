@@ -56,7 +56,7 @@ fn processes(entry: &Entry) -> Result<Vec<i32>> {
         return Ok(vec![container.pid()]);
     }
     let proc = std::path::Path::new("/proc");
-    let entries = proc.read_dir().map_err(|e| Error::io("list", proc, &e))?;
+    let entries = proc.read_dir().map_err(|e| Error::io("list", "list", proc, &e))?;
     let pids = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
     let mut all: Vec<i32> =
         pids.filter(|pid| NamespaceSet::of_pid(*pid).is_ok_and(|set| set[Kind::Pid] == own)).collect();

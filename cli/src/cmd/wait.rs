@@ -52,7 +52,7 @@ fn ended(entry: &Entry) -> Result<ExitStatus> {
         std::thread::sleep(Duration::from_millis(20));
     }
     let problem = format!("the exit status of the container {} is not known", entry.id());
-    Err(Error::state(entry.id(), problem).hint(
+    Err(Error::state("wait", entry.id(), problem).hint(
         "the init of the container records it unless the init itself is killed; start the container without --init=false and with its own pid namespace",
     ))
 }

@@ -123,7 +123,7 @@ impl FileArgs {
     pub(crate) fn make_directories(spec: &Spec) -> Result<()> {
         if let Root::Overlay { writes: Writes::Dir { upper, work }, .. } = &spec.root {
             for dir in [upper, work] {
-                std::fs::create_dir_all(dir).map_err(|e| Error::io("make", dir, &e))?;
+                std::fs::create_dir_all(dir).map_err(|e| Error::io("make", "make", dir, &e))?;
             }
         }
         Ok(())
@@ -131,7 +131,7 @@ impl FileArgs {
 }
 
 fn device_node(flag: &DeviceFlag) -> Result<(Mount, Rule)> {
-    let meta = flag.source.metadata().map_err(|e| Error::io("look at", &flag.source, &e))?;
+    let meta = flag.source.metadata().map_err(|e| Error::io("look", "look at", &flag.source, &e))?;
     let kind = match meta.file_type() {
         t if t.is_char_device() => DeviceKind::Char,
         t if t.is_block_device() => DeviceKind::Block,
@@ -162,7 +162,7 @@ mod tests {
 
     fn spec(flags: &[&str]) -> Result<Spec> {
         let args = ["x"].iter().chain(flags);
-        let args = Only::try_parse_from(args).map_err(|e| Error::new(e.to_string()))?.args;
+        let args = Only::try_parse_from(args).map_err(|e| Error::usage("", e.to_string()))?.args;
         let mut spec = Spec::new("true");
         args.apply(&mut spec, &Facts::root())?;
         Ok(spec)

@@ -120,10 +120,10 @@ fn block_device(path: &Path) -> Result<Device> {
     if let Some(device) = path.to_str().and_then(|text| text.parse().ok()) {
         return Ok(device);
     }
-    let meta = path.metadata().map_err(|e| Error::io("look at", path, &e))?;
+    let meta = path.metadata().map_err(|e| Error::io("look", "look at", path, &e))?;
     if !meta.file_type().is_block_device() {
         let problem = format!("{} is not a block device: name a disk such as /dev/sda", path.display());
-        return Err(Error::new(problem).kind(ErrorKind::InvalidInput).on(path.display()));
+        return Err(Error::new(ErrorKind::InvalidInput, "limits", problem).on(path.display()));
     }
     Ok(device_number(meta.rdev()))
 }
@@ -157,7 +157,7 @@ mod tests {
 
     fn limits(flags: &[&str]) -> Result<Limits> {
         let args = ["x"].iter().chain(flags);
-        Only::try_parse_from(args).map_err(|e| Error::new(e.to_string()))?.limits.resolve()
+        Only::try_parse_from(args).map_err(|e| Error::usage("", e.to_string()))?.limits.resolve()
     }
 
     fn writes(flags: &[&str]) -> Vec<String> {

@@ -296,7 +296,7 @@ mod tests {
 
     fn spec(facts: &Facts, shared: Option<Kinds>, flags: &[&str]) -> Result<Spec> {
         let args = ["x"].iter().chain(flags);
-        let args = Only::try_parse_from(args).map_err(|e| Error::new(e.to_string()))?.args;
+        let args = Only::try_parse_from(args).map_err(|e| Error::usage("", e.to_string()))?.args;
         let mut spec = Spec::new("true");
         args.apply(&mut spec, facts, shared, &|_| Ok(42))?;
         Ok(spec)

@@ -65,7 +65,7 @@ impl CommonArgs {
             process.user.get_or_insert_with(User::default).groups.push(gid);
         }
         for file in &self.env_file {
-            let text = std::fs::read_to_string(file).map_err(|e| Error::io("read", file, &e))?;
+            let text = std::fs::read_to_string(file).map_err(|e| Error::io("read", "read", file, &e))?;
             for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
                 self.variable(&mut process.env, "--env-file", &OsString::from(line))?;
             }
@@ -212,7 +212,7 @@ fn capability(text: &str) -> std::result::Result<u64, String> {
 }
 
 fn profile(path: &std::path::Path) -> Result<Profile> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, &e))?;
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", "read", path, &e))?;
     let profile: Profile = serde_json::from_str(&text)
         .map_err(|e| invalid_profile(path, format!("is not a seccomp profile: {e}")))?;
     match profile.notifies() {
@@ -260,7 +260,7 @@ mod tests {
 
     fn spec(flags: &[&str]) -> Result<Spec> {
         let args = ["x"].iter().chain(flags);
-        let args = Only::try_parse_from(args).map_err(|e| Error::new(e.to_string()))?;
+        let args = Only::try_parse_from(args).map_err(|e| Error::usage("", e.to_string()))?;
         let mut spec = Spec::new("true");
         args.common.apply(&mut spec, &Facts::root(), &["/".into()])?;
         args.rights.apply(&mut spec, args.common.privileged)?;

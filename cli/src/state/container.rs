@@ -92,7 +92,7 @@ impl Entry {
     /// Returns the saved state of the container.
     pub(crate) fn record(&self) -> Result<&Saved> {
         self.saved().ok_or_else(|| {
-            Error::state(self.id(), format!("the container {} has not been started", self.id()))
+            Error::state("store", self.id(), format!("the container {} has not been started", self.id()))
                 .hint(format!("`nspod rm -f {}` removes the rest of it", self.id()))
         })
     }
@@ -153,10 +153,11 @@ impl Entry {
         let Some(process) = process else { return Ok(false) };
         match process.poll(Some(KILLED_WITHIN))? {
             true => Ok(true),
-            false => Err(Error::new(format!("the container {} was killed and has not ended", self.id()))
-                .kind(ErrorKind::TimedOut)
-                .on(self.id())
-                .hint("one of its processes is blocked in the kernel")),
+            false => {
+                let problem = format!("the container {} was killed and has not ended", self.id());
+                let error = Error::new(ErrorKind::TimedOut, "kill", problem).on(self.id());
+                Err(error.hint("one of its processes is blocked in the kernel"))
+            }
         }
     }
 
@@ -173,6 +174,7 @@ impl Entry {
         match &self.record()?.container.cgroup {
             Some(path) => Ok(Cgroup::open(path)?),
             None => Err(Error::state(
+                "cgroup",
                 self.id(),
                 format!("the container {} does not have its own cgroup", self.id()),
             )

@@ -53,10 +53,11 @@ impl Store {
         };
         match self.0.create(id, reclaim)? {
             Some((entry, lock)) => Ok((Entry::new(entry), lock)),
-            None => Err(Error::new(format!("there is a container {id} already"))
-                .kind(ErrorKind::AlreadyExists)
-                .on(id)
-                .hint(format!("choose another --name, or `nspod rm -f {id}`"))),
+            None => {
+                let problem = format!("there is a container {id} already");
+                let error = Error::new(ErrorKind::AlreadyExists, "store", problem).on(id);
+                Err(error.hint(format!("choose another --name, or `nspod rm -f {id}`")))
+            }
         }
     }
 
@@ -91,9 +92,8 @@ impl Store {
     /// Returns the container with this name or id. A prefix of an id is accepted if it is unique.
     pub(crate) fn find(&self, text: &str) -> Result<Entry> {
         let none = || {
-            let error =
-                Error::new(format!("there is no container {text}")).kind(ErrorKind::NotFound).on(text);
-            error.hint("`nspod ps -a` lists all")
+            let problem = format!("there is no container {text}");
+            Error::new(ErrorKind::NotFound, "store", problem).on(text).hint("`nspod ps -a` lists all")
         };
         let id = valid_name(text)?;
         if let Some(entry) = self.0.find(&id)? {
@@ -104,9 +104,8 @@ impl Store {
         match (found.next(), found.next()) {
             (Some(name), None) => self.0.find(name)?.map(Entry::new).ok_or_else(none),
             (Some(_), Some(_)) => {
-                Err(Error::new(format!("several containers have ids that start with {id}"))
-                    .kind(ErrorKind::InvalidInput)
-                    .on(text))
+                let problem = format!("several containers have ids that start with {id}");
+                Err(Error::new(ErrorKind::InvalidInput, "store", problem).on(text))
             }
             (None, _) => Err(none()),
         }
@@ -173,7 +172,7 @@ impl Store {
 
 /// Returns the text if it is valid as the name of a container or pod.
 fn valid_name(text: &str) -> Result<String> {
-    crate::value::name(text).map_err(|e| Error::new(e).kind(ErrorKind::InvalidInput).on(text))
+    crate::value::name(text).map_err(|e| Error::new(ErrorKind::InvalidInput, "store", e).on(text))
 }
 
 /// Returns `/run/nspod` for root, and a private directory for another user.
@@ -198,7 +197,7 @@ fn orphan_cgroups(id: &str) -> Result<Vec<PathBuf>> {
     let mut all = vec![base.join(id)];
     // In a pod, the cgroup `init` contains the process that holds the namespaces.
     if id != "init" {
-        let failed = |e| Error::io("list", &base, &e);
+        let failed = |e| Error::io("list", "list", &base, &e);
         for entry in std::fs::read_dir(&base).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
             if name.as_encoded_bytes().starts_with(b"pod:") {

@@ -63,10 +63,9 @@ impl Pods {
             false => self.clear(entry, lock).map(|()| true),
         };
         let Some((entry, lock)) = self.0.create(name, reclaim)? else {
-            return Err(Error::new(format!("there is a pod {name} already"))
-                .kind(ErrorKind::AlreadyExists)
-                .on(name)
-                .hint(format!("choose another name, or `nspod pod rm -f {name}`")));
+            let problem = format!("there is a pod {name} already");
+            let error = Error::new(ErrorKind::AlreadyExists, "store", problem).on(name);
+            return Err(error.hint(format!("choose another name, or `nspod pod rm -f {name}`")));
         };
         let made = make(&entry, spec, created, privileged);
         if made.is_err() {
@@ -80,7 +79,7 @@ impl Pods {
     pub(crate) fn find(&self, name: &str) -> Result<Entry> {
         let name = valid_name(name)?;
         let none = || {
-            let error = Error::new(format!("there is no pod {name}")).kind(ErrorKind::NotFound).on(&name);
+            let error = Error::new(ErrorKind::NotFound, "store", format!("there is no pod {name}")).on(&name);
             error.hint("`nspod pod ls` lists all")
         };
         Ok(Entry(self.0.find(&name)?.ok_or_else(none)?))
@@ -160,7 +159,7 @@ fn is_complete(entry: &store::Entry<Saved>) -> bool {
 fn complete(entry: &store::Entry<Saved>) -> Result<&Saved> {
     entry.record().filter(|saved| !saved.creating).ok_or_else(|| {
         let name = entry.name();
-        Error::state(name, format!("the pod {name} is incomplete"))
+        Error::state("store", name, format!("the pod {name} is incomplete"))
             .hint(format!("`nspod pod rm -f {name}` removes the rest of it"))
     })
 }
@@ -171,8 +170,7 @@ fn open(entry: &store::Entry<Saved>) -> Result<Pod> {
         let gone = matches!(e.kind(), ErrorKind::ProcessEnded | ErrorKind::State);
         let name = entry.name();
         match gone {
-            true => Error::new(format!("the pod {name}: {e}"))
-                .kind(e.kind())
+            true => Error::from(e.with_context(format_args!("the pod {name}")))
                 .on(name)
                 .hint(format!("`nspod pod rm -f {name}` removes the rest")),
             false => e.into(),
@@ -213,7 +211,7 @@ fn remove_parts(entry: &store::Entry<Saved>) -> Result<()> {
     // The shared memory is in a separate directory.
     match saved.record.shm.as_deref().and_then(Path::parent).map(std::fs::remove_dir_all) {
         Some(Err(e)) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io("remove the shared memory of", Path::new(entry.name()), &e))
+            Err(Error::io("remove", "remove the shared memory of", Path::new(entry.name()), &e))
         }
         _ => Ok(()),
     }
@@ -224,7 +222,7 @@ fn unmount(dir: &Dir) -> Result<()> {
     match umount2(&pins, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
         // The mount or the directory does not exist, or the caller cannot have made a mount.
         Ok(()) | Err(Errno::EINVAL | Errno::ENOENT | Errno::EPERM) => Ok(()),
-        Err(e) => Err(Error::path("unmount", &pins, e)),
+        Err(e) => Err(Error::path("unmount", "unmount", &pins, e)),
     }
 }
 
@@ -233,5 +231,5 @@ fn private_mount(dir: &Path) -> Result<()> {
     let none = None::<&str>;
     mount(Some(dir), dir, none, MsFlags::MS_BIND, none)
         .and_then(|()| mount(none, dir, none, MsFlags::MS_PRIVATE, none))
-        .map_err(|e| Error::path("mount", dir, e))
+        .map_err(|e| Error::path("mount", "mount", dir, e))
 }

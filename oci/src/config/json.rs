@@ -45,12 +45,15 @@ const DEVICE: &[&str] = &["major", "minor"];
 
 /// Parses a JSON object, without the members that are `null`.
 pub(super) fn document(json: &[u8]) -> Result<Value, Error> {
-    let not = |problem: String| Error::new(ErrorKind::InvalidConfig, format!("this is not JSON: {problem}"));
-    let mut document = serde_json::from_slice(json).map_err(|e| not(e.to_string()))?;
+    let not = |e: serde_json::Error| {
+        let error = Error::new(ErrorKind::InvalidConfig, "config", format!("this is not JSON: {e}"));
+        error.with_source(e)
+    };
+    let mut document = serde_json::from_slice(json).map_err(not)?;
     strip_nulls(&mut document);
     match document {
         Value::Object(_) => Ok(document),
-        _ => Err(Error::new(ErrorKind::InvalidConfig, "this is not a JSON object")),
+        _ => Err(Error::new(ErrorKind::InvalidConfig, "config", "this is not a JSON object")),
     }
 }
 

@@ -139,7 +139,7 @@ pub(super) fn call(
     criu: &Path,
     action: Action,
     options: Options,
-    spawn: impl FnOnce(&mut Command) -> std::io::Result<Child>,
+    spawn: impl FnOnce(&mut Command) -> Result<Child>,
 ) -> Result<Done> {
     let flags = SocketFlags::empty();
     let (own, other) =
@@ -148,17 +148,19 @@ pub(super) fn call(
         .map_err(|e| failed("fcntl")(rustix::io::Errno::from_raw_os_error(e as i32)))?;
     let mut command = Command::new(criu);
     command.arg("swrk").arg(other.as_raw_fd().to_string());
-    let child = spawn(&mut command);
-    let mut child = child.map_err(|e| Error::io(ErrorKind::Criu, "run", criu, &e))?;
+    let mut child = spawn(&mut command)?;
     drop(other);
     let done = converse(&own, action, &options);
     drop(own);
     let waited = child.wait();
-    let status = waited.map_err(|e| Error::io_without_path(ErrorKind::Criu, "wait for criu", &e))?;
+    let status = waited.map_err(|e| Error::io_without_path("criu", "wait for criu", &e))?;
     match done {
         Ok(Some(done)) => Ok(done),
-        Ok(None) => Err(Error::new(ErrorKind::Criu, "criu failed")),
-        Err(e) => Err(Error::new(ErrorKind::Criu, format!("criu failed: {status}: {e}"))),
+        Ok(None) => Err(Error::new(ErrorKind::HelperFailed, "criu", "criu failed")),
+        Err(e) => {
+            let sentence = format!("criu failed: {status}: {e}");
+            Err(e.rephrased(sentence).with_kind(ErrorKind::HelperFailed))
+        }
     }
 }
 
@@ -170,8 +172,8 @@ fn converse(socket: &OwnedFd, action: Action, options: &Options) -> Result<Optio
     let mut done = Done::default();
     loop {
         let (bytes, fd) = receive(socket)?;
-        let answer =
-            fields(&bytes).ok_or_else(|| Error::new(ErrorKind::Criu, "its answer has an unknown form"))?;
+        let unknown = || Error::new(ErrorKind::HelperFailed, "criu", "its answer has an unknown form");
+        let answer = fields(&bytes).ok_or_else(unknown)?;
         let number =
             |wanted| answer.iter().find_map(|(field, value)| (*field == wanted).then(|| value.number()));
         if number(1) == Some(NOTIFY) {
@@ -192,7 +194,7 @@ fn converse(socket: &OwnedFd, action: Action, options: &Options) -> Result<Optio
 }
 
 fn failed(call: &'static str) -> impl Fn(rustix::io::Errno) -> Error {
-    move |e| Error::call(ErrorKind::Criu, "communicate with criu", call, e.raw_os_error())
+    move |e| Error::call("criu", "communicate with criu", call, e.raw_os_error())
 }
 
 fn send(socket: &OwnedFd, message: &Message) -> Result<()> {
@@ -206,7 +208,7 @@ fn receive(socket: &OwnedFd) -> Result<(Vec<u8>, Option<OwnedFd>)> {
     let received = recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC);
     let length = received.map_err(failed("recvmsg"))?.bytes;
     if length == 0 {
-        return Err(Error::new(ErrorKind::Criu, "it has ended without an answer"));
+        return Err(Error::new(ErrorKind::HelperFailed, "criu", "it has ended without an answer"));
     }
     bytes.truncate(length);
     let fd = control.drain().find_map(|message| match message {

@@ -164,7 +164,7 @@ fn comes_to_a_plan(document: &Value, rootless: bool) -> bool {
     match Plan::on(&container.spec, &host, Handles::default()) {
         Ok(plan) => !plan.to_string().is_empty(),
         // The plan opens joined namespaces, which may not exist.
-        Err(error) if error.step() == Some("namespace") => false,
+        Err(error) if error.step() == "namespace" => false,
         Err(error) => {
             let error = Error::from(error);
             assert!(is_refused_by_a_path(&error), "{error}: {document}");

@@ -43,12 +43,14 @@ pub(super) fn run(hook: &Hook, container: &Prepared<'_>) -> Result<(), Error> {
         pidfd.send_signal(libc::SIGKILL)?;
         pidfd.wait()?;
         let hint = "it took longer than its timeout and was killed";
-        return Err(Error::new(ErrorKind::HookFailed, format!("cannot {what}: {hint}")).at("hook"));
+        let error = Error::new(ErrorKind::HookFailed, "hook", format!("cannot {what}: {hint}"));
+        return Err(error.on(hook.path.display().to_string()));
     };
+    let failed = |status| hook_failed(&what, status).on(hook.path.display().to_string());
     match exit.status {
         ExitStatus::Exited(0) => Ok(()),
-        ExitStatus::Exited(code) => Err(hook_failed(&what, code << 8)),
-        ExitStatus::Signaled { signal, .. } => Err(hook_failed(&what, signal)),
+        ExitStatus::Exited(code) => Err(failed(code << 8)),
+        ExitStatus::Signaled { signal, .. } => Err(failed(signal)),
     }
 }
 
@@ -66,7 +68,7 @@ fn plan(hook: &Hook, container: &Prepared<'_>) -> Result<Plan, Error> {
 
 fn stdin(state: Option<&File>) -> Result<Stdio, Error> {
     let Some(state) = state else { return Ok(Stdio::Inherit) };
-    let failed = |call| move |e| Error::io("process", "pass the state to a hook", call, &e);
+    let failed = |call| move |e| Error::io("hook", "pass the state to a hook", call, &e);
     let copy = state.try_clone().map_err(failed("fcntl"))?;
     (&copy).rewind().map_err(failed("lseek"))?;
     Ok(Stdio::Fd(copy.into()))

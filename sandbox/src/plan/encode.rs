@@ -136,7 +136,7 @@ impl Blob {
             }
             other => {
                 let what = format!("cannot {other}: the stage cannot perform this step");
-                return Err(Error::new(ErrorKind::InvalidSpec, what));
+                return Err(Error::new(ErrorKind::InvalidSpec, "plan", what));
             }
         }
         Ok(())

@@ -62,6 +62,7 @@ pub(super) fn add(plan: &mut Plan, host: &Host) -> Result<(Ids, Step), Error> {
     if helpers && !host.newidmap {
         return Err(Error::new(
             ErrorKind::Unsupported,
+            "plan",
             "a range of ids requires newuidmap and newgidmap, which are not installed: `apt install uidmap`, or map a single id",
         )
         .with_field("id_maps"));

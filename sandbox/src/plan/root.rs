@@ -151,8 +151,7 @@ impl FileSteps<'_> {
 /// Returns the mount points of procfs and sysfs in the caller's mount namespace.
 fn kernel_file_systems() -> Result<Vec<CString>, Error> {
     const MOUNTS: &str = "/proc/self/mountinfo";
-    let text =
-        std::fs::read(MOUNTS).map_err(|e| Error::io("process", format!("read {MOUNTS}"), "read", &e))?;
+    let text = std::fs::read(MOUNTS).map_err(|e| Error::path("proc", "read", MOUNTS.as_ref(), &e))?;
     let mounts = HostMount::parse(&text);
     let wanted = mounts.iter().filter(|mount| matches!(mount.fstype.as_str(), "proc" | "sysfs"));
     wanted.map(|mount| c_string("mountinfo", &mount.path)).collect()

@@ -59,10 +59,8 @@ impl Processes {
                 (pidfd.pid()?, pidfd)
             }
             None if plan.enters() => {
-                return Err(Error::new(
-                    ErrorKind::Protocol,
-                    "the stage did not send the pidfd of its sibling",
-                ));
+                let what = "the stage did not send the pidfd of its sibling";
+                return Err(Error::new(ErrorKind::Protocol, "process", what));
             }
             None => (pid, Pidfd::open(pid)?),
         });

@@ -17,7 +17,9 @@ pub(super) fn reported(plan: &Plan, message: Message) -> Error {
             let what = "enter the namespaces of the pool";
             Error::call("namespace", what, call.name(), message.value)
         }
-        None => Error::new(ErrorKind::Protocol, "the child reported a step that is not in the plan"),
+        None => {
+            Error::new(ErrorKind::Protocol, "process", "the child reported a step that is not in the plan")
+        }
     }
 }
 
@@ -62,7 +64,7 @@ pub(crate) fn hook_failed(what: &str, status: i32) -> Error {
             code => format!("it exited with code {code}"),
         },
     };
-    Error::new(ErrorKind::HookFailed, format!("cannot {what}: {ended}")).at("hook")
+    Error::new(ErrorKind::HookFailed, "hook", format!("cannot {what}: {ended}"))
 }
 
 /// Returns the error for a first process that ended before it executed the program.
@@ -72,9 +74,6 @@ pub(super) fn killed(program: &str, status: Option<ExitStatus>) -> Error {
         Some(signaled @ ExitStatus::Signaled { .. }) => format!("was {signaled}"),
         None => "ended".to_owned(),
     };
-    Error::new(
-        ErrorKind::Killed,
-        format!("cannot start {program}: the first process {how} while it was set up"),
-    )
-    .on(program)
+    let what = format!("cannot start {program}: the first process {how} while it was set up");
+    Error::new(ErrorKind::Killed, "process", what).on(program)
 }

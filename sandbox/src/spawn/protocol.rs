@@ -52,7 +52,11 @@ pub(super) fn listen(
         let known = !clones || processes.second.is_some();
         match waiting {
             Some(Step::Ready) if was_ready => {
-                return Err(Error::new(ErrorKind::Protocol, "the child reported twice that it is ready"));
+                return Err(Error::new(
+                    ErrorKind::Protocol,
+                    "process",
+                    "the child reported twice that it is ready",
+                ));
             }
             Some(Step::Ready) if known || plan.enters() => {
                 on_ready(processes)?;

@@ -67,10 +67,15 @@ pub(super) fn receive(socket: &OwnedFd) -> Result<Option<(Message, Option<OwnedF
     });
     let (fd, second) = (fds.next(), fds.next());
     if second.is_some() || received.flags.contains(ReturnFlags::CTRUNC) {
-        return Err(Error::new(ErrorKind::Protocol, "a message of the child has more than one descriptor"));
+        let what = "a message of the child has more than one descriptor";
+        return Err(Error::new(ErrorKind::Protocol, "process", what));
     }
     if received.bytes != bytes.len() || received.flags.contains(ReturnFlags::TRUNC) {
-        return Err(Error::new(ErrorKind::Protocol, "a message of the child has an unknown length"));
+        return Err(Error::new(
+            ErrorKind::Protocol,
+            "process",
+            "a message of the child has an unknown length",
+        ));
     }
     Ok(Some((Message::from_bytes(bytes), fd)))
 }

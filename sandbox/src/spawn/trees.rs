@@ -91,8 +91,9 @@ fn made(tree: &Tree, device: &TreeDevice) -> Result<OwnedFd, Error> {
     };
     let made = std::thread::scope(|scope| scope.spawn(make).join());
     made.unwrap_or(Err(("clone", Errno::EAGAIN))).map_err(|(call, errno)| {
-        let what = format!("make the device {}, which the host does not have", tree.source.to_string_lossy());
-        Error::call("setup", what, call, errno as i32)
+        let path = tree.source.to_string_lossy();
+        let what = format!("make the device {path}, which the host does not have");
+        Error::call("setup", what, call, errno as i32).on(path)
     })
 }
 
@@ -129,7 +130,7 @@ fn procfs(of: &ProcfsOf) -> Result<OwnedFd, Error> {
     let members = members(&of.namespace)?;
     if members.is_empty() {
         let ended = "cannot join the pid namespace: all of its processes have ended: join another one";
-        return Err(Error::new(ErrorKind::ProcessEnded, ended));
+        return Err(Error::new(ErrorKind::ProcessEnded, "setup", ended));
     }
     if of.params.is_empty() {
         for member in members {
@@ -145,7 +146,7 @@ fn procfs(of: &ProcfsOf) -> Result<OwnedFd, Error> {
 
 /// Returns the processes in a pid namespace.
 fn members(namespace: &OwnedFd) -> Result<Vec<Pidfd>, Error> {
-    let unread = |e: std::io::Error| Error::io("proc", "read /proc", "getdents64", &e);
+    let unread = |e: std::io::Error| Error::io("proc", "read /proc", "getdents64", &e).on("/proc");
     let wanted = std::fs::metadata(format!("/proc/self/fd/{}", namespace.as_raw_fd())).map_err(unread)?;
     let mut members = Vec::new();
     for entry in std::fs::read_dir("/proc").map_err(unread)? {
@@ -163,8 +164,8 @@ fn members(namespace: &OwnedFd) -> Result<Vec<Pidfd>, Error> {
 }
 
 fn failed(tree: &Tree, what: &str, call: &'static str, errno: i32) -> Error {
-    let what = format!("{what} {}", tree.source.to_string_lossy());
-    Error::call("setup", what, call, errno)
+    let path = tree.source.to_string_lossy();
+    Error::call("setup", format!("{what} {path}"), call, errno).on(path)
 }
 
 fn set_attributes(fd: &OwnedFd, attributes: [u64; 4], recursive: bool) -> Result<(), i32> {

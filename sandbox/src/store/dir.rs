@@ -93,11 +93,12 @@ impl Dir {
         let owner = stat.st_uid;
         let error = Error::new(
             ErrorKind::PermissionDenied,
+            "store",
             format!(
                 "the state directory {path} has owner {owner} and mode {mode:o} instead of owner {uid} and mode 700"
             ),
         );
-        Err(error.at("store").on(path.to_string()).with_hint(Some(or("remove it", self.alternative))))
+        Err(error.on(path.to_string()).with_hint(Some(or("remove it", self.alternative))))
     }
 
     /// Returns the path under which the directory was opened.
@@ -223,7 +224,9 @@ impl Dir {
         let Some(file) = self.open(name)? else { return Ok(None) };
         let bytes = read_small(file).map_err(|e| io(&e, "read", &self.at(name), "read"))?;
         let text = String::from_utf8(bytes).map_err(|e| {
-            Error::new(ErrorKind::InvalidInput, format!("cannot read {}: {e}", self.at(name).display()))
+            let path = self.at(name).display().to_string();
+            let what = format!("cannot read {path}: {e}");
+            Error::new(ErrorKind::InvalidInput, "store", what).on(path).with_source(e)
         });
         text.map(Some)
     }
@@ -352,7 +355,8 @@ fn component(name: &str) -> Result<&str, Error> {
         _ if name.contains('/') => {}
         _ => return Ok(name),
     }
-    Err(Error::new(ErrorKind::InvalidInput, format!("{name:?} is not the name of a file in a directory")))
+    let what = format!("{name:?} is not the name of a file in a directory");
+    Err(Error::new(ErrorKind::InvalidInput, "store", what).on(name))
 }
 
 fn io(e: &std::io::Error, what: &str, path: &Path, call: &'static str) -> Error {

@@ -72,9 +72,9 @@ impl<R: Record> Entry<R> {
         let record = dir.read(RECORD)?.map(|text| serde_json::from_str(&text)).transpose();
         let record = record.map_err(|e| {
             let file = dir.at(RECORD);
-            let error =
-                Error::new(ErrorKind::InvalidInput, format!("{} is not a valid record: {e}", file.display()));
-            error.with_hint(Some(format!(
+            let what = format!("{} is not a valid record: {e}", file.display());
+            let error = Error::new(ErrorKind::InvalidInput, "store", what);
+            error.on(file.display().to_string()).with_source(e).with_hint(Some(format!(
                 "stop the container or pod that it describes, then remove {}",
                 dir.path().display()
             )))
@@ -152,8 +152,9 @@ impl<R: Record> Writer<R> {
 
 fn write<R: Record>(dir: &Dir, record: &R) -> Result<(), Error> {
     let text = serde_json::to_vec(record).map_err(|e| {
-        let what = format!("cannot write {} as JSON: {e}", dir.at(RECORD).display());
-        Error::new(ErrorKind::InvalidInput, what)
+        let path = dir.at(RECORD).display().to_string();
+        let what = format!("cannot write {path} as JSON: {e}");
+        Error::new(ErrorKind::InvalidInput, "store", what).on(path).with_source(e)
     })?;
     dir.replace(RECORD, &text)
 }

@@ -10,7 +10,8 @@ use crate::error::Error;
 
 /// Returns the error of a call on a file of the store.
 pub(super) fn failed(what: &str, path: &Path, call: &'static str, errno: Errno) -> Error {
-    Error::call("store", format!("{what} {}", path.display()), call, errno.raw_os_error())
+    let path = path.display().to_string();
+    Error::call("store", format!("{what} {path}"), call, errno.raw_os_error()).on(path)
 }
 
 /// Returns how the user can move the store to another directory, as the last clause of a hint:

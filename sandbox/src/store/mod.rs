@@ -161,9 +161,9 @@ impl<R: Record> Store<R> {
     /// [`ErrorKind::InvalidInput`]: crate::ErrorKind::InvalidInput
     pub fn remove(&self, entry: &Entry<R>, lock: &Lock) -> Result<(), Error> {
         if !entry.dir().is_locked_by(lock) {
-            let path = entry.dir().path().display();
+            let path = entry.dir().path().display().to_string();
             let problem = format!("cannot remove {path}: the lock is not this entry's");
-            return Err(Error::new(ErrorKind::InvalidInput, problem));
+            return Err(Error::new(ErrorKind::InvalidInput, "store", problem).on(path));
         }
         entry.dir().remove_from(&self.dir, entry.name(), R::FILES)
     }

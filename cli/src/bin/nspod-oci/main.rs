@@ -20,10 +20,13 @@ fn main() -> ExitCode {
     nspod_sandbox::notice_children();
     let cli = match args::Cli::try_parse() {
         Ok(cli) => cli,
+        Err(e) if e.use_stderr() => {
+            log::usage(&e);
+            return ExitCode::FAILURE;
+        }
         Err(e) => {
-            // Plain text, since --log has not been parsed.
             let _ = e.print();
-            return if e.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+            return ExitCode::SUCCESS;
         }
     };
     if let Err(e) = log::set_up(cli.global.log.get(), cli.global.log_format, cli.global.debug) {

@@ -31,10 +31,9 @@ pub(super) fn show(census: &Census, pid: i32, json: bool) -> Result<()> {
 
 fn absent(census: &Census, pid: i32) -> Error {
     if census.unreadable().iter().any(|p| p.pid == pid) {
-        return Error::new(format!("the namespaces of process {pid} are not readable"))
-            .kind(ErrorKind::PermissionDenied)
-            .on(pid)
-            .hint("run it as root");
+        let problem = format!("the namespaces of process {pid} are not readable");
+        let error = Error::new(ErrorKind::PermissionDenied, "census", problem).on(pid);
+        return error.hint("run it as root");
     }
     let problem = match census.zombies().iter().find(|z| z.pid == pid) {
         Some(zombie) => format!(
@@ -43,7 +42,7 @@ fn absent(census: &Census, pid: i32) -> Error {
         ),
         None => format!("there is no process {pid}"),
     };
-    Error::new(problem).kind(ErrorKind::ProcessEnded).on(pid)
+    Error::new(ErrorKind::ProcessEnded, "census", problem).on(pid)
 }
 
 impl Place<'_> {

@@ -40,7 +40,7 @@ fn private_mounts() -> Result<()> {
 fn failed(call: &'static str) -> impl FnOnce(rustix::io::Errno) -> Error {
     move |e| {
         let errno = nix::errno::Errno::from_raw(e.raw_os_error());
-        let error = Error::call("use it", call, errno);
+        let error = Error::call("doctor", "use it", call, errno);
         match errno {
             nix::errno::Errno::ENOSYS => {
                 error.hint("this kernel, or a seccomp filter of a container manager, lacks the call")

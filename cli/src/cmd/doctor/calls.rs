@@ -55,7 +55,7 @@ fn openat2_in_root() -> Result<()> {
         .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     openat2(AT_FDCWD, "/", how).map(drop).map_err(|e| {
-        Error::call("open /", "openat2", e)
+        Error::call("doctor", "open /", "openat2", e)
             .hint("root file systems cannot be used safely without it: use Linux 5.6 or later")
     })
 }
@@ -66,9 +66,9 @@ fn exit_info() -> Result<()> {
     let mut child = std::process::Command::new(path)
         .args(&trial::nothing()[1..])
         .spawn()
-        .map_err(|e| Error::io("start", path, &e))?;
+        .map_err(|e| Error::io("doctor", "start", path, &e))?;
     let pidfd = Pidfd::open(child.id() as i32);
-    child.wait().map_err(|e| Error::io("wait for", path, &e))?;
+    child.wait().map_err(|e| Error::io("doctor", "wait for", path, &e))?;
     pidfd?.exit_info()?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use cgroup_core::delegate::{self, Move};
 use cgroup_core::{Cgroup, Controller, Hierarchy, Layout, parse};
 use nspod_sandbox::spec::Spec;
-use nspod_sandbox::{Command, Container, Stdio};
+use nspod_sandbox::{Command, Container, ErrorKind, Stdio};
 
 use super::report::{Group, Mark};
 use super::trial;
@@ -111,9 +111,10 @@ fn held() -> Result<Container> {
     match delegate::find("nspod", Move::Nothing) {
         Err(e) => Err(e.into()),
         Ok(found) => {
-            let why = format!("cannot create a cgroup in {}", found.base.path().display());
+            let path = found.base.path().display().to_string();
             let _ = found.base.remove();
-            Err(Error::new(why))
+            let why = format!("cannot create a cgroup in {path}");
+            Err(Error::new(ErrorKind::PermissionDenied, "cgroup", why).on(path))
         }
     }
 }

@@ -43,7 +43,7 @@ pub(super) fn overlay(privileged: bool) -> Result<()> {
     match Command::from_spec(spec).status() {
         Err(e) if e.kind() == ErrorKind::ProgramNotFound => Ok(()),
         Err(e) => Err(Error::from(e).hint("containers cannot have an overlay (--overlay) as their root")),
-        Ok(_) => Err(Error::new("an empty directory has a program in it")),
+        Ok(_) => Err(Error::new(ErrorKind::State, "doctor", "an empty directory has a program in it")),
     }
 }
 
@@ -54,7 +54,7 @@ struct Scratch(PathBuf);
 impl Scratch {
     fn new() -> Result<Scratch> {
         let path = std::env::temp_dir().join(format!("nspod-doctor-{}", std::process::id()));
-        std::fs::create_dir(&path).map_err(|e| Error::io("make", &path, &e))?;
+        std::fs::create_dir(&path).map_err(|e| Error::io("doctor", "make", &path, &e))?;
         Ok(Scratch(path))
     }
 }
@@ -82,6 +82,9 @@ pub(super) fn start(spec: &Spec) -> Result<()> {
     let outcome = command.status()?;
     match outcome.status.success() {
         true => Ok(()),
-        false => Err(Error::new(format!("it started and ended with {:?}", outcome.status))),
+        false => {
+            let problem = format!("it started and ended with {:?}", outcome.status);
+            Err(Error::new(ErrorKind::HelperFailed, "doctor", problem))
+        }
     }
 }

@@ -107,7 +107,8 @@ impl ExecArgs {
                 return Err(Error::usage("COMMAND", "--process names the program already: omit the command"));
             }
             Some(path) => {
-                let json = std::fs::read(path).map_err(|e| Error::io("read the process", path, &e))?;
+                let json =
+                    std::fs::read(path).map_err(|e| Error::io("read", "read the process", path, &e))?;
                 let (given, warnings) = config::parse_process(&json)?;
                 warnings.iter().for_each(log::warn);
                 Some(given)

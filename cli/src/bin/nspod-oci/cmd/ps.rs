@@ -5,6 +5,7 @@ use std::path::Path;
 use clap::Args;
 use nspod_cli::error::{Error, Result};
 use nspod_cli::output;
+use nspod_sandbox::ErrorKind;
 
 use super::list::Format;
 use crate::global::Global;
@@ -34,9 +35,10 @@ pub(crate) fn ps(global: &Global, args: &PsArgs) -> Result<()> {
     };
     let done = command
         .output()
-        .map_err(|e| Error::io("run", Path::new("ps"), &e).hint("install it, or use --format json"))?;
+        .map_err(|e| Error::io("ps", "run", Path::new("ps"), &e).hint("install it, or use --format json"))?;
     if !done.status.success() {
-        return Err(Error::new(format!("ps failed: {}", String::from_utf8_lossy(&done.stderr).trim())));
+        let problem = format!("ps failed: {}", String::from_utf8_lossy(&done.stderr).trim());
+        return Err(Error::new(ErrorKind::HelperFailed, "ps", problem).on("ps"));
     }
     output::print(only(&String::from_utf8_lossy(&done.stdout), &pids)?)
 }
@@ -46,7 +48,8 @@ fn only(table: &str, pids: &[i32]) -> Result<String> {
     let mut lines = table.lines();
     let heading = lines.next().unwrap_or_default();
     let column = heading.split_whitespace().position(|name| name == "PID").ok_or_else(|| {
-        Error::new("the output of ps has no PID column: use options that print it, such as -ef")
+        let problem = "the output of ps has no PID column: use options that print it, such as -ef";
+        Error::new(ErrorKind::HelperFailed, "ps", problem).on("ps")
     })?;
     let of_them = |line: &&str| {
         let pid = line.split_whitespace().nth(column).and_then(|pid| pid.parse().ok());

@@ -24,16 +24,17 @@ pub(crate) fn spec(args: &SpecArgs) -> Result<()> {
     let tabs = serde_json::ser::PrettyFormatter::with_indent(b"\t");
     config::example(args.rootless)
         .serialize(&mut serde_json::Serializer::with_formatter(&mut text, tabs))
-        .map_err(|e| Error::new(format!("cannot write this as JSON: {e}")))?;
+        .map_err(|e| {
+            Error::new(ErrorKind::InvalidInput, "write", format!("cannot write this as JSON: {e}"))
+        })?;
     text.push(b'\n');
     let path = args.bundle.join("config.json");
     let mut file = std::fs::File::create_new(&path).map_err(|e| match e.kind() {
         std::io::ErrorKind::AlreadyExists => {
-            Error::new(format!("File {} exists. Remove it first", path.display()))
-                .kind(ErrorKind::AlreadyExists)
-                .on(path.display())
+            let problem = format!("File {} exists. Remove it first", path.display());
+            Error::new(ErrorKind::AlreadyExists, "write", problem).on(path.display())
         }
-        _ => Error::io("make", &path, &e),
+        _ => Error::io("write", "make", &path, &e),
     })?;
-    file.write_all(&text).map_err(|e| Error::io("write", &path, &e))
+    file.write_all(&text).map_err(|e| Error::io("write", "write", &path, &e))
 }

@@ -97,7 +97,7 @@ fn read(path: &std::path::Path) -> Result<String> {
         true => std::io::stdin().read_to_string(&mut text),
         false => std::fs::File::open(path).and_then(|mut file| file.read_to_string(&mut text)),
     };
-    read.map_err(|e| Error::io("read the limits", path, &e))?;
+    read.map_err(|e| Error::io("read", "read the limits", path, &e))?;
     Ok(text)
 }
 
