@@ -151,3 +151,23 @@ impl From<cgroup_core::Error> for Error {
         nspod_sandbox::Error::from(e).into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_documents_each_kind_and_each_key() {
+        let readme = include_str!("../README.md");
+        let section = readme.split("\n## Errors as JSON\n").nth(1).unwrap().split("\n## ").next().unwrap();
+        let first = |row: &'static str| row.strip_prefix("| `").and_then(|row| row.split('`').next());
+        let documented: Vec<&str> = section.lines().filter_map(first).collect();
+        let report = serde_json::to_value(ErrorReport::default()).unwrap();
+        let keys = report.as_object().unwrap().keys().map(String::as_str);
+        let kinds = ErrorKind::ALL.iter().map(|kind| kind.name()).chain([USAGE]);
+        let mut expected: Vec<&str> = keys.chain(kinds).collect();
+        let mut found = documented.clone();
+        (expected.sort_unstable(), found.sort_unstable());
+        assert_eq!(found, expected);
+    }
+}

@@ -497,3 +497,154 @@ fn an_error_in_json_reports_missing_rights() {
     assert_eq!(error["kind"], "permission_denied", "{error}");
     assert_eq!(error["errno"], "EACCES", "{error}");
 }
+
+/// The kinds in the table of the README's section "Errors as JSON".
+fn documented_kinds() -> Vec<&'static str> {
+    let readme = include_str!("../README.md");
+    let section = readme.split("\n## Errors as JSON\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let table = section.split("| kind | meaning |\n").nth(1).unwrap();
+    let rows = table.lines().take_while(|line| line.starts_with('|'));
+    rows.filter_map(|row| row.split('`').nth(1)).collect()
+}
+
+/// Checks lines of JSON in standard error. Each is an error of a documented kind with a step.
+#[track_caller]
+fn documented(of: &str, err: &str, code: i32, message: &str) {
+    assert_ne!(code, 0, "{of}");
+    assert!(!err.is_empty(), "{of} prints nothing");
+    for line in err.lines() {
+        let error: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{of}: {e}: {err}"));
+        let kind = error["kind"].as_str().unwrap();
+        assert!(documented_kinds().contains(&kind), "{of}: {line}");
+        assert!(error["step"].as_str().is_some_and(|step| !step.contains(' ')), "{of}: {line}");
+        for key in ["object", "call", "errno", "field"] {
+            assert!(
+                error[key].is_null() || error[key].as_str().is_some_and(|text| !text.is_empty()),
+                "{of}: {line}"
+            );
+        }
+        // An errno in the sentence is in the data too.
+        let (said, data) = (error[message].as_str().unwrap(), error["errno"].as_str());
+        assert_eq!(said.contains(&format!("({})", data.unwrap_or("E"))), data.is_some(), "{of}: {line}");
+    }
+}
+
+/// Returns the commands in a help text.
+fn commands(help: &str) -> Vec<&str> {
+    let list = help.split("\nCommands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    // Other lines continue a description.
+    let names = list.lines().filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')));
+    names.filter_map(|line| line.split(' ').next()).filter(|name| *name != "help").collect()
+}
+
+#[test]
+fn each_command_that_fails_prints_json_of_a_documented_kind() {
+    if !root() {
+        return;
+    }
+    // `@full` is a command whose standard output is /dev/full.
+    let failing: &[(&str, &str)] = &[
+        ("run", "run --env-file /no/such true"),
+        ("run", "run --rootfs /no/such true"),
+        ("exec", "exec no-such true"),
+        ("ps", "ps @full"),
+        ("top", "top no-such"),
+        ("logs", "logs no-such"),
+        ("stats", "stats no-such"),
+        ("inspect", "inspect no-such"),
+        ("update", "update --memory 64m no-such"),
+        ("pause", "pause no-such"),
+        ("unpause", "unpause no-such"),
+        ("kill", "kill no-such"),
+        ("stop", "stop no-such"),
+        ("wait", "wait no-such"),
+        ("rm", "rm no-such other-such"),
+        ("prune", "prune excess"),
+        ("pod", "pod"),
+        ("pod create", "pod create --share net --hostname x no-such"),
+        ("pod ls", "pod ls @full"),
+        ("pod run", "pod run no-such true"),
+        ("pod kill", "pod kill no-such"),
+        ("pod rm", "pod rm no-such"),
+        ("pod inspect", "pod inspect no-such"),
+        ("census", "census 2147483647"),
+        ("census", "census @full"),
+        ("doctor", "doctor @full"),
+        ("completions", "completions bash @full"),
+        ("man", "man /no/such"),
+    ];
+    let help = |args: &[&str]| nspod(&[args, &["--help"]].concat()).out;
+    let (top, pod) = (help(&[]), help(&["pod"]));
+    let all = commands(&top).into_iter().map(str::to_owned);
+    for command in all.chain(commands(&pod).into_iter().map(|name| format!("pod {name}"))) {
+        assert!(failing.iter().any(|(name, _)| *name == command), "{command} has no failing input here");
+        let unknown: Vec<&str> = command.split(' ').chain(["--no-such"]).collect();
+        let output = nspod(&[&["--json"][..], &unknown].concat());
+        documented(&command, &output.err, output.code(), "message");
+    }
+    for (_, line) in failing {
+        let full = line.ends_with(" @full");
+        let out = if full { "/dev/full" } else { "/dev/null" };
+        let command = format!("exec {} --json {} > {out}", common::NSPOD, line.trim_end_matches(" @full"));
+        let output = common::run_with(std::process::Command::new("sh").args(["-c", &command]), "");
+        assert_eq!(output.code(), 125, "{line}: {}", output.err);
+        documented(line, &output.err, output.code(), "message");
+    }
+}
+
+#[test]
+fn each_command_of_nspod_oci_that_fails_logs_json_of_a_documented_kind() {
+    if !root() {
+        return;
+    }
+    let program = env!("CARGO_BIN_EXE_nspod-oci");
+    let (state, bundle) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let bundle = bundle.path().to_str().unwrap();
+    std::fs::write(state.path().join("file"), "").unwrap();
+    let failing: &[(&str, &str)] = &[
+        ("create", "create --bundle @bundle box"),
+        ("run", "run --bundle /no/such box"),
+        ("start", "start box"),
+        ("state", "state box"),
+        ("kill", "kill box"),
+        ("delete", "delete box"),
+        ("exec", "exec box true"),
+        ("exec", "exec --process /no/such box"),
+        ("pause", "pause box"),
+        ("resume", "resume box"),
+        ("update", "update --memory 64m box"),
+        ("events", "events --stats box"),
+        ("ps", "ps box"),
+        ("list", "list @full"),
+        ("spec", "spec --bundle /no/such"),
+        ("checkpoint", "checkpoint box"),
+        ("restore", "restore --bundle /no/such box"),
+        ("features", "features @full"),
+        ("completions", "completions bash @full"),
+        ("man", "man /no/such"),
+    ];
+    let help = common::run_with(std::process::Command::new(program).arg("--help"), "").out;
+    for command in commands(&help) {
+        assert!(failing.iter().any(|(name, _)| *name == command), "{command} has no failing input here");
+    }
+    let run = |line: &str| {
+        let out = if line.ends_with(" @full") { "/dev/full" } else { "/dev/null" };
+        let line = line.trim_end_matches(" @full").replace("@bundle", bundle);
+        let root = state.path().display();
+        let command = format!("exec {program} --log-format json --root {root}/state {line} > {out}");
+        common::run_with(std::process::Command::new("sh").args(["-c", &command]), "")
+    };
+    for (name, line) in failing {
+        let unknown = format!("{name} --no-such");
+        for line in [line, unknown.as_str()] {
+            let output = run(line);
+            let expected = if *name == "exec" && line != unknown { 255 } else { 1 };
+            assert_eq!(output.code(), expected, "{line}: {}", output.err);
+            documented(line, &output.err, output.code(), "msg");
+            assert!(output.err.contains("\"level\":\"error\""), "{line}: {}", output.err);
+        }
+    }
+    // The log itself cannot be opened.
+    let output = run("--log /no/such state box");
+    documented("--log", &output.err, output.code(), "msg");
+}

@@ -18,7 +18,8 @@ pub enum ErrorKind {
     /// A field of an OCI configuration is invalid, or not supported: [`Error::field`] is its JSON
     /// path. Only `nspod-oci-runtime` returns this kind.
     InvalidConfig,
-    /// An argument, name or text is invalid (`EINVAL`).
+    /// An argument, name, path or text is invalid (`EINVAL`, `ENOTDIR`, `EISDIR`, `ELOOP`,
+    /// `ENAMETOOLONG`, `ERANGE`, `E2BIG`).
     InvalidInput,
     /// The program does not exist in the container.
     ProgramNotFound,
@@ -45,8 +46,8 @@ pub enum ErrorKind {
     /// The kernel lacks the feature, or a required program is not installed (`ENOSYS`,
     /// `EOPNOTSUPP`, `ENOTTY`).
     Unsupported,
-    /// Namespaces, processes, descriptors or memory are exhausted (`ENOSPC`, `EUSERS`, `EAGAIN`,
-    /// `EMFILE`, `ENFILE`, `ENOMEM`, `EDQUOT`).
+    /// Namespaces, processes, descriptors, memory or disk space are exhausted (`ENOSPC`, `EUSERS`,
+    /// `EAGAIN`, `EMFILE`, `ENFILE`, `ENOMEM`, `EDQUOT`, `EFBIG`).
     LimitReached,
     /// This host cannot enforce a limit of the spec.
     Unenforceable,
@@ -64,6 +65,31 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// All kinds of this release.
+    pub const ALL: [ErrorKind; 21] = [
+        ErrorKind::InvalidSpec,
+        ErrorKind::InvalidConfig,
+        ErrorKind::InvalidInput,
+        ErrorKind::ProgramNotFound,
+        ErrorKind::ProgramNotExecutable,
+        ErrorKind::Killed,
+        ErrorKind::HookFailed,
+        ErrorKind::HelperFailed,
+        ErrorKind::PermissionDenied,
+        ErrorKind::NotFound,
+        ErrorKind::ProcessEnded,
+        ErrorKind::AlreadyExists,
+        ErrorKind::Busy,
+        ErrorKind::Unsupported,
+        ErrorKind::LimitReached,
+        ErrorKind::Unenforceable,
+        ErrorKind::State,
+        ErrorKind::TimedOut,
+        ErrorKind::Protocol,
+        ErrorKind::Caller,
+        ErrorKind::Os,
+    ];
+
     /// Returns the name in the [machine-readable form](ErrorReport::kind), for example
     /// `permission_denied`.
     pub fn name(self) -> &'static str {
@@ -107,8 +133,15 @@ impl ErrorKind {
             | Errno::EMFILE
             | Errno::ENFILE
             | Errno::ENOMEM
-            | Errno::EDQUOT => Self::LimitReached,
-            Errno::EINVAL => Self::InvalidInput,
+            | Errno::EDQUOT
+            | Errno::EFBIG => Self::LimitReached,
+            Errno::EINVAL
+            | Errno::ENOTDIR
+            | Errno::EISDIR
+            | Errno::ELOOP
+            | Errno::ENAMETOOLONG
+            | Errno::ERANGE
+            | Errno::E2BIG => Self::InvalidInput,
             Errno::ETIMEDOUT => Self::TimedOut,
             _ => Self::Os,
         }
@@ -454,7 +487,7 @@ impl From<ns_core::Error> for Error {
             Ns::ProgramFailed => ErrorKind::HelperFailed,
             Ns::LimitReached => ErrorKind::LimitReached,
             Ns::Busy => ErrorKind::Busy,
-            _ => ErrorKind::Os,
+            _ => e.raw_os_error().map_or(ErrorKind::Os, ErrorKind::of_errno),
         };
         let mut error = Error::new(kind, "namespace", e.to_string());
         error.0.errno = e.raw_os_error().map(Errno::from_raw);
@@ -477,7 +510,7 @@ impl From<cgroup_core::Error> for Error {
             Cg::InvalidName | Cg::InvalidLimit | Cg::InvalidText | Cg::NotCgroup2 => ErrorKind::InvalidInput,
             Cg::Unenforceable => ErrorKind::Unenforceable,
             Cg::NoHierarchy | Cg::Systemd | Cg::Unsupported => ErrorKind::Unsupported,
-            _ => ErrorKind::Os,
+            _ => e.raw_os_error().map_or(ErrorKind::Os, ErrorKind::of_errno),
         };
         let mut error = Error::new(kind, "cgroup", e.to_string());
         error.0.errno = e.raw_os_error().map(Errno::from_raw);
@@ -533,6 +566,16 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         let source = std::error::Error::source(&error).and_then(|e| e.downcast_ref::<std::io::Error>());
         assert_eq!(source.map(std::io::Error::kind), Some(std::io::ErrorKind::InvalidData));
+    }
+
+    #[test]
+    fn the_list_of_kinds_is_complete() {
+        for (number, kind) in ErrorKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, number, "{kind}");
+        }
+        assert_eq!(ErrorKind::ALL.len(), ErrorKind::Os as usize + 1, "Os is the last kind");
+        let names: std::collections::HashSet<_> = ErrorKind::ALL.map(ErrorKind::name).into();
+        assert_eq!(names.len(), ErrorKind::ALL.len());
     }
 
     #[test]
