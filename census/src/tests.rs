@@ -135,7 +135,7 @@ fn processes() -> impl Strategy<Value = Vec<ProcessInfo>> {
     })
 }
 
-/// Which pids share a namespace of the kind.
+/// Returns the groups of pids that share a namespace of the kind.
 fn partition<T: Ord>(of: impl IntoIterator<Item = (T, i32)>) -> BTreeSet<BTreeSet<i32>> {
     let mut parts: BTreeMap<T, BTreeSet<i32>> = BTreeMap::new();
     for (key, pid) in of {

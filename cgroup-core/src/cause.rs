@@ -4,7 +4,7 @@ use nix::errno::Errno;
 
 use crate::limits::table::Limit;
 
-/// Returns the likely cause of an errno from a file, and what to do about it.
+/// Returns the likely cause of an errno from a file, and the remedy.
 pub(crate) fn cause(file: &str, errno: Errno) -> Option<&'static str> {
     if let Some(cause) = Limit::cause(file, errno) {
         return Some(cause);
@@ -12,7 +12,7 @@ pub(crate) fn cause(file: &str, errno: Errno) -> Option<&'static str> {
     Some(match (file, errno) {
         (_, Errno::ENODEV) => "the cgroup was removed",
         ("cgroup.subtree_control", Errno::EBUSY) => {
-            "a cgroup has either processes or controllers for its children, not both: move the processes to a child first; or a child still enables the controller that is to be disabled"
+            "a cgroup has either processes or controllers for its children, not both: move the processes to a child first; to disable a controller, disable it in the children first"
         }
         ("cgroup.subtree_control", Errno::ENOENT) => {
             "a controller is not in cgroup.controllers of this cgroup: enable it in the parent first"
@@ -31,7 +31,7 @@ pub(crate) fn cause(file: &str, errno: Errno) -> Option<&'static str> {
         }
         ("cgroup.procs" | "cgroup.threads", Errno::ESRCH) => "the process has ended",
         ("cgroup.procs" | "cgroup.threads", Errno::EINVAL) => {
-            "a kernel thread that is bound to a processor cannot be moved, nor a process outside of this pid namespace"
+            "neither a kernel thread that is bound to a processor nor a process outside of this pid namespace can be moved"
         }
         ("cgroup.type", Errno::EOPNOTSUPP) => {
             "the parent is an invalid domain, or this cgroup has processes or enables controllers"

@@ -41,7 +41,7 @@ use crate::parse;
 pub struct Cgroup {
     dir: OwnedFd,
     path: PathBuf,
-    /// Whether the handle was opened through its parent, so that there is one.
+    /// Whether the handle was opened through its parent. If so, the cgroup is not the top of the mount.
     below: bool,
 }
 

@@ -87,8 +87,8 @@ pub struct Delegation {
 /// ```
 ///
 /// # Errors
-/// - `NotDelegated`: no cgroup is delegated to the caller. The message says what is missing and
-///   what to do; the source is the error of systemd, if it was asked.
+/// - `NotDelegated`: no cgroup is delegated to the caller. The message has the cause and the remedy. If
+///   systemd refused a scope, the source is that error.
 /// - `NoHierarchy`, `InvalidName`, and as [`Cgroup::create_child`].
 pub fn find(name: &str, may: Move) -> Result<Delegation> {
     if geteuid().is_root() {
@@ -177,8 +177,8 @@ fn writable(cgroup: &Cgroup) -> std::result::Result<(), (String, Errno)> {
 }
 
 /// Returns whether no systemd claims the cgroup: the nearest systemd unit at or above it, if any, is a
-/// scope of this crate or has the mark of delegation. systemd sets the mark in versions after 252,
-/// and Linux supports it since 5.7.
+/// scope of this crate or has the mark of delegation. The mark is an extended attribute:
+/// `trusted.delegate`, or `user.delegate` of a user's systemd since version 251 and Linux 5.7.
 fn marked(own: &Cgroup) -> Result<bool> {
     let is_unit = |cgroup: &Cgroup| {
         let kind = Path::new(cgroup.name()).extension();

@@ -12,7 +12,8 @@ use crate::missing::Missing;
 /// A `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A failure: the step, the object, the system call, the errno, and the likely cause.
+/// A failure: the step, the object, the system call, the errno, and the likely cause. See
+/// [errno(3)](https://man7.org/linux/man-pages/man3/errno.3.html).
 ///
 /// `Display` prints a sentence for people, with the errno as `Operation not permitted (EPERM)`. The
 /// methods return the parts for programs.
@@ -28,7 +29,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[error(transparent)]
 pub struct Error(Box<Inner>);
 
-/// The kinds of failure that a program may need to tell apart.
+/// Category of an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {

@@ -43,7 +43,7 @@ pub enum Missing {
     NoFile {
         /// The name of the file.
         file: String,
-        /// What the file requires, as the end of a sentence.
+        /// Requirements of the file, as the end of a sentence.
         requirement: String,
     },
 }

@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Cgroup {
     /// Removes the cgroup. Waits up to 5 s for processes that are ending. Does not remove children.
-    /// If the cgroup is gone already, this succeeds.
+    /// Succeeds if the cgroup has been removed already.
     ///
     /// Since Linux 4.5. Section "Organizing Processes and Threads".
     ///
@@ -84,8 +84,8 @@ impl Cgroup {
         self.remove()
     }
 
-    /// Kills all processes in this cgroup and below, and removes it with all cgroups below. If the
-    /// cgroup is gone already, this succeeds.
+    /// Kills all processes in this cgroup and below, and removes it with all cgroups below.
+    /// Succeeds if the cgroup has been removed already.
     ///
     /// Since Linux 5.6; [`kill`](Self::kill) describes the kernels before 5.14. Section "Core
     /// Interface Files", `cgroup.kill`.

@@ -354,7 +354,7 @@ impl Events {
 
 impl Cgroup {
     /// Reads all values, from 17 small files. For a single value read its file, or use
-    /// [`cpu_stat`](Self::cpu_stat) and the like.
+    /// [`cpu_stat`](Self::cpu_stat) or a similar method.
     ///
     /// Since Linux 5.6; [`Usage`] documents the first kernel version of each value. Section
     /// "Controllers".

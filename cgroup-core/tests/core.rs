@@ -1,4 +1,4 @@
-//! The features that every cgroup has without a controller, on the real kernel.
+//! The features of a cgroup that need no controller, on the real kernel.
 
 mod common;
 

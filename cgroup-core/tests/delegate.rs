@@ -1,4 +1,4 @@
-//! Where a user without privileges may create cgroups. The tests start this program again as
+//! Delegation of cgroups to a user without privileges. The tests start this program again as
 //! another user, in a cgroup that they create. `report_as_another_user` prints the result.
 
 mod common;

@@ -50,7 +50,7 @@ fn memory_max_kills_the_hog_not_its_neighbour_and_the_counters_name_the_level() 
     let local = small.memory_events_local().unwrap();
     assert!(local.oom > Some(0) && local.oom_kill > Some(0), "{local:?}");
     assert_eq!(large.memory_events().unwrap().oom_kill, Some(0));
-    assert!(own.memory_events().unwrap().oom_kill > Some(0), "the parent counts what is below");
+    assert!(own.memory_events().unwrap().oom_kill > Some(0), "the parent counts events of its children");
     assert_eq!(own.memory_events_local().unwrap().oom_kill, Some(0));
     let usage = small.usage().unwrap();
     assert!(usage.memory.current.is_some() && usage.memory.stat.anon.is_some(), "{usage:?}");

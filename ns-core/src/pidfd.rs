@@ -282,7 +282,7 @@ fn fdinfo(fd: BorrowedFd<'_>) -> Result<Vec<u8>> {
 pub(crate) fn pid_of(pidfd: BorrowedFd<'_>) -> Result<pid_t> {
     let pid = match raw::pidfd_info(pidfd, raw::PIDFD_INFO_PID) {
         Ok(info) if info.mask & raw::PIDFD_INFO_PID != 0 => info.pid as pid_t,
-        // Before Linux 6.13, or for an ended process: fdinfo says which.
+        // Before Linux 6.13, or after the end of the process, fdinfo has the pid.
         _ => match proc::fdinfo_pid(&fdinfo(pidfd)?) {
             Some(pid) => pid,
             None => {

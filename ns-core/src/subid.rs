@@ -60,7 +60,7 @@ impl SubIds {
         }
     }
 
-    /// Returns the ranges of a user, whom the file lists by name or by uid.
+    /// Returns the ranges of a user. The file lists a user by name or by uid.
     pub fn of_user(&self, name: Option<&str>, uid: u32) -> Vec<SubIdRange> {
         let uid = uid.to_string();
         let is_theirs = |owner: &str| owner == uid || Some(owner) == name;

@@ -8,7 +8,7 @@ use ns_core::proc::{self, Mount, Stat, Status};
 use ns_core::{Kind, NamespaceId};
 use proptest::prelude::*;
 
-/// As the kernel's `mangle` writes paths to mountinfo.
+/// Escapes a path as the kernel's `mangle` does for mountinfo.
 fn mangled(bytes: &[u8]) -> Vec<u8> {
     let escape = |b: &u8| match b {
         b' ' | b'\t' | b'\n' | b'\\' => format!("\\{b:03o}").into_bytes(),

@@ -48,7 +48,7 @@ fn a_killed_process_is_ending_before_it_has_ended() {
     let id = ProcessId::of(child.id() as i32).unwrap();
     assert!(!id.is_ending().unwrap());
     child.kill().unwrap();
-    // The kernel reports the flags before the pending signals, and one may become the other between.
+    // The kernel reports the flags before the pending signals, and may turn a signal into a flag in between.
     assert!((0..100).any(|_| id.is_ending().unwrap()));
     child.wait().unwrap();
     assert!(id.is_ending().unwrap());

@@ -120,7 +120,7 @@ impl Error {
         Error(self.0.and_hint(hint))
     }
 
-    /// Returns what happened.
+    /// Returns the kind.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind()
     }

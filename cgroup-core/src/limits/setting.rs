@@ -1,4 +1,4 @@
-//! How the value of a field of [`Limits`](super::Limits) is written, merged and removed.
+//! Writing, merging and removing the values of the fields of [`Limits`](super::Limits).
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -6,7 +6,7 @@ use std::fmt::Display;
 use super::values::{CpuMax, IoMax, Max, RdmaMax};
 use crate::CpuList;
 
-/// Where and how a field is written.
+/// File and format of a field.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
     /// The name of the file. `SIZE` in it stands for the key of the map.
@@ -29,7 +29,7 @@ pub(super) trait Setting: Default {
     /// Returns whether the value leaves the file as it is.
     fn is_unset(&self) -> bool;
 
-    /// Whether the value replaces everything that the file holds.
+    /// Whether the value replaces the whole content of the file.
     const REPLACES: bool;
 
     /// Appends the files and values to write.

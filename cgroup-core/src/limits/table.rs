@@ -1,5 +1,5 @@
 //! The table of all limits: the fields of [`Limits`], and for each its file, the values that the
-//! kernel accepts, its systemd property, its cgroup v1 name and what the kernel needs for it.
+//! kernel accepts, its systemd property, its cgroup v1 name and its requirements.
 //!
 //! # Adding a limit
 //! Add one entry to `limits!` below, at its place in the order of writes:
@@ -52,14 +52,14 @@ pub(crate) struct Limit {
     key: &'static str,
 }
 
-/// How a limit is passed to systemd.
+/// The systemd property of a limit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Systemd {
-    /// systemd has no property for it.
+    /// systemd has no property for this limit.
     None,
     /// A `u64`, with `max` as the greatest number.
     Number(&'static str),
-    /// The same, for a property that cannot be 0.
+    /// Like `Number`, for a property that cannot be 0.
     Positive(&'static str),
     /// A bit mask of processors or memory nodes.
     Mask(&'static str),
@@ -100,7 +100,7 @@ impl Limit {
         TABLE.iter().find(|limit| limit.file() == file || limit.place().size_in(file).is_some())
     }
 
-    /// Returns what the file requires, as the end of a sentence.
+    /// Returns the requirements of the file, as the end of a sentence.
     pub(crate) fn requirement(file: &str) -> String {
         if let Some(limit) = Self::of_file(file) {
             let options = if limit.requires.is_empty() { "" } else { " and " };

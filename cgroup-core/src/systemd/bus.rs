@@ -26,7 +26,7 @@ pub(super) struct Connection {
     ended: Vec<(String, String)>,
 }
 
-/// Why a call failed.
+/// Cause of a failed call.
 #[derive(Debug)]
 pub(super) enum Failure {
     Io(io::Error),

@@ -1,4 +1,4 @@
-//! The wire format of D-Bus: calls are marshalled, and messages are read.
+//! The wire format of D-Bus: marshals calls and parses messages.
 //!
 //! Source: <https://dbus.freedesktop.org/doc/dbus-specification.html>
 
@@ -223,7 +223,7 @@ impl Message {
     }
 }
 
-/// Reads what [`Writer`] writes, in either byte order, and never beyond the end.
+/// Reads the format of [`Writer`], in both byte orders. Never reads beyond the end.
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,

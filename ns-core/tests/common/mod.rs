@@ -41,7 +41,7 @@ impl Child {
 
     #[track_caller]
     pub fn assert_success(&self) {
-        assert_eq!(self.wait(), ExitStatus::Exited(0), "the child says what failed above");
+        assert_eq!(self.wait(), ExitStatus::Exited(0), "the child has printed the cause");
     }
 }
 
