@@ -430,7 +430,7 @@ fn died(process: &mut SandboxContainer) -> Option<Error> {
     let error = Error::new(ErrorKind::Killed, "create", problem).on(process.pid().to_string());
     Some(match outcome.oom {
         Some(oom) => error.with_hint(format!("{oom}: the memory limit may be too low")),
-        None => error.with_hint("a process outside sent it the signal"),
+        None => error.with_hint("a process outside the container sent the signal"),
     })
 }
 

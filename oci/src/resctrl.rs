@@ -38,7 +38,7 @@ impl Resctrl {
     ///
     /// # Errors
     /// - [`ErrorKind::Unsupported`]: resctrl is not mounted.
-    /// - `EINVAL`: the kernel refuses a line; the error has its reason from `last_cmd_status`. `ENOSPC`: the processor has no free class or
+    /// - `EINVAL`: the kernel rejects a line; the error has its reason from `last_cmd_status`. `ENOSPC`: the processor has no free class or
     ///   monitor. `ESRCH`: the process has ended.
     /// - [`ErrorKind::InvalidConfig`]: the class does not exist, or has other lines.
     pub fn apply(&self, id: &str, pid: i32) -> Result<Vec<PathBuf>, Error> {
