@@ -29,7 +29,7 @@ pub enum ErrorKind {
     Killed,
     /// A hook exited with a nonzero code, was killed, exceeded its timeout, or could not be executed.
     HookFailed,
-    /// A program that the operation needs failed or refused a request: `newuidmap`, `newgidmap`,
+    /// A program that the operation needs failed or rejected a request: `newuidmap`, `newgidmap`,
     /// systemd, or criu.
     HelperFailed,
     /// The caller lacks a capability, or a policy of the host forbids the call (`EPERM`, `EACCES`,

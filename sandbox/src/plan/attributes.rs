@@ -128,7 +128,7 @@ fn check_memory_policy(policy: &MemoryPolicy) -> Result<(), Error> {
         return wrong("mode", &format!("{} is not a memory policy of Linux", policy.mode));
     }
     if flags & !(PLACED | BALANCING) != 0 {
-        return wrong("flags", &format!("{flags:#x} holds a flag that the kernel does not know"));
+        return wrong("flags", &format!("{flags:#x} contains a flag that the kernel does not know"));
     }
     let local = matches!(mode, libc::MPOL_DEFAULT | libc::MPOL_LOCAL);
     match () {
