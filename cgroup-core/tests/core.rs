@@ -3,10 +3,11 @@
 mod common;
 
 use std::os::unix::process::ExitStatusExt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cgroup_core::{Cgroup, Controller, Controllers, ErrorKind, Hierarchy, Layout, Limits, Max, Missing};
-use common::{Helper, Own};
+use common::Own;
+use nspod_testkit::Guard;
 
 #[test]
 fn the_hierarchy_reports_its_mount_point_and_why_each_controller_is_missing() {
@@ -24,7 +25,7 @@ fn the_hierarchy_reports_its_mount_point_and_why_each_controller_is_missing() {
 #[test]
 fn a_process_is_found_in_the_cgroup_that_it_was_moved_to() {
     let host = Hierarchy::detect().unwrap();
-    let (own, helper) = (Own::new(), Helper::sleep());
+    let (own, helper) = (Own::new(), Guard::sleep());
     own.attach(helper.pid()).unwrap();
     assert_eq!(own.procs().unwrap(), [helper.pid()]);
     assert_eq!(own.threads().unwrap(), [helper.pid()]);
@@ -83,7 +84,7 @@ fn parents_lead_to_the_top_of_the_mount_and_no_further() {
 #[test]
 fn frozen_processes_stand_still_until_thawed_and_can_be_killed() {
     let own = Own::new();
-    let mut helper = Helper::sh("while :; do :; done");
+    let mut helper = Guard::sh("while :; do :; done");
     own.attach(helper.pid()).unwrap();
     own.freeze().unwrap();
     assert!(own.events().unwrap().frozen);
@@ -93,11 +94,7 @@ fn frozen_processes_stand_still_until_thawed_and_can_be_killed() {
     assert_eq!(used(), frozen);
     own.thaw().unwrap();
     assert!(!own.events().unwrap().frozen);
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while used() == frozen {
-        assert!(Instant::now() < deadline, "the process does not continue");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    nspod_testkit::eventually("the process continues", || used() != frozen);
     own.freeze().unwrap();
     own.kill().unwrap();
     assert_eq!(helper.0.wait().unwrap().signal(), Some(9));
@@ -117,13 +114,13 @@ fn thawing_below_a_frozen_ancestor_times_out_with_the_reason() {
 fn kill_reaches_every_level_and_removal_waits_for_dying_processes() {
     let own = Own::new();
     let deep = own.create_child("a").unwrap().create_child("b").unwrap();
-    let helpers: Vec<Helper> = (0..4).map(|_| Helper::sleep()).collect();
+    let helpers: Vec<Guard> = (0..4).map(|_| Guard::sleep()).collect();
     for (i, helper) in helpers.iter().enumerate() {
         if i % 2 == 0 { own.attach(helper.pid()).unwrap() } else { deep.attach(helper.pid()).unwrap() }
     }
     let mut found = own.procs_recursive().unwrap();
     found.sort_unstable();
-    let mut expected: Vec<i32> = helpers.iter().map(Helper::pid).collect();
+    let mut expected: Vec<i32> = helpers.iter().map(Guard::pid).collect();
     expected.sort_unstable();
     assert_eq!(found, expected);
     own.kill().unwrap();
@@ -135,7 +132,7 @@ fn kill_reaches_every_level_and_removal_waits_for_dying_processes() {
 
 #[test]
 fn removal_of_an_occupied_cgroup_is_refused_with_its_processes() {
-    let (own, helper) = (Own::new(), Helper::sleep());
+    let (own, helper) = (Own::new(), Guard::sleep());
     own.attach(helper.pid()).unwrap();
     let error = own.remove_within(Duration::from_millis(20)).unwrap_err();
     assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::Busy, Some(libc::EBUSY)));
@@ -173,7 +170,7 @@ fn controllers_are_enabled_down_the_path_and_only_for_cgroups_without_processes(
     let deep = own.create_child("a").unwrap().create_child("b").unwrap();
     deep.enable_path(wanted).unwrap();
     assert!(deep.available().unwrap().contains(wanted));
-    let helper = Helper::sleep();
+    let helper = Guard::sleep();
     let child = own.create_child("c").unwrap();
     child.attach(helper.pid()).unwrap();
     let error = child.enable(wanted).unwrap_err();
@@ -194,7 +191,7 @@ fn enabling_controllers_beside_processes_is_refused_with_their_pids() {
     }
     let own = Own::new();
     own.enable_path(wanted).unwrap();
-    let helper = Helper::sleep();
+    let helper = Guard::sleep();
     own.attach(helper.pid()).unwrap();
     let child = own.create_child("c").unwrap();
     let error = child.enable_path(wanted).unwrap_err();
@@ -231,7 +228,7 @@ fn a_path_beside_processes_is_created_and_only_its_limits_are_refused() {
     let own = Own::new();
     let has = Hierarchy::detect().unwrap().controllers();
     own.enable_path(has).unwrap();
-    let helper = Helper::sleep();
+    let helper = Guard::sleep();
     own.attach(helper.pid()).unwrap();
     let made = own.create_path("a/b", Controllers::all()).unwrap();
     assert_eq!(made.available().unwrap(), Controllers::empty());
@@ -246,7 +243,7 @@ fn a_path_beside_processes_is_created_and_only_its_limits_are_refused() {
 fn a_path_to_a_cgroup_in_use_is_refused_with_its_processes() {
     let own = Own::new();
     let below = own.create_path("a/b", Controllers::empty()).unwrap();
-    let helper = Helper::sleep();
+    let helper = Guard::sleep();
     below.attach(helper.pid()).unwrap();
     let error = own.create_path("/a", Controllers::empty()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
@@ -303,7 +300,7 @@ fn a_file_unknown_to_the_kernel_is_unenforceable_and_no_earlier_limit_is_written
 #[test]
 fn usage_has_the_values_of_the_cgroups_files_and_nothing_else() {
     let (own, mut helper) =
-        (Own::new(), Helper::sh("read line; i=0; while [ $i -lt 50000 ]; do i=$((i+1)); done"));
+        (Own::new(), Guard::sh("read line; i=0; while [ $i -lt 50000 ]; do i=$((i+1)); done"));
     // The parent enables no controller.
     let leaf = own.create_child("leaf").unwrap();
     leaf.attach(helper.pid()).unwrap();
@@ -319,7 +316,7 @@ fn usage_has_the_values_of_the_cgroups_files_and_nothing_else() {
 fn threads_are_spread_over_threaded_cgroups_of_one_domain() {
     let own = Own::new();
     let (left, right) = (own.create_child("l").unwrap(), own.create_child("r").unwrap());
-    let helper = Helper::sleep();
+    let helper = Guard::sleep();
     own.attach(helper.pid()).unwrap();
     left.set_type_threaded().unwrap();
     right.set_type_threaded().unwrap();

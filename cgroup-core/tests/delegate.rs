@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 
 use cgroup_core::delegate::{Delegation, Move, Right, find};
 use cgroup_core::{Cgroup, ErrorKind, Hierarchy};
-use common::{Helper, Own};
+use common::Own;
+use nspod_testkit::Guard;
 
 const USER: u32 = 65_534;
 
@@ -34,7 +35,7 @@ fn report(cgroup: &Cgroup, may: &str) -> String {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn();
-    let mut helper = Helper(child.unwrap());
+    let mut helper = Guard(child.unwrap());
     cgroup.attach(helper.pid()).unwrap();
     drop(helper.0.stdin.take());
     let mut out = String::new();

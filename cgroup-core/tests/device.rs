@@ -4,7 +4,8 @@ mod common;
 
 use cgroup_core::Cgroup;
 use cgroup_core::device::{DEFAULT, Rule};
-use common::{Helper, Own};
+use common::Own;
+use nspod_testkit::Guard;
 
 fn rules(texts: &[&str]) -> Vec<Rule> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -15,7 +16,7 @@ fn rules(texts: &[&str]) -> Vec<Rule> {
 fn can(own: &Cgroup) -> String {
     let dir = tempfile::tempdir().unwrap();
     let node = dir.path().join("node");
-    let mut helper = Helper::sh(&format!(
+    let mut helper = Guard::sh(&format!(
         "read line
         (: </dev/null) 2>&- && printf r; (: >/dev/null) 2>&- && printf w
         (: </dev/zero) 2>&- && printf z; mknod {} c 1 3 2>&- && printf m",

@@ -8,7 +8,8 @@ use std::time::Duration;
 use cgroup_core::{
     Cgroup, Controller, Controllers, CpuMax, Device, Hierarchy, IoMax, Limits, Max, MemoryEvents, Missing,
 };
-use common::{Helper, Own};
+use common::Own;
+use nspod_testkit::Guard;
 
 const LONG: Option<Duration> = Some(Duration::from_secs(120));
 const MIB: u64 = 1 << 20;
@@ -25,7 +26,7 @@ fn limited(own: &Own, name: &str, limits: &Limits) -> Cgroup {
 
 /// Runs a shell that begins once it is in the cgroup. Returns its output.
 fn run(cgroup: &Cgroup, script: &str) -> String {
-    let mut helper = Helper::sh(&format!("read line; {script}"));
+    let mut helper = Guard::sh(&format!("read line; {script}"));
     cgroup.attach(helper.pid()).unwrap();
     drop(helper.0.stdin.take());
     let mut out = String::new();
@@ -63,7 +64,7 @@ fn memory_max_kills_the_hog_not_its_neighbour_and_the_counters_name_the_level() 
 fn memory_oom_group_kills_every_process_of_the_cgroup() {
     let Some(own) = Own::with(Controllers::MEMORY) else { return };
     let group = limited(&own, "g", &Limits { memory_oom_group: Some(true), ..memory(16 * MIB) });
-    let bystander = Helper::sleep();
+    let bystander = Guard::sleep();
     group.attach(bystander.pid()).unwrap();
     run(&group, HOG);
     group.await_empty(LONG.unwrap()).unwrap();
@@ -89,7 +90,7 @@ fn cpu_max_throttles_a_spinner() {
     let Some(own) = Own::with(Controllers::CPU) else { return };
     let tenth =
         limited(&own, "t", &Limits { cpu_max: Some(CpuMax::new(1_000, 10_000)), ..Limits::default() });
-    let mut spinner = Helper::sh("read line; while :; do :; done");
+    let mut spinner = Guard::sh("read line; while :; do :; done");
     tenth.attach(spinner.pid()).unwrap();
     drop(spinner.0.stdin.take());
     // The kernel counts the time when the throttling ends.

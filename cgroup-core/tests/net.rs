@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use cgroup_core::Cgroup;
 use cgroup_core::net::{Limits, Rule, Usage};
-use common::{Helper, Own};
+use common::Own;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
 };
+use nspod_testkit::Guard;
 
 /// Longer than a packet on the loopback interface needs, and shorter than the kernel's first retry.
 const SHORT: Duration = Duration::from_millis(700);
@@ -40,7 +41,7 @@ fn own_network() {
 
 /// A process in a cgroup that uses sockets as it is told.
 struct Agent {
-    helper: Helper,
+    helper: Guard,
     answers: BufReader<std::process::ChildStdout>,
 }
 
@@ -50,7 +51,7 @@ impl Agent {
         command.args(["--ignored", "--exact", "agent", "--nocapture", "--test-threads=1"]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let answers = BufReader::new(child.stdout.take().unwrap());
-        let mut agent = Self { helper: Helper(child), answers };
+        let mut agent = Self { helper: Guard(child), answers };
         cgroup.attach(agent.helper.pid()).unwrap();
         assert_eq!(agent.ask("hello"), "ok");
         agent

@@ -37,12 +37,12 @@ fn systemd_is_reached_directly_without_a_bus() {
 
 mod beside_systemd {
     use std::process::Command;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use cgroup_core::systemd::{Manager, Property, Scope};
     use cgroup_core::{Controller, CpuMax, Error, ErrorKind, Limits, Max};
 
-    use super::common::Helper;
+    use nspod_testkit::{Guard, eventually};
 
     const MIB: u64 = 1 << 20;
 
@@ -73,14 +73,6 @@ mod beside_systemd {
     fn each_shown(unit: &str, expected: &[(&str, &str)]) {
         for (name, value) in expected {
             assert_eq!(shown(unit, &[name]), [*value], "{name}");
-        }
-    }
-
-    fn until(what: &str, done: impl Fn() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !done() {
-            assert!(Instant::now() < deadline, "{what}");
-            std::thread::sleep(Duration::from_millis(10));
         }
     }
 
@@ -154,7 +146,7 @@ mod beside_systemd {
     fn a_scope_is_removed_after_its_last_process() {
         let (mut manager, unit) = (manager(), "nspod-life.scope");
         let held = manager.hold_scope(&Scope::new(unit)).unwrap();
-        let helper = Helper::sleep();
+        let helper = Guard::sleep();
         held.cgroup().attach(helper.pid()).unwrap();
         let cgroup = held.release();
         assert_eq!(cgroup.procs().unwrap(), [helper.pid()]);
@@ -162,8 +154,8 @@ mod beside_systemd {
         std::thread::sleep(Duration::from_millis(300));
         assert_eq!(manager.cgroup_of(unit).unwrap().path(), cgroup.path());
         drop(helper);
-        until("the cgroup goes with the last process", || !cgroup.path().exists());
-        until("the unit is forgotten", || super::beside_systemd::manager().cgroup_of(unit).is_err());
+        eventually("the cgroup goes with the last process", || !cgroup.path().exists());
+        eventually("the unit is forgotten", || super::beside_systemd::manager().cgroup_of(unit).is_err());
         assert!(unknown(&manager.cgroup_of(unit).unwrap_err()));
     }
 
@@ -173,7 +165,7 @@ mod beside_systemd {
         let held = manager().hold_scope(&Scope::new("nspod-empty.scope")).unwrap();
         let path = held.cgroup().path().to_owned();
         drop(held);
-        until("the cgroup goes", || !path.exists());
+        eventually("the cgroup goes", || !path.exists());
     }
 
     #[test]
@@ -188,7 +180,7 @@ mod beside_systemd {
         assert!(error.to_string().starts_with("systemd cannot change nspod-change.scope: "), "{error}");
         assert!(error.to_string().contains("MemoryMaximum"), "{error}");
         drop(held);
-        until("the unit is gone", || super::beside_systemd::manager().cgroup_of(unit).is_err());
+        eventually("the unit is gone", || super::beside_systemd::manager().cgroup_of(unit).is_err());
         assert!(unknown(&manager.set_properties(unit, &[]).unwrap_err()));
     }
 
@@ -196,7 +188,7 @@ mod beside_systemd {
     #[ignore = "run beside a systemd, by the tests above"]
     fn stopping_a_scope_ends_its_processes_and_can_be_repeated() {
         let (mut manager, unit) = (manager(), "nspod-stop.scope");
-        let mut helper = Helper::sleep();
+        let mut helper = Guard::sleep();
         let cgroup = manager.start_scope(&Scope::new(unit), helper.pid()).unwrap();
         assert_eq!(cgroup.procs().unwrap(), [helper.pid()]);
         let error = manager.hold_scope(&Scope::new(unit)).unwrap_err();
@@ -214,7 +206,7 @@ mod beside_systemd {
         let properties =
             vec![Property::new("CollectMode", "inactive"), Property::new("RuntimeMaxUSec", 1_000_u64)];
         let first = manager.hold_scope(&Scope { properties, ..Scope::new(unit) }).unwrap();
-        until("the scope fails", || shown(unit, &["ActiveState"]) == ["failed"]);
+        eventually("the scope fails", || shown(unit, &["ActiveState"]) == ["failed"]);
         drop(first);
         let again = manager.hold_scope(&Scope::new(unit)).unwrap();
         each_shown(unit, &[("ActiveState", "active")]);

@@ -6,8 +6,9 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use cgroup_core::{ErrorKind, Resource, Stall, Trigger};
-use common::{Helper, Own};
+use common::Own;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nspod_testkit::Guard;
 
 const LONG: Option<Duration> = Some(Duration::from_secs(60));
 const SHORT: Option<Duration> = Some(Duration::from_millis(20));
@@ -22,7 +23,7 @@ fn a_watch_sees_a_cgroup_fill_freeze_and_empty() {
     let mut watch = own.watch().unwrap();
     assert!(!watch.seen().cgroup.populated && !watch.seen().cgroup.frozen);
     assert_eq!(watch.next(SHORT).unwrap(), None);
-    let mut helper = Helper::sleep();
+    let mut helper = Guard::sleep();
     own.attach(helper.pid()).unwrap();
     assert!(watch.next(LONG).unwrap().unwrap().cgroup.populated);
     own.freeze().unwrap();
@@ -37,7 +38,7 @@ fn the_watch_of_a_parent_sees_changes_below() {
     let own = Own::new();
     let child = own.create_child("a").unwrap();
     let mut watch = own.watch().unwrap();
-    let helper = Helper::sleep();
+    let helper = Guard::sleep();
     child.attach(helper.pid()).unwrap();
     assert!(watch.next(LONG).unwrap().unwrap().cgroup.populated);
 }
@@ -76,8 +77,8 @@ fn a_trigger_fires_when_processes_wait_for_a_processor() {
     };
     assert!(!trigger.wait(SHORT).unwrap());
     let processors = std::thread::available_parallelism().unwrap().get();
-    let mut spinners: Vec<Helper> =
-        (0..processors * 2).map(|_| Helper::sh("read line; while :; do :; done")).collect();
+    let mut spinners: Vec<Guard> =
+        (0..processors * 2).map(|_| Guard::sh("read line; while :; do :; done")).collect();
     for spinner in &mut spinners {
         own.attach(spinner.pid()).unwrap();
         drop(spinner.0.stdin.take());

@@ -1,19 +1,19 @@
 //! Compares `nspod census` with namespaces that unshare(1) and nsenter(1) make, and with lsns(8).
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
+use common::user::User;
+use common::{Guard, NSPOD, Name, eventually, nspod};
 use ns_core::{Kind, NamespaceSet};
 use serde_json::Value;
 
-const NSPOD: &str = env!("CARGO_BIN_EXE_nspod");
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// Process that sleeps in its own namespaces until it is dropped.
-struct Sleeper(Child);
+struct Sleeper(Guard);
 
 impl Sleeper {
     /// Starts a command line of programs, each of which executes the next.
@@ -21,13 +21,13 @@ impl Sleeper {
         let mut words = line.split(' ').chain(["sleep", "1000"]);
         let mut command = Command::new(words.next().unwrap());
         command.args(words).stdin(Stdio::null()).stdout(Stdio::null());
-        let sleeper = Sleeper(command.spawn().unwrap());
-        until("it sleeps", || sleeper.name() == "sleep");
+        let sleeper = Sleeper(Guard(command.spawn().unwrap()));
+        eventually("it sleeps", || sleeper.name() == "sleep");
         sleeper
     }
 
     fn pid(&self) -> i32 {
-        self.0.id() as i32
+        self.0.pid()
     }
 
     fn name(&self) -> String {
@@ -39,38 +39,10 @@ impl Sleeper {
     }
 }
 
-impl Drop for Sleeper {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Name of a container of nspod, removed at the end.
-struct Named(String);
-
-impl Drop for Named {
-    fn drop(&mut self) {
-        nspod(&["rm", "-f", &self.0]);
-    }
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < deadline, "timed out waiting until {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn nspod(args: &[&str]) -> Output {
-    Command::new(NSPOD).args(args).stdin(Stdio::null()).output().unwrap()
-}
-
 fn census(args: &[&str]) -> String {
     let output = nspod(&[&["census"], args].concat());
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    assert!(output.status.success(), "{args:?}: {}", output.err);
+    output.out
 }
 
 fn json(args: &[&str]) -> Value {
@@ -123,7 +95,7 @@ fn the_listed_namespaces_equal_those_of_lsns() {
     let sleeper = Sleeper::start("unshare -mnuiC");
     let (own, pid) = (sleeper.namespaces(), sleeper.pid());
     // Other processes start and end meanwhile, and lsns and the census count themselves.
-    until("both agree", || {
+    eventually("both agree", || {
         let (lsns, census) = (by_lsns(), by_census());
         let names =
             |all: &Listed| all.iter().map(|(ns, kind, ..)| (*ns, kind.clone())).collect::<BTreeSet<_>>();
@@ -172,10 +144,10 @@ fn the_pids_of_a_nested_process_are_listed_from_the_host_inwards() {
     }
     // unshare forks into the new pid namespace, and kills its child when it ends.
     let outer = Command::new("unshare").args(["-pf", "--kill-child", "sleep", "1000"]).spawn().unwrap();
-    let outer = Sleeper(outer);
+    let outer = Sleeper(Guard(outer));
     let children = format!("/proc/{0}/task/{0}/children", outer.pid());
     let mut inner = String::new();
-    until("it has a child", || {
+    eventually("it has a child", || {
         inner = std::fs::read_to_string(&children).unwrap().trim().to_owned();
         std::fs::read_to_string(format!("/proc/{inner}/comm")).is_ok_and(|name| name.trim() == "sleep")
     });
@@ -242,17 +214,15 @@ fn containers_of_nspod_are_shown_by_name() {
     if !nspod_testkit::root() {
         return;
     }
-    let name = Named(format!("census-{}", std::process::id()));
-    let run = nspod(&["run", "-d", "--name", &name.0, "sleep", "1000"]);
-    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let name = Name::detached(&[], &["sleep", "1000"]);
     let picture = census(&[]);
-    let row = picture.lines().find(|line| line.split_whitespace().nth(1) == Some(&name.0)).expect(&picture);
+    let row = picture.lines().find(|line| line.split_whitespace().nth(1) == Some(&*name)).expect(&picture);
     assert!(row.split_whitespace().skip(2).take(3).all(|cell| cell != "·"), "{row}");
     assert!(row.ends_with(" sleep 1000"), "{row}");
     let all = json(&[]);
-    let mine = all["containers"].as_array().unwrap().iter().find(|c| c["name"] == name.0.as_str()).unwrap();
+    let mine = all["containers"].as_array().unwrap().iter().find(|c| c["name"] == &*name).unwrap();
     let place = census(&["--pid", &mine["init"].to_string()]);
-    assert!(place.contains(&format!("container  {}, ", name.0)), "{place}");
+    assert!(place.contains(&format!("container  {}, ", &*name)), "{place}");
 }
 
 #[test]
@@ -260,35 +230,22 @@ fn an_ordinary_user_sees_how_much_is_not_counted() {
     if !nspod_testkit::root() {
         return;
     }
-    let temp = tempfile::tempdir().unwrap();
-    let nobody = temp.path().join("nspod");
-    std::fs::copy(NSPOD, &nobody).unwrap();
-    nix::unistd::chown(temp.path(), Some(65_534.into()), None).unwrap();
-    let state = temp.path().join("state");
-    let output = Command::new("setpriv")
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-        .arg(&nobody)
-        .args(["census", "--namespaces"])
-        .env("XDG_RUNTIME_DIR", &state)
-        .current_dir("/")
-        .output()
-        .unwrap();
+    let user = User::new();
+    let output = user.nspod(&["census", "--namespaces"]);
     assert!(output.status.success());
-    let said = String::from_utf8(output.stderr).unwrap();
+    let said = &output.err;
     assert!(said.contains("nspod: INCOMPLETE: "), "{said}");
     assert!(said.contains(" processes are not readable") && said.ends_with(": run it as root\n"), "{said}");
     let own = NamespaceSet::current().unwrap()[Kind::Net].ino.to_string();
-    assert!(String::from_utf8(output.stdout).unwrap().contains(&own));
-    assert!(!state.exists(), "a command that only reads creates no state directory");
+    assert!(output.out.contains(&own));
+    assert!(!user.dir().join("nspod").exists(), "a command that only reads creates no state directory");
 }
 
 #[test]
 fn a_missing_process_is_an_error() {
     let output = nspod(&["census", "--pid", "2147483647"]);
-    assert_eq!(output.status.code(), Some(125));
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(said, "nspod: there is no process 2147483647\n");
-    assert_eq!(nspod(&["census", "--namespaces", "netz"]).status.code(), Some(125));
+    assert_eq!((output.code(), output.err.as_str()), (125, "nspod: there is no process 2147483647\n"));
+    assert_eq!(nspod(&["census", "--namespaces", "netz"]).code(), 125);
 }
 
 /// Returns the number of system calls of a census in a pid namespace with this many sleepers, and the

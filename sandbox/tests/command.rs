@@ -103,7 +103,7 @@ fn drop_kills_without_waiting_unless_kill_on_drop_is_off() {
     let start = Instant::now();
     drop(container);
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
-    common::in_time(move || {
+    nspod_testkit::in_time(move || {
         let there = || cgroup.as_ref().is_some_and(|path| path.exists());
         while there() || File::open(format!("/proc/{pid}/stat")).is_ok() {
             std::thread::sleep(Duration::from_millis(5));

@@ -5,7 +5,7 @@ mod common;
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ns_core::{Kind, Kinds, NamespaceSet};
 use nspod_sandbox::cgroup_core::{Hierarchy, Limits};
@@ -14,7 +14,8 @@ use nspod_sandbox::spec::{
 };
 use nspod_sandbox::{Command, Container, ErrorKind, ExitStatus, Stdio};
 
-use common::{Image, error, in_time, output};
+use common::{Image, error, output};
+use nspod_testkit::in_time;
 
 #[test]
 fn a_program_gets_its_arguments_environment_directory_and_streams() {
@@ -135,7 +136,7 @@ fn a_failed_start_leaves_no_cgroup_and_no_process() {
         return;
     }
     // Other tests of this program have children, so this test needs its own process.
-    if in_own_process("a_failed_start_leaves_no_cgroup_and_no_process") {
+    if nspod_testkit::in_own_process("a_failed_start_leaves_no_cgroup_and_no_process") {
         return;
     }
     let name = format!("fails-{}", std::process::id());
@@ -155,19 +156,6 @@ fn a_failed_start_leaves_no_cgroup_and_no_process() {
 fn children() -> String {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).unwrap()).collect()
-}
-
-/// Runs one test of this program in its own process. Returns `true` in the parent after the run, and `false` in
-/// that process.
-fn in_own_process(test: &str) -> bool {
-    const VARIABLE: &str = "NSPOD_TEST_ALONE";
-    if std::env::var_os(VARIABLE).is_some() {
-        return false;
-    }
-    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    let output = nspod_testkit::run_with(command.args(["--exact", test]).env(VARIABLE, "1"), "");
-    assert!(output.status.success() && output.out.contains("1 passed"), "{}{}", output.out, output.err);
-    true
 }
 
 #[test]
@@ -760,11 +748,7 @@ fn a_start_leaves_the_callers_process_unchanged() {
     output(&mut command, "true");
     assert_eq!(before, look());
     // The process becomes dumpable again when no start of another test is in progress.
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !nix::sys::prctl::get_dumpable().unwrap() {
-        assert!(Instant::now() < deadline, "this process stays undumpable");
-        std::thread::yield_now();
-    }
+    nspod_testkit::eventually("this process is dumpable", || nix::sys::prctl::get_dumpable().unwrap());
 }
 
 #[test]

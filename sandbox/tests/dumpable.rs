@@ -12,9 +12,7 @@ fn start() {
 
 #[test]
 fn a_start_keeps_the_mark_and_does_not_undo_make_undumpable() {
-    if !nix::unistd::geteuid().is_root() {
-        assert!(std::env::var_os("NSPOD_NO_SKIP").is_none(), "this lane must run as root");
-        eprintln!("SKIP dumpable: this test requires root");
+    if !nspod_testkit::root() {
         return;
     }
     set_dumpable(true).unwrap();

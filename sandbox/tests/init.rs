@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sched::{CloneFlags, unshare};
@@ -100,16 +100,10 @@ impl Init {
 
     /// Waits until the init has this many children, including zombies.
     fn await_children(&self, count: usize) {
-        let pid = self.process.id();
-        let deadline = Instant::now() + Duration::from_secs(60);
-        loop {
-            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-            if children.split_whitespace().count() == count {
-                return;
-            }
-            assert!(Instant::now() < deadline, "awaited {count} children of init, there are: {children}");
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        let children = format!("/proc/{0}/task/{0}/children", self.process.id());
+        nspod_testkit::eventually(&format!("init has {count} children"), || {
+            fs::read_to_string(&children).unwrap().split_whitespace().count() == count
+        });
     }
 }
 

@@ -15,7 +15,8 @@ use nspod_sandbox::spec::{
 };
 use nspod_sandbox::{Command, ErrorKind, Stdio};
 
-use common::{Image, error, in_time, output};
+use common::{Image, error, output};
+use nspod_testkit::in_time;
 
 fn file_system(to: &str, fstype: &str, options: &str) -> Mount {
     let option = |o: &str| match o.split_once('=') {

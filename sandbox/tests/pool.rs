@@ -13,7 +13,8 @@ use nspod_sandbox::spec::{NamespaceMode, Root};
 use nspod_sandbox::{Command, Container, ErrorKind, Handles, Launcher, Plan, Pool, PoolOptions, Stdio};
 use proptest::prelude::{ProptestConfig, any, proptest};
 
-use common::{in_time, output};
+use common::output;
+use nspod_testkit::in_time;
 
 fn pool(size: usize) -> Pool {
     Pool::new(PoolOptions { size, ..PoolOptions::default() }).unwrap()
@@ -357,19 +358,6 @@ fn live_and_share_nothing(size: usize, actions: &[u8]) {
     }
 }
 
-/// Runs a test of this file in its own process, where no other test opens descriptors or starts threads.
-fn alone(name: &str) -> bool {
-    const MARK: &str = "NSPOD_TEST_ALONE";
-    if std::env::var_os(MARK).is_some() {
-        return true;
-    }
-    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
-    let output =
-        again.args([name, "--exact", "--test-threads=1", "--nocapture"]).env(MARK, "1").output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    false
-}
-
 fn count(directory: &str) -> usize {
     std::fs::read_dir(directory).unwrap().count()
 }
@@ -379,7 +367,7 @@ fn dropping_a_pool_leaves_nothing() {
     if !nspod_testkit::root() {
         return;
     }
-    if !alone("dropping_a_pool_leaves_nothing") {
+    if nspod_testkit::in_own_process("dropping_a_pool_leaves_nothing") {
         return;
     }
     let parent = Parent::new("dropped");
@@ -417,7 +405,7 @@ fn the_callers_umask_applies_as_without_a_pool() {
     if !nspod_testkit::root() {
         return;
     }
-    if !alone("the_callers_umask_applies_as_without_a_pool") {
+    if nspod_testkit::in_own_process("the_callers_umask_applies_as_without_a_pool") {
         return;
     }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o027));
@@ -438,7 +426,7 @@ fn a_forked_process_does_not_change_its_parents_pool() {
     if !nspod_testkit::root() {
         return;
     }
-    if !alone("a_forked_process_does_not_change_its_parents_pool") {
+    if nspod_testkit::in_own_process("a_forked_process_does_not_change_its_parents_pool") {
         return;
     }
     let parent = Parent::new("forked");

@@ -3,11 +3,15 @@
 
 #![forbid(unsafe_code)]
 
+mod guard;
 mod program;
 mod skip;
 
+pub use guard::{Guard, in_own_process, in_time};
 pub use program::{Output, PATIENCE, end_of, eventually, run_with};
 pub use skip::{is_slow, programs, root, rounds, skip, skip_test};
+
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Checks that a call failed with an error whose text contains `part`.
 ///
@@ -29,4 +33,10 @@ pub fn kernel_is_at_least(major: u32, minor: u32) -> bool {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
     (numbers.next().unwrap(), numbers.next().unwrap()) >= (major, minor)
+}
+
+/// Returns a name that begins with `what` and that no other running test has.
+pub fn unique(what: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("{what}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }

@@ -8,13 +8,5 @@ pub mod lane;
 mod orders;
 
 pub use cell::{Cell, command, join, pod, probe};
-pub use orders::{GONE, Orders, PATIENCE, Reply, await_true};
-
-use std::sync::atomic::{AtomicU32, Ordering};
-
-/// Returns a name that no other running test has.
-pub fn unique(what: &str) -> String {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    format!("test-{what}-{}-{count}", std::process::id())
-}
+pub use nspod_testkit::{eventually, unique};
+pub use orders::{GONE, Orders, PATIENCE, Reply};

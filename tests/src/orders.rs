@@ -79,15 +79,3 @@ fn ready(file: &File, deadline: Instant) -> bool {
     let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
     poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], timeout).is_ok_and(|n| n > 0)
 }
-
-/// Waits until a condition holds.
-///
-/// # Panics
-/// If the condition does not hold within [`PATIENCE`].
-pub fn await_true(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}: not in time");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}

@@ -2,23 +2,9 @@
 //!
 //! Each test runs under a watchdog, so that a hang fails the test.
 
-use std::sync::mpsc;
-
 use nspod_sandbox::{Command, Pod, Stdio};
+use nspod_testkit::in_time;
 use nspod_tests::{Cell, PATIENCE, command, join, lane, pod, unique};
-
-/// Runs the function, and fails if it does not return in time.
-fn in_time(test: impl FnOnce() + Send + 'static) {
-    let (done, wait) = mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        test();
-        let _ = done.send(());
-    });
-    if wait.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
-        panic!("this hangs");
-    }
-    thread.join().unwrap();
-}
 
 fn sleeper(command: &mut Command) -> &mut Command {
     command.arg("1000").stdin(Stdio::Null).stdout(Stdio::Null)

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use cgroup_core::{Cgroup, Controller, Controllers, CpuMax, Hierarchy, Limits, Max};
 use nspod_sandbox::{ErrorKind, ExitStatus, Oom, OomLevel, Pod, PodSpec};
-use nspod_tests::{Cell, GONE, await_true, command, join, lane, unique};
+use nspod_tests::{Cell, GONE, command, eventually, join, lane, unique};
 
 const MIB: u64 = 1 << 20;
 /// Amount that the memory hogs request.
@@ -132,7 +132,7 @@ fn cpu_max_halves_a_spinner_and_lets_its_neighbour_spin() {
     free.order("spin").unwrap();
     // On a busy machine the container does not reach its quota at first.
     let throttled = |cell: &Cell| cell.container.usage().unwrap().cpu.throttled_usec;
-    await_true("the spinner to be throttled", || {
+    eventually("the spinner is throttled", || {
         used(&limited) - before > 400_000 && throttled(&limited).unwrap() > 0
     });
     let share = (used(&limited) - before) as f64 / start.elapsed().as_micros() as f64;
@@ -162,7 +162,7 @@ fn cpu_weight_divides_a_processor_three_to_one() {
     heavy.order("spin").unwrap();
     light.order("spin").unwrap();
     let before = (used(&heavy), used(&light));
-    await_true("the spinners to spin", || used(&heavy) + used(&light) - before.0 - before.1 > 2_000_000);
+    eventually("the spinners spin", || used(&heavy) + used(&light) - before.0 - before.1 > 2_000_000);
     pod.freeze().unwrap();
     let (heavy, light) = (used(&heavy) - before.0, used(&light) - before.1);
     let ratio = heavy as f64 / light as f64;
@@ -184,7 +184,7 @@ fn a_frozen_pod_makes_no_progress_until_it_is_thawed() {
     sleep(Duration::from_millis(100));
     assert_eq!(look(), before);
     pod.thaw().unwrap();
-    await_true("both to go on", || look().iter().zip(&before).all(|(now, then)| now > then));
+    eventually("both continue", || look().iter().zip(&before).all(|(now, then)| now > then));
 }
 
 #[test]

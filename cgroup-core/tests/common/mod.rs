@@ -4,18 +4,17 @@
 
 use std::io::Read;
 use std::ops::Deref;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::process::{Command, Stdio};
 
 use cgroup_core::{Cgroup, Controllers, Hierarchy};
+use nspod_testkit::Guard;
 
 /// A cgroup of one test. Dropping it kills its processes and removes it with all cgroups below.
 pub(crate) struct Own(Cgroup);
 
 impl Own {
     pub(crate) fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("nspod-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = nspod_testkit::unique("nspod-test");
         let root = Hierarchy::detect().unwrap().root().unwrap();
         Self(root.create_child(name).unwrap())
     }
@@ -52,32 +51,6 @@ impl Drop for Own {
     }
 }
 
-/// A helper process. Dropping it kills and reaps it.
-pub(crate) struct Helper(pub(crate) Child);
-
-impl Helper {
-    pub(crate) fn sh(script: &str) -> Self {
-        let mut command = Command::new("sh");
-        command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        Self(command.spawn().unwrap())
-    }
-
-    pub(crate) fn sleep() -> Self {
-        Self(Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap())
-    }
-
-    pub(crate) fn pid(&self) -> i32 {
-        self.0.id() as i32
-    }
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Runs ignored tests of this program as a user, beside a systemd user manager that uses only the
 /// cgroup `own`. Returns the output if the tests pass, and `None` after a skip if there is no
 /// systemd.
@@ -111,7 +84,7 @@ pub(crate) fn beside_systemd(own: &Own, uid: u32, tests: &[&str], vars: &[(&str,
     command.arg(std::env::current_exe().unwrap()).args(["--ignored", "--nocapture"]).args(tests);
     command.env_remove("DBUS_SESSION_BUS_ADDRESS").env_remove("DBUS_SYSTEM_BUS_ADDRESS");
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut helper = Helper(child);
+    let mut helper = Guard(child);
     let (mut out, mut log) = (String::new(), String::new());
     // The manager keeps the standard error open until the cgroup is destroyed.
     helper.0.stdout.as_mut().unwrap().read_to_string(&mut out).unwrap();

@@ -9,10 +9,9 @@ pub mod user;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use cgroup_core::Hierarchy;
-pub use nspod_testkit::{Output, PATIENCE, end_of, eventually, programs, root, run_with, skip};
+pub use nspod_testkit::{Guard, Output, PATIENCE, end_of, eventually, programs, root, run_with, skip};
 pub use nspod_tests::lane::controllers;
 
 pub const NSPOD: &str = env!("CARGO_BIN_EXE_nspod");
@@ -104,19 +103,9 @@ impl Drop for Name {
     }
 }
 
+/// Returns a name that no other running test has.
 pub fn unique() -> String {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    format!("e2e-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
-}
-
-/// Kills a child when dropped.
-pub struct Guard(pub Child);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+    nspod_testkit::unique("e2e")
 }
 
 /// Sends a signal to a child.

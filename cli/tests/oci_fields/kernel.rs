@@ -119,7 +119,7 @@ fn every_memory_policy_is_set() {
 }
 
 #[test]
-fn cache_allocation_is_refused_if_the_kernel_lacks_it() {
+fn cache_allocation_is_refused_without_kernel_support() {
     let resctrl = std::fs::read_to_string("/proc/filesystems").unwrap().contains("resctrl");
     if resctrl || runtime_lacks(&["crun"], "unsupported linux.intelRdt is ignored") {
         return;

@@ -3,7 +3,6 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nspod_sandbox::{Command, ExitStatus, Stdio};
 
@@ -64,17 +63,6 @@ impl Image {
             }
         }
     }
-}
-
-/// Runs the function in its own thread, so that a hang fails the test instead of blocking it.
-pub fn in_time(what: impl FnOnce() + Send + 'static) {
-    let (done, wait) = std::sync::mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        what();
-        let _ = done.send(());
-    });
-    wait.recv_timeout(Duration::from_secs(60)).expect("the function panicked or exceeded the time limit");
-    thread.join().unwrap();
 }
 
 /// A private mount of a directory on itself.

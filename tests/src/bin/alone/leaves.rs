@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ns_core::Kinds;
 use nspod_sandbox::{HoldBy, Pod, PodSpec};
-use nspod_tests::{Cell, PATIENCE, await_true, join, pod};
+use nspod_tests::{Cell, PATIENCE, eventually, join, pod};
 
 pub(crate) fn run(name: &str, share: &str, process: bool) {
     let share: Kinds = share.parse().expect("kinds");
@@ -27,7 +27,7 @@ pub(crate) fn run(name: &str, share: &str, process: bool) {
     life(&format!("{name}-first"), &PodSpec { hold_by, ..pod(share.kinds()) }, pins.path());
     // A thread may reap the processes of the first start a moment later.
     let threads = || fs::read_dir("/proc/self/task").expect("threads").count();
-    await_true("the first to be over", || threads() == 1 && Seen::look(name).children.trim().is_empty());
+    eventually("the first is over", || threads() == 1 && Seen::look(name).children.trim().is_empty());
     let before = Seen::look(name);
     life(name, &PodSpec { hold_by, ..pod(share.kinds()) }, pins.path());
     // The kernel removes a namespace and its processes a moment after its end.
