@@ -8,6 +8,12 @@ use bitflags::bitflags;
 /// controller, so they are not members.
 ///
 /// Source: <https://docs.kernel.org/admin-guide/cgroup-v2.html#controllers>
+///
+/// ```
+/// use cgroup_core::Controller;
+/// assert_eq!(Controller::of_file("memory.max"), Some(Controller::Memory));
+/// assert_eq!((Controller::Io.name(), Controller::Io.v1_name()), ("io", "blkio"));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 #[repr(u8)]

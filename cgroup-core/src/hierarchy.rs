@@ -42,7 +42,7 @@ impl fmt::Display for Layout {
 ///
 /// The value is a snapshot that [`detect`](Self::detect) takes. Section "Mounting".
 ///
-/// ```no_run
+/// ```
 /// use cgroup_core::{Controller, Hierarchy};
 /// let host = Hierarchy::detect()?;
 /// println!("{} with {}", host.layout(), host.controllers());

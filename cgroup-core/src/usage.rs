@@ -254,6 +254,13 @@ impl IoStat {
     /// Parses `io.stat`: a line `MAJOR:MINOR KEY=VALUE…` for each device. Skips unknown keys. Section
     /// "IO Interface Files".
     ///
+    /// ```
+    /// use cgroup_core::{Device, IoStat};
+    /// let all = IoStat::parse("8:16 rbytes=4096 wbytes=0 rios=1 wios=0 dbytes=0 dios=0\n")?;
+    /// assert_eq!((all[&Device::new(8, 16)].rbytes, all[&Device::new(8, 16)].rios), (4096, 1));
+    /// # Ok::<(), cgroup_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// `InvalidText` for a line that does not begin with a device number.
     pub fn parse(text: &str) -> Result<BTreeMap<Device, Self>> {
@@ -336,6 +343,12 @@ plain! {
 
 impl Events {
     /// Parses the text of the file. Skips unknown keys. Section "Core Interface Files".
+    ///
+    /// ```
+    /// let events = cgroup_core::Events::parse("populated 1\nfrozen 0\n")?;
+    /// assert!(events.populated && !events.frozen);
+    /// # Ok::<(), cgroup_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// `InvalidText`, see [`parse::flat_keyed`].

@@ -64,6 +64,18 @@ pub fn unshare(kinds: Kinds) -> Result<()> {
 ///
 /// This function is safe for the reasons given at [`unshare`].
 ///
+/// ```
+/// use ns_core::{Kind, Kinds, Namespace, NamespaceSet, setns, unshare};
+/// # if !nix::unistd::geteuid().is_root() { return; }
+/// let uts = Namespace::current(Kind::Uts).unwrap();
+/// let back = std::thread::spawn(move || {
+///     unshare(Kinds::UTS).unwrap();
+///     setns(&uts).unwrap();
+///     NamespaceSet::current().unwrap()
+/// });
+/// assert_eq!(back.join().unwrap(), NamespaceSet::current().unwrap());
+/// ```
+///
 /// # Errors
 /// - `EPERM`: the caller lacks CAP_SYS_ADMIN in the user namespace that owns the target; or, for mnt,
 ///   CAP_SYS_ADMIN or CAP_SYS_CHROOT in its own; or, for user, is not in an ancestor of the target.

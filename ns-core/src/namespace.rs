@@ -108,6 +108,14 @@ impl Namespace {
     /// was not reaped meanwhile; see
     /// [proc_pid_ns(5)](https://man7.org/linux/man-pages/man5/proc_pid_ns.5.html).
     ///
+    /// ```
+    /// use ns_core::{Kind, Namespace, Pidfd};
+    /// let myself = Pidfd::open(std::process::id() as i32)?;
+    /// let uts = Namespace::of_pidfd(&myself, Kind::Uts)?;
+    /// assert_eq!(uts.id(), Namespace::current(Kind::Uts)?.id());
+    /// # Ok::<(), ns_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`of_pid`](Self::of_pid).
     pub fn of_pidfd(pidfd: impl AsFd, kind: Kind) -> Result<Self> {
@@ -192,6 +200,13 @@ impl Namespace {
     /// Opens the user namespace that owns this namespace. An operation on this namespace requires
     /// capabilities in its owner. The owner of a user namespace is its parent. Since Linux 4.9; see
     /// [ioctl_nsfs(2)](https://man7.org/linux/man-pages/man2/ioctl_nsfs.2.html).
+    ///
+    /// ```
+    /// use ns_core::{Kind, Namespace};
+    /// let owner = Namespace::current(Kind::Net)?.owner_user()?;
+    /// assert_eq!(owner.kind(), Kind::User);
+    /// # Ok::<(), ns_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// - `EPERM`: the owner is neither the caller's user namespace nor a descendant of it.

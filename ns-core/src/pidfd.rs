@@ -180,6 +180,16 @@ impl Pidfd {
     /// has ended. Does not reap the process, which need not be a child. Since Linux 5.3; see
     /// [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html).
     ///
+    /// ```
+    /// use ns_core::Pidfd;
+    /// use std::time::Duration;
+    /// let child = std::process::Command::new("true").spawn().unwrap();
+    /// let pidfd = Pidfd::open(child.id() as i32)?;
+    /// assert!(pidfd.poll(Some(Duration::from_secs(60)))?);
+    /// assert!(pidfd.try_wait()?.unwrap().status.success());
+    /// # Ok::<(), ns_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// `ENOMEM`: the host is out of memory.
     pub fn poll(&self, timeout: Option<Duration>) -> Result<bool> {
@@ -223,6 +233,15 @@ impl Pidfd {
 
     /// Duplicates a descriptor of the process. Since Linux 5.6; see
     /// [pidfd_getfd(2)](https://man7.org/linux/man-pages/man2/pidfd_getfd.2.html).
+    ///
+    /// ```
+    /// use ns_core::Pidfd;
+    /// use std::os::fd::AsRawFd;
+    /// let file = std::fs::File::open("/proc/self/status").unwrap();
+    /// let copy = Pidfd::open(std::process::id() as i32)?.get_fd(file.as_raw_fd())?;
+    /// assert_ne!(copy.as_raw_fd(), file.as_raw_fd());
+    /// # Ok::<(), ns_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// - `EPERM`: the caller may not attach to the process by

@@ -48,7 +48,7 @@ pub struct ProcessId {
 impl ProcessId {
     /// Returns the identity of the process `pid`, which may be a zombie. See
     /// [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html); the start time
-    /// exists since Linux 2.6.
+    /// is in clock ticks since Linux 2.6.
     ///
     /// The pid must be that of the caller itself or of a child that it has not waited for, because the
     /// kernel may reuse any other. For another process use [`of_pidfd`](Self::of_pidfd).
@@ -153,6 +153,11 @@ fn stat(pid: pid_t) -> Result<Option<Stat>, Errno> {
 
 /// Returns the id of this boot, a UUID: `/proc/sys/kernel/random/boot_id`. Reads the file once and
 /// keeps the result. Empty if this `/proc` shows processes only (`subset=pid`, since Linux 5.8).
+///
+/// ```
+/// assert!(matches!(ns_core::boot_id()?.len(), 0 | 36));
+/// # Ok::<(), ns_core::Error>(())
+/// ```
 ///
 /// See [proc_sys_kernel(5)](https://man7.org/linux/man-pages/man5/proc_sys_kernel.5.html).
 ///

@@ -25,6 +25,16 @@ impl Bundle {
     /// Reads a bundle and checks its configuration. Resolves a relative path against the working
     /// directory. [Specification](https://github.com/opencontainers/runtime-spec/blob/main/bundle.md).
     ///
+    /// ```
+    /// use nspod_oci_runtime::{Bundle, config};
+    /// let dir = tempfile::tempdir().unwrap();
+    /// let json = serde_json::to_vec(&config::example(false)).unwrap();
+    /// std::fs::write(dir.path().join("config.json"), json).unwrap();
+    /// let bundle = Bundle::open(dir.path())?;
+    /// assert_eq!(bundle.config().spec().hostname().as_deref(), Some("nspod"));
+    /// # Ok::<(), nspod_oci_runtime::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// - [`ErrorKind::NotFound`] (`ENOENT`), [`ErrorKind::PermissionDenied`] (`EACCES`): the directory or
     ///   its `config.json` cannot be read.

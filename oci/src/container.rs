@@ -53,6 +53,13 @@ impl Container {
     /// with an unreadable record.
     /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#state).
     ///
+    /// ```
+    /// use nspod_oci_runtime::{Container, Runtime};
+    /// let dir = tempfile::tempdir().unwrap();
+    /// assert!(Container::list(&Runtime::new(dir.path().join("state")))?.is_empty());
+    /// # Ok::<(), nspod_oci_runtime::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// - [`ErrorKind::PermissionDenied`] (`EACCES`): the state directory cannot be read or created.
     /// - `EMFILE`, `EACCES`: a status cannot be determined.

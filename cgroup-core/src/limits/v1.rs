@@ -84,6 +84,14 @@ pub fn cpu_weight(shares: u64) -> Option<u64> {
 
 /// Converts `cpu.cfs_quota_us` and `cpu.cfs_period_us` to `cpu.max`, all in µs. A quota of 0 or
 /// less is no limit, and a period of 0 is the default of the kernel. Returns `None` if both are 0.
+///
+/// Source: <https://github.com/containers/crun/blob/main/crun.1.md#cgroup-v2>
+///
+/// ```
+/// use cgroup_core::{CpuMax, v1};
+/// assert_eq!(v1::cpu_max(50_000, 0), Some(CpuMax::new(50_000, 100_000)));
+/// assert_eq!(v1::cpu_max(-1, 20_000), Some(CpuMax { quota: None, period: 20_000 }));
+/// ```
 pub fn cpu_max(quota: i64, period: u64) -> Option<CpuMax> {
     if quota == 0 && period == 0 {
         return None;
