@@ -163,7 +163,7 @@ fn the_requested_personality_and_memory_policy_are_set() {
         (0, 0, "0", "nodes: this policy has no nodes"),
         (2, 0, "", "nodes: this policy requires nodes"),
         (2, 0, "1024", "nodes: 1024 is above"),
-        (2, 1 << 12, "0", "flags: 0x1000 holds a flag"),
+        (2, 1 << 12, "0", "flags: 0x1000 contains a flag"),
         (0, 1 << 15, "", "flags: this policy has no flags"),
         (2, 3 << 14, "0", "flags: the nodes are either"),
         (1, 1 << 14, "", "flags: static or relative nodes require nodes"),
