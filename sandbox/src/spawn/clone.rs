@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use ns_core::{Clone3, Kinds, Pidfd};
 
 use crate::child::ChildContext;
@@ -25,6 +26,12 @@ pub(super) fn clone_first(
     let memory = if plan.shared_memory { Memory::Shared } else { Memory::Copied };
     let (pid, first) = stack.start(Clone3 { kinds, cgroup, ..Clone3::default() }, memory, context)?;
     Ok(Processes { pid, first, second: None })
+}
+
+/// Returns whether a process is a child of this process that has not been reaped.
+fn is_child(pidfd: &Pidfd) -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
+    waitid(Id::PIDFd(pidfd.as_fd()), flags).is_ok()
 }
 
 /// The processes of one start: the first, and its sibling if a step clones again.
@@ -49,9 +56,13 @@ impl Processes {
         second
     }
 
-    /// Adds the sibling. The stage sends a pidfd of it, which cannot be forged. Without a pidfd,
-    /// the pid belongs to a child of this process, so it stays valid until this process reaps the
-    /// child.
+    /// Adds the sibling. The stage sends a pidfd, which it can have only of a process that it sees.
+    /// Without a pidfd, the process must be a child of this process: a tracer of the sender could
+    /// name any pid, and this process would later kill the process with that pid. The pid of a child
+    /// stays valid until this process reaps the child.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Protocol`]: the pidfd is missing, or the process is not a child.
     pub(super) fn add(&mut self, plan: &Plan, pid: i32, fd: Option<OwnedFd>) -> Result<(), Error> {
         self.second = Some(match fd {
             Some(fd) => {
@@ -62,7 +73,14 @@ impl Processes {
                 let what = "the stage did not send the pidfd of its sibling";
                 return Err(Error::new(ErrorKind::Protocol, "process", what));
             }
-            None => (pid, Pidfd::open(pid)?),
+            None => {
+                let pidfd = Pidfd::open(pid)?;
+                if !is_child(&pidfd) {
+                    let problem = format!("the child reported process {pid}, which is not its sibling");
+                    return Err(Error::new(ErrorKind::Protocol, "process", problem));
+                }
+                (pid, pidfd)
+            }
         });
         Ok(())
     }

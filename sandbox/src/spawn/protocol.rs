@@ -172,3 +172,54 @@ impl Held {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+    use crate::Host;
+    use crate::plan::Handles;
+    use crate::spawn::socket::socket_pair;
+    use crate::spec::{NamespaceMode, Spec};
+
+    fn sleeper() -> Child {
+        Command::new("/bin/sleep").arg("60").spawn().unwrap()
+    }
+
+    /// Listens to a child that reports this sibling and closes its socket.
+    fn reported_sibling(sibling: i32) -> Result<Option<i32>, Error> {
+        let mut spec = Spec::bare("/bin/true");
+        spec.namespaces.time = NamespaceMode::New;
+        spec.time_offsets = Some("monotonic 7 0".parse().unwrap());
+        let host = Host { capabilities: u64::MAX, ..Host::default() };
+        let plan = Plan::on(&spec, &host, Handles::default()).unwrap();
+        let step = plan.steps.iter().position(|step| matches!(step, Step::Clone(_))).unwrap();
+
+        let mut first = sleeper();
+        let pid = first.id() as i32;
+        let mut processes = Processes { pid, first: Pidfd::open(pid).unwrap(), second: None };
+        let (ours, theirs) = socket_pair(0).unwrap();
+        let message = Message { tag: Message::CLONED, call: 0, step: step as u16, value: sibling };
+        nix::unistd::write(&theirs, &message.to_bytes()).unwrap();
+        drop(theirs);
+        let heard = listen(&plan, &ours, &mut processes, &mut |_| Ok(()));
+        first.kill().unwrap();
+        first.wait().unwrap();
+        heard.map(|_| processes.second.map(|(pid, _)| pid))
+    }
+
+    #[test]
+    fn a_sibling_must_be_a_child_of_this_process() {
+        let mut sibling = sleeper();
+        let pid = sibling.id() as i32;
+        assert_eq!(reported_sibling(pid).unwrap(), Some(pid));
+        sibling.kill().unwrap();
+        sibling.wait().unwrap();
+        for forged in [1, std::process::id() as i32, nix::unistd::getppid().as_raw()] {
+            let error = reported_sibling(forged).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Protocol, "{forged}: {error}");
+        }
+        assert!(reported_sibling(-1).is_err());
+    }
+}
