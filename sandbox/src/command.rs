@@ -31,11 +31,12 @@ use crate::stdio::{Stdio, Streams};
 /// differs: dropping a [`Container`] kills it, unless [`kill_on_drop(false)`](Self::kill_on_drop)
 /// was called.
 ///
-/// ```no_run
+/// ```
 /// use nspod_sandbox::{Command, Stdio};
 /// use std::io::Read;
+/// # if !nix::unistd::geteuid().is_root() { return Ok(()); }
 ///
-/// let mut container = Command::new("hostname").hostname("box").stdout(Stdio::Piped).spawn()?;
+/// let mut container = Command::new("uname").arg("-n").hostname("box").stdout(Stdio::Piped).spawn()?;
 /// let mut name = String::new();
 /// container.stdout.take().unwrap().read_to_string(&mut name).unwrap();
 /// assert_eq!(name, "box\n");
@@ -160,37 +161,45 @@ impl Command {
         self
     }
 
-    /// Sets the working directory, a path in the container.
+    /// Sets the working directory, an absolute path in the container. It is created if
+    /// [`Process::create_cwd`](crate::spec::Process::create_cwd) is set.
     pub fn current_dir(&mut self, dir: impl Into<PathBuf>) -> &mut Self {
         self.spec_mut().process.cwd = Some(dir.into());
         self
     }
 
-    /// Sets the user id and group id in the container, without supplementary groups.
+    /// Sets the user id and group id in the container, without supplementary groups. See
+    /// [credentials(7)](https://man7.org/linux/man-pages/man7/credentials.7.html).
     pub fn user(&mut self, uid: u32, gid: u32) -> &mut Self {
         self.spec_mut().process.user = Some(User { uid, gid, groups: Vec::new() });
         self
     }
 
-    /// Sets the root, which the container sees as `/`.
+    /// Sets the root, which the container sees as `/`; see
+    /// [pivot_root(2)](https://man7.org/linux/man-pages/man2/pivot_root.2.html). Requires a new mount
+    /// namespace.
     pub fn root(&mut self, root: Root) -> &mut Self {
         self.spec_mut().root = root;
         self
     }
 
-    /// Adds a mount.
+    /// Adds a mount. Mounts are made in the order in which they were added. Requires a new mount
+    /// namespace.
     pub fn mount(&mut self, mount: Mount) -> &mut Self {
         self.spec_mut().mounts.push(mount);
         self
     }
 
-    /// Sets the host name.
+    /// Sets the host name, at most 64 bytes; see
+    /// [sethostname(2)](https://man7.org/linux/man-pages/man2/sethostname.2.html). Requires a new or joined uts
+    /// namespace.
     pub fn hostname(&mut self, name: impl Into<String>) -> &mut Self {
         self.spec_mut().hostname = Some(name.into());
         self
     }
 
-    /// Sets the resource limits of the container's cgroup. [`spawn`](Self::spawn) rejects limits if
+    /// Sets the resource limits of the container's cgroup. The fields of [`Limits`] have the units
+    /// and the kernel versions. [`spawn`](Self::spawn) rejects limits if
     /// the container does not have its own cgroup: after [`no_cgroup`](Self::no_cgroup),
     /// [`cgroup_inside`](Self::cgroup_inside), [`Command::bare`] and
     /// [`Container::exec`](crate::Container::exec).
@@ -199,7 +208,8 @@ impl Command {
         self
     }
 
-    /// Sets the namespace of one kind.
+    /// Sets the namespace of one kind; see
+    /// [namespaces(7)](https://man7.org/linux/man-pages/man7/namespaces.7.html).
     pub fn namespace(&mut self, kind: Kind, namespace: NamespaceMode) -> &mut Self {
         *self.spec_mut().namespaces.get_mut(kind) = namespace;
         self
@@ -212,17 +222,20 @@ impl Command {
         self
     }
 
-    /// Joins a namespace by its open handle.
+    /// Joins a namespace by its open handle; see
+    /// [setns(2)](https://man7.org/linux/man-pages/man2/setns.2.html).
     pub fn join(&mut self, namespace: ns_core::Namespace) -> &mut Self {
         *self.spec_mut().namespaces.get_mut(namespace.kind()) = NamespaceMode::Join(Join::Handle);
         self.handles_mut().namespaces.push(namespace);
         self
     }
 
-    /// Joins namespaces of a process.
+    /// Joins namespaces of a process. Since Linux 5.3.
     ///
     /// # Errors
-    /// A namespace cannot be opened, for example because the process has ended.
+    /// - `ESRCH`, `ENOENT` ([`ErrorKind::ProcessEnded`]): the process has ended.
+    /// - `EACCES` ([`ErrorKind::PermissionDenied`]): the caller may not inspect the process.
+    /// - `EMFILE`, `ENFILE`: no descriptor is free.
     pub fn join_pidfd(&mut self, kinds: Kinds, process: &Pidfd) -> Result<&mut Self, Error> {
         for kind in kinds.kinds() {
             self.join(ns_core::Namespace::of_pidfd(process, kind)?);
@@ -230,7 +243,8 @@ impl Command {
         Ok(self)
     }
 
-    /// Passes a descriptor to the program, with the number `to` (3 or higher).
+    /// Passes a descriptor to the program, with the number `to`: 3 to 1,048,575, and each number once.
+    /// The program inherits no other descriptors except the standard streams.
     pub fn fd(&mut self, fd: impl Into<OwnedFd>, to: RawFd) -> &mut Self {
         self.handles_mut().inherited.push((fd.into(), to));
         self
@@ -254,7 +268,8 @@ impl Command {
         self
     }
 
-    /// Sets up the container and holds it before its program until [`Container::start`].
+    /// Sets up the container and holds it before its program until [`Container::start`]. See the
+    /// example there.
     pub fn hold(&mut self) -> &mut Self {
         self.handles_mut().hold = Some(Hold::Here);
         self
@@ -293,8 +308,8 @@ impl Command {
         self
     }
 
-    /// Sets the name of the container's cgroup. The default is a random name. A second
-    /// [`spawn`](Self::spawn) fails with `EEXIST` while the first container exists.
+    /// Sets the name of the container's cgroup, at most 255 bytes without `/`. The default is a random
+    /// name. A second [`spawn`](Self::spawn) fails with `EEXIST` while the first container exists.
     pub fn name(&mut self, name: impl Into<String>) -> &mut Self {
         self.name = Some(name.into());
         self
@@ -315,15 +330,16 @@ impl Command {
 
     /// Starts the program in this existing cgroup, which is not removed afterwards. Limits and
     /// device rules in the spec are then rejected, because they would also apply to the processes
-    /// that are already in the cgroup.
+    /// that are already in the cgroup. A frozen cgroup is an error, see
+    /// [`even_frozen`](Self::even_frozen).
     pub fn cgroup_inside(&mut self, path: impl Into<PathBuf>) -> &mut Self {
         self.cgroup = CgroupUse::Inside { path: path.into(), of: None, even_frozen: false };
         self
     }
 
     /// Allows the start of an additional process in a frozen cgroup. [`spawn`](Self::spawn) then
-    /// returns when the cgroup is thawed. By default a frozen cgroup is an error
-    /// ([`ErrorKind::State`](crate::ErrorKind::State)).
+    /// returns when the cgroup is thawed; until then only SIGKILL ends the calling thread. By default
+    /// a frozen cgroup is an error ([`ErrorKind::State`](crate::ErrorKind::State)).
     pub fn even_frozen(&mut self) -> &mut Self {
         if let CgroupUse::Inside { even_frozen, .. } = &mut self.cgroup {
             *even_frozen = true;
@@ -393,8 +409,15 @@ impl Command {
     /// Returns the plan of a start, without starting anything. The plan is made once: each
     /// [`spawn`](Self::spawn) uses it until the command is changed.
     ///
+    /// ```
+    /// let plan = nspod_sandbox::Command::new("true").plan()?;
+    /// assert!(plan.to_string().contains("execute true"));
+    /// # Ok::<(), nspod_sandbox::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// The same as [`Plan::new`]. `EMFILE`: this process has too many open files.
+    /// - The same as [`Plan::new`].
+    /// - `EMFILE`, `ENFILE`: no descriptor is free.
     pub fn plan(&mut self) -> Result<Arc<Plan>, Error> {
         Ok(self.launcher()?.plan().clone())
     }
@@ -417,11 +440,24 @@ impl Command {
     /// Starts the container. Another call starts another container with the same plan, streams,
     /// exit file and pod.
     ///
-    /// This is sound in any thread of any program. It changes no state of the caller's process.
+    /// This is sound in any thread of any program. It changes no state of the caller's process. While
+    /// it runs, use [`make_undumpable`](crate::make_undumpable) in place of `PR_SET_DUMPABLE`. Since
+    /// Linux 5.14; see [clone3(2)](https://man7.org/linux/man-pages/man2/clone.2.html).
     ///
     /// # Errors
-    /// A field of the spec is invalid, this host cannot enforce a limit, or a step failed. Nothing
-    /// is left behind.
+    /// Nothing is left behind.
+    /// - [`ErrorKind::InvalidSpec`]: a field of the spec is invalid ([`Error::field`]).
+    /// - [`ErrorKind::Unenforceable`]: this host cannot enforce a limit.
+    /// - [`ErrorKind::State`]: the cgroup is frozen, or the function of
+    ///   [`prepared`](Self::prepared) was used already.
+    /// - [`ErrorKind::ProgramNotFound`] (`ENOENT`), [`ErrorKind::ProgramNotExecutable`] (`EACCES`,
+    ///   `ENOEXEC`): see [execve(2)](https://man7.org/linux/man-pages/man2/execve.2.html).
+    /// - [`ErrorKind::PermissionDenied`] (`EPERM`, `EACCES`): the caller lacks a capability, or user
+    ///   namespaces are disabled.
+    /// - [`ErrorKind::LimitReached`] (`EAGAIN`, `ENOSPC`, `EUSERS`, `EMFILE`, `ENOMEM`): a limit on
+    ///   processes, namespaces, descriptors or memory is reached.
+    /// - [`ErrorKind::Killed`]: the process was killed before it executed the program.
+    /// - Another step failed: [`Error::step`], [`Error::failed_call`] and [`Error::raw_os_error`].
     pub fn spawn(&mut self) -> Result<Container, Error> {
         let launcher = self.launcher()?;
         if self.handles.ready && self.prepared.is_none() {
@@ -458,8 +494,17 @@ impl Command {
 
     /// Starts the container, waits for its end, and deletes it.
     ///
+    /// ```
+    /// use nspod_sandbox::Command;
+    /// # if !nix::unistd::geteuid().is_root() { return Ok(()); }
+    ///
+    /// let outcome = Command::new("sh").args(["-c", "exit 3"]).status()?;
+    /// assert_eq!(outcome.status.code(), Some(3));
+    /// # Ok::<(), nspod_sandbox::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// The errors of [`spawn`](Self::spawn), and those of deleting the container.
+    /// The same as [`spawn`](Self::spawn), [`Container::wait`] and [`Container::delete`].
     pub fn status(&mut self) -> Result<Outcome, Error> {
         let mut container = self.spawn()?;
         let outcome = container.wait()?;

@@ -98,18 +98,20 @@ impl store::Record for ContainerRecord {
 }
 
 impl Container {
-    /// Returns the pid of the first process in the caller's pid namespace.
+    /// Returns the pid of the first process in the caller's pid namespace; see
+    /// [pid_namespaces(7)](https://man7.org/linux/man-pages/man7/pid_namespaces.7.html).
     pub fn pid(&self) -> i32 {
         self.process.pid
     }
 
-    /// Returns the pidfd of the first process.
+    /// Returns the pidfd of the first process. Since Linux 5.3; see
+    /// [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html).
     pub fn pidfd(&self) -> &Pidfd {
         &self.process.pidfd
     }
 
     /// Returns the container's own cgroup, if it has one. An additional process in a container has
-    /// none.
+    /// none. See [cgroups(7)](https://man7.org/linux/man-pages/man7/cgroups.7.html).
     pub fn cgroup(&self) -> Option<&Cgroup> {
         self.cgroup.as_ref().filter(|cgroup| !cgroup.is_borrowed()).map(ContainerCgroup::cgroup)
     }
@@ -122,18 +124,35 @@ impl Container {
         }
     }
 
-    /// Returns the container's eight namespaces.
+    /// Returns the identities of the container's eight namespaces; see
+    /// [namespaces(7)](https://man7.org/linux/man-pages/man7/namespaces.7.html).
     ///
     /// # Errors
-    /// `ESRCH`: the first process has ended.
+    /// - `ESRCH`, `ENOENT`: the first process has ended.
+    /// - `EACCES`: the caller may not inspect the process
+    ///   ([ptrace(2)](https://man7.org/linux/man-pages/man2/ptrace.2.html), access mode `PTRACE_MODE_READ_FSCREDS`).
     pub fn namespaces(&self) -> Result<NamespaceSet, Error> {
         Ok(NamespaceSet::of_pidfd(&self.process.pidfd)?)
     }
 
-    /// Starts the program of a held container.
+    /// Starts the program of a held container. Returns when the program is executed.
+    ///
+    /// ```
+    /// use nspod_sandbox::Command;
+    /// # if !nix::unistd::geteuid().is_root() { return Ok(()); }
+    ///
+    /// let mut container = Command::new("true").hold().spawn()?;
+    /// // The namespaces exist: here a caller can configure the network of `container.pid()`.
+    /// container.start()?;
+    /// assert!(container.wait()?.status.success());
+    /// # Ok::<(), nspod_sandbox::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::State`]: the container is not held. Otherwise a step failed.
+    /// - [`ErrorKind::State`]: the container is not held.
+    /// - `EPIPE`, [`ErrorKind::Killed`]: the held process was killed.
+    /// - A step failed, with the errno of its call, for example `ENOENT`
+    ///   ([`ErrorKind::ProgramNotFound`]).
     pub fn start(&mut self) -> Result<(), Error> {
         let Some(held) = self.held.take() else {
             return Err(self.state("start", "the container has been started already"));
@@ -145,10 +164,15 @@ impl Container {
         held.start(plan, self.pidfd(), exit_file).map_err(|e| explain(e, self.cgroup.as_ref()))
     }
 
-    /// Waits for the first process to end, and returns how and why it ended.
+    /// Waits for the first process to end, and returns how and why it ended. Another call returns the
+    /// same outcome. Since Linux 5.4; see [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html),
+    /// `P_PIDFD`.
     ///
     /// # Errors
-    /// `ECHILD`: another part of this program has reaped the process.
+    /// - `ECHILD`: another part of this program has reaped the process, or the program ignores
+    ///   SIGCHLD.
+    /// - [`ErrorKind::State`]: the container was [opened](Self::open), and its exit status was not
+    ///   recorded.
     pub fn wait(&mut self) -> Result<Outcome, Error> {
         loop {
             if let Some(outcome) = self.wait_for(None)? {
@@ -158,7 +182,18 @@ impl Container {
     }
 
     /// Waits like [`wait`](Self::wait), for at most `timeout`. Returns `None` if the process still
-    /// runs.
+    /// runs. See [ppoll(2)](https://man7.org/linux/man-pages/man2/ppoll.2.html).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// # if !nix::unistd::geteuid().is_root() { return Ok(()); }
+    ///
+    /// let mut container = nspod_sandbox::Command::new("sleep").arg("60").spawn()?;
+    /// assert!(container.wait_timeout(Duration::from_millis(10))?.is_none());
+    /// container.kill()?;
+    /// assert_eq!(container.wait()?.status.signal(), Some(libc::SIGKILL));
+    /// # Ok::<(), nspod_sandbox::Error>(())
+    /// ```
     ///
     /// # Errors
     /// The same as [`wait`](Self::wait).
@@ -223,20 +258,30 @@ impl Container {
         Err(self.state("process", what))
     }
 
-    /// Sends a signal to the first process
-    /// ([pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html)).
+    /// Sends a signal to the first process. Since Linux 5.1; see
+    /// [pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html). The first
+    /// process of a pid namespace receives only signals that it handles, SIGKILL and SIGSTOP:
+    /// [pid_namespaces(7)](https://man7.org/linux/man-pages/man7/pid_namespaces.7.html).
     ///
     /// # Errors
-    /// `ESRCH`: the process has ended. `EINVAL`: the signal does not exist.
+    /// - `ESRCH`: the process has ended and been reaped.
+    /// - `EINVAL`: the signal does not exist.
+    /// - `EPERM`: the process has another uid, and the caller lacks CAP_KILL in its user namespace.
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
         Ok(self.process.pidfd.send_signal(signal)?)
     }
 
-    /// Kills every process in the container. For an additional process in another container, kills
-    /// only this process.
+    /// Kills every process in the container with SIGKILL, and does not wait for their end. For an
+    /// additional process in another container, kills only this process.
+    ///
+    /// Uses `cgroup.kill` (since Linux 5.14;
+    /// [cgroup v2](https://docs.kernel.org/admin-guide/cgroup-v2.html#core-interface-files)). Without a
+    /// cgroup, kills the first process; if it is process 1 of a pid namespace, the others end with
+    /// it.
     ///
     /// # Errors
-    /// A process cannot be killed.
+    /// - `EPERM`, `EACCES`: the caller may not kill the processes.
+    /// - `ENODEV`, `ENOENT`: the cgroup was removed.
     pub fn kill(&self) -> Result<(), Error> {
         match self.cgroup() {
             Some(cgroup) => cgroup.kill()?,
@@ -253,7 +298,9 @@ impl Container {
         }
     }
 
-    /// Stops every process in the container. The processes cannot detect it.
+    /// Stops every process in the container. The processes cannot detect it. Returns when all have
+    /// stopped. Since Linux 5.2; see `cgroup.freeze` of
+    /// [cgroup v2](https://docs.kernel.org/admin-guide/cgroup-v2.html#core-interface-files).
     ///
     /// Do not freeze while [`exec`](Self::exec) starts a process in this container. A process that
     /// starts in a frozen cgroup stops before it executes its program. If it shares memory with the
@@ -262,32 +309,44 @@ impl Container {
     /// check and the clone.
     ///
     /// # Errors
-    /// [`ErrorKind::State`]: the container does not have its own cgroup.
+    /// - [`ErrorKind::State`]: the container does not have its own cgroup.
+    /// - [`ErrorKind::TimedOut`] after 10 s: a process is in an uninterruptible system call. It stops
+    ///   when the call returns.
+    /// - `ENODEV`, `ENOENT`: the cgroup was removed.
+    /// - `EACCES`: the caller may not write to the cgroup's file.
     pub fn freeze(&self) -> Result<(), Error> {
         Ok(self.need_cgroup("freeze the container")?.freeze()?)
     }
 
-    /// Lets the container's processes continue.
+    /// Lets the container's processes continue. Since Linux 5.2.
     ///
     /// # Errors
-    /// The same as [`freeze`](Self::freeze).
+    /// The same as [`freeze`](Self::freeze). [`ErrorKind::TimedOut`] after 10 s: a cgroup above is
+    /// frozen.
     pub fn thaw(&self) -> Result<(), Error> {
         Ok(self.need_cgroup("thaw the container")?.thaw()?)
     }
 
-    /// Changes the container's limits. Limits that are `None` stay unchanged.
+    /// Changes the container's limits. Limits that are `None` stay unchanged. The fields of [`Limits`]
+    /// have the units and the kernel versions. See
+    /// [cgroup v2](https://docs.kernel.org/admin-guide/cgroup-v2.html#controllers).
     ///
     /// # Errors
-    /// The same as [`freeze`](Self::freeze), and a limit that this host cannot enforce or the
-    /// kernel rejects.
+    /// - [`ErrorKind::State`]: the container does not have its own cgroup.
+    /// - [`ErrorKind::Unenforceable`]: this host cannot enforce a limit; [`Error::field`] names it.
+    /// - [`ErrorKind::InvalidInput`], `EINVAL`, `ERANGE`: a value is out of range.
+    /// - `ENODEV`, `ENOENT`: the cgroup was removed, or a block device does not exist.
+    /// - `EACCES`: the caller may not write to a file of the cgroup.
     pub fn update(&self, limits: &Limits) -> Result<(), Error> {
         crate::cgroups::limit(self.need_cgroup("change the limits")?, limits)
     }
 
-    /// Returns the container's resource usage.
+    /// Returns the container's resource usage. The fields of [`Usage`] have the units. See
+    /// [cgroup v2](https://docs.kernel.org/admin-guide/cgroup-v2.html#controllers).
     ///
     /// # Errors
-    /// The same as [`freeze`](Self::freeze).
+    /// - [`ErrorKind::State`]: the container does not have its own cgroup.
+    /// - `ENODEV`, `ENOENT`: the cgroup was removed.
     pub fn usage(&self) -> Result<Usage, Error> {
         Ok(self.need_cgroup("read the resource usage")?.usage()?)
     }
@@ -309,10 +368,13 @@ impl Container {
         Error::new(ErrorKind::State, step, sentence).on(object)
     }
 
-    /// Kills every process in the container and removes its cgroup.
+    /// Kills every process in the container, reaps the first process, and removes its cgroup with all
+    /// cgroups below.
     ///
     /// # Errors
-    /// A process cannot be killed, or the cgroup cannot be removed.
+    /// - As [`kill`](Self::kill).
+    /// - `EBUSY` ([`ErrorKind::Busy`]): a process did not end in 5 s, because
+    ///   it is in an uninterruptible system call.
     pub fn delete(mut self) -> Result<(), Error> {
         self.clear()
     }

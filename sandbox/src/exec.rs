@@ -16,13 +16,27 @@ use crate::spec::{Root, Spec};
 
 impl Container {
     /// Returns a command for an additional process in this container. The process has the
-    /// container's namespaces, root, cgroup, ids, capabilities and system-call filter.
+    /// container's namespaces, root, cgroup, ids, capabilities and system-call filter. It joins the
+    /// namespaces with [setns(2)](https://man7.org/linux/man-pages/man2/setns.2.html).
     ///
-    /// The command's `spawn` must not run at the same time as [`freeze`](Self::freeze); see there
-    /// for the reason.
+    /// The command's `spawn` must not run at the same time as [`freeze`](Self::freeze). In a cgroup
+    /// that is frozen between the check and the exec, the calling thread waits in a sleep that only
+    /// SIGKILL and [`thaw`](Self::thaw) end.
+    ///
+    /// ```
+    /// use nspod_sandbox::Command;
+    /// # if !nix::unistd::geteuid().is_root() { return Ok(()); }
+    ///
+    /// let container = Command::new("sleep").arg("60").spawn()?;
+    /// assert!(container.exec("true")?.status()?.status.success());
+    /// container.delete()?;
+    /// # Ok::<(), nspod_sandbox::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// The container has ended.
+    /// - `ESRCH` ([`ErrorKind::ProcessEnded`](crate::ErrorKind::ProcessEnded)): the container has
+    ///   ended.
+    /// - `EMFILE`, `ENFILE`: no descriptor is free.
     pub fn exec(&self, program: impl AsRef<OsStr>) -> Result<Command, Error> {
         let mut exec = Exec::new(self.pid(), self.pidfd(), self.spec());
         exec.cgroup = self.cgroup_path();
@@ -64,6 +78,9 @@ impl<'a> Exec<'a> {
     /// Starts the process in this cgroup, the directory of the container's cgroup. If the cgroup is
     /// gone or cannot hold processes, the process starts in the current cgroup of the container's
     /// first process. By default the process starts in the caller's cgroup.
+    ///
+    /// Do not freeze the cgroup while the command's `spawn` runs: see
+    /// [`Container::freeze`](crate::Container::freeze).
     #[must_use]
     pub fn cgroup(mut self, cgroup: &'a Path) -> Exec<'a> {
         self.cgroup = Some(cgroup);
@@ -73,7 +90,9 @@ impl<'a> Exec<'a> {
     /// Returns the command. Its first argument is the program.
     ///
     /// # Errors
-    /// [`ErrorKind::ProcessEnded`](crate::ErrorKind::ProcessEnded): the process has ended. `EMFILE`.
+    /// - `ESRCH` ([`ErrorKind::ProcessEnded`](crate::ErrorKind::ProcessEnded)): the process has ended.
+    /// - `EACCES`: the caller may not inspect the process.
+    /// - `EMFILE`, `ENFILE`: no descriptor is free.
     pub fn command(self, program: impl AsRef<OsStr>) -> Result<Command, Error> {
         exec(self, program.as_ref())
     }

@@ -106,7 +106,8 @@ impl Container {
     /// Returns the data with which another process can [`open`](Self::open) the container.
     ///
     /// # Errors
-    /// The container has ended and been reaped, or `/proc` cannot be read.
+    /// - [`ErrorKind::ProcessEnded`] (`ESRCH`, `ENOENT`): the container has ended and been reaped.
+    /// - `EACCES`: `/proc` is mounted with `hidepid` and hides the process.
     pub fn record(&self) -> Result<ContainerRecord, Error> {
         if let Origin::Record { record, .. } = &self.origin {
             return Ok(ContainerRecord::clone(record));

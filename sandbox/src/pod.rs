@@ -79,14 +79,21 @@ impl Default for PodSpec {
     }
 }
 
-/// A running pod.
+/// A running pod: namespaces and a cgroup that several containers share. See
+/// [namespaces(7)](https://man7.org/linux/man-pages/man7/namespaces.7.html).
 ///
-/// ```no_run
-/// use nspod_sandbox::{Pod, PodSpec};
-/// let pod = Pod::create("web", &PodSpec::default())?;
-/// let mut server = pod.command("nc")?.args(["-l", "-p", "80"]).spawn()?;
-/// let client = pod.command("nc")?.args(["127.0.0.1", "80"]).status()?;
-/// server.wait()?;
+/// ```
+/// use nspod_sandbox::{Pod, PodSpec, ns_core::Kind};
+/// # if !nix::unistd::geteuid().is_root() { return Ok(()); }
+///
+/// let name = "web";
+/// # let name = &format!("web-{}", std::process::id());
+/// let pod = Pod::create(name, &PodSpec::default())?;
+/// let server = pod.command("sleep")?.arg("60").spawn()?;
+/// let client = pod.command("sleep")?.arg("60").spawn()?;
+/// let (server, client) = (server.namespaces()?, client.namespaces()?);
+/// assert_eq!(server[Kind::Net], client[Kind::Net]);
+/// assert_ne!(server[Kind::Pid], client[Kind::Pid]);
 /// pod.delete()?;
 /// # Ok::<(), nspod_sandbox::Error>(())
 /// ```
@@ -118,9 +125,17 @@ impl Pod {
     /// The pod of an unprivileged user also shares its user namespace, because a process could not
     /// enter the other namespaces without it.
     ///
+    /// `name` is the name of the pod's cgroup: at most 255 bytes without `/`.
+    ///
     /// # Errors
-    /// A field is invalid, a call failed, or this host cannot enforce a limit. Nothing is left
-    /// behind.
+    /// Nothing is left behind.
+    /// - [`ErrorKind::InvalidSpec`]: a field is invalid ([`Error::field`]).
+    /// - [`ErrorKind::AlreadyExists`] (`EEXIST`): a cgroup has this name.
+    /// - [`ErrorKind::Unenforceable`]: this host cannot enforce a limit.
+    /// - [`ErrorKind::PermissionDenied`] (`EPERM`, `EACCES`): the caller may not make a namespace or a
+    ///   cgroup.
+    /// - [`ErrorKind::LimitReached`] (`ENOSPC`, `EUSERS`, `EAGAIN`, `EMFILE`): a limit on namespaces,
+    ///   cgroups, processes or descriptors is reached.
     pub fn create(name: &str, spec: &PodSpec) -> Result<Pod, Error> {
         Pod::create_noted(name, spec, |_| Ok(()))
     }
@@ -269,10 +284,16 @@ impl Pod {
     }
 
     /// Pins the shared namespaces to files in a directory (`net`, `ipc`, …), so that they outlive
-    /// this process. The directory must be on a private mount.
+    /// this process. The directory must be on a private mount. A pin is a bind mount of the
+    /// namespace's file: [namespaces(7)](https://man7.org/linux/man-pages/man7/namespaces.7.html).
     ///
     /// # Errors
-    /// A namespace cannot be pinned. The pins made so far are removed.
+    /// The pins made so far are removed.
+    /// - `EPERM`: the caller lacks CAP_SYS_ADMIN in the user namespace of its mount namespace.
+    /// - `EINVAL`: a shared mount namespace is not newer than the caller's own, or would receive the
+    ///   pin by propagation.
+    /// - `EEXIST`: a file exists.
+    /// - `ENOENT`, `EACCES`, `EROFS`: the files cannot be created.
     pub fn pin(&mut self, dir: &Path) -> Result<(), Error> {
         for (at, namespace) in self.namespaces.iter().enumerate() {
             if let Err(e) = namespace.pin(dir.join(namespace.kind().name())) {
@@ -288,10 +309,15 @@ impl Pod {
 
     /// Opens a detached pod by its spec and its record.
     ///
+    /// The holder is identified by pid, start time and boot ([`ProcessId`]), so that another process
+    /// with its pid is not mistaken for it.
+    ///
     /// # Errors
-    /// - [`ErrorKind::ProcessEnded`]: the process that held the namespaces has ended.
+    /// - [`ErrorKind::ProcessEnded`] (`ESRCH`): the process that held the namespaces has ended.
     /// - [`ErrorKind::State`]: the pod is neither pinned nor held.
-    /// - [`ErrorKind::NotFound`]: a pin is gone.
+    /// - [`ErrorKind::NotFound`] (`ENOENT`): a pin or the cgroup is gone.
+    /// - `EACCES`: the caller may not inspect the holder.
+    /// - `EMFILE`, `ENFILE`: no descriptor is free.
     pub fn open(spec: &PodSpec, record: &PodRecord) -> Result<Pod, Error> {
         let mut namespaces = Vec::new();
         let holder = record.holder.as_ref().map(Holder::open).transpose()?;
@@ -346,7 +372,7 @@ impl Pod {
         self.holder.as_ref().map(|holder| holder.id.pid)
     }
 
-    /// Returns the shared namespace of a kind.
+    /// Returns the shared namespace of a kind, or `None` if the kind is not shared.
     pub fn namespace(&self, kind: Kind) -> Option<&Namespace> {
         self.namespaces.iter().find(|n| n.kind() == kind)
     }
@@ -355,17 +381,19 @@ impl Pod {
     /// namespaces.
     ///
     /// # Errors
-    /// This process has too many open files (`EMFILE`).
+    /// `EMFILE`, `ENFILE`: no descriptor is free.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command, Error> {
         let mut command = Command::new(program);
         self.join(&mut command)?;
         Ok(command)
     }
 
-    /// Configures a command to join this pod.
+    /// Configures a command to join this pod. Changes the command's spec: it joins the shared
+    /// namespaces ([setns(2)](https://man7.org/linux/man-pages/man2/setns.2.html)), and the settings of
+    /// shared kinds, such as the host name, become those of the pod.
     ///
     /// # Errors
-    /// This process has too many open files (`EMFILE`).
+    /// `EMFILE`, `ENFILE`: no descriptor is free.
     pub fn join(&self, command: &mut Command) -> Result<(), Error> {
         command.reaped_by(&self.reaps);
         for namespace in &self.namespaces {
@@ -406,42 +434,62 @@ impl Pod {
         Ok(())
     }
 
-    /// Stops all containers of the pod. They cannot detect it.
+    /// Stops all containers of the pod. They cannot detect it. Returns when all processes have
+    /// stopped. Since Linux 5.2; see `cgroup.freeze` of
+    /// [cgroup v2](https://docs.kernel.org/admin-guide/cgroup-v2.html#core-interface-files).
+    ///
+    /// Do not freeze while a process starts in the pod: see
+    /// [`Container::freeze`](crate::Container::freeze).
     ///
     /// # Errors
-    /// [`ErrorKind::State`]: the pod has no cgroup.
+    /// - [`ErrorKind::State`]: the pod has no cgroup.
+    /// - [`ErrorKind::TimedOut`] after 10 s: a process is in an uninterruptible system call. It stops
+    ///   when the call returns.
+    /// - `ENODEV`, `ENOENT`: the cgroup was removed.
+    /// - `EACCES`: the caller may not write to the cgroup's file.
     pub fn freeze(&self) -> Result<(), Error> {
         Ok(self.need_cgroup()?.freeze()?)
     }
 
-    /// Lets all containers of the pod continue.
+    /// Lets all containers of the pod continue. A container that is frozen itself stays frozen.
+    /// Since Linux 5.2.
     ///
     /// # Errors
-    /// The same as [`freeze`](Self::freeze).
+    /// The same as [`freeze`](Self::freeze). [`ErrorKind::TimedOut`] after 10 s: a cgroup above is
+    /// frozen.
     pub fn thaw(&self) -> Result<(), Error> {
         Ok(self.need_cgroup()?.thaw()?)
     }
 
-    /// Changes the limits for all containers together.
+    /// Changes the limits for all containers together. Limits that are `None` stay unchanged. The
+    /// fields of [`Limits`] have the units and the kernel versions.
     ///
     /// # Errors
-    /// The same as [`freeze`](Self::freeze), and a limit that this host cannot enforce.
+    /// - [`ErrorKind::State`]: the pod has no cgroup.
+    /// - [`ErrorKind::Unenforceable`]: this host cannot enforce a limit; [`Error::field`] names it.
+    /// - [`ErrorKind::InvalidInput`], `EINVAL`, `ERANGE`: a value is out of range.
+    /// - `ENODEV`, `ENOENT`: the cgroup was removed, or a block device does not exist.
+    /// - `EACCES`: the caller may not write to a file of the cgroup.
     pub fn update(&self, limits: &Limits) -> Result<(), Error> {
         cgroups::limit(self.need_cgroup()?, limits)
     }
 
-    /// Returns the resource usage of all containers together.
+    /// Returns the resource usage of all containers together. The fields of [`Usage`] have the units.
     ///
     /// # Errors
-    /// The same as [`freeze`](Self::freeze).
+    /// - [`ErrorKind::State`]: the pod has no cgroup.
+    /// - `ENODEV`, `ENOENT`: the cgroup was removed.
     pub fn usage(&self) -> Result<Usage, Error> {
         Ok(self.need_cgroup()?.usage()?)
     }
 
-    /// Kills every process in the pod.
+    /// Kills every process in the pod with SIGKILL, and does not wait for their end. Uses
+    /// `cgroup.kill` (since Linux 5.14). A pod without a cgroup kills its holder; the processes in its
+    /// pid namespace end with it.
     ///
     /// # Errors
-    /// A process cannot be killed.
+    /// - `EPERM`, `EACCES`: the caller may not kill the processes.
+    /// - `ENODEV`, `ENOENT`: the cgroup was removed.
     pub fn kill(&self) -> Result<(), Error> {
         match &self.cgroup {
             Some(cgroup) => Ok(cgroup.kill()?),
@@ -468,10 +516,14 @@ impl Pod {
         self.detached = true;
     }
 
-    /// Kills every process in the pod, and removes its cgroup, pins and shared memory.
+    /// Kills every process in the pod, and removes its cgroup, pins and shared memory. An error does
+    /// not prevent the removal of the others.
     ///
     /// # Errors
-    /// One of these cannot be removed.
+    /// - As [`kill`](Self::kill).
+    /// - `EBUSY` ([`ErrorKind::Busy`]): a process did not end in 5 s, because
+    ///   it is in an uninterruptible system call.
+    /// - `EPERM`: the caller may not unmount a pin.
     pub fn delete(mut self) -> Result<(), Error> {
         self.detached = true;
         self.clear()

@@ -185,7 +185,9 @@ impl Pool {
     /// Waits until the pool is full.
     ///
     /// # Errors
-    /// An entry could not be made. The pool keeps its other entries, and tries again every second.
+    /// The pool keeps its other entries, and tries again every second.
+    /// - The same as [`new`](Self::new): an entry could not be made.
+    /// - [`ErrorKind::State`]: this process was forked from the one that made the pool.
     pub fn fill(&self) -> Result<(), Error> {
         let shared = &self.shared;
         if !shared.is_here() {
