@@ -231,6 +231,7 @@ impl Command {
     }
 
     /// Joins namespaces of a process. Since Linux 5.3.
+    /// Since Linux 5.3; see [setns(2)](https://man7.org/linux/man-pages/man2/setns.2.html).
     ///
     /// # Errors
     /// - `ESRCH`, `ENOENT` ([`ErrorKind::ProcessEnded`]): the process has ended.
@@ -408,6 +409,7 @@ impl Command {
 
     /// Returns the plan of a start, without starting anything. The plan is made once: each
     /// [`spawn`](Self::spawn) uses it until the command is changed.
+    /// See [namespaces(7)](https://man7.org/linux/man-pages/man7/namespaces.7.html).
     ///
     /// ```
     /// let plan = nspod_sandbox::Command::new("true").plan()?;
@@ -424,6 +426,7 @@ impl Command {
 
     /// Returns a launcher, which starts this command's plan any number of times, from any thread.
     /// The standard streams, the name and the place of the cgroup are not part of a plan.
+    /// See [clone3(2)](https://man7.org/linux/man-pages/man2/clone.2.html).
     ///
     /// # Errors
     /// The same as [`plan`](Self::plan).
@@ -493,6 +496,7 @@ impl Command {
     }
 
     /// Starts the container, waits for its end, and deletes it.
+    /// Linux 5.14 or later; see [clone3(2)](https://man7.org/linux/man-pages/man2/clone.2.html).
     ///
     /// ```
     /// use nspod_sandbox::Command;

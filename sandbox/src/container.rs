@@ -136,6 +136,7 @@ impl Container {
     }
 
     /// Starts the program of a held container. Returns when the program is executed.
+    /// See [execve(2)](https://man7.org/linux/man-pages/man2/execve.2.html).
     ///
     /// ```
     /// use nspod_sandbox::Command;
@@ -319,6 +320,8 @@ impl Container {
     }
 
     /// Lets the container's processes continue. Since Linux 5.2.
+    /// Since Linux 5.2: `cgroup.freeze` of
+    /// [cgroup-v2.rst](https://docs.kernel.org/admin-guide/cgroup-v2.html#core-interface-files).
     ///
     /// # Errors
     /// The same as [`freeze`](Self::freeze). [`ErrorKind::TimedOut`] after 10 s: a cgroup above is
@@ -370,6 +373,7 @@ impl Container {
 
     /// Kills every process in the container, reaps the first process, and removes its cgroup with all
     /// cgroups below.
+    /// See [cgroup-v2.rst](https://docs.kernel.org/admin-guide/cgroup-v2.html#organizing-processes-and-threads).
     ///
     /// # Errors
     /// - As [`kill`](Self::kill).

@@ -88,6 +88,7 @@ impl<'a> Exec<'a> {
     }
 
     /// Returns the command. Its first argument is the program.
+    /// Since Linux 5.8; see [setns(2)](https://man7.org/linux/man-pages/man2/setns.2.html).
     ///
     /// # Errors
     /// - `ESRCH` ([`ErrorKind::ProcessEnded`](crate::ErrorKind::ProcessEnded)): the process has ended.

@@ -71,6 +71,7 @@ fn pipe(path: &Path) -> Result<File, Error> {
 }
 
 /// Returns whether a container waits for its start in this directory.
+/// See [fifo(7)](https://man7.org/linux/man-pages/man7/fifo.7.html).
 ///
 /// # Errors
 /// The errno of the failed call.
@@ -81,6 +82,7 @@ pub fn is_held(directory: &Path) -> Result<bool, Error> {
 
 /// Starts the container that is held in this directory ([`Hold::At`](crate::Hold::At)), and waits
 /// until it has executed its program.
+/// See [fifo(7)](https://man7.org/linux/man-pages/man7/fifo.7.html).
 ///
 /// # Errors
 /// [`ErrorKind::State`]: no container waits there, because it was started or has ended. Otherwise a step

@@ -50,6 +50,8 @@ const INITIAL_USER_NS: u64 = 0xeffffffd;
 
 impl Host {
     /// Reads the facts that a plan for this spec requires.
+    /// See [proc_pid_mountinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html) and
+    /// [subuid(5)](https://man7.org/linux/man-pages/man5/subuid.5.html).
     ///
     /// # Errors
     /// `/etc/subuid`, `/etc/subgid` or `/proc/thread-self/mountinfo` cannot be read.

@@ -100,6 +100,7 @@ impl Launcher {
     /// Starts a container in its own cgroup, with the caller's standard streams.
     /// [`Command::spawn`](crate::Command::spawn) starts a container in the same way and has more
     /// options.
+    /// Linux 5.14 or later; see [clone3(2)](https://man7.org/linux/man-pages/man2/clone.2.html).
     ///
     /// # Errors
     /// The same as [`Command::spawn`](crate::Command::spawn).

@@ -14,6 +14,7 @@ use crate::store::{Entry, Record, Store};
 
 impl Container {
     /// Opens a running container that another process started, by its entry in a store.
+    /// Since Linux 5.3; see [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html).
     ///
     /// The handle can wait, signal, freeze, set limits, measure, and start additional processes
     /// with [`exec`](Self::exec). Dropping the handle keeps the container. [`delete`](Self::delete)
@@ -60,6 +61,7 @@ impl Container {
     }
 
     /// Opens a running container by its entry, like [`open`](Self::open).
+    /// Since Linux 5.3; see [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html).
     ///
     /// # Errors
     /// The same as [`open`](Self::open).
@@ -104,6 +106,7 @@ impl Container {
     }
 
     /// Returns the data with which another process can [`open`](Self::open) the container.
+    /// See [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html).
     ///
     /// # Errors
     /// - [`ErrorKind::ProcessEnded`] (`ESRCH`, `ENOENT`): the container has ended and been reaped.

@@ -24,6 +24,8 @@ pub struct Account {
 }
 
 /// Looks up `USER[:GROUP]`, each by number or name. The first root that has the file is used.
+/// See [passwd(5)](https://man7.org/linux/man-pages/man5/passwd.5.html) and
+/// [group(5)](https://man7.org/linux/man-pages/man5/group.5.html).
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`]: the name does not exist. [`ErrorKind::InvalidInput`]: the file is not a
@@ -54,6 +56,7 @@ pub fn find(text: &str, roots: &[PathBuf]) -> Result<Account, Error> {
 
 /// Sets `HOME` to the home directory of the process's user, unless the environment has a non-empty
 /// value.
+/// See [passwd(5)](https://man7.org/linux/man-pages/man5/passwd.5.html).
 ///
 /// # Errors
 /// The same as [`find`]. In this case `HOME` is set to `/`.
@@ -70,6 +73,7 @@ pub fn set_home(process: &mut Process, roots: &[PathBuf]) -> Result<(), Error> {
 }
 
 /// Looks up a group by number or name.
+/// See [group(5)](https://man7.org/linux/man-pages/man5/group.5.html).
 ///
 /// # Errors
 /// The same as [`find`].

@@ -52,6 +52,7 @@ use crate::step::Step;
 
 impl Plan {
     /// Makes a plan for the calling process on this host.
+    /// See [namespaces(7)](https://man7.org/linux/man-pages/man7/namespaces.7.html).
     ///
     /// # Errors
     /// [`InvalidSpec`](crate::ErrorKind::InvalidSpec) names the invalid field. If a namespace
@@ -61,6 +62,7 @@ impl Plan {
     }
 
     /// Makes a plan from a spec and facts about a host.
+    /// See [namespaces(7)](https://man7.org/linux/man-pages/man7/namespaces.7.html).
     ///
     /// # Errors
     /// The same as [`Plan::new`].

@@ -121,6 +121,7 @@ pub struct Pod {
 
 impl Pod {
     /// Makes the shared namespaces and the parent cgroup.
+    /// Linux 5.14 or later; see [namespaces(7)](https://man7.org/linux/man-pages/man7/namespaces.7.html).
     ///
     /// The pod of an unprivileged user also shares its user namespace, because a process could not
     /// enter the other namespaces without it.
@@ -145,6 +146,7 @@ impl Pod {
     /// killed. `note` can be called several times, each time with everything that is known. The
     /// record may name objects that do not exist yet. An error of `note` ([`Error::caller`]) ends
     /// the creation.
+    /// Linux 5.14 or later; see [namespaces(7)](https://man7.org/linux/man-pages/man7/namespaces.7.html).
     ///
     /// # Errors
     /// The errors of [`create`](Self::create), and the error of `note`.
@@ -308,6 +310,7 @@ impl Pod {
     }
 
     /// Opens a detached pod by its spec and its record.
+    /// Since Linux 5.3; see [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html).
     ///
     /// The holder is identified by pid, start time and boot ([`ProcessId`]), so that another process
     /// with its pid is not mistaken for it.
@@ -379,6 +382,7 @@ impl Pod {
 
     /// Returns a command for a container of this pod: like [`Command::new`], in the shared
     /// namespaces.
+    /// See [setns(2)](https://man7.org/linux/man-pages/man2/setns.2.html).
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`: no descriptor is free.
@@ -453,6 +457,8 @@ impl Pod {
 
     /// Lets all containers of the pod continue. A container that is frozen itself stays frozen.
     /// Since Linux 5.2.
+    /// Since Linux 5.2: `cgroup.freeze` of
+    /// [cgroup-v2.rst](https://docs.kernel.org/admin-guide/cgroup-v2.html#core-interface-files).
     ///
     /// # Errors
     /// The same as [`freeze`](Self::freeze). [`ErrorKind::TimedOut`] after 10 s: a cgroup above is
@@ -463,6 +469,8 @@ impl Pod {
 
     /// Changes the limits for all containers together. Limits that are `None` stay unchanged. The
     /// fields of [`Limits`] have the units and the kernel versions.
+    /// [`Limits`](cgroup_core::Limits) documents the first kernel version of each; see
+    /// [cgroup-v2.rst](https://docs.kernel.org/admin-guide/cgroup-v2.html#controllers).
     ///
     /// # Errors
     /// - [`ErrorKind::State`]: the pod has no cgroup.
@@ -475,6 +483,8 @@ impl Pod {
     }
 
     /// Returns the resource usage of all containers together. The fields of [`Usage`] have the units.
+    /// [`Usage`](cgroup_core::Usage) documents units and the first kernel version of each value; see
+    /// [cgroup-v2.rst](https://docs.kernel.org/admin-guide/cgroup-v2.html#controllers).
     ///
     /// # Errors
     /// - [`ErrorKind::State`]: the pod has no cgroup.
@@ -486,6 +496,8 @@ impl Pod {
     /// Kills every process in the pod with SIGKILL, and does not wait for their end. Uses
     /// `cgroup.kill` (since Linux 5.14). A pod without a cgroup kills its holder; the processes in its
     /// pid namespace end with it.
+    /// Since Linux 5.14: `cgroup.kill` of
+    /// [cgroup-v2.rst](https://docs.kernel.org/admin-guide/cgroup-v2.html#core-interface-files).
     ///
     /// # Errors
     /// - `EPERM`, `EACCES`: the caller may not kill the processes.
@@ -518,6 +530,7 @@ impl Pod {
 
     /// Kills every process in the pod, and removes its cgroup, pins and shared memory. An error does
     /// not prevent the removal of the others.
+    /// See [cgroup-v2.rst](https://docs.kernel.org/admin-guide/cgroup-v2.html#organizing-processes-and-threads).
     ///
     /// # Errors
     /// - As [`kill`](Self::kill).

@@ -159,6 +159,7 @@ impl<T> Shelf<T> {
 
 impl Pool {
     /// Makes a pool and fills it.
+    /// Linux 5.14 or later; see [namespaces(7)](https://man7.org/linux/man-pages/man7/namespaces.7.html).
     ///
     /// # Errors
     /// [`ErrorKind::InvalidSpec`]: the size is out of range, or requires too many descriptors. `EPERM`:
@@ -183,6 +184,7 @@ impl Pool {
     }
 
     /// Waits until the pool is full.
+    /// See [namespaces(7)](https://man7.org/linux/man-pages/man7/namespaces.7.html).
     ///
     /// # Errors
     /// The pool keeps its other entries, and tries again every second.

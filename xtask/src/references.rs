@@ -14,11 +14,22 @@ use syn::{Attribute, ReturnType, Signature, Type, Visibility};
 use crate::guest::repository;
 
 /// Directories of the crates.
-const CRATES: [&str; 4] = ["ns-core", "cgroup-core", "census", "oci"];
+const CRATES: [&str; 5] = ["ns-core", "cgroup-core", "census", "sandbox", "oci"];
 
 /// Parts of a reference. A man page has a section from 1 to 8.
-const MARKS: [&str; 10] =
-    ["](http", "<http", "Section \"", "Sections \"", "Documentation/", "(1)", "(2)", "(5)", "(7)", "(8)"];
+const MARKS: [&str; 11] = [
+    "](http",
+    "<http",
+    "Section \"",
+    "Sections \"",
+    "Documentation/",
+    "(1)",
+    "(2)",
+    "(3)",
+    "(5)",
+    "(7)",
+    "(8)",
+];
 
 /// Fails if a function has no reference.
 pub(crate) fn check() -> Result<()> {

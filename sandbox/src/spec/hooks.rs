@@ -48,6 +48,7 @@ pub struct Hook {
 impl Hook {
     /// Checks the path and the timeout; `field` is the path of this hook in a configuration. A plan
     /// checks the hooks of its spec. This method is for hooks that the caller runs.
+    /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/config.md#posix-platform-hooks).
     ///
     /// # Errors
     /// [`InvalidSpec`](crate::ErrorKind::InvalidSpec).

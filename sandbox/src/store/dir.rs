@@ -52,6 +52,7 @@ impl Dir {
 
     /// Opens a directory of any owner. Creates it and its parent directories with mode 700 if they
     /// are missing.
+    /// See [open(2)](https://man7.org/linux/man-pages/man2/open.2.html).
     ///
     /// # Errors
     /// The same as [`private`](Self::private), except that the owner and the mode are not checked.
@@ -80,6 +81,7 @@ impl Dir {
     }
 
     /// Checks that the directory belongs to the caller and that no other user can enter it.
+    /// See [stat(2)](https://man7.org/linux/man-pages/man2/stat.2.html).
     ///
     /// # Errors
     /// [`ErrorKind::PermissionDenied`]: another user owns the directory or can enter it.
@@ -233,6 +235,7 @@ impl Dir {
 
     /// Opens a file in the directory for reading and appending. Creates it with mode 600 if it is
     /// missing.
+    /// See [open(2)](https://man7.org/linux/man-pages/man2/open.2.html).
     ///
     /// # Errors
     /// The same as [`open`](Self::open).

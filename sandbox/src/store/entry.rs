@@ -102,6 +102,7 @@ impl<R: Record> Entry<R> {
     }
 
     /// Writes the record. [`record`](Self::record) still returns the old one.
+    /// See [rename(2)](https://man7.org/linux/man-pages/man2/rename.2.html).
     ///
     /// # Errors
     /// The same as [`Dir::replace`].
@@ -142,6 +143,7 @@ pub struct Writer<R> {
 
 impl<R: Record> Writer<R> {
     /// Writes the record.
+    /// See [rename(2)](https://man7.org/linux/man-pages/man2/rename.2.html).
     ///
     /// # Errors
     /// The same as [`Dir::replace`].

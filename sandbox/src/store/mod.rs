@@ -74,6 +74,7 @@ pub enum Locked<E> {
 impl<R: Record> Store<R> {
     /// Opens the store in a directory that only the caller can enter. Creates the directory if it
     /// is missing.
+    /// See [open(2)](https://man7.org/linux/man-pages/man2/open.2.html).
     ///
     /// # Errors
     /// The same as [`Dir::private`].
@@ -145,6 +146,7 @@ impl<R: Record> Store<R> {
     }
 
     /// Reads the record of an entry again. The caller holds the lock.
+    /// See [open(2)](https://man7.org/linux/man-pages/man2/open.2.html).
     ///
     /// # Errors
     /// The same as [`find`](Self::find).
@@ -177,6 +179,7 @@ impl<R: Record> Store<R> {
     }
 
     /// Returns the entries, sorted by name. An entry that cannot be read is an error in the list.
+    /// See [readdir(3)](https://man7.org/linux/man-pages/man3/readdir.3.html).
     ///
     /// # Errors
     /// The same as [`names`](Self::names).
