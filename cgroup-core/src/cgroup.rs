@@ -96,7 +96,9 @@ impl Cgroup {
         let path = self.path.join(name);
         match self.open_beneath(name, DIR_FLAGS) {
             Ok(dir) => Ok(Self { dir, path, below: true }),
-            Err(errno) => Err(Error::os(format!("open cgroup {}", path.display()), "openat2", errno, None)),
+            Err(errno) => {
+                Err(Error::os(format!("open cgroup {}", path.display()), "openat2", errno, None).on(&path))
+            }
         }
     }
 
@@ -129,12 +131,9 @@ impl Cgroup {
                     }
                     _ => None,
                 };
-                Err(Error::os(
-                    format!("create cgroup {}", self.path.join(name).display()),
-                    "mkdirat",
-                    errno,
-                    cause,
-                ))
+                let path = self.path.join(name);
+                let step = format!("create cgroup {}", path.display());
+                Err(Error::os(step, "mkdirat", errno, cause).on(&path))
             }
         }
     }
@@ -161,7 +160,8 @@ impl Cgroup {
     /// - `PermissionDenied` (`EACCES`), `Os` (`EMFILE`, `ENFILE`).
     pub fn parent(&self) -> Result<Option<Self>> {
         let fail = |call, errno| {
-            Error::os(format!("open the parent of cgroup {}", self.path.display()), call, errno, None)
+            let step = format!("open the parent of cgroup {}", self.path.display());
+            Error::os(step, call, errno, None).on(&self.path)
         };
         let dir = openat(&self.dir, "..", DIR_FLAGS, Mode::empty()).map_err(|errno| fail("openat", errno))?;
         let stat = fstatfs(&dir).map_err(|errno| fail("fstatfs", errno))?;

@@ -94,11 +94,7 @@ impl Cgroup {
                 "thaw it (write 0 to its cgroup.freeze), or choose another path",
             ),
         };
-        Err(Error::os(
-            format!("create cgroup {}, {what}", self.path().display()),
-            "mkdirat",
-            Errno::EEXIST,
-            Some(cause),
-        ))
+        let step = format!("create cgroup {}, {what}", self.path().display());
+        Err(Error::os(step, "mkdirat", Errno::EEXIST, Some(cause)).on(self.path()))
     }
 }

@@ -131,6 +131,8 @@ pub fn find(name: &str, may: Move) -> Result<Delegation> {
             "run it under systemd-run --user --scope -p Delegate=yes, or have root give the user a cgroup: \
              chown it, its cgroup.procs and its cgroup.subtree_control, and move the process there"
                 .to_owned(),
+            file,
+            errno,
             source,
         )),
     }

@@ -59,12 +59,25 @@ pub enum ErrorKind {
     NoHierarchy,
     /// The caller has no cgroup in which it may create others.
     NotDelegated,
-    /// systemd cannot be reached, or it refused a request.
-    Systemd,
-    /// The kernel lacks the feature (`ENOSYS`, `EOPNOTSUPP`).
+    /// systemd rejected a request, or a job of systemd failed.
+    Refused,
+    /// The kernel lacks the feature (`ENOSYS`, `EOPNOTSUPP`), or no systemd accepts the connection.
     Unsupported,
     /// Another errno; see [`Error::raw_os_error`].
     Os,
+}
+
+impl ErrorKind {
+    pub(crate) fn of(errno: Errno) -> Self {
+        match errno {
+            Errno::ENOENT | Errno::ESRCH | Errno::ENODEV => Self::NotFound,
+            Errno::EEXIST => Self::AlreadyExists,
+            Errno::EACCES | Errno::EPERM | Errno::EROFS => Self::PermissionDenied,
+            Errno::EBUSY | Errno::ENOTEMPTY => Self::Busy,
+            Errno::ENOSYS | Errno::EOPNOTSUPP => Self::Unsupported,
+            _ => Self::Os,
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +92,7 @@ enum Inner {
         field: Option<String>,
     },
     #[error("timed out after {after:?} while waiting for {what}")]
-    TimedOut { what: String, after: Duration },
+    TimedOut { what: String, object: String, after: Duration },
     #[error("{name:?} cannot name a cgroup: {why}")]
     Name { name: String, why: &'static str },
     #[error("{file} cannot be {value:?}: {why}")]
@@ -98,9 +111,16 @@ enum Inner {
     )]
     Outside { cgroup: String, owner: String, mount: PathBuf, root: String },
     #[error("{what}: {cure}")]
-    NotDelegated { what: String, cure: String, source: Option<Error> },
+    NotDelegated { what: String, cure: String, object: String, errno: Errno, source: Option<Error> },
     #[error("{what}{}", Cause(*cause))]
-    Systemd { what: String, cause: Option<&'static str>, source: Option<std::io::Error> },
+    Systemd {
+        kind: ErrorKind,
+        what: String,
+        cause: Option<&'static str>,
+        /// The unit, or the socket.
+        object: String,
+        source: Option<std::io::Error>,
+    },
 }
 
 /// The likely cause, as the end of a sentence.
@@ -129,14 +149,7 @@ impl Error {
     /// Returns the kind of the failure.
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
-            Inner::Os { errno, .. } => match errno {
-                Errno::ENOENT | Errno::ESRCH | Errno::ENODEV => ErrorKind::NotFound,
-                Errno::EEXIST => ErrorKind::AlreadyExists,
-                Errno::EACCES | Errno::EPERM | Errno::EROFS => ErrorKind::PermissionDenied,
-                Errno::EBUSY | Errno::ENOTEMPTY => ErrorKind::Busy,
-                Errno::ENOSYS | Errno::EOPNOTSUPP => ErrorKind::Unsupported,
-                _ => ErrorKind::Os,
-            },
+            Inner::Os { errno, .. } => ErrorKind::of(*errno),
             Inner::TimedOut { .. } => ErrorKind::TimedOut,
             Inner::Name { .. } => ErrorKind::InvalidName,
             Inner::Limit { .. } => ErrorKind::InvalidLimit,
@@ -145,19 +158,24 @@ impl Error {
             Inner::NotCgroup2(_) => ErrorKind::NotCgroup2,
             Inner::NoHierarchy(_) | Inner::Outside { .. } => ErrorKind::NoHierarchy,
             Inner::NotDelegated { .. } => ErrorKind::NotDelegated,
-            Inner::Systemd { .. } => ErrorKind::Systemd,
+            Inner::Systemd { kind, .. } => *kind,
         }
     }
 
     /// Returns the errno of the system call that failed.
     pub fn raw_os_error(&self) -> Option<i32> {
-        self.errno().map(|errno| errno as i32)
+        match &*self.0 {
+            Inner::Os { errno, .. } | Inner::NotDelegated { errno, .. } => Some(*errno as i32),
+            Inner::Systemd { source, .. } => source.as_ref().and_then(std::io::Error::raw_os_error),
+            _ => None,
+        }
     }
 
     /// Returns the name of the system call that failed.
     pub fn failed_call(&self) -> Option<&str> {
         match &*self.0 {
             Inner::Os { call, .. } => Some(call),
+            Inner::NotDelegated { .. } => Some("faccessat"),
             _ => None,
         }
     }
@@ -181,7 +199,8 @@ impl Error {
         }
     }
 
-    /// Returns the cgroup that the failure is about: its path, or its name if that is invalid.
+    /// Returns the object of the failure: the path of a cgroup or file, a unit or socket of systemd, or
+    /// an invalid name or text.
     pub fn object(&self) -> Option<&str> {
         match &*self.0 {
             Inner::Os { object, .. } => object.as_deref(),
@@ -189,7 +208,11 @@ impl Error {
             Inner::Unenforceable { cgroup, .. } => Some(cgroup),
             Inner::NotCgroup2(path) => path.to_str(),
             Inner::Outside { cgroup, .. } => Some(cgroup),
-            _ => None,
+            Inner::TimedOut { object, .. }
+            | Inner::NotDelegated { object, .. }
+            | Inner::Systemd { object, .. } => Some(object),
+            Inner::Text { text, .. } => Some(text),
+            Inner::Limit { .. } | Inner::NoHierarchy(_) => None,
         }
     }
 
@@ -229,8 +252,8 @@ impl Error {
         self
     }
 
-    pub(crate) fn timed_out(what: String, after: Duration) -> Self {
-        Self(Box::new(Inner::TimedOut { what, after }))
+    pub(crate) fn timed_out(what: String, object: String, after: Duration) -> Self {
+        Self(Box::new(Inner::TimedOut { what, object, after }))
     }
 
     pub(crate) fn name(name: &[u8], why: &'static str) -> Self {
@@ -263,11 +286,24 @@ impl Error {
         Self(Box::new(Inner::Outside { cgroup: cgroup.into(), owner, mount, root }))
     }
 
-    pub(crate) fn not_delegated(what: String, cure: String, source: Option<Self>) -> Self {
-        Self(Box::new(Inner::NotDelegated { what, cure, source }))
+    /// `object` is the file that faccessat(2) finds not writable.
+    pub(crate) fn not_delegated(
+        what: String,
+        cure: String,
+        object: String,
+        errno: Errno,
+        source: Option<Self>,
+    ) -> Self {
+        Self(Box::new(Inner::NotDelegated { what, cure, object, errno, source }))
     }
 
-    pub(crate) fn systemd(what: String, cause: Option<&'static str>, source: Option<std::io::Error>) -> Self {
-        Self(Box::new(Inner::Systemd { what, cause, source }))
+    pub(crate) fn systemd(
+        kind: ErrorKind,
+        what: String,
+        cause: Option<&'static str>,
+        object: String,
+        source: Option<std::io::Error>,
+    ) -> Self {
+        Self(Box::new(Inner::Systemd { kind, what, cause, object, source }))
     }
 }

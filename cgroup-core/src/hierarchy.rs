@@ -282,7 +282,7 @@ fn read(path: &str) -> Result<String> {
     let read = std::fs::File::open(path).and_then(|file| file.take(u64::MAX).read_to_end(&mut bytes));
     read.map(|_| String::from_utf8_lossy(&bytes).into_owned()).map_err(|error| {
         let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
-        Error::os(format!("read {path}"), "read", errno, None)
+        Error::os(format!("read {path}"), "read", errno, None).on(path.as_ref())
     })
 }
 

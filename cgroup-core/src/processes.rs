@@ -295,7 +295,8 @@ impl Cgroup {
     }
 
     fn late(&self, what: &str, after: Duration) -> Error {
-        Error::timed_out(format!("{what} in cgroup {}", self.path().display()), after)
+        let what = format!("{what} in cgroup {}", self.path().display());
+        Error::timed_out(what, self.path().display().to_string(), after)
     }
 }
 

@@ -37,7 +37,8 @@ impl Cgroup {
         let parent = match self.parent() {
             Ok(Some(parent)) => parent,
             Ok(None) => {
-                return Err(Error::os(step(), "unlinkat", Errno::EBUSY, Some("it is the top of the mount")));
+                let cause = Some("it is the top of the mount");
+                return Err(Error::os(step(), "unlinkat", Errno::EBUSY, cause).on(self.path()));
             }
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
@@ -63,7 +64,7 @@ impl Cgroup {
                     std::thread::sleep(pause.min(left));
                     pause = (pause * 2).min(Duration::from_millis(20));
                 }
-                Err(errno) => return Err(Error::os(step(), "unlinkat", errno, None)),
+                Err(errno) => return Err(Error::os(step(), "unlinkat", errno, None).on(self.path())),
             }
         }
     }
@@ -113,6 +114,7 @@ impl Cgroup {
             (true, false) => format!("{step}, which holds the processes {pids:?}"),
             (true, true) => step,
         };
-        Error::os(what, "unlinkat", Errno::EBUSY, Some("remove its children and end its processes first"))
+        let cause = Some("remove its children and end its processes first");
+        Error::os(what, "unlinkat", Errno::EBUSY, cause).on(self.path())
     }
 }

@@ -63,7 +63,7 @@ impl Cgroup {
     /// - `Os` (`EMFILE`, `ENFILE`, `ENOMEM`).
     pub fn watch(&self) -> Result<Watch> {
         let name = self.path().display().to_string();
-        let fail = |call, errno| Error::os(format!("watch cgroup {name}"), call, errno, None);
+        let fail = |call, errno| Error::os(format!("watch cgroup {name}"), call, errno, None).on(self.path());
         let cgroup =
             self.open_file("cgroup.events", OFlag::O_RDONLY).map_err(|errno| fail("openat2", errno))?;
         let memory = match self.open_file("memory.events", OFlag::O_RDONLY) {
@@ -120,7 +120,7 @@ impl Watch {
     pub fn now(&mut self) -> Result<&State> {
         let fail = |errno| {
             let cause = (errno == Errno::ENODEV).then_some("the cgroup was removed");
-            Error::os(format!("watch cgroup {}", self.name), "read", errno, cause)
+            Error::os(format!("watch cgroup {}", self.name), "read", errno, cause).on(self.name.as_ref())
         };
         let cgroup = Events::parse(&read_all(&self.cgroup).map_err(fail)?)?;
         let memory = match &self.memory {
@@ -161,7 +161,10 @@ impl Watch {
             if wanted(state) {
                 return Ok(Some(state.clone()));
             }
-            let fail = |errno| Error::os(format!("watch cgroup {}", self.name), "poll", errno, None);
+            let fail = |errno| {
+                let step = format!("watch cgroup {}", self.name);
+                Error::os(step, "poll", errno, None).on(self.name.as_ref())
+            };
             if ready_before(self.as_fd(), PollFlags::POLLIN, deadline).map_err(fail)?.is_none() {
                 return Ok(None);
             }
@@ -282,7 +285,7 @@ impl Trigger {
             Errno::ENODEV => Some("the cgroup was removed"),
             _ => None,
         };
-        Error::os(format!("set a trigger on {name}"), call, errno, cause)
+        Error::os(format!("set a trigger on {name}"), call, errno, cause).on(name.as_ref())
     }
 }
 

@@ -77,7 +77,7 @@ mod beside_systemd {
     }
 
     fn unknown(error: &Error) -> bool {
-        error.kind() == ErrorKind::Systemd && error.to_string().contains("NoSuchUnit")
+        error.kind() == ErrorKind::NotFound && error.to_string().contains("NoSuchUnit")
     }
 
     fn limits() -> Limits {

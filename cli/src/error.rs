@@ -52,11 +52,19 @@ impl Error {
             Some(ContextValue::Strings(texts)) => texts.first().cloned(),
             _ => None,
         };
-        // `--memory <BYTES>` names the flag and its value.
-        let flag = value(ContextKind::InvalidArg);
-        error.report.field = flag.and_then(|flag| flag.split([' ', '=', '[']).next().map(Into::into));
+        let argument = value(ContextKind::InvalidArg);
         let object = value(ContextKind::InvalidValue).or_else(|| value(ContextKind::InvalidSubcommand));
-        error.report.object = object.filter(|object| !object.is_empty());
+        (error.report.field, error.report.object) = match e.kind() {
+            // A superfluous argument is a value, unless it looks like a flag.
+            clap::error::ErrorKind::UnknownArgument
+                if argument.as_ref().is_some_and(|a| !a.starts_with('-')) =>
+            {
+                (None, argument)
+            }
+            // `--memory <BYTES>` names the flag and its value, and `<COMMAND>...` an argument.
+            _ => (argument.and_then(|argument| Some(name(&argument)?.to_owned())), object),
+        };
+        error.report.object.take_if(|object| object.is_empty());
         error
     }
 
@@ -119,6 +127,12 @@ impl fmt::Display for Error {
     }
 }
 
+/// Returns the name of a flag or an argument from its form in a help text: `--memory` of `--memory <BYTES>`,
+/// `COMMAND` of `<COMMAND>...`.
+fn name(form: &str) -> Option<&str> {
+    form.split([' ', '=', '[', ']', '<', '>', '.']).find(|part| !part.is_empty())
+}
+
 /// Returns the exit code for an error of the sandbox.
 fn code(kind: ErrorKind) -> i32 {
     match kind {
@@ -155,6 +169,19 @@ impl From<cgroup_core::Error> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_name_of_an_argument_is_without_its_value() {
+        for (form, expected) in [
+            ("--memory <BYTES>", "--memory"),
+            ("--overlay[=<DIR>]", "--overlay"),
+            ("--no-such", "--no-such"),
+            ("<COMMAND>...", "COMMAND"),
+            ("[OPTION]...", "OPTION"),
+        ] {
+            assert_eq!(name(form), Some(expected));
+        }
+    }
 
     #[test]
     fn the_readme_documents_each_kind_and_each_key() {

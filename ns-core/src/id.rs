@@ -102,7 +102,7 @@ impl NamespaceSet {
     pub fn of_pidfd(pidfd: impl AsFd) -> Result<Self> {
         let pidfd = pidfd.as_fd();
         let set = Self::of_pid(pidfd::pid_of(pidfd)?)?;
-        pidfd::check_unreaped(pidfd, "read the namespaces of the process behind a pidfd")?;
+        pidfd::check_unreaped(pidfd, || "read the namespaces of the process behind a pidfd".into())?;
         Ok(set)
     }
 

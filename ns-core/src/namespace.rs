@@ -120,19 +120,26 @@ impl Namespace {
     /// As [`of_pid`](Self::of_pid).
     pub fn of_pidfd(pidfd: impl AsFd, kind: Kind) -> Result<Self> {
         let pidfd = pidfd.as_fd();
-        let step = || format!("open the {kind} namespace of the process behind a pidfd");
+        let whose = || match pidfd::pid_of(pidfd) {
+            Ok(pid) => format!("process {pid}"),
+            Err(_) => "the process behind a pidfd".into(),
+        };
+        let step = || format!("open the {kind} namespace of {}", whose());
         match raw::ioctl_fd(pidfd, pidfd_request(kind)) {
             Ok(fd) => return Self::of_kind(fd, kind),
             // ENOTTY and EINVAL: before 6.11. EOPNOTSUPP: the kernel lacks the kind.
             Err(Errno::ENOTTY | Errno::EINVAL | Errno::EOPNOTSUPP) => {}
             Err(errno) => {
                 let request = format!("PIDFD_GET_{}_NAMESPACE", kind.name().to_uppercase());
-                let error = Error::os(step(), "ioctl", errno).argument(request);
+                let mut error = Error::os(step(), "ioctl", errno).argument(request);
+                if let Ok(pid) = pidfd::pid_of(pidfd) {
+                    error = error.on(pid);
+                }
                 return Err(hint::of_proc(error, errno));
             }
         }
         let namespace = Self::of_pid(pidfd::pid_of(pidfd)?, kind)?;
-        pidfd::check_unreaped(pidfd, &step())?;
+        pidfd::check_unreaped(pidfd, step)?;
         Ok(namespace)
     }
 

@@ -322,12 +322,10 @@ pub(crate) fn pid_of(pidfd: BorrowedFd<'_>) -> Result<pid_t> {
 }
 
 /// Checks that the process has not been reaped, so that a file read by its pid was its own.
-pub(crate) fn check_unreaped(pidfd: BorrowedFd<'_>, step: &str) -> Result<()> {
+pub(crate) fn check_unreaped(pidfd: BorrowedFd<'_>, step: impl FnOnce() -> String) -> Result<()> {
     match raw::pidfd_send_signal(pidfd, 0) {
-        Err(Errno::ESRCH) => {
-            Err(Error::os(step, "pidfd_send_signal", Errno::ESRCH)
-                .hint("the process has ended and been reaped"))
-        }
+        Err(Errno::ESRCH) => Err(Error::os(step(), "pidfd_send_signal", Errno::ESRCH)
+            .hint("the process has ended and been reaped")),
         _ => Ok(()),
     }
 }

@@ -75,7 +75,7 @@ impl ProcessId {
     /// As [`of`](Self::of).
     pub fn of_pidfd(pidfd: &Pidfd) -> Result<Self> {
         let id = Self::of(pidfd.pid()?)?;
-        pidfd::check_unreaped(pidfd.as_fd(), &format!("identify process {}", id.pid))?;
+        pidfd::check_unreaped(pidfd.as_fd(), || format!("identify process {}", id.pid))?;
         Ok(id)
     }
 

@@ -256,9 +256,8 @@ impl Error {
         call: impl Into<Cow<'static, str>>,
         errno: i32,
     ) -> Self {
-        let mut error = Error::new(ErrorKind::of_errno(errno), step, what);
+        let mut error = Error::of_errno(step, what, errno);
         error.0.call = Some(call.into());
-        error.0.errno = Some(Errno::from_raw(errno));
         error
     }
 
@@ -281,11 +280,7 @@ impl Error {
     /// `step` is the [name of the step](Self::step). `what` follows "cannot" in the sentence.
     pub fn failed(step: &'static str, what: impl Into<String>, e: &std::io::Error) -> Self {
         match e.raw_os_error() {
-            Some(errno) => {
-                let mut error = Error::new(ErrorKind::of_errno(errno), step, what);
-                error.0.errno = Some(Errno::from_raw(errno));
-                error
-            }
+            Some(errno) => Error::of_errno(step, what, errno),
             None => Error::of_std(step, format!("cannot {}: {e}", what.into()), e),
         }
     }
@@ -294,6 +289,18 @@ impl Error {
     /// [`object`](Self::object) and the end of `what` in the sentence.
     pub fn path(step: &'static str, what: &str, path: &Path, e: &std::io::Error) -> Self {
         Error::failed(step, format!("{what} {}", path.display()), e).on(path.display().to_string())
+    }
+
+    fn of_errno(step: &'static str, what: impl Into<String>, errno: i32) -> Self {
+        let mut error = Error::new(ErrorKind::of_errno(errno), step, what);
+        error.0.errno = Some(Errno::from_raw(errno));
+        match error.0.errno {
+            Some(Errno::EMFILE) => {
+                error.and_hint("raise the limit on open files of this process (ulimit -n)")
+            }
+            Some(Errno::ENFILE) => error.and_hint("raise the sysctl fs.file-max"),
+            _ => error,
+        }
     }
 
     /// Makes an error from one of the standard library that has no errno.
@@ -509,7 +516,8 @@ impl From<cgroup_core::Error> for Error {
             Cg::TimedOut => ErrorKind::TimedOut,
             Cg::InvalidName | Cg::InvalidLimit | Cg::InvalidText | Cg::NotCgroup2 => ErrorKind::InvalidInput,
             Cg::Unenforceable => ErrorKind::Unenforceable,
-            Cg::NoHierarchy | Cg::Systemd | Cg::Unsupported => ErrorKind::Unsupported,
+            Cg::NoHierarchy | Cg::Unsupported => ErrorKind::Unsupported,
+            Cg::Refused => ErrorKind::HelperFailed,
             _ => e.raw_os_error().map_or(ErrorKind::Os, ErrorKind::of_errno),
         };
         let mut error = Error::new(kind, "cgroup", e.to_string());

@@ -86,6 +86,6 @@ impl Cgroup {
             Errno::EBADF => Some("the cgroup was removed"),
             _ => None,
         };
-        Error::os(format!("{step} cgroup {}", self.path().display()), "bpf", errno, cause)
+        Error::os(format!("{step} cgroup {}", self.path().display()), "bpf", errno, cause).on(self.path())
     }
 }

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nspod_errno::ErrnoText;
 
 use super::wire::{Call, DBUS, Kind, Message, Writer, rest_of};
+use crate::error::ErrorKind;
 
 /// Time limit of a call. Jobs of systemd end later: see [`Connection::job`].
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,6 +52,26 @@ impl Failure {
         match self {
             Self::Io(error) => Some(error),
             Self::Refused(..) => None,
+        }
+    }
+
+    /// Returns what happened.
+    pub(super) fn kind(&self) -> ErrorKind {
+        match self {
+            _ if self.is_late() => ErrorKind::TimedOut,
+            Self::Io(error) => match error.raw_os_error().map(Errno::from_raw) {
+                Some(errno) => ErrorKind::of(errno),
+                None => ErrorKind::Refused,
+            },
+            Self::Refused(..) if self.is("NoSuchUnit") => ErrorKind::NotFound,
+            Self::Refused(..) if self.is("UnitExists") => ErrorKind::AlreadyExists,
+            Self::Refused(name, _) => match name.as_str() {
+                "org.freedesktop.DBus.Error.AccessDenied"
+                | "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired" => {
+                    ErrorKind::PermissionDenied
+                }
+                _ => ErrorKind::Refused,
+            },
         }
     }
 

@@ -11,7 +11,7 @@ use super::property::Property;
 use super::scope::{Scope, common, slice_path};
 use super::wire::{Call, Writer};
 use crate::cgroup::Cgroup;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hierarchy::Hierarchy;
 
 /// Time limit of a systemd job, which may wait for other jobs.
@@ -33,8 +33,8 @@ impl Manager {
     /// Calls [`Subscribe`](https://www.freedesktop.org/software/systemd/man/latest/org.freedesktop.systemd1.html).
     ///
     /// # Errors
-    /// `Systemd`: no systemd accepts the connection (`ENOENT`, `ECONNREFUSED`, `EACCES`, as the
-    /// source).
+    /// - `Unsupported` (`ENOENT`, `ECONNREFUSED`): no systemd accepts the connection.
+    /// - `PermissionDenied` (`EACCES`), `TimedOut`.
     pub fn connect() -> Result<Self> {
         let session = ["DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR"];
         let session = session.iter().any(|name| std::env::var_os(name).is_some());
@@ -74,7 +74,7 @@ impl Manager {
     }
 
     fn open(places: [(PathBuf, bool); 2], cure: &'static str) -> Result<Self> {
-        let (mut failures, mut source) = (Vec::new(), None);
+        let (mut failures, mut last) = (Vec::new(), None);
         for (place, is_bus) in places {
             // systemd reports the end of jobs only to subscribers.
             let subscribed = Connection::open(&place, is_bus).and_then(|mut connection| {
@@ -85,15 +85,18 @@ impl Manager {
                 Ok(connection) => return Ok(Self { connection }),
                 Err(failure) => {
                     failures.push(format!("{}: {failure}", place.display()));
-                    source = failure.into_source();
+                    last = Some((place, failure));
                 }
             }
         }
-        Err(Error::systemd(
-            format!("cannot connect to systemd at {}", failures.join(" or at ")),
-            Some(cure),
-            source,
-        ))
+        let what = format!("cannot connect to systemd at {}", failures.join(" or at "));
+        let (place, source) = last.map_or_else(Default::default, |(place, failure)| (place, Some(failure)));
+        let kind = match source.as_ref().map(Failure::kind) {
+            Some(kind @ (ErrorKind::PermissionDenied | ErrorKind::TimedOut)) => kind,
+            _ => ErrorKind::Unsupported,
+        };
+        let source = source.and_then(Failure::into_source);
+        Err(Error::systemd(kind, what, Some(cure), place.display().to_string(), source))
     }
 
     /// Starts a scope with an existing process and returns its cgroup. systemd moves the process
@@ -102,7 +105,8 @@ impl Manager {
     /// Calls `StartTransientUnit`. systemd.scope(5).
     ///
     /// # Errors
-    /// - `Systemd`: systemd rejects the scope or a property, or a scope with this name is active.
+    /// - `Refused`, `PermissionDenied`: systemd rejects the scope or a property. `AlreadyExists`: a scope
+    ///   with this name is active.
     /// - `TimedOut` after 30 s.
     /// - As [`cgroup_of`](Self::cgroup_of).
     pub fn start_scope(&mut self, scope: &Scope, pid: i32) -> Result<Cgroup> {
@@ -164,7 +168,7 @@ impl Manager {
     /// and reads the property `ControlGroup` of the unit.
     ///
     /// # Errors
-    /// - `Systemd`: the unit does not exist.
+    /// - `NotFound`: the unit does not exist.
     /// - `NotFound` (`ENOENT`): the unit has no cgroup any more.
     /// - As [`Hierarchy::detect`].
     pub fn cgroup_of(&mut self, unit: &str) -> Result<Cgroup> {
@@ -195,8 +199,8 @@ impl Manager {
     /// Calls `SetUnitProperties`. systemd.resource-control(5).
     ///
     /// # Errors
-    /// `Systemd`: systemd rejects a property, the unit does not exist, or systemd does not answer
-    /// within 10 s.
+    /// `Refused`, `PermissionDenied`: systemd rejects a property. `NotFound`: the unit does not exist.
+    /// `TimedOut`: systemd does not answer within 10 s.
     pub fn set_properties(&mut self, unit: &str, properties: &[Property]) -> Result<()> {
         let mut body = Writer::default();
         body.text(unit);
@@ -216,7 +220,7 @@ impl Manager {
     /// Calls [`StopUnit`](https://www.freedesktop.org/software/systemd/man/latest/org.freedesktop.systemd1.html).
     ///
     /// # Errors
-    /// - `Systemd`: systemd rejects the request.
+    /// - `Refused`, `PermissionDenied`: systemd rejects the request.
     /// - `TimedOut` after 30 s.
     pub fn stop(&mut self, unit: &str) -> Result<()> {
         let mut body = Writer::default();
@@ -256,12 +260,14 @@ impl Manager {
         match self.connection.job(job, PATIENCE) {
             Ok(result) if result == "done" => Ok(()),
             Ok(result) => Err(Error::systemd(
+                ErrorKind::Refused,
                 format!("systemd failed to {verb} {unit}: the job ended as {result:?}"),
                 Some("see its journal (journalctl --unit, for a user manager with --user)"),
+                unit.to_owned(),
                 None,
             )),
             Err(failure) if failure.is_late() => {
-                Err(Error::timed_out(format!("systemd to {verb} {unit}"), PATIENCE))
+                Err(Error::timed_out(format!("systemd to {verb} {unit}"), unit.to_owned(), PATIENCE))
             }
             Err(failure) => Err(failed(verb, unit, failure)),
         }
@@ -269,7 +275,8 @@ impl Manager {
 }
 
 fn failed(verb: &str, unit: &str, failure: Failure) -> Error {
-    Error::systemd(format!("systemd cannot {verb} {unit}: {failure}"), None, failure.into_source())
+    let what = format!("systemd cannot {verb} {unit}: {failure}");
+    Error::systemd(failure.kind(), what, None, unit.to_owned(), failure.into_source())
 }
 
 /// Returns the path of the socket that a variable of the environment contains.
@@ -293,7 +300,8 @@ mod tests {
     fn a_missing_bus_is_reported_with_both_sockets_and_the_cure() {
         let places = [("/nonexistent/bus".into(), true), ("/dev/null".into(), false)];
         let error = Manager::open(places, "do that").unwrap_err();
-        assert_eq!(error.kind(), crate::ErrorKind::Systemd);
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert_eq!((error.object(), error.raw_os_error()), (Some("/dev/null"), Some(libc::ECONNREFUSED)));
         let expected = "cannot connect to systemd at /nonexistent/bus: No such file or directory (ENOENT) or at /dev/null: Connection refused (ECONNREFUSED); do that";
         assert_eq!(error.to_string(), expected);
         let source = std::error::Error::source(&error).unwrap().downcast_ref::<std::io::Error>().unwrap();

@@ -332,7 +332,10 @@ struct CidFile<'a>(Option<&'a Path>);
 impl<'a> CidFile<'a> {
     fn new(path: &'a Path, id: &str) -> Result<CidFile<'a>> {
         let failed = |e| Error::io("write", "write the id to", path, &e);
-        let mut file = File::create_new(path).map_err(failed)?;
+        let mut file = File::create_new(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::AlreadyExists => failed(e).hint("remove it, or name another file"),
+            _ => failed(e),
+        })?;
         let made = CidFile(Some(path));
         std::io::Write::write_all(&mut file, id.as_bytes()).map_err(failed)?;
         Ok(made)

@@ -74,7 +74,7 @@ impl FileArgs {
         self.root(spec, facts);
         // The kernel's ENOTDIR would not say which path is wrong.
         if let Root::Dir { path, .. } = &spec.root
-            && path.is_file()
+            && path.metadata().is_ok_and(|found| !found.is_dir())
         {
             let problem = format!("--rootfs {} is not a directory", path.display());
             return Err(Error::usage("--rootfs", problem).on(path.display()));

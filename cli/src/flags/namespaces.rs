@@ -133,8 +133,9 @@ impl NamespaceArgs {
             IdMap::from(if own.is_empty() { other.to_vec() } else { own.to_vec() })
         };
         let (uid, gid) = (or(&self.uidmap, &self.gidmap), or(&self.gidmap, &self.uidmap));
-        uid.validate()?;
-        gid.validate()?;
+        for (flag, map) in [("--uidmap", &uid), ("--gidmap", &gid)] {
+            map.validate().map_err(|e| Error::usage(flag, e.to_string()))?;
+        }
         spec.id_maps = IdMaps::Maps { uid, gid };
         Ok(())
     }

@@ -97,7 +97,7 @@ pub(super) fn in_proc(field: &str, path: &Path) -> Result<OverProc, Error> {
                 path.display(),
                 IN_PROC.join(", ")
             );
-            Err(Error::invalid(field, problem))
+            Err(Error::invalid(field, problem).on(path.display().to_string()))
         }
     }
 }

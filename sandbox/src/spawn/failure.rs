@@ -6,7 +6,7 @@ use crate::child::{Message, PremadeParts};
 use crate::error::{Error, ErrorKind};
 use crate::hint;
 use crate::plan::Plan;
-use crate::step::{Call, Step};
+use crate::step::{Call, MountStep, Place, Step};
 
 /// Returns the error for a message of the child.
 pub(super) fn reported(plan: &Plan, message: Message) -> Error {
@@ -38,7 +38,12 @@ pub(super) fn step_failed(step: &Step, call: Call, value: i32) -> Error {
     if let Step::Exec(_) = step {
         error = error.with_kind(exec_kind(errno));
     }
-    match step.object() {
+    let object = match (step, call) {
+        // This call opens the destination.
+        (Step::Mount(MountStep { place: Place::In(dest), .. }), Call::Openat2) => Some(dest.to_string()),
+        _ => step.object(),
+    };
+    match object {
         Some(object) => error.on(object),
         None => error,
     }

@@ -69,15 +69,20 @@ impl<R: Record> Entry<R> {
         if trust == Trust::Entry {
             dir.check_private()?;
         }
-        let record = dir.read(RECORD)?.map(|text| serde_json::from_str(&text)).transpose();
-        let record = record.map_err(|e| {
-            let file = dir.at(RECORD);
-            let what = format!("{} is not a valid record: {e}", file.display());
-            let error = Error::new(ErrorKind::InvalidInput, "store", what);
-            error.on(file.display().to_string()).with_source(e).with_hint(Some(format!(
+        let parse = |text: String| {
+            serde_json::from_str(&text).map_err(|e| {
+                let file = dir.at(RECORD).display().to_string();
+                let what = format!("{file} is not a valid record: {e}");
+                Error::new(ErrorKind::InvalidInput, "store", what).on(file).with_source(e)
+            })
+        };
+        let record = dir.read(RECORD).and_then(|text| text.map(parse).transpose());
+        let record = record.map_err(|e| match e.kind() {
+            ErrorKind::InvalidInput => e.and_hint(format_args!(
                 "stop the container or pod that it describes, then remove {}",
                 dir.path().display()
-            )))
+            )),
+            _ => e,
         })?;
         Ok(Entry { name: name.into(), dir, record, locked: false })
     }

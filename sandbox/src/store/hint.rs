@@ -11,7 +11,11 @@ use crate::error::Error;
 /// Returns the error of a call on a file of the store.
 pub(super) fn failed(what: &str, path: &Path, call: &'static str, errno: Errno) -> Error {
     let path = path.display().to_string();
-    Error::call("store", format!("{what} {path}"), call, errno.raw_os_error()).on(path)
+    let error = Error::call("store", format!("{what} {path}"), call, errno.raw_os_error()).on(path);
+    match errno {
+        Errno::NOSPC | Errno::DQUOT => error.and_hint("the file system is full: remove files from it"),
+        _ => error,
+    }
 }
 
 /// Returns how the user can move the store to another directory, as the last clause of a hint:
@@ -44,6 +48,11 @@ pub(super) fn explained(
         }
         Errno::NOTDIR if meta.is_symlink() && part == path => {
             format!("{name} is a symbolic link, which is not followed: {}", or("remove it", alternative))
+        }
+        Errno::NOENT if part != path => {
+            let missing =
+                path.ancestors().take_while(|above| *above != part).last().unwrap_or(path).display();
+            format!("{missing} does not exist: {}", or("make it", alternative))
         }
         Errno::NOTDIR => format!("{name} is not a directory: {}", or("remove it", alternative)),
         Errno::ROFS => {
