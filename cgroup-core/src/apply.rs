@@ -16,7 +16,8 @@ use crate::missing::Missing;
 /// memory to whole pages. Section "Controllers".
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Applied {
-    /// Names of the files, and values.
+    /// Names of the files, and values. Network limits follow: see
+    /// [`net::Limits::settings`](crate::net::Limits::settings).
     pub writes: Vec<(String, String)>,
 }
 
@@ -39,7 +40,8 @@ impl Cgroup {
     /// - `InvalidLimit`: see [`Limits::validate`].
     /// - `Unenforceable`: a file is missing; [`Error::unenforceable`] lists each with the reason.
     /// - Any other kind (`EINVAL`, `ERANGE`, `ENODEV`, `EOPNOTSUPP`, `EBUSY`, `EACCES`): the kernel
-    ///   rejected one value. The limits before it are in force, and those after it are not.
+    ///   rejected one value. The limits before it are in force, and those after it are not. For
+    ///   [`Limits::net`] see [`limit_net`](Self::limit_net).
     pub fn apply(&self, limits: &Limits) -> Result<Applied> {
         limits.validate()?;
         let writes = limits.writes();
@@ -79,6 +81,10 @@ impl Cgroup {
                 }
                 Err(error) => return Err(error),
             }
+        }
+        if let Some(net) = &limits.net {
+            self.limit_net(net)?;
+            applied.writes.extend(net.settings());
         }
         Ok(applied)
     }

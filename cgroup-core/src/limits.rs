@@ -17,7 +17,7 @@ use table::TABLE;
 impl Limits {
     /// Returns whether no limit is set.
     pub fn is_empty(&self) -> bool {
-        self.writes().is_empty()
+        self.writes().is_empty() && self.net.is_none()
     }
 
     /// Returns the controllers that the limits need. A file in [`unified`](Self::unified) belongs to
@@ -48,11 +48,12 @@ impl Limits {
         for limit in TABLE {
             limit.check(self).map_err(|(value, why)| Error::limit(limit.file(), value, why))?;
         }
-        self.unified.iter().try_for_each(|(file, value)| unified(file, value))
+        self.unified.iter().try_for_each(|(file, value)| unified(file, value))?;
+        self.net.as_ref().map_or(Ok(()), |net| net.validate())
     }
 
     /// Overwrites these limits with those that `new` sets, and keeps the others. Limits of devices,
-    /// page sizes and files are merged one by one.
+    /// page sizes and files are merged one by one, and the network limits are replaced as a whole.
     ///
     /// ```
     /// use cgroup_core::{Limits, Max};
@@ -64,6 +65,7 @@ impl Limits {
     pub fn merge(&mut self, new: &Self) {
         TABLE.iter().for_each(|limit| limit.merge(self, new));
         self.unified.extend(new.unified.iter().map(|(file, value)| (file.clone(), value.clone())));
+        self.net = new.net.clone().or(self.net.take());
     }
 
     /// Removes the limits that are written to `file`, and returns them.

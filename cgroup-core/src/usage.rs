@@ -64,6 +64,10 @@ plain! {
         memory_pressure: Option<Pressure>,
         /// `io.pressure`.
         io_pressure: Option<Pressure>,
+        /// Network counters. Absent if no network limits were set in this cgroup, and for a caller
+        /// without CAP_SYS_ADMIN and CAP_NET_ADMIN in the initial user namespace.
+        #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+        net: Option<crate::net::Usage>,
     }
 }
 
@@ -398,6 +402,7 @@ impl Cgroup {
             cpu_pressure: self.parsed("cpu.pressure", Pressure::parse)?,
             memory_pressure: self.parsed("memory.pressure", Pressure::parse)?,
             io_pressure: self.parsed("io.pressure", Pressure::parse)?,
+            net: self.net_usage_if_allowed()?,
         })
     }
 

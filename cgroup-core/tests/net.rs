@@ -422,3 +422,20 @@ fn a_long_list_is_accepted() {
     assert_eq!(agent.connect("127.0.0.1:81"), "EPERM");
     assert_eq!(agent.connect("10.1.2.3:7"), "EPERM");
 }
+
+#[test]
+fn network_limits_are_applied_and_counted_beside_the_others() {
+    own_network();
+    let own = Own::new();
+    let mut agent = Agent::new(&own);
+    assert_eq!(own.usage().unwrap().net, None);
+    let limits = cgroup_core::Limits { net: Some(deny(&["*:80"])), ..Default::default() };
+    let applied = own.apply(&limits).unwrap();
+    assert_eq!(applied.writes, [("net.deny".to_owned(), "*:80".to_owned())]);
+    assert_eq!(agent.connect("127.0.0.1:80"), "EPERM");
+    assert_eq!(own.usage().unwrap().net, Some(usage(&own)));
+    assert_eq!(usage(&own).egress.denied, 1);
+    // Limits without network limits keep them.
+    own.apply(&cgroup_core::Limits::default()).unwrap();
+    assert_eq!(agent.connect("127.0.0.1:80"), "EPERM");
+}

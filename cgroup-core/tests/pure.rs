@@ -62,6 +62,7 @@ prop_compose! {
         latency in proptest::collection::btree_map(device(), any::<u64>(), 0..3),
         hugetlb in proptest::collection::btree_map("[1-9][0-9]?[KMG]B", max(), 0..3),
         unified in proptest::collection::btree_map("(memory|x)\\.[a-z.]{1,9}", "[ -~]{0,9}", 0..3),
+        net in proptest::option::of(proptest::option::of(any::<u32>())),
     ) -> Limits {
         let [memory_min, memory_low, memory_high, memory_max, memory_swap_max, memory_zswap_max] = memory;
         Limits {
@@ -72,6 +73,7 @@ prop_compose! {
             io_max: io, io_weight: weight, io_weight_device: weights, io_latency: latency,
             io_bfq_weight: bfq.0, io_bfq_weight_device: bfq.1,
             hugetlb_max: hugetlb, hugetlb_rsvd_max: rsvd, rdma_max: rdma, unified,
+            net: net.map(|connects_max| cgroup_core::net::Limits { connects_max, ..Default::default() }),
         }
     }
 }
@@ -370,4 +372,19 @@ fn limits_are_read_from_json_in_the_kernels_notation() {
     assert_eq!(limits.io_max[&Device::new(8, 0)].rbps, Some(Max::Value(1000)));
     let error = serde_json::from_str::<Limits>(r#"{"memory.maximum": 1}"#).unwrap_err();
     assert!(error.to_string().contains("unknown field `memory.maximum`"), "{error}");
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn network_limits_are_one_value_among_the_limits() {
+    let text = r#"{"net":{"allow":["*:53/udp"],"deny":["in [2001:db8::/32]:22/tcp"],"connects.max":10}}"#;
+    let mut limits: Limits = serde_json::from_str(text).unwrap();
+    assert_eq!(serde_json::to_string(&limits).unwrap(), text);
+    assert!(!limits.is_empty() && limits.writes().is_empty());
+    limits.merge(&Limits::default());
+    assert_eq!(limits.net.as_ref().unwrap().connects_max, Some(10));
+    limits.merge(&Limits { net: Some(Default::default()), ..Limits::default() });
+    assert_eq!(limits.net, Some(Default::default()));
+    let error = serde_json::from_str::<Limits>(r#"{"net":{"allow":["10.0.0.0/40"]}}"#).unwrap_err();
+    assert!(error.to_string().contains("at most 32"), "{error}");
 }

@@ -310,7 +310,8 @@ pub(crate) fn explain(error: Error, cgroup: Option<&ContainerCgroup>) -> Error {
 /// Checks that the spec sets neither limits nor device rules: they require that the container has
 /// its own cgroup.
 fn nothing_demanded(spec: &Spec, why: &str) -> Result<(), Error> {
-    let limit = spec.limits.writes().into_iter().next().map(|(file, _)| format!("limits.{file}"));
+    let net = spec.limits.net.iter().flat_map(|net| net.settings());
+    let limit = spec.limits.writes().into_iter().chain(net).next().map(|(file, _)| format!("limits.{file}"));
     match limit.or(spec.devices.as_ref().map(|_| "devices".to_owned())) {
         Some(field) => {
             Err(Error::invalid(&field, format!("{why}, so this would not be enforced: leave it out")))

@@ -187,6 +187,10 @@ macro_rules! limits {
             /// their names.
             #[cfg_attr(feature = "serde", serde(skip_serializing_if = "BTreeMap::is_empty"))]
             pub unified: BTreeMap<String, String>,
+            /// Network limits, which programs of the cgroup enforce and no file has. They are set after
+            /// the files, and replace all network limits that were set before.
+            #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+            pub net: Option<crate::net::Limits>,
         }
 
         /// All limits, in the order in which they are written.

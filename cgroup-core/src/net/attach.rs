@@ -126,6 +126,17 @@ impl Cgroup {
         Ok(Some(Usage { egress: traffic(Side::Egress), ingress: traffic(Side::Ingress) }))
     }
 
+    /// Returns the counters like [`net_usage`](Self::net_usage), and `None` if the caller may not read
+    /// them or the kernel has no such programs.
+    pub(crate) fn net_usage_if_allowed(&self) -> Result<Option<Usage>> {
+        match self.net_usage() {
+            Err(error) if matches!(error.errno(), Some(Errno::EPERM | Errno::EINVAL | Errno::ENOSYS)) => {
+                Ok(None)
+            }
+            result => result,
+        }
+    }
+
     /// Attaches the program by which the maps are found. If another process was faster, this one uses
     /// its maps.
     fn attach_first(&self, anchor: &Program, table: &Map) -> nix::Result<Maps> {

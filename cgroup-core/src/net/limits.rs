@@ -7,31 +7,29 @@ use crate::error::{Error, Result};
 
 /// The network limits of a cgroup. The default limits nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(default, deny_unknown_fields)
+)]
 pub struct Limits {
     /// `net.allow`: the only connections and packets that are allowed. A rule for `bind` restricts
     /// binding; any other rule restricts both [`Direction::Out`] and [`Direction::In`]. If no rule
     /// restricts a direction, everything in it is allowed.
-    #[cfg_attr(feature = "serde", serde(rename = "net.allow", skip_serializing_if = "Vec::is_empty"))]
+    #[cfg_attr(feature = "serde", serde(rename = "allow", skip_serializing_if = "Vec::is_empty"))]
     pub allow: Vec<Rule>,
     /// `net.deny`: the connections and packets that are denied, also if a rule of `allow` applies to
     /// them.
-    #[cfg_attr(feature = "serde", serde(rename = "net.deny", skip_serializing_if = "Vec::is_empty"))]
+    #[cfg_attr(feature = "serde", serde(rename = "deny", skip_serializing_if = "Vec::is_empty"))]
     pub deny: Vec<Rule>,
     /// `net.connects.max`: maximum number of TCP connections that processes of the cgroup open in a
     /// second. As many are allowed at once. A further `connect` fails with `EPERM`.
-    #[cfg_attr(
-        feature = "serde",
-        serde(rename = "net.connects.max", skip_serializing_if = "Option::is_none")
-    )]
+    #[cfg_attr(feature = "serde", serde(rename = "connects.max", skip_serializing_if = "Option::is_none"))]
     pub connects_max: Option<u32>,
     /// `net.accepts.max`: maximum number of TCP connections that peers open to sockets of the cgroup
     /// in a second. As many are allowed at once. A further SYN is dropped, and the peer's kernel
     /// sends it again after a second.
-    #[cfg_attr(
-        feature = "serde",
-        serde(rename = "net.accepts.max", skip_serializing_if = "Option::is_none")
-    )]
+    #[cfg_attr(feature = "serde", serde(rename = "accepts.max", skip_serializing_if = "Option::is_none"))]
     pub accepts_max: Option<u32>,
 }
 
@@ -68,6 +66,24 @@ impl Limits {
             }
         }
         Ok(())
+    }
+
+    /// Returns the names and values of the limits, for messages: `net.allow` and a rule, and so on.
+    ///
+    /// ```
+    /// use cgroup_core::net::Limits;
+    /// let limits = Limits { deny: vec!["10.0.0.0/8".parse()?], connects_max: Some(5), ..Limits::default() };
+    /// let expected = [("net.deny", "10.0.0.0/8"), ("net.connects.max", "5")];
+    /// assert_eq!(limits.settings(), expected.map(|(name, value)| (name.into(), value.into())));
+    /// # Ok::<(), cgroup_core::Error>(())
+    /// ```
+    pub fn settings(&self) -> Vec<(String, String)> {
+        let rules = [("net.allow", &self.allow), ("net.deny", &self.deny)];
+        let rules =
+            rules.into_iter().flat_map(|(name, rules)| rules.iter().map(move |r| (name, r.to_string())));
+        let rates = [("net.connects.max", self.connects_max), ("net.accepts.max", self.accepts_max)];
+        let rates = rates.into_iter().filter_map(|(name, rate)| Some((name, rate?.to_string())));
+        rules.chain(rates).map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
     /// Returns whether nothing is limited.

@@ -108,7 +108,16 @@ impl Sample {
 
     fn show(&self, again: bool) -> Result<()> {
         let table = output::table(
-            &["ID", "CPU", "MEMORY / LIMIT", "PEAK", "PIDS", "READ / WRITTEN", "PRESSURE CPU MEM IO"],
+            &[
+                "ID",
+                "CPU",
+                "MEMORY / LIMIT",
+                "PEAK",
+                "PIDS",
+                "READ / WRITTEN",
+                "SENT / RECEIVED",
+                "PRESSURE CPU MEM IO",
+            ],
             &self.rows.iter().map(Row::cells).collect::<Vec<_>>(),
         );
         let clear = if again { "\x1b[2J\x1b[H" } else { "" };
@@ -138,6 +147,9 @@ impl Row {
             bytes(usage.memory.peak),
             usage.pids.current.map_or(NONE.into(), |n| n.to_string()),
             io.map_or(NONE.into(), |(r, w)| format!("{} / {}", output::bytes(r), output::bytes(w))),
+            usage.net.map_or(NONE.into(), |net| {
+                format!("{} / {}", output::bytes(net.egress.bytes), output::bytes(net.ingress.bytes))
+            }),
             pressure.join(" "),
         ]
     }

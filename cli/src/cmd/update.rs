@@ -26,8 +26,11 @@ pub(crate) fn update(args: &UpdateArgs) -> Result<()> {
     each(&args.ids, |id| {
         let entry = store.find(id)?;
         entry.open()?;
-        apply(&entry.need_cgroup()?, &limits)?;
         let mut record = entry.record()?.clone();
+        // The cgroup replaces its network limits as a whole.
+        let net = args.limits.net(record.container.spec.limits.net.as_ref());
+        let limits = Limits { net, ..limits.clone() };
+        apply(&entry.need_cgroup()?, &limits)?;
         record.container.spec.limits.merge(&limits);
         entry.write(&record)
     })

@@ -8,6 +8,7 @@ use cgroup_core::{CpuList, CpuMax, Device, Hierarchy, IoMax, Limits, Max};
 use clap::Args;
 use nspod_sandbox::ErrorKind;
 
+use super::net::{self, Listed};
 use crate::error::{Error, Result};
 use crate::value;
 
@@ -64,6 +65,19 @@ pub(crate) struct LimitArgs {
     /// Share of device time among siblings, 1 to 10000 (io.weight)
     #[arg(long, value_name = "WEIGHT")]
     io_weight: Option<u64>,
+    /// Network that the container may use; all others are denied. Repeat it for more: 10.0.0.0/8,
+    /// 10.0.0.0/8:443/tcp, '[2001:db8::/32]:53/udp', 'in *:80/tcp', 'bind *:8000-8010', none
+    #[arg(long, value_name = "RULE", value_parser = net::listed)]
+    allow_net: Vec<Listed>,
+    /// Network that the container may not use, also if --allow-net names it
+    #[arg(long, value_name = "RULE", value_parser = net::listed)]
+    deny_net: Vec<Listed>,
+    /// Maximum TCP connections per second from the container; more fail with EPERM
+    #[arg(long, value_name = "COUNT", value_parser = value::max_count, allow_hyphen_values = true)]
+    connect_rate: Option<Max>,
+    /// Maximum TCP connections per second to the container; more have to wait
+    #[arg(long, value_name = "COUNT", value_parser = value::max_count, allow_hyphen_values = true)]
+    accept_rate: Option<Max>,
     /// Any file of cgroup v2, with its name in the kernel: memory.oom.group=1
     #[arg(long, value_name = "FILE=VALUE", value_parser = value::pair)]
     limit: Vec<(String, String)>,
@@ -83,6 +97,7 @@ impl LimitArgs {
             pids_max: self.pids_limit,
             io_weight: self.io_weight,
             unified: self.limit.iter().cloned().collect(),
+            net: self.net(None),
             ..Limits::default()
         };
         limits.memory_swap_max = match (self.memory_swap, self.memory) {
@@ -112,6 +127,11 @@ impl LimitArgs {
         }
         limits.validate()?;
         Ok(limits)
+    }
+
+    /// Returns the network limits before, changed by the flags. Returns `None` without a flag.
+    pub(crate) fn net(&self, before: Option<&cgroup_core::net::Limits>) -> Option<cgroup_core::net::Limits> {
+        net::resolve(before, [&self.allow_net, &self.deny_net], [self.connect_rate, self.accept_rate])
     }
 }
 

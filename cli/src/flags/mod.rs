@@ -4,6 +4,7 @@ pub(crate) mod files;
 pub(crate) mod limits;
 pub(crate) mod mounts;
 pub(crate) mod namespaces;
+mod net;
 pub(crate) mod process;
 
 use std::ffi::OsString;

@@ -9,7 +9,8 @@ impl fmt::Display for Plan {
         let names: Vec<_> = self.kinds.kinds().map(|k| k.name()).collect();
         if !self.spec.limits.is_empty() {
             writeln!(f, "set the limits of its cgroup:")?;
-            for (file, value) in self.spec.limits.writes() {
+            let net = self.spec.limits.net.iter().flat_map(|net| net.settings());
+            for (file, value) in self.spec.limits.writes().into_iter().chain(net) {
                 writeln!(f, "      {file} = {value}")?;
             }
         }

@@ -1,0 +1,54 @@
+//! The network limits of the command line.
+
+use cgroup_core::Max;
+use cgroup_core::net::{Limits, Rule};
+
+/// A value of `--allow-net` or `--deny-net`.
+#[derive(Debug, Clone)]
+pub(crate) enum Listed {
+    /// `none`: an empty list.
+    Nothing,
+    Rule(Rule),
+}
+
+/// Parses a network rule, or `none`.
+pub(crate) fn listed(text: &str) -> Result<Listed, String> {
+    match text {
+        "none" => Ok(Listed::Nothing),
+        _ => text.parse().map(Listed::Rule).map_err(|e: cgroup_core::Error| e.to_string()),
+    }
+}
+
+/// Returns the limits before, changed by the flags. Returns `None` without a flag.
+pub(crate) fn resolve(
+    before: Option<&Limits>,
+    [allow, deny]: [&[Listed]; 2],
+    [connects, accepts]: [Option<Max>; 2],
+) -> Option<Limits> {
+    if allow.is_empty() && deny.is_empty() && connects.is_none() && accepts.is_none() {
+        return None;
+    }
+    let mut limits = before.cloned().unwrap_or_default();
+    for (list, given) in [(&mut limits.allow, allow), (&mut limits.deny, deny)] {
+        if !given.is_empty() {
+            *list = given.iter().filter_map(Listed::rule).cloned().collect();
+        }
+    }
+    for (rate, given) in [(&mut limits.connects_max, connects), (&mut limits.accepts_max, accepts)] {
+        match given {
+            Some(Max::Value(count)) => *rate = Some(u32::try_from(count).unwrap_or(u32::MAX)),
+            Some(Max::Max) => *rate = None,
+            None => {}
+        }
+    }
+    Some(limits)
+}
+
+impl Listed {
+    fn rule(&self) -> Option<&Rule> {
+        match self {
+            Self::Nothing => None,
+            Self::Rule(rule) => Some(rule),
+        }
+    }
+}

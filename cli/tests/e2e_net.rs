@@ -1,0 +1,93 @@
+//! The network limits of containers and pods.
+
+mod common;
+
+use common::user::User;
+use common::{Name, json, nspod, ok, root};
+
+/// Connects to each port of the loopback address, and prints why that failed.
+const CONNECT: &str = r#"for port in "$@"; do
+    why=$( (: </dev/tcp/127.0.0.1/$port) 2>&1 ) && why=open
+    case $why in *"not permitted"*) why=denied;; *refused*) why=closed;; esac
+    echo $port $why
+done"#;
+
+fn connect<'a>(ports: &[&'a str]) -> Vec<&'a str> {
+    [&["bash", "-c", CONNECT, "bash"], ports].concat()
+}
+
+fn connects(name: &str, ports: &[&str]) -> String {
+    ok(&[&["exec", name], &connect(ports)[..]].concat())
+}
+
+#[test]
+fn a_denied_network_is_out_of_reach_from_the_first_process_on() {
+    if !root() {
+        return;
+    }
+    let run = |flags: &[&str]| ok(&[&["run"], flags, &connect(&["80", "81"])].concat());
+    assert_eq!(run(&["--deny-net", "127.0.0.1:80/tcp"]), "80 denied\n81 closed\n");
+    assert_eq!(
+        run(&["--allow-net", "127.0.0.0/8:80", "--allow-net", "10.0.0.0/8"]),
+        "80 closed\n81 denied\n"
+    );
+    assert_eq!(run(&["--connect-rate", "1"]), "80 closed\n81 denied\n");
+    assert_eq!(run(&[]), "80 closed\n81 closed\n");
+}
+
+#[test]
+fn an_update_changes_the_named_limits_and_keeps_the_others() {
+    if !root() {
+        return;
+    }
+    let name = Name::detached(&["--deny-net", "*:80"], &["sleep", "1000"]);
+    assert_eq!(connects(&name, &["80", "81"]), "80 denied\n81 closed\n");
+    ok(&["update", "--allow-net", "*:80-81", "--connect-rate", "100", &name]);
+    assert_eq!(connects(&name, &["80", "81", "82"]), "80 denied\n81 closed\n82 denied\n");
+    let net = json(&["inspect", &name])[0]["spec"]["limits"]["net"].clone();
+    let want = serde_json::json!({ "allow": ["*:80-81"], "deny": ["*:80"], "connects.max": 100 });
+    assert_eq!(net, want);
+    let stats = json(&["--json", "stats", "--no-stream", &name]);
+    let egress = &stats[0]["usage"]["net"]["egress"];
+    assert_eq!(egress["denied"], 3, "{stats}");
+    assert_eq!(egress["packets"], 2, "{stats}");
+    let shown = ok(&["stats", "--no-stream", &name]);
+    assert!(shown.contains("SENT / RECEIVED") && !shown.contains("- / -"), "{shown}");
+    ok(&["update", "--allow-net", "none", "--deny-net", "none", "--connect-rate", "max", &name]);
+    assert_eq!(connects(&name, &["80", "82"]), "80 closed\n82 closed\n");
+}
+
+#[test]
+fn the_containers_of_a_pod_share_a_network_and_have_limits_of_their_own() {
+    if !root() {
+        return;
+    }
+    let pod = Name::pod();
+    ok(&["pod", "create", "--share", "net,ipc,uts", "--deny-net", "*:80", &pod]);
+    let first = Name::detached(&["--pod", &pod, "--deny-net", "*:81"], &["sleep", "1000"]);
+    let second = Name::detached(&["--pod", &pod, "--allow-net", "*:80-81"], &["sleep", "1000"]);
+    let net = |name: &str| ok(&["exec", name, "readlink", "/proc/self/ns/net"]);
+    assert_eq!(net(&first), net(&second));
+    assert_eq!(connects(&first, &["80", "81", "82"]), "80 denied\n81 denied\n82 closed\n");
+    assert_eq!(connects(&second, &["80", "81", "82"]), "80 denied\n81 closed\n82 denied\n");
+}
+
+#[test]
+fn limits_that_cannot_be_enforced_are_refused_with_the_reason() {
+    if !root() {
+        return;
+    }
+    let wrong = nspod(&["run", "--deny-net", "10.0.0.0/8:80/icmp", "true"]);
+    assert_eq!(wrong.code(), 125);
+    assert!(
+        wrong.err.contains("--deny-net <RULE>") && wrong.err.contains("the protocol has no ports"),
+        "{}",
+        wrong.err
+    );
+    let user = User::new();
+    let refused = user.nspod(&["run", "--deny-net", "*:80", "true"]);
+    assert_eq!((refused.code(), refused.out.as_str()), (125, ""), "{}", refused.err);
+    assert!(refused.err.contains("cgroup"), "{}", refused.err);
+    let plan = ok(&["run", "--explain", "--deny-net", "*:80", "--accept-rate", "5", "true"]);
+    assert!(plan.contains("net.deny = *:80\n      net.accepts.max = 5\n"), "{plan}");
+}
