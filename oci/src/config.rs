@@ -12,6 +12,7 @@ mod example;
 mod hooks;
 mod json;
 mod linux;
+mod mount_options;
 mod mounts;
 mod parse;
 mod paths;
@@ -20,6 +21,7 @@ mod resources;
 mod types;
 
 pub use example::example;
+pub use mount_options::mount_options;
 pub use parse::{parse, parse_process, parse_resources};
 pub use process::process;
 pub use resources::resources;

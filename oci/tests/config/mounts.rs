@@ -66,6 +66,20 @@ fn each_attribute_applies_to_the_mount_alone_or_with_an_r_to_all_below() {
 }
 
 #[test]
+fn only_flags_of_the_listed_options_go_to_the_file_system() {
+    let options = nspod_oci_runtime::config::mount_options();
+    assert!(options.is_sorted() && options.iter().any(|option| option == "rnosymfollow"), "{options:?}");
+    for option in options {
+        let to_file_system = match with_options("tmpfs", &[&option]).kind {
+            MountKind::FileSystem { options, .. } => options.iter().any(|(key, _)| key == &option),
+            _ => false,
+        };
+        let flag = ["dirsync", "iversion", "lazytime", "mand", "sync"].contains(&option.as_str());
+        assert_eq!(to_file_system, flag, "{option}");
+    }
+}
+
+#[test]
 fn ro_on_a_recursive_bind_applies_to_the_mount_alone() {
     let mount = with_options("bind", &["rbind", "ro", "nosuid"]);
     // The named fields of the spec would also apply to nested mounts.

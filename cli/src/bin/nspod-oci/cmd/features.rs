@@ -5,7 +5,7 @@
 use clap::Args;
 use nspod_cli::error::Result;
 use nspod_cli::output;
-use nspod_oci_runtime::config::VERSION;
+use nspod_oci_runtime::config::{VERSION, mount_options};
 use serde_json::json;
 
 #[derive(Debug, Args)]
@@ -16,79 +16,13 @@ pub(crate) fn version() -> Result<()> {
     output::line(format_args!("nspod-oci version {}\nspec: {VERSION}", env!("CARGO_PKG_VERSION")))
 }
 
-/// The mount options that do not belong to a file system.
-const MOUNT_OPTIONS: &[&str] = &[
-    "async",
-    "atime",
-    "bind",
-    "defaults",
-    "dev",
-    "diratime",
-    "dirsync",
-    "exec",
-    "idmap",
-    "iversion",
-    "lazytime",
-    "loud",
-    "mand",
-    "noatime",
-    "nodev",
-    "nodiratime",
-    "noexec",
-    "noiversion",
-    "nolazytime",
-    "nomand",
-    "norelatime",
-    "nostrictatime",
-    "nosuid",
-    "nosymfollow",
-    "private",
-    "ratime",
-    "rbind",
-    "rdev",
-    "rdiratime",
-    "relatime",
-    "remount",
-    "rexec",
-    "ridmap",
-    "rnoatime",
-    "rnodev",
-    "rnodiratime",
-    "rnoexec",
-    "rnorelatime",
-    "rnostrictatime",
-    "rnosuid",
-    "rnosymfollow",
-    "ro",
-    "rprivate",
-    "rrelatime",
-    "rro",
-    "rrw",
-    "rshared",
-    "rslave",
-    "rstrictatime",
-    "rsuid",
-    "rsymfollow",
-    "runbindable",
-    "rw",
-    "shared",
-    "silent",
-    "slave",
-    "strictatime",
-    "suid",
-    "symfollow",
-    "sync",
-    "tmpcopyup",
-    "unbindable",
-];
-
 pub(crate) fn features() -> Result<()> {
     let capabilities: Vec<String> = caps::all().iter().map(ToString::to_string).collect();
     output::json(&json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": VERSION,
         "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
-        "mountOptions": MOUNT_OPTIONS,
+        "mountOptions": mount_options(),
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": capabilities,
