@@ -1,6 +1,6 @@
 //! Counts tests and names the failed ones, from the output of cargo's test harness.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 /// A line with this beginning, on either stream, says that a test did not run: `SKIP NAME: REASON`.
 const SKIP: &str = "SKIP ";
@@ -12,6 +12,8 @@ pub(crate) const FAILED: &str = "== failed, code ";
 const TEST_FAILED: &str = "101";
 /// The exit code of `timeout` for a program that ran too long.
 const TIMED_OUT: i32 = 124;
+/// The number of lines that are kept of the output of a failed test, or of a broken program.
+const KEPT: usize = 40;
 
 /// The tests of one lane.
 #[derive(Debug, Default)]
@@ -20,15 +22,55 @@ pub(crate) struct Tally {
     failed: u32,
     ignored: u32,
     skips: BTreeSet<String>,
-    failures: Vec<String>,
+    failures: Vec<Failure>,
     /// The program that runs.
     program: String,
     /// Whether the program has printed its result.
     has_result: bool,
-    /// Whether the program prints the output of its tests, which can look like a failed test.
-    output_follows: bool,
+    section: Section,
+    /// The last lines of the program.
+    last: Tail,
     /// The unfinished last line of each stream.
     partial: [Vec<u8>; 2],
+}
+
+/// A failed test or a broken program.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// `PROGRAM: NAME`
+    pub(crate) name: String,
+    /// The end of the output of the test, or of the program.
+    pub(crate) output: Tail,
+}
+
+/// The last lines of some output.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tail(VecDeque<String>);
+
+impl Tail {
+    fn push(&mut self, line: &str) {
+        if self.0.len() == KEPT {
+            self.0.pop_front();
+        }
+        self.0.push_back(line.to_owned());
+    }
+
+    /// Returns the lines without the empty ones at the beginning and at the end.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = &str> {
+        let length = self.0.iter().rposition(|line| !line.is_empty()).map_or(0, |last| last + 1);
+        self.0.iter().take(length).map(String::as_str).skip_while(|line| line.is_empty())
+    }
+}
+
+/// A part of a program's output.
+#[derive(Clone, Copy, Debug, Default)]
+enum Section {
+    /// One line for each test.
+    #[default]
+    Tests,
+    /// The captured output of the tests, which can look like a failed test. The number is the index of the
+    /// failure whose output follows.
+    Output(Option<usize>),
 }
 
 /// Tests that passed, failed, and did not run.
@@ -57,9 +99,9 @@ impl Tally {
         self.skips.iter().map(String::as_str)
     }
 
-    /// Returns the failed tests and the broken programs, each as `PROGRAM: NAME`, in the order in which they ran.
-    pub(crate) fn failures(&self) -> &[String] {
-        &self.failures
+    /// Returns the failed tests and the broken programs in the order in which they ran.
+    pub(crate) fn into_failures(self) -> Vec<Failure> {
+        self.failures
     }
 
     /// Returns the counts. The harness counts a test that skipped itself as passed; this does not.
@@ -78,17 +120,22 @@ impl Tally {
         } else if stream == 0 {
             self.harness_line(line);
         }
+        if !line.starts_with(PROGRAM) {
+            self.last.push(line);
+        }
     }
 
     fn harness_line(&mut self, line: &str) {
         if let Some(program) = line.strip_prefix(PROGRAM) {
             program.clone_into(&mut self.program);
             self.has_result = false;
-            self.output_follows = false;
+            self.section = Section::Tests;
+            self.last = Tail::default();
         } else if let Some(code) = line.strip_prefix(FAILED) {
             if code != TEST_FAILED || !self.has_result {
                 self.failed += 1;
-                self.fail(&broken(code));
+                let output = std::mem::take(&mut self.last);
+                self.fail(&broken(code), output);
             }
         } else if let Some((passed, failed, ignored)) = result(line) {
             self.passed += passed;
@@ -96,17 +143,49 @@ impl Tally {
             self.ignored += ignored;
             self.has_result = true;
             // `cargo test --doc` runs one harness for each crate.
-            self.output_follows = false;
+            self.section = Section::Tests;
         } else if line == "failures:" || line == "successes:" {
-            self.output_follows = true;
-        } else if let Some(name) = failed_test(line).filter(|_| !self.output_follows) {
-            self.fail(name);
+            self.section = Section::Output(None);
+        } else if let Section::Output(of) = self.section {
+            if let Some(failure) = output_of(line).and_then(|name| self.failure(name)) {
+                self.section = Section::Output(Some(failure));
+            } else if let Some(failure) = of.filter(|_| !of_backtrace(line)) {
+                self.failures[failure].output.push(line);
+            }
+        } else if let Some(name) = failed_test(line) {
+            self.fail(name, Tail::default());
         }
     }
 
-    fn fail(&mut self, what: &str) {
-        self.failures.push(format!("{}: {what}", self.program));
+    fn fail(&mut self, what: &str, output: Tail) {
+        self.failures.push(Failure { name: format!("{}: {what}", self.program), output });
     }
+
+    /// Returns the index of a failed test of this program.
+    fn failure(&self, name: &str) -> Option<usize> {
+        let name = format!("{}: {name}", self.program);
+        // The line of a test has a note after its name, the heading of its output does not.
+        self.failures.iter().rposition(|failure| {
+            failure
+                .name
+                .strip_prefix(&name)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(" - should panic"))
+        })
+    }
+}
+
+/// Returns whether the line is of a backtrace, which would leave no room for the message before it.
+fn of_backtrace(line: &str) -> bool {
+    let frame = line.trim_start();
+    let number = frame.split_once(": ").map_or("", |(number, _)| number);
+    line == "stack backtrace:"
+        || line.starts_with("   ") && number.parse::<u32>().is_ok()
+        || line.starts_with("             at ")
+}
+
+/// Reads `---- NAME stdout ----`.
+fn output_of(line: &str) -> Option<&str> {
+    line.strip_prefix("---- ")?.strip_suffix(" stdout ----")
 }
 
 /// Reads `test NAME ... FAILED`.
@@ -136,6 +215,69 @@ fn result(line: &str) -> Option<(u32, u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn names(tally: Tally) -> Vec<String> {
+        tally.into_failures().into_iter().map(|failure| failure.name).collect()
+    }
+
+    fn outputs(tally: Tally) -> Vec<(String, String)> {
+        let output = |failure: &Failure| failure.output.lines().collect::<Vec<_>>().join("\n");
+        tally.into_failures().into_iter().map(|failure| (failure.name.clone(), output(&failure))).collect()
+    }
+
+    #[test]
+    fn a_failed_test_has_its_own_output() {
+        let mut tally = Tally::default();
+        let of = |name: &str, text: &str| format!("---- {name} stdout ----\n{text}\n\n");
+        let result = "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out\n";
+        for text in [
+            "\n== program cli, smoke\ntest a::one ... FAILED\ntest two ... ok\ntest three - should panic ... FAILED\n",
+            &format!("\nsuccesses:\n\n{}\nsuccesses:\n    two\n", of("two", "fine")),
+            &format!(
+                "\nfailures:\n\n{}",
+                of(
+                    "a::one",
+                    "\nthread 'a::one' panicked at x.rs:1:\n\nleft: 1\nstack backtrace:\n   0: f\n             at x.rs:1"
+                )
+            ),
+            &of("three", "---- other stdout ----\ntest two ... FAILED"),
+            &format!("\nfailures:\n    a::one\n    three\n\n{result}\n== failed, code 101\n"),
+            "\n== program cli, other\ntest a::one ... FAILED\n",
+            &format!("\nfailures:\n\n{}\nfailures:\n    a::one\n\n{result}", of("a::one", "elsewhere")),
+        ] {
+            tally.push(0, text.as_bytes());
+        }
+        let expected = [
+            ("cli, smoke: a::one", "thread 'a::one' panicked at x.rs:1:\n\nleft: 1"),
+            ("cli, smoke: three - should panic", "---- other stdout ----\ntest two ... FAILED"),
+            ("cli, other: a::one", "elsewhere"),
+        ];
+        assert_eq!(outputs(tally), expected.map(|(name, output)| (name.to_owned(), output.to_owned())));
+    }
+
+    #[test]
+    fn the_end_of_a_long_output_is_kept() {
+        let mut tally = Tally::default();
+        tally.push(0, b"== program p\ntest a ... FAILED\nfailures:\n---- a stdout ----\n");
+        for line in 1..=KEPT + 2 {
+            tally.push(0, format!("line {line}\n").as_bytes());
+        }
+        let output = &outputs(tally)[0].1;
+        assert!(output.starts_with("line 3\n") && output.ends_with("\nline 42"), "{output}");
+    }
+
+    #[test]
+    fn a_broken_program_has_the_last_lines_of_both_streams() {
+        let mut tally = Tally::default();
+        tally.push(0, b"== program before\nnot this\n== program p\nrunning 2 tests\ntest a ... ok\n");
+        tally.push(1, b"what it says\n");
+        tally.push(0, b"\n== failed, code 139\n");
+        let expected = "running 2 tests\ntest a ... ok\nwhat it says";
+        assert_eq!(
+            outputs(tally),
+            [("p: the program was killed by signal 11".to_owned(), expected.to_owned())]
+        );
+    }
 
     #[test]
     fn a_skipped_test_counts_once_and_not_as_passed() {
@@ -174,7 +316,7 @@ mod tests {
             b"test result: FAILED. 0 passed; 1 failed; 0 ignored\ntest src/b.rs - b (line 9) ... FAILED\n",
         );
         assert_eq!(
-            tally.failures(),
+            names(tally),
             [
                 "cli, smoke: mod::two",
                 "cli, smoke: three - should panic",
@@ -195,7 +337,7 @@ mod tests {
         }
         assert_eq!(tally.counts(), Counts { passed: 0, failed: 4, skipped: 0 });
         assert_eq!(
-            tally.failures(),
+            names(tally),
             [
                 "a: the program hung and was killed",
                 "b: the program was killed by signal 11",

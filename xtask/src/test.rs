@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
 use crate::guest::{self, Stream, repository};
-use crate::tally::{Counts, FAILED, PROGRAM, Tally};
+use crate::tally::{Counts, FAILED, Failure, PROGRAM, Tally};
 use crate::{aarch64, cycles, fuzz, install, references, sh, uml};
 
 /// Ends a guest that hangs, in seconds.
@@ -23,6 +23,8 @@ const HOST: &str = "host lane";
 /// The test program for any OCI runtime. In the guest it also runs against each of `CONTROLS`.
 const CONTROLLED: &str = "oci_fields";
 const CONTROLS: [&str; 2] = ["crun", "runc"];
+/// The number of lines of output that the command repeats at its end.
+const REASONS: usize = 120;
 /// Ends a test program that hangs, in seconds, so that the next ones run.
 const BINARY_TIMEOUT: u64 = 900;
 
@@ -35,7 +37,8 @@ const LACKING: [(&str, &str); 3] =
 /// The host lane runs on the kernel of this machine: formatting, lints (also for aarch64), documentation, tests, a few seconds of each
 /// fuzz target, and each benchmark once. The guest lane runs the same tests under `cargo xtask guest`, where no test
 /// may be skipped. The uml lane runs the tests about missing time namespaces on a kernel without them. The last lines
-/// of the output list the skipped tests, the failed checks and the failed tests.
+/// of the output list the skipped tests, the failed checks and the failed tests, and the end of the output of each
+/// failed test.
 ///
 /// Missing programs are installed from Debian's packages, as root.
 #[derive(clap::Args)]
@@ -100,7 +103,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             // The other lanes fail when a test is skipped, and name it then.
             skips.extend(tally.skips().map(str::to_owned));
         }
-        failures.extend(tally.failures().iter().map(|failure| format!("{lane}, {failure}")));
+        failures.extend(tally.into_failures().into_iter().map(|failure| {
+            let name = format!("{lane}, {}", failure.name);
+            Failure { name, ..failure }
+        }));
     }
     if checks {
         if fuzz::has_nightly() {
@@ -124,10 +130,32 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         eprintln!("FAILED {failed}");
     }
     for failure in &failures {
-        eprintln!("FAILED test: {failure}");
+        eprintln!("FAILED test: {}", failure.name);
+    }
+    for line in reasons(&failures) {
+        eprintln!("{line}");
     }
     println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
     Ok(if steps.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Returns the outputs of the failed tests, in lines. Leaves out what exceeds `REASONS`, so that the end of a log
+/// also has the names.
+fn reasons(failures: &[Failure]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (index, failure) in failures.iter().enumerate() {
+        let output: Vec<String> = failure.output.lines().map(|line| format!("    {line}")).collect();
+        if output.is_empty() {
+            continue;
+        }
+        if lines.len() + output.len() > REASONS {
+            lines.push(format!("The output of {} failed tests is only above.", failures.len() - index));
+            break;
+        }
+        lines.push(format!("Output of the failed test: {}", failure.name));
+        lines.extend(output);
+    }
+    lines
 }
 
 /// The steps that have failed. Each step prints a heading and its time.
@@ -408,7 +436,27 @@ mod tests {
         let output = Command::new("sh").args(["-c", &script]).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         tally.push(0, &output.stdout);
-        assert_eq!(tally.failures(), ["cli, crash: the program was killed by signal 11", "cli, fail: b"]);
+        let names: Vec<String> = tally.into_failures().into_iter().map(|failure| failure.name).collect();
+        assert_eq!(names, ["cli, crash: the program was killed by signal 11", "cli, fail: b"]);
+    }
+
+    #[test]
+    fn the_reasons_follow_the_names_within_a_limit() {
+        let mut tally = Tally::default();
+        tally.push(0, b"== program p\n");
+        let names: Vec<String> = (0..6).map(|n| format!("t{n}")).collect();
+        for name in &names {
+            tally.push(0, format!("test {name} ... FAILED\n").as_bytes());
+        }
+        tally.push(0, b"failures:\n");
+        for name in &names {
+            tally.push(0, format!("---- {name} stdout ----\n{}", "because\n".repeat(30)).as_bytes());
+        }
+        let lines = reasons(&tally.into_failures());
+        assert_eq!(lines[..2], ["Output of the failed test: p: t0", "    because"]);
+        assert_eq!(lines.len(), 3 * 31 + 1);
+        assert_eq!(lines.last().unwrap(), "The output of 3 failed tests is only above.");
+        assert!(reasons(&[]).is_empty());
     }
 
     #[test]
