@@ -390,10 +390,23 @@ impl Bundle {
             fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
         pids.filter(marked).collect()
     }
+
+    /// Prints the ends of criu's logs, which are deleted with the bundle.
+    fn print_logs_of_criu(&self) {
+        for name in ["dump.log", "restore.log"] {
+            let Ok(log) = fs::read(self.path("images").join(name)) else { continue };
+            let log = String::from_utf8_lossy(&log);
+            let lines: Vec<&str> = log.lines().collect();
+            println!("the end of {name}:\n{}", lines[lines.len().saturating_sub(15)..].join("\n"));
+        }
+    }
 }
 
 impl Drop for Bundle {
     fn drop(&mut self) {
+        if thread::panicking() {
+            self.print_logs_of_criu();
+        }
         self.before.clear();
         let _ = self.command(&["delete", "--force", self.id()]).status();
     }
