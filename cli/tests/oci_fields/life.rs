@@ -7,7 +7,7 @@ use cgroup_core::Controllers;
 use serde_json::json;
 
 use crate::bundle::{Bundle, cgroups, ours, runtime_lacks};
-use crate::common::eventually;
+use crate::common::{eventually, root};
 
 #[test]
 fn create_leaves_one_waiting_process_and_start_releases_it() {
@@ -359,4 +359,18 @@ fn the_root_of_states_is_private() {
         assert_eq!(own & 0o066, 0, "{own:o}");
     }
     assert!(!ours() || (root, own) == (0o700, 0o700), "{root:o} {own:o}");
+}
+
+#[test]
+fn delete_removes_no_file_behind_a_mount_in_the_state_directory() {
+    if !root() || !ours() {
+        return;
+    }
+    let bundle = Bundle::of(&["sleep", "1000"]).up();
+    let bundle = bundle.before(
+        "mkdir $B/state/$NSPOD_TEST_MARK/mounted; mount --bind $B/rootfs $B/state/$NSPOD_TEST_MARK/mounted",
+    );
+    let output = bundle.verb(&["delete", "--force", bundle.id()]);
+    assert!(bundle.path("rootfs/bin/busybox").exists(), "the root is empty");
+    assert!(output.code() != 0 && output.err.contains("(EXDEV)"), "{output:?}");
 }

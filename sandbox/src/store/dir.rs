@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, RawDir, RenameFlags, SeekFrom, fstat, mkdirat, openat, renameat,
-    renameat_with, seek, statat, unlinkat,
+    AtFlags, CWD, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, SeekFrom, fstat, mkdirat, openat, openat2,
+    renameat, renameat_with, seek, statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -287,9 +287,15 @@ impl Dir {
         }
     }
 
+    /// Removes a subdirectory. Fails with `EXDEV` if something is mounted on it, because the files in it are
+    /// not of this directory.
     fn remove_sub(&self, name: &str) -> Result<(), Error> {
-        let Some(dir) = self.sub(name)? else { return Ok(()) };
-        dir.clear()?;
+        let fd = match openat2(&self.fd, component(name)?, DIR, Mode::empty(), ResolveFlags::NO_XDEV) {
+            Ok(fd) => fd.into(),
+            Err(Errno::NOENT) => return Ok(()),
+            Err(e) => return Err(failed("remove", &self.at(name), "openat2", e)),
+        };
+        Dir { fd, path: self.at(name), alternative: self.alternative }.clear()?;
         self.remove_empty(name)
     }
 
