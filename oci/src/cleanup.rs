@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
 use ns_core::{Pidfd, boot_id};
 use nspod_sandbox::store::Lock;
 
@@ -37,12 +39,24 @@ pub(crate) fn stop(record: &OciRecord) -> Result<()> {
     record.pidfd()?.map_or(Ok(()), |process| kill_init(record, &process))
 }
 
-/// Removes a container's cgroup with the processes in it, its resctrl group, and the mount of its root.
+/// Removes a container's cgroup with the processes in it, its resctrl group, and the mounts of its root.
 /// Ignores objects that no longer exist.
 pub(crate) fn remove(record: &OciRecord) -> Result<()> {
     resctrl::remove(&record.rdt_made)?;
     unmount(record)?;
-    cgroup::remove(record)
+    cgroup::remove(record)?;
+    unmount_criu_root(record)
+}
+
+/// Unmounts the root that was mounted for criu. The state directory cannot be removed while the mount is
+/// there.
+pub(crate) fn unmount_criu_root(record: &OciRecord) -> Result<()> {
+    let Some(path) = &record.criu_root else { return Ok(()) };
+    match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        // It is not mounted.
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
+        Err(e) => Err(Error::path("criu", "unmount", path, e as i32)),
+    }
 }
 
 /// Deletes the state of a container without processes, and runs its poststop hooks. Calls `before_hooks`

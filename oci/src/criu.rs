@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use cgroup_core::{Cgroup, Hierarchy};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -30,7 +30,7 @@ use crate::launch::{self, Claimed, CreateOptions, RunMode};
 use crate::record::{OciRecord, Status};
 use crate::runtime::Runtime;
 use crate::state::{Entry, Store};
-use crate::{cleanup, hooks, pid_file, socket};
+use crate::{cleanup, hooks, pid_file, socket, streams};
 
 /// The file in the image directory with the names of the standard streams, in runc's format.
 const DESCRIPTORS: &str = "descriptors.json";
@@ -165,8 +165,7 @@ impl Container {
         options.number(Field::Pid, pid as u64);
         options.text(Field::Root, &record.rootfs);
         add_external(&mut options, &spec, &record.rootfs, pid)?;
-        let streams = Streams::of(pid)?;
-        for file in streams.0.iter().filter(|name| name.starts_with("file[")) {
+        for file in outside(&record.streams, pid)? {
             options.text(Field::External, file);
         }
         if let Some(path) = record.cgroup_path() {
@@ -181,7 +180,7 @@ impl Container {
         if args.pre_dump {
             return Ok(());
         }
-        streams.write(&images.images)?;
+        write_streams(&images.images, &record.streams)?;
         if args.leave_running {
             return Ok(());
         }
@@ -388,16 +387,25 @@ fn restore_into(args: &RestoreOptions, claimed: &mut Claimed) -> Result<(rpc::Do
     let mode = if args.detach { RunMode::Detached } else { RunMode::Foreground };
     let console = launch::console(&args.create, has_terminal, mode)?;
     let cgroup = claimed.make_cgroup()?;
-    let (mut options, _dirs) = restore_options(args, claimed)?;
-    let (entry, record) = (&claimed.entry, &claimed.record);
+    let streams = read_streams(&images.images)?;
+    let (mut options, _dirs) = restore_options(args, claimed, &streams)?;
+    let (entry, record) = (&claimed.entry, &mut claimed.record);
+    // The other streams are in the images.
+    let own = streams::names().into_iter().zip(&streams);
+    record.streams =
+        own.map(|(own, name)| if streams::is_outside(name) { own } else { String::new() }).collect();
     // criu requires a root that is a mount point.
     let root = entry.dir().make_sub("criu-root")?;
-    mount(Some(&record.rootfs), root.path(), None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
-        .map_err(|e| Error::path("criu", "mount the root at", root.path(), e as i32))?;
-    options.text(Field::Root, root.path());
+    let root = record.criu_root.insert(root.path().to_owned()).clone();
+    entry.write(record)?;
+    mount(Some(&record.rootfs), &root, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
+        .map_err(|e| Error::path("criu", "mount the root at", &root, e as i32))?;
+    options.text(Field::Root, &root);
     let by_criu = rpc::call(&criu, Action::Restore, options, |command| inside(cgroup.as_ref(), command));
-    let _ = umount2(root.path(), MntFlags::MNT_DETACH);
+    let unmounted = cleanup::unmount_criu_root(record);
     let done = by_criu.map_err(images.reason(Action::Restore))?;
+    unmounted?;
+    record.criu_root = None;
     Ok((done, console))
 }
 
@@ -432,7 +440,11 @@ fn warn_of_hooks(claimed: &Claimed) {
 }
 
 /// Returns the options of a restore, and the directories that must stay open until criu has ended.
-fn restore_options(args: &RestoreOptions, claimed: &Claimed) -> Result<(Options, [File; 2])> {
+fn restore_options(
+    args: &RestoreOptions,
+    claimed: &Claimed,
+    streams: &[String],
+) -> Result<(Options, [File; 2])> {
     let images = &args.images;
     let (record, spec) = (&claimed.record, &claimed.wanted.spec);
     let (mut options, dirs) = images.options(Action::Restore)?;
@@ -445,8 +457,8 @@ fn restore_options(args: &RestoreOptions, claimed: &Claimed) -> Result<(Options,
         let failed = |e| Error::path("criu", "open", path, e as i32);
         options.inherit(fd.map_err(failed)?, label(kind));
     }
-    for (number, name) in Streams::read(&images.images)?.0.iter().enumerate() {
-        if name.starts_with("pipe:") || name.starts_with("file[") {
+    for (number, name) in streams.iter().enumerate() {
+        if streams::is_outside(name) {
             options.inherit(stream(number)?, name);
         }
     }
@@ -522,49 +534,33 @@ fn label(kind: Kind) -> &'static str {
     if kind == Kind::Net { "extRootNetNS" } else { "extRootPidNS" }
 }
 
-/// Returns criu's names for the standard streams of a container.
-struct Streams(Vec<String>);
+/// Returns the names of the standard streams that are files outside the container.
+fn outside(streams: &[String], pid: i32) -> Result<Vec<&String>> {
+    let path = Path::new("/proc").join(pid.to_string()).join("mountinfo");
+    let mounts = fs::read(&path).map_err(|e| io("read", &path, &e))?;
+    let is_outside = |name: &&String| {
+        streams::mount_id(name).is_some_and(|id| ns_core::proc::mounts(&mounts).all(|mount| mount.id != id))
+    };
+    Ok(streams.iter().filter(is_outside).collect())
+}
 
-impl Streams {
-    fn of(pid: i32) -> Result<Streams> {
-        let proc = Path::new("/proc").join(pid.to_string());
-        let read = |path: &Path| fs::read(path).map_err(|e| io("read", path, &e));
-        let mounts = read(&proc.join("mountinfo"))?;
-        let name = |number: u32| {
-            let path = proc.join("fd").join(number.to_string());
-            let target = match fs::read_link(&path) {
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(String::new()),
-                target => target.map_err(|e| io("look at", &path, &e))?.display().to_string(),
-            };
-            let stat = fs::metadata(&path).map_err(|e| io("look at", &path, &e))?;
-            let info = read(&proc.join("fdinfo").join(number.to_string()))?;
-            let mount = ns_core::proc::number::<u64>(&info, "mnt_id");
-            let has_path = !stat.file_type().is_fifo() && !stat.file_type().is_socket();
-            let known = ns_core::proc::mounts(&mounts).any(|known| Some(known.id) == mount);
-            Ok(match mount {
-                Some(id) if has_path && !known => format!("file[{id:x}:{:x}]", stat.ino()),
-                _ => target,
-            })
-        };
-        Ok(Streams((0..3).map(name).collect::<Result<_>>()?))
-    }
+/// Writes the names of the standard streams next to the images.
+fn write_streams(images: &Path, streams: &[String]) -> Result<()> {
+    let path = images.join(DESCRIPTORS);
+    fs::write(&path, serde_json::json!(streams).to_string()).map_err(|e| io("write", &path, &e))
+}
 
-    fn write(&self, images: &Path) -> Result<()> {
-        let path = images.join(DESCRIPTORS);
-        fs::write(&path, serde_json::json!(self.0).to_string()).map_err(|e| io("write", &path, &e))
-    }
-
-    fn read(images: &Path) -> Result<Streams> {
-        let path = images.join(DESCRIPTORS);
-        match fs::read(&path) {
-            Ok(json) => serde_json::from_slice(&json).map(Streams).map_err(|e| {
-                let problem = format!("{} is not a list of the standard streams: {e}", path.display());
-                let error = Error::new(ErrorKind::InvalidInput, "criu", problem);
-                error.on(path.display().to_string()).with_source(e)
-            }),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Streams(Vec::new())),
-            Err(e) => Err(io("read", &path, &e)),
-        }
+/// Reads the names of the standard streams.
+fn read_streams(images: &Path) -> Result<Vec<String>> {
+    let path = images.join(DESCRIPTORS);
+    match fs::read(&path) {
+        Ok(json) => serde_json::from_slice(&json).map_err(|e| {
+            let problem = format!("{} is not a list of the standard streams: {e}", path.display());
+            let error = Error::new(ErrorKind::InvalidInput, "criu", problem);
+            error.on(path.display().to_string()).with_source(e)
+        }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(io("read", &path, &e)),
     }
 }
 

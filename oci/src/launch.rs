@@ -25,7 +25,7 @@ use crate::prestart::{Outcome, PreStart};
 use crate::record::{OciRecord, Status};
 use crate::runtime::Runtime;
 use crate::state::{Entry, Store};
-use crate::{cleanup, hooks, pid_file, program, socket};
+use crate::{cleanup, hooks, pid_file, program, socket, streams};
 
 /// Options of [`Container::create`] and [`Container::run`].
 /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#create).
@@ -196,7 +196,7 @@ impl Claimed {
         let store = runtime.store()?;
         let (entry, lock) = store.create(id)?;
         let mut record = OciRecord::new(id, bundle.path().to_owned());
-        record.rootless = runtime.is_rootless();
+        record.rootless = context.rootless;
         record.owner = owner();
         record.annotations = mem::take(&mut wanted.annotations);
         record.poststart = mem::take(&mut wanted.hooks.poststart);
@@ -325,6 +325,9 @@ fn launch(
 ) -> Result<(SandboxContainer, Option<File>)> {
     let Claimed { wanted, place, entry, record, .. } = claimed;
     let console = console(&options, wanted.spec.process.terminal.is_some(), mode)?;
+    if wanted.spec.process.terminal.is_none() {
+        record.streams = streams::names();
+    }
     let pidfd_socket = socket::connect_pidfd(options.pidfd_socket.as_deref())?;
     let listener = wanted.seccomp_listener.take();
     socket::check_listener(&wanted.spec.process, listener.as_ref())?;

@@ -22,6 +22,7 @@ pub mod resctrl;
 mod runtime;
 mod socket;
 mod state;
+mod streams;
 mod time;
 
 pub use bundle::Bundle;

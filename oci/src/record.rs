@@ -40,6 +40,12 @@ pub(crate) struct OciRecord {
     /// directory before and after the start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) root_mount: Option<(u64, Option<u64>)>,
+    /// The directory at which `restore` mounts the root for criu.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) criu_root: Option<PathBuf>,
+    /// criu's names of the standard streams, unless they are a terminal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) streams: Vec<String>,
     pub(crate) boot_id: String,
     /// Whether `create` has not finished.
     pub(crate) creating: bool,
@@ -77,6 +83,8 @@ impl OciRecord {
             intel_rdt_path: None,
             rdt_made: Vec::new(),
             root_mount: None,
+            criu_root: None,
+            streams: Vec::new(),
             boot_id: String::new(),
             creating: true,
             bundle,
@@ -128,7 +136,10 @@ impl OciRecord {
 
     /// Returns whether the container has more objects to remove than the sandbox has created.
     pub(crate) fn needs_cleanup(&self) -> bool {
-        self.unit.is_some() || !self.rdt_made.is_empty() || self.root_mount.is_some()
+        self.unit.is_some()
+            || !self.rdt_made.is_empty()
+            || self.root_mount.is_some()
+            || self.criu_root.is_some()
     }
 
     pub(crate) fn state(&self, status: Status) -> State {

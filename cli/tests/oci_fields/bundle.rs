@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{IoSliceMut, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -508,6 +508,12 @@ impl Neighbour {
     pub fn namespace(&self, kind: &str) -> String {
         format!("/proc/{}/ns/{kind}", self.pid)
     }
+}
+
+/// Returns the pid of a pidfd.
+pub fn pid_of(pidfd: &OwnedFd) -> u64 {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap();
+    info.lines().find_map(|line| line.strip_prefix("Pid:")).unwrap().trim().parse().unwrap()
 }
 
 /// Returns the identity of a namespace: `net:[4026531840]`.

@@ -1,13 +1,14 @@
 //! A container is written to images by criu, and continues from them.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
 use cgroup_core::Controllers;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::bundle::{Bundle, ConsoleSocket, cgroups, ours, runtime_lacks};
+use crate::bundle::{Bundle, ConsoleSocket, cgroups, ours, pid_of, runtime_lacks};
 use crate::common::{self, Output, end_of, eventually, root, run_with, skip};
 
 /// Returns whether the runtime can checkpoint, and the kernel supports criu. If not, the test is skipped.
@@ -104,7 +105,14 @@ fn what_is_checkpointed_goes_on_where_it_was() {
     // The restored container can be checkpointed and restored again.
     fs::remove_dir_all(bundle.path("images")).unwrap();
     checkpoint(&bundle, &[]).ok();
-    restored(&bundle, &[]);
+    if runtime_lacks(&["crun", "runc"], "--pidfd-socket requires version 1.2") {
+        restored(&bundle, &[]);
+    } else {
+        let socket = ConsoleSocket::new();
+        restored(&bundle, &["--pidfd-socket", socket.path()]);
+        let (word, pidfd) = socket.received();
+        assert_eq!((word.as_str(), pid_of(&pidfd)), ("standard", bundle.pid()));
+    }
     assert_eq!(goes_on(&bundle).0, word);
     assert_eq!(bundle.verb(&["exec", bundle.id(), "cat", "/proc/1/comm"]).ok(), "sh\n");
     bundle.verb(&["kill", bundle.id(), "KILL"]).ok();
@@ -123,6 +131,8 @@ fn what_is_restored_is_in_a_cgroup_of_its_own_with_its_limits() {
     let (cgroup, limit) = (bundle.cgroup(), |name: &str| bundle.cgroup().join(name));
     checkpoint(&bundle, &[]).ok();
     assert!(!cgroup.exists());
+    // The shell may have this file open. Each restore from the images needs it as it is now.
+    let open = fs::read(bundle.path("rootfs/tmp/new")).ok();
     restored(&bundle, &[]);
     goes_on(&bundle);
     assert_eq!(bundle.cgroup(), cgroup);
@@ -138,6 +148,9 @@ fn what_is_restored_is_in_a_cgroup_of_its_own_with_its_limits() {
     for (flags, id) in [(&[][..], "other"), (&["--manage-cgroups-mode", "ignore"], "third")] {
         let id = format!("{}-{id}", bundle.id());
         let args = [&["restore", "--image-path", "images", "--detach"], flags, &[&id]].concat();
+        if let Some(open) = &open {
+            fs::write(bundle.path("rootfs/tmp/new"), open).unwrap();
+        }
         bundle.verb(&args).ok();
         goes_on(&bundle);
         let own = bundle.verb(&["exec", &id, "cat", "/proc/1/cgroup"]);
@@ -164,6 +177,32 @@ fn who_restores_in_the_foreground_has_its_output_and_its_exit_code() {
     assert_eq!((output.code(), output.out.as_str()), (7, "stopped\n"), "{}", output.err);
     assert_eq!(bundle.printed("create"), "");
     assert_ne!(bundle.verb(&["state", bundle.id()]).code(), 0, "it is not deleted");
+}
+
+#[test]
+fn a_program_that_has_redirected_its_output_has_the_callers_again() {
+    if !able() || runtime_lacks(&["runc"], "it cannot checkpoint a container with an output file outside") {
+        return;
+    }
+    // While the shell counts, its standard output is a file of the container, and another descriptor is the
+    // caller's.
+    let bundle = Bundle::sh(
+        "{ i=0
+           until [ -e /tmp/stop ]; do i=$((i + 1)); echo x $i > /tmp/new; mv /tmp/new /tmp/count; sleep 0.05; done
+         } > /tmp/inside 2> /tmp/errors
+         echo stopped; echo failed >&2; exit 7",
+    )
+    .up();
+    goes_on(&bundle);
+    checkpoint(&bundle, &[]).ok();
+    fs::remove_file(bundle.path("rootfs/tmp/count")).unwrap();
+    let output = thread::scope(|scope| {
+        let restored = scope.spawn(|| restore(&bundle, &[]));
+        goes_on(&bundle);
+        fs::write(bundle.path("rootfs/tmp/stop"), "").unwrap();
+        restored.join().unwrap()
+    });
+    assert_eq!((output.code(), output.out.as_str(), output.err.as_str()), (7, "stopped\n", "failed\n"));
 }
 
 #[test]
@@ -273,6 +312,95 @@ fn a_failure_says_criu_s_reason_and_changes_nothing() {
     words(&restore(&bundle, &["--detach"]), "criu failed: (00.");
     assert_ne!(bundle.verb(&["state", bundle.id()]).code(), 0, "a container is left");
     assert!(!cgroup.exists(), "a cgroup is left");
+}
+
+/// Checks that nothing of a container is left: state, cgroup, mounts and processes. The root has its files.
+#[track_caller]
+fn nothing_is_left(bundle: &Bundle, cgroup: Option<&Path>) {
+    let state: Vec<_> =
+        fs::read_dir(bundle.path("state")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(state.is_empty(), "{state:?}");
+    assert!(cgroup.is_none_or(|cgroup| !cgroup.exists()), "a cgroup is left");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let dir = bundle.path("");
+    let left: Vec<&str> = mounts.lines().filter(|line| line.contains(dir.to_str().unwrap())).collect();
+    assert!(left.is_empty(), "{left:?}");
+    eventually("its processes have ended", || bundle.processes().is_empty());
+    assert!(bundle.path("rootfs/bin/busybox").exists(), "the root is empty");
+}
+
+#[test]
+fn a_restore_that_fails_leaves_nothing() {
+    if !able() || !ours() || !cgroups(Controllers::PIDS | Controllers::MEMORY) {
+        return;
+    }
+    let bundle = up(counter().file("outside", "").mount(json!({
+        "destination": "/tmp/outside", "type": "bind", "options": ["bind"], "source": "outside",
+    })));
+    goes_on(&bundle);
+    let cgroup = bundle.cgroup();
+    checkpoint(&bundle, &[]).ok();
+    let fails = |expected: &str| {
+        let output = restore(&bundle, &["--detach"]);
+        assert_ne!(output.code(), 0, "{expected}");
+        assert!(output.err.contains(expected), "{expected:?} is not in {}", output.err);
+        nothing_is_left(&bundle, Some(&cgroup));
+    };
+    // criu reads the first before it starts a process, and the last when the processes exist.
+    for (name, kept) in [("inventory.img", None), ("core-1.img", Some(100)), ("pagemap-1.img", None)] {
+        let path = bundle.path("images").join(name);
+        let bytes = fs::read(&path).unwrap();
+        match kept {
+            None => fs::remove_file(&path).unwrap(),
+            Some(length) => fs::write(&path, &bytes[..length]).unwrap(),
+        }
+        fails("criu failed");
+        fs::write(&path, bytes).unwrap();
+    }
+    fs::rename(bundle.path("outside"), bundle.path("elsewhere")).unwrap();
+    fails("criu failed");
+    fs::rename(bundle.path("elsewhere"), bundle.path("outside")).unwrap();
+    let config = fs::read_to_string(bundle.path("config.json")).unwrap();
+    for resources in [json!({ "pids": { "limit": 2 } }), json!({ "memory": { "limit": 1_048_576 } })] {
+        let mut limited: Value = serde_json::from_str(&config).unwrap();
+        limited["linux"]["resources"] = resources;
+        fs::write(bundle.path("config.json"), limited.to_string()).unwrap();
+        fails("criu failed");
+    }
+    fs::write(bundle.path("config.json"), config).unwrap();
+    let args = ["--detach", "--pid-file", "/not/there/pid"];
+    assert!(restore(&bundle, &args).err.contains("/not/there/pid"));
+    nothing_is_left(&bundle, Some(&cgroup));
+    // The images are still good.
+    restored(&bundle, &[]);
+    goes_on(&bundle);
+}
+
+#[test]
+fn a_restore_that_is_killed_half_way_leaves_the_root_its_files() {
+    if !root() || !ours() {
+        return;
+    }
+    // A program that is called criu, so that the restore is killed while the root is mounted for criu.
+    let bundle = Bundle::of(&["true"]).file("path/criu", "#!/bin/sh\nexec sleep 1000\n");
+    bundle.write_config();
+    fs::create_dir(bundle.path("images")).unwrap();
+    let path = format!("{}:{}", bundle.path("path").display(), std::env::var("PATH").unwrap());
+    let mut restored = bundle.command(&["restore", "--image-path", "images", bundle.id()]);
+    let mut restored = common::Guard(restored.env("PATH", path).spawn().unwrap());
+    let there = bundle.path(&format!("state/{}/criu-root/bin/busybox", bundle.id()));
+    eventually("criu runs", || there.exists() && bundle.processes().len() == 2);
+    let processes = bundle.processes();
+    restored.0.kill().unwrap();
+    restored.0.wait().unwrap();
+    bundle.delete(&["--force"]);
+    if cgroups(Controllers::empty()) {
+        eventually("criu is killed with the container", || bundle.processes().is_empty());
+    }
+    for pid in processes.iter().filter(|pid| bundle.processes().contains(pid)) {
+        run_with(Command::new("kill").arg(pid.to_string()), "").ok();
+    }
+    nothing_is_left(&bundle, None);
 }
 
 #[test]

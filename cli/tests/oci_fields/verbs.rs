@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::thread;
@@ -11,7 +10,7 @@ use std::time::Duration;
 use cgroup_core::Controllers;
 use serde_json::{Value, json};
 
-use crate::bundle::{Bundle, ConsoleSocket, cgroups, ours, runtime_lacks};
+use crate::bundle::{Bundle, ConsoleSocket, cgroups, ours, pid_of, runtime_lacks};
 use crate::common::{Guard, end_of, eventually, signal, skip};
 
 fn sleeping() -> Bundle {
@@ -210,10 +209,8 @@ fn the_pidfd_of_a_started_process_is_sent() {
         let socket = ConsoleSocket::new();
         let flags = [flags, &["--pidfd-socket", socket.path(), bundle.id()], command].concat();
         bundle.verb(&flags).ok();
-        let (word, fd) = socket.received();
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).unwrap();
-        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).unwrap().trim().to_owned();
-        (word, pid)
+        let (word, pidfd) = socket.received();
+        (word, pid_of(&pidfd).to_string())
     };
     bundle.write_config();
     assert_eq!(received(&["create"], &[]), ("standard".to_owned(), bundle.pid().to_string()));
