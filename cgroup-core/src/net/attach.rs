@@ -11,19 +11,19 @@ use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 use crate::sys::bpf::{self, Map, MapKind, Name};
 
-/// What the sockets of a cgroup and its descendants sent and received since network limits were first
-/// set.
+/// Traffic of the sockets of a cgroup and its descendants since network limits were first set. See
+/// [ip(7)](https://man7.org/linux/man-pages/man7/ip.7.html).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct Usage {
-    /// What left.
+    /// Traffic that left the cgroup.
     pub egress: Traffic,
-    /// What arrived.
+    /// Traffic that arrived.
     pub ingress: Traffic,
 }
 
-/// The counters of a direction.
+/// Counters of a direction. See [ip(7)](https://man7.org/linux/man-pages/man7/ip.7.html).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
@@ -67,9 +67,8 @@ const ONLY: [u8; 4] = [0; 4];
 impl Cgroup {
     /// Replaces the network limits of this cgroup. The limits of its ancestors stay in force.
     ///
-    /// The first call attaches the programs, if there is anything to limit; later calls, also those of
-    /// other processes, replace their table. Programs that are attached stay, also if nothing is
-    /// limited, and count what passes.
+    /// The first call with a limit attaches the programs. Later calls, also by other processes, replace
+    /// their table. Attached programs stay and count packets even if nothing is limited.
     ///
     /// Since Linux 5.14. [`net`](crate::net) describes the effect;
     /// [bpf(2)](https://man7.org/linux/man-pages/man2/bpf.2.html) the system call.
@@ -104,8 +103,8 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Returns what the sockets of this cgroup and its descendants sent and received. Returns `None` if
-    /// no network limits were set in this cgroup.
+    /// Returns the traffic of the sockets of this cgroup and its descendants. Returns `None` if no
+    /// network limits were set in this cgroup.
     ///
     /// Since Linux 5.14. [bpf(2)](https://man7.org/linux/man-pages/man2/bpf.2.html).
     ///
@@ -137,8 +136,8 @@ impl Cgroup {
         }
     }
 
-    /// Attaches the program by which the maps are found. If another process was faster, this one uses
-    /// its maps.
+    /// Attaches the program that leads to the maps. If another process has attached one first, uses the
+    /// maps of that one.
     fn attach_first(&self, anchor: &Program, table: &Map) -> nix::Result<Maps> {
         let rules = Map::create(RULES, 1, Some(table))?;
         rules.update(&ONLY, &fd_bytes(table))?;
@@ -181,7 +180,7 @@ impl Cgroup {
         Ok(take(RULES).zip(take(STATE)).map(|(rules, state)| Maps { rules, state }))
     }
 
-    /// Returns the attached programs with the name of this one, the first first: the id of each, and
+    /// Returns the attached programs with the name of this one, the oldest first: the id of each, and
     /// the ids of its maps.
     fn net_programs(&self, program: &Program) -> nix::Result<impl Iterator<Item = (u32, Vec<u32>)>> {
         let name = program.name;

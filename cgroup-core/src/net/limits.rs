@@ -1,4 +1,4 @@
-//! The network limits, and what they allow.
+//! The network limits and their decisions.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -91,7 +91,7 @@ impl Limits {
         *self == Self::default()
     }
 
-    /// Returns whether only what an allow rule names is allowed in the direction.
+    /// Returns whether the direction allows only packets to which an allow rule applies.
     pub(super) fn restricts(&self, direction: Direction) -> bool {
         let binds = |rule: &Rule| rule.direction == Some(Direction::Bind);
         self.allow.iter().any(|rule| binds(rule) == (direction == Direction::Bind))
@@ -111,7 +111,7 @@ impl Limits {
     }
 }
 
-/// What the rules say about an address, protocol and port.
+/// Decision of the rules about an address, protocol and port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Verdict {
     /// A deny rule applies.

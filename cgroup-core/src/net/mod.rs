@@ -1,10 +1,10 @@
-//! Network limits of a cgroup: which addresses its processes may talk to, and how many connections
-//! they may open in a second.
+//! Network limits of a cgroup: the addresses with which its processes may communicate, and the number
+//! of connections in a second.
 //!
 //! cgroup v2 has no network controller. The limits are eBPF programs that are attached to the
-//! cgroup, so they bind the sockets of its processes and of all cgroups below. The containers of a
-//! pod can share a network namespace and still have limits of their own. What a cgroup allows must
-//! be allowed by its ancestors too.
+//! cgroup, so they apply to the sockets of its processes and of all cgroups below. The containers of
+//! a pod can share a network namespace and still have their own limits. A packet passes only if the
+//! cgroup and all of its ancestors allow it.
 //!
 //! A rule names a network, and can name ports, a protocol and a direction:
 //!
@@ -41,9 +41,9 @@
 //!
 //! # How long the limits last
 //! They last as long as the cgroup, and need neither a file nor a process. The programs find the
-//! limits in a map of the kernel, and an update replaces the whole map at once: a packet meets either
-//! the old limits or the new ones, and of two updates at the same time one remains. The kernel waits
-//! for its processors in each update, about 10 to 20 ms. A process in the
+//! limits in a map of the kernel, and an update replaces the whole map at once. The programs apply
+//! either the old limits or the new ones to a packet. The last of several concurrent updates remains.
+//! An update takes about 10 to 20 ms, because the kernel waits for its processors. A process in the
 //! cgroup cannot change the limits without CAP_BPF and CAP_NET_ADMIN in the initial user namespace.
 //!
 //! Sources: <https://docs.kernel.org/bpf/prog_cgroup_sockopt.html>,

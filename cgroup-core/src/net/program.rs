@@ -1,5 +1,5 @@
-//! The programs that enforce the limits of a cgroup. They are the same for all limits; what they
-//! decide is in their maps.
+//! The programs that enforce the limits of a cgroup. They are the same for all limits. Their maps
+//! contain the limits.
 //!
 //! Each program looks up the current table (`table.rs`) in a map of one map, so that all of its
 //! decisions about a packet follow from the same limits.
@@ -21,7 +21,7 @@ pub(super) struct Maps {
     pub(super) state: Map,
 }
 
-/// What the programs count and remember. A limit that is set anew does not reset it.
+/// Counters and state of the programs. A new limit does not reset them.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct State([u64; 10]);
 
@@ -57,7 +57,7 @@ fn counters(side: Side) -> i16 {
     COUNTERS + 32 * side as i16
 }
 
-/// The side of the counters: what leaves the cgroup, or what arrives.
+/// The side of the counters: packets that leave the cgroup, or packets that arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     Egress,
@@ -95,7 +95,7 @@ enum Family {
 const PACKET: u32 = 8;
 const CALL: u32 = 18;
 
-/// All programs. The first one is the one by which the maps of a cgroup are found.
+/// All programs. The maps of a cgroup are found through the first.
 #[rustfmt::skip]
 pub(super) const PROGRAMS: [Program; 8] = [
     program(*b"nspod_net_out\0\0\0", PACKET, 1, Kind::Packet(Side::Egress)),
@@ -490,8 +490,8 @@ fn load_bytes(a: &mut Assembler, offset: impl Into<Operand>, to: i16, length: i3
 }
 
 const SECOND: i32 = 1_000_000_000;
-/// How often the time is exchanged if other processors change it meanwhile. Then the connection is
-/// refused.
+/// Number of attempts to exchange the time while other processors change it. After the last one the
+/// connection is refused.
 const ATTEMPTS: usize = 16;
 
 /// Jumps to `denied` if the rate of connections in the direction is reached, else to `passed`. R8 and

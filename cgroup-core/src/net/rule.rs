@@ -53,8 +53,8 @@ impl Protocol {
     }
 }
 
-/// The addresses of a rule. Parsed and printed as `*`, `192.0.2.0/24` or `2001:db8::/32`. An address
-/// without a length is that address alone.
+/// The addresses of a rule. `FromStr` and `Display` use the forms `*`, `192.0.2.0/24` and
+/// `2001:db8::/32`. An address without a length is that address alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Network(Addresses);
 
@@ -152,7 +152,7 @@ impl Network {
     }
 }
 
-/// A rule: the connections and packets that it applies to. Parsed and printed as
+/// A rule: the connections and packets that it applies to. `FromStr` and `Display` use the form
 /// `[DIRECTION ]NETWORK[:PORTS][/PROTOCOL]`, with brackets around an IPv6 network before ports.
 ///
 /// ```
@@ -187,7 +187,7 @@ impl Rule {
             && self.ports.as_ref().is_none_or(|ports| protocol.has_ports() && ports.contains(&port))
     }
 
-    /// Checks the ports, without asking the kernel.
+    /// Checks the ports. Makes no system call.
     pub(super) fn flaw(&self) -> Option<&'static str> {
         let ports = self.ports.as_ref()?;
         if ports.is_empty() {
