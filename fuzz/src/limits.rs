@@ -1,7 +1,7 @@
 //! Limits with values inside and outside the ranges that the kernel accepts.
 
 use arbitrary::{Result, Unstructured};
-use cgroup_core::{CpuMax, Device, IoMax, Limits, Max, RdmaMax};
+use cgroup_core::{CpuMax, Device, IoMax, Limits, Max, RdmaMax, net};
 
 use crate::{maybe, several};
 
@@ -46,6 +46,22 @@ pub fn any(u: &mut Unstructured<'_>) -> Result<Limits> {
         .into_iter()
         .collect(),
         unified: several(u, 2, unified)?.into_iter().collect(),
+        net: maybe(u, net)?,
+    })
+}
+
+fn net(u: &mut Unstructured<'_>) -> Result<net::Limits> {
+    let rule = |u: &mut Unstructured<'_>| {
+        let rules = ["*", "10.0.0.0/8:80-81/tcp", "in [2001:db8::/32]:53", "bind 127.0.0.1/32/udp"];
+        let mut rule: net::Rule = u.choose(&rules)?.parse().expect("the text is a rule");
+        rule.ports = maybe(u, |u| Ok(u.arbitrary()?..=u.arbitrary()?))?;
+        Ok(rule)
+    };
+    Ok(net::Limits {
+        allow: several(u, 2, rule)?,
+        deny: several(u, 2, rule)?,
+        connects_max: maybe(u, |u| u.arbitrary())?,
+        accepts_max: maybe(u, |u| u.arbitrary())?,
     })
 }
 
