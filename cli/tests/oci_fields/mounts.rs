@@ -29,7 +29,7 @@ fn the_root_is_absolute_or_in_the_bundle_and_must_exist() {
     let rootfs = bundle.path("rootfs").to_str().unwrap().to_owned();
     assert_eq!(bundle.set("/root/path", rootfs).run().ok(), "started\n");
     Bundle::sh("true").set("/root/path", "elsewhere").refused("root.path: cannot find ");
-    Bundle::sh("true").set("/root/path", "rootfs/bin/sh").refused("rootfs/bin/sh is not a directory: name ");
+    Bundle::sh("true").set("/root/path", "rootfs/bin/sh").refused("rootfs/bin/sh is not a directory; name ");
 }
 
 #[test]
