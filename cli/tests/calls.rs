@@ -66,7 +66,7 @@ impl Stage {
         std::fs::create_dir_all(&keeper).unwrap();
         let stage = Stage { dir: tempfile::tempdir().unwrap(), keeper };
         std::fs::create_dir(stage.path("root")).unwrap();
-        std::fs::copy(BUSYBOX, stage.path("root/busybox")).unwrap();
+        nspod_testkit::copy_program(BUSYBOX, stage.path("root/busybox"));
         for (name, args) in [("true", &["/busybox", "true"][..]), ("sleep", &["/busybox", "sleep", "1000"])] {
             let bundle = stage.path(name);
             std::fs::create_dir(&bundle).unwrap();

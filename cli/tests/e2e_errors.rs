@@ -486,7 +486,7 @@ fn an_error_in_json_reports_missing_rights() {
     // A runtime directory of another user.
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("program");
-    std::fs::copy(env!("CARGO_BIN_EXE_nspod"), &path).unwrap();
+    nspod_testkit::copy_program(env!("CARGO_BIN_EXE_nspod"), &path);
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(dir.path(), mode).unwrap();
     let mut command = std::process::Command::new("setpriv");

@@ -142,7 +142,7 @@ fn a_container_with_its_own_root_sees_nothing_else() {
         std::fs::create_dir(dir.path().join(made)).unwrap();
     }
     // nspod is linked statically, so it can run in this root.
-    std::fs::copy(common::NSPOD, dir.path().join("bin/nspod")).unwrap();
+    nspod_testkit::copy_program(common::NSPOD, dir.path().join("bin/nspod"));
     std::fs::write(dir.path().join("etc/passwd"), "inner:x:77:78::/etc:/bin/sh\n").unwrap();
     let flags = ["--rootfs", dir.path().to_str().unwrap(), "--tmpfs", "/run", "-u", "inner"];
     let run =

@@ -90,7 +90,7 @@ impl Place {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
         let program = dir.path().join("attack");
-        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        nspod_testkit::copy_program(std::env::current_exe().unwrap(), &program);
         fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
         Place(dir)
     }

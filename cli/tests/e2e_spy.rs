@@ -45,9 +45,9 @@ impl Place {
             fs::create_dir_all(root.join(name)).unwrap();
         }
         fs::create_dir_all(dir.path().join(SECRET_DIR)).unwrap();
-        fs::copy(std::env::current_exe().unwrap(), root.join("spy")).unwrap();
+        nspod_testkit::copy_program(std::env::current_exe().unwrap(), root.join("spy"));
         let busybox = run_with(Command::new("sh").args(["-c", "command -v busybox"]), "");
-        fs::copy(busybox.ok().trim(), root.join("bin/busybox")).unwrap();
+        nspod_testkit::copy_program(busybox.ok().trim(), root.join("bin/busybox"));
         for name in ["true", "sleep", "sh"] {
             symlink("busybox", root.join("bin").join(name)).unwrap();
         }
@@ -237,7 +237,7 @@ fn the_spy_detects_a_process_that_enters_by_nsenter() {
     if found.code() != 0 {
         return skip("nsenter is not installed");
     }
-    fs::copy(found.ok().trim(), &nsenter).unwrap();
+    nspod_testkit::copy_program(found.ok().trim(), &nsenter);
     let name = spied(&place, &[&nsenter], &[]);
     let pid = common::json(&["inspect", &name])[0]["pid"].as_u64().unwrap().to_string();
     enter(&place, nsenter.to_str().unwrap(), &["-t", &pid, "-m", "-p", "-r", "true"]);

@@ -131,7 +131,7 @@ fn another_users_state_is_inaccessible() {
         exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$0\" ps";
     let dir = tempfile::Builder::new().tempdir_in("/var/tmp").unwrap();
     let copy = dir.path().join("nspod");
-    std::fs::copy(common::NSPOD, &copy).unwrap();
+    nspod_testkit::copy_program(common::NSPOD, &copy);
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(dir.path(), mode).unwrap();
     let mut command = std::process::Command::new("unshare");

@@ -39,7 +39,7 @@ impl Bundle {
             fs::create_dir_all(dir.path().join("rootfs").join(made)).unwrap();
         }
         let bin = dir.path().join("rootfs/bin");
-        fs::copy(busybox.ok().trim(), bin.join("busybox")).unwrap();
+        nspod_testkit::copy_program(busybox.ok().trim(), bin.join("busybox"));
         for name in ["sh", "cat", "sleep", "id", "echo", "ls", "true", "readlink", "env", "stty"] {
             std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap();
         }
@@ -111,12 +111,6 @@ impl Drop for Bundle {
     fn drop(&mut self) {
         self.verb(&["delete", "--force"]);
     }
-}
-
-/// Copies the runtime with another process. If this process wrote the file, a program that another test
-/// starts could inherit the open descriptor for a moment, and the file could not be executed.
-fn copy_runtime(to: &Path) {
-    run_with(Command::new("cp").arg(OCI).arg(to), "").ok();
 }
 
 const SLEEP: &str = "exec sleep 1000";
@@ -541,7 +535,7 @@ fn an_ordinary_user_runs_a_bundle_of_spec_rootless() {
         config["linux"]["gidMappings"][0]["hostID"] = 65_534.into();
     });
     let program = bundle.path("nspod-oci");
-    copy_runtime(&program);
+    nspod_testkit::copy_program(OCI, &program);
     let runtime = bundle.path("runtime");
     fs::create_dir(&runtime).unwrap();
     nix::unistd::chown(&runtime, Some(65_534.into()), Some(65_534.into())).unwrap();
@@ -686,7 +680,7 @@ fn an_unusable_state_directory_is_reported_with_the_cure() {
     fails(&link, 1, "link is a symbolic link, which is not followed: remove it, or");
     list(&mut Command::new(OCI), "link/below").ok();
     let program = bundle.path("nspod-oci");
-    copy_runtime(&program);
+    nspod_testkit::copy_program(OCI, &program);
     for (at, way) in [("ours", "ours"), ("ours/below", "ours"), ("new", "")] {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);

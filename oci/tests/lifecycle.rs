@@ -15,7 +15,7 @@ const BUSYBOX: &str = "/bin/busybox";
 /// Writes a bundle with busybox that runs this command line.
 fn bundle(dir: &Path, args: &[&str]) {
     fs::create_dir_all(dir.join("rootfs")).unwrap();
-    fs::copy(BUSYBOX, dir.join("rootfs/busybox")).unwrap();
+    nspod_testkit::copy_program(BUSYBOX, dir.join("rootfs/busybox"));
     let mut document = serde_json::to_value(config::example(false)).unwrap();
     document["process"]["terminal"] = json!(false);
     document["process"]["args"] = json!(args);

@@ -8,7 +8,7 @@ mod program;
 mod skip;
 
 pub use guard::{Guard, in_own_process, in_time};
-pub use program::{Output, PATIENCE, end_of, eventually, run_with};
+pub use program::{Output, PATIENCE, copy_program, end_of, eventually, run_with};
 pub use skip::{is_slow, programs, root, rounds, skip, skip_test};
 
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -35,6 +36,18 @@ impl Output {
         assert_eq!((self.code(), self.err.as_str()), (0, ""), "{}", self.out);
         &self.out
     }
+}
+
+/// Copies an executable file.
+///
+/// Another process writes the copy. If this process wrote it, a child of a concurrent test could inherit the
+/// open descriptor for a moment, and execve(2) of the copy would fail with `ETXTBSY`.
+///
+/// # Panics
+/// If the file cannot be copied.
+#[track_caller]
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    run_with(Command::new("cp").arg(from.as_ref()).arg(to.as_ref()), "").ok();
 }
 
 /// Runs a program to its end with this text on its standard input.

@@ -25,7 +25,7 @@ fn alone(what: &str, with: impl Fn(&Path, &mut Command)) {
     fs::set_permissions(dir.path(), everyone(0o755)).unwrap();
     for program in [env!("CARGO_BIN_EXE_alone"), env!("CARGO_BIN_EXE_probe")] {
         let copy = dir.path().join(Path::new(program).file_name().unwrap());
-        fs::copy(program, &copy).unwrap();
+        nspod_testkit::copy_program(program, &copy);
         fs::set_permissions(copy, everyone(0o755)).unwrap();
     }
     let mut command = Command::new(dir.path().join("alone"));

@@ -15,7 +15,7 @@ pub struct User {
 impl User {
     pub fn new() -> User {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::copy(NSPOD, dir.path().join("bin")).unwrap();
+        nspod_testkit::copy_program(NSPOD, dir.path().join("bin"));
         nix::unistd::chown(dir.path(), Some(65_534.into()), Some(65_534.into())).unwrap();
         User { dir, subids: None }
     }

@@ -87,9 +87,7 @@ impl Bundle {
             fs::create_dir_all(rootfs.join(directory)).unwrap();
         }
         fs::set_permissions(rootfs.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
-        // Copy with another process. If this process wrote the file, a child of another test could inherit
-        // the open descriptor for a moment, and the file could not be executed.
-        common::run_with(Command::new("cp").arg("/bin/busybox").arg(rootfs.join("bin")), "").ok();
+        nspod_testkit::copy_program("/bin/busybox", rootfs.join("bin"));
         for applet in APPLETS.split_whitespace() {
             symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
         }

@@ -53,13 +53,13 @@ impl Image {
     pub fn add(&self, name: &str) {
         let path = ["/bin", "/usr/bin"].map(|d| PathBuf::from(d).join(name)).into_iter().find(|p| p.exists());
         let path = path.unwrap_or_else(|| panic!("{name} is not installed")).canonicalize().unwrap();
-        std::fs::copy(&path, self.0.path().join("bin").join(name)).unwrap();
+        nspod_testkit::copy_program(&path, self.0.path().join("bin").join(name));
         let ldd = std::process::Command::new("ldd").arg(&path).output().unwrap();
         for word in String::from_utf8_lossy(&ldd.stdout).split_whitespace().filter(|w| w.starts_with('/')) {
             let to = self.0.path().join(&word[1..]);
             std::fs::create_dir_all(to.parent().unwrap()).unwrap();
             if !to.exists() {
-                std::fs::copy(word, to).unwrap();
+                nspod_testkit::copy_program(word, to);
             }
         }
     }
