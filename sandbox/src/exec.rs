@@ -51,12 +51,20 @@ impl Container {
 /// Builds a command for an additional process in a container that another program started. For a
 /// [`Container`] of this program use [`Container::exec`].
 ///
-/// ```no_run
-/// use nspod_sandbox::{Exec, ns_core::Pidfd, spec::Spec};
-/// # let (pid, spec) = (42, Spec::new("true"));
+/// ```
+/// use nspod_sandbox::{Command, Exec, ns_core::Pidfd};
+/// # if !nix::unistd::geteuid().is_root() { return Ok(()); }
+///
+/// // Another program would read the pid and the spec from a record.
+/// let container = Command::new("sleep").arg("60").spawn()?;
+/// let (pid, spec) = (container.pid(), container.spec());
+///
 /// let process = Pidfd::open(pid)?;
-/// let cgroup = "/sys/fs/cgroup/web".as_ref();
-/// let outcome = Exec::new(pid, &process, &spec).cgroup(cgroup).command("id")?.status()?;
+/// let mut exec = Exec::new(pid, &process, spec);
+/// if let Some(cgroup) = container.cgroup() {
+///     exec = exec.cgroup(cgroup.path());
+/// }
+/// assert!(exec.command("true")?.status()?.status.success());
 /// # Ok::<(), nspod_sandbox::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]

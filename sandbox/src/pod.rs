@@ -315,6 +315,21 @@ impl Pod {
     /// The holder is identified by pid, start time and boot ([`ProcessId`]), so that another process
     /// with its pid is not mistaken for it.
     ///
+    /// ```no_run
+    /// use nspod_sandbox::{Pod, PodSpec};
+    ///
+    /// // One process makes a pod and ends.
+    /// let mut pod = Pod::create("web", &PodSpec::default())?;
+    /// pod.pin("/run/pods/web".as_ref())?;
+    /// let (spec, record) = (pod.spec().clone(), pod.record());
+    /// pod.detach();
+    ///
+    /// // Another process opens it with the spec and the record.
+    /// let pod = Pod::open(&spec, &record)?;
+    /// pod.delete()?;
+    /// # Ok::<(), nspod_sandbox::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// - [`ErrorKind::ProcessEnded`] (`ESRCH`): the process that held the namespaces has ended.
     /// - [`ErrorKind::State`]: the pod is neither pinned nor held.

@@ -18,6 +18,8 @@ use nspod_sandbox::spec::{
 /// the container's process.
 /// [Specification](https://github.com/opencontainers/runtime-spec/blob/main/config.md#process).
 ///
+/// The [`Plan`](nspod_sandbox::Plan) of the process checks most values.
+///
 /// # Errors
 /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), with the JSON path of the field.
 pub fn process(process: &runtime::Process, config: &Config, context: &Context<'_>) -> Result<Process, Error> {
