@@ -194,7 +194,8 @@ mod tests {
         let kinds = ErrorKind::ALL.iter().map(|kind| kind.name()).chain([USAGE]);
         let mut expected: Vec<&str> = keys.chain(kinds).collect();
         let mut found = documented.clone();
-        (expected.sort_unstable(), found.sort_unstable());
+        expected.sort_unstable();
+        found.sort_unstable();
         assert_eq!(found, expected);
     }
 }

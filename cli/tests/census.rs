@@ -220,7 +220,7 @@ fn containers_of_nspod_are_shown_by_name() {
     assert!(row.split_whitespace().skip(2).take(3).all(|cell| cell != "·"), "{row}");
     assert!(row.ends_with(" sleep 1000"), "{row}");
     let all = json(&[]);
-    let mine = all["containers"].as_array().unwrap().iter().find(|c| c["name"] == &*name).unwrap();
+    let mine = all["containers"].as_array().unwrap().iter().find(|c| c["name"] == *name).unwrap();
     let place = census(&["--pid", &mine["init"].to_string()]);
     assert!(place.contains(&format!("container  {}, ", &*name)), "{place}");
 }

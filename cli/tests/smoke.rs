@@ -65,7 +65,7 @@ fn a_detached_container_can_be_watched_waited_for_and_removed() {
     assert_eq!(clash.err, want);
 
     let listed: serde_json::Value = serde_json::from_str(&ok(&["ps", "--json"])).unwrap();
-    let row = listed.as_array().unwrap().iter().find(|row| row["id"] == &*name).unwrap();
+    let row = listed.as_array().unwrap().iter().find(|row| row["id"] == *name).unwrap();
     assert_eq!((row["state"].as_str(), row["pid"].as_i64()), (Some("running"), Some(1)));
     assert!(row["host_pid"].as_i64().unwrap() > 1);
 
