@@ -436,10 +436,7 @@ impl Pod {
             spec.process.user = None;
         }
         if self.spec.share.contains(Kinds::from(Kind::Mnt)) {
-            spec.root = Root::Host;
-            spec.mounts.clear();
-            spec.masked_paths.clear();
-            spec.readonly_paths.clear();
+            spec.keep_mounts();
         } else if let Some(shm) = &self.shm
             && spec.mounts.iter().any(|m| m.kind == MountKind::Dev)
         {

@@ -159,6 +159,15 @@ impl Spec {
         self.root == Root::HostReadOnly && !self.root_sockets
     }
 
+    /// Leaves the mount namespace as it is: the spec gets [`Root::Host`], and no mounts, masked paths
+    /// or read-only paths. For a mount namespace that other processes use.
+    pub fn keep_mounts(&mut self) {
+        self.root = Root::Host;
+        self.mounts.clear();
+        self.masked_paths.clear();
+        self.readonly_paths.clear();
+    }
+
     /// Returns the spec of a program without isolation.
     pub fn bare(program: impl AsRef<OsStr>) -> Self {
         Spec {

@@ -1,7 +1,5 @@
 //! `nspod pod`: containers that share namespaces and limits.
 
-use std::time::SystemTime;
-
 use clap::{Args, Subcommand};
 use ns_core::{Kind, Kinds};
 use nspod_sandbox::spec::Spec;
@@ -16,7 +14,7 @@ use crate::flags::files::FileArgs;
 use crate::flags::limits::LimitArgs;
 use crate::output;
 use crate::state::pods::Pods;
-use crate::state::{Locked, Store};
+use crate::state::{self, Locked, Store};
 use crate::value;
 
 #[derive(Debug, Args)]
@@ -127,8 +125,7 @@ pub(crate) fn pod(command: PodCommand, json: bool) -> Result<i32> {
 fn create(args: &CreateArgs) -> Result<()> {
     let facts = Facts::detect()?;
     let spec = args.resolve(&facts)?;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    Pods::open()?.create(&args.name, &spec, now, facts.privileged)?;
+    Pods::open()?.create(&args.name, &spec, facts.privileged)?;
     output::line(&args.name)
 }
 
@@ -180,14 +177,13 @@ fn ls(json: bool) -> Result<()> {
     if json {
         return output::json(&rows);
     }
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let cells = |row: &Row| {
         let share: Vec<_> = row.share.iter().map(|kind| kind.name()).collect();
         vec![
             row.name.clone(),
             share.join(","),
             row.holder_pid.map_or(String::new(), |pid| pid.to_string()),
-            row.created.map_or("never finished".into(), |at| output::ago(now.saturating_sub(at))),
+            row.created.map_or("never finished".into(), |at| output::ago(state::age(at))),
             row.containers.join(" "),
         ]
     };
@@ -250,20 +246,11 @@ fn rm(args: &PodRmArgs) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Parser)]
-    #[command(disable_help_flag = true)]
-    struct Only {
-        #[command(flatten)]
-        args: CreateArgs,
-    }
+    use crate::flags::parse;
 
     fn spec(line: &str) -> Result<PodSpec> {
-        let args = Only::try_parse_from(std::iter::once("create").chain(line.split(' ')));
-        args.map_err(|e| Error::usage("", e.to_string()))?.args.resolve(&Facts::root())
+        parse::<CreateArgs>(line.split(' '))?.resolve(&Facts::root())
     }
 
     #[test]

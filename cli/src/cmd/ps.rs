@@ -1,14 +1,12 @@
 //! `nspod ps`: lists the containers.
 
-use std::time::SystemTime;
-
 use clap::Args;
 use serde::Serialize;
 
 use super::top;
 use crate::error::Result;
 use crate::output;
-use crate::state::{Entry, State, Store};
+use crate::state::{self, Entry, State, Store};
 
 #[derive(Debug, Args)]
 pub(crate) struct PsArgs {
@@ -97,7 +95,6 @@ impl Row {
 
     fn cells(&self) -> Vec<String> {
         let number = |n: Option<i32>| n.map_or(String::new(), |n| n.to_string());
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let status = match (self.state, self.exit_code) {
             (State::Creating, _) => "creating".into(),
             (State::Running, _) => "running".into(),
@@ -116,7 +113,7 @@ impl Row {
             number(self.host_pid),
             number(self.pid),
             self.pod.clone().unwrap_or_default(),
-            self.created.map_or(String::new(), |at| output::ago(now.saturating_sub(at))),
+            self.created.map_or(String::new(), |at| output::ago(state::age(at))),
             command,
         ]
     }

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use clap::{ArgAction, Args};
 use ns_core::{Kind, Kinds, ProcessId};
@@ -19,7 +18,7 @@ use crate::flags::limits::{LimitArgs, relax};
 use crate::flags::namespaces::NamespaceArgs;
 use crate::flags::process::{CommonArgs, RightsArgs};
 use crate::state::pods::Pods;
-use crate::state::{Entry, LOG, Lock, Saved, Store};
+use crate::state::{self, Entry, LOG, Lock, Saved, Store};
 use crate::{foreground, output, terminal, value};
 
 #[derive(Debug, Default, Args)]
@@ -268,7 +267,7 @@ impl RunArgs {
             id: id.into(),
             container: record,
             pod: self.pod.clone(),
-            created: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            created: state::now(),
             runner: if self.detach { None } else { Some(ProcessId::current()?) },
             remove: self.rm || !(self.detach || self.keep),
             log: log.map_err(|e| Error::io_call("log", "resolve the path of the log", "getcwd", &e))?,
@@ -403,19 +402,11 @@ impl Drop for Claim<'_> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Parser)]
-    #[command(disable_help_flag = true)]
-    struct Only {
-        #[command(flatten)]
-        args: RunArgs,
-    }
+    use crate::flags::parse;
 
     fn args(line: &str) -> RunArgs {
-        Only::try_parse_from(std::iter::once("run").chain(line.split(' '))).unwrap().args
+        parse(line.split(' ')).unwrap()
     }
 
     fn spec(line: &str, facts: &Facts, shared: Option<Kinds>) -> Result<Spec> {

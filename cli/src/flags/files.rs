@@ -150,21 +150,12 @@ fn device_node(flag: &DeviceFlag) -> Result<(Mount, Rule)> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Parser)]
-    struct Only {
-        #[command(flatten)]
-        args: FileArgs,
-    }
+    use crate::flags::parse;
 
     fn spec(flags: &[&str]) -> Result<Spec> {
-        let args = ["x"].iter().chain(flags);
-        let args = Only::try_parse_from(args).map_err(|e| Error::usage("", e.to_string()))?.args;
         let mut spec = Spec::new("true");
-        args.apply(&mut spec, &Facts::root())?;
+        parse::<FileArgs>(flags)?.apply(&mut spec, &Facts::root())?;
         Ok(spec)
     }
 

@@ -165,19 +165,11 @@ pub(crate) fn relax(limits: &mut Limits) -> Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Parser)]
-    struct Only {
-        #[command(flatten)]
-        limits: LimitArgs,
-    }
+    use crate::flags::parse;
 
     fn limits(flags: &[&str]) -> Result<Limits> {
-        let args = ["x"].iter().chain(flags);
-        Only::try_parse_from(args).map_err(|e| Error::usage("", e.to_string()))?.limits.resolve()
+        parse::<LimitArgs>(flags)?.resolve()
     }
 
     fn writes(flags: &[&str]) -> Vec<String> {

@@ -32,6 +32,17 @@ impl Facts {
     }
 }
 
+/// Parses the flags of one group, for tests.
+#[cfg(test)]
+pub(crate) fn parse<A: clap::Args>(
+    flags: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+) -> Result<A> {
+    let command = clap::Command::new("test").no_binary_name(true).disable_help_flag(true);
+    let matches = A::augment_args(command).try_get_matches_from(flags);
+    let args = matches.and_then(|matches| A::from_arg_matches(&matches));
+    args.map_err(|e| crate::error::Error::usage("", e.to_string()))
+}
+
 #[cfg(test)]
 impl Facts {
     pub(crate) fn root() -> Facts {

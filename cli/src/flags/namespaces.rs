@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use ns_core::{Extent, IdMap, Kind, Kinds, TimeOffset, TimeOffsets};
-use nspod_sandbox::spec::{IdMaps, Join, NamespaceMode, Root, Spec};
+use nspod_sandbox::spec::{IdMaps, Join, NamespaceMode, Spec};
 
 use super::Facts;
 use crate::error::{Error, Result};
@@ -172,11 +172,7 @@ fn apply_one(
         Choice::Container(id) => NamespaceMode::Join(Join::Pid(pid_of(id)?)),
     };
     if kind == Kind::Mnt && namespace != NamespaceMode::New {
-        // Other processes use this mount namespace: do not change its mounts.
-        spec.root = Root::Host;
-        spec.mounts.clear();
-        spec.masked_paths.clear();
-        spec.readonly_paths.clear();
+        spec.keep_mounts();
     }
     *spec.namespaces.get_mut(kind) = namespace;
     Ok(())
@@ -283,23 +279,15 @@ fn time_offset(text: &str) -> Option<TimeOffset> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use nspod_sandbox::spec::Root;
     use proptest::prelude::*;
 
     use super::*;
-
-    #[derive(Parser)]
-    #[command(disable_help_flag = true)]
-    struct Only {
-        #[command(flatten)]
-        args: NamespaceArgs,
-    }
+    use crate::flags::parse;
 
     fn spec(facts: &Facts, shared: Option<Kinds>, flags: &[&str]) -> Result<Spec> {
-        let args = ["x"].iter().chain(flags);
-        let args = Only::try_parse_from(args).map_err(|e| Error::usage("", e.to_string()))?.args;
         let mut spec = Spec::new("true");
-        args.apply(&mut spec, facts, shared, &|_| Ok(42))?;
+        parse::<NamespaceArgs>(flags)?.apply(&mut spec, facts, shared, &|_| Ok(42))?;
         Ok(spec)
     }
 

@@ -246,12 +246,11 @@ fn ulimit(text: &str) -> std::result::Result<Rlimit, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
+    use crate::flags::parse;
 
-    #[derive(Parser)]
-    struct Only {
+    #[derive(Args)]
+    struct Both {
         #[command(flatten)]
         common: CommonArgs,
         #[command(flatten)]
@@ -259,8 +258,7 @@ mod tests {
     }
 
     fn spec(flags: &[&str]) -> Result<Spec> {
-        let args = ["x"].iter().chain(flags);
-        let args = Only::try_parse_from(args).map_err(|e| Error::usage("", e.to_string()))?;
+        let args: Both = parse(flags)?;
         let mut spec = Spec::new("true");
         args.common.apply(&mut spec, &Facts::root(), &["/".into()])?;
         args.rights.apply(&mut spec, args.common.privileged)?;

@@ -8,6 +8,7 @@ mod container;
 pub(crate) mod pods;
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use cgroup_core::{Cgroup, delegate};
 use nix::unistd::geteuid;
@@ -22,6 +23,16 @@ use crate::error::{Error, Result};
 
 /// The cgroup that holds the cgroups of all containers and pods.
 const BASE: &str = "nspod";
+
+/// Returns the time in seconds since 1970, as records have it.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// Returns how many seconds ago something was created.
+pub(crate) fn age(created: u64) -> u64 {
+    now().saturating_sub(created)
+}
 
 /// The containers of one user.
 #[derive(Debug)]

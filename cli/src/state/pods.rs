@@ -57,7 +57,7 @@ impl Pods {
     }
 
     /// Creates a pod. If that fails, nothing of the pod is left.
-    pub(crate) fn create(&self, name: &str, spec: &PodSpec, created: u64, privileged: bool) -> Result<()> {
+    pub(crate) fn create(&self, name: &str, spec: &PodSpec, privileged: bool) -> Result<()> {
         let reclaim = |entry: &store::Entry<Saved>, lock: &Lock| match is_complete(entry) {
             true => Ok(false),
             false => self.clear(entry, lock).map(|()| true),
@@ -67,7 +67,7 @@ impl Pods {
             let error = Error::new(ErrorKind::AlreadyExists, "store", problem).on(name);
             return Err(error.hint(format!("choose another name, or `nspod pod rm -f {name}`")));
         };
-        let made = make(&entry, spec, created, privileged);
+        let made = make(&entry, spec, privileged);
         if made.is_err() {
             // Keep the record if some parts cannot be removed now: `pod rm` removes them later.
             let _ = self.0.reload(&entry).map_err(Error::from).and_then(|entry| self.clear(&entry, &lock));
@@ -179,7 +179,8 @@ fn open(entry: &store::Entry<Saved>) -> Result<Pod> {
 }
 
 /// Creates a pod in its new entry.
-fn make(entry: &store::Entry<Saved>, spec: &PodSpec, created: u64, privileged: bool) -> Result<()> {
+fn make(entry: &store::Entry<Saved>, spec: &PodSpec, privileged: bool) -> Result<()> {
+    let created = super::now();
     let hold_by = if privileged { HoldBy::Descriptors } else { HoldBy::Process };
     let spec = PodSpec { hold_by, ..spec.clone() };
     let (writer, noted) = (entry.writer(), spec.clone());
