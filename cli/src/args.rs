@@ -118,32 +118,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_commands_are_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn the_list_describes_each_command() {
-        // `defer` reads the help of an argument type only after its command was chosen. So the command and
-        // the argument type must have the same text.
-        let mut built = Cli::command();
-        built.build();
-        for command in Cli::command().get_subcommands() {
-            let said = |command: &clap::Command| command.get_about().map(ToString::to_string);
-            let name = command.get_name();
-            assert!(said(command).is_some(), "{name}");
-            assert_eq!(built.find_subcommand(name).and_then(said), said(command), "{name}");
-        }
-    }
-
-    #[test]
-    fn a_manual_page_renders_for_each_command() {
-        let dir = tempfile::tempdir().unwrap();
-        manual::man(&manual::ManArgs { dir: dir.path().into() }, Cli::command()).unwrap();
-        for page in ["nspod.1", "nspod-run.1", "nspod-pod-create.1"] {
-            let text = std::fs::read_to_string(dir.path().join(page)).unwrap();
-            assert!(text.contains(".SH SYNOPSIS") && text.len() > 500, "{page}");
-        }
+    fn each_command_is_consistent_and_has_a_manual_page() {
+        crate::test_commands::check(Cli::command, ["nspod.1", "nspod-run.1", "nspod-pod-create.1"]);
     }
 
     #[test]

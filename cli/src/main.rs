@@ -10,6 +10,8 @@ mod args;
 mod cmd;
 mod flags;
 mod state;
+#[cfg(test)]
+mod test_commands;
 
 use std::process::ExitCode;
 

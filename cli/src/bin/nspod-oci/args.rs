@@ -22,7 +22,6 @@ pub(crate) struct Cli {
 mod tests {
     use clap::CommandFactory;
     use clap::error::ErrorKind;
-    use nspod_cli::manual;
 
     use super::*;
 
@@ -31,32 +30,8 @@ mod tests {
     }
 
     #[test]
-    fn the_commands_are_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn the_list_describes_each_command() {
-        // The help of an argument type is read only after its command was chosen. So the command and the
-        // argument type must have the same text.
-        let mut built = Cli::command();
-        built.build();
-        for command in Cli::command().get_subcommands() {
-            let said = |command: &clap::Command| command.get_about().map(ToString::to_string);
-            let name = command.get_name();
-            assert!(said(command).is_some(), "{name}");
-            assert_eq!(built.find_subcommand(name).and_then(said), said(command), "{name}");
-        }
-    }
-
-    #[test]
-    fn a_manual_page_renders_for_each_command() {
-        let dir = tempfile::tempdir().unwrap();
-        manual::man(&manual::ManArgs { dir: dir.path().into() }, Cli::command()).unwrap();
-        for page in ["nspod-oci.1", "nspod-oci-create.1", "nspod-oci-update.1"] {
-            let text = std::fs::read_to_string(dir.path().join(page)).unwrap();
-            assert!(text.contains(".SH SYNOPSIS") && text.len() > 500, "{page}");
-        }
+    fn each_command_is_consistent_and_has_a_manual_page() {
+        crate::test_commands::check(Cli::command, ["nspod-oci.1", "nspod-oci-create.1", "nspod-oci-update.1"]);
     }
 
     #[test]

@@ -11,6 +11,9 @@ mod bundle;
 mod cmd;
 mod global;
 mod log;
+#[cfg(test)]
+#[path = "../../test_commands.rs"]
+mod test_commands;
 
 use std::process::ExitCode;
 
