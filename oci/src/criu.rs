@@ -12,13 +12,13 @@ use std::sync::Arc;
 use cgroup_core::{Cgroup, Hierarchy};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, dup};
 use ns_core::{Kind, Pidfd, ProcessId};
 use nspod_sandbox::spec::{Join, MountKind, NamespaceMode, Spec};
+use rustix::mount::mount_bind_recursive;
 
 mod rpc;
 
@@ -398,8 +398,8 @@ fn restore_into(args: &RestoreOptions, claimed: &mut Claimed) -> Result<(rpc::Do
     let root = entry.dir().make_sub("criu-root")?;
     let root = record.criu_root.insert(root.path().to_owned()).clone();
     entry.write(record)?;
-    mount(Some(&record.rootfs), &root, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
-        .map_err(|e| Error::path("criu", "mount the root at", &root, e as i32))?;
+    mount_bind_recursive(&record.rootfs, &root)
+        .map_err(|e| Error::path("criu", "mount the root at", &root, e.raw_os_error()))?;
     options.text(Field::Root, &root);
     let by_criu = rpc::call(&criu, Action::Restore, options, |command| inside(cgroup.as_ref(), command));
     let unmounted = cleanup::unmount_criu_root(record);
@@ -567,11 +567,11 @@ fn read_streams(images: &Path) -> Result<Vec<String>> {
 /// Duplicates a standard stream of this process.
 fn stream(number: usize) -> Result<OwnedFd> {
     let copy = match number {
-        0 => rustix::io::dup(std::io::stdin()),
-        1 => rustix::io::dup(std::io::stdout()),
-        _ => rustix::io::dup(std::io::stderr()),
+        0 => dup(std::io::stdin()),
+        1 => dup(std::io::stdout()),
+        _ => dup(std::io::stderr()),
     };
-    copy.map_err(|e| Error::call("criu", "copy a standard stream", "dup", e.raw_os_error()))
+    copy.map_err(|e| Error::call("criu", "copy a standard stream", "dup", e as i32))
 }
 
 /// Finds the program criu in PATH.

@@ -9,6 +9,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use ns_core::Pidfd;
 use nspod_sandbox::spec::Hook;
 
@@ -102,10 +103,9 @@ fn execute(hook: &Hook, state: &[u8]) -> Result<()> {
 }
 
 fn memory_file(name: &str) -> Result<File> {
-    let flags = rustix::fs::MemfdFlags::CLOEXEC;
-    let fd = rustix::fs::memfd_create(name, flags);
+    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC);
     fd.map(File::from)
-        .map_err(|e| Error::call("hook", "make a file in memory", "memfd_create", e.raw_os_error()))
+        .map_err(|e| Error::call("hook", "make a file in memory", "memfd_create", e as i32))
 }
 
 fn outcome(status: ExitStatus) -> String {

@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::IoSlice;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nspod_sandbox::spec::{Process, Seccomp};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::config::{SeccompListener, VERSION};
 use crate::error::{Error, ErrorKind, Result};
@@ -48,17 +49,17 @@ pub(crate) fn hand_over(terminal: Option<File>, socket: Option<UnixStream>) -> R
 }
 
 fn send(socket: &UnixStream, message: &[u8], fd: BorrowedFd<'_>) -> Result<()> {
-    let fds = [fd.as_raw_fd()];
-    let control = [ControlMessage::ScmRights(&fds)];
-    let parts = [IoSlice::new(message)];
-    let sent = sendmsg::<()>(socket.as_raw_fd(), &parts, &control, MsgFlags::MSG_NOSIGNAL, None);
-    match sent {
+    let fds = [fd];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    match sendmsg(socket, &[IoSlice::new(message)], &mut control, SendFlags::NOSIGNAL) {
         Ok(n) if n == message.len() => Ok(()),
         Ok(_) => {
             let problem = "cannot send a descriptor: sendmsg: the message was cut short";
             Err(Error::new(ErrorKind::Os, "socket", problem))
         }
-        Err(e) => Err(Error::call("socket", "send a descriptor", "sendmsg", e as i32)),
+        Err(e) => Err(Error::call("socket", "send a descriptor", "sendmsg", e.raw_os_error())),
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use ns_core::ProcessId;
 use nspod_cli::runtime_dir;
 use nspod_sandbox::store::{self, Dir, Lock, Locked, Trust};
 use nspod_sandbox::{ErrorKind, HoldBy, Pod, PodRecord, PodSpec};
+use rustix::io::Errno;
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change};
 use serde::{Deserialize, Serialize};
 
 use super::{Store, base, remove_cgroup, valid_name};
@@ -220,17 +220,16 @@ fn remove_parts(entry: &store::Entry<Saved>) -> Result<()> {
 
 fn unmount(dir: &Dir) -> Result<()> {
     let pins = dir.at(PINS);
-    match umount2(&pins, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+    match rustix::mount::unmount(&pins, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
         // The mount or the directory does not exist, or the caller cannot have made a mount.
-        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT | Errno::EPERM) => Ok(()),
-        Err(e) => Err(Error::path("unmount", "unmount", &pins, e)),
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT | Errno::PERM) => Ok(()),
+        Err(e) => Err(Error::io("unmount", "unmount", &pins, &e.into())),
     }
 }
 
 /// Turns a directory into a mount with private propagation.
 fn private_mount(dir: &Path) -> Result<()> {
-    let none = None::<&str>;
-    mount(Some(dir), dir, none, MsFlags::MS_BIND, none)
-        .and_then(|()| mount(none, dir, none, MsFlags::MS_PRIVATE, none))
-        .map_err(|e| Error::path("mount", "mount", dir, e))
+    mount_bind(dir, dir)
+        .and_then(|()| mount_change(dir, MountPropagationFlags::PRIVATE))
+        .map_err(|e| Error::io("mount", "mount", dir, &e.into()))
 }

@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
-use nix::mount::{MsFlags, mount};
 use nix::sched::unshare;
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat, mknod};
 use nix::unistd::chown;
 use ns_core::{Clone3, CloneFlags, IdMap, Kind, Namespace, Pidfd};
 use rustix::fs::CWD;
-use rustix::mount::OpenTreeFlags;
+use rustix::mount::{MountFlags, MountPropagationFlags, OpenTreeFlags, mount, mount_change};
 
 use super::stack::{Memory, Stack};
 use crate::child::{End, Procfs, mount_setattr};
@@ -76,10 +75,11 @@ fn made(tree: &Tree, device: &TreeDevice) -> Result<OwnedFd, Error> {
     let make = || -> Result<OwnedFd, (&'static str, Errno)> {
         // This directory exists on every host.
         let (place, node) = (c"/proc", c"/proc/device");
-        let (private, none) = (MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&CStr>);
+        let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
+        let failed = |call| move |e: rustix::io::Errno| (call, Errno::from_raw(e.raw_os_error()));
         unshare(nix::sched::CloneFlags::CLONE_NEWNS).map_err(|e| ("unshare", e))?;
-        mount(none, c"/", none, private, none).map_err(|e| ("mount", e))?;
-        mount(Some(c"tmpfs"), place, Some(c"tmpfs"), MsFlags::empty(), none).map_err(|e| ("mount", e))?;
+        mount_change(c"/", private).map_err(failed("mount"))?;
+        mount(c"tmpfs", place, c"tmpfs", MountFlags::empty(), None).map_err(failed("mount"))?;
         let (kind, mode) = (device.mode & libc::S_IFMT, Mode::from_bits_truncate(device.mode));
         let (kind, (uid, gid)) = (SFlag::from_bits_truncate(kind), device.owner);
         mknod(node, kind, mode, device.number).map_err(|e| ("mknod", e))?;
@@ -87,7 +87,7 @@ fn made(tree: &Tree, device: &TreeDevice) -> Result<OwnedFd, Error> {
         // The caller's umask and the change of owner remove bits of the mode.
         let flags = FchmodatFlags::FollowSymlink;
         fchmodat(AT_FDCWD, node, mode, flags).map_err(|e| ("fchmodat", e))?;
-        copy_tree(node, false).map_err(|e| ("open_tree", Errno::from_raw(e.raw_os_error())))
+        copy_tree(node, false).map_err(failed("open_tree"))
     };
     let made = std::thread::scope(|scope| scope.spawn(make).join());
     made.unwrap_or(Err(("clone", Errno::EAGAIN))).map_err(|(call, errno)| {

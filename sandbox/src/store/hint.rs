@@ -3,8 +3,8 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use nix::unistd::geteuid;
 use rustix::io::Errno;
-use rustix::process::geteuid;
 
 use crate::error::Error;
 
