@@ -17,34 +17,34 @@ use crate::record::OciRecord;
 use crate::runtime::{CgroupDriver, Runtime};
 
 /// The cgroup in which a container starts.
-pub(crate) enum Place {
+pub(crate) enum CgroupPlace {
     /// The caller's cgroup.
     Caller,
     /// A separate cgroup, as a path from the top of the hierarchy.
     At(PathBuf),
     /// A scope that systemd has created.
-    Scope(Box<Scope>),
+    Scope(Box<HeldScope>),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for CgroupPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Caller => f.write_str("no cgroup of its own"),
-            Place::At(path) => write!(f, "cgroup {}", path.display()),
-            Place::Scope(scope) => {
+            CgroupPlace::Caller => f.write_str("no cgroup of its own"),
+            CgroupPlace::At(path) => write!(f, "cgroup {}", path.display()),
+            CgroupPlace::Scope(scope) => {
                 write!(f, "cgroup {}, made by systemd as {}", scope.path().display(), scope.unit)
             }
         }
     }
 }
 
-impl Place {
+impl CgroupPlace {
     /// Creates the cgroup and applies limits and device rules, for processes that the sandbox does not start.
     pub(crate) fn make(&self, spec: &Spec) -> Result<Option<Cgroup>> {
         let path = match self {
-            Place::Caller => return Ok(None),
-            Place::Scope(scope) => return Ok(Some(Cgroup::open(scope.path())?)),
-            Place::At(path) => path,
+            CgroupPlace::Caller => return Ok(None),
+            CgroupPlace::Scope(scope) => return Ok(Some(Cgroup::open(scope.path())?)),
+            CgroupPlace::At(path) => path,
         };
         let cgroup = Hierarchy::detect()?.root()?.create_path(path, Controllers::all())?;
         limit(&cgroup, &spec.limits)?;
@@ -56,14 +56,14 @@ impl Place {
 }
 
 /// A scope that waits for the container's first process.
-pub(crate) struct Scope {
+pub(crate) struct HeldScope {
     manager: Manager,
     unit: String,
     held: Held,
     limits: Limits,
 }
 
-impl Scope {
+impl HeldScope {
     pub(crate) fn path(&self) -> &Path {
         self.held.cgroup().path()
     }
@@ -89,11 +89,11 @@ pub(crate) fn place(
     wanted: &ContainerSpec,
     id: &str,
     record: &mut OciRecord,
-) -> Result<Place> {
+) -> Result<CgroupPlace> {
     match runtime.driver() {
-        CgroupDriver::Disabled => return Ok(Place::Caller),
+        CgroupDriver::Disabled => return Ok(CgroupPlace::Caller),
         CgroupDriver::Systemd => {
-            return scope(runtime, wanted, id, record).map(|scope| Place::Scope(scope.into()));
+            return scope(runtime, wanted, id, record).map(|scope| CgroupPlace::Scope(scope.into()));
         }
         CgroupDriver::Cgroupfs => {}
     }
@@ -108,17 +108,17 @@ pub(crate) fn place(
                 if matches!(full.try_exists(), Ok(false)) {
                     record.set_cgroup_path(&full);
                 }
-                return Ok(Place::At(path));
+                return Ok(CgroupPlace::At(path));
             }
             log::debug!("no cgroup: the caller cannot make {}", full.display());
         }
         Err(e) if required => return Err(e),
         Err(e) => log::debug!("no cgroup: {e}"),
     }
-    Ok(Place::Caller)
+    Ok(CgroupPlace::Caller)
 }
 
-fn scope(runtime: &Runtime, wanted: &ContainerSpec, id: &str, record: &mut OciRecord) -> Result<Scope> {
+fn scope(runtime: &Runtime, wanted: &ContainerSpec, id: &str, record: &mut OciRecord) -> Result<HeldScope> {
     let (slice, prefix, name) = match &wanted.cgroup {
         CgroupsPath::Systemd { slice, prefix, name } => (slice.as_str(), prefix.as_str(), name.as_str()),
         _ => ("", "nspod", id),
@@ -150,7 +150,7 @@ fn scope(runtime: &Runtime, wanted: &ContainerSpec, id: &str, record: &mut OciRe
     if let Some(rules) = &wanted.spec.devices {
         held.cgroup().attach_devices(rules)?;
     }
-    Ok(Scope { manager, unit, held, limits })
+    Ok(HeldScope { manager, unit, held, limits })
 }
 
 fn limit(cgroup: &Cgroup, limits: &Limits) -> Result<()> {

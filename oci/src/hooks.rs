@@ -104,8 +104,7 @@ fn execute(hook: &Hook, state: &[u8]) -> Result<()> {
 
 fn memory_file(name: &str) -> Result<File> {
     let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC);
-    fd.map(File::from)
-        .map_err(|e| Error::call("hook", "make a file in memory", "memfd_create", e as i32))
+    fd.map(File::from).map_err(|e| Error::call("hook", "make a file in memory", "memfd_create", e as i32))
 }
 
 fn outcome(status: ExitStatus) -> String {

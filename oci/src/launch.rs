@@ -16,12 +16,12 @@ use nspod_sandbox::store::Lock;
 use nspod_sandbox::{Command, Container as SandboxContainer};
 
 use crate::bundle::{Bundle, check_root};
-use crate::cgroup::{self, Place};
+use crate::cgroup::{self, CgroupPlace};
 use crate::config::ContainerSpec;
 use crate::container::Container;
 use crate::error::{Error, ErrorKind, Result};
 use crate::inherit::InheritedFds;
-use crate::prestart::{Outcome, PreStart};
+use crate::prestart::{PreStart, PreStartOutcome};
 use crate::record::{OciRecord, Status};
 use crate::runtime::Runtime;
 use crate::state::{Entry, Store};
@@ -170,7 +170,7 @@ impl Foreground {
 /// A claimed id for a bundle, with the lock of its entry.
 pub(crate) struct Claimed {
     pub(crate) wanted: ContainerSpec,
-    place: Place,
+    place: CgroupPlace,
     pub(crate) entry: Arc<Entry>,
     pub(crate) record: OciRecord,
     pub(crate) store: Store,
@@ -205,7 +205,7 @@ impl Claimed {
         if wanted.spec.mounts_stay && wanted.spec.namespaces.mnt == NamespaceMode::Host {
             record.root_mount = Some((cleanup::mount_id(&record.rootfs)?, None));
         }
-        let place = Place::Caller;
+        let place = CgroupPlace::Caller;
         let mut claimed = Claimed { wanted, place, entry: Arc::new(entry), record, store, lock };
         match claimed.write(runtime, id, bundle) {
             Ok(()) => Ok(claimed),
@@ -232,8 +232,8 @@ impl Claimed {
 
     /// Keeps the cgroup for the processes that have been moved into it.
     pub(crate) fn release_cgroup(&mut self) -> Result<()> {
-        match mem::replace(&mut self.place, Place::Caller) {
-            Place::Scope(scope) => scope.release(),
+        match mem::replace(&mut self.place, CgroupPlace::Caller) {
+            CgroupPlace::Scope(scope) => scope.release(),
             _ => Ok(()),
         }
     }
@@ -341,8 +341,8 @@ fn launch(
     // The agent of a filter must have the listener before the container's program runs.
     let held_here = mode != RunMode::Held && (two_states || listener.is_some());
     let prestart = PreStart::take(wanted);
-    let outcome = Arc::new(Outcome::default());
-    let place = mem::replace(place, Place::Caller);
+    let outcome = Arc::new(PreStartOutcome::default());
+    let place = mem::replace(place, CgroupPlace::Caller);
     let mut command = command(mem::take(&mut wanted.spec), place, prestart, entry, record, &outcome);
     options.inherited.give(&mut command);
     if mode == RunMode::Held {
@@ -389,16 +389,16 @@ fn launch(
 /// Returns the command that starts the container in its cgroup, with the work on the host.
 fn command(
     mut spec: Spec,
-    place: Place,
+    place: CgroupPlace,
     prestart: PreStart,
     entry: &Arc<Entry>,
     record: &OciRecord,
-    outcome: &Arc<Outcome>,
+    outcome: &Arc<PreStartOutcome>,
 ) -> Command {
-    if matches!(place, Place::Caller) && !spec.limits.is_empty() {
+    if matches!(place, CgroupPlace::Caller) && !spec.limits.is_empty() {
         log::warn!("linux.resources has no effect, as the cgroup manager is disabled");
     }
-    if !matches!(place, Place::At(_)) {
+    if !matches!(place, CgroupPlace::At(_)) {
         // A scope has the limits already; the caller's cgroup cannot have any.
         spec.devices = None;
         spec.limits = Limits::default();
@@ -406,12 +406,12 @@ fn command(
     let mut command = Command::from_spec(spec);
     // After a crash, a container without a cgroup can be found only by its process. So its pid is written
     // before the process can outlive this one.
-    let noted = !prestart.is_empty() || matches!(place, Place::Caller);
+    let noted = !prestart.is_empty() || matches!(place, CgroupPlace::Caller);
     let mut scope = None;
     match place {
-        Place::At(path) => command.cgroup_at(path),
-        Place::Scope(made) => command.cgroup_inside(scope.insert(made).path()),
-        Place::Caller => command.no_cgroup(),
+        CgroupPlace::At(path) => command.cgroup_at(path),
+        CgroupPlace::Scope(made) => command.cgroup_inside(scope.insert(made).path()),
+        CgroupPlace::Caller => command.no_cgroup(),
     };
     if noted || scope.is_some() {
         let (entry, mut record, outcome) = (entry.clone(), record.clone(), outcome.clone());

@@ -32,7 +32,7 @@ pub(crate) struct PreStart {
 
 /// Results of the work.
 #[derive(Default)]
-pub(crate) struct Outcome {
+pub(crate) struct PreStartOutcome {
     /// The file from which hooks in the container read its state.
     state: OnceLock<File>,
     /// The resctrl group, and the directories that were created for it.
@@ -64,7 +64,7 @@ impl PreStart {
         made: &Prepared<'_>,
         entry: &Entry,
         record: &mut OciRecord,
-        outcome: &Outcome,
+        outcome: &PreStartOutcome,
     ) -> Result<Vec<u8>> {
         record.set_process(ProcessId::of(made.pid)?);
         if let Some(file) = made.state.and_then(|file| file.try_clone().ok()) {
@@ -107,7 +107,7 @@ fn apply_rdt(rdt: IntelRdt, pid: i32, record: &mut OciRecord) -> Result<()> {
     Ok(())
 }
 
-impl Outcome {
+impl PreStartOutcome {
     /// Notes the resctrl group in the record. The work used a copy of the record.
     pub(crate) fn note(&self, record: &mut OciRecord) {
         if let Some((path, made)) = self.rdt.get().cloned() {

@@ -190,7 +190,7 @@ fn add(total: &mut Counts, lane: Counts, ok: bool) {
 
 fn host_lane(args: &Args, tally: &mut Tally) -> Result<()> {
     let tests = build()?;
-    let mut script = script(&tests, &args.filters, Place::Host);
+    let mut script = script(&tests, &args.filters, Machine::Host);
     // The output of `cargo test --doc` names each test by its file.
     script.push_str(&format!(
         "printf '\\n{PROGRAM}documentation\\n'\n\
@@ -219,7 +219,7 @@ fn uml_lane(args: &Args, tally: &mut Tally) -> Result<()> {
     for (name, filter) in LACKING {
         let test = tests.iter().find(|test| test.name == name);
         let test = test.with_context(|| format!("cargo has built no test {name}"))?;
-        script.push_str(&run_program(test, "", "", &words(&[filter.to_owned()]), Place::Guest));
+        script.push_str(&run_program(test, "", "", &words(&[filter.to_owned()]), Machine::Guest));
     }
     script.push_str(END);
     let code = uml::run(&script, !args.no_install, |stream, bytes| {
@@ -248,7 +248,7 @@ fn guest_lane(args: &Args, tally: &mut Tally) -> Result<()> {
         command: vec![
             "sh".to_owned(),
             "-c".to_owned(),
-            path + &script(&tests, &args.filters, Place::Guest) + END,
+            path + &script(&tests, &args.filters, Machine::Guest) + END,
         ],
         ..guest::Args::default()
     };
@@ -292,9 +292,9 @@ fn test_binaries(messages: &str) -> Result<Vec<TestBinary>> {
     Ok(tests)
 }
 
-/// Where the test programs run.
+/// The machine on which the test programs run.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Machine {
     Host,
     Guest,
 }
@@ -304,25 +304,25 @@ const END: &str = "exit $failed\n";
 
 /// Returns a script that runs all test programs and sets `failed` if one failed. Its stdout names each program,
 /// and the exit code of each that failed, in the form that [`Tally`] reads.
-fn script(tests: &[TestBinary], filters: &[String], place: Place) -> String {
+fn script(tests: &[TestBinary], filters: &[String], machine: Machine) -> String {
     let mut script = "failed=0\n".to_owned();
     let own = tests.iter().map(|test| (test, None));
-    let controlled = tests.iter().filter(|test| place == Place::Guest && test.name == CONTROLLED);
+    let controlled = tests.iter().filter(|test| machine == Machine::Guest && test.name == CONTROLLED);
     let controls = controlled.flat_map(|test| CONTROLS.iter().map(move |runtime| (test, Some(*runtime))));
     for (test, control) in own.chain(controls) {
         let runtime = control.map(|runtime| format!("NSPOD_TEST_RUNTIME={runtime} ")).unwrap_or_default();
         let of = control.map(|runtime| format!(" of {runtime}")).unwrap_or_default();
-        script.push_str(&run_program(test, &of, &runtime, &words(filters), place));
+        script.push_str(&run_program(test, &of, &runtime, &words(filters), machine));
     }
     script
 }
 
 /// Returns the line of script that runs one test program.
-fn run_program(test: &TestBinary, of: &str, variables: &str, filters: &str, place: Place) -> String {
+fn run_program(test: &TestBinary, of: &str, variables: &str, filters: &str, machine: Machine) -> String {
     let package = test.directory.file_name().unwrap_or_default().to_string_lossy();
     let directory = sh::quote(&test.directory.to_string_lossy());
     // With a process group of its own the program would not be interrupted from the terminal.
-    let group = if place == Place::Host { " --foreground" } else { "" };
+    let group = if machine == Machine::Host { " --foreground" } else { "" };
     format!(
         "printf '\\n%s\\n' {heading}\n\
          (cd {directory} && {variables}CARGO_MANIFEST_DIR={directory} \
@@ -405,7 +405,7 @@ mod tests {
             executable: executable.into(),
         };
         let tests = [test("bad", "/bin/false"), test("good", "/bin/echo")];
-        let script = script(&tests, &["a b".to_owned()], Place::Host) + END;
+        let script = script(&tests, &["a b".to_owned()], Machine::Host) + END;
         let output = Command::new("sh").args(["-c", &script]).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(
@@ -432,7 +432,7 @@ mod tests {
             ),
         ];
         let mut tally = Tally::default();
-        let script = script(&tests, &[], Place::Host).replace("cd '/cli'", "cd /") + END;
+        let script = script(&tests, &[], Machine::Host).replace("cd '/cli'", "cd /") + END;
         let output = Command::new("sh").args(["-c", &script]).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         tally.push(0, &output.stdout);
@@ -463,7 +463,7 @@ mod tests {
     fn the_runtime_suite_also_runs_with_its_controls() {
         let test =
             |name: &str| TestBinary { name: name.into(), directory: "/".into(), executable: "/t".into() };
-        let script = script(&[test(CONTROLLED), test("other")], &[], Place::Guest);
+        let script = script(&[test(CONTROLLED), test("other")], &[], Machine::Guest);
         for (words, times) in
             [("/t' --show", 4), ("NSPOD_TEST_RUNTIME=crun ", 1), ("NSPOD_TEST_RUNTIME=runc ", 1)]
         {

@@ -8,14 +8,14 @@ use crate::CpuList;
 
 /// File and format of a field.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct FileFormat {
     /// The name of the file. `SIZE` in it stands for the key of the map.
     pub(super) file: &'static str,
     /// The text between the key and the value, such as `default ` in `io.weight`.
     pub(super) prefix: &'static str,
 }
 
-impl Place {
+impl FileFormat {
     /// Returns the text that stands for `SIZE` in the name of the file.
     pub(super) fn size_in<'a>(&self, file: &'a str) -> Option<&'a str> {
         let (before, after) = self.file.split_once("SIZE")?;
@@ -33,13 +33,13 @@ pub(super) trait Setting: Default {
     const REPLACES: bool;
 
     /// Appends the files and values to write.
-    fn write(&self, place: Place, writes: &mut Vec<(String, String)>);
+    fn write(&self, format: FileFormat, writes: &mut Vec<(String, String)>);
 
     /// Overwrites the value with the parts that `new` sets.
     fn merge(&mut self, new: &Self);
 
     /// Removes and returns the part that is written to `file`.
-    fn take(&mut self, place: Place, file: &str) -> Self;
+    fn take(&mut self, format: FileFormat, file: &str) -> Self;
 }
 
 impl<T: Value> Setting for Option<T> {
@@ -49,9 +49,9 @@ impl<T: Value> Setting for Option<T> {
         self.is_none()
     }
 
-    fn write(&self, place: Place, writes: &mut Vec<(String, String)>) {
-        let text = self.as_ref().map(|value| format!("{}{}", place.prefix, value.text()));
-        writes.extend(text.map(|text| (place.file.to_owned(), text)));
+    fn write(&self, format: FileFormat, writes: &mut Vec<(String, String)>) {
+        let text = self.as_ref().map(|value| format!("{}{}", format.prefix, value.text()));
+        writes.extend(text.map(|text| (format.file.to_owned(), text)));
     }
 
     fn merge(&mut self, new: &Self) {
@@ -62,8 +62,8 @@ impl<T: Value> Setting for Option<T> {
         }
     }
 
-    fn take(&mut self, place: Place, file: &str) -> Self {
-        if place.file == file { Option::take(self) } else { None }
+    fn take(&mut self, format: FileFormat, file: &str) -> Self {
+        if format.file == file { Option::take(self) } else { None }
     }
 }
 
@@ -75,11 +75,11 @@ impl<K: Clone + Ord + Display, T: Value> Setting for BTreeMap<K, T> {
         self.is_empty()
     }
 
-    fn write(&self, place: Place, writes: &mut Vec<(String, String)>) {
+    fn write(&self, format: FileFormat, writes: &mut Vec<(String, String)>) {
         for (key, value) in self.iter().filter(|(_, value)| !value.is_empty()) {
-            writes.push(match place.file.split_once("SIZE") {
+            writes.push(match format.file.split_once("SIZE") {
                 Some((before, after)) => (format!("{before}{key}{after}"), value.text()),
-                None => (place.file.to_owned(), format!("{key} {}{}", place.prefix, value.text())),
+                None => (format.file.to_owned(), format!("{key} {}{}", format.prefix, value.text())),
             });
         }
     }
@@ -93,11 +93,11 @@ impl<K: Clone + Ord + Display, T: Value> Setting for BTreeMap<K, T> {
         }
     }
 
-    fn take(&mut self, place: Place, file: &str) -> Self {
-        if place.file == file {
+    fn take(&mut self, format: FileFormat, file: &str) -> Self {
+        if format.file == file {
             return std::mem::take(self);
         }
-        let key = self.keys().find(|key| place.size_in(file) == Some(key.to_string().as_str())).cloned();
+        let key = self.keys().find(|key| format.size_in(file) == Some(key.to_string().as_str())).cloned();
         key.and_then(|key| self.remove_entry(&key)).into_iter().collect()
     }
 }

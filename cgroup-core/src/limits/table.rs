@@ -23,7 +23,7 @@ use std::ops::RangeInclusive;
 
 use nix::errno::Errno;
 
-use super::setting::{Place, Setting};
+use super::setting::{FileFormat, Setting};
 use super::values::{CpuMax, IoMax, Max, RdmaMax};
 use crate::cpu_list::CpuList;
 use crate::device_number::Device;
@@ -33,7 +33,7 @@ use crate::device_number::Device;
 pub(crate) struct Limit {
     /// The file and the prefix of the value. `None`: the file has the name of the key, and the
     /// value has no prefix.
-    place: Option<Place>,
+    format: Option<FileFormat>,
     /// Checks the value, without asking the kernel.
     check: fn(&Limits) -> Check,
     /// The systemd property for the same limit.
@@ -72,9 +72,9 @@ pub(crate) enum Systemd {
 /// Access to the field of [`Limits`], with its type erased.
 #[derive(Debug)]
 struct Field {
-    write: fn(&Limits, Place, &mut Vec<(String, String)>),
+    write: fn(&Limits, FileFormat, &mut Vec<(String, String)>),
     merge: fn(&mut Limits, &Limits),
-    take: fn(&mut Limits, &mut Limits, Place, &str),
+    take: fn(&mut Limits, &mut Limits, FileFormat, &str),
     replaces: fn(&Limits) -> bool,
 }
 
@@ -83,7 +83,7 @@ type Check = Result<(), (String, &'static str)>;
 
 impl Limit {
     const NONE: Self = Self {
-        place: None,
+        format: None,
         check: |_| Ok(()),
         systemd: Systemd::None,
         v1: &[],
@@ -97,7 +97,7 @@ impl Limit {
 
     /// Returns the first limit with this file.
     pub(crate) fn of_file(file: &str) -> Option<&'static Self> {
-        TABLE.iter().find(|limit| limit.file() == file || limit.place().size_in(file).is_some())
+        TABLE.iter().find(|limit| limit.file() == file || limit.format().size_in(file).is_some())
     }
 
     /// Returns the requirements of the file, as the end of a sentence.
@@ -106,8 +106,9 @@ impl Limit {
             let options = if limit.requires.is_empty() { "" } else { " and " };
             return format!("it requires Linux {} or later{options}{}", limit.since, limit.requires);
         }
-        let is_v1 =
-            |name: &&'static str| *name == file || Place { file: name, prefix: "" }.size_in(file).is_some();
+        let is_v1 = |name: &&'static str| {
+            *name == file || FileFormat { file: name, prefix: "" }.size_in(file).is_some()
+        };
         match TABLE.iter().find(|limit| limit.v1.iter().any(is_v1)) {
             Some(limit) => format!("this is a name of cgroup v1: use {}", limit.file()),
             None => "check the name; this kernel does not know it".to_owned(),
@@ -122,11 +123,11 @@ impl Limit {
 
     /// Returns the name of the file.
     pub(super) fn file(&self) -> &'static str {
-        self.place().file
+        self.format().file
     }
 
-    fn place(&self) -> Place {
-        self.place.unwrap_or(Place { file: self.key, prefix: "" })
+    fn format(&self) -> FileFormat {
+        self.format.unwrap_or(FileFormat { file: self.key, prefix: "" })
     }
 
     pub(super) fn check(&self, limits: &Limits) -> Check {
@@ -134,7 +135,7 @@ impl Limit {
     }
 
     pub(super) fn write(&self, limits: &Limits, writes: &mut Vec<(String, String)>) {
-        (self.field.write)(limits, self.place(), writes);
+        (self.field.write)(limits, self.format(), writes);
     }
 
     pub(super) fn merge(&self, limits: &mut Limits, new: &Limits) {
@@ -146,7 +147,7 @@ impl Limit {
     }
 
     pub(super) fn take(&self, limits: &mut Limits, taken: &mut Limits, file: &str) {
-        (self.field.take)(limits, taken, self.place(), file);
+        (self.field.take)(limits, taken, self.format(), file);
     }
 }
 
@@ -198,9 +199,9 @@ macro_rules! limits {
         pub(super) static TABLE: &[Limit] = &[$(Limit {
             key: $key,
             field: Field {
-                write: |limits, place, writes| Setting::write(&limits.$field, place, writes),
+                write: |limits, format, writes| Setting::write(&limits.$field, format, writes),
                 merge: |limits, new| Setting::merge(&mut limits.$field, &new.$field),
-                take: |limits, taken, place, file| taken.$field = Setting::take(&mut limits.$field, place, file),
+                take: |limits, taken, format, file| taken.$field = Setting::take(&mut limits.$field, format, file),
                 replaces: |limits| <$type as Setting>::REPLACES && !limits.$field.is_unset(),
             },
             $($attribute: $value,)*
@@ -342,7 +343,7 @@ limits! {
     /// kernel's default is 100. Since Linux 4.5, and with the io.cost model since 5.4. Section "IO
     /// Interface Files".
     "io.weight" io_weight: Option<u64> = {
-        place: Some(Place { file: "io.weight", prefix: "default " }),
+        format: Some(FileFormat { file: "io.weight", prefix: "default " }),
         check: |limits| in_range(&limits.io_weight, WEIGHT),
         systemd: Systemd::Number("IOWeight"),
         v1: &["blkio.weight", "blkio.weight_device"],
@@ -354,14 +355,14 @@ limits! {
     /// `io.weight` of single devices, from 1 to 10000. Since Linux 4.5, and with the io.cost model
     /// since 5.4. Section "IO Interface Files".
     "io.weight.device" io_weight_device: BTreeMap<Device, u64> = {
-        place: Some(Place { file: "io.weight", prefix: "" }),
+        format: Some(FileFormat { file: "io.weight", prefix: "" }),
         check: |limits| in_range(limits.io_weight_device.values(), WEIGHT),
     };
     /// `io.bfq.weight`: the same share on disks with the bfq scheduler, from 1 to 1000; the kernel's
     /// default is 100. If both this and [`io_weight`](Self::io_weight) are set, the kernel needs to
     /// have only one of the two files. Since Linux 4.12. Documentation/block/bfq-iosched.rst.
     "io.bfq.weight" io_bfq_weight: Option<u64> = {
-        place: Some(Place { file: "io.bfq.weight", prefix: "default " }),
+        format: Some(FileFormat { file: "io.bfq.weight", prefix: "default " }),
         check: |limits| in_range(&limits.io_bfq_weight, BFQ_WEIGHT),
         v1: &["blkio.bfq.weight", "blkio.bfq.weight_device"],
         since: "4.12",
@@ -373,13 +374,13 @@ limits! {
     /// [`io_weight_device`](Self::io_weight_device) are set, the disk needs to support only one of
     /// the two. Since Linux 5.4. Documentation/block/bfq-iosched.rst.
     "io.bfq.weight.device" io_bfq_weight_device: BTreeMap<Device, u64> = {
-        place: Some(Place { file: "io.bfq.weight", prefix: "" }),
+        format: Some(FileFormat { file: "io.bfq.weight", prefix: "" }),
         check: |limits| in_range(limits.io_bfq_weight_device.values(), BFQ_WEIGHT),
     };
     /// `io.latency`: target latency of each device in µs, below which the cgroup is protected. Since
     /// Linux 4.19. Section "IO Latency Interface Files".
     "io.latency" io_latency: BTreeMap<Device, u64> = {
-        place: Some(Place { file: "io.latency", prefix: "target=" }),
+        format: Some(FileFormat { file: "io.latency", prefix: "target=" }),
         since: "4.19",
         requires: "CONFIG_BLK_CGROUP_IOLATENCY",
         causes: DISK,
@@ -388,7 +389,7 @@ limits! {
     /// `1GB`. A page fault above the limit raises SIGBUS. Since Linux 5.6. Section "HugeTLB
     /// Interface Files".
     "hugetlb.max" hugetlb_max: BTreeMap<String, Max> = {
-        place: Some(Place { file: "hugetlb.SIZE.max", prefix: "" }),
+        format: Some(FileFormat { file: "hugetlb.SIZE.max", prefix: "" }),
         check: |limits| page_sizes(&limits.hugetlb_max),
         v1: &["hugetlb.SIZE.limit_in_bytes"],
         since: "5.6",
@@ -397,7 +398,7 @@ limits! {
     /// `hugetlb.SIZE.rsvd.max`: maximum bytes of huge pages that may be reserved. Above the limit
     /// `mmap` fails. Since Linux 5.7. Documentation/admin-guide/cgroup-v1/hugetlb.rst.
     "hugetlb.rsvd.max" hugetlb_rsvd_max: BTreeMap<String, Max> = {
-        place: Some(Place { file: "hugetlb.SIZE.rsvd.max", prefix: "" }),
+        format: Some(FileFormat { file: "hugetlb.SIZE.rsvd.max", prefix: "" }),
         check: |limits| page_sizes(&limits.hugetlb_rsvd_max),
         v1: &["hugetlb.SIZE.rsvd.limit_in_bytes"],
         since: "5.7",

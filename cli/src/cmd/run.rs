@@ -18,7 +18,7 @@ use crate::flags::limits::{LimitArgs, relax};
 use crate::flags::namespaces::NamespaceArgs;
 use crate::flags::process::{CommonArgs, RightsArgs};
 use crate::state::pods::Pods;
-use crate::state::{self, Entry, LOG, Lock, Saved, Store};
+use crate::state::{self, Entry, LOG, Lock, SavedContainer, Store};
 use crate::{foreground, output, terminal, value};
 
 #[derive(Debug, Default, Args)]
@@ -258,12 +258,12 @@ impl RunArgs {
         }
     }
 
-    fn saved(&self, container: &Container, spec: Spec, id: &str) -> Result<Saved> {
+    fn saved(&self, container: &Container, spec: Spec, id: &str) -> Result<SavedContainer> {
         let log = self.log_file.as_ref().map(std::path::absolute).transpose();
         let mut record = container.record()?;
         // The pod changes other parts of the spec.
         record.spec.process = spec.process;
-        Ok(Saved {
+        Ok(SavedContainer {
             id: id.into(),
             container: record,
             pod: self.pod.clone(),

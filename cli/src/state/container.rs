@@ -19,7 +19,7 @@ const OUTCOME: &str = "outcome.json";
 
 /// Saved state of a container whose first process has run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Saved {
+pub(crate) struct SavedContainer {
     pub(crate) id: String,
     pub(crate) container: ContainerRecord,
     pub(crate) pod: Option<String>,
@@ -33,17 +33,17 @@ pub(crate) struct Saved {
     pub(crate) stop_signal: i32,
 }
 
-impl store::Record for Saved {
+impl store::Record for SavedContainer {
     const FILES: &'static [&'static str] = &[RECORD];
 }
 
-impl AsRef<ContainerRecord> for Saved {
+impl AsRef<ContainerRecord> for SavedContainer {
     fn as_ref(&self) -> &ContainerRecord {
         &self.container
     }
 }
 
-impl Saved {
+impl SavedContainer {
     /// Returns whether a `nspod run` in the foreground waits for the container.
     pub(crate) fn owned(&self) -> Result<bool> {
         Ok(self.runner.as_ref().map(ProcessId::is_alive).transpose()?.unwrap_or(false))
@@ -65,14 +65,14 @@ pub(crate) enum State {
 
 /// A container's entry in the store.
 #[derive(Debug)]
-pub(crate) struct Entry(store::Entry<Saved>);
+pub(crate) struct Entry(store::Entry<SavedContainer>);
 
 impl Entry {
-    pub(super) fn new(entry: store::Entry<Saved>) -> Entry {
+    pub(super) fn new(entry: store::Entry<SavedContainer>) -> Entry {
         Entry(entry)
     }
 
-    pub(super) fn stored(&self) -> &store::Entry<Saved> {
+    pub(super) fn stored(&self) -> &store::Entry<SavedContainer> {
         &self.0
     }
 
@@ -85,19 +85,19 @@ impl Entry {
     }
 
     /// Returns the saved state of the container; `None` if its first process has not run.
-    pub(crate) fn saved(&self) -> Option<&Saved> {
+    pub(crate) fn saved(&self) -> Option<&SavedContainer> {
         self.0.record()
     }
 
     /// Returns the saved state of the container.
-    pub(crate) fn record(&self) -> Result<&Saved> {
+    pub(crate) fn record(&self) -> Result<&SavedContainer> {
         self.saved().ok_or_else(|| {
             Error::state("store", self.id(), format!("the container {} has not been started", self.id()))
                 .hint(format!("`nspod rm -f {}` removes the rest of it", self.id()))
         })
     }
 
-    pub(crate) fn write(&self, saved: &Saved) -> Result<()> {
+    pub(crate) fn write(&self, saved: &SavedContainer) -> Result<()> {
         Ok(self.0.write(saved)?)
     }
 

@@ -16,7 +16,7 @@ use nspod_cli::runtime_dir;
 use nspod_sandbox::ErrorKind;
 use nspod_sandbox::store::{self, Dir, Trust, is_random_name};
 
-pub(crate) use container::{Entry, LOG, Saved, State};
+pub(crate) use container::{Entry, LOG, SavedContainer, State};
 pub(crate) use nspod_sandbox::store::{Lock, Locked};
 
 use crate::error::{Error, Result};
@@ -36,7 +36,7 @@ pub(crate) fn age(created: u64) -> u64 {
 
 /// The containers of one user.
 #[derive(Debug)]
-pub(crate) struct Store(store::Store<Saved>);
+pub(crate) struct Store(store::Store<SavedContainer>);
 
 impl Store {
     /// Opens the store. Creates its directory if it is missing.
@@ -58,7 +58,7 @@ impl Store {
 
     /// Creates a container's entry and locks it.
     pub(crate) fn create(&self, id: &str) -> Result<(Entry, Lock)> {
-        let reclaim = |entry: &store::Entry<Saved>, lock: &Lock| match entry.record() {
+        let reclaim = |entry: &store::Entry<SavedContainer>, lock: &Lock| match entry.record() {
             None => self.clear(entry, lock).map(|()| true),
             Some(_) => Ok(false),
         };
@@ -127,7 +127,7 @@ impl Store {
         self.clear(entry.stored(), lock)
     }
 
-    fn clear(&self, entry: &store::Entry<Saved>, lock: &Lock) -> Result<()> {
+    fn clear(&self, entry: &store::Entry<SavedContainer>, lock: &Lock) -> Result<()> {
         match entry.record() {
             Some(saved) => saved.container.cgroup.as_deref().map_or(Ok(()), remove_cgroup)?,
             None => orphan_cgroups(entry.name())?.iter().try_for_each(|path| remove_cgroup(path))?,

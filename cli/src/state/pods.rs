@@ -19,7 +19,7 @@ const PINS: &str = "ns";
 
 /// Saved state of a pod.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Saved {
+struct SavedPod {
     /// Creation time in seconds since 1970.
     created: u64,
     spec: PodSpec,
@@ -29,25 +29,25 @@ struct Saved {
     creating: bool,
 }
 
-impl store::Record for Saved {
+impl store::Record for SavedPod {
     fn is_complete(&self) -> bool {
         !self.creating
     }
 }
 
-impl Saved {
-    fn new(created: u64, spec: &PodSpec, record: PodRecord) -> Saved {
-        Saved { created, spec: spec.clone(), record, creating: false }
+impl SavedPod {
+    fn new(created: u64, spec: &PodSpec, record: PodRecord) -> SavedPod {
+        SavedPod { created, spec: spec.clone(), record, creating: false }
     }
 }
 
 /// The pods of one user.
 #[derive(Debug)]
-pub(crate) struct Pods(store::Store<Saved>);
+pub(crate) struct Pods(store::Store<SavedPod>);
 
 /// A pod's entry in the store.
 #[derive(Debug)]
-pub(crate) struct Entry(store::Entry<Saved>);
+pub(crate) struct Entry(store::Entry<SavedPod>);
 
 impl Pods {
     /// Opens the store. Creates its directory if it is missing.
@@ -58,7 +58,7 @@ impl Pods {
 
     /// Creates a pod. If that fails, nothing of the pod is left.
     pub(crate) fn create(&self, name: &str, spec: &PodSpec, privileged: bool) -> Result<()> {
-        let reclaim = |entry: &store::Entry<Saved>, lock: &Lock| match is_complete(entry) {
+        let reclaim = |entry: &store::Entry<SavedPod>, lock: &Lock| match is_complete(entry) {
             true => Ok(false),
             false => self.clear(entry, lock).map(|()| true),
         };
@@ -112,7 +112,7 @@ impl Pods {
         }
     }
 
-    fn clear(&self, entry: &store::Entry<Saved>, lock: &Lock) -> Result<()> {
+    fn clear(&self, entry: &store::Entry<SavedPod>, lock: &Lock) -> Result<()> {
         match open(entry) {
             Ok(pod) => pod.delete()?,
             // The pod is incomplete, or its namespaces are gone after a crash or a reboot. Other
@@ -152,11 +152,11 @@ impl Entry {
     }
 }
 
-fn is_complete(entry: &store::Entry<Saved>) -> bool {
+fn is_complete(entry: &store::Entry<SavedPod>) -> bool {
     entry.record().is_some_and(store::Record::is_complete)
 }
 
-fn complete(entry: &store::Entry<Saved>) -> Result<&Saved> {
+fn complete(entry: &store::Entry<SavedPod>) -> Result<&SavedPod> {
     entry.record().filter(|saved| !saved.creating).ok_or_else(|| {
         let name = entry.name();
         Error::state("store", name, format!("the pod {name} is incomplete"))
@@ -164,7 +164,7 @@ fn complete(entry: &store::Entry<Saved>) -> Result<&Saved> {
     })
 }
 
-fn open(entry: &store::Entry<Saved>) -> Result<Pod> {
+fn open(entry: &store::Entry<SavedPod>) -> Result<Pod> {
     let saved = complete(entry)?;
     Pod::open(&saved.spec, &saved.record).map_err(|e| {
         let gone = matches!(e.kind(), ErrorKind::ProcessEnded | ErrorKind::State);
@@ -179,13 +179,13 @@ fn open(entry: &store::Entry<Saved>) -> Result<Pod> {
 }
 
 /// Creates a pod in its new entry.
-fn make(entry: &store::Entry<Saved>, spec: &PodSpec, privileged: bool) -> Result<()> {
+fn make(entry: &store::Entry<SavedPod>, spec: &PodSpec, privileged: bool) -> Result<()> {
     let created = super::now();
     let hold_by = if privileged { HoldBy::Descriptors } else { HoldBy::Process };
     let spec = PodSpec { hold_by, ..spec.clone() };
     let (writer, noted) = (entry.writer(), spec.clone());
     let note = move |record: &PodRecord| {
-        writer.write(&Saved { creating: true, ..Saved::new(created, &noted, record.clone()) })
+        writer.write(&SavedPod { creating: true, ..SavedPod::new(created, &noted, record.clone()) })
     };
     // The cgroups of pods and containers share a parent. A container name cannot contain a colon.
     let mut pod = Pod::create_noted(&format!("pod:{}", entry.name()), &spec, note)?;
@@ -195,13 +195,13 @@ fn make(entry: &store::Entry<Saved>, spec: &PodSpec, privileged: bool) -> Result
         private_mount(&pins)?;
         pod.pin(&pins)?;
     }
-    entry.write(&Saved::new(created, pod.spec(), pod.record()))?;
+    entry.write(&SavedPod::new(created, pod.spec(), pod.record()))?;
     pod.detach();
     Ok(())
 }
 
 /// Removes the remaining parts of a pod that is incomplete or has lost its namespaces.
-fn remove_parts(entry: &store::Entry<Saved>) -> Result<()> {
+fn remove_parts(entry: &store::Entry<SavedPod>) -> Result<()> {
     let Some(saved) = entry.record() else { return Ok(()) };
     if let Some(holder) = saved.record.holder.as_ref().map(ProcessId::open).transpose()?.flatten() {
         holder.send_signal(nix::libc::SIGKILL)?;

@@ -31,7 +31,10 @@ mod tests {
 
     #[test]
     fn each_command_is_consistent_and_has_a_manual_page() {
-        crate::test_commands::check(Cli::command, ["nspod-oci.1", "nspod-oci-create.1", "nspod-oci-update.1"]);
+        crate::test_commands::check(
+            Cli::command,
+            ["nspod-oci.1", "nspod-oci-create.1", "nspod-oci-update.1"],
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::output;
 
 /// Process and its place in the model.
-struct Place<'a> {
+struct ProcessReport<'a> {
     census: &'a Census,
     model: Model,
     names: Names,
@@ -25,8 +25,8 @@ pub(super) fn show(census: &Census, pid: i32, json: bool) -> Result<()> {
     let model = census.model();
     let container = model.containers.iter().position(|c| c.pids.binary_search(&pid).is_ok());
     let names = Names::read(&model);
-    let place = Place { census, model, names, process, container };
-    if json { place.json() } else { place.print() }
+    let report = ProcessReport { census, model, names, process, container };
+    if json { report.json() } else { report.print() }
 }
 
 fn absent(census: &Census, pid: i32) -> Error {
@@ -45,7 +45,7 @@ fn absent(census: &Census, pid: i32) -> Error {
     Error::new(ErrorKind::ProcessEnded, "census", problem).on(pid)
 }
 
-impl Place<'_> {
+impl ProcessReport<'_> {
     fn print(&self) -> Result<()> {
         let process = self.process;
         let pids: Vec<_> = process.inside.iter().map(i32::to_string).collect();
