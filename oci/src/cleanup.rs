@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::mount::{MntFlags, umount2};
 use ns_core::{Pidfd, boot_id};
 use nspod_sandbox::store::Lock;
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{OciRecord, Status};
@@ -52,10 +52,10 @@ pub(crate) fn remove(record: &OciRecord) -> Result<()> {
 /// there.
 pub(crate) fn unmount_criu_root(record: &OciRecord) -> Result<()> {
     let Some(path) = &record.criu_root else { return Ok(()) };
-    match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+    match rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
         // It is not mounted.
-        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
-        Err(e) => Err(Error::path("criu", "unmount", path, e as i32)),
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(e) => Err(Error::path("criu", "unmount", path, e.raw_os_error())),
     }
 }
 
@@ -94,7 +94,6 @@ fn unmount(record: &OciRecord) -> Result<()> {
     if made.map_or(now == before, |made| now != made) {
         return Ok(());
     }
-    let flags = rustix::mount::UnmountFlags::DETACH;
-    rustix::mount::unmount(&record.rootfs, flags)
+    rustix::mount::unmount(&record.rootfs, UnmountFlags::DETACH)
         .map_err(|e| Error::path("delete", "unmount", &record.rootfs, e.raw_os_error()))
 }
