@@ -47,7 +47,7 @@ impl Bundle {
         let file = path.join("config.json");
         let json =
             read_config(&file).map_err(|e| Error::io("bundle", "read the configuration", &file, &e))?;
-        let config = config::parse(&json)?;
+        let config = config::parse(&json).map_err(|e| e.on(file.display().to_string()))?;
         Ok(Bundle { path, json, config })
     }
 

@@ -8,12 +8,18 @@ use nix::errno::Errno;
 use nspod_errno::ErrnoText;
 use serde::{Deserialize, Serialize};
 
-/// The category of an error, for programs. [`Error::step`] names the step that failed.
+/// The category of an error, for programs: what happened. [`Error::step`] names the step that failed.
+///
+/// All functions return the kinds of an errno: `PermissionDenied`, `NotFound`, `ProcessEnded`,
+/// `AlreadyExists`, `Busy`, `Unsupported`, `LimitReached`, `InvalidInput`, `TimedOut` and `Os`. The
+/// other kinds name the functions that return them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// A field of the spec is invalid, or conflicts with another: [`Error::field`]. Nothing was
-    /// done.
+    /// done. Returned by [`Plan::new`](crate::Plan::new) and the functions that make a plan, such as
+    /// [`Command::spawn`](crate::Command::spawn), [`Pod::create`](crate::Pod::create) and
+    /// [`Pool::new`](crate::Pool::new).
     InvalidSpec,
     /// A field of an OCI configuration is invalid, or not supported: [`Error::field`] is its JSON
     /// path. Only `nspod-oci-runtime` returns this kind.
@@ -21,16 +27,20 @@ pub enum ErrorKind {
     /// An argument, name, path or text is invalid (`EINVAL`, `ENOTDIR`, `EISDIR`, `ELOOP`,
     /// `ENAMETOOLONG`, `ERANGE`, `E2BIG`).
     InvalidInput,
-    /// The program does not exist in the container.
+    /// The program does not exist in the container. Returned by the functions that start a program:
+    /// [`Command::spawn`](crate::Command::spawn), [`Launcher::spawn`](crate::Launcher::spawn),
+    /// [`Container::start`](crate::Container::start) and [`start_held`](crate::start_held).
     ProgramNotFound,
-    /// The program exists in the container but cannot be executed.
+    /// The program exists in the container but cannot be executed. Returned by the same functions.
     ProgramNotExecutable,
-    /// The first process was killed before it executed the program.
+    /// The first process was killed before it executed the program. Returned by the same functions.
     Killed,
     /// A hook exited with a nonzero code, was killed, exceeded its timeout, or could not be executed.
+    /// Returned by the same functions.
     HookFailed,
     /// A program that the operation needs failed or rejected a request: `newuidmap`, `newgidmap`,
-    /// systemd, or criu.
+    /// systemd, or criu. Returned by the functions that write id maps of ordinary users, and by
+    /// `nspod-oci-runtime`.
     HelperFailed,
     /// The caller lacks a capability, or a policy of the host forbids the call (`EPERM`, `EACCES`,
     /// `EROFS`).
@@ -49,13 +59,17 @@ pub enum ErrorKind {
     /// Namespaces, processes, descriptors, memory or disk space are exhausted (`ENOSPC`, `EUSERS`,
     /// `EAGAIN`, `EMFILE`, `ENFILE`, `ENOMEM`, `EDQUOT`, `EFBIG`).
     LimitReached,
-    /// This host cannot enforce a limit of the spec.
+    /// This host cannot enforce a limit of the spec. Returned by the functions that start a program or
+    /// set limits.
     Unenforceable,
-    /// The container or pod is not in a state that allows the operation.
+    /// The container or pod is not in a state that allows the operation, or lacks a cgroup for it.
+    /// Returned by the methods of [`Container`](crate::Container), [`Pod`](crate::Pod) and
+    /// [`Pool`](crate::Pool).
     State,
     /// An operation did not finish in time (`ETIMEDOUT`).
     TimedOut,
-    /// A process of the container sent an unexpected message, or none.
+    /// A process of the container sent an unexpected message, or none. Returned by the functions that
+    /// start a program.
     Protocol,
     /// A function of the caller, for example that of
     /// [`Command::prepared`](crate::Command::prepared), returned an error.

@@ -38,6 +38,10 @@ pub(super) fn step_failed(step: &Step, call: Call, value: i32) -> Error {
     if let Step::Exec(_) = step {
         error = error.with_kind(exec_kind(errno));
     }
+    // The kernel lacks the file system.
+    if (call, errno) == (Call::Fsopen, libc::ENODEV) {
+        error = error.with_kind(ErrorKind::Unsupported);
+    }
     let object = match (step, call) {
         // This call opens the destination.
         (Step::Mount(MountStep { place: Place::In(dest), .. }), Call::Openat2) => Some(dest.to_string()),

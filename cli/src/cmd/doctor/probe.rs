@@ -3,6 +3,8 @@
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+use nspod_sandbox::ErrorReport;
+
 /// Uid of `nobody`. Root uses it to try what ordinary users can do.
 const NOBODY: u32 = 65_534;
 
@@ -18,7 +20,11 @@ pub(super) fn run_as_nobody(what: &str) -> std::result::Result<(), String> {
 
 fn command(what: &str) -> Command {
     let mut command = Command::new("/proc/self/exe");
-    command.args(["doctor", "--probe", what]).current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
+    command
+        .args(["--json", "doctor", "--probe", what])
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
     command
 }
 
@@ -28,8 +34,8 @@ fn wait(command: &mut Command) -> std::result::Result<(), String> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    match said.trim().strip_prefix("nspod: ") {
-        Some(why) => Err(why.to_owned()),
-        None => Err(format!("the probe ended with {} and printed {:?}", output.status, said.trim())),
+    match serde_json::from_str::<ErrorReport>(said.lines().last().unwrap_or_default()) {
+        Ok(report) => Err(report.message),
+        Err(_) => Err(format!("the probe ended with {} and printed {:?}", output.status, said.trim())),
     }
 }
