@@ -204,16 +204,21 @@ mod tests {
         ] {
             assert_eq!(bytes(text), Ok(size), "{text}");
         }
-        for text in ["", "m", "-1", "1x", "1..5g", "1.g", ".5g", "18446744073709551616", "16777216t"] {
-            assert!(bytes(text).is_err(), "{text}");
+        for text in ["", "m", "-1", "1x", "1..5g", "1.g", ".5g", "18446744073709551616"] {
+            nspod_testkit::assert_refused(bytes(text), &format!("{text:?} is not a size"));
         }
+        nspod_testkit::assert_refused(bytes("16777216t"), "\"16777216t\" does not fit in 64 bits");
     }
 
     #[test]
     fn runcs_sizes_have_minus_one_for_no_limit() {
         assert_eq!(["-1", "", "50M"].map(signed_bytes), [Ok(-1), Ok(0), Ok(50 << 20)]);
-        for text in ["-2", "max", "9223372036854775808"] {
-            assert!(signed_bytes(text).is_err(), "{text}");
+        for (text, why) in [
+            ("-2", "is not a size"),
+            ("max", "is not a size"),
+            ("9223372036854775808", "does not fit in 63 bits"),
+        ] {
+            nspod_testkit::assert_refused(signed_bytes(text), &format!("{text:?} {why}"));
         }
     }
 
@@ -230,9 +235,10 @@ mod tests {
     fn processors_become_a_quota_of_100_ms_periods() {
         assert_eq!(cpus("0.5"), Ok(CpuMax::new(50_000, 100_000)));
         assert_eq!(cpus("2"), Ok(CpuMax::new(200_000, 100_000)));
-        for text in ["0", "-1", "nan", "inf", "x", "0.001"] {
-            assert!(cpus(text).is_err(), "{text}");
+        for text in ["0", "-1", "nan", "inf", "0.001"] {
+            nspod_testkit::assert_refused(cpus(text), &format!("{text} processors: must be at least 0.01"));
         }
+        nspod_testkit::assert_refused(cpus("x"), "\"x\" is not a number of processors");
     }
 
     #[test]
@@ -249,7 +255,7 @@ mod tests {
             assert_eq!(name(good).as_deref(), Ok(good));
         }
         for bad in ["", ".", "..", "a..b", "-a", ".a", "a/b", "a\n", "a b", "é", &"a".repeat(65)] {
-            assert!(name(bad).is_err(), "{bad:?}");
+            nspod_testkit::assert_refused(name(bad), &format!("{bad:?} is not a valid name"));
         }
     }
 
@@ -278,7 +284,7 @@ mod tests {
             ["65", "-1", "+9", "SIG", "SIG9", "NOPE", "", "RTMIN-1", "RTMAX+1", "RTMIN+31", "RTMAX-31"];
         for text in wrong.into_iter().chain(["RTMIN+", "RTMIN3", "RTMIN+-3", "RTMIN+2147483647", "9.0", " 9"])
         {
-            assert!(signal(text).is_err(), "{text:?}");
+            nspod_testkit::assert_refused(signal(text), &format!("{text:?} is not a signal"));
         }
     }
 

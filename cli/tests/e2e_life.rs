@@ -161,9 +161,10 @@ fn a_paused_container_makes_no_progress_and_can_be_killed() {
     let name = Name::detached(&[], &["sh", "-c", script]);
     let count = || {
         let pid = json(&["inspect", &name])[0]["pid"].clone();
-        std::fs::read_to_string(format!("/proc/{pid}/root/tmp/i")).unwrap_or_default()
+        std::fs::read_to_string(format!("/proc/{pid}/root/tmp/i"))
     };
-    eventually("it counts", || !count().is_empty());
+    eventually("it counts", || count().is_ok_and(|count| !count.is_empty()));
+    let count = || count().unwrap();
     ok(&["pause", &name]);
     assert_eq!(name.at(), "paused");
     let refused = nspod(&["exec", &name, "true"]);

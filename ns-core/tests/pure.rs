@@ -192,7 +192,9 @@ fn malformed_texts_are_refused_with_the_line() {
         assert!(error.to_string().contains(text), "{error}");
     }
     for text in ["monotonic 1", "realtime 0 0", "boottime 0 1000000000", "boottime 0 -1"] {
-        assert!(text.parse::<TimeOffsets>().is_err(), "{text}");
+        let error = text.parse::<TimeOffsets>().unwrap_err();
+        assert_eq!(error.kind(), ns_core::ErrorKind::Parse);
+        assert!(error.to_string().contains(text), "{error}");
     }
     let kernels = "monotonic           0         0\nboottime         -10        5\n";
     assert_eq!(kernels.parse::<TimeOffsets>().unwrap().boottime, TimeOffset { secs: -10, nanos: 5 });

@@ -63,14 +63,14 @@ pub fn run_with(command: &mut Command, input: &str) -> Output {
     // A program that does not read its input leaves a broken pipe.
     let _ = stdin.map(|mut stdin| stdin.write_all(input.as_bytes()));
     let status = end_of(&mut child);
-    let [out, err] = [out, err].map(|text| text.join().unwrap_or_default());
+    let [out, err] = [out, err].map(|text| text.join().unwrap());
     Output { status, out, err }
 }
 
 fn drain(from: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
-        let _ = from.map(|mut from| from.read_to_end(&mut bytes));
+        from.unwrap().read_to_end(&mut bytes).unwrap();
         String::from_utf8_lossy(&bytes).into_owned()
     })
 }

@@ -54,8 +54,12 @@ pub fn is_slow() -> bool {
 
 /// Returns how often a test repeats an attempt, from the number for the host: less in the guest, and
 /// `NSPOD_ROUNDS` times as often if that is set.
+///
+/// # Panics
+/// If `NSPOD_ROUNDS` is not a number.
 pub fn rounds(usual: u32) -> u32 {
-    let factor = std::env::var("NSPOD_ROUNDS").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1);
+    let factor = std::env::var("NSPOD_ROUNDS");
+    let factor = factor.map_or(1, |factor| factor.parse().expect("NSPOD_ROUNDS must be a number"));
     let usual = if is_slow() { usual.div_ceil(20) } else { usual };
     usual.saturating_mul(factor)
 }

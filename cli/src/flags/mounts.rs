@@ -173,8 +173,12 @@ mod tests {
 
     #[test]
     fn a_volume_without_a_path_is_explained() {
-        for bad in ["", ":", "/a:", "/a:b", ":/b", "/a:/b:shared", "/a:/b:ro,x"] {
-            assert!(volume(bad).is_err(), "{bad:?}");
+        for bad in ["", ":", "/a:", "/a:b", ":/b"] {
+            let why = format!("{bad:?} must have the form SOURCE:/DESTINATION");
+            nspod_testkit::assert_refused(volume(bad), &why);
+        }
+        for (bad, option) in [("/a:/b:shared", "shared"), ("/a:/b:ro,x", "x")] {
+            nspod_testkit::assert_refused(volume(bad), &format!("{option:?} is not an option of this mount"));
         }
         assert!(volume("data:/b").unwrap_err().contains("use ./data"));
     }
@@ -185,8 +189,14 @@ mod tests {
         assert_eq!(mount.kind, MountKind::Tmpfs { size: Some(64 << 20), mode: Some(0o700) });
         assert!(mount.noexec && mount.nosuid && mount.nodev);
         assert!(!tmpfs("/t:dev").unwrap().nodev);
-        for bad in ["", "t", "/t:size=x", "/t:mode=9", "/t:what"] {
-            assert!(tmpfs(bad).is_err(), "{bad:?}");
+        for (bad, why) in [
+            ("", "\"\" must have the form /DESTINATION"),
+            ("t", "\"t\" must have the form /DESTINATION"),
+            ("/t:size=x", "\"x\" is not a size"),
+            ("/t:mode=9", "\"9\" is not an octal mode"),
+            ("/t:what", "\"what\" is not an option of this mount"),
+        ] {
+            nspod_testkit::assert_refused(tmpfs(bad), why);
         }
     }
 
@@ -198,14 +208,14 @@ mod tests {
         assert_eq!(long("type=bind,src=/a,dst=/b,bind-recursive=disabled"), volume("/a:/b:bind").unwrap());
         assert_eq!(long("type=tmpfs,target=/t,tmpfs-size=1m"), tmpfs("/t:size=1m").unwrap());
         assert_eq!(long("type=proc,target=/proc").kind, MountKind::Proc);
-        for bad in [
-            "",
-            "type=bind,target=/b",
-            "type=bind,source=/a",
-            "type=nfs,target=/b",
-            "type=proc,target=/p,size=1",
+        for (bad, why) in [
+            ("", "requires target=/PATH"),
+            ("type=bind,target=/b", "requires source=PATH"),
+            ("type=bind,source=/a", "requires target=/PATH"),
+            ("type=nfs,target=/b", "type=nfs must be bind"),
+            ("type=proc,target=/p,size=1", "\"size=1\" is not an option of this mount"),
         ] {
-            assert!(mount(bad).is_err(), "{bad:?}");
+            nspod_testkit::assert_refused(mount(bad), why);
         }
     }
 
@@ -216,9 +226,10 @@ mod tests {
         let parsed = device("/dev/a:/dev/b:r").unwrap();
         assert_eq!((parsed.destination.as_path(), parsed.access), ("/dev/b".as_ref(), Access::READ));
         assert_eq!(device("/dev/a:rw").unwrap().access, Access::READ | Access::WRITE);
-        for bad in ["", "dev", "/dev/a:x", "/dev/a:/b:", "/dev/a:/b:r:w"] {
-            assert!(device(bad).is_err(), "{bad:?}");
+        for bad in ["", "dev", "/dev/a:/b:", "/dev/a:/b:r:w"] {
+            nspod_testkit::assert_refused(device(bad), &format!("{bad:?} must have the form /dev/SOURCE"));
         }
+        nspod_testkit::assert_refused(device("/dev/a:x"), "access \"x\" must consist of");
     }
 
     proptest! {

@@ -362,7 +362,7 @@ mod tests {
         assert_eq!(spec.id_maps, IdMaps::Maps { uid, gid });
         assert_eq!(root(&["--userns", "single"]).id_maps, IdMaps::Single);
         for bad in ["", "0", "0:x", "0:1:2:3", "0:1:", "-1:0:1"] {
-            assert!(extent(bad).is_err(), "{bad}");
+            nspod_testkit::assert_refused(extent(bad), "must have the form INSIDE:OUTSIDE[:COUNT]");
         }
         nspod_testkit::assert_refused(self::spec(&Facts::root(), None, &["--uidmap", "0:0:0"]), "0");
     }
@@ -373,8 +373,15 @@ mod tests {
         assert_eq!(spec.namespaces.time, NamespaceMode::New);
         let offsets = spec.time_offsets.unwrap();
         assert_eq!(offsets.to_string(), "monotonic 3600 0\nboottime -6 500000000\n");
-        for bad in ["", "monotonic", "real=1", "boottime=x", "boottime=1.", "boottime=1.-5"] {
-            assert!(time_offsets(bad).is_err(), "{bad}");
+        for (bad, why) in [
+            ("", "\"\" must have the form NAME=VALUE"),
+            ("monotonic", "\"monotonic\" must have the form NAME=VALUE"),
+            ("real=1", "clock \"real\" must be monotonic or boottime"),
+            ("boottime=x", "\"x\" is not a number of seconds"),
+            ("boottime=1.", "\"1.\" is not a number of seconds"),
+            ("boottime=1.-5", "\"1.-5\" is not a number of seconds"),
+        ] {
+            nspod_testkit::assert_refused(time_offsets(bad), why);
         }
     }
 

@@ -305,8 +305,14 @@ mod tests {
         assert_eq!(one("nofile=10"), Ok((10, 10)));
         assert_eq!(one("nofile=10:20"), Ok((10, 20)));
         assert_eq!(one("core=unlimited"), Ok((u64::MAX, u64::MAX)));
-        for bad in ["nofile", "nofile=", "nofile=20:10", "wings=2", "nofile=1:2:3"] {
-            assert!(ulimit(bad).is_err(), "{bad}");
+        for (bad, why) in [
+            ("nofile", "must have the form NAME=VALUE"),
+            ("nofile=", "\"\" is neither a number nor unlimited"),
+            ("nofile=20:10", "has a soft limit above the hard limit"),
+            ("wings=2", "\"wings\" is not a resource of setrlimit(2)"),
+            ("nofile=1:2:3", "\"2:3\" is neither a number nor unlimited"),
+        ] {
+            nspod_testkit::assert_refused(ulimit(bad), why);
         }
     }
 

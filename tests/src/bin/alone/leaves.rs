@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ns_core::Kinds;
 use nspod_sandbox::{HoldBy, Pod, PodSpec};
-use nspod_tests::{Cell, PATIENCE, eventually, join, pod};
+use nspod_tests::{Cell, GONE, PATIENCE, eventually, join, pod};
 
 pub(crate) fn run(name: &str, share: &str, process: bool) {
     let share: Kinds = share.parse().expect("kinds");
@@ -53,7 +53,7 @@ fn life(name: &str, spec: &PodSpec, pins: &Path) {
         cell.order("shm make 77").or_else(|_| cell.order("shm read 77")).expect("System V memory");
         cell.order("fork 3").expect("processes");
     }
-    assert!(ends.order("exit 3").is_err());
+    assert_eq!(ends.order("exit 3"), Err(GONE));
     assert_eq!(ends.container.wait().expect("its end").status.shell_code(), 3);
     drop(ends);
     deleted.container.delete().expect("deleted");

@@ -73,7 +73,7 @@ mod tests {
         assert_eq!(duration("1m30s"), ms(90_000));
         assert_eq!(duration("1.5s500ms"), ms(2000));
         for wrong in ["", "5", "s", "5x", "-1s", "1s2"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
+            nspod_testkit::assert_refused(duration(wrong), &format!("{wrong:?} is not a time"));
         }
     }
 }
