@@ -80,7 +80,7 @@ fn restore(bundle: &Bundle, flags: &[&str]) -> Output {
 }
 
 #[test]
-fn what_is_checkpointed_goes_on_where_it_was() {
+fn a_checkpointed_container_continues_where_it_was() {
     if !able() {
         return;
     }
@@ -121,7 +121,7 @@ fn what_is_checkpointed_goes_on_where_it_was() {
 }
 
 #[test]
-fn what_is_restored_is_in_a_cgroup_of_its_own_with_its_limits() {
+fn a_restored_container_is_in_its_own_cgroup_with_its_limits() {
     if !able() || !cgroups(Controllers::PIDS | Controllers::MEMORY) {
         return;
     }
@@ -160,7 +160,7 @@ fn what_is_restored_is_in_a_cgroup_of_its_own_with_its_limits() {
 }
 
 #[test]
-fn who_restores_in_the_foreground_has_its_output_and_its_exit_code() {
+fn restore_in_foreground_prints_output_and_returns_exit_code() {
     if !able() || runtime_lacks(&["runc"], "it cannot checkpoint a container with an output file outside") {
         return;
     }
@@ -206,7 +206,7 @@ fn a_program_that_has_redirected_its_output_has_the_callers_again() {
 }
 
 #[test]
-fn signals_to_who_restores_in_the_foreground_are_the_containers() {
+fn restore_in_foreground_forwards_signals() {
     if !able() || runtime_lacks(&["runc"], "it cannot checkpoint a container with an output file outside") {
         return;
     }
@@ -223,7 +223,7 @@ fn signals_to_who_restores_in_the_foreground_are_the_containers() {
 }
 
 #[test]
-fn pipes_are_those_of_who_restores() {
+fn restore_connects_the_pipes_of_its_caller() {
     if !able() {
         return;
     }
@@ -247,7 +247,7 @@ fn pipes_are_those_of_who_restores() {
 }
 
 #[test]
-fn mounts_from_outside_are_there_again() {
+fn mounts_from_outside_are_restored() {
     if !able() {
         return;
     }
@@ -276,7 +276,7 @@ fn mounts_from_outside_are_there_again() {
 }
 
 #[test]
-fn one_that_is_paused_is_checkpointed_too() {
+fn a_paused_container_can_be_checkpointed() {
     if !able() || runtime_lacks(&["runc"], "it rejects this") || !cgroups(Controllers::empty()) {
         return;
     }
@@ -290,7 +290,7 @@ fn one_that_is_paused_is_checkpointed_too() {
 }
 
 #[test]
-fn a_failure_says_criu_s_reason_and_changes_nothing() {
+fn a_failure_reports_the_reason_of_criu_and_changes_nothing() {
     if !able() {
         return;
     }
@@ -404,7 +404,7 @@ fn a_restore_that_is_killed_half_way_leaves_the_root_its_files() {
 }
 
 #[test]
-fn a_terminal_is_handed_over_again() {
+fn restore_hands_over_the_terminal() {
     if !able() {
         return;
     }
@@ -440,7 +440,7 @@ fn a_terminal_is_handed_over_again() {
 }
 
 #[test]
-fn a_file_that_is_open_and_removed_is_linked_to_a_name_if_that_is_allowed() {
+fn an_open_removed_file_is_linked_to_a_name_if_allowed() {
     if !able() || runtime_lacks(&["runc"], "--link-remap requires version 1.3") {
         return;
     }
@@ -462,7 +462,7 @@ fn a_file_that_is_open_and_removed_is_linked_to_a_name_if_that_is_allowed() {
 }
 
 #[test]
-fn memory_is_written_beforehand_and_the_rest_refers_to_it() {
+fn a_pre_dump_writes_memory_to_which_the_checkpoint_refers() {
     if !able() {
         return;
     }
