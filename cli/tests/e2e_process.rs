@@ -83,11 +83,14 @@ fn a_working_directory_that_the_user_may_not_enter_is_entered() {
     }
     let dir = tempfile::tempdir().unwrap();
     let volume = format!("{}:/mnt", dir.path().display());
-    let run = ["run", "-v", &volume, "-u", "42:42", "-w", "/mnt", "pwd"];
+    // With CAP_DAC_OVERRIDE the user may enter it.
+    let volume = ["-v", &volume, "--cap-drop", "all"];
+    let user = ["-u", "42:42", "-w", "/mnt"];
+    let run = [&["run"][..], &volume, &user, &["pwd"]].concat();
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     assert_eq!(ok(&run), "/mnt\n");
-    let sleeper = Name::detached(&["-v", &volume], &["sleep", "1000"]);
-    assert_eq!(ok(&["exec", "-u", "42:42", "-w", "/mnt", &sleeper, "pwd"]), "/mnt\n");
+    let sleeper = Name::detached(&volume, &["sleep", "1000"]);
+    assert_eq!(ok(&[&["exec"][..], &user, &[&sleeper, "pwd"]].concat()), "/mnt\n");
 }
 
 #[test]
