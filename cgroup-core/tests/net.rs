@@ -333,6 +333,43 @@ fn connections_from_peers_are_limited() {
 }
 
 #[test]
+fn packets_per_second_are_limited_in_each_direction() {
+    own_network();
+    let own = Own::new();
+    let mut agent = Agent::new(&own);
+    let peer = UdpSocket::bind("127.0.0.1:53").unwrap();
+    assert_eq!(agent.ask("udp 127.0.0.1:1000"), "ok");
+    own.limit_net(&Limits { packets_max: Some(10), ..Limits::default() }).unwrap();
+    let began = Instant::now();
+    let answers: Vec<String> = (0..30).map(|_| agent.ask("send 127.0.0.1:53")).collect();
+    let most = 10.0 + began.elapsed().as_secs_f64() * 10.0 + 1.0;
+    assert!(answers.iter().all(|answer| answer == "ok" || answer == "EPERM"), "{answers:?}");
+    let sent = answers.iter().filter(|answer| *answer == "ok").count();
+    assert!(sent >= 10 && sent as f64 <= most, "{sent} of at most {most}");
+    let egress = usage(&own).egress;
+    assert_eq!((egress.packets, egress.dropped), (sent as u64, 30 - sent as u64));
+
+    let began = Instant::now();
+    for _ in 0..30 {
+        peer.send_to(b"x", "127.0.0.1:1000").unwrap();
+    }
+    let most = 10.0 + began.elapsed().as_secs_f64() * 10.0 + 1.0;
+    let ingress = usage(&own).ingress;
+    assert!(ingress.packets >= 10 && ingress.packets as f64 <= most, "{ingress:?} of at most {most}");
+    assert_eq!(ingress.packets + ingress.dropped, 30);
+
+    // A TCP connection is slowed down, and is not lost. The packets before have used up the second.
+    std::thread::sleep(SHORT);
+    own.limit_net(&Limits { packets_max: Some(50), ..Limits::default() }).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:80").unwrap();
+    assert_eq!(agent.connect("127.0.0.1:80"), "ok");
+    let (mut stream, _) = listener.accept().unwrap();
+    (0..60).for_each(|_| assert_eq!(agent.ask("write"), "ok"));
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.read_exact(&mut [0; 60]).unwrap();
+}
+
+#[test]
 fn the_limits_of_a_parent_hold_above_those_of_its_children() {
     own_network();
     let parent = Own::new();

@@ -88,6 +88,8 @@ fn limits_that_cannot_be_enforced_are_refused_with_the_reason() {
     let refused = user.nspod(&["run", "--deny-net", "*:80", "true"]);
     assert_eq!((refused.code(), refused.out.as_str()), (125, ""), "{}", refused.err);
     assert!(refused.err.contains("cgroup"), "{}", refused.err);
-    let plan = ok(&["run", "--explain", "--deny-net", "*:80", "--accept-rate", "5", "true"]);
-    assert!(plan.contains("net.deny = *:80\n      net.accepts.max = 5\n"), "{plan}");
+    let plan =
+        ok(&["run", "--explain", "--deny-net", "*:80", "--accept-rate", "5", "--packet-rate", "6", "true"]);
+    let want = "net.deny = *:80\n      net.accepts.max = 5\n      net.packets.max = 6\n";
+    assert!(plan.contains(want), "{plan}");
 }

@@ -62,6 +62,7 @@ fn net(u: &mut Unstructured<'_>) -> Result<net::Limits> {
         deny: several(u, 2, rule)?,
         connects_max: maybe(u, |u| u.arbitrary())?,
         accepts_max: maybe(u, |u| u.arbitrary())?,
+        packets_max: maybe(u, |u| u.arbitrary())?,
     })
 }
 

@@ -35,6 +35,7 @@ pub(super) enum Size {
 pub(super) enum Operation {
     Add = 0x00,
     Subtract = 0x10,
+    Multiply = 0x20,
     Or = 0x40,
     And = 0x50,
     ShiftLeft = 0x60,

@@ -31,6 +31,11 @@ pub struct Limits {
     /// sends it again after a second.
     #[cfg_attr(feature = "serde", serde(rename = "accepts.max", skip_serializing_if = "Option::is_none"))]
     pub accepts_max: Option<u32>,
+    /// `net.packets.max`: maximum number of packets in a second, in each direction. As many are allowed
+    /// at once. Further packets are dropped: TCP sends them again, and `sendmsg` of a datagram fails
+    /// with `EPERM`. The TCP segments that the kernel or the device joins count one by one.
+    #[cfg_attr(feature = "serde", serde(rename = "packets.max", skip_serializing_if = "Option::is_none"))]
+    pub packets_max: Option<u32>,
 }
 
 /// The greatest number of rules.
@@ -81,7 +86,11 @@ impl Limits {
         let rules = [("net.allow", &self.allow), ("net.deny", &self.deny)];
         let rules =
             rules.into_iter().flat_map(|(name, rules)| rules.iter().map(move |r| (name, r.to_string())));
-        let rates = [("net.connects.max", self.connects_max), ("net.accepts.max", self.accepts_max)];
+        let rates = [
+            ("net.connects.max", self.connects_max),
+            ("net.accepts.max", self.accepts_max),
+            ("net.packets.max", self.packets_max),
+        ];
         let rates = rates.into_iter().filter_map(|(name, rate)| Some((name, rate?.to_string())));
         rules.chain(rates).map(|(name, value)| (name.to_owned(), value)).collect()
     }

@@ -1,5 +1,5 @@
 //! Network limits of a cgroup: the addresses with which its processes may communicate, and the number
-//! of connections in a second.
+//! of connections and packets in a second.
 //!
 //! cgroup v2 has no network controller. The limits are eBPF programs that are attached to the
 //! cgroup, so they apply to the sockets of its processes and of all cgroups below. The containers of

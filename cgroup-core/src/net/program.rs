@@ -8,7 +8,7 @@ use std::mem::size_of;
 
 use super::assembler::{Assembler, Condition, Function, Label, Operand, Operation, Register, Size};
 use super::rule::{Direction, Protocol};
-use super::table::{ADDRESS, ALLOWED, DENIED, INTERVAL, KEY_BITS, PORT, UNLISTED};
+use super::table::{ADDRESS, ALLOWED, DENIED, INTERVAL, KEY_BITS, PORT, Rate, UNLISTED};
 use crate::sys::bpf::{Hook, Map, Name};
 use Register::{FP, R0, R1, R2, R3, R4, R6, R7, R8, R9};
 
@@ -23,13 +23,11 @@ pub(super) struct Maps {
 
 /// Counters and state of the programs. A new limit does not reset them.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct State([u64; 10]);
+pub(super) struct State([u64; 12]);
 
-/// The place of a number in [`State`], in bytes: when the next connection is free, by the clock of the
-/// kernel.
-const NEXT_CONNECTION: i16 = 0;
-/// The places of the counters of a direction, each 32 bytes long.
-const COUNTERS: i16 = 16;
+/// The place of the counters in [`State`], in bytes: 32 for each side. Before them is a time for each
+/// [`Rate`]: when the next connection or packet is free, by the clock of the kernel.
+const COUNTERS: i16 = 32;
 const BYTES: i16 = 0;
 const PACKETS: i16 = 8;
 const DROPPED: i16 = 16;
@@ -148,6 +146,7 @@ const LOCAL_PORT: i16 = 44;
 // struct __sk_buff.
 const PACKET_LENGTH: i16 = 0;
 const PACKET_PROTOCOL: i16 = 16;
+const PACKET_SEGMENTS: i16 = 164;
 
 const SOCK_STREAM: i32 = 1;
 const ETH_P_IP: u16 = 0x0800;
@@ -206,7 +205,7 @@ fn address(maps: &Maps, call: Call, family: Family) -> Vec<u64> {
         Call::Connect => {
             a.load(Size::Word, R1, R6, SOCKET_TYPE);
             a.jump_if(Condition::NotEqual, R1, SOCK_STREAM, passed);
-            rate(&mut a, maps, Direction::Out, passed, denied);
+            rate(&mut a, maps, Rate::Connects, passed, denied);
         }
         Call::Bind if family == Family::V6 => {
             // A socket that is bound to :: receives IPv4 too.
@@ -273,9 +272,13 @@ fn packet(maps: &Maps, side: Side) -> Vec<u64> {
     decide(&mut a, dropped);
     a.place(checked);
     if side == Side::Ingress {
-        a.jump_if(Condition::Equal, R8, 0, passed);
-        rate(&mut a, maps, Direction::In, passed, dropped);
+        let accepted = a.label();
+        a.jump_if(Condition::Equal, R8, 0, accepted);
+        rate(&mut a, maps, Rate::Accepts, accepted, dropped);
+        a.place(accepted);
     }
+    let of_packets = if side == Side::Egress { Rate::Egress } else { Rate::Ingress };
+    rate(&mut a, maps, of_packets, passed, dropped);
     a.place(passed);
     a.load(Size::Word, R2, R6, PACKET_LENGTH);
     count(&mut a, maps, counters(side) + BYTES, R2);
@@ -494,20 +497,27 @@ const SECOND: i32 = 1_000_000_000;
 /// connection is refused.
 const ATTEMPTS: usize = 16;
 
-/// Jumps to `denied` if the rate of connections in the direction is reached, else to `passed`. R8 and
-/// R9 are overwritten. This is the generic cell rate algorithm: the stored time advances by the
-/// interval with each connection, and may be a second ahead of the clock.
-fn rate(a: &mut Assembler, maps: &Maps, direction: Direction, passed: Label, denied: Label) {
+/// Jumps to `denied` if the rate is reached, else to `passed`. R8 and R9 are overwritten. This is the
+/// generic cell rate algorithm: the stored time advances by the interval with each connection or
+/// packet, and may be a second ahead of the clock.
+fn rate(a: &mut Assembler, maps: &Maps, of: Rate, passed: Label, denied: Label) {
     a.store(Size::Double, FP, KEY_DATA, 0);
-    a.store(Size::Byte, FP, KEY_DATA, direction as i32);
+    a.store(Size::Byte, FP, KEY_DATA, of as i32);
     a.store(Size::Double, FP, KEY_DATA + 8, 0);
     lookup(a, INTERVAL);
     a.jump_if(Condition::Equal, R0, 0, passed);
     a.load(Size::Word, R9, R0, 0);
+    if matches!(of, Rate::Egress | Rate::Ingress) {
+        let single = a.label();
+        a.load(Size::Word, R1, R6, PACKET_SEGMENTS);
+        a.jump_if(Condition::Equal, R1, 0, single);
+        a.alu(Operation::Multiply, R9, R1);
+        a.place(single);
+    }
     a.call(Function::KtimeGetNs);
     a.set(R8, R0);
     a.map_value(R4, &maps.state);
-    let place = NEXT_CONNECTION + 8 * direction as i16;
+    let place = 8 * of as i16;
     for _ in 0..ATTEMPTS {
         let ahead = a.label();
         a.load(Size::Double, R0, R4, place);

@@ -3,7 +3,7 @@
 //! The map is a trie for the longest prefix (`BPF_MAP_TYPE_LPM_TRIE`) with three kinds of keys:
 //! - the class of an address: all addresses to which the same rules apply are one class;
 //! - the verdict about a class, direction, protocol and port;
-//! - the time between two connections of a direction.
+//! - the time between two connections or packets of a direction.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -31,6 +31,19 @@ pub(super) const ALLOWED: u32 = 1;
 pub(super) const DENIED: u32 = 2;
 /// No rule applies, and the direction is restricted.
 pub(super) const UNLISTED: u32 = 4;
+
+/// What a rate limits.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Rate {
+    /// Connections from the cgroup.
+    Connects,
+    /// Connections to the cgroup.
+    Accepts,
+    /// Packets that leave.
+    Egress,
+    /// Packets that arrive.
+    Ingress,
+}
 
 const TAG_BITS: u32 = 32;
 const DIRECTION_BITS: u32 = TAG_BITS + 24;
@@ -71,8 +84,8 @@ impl Key {
         Self::new(DIRECTION_BITS, PORT, &[&class.to_be_bytes(), &[direction as u8]])
     }
 
-    fn interval(direction: Direction) -> Self {
-        Self::new(TAG_BITS + 8, INTERVAL, &[&[direction as u8]])
+    fn interval(of: Rate) -> Self {
+        Self::new(TAG_BITS + 8, INTERVAL, &[&[of as u8]])
     }
 }
 
@@ -82,10 +95,15 @@ impl Key {
 /// `InvalidLimit`: the rules divide the addresses into more than 65535 classes.
 pub(super) fn compile(limits: &Limits) -> Result<BTreeMap<Key, u32>> {
     let mut table = BTreeMap::new();
-    for (direction, rate) in [(Direction::Out, limits.connects_max), (Direction::In, limits.accepts_max)] {
+    for (of, rate) in [
+        (Rate::Connects, limits.connects_max),
+        (Rate::Accepts, limits.accepts_max),
+        (Rate::Egress, limits.packets_max),
+        (Rate::Ingress, limits.packets_max),
+    ] {
         if let Some(rate) = rate {
             // Without a rate the interval is longer than a second, which the programs refuse.
-            table.insert(Key::interval(direction), 1_000_000_000_u32.checked_div(rate).unwrap_or(u32::MAX));
+            table.insert(Key::interval(of), 1_000_000_000_u32.checked_div(rate).unwrap_or(u32::MAX));
         }
     }
     let rules: Vec<Listed<'_>> =

@@ -78,6 +78,9 @@ pub(crate) struct LimitArgs {
     /// Maximum TCP connections per second to the container; more have to wait
     #[arg(long, value_name = "COUNT", value_parser = value::max_count, allow_hyphen_values = true)]
     accept_rate: Option<Max>,
+    /// Maximum packets per second, in each direction; more are dropped
+    #[arg(long, value_name = "COUNT", value_parser = value::max_count, allow_hyphen_values = true)]
+    packet_rate: Option<Max>,
     /// Any file of cgroup v2, with its name in the kernel: memory.oom.group=1
     #[arg(long, value_name = "FILE=VALUE", value_parser = value::pair)]
     limit: Vec<(String, String)>,
@@ -131,7 +134,8 @@ impl LimitArgs {
 
     /// Returns the network limits before, changed by the flags. Returns `None` without a flag.
     pub(crate) fn net(&self, before: Option<&cgroup_core::net::Limits>) -> Option<cgroup_core::net::Limits> {
-        net::resolve(before, [&self.allow_net, &self.deny_net], [self.connect_rate, self.accept_rate])
+        let rates = [self.connect_rate, self.accept_rate, self.packet_rate];
+        net::resolve(before, [&self.allow_net, &self.deny_net], rates)
     }
 }
 

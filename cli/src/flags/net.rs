@@ -23,9 +23,9 @@ pub(crate) fn listed(text: &str) -> Result<Listed, String> {
 pub(crate) fn resolve(
     before: Option<&Limits>,
     [allow, deny]: [&[Listed]; 2],
-    [connects, accepts]: [Option<Max>; 2],
+    [connects, accepts, packets]: [Option<Max>; 3],
 ) -> Option<Limits> {
-    if allow.is_empty() && deny.is_empty() && connects.is_none() && accepts.is_none() {
+    if allow.is_empty() && deny.is_empty() && connects.or(accepts).or(packets).is_none() {
         return None;
     }
     let mut limits = before.cloned().unwrap_or_default();
@@ -34,7 +34,11 @@ pub(crate) fn resolve(
             *list = given.iter().filter_map(Listed::rule).cloned().collect();
         }
     }
-    for (rate, given) in [(&mut limits.connects_max, connects), (&mut limits.accepts_max, accepts)] {
+    for (rate, given) in [
+        (&mut limits.connects_max, connects),
+        (&mut limits.accepts_max, accepts),
+        (&mut limits.packets_max, packets),
+    ] {
         match given {
             Some(Max::Value(count)) => *rate = Some(u32::try_from(count).unwrap_or(u32::MAX)),
             Some(Max::Max) => *rate = None,
