@@ -388,7 +388,7 @@ fn the_limits_of_a_parent_hold_above_those_of_its_children() {
 }
 
 #[test]
-fn of_two_updates_at_the_same_time_one_remains() {
+fn one_of_two_concurrent_updates_remains() {
     own_network();
     let _peers = [80, 81, 82, 83].map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap());
     for _ in 0..8 {

@@ -367,7 +367,7 @@ fn an_unenforceable_rule_is_refused_with_its_path() {
 }
 
 #[test]
-fn the_first_rule_that_names_a_call_decides_and_a_later_one_is_no_error() {
+fn the_first_rule_that_names_a_call_decides_and_a_later_one_is_accepted() {
     let profile = parse(
         r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
         {"names": ["read", "chmod"], "action": "SCMP_ACT_LOG"}, {"names": ["chmod"], "action": "SCMP_ACT_TRAP"}]}"#,
