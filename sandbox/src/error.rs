@@ -412,8 +412,10 @@ impl Error {
     }
 
     /// Returns the name of the failed step. For a step of the child this is [`PlannedStep::name`].
-    /// For actions of this process before and after those steps it is `clone`, `id-maps`, `cgroup`,
-    /// `limits`, `namespace`, `process`, `proc`, `pod`, `store` or `setup`.
+    /// For actions of this process before and after those steps it is `plan` (the spec is invalid),
+    /// `clone`, `id-maps`, `cgroup`, `namespace`, `process`, `proc`, `pod`, `pool`, `store`, `setup`,
+    /// `user` (a user or group is unknown), `read`, `start`, `hook`, `open`, `record`, `prepared` or
+    /// `caller`.
     ///
     /// [`PlannedStep::name`]: crate::PlannedStep::name
     pub fn step(&self) -> &str {
