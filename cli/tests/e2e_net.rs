@@ -93,3 +93,15 @@ fn limits_that_cannot_be_enforced_are_refused_with_the_reason() {
     let want = "net.deny = *:80\n      net.accepts.max = 5\n      net.packets.max = 6\n";
     assert!(plan.contains(want), "{plan}");
 }
+
+#[test]
+fn lax_limits_keep_the_network_limits() {
+    if !root() {
+        return;
+    }
+    // No kernel has this file, so the start with all limits fails.
+    let lax = ["run", "--lax-limits", "--limit", "cgroup.none=1", "--deny-net", "127.0.0.1:80/tcp"];
+    let output = nspod(&[&lax[..], &connect(&["80", "81"])].concat());
+    assert!(output.err.contains("cgroup.none"), "{}", output.err);
+    assert_eq!(output.out, "80 denied\n81 closed\n", "{}", output.err);
+}

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use cgroup_core::Limits;
 use clap::{ArgAction, Args};
 use ns_core::{Kind, Kinds, ProcessId};
 use nspod_sandbox::passwd;
@@ -210,10 +211,13 @@ impl RunArgs {
             match command.spawn() {
                 Ok(container) => return Ok(container),
                 Err(e)
-                    if e.kind() == ErrorKind::Unenforceable && self.lax_limits && !spec.limits.is_empty() =>
+                    if e.kind() == ErrorKind::Unenforceable
+                        && self.lax_limits
+                        && !spec.limits.writes().is_empty() =>
                 {
-                    output::note(format_args!("no limit is enforced: {e}"));
-                    spec.limits = Default::default();
+                    output::note(format_args!("no limit in a file of the cgroup is enforced: {e}"));
+                    // The network limits need no file.
+                    spec.limits = Limits { net: spec.limits.net.take(), ..Limits::default() };
                 }
                 Err(e) if e.kind() == ErrorKind::Unenforceable => {
                     return Err(Error::from(e).hint("or use --lax-limits to start without it"));
