@@ -2,9 +2,9 @@
 //! of connections and packets in a second.
 //!
 //! cgroup v2 has no network controller. The limits are eBPF programs that are attached to the
-//! cgroup, so they apply to the sockets of its processes and of all cgroups below. The containers of
-//! a pod can share a network namespace and still have their own limits. A packet passes only if the
-//! cgroup and all of its ancestors allow it.
+//! cgroup, so they apply to the sockets that its processes create, and those of all cgroups below.
+//! The containers of a pod can share a network namespace and still have their own limits. A packet
+//! passes only if the cgroup and all of its ancestors allow it.
 //!
 //! A rule names a network, and can name ports, a protocol and a direction:
 //!
@@ -39,6 +39,10 @@
 //!
 //! AF_UNIX, AF_PACKET and AF_VSOCK are not limited. A process needs CAP_NET_RAW for AF_PACKET.
 //!
+//! A socket stays in the cgroup in which it was created, and a connection that it accepts is in that
+//! cgroup too. So the limits do not apply to a socket that a process inherits or receives from outside
+//! the cgroup.
+//!
 //! # How long the limits last
 //! They last as long as the cgroup, and need neither a file nor a process. The programs find the
 //! limits in a map of the kernel, and an update replaces the whole map at once. The programs apply
@@ -46,7 +50,7 @@
 //! An update takes about 10 to 20 ms, because the kernel waits for its processors. A process in the
 //! cgroup cannot change the limits without CAP_BPF and CAP_NET_ADMIN in the initial user namespace.
 //!
-//! Sources: <https://docs.kernel.org/bpf/prog_cgroup_sockopt.html>,
+//! Sources: <https://docs.kernel.org/bpf/libbpf/program_types.html>,
 //! <https://docs.kernel.org/bpf/map_lpm_trie.html>, <https://man7.org/linux/man-pages/man2/bpf.2.html>
 
 mod assembler;
