@@ -291,7 +291,13 @@ pub(crate) mod bpf {
     /// `BPF_PROG_GET_FD_BY_ID`: opens the programs that are attached to this cgroup itself. Requires
     /// CAP_SYS_ADMIN.
     pub(crate) fn attached(cgroup: BorrowedFd<'_>, hook: Hook) -> nix::Result<Vec<OwnedFd>> {
-        attached_ids(cgroup, hook)?.into_iter().map(|id| by_id(PROG_GET_FD_BY_ID, id)).collect()
+        attached_ids(cgroup, hook)?.into_iter().map(program).collect()
+    }
+
+    /// `BPF_PROG_GET_FD_BY_ID`: opens a program. Fails with `ENOENT` if it was unloaded. Requires
+    /// CAP_SYS_ADMIN.
+    pub(crate) fn program(id: u32) -> nix::Result<OwnedFd> {
+        by_id(PROG_GET_FD_BY_ID, id)
     }
 
     /// `BPF_OBJ_GET_INFO_BY_FD`: returns the id and the name of a program, and the ids of its maps.

@@ -411,6 +411,25 @@ fn one_of_two_concurrent_updates_remains() {
 }
 
 #[test]
+fn many_first_updates_at_the_same_time_all_succeed() {
+    // `strace -f -e inject=bpf:delay_exit=700` makes the races likely.
+    for _ in 0..8 {
+        let own = Own::new();
+        let path = own.path();
+        let start = std::sync::Barrier::new(16);
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    let cgroup = Cgroup::open(path).unwrap();
+                    start.wait();
+                    cgroup.limit_net(&deny(&["*:80"])).unwrap();
+                });
+            }
+        });
+    }
+}
+
+#[test]
 fn the_limits_survive_the_process_that_set_them_and_cannot_be_changed_without_capabilities() {
     own_network();
     let own = Own::new();

@@ -1,6 +1,6 @@
 //! Attaching the programs to a cgroup, and finding the maps of those that are attached.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 
@@ -184,9 +184,14 @@ impl Cgroup {
     /// the ids of its maps.
     fn net_programs(&self, program: &Program) -> nix::Result<impl Iterator<Item = (u32, Vec<u32>)>> {
         let name = program.name;
-        let info = |program: &OwnedFd| bpf::program_info(program);
-        let attached = bpf::attached(self.as_fd(), program.hook)?;
-        let all = attached.iter().map(info).collect::<nix::Result<Vec<_>>>()?;
+        let mut all = Vec::new();
+        for id in bpf::attached_ids(self.as_fd(), program.hook)? {
+            match bpf::program(id) {
+                // Another process has just detached its own: see `attach_once`.
+                Err(Errno::ENOENT) => {}
+                program => all.push(bpf::program_info(&program?)?),
+            }
+        }
         Ok(all.into_iter().filter(move |(_, own, _)| *own == name).map(|(id, _, maps)| (id, maps)))
     }
 
