@@ -464,6 +464,19 @@ fn nothing_is_attached_if_nothing_is_limited_and_a_flawed_rule_is_refused() {
 }
 
 #[test]
+fn a_removed_cgroup_is_reported() {
+    let own = Own::new();
+    let gone = Cgroup::open(own.path()).unwrap();
+    drop(own);
+    let error = gone.limit_net(&deny(&["*:80"])).unwrap_err();
+    assert!(error.to_string().ends_with("the cgroup was removed"), "{error}");
+    assert_eq!(error.kind(), cgroup_core::ErrorKind::NotFound, "{error}");
+    assert!(gone.net_usage().is_err());
+    let error = gone.attach_devices(&[]).unwrap_err();
+    assert!(error.to_string().contains("the cgroup was removed"), "{error}");
+}
+
+#[test]
 fn a_long_list_is_accepted() {
     own_network();
     let own = Own::new();

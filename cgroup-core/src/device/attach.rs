@@ -24,7 +24,8 @@ impl Cgroup {
     ///   `BPF_F_ALLOW_MULTI`.
     /// - `Unsupported` (`ENOSYS`) or `Os` (`EINVAL`): the kernel lacks CONFIG_CGROUP_BPF.
     /// - `Os` (`E2BIG`): the cgroup has 64 filters already.
-    /// - `Os` (`EBADF`): the cgroup was removed.
+    /// - `NotFound` (`ENOENT`): the cgroup was removed, or another process replaced its filters at the
+    ///   same time.
     pub fn attach_devices(&self, rules: &[Rule]) -> Result<()> {
         let program = self.load(&compile(rules))?;
         self.attach_program(&program, None)
@@ -83,7 +84,9 @@ impl Cgroup {
                 Some("the kernel requires CONFIG_CGROUP_BPF and CONFIG_BPF_SYSCALL")
             }
             Errno::E2BIG => Some("the cgroup has 64 filters, or there are too many rules"),
-            Errno::EBADF => Some("the cgroup was removed"),
+            Errno::ENOENT => {
+                Some("the cgroup was removed, or another process replaced its filters at the same time")
+            },
             _ => None,
         };
         Error::os(format!("{step} cgroup {}", self.path().display()), "bpf", errno, cause).on(self.path())

@@ -80,7 +80,7 @@ impl Cgroup {
     ///   `BPF_F_ALLOW_MULTI`.
     /// - `Unsupported` (`ENOSYS`) or `Os` (`EINVAL`): the kernel lacks CONFIG_CGROUP_BPF.
     /// - `Os` (`E2BIG`): the cgroup has 64 programs of a kind already.
-    /// - `Os` (`EBADF`): the cgroup was removed.
+    /// - `NotFound` (`ENOENT`): the cgroup was removed.
     pub fn limit_net(&self, limits: &Limits) -> Result<()> {
         limits.validate()?;
         let fail = |errno| self.net_refused("set the network limits of", errno);
@@ -111,7 +111,7 @@ impl Cgroup {
     /// # Errors
     /// - `PermissionDenied` (`EPERM`): the caller lacks CAP_SYS_ADMIN or CAP_NET_ADMIN in the initial
     ///   user namespace.
-    /// - `Os` (`EBADF`): the cgroup was removed.
+    /// - `NotFound` (`ENOENT`): the cgroup was removed.
     pub fn net_usage(&self) -> Result<Option<Usage>> {
         let fail = |errno| self.net_refused("read the network counters of", errno);
         let Some(maps) = self.find_net(&PROGRAMS[0]).map_err(fail)? else { return Ok(None) };
@@ -204,7 +204,7 @@ impl Cgroup {
                 Some("the kernel requires CONFIG_CGROUP_BPF and CONFIG_BPF_SYSCALL")
             }
             Errno::E2BIG => Some("the cgroup has 64 programs of one kind"),
-            Errno::EBADF => Some("the cgroup was removed"),
+            Errno::ENOENT => Some("the cgroup was removed"),
             _ => None,
         };
         Error::os(format!("{step} cgroup {}", self.path().display()), "bpf", errno, cause).on(self.path())
