@@ -86,7 +86,7 @@ impl Cgroup {
             Errno::E2BIG => Some("the cgroup has 64 filters, or there are too many rules"),
             Errno::ENOENT => {
                 Some("the cgroup was removed, or another process replaced its filters at the same time")
-            },
+            }
             _ => None,
         };
         Error::os(format!("{step} cgroup {}", self.path().display()), "bpf", errno, cause).on(self.path())
