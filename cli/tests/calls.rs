@@ -9,9 +9,8 @@ use std::process::{Child, Command, Stdio};
 
 use cgroup_core::{Controllers, Hierarchy, Layout};
 
-use common::{NSPOD, end_of, eventually, programs, root, skip};
+use common::{NSPOD, OCI, end_of, eventually, programs, root, skip};
 
-const OCI: &str = env!("CARGO_BIN_EXE_nspod-oci");
 const BUSYBOX: &str = "/bin/busybox";
 
 /// Calls that are not counted: memory calls depend on the amount, waits on the order of events, and readlink

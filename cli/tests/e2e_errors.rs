@@ -597,7 +597,7 @@ fn each_command_of_nspod_oci_that_fails_logs_json_of_a_documented_kind() {
     if !root() {
         return;
     }
-    let program = env!("CARGO_BIN_EXE_nspod-oci");
+    let program = common::OCI;
     let (state, bundle) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let bundle = bundle.path().to_str().unwrap();
     std::fs::write(state.path().join("file"), "").unwrap();

@@ -13,10 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard};
 
-use common::{NSPOD, Name, eventually, fault, ok, root, run_with, skip, unique};
+use common::{NSPOD, Name, OCI, eventually, fault, ok, root, run_with, skip, unique};
 use serde_json::{Value, json};
 
-const OCI: &str = env!("CARGO_BIN_EXE_nspod-oci");
 const SECRET: &str = "NSPOD_TEST_SECRET=of-the-host";
 const SECRET_DIR: &str = "nspod-secret-directory";
 /// Returns how many processes enter. The guest is an emulated machine with few processors, and the spy alone

@@ -13,105 +13,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Output, alone, end_of, eventually, fault, root, run_with, unique};
+use common::bundle::Bundle;
+use common::{OCI, Output, alone, end_of, eventually, fault, root, run_with, unique};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::{Value, json};
-
-const OCI: &str = env!("CARGO_BIN_EXE_nspod-oci");
-
-/// A bundle with busybox as its root file system, a state directory, and an id.
-struct Bundle {
-    dir: tempfile::TempDir,
-    id: String,
-}
-
-impl Bundle {
-    /// Creates a bundle that runs this script.
-    fn new(script: &str) -> Bundle {
-        Bundle::changed(script, |_| {})
-    }
-
-    fn changed(script: &str, change: impl FnOnce(&mut Value)) -> Bundle {
-        let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let busybox = run_with(Command::new("sh").args(["-c", "command -v busybox"]), "");
-        for made in ["bin", "proc", "dev", "sys", "tmp", "etc"] {
-            fs::create_dir_all(dir.path().join("rootfs").join(made)).unwrap();
-        }
-        let bin = dir.path().join("rootfs/bin");
-        nspod_testkit::copy_program(busybox.ok().trim(), bin.join("busybox"));
-        for name in ["sh", "cat", "sleep", "id", "echo", "ls", "true", "readlink", "env", "stty"] {
-            std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap();
-        }
-        let bundle = Bundle { dir, id: unique() };
-        bundle.command(&["spec", "--bundle", bundle.path("").to_str().unwrap()]).ok();
-        bundle.edit(|config| {
-            config["process"]["terminal"] = false.into();
-            config["process"]["args"] = json!(["sh", "-c", script]);
-            config["root"]["readonly"] = false.into();
-            change(config);
-        });
-        bundle
-    }
-
-    fn edit(&self, change: impl FnOnce(&mut Value)) {
-        let path = self.path("config.json");
-        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        change(&mut config);
-        fs::write(path, config.to_string()).unwrap();
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn raw(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(OCI);
-        command.arg("--root").arg(self.path("state")).args(args).current_dir(self.dir.path());
-        command
-    }
-
-    /// Runs a command to its end. Its streams are files: a container may keep a pipe open, and the caller
-    /// would wait for the end of the pipe.
-    fn run(&self, command: &mut Command) -> Output {
-        let file = |name| fs::File::create(self.path(name)).unwrap();
-        command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr"));
-        let status = end_of(&mut command.spawn().unwrap());
-        let read = |name| fs::read_to_string(self.path(name)).unwrap();
-        Output { status, out: read("stdout"), err: read("stderr") }
-    }
-
-    fn command(&self, args: &[&str]) -> Output {
-        self.run(&mut self.raw(args))
-    }
-
-    /// Runs a command with its flags and the id.
-    fn verb(&self, args: &[&str]) -> Output {
-        self.command(&[args, &[&self.id]].concat())
-    }
-
-    fn status(&self) -> String {
-        let state: Value = serde_json::from_str(self.verb(&["state"]).ok()).unwrap();
-        state["status"].as_str().unwrap().to_owned()
-    }
-
-    #[track_caller]
-    fn wait_for(&self, status: &str) {
-        eventually(status, || self.status() == status);
-    }
-
-    fn cgroup(&self) -> PathBuf {
-        let state = fs::read(self.path("state").join(&self.id).join("state.json")).unwrap();
-        let state: Value = serde_json::from_slice(&state).unwrap();
-        state["cgroup_paths"][""].as_str().unwrap().into()
-    }
-}
-
-impl Drop for Bundle {
-    fn drop(&mut self) {
-        self.verb(&["delete", "--force"]);
-    }
-}
 
 const SLEEP: &str = "exec sleep 1000";
 
@@ -440,7 +345,7 @@ fn activation_sockets_come_before_preserved_descriptors() {
         let state = bundle.path("state");
         let (state, id) = (state.display(), &bundle.id);
         let script = format!("{before} exec {OCI} --root {state} run {flag} {id} 3<one 4<two 5<two");
-        bundle.run(Command::new("sh").args(["-c", &script]).current_dir(bundle.dir.path()))
+        bundle.run(Command::new("sh").args(["-c", &script]).current_dir(bundle.path("")))
     };
     let both = run("LISTEN_FDS=1 LISTEN_PID=$$", "--preserve-fds 1");
     assert!(both.out.starts_with("first\nsecond\n1 1\n"), "{both:?}");
@@ -541,7 +446,7 @@ fn an_ordinary_user_runs_a_bundle_of_spec_rootless() {
     nix::unistd::chown(&runtime, Some(65_534.into()), Some(65_534.into())).unwrap();
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
-    command.args(["run", &bundle.id]).current_dir(bundle.dir.path()).env("XDG_RUNTIME_DIR", &runtime);
+    command.args(["run", &bundle.id]).current_dir(bundle.path("")).env("XDG_RUNTIME_DIR", &runtime);
     let output = run_with(&mut command, "");
     assert!(output.ok().starts_with("uid=0 gid=0"), "{output:?}");
     assert_eq!(fs::read_dir(runtime.join("nspod-oci")).unwrap().count(), 0);

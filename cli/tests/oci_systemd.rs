@@ -10,7 +10,9 @@ use std::process::Command;
 
 use beside::Own;
 use cgroup_core::{Controllers, Hierarchy};
+use common::bundle::Bundle;
 use common::{controllers, run_with};
+use serde_json::Value;
 
 /// Returns the parent of each container's cgroup, with all controllers of this host. If controllers are
 /// missing, returns `None` and skips the test.
@@ -54,88 +56,14 @@ fn containers_of_an_ordinary_user_are_scopes_of_the_users_systemd() {
     assert!(out.contains(" 1 passed"), "{out}");
 }
 
-/// A bundle with busybox as its root file system, and a state directory.
-struct Bundle {
-    dir: tempfile::TempDir,
-    id: String,
-}
-
-mod bundle {
-    use std::fs::{self, File};
-    use std::path::PathBuf;
-    use std::process::{Command, Stdio};
-
-    use serde_json::{Value, json};
-
-    use super::Bundle;
-    use super::common::{Output, end_of, eventually, run_with, unique};
-
-    impl Bundle {
-        /// Creates a bundle that runs this script.
-        pub(super) fn new(script: &str, flags: &[&str], change: impl FnOnce(&mut Value)) -> Bundle {
-            // With a private manager, the user owns this directory.
-            let dir = match std::env::var_os("NSPOD_TEST_SYSTEMD") {
-                Some(_) => tempfile::tempdir_in(std::env::var_os("XDG_RUNTIME_DIR").unwrap()).unwrap(),
-                None => tempfile::tempdir().unwrap(),
-            };
-            let made = "umask 022; mkdir -p rootfs/bin rootfs/proc rootfs/dev rootfs/sys
-                cp \"$(command -v busybox)\" rootfs/bin/busybox
-                for name in sh cat sleep echo ls; do ln -s busybox rootfs/bin/$name; done";
-            run_with(Command::new("sh").args(["-ec", made]).current_dir(dir.path()), "").ok();
-            let bundle = Bundle { dir, id: unique() };
-            bundle.call(&[&["spec"], flags].concat()).ok();
-            let path = bundle.dir.path().join("config.json");
-            let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-            config["process"]["terminal"] = false.into();
-            config["process"]["args"] = json!(["sh", "-c", script]);
-            change(&mut config);
-            fs::write(path, config.to_string()).unwrap();
-            bundle
-        }
-
-        /// Runs a command to its end. Its streams are files: a container may keep a pipe open, and the caller
-        /// would wait for the end of the pipe.
-        pub(super) fn call(&self, args: &[&str]) -> Output {
-            let path = |name| self.dir.path().join(name);
-            let mut command = Command::new(env!("CARGO_BIN_EXE_nspod-oci"));
-            command.arg("--root").arg(path("state")).arg("--systemd-cgroup").args(args);
-            command.stdin(Stdio::null()).current_dir(self.dir.path());
-            command.stdout(File::create(path("out")).unwrap()).stderr(File::create(path("err")).unwrap());
-            let status = end_of(&mut command.spawn().unwrap());
-            let read = |name| fs::read_to_string(path(name)).unwrap();
-            Output { status, out: read("out"), err: read("err") }
-        }
-
-        /// Runs a command with its flags and the id.
-        pub(super) fn verb(&self, args: &[&str]) -> Output {
-            self.call(&[args, &[&self.id]].concat())
-        }
-
-        pub(super) fn record(&self) -> Value {
-            let path = self.dir.path().join("state").join(&self.id).join("state.json");
-            serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
-        }
-
-        pub(super) fn cgroup(&self) -> PathBuf {
-            self.record()["cgroup_paths"][""].as_str().unwrap().into()
-        }
-
-        #[track_caller]
-        pub(super) fn read(&self, file: &str) -> String {
-            fs::read_to_string(self.cgroup().join(file)).unwrap().trim_end().to_owned()
-        }
-
-        #[track_caller]
-        pub(super) fn wait_until_stopped(&self) {
-            eventually("it stops", || self.verb(&["state"]).ok().contains("\"stopped\""));
-        }
-    }
-
-    impl Drop for Bundle {
-        fn drop(&mut self) {
-            self.verb(&["delete", "--force"]);
-        }
-    }
+/// Creates a bundle whose commands use systemd.
+fn bundle(script: &str, spec: &[&str], change: impl FnOnce(&mut Value)) -> Bundle {
+    // With a private manager, the user owns this directory.
+    let dir = match std::env::var_os("NSPOD_TEST_SYSTEMD") {
+        Some(_) => tempfile::tempdir_in(std::env::var_os("XDG_RUNTIME_DIR").unwrap()).unwrap(),
+        None => tempfile::tempdir().unwrap(),
+    };
+    Bundle::inside(dir, &["--systemd-cgroup"], spec, script, change)
 }
 
 /// Returns a property of a unit, as printed by systemctl.
@@ -162,7 +90,7 @@ mod beside_systemd {
     use serde_json::json;
 
     use super::common::Output;
-    use super::{Bundle, SLEEP, all_shown, shown};
+    use super::{SLEEP, all_shown, bundle, shown};
 
     #[track_caller]
     fn fails(output: &Output, words: &str) {
@@ -179,7 +107,7 @@ mod beside_systemd {
     #[test]
     #[ignore = "run beside a systemd, by the tests above"]
     fn a_container_is_a_scope_in_its_slice_and_its_limits_are_properties() {
-        let bundle = Bundle::new(SLEEP, &[], |config| {
+        let bundle = bundle(SLEEP, &[], |config| {
             config["linux"]["cgroupsPath"] = "nspodtest-a.slice:cri:limited".into();
             config["linux"]["resources"]["memory"] = json!({ "limit": 64 << 20 });
             config["linux"]["resources"]["cpu"] = json!({ "quota": 50_001, "period": 200_000 });
@@ -207,7 +135,7 @@ mod beside_systemd {
         // Only the container keeps the scope alive now.
         assert_eq!(bundle.read("cgroup.procs"), bundle.record()["init_process_pid"].to_string());
         bundle.verb(&["start"]).ok();
-        assert_eq!(bundle.call(&["exec", &bundle.id, "cat", "/proc/self/cgroup"]).ok(), "0::/\n");
+        assert_eq!(bundle.command(&["exec", &bundle.id, "cat", "/proc/self/cgroup"]).ok(), "0::/\n");
 
         bundle.verb(&["update", "--memory", "33554432", "--pids-limit", "10"]).ok();
         all_shown(unit, &[("MemoryMax", "33554432"), ("TasksMax", "10")]);
@@ -218,8 +146,8 @@ mod beside_systemd {
         all_shown(unit, &[("MemoryMax", "33554432"), ("CPUQuotaPerSecUSec", "1s")]);
         assert_eq!(bundle.read("cpu.max"), "100000 100000");
 
-        bundle.call(&["kill", &bundle.id, "KILL"]).ok();
-        bundle.wait_until_stopped();
+        bundle.command(&["kill", &bundle.id, "KILL"]).ok();
+        bundle.wait_for("stopped");
         bundle.verb(&["delete"]).ok();
         gone(unit);
         assert!(!cgroup.exists());
@@ -228,8 +156,8 @@ mod beside_systemd {
     #[test]
     #[ignore = "run beside a systemd, by the tests above"]
     fn a_container_without_a_slice_is_in_system_slice_and_can_be_deleted_by_force() {
-        let bundle = Bundle::new(SLEEP, &[], |_| {});
-        bundle.call(&["--cgroup-manager", "systemd", "run", "--detach", &bundle.id]).ok();
+        let bundle = bundle(SLEEP, &[], |_| {});
+        bundle.command(&["--cgroup-manager", "systemd", "run", "--detach", &bundle.id]).ok();
         let (unit, cgroup) = (format!("nspod-{}.scope", bundle.id), bundle.cgroup());
         all_shown(&unit, &[("Slice", "system.slice"), ("ActiveState", "active")]);
         bundle.verb(&["pause"]).ok();
@@ -242,7 +170,7 @@ mod beside_systemd {
     #[ignore = "run beside a systemd, by the tests above"]
     fn a_limit_of_one_process_leaves_room_for_the_program() {
         for resources in [json!({ "pids": { "limit": 1 } }), json!({ "unified": { "pids.max": "1" } })] {
-            let bundle = Bundle::new("echo alone; ls /; echo never", &[], |config| {
+            let bundle = bundle("echo alone; ls /; echo never", &[], |config| {
                 config["linux"]["resources"] = resources;
             });
             let output = bundle.verb(&["run"]);
@@ -255,7 +183,7 @@ mod beside_systemd {
     #[ignore = "run beside a systemd, by the tests above"]
     fn devices_are_denied_and_allowed() {
         for (allowed, expected) in [(false, 1), (true, 0)] {
-            let bundle = Bundle::new(": < /dev/kmsg", &[], |config| {
+            let bundle = bundle(": < /dev/kmsg", &[], |config| {
                 let rule = json!({ "allow": true, "type": "c", "major": 1, "minor": 11, "access": "rw" });
                 config["linux"]["devices"] =
                     json!([{ "path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11 }]);
@@ -276,7 +204,7 @@ mod beside_systemd {
     #[test]
     #[ignore = "run beside a systemd, by the tests above"]
     fn an_ended_container_leaves_nothing() {
-        let bundle = Bundle::new("sleep 1000 & exit 7", &[], |config| {
+        let bundle = bundle("sleep 1000 & exit 7", &[], |config| {
             // Processes that outlive the first one are killed with the container.
             let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
             namespaces.retain(|namespace| namespace["type"] != "pid");
@@ -290,7 +218,7 @@ mod beside_systemd {
     #[test]
     #[ignore = "run beside a systemd, by the tests above"]
     fn a_failed_creation_leaves_no_unit() {
-        let bundle = Bundle::new("", &[], |config| {
+        let bundle = bundle("", &[], |config| {
             config["process"]["args"] = json!(["/nowhere"]);
             config["linux"]["cgroupsPath"] = "nspodtest.slice:cri:failed".into();
         });
@@ -312,7 +240,7 @@ mod beside_systemd {
             ("", json!({ "org.systemd.property.Nonsense": "1" }), "Nonsense"),
         ];
         for (path, annotations, words) in cases {
-            let bundle = Bundle::new("", &[], |config| {
+            let bundle = bundle("", &[], |config| {
                 config["linux"]["cgroupsPath"] = path.into();
                 config["annotations"] = annotations;
             });
@@ -325,12 +253,12 @@ mod beside_systemd {
 mod as_a_user {
     use serde_json::json;
 
-    use super::{Bundle, SLEEP, all_shown};
+    use super::{SLEEP, all_shown, bundle};
 
     #[test]
     #[ignore = "run beside a systemd, by the tests above"]
     fn a_container_is_in_the_users_slice() {
-        let bundle = Bundle::new(SLEEP, &["--rootless"], |config| {
+        let bundle = bundle(SLEEP, &["--rootless"], |config| {
             config["linux"]["resources"] = json!({ "memory": { "limit": 64 << 20 } });
         });
         bundle.verb(&["run", "--detach"]).ok();

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unreachable_pub, unused_imports)] // Each test file uses some of these helpers.
 
+pub mod bundle;
 pub mod fault;
 pub mod terminal;
 pub mod user;
@@ -15,6 +16,7 @@ pub use nspod_testkit::{Guard, Output, PATIENCE, end_of, eventually, programs, r
 pub use nspod_tests::lane::controllers;
 
 pub const NSPOD: &str = env!("CARGO_BIN_EXE_nspod");
+pub const OCI: &str = env!("CARGO_BIN_EXE_nspod-oci");
 
 /// Runs nspod to its end.
 pub fn nspod(args: &[&str]) -> Output {

@@ -7,7 +7,7 @@ use std::process::{ChildStdin, Command, Stdio};
 
 use cgroup_core::{Controllers, Hierarchy};
 
-use crate::common::{Output, controllers, eventually, programs, run_with, unique};
+use crate::common::{OCI, Output, controllers, eventually, programs, run_with, unique};
 
 /// An engine that uses the runtime under test.
 pub trait Engine {
@@ -76,7 +76,7 @@ pub const AT_A_TERMINAL: &str = r#"
 
 /// Returns the runtime under test. `NSPOD_TEST_RUNTIME` names another runtime, as a control on the tests.
 pub fn runtime() -> PathBuf {
-    std::env::var_os("NSPOD_TEST_RUNTIME").map_or(env!("CARGO_BIN_EXE_nspod-oci").into(), PathBuf::from)
+    std::env::var_os("NSPOD_TEST_RUNTIME").map_or(OCI.into(), PathBuf::from)
 }
 
 /// Returns whether this host has these programs, and cgroups with the controller of each limit. If not, the

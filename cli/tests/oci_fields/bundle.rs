@@ -22,7 +22,7 @@ use crate::common::{self, Guard, Output, end_of, eventually, unique};
 /// The runtime under test and its global options.
 static RUNTIME: LazyLock<Vec<String>> = LazyLock::new(|| match std::env::var("NSPOD_TEST_RUNTIME") {
     Ok(control) => control.split_whitespace().map(str::to_owned).collect(),
-    Err(_) => vec![env!("CARGO_BIN_EXE_nspod-oci").to_owned()],
+    Err(_) => vec![common::OCI.to_owned()],
 });
 
 fn name() -> &'static str {
