@@ -60,7 +60,8 @@ pub(crate) struct ContainerCgroup {
     parent: Option<Arc<CgroupParent>>,
     /// The pod's cgroup, if the container is in a pod.
     pod: Option<PathBuf>,
-    /// Path and `oom` count of each ancestor before the start.
+    /// Path and `oom` count of each ancestor before the start. A missing count is 0: it is not known
+    /// for a container that another process started.
     above: Vec<(PathBuf, u64)>,
 }
 
@@ -119,9 +120,7 @@ impl ContainerCgroup {
     /// Returns the cgroup of a container that another process started. Dropping it kills the
     /// container; call [`leave`](Self::leave) to keep it.
     pub(crate) fn of_running(cgroup: Cgroup, pod: Option<PathBuf>) -> ContainerCgroup {
-        let mut cgroup = ContainerCgroup { cgroup, borrowed: false, parent: None, pod, above: Vec::new() };
-        cgroup.above = cgroup.ooms_above();
-        cgroup
+        ContainerCgroup { cgroup, borrowed: false, parent: None, pod, above: Vec::new() }
     }
 
     /// Returns the path of the pod's cgroup.
@@ -222,19 +221,16 @@ impl ContainerCgroup {
     /// Returns the number of processes that the OOM killer ended, and the level whose limit was
     /// reached: the level whose `oom` count grew.
     pub(crate) fn oom(&self) -> Option<Oom> {
-        let killed = self.cgroup.memory_events().ok()?.oom_kill?;
-        if killed == 0 {
-            return None;
-        }
-        let own = self.cgroup.memory_events_local().ok().and_then(|e| e.oom).unwrap_or(0);
-        let level = if own > 0 {
+        let events = self.cgroup.memory_events().ok()?;
+        let killed = events.oom_kill.filter(|killed| *killed > 0)?;
+        // The count includes the limits of cgroups that the container made in its own.
+        let level = if events.oom.is_some_and(|times| times > 0) {
             OomLevel::Container
         } else {
-            let now = self.ooms_above();
-            let hit = now.iter().zip(&self.above).find(|((_, now), (_, before))| now > before);
-            match hit.map(|((path, _), _)| path) {
-                Some(path) if Some(path) == self.pod.as_ref() => OomLevel::Pod,
-                Some(path) => OomLevel::Ancestor(path.clone()),
+            let before = |path: &Path| self.above.iter().find(|(of, _)| of == path).map_or(0, |(_, n)| *n);
+            match self.ooms_above().into_iter().find(|(path, now)| *now > before(path)) {
+                Some((path, _)) if Some(&path) == self.pod.as_ref() => OomLevel::Pod,
+                Some((path, _)) => OomLevel::Ancestor(path),
                 None => OomLevel::Host,
             }
         };

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OomLevel {
-    /// `memory.max` of the container's cgroup.
+    /// `memory.max` of the container's cgroup, or of a cgroup in it.
     Container,
     /// `memory.max` of its pod's cgroup.
     Pod,
@@ -50,8 +50,9 @@ impl fmt::Display for Oom {
 pub struct Outcome {
     /// Exit code or signal of the program.
     pub status: ExitStatus,
-    /// OOM kills in the container, or `None` if there were none or the memory controller is
-    /// missing.
+    /// OOM kills in the container's cgroup since it was made, or `None` if there were none or the
+    /// memory controller is missing. Processes of [`Exec`](crate::Exec) share this count with the
+    /// container.
     pub oom: Option<Oom>,
     /// Peak memory usage in bytes: `memory.peak` of the container's cgroup (since Linux 5.19).
     /// Without that file, the largest resident set of the program and the children that it waited

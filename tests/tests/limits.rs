@@ -92,6 +92,38 @@ fn the_outcome_names_the_ancestor_whose_memory_max_was_exceeded() {
 }
 
 #[test]
+fn the_limit_of_a_cgroup_in_the_containers_counts_as_the_containers() {
+    if !lane::controllers(Controllers::MEMORY) {
+        return;
+    }
+    let mut hog = Cell::start(&mut command()).unwrap();
+    let own = hog.container.cgroup().unwrap();
+    let inner = own.create_child("inner").unwrap();
+    for pid in own.procs().unwrap() {
+        inner.attach(pid).unwrap();
+    }
+    own.enable(Controllers::MEMORY).unwrap();
+    inner.apply(&memory(32 * MIB)).unwrap();
+    assert_eq!(hog.order(HOLD), Err(GONE));
+    let oom = hog.container.wait().unwrap().oom;
+    assert_eq!(oom, Some(Oom { level: OomLevel::Container, killed: 1 }));
+}
+
+#[test]
+fn a_process_in_an_existing_cgroup_names_the_ancestor_whose_memory_max_was_exceeded() {
+    if !lane::controllers(Controllers::MEMORY) {
+        return;
+    }
+    let (_pod, [mut first]) = containers(memory(64 * MIB), [Limits::default()]);
+    let path = first.container.cgroup().unwrap().path().to_owned();
+    let mut hog = Cell::start(command().cgroup_inside(&path)).unwrap();
+    assert_eq!(hog.order(HOLD), Err(GONE));
+    let level = OomLevel::Ancestor(path.parent().unwrap().to_owned());
+    assert_eq!(hog.container.wait().unwrap().oom, Some(Oom { level, killed: 1 }));
+    assert_eq!(first.order("ping").as_deref(), Ok("pong"));
+}
+
+#[test]
 fn pids_max_stops_a_fork_bomb_and_not_its_neighbours_forks() {
     if !lane::controllers(Controllers::PIDS) {
         return;

@@ -28,7 +28,8 @@ enum Effect {
     /// Sets the propagation type: mount_setattr(2) in `settle`. With an `r` before the option, also for all
     /// mounts below.
     Propagate(PropagationKind),
-    /// Binds the source, recursively if `true`: open_tree(2) in `bind`, then move_mount(2) in `settle`.
+    /// Binds the source, recursively if `true`: open_tree(2) in `sandbox/src/spawn/trees.rs` if
+    /// the parent opens the source, otherwise in `bind`; then move_mount(2) in `settle`.
     Bind(bool),
     /// Changes the mount at the destination: mount_setattr(2) in `set_attributes`.
     Remount,
@@ -37,7 +38,8 @@ enum Effect {
     MapIds(bool),
     /// Starts a tmpfs with a copy of the directory that it covers: `sandbox/src/child/copy.rs`.
     CopyUp,
-    /// A flag of the file system: fsconfig(2) in `configure`. All options that are not in the table are options
+    /// A flag of the file system: fsconfig(2) in `configure`, or mount(2) in `mount_long` for `iversion` and
+    /// options that fsconfig(2) does not accept, because they are longer than 255 bytes. All options that are not in the table are options
     /// of the file system too.
     FileSystem,
     /// Cancels an earlier option of the file system.
@@ -47,7 +49,7 @@ enum Effect {
 /// The options that do not depend on the file system.
 ///
 /// Specification: [Linux mount options](https://github.com/opencontainers/runtime-spec/blob/main/config.md#linux-mount-options).
-const OPTIONS: [(&str, Effect); 41] = [
+const OPTIONS: &[(&str, Effect)] = &[
     ("", Nothing),
     ("async", Cancel("sync")),
     ("atime", Clear(MOUNT_ATTR_NOATIME)),
