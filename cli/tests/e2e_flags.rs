@@ -326,7 +326,10 @@ fn the_id_and_the_pid_are_written_to_the_named_files() {
     assert_eq!(refused.code(), 125);
     assert_eq!(
         refused.err,
-        format!("nspod: cannot write the id to {}: File exists (EEXIST)\n", cid.display())
+        format!(
+            "nspod: cannot write the id to {}: File exists (EEXIST); remove it, or name another file\n",
+            cid.display()
+        )
     );
     assert!(!mark.exists(), "it ran");
     assert_eq!(std::fs::read_to_string(&cid).unwrap(), *name);
