@@ -37,7 +37,12 @@
 //!   `0.0.0.0` or `::` counts as one to the loopback address, because the kernel makes it one.
 //! - A socket that is bound to `::` receives IPv4 too, so the rules must allow both `::` and `0.0.0.0`.
 //!
-//! AF_UNIX, AF_PACKET and AF_VSOCK are not limited. A process needs CAP_NET_RAW for AF_PACKET.
+//! # What is not limited
+//! - Sockets of other families than AF_INET and AF_INET6, for example AF_UNIX, AF_PACKET (which
+//!   requires CAP_NET_RAW) and AF_VSOCK.
+//! - The port that the kernel chooses: `listen` without `bind`, and `bind` to port 0. A rule for `bind`
+//!   applies to the address that the process gives, so a rule for `127.0.0.0/8` does not apply to
+//!   `0.0.0.0`.
 //!
 //! A socket stays in the cgroup in which it was created, and a connection that it accepts is in that
 //! cgroup too. So the limits do not apply to a socket that a process inherits or receives from outside
