@@ -400,7 +400,7 @@ impl<'a> Claim<'a> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        let _ = self.clear();
+        self.clear().unwrap_or_else(output::note);
     }
 }
 

@@ -198,19 +198,34 @@ fn base() -> PathBuf {
 
 /// Returns the possible cgroups of a container without a record: one below the base, and one below each pod.
 fn orphan_cgroups(id: &str) -> Result<Vec<PathBuf>> {
-    use cgroup_core::ErrorKind::{NoHierarchy, NotDelegated, PermissionDenied};
+    use cgroup_core::ErrorKind::{NoHierarchy, NotDelegated, NotFound, PermissionDenied};
     let base = match delegate::find(BASE, delegate::Move::Nothing) {
         Ok(found) => found.base.path().to_owned(),
         // Without a base, the container cannot have a cgroup.
-        Err(e) if matches!(e.kind(), NoHierarchy | NotDelegated | PermissionDenied) => return Ok(Vec::new()),
+        Err(e) if matches!(e.kind(), NoHierarchy | NotDelegated | NotFound | PermissionDenied) => {
+            return Ok(Vec::new());
+        }
         Err(e) => return Err(e.into()),
     };
+    cgroups_below(&base, id)
+}
+
+/// Returns the possible cgroups of a container in this base, which another process can remove meanwhile.
+fn cgroups_below(base: &Path, id: &str) -> Result<Vec<PathBuf>> {
     let mut all = vec![base.join(id)];
     // In a pod, the cgroup `init` contains the process that holds the namespaces.
     if id != "init" {
-        let failed = |e| Error::io("list", "list", &base, &e);
-        for entry in std::fs::read_dir(&base).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
+        let entries = match std::fs::read_dir(base).and_then(Iterator::collect::<std::io::Result<Vec<_>>>) {
+            Err(e)
+                if e.kind() == std::io::ErrorKind::NotFound
+                    || e.raw_os_error() == Some(nix::libc::ENODEV) =>
+            {
+                Vec::new()
+            }
+            entries => entries.map_err(|e| Error::io("list", "list", base, &e))?,
+        };
+        for entry in entries {
+            let name = entry.file_name();
             if name.as_encoded_bytes().starts_with(b"pod:") {
                 all.push(base.join(name).join(id));
             }
@@ -240,6 +255,12 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let store = Store::at(&temp.path().join("nspod")).unwrap();
         (temp, store)
+    }
+
+    #[test]
+    fn a_base_that_another_process_removes_has_no_pods() {
+        let gone = tempfile::tempdir().unwrap().path().join("nspod");
+        assert_eq!(cgroups_below(&gone, "web").unwrap(), [gone.join("web")]);
     }
 
     #[test]
