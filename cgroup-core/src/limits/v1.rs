@@ -83,7 +83,7 @@ pub fn cpu_weight(shares: u64) -> Option<u64> {
 }
 
 /// Converts `cpu.cfs_quota_us` and `cpu.cfs_period_us` to `cpu.max`, all in µs. A quota of 0 or
-/// less is no limit, and a period of 0 is the default of the kernel. Returns `None` if both are 0.
+/// less removes the limit. A period of 0 means the kernel's default. Returns `None` if both are 0.
 ///
 /// Source: <https://github.com/containers/crun/blob/main/crun.1.md#cgroup-v2>
 ///

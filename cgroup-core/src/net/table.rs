@@ -32,7 +32,7 @@ pub(super) const DENIED: u32 = 2;
 /// No rule applies, and the direction is restricted.
 pub(super) const UNLISTED: u32 = 4;
 
-/// What a rate limits.
+/// The events that a rate limits.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Rate {
     /// Connections from the cgroup.

@@ -159,6 +159,18 @@ fn a_restored_container_is_in_its_own_cgroup_with_its_limits() {
     }
 }
 
+/// Checkpoints the container, restores it in the foreground, and stops its program when it counts again.
+fn stopped_after_restore(bundle: &Bundle) -> Output {
+    checkpoint(bundle, &[]).ok();
+    fs::remove_file(bundle.path("rootfs/tmp/count")).unwrap();
+    thread::scope(|scope| {
+        let restored = scope.spawn(|| restore(bundle, &[]));
+        goes_on(bundle);
+        fs::write(bundle.path("rootfs/tmp/stop"), "").unwrap();
+        restored.join().unwrap()
+    })
+}
+
 #[test]
 fn restore_in_foreground_prints_output_and_returns_exit_code() {
     if !able() || runtime_lacks(&["runc"], "it cannot checkpoint a container with an output file outside") {
@@ -166,14 +178,7 @@ fn restore_in_foreground_prints_output_and_returns_exit_code() {
     }
     let bundle = counter().up();
     goes_on(&bundle);
-    checkpoint(&bundle, &[]).ok();
-    fs::remove_file(bundle.path("rootfs/tmp/count")).unwrap();
-    let output = thread::scope(|scope| {
-        let restored = scope.spawn(|| restore(&bundle, &[]));
-        goes_on(&bundle);
-        fs::write(bundle.path("rootfs/tmp/stop"), "").unwrap();
-        restored.join().unwrap()
-    });
+    let output = stopped_after_restore(&bundle);
     assert_eq!((output.code(), output.out.as_str()), (7, "stopped\n"), "{}", output.err);
     assert_eq!(bundle.printed("create"), "");
     assert_ne!(bundle.verb(&["state", bundle.id()]).code(), 0, "it is not deleted");
@@ -194,14 +199,7 @@ fn a_program_that_has_redirected_its_output_has_the_callers_again() {
     )
     .up();
     goes_on(&bundle);
-    checkpoint(&bundle, &[]).ok();
-    fs::remove_file(bundle.path("rootfs/tmp/count")).unwrap();
-    let output = thread::scope(|scope| {
-        let restored = scope.spawn(|| restore(&bundle, &[]));
-        goes_on(&bundle);
-        fs::write(bundle.path("rootfs/tmp/stop"), "").unwrap();
-        restored.join().unwrap()
-    });
+    let output = stopped_after_restore(&bundle);
     assert_eq!((output.code(), output.out.as_str(), output.err.as_str()), (7, "stopped\n", "failed\n"));
 }
 
