@@ -1,0 +1,71 @@
+//! Runs a victim or a hog of the table of troubles.
+//!
+//! `nspod-hog victim NAME SECONDS` prints `ready`. For each line of its standard input it then works for that long and
+//! prints its progress as one number. `nspod-hog hog NAME` prints `ready`, and what it has got or why that failed,
+//! when it is in full swing, and continues until it is killed.
+
+use std::io::{self, BufRead};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use nspod_troubles::hog::{self, Hog};
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
+        ["hog", name] => match hog::find(name) {
+            Some(trouble) => attack(trouble.hog),
+            None => unknown(name),
+        },
+        ["victim", name, seconds] => match (hog::find(name), seconds.parse()) {
+            (Some(trouble), Ok(seconds)) => match victim(trouble, Duration::from_secs_f64(seconds)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("nspod-hog: {error}");
+                    ExitCode::FAILURE
+                }
+            },
+            (None, _) => unknown(name),
+            (_, Err(_)) => {
+                eprintln!("nspod-hog: {seconds} is not a number of seconds");
+                ExitCode::from(2)
+            }
+        },
+        ["child", ref work @ ..] => hog::child(work),
+        _ => {
+            eprintln!("usage: nspod-hog hog NAME | victim NAME SECONDS");
+            for trouble in hog::TABLE {
+                eprintln!("  {}", trouble.name);
+            }
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn unknown(name: &str) -> ExitCode {
+    eprintln!("nspod-hog: there is no trouble {name}");
+    ExitCode::from(2)
+}
+
+/// Starts the attack, keeps what it has taken, and continues until this process is killed.
+fn attack(hog: fn() -> io::Result<Hog>) -> ExitCode {
+    let taken = hog();
+    match &taken {
+        Ok(hog) => println!("ready {}", hog.said),
+        Err(error) => println!("ready refused: {error}"),
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+fn victim(trouble: &hog::Trouble, window: Duration) -> io::Result<()> {
+    let mut victim = (trouble.victim)()?;
+    println!("ready");
+    for line in io::stdin().lock().lines() {
+        line?;
+        println!("{}", victim.progress(window));
+    }
+    Ok(())
+}
