@@ -165,8 +165,27 @@ impl Hierarchy {
         Cgroup::open(self.path_of(&read(file)?, who)?)
     }
 
-    /// Opens the cgroup at a path as the kernel prints it, relative to the root of this cgroup
-    /// namespace.
+    /// Opens the cgroup at a path of `/proc/PID/cgroup`, which is relative to the root of the caller's
+    /// cgroup namespace.
+    ///
+    /// Since Linux 4.5. [cgroups(7)](https://man7.org/linux/man-pages/man7/cgroups.7.html),
+    /// `/proc/PID/cgroup`.
+    ///
+    /// ```
+    /// # if !std::path::Path::new("/proc/self/cgroup").exists() { return; }
+    /// let hierarchy = cgroup_core::Hierarchy::detect().unwrap();
+    /// # let Ok(root) = hierarchy.root() else { return };
+    /// assert_eq!(hierarchy.open("/").unwrap().path(), hierarchy.mount_point().unwrap());
+    /// ```
+    ///
+    /// # Errors
+    /// - `NotFound` (`ENOENT`): the cgroup does not exist.
+    /// - As [`own`](Self::own).
+    pub fn open(&self, path: &str) -> Result<Cgroup> {
+        self.at(path, "this path")
+    }
+
+    /// Opens the cgroup like [`open`](Self::open). `who` is its owner in an error.
     pub(crate) fn at(&self, path: &str, who: &str) -> Result<Cgroup> {
         Cgroup::open(self.path_to(path, who)?)
     }

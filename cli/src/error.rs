@@ -114,6 +114,12 @@ impl Error {
         Some(first)
     }
 
+    /// Adds an error that happened after this one.
+    pub fn and(mut self, next: Self) -> Self {
+        self.more.push(next);
+        self
+    }
+
     /// Returns the machine-readable form of each failure.
     pub fn reports(&self) -> impl Iterator<Item = &ErrorReport> {
         std::iter::once(&*self.report).chain(self.more.iter().map(|more| &*more.report))

@@ -9,6 +9,7 @@
 mod args;
 mod cmd;
 mod flags;
+mod report;
 mod state;
 #[cfg(test)]
 mod test_commands;

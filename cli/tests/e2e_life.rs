@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{Guard, NSPOD, Name, cgroup, end_of, eventually, json, nspod, ok, root};
+use common::{Guard, NSPOD, Name, alone, cgroup, end_of, eventually, json, nspod, ok, root};
 
 #[test]
 fn a_detached_container_lives_until_it_is_removed() {
@@ -372,4 +372,76 @@ fn every_list_is_available_as_json() {
         let value = serde_json::from_str::<serde_json::Value>(&output.out);
         assert!(value.is_ok_and(|value| value.is_array() || value.is_object()), "{args:?}: {output:?}");
     }
+}
+
+/// Runs nspod, and returns its exit code, its errors and the report.
+fn report(flags: &[&str]) -> (i32, String, serde_json::Value) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let output = nspod(&[&["run", "--report", file.path().to_str().unwrap()], flags].concat());
+    let text = std::fs::read_to_string(file.path()).unwrap();
+    assert!(text.ends_with("}\n") && text.lines().count() == 1, "{text}");
+    (output.code(), output.err, serde_json::from_str(&text).unwrap())
+}
+
+#[test]
+fn the_report_says_how_the_container_ended() {
+    let name = Name::container();
+    let (code, _, end) = report(&["--name", &name, "sh", "-c", "exit 3"]);
+    assert_eq!((code, &end["exit_code"], &end["id"]), (3, &3.into(), &(*name).into()));
+    assert_eq!(end["outcome"]["status"], serde_json::json!({ "exited": 3 }), "{end}");
+    assert!(end["outcome"]["wall_time"]["nanos"].as_u64().unwrap() > 0, "{end}");
+    assert!(end["error"].is_null(), "{end}");
+    let (code, _, end) = report(&["--init", "sh", "-c", "kill -9 $$"]);
+    assert_eq!((code, &end["exit_code"]), (137, &137.into()));
+    assert_eq!(end["outcome"]["status"]["signaled"]["signal"], 9, "{end}");
+    let (code, _, end) = report(&["--bare", "sh", "-c", "exit 4"]);
+    assert_eq!((code, &end["outcome"]["status"]["exited"]), (4, &4.into()));
+}
+
+#[test]
+fn the_report_says_why_a_container_did_not_start() {
+    let (code, err, end) = report(&["no-such"]);
+    assert_eq!(
+        (code, &end["exit_code"], &end["error"]["kind"]),
+        (127, &127.into(), &"program_not_found".into())
+    );
+    assert_eq!(err, format!("nspod: {}\n", end["error"]["message"].as_str().unwrap()));
+    assert!(end["outcome"].is_null(), "{end}");
+    let (code, _, end) = report(&["-w", "/no/such", "true"]);
+    assert_eq!((code, &end["error"]["step"]), (125, &"cwd".into()));
+}
+
+#[test]
+fn the_report_goes_to_a_descriptor() {
+    let script = r#"$N run --report 3 echo out 3>&1 >/dev/null | grep -o '"exited":0'"#;
+    assert_eq!(alone(script).out, "\"exited\":0\n");
+    // The program does not inherit it.
+    assert_eq!(
+        alone("$N run --report 3 sh -c 'echo no >&3' 3>/dev/null 2>/dev/null || echo refused").out,
+        "refused\n"
+    );
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_an_error() {
+    let marker = tempfile::tempdir().unwrap();
+    let file = marker.path().join("started");
+    let volume = format!("{0}:{0}", marker.path().display());
+    let touch =
+        |report: &str| nspod(&["run", "--report", report, "-v", &volume, "touch", file.to_str().unwrap()]);
+    let refused = touch("/no/such/report");
+    assert_eq!(refused.code(), 125);
+    assert_eq!(
+        refused.err,
+        "nspod: cannot open the report /no/such/report: No such file or directory (ENOENT)\n"
+    );
+    assert_eq!(
+        touch("4711").err,
+        "nspod: cannot open the report /proc/self/fd/4711: No such file or directory (ENOENT)\n"
+    );
+    assert!(!file.exists());
+    let full = touch("/dev/full");
+    assert_eq!((full.code(), file.exists()), (125, true));
+    assert_eq!(full.err, "nspod: cannot write the report /dev/full: No space left on device (ENOSPC)\n");
+    assert_eq!(nspod(&["run", "-d", "--report", "x", "true"]).code(), 125);
 }

@@ -4,6 +4,7 @@ mod common;
 
 use common::user::User;
 use common::{Name, json, nspod, ok, root};
+use serde_json::Value;
 
 /// Connects to each port of the loopback address, and prints why that failed.
 const CONNECT: &str = r#"for port in "$@"; do
@@ -104,4 +105,33 @@ fn lax_limits_keep_the_network_limits() {
     let output = nspod(&[&lax[..], &connect(&["80", "81"])].concat());
     assert!(output.err.contains("cgroup.none"), "{}", output.err);
     assert_eq!(output.out, "80 denied\n81 closed\n", "{}", output.err);
+}
+
+#[test]
+fn the_report_and_the_census_have_the_counters() {
+    if !root() {
+        return;
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    ok(&[&["run", "--report", path, "--deny-net", "*:80"], &connect(&["80", "81"])[..]].concat());
+    let report: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let net = &report["outcome"]["net"];
+    assert_eq!((&net["egress"]["denied"], &net["egress"]["packets"]), (&1.into(), &1.into()), "{report}");
+    assert_eq!(net["ingress"]["packets"], 1, "{report}");
+
+    let name = Name::detached(&["--deny-net", "*:80"], &["sleep", "1000"]);
+    let other = Name::detached(&[], &["sleep", "1000"]);
+    connects(&name, &["80", "81"]);
+    // Another process of the host may be unreadable, which is a warning.
+    let census: Value = serde_json::from_str(&nspod(&["census", "--json"]).out).unwrap();
+    let of = |name: &str| {
+        let all = census["containers"].as_array().unwrap();
+        all.iter().find(|c| c["name"] == name).unwrap()["net"].clone()
+    };
+    assert_eq!(of(&name)["egress"]["denied"], 1, "{census}");
+    assert_eq!(of(&other), Value::Null);
+    let pid = json(&["inspect", &name])[0]["pid"].to_string();
+    let place = nspod(&["census", "--pid", &pid]).out;
+    assert!(place.contains("network    sent 60 B in 1 packet, dropped 0 packets, denied 1 call;"), "{place}");
 }

@@ -43,6 +43,9 @@ pub struct Container {
     pub(crate) held: Option<Held>,
     /// Set by [`kill`](Container::kill); `delete` need not kill again.
     pub(crate) killed: AtomicBool,
+    /// Whether the network counters belong to the outcome: the spec or [`update`](Container::update) set
+    /// a network limit.
+    pub(crate) counts_net: AtomicBool,
     pub(crate) kill_on_drop: bool,
     pub(crate) started: Instant,
     pub(crate) outcome: Option<Outcome>,
@@ -224,6 +227,9 @@ impl Container {
         };
         let cpu = self.cgroup().and_then(|c| c.cpu_stat().ok());
         let peak = self.cgroup().and_then(|c| c.number("memory.peak").ok().flatten());
+        // The kernel locks all cgroups while it looks for programs.
+        let net = self.cgroup().filter(|_| self.counts_net.load(Ordering::Relaxed));
+        let net = net.and_then(|c| c.net_usage().ok().flatten());
         let of_process = usage.map_or(Duration::ZERO, |usage| usage.user + usage.system);
         Ok(Outcome {
             status,
@@ -232,6 +238,7 @@ impl Container {
             cpu_time: cpu.as_ref().and_then(|c| c.usage_usec).map_or(of_process, Duration::from_micros),
             throttled_time: Duration::from_micros(cpu.as_ref().and_then(|c| c.throttled_usec).unwrap_or(0)),
             wall_time,
+            net,
         })
     }
 
@@ -341,7 +348,9 @@ impl Container {
     /// - `ENODEV`, `ENOENT`: the cgroup was removed, or a block device does not exist.
     /// - `EACCES`: the caller may not write to a file of the cgroup.
     pub fn update(&self, limits: &Limits) -> Result<(), Error> {
-        crate::cgroups::limit(self.need_cgroup("change the limits")?, limits)
+        crate::cgroups::limit(self.need_cgroup("change the limits")?, limits)?;
+        self.counts_net.fetch_or(limits.net.is_some(), Ordering::Relaxed);
+        Ok(())
     }
 
     /// Returns the container's resource usage. The fields of [`Usage`] have the units. See

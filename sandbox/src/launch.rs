@@ -151,6 +151,7 @@ impl Launcher {
             exit_file,
             held: spawned.held,
             killed: AtomicBool::new(false),
+            counts_net: AtomicBool::new(plan.spec().limits.net.is_some()),
             kill_on_drop,
             started,
             outcome: None,

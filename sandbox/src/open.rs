@@ -94,6 +94,7 @@ impl Container {
             exit_file: None,
             held: None,
             killed: AtomicBool::new(false),
+            counts_net: AtomicBool::new(record.spec.limits.net.is_some()),
             kill_on_drop: true,
             started: Instant::now(),
             outcome: None,

@@ -66,6 +66,12 @@ pub struct Outcome {
     pub throttled_time: Duration,
     /// Time from the start to the end of the program.
     pub wall_time: Duration,
+    /// Network traffic of the container's cgroup. `None` if neither the spec nor
+    /// [`Container::update`](crate::Container::update) set network limits, or the caller may not read
+    /// the counters: see
+    /// [`Cgroup::net_usage`](cgroup_core::Cgroup::net_usage). Since Linux 5.14.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net: Option<cgroup_core::net::Usage>,
 }
 
 impl Outcome {
@@ -78,6 +84,7 @@ impl Outcome {
             cpu_time: Duration::ZERO,
             throttled_time: Duration::ZERO,
             wall_time: Duration::ZERO,
+            net: None,
         }
     }
 }

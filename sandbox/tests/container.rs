@@ -996,3 +996,27 @@ fn a_program_cannot_change_the_mode_of_the_init_that_starts_the_next() {
         assert_eq!(command.status().unwrap().status, ExitStatus::Exited(0), "{line}");
     }
 }
+
+#[test]
+fn the_outcome_has_the_network_counters_of_limits_that_were_set_later() {
+    if !nspod_testkit::root() {
+        return;
+    }
+    let ends = |limits: Option<Limits>| {
+        let script = "read go; exec 3<>/dev/tcp/127.0.0.1/80";
+        let mut container = Command::new("bash")
+            .args(["-c", script])
+            .stdin(Stdio::Piped)
+            .stderr(Stdio::Null)
+            .spawn()
+            .unwrap();
+        limits.iter().for_each(|limits| container.update(limits).unwrap());
+        drop(container.stdin.take());
+        container.wait().unwrap().net
+    };
+    let net =
+        nspod_sandbox::cgroup_core::net::Limits { deny: vec!["*:80".parse().unwrap()], ..Default::default() };
+    let net = ends(Some(Limits { net: Some(net), ..Limits::default() })).unwrap();
+    assert_eq!((net.egress.denied, net.egress.packets), (1, 0));
+    assert_eq!(ends(None), None);
+}

@@ -50,6 +50,7 @@ pub(crate) fn census(args: &CensusArgs, json: bool) -> Result<()> {
 fn everything(census: &Census) -> Result<()> {
     let model = census.model();
     let names = who::Names::read(&model);
+    let cgroups = who::Cgroups::detect();
     output::json(&json!({
         "host": census.host(),
         "host_from": census.host_from(),
@@ -67,6 +68,7 @@ fn everything(census: &Census) -> Result<()> {
             "init": c.init,
             "cgroup": c.cgroup,
             "cgroup_is_own": c.cgroup_is_own,
+            "net": cgroups.net(c),
             "pod": c.pod,
         })).collect::<Vec<_>>(),
         "pods": model.pods,

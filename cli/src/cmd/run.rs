@@ -18,6 +18,7 @@ use crate::flags::files::FileArgs;
 use crate::flags::limits::{LimitArgs, relax};
 use crate::flags::namespaces::NamespaceArgs;
 use crate::flags::process::{CommonArgs, RightsArgs};
+use crate::report::{End, Report};
 use crate::state::pods::Pods;
 use crate::state::{self, Entry, LOG, Lock, SavedContainer, Store};
 use crate::{foreground, output, terminal, value};
@@ -54,6 +55,9 @@ pub(crate) struct RunArgs {
     /// Write the host pid of the first process to a file
     #[arg(long, value_name = "FILE")]
     pidfile: Option<PathBuf>,
+    /// Write how the container ended, or why it did not start, to a file or a descriptor as JSON
+    #[arg(long, value_name = "FILE|FD", conflicts_with_all = ["detach", "explain"])]
+    report: Option<PathBuf>,
     /// With -d, append the output to this file
     #[arg(long, value_name = "FILE", requires = "detach")]
     log_file: Option<PathBuf>,
@@ -89,6 +93,19 @@ pub(crate) struct RunArgs {
 }
 
 pub(crate) fn run(args: &RunArgs, json: bool) -> Result<i32> {
+    let report = args.report.as_deref().map(Report::open).transpose()?;
+    let mut end = End::default();
+    let result = start(args, json, &mut end);
+    let written = report.map_or(Ok(()), |report| report.write(&end, &result));
+    match (result, written) {
+        (result, Ok(())) => result,
+        (Ok(_), Err(e)) => Err(e),
+        (Err(first), Err(e)) => Err(first.and(e)),
+    }
+}
+
+/// Runs the container, and stores its end in `end`.
+fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
     if args.detach && (args.process.tty || args.process.interactive) {
         return Err(Error::usage(
             "--detach",
@@ -97,10 +114,11 @@ pub(crate) fn run(args: &RunArgs, json: bool) -> Result<i32> {
     }
     let facts = Facts::detect()?;
     if args.bare {
-        return bare(args, &facts, json);
+        return bare(args, &facts, json, end);
     }
     let pod = args.pod.as_deref().map(|name| Pods::open()?.find(name)?.open()).transpose()?;
     let id = args.name.clone().unwrap_or_else(random_name);
+    end.id = Some(id.clone());
     let shared = pod.as_ref().map(|pod| pod.spec().share);
     let mut spec = args.resolve(&facts, shared, &id, &pid_of)?;
     if args.explain {
@@ -130,12 +148,13 @@ pub(crate) fn run(args: &RunArgs, json: bool) -> Result<i32> {
     let relay =
         container.terminal.take().map(|master| terminal::Relay::new(master, args.process.interactive));
     let outcome = foreground::attend(&mut container, &signals, relay.transpose()?)?;
+    let outcome = end.outcome.insert(outcome);
     if let Some(oom) = &outcome.oom {
         output::note(oom);
     }
     output::ended(outcome.status);
     if args.keep {
-        claim.entry.note_outcome(&outcome)?;
+        claim.entry.note_outcome(outcome)?;
         claim.keep();
     }
     let cgroup = container.cgroup().map(|cgroup| cgroup.path().to_owned());
@@ -147,7 +166,7 @@ pub(crate) fn run(args: &RunArgs, json: bool) -> Result<i32> {
     Ok(outcome.status.shell_code())
 }
 
-fn bare(args: &RunArgs, facts: &Facts, json: bool) -> Result<i32> {
+fn bare(args: &RunArgs, facts: &Facts, json: bool, end: &mut End) -> Result<i32> {
     let (program, rest) =
         args.command.split_first().ok_or_else(|| Error::usage("COMMAND", "a program is required"))?;
     let mut command = Command::bare(program);
@@ -158,7 +177,7 @@ fn bare(args: &RunArgs, facts: &Facts, json: bool) -> Result<i32> {
     }
     let signals = foreground::Signals::hold()?;
     let mut container = command.spawn()?;
-    let outcome = foreground::attend(&mut container, &signals, None)?;
+    let outcome = end.outcome.insert(foreground::attend(&mut container, &signals, None)?);
     output::ended(outcome.status);
     container.delete()?;
     Ok(outcome.status.shell_code())

@@ -1,12 +1,13 @@
 //! The place of one process: its container, its pod, its pids, and the processes that share its
 //! namespaces.
 
+use cgroup_core::net::{Traffic, Usage};
 use ns_core::{Kind, NamespaceId};
 use nspod_census::{Census, Model, ProcessInfo};
 use nspod_sandbox::ErrorKind;
 use serde_json::json;
 
-use super::who::{self, Names, Users, count};
+use super::who::{self, Cgroups, Names, Users, count};
 use crate::error::{Error, Result};
 use crate::output;
 
@@ -45,6 +46,19 @@ fn absent(census: &Census, pid: i32) -> Error {
     Error::new(ErrorKind::ProcessEnded, "census", problem).on(pid)
 }
 
+fn traffic(net: &Usage) -> String {
+    let side = |name, side: &Traffic| {
+        format!(
+            "{name} {} in {}, dropped {}, denied {}",
+            output::bytes(side.bytes),
+            count(side.packets as usize, "packet", "packets"),
+            count(side.dropped as usize, "packet", "packets"),
+            count(side.denied as usize, "call", "calls")
+        )
+    };
+    format!("{}; {}", side("sent", &net.egress), side("received", &net.ingress))
+}
+
 impl ProcessReport<'_> {
     fn print(&self) -> Result<()> {
         let process = self.process;
@@ -71,6 +85,9 @@ impl ProcessReport<'_> {
             };
         }
         facts.push(("cgroup", cgroup));
+        if let Some(net) = self.net() {
+            facts.push(("network", traffic(&net)));
+        }
         let mut text = String::new();
         for (name, fact) in facts {
             text += &format!("{name:<10} {fact}\n");
@@ -93,6 +110,11 @@ impl ProcessReport<'_> {
         output::print(text)
     }
 
+    /// Returns the network traffic of the container.
+    fn net(&self) -> Option<Usage> {
+        Cgroups::detect().net(&self.model.containers[self.container?])
+    }
+
     fn json(&self) -> Result<()> {
         let shared = Kind::ALL.map(|kind| {
             let id = self.process.namespaces[kind];
@@ -110,6 +132,7 @@ impl ProcessReport<'_> {
                 "init": self.model.containers[i].init,
                 "cgroup": self.model.containers[i].cgroup,
                 "cgroup_is_own": self.model.containers[i].cgroup_is_own,
+                "net": self.net(),
             })),
             "pod": self.container.map(|i| json!({
                 "name": self.names.pod(i),

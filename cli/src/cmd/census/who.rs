@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use nspod_census::Model;
+use cgroup_core::{Hierarchy, net};
+use nspod_census::{ContainerInfo, Model};
 
 use crate::cmd::top;
 use crate::output;
@@ -44,6 +45,23 @@ impl Names {
     /// Returns the name of a container, or its lowest pid.
     pub(super) fn or_pid(&self, model: &Model, index: usize) -> String {
         self.container(index).map_or_else(|| model.containers[index].pids[0].to_string(), str::to_owned)
+    }
+}
+
+/// Cgroups of containers.
+#[derive(Debug)]
+pub(super) struct Cgroups(Option<Hierarchy>);
+
+impl Cgroups {
+    pub(super) fn detect() -> Cgroups {
+        Cgroups(Hierarchy::detect().ok())
+    }
+
+    /// Returns the network traffic of a container with its own cgroup. Returns `None` if it has no
+    /// network limits or the caller may not read the counters.
+    pub(super) fn net(&self, container: &ContainerInfo) -> Option<net::Usage> {
+        let path = container.cgroup.as_deref().filter(|_| container.cgroup_is_own)?;
+        self.0.as_ref()?.open(path).ok()?.net_usage().ok()?
     }
 }
 
