@@ -73,7 +73,7 @@ impl Ground {
     pub fn container_with_mounts(&self, extra: usize) -> Command {
         let mut command = self.container();
         for number in 0..extra {
-            let kind = MountKind::Tmpfs { size: None, mode: None };
+            let kind = MountKind::Tmpfs { mode: None };
             command.mount(Mount::new(Path::new("/").join(extra_path(number)), kind));
         }
         command

@@ -10,7 +10,7 @@ use ns_core::{Extent, IdMap, Kind, SubIdRange, TimeOffset, TimeOffsets};
 use nspod_sandbox::spec::{
     Attributes, Capabilities, Hook, Hooks, IdMaps, IoPriority, Join, Link, MemoryPolicy, Mount, MountIdMaps,
     MountKind, NamespaceMode, Node, NodeKind, Process, Propagation, PropagationKind, Rlimit, Root, Scheduler,
-    Seccomp, Spec, StreamOwner, Terminal, User, Writes,
+    Seccomp, Spec, StorageLimit, StreamOwner, Terminal, User, Writes,
 };
 use nspod_sandbox::{Host, HostMount};
 
@@ -227,18 +227,22 @@ fn root(u: &mut Unstructured<'_>) -> Result<Root> {
         1 => Root::HostReadOnly,
         2 => Root::Dir { path: path(u)?, readonly: u.arbitrary()? },
         3 => Root::Empty,
-        4 => Root::Overlay { lower: several(u, 3, path)?, writes: Writes::Tmpfs { size: u.arbitrary()? } },
+        4 => Root::Overlay { lower: several(u, 3, path)?, writes: Writes::Tmpfs, limit: limit(u)? },
         _ => {
             let writes = Writes::Dir { upper: path(u)?, work: path(u)? };
-            Root::Overlay { lower: several(u, 3, path)?, writes }
+            Root::Overlay { lower: several(u, 3, path)?, writes, limit: limit(u)? }
         }
     })
+}
+
+fn limit(u: &mut Unstructured<'_>) -> Result<StorageLimit> {
+    Ok(StorageLimit { size: u.arbitrary()?, inodes: u.arbitrary()? })
 }
 
 fn mount(u: &mut Unstructured<'_>) -> Result<Mount> {
     let kind = match u.int_in_range(0..=9)? {
         0 => MountKind::Bind { source: path(u)?, recursive: u.arbitrary()? },
-        1 => MountKind::Tmpfs { size: u.arbitrary()?, mode: u.arbitrary()? },
+        1 => MountKind::Tmpfs { mode: u.arbitrary()? },
         2 => MountKind::Proc,
         3 => MountKind::Sysfs,
         4 => MountKind::Mqueue,
@@ -267,6 +271,7 @@ fn mount(u: &mut Unstructured<'_>) -> Result<Mount> {
         })
     })?;
     change(u, &mut mount.copy_up, |u| u.arbitrary())?;
+    change(u, &mut mount.limit, limit)?;
     Ok(mount)
 }
 

@@ -129,7 +129,7 @@ pub fn roots(root: &Root) -> Vec<PathBuf> {
         Root::Empty => Vec::new(),
         Root::Host | Root::HostReadOnly => vec!["/".into()],
         Root::Dir { path, .. } => vec![path.clone()],
-        Root::Overlay { lower, writes } => {
+        Root::Overlay { lower, writes, .. } => {
             let upper = match writes {
                 crate::spec::Writes::Dir { upper, .. } => Some(upper.clone()),
                 _ => None,

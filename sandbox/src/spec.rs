@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use files::{
     Attributes, DEVICES, LINKS, Link, Mount, MountIdMaps, MountKind, Node, NodeKind, Propagation,
-    PropagationKind, Root, Writes,
+    PropagationKind, Root, StorageLimit, Writes,
 };
 pub use hooks::{Hook, Hooks};
 pub use namespaces::{IdMaps, Join, NamespaceMode, Namespaces};
@@ -185,7 +185,7 @@ impl Spec {
         let mut spec = Spec::bare(program);
         spec.namespaces = Namespaces::new(Kinds::FIVE | Kinds::from(Kind::Cgroup));
         spec.root = Root::HostReadOnly;
-        let tmpfs = |mode| MountKind::Tmpfs { size: None, mode: Some(mode) };
+        let tmpfs = |mode| MountKind::Tmpfs { mode: Some(mode) };
         spec.mounts = vec![
             Mount::new("/proc", MountKind::Proc),
             Mount::new("/dev", MountKind::Dev),

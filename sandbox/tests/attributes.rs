@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 
 use nspod_sandbox::seccomp::{Action, Profile, Rule};
 use nspod_sandbox::spec::{
-    Capabilities, IoPriority, MemoryPolicy, Process, Root, Scheduler, Seccomp, Spec, Writes,
+    Capabilities, IoPriority, MemoryPolicy, Process, Root, Scheduler, Seccomp, Spec, StorageLimit, Writes,
 };
 use nspod_sandbox::{Command, Container, Error, ErrorKind, ExitStatus, Host, Plan, Stdio};
 
@@ -235,8 +235,8 @@ fn a_label_is_written_for_the_program_or_the_start_fails() {
         spec.process.args.push("/proc/self/attr/current".into());
         spec.init = init;
         if own_root {
-            let writes = Writes::Tmpfs { size: Some(1 << 20) };
-            spec.root = Root::Overlay { lower: vec!["/".into()], writes };
+            let limit = StorageLimit::of_size(1 << 20);
+            spec.root = Root::Overlay { lower: vec!["/".into()], writes: Writes::Tmpfs, limit };
         }
         let start = |label: &str| {
             let mut spec = spec.clone();

@@ -10,7 +10,8 @@ use std::time::Duration;
 use ns_core::{Kind, Kinds, NamespaceSet};
 use nspod_sandbox::cgroup_core::{Hierarchy, Limits};
 use nspod_sandbox::spec::{
-    Capabilities, IdMaps, Mount, MountKind, NamespaceMode, Rlimit, Root, Spec, StreamOwner, Terminal, Writes,
+    Capabilities, IdMaps, Mount, MountKind, NamespaceMode, Rlimit, Root, Spec, StorageLimit, StreamOwner,
+    Terminal, Writes,
 };
 use nspod_sandbox::{Command, Container, ErrorKind, ExitStatus, Stdio};
 
@@ -396,7 +397,8 @@ fn an_overlay_receives_the_writes() {
     let image = Image::new();
     let mut command = Command::new("sh");
     let lower = vec![image.path()];
-    command.root(Root::Overlay { lower: lower.clone(), writes: Writes::Tmpfs { size: Some(1 << 20) } });
+    let limit = StorageLimit::of_size(1 << 20);
+    command.root(Root::Overlay { lower: lower.clone(), writes: Writes::Tmpfs, limit });
     assert_eq!(
         output(&mut command, "touch /x; echo /x; ls /upper /work 2>/dev/null || echo hidden"),
         "/x\nhidden"
@@ -406,7 +408,8 @@ fn an_overlay_receives_the_writes() {
     let (upper, work) = (writes.path().join("upper"), writes.path().join("work"));
     std::fs::create_dir(&upper).unwrap();
     std::fs::create_dir(&work).unwrap();
-    command.root(Root::Overlay { lower, writes: Writes::Dir { upper: upper.clone(), work } });
+    let writes = Writes::Dir { upper: upper.clone(), work };
+    command.root(Root::Overlay { lower, writes, limit: StorageLimit::default() });
     output(&mut command, "touch /y");
     assert!(upper.join("y").exists() && !image.path().join("y").exists());
 }
@@ -433,7 +436,8 @@ fn binds_and_tmpfs_are_mounted_with_their_flags() {
         ))
         .mount(Mount {
             noexec: true,
-            ..Mount::new("/t", MountKind::Tmpfs { size: Some(4096), mode: Some(0o700) })
+            limit: StorageLimit::of_size(4096),
+            ..Mount::new("/t", MountKind::Tmpfs { mode: Some(0o700) })
         });
     let text = output(
         &mut command,

@@ -11,7 +11,7 @@ use nix::mount::{MsFlags, mount};
 use nspod_sandbox::ns_core::{IdMap, Kind};
 use nspod_sandbox::spec::{
     Attributes, Hook, Link, Mount, MountIdMaps, MountKind, NamespaceMode, Node, NodeKind, Propagation,
-    PropagationKind, Root, Terminal, Writes,
+    PropagationKind, Root, StorageLimit, Terminal, Writes,
 };
 use nspod_sandbox::{Command, ErrorKind, Stdio};
 
@@ -80,11 +80,12 @@ fn no_mount_of_the_host_is_left_above_any_kind_of_root() {
     let [upper, work] = ["upper", "work"].map(|name| writes.path().join(name));
     std::fs::create_dir(&upper).unwrap();
     std::fs::create_dir(&work).unwrap();
-    let overlay = |writes| Root::Overlay { lower: vec![image.path()], writes };
+    let limit = StorageLimit::default();
+    let overlay = |writes| Root::Overlay { lower: vec![image.path()], writes, limit };
     let roots = [
         Root::HostReadOnly,
         Root::Dir { path: image.path(), readonly: false },
-        overlay(Writes::Tmpfs { size: None }),
+        overlay(Writes::Tmpfs),
         overlay(Writes::Dir { upper, work }),
     ];
     // `..` of the root resolves to the topmost mount on it.
@@ -336,8 +337,8 @@ fn the_callers_umask_applies_to_the_program_and_its_hooks_and_not_to_nodes() {
         assert_eq!(output(&mut command, "umask; stat -c %a /dev/null"), "0077\n666");
         assert_eq!(std::fs::read_to_string(note.path()).unwrap(), "0077\n");
         let mut command = Command::new("sh");
-        let writes = Writes::Tmpfs { size: Some(1 << 20) };
-        command.root(Root::Overlay { lower: vec![image.path()], writes });
+        let limit = StorageLimit::of_size(1 << 20);
+        command.root(Root::Overlay { lower: vec![image.path()], writes: Writes::Tmpfs, limit });
         assert_eq!(output(&mut command, "umask; stat -c %a / /dev/null"), "0077\n755\n666");
     });
 }
@@ -785,7 +786,7 @@ fn nothing_is_mounted_in_proc_by_a_path_or_by_a_link() {
     }
     let image = Image::new();
     std::os::unix::fs::symlink("/proc/self", image.path().join("link")).unwrap();
-    let tmpfs = |to: &str| Mount::new(to, MountKind::Tmpfs { size: None, mode: None });
+    let tmpfs = |to: &str| Mount::new(to, MountKind::Tmpfs { mode: None });
     for mount in [
         tmpfs("/proc"),
         tmpfs("/proc/self/attr"),

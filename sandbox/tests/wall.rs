@@ -87,7 +87,7 @@ fn the_child_of_every_kind_of_plan_allocates_nothing() {
     terminal.process.terminal = Some(Terminal { rows: 24, columns: 80 });
     plans.push(("terminal", terminal));
     let mut files = full.clone();
-    let tmpfs = MountKind::Tmpfs { size: None, mode: None };
+    let tmpfs = MountKind::Tmpfs { mode: None };
     files.mounts.push(Mount { copy_up: true, readonly: true, ..Mount::new("/etc", tmpfs) });
     let mut remount = Mount::new("/tmp", MountKind::Remount);
     remount.propagation = vec![Propagation { kind: PropagationKind::Slave, recursive: true }];

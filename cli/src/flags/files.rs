@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use cgroup_core::device::{DEFAULT, Kind as DeviceKind, Rule};
 use clap::Args;
-use nspod_sandbox::spec::{Mount, MountKind, NamespaceMode, Root, Spec, Writes};
+use nspod_sandbox::spec::{Mount, MountKind, NamespaceMode, Root, Spec, StorageLimit, Writes};
 
 use super::Facts;
 use super::limits::device_number;
@@ -24,6 +24,10 @@ pub(crate) struct FileArgs {
     /// deleted with the container, or to DIR/upper
     #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true)]
     overlay: Option<Option<PathBuf>>,
+    /// Maximum size and number of inodes of the writes to the overlay: size=64m,inodes=10k. Then writes
+    /// fail with ENOSPC. Without DIR, the files are in memory and count as memory of the container
+    #[arg(long, value_name = "size=BYTES,inodes=COUNT", value_parser = mounts::storage, requires = "overlay")]
+    storage_opt: Vec<StorageLimit>,
     /// Allow access to sockets and named pipes among the host's files. By default an overlay prevents it,
     /// because a read-only mount alone does not
     #[arg(long, conflicts_with_all = ["rootfs", "overlay"])]
@@ -35,7 +39,7 @@ pub(crate) struct FileArgs {
     /// mounts below it)
     #[arg(short, long, value_name = "SOURCE:DESTINATION[:OPTIONS]", value_parser = mounts::volume)]
     volume: Vec<Mount>,
-    /// Mount an empty tmpfs. Options: size=64m, mode=1777, exec, dev, ro
+    /// Mount an empty tmpfs. Options: size=64m, inodes=10k, mode=1777, exec, dev, ro
     #[arg(long, value_name = "DESTINATION[:OPTIONS]", value_parser = mounts::tmpfs)]
     tmpfs: Vec<Mount>,
     /// Mount a file system: type=bind|tmpfs|proc|sysfs|mqueue|devpts|cgroup|dev,source=…,target=…
@@ -102,12 +106,16 @@ impl FileArgs {
             (Some(writes), rootfs) => Root::Overlay {
                 lower: vec![rootfs.unwrap_or_else(|| "/".into())],
                 writes: match writes {
-                    None => Writes::Tmpfs { size: None },
+                    None => Writes::Tmpfs,
                     Some(dir) => {
                         let dir = facts.cwd.join(dir);
                         Writes::Dir { upper: dir.join("upper"), work: dir.join("work") }
                     }
                 },
+                limit: self.storage_opt.iter().fold(StorageLimit::default(), |all, one| StorageLimit {
+                    size: one.size.or(all.size),
+                    inodes: one.inodes.or(all.inodes),
+                }),
             },
             (None, Some(path)) => Root::Dir { path, readonly: self.read_only },
             (None, None) => Root::HostReadOnly,
@@ -181,21 +189,31 @@ mod tests {
     #[test]
     fn an_overlay_writes_to_a_tmpfs_or_a_directory() {
         let root = |flags: &[&str]| spec(flags).unwrap().root;
-        let tmpfs = Writes::Tmpfs { size: None };
-        assert_eq!(root(&["--overlay"]), Root::Overlay { lower: vec!["/".into()], writes: tmpfs });
+        let limit = StorageLimit::default();
+        assert_eq!(
+            root(&["--overlay"]),
+            Root::Overlay { lower: vec!["/".into()], writes: Writes::Tmpfs, limit }
+        );
         let dir = Writes::Dir { upper: "/work/w/upper".into(), work: "/work/w/work".into() };
         assert_eq!(
             root(&["--rootfs=/img", "--overlay=w"]),
-            Root::Overlay { lower: vec!["/img".into()], writes: dir }
+            Root::Overlay { lower: vec!["/img".into()], writes: dir, limit }
         );
         nspod_testkit::assert_refused(spec(&["--overlay", "--read-only"]), "--overlay");
+        let limit = StorageLimit { size: Some(2 << 20), inodes: Some(9) };
+        let flags = ["--overlay", "--storage-opt=size=1m,inodes=9", "--storage-opt=size=2m"];
+        assert_eq!(root(&flags), Root::Overlay { lower: vec!["/".into()], writes: Writes::Tmpfs, limit });
+        nspod_testkit::assert_refused(spec(&["--storage-opt", "size=1m"]), "--overlay");
     }
 
     #[test]
     fn a_mount_replaces_a_default_one() {
         let spec = spec(&["--tmpfs", "/tmp:size=1m", "-v", "a/b:/mnt"]).unwrap();
         let [tmp] = at(&spec, "/tmp")[..] else { panic!("{:?}", spec.mounts) };
-        assert_eq!(tmp.kind, MountKind::Tmpfs { size: Some(1 << 20), mode: None });
+        assert_eq!(
+            (&tmp.kind, tmp.limit),
+            (&MountKind::Tmpfs { mode: None }, StorageLimit::of_size(1 << 20))
+        );
         let MountKind::Bind { source, .. } = &at(&spec, "/mnt")[0].kind else { panic!() };
         assert_eq!(source, Path::new("/work/a/b"));
     }

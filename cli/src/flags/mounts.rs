@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use cgroup_core::device::Access;
-use nspod_sandbox::spec::{Mount, MountKind};
+use nspod_sandbox::spec::{Mount, MountKind, StorageLimit};
 
 use crate::value;
 
@@ -41,7 +41,7 @@ pub(crate) fn tmpfs(text: &str) -> Parsed<Mount> {
     if !destination.starts_with('/') {
         return Err(format!("{text:?} must have the form /DESTINATION[:OPTIONS]"));
     }
-    let mut mount = Mount::new(destination, MountKind::Tmpfs { size: None, mode: None });
+    let mut mount = Mount::new(destination, MountKind::Tmpfs { mode: None });
     for option in options.split(',').filter(|o| !o.is_empty()) {
         option_of_tmpfs(&mut mount, option)?;
     }
@@ -49,13 +49,44 @@ pub(crate) fn tmpfs(text: &str) -> Parsed<Mount> {
 }
 
 fn option_of_tmpfs(mount: &mut Mount, option: &str) -> Parsed<()> {
-    let MountKind::Tmpfs { size, mode } = &mut mount.kind else { return flag(mount, option) };
+    let MountKind::Tmpfs { mode } = &mut mount.kind else { return flag(mount, option) };
     match option.split_once('=') {
-        Some(("size" | "tmpfs-size", text)) => *size = Some(value::bytes(text)?),
         Some(("mode" | "tmpfs-mode", text)) => *mode = Some(value::mode(text)?),
+        Some((name, text)) if limit(&mut mount.limit, name.trim_start_matches("tmpfs-"), text)? => {}
         _ => flag(mount, option)?,
     }
     Ok(())
+}
+
+/// Parses `size=64m,inodes=10k`.
+pub(crate) fn storage(text: &str) -> Parsed<StorageLimit> {
+    let mut parsed = StorageLimit::default();
+    for option in text.split(',') {
+        let known = option.split_once('=').map(|(name, text)| limit(&mut parsed, name, text)).transpose()?;
+        if known != Some(true) {
+            return Err(format!("{option:?} must have the form size=BYTES or inodes=COUNT"));
+        }
+    }
+    Ok(parsed)
+}
+
+/// Sets the size or the number of inodes. Returns false for another name.
+fn limit(limit: &mut StorageLimit, name: &str, text: &str) -> Parsed<bool> {
+    let (field, number) = match name {
+        "size" => (&mut limit.size, value::bytes(text)?),
+        // The kernel's name for a tmpfs, and its unit of 1024.
+        "inodes" | "nr_inodes" => {
+            let count =
+                value::bytes(text).map_err(|_| format!("{text:?} is not a count such as 1000 or 10k"));
+            (&mut limit.inodes, count?)
+        }
+        _ => return Ok(false),
+    };
+    if number == 0 {
+        return Err(format!("{name}={text} must be positive"));
+    }
+    *field = Some(number);
+    Ok(true)
 }
 
 fn flag(mount: &mut Mount, option: &str) -> Parsed<()> {
@@ -94,7 +125,7 @@ pub(crate) fn mount(text: &str) -> Parsed<Mount> {
     let kind = match (kind, source) {
         ("bind", Some(source)) => MountKind::Bind { source: source.into(), recursive: true },
         ("bind", None) => return Err(format!("{text:?} requires source=PATH")),
-        ("tmpfs", _) => MountKind::Tmpfs { size: None, mode: None },
+        ("tmpfs", _) => MountKind::Tmpfs { mode: None },
         ("proc", _) => MountKind::Proc,
         ("sysfs", _) => MountKind::Sysfs,
         ("mqueue", _) => MountKind::Mqueue,
@@ -186,17 +217,37 @@ mod tests {
     #[test]
     fn a_tmpfs_has_a_size_and_a_mode() {
         let mount = tmpfs("/t:size=64m,mode=700,noexec").unwrap();
-        assert_eq!(mount.kind, MountKind::Tmpfs { size: Some(64 << 20), mode: Some(0o700) });
+        assert_eq!(mount.kind, MountKind::Tmpfs { mode: Some(0o700) });
+        assert_eq!(mount.limit, StorageLimit::of_size(64 << 20));
+        assert_eq!(tmpfs("/t:inodes=10k").unwrap().limit.inodes, Some(10 << 10));
         assert!(mount.noexec && mount.nosuid && mount.nodev);
         assert!(!tmpfs("/t:dev").unwrap().nodev);
         for (bad, why) in [
             ("", "\"\" must have the form /DESTINATION"),
             ("t", "\"t\" must have the form /DESTINATION"),
             ("/t:size=x", "\"x\" is not a size"),
+            ("/t:size=0", "size=0 must be positive"),
+            ("/t:inodes=x", "\"x\" is not a count"),
             ("/t:mode=9", "\"9\" is not an octal mode"),
             ("/t:what", "\"what\" is not an option of this mount"),
         ] {
             nspod_testkit::assert_refused(tmpfs(bad), why);
+        }
+    }
+
+    #[test]
+    fn a_storage_option_has_a_size_and_a_number_of_inodes() {
+        let both = StorageLimit { size: Some(64 << 20), inodes: Some(10 << 10) };
+        assert_eq!(storage("size=64m,inodes=10k"), Ok(both));
+        assert_eq!(storage("size=64m"), Ok(StorageLimit::of_size(64 << 20)));
+        for (bad, why) in [
+            ("", "\"\" must have the form size=BYTES or inodes=COUNT"),
+            ("64m", "\"64m\" must have the form"),
+            ("size=64m,what=1", "\"what=1\" must have the form"),
+            ("size=x", "\"x\" is not a size"),
+            ("inodes=0", "inodes=0 must be positive"),
+        ] {
+            nspod_testkit::assert_refused(storage(bad), why);
         }
     }
 
@@ -207,6 +258,7 @@ mod tests {
         assert_eq!(long("src=/a,dst=/b,ro=true"), volume("/a:/b:ro").unwrap());
         assert_eq!(long("type=bind,src=/a,dst=/b,bind-recursive=disabled"), volume("/a:/b:bind").unwrap());
         assert_eq!(long("type=tmpfs,target=/t,tmpfs-size=1m"), tmpfs("/t:size=1m").unwrap());
+        assert_eq!(long("type=tmpfs,target=/t,inodes=9"), tmpfs("/t:nr_inodes=9").unwrap());
         assert_eq!(long("type=proc,target=/proc").kind, MountKind::Proc);
         for (bad, why) in [
             ("", "requires target=/PATH"),
@@ -235,7 +287,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_a_parser_panic(text in "[a-z/:=,.]{0,40}") {
-            let _ = (volume(&text), tmpfs(&text), mount(&text), device(&text));
+            let _ = (volume(&text), tmpfs(&text), mount(&text), device(&text), storage(&text));
         }
 
         #[test]

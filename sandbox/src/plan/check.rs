@@ -7,7 +7,7 @@ use ns_core::Kind;
 
 use crate::error::Error;
 use crate::plan::names::check_sysctl;
-use crate::spec::{IdMaps, NamespaceMode, Root, Spec};
+use crate::spec::{IdMaps, MountKind, NamespaceMode, Root, Spec, StorageLimit, Writes};
 
 /// Checks a spec.
 pub(super) fn check(spec: &Spec) -> Result<(), Error> {
@@ -18,6 +18,7 @@ pub(super) fn check(spec: &Spec) -> Result<(), Error> {
         return Err(Error::invalid("process.args", "a program is required"));
     }
     check_mounts(spec)?;
+    check_storage(spec)?;
     for (field, name) in [("hostname", &spec.hostname), ("domainname", &spec.domainname)] {
         let Some(name) = name else { continue };
         if *ns.get(Kind::Uts) == NamespaceMode::Host {
@@ -86,6 +87,34 @@ fn check_mounts(spec: &Spec) -> Result<(), Error> {
         Root::Host => Ok(()),
         _ => Err(Error::invalid("root", "a container root requires a new mnt namespace")),
     }
+}
+
+/// Checks the limits of the root's writes and of the mounts.
+fn check_storage(spec: &Spec) -> Result<(), Error> {
+    let positive = |field: &str, limit: StorageLimit| {
+        let zero = [("size", limit.size), ("inodes", limit.inodes)].into_iter().find(|(_, n)| *n == Some(0));
+        match zero {
+            Some((name, _)) => Err(Error::invalid(
+                format!("{field}.{name}"),
+                "a limit of 0 means no limit to the kernel: leave it out, or use a positive number",
+            )),
+            None => Ok(()),
+        }
+    };
+    if let Root::Overlay { writes, limit, .. } = &spec.root {
+        positive("root.limit", *limit)?;
+        if matches!(writes, Writes::Dir { .. }) && !limit.is_empty() {
+            return Err(Error::invalid("root.limit", "only writes to a tmpfs can be limited"));
+        }
+    }
+    for (index, mount) in spec.mounts.iter().enumerate() {
+        let field = format!("mounts[{index}].limit");
+        positive(&field, mount.limit)?;
+        if !mount.limit.is_empty() && !matches!(mount.kind, MountKind::Tmpfs { .. }) {
+            return Err(Error::invalid(field, "only the space of a tmpfs can be limited"));
+        }
+    }
+    Ok(())
 }
 
 /// Checks the numbers of the descriptors that the program inherits.

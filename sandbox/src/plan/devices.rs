@@ -14,14 +14,14 @@ use crate::plan::file_systems::{
 use crate::plan::id_maps::new_maps;
 use crate::plan::paths::{below, dest, in_proc};
 use crate::plan::text::c_string;
-use crate::spec::{DEVICES, LINKS, Link, Mount, Node, NodeKind};
+use crate::spec::{DEVICES, LINKS, Link, Mount, Node, NodeKind, StorageLimit};
 use crate::step::{Create, Dest, MountStep, Place, Slot, Step, What};
 
 impl FileSteps<'_> {
     /// Adds the standard `/dev`: a tmpfs with devices, links, terminals, shared memory and message
     /// queues.
     pub(super) fn dev(&mut self, field: &str, mount: &Mount, create: Create) -> Result<(), Error> {
-        let params = tmpfs_params(Some(64 << 10), Some(0o755))?;
+        let params = tmpfs_params(StorageLimit::of_size(64 << 10), Some(0o755))?;
         let place = Place::In(Dest { no_links: true, ..dest(field, &mount.destination, create)? });
         let attributes = to_set(NOSUID | NOEXEC);
         let keep = Some(Slot::Dev);
@@ -75,7 +75,7 @@ impl FileSteps<'_> {
             self.within_dev(c"shm", 0o1777, shm, 0, None);
             return Ok(());
         }
-        let shm = new_fs(c"tmpfs", tmpfs_params(Some(64 << 20), Some(0o1777))?);
+        let shm = new_fs(c"tmpfs", tmpfs_params(StorageLimit::of_size(64 << 20), Some(0o1777))?);
         self.within_dev(c"shm", 0o1777, shm, strict, None);
         if self.owns(Kind::Ipc) {
             self.within_dev(c"mqueue", 0o755, new_fs(c"mqueue", Vec::new()), strict, None);

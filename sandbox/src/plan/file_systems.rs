@@ -7,7 +7,7 @@ use ns_core::Kind;
 
 use crate::error::Error;
 use crate::plan::text::c_string;
-use crate::spec::{Attributes, MountKind};
+use crate::spec::{Attributes, MountKind, StorageLimit};
 use crate::step::{CopyUp, MountStep, OverProc, Param, Place, What};
 
 pub(super) const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
@@ -129,14 +129,16 @@ pub(super) fn new_fs(fstype: &CStr, mut params: Vec<Param>) -> What {
     What::New { fstype, params }
 }
 
-/// Returns the parameters of a tmpfs: size in bytes, and mode of the root directory.
-pub(super) fn tmpfs_params(size: Option<u64>, mode: Option<u32>) -> Result<Vec<Param>, Error> {
+/// Returns the parameters of a tmpfs: its limit, and the mode of its root directory.
+pub(super) fn tmpfs_params(limit: StorageLimit, mode: Option<u32>) -> Result<Vec<Param>, Error> {
     let mut params = Vec::new();
     if let Some(mode) = mode {
         params.push((c"mode".into(), Some(c_string("mode", format!("{mode:o}"))?)));
     }
-    if let Some(size) = size {
-        params.push((c"size".into(), Some(c_string("size", size.to_string())?)));
+    for (key, value) in [(c"size", limit.size), (c"nr_inodes", limit.inodes)] {
+        if let Some(value) = value {
+            params.push((key.into(), Some(c_string("limit", value.to_string())?)));
+        }
     }
     Ok(params)
 }

@@ -72,7 +72,7 @@ impl FileSteps<'_> {
                 let source = absolute(&format!("{field}.kind.source"), source)?;
                 return Ok((self.bind_mount(field, source, *recursive, mount)?, *recursive));
             }
-            MountKind::Tmpfs { size, mode } => new_fs(c"tmpfs", tmpfs_params(*size, *mode)?),
+            MountKind::Tmpfs { mode } => new_fs(c"tmpfs", tmpfs_params(mount.limit, *mode)?),
             MountKind::Devpts => new_fs(c"devpts", devpts_params(self.tty_group)),
             MountKind::Remount => What::There,
             kind => return self.file_system(field, kind),

@@ -12,7 +12,7 @@ use crate::plan::file_systems::{
 use crate::plan::host_root;
 use crate::plan::paths::escape;
 use crate::plan::text::{absolute, c_string};
-use crate::spec::{PropagationKind, Root, Spec, Writes};
+use crate::spec::{PropagationKind, Root, Spec, StorageLimit, Writes};
 use crate::step::{MountStep, Place, Slot, Step, What};
 
 impl FileSteps<'_> {
@@ -55,10 +55,11 @@ impl FileSteps<'_> {
             // It becomes read-only after everything in it exists.
             Root::Empty => MountStep {
                 attributes: to_set(NODEV | NOSUID | NOEXEC),
-                ..mount_step(new_fs(c"tmpfs", tmpfs_params(None, Some(0o755))?), place)
+                ..mount_step(new_fs(c"tmpfs", tmpfs_params(StorageLimit::default(), Some(0o755))?), place)
             },
-            Root::Overlay { lower, writes } => {
-                MountStep { attributes: to_set(nodev), ..mount_step(self.overlay(lower, writes)?, place) }
+            Root::Overlay { lower, writes, limit } => {
+                let overlay = self.overlay(lower, writes, *limit)?;
+                MountStep { attributes: to_set(nodev), ..mount_step(overlay, place) }
             }
         };
         if !apart {
@@ -72,7 +73,7 @@ impl FileSteps<'_> {
     }
 
     /// Returns an overlay of these layers.
-    fn overlay(&mut self, lower: &[PathBuf], writes: &Writes) -> Result<What, Error> {
+    fn overlay(&mut self, lower: &[PathBuf], writes: &Writes, limit: StorageLimit) -> Result<What, Error> {
         if lower.is_empty() {
             return Err(Error::invalid("root.lower", "an overlay requires at least one layer"));
         }
@@ -84,9 +85,9 @@ impl FileSteps<'_> {
             escape(&mut options, absolute("root.lower", layer)?, b":\\,");
         }
         match writes {
-            Writes::Tmpfs { size } => {
+            Writes::Tmpfs => {
                 // The tmpfs covers `/`, and `/..` reaches it. The overlay is mounted on top of it.
-                let params = tmpfs_params(*size, Some(0o755))?;
+                let params = tmpfs_params(limit, Some(0o755))?;
                 let tmpfs = MountStep {
                     keep: Some(Slot::Root),
                     ..mount_step(new_fs(c"tmpfs", params), Place::NewRoot)

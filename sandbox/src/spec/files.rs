@@ -41,6 +41,9 @@ pub enum Root {
         lower: Vec<PathBuf>,
         /// The place for writes.
         writes: Writes,
+        /// Limit of the writes.
+        #[serde(default)]
+        limit: StorageLimit,
     },
 }
 
@@ -49,10 +52,7 @@ pub enum Root {
 #[serde(rename_all = "kebab-case")]
 pub enum Writes {
     /// A tmpfs that ends with the container.
-    Tmpfs {
-        /// Maximum size in bytes. `None` means the kernel's default, half of the memory.
-        size: Option<u64>,
-    },
+    Tmpfs,
     /// Directories on one file system, which keep the writes.
     Dir {
         /// The directory for the writes.
@@ -62,6 +62,31 @@ pub enum Writes {
         #[serde(with = "text")]
         work: PathBuf,
     },
+}
+
+/// The maximum space of a tmpfs or of a directory. At the limit, writes fail with `ENOSPC` or
+/// `EDQUOT`. A limit of 0 is invalid: to the kernel it means no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StorageLimit {
+    /// Maximum size in bytes, which the kernel rounds up to a block or a page. `None` means no
+    /// limit; in a tmpfs, half of the memory.
+    pub size: Option<u64>,
+    /// Maximum number of files, directories and other inodes. The directories of an overlay count.
+    /// `None` means no limit; in a tmpfs, half of the number of pages of the memory.
+    pub inodes: Option<u64>,
+}
+
+impl StorageLimit {
+    /// Returns a limit of the size in bytes.
+    pub fn of_size(size: u64) -> StorageLimit {
+        StorageLimit { size: Some(size), inodes: None }
+    }
+
+    /// Returns whether nothing is limited.
+    pub fn is_empty(self) -> bool {
+        self == StorageLimit::default()
+    }
 }
 
 /// A mount within the root.
@@ -103,6 +128,9 @@ pub struct Mount {
     /// supports it.
     #[serde(default)]
     pub copy_up: bool,
+    /// Limit of the space. Only a tmpfs supports it.
+    #[serde(default)]
+    pub limit: StorageLimit,
 }
 
 /// Attributes of a mount: `MOUNT_ATTR_*` of
@@ -233,8 +261,6 @@ pub enum MountKind {
     Remount,
     /// A new, empty tmpfs.
     Tmpfs {
-        /// Maximum size in bytes.
-        size: Option<u64>,
         /// Permission bits of its root. The default is the mode of the directory that it covers, or
         /// 1777 if it covers none.
         mode: Option<u32>,
@@ -278,6 +304,7 @@ impl Mount {
             propagation: Vec::new(),
             id_maps: None,
             copy_up: false,
+            limit: StorageLimit::default(),
         }
     }
 }

@@ -90,7 +90,7 @@ fn supervise(options: &Options) -> Result<ExitCode> {
     worker.arg("worker").arg(&files.0).args(options.words());
     worker.isolate(Kinds::from(Kind::Pid) | Kinds::from(Kind::Mnt) | Kinds::from(Kind::Cgroup));
     worker.mount(Mount::new("/proc", MountKind::Proc));
-    worker.mount(Mount::new("/run", MountKind::Tmpfs { size: None, mode: Some(0o755) }));
+    worker.mount(Mount::new("/run", MountKind::Tmpfs { mode: Some(0o755) }));
     // Runtimes leave their containers to pid 1, which must reap them as on any host.
     worker.spec_mut().init = true;
     worker.cgroup_at(PathBuf::from("/").join(&name));

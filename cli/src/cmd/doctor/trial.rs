@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use ns_core::{Kind, Kinds};
-use nspod_sandbox::spec::{NamespaceMode, Namespaces, Root, Spec, Writes};
+use nspod_sandbox::spec::{NamespaceMode, Namespaces, Root, Spec, StorageLimit, Writes};
 use nspod_sandbox::{Command, ErrorKind, Stdio};
 
 use super::probe;
@@ -37,7 +37,8 @@ pub(super) fn spec(privileged: bool) -> Spec {
 /// program is missing means that all earlier steps succeeded.
 pub(super) fn overlay(privileged: bool) -> Result<()> {
     let lower = Scratch::new()?;
-    let root = Root::Overlay { lower: vec![lower.0.clone()], writes: Writes::Tmpfs { size: None } };
+    let root =
+        Root::Overlay { lower: vec![lower.0.clone()], writes: Writes::Tmpfs, limit: StorageLimit::default() };
     let mut spec = Spec { root, ..Spec::bare("/nothing") };
     spec.namespaces = new(privileged, Kinds::MNT);
     match Command::from_spec(spec).status() {
