@@ -131,13 +131,27 @@ fn missing_and_unusable_programs_are_distinguished() {
     let path = path.to_str().unwrap();
     let execve =
         |program: &str, why: &str, hint: &str| format!("cannot execute {program}: execve: {why}; {hint}");
-    let none = |program: &str| execve(program, "No such file or directory (ENOENT)", missing);
+    let none = |program: &str, hint: &str| execve(program, "No such file or directory (ENOENT)", hint);
+    let no_file = "the container has no such file, or its interpreter or loader is missing";
+    let hidden = "the file exists on the host, but the container has its own /tmp: bind the directory that contains it (-v DIR:DIR)";
+    let relative = |cwd: &str| {
+        format!(
+            "the path is relative to the container's working directory, {cwd}: bind the directory that contains the program (-v DIR:DIR) and enter it (-w DIR)"
+        )
+    };
+    let in_tmp = tempfile::NamedTempFile::new_in("/tmp").unwrap();
+    let in_tmp = in_tmp.path().to_str().unwrap();
     refused(
         127,
         &[
-            (&["run", "no-such"], &none("no-such")),
-            (&["run", "-d", "/no/such"], &none("/no/such")),
-            (&["run", path], &none(path)),
+            (&["run", "no-such"], &none("no-such", missing)),
+            (&["run", "-d", "/no/such"], &none("/no/such", no_file)),
+            (&["run", path], &none(path, no_file)),
+            (&["run", in_tmp], &none(in_tmp, hidden)),
+            (&["run", "--tmpfs", "/var/tmp", path], &none(path, &hidden.replace("/tmp", "/var/tmp"))),
+            (&["run", "/tmp/no-such"], &none("/tmp/no-such", no_file)),
+            (&["run", "./no-such"], &none("./no-such", &relative("/"))),
+            (&["run", "-w", "/usr", "bin/no-such"], &none("bin/no-such", &relative("/usr"))),
         ],
     );
     refused(
@@ -173,7 +187,7 @@ fn missing_files_are_named() {
             (&["run", "--rootfs", "/etc/passwd", "true"], "--rootfs /etc/passwd is not a directory"),
             (
                 &["run", "-v", "/usr:/no/such", "true"],
-                "cannot bind /usr with all mounts below it on /no/such (nodev): openat2: No such file or directory (ENOENT); the mount point does not exist within the root",
+                "cannot bind /usr with all mounts below it on /no/such (nodev): openat2: No such file or directory (ENOENT); the mount point does not exist within the root: create it there, or choose an existing one",
             ),
             (
                 &["run", "-w", "/no/such", "pwd"],

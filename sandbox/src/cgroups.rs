@@ -13,6 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{Oom, OomLevel};
+use crate::plan::text::absolute;
 use crate::spec::Spec;
 use crate::store::random_name;
 
@@ -85,7 +86,7 @@ impl ContainerCgroup {
             CgroupUse::Inside { path, even_frozen, .. } => {
                 let why = format!("the process starts in the existing cgroup {}", path.display());
                 nothing_demanded(spec, &why)?;
-                let cgroup = Cgroup::open(path)?;
+                let cgroup = Cgroup::open(absolute("cgroup_inside", path)?)?;
                 if !even_frozen {
                     not_frozen(&cgroup)?;
                 }
@@ -102,7 +103,7 @@ impl ContainerCgroup {
                 (cgroup, None)
             }
             CgroupUse::Under(path) => {
-                let parent = Cgroup::open(path)?;
+                let parent = Cgroup::open(absolute("cgroup_parent", path)?)?;
                 not_frozen(&parent)?;
                 (parent.create_child(name())?, None)
             }

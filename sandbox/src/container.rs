@@ -365,8 +365,10 @@ impl Container {
 
     fn need_cgroup(&self, what: &str) -> Result<&Cgroup, Error> {
         self.cgroup().ok_or_else(|| {
-            let why =
-                "the container does not have its own cgroup; run as root, or delegate a cgroup to the caller";
+            let why = match &self.cgroup {
+                Some(_) => "the process was started in an existing cgroup, which other processes share: use the handle of the container that the cgroup belongs to",
+                None => "the container does not have its own cgroup; run as root, or delegate a cgroup to the caller",
+            };
             self.state("cgroup", format!("cannot {what}: {why}"))
         })
     }

@@ -1,13 +1,18 @@
 //! Hints for errors of a start: the likely cause of an unclear errno, and the cure.
 
+use std::path::Path;
+
 use ns_core::{Kind, Kinds};
 
+use crate::spec::{Mount, MountKind, Root, Spec};
 use crate::step::{Call, CopyUp, Lsm, MountStep, OverProc, Step, What};
 
 /// Returns the likely cause of a step's error and its cure, if the errno alone is unclear.
-pub(crate) fn step(step: &Step, call: Call, errno: i32) -> Option<String> {
+/// `spec` is the container's.
+pub(crate) fn step(step: &Step, spec: Option<&Spec>, call: Call, errno: i32) -> Option<String> {
     match step {
         Step::Mount(step) => return mount(step, call, errno),
+        Step::Exec(program) => return exec(&program.name, spec, errno),
         Step::Unshare(kinds) | Step::Clone(kinds) => return clone(*kinds, errno),
         Step::Capabilities { permitted, inheritable, .. } if errno == libc::EPERM => {
             return Some(capabilities(permitted | inheritable));
@@ -15,7 +20,6 @@ pub(crate) fn step(step: &Step, call: Call, errno: i32) -> Option<String> {
         _ => {}
     }
     let hint = match step {
-        Step::Exec(_) => exec(errno),
         Step::Hook(_) => hook(call, errno),
         step => namespace(step, errno)
             .or_else(|| kernel(step, errno))
@@ -165,15 +169,44 @@ fn attribute(step: &Step, call: Call, errno: i32) -> Option<&'static str> {
 }
 
 /// Returns the hint for a failed exec of the program, like [`step`].
-pub(crate) fn exec(errno: i32) -> Option<&'static str> {
-    Some(match errno {
-        libc::ENOENT => "no such program in the container's PATH, or its interpreter or loader is missing",
+pub(crate) fn exec(program: &str, spec: Option<&Spec>, errno: i32) -> Option<String> {
+    let text = match errno {
+        libc::ENOENT => return Some(missing(Path::new(program), spec)),
         libc::EACCES => "it is not executable for the container's user, or on a noexec mount",
         libc::ENOEXEC => "it is neither a binary for this machine nor begins with #!",
         libc::E2BIG => "arguments and environment exceed the kernel's limit",
         libc::EAGAIN => "the user has reached RLIMIT_NPROC",
         _ => return None,
-    })
+    };
+    Some(text.into())
+}
+
+/// Returns the reason why a program does not exist in the container.
+fn missing(program: &Path, spec: Option<&Spec>) -> String {
+    let loader = "its interpreter or loader is missing";
+    if program.components().count() < 2 {
+        return format!("no such program in the container's PATH, or {loader}");
+    }
+    if program.is_relative() {
+        let cwd = spec.and_then(|spec| spec.process.cwd.as_deref()).unwrap_or(Path::new("/")).display();
+        return format!(
+            "the path is relative to the container's working directory, {cwd}: bind the directory that \
+             contains the program (-v DIR:DIR) and enter it (-w DIR)"
+        );
+    }
+    let shows_host = spec.filter(|spec| matches!(spec.root, Root::Host | Root::HostReadOnly));
+    let covered = shows_host.and_then(|spec| {
+        let covers = |mount: &&Mount| program.starts_with(&mount.destination);
+        spec.mounts.iter().rev().find(covers).filter(|mount| !matches!(mount.kind, MountKind::Bind { .. }))
+    });
+    match covered {
+        Some(mount) if program.exists() => format!(
+            "the file exists on the host, but the container has its own {0}: bind the directory that \
+             contains it (-v DIR:DIR)",
+            mount.destination.display()
+        ),
+        _ => format!("the container has no such file, or {loader}"),
+    }
 }
 
 /// Returns the hint for a hook, like [`step`].
@@ -309,7 +342,9 @@ fn mount(mount: &MountStep, call: Call, errno: i32) -> Option<String> {
         (Call::Mkdirat | Call::Open, libc::EROFS) => {
             "the mount point does not exist and the root is read-only: use an existing directory, or a writable root"
         }
-        (Call::Openat2, libc::ENOENT) => "the mount point does not exist within the root",
+        (Call::Openat2, libc::ENOENT) => {
+            "the mount point does not exist within the root: create it there, or choose an existing one"
+        }
         (Call::Openat2, libc::ELOOP) => "a symbolic link in the root is on the path, and it is not followed",
         (Call::OpenTree, libc::ENOENT) => "that path does not exist on the host",
         (Call::OpenTree, libc::EACCES) => {

@@ -177,8 +177,12 @@ fn reported(directory: &Path, message: Message) -> Error {
     let executes = at + 1 == steps.len();
     let error = Error::call(if executes { "exec" } else { "setup" }, what, call.name(), errno);
     let kind = if executes { failure::exec_kind(errno) } else { error.kind() };
-    let hint = if executes { hint::exec(errno) } else { hint::hook(call, errno) };
-    error.with_kind(kind).with_hint(hint.map(Into::into))
+    let hint = match executes {
+        // The words of the step have the program's name only in a sentence.
+        true => hint::exec("", None, errno),
+        false => hint::hook(call, errno).map(Into::into),
+    };
+    error.with_kind(kind).with_hint(hint)
 }
 
 fn failed(what: &str, path: &Path, call: &'static str, e: &std::io::Error) -> Error {

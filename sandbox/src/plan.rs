@@ -38,7 +38,7 @@ mod paths;
 mod program;
 mod root;
 mod stage;
-mod text;
+pub(crate) mod text;
 
 use ns_core::Kinds;
 

@@ -1024,3 +1024,47 @@ fn the_outcome_has_the_network_counters_of_limits_that_were_set_later() {
     assert_eq!((net.egress.denied, net.egress.packets), (1, 0));
     assert_eq!(ends(None), None);
 }
+
+#[test]
+fn errors_about_cgroups_name_the_true_cause() {
+    if !nspod_testkit::root() {
+        return;
+    }
+    for relative in
+        [take(Command::new("true").cgroup_parent("a/b")), take(Command::new("true").cgroup_inside("a/b"))]
+    {
+        let mut relative = relative;
+        let refused = error(&mut relative);
+        assert_eq!(refused.kind(), ErrorKind::InvalidSpec);
+        assert!(refused.to_string().ends_with(": a/b is not an absolute path"), "{refused}");
+    }
+    let container = Command::new("sleep").arg("1000").spawn().unwrap();
+    let mut more = container.exec("sleep").unwrap().arg("1000").spawn().unwrap();
+    for refused in [more.usage().map(drop).unwrap_err(), more.freeze().unwrap_err()] {
+        assert_eq!(refused.kind(), ErrorKind::State);
+        assert!(refused.to_string().contains("the process was started in an existing cgroup"), "{refused}");
+    }
+    more.kill().unwrap();
+    more.wait().unwrap();
+    container.delete().unwrap();
+}
+
+#[test]
+fn an_empty_root_holds_only_its_mounts_and_is_read_only() {
+    if !nspod_testkit::root() {
+        return;
+    }
+    let mut command = Command::new("sh");
+    command.root(Root::Empty);
+    command.spec_mut().mounts.retain(|mount| mount.destination == Path::new("/proc"));
+    for dir in ["/usr", "/bin", "/lib", "/lib64"] {
+        if Path::new(dir).exists() {
+            command.mount(Mount::bind_ro(dir, dir));
+        }
+    }
+    let text = output(
+        &mut command,
+        "ls / | tr '\\n' ' '; mkdir /new 2>&1 | grep -o 'Read-only'; echo $(cat /proc/self/comm)",
+    );
+    assert_eq!(text, "bin lib lib64 proc usr Read-only\ncat");
+}

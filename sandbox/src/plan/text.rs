@@ -15,7 +15,7 @@ pub(super) fn c_string(field: &str, text: impl AsRef<OsStr>) -> Result<CString, 
 }
 
 /// Checks that a path is absolute, and returns it.
-pub(super) fn absolute<'a>(field: &str, path: &'a Path) -> Result<&'a Path, Error> {
+pub(crate) fn absolute<'a>(field: &str, path: &'a Path) -> Result<&'a Path, Error> {
     match path.is_absolute() {
         true => Ok(path),
         false => Err(Error::invalid(field, format!("{} is not an absolute path", path.display()))),

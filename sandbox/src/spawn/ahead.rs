@@ -17,6 +17,8 @@ pub(crate) fn perform_ahead(steps: &[Step]) -> Result<Vec<OwnedFd>, Error> {
     let mut mounts: Vec<Option<OwnedFd>> = (0..count).map(|_| None).collect();
     match child::ahead(steps, &mut mounts) {
         Ok(()) => Ok(mounts.into_iter().flatten().collect()),
-        Err((at, call, errno)) => Err(step_failed(steps.get(at).unwrap_or(&Step::Loopback), call, errno)),
+        Err((at, call, errno)) => {
+            Err(step_failed(steps.get(at).unwrap_or(&Step::Loopback), None, call, errno))
+        }
     }
 }

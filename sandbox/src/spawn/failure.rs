@@ -6,13 +6,14 @@ use crate::child::{Message, PremadeParts};
 use crate::error::{Error, ErrorKind};
 use crate::hint;
 use crate::plan::Plan;
+use crate::spec::Spec;
 use crate::step::{Call, MountStep, Place, Step};
 
 /// Returns the error for a message of the child.
 pub(super) fn reported(plan: &Plan, message: Message) -> Error {
     let call = Call::from_u8(message.call);
     match plan.steps.get(usize::from(message.step)) {
-        Some(step) => step_failed(step, call, message.value),
+        Some(step) => step_failed(step, Some(plan.spec()), call, message.value),
         None if message.step == PremadeParts::STEP => {
             let what = "enter the namespaces of the pool";
             Error::call("namespace", what, call.name(), message.value)
@@ -25,7 +26,7 @@ pub(super) fn reported(plan: &Plan, message: Message) -> Error {
 
 /// Returns the error of a step. `value` is an errno, with the number of an option in the upper
 /// bits. If the call is wait4(2), `value` is a wait status.
-pub(super) fn step_failed(step: &Step, call: Call, value: i32) -> Error {
+pub(super) fn step_failed(step: &Step, spec: Option<&Spec>, call: Call, value: i32) -> Error {
     if let (Step::Hook(_), Call::Wait4) = (step, call) {
         let object = step.object().unwrap_or_default();
         return hook_failed(&step.to_string(), value).on(object);
@@ -51,7 +52,7 @@ pub(super) fn step_failed(step: &Step, call: Call, value: i32) -> Error {
         Some(object) => error.on(object),
         None => error,
     }
-    .with_hint(hint::option(step, option).or_else(|| hint::step(step, call, errno)))
+    .with_hint(hint::option(step, option).or_else(|| hint::step(step, spec, call, errno)))
 }
 
 /// Returns the kind of a failed execve(2).

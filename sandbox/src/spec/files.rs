@@ -281,6 +281,33 @@ pub enum MountKind {
 }
 
 impl Mount {
+    /// Returns a bind mount of a file or directory of the host, with everything mounted below it.
+    /// `source` is a path on the host, `destination` one in the container. See
+    /// [mount(2)](https://man7.org/linux/man-pages/man2/mount.2.html), `MS_BIND`.
+    pub fn bind(source: impl Into<PathBuf>, destination: impl Into<PathBuf>) -> Self {
+        Mount::new(destination, MountKind::Bind { source: source.into(), recursive: true })
+    }
+
+    /// Returns a read-only bind mount, like [`bind`](Self::bind).
+    ///
+    /// ```
+    /// use nspod_sandbox::{Command, spec::{Mount, Root}};
+    /// # if !nix::unistd::geteuid().is_root() { return Ok(()); }
+    ///
+    /// let mut command = Command::new("ls");
+    /// command.root(Root::Empty).arg("/usr/bin");
+    /// for dir in ["/usr", "/lib", "/lib64", "/bin"] {
+    ///     # if !std::path::Path::new(dir).exists() { continue; }
+    ///     command.mount(Mount::bind_ro(dir, dir));
+    /// }
+    /// # command.stdout(nspod_sandbox::Stdio::Null);
+    /// assert!(command.status()?.status.success());
+    /// # Ok::<(), nspod_sandbox::Error>(())
+    /// ```
+    pub fn bind_ro(source: impl Into<PathBuf>, destination: impl Into<PathBuf>) -> Self {
+        Mount { readonly: true, ..Mount::bind(source, destination) }
+    }
+
     /// Returns a mount with the usual flags of its kind: `nosuid`, `nodev` and `noexec` for kernel file
     /// systems, `nodev` for binds.
     pub fn new(destination: impl Into<PathBuf>, kind: MountKind) -> Self {
