@@ -81,12 +81,16 @@ pub(crate) fn idle_child(alive: &OwnedFd) -> nix::Result<(i32, OwnedFd)> {
 
 /// Loads, attaches and lists the programs of a cgroup, and accesses their maps, with `bpf(2)`.
 pub(crate) mod bpf {
+    use std::sync::atomic::AtomicU32;
+
     use super::{AsFd, AsRawFd, BorrowedFd, Errno, FromRawFd, OwnedFd};
 
     // Commands, types and flags of linux/bpf.h.
     const MAP_CREATE: u32 = 0;
     const MAP_LOOKUP_ELEM: u32 = 1;
     const MAP_UPDATE_ELEM: u32 = 2;
+    const MAP_DELETE_ELEM: u32 = 3;
+    const MAP_GET_NEXT_KEY: u32 = 4;
     const PROG_LOAD: u32 = 5;
     const PROG_ATTACH: u32 = 8;
     const PROG_DETACH: u32 = 9;
@@ -360,6 +364,14 @@ pub(crate) mod bpf {
             ))
         }
 
+        /// `BPF_OBJ_GET_INFO_BY_FD`: returns the id, which the kernel gives to no other map meanwhile.
+        pub(crate) fn id(&self) -> nix::Result<u32> {
+            let mut info = MapInfo::default();
+            // SAFETY: the record has no pointers.
+            unsafe { object_info(self.fd.as_fd(), &mut info) }?;
+            Ok(info.id)
+        }
+
         /// `BPF_MAP_UPDATE_ELEM`: sets a value. Fails with `EINVAL` if a size is not that of the map.
         pub(crate) fn update(&self, key: &[u8], value: &[u8]) -> nix::Result<()> {
             self.element(MAP_UPDATE_ELEM, key, value.len(), value.as_ptr() as u64)
@@ -368,6 +380,64 @@ pub(crate) mod bpf {
         /// `BPF_MAP_LOOKUP_ELEM`: reads a value. Fails with `EINVAL` if a size is not that of the map.
         pub(crate) fn lookup(&self, key: &[u8], value: &mut [u8]) -> nix::Result<()> {
             self.element(MAP_LOOKUP_ELEM, key, value.len(), value.as_mut_ptr() as u64)
+        }
+
+        /// `BPF_MAP_DELETE_ELEM`: removes a key. Fails with `ENOENT` if the map does not contain it.
+        pub(crate) fn delete(&self, key: &[u8]) -> nix::Result<()> {
+            self.element(MAP_DELETE_ELEM, key, self.value_size, 0)
+        }
+
+        /// `BPF_MAP_GET_NEXT_KEY`: returns all keys. They are complete if no key is removed meanwhile.
+        /// Fails with `EINVAL` if the size is not that of the map.
+        pub(crate) fn keys<const SIZE: usize>(&self) -> nix::Result<Vec<[u8; SIZE]>> {
+            if SIZE != self.key_size {
+                return Err(Errno::EINVAL);
+            }
+            let mut keys: Vec<[u8; SIZE]> = Vec::new();
+            loop {
+                let before = keys.last().map_or(0, |key| key.as_ptr() as u64);
+                let mut next = [0; SIZE];
+                let value = next.as_mut_ptr() as u64;
+                let mut attr = Element { map: self.fd.as_raw_fd(), padding: 0, key: before, value, flags: 0 };
+                // SAFETY: the key before, if it is not null, and `next` have the size of the map's keys
+                // and live during the call.
+                match unsafe { bpf(MAP_GET_NEXT_KEY, &mut attr) } {
+                    Ok(_) => keys.push(next),
+                    Err(Errno::ENOENT) => return Ok(keys),
+                    Err(errno) => return Err(errno),
+                }
+            }
+        }
+
+        /// Maps the first value of an array with `BPF_F_MMAPABLE` to memory.
+        pub(crate) fn words(&self) -> nix::Result<Words> {
+            if self.value_size != size_of::<[AtomicU32; 2]>() {
+                return Err(Errno::EINVAL);
+            }
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            // SAFETY: a new mapping at an address that the kernel chooses. The descriptor is open during
+            // the call, and the mapping stays without it.
+            let start = unsafe {
+                libc::mmap(std::ptr::null_mut(), Words::SIZE, access, libc::MAP_SHARED, self.as_raw_fd(), 0)
+            };
+            if start == libc::MAP_FAILED {
+                return Err(Errno::last());
+            }
+            Ok(Words(start.cast()))
+        }
+
+        /// Waits until no program runs that began before this call: the kernel does so when it replaces
+        /// a map in a map, before it returns.
+        pub(crate) fn wait_for_programs(&self) -> nix::Result<()> {
+            let of_maps = MapKind {
+                kind: 12, // BPF_MAP_TYPE_ARRAY_OF_MAPS
+                key_size: 4,
+                value_size: 4,
+                flags: 0,
+                name: *b"nspod_net_wait\0\0",
+            };
+            let outer = Self::create(of_maps, 1, Some(self))?;
+            outer.update(&[0; 4], &self.fd.as_raw_fd().to_ne_bytes())
         }
 
         fn element(&self, command: u32, key: &[u8], value_size: usize, value: u64) -> nix::Result<()> {
@@ -380,6 +450,27 @@ pub(crate) mod bpf {
             // pass a mutable `value` to the command that writes it. No map here is one with a value for
             // each processor, whose values would be longer.
             unsafe { bpf(command, &mut attr) }.map(drop)
+        }
+    }
+
+    /// The first value of an array in memory. Programs and other processes access it too.
+    #[derive(Debug)]
+    pub(crate) struct Words(*mut [AtomicU32; 2]);
+
+    impl Words {
+        const SIZE: usize = size_of::<[AtomicU32; 2]>();
+
+        pub(crate) fn get(&self) -> &[AtomicU32; 2] {
+            // SAFETY: the mapping is aligned to a page and lives as long as this value. The kernel and
+            // other processes access the words only atomically.
+            unsafe { &*self.0 }
+        }
+    }
+
+    impl Drop for Words {
+        fn drop(&mut self) {
+            // SAFETY: the mapping is this value's own, and no reference to it is left.
+            unsafe { libc::munmap(self.0.cast(), Self::SIZE) };
         }
     }
 

@@ -42,13 +42,15 @@ pub(super) enum Operation {
     Move = 0xb0,
 }
 
-/// A condition of a jump. Comparisons are unsigned, of 64 bits.
+/// A condition of a jump. Comparisons are of 64 bits, and unsigned unless the name says otherwise.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Condition {
     Equal = 0x10,
     Greater = 0x20,
     AnyBit = 0x40,
     NotEqual = 0x50,
+    /// A comparison of signed numbers.
+    SignedGreater = 0x60,
 }
 
 /// The functions of the kernel that the programs call: `enum bpf_func_id`.
@@ -107,6 +109,8 @@ const EXIT: u8 = 0x95;
 const REGISTER: u8 = 0x08;
 const ATOMIC_ADD: i32 = 0;
 /// Since Linux 5.12.
+const ATOMIC_FETCH_ADD: i32 = 0x01;
+/// Since Linux 5.12.
 const ATOMIC_COMPARE_EXCHANGE: i32 = 0xf1;
 const MAP_FD: u8 = 1;
 const MAP_VALUE: u8 = 2;
@@ -129,6 +133,11 @@ impl Assembler {
     /// Puts the label at the next instruction.
     pub(super) fn place(&mut self, Label(label): Label) {
         self.labels[label] = self.code.len();
+    }
+
+    /// Returns whether a jump leads to the label. The kernel refuses code that nothing reaches.
+    pub(super) fn is_used(&self, label: Label) -> bool {
+        self.jumps.iter().any(|(_, to)| *to == label)
     }
 
     pub(super) fn load(&mut self, size: Size, to: Register, base: Register, offset: i16) {
@@ -202,6 +211,11 @@ impl Assembler {
     /// Adds a register to a value of 64 bits in memory.
     pub(super) fn atomic_add(&mut self, base: Register, offset: i16, value: Register) {
         self.push(ATOMIC_DOUBLE, base as u8, value as u8, offset, ATOMIC_ADD);
+    }
+
+    /// Adds a register to a value of 64 bits in memory, and loads the value that was there to the register.
+    pub(super) fn fetch_add(&mut self, base: Register, offset: i16, value: Register) {
+        self.push(ATOMIC_DOUBLE, base as u8, value as u8, offset, ATOMIC_FETCH_ADD);
     }
 
     /// Stores a register to 64 bits of memory if `R0` is the value there. Loads the value that was

@@ -1,15 +1,16 @@
 //! Attaching the programs to a cgroup, and finding the maps of those that are attached.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 
 use super::limits::Limits;
-use super::program::{Maps, PROGRAMS, Program, Side, State};
-use super::table::{Key, compile};
+use super::maps::{Maps, Table};
+use super::program::{COUNTING, Features, PROGRAMS, Program, Side};
+use super::table::compile;
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
-use crate::sys::bpf::{self, Map, MapKind, Name};
+use crate::sys::bpf;
 
 /// Traffic of the sockets of a cgroup and its descendants since network limits were first set. See
 /// [ip(7)](https://man7.org/linux/man-pages/man7/ip.7.html).
@@ -40,41 +41,19 @@ pub struct Traffic {
     pub denied: u64,
 }
 
-const TABLE: MapKind = MapKind {
-    kind: 11, // BPF_MAP_TYPE_LPM_TRIE
-    key_size: 24,
-    value_size: 4,
-    flags: 1, // BPF_F_NO_PREALLOC
-    name: *b"nspod_net_table\0",
-};
-const RULES: MapKind = MapKind {
-    kind: 12, // BPF_MAP_TYPE_ARRAY_OF_MAPS
-    key_size: 4,
-    value_size: 4,
-    flags: 0,
-    name: *b"nspod_net_rules\0",
-};
-const STATE: MapKind = MapKind {
-    kind: 2, // BPF_MAP_TYPE_ARRAY
-    key_size: 4,
-    value_size: State::SIZE as u32,
-    flags: 0,
-    name: *b"nspod_net_state\0",
-};
-/// The key of the only value of an array.
-const ONLY: [u8; 4] = [0; 4];
-
 impl Cgroup {
     /// Replaces the network limits of this cgroup. The limits of its ancestors stay in force.
     ///
-    /// The first call with a limit attaches the programs. Later calls, also by other processes, replace
-    /// their table. Attached programs stay and count packets even if nothing is limited.
+    /// The first call with a limit attaches the programs that the limits require. Later calls, also by
+    /// other processes, replace the limits that they enforce, and attach further programs if necessary.
+    /// Attached programs stay and count packets even if nothing is limited.
     ///
     /// Since Linux 5.14. [`net`](crate::net) describes the effect;
     /// [bpf(2)](https://man7.org/linux/man-pages/man2/bpf.2.html) the system call.
     ///
     /// # Errors
-    /// - `InvalidLimit`: see [`Limits::validate`].
+    /// - `InvalidLimit`: see [`Limits::validate`]; or the rules require more than 131072 entries in the
+    ///   kernel, because many networks have many port ranges.
     /// - `PermissionDenied` (`EPERM`): the caller lacks CAP_SYS_ADMIN, CAP_BPF or CAP_NET_ADMIN in the
     ///   initial user namespace, or an ancestor has a program that was attached without
     ///   `BPF_F_ALLOW_MULTI`.
@@ -84,23 +63,11 @@ impl Cgroup {
     pub fn limit_net(&self, limits: &Limits) -> Result<()> {
         limits.validate()?;
         let fail = |errno| self.net_refused("set the network limits of", errno);
-        let [anchor, others @ ..] = &PROGRAMS;
-        let attached = self.find_net(anchor).map_err(fail)?;
+        let attached = self.find_net().map_err(fail)?;
         if attached.is_none() && limits.is_empty() {
             return Ok(());
         }
-        let table = new_table(compile(limits)?).map_err(fail)?;
-        let maps = match attached {
-            Some(maps) => {
-                maps.rules.update(&ONLY, &fd_bytes(&table)).map_err(fail)?;
-                maps
-            }
-            None => self.attach_first(anchor, &table).map_err(fail)?,
-        };
-        for program in others {
-            self.attach_once(program, &maps).map_err(fail)?;
-        }
-        Ok(())
+        self.replace_net(attached, &compile(limits)?, Features::of(limits)).map_err(fail)
     }
 
     /// Returns the traffic of the sockets of this cgroup and its descendants. Returns `None` if no
@@ -114,10 +81,8 @@ impl Cgroup {
     /// - `NotFound` (`ENOENT`): the cgroup was removed.
     pub fn net_usage(&self) -> Result<Option<Usage>> {
         let fail = |errno| self.net_refused("read the network counters of", errno);
-        let Some(maps) = self.find_net(&PROGRAMS[0]).map_err(fail)? else { return Ok(None) };
-        let mut bytes = [0; State::SIZE];
-        maps.state.lookup(&ONLY, &mut bytes).map_err(fail)?;
-        let state = State::from_bytes(bytes);
+        let Some(maps) = self.find_net().map_err(fail)? else { return Ok(None) };
+        let state = maps.state().map_err(fail)?;
         let traffic = |side| {
             let [bytes, packets, dropped, denied] = state.counters(side);
             Traffic { bytes, packets, dropped, denied }
@@ -136,63 +101,81 @@ impl Cgroup {
         }
     }
 
-    /// Attaches the program that leads to the maps. If another process has attached one first, uses the
-    /// maps of that one.
-    fn attach_first(&self, anchor: &Program, table: &Map) -> nix::Result<Maps> {
-        let rules = Map::create(RULES, 1, Some(table))?;
-        rules.update(&ONLY, &fd_bytes(table))?;
-        let maps = Maps { rules, state: Map::create(STATE, 1, None)? };
-        if self.attach_once(anchor, &maps)? {
-            return Ok(maps);
-        }
-        let first = self.find_net(anchor)?.ok_or(Errno::EAGAIN)?;
-        first.rules.update(&ONLY, &fd_bytes(table))?;
-        Ok(first)
-    }
-
-    /// Attaches the program unless one of its name is attached. If two processes attach it, the one
-    /// that was first stays. Returns whether this one stays.
-    fn attach_once(&self, program: &Program, maps: &Maps) -> nix::Result<bool> {
-        if self.net_programs(program)?.next().is_some() {
-            return Ok(false);
-        }
-        let own = bpf::load(program.hook, program.name, &program.assemble(maps))?;
-        bpf::attach(self.as_fd(), program.hook, &own, None)?;
-        let (own_id, ..) = bpf::program_info(&own)?;
-        let first = self.net_programs(program)?.next();
-        match first {
-            Some((id, _)) if id != own_id => {
-                bpf::detach(self.as_fd(), program.hook, &own)?;
-                Ok(false)
-            }
-            _ => Ok(true),
-        }
-    }
-
-    /// Returns the maps of the program if it is attached.
-    fn find_net(&self, program: &Program) -> nix::Result<Option<Maps>> {
-        let Some((_, ids)) = self.net_programs(program)?.next() else { return Ok(None) };
-        let mut maps = ids.into_iter().map(Map::open).collect::<nix::Result<Vec<(Map, Name)>>>()?;
-        let mut take = |kind: MapKind| {
-            let at = maps.iter().position(|(_, name)| *name == kind.name)?;
-            Some(maps.swap_remove(at).0)
+    fn replace_net(&self, attached: Option<Maps>, table: &Table, features: Features) -> nix::Result<()> {
+        let attach_all = |maps: &Maps| {
+            PROGRAMS.iter().enumerate().try_for_each(|(index, program)| {
+                let needed = program.needed(features);
+                let attached = index < COUNTING || !needed.is_empty();
+                if attached { self.attach_net(program, needed, maps) } else { Ok(()) }
+            })
         };
-        Ok(take(RULES).zip(take(STATE)).map(|(rules, state)| Maps { rules, state }))
+        if let Some(maps) = attached {
+            return maps.replace(table, || attach_all(&maps));
+        }
+        let own = Maps::create(table)?;
+        self.attach_net(&PROGRAMS[0], PROGRAMS[0].needed(features), &own)?;
+        // Another process may have been first.
+        match self.find_net()? {
+            Some(first) if first.id()? != own.id()? => first.replace(table, || attach_all(&first)),
+            _ => attach_all(&own),
+        }
     }
 
-    /// Returns the attached programs with the name of this one, the oldest first: the id of each, and
-    /// the ids of its maps.
-    fn net_programs(&self, program: &Program) -> nix::Result<impl Iterator<Item = (u32, Vec<u32>)>> {
-        let name = program.name;
-        let mut all = Vec::new();
-        for id in bpf::attached_ids(self.as_fd(), program.hook)? {
-            match bpf::program(id) {
-                // Another process has just detached its own: see `attach_once`.
+    /// Attaches the program with the features, unless it is attached. The program that was attached
+    /// first stays, and is replaced if it lacks a feature. Others of its name, of a process that attached
+    /// at the same time or was killed, are detached.
+    fn attach_net(&self, program: &Program, needed: Features, maps: &Maps) -> nix::Result<()> {
+        loop {
+            let mut attached = self.net_programs(program)?.into_iter();
+            let Some(first) = attached.next() else {
+                let own = bpf::load(program.hook, program.name(needed), &program.assemble(maps, needed))?;
+                bpf::attach(self.as_fd(), program.hook, &own, None)?;
+                let (id, ..) = bpf::program_info(&own)?;
+                if bpf::attached_ids(self.as_fd(), program.hook)? == [id] {
+                    return Ok(());
+                }
+                continue;
+            };
+            for other in attached {
+                match bpf::detach(self.as_fd(), program.hook, &other.fd) {
+                    Ok(()) | Err(Errno::ENOENT) => {}
+                    Err(errno) => return Err(errno),
+                }
+            }
+            if first.features.contains(needed) {
+                return Ok(());
+            }
+            let all = first.features | needed;
+            // The first program may be that of another process with maps of its own.
+            let of_first = Maps::open(first.maps)?;
+            let code = program.assemble(of_first.as_ref().unwrap_or(maps), all);
+            let own = bpf::load(program.hook, program.name(all), &code)?;
+            match bpf::attach(self.as_fd(), program.hook, &own, Some(&first.fd)) {
+                // Another process has just replaced it.
                 Err(Errno::ENOENT) => {}
-                program => all.push(bpf::program_info(&program?)?),
+                result => return result,
             }
         }
-        Ok(all.into_iter().filter(move |(_, own, _)| *own == name).map(|(id, _, maps)| (id, maps)))
+    }
+
+    /// Returns the maps of the programs, if some are attached.
+    fn find_net(&self) -> nix::Result<Option<Maps>> {
+        match self.net_programs(&PROGRAMS[0])?.into_iter().next() {
+            Some(first) => Maps::open(first.maps),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the attached programs of this kind, the oldest first.
+    fn net_programs(&self, program: &Program) -> nix::Result<Vec<Attached>> {
+        loop {
+            let ids = bpf::attached_ids(self.as_fd(), program.hook)?;
+            match ids.into_iter().map(|id| Attached::open(program, id)).collect::<nix::Result<Vec<_>>>() {
+                // Another process has just detached or replaced it.
+                Err(Errno::ENOENT) => {}
+                all => return Ok(all?.into_iter().flatten().collect()),
+            }
+        }
     }
 
     fn net_refused(&self, step: &str, errno: Errno) -> Error {
@@ -211,15 +194,18 @@ impl Cgroup {
     }
 }
 
-fn new_table(entries: impl IntoIterator<Item = (Key, u32), IntoIter: ExactSizeIterator>) -> nix::Result<Map> {
-    let entries = entries.into_iter();
-    let map = Map::create(TABLE, entries.len().max(1) as u32, None)?;
-    for (key, value) in entries {
-        map.update(&key.to_bytes(), &value.to_ne_bytes())?;
-    }
-    Ok(map)
+/// An attached program: its features, and the ids of its maps.
+struct Attached {
+    fd: OwnedFd,
+    features: Features,
+    maps: Vec<u32>,
 }
 
-fn fd_bytes(map: &Map) -> [u8; 4] {
-    std::os::fd::AsRawFd::as_raw_fd(map).to_ne_bytes()
+impl Attached {
+    /// Opens an attached program. Returns `None` if it is not of this kind.
+    fn open(program: &Program, id: u32) -> nix::Result<Option<Self>> {
+        let fd = bpf::program(id)?;
+        let (_, name, maps) = bpf::program_info(&fd)?;
+        Ok(program.features_in(&name).map(|features| Self { fd, features, maps }))
+    }
 }

@@ -50,9 +50,10 @@
 //!
 //! # How long the limits last
 //! They last as long as the cgroup, and need neither a file nor a process. The programs find the
-//! limits in a map of the kernel, and an update replaces the whole map at once. The programs apply
+//! limits in a map of the kernel, and an update replaces all of them at once. The programs apply
 //! either the old limits or the new ones to a packet. The last of several concurrent updates remains.
-//! An update takes about 10 to 20 ms, because the kernel waits for its processors. A process in the
+//! An update takes effect at once. The call returns about 10 ms later, because the kernel waits for its
+//! processors before the old limits are removed. The first limits of a cgroup need no such wait. A process in the
 //! cgroup cannot change the limits without CAP_BPF and CAP_NET_ADMIN in the initial user namespace.
 //!
 //! Sources: <https://docs.kernel.org/bpf/libbpf/program_types.html>,
@@ -61,6 +62,7 @@
 mod assembler;
 mod attach;
 mod limits;
+mod maps;
 mod program;
 mod rule;
 mod table;

@@ -1,25 +1,18 @@
-//! The programs that enforce the limits of a cgroup. They are the same for all limits. Their maps
-//! contain the limits.
+//! The programs that enforce the limits of a cgroup. Their maps contain the limits. A program has the
+//! parts for some [`Features`], and is replaced if an update requires more.
 //!
-//! Each program looks up the current table (`table.rs`) in a map of one map, so that all of its
-//! decisions about a packet follow from the same limits.
+//! Each program loads the number of the current limits once, and looks up only entries with this number
+//! (`table.rs`). So all of its decisions about a packet follow from the same limits.
 
 use std::mem::size_of;
 
 use super::assembler::{Assembler, Condition, Function, Label, Operand, Operation, Register, Size};
+use super::limits::Limits;
+use super::maps::Maps;
 use super::rule::{Direction, Protocol};
 use super::table::{ADDRESS, ALLOWED, DENIED, INTERVAL, KEY_BITS, PORT, Rate, UNLISTED};
-use crate::sys::bpf::{Hook, Map, Name};
+use crate::sys::bpf::{Hook, Name};
 use Register::{FP, R0, R1, R2, R3, R4, R6, R7, R8, R9};
-
-/// The maps of the programs of a cgroup.
-#[derive(Debug)]
-pub(super) struct Maps {
-    /// A map with one map: the table of the limits.
-    pub(super) rules: Map,
-    /// An array with one value: [`State`].
-    pub(super) state: Map,
-}
 
 /// Counters and state of the programs. A new limit does not reset them.
 #[derive(Debug, Clone, Copy, Default)]
@@ -62,11 +55,38 @@ pub(super) enum Side {
     Ingress,
 }
 
-/// A program: its name, its hook and its kind.
+bitflags::bitflags! {
+    /// The limits that a program can enforce.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(super) struct Features: u8 {
+        /// `net.allow` and `net.deny`.
+        const RULES = 0x01;
+        /// `net.connects.max`.
+        const CONNECTS = 0x02;
+        /// `net.accepts.max`.
+        const ACCEPTS = 0x04;
+        /// `net.packets.max`.
+        const PACKETS = 0x08;
+    }
+}
+
+impl Features {
+    pub(super) fn of(limits: &Limits) -> Self {
+        let mut features = Self::empty();
+        features.set(Self::RULES, !limits.allow.is_empty() || !limits.deny.is_empty());
+        features.set(Self::CONNECTS, limits.connects_max.is_some());
+        features.set(Self::ACCEPTS, limits.accepts_max.is_some());
+        features.set(Self::PACKETS, limits.packets_max.is_some());
+        features
+    }
+}
+
+/// A program: the start of its name, its hook, the limits that it can enforce, and its kind.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Program {
-    pub(super) name: Name,
+    stem: &'static str,
     pub(super) hook: Hook,
+    features: Features,
     kind: Kind,
 }
 
@@ -93,29 +113,65 @@ enum Family {
 const PACKET: u32 = 8;
 const CALL: u32 = 18;
 
-/// All programs. The maps of a cgroup are found through the first.
+/// All programs. The maps of a cgroup are found through the first, which counts and is always attached.
+/// Another is attached if the limits include one of its features.
 #[rustfmt::skip]
-pub(super) const PROGRAMS: [Program; 8] = [
-    program(*b"nspod_net_out\0\0\0", PACKET, 1, Kind::Packet(Side::Egress)),
-    program(*b"nspod_net_in\0\0\0\0", PACKET, 0, Kind::Packet(Side::Ingress)),
-    program(*b"nspod_connect4\0\0", CALL, 10, Kind::Call(Call::Connect, Family::V4)),
-    program(*b"nspod_connect6\0\0", CALL, 11, Kind::Call(Call::Connect, Family::V6)),
-    program(*b"nspod_sendmsg4\0\0", CALL, 14, Kind::Call(Call::Send, Family::V4)),
-    program(*b"nspod_sendmsg6\0\0", CALL, 15, Kind::Call(Call::Send, Family::V6)),
-    program(*b"nspod_bind4\0\0\0\0\0", CALL, 8, Kind::Call(Call::Bind, Family::V4)),
-    program(*b"nspod_bind6\0\0\0\0\0", CALL, 9, Kind::Call(Call::Bind, Family::V6)),
-];
+pub(super) const PROGRAMS: [Program; 8] = {
+    let rules = Features::RULES;
+    let packets = rules.union(Features::PACKETS);
+    let connects = rules.union(Features::CONNECTS);
+    [
+        program("nspod_net_out", PACKET, 1, packets, Kind::Packet(Side::Egress)),
+        program("nspod_net_in", PACKET, 0, packets.union(Features::ACCEPTS), Kind::Packet(Side::Ingress)),
+        program("nspod_connect", CALL, 10, connects, Kind::Call(Call::Connect, Family::V4)),
+        program("nspod_connect", CALL, 11, connects, Kind::Call(Call::Connect, Family::V6)),
+        program("nspod_sendmsg", CALL, 14, rules, Kind::Call(Call::Send, Family::V4)),
+        program("nspod_sendmsg", CALL, 15, rules, Kind::Call(Call::Send, Family::V6)),
+        program("nspod_bind", CALL, 8, rules, Kind::Call(Call::Bind, Family::V4)),
+        program("nspod_bind", CALL, 9, rules, Kind::Call(Call::Bind, Family::V6)),
+    ]
+};
 
-const fn program(name: Name, program_type: u32, attach_type: u32, kind: Kind) -> Program {
-    Program { name, hook: Hook { program_type, attach_type }, kind }
+/// The programs that count. They are attached with any limit.
+pub(super) const COUNTING: usize = 2;
+
+const fn program(
+    stem: &'static str,
+    program_type: u32,
+    attach_type: u32,
+    features: Features,
+    kind: Kind,
+) -> Program {
+    Program { stem, hook: Hook { program_type, attach_type }, features, kind }
 }
 
 impl Program {
+    /// Returns those of the features that the program can have.
+    pub(super) fn needed(&self, features: Features) -> Features {
+        self.features & features
+    }
+
+    /// Returns the name: the stem, and the features as two hexadecimal digits.
+    pub(super) fn name(&self, features: Features) -> Name {
+        let mut name = Name::default();
+        let text = format!("{}{:02x}", self.stem, features.bits());
+        name[..text.len()].copy_from_slice(text.as_bytes());
+        name
+    }
+
+    /// Returns the features of an attached program with this name, and `None` for another program.
+    pub(super) fn features_in(&self, name: &Name) -> Option<Features> {
+        let text = std::str::from_utf8(name).ok()?.trim_end_matches('\0');
+        let digits = text.strip_prefix(self.stem)?;
+        (digits.len() == 2).then_some(())?;
+        Some(Features::from_bits_retain(u8::from_str_radix(digits, 16).ok()?))
+    }
+
     /// Returns the instructions.
-    pub(super) fn assemble(&self, maps: &Maps) -> Vec<u64> {
+    pub(super) fn assemble(&self, maps: &Maps, features: Features) -> Vec<u64> {
         match self.kind {
-            Kind::Packet(side) => packet(maps, side),
-            Kind::Call(call, family) => address(maps, call, family),
+            Kind::Packet(side) => packet(maps, side, features),
+            Kind::Call(call, family) => address(maps, call, family, features),
         }
     }
 }
@@ -124,7 +180,6 @@ impl Program {
 const KEY: i16 = -24;
 const KEY_TAG: i16 = KEY + 4;
 const KEY_DATA: i16 = KEY + 8;
-const INDEX: i16 = -28;
 const CLASS: i16 = -32;
 const VERDICTS: i16 = -40;
 /// The ports of a packet: source, destination.
@@ -158,67 +213,21 @@ const MAPPED: u32 = 0xffff_u32.to_be();
 const LOOPBACK4: u32 = 0x7f00_0001_u32.to_be();
 const LOOPBACK6: u32 = 1_u32.to_be();
 
-/// Assembles the program of a call with an address. R6: context, R7: table, R8: port, R9: protocol.
-fn address(maps: &Maps, call: Call, family: Family) -> Vec<u64> {
+/// Assembles the program of a call with an address. R6: context, R7: number of the limits, R8: port,
+/// R9: protocol.
+fn address(maps: &Maps, call: Call, family: Family, features: Features) -> Vec<u64> {
     let mut a = Assembler::default();
     let [passed, denied, open] = [a.label(), a.label(), a.label()];
     a.set(R6, R1);
-    table(&mut a, maps, passed);
-    match family {
-        Family::V4 => {
-            a.load(Size::Word, R1, R6, USER_IP4);
-            key_of_v4(&mut a, R1);
-        }
-        Family::V6 => {
-            for word in 0..4 {
-                a.load(Size::Word, R1, R6, USER_IP6 + 4 * word);
-                a.store(Size::Word, FP, KEY_DATA + 4 * word, R1);
-            }
-        }
+    number(&mut a, maps, passed);
+    if features.contains(Features::RULES) {
+        rules_of_call(&mut a, maps, call, family, [open, denied]);
     }
-    if call != Call::Bind {
-        unspecified_is_loopback(&mut a);
-    }
-    a.load(Size::Word, R9, R6, SOCKET_PROTOCOL);
-    a.load(Size::Word, R8, R6, USER_PORT);
-    let with_ports = a.label();
-    for protocol in Protocol::WITH_PORTS {
-        a.jump_if(Condition::Equal, R9, i32::from(protocol.0), with_ports);
-    }
-    a.set(R8, 0);
-    a.place(with_ports);
-    class(&mut a, open);
-    match call {
-        Call::Connect => verdict(&mut a, Direction::Out),
-        Call::Bind => verdict(&mut a, Direction::Bind),
-        Call::Send => {
-            verdict(&mut a, Direction::Out);
-            a.load(Size::Double, R1, R6, SOCKET);
-            a.load(Size::Word, R8, R1, LOCAL_PORT);
-            a.network_half(R8);
-            verdict(&mut a, Direction::In);
-        }
-    }
-    decide(&mut a, denied);
     a.place(open);
-    match call {
-        Call::Connect => {
-            a.load(Size::Word, R1, R6, SOCKET_TYPE);
-            a.jump_if(Condition::NotEqual, R1, SOCK_STREAM, passed);
-            rate(&mut a, maps, Rate::Connects, passed, denied);
-        }
-        Call::Bind if family == Family::V6 => {
-            // A socket that is bound to :: receives IPv4 too.
-            for word in 0..4 {
-                a.load(Size::Word, R1, R6, USER_IP6 + 4 * word);
-                a.jump_if(Condition::NotEqual, R1, 0, passed);
-            }
-            key_of_v4(&mut a, R1);
-            class(&mut a, passed);
-            verdict(&mut a, Direction::Bind);
-            decide(&mut a, denied);
-        }
-        Call::Bind | Call::Send => {}
+    if call == Call::Connect && features.contains(Features::CONNECTS) {
+        a.load(Size::Word, R1, R6, SOCKET_TYPE);
+        a.jump_if(Condition::NotEqual, R1, SOCK_STREAM, passed);
+        rate(&mut a, maps, Rate::Connects, passed, denied);
     }
     a.place(passed);
     a.set(R0, 1);
@@ -231,20 +240,113 @@ fn address(maps: &Maps, call: Call, family: Family) -> Vec<u64> {
     a.finish()
 }
 
-/// Assembles the program for packets. R6: context, R7: table, R8: offset of the transport header and
-/// then whether the packet opens a TCP connection, R9: protocol.
-fn packet(maps: &Maps, side: Side) -> Vec<u64> {
+/// Checks the rules for a call. Jumps to a label if they do not apply or deny, else continues.
+fn rules_of_call(a: &mut Assembler, maps: &Maps, call: Call, family: Family, [open, denied]: [Label; 2]) {
+    match family {
+        Family::V4 => {
+            a.load(Size::Word, R1, R6, USER_IP4);
+            key_of_v4(a, R1);
+        }
+        Family::V6 => {
+            for word in 0..4 {
+                a.load(Size::Word, R1, R6, USER_IP6 + 4 * word);
+                a.store(Size::Word, FP, KEY_DATA + 4 * word, R1);
+            }
+        }
+    }
+    if call != Call::Bind {
+        unspecified_is_loopback(a);
+    }
+    a.load(Size::Word, R9, R6, SOCKET_PROTOCOL);
+    a.load(Size::Word, R8, R6, USER_PORT);
+    let with_ports = a.label();
+    for protocol in Protocol::WITH_PORTS {
+        a.jump_if(Condition::Equal, R9, i32::from(protocol.0), with_ports);
+    }
+    a.set(R8, 0);
+    a.place(with_ports);
+    class(a, maps, open);
+    match call {
+        Call::Connect => verdict(a, maps, Direction::Out),
+        Call::Bind => verdict(a, maps, Direction::Bind),
+        Call::Send => {
+            verdict(a, maps, Direction::Out);
+            a.load(Size::Double, R1, R6, SOCKET);
+            a.load(Size::Word, R8, R1, LOCAL_PORT);
+            a.network_half(R8);
+            verdict(a, maps, Direction::In);
+        }
+    }
+    decide(a, denied);
+    if call == Call::Bind && family == Family::V6 {
+        // A socket that is bound to :: receives IPv4 too.
+        for word in 0..4 {
+            a.load(Size::Word, R1, R6, USER_IP6 + 4 * word);
+            a.jump_if(Condition::NotEqual, R1, 0, open);
+        }
+        key_of_v4(a, R1);
+        class(a, maps, open);
+        verdict(a, maps, Direction::Bind);
+        decide(a, denied);
+    }
+}
+
+/// Assembles the program for packets. R6: context, R7: number of the limits, R8: offset of the transport
+/// header and then whether the packet opens a TCP connection, R9: protocol.
+fn packet(maps: &Maps, side: Side, features: Features) -> Vec<u64> {
     let mut a = Assembler::default();
-    let [passed, dropped, opened, checked] = [a.label(), a.label(), a.label(), a.label()];
+    let [passed, dropped] = [a.label(), a.label()];
+    let accepts = side == Side::Ingress && features.contains(Features::ACCEPTS);
     a.set(R6, R1);
-    table(&mut a, maps, passed);
-    network_header(&mut a, side, passed, dropped);
+    if features.is_empty() {
+        // The maps are found through the program.
+        a.map(R1, &maps.table);
+        a.map(R1, &maps.current);
+    } else {
+        number(&mut a, maps, passed);
+    }
+    if accepts || features.contains(Features::RULES) {
+        network_header(&mut a, side, passed, dropped);
+        if features.contains(Features::RULES) {
+            rules_of_packet(&mut a, maps, side, dropped);
+        } else {
+            transport_header(&mut a);
+        }
+    }
+    if accepts {
+        let accepted = a.label();
+        a.jump_if(Condition::Equal, R8, 0, accepted);
+        rate(&mut a, maps, Rate::Accepts, accepted, dropped);
+        a.place(accepted);
+    }
+    if features.contains(Features::PACKETS) {
+        let of_packets = if side == Side::Egress { Rate::Egress } else { Rate::Ingress };
+        rate(&mut a, maps, of_packets, passed, dropped);
+    }
+    a.place(passed);
+    a.load(Size::Word, R2, R6, PACKET_LENGTH);
+    count(&mut a, maps, counters(side) + BYTES, R2);
+    count(&mut a, maps, counters(side) + PACKETS, 1);
+    a.set(R0, 1);
+    a.exit();
+    if a.is_used(dropped) {
+        a.place(dropped);
+        count(&mut a, maps, counters(side) + DROPPED, 1);
+        a.set(R0, 0);
+        a.exit();
+    }
+    a.finish()
+}
+
+/// Checks the rules for a packet. Jumps if they deny it, else continues.
+fn rules_of_packet(a: &mut Assembler, maps: &Maps, side: Side, dropped: Label) {
+    let [opened, checked] = [a.label(), a.label()];
     let open = a.label();
     a.store(Size::Word, FP, HAS_RULES, 0);
-    class(&mut a, open);
+    class(a, maps, open);
     a.store(Size::Word, FP, HAS_RULES, 1);
     a.place(open);
-    transport_header(&mut a);
+    transport_header(a);
     a.load(Size::Word, R1, FP, HAS_RULES);
     a.jump_if(Condition::Equal, R1, 0, checked);
     a.jump_if(Condition::Equal, R9, UNKNOWN, dropped);
@@ -266,41 +368,18 @@ fn packet(maps: &Maps, side: Side) -> Vec<u64> {
             a.jump_if(Condition::NotEqual, R8, 0, label);
         }
         a.load(Size::Half, R3, FP, port);
-        verdict_about(&mut a, direction, R3);
+        verdict_about(a, maps, direction, R3);
     }
     a.place(opened);
-    decide(&mut a, dropped);
+    decide(a, dropped);
     a.place(checked);
-    if side == Side::Ingress {
-        let accepted = a.label();
-        a.jump_if(Condition::Equal, R8, 0, accepted);
-        rate(&mut a, maps, Rate::Accepts, accepted, dropped);
-        a.place(accepted);
-    }
-    let of_packets = if side == Side::Egress { Rate::Egress } else { Rate::Ingress };
-    rate(&mut a, maps, of_packets, passed, dropped);
-    a.place(passed);
-    a.load(Size::Word, R2, R6, PACKET_LENGTH);
-    count(&mut a, maps, counters(side) + BYTES, R2);
-    count(&mut a, maps, counters(side) + PACKETS, 1);
-    a.set(R0, 1);
-    a.exit();
-    a.place(dropped);
-    count(&mut a, maps, counters(side) + DROPPED, 1);
-    a.set(R0, 0);
-    a.exit();
-    a.finish()
 }
 
-/// Sets R7 to the current table.
-fn table(a: &mut Assembler, maps: &Maps, absent: Label) {
-    a.store(Size::Word, FP, INDEX, 0);
-    a.map(R1, &maps.rules);
-    a.set(R2, FP);
-    a.alu(Operation::Add, R2, i32::from(INDEX));
-    a.call(Function::MapLookup);
-    a.jump_if(Condition::Equal, R0, 0, absent);
-    a.set(R7, R0);
+/// Sets R7 to the number of the current limits. Jumps if nothing is limited.
+fn number(a: &mut Assembler, maps: &Maps, unlimited: Label) {
+    a.map_value(R1, &maps.current);
+    a.load(Size::Word, R7, R1, 0);
+    a.jump_if(Condition::Equal, R7, 0, unlimited);
 }
 
 /// Puts an IPv4 address into the key.
@@ -329,18 +408,20 @@ fn unspecified_is_loopback(a: &mut Assembler) {
 }
 
 /// Looks up the key in the table.
-fn lookup(a: &mut Assembler, tag: u8) {
+fn lookup(a: &mut Assembler, maps: &Maps, tag: u8) {
     a.store(Size::Word, FP, KEY, KEY_BITS as i32);
-    a.store(Size::Word, FP, KEY_TAG, i32::from_ne_bytes([tag, 0, 0, 0]));
     a.set(R1, R7);
+    a.alu(Operation::Or, R1, i32::from_ne_bytes([tag, 0, 0, 0]));
+    a.store(Size::Word, FP, KEY_TAG, R1);
+    a.map(R1, &maps.table);
     a.set(R2, FP);
     a.alu(Operation::Add, R2, i32::from(KEY));
     a.call(Function::MapLookup);
 }
 
 /// Stores the class of the address in the key, and clears the verdicts. Jumps if there are no rules.
-fn class(a: &mut Assembler, no_rules: Label) {
-    lookup(a, ADDRESS);
+fn class(a: &mut Assembler, maps: &Maps, no_rules: Label) {
+    lookup(a, maps, ADDRESS);
     a.jump_if(Condition::Equal, R0, 0, no_rules);
     a.load(Size::Word, R1, R0, 0);
     a.store(Size::Word, FP, CLASS, R1);
@@ -348,13 +429,13 @@ fn class(a: &mut Assembler, no_rules: Label) {
 }
 
 /// Adds the verdict about the port in R8.
-fn verdict(a: &mut Assembler, direction: Direction) {
+fn verdict(a: &mut Assembler, maps: &Maps, direction: Direction) {
     a.set(R3, R8);
-    verdict_about(a, direction, R3);
+    verdict_about(a, maps, direction, R3);
 }
 
 /// Adds the verdict about the stored class, the direction, the protocol in R9 and this port.
-fn verdict_about(a: &mut Assembler, direction: Direction, port: Register) {
+fn verdict_about(a: &mut Assembler, maps: &Maps, direction: Direction, port: Register) {
     a.load(Size::Word, R1, FP, CLASS);
     a.store(Size::Word, FP, KEY_DATA, R1);
     a.store(Size::Byte, FP, KEY_DATA + 2, direction as i32);
@@ -362,7 +443,7 @@ fn verdict_about(a: &mut Assembler, direction: Direction, port: Register) {
     a.store(Size::Word, FP, KEY_DATA + 4, 0);
     a.store(Size::Half, FP, KEY_DATA + 4, port);
     a.store(Size::Double, FP, KEY_DATA + 8, 0);
-    lookup(a, PORT);
+    lookup(a, maps, PORT);
     let done = a.label();
     a.jump_if(Condition::Equal, R0, 0, done);
     a.load(Size::Word, R1, R0, 0);
@@ -426,30 +507,26 @@ const WITH_LENGTH: [i32; 3] = [0, 43, 60];
 /// Advances R8 and R9 over the extension headers.
 fn extension_headers(a: &mut Assembler, done: Label, unknown: Label) {
     for _ in 0..EXTENSIONS {
-        let [with_length, fragment, next] = [a.label(), a.label(), a.label()];
-        a.jump_if(Condition::Equal, R9, FRAGMENT, fragment);
-        for header in WITH_LENGTH {
-            a.jump_if(Condition::Equal, R9, header, with_length);
+        let [header, with_length] = [a.label(), a.label()];
+        for kind in WITH_LENGTH.into_iter().chain([FRAGMENT]) {
+            a.jump_if(Condition::Equal, R9, kind, header);
         }
         a.jump(done);
-        a.place(fragment);
+        a.place(header);
         load_bytes(a, R8, EXTENSION, 4, unknown);
-        a.load(Size::Byte, R9, FP, EXTENSION);
-        a.alu(Operation::Add, R8, 8);
-        a.load(Size::Half, R1, FP, EXTENSION + 2);
-        a.jump_if(Condition::AnyBit, R1, i32::from(0xfff8_u16.to_be()), unknown);
-        a.jump(next);
-        a.place(with_length);
-        load_bytes(a, R8, EXTENSION, 4, unknown);
-        a.load(Size::Byte, R9, FP, EXTENSION);
         a.load(Size::Byte, R1, FP, EXTENSION + 1);
+        a.jump_if(Condition::NotEqual, R9, FRAGMENT, with_length);
+        a.set(R1, 0);
+        a.load(Size::Half, R2, FP, EXTENSION + 2);
+        a.jump_if(Condition::AnyBit, R2, i32::from(0xfff8_u16.to_be()), unknown);
+        a.place(with_length);
         a.alu(Operation::Add, R1, 1);
         a.alu(Operation::ShiftLeft, R1, 3);
         a.alu(Operation::Add, R8, R1);
-        a.place(next);
+        a.load(Size::Byte, R9, FP, EXTENSION);
     }
-    for header in WITH_LENGTH.into_iter().chain([FRAGMENT]) {
-        a.jump_if(Condition::Equal, R9, header, unknown);
+    for kind in WITH_LENGTH.into_iter().chain([FRAGMENT]) {
+        a.jump_if(Condition::Equal, R9, kind, unknown);
     }
     a.jump(done);
 }
@@ -493,9 +570,6 @@ fn load_bytes(a: &mut Assembler, offset: impl Into<Operand>, to: i16, length: i3
 }
 
 const SECOND: i32 = 1_000_000_000;
-/// Number of attempts to exchange the time while other processors change it. After the last one the
-/// connection is refused.
-const ATTEMPTS: usize = 16;
 
 /// Jumps to `denied` if the rate is reached, else to `passed`. R8 and R9 are overwritten. This is the
 /// generic cell rate algorithm: the stored time advances by the interval with each connection or
@@ -504,7 +578,7 @@ fn rate(a: &mut Assembler, maps: &Maps, of: Rate, passed: Label, denied: Label) 
     a.store(Size::Double, FP, KEY_DATA, 0);
     a.store(Size::Byte, FP, KEY_DATA, of as i32);
     a.store(Size::Double, FP, KEY_DATA + 8, 0);
-    lookup(a, INTERVAL);
+    lookup(a, maps, INTERVAL);
     a.jump_if(Condition::Equal, R0, 0, passed);
     a.load(Size::Word, R9, R0, 0);
     if matches!(of, Rate::Egress | Rate::Ingress) {
@@ -518,21 +592,22 @@ fn rate(a: &mut Assembler, maps: &Maps, of: Rate, passed: Label, denied: Label) 
     a.set(R8, R0);
     a.map_value(R4, &maps.state);
     let place = 8 * of as i16;
-    for _ in 0..ATTEMPTS {
-        let ahead = a.label();
-        a.load(Size::Double, R0, R4, place);
-        a.set(R1, R0);
-        a.set(R2, R0);
-        a.jump_if(Condition::Greater, R2, R8, ahead);
-        a.set(R2, R8);
-        a.place(ahead);
-        a.alu(Operation::Add, R2, R9);
-        a.set(R3, R2);
-        a.alu(Operation::Subtract, R3, R8);
-        a.jump_if(Condition::Greater, R3, SECOND, denied);
-        a.compare_exchange(R4, place, R2);
-        a.jump_if(Condition::Equal, R0, R1, passed);
-    }
+    let [ahead, taken] = [a.label(), a.label()];
+    a.load(Size::Double, R0, R4, place);
+    a.jump_if(Condition::Greater, R0, R8, ahead);
+    // If another processor changes the time first, it is close enough.
+    a.compare_exchange(R4, place, R8);
+    a.place(ahead);
+    a.set(R1, R9);
+    a.fetch_add(R4, place, R1);
+    a.alu(Operation::Add, R1, R9);
+    a.alu(Operation::Subtract, R1, R8);
+    a.jump_if(Condition::SignedGreater, R1, SECOND, taken);
+    a.jump(passed);
+    a.place(taken);
+    a.set(R1, 0);
+    a.alu(Operation::Subtract, R1, R9);
+    a.atomic_add(R4, place, R1);
     a.jump(denied);
 }
 

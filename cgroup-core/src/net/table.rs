@@ -21,7 +21,7 @@ pub(super) struct Key {
     data: [u8; KEY_BITS as usize / 8],
 }
 
-/// The first byte of a key; the three bytes after it are 0.
+/// The first byte of a key. The three bytes after it are the number of the limits.
 pub(super) const ADDRESS: u8 = 0;
 pub(super) const PORT: u8 = 1;
 pub(super) const INTERVAL: u8 = 2;
@@ -49,13 +49,46 @@ const TAG_BITS: u32 = 32;
 const DIRECTION_BITS: u32 = TAG_BITS + 24;
 const PROTOCOL_BITS: u32 = DIRECTION_BITS + 8;
 
+/// The number of the limits of a cgroup. Every update has a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Number([u8; 3]);
+
+impl Number {
+    /// Returns the number for a count of updates. The counts start again after 24 bits.
+    pub(super) fn of(count: u32) -> Self {
+        let [a, b, c, _] = count.to_le_bytes();
+        Self([a, b, c])
+    }
+
+    /// Returns the first word of the data of a key with this number and the tag 0.
+    pub(super) fn word(self) -> u32 {
+        let [a, b, c] = self.0;
+        u32::from_ne_bytes([0, a, b, c])
+    }
+
+    /// Returns the number in a word.
+    pub(super) fn from_word(word: u32) -> Self {
+        let [_, a, b, c] = word.to_ne_bytes();
+        Self([a, b, c])
+    }
+}
+
 impl Key {
-    /// Returns the bytes of `struct bpf_lpm_trie_key`.
-    pub(super) fn to_bytes(self) -> [u8; 24] {
-        let mut bytes = [0; 24];
+    /// The size of the bytes.
+    pub(super) const SIZE: usize = 4 + KEY_BITS as usize / 8;
+
+    /// Returns the bytes of `struct bpf_lpm_trie_key` with the number of the limits in it.
+    pub(super) fn to_bytes(self, number: Number) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
         bytes[..4].copy_from_slice(&self.length.to_ne_bytes());
         bytes[4..].copy_from_slice(&self.data);
+        bytes[5..8].copy_from_slice(&number.0);
         bytes
+    }
+
+    /// Returns the number of the limits to which the bytes of a key belong.
+    pub(super) fn number(bytes: &[u8; Self::SIZE]) -> Number {
+        Number([bytes[5], bytes[6], bytes[7]])
     }
 
     fn new(length: u32, tag: u8, parts: &[&[u8]]) -> Self {
@@ -89,10 +122,14 @@ impl Key {
     }
 }
 
+/// The greatest number of entries for the limits of a cgroup. Each has about 100 bytes in the kernel.
+const ENTRIES_MAX: usize = 1 << 17;
+
 /// Compiles limits to the entries of the map. Without rules there is no `ADDRESS` key.
 ///
 /// # Errors
-/// `InvalidLimit`: the rules divide the addresses into more than 65535 classes.
+/// `InvalidLimit`: the rules divide the addresses into more than 65535 classes, or require more than
+/// 131072 entries.
 pub(super) fn compile(limits: &Limits) -> Result<BTreeMap<Key, u32>> {
     let mut table = BTreeMap::new();
     for (of, rate) in [
@@ -127,6 +164,13 @@ pub(super) fn compile(limits: &Limits) -> Result<BTreeMap<Key, u32>> {
     for (class, rules) in classes.into_values() {
         for direction in [Direction::Out, Direction::In, Direction::Bind] {
             insert_ports(&mut table, limits, class, direction, &rules);
+            if table.len() > ENTRIES_MAX {
+                return Err(Error::limit(
+                    "net.allow",
+                    format!("{} rules", limits.allow.len() + limits.deny.len()),
+                    "with net.deny it requires more than 131072 entries in the kernel; join networks and port ranges",
+                ));
+            }
         }
     }
     Ok(table)
@@ -170,7 +214,9 @@ fn insert_ports(
         Some((_, Verdict::Unlisted)) | None => unlisted,
     };
     let other = value(&|rule| rule.protocol.is_none() && rule.ports.is_none());
-    table.insert(Key::any_protocol(class, direction), other);
+    if other != 0 {
+        table.insert(Key::any_protocol(class, direction), other);
+    }
     let mut protocols: BTreeSet<Protocol> = rules.iter().filter_map(|(rule, _)| rule.protocol).collect();
     if rules.iter().any(|(rule, _)| rule.protocol.is_none() && rule.ports.is_some()) {
         protocols.extend(Protocol::WITH_PORTS);
@@ -182,8 +228,22 @@ fn insert_ports(
         }
         starts.remove(&PORTS_END);
         let ends = starts.iter().skip(1).copied().chain([PORTS_END]);
-        for (start, end) in starts.iter().copied().zip(ends) {
-            let value = value(&|rule| rule.admits(protocol, start as u16));
+        let ranges: Vec<(u32, u32, u32)> = starts
+            .iter()
+            .zip(ends)
+            .map(|(&start, end)| (start, end, value(&|rule| rule.admits(protocol, start as u16))))
+            .collect();
+        // A longer prefix has precedence, so the value that needs the most prefixes has only the shortest.
+        let entries = |base: u32| {
+            let others = ranges.iter().filter(|(.., value)| *value != base);
+            others.map(|(start, end, _)| port_prefixes(*start, *end).len()).sum::<usize>()
+        };
+        let values: BTreeSet<u32> = ranges.iter().map(|(.., value)| *value).collect();
+        let base = values.into_iter().min_by_key(|base| entries(*base)).unwrap_or(other);
+        if base != other {
+            table.insert(Key::port(class, direction, protocol, 0, 0), base);
+        }
+        for (start, end, value) in ranges.into_iter().filter(|(.., value)| *value != base) {
             for (port, length) in port_prefixes(start, end) {
                 table.insert(Key::port(class, direction, protocol, port, length), value);
             }
@@ -231,7 +291,7 @@ mod tests {
         let [high, low, 0, 0] = class.to_ne_bytes() else { panic!("{class:x}") };
         let class = u16::from_be_bytes([high, low]);
         let port = if protocol.has_ports() { to.port() } else { 0 };
-        let value = lookup(table, Key::port(class, direction, protocol, port, 16)).unwrap();
+        let value = lookup(table, Key::port(class, direction, protocol, port, 16)).unwrap_or(0);
         value == 0 || value == ALLOWED
     }
 
@@ -315,6 +375,25 @@ mod tests {
         let table = compile(&Limits { allow, ..Limits::default() }).unwrap();
         // Entries for the networks and for both families, and the ports of one class.
         assert!(table.len() < 202 + 2 * 40, "{}", table.len());
+    }
+
+    #[test]
+    fn a_port_needs_few_entries() {
+        let limits = Limits { deny: vec!["*:80".parse().unwrap()], ..Limits::default() };
+        // Both families, and the port for each protocol with ports and both directions.
+        assert_eq!(compile(&limits).unwrap().len(), 2 + 2 * Protocol::WITH_PORTS.len());
+    }
+
+    #[test]
+    fn a_table_that_is_too_large_is_refused() {
+        // Each network has 30 port prefixes for each protocol of its own.
+        let rule =
+            |i: u32| format!("out 10.{}.{}.0/24:{}-65534", i / 256, i % 256, 1 + i % 2000).parse().unwrap();
+        let deny: Vec<Rule> = (0..4096).map(rule).collect();
+        let allow = vec!["*:3/tcp".parse().unwrap()];
+        let error = compile(&Limits { deny, allow, ..Limits::default() }).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::InvalidLimit);
+        assert!(error.to_string().contains("131072 entries"), "{error}");
     }
 
     #[test]
