@@ -196,9 +196,10 @@ fn id_map(u: &mut Unstructured<'_>) -> Result<IdMap> {
 }
 
 fn id_maps(u: &mut Unstructured<'_>) -> Result<IdMaps> {
-    Ok(match u.int_in_range(0..=2)? {
+    Ok(match u.int_in_range(0..=3)? {
         0 => IdMaps::Auto,
         1 => IdMaps::Single,
+        2 => IdMaps::Own { uid: id_map(u)?, gid: id_map(u)? },
         _ => IdMaps::Maps { uid: id_map(u)?, gid: id_map(u)? },
     })
 }

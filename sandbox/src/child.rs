@@ -43,7 +43,9 @@ pub(crate) use self::context::{ChildContext, PremadeParts};
 use self::file::{write_beneath, write_file};
 use self::identity::{ambient, bounding, capabilities, credentials, io_priority, keyring, label, proc};
 use self::mount::{console, make_ready, mask, mount, place, private, propagation, read_only};
-use self::namespaces::{EXIT_SETUP, become_owner, clone_again, join, loopback, map_self, wait_for_parent};
+use self::namespaces::{
+    EXIT_SETUP, become_owner, change_owner, clone_again, join, loopback, map_self, wait_for_parent,
+};
 use self::path::{directory, file, node, symlink};
 pub(crate) use self::procfs::Procfs;
 use self::program::{execute, hook};
@@ -169,6 +171,7 @@ fn perform(step: &Step, context: &mut ChildContext<'_>) -> Done {
     match step {
         Step::JoinFd { kind, ns, .. } => join(ns.as_raw_fd(), kind.clone_flag()),
         Step::JoinPidfd { kinds, pidfd, .. } => join(pidfd.as_raw_fd(), kinds.bits()),
+        Step::Owner(uid) => change_owner(*uid),
         Step::Unshare(kinds) => sys::unshare(kinds.bits()),
         Step::MapSelf { uid_map, gid_map } => map_self(uid_map, gid_map),
         Step::AwaitMaps | Step::Ready => wait_for_parent(context),

@@ -265,6 +265,8 @@ pub enum Step {
         /// Pid of the process, for messages.
         pid: i32,
     },
+    /// Change to the user that owns the user namespace of the next step, with all capabilities.
+    Owner(u32),
     /// Move into new namespaces.
     Unshare(Kinds),
     /// Deny setgroups(2) in the new user namespace, and map one user id and one group id.

@@ -9,8 +9,8 @@ use super::context::ChildContext;
 use super::file::write_file;
 use super::report::{Message, send};
 use super::sys::{
-    Done, Fault, Run, clone_sibling, close, exit, inet_socket, read_byte, set_ids, set_loopback_flags,
-    setgroups, setns,
+    Done, Fault, Run, clone_sibling, close, exit, inet_socket, keep_capabilities_of_any_user, read_byte,
+    set_dumpable, set_effective_uid, set_ids, set_loopback_flags, setgroups, setns,
 };
 use crate::step::Call;
 
@@ -27,6 +27,17 @@ pub(super) fn map_self(uid_map: &CStr, gid_map: &CStr) -> Done {
     write_file(c"/proc/self/setgroups", c"deny")?;
     write_file(c"/proc/self/uid_map", uid_map)?;
     write_file(c"/proc/self/gid_map", gid_map)
+}
+
+/// Changes to the user that makes, and then owns, the next user namespace. Keeps all capabilities;
+/// the new namespace resets the securebits.
+pub(super) fn change_owner(uid: u32) -> Done {
+    keep_capabilities_of_any_user()?;
+    set_effective_uid(uid)?;
+    // The change of user made the process undumpable. The files of its /proc/self would belong to
+    // root outside, and later steps write to them. Only processes of this user could trace it, and
+    // there are none.
+    set_dumpable()
 }
 
 /// Changes to ids of the new user namespace.

@@ -270,6 +270,13 @@ pub(super) fn set_ids(uid: libc::uid_t, gid: libc::gid_t) -> Done {
     done(Call::Setresuid, unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })
 }
 
+/// Sets the effective user id.
+pub(super) fn set_effective_uid(uid: libc::uid_t) -> Done {
+    let same = libc::uid_t::MAX;
+    // SAFETY: the arguments are integers.
+    done(Call::Setresuid, unsafe { libc::syscall(libc::SYS_setresuid, same, uid, same) })
+}
+
 /// Sets the supplementary groups.
 pub(super) fn setgroups(groups: &[libc::gid_t]) -> Done {
     let length = groups.len() as c_int;
@@ -315,6 +322,18 @@ pub(super) fn raise_ambient(capability: c_ulong) -> Done {
 pub(super) fn keep_capabilities() -> Done {
     // SAFETY: the argument is a boolean.
     unsafe { prctl(libc::PR_SET_KEEPCAPS, 1, 0) }
+}
+
+/// Keeps all capabilities when the user ids change from or to 0.
+pub(super) fn keep_capabilities_of_any_user() -> Done {
+    // SAFETY: the argument is a set of bits.
+    unsafe { prctl(libc::PR_SET_SECUREBITS, libc::SECBIT_NO_SETUID_FIXUP as c_ulong, 0) }
+}
+
+/// Makes this process's memory dumpable.
+pub(super) fn set_dumpable() -> Done {
+    // SAFETY: the argument is a boolean.
+    unsafe { prctl(libc::PR_SET_DUMPABLE, 1, 0) }
 }
 
 /// Makes this process's memory undumpable.

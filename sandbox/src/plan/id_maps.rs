@@ -40,6 +40,17 @@ impl Ids {
     }
 }
 
+/// Returns the step in which the child changes to the owner of the namespace that it is about to
+/// make; `None` if the caller is the owner.
+pub(super) fn owner(plan: &Plan, host: &Host) -> Result<Option<Step>, Error> {
+    let IdMaps::Own { uid, .. } = &plan.spec.id_maps else { return Ok(None) };
+    if !host.privileged() {
+        let problem = "a namespace with another owner requires CAP_SYS_ADMIN: run as root, or use other id maps";
+        return Err(Error::invalid("id_maps", problem));
+    }
+    Ok(uid.to_outside(first(uid)).map(Step::Owner))
+}
+
 /// Adds the steps that map the ids of a new user namespace. The child can map a single id itself; a
 /// range requires the parent.
 ///
@@ -48,7 +59,7 @@ pub(super) fn add(plan: &mut Plan, host: &Host) -> Result<(Ids, Step), Error> {
     let (uid, gid) = match &plan.spec.id_maps {
         IdMaps::Auto => host.auto_maps(),
         IdMaps::Single => (IdMap::single(0, host.uid), IdMap::single(0, host.gid)),
-        IdMaps::Maps { uid, gid } => (uid.clone(), gid.clone()),
+        IdMaps::Maps { uid, gid } | IdMaps::Own { uid, gid } => (uid.clone(), gid.clone()),
     };
     for (field, map) in [("id_maps.uid", &uid), ("id_maps.gid", &gid)] {
         map.validate().map_err(|e| Error::invalid(field, e))?;

@@ -23,6 +23,7 @@ type Handles = (Vec<ns_core::Namespace>, Option<(i32, OwnedFd)>);
 /// - New namespaces must belong to a joined user namespace.
 /// - A new user namespace would lose the permission to join others.
 /// - Clock offsets are set. They must be set before the time namespace has a process.
+/// - The new user namespace has an owner other than the caller.
 ///
 /// If a pid namespace is joined, the stage performs the second clone: the members of that namespace
 /// see each new process in it, so the process must not share memory or descriptors with the caller.
@@ -37,14 +38,17 @@ pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Handles) -> Result<
     let user_new = new.contains(user);
     let user_joined = joined.contains(user);
     let enters = joined.contains(pid);
-    let twice =
-        (user_joined && !(new - cgroup).is_empty()) || (user_new && !joined.is_empty()) || offsets.is_some();
+    let owner = if user_new { id_maps::owner(plan, host)? } else { None };
+    let twice = (user_joined && !(new - cgroup).is_empty())
+        || (user_new && !joined.is_empty())
+        || offsets.is_some()
+        || owner.is_some();
     // The root of a new cgroup namespace is the cgroup of the process that makes it. Therefore the
     // child makes it after it has entered its cgroup.
     let mut rest = new - cgroup;
     if !twice {
         plan.kinds = rest;
-    } else if user_new && joined.is_empty() {
+    } else if user_new && joined.is_empty() && owner.is_none() {
         plan.kinds = user;
     }
     rest -= plan.kinds;
@@ -66,6 +70,7 @@ pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Handles) -> Result<
     }
     join(plan, host, joined - late, &mut handles)?;
     if rest.contains(user) {
+        plan.steps.extend(owner);
         plan.push(Step::Unshare(user));
         plan.shared_memory = false;
         rest -= user;

@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use crate::error::Error;
 use crate::host::{Host, HostMount};
 use crate::plan::builder::{FileSteps, PRIVATE};
+use crate::plan::data::{MapsOf, TreeMaps};
 use crate::plan::file_systems::{
     NODEV, NOEXEC, NOSUID, OPTIONS_MAX, RDONLY, mount_step, new_fs, tmpfs_params, to_set,
 };
 use crate::plan::host_root;
+use crate::plan::id_maps::new_maps;
 use crate::plan::paths::escape;
 use crate::plan::text::{absolute, c_string};
-use crate::spec::{PropagationKind, Root, Spec, StorageLimit, Writes};
+use crate::spec::{IdMaps, PropagationKind, Root, Spec, StorageLimit, Writes};
 use crate::step::{MountStep, Place, Slot, Step, What};
 
 impl FileSteps<'_> {
@@ -47,10 +49,14 @@ impl FileSteps<'_> {
             },
             Root::Dir { path, .. } => {
                 let path = absolute("root.path", path)?;
-                MountStep {
-                    recursive: to_set(nodev),
-                    ..mount_step(self.bind("root.path", path, true, None)?, place)
+                let bind = self.bind("root.path", path, true, None)?;
+                if let (IdMaps::Own { .. }, Some((uid, gid)), Some(tree)) =
+                    (&spec.id_maps, new_maps(self.plan), self.plan.trees.last_mut())
+                {
+                    // Mounts below the root can be file systems that cannot map ids.
+                    tree.id_maps = Some(TreeMaps { of: MapsOf::Given { uid, gid }, recursive: false });
                 }
+                MountStep { recursive: to_set(nodev), ..mount_step(bind, place) }
             }
             // It becomes read-only after everything in it exists.
             Root::Empty => MountStep {

@@ -127,4 +127,18 @@ pub enum IdMaps {
         /// Content of `gid_map`.
         gid: IdMap,
     },
+    /// These maps, of ids that no other container has. Requires CAP_SYS_ADMIN, CAP_SETUID and
+    /// CAP_SETPCAP outside.
+    ///
+    /// The user that the map gives to uid 0 (otherwise, to its first id) owns the namespace. The
+    /// kernel charges objects that it counts per user also to the owner of the user namespace, so
+    /// the container does not share these limits with containers and users outside. A
+    /// [`Root::Dir`](super::Root::Dir) shows its files with their ids on the disk: the mount of the
+    /// root has the same maps (Linux 5.12 and a file system that can map ids).
+    Own {
+        /// Content of `uid_map`.
+        uid: IdMap,
+        /// Content of `gid_map`.
+        gid: IdMap,
+    },
 }

@@ -23,6 +23,7 @@ impl Step {
     pub fn name(&self) -> &'static str {
         match self {
             Step::JoinFd { .. } | Step::JoinPidfd { .. } => "join-namespace",
+            Step::Owner(_) => "owner",
             Step::Unshare(_) => "unshare",
             Step::MapSelf { .. } | Step::AwaitMaps => "id-maps",
             Step::Become { .. } => "become-root",
