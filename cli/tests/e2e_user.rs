@@ -38,7 +38,7 @@ fn ranges_of_ids_are_those_of_etc_subuid() {
     };
     let ranges = [0, 65_534, 1, 1, 300_000, 65_536];
     assert_eq!(map(&[]), [ranges, ranges].concat());
-    assert_eq!(map(&["--userns=auto"]), [ranges, ranges].concat());
+    assert_eq!(map(&["--userns=new"]), [ranges, ranges].concat());
     assert_eq!(map(&["--userns=single"]), [0, 65_534, 1, 0, 65_534, 1]);
     // Several users inside, and the owners of their files outside.
     let volume = format!("{}:/mnt", user.dir().display());

@@ -67,6 +67,11 @@ impl SubIds {
         self.0.iter().filter(|(owner, _)| is_theirs(owner)).map(|(_, range)| *range).collect()
     }
 
+    /// Returns the ranges of all users.
+    pub fn ranges(&self) -> impl Iterator<Item = SubIdRange> + '_ {
+        self.0.iter().map(|(_, range)| *range)
+    }
+
     /// Returns the ranges of the caller: of its real uid, and of the name of that uid in `/etc/passwd`.
     ///
     /// Does not ask other sources of names, such as LDAP, because the C library would load their

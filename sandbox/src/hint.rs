@@ -113,7 +113,9 @@ fn credentials(step: &Step, call: Call, errno: i32) -> Option<&'static str> {
             "this requires CAP_SETPCAP, which the caller lacks, or its securebits are locked"
         }
         (Step::Owner(_), Call::Setresuid, libc::EPERM) => "this requires CAP_SETUID, which the caller lacks",
-        (Step::Owner(_), Call::Setresuid, libc::EINVAL) => "this id does not exist in the caller's user namespace",
+        (Step::Owner(_), Call::Setresuid, libc::EINVAL) => {
+            "this id does not exist in the caller's user namespace"
+        }
         (Step::Credentials { .. }, Call::Setgroups, libc::EPERM) => {
             "setgroups is denied in this user namespace: leave the groups out, or map a range of gids"
         }

@@ -22,7 +22,8 @@ fn the_first_id_of_the_range_owns_the_namespace() {
     if !nspod_testkit::root() {
         return;
     }
-    let offsets = TimeOffsets { boottime: TimeOffset { secs: 1_000_000, nanos: 0 }, ..TimeOffsets::default() };
+    let offsets =
+        TimeOffsets { boottime: TimeOffset { secs: 1_000_000, nanos: 0 }, ..TimeOffsets::default() };
     for time in [None, Some(offsets)] {
         let mut command = Command::new("sleep");
         own(&mut command).arg("1000");

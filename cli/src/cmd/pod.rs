@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use ns_core::{Kind, Kinds};
-use nspod_sandbox::spec::Spec;
+use nspod_sandbox::spec::{IdMaps, Spec};
 use nspod_sandbox::{Files, PodSpec};
 use serde::Serialize;
 
@@ -12,9 +12,10 @@ use crate::error::{Error, Result};
 use crate::flags::Facts;
 use crate::flags::files::FileArgs;
 use crate::flags::limits::LimitArgs;
+use crate::flags::namespaces::{OwnIds, UserChoice, user_choice};
 use crate::output;
 use crate::state::pods::Pods;
-use crate::state::{self, Locked, Store};
+use crate::state::{self, Locked, Store, ids};
 use crate::value;
 
 #[derive(Debug, Args)]
@@ -60,6 +61,10 @@ pub(crate) struct CreateArgs {
     /// Set a kernel parameter of the shared net, ipc, uts or user namespace
     #[arg(long, value_name = "NAME=VALUE", value_parser = value::pair)]
     sysctl: Vec<(String, String)>,
+    /// Share a new user namespace too: auto[:size=N] (ids that no other container or pod has), new
+    /// (ids that others share) or single (only the caller's ids)
+    #[arg(long, value_name = "WHICH", value_parser = new_user)]
+    userns: Option<UserChoice>,
     #[command(flatten)]
     limits: LimitArgs,
     /// Files of the shared mnt namespace
@@ -110,6 +115,13 @@ fn kind(text: &str) -> std::result::Result<Kind, String> {
     text.parse().map_err(|e: ns_core::Error| e.to_string())
 }
 
+fn new_user(text: &str) -> std::result::Result<UserChoice, String> {
+    match text == "single" || text == "new" || text.starts_with("auto") {
+        true => user_choice(text),
+        false => Err(format!("{text:?} must be auto, auto:size=N, new or single")),
+    }
+}
+
 pub(crate) fn pod(command: PodCommand, json: bool) -> Result<i32> {
     let done = |()| 0;
     match command {
@@ -125,15 +137,35 @@ pub(crate) fn pod(command: PodCommand, json: bool) -> Result<i32> {
 fn create(args: &CreateArgs) -> Result<()> {
     let facts = Facts::detect()?;
     let spec = args.resolve(&facts)?;
-    Pods::open()?.create(&args.name, &spec, facts.privileged)?;
+    let own = args.userns.as_ref().and_then(UserChoice::own_ids);
+    if own.is_some() && !facts.privileged {
+        return Err(Error::usage(
+            "--userns",
+            "`pod create --userns auto` requires root, because the shared memory of an ordinary user's pod \
+             belongs to that user: omit it",
+        ));
+    }
+    Pods::open()?.create(&args.name, &spec, facts.privileged, |dir, spec| {
+        if let Some(own) = own {
+            let range = ids::reserve(dir, own.size)?;
+            OwnIds::apply(range, &facts, &mut spec.id_maps, &mut spec.sysctls);
+        }
+        Ok(())
+    })?;
     output::line(&args.name)
 }
 
 impl CreateArgs {
     fn resolve(&self, facts: &Facts) -> Result<PodSpec> {
-        let share: Kinds = self.share.iter().copied().collect();
+        let mut share: Kinds = self.share.iter().copied().collect();
+        if self.userns.is_some() {
+            share |= Kinds::USER;
+        }
         let mut spec = PodSpec { share, limits: self.limits.resolve()?, ..PodSpec::default() };
         spec.sysctls = self.sysctl.iter().cloned().collect();
+        if self.userns.as_ref().is_some_and(UserChoice::is_single) {
+            spec.id_maps = IdMaps::Single;
+        }
         match (share.contains(Kinds::UTS), &self.hostname) {
             (true, name) => spec.hostname = Some(name.as_ref().unwrap_or(&self.name).clone()),
             (false, Some(_)) => {
@@ -261,6 +293,9 @@ mod tests {
         let pid = spec("--share pid,net web").unwrap();
         assert_eq!((pid.share, pid.hostname), (Kinds::PID | Kinds::NET, None));
         nspod_testkit::assert_refused(spec("--share wings web"), "wings");
+        let single = spec("--userns single web").unwrap();
+        assert_eq!((single.share, single.id_maps), (usual.share | Kinds::USER, IdMaps::Single));
+        nspod_testkit::assert_refused(spec("--userns host web"), "must be auto, auto:size=N, new or single");
     }
 
     #[test]

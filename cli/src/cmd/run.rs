@@ -16,11 +16,11 @@ use crate::error::{Error, Result};
 use crate::flags::Facts;
 use crate::flags::files::FileArgs;
 use crate::flags::limits::{LimitArgs, relax};
-use crate::flags::namespaces::NamespaceArgs;
+use crate::flags::namespaces::{NamespaceArgs, OwnIds};
 use crate::flags::process::{CommonArgs, RightsArgs};
 use crate::report::{End, Report};
 use crate::state::pods::Pods;
-use crate::state::{self, Entry, LOG, Lock, SavedContainer, Store};
+use crate::state::{self, Entry, LOG, Lock, SavedContainer, Store, ids};
 use crate::{foreground, output, terminal, value};
 
 #[derive(Debug, Default, Args)]
@@ -122,6 +122,9 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
     let shared = pod.as_ref().map(|pod| pod.spec().share);
     let mut spec = args.resolve(&facts, shared, &id, &pid_of)?;
     if args.explain {
+        if let Some(own) = args.namespaces.own_ids() {
+            OwnIds::apply(ids::next(own.size)?, &facts, &mut spec.id_maps, &mut spec.sysctls);
+        }
         return explain(&spec, pod.as_ref(), json);
     }
     if args.lax_limits {
@@ -130,6 +133,10 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
     FileArgs::make_directories(&spec)?;
     let store = Store::open()?;
     let mut claim = Claim::new(&store, &id)?;
+    if let Some(own) = args.namespaces.own_ids() {
+        let range = ids::reserve(claim.entry.dir(), own.size)?;
+        OwnIds::apply(range, &facts, &mut spec.id_maps, &mut spec.sysctls);
+    }
     let signals = if args.detach { None } else { Some(foreground::Signals::hold()?) };
     let cidfile = args.cidfile.as_deref().map(|path| CidFile::new(path, &id)).transpose()?;
     let mut container = args.spawn(&mut spec, pod.as_ref(), &mut claim)?;
@@ -170,6 +177,11 @@ fn bare(args: &RunArgs, facts: &Facts, json: bool, end: &mut End) -> Result<i32>
     let (program, rest) =
         args.command.split_first().ok_or_else(|| Error::usage("COMMAND", "a program is required"))?;
     let mut command = Command::bare(program);
+    if args.namespaces.own_ids().is_some() {
+        let problem =
+            "--bare saves nothing, so it cannot reserve ids for `--userns auto`: use `--userns new`";
+        return Err(Error::usage("--userns", problem));
+    }
     command.args(rest).isolate(Kinds::FIVE);
     args.namespaces.apply(command.spec_mut(), facts, None, &pid_of)?;
     if args.explain {

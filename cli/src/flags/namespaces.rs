@@ -1,5 +1,6 @@
 //! Namespace flags: for each kind a new namespace, the caller's, or that of another process.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -8,6 +9,7 @@ use nspod_sandbox::spec::{IdMaps, Join, NamespaceMode, Spec};
 
 use super::Facts;
 use crate::error::{Error, Result};
+use crate::state::ids::Range;
 use crate::value;
 
 /// Namespace of one kind, as typed.
@@ -20,6 +22,31 @@ pub(crate) enum Choice {
     Pid(i32),
     Path(PathBuf),
     Container(String),
+}
+
+/// User namespace, as typed: the namespace and its ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UserChoice {
+    namespace: Choice,
+    ids: UserIds,
+}
+
+/// Ids of a new user namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum UserIds {
+    /// Those of [`IdMaps::Auto`].
+    Shared,
+    /// The caller's.
+    Single,
+    /// A range that no other container has, of a size.
+    Own(Option<u32>),
+}
+
+/// The request for a range of ids that no other container has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OwnIds {
+    /// Number of ids; by default it depends on the available ids.
+    pub(crate) size: Option<u32>,
 }
 
 // A plain comment: clap would print a doc comment of flattened arguments as help of the command.
@@ -38,10 +65,10 @@ pub(crate) struct NamespaceArgs {
     /// UTS namespace (host name): new, host, container:ID or pod
     #[arg(long, value_name = "WHICH", value_parser = |t: &str| choice(Kind::Uts, t))]
     uts: Option<Choice>,
-    /// User namespace: host, auto (new, with up to 65536 ids from /etc/subuid), single (new, with
-    /// only the caller's ids) or container:ID
+    /// User namespace: host, auto[:size=N] (new, with ids that no other container has), new (with ids
+    /// that other containers share), single (new, with only the caller's ids) or container:ID
     #[arg(long, value_name = "WHICH", value_parser = user_choice)]
-    userns: Option<(Choice, bool)>,
+    userns: Option<UserChoice>,
     /// Cgroup namespace: new or host
     #[arg(long, value_name = "WHICH", value_parser = |t: &str| choice(Kind::Cgroup, t))]
     cgroupns: Option<Choice>,
@@ -86,7 +113,7 @@ impl NamespaceArgs {
             (Kind::Pid, &self.pid),
             (Kind::Ipc, &self.ipc),
             (Kind::Uts, &self.uts),
-            (Kind::User, &self.userns.as_ref().map(|(choice, _)| choice.clone())),
+            (Kind::User, &self.userns.as_ref().map(|user| user.namespace.clone())),
             (Kind::Cgroup, &self.cgroupns),
         ] {
             let Some(choice) = choice else { continue };
@@ -119,12 +146,23 @@ impl NamespaceArgs {
         Ok(())
     }
 
+    /// Returns the requested range of ids, if the container gets its own.
+    pub(crate) fn own_ids(&self) -> Option<OwnIds> {
+        self.userns.as_ref().and_then(UserChoice::own_ids)
+    }
+
     fn maps(&self, spec: &mut Spec) -> Result<()> {
-        if let Some((_, true)) = self.userns {
+        if self.userns.as_ref().is_some_and(UserChoice::is_single) {
             spec.id_maps = IdMaps::Single;
         }
         if self.uidmap.is_empty() && self.gidmap.is_empty() {
             return Ok(());
+        }
+        if self.own_ids().is_some() {
+            return Err(Error::usage(
+                "--userns",
+                "`--userns auto` chooses the ids itself and conflicts with --uidmap and --gidmap: omit it",
+            ));
         }
         if spec.namespaces.user == NamespaceMode::Host {
             spec.namespaces.user = NamespaceMode::New;
@@ -140,6 +178,51 @@ impl NamespaceArgs {
         Ok(())
     }
 }
+
+impl UserChoice {
+    /// Returns the requested range of ids, if there is one.
+    pub(crate) fn own_ids(&self) -> Option<OwnIds> {
+        match self.ids {
+            UserIds::Own(size) => Some(OwnIds { size }),
+            UserIds::Shared | UserIds::Single => None,
+        }
+    }
+
+    /// Returns whether the namespace has only the caller's ids.
+    pub(crate) fn is_single(&self) -> bool {
+        self.ids == UserIds::Single
+    }
+}
+
+impl OwnIds {
+    /// Sets the maps of a range: with another owner if the caller may choose it, and otherwise with a
+    /// share of the limits that the kernel counts for the caller's user.
+    pub(crate) fn apply(
+        range: Range,
+        facts: &Facts,
+        id_maps: &mut IdMaps,
+        sysctls: &mut BTreeMap<String, String>,
+    ) {
+        let (uid, gid) = range.maps();
+        if facts.privileged {
+            *id_maps = IdMaps::Own { uid, gid };
+            return;
+        }
+        *id_maps = IdMaps::Maps { uid, gid };
+        for name in COUNTED {
+            let limit = std::fs::read_to_string(format!("/proc/sys/user/{name}"));
+            if let Some(limit) = limit.ok().and_then(|text| text.trim().parse::<u32>().ok()) {
+                sysctls.entry(format!("user.{name}")).or_insert_with(|| (limit / SHARE).max(1).to_string());
+            }
+        }
+    }
+}
+
+/// Objects that the kernel counts for the user who made the user namespace.
+const COUNTED: [&str; 4] =
+    ["max_inotify_instances", "max_inotify_watches", "max_fanotify_groups", "max_fanotify_marks"];
+/// Part of the limits of an ordinary user that one user of a container gets.
+const SHARE: u32 = 4;
 
 fn apply_one(
     spec: &mut Spec,
@@ -205,9 +288,7 @@ fn choice(kind: Kind, text: &str) -> std::result::Result<Choice, String> {
     let whose = text.strip_prefix("join:").unwrap_or(text);
     let joins = whose.len() != text.len();
     match (text, kind) {
-        ("new" | "private", _) | ("none", Kind::Net | Kind::Ipc) | ("auto", Kind::User) => {
-            return Ok(Choice::New);
-        }
+        ("new" | "private", _) | ("none", Kind::Net | Kind::Ipc) => return Ok(Choice::New),
         ("host", _) => return Ok(Choice::Host),
         ("pod", _) => return Ok(Choice::Pod),
         _ => {}
@@ -224,13 +305,29 @@ fn choice(kind: Kind, text: &str) -> std::result::Result<Choice, String> {
     Err(format!("{text:?} must be {new}, host, pod, container:ID, join:PID or join:/PATH"))
 }
 
-/// Parses `--userns`. The flag in the result means a map of a single id.
-fn user_choice(text: &str) -> std::result::Result<(Choice, bool), String> {
-    match text {
-        "single" => Ok((Choice::New, true)),
-        _ => choice(Kind::User, text).map(|choice| (choice, false)),
+/// Parses `--userns`.
+pub(crate) fn user_choice(text: &str) -> std::result::Result<UserChoice, String> {
+    let new = |ids| Ok(UserChoice { namespace: Choice::New, ids });
+    match (text, text.strip_prefix("auto:")) {
+        ("single", _) => new(UserIds::Single),
+        ("auto", _) => new(UserIds::Own(None)),
+        (_, Some(options)) => {
+            let size = options.strip_prefix("size=").and_then(|size| size.parse().ok());
+            match size.filter(|size| (1..=MOST_IDS).contains(size)) {
+                Some(size) => new(UserIds::Own(Some(size))),
+                None => Err(format!("{text:?} must be auto or auto:size=N with N from 1 to {MOST_IDS}")),
+            }
+        }
+        _ => {
+            let namespace =
+                choice(Kind::User, text).map_err(|e| e.replacen("new,", "auto, single, new,", 1))?;
+            Ok(UserChoice { namespace, ids: UserIds::Shared })
+        }
     }
 }
+
+/// Largest range of ids of one container.
+const MOST_IDS: u32 = 1 << 30;
 
 fn kind_choice(text: &str) -> std::result::Result<(Kind, Choice), String> {
     let (kind, which) = value::pair(text)?;
@@ -365,6 +462,25 @@ mod tests {
             nspod_testkit::assert_refused(extent(bad), "must have the form INSIDE:OUTSIDE[:COUNT]");
         }
         nspod_testkit::assert_refused(self::spec(&Facts::root(), None, &["--uidmap", "0:0:0"]), "0");
+    }
+
+    #[test]
+    fn a_range_of_its_own_is_requested_with_or_without_a_size() {
+        let own = |text| user_choice(text).unwrap().own_ids();
+        assert_eq!(own("auto"), Some(OwnIds { size: None }));
+        assert_eq!(own("auto:size=1024"), Some(OwnIds { size: Some(1024) }));
+        assert_eq!((own("new"), own("single"), own("host")), (None, None, None));
+        for bad in
+            ["auto:", "auto:size=", "auto:size=0", "auto:size=-1", "auto:size=1073741825", "auto:uid=1"]
+        {
+            nspod_testkit::assert_refused(user_choice(bad), "must be auto or auto:size=N with N from 1 to");
+        }
+        nspod_testkit::assert_refused(
+            user_choice("wings"),
+            "must be auto, single, new, host, pod, container:ID",
+        );
+        let mixed = spec(&Facts::root(), None, &["--userns=auto", "--uidmap=0:1:1"]);
+        nspod_testkit::assert_refused(mixed, "conflicts with --uidmap and --gidmap");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! entry without a record. The cgroup of such a container is found by its name.
 
 mod container;
+pub(crate) mod ids;
 pub(crate) mod pods;
 
 use std::path::{Path, PathBuf};

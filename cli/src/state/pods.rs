@@ -56,8 +56,15 @@ impl Pods {
         Ok(Pods(store::Store::new(dir, Trust::Store)))
     }
 
-    /// Creates a pod. If that fails, nothing of the pod is left.
-    pub(crate) fn create(&self, name: &str, spec: &PodSpec, privileged: bool) -> Result<()> {
+    /// Creates a pod. `reserve` completes the spec with what it reserves in the pod's entry. If that fails,
+    /// nothing of the pod is left.
+    pub(crate) fn create(
+        &self,
+        name: &str,
+        spec: &PodSpec,
+        privileged: bool,
+        reserve: impl FnOnce(&Dir, &mut PodSpec) -> Result<()>,
+    ) -> Result<()> {
         let reclaim = |entry: &store::Entry<SavedPod>, lock: &Lock| match is_complete(entry) {
             true => Ok(false),
             false => self.clear(entry, lock).map(|()| true),
@@ -67,7 +74,8 @@ impl Pods {
             let error = Error::new(ErrorKind::AlreadyExists, "store", problem).on(name);
             return Err(error.hint(format!("choose another name, or `nspod pod rm -f {name}`")));
         };
-        let made = make(&entry, spec, privileged);
+        let mut spec = spec.clone();
+        let made = reserve(entry.dir(), &mut spec).and_then(|()| make(&entry, spec, privileged));
         if made.is_err() {
             // Keep the record if some parts cannot be removed now: `pod rm` removes them later.
             let _ = self.0.reload(&entry).map_err(Error::from).and_then(|entry| self.clear(&entry, &lock));
@@ -179,10 +187,10 @@ fn open(entry: &store::Entry<SavedPod>) -> Result<Pod> {
 }
 
 /// Creates a pod in its new entry.
-fn make(entry: &store::Entry<SavedPod>, spec: &PodSpec, privileged: bool) -> Result<()> {
+fn make(entry: &store::Entry<SavedPod>, spec: PodSpec, privileged: bool) -> Result<()> {
     let created = super::now();
     let hold_by = if privileged { HoldBy::Descriptors } else { HoldBy::Process };
-    let spec = PodSpec { hold_by, ..spec.clone() };
+    let spec = PodSpec { hold_by, ..spec };
     let (writer, noted) = (entry.writer(), spec.clone());
     let note = move |record: &PodRecord| {
         writer.write(&SavedPod { creating: true, ..SavedPod::new(created, &noted, record.clone()) })

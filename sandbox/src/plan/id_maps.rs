@@ -45,7 +45,8 @@ impl Ids {
 pub(super) fn owner(plan: &Plan, host: &Host) -> Result<Option<Step>, Error> {
     let IdMaps::Own { uid, .. } = &plan.spec.id_maps else { return Ok(None) };
     if !host.privileged() {
-        let problem = "a namespace with another owner requires CAP_SYS_ADMIN: run as root, or use other id maps";
+        let problem =
+            "a namespace with another owner requires CAP_SYS_ADMIN: run as root, or use other id maps";
         return Err(Error::invalid("id_maps", problem));
     }
     Ok(uid.to_outside(first(uid)).map(Step::Owner))

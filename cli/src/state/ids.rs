@@ -1,0 +1,257 @@
+//! Ranges of ids that one container or pod has alone (`--userns auto`).
+//!
+//! A reservation is a file in the entry of the container or pod, so it ends when the entry is removed, also after
+//! a crash. A lock on a file of the store lets one process choose at a time.
+
+use std::path::Path;
+
+use ns_core::{Extent, IdMap, Ids, SubIdRange, SubIds};
+use nspod_cli::runtime_dir;
+use nspod_sandbox::store::Dir;
+use nspod_sandbox::{ErrorKind, Host};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::base;
+use crate::error::{Error, Result};
+
+/// File of an entry with its range: first uid, first gid, count.
+const FILE: &str = "ids";
+const LOCK: &str = "ids.lock";
+/// Number of ids of each container, if the ids are enough for many containers, and otherwise.
+const LARGE: u32 = 65_536;
+const SMALL: u32 = 1024;
+/// Block that [`IdMaps::Auto`](nspod_sandbox::spec::IdMaps::Auto) uses.
+const SHARED_BLOCK: u32 = 0x6FFF_0000;
+/// First id that systemd reserves for containers; the last is above [`SHARED_BLOCK`] (UIDS-GIDS).
+const RESERVED: u32 = 0x0008_0000;
+
+/// A range of uids and a range of gids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Range {
+    uid: u32,
+    gid: u32,
+    count: u32,
+}
+
+impl Range {
+    /// Returns the maps of a user namespace with these ids, from id 0.
+    pub(crate) fn maps(self) -> (IdMap, IdMap) {
+        let map = |outside| IdMap::from(vec![Extent { inside: 0, outside, count: self.count }]);
+        (map(self.uid), map(self.gid))
+    }
+
+    fn parse(text: &str) -> Option<Range> {
+        let mut numbers = text.split_whitespace().map(|n| n.parse().ok());
+        let range = Range { uid: numbers.next()??, gid: numbers.next()??, count: numbers.next()?? };
+        numbers.next().is_none().then_some(range)
+    }
+}
+
+/// Reserves a range for the entry whose directory this is. The caller holds the entry's lock.
+///
+/// # Errors
+/// [`ErrorKind::LimitReached`]: no range of this size is free. The errno of a failed call.
+pub(crate) fn reserve(entry: &Dir, size: Option<u32>) -> Result<Range> {
+    let dir = Dir::private(&base(), runtime_dir::BY_VARIABLE)?;
+    // The lock ends when this file is closed.
+    let lock = dir.create(LOCK)?;
+    while let Err(e) = flock(&lock, FlockOperation::LockExclusive) {
+        if e != Errno::INTR {
+            return Err(Error::path(
+                "ids",
+                "lock",
+                &dir.at(LOCK),
+                nix::errno::Errno::from_raw(e.raw_os_error()),
+            ));
+        }
+    }
+    let range = choose(&Pool::of_caller()?, &used(&dir)?, size)?;
+    entry.replace(FILE, format!("{} {} {}\n", range.uid, range.gid, range.count).as_bytes())?;
+    Ok(range)
+}
+
+/// Returns the range that the next reservation would get, for `--explain`.
+pub(crate) fn next(size: Option<u32>) -> Result<Range> {
+    let base = base();
+    let used =
+        if base.is_dir() { used(&Dir::private(&base, runtime_dir::BY_VARIABLE)?)? } else { Vec::new() };
+    choose(&Pool::of_caller()?, &used, size)
+}
+
+/// Returns the ranges of all containers and pods.
+fn used(dir: &Dir) -> Result<Vec<Range>> {
+    let mut used = Vec::new();
+    for kind in ["containers", "pods"] {
+        let Some(entries) = dir.sub(kind)? else { continue };
+        for name in entries.names()? {
+            let Some(entry) = entries.sub(&name)? else { continue };
+            let Some(text) = entry.read(FILE)? else { continue };
+            used.push(Range::parse(&text).ok_or_else(|| broken(&entry.at(FILE)))?);
+        }
+    }
+    Ok(used)
+}
+
+fn broken(path: &Path) -> Error {
+    let problem = format!("{} does not have the form UID GID COUNT", path.display());
+    let error = Error::new(ErrorKind::InvalidInput, "ids", problem).on(path.display());
+    error.hint("remove the container or pod that the file belongs to")
+}
+
+/// The ids that the caller can give to containers.
+#[derive(Debug, Clone)]
+struct Pool {
+    uids: Vec<SubIdRange>,
+    gids: Vec<SubIdRange>,
+    /// Whether the caller is the host's root, who can give ids that /etc/subuid does not list.
+    root: bool,
+}
+
+impl Pool {
+    fn of_caller() -> Result<Pool> {
+        let root = nix::unistd::geteuid().is_root() && !Host::is_nested();
+        let of = |ids| -> Result<Vec<SubIdRange>> {
+            let own = SubIds::of_caller(ids)?;
+            if !(root && own.is_empty()) {
+                return Ok(own);
+            }
+            Ok(reserved(&[SubIds::read(Ids::Uid)?, SubIds::read(Ids::Gid)?]))
+        };
+        Ok(Pool { uids: of(Ids::Uid)?, gids: of(Ids::Gid)?, root })
+    }
+}
+
+/// Returns the ids that systemd reserves for containers, without those of the users in /etc/subuid and
+/// /etc/subgid.
+fn reserved(listed: &[SubIds]) -> Vec<SubIdRange> {
+    let mut free = Vec::new();
+    let mut from = RESERVED;
+    let mut taken: Vec<SubIdRange> = listed.iter().flat_map(SubIds::ranges).collect();
+    taken.sort_by_key(|range| range.start);
+    for range in taken {
+        let start = range.start.min(SHARED_BLOCK);
+        if start > from {
+            free.push(SubIdRange { start: from, count: start - from });
+        }
+        from = from.max(range.start.saturating_add(range.count));
+    }
+    if from < SHARED_BLOCK {
+        free.push(SubIdRange { start: from, count: SHARED_BLOCK - from });
+    }
+    free
+}
+
+fn choose(pool: &Pool, used: &[Range], size: Option<u32>) -> Result<Range> {
+    let total = |ranges: &[SubIdRange]| ranges.iter().map(|range| u64::from(range.count)).sum::<u64>();
+    let many = |ranges| total(ranges) >= 64 * u64::from(LARGE);
+    let count = size.unwrap_or(if many(&pool.uids) && many(&pool.gids) { LARGE } else { SMALL });
+    let taken = |start: fn(&Range) -> u32| -> Vec<SubIdRange> {
+        used.iter().map(|range| SubIdRange { start: start(range), count: range.count }).collect()
+    };
+    let uid = highest_free(&pool.uids, &taken(|range| range.uid), count);
+    let gid = highest_free(&pool.gids, &taken(|range| range.gid), count);
+    let file = if uid.is_none() { "/etc/subuid" } else { "/etc/subgid" };
+    match (uid, gid) {
+        (Some(uid), Some(gid)) => Ok(Range { uid, gid, count }),
+        _ => Err(exhausted(file, used.len(), count, pool.root)),
+    }
+}
+
+/// Returns the start of the highest range of this size that is in one of the pool's ranges and contains no taken
+/// id. The highest: useradd(8) gives new users the lowest.
+fn highest_free(pool: &[SubIdRange], taken: &[SubIdRange], count: u32) -> Option<u32> {
+    let within = |range: &SubIdRange| {
+        let mut start = (range.start + range.count).checked_sub(count)?;
+        while start >= range.start {
+            match taken.iter().find(|t| t.start < start + count && start < t.start + t.count) {
+                None => return Some(start),
+                Some(other) => start = other.start.checked_sub(count)?,
+            }
+        }
+        None
+    };
+    pool.iter().filter_map(within).max()
+}
+
+fn exhausted(file: &str, used: usize, count: u32, root: bool) -> Error {
+    let user = if root { "root" } else { "the caller" };
+    let problem = match used {
+        0 => format!("no range of {count} ids is free in {file} for {user}"),
+        _ => format!(
+            "no range of {count} ids is free in {file} for {user}: {used} containers and pods have one"
+        ),
+    };
+    Error::new(ErrorKind::LimitReached, "ids", problem).on(file).hint(format!(
+        "remove some of them, use --userns auto:size=N with fewer ids, or add a line for {user} to {file}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn range(start: u32, count: u32) -> SubIdRange {
+        SubIdRange { start, count }
+    }
+
+    #[test]
+    fn ids_of_users_are_not_given_to_containers() {
+        assert_eq!(reserved(&[]), [range(RESERVED, SHARED_BLOCK - RESERVED)]);
+        let listed = SubIds::parse("a:100000:65536\nb:1000000:65536\nc:1065536:10\nd:1878000000:1000000\n");
+        let free = reserved(&[listed.clone(), listed]);
+        let second = 1_065_546;
+        assert_eq!(free, [range(RESERVED, 1_000_000 - RESERVED), range(second, 1_878_000_000 - second)]);
+    }
+
+    #[test]
+    fn the_size_follows_the_pool_unless_it_is_given() {
+        let pool =
+            |count| Pool { uids: vec![range(100_000, count)], gids: vec![range(7, count)], root: true };
+        assert_eq!(choose(&pool(1_000_000_000), &[], None).unwrap().count, LARGE);
+        let few = choose(&pool(65_536), &[], None).unwrap();
+        assert_eq!(few, Range { uid: 100_000 + 65_536 - 1024, gid: 7 + 65_536 - 1024, count: SMALL });
+        assert_eq!(choose(&pool(65_536), &[few], Some(64_512)).unwrap().uid, 100_000);
+        let error = choose(&pool(65_536), &[few], Some(64_513)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no range of 64513 ids is free in /etc/subuid for root: 1 containers and pods have one; remove some of \
+             them, use --userns auto:size=N with fewer ids, or add a line for root to /etc/subuid"
+        );
+        let none = Pool { uids: vec![range(1, 1024)], gids: vec![], root: false };
+        let error = choose(&none, &[], None).unwrap_err().to_string();
+        assert!(error.starts_with("no range of 1024 ids is free in /etc/subgid for the caller; "), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_never_overlap_and_a_released_one_is_found_again(
+            pool in prop::collection::vec((0u32..50, 1u32..40), 1..4),
+            sizes in prop::collection::vec(1u32..12, 1..12),
+            released in 0usize..12,
+        ) {
+            // The parts of the pool are separate, as in a sensible /etc/subuid.
+            let pool: Vec<_> = pool.iter().zip(1u32..).map(|((at, n), i)| range(i * 100 + at, *n)).collect();
+            let pool = Pool { uids: pool.clone(), gids: pool.clone(), root: true };
+            let mut used: Vec<Range> = Vec::new();
+            for size in sizes {
+                let Ok(new) = choose(&pool, &used, Some(size)) else { continue };
+                let ids = |r: &Range| r.uid..r.uid + r.count;
+                prop_assert!(ids(&new).all(|id| !used.iter().any(|other| ids(other).contains(&id))));
+                prop_assert!(pool.uids.iter().any(|p| p.start <= new.uid && new.uid + size <= p.start + p.count));
+                used.push(new);
+            }
+            if released < used.len() {
+                let gone = used.swap_remove(released);
+                prop_assert!(choose(&pool, &used, Some(gone.count)).is_ok());
+            }
+        }
+
+        #[test]
+        fn no_text_of_a_reservation_makes_the_parser_panic(text in "\\PC{0,24}") {
+            let _ = Range::parse(&text);
+        }
+    }
+}
