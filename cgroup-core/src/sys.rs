@@ -104,7 +104,7 @@ pub(crate) mod bpf {
     const MAX_PROGRAMS: usize = 64;
 
     /// A place in the kernel where the programs of a cgroup run.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
     pub(crate) struct Hook {
         /// Type of the programs: `BPF_PROG_TYPE_…`.
         pub(crate) program_type: u32,
@@ -364,14 +364,6 @@ pub(crate) mod bpf {
             ))
         }
 
-        /// `BPF_OBJ_GET_INFO_BY_FD`: returns the id, which the kernel gives to no other map meanwhile.
-        pub(crate) fn id(&self) -> nix::Result<u32> {
-            let mut info = MapInfo::default();
-            // SAFETY: the record has no pointers.
-            unsafe { object_info(self.fd.as_fd(), &mut info) }?;
-            Ok(info.id)
-        }
-
         /// `BPF_MAP_UPDATE_ELEM`: sets a value. Fails with `EINVAL` if a size is not that of the map.
         pub(crate) fn update(&self, key: &[u8], value: &[u8]) -> nix::Result<()> {
             self.element(MAP_UPDATE_ELEM, key, value.len(), value.as_ptr() as u64)
@@ -409,21 +401,21 @@ pub(crate) mod bpf {
             }
         }
 
-        /// Maps the first value of an array with `BPF_F_MMAPABLE` to memory.
-        pub(crate) fn words(&self) -> nix::Result<Words> {
-            if self.value_size != size_of::<[AtomicU32; 2]>() {
+        /// Maps the first value, of one word, of an array with `BPF_F_MMAPABLE` to memory.
+        pub(crate) fn word(&self) -> nix::Result<Word> {
+            if self.value_size != Word::SIZE {
                 return Err(Errno::EINVAL);
             }
             let access = libc::PROT_READ | libc::PROT_WRITE;
             // SAFETY: a new mapping at an address that the kernel chooses. The descriptor is open during
             // the call, and the mapping stays without it.
             let start = unsafe {
-                libc::mmap(std::ptr::null_mut(), Words::SIZE, access, libc::MAP_SHARED, self.as_raw_fd(), 0)
+                libc::mmap(std::ptr::null_mut(), Word::SIZE, access, libc::MAP_SHARED, self.as_raw_fd(), 0)
             };
             if start == libc::MAP_FAILED {
                 return Err(Errno::last());
             }
-            Ok(Words(start.cast()))
+            Ok(Word(start.cast()))
         }
 
         /// Waits until no program runs that began before this call: the kernel does so when it replaces
@@ -453,21 +445,21 @@ pub(crate) mod bpf {
         }
     }
 
-    /// The first value of an array in memory. Programs and other processes access it too.
+    /// The first value of an array in memory. Other processes access it too.
     #[derive(Debug)]
-    pub(crate) struct Words(*mut [AtomicU32; 2]);
+    pub(crate) struct Word(*mut AtomicU32);
 
-    impl Words {
-        const SIZE: usize = size_of::<[AtomicU32; 2]>();
+    impl Word {
+        const SIZE: usize = size_of::<AtomicU32>();
 
-        pub(crate) fn get(&self) -> &[AtomicU32; 2] {
-            // SAFETY: the mapping is aligned to a page and lives as long as this value. The kernel and
-            // other processes access the words only atomically.
+        pub(crate) fn get(&self) -> &AtomicU32 {
+            // SAFETY: the mapping is aligned to a page and lives as long as this value. Other processes
+            // access the word only atomically.
             unsafe { &*self.0 }
         }
     }
 
-    impl Drop for Words {
+    impl Drop for Word {
         fn drop(&mut self) {
             // SAFETY: the mapping is this value's own, and no reference to it is left.
             unsafe { libc::munmap(self.0.cast(), Self::SIZE) };

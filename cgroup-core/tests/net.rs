@@ -430,6 +430,47 @@ fn many_first_updates_at_the_same_time_all_succeed() {
 }
 
 #[test]
+fn cgroups_with_the_same_programs_have_limits_and_counters_of_their_own() {
+    own_network();
+    let owns = [Own::new(), Own::new(), Own::new()];
+    let mut agents = owns.each_ref().map(|own| Agent::new(own));
+    let _peers = [80, 81, 82].map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap());
+    let open = |agents: &mut [Agent; 3]| {
+        agents
+            .each_mut()
+            .map(|agent| [80, 81, 82].map(|port| agent.connect(format_args!("127.0.0.1:{port}")) == "ok"))
+    };
+    for (own, rule) in owns.iter().zip(["*:80", "*:81", "*:82"]) {
+        own.limit_net(&deny(&[rule])).unwrap();
+    }
+    let [a, b, c] = [[false, true, true], [true, false, true], [true, true, false]];
+    assert_eq!(open(&mut agents), [a, b, c]);
+    owns[0].limit_net(&deny(&["*:82"])).unwrap();
+    owns[1].limit_net(&Limits::default()).unwrap();
+    assert_eq!(open(&mut agents), [c, [true; 3], c]);
+    assert_eq!(owns.each_ref().map(|own| usage(own).egress.denied), [2, 1, 2]);
+}
+
+#[test]
+fn an_update_adds_the_programs_that_it_requires() {
+    own_network();
+    let own = Own::new();
+    let mut agent = Agent::new(&own);
+    let _peer = TcpListener::bind("127.0.0.1:80").unwrap();
+    own.limit_net(&Limits { packets_max: Some(1000), ..Limits::default() }).unwrap();
+    assert_eq!(agent.connect("127.0.0.1:80"), "ok");
+    let packets = usage(&own).egress.packets;
+    own.limit_net(&deny(&["*:80"])).unwrap();
+    assert_eq!(agent.connect("127.0.0.1:80"), "EPERM");
+    assert_eq!(agent.ask("syn 127.0.0.1:90 127.0.0.1:80"), "EPERM");
+    own.limit_net(&Limits { connects_max: Some(0), ..Limits::default() }).unwrap();
+    assert_eq!(agent.connect("127.0.0.1:80"), "EPERM");
+    own.limit_net(&Limits { accepts_max: Some(1000), ..Limits::default() }).unwrap();
+    assert_eq!(agent.connect("127.0.0.1:80"), "ok");
+    assert!(usage(&own).egress.packets > packets);
+}
+
+#[test]
 fn the_limits_survive_the_process_that_set_them_and_cannot_be_changed_without_capabilities() {
     own_network();
     let own = Own::new();

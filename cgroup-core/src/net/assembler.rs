@@ -59,6 +59,7 @@ pub(super) enum Function {
     MapLookup = 1,
     KtimeGetNs = 5,
     SkbLoadBytes = 26,
+    GetLocalStorage = 81,
 }
 
 /// A constant or a register.
@@ -113,7 +114,6 @@ const ATOMIC_FETCH_ADD: i32 = 0x01;
 /// Since Linux 5.12.
 const ATOMIC_COMPARE_EXCHANGE: i32 = 0xf1;
 const MAP_FD: u8 = 1;
-const MAP_VALUE: u8 = 2;
 
 impl Assembler {
     /// Returns the bytes of each `struct bpf_insn` as one number.
@@ -199,12 +199,6 @@ impl Assembler {
     /// Sets a register to a map, for a call.
     pub(super) fn map(&mut self, to: Register, map: &impl AsRawFd) {
         self.push(IMMEDIATE_DOUBLE, to as u8, MAP_FD, 0, map.as_raw_fd());
-        self.push(0, 0, 0, 0, 0);
-    }
-
-    /// Sets a register to the address of the only value of an array.
-    pub(super) fn map_value(&mut self, to: Register, map: &impl AsRawFd) {
-        self.push(IMMEDIATE_DOUBLE, to as u8, MAP_VALUE, 0, map.as_raw_fd());
         self.push(0, 0, 0, 0, 0);
     }
 

@@ -1,13 +1,15 @@
 //! Attaching the programs to a cgroup, and finding the maps of those that are attached.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
 use super::limits::Limits;
-use super::maps::{Maps, Table};
+use super::maps::Maps;
 use super::program::{COUNTING, Features, PROGRAMS, Program, Side};
-use super::table::compile;
+use super::shared::{Loaded, Shared};
+use super::table::{Table, compile};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 use crate::sys::bpf;
@@ -48,6 +50,9 @@ impl Cgroup {
     /// other processes, replace the limits that they enforce, and attach further programs if necessary.
     /// Attached programs stay and count packets even if nothing is limited.
     ///
+    /// The process keeps the loaded programs and their maps, about ten descriptors, for the next cgroup.
+    /// After hundreds of cgroups it loads new ones, because the maps keep the limits of removed cgroups.
+    ///
     /// Since Linux 5.14. [`net`](crate::net) describes the effect;
     /// [bpf(2)](https://man7.org/linux/man-pages/man2/bpf.2.html) the system call.
     ///
@@ -82,7 +87,7 @@ impl Cgroup {
     pub fn net_usage(&self) -> Result<Option<Usage>> {
         let fail = |errno| self.net_refused("read the network counters of", errno);
         let Some(maps) = self.find_net().map_err(fail)? else { return Ok(None) };
-        let state = maps.state().map_err(fail)?;
+        let state = self.id().and_then(|id| maps.state(id)).map_err(fail)?;
         let traffic = |side| {
             let [bytes, packets, dropped, denied] = state.counters(side);
             Traffic { bytes, packets, dropped, denied }
@@ -102,38 +107,57 @@ impl Cgroup {
     }
 
     fn replace_net(&self, attached: Option<Maps>, table: &Table, features: Features) -> nix::Result<()> {
-        let attach_all = |maps: &Maps| {
-            PROGRAMS.iter().enumerate().try_for_each(|(index, program)| {
+        let cgroup = self.id()?;
+        let [anchor, others @ ..] = &PROGRAMS;
+        let attach_all = |maps: &Maps, shared: Option<&Shared>| {
+            self.attach_net(anchor, anchor.needed(features), maps, shared)?;
+            for (index, program) in others.iter().enumerate() {
                 let needed = program.needed(features);
-                let attached = index < COUNTING || !needed.is_empty();
-                if attached { self.attach_net(program, needed, maps) } else { Ok(()) }
-            })
+                if index + 1 < COUNTING || !needed.is_empty() {
+                    self.attach_net(program, needed, maps, shared)?;
+                }
+            }
+            Ok(())
         };
         if let Some(maps) = attached {
-            return maps.replace(table, || attach_all(&maps));
+            return maps.replace(cgroup, table, || attach_all(&maps, None));
         }
-        let own = Maps::create(table)?;
-        self.attach_net(&PROGRAMS[0], PROGRAMS[0].needed(features), &own)?;
-        // Another process may have been first.
-        match self.find_net()? {
-            Some(first) if first.id()? != own.id()? => first.replace(table, || attach_all(&first)),
-            _ => attach_all(&own),
+        let shared = Shared::with_room(table.len())?;
+        if self.attach_net(anchor, anchor.needed(features), &shared.maps, Some(&shared))? {
+            return shared.maps.replace(cgroup, table, || attach_all(&shared.maps, Some(&shared)));
         }
+        // Another process was first.
+        let maps = self.find_net()?.ok_or(Errno::EAGAIN)?;
+        maps.replace(cgroup, table, || attach_all(&maps, None))
     }
 
     /// Attaches the program with the features, unless it is attached. The program that was attached
     /// first stays, and is replaced if it lacks a feature. Others of its name, of a process that attached
-    /// at the same time or was killed, are detached.
-    fn attach_net(&self, program: &Program, needed: Features, maps: &Maps) -> nix::Result<()> {
+    /// at the same time or was killed, are detached. Returns whether the new program is the first.
+    fn attach_net(
+        &self,
+        program: &Program,
+        needed: Features,
+        maps: &Maps,
+        shared: Option<&Shared>,
+    ) -> nix::Result<bool> {
+        let mut own = None;
         loop {
             let mut attached = self.net_programs(program)?.into_iter();
             let Some(first) = attached.next() else {
-                let own = bpf::load(program.hook, program.name(needed), &program.assemble(maps, needed))?;
-                bpf::attach(self.as_fd(), program.hook, &own, None)?;
-                let (id, ..) = bpf::program_info(&own)?;
-                if bpf::attached_ids(self.as_fd(), program.hook)? == [id] {
-                    return Ok(());
+                let new = match shared {
+                    Some(shared) => shared.program(program, needed)?,
+                    None => Arc::new(Loaded::load(program, needed, maps)?),
+                };
+                match bpf::attach(self.as_fd(), program.hook, &new.fd, None) {
+                    // Another thread has just attached the same program.
+                    Err(Errno::EINVAL) if !self.net_programs(program)?.is_empty() => continue,
+                    result => result?,
                 }
+                if bpf::attached_ids(self.as_fd(), program.hook)? == [new.id] {
+                    return Ok(true);
+                }
+                own = Some(new.id);
                 continue;
             };
             for other in attached {
@@ -143,19 +167,23 @@ impl Cgroup {
                 }
             }
             if first.features.contains(needed) {
-                return Ok(());
+                return Ok(Some(first.id) == own);
             }
             let all = first.features | needed;
             // The first program may be that of another process with maps of its own.
             let of_first = Maps::open(first.maps)?;
-            let code = program.assemble(of_first.as_ref().unwrap_or(maps), all);
-            let own = bpf::load(program.hook, program.name(all), &code)?;
-            match bpf::attach(self.as_fd(), program.hook, &own, Some(&first.fd)) {
+            let new = Loaded::load(program, all, of_first.as_ref().unwrap_or(maps))?;
+            match bpf::attach(self.as_fd(), program.hook, &new.fd, Some(&first.fd)) {
                 // Another process has just replaced it.
                 Err(Errno::ENOENT) => {}
-                result => return result,
+                result => return result.map(|()| false),
             }
         }
+    }
+
+    /// Returns the id of the cgroup: the number of its inode.
+    fn id(&self) -> nix::Result<u64> {
+        Ok(nix::sys::stat::fstat(self.as_fd())?.st_ino)
     }
 
     /// Returns the maps of the programs, if some are attached.
@@ -194,9 +222,10 @@ impl Cgroup {
     }
 }
 
-/// An attached program: its features, and the ids of its maps.
+/// An attached program: its id, its features, and the ids of its maps.
 struct Attached {
     fd: OwnedFd,
+    id: u32,
     features: Features,
     maps: Vec<u32>,
 }
@@ -205,7 +234,7 @@ impl Attached {
     /// Opens an attached program. Returns `None` if it is not of this kind.
     fn open(program: &Program, id: u32) -> nix::Result<Option<Self>> {
         let fd = bpf::program(id)?;
-        let (_, name, maps) = bpf::program_info(&fd)?;
-        Ok(program.features_in(&name).map(|features| Self { fd, features, maps }))
+        let (id, name, maps) = bpf::program_info(&fd)?;
+        Ok(program.features_in(&name).map(|features| Self { fd, id, features, maps }))
     }
 }

@@ -1,25 +1,24 @@
-//! The maps of the programs of a cgroup, and the exchange of the limits in them.
+//! The maps of the programs, and the exchange of the limits in them. The maps can serve several cgroups.
 
 use std::sync::atomic::Ordering;
 
+use nix::errno::Errno;
+
 use super::program::State;
-use super::table::{Key, Number};
+use super::table::{Key, Number, Table};
 use crate::sys::bpf::{Map, MapKind, Name};
 
-/// The maps of the programs of a cgroup.
+/// The maps of programs.
 #[derive(Debug)]
 pub(super) struct Maps {
-    /// The limits: entries of the current [`Number`], and during an update those of another.
+    /// The entries of the limits of each cgroup, with the [`Number`] of these limits.
     pub(super) table: Map,
-    /// An array with one value of two words: the word of the current number, or 0 if nothing is limited;
-    /// and the count of the updates.
-    pub(super) current: Map,
-    /// An array with one value: [`State`].
+    /// An array with one value: the count of numbers that were given out.
+    pub(super) count: Map,
+    /// For each cgroup to which programs are attached: eight bytes with the word of the number of its
+    /// limits, or 0 if nothing is limited; and [`State`].
     pub(super) state: Map,
 }
-
-/// The entries of limits. Without entries nothing is limited.
-pub(super) type Table = std::collections::BTreeMap<Key, u32>;
 
 const TABLE: MapKind = MapKind {
     kind: 11, // BPF_MAP_TYPE_LPM_TRIE
@@ -28,35 +27,33 @@ const TABLE: MapKind = MapKind {
     flags: 1, // BPF_F_NO_PREALLOC
     name: *b"nspod_net_table\0",
 };
-/// The greatest number of entries: of the current limits, and of several updates.
+/// The greatest number of entries: several times that of the largest limits.
 const ENTRIES: u32 = 1 << 20;
-const CURRENT: MapKind = MapKind {
+const COUNT: MapKind = MapKind {
     kind: 2, // BPF_MAP_TYPE_ARRAY
     key_size: 4,
-    value_size: 8,
+    value_size: 4,
     flags: 1 << 10, // BPF_F_MMAPABLE
-    name: *b"nspod_net_now\0\0\0",
+    name: *b"nspod_net_count\0",
 };
-const STATE: MapKind =
-    MapKind { kind: 2, key_size: 4, value_size: State::SIZE as u32, flags: 0, name: *b"nspod_net_state\0" };
-/// The key of the only value of an array.
-const ONLY: [u8; 4] = [0; 4];
+/// The kernel creates and removes a value with the first and last program of a cgroup. With a key of
+/// eight bytes (since Linux 5.9), the programs of all hooks have the same value.
+const STATE: MapKind = MapKind {
+    kind: 19, // BPF_MAP_TYPE_CGROUP_STORAGE
+    key_size: 8,
+    value_size: STATE_SIZE as u32,
+    flags: 0,
+    name: *b"nspod_net_state\0",
+};
+const STATE_SIZE: usize = 8 + State::SIZE;
 
 impl Maps {
-    /// Creates the maps with limits.
-    pub(super) fn create(limits: &Table) -> nix::Result<Self> {
-        let maps = Self {
+    pub(super) fn create() -> nix::Result<Self> {
+        Ok(Self {
             table: Map::create(TABLE, ENTRIES, None)?,
-            current: Map::create(CURRENT, 1, None)?,
-            state: Map::create(STATE, 1, None)?,
-        };
-        let number = Number::of(FIRST);
-        maps.insert(number, limits)?;
-        let mut words = [0; 8];
-        words[..4].copy_from_slice(&number.word().to_ne_bytes());
-        words[4..].copy_from_slice(&FIRST.to_ne_bytes());
-        maps.current.update(&ONLY, &words)?;
-        Ok(maps)
+            count: Map::create(COUNT, 1, None)?,
+            state: Map::create(STATE, 0, None)?,
+        })
     }
 
     /// Returns the maps with these ids. Returns `None` if one is missing.
@@ -66,49 +63,50 @@ impl Maps {
             let at = maps.iter().position(|(_, name)| *name == kind.name)?;
             Some(maps.swap_remove(at).0)
         };
-        let all = take(TABLE).zip(take(CURRENT)).zip(take(STATE));
-        Ok(all.map(|((table, current), state)| Self { table, current, state }))
+        let all = take(TABLE).zip(take(COUNT)).zip(take(STATE));
+        Ok(all.map(|((table, count), state)| Self { table, count, state }))
     }
 
-    /// Returns the id of the map with the state, which identifies the maps.
-    pub(super) fn id(&self) -> nix::Result<u32> {
-        self.state.id()
+    /// Returns the state of the cgroup with this id.
+    pub(super) fn state(&self, cgroup: u64) -> nix::Result<State> {
+        let (_, state) = self.stored(cgroup)?;
+        Ok(State::from_bytes(state))
     }
 
-    pub(super) fn state(&self) -> nix::Result<State> {
-        let mut bytes = [0; State::SIZE];
-        self.state.lookup(&ONLY, &mut bytes)?;
-        Ok(State::from_bytes(bytes))
-    }
-
-    /// Replaces the limits at once. Between the preparation of the new limits and this exchange,
-    /// `prepare` runs. If it fails, the limits before stay.
+    /// Replaces the limits of a cgroup at once. Between the preparation of the new limits and this
+    /// exchange, `prepare` runs. If it fails, the limits before stay.
     pub(super) fn replace(
         &self,
+        cgroup: u64,
         limits: &Table,
         prepare: impl FnOnce() -> nix::Result<()>,
     ) -> nix::Result<()> {
-        let words = self.current.words()?;
-        let [current, count] = words.get();
-        let number = loop {
-            let next = Number::of(count.fetch_add(1, Ordering::Relaxed).wrapping_add(1));
-            if next.word() != 0 {
-                break next;
-            }
-        };
+        let number = self.next_number()?;
         if let Err(errno) = self.insert(number, limits).and_then(|()| prepare()) {
-            self.remove(number)?;
+            limits.keys().try_for_each(|key| self.remove(&key.to_bytes(number)))?;
             return Err(errno);
         }
-        let new = if limits.is_empty() { 0 } else { number.word() };
-        // The entries are in the table before their number is current.
-        let before = current.swap(new, Ordering::AcqRel);
+        let word = if limits.is_empty() { 0 } else { number.word() };
+        let before = self.exchange(cgroup, word)?;
         if before != 0 {
             // A program that loaded the number before looks up its entries until it ends.
             self.table.wait_for_programs()?;
-            self.remove(Number::from_word(before))?;
+            let before = Number::from_word(before);
+            let old = self.table.keys()?.into_iter().filter(|key| Key::number(key) == before);
+            old.into_iter().try_for_each(|key| self.remove(&key))?;
         }
         Ok(())
+    }
+
+    /// Returns a number that no other limits in these maps have.
+    fn next_number(&self) -> nix::Result<Number> {
+        let count = self.count.word()?;
+        loop {
+            let number = Number::of(count.get().fetch_add(1, Ordering::Relaxed).wrapping_add(1));
+            if number.word() != 0 {
+                return Ok(number);
+            }
+        }
     }
 
     fn insert(&self, number: Number, limits: &Table) -> nix::Result<()> {
@@ -117,17 +115,29 @@ impl Maps {
             .try_for_each(|(key, value)| self.table.update(&key.to_bytes(number), &value.to_ne_bytes()))
     }
 
-    fn remove(&self, number: Number) -> nix::Result<()> {
-        for key in self.table.keys()? {
-            if Key::number(&key) == number {
-                match self.table.delete(&key) {
-                    Ok(()) | Err(nix::errno::Errno::ENOENT) => {}
-                    Err(errno) => return Err(errno),
-                }
-            }
+    fn remove(&self, key: &[u8; Key::SIZE]) -> nix::Result<()> {
+        match self.table.delete(key) {
+            Err(Errno::ENOENT) => Ok(()),
+            result => result,
         }
-        Ok(())
+    }
+
+    /// Stores the word of a number for a cgroup, and returns the one before. What the programs count
+    /// between the two calls is lost. If another process does the same, the last word stays, and
+    /// the entries of the other remain in the table until the programs end.
+    fn exchange(&self, cgroup: u64, word: u32) -> nix::Result<u32> {
+        let (before, state) = self.stored(cgroup)?;
+        let mut bytes = [0; STATE_SIZE];
+        bytes[..4].copy_from_slice(&word.to_ne_bytes());
+        bytes[8..].copy_from_slice(&state);
+        self.state.update(&cgroup.to_ne_bytes(), &bytes)?;
+        Ok(before)
+    }
+
+    fn stored(&self, cgroup: u64) -> nix::Result<(u32, [u8; State::SIZE])> {
+        let mut bytes = [0; STATE_SIZE];
+        self.state.lookup(&cgroup.to_ne_bytes(), &mut bytes)?;
+        let [a, b, c, d, _, _, _, _, state @ ..] = bytes;
+        Ok((u32::from_ne_bytes([a, b, c, d]), state))
     }
 }
-
-const FIRST: u32 = 1;

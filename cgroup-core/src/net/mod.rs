@@ -65,6 +65,7 @@ mod limits;
 mod maps;
 mod program;
 mod rule;
+mod shared;
 mod table;
 
 pub use attach::{Traffic, Usage};

@@ -188,6 +188,8 @@ const FLAGS: i16 = -48;
 const EXTENSION: i16 = -52;
 const HAS_RULES: i16 = -56;
 const HEADER: i16 = -96;
+/// The address of the [`State`].
+const STATE: i16 = -112;
 
 // struct bpf_sock_addr.
 const USER_IP4: i16 = 4;
@@ -234,7 +236,7 @@ fn address(maps: &Maps, call: Call, family: Family, features: Features) -> Vec<u
     a.exit();
     a.place(denied);
     let side = if call == Call::Bind { Side::Ingress } else { Side::Egress };
-    count(&mut a, maps, counters(side) + CALLS_DENIED, 1);
+    count(&mut a, counters(side) + CALLS_DENIED, 1);
     a.set(R0, 0);
     a.exit();
     a.finish()
@@ -298,13 +300,7 @@ fn packet(maps: &Maps, side: Side, features: Features) -> Vec<u64> {
     let [passed, dropped] = [a.label(), a.label()];
     let accepts = side == Side::Ingress && features.contains(Features::ACCEPTS);
     a.set(R6, R1);
-    if features.is_empty() {
-        // The maps are found through the program.
-        a.map(R1, &maps.table);
-        a.map(R1, &maps.current);
-    } else {
-        number(&mut a, maps, passed);
-    }
+    number(&mut a, maps, passed);
     if accepts || features.contains(Features::RULES) {
         network_header(&mut a, side, passed, dropped);
         if features.contains(Features::RULES) {
@@ -325,13 +321,13 @@ fn packet(maps: &Maps, side: Side, features: Features) -> Vec<u64> {
     }
     a.place(passed);
     a.load(Size::Word, R2, R6, PACKET_LENGTH);
-    count(&mut a, maps, counters(side) + BYTES, R2);
-    count(&mut a, maps, counters(side) + PACKETS, 1);
+    count(&mut a, counters(side) + BYTES, R2);
+    count(&mut a, counters(side) + PACKETS, 1);
     a.set(R0, 1);
     a.exit();
     if a.is_used(dropped) {
         a.place(dropped);
-        count(&mut a, maps, counters(side) + DROPPED, 1);
+        count(&mut a, counters(side) + DROPPED, 1);
         a.set(R0, 0);
         a.exit();
     }
@@ -375,10 +371,18 @@ fn rules_of_packet(a: &mut Assembler, maps: &Maps, side: Side, dropped: Label) {
     a.place(checked);
 }
 
-/// Sets R7 to the number of the current limits. Jumps if nothing is limited.
+/// Stores the address of the [`State`], and sets R7 to the number of the current limits. Jumps if nothing
+/// is limited.
 fn number(a: &mut Assembler, maps: &Maps, unlimited: Label) {
-    a.map_value(R1, &maps.current);
-    a.load(Size::Word, R7, R1, 0);
+    // All maps are found through any program.
+    a.map(R1, &maps.table);
+    a.map(R1, &maps.count);
+    a.map(R1, &maps.state);
+    a.set(R2, 0);
+    a.call(Function::GetLocalStorage);
+    a.load(Size::Word, R7, R0, 0);
+    a.alu(Operation::Add, R0, 8);
+    a.store(Size::Double, FP, STATE, R0);
     a.jump_if(Condition::Equal, R7, 0, unlimited);
 }
 
@@ -590,7 +594,7 @@ fn rate(a: &mut Assembler, maps: &Maps, of: Rate, passed: Label, denied: Label) 
     }
     a.call(Function::KtimeGetNs);
     a.set(R8, R0);
-    a.map_value(R4, &maps.state);
+    a.load(Size::Double, R4, FP, STATE);
     let place = 8 * of as i16;
     let [ahead, taken] = [a.label(), a.label()];
     a.load(Size::Double, R0, R4, place);
@@ -612,8 +616,8 @@ fn rate(a: &mut Assembler, maps: &Maps, of: Rate, passed: Label, denied: Label) 
 }
 
 /// Adds to a counter. The value is not in R1.
-fn count(a: &mut Assembler, maps: &Maps, place: i16, value: impl Into<Operand>) {
-    a.map_value(R1, &maps.state);
+fn count(a: &mut Assembler, place: i16, value: impl Into<Operand>) {
+    a.load(Size::Double, R1, FP, STATE);
     a.set(R2, value);
     a.atomic_add(R1, place, R2);
 }

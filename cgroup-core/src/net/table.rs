@@ -21,6 +21,9 @@ pub(super) struct Key {
     data: [u8; KEY_BITS as usize / 8],
 }
 
+/// The entries of limits. Without entries nothing is limited.
+pub(super) type Table = BTreeMap<Key, u32>;
+
 /// The first byte of a key. The three bytes after it are the number of the limits.
 pub(super) const ADDRESS: u8 = 0;
 pub(super) const PORT: u8 = 1;
@@ -130,7 +133,7 @@ const ENTRIES_MAX: usize = 1 << 17;
 /// # Errors
 /// `InvalidLimit`: the rules divide the addresses into more than 65535 classes, or require more than
 /// 131072 entries.
-pub(super) fn compile(limits: &Limits) -> Result<BTreeMap<Key, u32>> {
+pub(super) fn compile(limits: &Limits) -> Result<Table> {
     let mut table = BTreeMap::new();
     for (of, rate) in [
         (Rate::Connects, limits.connects_max),
@@ -199,13 +202,7 @@ fn class_value(class: u16) -> u32 {
 
 /// Adds the verdicts about a class and direction. The rules are those that apply to the class, the
 /// denying ones first.
-fn insert_ports(
-    table: &mut BTreeMap<Key, u32>,
-    limits: &Limits,
-    class: u16,
-    direction: Direction,
-    rules: &[Listed<'_>],
-) {
+fn insert_ports(table: &mut Table, limits: &Limits, class: u16, direction: Direction, rules: &[Listed<'_>]) {
     let unlisted = if limits.restricts(direction) { UNLISTED } else { 0 };
     let rules: Vec<Listed<'_>> = rules.iter().filter(|(rule, _)| rule.is_about(direction)).copied().collect();
     let value = |applies: &dyn Fn(&Rule) -> bool| match rules.iter().find(|(rule, _)| applies(rule)) {
@@ -276,7 +273,7 @@ mod tests {
     use super::*;
 
     /// Looks up like the kernel's trie: the entry with the longest prefix.
-    fn lookup(table: &BTreeMap<Key, u32>, key: Key) -> Option<u32> {
+    fn lookup(table: &Table, key: Key) -> Option<u32> {
         let bit = |data: &[u8], i: u32| data[i as usize / 8] >> (7 - i % 8) & 1;
         let matches = |entry: &Key| (0..entry.length).all(|i| bit(&entry.data, i) == bit(&key.data, i));
         table
@@ -286,7 +283,7 @@ mod tests {
             .map(|(_, v)| *v)
     }
 
-    fn allows(table: &BTreeMap<Key, u32>, direction: Direction, to: SocketAddr, protocol: Protocol) -> bool {
+    fn allows(table: &Table, direction: Direction, to: SocketAddr, protocol: Protocol) -> bool {
         let Some(class) = lookup(table, Key::address(Prefix::of(to.ip()))) else { return true };
         let [high, low, 0, 0] = class.to_ne_bytes() else { panic!("{class:x}") };
         let class = u16::from_be_bytes([high, low]);
