@@ -1,10 +1,12 @@
 //! Victims and hogs, as one table of functions.
 
+mod calls;
 mod children;
 mod cpu;
 mod disk;
 mod forks;
 mod memory;
+mod user;
 
 use std::any::Any;
 use std::fmt;
@@ -38,6 +40,19 @@ pub const TABLE: &[Trouble] = &[
     Trouble { name: "swap", hog: memory::swap_hog, victim: memory::swap_victim },
     Trouble { name: "disk-rate", hog: disk::rate_hog, victim: disk::rate_victim },
     Trouble { name: "fsync", hog: disk::fsync_hog, victim: disk::fsync_victim },
+    Trouble { name: "inotify", hog: user::inotify_hog, victim: user::inotify_victim },
+    Trouble { name: "inotify-watches", hog: user::watch_hog, victim: user::watch_victim },
+    Trouble { name: "fanotify", hog: user::fanotify_hog, victim: user::fanotify_victim },
+    Trouble { name: "pipes", hog: user::pipe_hog, victim: user::pipe_victim },
+    Trouble { name: "timers", hog: user::timer_hog, victim: user::timer_victim },
+    Trouble { name: "message-queues", hog: user::queue_hog, victim: user::queue_victim },
+    Trouble { name: "keys", hog: user::key_hog, victim: user::key_victim },
+    Trouble { name: "locked-memory", hog: user::lock_hog, victim: user::lock_victim },
+    Trouble { name: "processes", hog: user::process_hog, victim: user::process_victim },
+    Trouble { name: "sent-descriptors", hog: user::flight_hog, victim: user::flight_victim },
+    Trouble { name: "epoll", hog: user::epoll_hog, victim: user::epoll_victim },
+    Trouble { name: "terminals", hog: user::terminal_hog, victim: user::terminal_victim },
+    Trouble { name: "aio", hog: user::aio_hog, victim: user::aio_victim },
 ];
 
 /// Returns the trouble with this name.

@@ -1,0 +1,284 @@
+//! Objects that the kernel counts for each user, whatever the cgroup. Each hog takes all of its user. Each victim
+//! makes one and gives it back.
+
+use std::fs;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::thread;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::mqueue::{MQ_OFlag, MqAttr, MqdT, mq_close, mq_open, mq_unlink};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::eventfd::EventFd;
+use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags as FanotifyFlags};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::signal::{SigEvent, SigevNotify};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::stat::Mode;
+use nix::sys::timer::Timer;
+use nix::time::ClockId;
+use nix::unistd::pipe;
+
+use super::{Hog, Victim, calls};
+
+/// More than the kernel allows of any of these objects by default.
+const MANY: usize = 2_000_000;
+
+/// Makes objects until the kernel refuses one.
+fn take_all<T: 'static>(mut make: impl FnMut() -> io::Result<T>) -> io::Result<Hog> {
+    let mut taken = Vec::new();
+    while taken.len() < MANY {
+        match make() {
+            Ok(object) => taken.push(object),
+            Err(error) => return Ok(Hog::holds(format!("{}, then: {error}", taken.len()), taken)),
+        }
+    }
+    Ok(Hog::holds(format!("{MANY}"), taken))
+}
+
+fn makes<T>(mut make: impl FnMut() -> io::Result<T> + 'static) -> io::Result<Victim> {
+    Ok(Victim::works(move || make().map(|_| 1)))
+}
+
+fn inotify() -> io::Result<Inotify> {
+    Ok(Inotify::init(InitFlags::IN_CLOEXEC)?)
+}
+
+pub(super) fn inotify_hog() -> io::Result<Hog> {
+    take_all(inotify)
+}
+
+pub(super) fn inotify_victim() -> io::Result<Victim> {
+    makes(inotify)
+}
+
+/// Number of the hog's inotify instances, less than the limit of a user.
+const INSTANCES: usize = 64;
+/// Directory of the files to watch.
+const FILES: &str = "/dev/shm/watched";
+
+fn watch(inotify: &Inotify, number: usize) -> io::Result<()> {
+    inotify.add_watch(format!("{FILES}/{number}").as_str(), AddWatchFlags::IN_ATTRIB)?;
+    Ok(())
+}
+
+/// Watches the same files with each instance.
+pub(super) fn watch_hog() -> io::Result<Hog> {
+    fs::create_dir_all(FILES)?;
+    let instances = (0..INSTANCES).map(|_| inotify()).collect::<io::Result<Vec<_>>>()?;
+    for number in 0..MANY {
+        fs::write(format!("{FILES}/{number}"), "")?;
+        for (at, instance) in instances.iter().enumerate() {
+            if let Err(error) = watch(instance, number) {
+                let said = format!("{}, then: {error}", number * INSTANCES + at);
+                return Ok(Hog::holds(said, instances));
+            }
+        }
+    }
+    Ok(Hog::holds("all", instances))
+}
+
+pub(super) fn watch_victim() -> io::Result<Victim> {
+    fs::create_dir_all(FILES)?;
+    fs::write(format!("{FILES}/0"), "")?;
+    let instance = inotify()?;
+    makes(move || {
+        let file = format!("{FILES}/0");
+        let watch = instance.add_watch(file.as_str(), AddWatchFlags::IN_ATTRIB)?;
+        Ok(instance.rm_watch(watch)?)
+    })
+}
+
+/// An ordinary user may have groups that report file handles (Linux 5.13).
+fn fanotify() -> io::Result<Fanotify> {
+    const FAN_REPORT_FID: u32 = 0x200;
+    let flags = FanotifyFlags::FAN_CLASS_NOTIF | FanotifyFlags::from_bits_retain(FAN_REPORT_FID);
+    Ok(Fanotify::init(flags, EventFFlags::O_RDONLY)?)
+}
+
+pub(super) fn fanotify_hog() -> io::Result<Hog> {
+    take_all(fanotify)
+}
+
+pub(super) fn fanotify_victim() -> io::Result<Victim> {
+    makes(fanotify)
+}
+
+/// A pipe with the largest buffer that an ordinary user may have.
+fn large_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let ends = pipe()?;
+    fcntl(&ends.1, FcntlArg::F_SETPIPE_SZ(1 << 20))?;
+    Ok(ends)
+}
+
+pub(super) fn pipe_hog() -> io::Result<Hog> {
+    take_all(large_pipe)
+}
+
+pub(super) fn pipe_victim() -> io::Result<Victim> {
+    makes(large_pipe)
+}
+
+/// The kernel reserves a queued signal for each timer.
+fn timer() -> io::Result<Timer> {
+    Ok(Timer::new(ClockId::CLOCK_MONOTONIC, SigEvent::new(SigevNotify::SigevNone))?)
+}
+
+pub(super) fn timer_hog() -> io::Result<Hog> {
+    take_all(timer)
+}
+
+pub(super) fn timer_victim() -> io::Result<Victim> {
+    makes(timer)
+}
+
+/// A message queue without a name.
+struct Queue(Option<MqdT>);
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let _ = self.0.take().map(mq_close);
+    }
+}
+
+fn queue(messages: i64) -> io::Result<Queue> {
+    let flags = MQ_OFlag::O_CREAT | MQ_OFlag::O_EXCL | MQ_OFlag::O_RDWR;
+    let attributes = MqAttr::new(0, messages, 8192, 0);
+    let queue = Queue(Some(mq_open("/queue", flags, Mode::S_IRUSR | Mode::S_IWUSR, Some(&attributes))?));
+    mq_unlink("/queue")?;
+    Ok(queue)
+}
+
+/// Takes large queues, and then small ones.
+pub(super) fn queue_hog() -> io::Result<Hog> {
+    let mut messages = 10;
+    take_all(move || {
+        loop {
+            match queue(messages) {
+                Err(_) if messages > 1 => messages = 1,
+                other => return other,
+            }
+        }
+    })
+}
+
+pub(super) fn queue_victim() -> io::Result<Victim> {
+    makes(|| queue(1))
+}
+
+pub(super) fn key_hog() -> io::Result<Hog> {
+    let mut number = 0;
+    take_all(move || {
+        number += 1;
+        calls::add_key(&format!("hog:{number}"))
+    })
+}
+
+pub(super) fn key_victim() -> io::Result<Victim> {
+    makes(|| calls::add_key("victim"))
+}
+
+/// Takes segments of shared memory, each half as large as the one that was refused.
+pub(super) fn lock_hog() -> io::Result<Hog> {
+    let mut size = 1 << 30;
+    take_all(move || {
+        loop {
+            match calls::locked_segment(size) {
+                Err(_) if size > 4096 => size /= 2,
+                other => return other,
+            }
+        }
+    })
+}
+
+pub(super) fn lock_victim() -> io::Result<Victim> {
+    makes(|| calls::locked_segment(4096))
+}
+
+/// The kernel counts threads as processes.
+pub(super) fn process_hog() -> io::Result<Hog> {
+    take_all(|| thread::Builder::new().spawn(thread::park))
+}
+
+pub(super) fn process_victim() -> io::Result<Victim> {
+    makes(|| Ok(thread::Builder::new().spawn(|| ())?.join()))
+}
+
+/// Number of descriptors of one message (`SCM_MAX_FD`).
+const MOST: usize = 253;
+
+/// Sends descriptors that no process receives.
+fn send_descriptors(count: usize) -> io::Result<(UnixDatagram, UnixDatagram)> {
+    let pair = UnixDatagram::pair()?;
+    let descriptors = vec![pair.0.as_raw_fd(); count];
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    sendmsg::<()>(pair.0.as_raw_fd(), &[IoSlice::new(b"x")], &rights, MsgFlags::empty(), None)?;
+    Ok(pair)
+}
+
+pub(super) fn flight_hog() -> io::Result<Hog> {
+    take_all(|| send_descriptors(MOST))
+}
+
+pub(super) fn flight_victim() -> io::Result<Victim> {
+    makes(|| send_descriptors(1))
+}
+
+/// Number of files that one epoll instance watches.
+const EVENTS: usize = 500;
+
+fn epoll(files: &[EventFd]) -> io::Result<Epoll> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    for file in files {
+        epoll.add(file, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+    }
+    Ok(epoll)
+}
+
+pub(super) fn epoll_hog() -> io::Result<Hog> {
+    let files = (0..EVENTS).map(|_| EventFd::new()).collect::<Result<Vec<_>, _>>()?;
+    let mut count = files.len();
+    // The last instances watch fewer files.
+    take_all(move || {
+        loop {
+            match epoll(&files[..count]) {
+                Err(_) if count > 1 => count /= 2,
+                other => return other,
+            }
+        }
+    })
+}
+
+pub(super) fn epoll_victim() -> io::Result<Victim> {
+    let file = [EventFd::new()?];
+    makes(move || epoll(&file))
+}
+
+fn terminal() -> io::Result<nix::pty::PtyMaster> {
+    Ok(nix::pty::posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY)?)
+}
+
+pub(super) fn terminal_hog() -> io::Result<Hog> {
+    take_all(terminal)
+}
+
+pub(super) fn terminal_victim() -> io::Result<Victim> {
+    makes(terminal)
+}
+
+pub(super) fn aio_hog() -> io::Result<Hog> {
+    let mut events = 1 << 16;
+    take_all(move || {
+        loop {
+            match calls::aio(events) {
+                Err(_) if events > 1 => events /= 2,
+                other => return other,
+            }
+        }
+    })
+}
+
+pub(super) fn aio_victim() -> io::Result<Victim> {
+    makes(|| calls::aio(1))
+}
