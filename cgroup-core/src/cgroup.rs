@@ -47,6 +47,13 @@ pub struct Cgroup {
 
 const DIR_FLAGS: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
+/// The path at which the cgroup was opened, for functions that open it again.
+impl From<&Cgroup> for PathBuf {
+    fn from(cgroup: &Cgroup) -> PathBuf {
+        cgroup.path.clone()
+    }
+}
+
 impl Cgroup {
     /// Opens the cgroup at a path of the file system, such as `/sys/fs/cgroup/user.slice`.
     ///
@@ -70,6 +77,21 @@ impl Cgroup {
                 Err(Error::os(format!("inspect {}", path.display()), "fstatfs", errno, None).on(path))
             }
         }
+    }
+
+    /// Returns another handle of the same cgroup.
+    ///
+    /// [fcntl(2)](https://man7.org/linux/man-pages/man2/fcntl.2.html), `F_DUPFD_CLOEXEC`.
+    ///
+    /// # Errors
+    /// `Os` (`EMFILE`): no descriptor is free.
+    pub fn try_clone(&self) -> Result<Self> {
+        let dir = self.dir.try_clone().map_err(|e| {
+            let errno = Errno::from_raw(e.raw_os_error().unwrap_or(0));
+            Error::os(format!("duplicate the handle of cgroup {}", self.path.display()), "fcntl", errno, None)
+                .on(&self.path)
+        })?;
+        Ok(Self { dir, path: self.path.clone(), below: self.below })
     }
 
     /// Returns the path at which the cgroup was opened, for messages.

@@ -396,7 +396,7 @@ impl Cgroup {
             pids: PidsUsage {
                 current: self.number("pids.current")?,
                 peak: self.number("pids.peak")?,
-                events: self.parsed("pids.events", PidsEvents::parse)?.unwrap_or_default(),
+                events: self.pids_events()?,
             },
             io: self.parsed("io.stat", IoStat::parse)?,
             cpu_pressure: self.parsed("cpu.pressure", Pressure::parse)?,
@@ -414,6 +414,16 @@ impl Cgroup {
     /// As [`usage`](Self::usage).
     pub fn cpu_stat(&self) -> Result<CpuStat> {
         Ok(self.parsed("cpu.stat", CpuStat::parse)?.unwrap_or_default())
+    }
+
+    /// Reads `pids.events`.
+    ///
+    /// Since Linux 4.5. Section "PID Interface Files".
+    ///
+    /// # Errors
+    /// As [`usage`](Self::usage).
+    pub fn pids_events(&self) -> Result<PidsEvents> {
+        Ok(self.parsed("pids.events", PidsEvents::parse)?.unwrap_or_default())
     }
 
     /// Reads `memory.events`, which counts events in this cgroup and all below.

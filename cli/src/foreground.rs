@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use ns_core::{Pidfd, proc};
-use nspod_sandbox::{Container, ExitStatus, Outcome};
+use nspod_sandbox::{Container, EndedBy, ExitStatus, Outcome};
 
 use crate::error::{Error, Result};
 use crate::terminal::Relay;
@@ -52,25 +52,28 @@ fn held() -> SigSet {
 /// Waits until the container's first process has ended.
 pub fn attend(container: &mut Container, signals: &Signals, mut relay: Option<Relay>) -> Result<Outcome> {
     let kill = || Ok(container.kill()?);
-    let fatal = until_end(container.pid(), container.pidfd(), signals, &mut relay, kill)?;
+    let enforce = || Ok(container.enforce()?);
+    let fatal = until_end(container.pid(), container.pidfd(), signals, &mut relay, kill, enforce)?;
     let mut outcome = container.wait()?;
     if let Some(relay) = relay {
         relay.finish()?;
     }
     if let Some(signal) = fatal {
         outcome.status = ExitStatus::Signaled { signal, core_dumped: false };
+        outcome.ended_by = EndedBy::Signal;
     }
     Ok(outcome)
 }
 
 /// Forwards signals and bytes until a process has ended. If the kernel would have dropped a signal, kills the
-/// process and returns that signal.
+/// process and returns that signal. Calls `enforce` at the latest after the time that its last call returned.
 pub fn until_end(
     pid: i32,
     pidfd: &Pidfd,
     signals: &Signals,
     relay: &mut Option<Relay>,
     kill: impl Fn() -> Result<()>,
+    enforce: impl Fn() -> Result<Option<Duration>>,
 ) -> Result<Option<i32>> {
     // A signal that the kernel would drop for pid 1.
     let mut fatal = None;
@@ -90,7 +93,10 @@ pub fn until_end(
                 fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
             }
         }
-        match poll(&mut fds, PollTimeout::NONE) {
+        let patience = enforce()?.map_or(PollTimeout::NONE, |time| {
+            PollTimeout::try_from(time.as_millis().max(1)).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut fds, patience) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(Error::call("wait", "wait for the container", "poll", e)),
         }

@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use cgroup_core::{CpuList, CpuMax, Max, v1};
 use nix::sys::signal::Signal;
@@ -45,6 +46,16 @@ pub fn signed_bytes(text: &str) -> Result<i64, String> {
         "" => Ok(0),
         _ => i64::try_from(bytes(text)?).map_err(|_| format!("{text:?} does not fit in 63 bits")),
     }
+}
+
+/// Parses a time: `500ms`, `1m 30s`, or seconds, as timeout(1) does. Zero is refused.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a time such as 500ms, 30s or 1h");
+    let parsed = match text.trim().parse() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?,
+        Err(_) => humantime::parse_duration(text).map_err(|_| wrong())?,
+    };
+    if parsed.is_zero() { Err(wrong()) } else { Ok(parsed) }
 }
 
 /// Parses bytes, or `max` (`-1`, `unlimited`) for no limit.
@@ -208,6 +219,18 @@ mod tests {
             nspod_testkit::assert_refused(bytes(text), &format!("{text:?} is not a size"));
         }
         nspod_testkit::assert_refused(bytes("16777216t"), "\"16777216t\" does not fit in 64 bits");
+    }
+
+    #[test]
+    fn times_are_seconds_or_have_a_unit() {
+        for (text, millis) in
+            [("5", 5000), ("0.25", 250), ("500ms", 500), ("30s", 30_000), ("1m 30s", 90_000)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "0", "0s", "-1", "1x", "s", "NaN", "inf", "1e300"] {
+            nspod_testkit::assert_refused(duration(text), &format!("{text:?} is not a time"));
+        }
     }
 
     #[test]

@@ -445,3 +445,46 @@ fn a_report_that_cannot_be_written_is_an_error() {
     assert_eq!(full.err, "nspod: cannot write the report /dev/full: No space left on device (ENOSPC)\n");
     assert_eq!(nspod(&["run", "-d", "--report", "x", "true"]).code(), 125);
 }
+
+#[test]
+fn a_time_limit_ends_every_process() {
+    let marker = tempfile::tempdir().unwrap();
+    let volume = format!("{0}:{0}", marker.path().display());
+    let late = marker.path().join("late");
+    let script = format!("(sleep 1; touch {}) & sleep 1000", late.display());
+    for flags in [&["--init"][..], &[]] {
+        let name = Name::container();
+        let run =
+            [&["--timeout", "0.2", "--name", &name, "-v", &volume], flags, &["sh", "-c", &script]].concat();
+        let (code, err, end) = report(&run);
+        assert_eq!((code, &end["exit_code"]), (124, &124.into()));
+        assert_eq!(err, "nspod: the container exceeded --timeout and was killed\n");
+        assert_eq!(end["outcome"]["ended_by"], "wall_time", "{end}");
+        assert!(name.row().is_none());
+        assert!(!cgroup(&name).exists());
+    }
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert!(!late.exists());
+    // Without the limit, the process writes.
+    ok(&["run", "-v", &volume, "sh", "-c", &format!("(touch {}) & wait", late.display())]);
+    assert!(late.exists());
+    assert_eq!(nspod(&["run", "--timeout", "100", "sh", "-c", "exit 3"]).code(), 3);
+    let bare = nspod(&["run", "--bare", "--timeout", "100ms", "sleep", "1000"]);
+    assert_eq!(
+        (bare.code(), bare.err.as_str()),
+        (124, "nspod: the container exceeded --timeout and was killed\n")
+    );
+    assert_eq!(nspod(&["run", "-d", "--timeout", "1s", "true"]).code(), 125);
+}
+
+#[test]
+fn the_cpu_time_of_a_container_is_limited() {
+    if !root() {
+        return;
+    }
+    let spin = "spin() { while :; do :; done; }; spin & spin & wait";
+    let (code, err, end) = report(&["--cpu-time", "200ms", "sh", "-c", spin]);
+    assert_eq!((code, err.as_str()), (124, "nspod: the container exceeded --cpu-time and was killed\n"));
+    assert_eq!(end["outcome"]["ended_by"], "cpu_time", "{end}");
+    assert!(end["outcome"]["cpu_time"]["nanos"].as_u64().unwrap() >= 200_000_000, "{end}");
+}

@@ -6,16 +6,19 @@ use std::io::Seek;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cgroup_core::{Hierarchy, Limits};
 use ns_core::{Kind, Kinds, Pidfd};
 
+use crate::bounds::Bounds;
 use crate::cgroups::CgroupUse;
 use crate::container::Container;
 use crate::error::{Error, ErrorKind};
 use crate::fd::duplicate;
 use crate::launch::{Launcher, OnPrepared, StartOptions};
 use crate::outcome::Outcome;
+use crate::output::{OutputBound, Overflow};
 use crate::plan::{Handles, Hold, Plan};
 use crate::pool::{Pool, Shared};
 use crate::reap::ReapList;
@@ -61,6 +64,8 @@ pub struct Command {
     prepared: Option<OnPrepared>,
     pool: Option<Arc<Shared>>,
     kill_on_drop: bool,
+    bounds: Bounds,
+    output: OutputBound,
 }
 
 impl Command {
@@ -95,6 +100,8 @@ impl Command {
             prepared: None,
             pool: None,
             kill_on_drop: true,
+            bounds: Bounds::default(),
+            output: OutputBound::default(),
         }
     }
 
@@ -380,6 +387,33 @@ impl Command {
         self
     }
 
+    /// Kills every process in the container when this time has passed since the start
+    /// ([`EndedBy::WallTime`](crate::EndedBy::WallTime)). This process enforces it while it waits: in
+    /// [`output`](Self::output), [`status`](Self::status), [`Container::wait`],
+    /// [`Container::wait_timeout`] and [`Container::enforce`].
+    pub fn timeout(&mut self, wall: Duration) -> &mut Self {
+        self.bounds.wall = Some(wall);
+        self
+    }
+
+    /// Kills every process in the container when all of them together have used this CPU time, in user
+    /// and kernel mode ([`EndedBy::CpuTime`](crate::EndedBy::CpuTime)). This process enforces it while it
+    /// waits, like [`timeout`](Self::timeout), from `cpu.stat` of the container's cgroup. The time can
+    /// exceed the limit by 5 ms on each processor. [`spawn`](Self::spawn) rejects it if the container
+    /// does not have its own cgroup. For a limit on each process, see
+    /// [`Process::rlimits`](crate::spec::Process::rlimits).
+    pub fn cpu_time_max(&mut self, cpu: Duration) -> &mut Self {
+        self.bounds.cpu = Some(cpu);
+        self
+    }
+
+    /// Sets how many bytes of each stream [`output`](Self::output) keeps, and whether a container that
+    /// writes more is killed. The default is 64 MiB, and the rest is discarded.
+    pub fn output_max(&mut self, bytes: usize, overflow: Overflow) -> &mut Self {
+        self.output = OutputBound { most: bytes, overflow };
+        self
+    }
+
     /// Adds the process to a list of processes that must be reaped before a container or pod can
     /// end.
     pub(crate) fn reaped_by(&mut self, list: &ReapList) {
@@ -463,12 +497,21 @@ impl Command {
     /// - [`ErrorKind::Killed`]: the process was killed before it executed the program.
     /// - Another step failed: [`Error::step`], [`Error::failed_call`] and [`Error::raw_os_error`].
     pub fn spawn(&mut self) -> Result<Container, Error> {
+        self.spawn_with(false)
+    }
+
+    /// Starts the container with pipes for its output.
+    pub(crate) fn spawn_captured(&mut self) -> Result<(Container, OutputBound), Error> {
+        Ok((self.spawn_with(true)?, self.output))
+    }
+
+    fn spawn_with(&mut self, capture: bool) -> Result<Container, Error> {
         let launcher = self.launcher()?;
         if self.handles.ready && self.prepared.is_none() {
             let what = "cannot start a second container: the function of `prepared` is called once";
             return Err(Error::new(ErrorKind::State, "prepared", what));
         }
-        let mut streams = Streams::open(&self.stdio)?;
+        let mut streams = Streams::open(&self.stdio, capture)?;
         if let Some(mut file) = self.exit_file.as_deref()
             && std::mem::replace(&mut self.exit_file_used, true)
         {
@@ -485,6 +528,7 @@ impl Command {
                 reaped_by: self.reaped_by.clone(),
                 prepared: &mut self.prepared,
                 kill_on_drop: self.kill_on_drop,
+                bounds: self.bounds,
             })
         };
         match (start(&self.cgroup), &self.cgroup) {

@@ -11,10 +11,11 @@ use cgroup_core::{Cgroup, Limits, Usage};
 use ns_core::{ExitStatus, NamespaceSet, Pidfd, ProcessId};
 use serde::{Deserialize, Serialize};
 
+use crate::bounds::{Bounds, Kill, Killer};
 use crate::cgroups::{ContainerCgroup, explain};
 use crate::error::{Error, ErrorKind};
 use crate::init;
-use crate::outcome::Outcome;
+use crate::outcome::{EndedBy, Outcome};
 use crate::plan::Plan;
 use crate::reap::{self, ChildProcess, End, ReapList};
 use crate::spawn::Held;
@@ -41,8 +42,9 @@ pub struct Container {
     pub(crate) origin: Origin,
     pub(crate) exit_file: Option<Arc<File>>,
     pub(crate) held: Option<Held>,
-    /// Set by [`kill`](Container::kill); `delete` need not kill again.
-    pub(crate) killed: AtomicBool,
+    /// Set by a kill; `delete` need not kill again.
+    pub(crate) kill: Kill,
+    pub(crate) bounds: Bounds,
     /// Whether the network counters belong to the outcome: the spec or [`update`](Container::update) set
     /// a network limit.
     pub(crate) counts_net: AtomicBool,
@@ -207,11 +209,50 @@ impl Container {
 
     fn wait_for(&mut self, timeout: Option<Duration>) -> Result<Option<Outcome>, Error> {
         if self.outcome.is_none()
-            && let Some(end) = self.process.wait(&self.reaps, timeout)?
+            && let Some(end) = self.wait_within_bounds(timeout)?
         {
             self.outcome = Some(self.conclude(end)?);
         }
         Ok(self.outcome.clone())
+    }
+
+    fn wait_within_bounds(&self, timeout: Option<Duration>) -> Result<Option<End>, Error> {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let next = self.enforce()?;
+            let patience = match (left, next) {
+                (Some(left), Some(next)) => Some(left.min(next)),
+                (left, next) => left.or(next),
+            };
+            let end = self.process.wait(&self.reaps, patience)?;
+            if end.is_some() || next.is_none() || left == Some(Duration::ZERO) {
+                return Ok(end);
+            }
+        }
+    }
+
+    /// Kills the container if it has exceeded [`Command::timeout`](crate::Command::timeout) or
+    /// [`Command::cpu_time_max`](crate::Command::cpu_time_max). Returns the time until the next call
+    /// is necessary, or `None` if no call is. [`wait`](Self::wait) and
+    /// [`wait_timeout`](Self::wait_timeout) do this. A program that waits with its own event loop
+    /// calls it.
+    /// See `cpu.stat` of [cgroup v2](https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files).
+    ///
+    /// # Errors
+    /// - As [`kill`](Self::kill).
+    /// - `ENODEV`: the cgroup was removed.
+    pub fn enforce(&self) -> Result<Option<Duration>, Error> {
+        if self.bounds == Bounds::default() || self.kill.reason().is_some() {
+            return Ok(None);
+        }
+        match self.bounds.check(self.started, self.cgroup())? {
+            Ok(next) => Ok(next),
+            Err(exceeded) => {
+                self.kill_for(exceeded)?;
+                Ok(None)
+            }
+        }
     }
 
     fn conclude(&mut self, end: End) -> Result<Outcome, Error> {
@@ -231,15 +272,29 @@ impl Container {
         let net = self.cgroup().filter(|_| self.counts_net.load(Ordering::Relaxed));
         let net = net.and_then(|c| c.net_usage().ok().flatten());
         let of_process = usage.map_or(Duration::ZERO, |usage| usage.user + usage.system);
+        let oom = self.cgroup.as_ref().and_then(ContainerCgroup::oom);
+        let limits_pids = self.spec().limits.pids_max.is_some();
+        let pids = self.cgroup().filter(|_| limits_pids).and_then(|c| c.pids_events().ok());
         Ok(Outcome {
             status,
-            oom: self.cgroup.as_ref().and_then(ContainerCgroup::oom),
+            ended_by: self.ended_by(status, oom.is_some()),
+            oom,
+            pids_refused: pids.and_then(|events| events.max),
             peak_memory: peak.or(usage.map(|usage| usage.max_rss)),
             cpu_time: cpu.as_ref().and_then(|c| c.usage_usec).map_or(of_process, Duration::from_micros),
             throttled_time: Duration::from_micros(cpu.as_ref().and_then(|c| c.throttled_usec).unwrap_or(0)),
             wall_time,
             net,
         })
+    }
+
+    fn ended_by(&self, status: ExitStatus, oom: bool) -> EndedBy {
+        match (status.signal(), self.kill.reason()) {
+            (None, _) => EndedBy::Exit,
+            (Some(libc::SIGKILL), Some(reason)) => reason,
+            (Some(libc::SIGKILL), None) if oom => EndedBy::Oom,
+            (Some(_), _) => EndedBy::Signal,
+        }
     }
 
     /// Returns the exit status of a process that this program cannot reap: from the exit file, from
@@ -291,19 +346,24 @@ impl Container {
     /// - `EPERM`, `EACCES`: the caller may not kill the processes.
     /// - `ENODEV`, `ENOENT`: the cgroup was removed.
     pub fn kill(&self) -> Result<(), Error> {
-        match self.cgroup() {
-            Some(cgroup) => cgroup.kill()?,
-            None => self.kill_first()?,
-        }
-        self.killed.store(true, Ordering::Relaxed);
-        Ok(())
+        self.kill_for(EndedBy::Cancelled)
     }
 
-    fn kill_first(&self) -> Result<(), Error> {
-        match self.process.pidfd.send_signal(libc::SIGKILL) {
-            Err(e) if e.raw_os_error() != Some(libc::ESRCH) => Err(e.into()),
-            _ => Ok(()),
-        }
+    pub(crate) fn kill_for(&self, reason: EndedBy) -> Result<(), Error> {
+        self.kill.perform(reason, || match self.cgroup() {
+            Some(cgroup) => Ok(cgroup.kill()?),
+            None => self.process.kill(),
+        })
+    }
+
+    /// Returns a handle with which another thread can kill the container.
+    /// See [fcntl(2)](https://man7.org/linux/man-pages/man2/fcntl.2.html), `F_DUPFD_CLOEXEC`.
+    ///
+    /// # Errors
+    /// `EMFILE`: no descriptor is free.
+    pub fn killer(&self) -> Result<Killer, Error> {
+        let cgroup = self.cgroup().map(Cgroup::try_clone).transpose()?;
+        Ok(Killer { process: self.process.clone(), cgroup: cgroup.map(Arc::new), kill: self.kill.clone() })
     }
 
     /// Stops every process in the container. The processes cannot detect it. Returns when all have
@@ -431,10 +491,10 @@ impl Container {
         self.held = None;
         let mut result = Ok(());
         if self.outcome.is_none() {
-            if !*self.killed.get_mut() {
+            if !self.kill.is_done() {
                 // If the pod was deleted, the cgroup is gone and the process is dead but not
                 // reaped.
-                result = self.kill().or_else(|_| self.kill_first());
+                result = self.kill().or_else(|_| self.process.kill());
             }
             reap::reap(self.process.clone(), &self.reaps);
             self.outcome = Some(Outcome::unknown());

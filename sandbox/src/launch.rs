@@ -15,6 +15,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use crate::bounds::{Bounds, Kill};
 use crate::cgroups::{CgroupParent, CgroupUse, ContainerCgroup, explain};
 use crate::container::{Container, Origin};
 use crate::error::Error;
@@ -60,6 +61,7 @@ pub(crate) struct StartOptions<'a, 'b> {
     /// Function to call when namespaces and mounts exist. The start removes it before the call.
     pub(crate) prepared: &'a mut Option<OnPrepared>,
     pub(crate) kill_on_drop: bool,
+    pub(crate) bounds: Bounds,
 }
 
 /// A function of the caller, to call when namespaces and mounts exist.
@@ -114,15 +116,20 @@ impl Launcher {
             reaped_by: Vec::new(),
             prepared: &mut None,
             kill_on_drop: true,
+            bounds: Bounds::default(),
         })
     }
 
     /// Starts a container.
     pub(crate) fn start(&self, options: StartOptions<'_, '_>) -> Result<Container, Error> {
-        let StartOptions { streams, cgroup, name, pod, exit_file, reaped_by, prepared, kill_on_drop } =
+        let StartOptions { streams, cgroup, name, pod, exit_file, reaped_by, prepared, kill_on_drop, bounds } =
             options;
         let plan = &self.plan;
         let cgroup = self.cgroup(cgroup, name, pod)?;
+        if bounds.cpu.is_some() && cgroup.as_ref().is_none_or(ContainerCgroup::is_borrowed) {
+            let problem = "the container does not have its own cgroup, whose time is the limit's: run as root, or delegate a cgroup to the caller";
+            return Err(Error::invalid("cpu_time_max", problem));
+        }
         let exit_file = match (plan.spec.init, exit_file) {
             (true, None) => Some(Arc::new(init::exit_file()?)),
             (_, given) => given,
@@ -150,7 +157,8 @@ impl Launcher {
             origin: Origin::Plan(plan.clone()),
             exit_file,
             held: spawned.held,
-            killed: AtomicBool::new(false),
+            kill: Kill::default(),
+            bounds,
             counts_net: AtomicBool::new(plan.spec().limits.net.is_some()),
             kill_on_drop,
             started,

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod arch;
+mod bounds;
 mod cgroups;
 mod child;
 mod command;
@@ -17,6 +18,7 @@ mod join;
 mod launch;
 mod open;
 mod outcome;
+mod output;
 pub mod passwd;
 mod plan;
 mod pod;
@@ -34,6 +36,7 @@ mod step;
 pub mod step;
 pub mod store;
 
+pub use bounds::Killer;
 pub use cgroup_core;
 pub use command::Command;
 pub use container::{Container, ContainerRecord};
@@ -45,7 +48,8 @@ pub use inherit::{inherit_nothing, notice_children};
 pub use launch::Launcher;
 pub use ns_core;
 pub use ns_core::ExitStatus;
-pub use outcome::{Oom, OomLevel, Outcome};
+pub use outcome::{EndedBy, Oom, OomLevel, Outcome};
+pub use output::{Output, Overflow};
 pub use plan::{Handles, Hold, Plan};
 pub use pod::{Files, HoldBy, Pod, PodRecord, PodSpec};
 pub use pool::{Pool, PoolCounts, PoolOptions};

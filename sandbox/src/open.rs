@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use cgroup_core::Cgroup;
 use ns_core::ProcessId;
 
+use crate::bounds::{Bounds, Kill};
 use crate::cgroups::ContainerCgroup;
 use crate::container::{Container, ContainerRecord, Origin};
 use crate::error::{Error, ErrorKind};
@@ -93,7 +94,8 @@ impl Container {
             origin: Origin::Record { record: Box::new(record.clone()), dir: entry.dir().clone() },
             exit_file: None,
             held: None,
-            killed: AtomicBool::new(false),
+            kill: Kill::default(),
+            bounds: Bounds::default(),
             counts_net: AtomicBool::new(record.spec.limits.net.is_some()),
             kill_on_drop: true,
             started: Instant::now(),

@@ -44,16 +44,46 @@ impl fmt::Display for Oom {
     }
 }
 
+/// The cause of a container's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum EndedBy {
+    /// The program exited.
+    #[default]
+    Exit,
+    /// A signal that neither this library nor the OOM killer sent.
+    Signal,
+    /// The OOM killer; [`Outcome::oom`] has the level.
+    Oom,
+    /// [`Command::timeout`](crate::Command::timeout).
+    WallTime,
+    /// [`Command::cpu_time_max`](crate::Command::cpu_time_max).
+    CpuTime,
+    /// [`Command::output_max`](crate::Command::output_max) with
+    /// [`Overflow::Kill`](crate::Overflow::Kill).
+    OutputLimit,
+    /// [`Container::kill`](crate::Container::kill) or [`Killer::kill`](crate::Killer::kill).
+    Cancelled,
+}
+
 /// How a container ended, and the resources that it used: the result of
 /// [`Container::wait`](crate::Container::wait).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Exit code or signal of the program.
     pub status: ExitStatus,
+    /// Why the program ended.
+    #[serde(default)]
+    pub ended_by: EndedBy,
     /// OOM kills in the container's cgroup since it was made, or `None` if there were none or the
     /// memory controller is missing. Processes of [`Exec`](crate::Exec) share this count with the
     /// container.
     pub oom: Option<Oom>,
+    /// Number of processes and threads that `pids.max` refused: `max` in `pids.events` of the
+    /// container's cgroup (since Linux 4.5). `None` if the spec does not limit them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids_refused: Option<u64>,
     /// Peak memory usage in bytes: `memory.peak` of the container's cgroup (since Linux 5.19).
     /// Without that file, the largest resident set of the program and the children that it waited
     /// for ([getrusage(2)](https://man7.org/linux/man-pages/man2/getrusage.2.html)).
@@ -79,7 +109,9 @@ impl Outcome {
     pub(crate) fn unknown() -> Outcome {
         Outcome {
             status: ExitStatus::Exited(0),
+            ended_by: EndedBy::Exit,
             oom: None,
+            pids_refused: None,
             peak_memory: None,
             cpu_time: Duration::ZERO,
             throttled_time: Duration::ZERO,

@@ -43,6 +43,14 @@ impl ChildProcess {
         Arc::new(ChildProcess { pid, pidfd, foreign: true, end: Mutex::new(None) })
     }
 
+    /// Sends SIGKILL, unless the process has ended.
+    pub(crate) fn kill(&self) -> Result<(), Error> {
+        match self.pidfd.send_signal(libc::SIGKILL) {
+            Err(e) if e.raw_os_error() != Some(libc::ESRCH) => Err(e.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Returns the end of the process if it is known already.
     pub(crate) fn known(&self) -> Option<End> {
         *self.end.lock().unwrap_or_else(|e| e.into_inner())

@@ -2,6 +2,9 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
 use crate::error::Error;
 
@@ -15,6 +18,12 @@ pub enum Stdio {
     Null,
     /// A pipe. [`Container`](crate::Container) holds its other end.
     Piped,
+    /// The container's standard output. Only for the standard error.
+    Stdout,
+    /// These bytes, in a file that cannot be changed: see
+    /// [memfd_create(2)](https://man7.org/linux/man-pages/man2/memfd_create.2.html), `MFD_ALLOW_SEALING`. Only
+    /// for the standard input.
+    Bytes(Vec<u8>),
     /// This descriptor. The [`Command`](crate::Command) keeps it open for later starts, so a reader
     /// of a pipe sees the end of file only after the command is dropped.
     Fd(OwnedFd),
@@ -41,6 +50,8 @@ enum ChildEnd<'a> {
     Owned(OwnedFd),
     /// A descriptor of the [`Command`](crate::Command), which later starts use again.
     Borrowed(BorrowedFd<'a>),
+    /// The same as the standard output.
+    Stdout,
 }
 
 /// Both ends of the standard streams of one start.
@@ -57,11 +68,27 @@ impl<'a> Streams<'a> {
         Streams { child: [const { ChildEnd::Inherited }; 3], ours: Default::default() }
     }
 
-    /// Opens `/dev/null` and makes the pipes, in the order of the streams.
-    pub(crate) fn open(stdio: &'a [Stdio; 3]) -> Result<Streams<'a>, Error> {
+    /// Opens `/dev/null` and makes the pipes, in the order of the streams. With `capture`, the output goes
+    /// to pipes in place of the caller's streams.
+    pub(crate) fn open(stdio: &'a [Stdio; 3], capture: bool) -> Result<Streams<'a>, Error> {
         let mut streams = Streams::inherited();
         for (number, stdio) in stdio.iter().enumerate() {
+            let stdio = match (stdio, capture, number) {
+                (Stdio::Inherit, true, 0) => &Stdio::Null,
+                (Stdio::Inherit, true, _) => &Stdio::Piped,
+                _ => stdio,
+            };
             match stdio {
+                Stdio::Stdout if number == 2 => streams.child[number] = ChildEnd::Stdout,
+                Stdio::Bytes(bytes) if number == 0 => {
+                    streams.child[number] = ChildEnd::Owned(sealed(bytes)?);
+                }
+                Stdio::Stdout | Stdio::Bytes(_) => {
+                    let stream = ["standard input", "standard output", "standard error"][number];
+                    let problem =
+                        "Stdio::Stdout is for the standard error, and Stdio::Bytes for the standard input";
+                    return Err(Error::invalid(stream, problem));
+                }
                 Stdio::Inherit => {}
                 Stdio::Null => {
                     let null = File::options().read(true).write(true).open("/dev/null");
@@ -94,6 +121,11 @@ impl<'a> Streams<'a> {
             ChildEnd::Inherited => own[n],
             ChildEnd::Owned(fd) => fd.as_raw_fd(),
             ChildEnd::Borrowed(fd) => fd.as_raw_fd(),
+            ChildEnd::Stdout => match &self.child[1] {
+                ChildEnd::Owned(fd) => fd.as_raw_fd(),
+                ChildEnd::Borrowed(fd) => fd.as_raw_fd(),
+                ChildEnd::Inherited | ChildEnd::Stdout => own[1],
+            },
         })
     }
 
@@ -101,4 +133,18 @@ impl<'a> Streams<'a> {
     pub(crate) fn close_child(&mut self) {
         self.child = [const { ChildEnd::Inherited }; 3];
     }
+}
+
+/// Returns a file with these bytes, which cannot be changed.
+fn sealed(bytes: &[u8]) -> Result<OwnedFd, Error> {
+    let failed = |call: &'static str| {
+        move |e: std::io::Error| Error::io("process", "make the file of the standard input", call, &e)
+    };
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = memfd_create("nspod-stdin", flags).map_err(|e| failed("memfd_create")(e.into()))?;
+    let file = File::from(fd);
+    file.write_all_at(bytes, 0).map_err(failed("pwrite64"))?;
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    fcntl_add_seals(&file, seals).map_err(|e| failed("fcntl")(e.into()))?;
+    Ok(file.into())
 }

@@ -7,7 +7,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use cgroup_core::{Cgroup, Controller, Controllers, CpuMax, Hierarchy, Limits, Max};
-use nspod_sandbox::{ErrorKind, ExitStatus, Oom, OomLevel, Pod, PodSpec};
+use nspod_sandbox::{Command, EndedBy, ErrorKind, ExitStatus, Oom, OomLevel, Pod, PodSpec, Stdio};
 use nspod_tests::{Cell, GONE, command, eventually, join, lane, unique};
 
 const MIB: u64 = 1 << 20;
@@ -268,4 +268,22 @@ fn a_limit_that_cannot_be_enforced_is_refused_with_the_reason() {
         let base = host.root().unwrap().path().join("nspod");
         assert!(!base.join(name).exists(), "the cgroup is left behind");
     }
+}
+
+#[test]
+fn the_outcome_counts_refused_processes_and_names_the_oom_killer() {
+    if !lane::controllers(Controllers::MEMORY | Controllers::PIDS) {
+        return;
+    }
+    let refused = |limits: Limits| {
+        let forks = "for i in 1 2 3 4 5 6 7 8 9; do sleep 0.2 & done 2>/dev/null; wait";
+        let mut command = Command::new("sh");
+        command.args(["-c", forks]).limits(limits).stderr(Stdio::Null);
+        command.status().unwrap().pids_refused
+    };
+    assert!(refused(pids(4.into())).unwrap() > 0);
+    assert_eq!(refused(pids(100.into())), Some(0));
+    assert_eq!(refused(Limits::default()), None);
+    let outcome = Command::new("tail").arg("/dev/zero").limits(memory(16 * MIB)).output().unwrap().outcome;
+    assert_eq!((outcome.ended_by, outcome.status.signal()), (EndedBy::Oom, Some(libc::SIGKILL)));
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cgroup_core::Limits;
 use clap::{ArgAction, Args};
@@ -10,7 +11,7 @@ use ns_core::{Kind, Kinds, ProcessId};
 use nspod_sandbox::passwd;
 use nspod_sandbox::spec::{Capabilities, NamespaceMode, Root, Spec};
 use nspod_sandbox::store::{EXIT, random_name};
-use nspod_sandbox::{Command, Container, ErrorKind, Pod, Stdio};
+use nspod_sandbox::{Command, Container, EndedBy, ErrorKind, Outcome, Pod, Stdio};
 
 use crate::error::{Error, Result};
 use crate::flags::Facts;
@@ -55,6 +56,13 @@ pub(crate) struct RunArgs {
     /// Write the host pid of the first process to a file
     #[arg(long, value_name = "FILE")]
     pidfile: Option<PathBuf>,
+    /// Kill the container after this time (500ms, 30s, 1h). The exit code is then 124
+    #[arg(long, value_name = "TIME", value_parser = value::duration, conflicts_with = "detach")]
+    timeout: Option<Duration>,
+    /// Kill the container when its processes together have used this CPU time. The exit code is
+    /// then 124
+    #[arg(long, value_name = "TIME", value_parser = value::duration, conflicts_with_all = ["detach", "bare"])]
+    cpu_time: Option<Duration>,
     /// Write how the container ended, or why it did not start, to a file or a descriptor as JSON
     #[arg(long, value_name = "FILE|FD", conflicts_with_all = ["detach", "explain"])]
     report: Option<PathBuf>,
@@ -159,7 +167,7 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
     if let Some(oom) = &outcome.oom {
         output::note(oom);
     }
-    output::ended(outcome.status);
+    let code = ended(outcome);
     if args.keep {
         claim.entry.note_outcome(outcome)?;
         claim.keep();
@@ -170,7 +178,7 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
         other => other?,
     }
     claim.finish()?;
-    Ok(outcome.status.shell_code())
+    Ok(code)
 }
 
 fn bare(args: &RunArgs, facts: &Facts, json: bool, end: &mut End) -> Result<i32> {
@@ -183,6 +191,7 @@ fn bare(args: &RunArgs, facts: &Facts, json: bool, end: &mut End) -> Result<i32>
         return Err(Error::usage("--userns", problem));
     }
     command.args(rest).isolate(Kinds::FIVE);
+    args.bound(&mut command);
     args.namespaces.apply(command.spec_mut(), facts, None, &pid_of)?;
     if args.explain {
         return explained(command, json);
@@ -190,9 +199,26 @@ fn bare(args: &RunArgs, facts: &Facts, json: bool, end: &mut End) -> Result<i32>
     let signals = foreground::Signals::hold()?;
     let mut container = command.spawn()?;
     let outcome = end.outcome.insert(foreground::attend(&mut container, &signals, None)?);
-    output::ended(outcome.status);
+    let code = ended(outcome);
     container.delete()?;
-    Ok(outcome.status.shell_code())
+    Ok(code)
+}
+
+/// Exit code of a container that exceeded a time limit: that of timeout(1).
+const TIMED_OUT: i32 = 124;
+
+/// Reports the end of a container, and returns the exit code.
+fn ended(outcome: &Outcome) -> i32 {
+    let exceeded = match outcome.ended_by {
+        EndedBy::WallTime => "--timeout",
+        EndedBy::CpuTime => "--cpu-time",
+        _ => {
+            output::ended(outcome.status);
+            return outcome.status.shell_code();
+        }
+    };
+    output::note(format_args!("the container exceeded {exceeded} and was killed"));
+    TIMED_OUT
 }
 
 fn pid_of(id: &str) -> Result<i32> {
@@ -264,9 +290,16 @@ impl RunArgs {
         }
     }
 
+    /// Sets the time limits.
+    fn bound(&self, command: &mut Command) {
+        self.timeout.map(|time| command.timeout(time));
+        self.cpu_time.map(|time| command.cpu_time_max(time));
+    }
+
     fn command(&self, spec: &Spec, pod: Option<&Pod>, entry: &Entry) -> Result<Command> {
         let mut command = Command::from_spec(spec.clone());
         command.name(entry.id());
+        self.bound(&mut command);
         if let Some(pod) = pod {
             pod.join(&mut command)?;
         }

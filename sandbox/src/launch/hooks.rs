@@ -24,7 +24,7 @@ pub(super) fn run(hook: &Hook, container: &Prepared<'_>) -> Result<(), Error> {
     let what = format!("run the createContainer hook {}", hook.path.display());
     let plan = plan(hook, container)?;
     let stdio = [stdin(container.state)?, Stdio::Inherit, Stdio::Inherit];
-    let mut streams = Streams::open(&stdio)?;
+    let mut streams = Streams::open(&stdio, false)?;
     let spawned = spawn::spawn(Start {
         plan: &plan,
         stdio: streams.child(),

@@ -138,7 +138,8 @@ pub(crate) fn restore(global: &Global, args: RestoreArgs) -> Result<i32> {
     let Some(signals) = signals.transpose()? else { return Ok(0) };
     let mut relay = restored.terminal.take().map(|master| Relay::new(master, true)).transpose()?;
     let kill = || Ok(restored.pidfd.send_signal(nix::libc::SIGKILL)?);
-    let fatal = foreground::until_end(restored.pid, &restored.pidfd, &signals, &mut relay, kill)?;
+    let fatal =
+        foreground::until_end(restored.pid, &restored.pidfd, &signals, &mut relay, kill, || Ok(None))?;
     let code = restored.wait()?;
     if let Some(relay) = relay {
         relay.finish()?;
