@@ -16,6 +16,7 @@ mod inherit;
 pub mod init;
 mod join;
 mod launch;
+pub mod layer;
 mod open;
 mod outcome;
 mod output;

@@ -7,7 +7,7 @@ mod files;
 mod hooks;
 mod namespaces;
 mod process;
-mod text;
+pub(crate) mod text;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

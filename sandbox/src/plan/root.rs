@@ -109,6 +109,12 @@ impl FileSteps<'_> {
                 escape(&mut options, absolute("root.writes.upper", upper)?, b"\\,");
                 options.extend(b",workdir=");
                 escape(&mut options, absolute("root.writes.work", work)?, b"\\,");
+                // The upper directory contains all changes. The defaults of these options depend on the kernel.
+                options.extend(b",index=off");
+                if !self.foreign {
+                    // `userxattr` implies them.
+                    options.extend(b",redirect_dir=off,metacopy=off");
+                }
             }
         }
         if self.foreign {

@@ -8,13 +8,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// JSON form of a string: text if it is UTF-8, otherwise bytes.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-pub(super) enum Os {
+pub(crate) enum Os {
     Text(String),
     Bytes(Vec<u8>),
 }
 
 /// A type with this JSON form: `#[serde(with = "text")]`.
-pub(super) trait Written: Sized {
+pub(crate) trait Written: Sized {
     type Form: Serialize + for<'de> Deserialize<'de>;
     fn form(&self) -> Self::Form;
     fn from_form(form: Self::Form) -> Self;
@@ -88,10 +88,10 @@ impl<A: Written, B: Written> Written for (A, B) {
     }
 }
 
-pub(super) fn serialize<T: Written, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn serialize<T: Written, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
     value.form().serialize(serializer)
 }
 
-pub(super) fn deserialize<'de, T: Written, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+pub(crate) fn deserialize<'de, T: Written, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     T::Form::deserialize(deserializer).map(T::from_form)
 }
