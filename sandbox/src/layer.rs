@@ -76,7 +76,7 @@ impl Layer {
     pub fn of_spec(spec: &Spec) -> Result<Layer, Error> {
         let invalid = |sentence: &str| Err(Error::new(ErrorKind::InvalidInput, "layer", sentence));
         match &spec.root {
-            Root::Overlay { lower, writes: Writes::Dir { upper, .. } } => match &lower[..] {
+            Root::Overlay { lower, writes: Writes::Dir { upper, .. }, .. } => match &lower[..] {
                 [lower] => Layer::open(upper, lower, Marks::of_spec(spec)),
                 _ => invalid("cannot list the changes of an overlay with several lower directories"),
             },
