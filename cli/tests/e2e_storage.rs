@@ -2,10 +2,12 @@
 
 mod common;
 
+use std::process::Command;
+
 use cgroup_core::Controllers;
 use common::bundle::Bundle;
 use common::user::User;
-use common::{controllers, nspod, ok, root};
+use common::{controllers, nspod, ok, programs, root, run_with, skip};
 
 /// Writes blocks of 4 KiB to a file until that fails, and prints the reason and the size.
 const FILL: &str = r#"fill() { dd if=/dev/zero of=$1 bs=4k 2>&1 | sed -n 's/^dd: .*: //p'; stat -c %s $1; }"#;
@@ -89,4 +91,103 @@ fn a_limit_that_would_not_be_enforced_is_refused() {
         let output = nspod(&[&["run"], flags, &["true"]].concat());
         assert!(output.code() != 0 && output.err.contains(why), "{flags:?}: {output:?}");
     }
+}
+
+/// A file system with project quotas, and an empty /run. The mounts are in the mount namespace of the
+/// test's thread and end with it.
+struct Disk {
+    dir: tempfile::TempDir,
+}
+
+/// The kinds of disks, with their smallest usual size.
+const KINDS: [&str; 2] = ["ext4", "xfs"];
+
+impl Disk {
+    /// Returns `None` if this kernel has no such file system.
+    fn new(kind: &str, options: &str) -> Option<Disk> {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let script = r#"mount --make-rprivate /; mount -t tmpfs none /run
+            truncate -s 320m $1/image
+            case $2 in
+                ext4) mkfs.ext4 -q -O quota,project -E lazy_itable_init=1,nodiscard $1/image;;
+                xfs) mkfs.xfs -q -K $1/image;;
+            esac
+            mkdir $1/on; mount -o loop,$3 $1/image $1/on || exit 99
+            rm $1/image"#;
+        let made = run_with(
+            Command::new("sh").args(["-ec", script, "sh"]).arg(dir.path()).args([kind, options]),
+            "",
+        );
+        match made.code() {
+            0 => Some(Disk { dir }),
+            99 => {
+                skip(&format!("this kernel has no {kind} with project quotas"));
+                None
+            }
+            _ => panic!("{made:?}"),
+        }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join("on").join(name).display().to_string()
+    }
+
+    /// Runs a script with limited writes to an overlay.
+    fn overlay(&self, name: &str, limit: &str, flags: &[&str], script: &str) -> String {
+        let overlay = format!("--overlay={}", self.path(name));
+        shell(&[&[overlay.as_str(), "--storage-opt", limit], flags].concat(), script)
+    }
+
+    /// Returns the project ids in use.
+    fn ids() -> Vec<String> {
+        let Ok(claims) = std::fs::read_dir("/run/nspod-quota") else { return Vec::new() };
+        claims.map(|claim| claim.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    fn project(&self, name: &str) -> String {
+        let line = run_with(Command::new("lsattr").args(["-pd", &self.path(name)]), "");
+        line.ok().split_whitespace().next().unwrap().to_owned()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["-l", &self.path("")]).status();
+    }
+}
+
+fn with_disks(test: impl Fn(&str, &Disk)) {
+    if !root() || !programs(&["mkfs.ext4", "mkfs.xfs", "lsattr"]) {
+        return;
+    }
+    for kind in KINDS {
+        let Some(disk) = Disk::new(kind, "prjquota") else { return };
+        test(kind, &disk);
+    }
+}
+
+/// What the file system says at the limit.
+fn is_full(kind: &str, output: &str, size: u64) {
+    let reason = if kind == "xfs" { "No space left on device" } else { "Disk quota exceeded" };
+    let (said, found) = output.trim().split_once('\n').unwrap();
+    assert_eq!(said, reason, "{kind}");
+    let found: u64 = found.parse().unwrap();
+    // The directories of the overlay and the map of the file's blocks need a few blocks.
+    assert!(found <= size && found + (32 << 10) >= size, "{kind}: {found} of {size}");
+}
+
+#[test]
+fn an_overlay_on_disk_ends_at_its_size_and_its_number_of_inodes() {
+    with_disks(|kind, disk| {
+        is_full(kind, &disk.overlay("a", "size=4m", &[], "fill /big"), 4 << 20);
+        assert_eq!(Disk::ids(), [""; 0], "{kind}");
+        // What is there already counts, and the limit is a new one.
+        let more = disk.overlay("a", "size=6m", &[], "stat -c %s /big; fill /more");
+        let (before, more) = more.split_once('\n').unwrap();
+        is_full(kind, more, (6 << 20) - before.parse::<u64>().unwrap());
+        let made: u32 = disk.overlay("b", "inodes=20", &[], "files /").trim().parse().unwrap();
+        assert!((15..=17).contains(&made), "{kind}: {made}");
+        assert_eq!([disk.project("a/upper"), disk.project("b/work")], ["0", "0"], "{kind}");
+    });
 }

@@ -501,7 +501,8 @@ fn the_filter_is_last(spec: &Spec, host: &Host, asked: &Asked, steps: &[Step]) {
     let held = at(|s| matches!(s, Step::Hold));
     let signals = at(|s| matches!(s, Step::Signals)).expect("signals stay blocked");
     assert_eq!(held.is_some(), asked.hold.is_some());
-    assert_eq!(seccomp.is_some(), process.seccomp != Seccomp::Unconfined);
+    let projects = process.keep_projects || spec.limits_directories();
+    assert_eq!(seccomp.is_some(), projects || process.seccomp != Seccomp::Unconfined);
     // After a held child's wait there are only the filter, the hooks and the program.
     if let Some(held) = held {
         assert_eq!(held + 1, signals);

@@ -25,6 +25,7 @@ use crate::reap::ReapList;
 use crate::spawn::Prepared;
 use crate::spec::{Join, Mount, NamespaceMode, Namespaces, Root, Spec, User};
 use crate::stdio::{Stdio, Streams};
+use crate::store::Dir;
 
 /// Builds and starts a container, as [`std::process::Command`] builds and starts a process.
 ///
@@ -58,6 +59,7 @@ pub struct Command {
     cgroup: CgroupUse,
     pod: Option<PathBuf>,
     exit_file: Option<Arc<File>>,
+    entry: Option<PathBuf>,
     /// Whether a container was started with the exit file.
     exit_file_used: bool,
     reaped_by: Vec<ReapList>,
@@ -95,6 +97,7 @@ impl Command {
             cgroup: CgroupUse::Auto,
             pod: None,
             exit_file: None,
+            entry: None,
             exit_file_used: false,
             reaped_by: Vec::new(),
             prepared: None,
@@ -379,6 +382,15 @@ impl Command {
         self
     }
 
+    /// Sets the container's entry in a store. The [storage limits](crate::spec::StorageLimit) of
+    /// directories last as long as the entry: any program can end them with
+    /// [`release_quotas`](crate::release_quotas), also if this program is killed during the start. By
+    /// default they end with [`Container::delete`].
+    pub fn entry(&mut self, dir: &Dir) -> &mut Self {
+        self.entry = Some(dir.path().into());
+        self
+    }
+
     /// Sets whether dropping the [`Container`] kills its processes and removes its cgroup. The
     /// default is `true`. With `false`, dropping it is the same as [`Container::detach`]: the
     /// processes continue, like those of a dropped [`std::process::Child`].
@@ -525,6 +537,7 @@ impl Command {
                 name: self.name.as_deref(),
                 pod: self.pod.clone(),
                 exit_file: self.exit_file.clone(),
+                entry: self.entry.clone(),
                 reaped_by: self.reaped_by.clone(),
                 prepared: &mut self.prepared,
                 kill_on_drop: self.kill_on_drop,

@@ -15,8 +15,9 @@ use crate::bounds::{Bounds, Kill, Killer};
 use crate::cgroups::{ContainerCgroup, explain};
 use crate::error::{Error, ErrorKind};
 use crate::init;
-use crate::outcome::{EndedBy, Outcome};
+use crate::outcome::{EndedBy, Outcome, StorageUsage};
 use crate::plan::Plan;
+use crate::quota::{self, Quotas};
 use crate::reap::{self, ChildProcess, End, ReapList};
 use crate::spawn::Held;
 use crate::spec::Spec;
@@ -39,6 +40,7 @@ pub struct Container {
     /// The lists of the container or pod that this process was added to.
     pub(crate) reaped_by: Vec<ReapList>,
     pub(crate) cgroup: Option<ContainerCgroup>,
+    pub(crate) quotas: Quotas,
     pub(crate) origin: Origin,
     pub(crate) exit_file: Option<Arc<File>>,
     pub(crate) held: Option<Held>,
@@ -285,6 +287,7 @@ impl Container {
             throttled_time: Duration::from_micros(cpu.as_ref().and_then(|c| c.throttled_usec).unwrap_or(0)),
             wall_time,
             net,
+            storage: self.disk_usage(),
         })
     }
 
@@ -423,6 +426,28 @@ impl Container {
         Ok(self.need_cgroup("read the resource usage")?.usage()?)
     }
 
+    /// Returns the usage of the root and the mounts that have a [`StorageLimit`]. Places in memory
+    /// are left out after the first process has ended. See
+    /// [quotactl(2)](https://man7.org/linux/man-pages/man2/quotactl.2.html) and
+    /// [statfs(2)](https://man7.org/linux/man-pages/man2/statfs.2.html).
+    ///
+    /// [`StorageLimit`]: crate::spec::StorageLimit
+    pub fn storage(&self) -> Vec<StorageUsage> {
+        let mut all = self.disk_usage();
+        all.extend(quota::usage_in_memory(self.spec(), self.pid()));
+        all
+    }
+
+    fn disk_usage(&self) -> Vec<StorageUsage> {
+        match &self.origin {
+            Origin::Plan(_) => self.quotas.usage(),
+            Origin::Record { record, dir } if record.spec.limits_directories() => {
+                quota::storage_of_ended(dir.path())
+            }
+            Origin::Record { .. } => Vec::new(),
+        }
+    }
+
     fn need_cgroup(&self, what: &str) -> Result<&Cgroup, Error> {
         self.cgroup().ok_or_else(|| {
             let why = match &self.cgroup {
@@ -467,6 +492,7 @@ impl Container {
         if let Some(held) = self.held.take() {
             std::mem::forget(held);
         }
+        self.quotas.leave();
         self.outcome.get_or_insert(Outcome::unknown());
     }
 
@@ -480,10 +506,11 @@ impl Container {
 
     fn clear(&mut self) -> Result<(), Error> {
         let ended = self.end();
-        match self.cgroup.take() {
+        let removed = match self.cgroup.take() {
             Some(cgroup) => ended.and(cgroup.remove()),
             None => ended,
-        }
+        };
+        removed.and(self.quotas.release())
     }
 
     /// Kills the container's processes and reaps the first process.

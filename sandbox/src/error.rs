@@ -413,7 +413,7 @@ impl Error {
 
     /// Returns the name of the failed step. For a step of the child this is [`PlannedStep::name`].
     /// For actions of this process before and after those steps it is `plan` (the spec is invalid),
-    /// `clone`, `id-maps`, `cgroup`, `namespace`, `process`, `proc`, `pod`, `pool`, `store`, `setup`,
+    /// `clone`, `id-maps`, `cgroup`, `namespace`, `process`, `proc`, `pod`, `pool`, `quota`, `store`, `setup`,
     /// `user` (a user or group is unknown), `read`, `start`, `hook`, `open`, `record`, `prepared` or
     /// `caller`.
     ///

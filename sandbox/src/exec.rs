@@ -115,6 +115,7 @@ fn exec(
     let mut process = container.process.clone();
     process.args = vec![program.into()];
     process.terminal = None;
+    process.keep_projects |= container.limits_directories();
     let spec = Spec { process, namespaces, root: Root::Host, ..Spec::default() };
     let mut command = Command::from_spec(spec);
     command.joins_process(pid, pidfd)?;

@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::init;
 use crate::plan::Plan;
 use crate::pool::{Pool, Shared};
+use crate::quota::Quotas;
 use crate::reap::{ChildProcess, ReapList};
 use crate::spawn::{self, Premade, Prepared, Start};
 use crate::stdio::Streams;
@@ -56,6 +57,8 @@ pub(crate) struct StartOptions<'a, 'b> {
     /// The pod's cgroup.
     pub(crate) pod: Option<PathBuf>,
     pub(crate) exit_file: Option<Arc<File>>,
+    /// The container's entry in a store.
+    pub(crate) entry: Option<PathBuf>,
     /// The lists of the container and the pod that the process is added to.
     pub(crate) reaped_by: Vec<ReapList>,
     /// Function to call when namespaces and mounts exist. The start removes it before the call.
@@ -113,6 +116,7 @@ impl Launcher {
             name: None,
             pod: None,
             exit_file: None,
+            entry: None,
             reaped_by: Vec::new(),
             prepared: &mut None,
             kill_on_drop: true,
@@ -122,8 +126,18 @@ impl Launcher {
 
     /// Starts a container.
     pub(crate) fn start(&self, options: StartOptions<'_, '_>) -> Result<Container, Error> {
-        let StartOptions { streams, cgroup, name, pod, exit_file, reaped_by, prepared, kill_on_drop, bounds } =
-            options;
+        let StartOptions {
+            streams,
+            cgroup,
+            name,
+            pod,
+            exit_file,
+            entry,
+            reaped_by,
+            prepared,
+            kill_on_drop,
+            bounds,
+        } = options;
         let plan = &self.plan;
         let cgroup = self.cgroup(cgroup, name, pod)?;
         if bounds.cpu.is_some() && cgroup.as_ref().is_none_or(ContainerCgroup::is_borrowed) {
@@ -134,6 +148,8 @@ impl Launcher {
             (true, None) => Some(Arc::new(init::exit_file()?)),
             (_, given) => given,
         };
+        // The directories are limited before anything can write to them.
+        let mut quotas = Quotas::set(&plan.spec, entry.as_deref())?;
         let started = Instant::now();
         let spawned = spawn::spawn(Start {
             plan,
@@ -147,6 +163,7 @@ impl Launcher {
         let spawned = spawned.map_err(|e| explain(e, cgroup.as_ref()))?;
         let process = ChildProcess::new(spawned.pid, spawned.pidfd);
         reaped_by.iter().for_each(|list| list.add(&process));
+        quotas.started(process.pid);
         streams.close_child();
         let [stdin, stdout, stderr] = std::mem::take(&mut streams.ours);
         Ok(Container {
@@ -154,6 +171,7 @@ impl Launcher {
             reaps: ReapList::default(),
             reaped_by,
             cgroup,
+            quotas,
             origin: Origin::Plan(plan.clone()),
             exit_file,
             held: spawned.held,

@@ -10,6 +10,7 @@ use crate::bounds::{Bounds, Kill};
 use crate::cgroups::ContainerCgroup;
 use crate::container::{Container, ContainerRecord, Origin};
 use crate::error::{Error, ErrorKind};
+use crate::quota::Quotas;
 use crate::reap::{ChildProcess, ReapList};
 use crate::store::{Entry, Record, Store};
 
@@ -91,6 +92,7 @@ impl Container {
             reaps: ReapList::default(),
             reaped_by: Vec::new(),
             cgroup,
+            quotas: Quotas::default(),
             origin: Origin::Record { record: Box::new(record.clone()), dir: entry.dir().clone() },
             exit_file: None,
             held: None,

@@ -7,6 +7,8 @@ use std::time::Duration;
 use ns_core::ExitStatus;
 use serde::{Deserialize, Serialize};
 
+use crate::spec::StorageLimit;
+
 /// The memory limit that was exceeded: the level of an OOM kill.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -102,6 +104,22 @@ pub struct Outcome {
     /// [`Cgroup::net_usage`](cgroup_core::Cgroup::net_usage). Since Linux 5.14.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub net: Option<cgroup_core::net::Usage>,
+    /// Files in the directories with a [`StorageLimit`]. Those in memory end with the container.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub storage: Vec<StorageUsage>,
+}
+
+/// The files in a place with a [`StorageLimit`]: a root with writes, or a mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StorageUsage {
+    /// Path in the container.
+    pub destination: PathBuf,
+    /// Size in bytes.
+    pub size: u64,
+    /// Number of files, directories and other inodes.
+    pub inodes: u64,
+    /// Maximum of both.
+    pub limit: StorageLimit,
 }
 
 impl Outcome {
@@ -116,6 +134,7 @@ impl Outcome {
             cpu_time: Duration::ZERO,
             throttled_time: Duration::ZERO,
             wall_time: Duration::ZERO,
+            storage: Vec::new(),
             net: None,
         }
     }

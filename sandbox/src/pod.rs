@@ -163,6 +163,12 @@ impl Pod {
         if spec.files.is_some() != spec.share.contains(Kinds::from(Kind::Mnt)) {
             return Err(Error::invalid("files", "must be set if and only if mnt is shared"));
         }
+        if let Some(files) = &spec.files {
+            let spec = Spec { root: files.root.clone(), mounts: files.mounts.clone(), ..Spec::default() };
+            if spec.limits_directories() {
+                return Err(Error::invalid("files", "the files of a pod cannot have limits of directories"));
+            }
+        }
         let shared_memory = spec.share.contains(Kinds::from(Kind::Ipc)) && spec.files.is_none();
         let shm = shared_memory.then(|| shm_path(name));
         let mut record = PodRecord { shm: shm.clone(), ..PodRecord::default() };

@@ -29,8 +29,18 @@ const DEFAULT_CPUS: u32 = 2;
 const DEFAULT_MEMORY: &str = "2G";
 const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
 /// Modules of Debian's kernel: for the devices of the machine, for the root, and for tests.
-const MODULES: &[&str] =
-    &["virtio_pci", "virtio_blk", "virtio_console", "virtiofs", "overlay", "veth", "bridge", "loop"];
+const MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_console",
+    "virtiofs",
+    "overlay",
+    "veth",
+    "bridge",
+    "loop",
+    "quota_v2",
+    "xfs",
+];
 
 /// Run a command in a virtual machine whose kernel has every cgroup v2 controller
 ///

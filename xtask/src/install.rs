@@ -31,6 +31,7 @@ pub(crate) const TESTS: &[&str] = &[
     "criu",              // checkpoint and restore
     "crun",              // a runtime to compare with
     "dbus-user-session", // a bus for a user's systemd
+    "e2fsprogs",         // an ext4 with project quotas
     "g++",               // libFuzzer
     "gcc",               // linking
     "iproute2",
@@ -48,6 +49,7 @@ pub(crate) const TESTS: &[&str] = &[
     "systemd", // delegation of cgroups
     "uidmap",  // newuidmap and newgidmap
     "util-linux",
+    "xfsprogs", // an xfs with project quotas
 ];
 
 /// Installs the missing packages if it `may`. Otherwise the error contains the command that does.

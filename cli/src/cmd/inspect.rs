@@ -39,6 +39,7 @@ fn describe(entry: &Entry) -> Result<Value> {
         "pod": record.map(|r| &r.pod),
         "namespaces": namespaces.map(Value::Object),
         "usage": entry.cgroup().and_then(|c| c.usage().ok()),
+        "storage": entry.storage(),
         "spec": record.map(|r| &r.container.spec),
     }))
 }

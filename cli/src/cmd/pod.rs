@@ -176,6 +176,12 @@ impl CreateArgs {
         if share.contains(Kinds::MNT) {
             let mut container = Spec::new("");
             self.files.apply(&mut container, facts)?;
+            if container.limits_directories() {
+                return Err(Error::usage(
+                    "--storage-opt",
+                    "a pod cannot limit directories: limit an overlay in memory, or the volumes of its containers",
+                ));
+            }
             FileArgs::make_directories(&container)?;
             spec.files = Some(Files { root: container.root, mounts: container.mounts });
         } else if !self.files.is_empty() {

@@ -61,5 +61,6 @@ pub(crate) fn prune(_: &PruneArgs) -> Result<()> {
         }
         _ => Ok(()),
     })?;
+    nspod_sandbox::prune_quotas()?;
     pruned
 }

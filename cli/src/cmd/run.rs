@@ -269,6 +269,7 @@ impl RunArgs {
                 Ok(container) => return Ok(container),
                 Err(e)
                     if e.kind() == ErrorKind::Unenforceable
+                        && e.step() != QUOTA
                         && self.lax_limits
                         && !spec.limits.writes().is_empty() =>
                 {
@@ -276,7 +277,7 @@ impl RunArgs {
                     // The network limits need no file.
                     spec.limits = Limits { net: spec.limits.net.take(), ..Limits::default() };
                 }
-                Err(e) if e.kind() == ErrorKind::Unenforceable => {
+                Err(e) if e.kind() == ErrorKind::Unenforceable && e.step() != QUOTA => {
                     return Err(Error::from(e).hint("or use --lax-limits to start without it"));
                 }
                 Err(e) => {
@@ -298,7 +299,7 @@ impl RunArgs {
 
     fn command(&self, spec: &Spec, pod: Option<&Pod>, entry: &Entry) -> Result<Command> {
         let mut command = Command::from_spec(spec.clone());
-        command.name(entry.id());
+        command.name(entry.id()).entry(entry.dir());
         self.bound(&mut command);
         if let Some(pod) = pod {
             pod.join(&mut command)?;
@@ -352,6 +353,8 @@ impl RunArgs {
     }
 }
 
+/// The step that limits directories. `--lax-limits` has no effect on it.
+const QUOTA: &str = "quota";
 const MKNOD: u64 = 1 << 27;
 
 /// Keeps root in a container from the host's disks. Root could make a device node, or find one in

@@ -24,8 +24,9 @@ pub(crate) struct FileArgs {
     /// deleted with the container, or to DIR/upper
     #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true)]
     overlay: Option<Option<PathBuf>>,
-    /// Maximum size and number of inodes of the writes to the overlay: size=64m,inodes=10k. Then writes
-    /// fail with ENOSPC. Without DIR, the files are in memory and count as memory of the container
+    /// Maximum size and number of inodes of the writes to the overlay: size=64m,inodes=10k; more fail with
+    /// ENOSPC. Without DIR, the files are in memory and count as memory of the container. With DIR, the limit
+    /// is a project quota, which requires root, and an ext4 or xfs with the mount option prjquota
     #[arg(long, value_name = "size=BYTES,inodes=COUNT", value_parser = mounts::storage, requires = "overlay")]
     storage_opt: Vec<StorageLimit>,
     /// Allow access to sockets and named pipes among the host's files. By default an overlay prevents it,
@@ -36,7 +37,7 @@ pub(crate) struct FileArgs {
     #[arg(long, conflicts_with = "overlay")]
     read_only: bool,
     /// Mount a file or directory of the host. Options: ro, noexec, nosuid, nodev, bind (without the
-    /// mounts below it)
+    /// mounts below it), size=64m and inodes=10k (limits of a directory, as with --storage-opt)
     #[arg(short, long, value_name = "SOURCE:DESTINATION[:OPTIONS]", value_parser = mounts::volume)]
     volume: Vec<Mount>,
     /// Mount an empty tmpfs. Options: size=64m, inodes=10k, mode=1777, exec, dev, ro

@@ -29,7 +29,7 @@ pub(crate) fn volume(text: &str) -> Parsed<Mount> {
             ("bind", MountKind::Bind { recursive, .. }) => *recursive = false,
             // This is the default.
             ("private" | "rprivate" | "z" | "Z", _) => {}
-            _ => flag(&mut mount, option)?,
+            _ => option_of_bind(&mut mount, option)?,
         }
     }
     Ok(mount)
@@ -46,6 +46,20 @@ pub(crate) fn tmpfs(text: &str) -> Parsed<Mount> {
         option_of_tmpfs(&mut mount, option)?;
     }
     Ok(mount)
+}
+
+fn option_of_bind(mount: &mut Mount, option: &str) -> Parsed<()> {
+    match option.split_once('=') {
+        Some((name @ ("size" | "inodes"), text)) => {
+            limit(&mut mount.limit, name, text)?;
+            // The mounts below it would not be limited.
+            if let MountKind::Bind { recursive, .. } = &mut mount.kind {
+                *recursive = false;
+            }
+            Ok(())
+        }
+        _ => flag(mount, option),
+    }
 }
 
 fn option_of_tmpfs(mount: &mut Mount, option: &str) -> Parsed<()> {
@@ -142,6 +156,7 @@ pub(crate) fn mount(text: &str) -> Parsed<Mount> {
     for option in rest {
         match (option, &mut mount.kind) {
             ("bind", MountKind::Bind { recursive, .. }) => *recursive = false,
+            (_, MountKind::Bind { .. }) => option_of_bind(&mut mount, option)?,
             _ => option_of_tmpfs(&mut mount, option)?,
         }
     }
@@ -198,6 +213,10 @@ mod tests {
         assert_eq!(volume("./a:/b:ro"), Ok(Mount { readonly: true, ..bind("/b", "./a") }));
         let strict = Mount { readonly: true, noexec: true, nosuid: true, nodev: true, ..bind("/b", "/a") };
         assert_eq!(volume("/a:/b:ro,noexec,nosuid,nodev,Z"), Ok(strict));
+        let limited = volume("/a:/b:size=64m,inodes=1k").unwrap();
+        assert_eq!(limited.limit, StorageLimit { size: Some(64 << 20), inodes: Some(1 << 10) });
+        assert_eq!(limited.kind, MountKind::Bind { source: "/a".into(), recursive: false });
+        assert_eq!(mount("src=/a,dst=/b,size=64m,inodes=1k"), Ok(limited));
         let flat = volume("/a:/b:bind").unwrap().kind;
         assert_eq!(flat, MountKind::Bind { source: "/a".into(), recursive: false });
     }

@@ -7,7 +7,7 @@ use cgroup_core::Cgroup;
 use ns_core::ProcessId;
 use nspod_sandbox::init;
 use nspod_sandbox::store::{self, Dir, EXIT, EntryState, RECORD};
-use nspod_sandbox::{Container, ContainerRecord, ErrorKind, ExitStatus, Outcome};
+use nspod_sandbox::{Container, ContainerRecord, ErrorKind, ExitStatus, Outcome, StorageUsage};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -179,6 +179,17 @@ impl Entry {
                 format!("the container {} does not have its own cgroup", self.id()),
             )
             .hint("run nspod as root, or delegate a cgroup to the caller")),
+        }
+    }
+
+    /// Returns the usage of the limited places of the container.
+    pub(crate) fn storage(&self) -> Vec<StorageUsage> {
+        match self.open() {
+            Ok(container) => container.storage(),
+            Err(_) if self.saved().is_some_and(|saved| saved.container.spec.limits_directories()) => {
+                nspod_sandbox::storage_of_ended(self.dir().path())
+            }
+            Err(_) => Vec::new(),
         }
     }
 

@@ -133,6 +133,10 @@ impl Store {
             Some(saved) => saved.container.cgroup.as_deref().map_or(Ok(()), remove_cgroup)?,
             None => orphan_cgroups(entry.name())?.iter().try_for_each(|path| remove_cgroup(path))?,
         }
+        let limits = |saved: &SavedContainer| saved.container.spec.limits_directories();
+        if entry.record().is_none_or(limits) {
+            nspod_sandbox::release_quotas(entry.dir().path())?;
+        }
         Ok(self.0.remove(entry, lock)?)
     }
 

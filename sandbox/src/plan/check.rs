@@ -7,7 +7,7 @@ use ns_core::Kind;
 
 use crate::error::Error;
 use crate::plan::names::check_sysctl;
-use crate::spec::{IdMaps, MountKind, NamespaceMode, Root, Spec, StorageLimit, Writes};
+use crate::spec::{IdMaps, MountKind, NamespaceMode, Root, Spec, StorageLimit};
 
 /// Checks a spec.
 pub(super) fn check(spec: &Spec) -> Result<(), Error> {
@@ -101,18 +101,19 @@ fn check_storage(spec: &Spec) -> Result<(), Error> {
             None => Ok(()),
         }
     };
-    if let Root::Overlay { writes, limit, .. } = &spec.root {
+    if let Root::Overlay { limit, .. } = &spec.root {
         positive("root.limit", *limit)?;
-        if matches!(writes, Writes::Dir { .. }) && !limit.is_empty() {
-            return Err(Error::invalid("root.limit", "only writes to a tmpfs can be limited"));
-        }
     }
     for (index, mount) in spec.mounts.iter().enumerate() {
         let field = format!("mounts[{index}].limit");
         positive(&field, mount.limit)?;
-        if !mount.limit.is_empty() && !matches!(mount.kind, MountKind::Tmpfs { .. }) {
-            return Err(Error::invalid(field, "only the space of a tmpfs can be limited"));
-        }
+        let problem = match &mount.kind {
+            _ if mount.limit.is_empty() => continue,
+            MountKind::Tmpfs { .. } | MountKind::Bind { recursive: false, .. } => continue,
+            MountKind::Bind { .. } => "the mounts below it would not be limited: bind it without them",
+            _ => "only a tmpfs and the bind of a directory can be limited",
+        };
+        return Err(Error::invalid(field, problem));
     }
     Ok(())
 }

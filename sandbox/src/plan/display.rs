@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::plan::data::Plan;
+use crate::quota::{self, Limited};
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -13,6 +14,16 @@ impl fmt::Display for Plan {
             for (file, value) in self.spec.limits.writes().into_iter().chain(net) {
                 writeln!(f, "      {file} = {value}")?;
             }
+        }
+        for Limited { directories, limit, .. } in quota::limited(&self.spec) {
+            let names: Vec<_> = directories.iter().map(|path| path.to_string_lossy()).collect();
+            write!(f, "set the project quota of {}:", names.join(" and "))?;
+            for (name, value) in [("size", limit.size), ("inodes", limit.inodes)] {
+                if let Some(value) = value {
+                    write!(f, " {name} = {value}")?;
+                }
+            }
+            writeln!(f)?;
         }
         for tree in &self.trees {
             write!(f, "open the tree {}", tree.source.to_string_lossy())?;

@@ -3,18 +3,24 @@
 use crate::error::Error;
 use crate::host::Host;
 use crate::plan::data::Plan;
-use crate::seccomp::{self, Profile};
+use crate::quota;
+use crate::seccomp::{self, Action, Arg, Op, Profile, Rule};
 use crate::spec::{Process, Seccomp};
 use crate::step::Step;
 
 /// Returns the step that loads the filter, if the spec has one.
 pub(super) fn filter(plan: &Plan, process: &Process, host: &Host) -> Result<Option<Step>, Error> {
     let bounding = process.capabilities.map_or(u64::MAX, |c| c.bounding);
-    let profile = match &process.seccomp {
-        Seccomp::Unconfined => return Ok(None),
+    let keeps = process.keep_projects || plan.spec.limits_directories();
+    let mut profile = match &process.seccomp {
+        Seccomp::Unconfined if !keeps => return Ok(None),
+        Seccomp::Unconfined => everything(),
         Seccomp::Standard => Profile::standard(bounding),
         Seccomp::Profile(profile) => profile.resolve(bounding, host.kernel),
     };
+    if keeps {
+        keep_projects(&mut profile);
+    }
     if profile.notifies() {
         if plan.held.is_none() {
             return Err(Error::invalid(
@@ -32,6 +38,32 @@ pub(super) fn filter(plan: &Plan, process: &Process, host: &Host) -> Result<Opti
         }
     }
     Ok(Some(Step::Seccomp { filter: profile.compile()?, flags: profile.load_flags() }))
+}
+
+/// Denies the calls that change the project id of a file. The first rule of a call decides.
+fn keep_projects(profile: &mut Profile) {
+    let rule = |name: &str, args| Rule {
+        names: vec![name.into()],
+        action: Action::Errno,
+        errno_ret: Some(libc::EPERM as u16),
+        args,
+        ..Rule::default()
+    };
+    // The kernel reads the lower half of the argument.
+    let command = |value: u32| Arg {
+        index: 1,
+        value: u64::from(u32::MAX),
+        value_two: u64::from(value),
+        op: Op::MaskedEq,
+    };
+    let ioctls = quota::CHANGES.map(|value| rule("ioctl", vec![command(value)]));
+    profile.syscalls.splice(0..0, ioctls.into_iter().chain([rule("file_setattr", Vec::new())]));
+}
+
+/// Returns a profile that allows all calls of all ABIs.
+fn everything() -> Profile {
+    let architectures = Profile::standard(0).architectures;
+    Profile { default_action: Action::Allow, architectures, ..Profile::default() }
 }
 
 /// Returns whether the filter has a listener, with which another process decides about calls.

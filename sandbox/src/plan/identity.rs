@@ -9,13 +9,15 @@ use crate::plan::handles::Hold;
 use crate::plan::id_maps::Ids;
 use crate::plan::text::{absolute, c_string};
 use crate::plan::{attributes, filter, label, numbers, program, stage};
+use crate::quota;
 use crate::seccomp;
-use crate::spec::{Process, StreamOwner, User};
+use crate::spec::{Capabilities, Process, StreamOwner, User};
 use crate::step::Step;
 
 const CAP_DAC_OVERRIDE: u64 = 1 << 1;
 const CAP_SETPCAP: u64 = 1 << 8;
 const CAP_SYS_ADMIN: u64 = 1 << 21;
+const CAP_SYS_RESOURCE: u64 = 1 << 24;
 
 /// Adds the steps.
 ///
@@ -43,6 +45,7 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
     // The caller can enter directories that the user may not enter, so the first attempt is made as
     // the caller.
     plan.steps.extend(cwd.clone().map(|path| Step::Chdir { path, again: changes_user }));
+    check_projects(plan, &process, ids)?;
     let mut filter = filter::filter(plan, &process, host)?;
     // Without no_new_privs seccomp(2) requires CAP_SYS_ADMIN, so the process keeps it until then.
     let able = host.privileged() || ids.foreign;
@@ -80,6 +83,19 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
     let exec = program::program(plan)?;
     plan.push(exec);
     Ok(())
+}
+
+/// Checks that the program cannot exceed or remove the limits of directories.
+fn check_projects(plan: &Plan, process: &Process, ids: &Ids) -> Result<(), Error> {
+    let Some(limited) = quota::limited(&plan.spec).into_iter().next() else { return Ok(()) };
+    // A user namespace has no capability that counts for quotas.
+    let all = |c: Capabilities| c.bounding | c.permitted | c.effective | c.inheritable | c.ambient;
+    if ids.foreign || process.capabilities.is_some_and(|c| all(c) & (CAP_SYS_ADMIN | CAP_SYS_RESOURCE) == 0) {
+        return Ok(());
+    }
+    let problem = "with CAP_SYS_RESOURCE or CAP_SYS_ADMIN in the host's user namespace, the program could exceed \
+                   or remove the limit of a directory: drop them, or make a new user namespace";
+    Err(Error::invalid(limited.field, problem))
 }
 
 /// Adds the step that makes the user own the standard streams.

@@ -66,6 +66,11 @@ pub enum Writes {
 
 /// The maximum space of a tmpfs or of a directory. At the limit, writes fail with `ENOSPC` or
 /// `EDQUOT`. A limit of 0 is invalid: to the kernel it means no limit.
+///
+/// A directory is limited by a project quota
+/// ([quotactl(2)](https://man7.org/linux/man-pages/man2/quotactl.2.html)), on an ext4 or xfs that
+/// enforces them. Only root can set it. What the directory contains before counts, except links,
+/// pipes and devices. The limit ends when the container is deleted. Since Linux 5.14.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StorageLimit {
@@ -128,7 +133,7 @@ pub struct Mount {
     /// supports it.
     #[serde(default)]
     pub copy_up: bool,
-    /// Limit of the space. Only a tmpfs supports it.
+    /// Limit of the space. Only a tmpfs and a bind of a directory without the mounts below it support it.
     #[serde(default)]
     pub limit: StorageLimit,
 }

@@ -40,6 +40,11 @@ pub struct Process {
     pub oom_score_adj: Option<i32>,
     /// A new terminal as standard input, output and error.
     pub terminal: Option<Terminal>,
+    /// Whether to deny the calls that change the project id and the flags of a file, so that the
+    /// program cannot evade a [`StorageLimit`](crate::spec::StorageLimit) of a directory:
+    /// `FS_IOC_FSSETXATTR`, `FS_IOC_SETFLAGS` and file_setattr(2) fail with `EPERM`. Such a limit
+    /// in the same spec has this effect too.
+    pub keep_projects: bool,
     /// Whether to start in a new session (setsid(2)).
     pub new_session: bool,
     /// Whether to make the working directory if it is missing.
@@ -164,6 +169,7 @@ impl Default for Process {
             rlimits: Vec::new(),
             oom_score_adj: None,
             terminal: None,
+            keep_projects: false,
             new_session: false,
             create_cwd: false,
             streams: StreamOwner::Caller,

@@ -1,0 +1,380 @@
+//! Limits of directories on disk: project quotas of ext4 and xfs.
+//!
+//! Each limited root or volume gets a project id from [`IDS`]. A file in [`CLAIMS`] reserves the id
+//! while the container exists. It names the directories, so that any program can release them
+//! later. Files that keep an id after its release (links, pipes and devices, whose id cannot be
+//! changed before Linux 6.17) still count for it: an id with usage is not given to a container.
+//!
+//! [Project quotas](https://man7.org/linux/man-pages/man2/quotactl.2.html) of ext4 are since
+//! Linux 4.5, the call quotactl_fd(2) since 5.14.
+
+mod sys;
+mod tree;
+
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use ns_core::ProcessId;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, fstatfs, openat, openat2, unlinkat};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind};
+use crate::outcome::StorageUsage;
+use crate::spec::{MountKind, Root, Spec, StorageLimit, Writes};
+use crate::store::Dir;
+
+/// The project ids of containers.
+const IDS: Range<u32> = 0x6e73_0000..0x6e74_0000;
+/// The directory with a file for each id in use. It is empty after a boot.
+const CLAIMS: &str = "/run/nspod-quota";
+const STEP: &str = "quota";
+
+/// Commands of ioctl(2) with which the owner of a file can change its project id, or prevent that
+/// new files get the id of their directory: `FS_IOC_FSSETXATTR`, `FS_IOC_SETFLAGS` and
+/// `FS_IOC32_SETFLAGS`. overlayfs passes them on. In a user namespace the kernel rejects such a
+/// change. Since Linux 6.17, file_setattr(2) can make it too.
+pub(crate) const CHANGES: [u32; 3] = [0x401c_5820, 0x4008_6602, 0x4004_6602];
+
+/// The project quota of a container's root or volume.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Quota {
+    id: u32,
+    /// The path in the container.
+    destination: PathBuf,
+    directories: Vec<PathBuf>,
+    limit: StorageLimit,
+    /// The directory of the container's entry in a store. The quota lasts as long as the entry.
+    owner: Option<PathBuf>,
+    /// The process that set the limit, and the container's first process. Without an entry, the
+    /// quota lasts as long as they.
+    processes: Vec<ProcessId>,
+}
+
+/// The limited directories of a root or a volume.
+pub(crate) struct Limited<'a> {
+    /// The field of the spec.
+    pub(crate) field: String,
+    /// The path in the container.
+    pub(crate) destination: &'a Path,
+    pub(crate) directories: Vec<&'a Path>,
+    pub(crate) limit: StorageLimit,
+}
+
+/// Returns the limited directories of a spec.
+pub(crate) fn limited(spec: &Spec) -> Vec<Limited<'_>> {
+    let mut all = Vec::new();
+    if let Root::Overlay { writes: Writes::Dir { upper, work }, limit, .. } = &spec.root {
+        let (field, directories) = ("root.limit".into(), vec![upper.as_path(), work]);
+        all.push(Limited { field, destination: Path::new("/"), directories, limit: *limit });
+    }
+    for (index, mount) in spec.mounts.iter().enumerate() {
+        if let MountKind::Bind { source, .. } = &mount.kind {
+            let (field, directories) = (format!("mounts[{index}].limit"), vec![source.as_path()]);
+            all.push(Limited { field, destination: &mount.destination, directories, limit: mount.limit });
+        }
+    }
+    all.retain(|limited| !limited.limit.is_empty());
+    all
+}
+
+impl Spec {
+    /// Returns whether the spec limits the space of directories. Such a limit ends when the container
+    /// is [deleted](crate::Container::delete), or by [`release_quotas`].
+    pub fn limits_directories(&self) -> bool {
+        !limited(self).is_empty()
+    }
+}
+
+impl Quota {
+    /// Reserves an id and limits the directories.
+    fn set(limited: &Limited<'_>, owner: Option<&Path>) -> Result<Quota, Error> {
+        let opened = limited.directories.iter().map(|path| open(path)).collect::<Result<Vec<_>, Error>>()?;
+        for (path, dir) in limited.directories.iter().zip(&opened) {
+            check(path, dir).map_err(|e| e.with_field(&limited.field))?;
+        }
+        let claims = claims()?;
+        let creator = ProcessId::current()?;
+        let quota = |id| Quota {
+            id,
+            destination: limited.destination.into(),
+            directories: limited.directories.iter().map(|path| path.to_path_buf()).collect(),
+            limit: limited.limit,
+            owner: owner.map(Into::into),
+            processes: vec![creator.clone()],
+        };
+        for id in IDS {
+            if !claim(&claims, id)? {
+                continue;
+            }
+            let quota = quota(id);
+            match quota.apply(&claims, &opened) {
+                Ok(true) => return Ok(quota),
+                Ok(false) => unclaim(&claims, id)?,
+                Err(e) => {
+                    quota.release_claimed(&claims)?;
+                    return Err(e.with_field(&limited.field));
+                }
+            }
+        }
+        let what = format!("cannot limit {}: all project ids are in use", limited.destination.display());
+        Err(Error::new(ErrorKind::LimitReached, STEP, what)
+            .and_hint("remove containers, or the directories that they wrote"))
+    }
+
+    /// Sets ids and limit after the id was claimed. Returns false if files have the id.
+    fn apply(&self, claims: &Dir, opened: &[OwnedFd]) -> Result<bool, Error> {
+        let first = self.directories.first().map_or(Path::new(""), PathBuf::as_path);
+        let Some(on) = opened.first() else { return Ok(true) };
+        let failed = |e| failed("read the quota of", first, "quotactl_fd", e);
+        if sys::usage(on, self.id).map_err(failed)? != (0, 0) {
+            return Ok(false);
+        }
+        self.write(claims)?;
+        for (path, dir) in self.directories.iter().zip(opened) {
+            let stale = |id| IDS.contains(&id) && !is_claimed(claims, id);
+            tree::assign(dir, self.id, stale).map_err(|(call, below, e)| {
+                let path = if below == Path::new(".") { path.clone() } else { path.join(below) };
+                match e {
+                    Errno::EXIST => taken(&path),
+                    _ => self::failed("set the project id of", &path, call, e),
+                }
+            })?;
+        }
+        sys::set_limit(on, self.id, self.limit)
+            .map_err(|e| self::failed("limit", first, "quotactl_fd", e))?;
+        Ok(true)
+    }
+
+    /// Returns the usage; `None` if the directories are gone.
+    fn usage(&self) -> Option<StorageUsage> {
+        let dir = self.directories.iter().find_map(|path| open(path).ok())?;
+        let (size, inodes) = sys::usage(dir, self.id).ok()?;
+        Some(StorageUsage { destination: self.destination.clone(), size, inodes, limit: self.limit })
+    }
+
+    fn write(&self, claims: &Dir) -> Result<(), Error> {
+        claims.replace(&name(self.id), &serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    /// Removes the limit and the ids, and gives the id back.
+    fn release(&self) -> Result<(), Error> {
+        self.release_claimed(&claims()?)
+    }
+
+    fn release_claimed(&self, claims: &Dir) -> Result<(), Error> {
+        for path in &self.directories {
+            // A directory that was removed has no files with the id.
+            let Ok(dir) = open(path) else { continue };
+            tree::clear(&dir, self.id);
+            let cleared = sys::set_limit(&dir, self.id, StorageLimit::default());
+            cleared.map_err(|e| failed("remove the limit of", path, "quotactl_fd", e))?;
+        }
+        unclaim(claims, self.id)
+    }
+
+    fn is_abandoned(&self) -> bool {
+        let alive = self.processes.iter().any(|process| process.is_alive().unwrap_or(true));
+        !alive && !self.owner.as_ref().is_some_and(|entry| entry.exists())
+    }
+}
+
+/// The quotas of a container that is being started, or that has a handle. Dropping releases them.
+#[derive(Debug, Default)]
+pub(crate) struct Quotas(Vec<Quota>);
+
+impl Quotas {
+    /// Limits the directories of the spec. `owner` is the container's entry in a store.
+    pub(crate) fn set(spec: &Spec, owner: Option<&Path>) -> Result<Quotas, Error> {
+        let mut quotas = Quotas::default();
+        for limited in limited(spec) {
+            quotas.0.push(Quota::set(&limited, owner)?);
+        }
+        Ok(quotas)
+    }
+
+    /// Notes the container's first process. If that fails, the quota lasts as long as this one.
+    pub(crate) fn started(&mut self, pid: i32) {
+        for quota in &mut self.0 {
+            quota.processes.extend(ProcessId::of(pid));
+            let _ = claims().and_then(|claims| quota.write(&claims));
+        }
+    }
+
+    pub(crate) fn usage(&self) -> Vec<StorageUsage> {
+        self.0.iter().filter_map(Quota::usage).collect()
+    }
+
+    /// Keeps the limits.
+    pub(crate) fn leave(&mut self) {
+        self.0.clear();
+    }
+
+    pub(crate) fn release(&mut self) -> Result<(), Error> {
+        std::mem::take(&mut self.0).iter().try_for_each(Quota::release)
+    }
+}
+
+impl Drop for Quotas {
+    fn drop(&mut self) {
+        let _ = self.release();
+    }
+}
+
+/// Returns the usage of the limited directories of a container, which may have ended, by the
+/// directory of its entry in a store. See
+/// [quotactl(2)](https://man7.org/linux/man-pages/man2/quotactl.2.html).
+pub fn storage_of_ended(entry: &Path) -> Vec<StorageUsage> {
+    let of_entry = |quota: &Quota| quota.owner.as_deref() == Some(entry);
+    all().unwrap_or_default().iter().filter(|quota| of_entry(quota)).filter_map(Quota::usage).collect()
+}
+
+/// Releases the project quotas of a container that has ended, by the directory of its entry in a
+/// store. The limits of the directories end, and the directories stay.
+///
+/// Project quotas of ext4: since Linux 4.5; see
+/// [quotactl(2)](https://man7.org/linux/man-pages/man2/quotactl.2.html).
+///
+/// # Errors
+/// The errno of open(2), unlink(2) or quotactl(2).
+pub fn release_quotas(entry: &Path) -> Result<(), Error> {
+    let of_entry = |quota: &&Quota| quota.owner.as_deref() == Some(entry);
+    all()?.iter().filter(of_entry).try_for_each(Quota::release)
+}
+
+/// Returns the usage of the limited places in memory of a container by its first process.
+pub(crate) fn usage_in_memory(spec: &Spec, pid: i32) -> Vec<StorageUsage> {
+    let root = match &spec.root {
+        Root::Overlay { writes: Writes::Tmpfs, limit, .. } => Some((Path::new("/"), *limit)),
+        _ => None,
+    };
+    let tmpfs = spec.mounts.iter().filter(|mount| matches!(mount.kind, MountKind::Tmpfs { .. }));
+    let places = root.into_iter().chain(tmpfs.map(|mount| (mount.destination.as_path(), mount.limit)));
+    let limited = places.filter(|(_, limit)| !limit.is_empty());
+    limited.filter_map(|(destination, limit)| in_memory(pid, destination, limit)).collect()
+}
+
+fn in_memory(pid: i32, destination: &Path, limit: StorageLimit) -> Option<StorageUsage> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = openat(CWD, format!("/proc/{pid}/root"), flags, Mode::empty()).ok()?;
+    // The container can have put a link in place of the directory.
+    let place = openat2(root, destination, flags, Mode::empty(), ResolveFlags::IN_ROOT).ok()?;
+    let found = fstatfs(place).ok()?;
+    Some(StorageUsage {
+        destination: destination.into(),
+        size: (found.f_blocks - found.f_bfree) * found.f_bsize as u64,
+        inodes: found.f_files - found.f_ffree,
+        limit,
+    })
+}
+
+/// Releases the project quotas of containers that exist no longer: their entries in the store are
+/// gone, and so are their first processes and the programs that started them.
+///
+/// See [quotactl(2)](https://man7.org/linux/man-pages/man2/quotactl.2.html).
+///
+/// # Errors
+/// The same as [`release_quotas`].
+pub fn prune_quotas() -> Result<(), Error> {
+    all()?.iter().filter(|quota| quota.is_abandoned()).try_for_each(Quota::release)
+}
+
+/// Returns all quotas. A quota that is being set is left out.
+fn all() -> Result<Vec<Quota>, Error> {
+    if !Path::new(CLAIMS).exists() {
+        return Ok(Vec::new());
+    }
+    let claims = claims()?;
+    let mut all = Vec::new();
+    for name in claims.names()? {
+        let text = claims.read(&name)?.unwrap_or_default();
+        all.extend(serde_json::from_str::<Quota>(&text));
+    }
+    Ok(all)
+}
+
+fn claims() -> Result<Dir, Error> {
+    Dir::private(Path::new(CLAIMS), || None)
+}
+
+fn name(id: u32) -> String {
+    id.to_string()
+}
+
+/// Reserves an id. Returns false if another container has it.
+fn claim(claims: &Dir, id: u32) -> Result<bool, Error> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    match openat(claims, name(id), flags, Mode::RUSR | Mode::WUSR) {
+        Ok(_) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(e) => Err(failed("make", &claims.at(name(id)), "openat", e)),
+    }
+}
+
+fn is_claimed(claims: &Dir, id: u32) -> bool {
+    claims.at(name(id)).exists()
+}
+
+fn unclaim(claims: &Dir, id: u32) -> Result<(), Error> {
+    match unlinkat(claims, name(id), AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(e) => Err(failed("remove", &claims.at(name(id)), "unlinkat", e)),
+    }
+}
+
+fn open(path: &Path) -> Result<OwnedFd, Error> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = openat(CWD, path, flags, Mode::empty());
+    opened.map_err(|e| {
+        let error = failed("open", path, "openat", e);
+        match e {
+            Errno::NOTDIR => error.and_hint("only the size of a directory can be limited"),
+            _ => error,
+        }
+    })
+}
+
+/// Checks that the file system enforces project quotas, and that the directory has no other.
+fn check(path: &Path, dir: &OwnedFd) -> Result<(), Error> {
+    const CURE: &str = "mount an ext4 (made with `mkfs.ext4 -O quota,project`) or an xfs with the option \
+                        prjquota, or limit an overlay in memory";
+    let admin = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_ADMIN);
+    let enforced = match sys::is_enforced(dir) {
+        _ if !admin.unwrap_or(false) => Err(Errno::PERM),
+        // The capability can be one of a user namespace.
+        Ok(true) => sys::usage(dir, IDS.start).map(|_| true),
+        other => other,
+    };
+    match enforced {
+        Ok(true) => {}
+        Err(Errno::PERM) => {
+            return Err(failed("limit", path, "quotactl_fd", Errno::PERM).and_hint(
+                "only root can limit the size of a directory: run as root, or limit an overlay in memory",
+            ));
+        }
+        // ENOSYS: the kernel or the file system has no quotas. EINVAL: none of projects. ESRCH: off.
+        Ok(false) | Err(_) => {
+            let what =
+                format!("cannot limit {}: its file system does not enforce project quotas", path.display());
+            let error = Error::new(ErrorKind::Unenforceable, STEP, what).on(path.display().to_string());
+            return Err(error.and_hint(CURE));
+        }
+    }
+    if sys::project(dir).is_ok_and(|project| project.id != 0 && !IDS.contains(&project.id)) {
+        return Err(taken(path));
+    }
+    Ok(())
+}
+
+fn taken(path: &Path) -> Error {
+    let what = format!("cannot limit {}: it has another project quota", path.display());
+    Error::new(ErrorKind::Busy, STEP, what).on(path.display().to_string()).and_hint(
+        "remove the container that it belongs to, run `nspod prune`, or clear it with `chattr -R -p 0`",
+    )
+}
+
+fn failed(what: &str, path: &Path, call: &'static str, e: Errno) -> Error {
+    let path = path.display().to_string();
+    Error::call(STEP, format!("{what} {path}"), call, e.raw_os_error()).on(path)
+}
