@@ -220,6 +220,9 @@ pub(crate) mod bpf {
         name: Name,
     }
 
+    /// The kernel ends its check of a program with `EAGAIN` if a signal arrives.
+    const LOAD_ATTEMPTS: usize = 100;
+
     /// `BPF_PROG_LOAD`: loads a program for the hook. Each instruction is a `struct bpf_insn`.
     pub(crate) fn load(hook: Hook, name: Name, instructions: &[u64]) -> nix::Result<OwnedFd> {
         let mut attr = Load {
@@ -236,9 +239,15 @@ pub(crate) mod bpf {
             interface: 0,
             attach_type: hook.attach_type,
         };
-        // SAFETY: `instructions` and `license` point to `count` instructions and to a C string. Both
-        // live during the call, and the kernel copies them.
-        unsafe { bpf(PROG_LOAD, &mut attr) }.map(owned)
+        let mut attempt = 1;
+        loop {
+            // SAFETY: `instructions` and `license` point to `count` instructions and to a C string. Both
+            // live during the call, and the kernel copies them.
+            match unsafe { bpf(PROG_LOAD, &mut attr) } {
+                Err(Errno::EAGAIN) if attempt < LOAD_ATTEMPTS => attempt += 1,
+                result => return result.map(owned),
+            }
+        }
     }
 
     /// `BPF_PROG_ATTACH`: attaches a program to a cgroup, beside others or in place of `replaced`.

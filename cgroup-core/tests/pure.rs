@@ -377,7 +377,7 @@ fn limits_are_read_from_json_in_the_kernels_notation() {
 #[cfg(feature = "serde")]
 #[test]
 fn network_limits_are_one_value_among_the_limits() {
-    let text = r#"{"net":{"allow":["*:53/udp"],"deny":["in [2001:db8::/32]:22/tcp"],"connects.max":10}}"#;
+    let text = r#"{"net":{"allow":["*:53/udp"],"deny":["in [2001:db8::/32]:22/tcp"],"connects.max":10,"egress.max":1250000}}"#;
     let mut limits: Limits = serde_json::from_str(text).unwrap();
     assert_eq!(serde_json::to_string(&limits).unwrap(), text);
     assert!(!limits.is_empty() && limits.writes().is_empty());

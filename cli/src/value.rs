@@ -74,6 +74,14 @@ pub fn max_count(text: &str) -> Result<Max, String> {
     }
 }
 
+/// Parses bits per second, such as `10mbit`, or `max` (`-1`, `unlimited`) for no limit. Returns bytes.
+pub fn max_bits(text: &str) -> Result<Max, String> {
+    match unlimited(text) {
+        true => Ok(Max::Max),
+        false => cgroup_core::net::bytes_per_second(text).map(Max::Value).map_err(|e| e.to_string()),
+    }
+}
+
 fn unlimited(text: &str) -> bool {
     matches!(text, "-1" | "max" | "unlimited")
 }

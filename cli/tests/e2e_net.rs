@@ -89,9 +89,22 @@ fn limits_that_cannot_be_enforced_are_refused_with_the_reason() {
     let refused = user.nspod(&["run", "--deny-net", "*:80", "true"]);
     assert_eq!((refused.code(), refused.out.as_str()), (125, ""), "{}", refused.err);
     assert!(refused.err.contains("cgroup"), "{}", refused.err);
-    let plan =
-        ok(&["run", "--explain", "--deny-net", "*:80", "--accept-rate", "5", "--packet-rate", "6", "true"]);
-    let want = "net.deny = *:80\n      net.accepts.max = 5\n      net.packets.max = 6\n";
+    let plan = ok(&[
+        "run",
+        "--explain",
+        "--deny-net",
+        "*:80",
+        "--accept-rate",
+        "5",
+        "--packet-rate",
+        "6",
+        "--egress-rate",
+        "10mbit",
+        "--ingress-rate",
+        "1gbit",
+        "true",
+    ]);
+    let want = "net.deny = *:80\n      net.accepts.max = 5\n      net.packets.max = 6\n      net.egress.max = 1250000\n      net.ingress.max = 125000000\n";
     assert!(plan.contains(want), "{plan}");
 }
 

@@ -67,6 +67,8 @@ fn net(u: &mut Unstructured<'_>) -> Result<net::Limits> {
         connects_max: maybe(u, |u| u.arbitrary())?,
         accepts_max: maybe(u, |u| u.arbitrary())?,
         packets_max: maybe(u, |u| u.arbitrary())?,
+        egress_max: maybe(u, |u| u.int_in_range(0..=1 << 36))?,
+        ingress_max: maybe(u, |u| u.int_in_range(0..=1 << 36))?,
     })
 }
 

@@ -36,6 +36,7 @@ pub(super) enum Operation {
     Add = 0x00,
     Subtract = 0x10,
     Multiply = 0x20,
+    Divide = 0x30,
     Or = 0x40,
     And = 0x50,
     ShiftLeft = 0x60,

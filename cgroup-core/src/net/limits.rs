@@ -36,10 +36,21 @@ pub struct Limits {
     /// with `EPERM`. The TCP segments that the kernel or the device joins count one by one.
     #[cfg_attr(feature = "serde", serde(rename = "packets.max", skip_serializing_if = "Option::is_none"))]
     pub packets_max: Option<u32>,
+    /// `net.egress.max`: maximum number of bytes that leave in a second, with IP headers. After a pause a
+    /// quarter of a second's bytes may leave at once. Further packets are dropped as by a full queue of
+    /// a network device: TCP sends them again, and a datagram is lost. At most 34,359,738,360.
+    #[cfg_attr(feature = "serde", serde(rename = "egress.max", skip_serializing_if = "Option::is_none"))]
+    pub egress_max: Option<u64>,
+    /// `net.ingress.max`: maximum number of bytes that arrive in a second, as `net.egress.max`.
+    #[cfg_attr(feature = "serde", serde(rename = "ingress.max", skip_serializing_if = "Option::is_none"))]
+    pub ingress_max: Option<u64>,
 }
 
 /// The greatest number of rules.
 const RULES_MAX: usize = 4096;
+/// The programs store the bytes per second as a number of [`RATE_UNIT`] in 32 bits.
+pub(super) const RATE_UNIT: u64 = 8;
+const RATE_MAX: u64 = RATE_UNIT * u32::MAX as u64;
 
 impl Limits {
     /// Returns whether the rules allow a new connection, or a packet of a protocol without
@@ -57,8 +68,8 @@ impl Limits {
     /// [ip(7)](https://man7.org/linux/man-pages/man7/ip.7.html).
     ///
     /// # Errors
-    /// `InvalidLimit`: there are more than 4096 rules, a port range is empty, or a rule has ports and
-    /// a protocol without ports.
+    /// `InvalidLimit`: there are more than 4096 rules, a port range is empty, a rule has ports and
+    /// a protocol without ports, or a number of bytes per second is too great.
     pub fn validate(&self) -> Result<()> {
         for (name, rules) in [("net.allow", &self.allow), ("net.deny", &self.deny)] {
             if rules.len() > RULES_MAX {
@@ -68,6 +79,11 @@ impl Limits {
                 if let Some(flaw) = rule.flaw() {
                     return Err(Error::limit(name, rule, flaw));
                 }
+            }
+        }
+        for (name, rate) in [("net.egress.max", self.egress_max), ("net.ingress.max", self.ingress_max)] {
+            if let Some(rate) = rate.filter(|rate| *rate > RATE_MAX) {
+                return Err(Error::limit(name, rate, "it is at most 34359738360 bytes per second"));
             }
         }
         Ok(())
@@ -87,9 +103,11 @@ impl Limits {
         let rules =
             rules.into_iter().flat_map(|(name, rules)| rules.iter().map(move |r| (name, r.to_string())));
         let rates = [
-            ("net.connects.max", self.connects_max),
-            ("net.accepts.max", self.accepts_max),
-            ("net.packets.max", self.packets_max),
+            ("net.connects.max", self.connects_max.map(u64::from)),
+            ("net.accepts.max", self.accepts_max.map(u64::from)),
+            ("net.packets.max", self.packets_max.map(u64::from)),
+            ("net.egress.max", self.egress_max),
+            ("net.ingress.max", self.ingress_max),
         ];
         let rates = rates.into_iter().filter_map(|(name, rate)| Some((name, rate?.to_string())));
         rules.chain(rates).map(|(name, value)| (name.to_owned(), value)).collect()

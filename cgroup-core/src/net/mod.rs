@@ -1,5 +1,5 @@
 //! Network limits of a cgroup: the addresses with which its processes may communicate, and the number
-//! of connections and packets in a second.
+//! of connections, packets and bytes in a second.
 //!
 //! cgroup v2 has no network controller. The limits are eBPF programs that are attached to the
 //! cgroup, so they apply to the sockets that its processes create, and those of all cgroups below.
@@ -37,6 +37,14 @@
 //!   `0.0.0.0` or `::` counts as one to the loopback address, because the kernel makes it one.
 //! - A socket that is bound to `::` receives IPv4 too, so the rules must allow both `::` and `0.0.0.0`.
 //!
+//! - A packet that exceeds the bytes per second is dropped as by a full queue of a network device. A
+//!   dropped packet that leaves is not lost: TCP keeps it and sends it again, and reduces its window. A
+//!   dropped packet that arrives is lost for its sender, who sends it again. The bytes of a quarter of a
+//!   second pass at once, so that TCP reaches the rate even if it waits for its shortest timer, 200 ms. A
+//!   packet without data (at most 128 bytes) passes in half a second's bytes more, so that
+//!   acknowledgements and new connections pass beside much data.
+//! - A packet that is longer than the rest of its rate passes whole, and the next packets wait longer.
+//!
 //! # What is not limited
 //! - Sockets of other families than AF_INET and AF_INET6, for example AF_UNIX, AF_PACKET (which
 //!   requires CAP_NET_RAW) and AF_VSOCK.
@@ -61,6 +69,7 @@
 
 mod assembler;
 mod attach;
+mod bits;
 mod limits;
 mod maps;
 mod program;
@@ -69,5 +78,6 @@ mod shared;
 mod table;
 
 pub use attach::{Traffic, Usage};
+pub use bits::bytes_per_second;
 pub use limits::Limits;
 pub use rule::{Direction, Network, Protocol, Rule};

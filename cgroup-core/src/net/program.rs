@@ -7,20 +7,20 @@
 use std::mem::size_of;
 
 use super::assembler::{Assembler, Condition, Function, Label, Operand, Operation, Register, Size};
-use super::limits::Limits;
+use super::limits::{Limits, RATE_UNIT};
 use super::maps::Maps;
 use super::rule::{Direction, Protocol};
-use super::table::{ADDRESS, ALLOWED, DENIED, INTERVAL, KEY_BITS, PORT, Rate, UNLISTED};
+use super::table::{ADDRESS, ALLOWED, DENIED, KEY_BITS, PORT, RATE, Rate, UNLISTED};
 use crate::sys::bpf::{Hook, Name};
 use Register::{FP, R0, R1, R2, R3, R4, R6, R7, R8, R9};
 
 /// Counters and state of the programs. A new limit does not reset them.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct State([u64; 12]);
+pub(super) struct State([u64; Rate::COUNT + 8]);
 
 /// The place of the counters in [`State`], in bytes: 32 for each side. Before them is a time for each
-/// [`Rate`]: when the next connection or packet is free, by the clock of the kernel.
-const COUNTERS: i16 = 32;
+/// [`Rate`]: when the next connection, packet or byte is free, by the clock of the kernel.
+const COUNTERS: i16 = 8 * Rate::COUNT as i16;
 const BYTES: i16 = 0;
 const PACKETS: i16 = 8;
 const DROPPED: i16 = 16;
@@ -67,6 +67,10 @@ bitflags::bitflags! {
         const ACCEPTS = 0x04;
         /// `net.packets.max`.
         const PACKETS = 0x08;
+        /// `net.egress.max`.
+        const EGRESS = 0x40;
+        /// `net.ingress.max`.
+        const INGRESS = 0x80;
     }
 }
 
@@ -77,6 +81,8 @@ impl Features {
         features.set(Self::CONNECTS, limits.connects_max.is_some());
         features.set(Self::ACCEPTS, limits.accepts_max.is_some());
         features.set(Self::PACKETS, limits.packets_max.is_some());
+        features.set(Self::EGRESS, limits.egress_max.is_some());
+        features.set(Self::INGRESS, limits.ingress_max.is_some());
         features
     }
 }
@@ -119,10 +125,12 @@ const CALL: u32 = 18;
 pub(super) const PROGRAMS: [Program; 8] = {
     let rules = Features::RULES;
     let packets = rules.union(Features::PACKETS);
+    let egress = packets.union(Features::EGRESS);
+    let ingress = packets.union(Features::ACCEPTS).union(Features::INGRESS);
     let connects = rules.union(Features::CONNECTS);
     [
-        program("nspod_net_out", PACKET, 1, packets, Kind::Packet(Side::Egress)),
-        program("nspod_net_in", PACKET, 0, packets.union(Features::ACCEPTS), Kind::Packet(Side::Ingress)),
+        program("nspod_net_out", PACKET, 1, egress, Kind::Packet(Side::Egress)),
+        program("nspod_net_in", PACKET, 0, ingress, Kind::Packet(Side::Ingress)),
         program("nspod_connect", CALL, 10, connects, Kind::Call(Call::Connect, Family::V4)),
         program("nspod_connect", CALL, 11, connects, Kind::Call(Call::Connect, Family::V6)),
         program("nspod_sendmsg", CALL, 14, rules, Kind::Call(Call::Send, Family::V4)),
@@ -187,7 +195,9 @@ const PORTS: i16 = -44;
 const FLAGS: i16 = -48;
 const EXTENSION: i16 = -52;
 const HAS_RULES: i16 = -56;
-const HEADER: i16 = -96;
+/// The latest time of a rate at which it lets something pass.
+const LATEST: i16 = -64;
+const HEADER: i16 = -104;
 /// The address of the [`State`].
 const STATE: i16 = -112;
 
@@ -297,7 +307,7 @@ fn rules_of_call(a: &mut Assembler, maps: &Maps, call: Call, family: Family, [op
 /// header and then whether the packet opens a TCP connection, R9: protocol.
 fn packet(maps: &Maps, side: Side, features: Features) -> Vec<u64> {
     let mut a = Assembler::default();
-    let [passed, dropped] = [a.label(), a.label()];
+    let [passed, dropped, congested] = [a.label(), a.label(), a.label()];
     let accepts = side == Side::Ingress && features.contains(Features::ACCEPTS);
     a.set(R6, R1);
     number(&mut a, maps, passed);
@@ -316,8 +326,17 @@ fn packet(maps: &Maps, side: Side, features: Features) -> Vec<u64> {
         a.place(accepted);
     }
     if features.contains(Features::PACKETS) {
-        let of_packets = if side == Side::Egress { Rate::Egress } else { Rate::Ingress };
-        rate(&mut a, maps, of_packets, passed, dropped);
+        let of_packets = if side == Side::Egress { Rate::PacketsOut } else { Rate::PacketsIn };
+        let counted = a.label();
+        rate(&mut a, maps, of_packets, counted, dropped);
+        a.place(counted);
+    }
+    let (feature, of_bytes, verdict) = match side {
+        Side::Egress => (Features::EGRESS, Rate::BytesOut, DROP_CONGESTED),
+        Side::Ingress => (Features::INGRESS, Rate::BytesIn, DROP),
+    };
+    if features.contains(feature) {
+        rate(&mut a, maps, of_bytes, passed, congested);
     }
     a.place(passed);
     a.load(Size::Word, R2, R6, PACKET_LENGTH);
@@ -325,14 +344,21 @@ fn packet(maps: &Maps, side: Side, features: Features) -> Vec<u64> {
     count(&mut a, counters(side) + PACKETS, 1);
     a.set(R0, 1);
     a.exit();
-    if a.is_used(dropped) {
-        a.place(dropped);
-        count(&mut a, counters(side) + DROPPED, 1);
-        a.set(R0, 0);
-        a.exit();
+    for (label, verdict) in [(congested, verdict), (dropped, DROP)] {
+        if a.is_used(label) {
+            a.place(label);
+            count(&mut a, counters(side) + DROPPED, 1);
+            a.set(R0, verdict);
+            a.exit();
+        }
     }
     a.finish()
 }
+
+/// The packet is dropped, and the call fails with `EPERM`.
+const DROP: i32 = 0;
+/// The packet is dropped as by a full queue of a device: TCP reduces its window, and a call succeeds.
+const DROP_CONGESTED: i32 = 2;
 
 /// Checks the rules for a packet. Jumps if they deny it, else continues.
 fn rules_of_packet(a: &mut Assembler, maps: &Maps, side: Side, dropped: Label) {
@@ -574,26 +600,52 @@ fn load_bytes(a: &mut Assembler, offset: impl Into<Operand>, to: i16, length: i3
 }
 
 const SECOND: i32 = 1_000_000_000;
+/// The bytes of this time pass at once. TCP tries to send again after the 200 ms of its shortest timer,
+/// so with fewer bytes it would not reach the rate.
+const BURST: i32 = SECOND / 4;
+/// The greatest length of a packet that may use the bytes of another [`BURST`]: a TCP packet without
+/// data. Else one connection with much data would prevent all new ones.
+const SHORT: i32 = 128;
 
 /// Jumps to `denied` if the rate is reached, else to `passed`. R8 and R9 are overwritten. This is the
-/// generic cell rate algorithm: the stored time advances by the interval with each connection or
-/// packet, and may be a second ahead of the clock.
+/// generic cell rate algorithm: each connection, packet or byte advances the stored time, which may be
+/// ahead of the clock when the last one passes. A long packet thus passes whole, and the next ones wait
+/// longer.
 fn rate(a: &mut Assembler, maps: &Maps, of: Rate, passed: Label, denied: Label) {
     a.store(Size::Double, FP, KEY_DATA, 0);
     a.store(Size::Byte, FP, KEY_DATA, of as i32);
     a.store(Size::Double, FP, KEY_DATA + 8, 0);
-    lookup(a, maps, INTERVAL);
+    lookup(a, maps, RATE);
     a.jump_if(Condition::Equal, R0, 0, passed);
     a.load(Size::Word, R9, R0, 0);
-    if matches!(of, Rate::Egress | Rate::Ingress) {
+    a.jump_if(Condition::Equal, R9, 0, denied);
+    a.call(Function::KtimeGetNs);
+    a.set(R8, R0);
+    match of {
+        Rate::BytesOut | Rate::BytesIn => {
+            let long = a.label();
+            a.alu(Operation::Add, R0, BURST);
+            a.load(Size::Word, R1, R6, PACKET_LENGTH);
+            a.jump_if(Condition::Greater, R1, SHORT, long);
+            a.alu(Operation::Add, R0, BURST);
+            a.place(long);
+            a.alu(Operation::Multiply, R1, SECOND / RATE_UNIT as i32);
+            a.alu(Operation::Divide, R1, R9);
+            a.set(R9, R1);
+        }
+        Rate::Connects | Rate::Accepts | Rate::PacketsOut | Rate::PacketsIn => {
+            a.alu(Operation::Add, R0, SECOND);
+            a.alu(Operation::Subtract, R0, R9);
+        }
+    }
+    a.store(Size::Double, FP, LATEST, R0);
+    if matches!(of, Rate::PacketsOut | Rate::PacketsIn) {
         let single = a.label();
         a.load(Size::Word, R1, R6, PACKET_SEGMENTS);
         a.jump_if(Condition::Equal, R1, 0, single);
         a.alu(Operation::Multiply, R9, R1);
         a.place(single);
     }
-    a.call(Function::KtimeGetNs);
-    a.set(R8, R0);
     a.load(Size::Double, R4, FP, STATE);
     let place = 8 * of as i16;
     let [ahead, taken] = [a.label(), a.label()];
@@ -604,9 +656,9 @@ fn rate(a: &mut Assembler, maps: &Maps, of: Rate, passed: Label, denied: Label) 
     a.place(ahead);
     a.set(R1, R9);
     a.fetch_add(R4, place, R1);
-    a.alu(Operation::Add, R1, R9);
-    a.alu(Operation::Subtract, R1, R8);
-    a.jump_if(Condition::SignedGreater, R1, SECOND, taken);
+    a.load(Size::Double, R2, FP, LATEST);
+    a.alu(Operation::Subtract, R1, R2);
+    a.jump_if(Condition::SignedGreater, R1, 0, taken);
     a.jump(passed);
     a.place(taken);
     a.set(R1, 0);

@@ -3,11 +3,11 @@
 //! The map is a trie for the longest prefix (`BPF_MAP_TYPE_LPM_TRIE`) with three kinds of keys:
 //! - the class of an address: all addresses to which the same rules apply are one class;
 //! - the verdict about a class, direction, protocol and port;
-//! - the time between two connections or packets of a direction.
+//! - a rate: the time between two connections or packets of a direction, or the bytes per second.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::limits::{Limits, Verdict};
+use super::limits::{Limits, RATE_UNIT, Verdict};
 use super::rule::{Direction, Prefix, Protocol, Rule};
 use crate::error::{Error, Result};
 
@@ -24,10 +24,11 @@ pub(super) struct Key {
 /// The entries of limits. Without entries nothing is limited.
 pub(super) type Table = BTreeMap<Key, u32>;
 
-/// The first byte of a key. The three bytes after it are the number of the limits.
+/// The first byte of a key. The three bytes after it are the number of the limits. The value of a `RATE`
+/// key is nanoseconds for connections and packets, and [`RATE_UNIT`] for bytes; 0 lets nothing pass.
 pub(super) const ADDRESS: u8 = 0;
 pub(super) const PORT: u8 = 1;
-pub(super) const INTERVAL: u8 = 2;
+pub(super) const RATE: u8 = 2;
 
 /// Bits of the values of `PORT` keys.
 pub(super) const ALLOWED: u32 = 1;
@@ -36,16 +37,24 @@ pub(super) const DENIED: u32 = 2;
 pub(super) const UNLISTED: u32 = 4;
 
 /// The events that a rate limits.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rate {
     /// Connections from the cgroup.
     Connects,
     /// Connections to the cgroup.
     Accepts,
     /// Packets that leave.
-    Egress,
+    PacketsOut,
     /// Packets that arrive.
-    Ingress,
+    PacketsIn,
+    /// Bytes that leave.
+    BytesOut,
+    /// Bytes that arrive.
+    BytesIn,
+}
+
+impl Rate {
+    pub(super) const COUNT: usize = 6;
 }
 
 const TAG_BITS: u32 = 32;
@@ -120,8 +129,8 @@ impl Key {
         Self::new(DIRECTION_BITS, PORT, &[&class.to_be_bytes(), &[direction as u8]])
     }
 
-    fn interval(of: Rate) -> Self {
-        Self::new(TAG_BITS + 8, INTERVAL, &[&[of as u8]])
+    fn rate(of: Rate) -> Self {
+        Self::new(TAG_BITS + 8, RATE, &[&[of as u8]])
     }
 }
 
@@ -138,12 +147,17 @@ pub(super) fn compile(limits: &Limits) -> Result<Table> {
     for (of, rate) in [
         (Rate::Connects, limits.connects_max),
         (Rate::Accepts, limits.accepts_max),
-        (Rate::Egress, limits.packets_max),
-        (Rate::Ingress, limits.packets_max),
+        (Rate::PacketsOut, limits.packets_max),
+        (Rate::PacketsIn, limits.packets_max),
     ] {
         if let Some(rate) = rate {
-            // Without a rate the interval is longer than a second, which the programs refuse.
-            table.insert(Key::interval(of), 1_000_000_000_u32.checked_div(rate).unwrap_or(u32::MAX));
+            let interval = 1_000_000_000_u32.checked_div(rate).map_or(0, |interval| interval.max(1));
+            table.insert(Key::rate(of), interval);
+        }
+    }
+    for (of, rate) in [(Rate::BytesOut, limits.egress_max), (Rate::BytesIn, limits.ingress_max)] {
+        if let Some(rate) = rate {
+            table.insert(Key::rate(of), u32::try_from(rate.div_ceil(RATE_UNIT)).unwrap_or(u32::MAX));
         }
     }
     let rules: Vec<Listed<'_>> =

@@ -81,6 +81,12 @@ pub(crate) struct LimitArgs {
     /// Maximum packets per second, in each direction; more are dropped
     #[arg(long, value_name = "COUNT", value_parser = value::max_count, allow_hyphen_values = true)]
     packet_rate: Option<Max>,
+    /// Maximum bits per second from the container: 500kbit, 10mbit, 1gbit
+    #[arg(long, value_name = "BITS", value_parser = value::max_bits, allow_hyphen_values = true)]
+    egress_rate: Option<Max>,
+    /// Maximum bits per second to the container
+    #[arg(long, value_name = "BITS", value_parser = value::max_bits, allow_hyphen_values = true)]
+    ingress_rate: Option<Max>,
     /// Any file of cgroup v2, with its name in the kernel: memory.oom.group=1
     #[arg(long, value_name = "FILE=VALUE", value_parser = value::pair)]
     limit: Vec<(String, String)>,
@@ -134,8 +140,9 @@ impl LimitArgs {
 
     /// Returns the network limits before, changed by the flags. Returns `None` without a flag.
     pub(crate) fn net(&self, before: Option<&cgroup_core::net::Limits>) -> Option<cgroup_core::net::Limits> {
-        let rates = [self.connect_rate, self.accept_rate, self.packet_rate];
-        net::resolve(before, [&self.allow_net, &self.deny_net], rates)
+        let counts = [self.connect_rate, self.accept_rate, self.packet_rate];
+        let bytes = [self.egress_rate, self.ingress_rate];
+        net::resolve(before, [&self.allow_net, &self.deny_net], counts, bytes)
     }
 }
 

@@ -24,8 +24,10 @@ pub(crate) fn resolve(
     before: Option<&Limits>,
     [allow, deny]: [&[Listed]; 2],
     [connects, accepts, packets]: [Option<Max>; 3],
+    [egress, ingress]: [Option<Max>; 2],
 ) -> Option<Limits> {
-    if allow.is_empty() && deny.is_empty() && connects.or(accepts).or(packets).is_none() {
+    let rate = connects.or(accepts).or(packets).or(egress).or(ingress);
+    if allow.is_empty() && deny.is_empty() && rate.is_none() {
         return None;
     }
     let mut limits = before.cloned().unwrap_or_default();
@@ -41,6 +43,13 @@ pub(crate) fn resolve(
     ] {
         match given {
             Some(Max::Value(count)) => *rate = Some(u32::try_from(count).unwrap_or(u32::MAX)),
+            Some(Max::Max) => *rate = None,
+            None => {}
+        }
+    }
+    for (rate, given) in [(&mut limits.egress_max, egress), (&mut limits.ingress_max, ingress)] {
+        match given {
+            Some(Max::Value(bytes)) => *rate = Some(bytes),
             Some(Max::Max) => *rate = None,
             None => {}
         }

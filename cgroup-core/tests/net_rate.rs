@@ -1,0 +1,299 @@
+//! The bytes per second of a cgroup on the real kernel, for TCP over the loopback interface and a pair
+//! of virtual Ethernet devices. The agent is a process in the cgroup.
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use cgroup_core::Cgroup;
+use cgroup_core::net::{Limits, bytes_per_second};
+use common::Own;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{setsockopt, sockopt::TcpCongestion};
+use nspod_testkit::Guard;
+
+/// The time until the connections have used up the bytes that pass at once.
+const START: Duration = Duration::from_millis(1500);
+const WINDOW: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Side {
+    Egress,
+    Ingress,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Path {
+    Loopback,
+    Veth,
+}
+
+fn ip(command: &str) {
+    assert!(Command::new("ip").args(command.split(' ')).status().unwrap().success(), "ip {command}");
+}
+
+/// Moves this thread to a network namespace of its own. Returns a listener of a peer.
+fn network(path: Path) -> TcpListener {
+    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+    ip("link set lo up");
+    if path == Path::Loopback {
+        return TcpListener::bind("127.0.0.1:0").unwrap();
+    }
+    let own = nix::unistd::gettid();
+    std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        ip(&format!("link add peer type veth peer name own netns {own}"));
+        ip("addr add 10.9.0.1/24 dev peer");
+        ip("link set peer up");
+        TcpListener::bind("10.9.0.1:0").unwrap()
+    })
+    .join()
+    .map(|listener| {
+        ip("addr add 10.9.0.2/24 dev own");
+        ip("link set own up");
+        listener
+    })
+    .unwrap()
+}
+
+/// Sends without end. Ends with the connection.
+fn send(mut stream: TcpStream) {
+    let data = [0; 1 << 16];
+    while stream.write_all(&data).is_ok() {}
+}
+
+/// Counts what arrives.
+fn receive(mut stream: TcpStream, total: &AtomicU64) {
+    let mut data = vec![0; 1 << 18];
+    while let Ok(count @ 1..) = stream.read(&mut data) {
+        total.fetch_add(count as u64, Ordering::Relaxed);
+    }
+}
+
+fn transfer(stream: TcpStream, sends: bool, total: &Arc<AtomicU64>) {
+    // Most hosts have this algorithm by default.
+    let algorithm = std::env::var_os("NSPOD_TCP_CONGESTION").unwrap_or("cubic".into());
+    setsockopt(&stream, TcpCongestion, &algorithm).unwrap();
+    let total = Arc::clone(total);
+    std::thread::spawn(move || if sends { send(stream) } else { receive(stream, &total) });
+}
+
+/// A process in a cgroup that sends or receives over connections to the address.
+struct Agent {
+    helper: Guard,
+    answers: BufReader<std::process::ChildStdout>,
+}
+
+impl Agent {
+    fn new(cgroup: &Cgroup, side: Side, to: SocketAddr) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--ignored", "--exact", "agent", "--nocapture", "--test-threads=1"]);
+        command.env("AGENT_SIDE", format!("{side:?}")).env("AGENT_TO", to.to_string());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let answers = BufReader::new(child.stdout.take().unwrap());
+        let agent = Self { helper: Guard(child), answers };
+        cgroup.attach(agent.helper.pid()).unwrap();
+        agent
+    }
+
+    /// Adds connections. Returns the bytes that it has received.
+    fn ask(&mut self, connections: usize) -> u64 {
+        self.ask_for(&connections.to_string())
+    }
+
+    fn ask_for(&mut self, request: &str) -> u64 {
+        writeln!(self.helper.0.stdin.as_mut().unwrap(), "{request}").unwrap();
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.answers.read_line(&mut line).unwrap(), 0, "the agent ended");
+            if let Some(answer) = line.trim_end().strip_prefix("answer: ") {
+                return answer.parse().unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "the agent of the other tests"]
+fn agent() {
+    let total = Arc::new(AtomicU64::new(0));
+    let sends = std::env::var("AGENT_SIDE").unwrap() == "Egress";
+    let to = std::env::var("AGENT_TO").unwrap();
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        if line == "datagrams" {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let sent = (0..50).filter(|_| socket.send_to(&[0; 1000], &to).is_ok()).count();
+            println!("\nanswer: {sent}");
+            continue;
+        }
+        for _ in 0..line.parse().unwrap() {
+            transfer(TcpStream::connect(&to).unwrap(), sends, &total);
+        }
+        println!("\nanswer: {}", total.load(Ordering::Relaxed));
+    }
+}
+
+fn limits(side: Side, bytes: Option<u64>) -> Limits {
+    match side {
+        Side::Egress => Limits { egress_max: bytes, ..Limits::default() },
+        Side::Ingress => Limits { ingress_max: bytes, ..Limits::default() },
+    }
+}
+
+/// Connections of an agent in a cgroup.
+struct Flows {
+    agent: Agent,
+    received: Arc<AtomicU64>,
+    side: Side,
+}
+
+impl Flows {
+    fn new(cgroup: &Cgroup, listener: &TcpListener, side: Side, count: usize) -> Self {
+        let mut agent = Agent::new(cgroup, side, listener.local_addr().unwrap());
+        let received = Arc::new(AtomicU64::new(0));
+        for _ in 0..count {
+            agent.ask(1);
+            let (stream, _) = listener.accept().unwrap();
+            transfer(stream, side == Side::Ingress, &received);
+        }
+        Self { agent, received, side }
+    }
+
+    /// Returns the bytes that were received.
+    fn total(&mut self) -> u64 {
+        match self.side {
+            Side::Egress => self.received.load(Ordering::Relaxed),
+            Side::Ingress => self.agent.ask(0),
+        }
+    }
+
+    /// Returns the bytes per second of a window.
+    fn rate(&mut self) -> f64 {
+        let (began, before) = (Instant::now(), self.total());
+        std::thread::sleep(WINDOW);
+        (self.total() - before) as f64 / began.elapsed().as_secs_f64()
+    }
+}
+
+fn assert_near(limit: u64, rate: f64, of: &str) {
+    let share = rate / limit as f64;
+    println!("{of}: {share:.3}");
+    assert!((0.85..=1.05).contains(&share), "{of}: {share}");
+}
+
+fn settles(side: Side, path: Path, megabits: u64, count: usize) {
+    let listener = network(path);
+    let own = Own::new();
+    let limit = bytes_per_second(&format!("{megabits}mbit")).unwrap();
+    own.limit_net(&limits(side, Some(limit))).unwrap();
+    let mut flows = Flows::new(&own, &listener, side, count);
+    std::thread::sleep(START);
+    let rate = flows.rate();
+    assert_near(limit, rate, &format!("{side:?} {path:?}, {megabits} mbit, {count} connections"));
+    let usage = own.net_usage().unwrap().unwrap();
+    let traffic = if side == Side::Egress { usage.egress } else { usage.ingress };
+    assert!(traffic.dropped > 0 && traffic.bytes as f64 > rate * WINDOW.as_secs_f64(), "{traffic:?}");
+}
+
+#[test]
+fn tcp_settles_near_the_limit() {
+    let all = std::env::var_os("NSPOD_ALL_RATES").is_some();
+    for path in [Path::Loopback, Path::Veth] {
+        let chosen: &[(u64, usize)] = match all {
+            true => {
+                &[(10, 1), (10, 8), (10, 64), (100, 1), (100, 8), (100, 64), (1000, 1), (1000, 8), (1000, 64)]
+            }
+            false => &[(10, 1), (10, 64), (100, 8)],
+        };
+        for rates in chosen.chunks(3) {
+            std::thread::scope(|scope| {
+                for (megabits, count) in rates.iter().copied() {
+                    for side in [Side::Egress, Side::Ingress] {
+                        scope.spawn(move || settles(side, path, megabits, count));
+                    }
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn a_new_limit_applies_to_connections_that_exist() {
+    for side in [Side::Egress, Side::Ingress] {
+        let listener = network(Path::Veth);
+        let own = Own::new();
+        let mut flows = Flows::new(&own, &listener, side, 2);
+        let limit = 2_000_000;
+        own.limit_net(&limits(side, Some(limit))).unwrap();
+        std::thread::sleep(START);
+        assert_near(limit, flows.rate(), &format!("{side:?} after an update"));
+        own.limit_net(&limits(side, None)).unwrap();
+        let before = flows.total();
+        std::thread::sleep(START);
+        assert!(flows.total() - before > 5 * limit, "{side:?} without a limit");
+    }
+}
+
+#[test]
+fn a_connection_is_made_beside_others_that_use_all_of_the_rate() {
+    for side in [Side::Egress, Side::Ingress] {
+        let listener = network(Path::Loopback);
+        let own = Own::new();
+        own.limit_net(&limits(side, Some(1_000_000))).unwrap();
+        let mut flows = Flows::new(&own, &listener, side, 4);
+        std::thread::sleep(START);
+        for _ in 0..20 {
+            let began = Instant::now();
+            flows.agent.ask(1);
+            let _kept = listener.accept().unwrap();
+            // The kernel sends a dropped SYN again after a second.
+            assert!(began.elapsed() < Duration::from_millis(900), "{side:?}: {:?}", began.elapsed());
+        }
+    }
+}
+
+#[test]
+fn a_packet_that_is_longer_than_a_second_of_the_packet_rate_passes() {
+    let listener = network(Path::Veth);
+    let own = Own::new();
+    own.limit_net(&Limits { packets_max: Some(5), ..Limits::default() }).unwrap();
+    // The kernel sends the first 10 segments as one packet.
+    let mut flows = Flows::new(&own, &listener, Side::Egress, 1);
+    let began = Instant::now();
+    while flows.total() < 20_000 {
+        assert!(began.elapsed() < Duration::from_secs(30), "{} bytes", flows.total());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(began.elapsed() > Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_datagram_above_the_rate_is_dropped_as_by_a_full_queue() {
+    let _listener = network(Path::Loopback);
+    let own = Own::new();
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut agent = Agent::new(&own, Side::Egress, peer.local_addr().unwrap());
+    own.limit_net(&Limits { egress_max: Some(1000), ..Limits::default() }).unwrap();
+    assert_eq!(agent.ask_for("datagrams"), 50);
+    let egress = own.net_usage().unwrap().unwrap().egress;
+    assert_eq!((egress.packets, egress.bytes, egress.dropped), (1, 1028, 49));
+    own.limit_net(&Limits { egress_max: Some(0), ..Limits::default() }).unwrap();
+    assert_eq!(agent.ask_for("datagrams"), 50);
+    assert_eq!(own.net_usage().unwrap().unwrap().egress.dropped, 99);
+}
+
+#[test]
+fn a_rate_that_is_too_great_is_refused() {
+    let own = Own::new();
+    let limit = |bytes| own.limit_net(&limits(Side::Egress, Some(bytes)));
+    let error = limit(34_359_738_361).unwrap_err();
+    assert_eq!(error.field(), Some("net.egress.max"));
+    assert!(error.to_string().contains("at most 34359738360"), "{error}");
+    limit(34_359_738_360).unwrap();
+}
