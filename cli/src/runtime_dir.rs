@@ -15,6 +15,14 @@ pub fn of_user() -> Option<PathBuf> {
     is_user().then_some(dir)
 }
 
+/// Returns `$XDG_STATE_HOME`, by default `~/.local/state`, for a user other than root. Root in a user
+/// namespace counts as in [`of_user`].
+pub fn state_of_user() -> Option<PathBuf> {
+    let dir = |name| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let state = || dir("XDG_STATE_HOME").or_else(|| Some(dir("HOME")?.join(".local/state")));
+    if is_user() { state() } else { None }
+}
+
 fn is_user() -> bool {
     let has_name = || std::env::var_os("USER").is_none_or(|name| name != "root");
     !geteuid().is_root() || Host::is_nested() && has_name()

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cgroup_core::{CpuList, CpuMax, Max, v1};
 use nix::sys::signal::Signal;
+use nspod_sandbox::log::{MAX_FILES, MAX_SIZE, MIN_SIZE};
 
 /// Parses bytes: `1024`, `64k`, `64m`, `1.5g`, `64MiB`. The units are powers of 1024, as in docker.
 pub fn bytes(text: &str) -> Result<u64, String> {
@@ -64,6 +65,24 @@ pub fn max_bytes(text: &str) -> Result<Max, String> {
         true => Ok(Max::Max),
         false => bytes(text).map(Max::Value),
     }
+}
+
+/// Parses the maximum size of a file of a log: bytes like [`bytes`], or `none` (0) for no log.
+pub fn log_size(text: &str) -> Result<u64, String> {
+    match text {
+        "none" => Ok(0),
+        _ => match bytes(text)? {
+            0 => Ok(0),
+            size if (MIN_SIZE..MAX_SIZE).contains(&size) => Ok(size),
+            _ => Err(format!("{text:?} is not none, and not at least 4k and less than 2t")),
+        },
+    }
+}
+
+/// Parses the number of files of a log.
+pub fn log_files(text: &str) -> Result<u32, String> {
+    let count = text.parse().ok().filter(|count| (1..=MAX_FILES).contains(count));
+    count.ok_or_else(|| format!("{text:?} must be a number from 1 to {MAX_FILES}"))
 }
 
 /// Parses a count, or `max` (`-1`, `unlimited`) for no limit.

@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 /// Text that clap prints after its first line.
 const TRY_HELP: &str = "\n\nFor more information, try '--help'.";
 
+/// Flags of a detached container without an init, which could not limit the size of a log.
+const NO_INIT: &[&str] = &["--init=false", "--log-max-size=none"];
+
 /// Runs each command and compares standard error exactly. Nothing may be printed or started.
 #[track_caller]
 fn refused(code: i32, table: &[(&[&str], &str)]) {
@@ -211,6 +214,10 @@ fn missing_files_are_named() {
                 "cannot write the pid to /no/such: No such file or directory (ENOENT)",
             ),
             (
+                &["run", "-d", "--init=false", "true"],
+                "the size of the log cannot be limited, because the container has no init: use --log-max-size none for no log, or --log-file FILE for a log without a limit",
+            ),
+            (
                 &["run", "-d", "--log-file", "/no/such", "true"],
                 "cannot open the log /no/such: No such file or directory (ENOENT)",
             ),
@@ -308,7 +315,7 @@ fn missing_and_conflicting_containers_and_pods_are_named() {
             ),
         ],
     );
-    let (pod, name) = (Name::pod(), Name::detached(&["--init=false"], &["sleep", "1000"]));
+    let (pod, name) = (Name::pod(), Name::detached(NO_INIT, &["sleep", "1000"]));
     common::ok(&["pod", "create", &pod]);
     refused(
         125,
@@ -475,7 +482,7 @@ fn an_error_in_json_reports_a_missing_or_conflicting_container() {
         &["run", "--device-read-bps", "/dev/null:1m", "true"],
         json!({ "kind": "invalid_input", "step": "limits", "object": "/dev/null" }),
     );
-    let name = Name::detached(&["--init=false"], &["sleep", "1000"]);
+    let name = Name::detached(NO_INIT, &["sleep", "1000"]);
     // sleep(1) is pid 1 and has no handler for SIGTERM.
     reports(
         125,

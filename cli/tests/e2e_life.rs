@@ -133,7 +133,10 @@ fn real_time_signals_reach_the_program_and_stop_it() {
     }
     let script = "trap 'echo got' 63; trap 'exit 6' 37; echo ready; while :; do sleep 0.02; done";
     for (flags, init) in [(&["--stop-signal", "SIGRTMIN+3"][..], "--init"), (&[], "--init=false")] {
-        let name = Name::detached(&[flags, &[init]].concat(), &["busybox", "sh", "-c", script]);
+        let log = tempfile::NamedTempFile::new().unwrap();
+        // The size of a log requires an init.
+        let file = ["--log-file", log.path().to_str().unwrap()];
+        let name = Name::detached(&[flags, &[init], &file].concat(), &["busybox", "sh", "-c", script]);
         eventually("it is ready", || ok(&["logs", &name]) == "ready\n");
         ok(&["kill", "-s", "RTMAX-1", &name]);
         eventually("the signal came", || ok(&["logs", &name]) == "ready\ngot\n");
@@ -146,7 +149,7 @@ fn real_time_signals_reach_the_program_and_stop_it() {
         }
     }
     // `kill` and `stop` do not wait for a signal that the kernel drops.
-    let name = Name::detached(&["--init=false"], &["sleep", "1000"]);
+    let name = Name::detached(&["--init=false", "--log-max-size=none"], &["sleep", "1000"]);
     let lost = nspod(&["kill", "-s", "RTMIN+3", &name]);
     assert!(lost.code() == 125 && lost.err.contains("signal 37 would be lost"), "{}", lost.err);
     ok(&["stop", "-t", "100", "--signal", "RTMIN+3", &name]);
@@ -186,7 +189,8 @@ fn kill_ends_the_remaining_processes_in_the_hosts_pid_namespace() {
     if !root() {
         return;
     }
-    let name = Name::detached(&["--pid", "host"], &["sh", "-c", "sleep 1000 &"]);
+    let flags = ["--pid", "host", "--log-max-size", "none"];
+    let name = Name::detached(&flags, &["sh", "-c", "sleep 1000 &"]);
     eventually("its first process has ended", || name.at() == "exited");
     let populated =
         || std::fs::read_to_string(cgroup(&name).join("cgroup.events")).unwrap().contains("populated 1");
@@ -313,7 +317,7 @@ fn a_pod_shares_the_requested_kinds() {
     let (pod, one) = (Name::pod(), Name::container());
     ok(&["pod", "create", "--share", "pid,mnt,net", &pod]);
     let script = "echo x > /tmp/x; exec sleep 1000";
-    ok(&["pod", "run", &pod, "-d", "--name", &one, "sh", "-c", script]);
+    ok(&["pod", "run", &pod, "-d", "--log-max-size", "none", "--name", &one, "sh", "-c", script]);
     let two = "until [ -e /tmp/x ]; do sleep 0.02; done; cat /proc/[0-9]*/cmdline | tr '\\0' ' '; cat /tmp/x";
     let seen = ok(&["run", "--pod", &pod, "sh", "-c", two]);
     assert!(seen.contains("sleep 1000") && seen.ends_with("x\n"), "{seen}");

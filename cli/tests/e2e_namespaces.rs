@@ -120,7 +120,7 @@ fn a_namespace_is_joined_by_container_pid_or_path() {
         return;
     }
     let name = Name::detached(
-        &["--init=false", "--userns=auto", "--ns=time=new", "-h", "joined"],
+        &["--init=false", "--log-max-size=none", "--userns=auto", "--ns=time=new", "-h", "joined"],
         &["sleep", "1000"],
     );
     let seen = json(&["inspect", &name]);

@@ -277,7 +277,7 @@ fn a_container_of_a_pod_that_shares_pids_shows_nothing_of_the_runtime() {
     let place = Place::new();
     let pod = Name::pod();
     ok(&["pod", "create", "--share", "net,ipc,uts,pid", &pod]);
-    let _spy = spied(&place, &[Path::new(NSPOD)], &["--pod", &pod]);
+    let _spy = spied(&place, &[Path::new(NSPOD)], &["--pod", &pod, "--log-max-size", "none"]);
     enter(&place, NSPOD, &["run", "--rm", "--pod", &pod, "--rootfs", &place.root(), "--", "true"]);
     place.assert_nothing_found();
 }
@@ -411,7 +411,8 @@ fn exec_into_a_user_namespace_alone_shows_the_container_nothing() {
     let place = Place::new();
     // Root of the user namespace is another user on the host.
     fs::set_permissions(place.out(""), fs::Permissions::from_mode(0o777)).unwrap();
-    let name = spied(&place, &[Path::new(NSPOD)], &["--pid", "host", "--userns", "auto"]);
+    let name =
+        spied(&place, &[Path::new(NSPOD)], &["--pid", "host", "--userns", "auto", "--log-max-size", "none"]);
     // The delay gives the spy time to look after each step.
     let delay = "inject=setns:delay_exit=100000";
     let exec = ["-f", "-qq", "-o", "/dev/null", "-e", delay, NSPOD, "exec", &name, "true"];

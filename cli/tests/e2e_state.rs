@@ -307,7 +307,7 @@ fn the_next_ps_removes_everything_that_a_killed_start_leaves() {
         let script = "
             NSPOD_TEST_MARK=NAME STRACEPOINT $N run -d -e NSPOD_TEST_MARK=NAME --name NAME sleep 1000 > /run/out 2>&1
             test -n \"$($N ps -q)\" && $N rm -f NAME > /run/out
-            $N ps -aq; ls /run/nspod/containers";
+            $N ps -aq; ls /run/nspod/containers; find /run -path '/run/logs/*/*'";
         let words = [("STRACE", fault::STRACE), ("POINT", &point), ("NAME", &name)];
         let script = words.iter().fold(script.to_owned(), |script, (from, to)| script.replace(from, to));
         let seen = alone(&script);

@@ -3,7 +3,7 @@
 //!
 //! `build.rs` compiles this file separately, without the standard library, and the library embeds
 //! the result. The program allocates nothing and needs no file of the container. Its first argument
-//! `argv[1]` is `REPORT:EXIT:STEP:CANDIDATES:PROC:LABEL`:
+//! `argv[1]` is `REPORT:EXIT:STEP:CANDIDATES:OUTPUT:FILES:KIB`:
 //!
 //! - `REPORT`: a socket or pipe to the runtime. If the program cannot be executed, the init sends
 //!   one record. An end of file means that the program runs.
@@ -13,6 +13,9 @@
 //! - `CANDIDATES`: number of following arguments that are paths to try. The arguments after them
 //!   are the program's `argv`. With 0 there is no program: the init only holds the pid namespace,
 //!   until another process kills it.
+//! - `OUTPUT`: a pipe with the program's output, or -1. The init copies it to the log.
+//! - `FILES`: number of the log's files. Their descriptors follow `OUTPUT`.
+//! - `KIB`: maximum size of each of these files, in KiB. See [`Log`].
 //!
 //! If its name in `argv[0]` is `nspod-stage`, this program is the *stage*: it performs the last
 //! steps of a start, in a process that shares no memory, environment or descriptors with the
@@ -65,10 +68,13 @@ const NOT_STARTED: i32 = 127;
 
 const ENOENT: i32 = 2;
 const EINTR: i32 = 4;
+const EAGAIN: i32 = 11;
 const EACCES: i32 = 13;
 const ENOTDIR: i32 = 20;
+const EFBIG: i32 = 27;
 
 const SIGCHLD: i32 = 17;
+const SIGXFSZ: i32 = 25;
 const LAST_SIGNAL: i32 = 64;
 
 const CLONE_VM: usize = 0x100;
@@ -77,6 +83,14 @@ const CLONE_PIDFD: usize = 0x1000;
 const CLONE_PARENT: usize = 0x8000;
 const F_SETFD: usize = 2;
 const FD_CLOEXEC: usize = 1;
+const F_SETFL: usize = 4;
+const O_NONBLOCK: usize = 0o4000;
+const CLOSE_RANGE_CLOEXEC: usize = 4;
+const FIONREAD: usize = 0x541b;
+/// `WAIT_BEFORE | WRITE | WAIT_AFTER` of sync_file_range(2).
+const SYNC_AND_WAIT: usize = 1 | 2 | 4;
+const FADV_DONTNEED: usize = 4;
+const SFD_CLOEXEC: usize = 0o2000000;
 const PROT_READ_WRITE: usize = 1 | 2;
 const MAP_SHARED: usize = 1;
 const POLLIN: u64 = 1;
@@ -122,8 +136,8 @@ unsafe fn syscall<const N: usize>(nr: usize, args: [usize; N]) -> isize {
 
 /// Makes a system call that accesses no memory of this process.
 fn plain<const N: usize>(nr: usize, args: [usize; N]) -> isize {
-    // SAFETY: this is used only for close, close_range, dup3, fcntl, lseek, setpgid, getpid, kill,
-    // prctl, exit and exit_group, whose arguments are integers.
+    // SAFETY: this is used only for close, close_range, dup3, fadvise64, fcntl, ftruncate, lseek, setpgid,
+    // sync_file_range, getpid, kill, prctl, exit and exit_group, whose arguments are integers.
     unsafe { syscall(nr, args) }
 }
 
@@ -141,17 +155,20 @@ fn close(fd: i32) {
     }
 }
 
-/// Closes all descriptors except `kept`. If init kept an end of one of the program's pipes, the
-/// pipe would stay open after the program has closed it.
-fn close_all_but(kept: i32) {
-    if kept < 0 {
-        plain(nr::CLOSE_RANGE, [0, u32::MAX as usize, 0]);
-        return;
+/// Closes all descriptors except those of the exit file and the log. If init kept an end of one of the
+/// program's pipes, the pipe would stay open after the program has closed it.
+fn close_others(task: &Task) {
+    let mut next = 0;
+    for (first, count) in [(task.exit, 1), task.log_fds()] {
+        if first < 0 {
+            continue;
+        }
+        if first > next {
+            plain(nr::CLOSE_RANGE, [next as usize, first as usize - 1, 0]);
+        }
+        next = first + count;
     }
-    if kept > 0 {
-        plain(nr::CLOSE_RANGE, [0, kept as usize - 1, 0]);
-    }
-    plain(nr::CLOSE_RANGE, [kept as usize + 1, u32::MAX as usize, 0]);
+    plain(nr::CLOSE_RANGE, [next as usize, u32::MAX as usize, 0]);
 }
 
 /// Writes all bytes, unless the write fails.
@@ -178,6 +195,12 @@ struct Task {
     report: i32,
     exit: i32,
     step: u16,
+    /// The pipe with the program's output, or -1.
+    output: i32,
+    /// Number of the log's files.
+    files: i32,
+    /// Maximum size of a file of the log in KiB.
+    kib: i32,
     /// Paths to try; there are `count` of them.
     candidates: *const *const u8,
     count: usize,
@@ -204,14 +227,19 @@ impl Task {
             if argc < 2 {
                 return None;
             }
-            let mut numbers = [0; 4];
+            let mut numbers = [0; 7];
             parse(*args.add(1), &mut numbers)?;
-            let [report, exit, step, count] = numbers;
+            let [report, exit, step, count, output, files, kib] = numbers;
             let count = usize::try_from(count).ok().filter(|n| *n <= argc - 2)?;
             let candidates = args.add(2);
             let (argv, envp) = (candidates.add(count), args.add(argc + 1));
-            Some(Task { report, exit, step: step as u16, candidates, count, argv, envp, failed: AtomicBool::new(false), executes: AtomicBool::new(false) })
+            Some(Task { report, exit, step: step as u16, output, files, kib, candidates, count, argv, envp, failed: AtomicBool::new(false), executes: AtomicBool::new(false) })
         }
+    }
+
+    /// Returns the first descriptor of the log, and their number. They are the pipe and the files.
+    fn log_fds(&self) -> (i32, i32) {
+        (self.output, self.files + 1)
     }
 
     /// Reports to the runtime that the program was not started.
@@ -332,20 +360,24 @@ unsafe fn try_each(
 
 /// Waits for the next signal, and returns its number.
 fn next_signal() -> i32 {
-    let all = u64::MAX;
     loop {
-        // SAFETY: the kernel reads eight bytes at `&all`. A null pointer means that it writes no
-        // siginfo, and that there is no timeout.
-        let signal = unsafe {
-            syscall(
-                nr::RT_SIGTIMEDWAIT,
-                [&raw const all as usize, null_mut::<u8>() as usize, null::<u8>() as usize, 8],
-            )
-        };
+        let signal = wait_signal(null());
         if signal > 0 {
-            return signal as i32;
+            return signal;
         }
     }
+}
+
+/// Waits for a signal until the timeout, a struct timespec or NULL. Returns its number or a negative errno.
+fn wait_signal(timeout: *const [u64; 2]) -> i32 {
+    let all = u64::MAX;
+    // SAFETY: the kernel reads eight bytes at `&all`, and 16 bytes at `timeout` unless it is null. A null
+    // pointer means that it writes no siginfo.
+    let signal = unsafe {
+        let args = [&raw const all as usize, null_mut::<u8>() as usize, timeout as usize, 8];
+        syscall(nr::RT_SIGTIMEDWAIT, args)
+    };
+    signal as i32
 }
 
 /// Reaps all processes that have ended. Returns the status of `main` if it is one of them.
@@ -366,11 +398,15 @@ fn reap(main: i32) -> Option<i32> {
 
 /// A short line, built without an allocator.
 struct Line {
-    bytes: [u8; 32],
+    bytes: [u8; HEADER],
     len: usize,
 }
 
 impl Line {
+    fn new() -> Line {
+        Line { bytes: [b' '; HEADER], len: 0 }
+    }
+
     fn push(&mut self, text: &[u8]) {
         for byte in text {
             if let Some(place) = self.bytes.get_mut(self.len) {
@@ -391,12 +427,22 @@ impl Line {
         };
         self.push(digits.get(leading..).unwrap_or(&[]));
     }
+
+    /// Pushes a number with 20 digits.
+    fn push_wide(&mut self, mut number: u64) {
+        let mut digits = [b'0'; 20];
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' + (number % 10) as u8;
+            number /= 10;
+        }
+        self.push(&digits);
+    }
 }
 
-/// Writes to `file` how the program ended, and ends with the exit code of a shell in this case: the
-/// program's exit code, or 128 plus the signal.
-fn finish(file: i32, status: i32) -> ! {
-    let mut line = Line { bytes: [0; 32], len: 0 };
+/// Writes to the exit file how the program ended, copies the rest of its output, and ends with the exit code
+/// of a shell in this case: the program's exit code, or 128 plus the signal.
+fn finish(file: i32, status: i32, log: &mut Log) -> ! {
+    let mut line = Line::new();
     let signal = status & 0x7f;
     let code = if signal == 0 {
         let code = status >> 8 & 0xff;
@@ -414,6 +460,7 @@ fn finish(file: i32, status: i32) -> ! {
     line.push(b"\n");
     write(file, line.bytes.get(..line.len).unwrap_or(&[]));
     close(file);
+    log.finish();
     exit(code)
 }
 
@@ -433,6 +480,11 @@ extern "C" fn init(stack: *const usize) -> ! {
     for fd in [task.report, task.exit] {
         plain(nr::FCNTL, [fd as usize, F_SETFD, FD_CLOEXEC]);
     }
+    if task.output >= 0 {
+        let (first, count) = task.log_fds();
+        plain(nr::CLOSE_RANGE, [first as usize, (first + count - 1) as usize, CLOSE_RANGE_CLOEXEC]);
+    }
+    let mut log = Log::new(&task);
     // The init has descriptors of the host, for example the file for the exit status.
     plain(nr::PRCTL, [PR_SET_DUMPABLE, 0]);
     // Blocked signals are queued for `next_signal`. The kernel would otherwise discard signals for
@@ -440,7 +492,7 @@ extern "C" fn init(stack: *const usize) -> ! {
     set_mask(u64::MAX);
     if task.count == 0 {
         write(task.report, &record(STARTED, 0, task.step, 0));
-        close_all_but(task.exit);
+        close_others(&task);
         loop {
             if next_signal() == SIGCHLD {
                 reap(0);
@@ -450,29 +502,249 @@ extern "C" fn init(stack: *const usize) -> ! {
     let pid = start(&task);
     if pid < 0 {
         task.fail(task.step, CALL_CLONE, -pid as i32);
-        finish(task.exit, NOT_STARTED << 8);
+        finish(task.exit, NOT_STARTED << 8, &mut log);
     }
     if !task.executes.load(Ordering::Relaxed) {
         let mut status = 0i32;
         // SAFETY: the kernel writes an int at `&mut status`.
         unsafe { syscall(nr::WAIT4, [pid as usize, &raw mut status as usize, 0, 0]) };
         task.fail(task.step, CALL_WAIT4, status);
-        finish(task.exit, NOT_STARTED << 8);
+        finish(task.exit, NOT_STARTED << 8, &mut log);
     }
     // The end of file alone could also mean that this process was killed.
     if !task.failed.load(Ordering::Relaxed) {
         write(task.report, &record(STARTED, 0, task.step, 0));
     }
     close(task.report);
-    close_all_but(task.exit);
+    close_others(&task);
+    log.open_signals();
     loop {
-        match next_signal() {
+        match log.next_signal() {
             SIGCHLD => {
                 if let Some(status) = reap(pid as i32) {
-                    finish(task.exit, status);
+                    finish(task.exit, status, &mut log);
                 }
             }
             signal => _ = plain(nr::KILL, [pid as usize, signal as usize]),
+        }
+    }
+}
+
+/// Size of the header of a file of the log.
+const HEADER: usize = 64;
+/// Size of the buffer between the pipe and the log.
+const BUFFER: usize = 64 << 10;
+/// Amount of new data in a file after which it is written to the disk.
+const WINDOW: u64 = 256 << 10;
+/// Time between two looks at the output, if only signals can be waited for.
+static PAUSE: [u64; 2] = [0, 50_000_000];
+
+static mut OUTPUT: [u8; BUFFER] = [0; BUFFER];
+
+/// The log: the program's output in a ring of files of limited size.
+///
+/// If the current file is full, the next one, which is the oldest, is truncated and becomes the current one.
+/// Each file that is not empty starts with a line of [`HEADER`] bytes: `nspod log NUMBER LOST`, padded with
+/// spaces. `NUMBER` grows by one with each file. `LOST` is the number of bytes that could not be written until
+/// then, for example because the disk was full. The library's `log.rs` reads the files.
+///
+/// The program does not wait for a disk that is full: that output is lost and counted. It waits for a disk
+/// that is slow. The container pays for the page cache of the files, so each part that was written is removed
+/// from the cache.
+struct Log {
+    /// The pipe, or -1 after its end.
+    output: i32,
+    /// A signalfd, or -1.
+    signals: i32,
+    /// The first file, and the number of files.
+    first: i32,
+    files: i32,
+    /// Maximum size of a file.
+    limit: u64,
+    /// Index of the current file, its number, and its size. The size is 0 before the file has a header.
+    current: i32,
+    number: u64,
+    size: u64,
+    /// Size of the part of the file that is on the disk.
+    settled: u64,
+    lost: u64,
+}
+
+impl Log {
+    fn new(task: &Task) -> Log {
+        let limit = (task.kib as u64) << 10;
+        let (output, files) = if limit > HEADER as u64 && task.files > 0 { (task.output, task.files) } else { (-1, 0) };
+        if output >= 0 {
+            plain(nr::FCNTL, [output as usize, F_SETFL, O_NONBLOCK]);
+        }
+        Log { output, signals: -1, first: output + 1, files, limit, current: 0, number: 1, size: 0, settled: 0, lost: 0 }
+    }
+
+    /// Makes it possible to wait for signals and for output at the same time.
+    fn open_signals(&mut self) {
+        if self.output >= 0 {
+            let all = u64::MAX;
+            // SAFETY: the kernel reads eight bytes at `&all`.
+            self.signals = unsafe {
+                syscall(nr::SIGNALFD4, [usize::MAX, &raw const all as usize, 8, SFD_CLOEXEC])
+            } as i32;
+        }
+    }
+
+    /// Copies output until a signal arrives, and returns its number. A signal waits for the copy of one
+    /// buffer at most.
+    fn next_signal(&mut self) -> i32 {
+        while self.output >= 0 {
+            if self.signals < 0 {
+                // The container's filter rejects signalfd4 or ppoll.
+                match wait_signal(&raw const PAUSE) {
+                    signal @ 1.. => return signal,
+                    _ => while self.copy() > 0 {},
+                }
+                continue;
+            }
+            // Two structs pollfd: descriptor, wanted events, returned events.
+            let mut polled = [self.signals, self.output].map(|fd| u64::from(fd as u32) | POLLIN << 32);
+            // SAFETY: the kernel reads and writes two structs pollfd. NULL means no timeout and no mask.
+            let ready = unsafe { syscall(nr::PPOLL, [&raw mut polled as usize, 2, 0, 0, 8]) };
+            if ready < 0 {
+                close(self.signals);
+                self.signals = -1;
+                continue;
+            }
+            let [signaled, written] = polled.map(|fd| fd >> 48 != 0);
+            if signaled && let Some(signal) = self.read_signal() {
+                return signal;
+            }
+            if written {
+                self.copy();
+            }
+        }
+        next_signal()
+    }
+
+    fn read_signal(&mut self) -> Option<i32> {
+        // A struct signalfd_siginfo: the number, an errno, a code, the sender's pid, and others.
+        let mut info = [0i32; 32];
+        // SAFETY: the kernel writes 128 bytes at `&mut info`.
+        unsafe { syscall(nr::READ, [self.signals as usize, &raw mut info as usize, 128]) };
+        let [signal, _, _, sender, ..] = info;
+        // The kernel sends SIGXFSZ in the name of this process if the log reaches the container's
+        // RLIMIT_FSIZE.
+        let own = signal == SIGXFSZ && sender == plain(nr::GETPID, []) as i32;
+        (signal > 0 && !own).then_some(signal)
+    }
+
+    /// Copies at most one buffer of output. Returns the number of bytes.
+    fn copy(&mut self) -> usize {
+        if self.output < 0 {
+            return 0;
+        }
+        // SAFETY: the kernel writes at most `BUFFER` bytes to the static buffer, which only this function
+        // uses, in the only thread.
+        let n = unsafe { syscall(nr::READ, [self.output as usize, &raw mut OUTPUT as usize, BUFFER]) };
+        match n {
+            1.. => {
+                // SAFETY: the kernel has written `n` bytes, and nothing changes them before the next call.
+                self.append(unsafe { core::slice::from_raw_parts((&raw const OUTPUT).cast(), n as usize) });
+                n as usize
+            }
+            _ if n == -(EAGAIN as isize) || n == -(EINTR as isize) => 0,
+            _ => {
+                // No process has the other end.
+                close(self.output);
+                self.output = -1;
+                0
+            }
+        }
+    }
+
+    fn append(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if (self.size == 0 || self.size >= self.limit) && !self.begin() {
+                break;
+            }
+            let room = (self.limit - self.size) as usize;
+            let part = bytes.get(..room).unwrap_or(bytes);
+            // SAFETY: the kernel reads `part.len()` bytes of a live slice.
+            let n = unsafe { syscall(nr::WRITE, [self.fd(), part.as_ptr() as usize, part.len()]) };
+            match n {
+                1.. => {
+                    self.size += n as u64;
+                    bytes = bytes.get(n as usize..).unwrap_or(&[]);
+                    self.settle(WINDOW);
+                }
+                // The container's RLIMIT_FSIZE is lower than the limit.
+                _ if n == -(EFBIG as isize) && self.size > HEADER as u64 => self.limit = self.size,
+                _ => break,
+            }
+        }
+        if !bytes.is_empty() {
+            self.lost += bytes.len() as u64;
+            if self.size > 0 {
+                self.write_header();
+            }
+        }
+    }
+
+    fn fd(&self) -> usize {
+        (self.first + self.current) as usize
+    }
+
+    /// Continues in the next file. Returns false if that is not possible.
+    fn begin(&mut self) -> bool {
+        if self.size > 0 {
+            self.settle(1);
+            self.current = if self.current + 1 < self.files { self.current + 1 } else { 0 };
+            self.number += 1;
+            self.size = 0;
+            self.settled = 0;
+        }
+        if plain(nr::FTRUNCATE, [self.fd(), 0]) < 0 || self.write_header() != HEADER as isize {
+            return false;
+        }
+        plain(nr::LSEEK, [self.fd(), HEADER, 0]);
+        self.size = HEADER as u64;
+        true
+    }
+
+    fn write_header(&self) -> isize {
+        let mut line = Line::new();
+        line.push(b"nspod log ");
+        line.push_wide(self.number);
+        line.push(b" ");
+        line.push_wide(self.lost);
+        let mut bytes = line.bytes;
+        bytes[HEADER - 1] = b'\n';
+        // SAFETY: the kernel reads `HEADER` bytes of a live array.
+        unsafe { syscall(nr::PWRITE64, [self.fd(), bytes.as_ptr() as usize, HEADER, 0]) }
+    }
+
+    /// If there are `amount` new bytes in the file, writes them to the disk and removes them from the cache.
+    fn settle(&mut self, amount: u64) {
+        let new = self.size - self.settled;
+        if new >= amount {
+            let (from, length) = (self.settled as usize, new as usize);
+            plain(nr::SYNC_FILE_RANGE, [self.fd(), from, length, SYNC_AND_WAIT]);
+            plain(nr::FADVISE64, [self.fd(), from, length, FADV_DONTNEED]);
+            // The last page may be incomplete, and is then still in the cache.
+            self.settled = self.size & !0xfff;
+        }
+    }
+
+    /// Copies what is in the pipe now. Other processes may still write to it: they end with this process.
+    fn finish(&mut self) {
+        let mut rest = 0i32;
+        if self.output >= 0 {
+            // SAFETY: the kernel writes an int at `&mut rest`.
+            unsafe { syscall(nr::IOCTL, [self.output as usize, FIONREAD, &raw mut rest as usize]) };
+        }
+        let mut rest = rest as usize;
+        while rest > 0 {
+            match self.copy() {
+                0 => return,
+                copied => rest = rest.saturating_sub(copied),
+            }
         }
     }
 }

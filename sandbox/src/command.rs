@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use cgroup_core::{Hierarchy, Limits};
 use ns_core::{Kind, Kinds, Pidfd};
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 
 use crate::bounds::Bounds;
 use crate::cgroups::CgroupUse;
@@ -17,6 +19,7 @@ use crate::container::Container;
 use crate::error::{Error, ErrorKind};
 use crate::fd::duplicate;
 use crate::launch::{Launcher, OnPrepared, StartOptions};
+use crate::log::Log;
 use crate::outcome::Outcome;
 use crate::output::{OutputBound, Overflow};
 use crate::plan::{Handles, Hold, Plan};
@@ -391,6 +394,14 @@ impl Command {
         self
     }
 
+    /// Sets the log: the embedded init copies the standard output and the standard error of the program to it,
+    /// in the order in which they were written. Requires [`Spec::init`](crate::spec::Spec::init). A log is for
+    /// one container: before a second [`spawn`](Self::spawn), set another.
+    pub fn log(&mut self, log: Log) -> &mut Self {
+        self.handles_mut().log = Some(Arc::new(log));
+        self
+    }
+
     /// Sets whether dropping the [`Container`] kills its processes and removes its cgroup. The
     /// default is `true`. With `false`, dropping it is the same as [`Container::detach`]: the
     /// processes continue, like those of a dropped [`std::process::Child`].
@@ -524,11 +535,12 @@ impl Command {
             return Err(Error::new(ErrorKind::State, "prepared", what));
         }
         let mut streams = Streams::open(&self.stdio, capture)?;
-        if let Some(mut file) = self.exit_file.as_deref()
-            && std::mem::replace(&mut self.exit_file_used, true)
-        {
-            let emptied = file.set_len(0).and_then(|()| file.rewind());
-            emptied.map_err(|e| Error::io("process", "empty the exit file", "ftruncate", &e))?;
+        if let Some(mut file) = self.exit_file.as_deref() {
+            if std::mem::replace(&mut self.exit_file_used, true) {
+                let emptied = file.set_len(0).and_then(|()| file.rewind());
+                emptied.map_err(|e| Error::io("process", "empty the exit file", "ftruncate", &e))?;
+            }
+            reserve(file)?;
         }
         let mut start = |cgroup: &CgroupUse| {
             launcher.start(StartOptions {
@@ -572,6 +584,20 @@ impl Command {
         let outcome = container.wait()?;
         container.delete()?;
         Ok(outcome)
+    }
+}
+
+/// Reserves the space for the exit status, so that it can be written if the file system is full at the end.
+fn reserve(exit_file: &File) -> Result<(), Error> {
+    match fallocate(exit_file, FallocateFlags::KEEP_SIZE, 0, 64) {
+        // This file system cannot reserve space.
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(e) => {
+            let step = "reserve space for the exit status";
+            let error = Error::call("process", step, "fallocate", e.raw_os_error());
+            let full = matches!(e, Errno::NOSPC | Errno::DQUOT);
+            Err(error.with_hint(full.then(|| "the file system is full: remove files from it".into())))
+        }
     }
 }
 

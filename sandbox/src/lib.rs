@@ -17,6 +17,7 @@ pub mod init;
 mod join;
 mod launch;
 pub mod layer;
+pub mod log;
 mod open;
 mod outcome;
 mod output;

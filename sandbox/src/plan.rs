@@ -68,8 +68,11 @@ impl Plan {
     /// The same as [`Plan::new`].
     pub fn on(spec: &Spec, host: &Host, handles: Handles) -> Result<Plan, Error> {
         check::check(spec)?;
-        let Handles { namespaces, process, inherited, hold, ready, file, root } = handles;
+        let Handles { namespaces, process, inherited, hold, ready, file, root, log } = handles;
         check::check_descriptors(&inherited)?;
+        if log.is_some() && !spec.init {
+            return Err(Error::invalid("init", "a log requires an init, which writes it"));
+        }
         let mut plan = Plan {
             steps: Vec::with_capacity(64),
             kinds: Kinds::empty(),
@@ -85,6 +88,7 @@ impl Plan {
             file,
             ready,
             dev: None,
+            log,
             spec: spec.clone(),
         };
         let ids = namespaces::add(&mut plan, host, (namespaces, process))?;

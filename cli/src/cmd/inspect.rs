@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::error::Result;
 use crate::output;
-use crate::state::{Entry, Store};
+use crate::state::{Entry, Store, logs};
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
@@ -27,6 +27,18 @@ fn describe(entry: &Entry) -> Result<Value> {
         set.iter().map(|(kind, id)| (kind.to_string(), Value::from(id.display(kind).to_string()))).collect()
     });
     let record = entry.saved();
+    let log = match record {
+        Some(saved) => saved.log.clone().or(logs::dir(entry.dir())?),
+        None => None,
+    };
+    let reader = log.is_some().then(|| logs::open(entry).ok()?).flatten();
+    let log = log.map(|path| {
+        json!({
+            "path": path,
+            "size": reader.as_ref().and_then(|log| log.size().ok()),
+            "lost": reader.as_ref().and_then(|log| log.lost().ok()),
+        })
+    });
     Ok(json!({
         "id": entry.id(),
         "state": entry.state()?,
@@ -37,6 +49,7 @@ fn describe(entry: &Entry) -> Result<Value> {
         "created": record.map(|r| r.created),
         "cgroup": record.map(|r| &r.container.cgroup),
         "pod": record.map(|r| &r.pod),
+        "log": log,
         "namespaces": namespaces.map(Value::Object),
         "usage": entry.cgroup().and_then(|c| c.usage().ok()),
         "storage": entry.storage(),

@@ -6,7 +6,7 @@ use super::each;
 use crate::error::{Error, Result};
 use crate::output;
 use crate::state::pods::Pods;
-use crate::state::{Locked, State, Store};
+use crate::state::{Locked, State, Store, logs};
 
 #[derive(Debug, Args)]
 pub(crate) struct RmArgs {
@@ -62,5 +62,8 @@ pub(crate) fn prune(_: &PruneArgs) -> Result<()> {
         _ => Ok(()),
     })?;
     nspod_sandbox::prune_quotas()?;
+    for log in logs::prune(&store)? {
+        output::line(log.display())?;
+    }
     pruned
 }

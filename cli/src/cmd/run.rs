@@ -8,6 +8,7 @@ use std::time::Duration;
 use cgroup_core::Limits;
 use clap::{ArgAction, Args};
 use ns_core::{Kind, Kinds, ProcessId};
+use nspod_sandbox::log::{Log, LogLimit};
 use nspod_sandbox::passwd;
 use nspod_sandbox::spec::{Capabilities, NamespaceMode, Root, Spec};
 use nspod_sandbox::store::{EXIT, random_name};
@@ -21,7 +22,7 @@ use crate::flags::namespaces::{NamespaceArgs, OwnIds};
 use crate::flags::process::{CommonArgs, RightsArgs};
 use crate::report::{End, Report};
 use crate::state::pods::Pods;
-use crate::state::{self, Entry, LOG, Lock, SavedContainer, Store, ids};
+use crate::state::{self, Entry, Lock, SavedContainer, Store, ids, logs};
 use crate::{foreground, output, terminal, value};
 
 #[derive(Debug, Default, Args)]
@@ -66,9 +67,16 @@ pub(crate) struct RunArgs {
     /// Write how the container ended, or why it did not start, to a file or a descriptor as JSON
     #[arg(long, value_name = "FILE|FD", conflicts_with_all = ["detach", "explain"])]
     report: Option<PathBuf>,
-    /// With -d, append the output to this file
-    #[arg(long, value_name = "FILE", requires = "detach")]
+    /// With -d, append the output to this file. Its size has no limit
+    #[arg(long, value_name = "FILE", requires = "detach", conflicts_with_all = ["log_max_size", "log_max_files"])]
     log_file: Option<PathBuf>,
+    /// With -d, maximum size of one file of the log; `none` or 0 for no log [default: 10m]
+    #[arg(long, value_name = "SIZE", requires = "detach", value_parser = value::log_size)]
+    log_max_size: Option<u64>,
+    /// With -d, number of files of the log, 1 to 16. If the last one is full, the oldest one is overwritten
+    /// [default: 3]
+    #[arg(long, value_name = "COUNT", requires = "detach", value_parser = value::log_files)]
+    log_max_files: Option<u32>,
     /// Signal that `nspod stop` sends
     #[arg(long, value_name = "SIGNAL", value_parser = value::signal, default_value = "TERM")]
     stop_signal: i32,
@@ -78,7 +86,8 @@ pub(crate) struct RunArgs {
     /// Create only the namespaces, as unshare(1) does. The program has the caller's files, cgroup,
     /// capabilities, environment and standard input, and `nspod ps` does not list it
     #[arg(long, conflicts_with_all = [
-        "detach", "name", "rm", "keep", "init", "pod", "cidfile", "pidfile", "log_file", "lax_limits",
+        "detach", "name", "rm", "keep", "init", "pod", "cidfile", "pidfile", "log_file", "log_max_size",
+        "log_max_files", "lax_limits",
         "CommonArgs", "LimitArgs", "FileArgs", "RightsArgs",
     ])]
     bare: bool,
@@ -129,6 +138,7 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
     end.id = Some(id.clone());
     let shared = pod.as_ref().map(|pod| pod.spec().share);
     let mut spec = args.resolve(&facts, shared, &id, &pid_of)?;
+    args.check_log(&spec)?;
     if args.explain {
         if let Some(own) = args.namespaces.own_ids() {
             OwnIds::apply(ids::next(own.size)?, &facts, &mut spec.id_maps, &mut spec.sysctls);
@@ -140,7 +150,7 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
     }
     FileArgs::make_directories(&spec)?;
     let store = Store::open()?;
-    let mut claim = Claim::new(&store, &id)?;
+    let mut claim = Claim::new(&store, &id, args.detach)?;
     if let Some(own) = args.namespaces.own_ids() {
         let range = ids::reserve(claim.entry.dir(), own.size)?;
         OwnIds::apply(range, &facts, &mut spec.id_maps, &mut spec.sysctls);
@@ -263,7 +273,7 @@ impl RunArgs {
 
     fn spawn(&self, spec: &mut Spec, pod: Option<&Pod>, claim: &mut Claim<'_>) -> Result<Container> {
         loop {
-            let mut command = self.command(spec, pod, &claim.entry)?;
+            let mut command = self.command(spec, pod, claim.store, &claim.entry)?;
             claim.remove = Store::remove;
             match command.spawn() {
                 Ok(container) => return Ok(container),
@@ -297,7 +307,7 @@ impl RunArgs {
         self.cpu_time.map(|time| command.cpu_time_max(time));
     }
 
-    fn command(&self, spec: &Spec, pod: Option<&Pod>, entry: &Entry) -> Result<Command> {
+    fn command(&self, spec: &Spec, pod: Option<&Pod>, store: &Store, entry: &Entry) -> Result<Command> {
         let mut command = Command::from_spec(spec.clone());
         command.name(entry.id()).entry(entry.dir());
         self.bound(&mut command);
@@ -305,10 +315,8 @@ impl RunArgs {
             pod.join(&mut command)?;
         }
         if self.detach {
-            let log = self.open_log(entry)?;
-            let copy =
-                log.try_clone().map_err(|e| Error::io_call("log", "duplicate the log", "fcntl", &e))?;
-            command.stdin(Stdio::Null).stdout(log).stderr(copy);
+            command.stdin(Stdio::Null);
+            self.log(store, entry, &mut command)?;
             command.exit_file(entry.dir().create(EXIT)?);
         } else if !self.process.interactive && !self.process.tty {
             command.stdin(Stdio::Null);
@@ -316,15 +324,38 @@ impl RunArgs {
         Ok(command)
     }
 
-    fn open_log(&self, entry: &Entry) -> Result<File> {
-        match &self.log_file {
-            Some(path) => File::options()
-                .create(true)
-                .append(true)
-                .open(path)
-                .map_err(|e| Error::io("open", "open the log", path, &e)),
-            None => Ok(entry.dir().create(LOG)?),
+    /// Sets the standard output and error of a detached container.
+    fn log(&self, store: &Store, entry: &Entry, command: &mut Command) -> Result<()> {
+        if let Some(path) = &self.log_file {
+            let log = File::options().create(true).append(true).open(path);
+            let log = log.map_err(|e| Error::io("open", "open the log", path, &e))?;
+            let copy =
+                log.try_clone().map_err(|e| Error::io_call("log", "duplicate the log", "fcntl", &e))?;
+            command.stdout(log).stderr(copy);
+        } else if let Some(limit) = self.log_limit() {
+            command.log(Log::create(&logs::create(store, entry)?, limit)?);
+        } else {
+            command.stdout(Stdio::Null).stderr(Stdio::Null);
         }
+        Ok(())
+    }
+
+    /// Returns the bounds of the log; `None` without a log.
+    fn log_limit(&self) -> Option<LogLimit> {
+        let size = self.log_max_size.unwrap_or(10 << 20);
+        (size > 0).then_some(LogLimit { size, files: self.log_max_files.unwrap_or(3) })
+    }
+
+    /// Refuses a log that nothing could bound.
+    fn check_log(&self, spec: &Spec) -> Result<()> {
+        if !self.detach || spec.init || self.log_file.is_some() || self.log_limit().is_none() {
+            return Ok(());
+        }
+        Err(Error::usage(
+            "--log-max-size",
+            "the size of the log cannot be limited, because the container has no init: use --log-max-size none \
+             for no log, or --log-file FILE for a log without a limit",
+        ))
     }
 
     fn saved(&self, container: &Container, spec: Spec, id: &str) -> Result<SavedContainer> {
@@ -427,15 +458,17 @@ struct Claim<'a> {
     store: &'a Store,
     entry: Entry,
     lock: Option<Lock>,
+    /// Whether the container may have a log.
+    logs: bool,
     /// Releases the name, and removes the cgroup if it may exist.
     remove: fn(&Store, &Entry, &Lock) -> Result<()>,
     kept: bool,
 }
 
 impl<'a> Claim<'a> {
-    fn new(store: &'a Store, id: &str) -> Result<Claim<'a>> {
+    fn new(store: &'a Store, id: &str, logs: bool) -> Result<Claim<'a>> {
         let (entry, lock) = store.create(id)?;
-        Ok(Claim { store, entry, lock: Some(lock), remove: Store::forget, kept: false })
+        Ok(Claim { store, entry, lock: Some(lock), logs, remove: Store::forget, kept: false })
     }
 
     fn keep(&mut self) {
@@ -461,7 +494,11 @@ impl<'a> Claim<'a> {
             Some(lock) => Some(lock),
             None => self.store.lock_again(&self.entry)?,
         };
-        lock.map_or(Ok(()), |lock| (self.remove)(self.store, &self.entry, &lock))
+        let Some(lock) = lock else { return Ok(()) };
+        if self.logs {
+            logs::remove(self.entry.dir())?;
+        }
+        (self.remove)(self.store, &self.entry, &lock)
     }
 }
 

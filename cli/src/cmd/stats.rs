@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::ps::running;
 use crate::error::Result;
 use crate::output;
-use crate::state::{Entry, Store};
+use crate::state::{Entry, Store, logs};
 
 #[derive(Debug, Args)]
 pub(crate) struct StatsArgs {
@@ -30,6 +30,8 @@ struct Row {
     cpu_percent: Option<f64>,
     /// `memory.max` in bytes; `None` without a limit.
     memory_limit: Option<u64>,
+    /// Size of the log in bytes; `None` without a log.
+    log_bytes: Option<u64>,
     usage: Usage,
 }
 
@@ -84,6 +86,7 @@ impl Sample {
             rows.push(Row {
                 cpu_percent: None,
                 memory_limit: memory_limit(&entry),
+                log_bytes: logs::open(&entry).ok().flatten().and_then(|log| log.size().ok()),
                 id: entry.id().to_owned(),
                 usage,
             });
@@ -116,6 +119,7 @@ impl Sample {
                 "PIDS",
                 "READ / WRITTEN",
                 "SENT / RECEIVED",
+                "LOG",
                 "PRESSURE CPU MEM IO",
             ],
             &self.rows.iter().map(Row::cells).collect::<Vec<_>>(),
@@ -150,6 +154,7 @@ impl Row {
             usage.net.map_or(NONE.into(), |net| {
                 format!("{} / {}", output::bytes(net.egress.bytes), output::bytes(net.ingress.bytes))
             }),
+            bytes(self.log_bytes),
             pressure.join(" "),
         ]
     }

@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-pub(crate) const LOG: &str = "log";
 /// Time limit for the end of a killed process.
 const KILLED_WITHIN: Duration = Duration::from_secs(10);
 const OUTCOME: &str = "outcome.json";
@@ -29,6 +28,7 @@ pub(crate) struct SavedContainer {
     pub(crate) runner: Option<ProcessId>,
     /// Whether the container is removed after it has ended.
     pub(crate) remove: bool,
+    /// The file of the user to which the output is appended.
     pub(crate) log: Option<PathBuf>,
     pub(crate) stop_signal: i32,
 }

@@ -6,6 +6,7 @@
 
 mod container;
 pub(crate) mod ids;
+pub(crate) mod logs;
 pub(crate) mod pods;
 
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use nspod_cli::runtime_dir;
 use nspod_sandbox::ErrorKind;
 use nspod_sandbox::store::{self, Dir, Trust, is_random_name};
 
-pub(crate) use container::{Entry, LOG, SavedContainer, State};
+pub(crate) use container::{Entry, SavedContainer, State};
 pub(crate) use nspod_sandbox::store::{Lock, Locked};
 
 use crate::error::{Error, Result};
@@ -37,7 +38,7 @@ pub(crate) fn age(created: u64) -> u64 {
 
 /// The containers of one user.
 #[derive(Debug)]
-pub(crate) struct Store(store::Store<SavedContainer>);
+pub(crate) struct Store(store::Store<SavedContainer>, PathBuf);
 
 impl Store {
     /// Opens the store. Creates its directory if it is missing.
@@ -54,7 +55,13 @@ impl Store {
 
     fn at(path: &Path) -> Result<Store> {
         let dir = Dir::private(path, runtime_dir::BY_VARIABLE)?.make_sub("containers")?;
-        Ok(Store(store::Store::new(dir, Trust::Store)))
+        let path = dir.path().to_owned();
+        Ok(Store(store::Store::new(dir, Trust::Store), path))
+    }
+
+    /// Returns the directory of the store.
+    fn path(&self) -> &Path {
+        &self.1
     }
 
     /// Creates a container's entry and locks it.
@@ -71,6 +78,12 @@ impl Store {
                 Err(error.hint(format!("choose another --name, or `nspod rm -f {id}`")))
             }
         }
+    }
+
+    /// Locks a name that no container has; `None` if one has it.
+    fn claim(&self, id: &str) -> Result<Option<(Entry, Lock)>> {
+        let claimed = self.0.create(id, |_, _| Ok::<_, Error>(false))?;
+        Ok(claimed.map(|(entry, lock)| (Entry::new(entry), lock)))
     }
 
     /// Locks a container by its full id, and then reads its record.
@@ -137,10 +150,11 @@ impl Store {
         if entry.record().is_none_or(limits) {
             nspod_sandbox::release_quotas(entry.dir().path())?;
         }
+        logs::remove(entry.dir())?;
         Ok(self.0.remove(entry, lock)?)
     }
 
-    /// Removes a container after its cgroup has been removed. The caller must hold the lock.
+    /// Removes a container after its cgroup and its log have been removed. The caller must hold the lock.
     pub(crate) fn forget(&self, entry: &Entry, lock: &Lock) -> Result<()> {
         Ok(self.0.remove(entry.stored(), lock)?)
     }

@@ -37,11 +37,12 @@ pub fn json(args: &[&str]) -> serde_json::Value {
     serde_json::from_str(&ok(args)).unwrap()
 }
 
-/// Runs a script, with `$N` for nspod, in a new mount namespace with an empty /run.
+/// Runs a script, with `$N` for nspod, in a new mount namespace with an empty /run, which also has the logs.
 pub fn alone(script: &str) -> Output {
     let script = format!("mount -t tmpfs none /run && {script}");
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-c", &script]).env("N", NSPOD);
+    command.env("NSPOD_LOG_DIR", "/run/logs");
     run_with(&mut command, "")
 }
 

@@ -43,7 +43,8 @@ impl User {
         }
         script += "exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"";
         command.arg(script).arg("sh").arg(self.dir.path().join("bin")).args(args);
-        command.env("XDG_RUNTIME_DIR", self.dir.path()).current_dir("/");
+        command.env("XDG_RUNTIME_DIR", self.dir.path()).env("XDG_STATE_HOME", self.dir.path());
+        command.current_dir("/");
         command
     }
 

@@ -66,11 +66,15 @@ pub(crate) mod nr {
     pub(crate) const DUP3: usize = 24;
     pub(crate) const FCNTL: usize = 25;
     pub(crate) const IOCTL: usize = 29;
+    pub(crate) const FTRUNCATE: usize = 46;
     pub(crate) const CLOSE: usize = 57;
     pub(crate) const LSEEK: usize = 62;
     pub(crate) const READ: usize = 63;
     pub(crate) const WRITE: usize = 64;
+    pub(crate) const PWRITE64: usize = 68;
     pub(crate) const PPOLL: usize = 73;
+    pub(crate) const SIGNALFD4: usize = 74;
+    pub(crate) const SYNC_FILE_RANGE: usize = 84;
     pub(crate) const EXIT: usize = 93;
     pub(crate) const EXIT_GROUP: usize = 94;
     pub(crate) const KILL: usize = 129;
@@ -84,6 +88,7 @@ pub(crate) mod nr {
     pub(crate) const CLONE: usize = 220;
     pub(crate) const EXECVE: usize = 221;
     pub(crate) const MMAP: usize = 222;
+    pub(crate) const FADVISE64: usize = 223;
     pub(crate) const WAIT4: usize = 260;
     pub(crate) const CLOSE_RANGE: usize = 436;
     pub(crate) const OPENAT2: usize = 437;

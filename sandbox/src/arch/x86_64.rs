@@ -72,6 +72,7 @@ pub(crate) mod nr {
     pub(crate) const RT_SIGACTION: usize = 13;
     pub(crate) const RT_SIGPROCMASK: usize = 14;
     pub(crate) const IOCTL: usize = 16;
+    pub(crate) const PWRITE64: usize = 18;
     pub(crate) const GETPID: usize = 39;
     pub(crate) const SENDMSG: usize = 46;
     pub(crate) const CLONE: usize = 56;
@@ -80,11 +81,15 @@ pub(crate) mod nr {
     pub(crate) const WAIT4: usize = 61;
     pub(crate) const KILL: usize = 62;
     pub(crate) const FCNTL: usize = 72;
+    pub(crate) const FTRUNCATE: usize = 77;
     pub(crate) const SETPGID: usize = 109;
     pub(crate) const RT_SIGTIMEDWAIT: usize = 128;
     pub(crate) const PRCTL: usize = 157;
+    pub(crate) const FADVISE64: usize = 221;
     pub(crate) const EXIT_GROUP: usize = 231;
     pub(crate) const PPOLL: usize = 271;
+    pub(crate) const SYNC_FILE_RANGE: usize = 277;
+    pub(crate) const SIGNALFD4: usize = 289;
     pub(crate) const DUP3: usize = 292;
     pub(crate) const CLOSE_RANGE: usize = 436;
     pub(crate) const OPENAT2: usize = 437;

@@ -6,9 +6,11 @@ use std::fmt;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ns_core::{IdMap, Kinds};
 
+use crate::log::Log;
 use crate::plan::handles::Hold;
 use crate::plan::numbers;
 use crate::spec::{Hook, Spec};
@@ -52,6 +54,8 @@ pub struct Plan {
     pub(super) ready: bool,
     /// The steps that make the standard `/dev`, if a pool can make it in advance.
     pub(crate) dev: Option<Range<usize>>,
+    /// The log that the embedded init writes.
+    pub(crate) log: Option<Arc<Log>>,
     /// The spec of the plan.
     pub(crate) spec: Spec,
 }
@@ -172,7 +176,9 @@ impl Plan {
     /// and the init that run before it.
     pub(crate) fn above(&self) -> i32 {
         let placed = self.stage.is_some() || self.spec.init;
-        self.highest_fd() + if placed { numbers::ABOVE } else { 1 }
+        // The pipe and the files of the log.
+        let log = self.log.as_ref().map_or(0, |log| 1 + log.count());
+        self.highest_fd() + if placed { numbers::ABOVE + log } else { 1 }
     }
 
     /// Returns the program's name, for messages.

@@ -32,6 +32,14 @@ impl fmt::Display for Plan {
                 None => writeln!(f)?,
             }
         }
+        if let Some(log) = &self.log {
+            writeln!(
+                f,
+                "make a pipe for its output, which the init copies to {} files of {} KiB",
+                log.count(),
+                log.kib()
+            )?;
+        }
         write!(f, "clone3 into its cgroup")?;
         match names.is_empty() {
             true => write!(f, ", no new namespaces")?,

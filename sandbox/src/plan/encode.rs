@@ -44,10 +44,19 @@ enum Arg {
 pub(super) fn encode(plan: &Plan, first: usize) -> Result<Vec<u8>, Error> {
     let mut blob = Blob::default();
     let high = plan.highest_fd();
-    // The embedded init keeps its report socket and its exit status file across its exec.
+    // The embedded init keeps its report socket, its exit status file and the log across its exec.
     let closing = high + if plan.spec.init { numbers::BLOB } else { numbers::REPORT };
-    let range = [closing as u64, u64::from(u32::MAX), u64::from(libc::CLOSE_RANGE_CLOEXEC)];
-    blob.call(first, Call::CloseRange, libc::SYS_close_range, &range.map(Arg::Number), 0);
+    let mut close = |from: i32, to: u64| {
+        let range = [from as u64, to, u64::from(libc::CLOSE_RANGE_CLOEXEC)];
+        blob.call(first, Call::CloseRange, libc::SYS_close_range, &range.map(Arg::Number), 0);
+    };
+    match &plan.log {
+        Some(_) => {
+            close(closing, (high + numbers::OUTPUT - 1) as u64);
+            close(plan.above(), u32::MAX.into());
+        }
+        None => close(closing, u32::MAX.into()),
+    }
     for (at, step) in plan.steps.iter().enumerate().skip(first) {
         blob.step(plan, at, step)?;
     }

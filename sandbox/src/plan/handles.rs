@@ -2,9 +2,11 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::error::Error;
 use crate::fd::duplicate;
+use crate::log::Log;
 
 /// How a container is held before its program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub struct Handles {
     /// The directory that becomes `/`: the root of a process in a mount namespace with another
     /// root.
     pub root: Option<OwnedFd>,
+    /// The log that the embedded init writes.
+    pub log: Option<Arc<Log>>,
 }
 
 impl Handles {
@@ -52,6 +56,7 @@ impl Handles {
             root: self.root.as_ref().map(duplicate).transpose()?,
             ready: self.ready,
             file: self.file.clone(),
+            log: self.log.clone(),
         })
     }
 }

@@ -20,5 +20,7 @@ pub(crate) const GO: i32 = 26;
 pub(crate) const STATE: i32 = 27;
 /// The file of the embedded init.
 pub(crate) const IMAGE: i32 = 28;
-/// The first number above all of these.
+/// The pipe that the init copies to the log. The files of the log follow.
+pub(crate) const OUTPUT: i32 = 29;
+/// The first number above all of these, except those of a log.
 pub(crate) const ABOVE: i32 = 29;

@@ -37,7 +37,12 @@ pub(super) fn program(plan: &Plan) -> Result<Step, Error> {
     let late = matches!(plan.held, Some(Hold::At(_)));
     let report = high + if late { numbers::LATE } else { numbers::REPORT };
     let (step, count) = (plan.steps.len(), candidates.len());
-    let contract = format!("{report}:{}:{step}:{count}", high + numbers::EXIT);
+    let exit = high + numbers::EXIT;
+    let (output, files, kib) = match &plan.log {
+        Some(log) => (high + numbers::OUTPUT, log.count(), log.kib()),
+        None => (-1, 0, 0),
+    };
+    let contract = format!("{report}:{exit}:{step}:{count}:{output}:{files}:{kib}");
     let mut init = vec![c"nspod-init".to_owned(), c_string("process.args", contract)?];
     init.extend(candidates);
     init.extend(argv);

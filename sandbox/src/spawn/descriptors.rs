@@ -4,6 +4,8 @@
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use ns_core::Kinds;
 
 use crate::child::{ChildContext, PremadeParts};
@@ -67,6 +69,8 @@ pub(super) struct Opened {
     blob: Option<File>,
     /// The file of the embedded init, if only this start uses it.
     image: Option<OwnedFd>,
+    /// Both ends of the pipe that the init copies to the log: its end and the program's.
+    output: Option<(OwnedFd, OwnedFd)>,
     trees: Vec<OwnedFd>,
     premade: Premade,
 }
@@ -149,8 +153,9 @@ impl Opened {
             (None, _) => None,
         };
         let image = if executes_image(plan) { init::image_for_one(above)? } else { None };
+        let output = plan.log.as_ref().map(|_| output_pipe()).transpose()?;
         let trees = plan.trees.iter().map(open_tree).collect::<Result<_, _>>()?;
-        Ok(Opened { parent_end, child_end, pipes, state, blob, image, trees, premade })
+        Ok(Opened { parent_end, child_end, pipes, state, blob, image, output, trees, premade })
     }
 
     /// Returns the kinds of namespaces that already exist, so that the clone need not make them.
@@ -168,9 +173,12 @@ impl Opened {
     fn targets(
         &self,
         plan: &Plan,
-        stdio: [RawFd; 3],
+        mut stdio: [RawFd; 3],
         exit_file: Option<&File>,
     ) -> (Vec<(RawFd, RawFd)>, Vec<RawFd>) {
+        if let Some((_, program)) = &self.output {
+            stdio[1..].fill(program.as_raw_fd());
+        }
         let mut placed: Vec<(RawFd, RawFd)> = stdio.into_iter().zip(0..).collect();
         placed.extend(plan.inherited.iter().map(|(from, to)| (from.as_raw_fd(), *to)));
         let high = plan.highest_fd();
@@ -180,6 +188,10 @@ impl Opened {
         }
         if plan.spec.init {
             place(exit_file.map(AsRawFd::as_raw_fd), numbers::EXIT);
+        }
+        if let (Some((init, _)), Some(log)) = (&self.output, &plan.log) {
+            let log = std::iter::once(init.as_raw_fd()).chain(log.fds());
+            log.zip(numbers::OUTPUT..).for_each(|(fd, number)| place(Some(fd), number));
         }
         if let Some(blob) = &self.blob {
             place(Some(blob.as_raw_fd()), numbers::BLOB);
@@ -220,6 +232,14 @@ impl Opened {
         needed.retain(|fd| *fd >= 0);
         needed
     }
+}
+
+/// Makes the pipe from the program to the init. Reading from it does not block the init.
+fn output_pipe() -> Result<(OwnedFd, OwnedFd), Error> {
+    let failed = |call| move |e: Errno| Error::call("process", "make the pipe of the log", call, e as i32);
+    let (init, program) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(failed("pipe2"))?;
+    fcntl(&init, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(failed("fcntl"))?;
+    Ok((init, program))
 }
 
 /// Returns whether the stage or the embedded init is executed.

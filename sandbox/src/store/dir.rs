@@ -1,10 +1,11 @@
 //! A directory, handled by descriptor. Files in it are accessed by name, and no link is followed.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use nix::unistd::geteuid;
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, SeekFrom, fstat, mkdirat, openat, openat2,
-    renameat, renameat_with, seek, statat, unlinkat,
+    readlinkat, renameat, renameat_with, seek, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -243,10 +244,42 @@ impl Dir {
         self.create_with(name, OFlags::APPEND)
     }
 
+    /// Opens a file in the directory for writing. Creates it with mode 600 if it is missing, and empties it.
+    pub(crate) fn create_empty(&self, name: &str) -> Result<File, Error> {
+        self.create_with(name, OFlags::TRUNC)
+    }
+
     fn create_with(&self, name: &str, more: OFlags) -> Result<File, Error> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | more;
         let fd = openat(&self.fd, component(name)?, flags, Mode::RUSR | Mode::WUSR);
         fd.map(File::from).map_err(|e| failed("make", &self.at(name), "openat", e))
+    }
+
+    /// Makes a symbolic link in the directory, or replaces it.
+    ///
+    /// # Errors
+    /// The errno of symlinkat(2) or unlinkat(2).
+    pub fn link(&self, name: &str, target: &Path) -> Result<(), Error> {
+        let made = match symlinkat(target, &self.fd, component(name)?) {
+            Err(Errno::EXIST) => {
+                unlinkat(&self.fd, name, AtFlags::empty()).and_then(|()| symlinkat(target, &self.fd, name))
+            }
+            other => other,
+        };
+        made.map_err(|e| failed("make", &self.at(name), "symlinkat", e))
+    }
+
+    /// Returns the target of a symbolic link in the directory. Returns `None` if there is no such link.
+    ///
+    /// # Errors
+    /// The errno of readlinkat(2).
+    pub fn read_link(&self, name: &str) -> Result<Option<PathBuf>, Error> {
+        match readlinkat(&self.fd, component(name)?, Vec::new()) {
+            Ok(target) => Ok(Some(OsString::from_vec(target.into_bytes()).into())),
+            // Another file has the name.
+            Err(Errno::NOENT | Errno::INVAL) => Ok(None),
+            Err(e) => Err(failed("read", &self.at(name), "readlinkat", e)),
+        }
     }
 
     /// Replaces a file in the directory atomically: a reader sees either the old text or the new
@@ -452,6 +485,18 @@ mod tests {
         let first = dir.claim("web").unwrap();
         assert!(first.is_some() && dir.claim("web").unwrap().is_none());
         assert!(dir.at("web").is_dir());
+    }
+
+    #[test]
+    fn a_link_is_read_and_replaced() {
+        let (_temp, dir) = temp();
+        assert_eq!(dir.read_link("log").unwrap(), None);
+        for target in ["/a", "/b"] {
+            dir.link("log", Path::new(target)).unwrap();
+            assert_eq!(dir.read_link("log").unwrap().as_deref(), Some(Path::new(target)));
+        }
+        dir.replace("file", b"").unwrap();
+        assert_eq!(dir.read_link("file").unwrap(), None);
     }
 
     #[test]
