@@ -43,6 +43,22 @@ pub(crate) enum Command {
     Logs(cmd::logs::LogsArgs),
     /// Show the resource usage of containers, as counted by their cgroups
     Stats(cmd::stats::StatsArgs),
+    /// List what a container changed in the directory of its overlay (--overlay=DIR of `nspod run`)
+    ///
+    /// Each line is A (added), C (changed) or D (deleted, with everything below) and a path. Control
+    /// characters, bytes that are not UTF-8, and backslashes of a path are escaped as in `ls -b`. A file
+    /// that the container only opened for writing is not a change. With --json, the output has the
+    /// path, type, mode, owner, size, time of modification and extended attributes before and after.
+    /// Changes in memory (--overlay without DIR) cannot be listed.
+    Diff(cmd::layer::DiffArgs),
+    /// Apply the changes of a container to a directory, or discard them
+    ///
+    /// DIR is the directory below the overlay or a copy of it. It then has the files that the
+    /// container saw: content, type, mode, owner, time of modification, extended attributes and hard
+    /// links. A commit can be repeated after an interruption, and applies what is missing. The changes
+    /// stay in the overlay until --discard removes them. A running container is frozen meanwhile. It
+    /// must be stopped first if DIR is the directory below its overlay, or with --discard.
+    Commit(cmd::layer::CommitArgs),
     /// Print the state and configuration of containers as JSON
     Inspect(cmd::inspect::InspectArgs),
     /// Change limits of running containers; the other limits stay unchanged
@@ -93,6 +109,8 @@ impl Cli {
             Command::Top(args) => cmd::top::top(&args, json).map(done),
             Command::Logs(args) => cmd::logs::logs(&args).map(done),
             Command::Stats(args) => cmd::stats::stats(&args, json).map(done),
+            Command::Diff(args) => cmd::layer::diff(&args, json).map(done),
+            Command::Commit(args) => cmd::layer::commit(&args, json).map(done),
             Command::Inspect(args) => cmd::inspect::inspect(&args).map(done),
             Command::Update(args) => cmd::update::update(&args).map(done),
             Command::Pause(args) => cmd::pause::pause(&args, true).map(done),

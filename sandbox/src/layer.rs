@@ -38,7 +38,7 @@ use tree::Tree;
 pub struct Layer {
     upper: Tree,
     lower: Tree,
-    upper_path: PathBuf,
+    paths: [PathBuf; 2],
     marks: Marks,
 }
 
@@ -63,7 +63,7 @@ impl Layer {
     /// - `EACCES`: the caller cannot read one of them.
     pub fn open(upper: &Path, lower: &Path, marks: Marks) -> Result<Layer, Error> {
         let (above, below) = (Tree::open(upper)?, Tree::open_without_mounts(lower)?);
-        Ok(Layer { upper: above, lower: below, upper_path: upper.into(), marks })
+        Ok(Layer { upper: above, lower: below, paths: [upper.into(), lower.into()], marks })
     }
 
     /// Opens the overlay that is the root of a container with this spec.
@@ -101,6 +101,18 @@ impl Layer {
             made => made.map_err(|e| Error::path("make", "make", upper, &e))?,
         }
         copy_root(&Tree::open_without_mounts(lower)?, &Tree::open(upper)?)
+    }
+
+    /// Returns the path of the upper directory; see
+    /// [overlayfs](https://docs.kernel.org/filesystems/overlayfs.html#upper-and-lower).
+    pub fn upper(&self) -> &Path {
+        &self.paths[0]
+    }
+
+    /// Returns the path of the lower directory; see
+    /// [overlayfs](https://docs.kernel.org/filesystems/overlayfs.html#upper-and-lower).
+    pub fn lower(&self) -> &Path {
+        &self.paths[1]
     }
 
     /// Returns the changes, each directory before its entries. A file that the container copied up without
@@ -170,7 +182,7 @@ impl Layer {
             Err(Error::new(ErrorKind::InvalidInput, "layer", sentence).on(path.display().to_string()))
         };
         if found == id(&self.upper)? {
-            let path = &self.upper_path;
+            let path = self.upper();
             return invalid(path, format!("{} contains the changes: name another directory", path.display()));
         }
         if found == id(&self.lower)? {

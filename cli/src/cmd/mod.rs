@@ -5,6 +5,7 @@ pub(crate) mod doctor;
 pub(crate) mod exec;
 pub(crate) mod inspect;
 pub(crate) mod kill;
+pub(crate) mod layer;
 pub(crate) mod logs;
 pub(crate) mod pause;
 pub(crate) mod pod;

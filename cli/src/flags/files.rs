@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use cgroup_core::device::{DEFAULT, Kind as DeviceKind, Rule};
 use clap::Args;
+use nspod_sandbox::layer::Layer;
 use nspod_sandbox::spec::{Mount, MountKind, NamespaceMode, Root, Spec, StorageLimit, Writes};
 
 use super::Facts;
@@ -21,7 +22,7 @@ pub(crate) struct FileArgs {
     #[arg(long, value_name = "DIR")]
     rootfs: Option<PathBuf>,
     /// Mount an overlay over the root (--rootfs, or the host's /): writes go to a tmpfs that is
-    /// deleted with the container, or to DIR/upper
+    /// deleted with the container, or to DIR/upper, where `nspod diff` and `nspod commit` find them
     #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true)]
     overlay: Option<Option<PathBuf>>,
     /// Maximum size and number of inodes of the writes to the overlay: size=64m,inodes=10k; more fail with
@@ -130,12 +131,19 @@ impl FileArgs {
 
     /// Creates the upper and work directories of an overlay.
     pub(crate) fn make_directories(spec: &Spec) -> Result<()> {
-        if let Root::Overlay { writes: Writes::Dir { upper, work }, .. } = &spec.root {
-            for dir in [upper, work] {
-                std::fs::create_dir_all(dir).map_err(|e| Error::io("make", "make", dir, &e))?;
+        let Root::Overlay { lower, writes: Writes::Dir { upper, work }, .. } = &spec.root else {
+            return Ok(());
+        };
+        let make = |dir: &Path| std::fs::create_dir_all(dir).map_err(|e| Error::io("make", "make", dir, &e));
+        make(work)?;
+        // The start reports a lower directory that does not exist.
+        match lower.first().filter(|lower| lower.is_dir()) {
+            Some(lower) => {
+                upper.parent().map_or(Ok(()), make)?;
+                Ok(Layer::prepare(upper, lower)?)
             }
+            None => make(upper),
         }
-        Ok(())
     }
 }
 

@@ -38,6 +38,7 @@ pub enum ChangeKind {
 /// A part of a file that changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Part {
     /// The type of the file. The other parts are not compared.
     Type,
