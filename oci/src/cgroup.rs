@@ -82,9 +82,53 @@ impl HeldScope {
     }
 }
 
+/// Chooses the cgroup of a container, and sets the network limits of its pod.
+pub(crate) fn place(
+    runtime: &Runtime,
+    wanted: &ContainerSpec,
+    id: &str,
+    record: &mut OciRecord,
+) -> Result<CgroupPlace> {
+    let place = choose(runtime, wanted, id, record)?;
+    if let Some(limits) = &wanted.pod_net {
+        limit_pod(&place, limits)?;
+    }
+    if matches!(place, CgroupPlace::Caller) && wanted.spec.limits.net.is_some() {
+        return Err(Error::invalid("annotations", "network limits require a cgroup for the container"));
+    }
+    Ok(place)
+}
+
+/// Sets the network limits of the pod in the parent of its sandbox's cgroup.
+fn limit_pod(place: &CgroupPlace, limits: &cgroup_core::net::Limits) -> Result<()> {
+    let sandbox = match place {
+        CgroupPlace::Caller => None,
+        CgroupPlace::Scope(scope) => Some(scope.path().to_owned()),
+        CgroupPlace::At(path) => Some(top()?.join(path.strip_prefix("/").unwrap_or(path))),
+    };
+    let is_pod = |path: &&Path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("pod") || name.contains("-pod")
+    };
+    let Some(pod) = sandbox.as_deref().and_then(Path::parent).filter(is_pod) else {
+        return Err(Error::invalid(
+            "linux.cgroupsPath",
+            "the bandwidth of a pod requires that its sandbox is in a cgroup of the pod, which is named pod… or …-pod… as by the kubelet",
+        ));
+    };
+    let cgroup = match Cgroup::open(pod) {
+        Err(e) if is_gone(&e) => {
+            let path = pod.strip_prefix(top()?).unwrap_or(pod);
+            Hierarchy::detect()?.root()?.create_path(path, Controllers::all())?
+        }
+        cgroup => cgroup?,
+    };
+    Ok(cgroup.limit_net(limits)?)
+}
+
 /// Chooses the cgroup of a container and notes it in the record. systemd creates a scope immediately. The
 /// sandbox creates any other cgroup during the start.
-pub(crate) fn place(
+fn choose(
     runtime: &Runtime,
     wanted: &ContainerSpec,
     id: &str,

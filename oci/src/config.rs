@@ -14,6 +14,7 @@ mod json;
 mod linux;
 mod mount_options;
 mod mounts;
+mod network;
 mod parse;
 mod paths;
 mod process;

@@ -353,3 +353,43 @@ fn a_memory_limit_that_is_too_low_for_the_start_is_named() {
     let error = Bundle::sh("true").set("/linux/resources", json!({ "memory": { "limit": 65536 } })).fails();
     assert!(error.contains("memory limit"), "{error}");
 }
+
+#[test]
+fn annotations_limit_the_network_of_a_container() {
+    if !cgroups(Controllers::empty()) || !ours() {
+        return;
+    }
+    let connect = || Bundle::sh("busybox nc 127.0.0.1 80 2>&1 || true");
+    let denied = "Operation not permitted";
+    let limited = connect().set("/annotations", json!({ "org.nspod.net.deny": "127.0.0.0/8:80/tcp" }));
+    assert!(limited.run().ok().contains(denied));
+    assert!(!connect().run().ok().contains(denied));
+    connect()
+        .set("/annotations", json!({ "org.nspod.net.egress.max": "10" }))
+        .refused("annotations.org.nspod.net.egress.max");
+}
+
+#[test]
+fn the_bandwidth_of_a_kubernetes_pod_is_a_limit_of_the_cgroup_above_its_sandbox() {
+    if !cgroups(Controllers::empty()) || !ours() {
+        return;
+    }
+    let parent = unique();
+    let annotations = |kind: &str| json!({ "kubernetes.io/egress-bandwidth": "10M", "io.kubernetes.cri.container-type": kind });
+    let limited = |path: &str| {
+        let cgroup = cgroup_core::Cgroup::open(hierarchy().join(path)).unwrap();
+        cgroup.net_usage().unwrap().is_some()
+    };
+    let [pod, inside] = ["", "/inside"].map(|end| format!("{parent}/pod1{end}"));
+    for (kind, of_pod) in [("container", false), ("sandbox", true)] {
+        let bundle = Bundle::of(&["sleep", "1000"]).set("/annotations", annotations(kind));
+        let bundle = bundle.set("/linux/cgroupsPath", format!("/{inside}"));
+        bundle.create();
+        assert_eq!((limited(&pod), limited(&inside)), (of_pod, false), "{kind}");
+        bundle.delete(&["--force"]);
+    }
+    fs::remove_dir(hierarchy().join(&pod)).unwrap();
+    fs::remove_dir(hierarchy().join(&parent)).unwrap();
+    let other = Bundle::sh("true").set("/annotations", annotations("sandbox"));
+    other.set("/linux/cgroupsPath", format!("/{parent}/inside")).refused("linux.cgroupsPath");
+}

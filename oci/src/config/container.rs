@@ -10,7 +10,7 @@ use oci_spec::runtime;
 
 use super::resources::resources;
 use super::types::{Config, ContainerSpec, Context, IMPLEMENTED, SeccompListener, VERSION, version};
-use super::{hooks, json, linux, mounts, process};
+use super::{hooks, json, linux, mounts, network, process};
 use crate::Error;
 
 impl Config {
@@ -36,11 +36,15 @@ impl Config {
             Some(linux) => linux.clone(),
             None => json::typed(serde_json::json!({}), "linux")?,
         };
-        let spec = self.convert(process, root, &linux, context, &mut warnings)?;
+        let mut spec = self.convert(process, root, &linux, context, &mut warnings)?;
+        let annotations = entries(self.spec.annotations());
+        let network = network::limits(&annotations)?;
+        spec.limits.net = network.container;
         Ok(ContainerSpec {
             cgroup: linux::cgroups_path(&linux, context)?,
             hooks: hooks::of_runtime(&self.spec)?,
-            annotations: entries(self.spec.annotations()),
+            annotations,
+            pod_net: network.pod,
             net_devices: linux::net_devices(&linux, &spec.namespaces)?,
             intel_rdt: linux::intel_rdt(&linux)?,
             seccomp_listener: listener(&linux),

@@ -59,6 +59,8 @@ pub struct ContainerSpec {
     pub hooks: Hooks,
     /// Annotations.
     pub annotations: BTreeMap<String, String>,
+    /// Network limits of the pod whose sandbox this container is.
+    pub pod_net: Option<cgroup_core::net::Limits>,
     /// Network devices to move into the container: name on the host, and new name.
     pub net_devices: Vec<(String, Option<String>)>,
     /// Group in `/sys/fs/resctrl`.
