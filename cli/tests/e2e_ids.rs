@@ -44,19 +44,24 @@ fn a_container_has_its_own_range_and_account() {
 }
 
 #[test]
-fn fifty_concurrent_starts_get_fifty_ranges_and_give_them_back() {
+fn concurrent_starts_get_different_ranges_and_give_them_back() {
     if !root() {
         return;
     }
-    let script = "
-        for i in $(seq 50); do $N run -d --userns auto --name c$i sleep 1000 > /run/out$i & done; wait
+    // The guest is slow.
+    let count = if nspod_testkit::is_slow() { 8 } else { 50 };
+    let script = format!(
+        "
+        for i in $(seq {count}); do $N run -d --userns auto --name c$i sleep 1000 > /run/out$i & done; wait
         cat /run/nspod/containers/*/ids | sort -u | wc -l
         $N pod create --userns auto p; $N pod inspect p | grep -c '\"own\"'
         cat /run/nspod/*/*/ids | sort -u | wc -l
-        $N rm -f $(seq -f c%.0f 50) | wc -l; $N pod rm p; ls -d /run/nspod/*/*/ids | wc -l";
-    let seen = alone(script);
+        $N rm -f $(seq -f c%.0f {count}) | wc -l; $N pod rm p; ls -d /run/nspod/*/*/ids | wc -l"
+    );
+    let seen = alone(&script);
     let lines: Vec<&str> = seen.out.lines().collect();
-    assert_eq!(lines, ["50", "p", "1", "51", "50", "p", "0"], "{}", seen.err);
+    let (count, with_pod) = (count.to_string(), (count + 1).to_string());
+    assert_eq!(lines, [&*count, "p", "1", &*with_pod, &*count, "p", "0"], "{}", seen.err);
 }
 
 #[test]
@@ -66,7 +71,7 @@ fn the_range_of_a_killed_start_is_free_again() {
     }
     // The state that a start leaves which was killed after the reservation.
     let script = "
-        next() { $N run --userns auto --explain sleep 1000 | sed -n 's/.*become user \\([0-9]*\\), who.*/\\1/p'; }
+        next() { $N run --userns auto --explain sleep 1000 | sed -n 's/.*become user \\([0-9]*\\) as.*/\\1/p'; }
         $N ps -q; first=$(next)
         mkdir -m 700 /run/nspod/containers/left
         echo $first $first 65536 > /run/nspod/containers/left/ids

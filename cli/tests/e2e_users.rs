@@ -4,10 +4,14 @@
 mod common;
 
 use std::io::Write;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use common::{NSPOD, Name, Output, eventually, nspod, root, run_with};
+use cgroup_core::Controllers;
+use common::user::User;
+use common::{NSPOD, Name, Output, controllers, eventually, root, run_with};
+use nix::libc;
 use nspod_troubles::hog;
 
 /// A directory with this program, which any user can execute.
@@ -16,7 +20,7 @@ struct Place(tempfile::TempDir);
 impl Place {
     fn new() -> Place {
         let dir = tempfile::tempdir().unwrap();
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
         std::fs::set_permissions(dir.path(), mode).unwrap();
         nspod_testkit::copy_program(std::env::current_exe().unwrap(), dir.path().join("hog"));
         Place(dir)
@@ -46,23 +50,43 @@ impl Seen {
     }
 }
 
-/// Runs a victim while a hog of another container has taken all objects that it gets. `launcher` is nspod, or a program
-/// that runs it.
-fn beside(launcher: &[&str], name: &str, hog_flags: &[&str], victim_flags: &[&str]) -> Seen {
+/// Runs a victim while a hog of another container has taken all objects that it gets. `nspod` returns a command that
+/// runs nspod with these arguments.
+fn beside_by(
+    nspod: &dyn Fn(&[&str]) -> Command,
+    name: &str,
+    hog_flags: &[&str],
+    victim_flags: &[&str],
+) -> Seen {
     let place = Place::new();
     let container = Name::container();
     let run = |flags: &[&str], role| {
-        let mut command = Command::new(launcher[0]);
-        command.args(&launcher[1..]).arg("run").args(place.args(flags, role, name));
-        run_with(&mut command, "")
+        let args = place.args(flags, role, name);
+        let args: Vec<&str> = ["run"].into_iter().chain(args.iter().map(String::as_str)).collect();
+        run_with(&mut nspod(&args), "")
     };
-    run(&[&["-d", "--name", &container], hog_flags].concat(), "hog").ok();
-    let logs = || nspod(&["logs", &container]).out;
-    eventually(&format!("{name}: the hog is ready"), || logs().contains("ready "));
+    let [log, pid] = ["log", "pid"].map(|name| place.0.path().join(name).display().to_string());
+    let flags = ["-d", "--name", &container, "--log-file", &log, "--pidfile", &pid];
+    run(&[&flags, hog_flags].concat(), "hog").ok();
+    let process = format!("/proc/{}", std::fs::read_to_string(pid).unwrap().trim());
+    let said = || {
+        let text = std::fs::read_to_string(&log).unwrap();
+        text.lines().find_map(|line| Some(line.split_once("ready ")?.1.to_owned()))
+    };
+    eventually(&format!("{name}: the hog is ready"), || said().is_some() || !Path::new(&process).exists());
     let victim = run(victim_flags, "victim");
-    let logs = logs();
-    let hog = logs.lines().find_map(|line| Some(line.split_once("ready ")?.1)).unwrap();
-    Seen { hog: hog.to_owned(), victim }
+    Seen { hog: said().unwrap_or("ended".into()), victim }
+}
+
+/// Runs a victim beside a hog, both as root.
+fn beside(name: &str, hog_flags: &[&str], victim_flags: &[&str]) -> Seen {
+    beside_by(&nspod, name, hog_flags, victim_flags)
+}
+
+fn nspod(args: &[&str]) -> Command {
+    let mut command = Command::new(NSPOD);
+    command.args(args);
+    command
 }
 
 /// The program of the containers.
@@ -89,11 +113,11 @@ fn act() {
 /// Checks that a hog takes all objects of its user from a victim, and not if each has its own user namespace.
 #[track_caller]
 fn assert_separate(name: &str, flags: &[&str], errno: i32) {
-    let control = beside(&[NSPOD], name, flags, flags);
+    let control = beside(name, flags, flags);
     let refused = control.victim.err.contains(&format!("(os error {errno})"));
     assert!(!control.victim_works() && refused, "{name}: {control:?}");
     let flags = [flags, &["--userns", "auto"]].concat();
-    let apart = beside(&[NSPOD], name, &flags, &flags);
+    let apart = beside(name, &flags, &flags);
     assert!(apart.hog.contains(&format!("(os error {errno})")), "{name}: {apart:?}");
     assert!(apart.victim_works(), "{name}: {apart:?}");
 }
@@ -101,14 +125,14 @@ fn assert_separate(name: &str, flags: &[&str], errno: i32) {
 #[test]
 fn inotify_instances() {
     if root() {
-        assert_separate("inotify", &["-u", "41001"], nix::libc::EMFILE);
+        assert_separate("inotify", &["-u", "41001"], libc::EMFILE);
     }
 }
 
 #[test]
 fn inotify_watches() {
     if root() {
-        assert_separate("inotify-watches", &["-u", "41002"], nix::libc::ENOSPC);
+        assert_separate("inotify-watches", &["-u", "41002"], libc::ENOSPC);
     }
 }
 
@@ -116,14 +140,14 @@ fn inotify_watches() {
 fn fanotify_groups() {
     if root() {
         let flags = ["-u", "41003", "--security-opt", "seccomp=unconfined"];
-        assert_separate("fanotify", &flags, nix::libc::EMFILE);
+        assert_separate("fanotify", &flags, libc::EMFILE);
     }
 }
 
 #[test]
 fn pages_of_pipes() {
     if root() {
-        assert_separate("pipes", &["-u", "41004"], nix::libc::EPERM);
+        assert_separate("pipes", &["-u", "41004"], libc::EPERM);
     }
 }
 
@@ -131,14 +155,14 @@ fn pages_of_pipes() {
 fn timers_and_queued_signals() {
     if root() {
         let flags = ["-u", "41005", "--ulimit", "sigpending=1000:1000"];
-        assert_separate("timers", &flags, nix::libc::EAGAIN);
+        assert_separate("timers", &flags, libc::EAGAIN);
     }
 }
 
 #[test]
 fn message_queues() {
     if root() {
-        assert_separate("message-queues", &["-u", "41006"], nix::libc::EMFILE);
+        assert_separate("message-queues", &["-u", "41006"], libc::EMFILE);
     }
 }
 
@@ -146,21 +170,21 @@ fn message_queues() {
 fn keys() {
     if root() {
         let flags = ["-u", "41007", "--security-opt", "seccomp=unconfined"];
-        assert_separate("keys", &flags, nix::libc::EDQUOT);
+        assert_separate("keys", &flags, libc::EDQUOT);
     }
 }
 
 #[test]
 fn locked_shared_memory() {
     if root() {
-        assert_separate("locked-memory", &["-u", "41008"], nix::libc::ENOMEM);
+        assert_separate("locked-memory", &["-u", "41008"], libc::ENOMEM);
     }
 }
 
 #[test]
 fn processes() {
     if root() {
-        assert_separate("processes", &["-u", "41009", "--ulimit", "nproc=50:50"], nix::libc::EAGAIN);
+        assert_separate("processes", &["-u", "41009", "--ulimit", "nproc=50:50"], libc::EAGAIN);
     }
 }
 
@@ -168,8 +192,77 @@ fn processes() {
 fn descriptors_in_messages() {
     if root() {
         let flags = ["-u", "41010", "--ulimit", "nofile=300:300"];
-        assert_separate("sent-descriptors", &flags, nix::libc::ETOOMANYREFS);
+        assert_separate("sent-descriptors", &flags, libc::ETOOMANYREFS);
     }
+}
+
+/// The host counts terminals for all users together. Each container has at most a third of them.
+#[test]
+fn terminals() {
+    if !root() {
+        return;
+    }
+    let number = |name: &str| -> u32 {
+        let text = std::fs::read_to_string(format!("/proc/sys/kernel/pty/{name}")).unwrap();
+        text.trim().parse().unwrap()
+    };
+    assert!(number("max") - number("reserve") >= 2 * 1024);
+    let flags = ["--ulimit", "nofile=4096:4096"];
+    let seen = beside("terminals", &flags, &flags);
+    assert_eq!(seen.hog, "1024, then: No space left on device (os error 28)");
+    assert!(seen.victim_works(), "{seen:?}");
+}
+
+/// A kernel parameter of the host with another value. Dropping it restores the value.
+struct Parameter(String, String);
+
+impl Parameter {
+    /// Returns `None` on a machine whose parameters the tests leave alone, and skips the test.
+    fn set(name: &str, value: &str) -> Option<Parameter> {
+        if !nspod_testkit::is_slow() {
+            common::skip("changes a kernel parameter of the host");
+            return None;
+        }
+        let path = format!("/proc/sys/{name}");
+        let usual = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, value).unwrap();
+        Some(Parameter(path, usual))
+    }
+}
+
+impl Drop for Parameter {
+    fn drop(&mut self) {
+        std::fs::write(&self.0, &self.1).unwrap();
+    }
+}
+
+#[test]
+fn epoll_watches() {
+    if !controllers(Controllers::MEMORY) {
+        return;
+    }
+    let Some(_fewer) = Parameter::set("fs/epoll/max_user_watches", "100000") else { return };
+    let flags = ["-u", "41011"];
+    assert_separate("epoll", &flags, libc::ENOSPC);
+    // The watches of the hog need more than 16 MiB.
+    let limited = beside("epoll", &["-u", "41011", "-m", "8m", "--memory-swap", "8m"], &flags);
+    assert!(limited.hog == "ended" && limited.victim_works(), "{limited:?}");
+}
+
+/// The kernel counts the events of asynchronous I/O for the whole host, and nothing divides them. If there are so many
+/// that their memory exceeds the limits of the containers, the memory bounds them.
+#[test]
+fn asynchronous_io() {
+    if !controllers(Controllers::MEMORY) {
+        return;
+    }
+    let auto = ["--userns", "auto"];
+    let limited = ["--userns", "auto", "-m", "8m", "--memory-swap", "8m"];
+    let shared = beside("aio", &auto, &auto);
+    assert!(!shared.victim_works() && shared.victim.err.contains("os error 11"), "{shared:?}");
+    let Some(_more) = Parameter::set("fs/aio-max-nr", "4000000") else { return };
+    let bounded = beside("aio", &limited, &auto);
+    assert!(bounded.victim_works(), "{bounded:?}");
 }
 
 /// The kernel charges objects also to the owner of the user namespace. With the same owner, other ids are not enough.
@@ -179,11 +272,48 @@ fn other_ids_of_the_same_owner_share_limits() {
         return;
     }
     // Root's other processes have a higher limit.
-    let launcher = ["prlimit", "--msgqueue=100000:100000", NSPOD];
+    let nspod = |args: &[&str]| {
+        let mut command = Command::new("prlimit");
+        command.args(["--msgqueue=100000:100000", NSPOD]).args(args);
+        command
+    };
     let (hog, victim) = (["--uidmap", "0:1879900000:10"], ["--uidmap", "0:1879900100:10"]);
-    let shared = beside(&launcher, "message-queues", &hog, &victim);
+    let shared = beside_by(&nspod, "message-queues", &hog, &victim);
     assert!(!shared.victim_works(), "{shared:?}");
     let auto = ["--userns", "auto"];
-    let apart = beside(&launcher, "message-queues", &auto, &auto);
+    let apart = beside_by(&nspod, "message-queues", &auto, &auto);
     assert!(apart.victim_works(), "{apart:?}");
+}
+
+/// The kernel counts the objects of all containers of an ordinary user for that user. Each user of a container gets a
+/// quarter.
+#[test]
+fn a_container_of_an_ordinary_user_gets_a_share() {
+    if !root() {
+        return;
+    }
+    let seen = |ids| {
+        // Dropping the user ends the hog.
+        let user = User::with_subids("nobody:300000:65536\n");
+        let flags = ["--userns", ids];
+        beside_by(&|args| user.command(args), "inotify", &flags, &flags)
+    };
+    let control = seen("new");
+    assert!(!control.victim_works(), "{control:?}");
+    let apart = seen("auto");
+    let limit = std::fs::read_to_string("/proc/sys/user/max_inotify_instances").unwrap();
+    let share = limit.trim().parse::<u32>().unwrap() / 4;
+    assert_eq!(apart.hog, format!("{share}, then: Too many open files (os error 24)"));
+    assert!(apart.victim_works(), "{apart:?}");
+}
+
+#[test]
+fn a_parameter_of_the_user_namespace_bounds_each_user_of_a_container() {
+    if !root() {
+        return;
+    }
+    let flags = ["--userns", "auto", "--sysctl", "user.max_inotify_instances=3"];
+    let seen = beside("inotify", &flags, &["--userns", "auto"]);
+    assert_eq!(seen.hog, "3, then: Too many open files (os error 24)");
+    assert!(seen.victim_works(), "{seen:?}");
 }

@@ -144,9 +144,12 @@ pub(super) fn tmpfs_params(limit: StorageLimit, mode: Option<u32>) -> Result<Vec
 }
 
 /// Returns the parameters of a devpts. With `tty_group`, terminals belong to gid 5.
+///
+/// The host has 3072 terminals for all containers (`kernel.pty.max` without `kernel.pty.reserve`), which no cgroup
+/// bounds. One container gets a third.
 pub(super) fn devpts_params(tty_group: bool) -> Vec<Param> {
     let mut params: Vec<Param> = vec![
-        (c"newinstance".into(), None),
+        (c"max".into(), Some(c"1024".into())),
         (c"ptmxmode".into(), Some(c"0666".into())),
         (c"mode".into(), Some(c"0620".into())),
     ];

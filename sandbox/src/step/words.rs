@@ -150,7 +150,7 @@ impl fmt::Display for Step {
             Step::JoinPidfd { kinds, pid, .. } => {
                 write!(f, "join the {} namespaces of process {pid}", list(*kinds))
             }
-            Step::Owner(uid) => write!(f, "become user {uid}, who owns the next user namespace"),
+            Step::Owner(uid) => write!(f, "become user {uid} as the owner of the next user namespace"),
             Step::Unshare(kinds) => write!(f, "make new {} namespaces", list(*kinds)),
             Step::MapSelf { uid_map, gid_map } => map_self(f, uid_map, gid_map),
             Step::AwaitMaps => f.write_str("wait for the parent to write the id maps"),
