@@ -437,6 +437,11 @@ impl Pod {
         if self.spec.share.contains(Kinds::from(Kind::Pid)) {
             spec.init = false;
         }
+        if self.spec.share.contains(Kinds::from(Kind::User))
+            && matches!(self.spec.id_maps, IdMaps::Own { .. })
+        {
+            spec.id_maps = self.spec.id_maps.clone();
+        }
         if self.single_id && spec.process.user == Some(User::default()) {
             // No other id is mapped, and setgroups(2) is denied.
             spec.process.user = None;

@@ -87,11 +87,20 @@ fn a_root_directory_shows_the_ids_of_its_files() {
     image.add("chown");
     std::fs::write(image.path().join("mark"), "").unwrap();
     nix::unistd::chown(&image.path().join("mark"), Some(7.into()), Some(8.into())).unwrap();
+    let map: IdMap = format!("0 {FIRST} 1000").parse().unwrap();
+    let share = PodSpec::default().share | Kinds::USER;
+    let id_maps = IdMaps::Own { uid: map.clone(), gid: map };
+    let pod = Pod::create(&nspod_testkit::unique("own"), &PodSpec { share, id_maps, ..PodSpec::default() });
+    let pod = pod.unwrap();
+    let mut in_pod = pod.command("sh").unwrap();
+    in_pod.root(Root::Dir { path: image.path(), readonly: false });
+    assert_eq!(output(&mut in_pod, "stat -c %u:%g /mark; : > /in-pod; stat -c %u /in-pod"), "7:8\n0");
+    pod.delete().unwrap();
     let mut command = Command::new("sh");
     own(&mut command).root(Root::Dir { path: image.path(), readonly: false });
     let script = "stat -c %u:%g /mark; chown 9:9 /mark; stat -c %u:%g / /mark; : > /made";
     assert_eq!(output(&mut command, script), "7:8\n0:0\n9:9");
-    for (name, id) in [("mark", 9), ("made", 0)] {
+    for (name, id) in [("mark", 9), ("made", 0), ("in-pod", 0)] {
         let meta = image.path().join(name).metadata().unwrap();
         assert_eq!(std::os::unix::fs::MetadataExt::uid(&meta), id, "{name}");
     }

@@ -29,6 +29,12 @@ pub(super) fn check(spec: &Spec) -> Result<(), Error> {
             return Err(Error::invalid(field, "a name has at most 64 bytes"));
         }
     }
+    // The maps of a joined namespace only describe it.
+    let makes_maps = match spec.id_maps {
+        IdMaps::Auto => false,
+        IdMaps::Own { .. } => !matches!(ns.user, NamespaceMode::Join(_)),
+        IdMaps::Single | IdMaps::Maps { .. } => true,
+    };
     let requires_new = [
         ("init", spec.init, Kind::Pid, "an init requires a new pid namespace, because it is pid 1"),
         (
@@ -37,7 +43,7 @@ pub(super) fn check(spec: &Spec) -> Result<(), Error> {
             Kind::Time,
             "clock offsets require a new time namespace",
         ),
-        ("id_maps", spec.id_maps != IdMaps::Auto, Kind::User, "id maps require a new user namespace"),
+        ("id_maps", makes_maps, Kind::User, "id maps require a new user namespace"),
     ];
     for (field, set, kind, problem) in requires_new {
         if set && !ns.is_new(kind) {

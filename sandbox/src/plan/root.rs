@@ -11,7 +11,6 @@ use crate::plan::file_systems::{
     NODEV, NOEXEC, NOSUID, OPTIONS_MAX, RDONLY, mount_step, new_fs, tmpfs_params, to_set,
 };
 use crate::plan::host_root;
-use crate::plan::id_maps::new_maps;
 use crate::plan::paths::escape;
 use crate::plan::text::{absolute, c_string};
 use crate::spec::{IdMaps, PropagationKind, Root, Spec, StorageLimit, Writes};
@@ -50,11 +49,10 @@ impl FileSteps<'_> {
             Root::Dir { path, .. } => {
                 let path = absolute("root.path", path)?;
                 let bind = self.bind("root.path", path, true, None)?;
-                if let (IdMaps::Own { .. }, Some((uid, gid)), Some(tree)) =
-                    (&spec.id_maps, new_maps(self.plan), self.plan.trees.last_mut())
-                {
+                if let (IdMaps::Own { uid, gid }, Some(tree)) = (&spec.id_maps, self.plan.trees.last_mut()) {
+                    let of = MapsOf::Given { uid: uid.clone(), gid: gid.clone() };
                     // Mounts below the root can be file systems that cannot map ids.
-                    tree.id_maps = Some(TreeMaps { of: MapsOf::Given { uid, gid }, recursive: false });
+                    tree.id_maps = Some(TreeMaps { of, recursive: false });
                 }
                 MountStep { recursive: to_set(nodev), ..mount_step(bind, place) }
             }

@@ -134,7 +134,8 @@ pub enum IdMaps {
     /// kernel charges objects that it counts per user also to the owner of the user namespace, so
     /// the container does not share these limits with containers and users outside. A
     /// [`Root::Dir`](super::Root::Dir) shows its files with their ids on the disk: the mount of the
-    /// root has the same maps (Linux 5.12 and a file system that can map ids).
+    /// root has the same maps (Linux 5.12 and a file system that can map ids). If the user namespace is
+    /// joined, these are its maps, for the root.
     Own {
         /// Content of `uid_map`.
         uid: IdMap,
