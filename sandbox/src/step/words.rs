@@ -154,9 +154,7 @@ impl fmt::Display for Step {
             Step::Unshare(kinds) => write!(f, "make new {} namespaces", list(*kinds)),
             Step::MapSelf { uid_map, gid_map } => map_self(f, uid_map, gid_map),
             Step::AwaitMaps => f.write_str("wait for the parent to write the id maps"),
-            Step::Become { uid, gid, .. } => {
-                write!(f, "become uid {uid} and gid {gid} of the user namespace")
-            }
+            Step::Become { uid, gid, .. } => r#become(f, *uid, *gid),
             Step::TimeOffsets(text) => {
                 write!(f, "set the clock offsets {}", s(text).trim().replace('\n', ", "))
             }
@@ -254,6 +252,10 @@ fn node(f: &mut fmt::Formatter<'_>, dest: &Dest, mode: u32, device: u64) -> fmt:
         _ => return write!(f, "make the pipe {dest}"),
     };
     write!(f, "make the device {dest} ({kind} {}:{})", libc::major(device), libc::minor(device))
+}
+
+fn r#become(f: &mut fmt::Formatter<'_>, uid: u32, gid: u32) -> fmt::Result {
+    write!(f, "become uid {uid} and gid {gid} of the user namespace")
 }
 
 fn sysctl(f: &mut fmt::Formatter<'_>, path: &CStr, value: &CStr) -> fmt::Result {
