@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
+use std::rc::Rc;
 use std::thread;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -237,14 +238,15 @@ fn epoll(files: &[EventFd]) -> io::Result<Epoll> {
 }
 
 pub(super) fn epoll_hog() -> io::Result<Hog> {
-    let files = (0..EVENTS).map(|_| EventFd::new()).collect::<Result<Vec<_>, _>>()?;
+    let files = Rc::new((0..EVENTS).map(|_| EventFd::new()).collect::<Result<Vec<_>, _>>()?);
     let mut count = files.len();
     // The last instances watch fewer files.
     take_all(move || {
         loop {
             match epoll(&files[..count]) {
                 Err(_) if count > 1 => count /= 2,
-                other => return other,
+                // A file that is closed is no longer watched.
+                other => return other.map(|made| (made, files.clone())),
             }
         }
     })
