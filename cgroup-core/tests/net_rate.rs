@@ -7,13 +7,14 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cgroup_core::Cgroup;
 use cgroup_core::net::{Limits, bytes_per_second};
 use common::Own;
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt::TcpCongestion};
 use nspod_testkit::Guard;
 
@@ -132,11 +133,30 @@ fn agent() {
             println!("\nanswer: {sent}");
             continue;
         }
+        if line == "limit" {
+            println!("\nanswer: {}", (1..64).filter(|kinds| limit_kinds(*kinds)).count());
+            continue;
+        }
         for _ in 0..line.parse().unwrap() {
             transfer(TcpStream::connect(&to).unwrap(), sends, &total);
         }
         println!("\nanswer: {}", total.load(Ordering::Relaxed));
     }
+}
+
+/// Sets limits whose programs this process has not loaded before.
+fn limit_kinds(kinds: u32) -> bool {
+    let rate = |bit: u32| (kinds & 1 << bit != 0).then_some(1000);
+    let limits = Limits {
+        connects_max: rate(0),
+        packets_max: rate(1),
+        egress_max: rate(2).map(u64::from),
+        ingress_max: rate(3).map(u64::from),
+        accepts_max: rate(4),
+        deny: rate(5).map(|_| "*:80".parse().unwrap()).into_iter().collect(),
+        ..Limits::default()
+    };
+    Own::new().limit_net(&limits).inspect_err(|e| eprintln!("{e}")).is_ok()
 }
 
 fn limits(side: Side, bytes: Option<u64>) -> Limits {
@@ -296,4 +316,27 @@ fn a_rate_that_is_too_great_is_refused() {
     assert_eq!(error.field(), Some("net.egress.max"));
     assert!(error.to_string().contains("at most 34359738360"), "{error}");
     limit(34_359_738_360).unwrap();
+}
+
+#[test]
+fn signals_do_not_interrupt_the_first_limits() {
+    let _listener = network(Path::Loopback);
+    let own = Own::new();
+    let mut agent = Agent::new(&own, Side::Egress, "127.0.0.1:1".parse().unwrap());
+    let pid = nix::unistd::Pid::from_raw(agent.helper.pid());
+    assert_eq!(agent.ask(0), 0);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // The long pauses let a slow machine load a program.
+            for pause in (0..8).cycle().take_while(|_| !done.load(Ordering::Relaxed)) {
+                kill(pid, Signal::SIGSTOP).unwrap();
+                kill(pid, Signal::SIGCONT).unwrap();
+                std::thread::sleep(Duration::from_micros(100 << pause));
+            }
+        });
+        let limited = agent.ask_for("limit");
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(limited, 63);
+    });
 }
