@@ -347,3 +347,26 @@ fn signals_do_not_interrupt_the_first_limits() {
         assert_eq!(limited, 63);
     });
 }
+
+#[test]
+fn what_a_child_drops_does_not_use_up_the_rate_of_the_parent() {
+    let _listener = network(Path::Loopback);
+    let parent = Own::new();
+    let [hog, victim] = ["hog", "victim"].map(|name| parent.create_child(name).unwrap());
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let limit = |bytes| limits(Side::Egress, Some(bytes));
+    parent.limit_net(&limit(400_000)).unwrap();
+    hog.limit_net(&limit(1000)).unwrap();
+    victim.limit_net(&limit(400_000)).unwrap();
+    let [mut of_hog, mut of_victim] =
+        [&hog, &victim].map(|cgroup| Agent::new(cgroup, Side::Egress, peer.local_addr().unwrap()));
+    // 2 MB, in less time than the parent lets pass.
+    for _ in 0..40 {
+        of_hog.ask_for("datagrams");
+    }
+    of_victim.ask_for("datagrams");
+    let egress = |cgroup: &Cgroup| cgroup.net_usage().unwrap().unwrap().egress;
+    assert!(egress(&hog).dropped > 1900, "{:?}", egress(&hog));
+    assert_eq!((egress(&victim).packets, egress(&victim).dropped), (50, 0));
+    assert_eq!((egress(&parent).packets, egress(&parent).dropped), (50 + egress(&hog).packets, 0));
+}

@@ -43,6 +43,7 @@
 //!   second pass at once, so that TCP reaches the rate even if it waits for its shortest timer, 200 ms. A
 //!   packet without data (at most 128 bytes) passes in half a second's bytes more, so that
 //!   acknowledgements and new connections pass beside much data.
+//! - A packet that a cgroup drops does not use up the rates of its ancestors, and they do not count it.
 //! - A packet that is longer than the rest of its rate passes whole, and the next packets wait longer.
 //!
 //! # What is not limited

@@ -212,6 +212,7 @@ const SOCKET: i16 = 64;
 const LOCAL_PORT: i16 = 44;
 // struct __sk_buff.
 const PACKET_LENGTH: i16 = 0;
+const PACKET_MARK: i16 = 8;
 const PACKET_PROTOCOL: i16 = 16;
 const PACKET_SEGMENTS: i16 = 164;
 
@@ -307,9 +308,12 @@ fn rules_of_call(a: &mut Assembler, maps: &Maps, call: Call, family: Family, [op
 /// header and then whether the packet opens a TCP connection, R9: protocol.
 fn packet(maps: &Maps, side: Side, features: Features) -> Vec<u64> {
     let mut a = Assembler::default();
-    let [passed, dropped, congested] = [a.label(), a.label(), a.label()];
+    let [passed, dropped, congested, below] = [a.label(), a.label(), a.label(), a.label()];
     let accepts = side == Side::Ingress && features.contains(Features::ACCEPTS);
     a.set(R6, R1);
+    a.load(Size::Word, R1, R6, PACKET_MARK);
+    a.set_word(R2, DROPPED_BELOW);
+    a.jump_if(Condition::Equal, R1, R2, below);
     number(&mut a, maps, passed);
     if accepts || features.contains(Features::RULES) {
         network_header(&mut a, side, passed, dropped);
@@ -348,13 +352,22 @@ fn packet(maps: &Maps, side: Side, features: Features) -> Vec<u64> {
         if a.is_used(label) {
             a.place(label);
             count(&mut a, counters(side) + DROPPED, 1);
+            a.set_word(R2, DROPPED_BELOW);
+            a.store(Size::Word, R6, PACKET_MARK, R2);
             a.set(R0, verdict);
             a.exit();
         }
     }
+    a.place(below);
+    a.set(R0, DROP);
+    a.exit();
     a.finish()
 }
 
+/// The mark of a packet that this cgroup drops. The kernel runs the programs of the ancestors too, which
+/// must not count the packet and use up their rates. A process that sets this mark itself, which requires
+/// CAP_NET_ADMIN or CAP_NET_RAW, only makes its packets be dropped.
+const DROPPED_BELOW: u32 = 0x6e73_7064;
 /// The packet is dropped, and the call fails with `EPERM`.
 const DROP: i32 = 0;
 /// The packet is dropped as by a full queue of a device: TCP reduces its window, and a call succeeds.
