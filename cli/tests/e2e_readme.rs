@@ -4,10 +4,10 @@ mod common;
 
 use common::{NSPOD, Output, json, nspod, ok, root, run_with, unique};
 
-/// Returns the `sh` blocks of "Start here".
-fn blocks() -> Vec<String> {
+/// Returns the `sh` blocks of a section.
+fn blocks(section: &str) -> Vec<String> {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
-    let section = readme.split("\n## Start here\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let section = readme.split(&format!("\n## {section}\n")).nth(1).unwrap().split("\n## ").next().unwrap();
     section.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
@@ -23,7 +23,7 @@ fn the_first_command_shows_a_host_name_pid_1_own_processes_and_limits() {
     // `cargo run` chooses this program of the two in the package.
     assert!(include_str!("../Cargo.toml").contains("\ndefault-run = \"nspod\"\n"));
     let cargo = "cargo run --release -p nspod-cli --";
-    let command = blocks()[0].replace(cargo, NSPOD);
+    let command = blocks("Start here")[0].replace(cargo, NSPOD);
     assert!(command.starts_with(NSPOD), "README's first command is not {cargo}: {command}");
     let seen = sh(&command);
     assert_eq!(seen.code(), 0, "{}", seen.err);
@@ -38,49 +38,101 @@ fn the_first_command_shows_a_host_name_pid_1_own_processes_and_limits() {
     }
 }
 
+/// Runs the commands of a block that start with `nspod`, with other names for the pod and the containers.
+struct Commands {
+    lines: std::vec::IntoIter<String>,
+    path: String,
+    _dir: tempfile::TempDir,
+    pod: Option<String>,
+}
+
+impl Commands {
+    /// `names` are README's names and those to use, since other containers may have README's. The first is the
+    /// pod's.
+    fn new(block: &str, names: &[(&str, &str)]) -> Commands {
+        let lines: Vec<String> = block
+            .replace("\\\n", "")
+            .lines()
+            .map(str::trim)
+            .filter(|line| line.starts_with("nspod "))
+            .map(|line| {
+                let spaced = |name: &str| format!(" {name} ");
+                let start = format!("{line} ");
+                names.iter().fold(start, |line, (name, other)| line.replace(&spaced(name), &spaced(other)))
+            })
+            .collect();
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(NSPOD, dir.path().join("nspod")).unwrap();
+        let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+        let pod = names.first().map(|(_, pod)| (*pod).to_owned());
+        Commands { lines: lines.into_iter(), path, _dir: dir, pod }
+    }
+
+    /// Runs the next command.
+    fn run(&mut self) -> Output {
+        let line = self.lines.next().unwrap();
+        run_with(std::process::Command::new("bash").args(["-c", &line]).env("PATH", &self.path), "")
+    }
+
+    /// Returns the output of the next command, which must succeed.
+    fn ok(&mut self) -> String {
+        let output = self.run();
+        assert_eq!(output.code(), 0, "{output:?}");
+        output.out
+    }
+}
+
+impl Drop for Commands {
+    fn drop(&mut self) {
+        self.pod.iter().for_each(|pod| drop(nspod(&["pod", "rm", "-f", pod])));
+    }
+}
+
 #[test]
 fn the_pod_talks_over_localhost_and_is_in_the_census() {
     if !root() {
         return;
     }
-    let block = &blocks()[1];
     let (pod, server) = (unique(), unique());
-    // Replace README's names, since other containers may have them.
-    let commands: Vec<String> = block
-        .replace("\\\n", "")
-        .lines()
-        .map(str::trim)
-        .filter(|line| line.starts_with("nspod "))
-        .map(|line| {
-            format!("{line} ")
-                .replace(" web ", &format!(" {pod} "))
-                .replace(" server ", &format!(" {server} "))
-        })
-        .collect();
-    assert_eq!(commands.len(), 5, "{block}");
-    let dir = tempfile::tempdir().unwrap();
-    std::os::unix::fs::symlink(NSPOD, dir.path().join("nspod")).unwrap();
-    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
-    struct Remove<'a>(&'a str);
-    impl Drop for Remove<'_> {
-        fn drop(&mut self) {
-            nspod(&["pod", "rm", "-f", self.0]);
-        }
-    }
-    let _remove = Remove(&pod);
-    let mut outputs = commands.iter().map(|command| {
-        let output =
-            run_with(std::process::Command::new("bash").args(["-c", command]).env("PATH", &path), "");
-        assert_eq!(output.code(), 0, "{command}: {}", output.err);
-        output.out
-    });
-    assert_eq!(outputs.next().unwrap(), format!("{pod}\n"));
-    assert_eq!(outputs.next().unwrap(), format!("{server}\n"));
-    assert_eq!(outputs.next().unwrap(), "hello over localhost\n");
-    let census = outputs.next().unwrap();
+    let mut commands = Commands::new(&blocks("Start here")[1], &[("web", &pod), ("server", &server)]);
+    assert_eq!(commands.lines.len(), 5);
+    assert_eq!(commands.ok(), format!("{pod}\n"));
+    assert_eq!(commands.ok(), format!("{server}\n"));
+    assert_eq!(commands.ok(), "hello over localhost\n");
+    let census = commands.ok();
     let row = census.lines().find(|line| line.contains(&*server)).unwrap_or_else(|| panic!("{census}"));
     assert!(row.contains(&*pod), "{row}");
-    assert_eq!(outputs.next().unwrap(), format!("{pod}\n"));
+    assert_eq!(commands.ok(), format!("{pod}\n"));
     assert!(!ok(&["ps", "-aq"]).contains(&*server));
     assert!(json(&["--json", "pod", "ls"]).as_array().unwrap().iter().all(|row| row["name"] != *pod));
+}
+
+#[test]
+fn a_container_has_a_rate_and_reaches_only_what_is_allowed() {
+    if !root() {
+        return;
+    }
+    let mut commands = Commands::new(&blocks("Limits")[0], &[]);
+    let denied = commands.run();
+    assert_eq!(denied.code(), 1, "{denied:?}");
+    assert!(denied.err.contains("192.0.2.1/443: Operation not permitted"), "{denied:?}");
+    assert_eq!(commands.lines.len(), 0);
+}
+
+#[test]
+fn two_containers_of_a_pod_have_different_rates() {
+    if !root() {
+        return;
+    }
+    let (pod, store) = (unique(), unique());
+    let mut commands = Commands::new(&blocks("Limits")[1], &[("shop", &pod), ("store", &store)]);
+    assert_eq!(commands.lines.len(), 5);
+    commands.ok();
+    commands.ok();
+    assert_eq!(commands.ok(), "3000000\n");
+    let began = std::time::Instant::now();
+    assert_eq!(commands.ok(), "3000000\n");
+    // 3 MB at 1 MB/s take 3 s, and a quarter of a second's bytes may arrive at once.
+    assert!(began.elapsed() >= std::time::Duration::from_secs(2));
+    commands.ok();
 }
