@@ -196,6 +196,31 @@ fn descriptors_in_messages() {
     }
 }
 
+/// The default filter denies the calls that make keys, groups of fanotify, io_uring instances, perf events and
+/// namespaces.
+#[test]
+fn objects_that_the_filter_denies() {
+    if !root() {
+        return;
+    }
+    let calls = [
+        libc::SYS_add_key,
+        libc::SYS_fanotify_init,
+        libc::SYS_io_uring_setup,
+        libc::SYS_perf_event_open,
+        libc::SYS_unshare,
+    ];
+    let script = "for (@ARGV) { syscall($_, 0x10000000, 0, 0, 0, 0); print $! + 0, ' ' }";
+    let numbers = calls.map(|call| call.to_string());
+    let call = |flags: &[&str]| {
+        let numbers: Vec<&str> = numbers.iter().map(String::as_str).collect();
+        common::ok(&[&["run"], flags, &["perl", "-e", script], &numbers].concat())
+    };
+    assert_eq!(call(&[]), "1 1 1 1 1 ");
+    let allowed = call(&["--security-opt", "seccomp=unconfined"]);
+    assert!(allowed.split(' ').filter(|errno| *errno == "1").count() < 3, "{allowed}");
+}
+
 /// The host counts terminals for all users together. Each container has at most a third of them.
 #[test]
 fn terminals() {

@@ -258,6 +258,9 @@ fn ids_are_mapped_once(spec: &Spec, steps: &[Step], text: &str) {
     assert_eq!(maps, usize::from(spec.namespaces.is_new(Kind::User)));
     let awaited = find(steps, |s| matches!(s, Step::AwaitMaps));
     assert_eq!(awaited.is_some(), text.contains("write the id maps"), "{text}");
+    if let Some(at) = find(steps, |s| matches!(s, Step::Owner(_))) {
+        assert!(matches!(&steps[at + 1], Step::Unshare(kinds) if kinds.contains(Kinds::USER)));
+    }
     if let Some(at) = find(steps, |s| matches!(s, Step::AwaitMaps | Step::MapSelf { .. })) {
         // Clocks are set before the ids change.
         let mut next = steps[at + 1..].iter().skip_while(|s| {
