@@ -101,8 +101,8 @@ fn roots_ranges_in_etc_subuid_are_used_until_none_is_left() {
     let words: Vec<&str> = seen.out.split_whitespace().collect();
     let want = "c1 c2 0 200000 1024 0 302048 1024 c1 0 201048 1000 c2";
     assert_eq!(words.join(" "), want, "{}", seen.err);
-    let said = "nspod: no range of 1024 ids is free in /etc/subuid for root: 2 containers and pods have one; \
-        remove some of them, use --userns auto:size=N with fewer ids, or add a line for root to /etc/subuid\n";
+    let said = "nspod: no range of 1024 user ids is free for root: 2 ranges are in use; remove containers or pods, use \
+        --userns auto:size=N with fewer ids, or add a line for root to /etc/subuid\n";
     assert_eq!(seen.err, said);
 }
 
@@ -131,7 +131,7 @@ fn an_ordinary_user_gives_parts_of_its_range() {
     assert_eq!((refused.code(), refused.err.as_str()), (125, said));
     let none = User::with_subids("");
     let refused = none.nspod(&["run", "--userns", "auto", "true"]);
-    let said = "nspod: no range of 1024 ids is free in /etc/subuid for the caller; ";
+    let said = "nspod: no range of 1024 user ids is free for the caller; ";
     assert!(refused.code() == 125 && refused.err.starts_with(said), "{}", refused.err);
 }
 

@@ -151,10 +151,10 @@ fn choose(pool: &Pool, used: &[Range], size: Option<u32>) -> Result<Range> {
     };
     let uid = highest_free(&pool.uids, &taken(|range| range.uid), count);
     let gid = highest_free(&pool.gids, &taken(|range| range.gid), count);
-    let file = if uid.is_none() { "/etc/subuid" } else { "/etc/subgid" };
+    let kind = if uid.is_none() { Ids::Uid } else { Ids::Gid };
     match (uid, gid) {
         (Some(uid), Some(gid)) => Ok(Range { uid, gid, count }),
-        _ => Err(exhausted(file, used.len(), count, pool.root)),
+        _ => Err(exhausted(kind, used.len(), count, pool.root)),
     }
 }
 
@@ -174,17 +174,25 @@ fn highest_free(pool: &[SubIdRange], taken: &[SubIdRange], count: u32) -> Option
     pool.iter().filter_map(within).max()
 }
 
-fn exhausted(file: &str, used: usize, count: u32, root: bool) -> Error {
+fn exhausted(kind: Ids, used: usize, count: u32, root: bool) -> Error {
     let user = if root { "root" } else { "the caller" };
-    let problem = match used {
-        0 => format!("no range of {count} ids is free in {file} for {user}"),
+    let (ids, file) = match kind {
+        Ids::Uid => ("user", "/etc/subuid"),
+        Ids::Gid => ("group", "/etc/subgid"),
+    };
+    let in_use = match used {
+        0 => String::new(),
+        1 => ": 1 range is in use".into(),
+        n => format!(": {n} ranges are in use"),
+    };
+    let cure = match used {
+        0 => format!("add a line for {user} to {file}, or use --userns new"),
         _ => format!(
-            "no range of {count} ids is free in {file} for {user}: {used} containers and pods have one"
+            "remove containers or pods, use --userns auto:size=N with fewer ids, or add a line for {user} to {file}"
         ),
     };
-    Error::new(ErrorKind::LimitReached, "ids", problem).on(file).hint(format!(
-        "remove some of them, use --userns auto:size=N with fewer ids, or add a line for {user} to {file}"
-    ))
+    let problem = format!("no range of {count} {ids} ids is free for {user}{in_use}");
+    Error::new(ErrorKind::LimitReached, "ids", problem).on(file).hint(cure)
 }
 
 #[cfg(test)]
@@ -217,12 +225,14 @@ mod tests {
         let error = choose(&pool(65_536), &[few], Some(64_513)).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "no range of 64513 ids is free in /etc/subuid for root: 1 containers and pods have one; remove some of \
-             them, use --userns auto:size=N with fewer ids, or add a line for root to /etc/subuid"
+            "no range of 64513 user ids is free for root: 1 range is in use; remove containers or pods, use --userns \
+             auto:size=N with fewer ids, or add a line for root to /etc/subuid"
         );
         let none = Pool { uids: vec![range(1, 1024)], gids: vec![], root: false };
         let error = choose(&none, &[], None).unwrap_err().to_string();
-        assert!(error.starts_with("no range of 1024 ids is free in /etc/subgid for the caller; "), "{error}");
+        let said = "no range of 1024 group ids is free for the caller; add a line for the caller to /etc/subgid, or \
+            use --userns new";
+        assert_eq!(error, said);
     }
 
     proptest! {
