@@ -7,7 +7,7 @@ use std::process::Command;
 use cgroup_core::Controllers;
 use common::bundle::Bundle;
 use common::user::User;
-use common::{controllers, nspod, ok, programs, root, run_with, skip};
+use common::{NSPOD, Name, controllers, json, nspod, ok, programs, root, run_with, skip};
 
 /// Writes blocks of 4 KiB to a file until that fails, and prints the reason and the size.
 const FILL: &str = r#"fill() { dd if=/dev/zero of=$1 bs=4k 2>&1 | sed -n 's/^dd: .*: //p'; stat -c %s $1; }"#;
@@ -190,4 +190,184 @@ fn an_overlay_on_disk_ends_at_its_size_and_its_number_of_inodes() {
         assert!((15..=17).contains(&made), "{kind}: {made}");
         assert_eq!([disk.project("a/upper"), disk.project("b/work")], ["0", "0"], "{kind}");
     });
+}
+
+/// Changes the project id of a new file, and the inheritance of a new directory, by each call that can.
+const LEAVE: &str = r#"leave() { python3 - $1 <<'END'
+import ctypes, errno, fcntl, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def attempt(name, act):
+    try: act(); print(name, "done")
+    except OSError as e: print(name, errno.errorcode[e.errno])
+def system(nr, *args):
+    if libc.syscall(nr, *args) < 0: raise OSError(ctypes.get_errno(), "")
+top = sys.argv[1]
+os.mkdir(top + "/dir"); open(top + "/file", "w").close()
+file, dir = os.open(top + "/file", os.O_RDONLY), os.open(top + "/dir", os.O_RDONLY)
+attempt("fssetxattr", lambda: fcntl.ioctl(file, 0x401c5820, struct.pack("5I8x", 0, 0, 0, 0, 0)))
+attempt("upper half", lambda: system(16, file, ctypes.c_ulong(0x1_401c5820), struct.pack("5I8x", 0, 0, 0, 0, 0)))
+attempt("setflags", lambda: fcntl.ioctl(dir, 0x40086602, struct.pack("L", 0)))
+attempt("setflags32", lambda: fcntl.ioctl(dir, 0x40046602, struct.pack("L", 0)))
+attempt("file_setattr", lambda: system(469, dir, b".", None, 0, 0))
+END
+}"#;
+
+#[test]
+fn a_container_cannot_leave_its_quota() {
+    with_disks(|kind, disk| {
+        let leave = format!("{LEAVE}\nleave /mnt");
+        let volume = format!("{}:/mnt", disk.path("volume"));
+        std::fs::create_dir(disk.path("volume")).unwrap();
+        let limited = format!("{volume}:size=4m");
+        let denied = ["fssetxattr", "upper half", "setflags", "setflags32", "file_setattr"];
+        let denied = denied.map(|call| format!("{call} EPERM\n")).concat();
+        for flags in [&[][..], &["--security-opt", "seccomp=unconfined"]] {
+            let name = Name::detached(&[&["-v", &limited], flags].concat(), &["sleep", "1000"]);
+            let said = ok(&["exec", &name, "bash", "-c", &leave]);
+            assert_eq!(said, denied, "{kind} {flags:?}");
+            ok(&["rm", "-f", &name]);
+            std::fs::remove_dir_all(disk.path("volume/dir")).unwrap();
+            assert_eq!(shell(&[&["-v", &limited], flags].concat(), &leave), denied, "{kind} {flags:?}");
+            std::fs::remove_dir_all(disk.path("volume/dir")).unwrap();
+        }
+        let overlay = disk.overlay("a", "size=4m", &[], &format!("{LEAVE}\nleave /var"));
+        assert_eq!(overlay, denied, "{kind}");
+        // The control: without a limit, the owner of a file can do that.
+        let free = shell(&["-v", &volume], &leave);
+        assert!(free.contains("fssetxattr done") && free.contains("setflags done"), "{kind}: {free}");
+        for flag in ["--privileged", "--cap-add=SYS_RESOURCE"] {
+            let refused = nspod(&["run", "-v", &limited, flag, "true"]);
+            assert!(refused.err.contains("could exceed or remove the limit"), "{refused:?}");
+        }
+    });
+}
+
+#[test]
+fn a_container_does_not_fill_the_volume_of_another() {
+    with_disks(|kind, disk| {
+        for name in ["a", "b"] {
+            std::fs::create_dir(disk.path(name)).unwrap();
+        }
+        let volume = |name: &str| format!("{}:/mnt:size=4m,inodes=100", disk.path(name));
+        let a = Name::detached(&["-v", &volume("a")], &["sleep", "1000"]);
+        let b = Name::detached(&["-v", &volume("b")], &["sleep", "1000"]);
+        let fill = format!("{FILL}\nfill /mnt/big");
+        is_full(kind, &ok(&["exec", &a, "bash", "-c", &fill]), 4 << 20);
+        is_full(kind, &ok(&["exec", &b, "bash", "-c", &fill]), 4 << 20);
+        assert_ne!(disk.project("a"), disk.project("b"), "{kind}");
+        let stats = json(&["--json", "stats", "--no-stream", &a]);
+        let inspect = json(&["inspect", &a]);
+        for storage in [&stats[0]["storage"][0], &inspect[0]["storage"][0]] {
+            assert_eq!(storage["destination"], "/mnt", "{kind}: {storage}");
+            assert_eq!(storage["limit"]["size"], 4 << 20, "{kind}: {storage}");
+            assert_eq!(storage["inodes"], 2, "{kind}: {storage}");
+            let used = storage["size"].as_u64().unwrap();
+            assert!(used + (64 << 10) >= 4 << 20 && used <= 4 << 20, "{kind}: {storage}");
+        }
+        assert!(ok(&["stats", "--no-stream", &a]).contains(" / 4.0 MiB"), "{kind}");
+        // The volume has a limit already.
+        let second = nspod(&["run", "-v", &volume("a"), "true"]);
+        assert!(second.err.contains("it has another project quota"), "{second:?}");
+        // The id of a container that is removed is the next one's.
+        let first = disk.project("a");
+        ok(&["rm", "-f", &a]);
+        assert_eq!(disk.project("a"), "0", "{kind}");
+        let c = Name::detached(&["-v", &volume("a")], &["sleep", "1000"]);
+        assert_eq!(disk.project("a"), first, "{kind}");
+        ok(&["rm", "-f", &b, &c]);
+        assert_eq!(Disk::ids(), [""; 0], "{kind}");
+    });
+}
+
+#[test]
+fn the_outcome_has_the_size_of_the_writes() {
+    with_disks(|kind, disk| {
+        let name = Name::container();
+        let overlay = format!("--overlay={}", disk.path("a"));
+        let flags = ["run", "--keep", "--name", &name, &overlay, "--storage-opt", "size=4m"];
+        ok(&[&flags[..], &["dd", "if=/dev/zero", "of=/big", "bs=1M", "count=1", "status=none"]].concat());
+        let storage = &json(&["inspect", &name])[0]["outcome"]["storage"][0];
+        assert_eq!(storage["destination"], "/", "{kind}: {storage}");
+        assert!((1 << 20..=(1 << 20) + (64 << 10)).contains(&storage["size"].as_u64().unwrap()), "{storage}");
+    });
+}
+
+#[test]
+fn the_ids_of_killed_starts_are_given_back() {
+    with_disks(|kind, disk| {
+        for attempt in 0..12 {
+            let overlay = format!("--overlay={}", disk.path(&format!("o{attempt}")));
+            let flags = ["run", &overlay, "--storage-opt", "size=4m", "true"];
+            let mut run = Command::new(NSPOD).args(flags).spawn().unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(20 * attempt));
+            let _ = run.kill();
+            run.wait().unwrap();
+        }
+        nspod_testkit::eventually("the ids are given back", || {
+            let pruned = nspod(&["prune"]);
+            assert_eq!(pruned.code(), 0, "{kind}: {pruned:?}");
+            Disk::ids().is_empty()
+        });
+        for attempt in 0..12 {
+            let upper = format!("o{attempt}/upper");
+            if std::path::Path::new(&disk.path(&upper)).exists() {
+                assert_eq!(disk.project(&upper), "0", "{kind}: {attempt}");
+            }
+        }
+    });
+}
+
+#[test]
+fn fifty_containers_at_once_have_different_ids() {
+    with_disks(|kind, disk| {
+        let script = r#"mkdir -p $1/v; cd $1/v; seq 50 | xargs mkdir
+            seq 50 | xargs -P 10 -I{} $N run -d --name $2-{} -v $1/v/{}:/mnt:size=1m --net host sleep 1000 >/dev/null
+            lsattr -pd * | while read id rest; do echo $id; done | sort -u | grep -vx 0 | wc -l
+            seq 50 | xargs -I{} echo $2-{} | xargs $N rm -f >/dev/null"#;
+        let mut command = Command::new("sh");
+        command.args(["-ec", script, "sh", &disk.path(""), &common::unique()]).env("N", NSPOD);
+        assert_eq!(run_with(&mut command, "").ok().trim(), "50", "{kind}");
+        assert_eq!(Disk::ids(), [""; 0], "{kind}");
+    });
+}
+
+#[test]
+fn a_directory_that_cannot_be_limited_is_refused_with_the_cure() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().display().to_string();
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    let overlay = format!("--overlay={path}/o");
+    let run = |flags: &[&str]| nspod(&[&["run"], flags, &["true"]].concat()).err;
+    for refused in [
+        run(&[&overlay, "--storage-opt", "size=1m"]),
+        run(&[&overlay, "--storage-opt", "size=1m", "--lax-limits"]),
+        run(&["-v", &format!("{path}:/mnt:size=1m")]),
+        run(&["-v", "/dev/shm:/mnt:size=1m"]),
+    ] {
+        assert!(refused.contains("does not enforce project quotas"), "{refused}");
+        assert!(refused.contains("or an xfs with the option prjquota"), "{refused}");
+    }
+    let file = run(&["-v", &format!("{path}/file:/mnt:size=1m")]);
+    assert!(file.contains("only the size of a directory can be limited"), "{file}");
+    let user = User::new();
+    let volume = format!("{}:/mnt:size=1m", user.dir().display());
+    let user = user.nspod(&["run", "-v", &volume, "true"]).err;
+    assert!(user.contains("only root can limit the size of a directory"), "{user}");
+    let pod = nspod(&["pod", "create", "--share", "mnt", "-v", &format!("{path}:/mnt:size=1m"), "web"]);
+    assert!(pod.err.contains("a pod cannot limit directories"), "{pod:?}");
+}
+
+#[test]
+fn an_ext4_that_does_not_enforce_its_quotas_is_refused() {
+    if !root() || !programs(&["mkfs.ext4"]) {
+        return;
+    }
+    // The file system counts, and does not enforce.
+    let Some(disk) = Disk::new("ext4", "defaults") else { return };
+    let overlay = format!("--overlay={}", disk.path("o"));
+    let refused = nspod(&["run", &overlay, "--storage-opt", "size=1m", "true"]).err;
+    assert!(refused.contains("does not enforce project quotas"), "{refused}");
 }

@@ -15,15 +15,18 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use nix::unistd::geteuid;
 use ns_core::ProcessId;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, fstatfs, openat, openat2, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, fstatfs, openat, openat2, renameat_with, unlinkat,
+};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind};
 use crate::outcome::StorageUsage;
 use crate::spec::{MountKind, Root, Spec, StorageLimit, Writes};
-use crate::store::Dir;
+use crate::store::{Dir, random_name};
 
 /// The project ids of containers.
 const IDS: Range<u32> = 0x6e73_0000..0x6e74_0000;
@@ -40,6 +43,8 @@ pub(crate) const CHANGES: [u32; 3] = [0x401c_5820, 0x4008_6602, 0x4004_6602];
 /// The project quota of a container's root or volume.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Quota {
+    /// The name of the claim.
+    #[serde(skip)]
     id: u32,
     /// The path in the container.
     destination: PathBuf,
@@ -85,6 +90,12 @@ impl Spec {
     pub fn limits_directories(&self) -> bool {
         !limited(self).is_empty()
     }
+
+    /// Returns whether the spec limits the space of the root's writes or of a mount.
+    pub fn limits_storage(&self) -> bool {
+        let root = matches!(&self.root, Root::Overlay { limit, .. } if !limit.is_empty());
+        root || self.mounts.iter().any(|mount| !mount.limit.is_empty())
+    }
 }
 
 impl Quota {
@@ -95,29 +106,34 @@ impl Quota {
             check(path, dir).map_err(|e| e.with_field(&limited.field))?;
         }
         let claims = claims()?;
-        let creator = ProcessId::current()?;
-        let quota = |id| Quota {
-            id,
+        let mut quota = Quota {
+            id: 0,
             destination: limited.destination.into(),
             directories: limited.directories.iter().map(|path| path.to_path_buf()).collect(),
             limit: limited.limit,
             owner: owner.map(Into::into),
-            processes: vec![creator.clone()],
+            processes: vec![ProcessId::current()?],
         };
+        // A claim has its content from the first moment on, so that it can be pruned.
+        let draft = format!("new-{}", random_name());
+        claims.replace(&draft, &quota.text())?;
         for id in IDS {
-            if !claim(&claims, id)? {
+            if !rename(&claims, &draft, &name(id))? {
                 continue;
             }
-            let quota = quota(id);
+            quota.id = id;
             match quota.apply(&claims, &opened) {
                 Ok(true) => return Ok(quota),
-                Ok(false) => unclaim(&claims, id)?,
+                Ok(false) => {
+                    rename(&claims, &name(id), &draft)?;
+                }
                 Err(e) => {
                     quota.release_claimed(&claims)?;
                     return Err(e.with_field(&limited.field));
                 }
             }
         }
+        remove(&claims, &draft)?;
         let what = format!("cannot limit {}: all project ids are in use", limited.destination.display());
         Err(Error::new(ErrorKind::LimitReached, STEP, what)
             .and_hint("remove containers, or the directories that they wrote"))
@@ -131,7 +147,6 @@ impl Quota {
         if sys::usage(on, self.id).map_err(failed)? != (0, 0) {
             return Ok(false);
         }
-        self.write(claims)?;
         for (path, dir) in self.directories.iter().zip(opened) {
             let stale = |id| IDS.contains(&id) && !is_claimed(claims, id);
             tree::assign(dir, self.id, stale).map_err(|(call, below, e)| {
@@ -154,8 +169,8 @@ impl Quota {
         Some(StorageUsage { destination: self.destination.clone(), size, inodes, limit: self.limit })
     }
 
-    fn write(&self, claims: &Dir) -> Result<(), Error> {
-        claims.replace(&name(self.id), &serde_json::to_vec(self).unwrap_or_default())
+    fn text(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
     }
 
     /// Removes the limit and the ids, and gives the id back.
@@ -171,7 +186,7 @@ impl Quota {
             let cleared = sys::set_limit(&dir, self.id, StorageLimit::default());
             cleared.map_err(|e| failed("remove the limit of", path, "quotactl_fd", e))?;
         }
-        unclaim(claims, self.id)
+        remove(claims, &name(self.id))
     }
 
     fn is_abandoned(&self) -> bool {
@@ -198,7 +213,7 @@ impl Quotas {
     pub(crate) fn started(&mut self, pid: i32) {
         for quota in &mut self.0 {
             quota.processes.extend(ProcessId::of(pid));
-            let _ = claims().and_then(|claims| quota.write(&claims));
+            let _ = claims().and_then(|claims| claims.replace(&name(quota.id), &quota.text()));
         }
     }
 
@@ -277,21 +292,40 @@ fn in_memory(pid: i32, destination: &Path, limit: StorageLimit) -> Option<Storag
 /// # Errors
 /// The same as [`release_quotas`].
 pub fn prune_quotas() -> Result<(), Error> {
-    all()?.iter().filter(|quota| quota.is_abandoned()).try_for_each(Quota::release)
+    all()?.iter().filter(|quota| quota.is_abandoned()).try_for_each(Quota::release)?;
+    let Some(claims) = existing_claims()? else { return Ok(()) };
+    let drafts = claims.names()?.into_iter().filter(|name| name.parse::<u32>().is_err());
+    for draft in drafts {
+        if read(&claims, &draft)?.is_some_and(|quota| quota.is_abandoned()) {
+            remove(&claims, &draft)?;
+        }
+    }
+    Ok(())
 }
 
-/// Returns all quotas. A quota that is being set is left out.
+/// Returns all quotas. Only root has quotas.
 fn all() -> Result<Vec<Quota>, Error> {
-    if !Path::new(CLAIMS).exists() {
-        return Ok(Vec::new());
-    }
-    let claims = claims()?;
+    let Some(claims) = existing_claims()? else { return Ok(Vec::new()) };
     let mut all = Vec::new();
     for name in claims.names()? {
-        let text = claims.read(&name)?.unwrap_or_default();
-        all.extend(serde_json::from_str::<Quota>(&text));
+        if let Ok(id) = name.parse()
+            && let Some(quota) = read(&claims, &name)?
+        {
+            all.push(Quota { id, ..quota });
+        }
     }
     Ok(all)
+}
+
+fn read(claims: &Dir, name: &str) -> Result<Option<Quota>, Error> {
+    Ok(claims.read(name)?.and_then(|text| serde_json::from_str(&text).ok()))
+}
+
+fn existing_claims() -> Result<Option<Dir>, Error> {
+    match Path::new(CLAIMS).exists() && geteuid().is_root() {
+        true => claims().map(Some),
+        false => Ok(None),
+    }
 }
 
 fn claims() -> Result<Dir, Error> {
@@ -302,13 +336,12 @@ fn name(id: u32) -> String {
     id.to_string()
 }
 
-/// Reserves an id. Returns false if another container has it.
-fn claim(claims: &Dir, id: u32) -> Result<bool, Error> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    match openat(claims, name(id), flags, Mode::RUSR | Mode::WUSR) {
-        Ok(_) => Ok(true),
+/// Renames a claim. Returns false if the new name exists.
+fn rename(claims: &Dir, from: &str, to: &str) -> Result<bool, Error> {
+    match renameat_with(claims, from, claims, to, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(true),
         Err(Errno::EXIST) => Ok(false),
-        Err(e) => Err(failed("make", &claims.at(name(id)), "openat", e)),
+        Err(e) => Err(failed("make", &claims.at(to), "renameat2", e)),
     }
 }
 
@@ -316,10 +349,10 @@ fn is_claimed(claims: &Dir, id: u32) -> bool {
     claims.at(name(id)).exists()
 }
 
-fn unclaim(claims: &Dir, id: u32) -> Result<(), Error> {
-    match unlinkat(claims, name(id), AtFlags::empty()) {
+fn remove(claims: &Dir, name: &str) -> Result<(), Error> {
+    match unlinkat(claims, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(e) => Err(failed("remove", &claims.at(name(id)), "unlinkat", e)),
+        Err(e) => Err(failed("remove", &claims.at(name), "unlinkat", e)),
     }
 }
 
@@ -377,4 +410,65 @@ fn taken(path: &Path) -> Error {
 fn failed(what: &str, path: &Path, call: &'static str, e: Errno) -> Error {
     let path = path.display().to_string();
     Error::call(STEP, format!("{what} {path}"), call, e.raw_os_error()).on(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::Mount;
+
+    #[test]
+    fn a_spec_names_its_limited_directories() {
+        let (limit, none) = (StorageLimit::of_size(1 << 20), StorageLimit::default());
+        let writes = || Writes::Dir { upper: "/o/upper".into(), work: "/o/work".into() };
+        let bind = |limit| {
+            let kind = MountKind::Bind { source: "/v".into(), recursive: false };
+            Mount { limit, ..Mount::new("/mnt", kind) }
+        };
+        let mut spec = Spec::new("true");
+        spec.root = Root::Overlay { lower: vec!["/".into()], writes: Writes::Tmpfs, limit };
+        spec.mounts = vec![bind(none), Mount { limit, ..Mount::new("/t", MountKind::Tmpfs { mode: None }) }];
+        assert!(!spec.limits_directories() && spec.limits_storage());
+        spec.root = Root::Overlay { lower: vec!["/".into()], writes: writes(), limit: none };
+        assert!(!spec.limits_directories());
+        spec.root = Root::Overlay { lower: vec!["/".into()], writes: writes(), limit };
+        spec.mounts.push(bind(limit));
+        let found = limited(&spec);
+        let named: Vec<_> = found.iter().map(|one| (one.field.as_str(), one.directories.len())).collect();
+        assert_eq!(named, [("root.limit", 2), ("mounts[2].limit", 1)]);
+        assert_eq!(found[1].destination, Path::new("/mnt"));
+    }
+
+    #[test]
+    fn a_claim_is_abandoned_when_its_entry_and_its_processes_are_gone() {
+        let entry = tempfile::tempdir().unwrap();
+        let mut quota = Quota {
+            id: IDS.start,
+            destination: "/".into(),
+            directories: Vec::new(),
+            limit: StorageLimit::default(),
+            owner: Some(entry.path().into()),
+            processes: vec![ProcessId::current().unwrap()],
+        };
+        assert!(!quota.is_abandoned());
+        quota.processes[0].start += 1;
+        assert!(!quota.is_abandoned());
+        drop(entry);
+        assert!(quota.is_abandoned());
+        quota.processes.push(ProcessId::current().unwrap());
+        assert!(!quota.is_abandoned());
+    }
+
+    #[test]
+    fn an_id_is_claimed_once() {
+        let temp = tempfile::tempdir().unwrap();
+        let claims = Dir::private(&temp.path().join("claims"), || None).unwrap();
+        for draft in ["a", "b"] {
+            claims.replace(draft, b"{}").unwrap();
+        }
+        assert!(rename(&claims, "a", "1").unwrap());
+        assert!(!rename(&claims, "b", "1").unwrap());
+        remove(&claims, "1").unwrap();
+        assert!(rename(&claims, "b", "1").unwrap());
+    }
 }

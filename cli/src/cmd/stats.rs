@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use cgroup_core::Usage;
 use clap::Args;
+use nspod_sandbox::StorageUsage;
 use serde::Serialize;
 
 use super::ps::running;
@@ -33,6 +34,8 @@ struct Row {
     /// Size of the log in bytes; `None` without a log.
     log_bytes: Option<u64>,
     usage: Usage,
+    /// Usage of the places with a limit: --storage-opt, and size= of a mount.
+    storage: Vec<StorageUsage>,
 }
 
 /// The usage of all containers at one moment.
@@ -89,6 +92,7 @@ impl Sample {
                 log_bytes: logs::open(&entry).ok().flatten().and_then(|log| log.size().ok()),
                 id: entry.id().to_owned(),
                 usage,
+                storage: entry.storage(),
             });
         }
         let mut sample = Sample { at, rows };
@@ -120,6 +124,7 @@ impl Sample {
                 "READ / WRITTEN",
                 "SENT / RECEIVED",
                 "LOG",
+                "STORAGE / LIMIT",
                 "PRESSURE CPU MEM IO",
             ],
             &self.rows.iter().map(Row::cells).collect::<Vec<_>>(),
@@ -134,6 +139,15 @@ fn memory_limit(entry: &Entry) -> Option<u64> {
 }
 
 impl Row {
+    /// Returns the bytes in the places with a limit of their size.
+    fn storage(&self) -> String {
+        let sizes = || self.storage.iter().filter_map(|place| Some((place.size, place.limit.size?)));
+        match sizes().reduce(|(used, limit), (more, of)| (used + more, limit.saturating_add(of))) {
+            Some((used, limit)) => format!("{} / {}", output::bytes(used), output::bytes(limit)),
+            None => "-".into(),
+        }
+    }
+
     fn cells(&self) -> Vec<String> {
         const NONE: &str = "-";
         let bytes = |n: Option<u64>| n.map_or(NONE.into(), output::bytes);
@@ -155,6 +169,7 @@ impl Row {
                 format!("{} / {}", output::bytes(net.egress.bytes), output::bytes(net.ingress.bytes))
             }),
             bytes(self.log_bytes),
+            self.storage(),
             pressure.join(" "),
         ]
     }

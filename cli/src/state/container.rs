@@ -184,12 +184,12 @@ impl Entry {
 
     /// Returns the usage of the limited places of the container.
     pub(crate) fn storage(&self) -> Vec<StorageUsage> {
+        if !self.saved().is_some_and(|saved| saved.container.spec.limits_storage()) {
+            return Vec::new();
+        }
         match self.open() {
             Ok(container) => container.storage(),
-            Err(_) if self.saved().is_some_and(|saved| saved.container.spec.limits_directories()) => {
-                nspod_sandbox::storage_of_ended(self.dir().path())
-            }
-            Err(_) => Vec::new(),
+            Err(_) => nspod_sandbox::storage_of_ended(self.dir().path()),
         }
     }
 

@@ -138,3 +138,30 @@ pub(super) fn check_descriptors(inherited: &[(OwnedFd, i32)]) -> Result<(), Erro
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::Mount;
+
+    #[test]
+    fn a_limit_that_cannot_hold_is_refused() {
+        let limit = StorageLimit::of_size(1 << 20);
+        let bind = |recursive| MountKind::Bind { source: "/v".into(), recursive };
+        let mount = |kind, limit| {
+            let mut spec = Spec::new("true");
+            spec.mounts = vec![Mount { limit, ..Mount::new("/mnt", kind) }];
+            check_storage(&spec)
+        };
+        assert!(mount(bind(false), limit).is_ok() && mount(MountKind::Tmpfs { mode: None }, limit).is_ok());
+        for (refused, problem) in [
+            (mount(bind(true), limit), "the mounts below it would not be limited"),
+            (mount(MountKind::Proc, limit), "only a tmpfs and the bind of a directory can be limited"),
+            (mount(bind(false), StorageLimit::of_size(0)), "a limit of 0 means no limit"),
+        ] {
+            let error = refused.unwrap_err();
+            assert!(error.to_string().contains(problem), "{error}");
+            assert!(error.field().is_some_and(|field| field.starts_with("mounts[0].limit")), "{error}");
+        }
+    }
+}

@@ -96,3 +96,28 @@ pub(super) fn lets_through(filter: &[libc::sock_filter], plan: &Plan, process: &
     }
     calls.into_iter().all(|(nr, args)| seccomp::allows(filter, nr, args))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_that_keeps_the_projects_denies_each_call_that_changes_them() {
+        let mut chain = Profile { default_action: Action::Allow, ..Profile::default() };
+        let ioctl = Rule { names: vec!["ioctl".into(), "file_setattr".into()], ..Rule::default() };
+        chain.syscalls.push(Rule { action: Action::Allow, ..ioctl });
+        for mut profile in [everything(), Profile::standard(u64::MAX), Profile::standard(0), chain] {
+            keep_projects(&mut profile);
+            let filter = profile.compile().unwrap();
+            let allows = |nr, args| seccomp::allows(&filter, nr, args);
+            for command in quota::CHANGES.map(u64::from) {
+                assert!(!allows(libc::SYS_ioctl, [0, command, 0]), "{command:#x}");
+                assert!(!allows(libc::SYS_ioctl, [0, command | 1 << 32, 0]), "{command:#x}");
+                assert!(allows(libc::SYS_ioctl, [0, command + 1, 0]), "{command:#x}");
+            }
+            // file_setattr(2), of all architectures.
+            assert!(!allows(469, [0; 3]));
+            assert!(allows(libc::SYS_openat, [0; 3]));
+        }
+    }
+}
