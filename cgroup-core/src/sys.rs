@@ -98,6 +98,8 @@ pub(crate) mod bpf {
     const MAP_GET_FD_BY_ID: u32 = 14;
     const OBJ_GET_INFO_BY_FD: u32 = 15;
     const PROG_QUERY: u32 = 16;
+    const BTF_LOAD: u32 = 18;
+    const QUERY_EFFECTIVE: u32 = 1;
     const ALLOW_MULTI: u32 = 2;
     const REPLACE: u32 = 4;
     /// BPF_CGROUP_MAX_PROGS of the kernel.
@@ -176,6 +178,20 @@ pub(crate) mod bpf {
         inner: i32,
         numa_node: u32,
         name: Name,
+        interface: u32,
+        btf: u32,
+        btf_key: u32,
+        btf_value: u32,
+    }
+
+    /// The same for `BPF_BTF_LOAD`.
+    #[repr(C)]
+    struct LoadBtf {
+        data: u64,
+        log: u64,
+        size: u32,
+        log_size: u32,
+        log_level: u32,
     }
 
     /// The same for `BPF_MAP_LOOKUP_ELEM` and `BPF_MAP_UPDATE_ELEM`.
@@ -284,11 +300,22 @@ pub(crate) mod bpf {
     /// `BPF_PROG_QUERY`: returns the ids of the programs that are attached to this cgroup itself, in
     /// the order in which they were attached. Requires CAP_NET_ADMIN.
     pub(crate) fn attached_ids(cgroup: BorrowedFd<'_>, hook: Hook) -> nix::Result<Vec<u32>> {
-        let mut ids = vec![0_u32; MAX_PROGRAMS];
+        query(cgroup, hook, 0)
+    }
+
+    /// `BPF_PROG_QUERY`: returns the ids of the programs that run for this cgroup: those of the cgroup,
+    /// and then those of each cgroup above it. Requires CAP_NET_ADMIN.
+    pub(crate) fn effective_ids(cgroup: BorrowedFd<'_>, hook: Hook) -> nix::Result<Vec<u32>> {
+        query(cgroup, hook, QUERY_EFFECTIVE)
+    }
+
+    fn query(cgroup: BorrowedFd<'_>, hook: Hook, query_flags: u32) -> nix::Result<Vec<u32>> {
+        let most = if query_flags == QUERY_EFFECTIVE { 16 * MAX_PROGRAMS } else { MAX_PROGRAMS };
+        let mut ids = vec![0_u32; most];
         let mut query = Query {
             target: cgroup.as_raw_fd(),
             kind: hook.attach_type,
-            query_flags: 0,
+            query_flags,
             attach_flags: 0,
             ids: ids.as_mut_ptr() as u64,
             count: ids.len() as u32,
@@ -350,15 +377,69 @@ pub(crate) mod bpf {
         pub(crate) name: Name,
     }
 
+    impl Create {
+        fn of(kind: MapKind) -> Self {
+            let MapKind { kind, key_size, value_size, flags, name } = kind;
+            Self {
+                kind,
+                key_size,
+                value_size,
+                entries: 0,
+                flags,
+                inner: 0,
+                numa_node: 0,
+                name,
+                interface: 0,
+                btf: 0,
+                btf_key: 0,
+                btf_value: 0,
+            }
+        }
+    }
+
+    /// `BPF_BTF_LOAD`: loads the description of one type, `int`.
+    /// <https://docs.kernel.org/bpf/btf.html>
+    fn int_type() -> nix::Result<OwnedFd> {
+        const INT: u32 = 1 << 24;
+        const SIGNED_32_BITS: u32 = 1 << 24 | 32;
+        let name = *b"\0int\0\0\0\0";
+        // Magic number and version; the lengths of the header, the types and the names.
+        let head = u32::from_ne_bytes(if cfg!(target_endian = "little") {
+            [0x9f, 0xeb, 1, 0]
+        } else {
+            [0xeb, 0x9f, 1, 0]
+        });
+        let words = [head, 24, 0, 16, 16, name.len() as u32, 1, INT, 4, SIGNED_32_BITS];
+        let data: Vec<u8> = words.into_iter().flat_map(u32::to_ne_bytes).chain(name).collect();
+        let mut attr = LoadBtf {
+            data: data.as_ptr() as u64,
+            log: 0,
+            size: data.len() as u32,
+            log_size: 0,
+            log_level: 0,
+        };
+        // SAFETY: `data` has `size` bytes and lives during the call.
+        unsafe { bpf(BTF_LOAD, &mut attr) }.map(owned)
+    }
+
     impl Map {
         /// `BPF_MAP_CREATE`. `inner` is a map like those that a map of maps contains.
         pub(crate) fn create(kind: MapKind, entries: u32, inner: Option<&Self>) -> nix::Result<Self> {
-            let MapKind { kind, key_size, value_size, flags, name } = kind;
             let inner = inner.map_or(0, |map| map.fd.as_raw_fd());
-            let mut attr = Create { kind, key_size, value_size, entries, flags, inner, numa_node: 0, name };
+            let mut attr = Create { entries, inner, ..Create::of(kind) };
             // SAFETY: the attributes are integers; the descriptor is open during the call.
             let fd = unsafe { bpf(MAP_CREATE, &mut attr) }.map(owned)?;
-            Ok(Self { fd, key_size: key_size as usize, value_size: value_size as usize })
+            Ok(Self { fd, key_size: kind.key_size as usize, value_size: kind.value_size as usize })
+        }
+
+        /// `BPF_MAP_CREATE`: creates a storage in sockets. Key and value are of the type `int`.
+        pub(crate) fn create_of_sockets(kind: MapKind) -> nix::Result<Self> {
+            let btf = int_type()?;
+            let mut attr =
+                Create { btf: btf.as_raw_fd() as u32, btf_key: 1, btf_value: 1, ..Create::of(kind) };
+            // SAFETY: the attributes are integers; the descriptor is open during the call.
+            let fd = unsafe { bpf(MAP_CREATE, &mut attr) }.map(owned)?;
+            Ok(Self { fd, key_size: kind.key_size as usize, value_size: kind.value_size as usize })
         }
 
         /// `BPF_MAP_GET_FD_BY_ID`: opens a map, and returns its name too. Requires CAP_SYS_ADMIN.

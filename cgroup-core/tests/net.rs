@@ -5,7 +5,7 @@ mod common;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -99,6 +99,7 @@ struct Kept {
     streams: Vec<TcpStream>,
     listeners: Vec<TcpListener>,
     udp: Option<UdpSocket>,
+    sockets: Vec<OwnedFd>,
 }
 
 impl Kept {
@@ -114,6 +115,21 @@ impl Kept {
                 socket.set_read_timeout(Some(SHORT))?;
                 socket.recv(&mut [0; 8]).map_err(as_timeout)?;
             }
+            // Answers with the number of sockets that could be created.
+            ["sockets", count] => {
+                let before = self.sockets.len();
+                for index in 0..count.parse().unwrap() {
+                    let family = [AddressFamily::Inet, AddressFamily::Inet6][index % 2];
+                    let kind = [SockType::Stream, SockType::Datagram][index / 2 % 2];
+                    match socket(family, kind, SockFlag::empty(), None) {
+                        Err(Errno::EPERM) => {}
+                        socket => self.sockets.push(socket?),
+                    }
+                }
+                return Ok((self.sockets.len() - before).to_string());
+            }
+            ["close", count] => drop(self.sockets.drain(..count.parse::<usize>().unwrap())),
+            ["accept"] => self.streams.push(self.listeners.last().unwrap().accept()?.0),
             ["write"] => self.streams.last_mut().unwrap().write_all(b"x")?,
             ["syn", from, to] => syn(from.parse().unwrap(), to.parse().unwrap())?,
             ["limit", path, rule] => {
@@ -468,6 +484,98 @@ fn an_update_adds_the_programs_that_it_requires() {
     own.limit_net(&Limits { accepts_max: Some(1000), ..Limits::default() }).unwrap();
     assert_eq!(agent.connect("127.0.0.1:80"), "ok");
     assert!(usage(&own).egress.packets > packets);
+}
+
+fn sockets(max: u32) -> Limits {
+    Limits { sockets_max: Some(max), ..Limits::default() }
+}
+
+#[test]
+fn sockets_alive_are_limited_and_given_back() {
+    own_network();
+    let own = Own::new();
+    let mut agent = Agent::new(&own);
+    assert_eq!(agent.ask("sockets 3"), "3");
+    own.limit_net(&sockets(10)).unwrap();
+    // Those before the limit do not count.
+    assert_eq!(agent.ask("sockets 20"), "10");
+    assert_eq!((usage(&own).sockets.alive, usage(&own).sockets.denied), (10, 10));
+    assert_eq!(agent.ask("listen 127.0.0.1:80"), "EPERM");
+    assert_eq!(agent.ask("close 7"), "ok");
+    assert_eq!(usage(&own).sockets.alive, 6);
+    assert_eq!(agent.ask("sockets 20"), "4");
+    own.limit_net(&sockets(15)).unwrap();
+    assert_eq!(agent.ask("sockets 20"), "5");
+    own.limit_net(&sockets(5)).unwrap();
+    assert_eq!(usage(&own).sockets.alive, 15);
+    assert_eq!(
+        (agent.ask("sockets 1"), agent.ask("close 10"), agent.ask("sockets 1")),
+        ("0".into(), "ok".into(), "0".into())
+    );
+    assert_eq!((agent.ask("close 1"), agent.ask("sockets 5")), ("ok".into(), "1".into()));
+    own.limit_net(&deny(&["*:81"])).unwrap();
+    assert_eq!(agent.ask("sockets 50"), "50");
+    assert_eq!(usage(&own).sockets.alive, 55);
+    // A socket from accept(2) does not count.
+    own.limit_net(&sockets(56)).unwrap();
+    assert_eq!(agent.ask("listen 127.0.0.1:80"), "ok");
+    let _peers = [(); 3].map(|()| TcpStream::connect("127.0.0.1:80").unwrap());
+    (0..3).for_each(|_| assert_eq!(agent.ask("accept"), "ok"));
+    assert_eq!(usage(&own).sockets.alive, 56);
+    drop(agent);
+    assert_eq!(usage(&own).sockets.alive, 0);
+    assert_eq!(Agent::new(&own).ask("sockets 100"), "56");
+}
+
+#[test]
+fn a_socket_that_one_cgroup_denies_does_not_count_in_another() {
+    own_network();
+    for parent_first in [true, false] {
+        let parent = Own::new();
+        let child = parent.create_child("child").unwrap();
+        let sibling = parent.create_child("sibling").unwrap();
+        let [mut agent, mut beside] = [&child, &sibling].map(Agent::new);
+        let limits = [(&*parent, 8), (&child, 100)];
+        for index in if parent_first { [0, 1] } else { [1, 0] } {
+            let (cgroup, max) = limits[index];
+            cgroup.limit_net(&sockets(max)).unwrap();
+        }
+        assert_eq!(agent.ask("sockets 10000"), "8");
+        let used = |cgroup: &Cgroup| (usage(cgroup).sockets.alive, usage(cgroup).sockets.denied);
+        assert_eq!((used(&child), used(&parent)), ((8, 0), (8, 9992)));
+        assert_eq!(beside.ask("sockets 1"), "0");
+        parent.limit_net(&sockets(150)).unwrap();
+        // What the child denies does not count in the parent.
+        assert_eq!(agent.ask("sockets 10000"), "92");
+        assert_eq!((used(&child), used(&parent)), ((100, 9908), (100, 9993)));
+        assert_eq!(beside.ask("sockets 100"), "50");
+        assert_eq!(agent.ask("close 100"), "ok");
+        assert_eq!((used(&child).0, used(&parent).0), (0, 50));
+        drop((agent, beside));
+        assert_eq!((used(&child).0, used(&parent).0), (0, 0));
+    }
+}
+
+#[test]
+fn one_of_two_concurrent_updates_of_sockets_and_rules_remains() {
+    own_network();
+    let _peers = [80, 81].map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap());
+    for _ in 0..8 {
+        let own = Own::new();
+        let mut agent = Agent::new(&own);
+        let path = own.path();
+        std::thread::scope(|scope| {
+            for (rule, max) in [("*:80", 80), ("*:81", 81)] {
+                let limits = Limits { sockets_max: Some(max), ..deny(&[rule]) };
+                scope.spawn(move || Cgroup::open(path).unwrap().limit_net(&limits).unwrap());
+            }
+        });
+        let open = [80, 81].map(|port| agent.connect(format_args!("127.0.0.1:{port}")) == "ok");
+        let max = if open[0] { 81 } else { 80 };
+        assert_eq!(open, [max == 81, max == 80]);
+        // The connection is a socket too.
+        assert_eq!(agent.ask("sockets 100"), (max - 1).to_string());
+    }
 }
 
 #[test]

@@ -61,6 +61,7 @@ pub(super) enum Function {
     KtimeGetNs = 5,
     SkbLoadBytes = 26,
     GetLocalStorage = 81,
+    SkStorageGet = 107,
 }
 
 /// A constant or a register.
@@ -115,6 +116,7 @@ const ATOMIC_FETCH_ADD: i32 = 0x01;
 /// Since Linux 5.12.
 const ATOMIC_COMPARE_EXCHANGE: i32 = 0xf1;
 const MAP_FD: u8 = 1;
+const MAP_VALUE: u8 = 2;
 
 impl Assembler {
     /// Returns the bytes of each `struct bpf_insn` as one number.
@@ -200,6 +202,12 @@ impl Assembler {
     /// Sets a register to a map, for a call.
     pub(super) fn map(&mut self, to: Register, map: &impl AsRawFd) {
         self.push(IMMEDIATE_DOUBLE, to as u8, MAP_FD, 0, map.as_raw_fd());
+        self.push(0, 0, 0, 0, 0);
+    }
+
+    /// Sets a register to the address of the only value of an array.
+    pub(super) fn map_value(&mut self, to: Register, map: &impl AsRawFd) {
+        self.push(IMMEDIATE_DOUBLE, to as u8, MAP_VALUE, 0, map.as_raw_fd());
         self.push(0, 0, 0, 0, 0);
     }
 

@@ -24,6 +24,20 @@ pub struct Usage {
     pub egress: Traffic,
     /// Traffic that arrived.
     pub ingress: Traffic,
+    /// Sockets, since their number was first limited.
+    pub sockets: Sockets,
+}
+
+/// Sockets that count for [`Limits::sockets_max`]. See
+/// [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
+#[non_exhaustive]
+pub struct Sockets {
+    /// Number of sockets that are not closed.
+    pub alive: u64,
+    /// Number of calls of `socket` that failed with `EPERM` because of this cgroup.
+    pub denied: u64,
 }
 
 /// Counters of a direction. See [ip(7)](https://man7.org/linux/man-pages/man7/ip.7.html).
@@ -92,7 +106,11 @@ impl Cgroup {
             let [bytes, packets, dropped, denied] = state.counters(side);
             Traffic { bytes, packets, dropped, denied }
         };
-        Ok(Some(Usage { egress: traffic(Side::Egress), ingress: traffic(Side::Ingress) }))
+        let sockets = match self.find_sockets().map_err(fail)? {
+            Some(level) => level.used().map_err(fail)?,
+            None => Sockets::default(),
+        };
+        Ok(Some(Usage { egress: traffic(Side::Egress), ingress: traffic(Side::Ingress), sockets }))
     }
 
     /// Returns the counters like [`net_usage`](Self::net_usage), and `None` if the caller may not read
@@ -117,18 +135,38 @@ impl Cgroup {
                     self.attach_net(program, needed, maps, shared)?;
                 }
             }
-            Ok(())
+            if features.contains(Features::SOCKETS) { self.count_sockets() } else { Ok(()) }
         };
         if let Some(maps) = attached {
-            return maps.replace(cgroup, table, || attach_all(&maps, None));
+            maps.replace(cgroup, table, || attach_all(&maps, None))?;
+            return self.limit_sockets(&maps);
         }
         let shared = Shared::with_room(table.len())?;
         if self.attach_net(anchor, anchor.needed(features), &shared.maps, Some(&shared))? {
-            return shared.maps.replace(cgroup, table, || attach_all(&shared.maps, Some(&shared)));
+            shared.maps.replace(cgroup, table, || attach_all(&shared.maps, Some(&shared)))?;
+            let sockets = features.contains(Features::SOCKETS);
+            return if sockets { self.limit_sockets(&shared.maps) } else { Ok(()) };
         }
         // Another process was first.
         let maps = self.find_net()?.ok_or(Errno::EAGAIN)?;
-        maps.replace(cgroup, table, || attach_all(&maps, None))
+        maps.replace(cgroup, table, || attach_all(&maps, None))?;
+        self.limit_sockets(&maps)
+    }
+
+    /// Copies the maximum of the sockets from the current limits to the map of its programs. If another
+    /// process replaces the limits meanwhile, either process copies those that are current at the end.
+    fn limit_sockets(&self, maps: &Maps) -> nix::Result<()> {
+        let Some(level) = self.find_sockets()? else { return Ok(()) };
+        let cgroup = self.id()?;
+        let (mut max, mut word) = maps.sockets_max(cgroup)?;
+        loop {
+            level.limit(max)?;
+            let before = word;
+            (max, word) = maps.sockets_max(cgroup)?;
+            if word == before {
+                return Ok(());
+            }
+        }
     }
 
     /// Attaches the program with the features, unless it is attached. The program that was attached

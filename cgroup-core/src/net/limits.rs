@@ -44,6 +44,11 @@ pub struct Limits {
     /// `net.ingress.max`: maximum number of bytes that arrive in a second, as `net.egress.max`.
     #[cfg_attr(feature = "serde", serde(rename = "ingress.max", skip_serializing_if = "Option::is_none"))]
     pub ingress_max: Option<u64>,
+    /// `net.sockets.max`: maximum number of sockets of AF_INET and AF_INET6 that processes of the cgroup
+    /// created and that are not closed. A further `socket` fails with `EPERM`. A socket that `accept`
+    /// returns does not count, nor does one that was created before this limit was first set.
+    #[cfg_attr(feature = "serde", serde(rename = "sockets.max", skip_serializing_if = "Option::is_none"))]
+    pub sockets_max: Option<u32>,
 }
 
 /// The greatest number of rules.
@@ -108,6 +113,7 @@ impl Limits {
             ("net.packets.max", self.packets_max.map(u64::from)),
             ("net.egress.max", self.egress_max),
             ("net.ingress.max", self.ingress_max),
+            ("net.sockets.max", self.sockets_max.map(u64::from)),
         ];
         let rates = rates.into_iter().filter_map(|(name, rate)| Some((name, rate?.to_string())));
         rules.chain(rates).map(|(name, value)| (name.to_owned(), value)).collect()

@@ -98,6 +98,17 @@ impl Maps {
         Ok(())
     }
 
+    /// Returns the maximum of the sockets of a cgroup, and the word of the number of its limits.
+    pub(super) fn sockets_max(&self, cgroup: u64) -> nix::Result<(Option<u32>, u32)> {
+        let (word, _) = self.stored(cgroup)?;
+        let mut max = [0; 4];
+        match self.table.lookup(&Key::sockets().to_bytes(Number::from_word(word)), &mut max) {
+            Ok(()) => Ok((Some(u32::from_ne_bytes(max)), word)),
+            Err(Errno::ENOENT) => Ok((None, word)),
+            Err(errno) => Err(errno),
+        }
+    }
+
     /// Returns a number that no other limits in these maps have.
     fn next_number(&self) -> nix::Result<Number> {
         let count = self.count.word()?;

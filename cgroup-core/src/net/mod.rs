@@ -76,9 +76,10 @@ mod maps;
 mod program;
 mod rule;
 mod shared;
+mod sockets;
 mod table;
 
-pub use attach::{Traffic, Usage};
+pub use attach::{Sockets, Traffic, Usage};
 pub use bits::bytes_per_second;
 pub use limits::Limits;
 pub use rule::{Direction, Network, Protocol, Rule};

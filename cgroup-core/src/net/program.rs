@@ -67,6 +67,8 @@ bitflags::bitflags! {
         const ACCEPTS = 0x04;
         /// `net.packets.max`.
         const PACKETS = 0x08;
+        /// `net.sockets.max`, which has programs of its own.
+        const SOCKETS = 0x20;
         /// `net.egress.max`.
         const EGRESS = 0x40;
         /// `net.ingress.max`.
@@ -81,6 +83,7 @@ impl Features {
         features.set(Self::CONNECTS, limits.connects_max.is_some());
         features.set(Self::ACCEPTS, limits.accepts_max.is_some());
         features.set(Self::PACKETS, limits.packets_max.is_some());
+        features.set(Self::SOCKETS, limits.sockets_max.is_some());
         features.set(Self::EGRESS, limits.egress_max.is_some());
         features.set(Self::INGRESS, limits.ingress_max.is_some());
         features

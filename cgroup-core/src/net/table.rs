@@ -1,9 +1,10 @@
 //! Compiling limits to the entries of a map that the programs look up: a pure function.
 //!
-//! The map is a trie for the longest prefix (`BPF_MAP_TYPE_LPM_TRIE`) with three kinds of keys:
+//! The map is a trie for the longest prefix (`BPF_MAP_TYPE_LPM_TRIE`) with four kinds of keys:
 //! - the class of an address: all addresses to which the same rules apply are one class;
 //! - the verdict about a class, direction, protocol and port;
-//! - a rate: the time between two connections or packets of a direction, or the bytes per second.
+//! - a rate: the time between two connections or packets of a direction, or the bytes per second;
+//! - the maximum of the sockets, which the programs find in a map of their own (`sockets.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -29,6 +30,7 @@ pub(super) type Table = BTreeMap<Key, u32>;
 pub(super) const ADDRESS: u8 = 0;
 pub(super) const PORT: u8 = 1;
 pub(super) const RATE: u8 = 2;
+const SOCKETS: u8 = 3;
 
 /// Bits of the values of `PORT` keys.
 pub(super) const ALLOWED: u32 = 1;
@@ -129,6 +131,11 @@ impl Key {
         Self::new(DIRECTION_BITS, PORT, &[&class.to_be_bytes(), &[direction as u8]])
     }
 
+    /// The key of the maximum of the sockets.
+    pub(super) fn sockets() -> Self {
+        Self::new(TAG_BITS, SOCKETS, &[])
+    }
+
     fn rate(of: Rate) -> Self {
         Self::new(TAG_BITS + 8, RATE, &[&[of as u8]])
     }
@@ -160,6 +167,7 @@ pub(super) fn compile(limits: &Limits) -> Result<Table> {
             table.insert(Key::rate(of), u32::try_from(rate.div_ceil(RATE_UNIT)).unwrap_or(u32::MAX));
         }
     }
+    table.extend(limits.sockets_max.map(|max| (Key::sockets(), max)));
     let rules: Vec<Listed<'_>> =
         listed(&limits.deny, Verdict::Denied).chain(listed(&limits.allow, Verdict::Allowed)).collect();
     if rules.is_empty() {

@@ -87,6 +87,10 @@ pub(crate) struct LimitArgs {
     /// Maximum bits per second to the container
     #[arg(long, value_name = "BITS", value_parser = value::max_bits, allow_hyphen_values = true)]
     ingress_rate: Option<Max>,
+    /// Maximum number of IPv4 and IPv6 sockets that the container has open, without those that it
+    /// accepts; more fail with EPERM
+    #[arg(long, value_name = "COUNT", value_parser = value::max_count, allow_hyphen_values = true)]
+    max_sockets: Option<Max>,
     /// Any file of cgroup v2, with its name in the kernel: memory.oom.group=1
     #[arg(long, value_name = "FILE=VALUE", value_parser = value::pair)]
     limit: Vec<(String, String)>,
@@ -140,7 +144,7 @@ impl LimitArgs {
 
     /// Returns the network limits before, changed by the flags. Returns `None` without a flag.
     pub(crate) fn net(&self, before: Option<&cgroup_core::net::Limits>) -> Option<cgroup_core::net::Limits> {
-        let counts = [self.connect_rate, self.accept_rate, self.packet_rate];
+        let counts = [self.connect_rate, self.accept_rate, self.packet_rate, self.max_sockets];
         let bytes = [self.egress_rate, self.ingress_rate];
         net::resolve(before, [&self.allow_net, &self.deny_net], counts, bytes)
     }

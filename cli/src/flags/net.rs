@@ -23,10 +23,10 @@ pub(crate) fn listed(text: &str) -> Result<Listed, String> {
 pub(crate) fn resolve(
     before: Option<&Limits>,
     [allow, deny]: [&[Listed]; 2],
-    [connects, accepts, packets]: [Option<Max>; 3],
+    [connects, accepts, packets, sockets]: [Option<Max>; 4],
     [egress, ingress]: [Option<Max>; 2],
 ) -> Option<Limits> {
-    let rate = connects.or(accepts).or(packets).or(egress).or(ingress);
+    let rate = connects.or(accepts).or(packets).or(sockets).or(egress).or(ingress);
     if allow.is_empty() && deny.is_empty() && rate.is_none() {
         return None;
     }
@@ -40,6 +40,7 @@ pub(crate) fn resolve(
         (&mut limits.connects_max, connects),
         (&mut limits.accepts_max, accepts),
         (&mut limits.packets_max, packets),
+        (&mut limits.sockets_max, sockets),
     ] {
         match given {
             Some(Max::Value(count)) => *rate = Some(u32::try_from(count).unwrap_or(u32::MAX)),
