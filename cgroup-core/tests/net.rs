@@ -600,6 +600,28 @@ fn the_limits_survive_the_process_that_set_them_and_cannot_be_changed_without_ca
 }
 
 #[test]
+fn a_setter_that_is_killed_leaves_nothing_that_a_later_one_does_not_replace() {
+    own_network();
+    let outside = Own::new();
+    let _peers = [80, 81].map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap());
+    for round in 0..20_u32 {
+        let own = Own::new();
+        let mut agent = Agent::new(&own);
+        let mut setter = Agent::new(&outside);
+        writeln!(setter.helper.0.stdin.as_mut().unwrap(), "limit {} *:80", own.path().display()).unwrap();
+        std::thread::sleep(Duration::from_micros(100) * round);
+        if round % 2 == 0 {
+            own.limit_net(&deny(&["*:81"])).unwrap();
+        }
+        setter.helper.0.kill().unwrap();
+        setter.helper.0.wait().unwrap();
+        own.limit_net(&deny(&["*:81"])).unwrap();
+        let open = [80, 81].map(|port| agent.connect(format_args!("127.0.0.1:{port}")) == "ok");
+        assert_eq!(open, [true, false], "round {round}");
+    }
+}
+
+#[test]
 fn nothing_is_attached_if_nothing_is_limited_and_a_flawed_rule_is_refused() {
     let own = Own::new();
     own.limit_net(&Limits::default()).unwrap();

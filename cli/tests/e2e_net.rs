@@ -58,6 +58,32 @@ fn an_update_changes_the_named_limits_and_keeps_the_others() {
     assert_eq!(connects(&name, &["80", "82"]), "80 closed\n82 closed\n");
 }
 
+/// Opens as many sockets of IPv6 as it can, and prints their number and why the next one failed.
+const OPEN_ALL: &str = r#"n=0; while (exec 9<>/dev/udp/::1/9) 2>/tmp/why && exec {fd}<>/dev/udp/::1/9; do n=$((n+1)); done
+    case $(cat /tmp/why) in *"not permitted"*) echo $n denied;; esac"#;
+
+#[test]
+fn sockets_are_limited_by_run_pod_and_update() {
+    if !root() {
+        return;
+    }
+    let open = ["bash", "-c", OPEN_ALL];
+    assert_eq!(ok(&[&["run", "--max-sockets", "7"], &open[..]].concat()), "7 denied\n");
+    let pod = Name::pod();
+    ok(&["pod", "create", "--max-sockets", "5", &pod]);
+    let name = Name::detached(&["--pod", &pod, "--max-sockets", "4"], &["sleep", "1000"]);
+    let opened = || ok(&[&["exec", &name], &open[..]].concat());
+    assert_eq!(opened(), "4 denied\n");
+    ok(&["update", "--max-sockets", "max", &name]);
+    assert_eq!(opened(), "5 denied\n");
+    let stats = json(&["--json", "stats", "--no-stream", &name]);
+    assert_eq!(
+        stats[0]["usage"]["net"]["sockets"],
+        serde_json::json!({ "alive": 0, "denied": 1 }),
+        "{stats}"
+    );
+}
+
 #[test]
 fn the_containers_of_a_pod_share_a_network_and_have_limits_of_their_own() {
     if !root() {

@@ -1,5 +1,5 @@
 //! Network limits of a cgroup: the addresses with which its processes may communicate, and the number
-//! of connections, packets and bytes in a second.
+//! of connections, packets and bytes in a second, and of sockets.
 //!
 //! cgroup v2 has no network controller. The limits are eBPF programs that are attached to the
 //! cgroup, so they apply to the sockets that its processes create, and those of all cgroups below.
@@ -36,7 +36,6 @@
 //! - An IPv4 address in IPv6 form (`::ffff:192.0.2.1`) counts as the IPv4 address. A connection to
 //!   `0.0.0.0` or `::` counts as one to the loopback address, because the kernel makes it one.
 //! - A socket that is bound to `::` receives IPv4 too, so the rules must allow both `::` and `0.0.0.0`.
-//!
 //! - A packet that exceeds the bytes per second is dropped as by a full queue of a network device. A
 //!   dropped packet that leaves is not lost: TCP keeps it and sends it again, and reduces its window. A
 //!   dropped packet that arrives is lost for its sender, who sends it again. The bytes of a quarter of a
@@ -45,6 +44,18 @@
 //!   acknowledgements and new connections pass beside much data.
 //! - A packet that a cgroup drops does not use up the rates of its ancestors, and they do not count it.
 //! - A packet that is longer than the rest of its rate passes whole, and the next packets wait longer.
+//!
+//! # Which sockets are counted
+//! `socket` for AF_INET and AF_INET6, of any type and protocol, fails with `EPERM` if the sockets of the
+//! cgroup and its descendants are as many as [`Limits::sockets_max`], or those of an ancestor. A socket
+//! counts until its last descriptor is closed, also if the process moves to another cgroup or passes the
+//! descriptor on. `socket` that fails counts in no cgroup. These do not count:
+//! - sockets that `accept` returns: [`Limits::accepts_max`] limits how many arrive in a second;
+//! - sockets that were created before their number was first limited in this cgroup;
+//! - sockets of the kernel, and those of other families.
+//!
+//! If a program that does not belong to this library denies a socket, the socket stays counted. Further
+//! limits of this library in the cgroups above and below do not have this effect.
 //!
 //! # What is not limited
 //! - Sockets of other families than AF_INET and AF_INET6, for example AF_UNIX, AF_PACKET (which
@@ -61,6 +72,7 @@
 //! They last as long as the cgroup, and need neither a file nor a process. The programs find the
 //! limits in a map of the kernel, and an update replaces all of them at once. The programs apply
 //! either the old limits or the new ones to a packet. The last of several concurrent updates remains.
+//! What the programs count in the moment of an update can be lost.
 //! An update takes effect at once. The call returns about 10 ms later, because the kernel waits for its
 //! processors before the old limits are removed. The first limits of a cgroup need no such wait. A process in the
 //! cgroup cannot change the limits without CAP_BPF and CAP_NET_ADMIN in the initial user namespace.

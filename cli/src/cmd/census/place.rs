@@ -1,7 +1,7 @@
 //! The place of one process: its container, its pod, its pids, and the processes that share its
 //! namespaces.
 
-use cgroup_core::net::{Traffic, Usage};
+use cgroup_core::net::{Sockets, Traffic, Usage};
 use ns_core::{Kind, NamespaceId};
 use nspod_census::{Census, Model, ProcessInfo};
 use nspod_sandbox::ErrorKind;
@@ -56,7 +56,15 @@ fn traffic(net: &Usage) -> String {
             count(side.denied as usize, "call", "calls")
         )
     };
-    format!("{}; {}", side("sent", &net.egress), side("received", &net.ingress))
+    let sockets = match net.sockets {
+        Sockets { alive: 0, denied: 0, .. } => String::new(),
+        sockets => format!(
+            "; {} counted, denied {}",
+            count(sockets.alive as usize, "socket", "sockets"),
+            sockets.denied
+        ),
+    };
+    format!("{}; {}{sockets}", side("sent", &net.egress), side("received", &net.ingress))
 }
 
 impl ProcessReport<'_> {
