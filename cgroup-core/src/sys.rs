@@ -192,6 +192,7 @@ pub(crate) mod bpf {
         size: u32,
         log_size: u32,
         log_level: u32,
+        padding: u32,
     }
 
     /// The same for `BPF_MAP_LOOKUP_ELEM` and `BPF_MAP_UPDATE_ELEM`.
@@ -417,6 +418,7 @@ pub(crate) mod bpf {
             size: data.len() as u32,
             log_size: 0,
             log_level: 0,
+            padding: 0,
         };
         // SAFETY: `data` has `size` bytes and lives during the call.
         unsafe { bpf(BTF_LOAD, &mut attr) }.map(owned)
