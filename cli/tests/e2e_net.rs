@@ -43,10 +43,12 @@ fn an_update_changes_the_named_limits_and_keeps_the_others() {
     }
     let name = Name::detached(&["--deny-net", "*:80"], &["sleep", "1000"]);
     assert_eq!(connects(&name, &["80", "81"]), "80 denied\n81 closed\n");
-    ok(&["update", "--allow-net", "*:80-81", "--connect-rate", "100", &name]);
+    let rates = ["--connect-rate", "100", "--egress-rate", "10mbit", "--ingress-rate", "1gbit"];
+    ok(&[&["update", "--allow-net", "*:80-81"], &rates[..], &[&name]].concat());
     assert_eq!(connects(&name, &["80", "81", "82"]), "80 denied\n81 closed\n82 denied\n");
     let net = json(&["inspect", &name])[0]["spec"]["limits"]["net"].clone();
-    let want = serde_json::json!({ "allow": ["*:80-81"], "deny": ["*:80"], "connects.max": 100 });
+    let want = serde_json::json!({ "allow": ["*:80-81"], "deny": ["*:80"], "connects.max": 100,
+        "egress.max": 1_250_000, "ingress.max": 125_000_000 });
     assert_eq!(net, want);
     let stats = json(&["--json", "stats", "--no-stream", &name]);
     let egress = &stats[0]["usage"]["net"]["egress"];
@@ -54,7 +56,9 @@ fn an_update_changes_the_named_limits_and_keeps_the_others() {
     assert_eq!(egress["packets"], 2, "{stats}");
     let shown = ok(&["stats", "--no-stream", &name]);
     assert!(shown.contains("SENT / RECEIVED") && !shown.contains("- / -"), "{shown}");
-    ok(&["update", "--allow-net", "none", "--deny-net", "none", "--connect-rate", "max", &name]);
+    let rates = ["--connect-rate", "max", "--egress-rate", "max", "--ingress-rate", "max"];
+    ok(&[&["update", "--allow-net", "none", "--deny-net", "none"], &rates[..], &[&name]].concat());
+    assert_eq!(json(&["inspect", &name])[0]["spec"]["limits"]["net"], serde_json::json!({}));
     assert_eq!(connects(&name, &["80", "82"]), "80 closed\n82 closed\n");
 }
 
