@@ -9,7 +9,6 @@
 mod args;
 mod cmd;
 mod flags;
-mod network;
 mod report;
 mod state;
 #[cfg(test)]

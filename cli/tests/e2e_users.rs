@@ -103,10 +103,11 @@ fn act() {
             std::thread::park();
         }
     }
-    let progress = (trouble.victim)().map(|mut victim| victim.progress(Duration::from_millis(50)));
-    match progress {
-        Ok(progress) => writeln!(out, "\nprogress {progress}").unwrap(),
-        Err(error) => eprintln!("the victim cannot work: {error}"),
+    let measured = (trouble.victim)().map(|mut victim| victim.progress(Duration::from_millis(50)));
+    let (progress, problem) = measured.unwrap_or_else(|error| (0.0, Some(error)));
+    writeln!(out, "\nprogress {progress}").unwrap();
+    if let Some(problem) = problem {
+        eprintln!("the victim cannot work: {problem}");
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `nspod-hog victim NAME SECONDS` prints `ready`. For each line of its standard input it then works for that long and
 //! prints its progress as one number. `nspod-hog hog NAME` prints `ready`, and what it has got or why that failed,
-//! when it is in full swing, and continues until it is killed.
+//! when it is in full swing, and continues until standard input ends.
 
 use std::io::{self, BufRead};
 use std::process::ExitCode;
@@ -48,16 +48,16 @@ fn unknown(name: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Starts the attack, keeps what it has taken, and continues until this process is killed.
+/// Starts the attack, keeps what it has taken, and continues until standard input ends.
 fn attack(hog: fn() -> io::Result<Hog>) -> ExitCode {
     let taken = hog();
     match &taken {
         Ok(hog) => println!("ready {}", hog.said),
         Err(error) => println!("ready refused: {error}"),
     }
-    loop {
-        std::thread::park();
-    }
+    // A hog that cannot be removed must end with the measurement.
+    let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+    ExitCode::SUCCESS
 }
 
 fn victim(trouble: &hog::Trouble, window: Duration) -> io::Result<()> {
@@ -65,7 +65,11 @@ fn victim(trouble: &hog::Trouble, window: Duration) -> io::Result<()> {
     println!("ready");
     for line in io::stdin().lock().lines() {
         line?;
-        println!("{}", victim.progress(window));
+        let (progress, problem) = victim.progress(window);
+        if let Some(problem) = problem {
+            eprintln!("nspod-hog: the victim cannot work: {problem}");
+        }
+        println!("{progress:.2}");
     }
     Ok(())
 }

@@ -58,3 +58,45 @@ impl Drop for Aio {
         unsafe { libc::syscall(libc::SYS_io_destroy, self.0) };
     }
 }
+
+/// The key of the victim's segment.
+const KEY: i32 = 0x6e73_706f;
+
+/// A segment of System V shared memory with a number in it. It stays mapped until the process ends.
+pub(super) struct SharedMemory(*mut u64);
+
+impl SharedMemory {
+    /// Makes the segment, which the ipc namespace keeps.
+    pub(super) fn make() -> io::Result<Self> {
+        Self::with(libc::IPC_CREAT | 0o666)
+    }
+
+    /// Finds the segment.
+    pub(super) fn find() -> io::Result<Self> {
+        Self::with(0)
+    }
+
+    fn with(flags: i32) -> io::Result<Self> {
+        // SAFETY: the call takes numbers only.
+        let id = unsafe { libc::shmget(KEY, 8, flags) };
+        if id == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel chooses the address.
+        let at = unsafe { libc::shmat(id, ptr::null(), 0) };
+        if at.addr() == usize::MAX {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self(at.cast()))
+    }
+
+    pub(super) fn set(&self, number: u64) {
+        // SAFETY: the segment has eight bytes, and is mapped and writable.
+        unsafe { self.0.write_volatile(number) }
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        // SAFETY: the segment has eight bytes, and is mapped.
+        unsafe { self.0.read_volatile() }
+    }
+}

@@ -39,23 +39,22 @@ pub(super) fn rate_hog() -> io::Result<Hog> {
 pub(super) fn rate_victim() -> io::Result<Victim> {
     let file = direct("victim")?;
     let (bytes, skip) = chunk();
-    Ok(Victim::works(move || file.write_all_at(&bytes[skip..][..CHUNK], 0).map(|()| CHUNK as u64)))
+    Ok(Victim::works(50, move || file.write_all_at(&bytes[skip..][..CHUNK], 0)))
 }
 
-fn write_and_sync(file: &File) -> io::Result<u64> {
+fn write_and_sync(file: &File) -> io::Result<()> {
     file.write_all_at(&[7; 4096], 0)?;
-    file.sync_data()?;
-    Ok(1)
+    file.sync_data()
 }
 
 pub(super) fn fsync_hog() -> io::Result<Hog> {
     Hog::repeats(4, |thread| {
         let file = File::create(format!("{DATA}/hog-{thread}"))?;
-        (0..16).try_for_each(|_| write_and_sync(&file).map(drop))
+        (0..16).try_for_each(|_| write_and_sync(&file))
     })
 }
 
 pub(super) fn fsync_victim() -> io::Result<Victim> {
     let file = File::create(format!("{DATA}/victim"))?;
-    Ok(Victim::works(move || write_and_sync(&file)))
+    Ok(Victim::works(35, move || write_and_sync(&file)))
 }

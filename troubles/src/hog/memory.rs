@@ -1,12 +1,14 @@
 //! Memory and swap.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use super::children::{is_ready, start};
-use super::{Hog, Victim};
+use super::{DATA, Hog, Victim};
 
 const MIB: usize = 1 << 20;
 const PAGE: usize = 4096;
@@ -36,9 +38,9 @@ pub(super) fn hog() -> io::Result<Hog> {
 /// Holds memory and writes to it.
 pub(super) fn victim() -> io::Result<Victim> {
     let mut memory = touched(64 * MIB);
-    Ok(Victim::works(move || {
+    Ok(Victim::works(5, move || {
         touch(&mut memory);
-        Ok(1)
+        Ok(())
     }))
 }
 
@@ -49,7 +51,7 @@ pub(super) fn swap_hog() -> io::Result<Hog> {
     let mut children = Vec::new();
     // One small process after the other, so that the OOM killer ends only the one for which there is no swap.
     for _ in 0..64 {
-        let mut child = start(&["hold", &(4 * MIB).to_string()])?;
+        let mut child = start(&["hold", &(2 * MIB).to_string()])?;
         let is_ready = is_ready(&mut child);
         children.push(child);
         if !is_ready || free()? < 2 << 10 {
@@ -62,7 +64,36 @@ pub(super) fn swap_hog() -> io::Result<Hog> {
 
 /// Needs more memory than its container may use, and swap for the rest.
 pub(super) fn swap_victim() -> io::Result<Victim> {
-    Ok(Victim::works(|| Ok(u64::from(touched(24 * MIB).len() == 24 * MIB))))
+    Ok(Victim::works(2, || {
+        std::hint::black_box(touched(12 * MIB));
+        Ok(())
+    }))
+}
+
+/// Returns a file of this many MiB whose pages are in the page cache, as far as they fit.
+fn file(name: &str, mib: usize) -> io::Result<File> {
+    let path = format!("{DATA}/{name}");
+    let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+    (0..mib).try_for_each(|n| file.write_all_at(&vec![7; MIB], (n * MIB) as u64))?;
+    file.sync_all()?;
+    Ok(file)
+}
+
+/// Reads all pages of a file, a MiB at once.
+fn read(file: &File, mib: usize) -> io::Result<()> {
+    let mut bytes = vec![0; MIB];
+    (0..mib).try_for_each(|n| file.read_exact_at(&mut bytes, (n * MIB) as u64))
+}
+
+/// Reads a file that is larger than the memory.
+pub(super) fn cache_hog() -> io::Result<Hog> {
+    let file = Arc::new(file("hog", 96)?);
+    Hog::repeats(4, move |_| read(&file, 96))
+}
+
+pub(super) fn cache_victim() -> io::Result<Victim> {
+    let file = file("victim", 24)?;
+    Ok(Victim::works(5, move || read(&file, 24)))
 }
 
 /// Returns the free swap in KiB, from `/proc/meminfo`.

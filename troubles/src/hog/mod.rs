@@ -6,20 +6,22 @@ mod cpu;
 mod disk;
 mod forks;
 mod memory;
+mod net;
+mod objects;
 mod user;
+mod walls;
 
 use std::any::Any;
 use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
+
 pub use children::child;
 
-/// A victim measures its best of this many parts of its window, so that a pause of the machine does not count.
-const PARTS: u32 = 5;
-
 /// The directory that victim and hog share with the host in the troubles with a disk.
-pub const DATA: &str = "/data";
+pub const DATA: &str = "/run/data";
 
 /// A victim and a hog.
 #[derive(Debug)]
@@ -38,6 +40,21 @@ pub const TABLE: &[Trouble] = &[
     Trouble { name: "forks", hog: forks::hog, victim: forks::victim },
     Trouble { name: "memory", hog: memory::hog, victim: memory::victim },
     Trouble { name: "swap", hog: memory::swap_hog, victim: memory::swap_victim },
+    Trouble { name: "page-cache", hog: memory::cache_hog, victim: memory::cache_victim },
+    Trouble { name: "descriptors", hog: objects::descriptor_hog, victim: objects::descriptor_victim },
+    Trouble { name: "packets", hog: net::packet_hog, victim: net::packet_victim },
+    Trouble { name: "connections", hog: net::connection_hog, victim: net::connection_victim },
+    Trouble { name: "requests", hog: net::request_hog, victim: net::request_victim },
+    Trouble { name: "signals", hog: walls::signal_hog, victim: walls::signal_victim },
+    Trouble { name: "ptrace", hog: walls::ptrace_hog, victim: walls::ptrace_victim },
+    Trouble { name: "proc-mem", hog: walls::memory_hog, victim: walls::memory_victim },
+    Trouble { name: "shared-memory", hog: walls::shm_hog, victim: walls::shm_victim },
+    Trouble { name: "abstract-sockets", hog: walls::abstract_hog, victim: walls::abstract_victim },
+    Trouble { name: "path-sockets", hog: walls::path_hog, victim: walls::path_victim },
+    Trouble { name: "files", hog: walls::file_hog, victim: walls::file_victim },
+    Trouble { name: "clock", hog: walls::clock_hog, victim: walls::clock_victim },
+    Trouble { name: "hostname", hog: walls::hostname_hog, victim: walls::hostname_victim },
+    Trouble { name: "mounts", hog: walls::mount_hog, victim: walls::mount_victim },
     Trouble { name: "disk-rate", hog: disk::rate_hog, victim: disk::rate_victim },
     Trouble { name: "fsync", hog: disk::fsync_hog, victim: disk::fsync_victim },
     Trouble { name: "inotify", hog: user::inotify_hog, victim: user::inotify_victim },
@@ -108,17 +125,22 @@ impl fmt::Debug for Hog {
 }
 
 /// A victim that is ready.
+///
+/// No measure depends on the speed of the machine, which differs from one moment to the next where it is emulated: a
+/// victim has a fixed amount of work per second, or measures its share of a processor.
 pub enum Victim {
-    /// A step of work returns its amount. A step that fails has the amount 0.
-    Work(Box<dyn FnMut() -> io::Result<u64>>),
-    /// Returns whether the victim's possession is as it was.
+    /// A step of work, which is due at each interval. Progress is the number of steps per second.
+    Work(Duration, Box<dyn FnMut() -> io::Result<()>>),
+    /// Spins. Progress is the share of a processor that it gets, in percent.
+    Spin,
+    /// Returns whether the victim's possession is as it was. Progress is 1 or 0.
     Whole(Box<dyn FnMut() -> io::Result<bool>>),
 }
 
 impl Victim {
-    /// Returns a victim that repeats this step.
-    pub fn works(step: impl FnMut() -> io::Result<u64> + 'static) -> Victim {
-        Victim::Work(Box::new(step))
+    /// Returns a victim with this many steps of work per second.
+    pub fn works(per_second: u32, step: impl FnMut() -> io::Result<()> + 'static) -> Victim {
+        Victim::Work(Duration::from_secs(1) / per_second, Box::new(step))
     }
 
     /// Returns a victim whose possession this function checks.
@@ -126,47 +148,56 @@ impl Victim {
         Victim::Whole(Box::new(check))
     }
 
-    /// Works for this time and returns the progress per second in the best part of it; or 1 if the victim's possession
-    /// is as it was, and 0 if not. The first error is printed.
-    pub fn progress(&mut self, window: Duration) -> u64 {
-        let mut complained = false;
-        let mut complain = |error: io::Error| {
-            if !std::mem::replace(&mut complained, true) {
-                eprintln!("nspod-hog: the victim cannot work: {error}");
-            }
-        };
+    /// Works for this time and returns the progress. A step that fails does not count.
+    ///
+    /// # Errors
+    /// The first error of a step, beside the progress, or that of a clock.
+    pub fn progress(&mut self, window: Duration) -> (f64, Option<io::Error>) {
         match self {
-            Victim::Whole(check) => check().map_or_else(
-                |error| {
-                    complain(error);
-                    0
-                },
-                u64::from,
-            ),
-            Victim::Work(step) => (0..PARTS)
-                .map(|_| {
-                    let (start, mut done) = (Instant::now(), 0);
-                    while start.elapsed() < window / PARTS {
-                        match step() {
-                            Ok(amount) => done += amount,
-                            Err(error) => {
-                                complain(error);
-                                std::thread::sleep(Duration::from_millis(2));
-                            }
-                        }
-                    }
-                    (done as f64 / start.elapsed().as_secs_f64()) as u64
-                })
-                .max()
-                .unwrap_or(0),
+            Victim::Work(interval, step) => work(*interval, step, window),
+            Victim::Spin => share(window).map_or_else(|error| (0.0, Some(error)), |share| (share, None)),
+            Victim::Whole(check) => match check() {
+                Ok(whole) => (f64::from(u8::from(whole)), None),
+                Err(error) => (0.0, Some(error)),
+            },
         }
     }
+}
+
+/// Does the steps when they are due. A late step is done at once; those that are due meanwhile are lost.
+fn work(
+    interval: Duration,
+    step: &mut dyn FnMut() -> io::Result<()>,
+    window: Duration,
+) -> (f64, Option<io::Error>) {
+    let (start, mut done, mut problem) = (Instant::now(), 0, None);
+    let mut due = start;
+    while start.elapsed() < window {
+        match step() {
+            Ok(()) => done += 1,
+            Err(error) => problem = problem.or(Some(error)),
+        }
+        due = (due + interval).max(Instant::now());
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+    (f64::from(done) / start.elapsed().as_secs_f64(), problem)
+}
+
+/// Spins, and returns the share of a processor in percent.
+fn share(window: Duration) -> io::Result<f64> {
+    let used = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from);
+    let (start, before) = (Instant::now(), used()?);
+    while start.elapsed() < window {
+        cpu::spin(1000);
+    }
+    Ok(100.0 * (used()? - before).as_secs_f64() / start.elapsed().as_secs_f64())
 }
 
 impl fmt::Debug for Victim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Victim::Work(_) => "Work",
+            Victim::Work(..) => "Work",
+            Victim::Spin => "Spin",
             Victim::Whole(_) => "Whole",
         })
     }

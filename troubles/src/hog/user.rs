@@ -39,7 +39,7 @@ fn take_all<T: 'static>(mut make: impl FnMut() -> io::Result<T>) -> io::Result<H
 }
 
 fn makes<T>(mut make: impl FnMut() -> io::Result<T> + 'static) -> io::Result<Victim> {
-    Ok(Victim::works(move || make().map(|_| 1)))
+    Ok(Victim::works(20, move || make().map(drop)))
 }
 
 fn inotify() -> io::Result<Inotify> {

@@ -1,0 +1,190 @@
+//! Containers and pods of a measurement, which are removed at the end.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// The time after which a start counts as hanging.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The programs of a measurement.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// The program `nspod`.
+    pub nspod: PathBuf,
+    /// The program `nspod-hog`, at a path that containers see too.
+    pub hog: PathBuf,
+    /// Whether the measurement must end.
+    pub interrupted: Arc<AtomicBool>,
+}
+
+impl Programs {
+    /// Finds the programs beside the running one, or beside its directory, where cargo places those of other packages.
+    ///
+    /// # Errors
+    /// If they have not been built.
+    pub fn find() -> Result<Programs> {
+        let own = std::env::current_exe()?;
+        let find = |name: &str| {
+            let mut places = own.ancestors().skip(1).take(2).map(|directory| directory.join(name));
+            places
+                .find(|path| path.is_file())
+                .with_context(|| format!("the program {name} is not beside {}", own.display()))
+        };
+        Ok(Programs { nspod: find("nspod")?, hog: find("nspod-hog")?, interrupted: Arc::default() })
+    }
+
+    /// Runs nspod to its end.
+    ///
+    /// # Errors
+    /// If it fails, with what it printed.
+    pub fn nspod(&self, args: &[&str]) -> Result<()> {
+        let output =
+            Command::new(&self.nspod).args(args).stdin(Stdio::null()).output().context("starting nspod")?;
+        if !output.status.success() {
+            bail!("nspod {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
+    }
+}
+
+/// Returns a name that no other container of this machine has.
+fn unique() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("trouble-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A pod. Dropping it removes it with its containers.
+#[derive(Debug)]
+pub(crate) struct Pod<'a> {
+    pub(crate) name: String,
+    programs: &'a Programs,
+}
+
+impl<'a> Pod<'a> {
+    pub(crate) fn create(programs: &'a Programs, flags: &[String]) -> Result<Pod<'a>> {
+        let pod = Pod { name: unique(), programs };
+        let mut args = vec!["pod", "create"];
+        args.extend(flags.iter().map(String::as_str));
+        args.push(&pod.name);
+        programs.nspod(&args)?;
+        Ok(pod)
+    }
+}
+
+impl Drop for Pod<'_> {
+    fn drop(&mut self) {
+        // It may not have been created.
+        let _ = self.programs.nspod(&["pod", "rm", "-f", &self.name]);
+    }
+}
+
+/// A container with a victim or a hog. Dropping it removes it.
+#[derive(Debug)]
+pub(crate) struct Container<'a> {
+    pub(crate) name: String,
+    programs: &'a Programs,
+    child: Child,
+    input: Option<ChildStdin>,
+    lines: Receiver<String>,
+    errors: Option<JoinHandle<String>>,
+}
+
+impl<'a> Container<'a> {
+    /// Starts the container and waits until its program is ready. Returns what the program said.
+    pub(crate) fn start(
+        programs: &'a Programs,
+        flags: &[String],
+        command: &[&str],
+    ) -> Result<(Container<'a>, String)> {
+        let name = unique();
+        let mut run = Command::new(&programs.nspod);
+        run.args(["run", "-i", "--name", &name]).args(flags).arg("--").arg(&programs.hog).args(command);
+        run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = run.spawn().context("starting nspod")?;
+        let input = child.stdin.take();
+        let (sender, lines) = mpsc::channel();
+        let output = child.stdout.take().context("no pipe")?;
+        thread::spawn(move || {
+            BufReader::new(output).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        let mut stderr = child.stderr.take().context("no pipe")?;
+        let errors = Some(thread::spawn(move || {
+            let mut text = Vec::new();
+            // What has been read is sufficient for a message.
+            let _ = stderr.read_to_end(&mut text);
+            String::from_utf8_lossy(&text).trim().to_owned()
+        }));
+        let mut this = Container { name, programs, child, input, lines, errors };
+        match this.line(PATIENCE)? {
+            Some(line) if line.starts_with("ready") => Ok((this, line["ready".len()..].trim().to_owned())),
+            other => {
+                let words = [&flags.join(" "), " -- nspod-hog ", &command.join(" ")].concat();
+                bail!("nspod run {words}: {}", other.unwrap_or_else(|| this.end()))
+            }
+        }
+    }
+
+    /// Returns the next line of the program, or nothing if it has ended or says nothing for this time.
+    fn line(&self, patience: Duration) -> Result<Option<String>> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.lines.recv_timeout(Duration::from_millis(100)) {
+                Ok(line) => return Ok(Some(line)),
+                Err(_) if self.programs.interrupted.load(Ordering::Relaxed) => bail!("interrupted"),
+                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
+                Err(_) => return Ok(None),
+            }
+        }
+    }
+
+    /// Lets a victim work. Returns its progress, which is 0 if the victim has ended or does not answer for this time.
+    pub(crate) fn progress(&mut self, patience: Duration) -> Result<f64> {
+        let asked = self.input.as_mut().is_some_and(|input| input.write_all(b"\n").is_ok());
+        let answer = if asked { self.line(patience)? } else { None };
+        answer.map_or(Ok(0.0), |number| number.parse().with_context(|| format!("{number} is not a progress")))
+    }
+
+    /// Ends the container. Returns what it has printed on standard error.
+    fn end(&mut self) -> String {
+        // Both programs end with their standard input, unless the trouble holds them.
+        self.input = None;
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+        if matches!(self.child.try_wait(), Ok(None)) {
+            if let Err(error) = self.programs.nspod(&["rm", "-f", &self.name]) {
+                eprintln!("{error:#}");
+            }
+            let _ = self.child.wait();
+        }
+        self.errors.take().and_then(|errors| errors.join().ok()).unwrap_or_default()
+    }
+}
+
+impl Drop for Container<'_> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Returns a path of the program that containers see. Their /tmp and /run are empty.
+///
+/// # Errors
+/// As copying a file.
+pub fn visible(program: &Path, directory: &Path) -> Result<PathBuf> {
+    if !program.starts_with("/tmp") && !program.starts_with("/run") {
+        return Ok(program.to_owned());
+    }
+    let copy = directory.join("nspod-hog");
+    std::fs::copy(program, &copy).with_context(|| format!("copying {}", program.display()))?;
+    Ok(copy)
+}

@@ -1,0 +1,107 @@
+//! The victim's server, which a flood of packets, connections or requests keeps from its work.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::cpu::spin;
+use super::{Hog, Victim};
+
+const ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 7411);
+/// The time after which a client gives up.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Sends datagrams to the victim's server.
+pub(super) fn packet_hog() -> io::Result<Hog> {
+    let socket = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?);
+    Hog::repeats(2, move |_| {
+        for _ in 0..64 {
+            // A limit refuses some of them.
+            let _ = socket.send_to(&[0; 512], ADDRESS);
+        }
+        Ok(())
+    })
+}
+
+/// A server answers datagrams. The progress is the number of answers that the victim's own client gets.
+pub(super) fn packet_victim() -> io::Result<Victim> {
+    let server = UdpSocket::bind(ADDRESS)?;
+    thread::spawn(move || {
+        let mut bytes = [0; 1024];
+        loop {
+            if let Ok((len, from)) = server.recv_from(&mut bytes) {
+                spin(20_000);
+                // The sender may be gone.
+                let _ = server.send_to(&bytes[..len], from);
+            }
+        }
+    });
+    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    client.set_read_timeout(Some(PATIENCE))?;
+    let mut number = 0_u64;
+    Ok(Victim::works(25, move || {
+        number += 1;
+        client.send_to(&number.to_le_bytes(), ADDRESS)?;
+        let mut answer = [0; 8];
+        // A late answer has an older number.
+        while client.recv(&mut answer)? != 8 || u64::from_le_bytes(answer) != number {}
+        Ok(())
+    }))
+}
+
+/// Connects to the victim's server and says nothing.
+pub(super) fn connection_hog() -> io::Result<Hog> {
+    Hog::repeats(8, |_| {
+        let result = TcpStream::connect_timeout(&ADDRESS.into(), Duration::from_secs(1));
+        let mut stream = result.inspect_err(|_| thread::sleep(Duration::from_millis(5)))?;
+        // The server closes the connection when it gives up.
+        stream.read(&mut [0]).map(drop)
+    })
+}
+
+fn ask() -> io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&ADDRESS.into(), PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"?")?;
+    stream.read_exact(&mut [0])
+}
+
+/// A server serves one connection after the other. The progress is the number of answers that the victim's own client
+/// gets.
+pub(super) fn connection_victim() -> io::Result<Victim> {
+    let server = TcpListener::bind(ADDRESS)?;
+    thread::spawn(move || {
+        for mut stream in server.incoming().flatten() {
+            let served = stream.set_read_timeout(Some(Duration::from_millis(20)));
+            // A client that says nothing is left after the time.
+            let _ = served.and_then(|()| stream.read_exact(&mut [0])).and_then(|()| stream.write_all(b"!"));
+        }
+    });
+    Ok(Victim::works(20, ask))
+}
+
+/// Sends one request after the other.
+pub(super) fn request_hog() -> io::Result<Hog> {
+    Hog::repeats(8, |_| ask().inspect_err(|_| thread::sleep(Duration::from_millis(5))))
+}
+
+/// Each request costs the server 10 ms of processor time, in a thread of its own. The progress is that of other work in
+/// the same container.
+pub(super) fn request_victim() -> io::Result<Victim> {
+    let server = TcpListener::bind(ADDRESS)?;
+    thread::spawn(move || {
+        for mut stream in server.incoming().flatten() {
+            thread::spawn(move || {
+                let start = Instant::now();
+                while start.elapsed() < Duration::from_millis(10) {
+                    spin(1000);
+                }
+                // The client may be gone.
+                let _ = stream.read_exact(&mut [0]).and_then(|()| stream.write_all(b"!"));
+            });
+        }
+    });
+    Ok(Victim::Spin)
+}

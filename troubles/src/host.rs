@@ -1,0 +1,182 @@
+//! Changes of the host for a measurement, which are undone at the end.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use cgroup_core::{Controller, Controllers, Hierarchy};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime, clock_settime};
+use tempfile::TempDir;
+
+use crate::rows::{Row, Setup};
+
+/// The cgroup above those of all containers and pods of root.
+const BASE: &str = "nspod";
+
+/// What one row needs. Dropping it undoes the changes.
+#[derive(Debug, Default)]
+pub(crate) struct Prepared {
+    data: Option<TempDir>,
+    swap: Option<PathBuf>,
+    open_files: Option<String>,
+}
+
+impl Prepared {
+    pub(crate) fn new(setup: Setup) -> Result<Prepared> {
+        let mut this = Prepared::default();
+        match setup {
+            Setup::Nothing => {}
+            Setup::Data => this.data = Some(directory()?),
+            Setup::Swap(mib) => {
+                let data = this.data.insert(directory()?);
+                let file = data.path().join("swap");
+                // Swap has no holes.
+                fs::write(&file, vec![0; (mib << 20) as usize])?;
+                run(Command::new("chmod").arg("600").arg(&file))?;
+                run(Command::new("mkswap").arg("-q").arg(&file))?;
+                run(Command::new("swapon").arg(&file))?;
+                this.swap = Some(file);
+            }
+            Setup::OpenFiles(more) => {
+                let open = fs::read_to_string("/proc/sys/fs/file-nr")?;
+                let open: u64 = open.split_whitespace().next().context("file-nr is empty")?.parse()?;
+                this.open_files = Some(fs::read_to_string(FILE_MAX)?);
+                fs::write(FILE_MAX, (open + more).to_string())?;
+            }
+        }
+        Ok(this)
+    }
+
+    /// Returns the flags of both containers.
+    pub(crate) fn flags(&self) -> Vec<String> {
+        match &self.data {
+            Some(data) if self.swap.is_none() => {
+                vec!["-v".to_owned(), format!("{}:{}", data.path().display(), crate::hog::DATA)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Returns the number of the disk, as `MAJOR:MINOR`.
+    pub(crate) fn disk(&self) -> Result<String> {
+        let Some(data) = &self.data else { return Ok(String::new()) };
+        let dev = data.path().metadata()?.dev();
+        Ok(format!("{}:{}", nix::sys::stat::major(dev), nix::sys::stat::minor(dev)))
+    }
+}
+
+const FILE_MAX: &str = "/proc/sys/fs/file-max";
+
+/// Returns an empty directory on a disk that containers see.
+fn directory() -> Result<TempDir> {
+    let places = std::env::var_os("TMPDIR").map(PathBuf::from).filter(|path| path.is_dir());
+    Ok(tempfile::Builder::new()
+        .prefix("nspod-troubles-")
+        .tempdir_in(places.unwrap_or_else(|| "/var/tmp".into()))?)
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if let Some(value) = &self.open_files {
+            let _ = fs::write(FILE_MAX, value);
+        }
+        if let Some(file) = &self.swap {
+            let _ = run(Command::new("swapoff").arg(file));
+        }
+    }
+}
+
+/// Limits of the cgroup above all containers. Dropping it removes them.
+#[derive(Debug, Default)]
+pub(crate) struct Machine(Vec<(PathBuf, String)>);
+
+impl Machine {
+    /// Sets the limits of the row.
+    pub(crate) fn of(row: &Row, disk: &str) -> Result<Machine> {
+        let mut this = Machine::default();
+        if row.machine.is_empty() {
+            return Ok(this);
+        }
+        let base = Hierarchy::detect()?.root()?.child(BASE)?;
+        let controllers =
+            row.machine.iter().filter_map(|(file, _)| file.split('.').next()?.parse::<Controller>().ok());
+        base.enable_path(controllers.collect::<Controllers>())?;
+        for (file, value) in row.machine {
+            let value = value.replace("{disk}", disk);
+            base.write(file, &value)?;
+            let free = match value.split_once(' ') {
+                Some((disk, _)) => format!("{disk} rbps=max wbps=max riops=max wiops=max"),
+                None => "max".to_owned(),
+            };
+            this.0.push((base.path().join(file), free));
+        }
+        Ok(this)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        for (file, value) in &self.0 {
+            // The cgroup is removed with its last container.
+            if let Ok(mut file) = File::options().write(true).open(file) {
+                let _ = std::io::Write::write_all(&mut file, value.as_bytes());
+            }
+        }
+    }
+}
+
+/// The clock of the machine. Dropping it puts a clock right that was set meanwhile.
+#[derive(Debug)]
+pub(crate) struct Clock(i64);
+
+impl Clock {
+    pub(crate) fn now() -> Result<Clock> {
+        Ok(Clock(offset()?))
+    }
+}
+
+/// Returns the difference between the clock of the machine and the one that no one can set, in seconds.
+fn offset() -> Result<i64> {
+    Ok(clock_gettime(ClockId::CLOCK_REALTIME)?.tv_sec() - clock_gettime(ClockId::CLOCK_MONOTONIC)?.tv_sec())
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        let Ok(now) = offset() else { return };
+        if (now - self.0).abs() > 100
+            && let Ok(time) = clock_gettime(ClockId::CLOCK_REALTIME)
+        {
+            let _ = clock_settime(ClockId::CLOCK_REALTIME, time + TimeSpec::new(self.0 - now, 0));
+        }
+    }
+}
+
+/// Returns why this host cannot run the row, if so.
+pub fn why_not(row: &Row) -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("root is needed".to_owned());
+    }
+    if row.host {
+        return None;
+    }
+    let wanted =
+        Controllers::MEMORY | Controllers::PIDS | Controllers::CPU | Controllers::CPUSET | Controllers::IO;
+    let host = match Hierarchy::detect() {
+        Ok(host) => host,
+        Err(error) => return Some(error.to_string()),
+    };
+    let missing = (wanted - host.controllers()).members().next()?;
+    Some(
+        host.why_missing(missing)
+            .map_or_else(|| format!("no {missing} controller"), |reason| reason.to_string()),
+    )
+}

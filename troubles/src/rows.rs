@@ -1,0 +1,351 @@
+//! The table of troubles as data.
+
+/// Who is beside whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relation {
+    /// Two containers without a pod.
+    Containers,
+    /// Two containers in two pods. The limits are those of the pods, if pods have them.
+    Pods,
+    /// Two containers of one pod.
+    OnePod,
+}
+
+impl Relation {
+    /// All relations.
+    pub const ALL: [Relation; 3] = [Relation::Containers, Relation::Pods, Relation::OnePod];
+
+    /// Returns the name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Relation::Containers => "two containers",
+            Relation::Pods => "two pods",
+            Relation::OnePod => "one pod",
+        }
+    }
+}
+
+/// How a trouble is bounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A limit bounds the amount that the hog gets. The victim's progress is compared.
+    Amount,
+    /// The attack must fail. In the control, the hog is in the victim's namespace of this kind.
+    Wall(&'static str),
+    /// The attack must fail. In the control, the hog has an additional right.
+    Right,
+}
+
+/// What the host needs for a row. It is undone at the end of the row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setup {
+    /// Nothing.
+    Nothing,
+    /// A directory of the disk, which both containers have as /run/data.
+    Data,
+    /// Swap of this many MiB.
+    Swap(u64),
+    /// This many open files for the whole system beside those that are open already (`fs.file-max`).
+    OpenFiles(u64),
+}
+
+/// One trouble.
+///
+/// In each of the flags, `{disk}` stands for the disk of the directory /run/data, and `{victim}` for the victim's container.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// The name, which selects the row and, in `nspod-hog`, the victim and the hog.
+    pub name: &'static str,
+    /// The hog's action and the victim's work, for people.
+    pub about: &'static str,
+    /// How it is bounded.
+    pub kind: Kind,
+    /// The bounding flag, or the default of nspod that does the same.
+    pub flag: &'static str,
+    /// The flags of `nspod run` for both containers.
+    pub both: &'static [&'static str],
+    /// The victim's flags.
+    pub victim: &'static [&'static str],
+    /// The hog's flags, with and without its limit.
+    pub hog: &'static [&'static str],
+    /// The hog's flags in the control without a limit or wall, beside those that follow from the kind.
+    pub free: &'static [&'static str],
+    /// The hog's flags with a limit of the cgroup, which are the flags of its pod between two pods.
+    pub bound: &'static [&'static str],
+    /// The hog's flags with a limit that only containers have.
+    pub bound_run: &'static [&'static str],
+    /// The victim's flags with a limit of the cgroup, if the victim's side has the limit.
+    pub guard: &'static [&'static str],
+    /// The victim's flags beside a hog with its limit, which only containers have.
+    pub guard_run: &'static [&'static str],
+    /// The limits that both containers share, as those of a small machine: file and value.
+    pub machine: &'static [(&'static str, &'static str)],
+    /// What the host needs.
+    pub setup: Setup,
+    /// Whether both containers are in one network.
+    pub network: bool,
+    /// Who is beside whom.
+    pub relations: &'static [Relation],
+    /// Whether a kernel without controllers of cgroup v2 can run it.
+    pub host: bool,
+    /// How long the victim is measured, in seconds.
+    pub seconds: f64,
+    /// The missing feature of the kernel, if nothing bounds it.
+    pub missing: Option<&'static str>,
+}
+
+const ROW: Row = Row {
+    name: "",
+    about: "",
+    kind: Kind::Amount,
+    flag: "",
+    both: &[],
+    victim: &[],
+    hog: &[],
+    free: &[],
+    bound: &[],
+    bound_run: &[],
+    guard: &[],
+    guard_run: &[],
+    machine: &[],
+    setup: Setup::Nothing,
+    network: false,
+    relations: &Relation::ALL,
+    host: false,
+    seconds: 0.75,
+    missing: None,
+};
+
+/// A row about objects that the kernel counts for each user. It runs as an ordinary user, who has smaller limits.
+const USER: Row = Row {
+    flag: "--userns auto",
+    both: &["-u", "41000"],
+    bound_run: &["--userns", "auto"],
+    guard_run: &["--userns", "auto"],
+    relations: &[Relation::Containers],
+    seconds: 0.3,
+    host: true,
+    ..ROW
+};
+
+/// A row about a wall, which any kernel has.
+const WALL: Row = Row { host: true, seconds: 0.1, ..ROW };
+
+/// All rows.
+pub const ROWS: &[Row] = &[
+    Row {
+        name: "cpu",
+        about: "four threads spin; the victim counts on the same processor",
+        flag: "--cpus 0.1",
+        both: &["--cpuset-cpus", "0"],
+        bound: &["--cpus", "0.1"],
+        ..ROW
+    },
+    Row {
+        name: "forks",
+        about: "a fork bomb; the victim starts processes",
+        flag: "--pids-limit 16",
+        bound: &["--pids-limit", "16"],
+        machine: &[("pids.max", "64")],
+        ..ROW
+    },
+    Row {
+        name: "memory",
+        about: "eight processes hold more than the machine has; the victim holds 64 MiB",
+        flag: "-m 64m --memory-swap 64m",
+        bound: &["-m", "64m", "--memory-swap", "64m"],
+        machine: &[("memory.max", "192M"), ("memory.swap.max", "0")],
+        seconds: 0.5,
+        ..ROW
+    },
+    Row {
+        name: "swap",
+        about: "processes fill the swap; the victim needs a part of it",
+        flag: "-m 8m --memory-swap 8m",
+        victim: &["-m", "8m"],
+        free: &["-m", "8m"],
+        bound: &["-m", "8m", "--memory-swap", "8m"],
+        setup: Setup::Swap(16),
+        seconds: 1.5,
+        ..ROW
+    },
+    Row {
+        name: "page-cache",
+        about: "reads a file larger than the memory; the victim reads a small file again and again",
+        flag: "-m 16m",
+        bound: &["-m", "16m"],
+        machine: &[("memory.max", "64M"), ("io.max", "{disk} rbps=33554432")],
+        setup: Setup::Data,
+        ..ROW
+    },
+    Row {
+        name: "disk-rate",
+        about: "four threads write past the page cache; the victim does too",
+        flag: "--device-write-bps DISK:1m",
+        bound: &["--device-write-bps", "{disk}:1m"],
+        machine: &[("io.max", "{disk} wbps=16777216")],
+        setup: Setup::Data,
+        ..ROW
+    },
+    Row {
+        name: "fsync",
+        about: "four threads write and call fdatasync(2); the victim does too",
+        flag: "--device-write-iops DISK:2",
+        bound: &["--device-write-iops", "{disk}:2"],
+        machine: &[("io.max", "{disk} wiops=40")],
+        setup: Setup::Data,
+        ..ROW
+    },
+    Row {
+        name: "descriptors",
+        about: "opens files until the system has no more; the victim opens one",
+        flag: "--ulimit nofile=64:64",
+        bound_run: &["--ulimit", "nofile=64:64"],
+        setup: Setup::OpenFiles(400),
+        ..ROW
+    },
+    Row { name: "pipes", about: "takes the user's memory for pipes; the victim makes a large pipe", ..USER },
+    Row { name: "inotify", about: "takes the user's inotify instances; the victim makes one", ..USER },
+    Row {
+        name: "inotify-watches",
+        about: "takes the user's inotify watches; the victim adds one",
+        host: false,
+        ..USER
+    },
+    Row {
+        name: "fanotify",
+        about: "takes the user's fanotify groups; the victim makes one",
+        both: &["-u", "41000", "--security-opt", "seccomp=unconfined"],
+        ..USER
+    },
+    Row {
+        name: "keys",
+        about: "takes the user's keys; the victim adds one",
+        both: &["-u", "41000", "--security-opt", "seccomp=unconfined"],
+        ..USER
+    },
+    Row { name: "message-queues", about: "takes the user's message queues; the victim makes one", ..USER },
+    Row {
+        name: "timers",
+        about: "takes the user's timers and queued signals; the victim makes a timer",
+        both: &["-u", "41000", "--ulimit", "sigpending=1000:1000"],
+        ..USER
+    },
+    Row { name: "locked-memory", about: "takes the user's locked memory; the victim locks a page", ..USER },
+    Row {
+        name: "processes",
+        about: "takes the user's processes; the victim starts a thread",
+        both: &["-u", "41000", "--ulimit", "nproc=50:50"],
+        ..USER
+    },
+    Row {
+        name: "sent-descriptors",
+        about: "takes the user's descriptors in messages; the victim sends one",
+        both: &["-u", "41000", "--ulimit", "nofile=300:300"],
+        ..USER
+    },
+    Row {
+        name: "packets",
+        about: "sends datagrams to the victim's server, which loses those of its own client",
+        flag: "--packet-rate 50",
+        victim: &["--cpuset-cpus", "0"],
+        hog: &["--cpuset-cpus", "1"],
+        bound: &["--packet-rate", "50"],
+        network: true,
+        ..ROW
+    },
+    Row {
+        name: "connections",
+        about: "connects to the victim's server and says nothing; the victim's own client has to wait",
+        flag: "--connect-rate 2",
+        victim: &["--cpuset-cpus", "0"],
+        hog: &["--cpuset-cpus", "1"],
+        bound: &["--connect-rate", "2"],
+        network: true,
+        ..ROW
+    },
+    Row {
+        name: "requests",
+        about: "sends requests, each of which costs the victim's server time, which the victim's own work lacks",
+        flag: "--accept-rate 5 (the victim's)",
+        victim: &["--cpuset-cpus", "0"],
+        hog: &["--cpuset-cpus", "1"],
+        guard: &["--accept-rate", "5"],
+        network: true,
+        ..ROW
+    },
+    Row {
+        name: "signals",
+        about: "sends SIGUSR1 to the victim",
+        kind: Kind::Wall("pid"),
+        flag: "pid namespace (default)",
+        ..WALL
+    },
+    Row {
+        name: "ptrace",
+        about: "traces the victim",
+        kind: Kind::Wall("pid"),
+        flag: "pid namespace (default)",
+        ..WALL
+    },
+    Row {
+        name: "proc-mem",
+        about: "overwrites the victim's memory through /proc/PID/mem",
+        kind: Kind::Wall("pid"),
+        flag: "pid namespace (default)",
+        ..WALL
+    },
+    Row {
+        name: "shared-memory",
+        about: "overwrites the victim's segment of System V shared memory",
+        kind: Kind::Wall("ipc"),
+        flag: "ipc namespace (default; in a pod --share without ipc)",
+        ..WALL
+    },
+    Row {
+        name: "abstract-sockets",
+        about: "connects to the victim's abstract socket",
+        kind: Kind::Wall("net"),
+        flag: "net namespace (default; in a pod --share without net)",
+        ..WALL
+    },
+    Row {
+        name: "path-sockets",
+        about: "connects to the victim's socket in /run",
+        kind: Kind::Wall("mnt"),
+        flag: "mnt namespace (default)",
+        ..WALL
+    },
+    Row {
+        name: "files",
+        about: "overwrites the victim's file in /tmp",
+        kind: Kind::Wall("mnt"),
+        flag: "mnt namespace (default)",
+        ..WALL
+    },
+    Row {
+        name: "clock",
+        about: "sets the clock of the machine",
+        kind: Kind::Right,
+        flag: "no CAP_SYS_TIME (default)",
+        free: &["--cap-add", "sys_time"],
+        host: false,
+        ..WALL
+    },
+    Row {
+        name: "hostname",
+        about: "changes the victim's host name, with CAP_SYS_ADMIN",
+        kind: Kind::Wall("uts"),
+        flag: "uts namespace (default; in a pod --share without uts)",
+        both: &["--cap-add", "sys_admin"],
+        ..WALL
+    },
+    Row {
+        name: "mounts",
+        about: "mounts over the victim's /tmp, with CAP_SYS_ADMIN",
+        kind: Kind::Wall("mnt"),
+        flag: "mnt namespace (default)",
+        both: &["--cap-add", "sys_admin"],
+        ..WALL
+    },
+];
