@@ -262,6 +262,19 @@ impl Drop for Parameter {
     }
 }
 
+#[test]
+fn epoll_watches() {
+    if !controllers(Controllers::MEMORY) {
+        return;
+    }
+    let Some(_fewer) = Parameter::set("fs/epoll/max_user_watches", "100000") else { return };
+    let flags = ["-u", "41011"];
+    assert_separate("epoll", &flags, libc::ENOSPC);
+    // The watches of the hog need more than 16 MiB.
+    let limited = beside("epoll", &["-u", "41011", "-m", "8m", "--memory-swap", "8m"], &flags);
+    assert!(limited.hog == "ended" && limited.victim_works(), "{limited:?}");
+}
+
 /// The kernel counts the events of asynchronous I/O for the whole host, and nothing divides them. If there are so many
 /// that their memory exceeds the limits of the containers, the memory bounds them.
 #[test]
