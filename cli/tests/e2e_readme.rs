@@ -132,7 +132,7 @@ fn two_containers_of_a_pod_have_different_rates() {
     assert_eq!(commands.ok(), "3000000\n");
     let began = std::time::Instant::now();
     assert_eq!(commands.ok(), "3000000\n");
-    // 3 MB at 1 MB/s take 3 s, and a quarter of a second's bytes may arrive at once.
+    // 3 MB at 1 MB/s take 3 s, and the bytes of 220 ms may arrive at once.
     assert!(began.elapsed() >= std::time::Duration::from_secs(2));
     commands.ok();
 }

@@ -36,9 +36,9 @@ pub struct Limits {
     /// with `EPERM`. The TCP segments that the kernel or the device joins count one by one.
     #[cfg_attr(feature = "serde", serde(rename = "packets.max", skip_serializing_if = "Option::is_none"))]
     pub packets_max: Option<u32>,
-    /// `net.egress.max`: maximum number of bytes that leave in a second, with IP headers. After a pause a
-    /// quarter of a second's bytes may leave at once. Further packets are dropped as by a full queue of
-    /// a network device: TCP sends them again, and a datagram is lost. At most 34,359,738,360.
+    /// `net.egress.max`: maximum number of bytes that leave in a second, with IP headers. After a pause the
+    /// bytes of 220 ms may leave at once. Further packets are dropped as by a full queue of a network
+    /// device: TCP sends them again, and a datagram is lost. At most 34,359,738,360.
     #[cfg_attr(feature = "serde", serde(rename = "egress.max", skip_serializing_if = "Option::is_none"))]
     pub egress_max: Option<u64>,
     /// `net.ingress.max`: maximum number of bytes that arrive in a second, as `net.egress.max`.

@@ -38,10 +38,10 @@
 //! - A socket that is bound to `::` receives IPv4 too, so the rules must allow both `::` and `0.0.0.0`.
 //! - A packet that exceeds the bytes per second is dropped as by a full queue of a network device. A
 //!   dropped packet that leaves is not lost: TCP keeps it and sends it again, and reduces its window. A
-//!   dropped packet that arrives is lost for its sender, who sends it again. The bytes of a quarter of a
-//!   second pass at once, so that TCP reaches the rate even if it waits for its shortest timer, 200 ms. A
-//!   packet without data (at most 128 bytes) passes in half a second's bytes more, so that
-//!   acknowledgements and new connections pass beside much data.
+//!   dropped packet that arrives is lost for its sender, which sends it again. The bytes of 220 ms pass at
+//!   once, so that TCP reaches the rate even if it waits for its shortest timer, 200 ms. Packets of at most
+//!   128 bytes may use the bytes of another 220 ms, so that acknowledgements and new connections pass
+//!   beside much data.
 //! - A packet that a cgroup drops does not use up the rates of its ancestors, and they do not count it.
 //! - A packet that is longer than the rest of its rate passes whole, and the next packets wait longer.
 //!

@@ -616,9 +616,9 @@ fn load_bytes(a: &mut Assembler, offset: impl Into<Operand>, to: i16, length: i3
 }
 
 const SECOND: i32 = 1_000_000_000;
-/// The bytes of this time pass at once. TCP tries to send again after the 200 ms of its shortest timer,
-/// so with fewer bytes it would not reach the rate.
-const BURST: i32 = SECOND / 4;
+/// The bytes of this time pass at once. TCP tries to send again after the 200 ms of its shortest timer and
+/// some ticks of the clock, so with fewer bytes it would not reach the rate.
+const BURST: i32 = 220_000_000;
 /// The greatest length of a packet that may use the bytes of another [`BURST`]: a TCP packet without
 /// data. Else one connection with much data would prevent all new ones.
 const SHORT: i32 = 128;
