@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{NSPOD, Output, json, nspod, ok, root, run_with, unique};
+use common::{NSPOD, Output, json, nspod, ok, programs, root, run_with, unique};
 
 /// Returns the `sh` blocks of a section.
 fn blocks(section: &str) -> Vec<String> {
@@ -135,4 +135,31 @@ fn two_containers_of_a_pod_have_different_rates() {
     // 3 MB at 1 MB/s take 3 s, and the bytes of 220 ms may arrive at once.
     assert!(began.elapsed() >= std::time::Duration::from_secs(2));
     commands.ok();
+}
+
+#[test]
+fn the_build_is_limited_and_its_changes_are_listed_and_applied() {
+    if !root() || !programs(&["busybox"]) {
+        return;
+    }
+    let block = blocks("Limits").into_iter().find(|block| block.contains("nspod diff")).unwrap();
+    let (dir, name) = (tempfile::tempdir().unwrap(), unique());
+    let script = block.replace(" builder", &format!(" {name}"));
+    let large = "nspod run --rootfs image --overlay=build -- busybox dd if=/dev/zero of=/large bs=1M count=65 2>&1 && exit 9
+nspod diff";
+    assert_eq!(script.matches("nspod diff").count(), 1);
+    let script = script.replace("nspod diff", large);
+    std::fs::create_dir(dir.path().join("path")).unwrap();
+    std::os::unix::fs::symlink(NSPOD, dir.path().join("path/nspod")).unwrap();
+    let path = format!("{}:{}", dir.path().join("path").display(), std::env::var("PATH").unwrap());
+    // The mount ends with its mount namespace, also if a command fails.
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "bash", "-ec", &script]);
+    let seen = run_with(command.env("PATH", &path).current_dir(dir.path()), "");
+    nspod(&["rm", "-f", &name]);
+    assert_eq!(seen.code(), 0, "{}{}", seen.out, seen.err);
+    let (failed, listed) = seen.out.split_once("C /\n").unwrap_or_else(|| panic!("{}", seen.out));
+    assert!(failed.contains("No space left on device"), "{failed}");
+    assert_eq!(listed, format!("A /app\nA /app/result\nA /large\n{name}\n"));
+    assert_eq!(std::fs::read(dir.path().join("image/app/result")).unwrap(), b"done\n");
 }
