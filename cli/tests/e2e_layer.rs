@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::user::User;
-use common::{Guard, NSPOD, Name, Output, end_of, eventually, json, nspod, ok, programs, root, run_with};
+use common::{Guard, NSPOD, Name, end_of, eventually, json, nspod, ok, programs, root, run_with};
 
 /// An image with busybox, and a directory for an overlay.
 struct Image(tempfile::TempDir);
@@ -213,26 +213,36 @@ fn an_ordinary_user_lists_and_commits_changes() {
     if !root() || !programs(&["busybox"]) {
         return;
     }
-    let (image, user) = (Image::new(), User::new());
-    let chown = Command::new("chown").args(["-R", "65534:65534"]).arg(image.0.path()).status().unwrap();
-    assert!(chown.success());
-    let [rootfs, path, overlay] = image.flags();
-    let run = |args: &[&str]| -> Output { user.nspod(args) };
-    // A directory without permissions in it is no obstacle.
-    let script = format!("{SCRIPT}; mkdir -p /new/closed/in; chmod 0 /new/closed");
-    let started = run(&[
-        "run", "--keep", "--name", "n", "--userns", "single", &rootfs, &path, &overlay, "sh", "-c", &script,
-    ]);
-    assert_eq!(started.code(), 0, "{}", started.err);
-    let listed = run(&["diff", "n"]);
-    assert!(listed.err.contains("only by root"), "{}{}", listed.out, listed.err);
-    std::fs::set_permissions(image.path("o/upper/new/closed"), std::fs::Permissions::from_mode(0o755))
-        .unwrap();
-    let listed = run(&["diff", "n"]).ok().to_owned();
-    assert!(listed.contains("D /old/file\n") && listed.contains("A /new/closed/in\n"), "{listed}");
-    run(&["commit", "n", &path]).ok();
-    assert_eq!(run(&["diff", "n"]).ok(), "");
-    assert!(!Path::new(&path).join("old/file").exists());
-    run(&["commit", "--discard", "n"]).ok();
-    assert_eq!(std::fs::read_dir(image.path("o/upper")).unwrap().count(), 0);
+    // With one id, and with files of several users.
+    for (subids, owner) in [("", 0), ("nobody:300000:65536\n", 33)] {
+        let (image, user) = (Image::new(), User::with_subids(subids));
+        let chown = Command::new("chown").args(["-R", "65534:65534"]).arg(image.0.path()).status().unwrap();
+        assert!(chown.success());
+        let [rootfs, path, overlay] = image.flags();
+        let run = |args: &[&str]| user.nspod(args).ok().to_owned();
+        // A directory without permissions, and one of another user, are no obstacle.
+        let own =
+            format!("mkdir -p /new/closed/in && busybox chown {owner} /new/closed && chmod 0 /new/closed");
+        let script = format!("{SCRIPT}; {own}");
+        run(&["run", "--keep", "--name", "n", &rootfs, &path, &overlay, "sh", "-c", &script]);
+        let listed = run(&["diff", "n"]);
+        assert!(listed.contains("D /old/file\n") && listed.contains("A /new/closed/in\n"), "{listed}");
+        let table = run(&["diff", "-l", "n"]);
+        let row = table.lines().find(|line| line.ends_with("/new/closed")).unwrap();
+        let words: Vec<&str> = row.split_whitespace().collect();
+        assert_eq!(words[2..4], ["0000".to_owned(), format!("{owner}:0")], "{row}");
+        let changes: serde_json::Value = serde_json::from_str(&run(&["--json", "diff", "n"])).unwrap();
+        let committed: serde_json::Value =
+            serde_json::from_str(&run(&["--json", "commit", "n", &path])).unwrap();
+        assert_eq!(committed["changes"], changes.as_array().unwrap().len());
+        assert_eq!(run(&["diff", "n"]), "");
+        assert!(!Path::new(&path).join("old/file").exists());
+        let host_id = if owner == 0 { 65_534 } else { 300_000 + owner - 1 };
+        assert_eq!(image.path("image/new/closed").metadata().unwrap().uid(), host_id);
+        let missing = user.nspod(&["commit", "n", "/no/such"]);
+        assert_eq!(missing.code(), 125);
+        assert!(missing.err.contains("cannot open /no/such: open: No such file"), "{}", missing.err);
+        run(&["commit", "--discard", "n"]);
+        assert_eq!(std::fs::read_dir(image.path("o/upper")).unwrap().count(), 0);
+    }
 }

@@ -241,6 +241,38 @@ fn the_list_names_what_changed() {
 }
 
 #[test]
+fn hard_links_are_listed_and_committed() {
+    with_own_mounts(|| {
+        let overlay = Overlay::new(Marks::Trusted);
+        let times = std::fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH);
+        for name in ["a", "b", "c", "d"] {
+            write(overlay.path("lower").join(name), "equal");
+            let file = std::fs::File::options().write(true).open(overlay.path("lower").join(name)).unwrap();
+            file.set_times(times).unwrap();
+        }
+        std::fs::hard_link(overlay.path("lower/d"), overlay.path("lower/e")).unwrap();
+        overlay.run(|root| {
+            std::fs::remove_file(root.join("b")).unwrap();
+            std::fs::hard_link(root.join("a"), root.join("b")).unwrap();
+            // A name that is added to a file, and a change of one of its two names.
+            std::fs::hard_link(root.join("c"), root.join("new")).unwrap();
+            std::fs::write(root.join("d"), "changed").unwrap();
+        });
+        let changes = overlay.changes();
+        let b = changes.iter().find(|change| change.path == Path::new("/b")).unwrap();
+        assert_eq!((b.kind, &b.parts[..]), (ChangeKind::Changed, &[Part::HardLink][..]));
+        assert_eq!(overlay.diff(), ["Changed /", "Changed /b", "Changed /d", "Added /new"]);
+        let lower = overlay.path("lower");
+        overlay.commit(&lower);
+        let inode = |name: &str| lower.join(name).metadata().unwrap().ino();
+        assert_eq!((inode("a"), inode("c")), (inode("b"), inode("new")));
+        assert_ne!(inode("d"), inode("e"));
+        assert_eq!(std::fs::read(lower.join("e")).unwrap(), b"equal");
+        assert_eq!(overlay.diff(), [""; 0]);
+    });
+}
+
+#[test]
 fn a_commit_keeps_holes() {
     with_own_mounts(|| {
         let overlay = Overlay::new(Marks::Trusted);
@@ -288,6 +320,11 @@ fn a_full_disk_is_an_error_and_a_repeated_commit_continues() {
     });
 }
 
+fn whiteout(path: &Path) {
+    let kind = nix::sys::stat::SFlag::S_IFCHR;
+    nix::sys::stat::mknod(path, kind, nix::sys::stat::Mode::empty(), 0).unwrap();
+}
+
 /// Makes an overlay whose upper directory is written by hand.
 fn by_hand(upper: impl FnOnce(&Path)) -> Overlay {
     let overlay = Overlay::new(Marks::Trusted);
@@ -313,22 +350,21 @@ fn a_commit_does_not_leave_its_target() {
         assert!(overlay.path("lower/link").is_symlink());
         // The symlink is also removed, and not its target.
         std::fs::remove_file(overlay.path("upper/link")).unwrap();
-        let whiteout = overlay.path("upper/link");
-        let kind = nix::sys::stat::SFlag::S_IFCHR;
-        nix::sys::stat::mknod(&whiteout, kind, nix::sys::stat::Mode::empty(), 0).unwrap();
+        whiteout(&overlay.path("upper/link"));
         overlay.commit(&overlay.path("lower"));
         assert!(overlay.path("lower/link").symlink_metadata().is_err());
         assert_eq!(std::fs::read(outside.path().join("victim")).unwrap(), b"safe");
         // A mount is not entered.
         std::fs::create_dir(overlay.path("lower/mnt")).unwrap();
-        write(overlay.path("upper/mnt/x"), "attack");
+        std::fs::create_dir(overlay.path("upper/mnt")).unwrap();
+        whiteout(&overlay.path("upper/mnt/victim"));
         let flags = MsFlags::MS_BIND;
         mount(Some(outside.path()), &overlay.path("lower/mnt"), None::<&str>, flags, None::<&str>).unwrap();
         let error =
             overlay.layer().commit(&overlay.path("lower"), &mut |_, _| Ok(())).unwrap_err().to_string();
         assert!(error.contains("(EXDEV); a file system is mounted there"), "{error}");
         umount(&overlay.path("lower/mnt")).unwrap();
-        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
+        assert_eq!(std::fs::read(outside.path().join("victim")).unwrap(), b"safe");
     });
 }
 
@@ -362,12 +398,15 @@ fn only_the_overlays_own_marks_count() {
             // A container can set this attribute if the marks are `trusted.*`.
             mark(&upper.join("data"), "user.overlay.opaque", b"y");
             mark(&upper.join("opaque"), "trusted.overlay.opaque", b"y");
+            // Only the uppermost opaque directory has the mark.
+            write(upper.join("opaque/sub/x"), "");
         });
+        write(overlay.path("lower/opaque/sub/old"), "");
         for name in ["data", "opaque"] {
             write(overlay.path("lower").join(name).join("old"), "");
         }
         let deleted: Vec<_> = overlay.diff().into_iter().filter(|line| line.starts_with("Deleted")).collect();
-        assert_eq!(deleted, ["Deleted /opaque/old"]);
+        assert_eq!(deleted, ["Deleted /opaque/old", "Deleted /opaque/sub/old"]);
         // A directory that is marked with x contains whiteouts that are marked files.
         let overlay = Overlay { marks: Marks::User, ..by_hand(|upper| write(upper.join("dir/gone"), "")) };
         write(overlay.path("lower/dir/gone"), "");

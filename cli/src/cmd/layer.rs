@@ -12,9 +12,10 @@ use clap::{Args, ValueHint};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::geteuid;
 use nspod_sandbox::layer::{Change, ChangeKind, Facts, FileType, Layer, Marks, Part};
-use nspod_sandbox::spec::{Root, Spec, Writes};
-use nspod_sandbox::{Container, ErrorKind};
+use nspod_sandbox::spec::{IdMaps, NamespaceMode, Root, Spec, Writes};
+use nspod_sandbox::{Command, Container, ErrorKind};
 
 use crate::error::{Error, Result};
 use crate::output;
@@ -32,6 +33,9 @@ struct OverlayArgs {
     /// The container of the overlay had a user namespace [default for an ordinary user]
     #[arg(long, requires = "overlay")]
     userxattr: bool,
+    /// This process is in a user namespace that nspod made for it
+    #[arg(long, requires = "overlay", hide = true)]
+    inside: bool,
 }
 
 #[derive(Debug, Args)]
@@ -66,24 +70,28 @@ pub(crate) struct CommitArgs {
     operands: Vec<OsString>,
 }
 
-pub(crate) fn diff(args: &DiffArgs, json: bool) -> Result<()> {
-    let layer = args.overlay.open(args.id.as_deref())?;
-    let changes = layer.changes().map_err(for_users)?;
+pub(crate) fn diff(args: &DiffArgs, json: bool) -> Result<i32> {
+    let overlay = args.overlay.resolve(args.id.as_deref())?;
+    if let Some(maps) = &overlay.id_maps {
+        let long = args.long.then(|| "--long".into());
+        return overlay.run_inside(maps, json, "diff", long);
+    }
+    let changes = overlay.open()?.changes().map_err(for_users)?;
     match json {
-        true => output::json(&changes),
-        false if args.long => output::print(long(&changes)),
+        true => output::json(&changes)?,
+        false if args.long => output::print(long(&changes))?,
         false => {
             let line = |change: &Change| format!("{} {}\n", letter(change.kind), escape(&change.path));
-            output::print(changes.iter().map(line).collect::<String>())
+            output::print(changes.iter().map(line).collect::<String>())?;
         }
     }
+    Ok(0)
 }
 
-pub(crate) fn commit(args: &CommitArgs, json: bool) -> Result<()> {
+pub(crate) fn commit(args: &CommitArgs, json: bool) -> Result<i32> {
     let (id, dir) = args.operands()?;
-    let layer = args.overlay.open(id)?;
-    let store = Store::open()?;
-    let users = users(&store, layer.upper())?;
+    let overlay = args.overlay.resolve(id)?;
+    let users = if args.overlay.inside { Vec::new() } else { users(&overlay.upper)? };
     if let Some(user) = users.first() {
         let in_use = |problem: &str| {
             let sentence = format!("the container {} is running: {problem}", user.id());
@@ -93,30 +101,49 @@ pub(crate) fn commit(args: &CommitArgs, json: bool) -> Result<()> {
         if args.discard {
             return in_use("its changes cannot be removed");
         }
-        if dir.is_some_and(|dir| is_same(dir, layer.lower())) {
+        if dir.is_some_and(|dir| is_same(dir, &overlay.lower)) {
             return in_use("the directory below its overlay cannot be changed");
         }
     }
+    let signals = Interrupt::hold()?;
+    let frozen = if args.pause { Frozen::freeze(&users)? } else { Frozen(Vec::new()) };
+    let committed = match &overlay.id_maps {
+        Some(maps) => {
+            let dir = dir.map(std::path::absolute).transpose();
+            let dir = dir.map_err(|e| Error::io_call("commit", "resolve the directory", "getcwd", &e))?;
+            let discard = args.discard.then(|| "--discard".into());
+            overlay.run_inside(
+                maps,
+                json,
+                "commit",
+                discard.into_iter().chain(dir.map(PathBuf::into_os_string)),
+            )
+        }
+        None => apply(&overlay.open()?, dir, args.discard, json, &signals),
+    };
+    frozen.thaw()?;
+    committed
+}
+
+/// Applies or discards the changes, or both.
+fn apply(layer: &Layer, dir: Option<&Path>, discard: bool, json: bool, signals: &Interrupt) -> Result<i32> {
     let mut count = 0;
     if let Some(dir) = dir {
-        let signals = Interrupt::hold()?;
-        let frozen = if args.pause { Frozen::freeze(&users)? } else { Frozen(Vec::new()) };
         let mut progress = Progress::new();
         let committed = layer.commit(dir, &mut |done, total| {
             progress.show(done, total);
             signals.check()
         });
         drop(progress);
-        frozen.thaw()?;
         count = committed.map_err(for_users)?;
     }
-    if args.discard {
+    if discard {
         layer.discard().map_err(for_users)?;
     }
-    match json {
-        true => output::json(&serde_json::json!({ "changes": count, "discarded": args.discard })),
-        false => Ok(()),
+    if json {
+        output::json(&serde_json::json!({ "changes": count, "discarded": discard }))?;
     }
+    Ok(0)
 }
 
 impl CommitArgs {
@@ -144,17 +171,63 @@ impl CommitArgs {
     }
 }
 
+/// The overlay that a command is about.
+struct Overlay {
+    upper: PathBuf,
+    lower: PathBuf,
+    marks: Marks,
+    /// Id maps of the container, if the caller is an ordinary user. Only in a user namespace with these maps
+    /// the caller can read and make the files of all users of the container.
+    id_maps: Option<IdMaps>,
+}
+
 impl OverlayArgs {
-    /// Opens the overlay of a container, or the one that the flags name.
-    fn open(&self, id: Option<&str>) -> Result<Layer> {
+    /// Returns the overlay of a container, or the one that the flags name.
+    fn resolve(&self, id: Option<&str>) -> Result<Overlay> {
+        let ordinary = !self.inside && !geteuid().is_root();
         if let (Some(overlay), Some(lower)) = (&self.overlay, &self.lower) {
-            let user = self.userxattr || !nix::unistd::geteuid().is_root();
-            let marks = if user { Marks::User } else { Marks::Trusted };
-            return Ok(Layer::open(&overlay.join("upper"), lower, marks)?);
+            let marks = if self.userxattr || ordinary { Marks::User } else { Marks::Trusted };
+            let id_maps = ordinary.then(IdMaps::default);
+            return Ok(Overlay { upper: overlay.join("upper"), lower: lower.clone(), marks, id_maps });
         }
         let entry = Store::open()?.find(id.unwrap_or_default())?;
         let spec = &entry.record()?.container.spec;
-        Layer::of_spec(spec).map_err(|e| Error::from(e).on(entry.id()))
+        let layer = Layer::of_spec(spec).map_err(|e| Error::from(e).on(entry.id()))?;
+        let own = ordinary && spec.namespaces.user == NamespaceMode::New;
+        Ok(Overlay {
+            upper: layer.upper().into(),
+            lower: layer.lower().into(),
+            marks: Marks::of_spec(spec),
+            id_maps: own.then(|| spec.id_maps.clone()),
+        })
+    }
+}
+
+impl Overlay {
+    fn open(&self) -> Result<Layer> {
+        Ok(Layer::open(&self.upper, &self.lower, self.marks)?)
+    }
+
+    /// Runs nspod with this overlay in a new user namespace, and returns its exit code.
+    fn run_inside(
+        &self,
+        maps: &IdMaps,
+        json: bool,
+        command: &str,
+        args: impl IntoIterator<Item = OsString>,
+    ) -> Result<i32> {
+        let absolute = |path: &Path| {
+            std::path::absolute(path).map_err(|e| Error::io_call("layer", "resolve a path", "getcwd", &e))
+        };
+        let mut inside = Command::bare("/proc/self/exe");
+        inside.args(json.then_some("--json"));
+        inside.args([command, "--inside", "--userxattr", "--overlay"]);
+        inside.args([absolute(self.upper.parent().unwrap_or(&self.upper))?]).args(["--lower"]);
+        inside.args([absolute(&self.lower)?]).args(args);
+        let spec = inside.spec_mut();
+        spec.namespaces.user = NamespaceMode::New;
+        spec.id_maps = maps.clone();
+        Ok(inside.status()?.status.shell_code())
     }
 }
 
@@ -172,8 +245,8 @@ fn is_same(one: &Path, other: &Path) -> bool {
 }
 
 /// Returns the running containers that write to this directory.
-fn users(store: &Store, upper: &Path) -> Result<Vec<Entry>> {
-    let mut users = store.all()?;
+fn users(upper: &Path) -> Result<Vec<Entry>> {
+    let mut users = Store::open()?.all()?;
     let writes = |entry: &Entry| {
         let other = entry.saved().and_then(|saved| self::upper(&saved.container.spec));
         other.is_some_and(|other| is_same(other, upper))
@@ -285,7 +358,7 @@ impl Drop for Progress {
 
 /// Adds the cure to an error of an ordinary user.
 fn for_users(e: nspod_sandbox::Error) -> Error {
-    let ordinary = !nix::unistd::geteuid().is_root();
+    let ordinary = !geteuid().is_root();
     match e.kind() {
         ErrorKind::PermissionDenied if ordinary => Error::from(e).hint(
             "files of other users in the container can be read and made only by root, with --overlay, --lower and \

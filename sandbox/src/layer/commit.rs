@@ -35,14 +35,7 @@ pub(super) fn commit(
     marks: Marks,
     progress: &mut dyn FnMut(u64, u64) -> Result<(), Error>,
 ) -> Result<u64, Error> {
-    match flock(target.root(), FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => {
-            let path = target.full(Path::new("")).display().to_string();
-            let sentence = format!("another commit to {path} is in progress");
-            return Err(Error::new(ErrorKind::Busy, "layer", sentence).on(path));
-        }
-        locked => locked.map_err(|e| target.failed("lock", Path::new(""), "flock", e))?,
-    }
+    let _lock = Locked::new(target)?;
     let staging = staging_name(scan);
     remove_staging(target, &staging)?;
     let compared = compare(scan, upper, target, marks)?;
@@ -66,6 +59,31 @@ pub(super) fn commit(
     }
     syncfs(target.root()).map_err(|e| target.failed("write", Path::new(""), "syncfs", e))?;
     Ok(compared.differences.len() as u64)
+}
+
+/// A lock on the target. Dropping releases it, also if a child of another thread has a copy of the descriptor.
+struct Locked<'a>(&'a Tree);
+
+impl<'a> Locked<'a> {
+    fn new(target: &'a Tree) -> Result<Locked<'a>, Error> {
+        match flock(target.root(), FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => {
+                let path = target.full(Path::new("")).display().to_string();
+                let sentence = format!("another commit to {path} is in progress");
+                Err(Error::new(ErrorKind::Busy, "layer", sentence).on(path))
+            }
+            locked => {
+                locked.map_err(|e| target.failed("lock", Path::new(""), "flock", e))?;
+                Ok(Locked(target))
+            }
+        }
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let _ = flock(self.0.root(), FlockOperation::Unlock);
+    }
 }
 
 /// Returns whether a difference is more than that of the attributes of a directory.
