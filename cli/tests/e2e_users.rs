@@ -211,7 +211,7 @@ fn objects_that_the_filter_denies() {
         libc::SYS_perf_event_open,
         libc::SYS_unshare,
     ];
-    let script = "for (@ARGV) { syscall($_, 0x10000000, 0, 0, 0, 0); print $! + 0, ' ' }";
+    let script = "for (@ARGV) { $! = 0; syscall($_, 0x10000000, 0, 0, 0, 0); print $! + 0, ' ' }";
     let numbers = calls.map(|call| call.to_string());
     let call = |flags: &[&str]| {
         let numbers: Vec<&str> = numbers.iter().map(String::as_str).collect();
