@@ -2,12 +2,16 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use cgroup_core::Controllers;
 use common::bundle::Bundle;
 use common::user::User;
 use common::{NSPOD, Name, controllers, json, nspod, ok, programs, root, run_with, skip};
+use ns_core::Kind;
+use nspod_sandbox::spec::{Mount, MountKind, NamespaceMode, StorageLimit};
 
 /// Writes blocks of 4 KiB to a file until that fails, and prints the reason and the size.
 const FILL: &str = r#"fill() { dd if=/dev/zero of=$1 bs=4k 2>&1 | sed -n 's/^dd: .*: //p'; stat -c %s $1; }"#;
@@ -99,9 +103,6 @@ struct Disk {
     dir: tempfile::TempDir,
 }
 
-/// The kinds of disks, with their smallest usual size.
-const KINDS: [&str; 2] = ["ext4", "xfs"];
-
 impl Disk {
     /// Returns `None` if this kernel has no such file system.
     fn new(kind: &str, options: &str) -> Option<Disk> {
@@ -158,12 +159,17 @@ impl Drop for Disk {
 }
 
 fn with_disks(test: impl Fn(&str, &Disk)) {
-    if !root() || !programs(&["mkfs.ext4", "mkfs.xfs", "lsattr"]) {
-        return;
+    for kind in ["ext4", "xfs"] {
+        with_disk(kind, |disk| test(kind, disk));
     }
-    for kind in KINDS {
-        let Some(disk) = Disk::new(kind, "prjquota") else { return };
-        test(kind, &disk);
+}
+
+fn with_disk(kind: &str, test: impl FnOnce(&Disk)) {
+    if root()
+        && programs(&["mkfs.ext4", "mkfs.xfs", "lsattr"])
+        && let Some(disk) = Disk::new(kind, "prjquota")
+    {
+        test(&disk);
     }
 }
 
@@ -214,31 +220,28 @@ END
 
 #[test]
 fn a_container_cannot_leave_its_quota() {
-    with_disks(|kind, disk| {
-        let leave = format!("{LEAVE}\nleave /mnt");
-        let volume = format!("{}:/mnt", disk.path("volume"));
+    with_disk("ext4", |disk| {
+        let leave = |place: &str| format!("{LEAVE}\nleave {place}");
         std::fs::create_dir(disk.path("volume")).unwrap();
+        let volume = format!("{}:/mnt", disk.path("volume"));
         let limited = format!("{volume}:size=4m");
         let denied = ["fssetxattr", "upper half", "setflags", "setflags32", "file_setattr"];
         let denied = denied.map(|call| format!("{call} EPERM\n")).concat();
-        for flags in [&[][..], &["--security-opt", "seccomp=unconfined"]] {
-            let name = Name::detached(&[&["-v", &limited], flags].concat(), &["sleep", "1000"]);
-            let said = ok(&["exec", &name, "bash", "-c", &leave]);
-            assert_eq!(said, denied, "{kind} {flags:?}");
-            ok(&["rm", "-f", &name]);
-            std::fs::remove_dir_all(disk.path("volume/dir")).unwrap();
-            assert_eq!(shell(&[&["-v", &limited], flags].concat(), &leave), denied, "{kind} {flags:?}");
-            std::fs::remove_dir_all(disk.path("volume/dir")).unwrap();
-        }
-        let overlay = disk.overlay("a", "size=4m", &[], &format!("{LEAVE}\nleave /var"));
-        assert_eq!(overlay, denied, "{kind}");
-        // The control: without a limit, the owner of a file can do that.
-        let free = shell(&["-v", &volume], &leave);
-        assert!(free.contains("fssetxattr done") && free.contains("setflags done"), "{kind}: {free}");
+        let name = Name::detached(&["-v", &limited], &["sleep", "1000"]);
+        assert_eq!(ok(&["exec", &name, "bash", "-c", &leave("/mnt")]), denied);
+        ok(&["rm", "-f", &name]);
+        let unconfined = ["--security-opt", "seccomp=unconfined", "-v", &limited];
+        assert_eq!(shell(&unconfined, &format!("rm -r /mnt/*\n{}", leave("/mnt"))), denied);
+        assert_eq!(disk.overlay("a", "size=4m", &[], &leave("/var")), denied);
         for flag in ["--privileged", "--cap-add=SYS_RESOURCE"] {
             let refused = nspod(&["run", "-v", &limited, flag, "true"]);
             assert!(refused.err.contains("could exceed or remove the limit"), "{refused:?}");
         }
+        // The control: without a limit, the owner of a file can do that.
+        let overlay = format!("--overlay={}", disk.path("free"));
+        let free = shell(&[&overlay, "-v", &volume], &format!("rm -r /mnt/*\n{}\nleave /var", leave("/mnt")));
+        assert_eq!(free.matches("fssetxattr done\n").count(), 2, "{free}");
+        assert_eq!(free.matches("setflags done\n").count(), 2, "{free}");
     });
 }
 
@@ -274,28 +277,42 @@ fn a_container_does_not_fill_the_volume_of_another() {
         assert_eq!(disk.project("a"), "0", "{kind}");
         let c = Name::detached(&["-v", &volume("a")], &["sleep", "1000"]);
         assert_eq!(disk.project("a"), first, "{kind}");
-        ok(&["rm", "-f", &b, &c]);
+        ok(&["rm", "-f", &b]);
+        // A volume that is gone does not prevent the removal.
+        std::fs::rename(disk.path("a"), disk.path("moved")).unwrap();
+        ok(&["rm", "-f", &c]);
         assert_eq!(Disk::ids(), [""; 0], "{kind}");
     });
 }
 
 #[test]
 fn the_outcome_has_the_size_of_the_writes() {
-    with_disks(|kind, disk| {
+    with_disk("xfs", |disk| {
         let name = Name::container();
         let overlay = format!("--overlay={}", disk.path("a"));
         let flags = ["run", "--keep", "--name", &name, &overlay, "--storage-opt", "size=4m"];
         ok(&[&flags[..], &["dd", "if=/dev/zero", "of=/big", "bs=1M", "count=1", "status=none"]].concat());
         let storage = &json(&["inspect", &name])[0]["outcome"]["storage"][0];
-        assert_eq!(storage["destination"], "/", "{kind}: {storage}");
+        assert_eq!(storage["destination"], "/", "{storage}");
         assert!((1 << 20..=(1 << 20) + (64 << 10)).contains(&storage["size"].as_u64().unwrap()), "{storage}");
     });
 }
 
 #[test]
+fn a_volume_in_a_user_namespace_ends_at_its_size() {
+    with_disk("ext4", |disk| {
+        std::fs::create_dir(disk.path("v")).unwrap();
+        std::fs::set_permissions(disk.path("v"), std::fs::Permissions::from_mode(0o777)).unwrap();
+        let volume = format!("{}:/mnt:size=4m", disk.path("v"));
+        is_full("ext4", &shell(&["--userns", "auto", "-v", &volume], "fill /mnt/big"), 4 << 20);
+    });
+}
+
+#[test]
 fn the_ids_of_killed_starts_are_given_back() {
-    with_disks(|kind, disk| {
-        for attempt in 0..12 {
+    with_disk("ext4", |disk| {
+        let runs = 8;
+        for attempt in 0..runs {
             let overlay = format!("--overlay={}", disk.path(&format!("o{attempt}")));
             let flags = ["run", &overlay, "--storage-opt", "size=4m", "true"];
             let mut run = Command::new(NSPOD).args(flags).spawn().unwrap();
@@ -305,29 +322,41 @@ fn the_ids_of_killed_starts_are_given_back() {
         }
         nspod_testkit::eventually("the ids are given back", || {
             let pruned = nspod(&["prune"]);
-            assert_eq!(pruned.code(), 0, "{kind}: {pruned:?}");
+            assert_eq!(pruned.code(), 0, "{pruned:?}");
             Disk::ids().is_empty()
         });
-        for attempt in 0..12 {
-            let upper = format!("o{attempt}/upper");
+        for upper in (0..runs).map(|attempt| format!("o{attempt}/upper")) {
             if std::path::Path::new(&disk.path(&upper)).exists() {
-                assert_eq!(disk.project(&upper), "0", "{kind}: {attempt}");
+                assert_eq!(disk.project(&upper), "0", "{upper}");
             }
         }
     });
 }
 
+/// Starts a container with a limited volume.
+fn with_volume(volume: &str) -> nspod_sandbox::Container {
+    let kind = MountKind::Bind { source: volume.into(), recursive: false };
+    let mut command = nspod_sandbox::Command::new("sleep");
+    command.arg("1000").namespace(Kind::Net, NamespaceMode::Host);
+    command.mount(Mount { limit: StorageLimit::of_size(1 << 20), ..Mount::new("/mnt", kind) });
+    command.spawn().unwrap()
+}
+
 #[test]
 fn fifty_containers_at_once_have_different_ids() {
-    with_disks(|kind, disk| {
-        let script = r#"mkdir -p $1/v; cd $1/v; seq 50 | xargs mkdir
-            seq 50 | xargs -P 10 -I{} $N run -d --name $2-{} -v $1/v/{}:/mnt:size=1m --net host sleep 1000 >/dev/null
-            lsattr -pd * | while read id rest; do echo $id; done | sort -u | grep -vx 0 | wc -l
-            seq 50 | xargs -I{} echo $2-{} | xargs $N rm -f >/dev/null"#;
-        let mut command = Command::new("sh");
-        command.args(["-ec", script, "sh", &disk.path(""), &common::unique()]).env("N", NSPOD);
-        assert_eq!(run_with(&mut command, "").ok().trim(), "50", "{kind}");
-        assert_eq!(Disk::ids(), [""; 0], "{kind}");
+    with_disk("ext4", |disk| {
+        let volumes: Vec<String> = (0..50).map(|n| format!("v{n}")).collect();
+        volumes.iter().for_each(|name| std::fs::create_dir(disk.path(name)).unwrap());
+        let containers: Vec<_> = std::thread::scope(|scope| {
+            let paths = volumes.iter().map(|name| disk.path(name));
+            let starts: Vec<_> = paths.map(|path| scope.spawn(move || with_volume(&path))).collect();
+            starts.into_iter().map(|start| start.join().unwrap()).collect()
+        });
+        let ids: BTreeSet<String> = volumes.iter().map(|name| disk.project(name)).collect();
+        assert!(ids.len() == 50 && !ids.contains("0"), "{ids:?}");
+        assert_eq!(Disk::ids().into_iter().collect::<BTreeSet<_>>(), ids);
+        containers.into_iter().for_each(|container| container.delete().unwrap());
+        assert_eq!(Disk::ids(), [""; 0]);
     });
 }
 

@@ -180,8 +180,12 @@ impl Quota {
 
     fn release_claimed(&self, claims: &Dir) -> Result<(), Error> {
         for path in &self.directories {
-            // A directory that was removed has no files with the id.
+            // The directory can be gone, or another one can be at its path. The limit of an id without
+            // files has no effect, and the next container that gets the id replaces it.
             let Ok(dir) = open(path) else { continue };
+            if !sys::project(&dir).is_ok_and(|project| project.id == self.id) {
+                continue;
+            }
             tree::clear(&dir, self.id);
             let cleared = sys::set_limit(&dir, self.id, StorageLimit::default());
             cleared.map_err(|e| failed("remove the limit of", path, "quotactl_fd", e))?;
