@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use cgroup_core::Controllers;
+use nix::sys::signal::Signal;
+
 use common::{NSPOD, Name, Output, alone, controllers, eventually, json, nspod, ok, root, run_with, unique};
 
 /// Returns the directory of a container's log.
@@ -104,13 +106,15 @@ fn logs_follows_across_rotations() {
     let name = Name::detached(&flags, &["sh", "-c", script]);
     let mut follow = Command::new(NSPOD).args(["logs", "-f", &name]).stdout(Stdio::piped()).spawn().unwrap();
     let mut stream = follow.stdout.take().unwrap();
-    for step in 1..=5 {
-        let want: String = (1..=100).map(|n| format!("{step} {n:080}\n")).collect();
-        let mut seen = vec![0; want.len()];
-        stream.read_exact(&mut seen).unwrap();
-        assert!(seen == want.as_bytes(), "step {step}: {}", String::from_utf8_lossy(&seen));
-        std::fs::write(go.path().join(step.to_string()), "").unwrap();
-    }
+    nspod_testkit::in_time(move || {
+        for step in 1..=5 {
+            let want: String = (1..=100).map(|n| format!("{step} {n:080}\n")).collect();
+            let mut seen = vec![0; want.len()];
+            stream.read_exact(&mut seen).unwrap();
+            assert!(seen == want.as_bytes(), "step {step}: {}", String::from_utf8_lossy(&seen));
+            std::fs::write(go.path().join(step.to_string()), "").unwrap();
+        }
+    });
     assert!(common::end_of(&mut follow).success());
     assert!(sizes(&name).iter().all(|size| *size <= 4096));
 }
@@ -191,14 +195,27 @@ fn a_killed_program_and_a_killed_init_leave_the_log() {
     if !root() {
         return;
     }
-    // The program dies with output in the pipe.
-    let name = Name::detached(&[], &["perl", "-e", "syswrite(STDOUT, 'x' x 60000); kill 9, $$"]);
+    // The program dies with output in the pipe, because the init is stopped.
+    let go = tempfile::tempdir().unwrap();
+    let script =
+        "select(undef, undef, undef, 0.02) until -e '/mnt/on'; syswrite(STDOUT, 'x' x 60000); kill 9, $$";
+    let volume = format!("{}:/mnt", go.path().display());
+    let name = Name::detached(&["-v", &volume], &["perl", "-e", script]);
+    let init = name.row().unwrap()["host_pid"].as_i64().unwrap();
+    let send = |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(init as i32), signal).unwrap();
+    send(Signal::SIGSTOP);
+    std::fs::write(go.path().join("on"), "").unwrap();
+    let program = std::fs::read_to_string(format!("/proc/{init}/task/{init}/children")).unwrap();
+    let stat = format!("/proc/{}/stat", program.trim());
+    eventually("the program has ended", || std::fs::read_to_string(&stat).unwrap().contains(") Z "));
+    assert_eq!(ok(&["logs", &name]), "");
+    send(Signal::SIGCONT);
     assert_eq!(ok(&["wait", &name]), "137\n");
     assert_eq!(ok(&["logs", &name]).len(), 60_000);
     let name = Name::detached(&[], &["sh", "-c", "echo one; exec sleep 1000"]);
     eventually("it has written", || ok(&["logs", &name]) == "one\n");
     let pid = name.row().unwrap()["host_pid"].as_i64().unwrap();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
     eventually("it has ended", || name.at() == "exited");
     assert_eq!(ok(&["logs", &name]), "one\n");
 }

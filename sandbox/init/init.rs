@@ -83,8 +83,6 @@ const CLONE_PIDFD: usize = 0x1000;
 const CLONE_PARENT: usize = 0x8000;
 const F_SETFD: usize = 2;
 const FD_CLOEXEC: usize = 1;
-const F_SETFL: usize = 4;
-const O_NONBLOCK: usize = 0o4000;
 const CLOSE_RANGE_CLOEXEC: usize = 4;
 const FIONREAD: usize = 0x541b;
 /// `WAIT_BEFORE | WRITE | WAIT_AFTER` of sync_file_range(2).
@@ -541,7 +539,7 @@ static PAUSE: [u64; 2] = [0, 50_000_000];
 
 static mut OUTPUT: [u8; BUFFER] = [0; BUFFER];
 
-/// The log: the program's output in a ring of files of limited size.
+/// The log: the program's output in a ring of files of limited size. Without a log there is no output to copy.
 ///
 /// If the current file is full, the next one, which is the oldest, is truncated and becomes the current one.
 /// Each file that is not empty starts with a line of [`HEADER`] bytes: `nspod log NUMBER LOST`, padded with
@@ -552,7 +550,7 @@ static mut OUTPUT: [u8; BUFFER] = [0; BUFFER];
 /// that is slow. The container pays for the page cache of the files, so each part that was written is removed
 /// from the cache.
 struct Log {
-    /// The pipe, or -1 after its end.
+    /// The pipe, which does not block, or -1 after its end.
     output: i32,
     /// A signalfd, or -1.
     signals: i32,
@@ -574,9 +572,6 @@ impl Log {
     fn new(task: &Task) -> Log {
         let limit = (task.kib as u64) << 10;
         let (output, files) = if limit > HEADER as u64 && task.files > 0 { (task.output, task.files) } else { (-1, 0) };
-        if output >= 0 {
-            plain(nr::FCNTL, [output as usize, F_SETFL, O_NONBLOCK]);
-        }
         Log { output, signals: -1, first: output + 1, files, limit, current: 0, number: 1, size: 0, settled: 0, lost: 0 }
     }
 

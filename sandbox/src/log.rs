@@ -91,6 +91,7 @@ fn name(number: u32) -> String {
 /// # let temp = tempfile::tempdir()?;
 /// let dir = Dir::private(&temp.path().join("log"), || None)?;
 /// let mut command = Command::new("echo");
+/// command.spec_mut().init = true;
 /// command.arg("hello").log(Log::create(&dir, LogLimit { size: 1 << 20, files: 2 })?);
 /// command.status()?;
 /// let mut reader = LogReader::open(dir.path())?.expect("a log");
