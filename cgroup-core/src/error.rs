@@ -181,7 +181,8 @@ impl Error {
     }
 
     /// Returns the name of the interface file that the failure is about, such as `memory.max`: the
-    /// file of an invalid limit, of the first limit that cannot be enforced, or of a failed access.
+    /// file of an invalid limit, of the first limit that cannot be enforced, or of a failed access. `net`
+    /// stands for all network limits, which have no file.
     pub fn field(&self) -> Option<&str> {
         match &*self.0 {
             Inner::Limit { file, .. } => Some(file),

@@ -642,6 +642,7 @@ fn a_removed_cgroup_is_reported() {
     let error = gone.limit_net(&deny(&["*:80"])).unwrap_err();
     assert!(error.to_string().ends_with("the cgroup was removed"), "{error}");
     assert_eq!(error.kind(), cgroup_core::ErrorKind::NotFound, "{error}");
+    assert_eq!(error.field(), Some("net"));
     assert!(gone.net_usage().is_err());
     let error = gone.attach_devices(&[]).unwrap_err();
     assert!(error.to_string().contains("the cgroup was removed"), "{error}");

@@ -256,7 +256,9 @@ impl Cgroup {
             Errno::ENOENT => Some("the cgroup was removed"),
             _ => None,
         };
-        Error::os(format!("{step} cgroup {}", self.path().display()), "bpf", errno, cause).on(self.path())
+        Error::os(format!("{step} cgroup {}", self.path().display()), "bpf", errno, cause)
+            .on(self.path())
+            .with_field("net")
     }
 }
 

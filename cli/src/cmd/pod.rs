@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::each;
 use super::run::{self, RunArgs};
+use super::update;
 use crate::error::{Error, Result};
 use crate::flags::Facts;
 use crate::flags::files::FileArgs;
@@ -42,6 +43,8 @@ pub(crate) enum PodCommand {
     Inspect(NamesArgs),
     /// Kill all processes in the containers of pods; the pods stay
     Kill(NamesArgs),
+    /// Change the limits of pods
+    Update(Box<PodUpdateArgs>),
     /// Remove pods and their state
     Rm(PodRmArgs),
 }
@@ -93,6 +96,15 @@ pub(crate) struct NamesArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct PodUpdateArgs {
+    #[command(flatten)]
+    limits: LimitArgs,
+    /// Names of the pods
+    #[arg(value_name = "POD", required = true)]
+    names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct PodRmArgs {
     /// Kill and remove the containers of the pods first
     #[arg(short, long)]
@@ -130,6 +142,7 @@ pub(crate) fn pod(command: PodCommand, json: bool) -> Result<i32> {
         PodCommand::Ls => ls(json).map(done),
         PodCommand::Inspect(args) => inspect(&args).map(done),
         PodCommand::Kill(args) => kill(&args).map(done),
+        PodCommand::Update(args) => update_limits(&args).map(done),
         PodCommand::Rm(args) => rm(&args).map(done),
     }
 }
@@ -259,6 +272,14 @@ fn inspect(args: &NamesArgs) -> Result<()> {
 fn kill(args: &NamesArgs) -> Result<()> {
     let (pods, store) = (Pods::open()?, Store::open()?);
     each(&args.names, |name| each(&pods.find(name)?.containers(&store)?, |id| store.kill(&store.find(id)?)))
+}
+
+fn update_limits(args: &PodUpdateArgs) -> Result<()> {
+    let limits = update::changes(&args.limits)?;
+    let pods = Pods::open()?;
+    each(&args.names, |name| {
+        pods.update(name, |cgroup, saved| update::apply(cgroup, &args.limits, limits.clone(), saved))
+    })
 }
 
 fn rm(args: &PodRmArgs) -> Result<()> {

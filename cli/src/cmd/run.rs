@@ -287,6 +287,10 @@ impl RunArgs {
                     // The network limits need no file.
                     spec.limits = Limits { net: spec.limits.net.take(), ..Limits::default() };
                 }
+                Err(e) if self.lax_limits && spec.limits.net.is_some() && refuses_net(&e) => {
+                    output::note(format_args!("no network limit is enforced: {e}"));
+                    spec.limits.net = None;
+                }
                 Err(e) if e.kind() == ErrorKind::Unenforceable && e.step() != QUOTA => {
                     return Err(Error::from(e).hint("or use --lax-limits to start without it"));
                 }
@@ -382,6 +386,14 @@ impl RunArgs {
         }
         Ok(())
     }
+}
+
+/// Returns whether the kernel or the caller's rights refuse the network limits, or whether the container
+/// cannot have a cgroup for them.
+fn refuses_net(error: &nspod_sandbox::Error) -> bool {
+    let refused = matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported);
+    let of_net = |field: &str| field == "net" || field.starts_with("limits.net.");
+    error.field().map_or(refused && error.step() == "cgroup", of_net)
 }
 
 /// The step that limits directories. `--lax-limits` has no effect on it.

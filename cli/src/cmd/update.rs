@@ -6,7 +6,7 @@ use clap::Args;
 use super::each;
 use crate::error::{Error, Result};
 use crate::flags::limits::LimitArgs;
-use crate::state::Store;
+use crate::state::{Locked, Store};
 
 #[derive(Debug, Args)]
 pub(crate) struct UpdateArgs {
@@ -18,28 +18,37 @@ pub(crate) struct UpdateArgs {
 }
 
 pub(crate) fn update(args: &UpdateArgs) -> Result<()> {
-    let limits = args.limits.resolve()?;
-    if limits.is_empty() {
-        return Err(Error::usage("OPTIONS", "name a limit to change, such as --memory 64m"));
-    }
+    let limits = changes(&args.limits)?;
     let store = Store::open()?;
     each(&args.ids, |id| {
         let entry = store.find(id)?;
         entry.open()?;
+        let gone = || Error::state("store", id, format!("the container {id} has just been removed"));
+        // With the lock, each of two updates begins with the limits of the other.
+        let Locked::Ours(entry, _lock) = store.lock(entry.id(), true)? else { return Err(gone()) };
+        entry.open()?;
         let mut record = entry.record()?.clone();
-        // The cgroup replaces its network limits as a whole.
-        let net = args.limits.net(record.container.spec.limits.net.as_ref());
-        let limits = Limits { net, ..limits.clone() };
-        apply(&entry.need_cgroup()?, &limits)?;
-        record.container.spec.limits.merge(&limits);
+        apply(&entry.need_cgroup()?, &args.limits, limits.clone(), &mut record.container.spec.limits)?;
         entry.write(&record)
     })
 }
 
-/// Enables the required controllers in the ancestors, and writes the limits.
-pub(crate) fn apply(cgroup: &Cgroup, limits: &Limits) -> Result<()> {
+/// Returns the limits to change.
+pub(crate) fn changes(given: &LimitArgs) -> Result<Limits> {
+    let limits = given.resolve()?;
+    if limits.is_empty() {
+        return Err(Error::usage("OPTIONS", "name a limit to change, such as --memory 64m"));
+    }
+    Ok(limits)
+}
+
+/// Writes limits, and merges them into those of the record.
+pub(crate) fn apply(cgroup: &Cgroup, given: &LimitArgs, limits: Limits, saved: &mut Limits) -> Result<()> {
+    // The cgroup replaces its network limits as a whole.
+    let limits = Limits { net: given.net(saved.net.as_ref()), ..limits };
     let enabled = cgroup.enable_path(limits.controllers());
     // If a controller is missing, this error names each limit with the reason.
-    cgroup.apply(limits)?;
+    cgroup.apply(&limits)?;
+    saved.merge(&limits);
     Ok(enabled?)
 }

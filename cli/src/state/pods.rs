@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use cgroup_core::{Cgroup, Limits};
 use ns_core::ProcessId;
 use nspod_cli::runtime_dir;
 use nspod_sandbox::store::{self, Dir, Lock, Locked, Trust};
@@ -101,6 +102,28 @@ impl Pods {
     /// Returns the names of all pods, sorted.
     pub(crate) fn names(&self) -> Result<Vec<String>> {
         Ok(self.0.names()?)
+    }
+
+    /// Changes the limits of a pod. `change` writes them to the cgroup and to the spec.
+    pub(crate) fn update(
+        &self,
+        name: &str,
+        change: impl FnOnce(&Cgroup, &mut Limits) -> Result<()>,
+    ) -> Result<()> {
+        self.find(name)?;
+        let gone = || Error::state("store", name, format!("the pod {name} has just been removed"));
+        // With the lock, each of two updates begins with the limits of the other.
+        let Locked::Ours(entry, _lock) = self.0.lock(name, true)? else { return Err(gone()) };
+        let pod = open(&entry)?;
+        let none = || {
+            let problem = format!("the pod {name} does not have its own cgroup");
+            let hint = "run nspod as root, or delegate a cgroup to the caller";
+            Error::state("cgroup", name, problem).hint(hint)
+        };
+        let mut saved = complete(&entry)?.clone();
+        change(pod.cgroup().ok_or_else(none)?, &mut saved.spec.limits)?;
+        pod.detach();
+        Ok(entry.write(&saved)?)
     }
 
     /// Kills the processes in a pod and removes the pod.
