@@ -379,3 +379,22 @@ fn what_a_child_drops_does_not_use_up_the_rate_of_the_parent() {
     assert_eq!((egress(&victim).packets, egress(&victim).dropped), (50, 0));
     assert_eq!((egress(&parent).packets, egress(&parent).dropped), (50 + egress(&hog).packets, 0));
 }
+
+#[test]
+fn packets_of_a_sender_with_ecn_are_marked() {
+    for (side, ecn) in [Side::Egress, Side::Ingress].into_iter().flat_map(|side| [(side, "0"), (side, "1")]) {
+        let listener = network(Path::Veth);
+        // The agent asks for ECN, in both directions.
+        std::fs::write("/proc/sys/net/ipv4/tcp_ecn", ecn).unwrap();
+        let own = Own::new();
+        own.limit_net(&limits(side, Some(2_000_000))).unwrap();
+        let mut flows = Flows::new(&own, &listener, side, 2);
+        std::thread::sleep(START);
+        if ecn == "1" {
+            assert_near(2_000_000, flows.rate(), &format!("{side:?} with ECN"));
+        }
+        let usage = own.net_usage().unwrap().unwrap();
+        let traffic = if side == Side::Egress { usage.egress } else { usage.ingress };
+        assert_eq!(traffic.marked > 0, ecn == "1", "{side:?} {traffic:?}");
+    }
+}

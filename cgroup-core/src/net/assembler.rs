@@ -60,6 +60,7 @@ pub(super) enum Function {
     MapLookup = 1,
     KtimeGetNs = 5,
     SkbLoadBytes = 26,
+    SkbEcnSetCe = 97,
     GetLocalStorage = 81,
     SkStorageGet = 107,
 }

@@ -55,6 +55,9 @@ pub struct Traffic {
     /// Number of calls that failed with `EPERM`: `connect` and `sendmsg` for the egress, `bind` for
     /// the ingress.
     pub denied: u64,
+    /// Number of packets that passed with a mark of congestion (`CE` of RFC 3168), which tells a sender
+    /// that uses ECN to slow down before a packet is dropped.
+    pub marked: u64,
 }
 
 impl Cgroup {
@@ -103,8 +106,8 @@ impl Cgroup {
         let Some(maps) = self.find_net().map_err(fail)? else { return Ok(None) };
         let state = self.id().and_then(|id| maps.state(id)).map_err(fail)?;
         let traffic = |side| {
-            let [bytes, packets, dropped, denied] = state.counters(side);
-            Traffic { bytes, packets, dropped, denied }
+            let [bytes, packets, dropped, denied, marked] = state.counters(side);
+            Traffic { bytes, packets, dropped, denied, marked }
         };
         let sockets = match self.find_sockets().map_err(fail)? {
             Some(level) => level.used().map_err(fail)?,

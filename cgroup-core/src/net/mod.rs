@@ -42,6 +42,8 @@
 //!   once, so that TCP reaches the rate even if it waits for its shortest timer, 200 ms. Packets of at most
 //!   128 bytes may use the bytes of another 220 ms, so that acknowledgements and new connections pass
 //!   beside much data.
+//! - A packet of a sender that uses ECN (RFC 3168) is marked if less than half of the 220 ms is free. So such
+//!   a sender slows down before packets are dropped.
 //! - A packet that a cgroup drops does not use up the rates of its ancestors, and they do not count it.
 //! - A packet that is longer than the rest of its rate passes whole, and the next packets wait longer.
 //!

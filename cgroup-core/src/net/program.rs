@@ -16,15 +16,16 @@ use Register::{FP, R0, R1, R2, R3, R4, R6, R7, R8, R9};
 
 /// Counters and state of the programs. A new limit does not reset them.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct State([u64; Rate::COUNT + 8]);
+pub(super) struct State([u64; Rate::COUNT + 10]);
 
-/// The place of the counters in [`State`], in bytes: 32 for each side. Before them is a time for each
+/// The place of the counters in [`State`], in bytes: 40 for each side. Before them is a time for each
 /// [`Rate`]: when the next connection, packet or byte is free, by the clock of the kernel.
 const COUNTERS: i16 = 8 * Rate::COUNT as i16;
 const BYTES: i16 = 0;
 const PACKETS: i16 = 8;
 const DROPPED: i16 = 16;
 const CALLS_DENIED: i16 = 24;
+const MARKED: i16 = 32;
 
 impl State {
     pub(super) const SIZE: usize = size_of::<Self>();
@@ -37,15 +38,15 @@ impl State {
         state
     }
 
-    /// Returns the bytes, packets, dropped packets and denied calls of the direction.
-    pub(super) fn counters(&self, direction: Side) -> [u64; 4] {
+    /// Returns the bytes, packets, dropped packets, denied calls and marked packets of the direction.
+    pub(super) fn counters(&self, direction: Side) -> [u64; 5] {
         let first = counters(direction) as usize / 8;
         std::array::from_fn(|i| self.0[first + i])
     }
 }
 
 fn counters(side: Side) -> i16 {
-    COUNTERS + 32 * side as i16
+    COUNTERS + 40 * side as i16
 }
 
 /// The side of the counters: packets that leave the cgroup, or packets that arrive.
@@ -675,6 +676,19 @@ fn rate(a: &mut Assembler, maps: &Maps, of: Rate, passed: Label, denied: Label) 
     a.load(Size::Double, R2, FP, LATEST);
     a.alu(Operation::Subtract, R1, R2);
     a.jump_if(Condition::SignedGreater, R1, 0, taken);
+    if matches!(of, Rate::BytesOut | Rate::BytesIn) {
+        let side = if of == Rate::BytesOut { Side::Egress } else { Side::Ingress };
+        // The second half of the burst is in use.
+        a.alu(Operation::Add, R1, BURST / 2);
+        let marked = a.label();
+        a.jump_if(Condition::SignedGreater, R1, 0, marked);
+        a.jump(passed);
+        a.place(marked);
+        a.set(R1, R6);
+        a.call(Function::SkbEcnSetCe);
+        a.jump_if(Condition::Equal, R0, 0, passed);
+        count(a, counters(side) + MARKED, 1);
+    }
     a.jump(passed);
     a.place(taken);
     a.set(R1, 0);
