@@ -572,6 +572,8 @@ fn each_command_that_fails_prints_json_of_a_documented_kind() {
         ("top", "top no-such"),
         ("logs", "logs no-such"),
         ("stats", "stats no-such"),
+        ("diff", "diff no-such"),
+        ("commit", "commit no-such /tmp"),
         ("inspect", "inspect no-such"),
         ("update", "update --memory 64m no-such"),
         ("pause", "pause no-such"),

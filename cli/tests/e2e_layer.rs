@@ -220,7 +220,7 @@ fn an_ordinary_user_lists_and_commits_changes() {
         assert!(chown.success());
         let [rootfs, path, overlay] = image.flags();
         let run = |args: &[&str]| user.nspod(args).ok().to_owned();
-        // A directory without permissions, and one of another user, are no obstacle.
+        // nspod also reads a directory without permissions, and one of another user.
         let own =
             format!("mkdir -p /new/closed/in && busybox chown {owner} /new/closed && chmod 0 /new/closed");
         let script = format!("{SCRIPT}; {own}");
