@@ -9,6 +9,7 @@
 mod args;
 mod cmd;
 mod flags;
+mod network;
 mod report;
 mod state;
 #[cfg(test)]

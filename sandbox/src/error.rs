@@ -40,7 +40,7 @@ pub enum ErrorKind {
     HookFailed,
     /// A program that the operation needs failed or rejected a request: `newuidmap`, `newgidmap`,
     /// systemd, or criu. Returned by the functions that write id maps of ordinary users, and by
-    /// `nspod-oci-runtime`.
+    /// `nspod-oci-runtime`. The programs return it for pasta and the plugins of CNI too.
     HelperFailed,
     /// The caller lacks a capability, or a policy of the host forbids the call (`EPERM`, `EACCES`,
     /// `EROFS`).

@@ -28,18 +28,20 @@ pub(crate) const TESTS: &[&str] = &[
     "catatonit",      // podman's init, and the infra container of its pods
     "conmon",         // podman's monitor
     "containerd|containerd.io",
-    "criu",              // checkpoint and restore
-    "crun",              // a runtime to compare with
-    "dbus-user-session", // a bus for a user's systemd
-    "e2fsprogs",         // an ext4 with project quotas
-    "g++",               // libFuzzer
-    "gcc",               // linking
+    "containernetworking-plugins", // the networks of `nspod run --network cni:NAME`
+    "criu",                        // checkpoint and restore
+    "crun",                        // a runtime to compare with
+    "dbus-user-session",           // a bus for a user's systemd
+    "e2fsprogs",                   // an ext4 with project quotas
+    "g++",                         // libFuzzer
+    "gcc",                         // linking
     "iproute2",
     "iptables", // criu blocks the connections of a container with it
     "libc6-dev",
     "libdevmapper1.02.1", // dockerd
     "libseccomp2",        // a seccomp compiler to compare with
     "netavark",           // podman's networks
+    "passt",              // `nspod run --network pasta`
     "podman",
     "procps",
     "python3",

@@ -4,6 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::error::Result;
+use crate::network;
 use crate::output;
 use crate::state::{Entry, Store, logs};
 
@@ -39,6 +40,9 @@ fn describe(entry: &Entry) -> Result<Value> {
             "lost": reader.as_ref().and_then(|log| log.lost().ok()),
         })
     });
+    let network = record
+        .filter(|r| r.network)
+        .and_then(|_| network::describe(entry.dir().path(), entry.lives().unwrap_or(false)));
     Ok(json!({
         "id": entry.id(),
         "state": entry.state()?,
@@ -51,6 +55,7 @@ fn describe(entry: &Entry) -> Result<Value> {
         "pod": record.map(|r| &r.pod),
         "log": log,
         "namespaces": namespaces.map(Value::Object),
+        "network": network,
         "usage": entry.cgroup().and_then(|c| c.usage().ok()),
         "storage": entry.storage(),
         "spec": record.map(|r| &r.container.spec),

@@ -14,6 +14,8 @@ use crate::flags::Facts;
 use crate::flags::files::FileArgs;
 use crate::flags::limits::LimitArgs;
 use crate::flags::namespaces::{OwnIds, UserChoice, user_choice};
+use crate::flags::network;
+use crate::network::{Network, Port, Way, describe};
 use crate::output;
 use crate::state::pods::Pods;
 use crate::state::{self, Locked, Store, ids};
@@ -68,6 +70,13 @@ pub(crate) struct CreateArgs {
     /// (ids that others share) or single (only the caller's ids)
     #[arg(long, value_name = "WHICH", value_parser = new_user)]
     userns: Option<UserChoice>,
+    /// Network of the shared net namespace: none (only the loopback interface), pasta (a way out through the
+    /// program pasta) or cni:NAME (this network of CNI)
+    #[arg(long, visible_alias = "net", value_name = "WHICH", value_parser = which_network, default_value = "none")]
+    network: Which,
+    /// With --network pasta or cni:NAME, publish a port of the pod on the host, or a range of ports
+    #[arg(short = 'p', long, value_name = "[ADDRESS:]HOST:CONTAINER[/udp]", value_parser = network::ports)]
+    publish: Vec<Vec<Port>>,
     #[command(flatten)]
     limits: LimitArgs,
     /// Files of the shared mnt namespace
@@ -158,7 +167,8 @@ fn create(args: &CreateArgs) -> Result<()> {
              belongs to that user: omit it",
         ));
     }
-    Pods::open()?.create(&args.name, &spec, facts.privileged, |dir, spec| {
+    let network = args.network(&facts)?;
+    Pods::open()?.create(&args.name, &spec, network.as_ref(), facts.privileged, |dir, spec| {
         if let Some(own) = own {
             let range = ids::reserve(dir, own.size)?;
             OwnIds::apply(range, &facts, &mut spec.id_maps, &mut spec.sysctls);
@@ -168,7 +178,34 @@ fn create(args: &CreateArgs) -> Result<()> {
     output::line(&args.name)
 }
 
+/// The network of `--network`; `None` means only the loopback interface.
+#[derive(Debug, Clone, Default)]
+struct Which(Option<Way>);
+
+fn which_network(text: &str) -> std::result::Result<Which, String> {
+    match text {
+        "none" => Ok(Which(None)),
+        _ => match network::way(text) {
+            Some(way) => way.map(|way| Which(Some(way))),
+            None => Err(format!("{text:?} must be none, pasta or cni:NAME")),
+        },
+    }
+}
+
 impl CreateArgs {
+    /// Finds the network of the pod; `None` without one.
+    fn network(&self, facts: &Facts) -> Result<Option<Network>> {
+        let Some(wanted) = network::wanted(self.network.0.as_ref(), &self.publish)? else { return Ok(None) };
+        if !self.share.contains(&Kind::Net) {
+            return Err(Error::usage("--network", "--network requires net in --share"));
+        }
+        let mut network = Network::new(&wanted, &self.name, facts.privileged)?;
+        if self.share.contains(&Kind::Uts) {
+            network.hostname(Some(self.hostname.as_ref().unwrap_or(&self.name)));
+        }
+        Ok(Some(network))
+    }
+
     fn resolve(&self, facts: &Facts) -> Result<PodSpec> {
         let mut share: Kinds = self.share.iter().copied().collect();
         if self.userns.is_some() {
@@ -257,6 +294,7 @@ fn inspect(args: &NamesArgs) -> Result<()> {
             "name": found.name(),
             "created": found.created(),
             "spec": found.spec(),
+            "network": found.network().and_then(|dir| describe(dir, pod.is_ok())),
             "namespaces": namespaces.map(serde_json::Value::Object),
             "holder_pid": pod.as_ref().ok().and_then(|pod| pod.holder_pid()),
             "cgroup": pod.as_ref().ok().and_then(|pod| Some(pod.cgroup()?.path().to_owned())),

@@ -20,8 +20,9 @@ use crate::flags::files::FileArgs;
 use crate::flags::limits::{LimitArgs, relax};
 use crate::flags::namespaces::{NamespaceArgs, OwnIds};
 use crate::flags::process::{CommonArgs, RightsArgs};
+use crate::network::{self, Network};
 use crate::report::{End, Report};
-use crate::state::pods::Pods;
+use crate::state::pods::{Entry as PodEntry, Pods};
 use crate::state::{self, Entry, Lock, SavedContainer, Store, ids, logs};
 use crate::{foreground, output, terminal, value};
 
@@ -130,10 +131,18 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
         ));
     }
     let facts = Facts::detect()?;
+    let wanted = args.namespaces.network()?;
     if args.bare {
+        if wanted.is_some() {
+            return Err(Error::usage(
+                "--bare",
+                "--bare has no network of its own: remove it, or `--network`",
+            ));
+        }
         return bare(args, &facts, json, end);
     }
-    let pod = args.pod.as_deref().map(|name| Pods::open()?.find(name)?.open()).transpose()?;
+    let in_pod = args.pod.as_deref().map(|name| Pods::open()?.find(name)).transpose()?;
+    let pod = in_pod.as_ref().map(PodEntry::open).transpose()?;
     let id = args.name.clone().unwrap_or_else(random_name);
     end.id = Some(id.clone());
     let shared = pod.as_ref().map(|pod| pod.spec().share);
@@ -148,6 +157,7 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
     if args.lax_limits {
         relax(&mut spec.limits)?.iter().for_each(output::note);
     }
+    let network = wanted.map(|wanted| Network::new(&wanted, &id, facts.privileged)).transpose()?;
     FileArgs::make_directories(&spec)?;
     let store = Store::open()?;
     let mut claim = Claim::new(&store, &id, args.detach)?;
@@ -155,10 +165,16 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
         let range = ids::reserve(claim.entry.dir(), own.size)?;
         OwnIds::apply(range, &facts, &mut spec.id_maps, &mut spec.sysctls);
     }
+    if let Some(network) = network {
+        claim.connects(network, &mut spec, facts.privileged)?;
+    } else if let Some(dir) = in_pod.as_ref().and_then(PodEntry::network) {
+        mount_files(dir, &mut spec);
+    }
     let signals = if args.detach { None } else { Some(foreground::Signals::hold()?) };
     let cidfile = args.cidfile.as_deref().map(|path| CidFile::new(path, &id)).transpose()?;
     let mut container = args.spawn(&mut spec, pod.as_ref(), &mut claim)?;
-    claim.entry.write(&args.saved(&container, spec, &id)?)?;
+    let connected = claim.network.is_some();
+    claim.entry.write(&SavedContainer { network: connected, ..args.saved(&container, spec, &id)? })?;
     args.write_pid(container.pid())?;
     if let Some(file) = cidfile {
         file.keep();
@@ -275,6 +291,12 @@ impl RunArgs {
         loop {
             let mut command = self.command(spec, pod, claim.store, &claim.entry)?;
             claim.remove = Store::remove;
+            if let Some((network, privileged)) = claim.network.clone() {
+                let dir = claim.entry.dir().path().to_owned();
+                command.prepared(move |process| {
+                    network.connect_process(&dir, process, privileged).map(|()| Vec::new())
+                });
+            }
             match command.spawn() {
                 Ok(container) => return Ok(container),
                 Err(e)
@@ -376,6 +398,7 @@ impl RunArgs {
             remove: self.rm || !(self.detach || self.keep),
             log: log.map_err(|e| Error::io_call("log", "resolve the path of the log", "getcwd", &e))?,
             stop_signal: self.stop_signal,
+            network: false,
         })
     }
 
@@ -394,6 +417,13 @@ fn refuses_net(error: &nspod_sandbox::Error) -> bool {
     let refused = matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported);
     let of_net = |field: &str| field == "net" || field.starts_with("limits.net.");
     error.field().map_or(refused && error.step() == "cgroup", of_net)
+}
+
+/// Mounts the files for name lookup, unless the container has the caller's mounts.
+fn mount_files(dir: &Path, spec: &mut Spec) {
+    if spec.namespaces.mnt == NamespaceMode::New {
+        network::mount_files(dir, &spec.root, &mut spec.mounts);
+    }
 }
 
 /// The step that limits directories. `--lax-limits` has no effect on it.
@@ -472,6 +502,8 @@ struct Claim<'a> {
     lock: Option<Lock>,
     /// Whether the container may have a log.
     logs: bool,
+    /// The container's network, and whether the caller can pin its namespace.
+    network: Option<(Network, bool)>,
     /// Releases the name, and removes the cgroup if it may exist.
     remove: fn(&Store, &Entry, &Lock) -> Result<()>,
     kept: bool,
@@ -480,7 +512,17 @@ struct Claim<'a> {
 impl<'a> Claim<'a> {
     fn new(store: &'a Store, id: &str, logs: bool) -> Result<Claim<'a>> {
         let (entry, lock) = store.create(id)?;
-        Ok(Claim { store, entry, lock: Some(lock), logs, remove: Store::forget, kept: false })
+        Ok(Claim { store, entry, lock: Some(lock), logs, network: None, remove: Store::forget, kept: false })
+    }
+
+    /// Connects the container to a network at its start.
+    fn connects(&mut self, mut network: Network, spec: &mut Spec, privileged: bool) -> Result<()> {
+        let dir = self.entry.dir().path();
+        network.hostname(spec.hostname.as_deref());
+        network.make_files(dir)?;
+        mount_files(dir, spec);
+        self.network = Some((network, privileged));
+        Ok(())
     }
 
     fn keep(&mut self) {
@@ -493,6 +535,9 @@ impl<'a> Claim<'a> {
     }
 
     fn finish(mut self) -> Result<()> {
+        if self.network.is_some() {
+            network::disconnect(self.entry.dir().path())?;
+        }
         // The container's cgroup is removed already.
         self.remove = Store::forget;
         self.clear()

@@ -5,6 +5,7 @@ pub(crate) mod limits;
 pub(crate) mod mounts;
 pub(crate) mod namespaces;
 mod net;
+pub(crate) mod network;
 pub(crate) mod process;
 
 use std::ffi::OsString;

@@ -8,7 +8,9 @@ use ns_core::{Extent, IdMap, Kind, Kinds, TimeOffset, TimeOffsets};
 use nspod_sandbox::spec::{IdMaps, Join, NamespaceMode, Spec};
 
 use super::Facts;
+use super::network;
 use crate::error::{Error, Result};
+use crate::network::{Port, Wanted, Way};
 use crate::state::ids::Range;
 use crate::value;
 
@@ -22,6 +24,8 @@ pub(crate) enum Choice {
     Pid(i32),
     Path(PathBuf),
     Container(String),
+    /// A new net namespace with a network that leads out of it.
+    Network(Way),
 }
 
 /// User namespace, as typed: the namespace and its ids.
@@ -53,9 +57,13 @@ pub(crate) struct OwnIds {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Namespaces")]
 pub(crate) struct NamespaceArgs {
-    /// Network namespace: none (new, with only the loopback interface), host, container:ID or pod
-    #[arg(long, visible_alias = "net", value_name = "WHICH", value_parser = |t: &str| choice(Kind::Net, t))]
+    /// Network namespace: none (new, with only the loopback interface), pasta (new, with a way out through the
+    /// program pasta), cni:NAME (new, in this network of CNI), host, container:ID or pod
+    #[arg(long, visible_alias = "net", value_name = "WHICH", value_parser = network_choice)]
     network: Option<Choice>,
+    /// With --network pasta or cni:NAME, publish a port of the container on the host, or a range of ports
+    #[arg(short = 'p', long, value_name = "[ADDRESS:]HOST:CONTAINER[/udp]", value_parser = network::ports)]
+    publish: Vec<Vec<Port>>,
     /// Pid namespace: new, host, container:ID or pod
     #[arg(long, value_name = "WHICH", value_parser = |t: &str| choice(Kind::Pid, t))]
     pid: Option<Choice>,
@@ -97,6 +105,15 @@ pub(crate) struct NamespaceArgs {
 }
 
 impl NamespaceArgs {
+    /// Returns the network that leads out of the container; `None` without one.
+    pub(crate) fn network(&self) -> Result<Option<Wanted>> {
+        let way = match &self.network {
+            Some(Choice::Network(way)) => Some(way),
+            _ => None,
+        };
+        network::wanted(way, &self.publish)
+    }
+
     /// Applies the flags to a spec. `shared` contains the kinds that the pod shares, or `None` without
     /// a pod; `pid_of` returns the pid of a container's first process.
     pub(crate) fn apply(
@@ -248,7 +265,7 @@ fn apply_one(
             let why = format!("the pod shares its {kind} namespace, so `{}` must be omitted", own_flag(kind));
             return Err(Error::usage(own_flag(kind), why));
         }
-        Choice::New => NamespaceMode::New,
+        Choice::New | Choice::Network(_) => NamespaceMode::New,
         Choice::Host => NamespaceMode::Host,
         Choice::Pid(pid) => NamespaceMode::Join(Join::Pid(*pid)),
         Choice::Path(path) => NamespaceMode::Join(Join::Path(path.clone())),
@@ -303,6 +320,13 @@ fn choice(kind: Kind, text: &str) -> std::result::Result<Choice, String> {
     }
     let new = if kind == Kind::Net { "none" } else { "new" };
     Err(format!("{text:?} must be {new}, host, pod, container:ID, join:PID or join:/PATH"))
+}
+
+fn network_choice(text: &str) -> std::result::Result<Choice, String> {
+    if let Some(way) = network::way(text) {
+        return way.map(Choice::Network);
+    }
+    choice(Kind::Net, text).map_err(|e| e.replacen("none,", "none, pasta, cni:NAME,", 1))
 }
 
 /// Parses `--userns`.

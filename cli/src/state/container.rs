@@ -31,6 +31,9 @@ pub(crate) struct SavedContainer {
     /// The file of the user to which the output is appended.
     pub(crate) log: Option<PathBuf>,
     pub(crate) stop_signal: i32,
+    /// Whether the directory of the container has the state of a network.
+    #[serde(default)]
+    pub(crate) network: bool,
 }
 
 impl store::Record for SavedContainer {

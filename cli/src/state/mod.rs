@@ -22,6 +22,7 @@ pub(crate) use container::{Entry, SavedContainer, State};
 pub(crate) use nspod_sandbox::store::{Lock, Locked};
 
 use crate::error::{Error, Result};
+use crate::network;
 
 /// The cgroup that holds the cgroups of all containers and pods.
 const BASE: &str = "nspod";
@@ -145,6 +146,9 @@ impl Store {
         match entry.record() {
             Some(saved) => saved.container.cgroup.as_deref().map_or(Ok(()), remove_cgroup)?,
             None => orphan_cgroups(entry.name())?.iter().try_for_each(|path| remove_cgroup(path))?,
+        }
+        if entry.record().is_none_or(|saved| saved.network) {
+            network::disconnect(entry.dir().path())?;
         }
         let limits = |saved: &SavedContainer| saved.container.spec.limits_directories();
         if entry.record().is_none_or(limits) {

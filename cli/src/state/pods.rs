@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use cgroup_core::{Cgroup, Limits};
-use ns_core::ProcessId;
+use ns_core::{Kind, ProcessId};
 use nspod_cli::runtime_dir;
 use nspod_sandbox::store::{self, Dir, Lock, Locked, Trust};
 use nspod_sandbox::{ErrorKind, HoldBy, Pod, PodRecord, PodSpec};
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Store, base, remove_cgroup, valid_name};
 use crate::error::{Error, Result};
+use crate::network::{self, Network, Target};
 
 /// Directory in which namespaces are pinned. It is a separate private mount, so that no other mount namespace
 /// gets a copy of a pin.
@@ -28,6 +29,9 @@ struct SavedPod {
     /// Whether the creation has not finished: the objects named in `record` may not exist.
     #[serde(default)]
     creating: bool,
+    /// Whether the pod's directory has the state of a network.
+    #[serde(default)]
+    network: bool,
 }
 
 impl store::Record for SavedPod {
@@ -38,7 +42,7 @@ impl store::Record for SavedPod {
 
 impl SavedPod {
     fn new(created: u64, spec: &PodSpec, record: PodRecord) -> SavedPod {
-        SavedPod { created, spec: spec.clone(), record, creating: false }
+        SavedPod { created, spec: spec.clone(), record, creating: false, network: false }
     }
 }
 
@@ -63,6 +67,7 @@ impl Pods {
         &self,
         name: &str,
         spec: &PodSpec,
+        network: Option<&Network>,
         privileged: bool,
         reserve: impl FnOnce(&Dir, &mut PodSpec) -> Result<()>,
     ) -> Result<()> {
@@ -76,7 +81,7 @@ impl Pods {
             return Err(error.hint(format!("choose another name, or `nspod pod rm -f {name}`")));
         };
         let mut spec = spec.clone();
-        let made = reserve(entry.dir(), &mut spec).and_then(|()| make(&entry, spec, privileged));
+        let made = reserve(entry.dir(), &mut spec).and_then(|()| make(&entry, spec, network, privileged));
         if made.is_err() {
             // Keep the record if some parts cannot be removed now: `pod rm` removes them later.
             let _ = self.0.reload(&entry).map_err(Error::from).and_then(|entry| self.clear(&entry, &lock));
@@ -144,6 +149,10 @@ impl Pods {
     }
 
     fn clear(&self, entry: &store::Entry<SavedPod>, lock: &Lock) -> Result<()> {
+        // The plugins of CNI need the net namespace.
+        if entry.record().is_some_and(|saved| saved.network || saved.creating) {
+            network::disconnect(entry.dir().path())?;
+        }
         match open(entry) {
             Ok(pod) => pod.delete()?,
             // The pod is incomplete, or its namespaces are gone after a crash or a reboot. Other
@@ -173,6 +182,11 @@ impl Entry {
     /// Returns the spec; `None` if the pod is incomplete.
     pub(crate) fn spec(&self) -> Option<&PodSpec> {
         complete(&self.0).ok().map(|saved| &saved.spec)
+    }
+
+    /// Returns the pod's directory if it has the state of a network.
+    pub(crate) fn network(&self) -> Option<&Path> {
+        self.0.record().filter(|saved| saved.network).map(|_| self.0.dir().path())
     }
 
     /// Returns the ids of the pod's containers.
@@ -210,10 +224,22 @@ fn open(entry: &store::Entry<SavedPod>) -> Result<Pod> {
 }
 
 /// Creates a pod in its new entry.
-fn make(entry: &store::Entry<SavedPod>, spec: PodSpec, privileged: bool) -> Result<()> {
+fn make(
+    entry: &store::Entry<SavedPod>,
+    spec: PodSpec,
+    network: Option<&Network>,
+    privileged: bool,
+) -> Result<()> {
     let created = super::now();
     let hold_by = if privileged { HoldBy::Descriptors } else { HoldBy::Process };
-    let spec = PodSpec { hold_by, ..spec };
+    let mut spec = PodSpec { hold_by, ..spec };
+    let dir = entry.dir().path();
+    if let Some(network) = network {
+        network.make_files(dir)?;
+        if let Some(files) = &mut spec.files {
+            network::mount_files(dir, &files.root, &mut files.mounts);
+        }
+    }
     let (writer, noted) = (entry.writer(), spec.clone());
     let note = move |record: &PodRecord| {
         writer.write(&SavedPod { creating: true, ..SavedPod::new(created, &noted, record.clone()) })
@@ -226,9 +252,29 @@ fn make(entry: &store::Entry<SavedPod>, spec: PodSpec, privileged: bool) -> Resu
         private_mount(&pins)?;
         pod.pin(&pins)?;
     }
-    entry.write(&SavedPod::new(created, pod.spec(), pod.record()))?;
+    if let Some(network) = network {
+        network.connect(&target(dir, &pod)?)?;
+    }
+    let saved = SavedPod::new(created, pod.spec(), pod.record());
+    entry.write(&SavedPod { network: network.is_some(), ..saved })?;
     pod.detach();
     Ok(())
+}
+
+/// Returns the net namespace of a pod: pinned, or that of the process that holds it.
+fn target<'a>(dir: &'a Path, pod: &Pod) -> Result<Target<'a>> {
+    let cgroup = pod.cgroup().map(|cgroup| cgroup.path().to_owned());
+    let (net, user) = match (pod.record().pins, pod.holder_pid()) {
+        (Some(pins), _) => (pins.join(Kind::Net.name()), None),
+        (None, Some(pid)) => {
+            let of = |kind: Kind| format!("/proc/{pid}/ns/{kind}").into();
+            (of(Kind::Net), Some(of(Kind::User)))
+        }
+        (None, None) => {
+            return Err(Error::state("network", "", "the pod's net namespace is neither pinned nor held"));
+        }
+    };
+    Ok(Target { dir, net, user, cgroup, pod: true })
 }
 
 /// Removes the remaining parts of a pod that is incomplete or has lost its namespaces.

@@ -1,0 +1,303 @@
+//! Networks that lead out of a container or pod: pasta, and the plugins of CNI.
+//!
+//! [`Network::new`] finds the programs before a process starts. [`Network::connect`] runs when the net namespace
+//! exists and no program of the container runs. It writes [`STATE`] to the directory of the container or pod
+//! before it starts a program, so that [`disconnect`] also undoes what a killed invocation left behind.
+
+mod cni;
+mod files;
+mod pasta;
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use ns_core::{Kind, Namespace, ProcessId};
+use nspod_sandbox::spec::{Mount, Root};
+use nspod_sandbox::{Error, ErrorKind};
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
+use serde::{Deserialize, Serialize};
+
+/// The file with the state of the network.
+const STATE: &str = "network.json";
+/// Directory in which the net namespace of a container is pinned.
+const PINS: &str = "netns";
+/// Name of the interface in the container.
+const INTERFACE: &str = "eth0";
+/// Name of this step in errors.
+const STEP: &str = "network";
+
+/// A kind of network that leads out of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Way {
+    Pasta,
+    /// The network of this name in the configuration of CNI.
+    Cni(String),
+}
+
+/// A published port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Port {
+    /// Address of the host. `None` means all addresses.
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) host: u16,
+    pub(crate) container: u16,
+    pub(crate) udp: bool,
+}
+
+/// A network as the flags describe it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) way: Way,
+    pub(crate) ports: Vec<Port>,
+}
+
+/// A network whose programs and configuration were found.
+#[derive(Debug, Clone)]
+pub(crate) struct Network {
+    id: String,
+    hostname: Option<String>,
+    ports: Vec<Port>,
+    means: Means,
+}
+
+#[derive(Debug, Clone)]
+enum Means {
+    /// The path of the program.
+    Pasta(PathBuf),
+    Cni(cni::List),
+}
+
+/// The namespace to connect.
+#[derive(Debug, Clone)]
+pub(crate) struct Target<'a> {
+    /// Directory of the container or pod in the store.
+    pub(crate) dir: &'a Path,
+    pub(crate) net: PathBuf,
+    /// The user namespace that owns `net`. `None` if the caller has the capabilities over `net`.
+    pub(crate) user: Option<PathBuf>,
+    pub(crate) cgroup: Option<PathBuf>,
+    /// Whether the cgroup is that of a pod: the helper gets a cgroup of its own in it.
+    pub(crate) pod: bool,
+}
+
+/// The saved state.
+#[derive(Debug, Serialize, Deserialize)]
+struct Saved {
+    /// Path of the net namespace.
+    net: PathBuf,
+    ports: Vec<Port>,
+    #[serde(flatten)]
+    means: SavedMeans,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum SavedMeans {
+    /// The process; `None` if it was not started.
+    Pasta(Option<ProcessId>),
+    Cni(cni::Attachment),
+}
+
+impl Network {
+    /// Finds the programs and the configuration of a network. `id` is the name of the container or pod.
+    ///
+    /// # Errors
+    /// The program, the network or one of its plugins does not exist. The sentence names what to install.
+    pub(crate) fn new(wanted: &Wanted, id: &str, privileged: bool) -> Result<Network, Error> {
+        let means = match &wanted.way {
+            Way::Pasta => Means::Pasta(pasta::find()?),
+            Way::Cni(name) if !privileged => {
+                let problem = format!("the plugins of the CNI network {name} require CAP_SYS_ADMIN");
+                let error = Error::new(ErrorKind::PermissionDenied, STEP, problem).on(name);
+                return Err(error.and_hint("use `--network pasta`"));
+            }
+            Way::Cni(name) => {
+                let list = cni::List::find(name)?;
+                list.check_ports(&wanted.ports)?;
+                Means::Cni(list)
+            }
+        };
+        Ok(Network { id: id.into(), hostname: None, ports: wanted.ports.clone(), means })
+    }
+
+    /// Sets the host name that the hosts file contains.
+    pub(crate) fn hostname(&mut self, name: Option<&str>) {
+        self.hostname = name.map(Into::into);
+    }
+
+    /// Makes the files for name lookup in the directory of a container or pod. They are empty until the network
+    /// is connected.
+    pub(crate) fn make_files(&self, dir: &Path) -> Result<(), Error> {
+        files::make(dir)
+    }
+
+    /// Connects the net namespace of a container that waits for its start. If the caller has the privilege,
+    /// pins the namespace: CNI's plugins need it when the container has ended, and pasta as root cannot open
+    /// the namespace of a process that has more capabilities.
+    pub(crate) fn connect_process(
+        &self,
+        dir: &Path,
+        process: &nspod_sandbox::Prepared<'_>,
+        privileged: bool,
+    ) -> Result<(), Error> {
+        // Without a cgroup of its own, the container is in the caller's.
+        let own = cgroup_of(std::process::id() as i32);
+        let cgroup = cgroup_of(process.pid).filter(|path| Some(path) != own.as_ref());
+        let of = |kind: Kind| PathBuf::from(format!("/proc/{}/ns/{kind}", process.pid));
+        let (net, user) = match privileged {
+            true => (pin(dir, &Namespace::of_pidfd(process.pidfd, Kind::Net)?)?, None),
+            false => (of(Kind::Net), Some(of(Kind::User))),
+        };
+        self.connect(&Target { dir, net, user, cgroup, pod: false })
+    }
+
+    /// Connects a net namespace, and writes the files for name lookup. After an error nothing is connected.
+    ///
+    /// # Errors
+    /// A program failed; the error has its message.
+    pub(crate) fn connect(&self, target: &Target<'_>) -> Result<(), Error> {
+        let connected = self.try_connect(target);
+        if connected.is_err() {
+            // If that fails too, the state stays for `prune`.
+            let _ = disconnect(target.dir);
+        }
+        connected
+    }
+
+    fn try_connect(&self, target: &Target<'_>) -> Result<(), Error> {
+        let means = match &self.means {
+            Means::Pasta(_) => SavedMeans::Pasta(None),
+            Means::Cni(list) => SavedMeans::Cni(cni::Attachment::new(list, &self.id, &self.ports)),
+        };
+        let mut saved = Saved { net: target.net.clone(), ports: self.ports.clone(), means };
+        saved.write(target.dir)?;
+        let (addresses, dns) = match (&mut saved.means, &self.means) {
+            (SavedMeans::Pasta(process), Means::Pasta(program)) => {
+                *process = Some(pasta::start(program, &self.ports, target)?);
+                (pasta::ADDRESSES.to_vec(), files::Resolver::of_host(files::Loopback::Forwarded))
+            }
+            (SavedMeans::Cni(attachment), _) => {
+                attachment.add(&target.net)?;
+                let host = || files::Resolver::of_host(files::Loopback::Unreachable);
+                (attachment.addresses(), attachment.resolver().unwrap_or_else(host))
+            }
+            (SavedMeans::Pasta(_), Means::Cni(_)) => unreachable!("both come from the same network"),
+        };
+        saved.write(target.dir)?;
+        files::write(target.dir, self.hostname.as_deref(), &addresses, &dns)
+    }
+}
+
+impl Saved {
+    fn read(dir: &Path) -> Result<Option<Saved>, Error> {
+        let path = dir.join(STATE);
+        match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| {
+                let problem = format!("cannot read {}: {e}", path.display());
+                Error::new(ErrorKind::InvalidInput, STEP, problem).on(path.display().to_string())
+            }),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::path(STEP, "read", &path, &e)),
+        }
+    }
+
+    fn write(&self, dir: &Path) -> Result<(), Error> {
+        let (path, fresh) = (dir.join(STATE), dir.join(".network"));
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        let written = fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &path));
+        written.map_err(|e| Error::path(STEP, "write", &path, &e))
+    }
+}
+
+/// Adds the mounts of the files for name lookup in the directory of a container or pod. A mount of the caller at
+/// the same place stays.
+pub(crate) fn mount_files(dir: &Path, root: &Root, mounts: &mut Vec<Mount>) {
+    files::mount(dir, root, mounts);
+}
+
+/// Disconnects the container or pod with this directory: ends pasta, or calls the plugins of CNI in reverse order
+/// with DEL. Does nothing if it is not connected.
+///
+/// # Errors
+/// A plugin failed, or does not exist any more. The state stays, so that another call can continue.
+pub(crate) fn disconnect(dir: &Path) -> Result<(), Error> {
+    match Saved::read(dir)? {
+        Some(Saved { means: SavedMeans::Pasta(Some(process)), .. }) => pasta::end(&process)?,
+        // Killed after pasta's start and before its process was saved.
+        Some(Saved { means: SavedMeans::Pasta(None), .. }) => pasta::end_noted(dir)?,
+        Some(Saved { means: SavedMeans::Cni(attachment), net, .. }) => attachment.delete(&net)?,
+        None => {}
+    }
+    unpin(dir)?;
+    match fs::remove_file(dir.join(STATE)) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::path(STEP, "remove", &dir.join(STATE), &e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns the state of the network for `inspect`; `None` without a network. Calls the plugins of CNI with CHECK
+/// if the container or pod is running.
+pub(crate) fn describe(dir: &Path, running: bool) -> Option<serde_json::Value> {
+    let saved = Saved::read(dir).ok()??;
+    let ports: Vec<String> = saved.ports.iter().map(ToString::to_string).collect();
+    Some(match saved.means {
+        SavedMeans::Pasta(process) => serde_json::json!({
+            "mode": "pasta", "ports": ports, "addresses": pasta::ADDRESSES, "pid": process.map(|p| p.pid),
+        }),
+        SavedMeans::Cni(attachment) => serde_json::json!({
+            "mode": format!("cni:{}", attachment.name()), "ports": ports, "addresses": attachment.addresses(),
+            "result": attachment.result(),
+            "problem": running.then(|| attachment.check(&saved.net).err().map(|e| e.to_string())).flatten(),
+        }),
+    })
+}
+
+/// Returns the path of a process's cgroup; `None` without a hierarchy.
+fn cgroup_of(pid: i32) -> Option<PathBuf> {
+    Some(cgroup_core::Hierarchy::detect().ok()?.of(pid).ok()?.path().to_owned())
+}
+
+/// Pins a net namespace in a directory with a private mount, so that no other mount namespace gets a copy.
+fn pin(dir: &Path, namespace: &Namespace) -> Result<PathBuf, Error> {
+    let pins = dir.join(PINS);
+    let failed = |what| move |e: std::io::Error| Error::path(STEP, what, &dir.join(PINS), &e);
+    fs::create_dir(&pins).map_err(failed("make"))?;
+    mount_bind(&pins, &pins).map_err(|e| failed("mount")(e.into()))?;
+    mount_change(&pins, MountPropagationFlags::PRIVATE).map_err(|e| failed("mount")(e.into()))?;
+    let path = pins.join("net");
+    namespace.pin(&path)?;
+    Ok(path)
+}
+
+fn unpin(dir: &Path) -> Result<(), Error> {
+    use rustix::io::Errno;
+    let pins = dir.join(PINS);
+    match unmount(&pins, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        // The directory does not exist, is not a mount, or the caller cannot have made one.
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT | Errno::PERM) => Ok(()),
+        Err(e) => Err(Error::path(STEP, "unmount", &pins, &e.into())),
+    }
+}
+
+impl std::fmt::Display for Port {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.address {
+            Some(IpAddr::V6(address)) => write!(f, "[{address}]:")?,
+            Some(IpAddr::V4(address)) => write!(f, "{address}:")?,
+            None => {}
+        }
+        write!(f, "{}:{}/{}", self.host, self.container, if self.udp { "udp" } else { "tcp" })
+    }
+}
+
+/// Returns the first program of this name in the directories.
+fn find_program(name: &str, dirs: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    let is_program = |path: &PathBuf| {
+        path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    };
+    dirs.into_iter().map(|dir| dir.join(name)).filter(|path| path.is_absolute()).find(is_program)
+}
