@@ -73,8 +73,7 @@ export NETCONFPATH=$T/lists
 "#;
 
 /// Runs nspod as an ordinary user.
-const AS_USER: &str =
-    r#"as_user() { setpriv --reuid=65534 --regid=65534 --clear-groups env XDG_RUNTIME_DIR=$T $T/bin "$@"; }"#;
+const AS_USER: &str = r#"as_user() { setpriv --reuid=65534 --regid=65534 --clear-groups env XDG_RUNTIME_DIR=$T NSPOD_LOG_DIR=$T/user.logs $T/bin "$@"; }"#;
 
 /// Runs a script with `$N` for nspod, `$T` for a directory and `$C` for a name, on a host of its own.
 fn on_a_host(script: &str) -> Output {
@@ -82,7 +81,11 @@ fn on_a_host(script: &str) -> Output {
     let script = format!("mount -t tmpfs none /run; {HOST}{HELPERS}{AS_USER}{LIST}{script}");
     let mut command = Command::new("unshare");
     command.args(["--net", "--mount", "--propagation", "private", "bash", "-c", &script]);
-    command.env("N", NSPOD).env("T", dir.dir()).env("C", unique());
+    command
+        .env("N", NSPOD)
+        .env("T", dir.dir())
+        .env("C", unique())
+        .env("NSPOD_LOG_DIR", dir.dir().join("logs"));
     // Servers of the script end with the test.
     let output = run_with(&mut command, "");
     let _ = Command::new("sh")
@@ -322,7 +325,7 @@ mknod $T/tun c 10 200 && chmod 666 $T/tun && mount --bind $T/tun /dev/net/tun
 serve :: 7000
 as_user run --network pasta bash -c "$(declare -f tcp udp); tcp 198.51.100.2 7000; tcp 2001:db8::2 7000; udp 198.51.100.2 7000; tcp 10.0.2.2 7000; grep -c 10.0.2.100 /etc/hosts"
 as_user run -d --name $C --network pasta -p 8080:80 python3 -c "$SERVE" :: 80 >/dev/null
-until_true sh -c "setpriv --reuid=65534 --regid=65534 --clear-groups env XDG_RUNTIME_DIR=$T $T/bin logs $C | grep ready"
+ready() { as_user logs $C | grep ready; }; until_true ready
 tcp 127.0.0.1 8080; tcp 198.51.100.2 8080
 as_user rm -f $C >/dev/null; tcp 127.0.0.1 8080
 as_user pod create --network pasta -p 8080:80 $C >/dev/null
