@@ -116,7 +116,8 @@ $N run --network pasta bash -c "$(declare -f tcp udp); tcp 198.51.100.2 7000; tc
 $N run -d --name $C --network pasta -p 8080:80 -p 8080:80/udp -p 127.0.0.1:8081:80 python3 -c "$SERVE" :: 80 >/dev/null
 until_true sh -c "$N logs $C | grep ready"
 # pasta of 2023 knows the container's IPv6 address when the container has used it.
-$N exec $C bash -c 'echo >/dev/udp/2001:db8::2/9'
+use_ipv6() { $N exec $C bash -c "$(declare -f udp); udp 2001:db8::2 7000" | grep hello; }
+until_true use_ipv6
 tcp 127.0.0.1 8080; tcp ::1 8080; tcp 198.51.100.2 8080; tcp 2001:db8::2 8080; udp 198.51.100.2 8080; udp 2001:db8::2 8080
 tcp 127.0.0.1 8081; tcp 198.51.100.2 8081; tcp 127.0.0.1 80
 $N run --network pasta -p 8080:80 true 2>&1 | grep -o 'another program uses a published port'
@@ -219,7 +220,8 @@ serve :: 7000
 $N run -d --name $C --network cni:front -p 8080:80 -p 8080:80/udp python3 -c "$SERVE" :: 80 >/dev/null
 until_true sh -c "$N logs $C | grep ready"
 # The kernel uses an IPv6 address when no other host has answered that it has the same.
-until_true sh -c "! $N exec $C ip -6 addr | grep -q tentative"
+usable() { ! { ip -6 addr; $N exec $C ip -6 addr; } | grep -q tentative; }
+until_true usable
 $N exec $C bash -c "$(declare -f tcp udp); tcp 198.51.100.2 7000; tcp 2001:db8::2 7000; udp 10.88.7.1 7000"
 tcp 198.51.100.2 8080; tcp 2001:db8::2 8080; udp 198.51.100.2 8080; udp 2001:db8::2 8080; tcp 127.0.0.1 8080
 $N rm -f $C >/dev/null; left"#;
