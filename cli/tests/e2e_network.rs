@@ -171,6 +171,25 @@ $N run --name $C --network pasta no-such 2>/dev/null; left"#;
 }
 
 #[test]
+fn a_container_that_has_ended_gives_its_ports_back() {
+    if !root() {
+        return;
+    }
+    let script = r#"
+gone() { ! pgrep -f "^[^ ]*pasta .*/$C/" >/dev/null; }
+start() { $N run -d --name $C --network pasta -p 8080:80 "$@" >/dev/null; }
+ended() { [ $($N inspect $C | grep -o '"state": "exited"' | wc -l) = 1 ]; }
+for command in wait stop ps; do
+    start sh -c 'trap "exit 0" TERM; while :; do sleep 0.02; done'; sleep 0.1
+    [ $command = stop ] || $N exec $C kill 2; [ $command = stop ] || until_true ended
+    case $command in ps) $N ps >/dev/null;; *) $N $command $C >/dev/null;; esac
+    gone && echo $command; $N inspect $C | grep -o '"network": null'; $N rm $C >/dev/null
+done
+start true; until_true ended; $N run --network pasta -p 8080:80 echo run; $N rm $C >/dev/null; left"#;
+    prints(script, "wait\n\"network\": null\nstop\n\"network\": null\nps\n\"network\": null\nrun\n");
+}
+
+#[test]
 fn names_are_looked_up_in_files_of_the_container() {
     if !root() {
         return;

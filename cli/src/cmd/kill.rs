@@ -71,6 +71,7 @@ pub(crate) fn stop(args: &StopArgs) -> Result<()> {
         if lost || !container.pidfd().poll(Some(Duration::from_secs(args.time)))? {
             store.kill(&entry)?;
         }
+        store.disconnect(&entry)?;
         output::line(entry.id())
     })
 }

@@ -30,6 +30,7 @@ pub(crate) fn wait(args: &WaitArgs, json: bool) -> Result<()> {
     each(&args.ids, |id| {
         let entry = store.find(id)?;
         let status = ended(&entry)?;
+        store.disconnect(&entry)?;
         match json {
             true => output::json_line(&Row { id: entry.id(), exit_code: status.shell_code(), status }),
             false => output::line(status.shell_code()),

@@ -183,6 +183,29 @@ impl Store {
         }
     }
 
+    /// Disconnects a container that has ended from its network, so that its ports and addresses are free.
+    /// Another command may have done that, or may be removing the container.
+    pub(crate) fn disconnect(&self, entry: &Entry) -> Result<()> {
+        let due = |entry: &Entry| -> Result<bool> {
+            Ok(entry.saved().is_some_and(|saved| saved.network) && !entry.lives()?)
+        };
+        if due(entry)?
+            && let Locked::Ours(entry, _lock) = self.lock(entry.id(), false)?
+            && due(&entry)?
+        {
+            network::disconnect(entry.dir().path())?;
+        }
+        Ok(())
+    }
+
+    /// Disconnects all containers that have ended. An error is only printed: it is of another container.
+    pub(crate) fn disconnect_ended(&self) -> Result<()> {
+        for entry in self.all()? {
+            self.disconnect(&entry).unwrap_or_else(crate::output::note);
+        }
+        Ok(())
+    }
+
     /// Removes containers that are marked for removal and have ended, unless a `nspod run` will remove them.
     /// Also removes the remains of starts that were killed.
     pub(crate) fn sweep(&self) -> Result<()> {
@@ -192,6 +215,7 @@ impl Store {
                 None => true,
             })
         };
+        self.disconnect_ended()?;
         for entry in self.all()? {
             if due(&entry)?
                 && let Locked::Ours(entry, lock) = self.lock(entry.id(), false)?
