@@ -3,7 +3,7 @@
 //!
 //! `build.rs` compiles this file separately, without the standard library, and the library embeds
 //! the result. The program allocates nothing and needs no file of the container. Its first argument
-//! `argv[1]` is `REPORT:EXIT:STEP:CANDIDATES:OUTPUT:FILES:KIB`:
+//! `argv[1]` is `REPORT:EXIT:STEP:CANDIDATES:OUTPUT:FILES:KIB:KILL`:
 //!
 //! - `REPORT`: a socket or pipe to the runtime. If the program cannot be executed, the init sends
 //!   one record. An end of file means that the program runs.
@@ -16,6 +16,8 @@
 //! - `OUTPUT`: a pipe with the program's output, or -1. The init copies it to the log.
 //! - `FILES`: number of the log's files. Their descriptors follow `OUTPUT`.
 //! - `KIB`: maximum size of each of these files, in KiB. See [`Log`].
+//! - `KILL`: the file `cgroup.kill` of the container, or -1. The init writes to it last, which kills the
+//!   processes of the runtime in this cgroup, and the init.
 //!
 //! If its name in `argv[0]` is `nspod-stage`, this program is the *stage*: it performs the last
 //! steps of a start, in a process that shares no memory, environment or descriptors with the
@@ -157,7 +159,7 @@ fn close(fd: i32) {
 /// program's pipes, the pipe would stay open after the program has closed it.
 fn close_others(task: &Task) {
     let mut next = 0;
-    for (first, count) in [(task.exit, 1), task.log_fds()] {
+    for (first, count) in [(task.exit, 1), (task.kill, 1), task.log_fds()] {
         if first < 0 {
             continue;
         }
@@ -199,6 +201,8 @@ struct Task {
     files: i32,
     /// Maximum size of a file of the log in KiB.
     kib: i32,
+    /// The file `cgroup.kill`, or -1.
+    kill: i32,
     /// Paths to try; there are `count` of them.
     candidates: *const *const u8,
     count: usize,
@@ -225,13 +229,13 @@ impl Task {
             if argc < 2 {
                 return None;
             }
-            let mut numbers = [0; 7];
+            let mut numbers = [0; 8];
             parse(*args.add(1), &mut numbers)?;
-            let [report, exit, step, count, output, files, kib] = numbers;
+            let [report, exit, step, count, output, files, kib, kill] = numbers;
             let count = usize::try_from(count).ok().filter(|n| *n <= argc - 2)?;
             let candidates = args.add(2);
             let (argv, envp) = (candidates.add(count), args.add(argc + 1));
-            Some(Task { report, exit, step: step as u16, output, files, kib, candidates, count, argv, envp, failed: AtomicBool::new(false), executes: AtomicBool::new(false) })
+            Some(Task { report, exit, step: step as u16, output, files, kib, kill, candidates, count, argv, envp, failed: AtomicBool::new(false), executes: AtomicBool::new(false) })
         }
     }
 
@@ -438,8 +442,9 @@ impl Line {
 }
 
 /// Writes to the exit file how the program ended, copies the rest of its output, and ends with the exit code
-/// of a shell in this case: the program's exit code, or 128 plus the signal.
-fn finish(file: i32, status: i32, log: &mut Log) -> ! {
+/// of a shell in this case: the program's exit code, or 128 plus the signal. Kills the cgroup first, if it has
+/// the file `kill`.
+fn finish([file, kill]: [i32; 2], status: i32, log: &mut Log) -> ! {
     let mut line = Line::new();
     let signal = status & 0x7f;
     let code = if signal == 0 {
@@ -459,6 +464,7 @@ fn finish(file: i32, status: i32, log: &mut Log) -> ! {
     write(file, line.bytes.get(..line.len).unwrap_or(&[]));
     close(file);
     log.finish();
+    write(kill, b"1");
     exit(code)
 }
 
@@ -475,7 +481,10 @@ extern "C" fn init(stack: *const usize) -> ! {
         write(STDERR, MISUSE);
         exit(MISUSED)
     };
-    for fd in [task.report, task.exit] {
+    for fd in [task.report, task.exit, task.kill] {
+        if fd < 0 {
+            continue;
+        }
         plain(nr::FCNTL, [fd as usize, F_SETFD, FD_CLOEXEC]);
     }
     if task.output >= 0 {
@@ -500,14 +509,14 @@ extern "C" fn init(stack: *const usize) -> ! {
     let pid = start(&task);
     if pid < 0 {
         task.fail(task.step, CALL_CLONE, -pid as i32);
-        finish(task.exit, NOT_STARTED << 8, &mut log);
+        finish([task.exit, task.kill], NOT_STARTED << 8, &mut log);
     }
     if !task.executes.load(Ordering::Relaxed) {
         let mut status = 0i32;
         // SAFETY: the kernel writes an int at `&mut status`.
         unsafe { syscall(nr::WAIT4, [pid as usize, &raw mut status as usize, 0, 0]) };
         task.fail(task.step, CALL_WAIT4, status);
-        finish(task.exit, NOT_STARTED << 8, &mut log);
+        finish([task.exit, task.kill], NOT_STARTED << 8, &mut log);
     }
     // The end of file alone could also mean that this process was killed.
     if !task.failed.load(Ordering::Relaxed) {
@@ -520,7 +529,7 @@ extern "C" fn init(stack: *const usize) -> ! {
         match log.next_signal() {
             SIGCHLD => {
                 if let Some(status) = reap(pid as i32) {
-                    finish(task.exit, status, &mut log);
+                    finish([task.exit, task.kill], status, &mut log);
                 }
             }
             signal => _ = plain(nr::KILL, [pid as usize, signal as usize]),

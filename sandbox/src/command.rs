@@ -402,6 +402,15 @@ impl Command {
         self
     }
 
+    /// Lets the embedded init kill the container's cgroup when the program has ended and its status is recorded.
+    /// So processes of the caller in this cgroup ([`cgroup_inside`](Self::cgroup_inside)) end with the
+    /// container. Without an init or a cgroup, this has no effect. Since Linux 5.14: `cgroup.kill` of
+    /// [cgroup v2](https://docs.kernel.org/admin-guide/cgroup-v2.html#core-interface-files).
+    pub fn kill_cgroup_at_end(&mut self) -> &mut Self {
+        self.handles_mut().kills_cgroup = true;
+        self
+    }
+
     /// Sets whether dropping the [`Container`] kills its processes and removes its cgroup. The
     /// default is `true`. With `false`, dropping it is the same as [`Container::detach`]: the
     /// processes continue, like those of a dropped [`std::process::Child`].

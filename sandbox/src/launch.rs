@@ -150,12 +150,14 @@ impl Launcher {
         };
         // The directories are limited before anything can write to them.
         let mut quotas = Quotas::set(&plan.spec, entry.as_deref())?;
+        let kill_file = cgroup.as_ref().filter(|_| plan.kills_cgroup).map(kill_file).transpose()?;
         let started = Instant::now();
         let spawned = spawn::spawn(Start {
             plan,
             stdio: streams.child(),
             cgroup: cgroup.as_ref().map(|cgroup| cgroup.cgroup().as_fd()),
             exit_file: exit_file.as_deref(),
+            kill_file: kill_file.as_ref(),
             premade: self.premade(),
             on_ready: &mut |container| on_ready(plan, container, prepared.take()),
         });
@@ -215,6 +217,12 @@ impl Launcher {
         let pool = self.pool.as_ref().filter(|_| self.plan.spec.loopback);
         pool.and_then(|pool| pool.namespaces(self.plan.kinds, self.plan.dev.is_some())).unwrap_or_default()
     }
+}
+
+/// Opens `cgroup.kill` of the container (since Linux 5.14).
+fn kill_file(cgroup: &ContainerCgroup) -> Result<File, Error> {
+    let path = cgroup.cgroup().path().join("cgroup.kill");
+    File::options().write(true).open(&path).map_err(|e| Error::path("cgroup", "open", &path, &e))
 }
 
 /// Calls the caller's function, writes its result to the file that hooks read, and runs the hooks

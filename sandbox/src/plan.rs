@@ -68,7 +68,7 @@ impl Plan {
     /// The same as [`Plan::new`].
     pub fn on(spec: &Spec, host: &Host, handles: Handles) -> Result<Plan, Error> {
         check::check(spec)?;
-        let Handles { namespaces, process, inherited, hold, ready, file, root, log } = handles;
+        let Handles { namespaces, process, inherited, hold, ready, file, root, log, kills_cgroup } = handles;
         check::check_descriptors(&inherited)?;
         if log.is_some() && !spec.init {
             return Err(Error::invalid("init", "a log requires an init, which writes it"));
@@ -89,6 +89,7 @@ impl Plan {
             ready,
             dev: None,
             log,
+            kills_cgroup: kills_cgroup && spec.init,
             spec: spec.clone(),
         };
         let ids = namespaces::add(&mut plan, host, (namespaces, process))?;

@@ -46,6 +46,8 @@ pub(crate) struct Start<'a> {
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
     /// The file to which the embedded init writes the exit status.
     pub(crate) exit_file: Option<&'a File>,
+    /// The file `cgroup.kill`, if the embedded init writes to it last.
+    pub(crate) kill_file: Option<&'a File>,
     /// Namespaces and mounts from a pool.
     pub(crate) premade: Premade,
     /// Function to call when namespaces and mounts exist, if the plan stops there.
@@ -83,9 +85,9 @@ pub(crate) struct Spawned {
 /// # Errors
 /// A step failed. The child has then ended and has been reaped.
 pub(crate) fn spawn(start: Start<'_>) -> Result<Spawned, Error> {
-    let Start { plan, stdio, cgroup, exit_file, premade, on_ready } = start;
+    let Start { plan, stdio, cgroup, exit_file, kill_file, premade, on_ready } = start;
     let second = cgroup.filter(|_| plan.cgroup_at_second).map_or(-1, |cgroup| cgroup.as_raw_fd());
-    let Descriptors { opened, mut tables } = Descriptors::open(plan, stdio, exit_file, premade, second)?;
+    let Descriptors { opened, mut tables } = Descriptors::open(plan, stdio, [exit_file, kill_file], premade, second)?;
     let stack = Stack::new()?;
     // The context, the tables and the stack live as long as a second process can share this memory. If
     // the first process is killed, the clone returns while the second continues.

@@ -55,7 +55,7 @@ impl Init {
         };
         command.stdin(terminal.unwrap_or_else(Stdio::piped)).stdout(Stdio::piped());
         command.arg(format!(
-            "{}:{}:{STEP}:{}:-1:0:0",
+            "{}:{}:{STEP}:{}:-1:0:0:-1",
             theirs.as_raw_fd(),
             exit.as_raw_fd(),
             candidates.len()

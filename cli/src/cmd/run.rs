@@ -293,6 +293,10 @@ impl RunArgs {
             claim.remove = Store::remove;
             if let Some((network, privileged)) = claim.network.clone() {
                 let dir = claim.entry.dir().path().to_owned();
+                if self.detach {
+                    // pasta is in the container's cgroup, and no nspod waits for the end of the container.
+                    command.kill_cgroup_at_end();
+                }
                 command.prepared(move |process| {
                     network.connect_process(&dir, process, privileged).map(|()| Vec::new())
                 });

@@ -30,6 +30,7 @@ pub(super) fn run(hook: &Hook, container: &Prepared<'_>) -> Result<(), Error> {
         stdio: streams.child(),
         cgroup: None,
         exit_file: None,
+        kill_file: None,
         premade: Premade::default(),
         on_ready: &mut |_| Ok(()),
     })?;

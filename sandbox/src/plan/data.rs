@@ -56,6 +56,8 @@ pub struct Plan {
     pub(crate) dev: Option<Range<usize>>,
     /// The log that the embedded init writes.
     pub(crate) log: Option<Arc<Log>>,
+    /// Whether the embedded init kills the other processes in the cgroup when the program has ended.
+    pub(crate) kills_cgroup: bool,
     /// The spec of the plan.
     pub(crate) spec: Spec,
 }

@@ -44,7 +44,7 @@ enum Arg {
 pub(super) fn encode(plan: &Plan, first: usize) -> Result<Vec<u8>, Error> {
     let mut blob = Blob::default();
     let high = plan.highest_fd();
-    // The embedded init keeps its report socket, its exit status file and the log across its exec.
+    // The embedded init keeps its report socket, its exit status file, `cgroup.kill` and the log across its exec.
     let closing = high + if plan.spec.init { numbers::BLOB } else { numbers::REPORT };
     let mut close = |from: i32, to: u64| {
         let range = [from as u64, to, u64::from(libc::CLOSE_RANGE_CLOEXEC)];

@@ -40,6 +40,8 @@ pub struct Handles {
     pub root: Option<OwnedFd>,
     /// The log that the embedded init writes.
     pub log: Option<Arc<Log>>,
+    /// Whether the embedded init kills the other processes in the cgroup when the program has ended.
+    pub(crate) kills_cgroup: bool,
 }
 
 impl Handles {
@@ -57,6 +59,7 @@ impl Handles {
             ready: self.ready,
             file: self.file.clone(),
             log: self.log.clone(),
+            kills_cgroup: self.kills_cgroup,
         })
     }
 }

@@ -42,7 +42,8 @@ pub(super) fn program(plan: &Plan) -> Result<Step, Error> {
         Some(log) => (high + numbers::OUTPUT, log.count(), log.kib()),
         None => (-1, 0, 0),
     };
-    let contract = format!("{report}:{exit}:{step}:{count}:{output}:{files}:{kib}");
+    let kill = if plan.kills_cgroup { high + numbers::KILL } else { -1 };
+    let contract = format!("{report}:{exit}:{step}:{count}:{output}:{files}:{kib}:{kill}");
     let mut init = vec![c"nspod-init".to_owned(), c_string("process.args", contract)?];
     init.extend(candidates);
     init.extend(argv);

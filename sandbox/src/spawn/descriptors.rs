@@ -78,16 +78,16 @@ pub(super) struct Opened {
 impl Descriptors {
     /// Opens the files that the plan needs, and computes the tables.
     ///
-    /// `cgroup` is the cgroup for a second clone, or -1.
+    /// `init_files` are the exit file and `cgroup.kill`. `cgroup` is the cgroup for a second clone, or -1.
     pub(super) fn open(
         plan: &Plan,
         stdio: [RawFd; 3],
-        exit_file: Option<&File>,
+        init_files: [Option<&File>; 2],
         premade: Premade,
         cgroup: RawFd,
     ) -> Result<Descriptors, Error> {
         let opened = Opened::open(plan, premade)?;
-        let (placed, mut kept) = opened.targets(plan, stdio, exit_file);
+        let (placed, mut kept) = opened.targets(plan, stdio, init_files);
         let foreign = gaps(opened.needed(plan, &placed, &kept, cgroup));
         kept.extend(placed.iter().map(|(_, to)| *to));
         let namespaces = &opened.premade.namespaces;
@@ -174,7 +174,7 @@ impl Opened {
         &self,
         plan: &Plan,
         mut stdio: [RawFd; 3],
-        exit_file: Option<&File>,
+        [exit_file, kill_file]: [Option<&File>; 2],
     ) -> (Vec<(RawFd, RawFd)>, Vec<RawFd>) {
         if let Some((_, program)) = &self.output {
             stdio[1..].fill(program.as_raw_fd());
@@ -188,6 +188,7 @@ impl Opened {
         }
         if plan.spec.init {
             place(exit_file.map(AsRawFd::as_raw_fd), numbers::EXIT);
+            place(kill_file.map(AsRawFd::as_raw_fd), numbers::KILL);
         }
         if let (Some((init, _)), Some(log)) = (&self.output, &plan.log) {
             let log = std::iter::once(init.as_raw_fd()).chain(log.fds());
