@@ -164,7 +164,7 @@ $N run -d --name $C --network pasta sleep 1000 >/dev/null; $N kill $C; $N rm $C 
 echo killed runner
 $N run --name $C --network pasta sleep 1000 & until_true $N exec $C true; kill -9 $!; wait $! 2>/dev/null; $N kill $C; $N ps >/dev/null; left
 echo ended
-$N run -d --name $C --network pasta -p 8080:80 true >/dev/null; $N wait $C; $N prune >/dev/null; left
+$N run -d --name $C --network pasta -p 8080:80 true >/dev/null; gone() { ! pgrep -f "^[^ ]*pasta .*/$C/"; }; until_true gone; $N wait $C; $N prune >/dev/null; left
 echo failed
 $N run --name $C --network pasta no-such 2>/dev/null; left"#;
     prints(script, "killed program\nkilled runner\nended\n0\nfailed\n");

@@ -87,7 +87,8 @@ pub(crate) struct Spawned {
 pub(crate) fn spawn(start: Start<'_>) -> Result<Spawned, Error> {
     let Start { plan, stdio, cgroup, exit_file, kill_file, premade, on_ready } = start;
     let second = cgroup.filter(|_| plan.cgroup_at_second).map_or(-1, |cgroup| cgroup.as_raw_fd());
-    let Descriptors { opened, mut tables } = Descriptors::open(plan, stdio, [exit_file, kill_file], premade, second)?;
+    let Descriptors { opened, mut tables } =
+        Descriptors::open(plan, stdio, [exit_file, kill_file], premade, second)?;
     let stack = Stack::new()?;
     // The context, the tables and the stack live as long as a second process can share this memory. If
     // the first process is killed, the clone returns while the second continues.
