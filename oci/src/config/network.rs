@@ -112,6 +112,7 @@ mod tests {
             ("org.nspod.net.connects.max", "5"),
             ("org.nspod.net.accepts.max", "6"),
             ("org.nspod.net.packets.max", "7"),
+            ("org.nspod.net.sockets.max", "8"),
             ("org.nspod.net.egress.max", "10mbit"),
             ("org.nspod.net.ingress.max", "1gbit"),
             ("other", "x"),
@@ -122,6 +123,7 @@ mod tests {
             connects_max: Some(5),
             accepts_max: Some(6),
             packets_max: Some(7),
+            sockets_max: Some(8),
             egress_max: Some(1_250_000),
             ingress_max: Some(125_000_000),
             ..Limits::default()
