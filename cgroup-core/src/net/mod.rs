@@ -79,6 +79,19 @@
 //! processors before the old limits are removed. The first limits of a cgroup need no such wait. A process in the
 //! cgroup cannot change the limits without CAP_BPF and CAP_NET_ADMIN in the initial user namespace.
 //!
+//! # Cost
+//! Without limits nothing runs. A process loads the programs once, and then attaches them to each further
+//! cgroup. Measured on Linux 6.18 with two busy processors, times as least and median:
+//!
+//! | | rate | sockets | rules |
+//! |---|---|---|---|
+//! | first limits in a process | 0.24 / 0.27 ms | 0.26 / 0.29 ms | 1.6 / 1.8 ms |
+//! | first limits of a further cgroup | 0.011 / 0.014 ms | 0.082 / 0.098 ms | 0.020 / 0.023 ms |
+//! | bytes per processor time of loopback TCP, of those without limits | 1.01 | 1.00 | 0.99 |
+//!
+//! An update takes 8 to 16 ms. `cargo bench -p nspod-benches --bench net` measures all of it except the
+//! first row.
+//!
 //! Sources: <https://docs.kernel.org/bpf/libbpf/program_types.html>,
 //! <https://docs.kernel.org/bpf/map_lpm_trie.html>, <https://man7.org/linux/man-pages/man2/bpf.2.html>
 
