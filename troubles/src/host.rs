@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use cgroup_core::{Controller, Controllers, Hierarchy};
+use cgroup_core::{Cgroup, Controller, Controllers, Hierarchy, Limits, net};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime, clock_settime};
 use tempfile::TempDir;
@@ -21,7 +21,9 @@ const BASE: &str = "nspod";
 pub(crate) struct Prepared {
     data: Option<TempDir>,
     swap: Option<PathBuf>,
-    open_files: Option<String>,
+    small_disk: bool,
+    /// Parameters of the kernel with their usual values.
+    parameters: Vec<(&'static str, String)>,
 }
 
 impl Prepared {
@@ -40,19 +42,45 @@ impl Prepared {
                 run(Command::new("swapon").arg(&file))?;
                 this.swap = Some(file);
             }
+            Setup::SmallDisk => this.mount_small_disk()?,
+            Setup::Ports(count) => this.set(PORTS, &format!("40000 {}", 40_000 + count - 1))?,
             Setup::OpenFiles(more) => {
                 let open = fs::read_to_string("/proc/sys/fs/file-nr")?;
                 let open: u64 = open.split_whitespace().next().context("file-nr is empty")?.parse()?;
-                this.open_files = Some(fs::read_to_string(FILE_MAX)?);
-                fs::write(FILE_MAX, (open + more).to_string())?;
+                this.set(FILE_MAX, &(open + more).to_string())?;
             }
         }
         Ok(this)
     }
 
-    /// Returns the flags of both containers.
-    pub(crate) fn flags(&self) -> Vec<String> {
+    /// Sets a parameter of the kernel.
+    fn set(&mut self, path: &'static str, value: &str) -> Result<()> {
+        self.parameters.push((path, fs::read_to_string(path)?));
+        fs::write(path, value).with_context(|| format!("writing {value} to {path}"))
+    }
+
+    fn mount_small_disk(&mut self) -> Result<()> {
+        let data = self.data.insert(directory()?).path();
+        let (image, disk) = (data.join("image"), data.join("disk"));
+        File::create(&image)?.set_len(24 << 20)?;
+        let options = ["-q", "-m", "0", "-N", "256", "-O", "quota,project", "-E", "quotatype=prjquota"];
+        run(Command::new("mkfs.ext4").args(options).arg(&image))?;
+        fs::create_dir(&disk)?;
+        run(Command::new("mount").args(["-o", "loop,prjquota"]).args([&image, &disk]))?;
+        self.small_disk = true;
+        for name in ["victim", "hog"] {
+            fs::create_dir(disk.join(name))?;
+        }
+        Ok(())
+    }
+
+    /// Returns the flags of the victim or the hog, with an option of its directory.
+    pub(crate) fn flags(&self, name: &str, option: &str) -> Vec<String> {
         match &self.data {
+            Some(data) if self.small_disk => {
+                let directory = data.path().join("disk").join(name);
+                vec!["-v".to_owned(), format!("{}:{}{option}", directory.display(), crate::hog::DATA)]
+            }
             Some(data) if self.swap.is_none() => {
                 vec!["-v".to_owned(), format!("{}:{}", data.path().display(), crate::hog::DATA)]
             }
@@ -68,6 +96,7 @@ impl Prepared {
     }
 }
 
+const PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 const FILE_MAX: &str = "/proc/sys/fs/file-max";
 
 /// Returns an empty directory on a disk that containers see.
@@ -86,8 +115,11 @@ fn run(command: &mut Command) -> Result<()> {
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        if let Some(value) = &self.open_files {
-            let _ = fs::write(FILE_MAX, value);
+        for (path, value) in &self.parameters {
+            let _ = fs::write(path, value);
+        }
+        if let Some(data) = self.data.as_ref().filter(|_| self.small_disk) {
+            let _ = run(Command::new("umount").arg(data.path().join("disk")));
         }
         if let Some(file) = &self.swap {
             let _ = run(Command::new("swapoff").arg(file));
@@ -97,7 +129,7 @@ impl Drop for Prepared {
 
 /// Limits of the cgroup above all containers. Dropping it removes them.
 #[derive(Debug, Default)]
-pub(crate) struct Machine(Vec<(PathBuf, String)>);
+pub(crate) struct Machine(Vec<(PathBuf, String)>, Option<Cgroup>);
 
 impl Machine {
     /// Sets the limits of the row.
@@ -111,6 +143,11 @@ impl Machine {
             row.machine.iter().filter_map(|(file, _)| file.split('.').next()?.parse::<Controller>().ok());
         base.enable_path(controllers.collect::<Controllers>())?;
         for (file, value) in row.machine {
+            if let Some(net) = network(file, value)? {
+                base.apply(&Limits { net: Some(net), ..Limits::default() })?;
+                this.1 = Some(base.try_clone()?);
+                continue;
+            }
             let value = value.replace("{disk}", disk);
             base.write(file, &value)?;
             let free = match value.split_once(' ') {
@@ -123,8 +160,22 @@ impl Machine {
     }
 }
 
+/// Returns the network limit with this name.
+fn network(name: &str, value: &str) -> Result<Option<net::Limits>> {
+    let rate = || Ok::<_, anyhow::Error>(Some(value.parse()?));
+    Ok(match name {
+        "net.egress.max" => Some(net::Limits { egress_max: rate()?, ..net::Limits::default() }),
+        "net.ingress.max" => Some(net::Limits { ingress_max: rate()?, ..net::Limits::default() }),
+        _ => None,
+    })
+}
+
 impl Drop for Machine {
     fn drop(&mut self) {
+        if let Some(base) = &self.1 {
+            // The cgroup is removed with its last container.
+            let _ = base.apply(&Limits { net: Some(net::Limits::default()), ..Limits::default() });
+        }
         for (file, value) in &self.0 {
             // The cgroup is removed with its last container.
             if let Ok(mut file) = File::options().write(true).open(file) {
@@ -167,6 +218,10 @@ pub fn why_not(row: &Row) -> Option<String> {
     }
     if row.host {
         return None;
+    }
+    // The cgroups and parameters of other machines are left alone.
+    if std::env::var_os("NSPOD_LANE").is_none_or(|lane| lane != "guest") {
+        return Some("it changes limits of the machine, so it runs only in the guest".to_owned());
     }
     let wanted =
         Controllers::MEMORY | Controllers::PIDS | Controllers::CPU | Controllers::CPUSET | Controllers::IO;

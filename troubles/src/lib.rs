@@ -4,8 +4,10 @@
 //! are functions of [`hog`], which the program `nspod-hog` runs in containers. [`rows`] is the table as data, and
 //! [`measure`](measure::measure) measures a row of it.
 
+mod chart;
 pub mod container;
 pub mod hog;
 pub mod host;
 pub mod measure;
+pub mod report;
 pub mod rows;

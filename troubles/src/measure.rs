@@ -58,6 +58,8 @@ pub struct Outcome {
     pub free: Seen,
     /// Beside the hog with its limit.
     pub bound: Seen,
+    /// Whether nothing bounds the hog, as the table says.
+    pub unbounded: bool,
 }
 
 impl Outcome {
@@ -74,6 +76,8 @@ impl Outcome {
             "the victim makes no progress alone".to_owned()
         } else if free > HURT {
             format!("the hog without a limit leaves the victim {free:.2}")
+        } else if self.unbounded {
+            return None;
         } else if bound < KEPT {
             format!("the hog with its limit leaves the victim only {bound:.2}")
         } else {
@@ -99,6 +103,7 @@ impl Outcome {
 pub fn measure(programs: &Programs, row: &Row, relation: Relation, runs: u32) -> Result<Outcome> {
     let mut outcome =
         Outcome { row: row.name.to_owned(), relation: relation.name().to_owned(), ..Outcome::default() };
+    outcome.unbounded = row.missing.is_some();
     for _ in 0..runs {
         for (beside, seen) in [
             (Beside::Nobody, &mut outcome.alone),
@@ -132,9 +137,11 @@ fn once(programs: &Programs, row: &Row, relation: Relation, beside: Beside) -> R
     };
     let in_pod =
         |pod: Option<&Pod<'_>>| pod.map_or(Vec::new(), |pod| vec!["--pod".to_owned(), pod.name.clone()]);
-    let both = [prepared.flags(), flags.both()].concat();
+    let both = flags.both();
+    let option = if beside == Beside::Bound { row.data_bound } else { "" };
 
-    let of_victim = [both.clone(), in_pod(victims_pod.as_ref()), flags.victim()].concat();
+    let of_victim =
+        [prepared.flags("victim", ""), both.clone(), in_pod(victims_pod.as_ref()), flags.victim()].concat();
     let seconds = row.seconds.to_string();
     let (mut victim, _) = Container::start(programs, &of_victim, &["victim", row.name, &seconds])?;
     let _machine = Machine::of(row, &disk)?;
@@ -142,7 +149,7 @@ fn once(programs: &Programs, row: &Row, relation: Relation, beside: Beside) -> R
         None
     } else {
         let pod = hogs_pod.as_ref().or(victims_pod.as_ref());
-        let of_hog = [both, in_pod(pod), flags.hog(&victim.name)].concat();
+        let of_hog = [prepared.flags("hog", option), both, in_pod(pod), flags.hog(&victim.name)].concat();
         Some(Container::start(programs, &of_hog, &["hog", row.name])?)
     };
     let progress = victim.progress(Duration::from_secs_f64(row.seconds * 5.0 + 5.0))?;

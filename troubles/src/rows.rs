@@ -45,6 +45,10 @@ pub enum Setup {
     Data,
     /// Swap of this many MiB.
     Swap(u64),
+    /// A small ext4 with project quotas, which both containers have as /run/data.
+    SmallDisk,
+    /// This many ports for sockets that choose none (`net.ipv4.ip_local_port_range`).
+    Ports(u16),
     /// This many open files for the whole system beside those that are open already (`fs.file-max`).
     OpenFiles(u64),
 }
@@ -78,6 +82,8 @@ pub struct Row {
     pub guard: &'static [&'static str],
     /// The victim's flags beside a hog with its limit, which only containers have.
     pub guard_run: &'static [&'static str],
+    /// The option of the hog's directory with a limit.
+    pub data_bound: &'static str,
     /// The limits that both containers share, as those of a small machine: file and value.
     pub machine: &'static [(&'static str, &'static str)],
     /// What the host needs.
@@ -107,6 +113,7 @@ const ROW: Row = Row {
     bound_run: &[],
     guard: &[],
     guard_run: &[],
+    data_bound: "",
     machine: &[],
     setup: Setup::Nothing,
     network: false,
@@ -243,6 +250,64 @@ pub const ROWS: &[Row] = &[
         about: "takes the user's descriptors in messages; the victim sends one",
         both: &["-u", "41000", "--ulimit", "nofile=300:300"],
         ..USER
+    },
+    Row {
+        name: "disk-space",
+        about: "fills the disk; the victim writes a file and removes it",
+        flag: "-v DIR:DIR:size=8m, --storage-opt size=8m",
+        setup: Setup::SmallDisk,
+        data_bound: ":size=8m",
+        relations: &[Relation::Containers, Relation::OnePod],
+        ..ROW
+    },
+    Row {
+        name: "inodes",
+        about: "makes files until there are no more inodes; the victim makes one and removes it",
+        flag: "-v DIR:DIR:inodes=50, --storage-opt inodes=50",
+        setup: Setup::SmallDisk,
+        data_bound: ":inodes=50",
+        relations: &[Relation::Containers, Relation::OnePod],
+        ..ROW
+    },
+    Row {
+        name: "egress",
+        about: "sends as much as the network takes; the victim sends 8 KiB 20 times a second and waits for answers",
+        flag: "--egress-rate 2mbit",
+        victim: &["--cpuset-cpus", "0"],
+        hog: &["--cpuset-cpus", "1"],
+        bound: &["--egress-rate", "2mbit"],
+        machine: &[("net.egress.max", "1000000")],
+        ..ROW
+    },
+    Row {
+        name: "ingress",
+        about: "receives as much as the network takes; the victim sends 8 KiB to itself 20 times a second",
+        flag: "--ingress-rate 2mbit",
+        victim: &["--cpuset-cpus", "0"],
+        hog: &["--cpuset-cpus", "1"],
+        bound: &["--ingress-rate", "2mbit"],
+        machine: &[("net.ingress.max", "1000000")],
+        ..ROW
+    },
+    Row {
+        name: "sockets",
+        about: "takes all ports of the network; the victim binds a socket",
+        flag: "--max-sockets 20",
+        bound: &["--max-sockets", "20"],
+        setup: Setup::Ports(200),
+        network: true,
+        relations: &[Relation::Containers, Relation::Pods],
+        ..ROW
+    },
+    Row {
+        name: "aio",
+        about: "takes the host's events of asynchronous I/O; the victim takes one",
+        flag: "none",
+        seconds: 0.3,
+        missing: Some(
+            "a limit of asynchronous I/O for each cgroup or user: fs.aio-max-nr counts the whole host",
+        ),
+        ..ROW
     },
     Row {
         name: "packets",

@@ -14,6 +14,7 @@ mod references;
 mod sh;
 mod tally;
 mod test;
+mod troubles;
 mod uml;
 
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ enum Chore {
     Fuzz(fuzz::Args),
     Guest(guest::Args),
     Test(test::Args),
+    Troubles(troubles::Args),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Guest(args) => guest::run(&args),
         Chore::Test(args) => test::run(&args),
+        Chore::Troubles(args) => troubles::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

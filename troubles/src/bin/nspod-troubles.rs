@@ -1,6 +1,7 @@
 //! Measures the rows of the table of troubles on this machine, and prints one line of JSON for each row and relation.
 //! `cargo xtask troubles` runs it in the guest.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
@@ -8,7 +9,8 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use nspod_troubles::container::Programs;
 use nspod_troubles::host;
-use nspod_troubles::measure::measure;
+use nspod_troubles::measure::{Outcome, measure};
+use nspod_troubles::report;
 use nspod_troubles::rows::ROWS;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -21,12 +23,28 @@ struct Args {
     /// Measure each row for one relation only, which differs from row to row
     #[arg(long)]
     one_relation: bool,
+    /// Measure nothing: read the results from standard input, and write TROUBLES.md and its chart to this directory
+    #[arg(long, value_name = "DIR")]
+    write: Option<PathBuf>,
+    /// Print the rows
+    #[arg(long)]
+    list: bool,
     /// Measure only the rows whose names contain one of these
     filters: Vec<String>,
 }
 
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
+    if let Some(directory) = &args.write {
+        let lines = std::io::read_to_string(std::io::stdin())?;
+        let outcomes = lines.lines().map(serde_json::from_str).collect::<Result<Vec<Outcome>, _>>()?;
+        report::write(directory, &outcomes)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.list {
+        ROWS.iter().for_each(|row| println!("{:17} {:45} {}", row.name, row.flag, row.about));
+        return Ok(ExitCode::SUCCESS);
+    }
     let programs = Programs::find()?;
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, programs.interrupted.clone())?;

@@ -1,7 +1,7 @@
 //! The disk below [`DATA`].
 
-use std::fs::File;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 use super::{DATA, Hog, Victim};
@@ -57,4 +57,41 @@ pub(super) fn fsync_hog() -> io::Result<Hog> {
 pub(super) fn fsync_victim() -> io::Result<Victim> {
     let file = File::create(format!("{DATA}/victim"))?;
     Ok(Victim::works(35, move || write_and_sync(&file)))
+}
+
+/// Writes until the disk is full.
+pub(super) fn space_hog() -> io::Result<Hog> {
+    let mut file = File::create(format!("{DATA}/hog"))?;
+    let mut written = 0;
+    let why = loop {
+        match file.write_all(&[7; CHUNK]) {
+            Ok(()) => written += CHUNK,
+            Err(error) => break error,
+        }
+    };
+    Ok(Hog::holds(format!("{} KiB, then: {why}", written >> 10), file))
+}
+
+/// Writes a file and removes it.
+pub(super) fn space_victim() -> io::Result<Victim> {
+    let path = format!("{DATA}/victim");
+    Ok(Victim::works(20, move || fs::write(&path, [7; CHUNK]).and(fs::remove_file(&path))))
+}
+
+/// Makes empty files until there are no more inodes.
+pub(super) fn inode_hog() -> io::Result<Hog> {
+    let mut made = 0;
+    let why = loop {
+        match File::create(format!("{DATA}/hog-{made}")) {
+            Ok(_) => made += 1,
+            Err(error) => break error,
+        }
+    };
+    Ok(Hog::holds(format!("{made} files, then: {why}"), ()))
+}
+
+/// Makes an empty file and removes it.
+pub(super) fn inode_victim() -> io::Result<Victim> {
+    let path = format!("{DATA}/victim");
+    Ok(Victim::works(20, move || File::create(&path).and_then(|_| fs::remove_file(&path))))
 }

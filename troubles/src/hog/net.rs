@@ -105,3 +105,52 @@ pub(super) fn request_victim() -> io::Result<Victim> {
     });
     Ok(Victim::Spin)
 }
+
+/// A TCP connection of this container to itself, whose other end reads all and answers each piece with a byte.
+fn stream(piece: usize) -> io::Result<TcpStream> {
+    let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let client = TcpStream::connect(server.local_addr()?)?;
+    let (mut other, _) = server.accept()?;
+    thread::spawn(move || {
+        let mut bytes = vec![0; piece];
+        while other.read_exact(&mut bytes).and_then(|()| other.write_all(b"!")).is_ok() {}
+    });
+    Ok(client)
+}
+
+/// Sends as much as the network takes.
+pub(super) fn stream_hog() -> io::Result<Hog> {
+    const PIECE: usize = 32 << 10;
+    let streams = (0..4).map(|_| Ok(Arc::new(stream(PIECE)?))).collect::<io::Result<Vec<_>>>()?;
+    for stream in streams.clone() {
+        thread::spawn(move || io::copy(&mut &*stream, &mut io::sink()));
+    }
+    Hog::repeats(streams.len(), move |thread| (&*streams[thread]).write_all(&[7; PIECE]))
+}
+
+/// Sends a piece and waits for its answer.
+pub(super) fn stream_victim() -> io::Result<Victim> {
+    const PIECE: usize = 8 << 10;
+    let mut stream = stream(PIECE)?;
+    stream.set_read_timeout(Some(10 * PATIENCE))?;
+    Ok(Victim::works(20, move || {
+        stream.write_all(&[7; PIECE])?;
+        stream.read_exact(&mut [0])
+    }))
+}
+
+/// Takes ports until there are no more.
+pub(super) fn port_hog() -> io::Result<Hog> {
+    let mut sockets = Vec::new();
+    let why = loop {
+        match UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)) {
+            Ok(socket) => sockets.push(socket),
+            Err(error) => break error,
+        }
+    };
+    Ok(Hog::holds(format!("{} sockets, then: {why}", sockets.len()), sockets))
+}
+
+pub(super) fn port_victim() -> io::Result<Victim> {
+    Ok(Victim::works(20, || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map(drop)))
+}
