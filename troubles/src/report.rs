@@ -43,11 +43,15 @@ fn bars(row: &Row, outcomes: &[&Outcome]) -> Bars {
 
 fn text(measured: &[(&Row, Vec<&Outcome>)]) -> String {
     let runs = measured[0].1[0].alone.progress.len();
+    let figures =
+        if runs == 1 { "are those of one run".to_owned() } else { format!("are medians of {runs} runs") };
+    let one_relation =
+        if measured.iter().all(|(_, outcomes)| outcomes.len() == 1) { " --one-relation" } else { "" };
     let mut page = format!(
         "# What one container can do to another
 
-`cargo xtask troubles` writes this page: it measures a victim alone, beside a hog without a limit, and beside the same
-hog with its limit, in the guest with every cgroup controller. The figures are medians of {runs} runs.
+`cargo xtask troubles --runs {runs}{one_relation}` wrote this page: it measures a victim alone, beside a hog without a limit, and beside the same
+hog with its limit, in the guest with every cgroup controller. The figures {figures}.
 
 ![The victim's progress in each row](TROUBLES.svg)
 
@@ -56,8 +60,8 @@ has a fixed amount of work per second, or measures its share of a processor, so 
 matter. In a row about a wall, such as a namespace, the progress is 1 if the victim's possession is as it was, and 0 if
 not; without the wall, the hog is in the victim's namespace or has an additional right. The chart shows the smallest
 ratios of each row. `troubles/tests/table.rs` fails if a hog without its limit leaves the victim more than {HURT}, or with
-it less than {KEPT}. The limits of `two pods` are those of the hog's pod, if pods have them. A `-` means that the row is
-not measured there.
+it less than {KEPT}. The limits of `two pods` are those of the hog's pod, if pods have them. A `-` means that the row was
+not measured for this relation.
 
 | trouble | the hog … | bound by | {} |
 |---|---|---|---|---|---|

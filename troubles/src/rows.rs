@@ -197,8 +197,8 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "fsync",
         about: "four threads write and call fdatasync(2); the victim does too",
-        flag: "--device-write-iops DISK:2",
-        bound: &["--device-write-iops", "{disk}:2"],
+        flag: "--device-write-iops DISK:4",
+        bound: &["--device-write-iops", "{disk}:4"],
         machine: &[("io.max", "{disk} wiops=40")],
         setup: Setup::Data,
         ..ROW
@@ -312,10 +312,10 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "packets",
         about: "sends datagrams to the victim's server, which loses those of its own client",
-        flag: "--packet-rate 50",
+        flag: "--packet-rate 20",
         victim: &["--cpuset-cpus", "0"],
         hog: &["--cpuset-cpus", "1"],
-        bound: &["--packet-rate", "50"],
+        bound: &["--packet-rate", "20"],
         network: true,
         ..ROW
     },
@@ -332,10 +332,10 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "requests",
         about: "sends requests, each of which costs the victim's server time, which the victim's own work lacks",
-        flag: "--accept-rate 5 (the victim's)",
+        flag: "--accept-rate 2 (the victim's)",
         victim: &["--cpuset-cpus", "0"],
         hog: &["--cpuset-cpus", "1"],
-        guard: &["--accept-rate", "5"],
+        guard: &["--accept-rate", "2"],
         network: true,
         ..ROW
     },

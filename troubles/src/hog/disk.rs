@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::sync::Arc;
 
 use super::{DATA, Hog, Victim};
 
@@ -48,15 +49,14 @@ fn write_and_sync(file: &File) -> io::Result<()> {
 }
 
 pub(super) fn fsync_hog() -> io::Result<Hog> {
-    Hog::repeats(4, |thread| {
-        let file = File::create(format!("{DATA}/hog-{thread}"))?;
-        (0..16).try_for_each(|_| write_and_sync(&file))
-    })
+    let files = (0..4).map(|thread| File::create(format!("{DATA}/hog-{thread}")));
+    let files = Arc::new(files.collect::<io::Result<Vec<_>>>()?);
+    Hog::repeats(files.len(), move |thread| write_and_sync(&files[thread]))
 }
 
 pub(super) fn fsync_victim() -> io::Result<Victim> {
     let file = File::create(format!("{DATA}/victim"))?;
-    Ok(Victim::works(35, move || write_and_sync(&file)))
+    Ok(Victim::works(32, move || write_and_sync(&file)))
 }
 
 /// Writes until the disk is full.

@@ -23,5 +23,5 @@ pub(super) fn hog() -> io::Result<Hog> {
 }
 
 pub(super) fn victim() -> io::Result<Victim> {
-    Ok(Victim::works(10, || start(&["end"])?.wait().map(drop)))
+    Ok(Victim::works(5, || start(&["end"])?.wait().map(drop)))
 }
