@@ -22,11 +22,11 @@ pub fn write(directory: &Path, outcomes: &[Outcome]) -> Result<()> {
     let measured: Vec<(&Row, Vec<&Outcome>)> = ROWS
         .iter()
         .map(|row| (row, outcomes.iter().filter(|outcome| outcome.row == row.name).collect::<Vec<_>>()))
-        .filter(|(_, outcomes)| !outcomes.is_empty())
         .collect();
     let page = directory.join(PAGE);
     std::fs::write(&page, text(&measured)).with_context(|| format!("writing {}", page.display()))?;
-    let bars: Vec<Bars> = measured.iter().map(|(row, outcomes)| bars(row, outcomes)).collect();
+    let bars = measured.iter().filter(|(_, outcomes)| !outcomes.is_empty());
+    let bars: Vec<Bars> = bars.map(|(row, outcomes)| self::bars(row, outcomes)).collect();
     chart::draw(&directory.join(CHART), &bars)
 }
 
@@ -42,16 +42,20 @@ fn bars(row: &Row, outcomes: &[&Outcome]) -> Bars {
 }
 
 fn text(measured: &[(&Row, Vec<&Outcome>)]) -> String {
-    let runs = measured[0].1[0].alone.progress.len();
-    let figures =
-        if runs == 1 { "are those of one run".to_owned() } else { format!("are medians of {runs} runs") };
+    let runs =
+        measured.iter().find_map(|(_, outcomes)| Some(outcomes.first()?.alone.progress.len())).unwrap_or(0);
+    let figures = if runs == 1 {
+        "Each figure is that of one run.".to_owned()
+    } else {
+        format!("Each figure is the median of {runs} runs.")
+    };
     let one_relation =
-        if measured.iter().all(|(_, outcomes)| outcomes.len() == 1) { " --one-relation" } else { "" };
+        if measured.iter().all(|(_, outcomes)| outcomes.len() <= 1) { " --one-relation" } else { "" };
     let mut page = format!(
         "# What one container can do to another
 
-`cargo xtask troubles --runs {runs}{one_relation}` wrote this page: it measures a victim alone, beside a hog without a limit, and beside the same
-hog with its limit, in the guest with every cgroup controller. The figures {figures}.
+`cargo xtask troubles --runs {runs}{one_relation}` measures this table: a victim alone, beside a hog without a limit,
+and beside the same hog with its limit, in the guest with every cgroup controller. {figures}
 
 ![The victim's progress in each row](TROUBLES.svg)
 

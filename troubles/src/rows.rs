@@ -180,6 +180,8 @@ pub const ROWS: &[Row] = &[
         name: "page-cache",
         about: "reads a file larger than the memory; the victim reads a small file again and again",
         flag: "-m 16m",
+        victim: &["--cpuset-cpus", "0"],
+        hog: &["--cpuset-cpus", "1"],
         bound: &["-m", "16m"],
         machine: &[("memory.max", "64M"), ("io.max", "{disk} rbps=33554432")],
         setup: Setup::Data,
@@ -191,15 +193,6 @@ pub const ROWS: &[Row] = &[
         flag: "--device-write-bps DISK:1m",
         bound: &["--device-write-bps", "{disk}:1m"],
         machine: &[("io.max", "{disk} wbps=16777216")],
-        setup: Setup::Data,
-        ..ROW
-    },
-    Row {
-        name: "fsync",
-        about: "four threads write and call fdatasync(2); the victim does too",
-        flag: "--device-write-iops DISK:4",
-        bound: &["--device-write-iops", "{disk}:4"],
-        machine: &[("io.max", "{disk} wiops=40")],
         setup: Setup::Data,
         ..ROW
     },

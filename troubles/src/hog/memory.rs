@@ -93,7 +93,7 @@ pub(super) fn cache_hog() -> io::Result<Hog> {
 
 pub(super) fn cache_victim() -> io::Result<Victim> {
     let file = file("victim", 24)?;
-    Ok(Victim::works(5, move || read(&file, 24)))
+    Ok(Victim::works(3, move || read(&file, 24)))
 }
 
 /// Returns the free swap in KiB, from `/proc/meminfo`.
