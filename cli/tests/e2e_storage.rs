@@ -311,25 +311,25 @@ fn a_volume_in_a_user_namespace_ends_at_its_size() {
 #[test]
 fn the_ids_of_killed_starts_are_given_back() {
     with_disk("ext4", |disk| {
-        let runs = 8;
-        for attempt in 0..runs {
+        let mut left = 0;
+        for attempt in 0..6 {
             let overlay = format!("--overlay={}", disk.path(&format!("o{attempt}")));
             let flags = ["run", &overlay, "--storage-opt", "size=4m", "true"];
             let mut run = Command::new(NSPOD).args(flags).spawn().unwrap();
-            std::thread::sleep(std::time::Duration::from_millis(20 * attempt));
+            while Disk::ids().is_empty() && run.try_wait().unwrap().is_none() {}
+            // The start and the end of the container follow.
+            std::thread::sleep(std::time::Duration::from_millis(10 * attempt));
             let _ = run.kill();
             run.wait().unwrap();
+            left += usize::from(!Disk::ids().is_empty());
+            nspod_testkit::eventually("the id is given back", || {
+                let pruned = nspod(&["prune"]);
+                assert_eq!(pruned.code(), 0, "{pruned:?}");
+                Disk::ids().is_empty()
+            });
+            assert_eq!(disk.project(&format!("o{attempt}/upper")), "0", "{attempt}");
         }
-        nspod_testkit::eventually("the ids are given back", || {
-            let pruned = nspod(&["prune"]);
-            assert_eq!(pruned.code(), 0, "{pruned:?}");
-            Disk::ids().is_empty()
-        });
-        for upper in (0..runs).map(|attempt| format!("o{attempt}/upper")) {
-            if std::path::Path::new(&disk.path(&upper)).exists() {
-                assert_eq!(disk.project(&upper), "0", "{upper}");
-            }
-        }
+        assert!(left > 0, "no start was killed while it had an id");
     });
 }
 
