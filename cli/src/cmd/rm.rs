@@ -6,7 +6,7 @@ use super::each;
 use crate::error::{Error, Result};
 use crate::output;
 use crate::state::pods::Pods;
-use crate::state::{Locked, State, Store, logs};
+use crate::state::{Locked, State, Store};
 
 #[derive(Debug, Args)]
 pub(crate) struct RmArgs {
@@ -62,7 +62,7 @@ pub(crate) fn prune(_: &PruneArgs) -> Result<()> {
         _ => Ok(()),
     })?;
     nspod_sandbox::prune_quotas()?;
-    for log in logs::prune(&store)? {
+    for log in store.prune_logs()? {
         output::line(log.display())?;
     }
     pruned

@@ -146,8 +146,7 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
     let id = args.name.clone().unwrap_or_else(random_name);
     end.id = Some(id.clone());
     let shared = pod.as_ref().map(|pod| pod.spec().share);
-    let mut spec = args.resolve(&facts, shared, &id, &pid_of)?;
-    args.check_log(&spec)?;
+    let mut spec = args.check_log(args.resolve(&facts, shared, &id, &pid_of)?)?;
     if args.explain {
         if let Some(own) = args.namespaces.own_ids() {
             OwnIds::apply(ids::next(own.size)?, &facts, &mut spec.id_maps, &mut spec.sysctls);
@@ -363,7 +362,7 @@ impl RunArgs {
                 log.try_clone().map_err(|e| Error::io_call("log", "duplicate the log", "fcntl", &e))?;
             command.stdout(log).stderr(copy);
         } else if let Some(limit) = self.log_limit() {
-            command.log(Log::create(&logs::create(store, entry)?, limit)?);
+            command.log(Log::create(&logs::create(store.path(), entry)?, limit)?);
         } else {
             command.stdout(Stdio::Null).stderr(Stdio::Null);
         }
@@ -376,10 +375,10 @@ impl RunArgs {
         (size > 0).then_some(LogLimit { size, files: self.log_max_files.unwrap_or(3) })
     }
 
-    /// Refuses a log that nothing could bound.
-    fn check_log(&self, spec: &Spec) -> Result<()> {
+    /// Returns the spec, unless nothing could limit the size of the container's log.
+    fn check_log(&self, spec: Spec) -> Result<Spec> {
         if !self.detach || spec.init || self.log_file.is_some() || self.log_limit().is_none() {
-            return Ok(());
+            return Ok(spec);
         }
         Err(Error::usage(
             "--log-max-size",

@@ -13,7 +13,7 @@ use nspod_cli::runtime_dir;
 use nspod_sandbox::log::LogReader;
 use nspod_sandbox::store::{Alternative, Dir};
 
-use super::{Entry, Store};
+use super::container::Entry;
 use crate::error::{Error, Result};
 
 /// Name of the link in an entry.
@@ -21,9 +21,9 @@ const LOG: &str = "log";
 
 const BY_VARIABLE: Alternative = || Some("set NSPOD_LOG_DIR to another directory");
 
-/// Creates the directory of a container's log, which is empty, and the link to it. The caller holds the lock of
-/// the entry.
-pub(crate) fn create(store: &Store, entry: &Entry) -> Result<Dir> {
+/// Creates the directory of a container's log, which is empty, and the link to it. `store` is the directory of
+/// the store. The caller holds the lock of the entry.
+pub(crate) fn create(store: &Path, entry: &Entry) -> Result<Dir> {
     let base = Dir::shared(&base(), BY_VARIABLE)?;
     let dir = base.make_sub(&store_name(store)?)?;
     dir.check_private()?;
@@ -54,8 +54,12 @@ pub(crate) fn remove(entry: &Dir) -> Result<()> {
     dir(entry)?.map_or(Ok(()), |path| remove_all(&path))
 }
 
-/// Removes the logs of containers that no longer exist, and returns their directories.
-pub(crate) fn prune(store: &Store) -> Result<Vec<PathBuf>> {
+/// Removes the logs of containers that no longer exist, and returns their directories. `alone` calls a function
+/// if no container of the store has the name, and none can be started meanwhile.
+pub(super) fn prune(
+    store: &Path,
+    alone: impl Fn(&str, &mut dyn FnMut() -> Result<()>) -> Result<()>,
+) -> Result<Vec<PathBuf>> {
     let (base, own) = (base(), store_name(store)?);
     let boot = own.split('-').next().unwrap_or_default();
     let mut removed = Vec::new();
@@ -63,13 +67,12 @@ pub(crate) fn prune(store: &Store) -> Result<Vec<PathBuf>> {
         let dir = base.join(name);
         if *name == own {
             for id in names(&dir)? {
-                // Without the lock, a container of this name could be started now.
-                if let Some((entry, lock)) = store.claim(&id)? {
+                alone(&id, &mut || {
                     let path = dir.join(&id);
                     remove_all(&path)?;
-                    store.forget(&entry, &lock)?;
                     removed.push(path);
-                }
+                    Ok(())
+                })?;
             }
         } else if !name.starts_with(boot) {
             // No container is older than the boot.
@@ -93,12 +96,11 @@ fn base() -> PathBuf {
 }
 
 /// Returns the name of a store's directory: the boot, and the device and inode of the store.
-fn store_name(store: &Store) -> Result<String> {
+fn store_name(store: &Path) -> Result<String> {
     const BOOT: &str = "/proc/sys/kernel/random/boot_id";
     let boot = std::fs::read_to_string(BOOT).map_err(|e| Error::io("log", "read", Path::new(BOOT), &e))?;
     let boot = boot.split('-').next().unwrap_or_default();
-    let path = store.path();
-    let meta = path.metadata().map_err(|e| Error::io("log", "inspect", path, &e))?;
+    let meta = store.metadata().map_err(|e| Error::io("log", "inspect", store, &e))?;
     Ok(format!("{boot}-{:x}-{:x}", meta.dev(), meta.ino()))
 }
 

@@ -61,7 +61,7 @@ impl Store {
     }
 
     /// Returns the directory of the store.
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.1
     }
 
@@ -81,10 +81,15 @@ impl Store {
         }
     }
 
-    /// Locks a name that no container has; `None` if one has it.
-    fn claim(&self, id: &str) -> Result<Option<(Entry, Lock)>> {
-        let claimed = self.0.create(id, |_, _| Ok::<_, Error>(false))?;
-        Ok(claimed.map(|(entry, lock)| (Entry::new(entry), lock)))
+    /// Removes the logs of containers that no longer exist, and returns their directories.
+    pub(crate) fn prune_logs(&self) -> Result<Vec<PathBuf>> {
+        logs::prune(self.path(), |id, remove| {
+            // While this entry exists, no container of this name can be started.
+            let Some((entry, lock)) = self.0.create(id, |_, _| Ok::<_, Error>(false))? else { return Ok(()) };
+            let removed = remove();
+            self.0.remove(&entry, &lock)?;
+            removed
+        })
     }
 
     /// Locks a container by its full id, and then reads its record.
