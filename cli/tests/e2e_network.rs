@@ -120,11 +120,8 @@ export -f tcp udp
 $N run --network pasta bash -c "$(declare -f tcp udp); tcp 198.51.100.2 7000; tcp 2001:db8::2 7000; udp 198.51.100.2 7000; udp 2001:db8::2 7000; tcp 127.0.0.1 7000; tcp 10.0.2.2 7000"
 $N run -d --name $C --network pasta -p 8080:80 -p 8080:80/udp -p 127.0.0.1:8081:80 python3 -c "$SERVE" :: 80 >/dev/null
 until_true sh -c "$N logs $C | grep ready"
-# pasta of 2023 knows the container's IPv6 address when the container has used it. TCP over IPv6 is not reliable
-# even then, except from ::1.
-use_ipv6() { $N exec $C bash -c "$(declare -f udp); udp 2001:db8::2 7000" | grep hello; }
-until_true use_ipv6
-tcp 127.0.0.1 8080; tcp ::1 8080; tcp 198.51.100.2 8080; udp 198.51.100.2 8080; udp 2001:db8::2 8080
+# Over IPv6 pasta of 2023 is reliable only from ::1: it may send to the container's link-local address.
+tcp 127.0.0.1 8080; tcp ::1 8080; tcp 198.51.100.2 8080; udp 198.51.100.2 8080
 tcp 127.0.0.1 8081; tcp 198.51.100.2 8081; tcp 127.0.0.1 80
 $N run --network pasta -p 8080:80 true 2>&1 | grep -o 'another program uses a published port'
 $N rm -f $C >/dev/null; left"#;
@@ -133,7 +130,7 @@ $N rm -f $C >/dev/null; left"#;
         &format!(
             "{}none\nnone\n{}hello\nnone\nnone\nanother program uses a published port\n",
             "hello\n".repeat(4),
-            "hello\n".repeat(5)
+            "hello\n".repeat(4)
         ),
     );
 }
