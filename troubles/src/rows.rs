@@ -197,6 +197,15 @@ pub const ROWS: &[Row] = &[
         ..ROW
     },
     Row {
+        name: "fsync",
+        about: "four threads write and call fdatasync(2); the victim does too",
+        flag: "--device-write-iops DISK:4",
+        bound: &["--device-write-iops", "{disk}:4"],
+        machine: &[("io.max", "{disk} wiops=40")],
+        setup: Setup::Data,
+        ..ROW
+    },
+    Row {
         name: "descriptors",
         about: "opens files until the system has no more; the victim opens one",
         flag: "--ulimit nofile=64:64",
