@@ -7,8 +7,9 @@ use nix::errno::Errno;
 
 use super::limits::Limits;
 use super::maps::Maps;
-use super::program::{COUNTING, Features, PROGRAMS, Program, Side};
+use super::program::{COUNTING, Features, PROGRAMS, Program};
 use super::shared::{Loaded, Shared};
+use super::state::Side;
 use super::table::{Table, compile};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};

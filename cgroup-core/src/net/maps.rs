@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 
-use super::program::State;
+use super::state::State;
 use super::table::{Key, Number, Table};
 use crate::sys::bpf::{Map, MapKind, Name};
 

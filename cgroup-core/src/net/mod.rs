@@ -104,6 +104,7 @@ mod program;
 mod rule;
 mod shared;
 mod sockets;
+mod state;
 mod table;
 
 pub use attach::{Sockets, Traffic, Usage};

@@ -4,57 +4,14 @@
 //! Each program loads the number of the current limits once, and looks up only entries with this number
 //! (`table.rs`). So all of its decisions about a packet follow from the same limits.
 
-use std::mem::size_of;
-
 use super::assembler::{Assembler, Condition, Function, Label, Operand, Operation, Register, Size};
 use super::limits::{Limits, RATE_UNIT};
 use super::maps::Maps;
 use super::rule::{Direction, Protocol};
+use super::state::{BYTES, CALLS_DENIED, DROPPED, MARKED, PACKETS, Side, counters};
 use super::table::{ADDRESS, ALLOWED, DENIED, KEY_BITS, PORT, RATE, Rate, UNLISTED};
 use crate::sys::bpf::{Hook, Name};
 use Register::{FP, R0, R1, R2, R3, R4, R6, R7, R8, R9};
-
-/// Counters and state of the programs. A new limit does not reset them.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct State([u64; Rate::COUNT + 10]);
-
-/// The place of the counters in [`State`], in bytes: 40 for each side. Before them is a time for each
-/// [`Rate`]: when the next connection, packet or byte is free, by the clock of the kernel.
-const COUNTERS: i16 = 8 * Rate::COUNT as i16;
-const BYTES: i16 = 0;
-const PACKETS: i16 = 8;
-const DROPPED: i16 = 16;
-const CALLS_DENIED: i16 = 24;
-const MARKED: i16 = 32;
-
-impl State {
-    pub(super) const SIZE: usize = size_of::<Self>();
-
-    pub(super) fn from_bytes(bytes: [u8; Self::SIZE]) -> Self {
-        let mut state = Self::default();
-        for (number, bytes) in state.0.iter_mut().zip(bytes.as_chunks().0) {
-            *number = u64::from_ne_bytes(*bytes);
-        }
-        state
-    }
-
-    /// Returns the bytes, packets, dropped packets, denied calls and marked packets of the direction.
-    pub(super) fn counters(&self, direction: Side) -> [u64; 5] {
-        let first = counters(direction) as usize / 8;
-        std::array::from_fn(|i| self.0[first + i])
-    }
-}
-
-fn counters(side: Side) -> i16 {
-    COUNTERS + 40 * side as i16
-}
-
-/// The side of the counters: packets that leave the cgroup, or packets that arrive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
-    Egress,
-    Ingress,
-}
 
 bitflags::bitflags! {
     /// The limits that a program can enforce.
@@ -202,7 +159,7 @@ const HAS_RULES: i16 = -56;
 /// The latest time of a rate at which it lets something pass.
 const LATEST: i16 = -64;
 const HEADER: i16 = -104;
-/// The address of the [`State`].
+/// The address of the [`State`](super::state::State).
 const STATE: i16 = -112;
 
 // struct bpf_sock_addr.
@@ -414,7 +371,7 @@ fn rules_of_packet(a: &mut Assembler, maps: &Maps, side: Side, dropped: Label) {
     a.place(checked);
 }
 
-/// Stores the address of the [`State`], and sets R7 to the number of the current limits. Jumps if nothing
+/// Stores the address of the [`State`](super::state::State), and sets R7 to the number of the current limits. Jumps if nothing
 /// is limited.
 fn number(a: &mut Assembler, maps: &Maps, unlimited: Label) {
     // All maps are found through any program.
