@@ -134,10 +134,8 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
     let wanted = args.namespaces.network()?;
     if args.bare {
         if wanted.is_some() {
-            return Err(Error::usage(
-                "--bare",
-                "--bare has no network of its own: remove it, or `--network`",
-            ));
+            let problem = "--bare has no network of its own: remove it, or `--network`";
+            return Err(Error::usage("--bare", problem));
         }
         return bare(args, &facts, json, end);
     }

@@ -11,7 +11,8 @@ use nspod_sandbox::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{INTERFACE, Port, STEP, files, find_program};
+use super::data::{INTERFACE, Port, STEP, find_program};
+use super::files;
 
 /// Directory of the configuration lists, unless the variable `NETCONFPATH` names another, as for CNI's `cnitool`.
 const LISTS: &str = "/etc/cni/net.d";

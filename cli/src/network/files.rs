@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use nspod_sandbox::Error;
 use nspod_sandbox::spec::{Mount, MountKind, Root};
 
-use super::{STEP, pasta};
+use super::data::STEP;
+use super::pasta;
 
 /// Names of the files in the store. In the container they are in `/etc`.
 const FILES: [&str; 2] = ["hosts", "resolv.conf"];

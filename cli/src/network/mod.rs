@@ -5,11 +5,11 @@
 //! before it starts a program, so that [`disconnect`] also undoes what a killed invocation left behind.
 
 mod cni;
+mod data;
 mod files;
 mod pasta;
 
 use std::fs;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ns_core::{Kind, Namespace, ProcessId};
@@ -18,14 +18,13 @@ use nspod_sandbox::{Error, ErrorKind};
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
 use serde::{Deserialize, Serialize};
 
+use self::data::STEP;
+pub(crate) use self::data::{Port, Target};
+
 /// The file with the state of the network.
 const STATE: &str = "network.json";
 /// Directory in which the net namespace of a container is pinned.
 const PINS: &str = "netns";
-/// Name of the interface in the container.
-const INTERFACE: &str = "eth0";
-/// Name of this step in errors.
-const STEP: &str = "network";
 
 /// A kind of network that leads out of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,16 +32,6 @@ pub(crate) enum Way {
     Pasta,
     /// The network of this name in the configuration of CNI.
     Cni(String),
-}
-
-/// A published port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Port {
-    /// Address of the host. `None` means all addresses.
-    pub(crate) address: Option<IpAddr>,
-    pub(crate) host: u16,
-    pub(crate) container: u16,
-    pub(crate) udp: bool,
 }
 
 /// A network as the flags describe it.
@@ -66,19 +55,6 @@ enum Means {
     /// The path of the program.
     Pasta(PathBuf),
     Cni(cni::List),
-}
-
-/// The namespace to connect.
-#[derive(Debug, Clone)]
-pub(crate) struct Target<'a> {
-    /// Directory of the container or pod in the store.
-    pub(crate) dir: &'a Path,
-    pub(crate) net: PathBuf,
-    /// The user namespace that owns `net`. `None` if the caller has the capabilities over `net`.
-    pub(crate) user: Option<PathBuf>,
-    pub(crate) cgroup: Option<PathBuf>,
-    /// Whether the cgroup is that of a pod: the helper gets a cgroup of its own in it.
-    pub(crate) pod: bool,
 }
 
 /// The saved state.
@@ -280,24 +256,4 @@ fn unpin(dir: &Path) -> Result<(), Error> {
         Ok(()) | Err(Errno::INVAL | Errno::NOENT | Errno::PERM) => Ok(()),
         Err(e) => Err(Error::path(STEP, "unmount", &pins, &e.into())),
     }
-}
-
-impl std::fmt::Display for Port {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.address {
-            Some(IpAddr::V6(address)) => write!(f, "[{address}]:")?,
-            Some(IpAddr::V4(address)) => write!(f, "{address}:")?,
-            None => {}
-        }
-        write!(f, "{}:{}/{}", self.host, self.container, if self.udp { "udp" } else { "tcp" })
-    }
-}
-
-/// Returns the first program of this name in the directories.
-fn find_program(name: &str, dirs: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
-    use std::os::unix::fs::PermissionsExt;
-    let is_program = |path: &PathBuf| {
-        path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
-    };
-    dirs.into_iter().map(|dir| dir.join(name)).filter(|path| path.is_absolute()).find(is_program)
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ns_core::ProcessId;
 use nspod_sandbox::{Command, Error, ErrorKind, Stdio};
 
-use super::{INTERFACE, Port, STEP, Target, find_program};
+use super::data::{INTERFACE, Port, STEP, Target, find_program};
 
 /// The container's addresses. They differ from the host's, so that the container can reach the host by the host's
 /// own addresses.
