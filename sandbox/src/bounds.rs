@@ -1,4 +1,5 @@
-//! The bounds of a container that this process enforces while it waits: wall time and CPU time.
+//! The bounds of a container that this process enforces while it waits: wall time, CPU time and the length of the
+//! output.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -47,6 +48,29 @@ impl Bounds {
             next = Some(next.map_or(soon, |next| next.min(soon)));
         }
         Ok(Ok(next))
+    }
+}
+
+/// What to do with a container that writes more than [`Command::output_max`](crate::Command::output_max).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overflow {
+    /// Read and discard the rest.
+    #[default]
+    Discard,
+    /// Kill the container ([`EndedBy::OutputLimit`]).
+    Kill,
+}
+
+/// Bound of the output that [`Command::output`](crate::Command::output) keeps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OutputBound {
+    pub(crate) most: usize,
+    pub(crate) overflow: Overflow,
+}
+
+impl Default for OutputBound {
+    fn default() -> Self {
+        OutputBound { most: 64 << 20, overflow: Overflow::Discard }
     }
 }
 

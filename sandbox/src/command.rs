@@ -13,7 +13,7 @@ use ns_core::{Kind, Kinds, Pidfd};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-use crate::bounds::Bounds;
+use crate::bounds::{Bounds, OutputBound, Overflow};
 use crate::cgroups::CgroupUse;
 use crate::container::Container;
 use crate::error::{Error, ErrorKind};
@@ -21,7 +21,6 @@ use crate::fd::duplicate;
 use crate::launch::{Launcher, OnPrepared, StartOptions};
 use crate::log::Log;
 use crate::outcome::Outcome;
-use crate::output::{OutputBound, Overflow};
 use crate::plan::{Handles, Hold, Plan};
 use crate::pool::{Pool, Shared};
 use crate::reap::ReapList;

@@ -39,7 +39,7 @@ mod step;
 pub mod step;
 pub mod store;
 
-pub use bounds::Killer;
+pub use bounds::{Killer, Overflow};
 pub use cgroup_core;
 pub use command::Command;
 pub use container::{Container, ContainerRecord};
@@ -52,7 +52,7 @@ pub use launch::Launcher;
 pub use ns_core;
 pub use ns_core::ExitStatus;
 pub use outcome::{EndedBy, Oom, OomLevel, Outcome, StorageUsage};
-pub use output::{Output, Overflow};
+pub use output::Output;
 pub use plan::{Handles, Hold, Plan};
 pub use pod::{Files, HoldBy, Pod, PodRecord, PodSpec};
 pub use pool::{Pool, PoolCounts, PoolOptions};

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::bounds::{OutputBound, Overflow};
 use crate::command::Command;
 use crate::container::Container;
 use crate::error::Error;
@@ -25,29 +26,6 @@ pub struct Output {
     pub stderr: Vec<u8>,
     /// Whether a stream was longer.
     pub truncated: bool,
-}
-
-/// What to do with a container that writes more than [`Command::output_max`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Overflow {
-    /// Read and discard the rest.
-    #[default]
-    Discard,
-    /// Kill the container ([`EndedBy::OutputLimit`]).
-    Kill,
-}
-
-/// Bound of the output that [`Command::output`] keeps.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct OutputBound {
-    pub(crate) most: usize,
-    pub(crate) overflow: Overflow,
-}
-
-impl Default for OutputBound {
-    fn default() -> Self {
-        OutputBound { most: 64 << 20, overflow: Overflow::Discard }
-    }
 }
 
 /// Time for reading what is left in the pipes after the end.
