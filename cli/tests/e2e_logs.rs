@@ -254,12 +254,8 @@ fn a_filter_that_rejects_the_calls_of_the_log_slows_it_down() {
     if !root() {
         return;
     }
-    let profile = tempfile::NamedTempFile::new().unwrap();
     for call in ["signalfd4", "ppoll"] {
-        let text = format!(
-            r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{{"names": ["{call}"], "action": "SCMP_ACT_ERRNO"}}]}}"#
-        );
-        std::fs::write(profile.path(), text).unwrap();
+        let profile = without(call);
         let option = format!("seccomp={}", profile.path().display());
         let flags = ["--security-opt", &option];
         let name = Name::detached(
@@ -271,6 +267,30 @@ fn a_filter_that_rejects_the_calls_of_the_log_slows_it_down() {
         assert_eq!(ok(&["wait", &name]), "3\n", "{call}");
         assert_eq!(ok(&["logs", &name]), "ready\ngot\n", "{call}");
     }
+}
+
+#[test]
+fn a_filter_that_rejects_the_calls_of_the_log_does_not_end_the_program_or_keep_the_container() {
+    if !root() {
+        return;
+    }
+    let profile = without("signalfd4");
+    let option = format!("seccomp={}", profile.path().display());
+    let flags = ["--security-opt", &option, "--ulimit", "fsize=8192:8192", "--log-max-size", "64k"];
+    // The init gets a signal when it reaches the limit, and more output than it can copy.
+    let flood = "seq 1 20000; yes & yes & yes & yes & sleep 0.3; exit 3";
+    let name = Name::detached(&flags, &["sh", "-c", flood]);
+    assert_eq!(ok(&["wait", &name]), "3\n");
+}
+
+/// Returns a file with a profile that rejects this call only.
+fn without(call: &str) -> tempfile::NamedTempFile {
+    let profile = tempfile::NamedTempFile::new().unwrap();
+    let text = format!(
+        r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{{"names": ["{call}"], "action": "SCMP_ACT_ERRNO"}}]}}"#
+    );
+    std::fs::write(profile.path(), text).unwrap();
+    profile
 }
 
 #[test]

@@ -90,7 +90,8 @@ const FIONREAD: usize = 0x541b;
 /// `WAIT_BEFORE | WRITE | WAIT_AFTER` of sync_file_range(2).
 const SYNC_AND_WAIT: usize = 1 | 2 | 4;
 const FADV_DONTNEED: usize = 4;
-const SFD_CLOEXEC: usize = 0o2000000;
+/// `SFD_CLOEXEC | SFD_NONBLOCK`. SIGSTOP removes a SIGCONT between ppoll and read.
+const SFD_FLAGS: usize = 0o2000000 | 0o4000;
 const PROT_READ_WRITE: usize = 1 | 2;
 const MAP_SHARED: usize = 1;
 const POLLIN: u64 = 1;
@@ -370,16 +371,26 @@ fn next_signal() -> i32 {
     }
 }
 
-/// Waits for a signal until the timeout, a struct timespec or NULL. Returns its number or a negative errno.
+/// Waits for a signal until the timeout, a struct timespec or NULL. Returns its number, 0 for a signal of the
+/// log itself, or a negative errno.
 fn wait_signal(timeout: *const [u64; 2]) -> i32 {
     let all = u64::MAX;
-    // SAFETY: the kernel reads eight bytes at `&all`, and 16 bytes at `timeout` unless it is null. A null
-    // pointer means that it writes no siginfo.
+    // A siginfo_t: the number, an errno, a code, padding, the sender's pid, and others.
+    let mut info = [0i32; 32];
+    // SAFETY: the kernel reads eight bytes at `&all`, and 16 bytes at `timeout` unless it is null, and writes
+    // 128 bytes at `&mut info`.
     let signal = unsafe {
-        let args = [&raw const all as usize, null_mut::<u8>() as usize, timeout as usize, 8];
+        let args = [&raw const all as usize, &raw mut info as usize, timeout as usize, 8];
         syscall(nr::RT_SIGTIMEDWAIT, args)
-    };
-    signal as i32
+    } as i32;
+    let [_, _, _, _, sender, ..] = info;
+    if is_of_log(signal, sender) { 0 } else { signal }
+}
+
+/// Returns whether a signal is not one for the program: the kernel sends SIGXFSZ in the name of this process
+/// if the log reaches the container's RLIMIT_FSIZE.
+fn is_of_log(signal: i32, sender: i32) -> bool {
+    signal == SIGXFSZ && sender == plain(nr::GETPID, []) as i32
 }
 
 /// Reaps all processes that have ended. Returns the status of `main` if it is one of them.
@@ -544,7 +555,7 @@ const BUFFER: usize = 64 << 10;
 /// Amount of new data in a file after which it is written to the disk.
 const WINDOW: u64 = 256 << 10;
 /// Time between two looks at the output, if only signals can be waited for.
-static PAUSE: [u64; 2] = [0, 50_000_000];
+const PAUSE: [u64; 2] = [0, 50_000_000];
 
 static mut OUTPUT: [u8; BUFFER] = [0; BUFFER];
 
@@ -590,7 +601,7 @@ impl Log {
             let all = u64::MAX;
             // SAFETY: the kernel reads eight bytes at `&all`.
             self.signals = unsafe {
-                syscall(nr::SIGNALFD4, [usize::MAX, &raw const all as usize, 8, SFD_CLOEXEC])
+                syscall(nr::SIGNALFD4, [usize::MAX, &raw const all as usize, 8, SFD_FLAGS])
             } as i32;
         }
     }
@@ -601,9 +612,10 @@ impl Log {
         while self.output >= 0 {
             if self.signals < 0 {
                 // The container's filter rejects signalfd4 or ppoll.
-                match wait_signal(&raw const PAUSE) {
-                    signal @ 1.. => return signal,
-                    _ => while self.copy() > 0 {},
+                let timeout = if self.copy() > 0 { [0, 0] } else { PAUSE };
+                let signal = wait_signal(&raw const timeout);
+                if signal > 0 {
+                    return signal;
                 }
                 continue;
             }
@@ -633,10 +645,7 @@ impl Log {
         // SAFETY: the kernel writes 128 bytes at `&mut info`.
         unsafe { syscall(nr::READ, [self.signals as usize, &raw mut info as usize, 128]) };
         let [signal, _, _, sender, ..] = info;
-        // The kernel sends SIGXFSZ in the name of this process if the log reaches the container's
-        // RLIMIT_FSIZE.
-        let own = signal == SIGXFSZ && sender == plain(nr::GETPID, []) as i32;
-        (signal > 0 && !own).then_some(signal)
+        (signal > 0 && !is_of_log(signal, sender)).then_some(signal)
     }
 
     /// Copies at most one buffer of output. Returns the number of bytes.
