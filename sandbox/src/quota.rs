@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 use nix::unistd::geteuid;
 use ns_core::ProcessId;
 use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, fstatfs, openat, openat2, renameat_with, unlinkat,
+    AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, flock, fstatfs, openat, openat2,
+    renameat_with, unlinkat,
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,8 @@ pub(crate) struct Quota {
     /// The name of the claim.
     #[serde(skip)]
     id: u32,
+    /// A name that no other claim has: the id can be claimed again after its release.
+    claim: String,
     /// The path in the container.
     destination: PathBuf,
     directories: Vec<PathBuf>,
@@ -106,8 +109,10 @@ impl Quota {
             check(path, dir).map_err(|e| e.with_field(&limited.field))?;
         }
         let claims = claims()?;
+        let draft = format!("new-{}", random_name());
         let mut quota = Quota {
             id: 0,
+            claim: draft.clone(),
             destination: limited.destination.into(),
             directories: limited.directories.iter().map(|path| path.to_path_buf()).collect(),
             limit: limited.limit,
@@ -115,7 +120,6 @@ impl Quota {
             processes: vec![ProcessId::current()?],
         };
         // A claim has its content from the first moment on, so that it can be pruned.
-        let draft = format!("new-{}", random_name());
         claims.replace(&draft, &quota.text())?;
         for id in IDS {
             if !rename(&claims, &draft, &name(id))? {
@@ -128,7 +132,7 @@ impl Quota {
                     rename(&claims, &name(id), &draft)?;
                 }
                 Err(e) => {
-                    quota.release_claimed(&claims)?;
+                    quota.release_claimed(&claims, |_| true)?;
                     return Err(e.with_field(&limited.field));
                 }
             }
@@ -175,10 +179,17 @@ impl Quota {
 
     /// Removes the limit and the ids, and gives the id back.
     fn release(&self) -> Result<(), Error> {
-        self.release_claimed(&claims()?)
+        self.release_claimed(&claims()?, |_| true)
     }
 
-    fn release_claimed(&self, claims: &Dir) -> Result<(), Error> {
+    /// Releases the quota if the claim is still this one and fulfills the condition. Another program can have
+    /// released it since it was read, and a container can have claimed the id again.
+    fn release_claimed(&self, claims: &Dir, condition: fn(&Quota) -> bool) -> Result<(), Error> {
+        let _lock = Locked::new(claims)?;
+        let now = read(claims, &name(self.id))?;
+        if !now.is_some_and(|now| now.claim == self.claim && condition(&now)) {
+            return Ok(());
+        }
         for path in &self.directories {
             // The directory can be gone, or another one can be at its path. The limit of an id without
             // files has no effect, and the next container that gets the id replaces it.
@@ -186,9 +197,10 @@ impl Quota {
             if !sys::project(&dir).is_ok_and(|project| project.id == self.id) {
                 continue;
             }
-            tree::clear(&dir, self.id);
+            // The limit is the first: after an interruption the directory itself may have no id.
             let cleared = sys::set_limit(&dir, self.id, StorageLimit::default());
             cleared.map_err(|e| failed("remove the limit of", path, "quotactl_fd", e))?;
+            tree::clear(&dir, self.id);
         }
         remove(claims, &name(self.id))
     }
@@ -196,6 +208,28 @@ impl Quota {
     fn is_abandoned(&self) -> bool {
         let alive = self.processes.iter().any(|process| process.is_alive().unwrap_or(true));
         !alive && !self.owner.as_ref().is_some_and(|entry| entry.exists())
+    }
+}
+
+/// A lock on the claims: one program releases at a time. Dropping releases the lock, also if a child of another
+/// thread has a copy of the descriptor.
+struct Locked<'a>(&'a Dir);
+
+impl<'a> Locked<'a> {
+    fn new(claims: &'a Dir) -> Result<Locked<'a>, Error> {
+        loop {
+            match flock(claims, FlockOperation::LockExclusive) {
+                Ok(()) => return Ok(Locked(claims)),
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(failed("lock", claims.path(), "flock", e)),
+            }
+        }
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let _ = flock(self.0, FlockOperation::Unlock);
     }
 }
 
@@ -296,8 +330,10 @@ fn in_memory(pid: i32, destination: &Path, limit: StorageLimit) -> Option<Storag
 /// # Errors
 /// The same as [`release_quotas`].
 pub fn prune_quotas() -> Result<(), Error> {
-    all()?.iter().filter(|quota| quota.is_abandoned()).try_for_each(Quota::release)?;
     let Some(claims) = existing_claims()? else { return Ok(()) };
+    let all = all()?;
+    let mut abandoned = all.iter().filter(|quota| quota.is_abandoned());
+    abandoned.try_for_each(|quota| quota.release_claimed(&claims, Quota::is_abandoned))?;
     let drafts = claims.names()?.into_iter().filter(|name| name.parse::<u32>().is_err());
     for draft in drafts {
         if read(&claims, &draft)?.is_some_and(|quota| quota.is_abandoned()) {
@@ -443,16 +479,38 @@ mod tests {
         assert_eq!(found[1].destination, Path::new("/mnt"));
     }
 
+    fn claimed(claim: &str) -> Quota {
+        Quota {
+            id: IDS.start,
+            claim: claim.into(),
+            destination: "/".into(),
+            directories: Vec::new(),
+            limit: StorageLimit::default(),
+            owner: None,
+            processes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_claim_of_another_container_with_the_same_id_is_not_released() {
+        let temp = tempfile::tempdir().unwrap();
+        let claims = Dir::private(&temp.path().join("claims"), || None).unwrap();
+        let (before, now) = (claimed("a"), claimed("b"));
+        claims.replace(&name(now.id), &now.text()).unwrap();
+        before.release_claimed(&claims, |_| true).unwrap();
+        now.release_claimed(&claims, |_| false).unwrap();
+        assert!(is_claimed(&claims, now.id));
+        now.release_claimed(&claims, |_| true).unwrap();
+        assert!(!is_claimed(&claims, now.id));
+    }
+
     #[test]
     fn a_claim_is_abandoned_when_its_entry_and_its_processes_are_gone() {
         let entry = tempfile::tempdir().unwrap();
         let mut quota = Quota {
-            id: IDS.start,
-            destination: "/".into(),
-            directories: Vec::new(),
-            limit: StorageLimit::default(),
             owner: Some(entry.path().into()),
             processes: vec![ProcessId::current().unwrap()],
+            ..claimed("a")
         };
         assert!(!quota.is_abandoned());
         quota.processes[0].start += 1;
