@@ -4,7 +4,9 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use nix::libc;
 use nspod_sandbox::{ErrorReport, Outcome};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -42,7 +44,12 @@ impl Report {
             Some(_) => options.append(true),
             None => options.write(true).create(true).truncate(true),
         };
-        let file = options.open(&path).map_err(|e| Error::io("report", "open the report", &path, &e))?;
+        let opened = match (descriptor, options.open(&path)) {
+            // The path of a socket cannot be opened.
+            (Some(number), Err(e)) if e.raw_os_error() == Some(libc::ENXIO) => copy(number),
+            (_, opened) => opened,
+        };
+        let file = opened.map_err(|e| Error::io("report", "open the report", &path, &e))?;
         Ok(Report { file, path })
     }
 
@@ -58,4 +65,11 @@ impl Report {
         line.push(b'\n');
         self.file.write_all(&line).map_err(|e| Error::io("report", "write the report", &self.path, &e))
     }
+}
+
+/// Returns a copy of a descriptor of this process.
+fn copy(number: u32) -> std::io::Result<File> {
+    let number = i32::try_from(number).unwrap_or(-1);
+    let own = pidfd_open(getpid(), PidfdFlags::empty())?;
+    Ok(pidfd_getfd(own, number, PidfdGetfdFlags::empty())?.into())
 }

@@ -3,6 +3,7 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -424,6 +425,14 @@ fn the_report_goes_to_a_descriptor() {
         alone("$N run --report 3 sh -c 'echo no >&3' 3>/dev/null 2>/dev/null || echo refused").out,
         "refused\n"
     );
+    let (mut own, other) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut run = Command::new(NSPOD);
+    run.args(["run", "--report", "1", "true"]).stdout(OwnedFd::from(other));
+    assert!(run.status().unwrap().success());
+    drop(run);
+    let mut line = String::new();
+    own.read_to_string(&mut line).unwrap();
+    assert!(line.contains("\"exited\":0"), "{line}");
 }
 
 #[test]
