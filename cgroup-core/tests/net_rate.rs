@@ -57,10 +57,9 @@ fn network(path: Path) -> TcpListener {
         TcpListener::bind("10.9.0.1:0").unwrap()
     })
     .join()
-    .map(|listener| {
+    .inspect(|_| {
         ip("addr add 10.9.0.2/24 dev own");
         ip("link set own up");
-        listener
     })
     .unwrap()
 }

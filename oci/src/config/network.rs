@@ -126,7 +126,6 @@ mod tests {
             sockets_max: Some(8),
             egress_max: Some(1_250_000),
             ingress_max: Some(125_000_000),
-            ..Limits::default()
         };
         assert_eq!(network.unwrap(), Network { container: Some(want), pod: None });
         assert_eq!(read(&[("other", "x")]).unwrap(), Network::default());

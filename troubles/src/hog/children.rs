@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 use std::process::{Child, Command, ExitCode, Stdio};
 
-use super::memory::touched;
+use super::act::touched;
 
 /// Runs as a child: does what the arguments say. `end` ends at once, `wait` waits for ever, and `hold BYTES` holds
 /// memory for ever.

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::Arc;
 
-use super::{DATA, Hog, Victim};
+use super::act::{DATA, Hog, Victim};
 
 const CHUNK: usize = 64 << 10;
 

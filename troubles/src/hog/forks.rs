@@ -2,8 +2,8 @@
 
 use std::io;
 
+use super::act::{Hog, Victim};
 use super::children::start;
-use super::{Hog, Victim};
 
 /// More than the limits of the table.
 const MANY: usize = 500;

@@ -7,24 +7,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use super::act::{DATA, Hog, Victim, touch, touched};
 use super::children::{is_ready, start};
-use super::{DATA, Hog, Victim};
 
 const MIB: usize = 1 << 20;
-const PAGE: usize = 4096;
-
-/// Returns memory with a byte written to each page.
-pub(super) fn touched(bytes: usize) -> Vec<u8> {
-    let mut memory = vec![0; bytes];
-    touch(&mut memory);
-    memory
-}
-
-fn touch(memory: &mut [u8]) {
-    for page in memory.chunks_mut(PAGE) {
-        page[0] = page[0].wrapping_add(1);
-    }
-}
 
 /// Starts processes that together hold more than the machine has. Each holds less than the victim, so that the OOM
 /// killer, which ends the largest process first, ends the victim.

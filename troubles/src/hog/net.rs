@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::cpu::spin;
-use super::{Hog, Victim};
+use super::act::{Hog, Victim, spin};
 
 const ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 7411);
 /// The time after which a client gives up.

@@ -5,7 +5,7 @@ use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::{Hog, Victim};
+use super::act::{Hog, Victim};
 
 /// More than the limits of the table.
 const MANY: usize = 2000;

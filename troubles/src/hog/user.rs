@@ -21,7 +21,8 @@ use nix::sys::timer::Timer;
 use nix::time::ClockId;
 use nix::unistd::pipe;
 
-use super::{Hog, Victim, calls};
+use super::act::{Hog, Victim};
+use super::calls;
 
 /// More than the kernel allows of any of these objects by default.
 const MANY: usize = 2_000_000;

@@ -14,8 +14,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::time::{ClockId, clock_gettime, clock_settime};
 use nix::unistd::{Pid, gethostname, sethostname};
 
+use super::act::{Hog, Victim};
 use super::calls::SharedMemory;
-use super::{Hog, Victim};
 
 const SOCKET: &str = "nspod-victim.sock";
 const FILE: &str = "nspod-victim";
