@@ -229,6 +229,8 @@ fn a_container_cannot_leave_its_quota() {
         let denied = denied.map(|call| format!("{call} EPERM\n")).concat();
         let name = Name::detached(&["-v", &limited], &["sleep", "1000"]);
         assert_eq!(ok(&["exec", &name, "bash", "-c", &leave("/mnt")]), denied);
+        let refused = nspod(&["exec", "--privileged", &name, "true"]);
+        assert!(refused.err.contains("could exceed or remove the limit"), "{refused:?}");
         ok(&["rm", "-f", &name]);
         let unconfined = ["--security-opt", "seccomp=unconfined", "-v", &limited];
         assert_eq!(shell(&unconfined, &format!("rm -r /mnt/*\n{}", leave("/mnt"))), denied);

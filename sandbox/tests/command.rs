@@ -6,12 +6,32 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::time::{Duration, Instant};
 
+use nspod_sandbox::spec::Capabilities;
 use nspod_sandbox::{Command, ErrorKind, ExitStatus, Pod, PodSpec, Stdio, init};
 
 fn sh(line: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", line]).stdin(Stdio::Null);
     command
+}
+
+#[test]
+fn a_process_in_a_limited_container_cannot_have_capabilities_that_exceed_the_limit() {
+    if !nspod_testkit::root() {
+        return;
+    }
+    let mut command = sh("true");
+    command.spec_mut().process.keep_projects = true;
+    let mut field = |capabilities| {
+        command.spec_mut().process.capabilities = capabilities;
+        command.plan().err().and_then(|e| e.field().map(str::to_owned))
+    };
+    let only = |number: u32| Some(Capabilities { bounding: 1 << number, ..Capabilities::default() });
+    // CAP_SYS_ADMIN, CAP_SYS_RESOURCE, and all.
+    for refused in [only(21), only(24), None] {
+        assert_eq!(field(refused).as_deref(), Some("process.capabilities"), "{refused:?}");
+    }
+    assert_eq!(field(only(0)), None);
 }
 
 #[test]

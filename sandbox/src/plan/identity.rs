@@ -87,7 +87,12 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
 
 /// Checks that the program cannot exceed or remove the limits of directories.
 fn check_projects(plan: &Plan, process: &Process, ids: &Ids) -> Result<(), Error> {
-    let Some(limited) = quota::limited(&plan.spec).into_iter().next() else { return Ok(()) };
+    let field = match quota::limited(&plan.spec).into_iter().next() {
+        Some(limited) => limited.field,
+        // The limits are those of a container that the process joins.
+        None if process.keep_projects => "process.capabilities".into(),
+        None => return Ok(()),
+    };
     // A user namespace has no capability that counts for quotas.
     let all = |c: Capabilities| c.bounding | c.permitted | c.effective | c.inheritable | c.ambient;
     if ids.foreign || process.capabilities.is_some_and(|c| all(c) & (CAP_SYS_ADMIN | CAP_SYS_RESOURCE) == 0) {
@@ -95,7 +100,7 @@ fn check_projects(plan: &Plan, process: &Process, ids: &Ids) -> Result<(), Error
     }
     let problem = "with CAP_SYS_RESOURCE or CAP_SYS_ADMIN in the host's user namespace, the program could exceed \
                    or remove the limit of a directory: drop them, or make a new user namespace";
-    Err(Error::invalid(limited.field, problem))
+    Err(Error::invalid(field, problem))
 }
 
 /// Adds the step that makes the user own the standard streams.

@@ -43,7 +43,8 @@ pub struct Process {
     /// Whether to deny the calls that change the project id and the flags of a file, so that the
     /// program cannot evade a [`StorageLimit`](crate::spec::StorageLimit) of a directory:
     /// `FS_IOC_FSSETXATTR`, `FS_IOC_SETFLAGS` and file_setattr(2) fail with `EPERM`. Such a limit
-    /// in the same spec has this effect too.
+    /// in the same spec has this effect too. Outside of a new user namespace, CAP_SYS_ADMIN and
+    /// CAP_SYS_RESOURCE are then refused.
     pub keep_projects: bool,
     /// Whether to start in a new session (setsid(2)).
     pub new_session: bool,
