@@ -2,7 +2,8 @@
 //!
 //! The container's standard output and error are one pipe. The embedded init copies the pipe to the files. If
 //! the current file is full, the init truncates the oldest one and continues there. The files together never
-//! exceed their limit, and the container pays for at most a few hundred KiB of page cache.
+//! exceed their limit, and the container pays for at most a few hundred KiB of page cache. A container that can
+//! trace its init (`CAP_SYS_PTRACE`) can write to the files itself, and only to these.
 //!
 //! Each file that is not empty starts with a line of 64 bytes: `nspod log NUMBER LOST`, padded with spaces.
 //! `NUMBER` gives the order of the files. `LOST` is the number of bytes that could not be written until then,
