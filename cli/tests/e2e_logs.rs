@@ -283,6 +283,19 @@ fn a_filter_that_rejects_the_calls_of_the_log_does_not_end_the_program_or_keep_t
     assert_eq!(ok(&["wait", &name]), "3\n");
 }
 
+#[test]
+fn a_filter_that_rejects_close_range_does_not_give_the_log_to_the_program() {
+    if !root() {
+        return;
+    }
+    let profile = without("close_range");
+    let option = format!("seccomp={}", profile.path().display());
+    let name = Name::detached(&["--security-opt", &option], &["sh", "-c", "ls /proc/self/fd | wc -l"]);
+    assert_eq!(ok(&["wait", &name]), "0\n");
+    // The fourth one is the directory itself.
+    assert_eq!(ok(&["logs", &name]), "4\n");
+}
+
 /// Returns a file with a profile that rejects this call only.
 fn without(call: &str) -> tempfile::NamedTempFile {
     let profile = tempfile::NamedTempFile::new().unwrap();

@@ -156,6 +156,12 @@ fn close(fd: i32) {
     }
 }
 
+fn close_on_exec(fd: i32) {
+    if fd >= 0 {
+        plain(nr::FCNTL, [fd as usize, F_SETFD, FD_CLOEXEC]);
+    }
+}
+
 /// Closes all descriptors except those of the exit file and the log. If init kept an end of one of the
 /// program's pipes, the pipe would stay open after the program has closed it.
 fn close_others(task: &Task) {
@@ -493,14 +499,15 @@ extern "C" fn init(stack: *const usize) -> ! {
         exit(MISUSED)
     };
     for fd in [task.report, task.exit, task.kill] {
-        if fd < 0 {
-            continue;
-        }
-        plain(nr::FCNTL, [fd as usize, F_SETFD, FD_CLOEXEC]);
+        close_on_exec(fd);
     }
     if task.output >= 0 {
         let (first, count) = task.log_fds();
-        plain(nr::CLOSE_RANGE, [first as usize, (first + count - 1) as usize, CLOSE_RANGE_CLOEXEC]);
+        let range = [first as usize, (first + count - 1) as usize, CLOSE_RANGE_CLOEXEC];
+        // The container's filter can reject the call. The program could then exceed the bound of the log.
+        if plain(nr::CLOSE_RANGE, range) < 0 {
+            (first..first + count).for_each(close_on_exec);
+        }
     }
     let mut log = Log::new(&task);
     // The init has descriptors of the host, for example the file for the exit status.
