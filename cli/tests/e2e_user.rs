@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::path::Path;
+
 use common::user::User;
 use common::{eventually, fault, root, run_with};
 
@@ -176,4 +178,26 @@ fn a_killed_creation_of_a_pod_leaves_no_holder() {
     command.args(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", script]);
     let seen = run_with(command.env("XDG_RUNTIME_DIR", user.dir()), "");
     assert_eq!((seen.out.as_str(), seen.err.as_str()), ("", ""));
+}
+
+#[test]
+fn logs_are_not_pruned_in_a_directory_of_another_user() {
+    /// The directory of the user's logs without a home directory.
+    struct Shared(&'static Path);
+    impl Drop for Shared {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir(self.0);
+        }
+    }
+    if !root() {
+        return;
+    }
+    let dir = Shared(Path::new("/var/tmp/nspod-65534"));
+    std::fs::create_dir(dir.0).unwrap();
+    nix::unistd::chown(dir.0, Some(1.into()), None).unwrap();
+    let user = User::new();
+    let mut prune = user.command(&["prune"]);
+    let pruned = run_with(prune.env_remove("HOME").env_remove("XDG_STATE_HOME"), "");
+    assert_eq!(pruned.code(), 125, "{pruned:?}");
+    assert!(pruned.err.contains("/var/tmp/nspod-65534"), "{pruned:?}");
 }

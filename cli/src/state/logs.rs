@@ -24,7 +24,7 @@ const BY_VARIABLE: Alternative = || Some("set NSPOD_LOG_DIR to another directory
 /// Creates the directory of a container's log, which is empty, and the link to it. `store` is the directory of
 /// the store. The caller holds the lock of the entry.
 pub(crate) fn create(store: &Path, entry: &Entry) -> Result<Dir> {
-    let base = Dir::shared(&base(), BY_VARIABLE)?;
+    let base = Dir::shared(&base()?, BY_VARIABLE)?;
     let dir = base.make_sub(&store_name(store)?)?;
     dir.check_private()?;
     let path = std::path::absolute(dir.at(entry.id()))
@@ -60,7 +60,7 @@ pub(super) fn prune(
     store: &Path,
     alone: impl Fn(&str, &mut dyn FnMut() -> Result<()>) -> Result<()>,
 ) -> Result<Vec<PathBuf>> {
-    let (base, own) = (base(), store_name(store)?);
+    let (base, own) = (base()?, store_name(store)?);
     let boot = own.split('-').next().unwrap_or_default();
     let mut removed = Vec::new();
     for name in names(&base)?.iter().filter(|name| is_store_name(name)) {
@@ -84,15 +84,16 @@ pub(super) fn prune(
 }
 
 /// Returns the directory of all logs: `$NSPOD_LOG_DIR`, or the user's state directory, or `/var/lib/nspod/logs`.
-fn base() -> PathBuf {
+fn base() -> Result<PathBuf> {
     if let Some(dir) = std::env::var_os("NSPOD_LOG_DIR").filter(|dir| !dir.is_empty()) {
-        return dir.into();
+        return Ok(dir.into());
     }
-    match runtime_dir::state_of_user() {
+    Ok(match runtime_dir::state_of_user() {
         Some(dir) => dir.join("nspod/logs"),
         None if geteuid().is_root() => "/var/lib/nspod/logs".into(),
-        None => format!("/var/tmp/nspod-{}/logs", geteuid()).into(),
-    }
+        // Another user could make this directory first, and a link in it to the files of this user.
+        None => Dir::private(format!("/var/tmp/nspod-{}", geteuid()).as_ref(), BY_VARIABLE)?.at("logs"),
+    })
 }
 
 /// Returns the name of a store's directory: the boot, and the device and inode of the store.
