@@ -98,9 +98,14 @@ fn on_a_host(script: &str) -> Output {
     output
 }
 
-/// Returns whether the tests run here. In the guest, which is emulated, they would last for minutes.
-fn on_this_lane() -> bool {
-    root() && std::env::var_os("NSPOD_LANE").is_none_or(|lane| lane != "guest")
+/// Returns whether a test of pasta, or one that starts many containers, runs here. The guest is emulated: there it
+/// would last for minutes, and the time limits of its clients would end first. The guest runs the other tests of this
+/// file.
+fn is_fast() -> bool {
+    if nspod_testkit::is_slow() {
+        eprintln!("only on the host: the guest is too slow for this test");
+    }
+    root() && !nspod_testkit::is_slow()
 }
 
 #[track_caller]
@@ -111,7 +116,7 @@ fn prints(script: &str, expected: &str) {
 
 #[test]
 fn pasta_leads_out_and_published_ports_lead_in() {
-    if !on_this_lane() {
+    if !is_fast() {
         return;
     }
     let script = r#"
@@ -137,7 +142,7 @@ $N rm -f $C >/dev/null; left"#;
 
 #[test]
 fn pasta_is_in_the_containers_cgroup_with_nothing_of_the_caller() {
-    if !on_this_lane() {
+    if !is_fast() {
         return;
     }
     let script = r#"
@@ -157,7 +162,7 @@ $N rm -f $C >/dev/null; left"#;
 
 #[test]
 fn pasta_ends_with_the_container_in_each_way() {
-    if !on_this_lane() {
+    if !is_fast() {
         return;
     }
     let script = r#"
@@ -175,7 +180,7 @@ $N run --name $C --network pasta no-such 2>/dev/null; left"#;
 
 #[test]
 fn a_container_that_has_ended_gives_its_ports_back() {
-    if !on_this_lane() {
+    if !is_fast() {
         return;
     }
     let script = r#"
@@ -194,7 +199,7 @@ start true; until_true ended; $N run --network pasta -p 8080:80 echo run; $N rm 
 
 #[test]
 fn names_are_looked_up_in_files_of_the_container() {
-    if !on_this_lane() {
+    if !is_fast() {
         return;
     }
     let script = r#"
@@ -214,7 +219,7 @@ search example.org\nnameserver 10.0.2.3\nnameserver 192.0.2.53\nread-only\n";
 
 #[test]
 fn the_containers_of_a_pod_share_its_network() {
-    if !on_this_lane() {
+    if !is_fast() {
         return;
     }
     for network in ["pasta", "cni:front"] {
@@ -234,7 +239,7 @@ $N pod rm -f $C >/dev/null; find /run/nspod/containers -mindepth 1 -delete; left
 
 #[test]
 fn the_plugins_of_cni_lead_out_and_in() {
-    if !on_this_lane() {
+    if !is_fast() {
         return;
     }
     let script = r#"
@@ -252,7 +257,7 @@ $N rm -f $C >/dev/null; left"#;
 
 #[test]
 fn inspect_checks_the_network() {
-    if !on_this_lane() {
+    if !root() {
         return;
     }
     // The plugin portmap 1.1.1 always fails with CHECK.
@@ -268,7 +273,7 @@ $N rm -f $C >/dev/null; left"#;
 
 #[test]
 fn del_follows_each_end_of_a_container() {
-    if !on_this_lane() {
+    if !is_fast() {
         return;
     }
     let script = r#"
@@ -289,7 +294,7 @@ $N run $f no-such 2>/dev/null; left"#;
 
 #[test]
 fn a_start_that_is_killed_between_plugins_is_undone_by_prune() {
-    if !on_this_lane() {
+    if !root() {
         return;
     }
     let script = r#"
@@ -304,7 +309,7 @@ kill -9 $!; wait $! 2>/dev/null; kill $(cat $T/plugins/stuck.reached); $N prune 
 
 #[test]
 fn a_failed_plugin_ends_the_start() {
-    if !on_this_lane() {
+    if !root() {
         return;
     }
     let script = r#"
@@ -319,7 +324,7 @@ $N pod create --network cni:front $C 2>&1; left"#;
 
 #[test]
 fn what_is_not_installed_is_named() {
-    if !on_this_lane() {
+    if !is_fast() {
         return;
     }
     let script = r#"
@@ -341,7 +346,7 @@ nspod: -p requires a plugin with the capability portMappings, and the CNI networ
 
 #[test]
 fn an_ordinary_user_has_pasta() {
-    if !on_this_lane() {
+    if !is_fast() {
         return;
     }
     let script = r#"
