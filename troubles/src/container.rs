@@ -46,10 +46,13 @@ impl Programs {
     /// # Errors
     /// If it fails, with what it printed.
     pub fn nspod(&self, args: &[&str]) -> Result<()> {
-        let output =
-            Command::new(&self.nspod).args(args).stdin(Stdio::null()).output().context("starting nspod")?;
+        self.run(Command::new(&self.nspod).args(args))
+    }
+
+    fn run(&self, command: &mut Command) -> Result<()> {
+        let output = command.stdin(Stdio::null()).output().context("starting nspod")?;
         if !output.status.success() {
-            bail!("nspod {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+            bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(())
     }
@@ -173,6 +176,43 @@ impl<'a> Container<'a> {
 impl Drop for Container<'_> {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// A container that has run in the background to its end. Dropping it removes it.
+#[derive(Debug)]
+pub(crate) struct Detached<'a> {
+    name: String,
+    logs: &'a str,
+    programs: &'a Programs,
+}
+
+impl<'a> Detached<'a> {
+    /// Runs the container to its end. Its log is in this directory.
+    pub(crate) fn run(
+        programs: &'a Programs,
+        flags: &[String],
+        logs: &'a str,
+        command: &[&str],
+    ) -> Result<Detached<'a>> {
+        let this = Detached { name: unique(), logs, programs };
+        let hog = programs.hog.to_string_lossy();
+        let flags = flags.iter().map(String::as_str);
+        let run = ["run", "-d", "--name", &this.name].into_iter().chain(flags).chain(["--", &hog]);
+        this.nspod(&run.chain(command.iter().copied()).collect::<Vec<_>>())?;
+        this.nspod(&["wait", &this.name])?;
+        Ok(this)
+    }
+
+    fn nspod(&self, args: &[&str]) -> Result<()> {
+        self.programs.run(Command::new(&self.programs.nspod).args(args).env("NSPOD_LOG_DIR", self.logs))
+    }
+}
+
+impl Drop for Detached<'_> {
+    fn drop(&mut self) {
+        // It may not have been created.
+        let _ = self.nspod(&["rm", "-f", &self.name]);
     }
 }
 

@@ -88,6 +88,13 @@ impl Prepared {
         }
     }
 
+    /// Returns the hog's directory on the small disk.
+    pub(crate) fn logs(&self) -> String {
+        let directory =
+            self.data.as_ref().filter(|_| self.small_disk).map(|data| data.path().join("disk/hog"));
+        directory.map_or(String::new(), |directory| directory.display().to_string())
+    }
+
     /// Returns the number of the disk, as `MAJOR:MINOR`.
     pub(crate) fn disk(&self) -> Result<String> {
         let Some(data) = &self.data else { return Ok(String::new()) };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::container::{Container, Pod, Programs};
+use crate::container::{Container, Detached, Pod, Programs};
 use crate::host::{Clock, Machine, Prepared};
 use crate::rows::{Kind, Relation, Row};
 
@@ -124,7 +124,8 @@ fn once(programs: &Programs, row: &Row, relation: Relation, beside: Beside) -> R
     let prepared = Prepared::new(row.setup)?;
     let disk = prepared.disk()?;
     let _clock = Clock::now()?;
-    let flags = Flags { row, relation, beside, disk: &disk };
+    let logs = prepared.logs();
+    let flags = Flags { row, relation, beside, disk: &disk, logs: &logs };
     let create = |flags: Vec<String>| Pod::create(programs, &flags);
     let (victims_pod, hogs_pod) = match relation {
         Relation::Containers => (None, None),
@@ -145,15 +146,24 @@ fn once(programs: &Programs, row: &Row, relation: Relation, beside: Beside) -> R
     let seconds = row.seconds.to_string();
     let (mut victim, _) = Container::start(programs, &of_victim, &["victim", row.name, &seconds])?;
     let _machine = Machine::of(row, &disk)?;
-    let hog = if beside == Beside::Nobody {
-        None
+    // Each lives until the victim has been measured.
+    let (_hog, _log, said) = if beside == Beside::Nobody {
+        (None, None, String::new())
     } else {
         let pod = hogs_pod.as_ref().or(victims_pod.as_ref());
         let of_hog = [prepared.flags("hog", option), both, in_pod(pod), flags.hog(&victim.name)].concat();
-        Some(Container::start(programs, &of_hog, &["hog", row.name])?)
+        let command = ["hog", row.name];
+        match row.detached {
+            true => {
+                (None, Some(Detached::run(programs, &of_hog, &logs, &command)?), "it has ended".to_owned())
+            }
+            false => {
+                let (hog, said) = Container::start(programs, &of_hog, &command)?;
+                (Some(hog), None, said)
+            }
+        }
     };
     let progress = victim.progress(Duration::from_secs_f64(row.seconds * 5.0 + 5.0))?;
-    let said = hog.map_or(String::new(), |(_, said)| said);
     Ok((progress, said))
 }
 
@@ -163,11 +173,12 @@ struct Flags<'a> {
     relation: Relation,
     beside: Beside,
     disk: &'a str,
+    logs: &'a str,
 }
 
 impl Flags<'_> {
     fn words(&self, flags: &[&str]) -> Vec<String> {
-        flags.iter().map(|flag| flag.replace("{disk}", self.disk)).collect()
+        flags.iter().map(|flag| flag.replace("{disk}", self.disk).replace("{logs}", self.logs)).collect()
     }
 
     /// Returns the flags of a pod with these limits.

@@ -55,7 +55,8 @@ pub enum Setup {
 
 /// One trouble.
 ///
-/// In each of the flags, `{disk}` stands for the disk of the directory /run/data, and `{victim}` for the victim's container.
+/// In each of the flags, `{disk}` stands for the disk of the directory /run/data, `{logs}` for the hog's part of that directory
+/// as the host sees it, and `{victim}` for the victim's container.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
     /// The name, which selects the row and, in `nspod-hog`, the victim and the hog.
@@ -88,6 +89,8 @@ pub struct Row {
     pub machine: &'static [(&'static str, &'static str)],
     /// What the host needs.
     pub setup: Setup,
+    /// Whether the hog runs in the background, to its end. Its output is its log.
+    pub detached: bool,
     /// Whether both containers are in one network.
     pub network: bool,
     /// Who is beside whom.
@@ -116,6 +119,7 @@ const ROW: Row = Row {
     data_bound: "",
     machine: &[],
     setup: Setup::Nothing,
+    detached: false,
     network: false,
     relations: &Relation::ALL,
     host: false,
@@ -260,6 +264,16 @@ pub const ROWS: &[Row] = &[
         setup: Setup::SmallDisk,
         data_bound: ":size=8m",
         relations: &[Relation::Containers, Relation::OnePod],
+        ..ROW
+    },
+    Row {
+        name: "log-flood",
+        about: "prints 32 MiB to its log, on the victim's disk of 24 MiB; the victim writes a file and removes it",
+        flag: "default of -d: --log-max-size 10m --log-max-files 3",
+        setup: Setup::SmallDisk,
+        detached: true,
+        free: &["--log-file", "{logs}/log"],
+        bound_run: &["--log-max-size", "1m"],
         ..ROW
     },
     Row {

@@ -4,7 +4,7 @@
 //! prints its progress as one number. `nspod-hog hog NAME` prints `ready`, and what it has got or why that failed,
 //! when it is in full swing, and continues until standard input ends.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -51,10 +51,12 @@ fn unknown(name: &str) -> ExitCode {
 /// Starts the attack, keeps what it has taken, and continues until standard input ends.
 fn attack(hog: fn() -> io::Result<Hog>) -> ExitCode {
     let taken = hog();
-    match &taken {
-        Ok(hog) => println!("ready {}", hog.said),
-        Err(error) => println!("ready refused: {error}"),
-    }
+    let said = match &taken {
+        Ok(hog) => format!("ready {}", hog.said),
+        Err(error) => format!("ready refused: {error}"),
+    };
+    // The hog itself may have filled the disk of its log.
+    let _ = writeln!(io::stdout(), "{said}");
     // A hog that cannot be removed must end with the measurement.
     let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
     ExitCode::SUCCESS

@@ -78,6 +78,16 @@ pub(super) fn space_victim() -> io::Result<Victim> {
     Ok(Victim::works(20, move || fs::write(&path, [7; CHUNK]).and(fs::remove_file(&path))))
 }
 
+/// Prints more than the disk holds.
+pub(super) fn log_hog() -> io::Result<Hog> {
+    let mut output = io::stdout().lock();
+    for _ in 0..512 {
+        // A full disk may refuse it.
+        let _ = output.write_all(&[b'x'; CHUNK]);
+    }
+    Ok(Hog::holds("32 MiB of output", ()))
+}
+
 /// Makes empty files until there are no more inodes.
 pub(super) fn inode_hog() -> io::Result<Hog> {
     let mut made = 0;

@@ -37,6 +37,7 @@ pub const TABLE: &[Trouble] = &[
     Trouble { name: "page-cache", hog: memory::cache_hog, victim: memory::cache_victim },
     Trouble { name: "descriptors", hog: objects::descriptor_hog, victim: objects::descriptor_victim },
     Trouble { name: "disk-space", hog: disk::space_hog, victim: disk::space_victim },
+    Trouble { name: "log-flood", hog: disk::log_hog, victim: disk::space_victim },
     Trouble { name: "inodes", hog: disk::inode_hog, victim: disk::inode_victim },
     Trouble { name: "egress", hog: net::stream_hog, victim: net::stream_victim },
     Trouble { name: "ingress", hog: net::stream_hog, victim: net::stream_victim },
