@@ -165,7 +165,9 @@ impl LogReader {
                 return Ok(0);
             }
             if current {
-                (self.number, self.offset) = (self.number + 1, 0);
+                // A container that has taken over its init can write any number.
+                let Some(next) = self.number.checked_add(1) else { return Ok(0) };
+                (self.number, self.offset) = (next, 0);
             }
         }
     }
@@ -191,7 +193,7 @@ impl LogReader {
                 match file.read_exact_at(block, self.header + at) {
                     // The file was truncated, and so were all older ones.
                     Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-                        (self.number, self.offset) = (part.number + 1, 0);
+                        (self.number, self.offset) = (part.number.saturating_add(1), 0);
                         return Ok(());
                     }
                     other => other?,

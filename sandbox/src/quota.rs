@@ -265,8 +265,13 @@ impl Quotas {
     }
 
     pub(crate) fn release(&mut self) -> Result<(), Error> {
-        std::mem::take(&mut self.0).iter().try_for_each(Quota::release)
+        release_each(std::mem::take(&mut self.0).iter())
     }
+}
+
+/// Releases all of the quotas, and returns the first error.
+fn release_each<'a>(quotas: impl Iterator<Item = &'a Quota>) -> Result<(), Error> {
+    quotas.map(Quota::release).fold(Ok(()), Result::and)
 }
 
 impl Drop for Quotas {
@@ -293,7 +298,7 @@ pub fn storage_of_ended(entry: &Path) -> Vec<StorageUsage> {
 /// The errno of open(2), unlink(2) or quotactl(2).
 pub fn release_quotas(entry: &Path) -> Result<(), Error> {
     let of_entry = |quota: &&Quota| quota.owner.as_deref() == Some(entry);
-    all()?.iter().filter(of_entry).try_for_each(Quota::release)
+    release_each(all()?.iter().filter(of_entry))
 }
 
 /// Returns the usage of the limited places in memory of a container by its first process.

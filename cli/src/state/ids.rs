@@ -116,18 +116,29 @@ impl Pool {
             if !(root && own.is_empty()) {
                 return Ok(own);
             }
-            Ok(reserved(&[SubIds::read(Ids::Uid)?, SubIds::read(Ids::Gid)?]))
+            Ok(reserved(&[SubIds::read(Ids::Uid)?, SubIds::read(Ids::Gid)?], &accounts()))
         };
         Ok(Pool { uids: of(Ids::Uid)?, gids: of(Ids::Gid)?, root })
     }
 }
 
+/// Returns the ids of the users and groups in /etc/passwd and /etc/group. Those of a directory service are not there.
+fn accounts() -> Vec<u32> {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    [read("/etc/passwd"), read("/etc/group")]
+        .iter()
+        .flat_map(|text| text.lines())
+        .filter_map(|line| line.split(':').nth(2)?.parse().ok())
+        .collect()
+}
+
 /// Returns the ids that systemd reserves for containers, without those of the users in /etc/subuid and
-/// /etc/subgid.
-fn reserved(listed: &[SubIds]) -> Vec<SubIdRange> {
+/// /etc/subgid, and without those of accounts.
+fn reserved(listed: &[SubIds], accounts: &[u32]) -> Vec<SubIdRange> {
     let mut free = Vec::new();
     let mut from = RESERVED;
-    let mut taken: Vec<SubIdRange> = listed.iter().flat_map(SubIds::ranges).collect();
+    let own = accounts.iter().map(|id| SubIdRange { start: *id, count: 1 });
+    let mut taken: Vec<SubIdRange> = listed.iter().flat_map(SubIds::ranges).chain(own).collect();
     taken.sort_by_key(|range| range.start);
     for range in taken {
         let start = range.start.min(SHARED_BLOCK);
@@ -207,11 +218,12 @@ mod tests {
 
     #[test]
     fn ids_of_users_are_not_given_to_containers() {
-        assert_eq!(reserved(&[]), [range(RESERVED, SHARED_BLOCK - RESERVED)]);
+        assert_eq!(reserved(&[], &[0, 65_534]), [range(RESERVED, SHARED_BLOCK - RESERVED)]);
         let listed = SubIds::parse("a:100000:65536\nb:1000000:65536\nc:1065536:10\nd:1878000000:1000000\n");
-        let free = reserved(&[listed.clone(), listed]);
+        let free = reserved(&[listed.clone(), listed], &[600_000, 1000]);
         let second = 1_065_546;
-        assert_eq!(free, [range(RESERVED, 1_000_000 - RESERVED), range(second, 1_878_000_000 - second)]);
+        let first = [range(RESERVED, 600_000 - RESERVED), range(600_001, 1_000_000 - 600_001)];
+        assert_eq!(free, [first[0], first[1], range(second, 1_878_000_000 - second)]);
     }
 
     #[test]
