@@ -175,7 +175,7 @@ impl LogReader {
     /// Continues with the last `lines` lines.
     ///
     /// # Errors
-    /// The same as [`read`](Self::read).
+    /// The errno of [pread(2)](https://man7.org/linux/man-pages/man2/pread.2.html).
     pub fn seek_to_last(&mut self, lines: u64) -> io::Result<()> {
         let (mut found, mut is_last_byte) = (0, true);
         let mut block = [0; BLOCK as usize];
@@ -226,7 +226,7 @@ impl LogReader {
     /// Returns the number of bytes that could not be written, because the disk was full.
     ///
     /// # Errors
-    /// The same as [`read`](Self::read).
+    /// The errno of [pread(2)](https://man7.org/linux/man-pages/man2/pread.2.html).
     pub fn lost(&self) -> io::Result<u64> {
         Ok(self.parts()?.iter().map(|part| part.lost).max().unwrap_or(0))
     }
