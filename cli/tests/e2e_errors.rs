@@ -590,6 +590,7 @@ fn each_command_that_fails_prints_json_of_a_documented_kind() {
         ("pod kill", "pod kill no-such"),
         ("pod rm", "pod rm no-such"),
         ("pod inspect", "pod inspect no-such"),
+        ("pod update", "pod update --memory 64m no-such"),
         ("census", "census --pid 2147483647"),
         ("census", "census @full"),
         ("doctor", "doctor @full"),

@@ -6,7 +6,9 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::mqueue::{MQ_OFlag, MqAttr, MqdT, mq_close, mq_open, mq_unlink};
@@ -170,11 +172,19 @@ pub(super) fn queue_victim() -> io::Result<Victim> {
 }
 
 pub(super) fn key_hog() -> io::Result<Hog> {
-    let mut number = 0;
-    take_all(move || {
-        number += 1;
-        calls::add_key(&format!("hog:{number}"))
-    })
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let add = || calls::add_key(&format!("hog:{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+    let taken = take_all(add)?;
+    // The kernel gives the room of removed keys back later.
+    thread::Builder::new().spawn(move || {
+        loop {
+            match add() {
+                Ok(_) => {}
+                Err(_) => thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    })?;
+    Ok(taken)
 }
 
 pub(super) fn key_victim() -> io::Result<Victim> {
