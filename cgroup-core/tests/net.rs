@@ -545,7 +545,7 @@ fn a_socket_that_one_cgroup_denies_does_not_count_in_another() {
         assert_eq!((used(&child), used(&parent)), ((8, 0), (8, 9992)));
         assert_eq!(beside.ask("sockets 1"), "0");
         parent.limit_net(&sockets(150)).unwrap();
-        // What the child denies does not count in the parent.
+        // The parent does not count a socket that the child denies.
         assert_eq!(agent.ask("sockets 10000"), "92");
         assert_eq!((used(&child), used(&parent)), ((100, 9908), (100, 9993)));
         assert_eq!(beside.ask("sockets 100"), "50");

@@ -8,7 +8,7 @@ use crate::cmd;
 /// Run isolated processes, containers and pods, and show which processes are isolated from which.
 ///
 /// Namespaces decide what a process can see, cgroups how much it can use.
-/// The exit code is that of the program, or as in docker: 125 nspod failed, 126 the program cannot
+/// The exit code is that of the program, 124 if it exceeded a time limit, or as in docker: 125 nspod failed, 126 the program cannot
 /// be executed, 127 the program does not exist, 128+N signal N killed the program.
 #[derive(Debug, Parser)]
 #[command(name = "nspod", version, max_term_width = 100, subcommand_required = true)]

@@ -173,7 +173,7 @@ fn with_disk(kind: &str, test: impl FnOnce(&Disk)) {
     }
 }
 
-/// What the file system says at the limit.
+/// Checks the error of the file system at the limit, and the size of the file.
 fn is_full(kind: &str, output: &str, size: u64) {
     let reason = if kind == "xfs" { "No space left on device" } else { "Disk quota exceeded" };
     let (said, found) = output.trim().split_once('\n').unwrap();
@@ -188,7 +188,7 @@ fn an_overlay_on_disk_ends_at_its_size_and_its_number_of_inodes() {
     with_disks(|kind, disk| {
         is_full(kind, &disk.overlay("a", "size=4m", &[], "fill /big"), 4 << 20);
         assert_eq!(Disk::ids(), [""; 0], "{kind}");
-        // What is there already counts, and the limit is a new one.
+        // The files of the first container count for the second one, whose limit is greater.
         let more = disk.overlay("a", "size=6m", &[], "stat -c %s /big; fill /more");
         let (before, more) = more.split_once('\n').unwrap();
         is_full(kind, more, (6 << 20) - before.parse::<u64>().unwrap());

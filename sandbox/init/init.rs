@@ -566,7 +566,8 @@ const PAUSE: [u64; 2] = [0, 50_000_000];
 
 static mut OUTPUT: [u8; BUFFER] = [0; BUFFER];
 
-/// The log: the program's output in a ring of files of limited size. Without a log there is no output to copy.
+/// The log: the program's output in a ring of files of limited size. If the container has no log, the init copies
+/// nothing.
 ///
 /// If the current file is full, the next one, which is the oldest, is truncated and becomes the current one.
 /// Each file that is not empty starts with a line of [`HEADER`] bytes: `nspod log NUMBER LOST`, padded with

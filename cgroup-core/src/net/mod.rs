@@ -74,7 +74,7 @@
 //! They last as long as the cgroup, and need neither a file nor a process. The programs find the
 //! limits in a map of the kernel, and an update replaces all of them at once. The programs apply
 //! either the old limits or the new ones to a packet. The last of several concurrent updates remains.
-//! What the programs count in the moment of an update can be lost.
+//! An update can lose the counts of the packets that pass at that moment.
 //! An update takes effect at once. The call returns about 10 ms later, because the kernel waits for its
 //! processors before the old limits are removed. The first limits of a cgroup need no such wait. A process in the
 //! cgroup cannot change the limits without CAP_BPF and CAP_NET_ADMIN in the initial user namespace.

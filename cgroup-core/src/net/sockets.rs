@@ -60,7 +60,7 @@ impl Level {
         Ok(level)
     }
 
-    /// Sets the maximum; `None` is no limit.
+    /// Sets the maximum, or removes the limit.
     pub(super) fn limit(&self, max: Option<u32>) -> nix::Result<()> {
         self.max.update(&ONLY, &max.map_or(u64::MAX, u64::from).to_ne_bytes())
     }

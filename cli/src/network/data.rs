@@ -1,4 +1,4 @@
-//! What the ways out have in common.
+//! Types and constants of both kinds of network.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

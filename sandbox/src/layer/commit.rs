@@ -266,7 +266,7 @@ fn copy(from: &File, to: &File, size: u64) -> Result<(), Errno> {
     while end < size {
         let start = match seek(from, SeekFrom::Data(end)) {
             Ok(start) => start,
-            // There is no data after this offset.
+            // The rest of the file is a hole.
             Err(Errno::NXIO) => break,
             Err(e) => return Err(e),
         };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nspod_sandbox::layer::ChangeKind;
 
-/// What a commit must keep of one file.
+/// The properties of one file that a commit must keep.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct File {
     mode: u32,

@@ -1,4 +1,4 @@
-//! What hogs and victims are made of.
+//! The types of hogs and victims, and the actions that several of them use.
 
 use std::any::Any;
 use std::fmt;

@@ -35,7 +35,7 @@ pub(super) fn swap_hog() -> io::Result<Hog> {
     let free = || Ok::<_, io::Error>(swap_free(&fs::read_to_string("/proc/meminfo")?));
     let before = free()?;
     let mut children = Vec::new();
-    // One small process after the other, so that the OOM killer ends only the one for which there is no swap.
+    // The processes are small and start one after the other. So the OOM killer ends only the one that finds no swap.
     for _ in 0..64 {
         let mut child = start(&["hold", &(2 * MIB).to_string()])?;
         let is_ready = is_ready(&mut child);
