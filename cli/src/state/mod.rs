@@ -39,7 +39,7 @@ pub(crate) fn age(created: u64) -> u64 {
 
 /// The containers of one user.
 #[derive(Debug)]
-pub(crate) struct Store(store::Store<SavedContainer>, PathBuf);
+pub(crate) struct Store(store::Store<SavedContainer>);
 
 impl Store {
     /// Opens the store. Creates its directory if it is missing.
@@ -56,13 +56,12 @@ impl Store {
 
     fn at(path: &Path) -> Result<Store> {
         let dir = Dir::private(path, runtime_dir::BY_VARIABLE)?.make_sub("containers")?;
-        let path = dir.path().to_owned();
-        Ok(Store(store::Store::new(dir, Trust::Store), path))
+        Ok(Store(store::Store::new(dir, Trust::Store)))
     }
 
     /// Returns the directory of the store.
     pub(crate) fn path(&self) -> &Path {
-        &self.1
+        self.0.path()
     }
 
     /// Creates a container's entry and locks it.

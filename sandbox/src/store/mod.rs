@@ -87,6 +87,11 @@ impl<R: Record> Store<R> {
         Store { dir, trust, record: PhantomData }
     }
 
+    /// Returns the path under which the directory was opened.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Creates an entry and locks it. Returns `None` if the name exists.
     ///
     /// Calls `reclaim` for an entry with that name that no process has locked. `reclaim` can
