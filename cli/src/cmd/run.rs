@@ -519,7 +519,7 @@ impl<'a> Claim<'a> {
     /// Connects the container to a network at its start.
     fn connects(&mut self, mut network: Network, spec: &mut Spec, privileged: bool) -> Result<()> {
         // A detached container that has ended can still have the ports.
-        self.store.disconnect_ended()?;
+        self.store.disconnect_ended(&self.store.all()?);
         let dir = self.entry.dir().path();
         network.hostname(spec.hostname.as_deref());
         network.make_files(dir)?;

@@ -202,12 +202,11 @@ impl Store {
         Ok(())
     }
 
-    /// Disconnects all containers that have ended. An error is only printed: it is of another container.
-    pub(crate) fn disconnect_ended(&self) -> Result<()> {
-        for entry in self.all()? {
-            self.disconnect(&entry).unwrap_or_else(crate::output::note);
+    /// Disconnects those of the containers that have ended. An error is only printed: it is of another container.
+    pub(crate) fn disconnect_ended(&self, entries: &[Entry]) {
+        for entry in entries {
+            self.disconnect(entry).unwrap_or_else(crate::output::note);
         }
-        Ok(())
     }
 
     /// Removes containers that are marked for removal and have ended, unless a `nspod run` will remove them.
@@ -219,8 +218,9 @@ impl Store {
                 None => true,
             })
         };
-        self.disconnect_ended()?;
-        for entry in self.all()? {
+        let entries = self.all()?;
+        self.disconnect_ended(&entries);
+        for entry in entries {
             if due(&entry)?
                 && let Locked::Ours(entry, lock) = self.lock(entry.id(), false)?
                 && due(&entry)?
