@@ -163,11 +163,9 @@ impl CommitArgs {
             let problem = "name the directory to change, or --discard to remove the changes";
             return Err(Error::usage("DIR", problem));
         }
-        let name = |id: &OsString| id.to_str().map(str::to_owned);
-        if id.is_some_and(|id| name(id).is_none()) {
-            return Err(Error::usage("CONTAINER", "the name of the container is not valid"));
-        }
-        Ok((id.and_then(|id| id.to_str()), dir.map(Path::new)))
+        let invalid = || Error::usage("CONTAINER", "the name of the container is not valid");
+        let id = id.map(|id| id.to_str().ok_or_else(invalid)).transpose()?;
+        Ok((id, dir.map(Path::new)))
     }
 }
 
@@ -246,16 +244,13 @@ fn is_same(one: &Path, other: &Path) -> bool {
 
 /// Returns the running containers that write to this directory.
 fn users(upper: &Path) -> Result<Vec<Entry>> {
-    let mut users = Store::open()?.all()?;
-    let writes = |entry: &Entry| {
+    let mut users = Vec::new();
+    for entry in Store::open()?.all()? {
         let other = entry.saved().and_then(|saved| self::upper(&saved.container.spec));
-        other.is_some_and(|other| is_same(other, upper))
-    };
-    users.retain(writes);
-    let states: Vec<bool> =
-        users.iter().map(|user| Ok(user.lives()? || user.is_outlived()?)).collect::<Result<_>>()?;
-    let mut running = states.into_iter();
-    users.retain(|_| running.next().unwrap_or(false));
+        if other.is_some_and(|other| is_same(other, upper)) && (entry.lives()? || entry.is_outlived()?) {
+            users.push(entry);
+        }
+    }
     Ok(users)
 }
 
