@@ -23,11 +23,11 @@ pub(crate) fn listed(text: &str) -> Result<Listed, String> {
 pub(crate) fn resolve(
     before: Option<&Limits>,
     [allow, deny]: [&[Listed]; 2],
-    [connects, accepts, packets, sockets]: [Option<Max>; 4],
-    [egress, ingress]: [Option<Max>; 2],
+    counts: [Option<Max>; 4],
+    bytes: [Option<Max>; 2],
 ) -> Option<Limits> {
-    let rate = connects.or(accepts).or(packets).or(sockets).or(egress).or(ingress);
-    if allow.is_empty() && deny.is_empty() && rate.is_none() {
+    let mut maxima = counts.iter().chain(&bytes);
+    if allow.is_empty() && deny.is_empty() && maxima.all(Option::is_none) {
         return None;
     }
     let mut limits = before.cloned().unwrap_or_default();
@@ -36,26 +36,28 @@ pub(crate) fn resolve(
             *list = given.iter().filter_map(Listed::rule).cloned().collect();
         }
     }
-    for (rate, given) in [
+    let [connects, accepts, packets, sockets] = counts;
+    for (limit, given) in [
         (&mut limits.connects_max, connects),
         (&mut limits.accepts_max, accepts),
         (&mut limits.packets_max, packets),
         (&mut limits.sockets_max, sockets),
     ] {
-        match given {
-            Some(Max::Value(count)) => *rate = Some(u32::try_from(count).unwrap_or(u32::MAX)),
-            Some(Max::Max) => *rate = None,
-            None => {}
-        }
+        set(limit, given, |count| u32::try_from(count).unwrap_or(u32::MAX));
     }
-    for (rate, given) in [(&mut limits.egress_max, egress), (&mut limits.ingress_max, ingress)] {
-        match given {
-            Some(Max::Value(bytes)) => *rate = Some(bytes),
-            Some(Max::Max) => *rate = None,
-            None => {}
-        }
-    }
+    let [egress, ingress] = bytes;
+    set(&mut limits.egress_max, egress, |bytes| bytes);
+    set(&mut limits.ingress_max, ingress, |bytes| bytes);
     Some(limits)
+}
+
+/// Sets a limit to the given value. `max` removes it.
+fn set<T>(limit: &mut Option<T>, given: Option<Max>, convert: impl FnOnce(u64) -> T) {
+    match given {
+        Some(Max::Value(value)) => *limit = Some(convert(value)),
+        Some(Max::Max) => *limit = None,
+        None => {}
+    }
 }
 
 impl Listed {
