@@ -157,16 +157,14 @@ fn choose(pool: &Pool, used: &[Range], size: Option<u32>) -> Result<Range> {
     let total = |ranges: &[SubIdRange]| ranges.iter().map(|range| u64::from(range.count)).sum::<u64>();
     let many = |ranges| total(ranges) >= 64 * u64::from(LARGE);
     let count = size.unwrap_or(if many(&pool.uids) && many(&pool.gids) { LARGE } else { SMALL });
-    let taken = |start: fn(&Range) -> u32| -> Vec<SubIdRange> {
-        used.iter().map(|range| SubIdRange { start: start(range), count: range.count }).collect()
+    let free = |kind, pool_ids: &[SubIdRange], start: fn(&Range) -> u32| {
+        let of = |range| SubIdRange { start: start(range), count: range.count };
+        let taken: Vec<SubIdRange> = used.iter().map(of).collect();
+        highest_free(pool_ids, &taken, count).ok_or_else(|| exhausted(kind, used.len(), count, pool.root))
     };
-    let uid = highest_free(&pool.uids, &taken(|range| range.uid), count);
-    let gid = highest_free(&pool.gids, &taken(|range| range.gid), count);
-    let kind = if uid.is_none() { Ids::Uid } else { Ids::Gid };
-    match (uid, gid) {
-        (Some(uid), Some(gid)) => Ok(Range { uid, gid, count }),
-        _ => Err(exhausted(kind, used.len(), count, pool.root)),
-    }
+    let uid = free(Ids::Uid, &pool.uids, |range| range.uid)?;
+    let gid = free(Ids::Gid, &pool.gids, |range| range.gid)?;
+    Ok(Range { uid, gid, count })
 }
 
 /// Returns the start of the highest range of this size that is in one of the pool's ranges and contains no taken
