@@ -15,7 +15,7 @@ use crate::flags::files::FileArgs;
 use crate::flags::limits::LimitArgs;
 use crate::flags::namespaces::{OwnIds, UserChoice, user_choice};
 use crate::flags::network;
-use crate::network::{Network, Port, Way, describe};
+use crate::network::{Network, Port, Way};
 use crate::output;
 use crate::state::pods::Pods;
 use crate::state::{self, Locked, Store, ids};
@@ -167,7 +167,7 @@ fn create(args: &CreateArgs) -> Result<()> {
              belongs to that user: omit it",
         ));
     }
-    let network = args.network(&facts)?;
+    let network = args.network(&spec, &facts)?;
     Pods::open()?.create(&args.name, &spec, network.as_ref(), facts.privileged, |dir, spec| {
         if let Some(own) = own {
             let range = ids::reserve(dir, own.size)?;
@@ -193,16 +193,14 @@ fn which_network(text: &str) -> std::result::Result<Which, String> {
 }
 
 impl CreateArgs {
-    /// Finds the network of the pod; `None` without one.
-    fn network(&self, facts: &Facts) -> Result<Option<Network>> {
+    /// Finds the network of the pod with this spec; `None` without one.
+    fn network(&self, spec: &PodSpec, facts: &Facts) -> Result<Option<Network>> {
         let Some(wanted) = network::wanted(self.network.0.as_ref(), &self.publish)? else { return Ok(None) };
         if !self.share.contains(&Kind::Net) {
             return Err(Error::usage("--network", "--network requires net in --share"));
         }
         let mut network = Network::new(&wanted, &self.name, facts.privileged)?;
-        if self.share.contains(&Kind::Uts) {
-            network.hostname(Some(self.hostname.as_ref().unwrap_or(&self.name)));
-        }
+        network.hostname(spec.hostname.as_deref());
         Ok(Some(network))
     }
 
@@ -294,7 +292,7 @@ fn inspect(args: &NamesArgs) -> Result<()> {
             "name": found.name(),
             "created": found.created(),
             "spec": found.spec(),
-            "network": found.network().and_then(|dir| describe(dir, pod.is_ok())),
+            "network": found.network().and_then(|dir| crate::network::describe(dir, pod.is_ok())),
             "namespaces": namespaces.map(serde_json::Value::Object),
             "holder_pid": pod.as_ref().ok().and_then(|pod| pod.holder_pid()),
             "cgroup": pod.as_ref().ok().and_then(|pod| Some(pod.cgroup()?.path().to_owned())),
