@@ -32,7 +32,7 @@ fn describe(entry: &Entry) -> Result<Value> {
         Some(saved) => saved.log.clone().or(logs::dir(entry.dir())?),
         None => None,
     };
-    let reader = log.is_some().then(|| logs::open(entry).ok()?).flatten();
+    let reader = logs::open(entry).ok().flatten();
     let log = log.map(|path| {
         json!({
             "path": path,
