@@ -142,25 +142,25 @@ impl Network {
     }
 
     fn try_connect(&self, target: &Target<'_>) -> Result<(), Error> {
-        let means = match &self.means {
-            Means::Pasta(_) => SavedMeans::Pasta(None),
-            Means::Cni(list) => SavedMeans::Cni(cni::Attachment::new(list, &self.id, &self.ports)),
+        let save = |means| {
+            let saved = Saved { net: target.net.clone(), ports: self.ports.clone(), means };
+            saved.write(target.dir)
         };
-        let mut saved = Saved { net: target.net.clone(), ports: self.ports.clone(), means };
-        saved.write(target.dir)?;
-        let (addresses, dns) = match (&mut saved.means, &self.means) {
-            (SavedMeans::Pasta(process), Means::Pasta(program)) => {
-                *process = Some(pasta::start(program, &self.ports, target)?);
+        let (addresses, dns) = match &self.means {
+            Means::Pasta(program) => {
+                save(SavedMeans::Pasta(None))?;
+                save(SavedMeans::Pasta(Some(pasta::start(program, &self.ports, target)?)))?;
                 (pasta::ADDRESSES.to_vec(), files::Resolver::of_host(files::Loopback::Forwarded))
             }
-            (SavedMeans::Cni(attachment), _) => {
+            Means::Cni(list) => {
+                let mut attachment = cni::Attachment::new(list, &self.id, &self.ports);
+                save(SavedMeans::Cni(attachment.clone()))?;
                 attachment.add(&target.net)?;
+                save(SavedMeans::Cni(attachment.clone()))?;
                 let host = || files::Resolver::of_host(files::Loopback::Unreachable);
                 (attachment.addresses(), attachment.resolver().unwrap_or_else(host))
             }
-            (SavedMeans::Pasta(_), Means::Cni(_)) => unreachable!("both come from the same network"),
         };
-        saved.write(target.dir)?;
         files::write(target.dir, self.hostname.as_deref(), &addresses, &dns)
     }
 }
