@@ -10,6 +10,7 @@ mod args;
 mod cmd;
 mod flags;
 mod network;
+mod private_mount;
 mod report;
 mod state;
 #[cfg(test)]

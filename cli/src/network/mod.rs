@@ -15,11 +15,11 @@ use std::path::{Path, PathBuf};
 use ns_core::{Kind, Namespace, ProcessId};
 use nspod_sandbox::spec::{Mount, Root};
 use nspod_sandbox::{Error, ErrorKind};
-use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
 use serde::{Deserialize, Serialize};
 
 use self::data::STEP;
 pub(crate) use self::data::{Port, Target};
+use crate::private_mount;
 
 /// The file with the state of the network.
 const STATE: &str = "network.json";
@@ -241,19 +241,13 @@ fn pin(dir: &Path, namespace: &Namespace) -> Result<PathBuf, Error> {
     let pins = dir.join(PINS);
     let failed = |what| move |e: std::io::Error| Error::path(STEP, what, &dir.join(PINS), &e);
     fs::create_dir(&pins).map_err(failed("make"))?;
-    mount_bind(&pins, &pins).map_err(|e| failed("mount")(e.into()))?;
-    mount_change(&pins, MountPropagationFlags::PRIVATE).map_err(|e| failed("mount")(e.into()))?;
+    private_mount::mount(&pins).map_err(|e| failed("mount")(e.into()))?;
     let path = pins.join("net");
     namespace.pin(&path)?;
     Ok(path)
 }
 
 fn unpin(dir: &Path) -> Result<(), Error> {
-    use rustix::io::Errno;
     let pins = dir.join(PINS);
-    match unmount(&pins, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-        // The directory does not exist, is not a mount, or the caller cannot have made one.
-        Ok(()) | Err(Errno::INVAL | Errno::NOENT | Errno::PERM) => Ok(()),
-        Err(e) => Err(Error::path(STEP, "unmount", &pins, &e.into())),
-    }
+    private_mount::unmount(&pins).map_err(|e| Error::path(STEP, "unmount", &pins, &e.into()))
 }

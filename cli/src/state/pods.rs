@@ -7,13 +7,12 @@ use ns_core::{Kind, ProcessId};
 use nspod_cli::runtime_dir;
 use nspod_sandbox::store::{self, Dir, Lock, Locked, Trust};
 use nspod_sandbox::{ErrorKind, HoldBy, Pod, PodRecord, PodSpec};
-use rustix::io::Errno;
-use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change};
 use serde::{Deserialize, Serialize};
 
 use super::{Store, base, remove_cgroup, valid_name};
 use crate::error::{Error, Result};
 use crate::network::{self, Network, Target};
+use crate::private_mount;
 
 /// Directory in which namespaces are pinned. It is a separate private mount, so that no other mount namespace
 /// gets a copy of a pin.
@@ -249,7 +248,7 @@ fn make(
     if privileged {
         entry.dir().make_sub(PINS)?;
         let pins = entry.dir().at(PINS);
-        private_mount(&pins)?;
+        private_mount::mount(&pins).map_err(|e| Error::io("mount", "mount", &pins, &e.into()))?;
         pod.pin(&pins)?;
     }
     if let Some(network) = network {
@@ -297,16 +296,5 @@ fn remove_parts(entry: &store::Entry<SavedPod>) -> Result<()> {
 
 fn unmount(dir: &Dir) -> Result<()> {
     let pins = dir.at(PINS);
-    match rustix::mount::unmount(&pins, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-        // The mount or the directory does not exist, or the caller cannot have made a mount.
-        Ok(()) | Err(Errno::INVAL | Errno::NOENT | Errno::PERM) => Ok(()),
-        Err(e) => Err(Error::io("unmount", "unmount", &pins, &e.into())),
-    }
-}
-
-/// Turns a directory into a mount with private propagation.
-fn private_mount(dir: &Path) -> Result<()> {
-    mount_bind(dir, dir)
-        .and_then(|()| mount_change(dir, MountPropagationFlags::PRIVATE))
-        .map_err(|e| Error::io("mount", "mount", dir, &e.into()))
+    private_mount::unmount(&pins).map_err(|e| Error::io("unmount", "unmount", &pins, &e.into()))
 }
