@@ -137,6 +137,18 @@ impl fmt::Debug for Victim {
     }
 }
 
+/// Makes at most this many objects, until the kernel refuses one. Returns them, and why there are no more.
+pub(super) fn take<T>(most: usize, mut make: impl FnMut() -> io::Result<T>) -> (Vec<T>, String) {
+    let mut taken = Vec::new();
+    while taken.len() < most {
+        match make() {
+            Ok(object) => taken.push(object),
+            Err(error) => return (taken, error.to_string()),
+        }
+    }
+    (taken, "enough".to_owned())
+}
+
 const PAGE: usize = 4096;
 
 /// Returns memory with a byte written to each page.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::act::{Hog, Victim, spin};
+use super::act::{Hog, Victim, spin, take};
 
 const ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 7411);
 /// The time after which a client gives up.
@@ -138,15 +138,12 @@ pub(super) fn stream_victim() -> io::Result<Victim> {
     }))
 }
 
+/// The number of ports of a network.
+const PORTS: usize = 1 << 16;
+
 /// Takes ports until there are no more.
 pub(super) fn port_hog() -> io::Result<Hog> {
-    let mut sockets = Vec::new();
-    let why = loop {
-        match UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)) {
-            Ok(socket) => sockets.push(socket),
-            Err(error) => break error,
-        }
-    };
+    let (sockets, why) = take(PORTS, || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)));
     Ok(Hog::holds(format!("{} sockets, then: {why}", sockets.len()), sockets))
 }
 

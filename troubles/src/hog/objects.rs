@@ -5,25 +5,10 @@ use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::act::{Hog, Victim};
+use super::act::{Hog, Victim, take};
 
 /// More than the limits of the table.
 const MANY: usize = 2000;
-
-/// Makes objects until that fails, and holds them.
-fn take<T: 'static>(what: &str, mut make: impl FnMut() -> io::Result<T>) -> Hog {
-    let mut kept = Vec::new();
-    let why = loop {
-        match make() {
-            Ok(object) => kept.push(object),
-            Err(error) => break error.to_string(),
-        }
-        if kept.len() == MANY {
-            break "enough".to_owned();
-        }
-    };
-    Hog::holds(format!("{} {what}, then: {why}", kept.len()), kept)
-}
 
 /// Raises the soft limit of descriptors to the hard limit.
 fn raise_descriptors() -> io::Result<()> {
@@ -33,7 +18,8 @@ fn raise_descriptors() -> io::Result<()> {
 
 pub(super) fn descriptor_hog() -> io::Result<Hog> {
     raise_descriptors()?;
-    Ok(take("open files", || File::open("/dev/null")))
+    let (files, why) = take(MANY, || File::open("/dev/null"));
+    Ok(Hog::holds(format!("{} open files, then: {why}", files.len()), files))
 }
 
 pub(super) fn descriptor_victim() -> io::Result<Victim> {

@@ -23,22 +23,16 @@ use nix::sys::timer::Timer;
 use nix::time::ClockId;
 use nix::unistd::pipe;
 
-use super::act::{Hog, Victim};
+use super::act::{Hog, Victim, take};
 use super::calls;
 
 /// More than the kernel allows of any of these objects by default.
 const MANY: usize = 2_000_000;
 
 /// Makes objects until the kernel refuses one.
-fn take_all<T: 'static>(mut make: impl FnMut() -> io::Result<T>) -> io::Result<Hog> {
-    let mut taken = Vec::new();
-    while taken.len() < MANY {
-        match make() {
-            Ok(object) => taken.push(object),
-            Err(error) => return Ok(Hog::holds(format!("{}, then: {error}", taken.len()), taken)),
-        }
-    }
-    Ok(Hog::holds(format!("{MANY}"), taken))
+fn take_all<T: 'static>(make: impl FnMut() -> io::Result<T>) -> io::Result<Hog> {
+    let (taken, why) = take(MANY, make);
+    Ok(Hog::holds(format!("{}, then: {why}", taken.len()), taken))
 }
 
 fn makes<T>(mut make: impl FnMut() -> io::Result<T> + 'static) -> io::Result<Victim> {
