@@ -149,7 +149,7 @@ pub(super) fn take<T>(most: usize, mut make: impl FnMut() -> io::Result<T>) -> (
     (taken, "enough".to_owned())
 }
 
-const PAGE: usize = 4096;
+pub(super) const PAGE: usize = 4096;
 
 /// Returns memory with a byte written to each page.
 pub(super) fn touched(bytes: usize) -> Vec<u8> {

@@ -23,7 +23,7 @@ use nix::sys::timer::Timer;
 use nix::time::ClockId;
 use nix::unistd::pipe;
 
-use super::act::{Hog, Victim, take};
+use super::act::{Hog, PAGE, Victim, take};
 use super::calls;
 
 /// More than the kernel allows of any of these objects by default.
@@ -33,6 +33,22 @@ const MANY: usize = 2_000_000;
 fn take_all<T: 'static>(make: impl FnMut() -> io::Result<T>) -> io::Result<Hog> {
     let (taken, why) = take(MANY, make);
     Ok(Hog::holds(format!("{}, then: {why}", taken.len()), taken))
+}
+
+/// Makes objects of the size, and halves it whenever the kernel refuses one, down to the least size.
+fn take_halves<T: 'static>(
+    mut size: usize,
+    least: usize,
+    mut make: impl FnMut(usize) -> io::Result<T>,
+) -> io::Result<Hog> {
+    take_all(move || {
+        loop {
+            match make(size) {
+                Err(_) if size > least => size /= 2,
+                made => return made,
+            }
+        }
+    })
 }
 
 fn makes<T>(mut make: impl FnMut() -> io::Result<T> + 'static) -> io::Result<Victim> {
@@ -187,19 +203,11 @@ pub(super) fn key_victim() -> io::Result<Victim> {
 
 /// Takes segments of shared memory, each half as large as the one that was refused.
 pub(super) fn lock_hog() -> io::Result<Hog> {
-    let mut size = 1 << 30;
-    take_all(move || {
-        loop {
-            match calls::locked_segment(size) {
-                Err(_) if size > 4096 => size /= 2,
-                other => return other,
-            }
-        }
-    })
+    take_halves(1 << 30, PAGE, calls::locked_segment)
 }
 
 pub(super) fn lock_victim() -> io::Result<Victim> {
-    makes(|| calls::locked_segment(4096))
+    makes(|| calls::locked_segment(PAGE))
 }
 
 /// The kernel counts threads as processes.
@@ -244,17 +252,8 @@ fn epoll(files: &[EventFd]) -> io::Result<Epoll> {
 
 pub(super) fn epoll_hog() -> io::Result<Hog> {
     let files = Rc::new((0..EVENTS).map(|_| EventFd::new()).collect::<Result<Vec<_>, _>>()?);
-    let mut count = files.len();
-    // The last instances watch fewer files.
-    take_all(move || {
-        loop {
-            match epoll(&files[..count]) {
-                Err(_) if count > 1 => count /= 2,
-                // A file that is closed is no longer watched.
-                other => return other.map(|made| (made, files.clone())),
-            }
-        }
-    })
+    // The last instances watch fewer files. A file that is closed is no longer watched.
+    take_halves(files.len(), 1, move |count| Ok((epoll(&files[..count])?, files.clone())))
 }
 
 pub(super) fn epoll_victim() -> io::Result<Victim> {
@@ -275,15 +274,7 @@ pub(super) fn terminal_victim() -> io::Result<Victim> {
 }
 
 pub(super) fn aio_hog() -> io::Result<Hog> {
-    let mut events = 1 << 16;
-    take_all(move || {
-        loop {
-            match calls::aio(events) {
-                Err(_) if events > 1 => events /= 2,
-                other => return other,
-            }
-        }
-    })
+    take_halves(1 << 16, 1, |events| calls::aio(events as u32))
 }
 
 pub(super) fn aio_victim() -> io::Result<Victim> {
