@@ -11,6 +11,7 @@ use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime, clock_settime};
 use tempfile::TempDir;
 
+use crate::hog::clock_offset;
 use crate::rows::{Row, Setup};
 
 /// The cgroup above those of all containers and pods of root.
@@ -198,18 +199,13 @@ pub(crate) struct Clock(i64);
 
 impl Clock {
     pub(crate) fn now() -> Result<Clock> {
-        Ok(Clock(offset()?))
+        Ok(Clock(clock_offset()?))
     }
-}
-
-/// Returns the difference between the clock of the machine and the one that no one can set, in seconds.
-fn offset() -> Result<i64> {
-    Ok(clock_gettime(ClockId::CLOCK_REALTIME)?.tv_sec() - clock_gettime(ClockId::CLOCK_MONOTONIC)?.tv_sec())
 }
 
 impl Drop for Clock {
     fn drop(&mut self) {
-        let Ok(now) = offset() else { return };
+        let Ok(now) = clock_offset() else { return };
         if (now - self.0).abs() > 100
             && let Ok(time) = clock_gettime(ClockId::CLOCK_REALTIME)
         {

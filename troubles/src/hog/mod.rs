@@ -16,6 +16,7 @@ use std::io;
 
 pub use act::{DATA, Hog, Victim};
 pub use children::child;
+pub(crate) use walls::clock_offset;
 
 /// A victim and a hog.
 #[derive(Debug)]

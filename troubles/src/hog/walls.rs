@@ -169,8 +169,8 @@ pub(super) fn file_victim() -> io::Result<Victim> {
     Ok(Victim::is_whole(move || Ok(fs::read(&path)? == TEXT)))
 }
 
-/// Returns the difference between the clock of the machine and the one that no one can set, in seconds.
-fn offset() -> io::Result<i64> {
+/// Returns the difference between the clock of the machine and the clock that no process can set, in seconds.
+pub(crate) fn clock_offset() -> io::Result<i64> {
     Ok(clock_gettime(ClockId::CLOCK_REALTIME)?.tv_sec() - clock_gettime(ClockId::CLOCK_MONOTONIC)?.tv_sec())
 }
 
@@ -181,8 +181,8 @@ pub(super) fn clock_hog() -> io::Result<Hog> {
 }
 
 pub(super) fn clock_victim() -> io::Result<Victim> {
-    let before = offset()?;
-    Ok(Victim::is_whole(move || Ok((offset()? - before).abs() < 100)))
+    let before = clock_offset()?;
+    Ok(Victim::is_whole(move || Ok((clock_offset()? - before).abs() < 100)))
 }
 
 pub(super) fn hostname_hog() -> io::Result<Hog> {
