@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::host::run;
+
 /// The time after which a start counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -46,15 +48,7 @@ impl Programs {
     /// # Errors
     /// If it fails, with what it printed.
     pub fn nspod(&self, args: &[&str]) -> Result<()> {
-        self.run(Command::new(&self.nspod).args(args))
-    }
-
-    fn run(&self, command: &mut Command) -> Result<()> {
-        let output = command.stdin(Stdio::null()).output().context("starting nspod")?;
-        if !output.status.success() {
-            bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-        Ok(())
+        run(Command::new(&self.nspod).args(args))
     }
 }
 
@@ -205,7 +199,7 @@ impl<'a> Detached<'a> {
     }
 
     fn nspod(&self, args: &[&str]) -> Result<()> {
-        self.programs.run(Command::new(&self.programs.nspod).args(args).env("NSPOD_LOG_DIR", self.logs))
+        run(Command::new(&self.programs.nspod).args(args).env("NSPOD_LOG_DIR", self.logs))
     }
 }
 

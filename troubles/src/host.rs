@@ -115,7 +115,8 @@ fn directory() -> Result<TempDir> {
         .tempdir_in(places.unwrap_or_else(|| "/var/tmp".into()))?)
 }
 
-fn run(command: &mut Command) -> Result<()> {
+/// Runs a command to its end, without standard input. Its standard error is in the error.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let output = command.output().with_context(|| format!("{command:?}"))?;
     ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(())
