@@ -130,11 +130,10 @@ fn once(programs: &Programs, row: &Row, relation: Relation, beside: Beside) -> R
     let (victims_pod, hogs_pod) = match relation {
         Relation::Containers => (None, None),
         Relation::OnePod => (Some(create(flags.pod(&[]))?), None),
-        Relation::Pods => {
-            let guard = if beside == Beside::Bound { row.guard } else { &[] };
-            let bound = if beside == Beside::Bound { row.bound } else { &[] };
-            (Some(create(flags.pod(guard))?), Some(create(flags.pod(bound))?))
+        Relation::Pods if beside == Beside::Bound => {
+            (Some(create(flags.pod(row.guard))?), Some(create(flags.pod(row.bound))?))
         }
+        Relation::Pods => (Some(create(flags.pod(&[]))?), Some(create(flags.pod(&[]))?)),
     };
     let in_pod =
         |pod: Option<&Pod<'_>>| pod.map_or(Vec::new(), |pod| vec!["--pod".to_owned(), pod.name.clone()]);
@@ -181,6 +180,11 @@ impl Flags<'_> {
         flags.iter().map(|flag| flag.replace("{disk}", self.disk).replace("{logs}", self.logs)).collect()
     }
 
+    /// Returns limits of a cgroup. Between two pods the pods have them, and the containers do not.
+    fn unless_pods<'a>(&self, limits: &'a [&'static str]) -> &'a [&'static str] {
+        if self.relation == Relation::Pods { &[] } else { limits }
+    }
+
     /// Returns the flags of a pod with these limits.
     fn pod(&self, limits: &[&str]) -> Vec<String> {
         let mut kinds = SHARED.to_vec();
@@ -210,15 +214,11 @@ impl Flags<'_> {
     }
 
     fn victim(&self) -> Vec<String> {
-        let guard = if self.beside == Beside::Bound && self.relation != Relation::Pods {
-            self.row.guard
-        } else {
-            &[]
-        };
-        self.words(
-            &[self.row.victim, guard, if self.beside == Beside::Bound { self.row.guard_run } else { &[] }]
-                .concat(),
-        )
+        let row = self.row;
+        match self.beside {
+            Beside::Nobody | Beside::Free => self.words(row.victim),
+            Beside::Bound => self.words(&[row.victim, self.unless_pods(row.guard), row.guard_run].concat()),
+        }
     }
 
     fn hog(&self, victim: &str) -> Vec<String> {
@@ -234,10 +234,7 @@ impl Flags<'_> {
                 }
                 flags
             }
-            Beside::Bound if self.relation == Relation::Pods => {
-                self.words(&[row.hog, row.bound_run].concat())
-            }
-            Beside::Bound => self.words(&[row.hog, row.bound, row.bound_run].concat()),
+            Beside::Bound => self.words(&[row.hog, self.unless_pods(row.bound), row.bound_run].concat()),
         }
     }
 }
