@@ -127,6 +127,9 @@ const ROW: Row = Row {
     missing: None,
 };
 
+/// A row whose victim and hog do not compete for a processor.
+const APART: Row = Row { victim: &["--cpuset-cpus", "0"], hog: &["--cpuset-cpus", "1"], ..ROW };
+
 /// A row about objects that the kernel counts for each user. It runs as an ordinary user, who has smaller limits.
 const USER: Row = Row {
     flag: "--userns auto",
@@ -184,12 +187,10 @@ pub const ROWS: &[Row] = &[
         name: "page-cache",
         about: "reads a file larger than the memory; the victim reads a small file again and again",
         flag: "-m 16m",
-        victim: &["--cpuset-cpus", "0"],
-        hog: &["--cpuset-cpus", "1"],
         bound: &["-m", "16m"],
         machine: &[("memory.max", "64M"), ("io.max", "{disk} rbps=33554432")],
         setup: Setup::Data,
-        ..ROW
+        ..APART
     },
     Row {
         name: "disk-rate",
@@ -289,21 +290,17 @@ pub const ROWS: &[Row] = &[
         name: "egress",
         about: "sends as much as the network takes; the victim sends 8 KiB 20 times a second and waits for answers",
         flag: "--egress-rate 2mbit",
-        victim: &["--cpuset-cpus", "0"],
-        hog: &["--cpuset-cpus", "1"],
         bound: &["--egress-rate", "2mbit"],
         machine: &[("net.egress.max", "1000000")],
-        ..ROW
+        ..APART
     },
     Row {
         name: "ingress",
         about: "receives as much as the network takes; the victim sends 8 KiB to itself 20 times a second",
         flag: "--ingress-rate 2mbit",
-        victim: &["--cpuset-cpus", "0"],
-        hog: &["--cpuset-cpus", "1"],
         bound: &["--ingress-rate", "2mbit"],
         machine: &[("net.ingress.max", "1000000")],
-        ..ROW
+        ..APART
     },
     Row {
         name: "sockets",
@@ -329,31 +326,25 @@ pub const ROWS: &[Row] = &[
         name: "packets",
         about: "sends datagrams to the victim's server, which loses those of its own client",
         flag: "--packet-rate 20",
-        victim: &["--cpuset-cpus", "0"],
-        hog: &["--cpuset-cpus", "1"],
         bound: &["--packet-rate", "20"],
         network: true,
-        ..ROW
+        ..APART
     },
     Row {
         name: "connections",
         about: "connects to the victim's server and says nothing; the victim's own client has to wait",
         flag: "--connect-rate 2",
-        victim: &["--cpuset-cpus", "0"],
-        hog: &["--cpuset-cpus", "1"],
         bound: &["--connect-rate", "2"],
         network: true,
-        ..ROW
+        ..APART
     },
     Row {
         name: "requests",
         about: "sends requests, each of which costs the victim's server time, which the victim's own work lacks",
         flag: "--accept-rate 2 (the victim's)",
-        victim: &["--cpuset-cpus", "0"],
-        hog: &["--cpuset-cpus", "1"],
         guard: &["--accept-rate", "2"],
         network: true,
-        ..ROW
+        ..APART
     },
     Row {
         name: "signals",
