@@ -9,16 +9,15 @@ use super::act::touched;
 /// memory for ever.
 pub fn child(work: &[&str]) -> ExitCode {
     match work {
-        ["end"] => return ExitCode::SUCCESS,
-        ["wait"] => {}
+        ["end"] => ExitCode::SUCCESS,
+        ["wait"] => park(),
         ["hold", bytes] => {
             let held = touched(bytes.parse().unwrap_or(0));
             println!("{}", held.len());
-            park();
+            park()
         }
-        _ => return ExitCode::from(2),
+        _ => ExitCode::from(2),
     }
-    park()
 }
 
 fn park() -> ! {
@@ -36,7 +35,7 @@ pub(super) fn start(work: &[&str]) -> io::Result<Child> {
     command.arg("child").args(work).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()
 }
 
-/// Waits until the child prints something. Returns whether it did, and not ended before.
+/// Waits until the child prints something or ends. Returns whether it printed something.
 pub(super) fn is_ready(child: &mut Child) -> bool {
     let mut first = [0];
     child.stdout.as_mut().is_some_and(|out| out.read(&mut first).is_ok_and(|len| len == 1))

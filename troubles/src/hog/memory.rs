@@ -17,7 +17,7 @@ const MIB: usize = 1 << 20;
 pub(super) fn hog() -> io::Result<Hog> {
     let mut children =
         (0..8).map(|_| start(&["hold", &(32 * MIB).to_string()])).collect::<Result<Vec<_>, _>>()?;
-    let ready = children.iter_mut().filter_map(|child| is_ready(child).then_some(())).count();
+    let ready = children.iter_mut().map(is_ready).filter(|ready| *ready).count();
     Ok(Hog::holds(format!("{ready} of 8 processes of 32 MiB"), children))
 }
 
