@@ -96,7 +96,7 @@ impl Outcome {
     }
 }
 
-/// Measures a row as often as `runs` says.
+/// Measures a row `runs` times.
 ///
 /// # Errors
 /// If a container cannot be started, or the measurement is interrupted.

@@ -1,6 +1,6 @@
 //! The table of troubles as data.
 
-/// Who is beside whom.
+/// The pods of victim and hog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Relation {
     /// Two containers without a pod.
@@ -55,8 +55,8 @@ pub enum Setup {
 
 /// One trouble.
 ///
-/// In each of the flags, `{disk}` stands for the disk of the directory /run/data, `{logs}` for the hog's part of that directory
-/// as the host sees it, and `{victim}` for the victim's container.
+/// In the flags, `{disk}` stands for the disk of the directory /run/data, and `{logs}` for the host's path of the
+/// hog's directory on the small disk.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
     /// The name, which selects the row and, in `nspod-hog`, the victim and the hog.
@@ -93,7 +93,7 @@ pub struct Row {
     pub detached: bool,
     /// Whether both containers are in one network.
     pub network: bool,
-    /// Who is beside whom.
+    /// The relations for which the row is measured.
     pub relations: &'static [Relation],
     /// Whether a kernel without controllers of cgroup v2 can run it.
     pub host: bool,

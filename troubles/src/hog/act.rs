@@ -137,7 +137,7 @@ impl fmt::Debug for Victim {
     }
 }
 
-/// Makes at most this many objects, until the kernel refuses one. Returns them, and why there are no more.
+/// Makes objects until the kernel refuses one or there are `most`. Returns them, and why it made no more.
 pub(super) fn take<T>(most: usize, mut make: impl FnMut() -> io::Result<T>) -> (Vec<T>, String) {
     let mut taken = Vec::new();
     while taken.len() < most {

@@ -1,4 +1,4 @@
-//! The victim's server, which a flood of packets, connections or requests keeps from its work.
+//! Networks: floods of packets, connections and requests to the victim's server, streams, and ports.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};

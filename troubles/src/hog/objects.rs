@@ -1,4 +1,4 @@
-//! Objects of the kernel.
+//! Open files.
 
 use std::fs::File;
 use std::io;
