@@ -425,23 +425,22 @@ pub(crate) mod bpf {
     }
 
     impl Map {
-        /// `BPF_MAP_CREATE`. `inner` is a map like those that a map of maps contains.
-        pub(crate) fn create(kind: MapKind, entries: u32, inner: Option<&Self>) -> nix::Result<Self> {
-            let inner = inner.map_or(0, |map| map.fd.as_raw_fd());
-            let mut attr = Create { entries, inner, ..Create::of(kind) };
-            // SAFETY: the attributes are integers; the descriptor is open during the call.
-            let fd = unsafe { bpf(MAP_CREATE, &mut attr) }.map(owned)?;
-            Ok(Self { fd, key_size: kind.key_size as usize, value_size: kind.value_size as usize })
+        /// `BPF_MAP_CREATE`.
+        pub(crate) fn create(kind: MapKind, entries: u32) -> nix::Result<Self> {
+            Self::create_with(Create { entries, ..Create::of(kind) })
         }
 
         /// `BPF_MAP_CREATE`: creates a storage in sockets. Key and value are of the type `int`.
         pub(crate) fn create_of_sockets(kind: MapKind) -> nix::Result<Self> {
             let btf = int_type()?;
-            let mut attr =
-                Create { btf: btf.as_raw_fd() as u32, btf_key: 1, btf_value: 1, ..Create::of(kind) };
-            // SAFETY: the attributes are integers; the descriptor is open during the call.
+            let btf_fd = btf.as_raw_fd() as u32;
+            Self::create_with(Create { btf: btf_fd, btf_key: 1, btf_value: 1, ..Create::of(kind) })
+        }
+
+        fn create_with(mut attr: Create) -> nix::Result<Self> {
+            // SAFETY: the attributes are integers; the callers keep the descriptors among them open.
             let fd = unsafe { bpf(MAP_CREATE, &mut attr) }.map(owned)?;
-            Ok(Self { fd, key_size: kind.key_size as usize, value_size: kind.value_size as usize })
+            Ok(Self { fd, key_size: attr.key_size as usize, value_size: attr.value_size as usize })
         }
 
         /// `BPF_MAP_GET_FD_BY_ID`: opens a map, and returns its name too. Requires CAP_SYS_ADMIN.
@@ -520,8 +519,10 @@ pub(crate) mod bpf {
                 flags: 0,
                 name: *b"nspod_net_wait\0\0",
             };
-            let outer = Self::create(of_maps, 1, Some(self))?;
-            outer.update(&[0; 4], &self.fd.as_raw_fd().to_ne_bytes())
+            let fd = self.fd.as_raw_fd();
+            // The inner map shows the kernel which maps the outer one contains.
+            let outer = Self::create_with(Create { entries: 1, inner: fd, ..Create::of(of_maps) })?;
+            outer.update(&[0; 4], &fd.to_ne_bytes())
         }
 
         fn element(&self, command: u32, key: &[u8], value_size: usize, value: u64) -> nix::Result<()> {

@@ -50,9 +50,9 @@ const STATE_SIZE: usize = 8 + State::SIZE;
 impl Maps {
     pub(super) fn create() -> nix::Result<Self> {
         Ok(Self {
-            table: Map::create(TABLE, ENTRIES, None)?,
-            count: Map::create(COUNT, 1, None)?,
-            state: Map::create(STATE, 0, None)?,
+            table: Map::create(TABLE, ENTRIES)?,
+            count: Map::create(COUNT, 1)?,
+            state: Map::create(STATE, 0)?,
         })
     }
 

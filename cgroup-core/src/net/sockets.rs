@@ -52,8 +52,8 @@ const fn array(value_size: u32, name: Name) -> MapKind {
 impl Level {
     fn create() -> nix::Result<Self> {
         let level = Self {
-            max: Map::create(MAX, 1, None)?,
-            used: Map::create(USED, 1, None)?,
+            max: Map::create(MAX, 1)?,
+            used: Map::create(USED, 1)?,
             marks: Map::create_of_sockets(MARKS)?,
         };
         level.limit(None)?;
