@@ -341,6 +341,20 @@ pub(crate) mod bpf {
         by_id(PROG_GET_FD_BY_ID, id)
     }
 
+    /// Opens the programs with these ids that `open` does not leave out. Starts again if another process has
+    /// just detached or replaced one.
+    pub(crate) fn open_all<T>(
+        ids: impl Fn() -> nix::Result<Vec<u32>>,
+        open: impl Fn(u32) -> nix::Result<Option<T>>,
+    ) -> nix::Result<Vec<T>> {
+        loop {
+            match ids()?.into_iter().map(&open).collect::<nix::Result<Vec<_>>>() {
+                Err(Errno::ENOENT) => {}
+                all => return Ok(all?.into_iter().flatten().collect()),
+            }
+        }
+    }
+
     /// `BPF_OBJ_GET_INFO_BY_FD`: returns the id and the name of a program, and the ids of its maps.
     pub(crate) fn program_info(program: &OwnedFd) -> nix::Result<(u32, Name, Vec<u32>)> {
         let mut maps = vec![0_u32; MAX_PROGRAMS];

@@ -238,14 +238,8 @@ impl Cgroup {
 
     /// Returns the attached programs of this kind, the oldest first.
     fn net_programs(&self, program: &Program) -> nix::Result<Vec<Attached>> {
-        loop {
-            let ids = bpf::attached_ids(self.as_fd(), program.hook)?;
-            match ids.into_iter().map(|id| Attached::open(program, id)).collect::<nix::Result<Vec<_>>>() {
-                // Another process has just detached or replaced it.
-                Err(Errno::ENOENT) => {}
-                all => return Ok(all?.into_iter().flatten().collect()),
-            }
-        }
+        let ids = || bpf::attached_ids(self.as_fd(), program.hook);
+        bpf::open_all(ids, |id| Attached::open(program, id))
     }
 
     fn net_refused(&self, step: &str, errno: Errno) -> Error {

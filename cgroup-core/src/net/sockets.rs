@@ -170,22 +170,12 @@ impl Cgroup {
 
     /// Returns the programs that are attached to this cgroup itself, the oldest first.
     fn counters(&self) -> nix::Result<Vec<Counter>> {
-        open_all(|| bpf::attached_ids(self.as_fd(), CREATION))
+        bpf::open_all(|| bpf::attached_ids(self.as_fd(), CREATION), Counter::open)
     }
 
     /// Returns the programs that run for this cgroup: its own, and then those of each cgroup above.
     fn all_counters(&self) -> nix::Result<Vec<Counter>> {
-        open_all(|| bpf::effective_ids(self.as_fd(), CREATION))
-    }
-}
-
-fn open_all(ids: impl Fn() -> nix::Result<Vec<u32>>) -> nix::Result<Vec<Counter>> {
-    loop {
-        match ids()?.into_iter().map(Counter::open).collect::<nix::Result<Vec<_>>>() {
-            // Another process has just detached or replaced it.
-            Err(Errno::ENOENT) => {}
-            all => return Ok(all?.into_iter().flatten().collect()),
-        }
+        bpf::open_all(|| bpf::effective_ids(self.as_fd(), CREATION), Counter::open)
     }
 }
 
