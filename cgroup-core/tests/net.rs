@@ -3,20 +3,19 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cgroup_core::Cgroup;
 use cgroup_core::net::{Limits, Rule, Usage};
-use common::Own;
+use common::{Agent, Own};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
 };
-use nspod_testkit::Guard;
 
 /// Longer than a packet on the loopback interface needs, and shorter than the kernel's first retry.
 const SHORT: Duration = Duration::from_millis(700);
@@ -39,34 +38,12 @@ fn own_network() {
     assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
 }
 
-/// A process in a cgroup that uses sockets as it is told.
-struct Agent {
-    helper: Guard,
-    answers: BufReader<std::process::ChildStdout>,
-}
-
 impl Agent {
+    /// Starts an agent that uses sockets.
     fn new(cgroup: &Cgroup) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--ignored", "--exact", "agent", "--nocapture", "--test-threads=1"]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let answers = BufReader::new(child.stdout.take().unwrap());
-        let mut agent = Self { helper: Guard(child), answers };
-        cgroup.attach(agent.helper.pid()).unwrap();
+        let mut agent = Self::start(cgroup, &[]);
         assert_eq!(agent.ask("hello"), "ok");
         agent
-    }
-
-    fn ask(&mut self, request: &str) -> String {
-        writeln!(self.helper.0.stdin.as_mut().unwrap(), "{request}").unwrap();
-        let mut line = String::new();
-        loop {
-            line.clear();
-            assert_ne!(self.answers.read_line(&mut line).unwrap(), 0, "the agent ended: {request}");
-            if let Some((_, answer)) = line.trim_end().split_once("answer: ") {
-                return answer.to_owned();
-            }
-        }
     }
 
     fn connect(&mut self, to: impl std::fmt::Display) -> String {
@@ -608,7 +585,7 @@ fn a_setter_that_is_killed_leaves_nothing_that_a_later_one_does_not_replace() {
         let own = Own::new();
         let mut agent = Agent::new(&own);
         let mut setter = Agent::new(&outside);
-        writeln!(setter.helper.0.stdin.as_mut().unwrap(), "limit {} *:80", own.path().display()).unwrap();
+        setter.tell(&format!("limit {} *:80", own.path().display()));
         std::thread::sleep(Duration::from_micros(100) * round);
         if round % 2 == 0 {
             own.limit_net(&deny(&["*:81"])).unwrap();

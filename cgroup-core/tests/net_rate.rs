@@ -3,23 +3,22 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cgroup_core::Cgroup;
 use cgroup_core::net::{Limits, bytes_per_second};
-use common::Own;
+use common::{Agent, Own};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
     setsockopt,
     sockopt::{TcpCongestion, UdpGsoSegment},
 };
-use nspod_testkit::Guard;
 
 /// The time until the connections have used up the bytes that pass at once.
 const START: Duration = Duration::from_millis(1500);
@@ -86,38 +85,20 @@ fn transfer(stream: TcpStream, sends: bool, total: &Arc<AtomicU64>) {
     std::thread::spawn(move || if sends { send(stream) } else { receive(stream, &total) });
 }
 
-/// A process in a cgroup that sends or receives over connections to the address.
-struct Agent {
-    helper: Guard,
-    answers: BufReader<std::process::ChildStdout>,
-}
-
 impl Agent {
+    /// Starts an agent that sends or receives over connections to the address.
     fn new(cgroup: &Cgroup, side: Side, to: SocketAddr) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--ignored", "--exact", "agent", "--nocapture", "--test-threads=1"]);
-        command.env("AGENT_SIDE", format!("{side:?}")).env("AGENT_TO", to.to_string());
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let answers = BufReader::new(child.stdout.take().unwrap());
-        let agent = Self { helper: Guard(child), answers };
-        cgroup.attach(agent.helper.pid()).unwrap();
-        agent
+        Self::start(cgroup, &[("AGENT_SIDE", &format!("{side:?}")), ("AGENT_TO", &to.to_string())])
     }
 
     /// Adds connections. Returns the bytes that it has received.
-    fn ask(&mut self, connections: usize) -> u64 {
-        self.ask_for(&connections.to_string())
+    fn connect(&mut self, connections: usize) -> u64 {
+        self.number(&connections.to_string())
     }
 
-    fn ask_for(&mut self, request: &str) -> u64 {
-        writeln!(self.helper.0.stdin.as_mut().unwrap(), "{request}").unwrap();
-        loop {
-            let mut line = String::new();
-            assert_ne!(self.answers.read_line(&mut line).unwrap(), 0, "the agent ended");
-            if let Some(answer) = line.trim_end().strip_prefix("answer: ") {
-                return answer.parse().unwrap();
-            }
-        }
+    /// Sends a request, and returns the answer as a number.
+    fn number(&mut self, request: &str) -> u64 {
+        self.ask(request).parse().unwrap()
     }
 }
 
@@ -128,27 +109,25 @@ fn agent() {
     let sends = std::env::var("AGENT_SIDE").unwrap() == "Egress";
     let to = std::env::var("AGENT_TO").unwrap();
     for line in std::io::stdin().lines() {
-        let line = line.unwrap();
-        if line == "datagrams" {
-            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-            let sent = (0..50).filter(|_| socket.send_to(&[0; 1000], &to).is_ok()).count();
-            println!("\nanswer: {sent}");
-            continue;
-        }
-        if line == "segments" {
-            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-            setsockopt(&socket, UdpGsoSegment, &100).unwrap();
-            println!("\nanswer: {}", u64::from(socket.send_to(&[0; 2000], &to).is_ok()));
-            continue;
-        }
-        if line == "limit" {
-            println!("\nanswer: {}", (1..64).filter(|kinds| limit_kinds(*kinds)).count());
-            continue;
-        }
-        for _ in 0..line.parse().unwrap() {
-            transfer(TcpStream::connect(&to).unwrap(), sends, &total);
-        }
-        println!("\nanswer: {}", total.load(Ordering::Relaxed));
+        let answer = match line.unwrap().as_str() {
+            "datagrams" => {
+                let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+                (0..50).filter(|_| socket.send_to(&[0; 1000], &to).is_ok()).count() as u64
+            }
+            "segments" => {
+                let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+                setsockopt(&socket, UdpGsoSegment, &100).unwrap();
+                u64::from(socket.send_to(&[0; 2000], &to).is_ok())
+            }
+            "limit" => (1..64).filter(|kinds| limit_kinds(*kinds)).count() as u64,
+            connections => {
+                for _ in 0..connections.parse().unwrap() {
+                    transfer(TcpStream::connect(&to).unwrap(), sends, &total);
+                }
+                total.load(Ordering::Relaxed)
+            }
+        };
+        println!("\nanswer: {answer}");
     }
 }
 
@@ -186,7 +165,7 @@ impl Flows {
         let mut agent = Agent::new(cgroup, side, listener.local_addr().unwrap());
         let received = Arc::new(AtomicU64::new(0));
         for _ in 0..count {
-            agent.ask(1);
+            agent.connect(1);
             let (stream, _) = listener.accept().unwrap();
             transfer(stream, side == Side::Ingress, &received);
         }
@@ -197,7 +176,7 @@ impl Flows {
     fn total(&mut self) -> u64 {
         match self.side {
             Side::Egress => self.received.load(Ordering::Relaxed),
-            Side::Ingress => self.agent.ask(0),
+            Side::Ingress => self.agent.connect(0),
         }
     }
 
@@ -287,7 +266,7 @@ fn a_connection_is_made_beside_others_that_use_all_of_the_rate() {
         std::thread::sleep(START);
         for _ in 0..20 {
             let began = Instant::now();
-            flows.agent.ask(1);
+            flows.agent.connect(1);
             let _kept = listener.accept().unwrap();
             // The kernel sends a dropped SYN again after a second.
             assert!(began.elapsed() < Duration::from_millis(900), "{side:?}: {:?}", began.elapsed());
@@ -302,10 +281,10 @@ fn a_packet_with_more_segments_than_a_second_of_the_packet_rate_passes() {
     let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
     let mut agent = Agent::new(&own, Side::Egress, peer.local_addr().unwrap());
     own.limit_net(&Limits { packets_max: Some(10), ..Limits::default() }).unwrap();
-    assert_eq!([(); 2].map(|()| agent.ask_for("segments")), [1, 0]);
+    assert_eq!([(); 2].map(|()| agent.number("segments")), [1, 0]);
     // The 20 segments have used up two seconds.
     std::thread::sleep(Duration::from_millis(1100));
-    assert_eq!([(); 2].map(|()| agent.ask_for("segments")), [1, 0]);
+    assert_eq!([(); 2].map(|()| agent.number("segments")), [1, 0]);
 }
 
 #[test]
@@ -315,11 +294,11 @@ fn a_datagram_above_the_rate_is_dropped_as_by_a_full_queue() {
     let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
     let mut agent = Agent::new(&own, Side::Egress, peer.local_addr().unwrap());
     own.limit_net(&Limits { egress_max: Some(1000), ..Limits::default() }).unwrap();
-    assert_eq!(agent.ask_for("datagrams"), 50);
+    assert_eq!(agent.number("datagrams"), 50);
     let egress = own.net_usage().unwrap().unwrap().egress;
     assert_eq!((egress.packets, egress.bytes, egress.dropped), (1, 1028, 49));
     own.limit_net(&Limits { egress_max: Some(0), ..Limits::default() }).unwrap();
-    assert_eq!(agent.ask_for("datagrams"), 50);
+    assert_eq!(agent.number("datagrams"), 50);
     assert_eq!(own.net_usage().unwrap().unwrap().egress.dropped, 99);
 }
 
@@ -339,7 +318,7 @@ fn signals_do_not_interrupt_the_first_limits() {
     let own = Own::new();
     let mut agent = Agent::new(&own, Side::Egress, "127.0.0.1:1".parse().unwrap());
     let pid = nix::unistd::Pid::from_raw(agent.helper.pid());
-    assert_eq!(agent.ask(0), 0);
+    assert_eq!(agent.connect(0), 0);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -350,7 +329,7 @@ fn signals_do_not_interrupt_the_first_limits() {
                 std::thread::sleep(Duration::from_micros(100 << pause));
             }
         });
-        let limited = agent.ask_for("limit");
+        let limited = agent.number("limit");
         done.store(true, Ordering::Relaxed);
         assert_eq!(limited, 63);
     });
@@ -370,9 +349,9 @@ fn what_a_child_drops_does_not_use_up_the_rate_of_the_parent() {
         [&hog, &victim].map(|cgroup| Agent::new(cgroup, Side::Egress, peer.local_addr().unwrap()));
     // 2 MB, in less time than the parent lets pass.
     for _ in 0..40 {
-        of_hog.ask_for("datagrams");
+        of_hog.number("datagrams");
     }
-    of_victim.ask_for("datagrams");
+    of_victim.number("datagrams");
     let egress = |cgroup: &Cgroup| cgroup.net_usage().unwrap().unwrap().egress;
     assert!(egress(&hog).dropped > 1900, "{:?}", egress(&hog));
     assert_eq!((egress(&victim).packets, egress(&victim).dropped), (50, 0));

@@ -2,9 +2,9 @@
 //! and skips.
 #![allow(dead_code)]
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::ops::Deref;
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 
 use cgroup_core::{Cgroup, Controllers, Hierarchy};
 use nspod_testkit::Guard;
@@ -47,6 +47,45 @@ impl Drop for Own {
         let gone = self.0.destroy();
         if !std::thread::panicking() {
             gone.unwrap();
+        }
+    }
+}
+
+/// A process in a cgroup that does what it is told. It runs the ignored test `agent` of this program, which
+/// prints an answer to each line of its standard input.
+pub(crate) struct Agent {
+    pub(crate) helper: Guard,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Agent {
+    /// Starts the agent with these variables in its environment.
+    pub(crate) fn start(cgroup: &Cgroup, vars: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--ignored", "--exact", "agent", "--nocapture", "--test-threads=1"]);
+        command.envs(vars.iter().copied());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let answers = BufReader::new(child.stdout.take().unwrap());
+        let agent = Self { helper: Guard(child), answers };
+        cgroup.attach(agent.helper.pid()).unwrap();
+        agent
+    }
+
+    /// Sends a request without waiting for the answer.
+    pub(crate) fn tell(&mut self, request: &str) {
+        writeln!(self.helper.0.stdin.as_mut().unwrap(), "{request}").unwrap();
+    }
+
+    /// Sends a request, and returns the answer.
+    pub(crate) fn ask(&mut self, request: &str) -> String {
+        self.tell(request);
+        let mut line = String::new();
+        loop {
+            line.clear();
+            assert_ne!(self.answers.read_line(&mut line).unwrap(), 0, "the agent ended: {request}");
+            if let Some(answer) = line.trim_end().strip_prefix("answer: ") {
+                return answer.to_owned();
+            }
         }
     }
 }
