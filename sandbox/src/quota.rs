@@ -18,8 +18,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::geteuid;
 use ns_core::ProcessId;
 use rustix::fs::{
-    AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, flock, fstatfs, openat, openat2,
-    renameat_with, unlinkat,
+    AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, fstatfs, openat, openat2, renameat_with, unlinkat,
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -27,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::StorageUsage;
 use crate::spec::{MountKind, Root, Spec, StorageLimit, Writes};
-use crate::store::{Dir, random_name};
+use crate::store::{Dir, Lock, random_name};
 
 /// The project ids of containers.
 const IDS: Range<u32> = 0x6e73_0000..0x6e74_0000;
@@ -185,7 +184,9 @@ impl Quota {
     /// Releases the quota if the claim is still this one and fulfills the condition. Another program can have
     /// released it since it was read, and a container can have claimed the id again.
     fn release_claimed(&self, claims: &Dir, condition: fn(&Quota) -> bool) -> Result<(), Error> {
-        let _lock = Locked::new(claims)?;
+        // One program releases at a time.
+        let _lock =
+            Lock::take(claims.open_file(), true).map_err(|e| failed("lock", claims.path(), "flock", e))?;
         let now = read(claims, &name(self.id))?;
         if !now.is_some_and(|now| now.claim == self.claim && condition(&now)) {
             return Ok(());
@@ -208,28 +209,6 @@ impl Quota {
     fn is_abandoned(&self) -> bool {
         let alive = self.processes.iter().any(|process| process.is_alive().unwrap_or(true));
         !alive && !self.owner.as_ref().is_some_and(|entry| entry.exists())
-    }
-}
-
-/// A lock on the claims: one program releases at a time. Dropping releases the lock, also if a child of another
-/// thread has a copy of the descriptor.
-struct Locked<'a>(&'a Dir);
-
-impl<'a> Locked<'a> {
-    fn new(claims: &'a Dir) -> Result<Locked<'a>, Error> {
-        loop {
-            match flock(claims, FlockOperation::LockExclusive) {
-                Ok(()) => return Ok(Locked(claims)),
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(failed("lock", claims.path(), "flock", e)),
-            }
-        }
-    }
-}
-
-impl Drop for Locked<'_> {
-    fn drop(&mut self) {
-        let _ = flock(self.0, FlockOperation::Unlock);
     }
 }
 

@@ -15,8 +15,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom, copy_file_range, flock, ftruncate,
-    ioctl_ficlone, linkat, mkdirat, mknodat, openat, renameat, seek, symlinkat, syncfs, unlinkat,
+    AtFlags, FileType, Mode, OFlags, SeekFrom, copy_file_range, ftruncate, ioctl_ficlone, linkat, mkdirat,
+    mknodat, openat, renameat, seek, symlinkat, syncfs, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -26,6 +26,7 @@ use super::marks::Marks;
 use super::scan::{Entry, Scan};
 use super::tree::{Node, Tree};
 use crate::error::{Error, ErrorKind};
+use crate::store::Lock;
 
 /// Applies the changes. Returns how many paths changed.
 pub(super) fn commit(
@@ -35,7 +36,7 @@ pub(super) fn commit(
     marks: Marks,
     progress: &mut dyn FnMut(u64, u64) -> Result<(), Error>,
 ) -> Result<u64, Error> {
-    let _lock = Locked::new(target)?;
+    let _lock = lock(target)?;
     let staging = staging_name(scan);
     remove_staging(target, &staging)?;
     let compared = compare(scan, upper, target, marks)?;
@@ -61,29 +62,15 @@ pub(super) fn commit(
     Ok(compared.differences.len() as u64)
 }
 
-/// A lock on the target. Dropping releases it, also if a child of another thread has a copy of the descriptor.
-struct Locked<'a>(&'a Tree);
-
-impl<'a> Locked<'a> {
-    fn new(target: &'a Tree) -> Result<Locked<'a>, Error> {
-        match flock(target.root(), FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => {
-                let path = target.full(Path::new("")).display().to_string();
-                let sentence = format!("another commit to {path} is in progress");
-                Err(Error::new(ErrorKind::Busy, "layer", sentence).on(path))
-            }
-            locked => {
-                locked.map_err(|e| target.failed("lock", Path::new(""), "flock", e))?;
-                Ok(Locked(target))
-            }
-        }
-    }
-}
-
-impl Drop for Locked<'_> {
-    fn drop(&mut self) {
-        let _ = flock(self.0.root(), FlockOperation::Unlock);
-    }
+/// Locks the target.
+fn lock(target: &Tree) -> Result<Lock, Error> {
+    let root = Path::new("");
+    let locked = Lock::take(target.root().clone(), false);
+    locked.map_err(|e| target.failed("lock", root, "flock", e))?.ok_or_else(|| {
+        let path = target.full(root).display().to_string();
+        let sentence = format!("another commit to {path} is in progress");
+        Error::new(ErrorKind::Busy, "layer", sentence).on(path)
+    })
 }
 
 /// Returns whether a difference is more than that of the attributes of a directory.

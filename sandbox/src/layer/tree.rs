@@ -6,6 +6,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
@@ -21,7 +22,7 @@ pub(super) type Xattrs = BTreeMap<CString, Vec<u8>>;
 /// A directory, and the files beneath it.
 #[derive(Debug)]
 pub(super) struct Tree {
-    root: OwnedFd,
+    root: Arc<OwnedFd>,
     path: PathBuf,
 }
 
@@ -31,7 +32,7 @@ impl Tree {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty());
         let root = root.map_err(|e| failed("open", path, "open", e))?;
-        Ok(Tree { root, path: path.into() })
+        Ok(Tree { root: root.into(), path: path.into() })
     }
 
     /// Opens a directory without the mounts below it, as the lower layer of an overlay shows it. A caller
@@ -41,14 +42,14 @@ impl Tree {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         if let Ok(copy) = open_tree(CWD, path, flags) {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            tree.root = rustix::fs::openat(&copy, c".", flags, Mode::empty())
-                .map_err(|e| failed("open", path, "openat", e))?;
+            let root = rustix::fs::openat(&copy, c".", flags, Mode::empty());
+            tree.root = root.map_err(|e| failed("open", path, "openat", e))?.into();
         }
         Ok(tree)
     }
 
     /// Returns the descriptor of the root.
-    pub(super) fn root(&self) -> &OwnedFd {
+    pub(super) fn root(&self) -> &Arc<OwnedFd> {
         &self.root
     }
 

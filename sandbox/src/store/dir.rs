@@ -352,7 +352,12 @@ impl Dir {
 
     /// Locks the directory. Returns `None` if another process holds the lock and `wait` is false.
     pub(super) fn lock(&self, wait: bool) -> Result<Option<Lock>, Error> {
-        Lock::take(self.fd.clone(), wait).map_err(|e| failed("lock", &self.path, "flock", e))
+        Lock::take(self.open_file(), wait).map_err(|e| failed("lock", &self.path, "flock", e))
+    }
+
+    /// Returns the open directory, for a [`Lock`] on it.
+    pub(crate) fn open_file(&self) -> Arc<OwnedFd> {
+        self.fd.clone()
     }
 
     /// Returns whether the lock is one of this directory.

@@ -1,4 +1,4 @@
-//! The lock on an entry's directory.
+//! The lock on a directory, for example that of an entry.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-/// A lock on an entry. It is released when it is dropped or when the process ends.
+/// A lock on a directory, for example that of an entry. It is released when it is dropped or when the process ends.
 ///
 /// See [flock(2)](https://man7.org/linux/man-pages/man2/flock.2.html).
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub struct Lock(Arc<OwnedFd>);
 
 impl Lock {
     /// Locks an open file. Returns `None` if another process holds the lock and `wait` is false.
-    pub(super) fn take(file: Arc<OwnedFd>, wait: bool) -> Result<Option<Lock>, Errno> {
+    pub(crate) fn take(file: Arc<OwnedFd>, wait: bool) -> Result<Option<Lock>, Errno> {
         let how = if wait { FlockOperation::LockExclusive } else { FlockOperation::NonBlockingLockExclusive };
         loop {
             match flock(&file, how) {
@@ -34,8 +34,8 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // The entry shares the same open file, so closing this descriptor would not release the
-        // lock.
+        // Others share the same open file, so closing this descriptor would not release the lock: the
+        // entry, or a child of another thread that has a copy of the descriptor.
         let _ = flock(&self.0, FlockOperation::Unlock);
     }
 }
