@@ -72,17 +72,20 @@ pub(crate) struct Limited<'a> {
 /// Returns the limited directories of a spec.
 pub(crate) fn limited(spec: &Spec) -> Vec<Limited<'_>> {
     let mut all = Vec::new();
-    if let Root::Overlay { writes: Writes::Dir { upper, work }, limit, .. } = &spec.root {
+    if let Root::Overlay { writes: Writes::Dir { upper, work }, limit, .. } = &spec.root
+        && !limit.is_empty()
+    {
         let (field, directories) = ("root.limit".into(), vec![upper.as_path(), work]);
         all.push(Limited { field, destination: Path::new("/"), directories, limit: *limit });
     }
     for (index, mount) in spec.mounts.iter().enumerate() {
-        if let MountKind::Bind { source, .. } = &mount.kind {
+        if let MountKind::Bind { source, .. } = &mount.kind
+            && !mount.limit.is_empty()
+        {
             let (field, directories) = (format!("mounts[{index}].limit"), vec![source.as_path()]);
             all.push(Limited { field, destination: &mount.destination, directories, limit: mount.limit });
         }
     }
-    all.retain(|limited| !limited.limit.is_empty());
     all
 }
 
