@@ -247,13 +247,13 @@ impl Quotas {
     }
 
     pub(crate) fn release(&mut self) -> Result<(), Error> {
-        release_each(std::mem::take(&mut self.0).iter())
+        release_each(&std::mem::take(&mut self.0))
     }
 }
 
 /// Releases all of the quotas, and returns the first error.
-fn release_each<'a>(quotas: impl Iterator<Item = &'a Quota>) -> Result<(), Error> {
-    quotas.map(Quota::release).fold(Ok(()), Result::and)
+fn release_each(quotas: &[Quota]) -> Result<(), Error> {
+    quotas.iter().map(Quota::release).fold(Ok(()), Result::and)
 }
 
 impl Drop for Quotas {
@@ -266,8 +266,7 @@ impl Drop for Quotas {
 /// directory of its entry in a store. See
 /// [quotactl(2)](https://man7.org/linux/man-pages/man2/quotactl.2.html).
 pub fn storage_of_ended(entry: &Path) -> Vec<StorageUsage> {
-    let of_entry = |quota: &Quota| quota.owner.as_deref() == Some(entry);
-    all().unwrap_or_default().iter().filter(|quota| of_entry(quota)).filter_map(Quota::usage).collect()
+    of_entry(entry).unwrap_or_default().iter().filter_map(Quota::usage).collect()
 }
 
 /// Releases the project quotas of a container that has ended, by the directory of its entry in a
@@ -279,8 +278,7 @@ pub fn storage_of_ended(entry: &Path) -> Vec<StorageUsage> {
 /// # Errors
 /// The errno of open(2), unlink(2) or quotactl(2).
 pub fn release_quotas(entry: &Path) -> Result<(), Error> {
-    let of_entry = |quota: &&Quota| quota.owner.as_deref() == Some(entry);
-    release_each(all()?.iter().filter(of_entry))
+    release_each(&of_entry(entry)?)
 }
 
 /// Returns the usage of the limited places in memory of a container by its first process.
@@ -318,7 +316,7 @@ fn in_memory(pid: i32, destination: &Path, limit: StorageLimit) -> Option<Storag
 /// The same as [`release_quotas`].
 pub fn prune_quotas() -> Result<(), Error> {
     let Some(claims) = existing_claims()? else { return Ok(()) };
-    let all = all()?;
+    let all = all(&claims)?;
     let mut abandoned = all.iter().filter(|quota| quota.is_abandoned());
     abandoned.try_for_each(|quota| quota.release_claimed(&claims, Quota::is_abandoned))?;
     let drafts = claims.names()?.into_iter().filter(|name| name.parse::<u32>().is_err());
@@ -330,13 +328,20 @@ pub fn prune_quotas() -> Result<(), Error> {
     Ok(())
 }
 
-/// Returns all quotas. Only root has quotas.
-fn all() -> Result<Vec<Quota>, Error> {
+/// Returns the quotas of a container, by the directory of its entry in a store.
+fn of_entry(entry: &Path) -> Result<Vec<Quota>, Error> {
     let Some(claims) = existing_claims()? else { return Ok(Vec::new()) };
+    let mut quotas = all(&claims)?;
+    quotas.retain(|quota| quota.owner.as_deref() == Some(entry));
+    Ok(quotas)
+}
+
+/// Returns all quotas.
+fn all(claims: &Dir) -> Result<Vec<Quota>, Error> {
     let mut all = Vec::new();
     for name in claims.names()? {
         if let Ok(id) = name.parse()
-            && let Some(quota) = read(&claims, &name)?
+            && let Some(quota) = read(claims, &name)?
         {
             all.push(Quota { id, ..quota });
         }
@@ -348,6 +353,7 @@ fn read(claims: &Dir, name: &str) -> Result<Option<Quota>, Error> {
     Ok(claims.read(name)?.and_then(|text| serde_json::from_str(&text).ok()))
 }
 
+/// Opens the directory of the claims. Returns `None` if there are no claims. Only root has quotas.
 fn existing_claims() -> Result<Option<Dir>, Error> {
     match Path::new(CLAIMS).exists() && geteuid().is_root() {
         true => claims().map(Some),
