@@ -147,10 +147,9 @@ impl Quota {
 
     /// Sets ids and limit after the id was claimed. Returns false if files have the id.
     fn apply(&self, claims: &Dir, opened: &[OwnedFd]) -> Result<bool, Error> {
-        let first = self.directories.first().map_or(Path::new(""), PathBuf::as_path);
-        let Some(on) = opened.first() else { return Ok(true) };
-        let failed = |e| failed("read the quota of", first, "quotactl_fd", e);
-        if sys::usage(on, self.id).map_err(failed)? != (0, 0) {
+        let (Some(first), Some(on)) = (self.directories.first(), opened.first()) else { return Ok(true) };
+        let used = sys::usage(on, self.id);
+        if used.map_err(|e| failed("read the quota of", first, "quotactl_fd", e))? != (0, 0) {
             return Ok(false);
         }
         for (path, dir) in self.directories.iter().zip(opened) {
@@ -159,12 +158,11 @@ impl Quota {
                 let path = if below == Path::new(".") { path.clone() } else { path.join(below) };
                 match e {
                     Errno::EXIST => taken(&path),
-                    _ => self::failed("set the project id of", &path, call, e),
+                    _ => failed("set the project id of", &path, call, e),
                 }
             })?;
         }
-        sys::set_limit(on, self.id, self.limit)
-            .map_err(|e| self::failed("limit", first, "quotactl_fd", e))?;
+        sys::set_limit(on, self.id, self.limit).map_err(|e| failed("limit", first, "quotactl_fd", e))?;
         Ok(true)
     }
 
