@@ -22,7 +22,7 @@ mod marks;
 mod scan;
 mod tree;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::io::Errno;
 
@@ -38,7 +38,6 @@ use tree::Tree;
 pub struct Layer {
     upper: Tree,
     lower: Tree,
-    paths: [PathBuf; 2],
     marks: Marks,
 }
 
@@ -62,8 +61,7 @@ impl Layer {
     /// - `ENOENT`, `ENOTDIR`: one of the paths is not a directory.
     /// - `EACCES`: the caller cannot read one of them.
     pub fn open(upper: &Path, lower: &Path, marks: Marks) -> Result<Layer, Error> {
-        let (above, below) = (Tree::open(upper)?, Tree::open_without_mounts(lower)?);
-        Ok(Layer { upper: above, lower: below, paths: [upper.into(), lower.into()], marks })
+        Ok(Layer { upper: Tree::open(upper)?, lower: Tree::open_without_mounts(lower)?, marks })
     }
 
     /// Opens the overlay that is the root of a container with this spec.
@@ -106,13 +104,13 @@ impl Layer {
     /// Returns the path of the upper directory; see
     /// [overlayfs](https://docs.kernel.org/filesystems/overlayfs.html#upper-and-lower).
     pub fn upper(&self) -> &Path {
-        &self.paths[0]
+        self.upper.path()
     }
 
     /// Returns the path of the lower directory; see
     /// [overlayfs](https://docs.kernel.org/filesystems/overlayfs.html#upper-and-lower).
     pub fn lower(&self) -> &Path {
-        &self.paths[1]
+        self.lower.path()
     }
 
     /// Returns the changes, each directory before its entries. A file that the container copied up without
@@ -196,8 +194,8 @@ impl Layer {
                 let path = target.full(&entry.path);
                 let sentence = format!(
                     "{} is not a copy of {}: {} differs in type",
-                    target.full(root).display(),
-                    self.lower.full(root).display(),
+                    target.path().display(),
+                    self.lower().display(),
                     path.display()
                 );
                 return invalid(&path, sentence);

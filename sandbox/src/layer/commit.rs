@@ -64,10 +64,9 @@ pub(super) fn commit(
 
 /// Locks the target.
 fn lock(target: &Tree) -> Result<Lock, Error> {
-    let root = Path::new("");
     let locked = Lock::take(target.root().clone(), false);
-    locked.map_err(|e| target.failed("lock", root, "flock", e))?.ok_or_else(|| {
-        let path = target.full(root).display().to_string();
+    locked.map_err(|e| target.failed("lock", Path::new(""), "flock", e))?.ok_or_else(|| {
+        let path = target.path().display().to_string();
         let sentence = format!("another commit to {path} is in progress");
         Error::new(ErrorKind::Busy, "layer", sentence).on(path)
     })

@@ -53,6 +53,11 @@ impl Tree {
         &self.root
     }
 
+    /// Returns the path with which the tree was opened.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Returns the path of a file, for messages.
     pub(super) fn full(&self, at: &Path) -> PathBuf {
         if at.as_os_str().is_empty() { self.path.clone() } else { self.path.join(at) }
