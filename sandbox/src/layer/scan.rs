@@ -65,7 +65,7 @@ pub(super) fn scan(upper: &Tree, marks: Marks) -> Result<Scan, Error> {
     while let Some((path, opaque_above, marked_whiteouts)) = todo.pop() {
         // Another program has removed it.
         let Some(node) = upper.node(&path)? else { continue };
-        let mut own = Own::of(&node, marks)?;
+        let own = Own::of(&node, marks)?;
         own.check(upper, &path)?;
         let whiteout = is_device_0(&node) || marked_whiteouts && own.is_whiteout(&node);
         // Nothing of the lower directory is visible anywhere below an opaque directory.
@@ -82,7 +82,7 @@ pub(super) fn scan(upper: &Tree, marks: Marks) -> Result<Scan, Error> {
         } else if what == What::File && node.stat.st_nlink > 1 {
             links.entry(node.id()).or_default().push(entries.len());
         }
-        entries.push(Entry { path, what, stat: node.stat, xattrs: std::mem::take(&mut own.others) });
+        entries.push(Entry { path, what, stat: node.stat, xattrs: own.others });
     }
     links.retain(|_, all| all.len() > 1);
     Ok(Scan { entries, links })
