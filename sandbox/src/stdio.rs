@@ -117,15 +117,13 @@ impl<'a> Streams<'a> {
             std::io::stdout().as_fd().as_raw_fd(),
             std::io::stderr().as_fd().as_raw_fd(),
         ];
-        std::array::from_fn(|n| match &self.child[n] {
-            ChildEnd::Inherited => own[n],
-            ChildEnd::Owned(fd) => fd.as_raw_fd(),
-            ChildEnd::Borrowed(fd) => fd.as_raw_fd(),
-            ChildEnd::Stdout => match &self.child[1] {
+        std::array::from_fn(|n| {
+            let n = if matches!(self.child[n], ChildEnd::Stdout) { 1 } else { n };
+            match &self.child[n] {
+                ChildEnd::Inherited | ChildEnd::Stdout => own[n],
                 ChildEnd::Owned(fd) => fd.as_raw_fd(),
                 ChildEnd::Borrowed(fd) => fd.as_raw_fd(),
-                ChildEnd::Inherited | ChildEnd::Stdout => own[1],
-            },
+            }
         })
     }
 
