@@ -458,10 +458,10 @@ impl Line {
     }
 }
 
-/// Writes to the exit file how the program ended, copies the rest of its output, and ends with the exit code
-/// of a shell in this case: the program's exit code, or 128 plus the signal. Kills the cgroup first, if it has
-/// the file `kill`.
-fn finish([file, kill]: [i32; 2], status: i32, log: &mut Log) -> ! {
+/// Writes to the exit file how the program ended, copies the rest of its output, and writes to `cgroup.kill` if
+/// the task has this file. Then ends with the exit code of a shell in this case: the program's exit code, or 128
+/// plus the signal.
+fn finish(task: &Task, status: i32, log: &mut Log) -> ! {
     let mut line = Line::new();
     let signal = status & 0x7f;
     let code = if signal == 0 {
@@ -478,10 +478,10 @@ fn finish([file, kill]: [i32; 2], status: i32, log: &mut Log) -> ! {
         128 + signal
     };
     line.push(b"\n");
-    write(file, line.bytes.get(..line.len).unwrap_or(&[]));
-    close(file);
+    write(task.exit, line.bytes.get(..line.len).unwrap_or(&[]));
+    close(task.exit);
     log.finish();
-    write(kill, b"1");
+    write(task.kill, b"1");
     exit(code)
 }
 
@@ -527,14 +527,14 @@ extern "C" fn init(stack: *const usize) -> ! {
     let pid = start(&task);
     if pid < 0 {
         task.fail(task.step, CALL_CLONE, -pid as i32);
-        finish([task.exit, task.kill], NOT_STARTED << 8, &mut log);
+        finish(&task, NOT_STARTED << 8, &mut log);
     }
     if !task.executes.load(Ordering::Relaxed) {
         let mut status = 0i32;
         // SAFETY: the kernel writes an int at `&mut status`.
         unsafe { syscall(nr::WAIT4, [pid as usize, &raw mut status as usize, 0, 0]) };
         task.fail(task.step, CALL_WAIT4, status);
-        finish([task.exit, task.kill], NOT_STARTED << 8, &mut log);
+        finish(&task, NOT_STARTED << 8, &mut log);
     }
     // The end of file alone could also mean that this process was killed.
     if !task.failed.load(Ordering::Relaxed) {
@@ -547,7 +547,7 @@ extern "C" fn init(stack: *const usize) -> ! {
         match log.next_signal() {
             SIGCHLD => {
                 if let Some(status) = reap(pid as i32) {
-                    finish([task.exit, task.kill], status, &mut log);
+                    finish(&task, status, &mut log);
                 }
             }
             signal => _ = plain(nr::KILL, [pid as usize, signal as usize]),
