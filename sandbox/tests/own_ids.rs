@@ -10,11 +10,22 @@ use common::{Image, output};
 
 const FIRST: u32 = 0x5000_0000;
 
-fn own(command: &mut Command) -> &mut Command {
+fn ids() -> IdMaps {
     let map: IdMap = format!("0 {FIRST} 1000").parse().unwrap();
+    IdMaps::Own { uid: map.clone(), gid: map }
+}
+
+fn own(command: &mut Command) -> &mut Command {
     command.namespace(Kind::User, NamespaceMode::New);
-    command.spec_mut().id_maps = IdMaps::Own { uid: map.clone(), gid: map };
+    command.spec_mut().id_maps = ids();
     command
+}
+
+/// Makes a pod whose containers share a user namespace with these ids.
+fn pod_with_ids() -> Pod {
+    let share = PodSpec::default().share | Kinds::USER;
+    let spec = PodSpec { share, id_maps: ids(), ..PodSpec::default() };
+    Pod::create(&nspod_testkit::unique("own"), &spec).unwrap()
 }
 
 #[test]
@@ -69,11 +80,7 @@ fn a_container_of_a_pod_has_its_own_ids() {
     container.delete().unwrap();
     pod.delete().unwrap();
     // All containers of a pod that shares the user namespace have the range of the pod.
-    let map: IdMap = format!("0 {FIRST} 1000").parse().unwrap();
-    let share = PodSpec::default().share | Kinds::USER;
-    let id_maps = IdMaps::Own { uid: map.clone(), gid: map };
-    let spec = PodSpec { share, id_maps, ..PodSpec::default() };
-    let pod = Pod::create(&nspod_testkit::unique("own"), &spec).unwrap();
+    let pod = pod_with_ids();
     assert_eq!(pod.namespace(Kind::User).unwrap().creator_uid().unwrap(), FIRST);
     pod.delete().unwrap();
 }
@@ -87,11 +94,7 @@ fn a_root_directory_shows_the_ids_of_its_files() {
     image.add("chown");
     std::fs::write(image.path().join("mark"), "").unwrap();
     nix::unistd::chown(&image.path().join("mark"), Some(7.into()), Some(8.into())).unwrap();
-    let map: IdMap = format!("0 {FIRST} 1000").parse().unwrap();
-    let share = PodSpec::default().share | Kinds::USER;
-    let id_maps = IdMaps::Own { uid: map.clone(), gid: map };
-    let pod = Pod::create(&nspod_testkit::unique("own"), &PodSpec { share, id_maps, ..PodSpec::default() });
-    let pod = pod.unwrap();
+    let pod = pod_with_ids();
     let mut in_pod = pod.command("sh").unwrap();
     in_pod.root(Root::Dir { path: image.path(), readonly: false });
     assert_eq!(output(&mut in_pod, "stat -c %u:%g /mark; : > /in-pod; stat -c %u /in-pod"), "7:8\n0");
