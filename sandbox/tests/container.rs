@@ -1030,10 +1030,9 @@ fn errors_about_cgroups_name_the_true_cause() {
     if !nspod_testkit::root() {
         return;
     }
-    for relative in
+    for mut relative in
         [take(Command::new("true").cgroup_parent("a/b")), take(Command::new("true").cgroup_inside("a/b"))]
     {
-        let mut relative = relative;
         let refused = error(&mut relative);
         assert_eq!(refused.kind(), ErrorKind::InvalidSpec);
         assert!(refused.to_string().ends_with(": a/b is not an absolute path"), "{refused}");

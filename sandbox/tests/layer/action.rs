@@ -133,8 +133,9 @@ impl Action {
         match self {
             Action::Rename(from, to) => vec![from, to],
             Action::Link(_, to) => vec![to],
-            Action::Remove(path) | Action::Renew(path) => vec![path],
-            Action::Write(path, _)
+            Action::Remove(path)
+            | Action::Renew(path)
+            | Action::Write(path, _)
             | Action::Mkdir(path)
             | Action::Symlink(path, _)
             | Action::Fifo(path)
@@ -216,7 +217,7 @@ fn not_a_symlink(path: &Path) -> io::Result<()> {
 
 /// Opens a regular file, or makes one if `create` is set.
 fn open(path: &Path, create: bool) -> io::Result<File> {
-    let other = |t: fs::FileType| !t.is_file() && (t.is_fifo() || t.is_char_device() || t.is_dir());
+    let other = |t: fs::FileType| t.is_fifo() || t.is_char_device() || t.is_dir();
     if path.symlink_metadata().is_ok_and(|meta| other(meta.file_type())) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
