@@ -19,8 +19,8 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// Returns the bound that is exceeded, or the time until the next check is necessary. That time is
-    /// `None` if no check is.
+    /// Returns the bound that is exceeded, or the time until the next check is necessary. `None` means that
+    /// no other check is necessary.
     pub(crate) fn check(
         &self,
         started: Instant,

@@ -178,7 +178,7 @@ fn reported(directory: &Path, message: Message) -> Error {
     let error = Error::call(if executes { "exec" } else { "setup" }, what, call.name(), errno);
     let kind = if executes { failure::exec_kind(errno) } else { error.kind() };
     let hint = match executes {
-        // The words of the step have the program's name only in a sentence.
+        // The text of the step contains the program's name only within a sentence.
         true => hint::exec("", None, errno),
         false => hint::hook(call, errno).map(Into::into),
     };

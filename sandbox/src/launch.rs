@@ -141,7 +141,7 @@ impl Launcher {
         let plan = &self.plan;
         let cgroup = self.cgroup(cgroup, name, pod)?;
         if bounds.cpu.is_some() && cgroup.as_ref().is_none_or(ContainerCgroup::is_borrowed) {
-            let problem = "the container does not have its own cgroup, whose time is the limit's: run as root, or delegate a cgroup to the caller";
+            let problem = "the limit is for the CPU time of the container's own cgroup, and it does not have one: run as root, or delegate a cgroup to the caller";
             return Err(Error::invalid("cpu_time_max", problem));
         }
         let exit_file = match (plan.spec.init, exit_file) {

@@ -239,7 +239,7 @@ impl LogReader {
         Ok(parts)
     }
 
-    /// Returns the number of a file; `None` if the file is empty.
+    /// Reads the header of a file. Returns `None` if the file has no valid header.
     fn part(&self, index: usize) -> io::Result<Option<Part>> {
         if self.header == 0 {
             return Ok(Some(Part { number: 0, lost: 0, index }));

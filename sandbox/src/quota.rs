@@ -227,7 +227,7 @@ impl Quotas {
         Ok(quotas)
     }
 
-    /// Notes the container's first process. If that fails, the quota lasts as long as this one.
+    /// Notes the container's first process. If that fails, the quota lasts as long as the calling process.
     pub(crate) fn started(&mut self, pid: i32) {
         for quota in &mut self.0 {
             quota.processes.extend(ProcessId::of(pid));
@@ -305,7 +305,7 @@ fn in_memory(pid: i32, destination: &Path, limit: StorageLimit) -> Option<Storag
     })
 }
 
-/// Releases the project quotas of containers that exist no longer: their entries in the store are
+/// Releases the project quotas of containers that do not exist any more: their entries in the store are
 /// gone, and so are their first processes and the programs that started them.
 ///
 /// See [quotactl(2)](https://man7.org/linux/man-pages/man2/quotactl.2.html).
