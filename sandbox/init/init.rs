@@ -162,7 +162,7 @@ fn close_on_exec(fd: i32) {
     }
 }
 
-/// Closes all descriptors except those of the exit file and the log. If init kept an end of one of the
+/// Closes all descriptors except those of the exit file, `cgroup.kill` and the log. If init kept an end of one of the
 /// program's pipes, the pipe would stay open after the program has closed it.
 fn close_others(task: &Task) {
     let mut next = 0;
@@ -246,7 +246,7 @@ impl Task {
         }
     }
 
-    /// Returns the first descriptor of the log, and their number. They are the pipe and the files.
+    /// Returns the first descriptor of the log and the number of its descriptors: the pipe and the files.
     fn log_fds(&self) -> (i32, i32) {
         (self.output, self.files + 1)
     }
@@ -393,7 +393,7 @@ fn wait_signal(timeout: *const [u64; 2]) -> i32 {
     if is_of_log(signal, sender) { 0 } else { signal }
 }
 
-/// Returns whether a signal is not one for the program: the kernel sends SIGXFSZ in the name of this process
+/// Returns whether a signal is for the log and not for the program: the kernel sends SIGXFSZ in the name of this process
 /// if the log reaches the container's RLIMIT_FSIZE.
 fn is_of_log(signal: i32, sender: i32) -> bool {
     signal == SIGXFSZ && sender == plain(nr::GETPID, []) as i32
