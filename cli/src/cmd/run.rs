@@ -300,12 +300,7 @@ impl RunArgs {
             }
             match command.spawn() {
                 Ok(container) => return Ok(container),
-                Err(e)
-                    if e.kind() == ErrorKind::Unenforceable
-                        && e.step() != QUOTA
-                        && self.lax_limits
-                        && !spec.limits.writes().is_empty() =>
-                {
+                Err(e) if self.lax_limits && !spec.limits.writes().is_empty() && unenforceable(&e) => {
                     output::note(format_args!("no limit in a file of the cgroup is enforced: {e}"));
                     // The network limits need no file.
                     spec.limits = Limits { net: spec.limits.net.take(), ..Limits::default() };
@@ -314,7 +309,7 @@ impl RunArgs {
                     output::note(format_args!("no network limit is enforced: {e}"));
                     spec.limits.net = None;
                 }
-                Err(e) if e.kind() == ErrorKind::Unenforceable && e.step() != QUOTA => {
+                Err(e) if unenforceable(&e) => {
                     return Err(Error::from(e).hint("or use --lax-limits to start without it"));
                 }
                 Err(e) => {
@@ -412,6 +407,12 @@ impl RunArgs {
     }
 }
 
+/// Returns whether the host cannot enforce a limit that `--lax-limits` leaves out. Limits of directories are not
+/// left out.
+fn unenforceable(error: &nspod_sandbox::Error) -> bool {
+    error.kind() == ErrorKind::Unenforceable && error.step() != "quota"
+}
+
 /// Returns whether the kernel or the caller's rights refuse the network limits, or whether the container
 /// cannot have a cgroup for them.
 fn refuses_net(error: &nspod_sandbox::Error) -> bool {
@@ -427,8 +428,6 @@ fn mount_files(dir: &Path, spec: &mut Spec) {
     }
 }
 
-/// The step that limits directories. `--lax-limits` has no effect on it.
-const QUOTA: &str = "quota";
 const MKNOD: u64 = 1 << 27;
 
 /// Keeps root in a container from the host's disks. Root could make a device node, or find one in
