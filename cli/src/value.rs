@@ -69,13 +69,10 @@ pub fn max_bytes(text: &str) -> Result<Max, String> {
 
 /// Parses the maximum size of a file of a log: bytes like [`bytes`], or `none` (0) for no log.
 pub fn log_size(text: &str) -> Result<u64, String> {
-    match text {
-        "none" => Ok(0),
-        _ => match bytes(text)? {
-            0 => Ok(0),
-            size if (MIN_SIZE..MAX_SIZE).contains(&size) => Ok(size),
-            _ => Err(format!("{text:?} is not none, and not at least 4k and less than 2t")),
-        },
+    let size = if text == "none" { 0 } else { bytes(text)? };
+    match size == 0 || (MIN_SIZE..MAX_SIZE).contains(&size) {
+        true => Ok(size),
+        false => Err(format!("{text:?} is not none, and not at least 4k and less than 2t")),
     }
 }
 
