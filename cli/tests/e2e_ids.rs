@@ -5,7 +5,7 @@ mod common;
 use std::os::unix::fs::MetadataExt;
 
 use common::user::User;
-use common::{Name, alone, json, nspod, ok, root};
+use common::{Name, alone, busybox_root, json, nspod, ok, root};
 use ns_core::{Kind, Namespace};
 
 /// Returns the first and the number of the ids in the text of a map from id 0.
@@ -69,7 +69,7 @@ fn the_range_of_a_killed_start_is_free_again() {
     if !root() {
         return;
     }
-    // The state that a start leaves which was killed after the reservation.
+    // The state that a start leaves if it is killed after the reservation.
     let script = "
         next() { $N run --userns auto --explain sleep 1000 | sed -n 's/.*become user \\([0-9]*\\) as.*/\\1/p'; }
         $N ps -q; first=$(next)
@@ -141,12 +141,7 @@ fn files_of_a_root_directory_keep_their_owners() {
         return;
     }
     let image = tempfile::tempdir().unwrap();
-    for dir in ["bin", "proc", "dev", "sys", "tmp", "run"] {
-        std::fs::create_dir(image.path().join(dir)).unwrap();
-    }
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|p| std::path::Path::new(p).exists());
-    let Some(busybox) = busybox else { panic!("install busybox") };
-    nspod_testkit::copy_program(busybox, image.path().join("bin/busybox"));
+    busybox_root(image.path(), &[]);
     let path = image.path().to_str().unwrap();
     let script = "stat -c %u /bin/busybox; touch /made; chown 7:7 /made; stat -c %u /made";
     let args = ["run", "--userns", "auto", "--rootfs", path, "busybox", "sh", "-c", script];

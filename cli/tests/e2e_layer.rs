@@ -2,13 +2,13 @@
 
 mod common;
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::user::User;
-use common::{Guard, NSPOD, Name, end_of, eventually, json, nspod, ok, programs, root, run_with};
+use common::{Guard, NSPOD, Name, busybox_root, end_of, eventually, json, nspod, ok, programs, root};
 
 /// An image with busybox, and a directory for an overlay.
 struct Image(tempfile::TempDir);
@@ -16,16 +16,11 @@ struct Image(tempfile::TempDir);
 impl Image {
     fn new() -> Image {
         let dir = tempfile::tempdir().unwrap();
-        for made in ["bin", "proc", "dev", "sys", "tmp", "etc", "old"] {
-            std::fs::create_dir_all(dir.path().join("image").join(made)).unwrap();
-        }
         let image = Image(dir);
         std::fs::set_permissions(image.0.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let busybox = run_with(Command::new("sh").args(["-c", "command -v busybox"]), "");
-        nspod_testkit::copy_program(busybox.ok().trim(), image.path("image/bin/busybox"));
-        for name in ["sh", "cat", "sleep", "mkdir", "rm", "chmod", "mv", "ln", "touch", "seq"] {
-            symlink("busybox", image.path("image/bin").join(name)).unwrap();
-        }
+        let names = ["sh", "cat", "sleep", "mkdir", "rm", "chmod", "mv", "ln", "touch", "seq"];
+        busybox_root(&image.path("image"), &names);
+        std::fs::create_dir(image.path("image/old")).unwrap();
         for (file, text) in [("etc/conf", "1"), ("etc/gone", "1"), ("old/file", "1"), ("script", "1")] {
             std::fs::write(image.path("image").join(file), text).unwrap();
         }

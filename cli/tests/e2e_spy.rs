@@ -7,13 +7,13 @@ mod common;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard};
 
-use common::{NSPOD, Name, OCI, eventually, fault, ok, root, run_with, skip, unique};
+use common::{NSPOD, Name, OCI, busybox_root, eventually, fault, ok, root, run_with, skip, unique};
 use serde_json::{Value, json};
 
 const SECRET: &str = "NSPOD_TEST_SECRET=of-the-host";
@@ -40,16 +40,10 @@ impl Place {
         let alone = ONE.lock().unwrap_or_else(|e| e.into_inner());
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
-        for name in ["bin", "proc", "dev", "sys", "tmp", "etc", "out"] {
-            fs::create_dir_all(root.join(name)).unwrap();
-        }
+        busybox_root(&root, &["true", "sleep", "sh"]);
+        fs::create_dir(root.join("out")).unwrap();
         fs::create_dir_all(dir.path().join(SECRET_DIR)).unwrap();
         nspod_testkit::copy_program(std::env::current_exe().unwrap(), root.join("spy"));
-        let busybox = run_with(Command::new("sh").args(["-c", "command -v busybox"]), "");
-        nspod_testkit::copy_program(busybox.ok().trim(), root.join("bin/busybox"));
-        for name in ["true", "sleep", "sh"] {
-            symlink("busybox", root.join("bin").join(name)).unwrap();
-        }
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         Place { dir, _alone: alone }
     }

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{OCI, Output, end_of, eventually, run_with, unique};
+use super::{OCI, Output, busybox_root, end_of, eventually, unique};
 
 /// A bundle with busybox as its root file system, a state directory, and an id.
 pub struct Bundle {
@@ -41,15 +41,8 @@ impl Bundle {
         change: impl FnOnce(&mut Value),
     ) -> Bundle {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let busybox = run_with(Command::new("sh").args(["-c", "command -v busybox"]), "");
-        for made in ["bin", "proc", "dev", "sys", "tmp", "etc"] {
-            fs::create_dir_all(dir.path().join("rootfs").join(made)).unwrap();
-        }
-        let bin = dir.path().join("rootfs/bin");
-        nspod_testkit::copy_program(busybox.ok().trim(), bin.join("busybox"));
-        for name in ["sh", "cat", "sleep", "id", "echo", "ls", "true", "readlink", "env", "stty"] {
-            std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap();
-        }
+        let names = ["sh", "cat", "sleep", "id", "echo", "ls", "true", "readlink", "env", "stty"];
+        busybox_root(&dir.path().join("rootfs"), &names);
         let bundle = Bundle { dir, id: unique(), options };
         bundle.command(&[&["spec"], spec].concat()).ok();
         bundle.edit(|config| {

@@ -122,6 +122,18 @@ pub fn cgroup(name: &str) -> PathBuf {
     Hierarchy::detect().unwrap().mount_point().unwrap().join("nspod").join(name)
 }
 
+/// Makes a root file system with busybox, which also has these names.
+pub fn busybox_root(root: &Path, names: &[&str]) {
+    for made in ["bin", "proc", "dev", "sys", "tmp", "etc"] {
+        std::fs::create_dir_all(root.join(made)).unwrap();
+    }
+    let busybox = run_with(Command::new("sh").args(["-c", "command -v busybox"]), "");
+    nspod_testkit::copy_program(busybox.ok().trim(), root.join("bin/busybox"));
+    for name in names {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
+    }
+}
+
 /// A program for i386 that makes the directory /made and exits with the error's number.
 pub fn mkdir_of_i386() -> Vec<u8> {
     const BASE: u32 = 0x0804_8000;
