@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::path::Path;
+
 use common::{NSPOD, Output, json, nspod, ok, programs, root, run_with, unique};
 
 /// Returns the `sh` blocks of a section.
@@ -38,6 +40,12 @@ fn the_first_command_shows_a_host_name_pid_1_own_processes_and_limits() {
     }
 }
 
+/// Makes a link to nspod in this directory, and returns a value of `PATH` that begins with the directory.
+fn path_with_nspod(dir: &Path) -> String {
+    std::os::unix::fs::symlink(NSPOD, dir.join("nspod")).unwrap();
+    format!("{}:{}", dir.display(), std::env::var("PATH").unwrap())
+}
+
 /// Runs the commands of a block that start with `nspod`, with other names for the pod and the containers.
 struct Commands {
     lines: std::vec::IntoIter<String>,
@@ -62,8 +70,7 @@ impl Commands {
             })
             .collect();
         let dir = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink(NSPOD, dir.path().join("nspod")).unwrap();
-        let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+        let path = path_with_nspod(dir.path());
         let pod = names.first().map(|(_, pod)| (*pod).to_owned());
         Commands { lines: lines.into_iter(), path, _dir: dir, pod }
     }
@@ -150,8 +157,7 @@ nspod diff";
     assert_eq!(script.matches("nspod diff").count(), 1);
     let script = script.replace("nspod diff", large);
     std::fs::create_dir(dir.path().join("path")).unwrap();
-    std::os::unix::fs::symlink(NSPOD, dir.path().join("path/nspod")).unwrap();
-    let path = format!("{}:{}", dir.path().join("path").display(), std::env::var("PATH").unwrap());
+    let path = path_with_nspod(&dir.path().join("path"));
     // The mount ends with its mount namespace, also if a command fails.
     let mut command = std::process::Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "bash", "-ec", &script]);
