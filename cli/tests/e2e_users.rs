@@ -111,7 +111,7 @@ fn act() {
     }
 }
 
-/// Checks that a hog takes all objects of its user from a victim, and not if each has its own user namespace.
+/// Checks that a hog takes all objects of its user from a victim, unless each has its own user namespace.
 #[track_caller]
 fn assert_separate(name: &str, flags: &[&str], errno: i32) {
     let control = beside(name, flags, flags);

@@ -24,7 +24,7 @@ use crate::state::{Entry, State, Store};
 // A plain comment: clap would print a doc comment of flattened arguments as help of the command.
 #[derive(Debug, Args)]
 struct OverlayArgs {
-    /// Directory of the overlay (--overlay=DIR of `nspod run`), instead of a container: for one that is gone
+    /// Directory of an overlay (--overlay=DIR of `nspod run`), for example of a container that was removed
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, requires = "lower")]
     overlay: Option<PathBuf>,
     /// Directory below the overlay (--rootfs of `nspod run`, otherwise /)

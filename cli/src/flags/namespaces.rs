@@ -212,8 +212,9 @@ impl UserChoice {
 }
 
 impl OwnIds {
-    /// Sets the maps of a range: with another owner if the caller may choose it, and otherwise with a
-    /// share of the limits that the kernel counts for the caller's user.
+    /// Sets the maps of a range. If the caller may choose the owner of the user namespace, an id of the range
+    /// owns it. Otherwise the caller owns it, and each user of the container gets a share of the limits that
+    /// the kernel counts for the owner.
     pub(crate) fn apply(
         range: Range,
         facts: &Facts,

@@ -18,8 +18,9 @@ use crate::error::{Error, Result};
 /// File of an entry with its range: first uid, first gid, count.
 const FILE: &str = "ids";
 const LOCK: &str = "ids.lock";
-/// Number of ids of each container, if the ids are enough for many containers, and otherwise.
+/// Number of ids of a container, if the pool has enough for many containers.
 const LARGE: u32 = 65_536;
+/// Number of ids of a container otherwise.
 const SMALL: u32 = 1024;
 /// Block that [`IdMaps::Auto`](nspod_sandbox::spec::IdMaps::Auto) uses.
 const SHARED_BLOCK: u32 = 0x6FFF_0000;
@@ -168,7 +169,7 @@ fn choose(pool: &Pool, used: &[Range], size: Option<u32>) -> Result<Range> {
 }
 
 /// Returns the start of the highest range of this size that is in one of the pool's ranges and contains no taken
-/// id. The highest: useradd(8) gives new users the lowest.
+/// id. It is the highest one, because useradd(8) gives new users the lowest ids.
 fn highest_free(pool: &[SubIdRange], taken: &[SubIdRange], count: u32) -> Option<u32> {
     let within = |range: &SubIdRange| {
         let mut start = (range.start + range.count).checked_sub(count)?;
