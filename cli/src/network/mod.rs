@@ -117,6 +117,8 @@ impl Network {
         process: &nspod_sandbox::Prepared<'_>,
         privileged: bool,
     ) -> Result<(), Error> {
+        let hierarchy = cgroup_core::Hierarchy::detect().ok();
+        let cgroup_of = |pid| Some(hierarchy.as_ref()?.of(pid).ok()?.path().to_owned());
         // Without a cgroup of its own, the container is in the caller's.
         let own = cgroup_of(std::process::id() as i32);
         let cgroup = cgroup_of(process.pid).filter(|path| Some(path) != own.as_ref());
@@ -229,11 +231,6 @@ pub(crate) fn describe(dir: &Path, running: bool) -> Option<serde_json::Value> {
             "problem": running.then(|| attachment.check(&saved.net).err().map(|e| e.to_string())).flatten(),
         }),
     })
-}
-
-/// Returns the path of a process's cgroup; `None` without a hierarchy.
-fn cgroup_of(pid: i32) -> Option<PathBuf> {
-    Some(cgroup_core::Hierarchy::detect().ok()?.of(pid).ok()?.path().to_owned())
 }
 
 /// Pins a net namespace in a directory with a private mount, so that no other mount namespace gets a copy.
