@@ -138,7 +138,11 @@ impl Drop for Prepared {
 
 /// Limits of the cgroup above all containers. Dropping it removes them.
 #[derive(Debug, Default)]
-pub(crate) struct Machine(Vec<(PathBuf, String)>, Option<Cgroup>);
+pub(crate) struct Machine {
+    base: Option<Cgroup>,
+    /// The files that were written, with the values that limit nothing.
+    files: Vec<(&'static str, String)>,
+}
 
 impl Machine {
     /// Sets the limits of the row.
@@ -147,14 +151,13 @@ impl Machine {
         if row.machine.is_empty() {
             return Ok(this);
         }
-        let base = Hierarchy::detect()?.root()?.child(BASE)?;
+        let base = this.base.insert(Hierarchy::detect()?.root()?.child(BASE)?);
         let controllers =
             row.machine.iter().filter_map(|(file, _)| file.split('.').next()?.parse::<Controller>().ok());
         base.enable_path(controllers.collect::<Controllers>())?;
         for (file, value) in row.machine {
             if let Some(net) = network(file, value)? {
                 base.apply(&Limits { net: Some(net), ..Limits::default() })?;
-                this.1 = Some(base.try_clone()?);
                 continue;
             }
             let value = value.replace("{disk}", disk);
@@ -163,7 +166,7 @@ impl Machine {
                 Some((disk, _)) => format!("{disk} rbps=max wbps=max riops=max wiops=max"),
                 None => "max".to_owned(),
             };
-            this.0.push((base.path().join(file), free));
+            this.files.push((file, free));
         }
         Ok(this)
     }
@@ -181,15 +184,11 @@ fn network(name: &str, value: &str) -> Result<Option<net::Limits>> {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        if let Some(base) = &self.1 {
-            // The cgroup is removed with its last container.
-            let _ = base.apply(&Limits { net: Some(net::Limits::default()), ..Limits::default() });
-        }
-        for (file, value) in &self.0 {
-            // The cgroup is removed with its last container.
-            if let Ok(mut file) = File::options().write(true).open(file) {
-                let _ = std::io::Write::write_all(&mut file, value.as_bytes());
-            }
+        let Some(base) = &self.base else { return };
+        // The cgroup is removed with its last container.
+        let _ = base.apply(&Limits { net: Some(net::Limits::default()), ..Limits::default() });
+        for (file, value) in &self.files {
+            let _ = base.write(file, value);
         }
     }
 }
