@@ -188,15 +188,10 @@ impl Flows {
     }
 }
 
-/// Returns whether this is the virtual machine of the tests. Its processors are emulated.
-fn in_guest() -> bool {
-    std::env::var("NSPOD_LANE").is_ok_and(|lane| lane == "guest")
-}
-
 fn assert_near(limit: u64, rate: f64, of: &str) {
     let share = rate / limit as f64;
     println!("{of}: {share:.3}");
-    let near = if in_guest() { 0.6..=1.15 } else { 0.85..=1.05 };
+    let near = if nspod_testkit::is_slow() { 0.6..=1.15 } else { 0.85..=1.05 };
     assert!(near.contains(&share), "{of}: {share}");
 }
 
@@ -219,7 +214,7 @@ fn tcp_settles_near_the_limit() {
     // With NSPOD_ALL_RATES each case runs alone, for two minutes in all.
     let (megabits, counts, together): (&[u64], &[usize], usize) = match () {
         () if std::env::var_os("NSPOD_ALL_RATES").is_some() => (&[10, 100, 1000], &[1, 8, 64], 1),
-        () if in_guest() => (&[10], &[8], 1),
+        () if nspod_testkit::is_slow() => (&[10], &[8], 1),
         () => (&[10, 50], &[1, 8, 64], 6),
     };
     for path in [Path::Loopback, Path::Veth] {
