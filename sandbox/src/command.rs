@@ -56,7 +56,7 @@ pub struct Command {
     handles: Handles,
     /// Launcher of the plan. `None` after the spec or a handle was changed.
     launcher: Option<Arc<Launcher>>,
-    stdio: [Stdio; 3],
+    stdio: [Arc<Stdio>; 3],
     name: Option<String>,
     cgroup: CgroupUse,
     pod: Option<PathBuf>,
@@ -265,19 +265,19 @@ impl Command {
 
     /// Sets the standard input.
     pub fn stdin(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
-        self.stdio[0] = stdio.into();
+        self.stdio[0] = Arc::new(stdio.into());
         self
     }
 
     /// Sets the standard output.
     pub fn stdout(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
-        self.stdio[1] = stdio.into();
+        self.stdio[1] = Arc::new(stdio.into());
         self
     }
 
     /// Sets the standard error.
     pub fn stderr(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
-        self.stdio[2] = stdio.into();
+        self.stdio[2] = Arc::new(stdio.into());
         self
     }
 
@@ -537,40 +537,34 @@ impl Command {
     }
 
     fn spawn_with(&mut self, capture: bool) -> Result<Container, Error> {
+        let mut start = self.start(capture)?;
+        let started = start.perform();
+        self.prepared = start.prepared;
+        started
+    }
+
+    /// Returns the next start. With `capture`, the output goes to pipes in place of the caller's streams.
+    fn start(&mut self, capture: bool) -> Result<CommandStart, Error> {
         let launcher = self.launcher()?;
         if self.handles.ready && self.prepared.is_none() {
             let what = "cannot start a second container: the function of `prepared` is called once";
             return Err(Error::new(ErrorKind::State, "prepared", what));
         }
-        let mut streams = Streams::open(&self.stdio, capture)?;
-        if let Some(mut file) = self.exit_file.as_deref() {
-            if std::mem::replace(&mut self.exit_file_used, true) {
-                let emptied = file.set_len(0).and_then(|()| file.rewind());
-                emptied.map_err(|e| Error::io("process", "empty the exit file", "ftruncate", &e))?;
-            }
-            reserve(file)?;
-        }
-        let mut start = |cgroup: &CgroupUse| {
-            launcher.start(StartOptions {
-                streams: &mut streams,
-                cgroup,
-                name: self.name.as_deref(),
-                pod: self.pod.clone(),
-                exit_file: self.exit_file.clone(),
-                entry: self.entry.clone(),
-                reaped_by: self.reaped_by.clone(),
-                prepared: &mut self.prepared,
-                kill_on_drop: self.kill_on_drop,
-                bounds: self.bounds,
-            })
-        };
-        match (start(&self.cgroup), &self.cgroup) {
-            (Err(e), CgroupUse::Inside { of: Some(pid), even_frozen, .. }) if holds_no_process(&e) => {
-                let path = Hierarchy::detect()?.of(*pid)?.path().to_owned();
-                start(&CgroupUse::Inside { path, of: None, even_frozen: *even_frozen })
-            }
-            (started, _) => started,
-        }
+        Ok(CommandStart {
+            launcher,
+            stdio: self.stdio.clone(),
+            capture,
+            name: self.name.clone(),
+            cgroup: self.cgroup.clone(),
+            pod: self.pod.clone(),
+            exit_file: self.exit_file.clone(),
+            empties_exit_file: self.exit_file.is_some() && std::mem::replace(&mut self.exit_file_used, true),
+            entry: self.entry.clone(),
+            reaped_by: self.reaped_by.clone(),
+            prepared: self.prepared.take(),
+            kill_on_drop: self.kill_on_drop,
+            bounds: self.bounds,
+        })
     }
 
     /// Starts the container, waits for its end, and deletes it.
@@ -592,6 +586,58 @@ impl Command {
         let outcome = container.wait()?;
         container.delete()?;
         Ok(outcome)
+    }
+}
+
+/// One start of a [`Command`]. It does not borrow from the command, so any thread can perform it.
+pub(crate) struct CommandStart {
+    launcher: Arc<Launcher>,
+    stdio: [Arc<Stdio>; 3],
+    capture: bool,
+    name: Option<String>,
+    cgroup: CgroupUse,
+    pod: Option<PathBuf>,
+    exit_file: Option<Arc<File>>,
+    empties_exit_file: bool,
+    entry: Option<PathBuf>,
+    reaped_by: Vec<ReapList>,
+    /// `None` after it was called.
+    prepared: Option<OnPrepared>,
+    kill_on_drop: bool,
+    bounds: Bounds,
+}
+
+impl CommandStart {
+    fn perform(&mut self) -> Result<Container, Error> {
+        let mut streams = Streams::open(&self.stdio, self.capture)?;
+        if let Some(mut file) = self.exit_file.as_deref() {
+            if self.empties_exit_file {
+                let emptied = file.set_len(0).and_then(|()| file.rewind());
+                emptied.map_err(|e| Error::io("process", "empty the exit file", "ftruncate", &e))?;
+            }
+            reserve(file)?;
+        }
+        let mut start = |cgroup: &CgroupUse| {
+            self.launcher.start(StartOptions {
+                streams: &mut streams,
+                cgroup,
+                name: self.name.as_deref(),
+                pod: self.pod.clone(),
+                exit_file: self.exit_file.clone(),
+                entry: self.entry.clone(),
+                reaped_by: self.reaped_by.clone(),
+                prepared: &mut self.prepared,
+                kill_on_drop: self.kill_on_drop,
+                bounds: self.bounds,
+            })
+        };
+        match (start(&self.cgroup), &self.cgroup) {
+            (Err(e), CgroupUse::Inside { of: Some(pid), even_frozen, .. }) if holds_no_process(&e) => {
+                let path = Hierarchy::detect()?.of(*pid)?.path().to_owned();
+                start(&CgroupUse::Inside { path, of: None, even_frozen: *even_frozen })
+            }
+            (started, _) => started,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
@@ -70,13 +71,13 @@ impl<'a> Streams<'a> {
 
     /// Opens `/dev/null` and makes the pipes, in the order of the streams. With `capture`, the output goes
     /// to pipes in place of the caller's streams.
-    pub(crate) fn open(stdio: &'a [Stdio; 3], capture: bool) -> Result<Streams<'a>, Error> {
+    pub(crate) fn open(stdio: &'a [Arc<Stdio>; 3], capture: bool) -> Result<Streams<'a>, Error> {
         let mut streams = Streams::inherited();
         for (number, stdio) in stdio.iter().enumerate() {
-            let stdio = match (stdio, capture, number) {
+            let stdio = match (&**stdio, capture, number) {
                 (Stdio::Inherit, true, 0) => &Stdio::Null,
                 (Stdio::Inherit, true, _) => &Stdio::Piped,
-                _ => stdio,
+                (stdio, ..) => stdio,
             };
             match stdio {
                 Stdio::Stdout if number == 2 => streams.child[number] = ChildEnd::Stdout,

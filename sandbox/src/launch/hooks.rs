@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::Seek;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ns_core::{ExitStatus, Kind};
@@ -23,7 +24,7 @@ use crate::stdio::{Stdio, Streams};
 pub(super) fn run(hook: &Hook, container: &Prepared<'_>) -> Result<(), Error> {
     let what = format!("run the createContainer hook {}", hook.path.display());
     let plan = plan(hook, container)?;
-    let stdio = [stdin(container.state)?, Stdio::Inherit, Stdio::Inherit];
+    let stdio = [stdin(container.state)?, Stdio::Inherit, Stdio::Inherit].map(Arc::new);
     let mut streams = Streams::open(&stdio, false)?;
     let spawned = spawn::spawn(Start {
         plan: &plan,
