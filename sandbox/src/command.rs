@@ -531,20 +531,25 @@ impl Command {
         self.spawn_with(false)
     }
 
-    /// Starts the container with pipes for its output.
-    pub(crate) fn spawn_captured(&mut self) -> Result<(Container, OutputBound), Error> {
-        Ok((self.spawn_with(true)?, self.output))
-    }
-
-    fn spawn_with(&mut self, capture: bool) -> Result<Container, Error> {
+    /// Starts the container. With `capture`, the output goes to pipes in place of the caller's streams.
+    pub(crate) fn spawn_with(&mut self, capture: bool) -> Result<Container, Error> {
         let mut start = self.start(capture)?;
         let started = start.perform();
-        self.prepared = start.prepared;
+        self.started(start);
         started
     }
 
-    /// Returns the next start. With `capture`, the output goes to pipes in place of the caller's streams.
-    fn start(&mut self, capture: bool) -> Result<CommandStart, Error> {
+    /// Takes back what a start did not use.
+    pub(crate) fn started(&mut self, start: CommandStart) {
+        self.prepared = start.prepared;
+    }
+
+    pub(crate) fn output_bound(&self) -> OutputBound {
+        self.output
+    }
+
+    /// Returns the next start.
+    pub(crate) fn start(&mut self, capture: bool) -> Result<CommandStart, Error> {
         let launcher = self.launcher()?;
         if self.handles.ready && self.prepared.is_none() {
             let what = "cannot start a second container: the function of `prepared` is called once";
@@ -608,7 +613,7 @@ pub(crate) struct CommandStart {
 }
 
 impl CommandStart {
-    fn perform(&mut self) -> Result<Container, Error> {
+    pub(crate) fn perform(&mut self) -> Result<Container, Error> {
         let mut streams = Streams::open(&self.stdio, self.capture)?;
         if let Some(mut file) = self.exit_file.as_deref() {
             if self.empties_exit_file {

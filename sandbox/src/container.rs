@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cgroup_core::{Cgroup, Limits, Usage};
-use ns_core::{ExitStatus, NamespaceSet, Pidfd, ProcessId};
+use ns_core::{ExitStatus, NamespaceSet, Pidfd, ProcessId, Usage as ProcessUsage};
 use serde::{Deserialize, Serialize};
 
 use crate::bounds::{Bounds, Kill, Killer};
@@ -22,6 +22,9 @@ use crate::reap::{self, ChildProcess, End, ReapList};
 use crate::spawn::Held;
 use crate::spec::Spec;
 use crate::store::{self, Dir};
+
+/// Time between attempts to learn the exit status of a process that another process reaps.
+const STATUS_PAUSE: Duration = Duration::from_millis(20);
 
 /// A running container.
 ///
@@ -213,9 +216,36 @@ impl Container {
         if self.outcome.is_none()
             && let Some(end) = self.wait_within_bounds(timeout)?
         {
-            self.outcome = Some(self.conclude(end)?);
+            let mut attempt = 0;
+            let status = loop {
+                match self.status(end, attempt)? {
+                    Some(status) => break status,
+                    None => std::thread::sleep(STATUS_PAUSE),
+                }
+                attempt += 1;
+            };
+            self.outcome = Some(self.conclude(status));
         }
         Ok(self.outcome.clone())
+    }
+
+    /// Returns the outcome if the first process has ended, and otherwise the time after which the next call is
+    /// necessary, if any is before the process ends. `attempt` counts the calls since the end.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn try_wait(&mut self, attempt: &mut u32) -> Result<Result<Outcome, Option<Duration>>, Error> {
+        if let Some(outcome) = &self.outcome {
+            return Ok(Ok(outcome.clone()));
+        }
+        let next = self.enforce()?;
+        let Some(end) = self.process.reap()? else {
+            let others = self.reaps.next_look();
+            return Ok(Err(next.into_iter().chain(others).min()));
+        };
+        let Some(status) = self.status(end, *attempt)? else {
+            *attempt += 1;
+            return Ok(Err(Some(STATUS_PAUSE)));
+        };
+        Ok(Ok(self.outcome.insert(self.conclude(status)).clone()))
     }
 
     fn wait_within_bounds(&self, timeout: Option<Duration>) -> Result<Option<End>, Error> {
@@ -257,17 +287,22 @@ impl Container {
         }
     }
 
-    fn conclude(&mut self, end: End) -> Result<Outcome, Error> {
-        let wall_time = self.started.elapsed();
-        let (status, usage) = match end {
+    /// Returns the exit status, and the usage if it is known. Returns `None` if the status may be known after
+    /// [`STATUS_PAUSE`].
+    fn status(&self, end: End, attempt: u32) -> Result<Option<(ExitStatus, Option<ProcessUsage>)>, Error> {
+        match end {
             // If a signal ended the program, the init cannot end with this signal, so it writes the
             // status to a file.
             End::Reaped(exit) => {
                 let noted = self.exit_file.as_deref().and_then(init::read_exit);
-                (noted.unwrap_or(exit.status), Some(exit.usage))
+                Ok(Some((noted.unwrap_or(exit.status), Some(exit.usage))))
             }
-            End::Foreign => (self.foreign_status()?, None),
-        };
+            End::Foreign => Ok(self.foreign_status(attempt)?.map(|status| (status, None))),
+        }
+    }
+
+    fn conclude(&self, (status, usage): (ExitStatus, Option<ProcessUsage>)) -> Outcome {
+        let wall_time = self.started.elapsed();
         let cpu = self.cgroup().and_then(|c| c.cpu_stat().ok());
         let peak = self.cgroup().and_then(|c| c.number("memory.peak").ok().flatten());
         // The kernel locks all cgroups while it looks for programs.
@@ -277,7 +312,7 @@ impl Container {
         let oom = self.cgroup.as_ref().and_then(ContainerCgroup::oom);
         let limits_pids = self.spec().limits.pids_max.is_some();
         let pids = self.cgroup().filter(|_| limits_pids).and_then(|c| c.pids_events().ok());
-        Ok(Outcome {
+        Outcome {
             status,
             ended_by: self.ended_by(status, oom.is_some()),
             oom,
@@ -288,7 +323,7 @@ impl Container {
             wall_time,
             net,
             storage: self.disk_usage(),
-        })
+        }
     }
 
     fn ended_by(&self, status: ExitStatus, oom: bool) -> EndedBy {
@@ -302,26 +337,24 @@ impl Container {
 
     /// Returns the exit status of a process that this program cannot reap: from the exit file, from
     /// the kernel (since Linux 6.15, after another process has reaped it), or from the OOM counter.
-    fn foreign_status(&self) -> Result<ExitStatus, Error> {
+    fn foreign_status(&self, attempt: u32) -> Result<Option<ExitStatus>, Error> {
         let killed = ExitStatus::Signaled { signal: libc::SIGKILL, core_dumped: false };
-        let noted = || match &self.origin {
-            Origin::Record { dir, .. } => Ok(dir.read(store::EXIT)?.as_deref().and_then(init::parse_exit)),
-            Origin::Plan(_) => Ok::<_, Error>(None),
+        let noted = match &self.origin {
+            Origin::Record { dir, .. } => dir.read(store::EXIT)?.as_deref().and_then(init::parse_exit),
+            Origin::Plan(_) => None,
         };
         // The OOM killer may have killed the init together with the program.
         let by_oom = || self.cgroup.as_ref()?.oom().map(|_| killed);
         // Another process may write the exit file, or reap the process, shortly after the end. The
         // counter comes last: it also counts a process that the first one outlived.
-        for attempt in 0..100 {
-            let status = noted()?.or_else(|| self.process.pidfd.exit_info().ok().flatten());
-            if let Some(status) = status.or_else(|| by_oom().filter(|_| attempt >= 10)) {
-                return Ok(status);
-            }
-            std::thread::sleep(Duration::from_millis(20));
+        let status = noted.or_else(|| self.process.pidfd.exit_info().ok().flatten());
+        let status = status.or_else(|| by_oom().filter(|_| attempt >= 10));
+        if status.is_none() && attempt >= 100 {
+            let what =
+                "the container has ended, and its exit status is not known: it had no init with an exit file";
+            return Err(self.state("process", what));
         }
-        let what =
-            "the container has ended, and its exit status is not known: it had no init with an exit file";
-        Err(self.state("process", what))
+        Ok(status)
     }
 
     /// Sends a signal to the first process. Since Linux 5.1; see
@@ -515,18 +548,55 @@ impl Container {
 
     /// Kills the container's processes and reaps the first process.
     fn end(&mut self) -> Result<(), Error> {
-        self.held = None;
         let mut result = Ok(());
         if self.outcome.is_none() {
-            if !self.kill.is_done() {
-                // If the pod was deleted, the cgroup is gone and the process is dead but not
-                // reaped.
-                result = self.kill().or_else(|_| self.process.kill());
-            }
+            result = self.begin_end();
             reap::reap(self.process.clone(), &self.reaps);
             self.outcome = Some(Outcome::unknown());
         }
+        self.held = None;
         result
+    }
+
+    /// Kills the container's processes, unless they were killed or the first process was reaped.
+    pub(crate) fn begin_end(&mut self) -> Result<(), Error> {
+        self.held = None;
+        if self.outcome.is_some() || self.kill.is_done() {
+            return Ok(());
+        }
+        // If the pod was deleted, the cgroup is gone and the process is dead but not reaped.
+        self.kill().or_else(|_| self.process.kill())
+    }
+
+    /// Kills all processes of the container.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn begin_removal(&mut self) -> Result<(), Error> {
+        let ended = self.outcome.is_some() && !self.kill.is_done();
+        match self.cgroup().filter(|_| ended) {
+            // The first process has ended, and others may remain.
+            Some(cgroup) if cgroup.events().is_ok_and(|events| events.populated) => Ok(cgroup.kill()?),
+            _ => self.begin_end(),
+        }
+    }
+
+    /// Returns whether the first process was reaped and the container's cgroup has no process.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_gone(&mut self) -> Result<bool, Error> {
+        if self.outcome.is_none() {
+            self.reaps.next_look();
+            if self.process.reap()?.is_none() {
+                return Ok(false);
+            }
+            self.outcome = Some(Outcome::unknown());
+        }
+        // The events of a cgroup that was removed cannot be read.
+        Ok(self.cgroup().and_then(|cgroup| cgroup.events().ok()).is_none_or(|events| !events.populated))
+    }
+
+    /// Returns whether dropping the handle kills the container.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn ends_on_drop(&self) -> bool {
+        matches!(self.origin, Origin::Plan(_)) && self.kill_on_drop
     }
 }
 

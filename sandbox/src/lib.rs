@@ -1,6 +1,10 @@
 #![doc = include_str!("../README.md")]
 
 mod arch;
+#[cfg(feature = "tokio")]
+mod async_container;
+#[cfg(feature = "tokio")]
+mod async_output;
 mod bounds;
 mod cgroups;
 mod child;
@@ -39,6 +43,8 @@ mod step;
 pub mod step;
 pub mod store;
 
+#[cfg(feature = "tokio")]
+pub use async_container::AsyncContainer;
 pub use bounds::{Killer, Overflow};
 pub use cgroup_core;
 pub use command::Command;

@@ -29,7 +29,7 @@ pub struct Output {
 }
 
 /// Time for reading what is left in the pipes after the end.
-const DRAIN: Duration = Duration::from_secs(1);
+pub(crate) const DRAIN: Duration = Duration::from_secs(1);
 
 impl Command {
     /// Starts the container, collects its output, waits for its end, and deletes it. A standard output
@@ -59,12 +59,12 @@ impl Command {
     /// - The same as [`spawn`](Self::spawn), [`Container::wait`] and [`Container::delete`].
     /// - `EIO` and others: a pipe cannot be read.
     pub fn output(&mut self) -> Result<Output, Error> {
-        let (mut container, bound) = self.spawn_captured()?;
-        let mut capture = Capture::new(&mut container, bound)?;
+        let mut container = self.spawn_with(true)?;
+        let mut capture = Capture::new(&mut container, self.output_bound())?;
         loop {
             let patience = container.enforce()?;
             let ended = capture.read(Some(&container), patience)?;
-            if capture.truncated && bound.overflow == Overflow::Kill {
+            if capture.kept.is_too_much() {
                 container.kill_for(EndedBy::OutputLimit)?;
                 break;
             }
@@ -83,17 +83,50 @@ impl Command {
             }
             capture.read(None, Some(left))?;
         }
-        let [stdout, stderr] = capture.kept;
-        Ok(Output { outcome, stdout, stderr, truncated: capture.truncated })
+        Ok(capture.kept.output(outcome))
     }
+}
+
+/// What was read of the standard output and the standard error, within the bound.
+pub(crate) struct Kept {
+    streams: [Vec<u8>; 2],
+    bound: OutputBound,
+    truncated: bool,
+}
+
+impl Kept {
+    pub(crate) fn new(bound: OutputBound) -> Kept {
+        Kept { streams: Default::default(), bound, truncated: false }
+    }
+
+    /// Adds a piece of the standard output (0) or the standard error (1).
+    pub(crate) fn add(&mut self, stream: usize, piece: &[u8]) {
+        let kept = &mut self.streams[stream];
+        let room = self.bound.most - kept.len();
+        self.truncated |= piece.len() > room;
+        kept.extend_from_slice(&piece[..piece.len().min(room)]);
+    }
+
+    /// Returns whether the container wrote too much and must be killed.
+    pub(crate) fn is_too_much(&self) -> bool {
+        self.truncated && self.bound.overflow == Overflow::Kill
+    }
+
+    pub(crate) fn output(self, outcome: Outcome) -> Output {
+        let [stdout, stderr] = self.streams;
+        Output { outcome, stdout, stderr, truncated: self.truncated }
+    }
+}
+
+/// Returns the error of a read from a pipe.
+pub(crate) fn unreadable(e: &std::io::Error) -> Error {
+    Error::io("process", "read the output", "read", e)
 }
 
 /// The streams that are read, and what was kept of them.
 struct Capture {
     streams: [Option<File>; 2],
-    kept: [Vec<u8>; 2],
-    most: usize,
-    truncated: bool,
+    kept: Kept,
 }
 
 impl Capture {
@@ -103,7 +136,7 @@ impl Capture {
             fcntl(stream, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
                 .map_err(|e| Error::call("process", "make a pipe non-blocking", "fcntl", e as i32))?;
         }
-        Ok(Capture { streams, kept: Default::default(), most: bound.most, truncated: false })
+        Ok(Capture { streams, kept: Kept::new(bound) })
     }
 
     fn is_open(&self) -> bool {
@@ -138,14 +171,9 @@ impl Capture {
         let mut buffer = [0; 1 << 16];
         match file.read(&mut buffer) {
             Ok(0) => self.streams[at] = None,
-            Ok(length) => {
-                let kept = &mut self.kept[at];
-                let room = self.most - kept.len();
-                self.truncated |= length > room;
-                kept.extend_from_slice(&buffer[..length.min(room)]);
-            }
+            Ok(length) => self.kept.add(at, &buffer[..length]),
             Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {}
-            Err(e) => return Err(Error::io("process", "read the output", "read", &e)),
+            Err(e) => return Err(unreadable(&e)),
         }
         Ok(())
     }

@@ -14,6 +14,9 @@ use ns_core::{Exit, Pidfd};
 
 use crate::error::Error;
 
+/// Maximum delay before a wait notices a process that is added to its list.
+const NOTICE: Duration = Duration::from_millis(200);
+
 /// A process that this program waits for, usually its child.
 #[derive(Debug)]
 pub(crate) struct ChildProcess {
@@ -57,7 +60,7 @@ impl ChildProcess {
     }
 
     /// Reaps the process if it has ended and is a child.
-    fn reap(&self) -> Result<Option<End>, Error> {
+    pub(crate) fn reap(&self) -> Result<Option<End>, Error> {
         let mut end = self.end.lock().unwrap_or_else(|e| e.into_inner());
         if end.is_none() {
             *end = match self.foreign {
@@ -71,8 +74,6 @@ impl ChildProcess {
     /// Waits for the process to end, for at most `timeout`. Reaps the processes in `others` that
     /// end earlier.
     pub(crate) fn wait(&self, others: &ReapList, timeout: Option<Duration>) -> Result<Option<End>, Error> {
-        /// Maximum delay before a process that is added to `others` during the wait is noticed.
-        const NOTICE: Duration = Duration::from_millis(200);
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         loop {
             // Without a timeout, poll(2) comes first: this saves a call.
@@ -125,6 +126,12 @@ impl ReapList {
         let mut all = self.0.lock().unwrap_or_else(|e| e.into_inner());
         all.retain(|process| matches!(process.reap(), Ok(None)));
         all.clone()
+    }
+
+    /// Reaps the processes that have ended. Returns the time after which the next call is necessary, if any is.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn next_look(&self) -> Option<Duration> {
+        (!self.present().is_empty() || self.is_shared()).then_some(NOTICE)
     }
 
     /// Returns whether another handle can add a process.

@@ -4,6 +4,7 @@ mod aarch64;
 mod cpio;
 mod cycles;
 mod demux;
+mod dependencies;
 mod fuzz;
 mod guest;
 mod install;

@@ -12,7 +12,7 @@ use clap::ValueEnum;
 
 use crate::guest::{self, Stream, repository};
 use crate::tally::{Counts, FAILED, Failure, PROGRAM, Tally};
-use crate::{aarch64, cycles, fuzz, install, references, sh, uml};
+use crate::{aarch64, cycles, dependencies, fuzz, install, references, sh, uml};
 
 /// Ends a guest that hangs, in seconds.
 const GUEST_TIMEOUT: u64 = 55 * 60;
@@ -75,6 +75,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         steps.step("format", || sh::run(&mut cargo(&["fmt", "--all", "--check"])));
         steps.step("module cycles", cycles::check);
         steps.step("references", references::check);
+        steps.step("dependencies", dependencies::check);
         steps.step("lints", || {
             sh::run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
         });
