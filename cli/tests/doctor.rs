@@ -122,26 +122,27 @@ fn doctor_leaves_nothing_behind() {
         return;
     }
     let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let before = mounts();
-    doctor();
-    assert_eq!(mounts(), before);
-    let empty = || {
+    // The cgroups of unnamed containers, such as doctor's, have names of twelve hexadecimal digits.
+    let unnamed = || {
         let parent = Hierarchy::detect().unwrap().root().unwrap().child("nspod");
         // The parent cgroup is removed with the last container of any test.
         let children = match parent.and_then(|parent| parent.children()) {
             Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
             children => children.unwrap(),
         };
-        // Unnamed cgroups, such as doctor's, have names of twelve digits.
-        let unnamed = children.into_iter().filter(|c| c.name().len() == 12);
-        let empty = unnamed.filter(|c| c.events().is_ok_and(|e| !e.populated));
-        empty.map(|c| c.path().to_owned()).collect::<Vec<_>>()
+        let is_unnamed = |name: &str| name.len() == 12 && name.bytes().all(|b| b.is_ascii_hexdigit());
+        let names = children.iter().map(|cgroup| cgroup.name().to_string_lossy().into_owned());
+        names.filter(|name| is_unnamed(name)).collect::<Vec<_>>()
     };
+    let (before, cgroups) = (mounts(), unnamed());
+    doctor();
+    assert_eq!(mounts(), before);
+    let mut left = unnamed();
+    left.retain(|name| !cgroups.contains(name));
     // Cgroups of concurrent tests disappear soon.
-    let mut left = empty();
     eventually("no cgroup is left behind", || {
-        let now = empty();
-        left.retain(|path| now.contains(path));
+        let now = unnamed();
+        left.retain(|name| now.contains(name));
         left.is_empty()
     });
 }

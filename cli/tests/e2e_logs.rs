@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use cgroup_core::Controllers;
+use cgroup_core::{Cgroup, Controllers};
 use nix::sys::signal::Signal;
 
 use common::{NSPOD, Name, Output, alone, controllers, eventually, json, nspod, ok, root, run_with, unique};
@@ -345,9 +345,8 @@ fn logs_without_a_container_are_pruned() {
     let mut gone = [format!("STORE/{}", names[1]), format!("STORE/{}", names[2])];
     gone.sort();
     let want = format!("/run/logs/00000000-1-2\n{}\n{}\n/run/logs/mine\nx\n", gone.join("\n"), names[0]);
-    // The container without an entry still runs in its cgroup.
-    let cgroup = common::cgroup(&names[1]);
-    let _ = std::fs::write(cgroup.join("cgroup.kill"), "1");
+    // The container without an entry still runs in its cgroup, which no command of nspod finds any more.
+    Cgroup::open(common::cgroup(&names[1])).and_then(|cgroup| cgroup.destroy()).unwrap();
     assert_eq!(seen.out, want, "{}", seen.err);
 }
 
