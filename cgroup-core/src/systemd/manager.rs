@@ -108,6 +108,7 @@ impl Manager {
     /// - `Refused`, `PermissionDenied`: systemd rejects the scope or a property. `AlreadyExists`: a scope
     ///   with this name is active.
     /// - `TimedOut` after 30 s.
+    /// - `NotFound`: the scope has ended already.
     /// - As [`cgroup_of`](Self::cgroup_of).
     pub fn start_scope(&mut self, scope: &Scope, pid: i32) -> Result<Cgroup> {
         let properties = scope.properties(pid);
@@ -168,8 +169,8 @@ impl Manager {
     /// and reads the property `ControlGroup` of the unit.
     ///
     /// # Errors
-    /// - `NotFound`: the unit does not exist.
-    /// - `NotFound` (`ENOENT`): the unit has no cgroup any more.
+    /// - `NotFound`: the unit does not exist, or has no cgroup, such as a failed unit.
+    /// - `NotFound` (`ENOENT`): the cgroup of the unit was removed.
     /// - As [`Hierarchy::detect`].
     pub fn cgroup_of(&mut self, unit: &str) -> Result<Cgroup> {
         let fail = |failure| failed("find the cgroup of", unit, failure);
@@ -191,6 +192,11 @@ impl Manager {
         };
         let reply = self.connection.call(get).map_err(fail)?;
         let path = reply.text().unwrap_or_default();
+        if path.is_empty() {
+            // As a path, this would name the root of the hierarchy.
+            let what = format!("the unit {unit} has no cgroup");
+            return Err(Error::systemd(ErrorKind::NotFound, what, Some("it has ended"), unit.to_owned(), None));
+        }
         Hierarchy::detect()?.at(path, &format!("the unit {unit}"))
     }
 
