@@ -377,12 +377,12 @@ impl Cgroup {
     /// "Controllers".
     ///
     /// # Errors
-    /// - `NotFound` (`ENODEV`): the cgroup was removed.
+    /// - `NotFound` (`ENODEV`, `ENOENT`): the cgroup was removed.
     /// - `InvalidText`: a file has an unknown format.
     /// - As [`read`](Self::read).
     pub fn usage(&self) -> Result<Usage> {
-        Ok(Usage {
-            cpu: self.cpu_stat()?,
+        let mut usage = Usage {
+            cpu: CpuStat::default(),
             memory: MemoryUsage {
                 current: self.number("memory.current")?,
                 peak: self.number("memory.peak")?,
@@ -403,7 +403,14 @@ impl Cgroup {
             memory_pressure: self.parsed("memory.pressure", Pressure::parse)?,
             io_pressure: self.parsed("io.pressure", Pressure::parse)?,
             net: self.net_usage_if_allowed()?,
-        })
+        };
+        // A removed cgroup has no files, as if it had no controllers. cpu.stat is in all other cgroups, except
+        // the root on an old kernel. So it is read last.
+        match self.parsed("cpu.stat", CpuStat::parse)? {
+            Some(cpu) => usage.cpu = cpu,
+            None => drop(self.available()?),
+        }
+        Ok(usage)
     }
 
     /// Reads `cpu.stat`.

@@ -310,6 +310,8 @@ fn usage_has_the_values_of_the_cgroups_files_and_nothing_else() {
     assert!(usage.cpu.usage_usec > Some(0), "{usage:?}");
     assert!(!leaf.available().unwrap().contains(Controllers::MEMORY));
     assert_eq!((usage.memory.current, usage.memory.events.oom_kill, usage.pids.current), (None, None, None));
+    leaf.remove().unwrap();
+    assert_eq!(leaf.usage().unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[test]

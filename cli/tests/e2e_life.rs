@@ -235,6 +235,21 @@ fn exec_finds_the_cgroup_that_the_first_process_has_moved_to() {
 }
 
 #[test]
+fn stats_end_with_the_container_although_it_is_removed() {
+    if !root() {
+        return;
+    }
+    let name = Name::detached(&[], &["sleep", "1000"]);
+    let mut command = Command::new(NSPOD);
+    let mut stats = command.args(["--json", "stats", &name]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut samples = BufReader::new(stats.stdout.take().unwrap()).lines();
+    assert!(samples.next().unwrap().unwrap().contains(&*name));
+    ok(&["rm", "-f", &name]);
+    assert_eq!(samples.last().unwrap().unwrap(), "[]");
+    assert_eq!(end_of(&mut stats).code(), Some(0));
+}
+
+#[test]
 fn a_foreground_container_is_kept_only_on_request() {
     if !root() {
         return;

@@ -22,7 +22,8 @@ impl Container {
     /// - [`ErrorKind::State`]: the container is stopped, or has no cgroup of its own.
     /// - `EACCES`, `ENOENT`: a file of the cgroup cannot be read.
     pub fn stats(&self) -> Result<Event> {
-        Event::stats(&self.id, &self.running_cgroup()?)
+        let cgroup = self.running_cgroup()?;
+        Event::stats(&self.id, &cgroup)?.ok_or_else(|| self.not_running())
     }
 
     /// Returns an iterator over the events of the container: each OOM kill, and the used resources
@@ -35,7 +36,7 @@ impl Container {
     /// As [`stats`](Self::stats).
     pub fn events(&self, interval: Duration) -> Result<Events> {
         let cgroup = self.running_cgroup()?;
-        let watch = cgroup.watch()?;
+        let watch = cgroup.watch().map_err(|e| if is_gone(&e) { self.not_running() } else { e.into() })?;
         let oom_kills = watch.seen().memory.oom_kill;
         let due = Instant::now() + interval;
         Ok(Events { id: self.id.clone(), cgroup, watch, oom_kills, interval, due, ended: false })
@@ -44,10 +45,17 @@ impl Container {
     fn running_cgroup(&self) -> Result<Cgroup> {
         let entry = self.entry()?;
         if entry.status()? == Status::Stopped {
-            let problem = format!("container with id {} is not running", self.id);
-            return Err(Error::new(ErrorKind::State, "events", problem).on(&self.id));
+            return Err(self.not_running());
         }
-        entry.record()?.cgroup()
+        match entry.record()?.cgroup() {
+            Err(e) if e.kind() == ErrorKind::NotFound => Err(self.not_running()),
+            cgroup => cgroup,
+        }
+    }
+
+    fn not_running(&self) -> Error {
+        let problem = format!("container with id {} is not running", self.id);
+        Error::new(ErrorKind::State, "events", problem).on(&self.id)
     }
 }
 
@@ -88,7 +96,7 @@ impl Events {
             }
         }
         self.due = Instant::now() + self.interval;
-        Event::stats(&self.id, &self.cgroup).map(Some)
+        Event::stats(&self.id, &self.cgroup)
     }
 }
 
@@ -121,8 +129,13 @@ pub struct Event {
 }
 
 impl Event {
-    fn stats(id: &str, cgroup: &Cgroup) -> Result<Event> {
-        Ok(Event { kind: "stats", id: id.to_owned(), data: Some(Stats::of(cgroup)?) })
+    /// Returns the used resources; `None` if the cgroup was removed.
+    fn stats(id: &str, cgroup: &Cgroup) -> Result<Option<Event>> {
+        match Stats::of(cgroup) {
+            Ok(stats) => Ok(Some(Event { kind: "stats", id: id.to_owned(), data: Some(stats) })),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// Returns whether the OOM killer has killed a process of the container.
@@ -145,23 +158,25 @@ struct Stats {
 
 impl Stats {
     fn of(cgroup: &Cgroup) -> Result<Stats> {
-        let usage = cgroup.usage()?;
         let limit = |file: &str| -> Result<u64> {
             let text = cgroup.read_if_there(file)?.unwrap_or_default();
             Ok(text.trim_end().parse().unwrap_or(u64::MAX))
         };
         let raw = cgroup.read_if_there("memory.stat")?.unwrap_or_default();
-        let pids = limit("pids.max")?;
+        let (memory, swap, pids) = (limit("memory.max")?, limit("memory.swap.max")?, limit("pids.max")?);
+        let hugetlb = huge_pages(cgroup)?;
+        // If the cgroup was removed meanwhile, the values above are missing, and this fails.
+        let usage = cgroup.usage()?;
         Ok(Stats {
             cpu: Cpu::of(&usage),
             cpuset: CpuSet::default(),
-            memory: Memory::of(&usage, limit("memory.max")?, limit("memory.swap.max")?, &raw)?,
+            memory: Memory::of(&usage, memory, swap, &raw)?,
             pids: Pids {
                 current: usage.pids.current.unwrap_or(0),
                 limit: if pids == u64::MAX { 0 } else { pids },
             },
             blkio: Disks::of(&usage),
-            hugetlb: huge_pages(cgroup)?,
+            hugetlb,
             intel_rdt: BTreeMap::new(),
             network_interfaces: None,
         })
@@ -403,6 +418,18 @@ mod tests {
         let told = Memory::of(&usage, 100, 50, "anon 7\nfile 3\n").unwrap();
         assert_eq!((told.swap.usage, told.swap.limit, told.raw["anon"]), (15, 150, 7));
         assert_eq!(Memory::of(&usage, u64::MAX, 50, "").unwrap().swap.limit, u64::MAX);
+    }
+
+    #[test]
+    fn a_removed_cgroup_has_no_numbers() {
+        if !nspod_testkit::root() {
+            return;
+        }
+        let hierarchy = cgroup_core::Hierarchy::detect().unwrap();
+        let cgroup = hierarchy.root().unwrap().create_child(nspod_testkit::unique("events")).unwrap();
+        let before = Event::stats("a", &cgroup).unwrap();
+        cgroup.remove().unwrap();
+        assert!(before.is_some() && Event::stats("a", &cgroup).unwrap().is_none());
     }
 
     #[test]

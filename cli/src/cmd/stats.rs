@@ -9,7 +9,7 @@ use nspod_sandbox::StorageUsage;
 use serde::Serialize;
 
 use super::ps::running;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::output;
 use crate::state::{Entry, Store, logs};
 
@@ -70,9 +70,17 @@ pub(crate) fn stats(args: &StatsArgs, json: bool) -> Result<()> {
 
 impl Sample {
     fn take(store: &Store, ids: &[String], before: Option<&Sample>) -> Result<Sample> {
+        // A container that is missing, or has no cgroup, is an error if it was named. Later samples leave out
+        // containers that have been removed meanwhile.
+        let is_strict = before.is_none() && !ids.is_empty();
+        let is_missing = |e: &Error| e.reports().all(|report| report.kind == "not_found");
+        let found = |id: &String| match store.find(id) {
+            Err(e) if !is_strict && is_missing(&e) => None,
+            entry => Some(entry),
+        };
         let entries = match ids {
             [] => store.all()?,
-            _ => ids.iter().map(|id| store.find(id)).collect::<Result<_>>()?,
+            _ => ids.iter().filter_map(found).collect::<Result<_>>()?,
         };
         let at = Instant::now();
         let mut rows = Vec::new();
@@ -80,10 +88,9 @@ impl Sample {
             if !running(&entry)? {
                 continue;
             }
-            // A container without a cgroup is an error if it was named, and is left out otherwise.
             let usage = match entry.need_cgroup().and_then(|c| Ok(c.usage()?)) {
                 Ok(usage) => usage,
-                Err(e) if before.is_none() && !ids.is_empty() => return Err(e),
+                Err(e) if is_strict => return Err(e),
                 Err(_) => continue,
             };
             rows.push(Row {

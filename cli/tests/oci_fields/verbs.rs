@@ -672,6 +672,23 @@ fn events_reports_usage_and_oom_until_the_end() {
 }
 
 #[test]
+fn events_end_with_the_container_although_it_is_deleted_at_any_moment() {
+    if !cgroups(Controllers::empty()) || runtime_lacks(&["crun"], "events") {
+        return;
+    }
+    for round in 0..nspod_testkit::rounds(40) {
+        let bundle = sleeping();
+        let mut events = bundle.command(&["events", "--interval", "1ms", bundle.id()]);
+        let mut events = events.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(events.stdout.take().unwrap()).lines();
+        assert!(lines.next().unwrap().unwrap().contains("stats"));
+        bundle.delete(&["--force"]);
+        assert!(lines.all(|line| line.is_ok()));
+        assert!(end_of(&mut events).success(), "round {round}");
+    }
+}
+
+#[test]
 fn spec_writes_a_config_that_runs() {
     let bundle = Bundle::sh("");
     bundle.verb(&["spec"]).ok();
