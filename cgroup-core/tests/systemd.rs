@@ -207,7 +207,10 @@ mod beside_systemd {
             vec![Property::new("CollectMode", "inactive"), Property::new("RuntimeMaxUSec", 1_000_u64)];
         // The scope may end before its cgroup is found.
         let first = manager.hold_scope(&Scope { properties, ..Scope::new(unit) });
-        assert!(first.as_ref().map_or_else(|error| error.kind() == ErrorKind::NotFound, |_| true), "{first:?}");
+        assert!(
+            first.as_ref().map_or_else(|error| error.kind() == ErrorKind::NotFound, |_| true),
+            "{first:?}"
+        );
         eventually("the scope fails", || shown(unit, &["ActiveState"]) == ["failed"]);
         drop(first);
         // systemd forgets the cgroup of a failed scope when the last process has left it.

@@ -195,7 +195,13 @@ impl Manager {
         if path.is_empty() {
             // As a path, this would name the root of the hierarchy.
             let what = format!("the unit {unit} has no cgroup");
-            return Err(Error::systemd(ErrorKind::NotFound, what, Some("it has ended"), unit.to_owned(), None));
+            return Err(Error::systemd(
+                ErrorKind::NotFound,
+                what,
+                Some("it has ended"),
+                unit.to_owned(),
+                None,
+            ));
         }
         Hierarchy::detect()?.at(path, &format!("the unit {unit}"))
     }
