@@ -13,7 +13,8 @@ const SOURCE: &str = "init/init.rs";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed={SOURCE}");
+    println!("cargo::rerun-if-changed=init");
+    println!("cargo::rerun-if-changed=src/watch/layout.rs");
     println!("cargo::rerun-if-changed=src/arch");
     // The files in src/arch contain items for the library only.
     println!("cargo::rustc-check-cfg=cfg(nspod_init)");

@@ -404,6 +404,7 @@ fn command(
         spec.limits = Limits::default();
     }
     let mut command = Command::from_spec(spec);
+    command.die_with_parent(false);
     // After a crash, a container without a cgroup can be found only by its process. So its pid is written
     // before the process can outlive this one.
     let noted = !prestart.is_empty() || matches!(place, CgroupPlace::Caller);

@@ -32,12 +32,15 @@
 //!   operation has eight words: `KIND | CALL << 8 | STEP << 16 | TOLERATED << 32`, the number of a
 //!   system call, and its six arguments. `TOLERATED` is an errno that does not count as a failure.
 //! - then the strings and arrays that the operations point to.
+//!
+//! If its name is `nspod-watch`, this program is the watcher of a process that starts containers: see
+//! `watch.rs`.
 
 #![no_std]
 #![no_main]
 
 use core::mem::MaybeUninit;
-use core::ptr::{null, null_mut};
+use core::ptr::null;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 /// The record's tag: a step failed.
@@ -99,6 +102,7 @@ const ETIMEDOUT: i32 = 110;
 const SIGKILL: usize = 9;
 const O_WRONLY_CLOEXEC: u64 = 1 | 0o2000000;
 const PR_SET_DUMPABLE: usize = 4;
+const PR_SET_NAME: usize = 15;
 /// `RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_BENEATH`.
 const RESOLVE_WITHIN: u64 = 1 | 2 | 8;
 const SIG_SETMASK: usize = 2;
@@ -111,12 +115,41 @@ const WNOHANG: usize = 1;
 mod arch;
 use arch::nr;
 
+mod watch;
+
 // The kernel enters here with argc and argv on the stack. `init` gets their address.
 arch::entry!(init);
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     exit(MISUSED)
+}
+
+/// Fills memory. The compiler calls this function for arrays.
+///
+/// # Safety
+/// `to` is valid for writes of `count` bytes.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memset(to: *mut u8, byte: i32, count: usize) -> *mut u8 {
+    for at in 0..count {
+        // The compiler would replace an ordinary loop by a call of this function.
+        // SAFETY: the caller guarantees it.
+        unsafe { to.add(at).write_volatile(byte as u8) };
+    }
+    to
+}
+
+/// Copies memory. The compiler calls this function for arrays.
+///
+/// # Safety
+/// `to` is valid for writes and `from` for reads of `count` bytes, and they do not overlap.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
+    for at in 0..count {
+        // SAFETY: the caller guarantees it.
+        unsafe { to.add(at).write_volatile(*from.add(at)) };
+    }
+    to
 }
 
 /// Makes a system call.
@@ -138,7 +171,8 @@ unsafe fn syscall<const N: usize>(nr: usize, args: [usize; N]) -> isize {
 /// Makes a system call that accesses no memory of this process.
 fn plain<const N: usize>(nr: usize, args: [usize; N]) -> isize {
     // SAFETY: this is used only for close, close_range, dup3, fadvise64, fcntl, ftruncate, lseek, setpgid,
-    // sync_file_range, getpid, kill, prctl, exit and exit_group, whose arguments are integers.
+    // sync_file_range, getpid, kill, pidfd_open, pidfd_send_signal without information, prctl, exit and
+    // exit_group, whose arguments are integers.
     unsafe { syscall(nr, args) }
 }
 
@@ -294,6 +328,18 @@ unsafe fn parse<const N: usize>(mut text: *const u8, numbers: &mut [i32; N]) -> 
     Some(())
 }
 
+/// Returns whether this program's name in `argv[0]` starts with `name`.
+///
+/// # Safety
+/// `stack` must be the stack pointer at the program's entry, with at least one argument.
+unsafe fn is_named(stack: *const usize, name: &[u8]) -> bool {
+    // SAFETY: a pointer to a string follows argc. `all` stops at the NUL, which no name contains.
+    unsafe {
+        let text = *stack.add(1).cast::<*const u8>();
+        name.iter().enumerate().all(|(at, byte)| *text.add(at) == *byte)
+    }
+}
+
 /// The stack of the child until it has executed the program.
 #[repr(C, align(16))]
 struct Stack([MaybeUninit<u8>; 8192]);
@@ -447,6 +493,18 @@ impl Line {
         self.push(digits.get(leading..).unwrap_or(&[]));
     }
 
+    /// Pushes a number without leading zeros.
+    fn push_pid(&mut self, number: u32) {
+        let mut divisor = 1_000_000_000;
+        while divisor > 1 && number < divisor {
+            divisor /= 10;
+        }
+        while divisor > 0 {
+            self.push(&[b'0' + (number / divisor % 10) as u8]);
+            divisor /= 10;
+        }
+    }
+
     /// Pushes a number with 20 digits.
     fn push_wide(&mut self, mut number: u64) {
         let mut digits = [b'0'; 20];
@@ -492,6 +550,11 @@ extern "C" fn init(stack: *const usize) -> ! {
     if let Some(argument) = staged {
         // SAFETY: the argument is a NUL-terminated string of argv.
         unsafe { stage::run(argument) }
+    }
+    // SAFETY: the same as above: four pointers to strings follow argc.
+    if unsafe { *stack == 4 && is_named(stack, b"nspod-watch") } {
+        // SAFETY: the same as above.
+        unsafe { watch::run(stack) }
     }
     // SAFETY: the same as above.
     let Some(task) = (unsafe { Task::read(stack) }) else {
@@ -797,18 +860,8 @@ mod stage {
     /// # Safety
     /// `stack` must be the stack pointer at the program's entry, with two arguments.
     pub(super) unsafe fn argument(stack: *const usize) -> Option<*const u8> {
-        // SAFETY: two pointers to strings follow argc. `and_then` stops at the NUL.
-        unsafe {
-            let args = stack.add(1).cast::<*const u8>();
-            let mut name = *args;
-            for byte in b"nspod-stage" {
-                if *name != *byte {
-                    return None;
-                }
-                name = name.add(1);
-            }
-            Some(*args.add(1))
-        }
+        // SAFETY: two pointers to strings follow argc.
+        unsafe { is_named(stack, b"nspod-stage").then(|| *stack.add(2).cast::<*const u8>()) }
     }
 
     struct Stage {

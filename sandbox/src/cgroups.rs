@@ -4,7 +4,7 @@
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cgroup_core::delegate::{self, Move};
@@ -16,12 +16,16 @@ use crate::outcome::{Oom, OomLevel};
 use crate::plan::text::absolute;
 use crate::spec::Spec;
 use crate::store::random_name;
+use crate::watch::{Watched, watch_cgroup};
 
 /// Name of the cgroup in which the library makes the cgroups of containers.
 const PARENT: &str = "nspod";
 
 /// Prefix for the names of a pool's cgroups.
 const AHEAD: &str = "pool-";
+
+/// Prefix for the names of the cgroups of watchers.
+const WATCH: &str = "watch-";
 
 /// Controllers to enable for containers, if the host has them.
 pub(crate) const WANTED: Controllers = Controllers::all();
@@ -64,6 +68,8 @@ pub(crate) struct ContainerCgroup {
     /// Path and `oom` count of each ancestor before the start. A missing count is 0: it is not known
     /// for a container that another process started.
     above: Vec<(PathBuf, u64)>,
+    /// Set if the cgroup ends with this program.
+    watched: Option<Watched>,
 }
 
 impl ContainerCgroup {
@@ -96,6 +102,7 @@ impl ContainerCgroup {
                     parent: None,
                     pod: None,
                     above: Vec::new(),
+                    watched: None,
                 }));
             }
             CgroupUse::At(path) => {
@@ -113,7 +120,8 @@ impl ContainerCgroup {
                 Err(e) => return Err(e),
             },
         };
-        let mut cgroup = ContainerCgroup { cgroup, borrowed: false, parent, pod, above: Vec::new() };
+        let mut cgroup =
+            ContainerCgroup { cgroup, borrowed: false, parent, pod, above: Vec::new(), watched: None };
         cgroup.prepare(spec)?;
         Ok(Some(cgroup))
     }
@@ -121,7 +129,7 @@ impl ContainerCgroup {
     /// Returns the cgroup of a container that another process started. Dropping it kills the
     /// container; call [`leave`](Self::leave) to keep it.
     pub(crate) fn of_running(cgroup: Cgroup, pod: Option<PathBuf>) -> ContainerCgroup {
-        ContainerCgroup { cgroup, borrowed: false, parent: None, pod, above: Vec::new() }
+        ContainerCgroup { cgroup, borrowed: false, parent: None, pod, above: Vec::new(), watched: None }
     }
 
     /// Returns the path of the pod's cgroup.
@@ -140,7 +148,14 @@ impl ContainerCgroup {
                 Some(path) => (Cgroup::open(path)?.create_child(&name)?, None),
                 None => create_in_parent(&name, known).map(|(parent, cgroup)| (cgroup, Some(parent)))?,
             };
-            let made = ContainerCgroup { cgroup, borrowed: false, parent, pod: None, above: Vec::new() };
+            let made = ContainerCgroup {
+                cgroup,
+                borrowed: false,
+                parent,
+                pod: None,
+                above: Vec::new(),
+                watched: None,
+            };
             // The lock lasts as long as the descriptor is open. Another pool may have removed the
             // cgroup before it was locked.
             if flock(&made.cgroup, FlockOperation::LockShared).is_ok() && made.cgroup.events().is_ok() {
@@ -188,6 +203,12 @@ impl ContainerCgroup {
             self.cgroup.attach_devices(rules)?;
         }
         self.above = self.ooms_above();
+        Ok(())
+    }
+
+    /// Ties the cgroup and the processes in it to this program: see [`watch`](crate::watch).
+    pub(crate) fn watch(&mut self, by_default: bool) -> Result<(), Error> {
+        self.watched = watch_cgroup(&self.cgroup, by_default)?;
         Ok(())
     }
 
@@ -257,20 +278,39 @@ impl ContainerCgroup {
             return;
         }
         let later = std::thread::Builder::new().name("nspod-remove".into());
-        // If the thread cannot start, this drops the cgroup here, which removes it.
-        let _ = later.spawn(move || drop(self));
+        let shared = Arc::new(Mutex::new(Some(self)));
+        let theirs = shared.clone();
+        let take = |shared: &Mutex<Option<ContainerCgroup>>| shared.lock().ok().and_then(|mut one| one.take());
+        if later.spawn(move || drop(take(&theirs))).is_err()
+            && let Some(cgroup) = take(&shared)
+        {
+            cgroup.leave_tied();
+        }
     }
 
-    /// Drops the handle and keeps the cgroup.
+    /// Drops the handle and keeps the cgroup. It does not end with this program any more.
     pub(crate) fn leave(mut self) {
         self.borrowed = true;
+    }
+
+    /// Drops the handle and keeps the cgroup. If it is tied to this program, it ends with it.
+    pub(crate) fn leave_tied(mut self) {
+        self.borrowed = true;
+        if let Some(watched) = self.watched.take() {
+            watched.keep();
+        }
     }
 
     fn clear(&mut self) -> Result<(), Error> {
         if std::mem::replace(&mut self.borrowed, true) {
             return Ok(());
         }
-        self.cgroup.destroy()?;
+        if let Err(e) = self.cgroup.destroy() {
+            if let Some(watched) = self.watched.take() {
+                watched.keep();
+            }
+            return Err(e.into());
+        }
         self.parent = None;
         Ok(())
     }
@@ -401,6 +441,24 @@ fn create_in_parent(
         }
     }
     attempt()
+}
+
+/// Returns whether the caller may make cgroups in the library's parent.
+pub(crate) fn may_make() -> Result<bool, Error> {
+    match CgroupParent::find() {
+        Ok(_) => Ok(true),
+        Err(e) if is_not_allowed(&e) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Makes a cgroup for the watcher in the library's parent. Returns `None` if the caller may not make one.
+pub(crate) fn of_watcher() -> Result<Option<Cgroup>, Error> {
+    match create_in_parent(&format!("{WATCH}{}", random_name()), &mut None) {
+        Ok((_, cgroup)) => Ok(Some(cgroup)),
+        Err(e) if is_not_allowed(&e) => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// Returns whether an error means that the caller cannot make any cgroup on this host: there is no

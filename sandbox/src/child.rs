@@ -17,6 +17,7 @@
 //! | `namespaces`, `root`, `mount`, `path`, `file`, `copy` | steps about namespaces and files |
 //! | `identity`, `streams`, `program` | steps about the program |
 //! | `procfs` | a process that only makes a mount |
+//! | `watch` | the start of the watcher |
 
 #![no_implicit_prelude]
 #![deny(
@@ -55,6 +56,7 @@ use self::root::{change_root, enter_directory, enter_directory_as_user, enter_ro
 use self::streams::{descriptors, give_streams, terminal};
 use self::sys::{Done, Fault, close, close_range, default_signals, exit};
 pub(crate) use self::sys::{End, Run, SecondStack, default_signal, enter, inherit_nothing, mount_setattr};
+pub(crate) use self::watch::Watch;
 use crate::step::{Call, Slot, Step};
 
 mod context;
@@ -70,6 +72,7 @@ mod report;
 mod root;
 mod streams;
 mod sys;
+mod watch;
 
 impl Run for ChildContext<'_> {
     fn run(&mut self) -> ! {

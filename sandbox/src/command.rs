@@ -14,7 +14,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
 use crate::bounds::{Bounds, OutputBound, Overflow};
-use crate::cgroups::CgroupUse;
+use crate::cgroups::{self, CgroupUse};
 use crate::container::Container;
 use crate::error::{Error, ErrorKind};
 use crate::fd::duplicate;
@@ -28,6 +28,7 @@ use crate::spawn::Prepared;
 use crate::spec::{Join, Mount, NamespaceMode, Namespaces, Root, Spec, User};
 use crate::stdio::{Stdio, Streams};
 use crate::store::Dir;
+use crate::watch::Dies;
 
 /// Builds and starts a container, as [`std::process::Command`] builds and starts a process.
 ///
@@ -68,6 +69,9 @@ pub struct Command {
     prepared: Option<OnPrepared>,
     pool: Option<Arc<Shared>>,
     kill_on_drop: bool,
+    dies: Dies,
+    /// Whether this type and not its user holds the container, until it is tied to this program.
+    held_to_tie: bool,
     bounds: Bounds,
     output: OutputBound,
 }
@@ -105,6 +109,8 @@ impl Command {
             prepared: None,
             pool: None,
             kill_on_drop: true,
+            dies: Dies::Auto,
+            held_to_tie: false,
             bounds: Bounds::default(),
             output: OutputBound::default(),
         }
@@ -284,6 +290,7 @@ impl Command {
     /// Sets up the container and holds it before its program until [`Container::start`]. See the
     /// example there.
     pub fn hold(&mut self) -> &mut Self {
+        self.held_to_tie = false;
         self.handles_mut().hold = Some(Hold::Here);
         self
     }
@@ -418,6 +425,34 @@ impl Command {
         self
     }
 
+    /// Sets whether the container ends with this process, in any way that it ends: by an exit, a panic or
+    /// SIGKILL. Every process in the container is then killed, and its cgroup is removed with all cgroups
+    /// below. The container is tied to the process and not to the thread that starts it.
+    ///
+    /// The default is `true` for a container with a cgroup of its own, unless
+    /// [`kill_on_drop`](Self::kill_on_drop) is `false`: dropping the handle kills such a container, and a
+    /// program that is killed drops nothing. [`Container::detach`] unties the container.
+    ///
+    /// The first such start of this process also starts the *watcher*, a process of about 100 KiB in a cgroup
+    /// of its own. It executes the embedded init, polls a pidfd of this process, and ends with it. It is not a
+    /// child of this process, except if this process is a subreaper; the default in a subreaper is therefore
+    /// `false`. If this process is process 1 of its pid namespace, the kernel kills all others in it, and
+    /// there is no watcher. If the watcher was killed, the next start replaces it. A start costs three more calls.
+    ///
+    /// Without a cgroup of its own, the container must have a new pid namespace. It is then held until it is
+    /// tied, so its last steps run in the stage. Since Linux 5.14; see
+    /// [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html).
+    ///
+    /// With `true`, [`spawn`](Self::spawn) also fails with:
+    /// - [`ErrorKind::InvalidSpec`]: the container has neither a cgroup of its own nor a new pid namespace.
+    /// - [`ErrorKind::LimitReached`]: this process has 16383 such containers.
+    /// - The errors of clone3(2) and memfd_create(2) for the watcher.
+    pub fn die_with_parent(&mut self, dies: bool) -> &mut Self {
+        self.launcher = None;
+        self.dies = if dies { Dies::Yes } else { Dies::No };
+        self
+    }
+
     /// Kills every process in the container when this time has passed since the start
     /// ([`EndedBy::WallTime`](crate::EndedBy::WallTime)). This process enforces it while it waits: in
     /// [`output`](Self::output), [`status`](Self::status), [`Container::wait`],
@@ -501,7 +536,7 @@ impl Command {
             return Ok(launcher.clone());
         }
         let plan = Plan::new(&self.spec, self.handles.try_clone()?)?;
-        let launcher = Arc::new(Launcher::new(plan).with_shared_pool(self.pool.clone()));
+        let launcher = Arc::new(Launcher::new(plan).with_shared_pool(self.pool.clone()).with_dies(self.dies));
         self.launcher = Some(launcher.clone());
         Ok(launcher)
     }
@@ -550,6 +585,7 @@ impl Command {
 
     /// Returns the next start.
     pub(crate) fn start(&mut self, capture: bool) -> Result<CommandStart, Error> {
+        self.hold_to_tie()?;
         let launcher = self.launcher()?;
         if self.handles.ready && self.prepared.is_none() {
             let what = "cannot start a second container: the function of `prepared` is called once";
@@ -569,7 +605,27 @@ impl Command {
             prepared: self.prepared.take(),
             kill_on_drop: self.kill_on_drop,
             bounds: self.bounds,
+            dies: self.dies,
+            starts_held: self.held_to_tie,
         })
+    }
+
+    /// Holds a container that its first process alone ties to this program. Otherwise this program could be
+    /// killed after the start of the container's program and before the process is known.
+    fn hold_to_tie(&mut self) -> Result<(), Error> {
+        if self.dies != Dies::Yes || self.handles.hold.is_some() || !self.spec.namespaces.is_new(Kind::Pid) {
+            return Ok(());
+        }
+        let makes_cgroup = match &self.cgroup {
+            CgroupUse::None => false,
+            CgroupUse::Auto => cgroups::may_make()?,
+            _ => true,
+        };
+        if !makes_cgroup {
+            self.hold();
+            self.held_to_tie = true;
+        }
+        Ok(())
     }
 
     /// Starts the container, waits for its end, and deletes it.
@@ -610,6 +666,9 @@ pub(crate) struct CommandStart {
     prepared: Option<OnPrepared>,
     kill_on_drop: bool,
     bounds: Bounds,
+    dies: Dies,
+    /// Whether the container is held until it is tied to this program, and then started.
+    starts_held: bool,
 }
 
 impl CommandStart {
@@ -634,15 +693,21 @@ impl CommandStart {
                 prepared: &mut self.prepared,
                 kill_on_drop: self.kill_on_drop,
                 bounds: self.bounds,
+                dies: self.dies,
             })
         };
-        match (start(&self.cgroup), &self.cgroup) {
+        let started = match (start(&self.cgroup), &self.cgroup) {
             (Err(e), CgroupUse::Inside { of: Some(pid), even_frozen, .. }) if holds_no_process(&e) => {
                 let path = Hierarchy::detect()?.of(*pid)?.path().to_owned();
                 start(&CgroupUse::Inside { path, of: None, even_frozen: *even_frozen })
             }
             (started, _) => started,
+        };
+        let mut container = started?;
+        if self.starts_held {
+            container.start()?;
         }
+        Ok(container)
     }
 }
 

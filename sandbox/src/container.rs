@@ -22,6 +22,7 @@ use crate::reap::{self, ChildProcess, End, ReapList};
 use crate::spawn::Held;
 use crate::spec::Spec;
 use crate::store::{self, Dir};
+use crate::watch::Watched;
 
 /// Time between attempts to learn the exit status of a process that another process reaps.
 const STATUS_PAUSE: Duration = Duration::from_millis(20);
@@ -47,6 +48,8 @@ pub struct Container {
     pub(crate) origin: Origin,
     pub(crate) exit_file: Option<Arc<File>>,
     pub(crate) held: Option<Held>,
+    /// Set if the container has no cgroup of its own and ends with this program.
+    pub(crate) watched: Option<Watched>,
     /// Set by a kill; `delete` need not kill again.
     pub(crate) kill: Kill,
     pub(crate) bounds: Bounds,
@@ -512,13 +515,14 @@ impl Container {
         self.clear()
     }
 
-    /// Drops the handle and keeps the container. A held container stays held while this program
-    /// lives.
+    /// Drops the handle and keeps the container, also after the end of this program. A held container stays
+    /// held while this program lives.
     pub fn detach(mut self) {
         self.release();
     }
 
     fn release(&mut self) {
+        self.watched = None;
         if let Some(cgroup) = self.cgroup.take() {
             cgroup.leave();
         }
@@ -609,7 +613,15 @@ impl Drop for Container {
                     cgroup.remove_soon();
                 }
             }
-            Origin::Plan(_) => self.release(),
+            Origin::Plan(_) => {
+                if let Some(watched) = self.watched.take() {
+                    watched.keep();
+                }
+                if let Some(cgroup) = self.cgroup.take() {
+                    cgroup.leave_tied();
+                }
+                self.release();
+            }
             Origin::Record { .. } => self.cgroup.take().map_or((), ContainerCgroup::leave),
         }
     }

@@ -15,6 +15,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use ns_core::{Kind, ProcessId};
+
 use crate::bounds::{Bounds, Kill};
 use crate::cgroups::{CgroupParent, CgroupUse, ContainerCgroup, explain};
 use crate::container::{Container, Origin};
@@ -26,6 +28,7 @@ use crate::quota::Quotas;
 use crate::reap::{ChildProcess, ReapList};
 use crate::spawn::{self, Premade, Prepared, Start};
 use crate::stdio::Streams;
+use crate::watch::{Dies, watch_process};
 
 /// Starts containers with one plan, any number of times and from any thread.
 ///
@@ -43,6 +46,7 @@ use crate::stdio::Streams;
 pub struct Launcher {
     plan: Arc<Plan>,
     pool: Option<Arc<Shared>>,
+    dies: Dies,
     /// The library's parent of cgroups, kept from the first start so that later starts need not
     /// find it.
     parent: Mutex<Option<Arc<CgroupParent>>>,
@@ -65,6 +69,7 @@ pub(crate) struct StartOptions<'a, 'b> {
     pub(crate) prepared: &'a mut Option<OnPrepared>,
     pub(crate) kill_on_drop: bool,
     pub(crate) bounds: Bounds,
+    pub(crate) dies: Dies,
 }
 
 /// A function of the caller, to call when namespaces and mounts exist.
@@ -81,7 +86,7 @@ impl std::fmt::Debug for OnPrepared {
 impl Launcher {
     /// Returns a launcher of this plan.
     pub fn new(plan: impl Into<Arc<Plan>>) -> Launcher {
-        Launcher { plan: plan.into(), pool: None, parent: Mutex::default() }
+        Launcher { plan: plan.into(), pool: None, dies: Dies::Auto, parent: Mutex::default() }
     }
 
     /// Uses entries of a pool at each start, if they are ready, and makes the rest.
@@ -94,6 +99,12 @@ impl Launcher {
     /// Sets the pool by its shared part.
     pub(crate) fn with_shared_pool(mut self, pool: Option<Arc<Shared>>) -> Launcher {
         self.pool = pool;
+        self
+    }
+
+    /// Sets whether the containers of [`spawn`](Self::spawn) end with this program.
+    pub(crate) fn with_dies(mut self, dies: Dies) -> Launcher {
+        self.dies = dies;
         self
     }
 
@@ -121,6 +132,7 @@ impl Launcher {
             prepared: &mut None,
             kill_on_drop: true,
             bounds: Bounds::default(),
+            dies: self.dies,
         })
     }
 
@@ -137,9 +149,11 @@ impl Launcher {
             prepared,
             kill_on_drop,
             bounds,
+            dies,
         } = options;
         let plan = &self.plan;
-        let cgroup = self.cgroup(cgroup, name, pod)?;
+        let mut cgroup = self.cgroup(cgroup, name, pod)?;
+        let ties_process = tie(dies, plan, cgroup.as_mut(), kill_on_drop)?;
         if bounds.cpu.is_some() && cgroup.as_ref().is_none_or(ContainerCgroup::is_borrowed) {
             let problem = "the limit is for the CPU time of the container's own cgroup, and it does not have one: run as root, or delegate a cgroup to the caller";
             return Err(Error::invalid("cpu_time_max", problem));
@@ -168,7 +182,7 @@ impl Launcher {
         quotas.started(process.pid);
         streams.close_child();
         let [stdin, stdout, stderr] = std::mem::take(&mut streams.ours);
-        Ok(Container {
+        let mut container = Container {
             process,
             reaps: ReapList::default(),
             reaped_by,
@@ -177,6 +191,7 @@ impl Launcher {
             origin: Origin::Plan(plan.clone()),
             exit_file,
             held: spawned.held,
+            watched: None,
             kill: Kill::default(),
             bounds,
             counts_net: AtomicBool::new(plan.spec().limits.net.is_some()),
@@ -188,7 +203,11 @@ impl Launcher {
             stderr,
             terminal: spawned.terminal.map(File::from),
             seccomp_listener: spawned.listener,
-        })
+        };
+        if ties_process {
+            container.watched = watch_process(&ProcessId::of(container.pid())?)?;
+        }
+        Ok(container)
     }
 
     /// Takes the container's cgroup from the pool, or makes it.
@@ -216,6 +235,35 @@ impl Launcher {
     fn premade(&self) -> Premade {
         let pool = self.pool.as_ref().filter(|_| self.plan.spec.loopback);
         pool.and_then(|pool| pool.namespaces(self.plan.kinds, self.plan.dev.is_some())).unwrap_or_default()
+    }
+}
+
+/// Ties the container's cgroup to this program. Returns whether its first process must be tied in place of
+/// the cgroup. That process is held until it is tied.
+fn tie(
+    dies: Dies,
+    plan: &Plan,
+    cgroup: Option<&mut ContainerCgroup>,
+    kill_on_drop: bool,
+) -> Result<bool, Error> {
+    let refused = |problem| Err(Error::invalid("die_with_parent", problem));
+    match (dies, cgroup) {
+        (Dies::No, _) => Ok(false),
+        (Dies::Yes, Some(cgroup)) if cgroup.is_borrowed() => refused(
+            "the process starts in the cgroup of another container or program: use the handle of the container",
+        ),
+        (Dies::Yes, Some(cgroup)) => cgroup.watch(false).map(|()| false),
+        (Dies::Auto, Some(cgroup)) if kill_on_drop && !cgroup.is_borrowed() => {
+            cgroup.watch(true).map(|()| false)
+        }
+        (Dies::Auto, _) => Ok(false),
+        (Dies::Yes, None) if !plan.spec.namespaces.is_new(Kind::Pid) => refused(
+            "the container has neither its own cgroup nor a new pid namespace, so its processes cannot be found: add one of them",
+        ),
+        (Dies::Yes, None) if plan.held.is_none() => refused(
+            "the container does not have its own cgroup any more: run as root, or delegate a cgroup to the caller",
+        ),
+        (Dies::Yes, None) => Ok(true),
     }
 }
 

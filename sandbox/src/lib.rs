@@ -42,6 +42,7 @@ mod step;
 #[doc(hidden)]
 pub mod step;
 pub mod store;
+mod watch;
 
 #[cfg(feature = "tokio")]
 pub use async_container::AsyncContainer;

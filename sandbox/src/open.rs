@@ -96,6 +96,7 @@ impl Container {
             origin: Origin::Record { record: Box::new(record.clone()), dir: entry.dir().clone() },
             exit_file: None,
             held: None,
+            watched: None,
             kill: Kill::default(),
             bounds: Bounds::default(),
             counts_net: AtomicBool::new(record.spec.limits.net.is_some()),

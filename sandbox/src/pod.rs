@@ -261,7 +261,7 @@ impl Pod {
         }
         let mut command = Command::from_spec(spec);
         command.stdin(crate::Stdio::Null).stdout(crate::Stdio::Null).stderr(crate::Stdio::Null);
-        command.cgroup_use(cgroups::CgroupUse::None);
+        command.cgroup_use(cgroups::CgroupUse::None).die_with_parent(false);
         if !stays {
             command.hold();
         } else if let Some(cgroup) = &self.cgroup {

@@ -32,7 +32,7 @@ pub use self::dumpable::make_undumpable;
 use self::failure::killed;
 pub(crate) use self::protocol::Held;
 use self::protocol::{Report, executed_program, listen};
-use self::stack::Stack;
+pub(crate) use self::stack::{Memory, Stack};
 use self::stage::read_note;
 use crate::error::Error;
 use crate::plan::{Hold, Plan};

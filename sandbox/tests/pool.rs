@@ -382,7 +382,8 @@ fn dropping_a_pool_leaves_nothing() {
     let pool = Pool::new(parent.options(5)).unwrap();
     assert_eq!(count("/proc/self/task"), before.1 + 1);
     assert!(count("/proc/self/fd") <= before.0 + 5 * 7 + 2, "more than is documented");
-    let container = sleeping(Command::new("sleep").cgroup_parent(&parent.0).pool(&pool));
+    let mut command = Command::new("sleep");
+    let container = sleeping(command.cgroup_parent(&parent.0).pool(&pool).die_with_parent(false));
     drop(pool);
     // /proc may list a thread for a moment after it was joined.
     for _ in 0..10_000 {

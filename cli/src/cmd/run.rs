@@ -331,7 +331,7 @@ impl RunArgs {
 
     fn command(&self, spec: &Spec, pod: Option<&Pod>, store: &Store, entry: &Entry) -> Result<Command> {
         let mut command = Command::from_spec(spec.clone());
-        command.name(entry.id()).entry(entry.dir());
+        command.name(entry.id()).entry(entry.dir()).die_with_parent(false);
         self.bound(&mut command);
         if let Some(pod) = pod {
             pod.join(&mut command)?;

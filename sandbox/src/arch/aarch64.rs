@@ -61,19 +61,26 @@ macro_rules! clone_call {
 
 pub(crate) use {clone_call, entry, system_call, trap};
 
+/// `O_DIRECTORY` of open(2).
+pub(crate) const O_DIRECTORY: u64 = 0o40000;
+
 /// Numbers of system calls.
 pub(crate) mod nr {
     pub(crate) const DUP3: usize = 24;
     pub(crate) const FCNTL: usize = 25;
     pub(crate) const IOCTL: usize = 29;
+    pub(crate) const UNLINKAT: usize = 35;
     pub(crate) const FTRUNCATE: usize = 46;
+    pub(crate) const CHDIR: usize = 49;
     pub(crate) const CLOSE: usize = 57;
+    pub(crate) const GETDENTS64: usize = 61;
     pub(crate) const LSEEK: usize = 62;
     pub(crate) const READ: usize = 63;
     pub(crate) const WRITE: usize = 64;
     pub(crate) const PWRITE64: usize = 68;
     pub(crate) const PPOLL: usize = 73;
     pub(crate) const SIGNALFD4: usize = 74;
+    pub(crate) const FSTAT: usize = 80;
     pub(crate) const SYNC_FILE_RANGE: usize = 84;
     pub(crate) const EXIT: usize = 93;
     pub(crate) const EXIT_GROUP: usize = 94;
@@ -90,6 +97,8 @@ pub(crate) mod nr {
     pub(crate) const MMAP: usize = 222;
     pub(crate) const FADVISE64: usize = 223;
     pub(crate) const WAIT4: usize = 260;
+    pub(crate) const PIDFD_SEND_SIGNAL: usize = 424;
+    pub(crate) const PIDFD_OPEN: usize = 434;
     pub(crate) const CLOSE_RANGE: usize = 436;
     pub(crate) const OPENAT2: usize = 437;
 }

@@ -62,11 +62,15 @@ macro_rules! clone_call {
 
 pub(crate) use {clone_call, entry, system_call, trap};
 
+/// `O_DIRECTORY` of open(2).
+pub(crate) const O_DIRECTORY: u64 = 0o200000;
+
 /// Numbers of system calls.
 pub(crate) mod nr {
     pub(crate) const READ: usize = 0;
     pub(crate) const WRITE: usize = 1;
     pub(crate) const CLOSE: usize = 3;
+    pub(crate) const FSTAT: usize = 5;
     pub(crate) const LSEEK: usize = 8;
     pub(crate) const MMAP: usize = 9;
     pub(crate) const RT_SIGACTION: usize = 13;
@@ -82,15 +86,20 @@ pub(crate) mod nr {
     pub(crate) const KILL: usize = 62;
     pub(crate) const FCNTL: usize = 72;
     pub(crate) const FTRUNCATE: usize = 77;
+    pub(crate) const CHDIR: usize = 80;
     pub(crate) const SETPGID: usize = 109;
     pub(crate) const RT_SIGTIMEDWAIT: usize = 128;
     pub(crate) const PRCTL: usize = 157;
+    pub(crate) const GETDENTS64: usize = 217;
     pub(crate) const FADVISE64: usize = 221;
     pub(crate) const EXIT_GROUP: usize = 231;
+    pub(crate) const UNLINKAT: usize = 263;
     pub(crate) const PPOLL: usize = 271;
     pub(crate) const SYNC_FILE_RANGE: usize = 277;
     pub(crate) const SIGNALFD4: usize = 289;
     pub(crate) const DUP3: usize = 292;
+    pub(crate) const PIDFD_SEND_SIGNAL: usize = 424;
+    pub(crate) const PIDFD_OPEN: usize = 434;
     pub(crate) const CLOSE_RANGE: usize = 436;
     pub(crate) const OPENAT2: usize = 437;
 }

@@ -118,6 +118,22 @@ pub(super) fn clone_sibling<R: Run>(
         args.flags |= raw::CLONE_INTO_CGROUP;
         args.cgroup = cgroup as u64;
     }
+    clone_on(args, stack, process)
+}
+
+/// Starts a child that shares this process's memory and runs `process` on this stack. Its end sends no
+/// signal. Returns its pid when the child has executed a program or has ended.
+pub(super) fn clone_child<R: Run>(stack: SecondStack, process: &mut R) -> Result<c_int, Fault> {
+    let mut args = raw::clone_args();
+    args.flags = (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
+    clone_on(args, stack, process)
+}
+
+fn clone_on<R: Run>(
+    mut args: raw::CloneArgs,
+    stack: SecondStack,
+    process: &mut R,
+) -> Result<c_int, Fault> {
     let process: *mut R = process;
     // SAFETY: by the contract of `SecondStack::new` nothing else uses the stack. With shared memory
     // this process is suspended until the new one has ended or executed a program, so that only the

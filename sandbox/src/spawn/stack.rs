@@ -18,7 +18,7 @@ use crate::signals::BlockedSignals;
 
 /// How a new process gets its memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Memory {
+pub(crate) enum Memory {
     /// The caller's memory. The calling thread is suspended until the process has executed a
     /// program or has ended.
     Shared,
@@ -28,7 +28,7 @@ pub(super) enum Memory {
 
 /// Two stacks and a note: one stack for the child, one for a process that the child may clone, and
 /// a note from the child to its parent.
-pub(super) struct Stack(ManuallyDrop<Mapped>);
+pub(crate) struct Stack(ManuallyDrop<Mapped>);
 
 /// The memory of a [`Stack`].
 struct Mapped {
@@ -53,7 +53,7 @@ impl Stack {
     ///
     /// # Errors
     /// `ENOMEM`: the process has reached its limit on mappings or on address space.
-    pub(super) fn new() -> Result<Stack, Error> {
+    pub(crate) fn new() -> Result<Stack, Error> {
         let kept = free().pop();
         let mapped = kept
             .map_or_else(Mapped::new, Ok)
@@ -77,7 +77,7 @@ impl Stack {
     }
 
     /// Returns the stack of the process that the child may clone.
-    pub(super) fn second(&self) -> SecondStack {
+    pub(crate) fn second(&self) -> SecondStack {
         let layout = self.0.layout;
         // SAFETY: the range is within the mapping. Only a process that this stack's child clones
         // uses the range: the child itself uses the other half, and a stack has only one child at a
@@ -89,7 +89,7 @@ impl Stack {
     ///
     /// # Errors
     /// Those of [`Clone3::spawn_on_stack`].
-    pub(super) fn start<R: Run>(
+    pub(crate) fn start<R: Run>(
         &self,
         clone: Clone3<'_>,
         memory: Memory,

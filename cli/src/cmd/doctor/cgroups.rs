@@ -103,6 +103,7 @@ fn held() -> Result<Container> {
     let mut spec = Spec::bare("/proc/self/exe");
     spec.process.args = trial::nothing();
     let mut command = Command::from_spec(spec);
+    command.die_with_parent(false);
     let container = command.hold().stdin(Stdio::Null).stdout(Stdio::Null).stderr(Stdio::Null).spawn()?;
     if container.cgroup().is_some() {
         return Ok(container);

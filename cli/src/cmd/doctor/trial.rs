@@ -41,7 +41,7 @@ pub(super) fn overlay(privileged: bool) -> Result<()> {
         Root::Overlay { lower: vec![lower.0.clone()], writes: Writes::Tmpfs, limit: StorageLimit::default() };
     let mut spec = Spec { root, ..Spec::bare("/nothing") };
     spec.namespaces = new(privileged, Kinds::MNT);
-    match Command::from_spec(spec).status() {
+    match Command::from_spec(spec).die_with_parent(false).status() {
         Err(e) if e.kind() == ErrorKind::ProgramNotFound => Ok(()),
         Err(e) => Err(Error::from(e).hint("containers cannot have an overlay (--overlay) as their root")),
         Ok(_) => Err(Error::new(ErrorKind::State, "doctor", "an empty directory has a program in it")),
@@ -79,6 +79,7 @@ pub(super) fn nothing() -> Vec<OsString> {
 /// Runs a container to its end.
 pub(super) fn start(spec: &Spec) -> Result<()> {
     let mut command = Command::from_spec(spec.clone());
+    command.die_with_parent(false);
     command.stdin(Stdio::Null).stdout(Stdio::Null).stderr(Stdio::Null);
     let outcome = command.status()?;
     match outcome.status.success() {
