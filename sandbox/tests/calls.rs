@@ -31,7 +31,11 @@ fn command(what: &str, root: &Path) -> Command {
             command.isolate(Kinds::FIVE);
         }
         // The file system of an ordinary container: nine mounts, six nodes, five links.
-        "container" | "container with a cgroup" | "container with a pool" => {
+        "container"
+        | "container with a cgroup"
+        | "container with a cgroup that is tied"
+        | "container that is tied"
+        | "container with a pool" => {
             let root = Root::Dir { path: root.to_owned(), readonly: false };
             command.isolate(Kinds::FIVE).hostname("c").root(root);
             let mounts = [("/proc", MountKind::Proc), ("/dev", MountKind::Dev), ("/sys", MountKind::Sysfs)];
@@ -41,10 +45,11 @@ fn command(what: &str, root: &Path) -> Command {
         }
         other => panic!("{other}"),
     }
-    if what == "container with a cgroup" {
+    if what.starts_with("container with a cgroup") {
         let host = nspod_sandbox::cgroup_core::Hierarchy::detect().unwrap();
         command.cgroup_parent(host.mount_point().unwrap());
     }
+    command.die_with_parent(what.ends_with("tied"));
     command
 }
 
@@ -184,4 +189,10 @@ fn a_start_makes_exactly_these_calls() {
     let (without, _) = counted("container", &image.path());
     assert_eq!(with[1], without[1], "{said}");
     assert!(with[0] - without[0] <= 40, "{said}");
+    // The pid of the caller, whether its watcher lives, and the inode of the cgroup.
+    let (tied, said) = counted("container with a cgroup that is tied", &image.path());
+    assert_eq!(tied, [with[0] + 3, with[1]], "{said}");
+    // Without a cgroup, the stage holds the container until its process is known.
+    let (tied, said) = counted("container that is tied", &image.path());
+    assert_eq!(tied, [without[0] + 8, without[1] + 2], "{said}");
 }
