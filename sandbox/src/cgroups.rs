@@ -280,7 +280,8 @@ impl ContainerCgroup {
         let later = std::thread::Builder::new().name("nspod-remove".into());
         let shared = Arc::new(Mutex::new(Some(self)));
         let theirs = shared.clone();
-        let take = |shared: &Mutex<Option<ContainerCgroup>>| shared.lock().ok().and_then(|mut one| one.take());
+        let take =
+            |shared: &Mutex<Option<ContainerCgroup>>| shared.lock().ok().and_then(|mut one| one.take());
         if later.spawn(move || drop(take(&theirs))).is_err()
             && let Some(cgroup) = take(&shared)
         {

@@ -27,8 +27,8 @@ use cgroup_core::{Cgroup, Hierarchy};
 use ns_core::{Clone3, Pidfd, ProcessId};
 
 use self::layout::{CGROUP, PATH, PROCESS};
-use self::table::{SLOTS, Table};
 pub(crate) use self::table::Watched;
+use self::table::{SLOTS, Table};
 use crate::cgroups;
 use crate::child::Watch;
 use crate::error::{Error, ErrorKind};
@@ -66,7 +66,9 @@ pub(crate) fn watch_cgroup(cgroup: &Cgroup, by_default: bool) -> Result<Option<W
     let path = cgroup.path().as_os_str().as_bytes();
     if path.len() >= PATH {
         let what = format!("cannot watch a cgroup whose path has {} bytes or more", PATH);
-        return Err(Error::new(ErrorKind::InvalidInput, "watch", what).on(cgroup.path().display().to_string()));
+        return Err(
+            Error::new(ErrorKind::InvalidInput, "watch", what).on(cgroup.path().display().to_string())
+        );
     }
     let Some(table) = table(by_default)? else { return Ok(None) };
     let stat = rustix::fs::fstat(cgroup);
@@ -119,7 +121,9 @@ fn table(by_default: bool) -> Result<Option<Arc<Table>>, Error> {
 fn start(owner: u32, table: &Table) -> Result<Pidfd, Error> {
     let cgroup = cgroups::of_watcher()?;
     let callers = Hierarchy::detect().and_then(|host| host.own()).ok();
-    let path = |cgroup: Option<&Cgroup>| cgroup.map_or(Path::new(""), Cgroup::path).as_os_str().as_bytes().to_owned();
+    let path = |cgroup: Option<&Cgroup>| {
+        cgroup.map_or(Path::new(""), Cgroup::path).as_os_str().as_bytes().to_owned()
+    };
     let text = |bytes: Vec<u8>| CString::new(bytes).unwrap_or_default();
     let argv = CStrings::new(vec![
         text("nspod-watch".into()),
@@ -142,7 +146,8 @@ fn start(owner: u32, table: &Table) -> Result<Pidfd, Error> {
         pid: 0,
         failed: None,
     };
-    let clone = Clone3 { exit_signal: 0, cgroup: cgroup.as_ref().map(std::os::fd::AsFd::as_fd), ..Clone3::default() };
+    let clone =
+        Clone3 { exit_signal: 0, cgroup: cgroup.as_ref().map(std::os::fd::AsFd::as_fd), ..Clone3::default() };
     let started = stack.start(clone, Memory::Shared, &mut watch).and_then(|(_, first)| {
         let _ = first.wait();
         match watch.failed {

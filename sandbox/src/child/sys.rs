@@ -129,11 +129,7 @@ pub(super) fn clone_child<R: Run>(stack: SecondStack, process: &mut R) -> Result
     clone_on(args, stack, process)
 }
 
-fn clone_on<R: Run>(
-    mut args: raw::CloneArgs,
-    stack: SecondStack,
-    process: &mut R,
-) -> Result<c_int, Fault> {
+fn clone_on<R: Run>(mut args: raw::CloneArgs, stack: SecondStack, process: &mut R) -> Result<c_int, Fault> {
     let process: *mut R = process;
     // SAFETY: by the contract of `SecondStack::new` nothing else uses the stack. With shared memory
     // this process is suspended until the new one has ended or executed a program, so that only the

@@ -40,9 +40,8 @@ unsafe impl Sync for Table {}
 
 impl Table {
     pub(super) fn new() -> Result<Table, Error> {
-        let failed = |call| {
-            move |e: std::io::Error| Error::io("watch", "make the table of containers", call, &e)
-        };
+        let failed =
+            |call| move |e: std::io::Error| Error::io("watch", "make the table of containers", call, &e);
         let file = memfd_create(c"nspod-watch", MFdFlags::MFD_CLOEXEC);
         let file = File::from(file.map_err(|e| failed("memfd_create")(e.into()))?);
         file.set_len(LENGTH as u64).map_err(failed("ftruncate"))?;
@@ -63,11 +62,7 @@ impl Table {
     }
 
     /// Fills a free slot, and sets its state last.
-    pub(super) fn add(
-        self: &Arc<Table>,
-        state: u32,
-        fill: impl FnOnce(&Slot),
-    ) -> Result<Watched, Error> {
+    pub(super) fn add(self: &Arc<Table>, state: u32, fill: impl FnOnce(&Slot)) -> Result<Watched, Error> {
         let mut free = self.free.lock().unwrap_or_else(|e| e.into_inner());
         let at = match free.returned.pop() {
             Some(at) => at,
