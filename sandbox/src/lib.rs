@@ -33,6 +33,7 @@ mod quota;
 mod reap;
 pub mod seccomp;
 mod signals;
+mod sockets;
 mod spawn;
 pub mod spec;
 mod stdio;

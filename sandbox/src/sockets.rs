@@ -184,10 +184,10 @@ fn made_by_child(process: BorrowedFd<'_>, numbers: [c_int; 3]) -> Result<Made, E
         return Err(Error::io("socket", "make a socket in the container", "read", &e));
     }
     let [joined, made] = [0, 4].map(|at| i32::from_ne_bytes(std::array::from_fn(|n| answer[at + n])));
-    let errno = Errno::from_raw_os_error(made.wrapping_neg());
+    let failed = |call| Err((call, Errno::from_raw_os_error(-made)));
     Ok(match (joined, made) {
-        (0, _) => Err(("setns", errno)),
-        (_, ..0) => Err(("socket", errno)),
+        (0, _) => failed("setns"),
+        (_, ..0) => failed("socket"),
         // SAFETY: the child made this descriptor in the table that it shares with this process.
         _ => Ok(unsafe { OwnedFd::from_raw_fd(made) }),
     })

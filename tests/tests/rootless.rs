@@ -59,6 +59,11 @@ fn an_ordinary_user_gets_a_pod_whose_containers_share_its_user_namespace() {
 }
 
 #[test]
+fn an_ordinary_user_listens_and_connects_in_a_container() {
+    alone("rootless-sockets", |_, _| {});
+}
+
+#[test]
 fn an_ordinary_user_without_a_cgroup_gets_an_error_for_a_limit() {
     alone("rootless-limit", |_, _| {});
 }

@@ -11,6 +11,7 @@ fn main() {
         ["leaves-nothing", name, share, hold_by] => leaves::run(name, share, hold_by == "Process"),
         ["single-id", _] => rootless::single_id(),
         ["rootless-pod", name] => rootless::pod(name),
+        ["rootless-sockets", _] => rootless::sockets(),
         ["rootless-limit", _] => rootless::limit(),
         ["id-ranges", _] => rootless::id_ranges(),
         ["as-nobody", lines, program, what] => rootless::as_nobody(lines, program, what),

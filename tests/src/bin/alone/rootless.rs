@@ -96,3 +96,19 @@ pub(crate) fn limit() {
     eprintln!("{text}");
     assert!(text.contains("delegate") || text.contains("pids.max"), "{text}");
 }
+
+/// Listens and connects in the net namespace of a container of an ordinary user, which requires its user namespace.
+pub(crate) fn sockets() {
+    let mut command = command();
+    command.namespace(Kind::User, NamespaceMode::New);
+    let cell = Cell::start(&mut command).expect("a container");
+    let address = "127.0.0.1:80".parse().expect("an address");
+    let listener = cell.container.listen(address).expect("a listener at a low port");
+    let _client = cell.container.connect(address).expect("a connection");
+    assert!(listener.accept().is_ok());
+    let listener = cell.container.listen_unix("/tmp/socket").expect("a Unix listener");
+    let _client = cell.container.connect_unix("/tmp/socket").expect("a Unix connection");
+    assert!(listener.accept().is_ok());
+    assert!(std::net::TcpStream::connect(address).is_err());
+    cell.container.delete().expect("deleted");
+}
