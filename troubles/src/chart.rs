@@ -1,7 +1,5 @@
 //! The chart of the table of troubles, as SVG.
 
-use std::path::Path;
-
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -31,17 +29,20 @@ pub(crate) struct Bars {
     pub(crate) bound: f64,
 }
 
-/// Draws the chart.
+/// Returns the chart as SVG.
 ///
 /// # Errors
-/// As writing a file.
-pub(crate) fn draw(path: &Path, rows: &[Bars]) -> Result<()> {
-    try_draw(path, rows).map_err(|error| anyhow!("{}: {error}", path.display()))
+/// If a part of it has no place.
+pub(crate) fn draw(rows: &[Bars]) -> Result<String> {
+    let mut text = String::new();
+    draw_to(&mut text, rows).map_err(|error| anyhow!("drawing the chart: {error}"))?;
+    Ok(text)
 }
 
-fn try_draw(path: &Path, rows: &[Bars]) -> Result<(), Box<dyn std::error::Error>> {
+fn draw_to(chart: &mut String, rows: &[Bars]) -> Result<(), Box<dyn std::error::Error>> {
     let bottom = TOP + ROW * rows.len() as i32;
-    let area = SVGBackend::new(path, (WIDTH as u32, (bottom + 34) as u32)).into_drawing_area();
+    let size = (WIDTH as u32, (bottom + 34) as u32);
+    let area = SVGBackend::with_string(chart, size).into_drawing_area();
     area.fill(&WHITE)?;
     let style = |size: i32, h, v| {
         TextStyle::from(("sans-serif", size).into_font()).color(&RGBColor(40, 40, 40)).pos(Pos::new(h, v))

@@ -1,9 +1,11 @@
 //! TROUBLES.md and its chart.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use tempfile::NamedTempFile;
 
 use crate::chart::{self, Bars};
 use crate::measure::{HURT, KEPT, Outcome};
@@ -13,7 +15,7 @@ use crate::rows::{ROWS, Relation, Row};
 const PAGE: &str = "TROUBLES.md";
 const CHART: &str = "TROUBLES.svg";
 
-/// Writes the page and the chart to this directory.
+/// Writes the page and the chart to this directory. If that fails, the files of an earlier report remain.
 ///
 /// # Errors
 /// If there is no result, or a file cannot be written.
@@ -23,11 +25,28 @@ pub fn write(directory: &Path, outcomes: &[Outcome]) -> Result<()> {
         .iter()
         .map(|row| (row, outcomes.iter().filter(|outcome| outcome.row == row.name).collect::<Vec<_>>()))
         .collect();
-    let page = directory.join(PAGE);
-    std::fs::write(&page, text(&measured)).with_context(|| format!("writing {}", page.display()))?;
     let bars = measured.iter().filter(|(_, outcomes)| !outcomes.is_empty());
     let bars: Vec<Bars> = bars.map(|(row, outcomes)| self::bars(row, outcomes)).collect();
-    chart::draw(&directory.join(CHART), &bars)
+    let files = [(PAGE, text(&measured)), (CHART, chart::draw(&bars)?)];
+    let written = files.map(|(name, text)| {
+        let path = directory.join(name);
+        let file = new_file(directory, &text).with_context(|| format!("writing {}", path.display()))?;
+        Ok((file, path))
+    });
+    for (file, path) in written.into_iter().collect::<Result<Vec<_>>>()? {
+        file.persist(&path)?;
+    }
+    Ok(())
+}
+
+/// Writes a file without its final name. Dropping it removes it.
+fn new_file(directory: &Path, text: &str) -> std::io::Result<NamedTempFile> {
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    let mut file =
+        tempfile::Builder::new().prefix(".troubles-").permissions(permissions).tempfile_in(directory)?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    Ok(file)
 }
 
 /// Returns the worst ratios of the relations: the chart shows the greatest harm that remains with the limit.
@@ -60,8 +79,8 @@ and beside the same hog with its limit, in the guest with every cgroup controlle
 ![The victim's progress in each row](TROUBLES.svg)
 
 A cell is the victim's progress beside the hog without its limit → with its limit, as part of its progress alone. A victim
-has a fixed amount of work per second, or measures its share of a processor, so that the speed of the machine does not
-matter. In a row about a wall, such as a namespace, the progress is 1 if the victim's possession is as it was, and 0 if
+has a fixed amount of work per second, tries a step ten times, or measures its share of a processor, so that the speed
+of the machine does not matter. In a row about a wall, such as a namespace, the progress is 1 if the victim's possession is as it was, and 0 if
 not; without the wall, the hog is in the victim's namespace or has an additional right. The chart shows the smallest
 ratios of each row. `troubles/tests/table.rs` fails if a hog without its limit leaves the victim more than {HURT}, or with
 it less than {KEPT}. The limits of `two pods` are those of the hog's pod, if pods have them. A `-` means that the row was

@@ -108,6 +108,17 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
+/// Checks the machine and the caller.
+pub(crate) fn is_possible() -> Result<()> {
+    if !cfg!(target_arch = "x86_64") {
+        bail!("the guest requires x86_64");
+    }
+    if !install::is_root()? {
+        bail!("the guest shares the whole file system of this machine: run this as root");
+    }
+    Ok(())
+}
+
 /// Writes a piece of output to the same stream of this process.
 pub(crate) fn print(stream: Stream, bytes: &[u8]) -> Result<()> {
     match stream {
@@ -124,12 +135,7 @@ pub(crate) fn run_with(
     variables: &[(&str, &str)],
     mut sink: impl FnMut(Stream, &[u8]) -> Result<()>,
 ) -> Result<u8> {
-    if !cfg!(target_arch = "x86_64") {
-        bail!("the guest requires x86_64");
-    }
-    if !install::is_root()? {
-        bail!("the guest shares the whole file system of this machine: run this as root");
-    }
+    is_possible()?;
     install::packages(install::GUEST, !args.no_install)?;
     let kernel = Kernel::get(&directory()?)?;
     let mark = format!("nspod-guest-{:x}", std::process::id() as u128 ^ nanoseconds());
@@ -175,6 +181,8 @@ pub(crate) fn run_with(
             }
             Ok(Event::Signal(signal)) => {
                 drop(qemu);
+                let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
+                eprintln!("xtask: {name} ended the guest and its command");
                 signal_hook::low_level::emulate_default_handler(signal)?;
                 bail!("ended by signal {signal}");
             }

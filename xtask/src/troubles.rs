@@ -1,10 +1,10 @@
 //! `cargo xtask troubles`: measures what one container does to another, in the guest.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 
 use crate::guest::{self, Stream, repository};
 use crate::sh;
@@ -12,7 +12,7 @@ use crate::sh;
 /// Measure what one container can do to another, with and without the limit
 ///
 /// Runs a victim alone, beside a hog without a limit, and beside the hog with its limit, for each row of the table, in
-/// the guest. Writes TROUBLES.md and TROUBLES.svg, if no row is selected. Lasts about half an hour.
+/// the guest. Writes TROUBLES.md and TROUBLES.svg, if no row is selected. Lasts about 20 minutes.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Number of measurements of each row
@@ -35,9 +35,17 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    if !args.list {
+        guest::is_possible()?;
+    }
     let program = build()?;
+    // An unknown row is an error before the guest boots.
+    let list = Command::new(&program).arg("--list").args(&args.filters).output()?;
+    if !list.status.success() {
+        bail!("{}", String::from_utf8_lossy(&list.stderr).trim_start_matches("Error: ").trim());
+    }
     if args.list {
-        sh::run(Command::new(&program).arg("--list"))?;
+        std::io::stdout().write_all(&list.stdout)?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut command = vec![program.display().to_string(), "--runs".to_owned(), args.runs.to_string()];
@@ -53,12 +61,25 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Stream::Err => guest::print(stream, bytes),
     })?;
     if !args.json && args.filters.is_empty() {
-        let mut write = Command::new(&program);
-        let mut child = write.arg("--write").arg(repository()).stdin(Stdio::piped()).spawn()?;
-        child.stdin.take().context("no pipe")?.write_all(&results)?;
-        ensure!(child.wait()?.success(), "the report could not be written");
+        write(&program, &results)?;
     }
     Ok(ExitCode::from(code))
+}
+
+/// Writes the report. If that fails, prints the results, which take long to measure.
+fn write(program: &Path, results: &[u8]) -> Result<()> {
+    let mut write = Command::new(program);
+    let mut child = write.arg("--write").arg(repository()).stdin(Stdio::piped()).spawn()?;
+    let given = child.stdin.take().context("no pipe")?.write_all(results);
+    if !child.wait()?.success() || given.is_err() {
+        guest::print(Stream::Out, results)?;
+        bail!(
+            "the report was not written; when that is possible, give the results above to {} --write {}",
+            program.display(),
+            repository().display()
+        );
+    }
+    Ok(())
 }
 
 /// Builds the programs, and returns the measuring one.
