@@ -95,15 +95,17 @@ pub(crate) struct Container<'a> {
 }
 
 impl<'a> Container<'a> {
-    /// Starts the container and waits until its program is ready. Returns what the program said.
+    /// Starts the container and waits until its program is ready.
     pub(crate) fn start(
         programs: &'a Programs,
         flags: &[String],
         command: &[&str],
-    ) -> Result<(Container<'a>, String)> {
+    ) -> Result<Container<'a>> {
         let name = unique();
         let mut run = Command::new(&programs.nspod);
-        run.args(["run", "-i", "--name", &name]).args(flags).arg("--").arg(&programs.hog).args(command);
+        let directory = tempfile::tempdir()?;
+        let pid = directory.path().join("pid");
+        run.args(["run", "-i", "--name", &name, "--pidfile"]).arg(&pid).args(flags).arg("--").arg(&programs.hog).args(command);
         run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = run.spawn().context("starting nspod")?;
         let input = child.stdin.take();
@@ -121,7 +123,13 @@ impl<'a> Container<'a> {
         }));
         let mut this = Container { name, programs, child, input, lines, errors };
         match this.line(PATIENCE)? {
-            Some(line) if line.starts_with("ready") => Ok((this, line["ready".len()..].trim().to_owned())),
+            Some(line) if line == "ready" => {
+                // Other containers can join this one when its state has been saved, and the pid comes after the state.
+                while !pid.exists() && this.is_running() {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                Ok(this)
+            }
             other => {
                 let words = [&flags.join(" "), " -- nspod-hog ", &command.join(" ")].concat();
                 bail!("nspod run {words}: {}", other.unwrap_or_else(|| this.end()))
@@ -142,11 +150,38 @@ impl<'a> Container<'a> {
         }
     }
 
+    /// Gives the program a line. Returns its answer, or nothing if it has ended or says nothing for this time.
+    fn ask(&mut self, patience: Duration) -> Result<Option<String>> {
+        let asked = self.input.as_mut().is_some_and(|input| input.write_all(b"\n").is_ok());
+        if asked { self.line(patience) } else { Ok(None) }
+    }
+
     /// Lets a victim work. Returns its progress, which is 0 if the victim has ended or does not answer for this time.
     pub(crate) fn progress(&mut self, patience: Duration) -> Result<f64> {
-        let asked = self.input.as_mut().is_some_and(|input| input.write_all(b"\n").is_ok());
-        let answer = if asked { self.line(patience)? } else { None };
+        let answer = self.ask(patience)?;
         answer.map_or(Ok(0.0), |number| number.parse().with_context(|| format!("{number} is not a progress")))
+    }
+
+    /// Starts a hog. Returns what it says.
+    pub(crate) fn start_hog(&mut self) -> Result<String> {
+        let answer = self.ask(PATIENCE)?;
+        match answer.as_deref().and_then(|line| line.strip_prefix("ready")) {
+            Some(said) => Ok(said.trim().to_owned()),
+            None => bail!("the hog's container: {}", answer.unwrap_or_else(|| self.end())),
+        }
+    }
+
+    /// Ends the hog.
+    pub(crate) fn end_hog(&mut self) -> Result<()> {
+        match self.ask(PATIENCE)?.as_deref() {
+            Some("ended") => Ok(()),
+            other => bail!("the hog has not ended: {}", other.unwrap_or("its container does not answer")),
+        }
+    }
+
+    /// Returns whether the container has not ended.
+    pub(crate) fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Ends the container. Returns what it has printed on standard error.
@@ -154,11 +189,14 @@ impl<'a> Container<'a> {
         // Both programs end with their standard input, unless the trouble holds them.
         self.input = None;
         let deadline = Instant::now() + Duration::from_secs(2);
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+        while self.is_running() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(10));
         }
-        if matches!(self.child.try_wait(), Ok(None)) {
-            if let Err(error) = self.programs.nspod(&["rm", "-f", &self.name]) {
+        if self.is_running() {
+            // It may end meanwhile.
+            if let Err(error) = self.programs.nspod(&["rm", "-f", &self.name])
+                && self.is_running()
+            {
                 eprintln!("{error:#}");
             }
             let _ = self.child.wait();

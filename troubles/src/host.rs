@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -24,7 +24,7 @@ pub(crate) struct Prepared {
     swap: Option<PathBuf>,
     small_disk: bool,
     /// Parameters of the kernel with their usual values.
-    parameters: Vec<(&'static str, String)>,
+    parameters: Vec<(PathBuf, String)>,
 }
 
 impl Prepared {
@@ -44,20 +44,23 @@ impl Prepared {
                 this.swap = Some(file);
             }
             Setup::SmallDisk => this.mount_small_disk()?,
-            Setup::Ports(count) => this.set(PORTS, &format!("40000 {}", 40_000 + count - 1))?,
+            Setup::Parameter(name, value) => this.set(name, value)?,
             Setup::OpenFiles(more) => {
                 let open = fs::read_to_string("/proc/sys/fs/file-nr")?;
                 let open: u64 = open.split_whitespace().next().context("file-nr is empty")?.parse()?;
-                this.set(FILE_MAX, &(open + more).to_string())?;
+                this.set("fs/file-max", &(open + more).to_string())?;
             }
         }
         Ok(this)
     }
 
     /// Sets a parameter of the kernel.
-    fn set(&mut self, path: &'static str, value: &str) -> Result<()> {
-        self.parameters.push((path, fs::read_to_string(path)?));
-        fs::write(path, value).with_context(|| format!("writing {value} to {path}"))
+    fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        let path = Path::new("/proc/sys").join(name);
+        let usual = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        fs::write(&path, value).with_context(|| format!("writing {value} to {}", path.display()))?;
+        self.parameters.push((path, usual));
+        Ok(())
     }
 
     fn mount_small_disk(&mut self) -> Result<()> {
@@ -103,9 +106,6 @@ impl Prepared {
         Ok(format!("{}:{}", nix::sys::stat::major(dev), nix::sys::stat::minor(dev)))
     }
 }
-
-const PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
-const FILE_MAX: &str = "/proc/sys/fs/file-max";
 
 /// Returns an empty directory on a disk that containers see.
 fn directory() -> Result<TempDir> {

@@ -1,5 +1,7 @@
 //! Measures a victim alone, beside the hog without a limit, and beside the hog with its limit.
 
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -7,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::container::{Container, Detached, Pod, Programs};
 use crate::host::{Clock, Machine, Prepared};
-use crate::rows::{Kind, Relation, Row};
+use crate::rows::{Kind, Relation, Row, Setup};
 
 /// With the limit, the victim keeps at least this part of its progress.
 pub const KEPT: f64 = 0.8;
@@ -15,17 +17,6 @@ pub const KEPT: f64 = 0.8;
 pub const HURT: f64 = 0.7;
 /// The kinds of namespace that the containers of a pod share by default.
 const SHARED: [&str; 3] = ["net", "ipc", "uts"];
-
-/// The state of the hog.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Beside {
-    /// There is no hog.
-    Nobody,
-    /// The hog has no limit, or the wall is not there.
-    Free,
-    /// The hog has its limit, or the wall is there.
-    Bound,
-}
 
 /// The progress of a victim in the runs of a measurement, and what the hog said.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -96,22 +87,55 @@ impl Outcome {
     }
 }
 
-/// Measures a row `runs` times.
-///
-/// # Errors
-/// If a container cannot be started, or the measurement is interrupted.
-pub fn measure(programs: &Programs, row: &Row, relation: Relation, runs: u32) -> Result<Outcome> {
+/// A row with one of its relations.
+pub type Case = (&'static Row, Relation);
+
+/// Measures each case `runs` times. The quiet rows are measured at the same time, one on each processor, after the
+/// others. `each` gets the results as they come.
+pub fn measure_all(
+    programs: &Programs,
+    cases: &[Case],
+    runs: u32,
+    each: impl Fn(Case, Result<Outcome>) + Sync,
+) {
+    let measured = |case: Case| each(case, measure(programs, case, runs));
+    let (quiet, alone): (Vec<Case>, Vec<Case>) = cases.iter().partition(|(row, _)| row.quiet);
+    alone.into_iter().for_each(measured);
+    // Two relations of one row would disturb each other.
+    let rows = Mutex::new(quiet.chunk_by(|one, other| one.0.name == other.0.name));
+    let next = || rows.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let processors = thread::available_parallelism().map_or(1, |count| count.get());
+    thread::scope(|scope| {
+        for _ in 0..processors {
+            scope.spawn(|| {
+                while let Some(row) = next() {
+                    row.iter().copied().for_each(measured);
+                }
+            });
+        }
+    });
+}
+
+/// Measures a case `runs` times.
+fn measure(programs: &Programs, (row, relation): Case, runs: u32) -> Result<Outcome> {
     let mut outcome =
         Outcome { row: row.name.to_owned(), relation: relation.name().to_owned(), ..Outcome::default() };
     outcome.unbounded = row.missing.is_some();
-    for _ in 0..runs {
-        for (beside, seen) in [
-            (Beside::Nobody, &mut outcome.alone),
-            (Beside::Free, &mut outcome.free),
-            (Beside::Bound, &mut outcome.bound),
-        ] {
-            let (progress, said) = once(programs, row, relation, beside)
-                .with_context(|| format!("{}, {}, {beside:?}", row.name, relation.name()))?;
+    for is_bound in [false, true] {
+        let step = || format!("{}, {}, bound: {is_bound}", row.name, relation.name());
+        let mut stage: Option<Stage<'_>> = None;
+        for _ in 0..runs {
+            stage = stage.and_then(Stage::if_reusable);
+            let ready = match &mut stage {
+                Some(used) => used,
+                none => none.insert(Stage::new(programs, row, relation, is_bound).with_context(step)?),
+            };
+            // Nothing from a hog may be left.
+            while !is_bound && outcome.alone.progress.len() < runs as usize {
+                outcome.alone.progress.push(ready.progress().with_context(step)?);
+            }
+            let seen = if is_bound { &mut outcome.bound } else { &mut outcome.free };
+            let (progress, said) = ready.beside_hog().with_context(step)?;
             seen.progress.push(progress);
             seen.said = said;
         }
@@ -119,65 +143,115 @@ pub fn measure(programs: &Programs, row: &Row, relation: Relation, runs: u32) ->
     Ok(outcome)
 }
 
-/// Returns the victim's progress, and what the hog said.
-fn once(programs: &Programs, row: &Row, relation: Relation, beside: Beside) -> Result<(f64, String)> {
-    let prepared = Prepared::new(row.setup)?;
-    let disk = prepared.disk()?;
-    let _clock = Clock::now()?;
-    let logs = prepared.logs();
-    let flags = Flags { row, relation, beside, disk: &disk, logs: &logs };
-    let create = |flags: Vec<String>| Pod::create(programs, &flags);
-    let (victims_pod, hogs_pod) = match relation {
-        Relation::Containers => (None, None),
-        Relation::OnePod => (Some(create(flags.pod(&[]))?), None),
-        Relation::Pods if beside == Beside::Bound => {
-            (Some(create(flags.pod(row.guard))?), Some(create(flags.pod(row.bound))?))
-        }
-        Relation::Pods => (Some(create(flags.pod(&[]))?), Some(create(flags.pod(&[]))?)),
-    };
-    let in_pod =
-        |pod: Option<&Pod<'_>>| pod.map_or(Vec::new(), |pod| vec!["--pod".to_owned(), pod.name.clone()]);
-    let both = flags.both();
-    let option = if beside == Beside::Bound { row.data_bound } else { "" };
+/// A victim with the surroundings of one state of the hog. The fields are dropped in this order.
+struct Stage<'a> {
+    hog: Option<Container<'a>>,
+    victim: Container<'a>,
+    _machine: Machine,
+    victims_pod: Option<Pod<'a>>,
+    hogs_pod: Option<Pod<'a>>,
+    _clock: Clock,
+    prepared: Prepared,
+    disk: String,
+    programs: &'a Programs,
+    row: &'a Row,
+    relation: Relation,
+    is_bound: bool,
+}
 
-    let of_victim =
-        [prepared.flags("victim", ""), both.clone(), in_pod(victims_pod.as_ref()), flags.victim()].concat();
-    let seconds = row.seconds.to_string();
-    let (mut victim, _) = Container::start(programs, &of_victim, &["victim", row.name, &seconds])?;
-    let _machine = Machine::of(row, &disk)?;
-    // Each lives until the victim has been measured.
-    let (_hog, _log, said) = if beside == Beside::Nobody {
-        (None, None, String::new())
-    } else {
-        let pod = hogs_pod.as_ref().or(victims_pod.as_ref());
-        let of_hog = [prepared.flags("hog", option), both, in_pod(pod), flags.hog(&victim.name)].concat();
-        let command = ["hog", row.name];
-        match row.detached {
-            true => {
-                (None, Some(Detached::run(programs, &of_hog, &logs, &command)?), "it has ended".to_owned())
-            }
-            false => {
-                let (hog, said) = Container::start(programs, &of_hog, &command)?;
-                (Some(hog), None, said)
-            }
+impl<'a> Stage<'a> {
+    fn new(
+        programs: &'a Programs,
+        row: &'a Row,
+        relation: Relation,
+        is_bound: bool,
+    ) -> Result<Stage<'a>> {
+        let prepared = Prepared::new(row.setup)?;
+        let (disk, logs) = (prepared.disk()?, prepared.logs());
+        let clock = Clock::now()?;
+        let flags = Flags { row, relation, is_bound, disk: &disk, logs: &logs };
+        let create = |flags: Vec<String>| Pod::create(programs, &flags).map(Some);
+        let (victims_pod, hogs_pod) = match relation {
+            Relation::Containers => (None, None),
+            Relation::OnePod => (create(flags.pod(&[]))?, None),
+            Relation::Pods if is_bound => (create(flags.pod(row.guard))?, create(flags.pod(row.bound))?),
+            Relation::Pods => (create(flags.pod(&[]))?, create(flags.pod(&[]))?),
+        };
+        let words = [prepared.flags("victim", ""), flags.both(), in_pod(victims_pod.as_ref()), flags.victim()];
+        let seconds = row.seconds.to_string();
+        let victim = Container::start(programs, &words.concat(), &["victim", row.name, &seconds])?;
+        let _machine = Machine::of(row, &disk)?;
+        Ok(Stage {
+            hog: None,
+            victim,
+            _machine,
+            victims_pod,
+            hogs_pod,
+            _clock: clock,
+            prepared,
+            disk,
+            programs,
+            row,
+            relation,
+            is_bound,
+        })
+    }
+
+    /// Returns the stage, if the next hog finds the victim and the disk as the first one did.
+    fn if_reusable(mut self) -> Option<Self> {
+        let is_whole = self.is_bound || self.row.kind == Kind::Amount;
+        (is_whole && self.row.setup != Setup::SmallDisk && self.victim.is_running()).then_some(self)
+    }
+
+    fn progress(&mut self) -> Result<f64> {
+        self.victim.progress(Duration::from_secs_f64(self.row.seconds * 5.0 + 5.0))
+    }
+
+    /// Returns the victim's progress beside a hog, and what the hog said.
+    fn beside_hog(&mut self) -> Result<(f64, String)> {
+        let logs = self.prepared.logs();
+        let (row, relation, is_bound) = (self.row, self.relation, self.is_bound);
+        let flags = Flags { row, relation, is_bound, disk: &self.disk, logs: &logs };
+        let option = if is_bound { row.data_bound } else { "" };
+        let pod = self.hogs_pod.as_ref().or(self.victims_pod.as_ref());
+        let own = [self.prepared.flags("hog", option), flags.both(), in_pod(pod), flags.hog(&self.victim.name)];
+        if row.detached {
+            // The log exists until the victim has been measured.
+            let _log = Detached::run(self.programs, &own.concat(), &logs, &["hog", row.name])?;
+            return Ok((self.progress()?, "it has ended".to_owned()));
         }
-    };
-    let progress = victim.progress(Duration::from_secs_f64(row.seconds * 5.0 + 5.0))?;
-    Ok((progress, said))
+        let hog = match self.hog.take() {
+            Some(hog) => hog,
+            None => Container::start(self.programs, &own.concat(), &["hogs", row.name])?,
+        };
+        let said = self.hog.insert(hog).start_hog()?;
+        let progress = self.progress()?;
+        self.hog.as_mut().map_or(Ok(()), Container::end_hog)?;
+        Ok((progress, said))
+    }
+}
+
+/// Returns the flags of a container in this pod.
+fn in_pod(pod: Option<&Pod<'_>>) -> Vec<String> {
+    pod.map_or(Vec::new(), |pod| vec!["--pod".to_owned(), pod.name.clone()])
 }
 
 /// The flags of one measurement.
 struct Flags<'a> {
     row: &'a Row,
     relation: Relation,
-    beside: Beside,
+    is_bound: bool,
     disk: &'a str,
     logs: &'a str,
 }
 
 impl Flags<'_> {
     fn words(&self, flags: &[&str]) -> Vec<String> {
-        flags.iter().map(|flag| flag.replace("{disk}", self.disk).replace("{logs}", self.logs)).collect()
+        let user = self.row.user().to_string();
+        let replaced = |flag: &&str| {
+            flag.replace("{disk}", self.disk).replace("{logs}", self.logs).replace("{user}", &user)
+        };
+        flags.iter().map(replaced).collect()
     }
 
     /// Returns limits of a cgroup. Between two pods the pods have them, and the containers do not.
@@ -193,9 +267,9 @@ impl Flags<'_> {
         }
         if let Kind::Wall(wall) = self.row.kind {
             let is_shared = match self.relation {
-                Relation::OnePod => self.beside == Beside::Free,
+                Relation::OnePod => !self.is_bound,
                 // In the control, the hog joins the victim's namespace.
-                _ => self.beside != Beside::Free && SHARED.contains(&wall),
+                _ => self.is_bound && SHARED.contains(&wall),
             };
             kinds.retain(|kind| *kind != wall);
             if is_shared {
@@ -215,26 +289,23 @@ impl Flags<'_> {
 
     fn victim(&self) -> Vec<String> {
         let row = self.row;
-        match self.beside {
-            Beside::Nobody | Beside::Free => self.words(row.victim),
-            Beside::Bound => self.words(&[row.victim, self.unless_pods(row.guard), row.guard_run].concat()),
+        if self.is_bound {
+            return self.words(&[row.victim, self.unless_pods(row.guard)].concat());
         }
+        self.words(row.victim)
     }
 
     fn hog(&self, victim: &str) -> Vec<String> {
         let row = self.row;
-        match self.beside {
-            Beside::Nobody => Vec::new(),
-            Beside::Free => {
-                let mut flags = self.words(&[row.hog, row.free].concat());
-                if let Kind::Wall(wall) = row.kind
-                    && self.relation != Relation::OnePod
-                {
-                    flags.extend(["--ns".to_owned(), format!("{wall}=join:container:{victim}")]);
-                }
-                flags
-            }
-            Beside::Bound => self.words(&[row.hog, self.unless_pods(row.bound), row.bound_run].concat()),
+        if self.is_bound {
+            return self.words(&[row.hog, self.unless_pods(row.bound), row.bound_run].concat());
         }
+        let mut flags = self.words(&[row.hog, row.free].concat());
+        if let Kind::Wall(wall) = row.kind
+            && self.relation != Relation::OnePod
+        {
+            flags.extend(["--ns".to_owned(), format!("{wall}=join:container:{victim}")]);
+        }
+        flags
     }
 }

@@ -47,16 +47,16 @@ pub enum Setup {
     Swap(u64),
     /// A small ext4 with project quotas, which both containers have as /run/data.
     SmallDisk,
-    /// This many ports for sockets that choose none (`net.ipv4.ip_local_port_range`).
-    Ports(u16),
+    /// Another value of a parameter below /proc/sys.
+    Parameter(&'static str, &'static str),
     /// This many open files for the whole system beside those that are open already (`fs.file-max`).
     OpenFiles(u64),
 }
 
 /// One trouble.
 ///
-/// In the flags, `{disk}` stands for the disk of the directory /run/data, and `{logs}` for the host's path of the
-/// hog's directory on the small disk.
+/// In the flags, `{disk}` stands for the disk of the directory /run/data, `{logs}` for the host's path of the hog's
+/// directory on the small disk, and `{user}` for a user of the row.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
     /// The name, which selects the row and, in `nspod-hog`, the victim and the hog.
@@ -81,8 +81,6 @@ pub struct Row {
     pub bound_run: &'static [&'static str],
     /// The victim's flags with a limit of the cgroup, if the victim's side has the limit.
     pub guard: &'static [&'static str],
-    /// The victim's flags beside a hog with its limit, which only containers have.
-    pub guard_run: &'static [&'static str],
     /// The option of the hog's directory with a limit.
     pub data_bound: &'static str,
     /// The limits that both containers share, as those of a small machine: file and value.
@@ -97,10 +95,28 @@ pub struct Row {
     pub relations: &'static [Relation],
     /// Whether a kernel without controllers of cgroup v2 can run it.
     pub host: bool,
-    /// How long the victim is measured, in seconds.
+    /// Whether it may be measured at the same time as other such rows.
+    pub quiet: bool,
+    /// How long a victim with work per second is measured, in seconds.
     pub seconds: f64,
     /// The missing feature of the kernel, if nothing bounds it.
     pub missing: Option<&'static str>,
+}
+
+impl Row {
+    /// Returns a user whose objects no other row takes.
+    pub(crate) fn user(&self) -> usize {
+        41_000 + self.number()
+    }
+
+    /// Returns one of the relations, so that the rows of the table take turns.
+    pub fn one_relation(&self) -> Relation {
+        self.relations[self.number() % self.relations.len()]
+    }
+
+    fn number(&self) -> usize {
+        ROWS.iter().take_while(|row| row.name != self.name).count()
+    }
 }
 
 const ROW: Row = Row {
@@ -115,7 +131,6 @@ const ROW: Row = Row {
     bound: &[],
     bound_run: &[],
     guard: &[],
-    guard_run: &[],
     data_bound: "",
     machine: &[],
     setup: Setup::Nothing,
@@ -123,6 +138,7 @@ const ROW: Row = Row {
     network: false,
     relations: &Relation::ALL,
     host: false,
+    quiet: false,
     seconds: 0.75,
     missing: None,
 };
@@ -133,17 +149,31 @@ const APART: Row = Row { victim: &["--cpuset-cpus", "0"], hog: &["--cpuset-cpus"
 /// A row about objects that the kernel counts for each user. It runs as an ordinary user, who has smaller limits.
 const USER: Row = Row {
     flag: "--userns auto",
-    both: &["-u", "41000"],
-    bound_run: &["--userns", "auto"],
-    guard_run: &["--userns", "auto"],
-    relations: &[Relation::Containers],
-    seconds: 0.3,
+    both: &["-u", "{user}"],
+    bound: &["--userns", "auto"],
+    guard: &["--userns", "auto"],
     host: true,
+    quiet: true,
     ..ROW
 };
 
 /// A row about a wall, which any kernel has.
-const WALL: Row = Row { host: true, seconds: 0.1, ..ROW };
+const WALL: Row = Row { host: true, quiet: true, ..ROW };
+
+/// Returns the rows whose names contain one of these texts; all if there are none.
+///
+/// # Errors
+/// The texts that no name contains.
+pub fn select(texts: &[String]) -> Result<Vec<&'static Row>, Vec<String>> {
+    let unknown = texts.iter().filter(|text| !ROWS.iter().any(|row| row.name.contains(text.as_str())));
+    let unknown: Vec<String> = unknown.cloned().collect();
+    if !unknown.is_empty() {
+        return Err(unknown);
+    }
+    let is_wanted =
+        |row: &&Row| texts.is_empty() || texts.iter().any(|text| row.name.contains(text.as_str()));
+    Ok(ROWS.iter().filter(is_wanted).collect())
+}
 
 /// All rows.
 pub const ROWS: &[Row] = &[
@@ -229,34 +259,97 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "fanotify",
         about: "takes the user's fanotify groups; the victim makes one",
-        both: &["-u", "41000", "--security-opt", "seccomp=unconfined"],
+        both: &["-u", "{user}", "--security-opt", "seccomp=unconfined"],
         ..USER
     },
     Row {
         name: "keys",
         about: "takes the user's keys; the victim adds one",
-        both: &["-u", "41000", "--security-opt", "seccomp=unconfined"],
+        both: &["-u", "{user}", "--security-opt", "seccomp=unconfined"],
         ..USER
     },
     Row { name: "message-queues", about: "takes the user's message queues; the victim makes one", ..USER },
     Row {
         name: "timers",
         about: "takes the user's timers and queued signals; the victim makes a timer",
-        both: &["-u", "41000", "--ulimit", "sigpending=1000:1000"],
+        both: &["-u", "{user}", "--ulimit", "sigpending=1000:1000"],
         ..USER
     },
     Row { name: "locked-memory", about: "takes the user's locked memory; the victim locks a page", ..USER },
     Row {
         name: "processes",
         about: "takes the user's processes; the victim starts a thread",
-        both: &["-u", "41000", "--ulimit", "nproc=50:50"],
+        both: &["-u", "{user}", "--ulimit", "nproc=50:50"],
         ..USER
     },
     Row {
         name: "sent-descriptors",
         about: "takes the user's descriptors in messages; the victim sends one",
-        both: &["-u", "41000", "--ulimit", "nofile=300:300"],
+        both: &["-u", "{user}", "--ulimit", "nofile=300:300"],
         ..USER
+    },
+    Row {
+        name: "epoll",
+        about: "watches files with epoll until the user may watch no more; the victim watches one",
+        setup: Setup::Parameter("fs/epoll/max_user_watches", "20000"),
+        host: false,
+        ..USER
+    },
+    Row {
+        name: "fanotify-marks",
+        about: "takes the user's fanotify marks; the victim marks a file",
+        both: &["-u", "{user}", "--security-opt", "seccomp=unconfined"],
+        setup: Setup::Parameter("user/max_fanotify_marks", "300"),
+        host: false,
+        ..USER
+    },
+    Row {
+        name: "namespaces",
+        about: "takes the user's namespaces; the victim makes one",
+        both: &["-u", "{user}", "--security-opt", "seccomp=unconfined"],
+        setup: Setup::Parameter("user/max_uts_namespaces", "300"),
+        host: false,
+        ..USER
+    },
+    Row {
+        name: "io-uring",
+        about: "takes the memory that the user may pin with io_uring; the victim pins a page",
+        both: &["-u", "{user}", "--security-opt", "seccomp=unconfined", "--ulimit", "memlock=1048576:1048576"],
+        host: false,
+        ..USER
+    },
+    Row {
+        name: "terminals",
+        about: "takes the host's terminals; the victim opens one",
+        flag: "default: a container has at most 1024",
+        hog: &["--ulimit", "nofile=8192:8192"],
+        free: &["-v", "/dev/pts:/dev/pts", "--cap-add", "dac_override"],
+        ..ROW
+    },
+    Row {
+        name: "cgroups",
+        about: "makes cgroups in its own; the victim makes one in its own",
+        flag: "--limit cgroup.max.descendants=10, default: the cgroup is read-only",
+        both: &["--mount", "type=cgroup,target=/sys/fs/cgroup,readonly=false"],
+        bound: &["--limit", "cgroup.max.descendants=10"],
+        machine: &[("cgroup.max.descendants", "60")],
+        ..ROW
+    },
+    Row {
+        name: "datagrams",
+        about: "fills the host's memory for datagrams; the victim sends one to itself",
+        flag: "-m 8m --memory-swap 8m",
+        bound: &["-m", "8m", "--memory-swap", "8m"],
+        setup: Setup::Parameter("net/ipv4/udp_mem", "4096 4096 4096"),
+        ..ROW
+    },
+    Row {
+        name: "neighbours",
+        about: "fills the host's table of neighbours (ARP); the victim looks for one",
+        flag: "--packet-rate 20",
+        both: &["--cap-add", "net_admin"],
+        bound: &["--packet-rate", "20"],
+        ..APART
     },
     Row {
         name: "disk-space",
@@ -307,7 +400,7 @@ pub const ROWS: &[Row] = &[
         about: "takes all ports of the network; the victim binds a socket",
         flag: "--max-sockets 20",
         bound: &["--max-sockets", "20"],
-        setup: Setup::Ports(200),
+        setup: Setup::Parameter("net/ipv4/ip_local_port_range", "40000 40199"),
         network: true,
         relations: &[Relation::Containers, Relation::Pods],
         ..ROW
@@ -316,7 +409,6 @@ pub const ROWS: &[Row] = &[
         name: "aio",
         about: "takes the host's events of asynchronous I/O; the victim takes one",
         flag: "none",
-        seconds: 0.3,
         missing: Some(
             "a limit of asynchronous I/O for each cgroup or user: fs.aio-max-nr counts the whole host",
         ),
@@ -402,6 +494,7 @@ pub const ROWS: &[Row] = &[
         flag: "no CAP_SYS_TIME (default)",
         free: &["--cap-add", "sys_time"],
         host: false,
+        quiet: false,
         ..WALL
     },
     Row {

@@ -1,27 +1,32 @@
 //! Each row of the table of troubles, once: the hog without a limit hurts the victim, and with its limit it does not.
 //! The rows take turns in the relation of the two containers. `cargo xtask troubles` measures all relations.
 
+use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 use nspod_troubles::container::Programs;
 use nspod_troubles::host;
-use nspod_troubles::measure::{Outcome, Seen, measure};
-use nspod_troubles::rows::{Kind, ROWS, Row};
+use nspod_troubles::measure::{Outcome, Seen, measure_all};
+use nspod_troubles::rows::{Kind, ROWS, Row, select};
 
-/// Measures these rows, one at a time: measurements disturb each other.
+/// Measures these rows, one function at a time: measurements disturb each other.
 fn holds(rows: impl Fn(&Row) -> bool) {
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let programs = Programs::find().unwrap();
-    let (mut wrong, mut skipped) = (Vec::new(), Vec::new());
-    for (index, row) in ROWS.iter().enumerate().filter(|(_, row)| rows(row)) {
-        if let Some(reason) = host::why_not(row) {
-            skipped.push(format!("{}: {reason}", row.name));
-            continue;
+    let (mut cases, mut skipped) = (Vec::new(), Vec::new());
+    for row in ROWS.iter().filter(|row| rows(row)) {
+        match host::why_not(row) {
+            Some(reason) => skipped.push(format!("{}: {reason}", row.name)),
+            None => cases.push((row, row.one_relation())),
         }
-        let relation = row.relations[index % row.relations.len()];
-        wrong.extend(measure(&programs, row, relation, 1).unwrap().wrong());
     }
+    let wrong = Mutex::new(Vec::new());
+    measure_all(&programs, &cases, 1, |_, outcome| {
+        let problem = outcome.map_or_else(|error| Some(format!("{error:#}")), |outcome| outcome.wrong());
+        wrong.lock().unwrap().extend(problem);
+    });
+    let wrong = wrong.into_inner().unwrap();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     if !skipped.is_empty() {
         nspod_testkit::skip(&skipped.join("; "));
@@ -65,4 +70,40 @@ fn each_row_has_a_victim_a_hog_and_a_name_of_its_own() {
         assert!(ROWS[..index].iter().all(|other| other.name != row.name), "{} occurs twice", row.name);
         assert!(!row.flag.is_empty() && !row.about.is_empty(), "{}", row.name);
     }
+}
+
+#[test]
+fn a_text_selects_the_rows_whose_names_contain_it() {
+    let names = |texts: &[&str]| {
+        let rows = select(&texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        rows.map(|rows| rows.iter().map(|row| row.name).collect::<Vec<_>>())
+    };
+    assert_eq!(names(&["inotify"]).unwrap(), ["inotify", "inotify-watches"]);
+    assert_eq!(names(&[]).unwrap().len(), ROWS.len());
+    assert_eq!(names(&["inotify", "notes", "x-y"]).unwrap_err(), ["notes", "x-y"]);
+}
+
+#[test]
+fn a_full_disk_leaves_the_old_report() {
+    if !nix::unistd::geteuid().is_root() {
+        return nspod_testkit::skip("requires root");
+    }
+    let seen = r#"{"progress":[1.0],"said":""}"#;
+    let states = format!(r#""alone":{seen},"free":{seen},"bound":{seen}"#);
+    let result = format!(r#"{{"row":"cpu","relation":"one pod",{states},"unbounded":false}}"#);
+    let written = |size: &str| {
+        let script = "mount -t tmpfs -o size=$1 tmpfs /mnt && cd /mnt && echo old >TROUBLES.md
+            echo \"$2\" | \"$0\" --write .
+            ls -A && cat TROUBLES.md";
+        let program = env!("CARGO_BIN_EXE_nspod-troubles");
+        let mut command = Command::new("unshare");
+        let output = command.args(["--mount", "sh", "-c", script, program, size, &result]).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (text(output.stdout), text(output.stderr))
+    };
+    let (files, said) = written("64k");
+    assert!(files.starts_with("TROUBLES.md\nTROUBLES.svg\n# What one container can do"), "{files} {said}");
+    let (files, said) = written("8k");
+    assert_eq!(files, "TROUBLES.md\nold\n", "{said}");
+    assert!(said.contains("TROUBLES.") && said.contains("No space left on device"), "{said}");
 }

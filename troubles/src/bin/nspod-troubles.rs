@@ -4,14 +4,16 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use clap::Parser;
 use nspod_troubles::container::Programs;
 use nspod_troubles::host;
-use nspod_troubles::measure::{Outcome, measure};
+use nspod_troubles::measure::{Case, Outcome, measure_all};
 use nspod_troubles::report;
-use nspod_troubles::rows::ROWS;
+use nspod_troubles::rows::select;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// Measure what one container does to another, with and without the limit
@@ -41,51 +43,68 @@ fn main() -> Result<ExitCode> {
         report::write(directory, &outcomes)?;
         return Ok(ExitCode::SUCCESS);
     }
+    let rows = match select(&args.filters) {
+        Ok(rows) => rows,
+        Err(unknown) => bail!("no row has a name with {}: see --list for the names", unknown.join(" or ")),
+    };
     if args.list {
-        ROWS.iter().for_each(|row| println!("{:17} {:45} {}", row.name, row.flag, row.about));
+        rows.iter().for_each(|row| println!("{:17} {:45} {}", row.name, row.flag, row.about));
         return Ok(ExitCode::SUCCESS);
     }
     let programs = Programs::find()?;
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, programs.interrupted.clone())?;
     }
-    let mut code = ExitCode::SUCCESS;
-    let wanted = |name: &str| {
-        args.filters.is_empty() || args.filters.iter().any(|filter| name.contains(filter.as_str()))
-    };
-    for (index, row) in ROWS.iter().enumerate().filter(|(_, row)| wanted(row.name)) {
-        if let Some(reason) = host::why_not(row) {
-            eprintln!("{}: not on this host: {reason}", row.name);
-            continue;
-        }
-        let one = [row.relations[index % row.relations.len()]];
-        for relation in if args.one_relation { &one } else { row.relations } {
-            let start = std::time::Instant::now();
-            match measure(&programs, row, *relation, args.runs) {
-                Ok(outcome) => {
-                    let (free, bound) = outcome.ratios();
-                    let seconds = start.elapsed().as_secs_f64();
-                    let (free_said, said) = (&outcome.free.said, &outcome.bound.said);
-                    eprintln!(
-                        "{:17} {:14} {free:5.2} {bound:5.2}  {seconds:4.1} s  {free_said} | {said}",
-                        row.name,
-                        relation.name()
-                    );
-                    println!("{}", serde_json::to_string(&outcome)?);
-                    if let Some(wrong) = outcome.wrong() {
-                        eprintln!("  not as expected: {wrong}");
-                        code = ExitCode::FAILURE;
-                    }
-                }
-                Err(error) if programs.interrupted.load(Ordering::Relaxed) => {
-                    return Err(error).context("everything was removed");
-                }
-                Err(error) => {
-                    eprintln!("{error:#}");
-                    code = ExitCode::FAILURE;
-                }
-            }
+    let mut cases = Vec::new();
+    for row in rows {
+        match host::why_not(row) {
+            Some(reason) => eprintln!("{}: not on this host: {reason}", row.name),
+            None if args.one_relation => cases.push((row, row.one_relation())),
+            None => cases.extend(row.relations.iter().map(|relation| (row, *relation))),
         }
     }
-    Ok(code)
+    let progress = Mutex::new(Progress { start: Instant::now(), done: 0, of: cases.len(), wrong: 0 });
+    measure_all(&programs, &cases, args.runs, |case, result| {
+        // A panic of another thread ends the measurement anyway.
+        let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+        if !programs.interrupted.load(Ordering::Relaxed) {
+            progress.report(case, result);
+        }
+    });
+    if programs.interrupted.load(Ordering::Relaxed) {
+        bail!("interrupted; the containers and pods were removed");
+    }
+    let wrong = progress.lock().unwrap_or_else(PoisonError::into_inner).wrong;
+    Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The progress of all measurements.
+struct Progress {
+    start: Instant,
+    done: usize,
+    of: usize,
+    wrong: usize,
+}
+
+impl Progress {
+    /// Prints the result for people on standard error, and for programs on standard output.
+    fn report(&mut self, (row, relation): Case, result: Result<Outcome>) {
+        self.done += 1;
+        let so_far = self.start.elapsed().as_secs_f64();
+        let left = so_far / self.done as f64 * (self.of - self.done) as f64;
+        let place = format!("{}/{} {}, {}", self.done, self.of, row.name, relation.name());
+        let wrong = match result {
+            Ok(outcome) => {
+                let (free, bound) = outcome.ratios();
+                eprintln!("{place}: {free:.2} → {bound:.2}; about {:.0} min left", (left / 60.0).ceil());
+                println!("{}", serde_json::json!(outcome));
+                outcome.wrong().map(|wrong| format!("not as expected: {wrong}"))
+            }
+            Err(error) => Some(format!("{place}: {error:#}")),
+        };
+        if let Some(wrong) = wrong {
+            eprintln!("{wrong}");
+            self.wrong += 1;
+        }
+    }
 }

@@ -61,10 +61,12 @@ impl fmt::Debug for Hog {
 /// A victim that is ready.
 ///
 /// No measure depends on the speed of the machine, which differs from one moment to the next where it is emulated: a
-/// victim has a fixed amount of work per second, or measures its share of a processor.
+/// victim has a fixed amount of work per second, tries a step some times, or measures its share of a processor.
 pub enum Victim {
     /// A step of work, which is due at each interval. Progress is the number of steps per second.
     Work(Duration, Box<dyn FnMut() -> io::Result<()>>),
+    /// A step that the kernel allows or refuses at once. Progress is the part of some tries that it allows.
+    Tries(Box<dyn FnMut() -> io::Result<()>>),
     /// Spins. Progress is the share of a processor that it gets, in percent.
     Spin,
     /// Returns whether the victim's possession is as it was. Progress is 1 or 0.
@@ -75,6 +77,11 @@ impl Victim {
     /// Returns a victim with this many steps of work per second.
     pub fn works(per_second: u32, step: impl FnMut() -> io::Result<()> + 'static) -> Victim {
         Victim::Work(Duration::from_secs(1) / per_second, Box::new(step))
+    }
+
+    /// Returns a victim that tries this step.
+    pub fn tries(step: impl FnMut() -> io::Result<()> + 'static) -> Victim {
+        Victim::Tries(Box::new(step))
     }
 
     /// Returns a victim whose possession this function checks.
@@ -89,6 +96,7 @@ impl Victim {
     pub fn progress(&mut self, window: Duration) -> (f64, Option<io::Error>) {
         match self {
             Victim::Work(interval, step) => work(*interval, step, window),
+            Victim::Tries(step) => tries(step),
             Victim::Spin => share(window).map_or_else(|error| (0.0, Some(error)), |share| (share, None)),
             Victim::Whole(check) => match check() {
                 Ok(whole) => (f64::from(u8::from(whole)), None),
@@ -117,6 +125,20 @@ fn work(
     (f64::from(done) / start.elapsed().as_secs_f64(), problem)
 }
 
+/// Tries the step some times, with time between them in which a hog can take what has become free.
+fn tries(step: &mut dyn FnMut() -> io::Result<()>) -> (f64, Option<io::Error>) {
+    const COUNT: u32 = 10;
+    let (mut done, mut problem) = (0, None);
+    for _ in 0..COUNT {
+        std::thread::sleep(Duration::from_millis(10));
+        match step() {
+            Ok(()) => done += 1,
+            Err(error) => problem = problem.or(Some(error)),
+        }
+    }
+    (f64::from(done) / f64::from(COUNT), problem)
+}
+
 /// Spins, and returns the share of a processor in percent.
 fn share(window: Duration) -> io::Result<f64> {
     let used = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from);
@@ -131,6 +153,7 @@ impl fmt::Debug for Victim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Victim::Work(..) => "Work",
+            Victim::Tries(_) => "Tries",
             Victim::Spin => "Spin",
             Victim::Whole(_) => "Whole",
         })

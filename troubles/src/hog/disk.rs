@@ -75,7 +75,7 @@ pub(super) fn space_hog() -> io::Result<Hog> {
 /// Writes a file and removes it.
 pub(super) fn space_victim() -> io::Result<Victim> {
     let path = format!("{DATA}/victim");
-    Ok(Victim::works(20, move || fs::write(&path, [7; CHUNK]).and(fs::remove_file(&path))))
+    Ok(Victim::tries(move || fs::write(&path, [7; CHUNK]).and(fs::remove_file(&path))))
 }
 
 /// Prints more than the disk holds.
@@ -103,5 +103,5 @@ pub(super) fn inode_hog() -> io::Result<Hog> {
 /// Makes an empty file and removes it.
 pub(super) fn inode_victim() -> io::Result<Victim> {
     let path = format!("{DATA}/victim");
-    Ok(Victim::works(20, move || File::create(&path).and_then(|_| fs::remove_file(&path))))
+    Ok(Victim::tries(move || File::create(&path).and_then(|_| fs::remove_file(&path))))
 }

@@ -70,6 +70,12 @@ pub const TABLE: &[Trouble] = &[
     Trouble { name: "sent-descriptors", hog: user::flight_hog, victim: user::flight_victim },
     Trouble { name: "epoll", hog: user::epoll_hog, victim: user::epoll_victim },
     Trouble { name: "terminals", hog: user::terminal_hog, victim: user::terminal_victim },
+    Trouble { name: "fanotify-marks", hog: user::mark_hog, victim: user::mark_victim },
+    Trouble { name: "namespaces", hog: user::namespace_hog, victim: user::namespace_victim },
+    Trouble { name: "io-uring", hog: user::ring_hog, victim: user::ring_victim },
+    Trouble { name: "cgroups", hog: objects::cgroup_hog, victim: objects::cgroup_victim },
+    Trouble { name: "datagrams", hog: net::datagram_hog, victim: net::datagram_victim },
+    Trouble { name: "neighbours", hog: net::neighbour_hog, victim: net::neighbour_victim },
     Trouble { name: "aio", hog: user::aio_hog, victim: user::aio_victim },
 ];
 

@@ -1,6 +1,6 @@
-//! Open files.
+//! Objects of the whole host: open files and cgroups.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -23,5 +23,23 @@ pub(super) fn descriptor_hog() -> io::Result<Hog> {
 }
 
 pub(super) fn descriptor_victim() -> io::Result<Victim> {
-    Ok(Victim::works(50, || File::open("/dev/null").map(drop)))
+    Ok(Victim::tries(|| File::open("/dev/null").map(drop)))
+}
+
+/// The cgroup of the container.
+const CGROUP: &str = "/sys/fs/cgroup";
+
+/// Makes cgroups until the kernel refuses one.
+pub(super) fn cgroup_hog() -> io::Result<Hog> {
+    let mut number = 0;
+    let (cgroups, why) = take(MANY, || {
+        number += 1;
+        fs::create_dir(format!("{CGROUP}/hog-{number}"))
+    });
+    Ok(Hog::holds(format!("{} cgroups, then: {why}", cgroups.len()), ()))
+}
+
+pub(super) fn cgroup_victim() -> io::Result<Victim> {
+    let path = format!("{CGROUP}/victim");
+    Ok(Victim::tries(move || fs::create_dir(&path).and_then(|()| fs::remove_dir(&path))))
 }

@@ -1,20 +1,21 @@
 //! Objects that the kernel counts for each user, whatever the cgroup. Each hog takes all of its user. Each victim
 //! makes one and gives it back.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, fcntl};
 use nix::mqueue::{MQ_OFlag, MqAttr, MqdT, mq_close, mq_open, mq_unlink};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::EventFd;
-use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags as FanotifyFlags};
+use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags as FanotifyFlags, MarkFlags, MaskFlags};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{SigEvent, SigevNotify};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -52,7 +53,7 @@ fn take_halves<T: 'static>(
 }
 
 fn makes<T>(mut make: impl FnMut() -> io::Result<T> + 'static) -> io::Result<Victim> {
-    Ok(Victim::works(20, move || make().map(drop)))
+    Ok(Victim::tries(move || make().map(drop)))
 }
 
 fn inotify() -> io::Result<Inotify> {
@@ -119,6 +120,59 @@ pub(super) fn fanotify_victim() -> io::Result<Victim> {
     makes(fanotify)
 }
 
+fn mark(group: &Fanotify, number: usize) -> io::Result<()> {
+    let path = format!("{FILES}/{number}");
+    fs::write(&path, "")?;
+    Ok(group.mark(MarkFlags::FAN_MARK_ADD, MaskFlags::FAN_OPEN, AT_FDCWD, Some(path.as_str()))?)
+}
+
+/// Marks the files of a directory, each once.
+pub(super) fn mark_hog() -> io::Result<Hog> {
+    fs::create_dir_all(FILES)?;
+    let group = fanotify()?;
+    let (marks, why) = take(MANY, || {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        mark(&group, NUMBER.fetch_add(1, Ordering::Relaxed))
+    });
+    Ok(Hog::holds(format!("{}, then: {why}", marks.len()), group))
+}
+
+/// The marks of a group vanish with it.
+pub(super) fn mark_victim() -> io::Result<Victim> {
+    fs::create_dir_all(FILES)?;
+    makes(|| mark(&fanotify()?, 0))
+}
+
+/// Enters a new user namespace, in which the process may make other namespaces.
+fn enter_user_namespace() -> io::Result<()> {
+    Ok(unshare(CloneFlags::CLONE_NEWUSER)?)
+}
+
+/// Each namespace exists as long as a descriptor or a process is in it.
+fn uts_namespace() -> io::Result<File> {
+    unshare(CloneFlags::CLONE_NEWUTS)?;
+    File::open("/proc/self/ns/uts")
+}
+
+pub(super) fn namespace_hog() -> io::Result<Hog> {
+    enter_user_namespace()?;
+    take_all(uts_namespace)
+}
+
+pub(super) fn namespace_victim() -> io::Result<Victim> {
+    enter_user_namespace()?;
+    makes(uts_namespace)
+}
+
+/// Takes buffers of io_uring, each half as large as the one that was refused.
+pub(super) fn ring_hog() -> io::Result<Hog> {
+    take_halves(1 << 20, PAGE, calls::registered_buffer)
+}
+
+pub(super) fn ring_victim() -> io::Result<Victim> {
+    makes(|| calls::registered_buffer(PAGE))
+}
+
 /// A pipe with the largest buffer that an ordinary user may have.
 fn large_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let ends = pipe()?;
@@ -181,15 +235,19 @@ pub(super) fn queue_victim() -> io::Result<Victim> {
     makes(|| queue(1))
 }
 
-pub(super) fn key_hog() -> io::Result<Hog> {
+/// Adds a key with a name of its own.
+fn key() -> io::Result<calls::Key> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let add = || calls::add_key(&format!("hog:{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
-    let taken = take_all(add)?;
+    calls::add_key(&format!("key:{}", NUMBER.fetch_add(1, Ordering::Relaxed)))
+}
+
+pub(super) fn key_hog() -> io::Result<Hog> {
+    let taken = take_all(key)?;
     // The kernel gives the room of removed keys back later.
     thread::Builder::new().spawn(move || {
         loop {
-            match add() {
-                Ok(_) => {}
+            match key() {
+                Ok(key) => std::mem::forget(key),
                 Err(_) => thread::sleep(Duration::from_millis(1)),
             }
         }
@@ -198,7 +256,7 @@ pub(super) fn key_hog() -> io::Result<Hog> {
 }
 
 pub(super) fn key_victim() -> io::Result<Victim> {
-    makes(|| calls::add_key("victim"))
+    makes(key)
 }
 
 /// Takes segments of shared memory, each half as large as the one that was refused.
