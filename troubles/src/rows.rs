@@ -323,7 +323,7 @@ pub const ROWS: &[Row] = &[
         about: "takes the host's terminals; the victim opens one",
         flag: "default: a container has at most 1024",
         hog: &["--ulimit", "nofile=8192:8192"],
-        free: &["-v", "/dev/pts:/dev/pts", "--cap-add", "dac_override"],
+        free: &["-v", "/dev/pts:/dev/pts:dev", "--cap-add", "dac_override"],
         ..ROW
     },
     Row {
@@ -338,8 +338,8 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "datagrams",
         about: "fills the host's memory for datagrams; the victim sends one to itself",
-        flag: "-m 8m --memory-swap 8m",
-        bound: &["-m", "8m", "--memory-swap", "8m"],
+        flag: "--max-sockets 20",
+        bound: &["--max-sockets", "20"],
         setup: Setup::Parameter("net/ipv4/udp_mem", "4096 4096 4096"),
         ..ROW
     },

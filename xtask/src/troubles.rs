@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     // An unknown row is an error before the guest boots.
     let list = Command::new(&program).arg("--list").args(&args.filters).output()?;
     if !list.status.success() {
-        bail!("{}", String::from_utf8_lossy(&list.stderr).trim_start_matches("Error: ").trim());
+        bail!("{}", String::from_utf8_lossy(&list.stderr).trim_start_matches("nspod-troubles: ").trim());
     }
     if args.list {
         std::io::stdout().write_all(&list.stdout)?;

@@ -35,8 +35,14 @@ struct Args {
     filters: Vec<String>,
 }
 
-fn main() -> Result<ExitCode> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    run(&Args::parse()).unwrap_or_else(|error| {
+        eprintln!("nspod-troubles: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(args: &Args) -> Result<ExitCode> {
     if let Some(directory) = &args.write {
         let lines = std::io::read_to_string(std::io::stdin())?;
         let outcomes = lines.lines().map(serde_json::from_str).collect::<Result<Vec<Outcome>, _>>()?;
