@@ -96,16 +96,17 @@ pub(crate) struct Container<'a> {
 
 impl<'a> Container<'a> {
     /// Starts the container and waits until its program is ready.
-    pub(crate) fn start(
-        programs: &'a Programs,
-        flags: &[String],
-        command: &[&str],
-    ) -> Result<Container<'a>> {
+    pub(crate) fn start(programs: &'a Programs, flags: &[String], command: &[&str]) -> Result<Container<'a>> {
         let name = unique();
         let mut run = Command::new(&programs.nspod);
         let directory = tempfile::tempdir()?;
         let pid = directory.path().join("pid");
-        run.args(["run", "-i", "--name", &name, "--pidfile"]).arg(&pid).args(flags).arg("--").arg(&programs.hog).args(command);
+        run.args(["run", "-i", "--name", &name, "--pidfile"])
+            .arg(&pid)
+            .args(flags)
+            .arg("--")
+            .arg(&programs.hog)
+            .args(command);
         run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = run.spawn().context("starting nspod")?;
         let input = child.stdin.take();

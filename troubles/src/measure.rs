@@ -160,12 +160,7 @@ struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    fn new(
-        programs: &'a Programs,
-        row: &'a Row,
-        relation: Relation,
-        is_bound: bool,
-    ) -> Result<Stage<'a>> {
+    fn new(programs: &'a Programs, row: &'a Row, relation: Relation, is_bound: bool) -> Result<Stage<'a>> {
         let prepared = Prepared::new(row.setup)?;
         let (disk, logs) = (prepared.disk()?, prepared.logs());
         let clock = Clock::now()?;
@@ -177,7 +172,8 @@ impl<'a> Stage<'a> {
             Relation::Pods if is_bound => (create(flags.pod(row.guard))?, create(flags.pod(row.bound))?),
             Relation::Pods => (create(flags.pod(&[]))?, create(flags.pod(&[]))?),
         };
-        let words = [prepared.flags("victim", ""), flags.both(), in_pod(victims_pod.as_ref()), flags.victim()];
+        let words =
+            [prepared.flags("victim", ""), flags.both(), in_pod(victims_pod.as_ref()), flags.victim()];
         let seconds = row.seconds.to_string();
         let victim = Container::start(programs, &words.concat(), &["victim", row.name, &seconds])?;
         let _machine = Machine::of(row, &disk)?;
@@ -214,7 +210,8 @@ impl<'a> Stage<'a> {
         let flags = Flags { row, relation, is_bound, disk: &self.disk, logs: &logs };
         let option = if is_bound { row.data_bound } else { "" };
         let pod = self.hogs_pod.as_ref().or(self.victims_pod.as_ref());
-        let own = [self.prepared.flags("hog", option), flags.both(), in_pod(pod), flags.hog(&self.victim.name)];
+        let own =
+            [self.prepared.flags("hog", option), flags.both(), in_pod(pod), flags.hog(&self.victim.name)];
         if row.detached {
             // The log exists until the victim has been measured.
             let _log = Detached::run(self.programs, &own.concat(), &logs, &["hog", row.name])?;

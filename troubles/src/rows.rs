@@ -314,7 +314,14 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "io-uring",
         about: "takes the memory that the user may pin with io_uring; the victim pins a page",
-        both: &["-u", "{user}", "--security-opt", "seccomp=unconfined", "--ulimit", "memlock=1048576:1048576"],
+        both: &[
+            "-u",
+            "{user}",
+            "--security-opt",
+            "seccomp=unconfined",
+            "--ulimit",
+            "memlock=1048576:1048576",
+        ],
         host: false,
         ..USER
     },
