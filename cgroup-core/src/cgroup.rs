@@ -54,6 +54,13 @@ impl From<&Cgroup> for PathBuf {
     }
 }
 
+/// The same path.
+impl AsRef<Path> for Cgroup {
+    fn as_ref(&self) -> &Path {
+        &self.path
+    }
+}
+
 impl Cgroup {
     /// Opens the cgroup at a path of the file system, such as `/sys/fs/cgroup/user.slice`.
     ///

@@ -49,6 +49,25 @@ fn held() -> SigSet {
     FORWARDED.into_iter().chain([Signal::SIGWINCH]).collect()
 }
 
+/// Returns the process that started this program.
+pub fn parent() -> Result<Pidfd> {
+    let pid = nix::unistd::getppid();
+    Pidfd::open(pid.as_raw()).map_err(|e| Error::from(e).hint("it has ended, or is in another pid namespace"))
+}
+
+/// Kills the container when this process ends, in a thread.
+pub fn die_with(parent: Option<Pidfd>, container: &Container) -> Result<()> {
+    let Some(parent) = parent else { return Ok(()) };
+    let killer = container.killer()?;
+    let thread = std::thread::Builder::new().name("die-with-parent".into()).spawn(move || {
+        if parent.poll(None).unwrap_or(true) {
+            // The container has ended already, or the watcher of this program kills it later.
+            let _ = killer.kill();
+        }
+    });
+    thread.map(drop).map_err(|e| Error::io_call("wait", "watch the process that started nspod", "clone3", &e))
+}
+
 /// Waits until the container's first process has ended.
 pub fn attend(container: &mut Container, signals: &Signals, mut relay: Option<Relay>) -> Result<Outcome> {
     let kill = || Ok(container.kill()?);

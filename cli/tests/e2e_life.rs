@@ -516,3 +516,47 @@ fn the_cpu_time_of_a_container_is_limited() {
     assert_eq!(end["outcome"]["ended_by"], "cpu_time", "{end}");
     assert!(end["outcome"]["cpu_time"]["nanos"].as_u64().unwrap() >= 200_000_000, "{end}");
 }
+
+/// Returns whether a process has this word in its command line.
+fn has_process(word: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok()).any(|line| {
+        line.split(|byte| *byte == 0).any(|argument| argument == word.as_bytes())
+    })
+}
+
+#[test]
+fn a_container_ends_with_nspod_and_with_the_parent_of_nspod() {
+    if !root() {
+        return;
+    }
+    for flags in ["", "--init", "--bare", "--bare --pid new"] {
+        for kills_parent in [false, true] {
+            let word = format!("1000.{}", common::unique().replace(|c: char| !c.is_ascii_digit(), ""));
+            let script = format!(
+                "{NSPOD} run --die-with-parent {flags} -- sh -c 'setsid sleep {word} & exec sleep {word}' & echo $!; wait"
+            );
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+            let mut shell = shell.spawn().unwrap();
+            let mut line = String::new();
+            BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            eventually("the container runs", || has_process(&word));
+            let nspod = line.trim().parse().unwrap();
+            let victim = if kills_parent { shell.id() as i32 } else { nspod };
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(victim), nix::sys::signal::Signal::SIGKILL).unwrap();
+            eventually(&format!("{flags:?}: the container ends"), || !has_process(&word));
+            end_of(&mut shell);
+            eventually("nspod ends", || !is_running(nspod));
+        }
+    }
+    assert_eq!(nspod(&["run", "-d", "--die-with-parent", "true"]).code(), 125);
+    let refused = nspod(&["run", "--bare", "--pid", "host", "--die-with-parent", "true"]);
+    assert_eq!(refused.code(), 125);
+    assert!(refused.err.contains("a new pid namespace"), "{}", refused.err);
+}
+
+fn is_running(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.starts_with(" Z"))
+}

@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind};
 use crate::outcome::{Oom, OomLevel};
 use crate::plan::text::absolute;
 use crate::spec::Spec;
+use crate::stale::{self, owned_name};
 use crate::store::random_name;
 use crate::watch::{Watched, watch_cgroup};
 
@@ -74,16 +75,19 @@ pub(crate) struct ContainerCgroup {
 
 impl ContainerCgroup {
     /// Opens or makes the cgroup, and sets the spec's limits. Returns `None` if the container stays in
-    /// the caller's cgroup.
+    /// the caller's cgroup. Without a name, the cgroup gets a random one; if it is `owned`, the name
+    /// contains the identity of this program.
     pub(crate) fn open(
         wanted: &CgroupUse,
         name: Option<&str>,
+        owned: bool,
         spec: &Spec,
         pod: Option<PathBuf>,
         known: &mut Option<Arc<CgroupParent>>,
     ) -> Result<Option<ContainerCgroup>, Error> {
         let demanded = !spec.limits.is_empty() || spec.devices.is_some();
-        let name = || name.map_or_else(random_name, str::to_owned);
+        let random = if owned { owned_name } else { random_name };
+        let name = || name.map_or_else(random, str::to_owned);
         let (cgroup, parent) = match wanted {
             CgroupUse::None => {
                 nothing_demanded(spec, "the container does not have its own cgroup")?;
@@ -142,7 +146,7 @@ impl ContainerCgroup {
         parent: Option<&Path>,
         known: &mut Option<Arc<CgroupParent>>,
     ) -> Result<ContainerCgroup, Error> {
-        let name = format!("{AHEAD}{}", random_name());
+        let name = format!("{AHEAD}{}", owned_name());
         for _ in 0..100 {
             let (cgroup, parent) = match parent {
                 Some(path) => (Cgroup::open(path)?.create_child(&name)?, None),
@@ -291,7 +295,9 @@ impl ContainerCgroup {
 
     /// Drops the handle and keeps the cgroup. It does not end with this program any more.
     pub(crate) fn leave(mut self) {
-        self.borrowed = true;
+        if !std::mem::replace(&mut self.borrowed, true) {
+            stale::keep(&self.cgroup);
+        }
     }
 
     /// Drops the handle and keeps the cgroup. If it is tied to this program, it ends with it.
@@ -453,9 +459,23 @@ pub(crate) fn may_make() -> Result<bool, Error> {
     }
 }
 
+/// Returns the cgroups in the library's parent, none if the caller may not make it.
+pub(crate) fn in_parent() -> Result<Vec<Cgroup>, Error> {
+    match CgroupParent::find() {
+        Ok(parent) => Ok(parent.0.children()?),
+        Err(e) if is_not_allowed(&e) => Ok(Vec::new()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Returns whether a cgroup has the name of a watcher's.
+pub(crate) fn is_of_watcher(cgroup: &Cgroup) -> bool {
+    cgroup.name().as_bytes().starts_with(WATCH.as_bytes())
+}
+
 /// Makes a cgroup for the watcher in the library's parent. Returns `None` if the caller may not make one.
 pub(crate) fn of_watcher() -> Result<Option<Cgroup>, Error> {
-    match create_in_parent(&format!("{WATCH}{}", random_name()), &mut None) {
+    match create_in_parent(&format!("{WATCH}{}", owned_name()), &mut None) {
         Ok((_, cgroup)) => Ok(Some(cgroup)),
         Err(e) if is_not_allowed(&e) => Ok(None),
         Err(e) => Err(e),

@@ -330,7 +330,7 @@ impl Command {
     }
 
     /// Sets the name of the container's cgroup, at most 255 bytes without `/`. The default is a random
-    /// name. A second [`spawn`](Self::spawn) fails with `EEXIST` while the first container exists.
+    /// name, with the identity of this process for [`reap_stale`](crate::reap_stale). A second [`spawn`](Self::spawn) fails with `EEXIST` while the first container exists.
     pub fn name(&mut self, name: impl Into<String>) -> &mut Self {
         self.name = Some(name.into());
         self
@@ -437,7 +437,8 @@ impl Command {
     /// of its own. It executes the embedded init, polls a pidfd of this process, and ends with it. It is not a
     /// child of this process, except if this process is a subreaper; the default in a subreaper is therefore
     /// `false`. If this process is process 1 of its pid namespace, the kernel kills all others in it, and
-    /// there is no watcher. If the watcher was killed, the next start replaces it. A start costs three more calls.
+    /// there is no watcher: [`reap_stale`](crate::reap_stale) removes the cgroups. If the watcher
+    /// was killed, the next start replaces it. A start costs three more calls.
     ///
     /// Without a cgroup of its own, the container must have a new pid namespace. It is then held until it is
     /// tied, so its last steps run in the stage. Since Linux 5.14; see

@@ -33,8 +33,10 @@ const STATUS_PAUSE: Duration = Duration::from_millis(20);
 /// state directory, is the type `Container` of the crate nspod-oci-runtime.
 ///
 /// Dropping the handle kills every process in the container and removes its cgroup, unless
-/// [`Command::kill_on_drop`](crate::Command::kill_on_drop) was set to `false`. If the processes
-/// need more than 200 ms to end, a thread completes the removal. [`detach`](Self::detach) keeps the
+/// [`Command::kill_on_drop`](crate::Command::kill_on_drop) was set to `false`. If the first process
+/// needs more than 200 ms to end, or the others do, a thread completes the removal: a drop takes at most
+/// 0.4 s, also in a thread of an async runtime. If no thread can start, the cgroup is removed with the end
+/// of this program, as if the program were killed ([`Command::die_with_parent`](crate::Command::die_with_parent)). [`detach`](Self::detach) keeps the
 /// container.
 #[derive(Debug)]
 pub struct Container {
@@ -622,7 +624,7 @@ impl Drop for Container {
                 }
                 self.release();
             }
-            Origin::Record { .. } => self.cgroup.take().map_or((), ContainerCgroup::leave),
+            Origin::Record { .. } => self.cgroup.take().map_or((), ContainerCgroup::leave_tied),
         }
     }
 }

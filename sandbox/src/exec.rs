@@ -62,7 +62,7 @@ impl Container {
 /// let process = Pidfd::open(pid)?;
 /// let mut exec = Exec::new(pid, &process, spec);
 /// if let Some(cgroup) = container.cgroup() {
-///     exec = exec.cgroup(cgroup.path());
+///     exec = exec.cgroup(cgroup);
 /// }
 /// assert!(exec.command("true")?.status()?.status.success());
 /// # Ok::<(), nspod_sandbox::Error>(())
@@ -83,15 +83,15 @@ impl<'a> Exec<'a> {
         Exec { pid, process, container, cgroup: None }
     }
 
-    /// Starts the process in this cgroup, the directory of the container's cgroup. If the cgroup is
+    /// Starts the process in this cgroup, a [`Cgroup`](cgroup_core::Cgroup) or its directory. If the cgroup is
     /// gone or cannot hold processes, the process starts in the current cgroup of the container's
     /// first process. By default the process starts in the caller's cgroup.
     ///
     /// Do not freeze the cgroup while the command's `spawn` runs: see
     /// [`Container::freeze`](crate::Container::freeze).
     #[must_use]
-    pub fn cgroup(mut self, cgroup: &'a Path) -> Exec<'a> {
-        self.cgroup = Some(cgroup);
+    pub fn cgroup(mut self, cgroup: &'a (impl AsRef<Path> + ?Sized)) -> Exec<'a> {
+        self.cgroup = Some(cgroup.as_ref());
         self
     }
 

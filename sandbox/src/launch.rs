@@ -152,7 +152,7 @@ impl Launcher {
             dies,
         } = options;
         let plan = &self.plan;
-        let mut cgroup = self.cgroup(cgroup, name, pod)?;
+        let mut cgroup = self.cgroup(cgroup, name, kill_on_drop, pod)?;
         let ties_process = tie(dies, plan, cgroup.as_mut(), kill_on_drop)?;
         if bounds.cpu.is_some() && cgroup.as_ref().is_none_or(ContainerCgroup::is_borrowed) {
             let problem = "the limit is for the CPU time of the container's own cgroup, and it does not have one: run as root, or delegate a cgroup to the caller";
@@ -215,6 +215,7 @@ impl Launcher {
         &self,
         wanted: &CgroupUse,
         name: Option<&str>,
+        owned: bool,
         pod: Option<PathBuf>,
     ) -> Result<Option<ContainerCgroup>, Error> {
         let spec = &self.plan.spec;
@@ -226,7 +227,7 @@ impl Launcher {
         // The lock is not held meanwhile, so that starts do not wait for one another.
         let known = || self.parent.lock().unwrap_or_else(|e| e.into_inner());
         let mut parent = known().clone();
-        let cgroup = ContainerCgroup::open(wanted, name, spec, pod, &mut parent);
+        let cgroup = ContainerCgroup::open(wanted, name, owned, spec, pod, &mut parent);
         *known() = parent;
         cgroup
     }

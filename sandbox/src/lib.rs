@@ -36,6 +36,7 @@ mod signals;
 mod sockets;
 mod spawn;
 pub mod spec;
+mod stale;
 mod stdio;
 #[cfg(not(feature = "internals"))]
 mod step;
@@ -66,5 +67,6 @@ pub use pod::{Files, HoldBy, Pod, PodRecord, PodSpec};
 pub use pool::{Pool, PoolCounts, PoolOptions};
 pub use quota::{prune_quotas, release_quotas, storage_of_ended};
 pub use spawn::{Prepared, make_undumpable};
+pub use stale::reap_stale;
 pub use stdio::Stdio;
 pub use step::PlannedStep;

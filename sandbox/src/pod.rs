@@ -20,6 +20,7 @@ use crate::error::{Error, ErrorKind};
 use crate::reap::{self, ChildProcess, ReapList};
 use crate::spec::{Capabilities, IdMaps, Mount, MountKind, Namespaces, Root, Seccomp, Spec, User};
 use crate::store::random_name;
+use crate::watch::{Watched, watch_cgroup, watch_process};
 
 /// The specification of a pod: the resources that its containers share.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -117,6 +118,8 @@ pub struct Pod {
     pins: Option<PathBuf>,
     /// Whether dropping the handle keeps the pod.
     detached: bool,
+    /// Set if the pod ends with this program.
+    watched: Option<Watched>,
 }
 
 impl Pod {
@@ -191,6 +194,7 @@ impl Pod {
             single_id: false,
             pins: None,
             detached: false,
+            watched: None,
             spec,
         };
         // From here on, an error drops the pod, which removes everything that was made.
@@ -366,6 +370,7 @@ impl Pod {
             single_id: record.single_id,
             pins: record.pins.clone(),
             detached: true,
+            watched: None,
         })
     }
 
@@ -546,6 +551,27 @@ impl Pod {
         })
     }
 
+    /// Sets whether the pod ends with this process, in any way that it ends: its cgroup is removed, and all
+    /// processes in the pod are killed, also those of containers that were detached. Without a cgroup, the
+    /// process that holds the namespaces is killed. The default is `false`, because the containers of the pod
+    /// are tied to this process already: see [`Command::die_with_parent`]. Pins and the shared memory of the
+    /// pod stay until [`delete`](Self::delete). Since Linux 5.14; see
+    /// [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html).
+    ///
+    /// # Errors
+    /// - [`ErrorKind::LimitReached`]: this process has 16383 tied containers and pods.
+    /// - The errors of clone3(2) and memfd_create(2) for the watcher.
+    pub fn die_with_parent(&mut self, dies: bool) -> Result<(), Error> {
+        self.watched = match (&self.cgroup, &self.holder) {
+            _ if !dies => None,
+            (Some(cgroup), _) => watch_cgroup(cgroup, false)?,
+            (None, Some(holder)) => watch_process(&holder.id)?,
+            // The namespaces end with the descriptors of this process.
+            (None, None) => None,
+        };
+        Ok(())
+    }
+
     /// Drops the handle and keeps the pod, as long as its pins or its holder exist.
     pub fn detach(mut self) {
         self.detached = true;
@@ -590,7 +616,13 @@ impl Pod {
             }
         }
         if let Some(cgroup) = self.cgroup.take() {
-            result = result.and(cgroup.destroy().map_err(Error::from));
+            let destroyed = cgroup.destroy().map_err(Error::from);
+            if destroyed.is_err()
+                && let Some(watched) = self.watched.take()
+            {
+                watched.keep();
+            }
+            result = result.and(destroyed);
         }
         if let Some(base) = self.base.take() {
             // This fails with EBUSY while the parent contains another container.

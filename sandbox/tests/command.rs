@@ -180,3 +180,30 @@ fn a_program_that_does_not_exist_is_an_error_of_exec() {
     assert_eq!((error.kind(), error.step()), (ErrorKind::ProgramNotFound, "exec"));
     assert_eq!(error.object(), Some("no-such"));
 }
+
+#[test]
+fn a_drop_is_short_although_the_process_cannot_be_reaped() {
+    if !nspod_testkit::root() || !nspod_testkit::programs(&["strace"]) {
+        return;
+    }
+    let container = Command::new("sleep").arg("1000").stdin(Stdio::Null).spawn().unwrap();
+    let cgroup = container.cgroup().unwrap().path().to_owned();
+    let pid = container.pid().to_string();
+    let mut tracer = std::process::Command::new("strace");
+    tracer.args(["-qq", "-o", "/dev/null", "-p", &pid]).stdin(std::process::Stdio::null());
+    let mut tracer = tracer.spawn().unwrap();
+    let status = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let traced_by = format!("TracerPid:\t{}\n", tracer.id());
+    nspod_testkit::eventually("the process is traced", || status(&pid).contains(&traced_by));
+    let stop = |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(tracer.id() as i32), signal).unwrap();
+    stop(nix::sys::signal::Signal::SIGSTOP);
+    nspod_testkit::eventually("the tracer stops", || status(&tracer.id().to_string()).contains("State:\tT"));
+    let start = std::time::Instant::now();
+    drop(container);
+    assert!(start.elapsed() < std::time::Duration::from_secs(2), "{:?}", start.elapsed());
+    // The kernel tells the tracer first that the process has ended.
+    stop(nix::sys::signal::Signal::SIGCONT);
+    nspod_testkit::eventually("the process is reaped", || status(&pid).is_empty());
+    nspod_testkit::eventually("the cgroup is removed", || !cgroup.exists());
+    tracer.wait().unwrap();
+}

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ns_core::{Kind, Kinds};
 use nspod_sandbox::cgroup_core::Cgroup;
-use nspod_sandbox::{Command, Container, ErrorKind, ExitStatus, Stdio};
+use nspod_sandbox::{Command, Container, ErrorKind, ExitStatus, Pod, PodSpec, Stdio};
 use nspod_testkit::eventually;
 
 const STAGE: &str = "NSPOD_TEST_DIE";
@@ -89,6 +89,18 @@ fn the_stage() {
             assert_eq!(nix::sys::wait::wait(), Err(nix::errno::Errno::ECHILD));
         }
         "forked" => kept = forked(),
+        "pod" => {
+            let spec = PodSpec { share: Kinds::from(Kind::Pid) | Kinds::from(Kind::Net), ..PodSpec::default() };
+            let mut pod = Pod::create(&nspod_testkit::unique("die"), &spec).unwrap();
+            pod.die_with_parent(true).unwrap();
+            let cgroup = pod.cgroup().unwrap().path().display();
+            say(format_args!("container {} {cgroup}", pod.holder_pid().unwrap()));
+            let mut detached = pod.command("sh").unwrap();
+            let detached = detached.args(["-c", HOSTILE]).stdin(Stdio::Null).spawn().unwrap();
+            show(&detached);
+            detached.detach();
+            std::mem::forget(pod);
+        }
         _ => kept.push(hostile().spawn().unwrap()),
     }
     kept.iter().for_each(show);
@@ -299,9 +311,46 @@ fn a_detached_container_outlives_the_program_and_a_tied_one_does_not() {
     program.kill();
     std::thread::sleep(std::time::Duration::from_millis(300));
     assert!(program.containers.iter().all(|(pid, _)| is_alive(*pid)), "{:?}", program.containers);
-    assert_eq!(program.containers.len(), 3);
+    // What was kept on purpose is not stale, and neither is what a living program has.
+    let mut living = Program::start("one");
+    let [(_, not_on_drop), (_, detached), (_, left)] = &program.containers[..] else {
+        panic!("{:?}", program.containers)
+    };
+    let removed = nspod_sandbox::reap_stale().unwrap();
+    assert!(removed.contains(left) && !left.exists(), "{removed:?}");
+    for kept in [not_on_drop, detached, &living.containers[0].1] {
+        assert!(kept.exists() && !removed.contains(kept), "{removed:?}");
+    }
+    living.tell("return");
 
     let mut program = Program::start("tied without a handle");
+    program.kill();
+    program.assert_nothing_is_left();
+}
+
+#[test]
+fn a_program_whose_watcher_was_killed_too_leaves_nothing_after_reap_stale() {
+    if !nspod_testkit::root() {
+        return;
+    }
+    let mut program = Program::start("many");
+    let watcher = program.watcher.unwrap();
+    kill(Pid::from_raw(watcher), Signal::SIGKILL).unwrap();
+    eventually("the watcher ends", || !is_alive(watcher));
+    program.kill();
+    assert!(program.containers.iter().all(|(pid, _)| is_alive(*pid)));
+    let removed = nspod_sandbox::reap_stale().unwrap();
+    assert!(program.containers.iter().all(|(_, cgroup)| removed.contains(cgroup)), "{removed:?}");
+    program.assert_nothing_is_left();
+}
+
+#[test]
+fn a_pod_that_is_tied_ends_with_the_program() {
+    if !nspod_testkit::root() {
+        return;
+    }
+    let mut program = Program::start("pod");
+    assert_eq!(program.containers.len(), 2);
     program.kill();
     program.assert_nothing_is_left();
 }

@@ -61,7 +61,9 @@ pub(crate) fn prune(_: &PruneArgs) -> Result<()> {
         }
         _ => Ok(()),
     })?;
-    nspod_sandbox::prune_quotas()?;
+    for cgroup in nspod_sandbox::reap_stale()? {
+        output::line(cgroup.display())?;
+    }
     for log in store.prune_logs()? {
         output::line(log.display())?;
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cgroup_core::Limits;
 use clap::{ArgAction, Args};
-use ns_core::{Kind, Kinds, ProcessId};
+use ns_core::{Kind, Kinds, Pidfd, ProcessId};
 use nspod_sandbox::log::{Log, LogLimit};
 use nspod_sandbox::passwd;
 use nspod_sandbox::spec::{Capabilities, NamespaceMode, Root, Spec};
@@ -65,6 +65,10 @@ pub(crate) struct RunArgs {
     /// then 124
     #[arg(long, value_name = "TIME", value_parser = value::duration, conflicts_with_all = ["detach", "bare"])]
     cpu_time: Option<Duration>,
+    /// Kill the container when nspod ends, or the process that started nspod, also by SIGKILL. Without this
+    /// flag, the container continues
+    #[arg(long, conflicts_with = "detach")]
+    die_with_parent: bool,
     /// Write how the container ended, or why it did not start, to a file or a descriptor as JSON
     #[arg(long, value_name = "FILE|FD", conflicts_with_all = ["detach", "explain"])]
     report: Option<PathBuf>,
@@ -169,7 +173,9 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
     }
     let signals = if args.detach { None } else { Some(foreground::Signals::hold()?) };
     let cidfile = args.cidfile.as_deref().map(|path| CidFile::new(path, &id)).transpose()?;
+    let parent = args.parent()?;
     let mut container = args.spawn(&mut spec, pod.as_ref(), &mut claim)?;
+    foreground::die_with(parent, &container)?;
     let connected = claim.network.is_some();
     claim.entry.write(&SavedContainer { network: connected, ..args.saved(&container, spec, &id)? })?;
     args.write_pid(container.pid())?;
@@ -215,12 +221,15 @@ fn bare(args: &RunArgs, facts: &Facts, json: bool, end: &mut End) -> Result<i32>
     }
     command.args(rest).isolate(Kinds::FIVE);
     args.bound(&mut command);
+    command.die_with_parent(args.die_with_parent);
     args.namespaces.apply(command.spec_mut(), facts, None, &pid_of)?;
     if args.explain {
         return explained(command, json);
     }
     let signals = foreground::Signals::hold()?;
+    let parent = args.parent()?;
     let mut container = command.spawn()?;
+    foreground::die_with(parent, &container)?;
     let outcome = end.outcome.insert(foreground::attend(&mut container, &signals, None)?);
     let code = ended(outcome);
     container.delete()?;
@@ -323,6 +332,11 @@ impl RunArgs {
         }
     }
 
+    /// Returns the process that started nspod, if the container ends with it.
+    fn parent(&self) -> Result<Option<Pidfd>> {
+        self.die_with_parent.then(foreground::parent).transpose()
+    }
+
     /// Sets the time limits.
     fn bound(&self, command: &mut Command) {
         self.timeout.map(|time| command.timeout(time));
@@ -331,7 +345,7 @@ impl RunArgs {
 
     fn command(&self, spec: &Spec, pod: Option<&Pod>, store: &Store, entry: &Entry) -> Result<Command> {
         let mut command = Command::from_spec(spec.clone());
-        command.name(entry.id()).entry(entry.dir()).die_with_parent(false);
+        command.name(entry.id()).entry(entry.dir()).die_with_parent(self.die_with_parent);
         self.bound(&mut command);
         if let Some(pod) = pod {
             pod.join(&mut command)?;
