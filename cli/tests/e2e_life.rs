@@ -520,9 +520,9 @@ fn the_cpu_time_of_a_container_is_limited() {
 /// Returns whether a process has this word in its command line.
 fn has_process(word: &str) -> bool {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
-    processes.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok()).any(|line| {
-        line.split(|byte| *byte == 0).any(|argument| argument == word.as_bytes())
-    })
+    processes
+        .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
+        .any(|line| line.split(|byte| *byte == 0).any(|argument| argument == word.as_bytes()))
 }
 
 #[test]
@@ -544,7 +544,8 @@ fn a_container_ends_with_nspod_and_with_the_parent_of_nspod() {
             eventually("the container runs", || has_process(&word));
             let nspod = line.trim().parse().unwrap();
             let victim = if kills_parent { shell.id() as i32 } else { nspod };
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(victim), nix::sys::signal::Signal::SIGKILL).unwrap();
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(victim), nix::sys::signal::Signal::SIGKILL)
+                .unwrap();
             eventually(&format!("{flags:?}: the container ends"), || !has_process(&word));
             end_of(&mut shell);
             eventually("nspod ends", || !is_running(nspod));

@@ -154,11 +154,15 @@ mod tests {
         let me = Owner::current().unwrap();
         let name = owned_name();
         let found = owner_of(&name).unwrap();
-        assert_eq!((found.namespace, found.process.pid, found.process.start), (me.namespace, me.process.pid, me.process.start));
+        assert_eq!(
+            (found.namespace, found.process.pid, found.process.start),
+            (me.namespace, me.process.pid, me.process.start)
+        );
         assert!(!found.is_dead());
         assert_eq!(owner_of(&format!("pool-{name}")), Some(found.clone()));
         // Another process has the pid now.
-        let earlier = Owner { process: ProcessId { start: found.process.start - 1, ..found.process.clone() }, ..found };
+        let earlier =
+            Owner { process: ProcessId { start: found.process.start - 1, ..found.process.clone() }, ..found };
         assert!(earlier.is_dead());
         assert!(!Owner { namespace: earlier.namespace + 1, ..earlier }.is_dead());
         for other in ["web", "pod:a-1-2-3", "0123456789ab", "build-4026531836-1-2", "0123456789ab-x-1-2"] {

@@ -195,7 +195,8 @@ fn a_drop_is_short_although_the_process_cannot_be_reaped() {
     let status = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let traced_by = format!("TracerPid:\t{}\n", tracer.id());
     nspod_testkit::eventually("the process is traced", || status(&pid).contains(&traced_by));
-    let stop = |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(tracer.id() as i32), signal).unwrap();
+    let stop =
+        |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(tracer.id() as i32), signal).unwrap();
     stop(nix::sys::signal::Signal::SIGSTOP);
     nspod_testkit::eventually("the tracer stops", || status(&tracer.id().to_string()).contains("State:\tT"));
     let start = std::time::Instant::now();

@@ -90,7 +90,8 @@ fn the_stage() {
         }
         "forked" => kept = forked(),
         "pod" => {
-            let spec = PodSpec { share: Kinds::from(Kind::Pid) | Kinds::from(Kind::Net), ..PodSpec::default() };
+            let spec =
+                PodSpec { share: Kinds::from(Kind::Pid) | Kinds::from(Kind::Net), ..PodSpec::default() };
             let mut pod = Pod::create(&nspod_testkit::unique("die"), &spec).unwrap();
             pod.die_with_parent(true).unwrap();
             let cgroup = pod.cgroup().unwrap().path().display();
