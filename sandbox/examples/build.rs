@@ -34,7 +34,7 @@ fn step(source: &Path, output: &Path, script: &str) -> Command {
 }
 
 /// Runs the steps until one fails, and returns the log and the outcome of each. The directories are absolute paths.
-pub fn build(source: &Path, output: &Path, steps: &[String]) -> Result<Vec<Output>, Error> {
+pub(crate) fn build(source: &Path, output: &Path, steps: &[String]) -> Result<Vec<Output>, Error> {
     let mut done = Vec::new();
     for script in steps {
         let ended = step(source, output, script).output()?;

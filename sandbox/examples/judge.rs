@@ -7,7 +7,7 @@ use nspod_sandbox::spec::{Mount, MountKind, StorageLimit};
 use nspod_sandbox::{Command, EndedBy, Error, Overflow, Stdio};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     Accepted,
     WrongAnswer,
     TimeLimit,
@@ -41,7 +41,7 @@ fn submission(script: &str, input: &str) -> Command {
 }
 
 /// Runs a submission, and compares its output with the answer. If the future is dropped, the submission ends.
-pub async fn judge(script: &str, input: &str, answer: &str) -> Result<Verdict, Error> {
+pub(crate) async fn judge(script: &str, input: &str, answer: &str) -> Result<Verdict, Error> {
     let output = submission(script, input).output_async().await?;
     let outcome = &output.outcome;
     Ok(match outcome.ended_by {

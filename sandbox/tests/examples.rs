@@ -1,16 +1,22 @@
 //! The examples do what they promise. As root.
 
 use std::fs;
+use std::process::{self, Stdio};
+use std::time::Duration;
 
-use cgroup_core::{Controllers, Hierarchy};
+use cgroup_core::{Controllers, Hierarchy, Resource, Stall};
 use judge::Verdict;
+use nspod_sandbox::Command;
 
 #[path = "../examples/build.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
+#[allow(dead_code)]
 mod build;
 #[path = "../examples/judge.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
+#[allow(dead_code)]
 mod judge;
+#[path = "../examples/ops.rs"]
+#[allow(dead_code)]
+mod ops;
 
 /// Submissions and their verdicts. The input is `6 7`, and the answer 42.
 const SUBMISSIONS: [(&str, Verdict); 10] = [
@@ -38,12 +44,16 @@ fn limits() -> bool {
     enough && nspod_testkit::root()
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
 #[test]
 fn the_judge_gives_fifty_submissions_at_once_their_verdicts() {
     if !limits() {
         return;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = runtime();
     for round in 0..nspod_testkit::rounds(1) {
         runtime.block_on(async {
             let tasks = SUBMISSIONS.iter().cycle().take(50).map(|(script, verdict)| {
@@ -75,4 +85,78 @@ fn the_build_sees_its_source_and_stops_at_the_first_failure() {
         build::build(&source, &output, &["ls /; ls /root /home 2>&1 || ip route".to_owned()]).unwrap();
     let text = String::from_utf8_lossy(&hidden[0].stdout).into_owned();
     assert!(text.contains("src\n") && text.contains("No such file") && !text.contains("home\n"), "{text}");
+}
+
+/// The argument of the submissions of a judge that is killed.
+const MARK: &str = "98765431";
+
+/// Returns the cgroups of the processes with this argument.
+fn marked() -> Vec<String> {
+    let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+    let marked = processes.filter(|process| {
+        let words = fs::read(process.join("cmdline")).unwrap_or_default();
+        words.split(|byte| *byte == 0).any(|word| word == MARK.as_bytes())
+    });
+    marked.filter_map(|process| fs::read_to_string(process.join("cgroup")).ok()).collect()
+}
+
+#[test]
+fn nothing_is_left_of_a_judge_that_is_killed() {
+    const JUDGE: &str = "NSPOD_TEST_JUDGE";
+    if !limits() {
+        return;
+    }
+    if std::env::var_os(JUDGE).is_some() {
+        let script = format!("setsid sleep {MARK} & while :; do sleep {MARK}; done");
+        return runtime().block_on(async {
+            let all = (0..20).map(|_| {
+                let script = script.clone();
+                tokio::spawn(async move { judge::judge(&script, "", "").await })
+            });
+            for task in all.collect::<Vec<_>>() {
+                let _ = task.await.unwrap();
+            }
+        });
+    }
+    let mut judge = process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "nothing_is_left_of_a_judge_that_is_killed"])
+        .env(JUDGE, "1")
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    nspod_testkit::eventually("the submissions run", || marked().len() >= 40);
+    let cgroups = marked();
+    judge.kill().unwrap();
+    judge.wait().unwrap();
+    nspod_testkit::eventually("no process is left", || marked().is_empty());
+    let hierarchy = Hierarchy::detect().unwrap();
+    for line in cgroups.iter().flat_map(|text| text.lines()).filter_map(|line| line.strip_prefix("0::")) {
+        nspod_testkit::eventually("no cgroup is left", || hierarchy.open(line).is_err());
+    }
+}
+
+#[test]
+fn a_census_entry_leads_to_the_cgroup_of_a_container() {
+    if !nspod_testkit::root() {
+        return;
+    }
+    let mut command = Command::new("sh");
+    let spin = "while :; do :; done";
+    command.args(["-c", &format!("for i in 1 2 3 4 5 6 7 8; do {spin} & done; wait")]);
+    let container = command.spawn().unwrap();
+    let cgroup = container.cgroup().unwrap();
+    nspod_testkit::eventually("the container uses the processor", || {
+        let all = ops::containers().unwrap();
+        let ours = all.iter().find(|(entry, _)| entry.pids.contains(&container.pid())).unwrap();
+        assert!(cgroup.path().to_str().unwrap().ends_with(ours.0.cgroup.as_deref().unwrap()));
+        ours.1.as_ref().unwrap().cpu.usage_usec > Some(0)
+    });
+    if fs::exists(cgroup.path().join("cpu.pressure")).unwrap() {
+        let (threshold, window) = (Duration::from_millis(50), Duration::from_secs(2));
+        let pressure = cgroup.trigger(Resource::Cpu, Stall::Some, threshold, window).unwrap();
+        let patience = Some(Duration::from_secs(100));
+        assert!(ops::relieve(cgroup, &pressure, patience, Duration::from_millis(10)).unwrap());
+        assert!(!cgroup.events().unwrap().frozen);
+    }
+    container.delete().unwrap();
 }
