@@ -36,6 +36,7 @@ const MODULES: &[&str] = &[
     "virtiofs",
     "overlay",
     "veth",
+    "tun",
     "bridge",
     "loop",
     "quota_v2",

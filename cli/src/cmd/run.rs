@@ -536,6 +536,7 @@ impl<'a> Claim<'a> {
         let dir = self.entry.dir().path();
         network.hostname(spec.hostname.as_deref());
         network.make_files(dir)?;
+        network.set_sysctls(&mut spec.sysctls);
         mount_files(dir, spec);
         self.network = Some((network, privileged));
         Ok(())

@@ -9,6 +9,7 @@ mod data;
 mod files;
 mod pasta;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -100,6 +101,13 @@ impl Network {
     /// Sets the host name that the hosts file contains.
     pub(crate) fn hostname(&mut self, name: Option<&str>) {
         self.hostname = name.map(Into::into);
+    }
+
+    /// Adds the kernel parameters that the network requires in its net namespace. A value of the caller stays.
+    pub(crate) fn set_sysctls(&self, sysctls: &mut BTreeMap<String, String>) {
+        if matches!(self.means, Means::Pasta(_)) {
+            pasta::set_sysctls(sysctls);
+        }
     }
 
     /// Makes the files for name lookup in the directory of a container or pod. They are empty until the network

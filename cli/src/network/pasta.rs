@@ -1,6 +1,7 @@
 //! [pasta](https://passt.top/): a process that translates between the interface in a net namespace and ordinary
 //! sockets of the host. It requires no privilege.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -20,6 +21,12 @@ const GATEWAYS: [IpAddr; 2] = [v4(2), v6(2)];
 pub(super) const NAMESERVERS: [IpAddr; 2] = [v4(3), v6(3)];
 /// The file in which pasta writes its pid.
 const PID: &str = "pasta.pid";
+/// Kernel parameter: whether new interfaces probe for other hosts with the same IPv6 address.
+///
+/// pasta takes the source of each packet for the container's address. The source of the probes is the unspecified
+/// address, so that pasta of 2023 would send to that, and later to the link-local address. There is no other host behind the
+/// interface.
+const PROBES: &str = "net.ipv6.conf.default.accept_dad";
 /// Time limit for the end of the killed process.
 const KILLED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -37,6 +44,14 @@ pub(super) fn find() -> Result<PathBuf, Error> {
         let problem = "the program pasta is not installed: install Debian's package passt";
         Error::new(ErrorKind::Unsupported, STEP, problem).on("pasta")
     })
+}
+
+/// Adds the kernel parameters of the net namespace, for the interface that pasta makes.
+pub(super) fn set_sysctls(sysctls: &mut BTreeMap<String, String>) {
+    // A kernel without IPv6 does not have the file.
+    if Path::new("/proc/sys").join(PROBES.replace('.', "/")).exists() {
+        sysctls.entry(PROBES.into()).or_insert_with(|| "0".into());
+    }
 }
 
 /// Starts pasta in the cgroup of the container or in a cgroup of its own in the pod's. Its environment is empty and

@@ -235,6 +235,7 @@ fn make(
     let dir = entry.dir().path();
     if let Some(network) = network {
         network.make_files(dir)?;
+        network.set_sysctls(&mut spec.sysctls);
         if let Some(files) = &mut spec.files {
             network::mount_files(dir, &files.root, &mut files.mounts);
         }
