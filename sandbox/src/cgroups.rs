@@ -461,8 +461,9 @@ pub(crate) fn may_make() -> Result<bool, Error> {
 
 /// Returns the cgroups in the library's parent, none if the caller may not make it.
 pub(crate) fn in_parent() -> Result<Vec<Cgroup>, Error> {
-    match CgroupParent::find() {
-        Ok(parent) => Ok(parent.0.children()?),
+    match delegate::find(PARENT, Move::Nothing).map_err(Error::from) {
+        // Dropping the parent removes it if it is empty. Its controllers stay as they are.
+        Ok(found) => Ok(CgroupParent(found.base).0.children()?),
         Err(e) if is_not_allowed(&e) => Ok(Vec::new()),
         Err(e) => Err(e),
     }

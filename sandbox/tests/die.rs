@@ -318,7 +318,8 @@ fn a_detached_container_outlives_the_program_and_a_tied_one_does_not() {
         panic!("{:?}", program.containers)
     };
     let removed = nspod_sandbox::reap_stale().unwrap();
-    assert!(removed.contains(left) && !left.exists(), "{removed:?}");
+    // A `nspod prune` of another test can have been faster.
+    assert!(!left.exists(), "{removed:?}");
     for kept in [not_on_drop, detached, &living.containers[0].1] {
         assert!(kept.exists() && !removed.contains(kept), "{removed:?}");
     }
@@ -340,8 +341,8 @@ fn a_program_whose_watcher_was_killed_too_leaves_nothing_after_reap_stale() {
     eventually("the watcher ends", || !is_alive(watcher));
     program.kill();
     assert!(program.containers.iter().all(|(pid, _)| is_alive(*pid)));
-    let removed = nspod_sandbox::reap_stale().unwrap();
-    assert!(program.containers.iter().all(|(_, cgroup)| removed.contains(cgroup)), "{removed:?}");
+    nspod_sandbox::reap_stale().unwrap();
+    assert!(program.containers.iter().all(|(_, cgroup)| !cgroup.exists()));
     program.assert_nothing_is_left();
 }
 

@@ -61,9 +61,8 @@ pub(crate) fn prune(_: &PruneArgs) -> Result<()> {
         }
         _ => Ok(()),
     })?;
-    for cgroup in nspod_sandbox::reap_stale()? {
-        output::line(cgroup.display())?;
-    }
+    // These containers belong to other programs, so the output does not list them.
+    nspod_sandbox::reap_stale()?;
     for log in store.prune_logs()? {
         output::line(log.display())?;
     }
