@@ -2,8 +2,10 @@
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::guest::repository;
 use crate::sh;
@@ -50,21 +52,37 @@ pub(crate) fn run_all(seconds: u32) -> Result<()> {
     if targets.is_empty() {
         bail!("fuzz/fuzz_targets contains no target");
     }
-    let mut failed = Vec::new();
-    for target in targets {
-        let executable = target_directory.join("x86_64-unknown-linux-gnu/release").join(&target);
-        if let Err(error) = fuzz(&directory, &target, &executable, seconds) {
-            failed.push(format!("{target} ({error:#})"));
+    run_each(&directory, &targets, &target_directory.join("x86_64-unknown-linux-gnu/release"), seconds)
+}
+
+/// Runs each target, one on each processor.
+fn run_each(directory: &Path, targets: &[String], executables: &Path, seconds: u32) -> Result<()> {
+    // libFuzzer has one thread, so each processor runs a target.
+    let left = Mutex::new(targets.iter());
+    let failed = Mutex::new(Vec::new());
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let run_next = || {
+        while let Some(target) = next() {
+            if let Err(error) = fuzz(directory, target, &executables.join(target), seconds) {
+                let failure = format!("{target} ({error:#})");
+                failed.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
+            }
         }
-    }
+    };
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(run_next);
+        }
+    });
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !failed.is_empty() {
         bail!("these failed, their inputs are in fuzz/artifacts: {}", failed.join(", "));
     }
     Ok(())
 }
 
+/// Runs a target, and then prints its output, so that those of several targets are not mixed.
 fn fuzz(directory: &Path, target: &str, executable: &Path, seconds: u32) -> Result<()> {
-    eprintln!("-- {target}");
     let artifacts = directory.join("artifacts").join(target);
     std::fs::create_dir_all(&artifacts)?;
     // New inputs go to the first folder; the seeds after it are only read.
@@ -78,7 +96,11 @@ fn fuzz(directory: &Path, target: &str, executable: &Path, seconds: u32) -> Resu
         "-verbosity=0".to_owned(),
         "-print_final_stats=1".to_owned(),
     ]);
-    sh::run(&mut command)
+    let output =
+        command.output().with_context(|| format!("`{}` could not be started", sh::line(&command)))?;
+    eprintln!("-- {target}\n{}", String::from_utf8_lossy(&output.stderr).trim_end());
+    ensure!(output.status.success(), "`{}` failed: {}", sh::line(&command), output.status);
+    Ok(())
 }
 
 /// Returns the cargo of the nightly toolchain.
@@ -100,4 +122,31 @@ fn names(directory: &Path) -> Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_target_runs_once_and_those_that_fail_are_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let targets: Vec<String> = (0..5).map(|number| format!("target{number}")).collect();
+        for (target, code) in targets.iter().zip([0, 1, 0, 77, 0]) {
+            let path = directory.path().join(target);
+            std::fs::write(&path, format!("#!/bin/sh\necho >>$0.ran\nexit {code}\n")).unwrap();
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(&path, mode).unwrap();
+        }
+        let error = run_each(directory.path(), &targets, directory.path(), 1).unwrap_err().to_string();
+        let is_named = |target: &String| error.contains(&format!("{target} ("));
+        assert_eq!(
+            targets.iter().map(is_named).collect::<Vec<_>>(),
+            [false, true, false, true, false],
+            "{error}"
+        );
+        for target in &targets {
+            assert_eq!(std::fs::read(directory.path().join(format!("{target}.ran"))).unwrap(), b"\n");
+        }
+    }
 }
