@@ -72,8 +72,9 @@ impl Command {
     /// A start blocks its thread for about a millisecond, and longer with hooks, with a function of
     /// [`prepared`](Self::prepared), or if the caller's memory is copied. Therefore a thread of the runtime's
     /// pool for blocking calls starts the container. At most one start for each processor runs at a time;
-    /// the others wait without a thread. If the future is dropped, a start that has begun is completed, and
-    /// its container is then dropped. See
+    /// the others wait without a thread. A start that waits for the end of a freeze
+    /// ([`even_frozen`](Self::even_frozen)) counts too. If the future is dropped, a start that has begun is
+    /// completed, and its container is then dropped. See
     /// [clone3(2)](https://man7.org/linux/man-pages/man2/clone.2.html), `CLONE_VFORK`. Since Linux 5.14.
     ///
     /// ```
