@@ -11,7 +11,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nspod_benches::work::{self, Ground};
 use nspod_benches::{Ballast, available_mib, is_quick};
 use nspod_sandbox::Command;
-use nspod_sandbox::ns_core::Kinds;
+use nspod_sandbox::ns_core::{Extent, IdMap, Kinds};
+use nspod_sandbox::spec::IdMaps;
 
 fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
     let mut group = criterion.benchmark_group(name);
@@ -43,15 +44,23 @@ fn parent_size(criterion: &mut Criterion, ground: &Ground) {
         let ballast = Ballast::new(*mib).expect("memory");
         both(&mut group, ground, mib);
         let mut five = Command::bare(ground.program());
-        five.isolate(Kinds::FIVE);
-        group.bench_function(BenchmarkId::new("five-shared", mib), |b| {
-            b.iter(|| work::run(&mut five).expect("start"));
-        });
-        // A child that shares memory cannot make a new time namespace.
-        five.isolate(Kinds::FIVE | Kinds::TIME);
-        group.bench_function(BenchmarkId::new("five-and-time-copied", mib), |b| {
-            b.iter(|| work::run(&mut five).expect("start"));
-        });
+        five.isolate(Kinds::FIVE).init(false);
+        let mut start = |name: &str, command: &mut Command| {
+            group.bench_function(BenchmarkId::new(name, mib), |b| {
+                b.iter(|| work::run(command).expect("start"));
+            });
+        };
+        start("five", &mut five);
+        // Linux 6.2 or later: before, the memory is copied.
+        start("five-and-time", five.isolate(Kinds::FIVE | Kinds::TIME));
+        five.spec_mut().time_offsets = Some("monotonic 7 0".parse().expect("offsets"));
+        start("five-and-time-offsets", &mut five);
+        five.spec_mut().time_offsets = None;
+        let map = || IdMap::from(vec![Extent { inside: 0, outside: 0x6fff_0000, count: 65_536 }]);
+        five.spec_mut().id_maps = IdMaps::Maps { uid: map(), gid: map() };
+        start("five-and-user-range", five.isolate(Kinds::FIVE | Kinds::USER));
+        five.spec_mut().id_maps = IdMaps::Own { uid: map(), gid: map() };
+        start("five-and-user-own", &mut five);
         drop(ballast);
     }
     group.finish();

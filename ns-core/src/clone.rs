@@ -3,6 +3,7 @@
 
 use std::ffi::c_void;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::AtomicI32;
 
 use libc::pid_t;
 use nix::errno::Errno;
@@ -54,8 +55,9 @@ bitflags::bitflags! {
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Clone3<'a> {
-    /// Kinds of new namespaces. The child enters a new time namespace at once, so its offsets cannot
-    /// be set: to set them, call [`unshare`](crate::unshare()) first.
+    /// Kinds of new namespaces. A child with copied memory enters a new time namespace at once, so its
+    /// offsets cannot be set: to set them, call [`unshare`](crate::unshare()) first. A child that shares
+    /// memory enters it when it executes a program. Since Linux 6.2; before, the two exclude each other.
     pub kinds: Kinds,
     /// Flags other than the kinds.
     pub flags: CloneFlags,
@@ -68,6 +70,9 @@ pub struct Clone3<'a> {
     /// Pids of the child: in its own pid namespace, in the parent of that namespace, and so on. If
     /// empty, the kernel chooses. Since Linux 5.5.
     pub set_tid: &'a [pid_t],
+    /// Where the kernel stores the child's pid before the child runs (`CLONE_PARENT_SETTID`). Another
+    /// thread can read it while [`CloneFlags::VFORK`] suspends the calling thread.
+    pub parent_tid: Option<&'a AtomicI32>,
 }
 
 impl Default for Clone3<'_> {
@@ -79,6 +84,7 @@ impl Default for Clone3<'_> {
             cgroup: None,
             exit_signal: libc::SIGCHLD,
             set_tid: &[],
+            parent_tid: None,
         }
     }
 }
@@ -193,6 +199,10 @@ impl Clone3<'_> {
         if !self.set_tid.is_empty() {
             args.set_tid = self.set_tid.as_ptr().expose_provenance() as u64;
             args.set_tid_size = self.set_tid.len() as u64;
+        }
+        if let Some(tid) = self.parent_tid {
+            args.flags |= libc::CLONE_PARENT_SETTID as u64;
+            args.parent_tid = tid.as_ptr().expose_provenance() as u64;
         }
         if let Some(cgroup) = self.cgroup {
             args.flags |= raw::CLONE_INTO_CGROUP;

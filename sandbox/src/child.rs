@@ -174,7 +174,7 @@ fn perform(step: &Step, context: &mut ChildContext<'_>) -> Done {
     match step {
         Step::JoinFd { kind, ns, .. } => join(ns.as_raw_fd(), kind.clone_flag()),
         Step::JoinPidfd { kinds, pidfd, .. } => join(pidfd.as_raw_fd(), kinds.bits()),
-        Step::Owner(uid) => change_owner(*uid),
+        Step::Owner(uid) => change_owner(*uid, context.shared),
         Step::Unshare(kinds) => sys::unshare(kinds.bits()),
         Step::MapSelf { uid_map, gid_map } => map_self(uid_map, gid_map),
         Step::AwaitMaps | Step::Ready => wait_for_parent(context),

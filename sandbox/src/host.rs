@@ -35,7 +35,7 @@ pub struct Host {
     pub apparmor: bool,
     /// Whether SELinux is enabled.
     pub selinux: bool,
-    /// Major and minor version of the kernel, for system-call filters that depend on it.
+    /// Major and minor version of the kernel, for system-call filters and time namespaces.
     pub kernel: (u32, u32),
     /// Mount point of cgroup2, for containers in the caller's cgroup namespace.
     pub cgroup2: Option<PathBuf>,
@@ -66,7 +66,7 @@ impl Host {
             nested: Host::is_nested(),
             ..Host::default()
         };
-        if matches!(spec.process.seccomp, Seccomp::Profile(_)) {
+        if matches!(spec.process.seccomp, Seccomp::Profile(_)) || spec.namespaces.is_new(Kind::Time) {
             host.kernel = kernel();
         }
         if spec.process.apparmor_profile.is_some() {

@@ -12,6 +12,7 @@ mod clone;
 mod descriptors;
 mod dumpable;
 pub(crate) mod failure;
+mod maps;
 mod protocol;
 mod socket;
 mod stack;
@@ -30,6 +31,7 @@ use self::descriptors::{Descriptors, ParentSide};
 use self::dumpable::Dumpable;
 pub use self::dumpable::make_undumpable;
 use self::failure::killed;
+use self::maps::MapWriter;
 pub(crate) use self::protocol::Held;
 use self::protocol::{Report, executed_program, listen};
 pub(crate) use self::stack::{Memory, Stack};
@@ -97,15 +99,19 @@ pub(crate) fn spawn(start: Start<'_>) -> Result<Spawned, Error> {
     // socket closes: the clone returns slightly earlier.
     let dumpable = plan.shared_memory.then(Dumpable::keep);
     let kinds = plan.kinds - opened.premade_kinds();
-    let mut processes = clone_first(plan, kinds, &stack, &mut context, cgroup)?;
+    let writer = MapWriter::start(plan, opened.parent_end())?;
+    let pid = writer.as_ref().map(MapWriter::pid);
+    let cloned = clone_first(plan, kinds, &stack, &mut context, cgroup, pid);
     let ours = opened.after_clone();
+    let written = writer.map_or(Ok(()), MapWriter::finish);
+    let mut processes = cloned?;
 
     let state = ours.state.as_ref();
     let mut on_ready = |processes: &Processes| {
         let (pid, pidfd) = processes.last();
         on_ready(&Prepared { pid, pidfd, state })
     };
-    let report = listen(plan, &ours.socket, &mut processes, &mut on_ready);
+    let report = written.and_then(|()| listen(plan, &ours.socket, &mut processes, &mut on_ready));
     let report = report.and_then(|report| {
         if !report.held {
             let notes = [Some(stack.read_note()), ours.blob.as_ref().map(read_note)];
@@ -136,7 +142,7 @@ fn check_executed(
     exit_file: Option<&File>,
 ) -> Result<(), Error> {
     let (_, last) = processes.last();
-    let exit_file = exit_file.filter(|_| plan.spec.init);
+    let exit_file = exit_file.filter(|_| plan.spec.has_init());
     // If the first process was killed before it reported the second, the second is unknown.
     let known = !plan.clones() || processes.second.is_some();
     if executed_program(plan, last, notes, report.started, exit_file)? && known {

@@ -117,3 +117,35 @@ fn only_a_privileged_caller_can_choose_the_owner() {
     let error = error.unwrap_err();
     assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidSpec, Some("id_maps")));
 }
+
+/// Several threads start containers whose ids a further thread maps, next to containers without maps.
+#[test]
+fn many_threads_start_containers_with_ranges_of_ids() {
+    if !nspod_testkit::root() {
+        return;
+    }
+    let start = |which: u32| {
+        let mut command = Command::new("sh");
+        match which % 3 {
+            0 => _ = own(&mut command),
+            1 => {
+                let map: IdMap = format!("0 {FIRST} 1000").parse().unwrap();
+                command.namespace(Kind::User, NamespaceMode::New).spec_mut().id_maps =
+                    IdMaps::Maps { uid: map.clone(), gid: map };
+            }
+            _ => _ = command.user(7, 7),
+        }
+        let text = output(&mut command, "id -u; cut -c1-40 /proc/self/uid_map");
+        let expected = if which % 3 == 2 { "7\n".into() } else { format!("0\n         0 {FIRST:>10}") };
+        assert!(text.starts_with(&expected), "{which}: {text}");
+        let missing = command.spec_mut();
+        missing.process.args = vec!["/no/such/program".into()];
+        assert_eq!(command.spawn().unwrap_err().kind(), ErrorKind::ProgramNotFound);
+    };
+    std::thread::scope(|scope| {
+        for thread in 0..6 {
+            scope.spawn(move || (0..4).for_each(|n| start(thread + n)));
+        }
+    });
+    assert!(nix::sys::prctl::get_dumpable().unwrap());
+}

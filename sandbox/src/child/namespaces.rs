@@ -31,9 +31,13 @@ pub(super) fn map_self(uid_map: &CStr, gid_map: &CStr) -> Done {
 
 /// Changes to the user that makes, and then owns, the next user namespace. Keeps all capabilities;
 /// the new namespace resets the securebits.
-pub(super) fn change_owner(uid: u32) -> Done {
+pub(super) fn change_owner(uid: u32, shares_memory: bool) -> Done {
     keep_capabilities_of_any_user()?;
     set_effective_uid(uid)?;
+    if shares_memory {
+        // Another start can rely on the memory being undumpable, and no later step writes to /proc/self.
+        return Ok(());
+    }
     // The change of user made the process undumpable. The files of its /proc/self would belong to
     // root outside, and later steps write to them. Only processes of this user could trace it, and
     // there are none.

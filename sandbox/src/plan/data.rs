@@ -84,7 +84,7 @@ impl fmt::Debug for Stage {
 }
 
 /// Id maps that the parent writes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Maps {
     pub(crate) uid: IdMap,
     pub(crate) gid: IdMap,
@@ -169,6 +169,26 @@ impl Plan {
         &self.spec
     }
 
+    /// Returns whether a start copies the memory of the calling process (its page tables, as fork(2) does), so
+    /// that the cost of a start grows with the caller's memory: about 10 ms for each 100 MiB. Otherwise the
+    /// child shares the memory until it executes a program.
+    ///
+    /// The memory is copied in these cases:
+    /// - The caller runs while the child waits: for hooks of the parent, and for
+    ///   [`Command::prepared`](crate::Command::prepared).
+    /// - The caller is not privileged, and newuidmap maps a range of ids. The kernel makes a process
+    ///   undumpable when it changes to such an id. With shared memory this would apply to the caller, and its
+    ///   other threads could not open their files in `/proc/self`.
+    /// - The container joins a time namespace. setns(2) requires a process that shares no memory.
+    /// - The container has a new time namespace, before Linux 6.2: a process that shares memory could not
+    ///   enter it.
+    /// - The container has a new user namespace and joins other namespaces, or a user namespace with an owner
+    ///   of its own ([`IdMaps::Own`](crate::spec::IdMaps::Own)) and clock offsets.
+    /// - The system-call filter denies exit_group(2).
+    pub fn copies_memory(&self) -> bool {
+        !self.shared_memory
+    }
+
     /// Returns the highest descriptor number that the program gets.
     pub(crate) fn highest_fd(&self) -> i32 {
         self.inherited.iter().map(|(_, to)| *to).max().unwrap_or(2).max(2)
@@ -177,7 +197,7 @@ impl Plan {
     /// Returns a number above all placed descriptors: those of the program, and those of the stage
     /// and the init that run before it.
     pub(crate) fn above(&self) -> i32 {
-        let placed = self.stage.is_some() || self.spec.init;
+        let placed = self.stage.is_some() || self.spec.has_init();
         // The pipe and the files of the log.
         let log = self.log.as_ref().map_or(0, |log| 1 + log.count());
         self.highest_fd() + if placed { numbers::ABOVE + log } else { 1 }

@@ -92,7 +92,9 @@ pub(super) fn add(plan: &mut Plan, host: &Host) -> Result<(Ids, Step), Error> {
     } else {
         plan.push(Step::AwaitMaps);
         plan.maps = Some(Maps { uid, gid, helpers });
-        plan.shared_memory = false;
+        // The ids of the range make the memory undumpable. The other threads of an ordinary user's program
+        // could then not open their files in /proc/self.
+        plan.shared_memory &= !helpers;
     }
     Ok((Ids { foreign: true, new: true, setgroups, tty_group }, becomes))
 }

@@ -22,7 +22,7 @@ type Handles = (Vec<ns_core::Namespace>, Option<(i32, OwnedFd)>);
 /// cases:
 /// - New namespaces must belong to a joined user namespace.
 /// - A new user namespace would lose the permission to join others.
-/// - Clock offsets are set. They must be set before the time namespace has a process.
+/// - Clock offsets are set, before Linux 6.2. They must be set before the time namespace has a process.
 /// - The new user namespace has an owner other than the caller.
 ///
 /// If a pid namespace is joined, the stage performs the second clone: the members of that namespace
@@ -34,6 +34,8 @@ pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Handles) -> Result<
     let cgroup = Kinds::from(Kind::Cgroup);
     let (new, joined) = (ns.new_kinds(), ns.joined_kinds());
     let offsets = spec.time_offsets.as_ref();
+    // Since Linux 6.2, execve(2) enters the time namespace that the process has made.
+    let enters_time = host.kernel >= (6, 2);
 
     let user_new = new.contains(user);
     let user_joined = joined.contains(user);
@@ -41,11 +43,14 @@ pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Handles) -> Result<
     let owner = if user_new { id_maps::owner(plan, host)? } else { None };
     let twice = (user_joined && !(new - cgroup).is_empty())
         || (user_new && !joined.is_empty())
-        || offsets.is_some()
+        || (offsets.is_some() && !enters_time)
         || owner.is_some();
     // The root of a new cgroup namespace is the cgroup of the process that makes it. Therefore the
     // child makes it after it has entered its cgroup.
     let mut rest = new - cgroup;
+    if offsets.is_some() {
+        rest -= time;
+    }
     if !twice {
         plan.kinds = rest;
     } else if user_new && joined.is_empty() && owner.is_none() {
@@ -70,9 +75,10 @@ pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Handles) -> Result<
     }
     join(plan, host, joined - late, &mut handles)?;
     if rest.contains(user) {
+        // The owner of the namespace could not write to the files of an undumpable process.
+        plan.shared_memory &= owner.is_some() && joined.is_empty() && offsets.is_none();
         plan.steps.extend(owner);
         plan.push(Step::Unshare(user));
-        plan.shared_memory = false;
         rest -= user;
     }
     let (ids, r#become) = match user_new {
@@ -83,7 +89,6 @@ pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Handles) -> Result<
         // This must precede the change of ids: afterwards the file belongs to root.
         plan.push(Step::Unshare(time));
         plan.push(Step::TimeOffsets(c_string("time_offsets", offsets.to_string())?));
-        rest -= time;
     }
     plan.steps.extend(r#become);
     // The caller's ids are probably not mapped there, so the process could not make files. Also, a
@@ -91,7 +96,7 @@ pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Handles) -> Result<
     if user_joined && (new.contains(Kinds::from(Kind::Mnt)) || spec.process.user.is_none()) {
         plan.push(id_maps::become_joined_root(ns.get(Kind::User), ids.setgroups));
     }
-    if (new | joined).contains(time) {
+    if joined.contains(time) || new.contains(time) && !enters_time {
         plan.shared_memory = false;
     }
     match enters {

@@ -1,6 +1,7 @@
 //! The clone, and the processes that it makes.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicI32;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -14,17 +15,20 @@ use crate::spawn::failure::killed;
 use crate::spawn::stack::{Memory, Stack};
 
 /// Clones the first process into new namespaces of these kinds. The process also enters the cgroup,
-/// unless a later clone does.
+/// unless a later clone does. The kernel stores its pid in
+/// `parent_tid`.
 pub(super) fn clone_first(
     plan: &Plan,
     kinds: Kinds,
     stack: &Stack,
     context: &mut ChildContext<'_>,
     cgroup: Option<BorrowedFd<'_>>,
+    parent_tid: Option<&AtomicI32>,
 ) -> Result<Processes, Error> {
     let cgroup = cgroup.filter(|_| !plan.cgroup_at_second);
     let memory = if plan.shared_memory { Memory::Shared } else { Memory::Copied };
-    let (pid, first) = stack.start(Clone3 { kinds, cgroup, ..Clone3::default() }, memory, context)?;
+    let (pid, first) =
+        stack.start(Clone3 { kinds, cgroup, parent_tid, ..Clone3::default() }, memory, context)?;
     Ok(Processes { pid, first, second: None })
 }
 

@@ -163,6 +163,11 @@ impl Opened {
         self.premade.namespaces.iter().fold(Kinds::empty(), |all, (_, kind)| all | *kind)
     }
 
+    /// Returns this process's end of the socket.
+    pub(super) fn parent_end(&self) -> &OwnedFd {
+        &self.parent_end
+    }
+
     /// Closes the descriptors that only the child needs.
     pub(super) fn after_clone(self) -> ParentSide {
         let Opened { parent_end, state, blob, .. } = self;
@@ -186,7 +191,7 @@ impl Opened {
         if executes_image(plan) {
             place(Some(self.child_end.as_raw_fd()), numbers::REPORT);
         }
-        if plan.spec.init {
+        if plan.spec.has_init() {
             place(exit_file.map(AsRawFd::as_raw_fd), numbers::EXIT);
             place(kill_file.map(AsRawFd::as_raw_fd), numbers::KILL);
         }
@@ -245,7 +250,7 @@ fn output_pipe() -> Result<(OwnedFd, OwnedFd), Error> {
 
 /// Returns whether the stage or the embedded init is executed.
 fn executes_image(plan: &Plan) -> bool {
-    plan.stage.is_some() || plan.spec.init
+    plan.stage.is_some() || plan.spec.has_init()
 }
 
 /// Returns the ranges between these descriptors.

@@ -99,7 +99,7 @@ pub(super) fn listen(
     }
 }
 
-fn write_maps(maps: &Maps, pid: i32) -> Result<(), Error> {
+pub(super) fn write_maps(maps: &Maps, pid: i32) -> Result<(), Error> {
     let (uid, gid): (&IdMap, &IdMap) = (&maps.uid, &maps.gid);
     let written = match maps.helpers {
         true => ns_core::write_with_newuidmap(pid, uid, gid),
@@ -133,7 +133,7 @@ pub(super) fn executed_program(
     }
     // The filter can prevent the init from reporting that the program runs.
     let noted = || exit_file.is_some_and(|file| file.metadata().is_ok_and(|file| file.len() > 0));
-    Ok(!plan.spec.init || started || noted() || !is_ending(pidfd))
+    Ok(!plan.spec.has_init() || started || noted() || !is_ending(pidfd))
 }
 
 /// Returns whether a process has ended or is about to end. A process closes its descriptors before
