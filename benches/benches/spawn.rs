@@ -43,7 +43,7 @@ fn kinds(criterion: &mut Criterion, ground: &Ground) {
     let mut group = group(criterion, "kinds");
     let mut all = |name: &str, kinds: Kinds| {
         let mut library = Command::bare(ground.program());
-        library.isolate(kinds);
+        library.isolate(kinds).init(false);
         group.bench_function(format!("{name}/library"), |b| b.iter(|| run(&mut library)));
         let flags = clone_flags(kinds);
         group.bench_function(format!("{name}/raw-c"), |b| {
@@ -87,13 +87,7 @@ fn containers(criterion: &mut Criterion, ground: &Ground) {
     group.bench_function("like-floor-seccomp", |b| b.iter(|| run(&mut filtered)));
     let nothing = Program::copy(NOTHING);
     group.bench_function("new", |b| b.iter(|| run(&mut Command::new(&nothing))));
-    group.bench_function("init", |b| {
-        b.iter(|| {
-            let mut command = Command::new(&nothing);
-            command.spec_mut().init = true;
-            run(&mut command);
-        });
-    });
+    group.bench_function("without-init", |b| b.iter(|| run(Command::new(&nothing).init(false))));
     group.bench_function("user-single", |b| b.iter(|| run(&mut in_user_namespace(&nothing, IdMaps::Single))));
     group.bench_function("user-range", |b| {
         let map = || IdMap::from(vec![Extent { inside: 0, outside: 0x6fff_0000, count: 65_536 }]);

@@ -59,6 +59,7 @@ impl Ground {
         let mut command = Command::bare("/nothing");
         command
             .isolate(Kinds::FIVE)
+            .init(false)
             .hostname("c")
             .root(Root::Dir { path: self.root.clone(), readonly: false })
             .cgroup_parent(&self.cgroup);

@@ -28,19 +28,29 @@ const FORWARDED: [Signal; 7] = [
 /// Signals that are blocked until they can be forwarded to a container. The library clears the mask
 /// in the container.
 #[derive(Debug)]
-pub struct Signals(SignalFd);
+pub struct Signals {
+    fd: SignalFd,
+    /// Whether the program is in this process group, so that it gets the signals of the terminal too.
+    shared: bool,
+}
 
 impl Signals {
     pub fn hold() -> Result<Signals> {
         let set = held();
         set.thread_block().map_err(|e| Error::call("signals", "block signals", "sigprocmask", e))?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
-        fd.map(Signals).map_err(|e| Error::call("signals", "block signals", "signalfd", e))
+        fd.map(|fd| Signals { fd, shared: false })
+            .map_err(|e| Error::call("signals", "block signals", "signalfd", e))
+    }
+
+    /// Does not forward signals of the terminal, because the program gets them itself.
+    pub fn shared(self) -> Signals {
+        Signals { shared: true, ..self }
     }
 
     /// Unblocks the signals. Discards pending signals, because they were meant for the container.
     pub fn release(self) {
-        while let Ok(Some(_)) = self.0.read_signal() {}
+        while let Ok(Some(_)) = self.fd.read_signal() {}
         let _ = held().thread_unblock();
     }
 }
@@ -99,7 +109,7 @@ pub fn until_end(
     loop {
         let stdin = io::stdin();
         let mut fds = vec![
-            PollFd::new(signals.0.as_fd(), PollFlags::POLLIN),
+            PollFd::new(signals.fd.as_fd(), PollFlags::POLLIN),
             PollFd::new(pidfd.as_fd(), PollFlags::POLLIN),
         ];
         let mut input = None;
@@ -155,8 +165,11 @@ fn hand_on(
     kill: impl Fn() -> Result<()>,
 ) -> Result<Option<i32>> {
     let mut fatal = None;
-    while let Ok(Some(info)) = signals.0.read_signal() {
+    while let Ok(Some(info)) = signals.fd.read_signal() {
         let signal = info.ssi_signo as i32;
+        if signals.shared && info.ssi_code == nix::libc::SI_KERNEL {
+            continue;
+        }
         if signal == Signal::SIGWINCH as i32 {
             if let Some(relay) = relay {
                 relay.resize();

@@ -37,11 +37,13 @@ const LEFT_OUT: [&str; 13] = [
 const OF_MASKS: [&str; 6] = ["close", "fstat", "mount_setattr", "move_mount", "open_tree", "openat2"];
 
 /// Expected calls. The array has the calls of the program itself, if v2 has all controllers and if v1 has
-/// them. The last number is that of the started processes up to their program.
-const WANTED: [(&str, [i32; 2], i32); 8] = [
-    ("run --bare", [25, 25], 10),
-    ("run", [139, 124], 114),
-    ("run, bwrap's work", [156, 141], 143),
+/// them. The last number is that of the started processes up to their program, with all calls of the init.
+const WANTED: [(&str, [i32; 2], i32); 10] = [
+    ("run --bare", [35, 35], 27),
+    ("run --bare --init=false", [25, 25], 10),
+    ("run", [138, 123], 124),
+    ("run --init=false", [139, 124], 114),
+    ("run, bwrap's work", [155, 140], 154),
     // Three calls read the names of the standard streams, which a later checkpoint needs.
     ("oci run", [145, 137], 131),
     ("oci create", [132, 130], 139),
@@ -97,9 +99,16 @@ impl Stage {
         let bundle = |name| ["--bundle".into(), self.path(name)];
         match what {
             "run --bare" => command.args(["run", "--bare", "--", BUSYBOX, "true"]),
+            "run --bare --init=false" => {
+                command.args(["run", "--bare", "--init=false", "--", BUSYBOX, "true"])
+            }
             "run" => {
                 command.args(["run", "--rootfs"]).arg(self.path("root")).args(["--", "/busybox", "true"])
             }
+            "run --init=false" => command
+                .args(["run", "--init=false", "--rootfs"])
+                .arg(self.path("root"))
+                .args(["--", "/busybox", "true"]),
             "run, bwrap's work" => command
                 .args(["run", "--privileged", "--userns", "single", "--rootfs"])
                 .arg(self.path("root"))
@@ -132,7 +141,7 @@ impl Drop for Stage {
 type Calls = [BTreeMap<String, i32>; 2];
 
 fn calls(what: &str, trace: &Path) -> Calls {
-    let masks = matches!(what, "run" | "oci run" | "oci create");
+    let masks = matches!(what, "run" | "run --init=false" | "oci run" | "oci create");
     let text = std::fs::read_to_string(trace).unwrap();
     let lines: Vec<(&str, &str)> =
         text.lines().filter_map(|line| line.split_once(' ')).map(|(pid, rest)| (pid, rest.trim())).collect();
@@ -147,13 +156,13 @@ fn calls(what: &str, trace: &Path) -> Calls {
         .iter()
         .enumerate()
         .filter(|(_, (_, rest))| is_exec(rest))
-        .map(|(at, (pid, _))| (*pid, at))
+        .map(|(at, (pid, rest))| (*pid, if rest.contains("[\"nspod-init\"") { usize::MAX } else { at }))
         .collect();
     let mut calls = Calls::default();
     let mut in_main = !lines.iter().any(|(pid, rest)| *pid == first && is_main(rest));
     for (at, (pid, rest)) in lines.iter().enumerate() {
         let side = usize::from(*pid != first);
-        // Calls after the last exec are those of the container's program.
+        // Calls after the last exec are those of the container's program, or of the init.
         if side == 1 && last.get(pid).is_some_and(|last| at > *last)
             || side == 0 && !in_main && !is_main(rest)
         {
@@ -218,7 +227,8 @@ fn counted(stage: &Stage) -> Vec<Calls> {
         all.push(calls(what, &trace));
     }
     end_of(&mut running.unwrap());
-    all[4] = calls("oci create", &stage.path("trace of create"));
+    let create = WANTED.iter().position(|(what, ..)| *what == "oci create").unwrap();
+    all[create] = calls("oci create", &stage.path("trace of create"));
     all
 }
 

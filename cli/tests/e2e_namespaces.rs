@@ -88,7 +88,7 @@ fn bare_creates_the_namespaces_and_nothing_else() {
     command.args(["run", "--bare", "sh", "-c", &script]).env("NSPOD_TEST_BARE", "there");
     assert_eq!(common::run_with(&mut command, "").code(), 3);
     let lines = std::fs::read_to_string("/proc/self/cgroup").unwrap().lines().count();
-    assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("1 there {lines}\n"));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("2 there {lines}\n"));
     let refused = nspod(&["run", "--bare", "-m", "64m", "true"]);
     assert_eq!(refused.code(), 125);
     assert!(refused.err.contains("'--bare' cannot be used with"), "{}", refused.err);

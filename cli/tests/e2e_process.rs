@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
+use common::terminal::Terminal;
 use common::{Guard, NSPOD, Name, end_of, eventually, nspod, ok, root, run_with, signal};
 
 /// Prints "ready" when the traps are set, and then the name of each signal that arrives.
@@ -41,6 +42,49 @@ fn the_exit_code_is_the_programs_or_tells_what_failed() {
     }
     for args in [&["--help"][..], &["help", "run"], &["run", "--help"], &["--version"], &["pod", "ls"]] {
         assert_eq!(nspod(args).code(), 0, "{args:?}");
+    }
+}
+
+/// Commands that end by a signal that they cause themselves.
+const SELF_INFLICTED: [(&[&str], i32); 4] = [
+    (&["perl", "-e", "use POSIX; POSIX::abort()"], 6),
+    (&["sh", "-c", "kill -KILL $$; exit 3"], 9),
+    (&["sh", "-c", "ulimit -S -t 1; while :; do :; done"], 24),
+    (&["sh", "-c", "kill -TERM $$; exit 3"], 15),
+];
+
+#[test]
+fn a_program_ends_by_the_signals_that_it_sends_itself() {
+    if !root() {
+        return;
+    }
+    for flags in [&[][..], &["--bare"], &["--rootfs", "/"], &["--userns", "auto"]] {
+        for (command, number) in SELF_INFLICTED {
+            let ended = nspod(&[&["run"], flags, command].concat());
+            assert_eq!(ended.code(), 128 + number, "{flags:?} {command:?}: {}", ended.err);
+        }
+    }
+    for (command, number) in SELF_INFLICTED {
+        let mut terminal = Terminal::nspod(&[&["run", "-it"], command].concat());
+        assert_eq!(terminal.end(), 128 + number, "-it {command:?}");
+    }
+    // Without an init, the program is pid 1.
+    for flags in [&["--init=false"][..], &["--init=false", "--bare"]] {
+        let ignored = nspod(&[&["run"], flags, SELF_INFLICTED[1].0].concat());
+        assert_eq!(ignored.code(), 3, "{flags:?}");
+    }
+}
+
+#[test]
+fn a_limit_of_one_process_requires_a_program_that_is_pid_1() {
+    if !root() {
+        return;
+    }
+    let refused = nspod(&["run", "--explain", "--pids-limit", "1", "true"]);
+    assert_eq!(refused.code(), 125);
+    assert!(refused.err.contains("the init is a process too"), "{}", refused.err);
+    for flags in [&["--init=false", "--pids-limit", "1"][..], &["--pids-limit", "2"]] {
+        assert!(ok(&[&["run", "--explain"], flags, &["true"]].concat()).contains("pids.max = "));
     }
 }
 

@@ -178,6 +178,26 @@ fn the_terminal_is_restored_whatever_ends_the_command() {
 }
 
 #[test]
+fn a_bare_program_stays_in_the_callers_job() {
+    if !root() {
+        return;
+    }
+    // Ctrl-C arrives once, and the shell can read from its terminal afterwards.
+    let inside = "trap 'echo got it' INT; echo up; sleep 1000; echo again; sleep 1; echo left";
+    let script = "trap : INT; $N run --bare sh -c \"$INSIDE\"; read line; echo the line is $line";
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", script]).env("N", NSPOD).env("INSIDE", inside);
+    let mut terminal = Terminal::of(&shell);
+    terminal.expect("up");
+    terminal.type_in("\x03");
+    terminal.expect("left");
+    assert_eq!(terminal.shown().matches("got it").count(), 1, "{}", terminal.shown());
+    terminal.type_in("word\r");
+    terminal.expect("the line is word");
+    assert_eq!(terminal.end(), 0);
+}
+
+#[test]
 fn a_hangup_of_the_terminal_ends_the_container() {
     if !root() {
         return;

@@ -43,7 +43,7 @@ fn a_foreground_container_sees_itself_and_leaves_nothing() {
     }
     let name = Name::container();
     let seen = ok(&["run", "--name", &name, "-h", "box", "sh", "-c", "hostname; echo $$; ls /sys/class/net"]);
-    assert_eq!(seen, "box\n1\nlo\n");
+    assert_eq!(seen, "box\n2\nlo\n");
     assert!(!ok(&["ps", "-aq"]).contains(&*name));
     assert!(!Path::new("/run/nspod/containers").join(&*name).exists());
 }
@@ -184,7 +184,7 @@ fn an_ordinary_user_runs_containers() {
     }
     let user = User::new();
     let run = user.nspod(&["run", "-h", "box", "sh", "-c", "id -u; hostname; echo $$"]);
-    assert_eq!(run.ok(), "0\nbox\n1\n");
+    assert_eq!(run.ok(), "0\nbox\n2\n");
     let detached = user.nspod(&["run", "-d", "--name", "n", "sh", "-c", "echo hi; sleep 1000"]);
     assert_eq!(detached.ok(), "n\n");
     let exec = user.nspod(&["exec", "n", "hostname"]);

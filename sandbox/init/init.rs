@@ -2,22 +2,29 @@
 //! ends with the program's exit status.
 //!
 //! `build.rs` compiles this file separately, without the standard library, and the library embeds
-//! the result. The program allocates nothing and needs no file of the container. Its first argument
-//! `argv[1]` is `REPORT:EXIT:STEP:CANDIDATES:OUTPUT:FILES:KIB:KILL`:
+//! the result. The program allocates nothing and needs no file of the container. Its arguments are
+//! `nspod-init -- PROGRAM ARGUMENT…`, so that ps(1) shows the program. The first variable of its
+//! environment is `NSPOD_INIT=REPORT:EXIT:STEP:CANDIDATES:OUTPUT:FILES:KIB:KILL:SESSION`:
 //!
 //! - `REPORT`: a socket or pipe to the runtime. If the program cannot be executed, the init sends
 //!   one record. An end of file means that the program runs.
 //! - `EXIT`: a file for the exit status. When the program has ended, the init writes the line
 //!   `exited CODE`, `signaled SIGNAL` or `signaled SIGNAL core`. -1 means no file.
 //! - `STEP`: the step that the record names.
-//! - `CANDIDATES`: number of following arguments that are paths to try. The arguments after them
-//!   are the program's `argv`. With 0 there is no program: the init only holds the pid namespace,
-//!   until another process kills it.
+//! - `CANDIDATES`: number of following strings of the environment that are paths to try. The
+//!   strings after them are the program's environment. With 0 there is no program: the init only
+//!   holds the pid namespace, until another process kills it.
 //! - `OUTPUT`: a pipe with the program's output, or -1. The init copies it to the log.
 //! - `FILES`: number of the log's files. Their descriptors follow `OUTPUT`.
 //! - `KIB`: maximum size of each of these files, in KiB. See [`Log`].
 //! - `KILL`: the file `cgroup.kill` of the container, or -1. The init writes to it last, which kills the
 //!   processes of the runtime in this cgroup, and the init.
+//! - `SESSION`: 0 if the program stays in the session and the process group of the runtime; 1 if the init leads
+//!   a new session; 2 if this session also has a terminal. In a session of the init, the program leads a process
+//!   group, which is the terminal's foreground. In the runtime's session, the init leaves the group of the program,
+//!   so that a signal for the group is not forwarded to the program a second time.
+//!
+//! The library has reset all signals to their defaults.
 //!
 //! If its name in `argv[0]` is `nspod-stage`, this program is the *stage*: it performs the last
 //! steps of a start, in a process that shares no memory, environment or descriptors with the
@@ -80,7 +87,6 @@ const EFBIG: i32 = 27;
 
 const SIGCHLD: i32 = 17;
 const SIGXFSZ: i32 = 25;
-const LAST_SIGNAL: i32 = 64;
 
 const CLONE_VM: usize = 0x100;
 const CLONE_VFORK: usize = 0x4000;
@@ -244,6 +250,8 @@ struct Task {
     kib: i32,
     /// The file `cgroup.kill`, or -1.
     kill: i32,
+    /// `SESSION` above.
+    session: i32,
     /// Paths to try; there are `count` of them.
     candidates: *const *const u8,
     count: usize,
@@ -262,27 +270,39 @@ impl Task {
     /// # Safety
     /// `stack` must be the stack pointer at the program's entry.
     unsafe fn read(stack: *const usize) -> Option<Task> {
-        // SAFETY: by the ABI, argc pointers, a NULL and the environment follow argc. `count` is
-        // checked to be within argc.
+        // SAFETY: by the ABI, argc pointers, a NULL, and the environment with another NULL follow argc. `count`
+        // is checked to be within the environment.
         unsafe {
             let argc = *stack;
             let args = stack.add(1).cast::<*const u8>();
-            if argc < 2 {
+            let strings = args.add(argc + 1);
+            let mut numbers = [0; 9];
+            parse(after(b"NSPOD_INIT=", *strings)?, &mut numbers)?;
+            let [report, exit, step, count, output, files, kib, kill, session] = numbers;
+            let count = usize::try_from(count).ok()?;
+            let candidates = strings.add(1);
+            if (0..count).any(|n| (*candidates.add(n)).is_null()) || count > 0 && argc < 3 {
                 return None;
             }
-            let mut numbers = [0; 8];
-            parse(*args.add(1), &mut numbers)?;
-            let [report, exit, step, count, output, files, kib, kill] = numbers;
-            let count = usize::try_from(count).ok().filter(|n| *n <= argc - 2)?;
-            let candidates = args.add(2);
-            let (argv, envp) = (candidates.add(count), args.add(argc + 1));
-            Some(Task { report, exit, step: step as u16, output, files, kib, kill, candidates, count, argv, envp, failed: AtomicBool::new(false), executes: AtomicBool::new(false) })
+            let (argv, envp) = (args.add(2), candidates.add(count));
+            Some(Task { report, exit, step: step as u16, output, files, kib, kill, session, candidates, count, argv, envp, failed: AtomicBool::new(false), executes: AtomicBool::new(false) })
         }
     }
 
     /// Returns the first descriptor of the log and the number of its descriptors: the pipe and the files.
     fn log_fds(&self) -> (i32, i32) {
         (self.output, self.files + 1)
+    }
+
+    /// Makes the program inherit no descriptor of the init. Their numbers are above those of the program.
+    fn keep_descriptors(&self) {
+        let (output, count) = self.log_fds();
+        let own = [self.report, self.exit, self.kill, output];
+        let first = own.into_iter().filter(|fd| *fd >= 0).min().unwrap_or(STDERR + 1);
+        // The container's filter can reject the call. The program could then exceed the bound of the log.
+        if plain(nr::CLOSE_RANGE, [first as usize, u32::MAX as usize, CLOSE_RANGE_CLOEXEC]) < 0 {
+            own.into_iter().chain(output + 1..output + count).for_each(close_on_exec);
+        }
     }
 
     /// Reports to the runtime that the program was not started.
@@ -296,6 +316,26 @@ impl Task {
 fn record(tag: u8, call: u8, step: u16, value: i32) -> [u8; 8] {
     let ([s0, s1], [v0, v1, v2, v3]) = (step.to_ne_bytes(), value.to_ne_bytes());
     [tag, call, s0, s1, v0, v1, v2, v3]
+}
+
+/// Returns the rest of a string that starts with `prefix`.
+///
+/// # Safety
+/// `text` must be NULL or a NUL-terminated string.
+unsafe fn after(prefix: &[u8], mut text: *const u8) -> Option<*const u8> {
+    if text.is_null() {
+        return None;
+    }
+    for byte in prefix {
+        // SAFETY: no byte after the terminating NUL is read, because the prefix contains none.
+        unsafe {
+            if *text != *byte {
+                return None;
+            }
+            text = text.add(1);
+        }
+    }
+    Some(text)
 }
 
 /// Parses decimal numbers separated by colons. There must be exactly as many as `numbers` has.
@@ -360,20 +400,16 @@ fn start(task: &Task) -> isize {
     ret
 }
 
-/// Becomes the program: moves to its own process group, in the foreground of the terminal if there
-/// is one, resets all signals to their defaults and unblocks them.
+/// Becomes the program: in a session of the init, moves to its own process group, in the foreground of the terminal
+/// if there is one. Unblocks all signals.
 extern "C" fn child(task: &Task) -> ! {
-    plain(nr::SETPGID, [0, 0]);
-    let group = plain(nr::GETPID, []) as i32;
-    // SAFETY: the kernel reads an int at `&group`. It rejects the call unless descriptor 0 is this
-    // session's terminal, so no other check is needed. A background group would get SIGTTOU, which
-    // is blocked.
-    unsafe { syscall(nr::IOCTL, [0, TIOCSPGRP, &raw const group as usize]) };
-    // A struct sigaction of zeros: SIG_DFL, no flags, an empty mask.
-    let default = [0u64; 4];
-    for signal in 1..=LAST_SIGNAL {
-        // SAFETY: the kernel reads a struct sigaction, four words, at `&default`.
-        unsafe { syscall(nr::RT_SIGACTION, [signal as usize, &raw const default as usize, 0, 8]) };
+    if task.session > 0 {
+        plain(nr::SETPGID, [0, 0]);
+    }
+    if task.session > 1 {
+        let group = plain(nr::GETPID, []) as i32;
+        // SAFETY: the kernel reads an int at `&group`. A background group would get SIGTTOU, which is blocked.
+        unsafe { syscall(nr::IOCTL, [0, TIOCSPGRP, &raw const group as usize]) };
     }
     set_mask(0);
     execute(task)
@@ -445,18 +481,17 @@ fn is_of_log(signal: i32, sender: i32) -> bool {
     signal == SIGXFSZ && sender == plain(nr::GETPID, []) as i32
 }
 
-/// Reaps all processes that have ended. Returns the status of `main` if it is one of them.
+/// Reaps processes that have ended: all of them, or until `main`. Returns the status of `main`.
 fn reap(main: i32) -> Option<i32> {
-    let mut ended = None;
     loop {
         let mut status = 0i32;
         // SAFETY: the kernel writes an int at `&mut status`.
         let pid = unsafe { syscall(nr::WAIT4, [usize::MAX, &raw mut status as usize, WNOHANG, 0]) };
         if pid <= 0 {
-            return ended;
+            return None;
         }
         if pid as i32 == main {
-            ended = Some(status);
+            return Some(status);
         }
     }
 }
@@ -561,17 +596,7 @@ extern "C" fn init(stack: *const usize) -> ! {
         write(STDERR, MISUSE);
         exit(MISUSED)
     };
-    for fd in [task.report, task.exit, task.kill] {
-        close_on_exec(fd);
-    }
-    if task.output >= 0 {
-        let (first, count) = task.log_fds();
-        let range = [first as usize, (first + count - 1) as usize, CLOSE_RANGE_CLOEXEC];
-        // The container's filter can reject the call. The program could then exceed the bound of the log.
-        if plain(nr::CLOSE_RANGE, range) < 0 {
-            (first..first + count).for_each(close_on_exec);
-        }
-    }
+    task.keep_descriptors();
     let mut log = Log::new(&task);
     // The init has descriptors of the host, for example the file for the exit status.
     plain(nr::PRCTL, [PR_SET_DUMPABLE, 0]);
@@ -598,6 +623,9 @@ extern "C" fn init(stack: *const usize) -> ! {
         unsafe { syscall(nr::WAIT4, [pid as usize, &raw mut status as usize, 0, 0]) };
         task.fail(task.step, CALL_WAIT4, status);
         finish(&task, NOT_STARTED << 8, &mut log);
+    }
+    if task.session == 0 {
+        plain(nr::SETPGID, [0, 0]);
     }
     // The end of file alone could also mean that this process was killed.
     if !task.failed.load(Ordering::Relaxed) {

@@ -77,13 +77,25 @@ pub struct Command {
 }
 
 impl Command {
-    /// Returns a command for a program in a container with the defaults of [`Spec::new`].
+    /// Returns a command for a program in a container with the defaults of [`Spec::new`]. `program` is a
+    /// path in the container, or a name that is searched in the container's `PATH`.
+    ///
+    /// - **Rights.** Root (CAP_SYS_ADMIN) needs nothing else. Another user needs a new user namespace:
+    ///   `namespace(Kind::User, NamespaceMode::New)`. Limits also need a cgroup that the caller may
+    ///   write to.
+    /// - **Files.** The container sees the host's files read-only. `/proc`, `/sys` and `/dev` are its own;
+    ///   `/tmp`, `/run` and `/dev/shm` are empty and writable, in memory. The working directory is `/`.
+    /// - **Pid 1** is the embedded init, and the program is its child: see [`init`](Self::init).
+    ///   [`Container::pid`] is the pid of the init. The [`Outcome::status`] is that of the program:
+    ///   after `abort()`, [`Signaled`](crate::ExitStatus::Signaled) with SIGABRT. When the program
+    ///   ends, the other processes of the container are killed.
     pub fn new(program: impl AsRef<OsStr>) -> Command {
         Command::from_spec(Spec::new(program))
     }
 
     /// Returns a command for a program without isolation: it has the caller's namespaces, root,
-    /// ids, environment and cgroup.
+    /// ids, environment and cgroup. `program` is a path, or a name that is searched in `PATH`. With a new
+    /// pid namespace, it has an [`init`](Self::init).
     pub fn bare(program: impl AsRef<OsStr>) -> Command {
         let mut spec = Spec::bare(program);
         spec.process.env = std::env::vars_os().collect();
@@ -216,6 +228,24 @@ impl Command {
         self
     }
 
+    /// Sets whether the embedded init is pid 1 of the container, and starts the program as its child.
+    /// By default it is if the pid namespace is new; other containers cannot have an init.
+    ///
+    /// Without an init, the program is pid 1 itself, and signals do not work as usual
+    /// ([pid_namespaces(7)](https://man7.org/linux/man-pages/man7/pid_namespaces.7.html)). The kernel
+    /// drops each signal for which pid 1 has no handler, and SIGKILL, if a process of the container
+    /// sends it: `abort()` ends with SIGSEGV or another status instead of SIGABRT,
+    /// `raise(SIGTERM)` does nothing, and SIGXCPU of `RLIMIT_CPU` is lost. Orphans become zombies,
+    /// unless the program reaps them. Use `false` for a program that is an init itself (systemd), or
+    /// that must be pid 1.
+    ///
+    /// The init forwards the signals that it gets. It is one process in
+    /// [`pids_max`](Limits::pids_max), and [`Container::pid`] is its pid.
+    pub fn init(&mut self, init: bool) -> &mut Self {
+        self.spec_mut().init = Some(init);
+        self
+    }
+
     /// Sets the resource limits of the container's cgroup. The fields of [`Limits`] have the units
     /// and the kernel versions. [`spawn`](Self::spawn) rejects limits if
     /// the container does not have its own cgroup: after [`no_cgroup`](Self::no_cgroup),
@@ -296,7 +326,7 @@ impl Command {
     }
 
     /// Sets up the container and holds it before its program until any program calls
-    /// [`start_held`](crate::start_held) with this directory. This program may end earlier, after
+    /// [`start_held`](crate::start_held) with this directory of the host. This program may end earlier, after
     /// [`Container::detach`].
     pub fn hold_at(&mut self, directory: impl Into<PathBuf>) -> &mut Self {
         self.handles_mut().hold = Some(Hold::At(directory.into()));
@@ -336,20 +366,22 @@ impl Command {
         self
     }
 
-    /// Creates the container's cgroup in this one, an absolute path in a cgroup2 file system.
+    /// Creates the container's cgroup in this one. `path` is an absolute path on the host, in a cgroup2
+    /// file system: `/sys/fs/cgroup/jobs`.
     pub fn cgroup_parent(&mut self, path: impl Into<PathBuf>) -> &mut Self {
         self.cgroup = CgroupUse::Under(path.into());
         self
     }
 
-    /// Creates the container's cgroup at this path, with its missing parents. The path starts at
-    /// the root of the hierarchy, for example `/kubepods/burstable/pod1/c`.
+    /// Creates the container's cgroup at this path, with its missing parents. `path` is relative to the
+    /// root of the hierarchy, and not to a directory: `/kubepods/burstable/pod1/c`.
     pub fn cgroup_at(&mut self, path: impl Into<PathBuf>) -> &mut Self {
         self.cgroup = CgroupUse::At(path.into());
         self
     }
 
-    /// Starts the program in this existing cgroup, which is not removed afterwards. Limits and
+    /// Starts the program in this existing cgroup, which is not removed afterwards. `path` is an absolute
+    /// path on the host, in a cgroup2 file system. Limits and
     /// device rules in the spec are then rejected, because they would also apply to the processes
     /// that are already in the cgroup. A frozen cgroup is an error, see
     /// [`even_frozen`](Self::even_frozen).
@@ -401,8 +433,8 @@ impl Command {
     }
 
     /// Sets the log: the embedded init copies the standard output and the standard error of the program to it,
-    /// in the order in which they were written. Requires [`Spec::init`](crate::spec::Spec::init). A log is for
-    /// one container: before a second [`spawn`](Self::spawn), set another.
+    /// in the order in which they were written. Requires an [`init`](Self::init). A log is for one container:
+    /// before a second [`spawn`](Self::spawn), set another.
     pub fn log(&mut self, log: Log) -> &mut Self {
         self.handles_mut().log = Some(Arc::new(log));
         self

@@ -113,7 +113,8 @@ impl store::Record for ContainerRecord {
 }
 
 impl Container {
-    /// Returns the pid of the first process in the caller's pid namespace; see
+    /// Returns the pid of the first process, which is the [`init`](crate::Command::init) if the container
+    /// has one, in the caller's pid namespace; see
     /// [pid_namespaces(7)](https://man7.org/linux/man-pages/man7/pid_namespaces.7.html).
     pub fn pid(&self) -> i32 {
         self.process.pid
@@ -176,7 +177,7 @@ impl Container {
         let Origin::Plan(plan) = &self.origin else {
             return Err(self.state("start", "the container was opened, so it has been started"));
         };
-        let exit_file = self.exit_file.as_deref().filter(|_| plan.spec.init);
+        let exit_file = self.exit_file.as_deref().filter(|_| plan.spec.has_init());
         held.start(plan, self.pidfd(), exit_file).map_err(|e| explain(e, self.cgroup.as_ref()))
     }
 
@@ -296,10 +297,11 @@ impl Container {
     /// [`STATUS_PAUSE`].
     fn status(&self, end: End, attempt: u32) -> Result<Option<(ExitStatus, Option<ProcessUsage>)>, Error> {
         match end {
-            // If a signal ended the program, the init cannot end with this signal, so it writes the
-            // status to a file.
+            // If a signal ended the program, the init cannot end with this signal. It ends with 128
+            // and the signal, and writes the status to a file.
             End::Reaped(exit) => {
-                let noted = self.exit_file.as_deref().and_then(init::read_exit);
+                let certain = matches!(exit.status, ExitStatus::Exited(..128));
+                let noted = self.exit_file.as_deref().filter(|_| !certain).and_then(init::read_exit);
                 Ok(Some((noted.unwrap_or(exit.status), Some(exit.usage))))
             }
             End::Foreign => Ok(self.foreign_status(attempt)?.map(|status| (status, None))),
@@ -363,8 +365,10 @@ impl Container {
     }
 
     /// Sends a signal to the first process. Since Linux 5.1; see
-    /// [pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html). The first
-    /// process of a pid namespace receives only signals that it handles, SIGKILL and SIGSTOP:
+    /// [pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html). An init
+    /// forwards all signals to the program except SIGCHLD, SIGKILL, which ends the container, and SIGSTOP,
+    /// which stops only the init: use [`freeze`](Self::freeze). Without an init, the first process of a pid
+    /// namespace receives only signals that it handles, SIGKILL and SIGSTOP:
     /// [pid_namespaces(7)](https://man7.org/linux/man-pages/man7/pid_namespaces.7.html).
     ///
     /// # Errors

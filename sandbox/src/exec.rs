@@ -95,7 +95,7 @@ impl<'a> Exec<'a> {
         self
     }
 
-    /// Returns the command. Its first argument is the program.
+    /// Returns the command. `program` is a path in the container, or a name that is searched in its `PATH`.
     /// Since Linux 5.8; see [setns(2)](https://man7.org/linux/man-pages/man2/setns.2.html).
     ///
     /// # Errors

@@ -70,7 +70,7 @@ fn pipe(path: &Path) -> Result<File, Error> {
     opened.map_err(|e| failed("open", path, "open", &e))
 }
 
-/// Returns whether a container waits for its start in this directory.
+/// Returns whether a container waits for its start in this directory of the host.
 /// See [fifo(7)](https://man7.org/linux/man-pages/man7/fifo.7.html).
 ///
 /// # Errors
@@ -80,7 +80,7 @@ pub fn is_held(directory: &Path) -> Result<bool, Error> {
     path.try_exists().map_err(|e| failed("look for", &path, "stat", &e))
 }
 
-/// Starts the container that is held in this directory ([`Hold::At`](crate::Hold::At)), and waits
+/// Starts the container that is held in this directory of the host ([`Hold::At`](crate::Hold::At)), and waits
 /// until it has executed its program.
 /// See [fifo(7)](https://man7.org/linux/man-pages/man7/fifo.7.html).
 ///

@@ -5,8 +5,9 @@
 //! so that the container cannot reach a file of the host through `/proc/1/exe`.
 
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
@@ -76,11 +77,10 @@ pub(crate) fn exit_file() -> Result<File, Error> {
 }
 
 /// Reads the exit status that the init has recorded. Returns `None` if there is none yet.
-pub fn read_exit(mut file: &File) -> Option<ExitStatus> {
-    let mut text = String::new();
-    file.rewind().ok()?;
-    file.take(64).read_to_string(&mut text).ok()?;
-    parse_exit(&text)
+pub fn read_exit(file: &File) -> Option<ExitStatus> {
+    let mut text = [0; 64];
+    let length = file.read_at(&mut text, 0).ok()?;
+    parse_exit(std::str::from_utf8(text.get(..length)?).ok()?)
 }
 
 /// Parses the init's record: `exited 3`, `signaled 9` or `signaled 6 core`, and a line feed.

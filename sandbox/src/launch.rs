@@ -158,7 +158,7 @@ impl Launcher {
             let problem = "the limit is for the CPU time of the container's own cgroup, and it does not have one: run as root, or delegate a cgroup to the caller";
             return Err(Error::invalid("cpu_time_max", problem));
         }
-        let exit_file = match (plan.spec.init, exit_file) {
+        let exit_file = match (plan.spec.has_init(), exit_file) {
             (true, None) => Some(Arc::new(init::exit_file()?)),
             (_, given) => given,
         };

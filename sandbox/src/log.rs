@@ -92,7 +92,7 @@ fn name(number: u32) -> String {
 /// # let temp = tempfile::tempdir()?;
 /// let dir = Dir::private(&temp.path().join("log"), || None)?;
 /// let mut command = Command::new("echo");
-/// command.spec_mut().init = true;
+/// command.init(true);
 /// command.arg("hello").log(Log::create(&dir, LogLimit { size: 1 << 20, files: 2 })?);
 /// command.status()?;
 /// let mut reader = LogReader::open(dir.path())?.expect("a log");
@@ -120,7 +120,7 @@ struct Part {
 }
 
 impl LogReader {
-    /// Opens the log in a directory. Returns `None` if there is none.
+    /// Opens the log in a directory of the host. Returns `None` if there is none.
     ///
     /// # Errors
     /// The errno of [openat(2)](https://man7.org/linux/man-pages/man2/open.2.html).

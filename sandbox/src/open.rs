@@ -35,7 +35,7 @@ impl Container {
     /// let (entry, lock) = store.create("web", |_, _| Ok::<_, Error>(false))?.expect("a free name");
     /// let mut command = Command::new("sleep");
     /// command.args(["60"]).exit_file(entry.dir().create(EXIT)?);
-    /// command.spec_mut().init = true;
+    /// command.init(true);
     /// let container = command.spawn()?;
     /// entry.write(&container.record()?)?;
     /// container.detach();

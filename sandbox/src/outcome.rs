@@ -73,7 +73,8 @@ pub enum EndedBy {
 /// [`Container::wait`](crate::Container::wait).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// Exit code or signal of the program.
+    /// Exit code or signal of the program. A program that is pid 1 itself
+    /// ([`init(false)`](crate::Command::init)) does not end by most signals that it sends itself.
     pub status: ExitStatus,
     /// Why the program ended.
     #[serde(default)]

@@ -70,7 +70,7 @@ impl Plan {
         check::check(spec)?;
         let Handles { namespaces, process, inherited, hold, ready, file, root, log, kills_cgroup } = handles;
         check::check_descriptors(&inherited)?;
-        if log.is_some() && !spec.init {
+        if log.is_some() && !spec.has_init() {
             return Err(Error::invalid("init", "a log requires an init, which writes it"));
         }
         let mut plan = Plan {
@@ -89,7 +89,7 @@ impl Plan {
             ready,
             dev: None,
             log,
-            kills_cgroup: kills_cgroup && spec.init,
+            kills_cgroup: kills_cgroup && spec.has_init(),
             spec: spec.clone(),
         };
         let ids = namespaces::add(&mut plan, host, (namespaces, process))?;

@@ -236,7 +236,7 @@ impl Pod {
             sysctls: self.spec.sysctls.clone(),
             time_offsets: self.spec.time_offsets,
             loopback: true,
-            init: stays,
+            init: Some(stays),
             ..Spec::default()
         };
         if share.contains(Kinds::from(Kind::User)) {
@@ -295,7 +295,7 @@ impl Pod {
         process.delete()
     }
 
-    /// Pins the shared namespaces to files in a directory (`net`, `ipc`, …), so that they outlive
+    /// Pins the shared namespaces to files in a directory of the host (`net`, `ipc`, …), so that they outlive
     /// this process. The directory must be on a private mount. A pin is a bind mount of the
     /// namespace's file: [namespaces(7)](https://man7.org/linux/man-pages/man7/namespaces.7.html).
     ///
@@ -407,7 +407,7 @@ impl Pod {
     }
 
     /// Returns a command for a container of this pod: like [`Command::new`], in the shared
-    /// namespaces.
+    /// namespaces. In a pod that shares its pid namespace, the pod's own init is pid 1.
     /// See [setns(2)](https://man7.org/linux/man-pages/man2/setns.2.html).
     ///
     /// # Errors
@@ -440,7 +440,7 @@ impl Pod {
             spec.hostname = None;
         }
         if self.spec.share.contains(Kinds::from(Kind::Pid)) {
-            spec.init = false;
+            spec.init = Some(false);
         }
         if self.spec.share.contains(Kinds::from(Kind::User))
             && matches!(self.spec.id_maps, IdMaps::Own { .. })

@@ -26,7 +26,7 @@ pub struct PoolOptions {
     pub size: usize,
     /// Whether to make cgroups.
     pub cgroups: bool,
-    /// The parent of the cgroups, an absolute path in a cgroup2 file system. Commands with this
+    /// The parent of the cgroups, an absolute path on the host in a cgroup2 file system. Commands with this
     /// [`cgroup_parent`](crate::Command::cgroup_parent) use these cgroups. `None` means the
     /// library's parent, for commands without a parent.
     pub cgroup_parent: Option<PathBuf>,
@@ -61,7 +61,7 @@ impl Default for PoolOptions {
 /// ```
 ///
 /// **Containers that use the pool.** A container uses namespaces of the pool if it has a new net
-/// namespace with `lo` up ([`Spec::loopback`]), no new user namespace and no clock offsets. The
+/// namespace with `lo` up ([`Spec::loopback`]), no new user namespace and, before Linux 6.2, no clock offsets. The
 /// namespaces of a pool belong to the user namespace of the program that made the pool, and a
 /// container with its own user namespace has no capabilities there. The container also uses the
 /// `/dev` if it has a new ipc namespace and [`MountKind::Dev`]. It uses a cgroup of the pool if its

@@ -260,15 +260,15 @@ impl Drop for Quotas {
     }
 }
 
-/// Returns the usage of the limited directories of a container, which may have ended, by the
-/// directory of its entry in a store. See
+/// Returns the usage of the limited directories of a container, which may have ended. `entry` is the
+/// directory on the host of its entry in a store. See
 /// [quotactl(2)](https://man7.org/linux/man-pages/man2/quotactl.2.html).
 pub fn storage_of_ended(entry: &Path) -> Vec<StorageUsage> {
     of_entry(entry).unwrap_or_default().iter().filter_map(Quota::usage).collect()
 }
 
-/// Releases the project quotas of a container that has ended, by the directory of its entry in a
-/// store. The limits of the directories end, and the directories stay.
+/// Releases the project quotas of a container that has ended. `entry` is the directory on the host of
+/// its entry in a store. The limits of the directories end, and the directories stay.
 ///
 /// Project quotas of ext4: since Linux 4.5; see
 /// [quotactl(2)](https://man7.org/linux/man-pages/man2/quotactl.2.html).

@@ -73,10 +73,10 @@ pub struct Spec {
     /// events are propagated. A mount of the container can propagate events only if this field
     /// allows it.
     pub propagation: Option<Propagation>,
-    /// Paths to hide. A path that does not exist is ignored.
+    /// Paths in the container to hide. A path that does not exist is ignored.
     #[serde(with = "text")]
     pub masked_paths: Vec<PathBuf>,
-    /// Paths to make read-only. A path that does not exist is ignored.
+    /// Paths in the container to make read-only. A path that does not exist is ignored.
     #[serde(with = "text")]
     pub readonly_paths: Vec<PathBuf>,
     /// Host name for a new or joined uts namespace, at most 64 bytes.
@@ -88,8 +88,10 @@ pub struct Spec {
     pub sysctls: BTreeMap<String, String>,
     /// Whether to bring up `lo` in a new net namespace.
     pub loopback: bool,
-    /// Whether to run the embedded init as pid 1. It forwards signals and reaps orphans.
-    pub init: bool,
+    /// Whether the embedded init is pid 1 and starts the program as its child. With `None`, the
+    /// default, it is if the pid namespace is new, unless a child does not inherit the program's
+    /// [scheduler](Process::scheduler). See [`Command::init`](crate::Command::init).
+    pub init: Option<bool>,
     /// Resource limits of the container's cgroup.
     pub limits: Limits,
     /// Rules that allow or deny devices. The last rule that matches a device decides. `None` sets
@@ -122,7 +124,7 @@ impl Default for Spec {
             domainname: None,
             sysctls: BTreeMap::new(),
             loopback: false,
-            init: false,
+            init: None,
             limits: Limits::default(),
             devices: None,
             hooks: Hooks::default(),
@@ -154,6 +156,12 @@ pub const READONLY_PATHS: &[&str] =
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl Spec {
+    /// Returns whether the embedded init is pid 1 of the container: see [`init`](Self::init).
+    pub fn has_init(&self) -> bool {
+        let inherited = self.process.scheduler.as_ref().is_none_or(Scheduler::is_inherited);
+        self.init.unwrap_or_else(|| self.namespaces.is_new(Kind::Pid) && inherited)
+    }
+
     /// Returns whether the root is the host's root without its sockets and named pipes.
     pub(crate) fn hides_sockets(&self) -> bool {
         self.root == Root::HostReadOnly && !self.root_sockets

@@ -233,7 +233,7 @@ fn a_label_is_written_for_the_program_or_the_start_fails() {
     for (init, own_root) in [(false, false), (true, false), (false, true)] {
         let mut spec = Spec::new("cat");
         spec.process.args.push("/proc/self/attr/current".into());
-        spec.init = init;
+        spec.init = Some(init);
         if own_root {
             let limit = StorageLimit::of_size(1 << 20);
             spec.root = Root::Overlay { lower: vec!["/".into()], writes: Writes::Tmpfs, limit };

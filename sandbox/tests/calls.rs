@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::Image;
-use nspod_sandbox::ns_core::Kinds;
-use nspod_sandbox::spec::{Mount, MountKind, Root};
+use nspod_sandbox::ns_core::{Extent, IdMap, Kinds};
+use nspod_sandbox::spec::{IdMaps, Mount, MountKind, Root};
 use nspod_sandbox::{Command, Pool, PoolOptions, Stdio};
 
 const BUSYBOX: &str = "/bin/busybox";
@@ -25,10 +25,27 @@ const MEMORY: [&str; 7] = ["brk", "mmap", "mprotect", "mremap", "munmap", "madvi
 fn command(what: &str, root: &Path) -> Command {
     let mut command = Command::bare(BUSYBOX);
     command.args(["sleep", "0.1"]).stdin(Stdio::Null).no_cgroup();
+    if let Some(of) = what.strip_suffix(" without init") {
+        command = self::command(of, root);
+        command.init(false);
+        return command;
+    }
     match what {
         "plain" => {}
         "five kinds" => {
             command.isolate(Kinds::FIVE);
+        }
+        "range of ids" | "own ids" => {
+            let map = IdMap::from(vec![Extent { inside: 0, outside: 0x6fff_0000, count: 1000 }]);
+            command.isolate(Kinds::FIVE | Kinds::USER).spec_mut().id_maps = match what {
+                "own ids" => IdMaps::Own { uid: map.clone(), gid: map },
+                _ => IdMaps::Maps { uid: map.clone(), gid: map },
+            };
+        }
+        "clocks" | "clock offsets" => {
+            command.isolate(Kinds::FIVE | Kinds::TIME);
+            let offsets = (what == "clock offsets").then(|| "monotonic 7 0".parse().unwrap());
+            command.spec_mut().time_offsets = offsets;
         }
         // The file system of an ordinary container: nine mounts, six nodes, five links.
         "container"
@@ -85,11 +102,12 @@ fn the_stage() {
     }
 }
 
-/// Calls of the caller, and calls of the started processes up to the exec of the program, both by name.
+/// Calls of the caller, and calls of the started processes up to the exec of the program, both by name. The calls
+/// of the init are among the second ones until it ends.
 type Calls = [BTreeMap<String, i64>; 2];
 
-/// Returns the calls of this many starts.
-fn traced(what: &str, starts: usize, root: &Path) -> Calls {
+/// Returns the text of strace for this many starts.
+fn trace(what: &str, starts: usize, root: &Path) -> String {
     let temp = tempfile::NamedTempFile::new().unwrap();
     let output = std::process::Command::new("strace")
         .args(["-qq", "-f", "-e", "signal=none", "-o"])
@@ -101,7 +119,12 @@ fn traced(what: &str, starts: usize, root: &Path) -> Calls {
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
-    let text = std::fs::read_to_string(temp.path()).unwrap();
+    std::fs::read_to_string(temp.path()).unwrap()
+}
+
+/// Returns the calls of this many starts.
+fn traced(what: &str, starts: usize, root: &Path) -> Calls {
+    let text = trace(what, starts, root);
     let lines = || text.lines().filter_map(|line| line.split_once(char::is_whitespace));
     // strace continues a call that another process interrupted on a second line: `<... read`.
     let call = |rest: &str| {
@@ -109,11 +132,11 @@ fn traced(what: &str, starts: usize, root: &Path) -> Calls {
         (!name.starts_with('<')).then(|| name.to_owned())
     };
     let is_exec = |name: &str| matches!(name, "execve" | "execveat");
-    // The line of the last exec of each process. The calls after it belong to the program.
+    // The line of the last exec of each process. The calls after it belong to the program, or to the init.
     let mut last = BTreeMap::new();
     for (at, (pid, rest)) in lines().enumerate() {
         if call(rest).is_some_and(|name| is_exec(&name)) {
-            last.insert(pid, at);
+            last.insert(pid, if rest.contains("[\"nspod-init\"") { usize::MAX } else { at });
         }
     }
     let first = lines().next().unwrap().0;
@@ -171,9 +194,11 @@ fn a_start_makes_exactly_these_calls() {
     let copy = if nspod_testkit::kernel_is_at_least(6, 3) { 0 } else { 5 };
     let wanted = [
         ("plain", [14, 12]),
-        ("five kinds", [14, 16]),
-        ("container", [19 + copy, 102]),
-        ("container with a pool", [26 + copy, 65]),
+        ("five kinds", [18 + copy, 39]),
+        ("five kinds without init", [14, 16]),
+        ("container", [18 + copy, 114]),
+        ("container without init", [19 + copy, 102]),
+        ("container with a pool", [25 + copy, 77]),
     ];
     let mut wrong = String::new();
     for (what, wanted) in wanted {
@@ -195,4 +220,32 @@ fn a_start_makes_exactly_these_calls() {
     // Without a cgroup, the stage holds the container until its process is known.
     let (tied, said) = counted("container that is tied", &image.path());
     assert_eq!(tied, [without[0] + 8, without[1] + 2], "{said}");
+}
+
+#[test]
+fn no_start_copies_the_memory_for_ids_or_clocks() {
+    if !nspod_testkit::root() || !nspod_testkit::programs(&["strace", BUSYBOX]) {
+        return;
+    }
+    // Before Linux 6.2, a process that shares memory cannot enter a time namespace.
+    let enters_time = nspod_testkit::kernel_is_at_least(6, 2);
+    for (what, shares) in [
+        ("five kinds", true),
+        ("range of ids", true),
+        ("own ids", true),
+        ("clocks", enters_time),
+        ("clock offsets", enters_time),
+    ] {
+        let plan = command(what, Path::new("/")).plan().unwrap();
+        assert_eq!(!plan.copies_memory(), shares, "{what}");
+        let text = trace(what, 2, Path::new("/"));
+        let clones: Vec<_> = text
+            .lines()
+            .filter(|line| line.contains("clone3({") || line.contains("clone("))
+            .filter(|line| !line.contains("CLONE_THREAD"))
+            .collect();
+        assert!(clones.len() >= 4, "{what}: two starts, each with an init: {clones:?}");
+        let shared = |line: &&str| line.contains("CLONE_VM") && line.contains("CLONE_VFORK");
+        assert_eq!(clones.iter().all(|line| shared(&line)), shares, "{what}: {clones:?}");
+    }
 }

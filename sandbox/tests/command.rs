@@ -65,7 +65,7 @@ fn a_second_spawn_has_the_exit_file_and_the_pod_of_the_first() {
     let pod = Pod::create(&format!("test-command-{}", std::process::id()), &PodSpec::default()).unwrap();
     let exit_file = tempfile::tempfile().unwrap();
     let mut command = sh("exit $CODE");
-    command.spec_mut().init = true;
+    command.init(true);
     command.exit_file(exit_file.try_clone().unwrap());
     pod.join(&mut command).unwrap();
     let net = |container: &nspod_sandbox::Container| {

@@ -8,15 +8,77 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ns_core::{Kind, Kinds, NamespaceSet};
-use nspod_sandbox::cgroup_core::{Hierarchy, Limits};
+use nspod_sandbox::cgroup_core::{Hierarchy, Limits, Max};
 use nspod_sandbox::spec::{
-    Capabilities, IdMaps, Mount, MountKind, NamespaceMode, Rlimit, Root, Spec, StorageLimit, StreamOwner,
-    Terminal, Writes,
+    Capabilities, IdMaps, Mount, MountKind, NamespaceMode, Namespaces, Rlimit, Root, Spec, StorageLimit,
+    StreamOwner, Terminal, Writes,
 };
 use nspod_sandbox::{Command, Container, ErrorKind, ExitStatus, Stdio};
 
 use common::{Image, error, output};
 use nspod_testkit::in_time;
+
+/// Commands that end by a signal that they cause themselves.
+const SELF_INFLICTED: [(&[&str], i32); 4] = [
+    (&["perl", "-e", "use POSIX; POSIX::abort()"], libc::SIGABRT),
+    (&["sh", "-c", "kill -KILL $$; exit 3"], libc::SIGKILL),
+    (&["sh", "-c", "while :; do :; done"], libc::SIGXCPU),
+    (&["sh", "-c", "kill -TERM $$; exit 3"], libc::SIGTERM),
+];
+
+/// Limits each process to one second of CPU time.
+fn limit_cpu(command: &mut Command) {
+    command.spec_mut().process.rlimits.push(Rlimit { name: "RLIMIT_CPU".into(), soft: 1, hard: 5 });
+}
+
+#[test]
+fn a_program_ends_by_the_signals_that_it_sends_itself() {
+    if !nspod_testkit::root() {
+        return;
+    }
+    for (words, signal) in SELF_INFLICTED {
+        let mut bare = Command::bare(words[0]);
+        bare.isolate(Kinds::FIVE);
+        for mut command in [Command::new(words[0]), bare] {
+            limit_cpu(&mut command);
+            let outcome = command.args(&words[1..]).status().unwrap();
+            assert_eq!(outcome.status.signal(), Some(signal), "{words:?}: {}", outcome.status);
+        }
+    }
+}
+
+#[test]
+fn pid_1_without_an_init_does_not() {
+    if !nspod_testkit::root() {
+        return;
+    }
+    let (words, _) = SELF_INFLICTED[1];
+    let outcome = Command::new(words[0]).args(&words[1..]).init(false).status().unwrap();
+    assert_eq!(outcome.status, ExitStatus::Exited(3));
+}
+
+#[test]
+fn an_init_is_the_default_exactly_in_a_new_pid_namespace() {
+    for (command, init) in [
+        (Command::new("true"), true),
+        (Command::bare("true"), false),
+        (
+            Command::from_spec(Spec {
+                namespaces: Namespaces::new(Kinds::from(Kind::Net)),
+                ..Spec::new("true")
+            }),
+            false,
+        ),
+    ] {
+        assert_eq!(command.spec().has_init(), init);
+    }
+    let error = Command::bare("true").init(true).plan().unwrap_err();
+    assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidSpec, Some("init")));
+    let limits = Limits { pids_max: Some(Max::Value(1)), ..Limits::default() };
+    let error = Command::new("true").limits(limits.clone()).plan().unwrap_err();
+    assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidSpec, Some("limits.pids_max")));
+    assert!(Command::new("true").limits(limits).init(false).plan().is_ok());
+}
 
 #[test]
 fn a_program_gets_its_arguments_environment_directory_and_streams() {
@@ -40,11 +102,13 @@ fn a_program_gets_its_arguments_environment_directory_and_streams() {
 }
 
 #[test]
-fn the_program_is_pid_1_and_sees_its_own_processes_only() {
+fn the_container_sees_its_own_processes_only() {
     if !nspod_testkit::root() {
         return;
     }
-    assert_eq!(output(&mut Command::new("sh"), "echo $$; cd /proc; echo [0-9]*"), "1\n1");
+    let script = "echo $$; cd /proc; echo [0-9]*";
+    assert_eq!(output(&mut Command::new("sh"), script), "2\n1 2");
+    assert_eq!(output(Command::new("sh").init(false), script), "1\n1");
 }
 
 #[test]
@@ -55,7 +119,7 @@ fn a_signal_that_ends_the_program_is_in_the_outcome() {
     for init in [false, true] {
         let mut command = Command::new("sleep");
         command.arg("1000").stdin(Stdio::Null);
-        command.spec_mut().init = init;
+        command.init(init);
         let mut container = command.spawn().unwrap();
         assert!(container.wait_timeout(Duration::from_millis(1)).unwrap().is_none());
         // Pid 1 accepts only uncatchable signals from outside. The init forwards other signals.
@@ -77,7 +141,7 @@ fn nothing_but_the_given_descriptors_reaches_the_program() {
     for init in [false, true] {
         let mut command = Command::new("sh");
         command.fd(std::fs::File::open("/etc/passwd").unwrap(), 7);
-        command.spec_mut().init = init;
+        command.init(init);
         let text = output(
             &mut command,
             "cd /proc/self/fd; for f in *; do readlink $f; done; echo; read line <&7; echo $line",
@@ -116,7 +180,7 @@ fn missing_and_non_executable_programs_are_distinguished() {
     }
     for init in [false, true] {
         let mut command = Command::new("no-such-program");
-        command.spec_mut().init = init;
+        command.init(init);
         let e = error(&mut command);
         assert_eq!(e.kind(), ErrorKind::ProgramNotFound, "{e}");
         assert_eq!(
@@ -124,7 +188,7 @@ fn missing_and_non_executable_programs_are_distinguished() {
             "cannot execute no-such-program: execve: No such file or directory (ENOENT); no such program in the container's PATH, or its interpreter or loader is missing"
         );
         let mut command = Command::new("/etc/passwd");
-        command.spec_mut().init = init;
+        command.init(init);
         let e = error(&mut command);
         assert_eq!(e.kind(), ErrorKind::ProgramNotExecutable, "{e}");
         assert_eq!(e.raw_os_error(), Some(libc::EACCES));
@@ -692,7 +756,7 @@ fn a_further_process_shares_everything_with_its_container() {
         let mut exec = container.exec("sh").unwrap();
         let text = output(
             &mut exec,
-            "cat /proc/sys/kernel/hostname; readlink /proc/1/exe; for k in mnt net pid user uts ipc cgroup; do [ $(readlink /proc/self/ns/$k) = $(readlink /proc/1/ns/$k) ] || echo differs $k; done; grep ^CapBnd /proc/self/status; grep ^Seccomp: /proc/self/status; cat /proc/self/cgroup | grep ^0::",
+            "cat /proc/sys/kernel/hostname; readlink /proc/2/exe; for k in mnt net pid user uts ipc cgroup; do [ $(readlink /proc/self/ns/$k) = $(readlink /proc/2/ns/$k) ] || echo differs $k; done; grep ^CapBnd /proc/self/status; grep ^Seccomp: /proc/self/status; cat /proc/self/cgroup | grep ^0::",
         );
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "inner", "{text}");
@@ -978,9 +1042,9 @@ fn a_container_that_joins_a_pid_namespace_sees_its_processes_and_no_others() {
     let mut container = command.spawn().unwrap();
     let mut text = String::new();
     container.stdout.take().unwrap().read_to_string(&mut text).unwrap();
-    // The sleeper and the shell. Processes that ended in between may have used the numbers between.
+    // The init, the sleeper and the shell. Processes that ended in between may have used the numbers between.
     let seen: Vec<u32> = text.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
-    assert!(matches!(seen[..], [1, 2..10]), "{seen:?}");
+    assert!(matches!(seen[..], [1, 2, 3..10]), "{seen:?}");
     assert!(container.wait().unwrap().status.success());
 }
 
@@ -994,7 +1058,7 @@ fn a_program_cannot_change_the_mode_of_the_init_that_starts_the_next() {
     for line in ["chmod 0 /proc/1/exe 2> /dev/null; true", "test -x /proc/1/exe"] {
         let mut command = Command::new("sh");
         command.args(["-c", line]);
-        command.spec_mut().init = true;
+        command.init(true);
         command.spec_mut().process.capabilities =
             Some(Capabilities { bounding: SETS, permitted: SETS, effective: SETS, ..Capabilities::NONE });
         assert_eq!(command.status().unwrap().status, ExitStatus::Exited(0), "{line}");

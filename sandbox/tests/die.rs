@@ -129,7 +129,7 @@ fn many() -> Vec<Container> {
         barrier.wait();
         let mut all: Vec<Container> = (0..25).map(|_| hostile().spawn().unwrap()).collect();
         let mut one = hostile();
-        one.die_with_parent(true).spec_mut().init = true;
+        one.die_with_parent(true).init(true);
         all.push(one.spawn().unwrap());
         all
     };

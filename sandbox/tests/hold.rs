@@ -111,7 +111,7 @@ fn start_reports_what_keeps_a_held_container_from_its_program() {
     assert!(error.to_string().contains("/no/such/program: execve: No such file"), "{error}");
     assert_eq!(container.wait().unwrap().status, ExitStatus::Exited(127));
     // The same start through the init, which executes the program of an image.
-    command.spec_mut().init = true;
+    command.init(true);
     let mut container = held(&mut command, directory.path());
     let error = start_held(directory.path()).unwrap_err();
     assert!(error.to_string().contains("/no/such/program: execve: No such file"), "{error}");
@@ -126,7 +126,7 @@ fn a_held_container_outlives_the_program_that_created_it() {
     let directory = tempfile::tempdir().unwrap();
     let exit = tempfile::NamedTempFile::new().unwrap();
     let mut command = shell("exit 4");
-    command.spec_mut().init = true;
+    command.init(true);
     command.exit_file(exit.reopen().unwrap());
     let container = held(&mut command, directory.path());
     let pid = container.pid();
@@ -299,7 +299,7 @@ fn a_container_whose_init_may_not_write_starts() {
     let rule = Rule { names: vec!["write".into()], action: Action::Errno, ..Rule::default() };
     let profile = Profile { default_action: Action::Allow, syscalls: vec![rule], ..Profile::default() };
     let mut command = shell("sleep 0.3; exit 3");
-    command.spec_mut().init = true;
+    command.init(true);
     command.spec_mut().process.seccomp = Seccomp::Profile(Box::new(profile));
     let mut container = command.hold().spawn().unwrap();
     container.start().unwrap();

@@ -10,7 +10,7 @@ fn logged(program: &str) -> (tempfile::TempDir, Command) {
     let dir = Dir::shared(temp.path(), || None).unwrap();
     let mut command = Command::new("sh");
     command.args(["-c", program]);
-    command.spec_mut().init = true;
+    command.init(true);
     command.log(Log::create(&dir, LogLimit { size: 4096, files: 2 }).unwrap());
     (temp, command)
 }
@@ -26,7 +26,7 @@ fn text(dir: &tempfile::TempDir) -> String {
 fn a_log_requires_an_init() {
     let (_dir, mut command) = logged("true");
     assert!(command.plan().unwrap().to_string().contains("the init copies to 2 files of 4 KiB"));
-    command.spec_mut().init = false;
+    command.init(false);
     let error = command.plan().unwrap_err();
     assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidSpec, Some("init")));
 }

@@ -21,7 +21,7 @@ impl Stage {
         let (entry, _lock) = create(&store);
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::Null);
-        command.spec_mut().init = init;
+        command.init(init);
         command.exit_file(entry.dir().create(EXIT).unwrap());
         let container = command.spawn().unwrap();
         entry.write(&container.record().unwrap()).unwrap();

@@ -139,7 +139,7 @@ fn a_kill_a_signal_and_an_exit_are_told_apart() {
     let ended_by = |script: &str| {
         let mut command = sh(script);
         // Without an init, the program is pid 1 and ignores these signals.
-        command.spec_mut().init = true;
+        command.init(true);
         command.status().unwrap().ended_by
     };
     assert_eq!(ended_by("exit 137"), EndedBy::Exit);

@@ -81,7 +81,7 @@ fn the_child_of_every_kind_of_plan_allocates_nothing() {
     time.time_offsets = Some("monotonic 10 0\nboottime 20 0\n".parse().unwrap());
     plans.push(("a second clone", time));
     let mut init = full.clone();
-    init.init = true;
+    init.init = Some(true);
     plans.push(("init", init));
     let mut terminal = full.clone();
     terminal.process.terminal = Some(Terminal { rows: 24, columns: 80 });

@@ -233,7 +233,7 @@ fn a_container_gets_no_descriptor_but_its_standard_streams() {
         fcntl(file, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
     }
     let mut with_init = command();
-    with_init.spec_mut().init = true;
+    with_init.init(true);
     for mut command in [command(), with_init] {
         let mut cell = Cell::start(&mut command).unwrap();
         // The fourth descriptor belongs to the listing itself.
@@ -324,7 +324,7 @@ fn the_inits_program_cannot_be_overwritten_from_inside() {
         return;
     }
     let mut command = command();
-    command.spec_mut().init = true;
+    command.init(true);
     let mut cell = Cell::start(&mut command).unwrap();
     assert_eq!(cell.order("pid").as_deref(), Ok("2"));
     // Neither the link nor the content of the executable is visible.

@@ -79,7 +79,17 @@ fn pids_max_in_guest(args: &Args) -> Result<Option<bool>> {
     let own = std::env::current_exe()?;
     let built = own.ancestors().nth(2).context("this program is in no directory")?.join("release/nspod");
     let limited = "read max < /sys/fs/cgroup/pids.max && [ $max = 1 ]";
-    let command = [&built.to_string_lossy(), "run", "--pids-limit", "1", "--", "/bin/sh", "-c", limited];
+    let command = [
+        &built.to_string_lossy(),
+        "run",
+        "--init=false",
+        "--pids-limit",
+        "1",
+        "--",
+        "/bin/sh",
+        "-c",
+        limited,
+    ];
     let guest = guest::Args { command: command.map(str::to_owned).to_vec(), ..Default::default() };
     match guest::run_with(&guest, &[], guest::print) {
         Ok(code) if code != guest::BOOT_FAILED => Ok(Some(code == 0)),

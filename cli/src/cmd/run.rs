@@ -45,8 +45,10 @@ pub(crate) struct RunArgs {
     /// Keep the state of a foreground container after it has exited, for `nspod inspect`
     #[arg(long)]
     keep: bool,
-    /// Run a small init as pid 1, which forwards signals, reaps orphans and records the exit
-    /// status. This is the default with -d; with --init=false the exit status is lost
+    /// Run a small init as pid 1, which starts the command, forwards signals, reaps orphans and
+    /// records the exit status. This is the default in a new pid namespace. With --init=false the
+    /// command is pid 1: the kernel drops signals that it sends to itself without a handler, and
+    /// with -d the exit status is lost
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     init: Option<bool>,
     /// Run the container in this pod, with its shared namespaces and its limits
@@ -91,7 +93,7 @@ pub(crate) struct RunArgs {
     /// Create only the namespaces, as unshare(1) does. The program has the caller's files, cgroup,
     /// capabilities, environment and standard input, and `nspod ps` does not list it
     #[arg(long, conflicts_with_all = [
-        "detach", "name", "rm", "keep", "init", "pod", "cidfile", "pidfile", "log_file", "log_max_size",
+        "detach", "name", "rm", "keep", "pod", "cidfile", "pidfile", "log_file", "log_max_size",
         "log_max_files", "lax_limits",
         "CommonArgs", "LimitArgs", "FileArgs", "RightsArgs",
     ])]
@@ -223,10 +225,11 @@ fn bare(args: &RunArgs, facts: &Facts, json: bool, end: &mut End) -> Result<i32>
     args.bound(&mut command);
     command.die_with_parent(args.die_with_parent);
     args.namespaces.apply(command.spec_mut(), facts, None, &pid_of)?;
+    command.spec_mut().init = args.init;
     if args.explain {
         return explained(command, json);
     }
-    let signals = foreground::Signals::hold()?;
+    let signals = foreground::Signals::hold()?.shared();
     let parent = args.parent()?;
     let mut container = command.spawn()?;
     foreground::die_with(parent, &container)?;
@@ -286,7 +289,8 @@ impl RunArgs {
         if own(Kind::Uts) && spec.hostname.is_none() {
             spec.hostname = Some(id.into());
         }
-        spec.init = self.init.unwrap_or(self.detach && own(Kind::Pid));
+        // If the pod shares its pid namespace, the pod's own init is pid 1.
+        spec.init = self.init.or_else(|| (!own(Kind::Pid)).then_some(false));
         if facts.privileged && !self.process.privileged {
             guard_devices(&mut spec, self.rights.adds(MKNOD));
         }
@@ -384,7 +388,7 @@ impl RunArgs {
 
     /// Returns the spec, unless nothing could limit the size of the container's log.
     fn check_log(&self, spec: Spec) -> Result<Spec> {
-        if !self.detach || spec.init || self.log_file.is_some() || self.log_limit().is_none() {
+        if !self.detach || spec.has_init() || self.log_file.is_some() || self.log_limit().is_none() {
             return Ok(spec);
         }
         Err(Error::usage(
@@ -623,10 +627,14 @@ mod tests {
     }
 
     #[test]
-    fn a_detached_container_has_an_init_where_possible() {
-        assert!(root("-d x").init && root("--init x").init);
-        assert!(!root("x").init && !root("-d --init=false x").init && !root("-d --pid=host x").init);
-        assert!(!spec("-d x", &Facts::root(), Some(Kinds::PID)).unwrap().init);
+    fn a_container_has_an_init_where_possible() {
+        for line in ["x", "-d x", "--init x", "-it x"] {
+            assert!(root(line).has_init(), "{line}");
+        }
+        for line in ["--init=false x", "-d --init=false --log-max-size=none x", "--pid=host x"] {
+            assert!(!root(line).has_init(), "{line}");
+        }
+        assert!(!spec("-d x", &Facts::root(), Some(Kinds::PID)).unwrap().has_init());
     }
 
     #[test]

@@ -67,11 +67,7 @@ fn processes(entry: &Entry) -> Result<Vec<i32>> {
 /// Returns the arguments of a process, or its name in brackets if it has no arguments.
 pub(super) fn command(pid: i32) -> Option<String> {
     let args = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let mut text: Vec<_> = args.split(|b| *b == 0).map(String::from_utf8_lossy).collect();
-    if text[0] == "nspod-init" {
-        // The other arguments are internal: nspod passes them to the init.
-        text.truncate(1);
-    }
+    let text: Vec<_> = args.split(|b| *b == 0).map(String::from_utf8_lossy).collect();
     let text = text.join(" ");
     if !text.trim().is_empty() {
         return Some(output::plain(text.trim_end()));

@@ -47,7 +47,7 @@ pub(crate) struct LimitArgs {
     /// Memory nodes to allocate from (cpuset.mems)
     #[arg(long, value_name = "LIST", value_parser = value::cpu_list)]
     cpuset_mems: Option<CpuList>,
-    /// Maximum number of processes and threads (pids.max)
+    /// Maximum number of processes and threads, with the init (pids.max)
     #[arg(long, value_name = "COUNT", value_parser = value::max_count, allow_hyphen_values = true)]
     pids_limit: Option<Max>,
     /// Maximum bytes per second read from a device (io.max rbps)

@@ -100,7 +100,7 @@ impl Config {
             domainname: name(self.spec.domainname()),
             sysctls: entries(linux.sysctl()),
             loopback: namespaces.is_new(Kind::Net),
-            init: false,
+            init: Some(false),
             limits,
             devices,
             hooks: hooks::of_container(&self.spec)?,

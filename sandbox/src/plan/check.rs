@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use cgroup_core::Max;
 use ns_core::Kind;
 
 use crate::error::Error;
@@ -14,7 +15,7 @@ pub(super) fn check(spec: &Spec) -> Result<(), Error> {
     let ns = &spec.namespaces;
     // An init without a program holds the namespaces of a pod.
     let nameless = spec.process.args.first().is_none_or(|arg| arg.is_empty());
-    if nameless && !(spec.init && spec.process.args.is_empty()) {
+    if nameless && !(spec.init == Some(true) && spec.process.args.is_empty()) {
         return Err(Error::invalid("process.args", "a program is required"));
     }
     check_mounts(spec)?;
@@ -36,7 +37,7 @@ pub(super) fn check(spec: &Spec) -> Result<(), Error> {
         IdMaps::Single | IdMaps::Maps { .. } => true,
     };
     let requires_new = [
-        ("init", spec.init, Kind::Pid, "an init requires a new pid namespace, because it is pid 1"),
+        ("init", spec.has_init(), Kind::Pid, "an init requires a new pid namespace, because it is pid 1"),
         (
             "time_offsets",
             spec.time_offsets.is_some(),
@@ -60,6 +61,16 @@ pub(super) fn check(spec: &Spec) -> Result<(), Error> {
         check_sysctl(name, value, spec)?;
     }
     spec.limits.validate()?;
+    if spec.has_init() && spec.process.scheduler.as_ref().is_some_and(|scheduler| !scheduler.is_inherited()) {
+        let problem =
+            "an init would have this scheduling policy, and the program, its child, would not inherit it";
+        return Err(Error::invalid("init", problem));
+    }
+    if spec.has_init() && !spec.process.args.is_empty() && spec.limits.pids_max == Some(Max::Value(1)) {
+        let problem =
+            "1 leaves no room for the program, because the init is a process too: use at least 2, or no init";
+        return Err(Error::invalid("limits.pids_max", problem));
+    }
     Ok(())
 }
 

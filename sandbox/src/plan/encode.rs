@@ -45,7 +45,7 @@ pub(super) fn encode(plan: &Plan, first: usize) -> Result<Vec<u8>, Error> {
     let mut blob = Blob::default();
     let high = plan.highest_fd();
     // The embedded init keeps its report socket, its exit status file, `cgroup.kill` and the log across its exec.
-    let closing = high + if plan.spec.init { numbers::BLOB } else { numbers::REPORT };
+    let closing = high + if plan.spec.has_init() { numbers::BLOB } else { numbers::REPORT };
     let mut close = |from: i32, to: u64| {
         let range = [from as u64, to, u64::from(libc::CLOSE_RANGE_CLOEXEC)];
         blob.call(first, Call::CloseRange, libc::SYS_close_range, &range.map(Arg::Number), 0);

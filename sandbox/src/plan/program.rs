@@ -30,7 +30,7 @@ pub(super) fn program(plan: &Plan) -> Result<Step, Error> {
         (None, None) => Vec::new(),
     };
     let envp = environment("process.env", &process.env)?;
-    if !plan.spec.init {
+    if !plan.spec.has_init() {
         return Ok(Step::Exec(Exec { name, candidates, file: None, argv: CStrings::new(argv), envp }));
     }
     let high = plan.highest_fd();
@@ -43,12 +43,22 @@ pub(super) fn program(plan: &Plan) -> Result<Step, Error> {
         None => (-1, 0, 0),
     };
     let kill = if plan.kills_cgroup { high + numbers::KILL } else { -1 };
-    let contract = format!("{report}:{exit}:{step}:{count}:{output}:{files}:{kib}:{kill}");
-    let mut init = vec![c"nspod-init".to_owned(), c_string("process.args", contract)?];
-    init.extend(candidates);
-    init.extend(argv);
-    let file = init::image(plan.above())?;
-    Ok(Step::Exec(Exec { name, candidates: Vec::new(), file: Some(file), argv: CStrings::new(init), envp }))
+    let session = match (process.new_session, &process.terminal) {
+        (_, Some(_)) => 2,
+        (new, None) => i32::from(new),
+    };
+    let contract =
+        format!("NSPOD_INIT={report}:{exit}:{step}:{count}:{output}:{files}:{kib}:{kill}:{session}");
+    let mut init = vec![c"nspod-init".to_owned()];
+    if !argv.is_empty() {
+        init.push(c"--".to_owned());
+        init.extend(argv);
+    }
+    let mut strings = vec![c_string("process.args", contract)?];
+    strings.extend(candidates);
+    strings.extend_from_slice(envp.strings());
+    let (argv, envp) = (CStrings::new(init), CStrings::new(strings));
+    Ok(Step::Exec(Exec { name, candidates: Vec::new(), file: Some(init::image(plan.above())?), argv, envp }))
 }
 
 /// Returns the paths that execvp(3) would try, with `PATH` from the program's environment.

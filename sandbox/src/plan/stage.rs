@@ -28,7 +28,7 @@ impl Stage {
             || !matches!(spec.root, Root::Host | Root::HostReadOnly)
             || matches!(spec.namespaces.mnt, NamespaceMode::Join(_));
         let enters = matches!(spec.namespaces.pid, NamespaceMode::Join(_));
-        let needed = enters || held || !spec.hooks.start_container.is_empty() || foreign && !spec.init;
+        let needed = enters || held || !spec.hooks.start_container.is_empty() || foreign && !spec.has_init();
         needed.then(|| Stage { blob: Vec::new(), enters, hooks: Vec::new() })
     }
 }

@@ -79,6 +79,7 @@ impl Maker {
 fn with_dev() -> Spec {
     let mut spec = Spec::bare("/");
     spec.namespaces = crate::spec::Namespaces::new(Kinds::FIVE);
+    spec.init = Some(false);
     spec.root = Root::Host;
     spec.mounts.push(Mount::new("/dev", MountKind::Dev));
     spec

@@ -36,7 +36,7 @@ pub enum Root {
     },
     /// An overlay of directories that stay unchanged, and a place for writes.
     Overlay {
-        /// The layers, uppermost first.
+        /// The layers, directories on the host, uppermost first.
         #[serde(with = "text")]
         lower: Vec<PathBuf>,
         /// The place for writes.
@@ -55,10 +55,10 @@ pub enum Writes {
     Tmpfs,
     /// Directories on one file system, which keep the writes.
     Dir {
-        /// The directory for the writes.
+        /// The directory on the host for the writes.
         #[serde(with = "text")]
         upper: PathBuf,
-        /// An empty directory, which overlayfs requires on the same file system.
+        /// An empty directory on the host, which overlayfs requires on the same file system.
         #[serde(with = "text")]
         work: PathBuf,
     },
@@ -235,7 +235,7 @@ pub struct Link {
     /// Path within the container. An existing file stays.
     #[serde(with = "text")]
     pub path: PathBuf,
-    /// Target of the link.
+    /// Target of the link, as the container sees it.
     #[serde(with = "text")]
     pub target: PathBuf,
 }
@@ -256,7 +256,7 @@ pub enum MountKind {
     FileSystem {
         /// `ext4`, `tmpfs`, `devpts` …
         fstype: String,
-        /// Source: a device, or another value that the file system expects.
+        /// Source: a device on the host, or another value that the file system expects.
         #[serde(with = "text")]
         source: PathBuf,
         /// Options for the driver. An option without a value is a flag.
@@ -313,7 +313,7 @@ impl Mount {
         Mount { readonly: true, ..Mount::bind(source, destination) }
     }
 
-    /// Returns a mount with the usual flags of its kind: `nosuid`, `nodev` and `noexec` for kernel file
+    /// Returns a mount at a path in the container, with the usual flags of its kind: `nosuid`, `nodev` and `noexec` for kernel file
     /// systems, `nodev` for binds.
     pub fn new(destination: impl Into<PathBuf>, kind: MountKind) -> Self {
         let tmpfs = matches!(kind, MountKind::Tmpfs { .. });

@@ -27,7 +27,7 @@ pub enum NamespaceMode {
 pub enum Join {
     /// The namespace of a process with this pid in the caller's pid namespace.
     Pid(i32),
-    /// The namespace of a file: a pin, or `/proc/PID/ns/KIND`.
+    /// The namespace of a file on the host: a pin, or `/proc/PID/ns/KIND`.
     Path(#[serde(with = "text")] PathBuf),
     /// A namespace in [`Handles::namespaces`](crate::Handles::namespaces).
     Handle,

@@ -92,6 +92,13 @@ pub struct Scheduler {
     pub period: u64,
 }
 
+impl Scheduler {
+    /// Returns whether a child of the process has the same policy.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.policy != libc::SCHED_DEADLINE as u32 && self.flags & libc::SCHED_FLAG_RESET_ON_FORK as u64 == 0
+    }
+}
+
 /// I/O class and level of [ioprio_set(2)](https://man7.org/linux/man-pages/man2/ioprio_set.2.html).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IoPriority {

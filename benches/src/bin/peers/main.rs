@@ -92,7 +92,7 @@ fn supervise(options: &Options) -> Result<ExitCode> {
     worker.mount(Mount::new("/proc", MountKind::Proc));
     worker.mount(Mount::new("/run", MountKind::Tmpfs { mode: Some(0o755) }));
     // Runtimes leave their containers to pid 1, which must reap them as on any host.
-    worker.spec_mut().init = true;
+    worker.init(true);
     worker.cgroup_at(PathBuf::from("/").join(&name));
     let mut worker = worker.spawn().context("start the measuring process in new namespaces")?;
     let outcome = loop {

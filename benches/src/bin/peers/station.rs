@@ -258,7 +258,7 @@ pub(crate) fn prepare(ground: &Ground, what: &str, number: usize) -> Result<Once
         }
         "kinds" => {
             let mut command = Command::bare(ground.program());
-            command.isolate(kinds(detail)?);
+            command.isolate(kinds(detail)?).init(false);
             library(command)
         }
         "raw" => {
