@@ -65,7 +65,7 @@ fn the_stage() {
             for init in [false, true] {
                 let mut command = hostile();
                 command.no_cgroup().die_with_parent(true);
-                command.spec_mut().init = init;
+                command.init(init);
                 kept.push(command.spawn().unwrap());
             }
         }
