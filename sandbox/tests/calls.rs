@@ -210,15 +210,15 @@ fn a_start_makes_exactly_these_calls() {
     assert!(wrong.is_empty(), "calls of the caller and of the started processes:\n{wrong}");
     // With a cgroup: the calls that create it, start in it, measure it and remove it. Each ancestor with memory
     // accounting is read as well.
-    let (with, said) = counted("container with a cgroup", &image.path());
-    let (without, _) = counted("container", &image.path());
+    let (with, said) = counted("container with a cgroup without init", &image.path());
+    let (without, _) = counted("container without init", &image.path());
     assert_eq!(with[1], without[1], "{said}");
     assert!(with[0] - without[0] <= 40, "{said}");
     // The pid of the caller, whether its watcher lives, and the inode of the cgroup.
-    let (tied, said) = counted("container with a cgroup that is tied", &image.path());
+    let (tied, said) = counted("container with a cgroup that is tied without init", &image.path());
     assert_eq!(tied, [with[0] + 3, with[1]], "{said}");
     // Without a cgroup, the stage holds the container until its process is known.
-    let (tied, said) = counted("container that is tied", &image.path());
+    let (tied, said) = counted("container that is tied without init", &image.path());
     assert_eq!(tied, [without[0] + 8, without[1] + 2], "{said}");
 }
 

@@ -393,7 +393,7 @@ fn a_container_does_not_see_the_watcher() {
         return;
     }
     let mut command = Command::new("sh");
-    command.args(["-c", "cat /proc/[0-9]*/comm"]).stdout(Stdio::Piped).die_with_parent(true);
+    command.args(["-c", "cat /proc/[0-9]*/comm"]).stdout(Stdio::Piped).init(false).die_with_parent(true);
     let output = command.output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "sh\n");
     assert!(watcher_of(std::process::id()).is_some());
