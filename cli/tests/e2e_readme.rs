@@ -30,9 +30,9 @@ fn the_first_command_shows_a_host_name_pid_1_own_processes_and_limits() {
     let seen = sh(&command);
     assert_eq!(seen.code(), 0, "{}", seen.err);
     let mut lines = seen.out.lines();
-    assert_eq!(lines.next(), Some("I am box, process 1, among these:"));
+    assert_eq!(lines.next(), Some("I am box, process 2, among these:"));
     let processes: Vec<_> = lines.by_ref().take_while(|line| !line.contains(".max:")).collect();
-    assert!(processes.len() <= 3 && seen.out.contains("ps ax"), "{}", seen.out);
+    assert!(processes.len() <= 4 && seen.out.contains("ps ax"), "{}", seen.out);
     for (file, value) in [("memory.max", "67108864"), ("pids.max", "32"), ("cpu.max", "50000 100000")] {
         let shown = seen.out.contains(&format!("{file}:{value}\n"));
         let missing = seen.err.contains(&format!("nspod: {file} is not enforced: the "));

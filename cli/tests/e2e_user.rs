@@ -17,7 +17,7 @@ fn an_ordinary_user_is_root_in_a_container_and_nobody_outside() {
         "id -u; hostname; echo $$; cat /proc/self/uid_map; cat /etc/shadow 2>/dev/null || echo refused";
     let seen = user.nspod(&["run", "-h", "box", "sh", "-c", script]);
     let lines: Vec<Vec<&str>> = seen.ok().lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(lines, [vec!["0"], vec!["box"], vec!["1"], vec!["0", "65534", "1"], vec!["refused"]]);
+    assert_eq!(lines, [vec!["0"], vec!["box"], vec!["2"], vec!["0", "65534", "1"], vec!["refused"]]);
     assert_eq!(user.nspod(&["run", "sh", "-c", "exit 7"]).code(), 7);
     assert_eq!(user.nspod(&["run", "no-such"]).code(), 127);
     // Files written to a volume belong to the user.
