@@ -17,7 +17,7 @@ fn the_host_sees_a_contained_process_under_another_pid() {
     if !lane::root() {
         return;
     }
-    let mut cell = Cell::start(&mut command()).unwrap();
+    let mut cell = Cell::start(command().init(false)).unwrap();
     let pid = cell.container.pid();
     assert_eq!(cell.order("pid").as_deref(), Ok("1"));
     assert_ne!(pid, 1);
@@ -38,9 +38,10 @@ fn a_contained_process_sees_its_own_processes_and_none_of_the_hosts() {
         return;
     }
     let mut cell = Cell::start(&mut command()).unwrap();
-    assert_eq!(processes(&mut cell), [1]);
+    // The init, and the process.
+    assert_eq!(processes(&mut cell), [1, 2]);
     cell.order("fork 2").unwrap();
-    assert_eq!(processes(&mut cell), [1, 2, 3]);
+    assert_eq!(processes(&mut cell), [1, 2, 3, 4]);
     // Neither this test nor the process itself can be found by a pid of the host.
     for pid in [std::process::id() as i32, cell.container.pid(), nix::unistd::getppid().as_raw()] {
         if pid > 3 {

@@ -50,8 +50,8 @@ fn exactly_the_kinds_that_a_pod_shares_coincide_and_no_two_containers_share_a_cg
             assert_eq!(set_a.coincide(&host), hosts, "shared with the host in a pod of {share}");
             let (own_a, own_b) = (a.container.cgroup().unwrap(), b.container.cgroup().unwrap());
             assert_ne!(own_a.path(), own_b.path());
-            assert_eq!(own_a.procs().unwrap(), [a.container.pid()]);
-            assert_eq!(own_b.procs().unwrap(), [b.container.pid()]);
+            assert!(own_a.procs().unwrap().contains(&a.container.pid()));
+            assert!(own_b.procs().unwrap().contains(&b.container.pid()));
             for own in [own_a, own_b] {
                 assert_eq!(own.path().parent(), Some(pod.cgroup().unwrap().path()));
             }
@@ -70,7 +70,7 @@ fn a_second_container_of_the_same_name_does_not_get_the_firsts_cgroup() {
         return;
     }
     let pod = Pod::create(&unique("same-name"), &PodSpec::default()).unwrap();
-    let first = Cell::start(join(&pod).unwrap().name("one")).unwrap();
+    let first = Cell::start(join(&pod).unwrap().init(false).name("one")).unwrap();
     let error = Cell::start(join(&pod).unwrap().name("one")).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EEXIST), "{error}");
     assert_eq!(first.container.cgroup().unwrap().procs().unwrap(), [first.container.pid()]);
