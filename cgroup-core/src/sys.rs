@@ -81,8 +81,6 @@ pub(crate) fn idle_child(alive: &OwnedFd) -> nix::Result<(i32, OwnedFd)> {
 
 /// Loads, attaches and lists the programs of a cgroup, and accesses their maps, with `bpf(2)`.
 pub(crate) mod bpf {
-    use std::sync::atomic::AtomicU32;
-
     use super::{AsFd, AsRawFd, BorrowedFd, Errno, FromRawFd, OwnedFd};
 
     // Commands, types and flags of linux/bpf.h.
@@ -506,23 +504,6 @@ pub(crate) mod bpf {
             }
         }
 
-        /// Maps the first value, of one word, of an array with `BPF_F_MMAPABLE` to memory.
-        pub(crate) fn word(&self) -> nix::Result<Word> {
-            if self.value_size != Word::SIZE {
-                return Err(Errno::EINVAL);
-            }
-            let access = libc::PROT_READ | libc::PROT_WRITE;
-            // SAFETY: a new mapping at an address that the kernel chooses. The descriptor is open during
-            // the call, and the mapping stays without it.
-            let start = unsafe {
-                libc::mmap(std::ptr::null_mut(), Word::SIZE, access, libc::MAP_SHARED, self.as_raw_fd(), 0)
-            };
-            if start == libc::MAP_FAILED {
-                return Err(Errno::last());
-            }
-            Ok(Word(start.cast()))
-        }
-
         /// Waits until no program runs that began before this call: the kernel does so when it replaces
         /// a map in a map, before it returns.
         pub(crate) fn wait_for_programs(&self) -> nix::Result<()> {
@@ -549,27 +530,6 @@ pub(crate) mod bpf {
             // pass a mutable `value` to the command that writes it. No map here is one with a value for
             // each processor, whose values would be longer.
             unsafe { bpf(command, &mut attr) }.map(drop)
-        }
-    }
-
-    /// The first value of an array in memory. Other processes access it too.
-    #[derive(Debug)]
-    pub(crate) struct Word(*mut AtomicU32);
-
-    impl Word {
-        const SIZE: usize = size_of::<AtomicU32>();
-
-        pub(crate) fn get(&self) -> &AtomicU32 {
-            // SAFETY: the mapping is aligned to a page and lives as long as this value. Other processes
-            // access the word only atomically.
-            unsafe { &*self.0 }
-        }
-    }
-
-    impl Drop for Word {
-        fn drop(&mut self) {
-            // SAFETY: the mapping is this value's own, and no reference to it is left.
-            unsafe { libc::munmap(self.0.cast(), Self::SIZE) };
         }
     }
 

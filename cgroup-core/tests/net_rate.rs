@@ -298,6 +298,54 @@ fn a_datagram_above_the_rate_is_dropped_as_by_a_full_queue() {
 }
 
 #[test]
+fn the_bytes_of_a_burst_pass_at_once() {
+    let _listener = network(Path::Loopback);
+    let own = Own::new();
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut agent = Agent::new(&own, Side::Egress, peer.local_addr().unwrap());
+    let limit = |burst| {
+        let limits = Limits { egress_max: Some(1000), egress_burst: burst, ..Limits::default() };
+        own.limit_net(&limits).unwrap();
+    };
+    let passed = |agent: &mut Agent| {
+        let before = own.net_usage().unwrap().unwrap().egress.packets;
+        assert_eq!(agent.number("datagrams"), 50);
+        own.net_usage().unwrap().unwrap().egress.packets - before
+    };
+    // Each datagram has 1028 bytes. The last one may be longer than the rest of the burst.
+    limit(Some(10_000));
+    assert_eq!(passed(&mut agent), 10);
+    // What has passed counts for the next burst, which lets pass 20 more.
+    limit(Some(30_000));
+    assert_eq!(passed(&mut agent), 20);
+    limit(None);
+    assert_eq!(passed(&mut agent), 0);
+}
+
+#[test]
+fn a_burst_without_a_rate_and_one_that_is_too_small_or_great_are_refused() {
+    let own = Own::new();
+    for (rate, burst, problem) in [
+        (None, 1, "requires a rate"),
+        (Some(1000), 0, "at least 1 byte"),
+        (Some(1000), 3_600_001, "in an hour"),
+        (Some(0), 1, "in an hour"),
+    ] {
+        for side in [Side::Egress, Side::Ingress] {
+            let (egress_burst, ingress_burst) = match side {
+                Side::Egress => (Some(burst), None),
+                Side::Ingress => (None, Some(burst)),
+            };
+            let error =
+                own.limit_net(&Limits { egress_burst, ingress_burst, ..limits(side, rate) }).unwrap_err();
+            assert!(error.field().is_some_and(|field| field.ends_with(".burst")), "{error}");
+            assert!(error.to_string().contains(problem), "{error}");
+        }
+    }
+    own.limit_net(&Limits { egress_burst: Some(3_600_000), ..limits(Side::Egress, Some(1000)) }).unwrap();
+}
+
+#[test]
 fn a_rate_that_is_too_great_is_refused() {
     let own = Own::new();
     let limit = |bytes| own.limit_net(&limits(Side::Egress, Some(bytes)));

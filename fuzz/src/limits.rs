@@ -69,6 +69,8 @@ fn net(u: &mut Unstructured<'_>) -> Result<net::Limits> {
         packets_max: maybe(u, |u| u.arbitrary())?,
         egress_max: maybe(u, |u| u.int_in_range(0..=1 << 36))?,
         ingress_max: maybe(u, |u| u.int_in_range(0..=1 << 36))?,
+        egress_burst: maybe(u, |u| u.int_in_range(0..=1 << 36))?,
+        ingress_burst: maybe(u, |u| u.int_in_range(0..=1 << 36))?,
         sockets_max: maybe(u, |u| u.arbitrary())?,
     })
 }

@@ -40,6 +40,8 @@ pub(super) enum Operation {
     Or = 0x40,
     And = 0x50,
     ShiftLeft = 0x60,
+    ShiftRight = 0x70,
+    ExclusiveOr = 0xa0,
     Move = 0xb0,
 }
 
@@ -105,7 +107,6 @@ const STORE: u8 = 0x63;
 const ATOMIC_DOUBLE: u8 = 0xdb;
 const ALU: u8 = 0x07;
 const MOVE_WORD: u8 = 0xb4;
-const TO_BIG_ENDIAN: u8 = 0xdc;
 const JUMP: u8 = 0x05;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
@@ -173,10 +174,10 @@ impl Assembler {
         self.push(MOVE_WORD, to as u8, 0, 0, value as i32);
     }
 
-    /// Converts the low 16 bits of a register from the byte order of the host to that of the network,
-    /// with zeros above them.
-    pub(super) fn network_half(&mut self, register: Register) {
-        self.push(TO_BIG_ENDIAN, register as u8, 0, 0, 16);
+    /// Sets a register to 64 bits.
+    pub(super) fn set_double(&mut self, to: Register, value: u64) {
+        self.push(IMMEDIATE_DOUBLE, to as u8, 0, 0, value as i32);
+        self.push(0, 0, 0, 0, (value >> 32) as i32);
     }
 
     pub(super) fn jump(&mut self, to: Label) {

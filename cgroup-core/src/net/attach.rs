@@ -9,6 +9,7 @@ use super::limits::Limits;
 use super::maps::Maps;
 use super::program::{COUNTING, Features, PROGRAMS, Program};
 use super::shared::{Loaded, Shared};
+use super::sockets::Level;
 use super::state::Side;
 use super::table::{Table, compile};
 use crate::cgroup::Cgroup;
@@ -53,8 +54,8 @@ pub struct Traffic {
     pub packets: u64,
     /// Number of packets that were dropped.
     pub dropped: u64,
-    /// Number of calls that failed with `EPERM`: `connect` and `sendmsg` for the egress, `bind` for
-    /// the ingress.
+    /// Number of calls that failed with `EPERM`: `connect` for the egress, `bind` for the
+    /// ingress.
     pub denied: u64,
     /// Number of packets that passed with a mark of congestion (`CE` of RFC 3168), which tells a sender
     /// that uses ECN to slow down before a packet is dropped.
@@ -90,7 +91,7 @@ impl Cgroup {
         if attached.is_none() && limits.is_empty() {
             return Ok(());
         }
-        self.replace_net(attached, &compile(limits)?, Features::of(limits)).map_err(fail)
+        self.replace_net(attached, limits, &compile(limits)?).map_err(fail)
     }
 
     /// Returns the traffic of the sockets of this cgroup and its descendants. Returns `None` if no
@@ -128,46 +129,50 @@ impl Cgroup {
         }
     }
 
-    fn replace_net(&self, attached: Option<Maps>, table: &Table, features: Features) -> nix::Result<()> {
+    fn replace_net(&self, attached: Option<Maps>, limits: &Limits, rules: &Table) -> nix::Result<()> {
+        let features = Features::of(limits);
         let cgroup = self.id()?;
         let [anchor, others @ ..] = &PROGRAMS;
-        let attach_all = |maps: &Maps, shared: Option<&Shared>| {
-            self.attach_net(anchor, anchor.needed(features), maps, shared)?;
+        let attach_others = |maps: &Maps, shared: Option<&Shared>| {
             for (index, program) in others.iter().enumerate() {
                 let needed = program.needed(features);
                 if index + 1 < COUNTING || !needed.is_empty() {
                     self.attach_net(program, needed, maps, shared)?;
                 }
             }
-            if features.contains(Features::SOCKETS) { self.count_sockets() } else { Ok(()) }
+            features.contains(Features::SOCKETS).then(|| self.count_sockets()).transpose()
         };
-        if let Some(maps) = attached {
-            maps.replace(cgroup, table, || attach_all(&maps, None))?;
-            return self.limit_sockets(&maps);
+        let mut level = None;
+        if attached.is_none() {
+            let shared = Shared::with_room(rules.len())?;
+            if self.attach_net(anchor, anchor.needed(features), &shared.maps, Some(&shared))? {
+                shared.maps.replace(cgroup, limits, rules, || {
+                    level = attach_others(&shared.maps, Some(&shared))?;
+                    Ok(())
+                })?;
+                return level.map_or(Ok(()), |level| self.limit_sockets(&level, &shared.maps));
+            }
         }
-        let shared = Shared::with_room(table.len())?;
-        if self.attach_net(anchor, anchor.needed(features), &shared.maps, Some(&shared))? {
-            shared.maps.replace(cgroup, table, || attach_all(&shared.maps, Some(&shared)))?;
-            let sockets = features.contains(Features::SOCKETS);
-            return if sockets { self.limit_sockets(&shared.maps) } else { Ok(()) };
-        }
-        // Another process was first.
-        let maps = self.find_net()?.ok_or(Errno::EAGAIN)?;
-        maps.replace(cgroup, table, || attach_all(&maps, None))?;
-        self.limit_sockets(&maps)
+        // If nothing was attached, another process was first.
+        let maps = attached.map_or_else(|| self.find_net()?.ok_or(Errno::EAGAIN), Ok)?;
+        maps.replace(cgroup, limits, rules, || {
+            self.attach_net(anchor, anchor.needed(features), &maps, None)?;
+            level = attach_others(&maps, None)?;
+            Ok(())
+        })?;
+        // Without a maximum the programs may still be attached.
+        let level = level.map_or_else(|| self.find_sockets(), |level| Ok(Some(level)))?;
+        level.map_or(Ok(()), |level| self.limit_sockets(&level, &maps))
     }
 
     /// Copies the maximum of the sockets from the current limits to the map of its programs. If another
     /// process replaces the limits meanwhile, either process copies those that are current at the end.
-    fn limit_sockets(&self, maps: &Maps) -> nix::Result<()> {
-        let Some(level) = self.find_sockets()? else { return Ok(()) };
+    fn limit_sockets(&self, level: &Level, maps: &Maps) -> nix::Result<()> {
         let cgroup = self.id()?;
-        let (mut max, mut word) = maps.sockets_max(cgroup)?;
         loop {
+            let max = maps.state(cgroup)?.sockets_max();
             level.limit(max)?;
-            let before = word;
-            (max, word) = maps.sockets_max(cgroup)?;
-            if word == before {
+            if maps.state(cgroup)?.sockets_max() == max {
                 return Ok(());
             }
         }

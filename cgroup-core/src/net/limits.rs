@@ -37,13 +37,22 @@ pub struct Limits {
     #[cfg_attr(feature = "serde", serde(rename = "packets.max", skip_serializing_if = "Option::is_none"))]
     pub packets_max: Option<u32>,
     /// `net.egress.max`: maximum number of bytes that leave in a second, with IP headers. After a pause the
-    /// bytes of 220 ms may leave at once. Further packets are dropped as by a full queue of a network
-    /// device: TCP sends them again, and a datagram is lost. At most 34,359,738,360.
+    /// bytes of [`egress_burst`](Self::egress_burst) may leave at once. Further packets are dropped as by a full
+    /// queue of a network device: TCP sends them again, and a datagram is lost. At most 34,359,738,360.
     #[cfg_attr(feature = "serde", serde(rename = "egress.max", skip_serializing_if = "Option::is_none"))]
     pub egress_max: Option<u64>,
     /// `net.ingress.max`: maximum number of bytes that arrive in a second, as `net.egress.max`.
     #[cfg_attr(feature = "serde", serde(rename = "ingress.max", skip_serializing_if = "Option::is_none"))]
     pub ingress_max: Option<u64>,
+    /// `net.egress.burst`: number of bytes that may leave at once after a pause, with IP headers. `None` for the
+    /// bytes of 220 ms: TCP does not reach the rate with fewer than those of its shortest timer, 200 ms. Requires
+    /// `net.egress.max`. At least 1, and at most the bytes of an hour.
+    #[cfg_attr(feature = "serde", serde(rename = "egress.burst", skip_serializing_if = "Option::is_none"))]
+    pub egress_burst: Option<u64>,
+    /// `net.ingress.burst`: number of bytes that may arrive at once, as `net.egress.burst`. Requires
+    /// `net.ingress.max`.
+    #[cfg_attr(feature = "serde", serde(rename = "ingress.burst", skip_serializing_if = "Option::is_none"))]
+    pub ingress_burst: Option<u64>,
     /// `net.sockets.max`: maximum number of sockets of AF_INET and AF_INET6 that processes of the cgroup
     /// created and that are not closed. A further `socket` fails with `EPERM`. A socket that `accept`
     /// returns does not count, nor does one that was created before this limit was first set.
@@ -53,9 +62,11 @@ pub struct Limits {
 
 /// The greatest number of rules.
 const RULES_MAX: usize = 4096;
-/// The programs store the bytes per second as a number of [`RATE_UNIT`] in 32 bits.
+/// The programs calculate with the bytes per second as a number of [`RATE_UNIT`] in 32 bits.
 pub(super) const RATE_UNIT: u64 = 8;
 const RATE_MAX: u64 = RATE_UNIT * u32::MAX as u64;
+/// The greatest burst in seconds.
+const BURST_MAX: u64 = 3600;
 
 impl Limits {
     /// Returns whether the rules allow a new connection, or a packet of a protocol without
@@ -74,7 +85,8 @@ impl Limits {
     ///
     /// # Errors
     /// `InvalidLimit`: there are more than 4096 rules, a port range is empty, a rule has ports and
-    /// a protocol without ports, or a number of bytes per second is too great.
+    /// a protocol without ports, or a number of bytes per second is too great; or a burst has no rate, is 0, or
+    /// is greater than the bytes of an hour.
     pub fn validate(&self) -> Result<()> {
         for (name, rules) in [("net.allow", &self.allow), ("net.deny", &self.deny)] {
             if rules.len() > RULES_MAX {
@@ -90,6 +102,21 @@ impl Limits {
             if let Some(rate) = rate.filter(|rate| *rate > RATE_MAX) {
                 return Err(Error::limit(name, rate, "it is at most 34359738360 bytes per second"));
             }
+        }
+        for (name, burst, rate) in [
+            ("net.egress.burst", self.egress_burst, self.egress_max),
+            ("net.ingress.burst", self.ingress_burst, self.ingress_max),
+        ] {
+            let problem = match (burst, rate) {
+                (None, _) => continue,
+                (Some(_), None) => "it requires a rate: set net.egress.max or net.ingress.max of the same direction",
+                (Some(0), _) => "it is at least 1 byte",
+                (Some(burst), Some(rate)) if burst > rate.saturating_mul(BURST_MAX) => {
+                    "it is at most the bytes that the rate lets pass in an hour"
+                }
+                _ => continue,
+            };
+            return Err(Error::limit(name, burst.unwrap_or_default(), problem));
         }
         Ok(())
     }
@@ -113,6 +140,8 @@ impl Limits {
             ("net.packets.max", self.packets_max.map(u64::from)),
             ("net.egress.max", self.egress_max),
             ("net.ingress.max", self.ingress_max),
+            ("net.egress.burst", self.egress_burst),
+            ("net.ingress.burst", self.ingress_burst),
             ("net.sockets.max", self.sockets_max.map(u64::from)),
         ];
         let rates = rates.into_iter().filter_map(|(name, rate)| Some((name, rate?.to_string())));

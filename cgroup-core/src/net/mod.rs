@@ -25,11 +25,10 @@
 //! ```
 //!
 //! # How the limits are enforced
-//! - `connect`, `bind`, and `sendto` and `sendmsg` of an unconnected UDP socket fail with `EPERM` if
-//!   the rules deny the address.
+//! - `connect` and `bind` fail with `EPERM` if the rules deny the address.
 //! - Each packet of a socket of the cgroup is checked when it leaves and when it arrives. This also
 //!   stops raw sockets, and connections that were established before the limits were set. A denied
-//!   packet is dropped and counted.
+//!   packet is dropped and counted, and `sendto` and `sendmsg` of a datagram fail with `EPERM`.
 //! - A TCP SYN is checked in its own direction. Any other packet can belong to a connection of either
 //!   direction. It is dropped if a deny rule of one direction applies to it; else it passes if an
 //!   allow rule of one direction applies to it.
@@ -38,11 +37,11 @@
 //! - A socket that is bound to `::` receives IPv4 too, so the rules must allow both `::` and `0.0.0.0`.
 //! - A packet that exceeds the bytes per second is dropped as by a full queue of a network device. A
 //!   dropped packet that leaves is not lost: TCP keeps it and sends it again, and reduces its window. A
-//!   dropped packet that arrives is lost for its sender, which sends it again. The bytes of 220 ms pass at
-//!   once, so that TCP reaches the rate even if it waits for its shortest timer, 200 ms. Packets of at most
-//!   128 bytes may use the bytes of another 220 ms, so that acknowledgements and new connections pass
-//!   beside much data.
-//! - A packet of a sender that uses ECN (RFC 3168) is marked if less than half of the 220 ms is free. So such
+//!   dropped packet that arrives is lost for its sender, which sends it again. The bytes of a burst pass at
+//!   once. Without [`Limits::egress_burst`] it is those of 220 ms, so that TCP reaches the rate even if it waits
+//!   for its shortest timer, 200 ms. Packets of at most 128 bytes may use the bytes of another burst, so that
+//!   acknowledgements and new connections pass beside much data.
+//! - A packet of a sender that uses ECN (RFC 3168) is marked if less than half of the burst is free. So such
 //!   a sender slows down before packets are dropped.
 //! - A packet that a cgroup drops does not use up the rates of its ancestors, and they do not count it.
 //! - A packet that is longer than the rest of its rate passes whole, and the next packets wait longer.

@@ -53,7 +53,7 @@ impl Shared {
     /// Returns the program with these features, and loads it if it is the first.
     pub(super) fn program(&self, program: &Program, features: Features) -> nix::Result<Arc<Loaded>> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (program.hook, features.bits());
+        let key = (program.loaded_for(features), features.bits());
         if let Some(program) = loaded.get(&key) {
             return Ok(program.clone());
         }
@@ -65,7 +65,7 @@ impl Shared {
 
 impl Loaded {
     pub(super) fn load(program: &Program, features: Features, maps: &Maps) -> nix::Result<Self> {
-        let fd = bpf::load(program.hook, program.name(features), &program.assemble(maps, features))?;
+        let fd = bpf::load(program.loaded_for(features), program.name(features), &program.assemble(maps, features))?;
         let (id, ..) = bpf::program_info(&fd)?;
         Ok(Self { fd, id })
     }

@@ -61,8 +61,8 @@ impl Level {
     }
 
     /// Sets the maximum, or removes the limit.
-    pub(super) fn limit(&self, max: Option<u32>) -> nix::Result<()> {
-        self.max.update(&ONLY, &max.map_or(u64::MAX, u64::from).to_ne_bytes())
+    pub(super) fn limit(&self, max: Option<u64>) -> nix::Result<()> {
+        self.max.update(&ONLY, &max.unwrap_or(u64::MAX).to_ne_bytes())
     }
 
     pub(super) fn used(&self) -> nix::Result<Sockets> {
@@ -109,30 +109,61 @@ impl Counter {
 }
 
 impl Cgroup {
-    /// Attaches the programs that count sockets, unless they are attached. The programs that were
-    /// attached first stay.
-    pub(super) fn count_sockets(&self) -> nix::Result<()> {
+    /// Attaches the programs that count sockets, unless they are attached, and returns their maps. The programs
+    /// that were attached first stay.
+    pub(super) fn count_sockets(&self) -> nix::Result<Level> {
         let new = self.counters()?.is_empty();
+        let alone = if new { self.attach_counter()? } else { None };
+        let level = match alone {
+            Some(level) => level,
+            None => self.keep_first_counter()?,
+        };
         if new {
-            let own = Level::create()?;
-            let end = bpf::load(END, END_NAME, &end(&own))?;
-            // A socket that ends before it can be counted is not marked.
-            bpf::attach(self.as_fd(), END, &end, None)?;
-            let above = self.all_counters()?;
-            let counter = load_counter(&own, &above)?;
-            bpf::attach(self.as_fd(), CREATION, &counter, None)?;
-            let (id, ..) = bpf::program_info(&counter)?;
-            if self.counters()?.first().is_some_and(|first| first.id != id) {
-                unless_gone(bpf::detach(self.as_fd(), CREATION, &counter))?;
-                unless_gone(bpf::detach(self.as_fd(), END, &end))?;
-            }
+            self.link_counters_below()?;
         }
-        // Another process that attached at the same time may have been killed.
-        for other in self.counters()?.iter().skip(1) {
+        Ok(level)
+    }
+
+    /// Attaches new programs. Returns their maps if they are complete: no other programs are attached to this
+    /// cgroup, and none were attached to those above meanwhile.
+    fn attach_counter(&self) -> nix::Result<Option<Level>> {
+        let own = Level::create()?;
+        let end = bpf::load(END, END_NAME, &end(&own))?;
+        // A socket that ends before it can be counted is not marked.
+        bpf::attach(self.as_fd(), END, &end, None)?;
+        let above = self.all_counters()?;
+        let counter = load_counter(&own, &above)?;
+        bpf::attach(self.as_fd(), CREATION, &counter, None)?;
+        let (id, ..) = bpf::program_info(&counter)?;
+        let expected = std::iter::once(id).chain(above.iter().map(|counter| counter.id));
+        let complete = bpf::effective_ids(self.as_fd(), CREATION)?.into_iter().eq(expected)
+            && bpf::attached_ids(self.as_fd(), END)?.len() == 1;
+        Ok(complete.then_some(own))
+    }
+
+    /// Detaches all programs but those that were attached first: another process may have attached at the same
+    /// time, and may have been killed. Returns the maps of the first.
+    fn keep_first_counter(&self) -> nix::Result<Level> {
+        let mut counters = self.counters()?.into_iter();
+        let first = counters.next().ok_or(Errno::EAGAIN)?;
+        for other in counters {
             unless_gone(bpf::detach(self.as_fd(), CREATION, &other.fd))?;
         }
+        self.detach_other_ends(&first)?;
         self.link_counter()?;
-        if new { self.link_counters_below() } else { Ok(()) }
+        Ok(first.level)
+    }
+
+    /// Detaches the programs for the end of sockets that do not belong to the program for the creation.
+    fn detach_other_ends(&self, counter: &Counter) -> nix::Result<()> {
+        let open = |id| {
+            let fd = bpf::program(id)?;
+            let (_, name, maps) = bpf::program_info(&fd)?;
+            let belongs = counter.counts_for.first().is_some_and(|marks| maps.contains(marks));
+            Ok((name == END_NAME && !belongs).then_some(fd))
+        };
+        let others = bpf::open_all(|| bpf::attached_ids(self.as_fd(), END), open)?;
+        others.iter().try_for_each(|other| unless_gone(bpf::detach(self.as_fd(), END, other)))
     }
 
     /// Returns the maps of this cgroup, if its sockets are counted.

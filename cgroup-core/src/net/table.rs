@@ -1,19 +1,19 @@
-//! Compiling limits to the entries of a map that the programs look up: a pure function.
+//! Compiling rules to the entries of a map that the programs look up: a pure function.
 //!
-//! The map is a trie for the longest prefix (`BPF_MAP_TYPE_LPM_TRIE`) with four kinds of keys:
+//! The map is a trie for the longest prefix (`BPF_MAP_TYPE_LPM_TRIE`) with two kinds of keys:
 //! - the class of an address: all addresses to which the same rules apply are one class;
-//! - the verdict about a class, direction, protocol and port;
-//! - a rate: the time between two connections or packets of a direction, or the bytes per second;
-//! - the maximum of the sockets, which the programs find in a map of their own (`sockets.rs`).
+//! - the verdict about a class, direction, protocol and port.
+//!
+//! The other limits are in `state.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::limits::{Limits, RATE_UNIT, Verdict};
+use super::limits::{Limits, Verdict};
 use super::rule::{Direction, Prefix, Protocol, Rule};
 use crate::error::{Error, Result};
 
 /// The length of the data of a key in bits. A program looks up with this length.
-pub(super) const KEY_BITS: u32 = 160;
+pub(super) const KEY_BITS: u32 = 192;
 
 /// A key as the kernel's `struct bpf_lpm_trie_key`: the length of the prefix in bits, and data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,15 +22,12 @@ pub(super) struct Key {
     data: [u8; KEY_BITS as usize / 8],
 }
 
-/// The entries of limits. Without entries nothing is limited.
+/// The entries of rules.
 pub(super) type Table = BTreeMap<Key, u32>;
 
-/// The first byte of a key. The three bytes after it are the number of the limits. The value of a `RATE`
-/// key is nanoseconds for connections and packets, and [`RATE_UNIT`] for bytes; 0 lets nothing pass.
+/// The first byte of a key. The seven bytes after it are the number of the rules.
 pub(super) const ADDRESS: u8 = 0;
 pub(super) const PORT: u8 = 1;
-pub(super) const RATE: u8 = 2;
-const SOCKETS: u8 = 3;
 
 /// Bits of the values of `PORT` keys.
 pub(super) const ALLOWED: u32 = 1;
@@ -38,52 +35,33 @@ pub(super) const DENIED: u32 = 2;
 /// No rule applies, and the direction is restricted.
 pub(super) const UNLISTED: u32 = 4;
 
-/// The events that a rate limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rate {
-    /// Connections from the cgroup.
-    Connects,
-    /// Connections to the cgroup.
-    Accepts,
-    /// Packets that leave.
-    PacketsOut,
-    /// Packets that arrive.
-    PacketsIn,
-    /// Bytes that leave.
-    BytesOut,
-    /// Bytes that arrive.
-    BytesIn,
-}
-
-impl Rate {
-    pub(super) const COUNT: usize = 6;
-}
-
-const TAG_BITS: u32 = 32;
+const TAG_BITS: u32 = 64;
 const DIRECTION_BITS: u32 = TAG_BITS + 24;
 const PROTOCOL_BITS: u32 = DIRECTION_BITS + 8;
 
-/// The number of the limits of a cgroup. Every update has a new one.
+/// The number of the rules of a cgroup. Every update has a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Number([u8; 3]);
+pub(super) struct Number([u8; 7]);
 
 impl Number {
-    /// Returns the number for a count of updates. The counts start again after 24 bits.
-    pub(super) fn of(count: u32) -> Self {
-        let [a, b, c, _] = count.to_le_bytes();
-        Self([a, b, c])
+    /// Returns a number. It is random, so no two rules in a table have the same: each of 55 bits is, and a table
+    /// contains the rules of some hundred cgroups.
+    pub(super) fn random() -> Self {
+        use std::hash::{BuildHasher, RandomState};
+        let [number @ .., _] = (RandomState::new().hash_one(0) | 1).to_le_bytes();
+        Self(number)
     }
 
-    /// Returns the first word of the data of a key with this number and the tag 0.
-    pub(super) fn word(self) -> u32 {
-        let [a, b, c] = self.0;
-        u32::from_ne_bytes([0, a, b, c])
+    /// Returns the start of the data of a key with this number and the tag 0. It is not 0.
+    pub(super) fn word(self) -> u64 {
+        let [a, b, c, d, e, f, g] = self.0;
+        u64::from_ne_bytes([0, a, b, c, d, e, f, g])
     }
 
-    /// Returns the number in a word.
-    pub(super) fn from_word(word: u32) -> Self {
-        let [_, a, b, c] = word.to_ne_bytes();
-        Self([a, b, c])
+    /// Returns the number in a word, unless the word is 0.
+    pub(super) fn from_word(word: u64) -> Option<Self> {
+        let [_, number @ ..] = word.to_ne_bytes();
+        (word != 0).then_some(Self(number))
     }
 }
 
@@ -96,19 +74,20 @@ impl Key {
         let mut bytes = [0; Self::SIZE];
         bytes[..4].copy_from_slice(&self.length.to_ne_bytes());
         bytes[4..].copy_from_slice(&self.data);
-        bytes[5..8].copy_from_slice(&number.0);
+        bytes[5..12].copy_from_slice(&number.0);
         bytes
     }
 
     /// Returns the number of the limits to which the bytes of a key belong.
     pub(super) fn number(bytes: &[u8; Self::SIZE]) -> Number {
-        Number([bytes[5], bytes[6], bytes[7]])
+        let [_, _, _, _, _, a, b, c, d, e, f, g, ..] = *bytes;
+        Number([a, b, c, d, e, f, g])
     }
 
     fn new(length: u32, tag: u8, parts: &[&[u8]]) -> Self {
         let mut data = [0; KEY_BITS as usize / 8];
         data[0] = tag;
-        for (to, from) in data[4..].iter_mut().zip(parts.concat()) {
+        for (to, from) in data[8..].iter_mut().zip(parts.concat()) {
             *to = from;
         }
         Self { length, data }
@@ -130,44 +109,18 @@ impl Key {
     fn any_protocol(class: u16, direction: Direction) -> Self {
         Self::new(DIRECTION_BITS, PORT, &[&class.to_be_bytes(), &[direction as u8]])
     }
-
-    /// The key of the maximum of the sockets.
-    pub(super) fn sockets() -> Self {
-        Self::new(TAG_BITS, SOCKETS, &[])
-    }
-
-    fn rate(of: Rate) -> Self {
-        Self::new(TAG_BITS + 8, RATE, &[&[of as u8]])
-    }
 }
 
-/// The greatest number of entries for the limits of a cgroup. Each has about 100 bytes in the kernel.
+/// The greatest number of entries for the rules of a cgroup. Each has about 100 bytes in the kernel.
 const ENTRIES_MAX: usize = 1 << 17;
 
-/// Compiles limits to the entries of the map. Without rules there is no `ADDRESS` key.
+/// Compiles rules to the entries of the map.
 ///
 /// # Errors
 /// `InvalidLimit`: the rules divide the addresses into more than 65535 classes, or require more than
 /// 131072 entries.
 pub(super) fn compile(limits: &Limits) -> Result<Table> {
     let mut table = BTreeMap::new();
-    for (of, rate) in [
-        (Rate::Connects, limits.connects_max),
-        (Rate::Accepts, limits.accepts_max),
-        (Rate::PacketsOut, limits.packets_max),
-        (Rate::PacketsIn, limits.packets_max),
-    ] {
-        if let Some(rate) = rate {
-            let interval = 1_000_000_000_u32.checked_div(rate).map_or(0, |interval| interval.max(1));
-            table.insert(Key::rate(of), interval);
-        }
-    }
-    for (of, rate) in [(Rate::BytesOut, limits.egress_max), (Rate::BytesIn, limits.ingress_max)] {
-        if let Some(rate) = rate {
-            table.insert(Key::rate(of), u32::try_from(rate.div_ceil(RATE_UNIT)).unwrap_or(u32::MAX));
-        }
-    }
-    table.extend(limits.sockets_max.map(|max| (Key::sockets(), max)));
     let rules: Vec<Listed<'_>> =
         listed(&limits.deny, Verdict::Denied).chain(listed(&limits.allow, Verdict::Allowed)).collect();
     if rules.is_empty() {

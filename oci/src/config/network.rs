@@ -42,10 +42,14 @@ pub(super) fn limits(annotations: &BTreeMap<String, String>) -> Result<Network, 
             let value = match name {
                 "allow" | "deny" => text.split(',').map(|rule| Value::from(rule.trim())).collect(),
                 "egress.max" | "ingress.max" => bytes_per_second(text).map_err(|e| wrong(key, e))?.into(),
-                _ => text.parse::<u32>().map_or_else(|_| Value::from(text.as_str()), Value::from),
+                _ => text.parse::<u64>().map_or_else(|_| Value::from(text.as_str()), Value::from),
             };
             let alone = Map::from_iter([(name.to_owned(), value.clone())]);
-            typed(alone).map_err(|e| wrong(key, e))?;
+            let limits: Limits = serde_json::from_value(alone.into()).map_err(|e| wrong(key, e))?;
+            // A burst alone is not valid.
+            if !name.ends_with(".burst") {
+                limits.validate().map_err(|e| wrong(key, e))?;
+            }
             own.insert(name.to_owned(), value);
         }
     }
@@ -115,6 +119,8 @@ mod tests {
             ("org.nspod.net.sockets.max", "8"),
             ("org.nspod.net.egress.max", "10mbit"),
             ("org.nspod.net.ingress.max", "1gbit"),
+            ("org.nspod.net.egress.burst", "65536"),
+            ("org.nspod.net.ingress.burst", "5000000000"),
             ("other", "x"),
         ]);
         let want = Limits {
@@ -126,6 +132,8 @@ mod tests {
             sockets_max: Some(8),
             egress_max: Some(1_250_000),
             ingress_max: Some(125_000_000),
+            egress_burst: Some(65536),
+            ingress_burst: Some(5_000_000_000),
         };
         assert_eq!(network.unwrap(), Network { container: Some(want), pod: None });
         assert_eq!(read(&[("other", "x")]).unwrap(), Network::default());
@@ -149,12 +157,19 @@ mod tests {
     }
 
     #[test]
+    fn a_burst_requires_a_rate() {
+        let error = read(&[("org.nspod.net.egress.burst", "65536")]).unwrap_err();
+        assert!(error.to_string().contains("net.egress.max"), "{error}");
+    }
+
+    #[test]
     fn a_wrong_annotation_is_named() {
         for (key, text, problem) in [
             ("org.nspod.net.egress.max", "10", "10mbit"),
             ("org.nspod.net.egress.max", "1tbit", "at most 34359738360"),
             ("org.nspod.net.allow", "10.0.0.0/33", "at most 32"),
             ("org.nspod.net.connects.max", "many", "many"),
+            ("org.nspod.net.egress.burst", "64k", "64k"),
             ("org.nspod.net.none", "1", "unknown field"),
             ("kubernetes.io/ingress-bandwidth", "10mbit", "such as 10M"),
             ("kubernetes.io/ingress-bandwidth", "999", "from 1k to 1P"),
