@@ -98,6 +98,11 @@ pub fn max_bits(text: &str) -> Result<Max, String> {
     }
 }
 
+/// Parses the bytes of a burst like [`bytes`], or `default`, for which it returns `Max`.
+pub fn burst(text: &str) -> Result<Max, String> {
+    if text == "default" { Ok(Max::Max) } else { bytes(text).map(Max::Value) }
+}
+
 fn unlimited(text: &str) -> bool {
     matches!(text, "-1" | "max" | "unlimited")
 }

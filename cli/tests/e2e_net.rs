@@ -54,6 +54,14 @@ fn an_update_changes_the_named_limits_and_keeps_the_others() {
     let egress = &stats[0]["usage"]["net"]["egress"];
     assert_eq!(egress["denied"], 3, "{stats}");
     assert_eq!(egress["packets"], 2, "{stats}");
+    let burst = || {
+        let net = &json(&["inspect", &name])[0]["spec"]["limits"]["net"];
+        (net["egress.burst"].clone(), net["ingress.burst"].clone())
+    };
+    ok(&["update", "--egress-burst", "64k", "--ingress-burst", "1m", &name]);
+    assert_eq!(burst(), (65536.into(), 1_048_576.into()));
+    ok(&["update", "--ingress-burst", "default", &name]);
+    assert_eq!(burst(), (65536.into(), serde_json::Value::Null));
     let shown = ok(&["stats", "--no-stream", &name]);
     assert!(shown.contains("SENT / RECEIVED") && !shown.contains("- / -"), "{shown}");
     let rates = ["--connect-rate", "max", "--egress-rate", "max", "--ingress-rate", "max"];
@@ -164,9 +172,11 @@ fn limits_that_cannot_be_enforced_are_refused_with_the_reason() {
         "10mbit",
         "--ingress-rate",
         "1gbit",
+        "--egress-burst",
+        "64k",
         "true",
     ]);
-    let want = "net.deny = *:80\n      net.accepts.max = 5\n      net.packets.max = 6\n      net.egress.max = 1250000\n      net.ingress.max = 125000000\n";
+    let want = "net.deny = *:80\n      net.accepts.max = 5\n      net.packets.max = 6\n      net.egress.max = 1250000\n      net.ingress.max = 125000000\n      net.egress.burst = 65536\n";
     assert!(plan.contains(want), "{plan}");
 }
 

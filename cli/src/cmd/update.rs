@@ -35,7 +35,9 @@ pub(crate) fn update(args: &UpdateArgs) -> Result<()> {
 
 /// Returns the limits to change.
 pub(crate) fn changes(given: &LimitArgs) -> Result<Limits> {
-    let limits = given.resolve()?;
+    let limits = given.named()?;
+    // The network limits are checked beside those that are in force.
+    Limits { net: None, ..limits.clone() }.validate()?;
     if limits.is_empty() {
         return Err(Error::usage("OPTIONS", "name a limit to change, such as --memory 64m"));
     }

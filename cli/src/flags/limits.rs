@@ -87,6 +87,13 @@ pub(crate) struct LimitArgs {
     /// Maximum bits per second to the container
     #[arg(long, value_name = "BITS", value_parser = value::max_bits, allow_hyphen_values = true)]
     ingress_rate: Option<Max>,
+    /// Bytes that may leave the container at once after a pause, above --egress-rate: 64k, 1m. The default is the
+    /// bytes of 220 ms; with fewer than those of 200 ms, TCP does not reach the rate
+    #[arg(long, value_name = "SIZE", value_parser = value::burst)]
+    egress_burst: Option<Max>,
+    /// Bytes that may arrive at once, above --ingress-rate
+    #[arg(long, value_name = "SIZE", value_parser = value::burst)]
+    ingress_burst: Option<Max>,
     /// Maximum number of IPv4 and IPv6 sockets that the container has open, without those that it
     /// accepts; more fail with EPERM
     #[arg(long, value_name = "COUNT", value_parser = value::max_count, allow_hyphen_values = true)]
@@ -97,7 +104,15 @@ pub(crate) struct LimitArgs {
 }
 
 impl LimitArgs {
+    /// Returns the limits of a new container or pod.
     pub(crate) fn resolve(&self) -> Result<Limits> {
+        let limits = self.named()?;
+        limits.validate()?;
+        Ok(limits)
+    }
+
+    /// Returns the named limits, which can be valid only beside others.
+    pub(crate) fn named(&self) -> Result<Limits> {
         let mut limits = Limits {
             memory_max: self.memory,
             memory_low: self.memory_reservation,
@@ -138,14 +153,13 @@ impl LimitArgs {
                 *field(limits.io_max.entry(block_device(path)?).or_default()) = Some(*rate);
             }
         }
-        limits.validate()?;
         Ok(limits)
     }
 
     /// Returns the network limits before, changed by the flags. Returns `None` without a flag.
     pub(crate) fn net(&self, before: Option<&cgroup_core::net::Limits>) -> Option<cgroup_core::net::Limits> {
         let counts = [self.connect_rate, self.accept_rate, self.packet_rate, self.max_sockets];
-        let bytes = [self.egress_rate, self.ingress_rate];
+        let bytes = [(self.egress_rate, self.egress_burst), (self.ingress_rate, self.ingress_burst)];
         net::resolve(before, [&self.allow_net, &self.deny_net], counts, bytes)
     }
 }

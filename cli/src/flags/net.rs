@@ -19,14 +19,16 @@ pub(crate) fn listed(text: &str) -> Result<Listed, String> {
     }
 }
 
-/// Returns the limits before, changed by the flags. Returns `None` without a flag.
+/// Returns the limits before, changed by the flags: the lists, the counts, and a rate of bytes with its burst for
+/// each direction. Returns `None` without a flag.
 pub(crate) fn resolve(
     before: Option<&Limits>,
     [allow, deny]: [&[Listed]; 2],
     counts: [Option<Max>; 4],
-    bytes: [Option<Max>; 2],
+    bytes: [(Option<Max>, Option<Max>); 2],
 ) -> Option<Limits> {
-    let mut maxima = counts.iter().chain(&bytes);
+    let of_bytes = bytes.iter().flat_map(|(rate, burst)| [rate, burst]);
+    let mut maxima = counts.iter().chain(of_bytes);
     if allow.is_empty() && deny.is_empty() && maxima.all(Option::is_none) {
         return None;
     }
@@ -45,9 +47,17 @@ pub(crate) fn resolve(
     ] {
         set(limit, given, |count| u32::try_from(count).unwrap_or(u32::MAX));
     }
-    let [egress, ingress] = bytes;
-    set(&mut limits.egress_max, egress, |bytes| bytes);
-    set(&mut limits.ingress_max, ingress, |bytes| bytes);
+    let of_limits = [
+        (&mut limits.egress_max, &mut limits.egress_burst),
+        (&mut limits.ingress_max, &mut limits.ingress_burst),
+    ];
+    for ((rate, burst), (given_rate, given_burst)) in of_limits.into_iter().zip(bytes) {
+        set(rate, given_rate, |bytes| bytes);
+        if given_rate == Some(Max::Max) {
+            *burst = None;
+        }
+        set(burst, given_burst, |bytes| bytes);
+    }
     Some(limits)
 }
 
