@@ -109,7 +109,9 @@ impl Limits {
         ] {
             let problem = match (burst, rate) {
                 (None, _) => continue,
-                (Some(_), None) => "it requires a rate: set net.egress.max or net.ingress.max of the same direction",
+                (Some(_), None) => {
+                    "it requires a rate: set net.egress.max or net.ingress.max of the same direction"
+                }
                 (Some(0), _) => "it is at least 1 byte",
                 (Some(burst), Some(rate)) if burst > rate.saturating_mul(BURST_MAX) => {
                     "it is at most the bytes that the rate lets pass in an hour"

@@ -13,8 +13,8 @@ use super::limits::{Limits, RATE_UNIT};
 use super::maps::Maps;
 use super::rule::{Direction, Protocol};
 use super::state::{
-    ACCEPTS, BLOCK_SIZE, BLOCKS, BURST, BYTES, BYTES_PASSED, CALLS_DENIED, CONNECTS, DROPPED, MARKED, PACKETS,
-    PACKETS_PASSED, Rate, Side, block,
+    ACCEPTS, BLOCK_SIZE, BLOCKS, BURST, BYTES, BYTES_PASSED, CALLS_DENIED, CONNECTS, DROPPED, MARKED,
+    PACKETS, PACKETS_PASSED, Rate, Side, block,
 };
 use super::table::{ADDRESS, ALLOWED, DENIED, KEY_BITS, PORT, UNLISTED};
 use crate::sys::bpf::{Hook, Name};
@@ -494,12 +494,7 @@ fn class(a: &mut Assembler, maps: &Maps, no_rules: Label) {
 
 /// Adds the verdict about the stored class, the direction, and the protocol and port in two registers. R4 is
 /// overwritten.
-fn verdict(
-    a: &mut Assembler,
-    maps: &Maps,
-    direction: impl Into<Operand>,
-    [protocol, port]: [Register; 2],
-) {
+fn verdict(a: &mut Assembler, maps: &Maps, direction: impl Into<Operand>, [protocol, port]: [Register; 2]) {
     a.load(Size::Word, R4, FP, CLASS);
     a.store(Size::Word, FP, KEY_DATA, R4);
     a.store(Size::Byte, FP, KEY_DATA + 2, direction);

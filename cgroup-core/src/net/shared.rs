@@ -65,7 +65,11 @@ impl Shared {
 
 impl Loaded {
     pub(super) fn load(program: &Program, features: Features, maps: &Maps) -> nix::Result<Self> {
-        let fd = bpf::load(program.loaded_for(features), program.name(features), &program.assemble(maps, features))?;
+        let fd = bpf::load(
+            program.loaded_for(features),
+            program.name(features),
+            &program.assemble(maps, features),
+        )?;
         let (id, ..) = bpf::program_info(&fd)?;
         Ok(Self { fd, id })
     }
