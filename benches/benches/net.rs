@@ -1,25 +1,34 @@
-//! The cost of network limits: the first limits of a cgroup in a process that has set some before, an update, and
-//! loopback TCP. Requires root. A process without programs has to load them: `nspod run` with and without
-//! `--packet-rate` shows that cost.
+//! The cost of network limits, as Markdown for `benches/net.md`: the first limits in a process, those of a further
+//! cgroup, an update, and the processor time of loopback TCP. Requires root and a machine without other work.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use nix::sys::resource::{UsageWho, getrusage};
 use nspod_sandbox::cgroup_core::net::Limits;
 use nspod_sandbox::cgroup_core::{Cgroup, Hierarchy};
 
-/// The bytes of a measured transfer.
+/// The number of processes, cgroups and updates of which each row is the least and the median.
+const STARTS: usize = 200;
+/// The number of pairs of transfers of which each row is the median, and the bytes of a transfer.
+const PAIRS: usize = 60;
 const BYTES: usize = 64 << 20;
+/// The kernel stops the programs of a removed cgroup a while after its removal. Only then is the hook unused.
+const UNTIL_UNUSED: Duration = Duration::from_millis(60);
+/// Names the limits that a process of this program sets and measures.
+const FIRST: &str = "NSPOD_BENCH_FIRST";
 
-fn limits() -> [(&'static str, Limits); 4] {
-    let deny = || vec!["10.0.0.0/8:80/tcp".parse().expect("a rule")];
+fn limits() -> [(&'static str, Limits); 6] {
+    let none = Limits::default;
     [
-        ("none", Limits::default()),
-        ("packets", Limits { packets_max: Some(u32::MAX), ..Limits::default() }),
-        ("sockets", Limits { sockets_max: Some(1000), ..Limits::default() }),
-        ("rules", Limits { deny: deny(), ..Limits::default() }),
+        ("packets", Limits { packets_max: Some(u32::MAX), ..none() }),
+        ("egress", Limits { egress_max: Some(34_359_738_360), ..none() }),
+        ("ingress", Limits { ingress_max: Some(34_359_738_360), ..none() }),
+        ("connects", Limits { connects_max: Some(u32::MAX), ..none() }),
+        ("sockets", Limits { sockets_max: Some(1000), ..none() }),
+        ("rules", Limits { deny: vec!["10.0.0.0/8:80/tcp".parse().expect("a rule")], ..none() }),
     ]
 }
 
@@ -31,48 +40,88 @@ fn create(name: &str) -> Cgroup {
     root().create_child(format!("nspod-bench-{name}-{}", std::process::id())).expect("root")
 }
 
-fn starts(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("net-limits");
-    group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(2)).sample_size(40);
-    for (name, limits) in limits() {
-        group.bench_function(format!("first/{name}"), |b| {
-            b.iter_custom(|count| {
-                (0..count)
-                    .map(|_| {
-                        let cgroup = create("first");
-                        let began = Instant::now();
-                        cgroup.limit_net(&limits).expect("limits");
-                        let taken = began.elapsed();
-                        cgroup.remove().expect("remove");
-                        taken
-                    })
-                    .sum()
-            });
-        });
-    }
-    let cgroup = create("update");
-    let [.., (_, rules)] = limits();
-    group.bench_function("update/rules", |b| b.iter(|| cgroup.limit_net(&rules).expect("limits")));
+/// Sets the limits in a new cgroup. Returns the time that this took.
+fn set(limits: &Limits) -> Duration {
+    let cgroup = create("first");
+    let began = Instant::now();
+    cgroup.limit_net(limits).expect("limits");
+    let taken = began.elapsed();
     cgroup.remove().expect("remove");
-    group.finish();
+    taken
 }
 
-/// Both ends of the connection are in the cgroup, so each packet is checked twice.
-fn loopback(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("net-loopback");
-    group
-        .measurement_time(Duration::from_secs(4))
-        .sample_size(40)
-        .throughput(Throughput::Bytes(BYTES as u64));
+/// Sets the first limits of a new process of this program. Returns the time that this took.
+fn set_in_process(name: &str) -> Duration {
+    let program = std::env::current_exe().expect("the path of this program");
+    let output = Command::new(program).env(FIRST, name).output().expect("a process");
+    let text = String::from_utf8(output.stdout).expect("a number");
+    Duration::from_nanos(text.trim().parse().expect("a number"))
+}
+
+fn least_and_median(count: usize, mut measure: impl FnMut() -> Duration) -> String {
+    let mut all: Vec<f64> = (0..count).map(|_| measure().as_secs_f64() * 1e6).collect();
+    all.sort_by(f64::total_cmp);
+    format!("{:.0} / {:.0}", all[0], all[count / 2])
+}
+
+fn starts() {
+    println!("| limit | process, hooks unused | process, hooks in use | further cgroup | update |");
+    println!("|---|---:|---:|---:|---:|");
     for (name, limits) in limits() {
-        let cgroup = create(name);
-        cgroup.limit_net(&limits).expect("limits");
-        cgroup.attach(std::process::id() as i32).expect("attach");
-        group.bench_function(name, |b| b.iter(|| transfer().expect("transfer")));
-        root().attach(std::process::id() as i32).expect("attach");
-        cgroup.remove().expect("remove");
+        let unused = least_and_median(STARTS / 4, || {
+            std::thread::sleep(UNTIL_UNUSED);
+            set_in_process(name)
+        });
+        let other = create("other");
+        other.limit_net(&limits).expect("limits");
+        let in_use = least_and_median(STARTS, || set_in_process(name));
+        let further = least_and_median(STARTS, || set(&limits));
+        let update = least_and_median(STARTS / 4, || {
+            let began = Instant::now();
+            other.limit_net(&limits).expect("limits");
+            began.elapsed()
+        });
+        other.remove().expect("remove");
+        println!("| {name} | {unused} | {in_use} | {further} | {update} |");
     }
-    group.finish();
+}
+
+/// Measures transfers without and with limits in turns. Both ends of the connection are in the cgroup, so each
+/// packet is checked twice.
+fn loopback() {
+    println!("\n| limit | bytes per processor time, of those without limits | quartiles |");
+    println!("|---|---:|---:|");
+    let without = create("without");
+    let none = [("nothing", Limits::default())];
+    for (name, limits) in none.into_iter().chain(limits()) {
+        let with = create(name);
+        with.limit_net(&limits).expect("limits");
+        let time = |cgroup: &Cgroup| {
+            cgroup.attach(std::process::id() as i32).expect("attach");
+            let before = processor_time();
+            transfer().expect("transfer");
+            processor_time() - before
+        };
+        let pair = |index: usize| {
+            let first = if index.is_multiple_of(2) { Some(time(&without)) } else { None };
+            let limited = time(&with);
+            first.unwrap_or_else(|| time(&without)) / limited
+        };
+        let mut ratios: Vec<f64> = (0..PAIRS).map(pair).collect();
+        ratios.sort_by(f64::total_cmp);
+        let at = |quarters: usize| ratios[PAIRS * quarters / 4];
+        println!("| {name} | {:.3} | {:.3} to {:.3} |", at(2), at(1), at(3));
+        root().attach(std::process::id() as i32).expect("attach");
+        with.remove().expect("remove");
+    }
+    without.remove().expect("remove");
+}
+
+/// Returns the seconds of this process on a processor.
+fn processor_time() -> f64 {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).expect("usage");
+    let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    seconds(usage.user_time()) + seconds(usage.system_time())
 }
 
 fn transfer() -> std::io::Result<()> {
@@ -92,5 +141,15 @@ fn transfer() -> std::io::Result<()> {
     reader.join().expect("the reader")
 }
 
-criterion_group!(net, starts, loopback);
-criterion_main!(net);
+fn main() {
+    if let Ok(first) = std::env::var(FIRST) {
+        let limits = limits().into_iter().find(|(name, _)| *name == first).expect("a name");
+        println!("{}", set(&limits.1).as_nanos());
+        return;
+    }
+    // `cargo test --benches` only checks that the program starts.
+    if std::env::args().any(|argument| argument == "--bench") {
+        starts();
+        loopback();
+    }
+}

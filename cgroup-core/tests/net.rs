@@ -14,7 +14,7 @@ use cgroup_core::net::{Limits, Rule, Usage};
 use common::{Agent, Own};
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, sendto, socket,
 };
 
 /// Longer than a packet on the loopback interface needs, and shorter than the kernel's first retry.
@@ -109,6 +109,7 @@ impl Kept {
             ["accept"] => self.streams.push(self.listeners.last().unwrap().accept()?.0),
             ["write"] => self.streams.last_mut().unwrap().write_all(b"x")?,
             ["syn", from, to] => syn(from.parse().unwrap(), to.parse().unwrap())?,
+            ["syn6", port, ref extensions @ ..] => syn6(port.parse().unwrap(), extensions)?,
             ["limit", path, rule] => {
                 return Ok(match Cgroup::open(path).and_then(|cgroup| cgroup.limit_net(&deny(&[rule]))) {
                     Ok(()) => "ok".to_owned(),
@@ -136,6 +137,36 @@ fn syn(from: SocketAddrV4, to: SocketAddrV4) -> std::io::Result<()> {
     packet.extend(to.port().to_be_bytes());
     packet.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0x10, 0, 0, 0, 0, 0]);
     sendto(socket.as_raw_fd(), &packet, &SockaddrIn::from(to), MsgFlags::empty())?;
+    Ok(())
+}
+
+/// Sends a TCP SYN to a port of `::1` behind extension headers, each with its number and optionally `NUMBER+OFFSET`
+/// of a fragment or the length in units of 8 bytes.
+fn syn6(port: u16, extensions: &[&str]) -> std::io::Result<()> {
+    let socket = socket(AddressFamily::Inet6, SockType::Raw, SockFlag::empty(), SockProtocol::Raw)?;
+    let headers: Vec<(u8, u8)> = extensions
+        .iter()
+        .map(|text| text.split_once('+').unwrap_or((text, "0")))
+        .map(|(number, more)| (number.parse().unwrap(), more.parse().unwrap()))
+        .collect();
+    let mut payload = Vec::new();
+    for (index, (number, more)) in headers.iter().enumerate() {
+        let next = headers.get(index + 1).map_or(6, |(number, _)| *number);
+        match number {
+            // The last bit says that more fragments follow.
+            44 => payload.extend([next, 0, 0, more << 3 | 1, 0, 0, 0, 7]),
+            _ => payload.extend([next, *more, 1, 4, 0, 0, 0, 0].into_iter().chain(vec![0; 8 * usize::from(*more)])),
+        }
+    }
+    payload.extend(1000_u16.to_be_bytes().into_iter().chain(port.to_be_bytes()));
+    payload.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0x10, 0, 0, 0, 0, 0]);
+    let first = headers.first().map_or(6, |(number, _)| *number);
+    let mut packet = vec![0x60, 0, 0, 0, 0, payload.len() as u8, first, 64];
+    let loopback = std::net::Ipv6Addr::LOCALHOST.octets();
+    packet.extend(loopback.into_iter().chain(loopback).chain(payload));
+    let to = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 0));
+    let SocketAddr::V6(to) = to else { unreachable!() };
+    sendto(socket.as_raw_fd(), &packet, &SockaddrIn6::from(to), MsgFlags::empty())?;
     Ok(())
 }
 
@@ -282,6 +313,23 @@ fn a_raw_socket_does_not_evade_the_rules() {
     assert_eq!(agent.ask("syn 127.0.0.1:90 127.0.0.1:81"), "ok");
     let egress = usage(&own).egress;
     assert_eq!((egress.packets, egress.bytes), (1, 40));
+}
+
+#[test]
+fn the_ports_are_found_behind_extension_headers() {
+    own_network();
+    let own = Own::new();
+    let mut agent = Agent::new(&own);
+    own.limit_net(&deny(&["out [::1]:80/tcp"])).unwrap();
+    // Hop-by-hop options, routing, fragment and destination options.
+    for extensions in ["", " 0", " 0+2", " 0 60+1 43 44 60", " 44", " 44 60+3", " 0 60 60 60 60 60"] {
+        assert_eq!(agent.ask(&format!("syn6 80{extensions}")), "EPERM", "{extensions}");
+        assert_eq!(agent.ask(&format!("syn6 81{extensions}")), "ok", "{extensions}");
+    }
+    // The ports are in another fragment, or there are too many headers.
+    for extensions in [" 44+1", " 0 44+1", " 0 60 60 60 60 60 60"] {
+        assert_eq!(agent.ask(&format!("syn6 81{extensions}")), "EPERM", "{extensions}");
+    }
 }
 
 #[test]

@@ -51,7 +51,12 @@
 //! cgroup and its descendants are as many as [`Limits::sockets_max`], or those of an ancestor. A socket
 //! counts until its last descriptor is closed, also if the process moves to another cgroup or passes the
 //! descriptor on. `socket` that fails counts in no cgroup. These do not count:
-//! - sockets that `accept` returns: [`Limits::accepts_max`] limits how many arrive in a second;
+//! - sockets that `accept` returns: [`Limits::accepts_max`] limits how many arrive in a second. Each that a
+//!   process keeps has a descriptor, so RLIMIT_NOFILE and `pids.max` bound their number, and `memory.max` their
+//!   memory. The kernel has no hook for `accept` that can deny. A program at the end of the handshake
+//!   (`BPF_CGROUP_SOCK_OPS`) can count a socket but not refuse it. It cannot tell one that waits for `accept`,
+//!   for which the hook of the end never runs, from one that a process keeps open after a reset. To refuse the
+//!   SYN instead, each packet would have to be parsed;
 //! - sockets that were created before their number was first limited in this cgroup;
 //! - sockets of the kernel, and those of other families.
 //!
@@ -74,22 +79,19 @@
 //! limits in a map of the kernel, and an update replaces all of them at once. The programs apply
 //! either the old limits or the new ones to a packet. The last of several concurrent updates remains.
 //! An update can lose the counts of the packets that pass at that moment.
-//! An update takes effect at once. The call returns about 10 ms later, because the kernel waits for its
-//! processors before the old limits are removed. The first limits of a cgroup need no such wait. A process in the
+//! An update takes effect at once. If there were rules before, the call returns about 10 ms later, because the kernel
+//! waits for its processors before the old rules are removed. A process in the
 //! cgroup cannot change the limits without CAP_BPF and CAP_NET_ADMIN in the initial user namespace.
 //!
 //! # Cost
 //! Without limits nothing runs. A process loads the programs once, and then attaches them to each further
-//! cgroup. Measured on Linux 6.18 with two busy processors, times as least and median:
+//! cgroup. Almost all of the cost of the first limits in a process is the kernel's check of the programs. Measured on
+//! Linux 6.18 with two busy processors, as least and median: 0.12 / 0.15 ms for a rate of packets, 0.15 / 0.19 ms for
+//! bytes, 0.18 / 0.21 ms for connections, 0.20 / 0.24 ms for sockets and 0.60 / 0.70 ms for rules. The first
+//! program of a hook on the machine costs 0.05 to 0.11 ms more.
 //!
-//! | | rate | sockets | rules |
-//! |---|---|---|---|
-//! | first limits in a process | 0.24 / 0.27 ms | 0.26 / 0.29 ms | 1.6 / 1.8 ms |
-//! | first limits of a further cgroup | 0.011 / 0.014 ms | 0.082 / 0.098 ms | 0.020 / 0.023 ms |
-//! | bytes per processor time of loopback TCP, of those without limits | 1.01 | 1.00 | 0.99 |
-//!
-//! An update takes 8 to 16 ms. `cargo bench -p nspod-benches --bench net` measures all of it except the
-//! first row.
+//! An update of rules takes 8 to 16 ms. `cargo bench -p nspod-benches --bench net` measures these, the first limits of
+//! a further cgroup, and the processor time of loopback TCP; the results are in `benches/RESULTS.md`.
 //!
 //! Sources: <https://docs.kernel.org/bpf/libbpf/program_types.html>,
 //! <https://docs.kernel.org/bpf/map_lpm_trie.html>, <https://man7.org/linux/man-pages/man2/bpf.2.html>

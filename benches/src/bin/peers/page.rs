@@ -13,6 +13,8 @@ use crate::stage::Stage;
 
 /// Hand-written notes. Each heading is the name of an experiment.
 const NOTES: &str = include_str!("../../../notes.md");
+/// The output of `cargo bench -p nspod-benches --bench net`, with a heading.
+const NET: &str = include_str!("../../../net.md");
 
 /// Returns a row for a terminal.
 pub(crate) fn plain(line: &Line) -> String {
@@ -130,6 +132,7 @@ fn page(stage: &Stage, options: &Options, found: &[(Heading, Report)]) -> Result
         parts.extend(plots);
         writeln!(page, "{}", parts.join("\n\n"))?;
     }
+    write!(page, "\n{NET}")?;
     Ok(page)
 }
 
