@@ -155,7 +155,11 @@ fn syn6(port: u16, extensions: &[&str]) -> std::io::Result<()> {
         match number {
             // The last bit says that more fragments follow.
             44 => payload.extend([next, 0, 0, more << 3 | 1, 0, 0, 0, 7]),
-            _ => payload.extend([next, *more, 1, 4, 0, 0, 0, 0].into_iter().chain(vec![0; 8 * usize::from(*more)])),
+            _ => {
+                payload.extend(
+                    [next, *more, 1, 4, 0, 0, 0, 0].into_iter().chain(vec![0; 8 * usize::from(*more)]),
+                )
+            }
         }
     }
     payload.extend(1000_u16.to_be_bytes().into_iter().chain(port.to_be_bytes()));
