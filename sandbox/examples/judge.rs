@@ -32,7 +32,7 @@ fn submission(script: &str, input: &str) -> Command {
         .user(65_534, 65_534)
         .mount(Mount { limit: StorageLimit { size: Some(8 << 20), inodes: Some(1000) }, ..tmpfs })
         .limits(limits)
-        .timeout(Duration::from_secs(5))
+        .timeout(Duration::from_secs(10))
         .cpu_time_max(Duration::from_secs(2))
         .output_max(1 << 16, Overflow::Kill);
     // Process 1 of a pid namespace would ignore its own signals, and `abort` would not end it.

@@ -109,12 +109,13 @@ fn nothing_is_left_of_a_judge_that_is_killed() {
     if std::env::var_os(JUDGE).is_some() {
         let script = format!("setsid sleep {MARK} & while :; do sleep {MARK}; done");
         return runtime().block_on(async {
-            let all = (0..20).map(|_| {
+            let all = (0..8).map(|_| {
                 let script = script.clone();
-                tokio::spawn(async move { judge::judge(&script, "", "").await })
+                // It runs until this process is killed.
+                tokio::spawn(async move { while judge::judge(&script, "", "").await.is_ok() {} })
             });
             for task in all.collect::<Vec<_>>() {
-                let _ = task.await.unwrap();
+                task.await.unwrap();
             }
         });
     }
@@ -124,7 +125,7 @@ fn nothing_is_left_of_a_judge_that_is_killed() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    nspod_testkit::eventually("the submissions run", || marked().len() >= 40);
+    nspod_testkit::eventually("the submissions run", || marked().len() >= 8);
     let cgroups = marked();
     judge.kill().unwrap();
     judge.wait().unwrap();
