@@ -9,11 +9,7 @@ use crate::holders;
 use crate::matrix::Matrix;
 use crate::model::{self, Model};
 use crate::record::{HostFrom, NamespaceInfo, ProcessInfo, Thread, Unreadable, Zombie};
-use crate::scan::{self, Options};
-
-/// Inode number of the initial pid namespace in all kernels
-/// ([proc_ns.h](https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git/tree/include/linux/proc_ns.h)).
-const INITIAL_PID_NS: u64 = 0xeffffffc;
+use crate::scan::{self, INITIAL_PID_NS, Options};
 
 /// Returns the host's namespaces if this process is in them.
 fn in_host(process: &ProcessInfo) -> Option<(NamespaceSet, HostFrom)> {

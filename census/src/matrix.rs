@@ -19,7 +19,7 @@ use crate::model::Model;
 /// // pod containers   mnt net pid user uts ipc cgroup time
 /// //   0 4711         a   a   a   .    a   a   a      .
 /// //   0 4780 (+2)    b   a   b   .    a   a   b      .
-/// //   1 5012         c   .   .   .    .   .   .      .
+/// //   - 5012         c   .   .   .    .   .   .      .
 /// # Ok::<(), nspod_census::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -31,8 +31,8 @@ pub struct Matrix {
 /// Container in a [`Matrix`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Row {
-    /// Index of the pod in [`Model::pods`].
-    pub pod: usize,
+    /// Index of the pod in [`Model::pods`], if the container is in one.
+    pub pod: Option<usize>,
     /// Index of the container in [`Model::containers`].
     pub container: usize,
     /// Lowest pid of the container.
@@ -48,8 +48,11 @@ impl Matrix {
     pub fn of(model: &Model) -> Matrix {
         let mut names: HashMap<(Kind, NamespaceId), String> = HashMap::new();
         let mut counts = [0; 8];
-        let order = model.pods.iter().flat_map(|pod| &pod.containers);
-        let rows = order.map(|&index| {
+        let mut order: Vec<usize> = (0..model.containers.len()).collect();
+        // The place of a pod is that of its first container.
+        let first = |pod: usize| model.pods[pod].containers[0];
+        order.sort_by_key(|index| model.containers[*index].pod.map_or(*index, first));
+        let rows = order.into_iter().map(|index| {
             let container = &model.containers[index];
             let cells = Kind::ALL.map(|kind| {
                 if !container.isolated.contains_kind(kind) {
@@ -95,7 +98,8 @@ impl fmt::Display for Matrix {
                 more => format!("{} (+{more})", row.pid),
             };
             let cells = row.cells.each_ref().map(String::as_str);
-            write!(f, "\n{}", line(&row.pod.to_string(), &container, cells))?;
+            let pod = row.pod.map_or("-".to_owned(), |pod| pod.to_string());
+            write!(f, "\n{}", line(&pod, &container, cells))?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Derives containers and pods from the namespaces and cgroups of processes, by a pure function.
 //!
-//! 1. The **host** is the set of processes whose eight namespaces are the host's.
+//! 1. The **host** is the set of processes whose eight namespaces are the host's, and all kernel threads. A
+//!    kernel thread can have namespaces of its own: that of devtmpfs has a mount namespace.
 //! 2. A **container** is a class of processes that share one namespace of each kind and differ from
 //!    the host in at least one kind; see [`ContainerInfo::isolated`]. A service that has only its own mount
 //!    namespace is therefore a container isolated in one kind. To exclude such services, select
@@ -13,8 +14,8 @@
 //! 4. A **pod** is a set of containers that are linked, directly or through others, by a shared
 //!    namespace of one of the five classic kinds ([`LINKS`]), other than the host's. The kinds user,
 //!    cgroup and time do not link: processes cannot communicate through them, and unrelated
-//!    containers of one rootless user share a user namespace. A container without a link is a pod
-//!    of one.
+//!    containers of one rootless user share a user namespace. A container without a link is in no
+//!    pod.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -29,11 +30,11 @@ pub const LINKS: Kinds = Kinds::FIVE;
 /// Result of [`derive()`]. All lists are ordered by lowest pid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Model {
-    /// Pids of the processes whose eight namespaces are the host's.
+    /// Pids of the processes whose eight namespaces are the host's, and of kernel threads.
     pub host: Vec<i32>,
     /// Containers.
     pub containers: Vec<ContainerInfo>,
-    /// Pods. Each container is in exactly one.
+    /// Pods. Each container is in at most one.
     pub pods: Vec<PodInfo>,
 }
 
@@ -53,17 +54,18 @@ pub struct ContainerInfo {
     pub cgroup: Option<String>,
     /// Whether all processes in that cgroup and its descendants belong to this container.
     pub cgroup_is_own: bool,
-    /// Index of the pod in [`Model::pods`].
-    pub pod: usize,
+    /// Index of the pod in [`Model::pods`]; `None` if no other container shares a namespace of one of the
+    /// kinds in [`LINKS`].
+    pub pod: Option<usize>,
 }
 
-/// Set of containers that share namespaces.
+/// Set of two or more containers that share namespaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PodInfo {
-    /// Indices of the containers in [`Model::containers`], ascending; never empty.
+    /// Indices of the containers in [`Model::containers`], ascending; at least two.
     pub containers: Vec<usize>,
-    /// Kinds in which all of the containers share one namespace other than the host's. For a pod of one
-    /// container, the kinds in which it is isolated.
+    /// Kinds in which all of the containers share one namespace other than the host's. Empty if only
+    /// a third container links two of them.
     pub shared: Kinds,
 }
 
@@ -82,7 +84,8 @@ pub struct PodInfo {
 pub fn derive(processes: &[ProcessInfo], host: &NamespaceSet) -> Model {
     let mut classes: HashMap<&NamespaceSet, Vec<&ProcessInfo>> = HashMap::new();
     for process in processes {
-        classes.entry(&process.namespaces).or_default().push(process);
+        let namespaces = if process.kernel { host } else { &process.namespaces };
+        classes.entry(namespaces).or_default().push(process);
     }
     let mut at_home = Vec::new();
     let mut containers = Vec::new();
@@ -134,7 +137,7 @@ fn container(group: Vec<&ProcessInfo>, namespaces: NamespaceSet, isolated: Kinds
     pids.sort_unstable();
     let init = group.iter().filter(|p| isolated.contains(Kinds::PID) && is_init(p)).map(|p| p.pid).min();
     let cgroup = common_cgroup(&group);
-    ContainerInfo { pids, namespaces, isolated, init, cgroup, cgroup_is_own: false, pod: 0 }
+    ContainerInfo { pids, namespaces, isolated, init, cgroup, cgroup_is_own: false, pod: None }
 }
 
 fn parts(cgroup: &str) -> Vec<&str> {
@@ -192,18 +195,19 @@ fn link(containers: &mut [ContainerInfo]) -> Vec<PodInfo> {
             root[a.max(b)] = a.min(b);
         }
     }
-    let mut pods: Vec<PodInfo> = Vec::new();
+    let mut members: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for i in 0..containers.len() {
-        let top = find(&mut root, i);
-        if top == i {
-            containers[i].pod = pods.len();
-            pods.push(PodInfo { containers: vec![i], shared: containers[i].isolated });
-        } else {
-            let (pod, first) = (containers[top].pod, containers[top].namespaces);
-            containers[i].pod = pod;
-            pods[pod].containers.push(i);
-            pods[pod].shared &= first.coincide(&containers[i].namespaces);
+        members.entry(find(&mut root, i)).or_default().push(i);
+    }
+    let mut pods = Vec::new();
+    for mates in members.into_values().filter(|mates| mates.len() > 1) {
+        let first = containers[mates[0]].namespaces;
+        let mut shared = containers[mates[0]].isolated;
+        for mate in &mates {
+            shared &= first.coincide(&containers[*mate].namespaces);
+            containers[*mate].pod = Some(pods.len());
         }
+        pods.push(PodInfo { containers: mates, shared });
     }
     pods
 }

@@ -22,6 +22,9 @@ pub struct ProcessInfo {
     pub cgroup: Option<String>,
     /// Namespaces. A kind that the kernel lacks has the id [`NamespaceId::NONE`].
     pub namespaces: NamespaceSet,
+    /// Whether the process is a kernel thread: `kthreadd`, or a child of it without memory of its own. `false`
+    /// in a procfs that is not of the initial pid namespace.
+    pub kernel: bool,
 }
 
 /// Thread that is in other namespaces than its process.

@@ -18,6 +18,10 @@ use rustix::path::Arg;
 
 use crate::record::{ProcessInfo, Thread, Unreadable, Zombie};
 
+/// Inode number of the initial pid namespace in all kernels
+/// ([proc_ns.h](https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git/tree/include/linux/proc_ns.h)).
+pub(super) const INITIAL_PID_NS: u64 = 0xeffffffc;
+
 const LINKS: [&CStr; 8] =
     [c"ns/mnt", c"ns/net", c"ns/pid", c"ns/user", c"ns/uts", c"ns/ipc", c"ns/cgroup", c"ns/time"];
 const DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -268,6 +272,10 @@ impl Reader<'_> {
         let options = self.options;
         let text = self.file(dir, c"status")?;
         let status = Status::parse(text).ok_or_else(gone)?;
+        // kthreadd is pid 2. Its children with memory are programs that the kernel started, such as a
+        // handler of core dumps.
+        let of_kthreadd = pid == 2 || status.parent == 2;
+        let has_memory = proc::number::<u64>(text, "VmSize").is_some();
         // The first thread has been read as the process.
         let has_threads = options.threads && proc::number(text, "Threads") != Some(1u32);
         let Some(namespaces) = namespaces else {
@@ -282,6 +290,7 @@ impl Reader<'_> {
             });
             return Ok(());
         };
+        let kernel = of_kthreadd && !has_memory && namespaces[Kind::Pid].ino == INITIAL_PID_NS;
         let cgroup = self.file(dir, c"cgroup").map(|text| proc::cgroup(text).map(Into::into))?;
         if has_threads {
             for tid in tids(dir).into_iter().filter(|tid| *tid != pid) {
@@ -298,7 +307,7 @@ impl Reader<'_> {
         }
         let inside = if status.pids.is_empty() { vec![pid] } else { status.pids };
         let (parent, uid, name) = (status.parent, status.uid, status.name);
-        self.found.processes.push(ProcessInfo { pid, parent, uid, name, inside, cgroup, namespaces });
+        self.found.processes.push(ProcessInfo { pid, parent, uid, name, inside, cgroup, namespaces, kernel });
         Ok(())
     }
 

@@ -26,6 +26,7 @@ fn process(pid: i32, numbers: [u64; 8], cgroup: Option<&str>, inside: &[i32]) ->
         inside: [&[pid], inside].concat(),
         cgroup: cgroup.map(Into::into),
         namespaces: set(numbers),
+        kernel: false,
     }
 }
 
@@ -82,15 +83,23 @@ fn a_pod_shares_net_and_keeps_mnt_apart_and_a_shared_user_namespace_makes_no_pod
     );
     assert_eq!(model.host, [1]);
     let members: Vec<_> = model.pods.iter().map(|p| p.containers.clone()).collect();
-    assert_eq!(members, [vec![0, 1], vec![2]]);
+    assert_eq!(members, [[0, 1]]);
+    assert_eq!(model.containers[2].pod, None);
     assert_eq!(model.pods[0].shared, Kinds::NET | Kinds::UTS | Kinds::IPC | Kinds::USER);
     assert_eq!(
         Matrix::of(&model).to_string(),
         "pod containers   mnt net pid user uts ipc cgroup time\n\
          \x20 0 10           a   a   a   a    a   a   a      .\n\
          \x20 0 20           b   a   b   a    a   a   b      .\n\
-         \x20 1 30           c   b   c   a    b   b   c      a"
+         \x20 - 30           c   b   c   a    b   b   c      a"
     );
+}
+
+#[test]
+fn a_kernel_thread_in_its_own_mount_namespace_is_of_the_host() {
+    let devtmpfs = ProcessInfo { kernel: true, ..process(25, [1, 0, 0, 0, 0, 0, 0, 0], Some("/"), &[]) };
+    let model = derive(&[process(1, HOST, Some("/"), &[]), devtmpfs], &set(HOST));
+    assert_eq!((model.host, model.containers), (vec![1, 25], vec![]));
 }
 
 #[test]
@@ -207,9 +216,12 @@ proptest! {
     #[test]
     fn pods_are_the_connected_components_of_containers(processes in processes()) {
         let model = derive(&processes, &set(HOST));
-        let mut seen: Vec<usize> = model.pods.iter().flat_map(|p| p.containers.clone()).collect();
-        seen.sort_unstable();
-        prop_assert_eq!(seen, (0..model.containers.len()).collect::<Vec<_>>());
+        for (i, container) in model.containers.iter().enumerate() {
+            let mut others = model.containers.iter().enumerate().filter(|(at, _)| *at != i);
+            prop_assert_eq!(container.pod.is_some(), others.any(|(_, other)| linked(container, other)));
+            let members = model.pods.iter().filter(|pod| pod.containers.contains(&i)).count();
+            prop_assert_eq!(members, usize::from(container.pod.is_some()));
+        }
         for (number, pod) in model.pods.iter().enumerate() {
             // Everything that can be reached from the first, by brute force.
             let mut reached = BTreeSet::from([pod.containers[0]]);
@@ -222,7 +234,7 @@ proptest! {
             }
             prop_assert_eq!(&reached.into_iter().collect::<Vec<_>>(), &pod.containers);
             let members = || pod.containers.iter().map(|c| &model.containers[*c]);
-            prop_assert!(members().all(|c| c.pod == number));
+            prop_assert!(members().all(|c| c.pod == Some(number)));
             for kind in Kind::ALL {
                 let first = members().next().unwrap();
                 let shared = first.isolated.contains_kind(kind) && members().all(|c| c.namespaces[kind] == first.namespaces[kind]);

@@ -144,7 +144,7 @@ fn every_shared_subset_of_kinds_coincides_exactly_and_forms_a_pod() {
             assert_eq!(model.pods.len(), 1, "{shared}");
             assert_eq!(model.pods[0].shared, shared);
         } else {
-            assert_eq!(model.pods.len(), 2, "{shared}");
+            assert!(model.pods.is_empty(), "{shared}");
         }
     }
     drop(others);

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nspod_sandbox::{ErrorKind, ExitStatus};
 use serde::Serialize;
-use unicode_width::UnicodeWidthStr;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::error::{Error, Result};
 
@@ -80,6 +80,60 @@ pub fn unread() -> bool {
 /// Formats a table with aligned columns. The headings are bold on a terminal.
 pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     layout(headings, rows, colours())
+}
+
+/// Formats a table that fits the terminal. If it is too wide, removes the column `optional`, and then shortens the
+/// cells of the columns in `flexible`, the widest first. Without a terminal, keeps everything.
+pub fn fitted(headings: &[&str], rows: &[Vec<String>], optional: &str, flexible: &[&str]) -> String {
+    let columns = rustix::termios::tcgetwinsize(io::stdout()).map(|size| usize::from(size.ws_col));
+    match columns {
+        Ok(columns @ 1..) => fit(headings, rows, optional, flexible, columns),
+        _ => table(headings, rows),
+    }
+}
+
+fn fit(headings: &[&str], rows: &[Vec<String>], optional: &str, flexible: &[&str], columns: usize) -> String {
+    const LEAST: usize = 8;
+    let (mut headings, mut rows) = (headings.to_vec(), rows.to_vec());
+    let most = |at: usize| rows.iter().map(|row| width(&row[at])).max().unwrap_or(0);
+    let mut widths: Vec<usize> = headings.iter().enumerate().map(|(at, h)| most(at).max(h.width())).collect();
+    let is_too_wide =
+        |widths: &[usize]| widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1) > columns;
+    if is_too_wide(&widths)
+        && let Some(at) = headings.iter().position(|heading| *heading == optional)
+    {
+        headings.remove(at);
+        widths.remove(at);
+        rows.iter_mut().for_each(|row| drop(row.remove(at)));
+    }
+    let flexible: Vec<usize> = (0..headings.len()).filter(|at| flexible.contains(&headings[*at])).collect();
+    while is_too_wide(&widths) {
+        let widest = flexible.iter().copied().filter(|at| widths[*at] > LEAST);
+        let Some(at) = widest.max_by_key(|at| widths[*at]) else { break };
+        widths[at] -= 1;
+    }
+    for row in &mut rows {
+        for at in &flexible {
+            row[*at] = shortened(&row[*at], widths[*at]);
+        }
+    }
+    table(&headings, &rows)
+}
+
+/// Cuts a text off after this number of columns. The last one is then an ellipsis.
+fn shortened(text: &str, columns: usize) -> String {
+    if text.width() <= columns {
+        return text.to_owned();
+    }
+    let mut left = columns - 1;
+    let fits = |c: &char| match left.checked_sub(c.width().unwrap_or(0)) {
+        Some(rest) => {
+            left = rest;
+            true
+        }
+        None => false,
+    };
+    text.chars().take_while(fits).chain(['…']).collect()
 }
 
 /// Returns whether to print colours: on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
@@ -173,6 +227,20 @@ mod tests {
         let last = [vec!["a".into(), String::new()]];
         assert_eq!(layout(&["ID", "WHAT"], &last, false), "ID  WHAT\na\n");
         assert!(layout(&["ID"], &[], true).starts_with("\x1b[1mID\x1b[0m\n"));
+    }
+
+    #[test]
+    fn a_table_that_is_too_wide_loses_a_column_and_the_ends_of_long_cells() {
+        let rows = [["id", "/x", "日本日本日本日本", "a long command line"].map(str::to_owned).to_vec()];
+        let headings = ["ID", "CGROUP", "NAME", "COMMAND"];
+        let line = |columns| {
+            let text = fit(&headings, &rows, "CGROUP", &["NAME", "COMMAND"], columns);
+            text.lines().nth(1).unwrap().to_owned()
+        };
+        assert_eq!(line(49), "id  /x      日本日本日本日本  a long command line");
+        assert_eq!(line(48), "id  日本日本日本日本  a long command line");
+        assert_eq!(line(30), "id  日本日本日…  a long comm…");
+        assert_eq!(line(1), "id  日本日…  a long …");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 
+use common::terminal::Terminal;
 use common::user::User;
 use common::{Guard, NSPOD, Name, eventually, nspod};
 use ns_core::{Kind, NamespaceSet};
@@ -172,7 +173,7 @@ fn two_processes_that_share_net_and_not_mnt_are_a_pod() {
     let all = json(&[]);
     let pod = |sleeper: &Sleeper| container_of(&all, sleeper.pid())["pod"].as_u64().unwrap();
     assert_eq!(pod(&first), pod(&second));
-    assert_ne!(pod(&first), pod(&alone));
+    assert_eq!(container_of(&all, alone.pid())["pod"], Value::Null, "one container is no pod");
     let pod = &all["pods"][pod(&first) as usize];
     assert_eq!(pod["shared"], serde_json::json!(["net", "uts", "ipc"]));
     assert_eq!(pod["containers"].as_array().unwrap().len(), 2);
@@ -223,6 +224,109 @@ fn containers_of_nspod_are_shown_by_name() {
     let mine = all["containers"].as_array().unwrap().iter().find(|c| c["name"] == *name).unwrap();
     let place = census(&["--pid", &mine["init"].to_string()]);
     assert!(place.contains(&format!("container  {}, ", &*name)), "{place}");
+}
+
+#[test]
+fn kernel_threads_are_of_the_host() {
+    if !nspod_testkit::root() {
+        return;
+    }
+    // The thread of devtmpfs has a mount namespace of its own.
+    let all = json(&[]);
+    let kernel = |p: &&Value| p["kernel"] == true;
+    let threads: Vec<i32> = all["processes"].as_array().unwrap().iter().filter(kernel).map(pid_of).collect();
+    let in_proc = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // PF_KTHREAD is a flag in the seventh field after the name; see proc_pid_stat(5).
+    let by_flags = |pid: &i32| {
+        let stat = in_proc(pid);
+        let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
+        flags.is_some_and(|flags| flags & 0x0020_0000 != 0)
+    };
+    let processes: Vec<i32> = all["processes"].as_array().unwrap().iter().map(pid_of).collect();
+    // A kernel thread can end meanwhile.
+    let alive = |pid: &i32| !in_proc(pid).is_empty();
+    let wanted: Vec<i32> = processes.iter().copied().filter(by_flags).collect();
+    assert_eq!(threads.iter().copied().filter(alive).collect::<Vec<_>>(), wanted);
+    let host = pids(&all["host_pids"]);
+    assert!(threads.iter().all(|pid| host.contains(pid)), "{threads:?} {host:?}");
+}
+
+fn pid_of(process: &Value) -> i32 {
+    process["pid"].as_i64().unwrap() as i32
+}
+
+#[test]
+fn a_pod_has_its_name_in_each_row_and_one_container_is_no_pod() {
+    if !nspod_testkit::root() {
+        return;
+    }
+    let (pod, one) = (Name::pod(), Name::container());
+    let alone = Name::detached(&[], &["sleep", "1000"]);
+    let foreign = Sleeper::start("unshare -mnui");
+    // A process holds the namespaces of a pod that shares pid.
+    assert!(nspod(&["pod", "create", "--share", "net,ipc,uts,pid", &pod]).status.success());
+    let label = |picture: &str, pid: &str| {
+        let of = |line: &&str| line.split_whitespace().any(|word| word == pid);
+        let row = picture.lines().find(of).unwrap_or_else(|| panic!("{pid} is not in {picture}"));
+        row.split_whitespace().next().unwrap().to_owned()
+    };
+    let rows = |picture: &str| picture.lines().filter(|line| line.starts_with(&*pod)).count();
+    assert_eq!(rows(&census(&[])), 1, "the holder has the pod's name");
+    let no_log = ["--log-max-size", "none"];
+    let run = [&["run", "-d", "--pod", &pod, "--name", &one][..], &no_log, &["sleep", "1000"]].concat();
+    let started = nspod(&run);
+    assert!(started.status.success(), "{}", started.err);
+    let picture = census(&[]);
+    assert_eq!(rows(&picture), 2, "{picture}");
+    assert_eq!(label(&picture, &one), *pod);
+    assert_eq!(label(&picture, &alone), "-");
+    assert_eq!(label(&picture, &foreign.pid().to_string()), "-");
+
+    // Only the selected ones.
+    let of_pod = census(&[&pod]);
+    assert!(of_pod.ends_with("\n2 containers, 1 pod\n"), "{of_pod}");
+    assert_eq!(census(&[&one]), of_pod, "a container is shown with its pod");
+    let by_json = json(&[&one]);
+    assert_eq!(by_json["containers"].as_array().unwrap().len(), 2);
+    assert!(by_json["containers"].as_array().unwrap().iter().all(|c| c["pod"] == 0 && c["pod_name"] == *pod));
+    assert_eq!(by_json["pods"][0]["containers"], serde_json::json!([0, 1]));
+    let inside: Vec<i32> =
+        by_json["containers"].as_array().unwrap().iter().flat_map(|c| pids(&c["pids"])).collect();
+    assert!(by_json["processes"].as_array().unwrap().iter().all(|p| inside.contains(&pid_of(p))));
+    let of_alone = census(&[&alone]);
+    assert!(of_alone.ends_with("\n1 container, 0 pods\n"), "{of_alone}");
+    let mine = census(&["--mine"]);
+    assert!(mine.contains(&*alone) && mine.contains(&*pod));
+    assert!(mine.lines().all(|line| !line.contains(&format!(" {} ", foreign.pid()))), "{mine}");
+    let none = nspod(&["census", "no-such"]);
+    assert_eq!(none.code(), 125);
+    assert!(none.err.starts_with("nspod: there is no running container or pod no-such; "), "{}", none.err);
+}
+
+#[test]
+fn on_a_terminal_the_table_fits_its_width() {
+    if !nspod_testkit::root() {
+        return;
+    }
+    let long = Name::detached(
+        &[],
+        &["sh", "-c", "sleep 1000; echo a command that is longer than a terminal is wide, with words"],
+    );
+    let mut terminal = Terminal::nspod(&["census", &long]);
+    terminal.expect("1 container, 0 pods");
+    let shown = terminal.shown();
+    let row = shown.lines().find(|line| line.contains(&*long)).unwrap_or_else(|| panic!("{shown}"));
+    assert!(row.contains("sh -c") && row.contains('…'), "{shown}");
+    assert_eq!(without_colours(row).chars().count(), 80, "{shown}");
+    // Without a terminal nothing is cut off.
+    assert!(!census(&[&long]).contains('…'));
+}
+
+/// Removes SGR sequences.
+fn without_colours(line: &str) -> String {
+    let mut parts = line.split("\x1b[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    first + &parts.filter_map(|part| part.split_once('m')).map(|(_, rest)| rest).collect::<String>()
 }
 
 #[test]

@@ -19,16 +19,16 @@ fuzz_target!(|data: &[u8]| {
     placed.sort_unstable();
     assert_eq!(placed, processes.iter().map(|p| p.pid).collect::<Vec<_>>());
     let of = |pid: &i32| processes.iter().find(|p| p.pid == *pid).unwrap();
-    assert!(model.host.iter().all(|pid| of(pid).namespaces == host));
+    assert!(model.host.iter().all(|pid| of(pid).kernel || of(pid).namespaces == host));
 
     for (index, container) in model.containers.iter().enumerate() {
         assert!(container.pids.iter().all(|pid| of(pid).namespaces == container.namespaces));
         assert_eq!(container.isolated, container.namespaces.coincide(&host).complement());
         assert!(!container.isolated.is_empty() && !container.pids.is_empty());
-        assert!(model.pods[container.pod].containers.contains(&index));
+        assert!(container.pod.is_none_or(|pod| model.pods[pod].containers.contains(&index)));
     }
     let members: usize = model.pods.iter().map(|pod| pod.containers.len()).sum();
-    assert_eq!(members, model.containers.len());
+    assert_eq!(members, model.containers.iter().filter(|container| container.pod.is_some()).count());
     for pod in &model.pods {
         let containers: Vec<_> = pod.containers.iter().map(|i| &model.containers[*i]).collect();
         let same = containers
@@ -38,7 +38,7 @@ fuzz_target!(|data: &[u8]| {
     }
     // Containers of different pods share no namespace of a linking kind.
     for (i, a) in model.containers.iter().enumerate() {
-        for b in model.containers[..i].iter().filter(|b| b.pod != a.pod) {
+        for b in model.containers[..i].iter().filter(|b| a.pod.is_none() || b.pod != a.pod) {
             let linked = a.namespaces.coincide(&b.namespaces) & a.isolated & b.isolated & LINKS;
             assert!(linked.is_empty(), "{linked}: {a:?} {b:?}");
         }
@@ -63,6 +63,7 @@ fn any(u: &mut Unstructured<'_>) -> Result<(NamespaceSet, Vec<ProcessInfo>)> {
             inside: several(u, 2, |u| u.int_in_range(1..=3))?,
             cgroup: if u.arbitrary()? { Some(u.choose(&cgroups)?.to_string()) } else { None },
             namespaces: set(u)?,
+            kernel: u.ratio(1, 8)?,
         })
     };
     let host = set(u)?;

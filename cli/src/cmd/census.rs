@@ -7,7 +7,7 @@ mod who;
 
 use clap::Args;
 use ns_core::Kind;
-use nspod_census::{Census, HostFrom, Options};
+use nspod_census::{Census, HostFrom, Model, NamespaceInfo, Options};
 use serde_json::json;
 
 use crate::error::Result;
@@ -24,6 +24,12 @@ pub(crate) struct CensusArgs {
     /// Show the namespaces of this process, and the processes that share them
     #[arg(short, long, conflicts_with = "namespaces")]
     pid: Option<i32>,
+    /// Show only the containers that nspod started, and the other containers of their pods
+    #[arg(long, conflicts_with_all = ["namespaces", "pid"])]
+    mine: bool,
+    /// Show only these containers and pods of nspod, and the other containers of the same pods
+    #[arg(value_name = "NAME", conflicts_with_all = ["namespaces", "pid", "mine"])]
+    names: Vec<String>,
     /// Include threads whose namespaces differ from those of their process
     #[arg(long)]
     threads: bool,
@@ -40,23 +46,35 @@ pub(crate) fn census(args: &CensusArgs, json: bool) -> Result<()> {
     match (&args.namespaces, args.pid) {
         (Some(kinds), _) => namespaces::show(&census, kinds, json)?,
         (None, Some(pid)) => place::show(&census, pid, json)?,
-        (None, None) if json => everything(&census)?,
-        (None, None) => picture::show(&census)?,
+        (None, None) => {
+            let mut model = census.model();
+            let selected = args.mine || !args.names.is_empty();
+            if selected {
+                who::select(&mut model, &args.names)?;
+            }
+            if json {
+                everything(&census, &model, selected)?
+            } else {
+                picture::show(&census, &model, selected)?
+            }
+        }
     }
     warn(&census);
     Ok(())
 }
 
-fn everything(census: &Census) -> Result<()> {
-    let model = census.model();
-    let names = who::Names::read(&model);
+/// Prints the census. If containers were selected, leaves out other processes and namespaces.
+fn everything(census: &Census, model: &Model, selected: bool) -> Result<()> {
+    let names = who::Names::read(model);
     let cgroups = who::Cgroups::detect();
+    let inside = |pid: i32| model.containers.iter().any(|c| c.pids.binary_search(&pid).is_ok());
+    let inhabited = |n: &NamespaceInfo| model.containers.iter().any(|c| c.namespaces[n.kind] == n.id);
     output::json(&json!({
         "host": census.host(),
         "host_from": census.host_from(),
-        "namespaces": census.namespaces(),
-        "processes": census.processes(),
-        "threads": census.threads(),
+        "namespaces": census.namespaces().iter().filter(|n| !selected || inhabited(n)).collect::<Vec<_>>(),
+        "processes": census.processes().iter().filter(|p| !selected || inside(p.pid)).collect::<Vec<_>>(),
+        "threads": census.threads().iter().filter(|t| !selected || inside(t.pid)).collect::<Vec<_>>(),
         "zombies": census.zombies(),
         "unreadable": census.unreadable(),
         "containers": model.containers.iter().enumerate().map(|(i, c)| json!({

@@ -60,6 +60,12 @@ impl Pods {
         Ok(Pods(store::Store::new(dir, Trust::Store)))
     }
 
+    /// Opens the store for a command that only reads, without creating it. Returns `None` if the store does
+    /// not exist or cannot be read.
+    pub(crate) fn peek() -> Option<Pods> {
+        base().join("pods").is_dir().then(|| Pods::open().ok())?
+    }
+
     /// Creates a pod. `reserve` completes the spec with what it reserves in the pod's entry. If that fails,
     /// nothing of the pod is left.
     pub(crate) fn create(
@@ -176,6 +182,12 @@ impl Entry {
     /// Returns the creation time in seconds since 1970; `None` if the pod is incomplete.
     pub(crate) fn created(&self) -> Option<u64> {
         complete(&self.0).ok().map(|saved| saved.created)
+    }
+
+    /// Returns the pid of the process that holds the pod's namespaces, if one does.
+    pub(crate) fn holder(&self) -> Option<i32> {
+        let holder = complete(&self.0).ok()?.record.holder.as_ref()?;
+        matches!(holder.is_alive(), Ok(true)).then_some(holder.pid)
     }
 
     /// Returns the spec; `None` if the pod is incomplete.

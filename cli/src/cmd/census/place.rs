@@ -3,7 +3,7 @@
 
 use cgroup_core::net::{Sockets, Traffic, Usage};
 use ns_core::{Kind, NamespaceId};
-use nspod_census::{Census, Model, ProcessInfo};
+use nspod_census::{Census, Model, PodInfo, ProcessInfo};
 use nspod_sandbox::ErrorKind;
 use serde_json::json;
 
@@ -142,21 +142,21 @@ impl ProcessReport<'_> {
                 "cgroup_is_own": self.model.containers[i].cgroup_is_own,
                 "net": self.net(),
             })),
-            "pod": self.container.map(|i| json!({
-                "name": self.names.pod(i),
-                "containers": self.mates(i).iter()
+            "pod": self.pod().map(|pod| json!({
+                "name": self.container.and_then(|i| self.names.pod(i)),
+                "containers": pod.containers.iter()
                     .map(|c| json!({ "name": self.names.container(*c), "pids": self.model.containers[*c].pids }))
                     .collect::<Vec<_>>(),
-                "shared": self.model.pods[self.model.containers[i].pod].shared,
+                "shared": pod.shared,
             })),
             "namespaces": shared.into_iter().collect::<serde_json::Map<_, _>>(),
             "threads": self.census.threads().iter().filter(|t| t.pid == self.process.pid).collect::<Vec<_>>(),
         }))
     }
 
-    /// Returns the containers of the pod, including this one.
-    fn mates(&self, container: usize) -> &[usize] {
-        &self.model.pods[self.model.containers[container].pod].containers
+    /// Returns the pod, if other containers are in it.
+    fn pod(&self) -> Option<&PodInfo> {
+        Some(&self.model.pods[self.model.containers[self.container?].pod?])
     }
 
     fn container_text(&self) -> String {
@@ -173,14 +173,13 @@ impl ProcessReport<'_> {
 
     fn pod_text(&self) -> String {
         let Some(index) = self.container else { return "none".into() };
-        let mates = self.mates(index);
-        let name = self.names.pod(index).map_or(String::new(), |name| format!("{name}, "));
-        if mates.len() == 1 {
-            return format!("{name}only this container");
-        }
-        let all: Vec<_> = mates.iter().map(|c| self.names.or_pid(&self.model, *c)).collect();
-        let shared = self.model.pods[self.model.containers[index].pod].shared;
-        let shared = if shared.is_empty() { "nothing".into() } else { shared.to_string() };
+        let name = self.names.pod(index);
+        let Some(pod) = self.pod() else {
+            return name.map_or("none".into(), |name| format!("{name}, only this container"));
+        };
+        let name = name.map_or(String::new(), |name| format!("{name}, "));
+        let all: Vec<_> = pod.containers.iter().map(|c| self.names.or_pid(&self.model, *c)).collect();
+        let shared = if pod.shared.is_empty() { "nothing".into() } else { pod.shared.to_string() };
         format!("{name}containers {}; all share {shared}", all.join(", "))
     }
 

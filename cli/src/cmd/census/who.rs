@@ -4,17 +4,23 @@ use std::collections::HashMap;
 
 use cgroup_core::{Hierarchy, net};
 use nspod_census::{ContainerInfo, Model};
+use nspod_sandbox::ErrorKind;
 
 use crate::cmd::top;
+use crate::error::{Error, Result};
 use crate::output;
 use crate::state::Store;
+use crate::state::pods::Pods;
 
-/// Names from nspod's store, by index of the container.
+/// Names from nspod's stores, by index of the container.
 #[derive(Debug, Default)]
-pub(super) struct Names(HashMap<usize, (String, Option<String>)>);
+pub(super) struct Names {
+    containers: HashMap<usize, String>,
+    pods: HashMap<usize, String>,
+}
 
 impl Names {
-    /// Reads the names from the caller's store. A container without a readable entry has no name.
+    /// Reads the names from the caller's stores. A container without a readable entry has no name.
     pub(super) fn read(model: &Model) -> Names {
         let mut names = Names::default();
         let of_pid: HashMap<i32, usize> =
@@ -27,25 +33,76 @@ impl Names {
                 continue;
             };
             if let Some(at) = of_pid.get(&record.container.process.pid) {
-                names.0.insert(*at, (entry.id().to_owned(), record.pod.clone()));
+                names.containers.insert(*at, entry.id().to_owned());
+                names.pods.extend(record.pod.clone().map(|pod| (*at, pod)));
             }
+        }
+        for pod in Pods::peek().and_then(|pods| pods.all().ok()).unwrap_or_default() {
+            if let Some(at) = pod.holder().and_then(|pid| of_pid.get(&pid)) {
+                names.pods.insert(*at, pod.name().to_owned());
+            }
+        }
+        for pod in &model.pods {
+            let name = pod.containers.iter().find_map(|mate| names.pods.get(mate)).cloned();
+            names.pods.extend(name.iter().flat_map(|name| pod.containers.iter().map(|c| (*c, name.clone()))));
         }
         names
     }
 
     pub(super) fn container(&self, index: usize) -> Option<&str> {
-        self.0.get(&index).map(|(name, _)| name.as_str())
+        self.containers.get(&index).map(String::as_str)
     }
 
-    /// Returns the name of the pod that the container was started in.
+    /// Returns the name of the pod that the container was started in or holds.
     pub(super) fn pod(&self, index: usize) -> Option<&str> {
-        self.0.get(&index)?.1.as_deref()
+        self.pods.get(&index).map(String::as_str)
     }
 
     /// Returns the name of a container, or its lowest pid.
     pub(super) fn or_pid(&self, model: &Model, index: usize) -> String {
         self.container(index).map_or_else(|| model.containers[index].pids[0].to_string(), str::to_owned)
     }
+
+    /// Returns the name of a container's pod, or its number. `None` if the container is in no pod.
+    pub(super) fn pod_or_number(&self, model: &Model, index: usize) -> Option<String> {
+        let number = || model.containers[index].pod.map(|pod| (pod + 1).to_string());
+        self.pod(index).map(str::to_owned).or_else(number)
+    }
+}
+
+/// Removes the containers other than those of nspod with one of these names, or all of nspod's without a name.
+/// A name is that of a container or of a pod. The other containers of a pod stay with the selected one.
+pub(super) fn select(model: &mut Model, wanted: &[String]) -> Result<()> {
+    let names = Names::read(model);
+    let is = |index: usize, name: &String| [names.container(index), names.pod(index)].contains(&Some(name));
+    let all = 0..model.containers.len();
+    if let Some(name) = wanted.iter().find(|name| !all.clone().any(|index| is(index, name))) {
+        let problem = format!("there is no running container or pod {name}");
+        let error = Error::new(ErrorKind::NotFound, "census", problem).on(name);
+        return Err(error.hint("`nspod ps` and `nspod pod ls` list nspod's own"));
+    }
+    let selected = |index: usize| match wanted {
+        [] => names.container(index).or(names.pod(index)).is_some(),
+        wanted => wanted.iter().any(|name| is(index, name)),
+    };
+    let keep: Vec<usize> = all
+        .filter(|index| match model.containers[*index].pod {
+            Some(pod) => model.pods[pod].containers.iter().any(|mate| selected(*mate)),
+            None => selected(*index),
+        })
+        .collect();
+    let mut pods: Vec<usize> = keep.iter().filter_map(|index| model.containers[*index].pod).collect();
+    pods.sort_unstable();
+    pods.dedup();
+    model.pods = pods.iter().map(|pod| model.pods[*pod].clone()).collect();
+    for index in model.pods.iter_mut().flat_map(|pod| &mut pod.containers) {
+        *index = keep.binary_search(index).expect("a pod is kept as a whole");
+    }
+    model.containers = keep.iter().map(|index| model.containers[*index].clone()).collect();
+    for pod in model.containers.iter_mut().filter_map(|container| container.pod.as_mut()) {
+        *pod = pods.binary_search(pod).expect("its pod is kept");
+    }
+    Ok(())
 }
 
 /// Cgroups of containers.
