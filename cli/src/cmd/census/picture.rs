@@ -77,7 +77,11 @@ fn cells(letters: &[String; 8]) -> String {
 fn program(pids: &[i32]) -> String {
     let mut all = pids.iter().map(|pid| top::command(*pid).unwrap_or_default());
     let first = all.next().unwrap_or_default();
-    if first == "nspod-init" || first.starts_with("nspod-init -- ") { all.next().unwrap_or(first) } else { first }
+    if first == "nspod-init" || first.starts_with("nspod-init -- ") {
+        all.next().unwrap_or(first)
+    } else {
+        first
+    }
 }
 
 fn cell(letters: &str) -> String {
