@@ -253,6 +253,7 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "inotify-watches",
         about: "takes the user's inotify watches; the victim adds one",
+        setup: Setup::Parameter("user/max_inotify_watches", "2000"),
         host: false,
         ..USER
     },
