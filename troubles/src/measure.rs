@@ -123,17 +123,21 @@ fn measure(programs: &Programs, (row, relation): Case, runs: u32) -> Result<Outc
     outcome.unbounded = row.missing.is_some();
     for is_bound in [false, true] {
         let step = || format!("{}, {}, bound: {is_bound}", row.name, relation.name());
-        let mut stage: Option<Stage<'_>> = None;
+        let start = || Stage::new(programs, row, relation, is_bound).with_context(step);
+        let mut stage = None;
+        if !is_bound {
+            let mut alone = start()?;
+            for _ in 0..runs {
+                outcome.alone.progress.push(alone.progress().with_context(step)?);
+            }
+            stage = Some(alone);
+        }
         for _ in 0..runs {
             stage = stage.and_then(Stage::if_reusable);
             let ready = match &mut stage {
                 Some(used) => used,
-                none => none.insert(Stage::new(programs, row, relation, is_bound).with_context(step)?),
+                none => none.insert(start()?),
             };
-            // Nothing from a hog may be left.
-            while !is_bound && outcome.alone.progress.len() < runs as usize {
-                outcome.alone.progress.push(ready.progress().with_context(step)?);
-            }
             let seen = if is_bound { &mut outcome.bound } else { &mut outcome.free };
             let (progress, said) = ready.beside_hog().with_context(step)?;
             seen.progress.push(progress);
@@ -196,7 +200,8 @@ impl<'a> Stage<'a> {
     /// Returns the stage, if the next hog finds the victim and the disk as the first one did.
     fn if_reusable(mut self) -> Option<Self> {
         let is_whole = self.is_bound || self.row.kind == Kind::Amount;
-        (is_whole && self.row.setup != Setup::SmallDisk && self.victim.is_running()).then_some(self)
+        let is_clean = !matches!(self.row.setup, Setup::SmallDisk | Setup::Swap(_));
+        (is_whole && is_clean && self.victim.is_running()).then_some(self)
     }
 
     fn progress(&mut self) -> Result<f64> {

@@ -357,6 +357,7 @@ pub const ROWS: &[Row] = &[
         flag: "--packet-rate 20",
         both: &["--cap-add", "net_admin"],
         bound: &["--packet-rate", "20"],
+        setup: Setup::Parameter("net/ipv4/neigh/default/gc_thresh3", "150"),
         ..APART
     },
     Row {

@@ -1,5 +1,6 @@
 //! Networks: floods of packets, connections and requests to the victim's server, streams, and ports.
 
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
@@ -174,6 +175,10 @@ pub(super) fn datagram_victim() -> io::Result<Victim> {
 
 /// Makes a network of 65534 addresses behind an interface of this name. No one else is there.
 fn ethernet(name: &str, network: u8) -> io::Result<()> {
+    // An earlier hog of the container has made it.
+    if fs::read_to_string("/proc/net/dev")?.contains(&format!("{name}0:")) {
+        return Ok(());
+    }
     let commands = format!(
         "link add {name}0 type veth peer name {name}1\naddr add 10.{network}.0.1/16 dev {name}0\n\
          link set {name}0 up\nlink set {name}1 up\n"
