@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 use nix::unistd::geteuid;
 use ns_core::ProcessId;
 use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, fstatfs, openat, openat2, renameat_with, unlinkat,
+    AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, fstat, fstatfs, openat, openat2, renameat_with,
+    unlinkat,
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,8 @@ pub(crate) struct Quota {
     destination: PathBuf,
     directories: Vec<PathBuf>,
     limit: StorageLimit,
+    /// Size of the directories themselves when they are empty. It does not count.
+    own: u64,
     /// The directory of the container's entry in a store. The quota lasts as long as the entry.
     owner: Option<PathBuf>,
     /// The process that set the limit, and the container's first process. Without an entry, the
@@ -66,6 +69,8 @@ pub(crate) struct Limited<'a> {
     /// The path in the container.
     pub(crate) destination: &'a Path,
     pub(crate) directories: Vec<&'a Path>,
+    /// Whether the last directory is the work directory of an overlay.
+    pub(crate) is_overlay: bool,
     pub(crate) limit: StorageLimit,
 }
 
@@ -76,14 +81,16 @@ pub(crate) fn limited(spec: &Spec) -> Vec<Limited<'_>> {
         && !limit.is_empty()
     {
         let (field, directories) = ("root.limit".into(), vec![upper.as_path(), work]);
-        all.push(Limited { field, destination: Path::new("/"), directories, limit: *limit });
+        let destination = Path::new("/");
+        all.push(Limited { field, destination, directories, is_overlay: true, limit: *limit });
     }
     for (index, mount) in spec.mounts.iter().enumerate() {
         if let MountKind::Bind { source, .. } = &mount.kind
             && !mount.limit.is_empty()
         {
             let (field, directories) = (format!("mounts[{index}].limit"), vec![source.as_path()]);
-            all.push(Limited { field, destination: &mount.destination, directories, limit: mount.limit });
+            let (destination, limit) = (mount.destination.as_path(), mount.limit);
+            all.push(Limited { field, destination, directories, is_overlay: false, limit });
         }
     }
     all
@@ -118,6 +125,8 @@ impl Quota {
             destination: limited.destination.into(),
             directories: limited.directories.iter().map(|path| path.to_path_buf()).collect(),
             limit: limited.limit,
+            own: own(&opened, limited.is_overlay)
+                .map_err(|e| failed("read the size of", limited.directories[0], "fstat", e))?,
             owner: owner.map(Into::into),
             processes: vec![ProcessId::current()?],
         };
@@ -162,7 +171,9 @@ impl Quota {
                 }
             })?;
         }
-        sys::set_limit(on, self.id, self.limit).map_err(|e| failed("limit", first, "quotactl_fd", e))?;
+        let size = self.limit.size.map(|size| size.saturating_add(self.own));
+        let limit = StorageLimit { size, ..self.limit };
+        sys::set_limit(on, self.id, limit).map_err(|e| failed("limit", first, "quotactl_fd", e))?;
         Ok(true)
     }
 
@@ -170,6 +181,7 @@ impl Quota {
     fn usage(&self) -> Option<StorageUsage> {
         let dir = self.directories.iter().find_map(|path| open(path).ok())?;
         let (size, inodes) = sys::usage(dir, self.id).ok()?;
+        let size = size.saturating_sub(self.own);
         Some(StorageUsage { destination: self.destination.clone(), size, inodes, limit: self.limit })
     }
 
@@ -359,6 +371,16 @@ fn existing_claims() -> Result<Option<Dir>, Error> {
     }
 }
 
+/// Returns the size of the directories when they are empty. The overlay makes another one in its work directory.
+fn own(opened: &[OwnedFd], is_overlay: bool) -> Result<u64, Errno> {
+    let made = opened.last().filter(|_| is_overlay);
+    let sizes = opened.iter().chain(made).map(|dir| {
+        let found = fstat(dir)?;
+        Ok((found.st_blocks as u64 * 512).min(found.st_blksize as u64))
+    });
+    sizes.sum()
+}
+
 fn claims() -> Result<Dir, Error> {
     Dir::private(Path::new(CLAIMS), || None)
 }
@@ -477,6 +499,7 @@ mod tests {
             destination: "/".into(),
             directories: Vec::new(),
             limit: StorageLimit::default(),
+            own: 0,
             owner: None,
             processes: Vec::new(),
         }

@@ -70,12 +70,14 @@ pub enum Writes {
 /// A directory is limited by a project quota
 /// ([quotactl(2)](https://man7.org/linux/man-pages/man2/quotactl.2.html)), on an ext4 or xfs that
 /// enforces them. Only root can set it. What the directory contains before counts, except links,
-/// pipes and devices. The limit ends when the container is deleted. Since Linux 5.14.
+/// pipes and devices. The limit ends when the container is deleted. After a reboot, it stays until
+/// a container with a limit uses the directory. Since Linux 5.14.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StorageLimit {
-    /// Maximum size in bytes, which the kernel rounds up to a block or a page. `None` means no
-    /// limit; in a tmpfs, half of the memory.
+    /// Maximum size in bytes, which the kernel rounds up to a block or a page. The blocks of the
+    /// directory itself, and of the directories of an overlay, do not count when they are empty.
+    /// `None` means no limit; in a tmpfs, half of the memory.
     pub size: Option<u64>,
     /// Maximum number of files, directories and other inodes. The directories of an overlay count.
     /// `None` means no limit; in a tmpfs, half of the number of pages of the memory.
