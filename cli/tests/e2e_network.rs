@@ -159,6 +159,20 @@ $N rm -f $C >/dev/null; left"#;
 }
 
 #[test]
+fn the_example_of_readme_answers() {
+    if !root() {
+        return;
+    }
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let mut blocks = readme.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let block = blocks.find(|block| block.contains("--network pasta")).unwrap();
+    assert_eq!(block.matches(" front").count(), 2, "{block}");
+    let block = block.replace(" front", " $C");
+    let script = format!("nspod() {{ $N \"$@\" | grep -v ^$C; }}\n{block}left");
+    prints(&script, "hello from a container\n");
+}
+
+#[test]
 fn pasta_is_in_the_containers_cgroup_with_nothing_of_the_caller() {
     if !is_fast() {
         return;

@@ -119,11 +119,25 @@ fn a_container_has_a_rate_and_reaches_only_what_is_allowed() {
     if !root() {
         return;
     }
-    let mut commands = Commands::new(&blocks("Limits")[0], &[]);
+    let block = &blocks("Limits")[0];
+    let mut commands = Commands::new(block, &[]);
     let denied = commands.run();
     assert_eq!(denied.code(), 1, "{denied:?}");
     assert!(denied.err.contains("192.0.2.1/443: Operation not permitted"), "{denied:?}");
     assert_eq!(commands.lines.len(), 0);
+    // What is allowed connects, at the rate. No other test uses this address.
+    let listener = std::net::TcpListener::bind("127.77.0.1:8080").unwrap();
+    let received = std::thread::spawn(move || {
+        let (mut connection, _) = listener.accept().unwrap();
+        std::io::copy(&mut connection, &mut std::io::sink()).unwrap()
+    });
+    assert_eq!(block.matches("192.0.2.1/443").count(), 1);
+    let allowed = block.replace("192.0.2.1/443", "127.77.0.1/8080; head -c 2000000 /dev/zero >&3");
+    let began = std::time::Instant::now();
+    assert_eq!(Commands::new(&allowed, &[]).ok(), "");
+    assert_eq!(received.join().unwrap(), 2_000_000);
+    // 2 MB at 1.25 MB/s take 1.6 s, and the bytes of 220 ms may leave at once.
+    assert!(began.elapsed() >= std::time::Duration::from_millis(1200));
 }
 
 #[test]
