@@ -35,7 +35,6 @@ fn submission(script: &str, input: &str) -> Command {
         .timeout(Duration::from_secs(10))
         .cpu_time_max(Duration::from_secs(2))
         .output_max(1 << 16, Overflow::Kill);
-    // Process 1 of a pid namespace would ignore its own signals, and `abort` would not end it.
     command
 }
 
