@@ -1,4 +1,4 @@
-//! The file of `nspod run --report`: how a container ended, or why it did not start.
+//! The file of `--report` of `nspod run` and `exec`: how a program ended, or why it did not start.
 
 use std::fs::File;
 use std::io::Write;

@@ -132,3 +132,152 @@ fn a_limit_without_its_controller_is_reported() {
         );
     }
 }
+
+/// Returns the cgroup of a container, and checks that no call has a cgroup in it.
+fn without_calls(name: &str) -> std::path::PathBuf {
+    let own = common::cgroup(name);
+    let calls = || {
+        let children = std::fs::read_dir(&own).unwrap().map(|child| child.unwrap().file_name());
+        children.filter(|name| name.as_encoded_bytes().starts_with(b"nspod-call-")).count()
+    };
+    assert_eq!(calls(), 0);
+    own
+}
+
+#[test]
+fn a_command_in_a_container_has_the_limits_of_run() {
+    if !controllers(Controllers::MEMORY | Controllers::CPU | Controllers::PIDS) {
+        return;
+    }
+    let name = Name::detached(&["-m", "256m"], &["sleep", "1000"]);
+    let files = "cd /sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup); \
+        grep . memory.max memory.swap.max pids.max cpu.max memory.oom.group";
+    let flags = ["-m", "64m", "--memory-swap", "96m", "--pids-limit", "32", "--cpus", "0.5", "--limit"];
+    let seen = ok(&[&["exec"], &flags[..], &["memory.oom.group=1", &name, "sh", "-c", files]].concat());
+    let want = "memory.max:67108864\nmemory.swap.max:33554432\npids.max:32\ncpu.max:50000 100000\nmemory.oom.group:1\n";
+    assert_eq!(seen, want);
+    let report = tempfile::NamedTempFile::new().unwrap();
+    let path = report.path().to_str().unwrap();
+    let flags = ["--report", path, "-m", "32m", "--memory-swap", "32m"];
+    let hog = nspod(&[&["exec"], &flags[..], &[&name, "perl", "-e", HOG]].concat());
+    let want = "nspod: the OOM killer ended 1 process at the call's memory.max\n";
+    assert_eq!((hog.code(), hog.err.as_str()), (137, want));
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert_eq!((&report["id"], &report["exit_code"]), (&(&*name).into(), &137.into()), "{report}");
+    assert_eq!(report["outcome"]["oom"], serde_json::json!({ "level": "call", "killed": 1 }), "{report}");
+    assert_eq!(report["outcome"]["ended_by"], "oom", "{report}");
+    // The limit of the container is above that of the command.
+    let hog = nspod(&["exec", "-m", "1g", "--memory-swap", "1g", &name, "perl", "-e", HOG]);
+    assert_eq!(hog.code(), 137);
+    assert_eq!(name.at(), "running");
+    without_calls(&name);
+    // The other commands see all of the container.
+    ok(&["exec", "-d", "--pids-limit", "9", &name, "sleep", "999"]);
+    assert!(ok(&["top", &name]).contains("sleep 999"));
+    ok(&["pause", &name]);
+    let paused = nspod(&["exec", "-m", "64m", &name, "true"]);
+    assert!(paused.err.contains("is paused"), "{}", paused.err);
+    ok(&["unpause", &name]);
+    let stats = json(&["--json", "stats", "--no-stream", &name]);
+    assert!(stats[0]["pids"].as_u64().unwrap() >= 3, "{stats}");
+    ok(&["update", "-m", "128m", &name]);
+    let own = common::cgroup(&name);
+    ok(&["rm", "-f", &name]);
+    assert!(!own.exists());
+}
+
+#[test]
+fn the_time_limit_of_a_command_in_a_container_ends_all_of_it() {
+    if !common::root() {
+        return;
+    }
+    let name = Name::detached(&[], &["sleep", "1000"]);
+    let tree = "setsid sh -c 'setsid sleep 998 & sleep 998' & sleep 998";
+    for (flag, script) in [("--timeout", tree), ("--cpu-time", "setsid sleep 998 & while :; do :; done")] {
+        let late = nspod(&["exec", flag, "500ms", &name, "sh", "-c", script]);
+        let want = format!("nspod: the command exceeded {flag} and was killed\n");
+        assert_eq!((late.code(), late.err), (124, want));
+        assert!(!ok(&["top", &name]).contains("sleep 998"));
+    }
+    assert_eq!(nspod(&["exec", "--timeout", "100s", &name, "sh", "-c", "exit 3"]).code(), 3);
+    assert_eq!(nspod(&["exec", "--timeout", "100s", &name, "no-such"]).code(), 127);
+    let detached = nspod(&["exec", "-d", "--timeout", "1s", &name, "true"]);
+    assert_eq!(detached.code(), 125);
+    let report = nspod(&["exec", "--report", "1", &name, "true"]).out;
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["outcome"]["ended_by"], "exit", "{report}");
+    without_calls(&name);
+    // Limits are enforced or refused.
+    if !cgroup_core::Hierarchy::detect().unwrap().controllers().contains(Controllers::MEMORY) {
+        let refused = nspod(&["exec", "-m", "64m", &name, "echo", "started"]);
+        assert_eq!((refused.code(), refused.out.as_str()), (125, ""));
+        let said = "nspod: memory.max cannot be enforced here: the memory controller is ";
+        assert!(refused.err.starts_with(said), "{}", refused.err);
+    }
+}
+
+#[test]
+fn a_killed_exec_leaves_nothing_that_rm_does_not_remove() {
+    if !common::root() {
+        return;
+    }
+    let name = Name::detached(&[], &["sleep", "1000"]);
+    let args = ["exec", "--timeout", "100s", &name, "sh", "-c", "setsid sleep 997 & sleep 997"];
+    let mut exec = std::process::Command::new(common::NSPOD).args(args).spawn().unwrap();
+    eventually("both run", || ok(&["top", &name]).matches("sleep 997").count() >= 2);
+    exec.kill().unwrap();
+    exec.wait().unwrap();
+    assert!(ok(&["top", &name]).contains("sleep 997"));
+    let own = common::cgroup(&name);
+    ok(&["rm", "-f", &name]);
+    assert!(!own.exists());
+}
+
+/// An ordinary user with a delegated cgroup.
+#[test]
+fn an_ordinary_user_runs_commands_with_limits_in_a_container() {
+    if !common::root() {
+        return;
+    }
+    let (user, host) = (common::user::User::new(), cgroup_core::Hierarchy::detect().unwrap());
+    let root = host.root().unwrap();
+    let given = root.create_child(common::unique()).unwrap();
+    let _ = given.enable_path(host.controllers());
+    // nspod finds the delegated cgroup from this place in it.
+    let place = given.create_child("nspod-callers").unwrap();
+    for cgroup in [&given, &place] {
+        for file in [".", "cgroup.procs", "cgroup.subtree_control"] {
+            nix::unistd::chown(&cgroup.path().join(file), Some(65_534.into()), None).unwrap();
+        }
+    }
+    let inside = |args: &[&str]| {
+        let mut command = std::process::Command::new("sh");
+        let enter = format!("echo $$ > {}/cgroup.procs; exec \"$@\"", place.path().display());
+        let run = user.command(args);
+        command.args(["-c", &enter, "sh"]).arg(run.get_program()).args(run.get_args()).current_dir("/");
+        for (key, value) in run.get_envs() {
+            command.env(key, value.unwrap());
+        }
+        common::run_with(&mut command, "")
+    };
+    inside(&["run", "-d", "--name", "box", "sleep", "1000"]).ok();
+    let late = inside(&["exec", "--timeout", "500ms", "box", "sh", "-c", "setsid sleep 996 & sleep 996"]);
+    assert_eq!(
+        (late.code(), late.err.as_str()),
+        (124, "nspod: the command exceeded --timeout and was killed\n")
+    );
+    let top = inside(&["top", "box"]);
+    assert!(!top.ok().contains("sleep 996"));
+    if host.controllers().contains(Controllers::MEMORY) {
+        let hog = inside(&["exec", "-m", "32m", "--memory-swap", "32m", "box", "perl", "-e", HOG]);
+        let want = "nspod: the OOM killer ended 1 process at the call's memory.max\n";
+        assert_eq!((hog.code(), hog.err.as_str()), (137, want));
+    }
+    inside(&["rm", "-f", "box"]).ok();
+    given.destroy().unwrap();
+    // Without a cgroup of its own, the command cannot be limited.
+    user.nspod(&["run", "-d", "--name", "box", "sleep", "1000"]).ok();
+    let refused = user.nspod(&["exec", "--timeout", "1s", "box", "true"]);
+    assert_eq!(refused.code(), 125);
+    assert!(refused.err.contains("the container does not have its own cgroup"), "{}", refused.err);
+}

@@ -14,6 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{Oom, OomLevel};
 use crate::plan::text::absolute;
+use crate::session;
 use crate::spec::Spec;
 use crate::stale::{self, owned_name};
 use crate::store::random_name;
@@ -51,6 +52,13 @@ pub(crate) enum CgroupUse {
         /// Whether to start even if the cgroup is frozen.
         even_frozen: bool,
     },
+    /// A new cgroup for a call, in the container's.
+    Call {
+        /// The directory of the container's cgroup.
+        container: PathBuf,
+        /// Whether to start even if the cgroup is frozen.
+        even_frozen: bool,
+    },
     /// The caller's cgroup.
     None,
 }
@@ -66,6 +74,8 @@ pub(crate) struct ContainerCgroup {
     parent: Option<Arc<CgroupParent>>,
     /// The pod's cgroup, if the container is in a pod.
     pod: Option<PathBuf>,
+    /// The container's cgroup, if this is the cgroup of a call.
+    container: Option<PathBuf>,
     /// Path and `oom` count of each ancestor before the start. A missing count is 0: it is not known
     /// for a container that another process started.
     above: Vec<(PathBuf, u64)>,
@@ -74,6 +84,18 @@ pub(crate) struct ContainerCgroup {
 }
 
 impl ContainerCgroup {
+    fn new(cgroup: Cgroup) -> ContainerCgroup {
+        ContainerCgroup {
+            cgroup,
+            borrowed: false,
+            parent: None,
+            pod: None,
+            container: None,
+            above: Vec::new(),
+            watched: None,
+        }
+    }
+
     /// Opens or makes the cgroup, and sets the spec's limits. Returns `None` if the container stays in
     /// the caller's cgroup. Without a name, the cgroup gets a random one; if it is `owned`, the name
     /// contains the identity of this program.
@@ -93,21 +115,29 @@ impl ContainerCgroup {
                 nothing_demanded(spec, "the container does not have its own cgroup")?;
                 return Ok(None);
             }
-            CgroupUse::Inside { path, even_frozen, .. } => {
-                let why = format!("the process starts in the existing cgroup {}", path.display());
+            CgroupUse::Inside { path, of, even_frozen } => {
+                let path_text = path.display();
+                let why = match of {
+                    Some(_) => format!(
+                        "the process starts in the container's cgroup {path_text} (`Container::call` starts it in a cgroup of its own)"
+                    ),
+                    None => format!("the process starts in the existing cgroup {path_text}"),
+                };
                 nothing_demanded(spec, &why)?;
                 let cgroup = Cgroup::open(absolute("cgroup_inside", path)?)?;
                 if !even_frozen {
                     not_frozen(&cgroup)?;
                 }
-                return Ok(Some(ContainerCgroup {
-                    cgroup,
-                    borrowed: true,
-                    parent: None,
-                    pod: None,
-                    above: Vec::new(),
-                    watched: None,
-                }));
+                let mut existing = ContainerCgroup::new(cgroup);
+                existing.borrowed = true;
+                return Ok(Some(existing));
+            }
+            CgroupUse::Call { container, even_frozen } => {
+                let above = Cgroup::open(container)?;
+                if !even_frozen {
+                    not_frozen(&above)?;
+                }
+                (session::create(&above, &name(), spec.limits.controllers())?, None)
             }
             CgroupUse::At(path) => {
                 let cgroup = Cgroup::top()?.create_path(path, WANTED)?;
@@ -124,8 +154,12 @@ impl ContainerCgroup {
                 Err(e) => return Err(e),
             },
         };
-        let mut cgroup =
-            ContainerCgroup { cgroup, borrowed: false, parent, pod, above: Vec::new(), watched: None };
+        let mut cgroup = ContainerCgroup::new(cgroup);
+        cgroup.parent = parent;
+        cgroup.pod = pod;
+        if let CgroupUse::Call { container, .. } = wanted {
+            cgroup.container = Some(container.clone());
+        }
         cgroup.prepare(spec)?;
         Ok(Some(cgroup))
     }
@@ -133,7 +167,9 @@ impl ContainerCgroup {
     /// Returns the cgroup of a container that another process started. Dropping it kills the
     /// container; call [`leave`](Self::leave) to keep it.
     pub(crate) fn of_running(cgroup: Cgroup, pod: Option<PathBuf>) -> ContainerCgroup {
-        ContainerCgroup { cgroup, borrowed: false, parent: None, pod, above: Vec::new(), watched: None }
+        let mut running = ContainerCgroup::new(cgroup);
+        running.pod = pod;
+        running
     }
 
     /// Returns the path of the pod's cgroup.
@@ -152,14 +188,8 @@ impl ContainerCgroup {
                 Some(path) => (Cgroup::open(path)?.create_child(&name)?, None),
                 None => create_in_parent(&name, known).map(|(parent, cgroup)| (cgroup, Some(parent)))?,
             };
-            let made = ContainerCgroup {
-                cgroup,
-                borrowed: false,
-                parent,
-                pod: None,
-                above: Vec::new(),
-                watched: None,
-            };
+            let mut made = ContainerCgroup::new(cgroup);
+            made.parent = parent;
             // The lock lasts as long as the descriptor is open. Another pool may have removed the
             // cgroup before it was locked.
             if flock(&made.cgroup, FlockOperation::LockShared).is_ok() && made.cgroup.events().is_ok() {
@@ -247,14 +277,14 @@ impl ContainerCgroup {
     /// Returns the number of processes that the OOM killer ended, and the level whose limit was
     /// reached: the level whose `oom` count grew.
     pub(crate) fn oom(&self) -> Option<Oom> {
-        let events = self.cgroup.memory_events().ok()?;
-        let killed = events.oom_kill.filter(|killed| *killed > 0)?;
+        let (reached, killed) = session::own_ooms(&self.cgroup).filter(|(_, killed)| *killed > 0)?;
         // The count includes the limits of cgroups that the container made in its own.
-        let level = if events.oom.is_some_and(|times| times > 0) {
-            OomLevel::Container
+        let level = if reached > 0 {
+            if self.container.is_some() { OomLevel::Call } else { OomLevel::Container }
         } else {
             let before = |path: &Path| self.above.iter().find(|(of, _)| of == path).map_or(0, |(_, n)| *n);
             match self.ooms_above().into_iter().find(|(path, now)| *now > before(path)) {
+                Some((path, _)) if Some(&path) == self.container.as_ref() => OomLevel::Container,
                 Some((path, _)) if Some(&path) == self.pod.as_ref() => OomLevel::Pod,
                 Some((path, _)) => OomLevel::Ancestor(path),
                 None => OomLevel::Host,
@@ -277,7 +307,7 @@ impl ContainerCgroup {
     /// completes the removal.
     pub(crate) fn remove_soon(mut self) {
         const PATIENCE: Duration = Duration::from_millis(200);
-        if self.borrowed || self.cgroup.remove_within(PATIENCE).is_ok() {
+        if self.borrowed || session::remove_within(&self.cgroup, PATIENCE).is_ok() {
             self.borrowed = true;
             return;
         }

@@ -394,7 +394,8 @@ impl Command {
     /// returns when the cgroup is thawed; until then only SIGKILL ends the calling thread. By default
     /// a frozen cgroup is an error ([`ErrorKind::State`](crate::ErrorKind::State)).
     pub fn even_frozen(&mut self) -> &mut Self {
-        if let CgroupUse::Inside { even_frozen, .. } = &mut self.cgroup {
+        if let CgroupUse::Inside { even_frozen, .. } | CgroupUse::Call { even_frozen, .. } = &mut self.cgroup
+        {
             *even_frozen = true;
         }
         self
@@ -533,6 +534,12 @@ impl Command {
     pub(crate) fn cgroup_use(&mut self, cgroup: CgroupUse) -> &mut Self {
         self.cgroup = cgroup;
         self
+    }
+
+    /// Makes the process a call in the container with this cgroup, which is in a pod with that cgroup.
+    pub(crate) fn calls(&mut self, container: PathBuf, pod: Option<PathBuf>) {
+        self.pod = pod;
+        self.cgroup = CgroupUse::Call { container, even_frozen: false };
     }
 
     pub(crate) fn in_pod(&mut self, cgroup: PathBuf) -> &mut Self {

@@ -490,7 +490,7 @@ impl Container {
         }
     }
 
-    fn need_cgroup(&self, what: &str) -> Result<&Cgroup, Error> {
+    pub(crate) fn need_cgroup(&self, what: &str) -> Result<&Cgroup, Error> {
         self.cgroup().ok_or_else(|| {
             let why = match &self.cgroup {
                 Some(_) => "the process was started in an existing cgroup, which other processes share: use the handle of the container that the cgroup belongs to",

@@ -7,7 +7,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use ns_core::Pidfd;
 
-use crate::cgroups::CgroupUse;
+use crate::cgroups::{CgroupUse, ContainerCgroup};
 use crate::command::Command;
 use crate::container::Container;
 use crate::error::Error;
@@ -17,7 +17,9 @@ use crate::spec::{Root, Spec};
 impl Container {
     /// Returns a command for an additional process in this container. The process has the
     /// container's namespaces, root, cgroup, ids, capabilities and system-call filter. It joins the
-    /// namespaces with [setns(2)](https://man7.org/linux/man-pages/man2/setns.2.html).
+    /// namespaces with [setns(2)](https://man7.org/linux/man-pages/man2/setns.2.html). It shares the
+    /// container's limits, and its handle kills only the process itself; [`call`](Self::call) makes a
+    /// cgroup for it.
     ///
     /// The command's `spawn` must not run at the same time as [`freeze`](Self::freeze). In a cgroup
     /// that is frozen between the check and the exec, the calling thread waits in a sleep that only
@@ -44,6 +46,72 @@ impl Container {
         for list in self.reaped_by.iter().chain([&self.reaps]) {
             command.reaped_by(list);
         }
+        Ok(command)
+    }
+
+    /// Returns a command for a call: an additional process tree in this container, with a cgroup of
+    /// its own in the container's cgroup. The process joins the container like that of
+    /// [`exec`](Self::exec). Its [`Container`] handle is about the call alone:
+    ///
+    /// - [`limits`](Command::limits), [`cpu_time_max`](Command::cpu_time_max) and
+    ///   [`timeout`](Command::timeout) limit the call. The container's limits apply to the container's
+    ///   own processes and all calls together.
+    /// - The [`Outcome`](crate::Outcome) and [`usage`](Self::usage) count the call's processes.
+    ///   [`OomLevel`](crate::OomLevel) tells the limit of the call from that of the container. The
+    ///   container's outcome includes the CPU time and the peak memory of its calls.
+    /// - [`kill`](Self::kill), [`freeze`](Self::freeze), [`delete`](Self::delete) and dropping the handle
+    ///   apply to every process of the call, also in other sessions and process groups
+    ///   ([setsid(2)](https://man7.org/linux/man-pages/man2/setsid.2.html)), and to no other process of
+    ///   the container.
+    /// - The call ends with this program: see [`Command::die_with_parent`]. After
+    ///   [`detach`](Self::detach) it continues, and the next call removes its cgroup when it has ended.
+    ///
+    /// A call ends when the container's first process ends, if the container has its own pid
+    /// namespace. A call that only needs separate limits, not the container's files and processes,
+    /// can be a container of a [`Pod`](crate::Pod): it starts without the conditions below.
+    ///
+    /// Processes whose parent has ended become children of the container's pid 1. With an init
+    /// ([`Spec::init`](crate::spec::Spec::init)) they are reaped. Without one they can stay as zombies, which
+    /// count for `pids_max` of the container.
+    ///
+    /// The first call moves the container's processes from its cgroup to the child `nspod-main`,
+    /// because a cgroup cannot have both processes and children with controllers. In the container,
+    /// `/proc/PID/cgroup` then shows that name. The cgroup of a call is `nspod-call-NAME`, with the
+    /// [`name`](Command::name) of the command or a random name. A program in the container that may write
+    /// to its cgroups can leave the call's: mount cgroup2 read-only, or not at all.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use nspod_sandbox::{Command, EndedBy};
+    /// # if !nix::unistd::geteuid().is_root() { return Ok(()); }
+    ///
+    /// let mut command = Command::new("sleep");
+    /// command.arg("1000").spec_mut().init = true;
+    /// let session = command.spawn()?;
+    /// for (script, end) in [("setsid sleep 1000 & wait", EndedBy::WallTime), ("exit 0", EndedBy::Exit)] {
+    ///     let mut call = session.call("sh")?;
+    ///     call.args(["-c", script]).timeout(Duration::from_millis(500));
+    ///     assert_eq!(call.output()?.outcome.ended_by, end);
+    /// }
+    /// session.delete()?;
+    /// # Ok::<(), nspod_sandbox::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// - [`ErrorKind::State`](crate::ErrorKind::State): the container does not have its own cgroup.
+    /// - As [`exec`](Self::exec).
+    ///
+    /// Errors of [`Command::spawn`] for a call:
+    /// - [`ErrorKind::Unenforceable`](crate::ErrorKind::Unenforceable): this host cannot enforce a limit.
+    /// - `EOPNOTSUPP` ([`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported)): the container's cgroup is
+    ///   threaded.
+    /// - `EBUSY` ([`ErrorKind::Busy`](crate::ErrorKind::Busy)): a process of the container could not be
+    ///   moved in 10 s, because it is in an uninterruptible system call while it ends.
+    pub fn call(&self, program: impl AsRef<OsStr>) -> Result<Command, Error> {
+        let container = self.need_cgroup("start a call with limits of its own")?.path().to_owned();
+        let pod = self.cgroup.as_ref().and_then(ContainerCgroup::pod).map(Into::into);
+        let mut command = self.exec(program)?;
+        command.calls(container, pod);
         Ok(command)
     }
 }

@@ -32,6 +32,7 @@ mod pool;
 mod quota;
 mod reap;
 pub mod seccomp;
+mod session;
 mod signals;
 mod sockets;
 mod spawn;

@@ -13,6 +13,8 @@ use crate::spec::StorageLimit;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OomLevel {
+    /// `memory.max` of the cgroup of a [call](crate::Container::call), or of a cgroup in it.
+    Call,
     /// `memory.max` of the container's cgroup, or of a cgroup in it.
     Container,
     /// `memory.max` of its pod's cgroup.
@@ -38,6 +40,7 @@ impl fmt::Display for Oom {
         let many = if self.killed == 1 { "1 process".into() } else { format!("{} processes", self.killed) };
         write!(f, "the OOM killer ended {many} at ")?;
         match &self.level {
+            OomLevel::Call => f.write_str("the call's memory.max"),
             OomLevel::Container => f.write_str("the container's memory.max"),
             OomLevel::Pod => f.write_str("the pod's memory.max"),
             OomLevel::Ancestor(path) => write!(f, "memory.max of {}", path.display()),
@@ -81,7 +84,7 @@ pub struct Outcome {
     pub ended_by: EndedBy,
     /// OOM kills in the container's cgroup since it was made, or `None` if there were none or the
     /// memory controller is missing. Processes of [`Exec`](crate::Exec) share this count with the
-    /// container.
+    /// container. [Calls](crate::Container::call) have their own.
     pub oom: Option<Oom>,
     /// Number of processes and threads that `pids.max` refused: `max` in `pids.events` of the
     /// container's cgroup (since Linux 4.5). `None` if the spec does not limit them.

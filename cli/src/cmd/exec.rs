@@ -4,11 +4,14 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
-use nspod_sandbox::Stdio;
+use nspod_sandbox::{Command, Container, Stdio};
 
 use crate::error::{Error, Result};
 use crate::flags::Facts;
+use crate::flags::bounds::{BoundArgs, ended};
+use crate::flags::limits::LimitArgs;
 use crate::flags::process::CommonArgs;
+use crate::report::End;
 use crate::state::{State, Store};
 use crate::{foreground, output, terminal};
 
@@ -19,6 +22,10 @@ pub(crate) struct ExecArgs {
     detach: bool,
     #[command(flatten)]
     process: CommonArgs,
+    #[command(flatten)]
+    bounds: BoundArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
     /// Name or id of the container
     #[arg(value_name = "CONTAINER")]
     id: String,
@@ -28,10 +35,16 @@ pub(crate) struct ExecArgs {
 }
 
 pub(crate) fn exec(args: &ExecArgs) -> Result<i32> {
+    args.bounds.reported(|end| start(args, end))
+}
+
+/// Runs the command, and stores its end in `end`.
+fn start(args: &ExecArgs, end: &mut End) -> Result<i32> {
     if args.detach && (args.process.tty || args.process.interactive) {
         return Err(Error::usage("--detach", "-d conflicts with -t and -i"));
     }
     let entry = Store::open()?.find(&args.id)?;
+    end.id = Some(entry.id().into());
     let container = entry.open()?;
     // In a frozen cgroup the new process would stop, and this process would wait for its vfork: only
     // SIGKILL ends that wait.
@@ -39,7 +52,7 @@ pub(crate) fn exec(args: &ExecArgs) -> Result<i32> {
         return Err(Error::state("exec", entry.id(), format!("the container {} is paused", entry.id()))
             .hint(format!("`nspod unpause {}` resumes it", entry.id())));
     }
-    let mut command = container.exec(args.command.first().cloned().unwrap_or_default())?;
+    let mut command = args.command_in(&container)?;
     command.args(&args.command[1..]);
     let root = PathBuf::from(format!("/proc/{}/root", container.pid()));
     args.process.apply(command.spec_mut(), &Facts::detect()?, &[root])?;
@@ -61,10 +74,33 @@ pub(crate) fn exec(args: &ExecArgs) -> Result<i32> {
         .transpose()
         .and_then(|relay| foreground::attend(&mut process, &signals, relay));
     if attended.is_err() {
-        let _ = process.signal(nix::libc::SIGKILL);
+        let _ = process.kill();
         let _ = process.wait();
     }
-    let status = attended?.status;
-    output::ended(status);
-    Ok(status.shell_code())
+    let outcome = end.outcome.insert(attended?);
+    // Without a cgroup of its own, the process shares this count with the container.
+    if let Some(oom) = outcome.oom.as_ref().filter(|_| process.cgroup().is_some()) {
+        output::note(oom);
+    }
+    let code = ended("the command", outcome);
+    process.delete()?;
+    Ok(code)
+}
+
+impl ExecArgs {
+    /// Returns the command for an additional process, or for a call if it has limits of its own.
+    fn command_in(&self, container: &Container) -> Result<Command> {
+        let program = self.command.first().cloned().unwrap_or_default();
+        let limits = self.limits.resolve()?;
+        let limited = !limits.is_empty() || self.bounds.limits_time();
+        // The report then has the usage of all processes of the command.
+        let reported = self.bounds.reports() && container.cgroup().is_some();
+        if !limited && !reported {
+            return Ok(container.exec(program)?);
+        }
+        let mut command = container.call(program)?;
+        command.limits(limits).die_with_parent(false);
+        self.bounds.apply(&mut command);
+        Ok(command)
+    }
 }

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use cgroup_core::Limits;
 use clap::{ArgAction, Args};
@@ -12,16 +11,17 @@ use nspod_sandbox::log::{Log, LogLimit};
 use nspod_sandbox::passwd;
 use nspod_sandbox::spec::{Capabilities, NamespaceMode, Root, Spec};
 use nspod_sandbox::store::{EXIT, random_name};
-use nspod_sandbox::{Command, Container, EndedBy, ErrorKind, Outcome, Pod, Stdio};
+use nspod_sandbox::{Command, Container, ErrorKind, Pod, Stdio};
 
 use crate::error::{Error, Result};
 use crate::flags::Facts;
+use crate::flags::bounds::{BoundArgs, ended};
 use crate::flags::files::FileArgs;
 use crate::flags::limits::{LimitArgs, relax};
 use crate::flags::namespaces::{NamespaceArgs, OwnIds};
 use crate::flags::process::{CommonArgs, RightsArgs};
 use crate::network::{self, Network};
-use crate::report::{End, Report};
+use crate::report::End;
 use crate::state::pods::{Entry as PodEntry, Pods};
 use crate::state::{self, Entry, Lock, SavedContainer, Store, ids, logs};
 use crate::{foreground, output, terminal, value};
@@ -60,20 +60,10 @@ pub(crate) struct RunArgs {
     /// Write the host pid of the first process to a file
     #[arg(long, value_name = "FILE")]
     pidfile: Option<PathBuf>,
-    /// Kill the container after this time (500ms, 30s, 1h). The exit code is then 124
-    #[arg(long, value_name = "TIME", value_parser = value::duration, conflicts_with = "detach")]
-    timeout: Option<Duration>,
-    /// Kill the container when its processes together have used this CPU time. The exit code is
-    /// then 124
-    #[arg(long, value_name = "TIME", value_parser = value::duration, conflicts_with_all = ["detach", "bare"])]
-    cpu_time: Option<Duration>,
     /// Kill the container when nspod ends, or the process that started nspod, also by SIGKILL. Without this
     /// flag, the container continues
     #[arg(long, conflicts_with = "detach")]
     die_with_parent: bool,
-    /// Write how the container ended, or why it did not start, to a file or a descriptor as JSON
-    #[arg(long, value_name = "FILE|FD", conflicts_with_all = ["detach", "explain"])]
-    report: Option<PathBuf>,
     /// With -d, append the output to this file. Its size has no limit
     #[arg(long, value_name = "FILE", requires = "detach", conflicts_with_all = ["log_max_size", "log_max_files"])]
     log_file: Option<PathBuf>,
@@ -94,15 +84,17 @@ pub(crate) struct RunArgs {
     /// capabilities, environment and standard input, and `nspod ps` does not list it
     #[arg(long, conflicts_with_all = [
         "detach", "name", "rm", "keep", "pod", "cidfile", "pidfile", "log_file", "log_max_size",
-        "log_max_files", "lax_limits",
+        "log_max_files", "lax_limits", "cpu_time",
         "CommonArgs", "LimitArgs", "FileArgs", "RightsArgs",
     ])]
     bare: bool,
     /// Print the steps without running them
-    #[arg(long)]
+    #[arg(long, conflicts_with = "report")]
     explain: bool,
     #[command(flatten)]
     process: CommonArgs,
+    #[command(flatten)]
+    bounds: BoundArgs,
     #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
@@ -117,15 +109,7 @@ pub(crate) struct RunArgs {
 }
 
 pub(crate) fn run(args: &RunArgs, json: bool) -> Result<i32> {
-    let report = args.report.as_deref().map(Report::open).transpose()?;
-    let mut end = End::default();
-    let result = start(args, json, &mut end);
-    let written = report.map_or(Ok(()), |report| report.write(&end, &result));
-    match (result, written) {
-        (result, Ok(())) => result,
-        (Ok(_), Err(e)) => Err(e),
-        (Err(first), Err(e)) => Err(first.and(e)),
-    }
+    args.bounds.reported(|end| start(args, json, end))
 }
 
 /// Runs the container, and stores its end in `end`.
@@ -198,7 +182,7 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
     if let Some(oom) = &outcome.oom {
         output::note(oom);
     }
-    let code = ended(outcome);
+    let code = ended("the container", outcome);
     if args.keep {
         claim.entry.note_outcome(outcome)?;
         claim.keep();
@@ -222,7 +206,7 @@ fn bare(args: &RunArgs, facts: &Facts, json: bool, end: &mut End) -> Result<i32>
         return Err(Error::usage("--userns", problem));
     }
     command.args(rest).isolate(Kinds::FIVE);
-    args.bound(&mut command);
+    args.bounds.apply(&mut command);
     command.die_with_parent(args.die_with_parent);
     args.namespaces.apply(command.spec_mut(), facts, None, &pid_of)?;
     command.spec_mut().init = args.init;
@@ -234,26 +218,9 @@ fn bare(args: &RunArgs, facts: &Facts, json: bool, end: &mut End) -> Result<i32>
     let mut container = command.spawn()?;
     foreground::die_with(parent, &container)?;
     let outcome = end.outcome.insert(foreground::attend(&mut container, &signals, None)?);
-    let code = ended(outcome);
+    let code = ended("the container", outcome);
     container.delete()?;
     Ok(code)
-}
-
-/// Exit code of a container that exceeded a time limit: that of timeout(1).
-const TIMED_OUT: i32 = 124;
-
-/// Reports the end of a container, and returns the exit code.
-fn ended(outcome: &Outcome) -> i32 {
-    let exceeded = match outcome.ended_by {
-        EndedBy::WallTime => "--timeout",
-        EndedBy::CpuTime => "--cpu-time",
-        _ => {
-            output::ended(outcome.status);
-            return outcome.status.shell_code();
-        }
-    };
-    output::note(format_args!("the container exceeded {exceeded} and was killed"));
-    TIMED_OUT
 }
 
 fn pid_of(id: &str) -> Result<i32> {
@@ -341,16 +308,10 @@ impl RunArgs {
         self.die_with_parent.then(foreground::parent).transpose()
     }
 
-    /// Sets the time limits.
-    fn bound(&self, command: &mut Command) {
-        self.timeout.map(|time| command.timeout(time));
-        self.cpu_time.map(|time| command.cpu_time_max(time));
-    }
-
     fn command(&self, spec: &Spec, pod: Option<&Pod>, store: &Store, entry: &Entry) -> Result<Command> {
         let mut command = Command::from_spec(spec.clone());
         command.name(entry.id()).entry(entry.dir()).die_with_parent(self.die_with_parent);
-        self.bound(&mut command);
+        self.bounds.apply(&mut command);
         if let Some(pod) = pod {
             pod.join(&mut command)?;
         }

@@ -1,5 +1,6 @@
 //! Flags that several commands share, and their conversion to a spec.
 
+pub(crate) mod bounds;
 pub(crate) mod files;
 pub(crate) mod limits;
 pub(crate) mod mounts;
