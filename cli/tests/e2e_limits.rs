@@ -149,7 +149,7 @@ fn a_command_in_a_container_has_the_limits_of_run() {
     if !controllers(Controllers::MEMORY | Controllers::CPU | Controllers::PIDS) {
         return;
     }
-    let name = Name::detached(&["-m", "256m"], &["sleep", "1000"]);
+    let name = Name::detached(&["-m", "96m"], &["sleep", "1000"]);
     let files = "cd /sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup); \
         grep . memory.max memory.swap.max pids.max cpu.max memory.oom.group";
     let flags = ["-m", "64m", "--memory-swap", "96m", "--pids-limit", "32", "--cpus", "0.5", "--limit"];
@@ -179,7 +179,7 @@ fn a_command_in_a_container_has_the_limits_of_run() {
     assert!(paused.err.contains("is paused"), "{}", paused.err);
     ok(&["unpause", &name]);
     let stats = json(&["--json", "stats", "--no-stream", &name]);
-    assert!(stats[0]["pids"].as_u64().unwrap() >= 3, "{stats}");
+    assert!(stats[0]["usage"]["pids"]["current"].as_u64().unwrap() >= 3, "{stats}");
     ok(&["update", "-m", "128m", &name]);
     let own = common::cgroup(&name);
     ok(&["rm", "-f", &name]);

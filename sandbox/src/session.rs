@@ -32,9 +32,12 @@ pub(crate) fn create(container: &Cgroup, name: &str, wanted: Controllers) -> Res
     remove_abandoned(container)?;
     let name = format!("{CALL}{name}");
     for _ in 0..100 {
-        let call = container.create_child(&name)?;
+        let call = match container.create_child(&name) {
+            Err(e) if e.kind() == cgroup_core::ErrorKind::NotFound && container.events().is_ok() => continue,
+            made => made?,
+        };
         // The lock lasts as long as the descriptor is open. Another call may have removed the cgroup
-        // before it was locked.
+        // before it was opened or locked.
         if flock(&call, FlockOperation::LockShared).is_ok() && call.events().is_ok() {
             return Ok(call);
         }
