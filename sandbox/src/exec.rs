@@ -85,9 +85,7 @@ impl Container {
     /// use nspod_sandbox::{Command, EndedBy};
     /// # if !nix::unistd::geteuid().is_root() { return Ok(()); }
     ///
-    /// let mut command = Command::new("sleep");
-    /// command.arg("1000").spec_mut().init = true;
-    /// let session = command.spawn()?;
+    /// let session = Command::new("sleep").arg("1000").spawn()?;
     /// for (script, end) in [("setsid sleep 1000 & wait", EndedBy::WallTime), ("exit 0", EndedBy::Exit)] {
     ///     let mut call = session.call("sh")?;
     ///     call.args(["-c", script]).timeout(Duration::from_millis(500));

@@ -25,7 +25,7 @@ fn session(limits: Limits) -> Container {
     let mut command = Command::new("sleep");
     command.arg("1000").limits(limits).stdin(Stdio::Null).stdout(Stdio::Null).stderr(Stdio::Null);
     // It reaps the processes that calls leave.
-    command.spec_mut().init = true;
+    command.spec_mut().init = Some(true);
     command.spawn().unwrap()
 }
 
@@ -200,7 +200,7 @@ fn a_call_in_a_pod_names_the_pod_whose_memory_max_was_exceeded() {
     let spec = nspod_sandbox::PodSpec { limits: memory(32 * MIB), ..Default::default() };
     let pod = nspod_sandbox::Pod::create(&nspod_tests::unique("calls"), &spec).unwrap();
     let mut command = pod.command("sleep").unwrap();
-    command.arg("1000").stdin(Stdio::Null).spec_mut().init = true;
+    command.arg("1000").stdin(Stdio::Null).spec_mut().init = Some(true);
     let session = command.spawn().unwrap();
     let killed = run(session.call("tail").unwrap().arg("/dev/zero")).outcome;
     assert_eq!(killed.oom, Some(Oom { level: OomLevel::Pod, killed: 1 }));
@@ -219,7 +219,7 @@ fn the_processes_of_a_session_are_moved_although_they_fork_all_the_time() {
     let storm = "chain() { (chain & chain 2>/dev/null &); }; chain; sleep 1000";
     let mut command = Command::new("sh");
     command.args(["-c", storm]).limits(pids(30)).stdin(Stdio::Null).stderr(Stdio::Null);
-    command.spec_mut().init = true;
+    command.spec_mut().init = Some(true);
     let session = command.spawn().unwrap();
     sleep(Duration::from_millis(100));
     let cgroup = session.cgroup().unwrap();
@@ -363,7 +363,7 @@ fn a_call_is_refused_where_nothing_could_enforce_it() {
     let changes: [fn(&mut Command); 3] = [
         |command| command.spec_mut().mounts.push(nspod_sandbox::spec::Mount::bind("/usr", "/mnt")),
         |command| command.spec_mut().root = nspod_sandbox::spec::Root::Empty,
-        |command| command.spec_mut().init = true,
+        |command| command.spec_mut().init = Some(true),
     ];
     for (at, change) in changes.into_iter().enumerate() {
         let mut command = session.call("true").unwrap();
