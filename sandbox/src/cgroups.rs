@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cgroup_core::delegate::{self, Move};
-use cgroup_core::{Cgroup, Controllers, Limits, MemoryEvents};
+use cgroup_core::{Cgroup, Limits, MemoryEvents};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{Oom, OomLevel};
+use crate::parent::{CgroupParent, PARENT, WANTED, create_in_parent, is_not_allowed};
 use crate::plan::text::absolute;
 use crate::session;
 use crate::spec::Spec;
@@ -20,17 +21,8 @@ use crate::stale::{self, owned_name};
 use crate::store::random_name;
 use crate::watch::{Watched, watch_cgroup};
 
-/// Name of the cgroup in which the library makes the cgroups of containers.
-const PARENT: &str = "nspod";
-
 /// Prefix for the names of a pool's cgroups.
 const AHEAD: &str = "pool-";
-
-/// Prefix for the names of the cgroups of watchers.
-const WATCH: &str = "watch-";
-
-/// Controllers to enable for containers, if the host has them.
-pub(crate) const WANTED: Controllers = Controllers::all();
 
 /// The cgroup in which a container starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -418,107 +410,6 @@ pub(crate) fn limit(cgroup: &Cgroup, limits: &Limits) -> Result<(), Error> {
     }
     cgroup.apply(limits)?;
     Ok(())
-}
-
-/// The library's parent of container cgroups: `nspod` in the root of the hierarchy for root, and in
-/// the delegated cgroup for other users. The last user of the parent removes it, in any program.
-#[derive(Debug)]
-pub(crate) struct CgroupParent(Cgroup);
-
-impl CgroupParent {
-    /// Finds or makes the parent, and enables the controllers that the host allows.
-    fn find() -> Result<CgroupParent, Error> {
-        let found = delegate::find(PARENT, Move::Nothing)?;
-        let parent = CgroupParent(found.base);
-        // If a limit requires a controller that cannot be enabled, `limit` reports it.
-        let _ = parent.hand_down(WANTED & found.controllers);
-        Ok(parent)
-    }
-
-    fn hand_down(&self, wanted: Controllers) -> cgroup_core::Result<()> {
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        let mut has = self.0.available()?;
-        if !has.contains(wanted) {
-            self.0.enable_path(wanted)?;
-            has = self.0.available()?;
-        }
-        self.0.enable(has & WANTED)
-    }
-}
-
-impl Drop for CgroupParent {
-    fn drop(&mut self) {
-        // This fails with EBUSY while the parent contains another container.
-        let _ = std::fs::remove_dir(self.0.path());
-    }
-}
-
-/// Makes a cgroup in the library's parent. `known` caches the parent between calls. Another program
-/// can remove the parent at any time; then it is made again.
-fn create_in_parent(
-    name: &str,
-    known: &mut Option<Arc<CgroupParent>>,
-) -> Result<(Arc<CgroupParent>, Cgroup), Error> {
-    let gone = |e: &Error| matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV));
-    let mut attempt = || {
-        let parent = match known.take() {
-            Some(parent) => parent,
-            None => Arc::new(CgroupParent::find()?),
-        };
-        let cgroup = parent.0.create_child(name)?;
-        *known = Some(parent.clone());
-        Ok((parent, cgroup))
-    };
-    for _ in 0..100 {
-        match attempt() {
-            Err(e) if gone(&e) => std::thread::yield_now(),
-            other => return other,
-        }
-    }
-    attempt()
-}
-
-/// Returns whether the caller may make cgroups in the library's parent.
-pub(crate) fn may_make() -> Result<bool, Error> {
-    match CgroupParent::find() {
-        Ok(_) => Ok(true),
-        Err(e) if is_not_allowed(&e) => Ok(false),
-        Err(e) => Err(e),
-    }
-}
-
-/// Returns the cgroups in the library's parent, none if the caller may not make it.
-pub(crate) fn in_parent() -> Result<Vec<Cgroup>, Error> {
-    match delegate::find(PARENT, Move::Nothing).map_err(Error::from) {
-        // Dropping the parent removes it if it is empty. Its controllers stay as they are.
-        Ok(found) => Ok(CgroupParent(found.base).0.children()?),
-        Err(e) if is_not_allowed(&e) => Ok(Vec::new()),
-        Err(e) => Err(e),
-    }
-}
-
-/// Returns whether a cgroup has the name of a watcher's.
-pub(crate) fn is_of_watcher(cgroup: &Cgroup) -> bool {
-    cgroup.name().as_bytes().starts_with(WATCH.as_bytes())
-}
-
-/// Makes a cgroup for the watcher in the library's parent. Returns `None` if the caller may not make one.
-pub(crate) fn of_watcher() -> Result<Option<Cgroup>, Error> {
-    match create_in_parent(&format!("{WATCH}{}", owned_name()), &mut None) {
-        Ok((_, cgroup)) => Ok(Some(cgroup)),
-        Err(e) if is_not_allowed(&e) => Ok(None),
-        Err(e) => Err(e),
-    }
-}
-
-/// Returns whether an error means that the caller cannot make any cgroup on this host: there is no
-/// cgroup2 hierarchy, or the caller lacks the permission. Returns `false` for other failures (a
-/// name in use, a limit on the number of cgroups, too many open files).
-pub(crate) fn is_not_allowed(e: &Error) -> bool {
-    let refused = matches!(e.raw_os_error(), None | Some(libc::EACCES | libc::EPERM | libc::EROFS));
-    e.step() == "cgroup" && refused
 }
 
 /// Makes the cgroup of a pod, and returns it with the path of the library's parent. Calls `tell`

@@ -14,13 +14,14 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
 use crate::bounds::{Bounds, OutputBound, Overflow};
-use crate::cgroups::{self, CgroupUse};
+use crate::cgroups::CgroupUse;
 use crate::container::Container;
 use crate::error::{Error, ErrorKind};
 use crate::fd::duplicate;
 use crate::launch::{Launcher, OnPrepared, StartOptions};
 use crate::log::Log;
 use crate::outcome::Outcome;
+use crate::parent;
 use crate::plan::{Handles, Hold, Plan};
 use crate::pool::{Pool, Shared};
 use crate::reap::ReapList;
@@ -658,7 +659,7 @@ impl Command {
         }
         let makes_cgroup = match &self.cgroup {
             CgroupUse::None => false,
-            CgroupUse::Auto => cgroups::may_make()?,
+            CgroupUse::Auto => parent::may_make()?,
             _ => true,
         };
         if !makes_cgroup {

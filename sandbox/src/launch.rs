@@ -18,10 +18,11 @@ use std::time::Instant;
 use ns_core::{Kind, ProcessId};
 
 use crate::bounds::{Bounds, Kill};
-use crate::cgroups::{CgroupParent, CgroupUse, ContainerCgroup, explain};
+use crate::cgroups::{CgroupUse, ContainerCgroup, explain};
 use crate::container::{Container, Origin};
 use crate::error::Error;
 use crate::init;
+use crate::parent::CgroupParent;
 use crate::plan::Plan;
 use crate::pool::{Pool, Shared};
 use crate::quota::Quotas;

@@ -25,6 +25,7 @@ pub mod log;
 mod open;
 mod outcome;
 mod output;
+mod parent;
 pub mod passwd;
 mod plan;
 mod pod;

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroups;
 use crate::command::Command;
 use crate::error::{Error, ErrorKind};
+use crate::parent;
 use crate::reap::{self, ChildProcess, ReapList};
 use crate::spec::{Capabilities, IdMaps, Mount, MountKind, Namespaces, Root, Seccomp, Spec, User};
 use crate::store::random_name;
@@ -181,7 +182,7 @@ impl Pod {
         });
         let (cgroup, base) = match made {
             Ok((cgroup, base)) => (Some(cgroup), Some(base)),
-            Err(e) if !privileged && spec.limits.is_empty() && cgroups::is_not_allowed(&e) => (None, None),
+            Err(e) if !privileged && spec.limits.is_empty() && parent::is_not_allowed(&e) => (None, None),
             Err(e) => return Err(e),
         };
         let mut pod = Pod {
@@ -212,7 +213,7 @@ impl Pod {
         if !self.spec.limits.is_empty() {
             cgroups::limit(cgroup, &self.spec.limits)?;
         }
-        cgroup.enable(cgroup.available()? & cgroups::WANTED)?;
+        cgroup.enable(cgroup.available()? & parent::WANTED)?;
         Ok(())
     }
 

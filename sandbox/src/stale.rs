@@ -16,8 +16,8 @@ use nix::unistd::geteuid;
 use ns_core::ProcessId;
 use rustix::fs::{XattrFlags, fgetxattr, fsetxattr};
 
-use crate::cgroups;
 use crate::error::Error;
+use crate::parent;
 use crate::quota::prune_quotas;
 use crate::store::{is_random_name, random_name};
 
@@ -116,7 +116,7 @@ fn is_kept(cgroup: &Cgroup) -> bool {
 pub fn reap_stale() -> Result<Vec<PathBuf>, Error> {
     let mut removed = Vec::new();
     let mut result = Ok(());
-    for cgroup in cgroups::in_parent()? {
+    for cgroup in parent::in_parent()? {
         match cgroup.name().to_str().and_then(owner_of) {
             Some(owner) => result = result.and(reap(&cgroup, &owner, &mut removed)),
             None => {
@@ -135,7 +135,7 @@ fn reap(cgroup: &Cgroup, owner: &Owner, removed: &mut Vec<PathBuf>) -> Result<()
     if !owner.is_dead() || is_kept(cgroup) {
         return Ok(());
     }
-    if cgroups::is_of_watcher(cgroup) {
+    if parent::is_of_watcher(cgroup) {
         // The watcher ends after its program, and then removes the cgroup itself.
         let _ = cgroup.remove_within(Duration::ZERO);
         return Ok(());

@@ -29,12 +29,13 @@ use ns_core::{Clone3, Pidfd, ProcessId};
 use self::layout::{CGROUP, PATH, PROCESS};
 pub(crate) use self::table::Watched;
 use self::table::{SLOTS, Table};
-use crate::cgroups;
 use crate::child::Watch;
 use crate::error::{Error, ErrorKind};
 use crate::fd::duplicate_above;
 use crate::init;
+use crate::parent::{WATCH, create_in_parent, is_not_allowed};
 use crate::spawn::{Memory, Stack};
+use crate::stale::owned_name;
 use crate::step::CStrings;
 
 /// Whether a container ends with this program.
@@ -119,7 +120,7 @@ fn table(by_default: bool) -> Result<Option<Arc<Table>>, Error> {
 
 /// Starts a watcher, and returns its pidfd.
 fn start(owner: u32, table: &Table) -> Result<Pidfd, Error> {
-    let cgroup = cgroups::of_watcher()?;
+    let cgroup = of_watcher()?;
     let callers = Hierarchy::detect().and_then(|host| host.own()).ok();
     let path = |cgroup: Option<&Cgroup>| {
         cgroup.map_or(Path::new(""), Cgroup::path).as_os_str().as_bytes().to_owned()
@@ -159,4 +160,13 @@ fn start(owner: u32, table: &Table) -> Result<Pidfd, Error> {
         let _ = cgroup.remove_within(Duration::ZERO);
     }
     started
+}
+
+/// Makes a cgroup for the watcher in the library's parent. Returns `None` if the caller may not make one.
+fn of_watcher() -> Result<Option<Cgroup>, Error> {
+    match create_in_parent(&format!("{WATCH}{}", owned_name()), &mut None) {
+        Ok((_, cgroup)) => Ok(Some(cgroup)),
+        Err(e) if is_not_allowed(&e) => Ok(None),
+        Err(e) => Err(e),
+    }
 }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use nix::sched::{CloneFlags, unshare};
 use ns_core::{Kind, Kinds, Namespace};
 
-use crate::cgroups::{CgroupParent, ContainerCgroup};
+use crate::cgroups::ContainerCgroup;
 use crate::error::Error;
+use crate::parent::CgroupParent;
 use crate::plan::Plan;
 use crate::spawn::perform_ahead;
 use crate::spec::{Mount, MountKind, Root, Spec};
