@@ -9,7 +9,7 @@ use super::limits::Limits;
 use super::maps::Maps;
 use super::program::{COUNTING, Features, PROGRAMS, Program};
 use super::shared::{Loaded, Shared};
-use super::sockets::Level;
+use super::sockets::{Level, Sockets};
 use super::state::Side;
 use super::table::{Table, compile};
 use crate::cgroup::Cgroup;
@@ -28,18 +28,6 @@ pub struct Usage {
     pub ingress: Traffic,
     /// Sockets, since their number was first limited.
     pub sockets: Sockets,
-}
-
-/// Sockets that count for [`Limits::sockets_max`]. See
-/// [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
-#[non_exhaustive]
-pub struct Sockets {
-    /// Number of sockets that are not closed.
-    pub alive: u64,
-    /// Number of calls of `socket` that failed with `EPERM` because of this cgroup.
-    pub denied: u64,
 }
 
 /// Counters of a direction. See [ip(7)](https://man7.org/linux/man-pages/man7/ip.7.html).

@@ -108,7 +108,8 @@ mod sockets;
 mod state;
 mod table;
 
-pub use attach::{Sockets, Traffic, Usage};
+pub use attach::{Traffic, Usage};
 pub use bits::bytes_per_second;
 pub use limits::Limits;
 pub use rule::{Direction, Network, Protocol, Rule};
+pub use sockets::Sockets;

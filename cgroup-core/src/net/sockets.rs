@@ -9,7 +9,6 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use super::Sockets;
 use super::assembler::{Assembler, Condition, Function, Register, Size};
 use crate::cgroup::Cgroup;
 use crate::sys::bpf::{self, Hook, Map, MapKind, Name};
@@ -19,6 +18,18 @@ const CREATION: Hook = Hook { program_type: 9, attach_type: 2 };
 const END: Hook = Hook { program_type: 9, attach_type: 34 };
 const CREATION_NAME: Name = *b"nspod_sock_new\0\0";
 const END_NAME: Name = *b"nspod_sock_end\0\0";
+
+/// Sockets that count for [`Limits::sockets_max`](super::Limits::sockets_max). See
+/// [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
+#[non_exhaustive]
+pub struct Sockets {
+    /// Number of sockets that are not closed.
+    pub alive: u64,
+    /// Number of calls of `socket` that failed with `EPERM` because of this cgroup.
+    pub denied: u64,
+}
 
 /// The maps of a limited cgroup.
 #[derive(Debug)]
