@@ -115,15 +115,6 @@ fn on_a_host(script: &str) -> Output {
     output
 }
 
-/// Returns whether a test of pasta, or one that starts many containers, runs here. The guest is emulated: there it
-/// would last for minutes. The guest runs the other tests of this file.
-fn is_fast() -> bool {
-    if nspod_testkit::is_slow() {
-        eprintln!("only on the host: the guest is too slow for this test");
-    }
-    root() && !nspod_testkit::is_slow()
-}
-
 #[track_caller]
 fn prints(script: &str, expected: &str) {
     let output = on_a_host(script);
@@ -132,7 +123,7 @@ fn prints(script: &str, expected: &str) {
 
 #[test]
 fn pasta_leads_out_and_published_ports_lead_in() {
-    if !is_fast() {
+    if !root() {
         return;
     }
     let script = r#"
@@ -174,7 +165,7 @@ fn the_example_of_readme_answers() {
 
 #[test]
 fn pasta_is_in_the_containers_cgroup_with_nothing_of_the_caller() {
-    if !is_fast() {
+    if !root() {
         return;
     }
     let script = r#"
@@ -194,7 +185,7 @@ $N rm -f $C >/dev/null; left"#;
 
 #[test]
 fn pasta_ends_with_the_container_in_each_way() {
-    if !is_fast() {
+    if !root() {
         return;
     }
     let script = r#"
@@ -212,7 +203,7 @@ $N run --name $C --network pasta no-such 2>/dev/null; left"#;
 
 #[test]
 fn a_container_that_has_ended_gives_its_ports_back() {
-    if !is_fast() {
+    if !root() {
         return;
     }
     let script = r#"
@@ -231,7 +222,7 @@ start true; until_true ended; $N run --network pasta -p 8080:80 echo run; $N rm 
 
 #[test]
 fn names_are_looked_up_in_files_of_the_container() {
-    if !is_fast() {
+    if !root() {
         return;
     }
     let script = r#"
@@ -251,7 +242,7 @@ search example.org\nnameserver 10.0.2.3\nnameserver 192.0.2.53\nread-only\n";
 
 #[test]
 fn the_containers_of_a_pod_share_its_network() {
-    if !is_fast() {
+    if !root() {
         return;
     }
     for network in ["pasta", "cni:front"] {
@@ -271,7 +262,7 @@ $N pod rm -f $C >/dev/null; find /run/nspod/containers -mindepth 1 -delete; left
 
 #[test]
 fn the_plugins_of_cni_lead_out_and_in() {
-    if !is_fast() {
+    if !root() {
         return;
     }
     let script = r#"
@@ -309,7 +300,7 @@ $N rm -f $C >/dev/null; left"#;
 
 #[test]
 fn del_follows_each_end_of_a_container() {
-    if !is_fast() {
+    if !root() {
         return;
     }
     let script = r#"
@@ -360,7 +351,7 @@ $N pod create --network cni:back $C 2>&1; left"#;
 
 #[test]
 fn what_is_not_installed_is_named() {
-    if !is_fast() {
+    if !root() {
         return;
     }
     let script = r#"
@@ -382,7 +373,7 @@ nspod: -p requires a plugin with the capability portMappings, and the CNI networ
 
 #[test]
 fn an_ordinary_user_has_pasta() {
-    if !is_fast() {
+    if !root() {
         return;
     }
     let script = r#"
