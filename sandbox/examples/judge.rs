@@ -18,7 +18,9 @@ pub(crate) enum Verdict {
 
 /// Returns the command of a submission, a script. It has no network, and can write only to `/tmp`.
 fn submission(script: &str, input: &str) -> Command {
+    // With a weight, the submissions share the processors equally, so that many processes are not faster than one.
     let limits = Limits {
+        cpu_weight: Some(100),
         memory_max: Some(Max::Value(32 << 20)),
         memory_swap_max: Some(Max::Value(0)),
         pids_max: Some(Max::Value(32)),

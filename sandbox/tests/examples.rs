@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use cgroup_core::{Controllers, Hierarchy, Resource, Stall};
 use judge::Verdict;
-use nspod_sandbox::Command;
+use nspod_sandbox::{Command, EndedBy};
 
+#[path = "../examples/agent.rs"]
+#[allow(dead_code)]
+mod agent;
 #[path = "../examples/build.rs"]
 #[allow(dead_code)]
 mod build;
@@ -33,13 +36,13 @@ const SUBMISSIONS: [(&str, Verdict); 10] = [
     ("i=0; while echo $i >/tmp/$i; do i=$((i + 1)); done; exit 1", Verdict::RuntimeError),
 ];
 
-/// Returns whether the tests run as root, and the host's cgroups limit memory and processes. If not, the test is
+/// Returns whether the tests run as root, and the host's cgroups limit processors, memory and processes. If not, the test is
 /// skipped.
 fn limits() -> bool {
     let has = Hierarchy::detect().unwrap().controllers();
-    let enough = has.contains(Controllers::MEMORY | Controllers::PIDS);
+    let enough = has.contains(Controllers::CPU | Controllers::MEMORY | Controllers::PIDS);
     if !enough {
-        nspod_testkit::skip("this test needs the memory and pids controllers of cgroup v2");
+        nspod_testkit::skip("this test needs the cpu, memory and pids controllers of cgroup v2");
     }
     enough && nspod_testkit::root()
 }
@@ -64,6 +67,26 @@ fn the_judge_gives_fifty_submissions_at_once_their_verdicts() {
             }
         });
     }
+}
+
+#[test]
+fn the_calls_of_an_agent_share_the_session_and_not_its_end() {
+    if !limits() {
+        return;
+    }
+    runtime().block_on(async {
+        let session = agent::Session::start().await.unwrap();
+        let stored = session.call("echo text >/tmp/a; setsid sleep 1000 & exit 3").await.unwrap();
+        assert_eq!(stored.outcome.status.code(), Some(3));
+        let short = session.call("head -c 1000000000 /dev/zero | tail").await.unwrap();
+        assert!(short.outcome.oom.is_some(), "{:?}", short.outcome);
+        let slow = session.call("cat /tmp/a; setsid sleep 1000 & sleep 1000").await.unwrap();
+        assert_eq!((&*slow.stdout, slow.outcome.ended_by), (&b"text\n"[..], EndedBy::WallTime));
+        let left = session.call("ls /proc | grep -c '^[0-9]'").await.unwrap();
+        // The init, the program of the session, and the three of this call.
+        assert_eq!(String::from_utf8_lossy(&left.stdout), "5\n");
+        session.end().await.unwrap();
+    });
 }
 
 #[test]
