@@ -46,7 +46,8 @@ pub struct Limits {
     pub ingress_max: Option<u64>,
     /// `net.egress.burst`: number of bytes that may leave at once after a pause, with IP headers. `None` for the
     /// bytes of 220 ms: TCP does not reach the rate with fewer than those of its shortest timer, 200 ms. Requires
-    /// `net.egress.max`. At least 1, and at most the bytes of an hour.
+    /// `net.egress.max`. At least 1, and at most the bytes of an hour. Packets of at most 128 bytes, such as those
+    /// that open and confirm a TCP connection, may use as many bytes again.
     #[cfg_attr(feature = "serde", serde(rename = "egress.burst", skip_serializing_if = "Option::is_none"))]
     pub egress_burst: Option<u64>,
     /// `net.ingress.burst`: number of bytes that may arrive at once, as `net.egress.burst`. Requires
@@ -103,18 +104,26 @@ impl Limits {
                 return Err(Error::limit(name, rate, "it is at most 34359738360 bytes per second"));
             }
         }
-        for (name, burst, rate) in [
-            ("net.egress.burst", self.egress_burst, self.egress_max),
-            ("net.ingress.burst", self.ingress_burst, self.ingress_max),
+        for (name, burst, rate, rate_is_missing) in [
+            (
+                "net.egress.burst",
+                self.egress_burst,
+                self.egress_max,
+                "it requires a rate: set net.egress.max too",
+            ),
+            (
+                "net.ingress.burst",
+                self.ingress_burst,
+                self.ingress_max,
+                "it requires a rate: set net.ingress.max too",
+            ),
         ] {
             let problem = match (burst, rate) {
                 (None, _) => continue,
-                (Some(_), None) => {
-                    "it requires a rate: set net.egress.max or net.ingress.max of the same direction"
-                }
+                (Some(_), None) => rate_is_missing,
                 (Some(0), _) => "it is at least 1 byte",
                 (Some(burst), Some(rate)) if burst > rate.saturating_mul(BURST_MAX) => {
-                    "it is at most the bytes that the rate lets pass in an hour"
+                    "it is at most the bytes that the rate lets pass in an hour: reduce it, or raise the rate"
                 }
                 _ => continue,
             };

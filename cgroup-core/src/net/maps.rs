@@ -1,11 +1,18 @@
 //! The maps of the programs, and the exchange of the limits in them. The maps can serve several cgroups.
 
 use nix::errno::Errno;
+use nix::time::{ClockId, clock_gettime};
 
 use super::limits::Limits;
-use super::state::State;
+use super::state::{SECOND, State};
 use super::table::{Key, Number, Table};
 use crate::sys::bpf::{Map, MapKind, Name};
+
+/// Returns the time of the clock that the programs read (`bpf_ktime_get_ns`).
+fn now() -> nix::Result<u64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
+    Ok(now.tv_sec() as u64 * SECOND + now.tv_nsec() as u64)
+}
 
 /// The maps of programs.
 #[derive(Debug)]
@@ -101,7 +108,7 @@ impl Maps {
     /// the entries of the other remain in the table until the programs end.
     fn exchange(&self, cgroup: u64, limits: &Limits, rules: Option<Number>) -> nix::Result<Option<Number>> {
         let before = self.state(cgroup)?;
-        self.state.update(&cgroup.to_ne_bytes(), &before.with_limits(limits, rules).to_bytes())?;
+        self.state.update(&cgroup.to_ne_bytes(), &before.with_limits(limits, rules, now()?).to_bytes())?;
         Ok(before.number())
     }
 }

@@ -13,8 +13,8 @@ pub(super) struct State([u64; WORDS]);
 /// The place of a rate in bytes: its limit, and the time at which the next event is free by the clock of the
 /// kernel. The limit of a number of events is the nanoseconds from one to the next. It is 0 if the number is not
 /// limited, and very great if it is 0. The limit of bytes is their number in a second in [`RATE_UNIT`], or 0 if
-/// it is not limited, and after it the burst: the nanoseconds whose bytes pass at once. It is -1 if nothing
-/// passes, and [`ENDLESS`] if the bytes are not limited.
+/// it is not limited, and after it the burst: the nanoseconds whose bytes pass at once. It is [`NOTHING`] if
+/// nothing passes, and [`ENDLESS`] if the bytes are not limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rate {
     pub(super) limit: i16,
@@ -47,9 +47,12 @@ const SOCKETS_MAX: usize = 1;
 /// The default of a burst in nanoseconds. TCP tries to send again after the 200 ms of its shortest timer and some
 /// ticks of the clock, so with fewer bytes it would not reach the rate.
 const DEFAULT_BURST: u64 = 220_000_000;
+/// The burst of a rate of 0: a time before now, so that no packet passes, not even if another processor has an
+/// older clock.
+const NOTHING: u64 = ENDLESS.wrapping_neg();
 /// Two of it after now are a time that a program can calculate with.
 const ENDLESS: u64 = 1 << 60;
-const SECOND: u64 = 1_000_000_000;
+pub(super) const SECOND: u64 = 1_000_000_000;
 
 impl State {
     pub(super) const SIZE: usize = size_of::<Self>();
@@ -83,38 +86,40 @@ impl State {
         std::array::from_fn(|at| self.0[first + at])
     }
 
-    /// Returns the state with other limits.
-    pub(super) fn with_limits(mut self, limits: &Limits, rules: Option<Number>) -> Self {
+    /// Returns the state with other limits. `now` is the time of the kernel's clock.
+    pub(super) fn with_limits(mut self, limits: &Limits, rules: Option<Number>, now: u64) -> Self {
         self.0[0] = rules.map_or(0, Number::word);
         self.0[SOCKETS_MAX] = limits.sockets_max.map_or(u64::MAX, u64::from);
-        self.set_interval(Side::Egress, CONNECTS, limits.connects_max);
-        self.set_interval(Side::Ingress, ACCEPTS, limits.accepts_max);
+        self.set_interval(Side::Egress, CONNECTS, limits.connects_max, now);
+        self.set_interval(Side::Ingress, ACCEPTS, limits.accepts_max, now);
         for (side, rate, burst) in [
             (Side::Egress, limits.egress_max, limits.egress_burst),
             (Side::Ingress, limits.ingress_max, limits.ingress_burst),
         ] {
-            self.set_interval(side, PACKETS, limits.packets_max);
+            self.set_interval(side, PACKETS, limits.packets_max, now);
             let (value, burst) = match rate {
                 None => (0, ENDLESS),
-                Some(0) => (1, u64::MAX),
+                Some(0) => (1, NOTHING),
                 Some(rate) => (rate.div_ceil(RATE_UNIT), burst.map_or(DEFAULT_BURST, |b| time(b, rate))),
             };
-            self.set(side, BYTES, value, rate.is_some());
+            let latest = rate.map(|rate| if rate == 0 { now } else { now.saturating_add(burst) });
+            self.set(side, BYTES, value, latest);
             *self.at(side, BURST) = burst;
         }
         self
     }
 
-    fn set_interval(&mut self, side: Side, of: Rate, limit: Option<u32>) {
-        self.set(side, of, interval(limit), limit.is_some());
+    fn set_interval(&mut self, side: Side, of: Rate, limit: Option<u32>, now: u64) {
+        self.set(side, of, interval(limit), limit.map(|_| now.saturating_add(SECOND)));
     }
 
-    /// Sets a limit. What has passed counts for the next limit, unless nothing was limited in between.
-    fn set(&mut self, side: Side, of: Rate, value: u64, limited: bool) {
+    /// Sets a limit, and the latest time of the next event, if there is a limit. What has passed counts for the
+    /// next limit, but the next event does not wait longer than after a whole burst of the new limit. Without
+    /// that, a short burst at a high rate would wait for a long burst at a low one.
+    fn set(&mut self, side: Side, of: Rate, value: u64, latest: Option<u64>) {
         *self.at(side, of.limit) = value;
-        if !limited {
-            *self.at(side, of.time) = 0;
-        }
+        let time = self.at(side, of.time);
+        *time = latest.map_or(0, |latest| latest.min(*time));
     }
 
     fn at(&mut self, side: Side, place: i16) -> &mut u64 {
@@ -160,17 +165,41 @@ mod tests {
         let none = Limits::default();
         let limits = Limits { sockets_max: Some(3), packets_max: Some(1), ..none.clone() };
         let number = Number::random();
-        let mut after = before.with_limits(&limits, Some(number));
+        let now = 100;
+        let mut after = before.with_limits(&limits, Some(number), now);
         assert_eq!((after.number(), after.sockets_max()), (Some(number), Some(3)));
         for (side, time) in [(Side::Egress, 8), (Side::Ingress, 20)] {
             assert_eq!(after.counters(side), before.counters(side));
             assert_eq!((*after.at(side, PACKETS.limit), *after.at(side, PACKETS.time)), (SECOND, time));
             assert_eq!(*after.at(side, BYTES.time), 0);
         }
-        let cleared = after.with_limits(&none, None);
+        let cleared = after.with_limits(&none, None, now);
         assert_eq!((cleared.number(), cleared.sockets_max()), (None, None));
-        assert_eq!(cleared, before.with_limits(&none, None));
+        assert_eq!(cleared, before.with_limits(&none, None, now));
         assert_eq!(State::from_bytes(&after.to_bytes()), after);
+    }
+
+    #[test]
+    fn the_next_event_waits_at_most_for_a_burst_of_the_new_limit() {
+        const HOUR: u64 = 3600 * SECOND;
+        let now = 5 * HOUR;
+        let mut used = State([0; WORDS]);
+        for of in [BYTES, PACKETS] {
+            *used.at(Side::Egress, of.time) = now + HOUR;
+        }
+        let limit = |rate, burst| {
+            let limits = Limits {
+                egress_max: Some(rate),
+                egress_burst: burst,
+                packets_max: Some(5),
+                ..Limits::default()
+            };
+            let mut after = used.with_limits(&limits, None, now);
+            (*after.at(Side::Egress, BYTES.time), *after.at(Side::Egress, PACKETS.time))
+        };
+        assert_eq!(limit(1_000_000, None), (now + DEFAULT_BURST, now + SECOND));
+        assert_eq!(limit(1000, Some(3_600_000)).0, now + HOUR, "the same limit");
+        assert_eq!(limit(0, None).0, now);
     }
 
     #[test]

@@ -48,7 +48,9 @@ impl Number {
     /// contains the rules of some hundred cgroups.
     pub(super) fn random() -> Self {
         use std::hash::{BuildHasher, RandomState};
-        let [number @ .., _] = (RandomState::new().hash_one(0) | 1).to_le_bytes();
+        // A copy that fork(2) makes has the same table and the same random state. Its pid or the time differs.
+        let place = (std::process::id(), std::time::SystemTime::now());
+        let [number @ .., _] = (RandomState::new().hash_one(place) | 1).to_le_bytes();
         Self(number)
     }
 
