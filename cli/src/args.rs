@@ -34,7 +34,7 @@ pub(crate) enum Command {
     /// container.
     Run(Box<cmd::run::RunArgs>),
     /// Run another command in a running container
-    Exec(cmd::exec::ExecArgs),
+    Exec(Box<cmd::exec::ExecArgs>),
     /// List containers, or the processes of one
     Ps(cmd::ps::PsArgs),
     /// List the processes of a container, with their pids on the host and inside

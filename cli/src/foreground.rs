@@ -167,7 +167,8 @@ fn hand_on(
     let mut fatal = None;
     while let Ok(Some(info)) = signals.fd.read_signal() {
         let signal = info.ssi_signo as i32;
-        if signals.shared && info.ssi_code == nix::libc::SI_KERNEL {
+        // The terminal sends its keys' signals to the program too, but a hangup only to the leader of the session.
+        if signals.shared && info.ssi_code == nix::libc::SI_KERNEL && signal != Signal::SIGHUP as i32 {
             continue;
         }
         if signal == Signal::SIGWINCH as i32 {

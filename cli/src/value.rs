@@ -100,7 +100,10 @@ pub fn max_bits(text: &str) -> Result<Max, String> {
 
 /// Parses the bytes of a burst like [`bytes`], or `default`, for which it returns `Max`.
 pub fn burst(text: &str) -> Result<Max, String> {
-    if text == "default" { Ok(Max::Max) } else { bytes(text).map(Max::Value) }
+    match text {
+        "default" => Ok(Max::Max),
+        text => bytes(text).map(Max::Value).map_err(|problem| format!("{problem}, or default")),
+    }
 }
 
 fn unlimited(text: &str) -> bool {

@@ -234,7 +234,8 @@ fn kernel_threads_are_of_the_host() {
     // The thread of devtmpfs has a mount namespace of its own.
     let all = json(&[]);
     let kernel = |p: &&Value| p["kernel"] == true;
-    let threads: Vec<i32> = all["processes"].as_array().unwrap().iter().filter(kernel).map(pid_of).collect();
+    let of_census = all["processes"].as_array().unwrap();
+    let threads: Vec<i32> = of_census.iter().filter(kernel).map(pid_of).collect();
     let in_proc = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // PF_KTHREAD is a flag in the seventh field after the name; see proc_pid_stat(5).
     let by_flags = |pid: &i32| {
@@ -242,11 +243,13 @@ fn kernel_threads_are_of_the_host() {
         let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
         flags.is_some_and(|flags| flags & 0x0020_0000 != 0)
     };
-    let processes: Vec<i32> = all["processes"].as_array().unwrap().iter().map(pid_of).collect();
     // A kernel thread can end meanwhile.
-    let alive = |pid: &i32| !in_proc(pid).is_empty();
-    let wanted: Vec<i32> = processes.iter().copied().filter(by_flags).collect();
-    assert_eq!(threads.iter().copied().filter(alive).collect::<Vec<_>>(), wanted);
+    let alive: Vec<i32> = of_census.iter().map(pid_of).filter(|pid| !in_proc(pid).is_empty()).collect();
+    let wanted: Vec<i32> = alive.iter().copied().filter(by_flags).collect();
+    let still = |pid: &i32| !in_proc(pid).is_empty();
+    let known: Vec<i32> = threads.iter().copied().filter(|pid| alive.contains(pid)).collect();
+    let differ: Vec<i32> = known.iter().filter(|pid| !wanted.contains(pid)).copied().filter(still).collect();
+    assert!(differ.is_empty() && wanted.iter().all(|pid| known.contains(pid)), "{known:?} {wanted:?}");
     let host = pids(&all["host_pids"]);
     assert!(threads.iter().all(|pid| host.contains(pid)), "{threads:?} {host:?}");
 }

@@ -63,7 +63,8 @@ pub(crate) fn census(args: &CensusArgs, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// Prints the census. If containers were selected, leaves out other processes and namespaces.
+/// Prints the census. If containers were selected, leaves out other processes, threads and namespaces, but not
+/// the zombies and unreadable processes, which may belong to them.
 fn everything(census: &Census, model: &Model, selected: bool) -> Result<()> {
     let names = who::Names::read(model);
     let cgroups = who::Cgroups::detect();

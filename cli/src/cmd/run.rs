@@ -120,6 +120,8 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
             "-d conflicts with -t and -i: start the container with -d alone, then use `nspod exec -it`",
         ));
     }
+    // Early, because the parent can end meanwhile.
+    let parent = args.parent()?;
     let facts = Facts::detect()?;
     let wanted = args.namespaces.network()?;
     if args.bare {
@@ -127,7 +129,7 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
             let problem = "--bare has no network of its own: remove it, or `--network`";
             return Err(Error::usage("--bare", problem));
         }
-        return bare(args, &facts, json, end);
+        return bare(args, &facts, parent, json, end);
     }
     let in_pod = args.pod.as_deref().map(|name| Pods::open()?.find(name)).transpose()?;
     let pod = in_pod.as_ref().map(PodEntry::open).transpose()?;
@@ -159,7 +161,6 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
     }
     let signals = if args.detach { None } else { Some(foreground::Signals::hold()?) };
     let cidfile = args.cidfile.as_deref().map(|path| CidFile::new(path, &id)).transpose()?;
-    let parent = args.parent()?;
     let mut container = args.spawn(&mut spec, pod.as_ref(), &mut claim)?;
     foreground::die_with(parent, &container)?;
     let connected = claim.network.is_some();
@@ -196,7 +197,7 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
     Ok(code)
 }
 
-fn bare(args: &RunArgs, facts: &Facts, json: bool, end: &mut End) -> Result<i32> {
+fn bare(args: &RunArgs, facts: &Facts, parent: Option<Pidfd>, json: bool, end: &mut End) -> Result<i32> {
     let (program, rest) =
         args.command.split_first().ok_or_else(|| Error::usage("COMMAND", "a program is required"))?;
     let mut command = Command::bare(program);
@@ -214,7 +215,6 @@ fn bare(args: &RunArgs, facts: &Facts, json: bool, end: &mut End) -> Result<i32>
         return explained(command, json);
     }
     let signals = foreground::Signals::hold()?.shared();
-    let parent = args.parent()?;
     let mut container = command.spawn()?;
     foreground::die_with(parent, &container)?;
     let outcome = end.outcome.insert(foreground::attend(&mut container, &signals, None)?);

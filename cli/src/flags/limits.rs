@@ -88,10 +88,10 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "BITS", value_parser = value::max_bits, allow_hyphen_values = true)]
     ingress_rate: Option<Max>,
     /// Bytes that may leave the container at once after a pause, above --egress-rate: 64k, 1m. The default is the
-    /// bytes of 220 ms; with fewer than those of 200 ms, TCP does not reach the rate
+    /// bytes of 220 ms, for which `default` stands; with fewer than those of 200 ms, TCP does not reach the rate
     #[arg(long, value_name = "SIZE", value_parser = value::burst)]
     egress_burst: Option<Max>,
-    /// Bytes that may arrive at once, above --ingress-rate
+    /// Bytes that may arrive at once, above --ingress-rate: a size, or `default`
     #[arg(long, value_name = "SIZE", value_parser = value::burst)]
     ingress_burst: Option<Max>,
     /// Maximum number of IPv4 and IPv6 sockets that the container has open, without those that it

@@ -34,7 +34,7 @@ pub(super) fn show(census: &Census, model: &Model, selected: bool) -> Result<()>
         );
     }
     text += "\n";
-    text += &threads(census);
+    text += &threads(census, |pid| !selected || model.containers.iter().any(|c| c.pids.contains(&pid)));
     output::print(text)
 }
 
@@ -95,7 +95,7 @@ fn cell(letters: &str) -> String {
 }
 
 /// Lists the threads whose namespaces differ from those of their process.
-fn threads(census: &Census) -> String {
+fn threads(census: &Census, shown: impl Fn(i32) -> bool) -> String {
     let differs = |thread: &nspod_census::Thread| {
         let process = census.process(thread.pid)?;
         let kinds = process.namespaces.coincide(&thread.namespaces).complement();
@@ -104,7 +104,8 @@ fn threads(census: &Census) -> String {
         let name = output::plain(&process.name);
         Some(vec![thread.tid.to_string(), thread.pid.to_string(), elsewhere.join(" "), name])
     };
-    let rows: Vec<_> = census.threads().iter().filter_map(differs).collect();
+    let rows: Vec<_> =
+        census.threads().iter().filter(|thread| shown(thread.pid)).filter_map(differs).collect();
     match rows.is_empty() {
         true => String::new(),
         false => format!("\n{}", output::table(&["THREAD", "OF PID", "IS IN", "NAME"], &rows)),

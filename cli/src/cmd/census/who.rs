@@ -44,7 +44,9 @@ impl Names {
         }
         for pod in &model.pods {
             let name = pod.containers.iter().find_map(|mate| names.pods.get(mate)).cloned();
-            names.pods.extend(name.iter().flat_map(|name| pod.containers.iter().map(|c| (*c, name.clone()))));
+            for (mate, name) in pod.containers.iter().zip(name.iter().cycle()) {
+                names.pods.entry(*mate).or_insert_with(|| name.clone());
+            }
         }
         names
     }
