@@ -6,8 +6,11 @@ use std::time::Duration;
 use nspod_census::{Census, ContainerInfo, model};
 use nspod_sandbox::cgroup_core::{Cgroup, Error, Hierarchy, Resource, Stall, Trigger, Usage};
 
-/// Returns the containers of the host, and the use of resources of those that have their own cgroup.
-pub(crate) fn containers() -> Result<Vec<(ContainerInfo, Option<Usage>)>, Box<dyn std::error::Error>> {
+/// A container, and its use of resources if it has its own cgroup.
+type Found = (ContainerInfo, Option<Usage>);
+
+/// Returns the containers of the host.
+pub(crate) fn containers() -> Result<Vec<Found>, Box<dyn std::error::Error>> {
     let census = Census::take()?;
     let hierarchy = Hierarchy::detect()?;
     let usage = |container: &ContainerInfo| {
@@ -16,11 +19,8 @@ pub(crate) fn containers() -> Result<Vec<(ContainerInfo, Option<Usage>)>, Box<dy
         hierarchy.open(path).ok()?.usage().ok()
     };
     let containers = model::derive(census.processes(), census.host()).containers;
-    Ok(containers
-        .into_iter()
-        .map(|container| (usage(&container), container))
-        .map(|(usage, of)| (of, usage))
-        .collect())
+    let found = |container| (usage(&container), container);
+    Ok(containers.into_iter().map(found).map(|(usage, container)| (container, usage)).collect())
 }
 
 /// Waits until the trigger fires, and stops the processes of the cgroup for a time. Returns whether it has fired.

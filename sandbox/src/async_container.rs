@@ -173,6 +173,10 @@ impl AsyncContainer {
         self.running.as_mut().expect("`delete` consumes the handle")
     }
 
+    fn take(&mut self) -> Running {
+        self.running.take().expect("only methods that consume the handle take it")
+    }
+
     /// Waits for the first process to end, and returns how and why it ended, like [`Container::wait`]. Another
     /// call returns the same outcome. Dropping the future loses nothing. Since Linux 5.4; see
     /// [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html).
@@ -218,15 +222,12 @@ impl AsyncContainer {
         const PATIENCE: Duration = Duration::from_secs(5);
         self.running().container.begin_removal()?;
         self.running().until_gone(PATIENCE).await?;
-        match self.running.take() {
-            Some(running) => running.container.delete(),
-            None => Ok(()),
-        }
+        self.take().container.delete()
     }
 
     /// Returns the handle without the runtime. The pipes of this handle are closed.
     pub fn into_inner(mut self) -> Container {
-        self.running.take().expect("`delete` consumes the handle").container
+        self.take().container
     }
 }
 

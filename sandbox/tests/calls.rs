@@ -246,6 +246,6 @@ fn no_start_copies_the_memory_for_ids_or_clocks() {
             .collect();
         assert!(clones.len() >= 4, "{what}: two starts, each with an init: {clones:?}");
         let shared = |line: &&str| line.contains("CLONE_VM") && line.contains("CLONE_VFORK");
-        assert_eq!(clones.iter().all(|line| shared(&line)), shares, "{what}: {clones:?}");
+        assert_eq!(clones.iter().all(shared), shares, "{what}: {clones:?}");
     }
 }

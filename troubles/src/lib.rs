@@ -2,7 +2,7 @@
 //!
 //! A trouble has a *victim*, which measures its own progress, and a *hog*, which takes something from the victim. Both
 //! are functions of [`hog`], which the program `nspod-hog` runs in containers. [`rows`] is the table as data, and
-//! [`measure`](measure::measure) measures a row of it.
+//! [`measure_all`](measure::measure_all) measures its rows.
 
 mod chart;
 pub mod container;
