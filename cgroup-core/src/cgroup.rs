@@ -1,7 +1,7 @@
 //! The handle of a cgroup: an open directory, and the files in it.
 
 use std::borrow::Cow;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -225,32 +225,48 @@ impl Cgroup {
         }
     }
 
-    /// Opens the children, in no particular order. Leaves out children that are removed meanwhile.
+    /// Opens all children, in no particular order. Leaves out children that are removed meanwhile.
     ///
     /// Since Linux 5.6. [getdents(2)](https://man7.org/linux/man-pages/man2/getdents.2.html).
     ///
     /// # Errors
     /// - `NotFound` (`ENOENT`): this cgroup was removed.
-    /// - `PermissionDenied` (`EACCES`), `Os` (`EMFILE`, `ENFILE`).
+    /// - `PermissionDenied` (`EACCES`), `Os` (`EMFILE`, `ENFILE`). Each child requires a descriptor:
+    ///   [`each_child`](Self::each_child) opens one at a time.
     pub fn children(&self) -> Result<Vec<Self>> {
+        self.each_child()?.collect()
+    }
+
+    /// Lists the children, and opens each when the iterator reaches it. Leaves out children that are
+    /// removed meanwhile.
+    ///
+    /// Since Linux 5.6. [getdents(2)](https://man7.org/linux/man-pages/man2/getdents.2.html).
+    ///
+    /// # Errors
+    /// As [`children`](Self::children), also for each child.
+    pub fn each_child(&self) -> Result<impl Iterator<Item = Result<Self>>> {
+        let names = self.child_names()?;
+        Ok(names.into_iter().filter_map(|name| match self.child(name) {
+            Err(error) if error.errno() == Some(Errno::ENOENT) => None,
+            opened => Some(opened),
+        }))
+    }
+
+    /// Returns the names of the children, in no particular order.
+    pub(crate) fn child_names(&self) -> Result<Vec<OsString>> {
         let fail = |call, errno| {
             Error::os(format!("list cgroup {}", self.path.display()), call, errno, None).on(&self.path)
         };
         let mut dir = Dir::openat(&self.dir, ".", DIR_FLAGS, Mode::empty()).map_err(|e| fail("openat", e))?;
-        let mut children = Vec::new();
+        let mut names = Vec::new();
         for entry in dir.iter() {
             let entry = entry.map_err(|errno| fail("getdents64", errno))?;
             let name = entry.file_name().to_bytes();
-            if entry.file_type() != Some(Type::Directory) || name == b"." || name == b".." {
-                continue;
-            }
-            match self.child(OsStr::from_bytes(name)) {
-                Ok(child) => children.push(child),
-                Err(error) if error.errno() == Some(Errno::ENOENT) => {}
-                Err(error) => return Err(error),
+            if entry.file_type() == Some(Type::Directory) && name != b"." && name != b".." {
+                names.push(OsStr::from_bytes(name).to_owned());
             }
         }
-        Ok(children)
+        Ok(names)
     }
 
     /// Returns the controllers that the parent enables for this cgroup: `cgroup.controllers`.

@@ -83,8 +83,8 @@ impl Cgroup {
     /// As [`procs`](Self::procs).
     pub fn procs_recursive(&self) -> Result<Vec<i32>> {
         let mut pids = self.procs()?;
-        for child in self.children()? {
-            match child.procs_recursive() {
+        for child in self.each_child()? {
+            match child.and_then(|child| child.procs_recursive()) {
                 Ok(more) => pids.extend(more),
                 Err(error)
                     if matches!(error.errno(), Some(Errno::ENODEV | Errno::ENOENT | Errno::EOPNOTSUPP)) => {}

@@ -49,7 +49,7 @@ impl Cgroup {
                 Ok(()) | Err(Errno::ENOENT | Errno::ENODEV) => return Ok(()),
                 Err(Errno::EBUSY) => {
                     let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() || !self.children()?.is_empty() {
+                    if left.is_zero() || !self.child_names()?.is_empty() {
                         return Err(self.occupied(step()));
                     }
                     match self.await_empty(left) {
@@ -77,8 +77,8 @@ impl Cgroup {
     /// # Errors
     /// As [`remove`](Self::remove), for the first cgroup that cannot be removed.
     pub fn remove_recursive(&self) -> Result<()> {
-        match self.children() {
-            Ok(children) => children.iter().try_for_each(Self::remove_recursive)?,
+        match self.each_child() {
+            Ok(mut children) => children.try_for_each(|child| child?.remove_recursive())?,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         }
@@ -107,7 +107,7 @@ impl Cgroup {
 
     /// Returns the error that lists the children or the processes.
     fn occupied(&self, step: String) -> Error {
-        let names: Vec<_> = self.children().unwrap_or_default().iter().map(|c| c.name().to_owned()).collect();
+        let names = self.child_names().unwrap_or_default();
         let pids = self.procs_recursive().unwrap_or_default();
         let what = match (names.is_empty(), pids.is_empty()) {
             (false, _) => format!("{step}, which has the children {names:?}"),

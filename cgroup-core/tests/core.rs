@@ -44,6 +44,35 @@ fn names_that_are_not_one_component_are_refused() {
     assert_eq!(own.children().unwrap().len(), 0);
 }
 
+/// Not a test itself: the next test runs this function in another program, with few descriptors.
+#[test]
+fn the_program_with_few_descriptors() {
+    let Ok(path) = std::env::var(FEW) else { return };
+    let top = Cgroup::open(path).unwrap();
+    assert_eq!(top.children().unwrap_err().raw_os_error(), Some(libc::EMFILE));
+    assert_eq!(top.each_child().unwrap().map(Result::unwrap).count(), 30);
+    assert_eq!(top.procs_recursive().unwrap(), []);
+    let error = top.remove_within(Duration::ZERO).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    top.destroy().unwrap();
+    assert!(!top.path().exists());
+}
+
+const FEW: &str = "CGROUP_CORE_TEST_FEW";
+
+#[test]
+fn a_cgroup_with_more_children_than_free_descriptors_is_removed() {
+    let own = Own::new();
+    let top = own.create_child("many").unwrap();
+    (0..30).for_each(|n| drop(top.create_child(n.to_string()).unwrap()));
+    let mut program = std::process::Command::new("sh");
+    program.args(["-c", "ulimit -n 20 && exec \"$@\"", "sh"]).arg(std::env::current_exe().unwrap());
+    program.args(["--exact", "the_program_with_few_descriptors", "--nocapture"]).env(FEW, top.path());
+    let output = program.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!top.path().exists());
+}
+
 #[test]
 fn creating_twice_fails_as_already_exists_and_opening_a_missing_cgroup_as_not_found() {
     let own = Own::new();

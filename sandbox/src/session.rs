@@ -145,7 +145,8 @@ fn move_all(container: &Cgroup) -> Result<bool, Error> {
 /// Removes the empty cgroups of calls that no handle owns: of detached calls that have ended, and of
 /// programs that were killed.
 fn remove_abandoned(container: &Cgroup) -> Result<(), Error> {
-    for child in container.children()? {
+    for child in container.each_child()? {
+        let child = child?;
         if is_call(&child) && flock(&child, FlockOperation::NonBlockingLockExclusive).is_ok() {
             // A call that still runs stays.
             let _ = child.remove_within(Duration::ZERO);
@@ -165,8 +166,8 @@ pub(crate) fn remove_within(container: &Cgroup, patience: Duration) -> cgroup_co
         Err(e) if e.kind() == cgroup_core::ErrorKind::Busy => {}
         done => return done,
     }
-    for child in container.children()? {
-        remove_within(&child, deadline.saturating_duration_since(Instant::now()))?;
+    for child in container.each_child()? {
+        remove_within(&child?, deadline.saturating_duration_since(Instant::now()))?;
     }
     container.remove_within(deadline.saturating_duration_since(Instant::now()))
 }
@@ -179,9 +180,8 @@ pub(crate) fn own_ooms(container: &Cgroup) -> Option<(u64, u64)> {
     if all.1 == 0 || container.child(MAIN).is_err() {
         return Some(all);
     }
-    let children = container.children().ok()?;
-    let others =
-        children.iter().filter(|child| !is_call(child)).filter_map(|child| child.memory_events().ok());
+    let children = container.each_child().ok()?.flatten();
+    let others = children.filter(|child| !is_call(child)).filter_map(|child| child.memory_events().ok());
     let of_container = container.memory_events_local().ok()?;
     Some(others.chain([of_container]).map(counts).fold((0, 0), |sum, add| (sum.0 + add.0, sum.1 + add.1)))
 }

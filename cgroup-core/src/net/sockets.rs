@@ -202,8 +202,9 @@ impl Cgroup {
     }
 
     fn link_counters_below(&self) -> nix::Result<()> {
-        let children = self.children().map_err(|error| error.errno().unwrap_or(Errno::EIO))?;
-        for child in children {
+        let errno = |error: crate::Error| error.errno().unwrap_or(Errno::EIO);
+        for child in self.each_child().map_err(errno)? {
+            let child = child.map_err(errno)?;
             unless_gone(child.link_counter())?;
             unless_gone(child.link_counters_below())?;
         }
