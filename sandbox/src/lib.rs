@@ -10,6 +10,7 @@ mod cgroups;
 mod child;
 mod command;
 mod container;
+mod ended;
 mod error;
 mod exec;
 mod fd;

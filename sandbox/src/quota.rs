@@ -24,6 +24,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::ended::has_ended;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::StorageUsage;
 use crate::spec::{MountKind, Root, Spec, StorageLimit, Writes};
@@ -54,6 +55,7 @@ pub(crate) struct Quota {
     directories: Vec<PathBuf>,
     limit: StorageLimit,
     /// Size of the directories themselves when they are empty. It does not count.
+    #[serde(default)]
     own: u64,
     /// The directory of the container's entry in a store. The quota lasts as long as the entry.
     owner: Option<PathBuf>,
@@ -220,8 +222,7 @@ impl Quota {
     }
 
     fn is_abandoned(&self) -> bool {
-        let alive = self.processes.iter().any(|process| process.is_alive().unwrap_or(true));
-        !alive && !self.owner.as_ref().is_some_and(|entry| entry.exists())
+        self.processes.iter().all(has_ended) && !self.owner.as_ref().is_some_and(|entry| entry.exists())
     }
 }
 
