@@ -140,7 +140,7 @@ impl ContainerCgroup {
                 not_frozen(&parent)?;
                 (parent.create_child(name())?, None)
             }
-            CgroupUse::Auto => match create_in_parent(&name(), known) {
+            CgroupUse::Auto => match create_in_parent(&name(), WANTED, known) {
                 Ok((parent, cgroup)) => (cgroup, Some(parent)),
                 Err(e) if !demanded && is_not_allowed(&e) => return Ok(None),
                 Err(e) => return Err(e),
@@ -178,7 +178,9 @@ impl ContainerCgroup {
         for _ in 0..100 {
             let (cgroup, parent) = match parent {
                 Some(path) => (Cgroup::open(path)?.create_child(&name)?, None),
-                None => create_in_parent(&name, known).map(|(parent, cgroup)| (cgroup, Some(parent)))?,
+                None => {
+                    create_in_parent(&name, WANTED, known).map(|(parent, cgroup)| (cgroup, Some(parent)))?
+                }
             };
             let mut made = ContainerCgroup::new(cgroup);
             made.parent = parent;
@@ -212,7 +214,8 @@ impl ContainerCgroup {
             Some(path) => Cgroup::open(path).ok(),
             None => delegate::find(PARENT, Move::Nothing).ok().map(|found| found.base),
         };
-        for child in parent.and_then(|parent| parent.children().ok()).unwrap_or_default() {
+        let Some(parent) = parent else { return };
+        for child in parent.each_child().into_iter().flatten().flatten() {
             if child.name().as_bytes().starts_with(AHEAD.as_bytes())
                 && flock(&child, FlockOperation::NonBlockingLockExclusive).is_ok()
             {
@@ -418,11 +421,11 @@ pub(crate) fn make_pod(
     name: &str,
     tell: impl FnOnce(&Path) -> Result<(), Error>,
 ) -> Result<(Cgroup, PathBuf), Error> {
-    let parent = Arc::new(CgroupParent::find()?);
+    let parent = Arc::new(CgroupParent::find(WANTED)?);
     let path = parent.0.path().join(name);
     if !path.exists() {
         tell(&path)?;
     }
-    let (parent, cgroup) = create_in_parent(name, &mut Some(parent))?;
+    let (parent, cgroup) = create_in_parent(name, WANTED, &mut Some(parent))?;
     Ok((cgroup, parent.0.path().to_owned()))
 }

@@ -523,6 +523,11 @@ impl Container {
 
     /// Drops the handle and keeps the container, also after the end of this program. A held container stays
     /// held while this program lives.
+    ///
+    /// An extended attribute of the container's cgroup marks it for [`reap_stale`](crate::reap_stale). If the
+    /// attribute cannot be set, `reap_stale` removes the container after the end of this program. Without
+    /// CAP_SYS_ADMIN in the initial user namespace, a container that can write to its cgroup can cause this. A
+    /// container that was started with [`kill_on_drop(false)`](crate::Command::kill_on_drop) needs no mark.
     pub fn detach(mut self) {
         self.release();
     }

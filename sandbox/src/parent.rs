@@ -23,12 +23,12 @@ pub(crate) const WANTED: Controllers = Controllers::all();
 pub(crate) struct CgroupParent(pub(crate) Cgroup);
 
 impl CgroupParent {
-    /// Finds or makes the parent, and enables the controllers that the host allows.
-    pub(crate) fn find() -> Result<CgroupParent, Error> {
+    /// Finds or makes the parent, and enables those of the controllers that the host allows.
+    pub(crate) fn find(wanted: Controllers) -> Result<CgroupParent, Error> {
         let found = delegate::find(PARENT, Move::Nothing)?;
         let parent = CgroupParent(found.base);
         // If a limit requires a controller that cannot be enabled, `limit` reports it.
-        let _ = parent.hand_down(WANTED & found.controllers);
+        let _ = parent.hand_down(wanted & found.controllers);
         Ok(parent)
     }
 
@@ -52,17 +52,18 @@ impl Drop for CgroupParent {
     }
 }
 
-/// Makes a cgroup in the library's parent. `known` caches the parent between calls. Another program
-/// can remove the parent at any time; then it is made again.
+/// Makes a cgroup in the library's parent, with the wanted controllers if the host allows them. `known` caches
+/// the parent between calls. Another program can remove the parent at any time; then it is made again.
 pub(crate) fn create_in_parent(
     name: &str,
+    wanted: Controllers,
     known: &mut Option<Arc<CgroupParent>>,
 ) -> Result<(Arc<CgroupParent>, Cgroup), Error> {
     let gone = |e: &Error| matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV));
     let mut attempt = || {
         let parent = match known.take() {
             Some(parent) => parent,
-            None => Arc::new(CgroupParent::find()?),
+            None => Arc::new(CgroupParent::find(wanted)?),
         };
         let cgroup = parent.0.create_child(name)?;
         *known = Some(parent.clone());
@@ -79,19 +80,15 @@ pub(crate) fn create_in_parent(
 
 /// Returns whether the caller may make cgroups in the library's parent.
 pub(crate) fn may_make() -> Result<bool, Error> {
-    match CgroupParent::find() {
-        Ok(_) => Ok(true),
-        Err(e) if is_not_allowed(&e) => Ok(false),
-        Err(e) => Err(e),
-    }
+    Ok(existing()?.is_some())
 }
 
-/// Returns the cgroups in the library's parent, none if the caller may not make it.
-pub(crate) fn in_parent() -> Result<Vec<Cgroup>, Error> {
-    match delegate::find(PARENT, Move::Nothing).map_err(Error::from) {
-        // Dropping the parent removes it if it is empty. Its controllers stay as they are.
-        Ok(found) => Ok(CgroupParent(found.base).0.children()?),
-        Err(e) if is_not_allowed(&e) => Ok(Vec::new()),
+/// Returns the library's parent with the controllers that it has, `None` if the caller may not make it.
+/// Dropping the parent removes it if it is empty.
+pub(crate) fn existing() -> Result<Option<CgroupParent>, Error> {
+    match CgroupParent::find(Controllers::empty()) {
+        Ok(parent) => Ok(Some(parent)),
+        Err(e) if is_not_allowed(&e) => Ok(None),
         Err(e) => Err(e),
     }
 }

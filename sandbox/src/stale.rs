@@ -12,10 +12,11 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use cgroup_core::Cgroup;
-use nix::unistd::geteuid;
 use ns_core::ProcessId;
 use rustix::fs::{XattrFlags, fgetxattr, fsetxattr};
+use rustix::io::Errno;
 
+use crate::ended::has_ended;
 use crate::error::Error;
 use crate::parent;
 use crate::quota::prune_quotas;
@@ -43,7 +44,7 @@ impl Owner {
     }
 
     fn is_dead(&self) -> bool {
-        Some(self.namespace) == own_namespace() && self.process.is_alive().is_ok_and(|alive| !alive)
+        Some(self.namespace) == own_namespace() && has_ended(&self.process)
     }
 }
 
@@ -72,29 +73,45 @@ fn owner_of(name: &str) -> Option<Owner> {
     is_random_name(random).then_some(Owner { namespace, process })
 }
 
-/// Name of the mark of a cgroup that outlives its program. A process in a container of root cannot set it.
-fn mark() -> &'static str {
-    if geteuid().is_root() { "trusted.nspod.kept" } else { "user.nspod.kept" }
-}
+/// Mark of a cgroup that outlives its program. Requires CAP_SYS_ADMIN in the initial user namespace, so that
+/// a process in a container cannot set it.
+const TRUSTED: &str = "trusted.nspod.kept";
+/// The mark of a program without that capability. Since Linux 5.7. A container can set it if it has the uid of
+/// the program and can write to its cgroup.
+const USER: &str = "user.nspod.kept";
 
 /// Marks a cgroup that outlives its program. Without the mark, [`reap_stale`] would remove it.
 pub(crate) fn keep(cgroup: &Cgroup) {
-    if cgroup.name().to_str().and_then(owner_of).is_some() {
-        let _ = fsetxattr(cgroup, mark(), b"1", XattrFlags::empty());
+    if cgroup.name().to_str().and_then(owner_of).is_some()
+        && fsetxattr(cgroup, TRUSTED, b"1", XattrFlags::empty()).is_err()
+    {
+        let _ = fsetxattr(cgroup, USER, b"1", XattrFlags::empty());
     }
 }
 
+/// Returns whether a cgroup has the mark that the caller would set, or whether that is in doubt.
 fn is_kept(cgroup: &Cgroup) -> bool {
-    fgetxattr(cgroup, mark(), &mut [0u8; 8]).is_ok()
+    // The call replaces the mark by the same mark. Unlike fgetxattr(2), its error shows whether the caller
+    // could have set it.
+    match fsetxattr(cgroup, TRUSTED, b"1", XattrFlags::REPLACE) {
+        Err(Errno::NODATA) => false,
+        Err(Errno::PERM) => {
+            !matches!(fgetxattr(cgroup, USER, &mut [0u8; 8]), Err(Errno::NODATA | Errno::OPNOTSUPP))
+        }
+        _ => true,
+    }
 }
 
 /// Removes what programs of this user left behind when they were killed: the containers in cgroups with random
-/// names, the empty cgroups of their pools and watchers, and their claims of project quotas. The processes in
-/// these containers are killed. Returns the removed cgroups.
+/// names, the calls in other containers, the empty cgroups of their pools and watchers, and their claims of
+/// project quotas. The processes in these cgroups are killed. Returns the removed cgroups.
 ///
-/// This looks in the library's parent of cgroups and in the pods in it. It removes nothing of a program that
-/// runs, has another pid namespace, or is hidden from the caller, and nothing that was
-/// [detached](crate::Container::detach). Containers with a [name](crate::Command::name) belong to the records
+/// This looks in the library's parent of cgroups, and in the pods and containers in it. It removes nothing of a
+/// program that runs or has another pid namespace, or whose end is in doubt, and nothing that was
+/// [detached](crate::Container::detach). Detaching marks the cgroup with an extended attribute:
+/// `trusted.nspod.kept`, or `user.nspod.kept` without CAP_SYS_ADMIN in the initial user namespace. A caller with
+/// that capability ignores the mark `user.nspod.kept`, because a container that can write to its cgroup can set
+/// it. Without the capability, such a container can keep itself alive. Containers with a [name](crate::Command::name) belong to the records
 /// of their program, and so do pods. A program that starts untrusted programs can call this at its start, for
 /// the case that its [watcher](crate::Command::die_with_parent) was killed with it.
 ///
@@ -115,26 +132,33 @@ fn is_kept(cgroup: &Cgroup) -> bool {
 /// - The errors of [`prune_quotas`].
 pub fn reap_stale() -> Result<Vec<PathBuf>, Error> {
     let mut removed = Vec::new();
-    let mut result = Ok(());
-    for cgroup in parent::in_parent()? {
-        match cgroup.name().to_str().and_then(owner_of) {
-            Some(owner) => result = result.and(reap(&cgroup, &owner, &mut removed)),
-            None => {
-                for inner in cgroup.children().unwrap_or_default() {
-                    if let Some(owner) = inner.name().to_str().and_then(owner_of) {
-                        result = result.and(reap(&inner, &owner, &mut removed));
-                    }
-                }
-            }
-        }
-    }
+    let result = match parent::existing()? {
+        Some(parent) => reap_below(&parent.0, LEVELS, &mut removed),
+        None => Ok(()),
+    };
     result.and(prune_quotas()).map(|()| removed)
 }
 
-fn reap(cgroup: &Cgroup, owner: &Owner, removed: &mut Vec<PathBuf>) -> Result<(), Error> {
-    if !owner.is_dead() || is_kept(cgroup) {
-        return Ok(());
+/// Number of levels below the library's parent at which cgroups have owners: a pod, a container in it, and a
+/// call in that.
+const LEVELS: usize = 3;
+
+/// Removes what was left behind in a cgroup that stays.
+fn reap_below(cgroup: &Cgroup, levels: usize, removed: &mut Vec<PathBuf>) -> Result<(), Error> {
+    let mut result = Ok(());
+    // The cgroup can be gone, or belong to another user.
+    for child in cgroup.each_child().into_iter().flatten().flatten() {
+        let owner = child.name().to_str().and_then(owner_of);
+        if owner.is_some_and(|owner| owner.is_dead()) && !is_kept(&child) {
+            result = result.and(reap(&child, removed));
+        } else if levels > 1 {
+            result = result.and(reap_below(&child, levels - 1, removed));
+        }
     }
+    result
+}
+
+fn reap(cgroup: &Cgroup, removed: &mut Vec<PathBuf>) -> Result<(), Error> {
     if parent::is_of_watcher(cgroup) {
         // The watcher ends after its program, and then removes the cgroup itself.
         let _ = cgroup.remove_within(Duration::ZERO);

@@ -23,12 +23,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cgroup_core::{Cgroup, Hierarchy};
+use cgroup_core::{Cgroup, Controllers, Hierarchy};
 use ns_core::{Clone3, Pidfd, ProcessId};
 
 use self::layout::{CGROUP, PATH, PROCESS};
+use self::table::Table;
 pub(crate) use self::table::Watched;
-use self::table::{SLOTS, Table};
 use crate::child::Watch;
 use crate::error::{Error, ErrorKind};
 use crate::fd::duplicate_above;
@@ -61,17 +61,26 @@ struct Watcher {
 static WATCHER: Mutex<Option<Watcher>> = Mutex::new(None);
 
 /// Ties the processes in a cgroup and the cgroup itself to this program. Returns `None` if they cannot
-/// outlive it, or if `by_default` is set and this program is a subreaper, which would get the watcher as a
-/// child.
+/// outlive it. If `by_default` is set, also returns `None` if the table has no place for the cgroup, or if this
+/// program is a subreaper, which would get the watcher as a child.
 pub(crate) fn watch_cgroup(cgroup: &Cgroup, by_default: bool) -> Result<Option<Watched>, Error> {
     let path = cgroup.path().as_os_str().as_bytes();
     if path.len() >= PATH {
+        if by_default {
+            return Ok(None);
+        }
         let what = format!("cannot watch a cgroup whose path has {} bytes or more", PATH);
         return Err(
             Error::new(ErrorKind::InvalidInput, "watch", what).on(cgroup.path().display().to_string())
         );
     }
-    let Some(table) = table(by_default)? else { return Ok(None) };
+    let full = |e: &Error| by_default && e.kind() == ErrorKind::LimitReached && e.raw_os_error().is_none();
+    let table = match table(by_default) {
+        Ok(Some(table)) => table,
+        Ok(None) => return Ok(None),
+        Err(e) if full(&e) => return Ok(None),
+        Err(e) => return Err(e),
+    };
     let stat = rustix::fs::fstat(cgroup);
     let stat = stat.map_err(|e| Error::call("watch", "identify the cgroup", "fstat", e.raw_os_error()))?;
     let watched = table.add(CGROUP, |slot| {
@@ -79,7 +88,10 @@ pub(crate) fn watch_cgroup(cgroup: &Cgroup, by_default: bool) -> Result<Option<W
         let bytes = path.iter().chain([&0]);
         slot.path.iter().zip(bytes).for_each(|(place, byte)| place.store(*byte, Ordering::Relaxed));
     });
-    watched.map(Some)
+    match watched {
+        Err(e) if full(&e) => Ok(None),
+        watched => watched.map(Some),
+    }
 }
 
 /// Ties process 1 of a pid namespace to this program, and the others in the namespace with it.
@@ -126,18 +138,18 @@ fn start(owner: u32, table: &Table) -> Result<Pidfd, Error> {
         cgroup.map_or(Path::new(""), Cgroup::path).as_os_str().as_bytes().to_owned()
     };
     let text = |bytes: Vec<u8>| CString::new(bytes).unwrap_or_default();
-    let argv = CStrings::new(vec![
+    let argv = Box::new(CStrings::new(vec![
         text("nspod-watch".into()),
-        text(SLOTS.to_string().into()),
+        text(table.len().to_string().into()),
         text(path(cgroup.as_ref())),
         text(path(callers.as_ref())),
-    ]);
-    let envp = CStrings::new(Vec::new());
+    ]));
+    let envp = Box::new(CStrings::new(Vec::new()));
     let process = duplicate_above(&Pidfd::open(owner as i32)?, Watch::ABOVE)?;
     let shared = duplicate_above(table, Watch::ABOVE)?;
     let image = init::image(Watch::ABOVE)?;
     let stack = Stack::new()?;
-    let mut watch = Watch {
+    let mut watch = Box::new(Watch {
         process: process.as_raw_fd(),
         table: shared.as_raw_fd(),
         image: image.as_raw_fd(),
@@ -146,16 +158,25 @@ fn start(owner: u32, table: &Table) -> Result<Pidfd, Error> {
         stack: Some(stack.second()),
         pid: 0,
         failed: None,
-    };
+    });
     let clone =
         Clone3 { exit_signal: 0, cgroup: cgroup.as_ref().map(std::os::fd::AsFd::as_fd), ..Clone3::default() };
-    let started = stack.start(clone, Memory::Shared, &mut watch).and_then(|(_, first)| {
-        let _ = first.wait();
-        match watch.failed {
-            Some((call, errno)) => Err(Error::call("watch", "start the watcher", call.name(), errno)),
-            None => Ok(Pidfd::open(watch.pid)?),
+    let first = stack.start(clone, Memory::Shared, &mut *watch);
+    let first = first.map(|(_, first)| drop(first.wait()));
+    let started = match (first, watch.failed, watch.pid) {
+        (Err(e), ..) => Err(e),
+        (Ok(()), Some((call, errno)), _) => {
+            Err(Error::call("watch", "start the watcher", call.name(), errno))
         }
-    });
+        (Ok(()), None, 0) => {
+            // The first process was killed, and the second one may still use this memory.
+            std::mem::forget(watch);
+            std::mem::forget((argv, envp, stack));
+            let what = "cannot start the watcher: its parent was killed before the watcher was executed";
+            Err(Error::new(ErrorKind::Killed, "watch", what))
+        }
+        (Ok(()), None, pid) => Pidfd::open(pid).map_err(Error::from),
+    };
     if let (Err(_), Some(cgroup)) = (&started, cgroup) {
         let _ = cgroup.remove_within(Duration::ZERO);
     }
@@ -164,7 +185,7 @@ fn start(owner: u32, table: &Table) -> Result<Pidfd, Error> {
 
 /// Makes a cgroup for the watcher in the library's parent. Returns `None` if the caller may not make one.
 fn of_watcher() -> Result<Option<Cgroup>, Error> {
-    match create_in_parent(&format!("{WATCH}{}", owned_name()), &mut None) {
+    match create_in_parent(&format!("{WATCH}{}", owned_name()), Controllers::empty(), &mut None) {
         Ok((_, cgroup)) => Ok(Some(cgroup)),
         Err(e) if is_not_allowed(&e) => Ok(None),
         Err(e) => Err(e),
