@@ -330,6 +330,7 @@ impl Command {
     /// [`start_held`](crate::start_held) with this directory of the host. This program may end earlier, after
     /// [`Container::detach`].
     pub fn hold_at(&mut self, directory: impl Into<PathBuf>) -> &mut Self {
+        self.held_to_tie = false;
         self.handles_mut().hold = Some(Hold::At(directory.into()));
         self
     }
@@ -471,8 +472,13 @@ impl Command {
     /// of its own. It executes the embedded init, polls a pidfd of this process, and ends with it. It is not a
     /// child of this process, except if this process is a subreaper; the default in a subreaper is therefore
     /// `false`. If this process is process 1 of its pid namespace, the kernel kills all others in it, and
-    /// there is no watcher: [`reap_stale`](crate::reap_stale) removes the cgroups. If the watcher
-    /// was killed, the next start replaces it. A start costs three more calls.
+    /// there is no watcher: the empty cgroups remain, and [`reap_stale`](crate::reap_stale) in another pid
+    /// namespace leaves them alone. If the watcher was killed, the next start replaces it. A start costs three
+    /// more calls.
+    ///
+    /// The watcher opens the paths of the cgroups in the root directory and the mount namespace that this
+    /// process had when it started the watcher. If this process changes its root afterwards, the watcher does
+    /// not find the cgroups of later containers.
     ///
     /// Without a cgroup of its own, the container must have a new pid namespace. It is then held until it is
     /// tied, so its last steps run in the stage. Since Linux 5.14; see
@@ -480,8 +486,13 @@ impl Command {
     ///
     /// With `true`, [`spawn`](Self::spawn) also fails with:
     /// - [`ErrorKind::InvalidSpec`]: the container has neither a cgroup of its own nor a new pid namespace.
-    /// - [`ErrorKind::LimitReached`]: this process has 16383 such containers.
-    /// - The errors of clone3(2) and memfd_create(2) for the watcher.
+    /// - [`ErrorKind::InvalidInput`]: the path of the cgroup has 1008 bytes or more.
+    /// - [`ErrorKind::LimitReached`]: this process has 16383 such containers, or as many KiB less one as a file
+    ///   of it may have (`RLIMIT_FSIZE`, setrlimit(2)), at least three.
+    ///
+    /// By default such a container is not tied. With `true` and by default, `spawn` also fails with the errors
+    /// of clone3(2), memfd_create(2), ftruncate(2) and mmap(2) for the watcher, such as `EMFILE` and `EAGAIN`.
+    /// They do not occur if the watcher runs already.
     pub fn die_with_parent(&mut self, dies: bool) -> &mut Self {
         self.launcher = None;
         self.dies = if dies { Dies::Yes } else { Dies::No };

@@ -220,7 +220,8 @@ impl Launcher {
         pod: Option<PathBuf>,
     ) -> Result<Option<ContainerCgroup>, Error> {
         let spec = &self.plan.spec;
-        if let Some(pool) = &self.pool
+        // The name of a pool's cgroup contains the identity of this program.
+        if let Some(pool) = self.pool.as_ref().filter(|_| owned)
             && let Some(ready) = pool.cgroup(wanted, name, spec, pod.as_ref())?
         {
             return Ok(Some(ready));

@@ -560,7 +560,8 @@ impl Pod {
     /// [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html).
     ///
     /// # Errors
-    /// - [`ErrorKind::LimitReached`]: this process has 16383 tied containers and pods.
+    /// - [`ErrorKind::LimitReached`]: this process has 16383 tied containers and pods, or fewer with a low
+    ///   `RLIMIT_FSIZE`: see [`Command::die_with_parent`].
     /// - The errors of clone3(2) and memfd_create(2) for the watcher.
     pub fn die_with_parent(&mut self, dies: bool) -> Result<(), Error> {
         self.watched = match (&self.cgroup, &self.holder) {

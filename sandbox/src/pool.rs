@@ -66,7 +66,8 @@ impl Default for PoolOptions {
 /// container with its own user namespace has no capabilities there. The container also uses the
 /// `/dev` if it has a new ipc namespace and [`MountKind::Dev`]. It uses a cgroup of the pool if its
 /// command has neither a name nor a parent, or if the parent is
-/// [`cgroup_parent`](PoolOptions::cgroup_parent). Limits are set when the cgroup is taken.
+/// [`cgroup_parent`](PoolOptions::cgroup_parent), and if dropping its handle
+/// [kills](crate::Command::kill_on_drop) it. Limits are set when the cgroup is taken.
 ///
 /// **Content.** A net namespace is new. It contains `lo` with 127.0.0.1 and ::1, and no routes,
 /// rules or sockets. Kernel parameters have the defaults of the time at which the namespace was
