@@ -11,9 +11,10 @@ use std::process::Child;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ns_core::{Kind, Kinds};
+use ns_core::{Extent, IdMap, Kind, Kinds};
 use nspod_sandbox::cgroup_core::Cgroup;
-use nspod_sandbox::{Command, Container, ErrorKind, ExitStatus, Pod, PodSpec, Stdio};
+use nspod_sandbox::spec::IdMaps;
+use nspod_sandbox::{Command, Container, ErrorKind, ExitStatus, Pod, PodSpec, Pool, PoolOptions, Stdio};
 use nspod_testkit::eventually;
 
 const STAGE: &str = "NSPOD_TEST_DIE";
@@ -73,10 +74,21 @@ fn the_stage() {
             let not_on_drop = hostile().kill_on_drop(false).spawn().unwrap();
             let never = hostile().die_with_parent(false).spawn().unwrap();
             let detached = hostile().spawn().unwrap();
-            [&not_on_drop, &detached].into_iter().for_each(show);
+            let pool = Pool::new(PoolOptions { size: 1, ..PoolOptions::default() }).unwrap();
+            pool.fill().unwrap();
+            let pooled = hostile().pool(&pool).kill_on_drop(false).spawn().unwrap();
+            [&not_on_drop, &detached, &pooled].into_iter().for_each(show);
             kept.push(never);
             detached.detach();
             drop(not_on_drop);
+            drop(pooled);
+        }
+        "call" => {
+            let container = hostile().spawn().unwrap();
+            show(&container);
+            let mut call = container.call("sleep").unwrap();
+            kept.push(call.arg("1000").die_with_parent(false).spawn().unwrap());
+            container.detach();
         }
         "tied without a handle" => {
             let tied = hostile().kill_on_drop(false).die_with_parent(true).spawn().unwrap();
@@ -314,13 +326,13 @@ fn a_detached_container_outlives_the_program_and_a_tied_one_does_not() {
     assert!(program.containers.iter().all(|(pid, _)| is_alive(*pid)), "{:?}", program.containers);
     // What was kept on purpose is not stale, and neither is what a living program has.
     let mut living = Program::start("one");
-    let [(_, not_on_drop), (_, detached), (_, left)] = &program.containers[..] else {
+    let [(_, not_on_drop), (_, detached), (_, pooled), (_, left)] = &program.containers[..] else {
         panic!("{:?}", program.containers)
     };
     let removed = nspod_sandbox::reap_stale().unwrap();
     // A `nspod prune` of another test can have been faster.
     assert!(!left.exists(), "{removed:?}");
-    for kept in [not_on_drop, detached, &living.containers[0].1] {
+    for kept in [not_on_drop, detached, pooled, &living.containers[0].1] {
         assert!(kept.exists() && !removed.contains(kept), "{removed:?}");
     }
     living.tell("return");
@@ -328,6 +340,52 @@ fn a_detached_container_outlives_the_program_and_a_tied_one_does_not() {
     let mut program = Program::start("tied without a handle");
     program.kill();
     program.assert_nothing_is_left();
+}
+
+#[test]
+fn a_detached_container_of_root_in_a_user_namespace_outlives_the_program() {
+    if !nspod_testkit::root() {
+        return;
+    }
+    // There the kernel rejects attributes of the kind `trusted`.
+    let mut program = Command::bare("sh");
+    program
+        .args(["-c", "mount -t proc proc /proc && exec \"$@\"", "sh"])
+        .arg(std::env::current_exe().unwrap());
+    program.args(["--exact", "a_detached_container_outlives_the_program_and_a_tied_one_does_not"]);
+    program.arg("--nocapture").isolate(Kinds::FIVE | Kinds::USER);
+    let map = IdMap::from(vec![Extent { inside: 0, outside: 0, count: 65536 }]);
+    program.spec_mut().id_maps = IdMaps::Maps { uid: map.clone(), gid: map };
+    let output = program.output().unwrap();
+    assert!(output.outcome.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_call_of_a_killed_program_in_a_detached_container_is_stale() {
+    if !nspod_testkit::root() {
+        return;
+    }
+    let mut program = Program::start("call");
+    program.kill();
+    let [(pid, container), (in_call, call)] = &program.containers[..] else {
+        panic!("{:?}", program.containers)
+    };
+    assert!(call.starts_with(container) && is_alive(*in_call));
+    nspod_sandbox::reap_stale().unwrap();
+    assert!(!call.exists() && !is_alive(*in_call));
+    assert!(container.exists() && is_alive(*pid));
+}
+
+#[test]
+fn a_program_that_may_make_only_small_files_has_a_watcher() {
+    if !nspod_testkit::root() {
+        return;
+    }
+    // 2000 KiB or 4000 KiB, depending on the shell.
+    let mut program = std::process::Command::new("sh");
+    program.args(["-c", "ulimit -f 4000 && exec \"$@\"", "sh"]).arg(std::env::current_exe().unwrap());
+    let output = program.args(["--exact", "a_container_does_not_see_the_watcher"]).output().unwrap();
+    assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]
