@@ -80,12 +80,12 @@ pub(crate) fn create_in_parent(
 
 /// Returns whether the caller may make cgroups in the library's parent.
 pub(crate) fn may_make() -> Result<bool, Error> {
-    Ok(existing()?.is_some())
+    Ok(find_as_it_is()?.is_some())
 }
 
 /// Returns the library's parent with the controllers that it has, `None` if the caller may not make it.
 /// Dropping the parent removes it if it is empty.
-pub(crate) fn existing() -> Result<Option<CgroupParent>, Error> {
+pub(crate) fn find_as_it_is() -> Result<Option<CgroupParent>, Error> {
     match CgroupParent::find(Controllers::empty()) {
         Ok(parent) => Ok(Some(parent)),
         Err(e) if is_not_allowed(&e) => Ok(None),

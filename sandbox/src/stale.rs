@@ -132,7 +132,7 @@ fn is_kept(cgroup: &Cgroup) -> bool {
 /// - The errors of [`prune_quotas`].
 pub fn reap_stale() -> Result<Vec<PathBuf>, Error> {
     let mut removed = Vec::new();
-    let result = match parent::existing()? {
+    let result = match parent::find_as_it_is()? {
         Some(parent) => reap_below(&parent.0, LEVELS, &mut removed),
         None => Ok(()),
     };

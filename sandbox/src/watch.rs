@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cgroup_core::{Cgroup, Controllers, Hierarchy};
-use ns_core::{Clone3, Pidfd, ProcessId};
+use ns_core::{Clone3, ExitStatus, Pidfd, ProcessId};
 
 use self::layout::{CGROUP, PATH, PROCESS};
 use self::table::Table;
@@ -162,20 +162,19 @@ fn start(owner: u32, table: &Table) -> Result<Pidfd, Error> {
     let clone =
         Clone3 { exit_signal: 0, cgroup: cgroup.as_ref().map(std::os::fd::AsFd::as_fd), ..Clone3::default() };
     let first = stack.start(clone, Memory::Shared, &mut *watch);
-    let first = first.map(|(_, first)| drop(first.wait()));
-    let started = match (first, watch.failed, watch.pid) {
+    let killed = first
+        .map(|(_, first)| first.wait().is_ok_and(|exit| matches!(exit.status, ExitStatus::Signaled { .. })));
+    let started = match (killed, watch.failed, watch.pid) {
         (Err(e), ..) => Err(e),
-        (Ok(()), Some((call, errno)), _) => {
-            Err(Error::call("watch", "start the watcher", call.name(), errno))
-        }
-        (Ok(()), None, 0) => {
+        (Ok(true), _, 0) | (Ok(_), None, 0) => {
             // The first process was killed, and the second one may still use this memory.
             std::mem::forget(watch);
             std::mem::forget((argv, envp, stack));
             let what = "cannot start the watcher: its parent was killed before the watcher was executed";
             Err(Error::new(ErrorKind::Killed, "watch", what))
         }
-        (Ok(()), None, pid) => Pidfd::open(pid).map_err(Error::from),
+        (Ok(_), Some((call, errno)), _) => Err(Error::call("watch", "start the watcher", call.name(), errno)),
+        (Ok(_), None, pid) => Pidfd::open(pid).map_err(Error::from),
     };
     if let (Err(_), Some(cgroup)) = (&started, cgroup) {
         let _ = cgroup.remove_within(Duration::ZERO);
