@@ -78,4 +78,38 @@ mod tests {
         child.wait().unwrap();
         assert!(has_ended(&id));
     }
+
+    const HIDDEN: &str = "NSPOD_TEST_HIDDEN";
+
+    /// Not a test itself: the next test runs this function as a user to whom `/proc` hides a process.
+    #[test]
+    fn the_program_that_sees_only_itself() {
+        let Ok(words) = std::env::var(HIDDEN) else { return };
+        let (pid, start) = words.split_once(' ').unwrap();
+        let id = ProcessId { pid: pid.parse().unwrap(), start: start.parse().unwrap(), boot: String::new() };
+        assert!(!id.is_alive().unwrap(), "/proc shows the process");
+        assert!(!has_ended(&id));
+    }
+
+    #[test]
+    fn a_process_that_proc_hides_lives() {
+        use std::os::unix::fs::PermissionsExt;
+        if !nspod_testkit::root() || !nspod_testkit::programs(&["setpriv"]) {
+            return;
+        }
+        let me = ProcessId::current().unwrap();
+        // The user may not be able to reach the directory of this program.
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let copy = directory.path().join("program");
+        std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+        let script = "mount -t proc -o hidepid=2 proc /proc && \
+            exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\"";
+        let mut program = std::process::Command::new("unshare");
+        program.args(["--mount", "sh", "-c", script, "sh"]).arg(copy);
+        program.args(["--exact", "ended::tests::the_program_that_sees_only_itself"]);
+        let output = program.env(HIDDEN, format!("{} {}", me.pid, me.start)).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    }
 }

@@ -536,3 +536,36 @@ fn a_container_that_is_held_to_be_tied_reports_its_end_and_its_failure() {
     let error = Command::new("no-such-program").no_cgroup().die_with_parent(true).spawn().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ProgramNotFound, "{error}");
 }
+
+#[test]
+fn a_cgroup_with_a_long_path_is_not_tied_by_default() {
+    if !nspod_testkit::root() {
+        return;
+    }
+    let top = Cgroup::top().unwrap().create_child(nspod_testkit::unique("nspod-test-long")).unwrap();
+    let long = (0..4).fold(top.path().to_owned(), |path, _| path.join("n".repeat(250)));
+    std::fs::create_dir_all(&long).unwrap();
+    let mut command = Command::new("true");
+    command.cgroup_parent(&long);
+    let by_default = command.status();
+    let tied = command.die_with_parent(true).status();
+    top.destroy().unwrap();
+    assert!(by_default.unwrap().status.success());
+    let error = tied.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+}
+
+#[test]
+fn a_command_whose_container_was_held_to_be_tied_can_hold_another_at_a_directory() {
+    if !nspod_testkit::root() {
+        return;
+    }
+    let mut command = Command::new("true");
+    command.no_cgroup().die_with_parent(true);
+    assert!(command.status().unwrap().status.success());
+    let directory = tempfile::tempdir().unwrap();
+    let mut held = command.hold_at(directory.path()).spawn().unwrap();
+    assert!(nspod_sandbox::is_held(directory.path()).unwrap());
+    nspod_sandbox::start_held(directory.path()).unwrap();
+    assert!(held.wait().unwrap().status.success());
+}
