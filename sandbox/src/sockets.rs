@@ -170,14 +170,15 @@ fn made_by_child(process: BorrowedFd<'_>, numbers: [c_int; 3]) -> Result<Made, E
     let pipe = std::io::pipe().map_err(|e| Error::io("socket", "make a pipe", "pipe2", &e))?;
     let (mut reader, writer): (PipeReader, PipeWriter) = pipe;
     let flags = CloneFlags::PIDFD | CloneFlags::VFORK | CloneFlags::FILES | CloneFlags::CLEAR_SIGHAND;
+    // Without an exit signal, a SIGCHLD handler of the program does not learn of the child, and a wait for any
+    // child does not reap it.
     // SAFETY: the child only makes system calls in memory of its own, and ends.
-    let child = match unsafe { Clone3 { flags, ..Clone3::default() }.spawn() }? {
+    let child = match unsafe { Clone3 { flags, exit_signal: 0, ..Clone3::default() }.spawn() }? {
         Cloned::Child => in_child(process.as_raw_fd(), writer.as_raw_fd(), numbers),
         Cloned::Parent { pidfd, .. } => pidfd,
     };
-    if let Some(child) = child {
-        child.wait()?;
-    }
+    // The child has ended: it was cloned with CLONE_VFORK. If another thread has reaped it, the answer is still valid.
+    let _ = child.map(|child| child.wait());
     drop(writer);
     let mut answer = [0; 8];
     if let Err(e) = reader.read_exact(&mut answer) {

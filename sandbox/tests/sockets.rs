@@ -1,4 +1,5 @@
 //! Sockets of the caller in a container. The tests run as root.
+#![allow(unsafe_code)]
 
 use std::fs;
 use std::io::{Read, Write};
@@ -135,5 +136,32 @@ fn a_port_of_the_caller_is_passed_as_a_descriptor() {
     std::net::TcpStream::connect(address).unwrap().read_to_string(&mut text).unwrap();
     assert_eq!(text, "from inside");
     assert!(container.wait().unwrap().status.success());
+    container.delete().unwrap();
+}
+
+#[test]
+fn a_program_that_ignores_its_children_makes_sockets_inside() {
+    if !nspod_testkit::root()
+        || nspod_testkit::in_own_process("a_program_that_ignores_its_children_makes_sockets_inside")
+    {
+        return;
+    }
+    // SAFETY: no handler runs.
+    unsafe {
+        nix::sys::signal::signal(nix::sys::signal::Signal::SIGCHLD, nix::sys::signal::SigHandler::SigIgn)
+    }
+    .unwrap();
+    let container = Command::new("sleep").arg("1000").spawn().unwrap();
+    let count = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = count();
+    for _ in 0..3 {
+        let listener = container.listen(local()).unwrap();
+        let _client = container.connect(local()).unwrap();
+        assert!(listener.accept().is_ok());
+    }
+    assert_eq!(count(), before);
+    // Nothing is left to reap.
+    let children = fs::read_to_string("/proc/thread-self/children").unwrap();
+    assert_eq!(children.trim(), container.pid().to_string());
     container.delete().unwrap();
 }
