@@ -105,8 +105,9 @@ impl Command {
     }
 
     pub(crate) async fn spawn_async_with(&mut self, capture: bool) -> Result<AsyncContainer, Error> {
-        let start = self.start(capture)?;
+        // This comes first: if the future is dropped while it waits, the command keeps all that a start uses.
         let permit = STARTS.acquire().await.expect("the semaphore is never closed");
+        let start = self.start(capture)?;
         let performed = spawn_blocking(move || {
             let _permit = permit;
             perform(start)
@@ -216,13 +217,25 @@ impl AsyncContainer {
     /// See [cgroup-v2.rst](https://docs.kernel.org/admin-guide/cgroup-v2.html#organizing-processes-and-threads).
     ///
     /// # Errors
-    /// The same as [`Container::delete`].
+    /// The same as [`Container::delete`], and [`ErrorKind::State`] if the runtime is shutting down.
     pub async fn delete(mut self) -> Result<(), Error> {
         /// The time limit of [`Container::delete`].
         const PATIENCE: Duration = Duration::from_secs(5);
         self.running().container.begin_removal()?;
-        self.running().until_gone(PATIENCE).await?;
-        self.take().container.delete()
+        let gone = self.running().until_gone(PATIENCE).await?;
+        let container = self.into_inner();
+        if gone {
+            return container.delete();
+        }
+        // A process does not end, so this waits for it again.
+        spawn_blocking(|| container.delete()).await.unwrap_or_else(|e| match e.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            Err(_) => Err(Error::new(
+                ErrorKind::State,
+                "cgroup",
+                "cannot delete a container: the runtime is shutting down",
+            )),
+        })
     }
 
     /// Returns the handle without the runtime. The pipes of this handle are closed.
@@ -244,19 +257,23 @@ fn shut_down(e: std::io::Error) -> Error {
 }
 
 impl Running {
-    /// Waits until the first process was reaped and the cgroup has no process, for at most `patience`.
-    async fn until_gone(&mut self, patience: Duration) -> Result<(), Error> {
+    /// Waits until the first process was reaped and the cgroup has no process, for at most `patience`. Returns
+    /// whether this is so.
+    async fn until_gone(&mut self, patience: Duration) -> Result<bool, Error> {
         const LONGEST: Duration = Duration::from_millis(20);
         let deadline = Instant::now() + patience;
         let mut pause = Duration::from_millis(1);
-        while !self.container.is_gone()? && Instant::now() < deadline {
+        while !self.container.is_gone()? {
+            if Instant::now() > deadline {
+                return Ok(false);
+            }
             // The process is usually the last one. If it has ended, the others must be polled.
             if timeout(pause, self.end.readable()).await.is_ok() {
                 sleep(pause).await;
             }
             pause = (pause * 2).min(LONGEST);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Removes a container that was killed.

@@ -599,8 +599,11 @@ impl Container {
     pub(crate) fn is_gone(&mut self) -> Result<bool, Error> {
         if self.outcome.is_none() {
             self.reaps.next_look();
-            if self.process.reap()?.is_none() {
-                return Ok(false);
+            match self.process.reap() {
+                Ok(None) => return Ok(false),
+                // Another part of this program, or the kernel for a program that ignores SIGCHLD, has reaped it.
+                Err(e) if e.raw_os_error() != Some(libc::ECHILD) => return Err(e),
+                _ => {}
             }
             self.outcome = Some(Outcome::unknown());
         }

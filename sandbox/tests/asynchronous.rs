@@ -1,10 +1,13 @@
 //! Containers in a tokio runtime. The tests run as root.
+#![allow(unsafe_code)]
 
 use std::fs;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigHandler, Signal};
+use nix::unistd::ForkResult;
 use nspod_sandbox::{AsyncContainer, Command, EndedBy, Overflow, Stdio};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
@@ -213,4 +216,102 @@ fn the_end_of_the_runtime_ends_its_containers() {
     container.kill().unwrap();
     assert_eq!(container.wait().unwrap().ended_by, EndedBy::Cancelled);
     container.delete().unwrap();
+}
+
+#[test]
+fn a_start_that_is_cancelled_before_it_begins_keeps_the_function() {
+    test(|| async {
+        // These starts use all permits until they are released.
+        let count = std::thread::available_parallelism().unwrap().get();
+        let (waiting, waits) = std::sync::mpsc::channel();
+        let mut releases = Vec::new();
+        let blocked: Vec<_> = (0..count)
+            .map(|_| {
+                let (release, released) = std::sync::mpsc::channel::<()>();
+                let waiting = waiting.clone();
+                releases.push(release);
+                tokio::spawn(async move {
+                    let mut command = sh("exit 0");
+                    command.prepared(move |_| {
+                        waiting.send(()).unwrap();
+                        let _ = released.recv();
+                        Ok(Vec::new())
+                    });
+                    command.status_async().await.unwrap();
+                })
+            })
+            .collect();
+        tokio::task::spawn_blocking(move || (0..count).for_each(|_| waits.recv().unwrap())).await.unwrap();
+        let mut command = sh("exit 5");
+        command.prepared(|_| Ok(Vec::new()));
+        let time = Duration::from_millis(50);
+        assert!(tokio::time::timeout(time, command.spawn_async()).await.is_err());
+        drop(releases);
+        assert_eq!(command.status_async().await.unwrap().status.code(), Some(5));
+        for task in blocked {
+            task.await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_container_is_deleted_if_the_program_ignores_its_children() {
+    if nspod_testkit::in_own_process("a_container_is_deleted_if_the_program_ignores_its_children") {
+        return;
+    }
+    // SAFETY: no handler runs.
+    unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigIgn) }.unwrap();
+    test(|| async {
+        let container = Command::new("sleep").arg("1000").spawn_async().await.unwrap();
+        let cgroup = container.cgroup().unwrap().path().to_owned();
+        container.delete().await.unwrap();
+        assert!(!cgroup.exists());
+    });
+}
+
+/// A traced process is reaped only after its tracer has learned of its end.
+#[test]
+fn deleting_a_process_that_does_not_end_does_not_block_the_runtime() {
+    if !nspod_testkit::root() {
+        return;
+    }
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let one_thread = Builder::new_current_thread().enable_all().build().unwrap();
+    one_thread.block_on(async {
+        let container = Command::new("sleep").arg("1000").spawn_async().await.unwrap();
+        let (pid, cgroup) = (container.pid(), container.cgroup().unwrap().path().to_owned());
+        // SAFETY: the child only makes system calls.
+        let tracer = match unsafe { nix::unistd::fork() }.unwrap() {
+            ForkResult::Parent { child } => child,
+            ForkResult::Child => {
+                // SAFETY: system calls that use no memory.
+                unsafe {
+                    libc::ptrace(libc::PTRACE_SEIZE, pid, 0, 0);
+                    libc::alarm(100);
+                    libc::pause();
+                    libc::_exit(1)
+                }
+            }
+        };
+        let traced = || {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            status.contains(&format!("TracerPid:\t{tracer}\n"))
+        };
+        eventually("the process is traced", traced).await;
+        let delete = tokio::spawn(container.delete());
+        let mut longest = Duration::ZERO;
+        while !delete.is_finished() {
+            let before = Instant::now();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            longest = longest.max(before.elapsed());
+        }
+        nix::sys::signal::kill(tracer, Signal::SIGKILL).unwrap();
+        nix::sys::wait::waitpid(tracer, None).unwrap();
+        delete.await.unwrap().unwrap();
+        // Waiting for a process that does not end blocks a thread for 200 ms.
+        let blocked = longest > Duration::from_millis(190) && !nspod_testkit::is_slow();
+        assert!(!blocked, "the runtime was blocked for {longest:?}");
+        eventually("the process is reaped", || !fs::exists(format!("/proc/{pid}")).unwrap()).await;
+        assert!(!cgroup.exists());
+    });
 }
