@@ -298,11 +298,13 @@ impl ContainerCgroup {
         self.clear()
     }
 
-    /// Removes the cgroup like [`remove`](Self::remove), but waits for at most 200 ms. A thread
-    /// completes the removal.
+    /// Kills the processes in the cgroup, and removes it like [`remove`](Self::remove), but waits for at most
+    /// 200 ms. A thread completes the removal.
     pub(crate) fn remove_soon(mut self) {
         const PATIENCE: Duration = Duration::from_millis(200);
-        if self.borrowed || session::remove_within(&self.cgroup, PATIENCE).is_ok() {
+        let remove = |patience| session::remove_within(&self.cgroup, patience).is_ok();
+        // Usually the cgroup is empty. The processes that outlived the first one have not been killed.
+        if self.borrowed || remove(Duration::ZERO) || (self.cgroup.kill().is_ok() && remove(PATIENCE)) {
             self.borrowed = true;
             return;
         }

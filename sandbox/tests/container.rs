@@ -5,7 +5,7 @@ mod common;
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ns_core::{Kind, Kinds, NamespaceSet};
 use nspod_sandbox::cgroup_core::{Hierarchy, Limits, Max};
@@ -316,6 +316,31 @@ fn deleting_leaves_no_cgroup_and_dropping_kills() {
     drop(container);
     assert!(!path.exists());
     assert!(!PathBuf::from(format!("/proc/{pid}")).exists());
+}
+
+#[test]
+fn dropping_kills_what_outlived_the_first_process() {
+    if !nspod_testkit::root() {
+        return;
+    }
+    let session = Command::new("sleep").arg("1000").spawn().unwrap();
+    let mut shortest = Duration::MAX;
+    for _ in 0..5 {
+        let mut call = session.call("sh").unwrap();
+        call.args(["-c", "setsid sleep 1000 &"]).stdin(Stdio::Null).stdout(Stdio::Null);
+        let mut call = call.die_with_parent(false).spawn().unwrap();
+        assert!(call.wait().unwrap().status.success());
+        let cgroup = call.cgroup().unwrap();
+        assert_eq!(cgroup.procs().unwrap().len(), 1);
+        let path = cgroup.path().to_owned();
+        let before = Instant::now();
+        drop(call);
+        shortest = shortest.min(before.elapsed());
+        assert!(!path.exists());
+    }
+    // A drop waits for at most 200 ms.
+    assert!(shortest < Duration::from_millis(150), "{shortest:?}");
+    session.delete().unwrap();
 }
 
 #[test]
