@@ -2,15 +2,14 @@
 //! to its counters.
 
 use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cgroup_core::delegate::{self, Move};
 use cgroup_core::{Cgroup, Limits, MemoryEvents};
-use rustix::fs::{FlockOperation, flock};
 
+use crate::claim;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{Oom, OomLevel};
 use crate::parent::{CgroupParent, PARENT, WANTED, create_in_parent, is_not_allowed};
@@ -129,7 +128,7 @@ impl ContainerCgroup {
                 if !even_frozen {
                     not_frozen(&above)?;
                 }
-                (session::create(&above, &name(), spec.limits.controllers())?, None)
+                (session::create(&above, name, spec.limits.controllers())?, None)
             }
             CgroupUse::At(path) => {
                 let cgroup = Cgroup::top()?.create_path(path, WANTED)?;
@@ -174,28 +173,14 @@ impl ContainerCgroup {
         parent: Option<&Path>,
         known: &mut Option<Arc<CgroupParent>>,
     ) -> Result<ContainerCgroup, Error> {
-        let name = format!("{AHEAD}{}", owned_name());
-        for _ in 0..100 {
-            let (cgroup, parent) = match parent {
-                Some(path) => (Cgroup::open(path)?.create_child(&name)?, None),
-                None => {
-                    create_in_parent(&name, WANTED, known).map(|(parent, cgroup)| (cgroup, Some(parent)))?
-                }
-            };
-            let mut made = ContainerCgroup::new(cgroup);
-            made.parent = parent;
-            // The lock lasts as long as the descriptor is open. Another pool may have removed the
-            // cgroup before it was locked.
-            if flock(&made.cgroup, FlockOperation::LockShared).is_ok() && made.cgroup.events().is_ok() {
-                return Ok(made);
-            }
-        }
-        Err(Error::new(
-            ErrorKind::Busy,
-            "cgroup",
-            format!("cannot make the cgroup {name}: another program removed it each time"),
-        )
-        .on(name))
+        let create = |name: &str| match parent {
+            Some(path) => Ok(Some((Cgroup::open(path)?.create_child(name)?, None))),
+            None => create_in_parent(name, WANTED, known).map(|(parent, cgroup)| Some((cgroup, Some(parent)))),
+        };
+        let (cgroup, parent) = claim::create_owned(|| format!("{AHEAD}{}", owned_name()), create)?;
+        let mut made = ContainerCgroup::new(cgroup);
+        made.parent = parent;
+        Ok(made)
     }
 
     /// Gives a cgroup of [`ahead`](Self::ahead) to a container, with the spec's limits.
@@ -214,13 +199,8 @@ impl ContainerCgroup {
             Some(path) => Cgroup::open(path).ok(),
             None => delegate::find(PARENT, Move::Nothing).ok().map(|found| found.base),
         };
-        let Some(parent) = parent else { return };
-        for child in parent.each_child().into_iter().flatten().flatten() {
-            if child.name().as_bytes().starts_with(AHEAD.as_bytes())
-                && flock(&child, FlockOperation::NonBlockingLockExclusive).is_ok()
-            {
-                let _ = child.remove_within(Duration::ZERO);
-            }
+        if let Some(parent) = parent {
+            let _ = claim::remove_abandoned(&parent, AHEAD);
         }
     }
 

@@ -8,6 +8,7 @@ mod async_output;
 mod bounds;
 mod cgroups;
 mod child;
+mod claim;
 mod command;
 mod container;
 mod ended;

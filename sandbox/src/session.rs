@@ -11,39 +11,39 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use cgroup_core::{Cgroup, Controllers, MemoryEvents};
-use rustix::fs::{FlockOperation, flock};
+use ns_core::Pidfd;
 
+use crate::claim;
 use crate::error::{Error, ErrorKind};
 
 /// Name of the cgroup of the container's own processes.
 const MAIN: &str = "nspod-main";
 
+/// Number of pidfds that a move opens at a time.
+const BATCH: usize = 64;
+
 /// Prefix for the names of the cgroups of calls.
 const CALL: &str = "nspod-call-";
 
-/// Makes the cgroup of a call in the container's. `wanted` are the controllers of the call's limits.
-pub(crate) fn create(container: &Cgroup, name: &str, wanted: Controllers) -> Result<Cgroup, Error> {
+/// Makes the cgroup of a call in the container's, and removes the empty cgroups of calls that no handle owns: of
+/// detached calls that have ended, and of programs that were killed. `wanted` are the controllers of the call's limits.
+pub(crate) fn create(
+    container: &Cgroup,
+    name: impl Fn() -> String,
+    wanted: Controllers,
+) -> Result<Cgroup, Error> {
     accepts_domains(container)?;
     if !wanted.is_empty() {
         // The error of the limit has the reason.
         let _ = container.enable_path(wanted);
     }
     hand_down(container)?;
-    remove_abandoned(container)?;
-    let name = format!("{CALL}{name}");
-    for _ in 0..100 {
-        let call = match container.create_child(&name) {
-            Err(e) if e.kind() == cgroup_core::ErrorKind::NotFound && container.events().is_ok() => continue,
-            made => made?,
-        };
-        // The lock lasts as long as the descriptor is open. Another call may have removed the cgroup
-        // before it was opened or locked.
-        if flock(&call, FlockOperation::LockShared).is_ok() && call.events().is_ok() {
-            return Ok(call);
-        }
-    }
-    let what = format!("cannot make the cgroup {name}: another program removed it each time");
-    Err(Error::new(ErrorKind::Busy, "cgroup", what).on(name))
+    claim::remove_abandoned(container, CALL)?;
+    let create = |name: &str| match container.create_child(name) {
+        Err(e) if e.kind() == cgroup_core::ErrorKind::NotFound && container.events().is_ok() => Ok(None),
+        made => Ok(Some((made?, ()))),
+    };
+    Ok(claim::create_owned(|| format!("{CALL}{}", name()), create)?.0)
 }
 
 /// Checks that new children of the cgroup can have processes, not only threads.
@@ -86,7 +86,7 @@ fn vacate(container: &Cgroup, deadline: Instant) -> Result<(), Error> {
     /// calls of a frozen process end with EINTR, so this is not done at once.
     const FORKS: Duration = Duration::from_millis(100);
     let began = Instant::now();
-    let mut frozen = false;
+    let (mut may_freeze, mut frozen) = (true, false);
     let vacated = loop {
         match move_all(container) {
             Ok(true) => break Ok(()),
@@ -99,7 +99,12 @@ fn vacate(container: &Cgroup, deadline: Instant) -> Result<(), Error> {
                 );
                 break Err(Error::new(ErrorKind::Busy, "cgroup", what).on(path));
             }
-            Ok(false) if !frozen && began.elapsed() > FORKS => {
+            Ok(false) if may_freeze && began.elapsed() > FORKS => {
+                may_freeze = false;
+                // The caller may have frozen the container. Then it stays frozen.
+                if container.read("cgroup.freeze")?.trim() == "1" {
+                    continue;
+                }
                 frozen = true;
                 match container.freeze_within(Duration::from_secs(1)) {
                     // Those that have stopped cannot fork.
@@ -125,34 +130,64 @@ fn move_all(container: &Cgroup) -> Result<bool, Error> {
         Err(e) if e.kind() == cgroup_core::ErrorKind::AlreadyExists => container.child(MAIN)?,
         made => made?,
     };
-    for pid in pids {
-        if pid == 0 {
-            let path = container.path().display().to_string();
-            let what = format!(
-                "cannot start a call: {path} holds processes outside of the caller's pid namespace, which the \
-                 caller cannot move"
-            );
-            return Err(Error::new(ErrorKind::State, "cgroup", what).on(path));
-        }
-        match main.attach(pid) {
-            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
-            moved => moved?,
-        }
+    if pids.contains(&0) {
+        let path = container.path().display().to_string();
+        let what = format!(
+            "cannot start a call: {path} holds processes outside of the caller's pid namespace, which the \
+             caller cannot move"
+        );
+        return Err(Error::new(ErrorKind::State, "cgroup", what).on(path));
     }
-    Ok(false)
+    pids.chunks(BATCH).try_for_each(|pids| move_members(container, &main, pids)).map(|()| false)
 }
 
-/// Removes the empty cgroups of calls that no handle owns: of detached calls that have ended, and of
-/// programs that were killed.
-fn remove_abandoned(container: &Cgroup) -> Result<(), Error> {
-    for child in container.each_child()? {
-        let child = child?;
-        if is_call(&child) && flock(&child, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            // A call that still runs stays.
-            let _ = child.remove_within(Duration::ZERO);
+/// Moves the processes with these pids that are in the container's cgroup. A process can end at any time, and a
+/// process of the host can then get its pid.
+fn move_members(container: &Cgroup, main: &Cgroup, pids: &[i32]) -> Result<(), Error> {
+    let mut opened = Vec::with_capacity(pids.len());
+    for pid in pids {
+        match Pidfd::open(*pid) {
+            Ok(pidfd) => opened.push((*pid, pidfd)),
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    // A process that is in this list now and exists after the move had its pid in between.
+    let members = container.procs()?;
+    for (pid, process) in opened.iter().filter(|(pid, _)| members.contains(pid)) {
+        match main.attach(*pid) {
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
+            Err(e) => return Err(e.into()),
+            Ok(()) if is_reaped(process) => give_back(main, *pid)?,
+            Ok(()) => {}
         }
     }
     Ok(())
+}
+
+fn is_reaped(process: &Pidfd) -> bool {
+    process.send_signal(0).is_err_and(|e| e.raw_os_error() == Some(libc::ESRCH))
+}
+
+/// Moves the process that now has the pid from the leaf to the cgroup of its parent, where it started. If its
+/// parent is in the container, the next round moves it again.
+fn give_back(main: &Cgroup, pid: i32) -> Result<(), Error> {
+    let process = Pidfd::open(pid);
+    let (Ok(process), true) = (process, main.procs()?.contains(&pid)) else { return Ok(()) };
+    let Some(parent) = parent_of(pid) else { return Ok(()) };
+    let started_in = cgroup_core::Hierarchy::detect()?.of(parent)?;
+    if !is_reaped(&process) {
+        started_in.attach(pid)?;
+    }
+    Ok(())
+}
+
+/// Returns the parent of a process. `None` if the process has ended, or its parent is outside of the caller's pid
+/// namespace.
+fn parent_of(pid: i32) -> Option<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    parent.trim().parse().ok().filter(|parent| *parent != 0)
 }
 
 fn is_call(cgroup: &Cgroup) -> bool {
@@ -184,4 +219,80 @@ pub(crate) fn own_ooms(container: &Cgroup) -> Option<(u64, u64)> {
     let others = children.filter(|child| !is_call(child)).filter_map(|child| child.memory_events().ok());
     let of_container = container.memory_events_local().ok()?;
     Some(others.chain([of_container]).map(counts).fold((0, 0), |sum, add| (sum.0 + add.0, sum.1 + add.1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use cgroup_core::Hierarchy;
+
+    use super::*;
+
+    struct Guard(Cgroup, Vec<Child>);
+
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            for child in &mut self.1 {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            let _ = self.0.remove_recursive();
+        }
+    }
+
+    #[test]
+    fn a_process_outside_that_has_the_pid_of_a_member_stays_where_it_is() {
+        if !nspod_testkit::root() {
+            return;
+        }
+        let host = Hierarchy::detect().unwrap();
+        let container = host.root().unwrap().create_child(nspod_testkit::unique("nspod-test-move")).unwrap();
+        let mut guard = Guard(container, Vec::new());
+        let main = guard.0.create_child(MAIN).unwrap();
+        guard.1.extend((0..2).map(|_| Command::new("sleep").arg("1000").spawn().unwrap()));
+        let [inside, outside] = [0, 1].map(|n| guard.1[n].id() as i32);
+        guard.0.attach(inside).unwrap();
+        move_members(&guard.0, &main, &[inside, outside]).unwrap();
+        assert_eq!(main.procs().unwrap(), [inside]);
+        // It is moved before the move notices that it is another process.
+        main.attach(outside).unwrap();
+        give_back(&main, outside).unwrap();
+        assert_eq!(main.procs().unwrap(), [inside]);
+        let cgroup = |pid: i32| host.of(pid).unwrap().path().to_owned();
+        assert_eq!(cgroup(outside), cgroup(std::process::id() as i32));
+        let ended = Pidfd::open(outside).unwrap();
+        assert!(!is_reaped(&ended));
+        let mut child = guard.1.pop().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(is_reaped(&ended));
+    }
+    #[test]
+    fn a_container_that_the_caller_froze_stays_frozen() {
+        if !nspod_testkit::root() {
+            return;
+        }
+        let root = Hierarchy::detect().unwrap().root().unwrap();
+        let container = root.create_child(nspod_testkit::unique("nspod-test-frozen")).unwrap();
+        let sleep = |_| Command::new("sleep").arg("1000").spawn().unwrap();
+        let guard = Guard(container, (0..8).map(sleep).collect());
+        let container = &guard.0;
+        let attach = || guard.1.iter().for_each(|child| container.attach(child.id() as i32).unwrap());
+        attach();
+        container.freeze().unwrap();
+        let (began, (ready, starts)) = (Instant::now(), std::sync::mpsc::channel());
+        std::thread::scope(|scope| {
+            // It moves the processes back, so that the move needs longer than without a freeze.
+            scope.spawn(move || {
+                while began.elapsed() < Duration::from_millis(300) {
+                    attach();
+                    let _ = ready.send(());
+                }
+            });
+            starts.recv().unwrap();
+            vacate(container, began + Duration::from_secs(100)).unwrap();
+        });
+        assert_eq!(container.read("cgroup.freeze").unwrap(), "1\n");
+    }
 }
