@@ -175,7 +175,9 @@ impl ContainerCgroup {
     ) -> Result<ContainerCgroup, Error> {
         let create = |name: &str| match parent {
             Some(path) => Ok(Some((Cgroup::open(path)?.create_child(name)?, None))),
-            None => create_in_parent(name, WANTED, known).map(|(parent, cgroup)| Some((cgroup, Some(parent)))),
+            None => {
+                create_in_parent(name, WANTED, known).map(|(parent, cgroup)| Some((cgroup, Some(parent))))
+            }
         };
         let (cgroup, parent) = claim::create_owned(|| format!("{AHEAD}{}", owned_name()), create)?;
         let mut made = ContainerCgroup::new(cgroup);
