@@ -37,9 +37,10 @@ const LEFT_OUT: [&str; 13] = [
 const OF_MASKS: [&str; 6] = ["close", "fstat", "mount_setattr", "move_mount", "open_tree", "openat2"];
 
 /// Expected calls. The array has the calls of the program itself, if v2 has all controllers and if v1 has
-/// them. The last number is that of the started processes up to their program, with all calls of the init.
+/// them. The first hosts are expected to have a kernel before Linux 6.3, which needs 8 more calls for an init: its
+/// file is made anew for each start. The last number is that of the started processes up to their program, with all calls of the init.
 const WANTED: [(&str, [i32; 2], i32); 10] = [
-    ("run --bare", [35, 35], 27),
+    ("run --bare", [43, 35], 27),
     ("run --bare --init=false", [25, 25], 10),
     ("run", [138, 123], 124),
     ("run --init=false", [139, 124], 114),
