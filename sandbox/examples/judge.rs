@@ -32,7 +32,7 @@ fn submission(script: &str, input: &str) -> Command {
         .args(["-c", script])
         .stdin(Stdio::Bytes(input.into()))
         .user(65_534, 65_534)
-        .mount(Mount { limit: StorageLimit { size: Some(8 << 20), inodes: Some(1000) }, ..tmpfs })
+        .mount(Mount { limit: StorageLimit { size: Some(8 << 20), inodes: Some(200) }, ..tmpfs })
         .limits(limits)
         .timeout(Duration::from_secs(10))
         .cpu_time_max(Duration::from_secs(2))

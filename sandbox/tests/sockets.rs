@@ -116,7 +116,8 @@ fn unix_sockets_are_reached_in_the_containers_root() {
     let listener = container.listen_unix("/mnt/socket").unwrap();
     assert!(container.connect_unix("/mnt/socket").is_ok() && listener.accept().is_ok());
     let astray = container.connect_unix("/mnt/link").unwrap_err();
-    assert_eq!(astray.raw_os_error(), Some(libc::ENOENT), "{astray}");
+    // The container has no such file, or sees the file of the host's socket through an overlay, without a listener.
+    assert!(matches!(astray.raw_os_error(), Some(libc::ENOENT | libc::ECONNREFUSED)), "{astray}");
     let relative = container.connect_unix("mnt/socket").unwrap_err();
     assert!(relative.to_string().contains("must be absolute"), "{relative}");
     container.delete().unwrap();

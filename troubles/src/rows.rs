@@ -352,15 +352,6 @@ pub const ROWS: &[Row] = &[
         ..ROW
     },
     Row {
-        name: "neighbours",
-        about: "fills the host's table of neighbours (ARP); the victim looks for one",
-        flag: "--packet-rate 20",
-        both: &["--cap-add", "net_admin"],
-        bound: &["--packet-rate", "20"],
-        setup: Setup::Parameter("net/ipv4/neigh/default/gc_thresh3", "150"),
-        ..APART
-    },
-    Row {
         name: "disk-space",
         about: "fills the disk; the victim writes a file and removes it",
         flag: "-v DIR:DIR:size=8m, --storage-opt size=8m",

@@ -75,7 +75,6 @@ pub const TABLE: &[Trouble] = &[
     Trouble { name: "io-uring", hog: user::ring_hog, victim: user::ring_victim },
     Trouble { name: "cgroups", hog: objects::cgroup_hog, victim: objects::cgroup_victim },
     Trouble { name: "datagrams", hog: net::datagram_hog, victim: net::datagram_victim },
-    Trouble { name: "neighbours", hog: net::neighbour_hog, victim: net::neighbour_victim },
     Trouble { name: "aio", hog: user::aio_hog, victim: user::aio_victim },
 ];
 

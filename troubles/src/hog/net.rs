@@ -1,15 +1,10 @@
 //! Networks: floods of packets, connections and requests to the victim's server, streams, and ports.
 
-use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-
-use nix::sys::socket::{setsockopt, sockopt};
 
 use super::act::{Hog, Victim, spin, take};
 
@@ -143,7 +138,7 @@ pub(super) fn stream_victim() -> io::Result<Victim> {
     }))
 }
 
-/// The largest datagram of the rows about memory and neighbours.
+/// The datagram of the row about memory for datagrams.
 const DATAGRAM: [u8; 8 << 10] = [7; 8 << 10];
 
 /// A socket that sends to itself.
@@ -171,56 +166,6 @@ pub(super) fn datagram_victim() -> io::Result<Victim> {
         socket.send(&DATAGRAM)?;
         socket.recv(&mut [0; DATAGRAM.len()]).map(drop)
     }))
-}
-
-/// Makes a network of 65534 addresses behind an interface of this name. No one else is there.
-fn ethernet(name: &str, network: u8) -> io::Result<()> {
-    // An earlier hog of the container has made it.
-    if fs::read_to_string("/proc/net/dev")?.contains(&format!("{name}0:")) {
-        return Ok(());
-    }
-    let commands = format!(
-        "link add {name}0 type veth peer name {name}1\naddr add 10.{network}.0.1/16 dev {name}0\n\
-         link set {name}0 up\nlink set {name}1 up\n"
-    );
-    let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn()?;
-    ip.stdin.take().map_or(Ok(()), |mut input| input.write_all(commands.as_bytes()))?;
-    if ip.wait()?.success() { Ok(()) } else { Err(io::Error::other("ip could not make an interface")) }
-}
-
-/// Sends a datagram to the address with this number. The kernel then looks for the neighbour that has it.
-fn to_neighbour(network: u8, number: u16) -> io::Result<()> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    // Without this option, send(2) hides that the table of neighbours is full.
-    setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
-    let [high, low] = number.to_be_bytes();
-    socket.send_to(b"?", (Ipv4Addr::new(10, network, high, low), 9)).map(drop)
-}
-
-/// Returns the numbers of neighbours, again and again.
-fn next_number(numbers: &AtomicU16) -> u16 {
-    2 + numbers.fetch_add(1, Ordering::Relaxed) % 60_000
-}
-
-/// Looks for neighbours, more than the table of the host has room for.
-pub(super) fn neighbour_hog() -> io::Result<Hog> {
-    ethernet("hog", 2)?;
-    let numbers = Arc::new(AtomicU16::new(0));
-    let look = move |_| {
-        (0..2000).for_each(|_| {
-            // A limit or the full table refuses some of them.
-            let _ = to_neighbour(2, next_number(&numbers));
-        });
-        Ok(())
-    };
-    Hog::repeats(2, look)
-}
-
-/// Looks for a neighbour that is not in the table.
-pub(super) fn neighbour_victim() -> io::Result<Victim> {
-    ethernet("victim", 1)?;
-    let numbers = AtomicU16::new(0);
-    Ok(Victim::tries(move || to_neighbour(1, next_number(&numbers))))
 }
 
 /// The number of ports of a network.
