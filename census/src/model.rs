@@ -38,6 +38,23 @@ pub struct Model {
     pub pods: Vec<PodInfo>,
 }
 
+impl Model {
+    /// Returns the index of the container that a process is in. `None` for a process of the host, and if the
+    /// census does not contain the pid.
+    ///
+    /// ```
+    /// use nspod_census::Census;
+    /// let model = Census::take()?.model();
+    /// for (index, container) in model.containers.iter().enumerate() {
+    ///     assert_eq!(model.container_of(container.pids[0]), Some(index));
+    /// }
+    /// # Ok::<(), nspod_census::Error>(())
+    /// ```
+    pub fn container_of(&self, pid: i32) -> Option<usize> {
+        self.containers.iter().position(|container| container.pids.binary_search(&pid).is_ok())
+    }
+}
+
 /// Processes that share one namespace of each kind, at least one of which is not the host's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ContainerInfo {

@@ -10,6 +10,7 @@ use ns_core::Kind;
 use nspod_census::{Census, HostFrom, Model, NamespaceInfo, Options};
 use serde_json::json;
 
+use self::who::Names;
 use crate::error::Result;
 use crate::output;
 
@@ -48,14 +49,15 @@ pub(crate) fn census(args: &CensusArgs, json: bool) -> Result<()> {
         (None, Some(pid)) => place::show(&census, pid, json)?,
         (None, None) => {
             let mut model = census.model();
+            let mut names = Names::read(&model);
             let selected = args.mine || !args.names.is_empty();
             if selected {
-                who::select(&mut model, &args.names)?;
+                names.select(&mut model, &args.names)?;
             }
             if json {
-                everything(&census, &model, selected)?
+                everything(&census, &model, &names, selected)?
             } else {
-                picture::show(&census, &model, selected)?
+                picture::show(&census, &model, &names, selected)?
             }
         }
     }
@@ -65,10 +67,9 @@ pub(crate) fn census(args: &CensusArgs, json: bool) -> Result<()> {
 
 /// Prints the census. If containers were selected, leaves out other processes, threads and namespaces, but not
 /// the zombies and unreadable processes, which may belong to them.
-fn everything(census: &Census, model: &Model, selected: bool) -> Result<()> {
-    let names = who::Names::read(model);
+fn everything(census: &Census, model: &Model, names: &Names, selected: bool) -> Result<()> {
     let cgroups = who::Cgroups::detect();
-    let inside = |pid: i32| model.containers.iter().any(|c| c.pids.binary_search(&pid).is_ok());
+    let inside = |pid: i32| model.container_of(pid).is_some();
     let inhabited = |n: &NamespaceInfo| model.containers.iter().any(|c| c.namespaces[n.kind] == n.id);
     output::json(&json!({
         "host": census.host(),

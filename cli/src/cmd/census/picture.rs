@@ -14,12 +14,11 @@ use crate::output::{self, paint};
 const COLOURS: [&str; 6] = ["36", "33", "35", "32", "34", "31"];
 
 /// Prints the table. On a terminal, it fits the width.
-pub(super) fn show(census: &Census, model: &Model, selected: bool) -> Result<()> {
-    let names = Names::read(model);
+pub(super) fn show(census: &Census, model: &Model, names: &Names, selected: bool) -> Result<()> {
     let pod = |index| names.pod_or_number(model, index);
     let mut text = String::new();
     if !model.containers.is_empty() {
-        text += &table(model, &names);
+        text += &table(model, names);
         text += "\nIn each column, equal letters are the same namespace; · is the host's.\n";
     }
     let pods: BTreeSet<String> = (0..model.containers.len()).filter_map(pod).collect();
@@ -34,7 +33,7 @@ pub(super) fn show(census: &Census, model: &Model, selected: bool) -> Result<()>
         );
     }
     text += "\n";
-    text += &threads(census, |pid| !selected || model.containers.iter().any(|c| c.pids.contains(&pid)));
+    text += &threads(census, |pid| !selected || model.container_of(pid).is_some());
     output::print(text)
 }
 

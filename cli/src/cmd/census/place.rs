@@ -24,7 +24,7 @@ struct ProcessReport<'a> {
 pub(super) fn show(census: &Census, pid: i32, json: bool) -> Result<()> {
     let process = census.process(pid).ok_or_else(|| absent(census, pid))?;
     let model = census.model();
-    let container = model.containers.iter().position(|c| c.pids.binary_search(&pid).is_ok());
+    let container = model.container_of(pid);
     let names = Names::read(&model);
     let report = ProcessReport { census, model, names, process, container };
     if json { report.json() } else { report.print() }

@@ -70,41 +70,44 @@ impl Names {
         let number = || model.containers[index].pod.map(|pod| (pod + 1).to_string());
         self.pod(index).map(str::to_owned).or_else(number)
     }
-}
 
-/// Removes the containers other than those of nspod with one of these names, or all of nspod's without a name.
-/// A name is that of a container or of a pod. The other containers of a pod stay with the selected one.
-pub(super) fn select(model: &mut Model, wanted: &[String]) -> Result<()> {
-    let names = Names::read(model);
-    let is = |index: usize, name: &String| [names.container(index), names.pod(index)].contains(&Some(name));
-    let all = 0..model.containers.len();
-    if let Some(name) = wanted.iter().find(|name| !all.clone().any(|index| is(index, name))) {
-        let problem = format!("there is no running container or pod {name}");
-        let error = Error::new(ErrorKind::NotFound, "census", problem).on(name);
-        return Err(error.hint("`nspod ps` and `nspod pod ls` list nspod's own"));
+    /// Removes the containers other than those of nspod with one of these names, or all but nspod's without a name.
+    /// A name is that of a container or of a pod. The other containers of a pod stay with the selected one.
+    pub(super) fn select(&mut self, model: &mut Model, wanted: &[String]) -> Result<()> {
+        let is = |index: usize, name: &String| [self.container(index), self.pod(index)].contains(&Some(name));
+        let all = 0..model.containers.len();
+        if let Some(name) = wanted.iter().find(|name| !all.clone().any(|index| is(index, name))) {
+            let problem = format!("there is no running container or pod {name}");
+            let error = Error::new(ErrorKind::NotFound, "census", problem).on(name);
+            return Err(error.hint("`nspod ps` and `nspod pod ls` list nspod's own"));
+        }
+        let selected = |index: usize| match wanted {
+            [] => self.container(index).or(self.pod(index)).is_some(),
+            wanted => wanted.iter().any(|name| is(index, name)),
+        };
+        let keep: Vec<usize> = all
+            .filter(|index| match model.containers[*index].pod {
+                Some(pod) => model.pods[pod].containers.iter().any(|mate| selected(*mate)),
+                None => selected(*index),
+            })
+            .collect();
+        let mut pods: Vec<usize> = keep.iter().filter_map(|index| model.containers[*index].pod).collect();
+        pods.sort_unstable();
+        pods.dedup();
+        model.pods = pods.iter().map(|pod| model.pods[*pod].clone()).collect();
+        for index in model.pods.iter_mut().flat_map(|pod| &mut pod.containers) {
+            *index = keep.binary_search(index).expect("a pod is kept as a whole");
+        }
+        model.containers = keep.iter().map(|index| model.containers[*index].clone()).collect();
+        for pod in model.containers.iter_mut().filter_map(|container| container.pod.as_mut()) {
+            *pod = pods.binary_search(pod).expect("its pod is kept");
+        }
+        for names in [&mut self.containers, &mut self.pods] {
+            let kept = (0..).zip(&keep).filter_map(|(now, before)| Some((now, names.remove(before)?)));
+            *names = kept.collect();
+        }
+        Ok(())
     }
-    let selected = |index: usize| match wanted {
-        [] => names.container(index).or(names.pod(index)).is_some(),
-        wanted => wanted.iter().any(|name| is(index, name)),
-    };
-    let keep: Vec<usize> = all
-        .filter(|index| match model.containers[*index].pod {
-            Some(pod) => model.pods[pod].containers.iter().any(|mate| selected(*mate)),
-            None => selected(*index),
-        })
-        .collect();
-    let mut pods: Vec<usize> = keep.iter().filter_map(|index| model.containers[*index].pod).collect();
-    pods.sort_unstable();
-    pods.dedup();
-    model.pods = pods.iter().map(|pod| model.pods[*pod].clone()).collect();
-    for index in model.pods.iter_mut().flat_map(|pod| &mut pod.containers) {
-        *index = keep.binary_search(index).expect("a pod is kept as a whole");
-    }
-    model.containers = keep.iter().map(|index| model.containers[*index].clone()).collect();
-    for pod in model.containers.iter_mut().filter_map(|container| container.pod.as_mut()) {
-        *pod = pods.binary_search(pod).expect("its pod is kept");
-    }
-    Ok(())
 }
 
 /// Cgroups of containers.
