@@ -108,18 +108,11 @@ impl Command {
         // This comes first: if the future is dropped while it waits, the command keeps all that a start uses.
         let permit = STARTS.acquire().await.expect("the semaphore is never closed");
         let start = self.start(capture)?;
-        let performed = spawn_blocking(move || {
+        let perform = move || {
             let _permit = permit;
             perform(start)
-        });
-        let (start, started) = performed.await.map_err(|e| match e.try_into_panic() {
-            Ok(panic) => resume_unwind(panic),
-            Err(_) => Error::new(
-                ErrorKind::State,
-                "clone",
-                "cannot start a container: the runtime is shutting down",
-            ),
-        })?;
+        };
+        let (start, started) = blocking("clone", "cannot start a container", perform).await?;
         self.started(start);
         AsyncContainer::new(started?)
     }
@@ -228,20 +221,26 @@ impl AsyncContainer {
             return container.delete();
         }
         // A process does not end, so this waits for it again.
-        spawn_blocking(|| container.delete()).await.unwrap_or_else(|e| match e.try_into_panic() {
-            Ok(panic) => resume_unwind(panic),
-            Err(_) => Err(Error::new(
-                ErrorKind::State,
-                "cgroup",
-                "cannot delete a container: the runtime is shutting down",
-            )),
-        })
+        blocking("cgroup", "cannot delete a container", || container.delete()).await?
     }
 
     /// Returns the handle without the runtime. The pipes of this handle are closed.
     pub fn into_inner(mut self) -> Container {
         self.take().container
     }
+}
+
+/// Calls a function that blocks, in the runtime's pool for such calls. If the runtime is shutting down, the call
+/// may not happen, which is an error of this step.
+async fn blocking<T: Send + 'static>(
+    step: &'static str,
+    problem: &str,
+    call: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    spawn_blocking(call).await.map_err(|e| match e.try_into_panic() {
+        Ok(panic) => resume_unwind(panic),
+        Err(_) => Error::new(ErrorKind::State, step, format!("{problem}: the runtime is shutting down")),
+    })
 }
 
 #[allow(unsafe_code)]

@@ -185,9 +185,8 @@ fn give_back(main: &Cgroup, pid: i32) -> Result<(), Error> {
 /// Returns the parent of a process. `None` if the process has ended, or its parent is outside of the caller's pid
 /// namespace.
 fn parent_of(pid: i32) -> Option<i32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
-    parent.trim().parse().ok().filter(|parent| *parent != 0)
+    let status = std::fs::read(format!("/proc/{pid}/status")).ok()?;
+    ns_core::proc::number(&status, "PPid").filter(|parent| *parent != 0)
 }
 
 fn is_call(cgroup: &Cgroup) -> bool {
@@ -268,6 +267,7 @@ mod tests {
         child.wait().unwrap();
         assert!(is_reaped(&ended));
     }
+
     #[test]
     fn a_container_that_the_caller_froze_stays_frozen() {
         if !nspod_testkit::root() {
