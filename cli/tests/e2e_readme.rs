@@ -18,7 +18,7 @@ fn sh(script: &str) -> Output {
 }
 
 #[test]
-fn the_first_command_shows_a_host_name_pid_1_own_processes_and_limits() {
+fn the_first_command_shows_a_host_name_own_processes_and_limits() {
     if !root() {
         return;
     }
@@ -125,7 +125,7 @@ fn a_container_has_a_rate_and_reaches_only_what_is_allowed() {
     assert_eq!(denied.code(), 1, "{denied:?}");
     assert!(denied.err.contains("192.0.2.1/443: Operation not permitted"), "{denied:?}");
     assert_eq!(commands.lines.len(), 0);
-    // What is allowed connects, at the rate. No other test uses this address.
+    // An allowed connection succeeds, and its bytes pass at the rate. No other test uses this address.
     let listener = std::net::TcpListener::bind("127.77.0.1:8080").unwrap();
     let received = std::thread::spawn(move || {
         let (mut connection, _) = listener.accept().unwrap();
@@ -136,7 +136,7 @@ fn a_container_has_a_rate_and_reaches_only_what_is_allowed() {
     let began = std::time::Instant::now();
     assert_eq!(Commands::new(&allowed, &[]).ok(), "");
     assert_eq!(received.join().unwrap(), 2_000_000);
-    // 2 MB at 1.25 MB/s take 1.6 s, and the bytes of 220 ms may leave at once.
+    // 2 MB at 1.25 MB/s last 1.6 s, and the bytes of 220 ms may leave at once.
     assert!(began.elapsed() >= std::time::Duration::from_millis(1200));
 }
 

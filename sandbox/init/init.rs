@@ -12,7 +12,7 @@
 //!   `exited CODE`, `signaled SIGNAL` or `signaled SIGNAL core`. -1 means no file.
 //! - `STEP`: the step that the record names.
 //! - `CANDIDATES`: number of following strings of the environment that are paths to try. The
-//!   strings after them are the program's environment. With 0 there is no program: the init only
+//!   strings after them are the program's environment. With 0 the init starts no program: it only
 //!   holds the pid namespace, until another process kills it.
 //! - `OUTPUT`: a pipe with the program's output, or -1. The init copies it to the log.
 //! - `FILES`: number of the log's files. Their descriptors follow `OUTPUT`.

@@ -34,7 +34,7 @@ const STATUS_PAUSE: Duration = Duration::from_millis(20);
 ///
 /// Dropping the handle kills every process in the container and removes its cgroup, unless
 /// [`Command::kill_on_drop`](crate::Command::kill_on_drop) was set to `false`. If the first process
-/// needs more than 200 ms to end, or the others do, a thread completes the removal: a drop takes at most
+/// needs more than 200 ms to end, or the others do, a thread completes the removal: a drop lasts at most
 /// 0.4 s, also in a thread of an async runtime. If no thread can start, the cgroup is removed with the end
 /// of this program, as if the program were killed ([`Command::die_with_parent`](crate::Command::die_with_parent)). [`detach`](Self::detach) keeps the
 /// container.

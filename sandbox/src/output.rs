@@ -87,7 +87,7 @@ impl Command {
     }
 }
 
-/// What was read of the standard output and the standard error, within the bound.
+/// The bytes that were read from the standard output and the standard error, at most as many as the bound.
 pub(crate) struct Kept {
     streams: [Vec<u8>; 2],
     bound: OutputBound,

@@ -1,4 +1,4 @@
-//! What a program leaves behind if it is killed: finding it and removing it.
+//! Finds and removes the cgroups that a killed program left behind.
 //!
 //! The name of a cgroup that a handle owns contains the identity of the program: the pid namespace, the pid and
 //! the start time. So recording the owner costs no call, and another process that has the pid now is not

@@ -324,7 +324,7 @@ fn a_detached_container_outlives_the_program_and_a_tied_one_does_not() {
     program.kill();
     std::thread::sleep(std::time::Duration::from_millis(300));
     assert!(program.containers.iter().all(|(pid, _)| is_alive(*pid)), "{:?}", program.containers);
-    // What was kept on purpose is not stale, and neither is what a living program has.
+    // A container that was kept on purpose is not stale, nor is one of a living program.
     let mut living = Program::start("one");
     let [(_, not_on_drop), (_, detached), (_, pooled), (_, left)] = &program.containers[..] else {
         panic!("{:?}", program.containers)

@@ -359,7 +359,7 @@ fn a_call_is_refused_where_nothing_could_enforce_it() {
     } else {
         assert!(limited.unwrap().status.success());
     }
-    // What a joined container cannot have is refused, not ignored.
+    // A call refuses the options that a running container cannot change.
     let changes: [fn(&mut Command); 3] = [
         |command| command.spec_mut().mounts.push(nspod_sandbox::spec::Mount::bind("/usr", "/mnt")),
         |command| command.spec_mut().root = nspod_sandbox::spec::Root::Empty,

@@ -12,7 +12,7 @@ use crate::sh;
 /// Measure what one container can do to another, with and without the limit
 ///
 /// Runs a victim alone, beside a hog without a limit, and beside the hog with its limit, for each row of the table, in
-/// the guest. Writes TROUBLES.md and TROUBLES.svg, if no row is selected. Lasts about 20 minutes.
+/// the guest. Writes TROUBLES.md and TROUBLES.svg, if no row is selected. Lasts more than half an hour.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Number of measurements of each row
@@ -66,7 +66,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
-/// Writes the report. If that fails, prints the results, which take long to measure.
+/// Writes the report. If that fails, prints the results, because their measurement lasts long.
 fn write(program: &Path, results: &[u8]) -> Result<()> {
     let mut write = Command::new(program);
     let mut child = write.arg("--write").arg(repository()).stdin(Stdio::piped()).spawn()?;

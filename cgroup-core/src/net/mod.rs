@@ -90,7 +90,7 @@
 //! bytes, 0.18 / 0.21 ms for connections, 0.20 / 0.24 ms for sockets and 0.60 / 0.70 ms for rules. The first
 //! program of a hook on the machine costs 0.05 to 0.11 ms more.
 //!
-//! An update of rules takes 8 to 16 ms. `cargo bench -p nspod-benches --bench net` measures these, the first limits of
+//! An update of rules lasts 8 to 16 ms. `cargo bench -p nspod-benches --bench net` measures these, the first limits of
 //! a further cgroup, and the processor time of loopback TCP; the results are in `benches/RESULTS.md`.
 //!
 //! Sources: <https://docs.kernel.org/bpf/libbpf/program_types.html>,

@@ -650,7 +650,7 @@ const SHORT: i32 = 128;
 /// longer.
 fn rate(a: &mut Assembler, of: Rate, passed: Label, denied: Label) {
     a.call(Function::KtimeGetNs);
-    // R8: now. R9: the time that this takes. R3: the latest time at which it passes.
+    // R8: now. R9: the time that this uses. R3: the latest time at which it passes.
     a.set(R8, R0);
     a.set(R3, R0);
     a.load(Size::Double, R9, R7, of.limit);

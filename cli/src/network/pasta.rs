@@ -23,9 +23,9 @@ pub(super) const NAMESERVERS: [IpAddr; 2] = [v4(3), v6(3)];
 const PID: &str = "pasta.pid";
 /// Kernel parameter: whether new interfaces probe for other hosts with the same IPv6 address.
 ///
-/// pasta takes the source of each packet for the container's address. The source of the probes is the unspecified
-/// address, so that pasta of 2023 would send to that, and later to the link-local address. There is no other host behind the
-/// interface.
+/// pasta treats the source of each packet as the container's address. The source of a probe is the unspecified address,
+/// so pasta of 2023 would send to the unspecified address, and later to the link-local one. No other host is behind the
+/// interface, so no probe is necessary.
 const PROBES: &str = "net.ipv6.conf.default.accept_dad";
 /// Time limit for the end of the killed process.
 const KILLED_WITHIN: Duration = Duration::from_secs(10);

@@ -18,7 +18,7 @@ pub(crate) struct Watch<'a> {
     pub(crate) image: c_int,
     pub(crate) argv: &'a CStrings,
     pub(crate) envp: &'a CStrings,
-    /// The stack of the second process. The first one takes it.
+    /// The stack of the second process. `None` in the second process.
     pub(crate) stack: Option<SecondStack>,
     /// Pid of the watcher.
     pub(crate) pid: c_int,

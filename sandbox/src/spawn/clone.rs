@@ -15,8 +15,7 @@ use crate::spawn::failure::killed;
 use crate::spawn::stack::{Memory, Stack};
 
 /// Clones the first process into new namespaces of these kinds. The process also enters the cgroup,
-/// unless a later clone does. The kernel stores its pid in
-/// `parent_tid`.
+/// unless a later clone does. The kernel stores its pid in `parent_tid`.
 pub(super) fn clone_first(
     plan: &Plan,
     kinds: Kinds,
