@@ -86,11 +86,11 @@
 //! # Cost
 //! Without limits nothing runs. A process loads the programs once, and then attaches them to each further
 //! cgroup. Almost all of the cost of the first limits in a process is the kernel's check of the programs. Measured on
-//! Linux 6.18 with two busy processors, as least and median: 0.12 / 0.15 ms for a rate of packets, 0.15 / 0.19 ms for
-//! bytes, 0.18 / 0.21 ms for connections, 0.20 / 0.24 ms for sockets and 0.60 / 0.70 ms for rules. The first
-//! program of a hook on the machine costs 0.05 to 0.11 ms more.
+//! Linux 6.18 without other work, as least and median: 0.08 / 0.10 ms for a rate of packets, 0.11 / 0.13 ms for
+//! bytes, 0.13 / 0.15 ms for connections, 0.16 / 0.18 ms for sockets and 0.46 / 0.53 ms for rules. If no other cgroup
+//! of the machine uses a hook, its first program costs 0.1 to 0.3 ms more.
 //!
-//! An update of rules lasts 8 to 16 ms. `cargo bench -p nspod-benches --bench net` measures these, the first limits of
+//! An update of rules lasts 4 to 9 ms. `cargo bench -p nspod-benches --bench net` measures these, the first limits of
 //! a further cgroup, and the processor time of loopback TCP; the results are in `benches/RESULTS.md`.
 //!
 //! Sources: <https://docs.kernel.org/bpf/libbpf/program_types.html>,
