@@ -27,20 +27,23 @@ fn able() -> bool {
     check.code() == 0
 }
 
-/// A container that counts in memory. It writes the counter and a word that is random for each start to a
-/// file. It ends when `/tmp/stop` exists.
+/// A container that counts in memory. The target of the link `/tmp/count` is the counter and a word that is
+/// random for each start. It ends when `/tmp/stop` exists.
+///
+/// The container has no file open: criu restores a process only if each file that the process had open is
+/// there, and the next step of the program renames such a file.
 fn counter() -> Bundle {
     Bundle::sh(
         "word=$(cat /proc/sys/kernel/random/uuid); i=0
-         until [ -e /tmp/stop ]; do i=$((i + 1)); echo $word $i > /tmp/new; mv /tmp/new /tmp/count; sleep 0.05; done
+         until [ -e /tmp/stop ]; do i=$((i + 1)); ln -s \"$word $i\" /tmp/new; mv /tmp/new /tmp/count; sleep 0.05; done
          echo stopped; exit 7",
     )
 }
 
 /// Returns the word and the counter.
 fn count(bundle: &Bundle) -> Option<(String, u32)> {
-    let text = fs::read_to_string(bundle.path("rootfs/tmp/count")).ok()?;
-    let (word, count) = text.trim().split_once(' ')?;
+    let target = fs::read_link(bundle.path("rootfs/tmp/count")).ok()?;
+    let (word, count) = target.to_str()?.split_once(' ')?;
     Some((word.into(), count.parse().unwrap()))
 }
 
@@ -131,8 +134,6 @@ fn a_restored_container_is_in_its_own_cgroup_with_its_limits() {
     let (cgroup, limit) = (bundle.cgroup(), |name: &str| bundle.cgroup().join(name));
     checkpoint(&bundle, &[]).ok();
     assert!(!cgroup.exists());
-    // The shell may have this file open. Each restore from the images needs it as it is now.
-    let open = fs::read(bundle.path("rootfs/tmp/new")).ok();
     restored(&bundle, &[]);
     goes_on(&bundle);
     assert_eq!(bundle.cgroup(), cgroup);
@@ -148,9 +149,6 @@ fn a_restored_container_is_in_its_own_cgroup_with_its_limits() {
     for (flags, id) in [(&[][..], "other"), (&["--manage-cgroups-mode", "ignore"], "third")] {
         let id = format!("{}-{id}", bundle.id());
         let args = [&["restore", "--image-path", "images", "--detach"], flags, &[&id]].concat();
-        if let Some(open) = &open {
-            fs::write(bundle.path("rootfs/tmp/new"), open).unwrap();
-        }
         bundle.verb(&args).ok();
         goes_on(&bundle);
         let own = bundle.verb(&["exec", &id, "cat", "/proc/1/cgroup"]);
@@ -193,7 +191,7 @@ fn a_program_that_has_redirected_its_output_has_the_callers_again() {
     // caller's.
     let bundle = Bundle::sh(
         "{ i=0
-           until [ -e /tmp/stop ]; do i=$((i + 1)); echo x $i > /tmp/new; mv /tmp/new /tmp/count; sleep 0.05; done
+           until [ -e /tmp/stop ]; do i=$((i + 1)); ln -s \"x $i\" /tmp/new; mv /tmp/new /tmp/count; sleep 0.05; done
          } > /tmp/inside 2> /tmp/errors
          echo stopped; echo failed >&2; exit 7",
     )
@@ -208,7 +206,7 @@ fn restore_in_foreground_forwards_signals() {
     if !able() || runtime_lacks(&["runc"], "it cannot checkpoint a container with an output file outside") {
         return;
     }
-    let bundle = Bundle::sh("trap 'echo told; exit 9' TERM; i=0; while true; do i=$((i + 1)); echo x $i > /tmp/new; mv /tmp/new /tmp/count; sleep 0.05; done").up();
+    let bundle = Bundle::sh("trap 'echo told; exit 9' TERM; i=0; while true; do i=$((i + 1)); ln -s \"x $i\" /tmp/new; mv /tmp/new /tmp/count; sleep 0.05; done").up();
     goes_on(&bundle);
     checkpoint(&bundle, &[]).ok();
     fs::remove_file(bundle.path("rootfs/tmp/count")).unwrap();
@@ -444,7 +442,7 @@ fn an_open_removed_file_is_linked_to_a_name_if_allowed() {
     }
     let bundle = Bundle::sh(
         "echo kept > /tmp/file; ln /tmp/file /tmp/link; exec 3< /tmp/file; rm /tmp/file
-         i=0; until [ -e /tmp/stop ]; do i=$((i + 1)); echo x $i > /tmp/new; mv /tmp/new /tmp/count; sleep 0.05; done
+         i=0; until [ -e /tmp/stop ]; do i=$((i + 1)); ln -s \"x $i\" /tmp/new; mv /tmp/new /tmp/count; sleep 0.05; done
          cat <&3 > /tmp/read",
     );
     let bundle = up(bundle);
