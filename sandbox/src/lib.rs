@@ -34,6 +34,8 @@ mod pod;
 mod pool;
 mod quota;
 mod reap;
+#[doc = include_str!("../RECIPES.md")]
+pub mod recipes {}
 pub mod seccomp;
 mod session;
 mod signals;
