@@ -13,8 +13,8 @@ use std::thread;
 use common::terminal::Terminal;
 use common::{Output, eventually, run_with, unique};
 use oci::{
-    AT_A_TERMINAL, Engine, able, all_capabilities, cgroup, directory_with_layer, runtime, shell,
-    until_the_end, wait_until_frozen,
+    AT_A_TERMINAL, BANDWIDTH, CONNECT, DENY, EXCEED, Engine, able, all_capabilities, cgroup, directory_with_layer, runtime, shell,
+    until_the_end, wait_until_frozen, wait_until_limited,
 };
 
 const IMAGE: &str = "localhost/box:latest";
@@ -148,6 +148,18 @@ fn exec_has_a_user_and_a_terminal() {
     terminal.type_in("\x03");
     terminal.expect("caught");
     assert_eq!(terminal.end(), 5);
+}
+
+#[test]
+fn annotations_limit_the_network() {
+    let Some(containerd) = containerd() else { return };
+    // The loopback interface of a new network namespace is down.
+    let denied = containerd.sh(&["--net-host", "--annotation", DENY], CONNECT);
+    assert!(denied.contains("Operation not permitted"), "{denied}");
+    let id = unique();
+    let output = containerd.run(&["-d", "--net-host", "--annotation", BANDWIDTH], &id, &["sh", "-c", EXCEED]);
+    assert_eq!(output.code(), 0, "{output:?}");
+    wait_until_limited(containerd.task(&id)[1].parse().unwrap());
 }
 
 #[test]

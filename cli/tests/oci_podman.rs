@@ -12,8 +12,8 @@ use std::sync::LazyLock;
 use common::terminal::Terminal;
 use common::{eventually, run_with, skip, unique};
 use oci::{
-    AT_A_TERMINAL, DockerLike, Engine, able, all_capabilities, cgroup, directory_with_layer, runtime, shell,
-    until_the_end, wait_until_frozen,
+    AT_A_TERMINAL, BANDWIDTH, CONNECT, DENY, DockerLike, EXCEED, Engine, able, all_capabilities, cgroup, directory_with_layer, runtime, shell,
+    until_the_end, wait_until_frozen, wait_until_limited,
 };
 
 /// Podman with private storage that contains the image `box`. Containers have only a loopback network.
@@ -308,6 +308,15 @@ fn update_changes_a_live_container() {
     podman.ok(&["update", "-m", "32m", "--cpus", "0.25", &name]);
     let files = "cd /sys/fs/cgroup; cat memory.max cpu.max pids.max";
     assert_eq!(podman.ok(&["exec", &name, "sh", "-c", files]), "33554432\n25000 100000\n20\n");
+}
+
+#[test]
+fn annotations_limit_the_network() {
+    let Some(podman) = podman() else { return };
+    let denied = podman.sh(&["--annotation", DENY], CONNECT);
+    assert!(denied.contains("Operation not permitted"), "{denied}");
+    let name = podman.detached(&["--annotation", BANDWIDTH], &["sh", "-c", EXCEED]);
+    wait_until_limited(podman.pid(&name));
 }
 
 #[test]

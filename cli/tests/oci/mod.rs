@@ -128,6 +128,22 @@ pub fn cgroup(pid: u64) -> PathBuf {
     Hierarchy::detect().unwrap().mount_point().unwrap().join(path)
 }
 
+/// A bandwidth of 125 bytes per second as an annotation.
+pub const BANDWIDTH: &str = "kubernetes.io/egress-bandwidth=1k";
+/// A script that exceeds the bandwidth: the packet that opens a connection has 60 bytes.
+pub const EXCEED: &str = "for i in 1 2 3 4 5 6; do timeout 1 nc 127.0.0.1 80; done; exec sleep 1000";
+/// An annotation with a rule, and a connection that it denies.
+pub const DENY: &str = "org.nspod.net.deny=127.0.0.0/8:80/tcp";
+pub const CONNECT: &str = "nc 127.0.0.1 80 2>&1 || true";
+
+/// Waits until the network limit of the process has dropped a packet.
+#[track_caller]
+pub fn wait_until_limited(pid: u64) {
+    let cgroup = cgroup_core::Cgroup::open(cgroup(pid)).unwrap();
+    let dropped = || cgroup.net_usage().unwrap().expect("network limits").egress.dropped;
+    eventually("a packet is dropped", || dropped() > 0);
+}
+
 /// Waits until the kernel has frozen a process, or thawed it.
 #[track_caller]
 pub fn wait_until_frozen(pid: u64, frozen: bool) {
