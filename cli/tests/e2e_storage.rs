@@ -183,7 +183,8 @@ fn is_full(kind: &str, output: &str, size: u64) {
     let (said, found) = output.trim().split_once('\n').unwrap();
     assert_eq!(said, reason, "{kind}");
     let found: u64 = found.parse().unwrap();
-    // The limit is reached within one block. xfs also counts the blocks of a file's map.
+    // The limit is reached within one block. xfs counts a delayed write with the greatest number of blocks that the
+    // map of the file could require, so a write fails although some of them would be free.
     let last = if kind == "xfs" { 32 << 10 } else { 4 << 10 };
     assert!(found <= size && found + last >= size, "{kind}: {found} of {size}");
 }
