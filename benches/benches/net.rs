@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nspod_sandbox::cgroup_core::net::Limits;
-use nspod_sandbox::cgroup_core::{Cgroup, Hierarchy};
+use nspod_sandbox::cgroup_core::{self, Cgroup, Hierarchy};
 
 /// The number of processes, cgroups and updates of which each row is the least and the median.
 const STARTS: usize = 200;
@@ -19,6 +19,8 @@ const BYTES: usize = 64 << 20;
 const UNTIL_UNUSED: Duration = Duration::from_millis(60);
 /// Names the limits that a process of this program sets and measures.
 const FIRST: &str = "NSPOD_BENCH_FIRST";
+/// Names the limits of the first container that a process of this program starts and measures.
+const START: &str = "NSPOD_BENCH_START";
 
 fn limits() -> [(&'static str, Limits); 6] {
     let none = Limits::default;
@@ -50,10 +52,23 @@ fn set(limits: &Limits) -> Duration {
     taken
 }
 
-/// Sets the first limits of a new process of this program. Returns the time that this took.
-fn set_in_process(name: &str) -> Duration {
+/// Starts a container with the limits. Returns the time until it has executed its program.
+fn start(limits: &Limits) -> Duration {
+    let mut command = nspod_sandbox::Command::new("true");
+    command.limits(cgroup_core::Limits { net: Some(limits.clone()), ..Default::default() });
+    let began = Instant::now();
+    let mut container = command.spawn().expect("a container");
+    let taken = began.elapsed();
+    container.wait().expect("an end");
+    container.delete().expect("nothing is left");
+    taken
+}
+
+/// Sets the first limits of a new process of this program, or starts its first container. Returns the time that
+/// this took.
+fn in_process(what: &str, name: &str) -> Duration {
     let program = std::env::current_exe().expect("the path of this program");
-    let output = Command::new(program).env(FIRST, name).output().expect("a process");
+    let output = Command::new(program).env(what, name).output().expect("a process");
     let text = String::from_utf8(output.stdout).expect("a number");
     Duration::from_nanos(text.trim().parse().expect("a number"))
 }
@@ -70,11 +85,11 @@ fn starts() {
     for (name, limits) in limits() {
         let unused = least_and_median(STARTS / 4, || {
             std::thread::sleep(UNTIL_UNUSED);
-            set_in_process(name)
+            in_process(FIRST, name)
         });
         let other = create("other");
         other.limit_net(&limits).expect("limits");
-        let in_use = least_and_median(STARTS, || set_in_process(name));
+        let in_use = least_and_median(STARTS, || in_process(FIRST, name));
         let further = least_and_median(STARTS, || set(&limits));
         let update = least_and_median(STARTS / 4, || {
             let began = Instant::now();
@@ -83,6 +98,41 @@ fn starts() {
         });
         other.remove().expect("remove");
         println!("| {name} | {unused} | {in_use} | {further} | {update} |");
+    }
+}
+
+/// Measures the first start of a process, without limits and with limits in turns.
+fn first_starts() {
+    println!("\n| limit | first start of a process | without limits | difference, hooks in use | hooks unused |");
+    println!("|---|---:|---:|---:|---:|");
+    for (name, limits) in limits() {
+        let pairs = |count: usize, pause: Duration| {
+            let mut both = [Vec::new(), Vec::new()];
+            for _ in 0..count {
+                for (times, limits) in both.iter_mut().zip([name, "nothing"]) {
+                    std::thread::sleep(pause);
+                    times.push(in_process(START, limits).as_secs_f64() * 1e6);
+                }
+            }
+            both.map(|mut times| {
+                times.sort_by(f64::total_cmp);
+                (times[0], times[count / 2])
+            })
+        };
+        let text = |(least, median): (f64, f64)| format!("{least:.0} / {median:.0}");
+        let unused = pairs(STARTS / 4, UNTIL_UNUSED);
+        let other = create("other");
+        other.limit_net(&limits).expect("limits");
+        let [with, without] = pairs(STARTS, Duration::ZERO);
+        other.remove().expect("remove");
+        let difference = |with: (f64, f64), without: (f64, f64)| text((with.0 - without.0, with.1 - without.1));
+        println!(
+            "| {name} | {} | {} | {} | {} |",
+            text(with),
+            text(without),
+            difference(with, without),
+            difference(unused[0], unused[1])
+        );
     }
 }
 
@@ -142,14 +192,17 @@ fn transfer() -> std::io::Result<()> {
 }
 
 fn main() {
-    if let Ok(first) = std::env::var(FIRST) {
-        let limits = limits().into_iter().find(|(name, _)| *name == first).expect("a name");
-        println!("{}", set(&limits.1).as_nanos());
-        return;
+    for (what, measure) in [(FIRST, set as fn(&Limits) -> Duration), (START, start)] {
+        if let Ok(wanted) = std::env::var(what) {
+            let limits = limits().into_iter().find(|(name, _)| *name == wanted);
+            println!("{}", measure(&limits.map_or_else(Limits::default, |(_, limits)| limits)).as_nanos());
+            return;
+        }
     }
     // `cargo test --benches` only checks that the program starts.
     if std::env::args().any(|argument| argument == "--bench") {
         starts();
+        first_starts();
         loopback();
     }
 }

@@ -207,8 +207,10 @@ impl ContainerCgroup {
     }
 
     fn prepare(&mut self, spec: &Spec) -> Result<(), Error> {
-        if !spec.limits.is_empty() {
-            limit(&self.cgroup, &spec.limits)?;
+        // `NetLimiter` sets the network limits.
+        let limits = Limits { net: None, ..spec.limits.clone() };
+        if !limits.is_empty() {
+            limit(&self.cgroup, &limits)?;
         }
         if let Some(rules) = &spec.devices {
             self.cgroup.attach_devices(rules)?;

@@ -45,7 +45,8 @@ use self::file::{write_beneath, write_file};
 use self::identity::{ambient, bounding, capabilities, credentials, io_priority, keyring, label, proc};
 use self::mount::{console, make_ready, mask, mount, place, private, propagation, read_only};
 use self::namespaces::{
-    EXIT_SETUP, become_owner, change_owner, clone_again, join, loopback, map_self, wait_for_parent,
+    EXIT_SETUP, become_owner, change_owner, clone_again, join, loopback, map_self, wait_for_limits,
+    wait_for_parent,
 };
 use self::path::{directory, file, node, symlink};
 pub(crate) use self::procfs::Procfs;
@@ -178,6 +179,7 @@ fn perform(step: &Step, context: &mut ChildContext<'_>) -> Done {
         Step::Unshare(kinds) => sys::unshare(kinds.bits()),
         Step::MapSelf { uid_map, gid_map } => map_self(uid_map, gid_map),
         Step::AwaitMaps | Step::Ready => wait_for_parent(context),
+        Step::AwaitLimits => wait_for_limits(context),
         Step::Become { uid, gid, leave_groups } => become_owner(*uid, *gid, *leave_groups),
         Step::TimeOffsets(text) => write_file(c"/proc/self/timens_offsets", text),
         Step::Undumpable => sys::set_undumpable(),

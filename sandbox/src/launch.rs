@@ -1,6 +1,7 @@
 //! Starting a plan. [`Launcher::start`] has the order of a start:
 //!
-//! 1. Make the container's cgroup (`cgroups`), or get it from a pool (`pool`).
+//! 1. Make the container's cgroup (`cgroups`), or get it from a pool (`pool`). A thread begins to set the network
+//!    limits.
 //! 2. Get namespaces and mounts from a pool.
 //! 3. Clone, and answer the child (`spawn`); `hooks` runs hooks meanwhile.
 //! 4. Return the handle ([`Container`]).
@@ -27,7 +28,7 @@ use crate::plan::Plan;
 use crate::pool::{Pool, Shared};
 use crate::quota::Quotas;
 use crate::reap::{ChildProcess, ReapList};
-use crate::spawn::{self, Premade, Prepared, Start};
+use crate::spawn::{self, NetLimiter, Premade, Prepared, Start};
 use crate::stdio::Streams;
 use crate::watch::{Dies, watch_process};
 
@@ -154,6 +155,7 @@ impl Launcher {
         } = options;
         let plan = &self.plan;
         let mut cgroup = self.cgroup(cgroup, name, kill_on_drop, pod)?;
+        let limiter = NetLimiter::start(plan, cgroup.as_ref().map(ContainerCgroup::cgroup))?;
         let ties_process = tie(dies, plan, cgroup.as_mut(), kill_on_drop)?;
         if bounds.cpu.is_some() && cgroup.as_ref().is_none_or(ContainerCgroup::is_borrowed) {
             let problem = "the limit is for the CPU time of the container's own cgroup, and it does not have one: run as root, or delegate a cgroup to the caller";
@@ -174,6 +176,7 @@ impl Launcher {
             exit_file: exit_file.as_deref(),
             kill_file: kill_file.as_ref(),
             premade: self.premade(),
+            limiter,
             on_ready: &mut |container| on_ready(plan, container, prepared.take()),
         });
         // After an error the child has ended, and dropping `cgroup` removes it.

@@ -12,6 +12,7 @@ mod clone;
 mod descriptors;
 mod dumpable;
 pub(crate) mod failure;
+mod limiter;
 mod maps;
 mod protocol;
 mod socket;
@@ -27,10 +28,11 @@ use ns_core::Pidfd;
 pub(crate) use self::ahead::perform_ahead;
 use self::clone::{Processes, clone_first};
 pub(crate) use self::descriptors::Premade;
-use self::descriptors::{Descriptors, ParentSide};
+use self::descriptors::{Descriptors, Extra, ParentSide};
 use self::dumpable::Dumpable;
 pub use self::dumpable::make_undumpable;
 use self::failure::killed;
+pub(crate) use self::limiter::NetLimiter;
 use self::maps::MapWriter;
 pub(crate) use self::protocol::Held;
 use self::protocol::{Report, executed_program, listen};
@@ -52,6 +54,8 @@ pub(crate) struct Start<'a> {
     pub(crate) kill_file: Option<&'a File>,
     /// Namespaces and mounts from a pool.
     pub(crate) premade: Premade,
+    /// The thread that sets the network limits, if there are some.
+    pub(crate) limiter: Option<NetLimiter>,
     /// Function to call when namespaces and mounts exist, if the plan stops there.
     pub(crate) on_ready: &'a mut dyn FnMut(&Prepared<'_>) -> Result<(), Error>,
 }
@@ -87,10 +91,13 @@ pub(crate) struct Spawned {
 /// # Errors
 /// A step failed. The child has then ended and has been reaped.
 pub(crate) fn spawn(start: Start<'_>) -> Result<Spawned, Error> {
-    let Start { plan, stdio, cgroup, exit_file, kill_file, premade, on_ready } = start;
-    let second = cgroup.filter(|_| plan.cgroup_at_second).map_or(-1, |cgroup| cgroup.as_raw_fd());
+    let Start { plan, stdio, cgroup, exit_file, kill_file, premade, limiter, on_ready } = start;
+    let extra = Extra {
+        cgroup: cgroup.filter(|_| plan.cgroup_at_second).map_or(-1, |cgroup| cgroup.as_raw_fd()),
+        limits: limiter.as_ref().map_or(-1, NetLimiter::child_end),
+    };
     let Descriptors { opened, mut tables } =
-        Descriptors::open(plan, stdio, [exit_file, kill_file], premade, second)?;
+        Descriptors::open(plan, stdio, [exit_file, kill_file], premade, extra)?;
     let stack = Stack::new()?;
     // The context, the tables and the stack live as long as a second process can share this memory. If
     // the first process is killed, the clone returns while the second continues.
@@ -119,6 +126,8 @@ pub(crate) fn spawn(start: Start<'_>) -> Result<Spawned, Error> {
         }
         Ok(report)
     });
+    // If the limits cannot be set, the child ended without a report.
+    let report = limiter.map_or(Ok(()), NetLimiter::finish).and(report);
     let spawned = match report {
         Ok(report) => finish(plan, processes, report, ours),
         Err(error) => {

@@ -278,6 +278,8 @@ pub enum Step {
     },
     /// Wait until the parent has written the id maps.
     AwaitMaps,
+    /// Wait until the parent has set the network limits.
+    AwaitLimits,
     /// Change to these ids of the new user namespace, so that they own the files that later steps
     /// make.
     Become {

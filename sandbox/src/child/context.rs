@@ -32,6 +32,8 @@ pub(crate) struct ChildContext<'a> {
     pub(crate) stack: Option<SecondStack>,
     /// Cgroup for the process of [`Step::Clone`].
     pub(crate) cgroup: c_int,
+    /// The socket of [`Step::AwaitLimits`].
+    pub(crate) limits: c_int,
     /// Whether the child shares the parent's memory.
     pub(crate) shared: bool,
     /// Memory in which the child leaves a note for the parent. A filter cannot prevent that.
@@ -82,6 +84,7 @@ impl<'a> ChildContext<'a> {
             trees: &[],
             stack: None,
             cgroup: -1,
+            limits: -1,
             shared: false,
             note: None,
             image: -1,

@@ -66,6 +66,14 @@ pub(super) fn wait_for_parent(context: &ChildContext<'_>) -> Done {
     }
 }
 
+/// Waits until another thread of the parent has set the network limits. If it cannot set them, ends this process.
+pub(super) fn wait_for_limits(context: &ChildContext<'_>) -> Done {
+    match read_byte(context.limits)? {
+        true => Ok(()),
+        false => exit(EXIT_SETUP),
+    }
+}
+
 /// Continues in a sibling process in new namespaces (`CLONE_NEW*`), and ends this process.
 pub(super) fn clone_again<'a>(kinds: c_ulong, context: &mut ChildContext<'a>) -> Done
 where

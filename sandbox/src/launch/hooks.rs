@@ -33,6 +33,7 @@ pub(super) fn run(hook: &Hook, container: &Prepared<'_>) -> Result<(), Error> {
         exit_file: None,
         kill_file: None,
         premade: Premade::default(),
+        limiter: None,
         on_ready: &mut |_| Ok(()),
     })?;
     streams.close_child();

@@ -218,6 +218,18 @@ impl Plan {
         self.steps.iter().any(|step| matches!(step, Step::Clone(_)))
     }
 
+    /// Returns whether a step waits for the network limits.
+    pub(crate) fn awaits_limits(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::AwaitLimits))
+    }
+
+    /// Adds the step that waits for the network limits, if there are some and no step waits yet.
+    pub(super) fn await_limits(&mut self) {
+        if !self.awaits_limits() && self.spec.limits.net.as_ref().is_some_and(|net| !net.is_empty()) {
+            self.push(Step::AwaitLimits);
+        }
+    }
+
     /// Adds a step.
     pub(super) fn push(&mut self, step: Step) {
         self.steps.push(step);

@@ -16,6 +16,10 @@ impl Plan {
             self.ready = true;
             self.shared_memory = false;
         }
+        if self.ready || !hooks.is_empty() {
+            // The limits apply to the programs of the parent and the hooks that use the container's cgroup.
+            self.await_limits();
+        }
         if self.ready {
             self.push(Step::Ready);
         }

@@ -27,6 +27,8 @@ pub(super) fn add(plan: &mut Plan, host: &Host, ids: &Ids) -> Result<(), Error> 
     let process = plan.spec.process.clone();
     let staged = plan.stage.is_some();
     let terminal = process.terminal.is_some();
+    // The step uses a descriptor that the next step closes.
+    plan.await_limits();
     plan.push(Step::Descriptors);
     if terminal && !plan.enters() {
         plan.push(Step::ControllingTerminal);

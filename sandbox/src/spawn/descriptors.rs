@@ -46,8 +46,16 @@ pub(super) struct Tables {
     trees: Vec<RawFd>,
     enter: Vec<(RawFd, u64)>,
     dev: Vec<RawFd>,
-    /// The cgroup for a second clone, or -1.
-    cgroup: RawFd,
+    extra: Extra,
+}
+
+/// Further descriptors that steps use before the descriptors are placed, or -1.
+#[derive(Clone, Copy)]
+pub(super) struct Extra {
+    /// The cgroup for a second clone.
+    pub(super) cgroup: RawFd,
+    /// The socket of [`Step::AwaitLimits`].
+    pub(super) limits: RawFd,
 }
 
 /// The descriptors that remain open in this process after the clone.
@@ -78,17 +86,17 @@ pub(super) struct Opened {
 impl Descriptors {
     /// Opens the files that the plan needs, and computes the tables.
     ///
-    /// `init_files` are the exit file and `cgroup.kill`. `cgroup` is the cgroup for a second clone, or -1.
+    /// `init_files` are the exit file and `cgroup.kill`.
     pub(super) fn open(
         plan: &Plan,
         stdio: [RawFd; 3],
         init_files: [Option<&File>; 2],
         premade: Premade,
-        cgroup: RawFd,
+        extra: Extra,
     ) -> Result<Descriptors, Error> {
         let opened = Opened::open(plan, premade)?;
         let (placed, mut kept) = opened.targets(plan, stdio, init_files);
-        let foreign = gaps(opened.needed(plan, &placed, &kept, cgroup));
+        let foreign = gaps(opened.needed(plan, &placed, &kept, extra));
         kept.extend(placed.iter().map(|(_, to)| *to));
         let namespaces = &opened.premade.namespaces;
         let tables = Tables {
@@ -98,7 +106,7 @@ impl Descriptors {
             trees: opened.trees.iter().map(AsRawFd::as_raw_fd).collect(),
             enter: namespaces.iter().map(|(fd, kind)| (fd.as_raw_fd(), kind.bits())).collect(),
             dev: opened.premade.dev.iter().map(AsRawFd::as_raw_fd).collect(),
-            cgroup,
+            extra,
         };
         Ok(Descriptors { opened, tables })
     }
@@ -123,7 +131,8 @@ impl Tables {
             above: plan.above(),
             trees: &self.trees,
             stack: Some(stack.second()),
-            cgroup: self.cgroup,
+            cgroup: self.extra.cgroup,
+            limits: self.extra.limits,
             shared: plan.shared_memory,
             note: Some(stack.note()),
             image: opened.image.as_ref().map_or(-1, AsRawFd::as_raw_fd),
@@ -220,7 +229,7 @@ impl Opened {
 
     /// Returns the descriptors that steps use before the descriptors are placed. The target numbers
     /// are not among them: the caller can have other files with these numbers.
-    fn needed(&self, plan: &Plan, placed: &[(RawFd, RawFd)], kept: &[RawFd], cgroup: RawFd) -> Vec<RawFd> {
+    fn needed(&self, plan: &Plan, placed: &[(RawFd, RawFd)], kept: &[RawFd], extra: Extra) -> Vec<RawFd> {
         let mut needed: Vec<RawFd> =
             placed.iter().map(|(from, _)| *from).chain(kept.iter().copied()).collect();
         needed.extend(self.state.as_ref().map(AsRawFd::as_raw_fd));
@@ -231,7 +240,7 @@ impl Opened {
             Step::EnterRoot(root) => Some(root.as_raw_fd()),
             _ => None,
         }));
-        needed.push(cgroup);
+        needed.extend([extra.cgroup, extra.limits]);
         needed.extend(self.premade.namespaces.iter().map(|(fd, _)| fd.as_raw_fd()));
         needed.extend(self.premade.dev.iter().map(AsRawFd::as_raw_fd));
         // -1 means that there is no such descriptor.

@@ -26,6 +26,7 @@ impl Step {
             Step::Owner(_) => "owner",
             Step::Unshare(_) => "unshare",
             Step::MapSelf { .. } | Step::AwaitMaps => "id-maps",
+            Step::AwaitLimits => "limits",
             Step::Become { .. } => "become-root",
             Step::TimeOffsets(_) => "time-offsets",
             Step::Undumpable => "undumpable",

@@ -154,6 +154,7 @@ impl fmt::Display for Step {
             Step::Unshare(kinds) => write!(f, "make new {} namespaces", list(*kinds)),
             Step::MapSelf { uid_map, gid_map } => map_self(f, uid_map, gid_map),
             Step::AwaitMaps => f.write_str("wait for the parent to write the id maps"),
+            Step::AwaitLimits => f.write_str("wait for the parent to set the network limits"),
             Step::Become { uid, gid, .. } => r#become(f, *uid, *gid),
             Step::TimeOffsets(text) => {
                 write!(f, "set the clock offsets {}", s(text).trim().replace('\n', ", "))
