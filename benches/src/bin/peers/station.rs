@@ -12,7 +12,8 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nspod_benches::work::{self, Ground};
 use nspod_benches::{Ballast, c};
-use nspod_sandbox::ns_core::{Kind, Kinds};
+use nspod_sandbox::ns_core::{Extent, IdMap, Kind, Kinds};
+use nspod_sandbox::spec::IdMaps;
 use nspod_sandbox::{Command, Container};
 
 use crate::measure::micros;
@@ -259,6 +260,13 @@ pub(crate) fn prepare(ground: &Ground, what: &str, number: usize) -> Result<Once
         "kinds" => {
             let mut command = Command::bare(ground.program());
             command.isolate(kinds(detail)?).init(false);
+            library(command)
+        }
+        "range" => {
+            let mut command = Command::bare(ground.program());
+            command.isolate(kinds(detail)?).init(false);
+            let map = || IdMap::from(vec![Extent { inside: 0, outside: 0x6fff_0000, count: 65_536 }]);
+            command.spec_mut().id_maps = IdMaps::Maps { uid: map(), gid: map() };
             library(command)
         }
         "raw" => {
