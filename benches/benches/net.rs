@@ -103,7 +103,9 @@ fn starts() {
 
 /// Measures the first start of a process, without limits and with limits in turns.
 fn first_starts() {
-    println!("\n| limit | first start of a process | without limits | difference, hooks in use | hooks unused |");
+    println!(
+        "\n| limit | first start of a process | without limits | difference, hooks in use | hooks unused |"
+    );
     println!("|---|---:|---:|---:|---:|");
     for (name, limits) in limits() {
         let pairs = |count: usize, pause: Duration| {
@@ -125,7 +127,8 @@ fn first_starts() {
         other.limit_net(&limits).expect("limits");
         let [with, without] = pairs(STARTS, Duration::ZERO);
         other.remove().expect("remove");
-        let difference = |with: (f64, f64), without: (f64, f64)| text((with.0 - without.0, with.1 - without.1));
+        let difference =
+            |with: (f64, f64), without: (f64, f64)| text((with.0 - without.0, with.1 - without.1));
         println!(
             "| {name} | {} | {} | {} | {} |",
             text(with),

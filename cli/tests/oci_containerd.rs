@@ -13,8 +13,8 @@ use std::thread;
 use common::terminal::Terminal;
 use common::{Output, eventually, run_with, unique};
 use oci::{
-    AT_A_TERMINAL, BANDWIDTH, CONNECT, DENY, EXCEED, Engine, able, all_capabilities, cgroup, directory_with_layer, runtime, shell,
-    until_the_end, wait_until_frozen, wait_until_limited,
+    AT_A_TERMINAL, BANDWIDTH, CONNECT, DENY, EXCEED, Engine, able, all_capabilities, cgroup,
+    directory_with_layer, runtime, shell, until_the_end, wait_until_frozen, wait_until_limited,
 };
 
 const IMAGE: &str = "localhost/box:latest";

@@ -12,8 +12,8 @@ use std::sync::LazyLock;
 use common::terminal::Terminal;
 use common::{eventually, run_with, skip, unique};
 use oci::{
-    AT_A_TERMINAL, BANDWIDTH, CONNECT, DENY, DockerLike, EXCEED, Engine, able, all_capabilities, cgroup, directory_with_layer, runtime, shell,
-    until_the_end, wait_until_frozen, wait_until_limited,
+    AT_A_TERMINAL, BANDWIDTH, CONNECT, DENY, DockerLike, EXCEED, Engine, able, all_capabilities, cgroup,
+    directory_with_layer, runtime, shell, until_the_end, wait_until_frozen, wait_until_limited,
 };
 
 /// Podman with private storage that contains the image `box`. Containers have only a loopback network.

@@ -36,7 +36,8 @@ fn exists(name: &str) -> bool {
     fn search(dir: &Path, name: &str) -> bool {
         let children = || std::fs::read_dir(dir).into_iter().flatten().flatten();
         dir.join(name).is_dir()
-            || children().any(|child| child.file_type().is_ok_and(|kind| kind.is_dir()) && search(&child.path(), name))
+            || children()
+                .any(|child| child.file_type().is_ok_and(|kind| kind.is_dir()) && search(&child.path(), name))
     }
     search(Hierarchy::detect().unwrap().mount_point().unwrap(), name)
 }
@@ -52,7 +53,8 @@ fn the_first_call_of_the_program_is_limited() {
     for start in &kinds_of_start()[..2] {
         let mut command = denying(rules.clone());
         start(&mut command);
-        command.spec_mut().process.args = ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/9"].map(Into::into).into();
+        command.spec_mut().process.args =
+            ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/9"].map(Into::into).into();
         let output = command.output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(text.contains("Operation not permitted"), "{text}");

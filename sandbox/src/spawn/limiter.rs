@@ -41,8 +41,8 @@ impl NetLimiter {
             }
             send_word(&child.0)
         });
-        let thread = thread
-            .map_err(|e| Error::io("limits", "start a thread for the network limits", "clone", &e))?;
+        let thread =
+            thread.map_err(|e| Error::io("limits", "start a thread for the network limits", "clone", &e))?;
         Ok(Some(NetLimiter { child_end, thread: Some(thread) }))
     }
 
