@@ -256,7 +256,7 @@ tcp 198.51.100.2 8080
 $N pod inspect $C | grep -o '"mode": "[^"]*"'
 $N pod rm -f $C >/dev/null; find /run/nspod/containers -mindepth 1 -delete; left"#
         );
-        prints(&script, &format!("hello\nhello\n2\nhello\n\"mode\": \"{network}\"\n"));
+        prints(&script, &format!("hello\nhello\n4\nhello\n\"mode\": \"{network}\"\n"));
     }
 }
 

@@ -35,6 +35,9 @@ pub(crate) enum PodCommand {
     /// Its namespaces are pinned to files, so that no process has to hold them. Two kinds of pods have a
     /// process that holds their namespaces: a pod that shares pid, and a pod of an ordinary user, who cannot
     /// pin namespaces.
+    ///
+    /// If the pod shares net, its containers reach each other at localhost and by their names: /etc/hosts of each
+    /// container names those that run.
     Create(Box<CreateArgs>),
     /// Run a command in a container of a pod, like `nspod run --pod`
     Run(Box<PodRunArgs>),

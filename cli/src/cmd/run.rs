@@ -154,10 +154,8 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
         let range = ids::reserve(claim.entry.dir(), own.size)?;
         OwnIds::apply(range, &facts, &mut spec.id_maps, &mut spec.sysctls);
     }
-    if let Some(network) = network {
-        claim.connects(network, &mut spec, facts.privileged)?;
-    } else if let Some(dir) = in_pod.as_ref().and_then(PodEntry::network) {
-        mount_files(dir, &mut spec);
+    if network.is_some() || in_pod.is_some() {
+        claim.mount_names(network, in_pod.as_ref(), &mut spec, facts.privileged)?;
     }
     let signals = if args.detach { None } else { Some(foreground::Signals::hold()?) };
     let cidfile = args.cidfile.as_deref().map(|path| CidFile::new(path, &id)).transpose()?;
@@ -486,12 +484,53 @@ struct Claim<'a> {
     /// Releases the name, and removes the cgroup if it may exist.
     remove: fn(&Store, &Entry, &Lock) -> Result<()>,
     kept: bool,
+    /// Dropped last, when the container has been removed.
+    named: Option<Named<'a>>,
+}
+
+/// The name of a container in `/etc/hosts` of its pod. Dropping removes it if the container has ended.
+struct Named<'a> {
+    store: &'a Store,
+    pod: String,
+}
+
+impl Drop for Named<'_> {
+    fn drop(&mut self) {
+        self.store.update_names(&self.pod, None);
+    }
 }
 
 impl<'a> Claim<'a> {
     fn new(store: &'a Store, id: &str, logs: bool) -> Result<Claim<'a>> {
         let (entry, lock) = store.create(id)?;
-        Ok(Claim { store, entry, lock: Some(lock), logs, network: None, remove: Store::forget, kept: false })
+        let (lock, remove) = (Some(lock), Store::forget);
+        Ok(Claim { store, entry, lock, logs, network: None, remove, kept: false, named: None })
+    }
+
+    /// Mounts the files for name lookup of a container with a network or in a pod.
+    fn mount_names(
+        &mut self,
+        network: Option<Network>,
+        pod: Option<&PodEntry>,
+        spec: &mut Spec,
+        privileged: bool,
+    ) -> Result<()> {
+        let shares = |kind| pod.is_some_and(|pod| pod.shares(kind));
+        let dir = self.entry.dir().path().to_owned();
+        if let Some(name) = spec.hostname.as_deref().filter(|_| !shares(Kind::Uts)) {
+            network::make_hostname(&dir, name)?;
+        }
+        if let Some(network) = network {
+            self.connects(network, spec, privileged)?;
+        }
+        mount_files(&dir, spec);
+        let Some(pod) = pod else { return Ok(()) };
+        mount_files(pod.dir(), spec);
+        if shares(Kind::Net) {
+            self.store.update_names(pod.name(), Some(self.entry.id()));
+            self.named = Some(Named { store: self.store, pod: pod.name().to_owned() });
+        }
+        Ok(())
     }
 
     /// Connects the container to a network at its start.
@@ -502,7 +541,6 @@ impl<'a> Claim<'a> {
         network.hostname(spec.hostname.as_deref());
         network.make_files(dir)?;
         network.set_sysctls(&mut spec.sysctls);
-        mount_files(dir, spec);
         self.network = Some((network, privileged));
         Ok(())
     }

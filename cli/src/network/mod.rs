@@ -7,6 +7,7 @@
 mod cni;
 mod data;
 mod files;
+mod hosts;
 mod pasta;
 
 use std::collections::BTreeMap;
@@ -110,8 +111,8 @@ impl Network {
         }
     }
 
-    /// Makes the files for name lookup in the directory of a container or pod. They are empty until the network
-    /// is connected.
+    /// Makes the files for name lookup in the directory of a container or pod, unless they exist. They are empty
+    /// until the network is connected.
     pub(crate) fn make_files(&self, dir: &Path) -> Result<(), Error> {
         files::make(dir)
     }
@@ -194,6 +195,26 @@ impl Saved {
         let written = fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &path));
         written.map_err(|e| Error::path(STEP, "write", &path, &e))
     }
+}
+
+/// Makes `/etc/hosts` of a pod that shares its net namespace, in the directory of the pod.
+pub(crate) fn make_hosts(dir: &Path, hostname: Option<&str>) -> Result<(), Error> {
+    files::make_hosts(dir, hostname)
+}
+
+/// Makes `/etc/hostname` in the directory of a container or pod, unless the name is not one word.
+pub(crate) fn make_hostname(dir: &Path, name: &str) -> Result<(), Error> {
+    files::make_hostname(dir, name)
+}
+
+/// Updates the names of the containers in `/etc/hosts` of the pod with this directory: adds one, and removes those
+/// for which `stays` returns false. Does nothing if the pod has no such file, or was removed.
+pub(crate) fn update_names(
+    dir: &Path,
+    added: Option<&str>,
+    stays: impl FnMut(&str) -> bool,
+) -> Result<(), Error> {
+    hosts::update(dir, added, stays)
 }
 
 /// Adds the mounts of the files for name lookup in the directory of a container or pod. A mount of the caller at

@@ -159,7 +159,11 @@ impl Store {
             nspod_sandbox::release_quotas(entry.dir().path())?;
         }
         logs::remove(entry.dir())?;
-        Ok(self.0.remove(entry, lock)?)
+        self.0.remove(entry, lock)?;
+        if let Some(pod) = entry.record().and_then(|saved| saved.pod.as_deref()) {
+            self.update_names(pod, None);
+        }
+        Ok(())
     }
 
     /// Removes a container after its cgroup and its log have been removed. The caller must hold the lock.
@@ -181,13 +185,42 @@ impl Store {
                     // The container has ended even if its exit status cannot be saved.
                     now.note(killed).unwrap_or_else(crate::output::note);
                 }
-                Ok(())
+                self.remove_name(&now)
             }
             _ => Ok(()),
         }
     }
 
-    /// Disconnects a container that has ended from its network, so that its ports and addresses are free.
+    /// Updates the names of the containers in `/etc/hosts` of a pod. Those that have ended are removed. `starting` is
+    /// a container that is about to start in the pod. An error is only printed: a container of the pod can cause it by
+    /// a lease on the file.
+    pub(crate) fn update_names(&self, pod: &str, starting: Option<&str>) {
+        let dir = self.path().with_file_name("pods").join(pod);
+        // The name of a container whose state is unknown stays.
+        let stays = |name: &str| self.runs_in(name, pod).unwrap_or(true);
+        network::update_names(&dir, starting, stays).unwrap_or_else(crate::output::note);
+    }
+
+    /// Returns whether a container of this name runs in the pod, or is being made.
+    fn runs_in(&self, name: &str, pod: &str) -> Result<bool> {
+        let Some(entry) = self.0.find(name)?.map(Entry::new) else { return Ok(false) };
+        match entry.saved() {
+            Some(saved) => Ok(saved.pod.as_deref() == Some(pod) && entry.lives()?),
+            None => Ok(entry.state()? == State::Creating),
+        }
+    }
+
+    /// Removes the name of a container that has ended from `/etc/hosts` of its pod.
+    fn remove_name(&self, entry: &Entry) -> Result<()> {
+        if let Some(pod) = entry.saved().and_then(|saved| saved.pod.as_deref())
+            && !entry.lives()?
+        {
+            self.update_names(pod, None);
+        }
+        Ok(())
+    }
+
+    /// Disconnects a container that has ended from its network, so that its ports, addresses and name are free.
     /// Another command may have done that, or may be removing the container.
     pub(crate) fn disconnect(&self, entry: &Entry) -> Result<()> {
         let due = |entry: &Entry| -> Result<bool> {
@@ -199,7 +232,7 @@ impl Store {
         {
             network::disconnect(entry.dir().path())?;
         }
-        Ok(())
+        self.remove_name(entry)
     }
 
     /// Disconnects those of the containers that have ended. An error is only printed: it is of another container.

@@ -195,6 +195,16 @@ impl Entry {
         complete(&self.0).ok().map(|saved| &saved.spec)
     }
 
+    /// Returns the pod's directory.
+    pub(crate) fn dir(&self) -> &Path {
+        self.0.dir().path()
+    }
+
+    /// Returns whether the containers of the pod share a kind of namespace.
+    pub(crate) fn shares(&self, kind: Kind) -> bool {
+        self.spec().is_some_and(|spec| spec.share.contains_kind(kind))
+    }
+
     /// Returns the pod's directory if it has the state of a network.
     pub(crate) fn network(&self) -> Option<&Path> {
         self.0.record().filter(|saved| saved.network).map(|_| self.0.dir().path())
@@ -245,12 +255,18 @@ fn make(
     let hold_by = if privileged { HoldBy::Descriptors } else { HoldBy::Process };
     let mut spec = PodSpec { hold_by, ..spec };
     let dir = entry.dir().path();
+    if spec.share.contains_kind(Kind::Net) {
+        network::make_hosts(dir, spec.hostname.as_deref())?;
+    }
+    if let Some(name) = &spec.hostname {
+        network::make_hostname(dir, name)?;
+    }
     if let Some(network) = network {
         network.make_files(dir)?;
         network.set_sysctls(&mut spec.sysctls);
-        if let Some(files) = &mut spec.files {
-            network::mount_files(dir, &files.root, &mut files.mounts);
-        }
+    }
+    if let Some(files) = &mut spec.files {
+        network::mount_files(dir, &files.root, &mut files.mounts);
     }
     let (writer, noted) = (entry.writer(), spec.clone());
     let note = move |record: &PodRecord| {
