@@ -31,10 +31,15 @@ pub(crate) enum Command {
     ///
     /// In the foreground nspod waits for the program, forwards signals to it, and removes the
     /// container (see --keep). With -d it prints the id and exits; only a small init stays in the
-    /// container.
+    /// container. With -it, the keys ctrl-p ctrl-q leave the container running: see `nspod attach`.
     Run(Box<cmd::run::RunArgs>),
     /// Run another command in a running container
     Exec(Box<cmd::exec::ExecArgs>),
+    /// Return to the terminal of a container that was left with ctrl-p ctrl-q
+    ///
+    /// Without a daemon, a small process of nspod keeps the terminal of a container that was left. It
+    /// ends with the container. The last 64 KiB that the program wrote meanwhile are shown first.
+    Attach(cmd::attach::AttachArgs),
     /// List containers, or the processes of one
     Ps(cmd::ps::PsArgs),
     /// List the processes of a container, with their pids on the host and inside
@@ -96,6 +101,9 @@ pub(crate) enum Command {
     /// Write manual pages to a directory
     #[command(hide = true)]
     Man(manual::ManArgs),
+    /// Keep the terminal of a container that was left
+    #[command(hide = true)]
+    KeepTerminal(cmd::attach::KeepArgs),
 }
 
 impl Cli {
@@ -105,6 +113,7 @@ impl Cli {
         match self.command {
             Command::Run(args) => cmd::run::run(&args, json),
             Command::Exec(args) => cmd::exec::exec(&args),
+            Command::Attach(args) => cmd::attach::attach(&args),
             Command::Ps(args) => cmd::ps::ps(&args, json).map(done),
             Command::Top(args) => cmd::top::top(&args, json).map(done),
             Command::Logs(args) => cmd::logs::logs(&args).map(done),
@@ -125,6 +134,7 @@ impl Cli {
             Command::Doctor(args) => cmd::doctor::doctor(&args, json),
             Command::Completions(args) => manual::completions(&args, Cli::command()).map(done),
             Command::Man(args) => manual::man(&args, Cli::command()).map(done),
+            Command::KeepTerminal(args) => cmd::attach::keep(&args),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Waits for a container in the foreground, and forwards signals and the bytes of its terminal.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -78,11 +79,42 @@ pub fn die_with(parent: Option<Pidfd>, container: &Container) -> Result<()> {
     thread.map(drop).map_err(|e| Error::io_call("wait", "watch the process that started nspod", "clone3", &e))
 }
 
+/// How the wait for a container at its terminal ended.
+#[derive(Debug)]
+pub enum Attended {
+    /// The first process has ended.
+    Ended(Box<Outcome>),
+    /// The caller typed the keys that leave the container. This is its terminal.
+    Left(File),
+}
+
 /// Waits until the container's first process has ended.
 pub fn attend(container: &mut Container, signals: &Signals, mut relay: Option<Relay>) -> Result<Outcome> {
+    let fatal = wait(container, signals, &mut relay)?;
+    ended(container, relay, fatal)
+}
+
+/// Waits until the container's first process has ended, or the caller leaves the container.
+pub fn attend_or_leave(
+    container: &mut Container,
+    signals: &Signals,
+    mut relay: Option<Relay>,
+) -> Result<Attended> {
+    let fatal = wait(container, signals, &mut relay)?;
+    match relay.take_if(|relay| relay.is_left()) {
+        Some(relay) => Ok(Attended::Left(relay.leave())),
+        None => Ok(Attended::Ended(Box::new(ended(container, relay, fatal)?))),
+    }
+}
+
+fn wait(container: &Container, signals: &Signals, relay: &mut Option<Relay>) -> Result<Option<i32>> {
     let kill = || Ok(container.kill()?);
     let enforce = || Ok(container.enforce()?);
-    let fatal = until_end(container.pid(), container.pidfd(), signals, &mut relay, kill, enforce)?;
+    until_end(container.pid(), container.pidfd(), signals, relay, kill, enforce)
+}
+
+/// Returns the outcome of a container whose first process has ended.
+fn ended(container: &mut Container, relay: Option<Relay>, fatal: Option<i32>) -> Result<Outcome> {
     let mut outcome = container.wait()?;
     if let Some(relay) = relay {
         relay.finish()?;
@@ -94,8 +126,9 @@ pub fn attend(container: &mut Container, signals: &Signals, mut relay: Option<Re
     Ok(outcome)
 }
 
-/// Forwards signals and bytes until a process has ended. If the kernel would have dropped a signal, kills the
-/// process and returns that signal. Calls `enforce` at the latest after the time that its last call returned.
+/// Forwards signals and bytes until a process has ended, or the caller leaves the container. If the kernel would have
+/// dropped a signal, kills the process and returns that signal. Calls `enforce` at the latest after the time that its
+/// last call returned.
 pub fn until_end(
     pid: i32,
     pidfd: &Pidfd,
@@ -146,6 +179,9 @@ pub fn until_end(
             }
             if input.is_some_and(readable) {
                 relay.input()?;
+            }
+            if relay.is_left() {
+                return Ok(fatal);
             }
         }
         if readable(0) {

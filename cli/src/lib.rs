@@ -7,6 +7,8 @@ pub mod error;
 #[doc(hidden)]
 pub mod foreground;
 #[doc(hidden)]
+pub mod keys;
+#[doc(hidden)]
 pub mod manual;
 #[doc(hidden)]
 pub mod output;

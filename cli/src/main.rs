@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use nspod_cli::error::Error;
-use nspod_cli::{error, foreground, output, terminal, value};
+use nspod_cli::{error, foreground, keys, output, terminal, value};
 
 fn main() -> ExitCode {
     nspod_sandbox::notice_children();

@@ -10,6 +10,7 @@ use nspod_sandbox::spec::Terminal;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
 use crate::error::{Error, Result};
+use crate::keys::{Keys, Watch};
 
 /// The character that the line discipline interprets as the end of file (`VEOF`, Ctrl-D).
 const END: u8 = 4;
@@ -58,6 +59,9 @@ pub struct Relay {
     pending: Vec<u8>,
     reads_input: bool,
     open: bool,
+    /// The keys that leave the container.
+    watch: Option<Watch>,
+    left: bool,
 }
 
 impl Relay {
@@ -67,9 +71,28 @@ impl Relay {
         fcntl(&master, FcntlArg::F_SETFL(flags))
             .map_err(|e| Error::call("terminal", "set up the container's terminal", "fcntl", e))?;
         let raw = if interactive { Raw::enter()? } else { None };
-        let relay = Relay { master, raw, pending: Vec::new(), reads_input: interactive, open: true };
+        let (pending, reads_input) = (Vec::new(), interactive);
+        let relay = Relay { master, raw, pending, reads_input, open: true, watch: None, left: false };
         relay.resize();
         Ok(relay)
+    }
+
+    /// Lets the caller leave the container by typing these keys at a terminal.
+    pub fn leave_by(mut self, keys: Keys) -> Relay {
+        self.watch = self.raw.is_some().then(|| Watch::new(keys));
+        self
+    }
+
+    /// Returns whether the caller typed the keys.
+    pub fn is_left(&self) -> bool {
+        self.left
+    }
+
+    /// Restores the caller's terminal, and returns the container's.
+    pub fn leave(self) -> File {
+        drop(self.raw);
+        let _ = io::stdout().write_all(b"\r\n");
+        self.master
     }
 
     /// Sets the size of the container's terminal to that of the caller's.
@@ -102,9 +125,13 @@ impl Relay {
         match nix::unistd::read(io::stdin(), &mut buffer) {
             Ok(0) => {
                 self.reads_input = false;
+                self.watch.iter_mut().for_each(|watch| watch.end(&mut self.pending));
                 self.pending.push(END);
             }
-            Ok(n) => self.pending.extend_from_slice(&buffer[..n]),
+            Ok(n) => match &mut self.watch {
+                Some(watch) => self.left = watch.pass(&buffer[..n], &mut self.pending),
+                None => self.pending.extend_from_slice(&buffer[..n]),
+            },
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(_) => self.reads_input = false,
         }

@@ -3,7 +3,8 @@
 mod common;
 
 use common::terminal::Terminal;
-use common::{NSPOD, Name, alone, end_of, eventually, ok, root, signal};
+use common::user::User;
+use common::{NSPOD, Name, alone, end_of, eventually, nspod, ok, root, signal};
 
 const BASH: [&str; 4] = ["bash", "--norc", "--noprofile", "-i"];
 
@@ -221,4 +222,124 @@ fn only_table_headings_are_bold_at_a_terminal() {
     terminal.expect("\x1b[1mID");
     let plain = alone("NO_COLOR=1 script -qc '$N ps' /dev/null < /dev/null");
     assert_eq!(plain.out.trim_end(), "ID  STATUS  HOST PID  PID  POD  CREATED  COMMAND", "{NSPOD}");
+}
+
+/// The keys ctrl-p ctrl-q.
+const LEAVE: &str = "\x10\x11";
+
+#[track_caller]
+fn leaves(mut terminal: Terminal, name: &str) {
+    terminal.type_in(LEAVE);
+    assert_eq!(terminal.end(), 0);
+    terminal.expect(&format!("nspod: left the container {name}; `nspod attach {name}` returns to it"));
+}
+
+#[test]
+fn a_container_is_left_with_keys_and_attach_returns_to_it() {
+    if !root() {
+        return;
+    }
+    let name = Name::container();
+    let mut terminal = shell(&["--name", &name]);
+    terminal.type_in("x=$((40+2))\r");
+    terminal.expect("inside> ");
+    leaves(terminal, &name);
+    assert_eq!(name.at(), "running");
+    let mut terminal = Terminal::nspod(&["attach", &name]);
+    terminal.wait_until_raw();
+    terminal.type_in("echo it is $x; stty size\r");
+    terminal.expect("\r\nit is 42\r\n24 80\r\n");
+    let second = nspod(&["attach", &name]);
+    assert_eq!(second.code(), 125);
+    assert!(second.err.contains("another `nspod attach` uses the terminal"), "{second:?}");
+    leaves(terminal, &name);
+    let mut terminal = Terminal::nspod(&["attach", "--detach-keys", "none", &name]);
+    terminal.wait_until_raw();
+    terminal.type_in("exit 7\r");
+    assert_eq!(terminal.end(), 7);
+    eventually("the container is removed", || !name.state().exists());
+    assert!(!common::cgroup(&name).exists());
+}
+
+#[test]
+fn a_container_that_was_left_does_not_wait_for_its_terminal() {
+    if !root() {
+        return;
+    }
+    let name = Name::container();
+    let script =
+        "echo up; while [ ! -e /tmp/go ]; do sleep 0.05; done; seq 1 20000; : >/tmp/written; exec sleep 1000";
+    let mut terminal = Terminal::nspod(&["run", "-it", "--name", &name, "sh", "-c", script]);
+    terminal.expect("up");
+    terminal.wait_until_raw();
+    leaves(terminal, &name);
+    ok(&["exec", &name, "touch", "/tmp/go"]);
+    eventually("all is written", || nspod(&["exec", &name, "test", "-e", "/tmp/written"]).code() == 0);
+    let mut terminal = Terminal::nspod(&["attach", &name]);
+    terminal.expect("\r\n19999\r\n20000\r\n");
+    assert!(!terminal.shown().contains("\n1\r\n"), "only the end is kept");
+    terminal.wait_until_raw();
+    ok(&["rm", "-f", &name]);
+    assert_eq!(terminal.end(), 137);
+}
+
+#[test]
+fn keys_that_only_begin_like_the_sequence_reach_the_program() {
+    if !root() {
+        return;
+    }
+    let mut terminal = Terminal::nspod(&["run", "-it", "cat", "-v"]);
+    terminal.wait_until_raw();
+    terminal.type_in("\x10a\r");
+    terminal.expect("^Pa\r\n^Pa\r\n");
+    terminal.type_in("\x04");
+    assert_eq!(terminal.end(), 0);
+    // nspod must wait for this container, which would otherwise exceed its limit.
+    let mut terminal =
+        Terminal::nspod(&["run", "-it", "--timeout", "100s", "sh", "-c", "stty -ixon; echo up; cat -v"]);
+    terminal.expect("up");
+    terminal.type_in(LEAVE);
+    terminal.type_in("\r");
+    terminal.expect("^P^Q\r\n^P^Q\r\n");
+    terminal.type_in("\x04");
+    assert_eq!(terminal.end(), 0);
+}
+
+#[test]
+fn attach_names_what_helps_if_there_is_no_terminal() {
+    if !root() {
+        return;
+    }
+    let detached = Name::detached(&[], &["sleep", "1000"]);
+    let refused = nspod(&["attach", &detached]);
+    assert_eq!(refused.code(), 125);
+    assert!(refused.err.contains(&format!("`nspod exec -it {} sh`", &*detached)), "{refused:?}");
+    let used = Name::container();
+    let mut terminal = shell(&["--name", &used]);
+    let refused = nspod(&["attach", &used]);
+    assert!(refused.err.contains("type ctrl-p ctrl-q there"), "{refused:?}");
+    terminal.type_in("exit\r");
+    assert_eq!(terminal.end(), 0);
+    let clash = nspod(&["run", "-it", "--detach-keys", "ctrl-a", "--timeout", "9s", "true"]);
+    assert_eq!(clash.code(), 125);
+    assert!(clash.err.contains("--timeout"), "{clash:?}");
+}
+
+#[test]
+fn an_ordinary_user_leaves_a_container_that_is_kept_with_its_status() {
+    if !root() {
+        return;
+    }
+    let user = User::new();
+    let run = user.command(&["run", "-it", "--keep", "--name", "box", "sh", "-c", "read x; exit $x"]);
+    let terminal = Terminal::of(&run);
+    terminal.wait_until_raw();
+    leaves(terminal, "box");
+    assert_eq!(user.nspod(&["ps", "-q"]).ok(), "box\n");
+    let mut terminal = Terminal::of(&user.command(&["attach", "box"]));
+    terminal.wait_until_raw();
+    terminal.type_in("9\r");
+    assert_eq!(terminal.end(), 9);
+    assert_eq!(user.nspod(&["wait", "box"]).ok(), "9\n");
+    assert_eq!(user.nspod(&["rm", "box"]).ok(), "box\n");
 }

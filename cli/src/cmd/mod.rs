@@ -1,5 +1,6 @@
 //! The subcommands: one file each.
 
+pub(crate) mod attach;
 pub(crate) mod census;
 pub(crate) mod doctor;
 pub(crate) mod exec;

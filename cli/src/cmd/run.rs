@@ -13,6 +13,7 @@ use nspod_sandbox::spec::{Capabilities, NamespaceMode, Root, Spec};
 use nspod_sandbox::store::{EXIT, random_name};
 use nspod_sandbox::{Command, Container, ErrorKind, Pod, Stdio};
 
+use super::attach;
 use crate::error::{Error, Result};
 use crate::flags::Facts;
 use crate::flags::bounds::{BoundArgs, ended};
@@ -20,11 +21,13 @@ use crate::flags::files::FileArgs;
 use crate::flags::limits::{LimitArgs, relax};
 use crate::flags::namespaces::{NamespaceArgs, OwnIds};
 use crate::flags::process::{CommonArgs, RightsArgs};
+use crate::foreground::{self, Attended, Signals};
+use crate::keys::Keys;
 use crate::network::{self, Network};
 use crate::report::End;
 use crate::state::pods::{Entry as PodEntry, Pods};
 use crate::state::{self, Entry, Lock, SavedContainer, Store, ids, logs};
-use crate::{foreground, output, terminal, value};
+use crate::{output, terminal, value};
 
 #[derive(Debug, Default, Args)]
 #[command(disable_help_flag = true)]
@@ -64,6 +67,13 @@ pub(crate) struct RunArgs {
     /// flag, the container continues
     #[arg(long, conflicts_with = "detach")]
     die_with_parent: bool,
+    /// With -it, keys that leave the container running, for `nspod attach`: characters, or ctrl- and a letter,
+    /// separated by commas; or none. Without this flag they are ctrl-p,ctrl-q, or none if nspod must wait for the
+    /// container (--timeout, --cpu-time, --report, --die-with-parent)
+    #[arg(long, value_name = "KEYS", value_parser = Keys::parse, conflicts_with_all = [
+        "detach", "timeout", "cpu_time", "report", "die_with_parent",
+    ])]
+    detach_keys: Option<Keys>,
     /// With -d, append the output to this file. Its size has no limit
     #[arg(long, value_name = "FILE", requires = "detach", conflicts_with_all = ["log_max_size", "log_max_files"])]
     log_file: Option<PathBuf>,
@@ -84,7 +94,7 @@ pub(crate) struct RunArgs {
     /// capabilities, environment and standard input, and `nspod ps` does not list it
     #[arg(long, conflicts_with_all = [
         "detach", "name", "rm", "keep", "pod", "cidfile", "pidfile", "log_file", "log_max_size",
-        "log_max_files", "lax_limits", "cpu_time",
+        "log_max_files", "lax_limits", "cpu_time", "detach_keys",
         "CommonArgs", "LimitArgs", "FileArgs", "RightsArgs",
     ])]
     bare: bool,
@@ -157,7 +167,7 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
     if network.is_some() || in_pod.is_some() {
         claim.mount_names(network, in_pod.as_ref(), &mut spec, facts.privileged)?;
     }
-    let signals = if args.detach { None } else { Some(foreground::Signals::hold()?) };
+    let signals = if args.detach { None } else { Some(Signals::hold()?) };
     let cidfile = args.cidfile.as_deref().map(|path| CidFile::new(path, &id)).transpose()?;
     let mut container = args.spawn(&mut spec, pod.as_ref(), &mut claim)?;
     foreground::die_with(parent, &container)?;
@@ -174,10 +184,11 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
         return Ok(0);
     };
     claim.unlock();
-    let relay =
-        container.terminal.take().map(|master| terminal::Relay::new(master, args.process.interactive));
-    let outcome = foreground::attend(&mut container, &signals, relay.transpose()?)?;
-    let outcome = end.outcome.insert(outcome);
+    let relay = args.relay(&mut container)?;
+    let outcome = match foreground::attend_or_leave(&mut container, &signals, relay)? {
+        Attended::Ended(outcome) => end.outcome.insert(*outcome),
+        Attended::Left(master) => return leave(container, claim, signals, master),
+    };
     if let Some(oom) = &outcome.oom {
         output::note(oom);
     }
@@ -186,12 +197,7 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
         claim.entry.note_outcome(outcome)?;
         claim.keep();
     }
-    let cgroup = container.cgroup().map(|cgroup| cgroup.path().to_owned());
-    match container.delete() {
-        Err(_) if cgroup.is_some_and(|path| !path.exists()) => {}
-        other => other?,
-    }
-    claim.finish()?;
+    claim.finish(container)?;
     Ok(code)
 }
 
@@ -212,13 +218,22 @@ fn bare(args: &RunArgs, facts: &Facts, parent: Option<Pidfd>, json: bool, end: &
     if args.explain {
         return explained(command, json);
     }
-    let signals = foreground::Signals::hold()?.shared();
+    let signals = Signals::hold()?.shared();
     let mut container = command.spawn()?;
     foreground::die_with(parent, &container)?;
     let outcome = end.outcome.insert(foreground::attend(&mut container, &signals, None)?);
     let code = ended("the container", outcome);
     container.delete()?;
     Ok(code)
+}
+
+/// Leaves a container, which continues.
+fn leave(container: Container, mut claim: Claim<'_>, signals: Signals, master: File) -> Result<i32> {
+    signals.release();
+    attach::leave(&claim.entry, master)?;
+    container.detach();
+    claim.keep();
+    Ok(0)
 }
 
 fn pid_of(id: &str) -> Result<i32> {
@@ -301,6 +316,22 @@ impl RunArgs {
         }
     }
 
+    /// Returns whether the caller can leave the container. Otherwise nspod must wait for its end.
+    fn can_leave(&self) -> bool {
+        let waits = self.die_with_parent || self.bounds.limits_time() || self.bounds.reports();
+        self.process.tty && self.process.interactive && !waits
+    }
+
+    /// Returns a relay to the terminal of the container, if it has one.
+    fn relay(&self, container: &mut Container) -> Result<Option<terminal::Relay>> {
+        let Some(master) = container.terminal.take() else { return Ok(None) };
+        let relay = terminal::Relay::new(master, self.process.interactive)?;
+        Ok(Some(match self.can_leave() {
+            true => relay.leave_by(self.detach_keys.clone().unwrap_or_default()),
+            false => relay,
+        }))
+    }
+
     /// Returns the process that started nspod, if the container ends with it.
     fn parent(&self) -> Result<Option<Pidfd>> {
         self.die_with_parent.then(foreground::parent).transpose()
@@ -316,9 +347,11 @@ impl RunArgs {
         if self.detach {
             command.stdin(Stdio::Null);
             self.log(store, entry, &mut command)?;
-            command.exit_file(entry.dir().create(EXIT)?);
         } else if !self.process.interactive && !self.process.tty {
             command.stdin(Stdio::Null);
+        }
+        if self.detach || self.can_leave() {
+            command.exit_file(entry.dir().create(EXIT)?);
         }
         Ok(command)
     }
@@ -554,7 +587,14 @@ impl<'a> Claim<'a> {
         self.lock = None;
     }
 
-    fn finish(mut self) -> Result<()> {
+    /// Removes a container that has ended.
+    fn finish(mut self, container: Container) -> Result<()> {
+        let cgroup = container.cgroup().map(|cgroup| cgroup.path().to_owned());
+        match container.delete() {
+            // Another command has removed it.
+            Err(_) if cgroup.is_some_and(|path| !path.exists()) => {}
+            other => other?,
+        }
         if self.network.is_some() {
             network::disconnect(self.entry.dir().path())?;
         }
