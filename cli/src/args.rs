@@ -159,6 +159,51 @@ mod tests {
         }
     }
 
+    /// Returns whether the command has this flag or alias.
+    fn has_flag(command: &clap::Command, word: &str) -> bool {
+        let word = word.split('=').next().unwrap_or_default();
+        command.get_arguments().any(|arg| match word.strip_prefix("--") {
+            Some(name) => {
+                arg.get_long() == Some(name) || arg.get_all_aliases().is_some_and(|all| all.contains(&name))
+            }
+            None => arg.get_short().is_some_and(|short| word == format!("-{short}")),
+        })
+    }
+
+    #[test]
+    fn the_flags_in_the_tables_about_other_programs_exist() {
+        let readme = include_str!("../README.md");
+        let section =
+            readme.split_once("\n## The options of bwrap, unshare, nsjail and isolate\n").unwrap().1;
+        let section = section.split_once("\n## ").unwrap().0;
+        let mut program = Cli::command();
+        program.build();
+        let run = program.find_subcommand("run").unwrap();
+        let mut counted = 0;
+        for row in section.lines().filter(|line| line.starts_with("| `")) {
+            let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+            assert!(cells.len() == 2 && !cells[1].trim().is_empty(), "{row}");
+            for code in cells[1].split('`').skip(1).step_by(2) {
+                let mut words = code.split(' ').peekable();
+                let mut command = run;
+                if words.next_if_eq(&"nspod").is_some() {
+                    command = &program;
+                    while let Some(sub) = words.peek().and_then(|word| command.find_subcommand(word)) {
+                        command = sub;
+                        words.next();
+                    }
+                } else if !code.starts_with('-') {
+                    continue;
+                }
+                for word in words.filter(|word| word.starts_with('-')) {
+                    assert!(has_flag(command, word), "{word} of `{code}` is not a flag: {row}");
+                    counted += 1;
+                }
+            }
+        }
+        assert!(counted > 150, "{counted}");
+    }
+
     #[test]
     fn flags_after_the_program_belong_to_it() {
         let parse = |line: &str| Cli::try_parse_from(line.split(' '));
