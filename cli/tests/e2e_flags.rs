@@ -56,6 +56,112 @@ fn only_named_variables_of_the_caller_reach_the_container() {
 }
 
 #[test]
+fn the_environment_of_the_caller_is_kept_on_request() {
+    if !root() {
+        return;
+    }
+    let name = Name::detached(&[], &["sleep", "1000"]);
+    let seen = |flags: &[&str]| {
+        let script = "echo $NSPOD_TEST_KEPT $HOME $PATH";
+        let mut command = std::process::Command::new(common::NSPOD);
+        command.args(flags).args([if flags[0] == "exec" { &*name } else { "--" }, "sh", "-c", script]);
+        command.env_clear().envs([
+            ("NSPOD_TEST_KEPT", "there"),
+            ("HOME", "/home/x"),
+            ("PATH", "/bin:/usr/bin"),
+        ]);
+        common::run_with(&mut command, "").ok().to_owned()
+    };
+    assert!(seen(&["run"]).starts_with("/root /usr/local/sbin:"));
+    let kept = "there /home/x /bin:/usr/bin\n";
+    assert_eq!([seen(&["run", "--keep-env"]), seen(&["run", "--env-host"])], [kept, kept]);
+    assert_eq!(seen(&["exec", "--keep-env"]), kept);
+    let replaced = seen(&["run", "--keep-env", "-u", "nobody", "-e", "NSPOD_TEST_KEPT=flag"]);
+    assert_eq!(replaced, "flag /nonexistent /bin:/usr/bin\n");
+}
+
+#[test]
+fn a_symbolic_link_is_made_in_the_container() {
+    if !root() {
+        return;
+    }
+    let flags = ["--tmpfs", "/mnt", "--symlink", "usr/bin:/mnt/a/bin", "--symlink", "no:/etc/hostname"];
+    assert_eq!(sh(&flags, "readlink /mnt/a/bin; test -f /etc/hostname && echo file"), "usr/bin\nfile\n");
+    let refused = nspod(&["pod", "create", "--share", "mnt", "--symlink", "a:/tmp/b", &common::unique()]);
+    assert!(refused.code() == 125 && refused.err.contains("--symlink for its containers"), "{}", refused.err);
+}
+
+#[test]
+fn an_optional_bind_is_left_out_if_its_source_is_missing() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("f"), "there\n").unwrap();
+    let flags = |source: &str| {
+        let volume = format!("{source}:/mnt:optional");
+        let mount = format!("type=bind,src={source},dst=/var/lib,optional");
+        ["-v".to_owned(), volume, "--mount".to_owned(), mount]
+    };
+    let seen = |source: &str| {
+        let flags = flags(source);
+        sh(&flags.each_ref().map(String::as_str), "cat /mnt/f /var/lib/f 2>/dev/null; ls /var/lib | wc -w")
+    };
+    assert_eq!(seen(dir.path().to_str().unwrap()), "there\nthere\n1\n");
+    assert!(!seen("/no/such").contains("there") && seen("/etc/passwd/no-such") != "1\n");
+    assert_eq!(nspod(&["run", "-v", "/no/such:/mnt", "true"]).code(), 125);
+}
+
+#[test]
+fn a_volume_receives_later_mounts_of_the_host_on_request() {
+    if !root() {
+        return;
+    }
+    let long = "type=bind,src=/mnt,dst=/mnt,propagation";
+    for (flag, value, want) in [
+        ("-v", "/mnt:/mnt", ""),
+        ("-v", "/mnt:/mnt:rslave", "f\n"),
+        ("-v", "/mnt:/mnt:slave,ro", "f\n"),
+        ("--mount", &format!("{long}=rprivate"), ""),
+        ("--mount", &format!("{long}=rslave"), "f\n"),
+    ] {
+        let script = format!(
+            "mount -t tmpfs none /mnt; mount --make-shared /mnt; mkdir /mnt/sub
+            $N run -d --name x {flag} {value} sleep 1000 >/dev/null
+            mount -t tmpfs none /mnt/sub; touch /mnt/sub/f
+            $N exec x ls /mnt/sub; $N rm -f x >/dev/null"
+        );
+        assert_eq!(common::alone(&script).ok(), want, "{flag} {value}");
+    }
+}
+
+#[test]
+fn new_user_namespaces_are_denied_on_request() {
+    if !root() {
+        return;
+    }
+    let user = common::user::User::new();
+    // Python calls clone(2) and unshare(2) itself; the number of clone3 is the same on all architectures.
+    let script = "import ctypes,errno
+c = ctypes.CDLL(None, use_errno=True)
+done = lambda r: 'made' if r >= 0 else errno.errorcode[ctypes.get_errno()]
+print(done(c.syscall(435, None, 0)), done(c.unshare(0x20000)), done(c.unshare(0x10000000)))";
+    for flags in
+        [&["--privileged"][..], &["--cap-add", "SYS_ADMIN"], &["--userns=new", "--cap-add", "SYS_ADMIN"]]
+    {
+        let run = |more: &[&str]| [&["run"], flags, more, &["python3", "-c", script]].concat();
+        let (free, denied) = (run(&[]), run(&["--disable-userns"]));
+        assert_eq!(ok(&free), "EINVAL made made\n", "{flags:?}");
+        assert_eq!(ok(&denied), "ENOSYS made EPERM\n", "{flags:?}");
+        if flags[0] != "--privileged" {
+            assert_eq!(user.nspod(&denied).ok(), "ENOSYS made EPERM\n", "{flags:?}");
+        }
+    }
+    let name = Name::detached(&["--privileged", "--disable-userns"], &["sleep", "1000"]);
+    assert_eq!(ok(&["exec", &name, "python3", "-c", script]), "ENOSYS made EPERM\n");
+}
+
+#[test]
 fn the_requested_user_and_working_directory_are_set() {
     if !root() {
         return;

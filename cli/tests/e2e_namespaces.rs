@@ -95,6 +95,25 @@ fn bare_creates_the_namespaces_and_nothing_else() {
 }
 
 #[test]
+fn bare_mounts_proc_on_request() {
+    if !root() {
+        return;
+    }
+    let script = "echo $$; exec readlink /proc/self";
+    let seen = |flags: &[&str]| ok(&[&["run", "--bare"], flags, &["sh", "-c", script]].concat());
+    assert_eq!(seen(&["--mount-proc"]), "2\n2\n");
+    assert_ne!(seen(&[]), "2\n2\n");
+    let user = common::user::User::new();
+    let run = user.nspod(&["run", "--bare", "--mount-proc", "--kill-child", "readlink", "/proc/self"]);
+    assert_eq!(run.ok(), "2\n");
+    for pid in [&["--pid", "host"][..], &["--ns", "mnt=host"]] {
+        let refused = nspod(&[&["run", "--bare", "--mount-proc"], pid, &["true"]].concat());
+        assert_eq!(refused.code(), 125);
+        assert!(refused.err.contains("--mount-proc requires a new mnt namespace"), "{}", refused.err);
+    }
+}
+
+#[test]
 fn flags_with_dockers_names_select_the_same() {
     if !root() {
         return;

@@ -507,7 +507,8 @@ fn the_filter_is_last(spec: &Spec, host: &Host, asked: &Asked, steps: &[Step]) {
     let signals = at(|s| matches!(s, Step::Signals)).expect("signals stay blocked");
     assert_eq!(held.is_some(), asked.hold.is_some());
     let projects = process.keep_projects || spec.limits_directories();
-    assert_eq!(seccomp.is_some(), projects || process.seccomp != Seccomp::Unconfined);
+    let rules = projects || process.no_user_namespaces;
+    assert_eq!(seccomp.is_some(), rules || process.seccomp != Seccomp::Unconfined);
     // After a held child's wait there are only the filter, the hooks and the program.
     if let Some(held) = held {
         assert_eq!(held + 1, signals);

@@ -135,6 +135,7 @@ fn process(u: &mut Unstructured<'_>) -> Result<Process> {
         oom_score_adj: maybe(u, |u| u.int_in_range(-1001..=1001))?,
         terminal: maybe(u, |u| Ok(Terminal { rows: u.arbitrary()?, columns: u.arbitrary()? }))?,
         keep_projects: u.arbitrary()?,
+        no_user_namespaces: u.arbitrary()?,
         new_session: u.arbitrary()?,
         create_cwd: u.arbitrary()?,
         streams: *u.choose(&[StreamOwner::Caller, StreamOwner::Needed, StreamOwner::User])?,

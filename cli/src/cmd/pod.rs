@@ -233,6 +233,10 @@ impl CreateArgs {
                     "a pod cannot limit directories: limit an overlay in memory, or the volumes of its containers",
                 ));
             }
+            if !container.links.is_empty() {
+                let problem = "a pod has only a root and mounts: use --symlink for its containers";
+                return Err(Error::usage("--symlink", problem));
+            }
             FileArgs::make_directories(&container)?;
             spec.files = Some(Files { root: container.root, mounts: container.mounts });
         } else if !self.files.is_empty() {

@@ -9,7 +9,7 @@ use clap::{ArgAction, Args};
 use ns_core::{Kind, Kinds, Pidfd, ProcessId};
 use nspod_sandbox::log::{Log, LogLimit};
 use nspod_sandbox::passwd;
-use nspod_sandbox::spec::{Capabilities, NamespaceMode, Root, Spec};
+use nspod_sandbox::spec::{Capabilities, Mount, MountKind, NamespaceMode, Root, Spec};
 use nspod_sandbox::store::{EXIT, random_name};
 use nspod_sandbox::{Command, Container, ErrorKind, Pod, Stdio};
 
@@ -65,7 +65,7 @@ pub(crate) struct RunArgs {
     pidfile: Option<PathBuf>,
     /// Kill the container when nspod ends, or the process that started nspod, also by SIGKILL. Without this
     /// flag, the container continues
-    #[arg(long, conflicts_with = "detach")]
+    #[arg(long, visible_alias = "kill-child", conflicts_with = "detach")]
     die_with_parent: bool,
     /// With -it, keys that leave the container running, for `nspod attach`: characters, or ctrl- and a letter,
     /// separated by commas; or none. Without this flag they are ctrl-p,ctrl-q, or none if nspod must wait for the
@@ -98,6 +98,9 @@ pub(crate) struct RunArgs {
         "CommonArgs", "LimitArgs", "FileArgs", "RightsArgs",
     ])]
     bare: bool,
+    /// With --bare, mount a procfs of the new pid namespace on /proc. Other containers always have one
+    #[arg(long, requires = "bare")]
+    mount_proc: bool,
     /// Print the steps without running them
     #[arg(long, conflicts_with = "report")]
     explain: bool,
@@ -215,6 +218,9 @@ fn bare(args: &RunArgs, facts: &Facts, parent: Option<Pidfd>, json: bool, end: &
     command.die_with_parent(args.die_with_parent);
     args.namespaces.apply(command.spec_mut(), facts, None, &pid_of)?;
     command.spec_mut().init = args.init;
+    if args.mount_proc {
+        mount_proc(command.spec_mut())?;
+    }
     if args.explain {
         return explained(command, json);
     }
@@ -234,6 +240,17 @@ fn leave(container: Container, mut claim: Claim<'_>, signals: Signals, master: F
     container.detach();
     claim.keep();
     Ok(0)
+}
+
+/// Adds a mount of `/proc` for `--bare`.
+fn mount_proc(spec: &mut Spec) -> Result<()> {
+    if spec.namespaces.mnt != NamespaceMode::New || spec.namespaces.pid == NamespaceMode::Host {
+        let problem = "--mount-proc requires a new mnt namespace and a pid namespace of the container: remove \
+                       `--ns mnt=…` and `--pid host`, or `--mount-proc`";
+        return Err(Error::usage("--mount-proc", problem));
+    }
+    spec.mounts.push(Mount::new("/proc", MountKind::Proc));
+    Ok(())
 }
 
 fn pid_of(id: &str) -> Result<i32> {

@@ -1,16 +1,17 @@
 //! File flags: the container's root, mounts and devices.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use cgroup_core::device::{DEFAULT, Kind as DeviceKind, Rule};
 use clap::Args;
 use nspod_sandbox::layer::Layer;
-use nspod_sandbox::spec::{Mount, MountKind, NamespaceMode, Root, Spec, StorageLimit, Writes};
+use nspod_sandbox::spec::{Link, Mount, MountKind, NamespaceMode, Root, Spec, StorageLimit, Writes};
 
 use super::Facts;
 use super::limits::device_number;
-use super::mounts::{self, DeviceFlag};
+use super::mounts::{self, DeviceFlag, Volume};
 use crate::error::{Error, Result};
 
 // A plain comment: clap would print a doc comment of flattened arguments as help of the command.
@@ -38,15 +39,20 @@ pub(crate) struct FileArgs {
     #[arg(long, conflicts_with = "overlay")]
     read_only: bool,
     /// Mount a file or directory of the host. Options: ro, noexec, nosuid, nodev, bind (without the
-    /// mounts below it), size=64m and inodes=10k (limits of a directory, as with --storage-opt)
+    /// mounts below it), optional (left out if the source does not exist), rslave or slave (with later
+    /// mounts of the host), size=64m and inodes=10k (limits of a directory, as with --storage-opt)
     #[arg(short, long, value_name = "SOURCE:DESTINATION[:OPTIONS]", value_parser = mounts::volume)]
-    volume: Vec<Mount>,
+    volume: Vec<Volume>,
     /// Mount an empty tmpfs. Options: size=64m, inodes=10k, mode=1777, exec, dev, ro
     #[arg(long, value_name = "DESTINATION[:OPTIONS]", value_parser = mounts::tmpfs)]
     tmpfs: Vec<Mount>,
-    /// Mount a file system: type=bind|tmpfs|proc|sysfs|mqueue|devpts|cgroup|dev,source=…,target=…
+    /// Mount a file system: type=bind|tmpfs|proc|sysfs|mqueue|devpts|cgroup|dev,source=…,target=…, with the
+    /// options of --volume or --tmpfs, and propagation=rslave
     #[arg(long, value_name = "TYPE,…", value_parser = mounts::mount)]
-    mount: Vec<Mount>,
+    mount: Vec<Volume>,
+    /// Make a symbolic link to TARGET in the container. An existing file stays
+    #[arg(long, value_name = "TARGET:PATH", value_parser = mounts::symlink)]
+    symlink: Vec<Link>,
     /// Allow a device of the host. All others are denied, except the standard ones such as /dev/null
     #[arg(long, value_name = "PATH[:PATH][:rwm]", value_parser = mounts::device)]
     device: Vec<DeviceFlag>,
@@ -60,11 +66,15 @@ impl FileArgs {
             && !self.read_only
             && !self.host_sockets
             && self.mounts().next().is_none()
+            && self.symlink.is_empty()
             && self.device.is_empty()
     }
 
-    fn mounts(&self) -> impl Iterator<Item = &Mount> {
-        self.volume.iter().chain(&self.tmpfs).chain(&self.mount)
+    /// Returns the mounts, and whether each is optional.
+    fn mounts(&self) -> impl Iterator<Item = (&Mount, bool)> {
+        let parts = |volume: &Volume| (&volume.mount, volume.optional);
+        let tmpfs = self.tmpfs.iter().map(|mount| (mount, false));
+        self.volume.iter().map(parts).chain(tmpfs).chain(self.mount.iter().map(parts))
     }
 
     pub(crate) fn apply(&self, spec: &mut Spec, facts: &Facts) -> Result<()> {
@@ -85,15 +95,19 @@ impl FileArgs {
             let problem = format!("--rootfs {} is not a directory", path.display());
             return Err(Error::usage("--rootfs", problem).on(path.display()));
         }
-        for mount in self.mounts() {
+        for (mount, optional) in self.mounts() {
             let mut mount = mount.clone();
             if let MountKind::Bind { source, .. } = &mut mount.kind {
                 *source = facts.cwd.join(&source);
+                if optional && is_missing(source) {
+                    continue;
+                }
             }
             // This mount replaces a default mount at the same destination.
             spec.mounts.retain(|other| other.destination != mount.destination);
             spec.mounts.push(mount);
         }
+        spec.links.extend(self.symlink.iter().cloned());
         for device in &self.device {
             let (mount, rule) = device_node(device)?;
             spec.mounts.push(mount);
@@ -145,6 +159,12 @@ impl FileArgs {
             None => make(upper),
         }
     }
+}
+
+/// Returns whether a path or the target of its link does not exist.
+fn is_missing(path: &Path) -> bool {
+    let found = path.metadata();
+    found.is_err_and(|e| matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory))
 }
 
 fn device_node(flag: &DeviceFlag) -> Result<(Mount, Rule)> {
@@ -225,6 +245,13 @@ mod tests {
         );
         let MountKind::Bind { source, .. } = &at(&spec, "/mnt")[0].kind else { panic!() };
         assert_eq!(source, Path::new("/work/a/b"));
+    }
+
+    #[test]
+    fn an_optional_bind_without_a_source_changes_nothing() {
+        assert_eq!(spec(&["-v", "/no/such:/tmp:optional"]).unwrap(), Spec::new("true"));
+        let there = spec(&["-v", "/usr:/tmp:optional"]).unwrap();
+        assert!(matches!(at(&there, "/tmp")[..], [Mount { kind: MountKind::Bind { .. }, .. }]));
     }
 
     #[test]

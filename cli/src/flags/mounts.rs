@@ -1,16 +1,24 @@
-//! Parsers of `-v`, `--tmpfs`, `--mount` and `--device`: pure functions of text.
+//! Parsers of `-v`, `--tmpfs`, `--mount`, `--symlink` and `--device`: pure functions of text.
 
 use std::path::PathBuf;
 
 use cgroup_core::device::Access;
-use nspod_sandbox::spec::{Mount, MountKind, StorageLimit};
+use nspod_sandbox::spec::{Link, Mount, MountKind, Propagation, PropagationKind, StorageLimit};
 
 use crate::value;
 
 type Parsed<T> = std::result::Result<T, String>;
 
+/// A mount of `-v` or `--mount`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Volume {
+    pub(crate) mount: Mount,
+    /// Whether the mount is left out if its source does not exist.
+    pub(crate) optional: bool,
+}
+
 /// Parses `SOURCE:DESTINATION[:OPTIONS]`. `PATH` alone is both source and destination.
-pub(crate) fn volume(text: &str) -> Parsed<Mount> {
+pub(crate) fn volume(text: &str) -> Parsed<Volume> {
     let mut parts = text.splitn(3, ':');
     let source = parts.next().unwrap_or_default();
     let (destination, options) = (parts.next().unwrap_or(source), parts.next().unwrap_or(""));
@@ -22,17 +30,18 @@ pub(crate) fn volume(text: &str) -> Parsed<Mount> {
             "{source:?} must be a path: nspod has no named volumes; for a directory or file in the working directory use ./{source}"
         ));
     }
-    let mut mount = Mount::new(destination, MountKind::Bind { source: source.into(), recursive: true });
+    let mount = Mount::new(destination, MountKind::Bind { source: source.into(), recursive: true });
+    let mut volume = Volume { mount, optional: false };
     for option in options.split(',').filter(|o| !o.is_empty()) {
-        match (option, &mut mount.kind) {
+        match (option, &mut volume.mount.kind) {
             ("rbind", MountKind::Bind { recursive, .. }) => *recursive = true,
             ("bind", MountKind::Bind { recursive, .. }) => *recursive = false,
-            // This is the default.
-            ("private" | "rprivate" | "z" | "Z", _) => {}
-            _ => option_of_bind(&mut mount, option)?,
+            // Labels of SELinux, which docker sets.
+            ("z" | "Z", _) => {}
+            _ => option_of_bind(&mut volume, option)?,
         }
     }
-    Ok(mount)
+    Ok(volume)
 }
 
 /// Parses `DESTINATION[:size=64m,mode=1777,…]`.
@@ -48,7 +57,16 @@ pub(crate) fn tmpfs(text: &str) -> Parsed<Mount> {
     Ok(mount)
 }
 
-fn option_of_bind(mount: &mut Mount, option: &str) -> Parsed<()> {
+fn option_of_bind(volume: &mut Volume, option: &str) -> Parsed<()> {
+    let mount = &mut volume.mount;
+    if option == "optional" {
+        volume.optional = true;
+        return Ok(());
+    }
+    if let Some(propagation) = propagation(option)? {
+        mount.propagation = propagation;
+        return Ok(());
+    }
     match option.split_once('=') {
         Some((name @ ("size" | "inodes"), text)) => {
             limit(&mut mount.limit, name, text)?;
@@ -59,6 +77,21 @@ fn option_of_bind(mount: &mut Mount, option: &str) -> Parsed<()> {
             Ok(())
         }
         _ => flag(mount, option),
+    }
+}
+
+/// Parses the propagation of mount events. Returns `None` for another word, and nothing for the default.
+fn propagation(word: &str) -> Parsed<Option<Vec<Propagation>>> {
+    let slave = |recursive| Ok(Some(vec![Propagation { kind: PropagationKind::Slave, recursive }]));
+    match word {
+        "private" | "rprivate" => Ok(Some(Vec::new())),
+        "slave" => slave(false),
+        "rslave" => slave(true),
+        "shared" | "rshared" => Err(format!(
+            "{word:?} would send mounts of the container to the host, which nspod does not do: use rslave to \
+             receive those of the host"
+        )),
+        _ => Ok(None),
     }
 }
 
@@ -119,7 +152,7 @@ fn flag(mount: &mut Mount, option: &str) -> Parsed<()> {
 }
 
 /// Parses `type=bind,source=…,target=…[,readonly]`.
-pub(crate) fn mount(text: &str) -> Parsed<Mount> {
+pub(crate) fn mount(text: &str) -> Parsed<Volume> {
     let (mut kind, mut source, mut target, mut rest) = ("bind", None, None, Vec::new());
     for part in text.split(',').filter(|p| !p.is_empty()) {
         match part.split_once('=') {
@@ -129,6 +162,9 @@ pub(crate) fn mount(text: &str) -> Parsed<Mount> {
             Some((name @ ("readonly" | "ro"), "true")) => rest.push(name),
             Some(("readonly" | "ro", "false")) => rest.push("rw"),
             Some(("bind-recursive", "disabled")) => rest.push("bind"),
+            Some(("propagation" | "bind-propagation", word)) if propagation(word)?.is_some() => {
+                rest.push(word)
+            }
             _ => rest.push(part),
         }
     }
@@ -152,15 +188,25 @@ pub(crate) fn mount(text: &str) -> Parsed<Mount> {
             ));
         }
     };
-    let mut mount = Mount::new(target, kind);
+    let mut volume = Volume { mount: Mount::new(target, kind), optional: false };
     for option in rest {
-        match (option, &mut mount.kind) {
+        match (option, &mut volume.mount.kind) {
             ("bind", MountKind::Bind { recursive, .. }) => *recursive = false,
-            (_, MountKind::Bind { .. }) => option_of_bind(&mut mount, option)?,
-            _ => option_of_tmpfs(&mut mount, option)?,
+            (_, MountKind::Bind { .. }) => option_of_bind(&mut volume, option)?,
+            _ => option_of_tmpfs(&mut volume.mount, option)?,
         }
     }
-    Ok(mount)
+    Ok(volume)
+}
+
+/// Parses `TARGET:PATH`.
+pub(crate) fn symlink(text: &str) -> Parsed<Link> {
+    match text.split_once(':') {
+        Some((target, path)) if !target.is_empty() && path.starts_with('/') => {
+            Ok(Link { path: path.into(), target: target.into() })
+        }
+        _ => Err(format!("{text:?} must have the form TARGET:/PATH")),
+    }
 }
 
 /// A device node of the host, with its path and access in the container.
@@ -206,18 +252,22 @@ mod tests {
         Mount::new(destination, MountKind::Bind { source: source.into(), recursive: true })
     }
 
+    fn always(mount: Mount) -> Volume {
+        Volume { mount, optional: false }
+    }
+
     #[test]
     fn a_volume_is_a_bind_with_options() {
-        assert_eq!(volume("/a:/b"), Ok(bind("/b", "/a")));
-        assert_eq!(volume("/a"), Ok(bind("/a", "/a")));
-        assert_eq!(volume("./a:/b:ro"), Ok(Mount { readonly: true, ..bind("/b", "./a") }));
+        assert_eq!(volume("/a:/b"), Ok(always(bind("/b", "/a"))));
+        assert_eq!(volume("/a"), Ok(always(bind("/a", "/a"))));
+        assert_eq!(volume("./a:/b:ro"), Ok(always(Mount { readonly: true, ..bind("/b", "./a") })));
         let strict = Mount { readonly: true, noexec: true, nosuid: true, nodev: true, ..bind("/b", "/a") };
-        assert_eq!(volume("/a:/b:ro,noexec,nosuid,nodev,Z"), Ok(strict));
+        assert_eq!(volume("/a:/b:ro,noexec,nosuid,nodev,Z"), Ok(always(strict)));
         let limited = volume("/a:/b:size=64m,inodes=1k").unwrap();
-        assert_eq!(limited.limit, StorageLimit { size: Some(64 << 20), inodes: Some(1 << 10) });
-        assert_eq!(limited.kind, MountKind::Bind { source: "/a".into(), recursive: false });
+        assert_eq!(limited.mount.limit, StorageLimit { size: Some(64 << 20), inodes: Some(1 << 10) });
+        assert_eq!(limited.mount.kind, MountKind::Bind { source: "/a".into(), recursive: false });
         assert_eq!(mount("src=/a,dst=/b,size=64m,inodes=1k"), Ok(limited));
-        let flat = volume("/a:/b:bind").unwrap().kind;
+        let flat = volume("/a:/b:bind").unwrap().mount.kind;
         assert_eq!(flat, MountKind::Bind { source: "/a".into(), recursive: false });
     }
 
@@ -227,8 +277,9 @@ mod tests {
             let why = format!("{bad:?} must have the form SOURCE:/DESTINATION");
             nspod_testkit::assert_refused(volume(bad), &why);
         }
-        for (bad, option) in [("/a:/b:shared", "shared"), ("/a:/b:ro,x", "x")] {
-            nspod_testkit::assert_refused(volume(bad), &format!("{option:?} is not an option of this mount"));
+        nspod_testkit::assert_refused(volume("/a:/b:ro,x"), "\"x\" is not an option of this mount");
+        for bad in ["/a:/b:shared", "/a:/b:ro,rshared"] {
+            nspod_testkit::assert_refused(volume(bad), "would send mounts of the container to the host");
         }
         assert!(volume("data:/b").unwrap_err().contains("use ./data"));
     }
@@ -276,17 +327,39 @@ mod tests {
         assert_eq!(long("type=bind,source=/a,target=/b,readonly"), volume("/a:/b:ro").unwrap());
         assert_eq!(long("src=/a,dst=/b,ro=true"), volume("/a:/b:ro").unwrap());
         assert_eq!(long("type=bind,src=/a,dst=/b,bind-recursive=disabled"), volume("/a:/b:bind").unwrap());
-        assert_eq!(long("type=tmpfs,target=/t,tmpfs-size=1m"), tmpfs("/t:size=1m").unwrap());
-        assert_eq!(long("type=tmpfs,target=/t,inodes=9"), tmpfs("/t:nr_inodes=9").unwrap());
-        assert_eq!(long("type=proc,target=/proc").kind, MountKind::Proc);
+        assert_eq!(long("type=tmpfs,target=/t,tmpfs-size=1m"), always(tmpfs("/t:size=1m").unwrap()));
+        assert_eq!(long("type=tmpfs,target=/t,inodes=9"), always(tmpfs("/t:nr_inodes=9").unwrap()));
+        assert_eq!(long("type=proc,target=/proc").mount.kind, MountKind::Proc);
         for (bad, why) in [
             ("", "requires target=/PATH"),
             ("type=bind,target=/b", "requires source=PATH"),
             ("type=bind,source=/a", "requires target=/PATH"),
             ("type=nfs,target=/b", "type=nfs must be bind"),
             ("type=proc,target=/p,size=1", "\"size=1\" is not an option of this mount"),
+            ("type=tmpfs,target=/t,optional", "\"optional\" is not an option of this mount"),
+            ("src=/a,dst=/b,propagation=ro", "\"propagation=ro\" is not an option of this mount"),
         ] {
             nspod_testkit::assert_refused(mount(bad), why);
+        }
+    }
+
+    #[test]
+    fn a_bind_can_be_optional_and_receive_mounts() {
+        let parsed = volume("/a:/b:optional,rslave").unwrap();
+        let slave = |recursive| vec![Propagation { kind: PropagationKind::Slave, recursive }];
+        assert!(parsed.optional && !volume("/a:/b").unwrap().optional);
+        assert_eq!(parsed.mount.propagation, slave(true));
+        assert_eq!(mount("src=/a,dst=/b,optional,propagation=rslave"), Ok(parsed.clone()));
+        assert_eq!(mount("src=/a,dst=/b,optional,bind-propagation=rslave"), Ok(parsed));
+        assert_eq!(volume("/a:/b:slave").unwrap().mount.propagation, slave(false));
+        assert_eq!(volume("/a:/b:slave,rprivate"), volume("/a:/b"));
+    }
+
+    #[test]
+    fn a_symbolic_link_has_a_target_and_a_path() {
+        assert_eq!(symlink("usr/bin:/bin"), Ok(Link { path: "/bin".into(), target: "usr/bin".into() }));
+        for bad in ["", "/bin", ":/bin", "usr/bin:bin", "usr/bin:"] {
+            nspod_testkit::assert_refused(symlink(bad), &format!("{bad:?} must have the form TARGET:/PATH"));
         }
     }
 
@@ -306,13 +379,13 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_a_parser_panic(text in "[a-z/:=,.]{0,40}") {
-            let _ = (volume(&text), tmpfs(&text), mount(&text), device(&text), storage(&text));
+            let _ = (volume(&text), tmpfs(&text), mount(&text), device(&text), storage(&text), symlink(&text));
         }
 
         #[test]
         fn a_volume_keeps_both_paths(source in "/[a-z/]{1,20}", destination in "/[a-z/]{1,20}", ro: bool) {
             let text = format!("{source}:{destination}{}", if ro { ":ro" } else { "" });
-            prop_assert_eq!(volume(&text), Ok(Mount { readonly: ro, ..bind(&destination, &source) }));
+            prop_assert_eq!(volume(&text), Ok(always(Mount { readonly: ro, ..bind(&destination, &source) })));
         }
     }
 }

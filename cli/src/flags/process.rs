@@ -28,6 +28,9 @@ pub(crate) struct CommonArgs {
     /// Set an environment variable; without a value, copy it from the caller
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     env: Vec<OsString>,
+    /// Pass all environment variables of the caller. --env-file, --env and the HOME of --user replace them
+    #[arg(long, visible_alias = "env-host")]
+    keep_env: bool,
     /// Read environment variables from a file: one per line, # starts a comment
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
@@ -46,6 +49,9 @@ impl CommonArgs {
     /// Applies the flags to a spec. `roots` are the directories that contain the container's files.
     pub(crate) fn apply(&self, spec: &mut Spec, facts: &Facts, roots: &[PathBuf]) -> Result<()> {
         let process = &mut spec.process;
+        if self.keep_env {
+            std::env::vars_os().for_each(|(name, value)| set(&mut process.env, name, value));
+        }
         if self.tty {
             set(&mut process.env, "TERM".into(), facts.term.clone().unwrap_or_else(|| "xterm".into()));
         }
@@ -55,7 +61,7 @@ impl CommonArgs {
                 process.user = Some(found.user);
                 set(&mut process.env, "HOME".into(), found.home.unwrap_or_else(|| "/".into()).into());
             }
-            None if process.user.as_ref().is_some_and(|user| user.uid == 0) => {
+            None if process.user.as_ref().is_some_and(|user| user.uid == 0) && !self.keeps_home() => {
                 set(&mut process.env, "HOME".into(), "/root".into());
             }
             None => {}
@@ -85,6 +91,11 @@ impl CommonArgs {
             process.seccomp = Seccomp::Unconfined;
         }
         Ok(())
+    }
+
+    /// Returns whether the process has the caller's `HOME`.
+    fn keeps_home(&self) -> bool {
+        self.keep_env && std::env::var_os("HOME").is_some()
     }
 
     fn variable(&self, env: &mut Vec<(OsString, OsString)>, flag: &str, text: &OsString) -> Result<()> {
@@ -117,6 +128,9 @@ pub(crate) struct RightsArgs {
     /// Security option: no-new-privileges[=false], seccomp=unconfined or seccomp=FILE
     #[arg(long, value_name = "OPTION")]
     security_opt: Vec<String>,
+    /// Deny new user namespaces to all processes of the container, also to root with all capabilities
+    #[arg(long)]
+    disable_userns: bool,
     /// Resource limit of setrlimit(2): nofile=1024:4096, core=unlimited
     #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = ulimit)]
     ulimit: Vec<Rlimit>,
@@ -167,6 +181,7 @@ impl RightsArgs {
                 }
             }
         }
+        process.no_user_namespaces |= self.disable_userns;
         process.rlimits.extend(self.ulimit.iter().cloned());
         process.oom_score_adj = self.oom_score_adj.or(process.oom_score_adj);
         process.umask = self.umask.or(process.umask);

@@ -47,6 +47,7 @@ fn the_process_has_the_configured_attributes() {
         oom_score_adj: Some(100),
         terminal: Some(Terminal { rows: 24, columns: 80 }),
         keep_projects: false,
+        no_user_namespaces: false,
         new_session: true,
         create_cwd: true,
         streams: StreamOwner::User,

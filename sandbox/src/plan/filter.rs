@@ -13,13 +13,16 @@ pub(super) fn filter(plan: &Plan, process: &Process, host: &Host) -> Result<Opti
     let bounding = process.capabilities.map_or(u64::MAX, |c| c.bounding);
     let keeps = process.keep_projects || plan.spec.limits_directories();
     let mut profile = match &process.seccomp {
-        Seccomp::Unconfined if !keeps => return Ok(None),
+        Seccomp::Unconfined if !keeps && !process.no_user_namespaces => return Ok(None),
         Seccomp::Unconfined => everything(),
         Seccomp::Standard => Profile::standard(bounding),
         Seccomp::Profile(profile) => profile.resolve(bounding, host.kernel),
     };
     if keeps {
         keep_projects(&mut profile);
+    }
+    if process.no_user_namespaces {
+        deny_user_namespaces(&mut profile);
     }
     if profile.notifies() {
         if plan.held.is_none() {
@@ -40,15 +43,33 @@ pub(super) fn filter(plan: &Plan, process: &Process, host: &Host) -> Result<Opti
     Ok(Some(Step::Seccomp { filter: profile.compile()?, flags: profile.load_flags() }))
 }
 
-/// Denies the calls that change the project id of a file. The first rule of a call decides.
-fn keep_projects(profile: &mut Profile) {
-    let rule = |name: &str, args| Rule {
+/// Returns a rule that lets a call fail.
+fn refusal(name: &str, errno: i32, args: Vec<Arg>) -> Rule {
+    Rule {
         names: vec![name.into()],
         action: Action::Errno,
-        errno_ret: Some(libc::EPERM as u16),
+        errno_ret: Some(errno as u16),
         args,
         ..Rule::default()
-    };
+    }
+}
+
+/// Denies the calls that make a user namespace. The first rule of a call decides.
+fn deny_user_namespaces(profile: &mut Profile) {
+    let flag = libc::CLONE_NEWUSER as u64;
+    let new_user = Arg { index: 0, value: flag, value_two: flag, op: Op::MaskedEq };
+    let rules = [
+        refusal("clone", libc::EPERM, vec![new_user]),
+        refusal("unshare", libc::EPERM, vec![new_user]),
+        // A filter cannot read the flags, which are in memory.
+        refusal("clone3", libc::ENOSYS, Vec::new()),
+    ];
+    profile.syscalls.splice(0..0, rules);
+}
+
+/// Denies the calls that change the project id of a file. The first rule of a call decides.
+fn keep_projects(profile: &mut Profile) {
+    let rule = |name, args| refusal(name, libc::EPERM, args);
     // The kernel reads the lower half of the argument.
     let command = |value: u32| Arg {
         index: 1,
@@ -100,6 +121,24 @@ pub(super) fn lets_through(filter: &[libc::sock_filter], plan: &Plan, process: &
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_without_user_namespaces_denies_each_call_that_makes_one() {
+        let (user, other) = (libc::CLONE_NEWUSER as u64, libc::CLONE_NEWNS as u64);
+        for mut profile in [everything(), Profile::standard(u64::MAX)] {
+            let control = profile.compile().unwrap();
+            deny_user_namespaces(&mut profile);
+            let filter = profile.compile().unwrap();
+            for nr in [libc::SYS_clone, libc::SYS_unshare] {
+                for flags in [user, user | other, user | 1 << 32] {
+                    assert!(seccomp::allows(&control, nr, [flags, 0, 0]), "{nr} {flags:#x}");
+                    assert!(!seccomp::allows(&filter, nr, [flags, 0, 0]), "{nr} {flags:#x}");
+                }
+                assert!(seccomp::allows(&filter, nr, [other, 0, 0]), "{nr}");
+            }
+            assert!(!seccomp::allows(&filter, libc::SYS_clone3, [0; 3]));
+        }
+    }
 
     #[test]
     fn a_filter_that_keeps_the_projects_denies_each_call_that_changes_them() {

@@ -46,6 +46,11 @@ pub struct Process {
     /// in the same spec has this effect too. Outside of a new user namespace, CAP_SYS_ADMIN and
     /// CAP_SYS_RESOURCE are then refused.
     pub keep_projects: bool,
+    /// Whether to deny new user namespaces to the program and all its children, also as root with all
+    /// capabilities, and in the user namespaces that it has: clone(2) and unshare(2) with
+    /// `CLONE_NEWUSER` fail with `EPERM`, and clone3(2) with `ENOSYS`, so that the C library calls
+    /// clone(2). The rules precede those of [`seccomp`](Self::seccomp).
+    pub no_user_namespaces: bool,
     /// Whether to start in a new session (setsid(2)).
     pub new_session: bool,
     /// Whether to make the working directory if it is missing.
@@ -178,6 +183,7 @@ impl Default for Process {
             oom_score_adj: None,
             terminal: None,
             keep_projects: false,
+            no_user_namespaces: false,
             new_session: false,
             create_cwd: false,
             streams: StreamOwner::Caller,
