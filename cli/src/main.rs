@@ -9,6 +9,7 @@
 mod args;
 mod cmd;
 mod flags;
+mod image;
 mod network;
 mod private_mount;
 mod report;

@@ -167,6 +167,65 @@ fn missing_and_unusable_programs_are_distinguished() {
 }
 
 #[test]
+fn the_callers_directory_is_named_if_it_has_the_program() {
+    if !root() {
+        return;
+    }
+    for (parent, why, cure) in [
+        ("/var/tmp", ", not in the caller's directory: start it there (-w DIR)", &["-w", "DIR"][..]),
+        (
+            "/tmp",
+            " and has its own /tmp: bind the caller's directory and start there (-v DIR:DIR -w DIR)",
+            &["-v", "DIR:DIR", "-w", "DIR"],
+        ),
+    ] {
+        let dir = tempfile::tempdir_in(parent).unwrap();
+        let path = dir.path().to_str().unwrap();
+        let job = dir.path().join("job.sh");
+        std::fs::write(&job, "#!/bin/sh\necho done\n").unwrap();
+        std::fs::set_permissions(&job, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let run = |flags: &[&str]| {
+            let flags = flags.iter().map(|flag| flag.replace("DIR", path));
+            let mut command = std::process::Command::new(common::NSPOD);
+            command.arg("run").args(flags).args(["--", "./job.sh"]).current_dir(path);
+            common::run_with(&mut command, "")
+        };
+        let (missing, why) = (run(&[]), why.replace("DIR", path));
+        let want = format!(
+            "nspod: cannot execute ./job.sh: execve: No such file or directory (ENOENT); the container starts in /{why}\n"
+        );
+        assert_eq!((missing.code(), missing.err), (127, want));
+        assert_eq!(run(cure).ok(), "done\n");
+    }
+    let name = Name::detached(&[], &["sleep", "1000"]);
+    let other = "cannot execute ./job.sh: execve: No such file or directory (ENOENT); the path is relative to the container's working directory, /: name another one (-w DIR), or an absolute path";
+    refused(127, &[(&["exec", &name, "./job.sh"], other)]);
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    let path = dir.path().to_str().unwrap();
+    let why = format!(
+        "cannot enter the directory {path}: chdir: No such file or directory (ENOENT); the directory exists on the host, but the container has its own /tmp: bind it (-v {path}:{path})"
+    );
+    refused(125, &[(&["run", "-w", path, "pwd"], &why)]);
+}
+
+#[test]
+fn the_name_of_an_image_is_explained() {
+    if !root() {
+        return;
+    }
+    for args in [&["run", "ubuntu:24.04", "ls"][..], &["run", "-d", "no-such-image", "sh"]] {
+        let (output, name) = (nspod(args), args[args.len() - 2]);
+        let why = format!("; if {name} is an image: nspod has none, and the first argument is the program");
+        assert!(output.code() == 127 && output.err.contains(&why), "{output:?}");
+        for cure in
+            ["--rootfs DIR".to_owned(), format!("`podman --runtime \"$(command -v nspod-oci)\" run {name}`")]
+        {
+            assert!(output.err.contains(&cure), "{}", output.err);
+        }
+    }
+}
+
+#[test]
 fn missing_files_are_named() {
     if !root() {
         return;

@@ -1,10 +1,12 @@
 //! Hints for errors of a start: the likely cause of an unclear errno, and the cure.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use ns_core::{Kind, Kinds};
 
-use crate::spec::{Mount, MountKind, Root, Spec};
+use crate::spec::{Mount, MountKind, NamespaceMode, Root, Spec};
 use crate::step::{Call, CopyUp, Lsm, MountStep, OverProc, Step, What};
 
 /// Returns the likely cause of a step's error and its cure, if the errno alone is unclear.
@@ -13,6 +15,11 @@ pub(crate) fn step(step: &Step, spec: Option<&Spec>, call: Call, errno: i32) -> 
     match step {
         Step::Mount(step) => return mount(step, call, errno),
         Step::Exec(program) => return exec(&program.name, spec, errno),
+        Step::Chdir { path, .. } | Step::ChdirAsUser(path)
+            if (call, errno) == (Call::Chdir, libc::ENOENT) =>
+        {
+            return Some(missing_directory(Path::new(OsStr::from_bytes(path.to_bytes())), spec));
+        }
         Step::Unshare(kinds) | Step::Clone(kinds) => return clone(*kinds, errno),
         Step::Capabilities { permitted, inheritable, .. } if errno == libc::EPERM => {
             return Some(capabilities(permitted | inheritable));
@@ -73,9 +80,6 @@ fn file(step: &Step, call: Call, errno: i32) -> Option<&'static str> {
         }
         (Step::Chdir { .. } | Step::ChdirAsUser(_), Call::Getcwd, libc::EXDEV | libc::ENOENT) => {
             "that directory is outside the container's root"
-        }
-        (Step::Chdir { .. } | Step::ChdirAsUser(_), _, libc::ENOENT) => {
-            "there is no such directory in the container: create it, or choose another one"
         }
         (Step::Chdir { .. } | Step::ChdirAsUser(_), _, libc::EACCES) => {
             "the container's user lacks the permission to enter it"
@@ -194,26 +198,76 @@ fn missing(program: &Path, spec: Option<&Spec>) -> String {
     if program.components().count() < 2 {
         return format!("no such program in the container's PATH, or {loader}");
     }
+    let no_file = format!("the container has no such file, or {loader}");
     if program.is_relative() {
-        let cwd = spec.and_then(|spec| spec.process.cwd.as_deref()).unwrap_or(Path::new("/")).display();
-        return format!(
-            "the path is relative to the container's working directory, {cwd}: bind the directory that \
-             contains the program (-v DIR:DIR) and enter it (-w DIR)"
-        );
+        return spec.and_then(|spec| missing_relative(program, spec)).unwrap_or(no_file);
     }
-    let shows_host = spec.filter(|spec| matches!(spec.root, Root::Host | Root::HostReadOnly));
-    let covered = shows_host.and_then(|spec| {
-        let covers = |mount: &&Mount| program.starts_with(&mount.destination);
-        spec.mounts.iter().rev().find(covers).filter(|mount| !matches!(mount.kind, MountKind::Bind { .. }))
-    });
-    match covered {
+    match spec.filter(|spec| shows_host(spec)).and_then(|spec| cover(program, spec)) {
         Some(mount) if program.exists() => format!(
             "the file exists on the host, but the container has its own {0}: bind the directory that \
              contains it (-v DIR:DIR)",
             mount.destination.display()
         ),
-        _ => format!("the container has no such file, or {loader}"),
+        _ => no_file,
     }
+}
+
+/// Returns the reason why a relative path does not lead to a program. Returns `None` if the program starts in
+/// the caller's working directory.
+fn missing_relative(program: &Path, spec: &Spec) -> Option<String> {
+    let cwd = spec.process.cwd.as_deref()?;
+    let here = std::env::current_dir().ok()?;
+    if here == cwd {
+        return None;
+    }
+    let (starts, dir) = (format!("the container starts in {}", cwd.display()), here.display());
+    let relative = format!("the path is relative to the container's working directory, {}", cwd.display());
+    Some(match cover(&here, spec) {
+        _ if spec.namespaces.mnt != NamespaceMode::New => {
+            format!("{relative}: name another one (-w DIR), or an absolute path")
+        }
+        _ if !here.join(program).exists() => format!(
+            "{relative}: bind the directory that contains the program (-v DIR:DIR) and enter it (-w DIR)"
+        ),
+        Some(mount) => format!(
+            "{starts} and has its own {}: bind the caller's directory and start there (-v {dir}:{dir} -w {dir})",
+            mount.destination.display()
+        ),
+        None if shows_host(spec) => {
+            format!("{starts}, not in the caller's directory: start it there (-w {dir})")
+        }
+        None => format!(
+            "{starts} of its own root: bind the caller's directory and start there (-v {dir}:{dir} -w {dir})"
+        ),
+    })
+}
+
+/// Returns the reason why the working directory does not exist in the container.
+fn missing_directory(dir: &Path, spec: Option<&Spec>) -> String {
+    let new = spec.filter(|spec| spec.namespaces.mnt == NamespaceMode::New && dir.is_dir());
+    let own = new.and_then(|spec| match cover(dir, spec) {
+        Some(mount) => Some(mount.destination.display().to_string()),
+        None if shows_host(spec) => None,
+        None => Some("root".into()),
+    });
+    match own {
+        Some(own) => format!(
+            "the directory exists on the host, but the container has its own {own}: bind it (-v {0}:{0})",
+            dir.display()
+        ),
+        None => "there is no such directory in the container: create it, or choose another one".into(),
+    }
+}
+
+/// Returns whether the root shows the host's files.
+fn shows_host(spec: &Spec) -> bool {
+    matches!(spec.root, Root::Host | Root::HostReadOnly)
+}
+
+/// Returns the mount that hides a path of the host. A bind can show the path.
+fn cover<'a>(path: &Path, spec: &'a Spec) -> Option<&'a Mount> {
+    let last = spec.mounts.iter().rev().find(|mount| path.starts_with(&mount.destination));
+    last.filter(|mount| !matches!(mount.kind, MountKind::Bind { .. }))
 }
 
 /// Returns the hint for a hook, like [`step`].

@@ -27,7 +27,7 @@ use crate::network::{self, Network};
 use crate::report::End;
 use crate::state::pods::{Entry as PodEntry, Pods};
 use crate::state::{self, Entry, Lock, SavedContainer, Store, ids, logs};
-use crate::{output, terminal, value};
+use crate::{image, output, terminal, value};
 
 #[derive(Debug, Default, Args)]
 #[command(disable_help_flag = true)]
@@ -327,7 +327,15 @@ impl RunArgs {
                         // A container in another store has a cgroup of this name: keep it.
                         claim.remove = Store::forget;
                     }
-                    return Err(e.into());
+                    let hint = match e.kind() {
+                        ErrorKind::ProgramNotFound => image::hint(&self.command),
+                        _ => None,
+                    };
+                    let error = Error::from(e);
+                    return Err(match hint {
+                        Some(hint) => error.hint(hint),
+                        None => error,
+                    });
                 }
             }
         }
