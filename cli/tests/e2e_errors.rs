@@ -248,8 +248,8 @@ fn missing_files_are_named() {
             ),
             (&["run", "--rootfs", "/etc/passwd", "true"], "--rootfs /etc/passwd is not a directory"),
             (
-                &["run", "-v", "/usr:/no/such", "true"],
-                "cannot bind /usr with all mounts below it on /no/such (nodev): openat2: No such file or directory (ENOENT); the mount point does not exist within the root: create it there, or choose an existing one",
+                &["run", "--host-sockets", "-v", "/usr:/no/such", "true"],
+                "cannot bind /usr with all mounts below it on /no/such (nodev): openat2: No such file or directory (ENOENT); the mount point does not exist within the root: create it there, choose an existing one, or leave --host-sockets out",
             ),
             (
                 &["run", "-w", "/no/such", "pwd"],

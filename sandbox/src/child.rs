@@ -48,7 +48,7 @@ use self::namespaces::{
     EXIT_SETUP, become_owner, change_owner, clone_again, join, loopback, map_self, wait_for_limits,
     wait_for_parent,
 };
-use self::path::{directory, file, node, symlink};
+use self::path::{directory, file, new_directory, node, symlink};
 pub(crate) use self::procfs::Procfs;
 use self::program::{execute, hook};
 use self::report::send;
@@ -191,7 +191,7 @@ fn perform(step: &Step, context: &mut ChildContext<'_>) -> Done {
         Step::Node { dest, mode, device, owner } => node(dest, *mode, *device, *owner, context),
         Step::File { slot, name } => file(*slot, name, context),
         Step::Symlink { dest, target } => symlink(dest, target, context),
-        Step::Mkdir { slot, name, mode } => sys::mkdirat(context.slot(*slot), name, *mode),
+        Step::Mkdir { slot, name, mode, owner } => new_directory(*slot, name, *mode, *owner, context),
         Step::Directory(dest) => directory(dest, context),
         Step::Mask(dest) => mask(dest, context),
         Step::ReadOnly(dest) => read_only(dest, context),

@@ -13,6 +13,13 @@ use crate::step::{Call, CopyUp, Lsm, MountStep, OverProc, Step, What};
 /// `spec` is the container's.
 pub(crate) fn step(step: &Step, spec: Option<&Spec>, call: Call, errno: i32) -> Option<String> {
     match step {
+        Step::Mount(_)
+            if (call, errno) == (Call::Openat2, libc::ENOENT) && spec.is_some_and(|s| s.root_sockets) =>
+        {
+            let hint = "the mount point does not exist within the root: create it there, choose an existing one, or \
+                        leave --host-sockets out";
+            return Some(hint.into());
+        }
         Step::Mount(step) => return mount(step, call, errno),
         Step::Exec(program) => return exec(&program.name, spec, errno),
         Step::Chdir { path, .. } | Step::ChdirAsUser(path)

@@ -30,6 +30,7 @@ mod host_root;
 mod id_maps;
 mod identity;
 mod label;
+mod mount_points;
 mod mounts;
 mod names;
 mod namespaces;

@@ -338,6 +338,9 @@ pub enum Step {
         name: CString,
         /// Permission bits.
         mode: u32,
+        /// User and group, unless they are the container's root. If they cannot be set, root owns the
+        /// directory.
+        owner: Option<(u32, u32)>,
     },
     /// Make a directory within the root, if that is possible.
     Directory(Dest),

@@ -214,6 +214,22 @@ pub(super) fn directory(dest: &Dest, context: &ChildContext<'_>) -> Done {
     Ok(())
 }
 
+/// Makes a directory in a slot's directory. If its owner cannot be set, it stays root's.
+pub(super) fn new_directory(
+    slot: Slot,
+    name: &CStr,
+    mode: u32,
+    owner: Option<(u32, u32)>,
+    context: &ChildContext<'_>,
+) -> Done {
+    let at = context.slot(slot);
+    mkdirat(at, name, mode)?;
+    if let Some((uid, gid)) = owner {
+        let _ = fchownat(at, name, uid, gid, libc::AT_SYMLINK_NOFOLLOW);
+    }
+    Ok(())
+}
+
 /// Makes an empty file in a slot's directory.
 pub(super) fn file(slot: Slot, name: &CStr, context: &ChildContext<'_>) -> Done {
     let flags = libc::O_CREAT | libc::O_EXCL | libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NOFOLLOW;

@@ -37,6 +37,8 @@ pub(super) struct FileSteps<'a> {
     pub(super) tty_group: bool,
     /// Whether missing destinations can be made in the root.
     pub(super) creates: bool,
+    /// Destinations that the host's files lack and that can be made in the root nevertheless.
+    pub(super) makes: Vec<PathBuf>,
     /// The destinations of all mounts.
     destinations: Vec<PathBuf>,
     /// Propagation of mount events while the container is set up, as flags of mount(2).
@@ -68,6 +70,7 @@ impl<'a> FileSteps<'a> {
             cgroup2: host.cgroup2.clone(),
             tty_group: ids.tty_group,
             creates: spec.root != Root::Host && spec.root != Root::HostReadOnly,
+            makes: Vec::new(),
             destinations: spec.mounts.iter().map(|mount| mount.destination.clone()).collect(),
             propagation: propagation(spec),
             root: match &spec.root {

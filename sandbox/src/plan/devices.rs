@@ -70,7 +70,7 @@ impl FileSteps<'_> {
         let strict = NOSUID | NODEV | NOEXEC;
         if self.host_ipc {
             // A container in the host's ipc namespace shares the host's POSIX shared memory too.
-            self.plan.push(Step::Mkdir { slot: Slot::Dev, name: c"mqueue".into(), mode: 0o755 });
+            self.plan.push(Step::Mkdir { slot: Slot::Dev, name: c"mqueue".into(), mode: 0o755, owner: None });
             let shm = self.bind(field, Path::new("/dev/shm"), true, None)?;
             self.within_dev(c"shm", 0o1777, shm, 0, None);
             return Ok(());
@@ -85,7 +85,7 @@ impl FileSteps<'_> {
 
     /// Adds a directory in `/dev`, and a mount on it.
     fn within_dev(&mut self, name: &CStr, mode: u32, what: What, set: u64, keep: Option<Slot>) {
-        self.plan.push(Step::Mkdir { slot: Slot::Dev, name: name.into(), mode });
+        self.plan.push(Step::Mkdir { slot: Slot::Dev, name: name.into(), mode, owner: None });
         let place = Place::Within(Slot::Dev, name.into());
         self.push_mount(MountStep { attributes: to_set(set), keep, ..mount_step(what, place) });
     }

@@ -8,12 +8,15 @@
 //! the mount namespace of a user namespace the mounts are locked together, and the kernel rejects
 //! an overlay of a directory with a mount below it. In that case the root is a tmpfs, with an
 //! overlay for each directory that has no mounts below it.
+//!
+//! A mount point that the host lacks is in a layer above the host's: see `mount_points`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, DirEntry, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::AccessFlags;
 
@@ -21,7 +24,9 @@ use crate::error::Error;
 use crate::host::{Host, HostMount};
 use crate::plan::builder::FileSteps;
 use crate::plan::file_systems::{FSCONFIG_MAX, RDONLY, mount_step, new_fs, to_set};
-use crate::plan::paths::{dest, escape};
+use crate::plan::id_maps::new_maps;
+use crate::plan::mount_points::{self, Entry};
+use crate::plan::paths::{below, dest, escape};
 use crate::plan::text::c_string;
 use crate::spec::{MountKind, Spec};
 use crate::step::{Create, Dest, MountStep, Place, Slot, Step, What};
@@ -55,6 +60,8 @@ const PLAIN: [&str; 23] = [
 /// An empty directory, used as the second layer that overlayfs requires. It is in a tmpfs over `/`,
 /// which no other path reaches.
 const NONE: &[u8] = b"/../none";
+/// The directory with the layers of missing mount points, in that tmpfs.
+const POINTS: &[u8] = b"/../points";
 
 struct View<'a> {
     /// The visible mounts of the host, sorted by path.
@@ -67,6 +74,8 @@ struct View<'a> {
     locked: bool,
     /// Whether the child has fewer permissions than the caller.
     lesser: bool,
+    /// Directories whose overlay has a layer of missing mount points.
+    layered: BTreeSet<PathBuf>,
 }
 
 /// Returns whether the root of the container is a tmpfs with parts of the host's files.
@@ -79,14 +88,16 @@ impl FileSteps<'_> {
     /// Adds the mount that becomes the root, and the mounts in it.
     pub(super) fn host_root(&mut self, host: &Host, spec: &Spec, nodev: u64) -> Result<(), Error> {
         let in_parts = is_in_parts(host, self.foreign);
-        let view = View {
+        let mut view = View {
             mounts: HostMount::visible(&host.mounts),
             all: &host.mounts,
             spec,
             nodev,
             locked: in_parts,
             lesser: self.parent_opens,
+            layered: BTreeSet::new(),
         };
+        let layer = self.lacking(&mut view);
         let tmpfs = |place| MountStep {
             attributes: to_set(libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID),
             keep: Some(Slot::Root),
@@ -94,8 +105,9 @@ impl FileSteps<'_> {
         };
         self.plan.push(Step::Mount(tmpfs(Place::NewRoot)));
         for name in [c"none", c"root"] {
-            self.plan.push(Step::Mkdir { slot: Slot::Root, name: name.into(), mode: 0o755 });
+            self.plan.push(Step::Mkdir { slot: Slot::Root, name: name.into(), mode: 0o755, owner: None });
         }
+        self.layer(&layer)?;
         let place = Place::Within(Slot::Root, c"root".into());
         if in_parts {
             self.plan.push(Step::Mount(tmpfs(place)));
@@ -107,6 +119,53 @@ impl FileSteps<'_> {
             if mount.path != Path::new("/") && !view.covers(&mount.path) {
                 self.part(&view, &mount.path)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Returns the layer of mount points and links that the host's files lack.
+    fn lacking(&mut self, view: &mut View<'_>) -> BTreeMap<PathBuf, Entry> {
+        let mut layer = BTreeMap::new();
+        for missing in mount_points::missing(view.spec) {
+            match view.part_of(&missing.within) {
+                _ if view.covers(&missing.within) => {}
+                // A directory of the root's tmpfs.
+                None => self.makes.push(missing.destination),
+                Some(part) if view.is_plain(&part) && part != Path::new("/") => {}
+                Some(_) if missing.is_below_acl() => {}
+                Some(part) => {
+                    view.layered.insert(part);
+                    missing.add_to(&mut layer);
+                }
+            }
+        }
+        layer
+    }
+
+    /// Adds the entries of the layer of missing mount points.
+    fn layer(&mut self, layer: &BTreeMap<PathBuf, Entry>) -> Result<(), Error> {
+        let maps = new_maps(self.plan);
+        for (path, entry) in layer {
+            let mut name = PathBuf::from("points");
+            name.extend(path.strip_prefix("/").ok().filter(|path| !path.as_os_str().is_empty()));
+            let (slot, name) = (Slot::Root, c_string("root", name)?);
+            let step = match entry {
+                Entry::Existing => {
+                    let Some(meta) = seen("look at", path, path.metadata())? else { continue };
+                    let owner = match &maps {
+                        Some((uid, gid)) => uid.to_inside(meta.uid()).zip(gid.to_inside(meta.gid())),
+                        None => Some((meta.uid(), meta.gid())),
+                    };
+                    let owner = owner.filter(|owner| *owner != (0, 0));
+                    Step::Mkdir { slot, name, mode: meta.mode() & 0o7777, owner }
+                }
+                Entry::Directory => Step::Mkdir { slot, name, mode: 0o755, owner: None },
+                Entry::File => Step::File { slot, name },
+                Entry::Link(target) => {
+                    Step::Symlink { dest: below(slot, &name), target: c_string("links", target)? }
+                }
+            };
+            self.plan.push(step);
         }
         Ok(())
     }
@@ -134,7 +193,7 @@ impl FileSteps<'_> {
                 let meta = seen("look at", &path, path.metadata())?;
                 let mode = meta.as_ref().map_or(0o755, |meta| meta.mode() & 0o7777);
                 let name = c_string("root", path.strip_prefix("/").unwrap_or(&path))?;
-                self.plan.push(Step::Mkdir { slot: Slot::Root, name, mode });
+                self.plan.push(Step::Mkdir { slot: Slot::Root, name, mode, owner: None });
                 if !covered && meta.is_some_and(|meta| view.reaches(&path, &meta)) {
                     self.parts(view, &path)?;
                 }
@@ -149,8 +208,6 @@ impl FileSteps<'_> {
     fn part(&mut self, view: &View<'_>, path: &Path) -> Result<(), Error> {
         // The container has no more permissions than the caller.
         let Some(meta) = seen("look at", path, path.metadata())? else { return Ok(()) };
-        let mount = view.mount(path);
-        let plain = mount.is_some_and(|mount| mount.path == path && PLAIN.contains(&mount.fstype.as_str()));
         let create = match (view.locked, meta.is_dir()) {
             // The host can unmount it between the plan and the start.
             (false, _) => Create::LeaveOut,
@@ -158,7 +215,7 @@ impl FileSteps<'_> {
             (true, false) => Create::File,
         };
         let at = Place::In(place(path, create)?);
-        let step = if meta.is_file() || plain {
+        let step = if meta.is_file() || view.is_plain(path) {
             MountStep {
                 attributes: to_set(RDONLY | view.nodev),
                 ..mount_step(self.bind("root", path, false, None)?, at)
@@ -186,6 +243,22 @@ impl View<'_> {
             let found = self.mounts.binary_search_by(|mount| mount.path.as_path().cmp(path));
             found.ok().and_then(|at| self.mounts.get(at).copied())
         })
+    }
+
+    /// Returns whether the path is a mount of a file system without sockets and named pipes.
+    fn is_plain(&self, path: &Path) -> bool {
+        let mount = self.mount(path).filter(|mount| mount.path == path);
+        mount.is_some_and(|mount| PLAIN.contains(&mount.fstype.as_str()))
+    }
+
+    /// Returns the directory whose overlay shows a directory of the host. Returns `None` for a directory of
+    /// the tmpfs.
+    fn part_of(&self, directory: &Path) -> Option<PathBuf> {
+        if !self.locked {
+            return self.mount(directory).map(|mount| mount.path.clone());
+        }
+        let all: Vec<&Path> = directory.ancestors().collect();
+        all.into_iter().rev().find(|path| !self.has_below(path)).map(Path::to_owned)
     }
 
     fn has_below(&self, path: &Path) -> bool {
@@ -229,9 +302,18 @@ fn place(path: &Path, create: Create) -> Result<Dest, Error> {
 /// Returns an overlay of a directory without the mounts below it.
 fn overlay(path: &Path, view: &View<'_>, place: Place) -> Result<MountStep, Error> {
     let mut layers = Vec::new();
+    if view.layered.contains(path) {
+        layers.extend(POINTS);
+        if path != Path::new("/") {
+            escape(&mut layers, path, b":\\,");
+        }
+        layers.push(b':');
+    }
     escape(&mut layers, path, b":\\,");
-    layers.push(b':');
-    layers.extend(NONE);
+    if !view.layered.contains(path) {
+        layers.push(b':');
+        layers.extend(NONE);
+    }
     // fsconfig(2) accepts neither a comma nor a longer value here.
     let long = layers.len() > FSCONFIG_MAX || layers.contains(&b',');
     let layers = OsStr::from_bytes(&layers);

@@ -18,7 +18,9 @@ use crate::step::{CopyUp, Create, MountStep, OverProc, Place, Slot, What};
 impl FileSteps<'_> {
     /// Adds a mount of the spec.
     pub(super) fn mount(&mut self, field: &str, mount: &Mount) -> Result<(), Error> {
-        let create = match self.creates || self.within_mount(&mount.destination) {
+        let destination = &mount.destination;
+        let create = match self.creates || self.within_mount(destination) || self.makes.contains(destination)
+        {
             true => Create::Dir,
             false => Create::No,
         };

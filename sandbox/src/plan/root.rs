@@ -98,7 +98,8 @@ impl FileSteps<'_> {
                 };
                 self.plan.push(Step::Mount(tmpfs));
                 for name in [c"upper", c"work"] {
-                    self.plan.push(Step::Mkdir { slot: Slot::Root, name: name.into(), mode: 0o755 });
+                    let (slot, name) = (Slot::Root, name.into());
+                    self.plan.push(Step::Mkdir { slot, name, mode: 0o755, owner: None });
                 }
                 options.extend(b",upperdir=/../upper,workdir=/../work");
             }

@@ -99,8 +99,11 @@ impl StorageLimit {
 /// A mount within the root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
-    /// Path within the container. If it is missing and the root is writable, it is made: a
-    /// directory, or a file for the bind of a file.
+    /// Path within the container. If it is missing, it is made: a directory, or a file for the bind
+    /// of a file. With [`Root::HostReadOnly`], it is made in a layer above the host's files, and
+    /// nothing is made on the host. Then it stays missing in a file system that has no overlay
+    /// (`vfat`, kernel file systems), below a directory with an access control list, and with
+    /// [`Spec::root_sockets`](crate::spec::Spec::root_sockets). With [`Root::Host`], it must exist.
     #[serde(with = "text")]
     pub destination: PathBuf,
     /// Mount type and source.
@@ -234,7 +237,8 @@ pub enum NodeKind {
 /// A symbolic link within the root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
-    /// Path within the container. An existing file stays.
+    /// Path within the container. An existing file stays. With [`Root::HostReadOnly`], a link is
+    /// made where a mount point can be: see [`Mount::destination`].
     #[serde(with = "text")]
     pub path: PathBuf,
     /// Target of the link, as the container sees it.
