@@ -149,7 +149,7 @@ print(done(c.syscall(435, None, 0)), done(c.unshare(0x20000)), done(c.unshare(0x
     for flags in
         [&["--privileged"][..], &["--cap-add", "SYS_ADMIN"], &["--userns=new", "--cap-add", "SYS_ADMIN"]]
     {
-        let run = |more: &[&str]| [&["run"], flags, more, &["python3", "-c", script]].concat();
+        let run = |more: &[&'static str]| [&["run"], flags, more, &["python3", "-c", script]].concat();
         let (free, denied) = (run(&[]), run(&["--disable-userns"]));
         assert_eq!(ok(&free), "EINVAL made made\n", "{flags:?}");
         assert_eq!(ok(&denied), "ENOSYS made EPERM\n", "{flags:?}");

@@ -46,6 +46,47 @@ fn an_overlay_in_memory_of_an_ordinary_user_ends_at_its_size() {
 }
 
 #[test]
+fn an_ordinary_user_writes_to_an_overlay_of_the_host() {
+    if !root() {
+        return;
+    }
+    let user = User::new();
+    let own = tempfile::tempdir_in("/var/tmp").unwrap();
+    let file = own.path().join("f");
+    std::fs::write(&file, "old\n").unwrap();
+    std::fs::create_dir(own.path().join("d")).unwrap();
+    for path in [own.path(), &file, &own.path().join("d")] {
+        nix::unistd::chown(path, Some(65_534.into()), Some(65_534.into())).unwrap();
+    }
+    let script = format!(
+        "{FILL}\necho new >> f; rmdir d; touch made; cat f; ls; touch /usr/e2e-top && ls /usr/e2e-top
+        echo top > /e2e-top; mkdir /e2e-dir; cat /e2e-top; fill big; fill /e2e-big; touch /usr/share/e2e-x"
+    );
+    let dir = own.path().to_str().unwrap();
+    let flags = ["run", "--overlay", "--storage-opt", "size=1m", "-w", dir, "bash", "-c", &script];
+    let seen = user.nspod(&flags);
+    let full = "No space left on device\n";
+    let (before, after) = seen.out.split_once(full).unwrap_or_else(|| panic!("{seen:?}"));
+    assert_eq!(before, "old\nnew\nf\nmade\n/usr/e2e-top\ntop\n");
+    // The tmpfs is full already.
+    assert!(after.ends_with(&format!("{full}0\n")), "{seen:?}");
+    assert!(seen.code() == 1 && seen.err.contains("'/usr/share/e2e-x': Permission denied"), "{seen:?}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "old\n");
+    assert_eq!(std::fs::read_dir(own.path()).unwrap().count(), 2);
+    for path in ["/e2e-top", "/e2e-dir", "/e2e-big", "/usr/e2e-top"] {
+        assert!(!std::path::Path::new(path).exists(), "{path}");
+    }
+    let owner =
+        ok(&["run", "--userns", "auto", "--overlay", "sh", "-c", "echo x > /usr/e2e-top; cat /usr/e2e-top"]);
+    assert_eq!(owner, "x\n");
+    for refused in
+        [user.nspod(&["run", "--overlay=w", "true"]), nspod(&["run", "--userns=new", "--overlay=w", "true"])]
+    {
+        assert!(refused.code() == 125 && refused.err.contains("use --overlay without DIR"), "{refused:?}");
+    }
+}
+
+#[test]
 fn an_overlay_in_memory_ends_at_its_number_of_inodes() {
     if !root() {
         return;

@@ -79,7 +79,8 @@ impl Host {
         if spec.namespaces.cgroup == NamespaceMode::Host && spec.mounts.iter().any(shows_cgroups) {
             host.cgroup2 = Cgroup::top().ok().map(|top| top.path().to_owned());
         }
-        if spec.hides_sockets() {
+        let own_user = host.nested || !host.privileged() || spec.namespaces.user != NamespaceMode::Host;
+        if spec.hides_sockets() || spec.overlays_host() && own_user {
             const MOUNTS: &str = "/proc/thread-self/mountinfo";
             let text = std::fs::read(MOUNTS).map_err(|e| Error::path("proc", "read", MOUNTS.as_ref(), &e))?;
             host.mounts = HostMount::parse(&text);

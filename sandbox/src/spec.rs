@@ -11,7 +11,7 @@ pub(crate) mod text;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cgroup_core::Limits;
 use ns_core::{Kind, Kinds, TimeOffsets};
@@ -165,6 +165,11 @@ impl Spec {
     /// Returns whether the root is the host's root without its sockets and named pipes.
     pub(crate) fn hides_sockets(&self) -> bool {
         self.root == Root::HostReadOnly && !self.root_sockets
+    }
+
+    /// Returns whether the root is an overlay of the host's root.
+    pub(crate) fn overlays_host(&self) -> bool {
+        matches!(&self.root, Root::Overlay { lower, .. } if *lower == [Path::new("/")])
     }
 
     /// Leaves the mount namespace as it is: the spec gets [`Root::Host`], and no mounts, masked paths

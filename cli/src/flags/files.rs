@@ -23,7 +23,9 @@ pub(crate) struct FileArgs {
     #[arg(long, value_name = "DIR")]
     rootfs: Option<PathBuf>,
     /// Mount an overlay over the root (--rootfs, or the host's /): writes go to a tmpfs that is
-    /// deleted with the container, or to DIR/upper, where `nspod diff` and `nspod commit` find them
+    /// deleted with the container, or to DIR/upper, where `nspod diff` and `nspod commit` find them. In a
+    /// user namespace, an overlay of the host's / has no DIR, and files of users without an id in the
+    /// container cannot be changed
     #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true)]
     overlay: Option<Option<PathBuf>>,
     /// Maximum size and number of inodes of the writes to the overlay: size=64m,inodes=10k; more fail with
@@ -88,6 +90,13 @@ impl FileArgs {
             ));
         }
         self.root(spec, facts);
+        let own_user = !facts.privileged || spec.namespaces.user != NamespaceMode::Host;
+        if self.rootfs.is_none() && matches!(self.overlay, Some(Some(_))) && own_user {
+            let problem = "in a user namespace, an overlay of the host's root cannot keep its writes in a directory, \
+                           because the host's mounts are locked together: use --overlay without DIR, add --rootfs, \
+                           or run as root without --userns";
+            return Err(Error::usage("--overlay", problem));
+        }
         // The kernel's ENOTDIR would not say which path is wrong.
         if let Root::Dir { path, .. } = &spec.root
             && path.metadata().is_ok_and(|found| !found.is_dir())

@@ -9,10 +9,13 @@
 //! an overlay of a directory with a mount below it. In that case the root is a tmpfs, with an
 //! overlay for each directory that has no mounts below it.
 //!
+//! An overlay of the host's root with writes has the same parts in that case. Each part has directories for
+//! its writes in one tmpfs.
+//!
 //! A mount point that the host lacks is in a layer above the host's: see `mount_points`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CString, OsStr};
 use std::fs::{self, DirEntry, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -23,13 +26,13 @@ use nix::unistd::AccessFlags;
 use crate::error::Error;
 use crate::host::{Host, HostMount};
 use crate::plan::builder::FileSteps;
-use crate::plan::file_systems::{FSCONFIG_MAX, RDONLY, mount_step, new_fs, to_set};
+use crate::plan::file_systems::{FSCONFIG_MAX, RDONLY, mount_step, new_fs, tmpfs_params, to_set};
 use crate::plan::id_maps::new_maps;
 use crate::plan::mount_points::{self, Entry};
 use crate::plan::paths::{below, dest, escape};
 use crate::plan::text::c_string;
-use crate::spec::{MountKind, Spec};
-use crate::step::{Create, Dest, MountStep, Place, Slot, Step, What};
+use crate::spec::{MountKind, Root, Spec, StorageLimit, Writes};
+use crate::step::{Create, Dest, MountStep, Param, Place, Slot, Step, What};
 
 /// File systems that contain no sockets and named pipes. overlayfs rejects some of them.
 const PLAIN: [&str; 23] = [
@@ -74,6 +77,12 @@ struct View<'a> {
     locked: bool,
     /// Whether the child has fewer permissions than the caller.
     lesser: bool,
+    /// Whether the overlays have directories for writes.
+    writable: bool,
+    /// The working directory without links, if the overlays have directories for writes.
+    cwd: Option<PathBuf>,
+    /// Whether overlayfs uses the attributes `user.*` for its own data.
+    userxattr: bool,
     /// Directories whose overlay has a layer of missing mount points.
     layered: BTreeSet<PathBuf>,
 }
@@ -95,14 +104,21 @@ impl FileSteps<'_> {
             nodev,
             locked: in_parts,
             lesser: self.parent_opens,
+            writable: spec.overlays_host(),
+            cwd: spec
+                .process
+                .cwd
+                .as_ref()
+                .filter(|_| spec.overlays_host())
+                .and_then(|cwd| fs::canonicalize(cwd).ok()),
+            userxattr: self.foreign || host.nested,
             layered: BTreeSet::new(),
         };
+        if let Root::Overlay { writes, limit, .. } = &spec.root {
+            return self.writable_parts(&view, writes, *limit);
+        }
         let layer = self.lacking(&mut view);
-        let tmpfs = |place| MountStep {
-            attributes: to_set(libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID),
-            keep: Some(Slot::Root),
-            ..mount_step(new_fs(c"tmpfs", vec![(c"mode".into(), Some(c"755".into()))]), place)
-        };
+        let tmpfs = |place| tmpfs(place, vec![(c"mode".into(), Some(c"755".into()))]);
         self.plan.push(Step::Mount(tmpfs(Place::NewRoot)));
         for name in [c"none", c"root"] {
             self.plan.push(Step::Mkdir { slot: Slot::Root, name: name.into(), mode: 0o755, owner: None });
@@ -113,7 +129,7 @@ impl FileSteps<'_> {
             self.plan.push(Step::Mount(tmpfs(place)));
             return self.parts(&view, Path::new("/"));
         }
-        let root = MountStep { keep: Some(Slot::Root), ..overlay(Path::new("/"), &view, place)? };
+        let root = MountStep { keep: Some(Slot::Root), ..overlay(Path::new("/"), &view, place, None)? };
         self.plan.push(Step::Mount(root));
         for mount in &view.mounts {
             if mount.path != Path::new("/") && !view.covers(&mount.path) {
@@ -121,6 +137,59 @@ impl FileSteps<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Adds the parts of the host's files with a place for writes: one tmpfs for the root and all overlays,
+    /// so that one limit holds for all.
+    fn writable_parts(&mut self, view: &View<'_>, writes: &Writes, limit: StorageLimit) -> Result<(), Error> {
+        if *writes != Writes::Tmpfs {
+            let problem = "in a user namespace, an overlay of the host's root cannot keep its writes in a \
+                           directory, because the host's mounts are locked together: use an overlay in memory \
+                           (--overlay without DIR), another root (--rootfs), or run as root without a user namespace";
+            return Err(Error::invalid("root.writes", problem));
+        }
+        self.plan.push(Step::Mount(tmpfs(Place::NewRoot, tmpfs_params(limit, Some(0o755))?)));
+        for name in [c"root", c"upper", c"work"] {
+            self.plan.push(Step::Mkdir { slot: Slot::Root, name: name.into(), mode: 0o755, owner: None });
+        }
+        let what = What::Inside { source: c"root".into(), recursive: false };
+        let place = Place::Within(Slot::Root, c"root".into());
+        self.plan.push(Step::Mount(MountStep { keep: Some(Slot::Root), ..mount_step(what, place) }));
+        self.parts(view, Path::new("/"))
+    }
+
+    /// Makes the directories for the writes to the overlay of a directory. Returns their name, a number.
+    ///
+    /// For a write, the kernel copies the file and the directories above it to the upper directory. That fails
+    /// if an owner has no id in the container. So the upper directory has the way to the working directory.
+    fn writes(&mut self, view: &View<'_>, part: &Path) -> Result<usize, Error> {
+        // No other part has this number.
+        let (slot, number) = (Slot::Root, self.plan.steps.len());
+        let way = view.cwd.iter().flat_map(|cwd| cwd.ancestors()).filter(|path| path.starts_with(part));
+        let mut directories: BTreeSet<&Path> = way.collect();
+        directories.insert(part);
+        for path in directories {
+            let Some(meta) = seen("look at", path, path.metadata())? else { break };
+            // `..` leads from the root to its tmpfs.
+            let mut name = PathBuf::from(format!("../upper/{number}"));
+            name.extend(path.strip_prefix(part));
+            let (name, mode, owner) = (c_string("root", name)?, meta.mode() & 0o7777, self.owner(&meta));
+            self.plan.push(Step::Mkdir { slot, name, mode, owner });
+        }
+        let name = c_string("root", format!("../work/{number}"))?;
+        self.plan.push(Step::Mkdir { slot, name, mode: 0o755, owner: None });
+        Ok(number)
+    }
+
+    /// Returns the owner of a file of the host, unless it is the container's root or has no id in the
+    /// container.
+    fn owner(&self, meta: &Metadata) -> Option<(u32, u32)> {
+        let (uid, gid) = (meta.uid(), meta.gid());
+        let owner = match new_maps(self.plan) {
+            Some((uids, gids)) => uids.to_inside(uid).zip(gids.to_inside(gid)),
+            None => Some((uid, gid)),
+        };
+        owner.filter(|owner| *owner != (0, 0))
     }
 
     /// Returns the layer of mount points and links that the host's files lack.
@@ -144,7 +213,6 @@ impl FileSteps<'_> {
 
     /// Adds the entries of the layer of missing mount points.
     fn layer(&mut self, layer: &BTreeMap<PathBuf, Entry>) -> Result<(), Error> {
-        let maps = new_maps(self.plan);
         for (path, entry) in layer {
             let mut name = PathBuf::from("points");
             name.extend(path.strip_prefix("/").ok().filter(|path| !path.as_os_str().is_empty()));
@@ -152,12 +220,7 @@ impl FileSteps<'_> {
             let step = match entry {
                 Entry::Existing => {
                     let Some(meta) = seen("look at", path, path.metadata())? else { continue };
-                    let owner = match &maps {
-                        Some((uid, gid)) => uid.to_inside(meta.uid()).zip(gid.to_inside(meta.gid())),
-                        None => Some((meta.uid(), meta.gid())),
-                    };
-                    let owner = owner.filter(|owner| *owner != (0, 0));
-                    Step::Mkdir { slot, name, mode: meta.mode() & 0o7777, owner }
+                    Step::Mkdir { slot, name, mode: meta.mode() & 0o7777, owner: self.owner(&meta) }
                 }
                 Entry::Directory => Step::Mkdir { slot, name, mode: 0o755, owner: None },
                 Entry::File => Step::File { slot, name },
@@ -221,7 +284,8 @@ impl FileSteps<'_> {
                 ..mount_step(self.bind("root", path, false, None)?, at)
             }
         } else if meta.is_dir() {
-            overlay(path, view, at)?
+            let writes = if view.writable { Some(self.writes(view, path)?) } else { None };
+            overlay(path, view, at, writes)?
         } else {
             return Ok(());
         };
@@ -299,10 +363,21 @@ fn place(path: &Path, create: Create) -> Result<Dest, Error> {
     Ok(Dest { no_links: true, ..dest("root", path, create)? })
 }
 
-/// Returns an overlay of a directory without the mounts below it.
-fn overlay(path: &Path, view: &View<'_>, place: Place) -> Result<MountStep, Error> {
+/// Returns the step of a tmpfs that becomes the root.
+fn tmpfs(place: Place, params: Vec<Param>) -> MountStep {
+    MountStep {
+        attributes: to_set(libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID),
+        keep: Some(Slot::Root),
+        ..mount_step(new_fs(c"tmpfs", params), place)
+    }
+}
+
+/// Returns an overlay of a directory without the mounts below it. `writes` is the name of the directories for
+/// its writes.
+fn overlay(path: &Path, view: &View<'_>, place: Place, writes: Option<usize>) -> Result<MountStep, Error> {
     let mut layers = Vec::new();
-    if view.layered.contains(path) {
+    let layered = view.layered.contains(path);
+    if layered {
         layers.extend(POINTS);
         if path != Path::new("/") {
             escape(&mut layers, path, b":\\,");
@@ -310,24 +385,46 @@ fn overlay(path: &Path, view: &View<'_>, place: Place) -> Result<MountStep, Erro
         layers.push(b':');
     }
     escape(&mut layers, path, b":\\,");
-    if !view.layered.contains(path) {
+    if !layered && writes.is_none() {
         layers.push(b':');
         layers.extend(NONE);
     }
     // fsconfig(2) accepts neither a comma nor a longer value here.
     let long = layers.len() > FSCONFIG_MAX || layers.contains(&b',');
-    let layers = OsStr::from_bytes(&layers);
+    let mut params: Vec<Param> =
+        vec![(c"lowerdir".into(), Some(c_string("root", OsStr::from_bytes(&layers))?))];
+    if let Some(number) = writes {
+        for (key, name) in [(c"upperdir", "upper"), (c"workdir", "work")] {
+            params.push((key.into(), Some(c_string("root", format!("/../{name}/{number}"))?)));
+        }
+        if view.userxattr {
+            params.push((c"userxattr".into(), None));
+        }
+    }
+    let fstype = CString::from(c"overlay");
     let what = if long {
-        let mut options = OsString::from("lowerdir=");
-        options.push(layers);
-        let (fstype, options) = (CString::from(c"overlay"), c_string("root", options)?);
+        let options = c_string("root", OsStr::from_bytes(&joined(&params)))?;
         What::Long { source: fstype.clone(), fstype, options, flags: 0 }
     } else {
-        What::New {
-            fstype: c"overlay".into(),
-            params: vec![(c"lowerdir".into(), Some(c_string("root", layers)?))],
-        }
+        What::New { fstype, params }
     };
     let own = view.mount(path).map_or(0, |mount| mount.attributes);
-    Ok(MountStep { attributes: to_set(RDONLY | view.nodev | own), ..mount_step(what, place) })
+    let readonly = if writes.is_some() { 0 } else { RDONLY };
+    Ok(MountStep { attributes: to_set(readonly | view.nodev | own), ..mount_step(what, place) })
+}
+
+/// Returns parameters as the options of mount(2).
+fn joined(params: &[Param]) -> Vec<u8> {
+    let mut options = Vec::new();
+    for (key, value) in params {
+        if !options.is_empty() {
+            options.push(b',');
+        }
+        options.extend(key.as_bytes());
+        if let Some(value) = value {
+            options.push(b'=');
+            options.extend(value.as_bytes());
+        }
+    }
+    options
 }

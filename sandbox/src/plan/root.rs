@@ -37,7 +37,7 @@ impl FileSteps<'_> {
             _ if !apart && !slave => self.plan.push(Step::Private(c"/".into())),
             _ => {}
         }
-        if spec.hides_sockets() {
+        if spec.hides_sockets() || spec.overlays_host() && host_root::is_in_parts(host, self.foreign) {
             return self.host_root(host, spec, nodev);
         }
         let mut root = match &spec.root {

@@ -35,6 +35,13 @@ pub enum Root {
         readonly: bool,
     },
     /// An overlay of directories that stay unchanged, and a place for writes.
+    ///
+    /// In a user namespace, an overlay of the host's root (the single layer `/`) consists of an
+    /// overlay for each directory without mounts below it, because the host's mounts are locked
+    /// together there. Its writes are in a tmpfs ([`Writes::Tmpfs`]). A file can be changed if its
+    /// owner has an id in the container, and so have the owners of the directories above it in the
+    /// overlay, except those above the working directory. Files in a directory with mounts below it
+    /// are read-only.
     Overlay {
         /// The layers, directories on the host, uppermost first.
         #[serde(with = "text")]
