@@ -1,13 +1,14 @@
-//! Mount points that the host's files lack leave no trace on the host.
+//! Mount points that the host lacks leave no trace there.
 
 mod common;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use common::user::User;
-use common::{Output, alone, nspod, ok, root};
+use common::{Guard, NSPOD, Name, Output, alone, end_of, eventually, fault, nspod, ok, root};
 
 /// Mount points and a link that no host has.
 const MISSING: [&str; 4] = ["/e2e-app", "/usr/share/e2e-new/a b", "/var/lib/e2e-file", "/e2e-link"];
@@ -96,4 +97,101 @@ fn without_overlays_a_missing_mount_point_is_refused() {
         refused.err
     );
     assert!(!Path::new("/e2e-app").exists());
+}
+
+/// Returns the flags that mount this directory on itself, and mask a file and cover a directory in it.
+fn masks(dir: &Path) -> Vec<String> {
+    let dir = dir.display();
+    let volumes =
+        [format!("{dir}:{dir}"), format!("/dev/null:{dir}/.env:ro"), format!("/usr:{dir}/a/usr:ro")];
+    volumes.into_iter().flat_map(|volume| ["-v".into(), volume]).collect()
+}
+
+/// Returns a `run` with [`masks`].
+fn masked(dir: &Path, flags: &[&str], script: &str) -> Vec<String> {
+    let start = ["run"].iter().chain(flags).map(|flag| (*flag).to_owned());
+    start.chain(masks(dir)).chain(["sh", "-c", script].map(str::to_owned)).collect()
+}
+
+fn run(args: &[String]) -> Output {
+    nspod(&args.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn list(dir: &Path) -> Vec<PathBuf> {
+    let mut all: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn what_was_made_in_a_volume_is_removed_and_what_was_there_stays() {
+    if !root() {
+        return;
+    }
+    let (dir, user) = (tempfile::tempdir().unwrap(), User::new());
+    nix::unistd::chown(dir.path(), Some(65_534.into()), Some(65_534.into())).unwrap();
+    let (env, above) = (dir.path().join(".env"), dir.path().join("a"));
+    let script = format!("cd {}; test -c .env && ls -d a/usr/bin", dir.path().display());
+    for flags in [&[][..], &["--userns", "auto"]] {
+        assert_eq!(run(&masked(dir.path(), flags, &script)).ok(), "a/usr/bin\n");
+        assert!(list(dir.path()).is_empty(), "{flags:?}: {:?}", list(dir.path()));
+    }
+    let args = masked(dir.path(), &[], &script);
+    assert_eq!(user.nspod(&args.iter().map(String::as_str).collect::<Vec<_>>()).ok(), "a/usr/bin\n");
+    assert!(list(dir.path()).is_empty());
+    // A start that fails removes them too.
+    let failed = run(&masked(dir.path(), &["-w", "/no/such"], "true"));
+    assert_eq!((failed.code(), list(dir.path())), (125, Vec::new()));
+    // What the container leaves in a directory stays.
+    run(&masked(dir.path(), &[], &format!("echo x > {}/kept", above.display()))).ok();
+    assert_eq!((list(dir.path()), list(&above)), (vec![above.clone()], vec![above.join("kept")]));
+    fs::remove_file(above.join("kept")).unwrap();
+    // An empty file and an empty directory that were there.
+    fs::write(&env, "").unwrap();
+    assert_eq!(run(&masked(dir.path(), &[], &script)).ok(), "a/usr/bin\n");
+    assert_eq!((list(dir.path()), list(&above)), (vec![env, above], Vec::new()));
+}
+
+#[test]
+fn the_last_container_removes_a_mount_point() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let masked_in = |name: &Name| {
+        ok(&["exec", name, "sh", "-c", &format!("test -c {}/.env; echo $?", dir.path().display())])
+    };
+    let [first, second] = [Name::container(), Name::container()];
+    for name in [&first, &second] {
+        run(&masked(dir.path(), &["-d", "--name", name], "sleep 1000")).ok();
+    }
+    assert_eq!(list(dir.path()).len(), 2);
+    ok(&["rm", "-f", &first]);
+    assert_eq!((masked_in(&second).as_str(), list(dir.path()).len()), ("0\n", 2));
+    ok(&["rm", "-f", &second]);
+    assert!(list(dir.path()).is_empty());
+    // After nspod was killed.
+    let third = Name::container();
+    let args = masked(dir.path(), &["--name", &third], "sleep 1000");
+    let mut killed = Guard(Command::new(NSPOD).args(&args).spawn().unwrap());
+    eventually("the container runs", || third.at() == "running");
+    killed.0.kill().unwrap();
+    end_of(&mut killed.0);
+    assert_eq!(list(dir.path()).len(), 2);
+    ok(&["rm", "-f", &third]);
+    assert!(list(dir.path()).is_empty());
+}
+
+#[test]
+fn a_start_that_is_killed_at_any_point_leaves_what_the_next_command_removes() {
+    if !root() || !fault::able() {
+        return;
+    }
+    let script = "d=$(mktemp -d /var/tmp/e2e.XXXXXX)
+        for n in 1 2 3 4 5 6 7 8 9 10; do
+            strace -qq -o /dev/null -e signal=none -e inject=renameat2,mkdirat:signal=KILL:when=$n \
+                $N run --name x -v $d:/mnt -v /dev/null:/mnt/a/.env true
+            until $N prune >/dev/null && [ -z \"$(ls -A $d)\" ]; do sleep 0.05; done
+        done; rmdir $d && echo empty";
+    assert_eq!(alone(script).out, "empty\n");
 }

@@ -26,7 +26,7 @@ use crate::keys::Keys;
 use crate::network::{self, Network};
 use crate::report::End;
 use crate::state::pods::{Entry as PodEntry, Pods};
-use crate::state::{self, Entry, Lock, SavedContainer, Store, ids, logs};
+use crate::state::{self, Entry, Lock, SavedContainer, Store, ids, logs, mount_points};
 use crate::{image, output, terminal, value};
 
 #[derive(Debug, Default, Args)]
@@ -170,12 +170,13 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
     if network.is_some() || in_pod.is_some() {
         claim.mount_names(network, in_pod.as_ref(), &mut spec, facts.privileged)?;
     }
+    claim.make_mount_points(&spec)?;
     let signals = if args.detach { None } else { Some(Signals::hold()?) };
     let cidfile = args.cidfile.as_deref().map(|path| CidFile::new(path, &id)).transpose()?;
     let mut container = args.spawn(&mut spec, pod.as_ref(), &mut claim)?;
     foreground::die_with(parent, &container)?;
-    let connected = claim.network.is_some();
-    claim.entry.write(&SavedContainer { network: connected, ..args.saved(&container, spec, &id)? })?;
+    let (network, mount_points) = (claim.network.is_some(), claim.mount_points);
+    claim.entry.write(&SavedContainer { network, mount_points, ..args.saved(&container, spec, &id)? })?;
     args.write_pid(container.pid())?;
     if let Some(file) = cidfile {
         file.keep();
@@ -430,6 +431,7 @@ impl RunArgs {
             log: log.map_err(|e| Error::io_call("log", "resolve the path of the log", "getcwd", &e))?,
             stop_signal: self.stop_signal,
             network: false,
+            mount_points: false,
         })
     }
 
@@ -537,6 +539,8 @@ struct Claim<'a> {
     lock: Option<Lock>,
     /// Whether the container may have a log.
     logs: bool,
+    /// Whether the entry lists mount points.
+    mount_points: bool,
     /// The container's network, and whether the caller can pin its namespace.
     network: Option<(Network, bool)>,
     /// Releases the name, and removes the cgroup if it may exist.
@@ -562,7 +566,8 @@ impl<'a> Claim<'a> {
     fn new(store: &'a Store, id: &str, logs: bool) -> Result<Claim<'a>> {
         let (entry, lock) = store.create(id)?;
         let (lock, remove) = (Some(lock), Store::forget);
-        Ok(Claim { store, entry, lock, logs, network: None, remove, kept: false, named: None })
+        let mount_points = false;
+        Ok(Claim { store, entry, lock, logs, mount_points, network: None, remove, kept: false, named: None })
     }
 
     /// Mounts the files for name lookup of a container with a network or in a pod.
@@ -603,6 +608,14 @@ impl<'a> Claim<'a> {
         Ok(())
     }
 
+    /// Makes the mount points that the volumes lack.
+    fn make_mount_points(&mut self, spec: &Spec) -> Result<()> {
+        // Some can exist after an error.
+        self.mount_points = true;
+        self.mount_points = mount_points::make(self.entry.dir(), spec)?;
+        Ok(())
+    }
+
     fn keep(&mut self) {
         self.kept = true;
     }
@@ -639,6 +652,9 @@ impl<'a> Claim<'a> {
         let Some(lock) = lock else { return Ok(()) };
         if self.logs {
             logs::remove(self.entry.dir())?;
+        }
+        if self.mount_points {
+            mount_points::remove(self.entry.dir())?;
         }
         (self.remove)(self.store, &self.entry, &lock)
     }

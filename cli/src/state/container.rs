@@ -34,6 +34,9 @@ pub(crate) struct SavedContainer {
     /// Whether the directory of the container has the state of a network.
     #[serde(default)]
     pub(crate) network: bool,
+    /// Whether the directory of the container lists mount points.
+    #[serde(default)]
+    pub(crate) mount_points: bool,
 }
 
 impl store::Record for SavedContainer {

@@ -9,8 +9,6 @@ use ns_core::{Extent, IdMap, Ids, SubIdRange, SubIds};
 use nspod_cli::runtime_dir;
 use nspod_sandbox::store::Dir;
 use nspod_sandbox::{ErrorKind, Host};
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 
 use super::base;
 use crate::error::{Error, Result};
@@ -55,18 +53,7 @@ impl Range {
 /// [`ErrorKind::LimitReached`]: no range of this size is free. The errno of a failed call.
 pub(crate) fn reserve(entry: &Dir, size: Option<u32>) -> Result<Range> {
     let dir = Dir::private(&base(), runtime_dir::BY_VARIABLE)?;
-    // The lock ends when this file is closed.
-    let lock = dir.create(LOCK)?;
-    while let Err(e) = flock(&lock, FlockOperation::LockExclusive) {
-        if e != Errno::INTR {
-            return Err(Error::path(
-                "ids",
-                "lock",
-                &dir.at(LOCK),
-                nix::errno::Errno::from_raw(e.raw_os_error()),
-            ));
-        }
-    }
+    let _lock = super::lock_file(&dir, LOCK, "ids")?;
     let range = choose(&Pool::of_caller()?, &used(&dir)?, size)?;
     entry.replace(FILE, format!("{} {} {}\n", range.uid, range.gid, range.count).as_bytes())?;
     Ok(range)

@@ -7,8 +7,10 @@
 mod container;
 pub(crate) mod ids;
 pub(crate) mod logs;
+pub(crate) mod mount_points;
 pub(crate) mod pods;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -17,6 +19,8 @@ use nix::unistd::geteuid;
 use nspod_cli::runtime_dir;
 use nspod_sandbox::ErrorKind;
 use nspod_sandbox::store::{self, Dir, Trust, is_random_name};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 pub(crate) use container::{Entry, SavedContainer, State};
 pub(crate) use nspod_sandbox::store::{Lock, Locked};
@@ -154,6 +158,9 @@ impl Store {
         if entry.record().is_none_or(|saved| saved.network) {
             network::disconnect(entry.dir().path())?;
         }
+        if entry.record().is_none_or(|saved| saved.mount_points) {
+            mount_points::remove(entry.dir())?;
+        }
         let limits = |saved: &SavedContainer| saved.container.spec.limits_directories();
         if entry.record().is_none_or(limits) {
             nspod_sandbox::release_quotas(entry.dir().path())?;
@@ -263,6 +270,18 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Locks a file of the store. The lock ends when the file is closed. `step` is the name of the step, for errors.
+fn lock_file(dir: &Dir, name: &str, step: &'static str) -> Result<File> {
+    let lock = dir.create(name)?;
+    while let Err(e) = flock(&lock, FlockOperation::LockExclusive) {
+        if e != Errno::INTR {
+            let errno = nix::errno::Errno::from_raw(e.raw_os_error());
+            return Err(Error::path(step, "lock", &dir.at(name), errno));
+        }
+    }
+    Ok(lock)
 }
 
 /// Returns the text if it is valid as the name of a container or pod.
