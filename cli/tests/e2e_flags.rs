@@ -92,6 +92,20 @@ fn a_symbolic_link_is_made_in_the_container() {
 }
 
 #[test]
+fn a_root_is_made_of_mounts_and_links() {
+    if !root() {
+        return;
+    }
+    let links = ["bin", "sbin", "lib", "lib64"].map(|name| format!("usr/{name}:/{name}"));
+    let mut args = vec!["run", "--tmpfs", "/", "-v", "/usr:/usr:ro"];
+    args.extend(links.iter().flat_map(|link| ["--symlink", link]));
+    args.extend(["sh", "-c", "echo /*; readlink /bin; touch /x 2>/dev/null || echo read-only"]);
+    let seen = "/bin /dev /lib /lib64 /proc /run /sbin /sys /tmp /usr\nusr/bin\nread-only\n";
+    assert_eq!(ok(&args), seen);
+    assert_eq!(common::user::User::new().nspod(&args).ok(), seen);
+}
+
+#[test]
 fn an_optional_bind_is_left_out_if_its_source_is_missing() {
     if !root() {
         return;

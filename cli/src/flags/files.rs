@@ -45,7 +45,8 @@ pub(crate) struct FileArgs {
     /// mounts of the host), size=64m and inodes=10k (limits of a directory, as with --storage-opt)
     #[arg(short, long, value_name = "SOURCE:DESTINATION[:OPTIONS]", value_parser = mounts::volume)]
     volume: Vec<Volume>,
-    /// Mount an empty tmpfs. Options: size=64m, inodes=10k, mode=1777, exec, dev, ro
+    /// Mount an empty tmpfs. Options: size=64m, inodes=10k, mode=1777, exec, dev, ro. With / the root is empty
+    /// and read-only, except for the mounts and symbolic links in it
     #[arg(long, value_name = "DESTINATION[:OPTIONS]", value_parser = mounts::tmpfs)]
     tmpfs: Vec<Mount>,
     /// Mount a file system: type=bind|tmpfs|proc|sysfs|mqueue|devpts|cgroup|dev,source=…,target=…, with the
@@ -74,9 +75,8 @@ impl FileArgs {
 
     /// Returns the mounts, and whether each is optional.
     fn mounts(&self) -> impl Iterator<Item = (&Mount, bool)> {
-        let parts = |volume: &Volume| (&volume.mount, volume.optional);
         let tmpfs = self.tmpfs.iter().map(|mount| (mount, false));
-        self.volume.iter().map(parts).chain(tmpfs).chain(self.mount.iter().map(parts))
+        self.volume.iter().map(Volume::parts).chain(tmpfs).chain(self.mount.iter().map(Volume::parts))
     }
 
     pub(crate) fn apply(&self, spec: &mut Spec, facts: &Facts) -> Result<()> {
@@ -89,14 +89,8 @@ impl FileArgs {
                 "mounts and a container root require a new mnt namespace: remove `--ns mnt=…`, or the file flags",
             ));
         }
+        self.check_root(spec, facts)?;
         self.root(spec, facts);
-        let own_user = !facts.privileged || spec.namespaces.user != NamespaceMode::Host;
-        if self.rootfs.is_none() && matches!(self.overlay, Some(Some(_))) && own_user {
-            let problem = "in a user namespace, an overlay of the host's root cannot keep its writes in a directory, \
-                           because the host's mounts are locked together: use --overlay without DIR, add --rootfs, \
-                           or run as root without --userns";
-            return Err(Error::usage("--overlay", problem));
-        }
         // The kernel's ENOTDIR would not say which path is wrong.
         if let Root::Dir { path, .. } = &spec.root
             && path.metadata().is_ok_and(|found| !found.is_dir())
@@ -104,7 +98,7 @@ impl FileArgs {
             let problem = format!("--rootfs {} is not a directory", path.display());
             return Err(Error::usage("--rootfs", problem).on(path.display()));
         }
-        for (mount, optional) in self.mounts() {
+        for (mount, optional) in self.mounts().filter(|(mount, _)| !is_root(mount)) {
             let mut mount = mount.clone();
             if let MountKind::Bind { source, .. } = &mut mount.kind {
                 *source = facts.cwd.join(&source);
@@ -121,6 +115,28 @@ impl FileArgs {
             let (mount, rule) = device_node(device)?;
             spec.mounts.push(mount);
             spec.devices.get_or_insert_with(|| DEFAULT.to_vec()).push(rule);
+        }
+        Ok(())
+    }
+
+    /// Checks that the flags for the root do not conflict.
+    fn check_root(&self, spec: &Spec, facts: &Facts) -> Result<()> {
+        let own_user = !facts.privileged || spec.namespaces.user != NamespaceMode::Host;
+        if self.rootfs.is_none() && matches!(self.overlay, Some(Some(_))) && own_user {
+            let problem = "in a user namespace, an overlay of the host's root cannot keep its writes in a directory, \
+                           because the host's mounts are locked together: use --overlay without DIR, add --rootfs, \
+                           or run as root without --userns";
+            return Err(Error::usage("--overlay", problem));
+        }
+        let Some((root, _)) = self.mounts().find(|(mount, _)| is_root(mount)) else { return Ok(()) };
+        if *root != Mount::new("/", MountKind::Tmpfs { mode: None }) {
+            let problem = "a tmpfs on / accepts no options: it becomes read-only after the start";
+            return Err(Error::usage("--tmpfs", problem));
+        }
+        if self.rootfs.is_some() || self.overlay.is_some() || self.host_sockets {
+            let problem =
+                "a tmpfs on / is an empty root and conflicts with --rootfs, --overlay and --host-sockets";
+            return Err(Error::usage("--tmpfs", problem));
         }
         Ok(())
     }
@@ -143,6 +159,7 @@ impl FileArgs {
                 }),
             },
             (None, Some(path)) => Root::Dir { path, readonly: self.read_only },
+            (None, None) if self.mounts().any(|(mount, _)| is_root(mount)) => Root::Empty,
             (None, None) => Root::HostReadOnly,
         };
         spec.root_sockets = self.host_sockets;
@@ -168,6 +185,11 @@ impl FileArgs {
             None => make(upper),
         }
     }
+}
+
+/// Returns whether a mount is a tmpfs on `/`.
+fn is_root(mount: &Mount) -> bool {
+    mount.destination == Path::new("/") && matches!(mount.kind, MountKind::Tmpfs { .. })
 }
 
 /// Returns whether a path or the target of its link does not exist.
@@ -254,6 +276,20 @@ mod tests {
         );
         let MountKind::Bind { source, .. } = &at(&spec, "/mnt")[0].kind else { panic!() };
         assert_eq!(source, Path::new("/work/a/b"));
+    }
+
+    #[test]
+    fn a_tmpfs_on_the_root_is_an_empty_root() {
+        let empty = spec(&["--tmpfs", "/"]).unwrap();
+        assert_eq!(empty, Spec { root: Root::Empty, ..Spec::new("true") });
+        assert_eq!(spec(&["--mount", "type=tmpfs,dst=/"]).unwrap(), empty);
+        for (flags, why) in [
+            (&["--tmpfs", "/:size=1m"][..], "accepts no options"),
+            (&["--tmpfs", "/", "--rootfs", "/img"], "conflicts with --rootfs"),
+            (&["--tmpfs", "/", "--overlay"], "conflicts with --rootfs"),
+        ] {
+            nspod_testkit::assert_refused(spec(flags), why);
+        }
     }
 
     #[test]

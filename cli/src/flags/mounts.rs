@@ -17,6 +17,13 @@ pub(crate) struct Volume {
     pub(crate) optional: bool,
 }
 
+impl Volume {
+    /// Returns the mount, and whether it is optional.
+    pub(crate) fn parts(&self) -> (&Mount, bool) {
+        (&self.mount, self.optional)
+    }
+}
+
 /// Parses `SOURCE:DESTINATION[:OPTIONS]`. `PATH` alone is both source and destination.
 pub(crate) fn volume(text: &str) -> Parsed<Volume> {
     let mut parts = text.splitn(3, ':');
