@@ -101,41 +101,37 @@ fn starts() {
     }
 }
 
-/// Measures the first start of a process, without limits and with limits in turns.
+/// Measures first starts of a process, with limits and without in turns. A difference is that of the least times, and
+/// the median of the differences in the pairs.
 fn first_starts() {
-    println!(
-        "\n| limit | first start of a process | without limits | difference, hooks in use | hooks unused |"
-    );
+    println!("\n| limit | start, hooks in use | without limits | difference | difference, hooks unused |");
     println!("|---|---:|---:|---:|---:|");
+    let start = |limits: &str| in_process(START, limits).as_secs_f64() * 1e6;
+    let least_and_median = |mut times: Vec<f64>| {
+        times.sort_by(f64::total_cmp);
+        (times[0], times[times.len() / 2])
+    };
+    let pairs = |name: &str, pause: Duration| {
+        let (mut with, mut without, mut differences) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..STARTS {
+            std::thread::sleep(pause);
+            let pair = [start(name), start("nothing")];
+            with.push(pair[0]);
+            without.push(pair[1]);
+            differences.push(pair[0] - pair[1]);
+        }
+        [with, without, differences].map(least_and_median)
+    };
+    let text = |(least, median): (f64, f64)| format!("{least:.0} / {median:.0}");
     for (name, limits) in limits() {
-        let pairs = |count: usize, pause: Duration| {
-            let mut both = [Vec::new(), Vec::new()];
-            for _ in 0..count {
-                for (times, limits) in both.iter_mut().zip([name, "nothing"]) {
-                    std::thread::sleep(pause);
-                    times.push(in_process(START, limits).as_secs_f64() * 1e6);
-                }
-            }
-            both.map(|mut times| {
-                times.sort_by(f64::total_cmp);
-                (times[0], times[count / 2])
-            })
-        };
-        let text = |(least, median): (f64, f64)| format!("{least:.0} / {median:.0}");
-        let unused = pairs(STARTS / 4, UNTIL_UNUSED);
+        let difference = |[with, without, difference]: [(f64, f64); 3]| (with.0 - without.0, difference.1);
+        let unused = pairs(name, UNTIL_UNUSED);
         let other = create("other");
         other.limit_net(&limits).expect("limits");
-        let [with, without] = pairs(STARTS, Duration::ZERO);
+        let used = pairs(name, Duration::ZERO);
         other.remove().expect("remove");
-        let difference =
-            |with: (f64, f64), without: (f64, f64)| text((with.0 - without.0, with.1 - without.1));
-        println!(
-            "| {name} | {} | {} | {} | {} |",
-            text(with),
-            text(without),
-            difference(with, without),
-            difference(unused[0], unused[1])
-        );
+        let [with, without, _] = used.map(text);
+        println!("| {name} | {with} | {without} | {} | {} |", text(difference(used)), text(difference(unused)));
     }
 }
 

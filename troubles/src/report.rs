@@ -84,7 +84,8 @@ of the machine does not matter. In a row about a wall, such as a namespace, the 
 not; without the wall, the hog is in the victim's namespace or has an additional right. The chart shows the smallest
 ratios of each row. `troubles/tests/table.rs` fails if a hog without its limit leaves the victim more than {HURT}, or with
 it less than {KEPT}. The limits of `two pods` are those of the hog's pod, if pods have them. A `-` means that the row was
-not measured for this relation.
+not measured for this relation: a limit of a directory belongs to a container and not to its pod, and the range of ports
+in `sockets` is that of the host's net namespace.
 
 | trouble | the hog … | bound by | {} |
 |---|---|---|---|---|---|
