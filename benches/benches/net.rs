@@ -131,7 +131,11 @@ fn first_starts() {
         let used = pairs(name, Duration::ZERO);
         other.remove().expect("remove");
         let [with, without, _] = used.map(text);
-        println!("| {name} | {with} | {without} | {} | {} |", text(difference(used)), text(difference(unused)));
+        println!(
+            "| {name} | {with} | {without} | {} | {} |",
+            text(difference(used)),
+            text(difference(unused))
+        );
     }
 }
 
