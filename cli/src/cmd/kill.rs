@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use nspod_sandbox::ErrorKind;
 
 use super::each;
 use crate::error::{Error, Result};
@@ -61,12 +62,27 @@ pub(crate) fn stop(args: &StopArgs) -> Result<()> {
     let store = Store::open()?;
     each(&args.ids, |id| {
         let entry = store.find(id)?;
-        let container = entry.open()?;
+        let container = match entry.open() {
+            Ok(container) => container,
+            // It has ended already. Processes can have outlived the first one.
+            Err(_) if entry.saved().is_some() && !entry.lives()? => {
+                if entry.is_outlived()? {
+                    store.kill(&entry)?;
+                }
+                store.disconnect(&entry)?;
+                return output::line(entry.id());
+            }
+            Err(e) => return Err(e),
+        };
         let signal = args.signal.unwrap_or(entry.record()?.stop_signal);
         // The kernel drops this signal, so the program would not end during the wait.
         let lost = would_be_lost(container.pid(), signal);
         if !lost {
-            container.signal(signal)?;
+            match container.signal(signal) {
+                // It has just ended.
+                Err(e) if e.kind() == ErrorKind::ProcessEnded => {}
+                sent => sent?,
+            }
         }
         if lost || !container.pidfd().poll(Some(Duration::from_secs(args.time)))? {
             store.kill(&entry)?;

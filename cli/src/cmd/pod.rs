@@ -118,7 +118,7 @@ pub(crate) struct PodUpdateArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PodRmArgs {
-    /// Kill and remove the containers of the pods first
+    /// Kill and remove the containers of the pods first. A pod that does not exist is not an error
     #[arg(short, long)]
     force: bool,
     /// Names of the pods
@@ -328,7 +328,8 @@ fn update_limits(args: &PodUpdateArgs) -> Result<()> {
 fn rm(args: &PodRmArgs) -> Result<()> {
     let (pods, store) = (Pods::open()?, Store::open()?);
     each(&args.names, |name| {
-        let pod = pods.find(name)?;
+        let found = if args.force { pods.get(name)? } else { Some(pods.find(name)?) };
+        let Some(pod) = found else { return Ok(()) };
         let containers = pod.containers(&store)?;
         if !containers.is_empty() && !args.force {
             let problem = format!("the pod {} has containers: {}", pod.name(), containers.join(", "));

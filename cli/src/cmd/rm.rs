@@ -10,7 +10,7 @@ use crate::state::{Locked, State, Store};
 
 #[derive(Debug, Args)]
 pub(crate) struct RmArgs {
-    /// Kill running containers first
+    /// Kill running containers first. A container that does not exist is not an error
     #[arg(short, long)]
     force: bool,
     /// Names or ids of the containers
@@ -24,7 +24,8 @@ pub(crate) struct PruneArgs {}
 pub(crate) fn rm(args: &RmArgs) -> Result<()> {
     let store = Store::open()?;
     each(&args.ids, |id| {
-        let entry = store.find(id)?;
+        let found = if args.force { store.get(id)? } else { Some(store.find(id)?) };
+        let Some(entry) = found else { return Ok(()) };
         if entry.state()? == State::Creating {
             let problem = format!("another command is starting or removing the container {}", entry.id());
             return Err(Error::state("rm", entry.id(), problem));

@@ -125,23 +125,27 @@ impl Store {
 
     /// Returns the container with this name or id. A prefix of an id is accepted if it is unique.
     pub(crate) fn find(&self, text: &str) -> Result<Entry> {
-        let none = || {
+        self.get(text)?.ok_or_else(|| {
             let problem = format!("there is no container {text}");
             Error::new(ErrorKind::NotFound, "store", problem).on(text).hint("`nspod ps -a` lists all")
-        };
+        })
+    }
+
+    /// Returns the container with this name or id as [`find`](Self::find), or `None` if it does not exist.
+    pub(crate) fn get(&self, text: &str) -> Result<Option<Entry>> {
         let id = valid_name(text)?;
         if let Some(entry) = self.0.find(&id)? {
-            return Ok(Entry::new(entry));
+            return Ok(Some(Entry::new(entry)));
         }
         let names = self.0.names()?;
         let mut found = names.iter().filter(|name| is_random_name(name) && name.starts_with(&id));
         match (found.next(), found.next()) {
-            (Some(name), None) => self.0.find(name)?.map(Entry::new).ok_or_else(none),
+            (Some(name), None) => Ok(self.0.find(name)?.map(Entry::new)),
             (Some(_), Some(_)) => {
                 let problem = format!("several containers have ids that start with {id}");
                 Err(Error::new(ErrorKind::InvalidInput, "store", problem).on(text))
             }
-            (None, _) => Err(none()),
+            (None, _) => Ok(None),
         }
     }
 

@@ -96,17 +96,21 @@ impl Pods {
 
     /// Returns the pod of a name.
     pub(crate) fn find(&self, name: &str) -> Result<Entry> {
-        let name = valid_name(name)?;
-        let none = || {
-            let error = Error::new(ErrorKind::NotFound, "store", format!("there is no pod {name}")).on(&name);
+        self.get(name)?.ok_or_else(|| {
+            let error = Error::new(ErrorKind::NotFound, "store", format!("there is no pod {name}")).on(name);
             error.hint("`nspod pod ls` lists all")
-        };
-        Ok(Entry(self.0.find(&name)?.ok_or_else(none)?))
+        })
     }
 
-    /// Returns all pods, sorted by name.
+    /// Returns the pod of a name, or `None` if it does not exist.
+    pub(crate) fn get(&self, name: &str) -> Result<Option<Entry>> {
+        Ok(self.0.find(&valid_name(name)?)?.map(Entry))
+    }
+
+    /// Returns all pods, sorted by name. A pod whose record cannot be read is left out with a note.
     pub(crate) fn all(&self) -> Result<Vec<Entry>> {
-        self.0.entries()?.into_iter().map(|entry| Ok(Entry(entry?))).collect()
+        let note = |e: nspod_sandbox::Error| crate::output::note(e);
+        Ok(self.0.entries()?.into_iter().filter_map(|entry| entry.map(Entry).map_err(note).ok()).collect())
     }
 
     /// Returns the names of all pods, sorted.
