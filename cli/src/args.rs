@@ -98,12 +98,44 @@ pub(crate) enum Command {
     Doctor(cmd::doctor::DoctorArgs),
     /// Print completions for a shell
     Completions(manual::CompletionsArgs),
-    /// Write manual pages to a directory
-    #[command(hide = true)]
-    Man(manual::ManArgs),
+    /// Show the manual page of a command
+    ///
+    /// At a terminal, man(1) shows the page. Otherwise the source of the page is printed.
+    Man(pages::PageArgs),
+    /// Print the versions of nspod and of the kernel
+    Version(cmd::version::VersionArgs),
     /// Keep the terminal of a container that was left
     #[command(hide = true)]
     KeepTerminal(cmd::attach::KeepArgs),
+}
+
+/// Returns what to use instead of a command of docker that nspod does not have.
+pub(crate) fn instead_of(command: &str) -> Option<&'static str> {
+    Some(match command {
+        "create" => "'run -d' makes a container and starts it; 'pod create' makes a pod",
+        "start" | "restart" => "a container that has ended does not start again; 'run' starts a new one",
+        "build" | "image" | "images" | "import" | "load" | "pull" | "push" | "rmi" | "save" | "tag" => {
+            "nspod has no images: 'run --rootfs DIR' runs the files of a directory, and podman or docker run images \
+             with the runtime nspod-oci"
+        }
+        "container" => "the commands for containers have no prefix: 'run', 'ps', 'inspect', 'rm', …",
+        "events" => "'wait' returns when a container ends, and 'stats' shows its usage",
+        "export" => "'cp NAME:/DIR DIR' copies the files of a running container",
+        "info" => "'doctor' shows what this host supports, and 'version' the versions",
+        "list" | "ls" => "'ps' lists the containers",
+        "network" => "'run --network pasta' or 'run --network cni:NAME' connects a container",
+        "port" => "'inspect' shows the published ports",
+        "volume" => "'run -v DIR:PATH' shows a directory of the host in a container",
+        _ => return None,
+    })
+}
+
+/// Returns the definition of the command line. The help of each command names its manual page.
+pub(crate) fn program() -> clap::Command {
+    Cli::command().mut_subcommands(|command| {
+        let line = format!("`nspod man {}` shows the manual page, with examples.", command.get_name());
+        command.after_help(line)
+    })
 }
 
 impl Cli {

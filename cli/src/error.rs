@@ -39,9 +39,11 @@ impl Error {
         error
     }
 
-    /// Makes the error of a command line that could not be parsed.
-    pub fn parse(e: &clap::Error) -> Self {
+    /// Makes the error of a command line that could not be parsed. `tip` returns what to use instead of a command
+    /// that does not exist.
+    pub fn parse(mut e: clap::Error, tip: fn(&str) -> Option<&'static str>) -> Self {
         use clap::error::{ContextKind, ContextValue};
+        correct_tips(&mut e, tip);
         let text = e.render().to_string();
         // clap has no function for the text without this heading.
         let sentence = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
@@ -133,6 +135,50 @@ impl fmt::Display for Error {
     }
 }
 
+/// Removes the tips of clap that are wrong, and adds those of `tip` for a command that does not exist. clap compares
+/// names by the share of equal letters (`cp` resembles `completions`), and advises to pass each unknown flag to the
+/// program.
+fn correct_tips(e: &mut clap::Error, tip: fn(&str) -> Option<&'static str>) {
+    use clap::error::{ContextKind, ContextValue};
+    if let Some(ContextValue::String(typed)) = e.get(ContextKind::InvalidSubcommand).cloned() {
+        if let Some(ContextValue::Strings(mut names)) = e.remove(ContextKind::SuggestedSubcommand) {
+            names.retain(|name| resembles(&typed, name));
+            if !names.is_empty() {
+                e.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(names));
+            }
+        }
+        if let Some(tip) = tip(&typed) {
+            e.remove(ContextKind::SuggestedSubcommand);
+            e.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+        }
+    }
+    let (typed, similar) = (e.get(ContextKind::InvalidArg), e.get(ContextKind::SuggestedArg));
+    if let (Some(ContextValue::String(typed)), Some(ContextValue::String(flag))) = (typed, similar)
+        && !resembles(typed, flag)
+    {
+        e.remove(ContextKind::SuggestedArg);
+        // It contains the flag.
+        e.remove(ContextKind::Usage);
+    }
+    if let Some(ContextValue::StyledStrs(mut tips)) = e.remove(ContextKind::Suggested) {
+        tips.retain(|tip| !tip.to_string().starts_with("to pass '"));
+        if !tips.is_empty() {
+            e.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
+        }
+    }
+}
+
+/// Returns whether somebody who typed one name can have meant the other: a few letters differ, or the end is missing.
+fn resembles(typed: &str, name: &str) -> bool {
+    let (typed, name) = (typed.trim_start_matches('-'), name.trim_start_matches('-'));
+    let errors = match typed.chars().count() {
+        0..=2 => 0,
+        3..=5 => 1,
+        _ => 2,
+    };
+    strsim::osa_distance(typed, name) <= errors || typed.len() >= 3 && name.starts_with(typed)
+}
+
 /// Returns the name of a flag or an argument from its form in a help text: `--memory` of `--memory <BYTES>`,
 /// `COMMAND` of `<COMMAND>...`.
 fn name(form: &str) -> Option<&str> {
@@ -186,6 +232,20 @@ mod tests {
             ("[OPTION]...", "OPTION"),
         ] {
             assert_eq!(name(form), Some(expected));
+        }
+    }
+
+    #[test]
+    fn only_a_similar_name_is_suggested() {
+        for (typed, name) in
+            [("lgos", "logs"), ("inspct", "inspect"), ("comp", "completions"), ("--publsh", "--publish")]
+        {
+            assert!(resembles(typed, name), "{typed}");
+        }
+        for (typed, name) in
+            [("cp", "completions"), ("start", "stats"), ("port", "pod"), ("pd", "ps"), ("--publsh", "--cpus")]
+        {
+            assert!(!resembles(typed, name), "{typed}");
         }
     }
 

@@ -368,7 +368,8 @@ nspod: -p requires a plugin with the capability portMappings, and the CNI networ
 ";
     prints(script, &format!("{pasta}{pasta}{others}"));
     let refused = nspod(&["run", "-p", "80:80", "true"]);
-    assert_eq!(refused.err, "nspod: -p requires `--network pasta` or `--network cni:NAME`\n");
+    let want = "nspod: -p requires a network that leads out: `--network pasta -p 80:80`, or `--network cni:NAME -p 80:80`\n";
+    assert_eq!(refused.err, want);
 }
 
 #[test]

@@ -19,8 +19,17 @@ pub(crate) fn way(text: &str) -> Option<std::result::Result<Way, String>> {
 pub(crate) fn wanted(way: Option<&Way>, published: &[Vec<Port>]) -> Result<Option<Wanted>> {
     match way {
         Some(way) => Ok(Some(Wanted { way: way.clone(), ports: published.concat() })),
-        None if published.is_empty() => Ok(None),
-        None => Err(Error::usage("--publish", "-p requires `--network pasta` or `--network cni:NAME`")),
+        None => match published.iter().flatten().next() {
+            None => Ok(None),
+            Some(port) => {
+                let port = port.to_string();
+                let port = port.trim_end_matches("/tcp");
+                let problem = format!(
+                    "-p requires a network that leads out: `--network pasta -p {port}`, or `--network cni:NAME -p {port}`"
+                );
+                Err(Error::usage("--publish", problem))
+            }
+        },
     }
 }
 
@@ -99,7 +108,8 @@ mod tests {
     fn ports_require_a_network() {
         let port = ports("80:80").unwrap();
         let error = wanted(None, std::slice::from_ref(&port)).unwrap_err();
-        assert_eq!(error.to_string(), "-p requires `--network pasta` or `--network cni:NAME`");
+        let want = "-p requires a network that leads out: `--network pasta -p 80:80`, or `--network cni:NAME -p 80:80`";
+        assert_eq!(error.to_string(), want);
         assert_eq!(wanted(Some(&Way::Pasta), &[port.clone(), port]).unwrap().unwrap().ports.len(), 2);
         assert_eq!(wanted(None, &[]).unwrap(), None);
         assert_eq!(way("cni:front"), Some(Ok(Way::Cni("front".into()))));

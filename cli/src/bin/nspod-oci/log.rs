@@ -50,13 +50,13 @@ impl ::log::Log for Library {
 }
 
 /// Logs a command line that cannot be parsed to standard error, in JSON if one of the arguments asks for it.
-pub(crate) fn usage(error: &clap::Error) {
+pub(crate) fn usage(error: clap::Error) {
     let arguments: Vec<_> = std::env::args_os().take_while(|argument| argument != "--").collect();
     let has_json = arguments.iter().any(|argument| argument == "--log-format=json")
         || arguments.windows(2).any(|pair| pair[0] == "--log-format" && pair[1] == "json");
     if has_json {
         let _ = LOG.set(Log { file: None, format: Format::Json, debug: false });
-        self::error(&Error::parse(error));
+        self::error(&Error::parse(error, |_| None));
     } else {
         let _ = error.print();
     }

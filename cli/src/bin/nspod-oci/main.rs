@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     let cli = match args::Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) if e.use_stderr() => {
-            log::usage(&e);
+            log::usage(e);
             return ExitCode::FAILURE;
         }
         Err(e) => {
