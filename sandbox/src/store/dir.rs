@@ -300,6 +300,15 @@ impl Dir {
         .map_err(|e| failed("replace", &self.at(name), "rename", e))
     }
 
+    /// Renames a subdirectory, which `dir` is. Returns `None` if the new name exists.
+    pub(super) fn rename(&self, dir: &Dir, from: &str, to: &str) -> Result<Option<Dir>, Error> {
+        match renameat_with(&self.fd, component(from)?, &self.fd, component(to)?, RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(Some(Dir { path: self.at(to), ..dir.clone() })),
+            Err(Errno::EXIST) => Ok(None),
+            Err(e) => Err(failed("rename", &self.at(from), "renameat2", e)),
+        }
+    }
+
     /// Removes this directory, which has the name `name` in `parent`, and the files in it. Does
     /// nothing if it does not exist.
     ///

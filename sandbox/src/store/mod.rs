@@ -167,12 +167,20 @@ impl<R: Record> Store<R> {
     ///
     /// [`ErrorKind::InvalidInput`]: crate::ErrorKind::InvalidInput
     pub fn remove(&self, entry: &Entry<R>, lock: &Lock) -> Result<(), Error> {
-        if !entry.dir().is_locked_by(lock) {
-            let path = entry.dir().path().display().to_string();
-            let problem = format!("cannot remove {path}: the lock is not this entry's");
-            return Err(Error::new(ErrorKind::InvalidInput, "store", problem).on(path));
-        }
+        check(entry, lock, "remove")?;
         entry.dir().remove_from(&self.dir, entry.name(), R::FILES)
+    }
+
+    /// Gives another name to an entry whose lock the caller holds, see [`remove`](Self::remove). The lock is then
+    /// that of the returned entry. Returns `None` if the new name exists. Since Linux 3.15; see
+    /// [renameat2(2)](https://man7.org/linux/man-pages/man2/rename.2.html).
+    ///
+    /// # Errors
+    /// The errno of renameat2(2). [`ErrorKind::InvalidInput`]: the lock is not the entry's.
+    pub fn rename(&self, entry: &Entry<R>, lock: &Lock, name: &str) -> Result<Option<Entry<R>>, Error> {
+        check(entry, lock, "rename")?;
+        let Some(dir) = self.dir.rename(entry.dir(), entry.name(), name)? else { return Ok(None) };
+        Ok(Some(Entry::load(name, dir, self.trust)?.locked()))
     }
 
     /// Returns the names of the entries, sorted.
@@ -191,6 +199,16 @@ impl<R: Record> Store<R> {
     pub fn entries(&self) -> Result<Vec<Result<Entry<R>, Error>>, Error> {
         Ok(self.names()?.iter().filter_map(|name| self.find(name).transpose()).collect())
     }
+}
+
+/// Checks that a lock is that of an entry.
+fn check<R: Record>(entry: &Entry<R>, lock: &Lock, what: &str) -> Result<(), Error> {
+    if entry.dir().is_locked_by(lock) {
+        return Ok(());
+    }
+    let path = entry.dir().path().display().to_string();
+    let problem = format!("cannot {what} {path}: the lock is not this entry's");
+    Err(Error::new(ErrorKind::InvalidInput, "store", problem).on(path))
 }
 
 #[cfg(test)]
@@ -305,6 +323,24 @@ mod tests {
         assert_eq!(store.names().unwrap(), ["db", "web"]);
         let web = store.reload(&web).unwrap();
         store.remove(&web, &lock).unwrap();
+        assert_eq!(store.names().unwrap(), ["db"]);
+    }
+
+    #[test]
+    fn an_entry_is_renamed_only_to_a_free_name_and_keeps_its_lock() {
+        let (_temp, store) = store(Trust::Store);
+        let (web, lock) = create(&store, "web").unwrap();
+        web.write(&WHOLE).unwrap();
+        let (_db, _other) = create(&store, "db").unwrap();
+        assert!(store.rename(&web, &lock, "db").unwrap().is_none());
+        let old = store.rename(&web, &lock, "old").unwrap().unwrap();
+        assert_eq!(
+            (old.name(), old.record(), store.names().unwrap()),
+            ("old", Some(&WHOLE), vec!["db".into(), "old".into()])
+        );
+        assert!(matches!(store.lock("old", false).unwrap(), Locked::Theirs));
+        assert!(matches!(store.lock("web", false).unwrap(), Locked::Gone));
+        store.remove(&old, &lock).unwrap();
         assert_eq!(store.names().unwrap(), ["db"]);
     }
 
