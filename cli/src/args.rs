@@ -11,7 +11,13 @@ use crate::cmd;
 /// The exit code is that of the program, 124 if it exceeded a time limit, or as in docker: 125 nspod failed, 126 the program cannot
 /// be executed, 127 the program does not exist, 128+N signal N killed the program.
 #[derive(Debug, Parser)]
-#[command(name = "nspod", version, max_term_width = 100, subcommand_required = true)]
+#[command(
+    name = "nspod",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    after_help = "`nspod man COMMAND` shows the manual page of a command, with examples."
+)]
 pub(crate) struct Cli {
     /// Print JSON; errors are one line of JSON each on standard error
     #[arg(long, global = true)]
@@ -164,8 +170,9 @@ impl Cli {
             Command::Pod(args) => cmd::pod::pod(args.command, json),
             Command::Census(args) => cmd::census::census(&args, json).map(done),
             Command::Doctor(args) => cmd::doctor::doctor(&args, json),
-            Command::Completions(args) => manual::completions(&args, Cli::command()).map(done),
-            Command::Man(args) => manual::man(&args, Cli::command()).map(done),
+            Command::Completions(args) => complete::print(&args).map(done),
+            Command::Man(args) => pages::man(&args, Cli::command()).map(done),
+            Command::Version(args) => cmd::version::version(&args, json).map(done),
             Command::KeepTerminal(args) => cmd::attach::keep(&args),
         }
     }

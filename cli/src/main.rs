@@ -17,6 +17,7 @@ mod state;
 #[cfg(test)]
 mod test_commands;
 
+mod template;
 use std::process::ExitCode;
 
 use clap::Parser;

@@ -3,13 +3,18 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::network;
 use crate::output;
 use crate::state::{Entry, Store, logs};
+use crate::template::Template;
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
+    /// Print a line for each container from a template, such as `{{.State}} {{.Spec.Hostname}}`. A field is a key
+    /// of the JSON; case and underscores do not matter
+    #[arg(short, long, value_name = "TEMPLATE", value_parser = Template::parse)]
+    format: Option<Template>,
     /// Names or ids of the containers
     #[arg(value_name = "CONTAINER", required = true)]
     ids: Vec<String>,
@@ -18,7 +23,11 @@ pub(crate) struct InspectArgs {
 pub(crate) fn inspect(args: &InspectArgs) -> Result<()> {
     let store = Store::open()?;
     let all = args.ids.iter().map(|id| describe(&store.find(id)?)).collect::<Result<Vec<_>>>()?;
-    output::json(&all)
+    let Some(template) = &args.format else { return output::json(&all) };
+    for container in &all {
+        output::line(template.fill(container).map_err(|problem| Error::usage("--format", problem))?)?;
+    }
+    Ok(())
 }
 
 fn describe(entry: &Entry) -> Result<Value> {

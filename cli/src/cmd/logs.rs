@@ -16,6 +16,12 @@ pub(crate) struct LogsArgs {
     /// Print only the last COUNT lines
     #[arg(short = 'n', long, value_name = "COUNT")]
     tail: Option<u64>,
+    /// The log has no times, so this flag of docker only explains what to do instead
+    #[arg(long, value_name = "TIME", hide = true)]
+    since: Option<String>,
+    /// The same
+    #[arg(short, long, hide = true)]
+    timestamps: bool,
     /// Name or id of the container
     #[arg(value_name = "CONTAINER")]
     id: String,
@@ -23,6 +29,17 @@ pub(crate) struct LogsArgs {
 
 pub(crate) fn logs(args: &LogsArgs) -> Result<()> {
     let entry = Store::open()?.find(&args.id)?;
+    if args.timestamps || args.since.is_some() {
+        let flag = if args.timestamps { "--timestamps" } else { "--since" };
+        let problem = format!(
+            "{flag} is not possible: the log is the output of the program as it was written, without times"
+        );
+        let hint = format!(
+            "`nspod logs -f -n 0 {0} | ts` adds them to new lines, or let the program print them",
+            entry.id()
+        );
+        return Err(Error::usage(flag, problem).hint(hint));
+    }
     let Some(mut log) = logs::open(&entry)? else {
         let problem = format!("the container {} has no log", entry.id());
         let error = Error::state("logs", entry.id(), problem);

@@ -18,6 +18,7 @@ pub(crate) mod top;
 pub(crate) mod update;
 pub(crate) mod wait;
 
+pub(crate) mod version;
 use crate::error::{Error, Result};
 
 /// Calls a function for each item, and continues after a failure. The error contains all failures.

@@ -19,7 +19,11 @@ pub(crate) struct RmArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct PruneArgs {}
+pub(crate) struct PruneArgs {
+    /// Do not ask. nspod never asks; scripts for docker use this flag
+    #[arg(short = 'f', long = "force")]
+    _force: bool,
+}
 
 pub(crate) fn rm(args: &RmArgs) -> Result<()> {
     let store = Store::open()?;

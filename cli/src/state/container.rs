@@ -69,6 +69,18 @@ pub(crate) enum State {
     Dead,
 }
 
+impl State {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            State::Creating => "creating",
+            State::Running => "running",
+            State::Paused => "paused",
+            State::Exited => "exited",
+            State::Dead => "dead",
+        }
+    }
+}
+
 /// A container's entry in the store.
 #[derive(Debug)]
 pub(crate) struct Entry(store::Entry<SavedContainer>);
