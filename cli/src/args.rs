@@ -62,6 +62,12 @@ pub(crate) enum Command {
     /// path, type, mode, owner, size, time of modification and extended attributes before and after.
     /// Changes in memory (--overlay without DIR) cannot be listed.
     Diff(cmd::layer::DiffArgs),
+    /// Copy files and directories between the host and a running container
+    ///
+    /// Owners, modes and times are kept; a user of the container is the user with the same id on the host.
+    /// Set-user-ID bits are not kept on the host. Pipes, sockets and devices are left out. A symbolic link
+    /// is copied as a link, and no link of the container leads out of its files.
+    Cp(cmd::cp::CpArgs),
     /// Apply the changes of a container to a directory, or discard them
     ///
     /// DIR is the directory below the overlay or a copy of it. It then has the files that the
@@ -172,6 +178,7 @@ impl Cli {
             Command::Doctor(args) => cmd::doctor::doctor(&args, json),
             Command::Completions(args) => complete::print(&args).map(done),
             Command::Man(args) => pages::man(&args, Cli::command()).map(done),
+            Command::Cp(args) => cmd::cp::cp(&args).map(done),
             Command::Version(args) => cmd::version::version(&args, json).map(done),
             Command::KeepTerminal(args) => cmd::attach::keep(&args),
         }

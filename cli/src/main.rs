@@ -8,6 +8,8 @@
 
 mod args;
 mod cmd;
+mod complete;
+mod copy;
 mod flags;
 mod image;
 mod network;

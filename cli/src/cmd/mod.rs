@@ -2,6 +2,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod census;
+pub(crate) mod cp;
 pub(crate) mod doctor;
 pub(crate) mod exec;
 pub(crate) mod inspect;
