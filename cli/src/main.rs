@@ -13,22 +13,23 @@ mod copy;
 mod flags;
 mod image;
 mod network;
+mod pages;
 mod private_mount;
 mod report;
 mod state;
+mod template;
 #[cfg(test)]
 mod test_commands;
 
-mod template;
 use std::process::ExitCode;
 
-use clap::Parser;
 use nspod_cli::error::Error;
 use nspod_cli::{error, foreground, keys, output, terminal, value};
 
 fn main() -> ExitCode {
     nspod_sandbox::notice_children();
-    let code = match args::Cli::try_parse() {
+    complete::answer(args::program);
+    let code = match args::Cli::parse_own() {
         Ok(cli) => {
             let json = cli.json;
             cli.run().unwrap_or_else(|e| fail(&e, json))
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
         // Arguments after `--` belong to the program.
         Err(e) => {
             let mut own = std::env::args_os().take_while(|arg| arg != "--");
-            fail(&Error::parse(&e), own.any(|arg| arg == "--json"))
+            fail(&Error::parse(e, args::instead_of), own.any(|arg| arg == "--json"))
         }
     };
     ExitCode::from(code as u8)

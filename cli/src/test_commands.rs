@@ -8,7 +8,7 @@ pub(crate) fn check(program: fn() -> Command, pages: [&str; 3]) {
     program().debug_assert();
     check_descriptions(program);
     let dir = tempfile::tempdir().unwrap();
-    manual::man(&ManArgs { dir: dir.path().into() }, program()).unwrap();
+    manual::man(&ManArgs { dir: dir.path().into() }, program(), |_| Vec::new()).unwrap();
     for page in pages {
         let text = std::fs::read_to_string(dir.path().join(page)).unwrap();
         assert!(text.contains(".SH SYNOPSIS") && text.len() > 500, "{page}");

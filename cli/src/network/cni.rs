@@ -57,9 +57,18 @@ fn failed(kind: ErrorKind, problem: String, object: impl Into<String>) -> Error 
 }
 
 impl List {
+    /// Returns the names of all networks. A file that cannot be read has none.
+    pub(super) fn names() -> Vec<String> {
+        let name = |file: &PathBuf| {
+            let value: Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+            Some(value["name"].as_str()?.to_owned())
+        };
+        lists(&configuration()).unwrap_or_default().iter().filter_map(name).collect()
+    }
+
     /// Finds a network and its plugins.
     pub(super) fn find(name: &str) -> Result<List, Error> {
-        let dir = std::env::var_os("NETCONFPATH").map_or_else(|| LISTS.into(), PathBuf::from);
+        let dir = configuration();
         let path = match std::env::var_os("CNI_PATH") {
             Some(path) => std::env::split_paths(&path).collect(),
             None => PLUGINS.map(PathBuf::from).into(),
@@ -121,6 +130,11 @@ impl List {
             error.and_hint("install Debian's package containernetworking-plugins, or set CNI_PATH")
         })
     }
+}
+
+/// Returns the directory of the configuration.
+fn configuration() -> PathBuf {
+    std::env::var_os("NETCONFPATH").map_or_else(|| LISTS.into(), PathBuf::from)
 }
 
 /// Returns the files of the directory that are configuration lists, sorted.

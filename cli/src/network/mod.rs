@@ -217,6 +217,31 @@ pub(crate) fn update_names(
     hosts::update(dir, added, stays)
 }
 
+/// Checks that the container with this directory can get another name: the plugins of CNI know it by its name.
+pub(crate) fn check_rename(dir: &Path) -> Result<(), Error> {
+    match Saved::read(dir)? {
+        Some(Saved { means: SavedMeans::Cni(attachment), .. }) => {
+            let problem = format!("a container in the CNI network {} cannot be renamed", attachment.name());
+            Err(Error::new(ErrorKind::State, STEP, problem).and_hint("stop it first"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Changes the state of a network after its directory got another name.
+pub(crate) fn renamed(old: &Path, new: &Path) -> Result<(), Error> {
+    let Some(mut saved) = Saved::read(new)? else { return Ok(()) };
+    if let Ok(rest) = saved.net.strip_prefix(old) {
+        saved.net = new.join(rest);
+    }
+    saved.write(new)
+}
+
+/// Returns the names of the networks in the configuration of CNI.
+pub(crate) fn cni_networks() -> Vec<String> {
+    cni::List::names()
+}
+
 /// Adds the mounts of the files for name lookup in the directory of a container or pod. A mount of the caller at
 /// the same place stays.
 pub(crate) fn mount_files(dir: &Path, root: &Root, mounts: &mut Vec<Mount>) {

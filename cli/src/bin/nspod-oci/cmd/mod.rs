@@ -93,7 +93,7 @@ impl Command {
             Command::Spec(args) => spec::spec(&args).map(done),
             Command::Features(_) => features::features().map(done),
             Command::Completions(args) => manual::completions(&args, cli()).map(done),
-            Command::Man(args) => manual::man(&args, cli()).map(done),
+            Command::Man(args) => manual::man(&args, cli(), |_| Vec::new()).map(done),
         }
     }
 }
