@@ -78,6 +78,10 @@ pub(crate) enum Command {
     Commit(cmd::layer::CommitArgs),
     /// Print the state and configuration of containers as JSON
     Inspect(cmd::inspect::InspectArgs),
+    /// Give a container another name
+    ///
+    /// Its host name and its cgroup keep the old one.
+    Rename(cmd::rename::RenameArgs),
     /// Change limits of running containers; the other limits stay unchanged
     Update(Box<cmd::update::UpdateArgs>),
     /// Freeze all processes of containers
@@ -109,14 +113,14 @@ pub(crate) enum Command {
     /// made. The exit code is 0 if the caller can start containers on this host, otherwise 1.
     Doctor(cmd::doctor::DoctorArgs),
     /// Print completions for a shell
-    Completions(manual::CompletionsArgs),
-    /// Show the manual page of a command
-    ///
-    /// At a terminal, man(1) shows the page. Otherwise the source of the page is printed.
     ///
     /// They complete commands, flags, and the names of containers, pods and networks. `source <(nspod completions
     /// bash)` loads them into a bash. For zsh, write them to the file _nspod in a directory of fpath; for fish, to
     /// ~/.config/fish/completions/nspod.fish.
+    Completions(manual::CompletionsArgs),
+    /// Show the manual page of a command
+    ///
+    /// At a terminal, man(1) shows the page. Otherwise the source of the page is printed.
     Man(pages::PageArgs),
     /// Print the versions of nspod and of the kernel
     Version(cmd::version::VersionArgs),
@@ -155,10 +159,6 @@ pub(crate) fn program() -> clap::Command {
 }
 
 impl Cli {
-    pub(crate) fn run(self) -> crate::error::Result<i32> {
-        let json = self.json;
-        let done = |()| 0;
-        match self.command {
     /// Parses the command line of this process.
     pub(crate) fn parse_own() -> std::result::Result<Cli, clap::Error> {
         let mut program = program();
@@ -166,6 +166,10 @@ impl Cli {
         Cli::from_arg_matches_mut(&mut matches).map_err(|e| e.format(&mut program))
     }
 
+    pub(crate) fn run(self) -> crate::error::Result<i32> {
+        let json = self.json;
+        let done = |()| 0;
+        match self.command {
             Command::Run(args) => cmd::run::run(&args, json),
             Command::Exec(args) => cmd::exec::exec(&args),
             Command::Attach(args) => cmd::attach::attach(&args),
@@ -174,8 +178,10 @@ impl Cli {
             Command::Logs(args) => cmd::logs::logs(&args).map(done),
             Command::Stats(args) => cmd::stats::stats(&args, json).map(done),
             Command::Diff(args) => cmd::layer::diff(&args, json),
+            Command::Cp(args) => cmd::cp::cp(&args).map(done),
             Command::Commit(args) => cmd::layer::commit(&args, json),
             Command::Inspect(args) => cmd::inspect::inspect(&args).map(done),
+            Command::Rename(args) => cmd::rename::rename(&args).map(done),
             Command::Update(args) => cmd::update::update(&args).map(done),
             Command::Pause(args) => cmd::pause::pause(&args, true).map(done),
             Command::Unpause(args) => cmd::pause::pause(&args, false).map(done),
@@ -189,7 +195,6 @@ impl Cli {
             Command::Doctor(args) => cmd::doctor::doctor(&args, json),
             Command::Completions(args) => complete::print(&args).map(done),
             Command::Man(args) => pages::man(&args, Cli::command()).map(done),
-            Command::Cp(args) => cmd::cp::cp(&args).map(done),
             Command::Version(args) => cmd::version::version(&args, json).map(done),
             Command::KeepTerminal(args) => cmd::attach::keep(&args),
         }

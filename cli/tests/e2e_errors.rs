@@ -653,8 +653,12 @@ fn each_command_that_fails_prints_json_of_a_documented_kind() {
         ("census", "census --pid 2147483647"),
         ("census", "census @full"),
         ("doctor", "doctor @full"),
+        ("cp", "cp no-such:/x /tmp"),
+        ("rename", "rename no-such other"),
+        ("version", "version @full"),
         ("completions", "completions bash @full"),
-        ("man", "man /no/such"),
+        ("man", "man no-such"),
+        ("man", "man --dir /no/such"),
     ];
     let help = |args: &[&str]| nspod(&[args, &["--help"]].concat()).out;
     let (top, pod) = (help(&[]), help(&["pod"]));

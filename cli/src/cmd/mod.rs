@@ -12,14 +12,15 @@ pub(crate) mod logs;
 pub(crate) mod pause;
 pub(crate) mod pod;
 pub(crate) mod ps;
+pub(crate) mod rename;
 pub(crate) mod rm;
 pub(crate) mod run;
 pub(crate) mod stats;
 pub(crate) mod top;
 pub(crate) mod update;
+pub(crate) mod version;
 pub(crate) mod wait;
 
-pub(crate) mod version;
 use crate::error::{Error, Result};
 
 /// Calls a function for each item, and continues after a failure. The error contains all failures.

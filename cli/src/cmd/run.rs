@@ -296,8 +296,10 @@ impl RunArgs {
     }
 
     fn spawn(&self, spec: &mut Spec, pod: Option<&Pod>, claim: &mut Claim<'_>) -> Result<Container> {
+        let mut cgroup = claim.entry.id().to_owned();
         loop {
             let mut command = self.command(spec, pod, claim.store, &claim.entry)?;
+            command.name(&cgroup);
             claim.remove = Store::remove;
             if let Some((network, privileged)) = claim.network.clone() {
                 let dir = claim.entry.dir().path().to_owned();
@@ -323,11 +325,15 @@ impl RunArgs {
                 Err(e) if unenforceable(&e) => {
                     return Err(Error::from(e).hint("or use --lax-limits to start without it"));
                 }
-                Err(e) => {
-                    if e.kind() == ErrorKind::AlreadyExists && e.step() == "cgroup" {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists && e.step() == "cgroup" => {
+                    if cgroup != claim.entry.id() || !claim.store.is_in_use(&cgroup)? {
                         // A container in another store has a cgroup of this name: keep it.
                         claim.remove = Store::forget;
+                        return Err(e.into());
                     }
+                    cgroup = state::other_cgroup(claim.entry.id());
+                }
+                Err(e) => {
                     let hint = match e.kind() {
                         ErrorKind::ProgramNotFound => image::hint(&self.command),
                         _ => None,
@@ -365,7 +371,7 @@ impl RunArgs {
 
     fn command(&self, spec: &Spec, pod: Option<&Pod>, store: &Store, entry: &Entry) -> Result<Command> {
         let mut command = Command::from_spec(spec.clone());
-        command.name(entry.id()).entry(entry.dir()).die_with_parent(self.die_with_parent);
+        command.entry(entry.dir()).die_with_parent(self.die_with_parent);
         self.bounds.apply(&mut command);
         if let Some(pod) = pod {
             pod.join(&mut command)?;

@@ -179,6 +179,11 @@ impl Entry {
         }
     }
 
+    /// Returns the path of the cgroup, if the container has its own.
+    pub(crate) fn own_cgroup(&self) -> Option<&PathBuf> {
+        self.saved()?.container.cgroup.as_ref()
+    }
+
     /// Returns the cgroup; `None` if the container is without a cgroup or the cgroup cannot be opened.
     pub(crate) fn cgroup(&self) -> Option<Cgroup> {
         Cgroup::open(self.saved()?.container.cgroup.as_ref()?).ok()

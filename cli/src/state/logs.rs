@@ -49,6 +49,18 @@ pub(crate) fn open(entry: &Entry) -> Result<Option<LogReader>> {
     Ok(dir(entry.dir())?.map(|dir| LogReader::open(&dir)).transpose()?.flatten())
 }
 
+/// Gives the log of a container, if it has one, the container's new name. The caller holds the lock of the entry.
+pub(crate) fn rename(entry: &Dir, name: &str) -> Result<()> {
+    let Some(old) = dir(entry)? else { return Ok(()) };
+    let new = old.with_file_name(name);
+    // No other container has the name.
+    remove_all(&new)?;
+    match std::fs::rename(&old, &new) {
+        Err(e) if e.kind() != NotFound => Err(Error::io("log", "rename the log", &old, &e)),
+        _ => Ok(entry.link(LOG, &new)?),
+    }
+}
+
 /// Removes the log of a container, if it has one.
 pub(crate) fn remove(entry: &Dir) -> Result<()> {
     dir(entry)?.map_or(Ok(()), |path| remove_all(&path))

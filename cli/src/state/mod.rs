@@ -18,7 +18,7 @@ use cgroup_core::{Cgroup, delegate};
 use nix::unistd::geteuid;
 use nspod_cli::runtime_dir;
 use nspod_sandbox::ErrorKind;
-use nspod_sandbox::store::{self, Dir, Trust, is_random_name};
+use nspod_sandbox::store::{self, Dir, Trust, is_random_name, random_name};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
@@ -149,6 +149,60 @@ impl Store {
         }
     }
 
+    /// Returns the names of all containers, sorted.
+    pub(crate) fn names(&self) -> Result<Vec<String>> {
+        Ok(self.0.names()?)
+    }
+
+    /// Gives a container another name. Its cgroup keeps the old one, because the kernel does not rename cgroups.
+    pub(crate) fn rename(&self, old: &str, new: &str) -> Result<()> {
+        let found = self.find(old)?;
+        let refused = |problem: String| Error::state("rename", found.id(), problem);
+        let Locked::Ours(entry, lock) = self.lock(found.id(), true)? else {
+            return Err(refused(format!("the container {} has just been removed", found.id())));
+        };
+        let saved = entry.record()?;
+        if saved.owned()? {
+            let problem =
+                format!("the container {} cannot be renamed: a `nspod run` waits for it", entry.id());
+            return Err(refused(problem).hint("start it with -d"));
+        }
+        if saved.container.spec.limits_directories() {
+            let problem = format!(
+                "the container {} cannot be renamed: the quotas of its directories have its name",
+                entry.id()
+            );
+            return Err(refused(problem));
+        }
+        network::check_rename(entry.dir().path())?;
+        let Some(renamed) = self.0.rename(entry.stored(), &lock, new)? else {
+            let problem = format!("there is a container {new} already");
+            let error = Error::new(ErrorKind::AlreadyExists, "store", problem).on(new);
+            return Err(error.hint(format!("choose another name, or `nspod rm -f {new}`")));
+        };
+        let renamed = Entry::new(renamed);
+        renamed.write(&SavedContainer { id: new.into(), ..saved.clone() })?;
+        network::renamed(entry.dir().path(), renamed.dir().path())?;
+        logs::rename(renamed.dir(), new)
+    }
+
+    /// Returns whether a container that was renamed still has the cgroup with this name.
+    pub(crate) fn is_in_use(&self, cgroup: &str) -> Result<bool> {
+        let has = |path: &PathBuf| path.file_name().is_some_and(|name| name == cgroup);
+        Ok(self.all()?.iter().any(|entry| entry.id() != cgroup && entry.own_cgroup().is_some_and(has)))
+    }
+
+    /// Returns the cgroups that the remains of a killed start of this name can have.
+    fn orphans(&self, id: &str) -> Result<Vec<PathBuf>> {
+        let mut orphans = orphan_cgroups(id)?;
+        if orphans.iter().any(|path| path.exists()) {
+            // A container that was renamed can have a cgroup of this name.
+            let all = self.all()?;
+            orphans.retain(|path| all.iter().all(|entry| entry.own_cgroup() != Some(path)));
+        }
+        Ok(orphans)
+    }
+
     /// Removes a container that has ended, with its cgroup. The caller must hold the lock.
     pub(crate) fn remove(&self, entry: &Entry, lock: &Lock) -> Result<()> {
         self.clear(entry.stored(), lock)
@@ -157,7 +211,7 @@ impl Store {
     fn clear(&self, entry: &store::Entry<SavedContainer>, lock: &Lock) -> Result<()> {
         match entry.record() {
             Some(saved) => saved.container.cgroup.as_deref().map_or(Ok(()), remove_cgroup)?,
-            None => orphan_cgroups(entry.name())?.iter().try_for_each(|path| remove_cgroup(path))?,
+            None => self.orphans(entry.name())?.iter().try_for_each(|path| remove_cgroup(path))?,
         }
         if entry.record().is_none_or(|saved| saved.network) {
             network::disconnect(entry.dir().path())?;
@@ -317,28 +371,43 @@ fn orphan_cgroups(id: &str) -> Result<Vec<PathBuf>> {
     cgroups_below(&base, id)
 }
 
+/// Separates the name of a container from a random word, in the name of a cgroup whose usual name is in use.
+const SEPARATOR: &str = "~";
+
+/// Returns a name for the cgroup of a container, if a container that was renamed has the usual one.
+pub(crate) fn other_cgroup(id: &str) -> String {
+    format!("{id}{SEPARATOR}{}", random_name())
+}
+
 /// Returns the possible cgroups of a container in this base, which another process can remove meanwhile.
 fn cgroups_below(base: &Path, id: &str) -> Result<Vec<PathBuf>> {
     let mut all = vec![base.join(id)];
-    // In a pod, the cgroup `init` contains the process that holds the namespaces.
-    if id != "init" {
-        let entries = match std::fs::read_dir(base).and_then(Iterator::collect::<std::io::Result<Vec<_>>>) {
-            Err(e)
-                if e.kind() == std::io::ErrorKind::NotFound
-                    || e.raw_os_error() == Some(nix::libc::ENODEV) =>
-            {
-                Vec::new()
-            }
-            entries => entries.map_err(|e| Error::io("list", "list", base, &e))?,
-        };
-        for entry in entries {
-            let name = entry.file_name();
-            if name.as_encoded_bytes().starts_with(b"pod:") {
-                all.push(base.join(name).join(id));
-            }
+    let other = format!("{id}{SEPARATOR}");
+    for name in names_in(base)? {
+        let path = base.join(&name);
+        if name.starts_with(&other) {
+            all.push(path);
+        } else if name.starts_with("pod:") && id != "init" {
+            // In a pod, the cgroup `init` contains the process that holds the namespaces.
+            all.push(path.join(id));
+            all.extend(
+                names_in(&path)?.iter().filter(|name| name.starts_with(&other)).map(|name| path.join(name)),
+            );
         }
     }
     Ok(all)
+}
+
+/// Returns the names in a directory of cgroups; none if it does not exist.
+fn names_in(dir: &Path) -> Result<Vec<String>> {
+    let gone = |e: &std::io::Error| {
+        e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(nix::libc::ENODEV)
+    };
+    match std::fs::read_dir(dir).and_then(Iterator::collect::<std::io::Result<Vec<_>>>) {
+        Err(e) if gone(&e) => Ok(Vec::new()),
+        Err(e) => Err(Error::io("list", "list", dir, &e)),
+        Ok(entries) => Ok(entries.iter().filter_map(|entry| entry.file_name().into_string().ok()).collect()),
+    }
 }
 
 /// Kills the processes in a cgroup and removes it, and its parent if that is an empty base.
