@@ -119,6 +119,10 @@ const EXAMPLES: &[(&str, &[Example])] = &[
         ],
     ),
     (
+        "nspod-attach",
+        &[("Return to the container web, which was left with ctrl-p ctrl-q", "nspod attach web")],
+    ),
+    (
         "nspod-exec",
         &[
             ("Run a shell in the container web", "nspod exec -it web bash"),
@@ -266,7 +270,7 @@ fn environment(page: &str) -> String {
 
 fn exit_status(page: &str) -> &'static str {
     match page {
-        "nspod" | "nspod-run" | "nspod-exec" | "nspod-pod-run" => {
+        "nspod" | "nspod-run" | "nspod-exec" | "nspod-attach" | "nspod-pod-run" => {
             "That of the program, or:\n\n\
              124: the program exceeded --timeout or --cpu-time.\n\n\
              125: nspod failed; the error is on standard error.\n\n\
@@ -289,6 +293,7 @@ fn see_also(page: &str) -> String {
         "nspod-run" => {
             "nspod(1), nspod-exec(1), nspod-pod-run(1), nspod-doctor(1), namespaces(7), cgroups(7), capabilities(7), seccomp(2)"
         }
+        "nspod-attach" => "nspod(1), nspod-run(1), nspod-exec(1), nspod-logs(1)",
         "nspod-exec" => "nspod(1), nspod-run(1), nspod-cp(1), nsenter(1)",
         "nspod-ps" => "nspod(1), nspod-top(1), nspod-inspect(1), nspod-census(1)",
         "nspod-top" => "nspod(1), nspod-ps(1), ps(1), pid_namespaces(7)",

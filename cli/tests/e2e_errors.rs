@@ -627,6 +627,7 @@ fn each_command_that_fails_prints_json_of_a_documented_kind() {
         ("run", "run --env-file /no/such true"),
         ("run", "run --rootfs /no/such true"),
         ("exec", "exec no-such true"),
+        ("attach", "attach no-such"),
         ("ps", "ps @full"),
         ("top", "top no-such"),
         ("logs", "logs no-such"),

@@ -150,6 +150,32 @@ fn a_renamed_container_continues_and_its_old_name_is_free() {
 }
 
 #[test]
+fn a_renamed_container_has_its_new_name_in_the_pod() {
+    if !root() {
+        return;
+    }
+    let (pod, new) = (Name::pod(), Name::container());
+    ok(&["pod", "create", &pod]);
+    let old = Name::detached(&["--pod", &pod], &["sleep", "1000"]);
+    ok(&["rename", &old, &new]);
+    let hosts = ok(&["exec", &new, "cat", "/etc/hosts"]);
+    assert!(hosts.contains(&format!("127.0.0.1\t{}\n", &*new)) && !hosts.contains(&*old), "{hosts}");
+    assert_eq!(json(&["pod", "inspect", &pod])[0]["containers"], serde_json::json!([&*new]));
+    let foreground = Name::container();
+    let script = format!(
+        "$N run --name {0} sleep 1000 & until $N ps -q | grep -qx {0}; do sleep 0.1; done
+        $N rename {0} other; echo $?; $N rm -f {0}; wait",
+        &*foreground
+    );
+    let refused = sh(&script);
+    assert!(
+        refused.out.starts_with("125\n") && refused.err.contains("a `nspod run` waits for it"),
+        "{}",
+        refused.err
+    );
+}
+
+#[test]
 fn the_log_has_no_times_and_says_so() {
     if !root() {
         return;

@@ -183,7 +183,11 @@ impl Store {
         let renamed = Entry::new(renamed);
         renamed.write(&SavedContainer { id: new.into(), ..saved.clone() })?;
         network::renamed(entry.dir().path(), renamed.dir().path())?;
-        logs::rename(renamed.dir(), new)
+        logs::rename(renamed.dir(), new)?;
+        if let Some(pod) = saved.pod.as_deref().filter(|_| matches!(renamed.lives(), Ok(true))) {
+            self.update_names(pod, Some(new));
+        }
+        Ok(())
     }
 
     /// Returns whether a container that was renamed still has the cgroup with this name.
