@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use cgroup_core::Cgroup;
+use nix::errno::Errno;
 use ns_core::{Extent, IdMap, Ids, Kind, SubIdRange, SubIds};
 
 pub use self::mounts::HostMount;
@@ -54,11 +55,15 @@ impl Host {
     /// [subuid(5)](https://man7.org/linux/man-pages/man5/subuid.5.html).
     ///
     /// # Errors
-    /// `/etc/subuid`, `/etc/subgid` or `/proc/thread-self/mountinfo` cannot be read.
+    /// - `/etc/subuid`, `/etc/subgid` or `/proc/thread-self/mountinfo` cannot be read.
+    /// - `EPERM` and `ENOSYS`: a filter of an outer sandbox denies capget(2).
     pub fn detect(spec: &Spec) -> Result<Host, Error> {
-        let capabilities = caps::read(None, caps::CapSet::Effective)
-            .map(|set| set.iter().fold(0, |bits, c| bits | 1 << c.index()))
-            .unwrap_or(0);
+        // A caller whose capabilities cannot be read must not count as one without any: a start would then
+        // make another container than the one that root wants.
+        let capabilities = caps::read(None, caps::CapSet::Effective).map_err(|_| {
+            Error::call("setup", "read the capabilities of the caller", "capget", Errno::last_raw())
+        })?;
+        let capabilities = capabilities.iter().fold(0, |bits, c| bits | 1 << c.index());
         let mut host = Host {
             uid: nix::unistd::geteuid().as_raw(),
             gid: nix::unistd::getegid().as_raw(),
