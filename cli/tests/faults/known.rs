@@ -1,0 +1,33 @@
+//! Cases with an effect that is known. They run like the others, and the table counts them in its last column.
+
+use nspod_faults::Case;
+
+use crate::paths::Path;
+
+/// A known effect.
+pub(crate) struct Known {
+    /// Beginning of the path's name.
+    path: &'static str,
+    /// Name of the call.
+    call: &'static str,
+    /// Beginning of the fault's name, such as `EPERM` or `kill`.
+    fault: &'static str,
+    /// What happens, and why it stays.
+    pub(crate) reason: &'static str,
+}
+
+/// All known effects.
+pub(crate) const KNOWN: &[Known] = &[];
+
+impl Known {
+    /// Returns the known effect of a case.
+    pub(crate) fn of(path: &Path, case: &Case) -> Option<&'static Known> {
+        let name = case.to_string();
+        let fault = name.rsplit('/').next().unwrap_or_default();
+        KNOWN.iter().find(|known| {
+            path.name.starts_with(known.path)
+                && case.call.name == known.call
+                && fault.starts_with(known.fault)
+        })
+    }
+}
