@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use rustix::io::{Errno, Result};
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change};
 
@@ -16,7 +17,14 @@ pub(crate) fn mount(dir: &Path) -> Result<()> {
 /// caller cannot have made a mount.
 pub(crate) fn unmount(dir: &Path) -> Result<()> {
     match rustix::mount::unmount(dir, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-        Err(Errno::INVAL | Errno::NOENT | Errno::PERM) => Ok(()),
+        Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        // The kernel checks the caller's rights first, also if nothing is mounted.
+        Err(Errno::PERM) if !is_mount(dir) => Ok(()),
         done => done,
     }
+}
+
+fn is_mount(dir: &Path) -> bool {
+    let found = statx(CWD, dir, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty());
+    found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
