@@ -279,12 +279,18 @@ impl Pod {
                 note(&record).map(|()| Vec::new())
             });
         }
-        let process = command.spawn()?;
+        let mut process = command.spawn()?;
         if share.contains(Kinds::from(Kind::User)) {
             self.single_id = ns_core::Setgroups::of_pid(process.pid())? == ns_core::Setgroups::Deny;
         }
         for kind in share.kinds() {
-            self.namespaces.push(Namespace::of_pidfd(process.pidfd(), kind)?);
+            self.namespaces.push(match Namespace::of_pidfd(process.pidfd(), kind) {
+                // The held process has ended. The error of its start has the cause.
+                Err(e) if !stays && e.raw_os_error() == Some(libc::ESRCH) => {
+                    return Err(process.start().err().unwrap_or(e.into()));
+                }
+                found => found?,
+            });
         }
         if stays {
             // The process is this program's child, so its pid cannot be reused before it is reaped.
