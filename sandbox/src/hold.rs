@@ -122,7 +122,7 @@ pub fn start_held(directory: &Path) -> Result<(), Error> {
             "it was killed: by another process, or because the memory limit is too low for the start".into(),
         ))
     };
-    let note = stage::read_note(&memory);
+    let note = stage::read_note(&memory)?;
     let failure = match (message, note.failure) {
         (Some(message), _) => Some(reported(directory, message)),
         (None, [0, ..]) => (!told || note.executes != 1).then(killed),

@@ -121,7 +121,7 @@ pub(crate) fn spawn(start: Start<'_>) -> Result<Spawned, Error> {
     let report = written.and_then(|()| listen(plan, &ours.socket, &mut processes, &mut on_ready));
     let report = report.and_then(|report| {
         if !report.held {
-            let notes = [Some(stack.read_note()), ours.blob.as_ref().map(read_note)];
+            let notes = [Some(stack.read_note()), ours.blob.as_ref().map(read_note).transpose()?];
             check_executed(plan, &processes, notes, &report, exit_file)?;
         }
         Ok(report)

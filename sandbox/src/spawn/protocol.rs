@@ -166,7 +166,7 @@ impl Held {
                 _ => return Err(reported(plan, message)),
             }
         }
-        match executed_program(plan, pidfd, [None, Some(read_note(&self.blob))], started, exit_file)? {
+        match executed_program(plan, pidfd, [None, Some(read_note(&self.blob)?)], started, exit_file)? {
             true => Ok(()),
             false => Err(killed(&plan.program(), None)),
         }

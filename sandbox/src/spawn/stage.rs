@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -22,13 +23,17 @@ pub(super) fn memory_file(name: &CStr, bytes: &[u8]) -> Result<File, Error> {
 }
 
 /// Reads the note at the start of the stage's memory.
-pub(crate) fn read_note(blob: &File) -> Note {
+///
+/// # Errors
+/// The file cannot be read.
+pub(crate) fn read_note(blob: &File) -> Result<Note, Error> {
     let mut bytes = [0; size_of::<Note>()];
     match blob.read_exact_at(&mut bytes, 0) {
         Ok(()) => {
             let [failure, executes] = [0, 8].map(|at| std::array::from_fn(|n| bytes[at + n]));
-            Note { failure, executes: u64::from_ne_bytes(executes) }
+            Ok(Note { failure, executes: u64::from_ne_bytes(executes) })
         }
-        Err(_) => Note::default(),
+        Err(e) if e.kind() == ErrorKind::UnexpectedEof => Ok(Note::default()),
+        Err(e) => Err(Error::io("process", "read the child's note about its last step", "pread64", &e)),
     }
 }
