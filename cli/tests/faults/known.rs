@@ -17,7 +17,13 @@ pub(crate) struct Known {
 }
 
 /// All known effects.
-pub(crate) const KNOWN: &[Known] = &[];
+pub(crate) const KNOWN: &[Known] = &[Known {
+    path: "",
+    call: "execve",
+    fault: "kill",
+    reason: "a program that is killed while execve(2) starts it counts as one that has started: nothing \
+             distinguishes it from one that is killed immediately afterwards",
+}];
 
 impl Known {
     /// Returns the known effect of a case.

@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, chown};
 use nspod_faults::{Case, Run, Script, trace};
-use nspod_testkit::{copy_program, end_of};
+use nspod_testkit::copy_program;
 use serde_json::{Value, json};
 
 use crate::environments::Environment;
@@ -151,8 +151,7 @@ impl World {
         let run = trace(&script, case, |command| {
             set_up(command, &name);
             command.env("TRACED", path.traced);
-            command.stdin(Stdio::null());
-            command.stdout(File::create(output("out")).unwrap()).stderr(File::create(output("err")).unwrap());
+            command.stdin(Stdio::null()).stdout(new_file(&output("out"))).stderr(new_file(&output("err")));
         });
         let run = run.unwrap_or_else(|e| panic!("{}: cannot trace: {e}", path.name));
         let err = read(&output("err")).replace(&name, "NAME");
@@ -200,10 +199,16 @@ impl World {
         let mut command = Command::new("timeout");
         command.args(["--kill-after=1", &BOUND.as_secs().to_string(), "sh", "-c", script]);
         set_up(&mut command, name);
-        command.stdin(Stdio::null());
-        command.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap());
-        let status = end_of(&mut command.spawn().unwrap());
-        let code = status.code().unwrap_or(124);
+        command.stdin(Stdio::null()).stdout(new_file(&out)).stderr(new_file(&err));
+        let child = Pid::from_raw(command.spawn().unwrap().id().cast_signed());
+        let code = loop {
+            // Pid 1 of a container cannot end before its orphans are reaped, as the init of a host does.
+            match waitpid(None, Some(WaitPidFlag::__WALL)).unwrap() {
+                WaitStatus::Exited(pid, code) if pid == child => break code,
+                WaitStatus::Signaled(pid, ..) if pid == child => break 124,
+                _ => {}
+            }
+        };
         Done { code: if code == 137 { 124 } else { code }, out: read(&out), err: read(&err) }
     }
 
@@ -228,6 +233,7 @@ impl World {
         let mut left: Vec<String> = children().iter().map(|pid| describe(*pid)).collect();
         left.extend(cgroups(name).iter().map(|path| format!("cgroup {}", path.display())));
         left.extend(mounts().difference(&self.mounts).map(|line| format!("mount {line}")));
+        left.extend(shared_memory(name).iter().map(|path| format!("file {}", path.display())));
         left.extend(files().difference(&self.files).map(|path| format!("file {}", path.display())));
         left
     }
@@ -258,7 +264,7 @@ impl World {
                 let _ = umount2(path, MntFlags::MNT_DETACH);
             }
         }
-        for path in files().difference(&self.files) {
+        for path in files().difference(&self.files).chain(&shared_memory(name)) {
             let _ = fs::remove_dir_all(path).or_else(|_| fs::remove_file(path));
         }
     }
@@ -277,6 +283,12 @@ fn set_up(command: &mut Command, name: &str) {
     command.env("R", format!("{DIR}/root")).env("B", format!("{DIR}/bundles")).env("U", user);
     command.env("P", "/bin/busybox sh /probe").env("OUT", format!("{OUTPUTS}/out"));
     command.env("NSPOD_LOG_DIR", "/run/logs");
+}
+
+/// Makes a new file in place of an earlier one, which a container may still write to.
+fn new_file(path: &Path) -> File {
+    let _ = fs::remove_file(path);
+    File::create_new(path).unwrap()
 }
 
 /// Returns the text of an output, which may have any bytes.
@@ -325,6 +337,12 @@ fn cgroups(name: &str) -> Vec<PathBuf> {
 
 fn mounts() -> BTreeSet<String> {
     fs::read_to_string("/proc/self/mountinfo").unwrap().lines().map(str::to_owned).collect()
+}
+
+/// Returns the shared memory of pods, which all tests keep in the same directory.
+fn shared_memory(name: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir("/dev/shm").into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.to_string_lossy().contains(name)).collect()
 }
 
 /// Returns all files in /run without the outputs.
