@@ -39,7 +39,7 @@ const FIRST: &[Task] = &[
     ("nspod run --explain -- true", 0, &["clone3", "execute true"]),
     ("nspod --json run -w /no/such true", 125, &[r#""errno":"ENOENT""#, r#""object":"/no/such""#]),
     ("nspod run --help", 0, &["Usage: nspod run", "--memory <BYTES>"]),
-    ("nspod completions bash", 0, &["complete -F _nspod"]),
+    ("nspod completions bash", 0, &["-F _clap_complete_nspod"]),
 ];
 
 #[test]
