@@ -192,6 +192,62 @@ fn pods() {
     perform(PODS);
 }
 
+/// What users of bubblewrap, unshare, nsjail, isolate and firejail type in other programs.
+const TOOLS: &[Task] = &[
+    // bwrap --ro-bind /usr /usr --symlink usr/bin /bin --symlink usr/lib /lib … --unshare-all --die-with-parent
+    (
+        "mkdir empty && nspod run --rootfs empty -v /usr:/usr:ro --symlink usr/bin:/bin --symlink usr/lib:/lib \
+         --symlink usr/lib64:/lib64 --die-with-parent -- /bin/echo only usr",
+        0,
+        &["only usr\n"],
+    ),
+    // bwrap --ro-bind-try
+    ("nspod run -v /no/such:/mnt:ro,optional -- ls /mnt", 0, &[]),
+    // bwrap without --clearenv
+    ("A=1 nspod run --keep-env -- sh -c 'echo A is $A'", 0, &["A is 1\n"]),
+    // bwrap --userns FD
+    ("nspod run --ns ipc=join:/proc/self/fd/9 -- echo joined 9</proc/self/ns/ipc", 0, &["joined\n"]),
+    // bwrap --disable-userns
+    ("nspod run --disable-userns --cap-add SYS_ADMIN -- unshare --user true", 1, &["Operation not permitted"]),
+    // bwrap --info-fd 1 --json-status-fd 3
+    ("nspod run --report 3 --pidfile pid -- true 3>status && cat status pid", 0, &["\"exited\":0"]),
+    // bwrap --as-pid-1
+    ("nspod run --init=false -- sh -c 'echo pid $$'", 0, &["pid 1\n"]),
+    // unshare --fork --pid --mount-proc
+    ("nspod run --bare --mount-proc -- ps ax", 0, &["nspod-init -- ps ax", "!bash"]),
+    // unshare --map-root-user
+    ("nspod run --bare --userns single -- id -u", 0, &["0\n"]),
+    // unshare --map-users
+    ("nspod run --uidmap 5:5 --gidmap 5:5 -u 5:5 -- id -u", 0, &["5\n"]),
+    // unshare --kill-child
+    ("nspod run --bare --kill-child -- echo tied", 0, &["tied\n"]),
+    // nsjail -Mo -t 5 --rlimit_as 512 --rlimit_nofile 32 -u 65534 -g 65534
+    (
+        "nspod run --timeout 5s --ulimit as=536870912 --ulimit nofile=32 --cap-drop ALL -u 65534:65534 -- id -u",
+        0,
+        &["65534\n"],
+    ),
+    // isolate --run --time=2 --wall-time=5 --fsize=64 --meta=meta --stdin=data.txt --stdout=sorted
+    (
+        "nspod run -i --ulimit cpu=2 --timeout 5s --ulimit fsize=65536 --report meta -v .:/box -w /box -- sort \
+         <data.txt >sorted && cat sorted meta",
+        0,
+        &["content\n", "\"exit_code\":0", "\"ended_by\":\"exit\""],
+    ),
+    // firejail --net=none --private
+    ("nspod run --tmpfs /root -- sh -c 'touch ~/new && ls ~'", 0, &["new\n"]),
+    // docker run -v $PWD:/app -w /app
+    ("nspod run -v \"$PWD\":/app -w /app -- ./job.sh && cat made", 0, &["made by job.sh in /app\n"]),
+    ("nspod run -v \"$PWD\":\"$PWD\" -w \"$PWD\" -- ./job.sh && cat made", 0, &["made by job.sh in /"]),
+    ("nspod run -- ./job.sh", 127, &["-w"]),
+    ("nspod run alpine sh", 127, &["--rootfs", "podman", "nspod-oci"]),
+];
+
+#[test]
+fn the_command_lines_of_other_tools() {
+    perform(TOOLS);
+}
+
 /// An ordinary user.
 const USER: &[Task] = &[
     ("nspod run -- id -u", 0, &["0\n"]),
