@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use common::user::User;
 use common::{NSPOD, Name, end_of, eventually, nspod, ok, root};
+use nspod_testkit::is_slow;
 
 /// Returns the names of the containers in a hosts file. Each has an address of IPv4 and one of IPv6.
 #[track_caller]
@@ -79,7 +80,7 @@ fn the_names_follow_the_containers() {
 
 #[test]
 fn containers_that_start_at_once_are_all_named() {
-    if !root() {
+    if !root() || is_slow() {
         return;
     }
     let pod = Name::pod();
@@ -129,7 +130,7 @@ fn a_container_cannot_change_the_names_and_its_host_name_is_in_both_places() {
 
 #[test]
 fn a_host_name_adds_no_line() {
-    if !root() {
+    if !root() || is_slow() {
         return;
     }
     let pod = Name::pod();

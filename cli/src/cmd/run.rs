@@ -313,7 +313,7 @@ impl RunArgs {
             }
             match command.spawn() {
                 Ok(container) => return Ok(container),
-                Err(e) if self.lax_limits && !spec.limits.writes().is_empty() && unenforceable(&e) => {
+                Err(e) if self.lax_limits && lacks_files(&e, spec) => {
                     output::note(format_args!("no limit in a file of the cgroup is enforced: {e}"));
                     // The network limits need no file.
                     spec.limits = Limits { net: spec.limits.net.take(), ..Limits::default() };
@@ -322,7 +322,7 @@ impl RunArgs {
                     output::note(format_args!("no network limit is enforced: {e}"));
                     spec.limits.net = None;
                 }
-                Err(e) if unenforceable(&e) => {
+                Err(e) if unenforceable(&e) || lacks_files(&e, spec) => {
                     return Err(Error::from(e).hint("or use --lax-limits to start without it"));
                 }
                 Err(e) if e.kind() == ErrorKind::AlreadyExists && e.step() == "cgroup" => {
@@ -454,6 +454,13 @@ impl RunArgs {
 /// left out.
 fn unenforceable(error: &nspod_sandbox::Error) -> bool {
     error.kind() == ErrorKind::Unenforceable && error.step() != "quota"
+}
+
+/// Returns whether the host cannot enforce limits in files of the cgroup, or whether the container cannot have a
+/// cgroup for them.
+fn lacks_files(error: &nspod_sandbox::Error, spec: &Spec) -> bool {
+    let is_denied = error.kind() == ErrorKind::PermissionDenied && error.step() == "cgroup";
+    !spec.limits.writes().is_empty() && (unenforceable(error) || is_denied && error.field().is_none())
 }
 
 /// Returns whether the kernel or the caller's rights refuse the network limits, or whether the container
