@@ -167,7 +167,7 @@ impl Container {
     ///
     /// # Errors
     /// - [`ErrorKind::State`]: the container is not held.
-    /// - `EPIPE`, [`ErrorKind::Killed`]: the held process was killed.
+    /// - [`ErrorKind::Killed`]: the held process was killed.
     /// - A step failed, with the errno of its call, for example `ENOENT`
     ///   ([`ErrorKind::ProgramNotFound`]).
     pub fn start(&mut self) -> Result<(), Error> {

@@ -158,7 +158,11 @@ impl Held {
     /// # Errors
     /// A step failed.
     pub(crate) fn start(self, plan: &Plan, pidfd: &Pidfd, exit_file: Option<&File>) -> Result<(), Error> {
-        send_word(&self.socket)?;
+        match send_word(&self.socket) {
+            // The process has ended. Its report or its note has the cause.
+            Err(e) if e.raw_os_error() == Some(libc::EPIPE) => {}
+            sent => sent?,
+        }
         let mut started = false;
         while let Some((message, _)) = receive(&self.socket)? {
             match message.tag {
