@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cgroup_core::{Cgroup, Limits};
-use ns_core::ProcessId;
+use ns_core::{ExitStatus, ProcessId};
 use nspod_sandbox::spec::{Mount, MountKind, NamespaceMode, Spec};
 use nspod_sandbox::store::Lock;
 use nspod_sandbox::{Command, Container as SandboxContainer};
@@ -430,11 +430,14 @@ fn command(
 /// Returns the error for a held container if its first process has ended; `None` if it is alive.
 fn died(process: &mut SandboxContainer) -> Option<Error> {
     let outcome = process.wait_timeout(Duration::ZERO).ok().flatten()?;
-    let problem = format!("the container's first process was {} before its start", outcome.status);
+    let is_signal = matches!(outcome.status, ExitStatus::Signaled { .. });
+    let was = if is_signal { "was " } else { "" };
+    let problem = format!("the container's first process {was}{} before its start", outcome.status);
     let error = Error::new(ErrorKind::Killed, "create", problem).on(process.pid().to_string());
     Some(match outcome.oom {
         Some(oom) => error.with_hint(format!("{oom}: the memory limit may be too low")),
-        None => error.with_hint("a process outside the container sent the signal"),
+        None if is_signal => error.with_hint("a process outside the container sent the signal"),
+        None => error,
     })
 }
 
