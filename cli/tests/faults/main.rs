@@ -245,7 +245,7 @@ fn try_path(world: &mut World, path: &Path, choice: &Choice, problems: &mut Vec<
         if attempt.run.reached && attempt.run.code == 0 {
             row.recovered += 1;
         }
-        let known = Known::of(path, &case);
+        let known = Known::of(path, &case, main);
         for (problem, text) in judge(path, Some((&case, main)), &attempt, &plain.report) {
             if known.is_some() {
                 row.known += 1;
@@ -305,7 +305,9 @@ fn judge(
     let names = match case.map(|(case, main)| (case.fault, case.call.task == main)) {
         Some((Fault::Errno(errno), _)) => err.contains(&format!("({errno:?})")),
         // The program itself says nothing when it is killed.
-        Some((_, is_main)) => is_main || is_killed || err.contains("SIGKILL"),
+        Some((_, is_main)) => {
+            is_main || is_killed || ["SIGKILL", "ended"].iter().any(|word| err.contains(word))
+        }
         // A fact about the host, such as a file system that is not mounted, has no errno.
         None => !err.is_empty(),
     };
