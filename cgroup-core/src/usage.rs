@@ -244,11 +244,11 @@ plain! {
     /// One line of a pressure file. Documentation/accounting/psi.rst.
     PressureLine {
         /// Share of the last 10 s, in percent.
-        avg10: f32,
+        avg10: f64,
         /// Share of the last 60 s, in percent.
-        avg60: f32,
+        avg60: f64,
         /// Share of the last 300 s, in percent.
-        avg300: f32,
+        avg300: f64,
         /// Time lost since the cgroup was created, in µs.
         total: u64,
     }
@@ -311,7 +311,7 @@ impl Pressure {
             let mut parsed = PressureLine::default();
             for word in words {
                 let (key, value) = word.split_once('=').ok_or_else(|| wrong("a field is KEY=VALUE"))?;
-                let share = || match value.parse::<f32>() {
+                let share = || match value.parse::<f64>() {
                     Ok(share) if share.is_finite() => Ok(share),
                     _ => Err(wrong("a share is a decimal number")),
                 };

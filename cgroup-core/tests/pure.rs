@@ -363,6 +363,16 @@ fn real_files_are_read_and_future_keys_skipped() {
 
 #[cfg(feature = "serde")]
 #[test]
+fn a_share_of_pressure_is_the_same_number_in_json() {
+    let pressure = Pressure::parse("some avg10=0.72 avg60=99.99 avg300=0.10 total=42\n").unwrap();
+    // A program that embeds the pressure in its own JSON converts it to a value first.
+    let value = serde_json::to_value(&pressure).unwrap();
+    let shares = ["avg10", "avg60", "avg300"].map(|share| value["some"][share].to_string());
+    assert_eq!(shares, ["0.72", "99.99", "0.1"]);
+}
+
+#[cfg(feature = "serde")]
+#[test]
 fn limits_are_read_from_json_in_the_kernels_notation() {
     let json = r#"{"cpu.max": "max 100000", "memory.max": 4096, "memory.swap.max": "max", "cpuset.cpus": "0-1",
         "io.max": {"8:0": {"rbps": 1000}}, "memory.oom.group": true}"#;

@@ -192,9 +192,9 @@ struct Psi {
 
 #[derive(Debug, Default, Serialize)]
 struct Share {
-    avg10: f32,
-    avg60: f32,
-    avg300: f32,
+    avg10: f64,
+    avg60: f64,
+    avg300: f64,
     /// In microseconds.
     total: u64,
 }
