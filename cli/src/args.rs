@@ -19,7 +19,7 @@ use crate::{cmd, complete, pages};
     after_help = "`nspod man COMMAND` shows the manual page of a command, with examples."
 )]
 pub(crate) struct Cli {
-    /// Print JSON; errors are one line of JSON each on standard error
+    /// Print JSON; errors and warnings are one line of JSON each on standard error
     #[arg(long, global = true)]
     pub(crate) json: bool,
     #[command(subcommand)]
@@ -171,30 +171,30 @@ impl Cli {
         let done = |()| 0;
         match self.command {
             Command::Run(args) => cmd::run::run(&args, json),
-            Command::Exec(args) => cmd::exec::exec(&args),
+            Command::Exec(args) => cmd::exec::exec(&args, json),
             Command::Attach(args) => cmd::attach::attach(&args),
             Command::Ps(args) => cmd::ps::ps(&args, json).map(done),
             Command::Top(args) => cmd::top::top(&args, json).map(done),
-            Command::Logs(args) => cmd::logs::logs(&args).map(done),
+            Command::Logs(args) => cmd::logs::logs(&args, json).map(done),
             Command::Stats(args) => cmd::stats::stats(&args, json).map(done),
             Command::Diff(args) => cmd::layer::diff(&args, json),
-            Command::Cp(args) => cmd::cp::cp(&args).map(done),
+            Command::Cp(args) => cmd::cp::cp(&args, json).map(done),
             Command::Commit(args) => cmd::layer::commit(&args, json),
             Command::Inspect(args) => cmd::inspect::inspect(&args).map(done),
-            Command::Rename(args) => cmd::rename::rename(&args).map(done),
-            Command::Update(args) => cmd::update::update(&args).map(done),
-            Command::Pause(args) => cmd::pause::pause(&args, true).map(done),
-            Command::Unpause(args) => cmd::pause::pause(&args, false).map(done),
-            Command::Kill(args) => cmd::kill::kill(&args).map(done),
-            Command::Stop(args) => cmd::kill::stop(&args).map(done),
+            Command::Rename(args) => cmd::rename::rename(&args, json).map(done),
+            Command::Update(args) => cmd::update::update(&args, json).map(done),
+            Command::Pause(args) => cmd::pause::pause(&args, true, json).map(done),
+            Command::Unpause(args) => cmd::pause::pause(&args, false, json).map(done),
+            Command::Kill(args) => cmd::kill::kill(&args, json).map(done),
+            Command::Stop(args) => cmd::kill::stop(&args, json).map(done),
             Command::Wait(args) => cmd::wait::wait(&args, json).map(done),
-            Command::Rm(args) => cmd::rm::rm(&args).map(done),
-            Command::Prune(args) => cmd::rm::prune(&args).map(done),
+            Command::Rm(args) => cmd::rm::rm(&args, json).map(done),
+            Command::Prune(args) => cmd::rm::prune(&args, json).map(done),
             Command::Pod(args) => cmd::pod::pod(args.command, json),
             Command::Census(args) => cmd::census::census(&args, json).map(done),
             Command::Doctor(args) => cmd::doctor::doctor(&args, json),
-            Command::Completions(args) => complete::print(&args).map(done),
-            Command::Man(args) => pages::man(&args, Cli::command()).map(done),
+            Command::Completions(args) => complete::print(&args, json).map(done),
+            Command::Man(args) => pages::man(&args, Cli::command(), json).map(done),
             Command::Version(args) => cmd::version::version(&args, json).map(done),
             Command::KeepTerminal(args) => cmd::attach::keep(&args),
         }

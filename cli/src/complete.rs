@@ -12,6 +12,7 @@ use clap_complete::engine::{
 use clap_complete::env::Shells;
 use nspod_cli::manual::CompletionsArgs;
 use nspod_sandbox::ErrorKind;
+use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::network;
@@ -23,7 +24,7 @@ use crate::state::pods::Pods;
 const VARIABLE: &str = "NSPOD_COMPLETE";
 
 /// Prints the functions of a shell that complete command lines of nspod.
-pub(crate) fn print(args: &CompletionsArgs) -> Result<()> {
+pub(crate) fn print(args: &CompletionsArgs, json: bool) -> Result<()> {
     let shell = args.shell.to_string();
     let mut text = Vec::new();
     let written = Shells::builtins()
@@ -34,7 +35,10 @@ pub(crate) fn print(args: &CompletionsArgs) -> Result<()> {
         let problem = format!("there are no completions for {shell}: {e}");
         Error::new(ErrorKind::Unsupported, "completions", problem)
     })?;
-    output::print(text)
+    match json {
+        true => output::json(&json!({ "shell": shell, "script": String::from_utf8_lossy(&text) })),
+        false => output::print(text),
+    }
 }
 
 /// Answers a shell that asks for completions, and then ends this process.

@@ -32,6 +32,9 @@ fn main() -> ExitCode {
     let code = match args::Cli::parse_own() {
         Ok(cli) => {
             let json = cli.json;
+            if json {
+                output::notes_are_json();
+            }
             cli.run().unwrap_or_else(|e| fail(&e, json))
         }
         Err(e) if !e.use_stderr() => {

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -45,10 +46,21 @@ pub fn json_line(value: &impl Serialize) -> Result<()> {
     line(text)
 }
 
+/// Whether messages are JSON. A message can come from a destructor, which has no argument for this.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// Makes the following messages JSON.
+pub fn notes_are_json() {
+    JSON.store(true, Ordering::Relaxed);
+}
+
 /// Prints a message on standard error. Failures are ignored, because `eprintln!` would panic; the
 /// exit code remains.
 pub fn note(text: impl std::fmt::Display) {
-    let _ = writeln!(io::stderr(), "nspod: {text}");
+    let _ = match JSON.load(Ordering::Relaxed) {
+        true => writeln!(io::stderr(), "{}", serde_json::json!({ "warning": text.to_string() })),
+        false => writeln!(io::stderr(), "nspod: {text}"),
+    };
 }
 
 /// Prints the machine-readable form of an error on standard error: a line of JSON for each failure.

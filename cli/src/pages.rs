@@ -6,6 +6,7 @@ use std::process::{Command as Process, Stdio};
 
 use clap::{Args, Command, ValueHint};
 use nspod_cli::manual::{self, ManArgs, Section};
+use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::output;
@@ -21,9 +22,10 @@ pub(crate) struct PageArgs {
 }
 
 /// Shows the manual page of a command.
-pub(crate) fn man(args: &PageArgs, program: Command) -> Result<()> {
+pub(crate) fn man(args: &PageArgs, program: Command, json: bool) -> Result<()> {
     if let Some(dir) = &args.dir {
-        return manual::man(&ManArgs { dir: dir.clone() }, program, sections);
+        manual::man(&ManArgs { dir: dir.clone() }, program, sections)?;
+        return if json { output::json(&json!({ "dir": dir })) } else { Ok(()) };
     }
     let mut program = program.disable_help_subcommand(true);
     program.build();
@@ -35,6 +37,9 @@ pub(crate) fn man(args: &PageArgs, program: Command) -> Result<()> {
         })?;
     }
     let page = manual::page(command, sections).unwrap_or_default();
+    if json {
+        return output::json(&json!({ "page": String::from_utf8_lossy(&page) }));
+    }
     if !std::io::stdout().is_terminal() {
         return output::print(page);
     }

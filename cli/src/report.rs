@@ -1,4 +1,4 @@
-//! The file of `--report` of `nspod run` and `exec`: how a program ended, or why it did not start.
+//! The report of `--report` and `--json` of `nspod run` and `exec`: how a program ended, or why it did not start.
 
 use std::fs::File;
 use std::io::Write;
@@ -16,6 +16,21 @@ use crate::error::{Error, Result};
 pub(crate) struct End {
     pub(crate) id: Option<String>,
     pub(crate) outcome: Option<Outcome>,
+}
+
+impl End {
+    /// Returns the report, a line of JSON. `result` is the exit code of nspod.
+    pub(crate) fn report(&self, result: &Result<i32>) -> Vec<u8> {
+        let text = Text {
+            id: self.id.as_deref(),
+            exit_code: result.as_ref().map_or_else(|e| e.code, |code| *code),
+            outcome: self.outcome.as_ref(),
+            error: result.as_ref().err().and_then(|e| e.reports().next()),
+        };
+        let mut line = serde_json::to_vec(&text).expect("the report has only strings as keys");
+        line.push(b'\n');
+        line
+    }
 }
 
 #[derive(Serialize)]
@@ -55,14 +70,7 @@ impl Report {
 
     /// Writes a line of JSON.
     pub(crate) fn write(mut self, end: &End, result: &Result<i32>) -> Result<()> {
-        let text = Text {
-            id: end.id.as_deref(),
-            exit_code: result.as_ref().map_or_else(|e| e.code, |code| *code),
-            outcome: end.outcome.as_ref(),
-            error: result.as_ref().err().and_then(|e| e.reports().next()),
-        };
-        let mut line = serde_json::to_vec(&text).expect("the report has only strings as keys");
-        line.push(b'\n');
+        let line = end.report(result);
         self.file.write_all(&line).map_err(|e| Error::io("report", "write the report", &self.path, &e))
     }
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Name, nspod, root};
+use common::{Name, commands, nspod, root};
 use serde_json::{Value, json};
 
 /// Text that clap prints after its first line.
@@ -607,14 +607,6 @@ fn documented(of: &str, err: &str, code: i32, message: &str) {
         let (said, data) = (error[message].as_str().unwrap(), error["errno"].as_str());
         assert_eq!(said.contains(&format!("({})", data.unwrap_or("E"))), data.is_some(), "{of}: {line}");
     }
-}
-
-/// Returns the commands in a help text.
-fn commands(help: &str) -> Vec<&str> {
-    let list = help.split("\nCommands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
-    // Other lines continue a description.
-    let names = list.lines().filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')));
-    names.filter_map(|line| line.split(' ').next()).filter(|name| *name != "help").collect()
 }
 
 #[test]

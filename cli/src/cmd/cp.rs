@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use serde_json::json;
 
 use crate::copy::{self, Side};
 use crate::error::{Error, Result};
+use crate::output;
 use crate::state::Store;
 
 #[derive(Debug, Args)]
@@ -28,7 +30,7 @@ pub(crate) struct CpArgs {
     destination: OsString,
 }
 
-pub(crate) fn cp(args: &CpArgs) -> Result<()> {
+pub(crate) fn cp(args: &CpArgs, json: bool) -> Result<()> {
     for side in [&args.source, &args.destination] {
         if side == "-" {
             let problem = "`nspod cp` does not read or write tar archives: use `nspod exec NAME tar -c DIR`";
@@ -53,7 +55,12 @@ pub(crate) fn cp(args: &CpArgs) -> Result<()> {
             return Err(Error::usage("DST", problem));
         }
     };
-    copy::copy((&source.0, &source.1), (&destination.0, &destination.1), args.follow_link)
+    copy::copy((&source.0, &source.1), (&destination.0, &destination.1), args.follow_link)?;
+    let text = |operand: &OsStr| operand.to_string_lossy().into_owned();
+    match json {
+        true => output::json(&json!({ "source": text(&args.source), "destination": text(&args.destination) })),
+        false => Ok(()),
+    }
 }
 
 /// An operand.

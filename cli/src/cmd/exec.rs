@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use nspod_sandbox::{Command, Container, Stdio};
 
+use super::print_id;
 use crate::error::{Error, Result};
 use crate::flags::Facts;
 use crate::flags::bounds::{BoundArgs, ended};
@@ -34,12 +35,12 @@ pub(crate) struct ExecArgs {
     command: Vec<OsString>,
 }
 
-pub(crate) fn exec(args: &ExecArgs) -> Result<i32> {
-    args.bounds.reported(|end| start(args, end))
+pub(crate) fn exec(args: &ExecArgs, json: bool) -> Result<i32> {
+    args.bounds.reported(json, |end| start(args, json, end))
 }
 
 /// Runs the command, and stores its end in `end`.
-fn start(args: &ExecArgs, end: &mut End) -> Result<i32> {
+fn start(args: &ExecArgs, json: bool, end: &mut End) -> Result<i32> {
     if args.detach && (args.process.tty || args.process.interactive) {
         return Err(Error::usage("--detach", "-d conflicts with -t and -i"));
     }
@@ -64,6 +65,9 @@ fn start(args: &ExecArgs, end: &mut End) -> Result<i32> {
     if args.detach {
         command.stdout(Stdio::Null).stderr(Stdio::Null);
         command.spawn()?.detach();
+        if json {
+            print_id(entry.id(), json)?;
+        }
         return Ok(0);
     }
     let signals = foreground::Signals::hold()?;

@@ -5,11 +5,10 @@ use std::time::Duration;
 use clap::Args;
 use nspod_sandbox::ErrorKind;
 
-use super::each;
+use super::{each, print_id};
 use crate::error::{Error, Result};
 use crate::foreground::would_be_lost;
-use crate::output;
-use crate::state::Store;
+use crate::state::{Entry, Store};
 use crate::value;
 
 #[derive(Debug, Args)]
@@ -35,30 +34,36 @@ pub(crate) struct StopArgs {
     ids: Vec<String>,
 }
 
-pub(crate) fn kill(args: &KillArgs) -> Result<()> {
+pub(crate) fn kill(args: &KillArgs, json: bool) -> Result<()> {
     let store = Store::open()?;
     each(&args.ids, |id| {
         let entry = store.find(id)?;
-        if args.signal == nix::libc::SIGKILL && entry.is_outlived()? {
-            return store.kill(&entry);
-        }
-        let container = entry.open()?;
-        if args.signal == nix::libc::SIGKILL {
-            return store.kill(&entry);
-        }
-        if would_be_lost(container.pid(), args.signal) {
-            let problem = format!(
-                "signal {} would be lost: the program of {} is pid 1 and has no handler for it, and the kernel drops such signals; use --signal KILL, or run it with --init",
-                args.signal,
-                entry.id()
-            );
-            return Err(Error::state("kill", entry.id(), problem));
-        }
-        Ok(container.signal(args.signal)?)
+        send(args.signal, &store, &entry)?;
+        if json { print_id(entry.id(), json) } else { Ok(()) }
     })
 }
 
-pub(crate) fn stop(args: &StopArgs) -> Result<()> {
+/// Sends a signal to the first process of a container. SIGKILL kills all its processes.
+fn send(signal: i32, store: &Store, entry: &Entry) -> Result<()> {
+    let kills = signal == nix::libc::SIGKILL;
+    if kills && entry.is_outlived()? {
+        return store.kill(entry);
+    }
+    let container = entry.open()?;
+    if kills {
+        return store.kill(entry);
+    }
+    if would_be_lost(container.pid(), signal) {
+        let problem = format!(
+            "signal {signal} would be lost: the program of {} is pid 1 and has no handler for it, and the kernel drops such signals; use --signal KILL, or run it with --init",
+            entry.id()
+        );
+        return Err(Error::state("kill", entry.id(), problem));
+    }
+    Ok(container.signal(signal)?)
+}
+
+pub(crate) fn stop(args: &StopArgs, json: bool) -> Result<()> {
     let store = Store::open()?;
     each(&args.ids, |id| {
         let entry = store.find(id)?;
@@ -70,7 +75,7 @@ pub(crate) fn stop(args: &StopArgs) -> Result<()> {
                     store.kill(&entry)?;
                 }
                 store.disconnect(&entry)?;
-                return output::line(entry.id());
+                return print_id(entry.id(), json);
             }
             Err(e) => return Err(e),
         };
@@ -88,6 +93,6 @@ pub(crate) fn stop(args: &StopArgs) -> Result<()> {
             store.kill(&entry)?;
         }
         store.disconnect(&entry)?;
-        output::line(entry.id())
+        print_id(entry.id(), json)
     })
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::output;
@@ -27,7 +28,7 @@ pub(crate) struct LogsArgs {
     id: String,
 }
 
-pub(crate) fn logs(args: &LogsArgs) -> Result<()> {
+pub(crate) fn logs(args: &LogsArgs, json: bool) -> Result<()> {
     let entry = Store::open()?.find(&args.id)?;
     if args.timestamps || args.since.is_some() {
         let flag = if args.timestamps { "--timestamps" } else { "--since" };
@@ -52,11 +53,15 @@ pub(crate) fn logs(args: &LogsArgs) -> Result<()> {
         log.seek_to_last(lines).map_err(failed)?;
     }
     let mut chunk = vec![0; 64 << 10];
+    let mut lines = Lines::default();
     loop {
         // Check before the read, so that the last output is not missed.
         let ended = !args.follow || !matches!(entry.lives(), Ok(true)) || output::unread();
         let n = log.read(&mut chunk).map_err(failed)?;
-        output::print(&chunk[..n])?;
+        match json {
+            true => lines.print(&chunk[..n])?,
+            false => output::print(&chunk[..n])?,
+        }
         if n == 0 && ended {
             break;
         }
@@ -64,9 +69,36 @@ pub(crate) fn logs(args: &LogsArgs) -> Result<()> {
             std::thread::sleep(Duration::from_millis(100));
         }
     }
+    lines.finish()?;
     let lost = log.lost().map_err(failed)?;
     if lost > 0 {
         output::note(format_args!("{lost} bytes of output were not logged, because the disk was full"));
     }
     Ok(())
+}
+
+/// Prints each line of the output as a line of JSON.
+#[derive(Default)]
+struct Lines {
+    /// The beginning of a line that is not complete.
+    rest: Vec<u8>,
+}
+
+impl Lines {
+    /// Prints the lines that this part of the output completes.
+    fn print(&mut self, part: &[u8]) -> Result<()> {
+        self.rest.extend_from_slice(part);
+        let end = self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let complete: Vec<u8> = self.rest.drain(..end).collect();
+        let line = |line: &[u8]| {
+            let text = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(line));
+            format!("{}\n", json!({ "line": text }))
+        };
+        output::print(complete.split_inclusive(|byte| *byte == b'\n').map(line).collect::<String>())
+    }
+
+    /// Prints the last line, if it does not end with a newline.
+    fn finish(mut self) -> Result<()> {
+        if self.rest.is_empty() { Ok(()) } else { self.print(b"\n") }
+    }
 }

@@ -21,7 +21,26 @@ pub(crate) mod update;
 pub(crate) mod version;
 pub(crate) mod wait;
 
+use serde_json::json;
+
 use crate::error::{Error, Result};
+use crate::output;
+
+/// Prints the id of a container that a command has started or changed, or a line of JSON with it.
+pub(crate) fn print_id(id: &str, json: bool) -> Result<()> {
+    match json {
+        true => output::json_line(&json!({ "id": id })),
+        false => output::line(id),
+    }
+}
+
+/// Prints the name of a pod that a command has made or changed, or a line of JSON with it.
+pub(crate) fn print_pod(name: &str, json: bool) -> Result<()> {
+    match json {
+        true => output::json_line(&json!({ "name": name })),
+        false => output::line(name),
+    }
+}
 
 /// Calls a function for each item, and continues after a failure. The error contains all failures.
 pub(crate) fn each<T>(all: &[T], mut act: impl FnMut(&T) -> Result<()>) -> Result<()> {

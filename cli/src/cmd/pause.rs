@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::each;
+use super::{each, print_id};
 use crate::error::Result;
 use crate::state::Store;
 
@@ -13,13 +13,15 @@ pub(crate) struct PauseArgs {
     ids: Vec<String>,
 }
 
-pub(crate) fn pause(args: &PauseArgs, freeze: bool) -> Result<()> {
+pub(crate) fn pause(args: &PauseArgs, freeze: bool, json: bool) -> Result<()> {
     let store = Store::open()?;
     each(&args.ids, |id| {
-        let container = store.find(id)?.open()?;
+        let entry = store.find(id)?;
+        let container = entry.open()?;
         match freeze {
-            true => Ok(container.freeze()?),
-            false => Ok(container.thaw()?),
+            true => container.freeze()?,
+            false => container.thaw()?,
         }
+        if json { print_id(entry.id(), json) } else { Ok(()) }
     })
 }

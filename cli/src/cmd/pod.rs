@@ -6,7 +6,7 @@ use nspod_sandbox::spec::{IdMaps, Spec};
 use nspod_sandbox::{Files, PodSpec};
 use serde::Serialize;
 
-use super::each;
+use super::{each, print_pod};
 use super::run::{self, RunArgs};
 use super::update;
 use crate::error::{Error, Result};
@@ -149,17 +149,17 @@ fn new_user(text: &str) -> std::result::Result<UserChoice, String> {
 pub(crate) fn pod(command: PodCommand, json: bool) -> Result<i32> {
     let done = |()| 0;
     match command {
-        PodCommand::Create(args) => create(&args).map(done),
+        PodCommand::Create(args) => create(&args, json).map(done),
         PodCommand::Run(args) => run_in(*args, json),
         PodCommand::Ls => ls(json).map(done),
         PodCommand::Inspect(args) => inspect(&args).map(done),
-        PodCommand::Kill(args) => kill(&args).map(done),
-        PodCommand::Update(args) => update_limits(&args).map(done),
-        PodCommand::Rm(args) => rm(&args).map(done),
+        PodCommand::Kill(args) => kill(&args, json).map(done),
+        PodCommand::Update(args) => update_limits(&args, json).map(done),
+        PodCommand::Rm(args) => rm(&args, json).map(done),
     }
 }
 
-fn create(args: &CreateArgs) -> Result<()> {
+fn create(args: &CreateArgs, json: bool) -> Result<()> {
     let facts = Facts::detect()?;
     let spec = args.resolve(&facts)?;
     let own = args.userns.as_ref().and_then(UserChoice::own_ids);
@@ -178,7 +178,7 @@ fn create(args: &CreateArgs) -> Result<()> {
         }
         Ok(())
     })?;
-    output::line(&args.name)
+    print_pod(&args.name, json)
 }
 
 /// The network of `--network`; `None` means only the loopback interface.
@@ -312,20 +312,24 @@ fn inspect(args: &NamesArgs) -> Result<()> {
 }
 
 /// Kills the containers of pods. The process that holds a pod's namespaces stays.
-fn kill(args: &NamesArgs) -> Result<()> {
+fn kill(args: &NamesArgs, json: bool) -> Result<()> {
     let (pods, store) = (Pods::open()?, Store::open()?);
-    each(&args.names, |name| each(&pods.find(name)?.containers(&store)?, |id| store.kill(&store.find(id)?)))
-}
-
-fn update_limits(args: &PodUpdateArgs) -> Result<()> {
-    let limits = update::changes(&args.limits)?;
-    let pods = Pods::open()?;
     each(&args.names, |name| {
-        pods.update(name, |cgroup, saved| update::apply(cgroup, &args.limits, limits.clone(), saved))
+        each(&pods.find(name)?.containers(&store)?, |id| store.kill(&store.find(id)?))?;
+        if json { print_pod(name, json) } else { Ok(()) }
     })
 }
 
-fn rm(args: &PodRmArgs) -> Result<()> {
+fn update_limits(args: &PodUpdateArgs, json: bool) -> Result<()> {
+    let limits = update::changes(&args.limits)?;
+    let pods = Pods::open()?;
+    each(&args.names, |name| {
+        pods.update(name, |cgroup, saved| update::apply(cgroup, &args.limits, limits.clone(), saved))?;
+        if json { print_pod(name, json) } else { Ok(()) }
+    })
+}
+
+fn rm(args: &PodRmArgs, json: bool) -> Result<()> {
     let (pods, store) = (Pods::open()?, Store::open()?);
     each(&args.names, |name| {
         let found = if args.force { pods.get(name)? } else { Some(pods.find(name)?) };
@@ -343,7 +347,7 @@ fn rm(args: &PodRmArgs) -> Result<()> {
             }
         }
         pods.remove(pod.name())?;
-        output::line(pod.name())
+        print_pod(pod.name(), json)
     })
 }
 

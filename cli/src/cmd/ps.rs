@@ -122,7 +122,11 @@ pub(crate) fn ps(args: &PsArgs, json: bool) -> Result<()> {
     }
     let rows = args.rows()?;
     if args.quiet {
-        return output::print(rows.iter().map(|row| format!("{}\n", row.id)).collect::<String>());
+        let ids = rows.iter().map(|row| row.id.as_str());
+        return match json {
+            true => output::json(&ids.collect::<Vec<_>>()),
+            false => output::print(ids.map(|id| format!("{id}\n")).collect::<String>()),
+        };
     }
     match &args.format {
         Some(Format::Json) => rows.iter().try_for_each(|row| output::json_line(&row.fields())),

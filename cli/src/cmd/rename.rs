@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::print_id;
 use crate::error::Result;
 use crate::state::Store;
 use crate::value;
@@ -16,6 +17,7 @@ pub(crate) struct RenameArgs {
     new: String,
 }
 
-pub(crate) fn rename(args: &RenameArgs) -> Result<()> {
-    Store::open()?.rename(&args.old, &args.new)
+pub(crate) fn rename(args: &RenameArgs, json: bool) -> Result<()> {
+    Store::open()?.rename(&args.old, &args.new)?;
+    if json { print_id(&args.new, json) } else { Ok(()) }
 }

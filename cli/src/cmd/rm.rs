@@ -1,8 +1,11 @@
 //! `nspod rm` and `nspod prune`: remove containers.
 
-use clap::Args;
+use std::path::PathBuf;
 
-use super::each;
+use clap::Args;
+use serde::Serialize;
+
+use super::{each, print_id};
 use crate::error::{Error, Result};
 use crate::output;
 use crate::state::pods::Pods;
@@ -25,7 +28,7 @@ pub(crate) struct PruneArgs {
     _force: bool,
 }
 
-pub(crate) fn rm(args: &RmArgs) -> Result<()> {
+pub(crate) fn rm(args: &RmArgs, json: bool) -> Result<()> {
     let store = Store::open()?;
     each(&args.ids, |id| {
         let found = if args.force { store.get(id)? } else { Some(store.find(id)?) };
@@ -36,7 +39,7 @@ pub(crate) fn rm(args: &RmArgs) -> Result<()> {
         }
         let Locked::Ours(entry, lock) = store.lock(entry.id(), true)? else {
             // Another invocation has just removed it.
-            return output::line(entry.id());
+            return print_id(entry.id(), json);
         };
         if args.force {
             entry.end()?;
@@ -48,28 +51,56 @@ pub(crate) fn rm(args: &RmArgs) -> Result<()> {
                 )));
         }
         store.remove(&entry, &lock)?;
-        output::line(entry.id())
+        print_id(entry.id(), json)
     })
 }
 
-pub(crate) fn prune(_: &PruneArgs) -> Result<()> {
-    let store = Store::open()?;
-    let pods = Pods::open()?;
-    let pruned = each(&pods.names()?, |name| match pods.prune(name)? {
-        true => output::line(name),
-        false => Ok(()),
-    });
-    each(&store.all()?, |entry| match store.lock(entry.id(), false)? {
-        Locked::Ours(entry, lock) if !entry.lives()? => {
-            store.remove(&entry, &lock)?;
-            output::line(entry.id())
-        }
-        _ => Ok(()),
-    })?;
-    // These containers belong to other programs, so the output does not list them.
-    nspod_sandbox::reap_stale()?;
-    for log in store.prune_logs()? {
-        output::line(log.display())?;
+/// What `nspod prune` has removed.
+#[derive(Debug, Default, Serialize)]
+struct Pruned {
+    pods: Vec<String>,
+    containers: Vec<String>,
+    /// Paths of logs whose container does not exist any more.
+    logs: Vec<PathBuf>,
+}
+
+pub(crate) fn prune(_: &PruneArgs, json: bool) -> Result<()> {
+    let mut pruned = Pruned::default();
+    let removed = pruned.remove();
+    pruned.print(json)?;
+    removed
+}
+
+impl Pruned {
+    fn remove(&mut self) -> Result<()> {
+        let store = Store::open()?;
+        let pods = Pods::open()?;
+        let of_pods = each(&pods.names()?, |name| {
+            if pods.prune(name)? {
+                self.pods.push(name.clone());
+            }
+            Ok(())
+        });
+        each(&store.all()?, |entry| match store.lock(entry.id(), false)? {
+            Locked::Ours(entry, lock) if !entry.lives()? => {
+                store.remove(&entry, &lock)?;
+                self.containers.push(entry.id().to_owned());
+                Ok(())
+            }
+            _ => Ok(()),
+        })?;
+        // These containers belong to other programs, so the output does not list them.
+        nspod_sandbox::reap_stale()?;
+        self.logs = store.prune_logs()?;
+        of_pods
     }
-    pruned
+
+    fn print(&self, json: bool) -> Result<()> {
+        if json {
+            return output::json(self);
+        }
+        let logs = self.logs.iter().map(|log| log.display().to_string());
+        let all = self.pods.iter().chain(&self.containers).cloned().chain(logs);
+        output::print(all.map(|name| format!("{name}\n")).collect::<String>())
+    }
 }

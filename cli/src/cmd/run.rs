@@ -13,7 +13,7 @@ use nspod_sandbox::spec::{Capabilities, Mount, MountKind, NamespaceMode, Root, S
 use nspod_sandbox::store::{EXIT, random_name};
 use nspod_sandbox::{Command, Container, ErrorKind, Pod, Stdio};
 
-use super::attach;
+use super::{attach, print_id};
 use crate::error::{Error, Result};
 use crate::flags::Facts;
 use crate::flags::bounds::{BoundArgs, ended};
@@ -122,7 +122,7 @@ pub(crate) struct RunArgs {
 }
 
 pub(crate) fn run(args: &RunArgs, json: bool) -> Result<i32> {
-    args.bounds.reported(|end| start(args, json, end))
+    args.bounds.reported(json, |end| start(args, json, end))
 }
 
 /// Runs the container, and stores its end in `end`.
@@ -184,7 +184,7 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
     let Some(signals) = signals else {
         container.detach();
         claim.keep();
-        output::line(&id)?;
+        print_id(&id, json)?;
         return Ok(0);
     };
     claim.unlock();

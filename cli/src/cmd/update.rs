@@ -3,7 +3,7 @@
 use cgroup_core::{Cgroup, Limits};
 use clap::Args;
 
-use super::each;
+use super::{each, print_id};
 use crate::error::{Error, Result};
 use crate::flags::limits::LimitArgs;
 use crate::state::{Locked, Store};
@@ -17,7 +17,7 @@ pub(crate) struct UpdateArgs {
     ids: Vec<String>,
 }
 
-pub(crate) fn update(args: &UpdateArgs) -> Result<()> {
+pub(crate) fn update(args: &UpdateArgs, json: bool) -> Result<()> {
     let limits = changes(&args.limits)?;
     let store = Store::open()?;
     each(&args.ids, |id| {
@@ -29,7 +29,8 @@ pub(crate) fn update(args: &UpdateArgs) -> Result<()> {
         entry.open()?;
         let mut record = entry.record()?.clone();
         apply(&entry.need_cgroup()?, &args.limits, limits.clone(), &mut record.container.spec.limits)?;
-        entry.write(&record)
+        entry.write(&record)?;
+        if json { print_id(entry.id(), json) } else { Ok(()) }
     })
 }
 

@@ -44,12 +44,16 @@ impl BoundArgs {
         self.cpu_time.map(|time| command.cpu_time_max(time));
     }
 
-    /// Runs a function that stores the end, and writes the report.
-    pub(crate) fn reported(&self, run: impl FnOnce(&mut End) -> Result<i32>) -> Result<i32> {
+    /// Runs a function that stores the end, and writes the report. With `json`, also prints the report of a
+    /// program that has ended.
+    pub(crate) fn reported(&self, json: bool, run: impl FnOnce(&mut End) -> Result<i32>) -> Result<i32> {
         let report = self.report.as_deref().map(Report::open).transpose()?;
         let mut end = End::default();
         let result = run(&mut end);
         let written = report.map_or(Ok(()), |report| report.write(&end, &result));
+        if json && end.outcome.is_some() && result.is_ok() {
+            output::print(end.report(&result))?;
+        }
         match (result, written) {
             (result, Ok(())) => result,
             (Ok(_), Err(e)) => Err(e),

@@ -37,6 +37,14 @@ pub fn json(args: &[&str]) -> serde_json::Value {
     serde_json::from_str(&ok(args)).unwrap()
 }
 
+/// Returns the commands in a help text.
+pub fn commands(help: &str) -> Vec<&str> {
+    let list = help.split("\nCommands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    // Other lines continue a description.
+    let names = list.lines().filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')));
+    names.filter_map(|line| line.split(' ').next()).filter(|name| *name != "help").collect()
+}
+
 /// Runs a script, with `$N` for nspod, in a new mount namespace with an empty /run, which also has the logs.
 pub fn alone(script: &str) -> Output {
     let script = format!("mount -t tmpfs none /run && {script}");
