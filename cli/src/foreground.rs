@@ -101,8 +101,8 @@ pub fn attend_or_leave(
     mut relay: Option<Relay>,
 ) -> Result<Attended> {
     let fatal = wait(container, signals, &mut relay)?;
-    match relay.take_if(|relay| relay.is_left()) {
-        Some(relay) => Ok(Attended::Left(relay.leave())),
+    match relay.take_if(|relay| relay.is_left()).and_then(Relay::leave) {
+        Some(master) => Ok(Attended::Left(master)),
         None => Ok(Attended::Ended(Box::new(ended(container, relay, fatal)?))),
     }
 }
@@ -146,10 +146,10 @@ pub fn until_end(
             PollFd::new(pidfd.as_fd(), PollFlags::POLLIN),
         ];
         let mut input = None;
-        if let Some(relay) = relay.as_ref().filter(|r| r.is_open()) {
+        if let Some((relay, master)) = relay.as_ref().and_then(|relay| Some((relay, relay.master()?))) {
             let mut wanted = PollFlags::POLLIN;
             wanted.set(PollFlags::POLLOUT, relay.wants_to_write());
-            fds.push(PollFd::new(relay.master(), wanted));
+            fds.push(PollFd::new(master, wanted));
             if relay.wants_input() {
                 input = Some(fds.len());
                 fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));

@@ -23,7 +23,8 @@ mod test_commands;
 
 use std::process::ExitCode;
 
-use nspod_cli::error::Error;
+use clap::error::ErrorKind;
+use nspod_cli::error::{Error, OURS};
 use nspod_cli::{error, foreground, keys, output, terminal, value};
 
 fn main() -> ExitCode {
@@ -44,7 +45,13 @@ fn main() -> ExitCode {
         // Arguments after `--` belong to the program.
         Err(e) => {
             let mut own = std::env::args_os().take_while(|arg| arg != "--");
-            fail(&Error::parse(e, args::instead_of), own.any(|arg| arg == "--json"))
+            match own.any(|arg| arg == "--json") {
+                false if e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                    let _ = e.print();
+                    OURS
+                }
+                json => fail(&Error::parse(e, args::instead_of), json),
+            }
         }
     };
     ExitCode::from(code as u8)

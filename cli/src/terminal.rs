@@ -53,7 +53,8 @@ impl Drop for Raw {
 /// Copies bytes between the caller's terminal and the container's.
 #[derive(Debug)]
 pub struct Relay {
-    master: File,
+    /// `None` after a hangup.
+    master: Option<File>,
     raw: Option<Raw>,
     /// Bytes that the container's terminal has not accepted yet.
     pending: Vec<u8>,
@@ -62,6 +63,8 @@ pub struct Relay {
     /// The keys that leave the container.
     watch: Option<Watch>,
     left: bool,
+    /// Whether another process has the container's terminal too.
+    shared: bool,
 }
 
 impl Relay {
@@ -72,7 +75,8 @@ impl Relay {
             .map_err(|e| Error::call("terminal", "set up the container's terminal", "fcntl", e))?;
         let raw = if interactive { Raw::enter()? } else { None };
         let (pending, reads_input) = (Vec::new(), interactive);
-        let relay = Relay { master, raw, pending, reads_input, open: true, watch: None, left: false };
+        let (watch, left, shared) = (None, false, false);
+        let relay = Relay { master: Some(master), raw, pending, reads_input, open: true, watch, left, shared };
         relay.resize();
         Ok(relay)
     }
@@ -83,13 +87,19 @@ impl Relay {
         self
     }
 
-    /// Returns whether the caller typed the keys.
+    /// Tells that another process has the container's terminal too, so that it stays open without this relay.
+    pub fn shared(mut self) -> Relay {
+        self.shared = true;
+        self
+    }
+
+    /// Returns whether the caller typed the keys, or does not read the output of a terminal that stays open.
     pub fn is_left(&self) -> bool {
         self.left
     }
 
     /// Restores the caller's terminal, and returns the container's.
-    pub fn leave(self) -> File {
+    pub fn leave(self) -> Option<File> {
         drop(self.raw);
         let _ = io::stdout().write_all(b"\r\n");
         self.master
@@ -97,13 +107,11 @@ impl Relay {
 
     /// Sets the size of the container's terminal to that of the caller's.
     pub fn resize(&self) {
-        if let Ok(size) = tcgetwinsize(io::stdin()).or_else(|_| tcgetwinsize(io::stdout())) {
-            let _ = tcsetwinsize(&self.master, size);
+        if let Some(master) = &self.master
+            && let Ok(size) = tcgetwinsize(io::stdin()).or_else(|_| tcgetwinsize(io::stdout()))
+        {
+            let _ = tcsetwinsize(master, size);
         }
-    }
-
-    pub fn is_open(&self) -> bool {
-        self.open
     }
 
     pub fn wants_input(&self) -> bool {
@@ -114,8 +122,9 @@ impl Relay {
         self.open && !self.pending.is_empty()
     }
 
-    pub fn master(&self) -> BorrowedFd<'_> {
-        self.master.as_fd()
+    /// Returns the container's terminal while it is open.
+    pub fn master(&self) -> Option<BorrowedFd<'_>> {
+        self.master.as_ref().filter(|_| self.open).map(AsFd::as_fd)
     }
 
     /// Reads input from the caller's terminal and forwards it.
@@ -140,7 +149,8 @@ impl Relay {
 
     /// Writes as many pending bytes as the container's terminal accepts.
     pub fn flush(&mut self) -> Result<()> {
-        match self.master.write(&self.pending) {
+        let Some(master) = &mut self.master else { return Ok(()) };
+        match master.write(&self.pending) {
             Ok(n) => _ = self.pending.drain(..n),
             Err(e) if interrupted(&e) => {}
             Err(_) => self.open = false,
@@ -151,12 +161,16 @@ impl Relay {
     /// Prints output of the container. Returns `false` if there was none.
     pub fn output(&mut self) -> Result<bool> {
         let mut buffer = [0; 16384];
-        match self.master.read(&mut buffer) {
+        let Some(master) = &mut self.master else { return Ok(false) };
+        match master.read(&mut buffer) {
             Ok(0) => self.open = false,
             Ok(n) => {
                 let mut out = io::stdout().lock();
-                if out.write_all(&buffer[..n]).and_then(|()| out.flush()).is_err() {
-                    // Standard output is closed. Keep reading, so that the container is not blocked.
+                match out.write_all(&buffer[..n]).and_then(|()| out.flush()) {
+                    Err(e) if e.kind() == io::ErrorKind::BrokenPipe && self.shared => self.left = true,
+                    Err(e) if e.kind() == io::ErrorKind::BrokenPipe => self.hang_up(),
+                    // The disk can be full. Keep reading, so that the container is not blocked.
+                    _ => {}
                 }
                 return Ok(true);
             }
@@ -165,6 +179,13 @@ impl Relay {
             Err(_) => self.open = false,
         }
         Ok(false)
+    }
+
+    /// Closes the container's terminal, because nothing reads the output any more. The kernel sends SIGHUP to
+    /// the processes in the foreground, as when the window of a terminal is closed.
+    fn hang_up(&mut self) {
+        self.open = false;
+        self.master = None;
     }
 
     /// Prints the remaining output of a container that has ended, and restores the terminal.

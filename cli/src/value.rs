@@ -209,6 +209,23 @@ pub fn name(text: &str) -> Result<String, String> {
     }
 }
 
+/// Returns the variable in a line of an environment file; `None` for a comment or an empty line. The rules are
+/// docker's: blanks before the name are ignored, and everything after `=` is the value.
+pub fn env_line(line: &str) -> Result<Option<&str>, String> {
+    let line = line.trim_start();
+    if line.is_empty() || line.starts_with('#') {
+        return Ok(None);
+    }
+    let name = line.split_once('=').map_or(line, |(name, _)| name);
+    match name.contains([' ', '\t']) {
+        false => Ok(Some(line)),
+        true if name.starts_with("export ") => {
+            Err(format!("{name:?} is not the name of a variable: write it without `export`"))
+        }
+        true => Err(format!("{name:?} is not the name of a variable: it contains a blank")),
+    }
+}
+
 /// Parses `NAME=VALUE` of an environment. `NAME` alone gets the caller's value from `own`, and is
 /// omitted if the caller has none.
 pub fn variable(

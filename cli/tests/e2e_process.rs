@@ -8,7 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
 use common::terminal::Terminal;
-use common::{Guard, NSPOD, Name, end_of, eventually, nspod, ok, root, run_with, signal};
+use common::{Guard, NSPOD, Name, end_of, eventually, nspod, ok, programs, root, run_with, signal};
 
 /// Prints "ready" when the traps are set, and then the name of each signal that arrives.
 const TRAPS: &str = "for s in INT TERM HUP QUIT USR1 USR2; do trap \"echo $s; exit 42\" $s; done; \
@@ -277,6 +277,43 @@ fn a_closed_output_pipe_ends_a_command_without_an_error() {
         let want = if args[0] == "run" { 128 + 13 } else { 0 };
         assert_eq!((status.code(), err.as_str()), (Some(want), ""), "{args:?}");
         assert_eq!(status.signal(), None);
+    }
+}
+
+#[test]
+fn a_program_in_a_pipe_ends_quietly_when_the_pipe_is_closed() {
+    if !root() || !programs(&["bash"]) {
+        return;
+    }
+    let sleeper = Name::detached(&[], &["sleep", "1000"]);
+    const PIPE: &[&str] = &["141"];
+    // The program gets SIGHUP, or its write to the terminal fails before the signal arrives.
+    const HANGUP: &[&str] = &["129", "1"];
+    // The kernel drops SIGPIPE for a pid 1, so the write fails and the program ends itself.
+    const PID_1: &[&str] = &["1"];
+    for (args, codes) in [
+        ("run yes", PIPE),
+        ("run --bare yes", PIPE),
+        ("run --pid host yes", PIPE),
+        ("run -t yes", HANGUP),
+        ("exec $C yes", PIPE),
+        ("exec -t $C yes", HANGUP),
+        ("run --init=false sh -c 'exec yes 2>/dev/null'", PID_1),
+    ] {
+        let script = format!("$N {args} | head -n 1; echo ${{PIPESTATUS[0]}}");
+        let mut bash = Command::new("bash");
+        let seen = run_with(bash.args(["-c", &script]).env("N", NSPOD).env("C", &*sleeper), "");
+        let lines: Vec<&str> = seen.out.lines().collect();
+        assert!(lines[0] == "y" && codes.contains(&lines[1]) && seen.err.is_empty(), "{args}: {seen:?}");
+    }
+}
+
+#[test]
+fn a_command_without_arguments_prints_its_help() {
+    for (args, first) in [(&[][..], "Run isolated processes"), (&["pod"], "Manage pods")] {
+        let output = nspod(args);
+        assert_eq!((output.code(), output.out.as_str()), (125, ""), "{args:?}");
+        assert!(output.err.starts_with(first) && output.err.contains("\nUsage: nspod "), "{}", output.err);
     }
 }
 

@@ -67,7 +67,8 @@ pub(crate) fn attach(args: &AttachArgs) -> Result<i32> {
     let exit = entry.dir().open(EXIT)?;
     let signals = Signals::hold()?;
     let (keeper, master, missed) = connect(&entry)?;
-    let relay = Relay::new(master, true)?.leave_by(args.detach_keys.clone().unwrap_or_default());
+    let relay = Relay::new(master, true)?.shared();
+    let relay = relay.leave_by(args.detach_keys.clone().unwrap_or_default());
     // The container's terminal has converted the line ends already, so print after the caller's terminal is raw.
     output::print(missed)?;
     let mut relay = Some(relay);

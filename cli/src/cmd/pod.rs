@@ -6,9 +6,9 @@ use nspod_sandbox::spec::{IdMaps, Spec};
 use nspod_sandbox::{Files, PodSpec};
 use serde::Serialize;
 
-use super::{each, print_pod};
 use super::run::{self, RunArgs};
 use super::update;
+use super::{each, print_pod};
 use crate::error::{Error, Result};
 use crate::flags::Facts;
 use crate::flags::files::FileArgs;

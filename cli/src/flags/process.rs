@@ -1,7 +1,7 @@
 //! Process flags: environment, user, capabilities and limits.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use nspod_sandbox::passwd;
@@ -31,7 +31,8 @@ pub(crate) struct CommonArgs {
     /// Pass all environment variables of the caller. --env-file, --env and the HOME of --user replace them
     #[arg(long, visible_alias = "env-host")]
     keep_env: bool,
-    /// Read environment variables from a file: one per line, # starts a comment
+    /// Read environment variables from a file with one NAME[=VALUE] per line, without quotes and `export`.
+    /// Lines that begin with # are comments
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
     /// User to run as: a number, or a name in the container's /etc/passwd
@@ -71,13 +72,10 @@ impl CommonArgs {
             process.user.get_or_insert_with(User::default).groups.push(gid);
         }
         for file in &self.env_file {
-            let text = std::fs::read_to_string(file).map_err(|e| Error::io("read", "read", file, &e))?;
-            for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
-                self.variable(&mut process.env, "--env-file", &OsString::from(line))?;
-            }
+            variables(file, &mut process.env)?;
         }
         for text in &self.env {
-            self.variable(&mut process.env, "--env", text)?;
+            variable(&mut process.env, text).map_err(|why| Error::usage("--env", why).on(text.display()))?;
         }
         if process.env.iter().any(|(name, home)| name == "HOME" && home.is_empty()) {
             passwd::set_home(process, roots)?;
@@ -97,15 +95,27 @@ impl CommonArgs {
     fn keeps_home(&self) -> bool {
         self.keep_env && std::env::var_os("HOME").is_some()
     }
+}
 
-    fn variable(&self, env: &mut Vec<(OsString, OsString)>, flag: &str, text: &OsString) -> Result<()> {
-        let parsed = value::variable(text, |name| std::env::var_os(name));
-        let invalid = |problem| Error::usage(flag, problem).on(text.display());
-        if let Some((name, value)) = parsed.map_err(invalid)? {
-            set(env, name, value);
-        }
-        Ok(())
+/// Sets the variables of an environment file.
+fn variables(file: &Path, env: &mut Vec<(OsString, OsString)>) -> Result<()> {
+    let text = std::fs::read_to_string(file).map_err(|e| Error::io("read", "read", file, &e))?;
+    for (line, number) in text.trim_start_matches('\u{feff}').lines().zip(1..) {
+        let set =
+            value::env_line(line).and_then(|line| line.map_or(Ok(()), |line| variable(env, line.as_ref())));
+        set.map_err(|why| {
+            Error::usage("--env-file", format!("{}:{number}: {why}", file.display())).on(line)
+        })?;
     }
+    Ok(())
+}
+
+/// Sets a variable, or copies it from the caller.
+fn variable(env: &mut Vec<(OsString, OsString)>, text: &OsStr) -> std::result::Result<(), String> {
+    if let Some((name, value)) = value::variable(text, |name| std::env::var_os(name))? {
+        set(env, name, value);
+    }
+    Ok(())
 }
 
 fn set(env: &mut Vec<(OsString, OsString)>, name: OsString, value: OsString) {
@@ -340,6 +350,28 @@ mod tests {
         let get = |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.to_str().unwrap());
         assert_eq!((get("A"), get("B"), get("TERM")), (Some("flag"), Some("file"), Some("xterm")));
         assert_eq!(get("HOME"), Some("/root"));
+    }
+
+    #[test]
+    fn an_environment_file_is_read_as_docker_reads_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        let read = |text: &str| {
+            std::fs::write(path, text).unwrap();
+            spec(&["--env-file", path]).map(|spec| spec.process.env)
+        };
+        let env = read("\u{feff}  # comment\n\t A='a b' #c \r\n \nPATH\nNO_SUCH_VARIABLE\nB=\n").unwrap();
+        let get = |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
+        assert_eq!((get("A"), get("B")), (Some("'a b' #c ".into()), Some("".into())));
+        assert_eq!((get("PATH"), get("NO_SUCH_VARIABLE")), (std::env::var_os("PATH"), None));
+        for (text, line, why) in [
+            ("A=1\nexport B=1\n", 2, "\"export B\" is not the name of a variable: write it without `export`"),
+            ("A B=1", 1, "\"A B\" is not the name of a variable: it contains a blank"),
+            ("A = 1", 1, "\"A \" is not the name of a variable: it contains a blank"),
+            ("\n=1", 2, "\"=1\" must begin with the name of a variable"),
+        ] {
+            assert_eq!(read(text).unwrap_err().to_string(), format!("{path}:{line}: {why}"));
+        }
     }
 
     #[test]
