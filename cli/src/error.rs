@@ -96,6 +96,15 @@ impl Error {
         nspod_sandbox::Error::io(step, what, call, e).into()
     }
 
+    /// Makes the error of an invalid field of a spec. In the sentence, `words` replace the field. Their first word
+    /// is the flag, unless they begin with "the".
+    pub fn in_words(e: nspod_sandbox::Error, words: &str) -> Self {
+        let code = code(e.kind());
+        let mut report = e.with_field(words).report();
+        report.field = words.split(' ').next().filter(|flag| *flag != "the").map(str::to_owned);
+        Error { code, report: Box::new(report), more: Vec::new() }
+    }
+
     /// Sets the container, pod or path that the error is about. The sentence stays the same.
     pub fn on(mut self, object: impl fmt::Display) -> Self {
         self.report.object = Some(object.to_string());
@@ -185,6 +194,52 @@ fn name(form: &str) -> Option<&str> {
     form.split([' ', '=', '[', ']', '<', '>', '.']).find(|part| !part.is_empty())
 }
 
+/// Fields of a spec, and the flags that set them. The first name that a field begins with applies.
+const FLAGS: [(&str, &str); 28] = [
+    ("cpu_time_max", "--cpu-time"),
+    ("devices", "--device"),
+    ("die_with_parent", "--die-with-parent"),
+    ("domainname", "--domainname"),
+    ("hostname", "--hostname"),
+    ("id_maps.gid", "--gidmap"),
+    ("id_maps.uid", "--uidmap"),
+    ("id_maps", "--userns"),
+    ("init", "--init"),
+    ("limits.pids_max", "--pids-limit"),
+    ("log.files", "--log-max-files"),
+    ("log.size", "--log-max-size"),
+    ("mounts", "--mount"),
+    ("namespaces", "--ns"),
+    ("process.args", "COMMAND"),
+    ("process.capabilities", "--cap-add"),
+    ("process.cwd", "--workdir"),
+    ("process.env", "--env"),
+    ("process.oom_score_adj", "--oom-score-adj"),
+    ("process.rlimits", "--ulimit"),
+    ("process.seccomp", "--security-opt"),
+    ("process.user.groups", "--group-add"),
+    ("process.user", "--user"),
+    ("root.limit", "--storage-opt"),
+    ("root.writes", "--overlay"),
+    ("root", "--rootfs"),
+    ("seccomp", "--security-opt"),
+    ("time_offsets", "--time-offset"),
+];
+
+/// Returns the words of the command line for a field of a spec.
+fn in_flags(field: &str) -> Option<String> {
+    if let Some(parameter) = field.strip_prefix("sysctls.") {
+        return Some(format!("--sysctl {parameter}"));
+    }
+    let sets = |name: &str| {
+        // The name ends here: `init`, not `initial`.
+        field.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    let flag = FLAGS.iter().find(|(name, _)| sets(name)).map(|(_, flag)| (*flag).to_owned());
+    // A limit has the name of its file in the cgroup.
+    flag.or_else(|| field.strip_prefix("limits.").map(str::to_owned))
+}
+
 /// Returns the exit code for an error of the sandbox.
 fn code(kind: ErrorKind) -> i32 {
     match kind {
@@ -194,9 +249,13 @@ fn code(kind: ErrorKind) -> i32 {
     }
 }
 
+/// An invalid field of the spec becomes the flag that sets it.
 impl From<nspod_sandbox::Error> for Error {
     fn from(e: nspod_sandbox::Error) -> Self {
-        Error { code: code(e.kind()), report: Box::new(e.report()), more: Vec::new() }
+        match (e.kind(), e.field().and_then(in_flags)) {
+            (ErrorKind::InvalidSpec, Some(words)) => Error::in_words(e, &words),
+            _ => Error { code: code(e.kind()), report: Box::new(e.report()), more: Vec::new() },
+        }
     }
 }
 
@@ -247,6 +306,25 @@ mod tests {
         {
             assert!(!resembles(typed, name), "{typed}");
         }
+    }
+
+    #[test]
+    fn an_invalid_field_of_a_spec_is_a_flag() {
+        for (field, words, flag) in [
+            ("process.oom_score_adj", "--oom-score-adj", "--oom-score-adj"),
+            ("process.user.groups[1]", "--group-add", "--group-add"),
+            ("sysctls.kernel.hostname", "--sysctl kernel.hostname", "--sysctl"),
+            ("limits.pids_max", "--pids-limit", "--pids-limit"),
+            ("limits.memory.max", "memory.max", "memory.max"),
+        ] {
+            let error = Error::from(nspod_sandbox::Error::invalid(field, "it is wrong"));
+            assert_eq!(error.to_string(), format!("{words}: it is wrong"));
+            assert_eq!(error.reports().next().unwrap().field.as_deref(), Some(flag));
+        }
+        let error =
+            Error::in_words(nspod_sandbox::Error::invalid("mounts[0]", "it is wrong"), "the mount of /proc");
+        assert_eq!(error.to_string(), "the mount of /proc: it is wrong");
+        assert_eq!(error.reports().next().unwrap().field, None);
     }
 
     #[test]

@@ -318,11 +318,11 @@ fn contradictions_and_values_that_the_kernel_would_refuse_are_refused_first() {
             ),
             (
                 &["run", "--sysctl", "vm.swappiness=1", "true"],
-                "sysctls.vm.swappiness: it belongs to no namespace, and setting it would change the host",
+                "--sysctl vm.swappiness: it belongs to no namespace, and setting it would change the host",
             ),
             (
                 &["run", "--oom-score-adj", "2000", "true"],
-                "process.oom_score_adj: 2000 is not between -1000 and 1000",
+                "--oom-score-adj: 2000 is not between -1000 and 1000",
             ),
             (
                 &["run", "-m", "2m", "--memory-swap", "1m", "true"],
@@ -337,7 +337,33 @@ fn contradictions_and_values_that_the_kernel_would_refuse_are_refused_first() {
                 "/dev/null is not a block device: name a disk such as /dev/sda",
             ),
             (&["run", "-e", "=x", "true"], "\"=x\" must begin with the name of a variable"),
-            (&["run", ""], "process.args: a program is required"),
+            (&["run", ""], "COMMAND: a program is required"),
+            (
+                &["run", "--sysctl", "kernel.hostname=box", "true"],
+                "--sysctl kernel.hostname: set the hostname instead of this parameter",
+            ),
+            (&["run", "-w", "usr", "true"], "--workdir: usr is not an absolute path"),
+            (&["run", "-v", "/usr:/mnt/..", "true"], "--volume /usr:/mnt/..: /mnt/.. contains `..`"),
+            (
+                &["run", "--tmpfs", "/proc/sys", "true"],
+                "--tmpfs /proc/sys: /proc/sys cannot be mounted because it is inside /proc: only cpuinfo, diskstats, meminfo, stat, swaps, uptime, loadavg, slabinfo, net/dev, sys/kernel/ns_last_pid, sys/crypto/fips_enabled may be mounted over there",
+            ),
+            (
+                &["run", "--explain", "--mount", "type=sysfs,target=/proc", "true"],
+                "--mount target=/proc: /proc cannot be mounted because it is not of type proc: mount a procfs there",
+            ),
+            (
+                &["run", "--ns", "net=join:/proc/self/ns/uts", "true"],
+                "--ns net=…: /proc/self/ns/uts is a uts namespace",
+            ),
+            (
+                &["run", "--network", "join:/proc/self/ns/uts", "true"],
+                "--network: /proc/self/ns/uts is a uts namespace",
+            ),
+            (
+                &["run", "--uts", "host", "--hostname", "box", "true"],
+                "--hostname: a name requires a new or joined uts namespace, or the host would be renamed",
+            ),
         ],
     );
 }
@@ -494,7 +520,7 @@ fn an_error_in_json_names_step_object_call_and_errno() {
     reports(
         125,
         &["run", "--oom-score-adj", "2000", "true"],
-        json!({ "kind": "invalid_spec", "step": "plan", "field": "process.oom_score_adj" }),
+        json!({ "kind": "invalid_spec", "step": "plan", "field": "--oom-score-adj" }),
     );
     reports(
         125,

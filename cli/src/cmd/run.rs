@@ -11,7 +11,7 @@ use nspod_sandbox::log::{Log, LogLimit};
 use nspod_sandbox::passwd;
 use nspod_sandbox::spec::{Capabilities, Mount, MountKind, NamespaceMode, Root, Spec};
 use nspod_sandbox::store::{EXIT, random_name};
-use nspod_sandbox::{Command, Container, ErrorKind, Pod, Stdio};
+use nspod_sandbox::{Command, Container, ErrorKind, Plan, Pod, Stdio};
 
 use super::{attach, print_id};
 use crate::error::{Error, Result};
@@ -154,7 +154,7 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
         if let Some(own) = args.namespaces.own_ids() {
             OwnIds::apply(ids::next(own.size)?, &facts, &mut spec.id_maps, &mut spec.sysctls);
         }
-        return explain(&spec, pod.as_ref(), json);
+        return explain(args, &spec, pod.as_ref(), json);
     }
     if args.lax_limits {
         relax(&mut spec.limits)?.iter().for_each(output::note);
@@ -222,11 +222,12 @@ fn bare(args: &RunArgs, facts: &Facts, parent: Option<Pidfd>, json: bool, end: &
     if args.mount_proc {
         mount_proc(command.spec_mut())?;
     }
+    let in_words = |e| args.in_words(e, &[]);
     if args.explain {
-        return explained(command, json);
+        return print_plan(&command.plan().map_err(in_words)?, json);
     }
     let signals = Signals::hold()?.shared();
-    let mut container = command.spawn()?;
+    let mut container = command.spawn().map_err(in_words)?;
     foreground::die_with(parent, &container)?;
     let outcome = end.outcome.insert(foreground::attend(&mut container, &signals, None)?);
     let code = ended("the container", outcome);
@@ -338,7 +339,7 @@ impl RunArgs {
                         ErrorKind::ProgramNotFound => image::hint(&self.command),
                         _ => None,
                     };
-                    let error = Error::from(e);
+                    let error = self.in_words(e, &spec.mounts);
                     return Err(match hint {
                         Some(hint) => error.hint(hint),
                         None => error,
@@ -362,6 +363,16 @@ impl RunArgs {
             true => relay.leave_by(self.detach_keys.clone().unwrap_or_default()),
             false => relay,
         }))
+    }
+
+    /// Makes the error of a start with these mounts. It names the flag that the user typed, not the field of the
+    /// spec.
+    fn in_words(&self, e: nspod_sandbox::Error, mounts: &[Mount]) -> Error {
+        let typed = |field| self.files.words(field, mounts).or_else(|| self.namespaces.words(field));
+        match e.field().and_then(typed) {
+            Some(words) => Error::in_words(e, &words),
+            None => e.into(),
+        }
     }
 
     /// Returns the process that started nspod, if the container ends with it.
@@ -499,16 +510,16 @@ fn guard_devices(spec: &mut Spec, mknod: bool) {
     }
 }
 
-fn explain(spec: &Spec, pod: Option<&Pod>, json: bool) -> Result<i32> {
+fn explain(args: &RunArgs, spec: &Spec, pod: Option<&Pod>, json: bool) -> Result<i32> {
     let mut command = Command::from_spec(spec.clone());
     if let Some(pod) = pod {
         pod.join(&mut command)?;
     }
-    explained(command, json)
+    let plan = command.plan().map_err(|e| args.in_words(e, &spec.mounts))?;
+    print_plan(&plan, json)
 }
 
-fn explained(mut command: Command, json: bool) -> Result<i32> {
-    let plan = command.plan()?;
+fn print_plan(plan: &Plan, json: bool) -> Result<i32> {
     if json {
         let steps: Vec<String> = plan.steps().map(|step| step.to_string()).collect();
         output::json(&serde_json::json!({ "spec": plan.spec(), "steps": steps }))?;

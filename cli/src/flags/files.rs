@@ -79,6 +79,25 @@ impl FileArgs {
         self.volume.iter().map(Volume::parts).chain(tmpfs).chain(self.mount.iter().map(Volume::parts))
     }
 
+    /// Returns the words of the command line for a field of one of these mounts, such as `mounts[6].kind.source`.
+    pub(crate) fn words(&self, field: &str, mounts: &[Mount]) -> Option<String> {
+        let index = field.strip_prefix("mounts[")?.split_once(']')?.0.parse::<usize>().ok()?;
+        let Mount { destination, kind, .. } = mounts.get(index)?;
+        let is_from = |flag: &[Mount]| flag.iter().any(|mount| mount.destination == *destination);
+        let at = destination.display();
+        Some(match kind {
+            MountKind::Bind { source, .. } if is_from(&self.volume) => {
+                format!("--volume {}:{at}", source.display())
+            }
+            _ if is_from(&self.tmpfs) => format!("--tmpfs {at}"),
+            _ if is_from(&self.mount) => format!("--mount target={at}"),
+            _ if self.device.iter().any(|device| device.destination == *destination) => {
+                format!("--device {at}")
+            }
+            _ => format!("the mount of {at}"),
+        })
+    }
+
     pub(crate) fn apply(&self, spec: &mut Spec, facts: &Facts) -> Result<()> {
         if self.is_empty() {
             return Ok(());

@@ -163,6 +163,15 @@ impl NamespaceArgs {
         Ok(())
     }
 
+    /// Returns the words of the command line for the field of a namespace, such as `namespaces.net`.
+    pub(crate) fn words(&self, field: &str) -> Option<String> {
+        let kind = field.strip_prefix("namespaces.")?.parse().ok()?;
+        match self.ns.iter().any(|(given, _)| *given == kind) {
+            true => Some(format!("--ns {kind}=…")),
+            false => Some(own_flag(kind).to_owned()),
+        }
+    }
+
     /// Returns the requested range of ids, if the container gets its own.
     pub(crate) fn own_ids(&self) -> Option<OwnIds> {
         self.userns.as_ref().and_then(UserChoice::own_ids)

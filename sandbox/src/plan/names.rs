@@ -78,5 +78,5 @@ pub(super) fn check_sysctl(name: &str, value: &str, spec: &Spec) -> Result<Kind,
         "kernel/domainname" if spec.domainname.as_deref().is_some_and(|name| name != value) => "domainname",
         _ => return Ok(kind),
     };
-    Err(invalid(format!("this conflicts with the field {conflict}: set the name there")))
+    Err(invalid(format!("set the {conflict} instead of this parameter")))
 }
