@@ -133,7 +133,7 @@ fn fit(headings: &[&str], rows: &[Vec<String>], optional: &str, flexible: &[&str
 }
 
 /// Cuts a text off after this number of columns. The last one is then an ellipsis.
-fn shortened(text: &str, columns: usize) -> String {
+pub fn shortened(text: &str, columns: usize) -> String {
     if text.width() <= columns {
         return text.to_owned();
     }

@@ -247,10 +247,9 @@ impl Row {
 
     fn cells(&self, whole: bool) -> Vec<String> {
         let number = |n: Option<i32>| n.map_or(String::new(), |n| n.to_string());
-        let mut command = self.command();
-        if !whole && command.chars().count() > 40 {
-            command = command.chars().take(39).chain(['…']).collect();
-        }
+        const WIDEST: usize = 40;
+        let command = self.command();
+        let command = if whole { command } else { output::shortened(&command, WIDEST) };
         vec![
             self.id.clone(),
             self.status(),
