@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{Mode, fstat, mkdirat};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
-use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, unlinkat};
+use nix::unistd::{AccessFlags, Uid, UnlinkatFlags, faccessat, unlinkat};
 
 use crate::cause::cause;
 use crate::controller::Controllers;
@@ -151,6 +151,9 @@ impl Cgroup {
             }),
             Err(errno) => {
                 let cause = match errno {
+                    Errno::EACCES | Errno::EPERM if Uid::effective().is_root() => {
+                        Some("this cgroup is not delegated to root here: use a delegated cgroup")
+                    }
                     Errno::EACCES | Errno::EPERM => Some(
                         "this cgroup is not delegated to the caller: run as root, or use a delegated cgroup",
                     ),

@@ -110,7 +110,7 @@ pub(crate) enum Command {
     /// Check what this host supports, and print how to fix what is missing
     ///
     /// Each check tries the feature instead of comparing versions, and removes everything that it
-    /// made. The exit code is 0 if the caller can start containers on this host, otherwise 1.
+    /// made. The last one is `nspod run true`. The exit code is 0 if the caller can start containers on this host, otherwise 1.
     Doctor(cmd::doctor::DoctorArgs),
     /// Print completions for a shell
     ///

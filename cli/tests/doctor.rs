@@ -117,6 +117,56 @@ fn doctor_names_the_disabled_switch_and_exits_1_if_no_container_can_start() {
 }
 
 #[test]
+fn doctor_and_run_fail_at_the_same_step() {
+    if !nspod_testkit::root() {
+        return;
+    }
+    // A state directory that cannot be made, and a namespace that cannot be made.
+    for setup in ["mount -t tmpfs -o ro none /run", "echo 0 > /proc/sys/user/max_ipc_namespaces"] {
+        let in_container = |nspod: &str| {
+            let script = format!("{setup} && exec {NSPOD} {nspod}");
+            run_with(
+                Command::new("unshare").args(["-Urm", "sh", "-c", &script]).env_remove("XDG_RUNTIME_DIR"),
+                "",
+            )
+        };
+        let report: Value = serde_json::from_str(&in_container("doctor --json").out).unwrap();
+        let (state, why) = check(&report, "trial", "a container");
+        let run = in_container("run true");
+        assert_eq!((state, run.code()), ("missing", 125), "{run:?}");
+        assert_eq!(format!("nspod: {why}\n"), run.err);
+    }
+}
+
+#[test]
+fn root_without_a_capability_is_not_told_to_become_root() {
+    if !nspod_testkit::root() {
+        return;
+    }
+    let cure = "root lacks it here, so start the container around it with --cap-add SYS_ADMIN";
+    let without = |args: &[&str]| {
+        let mut command = Command::new("setpriv");
+        run_with(
+            command.args(["--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin", NSPOD]).args(args),
+            "",
+        )
+    };
+    for args in [&["run", "--userns", "host", "true"][..], &["run", "--bare", "--userns", "host", "true"]] {
+        let output = without(args);
+        assert_eq!(output.code(), 125, "{output:?}");
+        let want = format!("new namespaces require CAP_SYS_ADMIN: {cure}");
+        assert!(output.err.contains(&want) && !output.err.contains("run as root"), "{}", output.err);
+    }
+    let report: Value = serde_json::from_str(&without(&["doctor", "--json"]).out).unwrap();
+    let (state, why) = check(&report, "caller", "privileges");
+    assert_eq!(state, "limited");
+    assert!(why.starts_with("uid 0 without CAP_SYS_ADMIN: ") && why.ends_with(cure), "{why}");
+    for check in report["checks"].as_array().unwrap() {
+        assert!(!check["finding"].as_str().unwrap().contains("run as root"), "{check}");
+    }
+}
+
+#[test]
 fn doctor_leaves_nothing_behind() {
     if !nspod_testkit::root() {
         return;

@@ -366,6 +366,31 @@ fn the_census_shows_a_container_and_its_pod() {
     assert!(census(&["--pid", &pid.to_string()]).contains(&*one));
 }
 
+#[test]
+fn an_unknown_exit_status_has_a_reason_that_is_true() {
+    if !root() {
+        return;
+    }
+    let (init, pid) =
+        ("was started with --init=false", "only a container with its own pid namespace has one");
+    for (flags, why) in [
+        (&["--init=false", "--log-max-size=none"][..], init),
+        (&["--pid=host", "--log-max-size=none"], pid),
+        (&[], "the init of the container records it, and was killed"),
+    ] {
+        let name = Name::detached(flags, &["sleep", "1000"]);
+        let first = name.row().unwrap()["host_pid"].as_i64().unwrap();
+        // nspod would record the status if it killed the process itself.
+        let pid_of_first = nix::unistd::Pid::from_raw(first as i32);
+        nix::sys::signal::kill(pid_of_first, nix::sys::signal::Signal::SIGKILL).unwrap();
+        eventually("it has ended", || name.at() == "exited");
+        let unknown = nspod(&["wait", &name]);
+        assert_eq!(unknown.code(), 125, "{flags:?}: {unknown:?}");
+        assert!(unknown.err.contains(why), "{flags:?}: {}", unknown.err);
+        assert_eq!(unknown.err.contains("--init"), why == init, "{}", unknown.err);
+    }
+}
+
 /// Runs nspod, and returns its exit code, its errors and the report.
 fn report(flags: &[&str]) -> (i32, String, serde_json::Value) {
     let file = tempfile::NamedTempFile::new().unwrap();

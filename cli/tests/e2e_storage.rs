@@ -433,7 +433,7 @@ fn a_directory_that_cannot_be_limited_is_refused_with_the_cure() {
     let user = User::new();
     let volume = format!("{}:/mnt:size=1m", user.dir().display());
     let user = user.nspod(&["run", "-v", &volume, "true"]).err;
-    assert!(user.contains("only root can limit the size of a directory"), "{user}");
+    assert!(user.contains("run as root, or limit an overlay in memory"), "{user}");
     let pod = nspod(&["pod", "create", "--share", "mnt", "-v", &format!("{path}:/mnt:size=1m"), "web"]);
     assert!(pod.err.contains("a pod cannot limit directories"), "{pod:?}");
 }

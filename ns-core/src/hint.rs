@@ -10,10 +10,10 @@ use crate::{Error, ErrorKind, Kind, Kinds};
 /// Adds the likely cause of a failed clone3 or unshare.
 pub(crate) fn new_namespaces(error: Error, errno: Errno, kinds: Kinds) -> Error {
     match errno {
-        Errno::EPERM if !kinds.contains_kind(Kind::User) => error.hint(
-            "new namespaces require CAP_SYS_ADMIN: run as root, or create a user namespace together \
-             with the others",
-        ),
+        Errno::EPERM if !kinds.contains_kind(Kind::User) => error.hint(format!(
+            "new namespaces require CAP_SYS_ADMIN: {}, or create a user namespace together with the others",
+            nspod_errno::how_to_get_sys_admin()
+        )),
         Errno::EPERM | Errno::EACCES => error.hint(user_switch().unwrap_or_else(|| {
             "this process may not create user namespaces: it is in a chroot, or a seccomp filter \
              (of a container manager) or a security module forbids it"

@@ -493,8 +493,11 @@ impl Container {
     pub(crate) fn need_cgroup(&self, what: &str) -> Result<&Cgroup, Error> {
         self.cgroup().ok_or_else(|| {
             let why = match &self.cgroup {
-                Some(_) => "the process was started in an existing cgroup, which other processes share: use the handle of the container that the cgroup belongs to",
-                None => "the container does not have its own cgroup; run as root, or delegate a cgroup to the caller",
+                Some(_) => "the process was started in an existing cgroup, which other processes share: use the handle of the container that the cgroup belongs to".to_owned(),
+                None => format!(
+                    "the container does not have its own cgroup; {}",
+                    nspod_errno::how_to_get_a_cgroup()
+                ),
             };
             self.state("cgroup", format!("cannot {what}: {why}"))
         })

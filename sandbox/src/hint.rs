@@ -4,7 +4,9 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use nix::unistd::geteuid;
 use ns_core::{Kind, Kinds};
+use nspod_errno::how_to_get_sys_admin;
 
 use crate::spec::{Mount, MountKind, NamespaceMode, Root, Spec};
 use crate::step::{Call, CopyUp, Lsm, MountStep, OverProc, Step, What};
@@ -28,6 +30,13 @@ pub(crate) fn step(step: &Step, spec: Option<&Spec>, call: Call, errno: i32) -> 
             return Some(missing_directory(Path::new(OsStr::from_bytes(path.to_bytes())), spec));
         }
         Step::Unshare(kinds) | Step::Clone(kinds) => return clone(*kinds, errno),
+        Step::JoinFd { .. } | Step::JoinPidfd { .. } if errno == libc::EPERM => {
+            return Some(format!(
+                "joining requires CAP_SYS_ADMIN both here and in the user namespace that owns it: {}, or join its \
+                 user namespace as well",
+                how_to_get_sys_admin()
+            ));
+        }
         Step::Capabilities { permitted, inheritable, .. } if errno == libc::EPERM => {
             return Some(capabilities(permitted | inheritable));
         }
@@ -49,9 +58,6 @@ fn namespace(step: &Step, errno: i32) -> Option<&'static str> {
     Some(match (step, errno) {
         (Step::JoinFd { kind: Kind::User, .. }, libc::EINVAL) => {
             "the caller is already in that user namespace, and a process cannot join its own"
-        }
-        (Step::JoinFd { .. } | Step::JoinPidfd { .. }, libc::EPERM) => {
-            "joining requires CAP_SYS_ADMIN both here and in the user namespace that owns it: run as root, or join its user namespace as well"
         }
         (Step::JoinPidfd { .. }, libc::ESRCH) => "that process has ended",
         (Step::MapSelf { .. }, libc::EPERM) => {
@@ -324,14 +330,30 @@ fn capabilities(wanted: u64) -> String {
     }
 }
 
+fn is_admin() -> bool {
+    caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_ADMIN).unwrap_or(false)
+}
+
 /// Returns the hint for a clone into new namespaces, like [`step`].
 pub(crate) fn clone(kinds: Kinds, errno: i32) -> Option<String> {
     let user = kinds.contains(Kinds::from(Kind::User));
     let text = match errno {
+        libc::EPERM if user && geteuid().is_root() && !is_admin() => {
+            return Some(format!(
+                "new namespaces require CAP_SYS_ADMIN: {}. Without it, the kernel, a security module or the filter \
+                 of that container denies a user namespace",
+                how_to_get_sys_admin()
+            ));
+        }
         libc::EPERM if user => {
             "this host denies user namespaces to ordinary users: see `sysctl kernel.unprivileged_userns_clone` and `kernel.apparmor_restrict_unprivileged_userns`; the kernel denies them in a chroot too"
         }
-        libc::EPERM => "new namespaces require CAP_SYS_ADMIN: run as root, or add a new user namespace",
+        libc::EPERM => {
+            let cure = how_to_get_sys_admin();
+            return Some(format!(
+                "new namespaces require CAP_SYS_ADMIN: {cure}, or add a new user namespace"
+            ));
+        }
         libc::ENOSPC => {
             let limits: Vec<String> =
                 kinds.kinds().map(|k| format!("user.max_{}_namespaces", k.name())).collect();
@@ -443,7 +465,10 @@ fn mount(mount: &MountStep, call: Call, errno: i32) -> Option<String> {
         (Call::Mount, libc::ENODEV) if overlay => "this kernel lacks overlayfs: `modprobe overlay`",
         (_, libc::ENOSYS) => "this requires Linux 5.12 or later",
         (_, libc::EPERM) => {
-            "a mount requires CAP_SYS_ADMIN in the mount namespace: run as root, or add a new user namespace"
+            let cure = how_to_get_sys_admin();
+            return Some(format!(
+                "a mount requires CAP_SYS_ADMIN in the mount namespace: {cure}, or add a new user namespace"
+            ));
         }
         (_, libc::ENOSPC) => "the mount namespace has reached its limit on mounts: see `sysctl fs.mount-max`",
         _ => return None,

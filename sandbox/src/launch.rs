@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use ns_core::{Kind, ProcessId};
+use nspod_errno::how_to_get_a_cgroup;
 
 use crate::bounds::{Bounds, Kill};
 use crate::cgroups::{CgroupUse, ContainerCgroup, explain};
@@ -158,7 +159,10 @@ impl Launcher {
         let limiter = NetLimiter::start(plan, cgroup.as_ref().map(ContainerCgroup::cgroup))?;
         let ties_process = tie(dies, plan, cgroup.as_mut(), kill_on_drop)?;
         if bounds.cpu.is_some() && cgroup.as_ref().is_none_or(ContainerCgroup::is_borrowed) {
-            let problem = "the limit is for the CPU time of the container's own cgroup, and it does not have one: run as root, or delegate a cgroup to the caller";
+            let problem = format!(
+                "the limit is for the CPU time of the container's own cgroup, and it does not have one: {}",
+                how_to_get_a_cgroup()
+            );
             return Err(Error::invalid("cpu_time_max", problem));
         }
         let exit_file = match (plan.spec.has_init(), exit_file) {
@@ -252,7 +256,7 @@ fn tie(
     cgroup: Option<&mut ContainerCgroup>,
     kill_on_drop: bool,
 ) -> Result<bool, Error> {
-    let refused = |problem| Err(Error::invalid("die_with_parent", problem));
+    let refused = |problem: &str| Err(Error::invalid("die_with_parent", problem));
     match (dies, cgroup) {
         (Dies::No, _) => Ok(false),
         (Dies::Yes, Some(cgroup)) if cgroup.is_borrowed() => refused(
@@ -266,9 +270,10 @@ fn tie(
         (Dies::Yes, None) if !plan.spec.namespaces.is_new(Kind::Pid) => refused(
             "the container has neither its own cgroup nor a new pid namespace, so its processes cannot be found: add one of them",
         ),
-        (Dies::Yes, None) if plan.held.is_none() => refused(
-            "the container does not have its own cgroup any more: run as root, or delegate a cgroup to the caller",
-        ),
+        (Dies::Yes, None) if plan.held.is_none() => refused(&format!(
+            "the container does not have its own cgroup any more: {}",
+            how_to_get_a_cgroup()
+        )),
         (Dies::Yes, None) => Ok(true),
     }
 }

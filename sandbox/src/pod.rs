@@ -553,7 +553,7 @@ impl Pod {
 
     fn need_cgroup(&self) -> Result<&Cgroup, Error> {
         self.cgroup.as_ref().ok_or_else(|| {
-            let what = "the pod has no cgroup: run as root, or delegate a cgroup to the caller";
+            let what = format!("the pod has no cgroup: {}", nspod_errno::how_to_get_a_cgroup());
             Error::new(ErrorKind::State, "cgroup", what)
         })
     }

@@ -436,9 +436,10 @@ fn check(path: &Path, dir: &OwnedFd) -> Result<(), Error> {
     match enforced {
         Ok(true) => {}
         Err(Errno::PERM) => {
-            return Err(failed("limit", path, "quotactl_fd", Errno::PERM).and_hint(
-                "only root can limit the size of a directory: run as root, or limit an overlay in memory",
-            ));
+            return Err(failed("limit", path, "quotactl_fd", Errno::PERM).and_hint(format_args!(
+                "this requires CAP_SYS_ADMIN on the host: {}, or limit an overlay in memory",
+                nspod_errno::how_to_get_sys_admin()
+            )));
         }
         // ENOSYS: the kernel or the file system has no quotas. EINVAL: none of projects. ESRCH: off.
         Ok(false) | Err(_) => {

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use clap::Args;
-use ns_core::ExitStatus;
+use ns_core::{ExitStatus, Kind};
 use serde::Serialize;
 
 use super::each;
 use crate::error::{Error, Result};
 use crate::output;
-use crate::state::{Entry, Store};
+use crate::state::{Entry, SavedContainer, Store};
 
 #[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
@@ -53,7 +53,19 @@ fn ended(entry: &Entry) -> Result<ExitStatus> {
         std::thread::sleep(Duration::from_millis(20));
     }
     let problem = format!("the exit status of the container {} is not known", entry.id());
-    Err(Error::state("wait", entry.id(), problem).hint(
-        "the init of the container records it unless the init itself is killed; start the container without --init=false and with its own pid namespace",
-    ))
+    Err(Error::state("wait", entry.id(), problem).hint(why_unknown(entry.record()?)))
+}
+
+/// Returns why nothing has recorded the exit status of a container that has ended.
+fn why_unknown(saved: &SavedContainer) -> &'static str {
+    let spec = &saved.container.spec;
+    if saved.runner.is_some() {
+        "`nspod run` without -d records it, and was killed before"
+    } else if spec.has_init() {
+        "the init of the container records it, and was killed"
+    } else if spec.namespaces.is_new(Kind::Pid) {
+        "the init of a container records it, and this one was started with --init=false"
+    } else {
+        "the init of a container records it, and only a container with its own pid namespace has one"
+    }
 }

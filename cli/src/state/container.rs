@@ -201,7 +201,7 @@ impl Entry {
                 self.id(),
                 format!("the container {} does not have its own cgroup", self.id()),
             )
-            .hint("run nspod as root, or delegate a cgroup to the caller")),
+            .hint(nspod_errno::how_to_get_a_cgroup())),
         }
     }
 

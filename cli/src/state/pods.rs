@@ -131,8 +131,7 @@ impl Pods {
         let pod = open(&entry)?;
         let none = || {
             let problem = format!("the pod {name} does not have its own cgroup");
-            let hint = "run nspod as root, or delegate a cgroup to the caller";
-            Error::state("cgroup", name, problem).hint(hint)
+            Error::state("cgroup", name, problem).hint(nspod_errno::how_to_get_a_cgroup())
         };
         let mut saved = complete(&entry)?.clone();
         change(pod.cgroup().ok_or_else(none)?, &mut saved.spec.limits)?;

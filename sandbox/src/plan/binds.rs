@@ -88,8 +88,10 @@ impl FileSteps<'_> {
             return Err(Error::invalid(format!("{field}.{missing}"), problem));
         }
         if !self.privileged {
-            let problem =
-                "mapping the ids of a mount requires CAP_SYS_ADMIN on the host: leave it out, or run as root";
+            let problem = format!(
+                "mapping the ids of a mount requires CAP_SYS_ADMIN on the host: {}, or leave it out",
+                nspod_errno::how_to_get_sys_admin()
+            );
             return Err(Error::invalid(field, problem));
         }
         let of = match (&maps.uid, &maps.gid) {

@@ -45,8 +45,10 @@ impl Ids {
 pub(super) fn owner(plan: &Plan, host: &Host) -> Result<Option<Step>, Error> {
     let IdMaps::Own { uid, .. } = &plan.spec.id_maps else { return Ok(None) };
     if !host.privileged() {
-        let problem =
-            "a namespace with another owner requires CAP_SYS_ADMIN: run as root, or use other id maps";
+        let problem = format!(
+            "a namespace with another owner requires CAP_SYS_ADMIN: {}, or use other id maps",
+            nspod_errno::how_to_get_sys_admin()
+        );
         return Err(Error::invalid("id_maps", problem));
     }
     Ok(uid.to_outside(first(uid)).map(Step::Owner))

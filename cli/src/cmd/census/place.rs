@@ -34,7 +34,7 @@ fn absent(census: &Census, pid: i32) -> Error {
     if census.unreadable().iter().any(|p| p.pid == pid) {
         let problem = format!("the namespaces of process {pid} are not readable");
         let error = Error::new(ErrorKind::PermissionDenied, "census", problem).on(pid);
-        return error.hint("run it as root");
+        return error.hint(super::how_to_read());
     }
     let problem = match census.zombies().iter().find(|z| z.pid == pid) {
         Some(zombie) => format!(

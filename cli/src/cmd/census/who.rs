@@ -145,12 +145,8 @@ impl Users {
 
 /// Returns the command line of a process, shortened.
 pub(super) fn command(pid: i32) -> String {
-    const WIDTH: usize = 48;
-    let text = top::command(pid).unwrap_or_default();
-    match text.char_indices().nth(WIDTH) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text,
-    }
+    const WIDEST: usize = 48;
+    output::shortened(&top::command(pid).unwrap_or_default(), WIDEST)
 }
 
 /// Lists the first pids and the number of the others: `1 2 3 4 +12`.

@@ -16,7 +16,6 @@ use crate::error::{Error, Result};
 pub(super) fn act(what: &str) -> Result<()> {
     match what {
         "nothing" => Ok(()),
-        "rootless" => trial::start(&trial::spec(false)),
         "rootless overlay" => trial::overlay(false),
         "fsopen" => fsopen(),
         "open_tree" => open_tree(),

@@ -43,7 +43,8 @@ pub(super) fn check() -> Group {
             "privileges",
             Mark::Limited,
             format!(
-                "uid {uid} without CAP_SYS_ADMIN: every container gets a user namespace; run as root for more"
+                "uid {uid} without CAP_SYS_ADMIN: every container gets a user namespace; for more, {}",
+                nspod_errno::how_to_get_sys_admin()
             ),
         );
         return group;

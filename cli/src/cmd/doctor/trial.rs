@@ -1,10 +1,10 @@
-//! Starts real containers, as `nspod run` does.
+//! Starts real containers.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use ns_core::{Kind, Kinds};
-use nspod_sandbox::spec::{NamespaceMode, Namespaces, Root, Spec, StorageLimit, Writes};
+use ns_core::Kinds;
+use nspod_sandbox::spec::{Namespaces, Root, Spec, StorageLimit, Writes};
 use nspod_sandbox::{Command, ErrorKind, Stdio};
 
 use super::probe;
@@ -17,20 +17,16 @@ pub(super) const OWN: &str = "a container";
 
 pub(super) fn check(privileged: bool) -> Group {
     let mut group = Group::new(GROUP);
-    group.tried(OWN, Mark::Missing, start(&spec(privileged)));
+    group.tried(OWN, Mark::Missing, probe::container());
     if privileged {
-        group.tried("a rootless container", Mark::Limited, probe::run_as_nobody("rootless"));
+        group.tried("a rootless container", Mark::Limited, rootless());
     }
     group
 }
 
-/// Returns the spec of `nspod run true`.
-pub(super) fn spec(privileged: bool) -> Spec {
-    let mut spec = Spec::new("true");
-    if !privileged {
-        *spec.namespaces.get_mut(Kind::User) = NamespaceMode::New;
-    }
-    spec
+fn rootless() -> std::result::Result<(), String> {
+    let state = Scratch::new().map_err(|e| e.to_string())?;
+    probe::container_of_nobody(&state.0)
 }
 
 /// Checks whether an overlay can be a root file system. The overlay contains no program. The error that the
@@ -48,8 +44,8 @@ pub(super) fn overlay(privileged: bool) -> Result<()> {
     }
 }
 
-/// An empty directory. It contains no mount points: an ordinary user could not unmount them in the new mount
-/// namespace.
+/// A directory that is removed at the end. It contains no mount points: an ordinary user could not unmount them in
+/// the new mount namespace.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -62,7 +58,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir(&self.0);
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -85,7 +81,7 @@ pub(super) fn start(spec: &Spec) -> Result<()> {
     match outcome.status.success() {
         true => Ok(()),
         false => {
-            let problem = format!("it started and ended with {:?}", outcome.status);
+            let problem = format!("it started and {}", outcome.status);
             Err(Error::new(ErrorKind::HelperFailed, "doctor", problem))
         }
     }
