@@ -1,7 +1,7 @@
 //! Compares the census with the kernel and with `lsns`, for processes that the tests create.
 #![allow(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, AsRawFd};
@@ -170,15 +170,19 @@ fn lsns(uid: u32) -> Option<Listing> {
 }
 
 /// Returns the same numbers from a census. `lsns` counts zombies and itself, which is in the caller's
-/// namespaces.
+/// namespaces. It reads only main threads. One that has ended is only in its pid and user namespaces, even if
+/// other threads of its process live.
 fn listing(census: &Census) -> Listing {
     let own = census.process(me()).unwrap().namespaces;
+    let has_main_thread = |pid: &i32| fs::read_link(format!("/proc/{pid}/ns/mnt")).is_ok();
+    let led: BTreeSet<i32> = census.processes().iter().map(|p| p.pid).filter(has_main_thread).collect();
     let rows = census.namespaces().iter().filter_map(|namespace| {
+        let is_counted = |pid: &i32| matches!(namespace.kind, Kind::Pid | Kind::User) || led.contains(pid);
         let zombies = namespace.holders.iter().filter_map(|holder| match holder {
             Holder::Zombie { pid } => Some(*pid),
             _ => None,
         });
-        let pids: Vec<i32> = namespace.processes.iter().copied().chain(zombies).collect();
+        let pids: Vec<i32> = namespace.processes.iter().copied().filter(is_counted).chain(zombies).collect();
         let itself = usize::from(own[namespace.kind] == namespace.id);
         Some(((namespace.kind, namespace.id.ino), (pids.len() + itself, *pids.iter().min()?)))
     });
@@ -459,18 +463,27 @@ fn helper_takes_the_census_as_nobody() {
 
 #[test]
 fn a_process_whose_leader_has_ended_is_still_a_process() {
-    let mut child = alone("helper_ends_its_leader", nix::unistd::geteuid().as_raw());
-    let _remove = Remove(child.get_program().into());
-    let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert!(out.any(|line| line.unwrap().ends_with("its leader has ended")));
+    let (mut child, _remove) =
+        without_leader(alone("helper_ends_its_leader", nix::unistd::geteuid().as_raw()));
     let pid = child.id() as i32;
     let census = Census::take().unwrap();
+    if nspod_testkit::root() {
+        agree_with_lsns(&[]);
+    }
     drop(child.stdin.take());
     child.wait().unwrap();
     let process = census.process(pid).expect("it has a thread that lives");
     assert_eq!(process.namespaces, census.process(me()).unwrap().namespaces);
     assert!(census.zombies().iter().all(|z| z.pid != pid));
+}
+
+/// Starts `helper_ends_its_leader`, which ends when its standard input is closed.
+fn without_leader(mut command: Command) -> (Child, Remove) {
+    let remove = Remove(command.get_program().into());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(out.any(|line| line.unwrap().ends_with("its leader has ended")));
+    (child, remove)
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use common::terminal::Terminal;
 use common::user::User;
-use common::{Guard, NSPOD, Name, eventually, nspod};
+use common::{Guard, NSPOD, Name, eventually, nspod, programs};
 use ns_core::{Kind, NamespaceSet};
 use serde_json::Value;
 
@@ -88,16 +88,37 @@ fn by_census() -> Listed {
     text.lines().skip(1).filter_map(line).collect()
 }
 
+/// Returns whether lsns can list a namespace. It reads only main threads. One that has ended is only in its pid and
+/// user namespaces, even if other threads of its process live.
+fn is_known_to_lsns((_, kind, first, _): &(u64, String, i32, u64)) -> bool {
+    matches!(&**kind, "pid" | "user") || File::open(format!("/proc/{first}/ns/mnt")).is_ok()
+}
+
 #[test]
 fn the_listed_namespaces_equal_those_of_lsns() {
     if !nspod_testkit::root() {
         return;
     }
+    if !programs(&["python3"]) {
+        return;
+    }
     let sleeper = Sleeper::start("unshare -mnuiC");
+    let end_main_thread = format!(
+        "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(1000,)).start(); \
+         ctypes.CDLL(None).syscall({}, 0)",
+        nix::libc::SYS_exit
+    );
+    let mut headless = Command::new("unshare");
+    let headless = headless.args(["-u", "python3", "-c", &end_main_thread]).stdin(Stdio::null());
+    let headless = Guard(headless.spawn().unwrap());
+    let main_thread = format!("/proc/{}/ns/mnt", headless.pid());
+    eventually("its main thread has ended", || File::open(&main_thread).is_err());
     let (own, pid) = (sleeper.namespaces(), sleeper.pid());
     // Other processes start and end meanwhile, and lsns and the census count themselves.
     eventually("both agree", || {
         let (lsns, census) = (by_lsns(), by_census());
+        assert!(census.iter().any(|(_, kind, first, _)| kind == "uts" && *first == headless.pid()));
+        let census: Listed = census.into_iter().filter(is_known_to_lsns).collect();
         let names =
             |all: &Listed| all.iter().map(|(ns, kind, ..)| (*ns, kind.clone())).collect::<BTreeSet<_>>();
         let ours =
