@@ -193,6 +193,8 @@ fn logs_are_not_pruned_in_a_directory_of_another_user() {
         return;
     }
     let dir = Shared(Path::new("/var/tmp/nspod-65534"));
+    // A test that was killed can have left it.
+    let _ = std::fs::remove_dir(dir.0);
     std::fs::create_dir(dir.0).unwrap();
     nix::unistd::chown(dir.0, Some(1.into()), None).unwrap();
     let user = User::new();

@@ -11,7 +11,9 @@ pub use guard::{Guard, in_own_process, in_time};
 pub use program::{Output, PATIENCE, copy_program, end_of, eventually, run_with};
 pub use skip::{is_slow, programs, root, rounds, skip, skip_test};
 
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::SystemTime;
 
 /// Checks that a call failed with an error whose text contains `part`.
 ///
@@ -35,8 +37,11 @@ pub fn kernel_is_at_least(major: u32, minor: u32) -> bool {
     (numbers.next().unwrap(), numbers.next().unwrap()) >= (major, minor)
 }
 
-/// Returns a name that begins with `what` and that no other running test has.
+/// Returns a name that begins with `what` and that no other running test has. An earlier test with this pid, which
+/// was killed and left a container, had another name too.
 pub fn unique(what: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    format!("{what}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+    static START: LazyLock<u16> =
+        LazyLock::new(|| SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs() as u16));
+    format!("{what}-{}-{:04x}-{}", std::process::id(), *START, COUNT.fetch_add(1, Ordering::Relaxed))
 }

@@ -302,7 +302,8 @@ struct Pair {
 
 impl Pair {
     fn new() -> Pair {
-        let number = unique().replace("e2e-", "").replace('-', "x");
+        // A name of a device has at most 15 bytes.
+        let number = unique().replace("e2e-", "").replace('-', "");
         let pair = Pair { name: format!("a{number}"), peer: format!("b{number}") };
         ip(&["link", "add", &pair.name, "type", "veth", "peer", "name", &pair.peer]);
         pair
