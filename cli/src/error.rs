@@ -195,7 +195,7 @@ fn name(form: &str) -> Option<&str> {
 }
 
 /// Fields of a spec, and the flags that set them. The first name that a field begins with applies.
-const FLAGS: [(&str, &str); 28] = [
+const FLAGS: [(&str, &str); 27] = [
     ("cpu_time_max", "--cpu-time"),
     ("devices", "--device"),
     ("die_with_parent", "--die-with-parent"),
@@ -222,7 +222,6 @@ const FLAGS: [(&str, &str); 28] = [
     ("root.limit", "--storage-opt"),
     ("root.writes", "--overlay"),
     ("root", "--rootfs"),
-    ("seccomp", "--security-opt"),
     ("time_offsets", "--time-offset"),
 ];
 
@@ -230,6 +229,10 @@ const FLAGS: [(&str, &str); 28] = [
 fn in_flags(field: &str) -> Option<String> {
     if let Some(parameter) = field.strip_prefix("sysctls.") {
         return Some(format!("--sysctl {parameter}"));
+    }
+    // The path of a field in the file of the profile follows.
+    if let Some(part) = field.strip_prefix("seccomp.") {
+        return Some(format!("--security-opt seccomp ({part})"));
     }
     let sets = |name: &str| {
         // The name ends here: `init`, not `initial`.
@@ -314,6 +317,7 @@ mod tests {
             ("process.oom_score_adj", "--oom-score-adj", "--oom-score-adj"),
             ("process.user.groups[1]", "--group-add", "--group-add"),
             ("sysctls.kernel.hostname", "--sysctl kernel.hostname", "--sysctl"),
+            ("seccomp.syscalls[3].errno", "--security-opt seccomp (syscalls[3].errno)", "--security-opt"),
             ("limits.pids_max", "--pids-limit", "--pids-limit"),
             ("limits.memory.max", "memory.max", "memory.max"),
         ] {

@@ -210,8 +210,10 @@ fn check(rule: &Rule, field: &str) -> Result<u32, Error> {
 
 fn decided(field: &str, errno: Option<&String>) -> Result<(), Error> {
     let Some(name) = errno else { return Ok(()) };
-    let problem =
-        format!("{name:?} is not an errno, such as EPERM, or Profile::resolve was not called first");
+    let problem = match super::numbered(Some(name), None).0 {
+        Some(_) => format!("{name:?} is not an errno such as EPERM"),
+        None => format!("the errno {name:?} is not resolved: call Profile::resolve first"),
+    };
     Err(Error::invalid(field, problem))
 }
 
