@@ -422,7 +422,7 @@ fn missing_and_conflicting_containers_and_pods_are_named() {
             (
                 &["kill", "-s", "TERM", &name],
                 &format!(
-                    "signal 15 would be lost: the program of {} is pid 1 and has no handler for it, and the kernel drops such signals; use --signal KILL, or run it with --init",
+                    "signal 15 would be lost: the program of {} is pid 1 and has no handler for it, and the kernel drops such signals; use --signal KILL, or run it without --init=false",
                     &*name
                 ),
             ),

@@ -55,7 +55,7 @@ fn send(signal: i32, store: &Store, entry: &Entry) -> Result<()> {
     }
     if would_be_lost(container.pid(), signal) {
         let problem = format!(
-            "signal {signal} would be lost: the program of {} is pid 1 and has no handler for it, and the kernel drops such signals; use --signal KILL, or run it with --init",
+            "signal {signal} would be lost: the program of {} is pid 1 and has no handler for it, and the kernel drops such signals; use --signal KILL, or run it without --init=false",
             entry.id()
         );
         return Err(Error::state("kill", entry.id(), problem));

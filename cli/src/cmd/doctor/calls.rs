@@ -21,7 +21,7 @@ pub(super) fn check(privileged: bool) -> Group {
         Err(e) => group.add(
             "PIDFD_GET_INFO",
             Mark::Limited,
-            format!("{e}; the exit status of a detached container is known only with --init"),
+            format!("{e}; the exit status of a detached container is known only with an init"),
         ),
     }
     group.tried("overlayfs", Mark::Limited, trial::overlay(privileged));
