@@ -224,7 +224,8 @@ fn bare(args: &RunArgs, facts: &Facts, parent: Option<Pidfd>, json: bool, end: &
     }
     let in_words = |e| args.in_words(e, &[]);
     if args.explain {
-        return print_plan(&command.plan().map_err(in_words)?, json);
+        let plan = command.plan().map_err(in_words)?;
+        return print_plan(&plan, json);
     }
     let signals = Signals::hold()?.shared();
     let mut container = command.spawn().map_err(in_words)?;
