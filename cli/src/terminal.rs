@@ -76,7 +76,8 @@ impl Relay {
         let raw = if interactive { Raw::enter()? } else { None };
         let (pending, reads_input) = (Vec::new(), interactive);
         let (watch, left, shared) = (None, false, false);
-        let relay = Relay { master: Some(master), raw, pending, reads_input, open: true, watch, left, shared };
+        let relay =
+            Relay { master: Some(master), raw, pending, reads_input, open: true, watch, left, shared };
         relay.resize();
         Ok(relay)
     }

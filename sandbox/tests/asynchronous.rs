@@ -171,8 +171,10 @@ fn a_drop_does_not_block_the_runtime() {
         // Other work on the machine can delay one of them.
         for _ in 0..3 {
             // The process ignores signals until it is killed, and holds its children.
-            let container =
-                sh("for i in 1 2 3 4 5 6 7 8; do setsid sleep 1000 & done; wait").spawn_async().await.unwrap();
+            let container = sh("for i in 1 2 3 4 5 6 7 8; do setsid sleep 1000 & done; wait")
+                .spawn_async()
+                .await
+                .unwrap();
             let (pid, cgroup) = (container.pid(), container.cgroup().unwrap().path().to_owned());
             let before = Instant::now();
             drop(container);
