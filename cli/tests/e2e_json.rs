@@ -40,6 +40,7 @@ fn every_command_prints_json() {
     let script = ["sh", "-c", "echo out; touch /made; exec sleep 1000"];
     let run = [&["run"][..], &detached, &script].concat();
     let own = std::process::id().to_string();
+    let (from, renamed) = (format!("{}:/made", &*name), format!("{}-renamed", &*name));
     // The name of each command has as many words as the number says.
     let lines: &[(usize, &[&str])] = &[
         (2, &["pod", "create", &pod]),
@@ -70,13 +71,18 @@ fn every_command_prints_json() {
         (1, &["census", &name]),
         (1, &["census", "--namespaces", "net"]),
         (1, &["census", "--pid", &own]),
+        (1, &["cp", &from, dir]),
+        (1, &["rename", &name, &renamed]),
+        (1, &["rename", &renamed, &name]),
         (1, &["stop", &name]),
         (1, &["wait", &name]),
         (1, &["commit", "--discard", &name]),
         (1, &["rm", &name]),
         (1, &["doctor"]),
         (1, &["completions", "bash"]),
-        (1, &["man", dir]),
+        (1, &["man", "run"]),
+        (1, &["man", "--dir", dir]),
+        (1, &["version"]),
     ];
     // This would also remove the containers of other tests.
     const ALONE: &[&str] = &["prune"];

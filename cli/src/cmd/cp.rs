@@ -58,7 +58,9 @@ pub(crate) fn cp(args: &CpArgs, json: bool) -> Result<()> {
     copy::copy((&source.0, &source.1), (&destination.0, &destination.1), args.follow_link)?;
     let text = |operand: &OsStr| operand.to_string_lossy().into_owned();
     match json {
-        true => output::json(&json!({ "source": text(&args.source), "destination": text(&args.destination) })),
+        true => {
+            output::json(&json!({ "source": text(&args.source), "destination": text(&args.destination) }))
+        }
         false => Ok(()),
     }
 }
