@@ -195,7 +195,7 @@ fn name(form: &str) -> Option<&str> {
 }
 
 /// Fields of a spec, and the flags that set them. The first name that a field begins with applies.
-const FLAGS: [(&str, &str); 27] = [
+const FLAGS: [(&str, &str); 28] = [
     ("cpu_time_max", "--cpu-time"),
     ("devices", "--device"),
     ("die_with_parent", "--die-with-parent"),
@@ -206,6 +206,7 @@ const FLAGS: [(&str, &str); 27] = [
     ("id_maps", "--userns"),
     ("init", "--init"),
     ("limits.pids_max", "--pids-limit"),
+    ("links", "--symlink"),
     ("log.files", "--log-max-files"),
     ("log.size", "--log-max-size"),
     ("mounts", "--mount"),

@@ -83,14 +83,14 @@ impl FileArgs {
     pub(crate) fn words(&self, field: &str, mounts: &[Mount]) -> Option<String> {
         let index = field.strip_prefix("mounts[")?.split_once(']')?.0.parse::<usize>().ok()?;
         let Mount { destination, kind, .. } = mounts.get(index)?;
-        let is_from = |flag: &[Mount]| flag.iter().any(|mount| mount.destination == *destination);
+        let is_it = |mount: &Mount| mount.destination == *destination;
         let at = destination.display();
         Some(match kind {
-            MountKind::Bind { source, .. } if is_from(&self.volume) => {
+            MountKind::Bind { source, .. } if self.volume.iter().any(|volume| is_it(&volume.mount)) => {
                 format!("--volume {}:{at}", source.display())
             }
-            _ if is_from(&self.tmpfs) => format!("--tmpfs {at}"),
-            _ if is_from(&self.mount) => format!("--mount target={at}"),
+            _ if self.tmpfs.iter().any(is_it) => format!("--tmpfs {at}"),
+            _ if self.mount.iter().any(|volume| is_it(&volume.mount)) => format!("--mount target={at}"),
             _ if self.device.iter().any(|device| device.destination == *destination) => {
                 format!("--device {at}")
             }
