@@ -135,8 +135,6 @@ fn a_volume_receives_later_mounts_of_the_host_on_request() {
     for (flag, value, want) in [
         ("-v", "/mnt:/mnt", ""),
         ("-v", "/mnt:/mnt:rslave", "f\n"),
-        ("-v", "/mnt:/mnt:slave,ro", "f\n"),
-        ("--mount", &format!("{long}=rprivate"), ""),
         ("--mount", &format!("{long}=rslave"), "f\n"),
     ] {
         let script = format!(
@@ -160,9 +158,7 @@ fn new_user_namespaces_are_denied_on_request() {
 c = ctypes.CDLL(None, use_errno=True)
 done = lambda r: 'made' if r >= 0 else errno.errorcode[ctypes.get_errno()]
 print(done(c.syscall(435, None, 0)), done(c.unshare(0x20000)), done(c.unshare(0x10000000)))";
-    for flags in
-        [&["--privileged"][..], &["--cap-add", "SYS_ADMIN"], &["--userns=new", "--cap-add", "SYS_ADMIN"]]
-    {
+    for flags in [&["--privileged"][..], &["--userns=new", "--cap-add", "SYS_ADMIN"]] {
         let run = |more: &[&'static str]| [&["run"], flags, more, &["python3", "-c", script]].concat();
         let (free, denied) = (run(&[]), run(&["--disable-userns"]));
         assert_eq!(ok(&free), "EINVAL made made\n", "{flags:?}");

@@ -60,7 +60,7 @@ fn an_ordinary_user_writes_to_an_overlay_of_the_host() {
     }
     let script = format!(
         "{FILL}\necho new >> f; rmdir d; touch made; cat f; ls; touch /usr/e2e-top && ls /usr/e2e-top
-        echo top > /e2e-top; mkdir /e2e-dir; cat /e2e-top; fill big; fill /e2e-big; touch /usr/share/e2e-x"
+        echo top > /e2e-top; mkdir /e2e-dir; cat /e2e-top; fill big; fill /e2e-big; touch /usr/share/doc/e2e-x"
     );
     let dir = own.path().to_str().unwrap();
     let flags = ["run", "--overlay", "--storage-opt", "size=1m", "-w", dir, "bash", "-c", &script];
@@ -70,7 +70,7 @@ fn an_ordinary_user_writes_to_an_overlay_of_the_host() {
     assert_eq!(before, "old\nnew\nf\nmade\n/usr/e2e-top\ntop\n");
     // The tmpfs is full already.
     assert!(after.ends_with(&format!("{full}0\n")), "{seen:?}");
-    assert!(seen.code() == 1 && seen.err.contains("'/usr/share/e2e-x': Permission denied"), "{seen:?}");
+    assert!(seen.code() == 1 && seen.err.contains("'/usr/share/doc/e2e-x': Permission denied"), "{seen:?}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "old\n");
     assert_eq!(std::fs::read_dir(own.path()).unwrap().count(), 2);
     for path in ["/e2e-top", "/e2e-dir", "/e2e-big", "/usr/e2e-top"] {

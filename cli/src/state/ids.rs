@@ -10,7 +10,7 @@ use nspod_cli::runtime_dir;
 use nspod_sandbox::store::Dir;
 use nspod_sandbox::{ErrorKind, Host};
 
-use super::base;
+use super::base::{base, lock_file};
 use crate::error::{Error, Result};
 
 /// File of an entry with its range: first uid, first gid, count.
@@ -53,7 +53,7 @@ impl Range {
 /// [`ErrorKind::LimitReached`]: no range of this size is free. The errno of a failed call.
 pub(crate) fn reserve(entry: &Dir, size: Option<u32>) -> Result<Range> {
     let dir = Dir::private(&base(), runtime_dir::BY_VARIABLE)?;
-    let _lock = super::lock_file(&dir, LOCK, "ids")?;
+    let _lock = lock_file(&dir, LOCK, "ids")?;
     let range = choose(&Pool::of_caller()?, &used(&dir)?, size)?;
     entry.replace(FILE, format!("{} {} {}\n", range.uid, range.gid, range.count).as_bytes())?;
     Ok(range)

@@ -4,27 +4,25 @@
 //! A container has no record until its first process runs. An invocation that is killed earlier leaves an
 //! entry without a record. The cgroup of such a container is found by its name.
 
+mod base;
 mod container;
 pub(crate) mod ids;
 pub(crate) mod logs;
 pub(crate) mod mount_points;
 pub(crate) mod pods;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use cgroup_core::{Cgroup, delegate};
-use nix::unistd::geteuid;
 use nspod_cli::runtime_dir;
 use nspod_sandbox::ErrorKind;
 use nspod_sandbox::store::{self, Dir, Trust, is_random_name, random_name};
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 
 pub(crate) use container::{Entry, SavedContainer, State};
 pub(crate) use nspod_sandbox::store::{Lock, Locked};
 
+use self::base::base;
 use crate::error::{Error, Result};
 use crate::network;
 
@@ -334,31 +332,9 @@ impl Store {
     }
 }
 
-/// Locks a file of the store. The lock ends when the file is closed. `step` is the name of the step, for errors.
-fn lock_file(dir: &Dir, name: &str, step: &'static str) -> Result<File> {
-    let lock = dir.create(name)?;
-    while let Err(e) = flock(&lock, FlockOperation::LockExclusive) {
-        if e != Errno::INTR {
-            let errno = nix::errno::Errno::from_raw(e.raw_os_error());
-            return Err(Error::path(step, "lock", &dir.at(name), errno));
-        }
-    }
-    Ok(lock)
-}
-
 /// Returns the text if it is valid as the name of a container or pod.
 fn valid_name(text: &str) -> Result<String> {
     crate::value::name(text).map_err(|e| Error::new(ErrorKind::InvalidInput, "store", e).on(text))
-}
-
-/// Returns `/run/nspod` for root, and a private directory for another user.
-fn base() -> PathBuf {
-    let uid = geteuid();
-    match runtime_dir::of_user() {
-        Some(dir) => dir.join("nspod"),
-        None if uid.is_root() => "/run/nspod".into(),
-        None => format!("/tmp/nspod-{uid}").into(),
-    }
 }
 
 /// Returns the possible cgroups of a container without a record: one below the base, and one below each pod.

@@ -19,7 +19,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::base;
+use super::base::{base, lock_file};
 use crate::error::{Error, Result};
 
 /// File of an entry with a list of [`Point`].
@@ -68,7 +68,7 @@ pub(crate) fn make(entry: &Dir, spec: &Spec) -> Result<bool> {
         return Ok(false);
     }
     let dir = Dir::private(&base(), runtime_dir::BY_VARIABLE)?;
-    let _lock = super::lock_file(&dir, LOCK, "mount")?;
+    let _lock = lock_file(&dir, LOCK, "mount")?;
     let others = listed(&dir, entry.path())?;
     let mut own = Own { entry, points: Vec::new() };
     for wanted in wanted {
@@ -86,7 +86,7 @@ pub(crate) fn remove(entry: &Dir) -> Result<()> {
     let Some(text) = entry.read(FILE)? else { return Ok(()) };
     let points = parse(&text);
     let dir = Dir::private(&base(), runtime_dir::BY_VARIABLE)?;
-    let _lock = super::lock_file(&dir, LOCK, "mount")?;
+    let _lock = lock_file(&dir, LOCK, "mount")?;
     let others = listed(&dir, entry.path())?;
     for point in points.iter().rev() {
         if point.id.is_none() || !others.iter().any(|other| other.id == point.id) {
