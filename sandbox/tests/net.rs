@@ -48,7 +48,7 @@ fn the_first_call_of_the_program_is_limited() {
         return;
     }
     // So many rules last longer than the rest of the start.
-    let mut rules = many_rules(1000);
+    let mut rules = many_rules(300);
     rules.push("127.0.0.0/8:9/tcp".parse().unwrap());
     for start in &kinds_of_start()[..2] {
         let mut command = denying(rules.clone());
