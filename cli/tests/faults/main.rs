@@ -196,7 +196,7 @@ fn try_calls() {
         missed = (missed.0 + row.missed, missed.1 + row.cases);
     }
     eprintln!("\n{} s", start.elapsed().map_or(0, |time| time.as_secs()));
-    for Known { reason, .. } in known::KNOWN {
+    for reason in known::KNOWN.iter().map(|known| known.reason).collect::<BTreeSet<_>>() {
         eprintln!("known: {reason}");
     }
     assert!(missed.0 * 10 <= missed.1, "{} of {} cases did not reach their call", missed.0, missed.1);
