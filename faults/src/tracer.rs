@@ -19,8 +19,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use syscalls::Sysno;
 
+use crate::case::{Call, Case, Fault, Run, Script};
 use crate::table::errnos;
-use crate::{Call, Case, Fault, Run, Script};
 
 /// `op` of `struct ptrace_syscall_info`.
 const ENTRY: u8 = 1;
