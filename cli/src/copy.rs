@@ -243,14 +243,21 @@ impl Copier<'_> {
                 Err(refused(format!("{} is a directory, and {shown} is not", node.shown.display())))
             }
             (FileType::RegularFile, FileType::RegularFile) => {
+                if node.identity() == found.identity() {
+                    let (node, shown) = (node.shown.display(), found.shown.display());
+                    return Err(refused(format!("{node} and {shown} are the same file")));
+                }
                 let source = node.reopen(OFlags::RDONLY)?;
-                let target = found.reopen(OFlags::WRONLY | OFlags::TRUNC)?;
-                content(node, source, &target, &found.shown)?;
+                let target = found.reopen(OFlags::WRONLY)?;
+                // An overlay can show the target as the source. So it is not emptied before it is read.
+                let length = content(node, source, &target, &found.shown)?;
+                target.set_len(length).map_err(|e| Error::io(STEP, "truncate", &found.shown, &e))?;
                 self.attributes(node, target.as_fd(), &found.shown)
             }
             // Such as /dev/stdout.
             (FileType::RegularFile, _) if self.to.container.is_none() => {
                 content(node, node.reopen(OFlags::RDONLY)?, &found.reopen(OFlags::WRONLY)?, &found.shown)
+                    .map(drop)
             }
             _ => Err(refused(format!("{} exists and is not a regular file", found.shown.display()))),
         }
@@ -391,9 +398,9 @@ impl Copier<'_> {
     }
 }
 
-/// Copies the content of a file.
-fn content(node: &Node, mut source: File, mut target: &File, shown: &Path) -> Result<()> {
-    io::copy(&mut source, &mut target).map(drop).map_err(|e| {
+/// Copies the content of a file, and returns its length.
+fn content(node: &Node, mut source: File, mut target: &File, shown: &Path) -> Result<u64> {
+    io::copy(&mut source, &mut target).map_err(|e| {
         let what = format!("copy {} to", node.shown.display());
         Error::io(STEP, &what, shown, &e)
     })

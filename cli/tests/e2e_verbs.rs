@@ -342,6 +342,30 @@ fn an_ordinary_user_copies_files() {
 }
 
 #[test]
+fn a_file_that_is_copied_over_itself_keeps_its_content() {
+    if !root() {
+        return;
+    }
+    // The container sees the files of the host through overlays, except in /tmp and /run.
+    let temp = tempfile::tempdir_in("/var/tmp").unwrap();
+    let file = temp.path().join("file");
+    std::fs::write(&file, "precious").unwrap();
+    let (path, volume) = (file.to_str().unwrap(), format!("{}:/mnt", temp.path().display()));
+    let name = Name::detached(&["-v", &volume], &["sleep", "1000"]);
+    ok(&["cp", &format!("{}:{path}", &*name), path]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+    let inside = format!("{}:/mnt/file", &*name);
+    for args in [[&*inside, path], [path, &*inside]] {
+        let refused = nspod(&[&["cp"], &args[..]].concat());
+        assert!(refused.code() == 125 && refused.err.contains("are the same file"), "{refused:?}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+    }
+    std::fs::write(temp.path().join("short"), "new").unwrap();
+    ok(&["cp", temp.path().join("short").to_str().unwrap(), &inside]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "new");
+}
+
+#[test]
 fn a_copy_that_is_not_possible_is_explained() {
     if !root() {
         return;
