@@ -54,12 +54,16 @@ pub fn notes_are_json() {
     JSON.store(true, Ordering::Relaxed);
 }
 
-/// Prints a message on standard error. Failures are ignored, because `eprintln!` would panic; the
-/// exit code remains.
+/// Prints a message on standard error. Its control characters are replaced, because it can contain names from a
+/// container. Failures are ignored, because `eprintln!` would panic; the exit code remains.
 pub fn note(text: impl std::fmt::Display) {
+    let text = text.to_string();
     let _ = match JSON.load(Ordering::Relaxed) {
-        true => writeln!(io::stderr(), "{}", serde_json::json!({ "warning": text.to_string() })),
-        false => writeln!(io::stderr(), "nspod: {text}"),
+        true => writeln!(io::stderr(), "{}", serde_json::json!({ "warning": text })),
+        false => {
+            let lines: Vec<String> = text.split('\n').map(plain).collect();
+            writeln!(io::stderr(), "nspod: {}", lines.join("\n"))
+        }
     };
 }
 

@@ -136,11 +136,11 @@ fn a_host_name_adds_no_line() {
     if !root() || is_slow() {
         return;
     }
-    let pod = Name::pod();
+    let (pod, name) = (Name::pod(), Name::container());
     ok(&["pod", "create", "-h", "box\n10.9.9.9\tevil", &pod]);
-    let seen = ok(&["run", "--pod", &pod, "--name", "e2e-plain", "cat", "/etc/hosts"]);
+    let seen = ok(&["run", "--pod", &pod, "--name", &name, "cat", "/etc/hosts"]);
     assert!(!seen.contains("evil") && !seen.contains("box"), "{seen}");
-    assert_eq!(named(&seen), ["e2e-plain"]);
+    assert_eq!(named(&seen), [&*name]);
 }
 
 #[test]

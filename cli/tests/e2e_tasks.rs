@@ -113,7 +113,11 @@ const LIFE: &[Task] = &[
     ("for n in 1 2 3; do nspod run -d --name job$n% -- sleep 1000; done; nspod ps -q | wc -l", 0, &["3\n"]),
     ("nspod kill job1% job2% && nspod wait job1%", 0, &["137\n"]),
     ("nspod rm -f $(nspod ps -aq)", 0, &["job1%\n", "job3%\n"]),
-    ("nspod run -d --rm --name gone% -- true >/dev/null && sleep 0.3; nspod ps -a", 0, &["!gone%"]),
+    (
+        "nspod run -d --rm --name gone% -- true >/dev/null; while nspod ps -a | grep -q gone%; do sleep 0.1; done",
+        0,
+        &[],
+    ),
     ("nspod prune", 0, &[]),
 ];
 

@@ -284,6 +284,42 @@ fn a_container_that_was_left_does_not_wait_for_its_terminal() {
 }
 
 #[test]
+fn a_container_that_cannot_be_left_continues_at_its_terminal() {
+    if !root() {
+        return;
+    }
+    let name = Name::container();
+    let mut terminal = shell(&["--name", &name]);
+    // The socket of the keeper cannot have this name.
+    let taken = name.state().join("terminal");
+    std::fs::write(&taken, "").unwrap();
+    terminal.type_in(LEAVE);
+    terminal.expect("nspod: cannot make the socket: Address already in use (EADDRINUSE)");
+    terminal.wait_until_raw();
+    terminal.type_in("echo it is $((40+2))\r");
+    terminal.expect("\r\nit is 42\r\n");
+    std::fs::remove_file(taken).unwrap();
+    leaves(terminal, &name);
+    assert_eq!(name.at(), "running");
+}
+
+#[test]
+fn attach_does_not_invent_an_exit_code() {
+    if !root() {
+        return;
+    }
+    let name = Name::container();
+    let terminal = Terminal::nspod(&["run", "-it", "--init=false", "--name", &name, "cat"]);
+    terminal.wait_until_raw();
+    leaves(terminal, &name);
+    let mut terminal = Terminal::nspod(&["attach", &name]);
+    terminal.wait_until_raw();
+    terminal.type_in("\x04");
+    assert_eq!(terminal.end(), 125);
+    terminal.expect(&format!("the exit status of the container {} is not known", &*name));
+}
+
+#[test]
 fn keys_that_only_begin_like_the_sequence_reach_the_program() {
     if !root() {
         return;

@@ -81,10 +81,18 @@ pub(crate) fn attach(args: &AttachArgs) -> Result<i32> {
         return Ok(0);
     }
     relay.map_or(Ok(()), Relay::finish)?;
-    let killed = ExitStatus::Signaled { signal: fatal.unwrap_or(nix::libc::SIGKILL), core_dumped: false };
-    // The init writes the status, unless it is killed.
-    let noted = exit.as_ref().and_then(init::read_exit).filter(|_| fatal.is_none());
-    Ok(noted.unwrap_or(killed).shell_code())
+    let killed = |signal| ExitStatus::Signaled { signal, core_dumped: false }.shell_code();
+    match (fatal, exit.as_ref().and_then(init::read_exit)) {
+        (Some(signal), _) => Ok(killed(signal)),
+        (None, Some(status)) => Ok(status.shell_code()),
+        // The init writes the status, unless it is killed.
+        (None, None) if entry.record()?.container.spec.has_init() => Ok(killed(nix::libc::SIGKILL)),
+        // The keeper records nothing.
+        (None, None) => {
+            let saved = SavedContainer { runner: None, ..entry.record()?.clone() };
+            Err(super::wait::unknown_status(&saved))
+        }
+    }
 }
 
 fn has_ended(entry: &Entry) -> Error {
@@ -96,8 +104,18 @@ fn note_left(id: &str) {
 }
 
 /// Leaves a container: passes its terminal to a new keeper, which has the container from then on.
-pub(crate) fn leave(entry: &Entry, master: File) -> Result<()> {
+///
+/// # Errors
+/// There is no keeper, and the caller still has the container.
+pub(crate) fn leave(entry: &Entry, master: &File) -> Result<()> {
     let listener = UnixListener::bind(socket(entry)).map_err(failed("make the socket", "bind"))?;
+    start_keeper(entry, master, listener).inspect_err(|_| _ = std::fs::remove_file(socket(entry)))?;
+    note_left(entry.id());
+    Ok(())
+}
+
+fn start_keeper(entry: &Entry, master: &File, listener: UnixListener) -> Result<()> {
+    let master = master.try_clone().map_err(failed("copy the terminal", "fcntl"))?;
     let mut keeper = Command::bare("/proc/self/exe");
     keeper.args(["keep-terminal", entry.id()]).current_dir("/").kill_on_drop(false);
     keeper.stdin(master).stdout(OwnedFd::from(listener)).stderr(Stdio::Piped);
@@ -115,7 +133,6 @@ pub(crate) fn leave(entry: &Entry, master: File) -> Result<()> {
         let problem = format!("cannot leave the container {}: {}", entry.id(), problem.trim_end());
         return Err(Error::state(STEP, entry.id(), problem));
     }
-    note_left(entry.id());
     Ok(())
 }
 
@@ -163,8 +180,14 @@ fn not_left(entry: &Entry) -> Result<Error> {
             "`nspod logs -f {id}` shows the output of a detached container, and `nspod exec -it {id} sh` starts a \
              shell in it"
         )),
+        Some(_) if !entry.lives()? => has_ended(entry),
+        Some(_) if !saved.owned()? => {
+            let problem = "the process of nspod that kept the terminal of the container";
+            Error::state(STEP, id, format!("{problem} {id} was killed"))
+                .hint(format_args!("`nspod exec -it {id} sh` starts a shell in it"))
+        }
         Some(_) => Error::state(STEP, id, format!("an `nspod run` uses the terminal of the container {id}"))
-            .hint("type ctrl-p ctrl-q there to leave the container"),
+            .hint("if it was started with -it, type ctrl-p ctrl-q there to leave the container"),
     })
 }
 
@@ -177,9 +200,9 @@ pub(crate) fn keep(args: &KeepArgs) -> Result<i32> {
     let Locked::Ours(entry, lock) = store.lock(&args.id, true)? else { return Ok(0) };
     let saved = entry.record()?.clone();
     let process = saved.container.process.clone();
+    let null = File::open("/dev/null").map_err(failed("open /dev/null", "open"))?;
     entry.write(&SavedContainer { runner: Some(ProcessId::current()?), ..saved })?;
     drop(lock);
-    let null = File::open("/dev/null").map_err(failed("open /dev/null", "open"))?;
     rustix::stdio::dup2_stderr(&null).map_err(|e| failed("close standard error", "dup2")(e.into()))?;
     if let Some(pidfd) = process.open()? {
         Keeper { master, open: true, listener, client: None, missed: Vec::new() }.run(&pidfd)?;

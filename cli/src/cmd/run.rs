@@ -11,7 +11,7 @@ use nspod_sandbox::log::{Log, LogLimit};
 use nspod_sandbox::passwd;
 use nspod_sandbox::spec::{Capabilities, Mount, MountKind, NamespaceMode, Root, Spec};
 use nspod_sandbox::store::{EXIT, random_name};
-use nspod_sandbox::{Command, Container, ErrorKind, Plan, Pod, Stdio};
+use nspod_sandbox::{Command, Container, ErrorKind, Outcome, Plan, Pod, Stdio};
 
 use super::{attach, print_id};
 use crate::error::{Error, Result};
@@ -188,11 +188,12 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
         return Ok(0);
     };
     claim.unlock();
-    let relay = args.relay(&mut container)?;
-    let outcome = match foreground::attend_or_leave(&mut container, &signals, relay)? {
-        Attended::Ended(outcome) => end.outcome.insert(*outcome),
-        Attended::Left(master) => return leave(container, claim, signals, master),
+    let Some(outcome) = args.attend(&mut container, &claim.entry, signals)? else {
+        container.detach();
+        claim.keep();
+        return Ok(0);
     };
+    let outcome = end.outcome.insert(outcome);
     if let Some(oom) = &outcome.oom {
         output::note(oom);
     }
@@ -234,15 +235,6 @@ fn bare(args: &RunArgs, facts: &Facts, parent: Option<Pidfd>, json: bool, end: &
     let code = ended("the container", outcome);
     container.delete()?;
     Ok(code)
-}
-
-/// Leaves a container, which continues.
-fn leave(container: Container, mut claim: Claim<'_>, signals: Signals, master: File) -> Result<i32> {
-    signals.release();
-    attach::leave(&claim.entry, master)?;
-    container.detach();
-    claim.keep();
-    Ok(0)
 }
 
 /// Adds a mount of `/proc` for `--bare`.
@@ -356,14 +348,37 @@ impl RunArgs {
         self.process.tty && self.process.interactive && !waits
     }
 
-    /// Returns a relay to the terminal of the container, if it has one.
-    fn relay(&self, container: &mut Container) -> Result<Option<terminal::Relay>> {
-        let Some(master) = container.terminal.take() else { return Ok(None) };
+    /// Waits until the container has ended. Returns `None` if the caller has left it.
+    fn attend(
+        &self,
+        container: &mut Container,
+        entry: &Entry,
+        mut signals: Signals,
+    ) -> Result<Option<Outcome>> {
+        let mut terminal = container.terminal.take();
+        loop {
+            let relay = terminal.take().map(|master| self.relay(master)).transpose()?;
+            let master = match foreground::attend_or_leave(container, &signals, relay)? {
+                Attended::Ended(outcome) => return Ok(Some(*outcome)),
+                Attended::Left(master) => master,
+            };
+            signals.release();
+            match attach::leave(entry, &master) {
+                Ok(()) => return Ok(None),
+                // The program must not lose its terminal.
+                Err(e) => output::note(e),
+            }
+            (signals, terminal) = (Signals::hold()?, Some(master));
+        }
+    }
+
+    /// Returns a relay to the terminal of the container.
+    fn relay(&self, master: File) -> Result<terminal::Relay> {
         let relay = terminal::Relay::new(master, self.process.interactive)?;
-        Ok(Some(match self.can_leave() {
+        Ok(match self.can_leave() {
             true => relay.leave_by(self.detach_keys.clone().unwrap_or_default()),
             false => relay,
-        }))
+        })
     }
 
     /// Makes the error of a start with these mounts. It names the flag that the user typed, not the field of the

@@ -52,8 +52,13 @@ fn ended(entry: &Entry) -> Result<ExitStatus> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    let problem = format!("the exit status of the container {} is not known", entry.id());
-    Err(Error::state("wait", entry.id(), problem).hint(why_unknown(entry.record()?)))
+    Err(unknown_status(entry.record()?))
+}
+
+/// Makes the error of a container whose exit status nothing has recorded.
+pub(super) fn unknown_status(saved: &SavedContainer) -> Error {
+    let problem = format!("the exit status of the container {} is not known", saved.id);
+    Error::state("wait", &saved.id, problem).hint(why_unknown(saved))
 }
 
 /// Returns why nothing has recorded the exit status of a container that has ended.

@@ -11,6 +11,7 @@ pub(crate) mod logs;
 pub(crate) mod mount_points;
 pub(crate) mod pods;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -279,9 +280,7 @@ impl Store {
 
     /// Removes the name of a container that has ended from `/etc/hosts` of its pod.
     fn remove_name(&self, entry: &Entry) -> Result<()> {
-        if let Some(pod) = entry.saved().and_then(|saved| saved.pod.as_deref())
-            && !entry.lives()?
-        {
+        if let Some(pod) = pod_of_ended(entry)? {
             self.update_names(pod, None);
         }
         Ok(())
@@ -290,6 +289,11 @@ impl Store {
     /// Disconnects a container that has ended from its network, so that its ports, addresses and name are free.
     /// Another command may have done that, or may be removing the container.
     pub(crate) fn disconnect(&self, entry: &Entry) -> Result<()> {
+        self.disconnect_network(entry)?;
+        self.remove_name(entry)
+    }
+
+    fn disconnect_network(&self, entry: &Entry) -> Result<()> {
         let due = |entry: &Entry| -> Result<bool> {
             Ok(entry.saved().is_some_and(|saved| saved.network) && !entry.lives()?)
         };
@@ -299,14 +303,19 @@ impl Store {
         {
             network::disconnect(entry.dir().path())?;
         }
-        self.remove_name(entry)
+        Ok(())
     }
 
     /// Disconnects those of the containers that have ended. An error is only printed: it is of another container.
     pub(crate) fn disconnect_ended(&self, entries: &[Entry]) {
+        let mut pods = BTreeSet::new();
         for entry in entries {
-            self.disconnect(entry).unwrap_or_else(crate::output::note);
+            match self.disconnect_network(entry).and_then(|()| pod_of_ended(entry)) {
+                Ok(pod) => pods.extend(pod),
+                Err(e) => crate::output::note(e),
+            }
         }
+        pods.into_iter().for_each(|pod| self.update_names(pod, None));
     }
 
     /// Removes containers that are marked for removal and have ended, unless a `nspod run` will remove them.
@@ -329,6 +338,14 @@ impl Store {
             }
         }
         Ok(())
+    }
+}
+
+/// Returns the pod of a container that has ended; `None` if it runs or is in no pod.
+fn pod_of_ended(entry: &Entry) -> Result<Option<&str>> {
+    match entry.saved().and_then(|saved| saved.pod.as_deref()) {
+        Some(pod) if !entry.lives()? => Ok(Some(pod)),
+        _ => Ok(None),
     }
 }
 
