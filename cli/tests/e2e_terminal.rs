@@ -294,7 +294,7 @@ fn a_container_that_cannot_be_left_continues_at_its_terminal() {
     let taken = name.state().join("terminal");
     std::fs::write(&taken, "").unwrap();
     terminal.type_in(LEAVE);
-    terminal.expect("nspod: cannot make the socket: Address already in use (EADDRINUSE)");
+    terminal.expect("nspod: cannot make the socket: bind: Address already in use (EADDRINUSE)");
     terminal.wait_until_raw();
     terminal.type_in("echo it is $((40+2))\r");
     terminal.expect("\r\nit is 42\r\n");

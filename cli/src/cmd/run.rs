@@ -183,14 +183,14 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
     }
     let Some(signals) = signals else {
         container.detach();
-        claim.keep();
+        claim.leave();
         print_id(&id, json)?;
         return Ok(0);
     };
     claim.unlock();
     let Some(outcome) = args.attend(&mut container, &claim.entry, signals)? else {
         container.detach();
-        claim.keep();
+        claim.leave();
         return Ok(0);
     };
     let outcome = end.outcome.insert(outcome);
@@ -593,12 +593,21 @@ struct Claim<'a> {
 /// The name of a container in `/etc/hosts` of its pod. Dropping removes it if the container has ended.
 struct Named<'a> {
     store: &'a Store,
-    pod: String,
+    pod: Option<String>,
+}
+
+impl Named<'_> {
+    /// Keeps the name of a container that continues. The container can have a lease on the file already.
+    fn keep(mut self) {
+        self.pod = None;
+    }
 }
 
 impl Drop for Named<'_> {
     fn drop(&mut self) {
-        self.store.update_names(&self.pod, None);
+        if let Some(pod) = &self.pod {
+            self.store.update_names(pod, None);
+        }
     }
 }
 
@@ -631,7 +640,7 @@ impl<'a> Claim<'a> {
         mount_files(pod.dir(), spec);
         if shares(Kind::Net) {
             self.store.update_names(pod.name(), Some(self.entry.id()));
-            self.named = Some(Named { store: self.store, pod: pod.name().to_owned() });
+            self.named = Some(Named { store: self.store, pod: Some(pod.name().to_owned()) });
         }
         Ok(())
     }
@@ -658,6 +667,12 @@ impl<'a> Claim<'a> {
 
     fn keep(&mut self) {
         self.kept = true;
+    }
+
+    /// Keeps a container that continues, and its name in the pod.
+    fn leave(&mut self) {
+        self.keep();
+        self.named.take().map(Named::keep);
     }
 
     /// Lets other commands use the entry.
