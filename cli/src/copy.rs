@@ -98,6 +98,16 @@ impl Side {
         }
     }
 
+    /// Checks that a place in a container is in no file system of the kernel: a link of the container could lead to
+    /// a kernel parameter, which the caller may write to.
+    fn check_system(&self, fd: &OwnedFd, shown: &Path) -> Result<()> {
+        let system = fstatfs(fd).map_err(|e| failed("inspect", shown, e))?;
+        match self.container.is_some() && OF_KERNEL.contains(&system.f_type) {
+            true => Err(refused(format!("{} is in a file system of the kernel", shown.display()))),
+            false => Ok(()),
+        }
+    }
+
     /// Lets this process make files as root of the container does. In a file system that the container mounted,
     /// only its own users can own a file, and a new file belongs to the file system user.
     fn act_as_root(&self) -> Result<()> {
@@ -220,6 +230,7 @@ impl Copier<'_> {
     /// Copies to a place that exists. `name` is the name of the copy in a directory; without one, the files in the
     /// source are copied to the directory.
     fn over(mut self, node: &Node, name: Option<&OsStr>, found: Node) -> Result<()> {
+        self.to.check_system(&found.fd, &found.shown)?;
         match (node.kind(), found.kind()) {
             (_, FileType::Directory) => {
                 let dir: OwnedFd = found.reopen(OFlags::RDONLY | OFlags::DIRECTORY)?.into();
@@ -241,6 +252,11 @@ impl Copier<'_> {
             (FileType::Directory, _) => {
                 let shown = found.shown.display();
                 Err(refused(format!("{} is a directory, and {shown} is not", node.shown.display())))
+            }
+            // A volume shows a file of the host. Its content would be lost before it is copied.
+            (FileType::RegularFile, FileType::RegularFile) if node.identity() == found.identity() => {
+                let (node, shown) = (node.shown.display(), found.shown.display());
+                Err(refused(format!("{node} and {shown} are the same file")))
             }
             (FileType::RegularFile, FileType::RegularFile) => {
                 if node.identity() == found.identity() {
@@ -277,6 +293,7 @@ impl Copier<'_> {
         };
         let dir = self.to.open(parent, OFlags::RDONLY | OFlags::DIRECTORY);
         let dir = dir.map_err(|e| failed("open the directory", &self.to.shown(parent), e))?;
+        self.to.check_system(&dir, &shown)?;
         self.node(node, dir.as_fd(), name, &shown)
     }
 
@@ -297,11 +314,8 @@ impl Copier<'_> {
                 let link =
                     readlinkat(&node.fd, c"", Vec::new()).map_err(|e| failed("read", &node.shown, e))?;
                 replacing(dir, name, shown, || symlinkat(&*link, dir, name))?;
-                let (uid, gid) = self.owner(&node.stat);
-                kept(chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW))
-                    .map_err(|e| failed("change the owner of", shown, e))?;
-                utimensat(dir, name, &times(&node.stat), AtFlags::SYMLINK_NOFOLLOW)
-                    .map_err(|e| failed("set the times of", shown, e))
+                let made = openat(dir, name, PATH, Mode::empty()).map_err(|e| failed("open", shown, e))?;
+                self.link_attributes(node, &Node::of(made, shown.into())?)
             }
             other => {
                 let what = not_copied(other).unwrap_or_default();
@@ -381,6 +395,18 @@ impl Copier<'_> {
         kept(owned).map_err(|e| failed("change the owner of", shown, e))?;
         fchmod(target, Mode::from_raw_mode(mode)).map_err(|e| failed("change the mode of", shown, e))?;
         futimens(target, &times(&node.stat)).map_err(|e| failed("set the times of", shown, e))
+    }
+
+    /// Sets owner and times of a new link. The container can have put another file in its place, whose owner stays.
+    fn link_attributes(&self, node: &Node, made: &Node) -> Result<()> {
+        if made.kind() != FileType::Symlink {
+            return Err(refused(format!("{} was replaced during the copy", made.shown.display())));
+        }
+        let (uid, gid) = self.owner(&node.stat);
+        kept(chownat(&made.fd, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH))
+            .map_err(|e| failed("change the owner of", &made.shown, e))?;
+        utimensat(&made.fd, c"", &times(&node.stat), AtFlags::EMPTY_PATH)
+            .map_err(|e| failed("set the times of", &made.shown, e))
     }
 
     /// Returns the owner of a copy: the user and group with the same ids as seen in the container. Ids that a
