@@ -136,6 +136,9 @@ fn only_sockets_and_pipes_of_the_host_that_are_bound_by_name_are_reached() {
             reached(&nspod(&place.attack(&verb, at, &[])))
         };
         assert_eq!(run(&[], &daemon.directory), "", "{flags:?}");
+        // The overlay has a layer with a mount point that the host lacks.
+        let beside = format!("/usr:{}/new", daemon.directory.display());
+        assert_eq!(run(&["-v", &beside], &daemon.directory), "", "{flags:?} -v {beside}");
         // The control: the same attack succeeds if the sockets are mounted into the container.
         for volume in [&volume, &read_only] {
             assert_eq!(run(&["-v", volume], Path::new("/mnt")), ALL, "{flags:?} -v {volume}");
