@@ -253,12 +253,8 @@ impl Copier<'_> {
                 let shown = found.shown.display();
                 Err(refused(format!("{} is a directory, and {shown} is not", node.shown.display())))
             }
-            // A volume shows a file of the host. Its content would be lost before it is copied.
-            (FileType::RegularFile, FileType::RegularFile) if node.identity() == found.identity() => {
-                let (node, shown) = (node.shown.display(), found.shown.display());
-                Err(refused(format!("{node} and {shown} are the same file")))
-            }
             (FileType::RegularFile, FileType::RegularFile) => {
+                // A volume shows a file of the host.
                 if node.identity() == found.identity() {
                     let (node, shown) = (node.shown.display(), found.shown.display());
                     return Err(refused(format!("{node} and {shown} are the same file")));

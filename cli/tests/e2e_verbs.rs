@@ -373,7 +373,6 @@ fn a_copy_that_is_not_possible_is_explained() {
     }
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().to_str().unwrap();
-    std::fs::write(temp.path().join("same"), "content").unwrap();
     let volume = format!("{dir}:/mnt");
     let (name, ended) =
         (Name::detached(&["-v", &volume], &["sleep", "1000"]), Name::detached(&[], &["true"]));
@@ -392,8 +391,6 @@ fn a_copy_that_is_not_possible_is_explained() {
         (&["/dev/null", &inside("/tmp")], "devices have no content"),
         (&["/etc", &inside("/mnt/../etc/passwd")], "is a directory, and"),
         (&[dir, &inside("/mnt/copy")], "cannot be copied into itself"),
-        (&[&format!("{dir}/same"), &inside("/mnt/same")], "are the same file"),
-        (&[&inside("/mnt/same"), &format!("{dir}/same")], "are the same file"),
         (&["/etc/passwd", &inside("/proc/1/oom_score_adj")], "is in a file system of the kernel"),
         (&["/etc/passwd", &inside("/sys/new")], "is in a file system of the kernel"),
     ];
@@ -401,7 +398,6 @@ fn a_copy_that_is_not_possible_is_explained() {
         let refused = nspod(&[&["cp"], *args].concat());
         assert!(refused.code() == 125 && refused.err.contains(why), "{args:?}: {}", refused.err);
     }
-    assert_eq!(std::fs::read_to_string(temp.path().join("same")).unwrap(), "content");
     // A name from the container does not control the caller's terminal.
     ok(&["exec", &name, "sh", "-c", "mkdir /tmp/dir; mkfifo \"/tmp/dir/$(printf 'a\\033[31mb')\""]);
     let noted = nspod(&["cp", &inside("/tmp/dir"), &format!("{dir}/out")]);
