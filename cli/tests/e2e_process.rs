@@ -169,9 +169,11 @@ fn signals_are_forwarded_and_the_program_decides_the_exit_code() {
     }
     for (number, word) in [(2, "INT"), (15, "TERM"), (1, "HUP"), (3, "QUIT"), (10, "USR1"), (12, "USR2")] {
         for init in ["--init=false", "--init"] {
-            let mut command = Command::new(NSPOD);
+            // Also if the caller ignores them, as a shell does with SIGINT for a job in the background.
+            let ignored = if init == "--init" { "--ignore-signal" } else { "--default-signal" };
+            let mut command = Command::new("env");
             let log = tempfile::NamedTempFile::new().unwrap();
-            command.args(["run", init, "sh", "-c", TRAPS]).stdout(log.reopen().unwrap());
+            command.args([ignored, NSPOD, "run", init, "sh", "-c", TRAPS]).stdout(log.reopen().unwrap());
             let mut run = Guard(command.spawn().unwrap());
             let said = || std::fs::read_to_string(log.path()).unwrap();
             eventually("the traps are set", || said() == "ready\n");
