@@ -96,14 +96,6 @@ fn everything(census: &Census, model: &Model, names: &Names, selected: bool) -> 
     }))
 }
 
-/// Returns how the caller can read the namespaces of all processes.
-fn how_to_read() -> &'static str {
-    match nix::unistd::geteuid().is_root() {
-        true => "this requires CAP_SYS_PTRACE, or all capabilities of these processes",
-        false => "run it as root",
-    }
-}
-
 /// Warns if the census is incomplete.
 fn warn(census: &Census) {
     if census.host_from() == HostFrom::Caller {
@@ -114,7 +106,7 @@ fn warn(census: &Census) {
     let unread = census.unreadable();
     if !unread.is_empty() {
         let most: Vec<i32> = unread.iter().map(|p| p.pid).collect();
-        let cure = how_to_read();
+        let cure = place::how_to_read();
         output::note(format!(
             "INCOMPLETE: the namespaces of {} of {} processes are not readable and not counted \
              (pids {}): {cure}",

@@ -34,7 +34,7 @@ fn absent(census: &Census, pid: i32) -> Error {
     if census.unreadable().iter().any(|p| p.pid == pid) {
         let problem = format!("the namespaces of process {pid} are not readable");
         let error = Error::new(ErrorKind::PermissionDenied, "census", problem).on(pid);
-        return error.hint(super::how_to_read());
+        return error.hint(how_to_read());
     }
     let problem = match census.zombies().iter().find(|z| z.pid == pid) {
         Some(zombie) => format!(
@@ -202,5 +202,13 @@ impl ProcessReport<'_> {
             (true, 1) => "none".into(),
             (true, _) => "only its own container".into(),
         }
+    }
+}
+
+/// Returns how the caller can read the namespaces of all processes.
+pub(super) fn how_to_read() -> &'static str {
+    match nix::unistd::geteuid().is_root() {
+        true => "this requires CAP_SYS_PTRACE, or all capabilities of these processes",
+        false => "run it as root",
     }
 }
