@@ -63,6 +63,21 @@ fn a_volume_is_mounted_where_the_host_has_nothing() {
 }
 
 #[test]
+fn the_callers_umask_does_not_hide_a_mount_point() {
+    if !root() {
+        return;
+    }
+    let dir = directory();
+    let volume = dir.path().display();
+    let script = format!(
+        "umask 077; $N run -u 1000:1000 -v {volume} -v /etc/passwd:{volume}/a/b -- test -r {volume}/a/b"
+    );
+    let output = nspod_testkit::run_with(Command::new("sh").args(["-c", &script]).env("N", NSPOD), "");
+    assert_eq!(output.code(), 0, "{output:?}");
+    assert!(!dir.path().join("a").exists());
+}
+
+#[test]
 fn the_directories_above_a_missing_mount_point_stay_as_they_are() {
     if !root() {
         return;

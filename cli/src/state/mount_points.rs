@@ -17,6 +17,7 @@ use rustix::fs::{
     unlinkat,
 };
 use rustix::io::Errno;
+use rustix::process::umask;
 use serde::{Deserialize, Serialize};
 
 use super::base::{base, lock_file};
@@ -71,10 +72,11 @@ pub(crate) fn make(entry: &Dir, spec: &Spec) -> Result<bool> {
     let _lock = lock_file(&dir, LOCK, "mount")?;
     let others = listed(&dir, entry.path())?;
     let mut own = Own { entry, points: Vec::new() };
-    for wanted in wanted {
-        own.make(&wanted, &others)?;
-    }
-    Ok(!own.points.is_empty())
+    // All users of the container can enter the directories.
+    let before = umask(Mode::empty());
+    let made = wanted.iter().try_for_each(|wanted| own.make(wanted, &others));
+    umask(before);
+    made.map(|()| !own.points.is_empty())
 }
 
 /// Removes the mount points that an entry lists and that no other container uses. A directory that is not empty
