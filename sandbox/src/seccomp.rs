@@ -42,8 +42,6 @@ mod standard;
 #[cfg(test)]
 mod tests;
 
-use nix::errno::Errno;
-
 pub(crate) use self::evaluate::allows;
 pub use self::profile::{Action, Architecture, Arg, Conditions, Flag, Op, Profile, Rule};
 use crate::Error;
@@ -127,7 +125,7 @@ impl Profile {
         };
         let unconditional = |rule: &Rule| {
             let (includes, excludes) = Default::default();
-            let (errno, errno_ret) = numbered(rule.errno.as_deref(), rule.errno_ret);
+            let (errno, errno_ret) = profile::numbered(rule.errno.as_deref(), rule.errno_ret);
             Rule { includes, excludes, errno, errno_ret, ..rule.clone() }
         };
         let syscalls = self.syscalls.iter().filter(|r| in_force(r)).map(unconditional).collect();
@@ -137,7 +135,7 @@ impl Profile {
             architectures.extend(map.sub_architectures.iter().cloned());
         }
         let (default_errno, default_errno_ret) =
-            numbered(self.default_errno.as_deref(), self.default_errno_ret);
+            profile::numbered(self.default_errno.as_deref(), self.default_errno_ret);
         Profile {
             default_action: self.default_action,
             default_errno_ret,
@@ -165,15 +163,4 @@ impl Profile {
 fn parse_version(text: &str) -> Option<(u32, u32)> {
     let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
-}
-
-/// Resolves an errno name to its number, or keeps the number if there is no name. An unknown name
-/// is kept.
-fn numbered(name: Option<&str>, number: Option<u16>) -> (Option<String>, Option<u16>) {
-    const LAST: u16 = 133;
-    let Some(name) = name.filter(|name| !name.is_empty()) else { return (None, number) };
-    match (1..=LAST).find(|errno| format!("{:?}", Errno::from_raw((*errno).into())) == name) {
-        Some(errno) => (None, Some(errno)),
-        None => (Some(name.to_owned()), number),
-    }
 }

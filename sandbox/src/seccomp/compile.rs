@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use libc::sock_filter;
 
 use super::abi::{Abi, PRIVATE};
-use super::profile::{Action, Arg, Conditions, Op, Profile, Rule};
+use super::profile::{Action, Arg, Conditions, Op, Profile, Rule, numbered};
 use crate::Error;
 use crate::arch::abis::ABIS;
 
@@ -210,7 +210,7 @@ fn check(rule: &Rule, field: &str) -> Result<u32, Error> {
 
 fn decided(field: &str, errno: Option<&String>) -> Result<(), Error> {
     let Some(name) = errno else { return Ok(()) };
-    let problem = match super::numbered(Some(name), None).0 {
+    let problem = match numbered(Some(name), None).0 {
         Some(_) => format!("{name:?} is not an errno such as EPERM"),
         None => format!("the errno {name:?} is not resolved: call Profile::resolve first"),
     };

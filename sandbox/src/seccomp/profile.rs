@@ -1,5 +1,6 @@
 //! Profiles as plain data, in the format of OCI's `linux.seccomp`.
 
+use nix::errno::Errno;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// A system-call filter, in the form of OCI's `linux.seccomp`.
@@ -260,4 +261,15 @@ fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Err
 /// Some published profiles have `null` for an empty list.
 fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+/// Resolves an errno name to its number, or keeps the number if there is no name. An unknown name
+/// is kept.
+pub(super) fn numbered(name: Option<&str>, number: Option<u16>) -> (Option<String>, Option<u16>) {
+    const LAST: u16 = 133;
+    let Some(name) = name.filter(|name| !name.is_empty()) else { return (None, number) };
+    match (1..=LAST).find(|errno| format!("{:?}", Errno::from_raw((*errno).into())) == name) {
+        Some(errno) => (None, Some(errno)),
+        None => (Some(name.to_owned()), number),
+    }
 }
