@@ -120,7 +120,7 @@ fn a_change_is_printed_as_the_name_of_what_changed() {
         assert_eq!(printed(&[args, &[&pod]].concat()), [json!({ "name": &*pod })], "{args:?}");
     }
     let script = "$N run -d --name a true >/dev/null && $N wait a && $N --json prune && $N --json prune";
-    let pruned = values(&[script], &alone(script).ok());
+    let pruned = values(&[script], alone(script).ok());
     assert_eq!(pruned[1], json!({ "pods": [], "containers": ["a"], "logs": [] }));
     assert_eq!(pruned[2], json!({ "pods": [], "containers": [], "logs": [] }));
 }

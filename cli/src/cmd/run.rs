@@ -672,7 +672,9 @@ impl<'a> Claim<'a> {
     /// Keeps a container that continues, and its name in the pod.
     fn leave(&mut self) {
         self.keep();
-        self.named.take().map(Named::keep);
+        if let Some(named) = self.named.take() {
+            named.keep();
+        }
     }
 
     /// Lets other commands use the entry.
