@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use nix::mount::{MsFlags, mount, umount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nspod_sandbox::ErrorKind;
 use nspod_sandbox::layer::{Change, ChangeKind, FileType, Layer, Marks, Part};
 use proptest::prelude::*;
@@ -52,7 +52,7 @@ impl Overlay {
         );
         mount(Some("overlay"), &merged, Some("overlay"), MsFlags::empty(), Some(&*options)).unwrap();
         let done = catch_unwind(AssertUnwindSafe(|| on(&merged)));
-        umount(&merged).unwrap();
+        detach(&merged);
         if let Err(panic) = done {
             std::panic::resume_unwind(panic);
         }
@@ -311,8 +311,14 @@ fn a_full_disk_is_an_error_and_a_repeated_commit_continues() {
         overlay.commit(&target);
         assert_eq!(std::fs::read(target.join("a")).unwrap().len(), 300 << 10);
         assert_eq!(std::fs::read(target.join("b")).unwrap().len(), 300 << 10);
-        umount(&target).unwrap();
+        detach(&target);
     });
+}
+
+/// Detaches a mount. A process that another test has just forked can have a file of it open until it executes a
+/// program.
+fn detach(at: &Path) {
+    umount2(at, MntFlags::MNT_DETACH).unwrap();
 }
 
 fn whiteout(path: &Path) {
@@ -358,7 +364,7 @@ fn a_commit_does_not_leave_its_target() {
         let error =
             overlay.layer().commit(&overlay.path("lower"), &mut |_, _| Ok(())).unwrap_err().to_string();
         assert!(error.contains("(EXDEV); a file system is mounted there"), "{error}");
-        umount(&overlay.path("lower/mnt")).unwrap();
+        detach(&overlay.path("lower/mnt"));
         assert_eq!(std::fs::read(outside.path().join("victim")).unwrap(), b"safe");
     });
 }

@@ -606,7 +606,9 @@ fn mounts_propagate_to_and_from_the_host_only_as_requested() {
                 got_out.then(|| inside.into()),
                 Some(source.path().into()),
             ] {
-                at.into_iter().for_each(|at: PathBuf| nix::mount::umount(&at).unwrap());
+                // A process that another test has just forked can have a file of the mount open.
+                let detach = nix::mount::MntFlags::MNT_DETACH;
+                at.into_iter().for_each(|at: PathBuf| nix::mount::umount2(&at, detach).unwrap());
             }
         }
     });
