@@ -32,7 +32,7 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 /// User and group `nobody`.
 const NOBODY: u32 = 65_534;
 /// Time in which a traced command must end.
-const BOUND: Duration = Duration::from_secs(10);
+const BOUND: Duration = Duration::from_secs(30);
 /// Time in which a removed container's processes and cgroups must have disappeared.
 const GRACE: Duration = Duration::from_secs(1);
 
