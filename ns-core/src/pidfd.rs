@@ -40,7 +40,12 @@ impl Pidfd {
     ///   For the latter, recent kernels return `ENOENT` (6.12 does not, 6.18 does).
     /// - `EMFILE`, `ENFILE`: no descriptor is free.
     pub fn open(pid: pid_t) -> Result<Self> {
-        raw::pidfd_open(pid).map(Self).map_err(|errno| {
+        let opened = match raw::pidfd_open(pid) {
+            // Older kernels (6.1) also return this if the process is reaped during the call.
+            Err(Errno::EINVAL) if pid > 0 => raw::pidfd_open(pid),
+            opened => opened,
+        };
+        opened.map(Self).map_err(|errno| {
             let error = Error::os(format!("open a pidfd of process {pid}"), "pidfd_open", errno).on(pid);
             match errno {
                 Errno::ESRCH => error.hint("the process has ended, or is outside this pid namespace"),

@@ -224,10 +224,11 @@ fn the_processes_of_a_session_are_moved_although_they_fork_all_the_time() {
     sleep(Duration::from_millis(100));
     let cgroup = session.cgroup().unwrap();
     let moved = session.call("true").unwrap().name("x").timeout(Duration::from_secs(60)).spawn();
-    assert!(cgroup.procs().unwrap().is_empty());
-    assert_eq!(cgroup.enabled().unwrap(), cgroup.available().unwrap());
-    assert!(!cgroup.events().unwrap().frozen);
-    drop(moved);
+    // The call itself can fail, because the processes are as many as pids.max allows.
+    let moved = moved.err();
+    assert!(cgroup.procs().unwrap().is_empty(), "{moved:?}");
+    assert_eq!(cgroup.enabled().unwrap(), cgroup.available().unwrap(), "{moved:?}");
+    assert!(!cgroup.events().unwrap().frozen, "{moved:?}");
     session.delete().unwrap();
 }
 
