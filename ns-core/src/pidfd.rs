@@ -1,6 +1,7 @@
 //! Pidfds: handles on processes.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use libc::pid_t;
@@ -41,8 +42,10 @@ impl Pidfd {
     /// - `EMFILE`, `ENFILE`: no descriptor is free.
     pub fn open(pid: pid_t) -> Result<Self> {
         let opened = match raw::pidfd_open(pid) {
-            // Older kernels (6.1) also return this if the process is reaped during the call.
-            Err(Errno::EINVAL) if pid > 0 => raw::pidfd_open(pid),
+            // Older kernels (6.1) also return this if the process is reaped during the call. A thread is in /proc.
+            Err(Errno::EINVAL) if pid > 0 && !Path::new(&format!("/proc/{pid}")).exists() => {
+                Err(Errno::ESRCH)
+            }
             opened => opened,
         };
         opened.map(Self).map_err(|errno| {

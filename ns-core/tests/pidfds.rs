@@ -172,3 +172,29 @@ fn an_ended_process_has_no_namespaces() {
         assert_eq!(error.kind(), ErrorKind::NoSuchProcess, "{error}");
     }
 }
+
+#[test]
+fn a_process_that_is_reaped_while_it_is_opened_has_ended() {
+    use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+    let (pid, done) = (AtomicI32::new(0), AtomicBool::new(false));
+    let errors = std::thread::scope(|scope| {
+        let opener = scope.spawn(|| {
+            let mut errors = std::collections::BTreeSet::new();
+            while !done.load(Ordering::Relaxed) {
+                let pid = pid.load(Ordering::Relaxed);
+                errors.extend(
+                    Some(pid).filter(|pid| *pid > 0).and_then(|pid| Pidfd::open(pid).err()?.raw_os_error()),
+                );
+            }
+            errors
+        });
+        for _ in 0..500 {
+            let mut child = std::process::Command::new("true").spawn().unwrap();
+            pid.store(child.id() as i32, Ordering::Relaxed);
+            child.wait().unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        opener.join().unwrap()
+    });
+    assert!(errors.iter().all(|errno| *errno == libc::ESRCH), "{errors:?}");
+}
