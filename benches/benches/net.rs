@@ -104,38 +104,28 @@ fn starts() {
 /// Measures first starts of a process, with limits and without in turns. A difference is that of the least times, and
 /// the median of the differences in the pairs.
 fn first_starts() {
-    println!("\n| limit | start, hooks in use | without limits | difference | difference, hooks unused |");
-    println!("|---|---:|---:|---:|---:|");
+    println!("\n| limit | start, hooks in use | without limits | difference |");
+    println!("|---|---:|---:|---:|");
     let start = |limits: &str| in_process(START, limits).as_secs_f64() * 1e6;
     let least_and_median = |mut times: Vec<f64>| {
         times.sort_by(f64::total_cmp);
         (times[0], times[times.len() / 2])
     };
-    let pairs = |name: &str, pause: Duration| {
+    let text = |(least, median): (f64, f64)| format!("{least:.0} / {median:.0}");
+    for (name, limits) in limits() {
+        let other = create("other");
+        other.limit_net(&limits).expect("limits");
         let (mut with, mut without, mut differences) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..STARTS {
-            std::thread::sleep(pause);
             let pair = [start(name), start("nothing")];
             with.push(pair[0]);
             without.push(pair[1]);
             differences.push(pair[0] - pair[1]);
         }
-        [with, without, differences].map(least_and_median)
-    };
-    let text = |(least, median): (f64, f64)| format!("{least:.0} / {median:.0}");
-    for (name, limits) in limits() {
-        let difference = |[with, without, difference]: [(f64, f64); 3]| (with.0 - without.0, difference.1);
-        let unused = pairs(name, UNTIL_UNUSED);
-        let other = create("other");
-        other.limit_net(&limits).expect("limits");
-        let used = pairs(name, Duration::ZERO);
         other.remove().expect("remove");
-        let [with, without, _] = used.map(text);
-        println!(
-            "| {name} | {with} | {without} | {} | {} |",
-            text(difference(used)),
-            text(difference(unused))
-        );
+        let [with, without, differences] = [with, without, differences].map(least_and_median);
+        let difference = (with.0 - without.0, differences.1);
+        println!("| {name} | {} | {} | {} |", text(with), text(without), text(difference));
     }
 }
 
