@@ -1,6 +1,7 @@
 //! The cgroup of a container: its place, its limits, and the cause of the container's end according
 //! to its counters.
 
+use std::borrow::Cow;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -208,7 +209,10 @@ impl ContainerCgroup {
 
     fn prepare(&mut self, spec: &Spec) -> Result<(), Error> {
         // `NetLimiter` sets the network limits.
-        let limits = Limits { net: None, ..spec.limits.clone() };
+        let limits = match spec.limits.net {
+            None => Cow::Borrowed(&spec.limits),
+            Some(_) => Cow::Owned(Limits { net: None, ..spec.limits.clone() }),
+        };
         if !limits.is_empty() {
             limit(&self.cgroup, &limits)?;
         }

@@ -12,6 +12,7 @@ mod clone;
 mod descriptors;
 mod dumpable;
 pub(crate) mod failure;
+mod helper;
 mod limiter;
 mod maps;
 mod protocol;

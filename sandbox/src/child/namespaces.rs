@@ -60,15 +60,17 @@ pub(super) fn become_owner(uid: u32, gid: u32, leave_groups: bool) -> Done {
 /// parent closes its end.
 pub(super) fn wait_for_parent(context: &ChildContext<'_>) -> Done {
     send(context.report, Message { tag: Message::WAITING, call: 0, step: context.step(), value: 0 })?;
-    match read_byte(context.report)? {
-        true => Ok(()),
-        false => exit(EXIT_SETUP),
-    }
+    wait_on(context.report)
 }
 
 /// Waits until another thread of the parent has set the network limits. If it cannot set them, ends this process.
 pub(super) fn wait_for_limits(context: &ChildContext<'_>) -> Done {
-    match read_byte(context.limits)? {
+    wait_on(context.limits)
+}
+
+/// Waits for a byte from the parent. If the parent has closed its end, ends this process.
+fn wait_on(socket: c_int) -> Done {
+    match read_byte(socket)? {
         true => Ok(()),
         false => exit(EXIT_SETUP),
     }

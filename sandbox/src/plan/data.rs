@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use cgroup_core::net;
 use ns_core::{IdMap, Kinds};
 
 use crate::log::Log;
@@ -218,14 +219,15 @@ impl Plan {
         self.steps.iter().any(|step| matches!(step, Step::Clone(_)))
     }
 
-    /// Returns whether a step waits for the network limits.
-    pub(crate) fn awaits_limits(&self) -> bool {
-        self.steps.iter().any(|step| matches!(step, Step::AwaitLimits))
+    /// Returns the network limits. A plan with limits has one [`Step::AwaitLimits`].
+    pub(crate) fn net_limits(&self) -> Option<&net::Limits> {
+        self.spec.limits.net.as_ref().filter(|net| !net.is_empty())
     }
 
     /// Adds the step that waits for the network limits, if there are some and no step waits yet.
     pub(super) fn await_limits(&mut self) {
-        if !self.awaits_limits() && self.spec.limits.net.as_ref().is_some_and(|net| !net.is_empty()) {
+        let waits = || self.steps.iter().any(|step| matches!(step, Step::AwaitLimits));
+        if self.net_limits().is_some() && !waits() {
             self.push(Step::AwaitLimits);
         }
     }

@@ -1,23 +1,21 @@
 //! The network limits of a start. To load their programs costs as much as the rest of a start, so another thread
 //! sets the limits while the child makes namespaces and mounts.
 
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
 
 use cgroup_core::Cgroup;
 use rustix::net::{Shutdown, shutdown};
 
 use crate::error::Error;
 use crate::plan::Plan;
-use crate::signals::BlockedSignals;
+use crate::spawn::helper::Helper;
 use crate::spawn::socket::{send_word, socket_pair};
 
 /// A thread that sets the network limits, and then lets the child continue after [`Step::AwaitLimits`](crate::step::Step::AwaitLimits).
 pub(crate) struct NetLimiter {
     child_end: OwnedFd,
-    thread: Option<JoinHandle<Result<(), Error>>>,
+    thread: Option<Helper>,
 }
 
 impl NetLimiter {
@@ -29,20 +27,17 @@ impl NetLimiter {
     /// - `EAGAIN`: the user or a cgroup has reached its limit on processes.
     /// - `EMFILE`, `ENFILE`: no descriptor is free.
     pub(crate) fn start(plan: &Arc<Plan>, cgroup: Option<&Cgroup>) -> Result<Option<NetLimiter>, Error> {
-        let (true, Some(cgroup)) = (plan.awaits_limits(), cgroup) else { return Ok(None) };
+        let (Some(_), Some(cgroup)) = (plan.net_limits(), cgroup) else { return Ok(None) };
         let (parent_end, child_end) = socket_pair(0)?;
         let (child, cgroup, plan) = (Child(parent_end), cgroup.try_clone()?, plan.clone());
-        // Handlers of this program do not run in the thread.
-        let _signals = BlockedSignals::new();
-        let thread = Builder::new().name("nspod-net".into()).stack_size(NetLimiter::STACK);
-        let thread = thread.spawn(move || {
-            if let Some(net) = &plan.spec.limits.net {
+        let work = move || {
+            if let Some(net) = plan.net_limits() {
                 cgroup.limit_net(net)?;
             }
             send_word(&child.0)
-        });
+        };
         let thread =
-            thread.map_err(|e| Error::io("limits", "start a thread for the network limits", "clone", &e))?;
+            Helper::start("nspod-net", NetLimiter::STACK, ("limits", "set the network limits"), work)?;
         Ok(Some(NetLimiter { child_end, thread: Some(thread) }))
     }
 
@@ -56,12 +51,7 @@ impl NetLimiter {
     /// # Errors
     /// The limits cannot be set. The child has ended, or is about to end.
     pub(super) fn finish(mut self) -> Result<(), Error> {
-        self.thread.take().map_or(Ok(()), |thread| {
-            thread.join().unwrap_or_else(|_| {
-                let panicked = io::Error::other("the thread panicked");
-                Err(Error::io("limits", "set the network limits", "bpf", &panicked))
-            })
-        })
+        self.thread.take().map_or(Ok(()), Helper::join)
     }
 }
 

@@ -1,11 +1,9 @@
 //! The id maps of a child that shares this process's memory. The thread that clones is suspended until
 //! the child has executed a program, so another thread writes the maps.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::thread::{Builder, JoinHandle};
 
 use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 
@@ -13,7 +11,7 @@ use crate::child::Message;
 use crate::error::Error;
 use crate::fd::duplicate;
 use crate::plan::{Maps, Plan};
-use crate::signals::BlockedSignals;
+use crate::spawn::helper::Helper;
 use crate::spawn::protocol::write_maps;
 use crate::spawn::socket::{receive, send_word};
 use crate::step::Step;
@@ -22,7 +20,7 @@ use crate::step::Step;
 pub(super) struct MapWriter {
     /// The child's pid. The kernel stores it before the child runs.
     pid: Arc<AtomicI32>,
-    thread: JoinHandle<Result<(), Error>>,
+    thread: Helper,
 }
 
 impl MapWriter {
@@ -40,12 +38,8 @@ impl MapWriter {
         };
         let (socket, pid) = (duplicate(socket)?, Arc::new(AtomicI32::new(0)));
         let of_child = pid.clone();
-        // Handlers of this program do not run in the thread.
-        let _signals = BlockedSignals::new();
-        let thread = Builder::new().name("nspod-maps".into()).stack_size(MapWriter::STACK);
-        let thread = thread.spawn(move || answer(at, &maps, &of_child, &socket));
-        let thread =
-            thread.map_err(|e| Error::io("id-maps", "start a thread for the id maps", "clone", &e))?;
+        let work = move || answer(at, &maps, &of_child, &socket);
+        let thread = Helper::start("nspod-maps", MapWriter::STACK, ("id-maps", "write the id maps"), work)?;
         Ok(Some(MapWriter { pid, thread }))
     }
 
@@ -60,10 +54,7 @@ impl MapWriter {
     /// # Errors
     /// The maps cannot be written. The child has ended, or is about to end.
     pub(super) fn finish(self) -> Result<(), Error> {
-        self.thread.join().unwrap_or_else(|_| {
-            let panicked = io::Error::other("the thread panicked");
-            Err(Error::io("id-maps", "write the id maps", "write", &panicked))
-        })
+        self.thread.join()
     }
 }
 
