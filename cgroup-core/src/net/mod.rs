@@ -85,13 +85,11 @@
 //!
 //! # Cost
 //! Without limits nothing runs. A process loads the programs once, and then attaches them to each further
-//! cgroup. Almost all of the cost of the first limits in a process is the kernel's check of the programs. Measured on
-//! Linux 6.18 without other work, as least and median: 0.08 / 0.10 ms for a rate of packets, 0.11 / 0.13 ms for
-//! bytes, 0.13 / 0.15 ms for connections, 0.16 / 0.18 ms for sockets and 0.46 / 0.53 ms for rules. If no other cgroup
-//! of the machine uses a hook, its first program costs 0.1 to 0.3 ms more.
+//! cgroup. Almost all of the cost of the first limits in a process is the kernel's check of the programs: about 0.1 ms,
+//! and 0.4 ms for rules. The first program of a hook that no other cgroup of the machine uses costs more.
 //!
-//! An update of rules lasts 4 to 9 ms. `cargo bench -p nspod-benches --bench net` measures these, the first limits of
-//! a further cgroup, and the processor time of loopback TCP; the results are in `benches/RESULTS.md`.
+//! `cargo bench -p nspod-benches --bench net` measures these, the first limits of a further cgroup, updates, and the
+//! processor time of loopback TCP; the results are in `benches/net.md`.
 //!
 //! Sources: <https://docs.kernel.org/bpf/libbpf/program_types.html>,
 //! <https://docs.kernel.org/bpf/map_lpm_trie.html>, <https://man7.org/linux/man-pages/man2/bpf.2.html>
