@@ -101,8 +101,7 @@ impl Side {
     /// Checks that a place in a container is in no file system of the kernel: a link of the container could lead to
     /// a kernel parameter, which the caller may write to.
     fn check_system(&self, fd: &OwnedFd, shown: &Path) -> Result<()> {
-        let system = fstatfs(fd).map_err(|e| failed("inspect", shown, e))?;
-        match self.container.is_some() && OF_KERNEL.contains(&system.f_type) {
+        match self.container.is_some() && is_of_kernel(fd, shown)? {
             true => Err(refused(format!("{} is in a file system of the kernel", shown.display()))),
             false => Ok(()),
         }
@@ -173,6 +172,12 @@ impl Node {
         let opened = openat(CWD, link, flags | OFlags::CLOEXEC, Mode::empty());
         opened.map(File::from).map_err(|e| failed("open", &self.shown, e))
     }
+}
+
+/// Returns whether a file is in one of the kernel's own file systems.
+fn is_of_kernel(fd: &OwnedFd, shown: &Path) -> Result<bool> {
+    let system = fstatfs(fd).map_err(|e| failed("inspect", shown, e))?;
+    Ok(OF_KERNEL.contains(&system.f_type))
 }
 
 /// Returns the name of files of a type that is not copied.
@@ -370,13 +375,9 @@ impl Copier<'_> {
             opened => opened.map_err(|e| failed("open", &shown, e))?,
         };
         let child = Node::of(fd, shown)?;
-        if child.kind() == FileType::Directory && child.stat.st_dev != node.stat.st_dev {
-            let system = fstatfs(&child.fd).map_err(|e| failed("inspect", &child.shown, e))?;
-            if OF_KERNEL.contains(&system.f_type) {
-                return Ok(None);
-            }
-        }
-        Ok(Some(child))
+        let enters = child.kind() == FileType::Directory && child.stat.st_dev != node.stat.st_dev;
+        let left_out = enters && is_of_kernel(&child.fd, &child.shown)?;
+        Ok(Some(child).filter(|_| !left_out))
     }
 
     /// Sets owner, mode and times.

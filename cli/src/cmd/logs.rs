@@ -87,8 +87,9 @@ struct Lines {
 impl Lines {
     /// Prints the lines that this part of the output completes.
     fn print(&mut self, part: &[u8]) -> Result<()> {
+        // The rest of the earlier parts has no newline.
+        let end = part.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| self.rest.len() + at + 1);
         self.rest.extend_from_slice(part);
-        let end = self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let complete: Vec<u8> = self.rest.drain(..end).collect();
         let line = |line: &[u8]| {
             let text = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(line));

@@ -7,7 +7,7 @@ use nix::unistd::geteuid;
 use nspod_cli::runtime_dir;
 use nspod_sandbox::store::Dir;
 use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
+use rustix::io::retry_on_intr;
 
 use crate::error::{Error, Result};
 
@@ -24,11 +24,8 @@ pub(super) fn base() -> PathBuf {
 /// Locks a file of the store. The lock ends when the file is closed. `step` is the name of the step, for errors.
 pub(super) fn lock_file(dir: &Dir, name: &str, step: &'static str) -> Result<File> {
     let lock = dir.create(name)?;
-    while let Err(e) = flock(&lock, FlockOperation::LockExclusive) {
-        if e != Errno::INTR {
-            let errno = nix::errno::Errno::from_raw(e.raw_os_error());
-            return Err(Error::path(step, "lock", &dir.at(name), errno));
-        }
-    }
+    retry_on_intr(|| flock(&lock, FlockOperation::LockExclusive)).map_err(|e| {
+        Error::path(step, "lock", &dir.at(name), nix::errno::Errno::from_raw(e.raw_os_error()))
+    })?;
     Ok(lock)
 }
