@@ -1,5 +1,6 @@
 //! Output for people and for programs.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::LazyLock;
@@ -35,7 +36,7 @@ pub fn json(value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(|e| {
         Error::new(ErrorKind::InvalidInput, "write", format!("cannot write this as JSON: {e}"))
     })?;
-    line(text)
+    line(ascii_controls(&text))
 }
 
 /// Prints JSON on one line, for a stream of values.
@@ -43,7 +44,24 @@ pub fn json_line(value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string(value).map_err(|e| {
         Error::new(ErrorKind::InvalidInput, "write", format!("cannot write this as JSON: {e}"))
     })?;
-    line(text)
+    line(ascii_controls(&text))
+}
+
+/// Escapes the control characters that serde_json leaves in its text: DEL and U+0080 to U+009F, which include another
+/// form of escape sequences.
+pub fn ascii_controls(json: &str) -> Cow<'_, str> {
+    if !json.contains(is_late_control) {
+        return json.into();
+    }
+    let escape = |c: char| match is_late_control(c) {
+        true => format!("\\u{:04x}", u32::from(c)),
+        false => c.to_string(),
+    };
+    json.chars().map(escape).collect()
+}
+
+fn is_late_control(c: char) -> bool {
+    c.is_control() && c >= '\x7f'
 }
 
 /// Whether messages are JSON. A message can come from a destructor, which has no argument for this.
@@ -59,11 +77,11 @@ pub fn notes_are_json() {
 pub fn note(text: impl std::fmt::Display) {
     let text = text.to_string();
     let _ = match JSON.load(Ordering::Relaxed) {
-        true => writeln!(io::stderr(), "{}", serde_json::json!({ "warning": text })),
-        false => {
-            let lines: Vec<String> = text.split('\n').map(plain).collect();
-            writeln!(io::stderr(), "nspod: {}", lines.join("\n"))
+        true => {
+            let line = serde_json::json!({ "warning": text }).to_string();
+            writeln!(io::stderr(), "{}", ascii_controls(&line))
         }
+        false => writeln!(io::stderr(), "nspod: {}", plain_lines(&text)),
     };
 }
 
@@ -71,7 +89,7 @@ pub fn note(text: impl std::fmt::Display) {
 pub fn note_json(error: &Error) {
     for report in error.reports() {
         let text = serde_json::to_string(report).unwrap_or_else(|_| report.message.clone());
-        let _ = writeln!(io::stderr(), "{text}");
+        let _ = writeln!(io::stderr(), "{}", ascii_controls(&text));
     }
 }
 
@@ -200,6 +218,16 @@ fn width(text: &str) -> usize {
 /// Replaces control characters, which a terminal would interpret, in text from another program.
 pub fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '�' } else { c }).collect()
+}
+
+/// Does the same as [`plain`] for each line of a text.
+pub fn plain_lines(text: &str) -> String {
+    text.split('\n').map(plain).collect::<Vec<_>>().join("\n")
+}
+
+/// Returns the text as it is if standard output is not a terminal, and otherwise as [`plain_lines`].
+pub fn shown(text: &str) -> Cow<'_, str> {
+    if io::stdout().is_terminal() { plain_lines(text).into() } else { text.into() }
 }
 
 /// Formats bytes: `64.0 MiB`.

@@ -5,6 +5,8 @@
 
 use serde_json::Value;
 
+use crate::output;
+
 /// A parsed template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Template(Vec<Part>);
@@ -42,9 +44,11 @@ impl Template {
         for part in &self.0 {
             match part {
                 Part::Text(part) => text.push_str(part),
-                Part::Field { path, json: true } => text.push_str(&find(value, path)?.to_string()),
+                Part::Field { path, json: true } => {
+                    text.push_str(&output::ascii_controls(&find(value, path)?.to_string()));
+                }
                 Part::Field { path, json: false } => match find(value, path)? {
-                    Value::String(part) => text.push_str(part),
+                    Value::String(part) => text.push_str(&output::shown(part)),
                     Value::Null => {}
                     other => text.push_str(&other.to_string()),
                 },

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::flags::Facts;
 use crate::flags::bounds::{BoundArgs, ended};
 use crate::flags::limits::LimitArgs;
-use crate::flags::process::CommonArgs;
+use crate::flags::process::{CommonArgs, separate_keys};
 use crate::report::End;
 use crate::state::{State, Store};
 use crate::{foreground, output, terminal};
@@ -57,6 +57,7 @@ fn start(args: &ExecArgs, json: bool, end: &mut End) -> Result<i32> {
     command.args(&args.command[1..]);
     let root = PathBuf::from(format!("/proc/{}/root", container.pid()));
     args.process.apply(command.spec_mut(), &Facts::detect()?, &[root])?;
+    separate_keys(&mut command.spec_mut().process, entry.id());
     if args.process.tty {
         command.spec_mut().process.terminal = Some(terminal::size());
     } else if !args.process.interactive {

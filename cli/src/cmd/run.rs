@@ -20,7 +20,7 @@ use crate::flags::bounds::{BoundArgs, ended};
 use crate::flags::files::FileArgs;
 use crate::flags::limits::{LimitArgs, relax};
 use crate::flags::namespaces::{NamespaceArgs, OwnIds};
-use crate::flags::process::{CommonArgs, RightsArgs};
+use crate::flags::process::{CommonArgs, RightsArgs, separate_keys};
 use crate::foreground::{self, Attended, Signals};
 use crate::keys::Keys;
 use crate::network::{self, Network};
@@ -274,6 +274,7 @@ impl RunArgs {
         let roots = passwd::roots(&spec.root);
         self.process.apply(&mut spec, facts, &roots)?;
         self.rights.apply(&mut spec, self.process.privileged)?;
+        separate_keys(&mut spec.process, id);
         if self.process.tty {
             spec.process.terminal = Some(terminal::size());
         }
@@ -540,7 +541,7 @@ fn print_plan(plan: &Plan, json: bool) -> Result<i32> {
         let steps: Vec<String> = plan.steps().map(|step| step.to_string()).collect();
         output::json(&serde_json::json!({ "spec": plan.spec(), "steps": steps }))?;
     } else {
-        output::print(plan.to_string())?;
+        output::print(output::plain_lines(&plan.to_string()))?;
     }
     Ok(0)
 }

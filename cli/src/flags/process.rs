@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use nspod_sandbox::passwd;
 use nspod_sandbox::seccomp::Profile;
-use nspod_sandbox::spec::{Capabilities, Rlimit, Seccomp, Spec, User};
+use nspod_sandbox::spec::{Capabilities, Process, Rlimit, Seccomp, Spec, User};
 
 use super::Facts;
 use crate::error::{Error, Result};
@@ -266,6 +266,14 @@ fn ulimit(text: &str) -> std::result::Result<Rlimit, String> {
         Some(_) if limit.soft <= limit.hard => Ok(limit),
         Some(_) => Err(format!("{text:?} has a soft limit above the hard limit")),
         None => Err(format!("{:?} is not a resource of setrlimit(2) such as nofile", limit.name)),
+    }
+}
+
+/// Gives a process a session keyring of its container, unless the library's filter denies the calls for keys. The
+/// process would otherwise possess the keys in the caller's session keyring.
+pub(crate) fn separate_keys(process: &mut Process, id: &str) {
+    if process.seccomp != Seccomp::Standard && process.keyring.is_none() {
+        process.keyring = Some(format!("_ses.{id}"));
     }
 }
 

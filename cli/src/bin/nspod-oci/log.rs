@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use ::log::{Level, LevelFilter, Metadata, Record};
 use clap::ValueEnum;
 use nspod_cli::error::{Error, Result};
+use nspod_cli::output::{ascii_controls, plain_lines};
 use nspod_oci_runtime::rfc3339;
 use nspod_sandbox::ErrorReport;
 
@@ -58,7 +59,7 @@ pub(crate) fn usage(error: clap::Error) {
         let _ = LOG.set(Log { file: None, format: Format::Json, debug: false });
         self::error(&Error::parse(error, |_| None));
     } else {
-        let _ = error.print();
+        let _ = write!(stderr(), "{}", plain_lines(&error.render().to_string()));
     }
 }
 
@@ -98,7 +99,7 @@ pub(crate) fn error(error: &Error) {
     for report in error.reports() {
         write("error", &report.message, Some(report));
         if LOG.get().is_some_and(|log| log.file.is_some()) {
-            let _ = writeln!(stderr(), "{}", report.message);
+            let _ = writeln!(stderr(), "{}", plain_lines(&report.message));
         }
     }
 }
@@ -143,7 +144,7 @@ fn line(level: &str, message: &str, report: Option<&ErrorReport>, format: Format
                     line[key] = part.as_deref().into();
                 }
             }
-            format!("{line}\n")
+            ascii_controls(&format!("{line}\n")).into_owned()
         }
     }
 }

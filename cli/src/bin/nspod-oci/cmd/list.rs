@@ -38,7 +38,7 @@ pub(crate) fn list(global: &Global, args: &ListArgs) -> Result<()> {
 }
 
 fn row(state: &State) -> Vec<String> {
-    let (bundle, status) = (state.bundle.display().to_string(), state.status.to_string());
-    let (created, owner) = (state.created.clone(), state.owner.clone());
+    let (bundle, status) = (output::plain(&state.bundle.to_string_lossy()), state.status.to_string());
+    let (created, owner) = (state.created.clone(), output::plain(&state.owner));
     vec![state.id.clone(), state.pid.to_string(), status, bundle, created, owner]
 }

@@ -40,7 +40,7 @@ pub(crate) fn ps(global: &Global, args: &PsArgs) -> Result<()> {
         let problem = format!("ps failed: {}", String::from_utf8_lossy(&done.stderr).trim());
         return Err(Error::new(ErrorKind::HelperFailed, "ps", problem).on("ps"));
     }
-    output::print(only(&String::from_utf8_lossy(&done.stdout), &pids)?)
+    output::print(output::plain_lines(&only(&String::from_utf8_lossy(&done.stdout), &pids)?))
 }
 
 /// Returns the heading and the lines of these processes from the output of ps(1).
