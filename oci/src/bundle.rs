@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nspod_sandbox::Host;
 use nspod_sandbox::spec::Root;
-use nspod_sandbox::store::read_small;
+use nspod_sandbox::store::read_bounded;
 
 use crate::config::{self, Config};
 use crate::error::{Error, ErrorKind, Result};
@@ -39,14 +39,14 @@ impl Bundle {
     /// - [`ErrorKind::NotFound`] (`ENOENT`), [`ErrorKind::PermissionDenied`] (`EACCES`): the directory or
     ///   its `config.json` cannot be read.
     /// - [`ErrorKind::InvalidInput`]: the path is not a directory (`ENOTDIR`), or `config.json` is not a
-    ///   file.
+    ///   file, or is larger than 16 MiB.
     /// - [`ErrorKind::InvalidConfig`]: the configuration is invalid; [`Error::field`] is the JSON path.
     pub fn open(path: impl AsRef<Path>) -> Result<Bundle> {
         let path = path.as_ref();
         let path = path.canonicalize().map_err(|e| Error::io("bundle", "enter the bundle", path, &e))?;
         let file = path.join("config.json");
         let json =
-            read_config(&file).map_err(|e| Error::io("bundle", "read the configuration", &file, &e))?;
+            read_file(&file).map_err(|e| Error::io("bundle", "read the configuration", &file, &e))?;
         let config = config::parse(&json).map_err(|e| e.on(file.display().to_string()))?;
         Ok(Bundle { path, json, config })
     }
@@ -81,13 +81,13 @@ impl Bundle {
     }
 }
 
-/// Reads a regular file. `O_NONBLOCK` prevents a FIFO from blocking the open.
-fn read_config(path: &Path) -> std::io::Result<Vec<u8>> {
+/// Reads a regular file of at most 16 MiB. `O_NONBLOCK` prevents a FIFO from blocking the open.
+pub(crate) fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "this is not a file"));
     }
-    read_small(file)
+    read_bounded(file)
 }
 
 /// Checks that the root is a directory. If the caller cannot look it up, the start reports the error.

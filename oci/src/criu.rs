@@ -23,7 +23,7 @@ use rustix::mount::mount_bind_recursive;
 mod rpc;
 
 use self::rpc::{Action, Field, Message, Options};
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, read_file};
 use crate::container::Container;
 use crate::error::{Error, ErrorKind, Result};
 use crate::launch::{self, Claimed, CreateOptions, RunMode};
@@ -553,7 +553,7 @@ fn write_streams(images: &Path, streams: &[String]) -> Result<()> {
 /// Reads the names of the standard streams.
 fn read_streams(images: &Path) -> Result<Vec<String>> {
     let path = images.join(DESCRIPTORS);
-    match fs::read(&path) {
+    match read_file(&path) {
         Ok(json) => serde_json::from_slice(&json).map_err(|e| {
             let problem = format!("{} is not a list of the standard streams: {e}", path.display());
             let error = Error::new(ErrorKind::InvalidInput, "criu", problem);

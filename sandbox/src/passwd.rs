@@ -23,7 +23,8 @@ pub struct Account {
     pub home: Option<String>,
 }
 
-/// Looks up `USER[:GROUP]`, each by number or name. The first root that has the file is used.
+/// Looks up `USER[:GROUP]`, each by number or name. A number is always an id, also if the image has a user of
+/// that name. The first root that has the file is used.
 /// See [passwd(5)](https://man7.org/linux/man-pages/man5/passwd.5.html) and
 /// [group(5)](https://man7.org/linux/man-pages/man5/group.5.html).
 ///
@@ -105,12 +106,15 @@ fn failed(call: &'static str, path: &Path, errno: Errno) -> Error {
     Error::call("read", format!("{what} {path}"), call, errno as i32).on(path)
 }
 
-/// Returns uid, gid and home if the line has this name or number.
+/// Returns uid, gid and home if the line has this name or number. A user whose name is a number, with uid 0,
+/// must not turn an id into root (CVE-2016-3697).
 fn account<'a>(line: &'a str, user: &str) -> Option<(u32, u32, &'a str)> {
     let mut fields = line.split(':');
     let (name, _, uid) = (fields.next()?, fields.next()?, fields.next()?);
     let (gid, home) = (fields.next()?.parse().ok()?, fields.nth(1)?);
-    (name == user || uid == user).then_some((uid.parse().ok()?, gid, home))
+    let uid: u32 = uid.parse().ok()?;
+    let is_found = user.parse().map_or(name == user, |number: u32| uid == number);
+    is_found.then_some((uid, gid, home))
 }
 
 /// Returns the groups that list this name as a member.
@@ -222,6 +226,16 @@ mod tests {
         assert_eq!(find("web:7").user, user(33, 7, &[]));
         assert_eq!(find("1000"), Account { user: user(1000, 0, &[]), home: None });
         assert_eq!(find("1000:1001").user, user(1000, 1001, &[]));
+    }
+
+    #[test]
+    fn a_number_is_an_id_and_not_the_name_of_a_user() {
+        let (dir, roots) = image();
+        let passwd = "33:x:0:0::/root:/bin/sh\nweb:x:33:34:Web:/srv:/bin/false\n";
+        std::fs::write(dir.path().join("etc/passwd"), passwd).unwrap();
+        let web = Account { user: user(33, 34, &[50]), home: Some("/srv".into()) };
+        assert_eq!(find("33", &roots).unwrap(), web);
+        assert_eq!(find("033", &roots).unwrap(), web);
     }
 
     #[test]

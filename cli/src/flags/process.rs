@@ -1,12 +1,14 @@
 //! Process flags: environment, user, capabilities and limits.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use nspod_sandbox::passwd;
 use nspod_sandbox::seccomp::Profile;
 use nspod_sandbox::spec::{Capabilities, Process, Rlimit, Seccomp, Spec, User};
+use nspod_sandbox::store::read_bounded;
 
 use super::Facts;
 use crate::error::{Error, Result};
@@ -97,9 +99,17 @@ impl CommonArgs {
     }
 }
 
+/// Reads a text file. It may also be a pipe, for example of `<(COMMAND)`.
+fn read(file: &Path) -> Result<String> {
+    let text = File::open(file).and_then(read_bounded).and_then(|text| {
+        String::from_utf8(text).map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e))
+    });
+    text.map_err(|e| Error::io("read", "read", file, &e))
+}
+
 /// Sets the variables of an environment file.
 fn variables(file: &Path, env: &mut Vec<(OsString, OsString)>) -> Result<()> {
-    let text = std::fs::read_to_string(file).map_err(|e| Error::io("read", "read", file, &e))?;
+    let text = read(file)?;
     for (line, number) in text.trim_start_matches('\u{feff}').lines().zip(1..) {
         let set =
             value::env_line(line).and_then(|line| line.map_or(Ok(()), |line| variable(env, line.as_ref())));
@@ -237,7 +247,7 @@ fn capability(text: &str) -> std::result::Result<u64, String> {
 }
 
 fn profile(path: &std::path::Path) -> Result<Profile> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", "read", path, &e))?;
+    let text = read(path)?;
     let profile: Profile = serde_json::from_str(&text)
         .map_err(|e| invalid_profile(path, format!("is not a seccomp profile: {e}")))?;
     match profile.notifies() {

@@ -5,12 +5,13 @@
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use nspod_sandbox::Error;
+use nspod_sandbox::store::read_bounded;
 use rustix::fs::{FlockOperation, flock};
 
 use super::data::STEP;
@@ -75,12 +76,13 @@ pub(super) fn update(
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         opened => opened.map(Some).map_err(|e| Error::path(STEP, "open", &dir.join(name), &e)),
     };
-    let (Some(lock), Some(mut hosts)) = (open(LOCK)?, open(HOSTS)?) else { return Ok(()) };
+    let (Some(lock), Some(hosts)) = (open(LOCK)?, open(HOSTS)?) else { return Ok(()) };
     let failed = |what, e: io::Error| Error::path(STEP, what, &dir.join(HOSTS), &e);
     rustix::io::retry_on_intr(|| flock(&lock, FlockOperation::LockExclusive))
         .map_err(|e| failed("lock", e.into()))?;
-    let mut old = String::new();
-    hosts.read_to_string(&mut old).map_err(|e| failed("read", e))?;
+    // A container of the pod can write anything into the file.
+    let old = read_bounded(&hosts).map_err(|e| failed("read", e))?;
+    let old = String::from_utf8_lossy(&old);
     let mut all: Vec<&str> = names(&old).filter(|name| stays(name)).collect();
     if let Some(name) = added.filter(|name| !all.contains(name)) {
         all.push(name);
@@ -88,15 +90,14 @@ pub(super) fn update(
     let new = with_names(&old, &all);
     match new == old {
         true => Ok(()),
-        false => replace(&hosts, &new).map_err(|e| failed("write", e)),
+        false => replace(&hosts, old.len(), &new).map_err(|e| failed("write", e)),
     }
 }
 
 /// Replaces the text of an open file. A reader sees at most empty lines after the new text, and no part of the old
 /// one.
-fn replace(file: &File, text: &str) -> io::Result<()> {
+fn replace(file: &File, old: usize, text: &str) -> io::Result<()> {
     let mut padded = text.as_bytes().to_vec();
-    let old = usize::try_from(file.metadata()?.len()).unwrap_or_default();
     padded.resize(old.max(text.len()), b'\n');
     file.write_all_at(&padded, 0)?;
     file.set_len(text.len() as u64)

@@ -404,6 +404,24 @@ pub fn read_small(file: File) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Maximum size in bytes of a file that [`read_bounded`] reads.
+const MOST: u64 = 16 << 20;
+
+/// Reads a whole file that the caller does not control, for example a file of a bundle. It may be endless
+/// like `/dev/zero`, or a sparse file that is larger than the memory.
+///
+/// # Errors
+/// The errors of read(2). [`std::io::ErrorKind::InvalidInput`]: the file has more than 16 MiB.
+pub fn read_bounded(file: impl Read) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(8192);
+    let length = file.take(MOST + 1).read_to_end(&mut bytes)?;
+    if length as u64 > MOST {
+        let problem = format!("it has more than the maximum of {MOST} bytes");
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, problem));
+    }
+    Ok(bytes)
+}
+
 /// Checks that a name is a single path component, so that it cannot lead out of the directory.
 fn component(name: &str) -> Result<&str, Error> {
     match name {

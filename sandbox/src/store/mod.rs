@@ -43,7 +43,7 @@ mod name;
 use std::marker::PhantomData;
 use std::path::Path;
 
-pub use dir::{Dir, read_small};
+pub use dir::{Dir, read_bounded, read_small};
 pub use entry::{EXIT, Entry, EntryState, RECORD, Record, Trust, Writer};
 pub use hint::Alternative;
 pub use lock::Lock;

@@ -1,6 +1,7 @@
 //! `exec`: runs another process in a container.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -9,6 +10,7 @@ use nspod_cli::error::{Error, Result};
 use nspod_cli::foreground::{self, Signals};
 use nspod_cli::terminal::{self, Relay};
 use nspod_oci_runtime::nspod_sandbox::Container as SandboxContainer;
+use nspod_oci_runtime::nspod_sandbox::store::read_bounded;
 use nspod_oci_runtime::{ExecOptions, InheritedFds, config};
 
 use crate::global::{Global, MaybePath};
@@ -107,8 +109,8 @@ impl ExecArgs {
                 return Err(Error::usage("COMMAND", "--process names the program already: omit the command"));
             }
             Some(path) => {
-                let json =
-                    std::fs::read(path).map_err(|e| Error::io("read", "read the process", path, &e))?;
+                let json = File::open(path).and_then(read_bounded);
+                let json = json.map_err(|e| Error::io("read", "read the process", path, &e))?;
                 let (given, warnings) = config::parse_process(&json)?;
                 warnings.iter().for_each(log::warn);
                 Some(given)

@@ -1,11 +1,10 @@
 //! `update`: changes the limits of a container.
 
-use std::io::Read;
-
 use clap::Args;
 use nspod_cli::error::{Error, Result};
 use nspod_cli::value::signed_bytes;
 use nspod_oci_runtime::{UpdateOptions, config};
+use nspod_oci_runtime::nspod_sandbox::store::read_bounded;
 use serde_json::{Map, Value, json};
 
 use crate::global::{Global, MaybePath};
@@ -77,28 +76,26 @@ pub(crate) struct UpdateArgs {
 pub(crate) fn update(global: &Global, args: &UpdateArgs) -> Result<()> {
     let text = match args.resources.get() {
         Some(path) => read(path)?,
-        None => args.json().to_string(),
+        None => args.json().to_string().into_bytes(),
     };
     let kernel = [args.kernel_memory, args.kernel_memory_tcp];
     if args.resources.get().is_none() && kernel.into_iter().flatten().any(|bytes| bytes != 0) {
         log::warn(&"--kernel-memory and --kernel-memory-tcp have no effect: cgroup v2 has no such limit");
     }
     let options = UpdateOptions {
-        resources: config::parse_resources(text.as_bytes())?,
+        resources: config::parse_resources(&text)?,
         l3_cache_schema: args.l3_cache_schema.clone(),
         mem_bw_schema: args.mem_bw_schema.clone(),
     };
     Ok(global.container(&args.id).update(&options)?)
 }
 
-fn read(path: &std::path::Path) -> Result<String> {
-    let mut text = String::new();
+fn read(path: &std::path::Path) -> Result<Vec<u8>> {
     let read = match path.as_os_str() == "-" {
-        true => std::io::stdin().read_to_string(&mut text),
-        false => std::fs::File::open(path).and_then(|mut file| file.read_to_string(&mut text)),
+        true => read_bounded(std::io::stdin()),
+        false => std::fs::File::open(path).and_then(read_bounded),
     };
-    read.map_err(|e| Error::io("read", "read the limits", path, &e))?;
-    Ok(text)
+    read.map_err(|e| Error::io("read", "read the limits", path, &e))
 }
 
 impl UpdateArgs {
