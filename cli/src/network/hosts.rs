@@ -80,7 +80,7 @@ pub(super) fn update(
     let failed = |what, e: io::Error| Error::path(STEP, what, &dir.join(HOSTS), &e);
     rustix::io::retry_on_intr(|| flock(&lock, FlockOperation::LockExclusive))
         .map_err(|e| failed("lock", e.into()))?;
-    // A container of the pod can write anything into the file.
+    // A privileged container of the pod can write anything into the file.
     let old = read_bounded(&hosts).map_err(|e| failed("read", e))?;
     let old = String::from_utf8_lossy(&old);
     let mut all: Vec<&str> = names(&old).filter(|name| stays(name)).collect();
@@ -141,6 +141,19 @@ mod tests {
         update(dir.path(), Some("b"), |_| false).unwrap();
         assert_eq!(inode(), before);
         assert!(hosts().ends_with("::1\tb\n"), "{}", hosts());
+    }
+
+    #[test]
+    fn a_file_with_any_content_is_updated_or_refused() {
+        let (dir, _) = pod();
+        let path = dir.path().join(HOSTS);
+        std::fs::write(&path, b"\xff\n").unwrap();
+        update(dir.path(), Some("web"), |_| true).unwrap();
+        assert!(std::fs::read(&path).unwrap().ends_with(b"127.0.0.1\tweb\n::1\tweb\n"));
+        // The file is larger than the memory.
+        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        let error = update(dir.path(), Some("web"), |_| true).unwrap_err().to_string();
+        assert!(error.contains("more than the maximum of 16777216 bytes"), "{error}");
     }
 
     #[test]
