@@ -109,7 +109,10 @@ fn a_descriptor_of_the_host_is_no_working_directory() {
 
     let leaking = |command: &Command| {
         let mut leaking = Command::new("sh");
-        leaking.args(["-c", "exec 9<host; exec \"$@\"", "sh"]).arg(command.get_program()).args(command.get_args());
+        leaking
+            .args(["-c", "exec 9<host; exec \"$@\"", "sh"])
+            .arg(command.get_program())
+            .args(command.get_args());
         leaking.current_dir(image.path(""));
         leaking
     };
@@ -168,10 +171,12 @@ fn the_terminal_is_not_mounted_where_a_link_leads() {
     });
     let console = image.path("rootfs/dev/console");
     symlink(image.path("host/secret"), &console).unwrap();
-    let control = naive(&image, &[], "mount --bind /dev/null rootfs/dev/console; test -c host/secret && echo device");
+    let control =
+        naive(&image, &[], "mount --bind /dev/null rootfs/dev/console; test -c host/secret && echo device");
     assert_eq!(control.ok(), "device\n");
 
-    for target in [image.path("host/secret"), "/proc/sys/kernel/core_pattern".into(), "../etc/target".into()] {
+    for target in [image.path("host/secret"), "/proc/sys/kernel/core_pattern".into(), "../etc/target".into()]
+    {
         fs::remove_file(&console).unwrap();
         symlink(&target, &console).unwrap();
         let output = image.verb(&["run"]);
@@ -227,7 +232,8 @@ fn settings_are_not_written_where_the_container_redirects_them() {
     let pid = fs::read_to_string(image.path("pid")).unwrap();
     assert_eq!(fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap(), "77\n");
     let inside = Path::new("/proc").join(pid).join("root/proc");
-    for file in ["self/oom_score_adj", "thread-self/oom_score_adj", "self/attr/exec", "thread-self/attr/exec"] {
+    for file in ["self/oom_score_adj", "thread-self/oom_score_adj", "self/attr/exec", "thread-self/attr/exec"]
+    {
         assert_eq!(fs::read_to_string(inside.join(file)).unwrap(), "fake\n", "{file}");
     }
 }
@@ -250,7 +256,8 @@ fn a_link_in_place_of_proc_sys_or_dev_is_not_followed() {
 
         let inside = image.path("rootfs/elsewhere");
         fs::create_dir(inside).unwrap();
-        for target in [image.path("host"), "/elsewhere".into(), "../../../../../../../..".into(), name.into()] {
+        for target in [image.path("host"), "/elsewhere".into(), "../../../../../../../..".into(), name.into()]
+        {
             fs::remove_file(&link).unwrap();
             symlink(&target, &link).unwrap();
             let path = image.path("rootfs");
@@ -272,10 +279,13 @@ fn a_container_mounts_no_cgroup_file_system() {
     if !able() {
         return;
     }
-    const ATTACK: &str = "unshare --user --map-root-user --mount --cgroup sh -c 'mount -t cgroup2 none /tmp && echo mounted'";
+    const ATTACK: &str =
+        "unshare --user --map-root-user --mount --cgroup sh -c 'mount -t cgroup2 none /tmp && echo mounted'";
     let control = run_with(Command::new("sh").args(["-c", ATTACK]), "");
     assert_eq!(control.ok(), "mounted\n");
-    for flags in [&[][..], &["--userns", "auto"], &["--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined"]] {
+    for flags in
+        [&[][..], &["--userns", "auto"], &["--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined"]]
+    {
         // A container that may mount nevertheless sees no hierarchy with the file.
         let may_mount = flags.contains(&"SYS_ADMIN");
         let script = match may_mount {
@@ -283,7 +293,10 @@ fn a_container_mounts_no_cgroup_file_system() {
             true => "find /sys/fs/cgroup -name release_agent | head -1",
         };
         let output = nspod(&[&["run"], flags, &["sh", "-c", script]].concat());
-        assert!(!output.out.contains("mounted") && !output.out.contains("release_agent"), "{flags:?}: {output:?}");
+        assert!(
+            !output.out.contains("mounted") && !output.out.contains("release_agent"),
+            "{flags:?}: {output:?}"
+        );
         assert_eq!(output.code() == 0, may_mount, "{flags:?}: {output:?}");
     }
 }
@@ -307,12 +320,18 @@ fn no_capability_is_inheritable_unless_the_configuration_says_so() {
 
     let image = bundle("grep Cap[IA] /proc/self/status", |_| {});
     symlink("busybox", image.path("rootfs/bin/grep")).unwrap();
-    assert_eq!(image.run(careless(OCI).args(image.raw(&["run", &image.id]).get_args()).current_dir(image.path(""))).ok(), NONE);
+    assert_eq!(
+        image
+            .run(careless(OCI).args(image.raw(&["run", &image.id]).get_args()).current_dir(image.path("")))
+            .ok(),
+        NONE
+    );
     let container = Name::detached(&[], &["sleep", "1000"]);
     let other = Bundle::new("sleep 1000");
     symlink("busybox", other.path("rootfs/bin/grep")).unwrap();
     other.verb(&["run", "--detach"]).ok();
-    let ours: [(&str, &[&str]); 3] = [("run", &[]), ("run", &["--cap-add", "SYS_ADMIN"]), ("exec", &[&container])];
+    let ours: [(&str, &[&str]); 3] =
+        [("run", &[]), ("run", &["--cap-add", "SYS_ADMIN"]), ("exec", &[&container])];
     for (verb, flags) in ours {
         let output = run_with(careless(NSPOD).arg(verb).args(flags).args(SETS), "");
         assert_eq!(output.ok(), NONE, "{verb} {flags:?}");
@@ -343,7 +362,9 @@ fn a_number_is_not_the_name_of_a_user() {
         let flags = ["run", "--rootfs", path.to_str().unwrap(), "-u", user];
         ok(&[&flags[..], &["sh", "-c", "echo $(id -u) $(id -g) $(id -G)"]].concat())
     };
-    for (user, found) in [("1000", "1000 0 0"), ("1000:1000", "1000 1000 1000"), ("01", "1 0 0"), ("real", "5 6 6")] {
+    for (user, found) in
+        [("1000", "1000 0 0"), ("1000:1000", "1000 1000 1000"), ("01", "1 0 0"), ("real", "5 6 6")]
+    {
         assert_eq!(ids(user).trim_end(), found, "{user}");
     }
 }
@@ -363,14 +384,21 @@ fn an_id_beyond_the_maximum_is_not_root() {
         let user = format!("{id}:{id}");
         for value in [user.clone(), id.to_string(), format!("7:{id}"), format!("{id}:7")] {
             let output = nspod(&[&ours[..], &[&value, "id"]].concat());
-            assert!(output.code() != 0 && output.out.is_empty() && !output.err.is_empty(), "{value}: {output:?}");
+            assert!(
+                output.code() != 0 && output.out.is_empty() && !output.err.is_empty(),
+                "{value}: {output:?}"
+            );
         }
         for field in ["uid", "gid"] {
             image.edit(|config| config["process"]["user"] = json!({ "uid": 7, "gid": 7, field: id }));
             let output = image.verb(&["run"]);
-            assert!(output.code() != 0 && output.out.is_empty() && !output.err.is_empty(), "{field} {id}: {output:?}");
+            assert!(
+                output.code() != 0 && output.out.is_empty() && !output.err.is_empty(),
+                "{field} {id}: {output:?}"
+            );
         }
-        image.edit(|config| config["process"]["user"] = json!({ "uid": 7, "gid": 7, "additionalGids": [id] }));
+        image
+            .edit(|config| config["process"]["user"] = json!({ "uid": 7, "gid": 7, "additionalGids": [id] }));
         assert_ne!(image.verb(&["run"]).code(), 0, "additional group {id}");
     }
 }
@@ -427,7 +455,8 @@ fn an_image_gets_no_file_of_the_runtime() {
     naive(&image, &[], "echo '{}' >rootfs/.krun_config.json").ok();
     fs::remove_file(image.path("host/new")).unwrap();
 
-    let listed = || run_with(Command::new("find").arg(image.path("rootfs")).args(["-printf", "%p %y %m %U %l\n"]), "");
+    let listed =
+        || run_with(Command::new("find").arg(image.path("rootfs")).args(["-printf", "%p %y %m %U %l\n"]), "");
     let before = listed();
     image.verb(&["create"]).ok();
     image.verb(&["start"]).ok();

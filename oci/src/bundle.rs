@@ -45,8 +45,7 @@ impl Bundle {
         let path = path.as_ref();
         let path = path.canonicalize().map_err(|e| Error::io("bundle", "enter the bundle", path, &e))?;
         let file = path.join("config.json");
-        let json =
-            read_file(&file).map_err(|e| Error::io("bundle", "read the configuration", &file, &e))?;
+        let json = read_file(&file).map_err(|e| Error::io("bundle", "read the configuration", &file, &e))?;
         let config = config::parse(&json).map_err(|e| e.on(file.display().to_string()))?;
         Ok(Bundle { path, json, config })
     }

@@ -3,8 +3,8 @@
 use clap::Args;
 use nspod_cli::error::{Error, Result};
 use nspod_cli::value::signed_bytes;
-use nspod_oci_runtime::{UpdateOptions, config};
 use nspod_oci_runtime::nspod_sandbox::store::read_bounded;
+use nspod_oci_runtime::{UpdateOptions, config};
 use serde_json::{Map, Value, json};
 
 use crate::global::{Global, MaybePath};
