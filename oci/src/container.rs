@@ -8,7 +8,7 @@ use crate::config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{OciRecord, State, Status};
 use crate::runtime::Runtime;
-use crate::state::Entry;
+use crate::state::{self, Entry};
 use crate::{cgroup, cleanup, hooks};
 
 /// A container of a runtime, identified by its id.
@@ -182,8 +182,10 @@ impl Container {
         };
         let (status, process) = entry.look()?;
         let Ok(record) = entry.record() else {
-            // The start crashed when only the directory existed.
-            return store.remove(&entry, &lock);
+            // A start crashed when only the directory existed, or one in another process has not locked it yet, and
+            // makes it again.
+            store.remove(&entry, &lock)?;
+            return if force { Ok(()) } else { Err(state::missing(&self.id)) };
         };
         let may = matches!(status, Status::Stopped | Status::Created | Status::Creating);
         if !may && !force {

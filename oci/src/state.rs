@@ -91,7 +91,8 @@ impl Store {
     }
 }
 
-fn missing(id: &str) -> Error {
+/// Returns the error for a container that does not exist.
+pub(crate) fn missing(id: &str) -> Error {
     Error::new(ErrorKind::NotFound, "store", format!("container does not exist: {id}")).on(id)
 }
 

@@ -13,7 +13,7 @@ use crate::flags::bounds::{BoundArgs, ended};
 use crate::flags::limits::LimitArgs;
 use crate::flags::process::{CommonArgs, separate_keys};
 use crate::report::End;
-use crate::state::{State, Store};
+use crate::state::{Entry, State, Store};
 use crate::{foreground, output, terminal};
 
 #[derive(Debug, Args)]
@@ -53,7 +53,7 @@ fn start(args: &ExecArgs, json: bool, end: &mut End) -> Result<i32> {
         return Err(Error::state("exec", entry.id(), format!("the container {} is paused", entry.id()))
             .hint(format!("`nspod unpause {}` resumes it", entry.id())));
     }
-    let mut command = args.command_in(&container)?;
+    let mut command = args.command_in(&container).map_err(|e| or_ended(&entry, e))?;
     command.args(&args.command[1..]);
     let root = PathBuf::from(format!("/proc/{}/root", container.pid()));
     args.process.apply(command.spec_mut(), &Facts::detect()?, &[root])?;
@@ -65,14 +65,14 @@ fn start(args: &ExecArgs, json: bool, end: &mut End) -> Result<i32> {
     }
     if args.detach {
         command.stdout(Stdio::Null).stderr(Stdio::Null);
-        command.spawn()?.detach();
+        command.spawn().map_err(|e| or_ended(&entry, e.into()))?.detach();
         if json {
             print_id(entry.id(), json)?;
         }
         return Ok(0);
     }
     let signals = foreground::Signals::hold()?;
-    let mut process = command.spawn()?;
+    let mut process = command.spawn().map_err(|e| or_ended(&entry, e.into()))?;
     let terminal = process.terminal.take();
     let attended = terminal
         .map(|master| terminal::Relay::new(master, args.process.interactive))
@@ -90,6 +90,16 @@ fn start(args: &ExecArgs, json: bool, end: &mut End) -> Result<i32> {
     let code = ended("the command", outcome);
     process.delete()?;
     Ok(code)
+}
+
+/// Returns the error of a start. If the container is ending, any step can have failed because of that.
+fn or_ended(entry: &Entry, error: Error) -> Error {
+    let ends = entry.saved().is_some_and(|saved| saved.container.process.is_ending().unwrap_or(false));
+    if !ends {
+        return error;
+    }
+    let problem = format!("the container {} is not running: it has just ended ({error})", entry.id());
+    Error::state("exec", entry.id(), problem)
 }
 
 impl ExecArgs {

@@ -109,9 +109,15 @@ impl Entry {
 
     /// Returns the saved state of the container.
     pub(crate) fn record(&self) -> Result<&SavedContainer> {
-        self.saved().ok_or_else(|| {
-            Error::state("store", self.id(), format!("the container {} has not been started", self.id()))
-                .hint(format!("`nspod rm -f {}` removes the rest of it", self.id()))
+        self.saved().ok_or_else(|| match self.0.state() {
+            Ok(EntryState::BeingMade) => {
+                let problem = format!("another command is starting or removing the container {}", self.id());
+                Error::state("store", self.id(), problem)
+            }
+            _ => {
+                Error::state("store", self.id(), format!("the container {} has not been started", self.id()))
+                    .hint(format!("`nspod rm -f {}` removes the rest of it", self.id()))
+            }
         })
     }
 
