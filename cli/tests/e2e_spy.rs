@@ -1,19 +1,22 @@
-//! A container with CAP_SYS_PTRACE watches the processes that enter its pid namespace. It finds no memory,
-//! executable, environment, descriptor or capability of the runtime there. As a control, the same spy finds
-//! all of these in a process that enters with nsenter(1).
+//! A container with CAP_SYS_PTRACE watches and attacks the processes that enter its pid namespace. It finds no memory,
+//! executable, environment, descriptor or capability of the runtime there, attaches to no process that has one of
+//! them, and reads and writes no such memory. As a control, the same spy succeeds with a process that enters with
+//! nsenter(1).
+#![allow(unsafe_code)]
 
 mod common;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard};
 
 use common::{NSPOD, Name, OCI, busybox_root, eventually, fault, ok, root, run_with, skip, unique};
+use nix::libc;
 use serde_json::{Value, json};
 
 const SECRET: &str = "NSPOD_TEST_SECRET=of-the-host";
@@ -28,6 +31,19 @@ fn times() -> usize {
 static ONE: Mutex<()> = Mutex::new(());
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
+
+/// What the spy must not find or do.
+const FINDINGS: [&str; 9] = [
+    "executables",
+    "written",
+    "memory",
+    "environment",
+    "descriptors",
+    "capabilities",
+    "attached",
+    "memory-read",
+    "memory-written",
+];
 
 /// The environment of the spy: a root file system with the spy and busybox, and a directory for its findings.
 struct Place {
@@ -98,7 +114,7 @@ impl Place {
     fn assert_nothing_found(&self) {
         let found = self.found();
         assert!(found["seen"].as_u64().unwrap() >= times() as u64 / 2, "the spy was blind: {found}");
-        for what in ["executables", "written", "memory", "environment", "descriptors", "capabilities"] {
+        for what in FINDINGS {
             assert_eq!(found[what], 0, "{what}: {found}");
         }
     }
@@ -114,7 +130,7 @@ fn the_spy() {
     let own = std::process::id();
     let mut last = last_pid();
     let mut held = Vec::new();
-    let mut counts = [0u32; 6];
+    let mut counts = [0u32; 8];
     let [mut seen, mut rounds] = [0u32, 0u32];
     fs::write("/out/ready", "").unwrap();
     loop {
@@ -123,9 +139,14 @@ fn the_spy() {
             if pid == own {
                 continue;
             }
-            let mut found = [false; 5];
-            for _ in 0..400 {
+            let mut found = [false; 8];
+            for at in 0..400 {
+                // Attacks first: what follows shows which process was attacked.
+                let attacks = if at % 4 == 0 { attack(pid, &files) } else { [false; 3] };
                 let Some(now) = look(pid, &ids, &files, &mut held) else { break };
+                let is_ours = now.contains(&true);
+                let attacks = attacks.map(|succeeded| succeeded && is_ours);
+                let now = now.into_iter().chain(attacks);
                 found.iter_mut().zip(now).for_each(|(all, one)| *all |= one);
                 // The process has become the container's own program.
                 if is_program(pid) {
@@ -141,7 +162,7 @@ fn the_spy() {
             break;
         }
     }
-    let [executables, memory, environment, descriptors, capabilities, _] = counts;
+    let [executables, memory, environment, descriptors, capabilities, attached, read, rewritten] = counts;
     let written = held.iter().filter(|file| {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         File::options().write(true).open(path).is_ok()
@@ -149,6 +170,7 @@ fn the_spy() {
     let found = json!({
         "seen": seen, "executables": executables, "written": written.count(), "memory": memory,
         "environment": environment, "descriptors": descriptors, "capabilities": capabilities,
+        "attached": attached, "memory-read": read, "memory-written": rewritten,
     });
     fs::write("/out/found.new", found.to_string()).unwrap();
     fs::rename("/out/found.new", "/out/found").unwrap();
@@ -165,10 +187,33 @@ fn is_program(pid: u32) -> bool {
     fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path.ends_with("busybox"))
 }
 
+/// Attaches to a process, and reads and writes its memory. Returns which of the three succeeded.
+fn attack(pid: u32, files: &[&str]) -> [bool; 3] {
+    // The kernel detaches the process when this thread ends.
+    let attached = std::thread::spawn(move || {
+        // SAFETY: no pointer is passed.
+        unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid as libc::pid_t, 0, 0) == 0 }
+    });
+    let attached = attached.join().unwrap();
+    let Ok(memory) = File::options().read(true).write(true).open(format!("/proc/{pid}/mem")) else {
+        return [attached, false, false];
+    };
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    // The stack, or the first pages of the program.
+    let line =
+        maps.lines().find(|line| line.contains("[stack]") || files.iter().any(|file| line.ends_with(file)));
+    let start = line.and_then(|line| u64::from_str_radix(line.split('-').next()?, 16).ok());
+    let Some(start) = start else { return [attached, false, false] };
+    let mut byte = [0];
+    let read = memory.read_exact_at(&mut byte, start).is_ok();
+    // The same byte does not disturb the process.
+    [attached, read, read && memory.write_all_at(&byte, start).is_ok()]
+}
+
 /// Inspects a process and returns what was found; `None` if it is gone.
 fn look(pid: u32, ids: &BTreeSet<&str>, files: &[&str], held: &mut Vec<File>) -> Option<[bool; 5]> {
     let proc = format!("/proc/{pid}");
-    let exe = File::options().read(true).custom_flags(nix::libc::O_PATH).open(format!("{proc}/exe"));
+    let exe = File::options().read(true).custom_flags(libc::O_PATH).open(format!("{proc}/exe"));
     let mut theirs = false;
     match exe {
         Ok(exe) => {
@@ -235,7 +280,7 @@ fn the_spy_detects_a_process_that_enters_by_nsenter() {
     let pid = common::json(&["inspect", &name])[0]["pid"].as_u64().unwrap().to_string();
     enter(&place, nsenter.to_str().unwrap(), &["-t", &pid, "-m", "-p", "-r", "true"]);
     let found = place.found();
-    for what in ["executables", "written", "memory", "environment", "capabilities"] {
+    for what in FINDINGS.into_iter().filter(|what| *what != "descriptors") {
         assert!(found[what].as_u64().unwrap() > 0, "{what}: {found}");
     }
 }
@@ -249,6 +294,42 @@ fn exec_shows_the_container_nothing_of_the_runtime() {
     let name = spied(&place, &[Path::new(NSPOD)], &[]);
     enter(&place, NSPOD, &["exec", &name, "true"]);
     place.assert_nothing_found();
+}
+
+/// The spy is root in the user namespace that the process joins too.
+#[test]
+fn exec_into_pid_and_user_namespaces_shows_the_container_nothing_of_the_runtime() {
+    if !root() {
+        return;
+    }
+    let place = Place::new();
+    fs::set_permissions(place.out(""), fs::Permissions::from_mode(0o777)).unwrap();
+    let name = spied(&place, &[Path::new(NSPOD)], &["--userns", "auto", "--log-max-size", "none"]);
+    enter(&place, NSPOD, &["exec", &name, "true"]);
+    place.assert_nothing_found();
+}
+
+/// Other paths of a start: in the background, with limits of its own, and with more rights.
+#[test]
+fn each_kind_of_exec_shows_the_container_nothing_of_the_runtime() {
+    if !root() {
+        return;
+    }
+    let place = Place::new();
+    let name = spied(&place, &[Path::new(NSPOD)], &[]);
+    for flags in [&["-d"][..], &["-u", "1000:1000"], &["--timeout", "60"], &["--privileged"]] {
+        for _ in 0..times().div_ceil(4) {
+            let args = [&["exec"], flags, &[&name, "true"]].concat();
+            let output = run_with(&mut place.host(NSPOD, &args), "");
+            assert_eq!((output.code(), output.err.as_str()), (0, ""), "{args:?}");
+        }
+    }
+    let found = place.found();
+    assert!(found["seen"].as_u64().unwrap() >= times() as u64 / 2, "the spy was blind: {found}");
+    // A privileged process has all capabilities.
+    for what in FINDINGS.into_iter().filter(|what| *what != "capabilities") {
+        assert_eq!(found[what], 0, "{what}: {found}");
+    }
 }
 
 #[test]
@@ -396,6 +477,33 @@ fn an_oci_container_that_joins_a_pid_namespace_shows_nothing() {
     }
 }
 
+/// The process waits between `create` and `start`.
+#[test]
+fn an_oci_container_that_was_created_shows_nothing_to_another_one_with_its_pids() {
+    if !root() {
+        return;
+    }
+    let place = Place::new();
+    let (spy, pid) = oci_spied(&place, None);
+    let root = spy.state_root();
+    let guest = Bundle::new(&place, "guest", |config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+        let own = namespaces.iter_mut().find(|namespace| namespace["type"] == "pid").unwrap();
+        own["path"] = format!("/proc/{pid}/ns/pid").into();
+        may_trace(config);
+    });
+    let dir = place.dir.path().join("guest");
+    for _ in 0..times().div_ceil(2) {
+        let create = ["create", "--bundle", dir.to_str().unwrap(), &guest.id];
+        for args in [&create[..], &["start", &guest.id], &["delete", "--force", &guest.id]] {
+            let mut command = place.host(OCI, &guest.args(args, &root));
+            let status = command.stdout(std::process::Stdio::null()).status().unwrap();
+            assert!(status.success(), "{args:?}");
+        }
+    }
+    place.assert_nothing_found();
+}
+
 /// If the container shares the host's pid namespace, the spy also sees the process in the user namespace.
 #[test]
 fn exec_into_a_user_namespace_alone_shows_the_container_nothing() {
@@ -417,7 +525,7 @@ fn exec_into_a_user_namespace_alone_shows_the_container_nothing() {
     let found = place.found();
     assert!(found["seen"].as_u64().unwrap() > 10, "the spy was blind: {found}");
     // Every process can read the capabilities of another, so they are not checked.
-    for what in ["executables", "written", "memory", "environment", "descriptors"] {
+    for what in FINDINGS.into_iter().filter(|what| *what != "capabilities") {
         assert_eq!(found[what], 0, "{what}: {found}");
     }
 }

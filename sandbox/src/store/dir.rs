@@ -309,6 +309,12 @@ impl Dir {
         }
     }
 
+    /// Returns whether the directory has been removed since it was opened.
+    pub(super) fn is_removed(&self) -> Result<bool, Error> {
+        let now = fstat(&self.fd).map_err(|e| failed("inspect", &self.path, "fstat", e))?;
+        Ok(now.st_nlink == 0)
+    }
+
     /// Removes this directory, which has the name `name` in `parent`, and the files in it. Does
     /// nothing if it does not exist.
     ///

@@ -41,7 +41,7 @@ pub trait Record: Serialize + DeserializeOwned {
 /// Progress of the creation of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryState {
-    /// A process has locked the entry and has not completed it.
+    /// A process has locked the entry and has not completed it, or has just removed it.
     BeingMade,
     /// The record is complete.
     There,
@@ -123,12 +123,13 @@ impl<R: Record> Entry<R> {
     /// Returns the progress of the entry's creation at the time when the entry was opened.
     ///
     /// # Errors
-    /// The errno of flock(2), openat(2) or read(2).
+    /// The errno of flock(2), fstat(2), openat(2) or read(2).
     pub fn state(&self) -> Result<EntryState, Error> {
         if self.record.as_ref().is_some_and(R::is_complete) {
             return Ok(EntryState::There);
         }
-        let abandoned = self.locked || self.dir.lock(false)?.is_some() && !self.is_complete_now()?;
+        let is_free = || Ok::<_, Error>(self.dir.lock(false)?.is_some() && !self.dir.is_removed()?);
+        let abandoned = self.locked || is_free()? && !self.is_complete_now()?;
         Ok(if abandoned { EntryState::Broken } else { EntryState::BeingMade })
     }
 

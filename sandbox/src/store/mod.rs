@@ -312,6 +312,16 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_that_is_removed_while_it_is_read_is_not_broken() {
+        let (_temp, store) = store(Trust::Store);
+        let (entry, lock) = create(&store, "web").unwrap();
+        let found = store.find("web").unwrap().unwrap();
+        store.remove(&entry, &lock).unwrap();
+        drop(lock);
+        assert_eq!(found.state().unwrap(), EntryState::BeingMade);
+    }
+
+    #[test]
     fn an_entry_is_removed_only_with_its_own_lock() {
         let (_temp, store) = store(Trust::Store);
         let (web, lock) = create(&store, "web").unwrap();
