@@ -10,6 +10,10 @@ use crate::cgroup::{Cgroup, valid};
 use crate::controller::Controllers;
 use crate::error::{Error, Result};
 
+/// Maximum number of cgroups on a path. The kernel needs more time for each level: several minutes for some
+/// thousand of them.
+const MAX_DEPTH: usize = 128;
+
 impl Cgroup {
     /// Creates the cgroup at this path below this one, with its parents, for new processes. An
     /// existing cgroup is used if it is not frozen and neither it nor a cgroup below it has a
@@ -32,7 +36,8 @@ impl Cgroup {
     ///
     /// # Errors
     /// - `AlreadyExists` (`EEXIST`): the cgroup has processes, or is frozen.
-    /// - `InvalidName`: the path contains `..`, or names no cgroup below this one.
+    /// - `InvalidName`: the path contains `..`, has more than 128 parts, or names no cgroup below this
+    ///   one.
     /// - As [`create_child`](Self::create_child). The cgroups that this call created are then
     ///   removed.
     pub fn create_path(&self, path: impl AsRef<Path>, controllers: Controllers) -> Result<Self> {
@@ -48,6 +53,9 @@ impl Cgroup {
         }
         if names.is_empty() {
             return Err(wrong("it names no cgroup"));
+        }
+        if names.len() > MAX_DEPTH {
+            return Err(wrong("it has more than 128 parts"));
         }
         let mut way = Vec::new();
         match self.open_path(&names, controllers, &mut way) {

@@ -245,7 +245,8 @@ fn a_path_is_created_with_its_parents_and_the_controllers_that_they_can_enable()
     assert_eq!((made.available().unwrap(), made.enabled().unwrap()), (has, Controllers::empty()));
     // An empty cgroup is used as it is.
     own.create_path("kubepods/burstable/pod1/c", Controllers::empty()).unwrap();
-    for wrong in ["", "/", ".", "a/../b", "a\nb"] {
+    let deep = "a/".repeat(129);
+    for wrong in ["", "/", ".", "a/../b", "a\nb", &deep] {
         let error = own.create_path(wrong, Controllers::empty()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidName, "{wrong}: {error}");
     }
