@@ -17,7 +17,7 @@ use std::thread::{scope, sleep};
 use std::time::{Duration, Instant, SystemTime};
 
 use common::bundle::Bundle;
-use common::{NSPOD, OCI, Output, fault, nspod, root, unique};
+use common::{NSPOD, Name, OCI, Output, eventually, fault, nspod, ok, root, unique};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use nspod_testkit::{PATIENCE, rounds};
@@ -291,6 +291,7 @@ impl Model for Oci {
             (OciVerb::Delete | OciVerb::ForceDelete, OciAnswer::Done, _) => {
                 ended.contains(&self).then_some(Missing)
             }
+            (OciVerb::ForceDelete, OciAnswer::Missing, _) => None,
             (_, OciAnswer::Missing, _) => matches!(self, Missing | Claimed).then_some(self),
             (OciVerb::Create, OciAnswer::Done, 0) => (self == Missing).then_some(Claimed),
             (OciVerb::Create, OciAnswer::Done, _) => (self == Creating).then_some(Created),
@@ -602,6 +603,34 @@ fn commands_of_nspod_on_two_names_have_an_order() {
         assert_nothing_left(&common, &dirs, seed);
     }
     eprintln!("{rounds} rounds in {:.1} s, seed {seed}: {counts:#?}", start.elapsed().as_secs_f64());
+}
+
+#[test]
+fn stop_ends_a_container_that_is_renamed_meanwhile() {
+    if !root() {
+        return;
+    }
+    let [old, new] = [Name::container(), Name::container()];
+    // The program ignores the signal of stop.
+    ok(&[
+        "run",
+        "-d",
+        "--name",
+        &old,
+        "sh",
+        "-c",
+        "trap '' TERM; touch /tmp/ready; sleep 1000 & wait; sleep 1000",
+    ]);
+    eventually("the program ignores the signal", || {
+        nspod(&["exec", &old, "test", "-e", "/tmp/ready"]).code() == 0
+    });
+    let mut stop = Command::new(NSPOD).args(["stop", "-t", "2", &old]).stdout(Stdio::null()).spawn().unwrap();
+    sleep(Duration::from_millis(500));
+    ok(&["rename", &old, &new]);
+    assert!(common::end_of(&mut stop).success());
+    eventually("it has ended", || new.at() == "exited");
+    // A command that must find the container does not.
+    assert_eq!(nspod(&["rm", &old]).code(), 125);
 }
 
 /// The check of the order finds answers that no order explains.

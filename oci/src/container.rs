@@ -177,7 +177,7 @@ impl Container {
         let store = self.runtime.store()?;
         let (entry, lock) = match store.lock(&self.id) {
             // Another process may have deleted it already.
-            Err(_) if force && store.look(&self.id)?.is_none() => return Ok(()),
+            Err(e) if force && e.kind() == ErrorKind::NotFound => return Ok(()),
             locked => locked?,
         };
         let (status, process) = entry.look()?;

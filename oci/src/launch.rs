@@ -217,8 +217,9 @@ impl Claimed {
     fn write(&mut self, runtime: &Runtime, id: &str, bundle: &Bundle) -> Result<()> {
         self.place = cgroup::place(runtime, &self.wanted, id, &mut self.record)?;
         log::debug!("{}", self.place);
-        self.entry.write(&self.record)?;
-        self.entry.write_config(bundle.json())
+        // A reader that finds the record also reads the configuration.
+        self.entry.write_config(bundle.json())?;
+        self.entry.write(&self.record)
     }
 
     /// Creates the cgroup, for processes that the sandbox does not start.

@@ -9,7 +9,7 @@ use super::{each, print_id};
 use crate::error::{Error, Result};
 use crate::output;
 use crate::state::pods::Pods;
-use crate::state::{Locked, State, Store};
+use crate::state::{self, Locked, State, Store};
 
 #[derive(Debug, Args)]
 pub(crate) struct RmArgs {
@@ -38,8 +38,8 @@ pub(crate) fn rm(args: &RmArgs, json: bool) -> Result<()> {
             return Err(Error::state("rm", entry.id(), problem));
         }
         let Locked::Ours(entry, lock) = store.lock(entry.id(), true)? else {
-            // Another invocation has just removed it.
-            return print_id(entry.id(), json);
+            // Another invocation has just removed or renamed it.
+            return if args.force { print_id(entry.id(), json) } else { Err(state::missing(entry.id())) };
         };
         if args.force {
             entry.end()?;

@@ -124,10 +124,7 @@ impl Store {
 
     /// Returns the container with this name or id. A prefix of an id is accepted if it is unique.
     pub(crate) fn find(&self, text: &str) -> Result<Entry> {
-        self.get(text)?.ok_or_else(|| {
-            let problem = format!("there is no container {text}");
-            Error::new(ErrorKind::NotFound, "store", problem).on(text).hint("`nspod ps -a` lists all")
-        })
+        self.get(text)?.ok_or_else(|| missing(text))
     }
 
     /// Returns the container with this name or id as [`find`](Self::find), or `None` if it does not exist.
@@ -255,7 +252,11 @@ impl Store {
                 }
                 self.remove_name(&now)
             }
-            _ => Ok(()),
+            // It was removed, or has another name now.
+            _ => match process(entry).map(|process| process.open()).transpose()?.flatten() {
+                Some(process) => Ok(process.send_signal(nix::libc::SIGKILL)?),
+                None => Ok(()),
+            },
         }
     }
 
@@ -339,6 +340,12 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Returns the error for a container that does not exist.
+pub(crate) fn missing(text: &str) -> Error {
+    let problem = format!("there is no container {text}");
+    Error::new(ErrorKind::NotFound, "store", problem).on(text).hint("`nspod ps -a` lists all")
 }
 
 /// Returns the pod of a container that has ended; `None` if it runs or is in no pod.
