@@ -7,12 +7,12 @@ use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
 use ns_core::Kind;
 use nspod_sandbox::Command;
-use nspod_sandbox::spec::{IdMaps, Mount, MountKind, NamespaceMode, Root};
+use nspod_sandbox::spec::{IdMaps, Mount, MountKind, NamespaceMode, Node, NodeKind, Root};
 use nspod_tests::{Cell, command, lane};
 use tempfile::TempDir;
 
@@ -153,17 +153,24 @@ fn a_symlink_swapped_in_during_starts_leads_no_mount_to_the_host() {
     if !lane::root() {
         return;
     }
+    const SWAPS: u64 = 10_000;
     let image = Image::new();
-    fs::create_dir_all(image.image().join("volume/sub")).unwrap();
-    symlink(image.host(), image.image().join("other")).unwrap();
-    let (a, b) = (image.image().join("volume"), image.image().join("other"));
+    let pairs = ["volume", "nodes", "masked", "readonly"].map(|name| {
+        let (directory, link) = (image.image().join(name), image.image().join(format!("{name}.link")));
+        fs::create_dir_all(directory.join("sub")).unwrap();
+        symlink(image.host(), &link).unwrap();
+        (directory, link)
+    });
     let source = tempfile::tempdir().unwrap();
-    let stop = AtomicBool::new(false);
+    let (stop, swaps) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-                renameat2(AT_FDCWD, &a, AT_FDCWD, &b, RenameFlags::RENAME_EXCHANGE).unwrap();
+                for (a, b) in &pairs {
+                    renameat2(AT_FDCWD, a, AT_FDCWD, b, RenameFlags::RENAME_EXCHANGE).unwrap();
+                    swaps.fetch_add(1, Ordering::Relaxed);
+                }
             }
         });
         // The thread ends even if an assertion fails.
@@ -172,24 +179,39 @@ fn a_symlink_swapped_in_during_starts_leads_no_mount_to_the_host() {
         let rounds = lane::rounds(200);
         // At least one container must start. Otherwise nothing was tested.
         for round in 0..10 * rounds {
-            if round >= rounds && outcomes[1] > 0 {
+            if round >= rounds && outcomes[1] > 0 && swaps.load(Ordering::Relaxed) >= SWAPS {
                 break;
             }
             let mut command = image.command();
             let kind = MountKind::Bind { source: source.path().into(), recursive: false };
             command.mount(Mount::new("/volume/sub", kind));
-            command.spec_mut().masked_paths.push("/volume/file".into());
-            let started = Cell::start(&mut command);
-            outcomes[usize::from(started.is_ok())] += 1;
-            if let Ok(mut cell) = started {
-                let _ = cell.order("write /volume/sub/new text");
-                for name in ["volume", "other"] {
-                    assert_eq!(cell.order(&format!("read /{name}/file")), Err(libc::ENOENT));
+            let spec = command.spec_mut();
+            for (name, kind) in [("pipe", NodeKind::Fifo), ("zero", NodeKind::Char(1, 5))] {
+                let path = Path::new("/nodes").join(name);
+                spec.nodes.push(Node { path, kind, mode: 0o666, uid: 0, gid: 0 });
+            }
+            spec.masked_paths.extend(["/volume/file".into(), "/masked/sub".into()]);
+            spec.readonly_paths.push("/readonly/sub".into());
+            match Cell::start(&mut command) {
+                Ok(mut cell) => {
+                    outcomes[1] += 1;
+                    let _ = cell.order("write /volume/sub/new text");
+                    let _ = cell.order("write /readonly/sub/new text");
+                    for (directory, link) in &pairs {
+                        for name in [directory, link].map(|path| path.file_name().unwrap().display()) {
+                            assert_eq!(cell.order(&format!("read /{name}/file")), Err(libc::ENOENT));
+                        }
+                    }
+                }
+                Err(error) => {
+                    outcomes[0] += 1;
+                    assert!(error.failed_call().is_some() && error.raw_os_error().is_some(), "{error}");
                 }
             }
         }
-        eprintln!("{} were refused and {} contained", outcomes[0], outcomes[1]);
-        assert!(outcomes[1] > 0, "no container started, so that nothing was tried");
+        let swaps = swaps.load(Ordering::Relaxed);
+        eprintln!("{} were refused and {} contained, with {swaps} swaps", outcomes[0], outcomes[1]);
+        assert!(outcomes[1] > 0 && swaps >= SWAPS, "too little was tried");
     });
     image.assert_untouched("a symlink swapped in");
 }
