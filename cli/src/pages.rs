@@ -150,7 +150,7 @@ const EXAMPLES: &[(&str, &[Example])] = &[
         "nspod-logs",
         &[
             ("Print the last 20 lines, and continue", "nspod logs -n 20 -f web"),
-            ("Add the time at which each line is read", "nspod logs -f web | ts"),
+            ("Print the lines of the last ten minutes with their times", "nspod logs --since 10m -t web"),
         ],
     ),
     ("nspod-stats", &[("Print the usage once", "nspod stats --no-stream web")]),

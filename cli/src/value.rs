@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cgroup_core::{CpuList, CpuMax, Max, v1};
 use nix::sys::signal::Signal;
@@ -57,6 +57,48 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         Err(_) => humantime::parse_duration(text).map_err(|_| wrong())?,
     };
     if parsed.is_zero() { Err(wrong()) } else { Ok(parsed) }
+}
+
+/// Parses a time as docker reads it: a date and time (RFC 3339, UTC without a zone), the seconds since 1970, or how long
+/// ago, such as 10m.
+pub fn time(text: &str) -> Result<SystemTime, String> {
+    let wrong = || format!("{text:?} is not a time such as 2026-01-31T10:00:00Z, or 10m for ten minutes ago");
+    let ago = match text.parse::<f64>() {
+        Ok(seconds) => {
+            let since = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
+            return SystemTime::UNIX_EPOCH.checked_add(since).ok_or_else(wrong);
+        }
+        Err(_) => humantime::parse_duration(text),
+    };
+    match ago {
+        Ok(ago) => SystemTime::now().checked_sub(ago).ok_or_else(wrong),
+        Err(_) => date(text).ok_or_else(wrong),
+    }
+}
+
+fn date(text: &str) -> Option<SystemTime> {
+    let whole = match text.len() {
+        10 => format!("{text}T00:00:00"),
+        _ => text.replace('t', "T").replace('z', "Z"),
+    };
+    let at = whole.len().checked_sub(6)?;
+    // A zone such as +02:00.
+    let (local, zone) = match whole.get(at..)?.as_bytes() {
+        [sign @ (b'+' | b'-'), hours @ .., b':', _, _] if hours.len() == 2 => {
+            let number = |range: std::ops::Range<usize>| whole.get(range)?.parse::<u64>().ok();
+            let (hours, minutes) = (number(at + 1..at + 3)?, number(at + 4..at + 6)?);
+            let offset =
+                (hours < 24 && minutes < 60).then(|| Duration::from_secs(hours * 3600 + minutes * 60))?;
+            (whole.get(..at)?, Some((*sign == b'+', offset)))
+        }
+        _ => (&*whole, None),
+    };
+    let time = humantime::parse_rfc3339_weak(local).ok()?;
+    match zone {
+        Some((true, offset)) => time.checked_sub(offset),
+        Some((false, offset)) => time.checked_add(offset),
+        None => Some(time),
+    }
 }
 
 /// Parses bytes, or `max` (`-1`, `unlimited`) for no limit.
@@ -249,6 +291,25 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn times_are_read_as_docker_reads_them() {
+        let at = |seconds| Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        for text in
+            ["2023-11-14T22:13:20Z", "2023-11-14T23:43:20+01:30", "2023-11-14t18:13:20-04:00", "1700000000"]
+        {
+            assert_eq!(time(text), at(1_700_000_000), "{text}");
+        }
+        assert_eq!(time("2023-11-14T22:13:20"), at(1_700_000_000));
+        assert_eq!(time("2023-11-14"), at(1_699_920_000));
+        let half = Duration::from_millis(500);
+        assert_eq!(time("2023-11-14T22:13:20.5Z"), at(1_700_000_000).map(|time: SystemTime| time + half));
+        let ago = time("10m").unwrap().elapsed().unwrap().as_secs();
+        assert!((600..700).contains(&ago), "{ago}");
+        for bad in ["", "yesterday", "-5", "2023-11-14T22:13:20+99:00", "2023-13-01", "é2:00", "+02:00"] {
+            nspod_testkit::assert_refused(time(bad), "is not a time");
+        }
+    }
 
     #[test]
     fn sizes_have_units_of_1024() {

@@ -15,8 +15,9 @@
 //!   strings after them are the program's environment. With 0 the init starts no program: it only
 //!   holds the pid namespace, until another process kills it.
 //! - `OUTPUT`: a pipe with the program's output, or -1. The init copies it to the log.
-//! - `FILES`: number of the log's files. Their descriptors follow `OUTPUT`.
-//! - `KIB`: maximum size of each of these files, in KiB. See [`Log`].
+//! - `FILES`: number of the log's files. Their descriptors follow `OUTPUT`, and then those of the same number of
+//!   files with the times of the output.
+//! - `KIB`: maximum size of a file of the log together with its times, in KiB. See [`Log`].
 //! - `KILL`: the file `cgroup.kill` of the container, or -1. The init writes to it last, which kills the
 //!   processes of the runtime in this cgroup, and the init.
 //! - `SESSION`: 0 if the program stays in the session and the process group of the runtime; 1 if the init leads
@@ -289,9 +290,9 @@ impl Task {
         }
     }
 
-    /// Returns the first descriptor of the log and the number of its descriptors: the pipe and the files.
+    /// Returns the first descriptor of the log and the number of its descriptors: the pipe, the files and their times.
     fn log_fds(&self) -> (i32, i32) {
-        (self.output, self.files + 1)
+        (self.output, 2 * self.files + 1)
     }
 
     /// Makes the program inherit no descriptor of the init. Their numbers are above those of the program.
@@ -652,6 +653,11 @@ const HEADER: usize = 64;
 const BUFFER: usize = 64 << 10;
 /// Amount of new data in a file after which it is written to the disk.
 const WINDOW: u64 = 256 << 10;
+/// Size of a record of a file of times: two words.
+const RECORD: u64 = 16;
+/// Smallest distance in time between two records, in nanoseconds.
+const MILLISECOND: u64 = 1_000_000;
+const CLOCK_REALTIME: usize = 0;
 /// Time between two looks at the output, if only signals can be waited for.
 const PAUSE: [u64; 2] = [0, 50_000_000];
 
@@ -665,6 +671,11 @@ static mut OUTPUT: [u8; BUFFER] = [0; BUFFER];
 /// spaces. `NUMBER` grows by one with each file. `LOST` is the number of bytes that could not be written until
 /// then, for example because the disk was full. The library's `log.rs` reads the files.
 ///
+/// Each file of the log has a file of times, which consists of records of two words. The first record is `NUMBER` and
+/// 0. Each other record is a time in nanoseconds since 1970, and the offset after the header of the output that was
+/// copied then. A record is written before its output, and only if a millisecond has passed since the last one. A file
+/// of the log and its times together do not exceed the limit.
+///
 /// The program does not wait for a disk that is full: that output is lost and counted. It waits for a disk
 /// that is slow. The container pays for the page cache of the files, so each part that was written is removed
 /// from the cache.
@@ -673,10 +684,10 @@ struct Log {
     output: i32,
     /// A signalfd, or -1.
     signals: i32,
-    /// The first file, and the number of files.
+    /// The first file, and the number of files. As many files of times follow.
     first: i32,
     files: i32,
-    /// Maximum size of a file.
+    /// Maximum size of a file together with its times.
     limit: u64,
     /// Index of the current file, its number, and its size. The size is 0 before the file has a header.
     current: i32,
@@ -684,6 +695,10 @@ struct Log {
     size: u64,
     /// Size of the part of the file that is on the disk.
     settled: u64,
+    /// Size of the current file of times, the size of its part that is on the disk, and its last time.
+    times: u64,
+    times_settled: u64,
+    stamped: u64,
     lost: u64,
 }
 
@@ -691,7 +706,7 @@ impl Log {
     fn new(task: &Task) -> Log {
         let limit = (task.kib as u64) << 10;
         let (output, files) = if limit > HEADER as u64 && task.files > 0 { (task.output, task.files) } else { (-1, 0) };
-        Log { output, signals: -1, first: output + 1, files, limit, current: 0, number: 1, size: 0, settled: 0, lost: 0 }
+        Log { output, signals: -1, first: output + 1, files, limit, current: 0, number: 1, size: 0, settled: 0, times: 0, times_settled: 0, stamped: 0, lost: 0 }
     }
 
     /// Makes it possible to wait for signals and for output at the same time.
@@ -772,11 +787,15 @@ impl Log {
     }
 
     fn append(&mut self, mut bytes: &[u8]) {
+        let now = now();
         while !bytes.is_empty() {
-            if (self.size == 0 || self.size >= self.limit) && !self.begin() {
+            // There is space for the next record and some output.
+            if (self.size == 0 || self.size + self.times + 2 * RECORD >= self.limit) && !self.begin() {
                 break;
             }
-            let room = (self.limit - self.size) as usize;
+            self.stamp(now);
+            // The container's RLIMIT_FSIZE can be lower than the size of a header.
+            let room = self.limit.saturating_sub(self.size + self.times).max(1) as usize;
             let part = bytes.get(..room).unwrap_or(bytes);
             // SAFETY: the kernel reads `part.len()` bytes of a live slice.
             let n = unsafe { syscall(nr::WRITE, [self.fd(), part.as_ptr() as usize, part.len()]) };
@@ -787,7 +806,7 @@ impl Log {
                     self.settle(WINDOW);
                 }
                 // The container's RLIMIT_FSIZE is lower than the limit.
-                _ if n == -(EFBIG as isize) && self.size > HEADER as u64 => self.limit = self.size,
+                _ if n == -(EFBIG as isize) && self.size > HEADER as u64 => self.limit = self.size + self.times,
                 _ => break,
             }
         }
@@ -803,6 +822,29 @@ impl Log {
         (self.first + self.current) as usize
     }
 
+    fn times_fd(&self) -> usize {
+        self.fd() + self.files as usize
+    }
+
+    /// Records that output is copied at this time. Without a clock or space there is no record.
+    fn stamp(&mut self, now: u64) {
+        let is_first = self.times == 0;
+        if now == 0 || !is_first && (self.stamped..self.stamped + MILLISECOND).contains(&now) {
+            return;
+        }
+        let words = [self.number, 0, now, self.size - HEADER as u64];
+        let new = if is_first { &words[..] } else { words.get(2..).unwrap_or(&[]) };
+        let length = size_of_val(new);
+        // SAFETY: the kernel reads `length` bytes of a live slice.
+        let n = unsafe {
+            syscall(nr::PWRITE64, [self.times_fd(), new.as_ptr() as usize, length, self.times as usize])
+        };
+        if n == length as isize {
+            self.times += length as u64;
+            self.stamped = now;
+        }
+    }
+
     /// Continues in the next file. Returns false if that is not possible.
     fn begin(&mut self) -> bool {
         if self.size > 0 {
@@ -811,7 +853,10 @@ impl Log {
             self.number += 1;
             self.size = 0;
             self.settled = 0;
+            self.times = 0;
+            self.times_settled = 0;
         }
+        plain(nr::FTRUNCATE, [self.times_fd(), 0]);
         if plain(nr::FTRUNCATE, [self.fd(), 0]) < 0 || self.write_header() != HEADER as isize {
             return false;
         }
@@ -832,15 +877,12 @@ impl Log {
         unsafe { syscall(nr::PWRITE64, [self.fd(), bytes.as_ptr() as usize, HEADER, 0]) }
     }
 
-    /// If there are `amount` new bytes in the file, writes them to the disk and removes them from the cache.
+    /// If there are `amount` new bytes in the file and its times, writes them to the disk and removes them from the
+    /// cache.
     fn settle(&mut self, amount: u64) {
-        let new = self.size - self.settled;
-        if new >= amount {
-            let (from, length) = (self.settled as usize, new as usize);
-            plain(nr::SYNC_FILE_RANGE, [self.fd(), from, length, SYNC_AND_WAIT]);
-            plain(nr::FADVISE64, [self.fd(), from, length, FADV_DONTNEED]);
-            // The last page may be incomplete, and is then still in the cache.
-            self.settled = self.size & !0xfff;
+        if self.size - self.settled + self.times - self.times_settled >= amount {
+            self.settled = settle(self.fd(), self.settled, self.size);
+            self.times_settled = settle(self.times_fd(), self.times_settled, self.times);
         }
     }
 
@@ -859,6 +901,26 @@ impl Log {
             }
         }
     }
+}
+
+/// Writes the bytes from `from` to the end of a file to the disk and removes them from the cache. Returns the size of the
+/// part that is not in the cache any more: the last page may be incomplete.
+fn settle(fd: usize, from: u64, end: u64) -> u64 {
+    if end > from {
+        let (from, length) = (from as usize, (end - from) as usize);
+        plain(nr::SYNC_FILE_RANGE, [fd, from, length, SYNC_AND_WAIT]);
+        plain(nr::FADVISE64, [fd, from, length, FADV_DONTNEED]);
+    }
+    end & !0xfff
+}
+
+/// Returns the time in nanoseconds since 1970. Returns 0 if the container's filter rejects the call.
+fn now() -> u64 {
+    let mut time = [0u64; 2];
+    // SAFETY: the kernel writes a struct timespec of two words.
+    unsafe { syscall(nr::CLOCK_GETTIME, [CLOCK_REALTIME, &raw mut time as usize]) };
+    let [seconds, nanoseconds] = time;
+    seconds.wrapping_mul(1_000_000_000).wrapping_add(nanoseconds)
 }
 
 /// The last steps of a start: see the head of this file.

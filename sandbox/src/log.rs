@@ -8,19 +8,26 @@
 //! Each file that is not empty starts with a line of 64 bytes: `nspod log NUMBER LOST`, padded with spaces.
 //! `NUMBER` gives the order of the files. `LOST` is the number of bytes that could not be written until then,
 //! because the disk was full: the container does not wait for such a disk.
+//!
+//! Each file has a file of times beside it: records of 16 bytes, each two numbers in the byte order of the machine. The
+//! first one is `NUMBER` and 0. Each other one is a time in nanoseconds since 1970, and the offset after the header of
+//! the output that the init copied then. Their distance is a millisecond at least.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use crate::error::Error;
 use crate::store::Dir;
 
 /// Size of the header of a file.
 const HEADER: u64 = 64;
-/// Size of the blocks in which a log is read from its end.
+/// Size of a record of a file of times.
+const RECORD: usize = 16;
+/// Size of the blocks in which times are read, and a log from its end.
 const BLOCK: u64 = 4096;
 
 /// The largest number of files of a log.
@@ -33,7 +40,7 @@ pub const MAX_SIZE: u64 = 1 << 41;
 /// Bounds of a log. The log has at most `size * files` bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogLimit {
-    /// Maximum size of a file in bytes: at least [`MIN_SIZE`] and less than [`MAX_SIZE`]. It is rounded down to
+    /// Maximum size of a file with its times in bytes: at least [`MIN_SIZE`] and less than [`MAX_SIZE`]. It is rounded down to
     /// KiB.
     pub size: u64,
     /// Number of files: 1 to [`MAX_FILES`].
@@ -43,6 +50,7 @@ pub struct LogLimit {
 /// The files of a log, for the init of one container. See [`Command::log`](crate::Command::log).
 #[derive(Debug)]
 pub struct Log {
+    /// The files, and then their times.
     files: Vec<File>,
     kib: i32,
 }
@@ -60,18 +68,19 @@ impl Log {
         let kib = i32::try_from(limit.size >> 10).ok();
         let kib = kib.filter(|_| (MIN_SIZE..MAX_SIZE).contains(&limit.size));
         let kib = kib.ok_or_else(|| Error::invalid("log.size", "a file of a log has 4 KiB to 2 TiB"))?;
-        let files = (0..limit.files).map(|n| dir.create_empty(&name(n))).collect::<Result<_, _>>()?;
+        let names = (0..limit.files).map(name).chain((0..limit.files).map(name_of_times));
+        let files = names.map(|name| dir.create_empty(&name)).collect::<Result<_, _>>()?;
         Ok(Log { files, kib })
     }
 
-    /// Returns the descriptors of the files.
+    /// Returns the descriptors of the files, and then those of their times.
     pub(crate) fn fds(&self) -> impl Iterator<Item = RawFd> {
         self.files.iter().map(AsRawFd::as_raw_fd)
     }
 
-    /// Returns the number of files.
+    /// Returns the number of files without those of times.
     pub(crate) fn count(&self) -> i32 {
-        self.files.len() as i32
+        (self.files.len() / 2) as i32
     }
 
     /// Returns the maximum size of a file in KiB.
@@ -82,6 +91,10 @@ impl Log {
 
 fn name(number: u32) -> String {
     format!("log.{number}")
+}
+
+fn name_of_times(number: u32) -> String {
+    format!("times.{number}")
 }
 
 /// Reads a log while the container writes it.
@@ -104,11 +117,30 @@ fn name(number: u32) -> String {
 #[derive(Debug)]
 pub struct LogReader {
     files: Vec<File>,
+    /// The files of times: as many as `files`, or none.
+    times: Vec<File>,
     /// Size of the header: 0 if the log is an ordinary file.
     header: u64,
     /// The next byte: the number of its file and the offset after the header.
     number: u64,
     offset: u64,
+    /// Index of the file that was read last.
+    index: usize,
+    records: Records,
+}
+
+/// The place in a file of times.
+#[derive(Debug, Default)]
+struct Records {
+    /// Number of the file of the log.
+    number: u64,
+    /// Offset in the log up to which the records were searched.
+    searched: u64,
+    /// Records that were read and not used, the next one last, and the place of those after them.
+    block: Vec<[u64; 2]>,
+    at: u64,
+    /// Time of the last record that was used.
+    time: Option<u64>,
 }
 
 /// A file of a log that is not empty.
@@ -125,20 +157,79 @@ impl LogReader {
     /// # Errors
     /// The errno of [openat(2)](https://man7.org/linux/man-pages/man2/open.2.html).
     pub fn open(dir: &Path) -> Result<Option<LogReader>, Error> {
-        let open = |n| {
-            let path = dir.join(name(n));
+        let open = |name: String| {
+            let path = dir.join(name);
             match File::open(&path) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => None,
                 opened => Some(opened.map_err(|e| Error::path("log", "open", &path, &e))),
             }
         };
-        let files: Vec<File> = (0..MAX_FILES).map_while(open).collect::<Result<_, _>>()?;
-        Ok((!files.is_empty()).then_some(LogReader { files, header: HEADER, number: 0, offset: 0 }))
+        let files: Vec<File> = (0..MAX_FILES).map(name).map_while(open).collect::<Result<_, _>>()?;
+        let mut times: Vec<File> =
+            (0..MAX_FILES).map(name_of_times).map_while(open).collect::<Result<_, _>>()?;
+        if times.len() != files.len() {
+            times.clear();
+        }
+        Ok((!files.is_empty()).then_some(LogReader::of(files, times, HEADER)))
     }
 
     /// Reads an ordinary file as a log.
     pub fn of_file(file: File) -> LogReader {
-        LogReader { files: vec![file], header: 0, number: 0, offset: 0 }
+        LogReader::of(vec![file], Vec::new(), 0)
+    }
+
+    fn of(files: Vec<File>, times: Vec<File>, header: u64) -> LogReader {
+        LogReader { files, times, header, number: 0, offset: 0, index: 0, records: Records::default() }
+    }
+
+    /// Returns whether the log has files of times. An ordinary file has none.
+    pub fn has_times(&self) -> bool {
+        !self.times.is_empty()
+    }
+
+    /// Reads the next bytes as [`read`](Self::read), and the times at which the init copied them, to a millisecond.
+    /// Replaces `times` by the first byte and the time of each part of the buffer. A part has no time if the log has
+    /// none, or if the container's filter rejects clock_gettime(2).
+    ///
+    /// # Errors
+    /// The errno of [pread(2)](https://man7.org/linux/man-pages/man2/pread.2.html).
+    pub fn read_timed(
+        &mut self,
+        buffer: &mut [u8],
+        times: &mut Vec<(usize, Option<SystemTime>)>,
+    ) -> io::Result<usize> {
+        times.clear();
+        let n = self.read(buffer)?;
+        let start = self.offset.saturating_sub(n as u64);
+        let mut at = 0;
+        while at < n {
+            let (time, end) = self.time_of(start + at as u64)?;
+            let time = time.and_then(|time| SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(time)));
+            times.push((at, time));
+            at = end.saturating_sub(start).min(n as u64) as usize;
+        }
+        Ok(n)
+    }
+
+    /// Returns the time of the byte at this offset in the current file, and the offset of the next time.
+    fn time_of(&mut self, offset: u64) -> io::Result<(Option<u64>, u64)> {
+        let Some(file) = self.times.get(self.index) else { return Ok((None, u64::MAX)) };
+        let records = &mut self.records;
+        if records.number != self.number || offset < records.searched {
+            *records = Records { number: self.number, ..Records::default() };
+        }
+        records.searched = offset;
+        loop {
+            match records.block.last().copied() {
+                Some([_, from]) if from > offset => return Ok((records.time, from)),
+                Some([time, _]) => {
+                    records.time = Some(time);
+                    records.block.pop();
+                }
+                None if !records.fill(file)? => return Ok((records.time, u64::MAX)),
+                None => {}
+            }
+        }
     }
 
     /// Reads the next bytes. Returns 0 at the end of what has been written. If the container has overwritten
@@ -158,6 +249,7 @@ impl LogReader {
             let current = self.part(part.index)?.is_some_and(|now| now.number == part.number);
             if n > 0 && current {
                 self.offset += n as u64;
+                self.index = part.index;
                 return Ok(n);
             }
             // The file was complete before the read if there was a newer one.
@@ -215,12 +307,12 @@ impl LogReader {
         Ok(())
     }
 
-    /// Returns the size of the log in bytes.
+    /// Returns the size of the log with its times in bytes.
     ///
     /// # Errors
     /// The errno of [fstat(2)](https://man7.org/linux/man-pages/man2/fstat.2.html).
     pub fn size(&self) -> io::Result<u64> {
-        self.files.iter().map(|file| Ok(file.metadata()?.len())).sum()
+        self.files.iter().chain(&self.times).map(|file| Ok(file.metadata()?.len())).sum()
     }
 
     /// Returns the number of bytes that could not be written, because the disk was full.
@@ -249,6 +341,27 @@ impl LogReader {
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
             read => read.map(|()| parse(&header).map(|(number, lost)| Part { number, lost, index })),
         }
+    }
+}
+
+impl Records {
+    /// Reads the next block. Returns false if there is none: the records before it were the last ones, or belong to
+    /// another file of the log.
+    fn fill(&mut self, file: &File) -> io::Result<bool> {
+        let mut block = [0; BLOCK as usize];
+        let n = file.read_at(&mut block, self.at)?;
+        let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
+        let records = block[..n].chunks_exact(RECORD).map(|record| [word(&record[..8]), word(&record[8..])]);
+        self.block = records.collect();
+        if self.at == 0 && self.block.first().is_none_or(|[number, _]| *number != self.number) {
+            self.block.clear();
+            return Ok(false);
+        }
+        let first = usize::from(self.at == 0);
+        self.at += (self.block.len() * RECORD) as u64;
+        self.block.drain(..first);
+        self.block.reverse();
+        Ok(!self.block.is_empty())
     }
 }
 
@@ -361,6 +474,46 @@ mod tests {
         let long = "x".repeat(2 * BLOCK as usize);
         ring.begin(4, 0, &format!("{long}\nz"));
         assert_eq!((last(1), last(2), last(3)), ("z".into(), format!("{long}\nz"), format!("e\n{long}\nz")));
+    }
+
+    #[test]
+    fn the_parts_of_a_buffer_have_their_times() {
+        let ring = Ring::new(2);
+        let write = |n: usize, records: &[[u64; 2]]| {
+            let bytes: Vec<u8> = records.iter().flatten().flat_map(|word| word.to_ne_bytes()).collect();
+            std::fs::write(ring.temp.path().join(name_of_times(n as u32)), bytes).unwrap();
+        };
+        ring.begin(1, 0, "aabbb");
+        ring.begin(2, 0, "cc");
+        assert!(!ring.reader().has_times());
+        write(0, &[[1, 0], [10, 0], [20, 2]]);
+        // The file of times has not been replaced yet.
+        write(1, &[[7, 0], [70, 0]]);
+        let mut reader = ring.reader();
+        assert!(reader.has_times());
+        let (mut times, mut buffer) = (Vec::new(), [0; 4]);
+        let mut next = || {
+            let n = reader.read_timed(&mut buffer, &mut times).unwrap();
+            let nanos = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
+            (n, times.iter().map(|(at, time)| (*at, time.map(nanos))).collect::<Vec<_>>())
+        };
+        assert_eq!(next(), (4, vec![(0, Some(10)), (2, Some(20))]));
+        assert_eq!(next(), (1, vec![(0, Some(20))]));
+        assert_eq!(next(), (2, vec![(0, None)]));
+        assert_eq!(next(), (0, vec![]));
+        write(1, &[[2, 0], [30, 0], [40, 2]]);
+        ring.file(1).write_all(b"dd").unwrap();
+        assert_eq!(next(), (2, vec![(0, Some(40))]));
+        // Many records are read in blocks.
+        let many: Vec<[u64; 2]> = (0..1000).map(|n| if n == 0 { [3, 0] } else { [n, n - 1] }).collect();
+        write(0, &many);
+        ring.begin(3, 0, &"x".repeat(2000));
+        let mut reader = ring.reader();
+        let (mut times, mut buffer) = (Vec::new(), [0; 4096]);
+        assert_eq!(reader.read_timed(&mut buffer, &mut times).unwrap(), 4);
+        assert_eq!(reader.read_timed(&mut buffer, &mut times).unwrap(), 2000);
+        let at = |n: usize| (n, SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(n as u64 + 1)));
+        assert_eq!(times, (0..999).map(at).collect::<Vec<_>>());
     }
 
     #[test]

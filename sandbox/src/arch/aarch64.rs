@@ -84,6 +84,7 @@ pub(crate) mod nr {
     pub(crate) const SYNC_FILE_RANGE: usize = 84;
     pub(crate) const EXIT: usize = 93;
     pub(crate) const EXIT_GROUP: usize = 94;
+    pub(crate) const CLOCK_GETTIME: usize = 113;
     pub(crate) const KILL: usize = 129;
     pub(crate) const RT_SIGACTION: usize = 134;
     pub(crate) const RT_SIGPROCMASK: usize = 135;

@@ -92,6 +92,7 @@ pub(crate) mod nr {
     pub(crate) const PRCTL: usize = 157;
     pub(crate) const GETDENTS64: usize = 217;
     pub(crate) const FADVISE64: usize = 221;
+    pub(crate) const CLOCK_GETTIME: usize = 228;
     pub(crate) const EXIT_GROUP: usize = 231;
     pub(crate) const UNLINKAT: usize = 263;
     pub(crate) const PPOLL: usize = 271;

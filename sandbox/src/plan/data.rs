@@ -199,8 +199,8 @@ impl Plan {
     /// and the init that run before it.
     pub(crate) fn above(&self) -> i32 {
         let placed = self.stage.is_some() || self.spec.has_init();
-        // The pipe and the files of the log.
-        let log = self.log.as_ref().map_or(0, |log| 1 + log.count());
+        // The pipe, the files of the log and their times.
+        let log = self.log.as_ref().map_or(0, |log| 1 + 2 * log.count());
         self.highest_fd() + if placed { numbers::ABOVE + log } else { 1 }
     }
 
