@@ -180,6 +180,14 @@ fn is_of_kernel(fd: &OwnedFd, shown: &Path) -> Result<bool> {
     Ok(OF_KERNEL.contains(&system.f_type))
 }
 
+/// Opens a directory by its name in another one. A process of the container can have put another file there since it was
+/// made: a `new` directory is on no other mount.
+fn open_made(dir: BorrowedFd<'_>, name: &OsStr, new: bool) -> std::result::Result<OwnedFd, Errno> {
+    let mut resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    resolve.set(ResolveFlags::NO_XDEV, new);
+    openat2(dir, name, DIRECTORY, Mode::empty(), resolve)
+}
+
 /// Returns the name of files of a type that is not copied.
 fn not_copied(kind: FileType) -> Option<&'static str> {
     match kind {
@@ -332,8 +340,9 @@ impl Copier<'_> {
             Err(Errno::EXIST) => false,
             Err(e) => return Err(failed("make the directory", shown, e)),
         };
-        let target = openat(dir, name, DIRECTORY, Mode::empty())
-            .map_err(|e| failed("open the directory", shown, e))?;
+        let target = open_made(dir, name, new).map_err(|e| failed("open the directory", shown, e))?;
+        // The container can have mounted something there.
+        self.to.check_system(&target, shown)?;
         if self.made.is_none() {
             self.made = Some(identity(&fstat(&target).map_err(|e| failed("inspect", shown, e))?));
         }
