@@ -253,11 +253,13 @@ fn a_container_is_left_with_keys_and_attach_returns_to_it() {
     assert_eq!(second.code(), 125);
     assert!(second.err.contains("another `nspod attach` uses the terminal"), "{second:?}");
     leaves(terminal, &name);
-    let mut terminal = Terminal::nspod(&["attach", "--detach-keys", "none", &name]);
+    let renamed = Name::container();
+    ok(&["rename", &name, &renamed]);
+    let mut terminal = Terminal::nspod(&["attach", "--detach-keys", "none", &renamed]);
     terminal.wait_until_raw();
     terminal.type_in("exit 7\r");
     assert_eq!(terminal.end(), 7);
-    eventually("the container is removed", || !name.state().exists());
+    eventually("the container is removed", || !renamed.state().exists());
     assert!(!common::cgroup(&name).exists());
 }
 

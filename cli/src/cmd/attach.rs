@@ -11,6 +11,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use nix::errno::Errno;
@@ -34,6 +35,8 @@ use crate::terminal::Relay;
 const SOCKET: &str = "terminal";
 /// Number of the last bytes that the keeper shows to the next `nspod attach`.
 const MISSED: usize = 64 << 10;
+/// Time in which a client reads a part of this output.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Name of the step in errors.
 const STEP: &str = "terminal";
 
@@ -72,7 +75,7 @@ pub(crate) fn attach(args: &AttachArgs) -> Result<i32> {
     // The container's terminal has converted the line ends already, so print after the caller's terminal is raw.
     output::print(missed)?;
     let mut relay = Some(relay);
-    let kill = || store.kill(&entry);
+    let kill = || store.of_process(process)?.map_or(Ok(()), |entry| store.kill(&entry));
     let fatal = until_end(process.pid, &pidfd, &signals, &mut relay, kill, || Ok(None))?;
     if let Some(relay) = relay.take_if(|relay| relay.is_left()) {
         relay.leave();
@@ -201,13 +204,15 @@ pub(crate) fn keep(args: &KeepArgs) -> Result<i32> {
     let saved = entry.record()?.clone();
     let process = saved.container.process.clone();
     let null = File::open("/dev/null").map_err(failed("open /dev/null", "open"))?;
-    entry.write(&SavedContainer { runner: Some(ProcessId::current()?), ..saved })?;
+    entry.write(&SavedContainer { runner: Some(ProcessId::current()?), kept: true, ..saved })?;
     drop(lock);
     rustix::stdio::dup2_stderr(&null).map_err(|e| failed("close standard error", "dup2")(e.into()))?;
     if let Some(pidfd) = process.open()? {
         Keeper { master, open: true, listener, client: None, missed: Vec::new() }.run(&pidfd)?;
     }
-    match store.lock(&args.id, true)? {
+    // The container can have another name now.
+    let Some(now) = store.of_process(&process)? else { return Ok(0) };
+    match store.lock(now.id(), true)? {
         Locked::Ours(now, lock) if now.saved().is_some_and(|now| now.container.process == process) => {
             match now.saved().is_some_and(|now| now.remove) {
                 true => store.remove(&now, &lock)?,
@@ -296,8 +301,9 @@ impl Keeper {
     }
 
     fn pass(&self, mut client: &UnixStream) -> io::Result<()> {
-        // The socket has space for all of it.
-        client.set_nonblocking(true)?;
+        // The buffer of a socket can be smaller than the output (net.core.wmem_default). A client that does not read must
+        // not stop the program for long.
+        client.set_write_timeout(Some(PATIENCE))?;
         let fds = [self.master.as_fd()];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);

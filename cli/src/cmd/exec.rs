@@ -18,7 +18,8 @@ use crate::{foreground, output, terminal};
 
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
-    /// Run in the background and discard the output
+    /// Run in the background and discard the output. No keys leave a command with -it running: its terminal ends with
+    /// nspod, and `nspod attach` returns only to the terminal of a container
     #[arg(short, long)]
     detach: bool,
     #[command(flatten)]

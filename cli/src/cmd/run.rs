@@ -461,6 +461,7 @@ impl RunArgs {
             pod: self.pod.clone(),
             created: state::now(),
             runner: if self.detach { None } else { Some(ProcessId::current()?) },
+            kept: false,
             remove: self.rm || !(self.detach || self.keep),
             log: log.map_err(|e| Error::io_call("log", "resolve the path of the log", "getcwd", &e))?,
             stop_signal: self.stop_signal,

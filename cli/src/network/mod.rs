@@ -221,7 +221,10 @@ pub(crate) fn update_names(
 pub(crate) fn check_rename(dir: &Path) -> Result<(), Error> {
     match Saved::read(dir)? {
         Some(Saved { means: SavedMeans::Cni(attachment), .. }) => {
-            let problem = format!("a container in the CNI network {} cannot be renamed", attachment.name());
+            let problem = format!(
+                "a container in the CNI network {} cannot be renamed: the plugins know it by its name",
+                attachment.name()
+            );
             Err(Error::new(ErrorKind::State, STEP, problem).and_hint("stop it first"))
         }
         _ => Ok(()),

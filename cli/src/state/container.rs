@@ -26,6 +26,9 @@ pub(crate) struct SavedContainer {
     pub(crate) created: u64,
     /// Process of the `nspod run` that waits for the container in the foreground.
     pub(crate) runner: Option<ProcessId>,
+    /// Whether this process only keeps the terminal of the container, which the caller has left.
+    #[serde(default)]
+    pub(crate) kept: bool,
     /// Whether the container is removed after it has ended.
     pub(crate) remove: bool,
     /// The file of the user to which the output is appended.

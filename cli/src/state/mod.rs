@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use cgroup_core::{Cgroup, delegate};
+use ns_core::ProcessId;
 use nspod_cli::runtime_dir;
 use nspod_sandbox::ErrorKind;
 use nspod_sandbox::store::{self, Dir, Trust, is_random_name, random_name};
@@ -158,17 +159,23 @@ impl Store {
             return Err(refused(format!("the container {} has just been removed", found.id())));
         };
         let saved = entry.record()?;
-        if saved.owned()? {
-            let problem =
-                format!("the container {} cannot be renamed: a `nspod run` waits for it", entry.id());
-            return Err(refused(problem).hint("start it with -d"));
+        if saved.owned()? && !saved.kept {
+            let problem = format!(
+                "the container {} cannot be renamed: a `nspod run` waits for it, and removes it by its name",
+                entry.id()
+            );
+            let hint = match saved.container.spec.process.terminal {
+                Some(_) => "if it was started with -it, leave it with ctrl-p ctrl-q first",
+                None => "a container that was started with -d can be renamed",
+            };
+            return Err(refused(problem).hint(hint));
         }
         if saved.container.spec.limits_directories() {
             let problem = format!(
                 "the container {} cannot be renamed: the quotas of its directories have its name",
                 entry.id()
             );
-            return Err(refused(problem));
+            return Err(refused(problem).hint("remove it and start it again with --name"));
         }
         network::check_rename(entry.dir().path())?;
         let Some(renamed) = self.0.rename(entry.stored(), &lock, new)? else {
@@ -184,6 +191,12 @@ impl Store {
             self.update_names(pod, Some(new));
         }
         Ok(())
+    }
+
+    /// Returns the container with this first process.
+    pub(crate) fn of_process(&self, process: &ProcessId) -> Result<Option<Entry>> {
+        let is_it = |entry: &Entry| entry.saved().is_some_and(|saved| saved.container.process == *process);
+        Ok(self.all()?.into_iter().find(is_it))
     }
 
     /// Returns whether a container that was renamed still has the cgroup with this name.
