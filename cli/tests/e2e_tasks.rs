@@ -96,6 +96,8 @@ const LIFE: &[Task] = &[
     ("nspod ps --filter name=web% --format '{{.ID}} {{.Status}}'", 0, &["web% running\n"]),
     ("nspod inspect -f '{{.id}} {{.state}}' web%", 0, &["web% running\n"]),
     ("nspod rename web% old% && nspod exec old% true && nspod rename old% web%", 0, &[]),
+    ("nspod logs --since 10m -t web%", 0, &["Z up\n"]),
+    ("nspod logs --until 2020-01-01 web%", 0, &["!up"]),
     ("nspod version", 0, &["nspod"]),
     ("nspod images", 125, &["nspod has no images"]),
     ("nspod run --name web% true", 125, &["there is a container web% already", "nspod rm -f web%"]),
