@@ -433,6 +433,7 @@ enum Answer {
     Missing,
     Exists,
     NotRunning,
+    NotStarted,
     IsRunning,
     /// Another command starts or removes the container.
     Busy,
@@ -472,6 +473,8 @@ impl Model for Both {
         let stays = |holds: bool| holds.then_some(self);
         let becomes = |holds: bool, next: State| holds.then(|| self.with(name, next));
         match (verb, answer, at) {
+            // `run` has not locked its directory yet, notices the removal, and makes the directory again.
+            (Verb::Remove | Verb::ForceRemove, Answer::Done, _) if state == Starting => Some(self),
             // The process is killed first. Another command can then remove the container.
             (Verb::ForceRemove, Answer::Done, 0) => match state {
                 Running | Dying => Some(self.with(name, Dying)),
@@ -485,6 +488,8 @@ impl Model for Both {
             (Verb::ForceRemove, Answer::Done, _) if state == Missing => Some(self),
             (Verb::Remove | Verb::ForceRemove, Answer::Done, _) => becomes(state == Removing, Missing),
             (_, Answer::Missing, _) => stays(matches!(state, Missing | Starting)),
+            // `run` has made the directory, and has not locked it yet.
+            (_, Answer::NotStarted, _) => stays(state == Starting),
             // `assert_busy` checks the cause.
             (_, Answer::Busy, _) => Some(self),
             (Verb::Run, Answer::Done, 0) => becomes(state == Missing, Starting),
@@ -536,6 +541,7 @@ fn answer(verb: Verb, output: &Output) -> Answer {
         _ if has("there is a container") => Answer::Exists,
         _ if has("is not running") => Answer::NotRunning,
         _ if has("is running") => Answer::IsRunning,
+        _ if has("has not been started") => Answer::NotStarted,
         _ if has("another command is starting or removing") => Answer::Busy,
         _ => panic!("{verb:?}: exit code {}: {}{}", output.code(), output.out, output.err),
     }
