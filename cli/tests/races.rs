@@ -461,7 +461,9 @@ impl Model for Both {
 
     fn parts((verb, _): (Verb, usize), answer: &Answer) -> usize {
         match (verb, answer) {
-            (Verb::Run | Verb::Stop | Verb::Remove, Answer::Done) | (Verb::Exec, Answer::Killed) => 2,
+            (Verb::Run | Verb::Stop | Verb::Remove, Answer::Done)
+            | (Verb::Exec, Answer::Killed)
+            | (Verb::Exec | Verb::Kill, Answer::NotRunning) => 2,
             (Verb::ForceRemove, Answer::Done) => 3,
             _ => 1,
         }
@@ -499,9 +501,9 @@ impl Model for Both {
                 stays(matches!(state, Running | Dying))
             }
             (Verb::Exec, Answer::Killed, _) => stays(state != Running),
-            (Verb::Exec | Verb::Kill, Answer::NotRunning, _) => {
-                stays(matches!(state, Dying | Exited | Removing))
-            }
+            // The command has found the container, which then ends, perhaps under its other name.
+            (Verb::Exec | Verb::Kill, Answer::NotRunning, 0) => stays(!matches!(state, Missing | Starting)),
+            (Verb::Exec | Verb::Kill, Answer::NotRunning, _) => stays(state != Running),
             (Verb::Kill, Answer::Done, _) => match state {
                 Removing => Some(self),
                 _ => becomes(matches!(state, Running | Dying), Dying),
