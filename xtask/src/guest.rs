@@ -193,10 +193,14 @@ pub(crate) fn run_with(
             Err(_) => {}
         }
         if deadline.is_some_and(|deadline| Instant::now() > deadline) {
-            if booted {
-                bail!("the command was ended because it ran longer than {} s", args.timeout.unwrap_or(0));
-            }
             let logs = qemu.logs()?;
+            if booted {
+                let seconds = args.timeout.unwrap_or(0);
+                bail!(
+                    "the command was ended because it ran longer than {seconds} s. Its log:\n{}",
+                    last(&logs, 15)
+                );
+            }
             bail!("the guest did not boot within {} s. Its log:\n{logs}", BOOT_TIMEOUT.as_secs());
         }
     };
@@ -211,9 +215,13 @@ fn death(booted: bool, logs: &str) -> String {
         Some(line) => format!("its kernel died: {}", line.trim()),
         None => "the reason is in its log below, or in the output of qemu above".to_owned(),
     };
+    format!("the guest ended {when}: {why}\n{}", last(logs, 60))
+}
+
+/// Returns the last lines of the log.
+fn last(logs: &str, count: usize) -> String {
     let lines: Vec<&str> = logs.lines().collect();
-    let tail = lines[lines.len().saturating_sub(60)..].join("\n");
-    format!("the guest ended {when}: {why}\n{tail}")
+    lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
 /// Returns whether this line of the kernel's log reports a bug or a panic.

@@ -1,6 +1,7 @@
 //! Counts tests and names the failed ones, from the output of cargo's test harness.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
 
 /// A line with this beginning, on either stream, says that a test did not run: `SKIP NAME: REASON`.
 const SKIP: &str = "SKIP ";
@@ -25,6 +26,8 @@ pub(crate) struct Tally {
     failures: Vec<Failure>,
     /// The program that runs.
     program: String,
+    /// The programs with their starts, in the order in which they ran.
+    starts: Vec<(String, Instant)>,
     /// Whether the program has printed its result.
     has_result: bool,
     section: Section,
@@ -99,6 +102,23 @@ impl Tally {
         self.skips.iter().map(String::as_str)
     }
 
+    /// Reports that the lane ended while the program ran.
+    pub(crate) fn cut_short(&mut self) {
+        let output = std::mem::take(&mut self.last);
+        self.failed += 1;
+        self.fail("the program had not ended when its lane was ended", output);
+    }
+
+    /// Returns the programs that ran longest, each with its time, the longest first. The last program ends now.
+    pub(crate) fn slowest(&self, count: usize) -> Vec<(&str, Duration)> {
+        let ends = self.starts.iter().skip(1).map(|(_, start)| *start).chain([Instant::now()]);
+        let times = self.starts.iter().zip(ends).map(|((name, start), end)| (name.as_str(), end - *start));
+        let mut times: Vec<_> = times.collect();
+        times.sort_by_key(|(_, time)| std::cmp::Reverse(*time));
+        times.truncate(count);
+        times
+    }
+
     /// Returns the failed tests and the broken programs in the order in which they ran.
     pub(crate) fn into_failures(self) -> Vec<Failure> {
         self.failures
@@ -128,6 +148,7 @@ impl Tally {
     fn harness_line(&mut self, line: &str) {
         if let Some(program) = line.strip_prefix(PROGRAM) {
             program.clone_into(&mut self.program);
+            self.starts.push((program.to_owned(), Instant::now()));
             self.has_result = false;
             self.section = Section::Tests;
             self.last = Tail::default();
@@ -324,6 +345,31 @@ mod tests {
                 "documentation: src/b.rs - b (line 9)",
             ]
         );
+    }
+
+    #[test]
+    fn a_program_that_the_end_of_its_lane_cut_short_is_named_with_its_last_lines() {
+        let mut tally = Tally::default();
+        tally.push(
+            0,
+            b"== program a\ntest result: ok. 1 passed; 0 failed; 0 ignored\n== program b\ntest x ... ok\n",
+        );
+        tally.cut_short();
+        assert_eq!(tally.counts(), Counts { passed: 1, failed: 1, skipped: 0 });
+        let expected = "b: the program had not ended when its lane was ended".to_owned();
+        assert_eq!(outputs(tally), [(expected, "test x ... ok".to_owned())]);
+    }
+
+    #[test]
+    fn the_slowest_programs_are_listed_by_their_times() {
+        let mut tally = Tally::default();
+        for (name, pause) in [("a", 0), ("b", 30), ("c", 0), ("d", 10)] {
+            tally.push(0, format!("== program {name}\n").as_bytes());
+            std::thread::sleep(Duration::from_millis(pause));
+        }
+        let slowest = tally.slowest(2);
+        assert!(slowest[0].1 >= Duration::from_millis(30), "{slowest:?}");
+        assert_eq!(slowest.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["b", "d"]);
     }
 
     #[test]
