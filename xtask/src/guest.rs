@@ -27,6 +27,8 @@ pub(crate) const BOOT_FAILED: u8 = 125;
 const SCRATCH: &str = "/scratch";
 const DEFAULT_CPUS: u32 = 2;
 const DEFAULT_MEMORY: &str = "2G";
+/// Time without a sign of life after which a guest is stuck. It sends one every 10 s.
+const SILENCE: Duration = Duration::from_secs(180);
 const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
 /// Modules of Debian's kernel: for the devices of the machine, for the root, and for tests.
 const MODULES: &[&str] = &[
@@ -95,6 +97,25 @@ pub(crate) enum Stream {
     Err,
 }
 
+/// The guest no longer runs: its processors or its clock stand still, so nothing in it can end a test.
+#[derive(Debug)]
+pub(crate) struct Stuck {
+    log: String,
+}
+
+impl std::fmt::Display for Stuck {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "the guest has not run for {} s. The end of its log:\n{}",
+            SILENCE.as_secs(),
+            last(&self.log, 15)
+        )
+    }
+}
+
+impl std::error::Error for Stuck {}
+
 enum Event {
     Read(Stream, Vec<u8>),
     Signal(i32),
@@ -162,9 +183,11 @@ pub(crate) fn run_with(
     let mut ended = [None, None];
     let mut deadline = Some(Instant::now() + BOOT_TIMEOUT);
     let mut booted = false;
+    let mut heard = Instant::now();
     let code = loop {
         match events.recv_timeout(Duration::from_millis(200)) {
             Ok(Event::Read(stream, bytes)) => {
+                heard = Instant::now();
                 let piece = streams[stream as usize].push(&bytes);
                 sink(stream, &piece.output)?;
                 for said in piece.said {
@@ -191,6 +214,9 @@ pub(crate) fn run_with(
                 bail!("{}", death(booted, &qemu.logs()?));
             }
             Err(_) => {}
+        }
+        if booted && heard.elapsed() > SILENCE {
+            return Err(Stuck { log: qemu.logs()? }.into());
         }
         if deadline.is_some_and(|deadline| Instant::now() > deadline) {
             let logs = qemu.logs()?;

@@ -102,6 +102,11 @@ impl Tally {
         self.skips.iter().map(String::as_str)
     }
 
+    /// Returns the name of the program that runs.
+    pub(crate) fn program(&self) -> &str {
+        &self.program
+    }
+
     /// Reports that the lane ended while the program ran.
     pub(crate) fn cut_short(&mut self) {
         let output = std::mem::take(&mut self.last);

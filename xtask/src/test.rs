@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
@@ -15,7 +15,7 @@ use crate::tally::{Counts, FAILED, Failure, PROGRAM, Tally};
 use crate::{aarch64, cycles, dependencies, fuzz, install, references, sh, uml};
 
 /// Ends a guest that hangs, in seconds.
-const GUEST_TIMEOUT: u64 = 55 * 60;
+const GUEST_TIMEOUT: u64 = 60 * 60;
 /// Seconds for each fuzz target.
 const FUZZ_SECONDS: u32 = 5;
 /// The lane in which tests may be skipped, because its kernel may lack features.
@@ -198,15 +198,16 @@ fn add(total: &mut Counts, lane: Counts, ok: bool) {
 
 fn host_lane(args: &Args, tally: &mut Tally) -> Result<()> {
     let tests = build()?;
-    let mut script = script(&tests, &args.filters, Machine::Host);
+    let mut programs = programs(&tests, &args.filters, Machine::Host);
     // The output of `cargo test --doc` names each test by its file.
-    script.push_str(&format!(
+    let line = format!(
         "printf '\\n{PROGRAM}documentation\\n'\n\
          cargo test --workspace --doc --no-fail-fast -- --show-output{} || {}\n",
         words(&args.filters),
         failed()
-    ));
-    script.push_str(END);
+    );
+    programs.push(Program { heading: "documentation".to_owned(), line });
+    let script = script(&programs);
     let mut command = Command::new("sh");
     command.args(["-c", &script]).current_dir(repository()).stdin(Stdio::null());
     ensure!(tee(&mut command, tally)?, "some tests failed");
@@ -223,11 +224,11 @@ fn build() -> Result<Vec<TestBinary>> {
 
 fn uml_lane(args: &Args, tally: &mut Tally) -> Result<()> {
     let tests = build()?;
-    let mut script = "export NSPOD_LANE=uml NSPOD_NO_SKIP=1\nfailed=0\n".to_owned();
+    let mut script = format!("export NSPOD_LANE=uml NSPOD_NO_SKIP=1\n{BEGIN}");
     for (name, filter) in LACKING {
         let test = tests.iter().find(|test| test.name == name);
         let test = test.with_context(|| format!("cargo has built no test {name}"))?;
-        script.push_str(&run_program(test, "", "", &words(&[filter.to_owned()]), Machine::Guest));
+        script.push_str(&run_program(test, "", "", &words(&[filter.to_owned()]), Machine::Guest).line);
     }
     script.push_str(END);
     let code = uml::run(&script, !args.no_install, |stream, bytes| {
@@ -250,25 +251,38 @@ fn guest_lane(args: &Args, tally: &mut Tally) -> Result<()> {
             .context("Debian's package docker.io could not be fetched and unpacked")?;
     }
     let path = format!("PATH=$PATH:{0}/usr/bin:{0}/usr/sbin\n", sh::quote(&docker.to_string_lossy()));
-    let guest = guest::Args {
-        timeout: Some(GUEST_TIMEOUT),
-        no_install: args.no_install,
-        command: vec![
-            "sh".to_owned(),
-            "-c".to_owned(),
-            path + &script(&tests, &args.filters, Machine::Guest) + END,
-        ],
-        ..guest::Args::default()
+    let deadline = Instant::now() + Duration::from_secs(GUEST_TIMEOUT);
+    let mut programs = programs(&tests, &args.filters, Machine::Guest);
+    let mut is_second = false;
+    let code = loop {
+        let script = path.clone() + &script(&programs);
+        let guest = guest::Args {
+            timeout: Some(deadline.saturating_duration_since(Instant::now()).as_secs()),
+            no_install: args.no_install,
+            command: vec!["sh".to_owned(), "-c".to_owned(), script],
+            ..guest::Args::default()
+        };
+        let variables = [("NSPOD_LANE", "guest"), ("NSPOD_NO_SKIP", "1"), ("PROPTEST_CASES", "32")];
+        let ran = guest::run_with(&guest, &variables, |stream, bytes| {
+            tally.push(stream as usize, bytes);
+            guest::print(stream, bytes)
+        });
+        match ran {
+            Ok(code) => break code,
+            // A test that stops the machine stops the second one too.
+            Err(e) if !is_second && e.is::<guest::Stuck>() => {
+                eprintln!("{}: {e}\nThis program and the next ones run in a new guest.", tally.program());
+                let at = programs.iter().position(|program| program.heading == tally.program());
+                programs.drain(..at.unwrap_or(0));
+                is_second = true;
+            }
+            Err(e) => {
+                tally.cut_short();
+                return Err(e);
+            }
+        }
     };
-    let variables = [("NSPOD_LANE", "guest"), ("NSPOD_NO_SKIP", "1"), ("PROPTEST_CASES", "32")];
-    let ran = guest::run_with(&guest, &variables, |stream, bytes| {
-        tally.push(stream as usize, bytes);
-        guest::print(stream, bytes)
-    });
-    if ran.is_err() {
-        tally.cut_short();
-    }
-    ensure!(ran? == 0, "some tests failed in the guest");
+    ensure!(code == 0 && tally.counts().failed == 0, "some tests failed in the guest");
     let skips: Vec<&str> = tally.skips().collect();
     ensure!(skips.is_empty(), "the guest lane must skip nothing, and skipped: {}", skips.join("; "));
     Ok(())
@@ -310,39 +324,54 @@ enum Machine {
     Guest,
 }
 
-/// The last line of a script that runs tests.
+/// The first and the last line of a script that runs tests.
+const BEGIN: &str = "failed=0\n";
 const END: &str = "exit $failed\n";
 
-/// Returns a script that runs all test programs and sets `failed` if one failed. Its stdout names each program,
-/// and the exit code of each that failed, in the form that [`Tally`] reads.
-fn script(tests: &[TestBinary], filters: &[String], machine: Machine) -> String {
-    let mut script = "failed=0\n".to_owned();
+/// A test program in a script.
+struct Program {
+    /// Its name in the output.
+    heading: String,
+    line: String,
+}
+
+/// Returns a script that runs the test programs and fails if one failed. Its stdout names each program, and the
+/// exit code of each that failed, in the form that [`Tally`] reads.
+fn script(programs: &[Program]) -> String {
+    let lines: String = programs.iter().map(|program| program.line.as_str()).collect();
+    format!("{BEGIN}{lines}{END}")
+}
+
+/// Returns all test programs, and those that also run against other runtimes.
+fn programs(tests: &[TestBinary], filters: &[String], machine: Machine) -> Vec<Program> {
     let own = tests.iter().map(|test| (test, None));
     let controlled = tests.iter().filter(|test| machine == Machine::Guest && test.name == CONTROLLED);
     let controls = controlled.flat_map(|test| CONTROLS.iter().map(move |runtime| (test, Some(*runtime))));
-    for (test, control) in own.chain(controls) {
+    let program = |(test, control): (&TestBinary, Option<&str>)| {
         let runtime = control.map(|runtime| format!("NSPOD_TEST_RUNTIME={runtime} ")).unwrap_or_default();
         let of = control.map(|runtime| format!(" of {runtime}")).unwrap_or_default();
-        script.push_str(&run_program(test, &of, &runtime, &words(filters), machine));
-    }
-    script
+        run_program(test, &of, &runtime, &words(filters), machine)
+    };
+    own.chain(controls).map(program).collect()
 }
 
-/// Returns the line of script that runs one test program.
-fn run_program(test: &TestBinary, of: &str, variables: &str, filters: &str, machine: Machine) -> String {
+/// Returns the script of one test program.
+fn run_program(test: &TestBinary, of: &str, variables: &str, filters: &str, machine: Machine) -> Program {
     let package = test.directory.file_name().unwrap_or_default().to_string_lossy();
     let directory = sh::quote(&test.directory.to_string_lossy());
     // With a process group of its own the program would not be interrupted from the terminal.
     let group = if machine == Machine::Host { " --foreground" } else { "" };
-    format!(
-        "printf '\\n%s\\n' {heading}\n\
+    let heading = format!("{package}, {}{of}", test.name);
+    let line = format!(
+        "printf '\\n%s\\n' {printed}\n\
          (cd {directory} && {variables}CARGO_MANIFEST_DIR={directory} \
          timeout{group} --kill-after=5 {BINARY_TIMEOUT} {executable} --show-output{filters}) || \
          {failed}\n",
         failed = failed(),
-        heading = sh::quote(&format!("{PROGRAM}{package}, {}{of}", test.name)),
+        printed = sh::quote(&format!("{PROGRAM}{heading}")),
         executable = sh::quote(&test.executable.to_string_lossy()),
-    )
+    );
+    Program { heading, line }
 }
 
 /// Returns the command of script that reports the failure of the last command.
@@ -416,7 +445,7 @@ mod tests {
             executable: executable.into(),
         };
         let tests = [test("bad", "/bin/false"), test("good", "/bin/echo")];
-        let script = script(&tests, &["a b".to_owned()], Machine::Host) + END;
+        let script = script(&programs(&tests, &["a b".to_owned()], Machine::Host));
         let output = Command::new("sh").args(["-c", &script]).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(
@@ -443,7 +472,7 @@ mod tests {
             ),
         ];
         let mut tally = Tally::default();
-        let script = script(&tests, &[], Machine::Host).replace("cd '/cli'", "cd /") + END;
+        let script = script(&programs(&tests, &[], Machine::Host)).replace("cd '/cli'", "cd /");
         let output = Command::new("sh").args(["-c", &script]).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         tally.push(0, &output.stdout);
@@ -474,7 +503,7 @@ mod tests {
     fn the_runtime_suite_also_runs_with_its_controls() {
         let test =
             |name: &str| TestBinary { name: name.into(), directory: "/".into(), executable: "/t".into() };
-        let script = script(&[test(CONTROLLED), test("other")], &[], Machine::Guest);
+        let script = script(&programs(&[test(CONTROLLED), test("other")], &[], Machine::Guest));
         for (words, times) in
             [("/t' --show", 4), ("NSPOD_TEST_RUNTIME=crun ", 1), ("NSPOD_TEST_RUNTIME=runc ", 1)]
         {

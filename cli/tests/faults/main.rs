@@ -297,6 +297,12 @@ fn judge(
         let difference = probe::difference(wanted, &attempt.report);
         found.push((Problem::Wrong, format!("success, but {difference}; {err}")));
     }
+    if let Some((code, err)) = &attempt.again {
+        let says = ["already", "does not exist"].iter().any(|word| err.contains(word));
+        if *code != 0 && !(path.codes.contains(code) && says) {
+            found.push((Problem::Wrong, format!("the same command again: exit code {code}: {err}")));
+        }
+    }
     let is_killed = code == 137 && case.is_some_and(|(case, _)| !matches!(case.fault, Fault::Errno(_)));
     if code != 0 && !is_killed && !path.codes.contains(&code) {
         found.push((Problem::Wrong, format!("exit code {code}: {err}")));

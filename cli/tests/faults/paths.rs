@@ -1,8 +1,8 @@
 //! The paths: the commands before, the traced command, the report of its success, and the removal.
 //!
 //! The scripts use these variables: `$N` and `$O` are the programs, `$NAME` is a new name, `$R` a root file
-//! system, `$P` the command that prints the report there, `$B` a directory with bundles, and `$U` runs `nspod` as
-//! an ordinary user. `$OUT` is the file with the standard output of the traced command.
+//! system, `$P` the command that prints the report there, `$B` a directory with bundles, and `$U` and `$V` run the programs
+//! as an ordinary user. `$OUT` is the file with the standard output of the traced command.
 
 /// One path.
 pub(crate) struct Path {
@@ -28,6 +28,9 @@ const OCI: &[i32] = &[1, 255];
 const START: &str = "$N run -d --name $NAME --rootfs $R -- /bin/busybox sleep 1000 >/dev/null";
 const CREATE: &str = "$O create --bundle $B/stay $NAME </dev/null && $O start $NAME";
 const DELETE: &str = "$O delete --force $NAME";
+const USER_START: &str = "$U run -d --name $NAME --rootfs $R -- /bin/busybox sleep 1000 >/dev/null";
+const USER_CREATE: &str = "$V create --bundle $B/user-stay $NAME </dev/null && $V start $NAME";
+const USER_DELETE: &str = "$V delete --force $NAME";
 
 /// All paths.
 pub(crate) const PATHS: &[Path] = &[
@@ -94,6 +97,70 @@ pub(crate) const PATHS: &[Path] = &[
         report: "",
         after: "$U rm -f $NAME; $U prune",
         codes: NSPOD,
+    },
+    Path {
+        name: "run -d, as a user",
+        before: "",
+        traced: "$U run -d --name $NAME --rootfs $R -- $P stay",
+        report: "for i in $(seq 200); do $U logs $NAME | grep -q ^END && break; sleep 0.02; done; $U logs $NAME",
+        after: "$U rm -f $NAME; $U prune",
+        codes: NSPOD,
+    },
+    Path {
+        name: "exec, as a user",
+        before: USER_START,
+        traced: "$U exec $NAME $P",
+        report: "",
+        after: "$U rm -f $NAME; $U prune",
+        codes: NSPOD,
+    },
+    Path {
+        name: "pod create, as a user",
+        before: "",
+        traced: "$U pod create $NAME",
+        report: "$U run --pod $NAME --name $NAME-c --rootfs $R -- $P",
+        after: "$U pod rm -f $NAME; $U prune",
+        codes: NSPOD,
+    },
+    Path {
+        name: "pod run, as a user",
+        before: "$U pod create $NAME >/dev/null",
+        traced: "$U run --pod $NAME --name $NAME-c --rootfs $R -- $P",
+        report: "",
+        after: "$U rm -f $NAME-c; $U pod rm -f $NAME; $U prune",
+        codes: NSPOD,
+    },
+    Path {
+        name: "rm -f, as a user",
+        before: USER_START,
+        traced: "$U rm -f $NAME",
+        report: "find /run -name \"*$NAME*\"; $U ps -a | grep $NAME",
+        after: "$U rm -f $NAME; $U prune",
+        codes: NSPOD,
+    },
+    Path {
+        name: "oci run, as a user",
+        before: "",
+        traced: "$V run --bundle $B/user-probe $NAME",
+        report: "",
+        after: USER_DELETE,
+        codes: OCI,
+    },
+    Path {
+        name: "oci create and start, as a user",
+        before: "",
+        traced: USER_CREATE,
+        report: "for i in $(seq 200); do grep -q ^END $OUT && break; sleep 0.02; done; cat $OUT",
+        after: USER_DELETE,
+        codes: OCI,
+    },
+    Path {
+        name: "oci exec, as a user",
+        before: USER_CREATE,
+        traced: "$V exec $NAME $P",
+        report: "",
+        after: USER_DELETE,
+        codes: OCI,
     },
     Path {
         name: "oci run",

@@ -14,7 +14,7 @@ use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, chown};
-use nspod_faults::{Case, Run, Script, trace};
+use nspod_faults::{Case, Fault, Run, Script, trace};
 use nspod_testkit::copy_program;
 use serde_json::{Value, json};
 
@@ -45,6 +45,8 @@ pub(crate) struct Attempt {
     pub(crate) report: String,
     /// A command without a fault that did not end.
     pub(crate) stuck: Option<String>,
+    /// The same command again, without a fault, after one that was killed.
+    pub(crate) again: Option<(i32, String)>,
     /// Output of the removal.
     pub(crate) after: String,
     /// What is left after the removal.
@@ -89,8 +91,13 @@ impl World {
         fs::create_dir(dir.join("user")).unwrap();
         chown(&dir.join("user"), Some(NOBODY.into()), Some(NOBODY.into())).unwrap();
         let mut world = World { count: 0, own: own.into(), mounts: BTreeSet::new(), files: BTreeSet::new() };
-        for (bundle, argument) in [("probe", None), ("stay", Some("stay"))] {
-            world.make_bundle(&dir.join("bundles").join(bundle), &root, argument);
+        for (bundle, options, argument) in [
+            ("probe", "", None),
+            ("stay", "", Some("stay")),
+            ("user-probe", "--rootless", None),
+            ("user-stay", "--rootless", Some("stay")),
+        ] {
+            world.make_bundle(&dir.join("bundles").join(bundle), &root, options, argument);
         }
         // The state directories stay, and a directory of mount(8).
         world.command("", "$N prune; $U prune; mkdir -p /run/mount");
@@ -98,9 +105,15 @@ impl World {
         world
     }
 
-    fn make_bundle(&self, bundle: &Path, root: &Path, argument: Option<&str>) {
+    fn make_bundle(&self, bundle: &Path, root: &Path, options: &str, argument: Option<&str>) {
         fs::create_dir_all(bundle).unwrap();
-        let made = self.command("", &format!("cd {} && $O spec", bundle.display()));
+        let user = format!("setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups");
+        let spec = match options {
+            "" => "$O spec".to_owned(),
+            // The ids of the caller are in the file.
+            _ => format!("chown {NOBODY} . && {user} $O spec {options}"),
+        };
+        let made = self.command("", &format!("cd {} && {spec}", bundle.display()));
         assert_eq!(made.code, 0, "{}", made.err);
         let path = bundle.join("config.json");
         let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -171,6 +184,11 @@ impl World {
             let done = bounded(self, path.report);
             done.out + &done.err
         };
+        let is_killed = case.is_some_and(|case| !matches!(case.fault, Fault::Errno(_)));
+        let again = (is_killed && run.code != 0).then(|| {
+            let done = bounded(self, path.traced);
+            (done.code, done.err.replace(&name, "NAME"))
+        });
         let mut after = bounded(self, path.after).err;
         let leave = environment.map_or("", |environment| environment.leave);
         if !leave.is_empty() {
@@ -186,7 +204,7 @@ impl World {
             self.clean(&name);
         }
         let report = report.replace(&name, "NAME");
-        Attempt { run, err, report, stuck, after: after.replace(&name, "NAME"), left }
+        Attempt { run, err, report, stuck, again, after: after.replace(&name, "NAME"), left }
     }
 
     /// Runs a script without a fault. The script is killed after [`BOUND`].
@@ -271,16 +289,19 @@ impl World {
 }
 
 fn set_up(command: &mut Command, name: &str) {
-    let user = format!(
-        "env XDG_RUNTIME_DIR={DIR}/user XDG_STATE_HOME={DIR}/user NSPOD_LOG_DIR={DIR}/user/logs \
-         setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups {DIR}/nspod"
-    );
+    let user = |program: &str| {
+        format!(
+            "env XDG_RUNTIME_DIR={DIR}/user XDG_STATE_HOME={DIR}/user NSPOD_LOG_DIR={DIR}/user/logs \
+             setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups {DIR}/{program}"
+        )
+    };
     command
         .current_dir("/")
         .env("NAME", name)
         .env("N", format!("{DIR}/nspod"))
         .env("O", format!("{DIR}/nspod-oci --root /run/oci"));
-    command.env("R", format!("{DIR}/root")).env("B", format!("{DIR}/bundles")).env("U", user);
+    command.env("R", format!("{DIR}/root")).env("B", format!("{DIR}/bundles"));
+    command.env("U", user("nspod")).env("V", user("nspod-oci"));
     command.env("P", "/bin/busybox sh /probe").env("OUT", format!("{OUTPUTS}/out"));
     command.env("NSPOD_LOG_DIR", "/run/logs");
 }
