@@ -212,11 +212,20 @@ fn close_others(task: &Task) {
             continue;
         }
         if first > next {
-            plain(nr::CLOSE_RANGE, [next as usize, first as usize - 1, 0]);
+            close_range(next, first - 1);
         }
         next = first + count;
     }
-    plain(nr::CLOSE_RANGE, [next as usize, u32::MAX as usize, 0]);
+    if plain(nr::CLOSE_RANGE, [next as usize, u32::MAX as usize, 0]) < 0 {
+        (next..=task.last_fd()).for_each(close);
+    }
+}
+
+/// Closes the descriptors of a range, also if the container's filter rejects close_range(2).
+fn close_range(first: i32, last: i32) {
+    if plain(nr::CLOSE_RANGE, [first as usize, last as usize, 0]) < 0 {
+        (first..=last).for_each(close);
+    }
 }
 
 /// Writes all bytes, unless the write fails.
@@ -293,6 +302,13 @@ impl Task {
     /// Returns the first descriptor of the log and the number of its descriptors: the pipe, the files and their times.
     fn log_fds(&self) -> (i32, i32) {
         (self.output, 2 * self.files + 1)
+    }
+
+    /// Returns the last one of the init's own descriptors, or of those of the program if it has none.
+    fn last_fd(&self) -> i32 {
+        let (output, count) = self.log_fds();
+        let last = if output < 0 { -1 } else { output + count - 1 };
+        [self.report, self.exit, self.kill, last].into_iter().fold(STDERR, i32::max)
     }
 
     /// Makes the program inherit no descriptor of the init. Their numbers are above those of the program.
@@ -606,6 +622,7 @@ extern "C" fn init(stack: *const usize) -> ! {
     set_mask(u64::MAX);
     if task.count == 0 {
         write(task.report, &record(STARTED, 0, task.step, 0));
+        close(task.report);
         close_others(&task);
         loop {
             if next_signal() == SIGCHLD {

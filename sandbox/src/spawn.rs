@@ -36,7 +36,7 @@ use self::failure::killed;
 pub(crate) use self::limiter::NetLimiter;
 use self::maps::MapWriter;
 pub(crate) use self::protocol::Held;
-use self::protocol::{Report, executed_program, listen};
+use self::protocol::{Report, executed_program, listen, noted};
 pub(crate) use self::stack::{Memory, Stack};
 use self::stage::read_note;
 use crate::error::Error;
@@ -69,6 +69,8 @@ pub struct Prepared<'a> {
     pub pid: i32,
     /// A pidfd of its process.
     pub pidfd: &'a Pidfd,
+    /// Whether it has a cgroup, its own or that of another container. Without one, only its process leads to it.
+    pub has_cgroup: bool,
     /// The file that the spec's hooks get as standard input, if there are hooks. While the
     /// container is held, the caller may rewrite the file for the hooks that run at its start.
     pub state: Option<&'a File>,
@@ -115,11 +117,14 @@ pub(crate) fn spawn(start: Start<'_>) -> Result<Spawned, Error> {
     let mut processes = cloned?;
 
     let state = ours.state.as_ref();
+    let has_cgroup = cgroup.is_some();
     let mut on_ready = |processes: &Processes| {
         let (pid, pidfd) = processes.last();
-        on_ready(&Prepared { pid, pidfd, state })
+        on_ready(&Prepared { pid, pidfd, has_cgroup, state })
     };
     let report = written.and_then(|()| listen(plan, &ours.socket, &mut processes, &mut on_ready));
+    // The note has the cause if a process could not send its message.
+    let report = report.map_err(|e| noted(plan, &stack.read_note()).err().unwrap_or(e));
     let report = report.and_then(|report| {
         if !report.held {
             let notes = [Some(stack.read_note()), ours.blob.as_ref().map(read_note).transpose()?];

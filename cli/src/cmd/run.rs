@@ -11,7 +11,7 @@ use nspod_sandbox::log::{Log, LogLimit};
 use nspod_sandbox::passwd;
 use nspod_sandbox::spec::{Capabilities, Mount, MountKind, NamespaceMode, Root, Spec};
 use nspod_sandbox::store::{EXIT, random_name};
-use nspod_sandbox::{Command, Container, ErrorKind, Outcome, Plan, Pod, Stdio};
+use nspod_sandbox::{Command, Container, ContainerRecord, ErrorKind, Outcome, Plan, Pod, Prepared, Stdio};
 
 use super::{attach, print_id};
 use crate::error::{Error, Result};
@@ -173,10 +173,9 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
     claim.make_mount_points(&spec)?;
     let signals = if args.detach { None } else { Some(Signals::hold()?) };
     let cidfile = args.cidfile.as_deref().map(|path| CidFile::new(path, &id)).transpose()?;
-    let mut container = args.spawn(&mut spec, pod.as_ref(), &mut claim)?;
+    let mut container = args.spawn(&mut spec, pod.as_ref(), &mut claim, facts.privileged)?;
     foreground::die_with(parent, &container)?;
-    let (network, mount_points) = (claim.network.is_some(), claim.mount_points);
-    claim.entry.write(&SavedContainer { network, mount_points, ..args.saved(&container, spec, &id)? })?;
+    claim.entry.write(&args.saved(&claim, &spec)?(container.record()?))?;
     args.write_pid(container.pid())?;
     if let Some(file) = cidfile {
         file.keep();
@@ -290,20 +289,33 @@ impl RunArgs {
         Ok(spec)
     }
 
-    fn spawn(&self, spec: &mut Spec, pod: Option<&Pod>, claim: &mut Claim<'_>) -> Result<Container> {
+    fn spawn(
+        &self,
+        spec: &mut Spec,
+        pod: Option<&Pod>,
+        claim: &mut Claim<'_>,
+        privileged: bool,
+    ) -> Result<Container> {
         let mut cgroup = claim.entry.id().to_owned();
         loop {
             let mut command = self.command(spec, pod, claim.store, &claim.entry)?;
             command.name(&cgroup);
             claim.remove = Store::remove;
-            if let Some((network, privileged)) = claim.network.clone() {
+            let network = claim.network.clone();
+            // If nspod is killed, only the record leads to a container without a cgroup.
+            let note = if privileged { None } else { Some(self.note(claim, spec)?) };
+            if network.is_some() && self.detach {
+                // pasta is in the container's cgroup, and no nspod waits for the end of the container.
+                command.kill_cgroup_at_end();
+            }
+            if network.is_some() || note.is_some() {
                 let dir = claim.entry.dir().path().to_owned();
-                if self.detach {
-                    // pasta is in the container's cgroup, and no nspod waits for the end of the container.
-                    command.kill_cgroup_at_end();
-                }
                 command.prepared(move |process| {
-                    network.connect_process(&dir, process, privileged).map(|()| Vec::new())
+                    note.map_or(Ok(()), |note| note(process))?;
+                    network.map_or(Ok(()), |(network, privileged)| {
+                        network.connect_process(&dir, process, privileged)
+                    })?;
+                    Ok(Vec::new())
                 });
             }
             match command.spawn() {
@@ -450,23 +462,52 @@ impl RunArgs {
         ))
     }
 
-    fn saved(&self, container: &Container, spec: Spec, id: &str) -> Result<SavedContainer> {
+    /// Returns a function that writes the record of a container without a cgroup before its program starts.
+    fn note(
+        &self,
+        claim: &Claim<'_>,
+        spec: &Spec,
+    ) -> Result<impl FnOnce(&Prepared<'_>) -> std::result::Result<(), nspod_sandbox::Error> + Send + use<>>
+    {
+        let (saved, writer, spec) = (self.saved(claim, spec)?, claim.entry.writer(), spec.clone());
+        Ok(move |process: &Prepared<'_>| {
+            if process.has_cgroup {
+                return Ok(());
+            }
+            let process = ProcessId::of(process.pid)?;
+            writer.write(&saved(ContainerRecord { process, cgroup: None, pod_cgroup: None, spec }))
+        })
+    }
+
+    /// Returns a function that makes the record of the claimed container.
+    fn saved(
+        &self,
+        claim: &Claim<'_>,
+        spec: &Spec,
+    ) -> Result<impl FnOnce(ContainerRecord) -> SavedContainer + Send + use<>> {
         let log = self.log_file.as_ref().map(std::path::absolute).transpose();
-        let mut record = container.record()?;
-        // The pod changes other parts of the spec.
-        record.spec.process = spec.process;
-        Ok(SavedContainer {
-            id: id.into(),
-            container: record,
-            pod: self.pod.clone(),
-            created: state::now(),
-            runner: if self.detach { None } else { Some(ProcessId::current()?) },
-            kept: false,
-            remove: self.rm || !(self.detach || self.keep),
-            log: log.map_err(|e| Error::io_call("log", "resolve the path of the log", "getcwd", &e))?,
-            stop_signal: self.stop_signal,
-            network: false,
-            mount_points: false,
+        let log = log.map_err(|e| Error::io_call("log", "resolve the path of the log", "getcwd", &e))?;
+        let (id, pod, process) = (claim.entry.id().to_owned(), self.pod.clone(), spec.process.clone());
+        let (created, stop_signal) = (state::now(), self.stop_signal);
+        let runner = if self.detach { None } else { Some(ProcessId::current()?) };
+        let remove = self.rm || !(self.detach || self.keep);
+        let (network, mount_points) = (claim.network.is_some(), claim.mount_points);
+        Ok(move |mut container: ContainerRecord| {
+            // The pod changes other parts of the spec.
+            container.spec.process = process;
+            SavedContainer {
+                id,
+                container,
+                pod,
+                created,
+                runner,
+                kept: false,
+                remove,
+                log,
+                stop_signal,
+                network,
+                mount_points,
+            }
         })
     }
 

@@ -124,6 +124,10 @@ impl Entry {
         })
     }
 
+    pub(crate) fn writer(&self) -> store::Writer<SavedContainer> {
+        self.0.writer()
+    }
+
     pub(crate) fn write(&self, saved: &SavedContainer) -> Result<()> {
         Ok(self.0.write(saved)?)
     }

@@ -25,10 +25,14 @@ pub(crate) const KNOWN: &[Known] = &[
         reason: "a program that is killed while execve(2) starts it counts as one that has started: nothing \
                  distinguishes it from one that is killed immediately afterwards",
     },
+    Known { path: "pod create, as a user", call: "close_range", fault: "kill", reason: HOLDER },
+    Known { path: "pod create, as a user", call: "rt_sigtimedwait", fault: "kill", reason: HOLDER },
     Known { path: "oci create and start", call: "read", fault: "", reason: WAITING },
     Known { path: "oci create and start", call: "write", fault: "kill", reason: WAITING },
 ];
 
+const HOLDER: &str = "the process that holds the namespaces of a user's pod can be killed after it has said that it is \
+                      ready: the next command on the pod says that it has ended";
 const WAITING: &str = "if the process that waits between create and start ends there, start says that the \
                        container has stopped, or that its process does not exist, without the cause";
 

@@ -28,12 +28,15 @@ use world::{Attempt, World};
 /// Number of cases of each path in a sample.
 const SAMPLE: usize = 40;
 /// Paths and calls with a case that once had a wrong effect. A sample has all their cases.
-const ONCE_WRONG: [(&str, &str); 5] = [
+const ONCE_WRONG: [(&str, &str); 8] = [
     ("run", "capget"),
     ("exec", "pread64"),
     ("oci run", "pread64"),
     ("pod create", "read"),
     ("pod rm", "umount2"),
+    ("pod create, as a user", "close_range"),
+    ("pod run, as a user", "write"),
+    ("exec, as a user", "read"),
 ];
 /// Set in the process that runs in a mount namespace of its own.
 const ALONE: &str = "NSPOD_FAULTS_ALONE";

@@ -34,7 +34,7 @@ const NOBODY: u32 = 65_534;
 /// Time in which a traced command must end.
 const BOUND: Duration = Duration::from_secs(30);
 /// Time in which a removed container's processes and cgroups must have disappeared.
-const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_secs(5);
 
 /// One case, after everything that its name had has been removed.
 pub(crate) struct Attempt {

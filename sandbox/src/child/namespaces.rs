@@ -86,9 +86,14 @@ where
     };
     let cgroup = if context.cgroup >= 0 { Some(context.cgroup) } else { None };
     // If memory is shared, the sibling changes the context.
-    let (report, step, memory) = (context.report, context.step(), context.clone_memory());
+    let (report, note, step, memory) = (context.report, context.note, context.step(), context.clone_memory());
     let pid = clone_sibling(kinds, memory, cgroup, stack, context)?;
-    let _ = send(report, Message { tag: Message::CLONED, call: 0, step, value: pid });
+    if let Err(fault) = send(report, Message { tag: Message::CLONED, call: 0, step, value: pid }) {
+        if let Some(note) = note {
+            note.fail(Message { tag: Message::FAILED, call: fault.call as u8, step, value: fault.errno });
+        }
+        exit(EXIT_SETUP)
+    }
     exit(0)
 }
 

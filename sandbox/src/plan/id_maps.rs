@@ -1,5 +1,8 @@
 //! The ids of a container: the maps of its user namespace.
 
+use std::fs;
+use std::path::PathBuf;
+
 use ns_core::IdMap;
 
 use crate::error::{Error, ErrorKind};
@@ -23,20 +26,33 @@ pub(super) struct Ids {
 
 impl Ids {
     /// Returns the ids of a user namespace that the plan does not make.
-    pub(super) fn of_joined(user: &NamespaceMode) -> Ids {
-        let read = |pid: &i32, name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).ok();
-        match user {
+    ///
+    /// # Errors
+    /// A file of the joined process cannot be read.
+    pub(super) fn of_joined(user: &NamespaceMode) -> Result<Ids, Error> {
+        Ok(match user {
             NamespaceMode::Join(Join::Pid(pid)) => Ids {
                 foreign: true,
                 new: false,
-                setgroups: read(pid, "setgroups").is_none_or(|s| s.trim() == "allow"),
-                tty_group: read(pid, "gid_map")
+                setgroups: read(*pid, "setgroups")?.is_none_or(|s| s.trim() == "allow"),
+                tty_group: read(*pid, "gid_map")?
                     .and_then(|s| s.parse::<IdMap>().ok())
                     .is_some_and(|map| map.to_outside(5).is_some()),
             },
             NamespaceMode::Join(_) => Ids { foreign: true, new: false, setgroups: true, tty_group: false },
             _ => Ids { foreign: false, new: false, setgroups: true, tty_group: true },
-        }
+        })
+    }
+}
+
+/// Reads a file of a process in `/proc`. Returns `None` if the process has ended, which the step that joins it
+/// reports.
+fn read(pid: i32, name: &str) -> Result<Option<String>, Error> {
+    let path = PathBuf::from(format!("/proc/{pid}/{name}"));
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(None),
+        Err(e) => Err(Error::path("id-maps", "read", &path, &e)),
     }
 }
 

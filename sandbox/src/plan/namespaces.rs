@@ -83,7 +83,7 @@ pub(super) fn add(plan: &mut Plan, host: &Host, mut handles: Handles) -> Result<
     }
     let (ids, r#become) = match user_new {
         true => id_maps::add(plan, host).map(|(ids, step)| (ids, Some(step)))?,
-        false => (Ids::of_joined(ns.get(Kind::User)), None),
+        false => (Ids::of_joined(ns.get(Kind::User))?, None),
     };
     if let Some(offsets) = offsets {
         // This must precede the change of ids: afterwards the file belongs to root.

@@ -122,11 +122,7 @@ pub(super) fn executed_program(
     started: bool,
     exit_file: Option<&File>,
 ) -> Result<bool, Error> {
-    for note in notes.iter().flatten() {
-        if note.failure != [0; 8] {
-            return Err(reported(plan, Message::from_bytes(note.failure)));
-        }
-    }
+    notes.iter().flatten().try_for_each(|note| noted(plan, note))?;
     let last = notes.into_iter().flatten().next_back();
     if last.is_none_or(|note| note.executes != 1) {
         return Ok(false);
@@ -134,6 +130,14 @@ pub(super) fn executed_program(
     // The filter can prevent the init from reporting that the program runs.
     let noted = || exit_file.is_some_and(|file| file.metadata().is_ok_and(|file| file.len() > 0));
     Ok(!plan.spec.has_init() || started || noted() || !is_ending(pidfd))
+}
+
+/// Returns the failure in a note as an error.
+pub(super) fn noted(plan: &Plan, note: &Note) -> Result<(), Error> {
+    match note.failure {
+        [0, 0, 0, 0, 0, 0, 0, 0] => Ok(()),
+        failure => Err(reported(plan, Message::from_bytes(failure))),
+    }
 }
 
 /// Returns whether a process has ended or is about to end. A process closes its descriptors before
@@ -158,11 +162,7 @@ impl Held {
     /// # Errors
     /// A step failed.
     pub(crate) fn start(self, plan: &Plan, pidfd: &Pidfd, exit_file: Option<&File>) -> Result<(), Error> {
-        match send_word(&self.socket) {
-            // The process has ended. Its report or its note has the cause.
-            Err(e) if e.raw_os_error() == Some(libc::EPIPE) => {}
-            sent => sent?,
-        }
+        send_word(&self.socket)?;
         let mut started = false;
         while let Some((message, _)) = receive(&self.socket)? {
             match message.tag {

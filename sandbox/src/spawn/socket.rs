@@ -28,13 +28,10 @@ pub(super) fn socket_pair(above: RawFd) -> Result<(OwnedFd, OwnedFd), Error> {
     Ok((parent, duplicate_above(&child, above)?))
 }
 
-/// Lets a waiting child continue.
-///
-/// # Errors
-/// `EPIPE`: the child has ended.
+/// Lets a waiting child continue. If the child has ended, the end of file on the socket tells.
 pub(super) fn send_word(socket: &OwnedFd) -> Result<(), Error> {
     match send(socket, &[1], SendFlags::NOSIGNAL) {
-        Ok(_) => Ok(()),
+        Ok(_) | Err(Errno::PIPE) => Ok(()),
         Err(errno) => Err(failed("let the child continue", "send", errno)),
     }
 }
