@@ -787,10 +787,12 @@ fn assert_plain_failure(bundle: &Bundle, what: &str, verb: &[&str]) -> bool {
     let log = bundle.path("log");
     let to_log = ["--log", log.to_str().unwrap()];
     let mut failed = false;
-    for flags in
-        [&[][..], &["--log-format", "json"], &to_log, &[&to_log[..], &["--log-format", "json"]].concat()]
-    {
-        let output = bundle.verb(&[flags, verb].concat());
+    let both = [&to_log[..], &["--log-format", "json"]].concat();
+    let all = [&[][..], &["--log-format", "json"], &to_log, &both];
+    // The guest is slow: each configuration has one of the logs there.
+    let some = if nspod_testkit::is_slow() { &all[what.len() % 4..][..1] } else { &all[..] };
+    for flags in some {
+        let output = bundle.verb(&[*flags, verb].concat());
         assert_plain(what, &(output.out.clone() + &output.err));
         failed = output.code() != 0;
         if !failed {
