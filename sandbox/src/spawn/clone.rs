@@ -34,7 +34,12 @@ pub(super) fn clone_first(
 /// Returns whether a process is a child of this process that has not been reaped.
 fn is_child(pidfd: &Pidfd) -> bool {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
-    waitid(Id::PIDFd(pidfd.as_fd()), flags).is_ok()
+    loop {
+        match waitid(Id::PIDFd(pidfd.as_fd()), flags) {
+            Err(Errno::EINTR) => {}
+            waited => return waited.is_ok(),
+        }
+    }
 }
 
 /// The processes of one start: the first, and its sibling if a step clones again.
