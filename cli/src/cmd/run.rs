@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cgroup_core::Limits;
 use clap::{ArgAction, Args};
@@ -297,6 +298,7 @@ impl RunArgs {
         privileged: bool,
     ) -> Result<Container> {
         let mut cgroup = claim.entry.id().to_owned();
+        let mut tries = 10;
         loop {
             let mut command = self.command(spec, pod, claim.store, &claim.entry)?;
             command.name(&cgroup);
@@ -333,7 +335,14 @@ impl RunArgs {
                     return Err(Error::from(e).hint("or use --lax-limits to start without it"));
                 }
                 Err(e) if e.kind() == ErrorKind::AlreadyExists && e.step() == "cgroup" => {
-                    if cgroup != claim.entry.id() || !claim.store.is_in_use(&cgroup)? {
+                    let in_use = cgroup == claim.entry.id() && claim.store.is_in_use(&cgroup)?;
+                    if !in_use && tries > 0 {
+                        // A container that is renamed or removed at this moment had the name.
+                        tries -= 1;
+                        std::thread::sleep(Duration::from_millis(10));
+                        continue;
+                    }
+                    if !in_use {
                         // A container in another store has a cgroup of this name: keep it.
                         claim.remove = Store::forget;
                         return Err(e.into());
