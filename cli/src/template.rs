@@ -50,7 +50,7 @@ impl Template {
                 Part::Field { path, json: false } => match find(value, path)? {
                     Value::String(part) => text.push_str(&output::shown(part)),
                     Value::Null => {}
-                    other => text.push_str(&other.to_string()),
+                    other => text.push_str(&output::ascii_controls(&other.to_string())),
                 },
             }
         }

@@ -384,6 +384,10 @@ fn an_id_beyond_the_maximum_is_not_root() {
     const BEYOND: [u64; 5] = [u32::MAX as u64, 1 << 32, (1 << 32) + 5, 1 << 63, u64::MAX];
     assert_eq!(BEYOND[1] as u32, 0);
     let image = bundle("id", |_| {});
+    // A number is not a name either.
+    let names = |rest: &str| BEYOND.map(|id| format!("{id}{rest}")).concat();
+    fs::write(image.path("rootfs/etc/passwd"), names(":x:0:0::/:\n")).unwrap();
+    fs::write(image.path("rootfs/etc/group"), names(":x:0:\n")).unwrap();
     let path = image.path("rootfs");
     let ours = ["run", "--rootfs", path.to_str().unwrap(), "-u"];
     for id in sample(BEYOND, 4) {

@@ -83,14 +83,16 @@ fn the_log_has_the_times_of_the_output() {
     }
     let dir = tempfile::tempdir().unwrap();
     let volume = format!("{}:/mnt", dir.path().display());
-    let script =
-        "echo one; until [ -e /mnt/go ]; do sleep 0.05; done; printf two; sleep 0.3; echo -end; echo three";
+    let script = "echo one; until [ -e /mnt/go ]; do sleep 0.05; done; printf two; sleep 0.3; echo -end; \
+         until [ -e /mnt/end ]; do sleep 0.05; done; echo three";
     let date = || humantime::format_rfc3339_nanos(std::time::SystemTime::now()).to_string();
     let start = date();
     let name = Name::detached(&["-v", &volume], &["sh", "-c", script]);
     eventually("it has written", || ok(&["logs", &name]) == "one\n");
     let middle = date();
     std::fs::write(dir.path().join("go"), "").unwrap();
+    eventually("the second line is copied", || ok(&["logs", &name]) == "one\ntwo-end\n");
+    std::fs::write(dir.path().join("end"), "").unwrap();
     ok(&["wait", &name]);
     let end = date();
     let text = ok(&["logs", "-t", &name]);

@@ -641,5 +641,6 @@ impl Drop for Container {
             }
             Origin::Record { .. } => self.cgroup.take().map_or((), ContainerCgroup::leave_tied),
         }
+        self.reaped_by.iter().for_each(ReapList::forget_ended);
     }
 }

@@ -30,12 +30,14 @@ pub struct Account {
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`]: the name does not exist. [`ErrorKind::InvalidInput`]: the file is not a
-/// regular file, or is larger than 16 MiB. `EACCES`: the file cannot be read.
+/// regular file, or is larger than 16 MiB, or a number is
+/// larger than an id can be. `EACCES`: the file cannot be read.
 pub fn find(text: &str, roots: &[PathBuf]) -> Result<Account, Error> {
     let (user, group) = match text.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (text, None),
     };
+    check_number("user", user)?;
     let passwd = read(roots, "etc/passwd")?;
     let entry = passwd.lines().find_map(|line| account(line, user));
     let (uid, own_gid, home) = match (entry, user.parse()) {
@@ -79,6 +81,7 @@ pub fn set_home(process: &mut Process, roots: &[PathBuf]) -> Result<(), Error> {
 /// # Errors
 /// The same as [`find`].
 pub fn gid(text: &str, roots: &[PathBuf]) -> Result<u32, Error> {
+    check_number("group", text)?;
     if let Ok(gid) = text.parse() {
         return Ok(gid);
     }
@@ -89,6 +92,16 @@ pub fn gid(text: &str, roots: &[PathBuf]) -> Result<u32, Error> {
         fields.nth(1)?.parse().ok()
     });
     found.ok_or_else(|| unknown("group", text, "/etc/group"))
+}
+
+/// Rejects a number that is too large for an id. It is not a name either.
+fn check_number(what: &str, text: &str) -> Result<(), Error> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number || text.parse::<u32>().is_ok() {
+        return Ok(());
+    }
+    let problem = format!("the {what} {text} is too large a number: an id is at most {}", u32::MAX - 1);
+    Err(Error::new(ErrorKind::InvalidInput, "user", problem).on(text))
 }
 
 fn unknown(what: &str, name: &str, file: &str) -> Error {

@@ -114,11 +114,14 @@ impl ChildProcess {
 pub(crate) struct ReapList(Arc<Mutex<Vec<Arc<ChildProcess>>>>);
 
 impl ReapList {
-    /// Adds a process, and removes those whose end is known: each holds a descriptor.
+    /// Adds a process.
     pub(crate) fn add(&self, process: &Arc<ChildProcess>) {
-        let mut all = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        all.retain(|process| process.known().is_none());
-        all.push(process.clone());
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).push(process.clone());
+    }
+
+    /// Removes the processes whose end is known: each holds a descriptor.
+    pub(crate) fn forget_ended(&self) {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).retain(|process| process.known().is_none());
     }
 
     /// Reaps the processes that have ended, and returns the others.
@@ -166,6 +169,8 @@ mod tests {
             list.add(&process);
             process.wait(&ReapList::default(), None).unwrap();
         }
-        assert_eq!(list.0.lock().unwrap().len(), 1);
+        assert_eq!(list.0.lock().unwrap().len(), 3);
+        list.forget_ended();
+        assert!(list.0.lock().unwrap().is_empty());
     }
 }

@@ -287,14 +287,14 @@ fn sixteen_processes_start_containers() {
     before.check(&format!("{all} containers from 16 processes"), &parent);
 }
 
-/// Tasks that spawn, wait, and drop a start or a container at any moment. Only on the host: the guest would take minutes,
-/// and runs the tests of `asynchronous.rs`.
+/// Tasks that spawn, wait, and drop a start or a container at any moment. The guest is too slow for 64.
 #[test]
 fn sixty_four_tasks_spawn_wait_and_cancel() {
-    if nspod_testkit::is_slow() || is_done("sixty_four_tasks_spawn_wait_and_cancel") {
+    if is_done("sixty_four_tasks_spawn_wait_and_cancel") {
         return;
     }
-    let (parent, rounds) = (Parent::new(), many(100, 6, 0));
+    let (parent, rounds) = (Parent::new(), many(100, 6, 1));
+    let count = if nspod_testkit::is_slow() { 4 } else { 64 };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     // One program of a round is waited for, one is dropped while it runs, and one start is cancelled.
     let round = |parent: PathBuf, number: usize| async move {
@@ -314,7 +314,7 @@ fn sixty_four_tasks_spawn_wait_and_cancel() {
         let _ = tokio::time::timeout(moment, command("sleep").arg("1000").output_async()).await;
     };
     let all = |rounds: usize| {
-        let tasks = (0..64).map(|task| {
+        let tasks = (0..count).map(|task| {
             let parent = parent.0.clone();
             runtime.spawn(async move {
                 for number in 0..rounds {
@@ -342,9 +342,9 @@ fn sixty_four_tasks_spawn_wait_and_cancel() {
         // The runtime ends its threads for blocking calls after some time without work.
         now.descriptors.len() <= before.descriptors.len() && now.children == 0 && now.mounts == before.mounts
     });
-    let containers = 64 * rounds * 3;
+    let containers = count * rounds * 3;
     println!(
-        "LOAD 64 tasks, {containers} containers: {:.1} s, {} threads",
+        "LOAD {count} tasks, {containers} containers: {:.1} s, {} threads",
         start.elapsed().as_secs_f64(),
         Counts::now().threads
     );
@@ -442,8 +442,6 @@ fn hundreds_of_processes_enter_one_container_at_once() {
         }
     });
     assert_eq!(inside(), of_container);
-    // The container keeps the pidfds of processes that have ended until the next one starts.
-    exec("sleep", "0").status().unwrap();
     eventually("the threads end", || Counts::now().threads <= before.counts.threads);
     assert_eq!(Counts::now(), before.counts);
     container.delete().unwrap();

@@ -24,6 +24,7 @@ pub(crate) struct Tally {
     ignored: u32,
     skips: BTreeSet<String>,
     failures: Vec<Failure>,
+    notes: Vec<String>,
     /// The program that runs.
     program: String,
     /// The programs with their starts, in the order in which they ran.
@@ -100,6 +101,18 @@ impl Tally {
     /// Returns the skipped tests that reported themselves, each as `NAME: REASON`.
     pub(crate) fn skips(&self) -> impl Iterator<Item = &str> {
         self.skips.iter().map(String::as_str)
+    }
+
+    /// Forgets the failures of the program that runs: it runs again. Notes why.
+    pub(crate) fn again(&mut self, why: &str) {
+        let of_program = format!("{}: ", self.program);
+        self.failures.retain(|failure| !failure.name.starts_with(&of_program));
+        self.notes.push(format!("{of_program}{why}"));
+    }
+
+    /// Returns what a reader of the end of the output must know although no test failed.
+    pub(crate) fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Returns the name of the program that runs.

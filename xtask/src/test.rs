@@ -92,6 +92,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let mut total = Counts::default();
     let mut failures = Vec::new();
+    let mut notes = Vec::new();
     type RunLane = fn(&Args, &mut Tally) -> Result<()>;
     let lanes: [(&str, bool, RunLane); 3] = [
         (HOST, host, host_lane),
@@ -101,14 +102,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for (lane, _, run) in lanes.into_iter().filter(|(_, wanted, _)| *wanted) {
         let mut tally = Tally::default();
         let ok = steps.step(&format!("tests, {lane}"), || run(args, &mut tally));
-        for (program, time) in tally.slowest(SLOWEST) {
-            eprintln!("{:6.1} s {program}", time.as_secs_f64());
-        }
+        print_slowest(&tally);
         add(&mut total, tally.counts(), ok);
         if lane == HOST {
             // The other lanes fail when a test is skipped, and name it then.
             skips.extend(tally.skips().map(str::to_owned));
         }
+        notes.extend(tally.notes().iter().map(|note| format!("{lane}, {note}")));
         failures.extend(tally.into_failures().into_iter().map(|failure| {
             let name = format!("{lane}, {}", failure.name);
             Failure { name, ..failure }
@@ -134,6 +134,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for skip in &skips {
         eprintln!("SKIP {skip}");
     }
+    for note in &notes {
+        eprintln!("NOTE {note}");
+    }
     for failed in &steps.failed {
         eprintln!("FAILED {failed}");
     }
@@ -145,6 +148,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
     Ok(if steps.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print_slowest(tally: &Tally) {
+    for (program, time) in tally.slowest(SLOWEST) {
+        eprintln!("{:6.1} s {program}", time.as_secs_f64());
+    }
 }
 
 /// Returns the outputs of the failed tests, in lines. Leaves out what exceeds `REASONS`, so that the end of a log
@@ -271,7 +280,8 @@ fn guest_lane(args: &Args, tally: &mut Tally) -> Result<()> {
             Ok(code) => break code,
             // A test that stops the machine stops the second one too.
             Err(e) if !is_second && e.is::<guest::Stuck>() => {
-                eprintln!("{}: {e}\nThis program and the next ones run in a new guest.", tally.program());
+                eprintln!("{}: {e}", tally.program());
+                tally.again("the guest stopped, and a new one ran this program and the next ones");
                 let at = programs.iter().position(|program| program.heading == tally.program());
                 programs.drain(..at.unwrap_or(0));
                 is_second = true;

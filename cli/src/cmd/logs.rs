@@ -150,7 +150,7 @@ impl Printer<'_> {
         if partial {
             object["partial"] = true.into();
         }
-        out.extend_from_slice(format!("{object}\n").as_bytes());
+        out.extend_from_slice(output::ascii_controls(&format!("{object}\n")).as_bytes());
     }
 
     /// Prints the last line, if it does not end with a newline.

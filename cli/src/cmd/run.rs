@@ -302,7 +302,6 @@ impl RunArgs {
         loop {
             let mut command = self.command(spec, pod, claim.store, &claim.entry)?;
             command.name(&cgroup);
-            claim.remove = Store::remove;
             let network = claim.network.clone();
             // If nspod is killed, only the record leads to a container without a cgroup.
             let note = if privileged { None } else { Some(self.note(claim, spec)?) };
@@ -320,6 +319,7 @@ impl RunArgs {
                     Ok(Vec::new())
                 });
             }
+            claim.remove = Store::remove;
             match command.spawn() {
                 Ok(container) => return Ok(container),
                 Err(e) if self.lax_limits && lacks_files(&e, spec) => {
@@ -335,17 +335,16 @@ impl RunArgs {
                     return Err(Error::from(e).hint("or use --lax-limits to start without it"));
                 }
                 Err(e) if e.kind() == ErrorKind::AlreadyExists && e.step() == "cgroup" => {
-                    let in_use = cgroup == claim.entry.id() && claim.store.is_in_use(&cgroup)?;
-                    if !in_use && tries > 0 {
+                    // A container in another store can have a cgroup of this name: keep it.
+                    claim.remove = Store::forget;
+                    if cgroup != claim.entry.id() || !claim.store.is_in_use(&cgroup)? {
+                        if tries == 0 {
+                            return Err(e.into());
+                        }
                         // A container that is renamed or removed at this moment had the name.
                         tries -= 1;
                         std::thread::sleep(Duration::from_millis(10));
                         continue;
-                    }
-                    if !in_use {
-                        // A container in another store has a cgroup of this name: keep it.
-                        claim.remove = Store::forget;
-                        return Err(e.into());
                     }
                     cgroup = state::other_cgroup(claim.entry.id());
                 }
@@ -471,7 +470,7 @@ impl RunArgs {
         ))
     }
 
-    /// Returns a function that writes the record of a container without a cgroup before its program starts.
+    /// Returns a function that writes the record before the program starts, if the container is without a cgroup.
     fn note(
         &self,
         claim: &Claim<'_>,
@@ -484,7 +483,8 @@ impl RunArgs {
                 return Ok(());
             }
             let process = ProcessId::of(process.pid)?;
-            writer.write(&saved(ContainerRecord { process, cgroup: None, pod_cgroup: None, spec }))
+            let record = ContainerRecord { process, cgroup: None, pod_cgroup: None, spec };
+            writer.write(&SavedContainer { starting: true, ..saved(record) })
         })
     }
 
@@ -516,6 +516,7 @@ impl RunArgs {
                 stop_signal,
                 network,
                 mount_points,
+                starting: false,
             }
         })
     }

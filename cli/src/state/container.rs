@@ -40,10 +40,17 @@ pub(crate) struct SavedContainer {
     /// Whether the directory of the container lists mount points.
     #[serde(default)]
     pub(crate) mount_points: bool,
+    /// Whether `/` of the first process can still be the caller's, because `nspod run` has not started its program.
+    #[serde(default)]
+    pub(crate) starting: bool,
 }
 
 impl store::Record for SavedContainer {
     const FILES: &'static [&'static str] = &[RECORD];
+
+    fn is_complete(&self) -> bool {
+        !self.starting
+    }
 }
 
 impl AsRef<ContainerRecord> for SavedContainer {
@@ -112,7 +119,7 @@ impl Entry {
 
     /// Returns the saved state of the container.
     pub(crate) fn record(&self) -> Result<&SavedContainer> {
-        self.saved().ok_or_else(|| match self.0.state() {
+        self.saved().filter(|saved| !saved.starting).ok_or_else(|| match self.0.state() {
             Ok(EntryState::BeingMade) => {
                 let problem = format!("another command is starting or removing the container {}", self.id());
                 Error::state("store", self.id(), problem)

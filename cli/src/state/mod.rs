@@ -287,8 +287,8 @@ impl Store {
     fn runs_in(&self, name: &str, pod: &str) -> Result<bool> {
         let Some(entry) = self.0.find(name)?.map(Entry::new) else { return Ok(false) };
         match entry.saved() {
-            Some(saved) => Ok(saved.pod.as_deref() == Some(pod) && entry.lives()?),
-            None => Ok(entry.state()? == State::Creating),
+            Some(saved) if !saved.starting => Ok(saved.pod.as_deref() == Some(pod) && entry.lives()?),
+            _ => Ok(entry.state()? == State::Creating),
         }
     }
 
@@ -337,7 +337,11 @@ impl Store {
     pub(crate) fn sweep(&self) -> Result<()> {
         let due = |entry: &Entry| -> Result<bool> {
             Ok(match entry.saved() {
-                Some(saved) => saved.remove && !saved.owned()? && !saved.container.process.is_alive()?,
+                Some(saved) => {
+                    (saved.remove || saved.starting)
+                        && !saved.owned()?
+                        && !saved.container.process.is_alive()?
+                }
                 None => true,
             })
         };

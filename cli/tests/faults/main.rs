@@ -301,7 +301,7 @@ fn judge(
         found.push((Problem::Wrong, format!("success, but {difference}; {err}")));
     }
     if let Some((code, err)) = &attempt.again {
-        let says = ["already", "does not exist"].iter().any(|word| err.contains(word));
+        let says = ["already", "does not exist", "not running"].iter().any(|word| err.contains(word));
         if *code != 0 && !(path.codes.contains(code) && says) {
             found.push((Problem::Wrong, format!("the same command again: exit code {code}: {err}")));
         }

@@ -128,8 +128,10 @@ impl<R: Record> Entry<R> {
         if self.record.as_ref().is_some_and(R::is_complete) {
             return Ok(EntryState::There);
         }
-        let is_free = || Ok::<_, Error>(self.dir.lock(false)?.is_some() && !self.dir.is_removed()?);
-        let abandoned = self.locked || is_free()? && !self.is_complete_now()?;
+        // While this process has the lock, no other one removes or completes the entry.
+        let lock = if self.locked { None } else { self.dir.lock(false)? };
+        let abandoned =
+            self.locked || lock.is_some() && !self.dir.is_removed()? && !self.is_complete_now()?;
         Ok(if abandoned { EntryState::Broken } else { EntryState::BeingMade })
     }
 
