@@ -175,12 +175,22 @@ impl Cgroup {
         self.open_or_make(name.as_ref()).map(|(child, _)| child)
     }
 
-    /// Opens or creates the child, and returns whether it was created.
+    /// Opens or creates the child, and returns whether it was created. Another program can remove the child
+    /// between the calls, because it is empty. Then it is created again.
     pub(crate) fn open_or_make(&self, name: &OsStr) -> Result<(Self, bool)> {
-        match self.create_child(name) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok((self.child(name)?, false)),
-            made => Ok((made?, true)),
+        let attempt = || -> Result<(Self, bool)> {
+            match self.create_child(name) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok((self.child(name)?, false)),
+                made => Ok((made?, true)),
+            }
+        };
+        for _ in 0..100 {
+            match attempt() {
+                Err(error) if error.kind() == ErrorKind::NotFound => std::thread::yield_now(),
+                other => return other,
+            }
         }
+        attempt()
     }
 
     /// Opens the parent. Returns `None` for the top of the mount.

@@ -7,6 +7,7 @@ use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::chown;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use cgroup_core::delegate::{Delegation, Move, Right, find};
 use cgroup_core::{Cgroup, ErrorKind, Hierarchy};
@@ -174,4 +175,27 @@ fn systemd_creates_a_scope_for_a_user_in_a_session() {
 #[test]
 fn a_cgroup_parent_with_an_invalid_name_is_refused() {
     assert_eq!(find("a/b", Move::Nothing).unwrap_err().kind(), ErrorKind::InvalidName);
+}
+
+/// The last container of a program removes the base of all.
+#[test]
+fn a_base_that_another_program_removes_is_made_again() {
+    let name = format!("nspod-find-{}", std::process::id());
+    let path = find(&name, Move::Nothing).unwrap().base.path().to_owned();
+    let (done, removed) = (AtomicBool::new(false), AtomicU32::new(0));
+    let found = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                removed.fetch_add(std::fs::remove_dir(&path).is_ok().into(), Ordering::Relaxed);
+            }
+        });
+        let mut found = Ok(());
+        while found.is_ok() && removed.load(Ordering::Relaxed) < 100 {
+            found = find(&name, Move::Nothing).map(drop);
+        }
+        done.store(true, Ordering::Relaxed);
+        found
+    });
+    let _ = std::fs::remove_dir(&path);
+    found.unwrap();
 }
