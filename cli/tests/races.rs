@@ -622,7 +622,7 @@ fn stop_ends_a_container_that_is_renamed_meanwhile() {
         return;
     }
     let [old, new] = [Name::container(), Name::container()];
-    // The program ignores the signal of stop.
+    // The program does not end by the signal of stop.
     ok(&[
         "run",
         "-d",
@@ -630,13 +630,12 @@ fn stop_ends_a_container_that_is_renamed_meanwhile() {
         &old,
         "sh",
         "-c",
-        "trap '' TERM; touch /tmp/ready; sleep 1000 & wait; sleep 1000",
+        "trap 'touch /tmp/asked' TERM; touch /tmp/ready; while :; do sleep 1000 & wait; done",
     ]);
-    eventually("the program ignores the signal", || {
-        nspod(&["exec", &old, "test", "-e", "/tmp/ready"]).code() == 0
-    });
-    let mut stop = Command::new(NSPOD).args(["stop", "-t", "2", &old]).stdout(Stdio::null()).spawn().unwrap();
-    sleep(Duration::from_millis(500));
+    let has = |file: &str| nspod(&["exec", &old, "test", "-e", file]).code() == 0;
+    eventually("the program handles the signal", || has("/tmp/ready"));
+    let mut stop = Command::new(NSPOD).args(["stop", "-t", "5", &old]).stdout(Stdio::null()).spawn().unwrap();
+    eventually("stop has sent the signal", || has("/tmp/asked"));
     ok(&["rename", &old, &new]);
     assert!(common::end_of(&mut stop).success());
     eventually("it has ended", || new.at() == "exited");

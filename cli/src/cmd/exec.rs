@@ -58,7 +58,8 @@ fn start(args: &ExecArgs, json: bool, end: &mut End) -> Result<i32> {
     command.args(&args.command[1..]);
     let root = PathBuf::from(format!("/proc/{}/root", container.pid()));
     args.process.apply(command.spec_mut(), &Facts::detect()?, &[root])?;
-    separate_keys(&mut command.spec_mut().process, entry.id());
+    let keyring = entry.record()?.container.spec.process.keyring.as_deref();
+    separate_keys(&mut command.spec_mut().process, entry.id(), keyring);
     if args.process.tty {
         command.spec_mut().process.terminal = Some(terminal::size());
     } else if !args.process.interactive {

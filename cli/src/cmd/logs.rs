@@ -62,7 +62,7 @@ pub(crate) fn logs(args: &LogsArgs, json: bool) -> Result<()> {
             || output::unread();
         let n = log.read_timed(&mut chunk, &mut times).map_err(failed)?;
         printer.print(&chunk[..n], &times)?;
-        if n == 0 && ended {
+        if n == 0 && ended || printer.is_past(&times) {
             break;
         }
         if n == 0 {
@@ -110,6 +110,13 @@ impl Printer<'_> {
             }
         }
         output::print(out)
+    }
+
+    /// Returns whether nothing that follows is wanted. `times` are those of the last part.
+    fn is_past(&self, times: &[(usize, Option<SystemTime>)]) -> bool {
+        let last = times.last().and_then(|(_, time)| *time);
+        let is_late = self.args.until.zip(last).is_some_and(|(until, last)| last > until);
+        is_late && self.line.is_none_or(|(wanted, _)| !wanted)
     }
 
     /// Appends a piece of one line, as it is printed.

@@ -274,7 +274,7 @@ impl RunArgs {
         let roots = passwd::roots(&spec.root);
         self.process.apply(&mut spec, facts, &roots)?;
         self.rights.apply(&mut spec, self.process.privileged)?;
-        separate_keys(&mut spec.process, id);
+        separate_keys(&mut spec.process, id, None);
         if self.process.tty {
             spec.process.terminal = Some(terminal::size());
         }

@@ -8,7 +8,7 @@ use clap::Args;
 use nspod_sandbox::passwd;
 use nspod_sandbox::seccomp::Profile;
 use nspod_sandbox::spec::{Capabilities, Process, Rlimit, Seccomp, Spec, User};
-use nspod_sandbox::store::read_bounded;
+use nspod_sandbox::store::{random_name, read_bounded};
 
 use super::Facts;
 use crate::error::{Error, Result};
@@ -280,10 +280,12 @@ fn ulimit(text: &str) -> std::result::Result<Rlimit, String> {
 }
 
 /// Gives a process a session keyring of its container, unless the library's filter denies the calls for keys. The
-/// process would otherwise possess the keys in the caller's session keyring.
-pub(crate) fn separate_keys(process: &mut Process, id: &str) {
+/// process would otherwise possess the keys in the caller's session keyring. `of_container` is the keyring of a
+/// container that runs. Another container must not find the name: any process of the user can join a keyring by name.
+pub(crate) fn separate_keys(process: &mut Process, id: &str, of_container: Option<&str>) {
     if process.seccomp != Seccomp::Standard && process.keyring.is_none() {
-        process.keyring = Some(format!("_ses.{id}"));
+        let new = || format!("_ses.{id}.{}", random_name());
+        process.keyring = Some(of_container.map_or_else(new, str::to_owned));
     }
 }
 
