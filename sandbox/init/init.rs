@@ -212,19 +212,17 @@ fn close_others(task: &Task) {
             continue;
         }
         if first > next {
-            close_range(next, first - 1);
+            close_range(task, next, first - 1);
         }
         next = first + count;
     }
-    if plain(nr::CLOSE_RANGE, [next as usize, u32::MAX as usize, 0]) < 0 {
-        (next..=task.last_fd()).for_each(close);
-    }
+    close_range(task, next, i32::MAX);
 }
 
 /// Closes the descriptors of a range, also if the container's filter rejects close_range(2).
-fn close_range(first: i32, last: i32) {
+fn close_range(task: &Task, first: i32, last: i32) {
     if plain(nr::CLOSE_RANGE, [first as usize, last as usize, 0]) < 0 {
-        (first..=last).for_each(close);
+        (first..=last.min(task.last_fd())).for_each(close);
     }
 }
 

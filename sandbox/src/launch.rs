@@ -186,10 +186,7 @@ impl Launcher {
         // After an error the child has ended, and dropping `cgroup` removes it.
         let spawned = spawned.map_err(|e| explain(e, cgroup.as_ref()))?;
         let process = ChildProcess::new(spawned.pid, spawned.pidfd);
-        for list in &reaped_by {
-            list.forget_ended();
-            list.add(&process);
-        }
+        reaped_by.iter().for_each(|list| list.add(&process));
         quotas.started(process.pid);
         streams.close_child();
         let [stdin, stdout, stderr] = std::mem::take(&mut streams.ours);

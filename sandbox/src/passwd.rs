@@ -30,8 +30,8 @@ pub struct Account {
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`]: the name does not exist. [`ErrorKind::InvalidInput`]: the file is not a
-/// regular file, or is larger than 16 MiB, or a number is
-/// larger than an id can be. `EACCES`: the file cannot be read.
+/// regular file or is larger than 16 MiB, or a number is larger than an id can be. `EACCES`: the file
+/// cannot be read.
 pub fn find(text: &str, roots: &[PathBuf]) -> Result<Account, Error> {
     let (user, group) = match text.split_once(':') {
         Some((user, group)) => (user, Some(group)),

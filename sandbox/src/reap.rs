@@ -114,8 +114,9 @@ impl ChildProcess {
 pub(crate) struct ReapList(Arc<Mutex<Vec<Arc<ChildProcess>>>>);
 
 impl ReapList {
-    /// Adds a process.
+    /// Adds a process, and removes those whose end is known.
     pub(crate) fn add(&self, process: &Arc<ChildProcess>) {
+        self.forget_ended();
         self.0.lock().unwrap_or_else(|e| e.into_inner()).push(process.clone());
     }
 
@@ -169,7 +170,7 @@ mod tests {
             list.add(&process);
             process.wait(&ReapList::default(), None).unwrap();
         }
-        assert_eq!(list.0.lock().unwrap().len(), 3);
+        assert_eq!(list.0.lock().unwrap().len(), 1);
         list.forget_ended();
         assert!(list.0.lock().unwrap().is_empty());
     }

@@ -176,7 +176,7 @@ fn start(args: &RunArgs, json: bool, end: &mut End) -> Result<i32> {
     let cidfile = args.cidfile.as_deref().map(|path| CidFile::new(path, &id)).transpose()?;
     let mut container = args.spawn(&mut spec, pod.as_ref(), &mut claim, facts.privileged)?;
     foreground::die_with(parent, &container)?;
-    claim.entry.write(&args.saved(&claim, &spec)?(container.record()?))?;
+    claim.entry.write(&args.saved(&claim, container.record()?, &spec)?)?;
     args.write_pid(container.pid())?;
     if let Some(file) = cidfile {
         file.keep();
@@ -477,47 +477,46 @@ impl RunArgs {
         spec: &Spec,
     ) -> Result<impl FnOnce(&Prepared<'_>) -> std::result::Result<(), nspod_sandbox::Error> + Send + use<>>
     {
-        let (saved, writer, spec) = (self.saved(claim, spec)?, claim.entry.writer(), spec.clone());
+        // The process is known when it exists.
+        let container = ContainerRecord {
+            process: ProcessId::current()?,
+            cgroup: None,
+            pod_cgroup: None,
+            spec: spec.clone(),
+        };
+        let mut saved = SavedContainer { starting: true, ..self.saved(claim, container, spec)? };
+        let writer = claim.entry.writer();
         Ok(move |process: &Prepared<'_>| {
             if process.has_cgroup {
                 return Ok(());
             }
-            let process = ProcessId::of(process.pid)?;
-            let record = ContainerRecord { process, cgroup: None, pod_cgroup: None, spec };
-            writer.write(&SavedContainer { starting: true, ..saved(record) })
+            saved.container.process = ProcessId::of(process.pid)?;
+            writer.write(&saved)
         })
     }
 
-    /// Returns a function that makes the record of the claimed container.
     fn saved(
         &self,
         claim: &Claim<'_>,
+        mut container: ContainerRecord,
         spec: &Spec,
-    ) -> Result<impl FnOnce(ContainerRecord) -> SavedContainer + Send + use<>> {
+    ) -> Result<SavedContainer> {
         let log = self.log_file.as_ref().map(std::path::absolute).transpose();
-        let log = log.map_err(|e| Error::io_call("log", "resolve the path of the log", "getcwd", &e))?;
-        let (id, pod, process) = (claim.entry.id().to_owned(), self.pod.clone(), spec.process.clone());
-        let (created, stop_signal) = (state::now(), self.stop_signal);
-        let runner = if self.detach { None } else { Some(ProcessId::current()?) };
-        let remove = self.rm || !(self.detach || self.keep);
-        let (network, mount_points) = (claim.network.is_some(), claim.mount_points);
-        Ok(move |mut container: ContainerRecord| {
-            // The pod changes other parts of the spec.
-            container.spec.process = process;
-            SavedContainer {
-                id,
-                container,
-                pod,
-                created,
-                runner,
-                kept: false,
-                remove,
-                log,
-                stop_signal,
-                network,
-                mount_points,
-                starting: false,
-            }
+        // The pod changes other parts of the spec.
+        container.spec.process = spec.process.clone();
+        Ok(SavedContainer {
+            id: claim.entry.id().into(),
+            container,
+            pod: self.pod.clone(),
+            created: state::now(),
+            runner: if self.detach { None } else { Some(ProcessId::current()?) },
+            kept: false,
+            remove: self.rm || !(self.detach || self.keep),
+            log: log.map_err(|e| Error::io_call("log", "resolve the path of the log", "getcwd", &e))?,
+            stop_signal: self.stop_signal,
+            network: claim.network.is_some(),
+            mount_points: claim.mount_points,
+            starting: false,
         })
     }
 
